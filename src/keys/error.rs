@@ -1,0 +1,34 @@
+//! What can go wrong with key material before any vault is asked.
+
+use thiserror::Error;
+
+/// Errors of the key types.
+#[derive(Debug, Error)]
+pub enum KeyError {
+    /// The operating system would not lock the page of a key in memory.
+    #[error("cannot {call} the memory of a key: {source}; raise RLIMIT_MEMLOCK for this process")]
+    Lock {
+        /// The system call that failed.
+        call: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The random generator of the operating system failed.
+    #[error("the operating system's random generator failed: {0}")]
+    Random(getrandom::Error),
+    /// A key of the wrong length was given.
+    #[error("a data encryption key is {expected} bytes, not {actual}")]
+    Length {
+        /// Bytes that a key has.
+        expected: usize,
+        /// Bytes that were given.
+        actual: usize,
+    },
+    /// Both halves of an XTS key are the same (SP 800-38E / FIPS 140 IG C.I forbid it).
+    #[error("the two halves of an AES-256-XTS key are equal; such a key is refused")]
+    EqualHalves,
+    /// The pipe on which the key was to arrive ended early or failed.
+    #[error("the key did not arrive on its pipe: {0}")]
+    Transfer(#[source] std::io::Error),
+}

@@ -1,0 +1,112 @@
+//! Memory for secrets: its own pages, `mlock`ed, `MADV_DONTDUMP`, zeroed before unmapping.
+
+use std::io;
+use std::ptr::NonNull;
+
+use rustix::mm::{
+    Advice, MapFlags, MlockFlags, ProtFlags, madvise, mlock_with, mmap_anonymous, munmap,
+};
+use zeroize::Zeroize;
+
+use super::KeyError;
+
+/// A fixed number of secret bytes on pages of their own.
+///
+/// The pages are locked into memory (never swapped), excluded from core dumps, not inherited by
+/// `fork`, and zeroed on drop. There is deliberately no `Clone`, no `Debug` and no comparison:
+/// a secret is moved, or borrowed for one call.
+pub struct LockedBytes {
+    ptr: NonNull<u8>,
+    len: usize,
+    mapped: usize,
+}
+
+// SAFETY: the mapping is private to this value and is reached only through `&self`/`&mut self`,
+// as a `Box<[u8]>` would be.
+unsafe impl Send for LockedBytes {}
+// SAFETY: `&LockedBytes` only gives `&[u8]`.
+unsafe impl Sync for LockedBytes {}
+
+impl LockedBytes {
+    /// `len` zero bytes.
+    ///
+    /// # Errors
+    /// [`KeyError::Lock`] when the kernel refuses to map, lock or mark the pages: a secret is never
+    /// kept in memory that could be swapped or dumped.
+    pub fn zeroed(len: usize) -> Result<Self, KeyError> {
+        let page = rustix::param::page_size();
+        let mapped = len.max(1).div_ceil(page) * page;
+        let fail = |call| {
+            move |e: rustix::io::Errno| KeyError::Lock {
+                call,
+                source: io::Error::from(e),
+            }
+        };
+        // SAFETY: a fresh anonymous mapping at an address that the kernel chooses aliases nothing.
+        let raw = unsafe {
+            mmap_anonymous(
+                std::ptr::null_mut(),
+                mapped,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE,
+            )
+        }
+        .map_err(fail("map"))?;
+        let Some(ptr) = NonNull::new(raw.cast::<u8>()) else {
+            return Err(fail("map")(rustix::io::Errno::NOMEM));
+        };
+        // From here on drop unmaps, whatever fails below.
+        let this = Self { ptr, len, mapped };
+        // SAFETY: the range is the mapping just made.
+        unsafe { mlock_with(raw, mapped, MlockFlags::empty()) }.map_err(fail("lock"))?;
+        for advice in [Advice::LinuxDontDump, Advice::LinuxDontFork] {
+            // SAFETY: the range is the mapping just made; neither advice changes its content here.
+            unsafe { madvise(raw, mapped, advice) }.map_err(fail("mark"))?;
+        }
+        Ok(this)
+    }
+
+    /// The secret, for as long as the borrow lasts.
+    pub fn as_slice(&self) -> &[u8] {
+        // SAFETY: `ptr` maps at least `len` initialised bytes for the life of `self`, and they are
+        // written only through `&mut self`.
+        unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
+    }
+
+    /// The secret, to be filled in.
+    pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        // SAFETY: as in `as_slice`, and `&mut self` makes the borrow unique.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.len) }
+    }
+}
+
+impl Drop for LockedBytes {
+    fn drop(&mut self) {
+        self.as_mut_slice().zeroize();
+        // SAFETY: the mapping was made by `zeroed` with this length and nothing borrows it now;
+        // unmapping unlocks it too. A failure would leave zeroed memory mapped, which is harmless.
+        let _ = unsafe { munmap(self.ptr.as_ptr().cast(), self.mapped) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holds_what_was_written_and_is_marked_dont_dump() {
+        let mut secret = LockedBytes::zeroed(64).unwrap();
+        secret.as_mut_slice().copy_from_slice(&[7; 64]);
+        assert_eq!(secret.as_slice(), &[7; 64]);
+        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let address = format!("{:x}-", secret.ptr.as_ptr() as usize);
+        let flags = smaps
+            .lines()
+            .skip_while(|line| !line.contains(&address))
+            .find(|line| line.starts_with("VmFlags"))
+            .unwrap();
+        for flag in [" lo", " dd", " dc"] {
+            assert!(flags.contains(flag), "{flag} is missing in {flags}");
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! Plaintext key material: types that cannot be printed, cloned by accident or swapped, in memory
+//! that is locked, kept out of core dumps and zeroed when it is given back.
+
+mod dek;
+mod error;
+mod locked;
+
+pub use dek::{DEK_LEN, Dek, DekHalf, harden_process};
+pub use error::KeyError;
+pub use locked::LockedBytes;
