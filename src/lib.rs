@@ -17,6 +17,7 @@ pub mod frontend;
 pub mod keys;
 pub mod pipeline;
 pub mod request;
+pub mod sqlite;
 pub mod store;
 pub mod vault;
 pub mod volume;

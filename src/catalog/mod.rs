@@ -1,1 +1,286 @@
-//! Filled by the commits that follow.
+//! The catalog: which vaults, disk encryption sets and disks this installation knows.
+//!
+//! It is reached through one trait, so that a database shared by a fleet can stand in for the
+//! local SQLite file. Every record is stored with a revision; an update or delete names the
+//! revision that it was derived from and is refused when someone else was faster. Rows of disks
+//! are an index only: they can be made again from the headers beside the ciphertext.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use thiserror::Error;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::sqlite::DatabaseError;
+
+mod sqlite;
+#[cfg(test)]
+mod tests;
+
+pub use sqlite::SqliteCatalog;
+
+/// The revision of a stored record; it changes with every update.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rev(i64);
+
+/// A record together with the revision it was read at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored<T> {
+    /// To be given back with an update or delete.
+    pub rev: Rev,
+    /// What is stored.
+    pub record: T,
+}
+
+/// The two principals that exist once in an installation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InstallationRecord {
+    /// Object id on whose behalf the command line administrates.
+    pub operator: Uuid,
+    /// Object id that uses the platform-managed key.
+    pub platform: Uuid,
+}
+
+/// A vault of this installation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VaultRecord {
+    /// Its name, unique.
+    pub name: String,
+    /// Its URL, without a trailing slash.
+    pub url: String,
+    /// When it was made.
+    pub created: OffsetDateTime,
+}
+
+/// A disk encryption set: the key that wraps its disks' DEKs, and the identity that may use it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskEncryptionSetRecord {
+    /// Its name, unique.
+    pub name: String,
+    /// Object id of its system-assigned identity.
+    pub principal_id: Uuid,
+    /// URL of the active key, with or without a version.
+    pub key_url: String,
+    /// URLs of keys that were active before and may still wrap disks, newest first.
+    pub previous_keys: Vec<String>,
+    /// Whether the latest version of the key is to be followed.
+    pub auto_rotation: bool,
+    /// When the active key changed last.
+    pub last_rotation: Option<OffsetDateTime>,
+    /// When it was made.
+    pub created: OffsetDateTime,
+}
+
+/// How far the life of a disk has got. Anything but `Ready` is what an interrupted command left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskState {
+    /// The name is taken, the files are being made.
+    Creating,
+    /// In use.
+    Ready,
+    /// The files are being removed.
+    Deleting,
+}
+
+/// A disk, as its header describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskRecord {
+    /// The disk's unique id.
+    pub id: Uuid,
+    /// Its name, unique.
+    pub name: String,
+    /// The directory of its header and layers.
+    pub directory: PathBuf,
+    /// Its size in bytes.
+    pub size: u64,
+    /// The set whose key wraps it; `None` is the platform-managed key.
+    pub disk_encryption_set: Option<String>,
+    /// URL, with version, of the key that wraps it.
+    pub key_url: String,
+    /// When it was made.
+    pub created: OffsetDateTime,
+    /// How far it is.
+    pub state: DiskState,
+}
+
+/// What a record is, for messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A [`VaultRecord`].
+    Vault,
+    /// A [`DiskEncryptionSetRecord`].
+    DiskEncryptionSet,
+    /// A [`DiskRecord`].
+    Disk,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Vault => "key vault",
+            Self::DiskEncryptionSet => "disk encryption set",
+            Self::Disk => "disk",
+        })
+    }
+}
+
+/// Why the catalog refused or failed.
+#[derive(Debug, Error)]
+pub enum CatalogError {
+    /// There is no such record.
+    #[error("there is no {kind} named '{name}'; `sealdisk {} list` shows those that exist",
+        command(*kind))]
+    NotFound {
+        /// What was looked for.
+        kind: Kind,
+        /// Its name.
+        name: String,
+    },
+    /// The name is taken.
+    #[error("a {kind} named '{name}' exists already; choose another name")]
+    Exists {
+        /// What was to be made.
+        kind: Kind,
+        /// Its name.
+        name: String,
+    },
+    /// The record changed since it was read.
+    #[error("the {kind} '{name}' was changed by someone else at the same time; try again")]
+    Changed {
+        /// What was to be changed.
+        kind: Kind,
+        /// Its name.
+        name: String,
+    },
+    /// A disk encryption set cannot go while disks are encrypted under it.
+    #[error(
+        "the disk encryption set '{name}' is used by the disk '{disk}' ({count} in all); \
+         delete them or move them with `sealdisk disk update {disk} --platform-managed`"
+    )]
+    InUse {
+        /// The set.
+        name: String,
+        /// The first disk that uses it.
+        disk: String,
+        /// How many do.
+        count: i64,
+    },
+    /// A row holds something that this program never writes.
+    #[error("the catalog's record of '{name}' is damaged: {what}")]
+    Damaged {
+        /// The record.
+        name: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The database was not opened.
+    #[error(transparent)]
+    Open(#[from] DatabaseError),
+    /// A statement failed.
+    #[error("the catalog could not be read or written: {0}")]
+    Sqlite(#[from] rusqlite::Error),
+}
+
+fn command(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Vault => "keyvault",
+        Kind::DiskEncryptionSet => "disk-encryption-set",
+        Kind::Disk => "disk",
+    }
+}
+
+/// The records of an installation. A method returns only after what it changed is durable.
+pub trait Catalog: Send + Sync {
+    /// The installation's principals; the first call makes them.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    fn installation(&self) -> Result<InstallationRecord, CatalogError>;
+
+    /// Registers a vault.
+    ///
+    /// # Errors
+    /// [`CatalogError::Exists`] when the name is taken.
+    fn insert_vault(&self, record: &VaultRecord) -> Result<(), CatalogError>;
+
+    /// The vault of that name.
+    ///
+    /// # Errors
+    /// [`CatalogError::NotFound`].
+    fn vault(&self, name: &str) -> Result<Stored<VaultRecord>, CatalogError>;
+
+    /// All vaults, by name.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    fn vaults(&self) -> Result<Vec<Stored<VaultRecord>>, CatalogError>;
+
+    /// Adds a disk encryption set.
+    ///
+    /// # Errors
+    /// [`CatalogError::Exists`] when the name is taken.
+    fn insert_des(&self, record: &DiskEncryptionSetRecord) -> Result<(), CatalogError>;
+
+    /// The disk encryption set of that name.
+    ///
+    /// # Errors
+    /// [`CatalogError::NotFound`].
+    fn des(&self, name: &str) -> Result<Stored<DiskEncryptionSetRecord>, CatalogError>;
+
+    /// All disk encryption sets, by name.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    fn all_des(&self) -> Result<Vec<Stored<DiskEncryptionSetRecord>>, CatalogError>;
+
+    /// Replaces the record of that name if it is still at `rev`.
+    ///
+    /// # Errors
+    /// [`CatalogError::Changed`], [`CatalogError::NotFound`].
+    fn update_des(&self, rev: Rev, record: &DiskEncryptionSetRecord) -> Result<Rev, CatalogError>;
+
+    /// Deletes a set if it is still at `rev` and no disk uses it.
+    ///
+    /// # Errors
+    /// [`CatalogError::InUse`], [`CatalogError::Changed`], [`CatalogError::NotFound`].
+    fn delete_des(&self, name: &str, rev: Rev) -> Result<(), CatalogError>;
+
+    /// Adds a disk.
+    ///
+    /// # Errors
+    /// [`CatalogError::Exists`] when the name or id is taken, [`CatalogError::NotFound`] when its
+    /// disk encryption set is not there.
+    fn insert_disk(&self, record: &DiskRecord) -> Result<Rev, CatalogError>;
+
+    /// The disk of that name.
+    ///
+    /// # Errors
+    /// [`CatalogError::NotFound`].
+    fn disk(&self, name: &str) -> Result<Stored<DiskRecord>, CatalogError>;
+
+    /// All disks, by name.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    fn disks(&self) -> Result<Vec<Stored<DiskRecord>>, CatalogError>;
+
+    /// The disks of one disk encryption set, or of the platform-managed key, by name.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    fn disks_of(&self, des: Option<&str>) -> Result<Vec<Stored<DiskRecord>>, CatalogError>;
+
+    /// Replaces the record with that id if it is still at `rev`.
+    ///
+    /// # Errors
+    /// [`CatalogError::Changed`], [`CatalogError::NotFound`] (of the disk, or of its disk
+    /// encryption set), [`CatalogError::Exists`] when the new name is taken.
+    fn update_disk(&self, rev: Rev, record: &DiskRecord) -> Result<Rev, CatalogError>;
+
+    /// Deletes a disk's record if it is still at `rev`.
+    ///
+    /// # Errors
+    /// [`CatalogError::Changed`], [`CatalogError::NotFound`].
+    fn delete_disk(&self, name: &str, rev: Rev) -> Result<(), CatalogError>;
+}

@@ -1,1 +1,8 @@
-//! Filled by the commits that follow.
+//! What the commands do: the catalog, the vaults and the disks of one installation tied together.
+
+mod context;
+mod error;
+pub mod files;
+
+pub use context::{Installation, default_state_dir};
+pub use error::ControlError;

@@ -1,0 +1,442 @@
+//! The catalog in an SQLite file.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, ffi, params};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use uuid::Uuid;
+
+use super::{
+    Catalog, CatalogError, DiskEncryptionSetRecord, DiskRecord, DiskState, InstallationRecord,
+    Kind, Rev, Stored, VaultRecord,
+};
+use crate::sqlite::{Schema, open};
+
+/// Times are RFC 3339 text, ids the usual text form of UUIDs, so that `sqlite3` shows them; a
+/// directory is a blob because a path need not be UTF-8.
+const SCHEMA: Schema = Schema {
+    what: "catalog",
+    application_id: 0x5EA1_0CA7,
+    version: 1,
+    sql: "
+CREATE TABLE installation (
+    id       INTEGER PRIMARY KEY CHECK (id = 1),
+    operator TEXT NOT NULL,
+    platform TEXT NOT NULL
+) STRICT;
+CREATE TABLE vaults (
+    name    TEXT PRIMARY KEY,
+    rev     INTEGER NOT NULL,
+    url     TEXT NOT NULL UNIQUE,
+    created TEXT NOT NULL
+) STRICT;
+CREATE TABLE disk_encryption_sets (
+    name          TEXT PRIMARY KEY,
+    rev           INTEGER NOT NULL,
+    principal_id  TEXT NOT NULL UNIQUE,
+    key_url       TEXT NOT NULL,
+    previous_keys TEXT NOT NULL,
+    auto_rotation INTEGER NOT NULL,
+    last_rotation TEXT,
+    created       TEXT NOT NULL
+) STRICT;
+CREATE TABLE disks (
+    id        TEXT PRIMARY KEY,
+    rev       INTEGER NOT NULL,
+    name      TEXT NOT NULL UNIQUE,
+    directory BLOB NOT NULL,
+    size      INTEGER NOT NULL,
+    des       TEXT REFERENCES disk_encryption_sets (name) ON DELETE RESTRICT,
+    key_url   TEXT NOT NULL,
+    created   TEXT NOT NULL,
+    state     TEXT NOT NULL
+) STRICT;
+CREATE INDEX disks_by_des ON disks (des);
+",
+};
+
+const DES_COLUMNS: &str = "name, rev, principal_id, key_url, previous_keys, auto_rotation, \
+                           last_rotation, created";
+const DISK_COLUMNS: &str = "id, rev, name, directory, size, des, key_url, created, state";
+
+/// The default catalog: `catalog.db` in the state directory.
+pub struct SqliteCatalog {
+    db: Mutex<Connection>,
+}
+
+impl SqliteCatalog {
+    /// Opens the catalog at `path`, making an empty one when there is none.
+    ///
+    /// # Errors
+    /// [`CatalogError::Open`]: also for a file of something else or of a newer version.
+    pub fn open(path: &Path) -> Result<Self, CatalogError> {
+        Ok(Self {
+            db: Mutex::new(open(path, &SCHEMA)?),
+        })
+    }
+
+    fn db(&self) -> MutexGuard<'_, Connection> {
+        // A panic elsewhere rolled its transaction back; the connection itself is intact.
+        self.db.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn select<T>(
+        &self,
+        sql: &str,
+        parameters: impl rusqlite::Params,
+        parse: impl Fn(&Row<'_>) -> Result<T, CatalogError>,
+    ) -> Result<Vec<T>, CatalogError> {
+        let db = self.db();
+        let mut statement = db.prepare_cached(sql)?;
+        let mut rows = statement.query(parameters)?;
+        let mut found = Vec::new();
+        while let Some(row) = rows.next()? {
+            found.push(parse(row)?);
+        }
+        Ok(found)
+    }
+}
+
+impl Catalog for SqliteCatalog {
+    fn installation(&self) -> Result<InstallationRecord, CatalogError> {
+        let db = self.db();
+        db.execute(
+            "INSERT INTO installation VALUES (1, ?, ?) ON CONFLICT DO NOTHING",
+            params![Uuid::new_v4().to_string(), Uuid::new_v4().to_string()],
+        )?;
+        let mut statement = db.prepare_cached("SELECT operator, platform FROM installation")?;
+        let mut rows = statement.query([])?;
+        let row = rows.next()?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+        Ok(InstallationRecord {
+            operator: uuid("installation", &row.get::<_, String>(0)?)?,
+            platform: uuid("installation", &row.get::<_, String>(1)?)?,
+        })
+    }
+
+    fn insert_vault(&self, record: &VaultRecord) -> Result<(), CatalogError> {
+        let VaultRecord { name, url, created } = record;
+        self.db()
+            .execute(
+                "INSERT INTO vaults (name, rev, url, created) VALUES (?, 1, ?, ?)",
+                params![name, url, time_text(name, *created)?],
+            )
+            .map_err(|e| constraint(e, Kind::Vault, name, None))?;
+        Ok(())
+    }
+
+    fn vault(&self, name: &str) -> Result<Stored<VaultRecord>, CatalogError> {
+        let sql = "SELECT name, rev, url, created FROM vaults WHERE name = ?";
+        one(self.select(sql, [name], parse_vault)?, Kind::Vault, name)
+    }
+
+    fn vaults(&self) -> Result<Vec<Stored<VaultRecord>>, CatalogError> {
+        let sql = "SELECT name, rev, url, created FROM vaults ORDER BY name";
+        self.select(sql, [], parse_vault)
+    }
+
+    fn insert_des(&self, record: &DiskEncryptionSetRecord) -> Result<(), CatalogError> {
+        let name = &record.name;
+        self.db()
+            .execute(
+                &format!(
+                    "INSERT INTO disk_encryption_sets ({DES_COLUMNS}) \
+                     VALUES (?, 1, ?, ?, ?, ?, ?, ?)"
+                ),
+                params![
+                    name,
+                    record.principal_id.to_string(),
+                    record.key_url,
+                    json(name, &record.previous_keys)?,
+                    record.auto_rotation,
+                    optional_time_text(name, record.last_rotation)?,
+                    time_text(name, record.created)?,
+                ],
+            )
+            .map_err(|e| constraint(e, Kind::DiskEncryptionSet, name, None))?;
+        Ok(())
+    }
+
+    fn des(&self, name: &str) -> Result<Stored<DiskEncryptionSetRecord>, CatalogError> {
+        let sql = format!("SELECT {DES_COLUMNS} FROM disk_encryption_sets WHERE name = ?");
+        let found = self.select(&sql, [name], parse_des)?;
+        one(found, Kind::DiskEncryptionSet, name)
+    }
+
+    fn all_des(&self) -> Result<Vec<Stored<DiskEncryptionSetRecord>>, CatalogError> {
+        let sql = format!("SELECT {DES_COLUMNS} FROM disk_encryption_sets ORDER BY name");
+        self.select(&sql, [], parse_des)
+    }
+
+    fn update_des(&self, rev: Rev, record: &DiskEncryptionSetRecord) -> Result<Rev, CatalogError> {
+        let name = &record.name;
+        let changed = self.db().execute(
+            "UPDATE disk_encryption_sets SET rev = rev + 1, principal_id = ?, key_url = ?, \
+             previous_keys = ?, auto_rotation = ?, last_rotation = ?, created = ? \
+             WHERE name = ? AND rev = ?",
+            params![
+                record.principal_id.to_string(),
+                record.key_url,
+                json(name, &record.previous_keys)?,
+                record.auto_rotation,
+                optional_time_text(name, record.last_rotation)?,
+                time_text(name, record.created)?,
+                name,
+                rev.0,
+            ],
+        )?;
+        if changed == 0 {
+            self.des(name)?;
+            return Err(stale(Kind::DiskEncryptionSet, name));
+        }
+        Ok(Rev(rev.0 + 1))
+    }
+
+    fn delete_des(&self, name: &str, rev: Rev) -> Result<(), CatalogError> {
+        let mut db = self.db();
+        let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let (count, disk): (i64, Option<String>) = transaction.query_row(
+            "SELECT count(*), min(name) FROM disks WHERE des = ?",
+            [name],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )?;
+        if let Some(disk) = disk {
+            return Err(CatalogError::InUse {
+                name: name.into(),
+                disk,
+                count,
+            });
+        }
+        let deleted = transaction.execute(
+            "DELETE FROM disk_encryption_sets WHERE name = ? AND rev = ?",
+            params![name, rev.0],
+        )?;
+        transaction.commit()?;
+        drop(db);
+        if deleted == 0 {
+            self.des(name)?;
+            return Err(stale(Kind::DiskEncryptionSet, name));
+        }
+        Ok(())
+    }
+
+    fn insert_disk(&self, record: &DiskRecord) -> Result<Rev, CatalogError> {
+        let name = &record.name;
+        self.db()
+            .execute(
+                &format!("INSERT INTO disks ({DISK_COLUMNS}) VALUES (?, 1, ?, ?, ?, ?, ?, ?, ?)"),
+                params![
+                    record.id.to_string(),
+                    name,
+                    record.directory.as_os_str().as_bytes(),
+                    size(record)?,
+                    record.disk_encryption_set,
+                    record.key_url,
+                    time_text(name, record.created)?,
+                    record.state.text(),
+                ],
+            )
+            .map_err(|e| constraint(e, Kind::Disk, name, record.disk_encryption_set.as_deref()))?;
+        Ok(Rev(1))
+    }
+
+    fn disk(&self, name: &str) -> Result<Stored<DiskRecord>, CatalogError> {
+        let sql = format!("SELECT {DISK_COLUMNS} FROM disks WHERE name = ?");
+        one(self.select(&sql, [name], parse_disk)?, Kind::Disk, name)
+    }
+
+    fn disks(&self) -> Result<Vec<Stored<DiskRecord>>, CatalogError> {
+        let sql = format!("SELECT {DISK_COLUMNS} FROM disks ORDER BY name");
+        self.select(&sql, [], parse_disk)
+    }
+
+    fn disks_of(&self, des: Option<&str>) -> Result<Vec<Stored<DiskRecord>>, CatalogError> {
+        let sql = format!("SELECT {DISK_COLUMNS} FROM disks WHERE des IS ? ORDER BY name");
+        self.select(&sql, [des], parse_disk)
+    }
+
+    fn update_disk(&self, rev: Rev, record: &DiskRecord) -> Result<Rev, CatalogError> {
+        let name = &record.name;
+        let id = record.id.to_string();
+        let db = self.db();
+        let changed = db
+            .execute(
+                "UPDATE disks SET rev = rev + 1, name = ?, directory = ?, size = ?, des = ?, \
+                 key_url = ?, created = ?, state = ? WHERE id = ? AND rev = ?",
+                params![
+                    name,
+                    record.directory.as_os_str().as_bytes(),
+                    size(record)?,
+                    record.disk_encryption_set,
+                    record.key_url,
+                    time_text(name, record.created)?,
+                    record.state.text(),
+                    id,
+                    rev.0,
+                ],
+            )
+            .map_err(|e| constraint(e, Kind::Disk, name, record.disk_encryption_set.as_deref()))?;
+        if changed == 1 {
+            return Ok(Rev(rev.0 + 1));
+        }
+        let there: Option<i64> = db
+            .query_row("SELECT rev FROM disks WHERE id = ?", [&id], |row| {
+                row.get(0)
+            })
+            .optional()?;
+        Err(match there {
+            Some(_) => stale(Kind::Disk, name),
+            None => missing(Kind::Disk, name),
+        })
+    }
+
+    fn delete_disk(&self, name: &str, rev: Rev) -> Result<(), CatalogError> {
+        let deleted = self.db().execute(
+            "DELETE FROM disks WHERE name = ? AND rev = ?",
+            params![name, rev.0],
+        )?;
+        if deleted == 0 {
+            self.disk(name)?;
+            return Err(stale(Kind::Disk, name));
+        }
+        Ok(())
+    }
+}
+
+impl DiskState {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Creating => "creating",
+            Self::Ready => "ready",
+            Self::Deleting => "deleting",
+        }
+    }
+}
+
+fn parse_vault(row: &Row<'_>) -> Result<Stored<VaultRecord>, CatalogError> {
+    let name: String = row.get("name")?;
+    Ok(Stored {
+        rev: Rev(row.get("rev")?),
+        record: VaultRecord {
+            url: row.get("url")?,
+            created: parse_time(&name, &row.get::<_, String>("created")?)?,
+            name,
+        },
+    })
+}
+
+fn parse_des(row: &Row<'_>) -> Result<Stored<DiskEncryptionSetRecord>, CatalogError> {
+    let name: String = row.get("name")?;
+    let previous: String = row.get("previous_keys")?;
+    let last_rotation: Option<String> = row.get("last_rotation")?;
+    Ok(Stored {
+        rev: Rev(row.get("rev")?),
+        record: DiskEncryptionSetRecord {
+            principal_id: uuid(&name, &row.get::<_, String>("principal_id")?)?,
+            key_url: row.get("key_url")?,
+            previous_keys: serde_json::from_str(&previous)
+                .map_err(|e| damaged(&name, format!("previous_keys: {e}")))?,
+            auto_rotation: row.get("auto_rotation")?,
+            last_rotation: last_rotation.map(|t| parse_time(&name, &t)).transpose()?,
+            created: parse_time(&name, &row.get::<_, String>("created")?)?,
+            name,
+        },
+    })
+}
+
+fn parse_disk(row: &Row<'_>) -> Result<Stored<DiskRecord>, CatalogError> {
+    let name: String = row.get("name")?;
+    let size: i64 = row.get("size")?;
+    let state = match row.get::<_, String>("state")?.as_str() {
+        "creating" => DiskState::Creating,
+        "ready" => DiskState::Ready,
+        "deleting" => DiskState::Deleting,
+        other => return Err(damaged(&name, format!("state '{other}'"))),
+    };
+    Ok(Stored {
+        rev: Rev(row.get("rev")?),
+        record: DiskRecord {
+            id: uuid(&name, &row.get::<_, String>("id")?)?,
+            directory: OsString::from_vec(row.get("directory")?).into(),
+            size: u64::try_from(size).map_err(|_| damaged(&name, format!("size {size}")))?,
+            disk_encryption_set: row.get("des")?,
+            key_url: row.get("key_url")?,
+            created: parse_time(&name, &row.get::<_, String>("created")?)?,
+            state,
+            name,
+        },
+    })
+}
+
+fn one<T>(found: Vec<T>, kind: Kind, name: &str) -> Result<T, CatalogError> {
+    found.into_iter().next().ok_or_else(|| missing(kind, name))
+}
+
+fn missing(kind: Kind, name: &str) -> CatalogError {
+    CatalogError::NotFound {
+        kind,
+        name: name.into(),
+    }
+}
+
+fn stale(kind: Kind, name: &str) -> CatalogError {
+    CatalogError::Changed {
+        kind,
+        name: name.into(),
+    }
+}
+
+fn damaged(name: &str, what: impl ToString) -> CatalogError {
+    CatalogError::Damaged {
+        name: name.into(),
+        what: what.to_string(),
+    }
+}
+
+/// Says what a violated constraint means: a taken name, or a disk encryption set that is not there.
+fn constraint(error: rusqlite::Error, kind: Kind, name: &str, des: Option<&str>) -> CatalogError {
+    let extended = error.sqlite_error().map(|e| e.extended_code);
+    match (extended, des) {
+        (Some(ffi::SQLITE_CONSTRAINT_FOREIGNKEY), Some(des)) => {
+            missing(Kind::DiskEncryptionSet, des)
+        }
+        (Some(ffi::SQLITE_CONSTRAINT_PRIMARYKEY | ffi::SQLITE_CONSTRAINT_UNIQUE), _) => {
+            CatalogError::Exists {
+                kind,
+                name: name.into(),
+            }
+        }
+        _ => error.into(),
+    }
+}
+
+fn size(record: &DiskRecord) -> Result<i64, CatalogError> {
+    i64::try_from(record.size)
+        .map_err(|_| damaged(&record.name, format!("size {} is too large", record.size)))
+}
+
+fn json(name: &str, keys: &[String]) -> Result<String, CatalogError> {
+    serde_json::to_string(keys).map_err(|e| damaged(name, e))
+}
+
+fn uuid(name: &str, text: &str) -> Result<Uuid, CatalogError> {
+    Uuid::parse_str(text).map_err(|e| damaged(name, format!("'{text}': {e}")))
+}
+
+fn parse_time(name: &str, text: &str) -> Result<OffsetDateTime, CatalogError> {
+    OffsetDateTime::parse(text, &Rfc3339).map_err(|e| damaged(name, format!("'{text}': {e}")))
+}
+
+fn time_text(name: &str, time: OffsetDateTime) -> Result<String, CatalogError> {
+    time.format(&Rfc3339).map_err(|e| damaged(name, e))
+}
+
+fn optional_time_text(
+    name: &str,
+    time: Option<OffsetDateTime>,
+) -> Result<Option<String>, CatalogError> {
+    time.map(|t| time_text(name, t)).transpose()
+}

@@ -1,0 +1,112 @@
+//! An installation: its state directory, its catalog and its vaults.
+//!
+//! ```text
+//! STATE_DIR/catalog.db
+//! STATE_DIR/vaults/NAME/{vault.db,master.key}
+//! STATE_DIR/disks/NAME/{header,LAYER.data,LAYER.map}
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use super::ControlError;
+use super::files::private_dir;
+use crate::catalog::{Catalog, InstallationRecord, SqliteCatalog};
+use crate::vault::Caller;
+
+/// Everything that commands work on.
+pub struct Installation {
+    state_dir: PathBuf,
+    catalog: Box<dyn Catalog>,
+    principals: InstallationRecord,
+}
+
+impl Installation {
+    /// Opens the installation in `state_dir`; the first call makes it.
+    ///
+    /// # Errors
+    /// [`ControlError`], for a directory that others can write into too.
+    pub fn open(state_dir: &Path) -> Result<Self, ControlError> {
+        private_dir(state_dir)?;
+        // Paths that are recorded must mean the same from every working directory.
+        let state_dir =
+            std::path::absolute(state_dir).map_err(|source| ControlError::Directory {
+                path: state_dir.into(),
+                source,
+            })?;
+        for below in ["vaults", "disks"] {
+            private_dir(&state_dir.join(below))?;
+        }
+        let catalog = SqliteCatalog::open(&state_dir.join("catalog.db"))?;
+        Ok(Self {
+            principals: catalog.installation()?,
+            catalog: Box::new(catalog),
+            state_dir,
+        })
+    }
+
+    /// The catalog.
+    pub fn catalog(&self) -> &dyn Catalog {
+        self.catalog.as_ref()
+    }
+
+    /// Where disks are kept that were not given a `--data-dir`.
+    pub fn disks_dir(&self) -> PathBuf {
+        self.state_dir.join("disks")
+    }
+
+    /// Where the embedded vaults are kept.
+    pub fn vaults_dir(&self) -> PathBuf {
+        self.state_dir.join("vaults")
+    }
+
+    /// The principal on whose behalf the command line administrates.
+    pub fn operator(&self) -> Caller {
+        Caller {
+            object_id: self.principals.operator,
+        }
+    }
+
+    /// The principal that uses the platform-managed key.
+    pub fn platform(&self) -> Caller {
+        Caller {
+            object_id: self.principals.platform,
+        }
+    }
+}
+
+/// `/var/lib/sealdisk` for root, the XDG state directory for other users.
+///
+/// # Errors
+/// [`ControlError::NoStateDirectory`] when the environment names no home.
+pub fn default_state_dir() -> Result<PathBuf, ControlError> {
+    if rustix::process::geteuid().is_root() {
+        return Ok("/var/lib/sealdisk".into());
+    }
+    // The XDG base directory specification has relative paths ignored.
+    let absolute = |name| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    absolute("XDG_STATE_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
+        .map(|base| base.join("sealdisk"))
+        .ok_or(ControlError::NoStateDirectory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn principals_stay_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        let first = Installation::open(&state).unwrap();
+        let second = Installation::open(&state).unwrap();
+        assert_eq!(first.operator(), second.operator());
+        assert_eq!(first.platform(), second.platform());
+        assert_ne!(first.operator(), first.platform());
+        assert!(second.disks_dir().is_absolute() && second.vaults_dir().is_dir());
+    }
+}

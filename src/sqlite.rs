@@ -1,0 +1,306 @@
+//! Opening an SQLite database that belongs to this program: durable settings, and a refusal of
+//! files that something else, or a newer version, has made. The catalog and the embedded vault
+//! are both such databases.
+
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
+use thiserror::Error;
+
+/// How long a statement waits for another process's transaction, which are all short.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What a database of this program looks like from outside.
+pub struct Schema {
+    /// What the database is, for messages: "catalog", "key vault".
+    pub what: &'static str,
+    /// SQLite's `application_id` of such files.
+    pub application_id: i32,
+    /// SQLite's `user_version` that this program reads and writes.
+    pub version: i32,
+    /// The statements that make an empty database one of this version.
+    pub sql: &'static str,
+}
+
+/// Why a database was not opened.
+#[derive(Debug, Error)]
+pub enum DatabaseError {
+    /// The file exists and is not a database of this program.
+    #[error("{path} is not a {what} of sealdisk; it was left as it is: move it away")]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What was expected there.
+        what: &'static str,
+    },
+    /// The file was written by another version of this program.
+    #[error(
+        "the {what} {path} has schema version {found}, this sealdisk knows version {known}; \
+         it was left as it is: use the sealdisk version that wrote it, or a newer one"
+    )]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+        /// Its version.
+        found: i32,
+        /// The version of this program.
+        known: i32,
+    },
+    /// The file could not be made.
+    #[error("cannot create the {what} {path}: {source}")]
+    Create {
+        /// The file.
+        path: PathBuf,
+        /// What it was to be.
+        what: &'static str,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// SQLite failed.
+    #[error("cannot open the {what} {path}: {source}")]
+    Sqlite {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+        /// What SQLite said.
+        #[source]
+        source: rusqlite::Error,
+    },
+}
+
+/// Opens the database at `path`, making it when there is none, with WAL journaling, a sync at every
+/// commit (`synchronous=FULL`) and foreign keys enforced. The file is created with mode 0600, which
+/// SQLite copies to its `-wal` and `-shm` companions.
+///
+/// # Errors
+/// [`DatabaseError`]. A foreign or newer file is not written to.
+pub fn open(path: &Path, schema: &Schema) -> Result<Connection, DatabaseError> {
+    let what = schema.what;
+    create_private(path).map_err(|source| DatabaseError::Create {
+        path: path.into(),
+        what,
+        source,
+    })?;
+    let sqlite = |source: rusqlite::Error| match source.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase) => DatabaseError::Foreign {
+            path: path.into(),
+            what,
+        },
+        _ => DatabaseError::Sqlite {
+            path: path.into(),
+            what,
+            source,
+        },
+    };
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+    let mut db = Connection::open_with_flags(canonical(path), flags).map_err(sqlite)?;
+    db.busy_timeout(BUSY_TIMEOUT).map_err(sqlite)?;
+    // Looked at before anything is written, so that a file of someone else stays as it is.
+    let snapshot = db.transaction().map_err(sqlite)?;
+    let fresh = is_fresh(&snapshot, path, schema, sqlite)?;
+    snapshot.commit().map_err(sqlite)?;
+    settings(&db).map_err(sqlite)?;
+    if fresh {
+        let transaction = db
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(sqlite)?;
+        // Another process may have made the schema between the look and the lock.
+        if is_fresh(&transaction, path, schema, sqlite)? {
+            transaction
+                .execute_batch(schema.sql)
+                .and_then(|()| {
+                    transaction.pragma_update(None, "application_id", schema.application_id)
+                })
+                .and_then(|()| transaction.pragma_update(None, "user_version", schema.version))
+                .map_err(sqlite)?;
+        }
+        transaction.commit().map_err(sqlite)?;
+    }
+    Ok(db)
+}
+
+/// Makes an empty 0600 file unless one is there, and makes its directory entry durable.
+fn create_private(path: &Path) -> io::Result<()> {
+    let made = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path);
+    match made {
+        Ok(file) => file.sync_all()?,
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        Err(e) => return Err(e),
+    }
+    match path.parent() {
+        Some(parent) => std::fs::File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+/// `SQLITE_OPEN_NOFOLLOW` refuses a symbolic link anywhere in the path; only one in the place of
+/// the database itself is meant to be refused.
+fn canonical(path: &Path) -> PathBuf {
+    match (path.parent().map(Path::canonicalize), path.file_name()) {
+        (Some(Ok(parent)), Some(name)) => parent.join(name),
+        _ => path.into(),
+    }
+}
+
+/// Whether the database is empty; an error when it is neither empty nor of this schema. In a
+/// transaction, so that all that is looked at is of one moment.
+fn is_fresh(
+    db: &Transaction<'_>,
+    path: &Path,
+    schema: &Schema,
+    sqlite: impl Fn(rusqlite::Error) -> DatabaseError,
+) -> Result<bool, DatabaseError> {
+    let number = |sql| db.query_row(sql, [], |row| row.get::<_, i32>(0));
+    let objects = number("SELECT count(*) FROM sqlite_schema").map_err(&sqlite)?;
+    let application_id = number("PRAGMA application_id").map_err(&sqlite)?;
+    let version = number("PRAGMA user_version").map_err(&sqlite)?;
+    if application_id == 0 && version == 0 && objects == 0 {
+        return Ok(true);
+    }
+    if application_id != schema.application_id {
+        return Err(DatabaseError::Foreign {
+            path: path.into(),
+            what: schema.what,
+        });
+    }
+    if version != schema.version {
+        return Err(DatabaseError::Version {
+            path: path.into(),
+            what: schema.what,
+            found: version,
+            known: schema.version,
+        });
+    }
+    Ok(false)
+}
+
+fn settings(db: &Connection) -> rusqlite::Result<()> {
+    // SQLite does not call its busy handler for every lock of the switch to WAL, so two processes
+    // that make the same new database retry here.
+    let deadline = std::time::Instant::now() + BUSY_TIMEOUT;
+    loop {
+        match db.pragma_update(None, "journal_mode", "WAL") {
+            Err(e)
+                if e.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
+                    && std::time::Instant::now() < deadline =>
+            {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            other => break other?,
+        }
+    }
+    db.pragma_update(None, "synchronous", "FULL")?;
+    db.pragma_update(None, "foreign_keys", true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SCHEMA: Schema = Schema {
+        what: "test database",
+        application_id: 42,
+        version: 1,
+        sql: "CREATE TABLE t (a INTEGER) STRICT;",
+    };
+
+    #[test]
+    fn is_durable_private_and_reopens() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.db");
+        let db = open(&path, &SCHEMA).unwrap();
+        let get = |sql| db.query_row(sql, [], |r| r.get::<_, String>(0)).unwrap();
+        assert_eq!(get("SELECT journal_mode FROM pragma_journal_mode"), "wal");
+        let sync: i32 = db
+            .query_row("PRAGMA synchronous", [], |r| r.get(0))
+            .unwrap();
+        assert_eq!(sync, 2, "FULL");
+        db.execute("INSERT INTO t VALUES (7)", []).unwrap();
+        for entry in std::fs::read_dir(dir.path()).unwrap() {
+            let mode = entry.unwrap().metadata().unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+        }
+        drop(db);
+        let db = open(&path, &SCHEMA).unwrap();
+        let a: i32 = db.query_row("SELECT a FROM t", [], |r| r.get(0)).unwrap();
+        assert_eq!(a, 7);
+    }
+
+    #[test]
+    fn a_newer_database_is_refused_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.db");
+        drop(
+            open(
+                &path,
+                &Schema {
+                    version: 2,
+                    ..SCHEMA
+                },
+            )
+            .unwrap(),
+        );
+        let before = std::fs::read(&path).unwrap();
+        let error = open(&path, &SCHEMA).unwrap_err();
+        assert!(matches!(
+            error,
+            DatabaseError::Version {
+                found: 2,
+                known: 1,
+                ..
+            }
+        ));
+        assert_eq!(std::fs::read(&path).unwrap(), before);
+    }
+
+    #[test]
+    fn a_foreign_file_is_refused_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let other_program = dir.path().join("other.db");
+        let db = Connection::open(&other_program).unwrap();
+        db.execute_batch("CREATE TABLE theirs (x)").unwrap();
+        drop(db);
+        let no_database = dir.path().join("text.db");
+        std::fs::write(&no_database, [b'x'; 4096]).unwrap();
+        for path in [other_program, no_database] {
+            let before = std::fs::read(&path).unwrap();
+            let error = open(&path, &SCHEMA).unwrap_err();
+            assert!(matches!(error, DatabaseError::Foreign { .. }), "{error}");
+            assert_eq!(std::fs::read(&path).unwrap(), before);
+        }
+    }
+
+    #[test]
+    fn many_openers_of_a_new_database_all_succeed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.db");
+        std::thread::scope(|scope| {
+            for n in 0..8 {
+                let path = &path;
+                scope.spawn(move || {
+                    let db = open(path, &SCHEMA).unwrap();
+                    db.execute("INSERT INTO t VALUES (?)", [n]).unwrap();
+                });
+            }
+        });
+        let db = open(&path, &SCHEMA).unwrap();
+        let n: i32 = db
+            .query_row("SELECT count(*) FROM t", [], |r| r.get(0))
+            .unwrap();
+        assert_eq!(n, 8);
+    }
+}
