@@ -1,0 +1,199 @@
+//! One copy of a header as bytes.
+//!
+//! # Layout of a slot (16 KiB, integers little-endian)
+//!
+//! | offset | bytes | what |
+//! |---|---|---|
+//! | 0 | 8 | magic `SEALDISK` |
+//! | 8 | 4 | format version, 1 |
+//! | 12 | 4 | length of the payload, *n*, at most 15872 |
+//! | 16 | 8 | sequence number: of two whole copies the higher one counts |
+//! | 24 | 32 | HMAC-SHA256 of bytes 0..24 and the payload, key: see below |
+//! | 56 | 4 | CRC-32C (Castagnoli) of the slot with these four bytes as zeros |
+//! | 60 | 452 | zeros |
+//! | 512 | *n* | payload: [`HeaderPayload`] as UTF-8 JSON |
+//! | 512 + *n* | rest | zeros |
+//!
+//! Magic, version and checksum keep their places in every later format version, so that a newer
+//! whole copy is told from a damaged one.
+//!
+//! The HMAC's key is HKDF-SHA256 of the top layer's DEK (64 bytes, no salt) with the info string
+//! `sealdisk header authentication v1`, 64 bytes.
+
+use std::ops::{Deref, DerefMut};
+use std::path::Path;
+
+use hmac::Mac;
+
+use super::{EnvelopeError, HeaderPayload, wrap};
+use crate::keys::Dek;
+
+/// Bytes of one slot.
+pub const SLOT_LEN: usize = 16 << 10;
+/// Bytes that the JSON may have.
+pub const MAX_PAYLOAD_LEN: usize = SLOT_LEN - PAYLOAD_AT;
+/// The format that is written, and the newest that is read.
+pub const FORMAT_VERSION: u32 = 1;
+
+const MAGIC: [u8; 8] = *b"SEALDISK";
+const MAC_AT: usize = 24;
+const CRC_AT: usize = 56;
+const PAYLOAD_AT: usize = 512;
+
+/// A header that was authenticated under its top layer's DEK, or is new.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Header(HeaderPayload);
+
+impl Header {
+    /// The header of a new disk.
+    pub fn new(payload: HeaderPayload) -> Self {
+        Self(payload)
+    }
+}
+
+impl Deref for Header {
+    type Target = HeaderPayload;
+
+    fn deref(&self) -> &HeaderPayload {
+        &self.0
+    }
+}
+
+impl DerefMut for Header {
+    fn deref_mut(&mut self) -> &mut HeaderPayload {
+        &mut self.0
+    }
+}
+
+/// A whole copy of a header whose authenticity nobody has checked yet.
+#[derive(Debug, Clone)]
+pub struct UnverifiedHeader {
+    payload: HeaderPayload,
+    sequence: u64,
+    authenticated_bytes: Vec<u8>,
+    mac: [u8; 32],
+}
+
+impl UnverifiedHeader {
+    /// What the header claims: good for showing it and for finding the key to ask, nothing more.
+    pub fn claims(&self) -> &HeaderPayload {
+        &self.payload
+    }
+
+    /// The sequence number that it claims.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Checks that `dek` is the top layer's and that the header was written by a holder of it.
+    ///
+    /// # Errors
+    /// [`EnvelopeError::WrongDek`] or [`EnvelopeError::Unauthentic`].
+    pub fn authenticate(self, dek: &Dek) -> Result<Header, EnvelopeError> {
+        if let Some(top) = self.payload.top() {
+            top.check.verify(top.id, dek)?;
+        }
+        wrap::header_mac(dek)
+            .chain_update(&self.authenticated_bytes)
+            .verify_slice(&self.mac)
+            .map_err(|_| EnvelopeError::Unauthentic {
+                name: self.payload.name.clone(),
+            })?;
+        Ok(Header(self.payload))
+    }
+}
+
+/// What 16 KiB of a header file turn out to be.
+pub(super) enum Slot {
+    /// A whole copy.
+    Whole(Box<UnverifiedHeader>),
+    /// Has the magic and a wrong checksum: a write that a crash cut off, or damage.
+    Torn,
+    /// Nothing but zeros.
+    Zero,
+    /// No magic, though not zeros.
+    Foreign,
+}
+
+/// Makes the bytes of a slot.
+pub(super) fn encode(header: &Header, sequence: u64, dek: &Dek) -> Result<Vec<u8>, EnvelopeError> {
+    let unwritable = |reason: String| EnvelopeError::Unwritable {
+        name: header.name.clone(),
+        reason,
+    };
+    header.check().map_err(unwritable)?;
+    let json = serde_json::to_vec_pretty(&header.0).map_err(|e| unwritable(e.to_string()))?;
+    let length = u32::try_from(json.len())
+        .ok()
+        .filter(|_| json.len() <= MAX_PAYLOAD_LEN)
+        .ok_or_else(|| unwritable(format!("its {} bytes do not fit", json.len())))?;
+    let mut slot = vec![0; SLOT_LEN];
+    slot[..8].copy_from_slice(&MAGIC);
+    slot[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+    slot[12..16].copy_from_slice(&length.to_le_bytes());
+    slot[16..24].copy_from_slice(&sequence.to_le_bytes());
+    slot[PAYLOAD_AT..PAYLOAD_AT + json.len()].copy_from_slice(&json);
+    let mac = wrap::header_mac(dek)
+        .chain_update(&slot[..MAC_AT])
+        .chain_update(&json)
+        .finalize();
+    slot[MAC_AT..MAC_AT + 32].copy_from_slice(&mac.into_bytes());
+    let checksum = checksum(&slot);
+    slot[CRC_AT..CRC_AT + 4].copy_from_slice(&checksum.to_le_bytes());
+    Ok(slot)
+}
+
+/// Judges the bytes of a slot.
+///
+/// # Errors
+/// Content with a correct checksum that cannot be used: a newer format, or something that this
+/// program never writes. A crash makes neither, so the other copy is no way out.
+pub(super) fn decode(slot: &[u8], path: &Path) -> Result<Slot, EnvelopeError> {
+    let malformed = |reason: String| EnvelopeError::Malformed {
+        path: path.to_owned(),
+        reason,
+    };
+    if slot.iter().all(|&b| b == 0) {
+        return Ok(Slot::Zero);
+    }
+    if !slot.starts_with(&MAGIC) {
+        return Ok(Slot::Foreign);
+    }
+    let field = |at: usize| -> [u8; 4] { std::array::from_fn(|i| slot[at + i]) };
+    if u32::from_le_bytes(field(CRC_AT)) != checksum(slot) {
+        return Ok(Slot::Torn);
+    }
+    let version = u32::from_le_bytes(field(8));
+    if version > FORMAT_VERSION {
+        return Err(EnvelopeError::NewerFormat {
+            path: path.to_owned(),
+            found: version,
+            supported: FORMAT_VERSION,
+        });
+    }
+    if version != FORMAT_VERSION {
+        return Err(malformed(format!("there is no header format {version}")));
+    }
+    let length = u32::from_le_bytes(field(12)) as usize;
+    if length > MAX_PAYLOAD_LEN {
+        return Err(malformed(format!(
+            "its payload claims {length} bytes where {MAX_PAYLOAD_LEN} fit"
+        )));
+    }
+    let json = &slot[PAYLOAD_AT..PAYLOAD_AT + length];
+    let payload: HeaderPayload =
+        serde_json::from_slice(json).map_err(|e| malformed(e.to_string()))?;
+    payload.check().map_err(malformed)?;
+    Ok(Slot::Whole(Box::new(UnverifiedHeader {
+        payload,
+        sequence: u64::from_le_bytes(std::array::from_fn(|i| slot[16 + i])),
+        authenticated_bytes: [&slot[..MAC_AT], json].concat(),
+        mac: std::array::from_fn(|i| slot[MAC_AT + i]),
+    })))
+}
+
+fn checksum(slot: &[u8]) -> u32 {
+    let head = crc32c::crc32c(&slot[..CRC_AT]);
+    let zeroed = crc32c::crc32c_append(head, &[0; 4]);
+    crc32c::crc32c_append(zeroed, &slot[CRC_AT + 4..])
+}

@@ -1,0 +1,192 @@
+//! Wrapping and unwrapping of DEKs, and the keys that are derived from a DEK.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hkdf::Hkdf;
+use hmac::{Hmac, KeyInit, Mac};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use sha2::Sha256;
+use uuid::Uuid;
+use zeroize::Zeroize;
+
+use super::{EnvelopeError, LayerRecord};
+use crate::keys::Dek;
+use crate::vault::{Caller, KeyId, KeyVault, WrapAlgorithm};
+
+/// HKDF `info` of the key that authenticates headers.
+const HEADER_KEY: &str = "sealdisk header authentication v1";
+/// HKDF `info` of the key that makes check values.
+const CHECK_KEY: &str = "sealdisk dek check v1";
+
+/// A DEK wrapped by one version of a vault key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Envelope {
+    /// The vault, as `https://NAME.vault.localhost`.
+    pub vault_url: String,
+    /// The key's name in it.
+    pub key_name: String,
+    /// The version that wrapped; unwrapping needs this one.
+    pub key_version: String,
+    /// How it was wrapped.
+    #[serde(with = "algorithm")]
+    pub algorithm: WrapAlgorithm,
+    /// The wrapped DEK.
+    #[serde(with = "base64url")]
+    pub wrapped: Vec<u8>,
+}
+
+impl Envelope {
+    /// The wrapping key's URL with its version, as Azure writes it.
+    pub fn key_url(&self) -> String {
+        format!(
+            "{}/keys/{}/{}",
+            self.vault_url, self.key_name, self.key_version
+        )
+    }
+}
+
+/// Wraps a DEK under `key` of `vault`, in the name of `caller`.
+///
+/// # Errors
+/// The vault's refusal.
+pub fn wrap_dek(
+    vault: &dyn KeyVault,
+    caller: &Caller,
+    key: &KeyId,
+    dek: &Dek,
+) -> Result<Envelope, EnvelopeError> {
+    let algorithm = WrapAlgorithm::RsaOaep256;
+    let wrapped = vault.wrap_key(caller, key, algorithm, dek.expose())?;
+    Ok(Envelope {
+        vault_url: vault.url().to_owned(),
+        key_name: key.name.clone(),
+        key_version: wrapped.key_version,
+        algorithm,
+        wrapped: wrapped.value,
+    })
+}
+
+/// Unwraps a layer's DEK and compares it with the layer's check value.
+///
+/// # Errors
+/// The vault's refusal; [`EnvelopeError::OtherVault`]; [`EnvelopeError::WrongDek`] when the vault
+/// gave a key back that is not this layer's.
+pub fn unwrap_dek(
+    vault: &dyn KeyVault,
+    caller: &Caller,
+    layer: &LayerRecord,
+) -> Result<Dek, EnvelopeError> {
+    let envelope = &layer.envelope;
+    if vault.url() != envelope.vault_url {
+        return Err(EnvelopeError::OtherVault {
+            wanted: envelope.vault_url.clone(),
+            given: vault.url().to_owned(),
+        });
+    }
+    let key = KeyId {
+        name: envelope.key_name.clone(),
+        version: Some(envelope.key_version.clone()),
+    };
+    let bytes = vault.unwrap_key(caller, &key, envelope.algorithm, &envelope.wrapped)?;
+    let dek = Dek::from_locked(bytes)?;
+    layer.check.verify(layer.id, &dek)?;
+    Ok(dek)
+}
+
+/// 32 bytes that a DEK and its layer's id determine and that reveal nothing about the DEK:
+/// HMAC-SHA256 of the layer's id under a key that HKDF-SHA256 (RFC 5869) derives from the DEK.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DekCheck([u8; 32]);
+
+impl DekCheck {
+    /// The check value of `dek` as the DEK of `layer`.
+    pub fn new(layer: Uuid, dek: &Dek) -> Self {
+        let mac = derived_mac(dek, CHECK_KEY).chain_update(layer.as_bytes());
+        Self(mac.finalize().into_bytes().into())
+    }
+
+    /// Compares in constant time.
+    ///
+    /// # Errors
+    /// [`EnvelopeError::WrongDek`].
+    pub fn verify(&self, layer: Uuid, dek: &Dek) -> Result<(), EnvelopeError> {
+        derived_mac(dek, CHECK_KEY)
+            .chain_update(layer.as_bytes())
+            .verify_slice(&self.0)
+            .map_err(|_| EnvelopeError::WrongDek { layer })
+    }
+}
+
+impl Serialize for DekCheck {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        base64url::serialize(&self.0, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for DekCheck {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let bytes = base64url::deserialize(deserializer)?;
+        let length = bytes.len();
+        let array = bytes
+            .try_into()
+            .map_err(|_| de::Error::custom(format!("a check value is 32 bytes, not {length}")))?;
+        Ok(Self(array))
+    }
+}
+
+/// The authenticator of headers whose top layer's DEK is `dek`.
+pub(super) fn header_mac(dek: &Dek) -> Hmac<Sha256> {
+    derived_mac(dek, HEADER_KEY)
+}
+
+/// HMAC-SHA256 under a subkey of the DEK for one purpose. The DEK itself is only ever an XTS key
+/// and HKDF's input.
+fn derived_mac(dek: &Dek, purpose: &str) -> Hmac<Sha256> {
+    let mut key = [0u8; 64];
+    // The only error of `expand` is an output of more than 255 hashes (RFC 5869 §2.3).
+    let expanded = Hkdf::<Sha256>::new(None, dek.expose()).expand(purpose.as_bytes(), &mut key);
+    debug_assert!(expanded.is_ok());
+    let mac = Hmac::<Sha256>::new((&key).into());
+    key.zeroize();
+    mac
+}
+
+/// Bytes as base64url without padding (RFC 4648 §5), as Azure's APIs have them.
+mod base64url {
+    use super::*;
+
+    pub fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&URL_SAFE_NO_PAD.encode(bytes))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        URL_SAFE_NO_PAD.decode(text).map_err(de::Error::custom)
+    }
+}
+
+/// [`WrapAlgorithm`] by its Azure name.
+mod algorithm {
+    use super::*;
+
+    const RSA_OAEP_256: &str = "RSA-OAEP-256";
+
+    pub fn serialize<S: Serializer>(
+        algorithm: &WrapAlgorithm,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match algorithm {
+            WrapAlgorithm::RsaOaep256 => serializer.serialize_str(RSA_OAEP_256),
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<WrapAlgorithm, D::Error> {
+        match String::deserialize(deserializer)?.as_str() {
+            RSA_OAEP_256 => Ok(WrapAlgorithm::RsaOaep256),
+            other => Err(de::Error::unknown_variant(other, &[RSA_OAEP_256])),
+        }
+    }
+}
