@@ -1,8 +1,199 @@
 //! The command line: the Azure CLI's nouns and options, one line on stderr for every refusal.
+//!
+//! Each noun is a module with its arguments and a `run(&Context, args)`. Exit status: 0 done,
+//! 1 refused or failed, 2 the arguments make no sense.
 
+use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+use crate::control::{Installation, default_state_dir};
+
+mod attach;
+mod completions;
+mod disk;
+mod error;
+mod output;
+
+pub use error::CliError;
+pub use output::{Output, OutputFormat, Tabular};
+
+#[derive(Parser)]
+#[command(
+    name = "sealdisk",
+    version,
+    about = "Encrypted disks for virtual machines, under keys that a key vault decides about",
+    max_term_width = 100,
+    after_help = "Example:
+  sealdisk keyvault create myvault
+  sealdisk keyvault key create mykey --vault-name myvault --kty RSA --size 3072
+  sealdisk disk-encryption-set create myset --key-url https://myvault.vault.localhost/keys/mykey
+  sealdisk disk create mydisk --size 10GiB --disk-encryption-set myset"
+)]
+struct Cli {
+    #[command(flatten)]
+    global: GlobalArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "Global options")]
+struct GlobalArgs {
+    /// Where catalog, vaults and disks are kept [default: /var/lib/sealdisk for root, else
+    /// $XDG_STATE_HOME/sealdisk]
+    #[arg(long, global = true, env = "SEALDISK_STATE_DIR", value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// A directory on a tmpfs for what attached disks must not lose when a process dies [default:
+    /// /run/sealdisk for root, else $XDG_RUNTIME_DIR/sealdisk]
+    #[arg(long, global = true, env = "SEALDISK_RUNTIME_DIR", value_name = "DIR")]
+    runtime_dir: Option<PathBuf>,
+    /// How results and errors are printed
+    #[arg(long, short, global = true, value_enum, default_value_t = OutputFormat::Table)]
+    output: OutputFormat,
+    /// Log more to stderr: -v information, -vv debugging, -vvv everything (RUST_LOG overrides it)
+    #[arg(long, short, global = true, action = ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Manage encrypted disks
+    Disk(disk::DiskArgs),
+    /// Serve a disk to a virtual machine over vhost-user
+    Attach(attach::AttachArgs),
+    /// Serve the queues of one disk; started by `attach`
+    #[command(hide = true)]
+    DataPlane(attach::DataPlaneArgs),
+    /// Print the completion script of a shell
+    Completions(completions::CompletionsArgs),
+}
+
+/// What the global options say, for every command.
+pub struct Context {
+    /// Prints results in the wanted form.
+    pub output: Output,
+    /// `--runtime-dir`, when it was given.
+    pub runtime_dir: Option<PathBuf>,
+    state_dir: Option<PathBuf>,
+}
+
+impl Context {
+    /// Opens the installation that `--state-dir` names.
+    ///
+    /// # Errors
+    /// See [`Installation::open`].
+    pub fn installation(&self) -> Result<Installation, CliError> {
+        let state_dir = match &self.state_dir {
+            Some(dir) => dir.clone(),
+            None => default_state_dir()?,
+        };
+        Ok(Installation::open(&state_dir)?)
+    }
+}
 
 /// Parses the arguments and runs one command.
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    if attach::wants_capabilities(&arguments) {
+        return match attach::print_capabilities(&Output::new(OutputFormat::Json)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => ExitCode::from(error.status),
+        };
+    }
+    let cli = match Cli::try_parse_from(&arguments) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error, &arguments),
+    };
+    start_log(cli.global.verbose);
+    let context = Context {
+        output: Output::new(cli.global.output),
+        runtime_dir: cli.global.runtime_dir,
+        state_dir: cli.global.state_dir,
+    };
+    let result = match cli.command {
+        Command::Disk(args) => disk::run(&context, args),
+        Command::Attach(args) => attach::run(&context, args),
+        Command::DataPlane(args) => attach::run_data_plane(&context, args),
+        Command::Completions(args) => completions::run(&context, &args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            context.output.error(&error);
+            ExitCode::from(error.status)
+        }
+    }
+}
+
+/// Prints help and version as asked, and arguments that make no sense as an error of status 2.
+fn usage(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
+    if error.use_stderr() && wants_json(arguments) {
+        let text = error.render().to_string();
+        let line = text.lines().next().unwrap_or_default();
+        let message = line.strip_prefix("error: ").unwrap_or(line);
+        Output::new(OutputFormat::Json).error(&CliError::usage(message));
+    } else {
+        // A closed stdout or stderr leaves nobody to tell.
+        let _ = error.print();
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+/// The arguments could not be parsed, so this only looks for the option.
+fn wants_json(arguments: &[OsString]) -> bool {
+    let joined = ["-ojson", "-o=json", "--output=json"];
+    arguments.iter().any(|a| joined.iter().any(|j| a == j))
+        || arguments
+            .windows(2)
+            .any(|pair| (pair[0] == "-o" || pair[0] == "--output") && pair[1] == "json")
+}
+
+fn start_log(verbose: u8) {
+    let level = match verbose {
+        0 => "warn",
+        1 => "info",
+        2 => "debug",
+        _ => "trace",
+    };
+    let environment = env_logger::Env::default().default_filter_or(level);
+    // It fails only when a logger is set already, which then logs.
+    let _ = env_logger::Builder::from_env(environment).try_init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_argument_definitions_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_an_example() {
+        fn check(command: &clap::Command, path: &str) {
+            for sub in command.get_subcommands().filter(|c| !c.is_hide_set()) {
+                let path = format!("{path} {}", sub.get_name());
+                if sub.get_subcommands().next().is_none() {
+                    let help = sub.get_after_help().map(ToString::to_string);
+                    let has_example = help.is_some_and(|h| h.contains(&path));
+                    assert!(has_example, "`{path}` has no example in its help");
+                }
+                check(sub, &path);
+            }
+        }
+        check(&Cli::command(), "sealdisk");
+    }
+
+    #[test]
+    fn json_is_recognised_in_arguments_that_do_not_parse() {
+        let args = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
+        assert!(wants_json(&args("sealdisk disk bogus -o json")));
+        assert!(wants_json(&args("sealdisk --output=json disk")));
+        assert!(!wants_json(&args("sealdisk disk json -o table")));
+    }
 }

@@ -27,6 +27,24 @@ pub enum VaultErrorCode {
     Internal,
 }
 
+impl VaultErrorCode {
+    /// The code as it is printed and logged.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::VaultNotFound => "VaultNotFound",
+            Self::KeyNotFound => "KeyNotFound",
+            Self::KeyDisabled => "KeyDisabled",
+            Self::KeyExpired => "KeyExpired",
+            Self::KeyNotYetValid => "KeyNotYetValid",
+            Self::Forbidden => "Forbidden",
+            Self::Conflict => "Conflict",
+            Self::BadParameter => "BadParameter",
+            Self::UnwrapFailed => "UnwrapFailed",
+            Self::Internal => "InternalError",
+        }
+    }
+}
+
 /// A refusal or failure of a vault operation: one line that says what, why and what to do.
 #[derive(Debug, Error)]
 #[error("{message}")]

@@ -1,0 +1,71 @@
+//! The error that ends a command.
+
+use crate::catalog::{CatalogError, Kind};
+use crate::control::ControlError;
+use crate::vault::VaultError;
+
+/// A refusal or failure as the user sees it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct CliError {
+    /// A code for programs, Azure's where it has one.
+    pub code: &'static str,
+    /// One line: what, why, and what to do.
+    pub message: String,
+    /// The exit status: 1, or 2 for arguments that make no sense.
+    pub status: u8,
+}
+
+impl CliError {
+    /// A refusal or failure, with exit status 1.
+    pub fn new(code: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            status: 1,
+        }
+    }
+
+    /// Arguments that make no sense, with exit status 2.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self {
+            code: "InvalidArgument",
+            message: message.into(),
+            status: 2,
+        }
+    }
+}
+
+impl From<CatalogError> for CliError {
+    fn from(error: CatalogError) -> Self {
+        let code = match &error {
+            CatalogError::NotFound {
+                kind: Kind::Vault, ..
+            } => "VaultNotFound",
+            CatalogError::NotFound { .. } => "ResourceNotFound",
+            CatalogError::Exists { .. } | CatalogError::Changed { .. } => "Conflict",
+            CatalogError::InUse { .. } => "InUseDiskEncryptionSetCannotBeDeleted",
+            CatalogError::Damaged { .. } | CatalogError::Open(_) | CatalogError::Sqlite(_) => {
+                "CatalogError"
+            }
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<VaultError> for CliError {
+    fn from(error: VaultError) -> Self {
+        Self::new(error.code.as_str(), error.to_string())
+    }
+}
+
+impl From<ControlError> for CliError {
+    fn from(error: ControlError) -> Self {
+        match error {
+            ControlError::Catalog(error) => error.into(),
+            ControlError::Vault(error) => error.into(),
+            ControlError::Directory { .. }
+            | ControlError::Exposed { .. }
+            | ControlError::NoStateDirectory => Self::new("StateDirectory", error.to_string()),
+        }
+    }
+}
