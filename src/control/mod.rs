@@ -3,6 +3,7 @@
 mod context;
 mod error;
 pub mod files;
+pub mod import;
 
 pub use context::{Installation, default_state_dir};
 pub use error::ControlError;

@@ -1,0 +1,303 @@
+//! Images that QEMU's tools read: a read-only `qemu-nbd` child behind a private socket.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Read};
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use serde::Deserialize;
+
+use super::nbd::NbdClient;
+use super::{Cancel, ImageFormat, ImportError, SourceImage};
+
+const QEMU_IMG: &str = "qemu-img";
+const QEMU_NBD: &str = "qemu-nbd";
+const SOCKET: &str = "nbd.sock";
+/// Limits for looking at the metadata of an image that may be made to be costly to read.
+const INFO_CPU_SECONDS: u64 = 60;
+const INFO_MEMORY: u64 = 4 << 30;
+
+/// An image behind a qemu-nbd child.
+pub(super) struct QemuImage {
+    // In the order of dropping: the connection, which ends the server, then the server.
+    client: NbdClient,
+    _server: Server,
+}
+
+impl QemuImage {
+    /// Checks what the image refers to, starts qemu-nbd and connects. The socket is in `scratch`
+    /// for as long as the server starts.
+    pub(super) fn open(
+        path: &Path,
+        format: ImageFormat,
+        scratch: &Path,
+        cancel: &Cancel,
+    ) -> Result<Self, ImportError> {
+        let image = Image::new(path, format)?;
+        image.refuse_references()?;
+        let server = image.serve(scratch)?;
+        let (server, stream) = server.connect(&image, scratch, cancel)?;
+        Ok(Self {
+            client: NbdClient::connect(stream, cancel.clone())?,
+            _server: server,
+        })
+    }
+}
+
+impl SourceImage for QemuImage {
+    fn size(&self) -> u64 {
+        self.client.size()
+    }
+
+    fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> Result<(), ImportError> {
+        self.client.read_at(offset, buffer)
+    }
+
+    fn next_data(&mut self, offset: u64) -> Result<Option<Range<u64>>, ImportError> {
+        self.client.next_data(offset)
+    }
+}
+
+/// What QEMU's tools are told about an image.
+struct Image {
+    path: PathBuf,
+    format: ImageFormat,
+    options: OsString,
+}
+
+/// What is of interest in `qemu-img info --output=json`.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Info {
+    backing_filename: Option<String>,
+    format_specific: Option<FormatSpecific>,
+}
+
+#[derive(Deserialize)]
+struct FormatSpecific {
+    data: Option<FormatData>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct FormatData {
+    data_file: Option<String>,
+    #[serde(default)]
+    extents: Vec<Extent>,
+}
+
+#[derive(Deserialize)]
+struct Extent {
+    filename: Option<String>,
+}
+
+impl Image {
+    /// Format and protocol are spelled out, so that neither is guessed from content or name.
+    fn new(path: &Path, format: ImageFormat) -> Result<Self, ImportError> {
+        let absolute = std::path::absolute(path).map_err(|source| ImportError::Io {
+            call: "find",
+            path: path.into(),
+            source,
+        })?;
+        let mut options = OsString::from(format!(
+            "driver={format},read-only=on,file.driver=file,file.filename="
+        ));
+        options.push(doubled_commas(absolute.as_os_str()));
+        Ok(Self {
+            path: absolute,
+            format,
+            options,
+        })
+    }
+
+    fn refuse_references(&self) -> Result<(), ImportError> {
+        let child = Command::new(QEMU_IMG)
+            .args(["info", "--output=json", "--image-opts"])
+            .arg(&self.options)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .map_err(|e| self.no_helper(QEMU_IMG, e))?;
+        limit(&child);
+        let output = child
+            .wait_with_output()
+            .map_err(|e| self.no_helper(QEMU_IMG, e))?;
+        if !output.status.success() {
+            return Err(self.unreadable(QEMU_IMG, &output));
+        }
+        let info: Info =
+            serde_json::from_slice(&output.stdout).map_err(|e| ImportError::Unreadable {
+                program: QEMU_IMG,
+                path: self.path.clone(),
+                format: self.format,
+                message: format!("its answer is not understood: {e}"),
+            })?;
+        match self.reference(info) {
+            Some(what) => Err(ImportError::Refers {
+                path: self.path.clone(),
+                what,
+            }),
+            None => Ok(()),
+        }
+    }
+
+    fn reference(&self, info: Info) -> Option<String> {
+        if let Some(name) = info.backing_filename {
+            return Some(format!("backing file {name:?}"));
+        }
+        let data = info.format_specific?.data?;
+        if let Some(name) = data.data_file {
+            return Some(format!("data file {name:?}"));
+        }
+        let own = self.path.as_os_str();
+        data.extents
+            .into_iter()
+            .filter_map(|extent| extent.filename)
+            .find(|name| OsStr::new(name) != own)
+            .map(|name| format!("extent {name:?}"))
+    }
+
+    fn serve(&self, scratch: &Path) -> Result<Server, ImportError> {
+        let child = Command::new(QEMU_NBD)
+            .args(["--read-only", "--shared=1", "--image-opts"])
+            // The child's working directory, because a socket's path has at most 107 bytes.
+            .arg(format!("--socket=/proc/self/cwd/{SOCKET}"))
+            .arg(&self.options)
+            .current_dir(scratch)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            // A terminal's Ctrl-C is for this process, which then ends the child in order.
+            .process_group(0)
+            .spawn()
+            .map_err(|e| self.no_helper(QEMU_NBD, e))?;
+        Ok(Server {
+            child,
+            socket: scratch.join(SOCKET),
+        })
+    }
+
+    fn no_helper(&self, program: &'static str, source: io::Error) -> ImportError {
+        ImportError::NoHelper {
+            format: self.format,
+            program,
+            source,
+        }
+    }
+
+    fn unreadable(&self, program: &'static str, output: &Output) -> ImportError {
+        let text = String::from_utf8_lossy(&output.stderr);
+        let text: String = text
+            .lines()
+            .map(|line| line.trim_start_matches(program).trim_start_matches(": "))
+            .collect::<Vec<_>>()
+            .join("; ")
+            .chars()
+            .filter(|c| !c.is_control())
+            .collect();
+        ImportError::Unreadable {
+            program,
+            path: self.path.clone(),
+            format: self.format,
+            message: match text.as_str() {
+                "" => output.status.to_string(),
+                _ => text,
+            },
+        }
+    }
+}
+
+/// A running qemu-nbd; ended, and its socket removed, when dropped.
+struct Server {
+    child: Child,
+    socket: PathBuf,
+}
+
+impl Server {
+    /// Waits until the server accepts a connection, then takes the socket's name away: there is
+    /// to be no second client.
+    fn connect(
+        mut self,
+        image: &Image,
+        scratch: &Path,
+        cancel: &Cancel,
+    ) -> Result<(Self, UnixStream), ImportError> {
+        let io_error = |source| ImportError::Io {
+            call: "connect to qemu-nbd for",
+            path: image.path.clone(),
+            source,
+        };
+        let directory = std::fs::File::open(scratch).map_err(io_error)?;
+        let socket = format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd());
+        loop {
+            cancel.check()?;
+            if let Ok(stream) = UnixStream::connect(&socket) {
+                std::fs::remove_file(&self.socket).map_err(io_error)?;
+                return Ok((self, stream));
+            }
+            if let Some(status) = self.child.try_wait().map_err(io_error)? {
+                let mut stderr = Vec::new();
+                if let Some(mut pipe) = self.child.stderr.take() {
+                    pipe.read_to_end(&mut stderr).map_err(io_error)?;
+                }
+                let output = Output {
+                    status,
+                    stdout: Vec::new(),
+                    stderr,
+                };
+                return Err(image.unreadable(QEMU_NBD, &output));
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It is read-only, so it has nothing to finish. Both calls fail only if it is gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        // Gone already unless connecting failed.
+        let _ = std::fs::remove_file(&self.socket);
+    }
+}
+
+/// Keeps a hostile image from making `qemu-img info` run or grow without end.
+fn limit(child: &Child) {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    for (resource, most) in [
+        (Resource::Cpu, INFO_CPU_SECONDS),
+        (Resource::As, INFO_MEMORY),
+    ] {
+        let limit = Rlimit {
+            current: Some(most),
+            maximum: Some(most),
+        };
+        if let Err(e) = prlimit(pid, resource, limit) {
+            // Only possible when it has ended already.
+            log::debug!("cannot limit {QEMU_IMG}: {e}");
+        }
+    }
+}
+
+/// QEMU's option syntax: a comma in a value is written twice.
+fn doubled_commas(text: &OsStr) -> OsString {
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    let mut doubled = Vec::with_capacity(text.len());
+    for &byte in text.as_bytes() {
+        doubled.push(byte);
+        if byte == b',' {
+            doubled.push(byte);
+        }
+    }
+    OsString::from_vec(doubled)
+}

@@ -1,0 +1,90 @@
+//! Raw images: regular files and block devices.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek, SeekFrom};
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{SeekFrom as Whence, seek};
+use rustix::io::Errno;
+
+use super::{ImportError, SourceImage};
+
+/// The bytes of a file or block device.
+pub(super) struct RawImage {
+    file: File,
+    path: PathBuf,
+    size: u64,
+    /// Whether the kernel can tell data from holes here.
+    sparse: bool,
+}
+
+impl RawImage {
+    pub(super) fn open(path: &Path) -> Result<Self, ImportError> {
+        // O_NONBLOCK: opening a pipe must not wait for a writer before it is refused.
+        let mut file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(path)
+            .map_err(error("open", path))?;
+        let kind = file.metadata().map_err(error("inspect", path))?.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            return Err(ImportError::NotAnImage { path: path.into() });
+        }
+        // A block device's metadata has no length.
+        let size = file
+            .seek(SeekFrom::End(0))
+            .map_err(error("measure", path))?;
+        Ok(Self {
+            file,
+            path: path.into(),
+            size,
+            sparse: kind.is_file(),
+        })
+    }
+}
+
+impl SourceImage for RawImage {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> Result<(), ImportError> {
+        self.file
+            .read_exact_at(buffer, offset)
+            .map_err(error("read", &self.path))
+    }
+
+    fn next_data(&mut self, offset: u64) -> Result<Option<Range<u64>>, ImportError> {
+        if offset >= self.size {
+            return Ok(None);
+        }
+        if !self.sparse {
+            return Ok(Some(offset..self.size));
+        }
+        let start = match seek(&self.file, Whence::Data(offset)) {
+            Ok(start) => start,
+            // Nothing but a hole up to the end.
+            Err(Errno::NXIO) => return Ok(None),
+            Err(Errno::INVAL) => {
+                self.sparse = false;
+                return Ok(Some(offset..self.size));
+            }
+            Err(e) => return Err(error("find data in", &self.path)(e.into())),
+        };
+        let end = seek(&self.file, Whence::Hole(start))
+            .map_err(|e| error("find holes in", &self.path)(e.into()))?;
+        // The file may have grown since; the size it was opened with counts.
+        Ok((start < self.size).then(|| start..end.min(self.size)))
+    }
+}
+
+fn error(call: &'static str, path: &Path) -> impl Fn(io::Error) -> ImportError {
+    let path = path.to_owned();
+    move |source| ImportError::Io {
+        call,
+        path: path.clone(),
+        source,
+    }
+}
