@@ -19,5 +19,6 @@ pub mod pipeline;
 pub mod request;
 pub mod sqlite;
 pub mod store;
+pub mod units;
 pub mod vault;
 pub mod volume;

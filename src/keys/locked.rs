@@ -1,6 +1,8 @@
 //! Memory for secrets: its own pages, `mlock`ed, `MADV_DONTDUMP`, zeroed before unmapping.
 
 use std::io;
+use std::marker::PhantomData;
+use std::ops::Deref;
 use std::ptr::NonNull;
 
 use rustix::mm::{
@@ -87,6 +89,67 @@ impl Drop for LockedBytes {
         // unmapping unlocks it too. A failure would leave zeroed memory mapped, which is harmless.
         let _ = unsafe { munmap(self.ptr.as_ptr().cast(), self.mapped) };
     }
+}
+
+/// A value that holds key material, such as an expanded key schedule, in [`LockedBytes`].
+pub struct Locked<T> {
+    // Boxed-like: the value sits at the start of the pages, which never move.
+    pages: LockedBytes,
+    value: PhantomData<T>,
+}
+
+impl<T> Locked<T> {
+    /// Makes the value and moves it into locked memory.
+    ///
+    /// The value passes over the stack on its way; that part of the stack is wiped.
+    ///
+    /// # Errors
+    /// [`KeyError::Lock`].
+    pub fn new_with(make: impl FnOnce() -> T) -> Result<Self, KeyError> {
+        const {
+            assert!(
+                align_of::<T>() <= 4096,
+                "a page is the strongest alignment there is"
+            )
+        }
+        let pages = LockedBytes::zeroed(size_of::<T>())?;
+        Self::place(pages.ptr.cast::<T>(), make);
+        wipe_stack();
+        Ok(Self {
+            pages,
+            value: PhantomData,
+        })
+    }
+
+    #[inline(never)]
+    fn place(at: NonNull<T>, make: impl FnOnce() -> T) {
+        // SAFETY: the pages are at least `size_of::<T>()` long, page-aligned, and hold no value yet.
+        unsafe { at.as_ptr().write(make()) };
+    }
+}
+
+impl<T> Deref for Locked<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: `new_with` put a value there, and only drop takes it out.
+        unsafe { self.pages.ptr.cast::<T>().as_ref() }
+    }
+}
+
+impl<T> Drop for Locked<T> {
+    fn drop(&mut self) {
+        // SAFETY: the value is there and nothing can use it after this; the pages are wiped next.
+        unsafe { self.pages.ptr.cast::<T>().as_ptr().drop_in_place() };
+    }
+}
+
+/// Overwrites the part of the stack below the caller that a key schedule may have passed over.
+#[inline(never)]
+fn wipe_stack() {
+    let mut below = [0u8; 16 * 1024];
+    below.zeroize();
+    std::hint::black_box(&below);
 }
 
 #[cfg(test)]

@@ -1,0 +1,16 @@
+//! Errors of the cipher: all of them come before the first byte is encrypted.
+
+use thiserror::Error;
+
+use crate::keys::KeyError;
+
+/// Errors of making a cipher ready.
+#[derive(Debug, Error)]
+pub enum CipherError {
+    /// The expanded key could not be put into locked memory.
+    #[error("cannot expand the data encryption key: {0}")]
+    Key(#[from] KeyError),
+    /// A data unit that is neither 512 nor 4096 bytes.
+    #[error("a data unit is 512 or 4096 bytes, not {0}; choose one of them with --sector-size")]
+    DataUnit(u64),
+}

@@ -1,0 +1,87 @@
+//! Memory that somebody else may change at any time.
+
+use std::ptr::NonNull;
+
+/// A range of memory that is shared with a guest.
+///
+/// It is never turned into a reference: the guest writes to it whenever it likes, so Rust's rules
+/// for references cannot be kept. It is only given to the cipher, which reads or writes each byte
+/// once through the pointer.
+#[derive(Debug, Clone, Copy)]
+pub struct SharedSlice {
+    ptr: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: a SharedSlice is an address and a length; what makes its use sound is the promise given
+// to `new`, which does not depend on the thread.
+unsafe impl Send for SharedSlice {}
+
+impl SharedSlice {
+    /// Names `len` bytes at `ptr`.
+    ///
+    /// # Safety
+    /// The range must stay mapped, readable and (if it is to be written) writable until the
+    /// request that carries it has completed, and no Rust reference to it may be alive meanwhile.
+    pub unsafe fn new(ptr: NonNull<u8>, len: usize) -> Self {
+        Self { ptr, len }
+    }
+
+    /// Bytes in the range.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The address of byte `offset`, which must not lie behind the end.
+    pub(super) fn at(&self, offset: usize) -> *mut u8 {
+        debug_assert!(offset <= self.len);
+        self.ptr.as_ptr().wrapping_add(offset)
+    }
+}
+
+/// A position in a list of [`SharedSlice`]s.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cursor {
+    /// Which slice.
+    pub slice: usize,
+    /// Byte in it.
+    pub offset: usize,
+}
+
+impl Cursor {
+    /// The contiguous piece at the cursor, at most `most` bytes: its address and length. `None`
+    /// at the end of the list.
+    pub(super) fn piece(
+        &mut self,
+        slices: &[SharedSlice],
+        most: usize,
+    ) -> Option<(*mut u8, usize)> {
+        loop {
+            let slice = slices.get(self.slice)?;
+            if self.offset < slice.len() {
+                return Some((slice.at(self.offset), (slice.len() - self.offset).min(most)));
+            }
+            *self = Self {
+                slice: self.slice + 1,
+                offset: 0,
+            };
+        }
+    }
+
+    /// The position `bytes` further on (or the end of the list).
+    pub fn advance(&mut self, slices: &[SharedSlice], bytes: usize) {
+        let mut left = bytes;
+        while left > 0 {
+            let Some((_, len)) = self.piece(slices, left) else {
+                return;
+            };
+            self.offset += len;
+            left -= len;
+        }
+    }
+}

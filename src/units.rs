@@ -1,0 +1,49 @@
+//! Units that must not be confused, shared by all folders of the data path.
+
+/// Bytes of a virtio-blk sector, whatever the logical block size is (virtio 1.2 §5.2.4).
+pub const SECTOR_SIZE: u64 = 512;
+
+/// Bytes of a block: the granularity of the block map.
+pub const BLOCK_SIZE: u64 = 4096;
+
+/// A byte offset into the guest's disk. A layer's data file has the same offsets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ByteOffset(pub u64);
+
+impl ByteOffset {
+    /// The 512-byte sector that this offset lies in.
+    pub fn sector(self) -> Sector {
+        Sector(self.0 / SECTOR_SIZE)
+    }
+
+    /// The 4 KiB block that this offset lies in.
+    pub fn block(self) -> Block {
+        Block(self.0 / BLOCK_SIZE)
+    }
+
+    /// Bytes from the start of the block to this offset.
+    pub fn in_block(self) -> u64 {
+        self.0 % BLOCK_SIZE
+    }
+
+    /// The offset `bytes` further on.
+    #[must_use]
+    pub fn plus(self, bytes: u64) -> Self {
+        Self(self.0 + bytes)
+    }
+}
+
+/// A 512-byte sector of the guest's disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Sector(pub u64);
+
+/// A 4 KiB block of the guest's disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Block(pub u64);
+
+impl Block {
+    /// Where the block starts on the disk.
+    pub fn offset(self) -> ByteOffset {
+        ByteOffset(self.0 * BLOCK_SIZE)
+    }
+}
