@@ -1,1 +1,120 @@
-//! Filled by the commits that follow.
+//! Where ciphertext lives: asynchronous reads, writes, syncs and hole punches on a layer's files.
+//!
+//! A [`Store`] belongs to one thread, as the queue does that it serves. It owns a buffer from
+//! submission to completion, so nothing can touch memory that the kernel is working on. What is
+//! above knows neither io_uring nor files: the tests run the same volume code on a simulated store
+//! that loses, reorders and tears what was not synced.
+
+use std::io;
+
+mod buffer;
+mod error;
+mod file;
+mod uring;
+
+pub use buffer::{BufferPool, IoBuffer};
+pub use error::StoreError;
+pub use file::{LayerFile, LayerFiles};
+pub use uring::{UringStore, Wait, WatchId};
+
+/// Names a submitted operation; chosen by the submitter, given back with the completion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tag(pub u32);
+
+/// One of a layer's two files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreFile {
+    /// The ciphertext, at the guest's own offsets.
+    Data,
+    /// The block map.
+    Map,
+}
+
+/// An operation. Offsets and lengths are bytes in the file and multiples of its alignment.
+pub enum StoreOp {
+    /// Fills the first `len` bytes of `buffer`.
+    Read {
+        /// The file.
+        file: StoreFile,
+        /// Byte offset in it.
+        at: u64,
+        /// Bytes to read.
+        len: usize,
+        /// Where they go.
+        buffer: IoBuffer,
+    },
+    /// Writes the first `len` bytes of `buffer`. Not durable before a [`StoreOp::Sync`].
+    Write {
+        /// The file.
+        file: StoreFile,
+        /// Byte offset in it.
+        at: u64,
+        /// Bytes to write.
+        len: usize,
+        /// Where they are.
+        buffer: IoBuffer,
+    },
+    /// Makes every write to the file that has completed before durable.
+    Sync {
+        /// The file.
+        file: StoreFile,
+    },
+    /// Gives the space of a range of the data file back; it reads as zeros afterwards.
+    Punch {
+        /// Byte offset in the data file.
+        at: u64,
+        /// Bytes.
+        len: u64,
+    },
+}
+
+/// The end of an operation.
+pub struct StoreCompletion {
+    /// As submitted.
+    pub tag: Tag,
+    /// Whether all of it was done.
+    pub result: Result<(), StoreError>,
+    /// The buffer of a read or write.
+    pub buffer: Option<IoBuffer>,
+}
+
+/// The storage of one layer as one thread sees it.
+pub trait Store {
+    /// The granularity in bytes of offsets and lengths in the data file: a power of two, at most
+    /// 4096.
+    fn alignment(&self) -> u64;
+
+    /// Whether one more operation can be submitted.
+    fn has_room(&self) -> bool;
+
+    /// Queues an operation. Only to be called when [`Store::has_room`] says so.
+    fn submit(&mut self, tag: Tag, op: StoreOp);
+
+    /// Takes the completions that are there, without waiting.
+    fn reap(&mut self, into: &mut Vec<StoreCompletion>);
+}
+
+/// Positioned reads of a whole file, for loading a map before any guest is served.
+pub trait ReadAt {
+    /// Bytes in the file.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    fn size(&self) -> io::Result<u64>;
+
+    /// Fills `buffer` from `offset` on.
+    ///
+    /// # Errors
+    /// What the operating system says; `UnexpectedEof` when the file ends before.
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+}
+
+impl ReadAt for std::fs::File {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        std::os::unix::fs::FileExt::read_exact_at(self, buffer, offset)
+    }
+}

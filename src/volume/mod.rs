@@ -1,1 +1,39 @@
-//! Filled by the commits that follow.
+//! The disk as a stack of layers: for each 4 KiB block, where its content is.
+//!
+//! A layer is a sparse `data` file of ciphertext, in which the guest's offset is the file's offset,
+//! and a `map` file with two bits a block ([`BlockState`]; layout in [`format`]). What is above asks
+//! for the state of a run of blocks and tells what became of it; it never sees files.
+//!
+//! # Order of writes
+//!
+//! The durable map must never run ahead of the data, or a block that was never written would be
+//! decrypted. So there are two maps: the *current* one, in memory that outlives the process (a
+//! mapped file on tmpfs, [`RuntimeMap`]), and the *durable* one in the `map` file.
+//!
+//! - A write: ciphertext to `data`; when that has completed, the current map says `Data`; then the
+//!   guest is told. If we die after any of these steps, the current map is still there and true.
+//!   If the power goes, the durable map counts, and it says what was flushed.
+//! - A flush: copy the changed sectors of the current map; sync `data` (each block that the copy
+//!   calls `Data` was completely written before); write the copy into `map`; sync `map`. A crash
+//!   between any two leaves sectors of the durable map old or new, each true by itself: a block is
+//!   called `Data` only after its data was synced.
+//! - A discard: the current map says `ZeroHeld`, which reads as zeros; its space is given back only
+//!   after a flush made that durable, and never while the block is used or was written again. A
+//!   crash before leaves the old content, one after leaves zeros: `ZeroHeld` is kept in the durable
+//!   map too, so the space is given back later.
+
+mod error;
+pub mod format;
+mod layer;
+mod locks;
+mod map;
+mod mapped;
+mod runtime;
+mod state;
+
+pub use error::VolumeError;
+pub use layer::{Geometry, LayerPaths, Volume, check_data_file, create_layer};
+pub use locks::{BlockLocks, MOST_BLOCKS};
+pub use map::{BlockMap, Run, held_runs};
+pub use runtime::RuntimeMap;
+pub use state::BlockState;

@@ -1,0 +1,88 @@
+//! Errors of the volume: a torn, truncated or foreign file is refused and left as it was.
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+use uuid::Uuid;
+
+/// What opening or making a layer can fail with.
+#[derive(Debug, Error)]
+pub enum VolumeError {
+    /// A size that no disk can have.
+    #[error("a disk cannot have {size} bytes: {why}")]
+    Size {
+        /// The size asked for.
+        size: u64,
+        /// Which rule it breaks.
+        why: &'static str,
+    },
+    /// A file or directory operation failed.
+    #[error("cannot {what} {path}: {source}")]
+    File {
+        /// What was tried, as a verb.
+        what: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// An operation on an opened file failed.
+    #[error("cannot {what}: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The data file has not the disk's length.
+    #[error(
+        "the data file has {actual} bytes where the disk needs {expected}: it was truncated or \
+         belongs to another disk; restore it from a backup"
+    )]
+    DataLength {
+        /// Bytes it should have.
+        expected: u64,
+        /// Bytes it has.
+        actual: u64,
+    },
+    /// The map file has not the length that its disk needs.
+    #[error("the map file has {actual} bytes where the disk needs {expected}: it was truncated")]
+    MapLength {
+        /// Bytes it should have.
+        expected: u64,
+        /// Bytes it has.
+        actual: u64,
+    },
+    /// The file does not start as a map does.
+    #[error("the map file does not start with the signature of a Sealdisk block map")]
+    MapForeign,
+    /// A newer program wrote the map.
+    #[error("the map file has format version {0}, this program knows version 1; use a newer one")]
+    MapVersion(u32),
+    /// The map is one of another disk or layer.
+    #[error("the map file belongs to layer {found}, not to layer {expected}")]
+    MapOfOther {
+        /// The layer whose map was wanted.
+        expected: Uuid,
+        /// The layer that the file names.
+        found: Uuid,
+    },
+    /// A part of the map does not match its checksum.
+    #[error("sector {sector} of the map file is damaged (checksum): restore it from a backup")]
+    MapDamaged {
+        /// 512-byte sector of the map, counted after its header.
+        sector: u64,
+    },
+    /// The directory for the runtime map is not on tmpfs.
+    #[error(
+        "{path} is not on tmpfs: the map of unflushed writes must vanish with the power, as they \
+         do; choose a directory on tmpfs with --runtime-dir"
+    )]
+    NotTmpfs {
+        /// The file that was to be made.
+        path: PathBuf,
+    },
+}

@@ -1,0 +1,202 @@
+//! The current map of an attached disk, on tmpfs: kept when only our processes die, gone with the
+//! power, as unflushed writes may be.
+//!
+//! ```text
+//! byte 0      signature "SDRUNMAP"                        8 bytes
+//!      8      format version (1)                          u32
+//!      12     zero                                        u32
+//!      16     disk id, layer id                           2 UUIDs
+//!      48     disk size in bytes                          u64
+//!      56     boot id of the kernel                       UUID
+//!      72     attach ids: this one, the one before        2 UUIDs
+//!      104    CRC32C of bytes 0..104                      u32
+//!      128    1 when the states were loaded               u64
+//!      4096   states as in the map file, without gaps: 504 bytes for each map sector
+//! ```
+//!
+//! The disk's header names the last attach. A runtime map counts only when the header names one of
+//! its two attach ids: if the disk was attached elsewhere meanwhile, the header names another and
+//! the map is stale. Two ids are needed since the map is stamped before the header is written, so
+//! that a crash between the two still leaves a map that counts.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::atomic::Ordering;
+
+use rustix::fs::{FallocateFlags, fallocate, fstatfs};
+use uuid::Uuid;
+
+use super::map::BlockMap;
+use super::mapped::{MapWords, MappedFile};
+use super::{Geometry, VolumeError};
+
+const SIGNATURE: &[u8; 8] = b"SDRUNMAP";
+const STAMP_LEN: usize = 108;
+const LOADED_AT: usize = 128;
+const STATES_AT: usize = 4096;
+/// `TMPFS_MAGIC` of linux/magic.h.
+const TMPFS_MAGIC: u64 = 0x0102_1994;
+
+/// The opened file of a current map.
+#[derive(Debug)]
+pub struct RuntimeMap {
+    file: File,
+}
+
+impl RuntimeMap {
+    /// Opens the runtime map at `path`, or makes an empty one when there is none that counts for
+    /// the disk as last attached with `previous`, and stamps it with `next`. The boolean tells
+    /// whether it holds what a process that died had not flushed.
+    ///
+    /// The caller writes `next` into the disk's header afterwards.
+    ///
+    /// # Errors
+    /// [`VolumeError::NotTmpfs`], or [`VolumeError::File`] when it cannot be made.
+    pub fn open(
+        path: &Path,
+        geometry: &Geometry,
+        previous: Uuid,
+        next: Uuid,
+    ) -> Result<(Self, bool), VolumeError> {
+        let fail = |what| {
+            move |source| VolumeError::File {
+                what,
+                path: path.to_owned(),
+                source,
+            }
+        };
+        if let Some(found) = Self::find(path, geometry, previous)? {
+            let stamp = stamp(geometry, [next, previous]).map_err(fail("stamp"))?;
+            found.file.write_all_at(&stamp, 0).map_err(fail("write"))?;
+            return Ok((found, true));
+        }
+        // Made under another name, so that a crash leaves no half-made map in its place.
+        let made = path.with_extension("new");
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&made)
+            .map_err(fail("create"))?;
+        let kind = fstatfs(&file)
+            .map_err(|e| fail("examine")(e.into()))?
+            .f_type as u64;
+        if kind != TMPFS_MAGIC {
+            let _ = std::fs::remove_file(&made);
+            return Err(VolumeError::NotTmpfs {
+                path: path.to_owned(),
+            });
+        }
+        let len = file_len(geometry) as u64;
+        let filled = fallocate(&file, FallocateFlags::empty(), 0, len)
+            .map_err(io::Error::from)
+            .and_then(|()| file.write_all_at(&stamp(geometry, [next, previous])?, 0))
+            .and_then(|()| std::fs::rename(&made, path));
+        if let Err(source) = filled {
+            let _ = std::fs::remove_file(&made);
+            return Err(fail("make")(source));
+        }
+        Ok((Self { file }, false))
+    }
+
+    /// The runtime map at `path`, if there is one that counts for the disk as last attached with
+    /// `attach`.
+    ///
+    /// # Errors
+    /// [`VolumeError::File`] when it is there and cannot be read.
+    pub fn find(
+        path: &Path,
+        geometry: &Geometry,
+        attach: Uuid,
+    ) -> Result<Option<Self>, VolumeError> {
+        let fail = |source| VolumeError::File {
+            what: "read",
+            path: path.to_owned(),
+            source,
+        };
+        let file = match OpenOptions::new().read(true).write(true).open(path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(fail(e)),
+        };
+        if file.metadata().map_err(fail)?.len() != file_len(geometry) as u64 {
+            return Ok(None);
+        }
+        let mut start = [0; STATES_AT];
+        file.read_exact_at(&mut start, 0).map_err(fail)?;
+        let ids = [uuid_at(&start, 72), uuid_at(&start, 88)];
+        let counts = start[..STAMP_LEN] == stamp(geometry, ids).map_err(fail)?
+            && start[LOADED_AT] == 1
+            && ids.contains(&attach);
+        Ok(counts.then_some(Self { file }))
+    }
+
+    /// Takes over a file that another process opened with [`RuntimeMap::open`].
+    pub fn from_file(file: File) -> Self {
+        Self { file }
+    }
+
+    /// The file, to be given to another process.
+    pub fn into_file(self) -> File {
+        self.file
+    }
+
+    pub(super) fn words(&self, geometry: &Geometry) -> Result<MapWords, VolumeError> {
+        let count = BlockMap::words_for(geometry.blocks());
+        Ok(MapWords::Mapped(self.mapped(geometry)?, STATES_AT, count))
+    }
+
+    pub(super) fn is_loaded(&self, geometry: &Geometry) -> Result<bool, VolumeError> {
+        let mapped = self.mapped(geometry)?;
+        Ok(mapped.words(LOADED_AT, 1)[0].load(Ordering::Acquire) == u64::from(1u8).to_le())
+    }
+
+    pub(super) fn set_loaded(&self, geometry: &Geometry) -> Result<(), VolumeError> {
+        let mapped = self.mapped(geometry)?;
+        mapped.words(LOADED_AT, 1)[0].store(u64::from(1u8).to_le(), Ordering::Release);
+        Ok(())
+    }
+
+    fn mapped(&self, geometry: &Geometry) -> Result<MappedFile, VolumeError> {
+        let fail = |source| VolumeError::Io {
+            what: "map the runtime map",
+            source,
+        };
+        let len = file_len(geometry);
+        if self.file.metadata().map_err(fail)?.len() != len as u64 {
+            return Err(fail(io::ErrorKind::InvalidData.into()));
+        }
+        MappedFile::new(&self.file, len).map_err(fail)
+    }
+}
+
+fn file_len(geometry: &Geometry) -> usize {
+    STATES_AT + BlockMap::words_for(geometry.blocks()) * 8
+}
+
+fn stamp(geometry: &Geometry, attach_ids: [Uuid; 2]) -> io::Result<[u8; STAMP_LEN]> {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    let boot = Uuid::parse_str(boot.trim()).map_err(io::Error::other)?;
+    let mut bytes = [0; STAMP_LEN];
+    bytes[..8].copy_from_slice(SIGNATURE);
+    bytes[8] = 1;
+    bytes[16..32].copy_from_slice(geometry.disk.as_bytes());
+    bytes[32..48].copy_from_slice(geometry.layer.as_bytes());
+    bytes[48..56].copy_from_slice(&geometry.size.to_le_bytes());
+    bytes[56..72].copy_from_slice(boot.as_bytes());
+    bytes[72..88].copy_from_slice(attach_ids[0].as_bytes());
+    bytes[88..104].copy_from_slice(attach_ids[1].as_bytes());
+    let sum = crc32c::crc32c(&bytes[..104]);
+    bytes[104..].copy_from_slice(&sum.to_le_bytes());
+    Ok(bytes)
+}
+
+fn uuid_at(bytes: &[u8], at: usize) -> Uuid {
+    let mut id = [0; 16];
+    id.copy_from_slice(&bytes[at..at + 16]);
+    Uuid::from_bytes(id)
+}
