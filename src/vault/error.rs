@@ -2,6 +2,8 @@
 
 use thiserror::Error;
 
+use crate::sqlite::DatabaseError;
+
 /// The code of a refusal, named as Azure names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum VaultErrorCode {
@@ -23,6 +25,12 @@ pub enum VaultErrorCode {
     BadParameter,
     /// A wrapped value could not be unwrapped; why is deliberately not said.
     UnwrapFailed,
+    /// There is no access policy for that identity.
+    PolicyNotFound,
+    /// The master key is missing, exposed to others, or not this vault's.
+    MasterKey,
+    /// A key at rest fails its authentication: the vault's files were tampered with or damaged.
+    Tampered,
     /// The vault's own storage failed.
     Internal,
 }
@@ -40,6 +48,9 @@ impl VaultErrorCode {
             Self::Conflict => "Conflict",
             Self::BadParameter => "BadParameter",
             Self::UnwrapFailed => "UnwrapFailed",
+            Self::PolicyNotFound => "PolicyNotFound",
+            Self::MasterKey => "VaultMasterKey",
+            Self::Tampered => "VaultTampered",
             Self::Internal => "InternalError",
         }
     }
@@ -56,4 +67,45 @@ pub struct VaultError {
     /// The failure beneath, where there is one.
     #[source]
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl VaultError {
+    /// A refusal with nothing beneath it.
+    pub fn new(code: VaultErrorCode, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            source: None,
+        }
+    }
+
+    /// A failure that something beneath has caused; its text becomes part of the message.
+    pub fn caused(
+        code: VaultErrorCode,
+        what: impl std::fmt::Display,
+        source: impl std::error::Error + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            code,
+            message: format!("{what}: {source}"),
+            source: Some(Box::new(source)),
+        }
+    }
+}
+
+impl From<rusqlite::Error> for VaultError {
+    fn from(source: rusqlite::Error) -> Self {
+        let what = "the key vault's database could not be read or written";
+        Self::caused(VaultErrorCode::Internal, what, source)
+    }
+}
+
+impl From<DatabaseError> for VaultError {
+    fn from(source: DatabaseError) -> Self {
+        Self {
+            code: VaultErrorCode::Internal,
+            message: source.to_string(),
+            source: Some(Box::new(source)),
+        }
+    }
 }

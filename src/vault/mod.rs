@@ -7,9 +7,24 @@ use uuid::Uuid;
 
 use crate::keys::LockedBytes;
 
+mod bundle;
+mod embedded;
 mod error;
+mod master;
+mod names;
+mod permission;
+mod rsa_key;
+mod store;
+#[cfg(test)]
+mod tests;
 
+pub use bundle::{AttributeChange, JsonWebKey, KeyAttributes, KeyBundle};
+pub use embedded::{Clock, EmbeddedVault, SystemClock};
 pub use error::{VaultError, VaultErrorCode};
+pub use names::{KeyUrl, check_key_name, embedded_vault_name, normal_vault_name, vault_url};
+pub use permission::{KeyPermission, Permissions};
+pub use rsa_key::KeySize;
+pub use store::AuditRecord;
 
 /// The algorithm that wraps a DEK.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,122 @@
+//! What a vault tells about a key: Azure's key bundle.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Serialize;
+use time::OffsetDateTime;
+
+use super::store::KeyRow;
+use super::{KeyId, KeyUrl, VaultError, VaultErrorCode};
+
+/// The public part of a key version, as a JSON Web Key (RFC 7517, RFC 7518 §6.3.1).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct JsonWebKey {
+    /// URL of the key version.
+    pub kid: String,
+    /// `RSA`.
+    pub kty: &'static str,
+    /// What the vault does with the key.
+    pub key_ops: &'static [&'static str],
+    /// Modulus, base64url.
+    pub n: String,
+    /// Public exponent, base64url.
+    pub e: String,
+}
+
+/// What decides whether a key version may be used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct KeyAttributes {
+    /// Whether it may be used at all.
+    pub enabled: bool,
+    /// The first moment at which it may be used.
+    #[serde(rename = "notBefore", with = "time::serde::rfc3339::option")]
+    pub not_before: Option<OffsetDateTime>,
+    /// The first moment at which it may no longer be used.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub expires: Option<OffsetDateTime>,
+    /// When the version was made.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created: OffsetDateTime,
+    /// When its attributes changed last.
+    #[serde(with = "time::serde::rfc3339")]
+    pub updated: OffsetDateTime,
+}
+
+/// A key version as the vault shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct KeyBundle {
+    /// Its public part.
+    pub key: JsonWebKey,
+    /// Its attributes.
+    pub attributes: KeyAttributes,
+}
+
+impl KeyBundle {
+    pub(super) fn new(vault_url: &str, row: &KeyRow) -> Self {
+        let kid = KeyUrl {
+            vault_url: vault_url.into(),
+            key: KeyId {
+                name: row.name.clone(),
+                version: Some(row.version.clone()),
+            },
+        };
+        Self {
+            key: JsonWebKey {
+                kid: kid.to_string(),
+                kty: "RSA",
+                key_ops: &["wrapKey", "unwrapKey"],
+                n: URL_SAFE_NO_PAD.encode(&row.n),
+                e: URL_SAFE_NO_PAD.encode(&row.e),
+            },
+            attributes: KeyAttributes {
+                enabled: row.enabled,
+                not_before: row.not_before,
+                expires: row.expires,
+                created: row.created,
+                updated: row.updated,
+            },
+        }
+    }
+}
+
+/// Attributes to set; what is `None` stays as it is (for a new key: enabled, no time limits).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AttributeChange {
+    /// Whether the key may be used.
+    pub enabled: Option<bool>,
+    /// The first moment at which it may be used.
+    pub not_before: Option<OffsetDateTime>,
+    /// The first moment at which it may no longer be used.
+    pub expires: Option<OffsetDateTime>,
+}
+
+impl AttributeChange {
+    pub(super) fn apply(&self, row: &mut KeyRow, now: OffsetDateTime) -> Result<(), VaultError> {
+        row.enabled = self.enabled.unwrap_or(row.enabled);
+        row.not_before = self.not_before.or(row.not_before);
+        row.expires = self.expires.or(row.expires);
+        row.updated = now;
+        if let (Some(from), Some(until)) = (row.not_before, row.expires)
+            && from >= until
+        {
+            return Err(VaultError::new(
+                VaultErrorCode::BadParameter,
+                format!("the key would expire ({until}) before it becomes valid ({from})"),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// The fields that change, for the audit log.
+impl fmt::Display for AttributeChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts = Vec::new();
+        parts.extend(self.enabled.map(|enabled| format!("enabled={enabled}")));
+        parts.extend(self.not_before.map(|time| format!("notBefore={time}")));
+        parts.extend(self.expires.map(|time| format!("expires={time}")));
+        f.write_str(&parts.join(" "))
+    }
+}

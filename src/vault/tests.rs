@@ -1,0 +1,435 @@
+//! The embedded vault as its callers see it.
+
+use std::sync::{Arc, Mutex};
+
+use tempfile::TempDir;
+use time::{Duration, OffsetDateTime};
+use uuid::Uuid;
+
+use super::*;
+
+const RSA_OAEP: WrapAlgorithm = WrapAlgorithm::RsaOaep256;
+
+/// A clock that stands still until it is set.
+struct StoppedClock(Mutex<OffsetDateTime>);
+
+impl StoppedClock {
+    fn advance(&self, by: Duration) {
+        *self.0.lock().unwrap() += by;
+    }
+}
+
+impl Clock for StoppedClock {
+    fn now(&self) -> OffsetDateTime {
+        *self.0.lock().unwrap()
+    }
+}
+
+struct Fixture {
+    dir: TempDir,
+    clock: Arc<StoppedClock>,
+    vault: EmbeddedVault,
+    owner: Caller,
+}
+
+impl Fixture {
+    /// A vault with the key `k`, of which `owner` may do everything.
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Arc::new(StoppedClock(Mutex::new(OffsetDateTime::now_utc())));
+        let vault = EmbeddedVault::create(dir.path(), "vault", clock.clone()).unwrap();
+        let owner = caller();
+        vault
+            .set_policy(&owner, owner.object_id, &Permissions::all())
+            .unwrap();
+        let none = AttributeChange::default();
+        vault
+            .create_key(&owner, "k", KeySize::Rsa2048, &none)
+            .unwrap();
+        Self {
+            dir,
+            clock,
+            vault,
+            owner,
+        }
+    }
+
+    fn reopen(&self) -> Result<EmbeddedVault, VaultError> {
+        EmbeddedVault::open(self.dir.path(), "vault", self.clock.clone())
+    }
+
+    fn wrap(&self) -> Result<Wrapped, VaultError> {
+        self.vault
+            .wrap_key(&self.owner, &latest("k"), RSA_OAEP, &[9; 64])
+    }
+
+    fn unwrap(&self, wrapped: &Wrapped) -> Result<LockedBytes, VaultError> {
+        let key = version("k", &wrapped.key_version);
+        self.vault
+            .unwrap_key(&self.owner, &key, RSA_OAEP, &wrapped.value)
+    }
+
+    fn set(&self, change: AttributeChange) -> Result<KeyBundle, VaultError> {
+        self.vault
+            .set_attributes(&self.owner, &latest("k"), &change)
+    }
+
+    fn last_audit(&self) -> AuditRecord {
+        self.vault.audit_log().unwrap().pop().unwrap()
+    }
+
+    /// Changes the database behind the vault's back.
+    fn tamper(&self, sql: &str) {
+        let db = rusqlite::Connection::open(self.dir.path().join("vault.db")).unwrap();
+        assert!(db.execute(sql, []).unwrap() > 0, "{sql}");
+    }
+}
+
+fn caller() -> Caller {
+    Caller {
+        object_id: Uuid::new_v4(),
+    }
+}
+
+fn latest(name: &str) -> KeyId {
+    KeyId {
+        name: name.into(),
+        version: None,
+    }
+}
+
+fn version(name: &str, version: &str) -> KeyId {
+    KeyId {
+        name: name.into(),
+        version: Some(version.into()),
+    }
+}
+
+fn code<T>(result: Result<T, VaultError>) -> VaultErrorCode {
+    result.err().unwrap().code
+}
+
+#[test]
+fn a_wrapped_secret_comes_back_after_reopening_and_under_its_own_version() {
+    let fixture = Fixture::new();
+    let first = fixture.wrap().unwrap();
+    let none = AttributeChange::default();
+    fixture
+        .vault
+        .create_key(&fixture.owner, "k", KeySize::Rsa2048, &none)
+        .unwrap();
+    let second = fixture.wrap().unwrap();
+    assert_ne!(first.key_version, second.key_version);
+    let vault = fixture.reopen().unwrap();
+    for wrapped in [&first, &second] {
+        let key = version("k", &wrapped.key_version);
+        let secret = vault
+            .unwrap_key(&fixture.owner, &key, RSA_OAEP, &wrapped.value)
+            .unwrap();
+        assert_eq!(secret.as_slice(), &[9; 64]);
+    }
+    let crossed = version("k", &second.key_version);
+    let result = vault.unwrap_key(&fixture.owner, &crossed, RSA_OAEP, &first.value);
+    assert_eq!(code(result), VaultErrorCode::UnwrapFailed);
+    let result = vault.unwrap_key(&fixture.owner, &latest("k"), RSA_OAEP, &second.value);
+    assert_eq!(code(result), VaultErrorCode::BadParameter);
+    let versions = vault.key_versions(&fixture.owner, "k").unwrap();
+    assert_eq!(versions.len(), 2);
+    assert!(versions[1].key.kid.ends_with(&second.key_version));
+    assert_eq!(vault.keys(&fixture.owner).unwrap(), versions[1..]);
+}
+
+#[test]
+fn each_operation_needs_its_own_permission_and_names_it() {
+    use KeyPermission::*;
+    let fixture = Fixture::new();
+    let (vault, owner) = (&fixture.vault, &fixture.owner);
+    let wrapped = fixture.wrap().unwrap();
+    let used = version("k", &wrapped.key_version);
+    let none = AttributeChange::default();
+    let pem = "no key";
+    type Attempt<'a> = Box<dyn Fn(&Caller) -> Result<(), VaultError> + 'a>;
+    let attempts: Vec<(KeyPermission, Attempt<'_>)> = vec![
+        (Get, Box::new(|c| vault.key(c, &used).map(drop))),
+        (List, Box::new(|c| vault.keys(c).map(drop))),
+        (List, Box::new(|c| vault.key_versions(c, "k").map(drop))),
+        (
+            Create,
+            Box::new(|c| vault.create_key(c, "n", KeySize::Rsa2048, &none).map(drop)),
+        ),
+        (
+            Import,
+            Box::new(|c| vault.import_key(c, "n", pem, &none).map(drop)),
+        ),
+        (
+            Update,
+            Box::new(|c| vault.set_attributes(c, &used, &none).map(drop)),
+        ),
+        (
+            WrapKey,
+            Box::new(|c| vault.wrap_key(c, &used, RSA_OAEP, &[1]).map(drop)),
+        ),
+        (
+            UnwrapKey,
+            Box::new(|c| {
+                vault
+                    .unwrap_key(c, &used, RSA_OAEP, &wrapped.value)
+                    .map(drop)
+            }),
+        ),
+    ];
+    for (permission, attempt) in attempts {
+        let all_but_it: Permissions = KeyPermission::ALL
+            .iter()
+            .copied()
+            .filter(|p| *p != permission)
+            .collect();
+        let poor = caller();
+        let refused = |error: VaultError| {
+            assert_eq!(error.code, VaultErrorCode::Forbidden, "{permission}");
+            assert!(
+                error.message.contains(&format!("'{permission}'")),
+                "{error}"
+            );
+            let audit = fixture.last_audit();
+            assert_eq!(audit.caller, poor.object_id);
+            assert_eq!(audit.refusal.as_deref(), Some("Forbidden"));
+        };
+        refused(attempt(&poor).unwrap_err());
+        vault
+            .set_policy(owner, poor.object_id, &all_but_it)
+            .unwrap();
+        refused(attempt(&poor).unwrap_err());
+
+        let only_it: Permissions = [permission].into_iter().collect();
+        vault.set_policy(owner, poor.object_id, &only_it).unwrap();
+        match attempt(&poor) {
+            Ok(()) => assert_eq!(fixture.last_audit().refusal, None),
+            // The import is let through to its PEM, which is none.
+            Err(e) => assert_eq!(e.code, VaultErrorCode::BadParameter, "{permission}: {e}"),
+        }
+        vault.delete_policy(owner, poor.object_id).unwrap();
+        refused(attempt(&poor).unwrap_err());
+    }
+}
+
+#[test]
+fn the_refusal_of_a_disk_permission_gives_the_command_that_grants_it() {
+    let fixture = Fixture::new();
+    let identity = caller();
+    let id = identity.object_id;
+    let lists: Permissions = "list wrapKey".parse().unwrap();
+    fixture
+        .vault
+        .set_policy(&fixture.owner, id, &lists)
+        .unwrap();
+    let error = fixture.vault.key(&identity, &latest("k")).unwrap_err();
+    let command = format!(
+        "`sealdisk keyvault set-policy vault --object-id {id} --key-permissions \
+         get list wrapKey unwrapKey`"
+    );
+    assert!(error.message.contains(&command), "{error}");
+}
+
+#[test]
+fn a_key_is_used_only_while_enabled_and_valid() {
+    let fixture = Fixture::new();
+    let wrapped = fixture.wrap().unwrap();
+    let both = |expected: Option<VaultErrorCode>| {
+        let outcomes = [
+            fixture.wrap().err().map(|e| e.code),
+            fixture.unwrap(&wrapped).err().map(|e| e.code),
+        ];
+        assert_eq!(outcomes, [expected; 2]);
+        let recorded = fixture.last_audit().refusal;
+        assert_eq!(recorded.as_deref(), expected.map(VaultErrorCode::as_str));
+    };
+    let enabled = |enabled| AttributeChange {
+        enabled: Some(enabled),
+        ..AttributeChange::default()
+    };
+    fixture.set(enabled(false)).unwrap();
+    both(Some(VaultErrorCode::KeyDisabled));
+    let bundle = fixture.vault.key(&fixture.owner, &latest("k")).unwrap();
+    assert!(
+        !bundle.attributes.enabled,
+        "a disabled key can still be looked at"
+    );
+    fixture.set(enabled(true)).unwrap();
+    both(None);
+
+    let now = fixture.clock.now();
+    fixture
+        .set(AttributeChange {
+            enabled: None,
+            not_before: Some(now + Duration::HOUR),
+            expires: Some(now + 2 * Duration::HOUR),
+        })
+        .unwrap();
+    both(Some(VaultErrorCode::KeyNotYetValid));
+    fixture.clock.advance(Duration::HOUR);
+    both(None);
+    fixture.clock.advance(Duration::HOUR - Duration::NANOSECOND);
+    both(None);
+    fixture.clock.advance(Duration::NANOSECOND);
+    both(Some(VaultErrorCode::KeyExpired));
+
+    let reversed = AttributeChange {
+        expires: Some(now),
+        ..AttributeChange::default()
+    };
+    assert_eq!(code(fixture.set(reversed)), VaultErrorCode::BadParameter);
+}
+
+#[test]
+fn missing_keys_and_bad_names_are_told_apart_and_recorded() {
+    let fixture = Fixture::new();
+    let (vault, owner) = (&fixture.vault, &fixture.owner);
+    let missing = version("k", &"0".repeat(32));
+    assert_eq!(
+        code(vault.key(owner, &missing)),
+        VaultErrorCode::KeyNotFound
+    );
+    assert_eq!(
+        code(vault.key(owner, &latest("x"))),
+        VaultErrorCode::KeyNotFound
+    );
+    let wrap = vault.wrap_key(owner, &latest("x"), RSA_OAEP, &[1]);
+    assert_eq!(code(wrap), VaultErrorCode::KeyNotFound);
+    assert_eq!(
+        code(vault.key_versions(owner, "x")),
+        VaultErrorCode::KeyNotFound
+    );
+    let none = AttributeChange::default();
+    let long = "x".repeat(10_000);
+    let bad = vault.create_key(owner, &long, KeySize::Rsa2048, &none);
+    assert_eq!(code(bad), VaultErrorCode::BadParameter);
+    let audit = fixture.last_audit();
+    assert_eq!(audit.operation, "KeyCreate");
+    assert_eq!(audit.key.unwrap().len(), 127);
+    assert_eq!(audit.refusal.as_deref(), Some("BadParameter"));
+    assert_eq!(
+        code(vault.delete_policy(owner, Uuid::new_v4())),
+        VaultErrorCode::PolicyNotFound
+    );
+}
+
+#[test]
+fn the_audit_log_tells_who_did_what_with_which_version() {
+    let fixture = Fixture::new();
+    let wrapped = fixture.wrap().unwrap();
+    fixture.unwrap(&wrapped).unwrap();
+    fixture
+        .set(AttributeChange {
+            enabled: Some(false),
+            ..AttributeChange::default()
+        })
+        .unwrap();
+    fixture.unwrap(&wrapped).err().unwrap();
+    let log = fixture.reopen().unwrap().audit_log().unwrap();
+    let lines: Vec<_> = log
+        .iter()
+        .map(|r| (r.operation.as_str(), r.refusal.as_deref()))
+        .collect();
+    assert_eq!(
+        lines,
+        [
+            ("VaultSetPolicy", None),
+            ("KeyCreate", None),
+            ("KeyWrap", None),
+            ("KeyUnwrap", None),
+            ("KeyUpdate", None),
+            ("KeyUnwrap", Some("KeyDisabled")),
+        ]
+    );
+    assert!(log.iter().all(|r| r.caller == fixture.owner.object_id));
+    assert_eq!(log[2].version.as_ref(), Some(&wrapped.key_version));
+    assert_eq!(log[4].detail.as_deref(), Some("enabled=false"));
+}
+
+#[test]
+fn what_cannot_be_recorded_is_not_answered() {
+    let fixture = Fixture::new();
+    let wrapped = fixture.wrap().unwrap();
+    let db = rusqlite::Connection::open(fixture.dir.path().join("vault.db")).unwrap();
+    db.execute_batch(
+        "CREATE TRIGGER full BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'full'); END",
+    )
+    .unwrap();
+    assert_eq!(code(fixture.unwrap(&wrapped)), VaultErrorCode::Internal);
+    let none = AttributeChange::default();
+    let (vault, owner) = (&fixture.vault, &fixture.owner);
+    let made = vault.create_key(owner, "new", KeySize::Rsa2048, &none);
+    assert_eq!(code(made), VaultErrorCode::Internal);
+    db.execute_batch("DROP TRIGGER full").unwrap();
+    assert_eq!(
+        code(vault.key(owner, &latest("new"))),
+        VaultErrorCode::KeyNotFound
+    );
+    fixture.unwrap(&wrapped).unwrap();
+}
+
+#[test]
+fn a_key_that_was_tampered_with_at_rest_is_refused() {
+    let changes = [
+        "UPDATE key_versions SET sealed = zeroblob(1300)",
+        "UPDATE key_versions SET n = (SELECT n FROM key_versions WHERE name = 'other')",
+        "UPDATE key_versions SET sealed = (SELECT sealed FROM key_versions WHERE name = 'other')",
+        "UPDATE key_versions SET e = x'03'",
+    ];
+    for change in changes {
+        let fixture = Fixture::new();
+        let none = AttributeChange::default();
+        let (vault, owner) = (&fixture.vault, &fixture.owner);
+        vault
+            .create_key(owner, "other", KeySize::Rsa2048, &none)
+            .unwrap();
+        let wrapped = fixture.wrap().unwrap();
+        fixture.tamper(&format!("{change} WHERE name = 'k'"));
+        assert_eq!(
+            code(fixture.unwrap(&wrapped)),
+            VaultErrorCode::Tampered,
+            "{change}"
+        );
+        assert_eq!(code(fixture.wrap()), VaultErrorCode::Tampered, "{change}");
+    }
+}
+
+#[test]
+fn no_private_key_is_in_the_clear_in_the_vaults_files() {
+    use rsa::pkcs8::EncodePrivateKey;
+    use rsa::traits::PrivateKeyParts;
+    let fixture = Fixture::new();
+    let key = rsa::PrivateKey::new(&mut getrandom::SysRng, 2048).unwrap();
+    let pem = key.to_pkcs8_pem(rsa::pkcs8::LineEnding::LF).unwrap();
+    let none = AttributeChange::default();
+    fixture
+        .vault
+        .import_key(&fixture.owner, "imported", &pem, &none)
+        .unwrap();
+    let prime = key.primes()[0].to_be_bytes();
+    for entry in std::fs::read_dir(fixture.dir.path()).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        let found = bytes.windows(32).any(|w| w == &prime[..32]);
+        assert!(!found);
+    }
+}
+
+#[test]
+fn another_vaults_master_key_and_missing_files_are_refused() {
+    let fixture = Fixture::new();
+    let other = Fixture::new();
+    let master = |f: &Fixture| f.dir.path().join("master.key");
+    std::fs::copy(master(&other), master(&fixture)).unwrap();
+    let error = fixture.reopen().err().unwrap();
+    assert_eq!(error.code, VaultErrorCode::MasterKey);
+    assert!(error.message.contains("not the one"), "{error}");
+    std::fs::remove_file(master(&fixture)).unwrap();
+    assert_eq!(code(fixture.reopen()), VaultErrorCode::MasterKey);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let opened = EmbeddedVault::open(elsewhere.path(), "vault", fixture.clock.clone());
+    assert_eq!(code(opened), VaultErrorCode::VaultNotFound);
+    assert_eq!(elsewhere.path().read_dir().unwrap().count(), 0);
+    let renamed = EmbeddedVault::open(other.dir.path(), "renamed", fixture.clock.clone());
+    assert_eq!(code(renamed), VaultErrorCode::VaultNotFound);
+}
