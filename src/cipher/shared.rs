@@ -84,4 +84,19 @@ impl Cursor {
             left -= len;
         }
     }
+
+    /// Writes `bytes` zeros from the position on.
+    pub fn fill_zeros(mut self, slices: &[SharedSlice], bytes: usize) {
+        let mut left = bytes;
+        while left > 0 {
+            let Some((at, len)) = self.piece(slices, left) else {
+                return;
+            };
+            // SAFETY: `piece` gives `len` bytes of a slice, which whoever made the slice promised
+            // to be writable.
+            unsafe { std::ptr::write_bytes(at, 0, len) };
+            self.offset += len;
+            left -= len;
+        }
+    }
 }

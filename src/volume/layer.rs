@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use uuid::Uuid;
 
@@ -111,6 +111,7 @@ pub struct Volume {
     map: BlockMap,
     locks: BlockLocks,
     flushing: AtomicBool,
+    flushes: AtomicU64,
     lost: AtomicBool,
 }
 
@@ -169,6 +170,7 @@ impl Volume {
             map,
             locks: BlockLocks::default(),
             flushing: AtomicBool::new(false),
+            flushes: AtomicU64::new(0),
             lost: AtomicBool::new(false),
         }
     }
@@ -190,7 +192,17 @@ impl Volume {
 
     /// Starts a flush, if none is under way in any queue.
     pub fn try_begin_flush(&self) -> bool {
-        !self.flushing.swap(true, Ordering::Acquire)
+        let begun = !self.flushing.swap(true, Ordering::Acquire);
+        if begun {
+            self.flushes.fetch_add(1, Ordering::AcqRel);
+        }
+        begun
+    }
+
+    /// Flushes begun since the disk was opened. While the number stays the same, the durable map
+    /// says nothing else of a block than what the last flush wrote.
+    pub fn flushes(&self) -> u64 {
+        self.flushes.load(Ordering::Acquire)
     }
 
     /// Ends the flush that [`Volume::try_begin_flush`] started.

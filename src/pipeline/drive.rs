@@ -1,0 +1,638 @@
+//! The pipeline: how requests are cut, issued, continued and finished.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::cipher::{Cipher, Cursor};
+use crate::store::{BufferPool, Store, StoreCompletion, StoreError, StoreFile, StoreOp, Tag};
+use crate::units::{BLOCK_SIZE, ByteOffset, SECTOR_SIZE};
+use crate::volume::{BlockState, Volume};
+
+use super::OpError;
+use super::flush::{FlushJob, Punches};
+use super::op::{Finished, Op, OpKind};
+use super::piece::{Piece, RequestId};
+use super::slots::Slots;
+
+/// Bytes of a ciphertext buffer: a piece this large is still in the L2 cache when it is submitted.
+const BUFFER_LEN: usize = 64 * 1024;
+/// Buffers of a pipeline.
+const BUFFERS: usize = 128;
+/// Blocks that are made zero under one mark.
+const ZERO_STEP: u64 = 1024;
+
+/// A request under way.
+pub(super) struct Request {
+    pub(super) op: Op,
+    /// Bytes of the range for which pieces were issued.
+    issued: u64,
+    /// Where in the guest's memory the next piece starts.
+    cursor: Cursor,
+    /// Pieces not completed yet.
+    pub(super) outstanding: u32,
+    pub(super) error: Option<OpError>,
+    /// The flush that the request ends with, once it has begun.
+    pub(super) flush: Option<Box<FlushJob>>,
+}
+
+/// How far a request came when it was driven.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// It can go on at once.
+    More,
+    /// Everything is issued; completions will carry it on.
+    Issued,
+    /// No buffer or no room in the store: whoever comes later has to wait too.
+    NoRoom,
+    /// Its blocks, or the flush, are in use: later requests may pass.
+    InUse,
+}
+
+/// Serves requests on one volume for one thread.
+pub struct Pipeline<S> {
+    pub(super) volume: Arc<Volume>,
+    pub(super) store: S,
+    cipher: Cipher,
+    pub(super) pool: BufferPool,
+    pub(super) requests: Slots<Request>,
+    pub(super) pieces: Slots<Piece>,
+    /// Requests that could not go on, in the order in which they came.
+    waiting: VecDeque<RequestId>,
+    /// The first of `waiting` needs a buffer or room.
+    starved: bool,
+    pub(super) punches: Punches,
+    finished: Vec<Finished>,
+    completions: Vec<StoreCompletion>,
+}
+
+impl<S: Store> Pipeline<S> {
+    /// A pipeline with buffers of its own.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the buffers cannot be mapped.
+    pub fn new(volume: Arc<Volume>, store: S, cipher: Cipher) -> Result<Self, StoreError> {
+        Ok(Self {
+            volume,
+            store,
+            cipher,
+            pool: BufferPool::new(BUFFERS, BUFFER_LEN)?,
+            requests: Slots::with_capacity(256),
+            pieces: Slots::with_capacity(256),
+            waiting: VecDeque::with_capacity(256),
+            starved: false,
+            punches: Punches::default(),
+            finished: Vec::with_capacity(256),
+            completions: Vec::with_capacity(256),
+        })
+    }
+
+    /// The store, for what is special to it (waiting, watching eventfds).
+    pub fn store_mut(&mut self) -> &mut S {
+        &mut self.store
+    }
+
+    /// Takes a request on. Its end comes out of [`Pipeline::take_finished`], perhaps at once.
+    pub fn submit(&mut self, op: Op) {
+        let range = self.check_range(&op);
+        let id = self.requests.insert(Request {
+            op,
+            issued: 0,
+            cursor: Cursor::default(),
+            outstanding: 0,
+            error: None,
+            flush: None,
+        });
+        if let Err(error) = range {
+            return self.finish(id, Err(error));
+        }
+        if self.starved {
+            self.waiting.push_back(id);
+            return;
+        }
+        match self.drive(id) {
+            Progress::More | Progress::Issued => {}
+            Progress::NoRoom => {
+                self.starved = true;
+                self.waiting.push_front(id);
+            }
+            Progress::InUse => self.waiting.push_back(id),
+        }
+    }
+
+    /// Carries on with what the store has completed and with what was waiting.
+    pub fn poll(&mut self) {
+        let mut completions = std::mem::take(&mut self.completions);
+        self.store.reap(&mut completions);
+        for completion in completions.drain(..) {
+            self.complete(completion);
+        }
+        self.completions = completions;
+        self.retry_waiting();
+        self.punch_some();
+    }
+
+    /// Moves the requests that were finished to the end of `into`.
+    pub fn take_finished(&mut self, into: &mut Vec<Finished>) {
+        into.append(&mut self.finished);
+    }
+
+    /// Whether a request waits for something that another queue has: nothing of ours will wake us
+    /// then, so [`Pipeline::poll`] has to be called again soon.
+    pub fn waits_for_others(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Whether no request and no hole is under way.
+    pub fn is_idle(&self) -> bool {
+        self.requests.len() == 0 && self.pieces.len() == 0
+    }
+
+    fn check_range(&self, op: &Op) -> Result<(), OpError> {
+        let end = op.at.0.saturating_add(op.len);
+        let whole = op.at.0.is_multiple_of(SECTOR_SIZE) && op.len.is_multiple_of(SECTOR_SIZE);
+        if whole && end <= self.volume.geometry().size {
+            Ok(())
+        } else {
+            Err(OpError::Range { at: op.at.0, end })
+        }
+    }
+
+    fn retry_waiting(&mut self) {
+        self.starved = false;
+        for _ in 0..self.waiting.len() {
+            let Some(id) = self.waiting.pop_front() else {
+                return;
+            };
+            match self.drive(id) {
+                Progress::More | Progress::Issued => {}
+                Progress::InUse => self.waiting.push_back(id),
+                Progress::NoRoom => {
+                    self.starved = true;
+                    self.waiting.push_front(id);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Issues pieces of a request until it is through, or cannot go on now.
+    fn drive(&mut self, id: RequestId) -> Progress {
+        loop {
+            let Some(request) = self.requests.get_mut(id) else {
+                return Progress::Issued;
+            };
+            let progress = if request.flush.is_some() {
+                self.drive_flush(id)
+            } else if request.error.is_some() || request.issued == request.op.len {
+                if request.outstanding > 0 {
+                    return Progress::Issued;
+                }
+                self.after_data(id)
+            } else {
+                match request.op.kind {
+                    OpKind::Read => self.issue_read(id),
+                    OpKind::Write { .. } => self.issue_write(id),
+                    OpKind::Zero { release, .. } => self.issue_zero(id, release),
+                    OpKind::Flush => Progress::Issued,
+                }
+            };
+            if progress != Progress::More {
+                return progress;
+            }
+        }
+    }
+
+    /// All pieces are done: flush, if the request asks for it, or finish.
+    fn after_data(&mut self, id: RequestId) -> Progress {
+        let Some(request) = self.requests.get_mut(id) else {
+            return Progress::Issued;
+        };
+        if let Some(error) = request.error.take() {
+            self.finish(id, Err(error));
+            return Progress::Issued;
+        }
+        match request.op.kind {
+            OpKind::Flush
+            | OpKind::Write { durable: true }
+            | OpKind::Zero { durable: true, .. } => {
+                request.flush = Some(Box::default());
+                Progress::More
+            }
+            OpKind::Read | OpKind::Write { .. } | OpKind::Zero { .. } => {
+                self.finish(id, Ok(()));
+                Progress::Issued
+            }
+        }
+    }
+
+    pub(super) fn finish(&mut self, id: RequestId, result: Result<(), OpError>) {
+        if let Some(request) = self.requests.remove(id) {
+            let Op { token, memory, .. } = request.op;
+            self.finished.push(Finished {
+                token,
+                result,
+                memory,
+            });
+        }
+    }
+
+    /// Where the next piece of a request starts, how many bytes are left, and its cursor.
+    fn position(&mut self, id: RequestId) -> Option<(ByteOffset, u64, Cursor)> {
+        let request = self.requests.get_mut(id)?;
+        let at = request.op.at.plus(request.issued);
+        Some((at, request.op.len - request.issued, request.cursor))
+    }
+
+    /// Notes that `bytes` more of the request were issued, with or without an operation.
+    fn advance(&mut self, id: RequestId, bytes: u64, operation: bool) {
+        if let Some(request) = self.requests.get_mut(id) {
+            request.issued += bytes;
+            request.outstanding += u32::from(operation);
+            request
+                .cursor
+                .advance(&request.op.memory.slices, bytes as usize);
+        }
+    }
+
+    pub(super) fn submit_piece(&mut self, piece: Piece, op: StoreOp) {
+        let tag = Tag(self.pieces.insert(piece));
+        self.store.submit(tag, op);
+    }
+
+    fn issue_read(&mut self, id: RequestId) -> Progress {
+        let Some((at, left, cursor)) = self.position(id) else {
+            return Progress::Issued;
+        };
+        let most = left.min(BUFFER_LEN as u64 - at.in_block());
+        let first = at.block().0;
+        let run_at = |volume: &Volume, most: u64| {
+            let run = volume.map().run(first, blocks_of(at, most).end - first);
+            (
+                run.is_data,
+                most.min((first + run.blocks) * BLOCK_SIZE - at.0),
+            )
+        };
+        let (is_data, len) = run_at(&self.volume, most);
+        if !is_data {
+            if let Some(request) = self.requests.get_mut(id) {
+                cursor.fill_zeros(&request.op.memory.slices, len as usize);
+            }
+            self.advance(id, len, false);
+            return Progress::More;
+        }
+        if !self.store.has_room() {
+            return Progress::NoRoom;
+        }
+        let blocks = blocks_of(at, len);
+        if !self.volume.locks().try_shared(blocks.clone()) {
+            return Progress::InUse;
+        }
+        // Only now, with the blocks marked, does what the map says stay true until the read is done.
+        let (still_data, still) = run_at(&self.volume, len);
+        if !still_data || still < len {
+            self.volume.locks().release_shared(blocks);
+            return Progress::More;
+        }
+        let Some(buffer) = self.pool.take() else {
+            self.volume.locks().release_shared(blocks);
+            return Progress::NoRoom;
+        };
+        let alignment = self.store.alignment();
+        let start = at.0 / alignment * alignment;
+        let skip = (at.0 - start) as usize;
+        let aligned = (at.0 + len).next_multiple_of(alignment) - start;
+        let piece = Piece::Read {
+            request: id,
+            at,
+            len: len as usize,
+            skip,
+            cursor,
+            blocks,
+        };
+        let file = StoreFile::Data;
+        self.submit_piece(
+            piece,
+            StoreOp::Read {
+                file,
+                at: start,
+                len: aligned as usize,
+                buffer,
+            },
+        );
+        self.advance(id, len, true);
+        Progress::More
+    }
+
+    fn issue_write(&mut self, id: RequestId) -> Progress {
+        let Some((at, left, cursor)) = self.position(id) else {
+            return Progress::Issued;
+        };
+        if at.in_block() != 0 || left < BLOCK_SIZE {
+            let len = left.min(BLOCK_SIZE - at.in_block());
+            return self.issue_partial(id, at, len, cursor, false);
+        }
+        if !self.store.has_room() {
+            return Progress::NoRoom;
+        }
+        let len = (left / BLOCK_SIZE * BLOCK_SIZE).min(BUFFER_LEN as u64);
+        let blocks = blocks_of(at, len);
+        if !self.volume.locks().try_shared(blocks.clone()) {
+            return Progress::InUse;
+        }
+        let Some(mut buffer) = self.pool.take() else {
+            self.volume.locks().release_shared(blocks);
+            return Progress::NoRoom;
+        };
+        if let Some(request) = self.requests.get_mut(id) {
+            let into = &mut buffer.as_mut_slice()[..len as usize];
+            self.cipher
+                .encrypt(at, &request.op.memory.slices, cursor, into);
+        }
+        let piece = Piece::Write {
+            request: id,
+            blocks,
+            exclusive: false,
+            whole: true,
+        };
+        let file = StoreFile::Data;
+        self.submit_piece(
+            piece,
+            StoreOp::Write {
+                file,
+                at: at.0,
+                len: len as usize,
+                buffer,
+            },
+        );
+        self.advance(id, len, true);
+        Progress::More
+    }
+
+    fn issue_zero(&mut self, id: RequestId, release: bool) -> Progress {
+        let Some((at, left, cursor)) = self.position(id) else {
+            return Progress::Issued;
+        };
+        if at.in_block() != 0 || left < BLOCK_SIZE {
+            let len = left.min(BLOCK_SIZE - at.in_block());
+            if self.volume.map().get(at.block().0) != BlockState::Data {
+                self.advance(id, len, false);
+                return Progress::More;
+            }
+            return self.issue_partial(id, at, len, cursor, true);
+        }
+        let first = at.block().0;
+        let blocks = first..first + (left / BLOCK_SIZE).min(ZERO_STEP);
+        if !self.volume.locks().try_exclusive(blocks.clone()) {
+            return Progress::InUse;
+        }
+        let to = if release {
+            BlockState::ZeroHeld
+        } else {
+            BlockState::Zero
+        };
+        self.volume.map().set_zero(blocks.clone(), to);
+        self.volume.locks().release_exclusive(blocks.clone());
+        self.advance(id, (blocks.end - blocks.start) * BLOCK_SIZE, false);
+        Progress::More
+    }
+
+    /// A write of less than a block, of the guest's bytes or of zeros.
+    fn issue_partial(
+        &mut self,
+        id: RequestId,
+        at: ByteOffset,
+        len: u64,
+        cursor: Cursor,
+        zeros: bool,
+    ) -> Progress {
+        if !self.store.has_room() {
+            return Progress::NoRoom;
+        }
+        let block = at.block().0..at.block().0 + 1;
+        let alignment = self.store.alignment();
+        let fits = at.0.is_multiple_of(alignment) && len.is_multiple_of(alignment);
+        let map = self.volume.map();
+        // In a block that has data, sectors can be replaced without looking at the others, since
+        // XTS encrypts each AES block by itself; all others keep what they have.
+        let alone = !(fits && map.get(block.start) == BlockState::Data);
+        let locks = self.volume.locks();
+        let locked = match alone {
+            true => locks.try_exclusive(block.clone()),
+            false => locks.try_shared(block.clone()),
+        };
+        if !locked {
+            return Progress::InUse;
+        }
+        let release = |volume: &Volume| match alone {
+            true => volume.locks().release_exclusive(block.clone()),
+            false => volume.locks().release_shared(block.clone()),
+        };
+        let has_data = map.get(block.start) == BlockState::Data;
+        if !has_data && (zeros || !alone) {
+            // Another queue made it zeros meanwhile: look again from the start.
+            release(&self.volume);
+            return Progress::More;
+        }
+        let Some(mut buffer) = self.pool.take() else {
+            release(&self.volume);
+            return Progress::NoRoom;
+        };
+        let file = StoreFile::Data;
+        let (piece, op) = if alone && has_data {
+            let piece = Piece::Merge {
+                request: id,
+                at,
+                len: len as usize,
+                cursor,
+                zeros,
+            };
+            let (at, len) = (block.start * BLOCK_SIZE, BLOCK_SIZE as usize);
+            (
+                piece,
+                StoreOp::Read {
+                    file,
+                    at,
+                    len,
+                    buffer,
+                },
+            )
+        } else if alone {
+            let (start, len) = (ByteOffset(block.start * BLOCK_SIZE), len as usize);
+            let into = &mut buffer.as_mut_slice()[..BLOCK_SIZE as usize];
+            let skip = at.in_block() as usize;
+            self.cipher.encrypt_zeros(start, &mut into[..skip]);
+            self.cipher
+                .encrypt_zeros(at.plus(len as u64), &mut into[skip + len..]);
+            self.encrypt(id, at, cursor, zeros, &mut into[skip..skip + len]);
+            let piece = Piece::Write {
+                request: id,
+                blocks: block,
+                exclusive: true,
+                whole: true,
+            };
+            (
+                piece,
+                StoreOp::Write {
+                    file,
+                    at: start.0,
+                    len: BLOCK_SIZE as usize,
+                    buffer,
+                },
+            )
+        } else {
+            let into = &mut buffer.as_mut_slice()[..len as usize];
+            self.encrypt(id, at, cursor, zeros, into);
+            let piece = Piece::Write {
+                request: id,
+                blocks: block,
+                exclusive: false,
+                whole: false,
+            };
+            (
+                piece,
+                StoreOp::Write {
+                    file,
+                    at: at.0,
+                    len: len as usize,
+                    buffer,
+                },
+            )
+        };
+        self.submit_piece(piece, op);
+        self.advance(id, len, true);
+        Progress::More
+    }
+
+    fn encrypt(
+        &mut self,
+        id: RequestId,
+        at: ByteOffset,
+        cursor: Cursor,
+        zeros: bool,
+        into: &mut [u8],
+    ) {
+        if zeros {
+            self.cipher.encrypt_zeros(at, into);
+        } else if let Some(request) = self.requests.get_mut(id) {
+            self.cipher
+                .encrypt(at, &request.op.memory.slices, cursor, into);
+        }
+    }
+
+    fn complete(&mut self, completion: StoreCompletion) {
+        let StoreCompletion {
+            tag,
+            result,
+            buffer,
+        } = completion;
+        let Some(piece) = self.pieces.remove(tag.0) else {
+            return;
+        };
+        let request = match piece {
+            Piece::Read {
+                request,
+                at,
+                len,
+                skip,
+                cursor,
+                blocks,
+            } => {
+                if let (Ok(()), Some(buffer), Some(request)) =
+                    (&result, &buffer, self.requests.get_mut(request))
+                {
+                    let from = &buffer.as_slice()[skip..skip + len];
+                    self.cipher
+                        .decrypt(at, from, &request.op.memory.slices, cursor);
+                }
+                self.volume.locks().release_shared(blocks);
+                request
+            }
+            Piece::Write {
+                request,
+                blocks,
+                exclusive,
+                whole,
+            } => {
+                if whole && result.is_ok() {
+                    self.volume.map().set_data(blocks.clone());
+                }
+                match exclusive {
+                    true => self.volume.locks().release_exclusive(blocks),
+                    false => self.volume.locks().release_shared(blocks),
+                }
+                request
+            }
+            Piece::Merge {
+                request,
+                at,
+                len,
+                cursor,
+                zeros,
+            } => {
+                let block = at.block().0..at.block().0 + 1;
+                match (&result, buffer) {
+                    (Ok(()), Some(mut buffer)) => {
+                        let skip = at.in_block() as usize;
+                        let into = &mut buffer.as_mut_slice()[skip..skip + len];
+                        self.encrypt(request, at, cursor, zeros, into);
+                        // The block keeps its state, so whether it is written as a whole or not
+                        // makes no difference to the map.
+                        let piece = Piece::Write {
+                            request,
+                            blocks: block,
+                            exclusive: true,
+                            whole: false,
+                        };
+                        let (file, at) = (StoreFile::Data, at.block().offset().0);
+                        let op = StoreOp::Write {
+                            file,
+                            at,
+                            len: BLOCK_SIZE as usize,
+                            buffer,
+                        };
+                        return self.submit_piece(piece, op);
+                    }
+                    (_, buffer) => {
+                        self.volume.locks().release_exclusive(block);
+                        return self.piece_done(request, result, buffer);
+                    }
+                }
+            }
+            Piece::Flush { request } => request,
+            Piece::Punch { blocks } => return self.punched(blocks, result),
+        };
+        self.piece_done(request, result, buffer);
+    }
+
+    /// Gives the buffer of a completed piece back and carries its request on.
+    fn piece_done(
+        &mut self,
+        id: RequestId,
+        result: Result<(), StoreError>,
+        buffer: Option<crate::store::IoBuffer>,
+    ) {
+        if let Some(buffer) = buffer {
+            self.pool.put(buffer);
+        }
+        let Some(request) = self.requests.get_mut(id) else {
+            return;
+        };
+        request.outstanding -= 1;
+        if let Err(error) = result {
+            request.error.get_or_insert(error.into());
+        }
+        let through = request.issued == request.op.len || request.error.is_some();
+        if request.outstanding == 0 && through && !self.waiting.contains(&id) {
+            match self.drive(id) {
+                Progress::More | Progress::Issued => {}
+                Progress::NoRoom | Progress::InUse => self.waiting.push_back(id),
+            }
+        }
+    }
+}
+
+/// The blocks that `len` bytes from `at` on touch.
+fn blocks_of(at: ByteOffset, len: u64) -> Range<u64> {
+    at.block().0..(at.0 + len).div_ceil(BLOCK_SIZE)
+}

@@ -1,0 +1,54 @@
+//! Errors of the pipeline.
+
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::cipher::CipherError;
+use crate::store::StoreError;
+use crate::volume::VolumeError;
+
+/// Why one request failed. The guest sees an I/O error; the log has this.
+#[derive(Debug, Clone, Error)]
+pub enum OpError {
+    /// The store failed a piece of the request.
+    #[error(transparent)]
+    Store(Arc<StoreError>),
+    /// An earlier sync failed, so nothing can be promised to be durable any more.
+    #[error(
+        "an earlier sync of this disk failed, so writes may be lost; detach it, repair the storage \
+         and attach it again"
+    )]
+    Lost,
+    /// The request goes past the end of the disk or is cut wrongly.
+    #[error("bytes {at} to {end} are not a range of whole sectors of this disk")]
+    Range {
+        /// First byte.
+        at: u64,
+        /// Byte after the last.
+        end: u64,
+    },
+}
+
+impl From<StoreError> for OpError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(Arc::new(error))
+    }
+}
+
+/// Errors of using a disk without a guest.
+#[derive(Debug, Error)]
+pub enum PipelineError {
+    /// A request failed.
+    #[error(transparent)]
+    Op(#[from] OpError),
+    /// The store could not be made ready, or its ring failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The layer could not be opened.
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
+    /// The key could not be expanded.
+    #[error(transparent)]
+    Cipher(#[from] CipherError),
+}
