@@ -63,6 +63,7 @@ impl From<ControlError> for CliError {
         match error {
             ControlError::Catalog(error) => error.into(),
             ControlError::Vault(error) => error.into(),
+            ControlError::ForeignVault { .. } => Self::new("VaultNotFound", error.to_string()),
             ControlError::Directory { .. }
             | ControlError::Exposed { .. }
             | ControlError::NoStateDirectory => Self::new("StateDirectory", error.to_string()),

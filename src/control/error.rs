@@ -35,6 +35,15 @@ pub enum ControlError {
         /// The directory.
         path: PathBuf,
     },
+    /// A key URL or an envelope names a vault that no embedded one can be.
+    #[error(
+        "the key vault {url} is not an embedded one (https://NAME.vault.localhost), and this \
+         version of sealdisk knows no other"
+    )]
+    ForeignVault {
+        /// The vault.
+        url: String,
+    },
     /// Where the state is kept is not known.
     #[error("there is no home directory to keep the state in; give --state-dir")]
     NoStateDirectory,

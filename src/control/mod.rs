@@ -3,7 +3,10 @@
 mod context;
 mod error;
 pub mod files;
+mod identity;
 pub mod import;
+mod vaults;
 
 pub use context::{Installation, default_state_dir};
 pub use error::ControlError;
+pub use identity::KeyAccess;

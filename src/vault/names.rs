@@ -84,8 +84,12 @@ impl FromStr for KeyUrl {
             ))
         };
         let rest = text.strip_prefix("https://").ok_or_else(refuse)?;
-        let mut parts = rest.trim_end_matches('/').split('/');
-        let host = parts.next().filter(|h| !h.is_empty()).ok_or_else(refuse)?;
+        let (host, path) = rest.split_once('/').ok_or_else(refuse)?;
+        // Azure's vault URLs end in a slash, so joining easily doubles one.
+        let mut parts = path.split('/').filter(|part| !part.is_empty());
+        if host.is_empty() {
+            return Err(refuse());
+        }
         if parts.next() != Some("keys") {
             return Err(refuse());
         }
@@ -152,7 +156,7 @@ mod tests {
     #[test]
     fn key_urls_with_and_without_a_version() {
         let version = "0123456789abcdef0123456789abcdef";
-        let url: KeyUrl = "https://MyVault.vault.localhost/keys/My-Key/"
+        let url: KeyUrl = "https://MyVault.vault.localhost//keys/My-Key/"
             .parse()
             .unwrap();
         assert_eq!(url.vault_url, "https://myvault.vault.localhost");

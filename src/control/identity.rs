@@ -1,0 +1,136 @@
+//! In whose name, in which vault and with which key a disk's DEK is wrapped and unwrapped.
+
+use super::vaults::PLATFORM_KEY;
+use super::{ControlError, Installation};
+use crate::vault::{Caller, EmbeddedVault, KeyId, KeyUrl, KeyVault};
+
+/// A key together with the vault that has it and the identity that uses it.
+pub struct KeyAccess {
+    /// The vault.
+    pub vault: Box<dyn KeyVault>,
+    /// The identity.
+    pub caller: Caller,
+    /// The key; its version is given.
+    pub key: KeyId,
+}
+
+impl Installation {
+    /// The key that wraps new disks of a disk encryption set, or (`None`) the platform-managed
+    /// key, which is made at its first use. Looking the version up takes the permission `get`.
+    ///
+    /// # Errors
+    /// When there is no such set, vault or key, or the identity lacks the permission `get`.
+    pub fn wrapping_key(&self, des: Option<&str>) -> Result<KeyAccess, ControlError> {
+        let Some(name) = des else {
+            let key = KeyId {
+                name: PLATFORM_KEY.into(),
+                version: None,
+            };
+            return current(self.platform_vault()?, self.platform(), &key);
+        };
+        let set = self.catalog().des(name)?.record;
+        let mut url: KeyUrl = set.key_url.parse()?;
+        if set.auto_rotation {
+            url.key.version = None;
+        }
+        let caller = Caller {
+            object_id: set.principal_id,
+        };
+        current(self.vault_at(&url.vault_url)?, caller, &url.key)
+    }
+
+    /// Access to the key version that an envelope names, in the name of the disk's encryption set,
+    /// or (`None`) of the platform.
+    ///
+    /// # Errors
+    /// When there is no such set or vault. Whether the identity may use the key shows when it does.
+    pub fn unwrapping_key(
+        &self,
+        des: Option<&str>,
+        vault_url: &str,
+        key: KeyId,
+    ) -> Result<KeyAccess, ControlError> {
+        Ok(KeyAccess {
+            caller: self.identity(des)?,
+            vault: Box::new(self.vault_at(vault_url)?),
+            key,
+        })
+    }
+
+    /// The identity of a disk encryption set, or (`None`) of the platform.
+    ///
+    /// # Errors
+    /// When there is no such set.
+    pub fn identity(&self, des: Option<&str>) -> Result<Caller, ControlError> {
+        let Some(name) = des else {
+            return Ok(self.platform());
+        };
+        let object_id = self.catalog().des(name)?.record.principal_id;
+        Ok(Caller { object_id })
+    }
+}
+
+/// Fixes the version, so that what is wrapped and what is recorded cannot differ.
+fn current(vault: EmbeddedVault, caller: Caller, key: &KeyId) -> Result<KeyAccess, ControlError> {
+    let kid: KeyUrl = vault.key(&caller, key)?.key.kid.parse()?;
+    Ok(KeyAccess {
+        vault: Box::new(vault),
+        caller,
+        key: kid.key,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vault::WrapAlgorithm::RsaOaep256;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn many_at_once_make_one_platform_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let versions: BTreeSet<String> = std::thread::scope(|scope| {
+            let makers: Vec<_> = (0..4)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let installation = Installation::open(dir.path()).unwrap();
+                        let access = installation.wrapping_key(None).unwrap();
+                        access.key.version.unwrap()
+                    })
+                })
+                .collect();
+            makers.into_iter().map(|m| m.join().unwrap()).collect()
+        });
+        assert_eq!(versions.len(), 1);
+
+        let installation = Installation::open(dir.path()).unwrap();
+        let access = installation.wrapping_key(None).unwrap();
+        let (vault, caller) = (&access.vault, &access.caller);
+        let wrapped = vault
+            .wrap_key(caller, &access.key, RsaOaep256, &[3; 64])
+            .unwrap();
+        assert_eq!(wrapped.value.len(), 3072 / 8);
+        let access = installation
+            .unwrapping_key(None, vault.url(), access.key.clone())
+            .unwrap();
+        let secret = access
+            .vault
+            .unwrap_key(&access.caller, &access.key, RsaOaep256, &wrapped.value)
+            .unwrap();
+        assert_eq!(secret.as_slice(), &[3; 64]);
+    }
+
+    #[test]
+    fn a_permission_taken_from_the_platform_stays_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let installation = Installation::open(dir.path()).unwrap();
+        installation.wrapping_key(None).unwrap();
+        let vault = installation.vault("platform").unwrap();
+        let platform = installation.platform().object_id;
+        vault
+            .delete_policy(&installation.operator(), platform)
+            .unwrap();
+        let error = installation.wrapping_key(None).err().unwrap();
+        assert!(error.to_string().contains(&platform.to_string()), "{error}");
+    }
+}
