@@ -1,9 +1,17 @@
 //! `sealdisk disk`.
 
-use clap::{Args, Subcommand};
-use serde::Serialize;
+use std::path::PathBuf;
+
+use clap::{ArgGroup, Args, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{CliError, Context, Tabular};
+use crate::control::disks::{
+    self, CreateRequest, Created, DiskError, DiskView, Plaintext, SourceSpec, parse_size,
+};
+use crate::control::import::{Cancel, ImageFormat, ImportError};
+use crate::control::runtime_dir;
+use crate::envelope::EnvelopeError;
 
 /// Arguments of `disk`.
 #[derive(Args)]
@@ -14,44 +22,280 @@ pub struct DiskArgs {
 
 #[derive(Subcommand)]
 enum DiskCommand {
+    /// Make an encrypted disk, empty or from an image
+    #[command(after_help = "Examples:
+  sealdisk disk create data1 --size 10GiB --disk-encryption-set myset
+  sealdisk disk create boot1 --source debian.qcow2 --size 20GiB
+
+An image is streamed: no plaintext is written anywhere. Its format is what --source-format says,
+else what its extension (.raw, .qcow2, .vhd, .vhdx, .vmdk) says and its content does not contradict,
+else what its first bytes say. An image that refers to other files (backing files, flat extents) is
+refused. Reading anything but raw images needs the package qemu-utils.")]
+    Create(CreateArgs),
     /// List the disks
     #[command(after_help = "Example:\n  sealdisk disk list -o json")]
     List,
+    /// Show a disk: its state, size, files, and the key version that wraps it
+    #[command(after_help = "Example:\n  sealdisk disk show boot1 -o json")]
+    Show {
+        /// The disk
+        name: String,
+    },
+    /// Delete a disk: its wrapped key is overwritten first, then its files are removed
+    #[command(after_help = "Example:\n  sealdisk disk delete boot1 --yes")]
+    Delete {
+        /// The disk
+        name: String,
+        /// Do not ask
+        #[arg(long, short)]
+        yes: bool,
+    },
+    /// Wrap a disk's key under another vault key, also while it is attached; no data is touched
+    #[command(
+        group(ArgGroup::new("key").required(true)),
+        after_help = "Examples:
+  sealdisk disk update boot1 --disk-encryption-set myset
+  sealdisk disk update boot1 --platform-managed"
+    )]
+    Update(UpdateArgs),
+    /// Write the plaintext of a disk to a file or a pipe
+    #[command(after_help = "Examples:
+  sealdisk disk decrypt boot1 --output-file boot1.raw
+  sealdisk disk decrypt boot1 | sha256sum")]
+    Decrypt(DecryptArgs),
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct DiskView {
+#[derive(Args)]
+struct CreateArgs {
+    /// The disk's name: letters, digits, '_', '.' and '-', at most 80
     name: String,
-    unique_id: String,
-    disk_size_bytes: u64,
+    /// Its size: bytes, or a number with KiB, MiB, GiB or TiB (G means GiB) [default: the image's]
+    #[arg(long, value_parser = parse_size, value_name = "SIZE", required_unless_present = "source")]
+    size: Option<u64>,
+    /// An image that the disk is to hold
+    #[arg(long, value_name = "IMAGE")]
+    source: Option<PathBuf>,
+    /// The image's format: raw, qcow2, vpc (vhd), vhdx or vmdk [default: found out]
+    #[arg(long, value_name = "FORMAT", requires = "source")]
+    source_format: Option<ImageFormat>,
+    /// The disk encryption set whose key protects the disk [default: the platform-managed key]
+    #[arg(long, value_name = "NAME")]
+    disk_encryption_set: Option<String>,
+    /// Bytes that are encrypted under one tweak: 512 or 4096
+    #[arg(long, value_name = "BYTES", default_value_t = disks::DEFAULT_SECTOR_SIZE)]
+    sector_size: u32,
+    /// Keep the ciphertext in DIR/NAME instead of in the state directory
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct UpdateArgs {
+    /// The disk
+    name: String,
+    /// Wrap under the active key of this disk encryption set
+    #[arg(long, value_name = "NAME", group = "key")]
+    disk_encryption_set: Option<String>,
+    /// Wrap under the platform-managed key
+    #[arg(long, group = "key")]
+    platform_managed: bool,
+}
+
+#[derive(Args)]
+struct DecryptArgs {
+    /// The disk
+    name: String,
+    /// The file to make, or an existing device or pipe; '-' is stdout
+    #[arg(long, value_name = "FILE", default_value = "-")]
+    output_file: PathBuf,
 }
 
 impl Tabular for DiskView {
-    const COLUMNS: &'static [&'static str] = &["name", "uniqueId", "diskSizeBytes"];
+    const COLUMNS: &'static [&'static str] = &[
+        "name",
+        "diskState",
+        "diskSizeBytes",
+        "usedBytes",
+        "diskEncryptionSetId",
+        "keyUrl",
+    ];
 
     fn cells(&self) -> Vec<String> {
+        let set = self.encryption.disk_encryption_set_id.as_deref();
         vec![
             self.name.clone(),
-            self.unique_id.clone(),
+            self.disk_state.into(),
             self.disk_size_bytes.to_string(),
+            self.used_bytes.to_string(),
+            set.unwrap_or("-").into(),
+            self.encryption.key_url.clone(),
         ]
     }
 }
 
 pub(super) fn run(context: &Context, args: DiskArgs) -> Result<(), CliError> {
     match args.command {
+        DiskCommand::Create(args) => create(context, args),
         DiskCommand::List => {
-            let disks = context.installation()?.catalog().disks()?;
-            let views: Vec<DiskView> = disks
-                .into_iter()
-                .map(|disk| DiskView {
-                    name: disk.record.name,
-                    unique_id: disk.record.id.to_string(),
-                    disk_size_bytes: disk.record.size,
-                })
-                .collect();
+            let views = disks::list(&context.installation()?)?;
             context.output.list(&views)
         }
+        DiskCommand::Show { name } => {
+            let view = disks::show(&context.installation()?, &name)?;
+            context.output.show(&view)
+        }
+        DiskCommand::Delete { name, yes } => {
+            let installation = context.installation()?;
+            // A name that does not exist is said before anything is asked.
+            disks::show(&installation, &name)?;
+            let question = format!("The disk {name} and all its data will be destroyed. Continue?");
+            context.output.confirm(&question, yes)?;
+            Ok(disks::delete(&installation, &name)?)
+        }
+        DiskCommand::Update(args) => {
+            let installation = context.installation()?;
+            let set = args.disk_encryption_set.as_deref();
+            disks::update(&installation, &args.name, set)?;
+            context
+                .output
+                .show(&disks::show(&installation, &args.name)?)
+        }
+        DiskCommand::Decrypt(args) => decrypt(context, args),
+    }
+}
+
+fn create(context: &Context, args: CreateArgs) -> Result<(), CliError> {
+    let cancel = cancel_on_signals()?;
+    let installation = context.installation()?;
+    let request = CreateRequest {
+        name: args.name,
+        size: args.size,
+        source: args.source.map(|path| SourceSpec {
+            path,
+            format: args.source_format,
+        }),
+        disk_encryption_set: args.disk_encryption_set,
+        sector_size: args.sector_size,
+        data_dir: args.data_dir,
+    };
+    let bar = ProgressBar::hidden();
+    let result = disks::create(&installation, &request, &cancel, |created| {
+        if let Some(note) = source_note(created, args.source_format.is_none()) {
+            context.output.note(&note);
+        }
+        if let Some((_, size)) = created.source {
+            show_bar(&bar, size);
+        }
+        |done| bar.set_position(done)
+    });
+    bar.finish_and_clear();
+    result?;
+    let view = disks::show(&installation, &request.name)?;
+    context.output.show(&view)
+}
+
+/// What the operator may not expect: a guessed format, and a size that was filled up.
+fn source_note(created: &Created, guessed: bool) -> Option<String> {
+    let (format, size) = created.source?;
+    let mut parts = Vec::new();
+    if guessed {
+        parts.push(format!(
+            "the image is read as {format} (--source-format overrides that)"
+        ));
+    }
+    if !size.is_multiple_of(512) || created.size - size < 4096 && created.size != size {
+        parts.push(format!(
+            "its {size} bytes are filled up with zeros to {} bytes",
+            created.size
+        ));
+    }
+    (!parts.is_empty()).then(|| format!("note: {}", parts.join("; ")))
+}
+
+fn decrypt(context: &Context, args: DecryptArgs) -> Result<(), CliError> {
+    let cancel = cancel_on_signals()?;
+    let installation = context.installation()?;
+    let to = if args.output_file.as_os_str() == "-" {
+        Plaintext::Stdout
+    } else {
+        Plaintext::Path(args.output_file)
+    };
+    let runtime_dir = runtime_dir(context.runtime_dir.as_deref());
+    let bar = ProgressBar::hidden();
+    let result = disks::decrypt(
+        &installation,
+        &args.name,
+        &to,
+        &runtime_dir,
+        &cancel,
+        |size| {
+            show_bar(&bar, size);
+            |done| bar.set_position(done)
+        },
+    );
+    bar.finish_and_clear();
+    Ok(result?)
+}
+
+/// Shows a progress bar on stderr, if that is a terminal.
+fn show_bar(bar: &ProgressBar, size: u64) {
+    let template = "{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar.set_length(size);
+    bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());
+}
+
+fn cancel_on_signals() -> Result<Cancel, CliError> {
+    Cancel::on_signals()
+        .map_err(|e| CliError::new("InternalError", format!("cannot watch for signals: {e}")))
+}
+
+impl From<DiskError> for CliError {
+    fn from(error: DiskError) -> Self {
+        let message = error.to_string();
+        let code = match error {
+            DiskError::Argument(message) => return Self::usage(message),
+            DiskError::Control(error) => return error.into(),
+            DiskError::Envelope(EnvelopeError::Vault(error)) => return error.into(),
+            DiskError::Import(ImportError::UnknownFormat(_)) | DiskError::Terminal => {
+                return Self::usage(message);
+            }
+            DiskError::InUse { .. } => "OperationNotAllowed",
+            DiskError::Unfinished { .. }
+            | DiskError::PathTaken { .. }
+            | DiskError::OutputExists { .. }
+            | DiskError::Envelope(EnvelopeError::Busy { .. }) => "Conflict",
+            DiskError::Import(ImportError::Interrupted) => "Cancelled",
+            DiskError::Import(_) => "UnusableImage",
+            DiskError::OtherDisk { .. } | DiskError::Envelope(_) => "UnusableHeader",
+            DiskError::LeftBehind { .. } | DiskError::File { .. } => "FileSystem",
+            DiskError::Volume(_) | DiskError::Pipeline(_) => "DiskData",
+            DiskError::Key(_) => "KeyMaterial",
+        };
+        Self::new(code, message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn note(size: u64, image: u64, guessed: bool) -> Option<String> {
+        let created = Created {
+            size,
+            source: Some((ImageFormat::Raw, image)),
+        };
+        source_note(&created, guessed)
+    }
+
+    #[test]
+    fn what_is_guessed_or_filled_up_is_said() {
+        assert_eq!(note(8192, 8192, false), None);
+        assert!(note(8192, 8192, true).unwrap().contains("read as raw"));
+        assert!(note(8192, 8000, false).unwrap().contains("8000 bytes"));
+        assert_eq!(note(1 << 30, 8192, false), None);
+        assert!(note(1 << 30, 8001, false).unwrap().contains("filled up"));
     }
 }

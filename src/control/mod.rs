@@ -1,12 +1,15 @@
 //! What the commands do: the catalog, the vaults and the disks of one installation tied together.
 
 mod context;
+pub mod disks;
 mod error;
 pub mod files;
 mod identity;
 pub mod import;
+mod runtime;
 mod vaults;
 
 pub use context::{Installation, default_state_dir};
 pub use error::ControlError;
 pub use identity::KeyAccess;
+pub use runtime::{runtime_dir, runtime_map};

@@ -37,6 +37,14 @@ pub struct Envelope {
 }
 
 impl Envelope {
+    /// The key version that unwraps.
+    pub fn key_id(&self) -> KeyId {
+        KeyId {
+            name: self.key_name.clone(),
+            version: Some(self.key_version.clone()),
+        }
+    }
+
     /// The wrapping key's URL with its version, as Azure writes it.
     pub fn key_url(&self) -> String {
         format!(
@@ -84,10 +92,7 @@ pub fn unwrap_dek(
             given: vault.url().to_owned(),
         });
     }
-    let key = KeyId {
-        name: envelope.key_name.clone(),
-        version: Some(envelope.key_version.clone()),
-    };
+    let key = envelope.key_id();
     let bytes = vault.unwrap_key(caller, &key, envelope.algorithm, &envelope.wrapped)?;
     let dek = Dek::from_locked(bytes)?;
     layer.check.verify(layer.id, &dek)?;

@@ -186,7 +186,7 @@ fn holes_of_a_raw_file_are_not_read() {
 fn a_size_that_is_no_multiple_of_a_block_is_filled_up_with_zeros() {
     let s = setup();
     let path = s.path("odd.raw");
-    fs::write(&path, &vec![9; 10_001]).unwrap();
+    fs::write(&path, vec![9; 10_001]).unwrap();
     let disk = copied(&mut s.open(&path, None).unwrap(), 10_240);
     assert!(disk.content[..10_001].iter().all(|&b| b == 9));
     assert!(disk.content[10_001..].iter().all(|&b| b == 0));

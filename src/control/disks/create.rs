@@ -1,0 +1,249 @@
+//! Making a disk, empty or from an image.
+
+use std::path::{Path, PathBuf};
+
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::staging::Staging;
+use super::{DiskError, HEADER, dataplane, layer_paths, sweep};
+use crate::catalog::{CatalogError, DiskRecord, DiskState, Kind};
+use crate::control::files::private_dir;
+use crate::control::import::{self, Cancel, ImageFormat, Source};
+use crate::control::{Installation, KeyAccess};
+use crate::envelope::{
+    DekCheck, Header, HeaderFile, HeaderPayload, LayerRecord, MAX_DISK_SIZE, check_disk_name,
+    unwrap_dek, wrap_dek,
+};
+use crate::keys::Dek;
+
+/// The data unit of a disk for which none was asked: with 4096 bytes a block of the map is one
+/// unit, and XTS starts an eighth as often. Guests see 512-byte sectors either way.
+pub const DEFAULT_SECTOR_SIZE: u32 = 4096;
+
+/// What a new disk is to be.
+#[derive(Debug)]
+pub struct CreateRequest {
+    /// Its name.
+    pub name: String,
+    /// Its size in bytes; the image's when it is not given.
+    pub size: Option<u64>,
+    /// What it is to hold; zeros when nothing is given.
+    pub source: Option<SourceSpec>,
+    /// The disk encryption set whose key wraps it; the platform-managed key when not given.
+    pub disk_encryption_set: Option<String>,
+    /// Bytes encrypted under one tweak: 512 or 4096.
+    pub sector_size: u32,
+    /// Where its directory is made, instead of below the state directory.
+    pub data_dir: Option<PathBuf>,
+}
+
+/// An image to import.
+#[derive(Debug)]
+pub struct SourceSpec {
+    /// The image.
+    pub path: PathBuf,
+    /// What it is; found out when not given.
+    pub format: Option<ImageFormat>,
+}
+
+/// What became of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Created {
+    /// The disk's size in bytes.
+    pub size: u64,
+    /// The image's format and size, when there was one.
+    pub source: Option<(ImageFormat, u64)>,
+}
+
+/// Makes a disk. `started` is told once all checks have passed, and returns what is to be told how
+/// many bytes of the image are done.
+///
+/// The DEK is wrapped and unwrapped again in the name of the disk encryption set's identity before
+/// anything is written, so that a disk that could not be attached is not made.
+///
+/// # Errors
+/// [`DiskError`]; nothing of the disk is left then.
+pub fn create<P: FnMut(u64)>(
+    installation: &Installation,
+    request: &CreateRequest,
+    cancel: &Cancel,
+    started: impl FnOnce(&Created) -> P,
+) -> Result<Created, DiskError> {
+    check_arguments(request)?;
+    let parent = match &request.data_dir {
+        Some(directory) => data_dir(directory)?,
+        None => installation.disks_dir(),
+    };
+    sweep(installation, request.data_dir.is_some().then_some(&parent))?;
+    let directory = parent.join(&request.name);
+    refuse_existing(installation, &request.name, &directory)?;
+
+    let disk = Uuid::new_v4();
+    let mut staging = Staging::begin(installation, &parent, &request.name, disk)?;
+    let mut source = match &request.source {
+        Some(spec) => {
+            let scratch = staging.directory();
+            Some(import::open(&spec.path, spec.format, scratch, cancel)?)
+        }
+        None => None,
+    };
+    let created = Created {
+        size: disk_size(request, source.as_ref())?,
+        source: source.as_ref().map(|s| (s.format, s.image.size())),
+    };
+    let set = request.disk_encryption_set.as_deref();
+    let (dek, layer) = new_layer(&installation.wrapping_key(set)?, request.sector_size)?;
+    let payload = HeaderPayload {
+        disk,
+        name: request.name.clone(),
+        size: created.size,
+        created: OffsetDateTime::now_utc(),
+        disk_encryption_set: request.disk_encryption_set.clone(),
+        attach: Uuid::new_v4(),
+        layers: vec![layer],
+    };
+    staging.reserve(row(&payload, &directory))?;
+    write_data(
+        &payload,
+        &dek,
+        staging.directory(),
+        source.as_mut(),
+        cancel,
+        started(&created),
+    )?;
+    let header = Header::new(payload);
+    HeaderFile::create(&staging.directory().join(HEADER), &header, &dek)?;
+    // Up to here a signal undoes everything; renaming the finished disk is one step.
+    cancel.check()?;
+    staging.finish(&directory)?;
+    Ok(created)
+}
+
+/// Makes the layer's files and fills them.
+fn write_data(
+    payload: &HeaderPayload,
+    dek: &Dek,
+    directory: &Path,
+    source: Option<&mut Source>,
+    cancel: &Cancel,
+    progress: impl FnMut(u64),
+) -> Result<(), DiskError> {
+    let [layer] = payload.layers.as_slice() else {
+        return Err(DiskError::Argument("a new disk has one layer".into()));
+    };
+    let paths = layer_paths(directory, layer);
+    let geometry = dataplane::geometry(payload, layer)?;
+    crate::volume::create_layer(&paths, &geometry)?;
+    match source {
+        Some(source) => {
+            let sink = dataplane::open_new(&paths, geometry, dek)?;
+            dataplane::import(sink, source.image.as_mut(), payload.size, cancel, progress)
+        }
+        None => Ok(()),
+    }
+}
+
+fn check_arguments(request: &CreateRequest) -> Result<(), DiskError> {
+    check_disk_name(&request.name).map_err(DiskError::Argument)?;
+    if !matches!(request.sector_size, 512 | 4096) {
+        return Err(DiskError::Argument(format!(
+            "the sector size {} is not possible; use 512 or 4096",
+            request.sector_size
+        )));
+    }
+    if request.size.is_none() && request.source.is_none() {
+        return Err(DiskError::Argument(
+            "give --size, or --source with an image".into(),
+        ));
+    }
+    Ok(())
+}
+
+/// The size asked for, else the image's, filled up to whole sectors.
+fn disk_size(request: &CreateRequest, source: Option<&Source>) -> Result<u64, DiskError> {
+    let unit = u64::from(request.sector_size);
+    let image = source.map_or(0, |source| source.image.size());
+    let size = request.size.unwrap_or_else(|| image.next_multiple_of(unit));
+    let refuse = |why: String| Err(DiskError::Argument(why));
+    if !size.is_multiple_of(unit) {
+        return refuse(format!(
+            "the size {size} is not a multiple of the sector size, {unit}; {} is the next one",
+            size.next_multiple_of(unit)
+        ));
+    }
+    if size == 0 || size > MAX_DISK_SIZE {
+        return refuse(format!(
+            "the size {size} is not possible; a disk has 1 sector to 64 TiB"
+        ));
+    }
+    if size < image {
+        return refuse(format!(
+            "the size {size} is less than the {image} bytes of the image; a disk is not cut off"
+        ));
+    }
+    Ok(size)
+}
+
+/// A fresh DEK, wrapped, and unwrapped again to see that it can be.
+fn new_layer(access: &KeyAccess, data_unit: u32) -> Result<(Dek, LayerRecord), DiskError> {
+    let dek = Dek::generate()?;
+    let id = Uuid::new_v4();
+    let layer = LayerRecord {
+        id,
+        data_unit,
+        envelope: wrap_dek(access.vault.as_ref(), &access.caller, &access.key, &dek)?,
+        check: DekCheck::new(id, &dek),
+    };
+    unwrap_dek(access.vault.as_ref(), &access.caller, &layer)?;
+    Ok((dek, layer))
+}
+
+fn row(payload: &HeaderPayload, directory: &Path) -> DiskRecord {
+    DiskRecord {
+        id: payload.disk,
+        name: payload.name.clone(),
+        directory: directory.into(),
+        size: payload.size,
+        disk_encryption_set: payload.disk_encryption_set.clone(),
+        key_url: payload
+            .top()
+            .map(|layer| layer.envelope.key_url())
+            .unwrap_or_default(),
+        created: payload.created,
+        state: DiskState::Creating,
+    }
+}
+
+fn refuse_existing(
+    installation: &Installation,
+    name: &str,
+    directory: &Path,
+) -> Result<(), DiskError> {
+    match installation.catalog().disk(name) {
+        Err(CatalogError::NotFound { .. }) => {}
+        Ok(_) => {
+            return Err(CatalogError::Exists {
+                kind: Kind::Disk,
+                name: name.into(),
+            }
+            .into());
+        }
+        Err(e) => return Err(e.into()),
+    }
+    if directory.symlink_metadata().is_ok() {
+        return Err(DiskError::PathTaken {
+            path: directory.into(),
+        });
+    }
+    Ok(())
+}
+
+/// The absolute path of `--data-dir`, made if it is missing. Others must not be able to exchange
+/// what is in it.
+fn data_dir(directory: &Path) -> Result<PathBuf, DiskError> {
+    private_dir(directory)?;
+    directory
+        .canonicalize()
+        .map_err(DiskError::file("find", directory))
+}

@@ -1,0 +1,102 @@
+//! Deleting a disk: its wrapped DEKs first.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use uuid::Uuid;
+
+use super::{DiskError, HEADER, claim_data, lookup, staging::lock_directory};
+use crate::catalog::{DiskRecord, DiskState};
+use crate::control::Installation;
+use crate::control::files::sync_dir;
+use crate::envelope::HeaderFile;
+
+/// Deletes a disk that is not in use. Its header is overwritten before any file is unlinked, so
+/// that the ciphertext is worthless at once, whatever becomes of its blocks.
+///
+/// It works without any key, and for a disk whose header is damaged or missing.
+///
+/// # Errors
+/// [`DiskError::InUse`]; others, after which the deletion can be repeated.
+pub fn delete(installation: &Installation, name: &str) -> Result<(), DiskError> {
+    let catalog = installation.catalog();
+    let row = lookup(installation, name)?;
+    let directory = &row.record.directory;
+    let busy = || DiskError::InUse {
+        name: name.into(),
+        path: directory.clone(),
+    };
+    let lock = match lock_directory(directory) {
+        Ok(lock) => lock.ok_or_else(busy)?,
+        // Somebody removed the files by hand; what is left is the catalog's row.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return Ok(catalog.delete_disk(name, row.rev)?);
+        }
+        Err(e) => return Err(DiskError::file("lock", directory)(e)),
+    };
+    let claims = disk_files(directory)?
+        .iter()
+        .filter(|file| file.ends_with(".data"))
+        .map(|file| claim_data(name, &directory.join(file)))
+        .collect::<Result<Vec<_>, _>>()?;
+    let record = DiskRecord {
+        state: DiskState::Deleting,
+        ..row.record.clone()
+    };
+    let rev = catalog.update_disk(row.rev, &record)?;
+    erase_and_remove(directory)?;
+    drop((claims, lock));
+    Ok(catalog.delete_disk(name, rev)?)
+}
+
+/// Erases the header, then removes files and directory.
+pub(super) fn erase_and_remove(directory: &Path) -> Result<(), DiskError> {
+    let header = directory.join(HEADER);
+    if header.exists() {
+        HeaderFile::open(&header)?.lock()?.erase()?;
+    }
+    remove_files(directory)
+}
+
+/// Removes a disk's files and its directory, which may be half made; nothing else that is in it.
+pub(super) fn remove_files(directory: &Path) -> Result<(), DiskError> {
+    for file in disk_files(directory)? {
+        let path = directory.join(file);
+        fs::remove_file(&path).map_err(DiskError::file("remove", &path))?;
+    }
+    match fs::remove_dir(directory) {
+        Ok(()) => {}
+        Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => {
+            return Err(DiskError::LeftBehind {
+                path: directory.into(),
+            });
+        }
+        Err(e) => return Err(DiskError::file("remove", directory)(e)),
+    }
+    match directory.parent() {
+        Some(parent) => sync_dir(parent).map_err(DiskError::file("sync", parent)),
+        None => Ok(()),
+    }
+}
+
+/// The names in `directory` that a disk's files have.
+fn disk_files(directory: &Path) -> Result<Vec<String>, DiskError> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory).map_err(DiskError::file("list", directory))? {
+        let entry = entry.map_err(DiskError::file("list", directory))?;
+        let Ok(name) = entry.file_name().into_string() else {
+            continue;
+        };
+        let of_layer = name
+            .strip_suffix(".data")
+            .or_else(|| name.strip_suffix(".map"))
+            .is_some_and(|id| Uuid::parse_str(id).is_ok());
+        if of_layer || name == HEADER || name == "nbd.sock" {
+            files.push(name);
+        }
+    }
+    // The header first: an interrupted removal leaves ciphertext, not keys.
+    files.sort_by_key(|name| name != HEADER);
+    Ok(files)
+}

@@ -1,0 +1,130 @@
+//! Why an operation on a disk was refused or failed.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use crate::catalog::CatalogError;
+use crate::control::ControlError;
+use crate::control::import::ImportError;
+use crate::envelope::EnvelopeError;
+use crate::keys::KeyError;
+use crate::pipeline::PipelineError;
+use crate::vault::VaultError;
+use crate::volume::VolumeError;
+
+/// Errors of the operations on disks. After every one of them the disk is as it was, or, when it
+/// was to be made, not there.
+#[derive(Debug, Error)]
+pub enum DiskError {
+    /// An argument is not acceptable.
+    #[error("{0}")]
+    Argument(String),
+    /// The disk's files are in use.
+    #[error(
+        "the disk {name} is in use ({}): detach it, or wait for the command that uses it",
+        path.display()
+    )]
+    InUse {
+        /// The disk.
+        name: String,
+        /// What is locked.
+        path: PathBuf,
+    },
+    /// An interrupted command left the disk half made or half deleted, or one is still at it.
+    #[error("the disk {name} is being {doing} by another command")]
+    Unfinished {
+        /// The disk.
+        name: String,
+        /// `created` or `deleted`.
+        doing: &'static str,
+    },
+    /// Something is in the place where the disk is to be.
+    #[error("{} exists already; move it away or choose another name or --data-dir", path.display())]
+    PathTaken {
+        /// The directory that the disk was to have.
+        path: PathBuf,
+    },
+    /// The header in a disk's directory is another disk's.
+    #[error(
+        "the header in {} is that of disk {found}, not of {name}; put the disk's own header back",
+        path.display()
+    )]
+    OtherDisk {
+        /// The disk that was looked for.
+        name: String,
+        /// Its directory.
+        path: PathBuf,
+        /// The id of the disk whose header is there.
+        found: uuid::Uuid,
+    },
+    /// Plaintext would go to a terminal.
+    #[error("not writing a disk's plaintext to a terminal; redirect it or give --output-file")]
+    Terminal,
+    /// The file for the plaintext is there already.
+    #[error("{} exists already; a disk's plaintext is not written over it", path.display())]
+    OutputExists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Something that is not part of a disk is in its directory.
+    #[error("{} holds files that are not a disk's and was left; look at them and remove it", path.display())]
+    LeftBehind {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A file operation failed.
+    #[error("cannot {call} {}: {source}", path.display())]
+    File {
+        /// What was attempted.
+        call: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The source image cannot be imported.
+    #[error(transparent)]
+    Import(#[from] ImportError),
+    /// The catalog, a vault or the state directory.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// The header or an envelope.
+    #[error(transparent)]
+    Envelope(#[from] EnvelopeError),
+    /// The layer's files.
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
+    /// Reading or writing the disk's data.
+    #[error(transparent)]
+    Pipeline(#[from] PipelineError),
+    /// Key memory.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+}
+
+impl From<CatalogError> for DiskError {
+    fn from(error: CatalogError) -> Self {
+        Self::Control(error.into())
+    }
+}
+
+impl From<VaultError> for DiskError {
+    fn from(error: VaultError) -> Self {
+        Self::Control(error.into())
+    }
+}
+
+impl DiskError {
+    /// For `map_err` of file operations.
+    pub(super) fn file(call: &'static str, path: &Path) -> impl Fn(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::File {
+            call,
+            path: path.clone(),
+            source,
+        }
+    }
+}

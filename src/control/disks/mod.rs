@@ -1,0 +1,242 @@
+//! Disks: making, listing, deleting, re-wrapping and decrypting them.
+//!
+//! A disk is a directory with a `header` and, for each layer, `LAYER.data` and `LAYER.map`; the
+//! catalog's row is an index of it. Where both say different things the header is right, because
+//! it is written first: [`reconcile`] brings the catalog up to date.
+//!
+//! # Locks
+//!
+//! * Whoever uses a disk's data, attached or offline, holds an exclusive `flock` of the top layer's
+//!   data file ([`Disk::claim`]).
+//! * Updates of the header serialise by `flock` on the header file; they need no claim, so a disk
+//!   is re-wrapped while attached.
+//! * Whoever makes or deletes a disk holds a `flock` of its directory.
+
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use crate::catalog::{DiskRecord, DiskState, Stored};
+use crate::control::Installation;
+use crate::envelope::{
+    EnvelopeError, Header, HeaderFile, HeaderPayload, LayerRecord, UnverifiedHeader, unwrap_dek,
+};
+use crate::keys::Dek;
+use crate::pipeline::PipelineError;
+use crate::store::LayerFile;
+use crate::volume::LayerPaths;
+
+mod create;
+mod dataplane;
+mod decrypt;
+mod delete;
+mod error;
+mod size;
+mod staging;
+mod update;
+mod view;
+
+pub use create::{CreateRequest, Created, DEFAULT_SECTOR_SIZE, SourceSpec, create};
+pub use dataplane::geometry;
+pub use decrypt::{Plaintext, decrypt};
+pub use delete::delete;
+pub use error::DiskError;
+pub use size::parse_size;
+pub use staging::sweep;
+pub use update::update;
+pub use view::{DiskView, EncryptionView, LayerView, list, show};
+
+/// The name of the header in a disk's directory.
+const HEADER: &str = "header";
+
+/// A disk of the catalog whose files are complete.
+pub struct Disk {
+    record: DiskRecord,
+}
+
+impl Disk {
+    /// The disk of that name.
+    ///
+    /// # Errors
+    /// When there is none, or it is being made or deleted.
+    pub fn find(installation: &Installation, name: &str) -> Result<Self, DiskError> {
+        let record = lookup(installation, name)?.record;
+        if record.state == DiskState::Deleting {
+            return Err(DiskError::Unfinished {
+                name: name.into(),
+                doing: "deleted",
+            });
+        }
+        Ok(Self { record })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.record.name
+    }
+
+    /// The directory of its files.
+    pub fn directory(&self) -> &Path {
+        &self.record.directory
+    }
+
+    /// Its header file.
+    ///
+    /// # Errors
+    /// [`DiskError::Envelope`].
+    pub fn header_file(&self) -> Result<HeaderFile, DiskError> {
+        Ok(HeaderFile::open(&self.directory().join(HEADER))?)
+    }
+
+    /// The files of one of its layers.
+    pub fn layer_paths(&self, layer: &LayerRecord) -> LayerPaths {
+        layer_paths(self.directory(), layer)
+    }
+
+    /// Claims the disk's data for the caller alone, for as long as the returned file, or a
+    /// duplicate of it, is open. It is the top layer's data.
+    ///
+    /// # Errors
+    /// [`DiskError::InUse`] when somebody has it.
+    pub fn claim(&self, header: &HeaderPayload) -> Result<LayerFile, DiskError> {
+        let top = header.top().ok_or_else(|| self.no_layer())?;
+        claim_data(self.name(), &self.layer_paths(top).data)
+    }
+
+    /// Unwraps the top layer's DEK in the name of the identity that the header names, and
+    /// authenticates the header with it.
+    ///
+    /// # Errors
+    /// The vault's refusal, or what is wrong with the header.
+    pub fn unlock(
+        &self,
+        installation: &Installation,
+        header: UnverifiedHeader,
+    ) -> Result<(Header, Dek), DiskError> {
+        let claims = header.claims();
+        self.check_identity(claims)?;
+        let top = claims.top().ok_or_else(|| self.no_layer())?;
+        let set = claims.disk_encryption_set.as_deref();
+        let envelope = &top.envelope;
+        let access = installation.unwrapping_key(set, &envelope.vault_url, envelope.key_id())?;
+        let dek = unwrap_dek(access.vault.as_ref(), &access.caller, top)?;
+        Ok((header.authenticate(&dek)?, dek))
+    }
+
+    fn check_identity(&self, claims: &HeaderPayload) -> Result<(), DiskError> {
+        if claims.disk == self.record.id {
+            return Ok(());
+        }
+        Err(DiskError::OtherDisk {
+            name: self.record.name.clone(),
+            path: self.record.directory.clone(),
+            found: claims.disk,
+        })
+    }
+
+    /// A header that was read has a layer; this keeps the claim out of the callers.
+    fn no_layer(&self) -> DiskError {
+        EnvelopeError::Malformed {
+            path: self.directory().join(HEADER),
+            reason: "it has no layer".into(),
+        }
+        .into()
+    }
+}
+
+/// Brings the catalog's rows up to date with the headers: after a crash between a header's update
+/// and the catalog's, and for a disk whose directory was restored from a backup. A disk whose
+/// header cannot be read keeps its row.
+///
+/// # Errors
+/// [`DiskError`] when the catalog fails.
+pub fn reconcile(installation: &Installation) -> Result<(), DiskError> {
+    for row in installation.catalog().disks()? {
+        if row.record.state == DiskState::Ready {
+            reconcile_one(installation, row)?;
+        }
+    }
+    Ok(())
+}
+
+fn reconcile_one(
+    installation: &Installation,
+    row: Stored<DiskRecord>,
+) -> Result<DiskRecord, DiskError> {
+    let claims = match header_claims(&row.record.directory) {
+        Ok(claims) if claims.disk == row.record.id => claims,
+        Ok(_) | Err(_) => return Ok(row.record),
+    };
+    let record = described(&row.record, &claims);
+    if record != row.record
+        && let Err(e) = installation.catalog().update_disk(row.rev, &record)
+    {
+        log::warn!("the catalog's row of {} stays behind: {e}", record.name);
+    }
+    Ok(record)
+}
+
+/// A row with what the header says.
+fn described(record: &DiskRecord, header: &HeaderPayload) -> DiskRecord {
+    DiskRecord {
+        size: header.size,
+        disk_encryption_set: header.disk_encryption_set.clone(),
+        key_url: header
+            .top()
+            .map_or_else(|| record.key_url.clone(), |layer| layer.envelope.key_url()),
+        ..record.clone()
+    }
+}
+
+/// The catalog's row of a disk that is not in the making.
+fn lookup(installation: &Installation, name: &str) -> Result<Stored<DiskRecord>, DiskError> {
+    let catalog = installation.catalog();
+    let row = catalog.disk(name)?;
+    if row.record.state != DiskState::Creating {
+        return Ok(row);
+    }
+    sweep(installation, None)?;
+    let row = catalog.disk(name)?;
+    if row.record.state == DiskState::Creating {
+        return Err(DiskError::Unfinished {
+            name: name.into(),
+            doing: "created",
+        });
+    }
+    Ok(row)
+}
+
+/// What the header in a disk's directory claims, unauthenticated.
+fn header_claims(directory: &Path) -> Result<HeaderPayload, EnvelopeError> {
+    let header = HeaderFile::open(&directory.join(HEADER))?.read()?;
+    Ok(header.claims().clone())
+}
+
+fn layer_paths(directory: &Path, layer: &LayerRecord) -> LayerPaths {
+    let file = |extension: &str| -> PathBuf { directory.join(format!("{}.{extension}", layer.id)) };
+    LayerPaths {
+        data: file("data"),
+        map: file("map"),
+    }
+}
+
+/// Opens and exclusively locks a layer's data file. `disk show` holds a shared lock for a moment to
+/// see whether there is a lock, so a refusal counts only when it lasts.
+fn claim_data(name: &str, path: &Path) -> Result<LayerFile, DiskError> {
+    const TRIES: u32 = 20;
+    let data = LayerFile::open(path).map_err(PipelineError::from)?;
+    for _ in 0..TRIES {
+        match flock(data.file(), FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(data),
+            Err(Errno::WOULDBLOCK) => thread::sleep(Duration::from_millis(10)),
+            Err(e) => return Err(DiskError::file("lock", path)(e.into())),
+        }
+    }
+    Err(DiskError::InUse {
+        name: name.into(),
+        path: path.into(),
+    })
+}
