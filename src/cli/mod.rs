@@ -13,8 +13,11 @@ use crate::control::{Installation, default_state_dir};
 
 mod attach;
 mod completions;
+mod des;
 mod disk;
 mod error;
+mod key;
+mod keyvault;
 mod output;
 
 pub use error::CliError;
@@ -60,6 +63,10 @@ struct GlobalArgs {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Manage key vaults, their keys and who may use them
+    Keyvault(keyvault::KeyvaultArgs),
+    /// Manage disk encryption sets: which key encrypts disks, in whose name
+    DiskEncryptionSet(des::DesArgs),
     /// Manage encrypted disks
     Disk(disk::DiskArgs),
     /// Serve a disk to a virtual machine over vhost-user
@@ -114,6 +121,8 @@ pub fn main() -> ExitCode {
         state_dir: cli.global.state_dir,
     };
     let result = match cli.command {
+        Command::Keyvault(args) => keyvault::run(&context, args),
+        Command::DiskEncryptionSet(args) => des::run(&context, args),
         Command::Disk(args) => disk::run(&context, args),
         Command::Attach(args) => attach::run(&context, args),
         Command::DataPlane(args) => attach::run_data_plane(&context, args),

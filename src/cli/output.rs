@@ -6,6 +6,8 @@ use clap::ValueEnum;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 use serde_json::Value;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::CliError;
 
@@ -113,7 +115,9 @@ impl Output {
         if !io::stdin().is_terminal() {
             return Err(CliError::new(
                 "ConfirmationRequired",
-                format!("{question} There is no terminal to confirm on: give --yes"),
+                format!(
+                    "there is no terminal to ask on: '{question}'; give --yes if that is wanted"
+                ),
             ));
         }
         let mut answer = String::new();
@@ -161,6 +165,12 @@ fn plain_table() -> Table {
         .load_preset(presets::NOTHING)
         .set_content_arrangement(ContentArrangement::Disabled);
     table
+}
+
+/// A moment as a table shows it: RFC 3339 in whole seconds, or `-`.
+pub(super) fn time_cell(time: Option<OffsetDateTime>) -> String {
+    let text = time.map(|time| time.truncate_to_second().format(&Rfc3339));
+    text.and_then(Result::ok).unwrap_or_else(|| "-".into())
 }
 
 /// `{"a": {"b": 1}}` as the line `a.b 1`.

@@ -1,6 +1,7 @@
 //! What the commands do: the catalog, the vaults and the disks of one installation tied together.
 
 mod context;
+mod des;
 pub mod disks;
 mod error;
 pub mod files;
@@ -10,6 +11,7 @@ mod runtime;
 mod vaults;
 
 pub use context::{Installation, default_state_dir};
+pub use des::{DeletedDes, DesChange, NewDes};
 pub use error::ControlError;
 pub use identity::KeyAccess;
 pub use runtime::{runtime_dir, runtime_map};

@@ -6,6 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::store::KeyRow;
 use super::{KeyId, KeyUrl, VaultError, VaultErrorCode};
@@ -103,7 +104,11 @@ impl AttributeChange {
         {
             return Err(VaultError::new(
                 VaultErrorCode::BadParameter,
-                format!("the key would expire ({until}) before it becomes valid ({from})"),
+                format!(
+                    "the key would expire at {}, before it becomes valid at {}",
+                    shown(until),
+                    shown(from)
+                ),
             ));
         }
         Ok(())
@@ -115,8 +120,17 @@ impl fmt::Display for AttributeChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut parts = Vec::new();
         parts.extend(self.enabled.map(|enabled| format!("enabled={enabled}")));
-        parts.extend(self.not_before.map(|time| format!("notBefore={time}")));
-        parts.extend(self.expires.map(|time| format!("expires={time}")));
+        parts.extend(
+            self.not_before
+                .map(|time| format!("notBefore={}", shown(time))),
+        );
+        parts.extend(self.expires.map(|time| format!("expires={}", shown(time))));
         f.write_str(&parts.join(" "))
     }
+}
+
+/// A moment in a message: RFC 3339.
+pub(super) fn shown(time: OffsetDateTime) -> String {
+    // Only a year beyond 9999 has no such form.
+    time.format(&Rfc3339).unwrap_or_else(|_| time.to_string())
 }

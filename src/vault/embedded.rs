@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::bundle::{AttributeChange, KeyBundle};
+use super::bundle::{AttributeChange, KeyBundle, shown};
 use super::master::{MasterKey, Slot};
 use super::rsa_key::{self, KeySize, RsaKey};
 use super::store::{self, AuditRecord, KeyRow, VaultRow};
@@ -476,11 +476,16 @@ impl EmbeddedVault {
             let what = format!("is disabled; enable it with {command} --enabled true`");
             (VaultErrorCode::KeyDisabled, what)
         } else if let Some(from) = row.not_before.filter(|from| now < *from) {
-            let what =
-                format!("is not valid before {from}; change it with {command} --not-before TIME`");
+            let what = format!(
+                "is not valid before {}; change it with {command} --not-before TIME`",
+                shown(from)
+            );
             (VaultErrorCode::KeyNotYetValid, what)
         } else if let Some(until) = row.expires.filter(|until| now >= *until) {
-            let what = format!("expired at {until}; change it with {command} --expires TIME`");
+            let what = format!(
+                "expired at {}; change it with {command} --expires TIME`",
+                shown(until)
+            );
             (VaultErrorCode::KeyExpired, what)
         } else {
             return Ok(row);

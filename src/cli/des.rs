@@ -1,0 +1,239 @@
+//! `sealdisk disk-encryption-set`.
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{CliError, Context, Tabular};
+use crate::catalog::DiskEncryptionSetRecord;
+use crate::control::{DesChange, Installation, NewDes};
+use crate::vault::KeyUrl;
+
+/// Arguments of `disk-encryption-set`.
+#[derive(Args)]
+pub struct DesArgs {
+    #[command(subcommand)]
+    command: DesCommand,
+}
+
+#[derive(Subcommand)]
+enum DesCommand {
+    /// Make a disk encryption set and its identity
+    #[command(after_help = "Example:
+  sealdisk disk-encryption-set create myset --key-url https://myvault.vault.localhost/keys/mykey
+  sealdisk keyvault set-policy myvault --key-permissions get wrapKey unwrapKey --object-id \\
+    $(sealdisk disk-encryption-set show myset -o json | jq -r .identity.principalId)")]
+    Create(CreateArgs),
+    /// List the disk encryption sets
+    #[command(after_help = "Example:\n  sealdisk disk-encryption-set list")]
+    List,
+    /// Show a disk encryption set
+    #[command(after_help = "Example:\n  sealdisk disk-encryption-set show myset -o json")]
+    Show(NameArgs),
+    /// Change the key of a disk encryption set, or whether it follows the key's latest version
+    #[command(after_help = "Example:
+  sealdisk disk-encryption-set update myset --key-url https://myvault.vault.localhost/keys/newkey")]
+    Update(UpdateArgs),
+    /// Delete a disk encryption set that no disk uses
+    #[command(after_help = "Example:\n  sealdisk disk-encryption-set delete myset --yes")]
+    Delete(DeleteArgs),
+}
+
+#[derive(Args)]
+struct NameArgs {
+    /// The disk encryption set
+    name: String,
+}
+
+#[derive(Args)]
+struct CreateArgs {
+    /// The disk encryption set
+    name: String,
+    /// URL of its key, with or without a version (the latest then)
+    #[arg(long, value_name = "URL")]
+    key_url: String,
+    /// Name or URL of the key's vault, checked against the key's URL
+    #[arg(long, value_name = "VAULT")]
+    source_vault: Option<String>,
+    /// Use the latest version of the key
+    #[arg(long, num_args = 0..=1, default_value_t = false, default_missing_value = "true",
+          value_name = "true|false")]
+    enable_auto_key_rotation: bool,
+}
+
+#[derive(Args)]
+struct UpdateArgs {
+    /// The disk encryption set
+    name: String,
+    /// URL of its new key, with or without a version (the latest then)
+    #[arg(long, value_name = "URL")]
+    key_url: Option<String>,
+    /// Name or URL of the new key's vault, checked against the key's URL
+    #[arg(long, value_name = "VAULT", requires = "key_url")]
+    source_vault: Option<String>,
+    /// Use the latest version of the key
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "true|false")]
+    enable_auto_key_rotation: Option<bool>,
+}
+
+#[derive(Args)]
+struct DeleteArgs {
+    /// The disk encryption set
+    name: String,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct DesView {
+    name: String,
+    identity: IdentityView,
+    encryption_type: &'static str,
+    active_key: ActiveKeyView,
+    previous_keys: Vec<ActiveKeyView>,
+    rotation_to_latest_key_version_enabled: bool,
+    #[serde(with = "time::serde::rfc3339::option")]
+    last_key_rotation_timestamp: Option<OffsetDateTime>,
+    #[serde(with = "time::serde::rfc3339")]
+    created: OffsetDateTime,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct IdentityView {
+    r#type: &'static str,
+    principal_id: Uuid,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ActiveKeyView {
+    key_url: String,
+    source_vault: SourceVaultView,
+}
+
+#[derive(Serialize)]
+struct SourceVaultView {
+    id: String,
+}
+
+impl From<String> for ActiveKeyView {
+    fn from(key_url: String) -> Self {
+        let vault_url = key_url.parse::<KeyUrl>().map(|url| url.vault_url);
+        Self {
+            source_vault: SourceVaultView {
+                id: vault_url.unwrap_or_default(),
+            },
+            key_url,
+        }
+    }
+}
+
+impl From<DiskEncryptionSetRecord> for DesView {
+    fn from(record: DiskEncryptionSetRecord) -> Self {
+        Self {
+            name: record.name,
+            identity: IdentityView {
+                r#type: "SystemAssigned",
+                principal_id: record.principal_id,
+            },
+            encryption_type: "EncryptionAtRestWithCustomerKey",
+            active_key: record.key_url.into(),
+            previous_keys: record.previous_keys.into_iter().map(Into::into).collect(),
+            rotation_to_latest_key_version_enabled: record.auto_rotation,
+            last_key_rotation_timestamp: record.last_rotation,
+            created: record.created,
+        }
+    }
+}
+
+impl Tabular for DesView {
+    const COLUMNS: &'static [&'static str] = &["name", "keyUrl", "principalId", "autoRotation"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.name.clone(),
+            self.active_key.key_url.clone(),
+            self.identity.principal_id.to_string(),
+            self.rotation_to_latest_key_version_enabled.to_string(),
+        ]
+    }
+}
+
+pub(super) fn run(context: &Context, args: DesArgs) -> Result<(), CliError> {
+    let installation = context.installation()?;
+    let output = &context.output;
+    match args.command {
+        DesCommand::Create(args) => {
+            let record = installation.create_des(&NewDes {
+                name: &args.name,
+                key_url: &args.key_url,
+                source_vault: args.source_vault.as_deref(),
+                auto_rotation: args.enable_auto_key_rotation,
+            })?;
+            output.show(&DesView::from(record))
+        }
+        DesCommand::List => {
+            let sets = installation.catalog().all_des()?.into_iter();
+            let views: Vec<DesView> = sets.map(|set| set.record.into()).collect();
+            output.list(&views)
+        }
+        DesCommand::Show(args) => {
+            let record = installation.catalog().des(&args.name)?.record;
+            output.show(&DesView::from(record))
+        }
+        DesCommand::Update(args) => update(context, &installation, &args),
+        DesCommand::Delete(args) => delete(context, &installation, &args),
+    }
+}
+
+fn update(
+    context: &Context,
+    installation: &Installation,
+    args: &UpdateArgs,
+) -> Result<(), CliError> {
+    if args.key_url.is_none() && args.enable_auto_key_rotation.is_none() {
+        return Err(CliError::usage(
+            "nothing to change: give --key-url or --enable-auto-key-rotation",
+        ));
+    }
+    let change = DesChange {
+        key_url: args.key_url.as_deref(),
+        source_vault: args.source_vault.as_deref(),
+        auto_rotation: args.enable_auto_key_rotation,
+    };
+    let record = installation.update_des(&args.name, &change)?;
+    for disk in installation.disks_with_other_key(&record)? {
+        context.output.note(&format!(
+            "note: the disk '{disk}' is still wrapped by {}; keep that key enabled until \
+             `sealdisk disk update {disk} --disk-encryption-set {}` has re-wrapped it",
+            disk.key_url,
+            record.name,
+            disk = disk.name,
+        ));
+    }
+    context.output.show(&DesView::from(record))
+}
+
+fn delete(
+    context: &Context,
+    installation: &Installation,
+    args: &DeleteArgs,
+) -> Result<(), CliError> {
+    let name = &args.name;
+    installation.catalog().des(name)?;
+    let question = format!("Delete the disk encryption set '{name}' and its identity?");
+    context.output.confirm(&question, args.yes)?;
+    let deleted = installation.delete_des(name)?;
+    for vault in deleted.vaults_with_policy {
+        context.output.note(&format!(
+            "note: the key vault '{vault}' still has an access policy for its identity; remove it \
+             with `sealdisk keyvault delete-policy {vault} --object-id {}`",
+            deleted.principal_id
+        ));
+    }
+    Ok(())
+}

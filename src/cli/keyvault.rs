@@ -1,0 +1,236 @@
+//! `sealdisk keyvault`.
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::output::time_cell;
+use super::{CliError, Context, Tabular, key};
+use crate::control::Installation;
+use crate::vault::{AuditRecord, EmbeddedVault, KeyVault, Permissions};
+
+/// Arguments of `keyvault`.
+#[derive(Args)]
+pub struct KeyvaultArgs {
+    #[command(subcommand)]
+    command: KeyvaultCommand,
+}
+
+#[derive(Subcommand)]
+enum KeyvaultCommand {
+    /// Make a key vault; the operator may do everything in it
+    #[command(after_help = "Example:\n  sealdisk keyvault create myvault")]
+    Create(NameArgs),
+    /// List the key vaults
+    #[command(after_help = "Example:\n  sealdisk keyvault list -o json")]
+    List,
+    /// Show a key vault and its access policies
+    #[command(after_help = "Example:\n  sealdisk keyvault show myvault")]
+    Show(NameArgs),
+    /// Say what an identity may do with the keys of a vault, in place of what it might before
+    #[command(after_help = "Example:
+  sealdisk keyvault set-policy myvault --object-id 6f0d2c1e-6f9b-4d6f-9a57-2f2a6b1d0c55 \\
+    --key-permissions get wrapKey unwrapKey")]
+    SetPolicy(SetPolicyArgs),
+    /// Take everything in a vault from an identity
+    #[command(after_help = "Example:
+  sealdisk keyvault delete-policy myvault --object-id 6f0d2c1e-6f9b-4d6f-9a57-2f2a6b1d0c55")]
+    DeletePolicy(DeletePolicyArgs),
+    /// Print a vault's log of every operation, allowed or refused
+    #[command(after_help = "Example:\n  sealdisk keyvault audit-log myvault")]
+    AuditLog(NameArgs),
+    /// Manage the keys of a vault
+    Key(key::KeyArgs),
+}
+
+#[derive(Args)]
+struct NameArgs {
+    /// The key vault
+    name: String,
+}
+
+#[derive(Args)]
+struct SetPolicyArgs {
+    /// The key vault
+    name: String,
+    /// The identity, as `disk-encryption-set show` prints it in identity.principalId
+    #[arg(long)]
+    object_id: Uuid,
+    /// What it may do: all, or some of get list create import update wrapKey unwrapKey …
+    #[arg(long, required = true, num_args = 1.., value_name = "PERMISSION")]
+    key_permissions: Vec<String>,
+}
+
+#[derive(Args)]
+struct DeletePolicyArgs {
+    /// The key vault
+    name: String,
+    /// The identity
+    #[arg(long)]
+    object_id: Uuid,
+}
+
+#[derive(Serialize)]
+struct VaultView {
+    name: String,
+    #[serde(with = "time::serde::rfc3339")]
+    created: OffsetDateTime,
+    properties: VaultProperties,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct VaultProperties {
+    vault_uri: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    access_policies: Option<Vec<PolicyView>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct PolicyView {
+    object_id: Uuid,
+    permissions: PermissionsView,
+}
+
+#[derive(Serialize)]
+struct PermissionsView {
+    keys: Vec<&'static str>,
+}
+
+impl Tabular for VaultView {
+    const COLUMNS: &'static [&'static str] = &["name", "vaultUri"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![self.name.clone(), self.properties.vault_uri.clone()]
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct AuditView {
+    #[serde(with = "time::serde::rfc3339")]
+    time: OffsetDateTime,
+    caller: Uuid,
+    operation: String,
+    key: Option<String>,
+    version: Option<String>,
+    detail: Option<String>,
+    outcome: &'static str,
+    code: Option<String>,
+}
+
+impl Tabular for AuditView {
+    const COLUMNS: &'static [&'static str] = &[
+        "time",
+        "caller",
+        "operation",
+        "key",
+        "version",
+        "outcome",
+        "code",
+        "detail",
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        let optional = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
+        vec![
+            time_cell(Some(self.time)),
+            self.caller.to_string(),
+            self.operation.clone(),
+            optional(&self.key),
+            optional(&self.version),
+            self.outcome.into(),
+            optional(&self.code),
+            optional(&self.detail),
+        ]
+    }
+}
+
+impl From<AuditRecord> for AuditView {
+    fn from(record: AuditRecord) -> Self {
+        Self {
+            time: record.time,
+            caller: record.caller,
+            operation: record.operation,
+            key: record.key,
+            version: record.version,
+            detail: record.detail,
+            outcome: match record.refusal {
+                None => "allowed",
+                Some(_) => "refused",
+            },
+            code: record.refusal,
+        }
+    }
+}
+
+pub(super) fn run(context: &Context, args: KeyvaultArgs) -> Result<(), CliError> {
+    let installation = context.installation()?;
+    match args.command {
+        KeyvaultCommand::Create(args) => {
+            let vault = installation.create_vault(&args.name)?;
+            context.output.show(&view(&vault)?)
+        }
+        KeyvaultCommand::List => list(context, &installation),
+        KeyvaultCommand::Show(args) => {
+            let vault = installation.vault(&args.name)?;
+            context.output.show(&view(&vault)?)
+        }
+        KeyvaultCommand::SetPolicy(args) => {
+            let permissions: Permissions = args.key_permissions.join(" ").parse()?;
+            let vault = installation.vault(&args.name)?;
+            vault.set_policy(&installation.operator(), args.object_id, &permissions)?;
+            context.output.show(&view(&vault)?)
+        }
+        KeyvaultCommand::DeletePolicy(args) => {
+            let vault = installation.vault(&args.name)?;
+            vault.delete_policy(&installation.operator(), args.object_id)?;
+            context.output.show(&view(&vault)?)
+        }
+        KeyvaultCommand::AuditLog(args) => {
+            let log = installation.vault(&args.name)?.audit_log()?;
+            let views: Vec<AuditView> = log.into_iter().map(AuditView::from).collect();
+            context.output.list(&views)
+        }
+        KeyvaultCommand::Key(args) => key::run(context, &installation, args),
+    }
+}
+
+fn list(context: &Context, installation: &Installation) -> Result<(), CliError> {
+    let views: Vec<VaultView> = installation
+        .catalog()
+        .vaults()?
+        .into_iter()
+        .map(|vault| VaultView {
+            name: vault.record.name,
+            created: vault.record.created,
+            properties: VaultProperties {
+                vault_uri: vault.record.url,
+                access_policies: None,
+            },
+        })
+        .collect();
+    context.output.list(&views)
+}
+
+fn view(vault: &EmbeddedVault) -> Result<VaultView, CliError> {
+    let policies = vault.policies()?.into_iter();
+    let access_policies = policies
+        .map(|(object_id, permissions)| PolicyView {
+            object_id,
+            permissions: PermissionsView {
+                keys: permissions.names(),
+            },
+        })
+        .collect();
+    Ok(VaultView {
+        name: vault.name().into(),
+        created: vault.created(),
+        properties: VaultProperties {
+            vault_uri: vault.url().into(),
+            access_policies: Some(access_policies),
+        },
+    })
+}

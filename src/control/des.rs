@@ -1,0 +1,330 @@
+//! Disk encryption sets.
+
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{ControlError, Installation};
+use crate::catalog::{DiskEncryptionSetRecord, DiskRecord, Stored};
+use crate::vault::{KeyUrl, VaultError, VaultErrorCode};
+
+/// A disk encryption set to be made.
+pub struct NewDes<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// URL of its key, with or without a version.
+    pub key_url: &'a str,
+    /// Name or URL of the key's vault, to be checked against the key's URL.
+    pub source_vault: Option<&'a str>,
+    /// Whether the latest version of the key is to be followed.
+    pub auto_rotation: bool,
+}
+
+/// What is to change of a disk encryption set; `None` stays.
+#[derive(Default)]
+pub struct DesChange<'a> {
+    /// URL of the new key.
+    pub key_url: Option<&'a str>,
+    /// Name or URL of the new key's vault, to be checked against the key's URL.
+    pub source_vault: Option<&'a str>,
+    /// Whether the latest version of the key is to be followed.
+    pub auto_rotation: Option<bool>,
+}
+
+/// What a deleted disk encryption set leaves behind.
+pub struct DeletedDes {
+    /// The identity, which is gone with it.
+    pub principal_id: Uuid,
+    /// The vaults that still have an access policy for that identity.
+    pub vaults_with_policy: Vec<String>,
+}
+
+impl Installation {
+    /// Makes a disk encryption set and its identity, which may use no key until it is granted.
+    ///
+    /// # Errors
+    /// When the name is bad or taken, or its key does not exist or is disabled.
+    pub fn create_des(&self, new: &NewDes<'_>) -> Result<DiskEncryptionSetRecord, ControlError> {
+        check_des_name(new.name)?;
+        let record = DiskEncryptionSetRecord {
+            name: new.name.into(),
+            principal_id: Uuid::new_v4(),
+            key_url: self.checked_key_url(new.key_url, new.source_vault)?,
+            previous_keys: Vec::new(),
+            auto_rotation: new.auto_rotation,
+            last_rotation: None,
+            created: OffsetDateTime::now_utc(),
+        };
+        self.catalog().insert_des(&record)?;
+        Ok(record)
+    }
+
+    /// Changes a disk encryption set. Its disks stay readable: each names the key version that
+    /// wraps it, whatever the set's active key is.
+    ///
+    /// # Errors
+    /// As [`Installation::create_des`]; [`Changed`](crate::catalog::CatalogError::Changed).
+    pub fn update_des(
+        &self,
+        name: &str,
+        change: &DesChange<'_>,
+    ) -> Result<DiskEncryptionSetRecord, ControlError> {
+        let Stored { rev, mut record } = self.catalog().des(name)?;
+        if let Some(url) = change.key_url {
+            let url = self.checked_key_url(url, change.source_vault)?;
+            if url != record.key_url {
+                let old = std::mem::replace(&mut record.key_url, url);
+                record
+                    .previous_keys
+                    .retain(|known| *known != old && *known != record.key_url);
+                record.previous_keys.insert(0, old);
+                record.last_rotation = Some(OffsetDateTime::now_utc());
+            }
+        }
+        record.auto_rotation = change.auto_rotation.unwrap_or(record.auto_rotation);
+        self.catalog().update_des(rev, &record)?;
+        Ok(record)
+    }
+
+    /// The disks of a set that another key than the set's active one wraps. A key URL without a
+    /// version, or with automatic rotation, is compared without it.
+    ///
+    /// # Errors
+    /// [`ControlError::Catalog`].
+    pub fn disks_with_other_key(
+        &self,
+        set: &DiskEncryptionSetRecord,
+    ) -> Result<Vec<DiskRecord>, ControlError> {
+        let active: KeyUrl = set.key_url.parse()?;
+        let mut others = Vec::new();
+        for disk in self.catalog().disks_of(Some(&set.name))? {
+            let mut wrapping: KeyUrl = disk.record.key_url.parse()?;
+            if active.key.version.is_none() {
+                wrapping.key.version = None;
+            }
+            if wrapping != active {
+                others.push(disk.record);
+            }
+        }
+        Ok(others)
+    }
+
+    /// Deletes a set that no disk uses, and with it its identity.
+    ///
+    /// # Errors
+    /// [`InUse`](crate::catalog::CatalogError::InUse), [`CatalogError::NotFound`].
+    pub fn delete_des(&self, name: &str) -> Result<DeletedDes, ControlError> {
+        let Stored { rev, record } = self.catalog().des(name)?;
+        self.catalog().delete_des(name, rev)?;
+        let mut vaults_with_policy = Vec::new();
+        for vault in self.catalog().vaults()? {
+            let name = vault.record.name;
+            // A vault that cannot be opened now says so when it is used; the set is gone already.
+            let Ok(policies) = self.vault(&name).and_then(|v| Ok(v.policies()?)) else {
+                log::warn!("the key vault '{name}' could not be searched for access policies");
+                continue;
+            };
+            if policies.iter().any(|(id, _)| *id == record.principal_id) {
+                vaults_with_policy.push(name);
+            }
+        }
+        Ok(DeletedDes {
+            principal_id: record.principal_id,
+            vaults_with_policy,
+        })
+    }
+
+    /// Refuses a key that is not there or disabled, so that a slip of the pen shows at once and not
+    /// with the first disk.
+    fn checked_key_url(
+        &self,
+        url: &str,
+        source_vault: Option<&str>,
+    ) -> Result<String, ControlError> {
+        let url: KeyUrl = url.parse()?;
+        let vault = self.vault_at(&url.vault_url)?;
+        if let Some(source) = source_vault {
+            let given = source.trim_end_matches('/').to_ascii_lowercase();
+            if given != vault.name() && given != url.vault_url {
+                return Err(bad(format!(
+                    "the key {url} is not in the key vault '{source}'; leave --source-vault out or \
+                     give '{}'",
+                    vault.name()
+                )));
+            }
+        }
+        let bundle = vault.key(&self.operator(), &url.key)?;
+        if !bundle.attributes.enabled {
+            return Err(VaultError::new(
+                VaultErrorCode::KeyDisabled,
+                format!(
+                    "the key {} is disabled; enable it with `sealdisk keyvault key set-attributes \
+                     {} --vault-name {} --enabled true`",
+                    bundle.key.kid,
+                    url.key.name,
+                    vault.name()
+                ),
+            )
+            .into());
+        }
+        Ok(url.to_string())
+    }
+}
+
+/// Azure's rule for names of disk encryption sets: 1 to 80 letters, digits, `_`, `.` and `-`.
+fn check_des_name(name: &str) -> Result<(), ControlError> {
+    let allowed = (1..=80).contains(&name.len())
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
+    if allowed {
+        return Ok(());
+    }
+    Err(bad(format!(
+        "'{name}' is no name for a disk encryption set: use 1 to 80 letters, digits, '_', '.' and \
+         '-', beginning with a letter or digit"
+    )))
+}
+
+fn bad(message: String) -> ControlError {
+    VaultError::new(VaultErrorCode::BadParameter, message).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::DiskState;
+    use crate::vault::{AttributeChange, KeySize, Permissions};
+
+    struct Fixture {
+        _dir: tempfile::TempDir,
+        installation: Installation,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let installation = Installation::open(dir.path()).unwrap();
+            let vault = installation.create_vault("myvault").unwrap();
+            for key in ["k", "l"] {
+                let none = AttributeChange::default();
+                vault
+                    .create_key(&installation.operator(), key, KeySize::Rsa2048, &none)
+                    .unwrap();
+            }
+            Self {
+                _dir: dir,
+                installation,
+            }
+        }
+
+        fn create(&self, key_url: &str, source_vault: Option<&str>) -> Result<(), ControlError> {
+            let new = NewDes {
+                name: "set",
+                key_url,
+                source_vault,
+                auto_rotation: false,
+            };
+            self.installation.create_des(&new).map(drop)
+        }
+    }
+
+    fn url(key: &str) -> String {
+        format!("https://myvault.vault.localhost/keys/{key}")
+    }
+
+    #[test]
+    fn its_identity_wraps_only_once_it_may() {
+        let fixture = Fixture::new();
+        fixture.create(&url("k"), Some("MyVault")).unwrap();
+        let installation = &fixture.installation;
+        let error = installation.wrapping_key(Some("set")).err().unwrap();
+        let id = installation.identity(Some("set")).unwrap().object_id;
+        let command =
+            format!("set-policy myvault --object-id {id} --key-permissions get wrapKey unwrapKey");
+        assert!(error.to_string().contains(&command), "{error}");
+        let vault = installation.vault("myvault").unwrap();
+        vault
+            .set_policy(&installation.operator(), id, &Permissions::for_disks())
+            .unwrap();
+        let access = installation.wrapping_key(Some("set")).unwrap();
+        assert_eq!(access.key.name, "k");
+        assert_eq!(access.key.version.map(|v| v.len()), Some(32));
+
+        let deleted = installation.delete_des("set").unwrap();
+        assert_eq!(deleted.principal_id, id);
+        assert_eq!(deleted.vaults_with_policy, ["myvault"]);
+        assert!(installation.wrapping_key(Some("set")).is_err());
+    }
+
+    #[test]
+    fn a_key_that_is_not_there_or_elsewhere_is_refused() {
+        let fixture = Fixture::new();
+        for (key_url, source, why) in [
+            (url("none"), None, "no key 'none'"),
+            (
+                format!("{}/{}", url("k"), "0".repeat(32)),
+                None,
+                "no version",
+            ),
+            (
+                "https://other.vault.localhost/keys/k".into(),
+                None,
+                "no key vault named 'other'",
+            ),
+            (
+                "https://v.example.net/keys/k".into(),
+                None,
+                "not an embedded one",
+            ),
+            ("k".into(), None, "no key URL"),
+            (url("k"), Some("other"), "not in the key vault 'other'"),
+        ] {
+            let error = fixture.create(&key_url, source).unwrap_err();
+            assert!(error.to_string().contains(why), "{error} for {why}");
+        }
+        assert!(fixture.installation.catalog().all_des().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_new_key_makes_the_old_one_a_previous_one() {
+        let fixture = Fixture::new();
+        fixture.create(&url("k"), None).unwrap();
+        let installation = &fixture.installation;
+        let change = |key: &str| {
+            let url = url(key);
+            let change = DesChange {
+                key_url: Some(&url),
+                ..DesChange::default()
+            };
+            installation.update_des("set", &change).unwrap()
+        };
+        assert_eq!(change("k").last_rotation, None, "nothing changed");
+        installation
+            .catalog()
+            .insert_disk(&DiskRecord {
+                id: Uuid::new_v4(),
+                name: "disk".into(),
+                directory: "/nowhere".into(),
+                size: 512,
+                disk_encryption_set: Some("set".into()),
+                key_url: format!("{}/{}", url("k"), "0".repeat(32)),
+                created: OffsetDateTime::now_utc(),
+                state: DiskState::Ready,
+            })
+            .unwrap();
+        let set = installation.catalog().des("set").unwrap().record;
+        assert!(installation.disks_with_other_key(&set).unwrap().is_empty());
+        let set = change("l");
+        assert!(set.last_rotation.is_some());
+        assert_eq!(
+            (set.key_url.clone(), set.previous_keys.clone()),
+            (url("l"), vec![url("k")])
+        );
+        let others = installation.disks_with_other_key(&set).unwrap();
+        assert_eq!(others.len(), 1);
+        assert_eq!(change("k").previous_keys, [url("l")]);
+        let error = installation.delete_des("set").err().unwrap();
+        assert!(error.to_string().contains("'disk'"), "{error}");
+    }
+}
