@@ -31,7 +31,8 @@ enum DesCommand {
     /// Show a disk encryption set
     #[command(after_help = "Example:\n  sealdisk disk-encryption-set show myset -o json")]
     Show(NameArgs),
-    /// Change the key of a disk encryption set, or whether it follows the key's latest version
+    /// Change the key of a disk encryption set, or whether it follows the key's latest version, and
+    /// wrap its disks again, also while they are attached
     #[command(after_help = "Example:
   sealdisk disk-encryption-set update myset --key-url https://myvault.vault.localhost/keys/newkey")]
     Update(UpdateArgs),
@@ -205,17 +206,25 @@ fn update(
         source_vault: args.source_vault.as_deref(),
         auto_rotation: args.enable_auto_key_rotation,
     };
-    let record = installation.update_des(&args.name, &change)?;
-    for disk in installation.disks_with_other_key(&record)? {
+    let updated = installation.update_des(&args.name, &change)?;
+    for disk in &updated.rewrapped {
         context.output.note(&format!(
-            "note: the disk '{disk}' is still wrapped by {}; keep that key enabled until \
-             `sealdisk disk update {disk} --disk-encryption-set {}` has re-wrapped it",
-            disk.key_url,
-            record.name,
-            disk = disk.name,
+            "the disk '{disk}' is wrapped by the set's key now"
         ));
     }
-    context.output.show(&DesView::from(record))
+    context.output.show(&DesView::from(updated.record))?;
+    let Some((disk, reason)) = updated.left.into_iter().next() else {
+        return Ok(());
+    };
+    let reason = CliError::from(reason);
+    Err(CliError::new(
+        reason.code,
+        format!(
+            "the set is changed, but the disk '{}' is still wrapped by {}, which must stay enabled \
+             until this command, repeated, has succeeded: {}",
+            disk.name, disk.key_url, reason.message
+        ),
+    ))
 }
 
 fn delete(

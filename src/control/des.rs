@@ -3,7 +3,8 @@
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{ControlError, Installation};
+use super::disks::{self, DiskError};
+use super::{ControlError, Installation, KeyAccess};
 use crate::catalog::{DiskEncryptionSetRecord, DiskRecord, Stored};
 use crate::vault::{KeyUrl, VaultError, VaultErrorCode};
 
@@ -28,6 +29,16 @@ pub struct DesChange<'a> {
     pub source_vault: Option<&'a str>,
     /// Whether the latest version of the key is to be followed.
     pub auto_rotation: Option<bool>,
+}
+
+/// What became of a changed disk encryption set.
+pub struct UpdatedDes {
+    /// As it is now.
+    pub record: DiskEncryptionSetRecord,
+    /// The disks that its key wraps now and did not before.
+    pub rewrapped: Vec<String>,
+    /// The disks that another key still wraps, and why.
+    pub left: Vec<(DiskRecord, DiskError)>,
 }
 
 /// What a deleted disk encryption set leaves behind.
@@ -58,16 +69,21 @@ impl Installation {
         Ok(record)
     }
 
-    /// Changes a disk encryption set. Its disks stay readable: each names the key version that
-    /// wraps it, whatever the set's active key is.
+    /// Changes a disk encryption set and wraps its disks, attached ones too, under its key again.
+    ///
+    /// When it has disks, its identity must be able to use the new key, or else nothing changes. A
+    /// disk that cannot be wrapped again, because the old key refuses, stays under the old key:
+    /// its header names the key version that wraps it, whatever the set's active key is. So does
+    /// every disk that a crash leaves behind; repeating the command takes those up.
     ///
     /// # Errors
-    /// As [`Installation::create_des`]; [`Changed`](crate::catalog::CatalogError::Changed).
+    /// As [`Installation::create_des`]; the vault's refusal of the new key;
+    /// [`Changed`](crate::catalog::CatalogError::Changed).
     pub fn update_des(
         &self,
         name: &str,
         change: &DesChange<'_>,
-    ) -> Result<DiskEncryptionSetRecord, ControlError> {
+    ) -> Result<UpdatedDes, ControlError> {
         let Stored { rev, mut record } = self.catalog().des(name)?;
         if let Some(url) = change.key_url {
             let url = self.checked_key_url(url, change.source_vault)?;
@@ -81,31 +97,39 @@ impl Installation {
             }
         }
         record.auto_rotation = change.auto_rotation.unwrap_or(record.auto_rotation);
+        let has_disks = !self.catalog().disks_of(Some(name))?.is_empty();
+        let key = has_disks
+            .then(|| self.wrapping_key_of(&record))
+            .transpose()?;
+        if let Some(key) = &key {
+            key.probe()?;
+        }
         self.catalog().update_des(rev, &record)?;
-        Ok(record)
+        let mut updated = UpdatedDes {
+            record,
+            rewrapped: Vec::new(),
+            left: Vec::new(),
+        };
+        if let Some(key) = key {
+            self.rewrap(&key, &mut updated)?;
+        }
+        Ok(updated)
     }
 
-    /// The disks of a set that another key than the set's active one wraps. A key URL without a
-    /// version, or with automatic rotation, is compared without it.
-    ///
-    /// # Errors
-    /// [`ControlError::Catalog`].
-    pub fn disks_with_other_key(
-        &self,
-        set: &DiskEncryptionSetRecord,
-    ) -> Result<Vec<DiskRecord>, ControlError> {
-        let active: KeyUrl = set.key_url.parse()?;
-        let mut others = Vec::new();
-        for disk in self.catalog().disks_of(Some(&set.name))? {
-            let mut wrapping: KeyUrl = disk.record.key_url.parse()?;
-            if active.key.version.is_none() {
-                wrapping.key.version = None;
+    fn rewrap(&self, key: &KeyAccess, updated: &mut UpdatedDes) -> Result<(), ControlError> {
+        let set = Some(updated.record.name.as_str());
+        let key_url = key.key_url().to_string();
+        for disk in self.catalog().disks_of(set)? {
+            let disk = disk.record;
+            if disk.key_url == key_url {
+                continue;
             }
-            if wrapping != active {
-                others.push(disk.record);
+            match disks::update(self, &disk.name, set) {
+                Ok(()) => updated.rewrapped.push(disk.name),
+                Err(error) => updated.left.push((disk, error)),
             }
         }
-        Ok(others)
+        Ok(())
     }
 
     /// Deletes a set that no disk uses, and with it its identity.
@@ -193,7 +217,7 @@ fn bad(message: String) -> ControlError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::DiskState;
+    use crate::control::import::Cancel;
     use crate::vault::{AttributeChange, KeySize, Permissions};
 
     struct Fixture {
@@ -299,31 +323,70 @@ mod tests {
             };
             installation.update_des("set", &change).unwrap()
         };
-        assert_eq!(change("k").last_rotation, None, "nothing changed");
-        installation
-            .catalog()
-            .insert_disk(&DiskRecord {
-                id: Uuid::new_v4(),
-                name: "disk".into(),
-                directory: "/nowhere".into(),
-                size: 512,
-                disk_encryption_set: Some("set".into()),
-                key_url: format!("{}/{}", url("k"), "0".repeat(32)),
-                created: OffsetDateTime::now_utc(),
-                state: DiskState::Ready,
-            })
-            .unwrap();
-        let set = installation.catalog().des("set").unwrap().record;
-        assert!(installation.disks_with_other_key(&set).unwrap().is_empty());
-        let set = change("l");
+        assert_eq!(change("k").record.last_rotation, None, "nothing changed");
+        let set = change("l").record;
         assert!(set.last_rotation.is_some());
-        assert_eq!(
-            (set.key_url.clone(), set.previous_keys.clone()),
-            (url("l"), vec![url("k")])
-        );
-        let others = installation.disks_with_other_key(&set).unwrap();
-        assert_eq!(others.len(), 1);
-        assert_eq!(change("k").previous_keys, [url("l")]);
+        assert_eq!(set.key_url, url("l"));
+        assert_eq!(set.previous_keys, [url("k")]);
+        assert_eq!(change("k").record.previous_keys, [url("l")]);
+    }
+
+    #[test]
+    fn a_new_key_wraps_the_sets_disks_or_nothing_changes() {
+        let fixture = Fixture::new();
+        let installation = &fixture.installation;
+        fixture.create(&url("k"), None).unwrap();
+        let vault = installation.vault("myvault").unwrap();
+        let operator = installation.operator();
+        let id = installation.identity(Some("set")).unwrap().object_id;
+        let allow = |permissions: &str| {
+            let permissions = permissions.parse().unwrap();
+            vault.set_policy(&operator, id, &permissions).unwrap();
+        };
+        allow("get wrapKey unwrapKey");
+        let request = disks::CreateRequest {
+            name: "disk".into(),
+            size: Some(1 << 20),
+            source: None,
+            disk_encryption_set: Some("set".into()),
+            sector_size: 4096,
+            data_dir: None,
+        };
+        disks::create(installation, &request, &Cancel::default(), |_| |_| ()).unwrap();
+        let url = url("l");
+        let change = DesChange {
+            key_url: Some(&url),
+            ..DesChange::default()
+        };
+        let before = installation.catalog().des("set").unwrap();
+        allow("get wrapKey");
+        let error = installation.update_des("set", &change).err().unwrap();
+        assert!(error.to_string().contains("'unwrapKey'"), "{error}");
+        assert_eq!(installation.catalog().des("set").unwrap(), before);
+
+        allow("get wrapKey unwrapKey");
+        let enable = |key: &str, enabled| {
+            let key = crate::vault::KeyId {
+                name: key.into(),
+                version: None,
+            };
+            let enabled = AttributeChange {
+                enabled: Some(enabled),
+                ..AttributeChange::default()
+            };
+            vault.set_attributes(&operator, &key, &enabled).unwrap();
+        };
+        enable("k", false);
+        let updated = installation.update_des("set", &change).unwrap();
+        assert_eq!(updated.left.len(), 1, "the old key refuses");
+        enable("k", true);
+        let updated = installation.update_des("set", &change).unwrap();
+        assert_eq!(updated.rewrapped, ["disk"]);
+        let disk = installation.catalog().disk("disk").unwrap().record;
+        assert!(disk.key_url.starts_with(&url), "{}", disk.key_url);
+        let updated = installation.update_des("set", &change).unwrap();
+        assert!(updated.rewrapped.is_empty() && updated.left.is_empty());
+
         let error = installation.delete_des("set").err().unwrap();
         assert!(error.to_string().contains("'disk'"), "{error}");
     }

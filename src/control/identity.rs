@@ -2,7 +2,8 @@
 
 use super::vaults::PLATFORM_KEY;
 use super::{ControlError, Installation};
-use crate::vault::{Caller, EmbeddedVault, KeyId, KeyUrl, KeyVault};
+use crate::catalog::DiskEncryptionSetRecord;
+use crate::vault::{Caller, EmbeddedVault, KeyId, KeyUrl, KeyVault, VaultError, WrapAlgorithm};
 
 /// A key together with the vault that has it and the identity that uses it.
 pub struct KeyAccess {
@@ -12,6 +13,30 @@ pub struct KeyAccess {
     pub caller: Caller,
     /// The key; its version is given.
     pub key: KeyId,
+}
+
+impl KeyAccess {
+    /// The key's URL, with its version.
+    pub fn key_url(&self) -> KeyUrl {
+        KeyUrl {
+            vault_url: self.vault.url().into(),
+            key: self.key.clone(),
+        }
+    }
+
+    /// Wraps and unwraps something worthless, to see whether the identity may do both now.
+    ///
+    /// # Errors
+    /// The vault's refusal.
+    pub fn probe(&self) -> Result<(), VaultError> {
+        let algorithm = WrapAlgorithm::RsaOaep256;
+        let wrapped = self
+            .vault
+            .wrap_key(&self.caller, &self.key, algorithm, b"probe")?;
+        self.vault
+            .unwrap_key(&self.caller, &self.key, algorithm, &wrapped.value)?;
+        Ok(())
+    }
 }
 
 impl Installation {
@@ -28,7 +53,14 @@ impl Installation {
             };
             return current(self.platform_vault()?, self.platform(), &key);
         };
-        let set = self.catalog().des(name)?.record;
+        self.wrapping_key_of(&self.catalog().des(name)?.record)
+    }
+
+    /// The key that wraps new disks of a set with that record.
+    pub(super) fn wrapping_key_of(
+        &self,
+        set: &DiskEncryptionSetRecord,
+    ) -> Result<KeyAccess, ControlError> {
         let mut url: KeyUrl = set.key_url.parse()?;
         if set.auto_rotation {
             url.key.version = None;

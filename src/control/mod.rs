@@ -11,7 +11,7 @@ mod runtime;
 mod vaults;
 
 pub use context::{Installation, default_state_dir};
-pub use des::{DeletedDes, DesChange, NewDes};
+pub use des::{DeletedDes, DesChange, NewDes, UpdatedDes};
 pub use error::ControlError;
 pub use identity::KeyAccess;
 pub use runtime::{runtime_dir, runtime_map};
