@@ -100,8 +100,9 @@ impl Disk {
     /// duplicate of it, is open. It is the top layer's data.
     ///
     /// # Errors
-    /// [`DiskError::InUse`] when somebody has it.
+    /// [`DiskError::InUse`] when somebody has it, [`DiskError::OtherDisk`].
     pub fn claim(&self, header: &HeaderPayload) -> Result<LayerFile, DiskError> {
+        self.check_identity(header)?;
         let top = header.top().ok_or_else(|| self.no_layer())?;
         claim_data(self.name(), &self.layer_paths(top).data)
     }

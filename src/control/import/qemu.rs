@@ -21,8 +21,8 @@ const QEMU_IMG: &str = "qemu-img";
 const QEMU_NBD: &str = "qemu-nbd";
 const SOCKET: &str = "nbd.sock";
 /// Limits for looking at the metadata of an image that may be made to be costly to read.
-const INFO_CPU_SECONDS: u64 = 60;
-const INFO_MEMORY: u64 = 4 << 30;
+const QEMU_IMG_CPU_SECONDS: u64 = 600;
+const QEMU_IMG_MEMORY: u64 = 4 << 30;
 
 /// An image behind a qemu-nbd child.
 pub(super) struct QemuImage {
@@ -42,6 +42,7 @@ impl QemuImage {
     ) -> Result<Self, ImportError> {
         let image = Image::new(path, format)?;
         image.refuse_references()?;
+        image.refuse_damaged()?;
         let server = image.serve(scratch)?;
         let (server, stream) = server.connect(&image, scratch, cancel)?;
         Ok(Self {
@@ -117,9 +118,10 @@ impl Image {
         })
     }
 
-    fn refuse_references(&self) -> Result<(), ImportError> {
+    /// Runs `qemu-img COMMAND --output=json` on the image.
+    fn qemu_img(&self, command: &str) -> Result<Output, ImportError> {
         let child = Command::new(QEMU_IMG)
-            .args(["info", "--output=json", "--image-opts"])
+            .args([command, "--output=json", "--image-opts"])
             .arg(&self.options)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -128,9 +130,28 @@ impl Image {
             .spawn()
             .map_err(|e| self.no_helper(QEMU_IMG, e))?;
         limit(&child);
-        let output = child
+        child
             .wait_with_output()
-            .map_err(|e| self.no_helper(QEMU_IMG, e))?;
+            .map_err(|e| self.no_helper(QEMU_IMG, e))
+    }
+
+    /// QEMU reads what lies behind the end of an image file as zeros, so a truncated image would
+    /// be imported as one with less in it.
+    fn refuse_damaged(&self) -> Result<(), ImportError> {
+        // From qemu-img(1); leaked clusters do no harm, and a format without a check refuses such
+        // images when it opens them.
+        const SOUND: i32 = 0;
+        const ONLY_LEAKS: i32 = 3;
+        const NO_CHECK: i32 = 63;
+        let output = self.qemu_img("check")?;
+        match output.status.code() {
+            Some(SOUND | ONLY_LEAKS | NO_CHECK) => Ok(()),
+            _ => Err(self.unreadable(QEMU_IMG, &output)),
+        }
+    }
+
+    fn refuse_references(&self) -> Result<(), ImportError> {
+        let output = self.qemu_img("info")?;
         if !output.status.success() {
             return Err(self.unreadable(QEMU_IMG, &output));
         }
@@ -196,11 +217,11 @@ impl Image {
 
     fn unreadable(&self, program: &'static str, output: &Output) -> ImportError {
         let text = String::from_utf8_lossy(&output.stderr);
-        let text: String = text
-            .lines()
-            .map(|line| line.trim_start_matches(program).trim_start_matches(": "))
-            .collect::<Vec<_>>()
-            .join("; ")
+        // The first line has the cause; a damaged image can be told of in thousands.
+        let first = text.lines().next().unwrap_or_default();
+        let text: String = first
+            .trim_start_matches(program)
+            .trim_start_matches(": ")
             .chars()
             .filter(|c| !c.is_control())
             .collect();
@@ -271,12 +292,12 @@ impl Drop for Server {
     }
 }
 
-/// Keeps a hostile image from making `qemu-img info` run or grow without end.
+/// Keeps a hostile image from making `qemu-img` run or grow without end.
 fn limit(child: &Child) {
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     for (resource, most) in [
-        (Resource::Cpu, INFO_CPU_SECONDS),
-        (Resource::As, INFO_MEMORY),
+        (Resource::Cpu, QEMU_IMG_CPU_SECONDS),
+        (Resource::As, QEMU_IMG_MEMORY),
     ] {
         let limit = Rlimit {
             current: Some(most),

@@ -302,18 +302,21 @@ fn a_name_that_the_content_contradicts_is_refused() {
 #[test]
 fn damaged_missing_and_odd_images_are_refused() {
     let s = setup();
-    let truncated = s.converted("cut.qcow2", "qcow2", &[]);
-    fs::OpenOptions::new()
-        .write(true)
-        .open(&truncated)
-        .unwrap()
-        .set_len(100)
-        .unwrap();
-    let refusal = s.refusal(&truncated, None);
-    assert!(
-        refusal.contains("qemu-img cannot read the image"),
-        "{refusal}"
-    );
+    for (name, format) in [
+        ("q.qcow2", "qcow2"),
+        ("d.vhd", "vpc"),
+        ("x.vhdx", "vhdx"),
+        ("m.vmdk", "vmdk"),
+    ] {
+        let image = s.converted(name, format, &[]);
+        let whole = fs::metadata(&image).unwrap().len();
+        for length in [whole - 70_000, whole / 2, 3000] {
+            let file = fs::OpenOptions::new().write(true).open(&image).unwrap();
+            file.set_len(length).unwrap();
+            let refusal = s.refusal(&image, None);
+            assert!(refusal.contains("cannot read the image"), "{refusal}");
+        }
+    }
     assert!(s.refusal(&s.path("nowhere"), None).contains("No such file"));
     assert!(
         s.refusal(s.dir.path(), None)
