@@ -1,5 +1,8 @@
 //! Key vaults, keys and disk encryption sets through the real command, as an operator uses it.
 
+// The lint allows these in the test functions themselves, but not in what they share.
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;

@@ -48,7 +48,10 @@ enum KeyCommand {
     Show(VersionArgs),
     /// Enable or disable a key version, or limit the time in which it is valid
     #[command(after_help = "Example:
-  sealdisk keyvault key set-attributes mykey --vault-name myvault --enabled false")]
+  sealdisk keyvault key set-attributes mykey --vault-name myvault --enabled false
+
+A key version that is disabled, expired or not yet valid neither wraps nor unwraps: disks under it
+cannot be made, attached or decrypted until it is valid again.")]
     SetAttributes(SetAttributesArgs),
 }
 

@@ -20,7 +20,13 @@ pub struct KeyvaultArgs {
 #[derive(Subcommand)]
 enum KeyvaultCommand {
     /// Make a key vault; the operator may do everything in it
-    #[command(after_help = "Example:\n  sealdisk keyvault create myvault")]
+    #[command(after_help = "Example:
+  sealdisk keyvault create myvault
+
+Its private keys are encrypted under a master key: the systemd credential sealdisk-vault-NAME when
+there is one (32 bytes, LoadCredentialEncrypted=), else STATE_DIR/vaults/NAME/master.key, which is
+made with the vault. Without the master key nothing that the vault's keys wrap can be read again:
+back it up apart from the disks.")]
     Create(NameArgs),
     /// List the key vaults
     #[command(after_help = "Example:\n  sealdisk keyvault list -o json")]

@@ -18,14 +18,21 @@ pub fn private_dir(path: &Path) -> Result<(), ControlError> {
         path: path.into(),
         source,
     };
-    if !path.is_dir() {
+    let missing: Vec<&Path> = path
+        .ancestors()
+        .take_while(|above| !above.as_os_str().is_empty() && !above.exists())
+        .collect();
+    if !missing.is_empty() {
         DirBuilder::new()
             .mode(0o700)
             .recursive(true)
             .create(path)
             .map_err(fail)?;
-        if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
-            sync_dir(parent).map_err(fail)?;
+        for made in missing {
+            match made.parent().filter(|p| !p.as_os_str().is_empty()) {
+                Some(parent) => sync_dir(parent).map_err(fail)?,
+                None => sync_dir(Path::new(".")).map_err(fail)?,
+            }
         }
     }
     let metadata = fs::metadata(path).map_err(fail)?;

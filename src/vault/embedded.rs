@@ -8,8 +8,10 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::bundle::{AttributeChange, KeyBundle, shown};
+use super::bundle::{AttributeChange, KeyBundle};
+use super::clock::Clock;
 use super::master::{MasterKey, Slot};
+use super::refusal::{self, shortened};
 use super::rsa_key::{self, KeySize, RsaKey};
 use super::store::{self, AuditRecord, KeyRow, VaultRow};
 use super::{
@@ -18,24 +20,6 @@ use super::{
 };
 use crate::keys::LockedBytes;
 use crate::sqlite;
-
-/// Longest piece of a caller's input that the audit log keeps.
-const AUDIT_TEXT: usize = 127;
-
-/// Where a vault gets the time from that not-before and expiry are compared with.
-pub trait Clock: Send + Sync {
-    /// The present moment.
-    fn now(&self) -> OffsetDateTime;
-}
-
-/// The system's clock.
-pub struct SystemClock;
-
-impl Clock for SystemClock {
-    fn now(&self) -> OffsetDateTime {
-        OffsetDateTime::now_utc()
-    }
-}
 
 /// A key vault in a directory: `vault.db` and, unless systemd provides it, `master.key`.
 pub struct EmbeddedVault {
@@ -226,7 +210,7 @@ impl EmbeddedVault {
             self.authorize(db, caller, KeyPermission::List)?;
             let rows = store::key_versions(db, name)?;
             if rows.is_empty() {
-                return Err(self.no_key(name, None));
+                return Err(refusal::no_key(&self.name, name, None));
             }
             Ok(self.bundles(&rows))
         })
@@ -440,61 +424,21 @@ impl EmbeddedVault {
         if granted.contains(permission) {
             return Ok(());
         }
-        // Setting a policy replaces the old one, so the command names what is granted already.
-        let needed: Permissions = [permission].into_iter().collect();
-        let disks = Permissions::for_disks();
-        let wanted = match disks.contains(permission) {
-            true => granted.union(&disks),
-            false => granted.union(&needed),
-        };
-        Err(VaultError::new(
-            VaultErrorCode::Forbidden,
-            format!(
-                "the identity {id} does not have the key permission '{permission}' in the key \
-                 vault '{name}'; grant it with `sealdisk keyvault set-policy {name} --object-id \
-                 {id} --key-permissions {}`",
-                wanted.names().join(" "),
-                id = caller.object_id,
-                name = self.name,
-            ),
-        ))
+        Err(refusal::forbidden(&self.name, caller, permission, &granted))
     }
 
     fn find(&self, db: &Connection, key: &KeyId) -> Result<KeyRow, VaultError> {
-        store::key(db, key)?.ok_or_else(|| self.no_key(&key.name, key.version.as_deref()))
+        store::key(db, key)?
+            .ok_or_else(|| refusal::no_key(&self.name, &key.name, key.version.as_deref()))
     }
 
     /// A key version that may be used now.
     fn usable(&self, db: &Connection, key: &KeyId) -> Result<KeyRow, VaultError> {
         let row = self.find(db, key)?;
-        let now = self.clock.now();
-        let command = format!(
-            "`sealdisk keyvault key set-attributes {} --vault-name {} --version {}",
-            row.name, self.name, row.version
-        );
-        let (code, what) = if !row.enabled {
-            let what = format!("is disabled; enable it with {command} --enabled true`");
-            (VaultErrorCode::KeyDisabled, what)
-        } else if let Some(from) = row.not_before.filter(|from| now < *from) {
-            let what = format!(
-                "is not valid before {}; change it with {command} --not-before TIME`",
-                shown(from)
-            );
-            (VaultErrorCode::KeyNotYetValid, what)
-        } else if let Some(until) = row.expires.filter(|until| now >= *until) {
-            let what = format!(
-                "expired at {}; change it with {command} --expires TIME`",
-                shown(until)
-            );
-            (VaultErrorCode::KeyExpired, what)
-        } else {
-            return Ok(row);
-        };
-        let message = format!(
-            "the key '{}' version {} in the key vault '{}' {what}",
-            row.name, row.version, self.name
-        );
-        Err(VaultError::new(code, message))
+        match refusal::unusable(&self.name, &row, self.clock.now()) {
+            Some(refusal) => Err(refusal),
+            None => Ok(row),
+        }
     }
 
     fn open_sealed(&self, row: &KeyRow) -> Result<Zeroizing<Vec<u8>>, VaultError> {
@@ -506,27 +450,6 @@ impl EmbeddedVault {
             e: &row.e,
         };
         self.master.open(&slot, &row.sealed)
-    }
-
-    fn no_key(&self, name: &str, version: Option<&str>) -> VaultError {
-        let name = shortened(name);
-        let (what, list) = match version {
-            None => (
-                format!("no key '{name}'"),
-                format!("key list --vault-name {}", self.name),
-            ),
-            Some(version) => (
-                format!("no version {} of the key '{name}'", shortened(version)),
-                format!("key list-versions {name} --vault-name {}", self.name),
-            ),
-        };
-        VaultError::new(
-            VaultErrorCode::KeyNotFound,
-            format!(
-                "the key vault '{}' has {what}; `sealdisk keyvault {list}` shows what it has",
-                self.name
-            ),
-        )
     }
 
     fn bundles(&self, rows: &[KeyRow]) -> Vec<KeyBundle> {
@@ -625,7 +548,3 @@ macro_rules! done_without_version {
 }
 
 done_without_version!((), Vec<KeyBundle>, LockedBytes);
-
-fn shortened(text: &str) -> String {
-    text.chars().take(AUDIT_TEXT).collect()
-}

@@ -8,18 +8,21 @@ use uuid::Uuid;
 use crate::keys::LockedBytes;
 
 mod bundle;
+mod clock;
 mod embedded;
 mod error;
 mod master;
 mod names;
 mod permission;
+mod refusal;
 mod rsa_key;
 mod store;
 #[cfg(test)]
 mod tests;
 
 pub use bundle::{AttributeChange, JsonWebKey, KeyAttributes, KeyBundle};
-pub use embedded::{Clock, EmbeddedVault, SystemClock};
+pub use clock::{Clock, SystemClock};
+pub use embedded::EmbeddedVault;
 pub use error::{VaultError, VaultErrorCode};
 pub use names::{KeyUrl, check_key_name, embedded_vault_name, normal_vault_name, vault_url};
 pub use permission::{KeyPermission, Permissions};

@@ -1,0 +1,84 @@
+//! The refusals of a vault, worded once: what is wrong, why, and the command that helps.
+
+use time::OffsetDateTime;
+
+use super::bundle::shown;
+use super::store::KeyRow;
+use super::{Caller, KeyPermission, Permissions, VaultError, VaultErrorCode};
+
+/// Longest piece of a caller's input that the audit log and messages repeat.
+const REPEATED: usize = 127;
+
+pub(super) fn shortened(text: &str) -> String {
+    text.chars().take(REPEATED).collect()
+}
+
+/// The identity lacks a permission. Setting a policy replaces the old one, so the command that
+/// grants it names what is granted already.
+pub(super) fn forbidden(
+    vault: &str,
+    caller: &Caller,
+    permission: KeyPermission,
+    granted: &Permissions,
+) -> VaultError {
+    let disks = Permissions::for_disks();
+    let wanted = match disks.contains(permission) {
+        true => granted.union(&disks),
+        false => granted.union(&[permission].into_iter().collect()),
+    };
+    VaultError::new(
+        VaultErrorCode::Forbidden,
+        format!(
+            "the identity {id} does not have the key permission '{permission}' in the key vault \
+             '{vault}'; grant it with `sealdisk keyvault set-policy {vault} --object-id {id} \
+             --key-permissions {}`",
+            wanted.names().join(" "),
+            id = caller.object_id,
+        ),
+    )
+}
+
+/// There is no such key, or no such version of it.
+pub(super) fn no_key(vault: &str, name: &str, version: Option<&str>) -> VaultError {
+    let name = shortened(name);
+    let (what, list) = match version {
+        None => (
+            format!("no key '{name}'"),
+            format!("key list --vault-name {vault}"),
+        ),
+        Some(version) => (
+            format!("no version {} of the key '{name}'", shortened(version)),
+            format!("key list-versions {name} --vault-name {vault}"),
+        ),
+    };
+    VaultError::new(
+        VaultErrorCode::KeyNotFound,
+        format!("the key vault '{vault}' has {what}; `sealdisk keyvault {list}` shows what it has"),
+    )
+}
+
+/// Why a key version may not be used at `now`; `None` when it may.
+pub(super) fn unusable(vault: &str, row: &KeyRow, now: OffsetDateTime) -> Option<VaultError> {
+    let (code, what, option) = if !row.enabled {
+        let code = VaultErrorCode::KeyDisabled;
+        (code, "is disabled".into(), "--enabled true")
+    } else if let Some(from) = row.not_before.filter(|from| now < *from) {
+        let what = format!("is not valid before {}", shown(from));
+        (VaultErrorCode::KeyNotYetValid, what, "--not-before TIME")
+    } else if let Some(until) = row.expires.filter(|until| now >= *until) {
+        let what = format!("expired at {}", shown(until));
+        (VaultErrorCode::KeyExpired, what, "--expires TIME")
+    } else {
+        return None;
+    };
+    Some(VaultError::new(
+        code,
+        format!(
+            "the key '{name}' version {version} in the key vault '{vault}' {what}; change that \
+             with `sealdisk keyvault key set-attributes {name} --vault-name {vault} --version \
+             {version} {option}`",
+            name = row.name,
+            version = row.version,
+        ),
+    ))
+}
