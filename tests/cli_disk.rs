@@ -226,6 +226,10 @@ fn the_catalog_follows_the_header_when_it_stayed_behind() {
         .update_disk(after.rev, &before.record)
         .unwrap();
 
+    // The set's identity is what opens the disk, so it must not go.
+    let delete = ["disk-encryption-set", "delete", "set1", "--yes"];
+    let refusal = host.refused_with("InUseDiskEncryptionSetCannotBeDeleted", &delete);
+    assert!(refusal.contains("used by the disk 'd'"), "{refusal}");
     let list = host.json(&["disk", "list"]);
     assert_eq!(list[0]["encryption"]["diskEncryptionSetId"], "set1");
     let healed = host.installation().catalog().disk("d").unwrap();

@@ -138,6 +138,8 @@ impl Installation {
     /// [`InUse`](crate::catalog::CatalogError::InUse), [`CatalogError::NotFound`].
     pub fn delete_des(&self, name: &str) -> Result<DeletedDes, ControlError> {
         let Stored { rev, record } = self.catalog().des(name)?;
+        // A disk whose header names the set needs its identity, whatever the catalog says.
+        disks::reconcile(self)?;
         self.catalog().delete_des(name, rev)?;
         let mut vaults_with_policy = Vec::new();
         for vault in self.catalog().vaults()? {

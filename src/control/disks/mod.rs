@@ -19,7 +19,7 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use crate::catalog::{DiskRecord, DiskState, Stored};
+use crate::catalog::{CatalogError, DiskRecord, DiskState, Stored};
 use crate::control::Installation;
 use crate::envelope::{
     EnvelopeError, Header, HeaderFile, HeaderPayload, LayerRecord, UnverifiedHeader, unwrap_dek,
@@ -152,9 +152,11 @@ impl Disk {
 /// and the catalog's, and for a disk whose directory was restored from a backup. A disk whose
 /// header cannot be read keeps its row.
 ///
+/// It waits for updates of headers that are under way.
+///
 /// # Errors
-/// [`DiskError`] when the catalog fails.
-pub fn reconcile(installation: &Installation) -> Result<(), DiskError> {
+/// [`CatalogError`] when the catalog cannot be read.
+pub fn reconcile(installation: &Installation) -> Result<(), CatalogError> {
     for row in installation.catalog().disks()? {
         if row.record.state == DiskState::Ready {
             reconcile_one(installation, row)?;
@@ -163,21 +165,30 @@ pub fn reconcile(installation: &Installation) -> Result<(), DiskError> {
     Ok(())
 }
 
+/// As [`reconcile`] for one row; returns what it says then.
 fn reconcile_one(
     installation: &Installation,
     row: Stored<DiskRecord>,
-) -> Result<DiskRecord, DiskError> {
+) -> Result<DiskRecord, CatalogError> {
     let claims = match header_claims(&row.record.directory) {
         Ok(claims) if claims.disk == row.record.id => claims,
         Ok(_) | Err(_) => return Ok(row.record),
     };
     let record = described(&row.record, &claims);
-    if record != row.record
-        && let Err(e) = installation.catalog().update_disk(row.rev, &record)
-    {
-        log::warn!("the catalog's row of {} stays behind: {e}", record.name);
+    if record == row.record {
+        return Ok(record);
     }
-    Ok(record)
+    match installation.catalog().update_disk(row.rev, &record) {
+        Ok(_) => Ok(record),
+        // Whoever was faster had a newer header.
+        Err(CatalogError::Changed { .. }) => Ok(installation.catalog().disk(&record.name)?.record),
+        // The header names a set that this installation does not have: the disk came from another.
+        Err(e @ CatalogError::NotFound { .. }) => {
+            log::warn!("the header of the disk {} counts, but: {e}", record.name);
+            Ok(record)
+        }
+        Err(e) => Err(e),
+    }
 }
 
 /// A row with what the header says.

@@ -1,15 +1,26 @@
 //! Re-wrapping a disk's DEK under another key, no data touched.
 
-use super::{Disk, DiskError, described, lookup};
+use super::{Disk, DiskError, described, lookup, reconcile_one};
+use crate::catalog::DiskRecord;
 use crate::control::Installation;
 use crate::envelope::{unwrap_dek, wrap_dek};
 
 /// Wraps the DEK of `name` under the active key of `disk_encryption_set`, or under the
 /// platform-managed key, also while the disk is attached.
 ///
-/// The old key must still unwrap; the new one is tried both ways before anything is written. The
-/// header's lock is held from reading to writing, so no other update is lost, and both copies are
-/// written, so the old wrapping is gone when this returns. The catalog follows the header.
+/// The old key must still unwrap; the new one is tried both ways before anything is written. Both
+/// header copies are written, so the old wrapping is gone when this returns.
+///
+/// # Order of steps
+///
+/// All under the header's exclusive lock, so that no other update is lost:
+///
+/// 1. the catalog's row names the new set, which cannot be deleted from then on;
+/// 2. the header is written;
+/// 3. the row gets the rest of what the header says.
+///
+/// A failure of 2 and a crash in between leave a row that says something else than the header, which
+/// counts: [`reconcile`](super::reconcile) corrects the row, here and in later commands.
 ///
 /// # Errors
 /// [`DiskError`]; the disk keeps its old wrapping then.
@@ -29,9 +40,20 @@ pub fn update(
         layer.envelope = wrap_dek(vault, caller, &access.key, &dek)?;
         unwrap_dek(vault, caller, layer)?;
     }
-    lock.write_both(&header, &dek)?;
+
     let row = lookup(installation, name)?;
-    let record = described(&row.record, &header);
-    installation.catalog().update_disk(row.rev, &record)?;
+    let pinned = DiskRecord {
+        disk_encryption_set: header.disk_encryption_set.clone(),
+        ..row.record.clone()
+    };
+    let catalog = installation.catalog();
+    let rev = catalog.update_disk(row.rev, &pinned)?;
+    let written = lock.write_both(&header, &dek);
+    drop(lock);
+    if let Err(e) = written {
+        reconcile_one(installation, lookup(installation, name)?)?;
+        return Err(e.into());
+    }
+    catalog.update_disk(rev, &described(&pinned, &header))?;
     Ok(())
 }

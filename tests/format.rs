@@ -1,0 +1,114 @@
+//! docs/format.md is true: the commands in it are run, and what it says of the ciphertext and the
+//! map is enough to read a disk back without any code of this crate.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "the lint's exception for tests does not reach functions that tests call"
+)]
+
+mod disk_support;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use aes::Aes256;
+use aes::cipher::KeyInit;
+use disk_support::{Host, MARKER, text};
+use xts_mode::Xts128;
+
+/// The shell commands behind the marker in docs/format.md.
+fn documented_commands() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/format.md");
+    let document = fs::read_to_string(path).unwrap();
+    let (_, after) = document
+        .split_once("<!-- tests/format.rs runs this block -->\n```sh\n")
+        .unwrap();
+    after.split_once("```").unwrap().0.to_owned()
+}
+
+/// Reads a disk as docs/format.md describes it.
+fn read_back(data: &[u8], map: &[u8], dek: &[u8], data_unit: usize, size: usize) -> Vec<u8> {
+    assert_eq!(&map[..8], b"SDBLKMAP");
+    let xts = Xts128::new(
+        Aes256::new_from_slice(&dek[..32]).unwrap(),
+        Aes256::new_from_slice(&dek[32..]).unwrap(),
+    );
+    let mut plaintext = vec![0; size.next_multiple_of(4096)];
+    assert_eq!(data.len(), plaintext.len());
+    for (block, content) in plaintext.chunks_mut(4096).enumerate() {
+        let states = &map[4096 + block / 2016 * 512..][..504];
+        let within = block % 2016;
+        let state = states[within / 4] >> (2 * (within % 4)) & 3;
+        if state != 1 {
+            continue;
+        }
+        for (unit, bytes) in content.chunks_mut(data_unit).enumerate() {
+            let at = block * 4096 + unit * data_unit;
+            bytes.copy_from_slice(&data[at..at + data_unit]);
+            let mut tweak = [0; 16];
+            tweak[..8].copy_from_slice(&(at as u64 / 512).to_le_bytes());
+            xts.decrypt_sector(bytes, tweak.into());
+        }
+    }
+    plaintext.truncate(size);
+    plaintext
+}
+
+#[test]
+fn a_disk_is_read_back_by_what_the_document_says() {
+    let host = Host::new();
+    let raw = host.raw_image("disk.raw");
+    let content = fs::read(&raw).unwrap();
+    let key = host.path("key.pem");
+    let made = Command::new("openssl")
+        .args(["genpkey", "-quiet", "-algorithm", "RSA", "-out", text(&key)])
+        .status()
+        .unwrap();
+    assert!(made.success());
+    host.ok(&["keyvault", "create", "mine"]);
+    let import = ["keyvault", "key", "import", "mykey", "--vault-name", "mine"];
+    host.ok(&[&import[..], &["--pem-file", text(&key)]].concat());
+    let url = "https://mine.vault.localhost/keys/mykey";
+    let set = host.json(&["disk-encryption-set", "create", "myset", "--key-url", url]);
+    let identity = set["identity"]["principalId"].as_str().unwrap();
+    let grant = ["keyvault", "set-policy", "mine", "--object-id", identity];
+    let permissions = ["--key-permissions", "get", "wrapKey", "unwrapKey"];
+    host.ok(&[&grant[..], &permissions].concat());
+
+    for (name, sector_size) in [("small", 512), ("large", 4096)] {
+        let unit = sector_size.to_string();
+        let create = [
+            "disk",
+            "create",
+            name,
+            "--source",
+            text(&raw),
+            "--sector-size",
+            &unit,
+        ];
+        host.ok(&create);
+        // So that the newest header is not the one that was written first.
+        host.ok(&["disk", "update", name, "--disk-encryption-set", "myset"]);
+        let secrets = tempfile::tempdir_in("/dev/shm").unwrap();
+        let output = Command::new("sh")
+            .args(["-e", "-u", "-c", &documented_commands()])
+            .env("KEY", &key)
+            .env("DISK", host.disks().join(name))
+            .env("SECRETS", secrets.path())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let dek = fs::read(secrets.path().join("dek")).unwrap();
+        assert_eq!(dek.len(), 64);
+        let files = host.files(name);
+        let (data, map) = (fs::read(files.data).unwrap(), fs::read(files.map).unwrap());
+        assert!(
+            !data
+                .windows(MARKER.len())
+                .any(|w| w[0] == MARKER[0] && w == MARKER)
+        );
+        let plaintext = read_back(&data, &map, &dek, sector_size, content.len());
+        assert!(plaintext == content, "{name} differs");
+    }
+}
