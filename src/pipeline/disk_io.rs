@@ -1,12 +1,13 @@
 //! A disk without a guest: for import and decryption, by the code that serves guests.
 
+use std::io;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
 use crate::cipher::{Cipher, SharedSlice};
 use crate::keys::Dek;
-use crate::store::{LayerFiles, UringStore, Wait};
+use crate::store::{LayerFiles, StoreError, UringStore, Wait};
 use crate::units::{BLOCK_SIZE, ByteOffset};
 use crate::volume::Volume;
 
@@ -14,7 +15,8 @@ use super::{Finished, GuestBuffer, Op, OpKind, Pipeline, PipelineError, Token};
 
 /// Synchronous access to an opened volume.
 pub struct DiskIo {
-    pipeline: Pipeline<UringStore>,
+    /// `None` after the ring has failed.
+    pipeline: Option<Pipeline<UringStore>>,
     volume: Arc<Volume>,
 }
 
@@ -26,8 +28,9 @@ impl DiskIo {
     pub fn open(volume: Arc<Volume>, files: LayerFiles, dek: &Dek) -> Result<Self, PipelineError> {
         let cipher = Cipher::new(dek, volume.geometry().data_unit)?;
         let store = UringStore::new(files)?;
+        let pipeline = Pipeline::new(volume.clone(), store, cipher)?;
         Ok(Self {
-            pipeline: Pipeline::new(volume.clone(), store, cipher)?,
+            pipeline: Some(pipeline),
             volume,
         })
     }
@@ -91,11 +94,12 @@ impl DiskIo {
         len: u64,
         slice: Option<SharedSlice>,
     ) -> Result<(), PipelineError> {
+        let pipeline = self.pipeline.as_mut().ok_or_else(ring_failed)?;
         let memory = GuestBuffer {
             slices: slice.into_iter().collect(),
             owner: None,
         };
-        self.pipeline.submit(Op {
+        pipeline.submit(Op {
             kind,
             at: ByteOffset(offset),
             len,
@@ -103,21 +107,24 @@ impl DiskIo {
             token: Token(0),
         });
         let mut finished: Vec<Finished> = Vec::with_capacity(1);
-        let mut ring = Ok(());
         loop {
-            self.pipeline.poll();
-            self.pipeline.take_finished(&mut finished);
+            pipeline.poll();
+            pipeline.take_finished(&mut finished);
             if let Some(done) = finished.pop() {
-                done.result?;
-                return Ok(ring?);
+                return Ok(done.result?);
             }
-            // The memory of the request must not be given back before the request is finished, so
-            // a failing ring is only told afterwards: its operations then complete or never touch
-            // the memory, which only `poll` does.
-            ring = ring.and(self.pipeline.store_mut().enter(Wait::Forever));
-            if ring.is_err() {
-                return Ok(ring?);
+            if let Err(error) = pipeline.store_mut().enter(Wait::Forever) {
+                // The request still names the caller's memory: nothing may carry it on later.
+                self.pipeline = None;
+                return Err(error.into());
             }
         }
+    }
+}
+
+fn ring_failed() -> StoreError {
+    StoreError::Io {
+        what: "go on after a failure of io_uring",
+        source: io::ErrorKind::Other.into(),
     }
 }
