@@ -37,6 +37,18 @@ impl SharedSlice {
         self.len == 0
     }
 
+    /// The part behind the first `offset` bytes.
+    #[must_use]
+    pub fn without(&self, offset: usize) -> Self {
+        let offset = offset.min(self.len);
+        // SAFETY: `offset` is at most the length, so the pointer stays in or just behind the range.
+        let ptr = unsafe { self.ptr.add(offset) };
+        Self {
+            ptr,
+            len: self.len - offset,
+        }
+    }
+
     /// The address of byte `offset`, which must not lie behind the end.
     pub(super) fn at(&self, offset: usize) -> *mut u8 {
         debug_assert!(offset <= self.len);
@@ -97,6 +109,35 @@ impl Cursor {
             unsafe { std::ptr::write_bytes(at, 0, len) };
             self.offset += len;
             left -= len;
+        }
+    }
+
+    /// Copies from the position on into `into`: the small parts of a request that are not data.
+    pub fn read(mut self, slices: &[SharedSlice], into: &mut [u8]) {
+        let mut done = 0;
+        while done < into.len() {
+            let Some((at, len)) = self.piece(slices, into.len() - done) else {
+                return;
+            };
+            // SAFETY: `piece` gives `len` readable bytes of a slice and `into` has as many left;
+            // guest memory and ours never overlap.
+            unsafe { std::ptr::copy_nonoverlapping(at, into[done..].as_mut_ptr(), len) };
+            self.offset += len;
+            done += len;
+        }
+    }
+
+    /// Copies `from` to the position: the small answers that are not data.
+    pub fn write(mut self, slices: &[SharedSlice], from: &[u8]) {
+        let mut done = 0;
+        while done < from.len() {
+            let Some((at, len)) = self.piece(slices, from.len() - done) else {
+                return;
+            };
+            // SAFETY: as in `read`, and whoever made the slice promised that it is writable.
+            unsafe { std::ptr::copy_nonoverlapping(from[done..].as_ptr(), at, len) };
+            self.offset += len;
+            done += len;
         }
     }
 }

@@ -1,1 +1,27 @@
-//! Filled by the commits that follow.
+//! The vhost-user side: the messages of the virtual machine monitor, the virtqueues, and the
+//! process that serves them.
+//!
+//! One process serves one disk ([`serve`]). It gets its descriptors and the DEK over a socket from
+//! the control process, confines itself, and then serves one connection after another. Each
+//! virtqueue has a thread of its own ([`worker`]) that owns the ring, an io_uring, buffers and a
+//! cipher; the connection's thread ([`handler`]) only configures them.
+//!
+//! The `vhost` crate reads and checks the messages. `vhost-user-backend`, which would handle them,
+//! is not used: it cannot drain or restart a ring, its worker ends at the first error, and it costs
+//! a lock and several system calls an event (see `docs/architecture.md`).
+
+mod config_space;
+mod confine;
+mod dirty_log;
+mod error;
+mod guest_memory;
+mod handler;
+mod log_limit;
+mod message;
+mod ring;
+mod serve;
+mod worker;
+
+pub use error::FrontendError;
+pub use message::{CONTROL_FD, DataPlaneFds, READY, Setup, receive_setup, send_setup};
+pub use serve::serve;

@@ -145,7 +145,7 @@ impl<S: Store> Pipeline<S> {
 
     /// Whether no request and no hole is under way.
     pub fn is_idle(&self) -> bool {
-        self.requests.len() == 0 && self.pieces.len() == 0
+        self.requests.is_empty() && self.pieces.is_empty()
     }
 
     fn check_range(&self, op: &Op) -> Result<(), OpError> {

@@ -19,3 +19,4 @@ pub use disk_io::DiskIo;
 pub use drive::Pipeline;
 pub use error::{OpError, PipelineError};
 pub use op::{Finished, GuestBuffer, Op, OpKind, Token};
+pub use slots::Slots;

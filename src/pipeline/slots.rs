@@ -1,20 +1,22 @@
 //! Numbered places that are reused, so that an ordinary request allocates nothing.
 
 /// A growing table of values named by small numbers.
-pub(super) struct Slots<T> {
+pub struct Slots<T> {
     items: Vec<Option<T>>,
     free: Vec<u32>,
 }
 
 impl<T> Slots<T> {
-    pub(super) fn with_capacity(capacity: usize) -> Self {
+    /// An empty table with room for `capacity` values.
+    pub fn with_capacity(capacity: usize) -> Self {
         Self {
             items: Vec::with_capacity(capacity),
             free: Vec::with_capacity(capacity),
         }
     }
 
-    pub(super) fn insert(&mut self, item: T) -> u32 {
+    /// Puts a value in and names it.
+    pub fn insert(&mut self, item: T) -> u32 {
         if let Some(slot) = self.free.pop() {
             self.items[slot as usize] = Some(item);
             return slot;
@@ -23,17 +25,25 @@ impl<T> Slots<T> {
         self.items.len() as u32 - 1
     }
 
-    pub(super) fn get_mut(&mut self, slot: u32) -> Option<&mut T> {
+    /// The value of that name.
+    pub fn get_mut(&mut self, slot: u32) -> Option<&mut T> {
         self.items.get_mut(slot as usize)?.as_mut()
     }
 
-    pub(super) fn remove(&mut self, slot: u32) -> Option<T> {
+    /// Takes a value out; its name may be given to another.
+    pub fn remove(&mut self, slot: u32) -> Option<T> {
         let item = self.items.get_mut(slot as usize)?.take()?;
         self.free.push(slot);
         Some(item)
     }
 
-    pub(super) fn len(&self) -> usize {
+    /// Values in the table.
+    pub fn len(&self) -> usize {
         self.items.len() - self.free.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 }

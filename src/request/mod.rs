@@ -1,1 +1,16 @@
-//! Filled by the commits that follow.
+//! From a descriptor chain to a block request: everything a guest says is checked here, before
+//! anything is done or allocated for it.
+//!
+//! The rules are virtio 1.2 §2.7 (split virtqueues) and §5.2.6 (block device operation). A guest is
+//! an adversary: each byte of guest memory is read once, and what was read is what is checked.
+
+mod chain;
+mod error;
+mod interpret;
+
+pub use chain::{Chain, ChainLimits, Header, Scratch, read_chain};
+pub use error::ChainError;
+pub use interpret::{Action, Disk, Status, interpret};
+
+/// Guest memory as the frontend gave it to us.
+pub type Memory = vm_memory::GuestMemoryMmap<()>;

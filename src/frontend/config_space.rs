@@ -1,0 +1,192 @@
+//! The features and the configuration space of the device: what is offered is what works.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use vhost::vhost_user::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
+use virtio_bindings::virtio_blk::{
+    VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH,
+    VIRTIO_BLK_F_MQ, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_SIZE_MAX,
+    VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_WRITE_ZEROES,
+};
+use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
+
+use crate::request::ChainLimits;
+use crate::units::{BLOCK_SIZE, SECTOR_SIZE};
+
+/// `struct virtio_blk_config` up to the fields of features that are not offered (§5.2.4).
+const CONFIG_LEN: usize = 60;
+/// The largest configuration space that vhost-user can carry.
+const MOST_CONFIG_LEN: usize = 256;
+/// Where frontends may start to count: the offset of the device's configuration in a PCI BAR of
+/// old, which Cloud Hypervisor still adds.
+const PCI_CONFIG_OFFSET: u32 = 0x100;
+/// The `writeback` field.
+const WRITEBACK_AT: u32 = 32;
+
+/// Bytes of a segment: large enough that no driver is held back (Windows derives its transfer size
+/// from this and `seg_max`).
+const SIZE_MAX: u32 = 512 * 1024;
+/// Sectors of one discard or write-zeroes request: 1 GiB, which only changes the map.
+pub(super) const MOST_ZERO_SECTORS: u32 = (1 << 30) / SECTOR_SIZE as u32;
+
+/// The device as the driver sees it.
+pub(super) struct ConfigSpace {
+    size: u64,
+    read_only: bool,
+    num_queues: u16,
+    queue_size: u16,
+    /// What the driver wrote into `writeback`.
+    writeback: AtomicBool,
+}
+
+impl ConfigSpace {
+    pub(super) fn new(size: u64, read_only: bool, num_queues: u16, queue_size: u16) -> Self {
+        Self {
+            size,
+            read_only,
+            num_queues,
+            queue_size,
+            writeback: AtomicBool::new(true),
+        }
+    }
+
+    /// The feature bits of the device and of vhost-user.
+    pub(super) fn features(&self) -> u64 {
+        let mut bits = vec![
+            VIRTIO_F_VERSION_1,
+            VIRTIO_RING_F_EVENT_IDX,
+            VIRTIO_RING_F_INDIRECT_DESC,
+            VIRTIO_BLK_F_SIZE_MAX,
+            VIRTIO_BLK_F_SEG_MAX,
+            VIRTIO_BLK_F_BLK_SIZE,
+            VIRTIO_BLK_F_FLUSH,
+            VIRTIO_BLK_F_TOPOLOGY,
+            VIRTIO_BLK_F_CONFIG_WCE,
+            VIRTIO_BLK_F_MQ,
+        ];
+        if self.read_only {
+            bits.push(VIRTIO_BLK_F_RO);
+        } else {
+            bits.extend([VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_WRITE_ZEROES]);
+        }
+        bits.iter().fold(0, |all, bit| all | 1 << bit)
+            | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
+            | VhostUserVirtioFeatures::LOG_ALL.bits()
+    }
+
+    /// The extensions of the vhost-user protocol.
+    pub(super) fn protocol_features() -> VhostUserProtocolFeatures {
+        VhostUserProtocolFeatures::CONFIG
+            | VhostUserProtocolFeatures::MQ
+            | VhostUserProtocolFeatures::REPLY_ACK
+            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
+            | VhostUserProtocolFeatures::LOG_SHMFD
+            | VhostUserProtocolFeatures::RESET_DEVICE
+    }
+
+    /// What a chain may be at most: what is offered here, in bytes and segments.
+    pub(super) fn limits(&self) -> ChainLimits {
+        let segments = usize::from(self.queue_size) - 2;
+        ChainLimits {
+            segments,
+            bytes: segments as u64 * u64::from(SIZE_MAX),
+        }
+    }
+
+    /// `size` bytes from `offset` on, zeros behind the end of the structure; `None` when that is
+    /// not in the configuration space.
+    pub(super) fn read(&self, offset: u32, size: u32) -> Option<Vec<u8>> {
+        let offset = offset.checked_sub(PCI_CONFIG_OFFSET).unwrap_or(offset) as usize;
+        let end = offset.checked_add(size as usize)?;
+        let mut all = [0; MOST_CONFIG_LEN];
+        all[..CONFIG_LEN].copy_from_slice(&self.encode());
+        all.get(offset..end).map(<[u8]>::to_vec)
+    }
+
+    /// Takes a write of the driver: only `writeback` can be written (§5.2.5.2). Whether it was.
+    pub(super) fn write(&self, offset: u32, bytes: &[u8]) -> bool {
+        let offset = offset.checked_sub(PCI_CONFIG_OFFSET).unwrap_or(offset);
+        match (offset, bytes) {
+            (WRITEBACK_AT, [value @ (0 | 1)]) => {
+                self.writeback.store(*value == 1, Ordering::Release);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Puts `writeback` back to what a reset device has.
+    pub(super) fn reset(&self) {
+        self.writeback.store(true, Ordering::Release);
+    }
+
+    /// Whether writes must be durable before they complete, for a driver that acknowledged
+    /// `features`: one that knows no flush, or asked for it through `writeback` (§5.2.5.2).
+    pub(super) fn is_write_through(&self, features: u64) -> bool {
+        let has = |bit: u32| features & (1 << bit) != 0;
+        !has(VIRTIO_BLK_F_FLUSH)
+            || (has(VIRTIO_BLK_F_CONFIG_WCE) && !self.writeback.load(Ordering::Acquire))
+    }
+
+    fn encode(&self) -> [u8; CONFIG_LEN] {
+        let mut config = [0; CONFIG_LEN];
+        let mut put = |at: usize, bytes: &[u8]| config[at..at + bytes.len()].copy_from_slice(bytes);
+        put(0, &(self.size / SECTOR_SIZE).to_le_bytes());
+        put(8, &SIZE_MAX.to_le_bytes());
+        put(12, &(u32::from(self.queue_size) - 2).to_le_bytes());
+        // Logical blocks of 512 bytes, which SeaBIOS and old guests need; physical ones of 4096.
+        put(20, &(SECTOR_SIZE as u32).to_le_bytes());
+        put(24, &[(BLOCK_SIZE / SECTOR_SIZE).ilog2() as u8]);
+        put(26, &((BLOCK_SIZE / SECTOR_SIZE) as u16).to_le_bytes());
+        put(28, &((64 * 1024 / SECTOR_SIZE) as u32).to_le_bytes());
+        put(
+            WRITEBACK_AT as usize,
+            &[u8::from(self.writeback.load(Ordering::Acquire))],
+        );
+        put(34, &self.num_queues.to_le_bytes());
+        if !self.read_only {
+            put(36, &MOST_ZERO_SECTORS.to_le_bytes());
+            put(40, &1u32.to_le_bytes());
+            put(44, &((BLOCK_SIZE / SECTOR_SIZE) as u32).to_le_bytes());
+            put(48, &MOST_ZERO_SECTORS.to_le_bytes());
+            put(52, &1u32.to_le_bytes());
+            put(56, &[1]);
+        }
+        config
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_anywhere_inside_and_nowhere_else() {
+        let config = ConfigSpace::new(1 << 30, false, 4, 256);
+        let whole = config.read(0, 60).unwrap();
+        assert_eq!(whole[..8], (1u64 << 21).to_le_bytes());
+        assert_eq!(
+            config.read(0x100, 60).unwrap(),
+            whole,
+            "as Cloud Hypervisor asks"
+        );
+        assert_eq!(config.read(20, 4).unwrap(), 512u32.to_le_bytes());
+        assert_eq!(config.read(0, 256).unwrap().len(), 256);
+        assert!(config.read(1, 256).is_none());
+        assert!(config.read(u32::MAX, 1).is_none());
+        assert!(config.read(8, u32::MAX).is_none());
+    }
+
+    #[test]
+    fn write_through_without_flush_or_by_choice() {
+        let config = ConfigSpace::new(1 << 30, false, 4, 256);
+        let (flush, wce) = (1 << VIRTIO_BLK_F_FLUSH, 1 << VIRTIO_BLK_F_CONFIG_WCE);
+        assert!(config.is_write_through(wce));
+        assert!(!config.is_write_through(flush | wce));
+        assert!(config.write(32, &[0]));
+        assert!(config.is_write_through(flush | wce));
+        assert!(!config.is_write_through(flush));
+        assert!(!config.write(32, &[2]) && !config.write(31, &[0, 0]) && !config.write(0, &[1]));
+    }
+}

@@ -1,0 +1,446 @@
+//! The messages of one connection: features, memory, rings.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use vhost::VhostUserMemoryRegionBase;
+use vhost::vhost_user::message::{
+    VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight,
+    VhostUserLog, VhostUserMemoryRegion, VhostUserShMemConfig, VhostUserSharedMsg,
+    VhostUserSingleMemoryRegion, VhostUserVringAddrFlags, VhostUserVringState,
+};
+use vhost::vhost_user::{
+    Error, GpuBackend, Result, VhostUserBackendReqHandlerMut, VhostUserProtocolFeatures,
+    VhostUserVirtioFeatures,
+};
+use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
+
+use super::config_space::ConfigSpace;
+use super::dirty_log::DirtyLog;
+use super::guest_memory::GuestMemory;
+use super::ring::{RingAddresses, RingSetup};
+use super::worker::{Command, Shared, WorkerHandle};
+
+/// Memory regions that a frontend may have: as many as the kernel's vhost takes.
+const MOST_MEMORY_SLOTS: u64 = 509;
+
+/// What was said of a ring so far.
+#[derive(Default)]
+struct RingState {
+    size: u16,
+    addresses: Option<RingAddresses>,
+    next_avail: u16,
+    kick: Option<File>,
+    call: Option<File>,
+    err: Option<File>,
+    enabled: bool,
+    running: bool,
+    worker: Option<WorkerHandle>,
+}
+
+/// Serves the messages of one connection after another.
+pub(super) struct BlockHandler {
+    shared: Arc<Shared>,
+    config: ConfigSpace,
+    most_queue_size: u16,
+    features: u64,
+    memory: GuestMemory,
+    log: Option<Arc<DirtyLog>>,
+    rings: Vec<RingState>,
+}
+
+impl BlockHandler {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        config: ConfigSpace,
+        num_queues: u16,
+        most_queue_size: u16,
+    ) -> Self {
+        let rings = (0..num_queues).map(|_| RingState::default()).collect();
+        let memory = GuestMemory::default();
+        Self {
+            shared,
+            config,
+            most_queue_size,
+            features: 0,
+            memory,
+            log: None,
+            rings,
+        }
+    }
+
+    /// Stops every ring, completing what it has, and forgets everything of the frontend.
+    pub(super) fn disconnect(&mut self) {
+        self.reset_rings();
+        self.features = 0;
+        self.log = None;
+        self.memory = GuestMemory::default();
+    }
+
+    fn reset_rings(&mut self) {
+        for index in 0..self.rings.len() {
+            if let Err(error) = self.stop(index) {
+                log::warn!("queue {index}: {error}");
+            }
+            let worker = self.rings[index].worker.take();
+            self.rings[index] = RingState {
+                worker,
+                ..RingState::default()
+            };
+        }
+        self.config.reset();
+    }
+
+    fn ring(&mut self, index: usize) -> Result<&mut RingState> {
+        self.rings.get_mut(index).ok_or(Error::InvalidParam)
+    }
+
+    /// Stops a ring, if it runs; afterwards `next_avail` is where it was.
+    fn stop(&mut self, index: usize) -> Result<()> {
+        let ring = self.ring(index)?;
+        if std::mem::take(&mut ring.running)
+            && let Some(worker) = &ring.worker
+        {
+            ring.next_avail = worker.tell(Command::Stop).map_err(internal)?;
+        }
+        Ok(())
+    }
+
+    /// Starts a ring, if everything that it needs was said. A ring is started by its kick
+    /// descriptor and stopped by `GET_VRING_BASE`; it is served while it is enabled.
+    fn start(&mut self, index: usize) -> Result<()> {
+        let event_idx = self.features & (1 << VIRTIO_RING_F_EVENT_IDX) != 0;
+        let (memory, log) = (self.memory.current(), self.active_log());
+        let shared = self.shared.clone();
+        let ring = self.ring(index)?;
+        let (Some(kick), Some(addresses), true, false) =
+            (&ring.kick, ring.addresses, ring.enabled, ring.running)
+        else {
+            return Ok(());
+        };
+        let dup = |file: &Option<File>| file.as_ref().map(File::try_clone).transpose();
+        let setup = RingSetup {
+            size: ring.size,
+            addresses,
+            next_avail: ring.next_avail,
+            event_idx,
+            kick: kick.try_clone().map_err(Error::ReqHandlerError)?,
+            call: dup(&ring.call).map_err(Error::ReqHandlerError)?,
+            err: dup(&ring.err).map_err(Error::ReqHandlerError)?,
+            memory,
+            log,
+        };
+        if ring.worker.is_none() {
+            ring.worker = Some(WorkerHandle::spawn(shared, index).map_err(internal)?);
+        }
+        if let Some(worker) = &ring.worker {
+            worker
+                .tell(Command::Start(Box::new(setup)))
+                .map_err(internal)?;
+            ring.running = true;
+        }
+        Ok(())
+    }
+
+    /// Changes a ring that may be running.
+    fn change(&mut self, index: usize, change: impl FnOnce(&mut RingState)) -> Result<()> {
+        self.stop(index)?;
+        change(self.ring(index)?);
+        self.start(index)
+    }
+
+    fn tell_running(&self, command: impl Fn() -> Command) -> Result<()> {
+        for ring in self.rings.iter().filter(|ring| ring.running) {
+            if let Some(worker) = &ring.worker {
+                worker.tell(command()).map_err(internal)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// New requests use the new memory; those under way keep what they started with.
+    fn publish_memory(&self) -> Result<()> {
+        self.tell_running(|| Command::Memory(self.memory.current()))
+    }
+
+    fn active_log(&self) -> Option<Arc<DirtyLog>> {
+        let wanted = self.features & VhostUserVirtioFeatures::LOG_ALL.bits() != 0;
+        self.log.clone().filter(|_| wanted)
+    }
+
+    fn publish_log(&self) -> Result<()> {
+        self.tell_running(|| Command::Log(self.active_log()))
+    }
+
+    fn publish_write_through(&self) {
+        let write_through = self.config.is_write_through(self.features);
+        self.shared
+            .write_through
+            .store(write_through, Ordering::Release);
+    }
+
+    /// Whether all three parts of a ring of `size` entries lie in guest memory.
+    fn ring_is_there(&self, addresses: RingAddresses, size: u16) -> bool {
+        let size = usize::from(size);
+        self.memory.has(addresses.descriptors, 16 * size)
+            && self.memory.has(addresses.avail, 6 + 2 * size)
+            && self.memory.has(addresses.used, 6 + 8 * size)
+    }
+}
+
+fn internal(error: impl std::fmt::Display) -> Error {
+    Error::ReqHandlerError(io::Error::other(error.to_string()))
+}
+
+fn unsupported<T>() -> Result<T> {
+    Err(Error::InvalidOperation("not offered"))
+}
+
+/// A write to a full eventfd, or to whatever else a frontend may pass, must not block a queue.
+fn nonblocking(file: Option<File>) -> Result<Option<File>> {
+    let Some(file) = file else { return Ok(None) };
+    let flags = fcntl_getfl(&file).map_err(|e| Error::ReqHandlerError(e.into()))?;
+    fcntl_setfl(&file, flags | OFlags::NONBLOCK).map_err(|e| Error::ReqHandlerError(e.into()))?;
+    Ok(Some(file))
+}
+
+impl VhostUserBackendReqHandlerMut for BlockHandler {
+    fn set_owner(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn reset_owner(&mut self) -> Result<()> {
+        self.disconnect();
+        Ok(())
+    }
+
+    fn reset_device(&mut self) -> Result<()> {
+        self.reset_rings();
+        self.features = 0;
+        Ok(())
+    }
+
+    fn get_features(&mut self) -> Result<u64> {
+        Ok(self.config.features())
+    }
+
+    fn set_features(&mut self, features: u64) -> Result<()> {
+        if features & !self.config.features() != 0 {
+            return Err(Error::InvalidParam);
+        }
+        self.features = features;
+        self.publish_write_through();
+        self.publish_log()?;
+        if features & VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits() == 0 {
+            // Without the protocol features there is no message to enable rings: they all are.
+            for index in 0..self.rings.len() {
+                self.rings[index].enabled = true;
+                self.start(index)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn set_mem_table(
+        &mut self,
+        regions: &[VhostUserMemoryRegion],
+        files: Vec<File>,
+        _postcopy: Option<bool>,
+    ) -> Result<Option<Vec<VhostUserMemoryRegionBase>>> {
+        self.memory
+            .replace(regions, files)
+            .map_err(Error::ReqHandlerError)?;
+        self.publish_memory()?;
+        Ok(None)
+    }
+
+    fn set_vring_num(&mut self, index: u32, num: u32) -> Result<()> {
+        let size = u16::try_from(num).map_err(|_| Error::InvalidParam)?;
+        if !size.is_power_of_two() || size > self.most_queue_size {
+            return Err(Error::InvalidParam);
+        }
+        self.change(index as usize, |ring| ring.size = size)
+    }
+
+    fn set_vring_addr(
+        &mut self,
+        index: u32,
+        _flags: VhostUserVringAddrFlags,
+        descriptor: u64,
+        used: u64,
+        available: u64,
+        _log: u64,
+    ) -> Result<()> {
+        let at = |user| self.memory.guest_address(user).ok_or(Error::InvalidParam);
+        let (descriptors, avail, used) = (at(descriptor)?, at(available)?, at(used)?);
+        // virtio 1.2 §2.7: the alignment of the three parts.
+        if descriptors.0 % 16 != 0 || avail.0 % 2 != 0 || used.0 % 4 != 0 {
+            return Err(Error::InvalidParam);
+        }
+        let addresses = RingAddresses {
+            descriptors,
+            avail,
+            used,
+        };
+        let ring = self.ring(index as usize)?;
+        if ring.addresses == Some(addresses) {
+            return Ok(());
+        }
+        let size = ring.size;
+        if !self.ring_is_there(addresses, size) {
+            return Err(Error::InvalidParam);
+        }
+        self.change(index as usize, |ring| ring.addresses = Some(addresses))
+    }
+
+    fn set_vring_base(&mut self, index: u32, base: u32) -> Result<()> {
+        let next_avail = u16::try_from(base).map_err(|_| Error::InvalidParam)?;
+        self.change(index as usize, |ring| ring.next_avail = next_avail)
+    }
+
+    fn get_vring_base(&mut self, index: u32) -> Result<VhostUserVringState> {
+        // There is no reply that says no, so a wrong index ends the connection.
+        self.stop(index as usize)
+            .map_err(|_| Error::InvalidMessage)?;
+        let ring = self
+            .ring(index as usize)
+            .map_err(|_| Error::InvalidMessage)?;
+        ring.kick = None;
+        ring.call = None;
+        Ok(VhostUserVringState::new(index, u32::from(ring.next_avail)))
+    }
+
+    fn set_vring_kick(&mut self, index: u8, file: Option<File>) -> Result<()> {
+        // A ring without a kick descriptor would have to be polled for ever.
+        let file = nonblocking(file)?.ok_or(Error::InvalidParam)?;
+        self.change(usize::from(index), |ring| ring.kick = Some(file))
+    }
+
+    fn set_vring_call(&mut self, index: u8, file: Option<File>) -> Result<()> {
+        let ring = self.ring(usize::from(index))?;
+        ring.call = nonblocking(file)?;
+        if let (true, Some(worker)) = (ring.running, &ring.worker) {
+            let call = ring.call.as_ref().map(File::try_clone).transpose();
+            let call = call.map_err(Error::ReqHandlerError)?;
+            worker.tell(Command::Call(call)).map_err(internal)?;
+        }
+        Ok(())
+    }
+
+    fn set_vring_err(&mut self, index: u8, file: Option<File>) -> Result<()> {
+        let ring = self.ring(usize::from(index))?;
+        ring.err = nonblocking(file)?;
+        if let (true, Some(worker)) = (ring.running, &ring.worker) {
+            let err = ring.err.as_ref().map(File::try_clone).transpose();
+            let err = err.map_err(Error::ReqHandlerError)?;
+            worker.tell(Command::Err(err)).map_err(internal)?;
+        }
+        Ok(())
+    }
+
+    fn get_protocol_features(&mut self) -> Result<VhostUserProtocolFeatures> {
+        Ok(ConfigSpace::protocol_features())
+    }
+
+    fn set_protocol_features(&mut self, features: u64) -> Result<()> {
+        if features & !ConfigSpace::protocol_features().bits() != 0 {
+            return Err(Error::InvalidParam);
+        }
+        Ok(())
+    }
+
+    fn get_queue_num(&mut self) -> Result<u64> {
+        Ok(self.rings.len() as u64)
+    }
+
+    fn set_vring_enable(&mut self, index: u32, enable: bool) -> Result<()> {
+        if self.features & VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits() == 0 {
+            return Err(Error::InactiveFeature(
+                VhostUserVirtioFeatures::PROTOCOL_FEATURES,
+            ));
+        }
+        let index = index as usize;
+        self.ring(index)?.enabled = enable;
+        if enable {
+            self.start(index)
+        } else {
+            self.stop(index)
+        }
+    }
+
+    fn get_config(&mut self, offset: u32, size: u32, _: VhostUserConfigFlags) -> Result<Vec<u8>> {
+        self.config.read(offset, size).ok_or(Error::InvalidParam)
+    }
+
+    fn set_config(&mut self, offset: u32, bytes: &[u8], _: VhostUserConfigFlags) -> Result<()> {
+        if !self.config.write(offset, bytes) {
+            return Err(Error::InvalidParam);
+        }
+        self.publish_write_through();
+        Ok(())
+    }
+
+    fn set_gpu_socket(&mut self, _: GpuBackend) -> Result<()> {
+        unsupported()
+    }
+
+    fn get_shared_object(&mut self, _: VhostUserSharedMsg) -> Result<File> {
+        unsupported()
+    }
+
+    fn get_inflight_fd(&mut self, _: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
+        unsupported()
+    }
+
+    fn set_inflight_fd(&mut self, _: &VhostUserInflight, _: File) -> Result<()> {
+        unsupported()
+    }
+
+    fn get_max_mem_slots(&mut self) -> Result<u64> {
+        Ok(MOST_MEMORY_SLOTS)
+    }
+
+    fn add_mem_region(
+        &mut self,
+        region: &VhostUserSingleMemoryRegion,
+        file: File,
+        _postcopy: Option<bool>,
+    ) -> Result<Option<VhostUserMemoryRegionBase>> {
+        self.memory
+            .add(region, file)
+            .map_err(Error::ReqHandlerError)?;
+        self.publish_memory()?;
+        Ok(None)
+    }
+
+    fn remove_mem_region(&mut self, region: &VhostUserSingleMemoryRegion) -> Result<()> {
+        self.memory.remove(region).map_err(Error::ReqHandlerError)?;
+        self.publish_memory()
+    }
+
+    fn set_device_state_fd(
+        &mut self,
+        _: VhostTransferStateDirection,
+        _: VhostTransferStatePhase,
+        _: File,
+    ) -> Result<Option<File>> {
+        unsupported()
+    }
+
+    fn check_device_state(&mut self) -> Result<()> {
+        unsupported()
+    }
+
+    fn get_shmem_config(&mut self) -> Result<VhostUserShMemConfig> {
+        unsupported()
+    }
+
+    fn set_log_base(&mut self, log: &VhostUserLog, file: File) -> Result<()> {
+        let log = DirtyLog::new(file, log.mmap_offset, log.mmap_size);
+        self.log = Some(Arc::new(log.map_err(Error::ReqHandlerError)?));
+        self.publish_log()
+    }
+}

@@ -1,0 +1,148 @@
+//! What the control process gives to the data plane: descriptors, the setup and the DEK.
+//!
+//! The descriptors have fixed numbers. The setup goes over the control socket as a length (u32,
+//! little-endian) and JSON; the 64 bytes of the DEK follow it. It is neither an argument nor in the
+//! environment, and the socket is not in any file system. The data plane answers with one line at a
+//! time: [`READY`], or `error` and what went wrong. When either end goes away, the other notices.
+
+use std::io::{Read, Write};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::cipher::DataUnit;
+use crate::keys::Dek;
+use crate::volume::Geometry;
+
+use super::FrontendError;
+
+/// The descriptor of the control socket in the data plane process.
+pub const CONTROL_FD: i32 = 3;
+/// The line that says that guests are served.
+pub const READY: &str = "ready";
+/// A setup is far shorter; more is not one.
+const MOST_SETUP_LEN: u32 = 64 * 1024;
+
+/// The other descriptors of the data plane process.
+#[derive(Debug, Clone, Copy)]
+pub struct DataPlaneFds {
+    /// The vhost-user socket, listening or connected.
+    pub socket: i32,
+    /// The layer's data file.
+    pub data: i32,
+    /// The layer's map file.
+    pub map: i32,
+    /// The runtime map.
+    pub runtime: i32,
+}
+
+impl DataPlaneFds {
+    /// The numbers in every data plane process.
+    pub const FIXED: Self = Self {
+        socket: 4,
+        data: 5,
+        map: 6,
+        runtime: 7,
+    };
+}
+
+/// What the data plane serves, and how.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setup {
+    /// The disk.
+    pub disk: Uuid,
+    /// Its layer.
+    pub layer: Uuid,
+    /// Bytes of the disk.
+    pub size: u64,
+    /// Bytes under one tweak.
+    pub data_unit: u64,
+    /// Refuse writes.
+    pub read_only: bool,
+    /// Queues offered.
+    pub num_queues: u16,
+    /// Entries of a queue at most, a power of two from 4 on.
+    pub queue_size: u16,
+    /// What the guest sees as the serial number, at most 20 bytes.
+    pub serial: String,
+    /// Whether the socket listens; else it is connected and the process ends with the connection.
+    pub listening: bool,
+}
+
+impl Setup {
+    /// The layer as the volume knows it.
+    ///
+    /// # Errors
+    /// [`FrontendError::Cipher`] for an unknown data unit.
+    pub fn geometry(&self) -> Result<Geometry, FrontendError> {
+        let data_unit = DataUnit::try_from(self.data_unit)?;
+        Ok(Geometry {
+            disk: self.disk,
+            layer: self.layer,
+            size: self.size,
+            data_unit,
+        })
+    }
+}
+
+/// Sends setup and DEK to the data plane.
+///
+/// # Errors
+/// [`FrontendError::Io`] when the data plane is gone.
+pub fn send_setup(to: &mut impl Write, setup: &Setup, dek: &Dek) -> Result<(), FrontendError> {
+    let fail = |source| FrontendError::Io {
+        what: "send the setup to the data plane",
+        source,
+    };
+    let json = serde_json::to_vec(setup).map_err(|e| FrontendError::Setup(e.to_string()))?;
+    to.write_all(&(json.len() as u32).to_le_bytes())
+        .map_err(fail)?;
+    to.write_all(&json).map_err(fail)?;
+    Ok(dek.send(to)?)
+}
+
+/// Receives what [`send_setup`] sent.
+///
+/// # Errors
+/// [`FrontendError::Setup`], or [`FrontendError::Key`].
+pub fn receive_setup(from: &mut impl Read) -> Result<(Setup, Dek), FrontendError> {
+    let refuse = |error: &dyn std::fmt::Display| FrontendError::Setup(error.to_string());
+    let mut len = [0; 4];
+    from.read_exact(&mut len).map_err(|e| refuse(&e))?;
+    let len = u32::from_le_bytes(len);
+    if len > MOST_SETUP_LEN {
+        return Err(refuse(&format!("it claims to be {len} bytes long")));
+    }
+    let mut json = vec![0; len as usize];
+    from.read_exact(&mut json).map_err(|e| refuse(&e))?;
+    let setup = serde_json::from_slice(&json).map_err(|e| refuse(&e))?;
+    Ok((setup, Dek::receive(from)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn setup_and_key_travel_together() {
+        let setup = Setup {
+            disk: Uuid::from_u128(1),
+            layer: Uuid::from_u128(2),
+            size: 4096,
+            data_unit: 512,
+            read_only: true,
+            num_queues: 2,
+            queue_size: 64,
+            serial: "disk".into(),
+            listening: true,
+        };
+        let dek = Dek::generate().unwrap();
+        let mut pipe = Vec::new();
+        send_setup(&mut pipe, &setup, &dek).unwrap();
+        let (received, key) = receive_setup(&mut pipe.as_slice()).unwrap();
+        assert_eq!(received, setup);
+        assert_eq!(key.expose(), dek.expose());
+        assert!(receive_setup(&mut &pipe[..pipe.len() - 1]).is_err());
+        assert!(receive_setup(&mut [0xff; 8].as_slice()).is_err());
+    }
+}

@@ -1,0 +1,203 @@
+//! One started virtqueue: the avail ring, the used ring and the three eventfds.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
+use virtio_queue::{DescriptorChain, Error as QueueError, Queue, QueueOwnedT, QueueT};
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::request::Memory;
+
+use super::dirty_log::DirtyLog;
+
+/// Where a ring's three parts are in guest memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct RingAddresses {
+    pub(super) descriptors: GuestAddress,
+    pub(super) avail: GuestAddress,
+    pub(super) used: GuestAddress,
+}
+
+/// Everything that starts a ring.
+pub(super) struct RingSetup {
+    pub(super) size: u16,
+    pub(super) addresses: RingAddresses,
+    /// Index of the next entry of the avail ring.
+    pub(super) next_avail: u16,
+    pub(super) event_idx: bool,
+    pub(super) kick: File,
+    pub(super) call: Option<File>,
+    pub(super) err: Option<File>,
+    pub(super) memory: Arc<Memory>,
+    pub(super) log: Option<Arc<DirtyLog>>,
+}
+
+/// A ring that is being served.
+pub(super) struct Ring {
+    queue: Queue,
+    kick: File,
+    call: Option<File>,
+    err: Option<File>,
+    pub(super) memory: Arc<Memory>,
+    pub(super) log: Option<Arc<DirtyLog>>,
+    /// The guest broke the ring for good; it is left alone until it is set up anew.
+    broken: bool,
+    /// Used entries were added since the guest was last notified.
+    unnotified: bool,
+}
+
+impl Ring {
+    /// Sets the ring up. The used ring goes on where it is in guest memory: `SET_VRING_BASE` only
+    /// tells the avail index.
+    pub(super) fn new(setup: RingSetup) -> Result<Self, QueueError> {
+        let RingSetup {
+            size,
+            addresses,
+            next_avail,
+            event_idx,
+            kick,
+            call,
+            err,
+            memory,
+            log,
+        } = setup;
+        let mut queue = Queue::new(size)?;
+        queue.try_set_size(size)?;
+        queue.try_set_desc_table_address(addresses.descriptors)?;
+        queue.try_set_avail_ring_address(addresses.avail)?;
+        queue.try_set_used_ring_address(addresses.used)?;
+        queue.set_event_idx(event_idx);
+        queue.set_next_avail(next_avail);
+        queue.set_next_used(queue.used_idx(&*memory, Ordering::Acquire)?.0);
+        queue.set_ready(true);
+        Ok(Self {
+            queue,
+            kick,
+            call,
+            err,
+            memory,
+            log,
+            broken: false,
+            unnotified: false,
+        })
+    }
+
+    pub(super) fn kick_fd(&self) -> RawFd {
+        self.kick.as_raw_fd()
+    }
+
+    pub(super) fn set_call(&mut self, call: Option<File>) {
+        self.call = call;
+        // What the old descriptor may have been told is said again: too often is harmless.
+        self.signal();
+    }
+
+    pub(super) fn set_err(&mut self, err: Option<File>) {
+        self.err = err;
+    }
+
+    pub(super) fn next_avail(&self) -> u16 {
+        self.queue.next_avail()
+    }
+
+    pub(super) fn size(&self) -> usize {
+        usize::from(self.queue.size())
+    }
+
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    /// Gives at most `most` available chains to `take`. Whether there may be more: then the guest
+    /// does not kick for them, and this is to be called again.
+    ///
+    /// # Errors
+    /// The ring is broken for good, in a way that this tells.
+    pub(super) fn pop(
+        &mut self,
+        most: usize,
+        mut take: impl FnMut(&mut Self, DescriptorChain<&Memory>) -> Result<(), QueueError>,
+    ) -> Result<bool, QueueError> {
+        let memory = self.memory.clone();
+        self.queue.disable_notification(&*memory)?;
+        for _ in 0..most {
+            let Some(chain) = self.queue.iter(&*memory)?.next() else {
+                let more = self.queue.enable_notification(&*memory)?;
+                self.log_avail_event();
+                return Ok(more);
+            };
+            take(self, chain)?;
+        }
+        Ok(true)
+    }
+
+    /// Returns a chain to the guest, of which `len` bytes were written.
+    ///
+    /// # Errors
+    /// The used ring is not in guest memory any more.
+    pub(super) fn push_used(&mut self, head: u16, len: u32) -> Result<(), QueueError> {
+        let slot = u64::from(self.queue.next_used() % self.queue.size());
+        self.queue.add_used(&*self.memory, head, len)?;
+        self.unnotified = true;
+        if let Some(log) = &self.log {
+            let used = self.queue.used_ring();
+            log.mark(GuestAddress(used), 4);
+            log.mark(GuestAddress(used + 4 + 8 * slot), 8);
+        }
+        Ok(())
+    }
+
+    /// Notifies the guest of new used entries, if it wants that.
+    ///
+    /// # Errors
+    /// The rings are not in guest memory any more.
+    pub(super) fn notify(&mut self) -> Result<(), QueueError> {
+        if !std::mem::take(&mut self.unnotified) {
+            return Ok(());
+        }
+        let wanted = self.queue.needs_notification(&*self.memory)?
+            && (self.queue.event_idx_enabled() || !self.interrupts_suppressed()?);
+        if wanted {
+            self.signal();
+        }
+        Ok(())
+    }
+
+    /// Marks the ring as broken and tells the frontend through the err eventfd.
+    pub(super) fn set_broken(&mut self) {
+        self.broken = true;
+        if let Some(err) = &mut self.err {
+            let _ = err.write(&1u64.to_ne_bytes());
+        }
+    }
+
+    /// §2.7.7.1: without EVENT_IDX the driver says by a flag that it does not want interrupts.
+    fn interrupts_suppressed(&self) -> Result<bool, QueueError> {
+        let flags: u16 = self
+            .memory
+            .load(GuestAddress(self.queue.avail_ring()), Ordering::Acquire)
+            .map_err(QueueError::GuestMemory)?;
+        Ok(u32::from(u16::from_le(flags)) & VRING_AVAIL_F_NO_INTERRUPT != 0)
+    }
+
+    fn signal(&mut self) {
+        // A full counter means that the guest has not looked yet: nothing is lost.
+        if let Some(call) = &mut self.call {
+            let _ = call.write(&1u64.to_ne_bytes());
+        }
+    }
+
+    /// Notifications are switched by writing into the used ring: its flags, or `avail_event`
+    /// behind its entries.
+    fn log_avail_event(&self) {
+        if let Some(log) = &self.log {
+            let used = self.queue.used_ring();
+            log.mark(GuestAddress(used), 2);
+            log.mark(GuestAddress(used + 4 + 8 * u64::from(self.queue.size())), 2);
+        }
+    }
+}

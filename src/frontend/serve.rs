@@ -1,0 +1,298 @@
+//! The data plane process: from its first instruction to its last flush.
+
+use std::io::Write;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::{fs::File, io};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use vhost::vhost_user::{BackendReqHandler, Error as VhostError};
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use crate::keys::harden_process;
+use crate::pipeline::DiskIo;
+use crate::request::Disk;
+use crate::store::{LayerFile, LayerFiles};
+use crate::units::{SECTOR_SIZE, Sector};
+use crate::volume::{RuntimeMap, Volume, check_data_file};
+
+use super::config_space::{ConfigSpace, MOST_ZERO_SECTORS};
+use super::confine::confine;
+use super::handler::BlockHandler;
+use super::worker::Shared;
+use super::{CONTROL_FD, DataPlaneFds, FrontendError, READY, Setup, receive_setup};
+
+/// What woke the main thread.
+const CONTROL: u64 = 0;
+const SIGNAL: u64 = 1;
+const SOCKET: u64 = 2;
+const CONNECTION_ENDED: u64 = 3;
+
+/// Runs the data plane in this process, which must have been started by the control process with
+/// the descriptors of [`DataPlaneFds::FIXED`] and [`CONTROL_FD`]. Returns after the last flush.
+///
+/// # Errors
+/// [`FrontendError`]; it has also been told to the control process.
+pub fn serve() -> Result<(), FrontendError> {
+    harden_process()?;
+    let mut control = UnixStream::from(inherited(CONTROL_FD)?);
+    let result = serve_disk(&mut control);
+    if let Err(error) = &result {
+        // When the control process is gone there is nobody to tell.
+        let _ = writeln!(control, "error {error}");
+    }
+    result
+}
+
+/// Takes over a descriptor that the control process left open for us.
+fn inherited(fd: RawFd) -> Result<OwnedFd, FrontendError> {
+    let what = "use the descriptors of the control process (`sealdisk attach` starts this)";
+    let fail = |e: rustix::io::Errno| FrontendError::Io {
+        what,
+        source: e.into(),
+    };
+    // SAFETY: only a look at whether the number is an open descriptor.
+    let borrowed = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
+    rustix::io::fcntl_setfd(borrowed, rustix::io::FdFlags::CLOEXEC).map_err(fail)?;
+    // SAFETY: the descriptor is open (just seen), the control process made it for this purpose, and
+    // each number is taken over once, at the start of the process.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn serve_disk(control: &mut UnixStream) -> Result<(), FrontendError> {
+    let fds = DataPlaneFds::FIXED;
+    let socket = inherited(fds.socket)?;
+    let files = LayerFiles {
+        data: LayerFile::from_file(File::from(inherited(fds.data)?))?,
+        map: LayerFile::from_file(File::from(inherited(fds.map)?))?,
+    };
+    let runtime = RuntimeMap::from_file(File::from(inherited(fds.runtime)?));
+    let (setup, dek) = receive_setup(control)?;
+    let geometry = setup.geometry()?;
+    check_data_file(files.data.file(), &geometry)?;
+    let volume = Arc::new(Volume::open_runtime(files.map.file(), geometry, &runtime)?);
+    let signals = signal_pipe()?;
+    confine()?;
+
+    let config = ConfigSpace::new(
+        setup.size,
+        setup.read_only,
+        setup.num_queues,
+        setup.queue_size,
+    );
+    let shared = Arc::new(Shared {
+        volume,
+        files,
+        dek,
+        disk: disk_of(&setup),
+        limits: config.limits(),
+        write_through: true.into(),
+    });
+    let handler = BlockHandler::new(shared.clone(), config, setup.num_queues, setup.queue_size);
+    let mut server = Server {
+        handler: Arc::new(Mutex::new(handler)),
+        ended: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(io_error("make an eventfd"))?,
+        connection: None,
+    };
+    writeln!(control, "{READY}").map_err(io_error("tell that the disk is ready"))?;
+    log::info!(
+        "serving disk {} with {} queues",
+        setup.disk,
+        setup.num_queues
+    );
+    let served = match setup.listening {
+        true => server.accept_all(&UnixListener::from(socket), control, &signals),
+        false => server.serve_one(UnixStream::from(socket), control, &signals),
+    };
+    server.close();
+    drop(server);
+    served?;
+    last_flush(&shared)
+}
+
+fn disk_of(setup: &Setup) -> Disk {
+    let mut serial = [0; 20];
+    let len = setup.serial.len().min(serial.len());
+    serial[..len].copy_from_slice(&setup.serial.as_bytes()[..len]);
+    Disk {
+        capacity: Sector(setup.size / SECTOR_SIZE),
+        read_only: setup.read_only,
+        serial,
+        most_zero_sectors: MOST_ZERO_SECTORS,
+    }
+}
+
+/// Makes what the guest had not flushed durable: the runtime map is not needed any more then.
+fn last_flush(shared: &Shared) -> Result<(), FrontendError> {
+    let files = shared.files.try_clone()?;
+    let mut io =
+        DiskIo::open(shared.volume.clone(), files, &shared.dek).map_err(FrontendError::Flush)?;
+    io.flush().map_err(FrontendError::Flush)
+}
+
+/// A descriptor that becomes readable when the process is told to end.
+fn signal_pipe() -> Result<UnixStream, FrontendError> {
+    let fail = io_error("handle signals");
+    let (read, write) = UnixStream::pair().map_err(&fail)?;
+    for signal in [SIGTERM, SIGINT] {
+        let write = write.try_clone().map_err(&fail)?;
+        signal_hook::low_level::pipe::register(signal, write).map_err(&fail)?;
+    }
+    Ok(read)
+}
+
+fn io_error(what: &'static str) -> impl Fn(io::Error) -> FrontendError {
+    move |source| FrontendError::Io { what, source }
+}
+
+/// The connection that is being served.
+struct Connection {
+    stream: UnixStream,
+    thread: JoinHandle<()>,
+}
+
+struct Server {
+    handler: Arc<Mutex<BlockHandler>>,
+    ended: EventFd,
+    connection: Option<Connection>,
+}
+
+impl Server {
+    /// Serves one connection after another until the control process or a signal says stop.
+    fn accept_all(
+        &mut self,
+        listener: &UnixListener,
+        control: &UnixStream,
+        signals: &UnixStream,
+    ) -> Result<(), FrontendError> {
+        let epoll = self.epoll(control, signals)?;
+        let watch = |operation| {
+            let event = EpollEvent::new(EventSet::IN, SOCKET);
+            epoll
+                .ctl(operation, listener.as_raw_fd(), event)
+                .map_err(io_error("watch the socket"))
+        };
+        watch(ControlOperation::Add)?;
+        loop {
+            match wait(&epoll)? {
+                SOCKET => {
+                    let accepted = listener.accept();
+                    let started = accepted.and_then(|(stream, _)| self.start(stream));
+                    match started {
+                        // One frontend at a time: further ones wait in the socket's queue.
+                        Ok(()) => watch(ControlOperation::Delete)?,
+                        Err(error) => log::warn!("cannot serve a connection: {error}"),
+                    }
+                }
+                CONNECTION_ENDED => {
+                    self.close();
+                    watch(ControlOperation::Add)?;
+                }
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    /// Serves a connection that is there already; it ends with it.
+    fn serve_one(
+        &mut self,
+        stream: UnixStream,
+        control: &UnixStream,
+        signals: &UnixStream,
+    ) -> Result<(), FrontendError> {
+        let epoll = self.epoll(control, signals)?;
+        self.start(stream)
+            .map_err(io_error("serve the connection"))?;
+        wait(&epoll).map(|_| ())
+    }
+
+    fn epoll(&self, control: &UnixStream, signals: &UnixStream) -> Result<Epoll, FrontendError> {
+        let fail = io_error("watch for the end");
+        let epoll = Epoll::new().map_err(&fail)?;
+        let watched = [
+            (control.as_raw_fd(), CONTROL),
+            (signals.as_raw_fd(), SIGNAL),
+            (self.ended.as_raw_fd(), CONNECTION_ENDED),
+        ];
+        for (fd, name) in watched {
+            let event = EpollEvent::new(EventSet::IN, name);
+            epoll.ctl(ControlOperation::Add, fd, event).map_err(&fail)?;
+        }
+        Ok(epoll)
+    }
+
+    fn start(&mut self, stream: UnixStream) -> io::Result<()> {
+        stream.set_nonblocking(false)?;
+        let (ours, ended) = (stream.try_clone()?, self.ended.try_clone()?);
+        let handler = self.handler.clone();
+        let thread = std::thread::Builder::new()
+            .name("vhost-user".into())
+            .spawn(move || {
+                converse(stream, &handler);
+                let _ = ended.write(1);
+            })?;
+        self.connection = Some(Connection {
+            stream: ours,
+            thread,
+        });
+        Ok(())
+    }
+
+    /// Ends the connection, if there is one, and completes what its rings have.
+    fn close(&mut self) {
+        if let Some(Connection { stream, thread }) = self.connection.take() {
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+            let _ = thread.join();
+            let _ = self.ended.read();
+        }
+    }
+}
+
+/// Waits for the next thing that happens.
+fn wait(epoll: &Epoll) -> Result<u64, FrontendError> {
+    let mut events = [EpollEvent::default(); 4];
+    loop {
+        match epoll.wait(-1, &mut events) {
+            // A stop comes before everything else that happens at the same time.
+            Ok(count) if count > 0 => {
+                return Ok(events[..count]
+                    .iter()
+                    .map(EpollEvent::data)
+                    .min()
+                    .unwrap_or(CONTROL));
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(io_error("wait for events")(error)),
+        }
+    }
+}
+
+/// Handles the messages of a connection until it ends, then gives up everything it set up.
+fn converse(stream: UnixStream, handler: &Arc<Mutex<BlockHandler>>) {
+    let mut messages = BackendReqHandler::from_stream(stream, handler.clone());
+    loop {
+        match messages.handle_request() {
+            Ok(()) => {}
+            // Well-formed messages that cannot be granted; the frontend was told if it asked.
+            Err(
+                error @ (VhostError::InvalidParam
+                | VhostError::InvalidOperation(_)
+                | VhostError::InactiveFeature(_)
+                | VhostError::ReqHandlerError(_)),
+            ) => log::warn!("a vhost-user message was refused: {error}"),
+            Err(VhostError::Disconnected) => break,
+            Err(error) => {
+                log::warn!("the vhost-user connection ends: {error}");
+                break;
+            }
+        }
+    }
+    match handler.lock() {
+        Ok(mut handler) => handler.disconnect(),
+        Err(poisoned) => poisoned.into_inner().disconnect(),
+    }
+}

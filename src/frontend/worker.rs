@@ -1,0 +1,423 @@
+//! The thread of one virtqueue: it owns the ring, the pipeline and the wait for both.
+//!
+//! Each turn it takes commands from the connection's thread, carries the pipeline on, completes
+//! what is finished, takes new chains, notifies the guest once, and waits for a kick, a completion
+//! or a command in one system call that submits new I/O as well.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+
+use vm_memory::{Bytes, GuestAddress};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use crate::cipher::{Cipher, SharedSlice};
+use crate::keys::Dek;
+use crate::pipeline::{Finished, GuestBuffer, Op, OpError, Pipeline, Slots, Token};
+use crate::request::{Action, ChainLimits, Disk, Memory, Scratch, Status, interpret, read_chain};
+use crate::store::{LayerFiles, StoreError, UringStore, Wait, WatchId};
+use crate::volume::Volume;
+
+use super::FrontendError;
+use super::dirty_log::DirtyLog;
+use super::log_limit::LogLimit;
+use super::ring::{Ring, RingSetup};
+
+const WAKE: WatchId = WatchId(0);
+const KICK: WatchId = WatchId(1);
+
+/// How long a request waits that another queue is in the way of, before it is tried again.
+const RETRY: Duration = Duration::from_micros(200);
+
+/// What all queues of the disk share.
+pub(super) struct Shared {
+    pub(super) volume: Arc<Volume>,
+    pub(super) files: LayerFiles,
+    pub(super) dek: Dek,
+    pub(super) disk: Disk,
+    pub(super) limits: ChainLimits,
+    /// Writes are to be durable before they complete.
+    pub(super) write_through: AtomicBool,
+}
+
+/// What a worker is told. Each command is answered when it is done.
+pub(super) enum Command {
+    /// Serve a ring.
+    Start(Box<RingSetup>),
+    /// Serve it no more: take no new chain, complete those taken.
+    Stop,
+    /// Use this memory from now on.
+    Memory(Arc<Memory>),
+    /// Note written pages here, or nowhere.
+    Log(Option<Arc<DirtyLog>>),
+    /// Notify the guest through this.
+    Call(Option<File>),
+    /// Tell of a broken ring through this.
+    Err(Option<File>),
+    /// End the thread.
+    Exit,
+}
+
+type Answer = Result<u16, String>;
+
+/// The other threads' end of a worker.
+pub(super) struct WorkerHandle {
+    commands: SyncSender<(Command, SyncSender<Answer>)>,
+    wake: EventFd,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl WorkerHandle {
+    /// Starts the thread of queue `index`.
+    pub(super) fn spawn(shared: Arc<Shared>, index: usize) -> Result<Self, FrontendError> {
+        let fail = |what| move |source| FrontendError::Io { what, source };
+        let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(fail("make an eventfd"))?;
+        let wake_worker = wake.try_clone().map_err(fail("duplicate an eventfd"))?;
+        let (commands, receiver) = sync_channel(1);
+        let (ready, is_ready) = sync_channel(1);
+        let thread = std::thread::Builder::new()
+            .name(format!("queue-{index}"))
+            .spawn(
+                move || match Worker::new(shared, index, receiver, wake_worker) {
+                    Ok(worker) => {
+                        let _ = ready.send(Ok(()));
+                        worker.run();
+                    }
+                    Err(error) => {
+                        let _ = ready.send(Err(error));
+                    }
+                },
+            )
+            .map_err(fail("start a queue's thread"))?;
+        let gone = || FrontendError::Setup("a queue's thread ended at its start".into());
+        is_ready.recv().map_err(|_| gone())??;
+        Ok(Self {
+            commands,
+            wake,
+            thread: Some(thread),
+        })
+    }
+
+    /// Has the worker do something and waits until it is done. The answer is the index of the next
+    /// entry of the avail ring, or why it could not be done.
+    pub(super) fn tell(&self, command: Command) -> Answer {
+        let gone = || "the queue's thread has ended".to_owned();
+        let (answer, answered) = sync_channel(1);
+        self.commands.send((command, answer)).map_err(|_| gone())?;
+        self.wake.write(1).map_err(|e| e.to_string())?;
+        answered.recv().map_err(|_| gone())?
+    }
+}
+
+impl Drop for WorkerHandle {
+    fn drop(&mut self) {
+        let _ = self.tell(Command::Exit);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A chain taken from the ring and not yet returned.
+struct Pending {
+    head: u16,
+    status: GuestAddress,
+    /// Bytes of data that the guest gets if all goes well.
+    writable: u32,
+    /// Where they go, noted only while the guest is migrated.
+    written: Vec<(GuestAddress, u32)>,
+    memory: Arc<Memory>,
+}
+
+struct Worker {
+    index: usize,
+    ring: Option<Ring>,
+    queue: QueueState,
+    commands: Receiver<(Command, SyncSender<Answer>)>,
+    /// Kept open for as long as the ring of the store watches it.
+    _wake: EventFd,
+    /// Who waits for the end of a stop.
+    stopping: Option<SyncSender<Answer>>,
+    finished: Vec<Finished>,
+    events: Vec<WatchId>,
+}
+
+/// What taking a chain needs besides the ring.
+struct QueueState {
+    shared: Arc<Shared>,
+    pipeline: Pipeline<UringStore>,
+    pending: Slots<Pending>,
+    scratch: Scratch,
+    /// Lists of requests that are done, to be used again.
+    lists: Vec<Vec<SharedSlice>>,
+    bad_chains: LogLimit,
+    failures: LogLimit,
+}
+
+impl Worker {
+    fn new(
+        shared: Arc<Shared>,
+        index: usize,
+        commands: Receiver<(Command, SyncSender<Answer>)>,
+        wake: EventFd,
+    ) -> Result<Self, FrontendError> {
+        let cipher = Cipher::new(&shared.dek, shared.volume.geometry().data_unit)?;
+        if index == 0 {
+            log::info!("AES-256-XTS by the engine {}", cipher.engine_name());
+        }
+        let mut store = UringStore::new(shared.files.try_clone()?)?;
+        store.watch(WAKE, wake.as_raw_fd());
+        let pipeline = Pipeline::new(shared.volume.clone(), store, cipher)?;
+        let queue = QueueState {
+            shared,
+            pipeline,
+            pending: Slots::with_capacity(256),
+            scratch: Scratch::default(),
+            lists: Vec::with_capacity(256),
+            bad_chains: LogLimit::default(),
+            failures: LogLimit::default(),
+        };
+        Ok(Self {
+            index,
+            ring: None,
+            queue,
+            commands,
+            _wake: wake,
+            stopping: None,
+            finished: Vec::with_capacity(256),
+            events: Vec::with_capacity(2),
+        })
+    }
+
+    fn run(mut self) {
+        loop {
+            while self.stopping.is_none()
+                && let Ok((command, answer)) = self.commands.try_recv()
+            {
+                if matches!(command, Command::Exit) {
+                    self.ring = None;
+                    let _ = answer.send(Ok(0));
+                    return;
+                }
+                self.obey(command, answer);
+            }
+            let wait = self.turn();
+            if let Err(error) = self.queue.pipeline.store_mut().enter(wait) {
+                // Without its ring the queue is lost. What was completed to the guest is kept by
+                // the runtime map, and the frontend can connect to the next process.
+                log::error!("queue {}: {error}", self.index);
+                std::process::exit(1);
+            }
+            self.events.clear();
+            self.queue
+                .pipeline
+                .store_mut()
+                .take_events(&mut self.events);
+        }
+    }
+
+    /// One round of work; answers how to wait for the next.
+    fn turn(&mut self) -> Wait {
+        self.queue.pipeline.poll();
+        self.complete_finished();
+        let mut more = false;
+        if self.stopping.is_none()
+            && let Some(ring) = self.ring.as_mut().filter(|ring| !ring.is_broken())
+        {
+            let most = ring.size().saturating_sub(self.queue.pending.len());
+            let queue = &mut self.queue;
+            match ring.pop(most, |ring, chain| queue.take(ring, chain)) {
+                Ok(answer) => more = answer && most > 0,
+                Err(error) => self.break_ring(&error),
+            }
+            // Reads of zeros and the like are finished without any I/O.
+            self.complete_finished();
+        }
+        if let Some(ring) = self.ring.as_mut()
+            && let Err(error) = ring.notify()
+        {
+            self.break_ring(&error);
+        }
+        if self.queue.pending.is_empty()
+            && let Some(answer) = self.stopping.take()
+        {
+            let next = self.ring.take().map_or(0, |ring| ring.next_avail());
+            self.queue.pipeline.store_mut().unwatch(KICK);
+            let _ = answer.send(Ok(next));
+            more = true;
+        }
+        match (more, self.queue.pipeline.waits_for_others()) {
+            (true, _) => Wait::No,
+            (false, true) => Wait::AtMost(RETRY),
+            (false, false) => Wait::Forever,
+        }
+    }
+
+    fn obey(&mut self, command: Command, answer: SyncSender<Answer>) {
+        let result = match command {
+            Command::Start(setup) => self.start(*setup),
+            Command::Stop => {
+                self.stopping = Some(answer);
+                return;
+            }
+            Command::Memory(memory) => self.with_ring(|ring| ring.memory = memory),
+            Command::Log(log) => self.with_ring(|ring| ring.log = log),
+            Command::Call(call) => self.with_ring(|ring| ring.set_call(call)),
+            Command::Err(err) => self.with_ring(|ring| ring.set_err(err)),
+            Command::Exit => Ok(0),
+        };
+        let _ = answer.send(result);
+    }
+
+    fn start(&mut self, setup: RingSetup) -> Answer {
+        let ring = Ring::new(setup).map_err(|e| e.to_string())?;
+        self.queue.pipeline.store_mut().watch(KICK, ring.kick_fd());
+        let next = ring.next_avail();
+        self.ring = Some(ring);
+        Ok(next)
+    }
+
+    fn with_ring(&mut self, change: impl FnOnce(&mut Ring)) -> Answer {
+        if let Some(ring) = &mut self.ring {
+            change(ring);
+        }
+        Ok(0)
+    }
+
+    fn break_ring(&mut self, error: &virtio_queue::Error) {
+        log::error!(
+            "queue {}: the guest broke its ring: {error}; it is served no more",
+            self.index
+        );
+        if let Some(ring) = &mut self.ring {
+            ring.set_broken();
+        }
+    }
+
+    fn complete_finished(&mut self) {
+        self.queue.pipeline.take_finished(&mut self.finished);
+        for done in self.finished.drain(..) {
+            let Some(ring) = &mut self.ring else { continue };
+            if let Err(error) = self.queue.complete(ring, done) {
+                log::error!("queue {}: cannot complete a request: {error}", self.index);
+                ring.set_broken();
+            }
+        }
+    }
+}
+
+impl QueueState {
+    /// Takes a chain on: answers it or hands it to the pipeline.
+    fn take(
+        &mut self,
+        ring: &mut Ring,
+        descriptors: virtio_queue::DescriptorChain<&Memory>,
+    ) -> Result<(), virtio_queue::Error> {
+        let head = descriptors.head_index();
+        let list = self.lists.pop().unwrap_or_default();
+        let memory = ring.memory.clone();
+        let limits = self.shared.limits;
+        let chain = match read_chain(&memory, descriptors, limits, &mut self.scratch, list) {
+            Ok(chain) => chain,
+            Err(error) => {
+                self.bad_chains
+                    .warn(|| format!("a request cannot be understood: {error}"));
+                return ring.push_used(head, 0);
+            }
+        };
+        let durable = self.shared.write_through.load(Ordering::Acquire);
+        let action = interpret(&chain, &self.shared.disk, durable);
+        let logging = ring.log.is_some() && chain.writable > 0;
+        let pending = Pending {
+            head,
+            status: chain.status,
+            writable: chain.writable as u32,
+            written: if logging {
+                self.scratch.writable.clone()
+            } else {
+                Vec::new()
+            },
+            memory: memory.clone(),
+        };
+        match action {
+            Action::Answer { status, written } => {
+                self.lists.push(cleared(chain.data));
+                finish(ring, &pending, status, written)
+            }
+            Action::Submit { kind, at, len } => {
+                let token = Token(u64::from(self.pending.insert(pending)));
+                let buffer = GuestBuffer {
+                    slices: chain.data,
+                    owner: Some(memory),
+                };
+                self.pipeline.submit(Op {
+                    kind,
+                    at,
+                    len,
+                    memory: buffer,
+                    token,
+                });
+                Ok(())
+            }
+        }
+    }
+
+    /// Returns a chain whose request is finished.
+    fn complete(&mut self, ring: &mut Ring, done: Finished) -> Result<(), virtio_queue::Error> {
+        self.lists.push(cleared(done.memory.slices));
+        let Some(pending) = self.pending.remove(done.token.0 as u32) else {
+            return Ok(());
+        };
+        match done.result {
+            Ok(()) => finish(ring, &pending, Status::Ok, pending.writable),
+            Err(error) => {
+                self.failures.warn(|| describe(&error));
+                finish(ring, &pending, Status::IoError, 0)
+            }
+        }
+    }
+}
+
+fn describe(error: &OpError) -> String {
+    match error {
+        OpError::Store(store) if StoreError::is_no_space(store) => {
+            format!("a request failed: {error}; make space on the host's file system")
+        }
+        _ => format!("a request failed: {error}"),
+    }
+}
+
+fn cleared(mut list: Vec<SharedSlice>) -> Vec<SharedSlice> {
+    list.clear();
+    list
+}
+
+/// The status byte first, then the used entry with the number of bytes written (§2.7.8).
+fn finish(
+    ring: &mut Ring,
+    pending: &Pending,
+    status: Status,
+    written: u32,
+) -> Result<(), virtio_queue::Error> {
+    if pending
+        .memory
+        .write_obj(status.byte(), pending.status)
+        .is_err()
+    {
+        return ring.push_used(pending.head, 0);
+    }
+    if let Some(log) = &ring.log {
+        log.mark(pending.status, 1);
+        for (at, len) in &pending.written {
+            log.mark(*at, u64::from(*len));
+        }
+    }
+    // A status that does not lie right behind the data would make the count say more than was
+    // written, which a driver must not rely on either way.
+    ring.push_used(pending.head, written.saturating_add(1))
+}
