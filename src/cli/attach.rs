@@ -1,25 +1,84 @@
 //! `sealdisk attach`, by QEMU's conventions for vhost-user back-ends.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::control::attach::{AttachError, AttachRequest, SocketSource, attach};
+use crate::control::runtime_dir;
+use crate::frontend::{self, FrontendError};
+
 use super::{CliError, Context, Output};
+
+/// Queues offered when nothing is said: QEMU refuses a back-end that has fewer than the guest has
+/// vCPUs, and a queue that is not used costs nothing.
+const NUM_QUEUES: u16 = 128;
+/// Entries of a queue when nothing is said: what QEMU's largest default asks for.
+const QUEUE_SIZE: u16 = 256;
 
 /// Arguments of `attach`.
 #[derive(Args)]
-#[command(after_help = "Example:\n  sealdisk attach --print-capabilities")]
+#[command(after_help = "Examples:
+  sealdisk attach mydisk --socket-path /run/sealdisk/mydisk.sock
+  qemu-system-x86_64 -m 1G -object memory-backend-memfd,id=mem,size=1G,share=on \\
+    -M q35,memory-backend=mem \\
+    -chardev socket,id=c0,path=/run/sealdisk/mydisk.sock,reconnect=1 \\
+    -device vhost-user-blk-pci,chardev=c0
+  sealdisk attach --print-capabilities")]
 pub struct AttachArgs {
-    /// The disk
+    /// The disk, by its name or its directory
+    #[arg(value_name = "DISK", required_unless_present_any = ["blk_file", "print_capabilities"])]
     disk: Option<String>,
+    /// The disk, as QEMU's convention has it
+    #[arg(long, value_name = "DISK", conflicts_with = "disk")]
+    blk_file: Option<String>,
+    /// The Unix socket to make and listen on
+    #[arg(long, value_name = "PATH", conflicts_with = "fd",
+          required_unless_present_any = ["fd", "print_capabilities"])]
+    socket_path: Option<PathBuf>,
+    /// An inherited Unix socket, listening or connected
+    #[arg(long, value_name = "N")]
+    fd: Option<i32>,
+    /// Let the guest read only
+    #[arg(long)]
+    read_only: bool,
+    /// Queues to offer, at least one for each vCPU
+    #[arg(long, value_name = "N", default_value_t = NUM_QUEUES,
+          value_parser = clap::value_parser!(u16).range(1..=256))]
+    num_queues: u16,
+    /// Entries of a queue at most, a power of two
+    #[arg(long, value_name = "N", default_value_t = QUEUE_SIZE, value_parser = queue_size)]
+    queue_size: u16,
+    /// The serial number that the guest sees [default: the start of the disk's id]
+    #[arg(long, value_name = "TEXT", value_parser = serial)]
+    serial: Option<String>,
     /// Print what this back-end can do, as JSON, and ignore all else
     #[arg(long)]
     print_capabilities: bool,
 }
 
-/// Arguments of the data plane, which `attach` starts.
+/// Arguments of the data plane: none, it gets everything over its control socket.
 #[derive(Args)]
 pub struct DataPlaneArgs {}
+
+fn queue_size(text: &str) -> Result<u16, String> {
+    let size: u16 = text.parse().map_err(|_| "not a number".to_owned())?;
+    // Firmware needs three entries for a request; 1024 is the most that QEMU can ask for.
+    if size.is_power_of_two() && (4..=1024).contains(&size) {
+        Ok(size)
+    } else {
+        Err("a power of two from 4 to 1024 is needed".into())
+    }
+}
+
+fn serial(text: &str) -> Result<String, String> {
+    if text.len() <= 20 && text.bytes().all(|b| b.is_ascii_graphic() || b == b' ') {
+        Ok(text.into())
+    } else {
+        Err("at most 20 printable ASCII characters".into())
+    }
+}
 
 /// Whether the program was started only to be asked what it can do. QEMU's vhost-user convention
 /// has all other arguments ignored then, also those that are unknown, so they are not parsed; and
@@ -39,15 +98,43 @@ pub(super) fn run(context: &Context, args: AttachArgs) -> Result<(), CliError> {
     if args.print_capabilities {
         return print_capabilities(&context.output);
     }
-    let disk = args
-        .disk
-        .ok_or_else(|| CliError::usage("name the disk to attach"))?;
-    context.installation()?.catalog().disk(&disk)?;
-    Err(CliError::usage("give --socket-path or --fd"))
+    let Some(disk) = args.disk.or(args.blk_file) else {
+        return Err(CliError::usage("name the disk to attach"));
+    };
+    let socket = match (args.socket_path, args.fd) {
+        (Some(path), _) => SocketSource::Path(path),
+        (None, Some(fd)) => SocketSource::Fd(fd),
+        (None, None) => return Err(CliError::usage("give --socket-path or --fd")),
+    };
+    let request = AttachRequest {
+        disk,
+        socket,
+        read_only: args.read_only,
+        num_queues: args.num_queues,
+        queue_size: args.queue_size,
+        serial: args.serial,
+        runtime_dir: runtime_dir(context.runtime_dir.as_deref()),
+    };
+    Ok(attach(&context.installation()?, request)?)
 }
 
-pub(super) fn run_data_plane(_context: &Context, _args: DataPlaneArgs) -> Result<(), CliError> {
-    Err(CliError::usage(
-        "the data plane is started by `sealdisk attach` only",
-    ))
+/// Runs the data plane. What goes wrong is told to the control process, which prints it.
+pub(super) fn run_data_plane(_: &Context, _: DataPlaneArgs) -> Result<(), CliError> {
+    Ok(frontend::serve()?)
+}
+
+impl From<AttachError> for CliError {
+    fn from(error: AttachError) -> Self {
+        match error {
+            AttachError::Disk(error) => error.into(),
+            AttachError::SocketInUse { .. } => Self::new("Conflict", error.to_string()),
+            _ => Self::new("AttachFailed", error.to_string()),
+        }
+    }
+}
+
+impl From<FrontendError> for CliError {
+    fn from(error: FrontendError) -> Self {
+        Self::new("DataPlaneFailed", error.to_string())
+    }
 }

@@ -1,5 +1,6 @@
 //! What the commands do: the catalog, the vaults and the disks of one installation tied together.
 
+pub mod attach;
 mod context;
 mod des;
 pub mod disks;

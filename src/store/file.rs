@@ -70,6 +70,11 @@ impl LayerFile {
         &self.file
     }
 
+    /// The file, to be given to another process.
+    pub fn into_file(self) -> File {
+        self.file
+    }
+
     /// A second handle of the same open file, for another thread.
     ///
     /// # Errors

@@ -34,7 +34,7 @@ pub(super) fn open_new(
     dek: &Dek,
 ) -> Result<DiskIo, DiskError> {
     let data = LayerFile::open(&paths.data).map_err(PipelineError::from)?;
-    let files = with_map(data, paths)?;
+    let files = open_files(data, paths)?;
     let volume = Volume::open_private(files.map.file(), geometry)?;
     Ok(DiskIo::open(Arc::new(volume), files, dek)?)
 }
@@ -51,7 +51,7 @@ pub(super) fn open_existing(
     let top = header.top().ok_or_else(|| disk.no_layer())?;
     let geometry = geometry(header, top)?;
     check_data_file(claim.file(), &geometry)?;
-    let files = with_map(claim, &disk.layer_paths(top))?;
+    let files = open_files(claim, &disk.layer_paths(top))?;
     let volume = match RuntimeMap::find(runtime_map, &geometry, header.attach)? {
         Some(runtime) => Volume::open_runtime(files.map.file(), geometry, &runtime)?,
         None => Volume::open_private(files.map.file(), geometry)?,
@@ -82,7 +82,11 @@ impl PlaintextSink for DiskIo {
     }
 }
 
-fn with_map(data: LayerFile, paths: &LayerPaths) -> Result<LayerFiles, DiskError> {
+/// Opens the map of a layer whose data file is open already.
+///
+/// # Errors
+/// [`DiskError::File`].
+pub fn open_files(data: LayerFile, paths: &LayerPaths) -> Result<LayerFiles, DiskError> {
     let map = OpenOptions::new()
         .read(true)
         .write(true)

@@ -40,7 +40,7 @@ mod update;
 mod view;
 
 pub use create::{CreateRequest, Created, DEFAULT_SECTOR_SIZE, SourceSpec, create};
-pub use dataplane::geometry;
+pub use dataplane::{geometry, open_files};
 pub use decrypt::{Plaintext, decrypt};
 pub use delete::delete;
 pub use error::DiskError;

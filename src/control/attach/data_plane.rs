@@ -1,0 +1,165 @@
+//! Starting the data plane process, and waiting for its end.
+
+use std::io::{self, BufRead, BufReader};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use command_fds::{CommandFdExt, FdMapping};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+
+use crate::frontend::{CONTROL_FD, DataPlaneFds, READY, Setup, send_setup};
+use crate::keys::Dek;
+use crate::store::LayerFiles;
+use crate::volume::RuntimeMap;
+
+use super::{AttachError, Socket};
+
+/// How the data plane ended.
+pub(super) enum Ended {
+    /// It flushed everything.
+    Flushed,
+    /// It said why it cannot serve the disk.
+    Refused(String),
+    /// It ended without a word.
+    Died(ExitStatus),
+}
+
+/// The running data plane.
+pub(super) struct DataPlane {
+    child: Child,
+    control: UnixStream,
+}
+
+fn process(what: &'static str) -> impl Fn(io::Error) -> AttachError {
+    move |source| AttachError::Process { what, source }
+}
+
+/// A descriptor that becomes readable when this process is told to end.
+pub(super) fn signals() -> Result<UnixStream, AttachError> {
+    let fail = process("handle signals");
+    let (read, write) = UnixStream::pair().map_err(&fail)?;
+    for signal in [SIGTERM, SIGINT] {
+        let write = write.try_clone().map_err(&fail)?;
+        signal_hook::low_level::pipe::register(signal, write).map_err(&fail)?;
+    }
+    Ok(read)
+}
+
+impl DataPlane {
+    /// Starts this program again as the data plane, with nothing but its descriptors.
+    pub(super) fn spawn(
+        socket: &Socket,
+        files: LayerFiles,
+        runtime: RuntimeMap,
+    ) -> Result<Self, AttachError> {
+        let fail = process("start the data plane");
+        let (control, theirs) = UnixStream::pair().map_err(&fail)?;
+        let fds = DataPlaneFds::FIXED;
+        let map = |parent_fd: OwnedFd, child_fd| FdMapping {
+            parent_fd,
+            child_fd,
+        };
+        let mappings = vec![
+            map(theirs.into(), CONTROL_FD),
+            map(socket.duplicate()?, fds.socket),
+            map(files.data.into_file().into(), fds.data),
+            map(files.map.into_file().into(), fds.map),
+            map(runtime.into_file().into(), fds.runtime),
+        ];
+        let program = std::env::current_exe().map_err(&fail)?;
+        let mut command = Command::new(program);
+        command
+            .arg("data-plane")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .env_clear();
+        if let Some(level) = std::env::var_os("RUST_LOG") {
+            command.env("RUST_LOG", level);
+        } else {
+            command.env("RUST_LOG", log::max_level().as_str());
+        }
+        let collision = |_| fail(io::ErrorKind::InvalidInput.into());
+        command.fd_mappings(mappings).map_err(collision)?;
+        let child = command.spawn().map_err(&fail)?;
+        Ok(Self { child, control })
+    }
+
+    pub(super) fn send(&mut self, setup: &Setup, dek: &Dek) -> Result<(), AttachError> {
+        Ok(send_setup(&mut self.control, setup, dek)?)
+    }
+
+    /// Waits for the end of the data plane; a signal to this process makes it end. `ready` is
+    /// called when it serves guests.
+    pub(super) fn supervise(
+        mut self,
+        signals: &UnixStream,
+        ready: impl FnOnce(),
+    ) -> Result<Ended, AttachError> {
+        let fail = process("watch the data plane");
+        let epoll = Epoll::new().map_err(&fail)?;
+        for (fd, name) in [
+            (self.control.as_raw_fd(), CONTROL),
+            (signals.as_raw_fd(), SIGNAL),
+        ] {
+            let event = EpollEvent::new(EventSet::IN, name);
+            epoll.ctl(ControlOperation::Add, fd, event).map_err(&fail)?;
+        }
+        let mut lines = BufReader::new(self.control.try_clone().map_err(&fail)?);
+        let (mut ready, mut reason) = (Some(ready), None);
+        loop {
+            if wait(&epoll)? == SIGNAL {
+                // The data plane sees the end of the control socket, and ends.
+                self.control
+                    .shutdown(std::net::Shutdown::Write)
+                    .map_err(&fail)?;
+                let event = EpollEvent::new(EventSet::IN, SIGNAL);
+                epoll
+                    .ctl(ControlOperation::Delete, signals.as_raw_fd(), event)
+                    .map_err(&fail)?;
+                continue;
+            }
+            let mut line = String::new();
+            match lines.read_line(&mut line) {
+                Ok(0) | Err(_) => break,
+                Ok(_) => {}
+            }
+            if line.trim_end() == READY {
+                if let Some(ready) = ready.take() {
+                    ready();
+                }
+            } else if let Some(text) = line.trim_end().strip_prefix("error ") {
+                reason = Some(text.to_owned());
+            }
+        }
+        let status = self.child.wait().map_err(&fail)?;
+        Ok(match reason {
+            Some(reason) => Ended::Refused(reason),
+            None if status.success() => Ended::Flushed,
+            None => Ended::Died(status),
+        })
+    }
+}
+
+const CONTROL: u64 = 0;
+const SIGNAL: u64 = 1;
+
+/// What happened first; what the data plane says comes before a signal.
+fn wait(epoll: &Epoll) -> Result<u64, AttachError> {
+    let mut events = [EpollEvent::default(); 2];
+    loop {
+        match epoll.wait(-1, &mut events) {
+            Ok(count) if count > 0 => {
+                return Ok(events[..count]
+                    .iter()
+                    .map(EpollEvent::data)
+                    .min()
+                    .unwrap_or(CONTROL));
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(process("watch the data plane")(error)),
+        }
+    }
+}

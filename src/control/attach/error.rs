@@ -1,0 +1,71 @@
+//! Why a disk is not attached.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+
+use thiserror::Error;
+
+use crate::control::disks::DiskError;
+use crate::frontend::FrontendError;
+
+/// Errors of attaching.
+#[derive(Debug, Error)]
+pub enum AttachError {
+    /// The disk cannot be used.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The header has no layer; one that was read always has.
+    #[error("the disk's header names no layer")]
+    NoLayer,
+    /// Another process listens on the socket.
+    #[error("{} is in use by another process; choose another --socket-path", path.display())]
+    SocketInUse {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// Something else than a socket is there.
+    #[error("{} exists and is not a socket; choose another --socket-path", path.display())]
+    NotASocket {
+        /// What is there.
+        path: PathBuf,
+    },
+    /// The socket cannot be made.
+    #[error("cannot make the socket {}: {source}", path.display())]
+    Socket {
+        /// The socket.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// `--fd` does not name what it should.
+    #[error("--fd {fd} is not an open Unix stream socket: {source}")]
+    Fd {
+        /// The number.
+        fd: i32,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The data plane cannot be started or watched.
+    #[error("cannot {what}: {source}")]
+    Process {
+        /// What was tried.
+        what: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The setup could not be handed over.
+    #[error(transparent)]
+    Frontend(#[from] FrontendError),
+    /// The data plane said that it cannot serve the disk.
+    #[error("{0}")]
+    Refused(String),
+    /// The data plane ended without having been told to.
+    #[error(
+        "the data plane ended by itself ({0}); every completed write is kept: attach the disk again"
+    )]
+    Died(ExitStatus),
+}
