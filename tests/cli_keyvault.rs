@@ -532,6 +532,30 @@ fn a_reader_that_goes_away_is_no_failure() {
 }
 
 #[test]
+fn a_process_that_holds_keys_cannot_dump_core() {
+    let host = Host::with_key();
+    let mut command = host.command("keyvault key import k --vault-name myvault --pem-file -");
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let limits = format!("/proc/{}/limits", child.id());
+    let forbidden = |limits: &str| {
+        let line = limits.lines().find(|l| l.starts_with("Max core file size"));
+        line.is_some_and(|l| l.split_whitespace().skip(4).take(2).eq(["0", "0"]))
+    };
+    // It is waiting for its input once the vault is open; the limit is set before.
+    let seen = (0..500).any(|_| {
+        sleep(Duration::from_millis(10));
+        forbidden(&fs::read_to_string(&limits).unwrap())
+    });
+    drop(child.stdin.take());
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    assert!(seen);
+}
+
+#[test]
 fn completions_and_capabilities_need_no_installation() {
     let host = Host::new();
     for shell in ["bash", "zsh", "fish"] {

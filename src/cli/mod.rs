@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::control::{Installation, default_state_dir};
+use crate::keys::harden_process;
 
 mod attach;
 mod completions;
@@ -120,20 +121,26 @@ pub fn main() -> ExitCode {
         runtime_dir: cli.global.runtime_dir,
         state_dir: cli.global.state_dir,
     };
-    let result = match cli.command {
-        Command::Keyvault(args) => keyvault::run(&context, args),
-        Command::DiskEncryptionSet(args) => des::run(&context, args),
-        Command::Disk(args) => disk::run(&context, args),
-        Command::Attach(args) => attach::run(&context, args),
-        Command::DataPlane(args) => attach::run_data_plane(&context, args),
-        Command::Completions(args) => completions::run(&context, &args),
-    };
-    match result {
+    match harden_process()
+        .map_err(|e| CliError::new("Hardening", e.to_string()))
+        .and_then(|()| dispatch(&context, cli.command))
+    {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             context.output.error(&error);
             ExitCode::from(error.status)
         }
+    }
+}
+
+fn dispatch(context: &Context, command: Command) -> Result<(), CliError> {
+    match command {
+        Command::Keyvault(args) => keyvault::run(context, args),
+        Command::DiskEncryptionSet(args) => des::run(context, args),
+        Command::Disk(args) => disk::run(context, args),
+        Command::Attach(args) => attach::run(context, args),
+        Command::DataPlane(args) => attach::run_data_plane(context, args),
+        Command::Completions(args) => completions::run(context, &args),
     }
 }
 

@@ -1,7 +1,7 @@
 //! RSA keys: making, importing, wrapping and unwrapping.
 
 use rsa::pkcs1::DecodeRsaPrivateKey;
-use rsa::pkcs8::{DecodePrivateKey, EncodePrivateKey};
+use rsa::pkcs8::{DecodePrivateKey, EncodePrivateKey, spki};
 use rsa::traits::PublicKeyParts;
 use rsa::{PrivateKey, PublicKey};
 use sha2::Sha256;
@@ -77,7 +77,12 @@ impl RsaKey {
         }
         let malformed = |e: &dyn std::fmt::Display| bad(format!("the RSA key is malformed: {e}"));
         let key = match label {
-            "PRIVATE KEY" => PrivateKey::from_pkcs8_pem(text).map_err(|e| malformed(&e))?,
+            "PRIVATE KEY" => PrivateKey::from_pkcs8_pem(text).map_err(|e| match e {
+                rsa::pkcs8::Error::PublicKey(spki::Error::OidUnknown { .. }) => {
+                    bad("the PEM file holds a private key of another kind; an RSA key is needed")
+                }
+                e => malformed(&e),
+            })?,
             "RSA PRIVATE KEY" => PrivateKey::from_pkcs1_pem(text).map_err(|e| malformed(&e))?,
             other => {
                 return Err(bad(format!(
