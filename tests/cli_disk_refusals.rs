@@ -542,3 +542,29 @@ fn a_deletion_that_died_is_completed() {
         host.assert_no_disks();
     }
 }
+
+#[test]
+fn many_at_once_make_each_disk_once() {
+    let host = Host::new();
+    host.ok(&["disk", "create", "first", "--size", "1M"]);
+    let children: Vec<_> = ["a", "b", "c", "same", "same", "same"]
+        .iter()
+        .map(|name| {
+            let mut command = host.command(&["disk", "create", name, "--size", "1M"]);
+            command.stdout(Stdio::null()).stderr(Stdio::piped());
+            command.spawn().unwrap()
+        })
+        .collect();
+    for _ in 0..20 {
+        host.ok(&["disk", "list"]);
+    }
+    let outputs = children.into_iter().map(|c| c.wait_with_output().unwrap());
+    let (made, refused): (Vec<_>, Vec<_>) = outputs.partition(|o| o.status.success());
+    assert_eq!(made.len(), 4, "{refused:?}");
+    for output in &refused {
+        assert!(one_line(output).contains("exists already"));
+    }
+    assert_eq!(host.json(&["disk", "list"]).as_array().unwrap().len(), 5);
+    let names = fs::read_dir(host.disks()).unwrap();
+    assert_eq!(names.count(), 5);
+}

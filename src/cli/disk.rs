@@ -150,7 +150,8 @@ pub(super) fn run(context: &Context, args: DiskArgs) -> Result<(), CliError> {
             disks::show(&installation, &name)?;
             let question = format!("The disk {name} and all its data will be destroyed. Continue?");
             context.output.confirm(&question, yes)?;
-            Ok(disks::delete(&installation, &name)?)
+            let runtime_dir = runtime_dir(context.runtime_dir.as_deref());
+            Ok(disks::delete(&installation, &name, &runtime_dir)?)
         }
         DiskCommand::Update(args) => {
             let installation = context.installation()?;

@@ -80,7 +80,7 @@ pub fn create<P: FnMut(u64)>(
     refuse_existing(installation, &request.name, &directory)?;
 
     let disk = Uuid::new_v4();
-    let mut staging = Staging::begin(installation, &parent, &request.name, disk)?;
+    let mut staging = Staging::begin(installation, &parent, &request.name)?;
     let mut source = match &request.source {
         Some(spec) => {
             let scratch = staging.directory();

@@ -45,9 +45,10 @@ pub fn decrypt<P: FnMut(u64)>(
 ) -> Result<(), DiskError> {
     let mut sink = Sink::open(to)?;
     let disk = Disk::find(installation, name)?;
-    let header = disk.header_file()?.read()?;
-    let claim = disk.claim(header.claims())?;
-    let (header, dek) = disk.unlock(installation, header)?;
+    let file = disk.header_file()?;
+    let claim = disk.claim(file.read()?.claims())?;
+    // Read again: it may have been attached and detached until it was claimed.
+    let (header, dek) = disk.unlock(installation, file.read()?)?;
     let runtime_map = runtime_map(runtime_dir, header.disk);
     let mut source = dataplane::open_existing(&disk, claim, &header, &dek, &runtime_map)?;
     stream(

@@ -8,18 +8,23 @@ use uuid::Uuid;
 
 use super::{DiskError, HEADER, claim_data, lookup, staging::lock_directory};
 use crate::catalog::{DiskRecord, DiskState};
-use crate::control::Installation;
 use crate::control::files::sync_dir;
+use crate::control::{Installation, runtime_map};
 use crate::envelope::HeaderFile;
 
 /// Deletes a disk that is not in use. Its header is overwritten before any file is unlinked, so
 /// that the ciphertext is worthless at once, whatever becomes of its blocks.
 ///
-/// It works without any key, and for a disk whose header is damaged or missing.
+/// It works without any key, and for a disk whose header is damaged or missing. `runtime_dir` is
+/// where a killed daemon may have left the disk's map.
 ///
 /// # Errors
 /// [`DiskError::InUse`]; others, after which the deletion can be repeated.
-pub fn delete(installation: &Installation, name: &str) -> Result<(), DiskError> {
+pub fn delete(
+    installation: &Installation,
+    name: &str,
+    runtime_dir: &Path,
+) -> Result<(), DiskError> {
     let catalog = installation.catalog();
     let row = lookup(installation, name)?;
     let directory = &row.record.directory;
@@ -46,6 +51,13 @@ pub fn delete(installation: &Installation, name: &str) -> Result<(), DiskError> 
     };
     let rev = catalog.update_disk(row.rev, &record)?;
     erase_and_remove(directory)?;
+    let map = runtime_map(runtime_dir, record.id);
+    match fs::remove_file(&map) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            log::warn!("cannot remove {}: {e}", map.display());
+        }
+        _ => {}
+    }
     drop((claims, lock));
     Ok(catalog.delete_disk(name, rev)?)
 }

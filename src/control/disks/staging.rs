@@ -28,7 +28,7 @@ use uuid::Uuid;
 
 use super::delete::remove_files;
 use super::{DiskError, header_claims};
-use crate::catalog::{DiskRecord, DiskState, Stored};
+use crate::catalog::{CatalogError, DiskRecord, DiskState, Stored};
 use crate::control::Installation;
 use crate::control::files::sync_dir;
 
@@ -48,30 +48,37 @@ impl<'a> Staging<'a> {
         installation: &'a Installation,
         parent: &Path,
         name: &str,
-        id: Uuid,
     ) -> Result<Self, DiskError> {
-        let directory = parent.join(format!(".{name}{INFIX}{id}"));
-        DirBuilder::new()
-            .mode(0o700)
-            .create(&directory)
-            .map_err(DiskError::file("create", &directory))?;
-        match lock_directory(&directory) {
-            Ok(Some(lock)) => Ok(Self {
-                installation,
-                directory,
-                _lock: lock,
-                row: None,
-            }),
-            // Someone took the new, still unlocked directory for a left one.
-            Ok(None) => Err(DiskError::Unfinished {
-                name: name.into(),
-                doing: "created",
-            }),
-            Err(source) => {
-                let _ = fs::remove_dir(&directory);
-                Err(DiskError::file("lock", &directory)(source))
+        const TRIES: u32 = 10;
+        for _ in 0..TRIES {
+            let directory = parent.join(format!(".{name}{INFIX}{}", Uuid::new_v4()));
+            DirBuilder::new()
+                .mode(0o700)
+                .create(&directory)
+                .map_err(DiskError::file("create", &directory))?;
+            match lock_directory(&directory) {
+                Ok(Some(lock)) => {
+                    return Ok(Self {
+                        installation,
+                        directory,
+                        _lock: lock,
+                        row: None,
+                    });
+                }
+                // A sweep took the new, still unlocked directory for a left one and removes it.
+                Ok(None) => {}
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => {
+                    // The next sweep removes it if this does not.
+                    let _ = fs::remove_dir(&directory);
+                    return Err(DiskError::file("lock", &directory)(e));
+                }
             }
         }
+        Err(DiskError::Unfinished {
+            name: name.into(),
+            doing: "created",
+        })
     }
 
     /// Where the disk's files are to be made.
@@ -138,7 +145,7 @@ fn ready(
     installation: &Installation,
     row: &Stored<DiskRecord>,
     directory: &Path,
-) -> Result<(), DiskError> {
+) -> Result<(), CatalogError> {
     let record = DiskRecord {
         directory: directory.into(),
         state: DiskState::Ready,
@@ -194,7 +201,7 @@ fn sweep_creating(installation: &Installation, row: &Stored<DiskRecord>) -> Resu
         Ok(None) => Ok(()),
         Ok(Some(_lock)) => {
             remove_files(directory)?;
-            catalog.delete_disk(name, row.rev)?;
+            unless_overtaken(catalog.delete_disk(name, row.rev))?;
             log::warn!("removed the disk {name}, whose creation was interrupted");
             Ok(())
         }
@@ -204,9 +211,9 @@ fn sweep_creating(installation: &Installation, row: &Stored<DiskRecord>) -> Resu
                 // Its maker is between the last two steps.
                 Ok(None) => Ok(()),
                 Ok(Some(_lock)) if header_claims(&finished).is_ok_and(|h| h.disk == *id) => {
-                    ready(installation, row, &finished)
+                    unless_overtaken(ready(installation, row, &finished))
                 }
-                _ => Ok(catalog.delete_disk(name, row.rev)?),
+                _ => unless_overtaken(catalog.delete_disk(name, row.rev)),
             }
         }
         Err(e) => Err(DiskError::file("lock", directory)(e)),
@@ -223,7 +230,16 @@ fn sweep_deleting(installation: &Installation, row: &Stored<DiskRecord>) -> Resu
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         Err(e) => return Err(DiskError::file("lock", directory)(e)),
     }
-    Ok(installation.catalog().delete_disk(name, row.rev)?)
+    unless_overtaken(installation.catalog().delete_disk(name, row.rev))
+}
+
+/// A row that changed since it was read is not left over any more: whoever works on it, or
+/// another sweep, was faster.
+fn unless_overtaken(result: Result<(), CatalogError>) -> Result<(), DiskError> {
+    match result {
+        Err(CatalogError::Changed { .. } | CatalogError::NotFound { .. }) => Ok(()),
+        result => Ok(result?),
+    }
 }
 
 /// Removes directories of makers that were killed before they could add a row.

@@ -41,8 +41,8 @@ impl QemuImage {
         cancel: &Cancel,
     ) -> Result<Self, ImportError> {
         let image = Image::new(path, format)?;
-        image.refuse_references()?;
-        image.refuse_damaged()?;
+        image.refuse_references(cancel)?;
+        image.refuse_damaged(cancel)?;
         let server = image.serve(scratch)?;
         let (server, stream) = server.connect(&image, scratch, cancel)?;
         Ok(Self {
@@ -119,8 +119,8 @@ impl Image {
     }
 
     /// Runs `qemu-img COMMAND --output=json` on the image.
-    fn qemu_img(&self, command: &str) -> Result<Output, ImportError> {
-        let child = Command::new(QEMU_IMG)
+    fn qemu_img(&self, command: &str, cancel: &Cancel) -> Result<Output, ImportError> {
+        let mut child = Command::new(QEMU_IMG)
             .args([command, "--output=json", "--image-opts"])
             .arg(&self.options)
             .stdin(Stdio::null())
@@ -130,28 +130,45 @@ impl Image {
             .spawn()
             .map_err(|e| self.no_helper(QEMU_IMG, e))?;
         limit(&child);
-        child
-            .wait_with_output()
-            .map_err(|e| self.no_helper(QEMU_IMG, e))
+        // Its pipes are emptied by a thread of their own, so that this one can watch for signals.
+        let (stdout, stderr) = (drain(child.stdout.take()), drain(child.stderr.take()));
+        let status = loop {
+            match child.try_wait() {
+                Ok(None) => {}
+                Ok(Some(status)) => break status,
+                Err(e) => return Err(self.no_helper(QEMU_IMG, e)),
+            }
+            if let Err(interrupted) = cancel.check() {
+                end(&mut child);
+                return Err(interrupted);
+            }
+            thread::sleep(Duration::from_millis(2));
+        };
+        // A thread that panicked would have read nothing.
+        Ok(Output {
+            status,
+            stdout: stdout.join().unwrap_or_default(),
+            stderr: stderr.join().unwrap_or_default(),
+        })
     }
 
     /// QEMU reads what lies behind the end of an image file as zeros, so a truncated image would
     /// be imported as one with less in it.
-    fn refuse_damaged(&self) -> Result<(), ImportError> {
+    fn refuse_damaged(&self, cancel: &Cancel) -> Result<(), ImportError> {
         // From qemu-img(1); leaked clusters do no harm, and a format without a check refuses such
         // images when it opens them.
         const SOUND: i32 = 0;
         const ONLY_LEAKS: i32 = 3;
         const NO_CHECK: i32 = 63;
-        let output = self.qemu_img("check")?;
+        let output = self.qemu_img("check", cancel)?;
         match output.status.code() {
             Some(SOUND | ONLY_LEAKS | NO_CHECK) => Ok(()),
             _ => Err(self.unreadable(QEMU_IMG, &output)),
         }
     }
 
-    fn refuse_references(&self) -> Result<(), ImportError> {
-        let output = self.qemu_img("info")?;
+    fn refuse_references(&self, cancel: &Cancel) -> Result<(), ImportError> {
+        let output = self.qemu_img("info", cancel)?;
         if !output.status.success() {
             return Err(self.unreadable(QEMU_IMG, &output));
         }
@@ -284,12 +301,31 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It is read-only, so it has nothing to finish. Both calls fail only if it is gone already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        end(&mut self.child);
         // Gone already unless connecting failed.
         let _ = std::fs::remove_file(&self.socket);
     }
+}
+
+/// Ends a child that only reads, so that it has nothing to finish.
+fn end(child: &mut Child) {
+    // Both calls fail only if it is gone already.
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+/// Collects what a child writes, as far as somebody could want to read it.
+fn drain(pipe: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>> {
+    const MOST: u64 = 1 << 20;
+    thread::spawn(move || {
+        let mut text = Vec::new();
+        if let Some(mut pipe) = pipe {
+            // What cannot be read is missing from a message at worst.
+            let _ = pipe.by_ref().take(MOST).read_to_end(&mut text);
+            let _ = io::copy(&mut pipe, &mut io::sink());
+        }
+        text
+    })
 }
 
 /// Keeps a hostile image from making `qemu-img` run or grow without end.
