@@ -23,9 +23,10 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
             ));
         }
     };
-    digits
-        .parse::<u64>()
-        .ok()
+    // `u64::from_str` would take a leading plus sign.
+    Some(digits)
+        .filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()))
+        .and_then(|digits| digits.parse::<u64>().ok())
         .and_then(|number| number.checked_mul(1 << shift))
         .ok_or_else(|| format!("'{text}' is no size that a disk can have"))
 }
