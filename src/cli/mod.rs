@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::control::{Installation, default_state_dir};
@@ -146,16 +147,30 @@ fn dispatch(context: &Context, command: Command) -> Result<(), CliError> {
 
 /// Prints help and version as asked, and arguments that make no sense as an error of status 2.
 fn usage(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
-    if error.use_stderr() && wants_json(arguments) {
-        let text = error.render().to_string();
-        let line = text.lines().next().unwrap_or_default();
-        let message = line.strip_prefix("error: ").unwrap_or(line);
-        Output::new(OutputFormat::Json).error(&CliError::usage(message));
+    if error.use_stderr() && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let format = match wants_json(arguments) {
+            true => OutputFormat::Json,
+            false => OutputFormat::Table,
+        };
+        let message = one_line(&error.render().to_string());
+        Output::new(format).error(&CliError::usage(message));
     } else {
         // A closed stdout or stderr leaves nobody to tell.
         let _ = error.print();
     }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+/// What clap says in paragraphs (what is wrong, tips, usage, a pointer to --help) as one line.
+fn one_line(text: &str) -> String {
+    let text = text.strip_prefix("error: ").unwrap_or(text);
+    let lines = text.lines().map(str::trim);
+    let said: Vec<&str> = lines
+        .filter(|line| !line.is_empty() && !line.starts_with("For more information"))
+        .collect();
+    said.join(" ")
+        .replace(" Usage: ", "; usage: ")
+        .replace(" tip: ", "; tip: ")
 }
 
 /// The arguments could not be parsed, so this only looks for the option.
@@ -203,6 +218,23 @@ mod tests {
             }
         }
         check(&Cli::command(), "sealdisk");
+    }
+
+    #[test]
+    fn a_usage_error_is_one_line_that_names_what_is_missing() {
+        let parsed = Cli::try_parse_from(["sealdisk", "keyvault", "key", "create", "k"]);
+        let line = one_line(&parsed.err().unwrap().render().to_string());
+        assert!(
+            line.contains("not provided: --vault-name <VAULT_NAME>; usage: sealdisk"),
+            "{line}"
+        );
+        assert!(!line.contains('\n'));
+        let parsed = Cli::try_parse_from(["sealdisk", "keyvault", "lits"]);
+        let line = one_line(&parsed.err().unwrap().render().to_string());
+        assert!(
+            line.starts_with("unrecognized subcommand 'lits'; tip: "),
+            "{line}"
+        );
     }
 
     #[test]
