@@ -145,7 +145,7 @@ impl<S: Store> Pipeline<S> {
                 return Progress::NoRoom;
             }
             job.step = Step::SyncMap;
-            if job.sectors.is_empty() {
+            if job.sectors.is_empty() && self.volume.is_map_synced() {
                 return Progress::More;
             }
             self.flush_operation(
@@ -201,6 +201,7 @@ impl<S: Store> Pipeline<S> {
                 self.punches.add(run, self.volume.flushes())
             });
         }
+        self.volume.set_map_synced();
         self.volume.end_flush();
         self.finish(id, Ok(()));
     }

@@ -113,6 +113,7 @@ pub struct Volume {
     flushing: AtomicBool,
     flushes: AtomicU64,
     lost: AtomicBool,
+    map_synced: AtomicBool,
 }
 
 impl Volume {
@@ -172,6 +173,7 @@ impl Volume {
             flushing: AtomicBool::new(false),
             flushes: AtomicU64::new(0),
             lost: AtomicBool::new(false),
+            map_synced: AtomicBool::new(false),
         }
     }
 
@@ -208,6 +210,17 @@ impl Volume {
     /// Ends the flush that [`Volume::try_begin_flush`] started.
     pub fn end_flush(&self) {
         self.flushing.store(false, Ordering::Release);
+    }
+
+    /// Whether all of the map file is known to be durable. At first it is not: what was read from
+    /// it may be a write of a process that died before its sync, which only the page cache has.
+    pub fn is_map_synced(&self) -> bool {
+        self.map_synced.load(Ordering::Acquire)
+    }
+
+    /// Notes that the map file was synced.
+    pub fn set_map_synced(&self) {
+        self.map_synced.store(true, Ordering::Release);
     }
 
     /// Notes that a sync failed. The kernel may have dropped the writes that it could not sync, and
