@@ -38,6 +38,7 @@ const CONNECTION_ENDED: u64 = 3;
 /// [`FrontendError`]; it has also been told to the control process.
 pub fn serve() -> Result<(), FrontendError> {
     harden_process()?;
+    end_with_any_thread();
     let mut control = UnixStream::from(inherited(CONTROL_FD)?);
     let result = serve_disk(&mut control);
     if let Err(error) = &result {
@@ -45,6 +46,16 @@ pub fn serve() -> Result<(), FrontendError> {
         let _ = writeln!(control, "error {error}");
     }
     result
+}
+
+/// A queue whose thread panicked would hang its guest silently. The process ends instead: nothing
+/// that was completed is lost, and whoever supervises it starts another.
+fn end_with_any_thread() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        report(info);
+        std::process::abort();
+    }));
 }
 
 /// Takes over a descriptor that the control process left open for us.

@@ -156,6 +156,7 @@ struct QueueState {
     /// Lists of requests that are done, to be used again.
     lists: Vec<Vec<SharedSlice>>,
     bad_chains: LogLimit,
+    broken_rings: LogLimit,
     failures: LogLimit,
 }
 
@@ -180,6 +181,7 @@ impl Worker {
             scratch: Scratch::default(),
             lists: Vec::with_capacity(256),
             bad_chains: LogLimit::default(),
+            broken_rings: LogLimit::default(),
             failures: LogLimit::default(),
         };
         Ok(Self {
@@ -290,10 +292,10 @@ impl Worker {
     }
 
     fn break_ring(&mut self, error: &virtio_queue::Error) {
-        log::error!(
-            "queue {}: the guest broke its ring: {error}; it is served no more",
-            self.index
-        );
+        let index = self.index;
+        self.queue.broken_rings.warn(|| {
+            format!("queue {index}: the guest broke its ring: {error}; it is served no more")
+        });
         if let Some(ring) = &mut self.ring {
             ring.set_broken();
         }
@@ -301,12 +303,16 @@ impl Worker {
 
     fn complete_finished(&mut self) {
         self.queue.pipeline.take_finished(&mut self.finished);
+        let mut broken = None;
         for done in self.finished.drain(..) {
-            let Some(ring) = &mut self.ring else { continue };
-            if let Err(error) = self.queue.complete(ring, done) {
-                log::error!("queue {}: cannot complete a request: {error}", self.index);
-                ring.set_broken();
+            if let Some(ring) = &mut self.ring
+                && let Err(error) = self.queue.complete(ring, done)
+            {
+                broken = Some(error);
             }
+        }
+        if let Some(error) = broken {
+            self.break_ring(&error);
         }
     }
 }

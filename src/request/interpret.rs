@@ -158,5 +158,6 @@ fn zero(chain: &Chain, disk: &Disk, durable: bool, discard: bool) -> Action {
 /// Where `sectors` sectors from `start` on begin, if all of them are on the disk.
 fn range(start: Sector, sectors: u64, capacity: Sector) -> Option<ByteOffset> {
     let end = start.0.checked_add(sectors)?;
-    (end <= capacity.0).then_some(ByteOffset(start.0 * SECTOR_SIZE))
+    // Lazily: only behind this check can the product not overflow.
+    (end <= capacity.0).then(|| ByteOffset(start.0 * SECTOR_SIZE))
 }
