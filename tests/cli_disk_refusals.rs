@@ -544,6 +544,32 @@ fn a_deletion_that_died_is_completed() {
 }
 
 #[test]
+fn what_cannot_be_cleaned_up_is_left_and_stops_no_other_command() {
+    let host = Host::new();
+    host.ok(&["disk", "create", "d", "--size", "1M"]);
+    let own = host.disks().join("d/notes.txt");
+    fs::write(&own, "not sealdisk's").unwrap();
+    let output = host.run(&["disk", "delete", "d", "--yes"]);
+    assert!(one_line(&output).contains("files that are not a disk's"));
+    assert_eq!(fs::read(&own).unwrap(), b"not sealdisk's");
+    assert_eq!(fs::read_dir(host.disks().join("d")).unwrap().count(), 1);
+    host.ok(&["disk", "create", "other", "--size", "1M"]);
+    let list = host.json(&["disk", "list"]);
+    assert_eq!(list[0]["diskState"], "Deleting", "{list}");
+    fs::remove_file(&own).unwrap();
+    assert_eq!(host.json(&["disk", "list"]).as_array().unwrap().len(), 1);
+    // A disk whose files are gone can be forgotten, and that no key was erased is said.
+    fs::remove_dir_all(host.disks().join("other")).unwrap();
+    let output = host.run(&["disk", "delete", "other", "--yes"]);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        output.status.success() && stderr.contains("no key was erased"),
+        "{stderr}"
+    );
+    host.assert_no_disks();
+}
+
+#[test]
 fn many_at_once_make_each_disk_once() {
     let host = Host::new();
     host.ok(&["disk", "create", "first", "--size", "1M"]);

@@ -34,8 +34,9 @@ pub fn delete(
     };
     let lock = match lock_directory(directory) {
         Ok(lock) => lock.ok_or_else(busy)?,
-        // Somebody removed the files by hand; what is left is the catalog's row.
+        // What is left is the catalog's row.
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            warn_nothing_to_erase(directory);
             return Ok(catalog.delete_disk(name, row.rev)?);
         }
         Err(e) => return Err(DiskError::file("lock", directory)(e)),
@@ -60,6 +61,15 @@ pub fn delete(
     }
     drop((claims, lock));
     Ok(catalog.delete_disk(name, rev)?)
+}
+
+/// A directory that is not there may be on a file system that is not mounted.
+pub(super) fn warn_nothing_to_erase(directory: &Path) {
+    log::warn!(
+        "{} is not there, so no key was erased; if it is on a file system that is not mounted, \
+         remove it from there",
+        directory.display()
+    );
 }
 
 /// Erases the header, then removes files and directory.

@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 use uuid::Uuid;
 
-use super::delete::remove_files;
+use super::delete::{remove_files, warn_nothing_to_erase};
 use super::{DiskError, header_claims};
 use crate::catalog::{CatalogError, DiskRecord, DiskState, Stored};
 use crate::control::Installation;
@@ -172,19 +172,27 @@ pub(super) fn lock_directory(path: &Path) -> io::Result<Option<File>> {
 /// Finishes or removes what interrupted commands left: rows that are not *ready*, and directories
 /// of `disks/` and `data_dir` that no row knows of.
 ///
+/// What another command is working on is left to it; what cannot be removed is warned of and left.
+///
 /// # Errors
-/// [`DiskError`]; what another command is working on is left to it.
-pub fn sweep(installation: &Installation, data_dir: Option<&Path>) -> Result<(), DiskError> {
+/// [`CatalogError`] when the catalog cannot be read.
+pub fn sweep(installation: &Installation, data_dir: Option<&Path>) -> Result<(), CatalogError> {
     for row in installation.catalog().disks()? {
-        match row.record.state {
-            DiskState::Ready => {}
-            DiskState::Creating => sweep_creating(installation, &row)?,
-            DiskState::Deleting => sweep_deleting(installation, &row)?,
+        let swept = match row.record.state {
+            DiskState::Ready => Ok(()),
+            DiskState::Creating => sweep_creating(installation, &row),
+            DiskState::Deleting => sweep_deleting(installation, &row),
+        };
+        if let Err(e) = swept {
+            let name = &row.record.name;
+            log::warn!("cannot clean up after an interrupted command on the disk {name}: {e}");
         }
     }
     let disks = installation.disks_dir();
     for parent in [Some(disks.as_path()), data_dir].into_iter().flatten() {
-        sweep_directory(installation, parent)?;
+        if let Err(e) = sweep_directory(installation, parent) {
+            log::warn!("cannot clean up after an interrupted command: {e}");
+        }
     }
     Ok(())
 }
@@ -227,7 +235,7 @@ fn sweep_deleting(installation: &Installation, row: &Stored<DiskRecord>) -> Resu
     match lock_directory(directory) {
         Ok(None) => return Ok(()),
         Ok(Some(_lock)) => super::delete::erase_and_remove(directory)?,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) if e.kind() == io::ErrorKind::NotFound => warn_nothing_to_erase(directory),
         Err(e) => return Err(DiskError::file("lock", directory)(e)),
     }
     unless_overtaken(installation.catalog().delete_disk(name, row.rev))
