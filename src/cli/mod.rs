@@ -190,8 +190,12 @@ fn start_log(verbose: u8) {
         _ => "trace",
     };
     let environment = env_logger::Env::default().default_filter_or(level);
-    // It fails only when a logger is set already, which then logs.
-    let _ = env_logger::Builder::from_env(environment).try_init();
+    // virtio_queue logs an error of its own for much that a guest can do wrong, as often as it does;
+    // the data plane says the same things, but not without end.
+    // Initialising fails only when a logger is set already, which then logs.
+    let _ = env_logger::Builder::from_env(environment)
+        .filter_module("virtio_queue", log::LevelFilter::Off)
+        .try_init();
 }
 
 #[cfg(test)]

@@ -95,7 +95,9 @@ impl BlockHandler {
     }
 
     fn ring(&mut self, index: usize) -> Result<&mut RingState> {
-        self.rings.get_mut(index).ok_or(Error::InvalidParam)
+        self.rings
+            .get_mut(index)
+            .ok_or_else(|| refused("there is no such queue"))
     }
 
     /// Stops a ring, if it runs; afterwards `next_avail` is where it was.
@@ -195,8 +197,16 @@ fn internal(error: impl std::fmt::Display) -> Error {
     Error::ReqHandlerError(io::Error::other(error.to_string()))
 }
 
+/// A message that cannot be granted. If the frontend asked for an acknowledgement it is told, and
+/// the connection goes on.
+fn refused(why: &'static str) -> Error {
+    Error::ReqHandlerError(io::Error::new(io::ErrorKind::InvalidInput, why))
+}
+
+/// A message whose only reply is a success. A frontend that waits for it must not wait for ever, so
+/// the connection ends.
 fn unsupported<T>() -> Result<T> {
-    Err(Error::InvalidOperation("not offered"))
+    Err(Error::InvalidMessage)
 }
 
 /// A write to a full eventfd, or to whatever else a frontend may pass, must not block a queue.
@@ -229,7 +239,7 @@ impl VhostUserBackendReqHandlerMut for BlockHandler {
 
     fn set_features(&mut self, features: u64) -> Result<()> {
         if features & !self.config.features() != 0 {
-            return Err(Error::InvalidParam);
+            return Err(refused("features that were not offered"));
         }
         self.features = features;
         self.publish_write_through();
@@ -258,9 +268,11 @@ impl VhostUserBackendReqHandlerMut for BlockHandler {
     }
 
     fn set_vring_num(&mut self, index: u32, num: u32) -> Result<()> {
-        let size = u16::try_from(num).map_err(|_| Error::InvalidParam)?;
+        let size = u16::try_from(num).map_err(|_| refused("the queue is too large"))?;
         if !size.is_power_of_two() || size > self.most_queue_size {
-            return Err(Error::InvalidParam);
+            return Err(refused(
+                "a queue's size must be a power of two and was not offered",
+            ));
         }
         self.change(index as usize, |ring| ring.size = size)
     }
@@ -274,11 +286,15 @@ impl VhostUserBackendReqHandlerMut for BlockHandler {
         available: u64,
         _log: u64,
     ) -> Result<()> {
-        let at = |user| self.memory.guest_address(user).ok_or(Error::InvalidParam);
+        let at = |user| {
+            self.memory
+                .guest_address(user)
+                .ok_or_else(|| refused("a ring outside guest memory"))
+        };
         let (descriptors, avail, used) = (at(descriptor)?, at(available)?, at(used)?);
         // virtio 1.2 §2.7: the alignment of the three parts.
         if descriptors.0 % 16 != 0 || avail.0 % 2 != 0 || used.0 % 4 != 0 {
-            return Err(Error::InvalidParam);
+            return Err(refused("a ring that is not aligned"));
         }
         let addresses = RingAddresses {
             descriptors,
@@ -291,13 +307,13 @@ impl VhostUserBackendReqHandlerMut for BlockHandler {
         }
         let size = ring.size;
         if !self.ring_is_there(addresses, size) {
-            return Err(Error::InvalidParam);
+            return Err(refused("a ring that leaves guest memory"));
         }
         self.change(index as usize, |ring| ring.addresses = Some(addresses))
     }
 
     fn set_vring_base(&mut self, index: u32, base: u32) -> Result<()> {
-        let next_avail = u16::try_from(base).map_err(|_| Error::InvalidParam)?;
+        let next_avail = u16::try_from(base).map_err(|_| refused("an index beyond 16 bits"))?;
         self.change(index as usize, |ring| ring.next_avail = next_avail)
     }
 
@@ -315,7 +331,8 @@ impl VhostUserBackendReqHandlerMut for BlockHandler {
 
     fn set_vring_kick(&mut self, index: u8, file: Option<File>) -> Result<()> {
         // A ring without a kick descriptor would have to be polled for ever.
-        let file = nonblocking(file)?.ok_or(Error::InvalidParam)?;
+        let file =
+            nonblocking(file)?.ok_or_else(|| refused("a queue without a kick descriptor"))?;
         self.change(usize::from(index), |ring| ring.kick = Some(file))
     }
 
@@ -347,7 +364,7 @@ impl VhostUserBackendReqHandlerMut for BlockHandler {
 
     fn set_protocol_features(&mut self, features: u64) -> Result<()> {
         if features & !ConfigSpace::protocol_features().bits() != 0 {
-            return Err(Error::InvalidParam);
+            return Err(refused("protocol features that were not offered"));
         }
         Ok(())
     }
@@ -358,8 +375,8 @@ impl VhostUserBackendReqHandlerMut for BlockHandler {
 
     fn set_vring_enable(&mut self, index: u32, enable: bool) -> Result<()> {
         if self.features & VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits() == 0 {
-            return Err(Error::InactiveFeature(
-                VhostUserVirtioFeatures::PROTOCOL_FEATURES,
+            return Err(refused(
+                "queues are enabled by themselves without protocol features",
             ));
         }
         let index = index as usize;
@@ -372,12 +389,14 @@ impl VhostUserBackendReqHandlerMut for BlockHandler {
     }
 
     fn get_config(&mut self, offset: u32, size: u32, _: VhostUserConfigFlags) -> Result<Vec<u8>> {
-        self.config.read(offset, size).ok_or(Error::InvalidParam)
+        self.config
+            .read(offset, size)
+            .ok_or_else(|| refused("outside the configuration space"))
     }
 
     fn set_config(&mut self, offset: u32, bytes: &[u8], _: VhostUserConfigFlags) -> Result<()> {
         if !self.config.write(offset, bytes) {
-            return Err(Error::InvalidParam);
+            return Err(refused("a field that cannot be written"));
         }
         self.publish_write_through();
         Ok(())
@@ -440,7 +459,7 @@ impl VhostUserBackendReqHandlerMut for BlockHandler {
 
     fn set_log_base(&mut self, log: &VhostUserLog, file: File) -> Result<()> {
         let log = DirtyLog::new(file, log.mmap_offset, log.mmap_size);
-        self.log = Some(Arc::new(log.map_err(Error::ReqHandlerError)?));
+        self.log = Some(Arc::new(log.map_err(|_| Error::InvalidMessage)?));
         self.publish_log()
     }
 }

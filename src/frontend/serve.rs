@@ -22,6 +22,7 @@ use crate::volume::{RuntimeMap, Volume, check_data_file};
 use super::config_space::{ConfigSpace, MOST_ZERO_SECTORS};
 use super::confine::confine;
 use super::handler::BlockHandler;
+use super::log_limit::LogLimit;
 use super::worker::Shared;
 use super::{CONTROL_FD, DataPlaneFds, FrontendError, READY, Setup, receive_setup};
 
@@ -285,16 +286,15 @@ fn wait(epoll: &Epoll) -> Result<u64, FrontendError> {
 /// Handles the messages of a connection until it ends, then gives up everything it set up.
 fn converse(stream: UnixStream, handler: &Arc<Mutex<BlockHandler>>) {
     let mut messages = BackendReqHandler::from_stream(stream, handler.clone());
+    let mut refusals = LogLimit::default();
     loop {
         match messages.handle_request() {
             Ok(()) => {}
-            // Well-formed messages that cannot be granted; the frontend was told if it asked.
-            Err(
-                error @ (VhostError::InvalidParam
-                | VhostError::InvalidOperation(_)
-                | VhostError::InactiveFeature(_)
-                | VhostError::ReqHandlerError(_)),
-            ) => log::warn!("a vhost-user message was refused: {error}"),
+            // A well-formed message that cannot be granted; the frontend was told if it asked. After
+            // every other error it may wait for a reply that never comes, so the connection ends.
+            Err(VhostError::ReqHandlerError(error)) => {
+                refusals.warn(|| format!("a vhost-user message was refused: {error}"));
+            }
             Err(VhostError::Disconnected) => break,
             Err(error) => {
                 log::warn!("the vhost-user connection ends: {error}");

@@ -325,6 +325,9 @@ impl QueueState {
         descriptors: virtio_queue::DescriptorChain<&Memory>,
     ) -> Result<(), virtio_queue::Error> {
         let head = descriptors.head_index();
+        if usize::from(head) >= ring.size() {
+            return Err(virtio_queue::Error::InvalidDescriptorIndex);
+        }
         let list = self.lists.pop().unwrap_or_default();
         let memory = ring.memory.clone();
         let limits = self.shared.limits;

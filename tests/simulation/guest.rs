@@ -60,6 +60,8 @@ pub struct Simulation {
     queues: Vec<Queue>,
     requests: BTreeMap<u64, Request>,
     next: u64,
+    /// The queue that alone is served for a while; more than 1 for both.
+    awake: usize,
 }
 
 impl Simulation {
@@ -91,6 +93,7 @@ impl Simulation {
             queues: Vec::new(),
             requests: BTreeMap::new(),
             next: 1,
+            awake: 2,
         };
         this.open();
         this
@@ -128,7 +131,14 @@ impl Simulation {
     }
 
     fn step(&mut self) -> Result<(), String> {
-        let queue = self.rng.below(2) as usize;
+        // Now and then one queue sleeps for long, with whatever it has half done.
+        if self.rng.one_in(24) {
+            self.awake = self.rng.below(4) as usize;
+        }
+        let queue = match self.awake {
+            0 | 1 => self.awake,
+            _ => self.rng.below(2) as usize,
+        };
         match self.rng.below(5) {
             0 | 1 if self.requests.len() < 24 => self.submit(queue),
             2 => {}
@@ -219,7 +229,7 @@ impl Simulation {
 
     fn range(&mut self) -> std::ops::Range<u64> {
         let (start, len) = WINDOWS[self.rng.below(WINDOWS.len() as u64) as usize];
-        let most = [1, 8, 24, 160][self.rng.below(4) as usize];
+        let most = [1, 8, 8, 24, 160][self.rng.below(5) as usize];
         let mut first = start + self.rng.below(len);
         if self.rng.one_in(2) {
             first = (first / 8 * 8).max(start);
