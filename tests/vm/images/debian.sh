@@ -31,6 +31,8 @@ build() {
     install -m 755 "$IMAGES/debian-job" "$tree/usr/local/sbin/sealdisk-job"
     install -m 644 "$IMAGES/debian-job.service" "$tree/etc/systemd/system/sealdisk-job.service"
     ln -s ../sealdisk-job.service "$tree/etc/systemd/system/multi-user.target.wants/sealdisk-job.service"
+    # A login prompt would hang up the console under the job.
+    ln -s /dev/null "$tree/etc/systemd/system/serial-getty@ttyS0.service"
     echo "LABEL=$GRUB_LABEL / ext4 defaults 0 1" >"$tree/etc/fstab"
     echo debian >"$tree/etc/hostname"
     : >"$tree/etc/machine-id"
@@ -38,7 +40,7 @@ build() {
     cp -L "$tree"/boot/initrd.img-* "$tree/boot/initrd"
     write_grub_config "$tree" "root=LABEL=$GRUB_LABEL rw console=ttyS0 quiet loglevel=3 panic=-1"
 
-    mke2fs -q -t ext4 -L "$GRUB_LABEL" -d "$tree" "$work/root" "${ROOT_MIB}M"
+    mke2fs -q -t ext4 -L "$GRUB_LABEL" -d "$tree" "$work/root" "${ROOT_MIB}M" >/dev/null
     assemble_disk "$work" "$work/root" "$image"
 }
 

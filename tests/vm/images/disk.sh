@@ -26,7 +26,7 @@ build() {
     pack "$work/initrd" "$tree/boot/initrd"
     write_grub_config "$tree" "console=ttyS0 quiet loglevel=3 panic=-1"
 
-    mke2fs -q -t ext4 -L sealdisk-root -d "$tree" "$work/root" "${ROOT_MIB}M"
+    mke2fs -q -t ext4 -L sealdisk-root -d "$tree" "$work/root" "${ROOT_MIB}M" >/dev/null
     assemble_disk "$work" "$work/root" "$image"
 }
 

@@ -15,7 +15,7 @@ build() {
 
 build_fio() {
     add_tools "$1"
-    add_program "$1" /usr/bin/fio
+    add_program "$1" fio
     install -m 755 "$IMAGES/init" "$1/init"
     pack "$1" "$2"
 }
