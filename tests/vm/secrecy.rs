@@ -57,7 +57,8 @@ fn plaintext_and_dek_are_nowhere_on_the_host() {
 
     // The search finds what is there: the same needles in what the key's holder may see.
     let plain = host.runtime_dir().join("plain");
-    host.run(&["disk", "decrypt", "secret", crate::backend::path(&plain)]);
+    let file = crate::backend::path(&plain);
+    host.run(&["disk", "decrypt", "secret", "--output-file", file]);
     let plain = fs::read(plain).expect("the decrypted disk");
     assert!(contains(&plain, MARKER.as_bytes()));
 }

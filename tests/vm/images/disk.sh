@@ -21,7 +21,9 @@ build() {
 
     add_tools "$tree"
     install -m 755 "$IMAGES/init" "$tree/sbin/init"
-    mkdir -p "$tree/boot/grub"
+    # What is searched for on the host, where it must not be found.
+    echo "This sentence is known plaintext of the guest's disk." >"$tree/root/known-plaintext"
+    mkdir -p "$tree/boot"
     cp "$(kernel_folder)/vmlinuz" "$tree/boot/vmlinuz"
     pack "$work/initrd" "$tree/boot/initrd"
     write_grub_config "$tree" "console=ttyS0 quiet loglevel=3 panic=-1"
