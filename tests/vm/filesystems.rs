@@ -13,7 +13,7 @@ use crate::qemu::{Disk, Firmware, Machine};
 /// unmounting, as a power cut would.
 const WRITE_EXT4: &str = "
 set -e
-mkfs.ext4 -q -L data /dev/vda
+mkfs.ext4 -q -b 4096 -L data /dev/vda
 mount /dev/vda /mnt
 mkdir /mnt/files
 for n in $(seq 1 40); do
@@ -201,6 +201,7 @@ e2fsck -fn /dev/vda
     let job = "
 set -e
 blkdiscard /dev/vda
+dd if=/dev/null of=/dev/vda conv=notrunc,fsync status=none
 [ -z \"$(tr -d '\\0' </dev/vda | head -c 1)\" ]
 ";
     run_on_disk(&host, "data", job);

@@ -185,7 +185,7 @@ fn a_disabled_key_refuses_the_attach_and_enabling_it_brings_the_disk_back() {
         .run();
     // One writer only.
     let second = host.refused(&["attach", "data", "--socket-path", "/dev/shm/never-bound"]);
-    assert!(second.contains("attached"), "{second}");
+    assert!(second.contains("in use"), "{second}");
     daemon.stop();
 
     let enabled = |value: &str| {

@@ -144,7 +144,8 @@ fn files_below(dir: &Path) -> Vec<PathBuf> {
 fn a_crash_leaves_no_core_dump() {
     let host = Host::new();
     host.create_disk("secret", "64MiB", &[]);
-    for signal in [Signal::ABORT, Signal::SEGV] {
+    // Both dump core by default. (SEGV needs a real fault: Rust's handler swallows a sent one.)
+    for signal in [Signal::ABORT, Signal::QUIT] {
         let mut daemon = host.attach("secret");
         let processes = daemon.processes();
         for process in &processes {
