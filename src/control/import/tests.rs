@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::fs;
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -364,4 +365,96 @@ fn qemu_nbd_reads(image: &Path) -> bool {
         fs::read(entry.path().join("cmdline"))
             .is_ok_and(|arguments| String::from_utf8_lossy(&arguments).contains(image))
     })
+}
+
+/// What a well-behaved server says up to the transmission phase: structured replies, the context
+/// `base:allocation` as number 1, and an export of 1 MiB.
+fn handshake() -> Vec<u8> {
+    let option_reply = |option: u32, kind: u32, body: &[u8]| {
+        let mut reply = 0x0003_e889_0455_65a9_u64.to_be_bytes().to_vec();
+        reply.extend(option.to_be_bytes());
+        reply.extend(kind.to_be_bytes());
+        reply.extend((body.len() as u32).to_be_bytes());
+        reply.extend(body);
+        reply
+    };
+    let mut bytes = b"NBDMAGICIHAVEOPT\0\x03".to_vec();
+    bytes.extend(option_reply(8, 1, &[]));
+    bytes.extend(option_reply(10, 4, b"\0\0\0\x01base:allocation"));
+    bytes.extend(option_reply(10, 1, &[]));
+    bytes.extend(option_reply(7, 3, &[0, 0, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 1]));
+    bytes.extend(option_reply(7, 1, &[]));
+    bytes
+}
+
+/// Connects to a server that says `bytes` whatever it is asked, and closes.
+fn scripted_server(bytes: &[u8]) -> Result<(nbd::NbdClient, UnixStream), ImportError> {
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    std::io::Write::write_all(&mut theirs, bytes).unwrap();
+    theirs.shutdown(std::net::Shutdown::Write).unwrap();
+    let client = nbd::NbdClient::connect(ours, Cancel::default())?;
+    // The server's end stays open for the client's requests, which nobody reads.
+    Ok((client, theirs))
+}
+
+/// One chunk of a structured reply to the client's first request.
+fn chunk(flags: u16, kind: u16, body: &[u8]) -> Vec<u8> {
+    let mut reply = 0x668e_33ef_u32.to_be_bytes().to_vec();
+    reply.extend(flags.to_be_bytes());
+    reply.extend(kind.to_be_bytes());
+    reply.extend(1u64.to_be_bytes());
+    reply.extend((body.len() as u32).to_be_bytes());
+    reply.extend(body);
+    reply
+}
+
+/// What a client reads into a buffer of 8 bytes at offset 16 when the server replies `chunks`.
+fn read_reply(chunks: &[Vec<u8>]) -> Result<[u8; 8], ImportError> {
+    let (mut client, _server) = scripted_server(&[handshake(), chunks.concat()].concat())?;
+    let mut buffer = [0xee; 8];
+    client.read_at(16, &mut buffer).map(|()| buffer)
+}
+
+#[test]
+fn a_reply_must_cover_what_was_asked_for_and_nothing_else() {
+    let at = |offset: u64, rest: &[u8]| [&offset.to_be_bytes()[..], rest].concat();
+    let data = |flags, offset, bytes: &[u8]| chunk(flags, 1, &at(offset, bytes));
+    let hole = |flags, offset, length: u32| chunk(flags, 2, &at(offset, &length.to_be_bytes()));
+    let whole = [data(0, 16, &[1; 4]), hole(1, 20, 4)];
+    assert_eq!(read_reply(&whole).unwrap(), [1, 1, 1, 1, 0, 0, 0, 0]);
+    let whole = [hole(0, 20, 4), data(0, 16, &[1; 4]), chunk(1, 0, &[])];
+    assert_eq!(read_reply(&whole).unwrap(), [1, 1, 1, 1, 0, 0, 0, 0]);
+    for bad in [
+        vec![data(1, 16, &[1; 4])],
+        vec![chunk(1, 0, &[])],
+        vec![data(1, 15, &[1; 8])],
+        vec![data(1, 16, &[1; 9])],
+        vec![data(1, u64::MAX, &[1; 8])],
+        vec![hole(1, 16, u32::MAX)],
+        vec![data(0, 16, &[1; 8]), data(1, 16, &[1; 8])],
+        vec![chunk(1, 1, &[1; 7])],
+        vec![chunk(1, 0x8001, b"\0\0\0\x05\0\x04fail")],
+        vec![chunk(1, 0x8001, b"\0\0\0\x05\xff\xff")],
+        vec![data(0, 16, &[1; 8])],
+        Vec::new(),
+    ] {
+        let refusal = read_reply(&bad).unwrap_err();
+        assert!(matches!(refusal, ImportError::Nbd(_)), "{refusal}");
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_server_makes_the_client_panic(
+        skip in 0..120usize,
+        noise in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300),
+    ) {
+        let handshake = handshake();
+        let kept = &handshake[..handshake.len().saturating_sub(skip)];
+        if let Ok((mut client, _server)) = scripted_server(&[kept, noise.as_slice()].concat()) {
+            let mut buffer = [0; 512];
+            let _ = client.next_data(0);
+            let _ = client.read_at(0, &mut buffer);
+        }
+    }
 }
