@@ -1,0 +1,15 @@
+//! What a correct vhost-user-blk frontend may expect of an attached disk.
+
+// Clippy exempts only functions with #[test], and helpers of tests panic as tests do.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "../support/frontend/mod.rs"]
+mod frontend;
+
+mod config;
+mod lifecycle;
+mod memory;
+mod requests;
+mod rings;
+
+const MIB: u64 = 1 << 20;

@@ -1,0 +1,407 @@
+//! A whole device: connection, negotiation, memory table and queues, as QEMU sets them up.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::memory::{GuestMemory, Region, USER_BASE};
+use super::message::{Connection, NEED_REPLY, protocol, request, vring_state, words};
+use super::queue::Queue;
+
+/// Feature bits (virtio 1.2 §5.2.3, §6; vhost-user).
+pub mod feature {
+    pub const SIZE_MAX: u64 = 1 << 1;
+    pub const SEG_MAX: u64 = 1 << 2;
+    pub const RO: u64 = 1 << 5;
+    pub const BLK_SIZE: u64 = 1 << 6;
+    pub const FLUSH: u64 = 1 << 9;
+    pub const TOPOLOGY: u64 = 1 << 10;
+    pub const CONFIG_WCE: u64 = 1 << 11;
+    pub const MQ: u64 = 1 << 12;
+    pub const DISCARD: u64 = 1 << 13;
+    pub const WRITE_ZEROES: u64 = 1 << 14;
+    pub const LIFETIME: u64 = 1 << 15;
+    pub const SECURE_ERASE: u64 = 1 << 16;
+    pub const LOG_ALL: u64 = 1 << 26;
+    pub const INDIRECT_DESC: u64 = 1 << 28;
+    pub const EVENT_IDX: u64 = 1 << 29;
+    pub const PROTOCOL_FEATURES: u64 = 1 << 30;
+    pub const VERSION_1: u64 = 1 << 32;
+    pub const ACCESS_PLATFORM: u64 = 1 << 33;
+    pub const RING_PACKED: u64 = 1 << 34;
+}
+
+/// How a frontend sets a device up.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Feature bits to accept of those offered.
+    pub features: u64,
+    /// Protocol feature bits to accept of those offered.
+    pub protocol: u64,
+    /// Queues to set up and enable.
+    pub queues: u32,
+    /// Entries of each.
+    pub queue_size: u16,
+    /// The available index at which each starts.
+    pub start: u16,
+    /// Requests go through indirect tables, where INDIRECT_DESC is accepted.
+    pub indirect: bool,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        use feature::*;
+        Self {
+            features: SIZE_MAX
+                | SEG_MAX
+                | RO
+                | BLK_SIZE
+                | FLUSH
+                | TOPOLOGY
+                | CONFIG_WCE
+                | MQ
+                | DISCARD
+                | WRITE_ZEROES
+                | INDIRECT_DESC
+                | PROTOCOL_FEATURES
+                | VERSION_1,
+            // The inflight area and the back-end's own channel are of no use to a frontend that
+            // doesn't serve them.
+            protocol: protocol::MQ
+                | protocol::REPLY_ACK
+                | protocol::CONFIG
+                | protocol::LOG_SHMFD
+                | protocol::RESET_DEVICE
+                | protocol::CONFIGURE_MEM_SLOTS,
+            queues: 2,
+            queue_size: 128,
+            start: 0,
+            indirect: false,
+        }
+    }
+}
+
+impl Setup {
+    /// With these features too.
+    pub fn with(mut self, features: u64) -> Self {
+        self.features |= features;
+        self
+    }
+
+    /// Without these features.
+    pub fn without(mut self, features: u64) -> Self {
+        self.features &= !features;
+        self
+    }
+}
+
+/// A device that is set up.
+pub struct Frontend {
+    pub conn: Connection,
+    pub mem: Arc<GuestMemory>,
+    pub queues: Vec<Queue>,
+    /// Feature bits that the back-end offered.
+    pub offered: u64,
+    /// Feature bits in use.
+    pub features: u64,
+    /// Protocol feature bits that the back-end offered.
+    pub protocol_offered: u64,
+    /// Protocol feature bits in use.
+    pub protocol: u64,
+}
+
+/// The body of SET_VRING_ADDR, with the three user addresses as they are.
+pub fn vring_addr(index: u32, flags: u32, desc: u64, used: u64, avail: u64, log: u64) -> Vec<u8> {
+    words(&[
+        u64::from(index) | u64::from(flags) << 32,
+        desc,
+        used,
+        avail,
+        log,
+    ])
+}
+
+/// The body of ADD_MEM_REG and REM_MEM_REG.
+pub fn mem_region(gpa: u64, size: u64, user: u64, offset: u64) -> Vec<u8> {
+    words(&[0, gpa, size, user, offset])
+}
+
+impl Frontend {
+    /// Connects, negotiates and starts the queues, in fresh memory.
+    pub fn open(path: &Path, setup: &Setup) -> Self {
+        Self::try_open(path, setup).expect("a frontend of the ordinary kind is served")
+    }
+
+    /// As `open`, for a back-end that may be gone.
+    pub fn try_open(path: &Path, setup: &Setup) -> io::Result<Self> {
+        Self::start(Connection::open(path)?, setup)
+    }
+
+    /// Negotiates and starts the queues on a connection.
+    pub fn start(conn: Connection, setup: &Setup) -> io::Result<Self> {
+        let mut frontend = Self::negotiate(conn, setup)?;
+        frontend.set_mem_table()?;
+        for index in 0..setup.queues {
+            let mut queue = Queue::new(&frontend.mem, index, setup.queue_size);
+            queue.event_idx = frontend.features & feature::EVENT_IDX != 0;
+            queue.indirect = setup.indirect && frontend.features & feature::INDIRECT_DESC != 0;
+            queue.reset(setup.start);
+            frontend.queues.push(queue);
+        }
+        for index in 0..setup.queues {
+            frontend.start_queue(index)?;
+        }
+        frontend.barrier()?;
+        Ok(frontend)
+    }
+
+    /// Negotiates features only.
+    pub fn negotiate(conn: Connection, setup: &Setup) -> io::Result<Self> {
+        let offered = conn.call(request::GET_FEATURES, &[], &[])?.value();
+        let features = offered & setup.features;
+        let (mut protocol_offered, mut protocol) = (0, 0);
+        if features & feature::PROTOCOL_FEATURES != 0 {
+            protocol_offered = conn.call(request::GET_PROTOCOL_FEATURES, &[], &[])?.value();
+            protocol = protocol_offered & setup.protocol;
+            conn.send(request::SET_PROTOCOL_FEATURES, 0, &words(&[protocol]), &[])?;
+        }
+        let mem = Arc::new(GuestMemory::new());
+        let queues = Vec::new();
+        let mut frontend = Self {
+            conn,
+            mem,
+            queues,
+            offered,
+            features,
+            protocol_offered,
+            protocol,
+        };
+        frontend.conn.send(request::SET_OWNER, 0, &[], &[])?;
+        frontend.set_features(features)?;
+        Ok(frontend)
+    }
+
+    /// Sends a message, with an acknowledgement where that was negotiated.
+    pub fn set(&self, request: u32, body: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        if self.protocol & protocol::REPLY_ACK == 0 {
+            return self.conn.send(request, 0, body, fds);
+        }
+        match self.conn.acknowledged(request, body, fds)? {
+            0 => Ok(()),
+            error => Err(io::Error::other(format!(
+                "request {request} failed: {error}"
+            ))),
+        }
+    }
+
+    /// Waits until the back-end has handled what was sent (GET_FEATURES has a reply always).
+    pub fn barrier(&self) -> io::Result<()> {
+        self.conn.call(request::GET_FEATURES, &[], &[]).map(drop)
+    }
+
+    /// Sets the feature bits in use.
+    pub fn set_features(&mut self, features: u64) -> io::Result<()> {
+        self.features = features;
+        self.set(request::SET_FEATURES, &words(&[features]), &[])
+    }
+
+    /// Announces all of the memory.
+    pub fn set_mem_table(&self) -> io::Result<()> {
+        let regions = self.mem.regions();
+        let mut body = words(&[regions.len() as u64]);
+        for region in regions {
+            body.extend(words(&[region.gpa, region.size, region.user(), 0]));
+        }
+        let fds: Vec<_> = regions.iter().map(Region::fd).collect();
+        self.set(request::SET_MEM_TABLE, &body, &fds)
+    }
+
+    /// Adds a region that isn't in the table.
+    pub fn add_region(&self, region: &Region) -> io::Result<()> {
+        let body = mem_region(region.gpa, region.size, region.user(), 0);
+        self.set(request::ADD_MEM_REG, &body, &[region.fd()])
+    }
+
+    /// Removes a region from the table.
+    pub fn remove_region(&self, region: &Region) -> io::Result<()> {
+        // Without a file descriptor, as the protocol has it since QEMU 5.1.
+        let body = mem_region(region.gpa, region.size, region.user(), 0);
+        self.set(request::REM_MEM_REG, &body, &[])
+    }
+
+    /// Tells where a queue is, and enables it.
+    pub fn start_queue(&self, index: u32) -> io::Result<()> {
+        self.describe_queue(index, 0)?;
+        self.set_queue_fds(index)?;
+        self.enable(index, true)
+    }
+
+    /// Size, start index and addresses of a queue. `flags` 1 logs its used ring.
+    pub fn describe_queue(&self, index: u32, flags: u32) -> io::Result<()> {
+        let queue = &self.queues[index as usize];
+        self.set(
+            request::SET_VRING_NUM,
+            &vring_state(index, u32::from(queue.size)),
+            &[],
+        )?;
+        self.set(
+            request::SET_VRING_BASE,
+            &vring_state(index, u32::from(queue.base)),
+            &[],
+        )?;
+        let user = |gpa| gpa + USER_BASE;
+        let (desc, used, avail) = (user(queue.desc), user(queue.used), user(queue.avail));
+        let body = vring_addr(index, flags, desc, used, avail, queue.used);
+        self.set(request::SET_VRING_ADDR, &body, &[])
+    }
+
+    /// Hands over the kick, call and error fds of a queue.
+    pub fn set_queue_fds(&self, index: u32) -> io::Result<()> {
+        let queue = &self.queues[index as usize];
+        let body = words(&[u64::from(index)]);
+        self.set(request::SET_VRING_ERR, &body, &[queue.err.as_fd()])?;
+        self.set(request::SET_VRING_CALL, &body, &[queue.call.as_fd()])?;
+        self.set(request::SET_VRING_KICK, &body, &[queue.kick.as_fd()])
+    }
+
+    /// Enables or disables a queue. Without PROTOCOL_FEATURES they are always enabled.
+    pub fn enable(&self, index: u32, on: bool) -> io::Result<()> {
+        if self.features & feature::PROTOCOL_FEATURES == 0 {
+            return Ok(());
+        }
+        self.set(
+            request::SET_VRING_ENABLE,
+            &vring_state(index, u32::from(on)),
+            &[],
+        )
+    }
+
+    /// Stops a queue: the available index at which it stood, everything before being used.
+    pub fn stop_queue(&self, index: u32) -> io::Result<u16> {
+        let body = vring_state(index, 0);
+        let reply = self.conn.call(request::GET_VRING_BASE, &body, &[])?.value();
+        assert_eq!(
+            reply as u32, index,
+            "GET_VRING_BASE answers for another queue"
+        );
+        Ok(u16::try_from(reply >> 32).expect("a 16-bit index"))
+    }
+
+    /// `size` bytes of the config space from `offset` on. An empty answer means a refusal.
+    pub fn get_config(&self, offset: u32, size: u32) -> io::Result<Vec<u8>> {
+        let mut body = Vec::new();
+        for word in [offset, size, 0] {
+            body.extend(word.to_le_bytes());
+        }
+        body.resize(body.len() + size as usize, 0);
+        let reply = self.conn.call(request::GET_CONFIG, &body, &[])?;
+        Ok(reply.body.get(12..).unwrap_or_default().to_vec())
+    }
+
+    /// Writes bytes of the config space (`flags` 0: the driver's own write).
+    pub fn set_config(&self, offset: u32, bytes: &[u8]) -> io::Result<()> {
+        let mut body = Vec::new();
+        for word in [offset, bytes.len() as u32, 0] {
+            body.extend(word.to_le_bytes());
+        }
+        body.extend_from_slice(bytes);
+        self.set(request::SET_CONFIG, &body, &[])
+    }
+
+    /// Sends a message that wants an acknowledgement and doesn't wait for it.
+    pub fn send_only(&self, request: u32, body: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        self.conn.send(request, NEED_REPLY, body, fds)
+    }
+
+    /// The config space as the driver reads it.
+    pub fn config(&self) -> Config {
+        let bytes = self.get_config(0, Config::BYTES).unwrap();
+        assert_eq!(
+            bytes.len() as u32,
+            Config::BYTES,
+            "GET_CONFIG answers in full"
+        );
+        Config(bytes)
+    }
+}
+
+/// `struct virtio_blk_config` (virtio 1.2 §5.2.4), up to write zeroes.
+pub struct Config(pub Vec<u8>);
+
+impl Config {
+    /// Bytes of the part that QEMU 7.2 asks for.
+    pub const BYTES: u32 = 60;
+
+    fn u32(&self, at: usize) -> u32 {
+        u32::from_le_bytes(self.0[at..at + 4].try_into().unwrap())
+    }
+
+    fn u16(&self, at: usize) -> u16 {
+        u16::from_le_bytes(self.0[at..at + 2].try_into().unwrap())
+    }
+
+    /// Sectors of 512 bytes.
+    pub fn capacity(&self) -> u64 {
+        u64::from_le_bytes(self.0[..8].try_into().unwrap())
+    }
+
+    pub fn size_max(&self) -> u32 {
+        self.u32(8)
+    }
+
+    pub fn seg_max(&self) -> u32 {
+        self.u32(12)
+    }
+
+    pub fn blk_size(&self) -> u32 {
+        self.u32(20)
+    }
+
+    pub fn physical_block_exp(&self) -> u8 {
+        self.0[24]
+    }
+
+    pub fn min_io_size(&self) -> u16 {
+        self.u16(26)
+    }
+
+    pub fn opt_io_size(&self) -> u32 {
+        self.u32(28)
+    }
+
+    pub fn writeback(&self) -> u8 {
+        self.0[Self::WRITEBACK as usize]
+    }
+
+    /// Offset of `writeback`.
+    pub const WRITEBACK: u32 = 32;
+
+    pub fn num_queues(&self) -> u16 {
+        self.u16(34)
+    }
+
+    pub fn max_discard_sectors(&self) -> u32 {
+        self.u32(36)
+    }
+
+    pub fn max_discard_seg(&self) -> u32 {
+        self.u32(40)
+    }
+
+    pub fn discard_sector_alignment(&self) -> u32 {
+        self.u32(44)
+    }
+
+    pub fn max_write_zeroes_sectors(&self) -> u32 {
+        self.u32(48)
+    }
+
+    pub fn max_write_zeroes_seg(&self) -> u32 {
+        self.u32(52)
+    }
+
+    pub fn write_zeroes_may_unmap(&self) -> u8 {
+        self.0[56]
+    }
+}

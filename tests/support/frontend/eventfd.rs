@@ -1,0 +1,48 @@
+//! Event file descriptors: the kicks, calls and errors of a ring.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+
+/// A non-blocking eventfd.
+pub struct EventFd(OwnedFd);
+
+impl EventFd {
+    /// A new one, with nothing pending.
+    pub fn new() -> Self {
+        Self(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).unwrap())
+    }
+
+    /// Adds one to the counter.
+    pub fn signal(&self) {
+        rustix::io::write(&self.0, &1u64.to_ne_bytes()).unwrap();
+    }
+
+    /// Takes what is pending: how often it was signalled since the last call.
+    pub fn take(&self) -> u64 {
+        let mut count = [0u8; 8];
+        match rustix::io::read(&self.0, &mut count) {
+            Ok(_) => u64::from_ne_bytes(count),
+            Err(_) => 0,
+        }
+    }
+
+    /// Waits until it is signalled, without taking the signal. False when `limit` passes first.
+    pub fn wait(&self, limit: Duration) -> bool {
+        wait_readable(self.0.as_fd(), limit)
+    }
+}
+
+impl AsFd for EventFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Waits until `fd` is readable (or hung up). False when `limit` passes first.
+pub fn wait_readable(fd: BorrowedFd<'_>, limit: Duration) -> bool {
+    let limit = Timespec::try_from(limit).unwrap();
+    let mut fds = [PollFd::new(&fd, PollFlags::IN)];
+    poll(&mut fds, Some(&limit)).unwrap_or(0) > 0
+}
