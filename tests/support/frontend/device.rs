@@ -153,6 +153,8 @@ impl Frontend {
             frontend.start_queue(index)?;
         }
         frontend.barrier()?;
+        // As QEMU does, for a driver that resumes and believes a stale avail_event.
+        frontend.queues.iter().for_each(|queue| queue.kick.signal());
         Ok(frontend)
     }
 
@@ -198,6 +200,16 @@ impl Frontend {
     /// Waits until the back-end has handled what was sent (GET_FEATURES has a reply always).
     pub fn barrier(&self) -> io::Result<()> {
         self.conn.call(request::GET_FEATURES, &[], &[]).map(drop)
+    }
+
+    /// Waits until what was sent has been handled, well or by closing the connection.
+    pub fn barrier_or_end(&self) {
+        let _ = self.conn.send(request::GET_FEATURES, 0, &[], &[]);
+        while let Ok(reply) = self.conn.receive() {
+            if reply.request == request::GET_FEATURES {
+                break;
+            }
+        }
     }
 
     /// Sets the feature bits in use.

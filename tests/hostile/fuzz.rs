@@ -1,0 +1,163 @@
+//! Random rings for a while: structured enough to reach deep, and repeatable from the seed.
+
+use std::time::{Duration, Instant};
+
+use crate::frontend::client::{kind, range_segment, request_header};
+use crate::frontend::device::{Frontend, Setup, feature};
+use crate::frontend::queue::{Desc, INDIRECT, NEXT, WRITE};
+use crate::frontend::rng::Rng;
+use crate::{KEPT, MIB, Victim};
+
+/// How long, unless `SEALDISK_FUZZ_SECONDS` says otherwise.
+const SECONDS: u64 = 10;
+
+#[test]
+fn random_rings() {
+    let seconds = variable("SEALDISK_FUZZ_SECONDS").unwrap_or(SECONDS);
+    let seed = variable("SEALDISK_FUZZ_SEED").unwrap_or(0x5ea1_d15c);
+    eprintln!("seed {seed}: SEALDISK_FUZZ_SEED repeats it, SEALDISK_FUZZ_SECONDS prolongs it");
+    let victim = Victim::new();
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let mut rng = Rng::new(seed);
+    let mut chains = 0u64;
+    let mut round = 0;
+    while Instant::now() < end {
+        let mut setup = Setup {
+            queue_size: rng.pick(&[4, 16, 128, 256]),
+            ..Default::default()
+        };
+        if rng.one_in(2) {
+            setup = setup.with(feature::EVENT_IDX);
+        }
+        let mut frontend = victim.connect_with(&setup);
+        for _ in 0..40 {
+            chains += round_of_chains(&mut frontend, &mut rng);
+        }
+        frontend.queues[1].assert_serves(KEPT + 16, round);
+        if rng.one_in(2) {
+            // Stops it first; the other half just leaves.
+            frontend.stop_queue(0).unwrap();
+        }
+        victim.assert_unharmed_after(frontend, &format!("round {round} of seed {seed}"));
+        round += 1;
+    }
+    eprintln!("{chains} chains in {round} rounds");
+    assert!(chains > 0);
+}
+
+fn variable(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// Fills the descriptor table and some indirect tables, makes heads available, and kicks.
+fn round_of_chains(frontend: &mut Frontend, rng: &mut Rng) -> u64 {
+    let size = frontend.queues[0].size;
+    let memory_end = frontend.mem.regions()[1].end();
+    let queue = &mut frontend.queues[0];
+    queue.arena.reset();
+    let area = queue.arena.alloc(MIB, 4096);
+    let tables = queue.arena.alloc(65536, 4096);
+    for i in 0..64 {
+        // Only above the content that is kept, or beyond the disk.
+        let sector = rng.pick(&[KEPT, KEPT + 3, 32_760, 32_767, 32_768, u64::MAX, 1 << 55]);
+        let kinds = [
+            kind::IN,
+            kind::OUT,
+            kind::FLUSH,
+            kind::GET_ID,
+            kind::DISCARD,
+            13,
+            2,
+            99,
+        ];
+        queue
+            .mem
+            .write(area + i * 16, &request_header(rng.pick(&kinds), sector));
+        let sectors = rng.pick(&[0, 1, 8, 100, u32::MAX]);
+        let segment = range_segment(sector, sectors, rng.pick(&[0, 0, 1, 2]));
+        queue.mem.write(area + 4096 + i * 16, &segment);
+    }
+    let desc = |rng: &mut Rng, entries: u16, position: u16| Desc {
+        addr: match rng.within(0..16) {
+            0 => rng.next(),
+            1 => memory_end - rng.within(0..1024),
+            2..6 => area + rng.within(0..64) * 16,
+            6 => area + 4096 + rng.within(0..64) * 16,
+            7 => tables + rng.within(0..64) * 256,
+            _ => area + 8192 + rng.within(0..900_000),
+        },
+        len: match rng.within(0..12) {
+            0 => rng.next() as u32,
+            1 => 0,
+            2..4 => 1,
+            4..7 => 16,
+            7 => 16 * rng.within(1..20) as u32,
+            _ => 512 * rng.within(1..64) as u32,
+        },
+        flags: rng.pick(&[
+            0,
+            NEXT,
+            NEXT,
+            NEXT,
+            WRITE,
+            WRITE,
+            WRITE | NEXT,
+            WRITE | NEXT,
+        ]) | if rng.one_in(12) { INDIRECT } else { 0 }
+            | if rng.one_in(64) { rng.next() as u16 } else { 0 },
+        // Mostly forward, so that chains get long.
+        next: if rng.one_in(16) {
+            rng.next() as u16
+        } else {
+            (position + rng.within(1..4) as u16) % entries
+        },
+    };
+    for i in 0..size {
+        let desc = desc(rng, size, i);
+        queue.write_desc(i, desc);
+    }
+    for i in 0..64u16 * 16 {
+        let desc = desc(rng, 16, i % 16);
+        queue.mem.write(tables + 16 * u64::from(i), &desc.bytes());
+    }
+    // Some correct beginnings, or little would be executed.
+    for i in (0..size.saturating_sub(3)).step_by(8) {
+        let chain = |addr, len, flags, next| Desc {
+            addr,
+            len,
+            flags,
+            next,
+        };
+        let header = area + rng.within(0..64) * 16;
+        queue.write_desc(i, chain(header, 16, NEXT, i + 1));
+        let flags = NEXT | rng.pick(&[0, WRITE]);
+        let data = rng.pick(&[area + 4096, area + 8192, area + 20_001]);
+        queue.write_desc(
+            i + 1,
+            chain(data, rng.pick(&[16, 512, 4096, 65536]), flags, i + 2),
+        );
+        queue.write_desc(i + 2, chain(area + 1_000_000 + u64::from(i), 1, WRITE, 0));
+    }
+    let heads = rng.within(1..u64::from(size) + 1) as u16;
+    // Never more than the ring holds, or it would be broken by that alone.
+    let used = queue.used_idx();
+    let room = size.saturating_sub(queue.avail_idx.wrapping_sub(used));
+    for _ in 0..heads.min(room) {
+        let head = if rng.one_in(100) {
+            rng.next() as u16
+        } else {
+            rng.within(0..size.into()) as u16
+        };
+        queue.push(head);
+    }
+    queue.kick.signal();
+    // While the device is at it, the guest goes on writing.
+    if rng.one_in(2) {
+        for _ in 0..50 {
+            let i = rng.within(0..size.into()) as u16;
+            let desc = desc(rng, size, i);
+            queue.write_desc(i, desc);
+        }
+    }
+    u64::from(heads.min(room))
+}
