@@ -1,0 +1,148 @@
+//! kill -9 of the daemon under load: what was completed to the guest is there afterwards.
+
+// Clippy exempts only functions with #[test], and helpers of tests panic as tests do.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "../support/frontend/mod.rs"]
+mod frontend;
+
+mod load;
+
+use std::time::{Duration, Instant};
+
+use frontend::PATIENCE;
+use frontend::daemon::{AttachOptions, Backend, Daemon, Disk, alive, kill};
+use frontend::rng::Rng;
+use load::{Mix, World};
+
+/// Who is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Victims {
+    Both,
+    Parent,
+    Child,
+}
+
+/// Waits until a process is gone.
+fn await_end(pid: u32) {
+    let end = Instant::now() + PATIENCE;
+    while alive(pid) {
+        assert!(Instant::now() < end, "process {pid} doesn't end");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Kills as told and waits until both processes are gone, as they have to be on their own.
+fn strike(daemon: &mut Daemon, victims: Victims) {
+    let (parent, child) = (daemon.pid(), daemon.data_plane());
+    match victims {
+        Victims::Both => daemon.kill(),
+        Victims::Parent => {
+            kill(parent);
+            daemon.wait();
+        }
+        Victims::Child => {
+            kill(child);
+            let status = daemon.wait();
+            assert!(
+                !status.success(),
+                "the data plane was killed and attach says success"
+            );
+        }
+    }
+    await_end(child);
+}
+
+/// Rounds of load, a kill at a random moment, a new attach and the look at every sector.
+fn kill_under_load(rounds: u32, mix: Mix, victims: Victims, arguments: &[&str]) {
+    let seed = std::env::var("SEALDISK_CRASH_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok());
+    let seed = seed.unwrap_or_else(|| {
+        std::time::UNIX_EPOCH
+            .elapsed()
+            .map_or(1, |now| u64::from(now.subsec_nanos()))
+    });
+    eprintln!("seed {seed}: SEALDISK_CRASH_SEED repeats it");
+    let mut rng = Rng::new(seed);
+    let disk = Disk::with(load::DISK_BYTES, arguments);
+    let mut world = World::new();
+    for round in 0..rounds {
+        let mut daemon = disk.attach(&AttachOptions::default());
+        world.verify(&daemon);
+        let delay = Duration::from_millis(rng.within(20..450));
+        let setup = load::setup(round);
+        let frontend = daemon.connect_with(&setup);
+        let done = world.run(frontend, mix, rng.next(), || {
+            std::thread::sleep(delay);
+            strike(&mut daemon, victims);
+        });
+        eprintln!("round {round}: {done} requests in {delay:?}");
+    }
+    let daemon = disk.attach(&AttachOptions::default());
+    world.verify(&daemon);
+    let completed = world.completed();
+    assert!(
+        completed > u64::from(rounds) * 20,
+        "only {completed} requests: no load to speak of"
+    );
+}
+
+#[test]
+fn completed_writes_survive_kill_9() {
+    kill_under_load(12, Mix::Writes, Victims::Both, &[]);
+}
+
+#[test]
+fn completed_writes_survive_kill_9_with_512_byte_data_units() {
+    if Backend::chosen() == Backend::Sealdisk {
+        kill_under_load(5, Mix::All, Victims::Both, &["--sector-size", "512"]);
+    }
+}
+
+#[test]
+fn completed_discards_and_zeroes_survive_kill_9() {
+    kill_under_load(12, Mix::All, Victims::Both, &[]);
+}
+
+#[test]
+fn the_data_plane_ends_with_its_parent() {
+    kill_under_load(4, Mix::All, Victims::Parent, &[]);
+}
+
+#[test]
+fn attach_fails_when_its_data_plane_dies() {
+    kill_under_load(4, Mix::All, Victims::Child, &[]);
+    let disk = Disk::new(1 << 20);
+    let mut daemon = disk.attach(&AttachOptions::default());
+    kill(daemon.data_plane());
+    assert!(!daemon.wait().success());
+    let said = daemon.log();
+    let errors: Vec<_> = said
+        .lines()
+        .filter(|line| line.contains("data plane"))
+        .collect();
+    assert_eq!(errors.len(), 1, "one clear line about it:\n{said}");
+}
+
+/// Every completed write is there after SIGTERM too, and after a frontend that just went.
+#[test]
+fn an_orderly_end_loses_nothing_either() {
+    let disk = Disk::new(load::DISK_BYTES);
+    let mut world = World::new();
+    for round in 0..4 {
+        let mut daemon = disk.attach(&AttachOptions::default());
+        world.verify(&daemon);
+        let frontend = daemon.connect_with(&load::setup(round));
+        world.run(frontend, Mix::All, u64::from(round), || {
+            std::thread::sleep(Duration::from_millis(200));
+            let status = daemon.terminate();
+            assert!(
+                status.success(),
+                "SIGTERM under load: {status:?}\n{}",
+                daemon.log()
+            );
+        });
+    }
+    world.verify(&disk.attach(&AttachOptions::default()));
+}
