@@ -199,23 +199,21 @@ fn enable_values_that_are_neither() {
 fn memory_smaller_than_announced() {
     // Pages that no file stands behind raise SIGBUS in whoever touches them.
     let victim = Victim::new();
-    for truncate_later in [false, true] {
+    for (len, offset) in [(4096, 0), (4 * MIB - 4096, 0), (4 * MIB, 4096)] {
         let fd = memfd_create("short", MemfdFlags::CLOEXEC).unwrap();
-        ftruncate(&fd, if truncate_later { 4 * MIB } else { 4096 }).unwrap();
+        ftruncate(&fd, len).unwrap();
         let mut frontend = victim.connect();
         let gpa = 0x20_0000_0000u64;
-        let body = mem_region(gpa, 4 * MIB, gpa + USER_BASE, 0);
-        let accepted = frontend
+        let body = mem_region(gpa, 4 * MIB, gpa + USER_BASE, offset);
+        if frontend
             .set(request::ADD_MEM_REG, &body, &[fd.as_fd()])
-            .is_ok();
-        if accepted {
-            if truncate_later {
-                ftruncate(&fd, 0).unwrap();
-            }
+            .is_ok()
+        {
             for kind in [kind::IN, kind::OUT] {
                 let queue = &mut frontend.queues[0];
+                let addr = gpa + 4 * MIB - 4096;
                 let data = Seg {
-                    addr: gpa + MIB,
+                    addr,
                     len: 4096,
                     writable: kind == kind::IN,
                 };
@@ -223,7 +221,7 @@ fn memory_smaller_than_announced() {
             }
             std::thread::sleep(std::time::Duration::from_millis(100));
         }
-        victim.assert_unharmed_after(frontend, &format!("short memory, later: {truncate_later}"));
+        victim.assert_unharmed_after(frontend, &format!("memory of {len} bytes at {offset}"));
     }
 }
 

@@ -5,7 +5,7 @@ use crate::frontend::SECTOR;
 use crate::frontend::client::{Status, UNMAP, kind};
 use crate::frontend::daemon::{AttachOptions, Disk};
 use crate::frontend::device::{Setup, feature};
-use crate::frontend::queue::Seg;
+use crate::frontend::queue::{Desc, INDIRECT, NEXT, Seg, WRITE};
 use crate::frontend::rng::Rng;
 
 #[test]
@@ -108,7 +108,7 @@ fn large_requests_of_many_segments() {
     for lens in [
         vec![8192; 126],
         vec![4096; segments],
-        vec![2 * MIB as usize],
+        vec![512 << 10; 4],
         vec![512; 126],
     ] {
         let len: usize = lens.iter().sum();
@@ -130,6 +130,58 @@ fn large_requests_of_many_segments() {
     let data = rng.bytes(126 * 8192);
     queue.write_split(9, &data, &[8192; 126]).unwrap();
     assert!(queue.read_split(9, &[8192; 126]) == Ok(data));
+}
+
+#[test]
+fn a_header_in_the_ring_and_the_rest_in_a_table() {
+    // A device takes any number of descriptors followed by one table (§2.7.5.3.2).
+    let disk = Disk::new(4 * MIB);
+    let daemon = disk.attach(&AttachOptions::default());
+    let queue = &mut daemon.connect().queues[0];
+    let data = Rng::new(14).bytes(1024);
+    queue.write(6, &data).unwrap();
+    queue.arena.reset();
+    let header = queue.arena.alloc(16, 16);
+    queue.mem.write(
+        header,
+        &crate::frontend::client::request_header(kind::IN, 6),
+    );
+    let (at, status) = (queue.arena.alloc(1024, 16), queue.arena.alloc(1, 1));
+    let table = queue.arena.alloc(32, 16);
+    let into = |addr, len, flags, next| {
+        Desc {
+            addr,
+            len,
+            flags: WRITE | flags,
+            next,
+        }
+        .bytes()
+    };
+    queue.mem.write(
+        table,
+        &[into(at, 1024, NEXT, 1), into(status, 1, 0, 0)].concat(),
+    );
+    let places = queue.take(2);
+    let first = Desc {
+        addr: header,
+        len: 16,
+        flags: NEXT,
+        next: places[1],
+    };
+    queue.write_desc(places[0], first);
+    queue.write_desc(
+        places[1],
+        Desc {
+            addr: table,
+            len: 32,
+            flags: INDIRECT,
+            next: 0,
+        },
+    );
+    queue.push(places[0]);
+    queue.kick_if_wanted(1);
+    assert_eq!(queue.wait_for(places[0]).len, 1025);
+    assert_eq!(queue.mem.read(at, 1024), data);
 }
 
 #[test]
