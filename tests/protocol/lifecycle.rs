@@ -109,6 +109,7 @@ fn restart(frontend: &mut Frontend) {
 fn a_new_connection_is_a_fresh_device() {
     let disk = Disk::new(16 * MIB);
     let daemon = disk.attach(&AttachOptions::default());
+    drop(daemon.connect());
     let fds = daemon.open_fds();
     let data = Rng::new(2).bytes(4096);
     for round in 0..10u64 {

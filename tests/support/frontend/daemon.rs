@@ -335,8 +335,15 @@ impl Drop for Daemon {
         if let Ok(None) = self.child.try_wait() {
             let children = children(self.pid());
             let _ = self.child.kill();
-            children.into_iter().for_each(kill);
             let _ = self.child.wait();
+            // The disk is free for another attach when all of them are gone.
+            let end = Instant::now() + PATIENCE;
+            for child in children {
+                kill(child);
+                while alive(child) && Instant::now() < end {
+                    thread::sleep(Duration::from_millis(1));
+                }
+            }
         }
         if thread::panicking() {
             eprintln!("the daemon's stderr:\n{}", self.log());
