@@ -11,6 +11,9 @@ use crate::{KEPT, MIB, Victim};
 /// How long, unless `SEALDISK_FUZZ_SECONDS` says otherwise.
 const SECONDS: u64 = 10;
 
+/// Where no random request writes: behind the longest from the places that they begin at.
+const BESIDE: u64 = 28_000;
+
 #[test]
 fn random_rings() {
     let seconds = variable("SEALDISK_FUZZ_SECONDS").unwrap_or(SECONDS);
@@ -33,7 +36,7 @@ fn random_rings() {
         for _ in 0..40 {
             chains += round_of_chains(&mut frontend, &mut rng);
         }
-        frontend.queues[1].assert_serves(KEPT + 16, round);
+        frontend.queues[1].assert_serves(BESIDE, round);
         if rng.one_in(2) {
             // Stops it first; the other half just leaves.
             frontend.stop_queue(0).unwrap();
@@ -58,7 +61,7 @@ fn round_of_chains(frontend: &mut Frontend, rng: &mut Rng) -> u64 {
     let area = queue.arena.alloc(MIB, 4096);
     let tables = queue.arena.alloc(65536, 4096);
     for i in 0..64 {
-        // Only above the content that is kept, or beyond the disk.
+        // Only above the content that is kept, and beyond the disk.
         let sector = rng.pick(&[KEPT, KEPT + 3, 32_760, 32_767, 32_768, u64::MAX, 1 << 55]);
         let kinds = [
             kind::IN,

@@ -16,6 +16,10 @@ use crate::{KEPT, MIB, Victim};
 /// the daemon has survived.
 fn try_on(victim: &Victim, case: &str, act: impl FnOnce(&mut Frontend)) {
     let mut frontend = victim.connect();
+    // Refusals are not looked at here, so a missing one isn't waited for either.
+    frontend
+        .conn
+        .set_patience(std::time::Duration::from_secs(2));
     act(&mut frontend);
     for queue in &frontend.queues {
         queue.kick.signal();
@@ -192,6 +196,83 @@ fn enable_values_that_are_neither() {
         try_on(&victim, &format!("enable {on}"), |frontend| {
             let _ = frontend.set(request::SET_VRING_ENABLE, &vring_state(0, on), &[]);
         });
+    }
+}
+
+/// QEMU waits for replies without a limit: a refusal says so or ends the connection.
+#[test]
+fn a_refusal_never_leaves_the_frontend_waiting() {
+    let victim = Victim::new();
+    let log = Region::new(0, 4096);
+    for (case, request, body, fd) in [
+        (
+            "enable 2",
+            request::SET_VRING_ENABLE,
+            vring_state(0, 2),
+            false,
+        ),
+        (
+            "enable of a queue that isn't",
+            request::SET_VRING_ENABLE,
+            vring_state(99, 1),
+            false,
+        ),
+        (
+            "a log behind its file",
+            request::SET_LOG_BASE,
+            words(&[1 << 40, 0]),
+            true,
+        ),
+        (
+            "a log without file",
+            request::SET_LOG_BASE,
+            words(&[4096, 0]),
+            false,
+        ),
+        (
+            "inflight",
+            request::GET_INFLIGHT_FD,
+            words(&[0, 0, 2 | 128 << 16]),
+            false,
+        ),
+        (
+            "a config that overflows",
+            request::GET_CONFIG,
+            words(&[u64::MAX, 0]),
+            false,
+        ),
+        (
+            "the base of a queue that isn't",
+            request::GET_VRING_BASE,
+            vring_state(99, 0),
+            false,
+        ),
+        (
+            "features that aren't",
+            request::SET_FEATURES,
+            words(&[u64::MAX]),
+            false,
+        ),
+        (
+            "a queue of 3",
+            request::SET_VRING_NUM,
+            vring_state(0, 3),
+            false,
+        ),
+        ("an unknown request", 77, vec![], false),
+    ] {
+        let frontend = victim.connect();
+        frontend
+            .conn
+            .set_patience(std::time::Duration::from_secs(10));
+        let fds = if fd { vec![log.fd()] } else { vec![] };
+        frontend.send_only(request, &body, &fds).unwrap();
+        if let Err(error) = frontend.conn.receive() {
+            use std::io::ErrorKind::{TimedOut, WouldBlock};
+            let waiting = matches!(error.kind(), WouldBlock | TimedOut);
+            assert!(!waiting, "{case}: neither answered nor closed");
+        }
+        victim.assert_unharmed_after(frontend, case);
     }
 }
 

@@ -5,7 +5,6 @@
 
 use std::fs;
 use std::io::Read;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -16,6 +15,7 @@ use tempfile::TempDir;
 
 use super::PATIENCE;
 use super::device::{Frontend, Setup};
+use super::message::{Connection, request};
 
 /// How a disk is attached.
 #[derive(Clone, Debug, Default)]
@@ -217,7 +217,7 @@ pub struct Daemon {
 impl Daemon {
     fn wait_ready(&mut self) {
         let end = Instant::now() + PATIENCE;
-        while UnixStream::connect(&self.socket).is_err() {
+        while !self.answers() {
             let ended = self.child.try_wait().unwrap();
             assert!(
                 ended.is_none(),
@@ -231,6 +231,14 @@ impl Daemon {
             );
             thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// Whether it takes a connection and answers on it: the socket may be there a moment earlier
+    /// than the process that serves it, and then the connection waits.
+    fn answers(&self) -> bool {
+        let features = Connection::open(&self.socket)
+            .and_then(|conn| conn.call(request::GET_FEATURES, &[], &[]));
+        features.is_ok()
     }
 
     /// Where it listens.

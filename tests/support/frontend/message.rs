@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -112,6 +113,11 @@ impl Connection {
     /// Connects to the back-end that listens at `path`.
     pub fn open(path: &Path) -> io::Result<Self> {
         Ok(Self::from(UnixStream::connect(path)?))
+    }
+
+    /// Waits no longer than this for an answer.
+    pub fn set_patience(&self, limit: Duration) {
+        self.socket.set_read_timeout(Some(limit)).unwrap();
     }
 
     /// Sends bytes and file descriptors as they are.

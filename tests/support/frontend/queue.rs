@@ -366,10 +366,11 @@ impl Queue {
         Some(used)
     }
 
-    /// The next used entry within `limit`, woken by the call fd.
+    /// The next used entry within `limit`, woken by the call fd. The call may come a moment later
+    /// than the entry, so that only after `PATIENCE` it counts as lost.
     ///
     /// # Panics
-    /// When the entry is there but the call isn't: a lost interrupt.
+    /// When the entry is there but no call in all that time: a lost interrupt.
     pub fn next_within(&mut self, limit: Duration) -> Option<Used> {
         let end = Instant::now() + limit;
         loop {
@@ -377,17 +378,16 @@ impl Queue {
                 return Some(used);
             }
             let left = end.saturating_duration_since(Instant::now());
-            let called = self.call.wait(left);
-            self.call.take();
-            if !called {
-                let lost = self.used_idx() != self.seen;
+            if !self.call.wait(left) {
+                let lost = limit >= PATIENCE && self.used_idx() != self.seen;
                 assert!(
                     !lost,
                     "queue {}: an entry was used without a call",
                     self.index
                 );
-                return None;
+                return self.poll();
             }
+            self.call.take();
         }
     }
 
