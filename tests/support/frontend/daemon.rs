@@ -366,9 +366,19 @@ pub fn kill(pid: u32) {
     }
 }
 
-/// True while a process runs (a zombie doesn't).
+/// True while any thread of a process runs. The first thread can be a zombie while others still
+/// hold the process's files.
 pub fn alive(pid: u32) -> bool {
-    stat(pid).is_some_and(|fields| fields[0] != "Z")
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return false;
+    };
+    let states = threads.filter_map(|thread| {
+        let thread = thread.ok()?.file_name().into_string().ok()?;
+        fs::read_to_string(format!("/proc/{pid}/task/{thread}/stat")).ok()
+    });
+    states
+        .filter_map(|stat| stat_fields(&stat))
+        .any(|fields| fields[0] != "Z" && fields[0] != "X")
 }
 
 /// Processes whose parent is `pid`.
@@ -382,7 +392,10 @@ pub fn children(pid: u32) -> Vec<u32> {
 
 /// The fields of /proc/PID/stat after the command's name: state, parent, …
 pub fn stat(pid: u32) -> Option<Vec<String>> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat_fields(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+fn stat_fields(text: &str) -> Option<Vec<String>> {
     let rest = text.rsplit_once(") ")?.1;
     Some(rest.split(' ').map(str::to_owned).collect())
 }
