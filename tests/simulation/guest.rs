@@ -23,6 +23,9 @@ pub struct Options {
     pub fault: Fault,
     pub alignment: u64,
     pub large_units: bool,
+    /// Only a few blocks, mostly used as wholes: the same ones are written, discarded, flushed and
+    /// given back again and again.
+    pub crowded: bool,
 }
 
 /// Sectors of the disk: more than two map sectors' worth, and the last block is not whole.
@@ -34,6 +37,8 @@ const WINDOWS: [(u64, u64); 4] = [
     (format::BLOCKS_PER_SECTOR * 16 - 40, 80),
     (SECTORS - 67, 67),
 ];
+/// Blocks that a crowded guest uses.
+const CROWD: u64 = 7;
 const CRASHES: u64 = 12;
 
 /// A request of the guest that is under way.
@@ -102,7 +107,8 @@ impl Simulation {
     /// Runs until enough crashes; how many there were.
     pub fn run(&mut self) -> Result<u64, String> {
         for _ in 0..CRASHES {
-            for _ in 0..self.rng.below(160) + 20 {
+            let more = if self.options.crowded { 600 } else { 160 };
+            for _ in 0..self.rng.below(more) + 20 {
                 self.step()?;
             }
             if self.rng.one_in(2) {
@@ -132,7 +138,7 @@ impl Simulation {
 
     fn step(&mut self) -> Result<(), String> {
         // Now and then one queue sleeps for long, with whatever it has half done.
-        if self.rng.one_in(24) {
+        if self.rng.one_in(if self.options.crowded { 100 } else { 24 }) {
             self.awake = self.rng.below(4) as usize;
         }
         let queue = match self.awake {
@@ -215,6 +221,16 @@ impl Simulation {
     }
 
     fn kind(&mut self) -> OpKind {
+        if self.options.crowded {
+            return match self.rng.below(8) {
+                0..3 => OpKind::Write { durable: false },
+                3..6 => OpKind::Zero {
+                    release: true,
+                    durable: false,
+                },
+                _ => OpKind::Flush,
+            };
+        }
         let durable = self.rng.one_in(8);
         match self.rng.below(16) {
             0..7 => OpKind::Write { durable },
@@ -228,6 +244,10 @@ impl Simulation {
     }
 
     fn range(&mut self) -> std::ops::Range<u64> {
+        if self.options.crowded {
+            let first = self.rng.below(CROWD) * 16;
+            return first..first + if self.rng.one_in(16) { 3 } else { 8 };
+        }
         let (start, len) = WINDOWS[self.rng.below(WINDOWS.len() as u64) as usize];
         let most = [1, 8, 8, 24, 160][self.rng.below(5) as usize];
         let mut first = start + self.rng.below(len);

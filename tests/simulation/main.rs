@@ -39,6 +39,7 @@ const SOUND: Options = Options {
     fault: Fault::None,
     alignment: 512,
     large_units: true,
+    crowded: false,
 };
 
 #[test]
@@ -108,6 +109,7 @@ fn no_hole_comes_before_the_map_that_makes_it_harmless() {
     run(
         Options {
             fault: Fault::PunchesAreDurable,
+            crowded: true,
             ..SOUND
         },
         crashes(1500),
