@@ -16,21 +16,25 @@ mod error;
 mod socket;
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
 use crate::control::disks::{self, Disk, DiskError};
 use crate::control::{Installation, files, runtime_map};
-use crate::envelope::Header;
+use crate::envelope::{Header, HeaderFile};
 use crate::frontend::Setup;
 use crate::keys::{Dek, harden_process};
-use crate::store::LayerFiles;
+use crate::store::{LayerFile, LayerFiles};
 use crate::volume::{RuntimeMap, check_data_file};
 
 use data_plane::{DataPlane, Ended};
 
 pub use error::AttachError;
 pub use socket::{Socket, SocketSource};
+
+/// How long a disk that is in use is waited for.
+const CLAIM_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What is to be attached, and how.
 pub struct AttachRequest {
@@ -71,7 +75,7 @@ pub fn attach(installation: &Installation, request: AttachRequest) -> Result<(),
     let signals = data_plane::signals()?;
     let disk = find(installation, &request.disk)?;
     let header_file = disk.header_file()?;
-    let claim = disk.claim(header_file.read().map_err(DiskError::from)?.claims())?;
+    let claim = claim(&disk, &header_file)?;
     let (header, dek) = disk.unlock(installation, header_file.read().map_err(DiskError::from)?)?;
     let top = header.top().ok_or(AttachError::NoLayer)?.clone();
     let geometry = disks::geometry(&header, &top)?;
@@ -115,6 +119,20 @@ pub fn attach(installation: &Installation, request: AttachRequest) -> Result<(),
         recovered,
     };
     run(opened, &socket, &signals)
+}
+
+/// Claims the disk. A data plane that was just killed keeps its files for some milliseconds, until
+/// the kernel has taken its last thread and its rings apart; that is waited for.
+fn claim(disk: &Disk, header_file: &HeaderFile) -> Result<LayerFile, DiskError> {
+    let deadline = Instant::now() + CLAIM_PATIENCE;
+    loop {
+        match disk.claim(header_file.read()?.claims()) {
+            Err(DiskError::InUse { .. }) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            result => return result,
+        }
+    }
 }
 
 fn run(
