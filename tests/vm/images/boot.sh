@@ -1,7 +1,8 @@
+# shellcheck shell=bash disable=SC2034  # used by who sources it
 # Makes a disk image that boots through SeaBIOS and through OVMF out of a root
 # file system; sourced after lib.sh.
 
-BOOT_PACKAGES="grub-pc-bin grub-efi-amd64-bin grub-common gdisk dosfstools mtools"
+BOOT_PACKAGES=(grub-pc-bin grub-efi-amd64-bin grub-common gdisk dosfstools mtools)
 GRUB_LABEL=sealdisk-root
 ESP_MIB=33 # a FAT16 file system of 32 MiB fits
 
@@ -20,10 +21,9 @@ CONFIG
 
 # little_endian_64 NUMBER: its eight bytes.
 little_endian_64() {
-    local number=$1 i
-    for i in 1 2 3 4 5 6 7 8; do
-        printf "\\x$(printf %02x $((number & 255)))"
-        number=$((number >> 8))
+    local number=$1 shift
+    for shift in 0 8 16 24 32 40 48 56; do
+        printf '%b' "\\x$(printf %02x $(((number >> shift) & 255)))"
     done
 }
 
@@ -33,7 +33,7 @@ poke() { dd of="$1" bs=1 seek="$2" conv=notrunc status=none; }
 # assemble_disk WORK ROOT IMAGE: partition table, both GRUBs and the file system
 # image ROOT, which has the label sealdisk-root.
 assemble_disk() {
-    local work=$1 root=$2 image=$3 root_sectors root_start modules
+    local work=$1 root=$2 image=$3 root_sectors root_start
     # Partitions, in 512-byte sectors. The BIOS boot partition takes the first
     # MiB after the table.
     local core_start=2048 esp_start=4096
@@ -52,9 +52,9 @@ search --no-floppy --label $GRUB_LABEL --set=root
 set prefix=(\$root)/boot/grub
 normal
 CONFIG
-    modules="normal configfile search search_label part_gpt ext2 linux serial terminal echo"
+    local modules=(normal configfile search search_label part_gpt ext2 linux serial terminal echo)
 
-    grub-mkimage -O i386-pc -o "$work/core.img" -c "$work/grub.cfg" -p /boot/grub $modules biosdisk
+    grub-mkimage -O i386-pc -o "$work/core.img" -c "$work/grub.cfg" -p /boot/grub "${modules[@]}" biosdisk
     [ "$(stat -c %s "$work/core.img")" -le $(((esp_start - core_start) * 512)) ] || fail "GRUB's core image is too large"
     dd if="$work/core.img" of="$image" bs=512 seek=$core_start conv=notrunc status=none
     # The first 440 bytes are code; the rest of the sector is the partition table's.
@@ -65,7 +65,7 @@ CONFIG
     printf '\x90\x90' | poke "$image" $((0x66))
     little_endian_64 $((core_start + 1)) | poke "$image" $((core_start * 512 + 0x1f4))
 
-    grub-mkimage -O x86_64-efi -o "$work/bootx64.efi" -c "$work/grub.cfg" -p /boot/grub $modules
+    grub-mkimage -O x86_64-efi -o "$work/bootx64.efi" -c "$work/grub.cfg" -p /boot/grub "${modules[@]}"
     truncate -s 32M "$work/esp"
     mkfs.vfat -F 16 -n ESP "$work/esp" >/dev/null
     mmd -i "$work/esp" ::/EFI ::/EFI/BOOT

@@ -11,11 +11,10 @@ ROOT_MIB=1024
 PACKAGES=systemd-sysv,udev,kmod,linux-image-cloud-amd64,initramfs-tools,zstd,e2fsprogs,fio,xfsprogs,btrfs-progs
 
 build() {
-    local tree=$1 image=$2 work suite sources source
+    local tree=$1 image=$2 work suite source sources=()
     [ "$(id -u)" = 0 ] || fail "needs root"
     work=$(dirname "$tree")
-    suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
-    sources=()
+    suite=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
     for source in /etc/apt/sources.list /etc/apt/sources.list.d/*.sources /etc/apt/sources.list.d/*.list; do
         # Only the distribution's own archive: others would bring their keys and pins along.
         if [ -s "$source" ] && grep -q "^[^#]*$suite" "$source"; then sources+=("$source"); fi
@@ -44,4 +43,4 @@ build() {
     assemble_disk "$work" "$work/root" "$image"
 }
 
-cached "debian-$(cache_key "$0" "$IMAGES"/{lib.sh,boot.sh,debian-job,debian-job.service} -- mmdebstrap e2fsprogs $BOOT_PACKAGES).raw" build
+cached "debian-$(cache_key "$0" "$IMAGES"/{lib.sh,boot.sh,debian-job,debian-job.service} -- mmdebstrap e2fsprogs "${BOOT_PACKAGES[@]}").raw" build

@@ -32,4 +32,4 @@ build() {
     assemble_disk "$work" "$work/root" "$image"
 }
 
-cached "disk-$(cache_key "$0" "$IMAGES"/{lib.sh,tools.sh,boot.sh,init,init-disk} -- $TOOL_PACKAGES $BOOT_PACKAGES).raw" build
+cached "disk-$(cache_key "$0" "$IMAGES"/{lib.sh,tools.sh,boot.sh,init,init-disk} -- "${TOOL_PACKAGES[@]}" "${BOOT_PACKAGES[@]}").raw" build

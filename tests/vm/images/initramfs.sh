@@ -22,7 +22,7 @@ build_fio() {
 
 echo "$(kernel_folder)/vmlinuz"
 case ${1-} in
-    "") cached "initramfs-$(cache_key "$0" "$IMAGES"/{lib.sh,tools.sh,init} -- $TOOL_PACKAGES).cpio" build ;;
-    --fio) cached "initramfs.fio-$(cache_key "$0" "$IMAGES"/{lib.sh,tools.sh,init} -- $TOOL_PACKAGES fio).cpio" build_fio ;;
+    "") cached "initramfs-$(cache_key "$0" "$IMAGES"/{lib.sh,tools.sh,init} -- "${TOOL_PACKAGES[@]}").cpio" build ;;
+    --fio) cached "initramfs.fio-$(cache_key "$0" "$IMAGES"/{lib.sh,tools.sh,init} -- "${TOOL_PACKAGES[@]}" fio).cpio" build_fio ;;
     *) fail "usage: initramfs.sh [--fio]" ;;
 esac

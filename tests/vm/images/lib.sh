@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Shared by the image builders of this folder; sourced, not run.
 #
 # Each builder prints the path of what it built on stdout and nothing else

@@ -1,6 +1,7 @@
+# shellcheck shell=bash disable=SC2034  # used by who sources it
 # What every test guest has besides busybox; sourced after lib.sh.
 
-TOOL_PACKAGES="busybox-static cryptsetup-bin e2fsprogs xfsprogs btrfs-progs ntfs-3g util-linux libc6"
+TOOL_PACKAGES=(busybox-static cryptsetup-bin e2fsprogs xfsprogs btrfs-progs ntfs-3g util-linux libc6)
 
 add_tools() {
     add_base "$1"
