@@ -75,7 +75,7 @@ if [ \"$state\" != running ]; then
 fi
 if [ ! -e /root/sums ]; then
     dd if=/dev/urandom of=/root/file bs=64k count=128 conv=fsync status=none
-    (cd /usr && find lib -type f | head -n 300 | xargs sha256sum) >/root/usr-sums
+    find /usr/bin /usr/sbin -type f -exec sha256sum {} + >/root/usr-sums
     sha256sum /root/file >/root/sums
     fio --name=verify --filename=/root/fio --size=16M --bs=4k --rw=randwrite --verify=crc32c \\
         --direct=1 --ioengine=libaio --iodepth=8 --minimal >/dev/null
@@ -86,7 +86,7 @@ if [ ! -e /root/sums ]; then
     sleep 300
 fi
 sha256sum -c /root/sums
-cd /usr && sha256sum --quiet -c /root/usr-sums
+sha256sum --quiet -c /root/usr-sums
 ";
 
 fn debian(firmware: Firmware, name: &str) {
