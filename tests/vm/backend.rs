@@ -348,10 +348,10 @@ impl Daemon {
         let deadline = Instant::now() + PATIENCE;
         let mut message = [0; 4096];
         loop {
-            if let Ok(length) = notify.recv(&mut message) {
-                if String::from_utf8_lossy(&message[..length]).contains("READY=1") {
-                    return;
-                }
+            if let Ok(length) = notify.recv(&mut message)
+                && String::from_utf8_lossy(&message[..length]).contains("READY=1")
+            {
+                return;
             }
             let ended = self.child.try_wait().expect("attach can be waited for");
             assert!(
