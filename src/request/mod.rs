@@ -7,6 +7,8 @@
 mod chain;
 mod error;
 mod interpret;
+#[cfg(test)]
+mod tests;
 
 pub use chain::{Chain, ChainLimits, Header, Scratch, read_chain};
 pub use error::ChainError;

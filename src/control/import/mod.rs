@@ -32,6 +32,7 @@ mod tests;
 pub use cancel::Cancel;
 pub use copy::{CopyError, PlaintextSink, copy};
 pub use error::ImportError;
+pub use nbd::NbdClient;
 
 /// A format of source images, by QEMU's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,19 +114,34 @@ pub fn open(
     scratch: &Path,
     cancel: &Cancel,
 ) -> Result<Source, ImportError> {
-    let mut file = raw::RawImage::open(path)?;
-    let format = match format {
-        Some(format) => format,
-        None => probe::format(&mut file, path)?,
-    };
-    let image: Box<dyn SourceImage> = if format == ImageFormat::Raw {
-        Box::new(file)
-    } else {
-        probe::refuse_references(&mut file, format, path)?;
-        Box::new(qemu::QemuImage::open(path, format, scratch, cancel)?)
+    let (file, format) = examine(path, format)?;
+    let image: Box<dyn SourceImage> = match format {
+        ImageFormat::Raw => Box::new(file),
+        _ => Box::new(qemu::QemuImage::open(path, format, scratch, cancel)?),
     };
     if image.size() == 0 {
         return Err(ImportError::Empty { path: path.into() });
     }
     Ok(Source { image, format })
+}
+
+/// What `path` would be opened as, by its name and its own bytes alone: no other program sees it.
+///
+/// # Errors
+/// [`ImportError`]: it is no image, or one that needs other files.
+pub fn identify(path: &Path, format: Option<ImageFormat>) -> Result<ImageFormat, ImportError> {
+    examine(path, format).map(|(_, format)| format)
+}
+
+fn examine(
+    path: &Path,
+    format: Option<ImageFormat>,
+) -> Result<(raw::RawImage, ImageFormat), ImportError> {
+    let mut file = raw::RawImage::open(path)?;
+    let format = match format {
+        Some(format) => format,
+        None => probe::format(&mut file, path)?,
+    };
+    probe::refuse_references(&mut file, format, path)?;
+    Ok((file, format))
 }

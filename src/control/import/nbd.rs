@@ -48,7 +48,7 @@ const MAX_ANSWER: u32 = 1 << 20;
 const MAX_STATUS: u64 = 1 << 31;
 
 /// A connection in its transmission phase.
-pub(super) struct NbdClient {
+pub struct NbdClient {
     stream: UnixStream,
     cancel: Cancel,
     size: u64,
@@ -59,7 +59,10 @@ pub(super) struct NbdClient {
 
 impl NbdClient {
     /// Negotiates over a fresh connection and opens the default export.
-    pub(super) fn connect(stream: UnixStream, cancel: Cancel) -> Result<Self, ImportError> {
+    ///
+    /// # Errors
+    /// [`ImportError::Nbd`], also for a server that breaks the protocol.
+    pub fn connect(stream: UnixStream, cancel: Cancel) -> Result<Self, ImportError> {
         // Short, so that a signal is noticed while the server is slow.
         stream
             .set_read_timeout(Some(Duration::from_millis(200)))
@@ -82,12 +85,15 @@ impl NbdClient {
     }
 
     /// Bytes of the export.
-    pub(super) fn size(&self) -> u64 {
+    pub fn size(&self) -> u64 {
         self.size
     }
 
     /// Fills `buffer` from `offset`.
-    pub(super) fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> Result<(), ImportError> {
+    ///
+    /// # Errors
+    /// [`ImportError::Nbd`], or [`ImportError::Interrupted`].
+    pub fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> Result<(), ImportError> {
         let length = u32::try_from(buffer.len()).map_err(|_| protocol("too long a read"))?;
         self.request(CMD_READ, offset, length)?;
         // Every byte must be covered by the chunks, or an old content of the buffer would pass for
@@ -126,7 +132,10 @@ impl NbdClient {
     }
 
     /// The first range from `offset` on that the server does not know to be zeros.
-    pub(super) fn next_data(&mut self, offset: u64) -> Result<Option<Range<u64>>, ImportError> {
+    ///
+    /// # Errors
+    /// [`ImportError::Nbd`], or [`ImportError::Interrupted`].
+    pub fn next_data(&mut self, offset: u64) -> Result<Option<Range<u64>>, ImportError> {
         let Some(context) = self.allocation else {
             return Ok((offset < self.size).then_some(offset..self.size));
         };

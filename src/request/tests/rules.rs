@@ -1,0 +1,123 @@
+//! What holds of every chain, whatever a guest wrote: the rules once more, said in another way
+//! than the code under test. The fuzz target `descriptor_chain` includes this file too.
+
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+
+use super::{
+    Action, Chain, ChainError, ChainLimits, Cursor, Descriptor, Disk, Memory, OpKind, interpret,
+};
+
+/// Holds `result`, of reading the chain that has `descriptors`, against the rules, and if it was
+/// accepted, what is made of it. Memory should differ from place to place.
+pub fn check(
+    memory: &Memory,
+    descriptors: &[Descriptor],
+    limits: ChainLimits,
+    disk: &Disk,
+    result: Result<Chain, ChainError>,
+) {
+    let broken = broken_rule(memory, descriptors, limits);
+    match (result, broken) {
+        (Ok(chain), None) => {
+            content(memory, descriptors, &chain);
+            action(&chain, disk, interpret(&chain, disk, true));
+        }
+        (Err(_), Some(_)) => {}
+        (Ok(_), Some(rule)) => panic!("accepted although {rule}"),
+        (Err(error), None) => panic!("refused without a reason: {error}"),
+    }
+}
+
+fn broken_rule(
+    memory: &Memory,
+    descriptors: &[Descriptor],
+    limits: ChainLimits,
+) -> Option<&'static str> {
+    let (readable, writable): (Vec<_>, Vec<_>) =
+        descriptors.iter().partition(|d| !d.is_write_only());
+    let bytes = |list: &[&Descriptor]| list.iter().map(|d| u64::from(d.len())).sum::<u64>();
+    let rules = [
+        (
+            descriptors.last().is_some_and(|d| d.has_next()),
+            "the last descriptor has NEXT",
+        ),
+        (
+            descriptors.len() > limits.segments + 2,
+            "it has too many descriptors",
+        ),
+        (
+            !descriptors.is_sorted_by_key(|d| d.is_write_only()),
+            "a readable descriptor follows a writable one",
+        ),
+        (bytes(&readable) < 16, "there is no header"),
+        (bytes(&writable) < 1, "there is no status"),
+        (
+            bytes(&readable) + bytes(&writable) > limits.bytes + 17,
+            "there is too much data",
+        ),
+        (
+            descriptors.iter().any(|d| !is_in_memory(memory, d)),
+            "a descriptor is outside memory",
+        ),
+    ];
+    rules
+        .into_iter()
+        .find_map(|(broken, rule)| broken.then_some(rule))
+}
+
+fn is_in_memory(memory: &Memory, descriptor: &Descriptor) -> bool {
+    let (start, len) = (descriptor.addr().0, u64::from(descriptor.len()));
+    let Some(end) = start.checked_add(len) else {
+        return false;
+    };
+    // Region by region, as far as they touch.
+    let mut at = start;
+    while at < end {
+        let Some(region) = memory.find_region(GuestAddress(at)) else {
+            return false;
+        };
+        at = region.start_addr().0 + region.len();
+    }
+    true
+}
+
+/// The bytes of the data are those that the descriptors name, without header and status.
+fn content(memory: &Memory, descriptors: &[Descriptor], chain: &Chain) {
+    let mut named = Vec::new();
+    for descriptor in descriptors.iter().filter(|d| d.len() > 0) {
+        let mut bytes = vec![0; descriptor.len() as usize];
+        memory.read_slice(&mut bytes, descriptor.addr()).unwrap();
+        named.extend(bytes);
+    }
+    assert_eq!(named[..4], chain.header.kind.to_le_bytes());
+    assert_eq!(named[8..16], chain.header.sector.0.to_le_bytes());
+    let total = chain.data.iter().map(|s| s.len()).sum::<usize>();
+    assert_eq!(total as u64, chain.readable + chain.writable);
+    let mut data = vec![0; total];
+    Cursor::default().read(&chain.data, &mut data);
+    assert!(data == named[16..named.len() - 1], "other bytes");
+    let last = descriptors.iter().rfind(|d| d.len() > 0).unwrap();
+    assert_eq!(chain.status.0, last.addr().0 + u64::from(last.len()) - 1);
+}
+
+/// What is done lies on the disk and changes nothing that is read-only.
+fn action(chain: &Chain, disk: &Disk, action: Action) {
+    let (kind, at, len) = match action {
+        Action::Answer { written, .. } => {
+            assert!(u64::from(written) <= chain.writable);
+            return;
+        }
+        Action::Submit { kind, at, len } => (kind, at, len),
+    };
+    assert!(at.0.is_multiple_of(512) && len.is_multiple_of(512));
+    let end = u128::from(at.0) + u128::from(len);
+    assert!(end <= u128::from(disk.capacity.0) * 512);
+    match kind {
+        OpKind::Read => assert_eq!((len, chain.readable), (chain.writable, 0)),
+        OpKind::Write { .. } => assert_eq!((len, chain.writable), (chain.readable, 0)),
+        OpKind::Zero { .. } => assert!(len <= u64::from(disk.most_zero_sectors) * 512),
+        OpKind::Flush => assert_eq!(len, 0),
+    }
+    let changes = matches!(kind, OpKind::Write { .. } | OpKind::Zero { .. });
+    assert!(!(disk.read_only && changes));
+}
