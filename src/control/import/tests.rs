@@ -388,11 +388,11 @@ fn handshake() -> Vec<u8> {
 }
 
 /// Connects to a server that says `bytes` whatever it is asked, and closes.
-fn scripted_server(bytes: &[u8]) -> Result<(nbd::NbdClient, UnixStream), ImportError> {
+fn scripted_server(bytes: &[u8]) -> Result<(NbdClient, UnixStream), ImportError> {
     let (ours, mut theirs) = UnixStream::pair().unwrap();
     std::io::Write::write_all(&mut theirs, bytes).unwrap();
     theirs.shutdown(std::net::Shutdown::Write).unwrap();
-    let client = nbd::NbdClient::connect(ours, Cancel::default())?;
+    let client = NbdClient::connect(ours, Cancel::default())?;
     // The server's end stays open for the client's requests, which nobody reads.
     Ok((client, theirs))
 }

@@ -1,0 +1,145 @@
+//! A guest's descriptor table, indirect table and memory.
+#![no_main]
+
+use arbitrary::Arbitrary;
+use libfuzzer_sys::fuzz_target;
+use sealdisk::cipher::Cursor;
+use sealdisk::pipeline::OpKind;
+use sealdisk::request::{
+    Action, Chain, ChainError, ChainLimits, Disk, Memory, Scratch, interpret, read_chain,
+};
+use sealdisk::units::Sector;
+use virtio_queue::desc::{RawDescriptor, split::Descriptor};
+use virtio_queue::mock::MockSplitQueue;
+use virtio_queue::{Queue, QueueOwnedT};
+use vm_memory::{Bytes, GuestAddress};
+
+#[path = "../../src/request/tests/rules.rs"]
+mod rules;
+
+const QUEUE_SIZE: u16 = 16;
+const INDIRECT: u64 = 0x2000;
+const DATA: u64 = 0x10000;
+const REGIONS: [(GuestAddress, usize); 4] = [
+    (GuestAddress(0), 0x4000),
+    (GuestAddress(DATA), 0x2000),
+    // Touches the one before.
+    (GuestAddress(DATA + 0x2000), 0x2000),
+    (GuestAddress(0x20000), 0x1000),
+];
+
+#[derive(Debug, Arbitrary)]
+enum Place {
+    Header(u8),
+    Data(u16),
+    LastRegion(u16),
+    IndirectTable(u8),
+    Anywhere(u64),
+}
+
+#[derive(Debug, Arbitrary)]
+enum Len {
+    Header,
+    Status,
+    Sectors(u8),
+    Short(u8),
+    Any(u32),
+}
+
+#[derive(Debug, Arbitrary)]
+struct Desc {
+    place: Place,
+    len: Len,
+    /// The lowest four bits; NEXT, WRITE and INDIRECT are three of them.
+    flags: u8,
+    /// Else it is the one behind this.
+    next: Option<u16>,
+}
+
+#[derive(Debug, Arbitrary)]
+struct Input {
+    head: u8,
+    table: Vec<Desc>,
+    indirect: Vec<Desc>,
+    headers: [(u8, u64); 4],
+    /// Discard and write zeroes segments, behind the headers.
+    segments: [(u64, u32, u8); 2],
+    capacity: u32,
+    read_only: bool,
+    segments_offered: u8,
+}
+
+impl Desc {
+    fn raw(&self, index: u16) -> RawDescriptor {
+        let addr = match self.place {
+            Place::Header(n) => DATA + u64::from(n % 6) * 16,
+            Place::Data(at) => DATA + 96 + u64::from(at) % 0x3fa0,
+            Place::LastRegion(at) => 0x20000 + u64::from(at) % 0x1100,
+            Place::IndirectTable(at) => INDIRECT + u64::from(at),
+            Place::Anywhere(at) => at,
+        };
+        let len = match self.len {
+            Len::Header => 16,
+            Len::Status => 1,
+            Len::Sectors(n) => u32::from(n) * 512,
+            Len::Short(n) => n.into(),
+            Len::Any(n) => n,
+        };
+        let next = self.next.unwrap_or(index + 1);
+        Descriptor::new(addr, len, (self.flags & 0xf).into(), next).into()
+    }
+}
+
+fuzz_target!(|input: Input| {
+    let memory = Memory::from_ranges(&REGIONS).unwrap();
+    for (start, len) in &REGIONS[1..] {
+        let content: Vec<u8> = (0..*len as u64)
+            .map(|i| ((start.0 + i).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8)
+            .collect();
+        memory.write_slice(&content, *start).unwrap();
+    }
+    let mut at = DATA;
+    let mut put = |low: u64, high: u64| {
+        memory.write_obj(low.to_le(), GuestAddress(at)).unwrap();
+        memory
+            .write_obj(high.to_le(), GuestAddress(at + 8))
+            .unwrap();
+        at += 16;
+    };
+    for (kind, sector) in input.headers {
+        put(u64::from(kind % 16), sector);
+    }
+    for (sector, sectors, flags) in input.segments {
+        put(sector, u64::from(sectors) | u64::from(flags % 4) << 32);
+    }
+    let ring = MockSplitQueue::new(&memory, QUEUE_SIZE);
+    for (index, desc) in (0..QUEUE_SIZE).zip(&input.table) {
+        ring.desc_table().store(index, desc.raw(index)).unwrap();
+    }
+    for (index, desc) in (0..128).zip(&input.indirect) {
+        let at = INDIRECT + u64::from(index) * 16;
+        memory.write_obj(desc.raw(index), GuestAddress(at)).unwrap();
+    }
+    let head = u16::from(input.head) % QUEUE_SIZE;
+    ring.avail().ring().ref_at(0).unwrap().store(head.to_le());
+    ring.avail().idx().store(1u16.to_le());
+
+    let mut queue: Queue = ring.create_queue().unwrap();
+    let Some(chain) = queue.iter(&memory).unwrap().next() else {
+        return;
+    };
+    let limits = ChainLimits {
+        segments: usize::from(input.segments_offered % 130),
+        bytes: 0x4000,
+    };
+    let disk = Disk {
+        capacity: Sector(input.capacity.into()),
+        read_only: input.read_only,
+        serial: *b"0123456789abcdefghij",
+        most_zero_sectors: 1 << 21,
+    };
+    let descriptors: Vec<_> = chain.clone().collect();
+    let mut scratch = Scratch::default();
+    let result = read_chain(&memory, chain, limits, &mut scratch, Vec::new());
+    rules::check(&memory, &descriptors, limits, &disk, result);
+});
