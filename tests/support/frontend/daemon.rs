@@ -165,17 +165,28 @@ fn sealdisk(state: &Path) -> Command {
     command
 }
 
-/// A state directory in which the platform-managed key exists already, made once per test binary:
-/// an RSA-3072 key takes its time. It is one of the few things that stay in target/tmp.
+/// A state directory in which the platform-managed key exists already, made once per build: an
+/// RSA-3072 key takes its time. It is one of the few things that stay in target/tmp.
+///
+/// Test runners may start a process for each test, so it appears whole, by a rename; who comes
+/// second takes what is there.
 fn template() -> &'static Path {
     static TEMPLATE: OnceLock<PathBuf> = OnceLock::new();
     TEMPLATE.get_or_init(|| {
-        let name = format!("template-{}", env!("CARGO_CRATE_NAME"));
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-        let _ = fs::remove_dir_all(&path);
-        fs::create_dir_all(&path).unwrap();
-        expect_success(sealdisk(&path).args(["disk", "create", "first", "--size", "1MiB"]));
-        expect_success(sealdisk(&path).args(["disk", "delete", "first", "--yes"]));
+        let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let program = fs::metadata(env!("CARGO_BIN_EXE_sealdisk")).unwrap();
+        let built = program.modified().unwrap();
+        let built = built.duration_since(std::time::UNIX_EPOCH).unwrap();
+        let path = tmp.join(format!("template-{}", built.as_nanos()));
+        if !path.exists() {
+            let making = TempDir::new_in(tmp).unwrap();
+            let state = making.path();
+            expect_success(sealdisk(state).args(["disk", "create", "first", "--size", "1MiB"]));
+            expect_success(sealdisk(state).args(["disk", "delete", "first", "--yes"]));
+            if let Err(error) = fs::rename(state, &path) {
+                assert!(path.exists(), "{}: {error}", path.display());
+            }
+        }
         path
     })
 }
