@@ -6,6 +6,7 @@
 //! what is written here. XTS is IEEE 1619-2018; SP 800-38E limits a data unit to 2^20 blocks,
 //! which 256 never reaches.
 
+mod aws_lc;
 mod engine;
 mod error;
 mod portable;
@@ -15,6 +16,7 @@ mod shared;
 mod tests;
 mod tweak;
 
+pub use aws_lc::AwsLcEngine;
 pub use engine::{DataUnit, Direction, XtsEngine};
 pub use error::CipherError;
 pub use portable::PortableEngine;

@@ -6,6 +6,7 @@ use crate::keys::Dek;
 use crate::units::{ByteOffset, SECTOR_SIZE};
 
 use super::CipherError;
+use super::aws_lc::AwsLcEngine;
 use super::engine::{DataUnit, Direction, XtsEngine};
 use super::portable::PortableEngine;
 use super::shared::{Cursor, SharedSlice};
@@ -25,9 +26,14 @@ impl Cipher {
     /// Expands `dek` with the engine that suits this CPU.
     ///
     /// # Errors
-    /// [`CipherError::Key`] when memory cannot be locked.
+    /// [`CipherError::Key`] when memory cannot be locked, [`CipherError::AwsLc`] when there is none.
     pub fn new(dek: &Dek, unit: DataUnit) -> Result<Self, CipherError> {
-        Self::with_engine(Box::new(PortableEngine::new(dek)?), dek, unit)
+        let engine: Box<dyn XtsEngine> = if AwsLcEngine::suits_this_cpu() {
+            Box::new(AwsLcEngine::new(dek)?)
+        } else {
+            Box::new(PortableEngine::new(dek)?)
+        };
+        Self::with_engine(engine, dek, unit)
     }
 
     /// Uses a given engine, which must hold `dek`.

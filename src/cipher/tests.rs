@@ -24,7 +24,10 @@ fn unhex(text: &str) -> Vec<u8> {
 }
 
 fn engines(key: &[u8]) -> Vec<Box<dyn XtsEngine>> {
-    vec![Box::new(PortableEngine::new(&dek(key)).unwrap())]
+    vec![
+        Box::new(PortableEngine::new(&dek(key)).unwrap()),
+        Box::new(AwsLcEngine::new(&dek(key)).unwrap()),
+    ]
 }
 
 #[test]

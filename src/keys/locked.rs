@@ -144,6 +144,28 @@ impl<T> Drop for Locked<T> {
     }
 }
 
+/// Locks the pages of memory that a library allocated for key material, and keeps them out of core
+/// dumps. They stay so when the memory is freed, since others may have followed on the same pages.
+///
+/// # Errors
+/// [`KeyError::Lock`].
+pub fn lock_in_place(ptr: NonNull<u8>, len: usize) -> Result<(), KeyError> {
+    let page = rustix::param::page_size();
+    let start = ptr.as_ptr() as usize / page * page;
+    let mapped = (ptr.as_ptr() as usize + len).next_multiple_of(page) - start;
+    let start = ptr.as_ptr().with_addr(start).cast();
+    let fail = |call| {
+        move |e: rustix::io::Errno| KeyError::Lock {
+            call,
+            source: io::Error::from(e),
+        }
+    };
+    // SAFETY: locking changes no content; a page of the range that is not mapped makes it fail.
+    unsafe { mlock_with(start, mapped, MlockFlags::empty()) }.map_err(fail("lock"))?;
+    // SAFETY: the advice changes no content and concerns core dumps only.
+    unsafe { madvise(start, mapped, Advice::LinuxDontDump) }.map_err(fail("mark"))
+}
+
 /// Overwrites the part of the stack below the caller that a key schedule may have passed over.
 #[inline(never)]
 fn wipe_stack() {
