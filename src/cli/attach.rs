@@ -17,6 +17,9 @@ const NUM_QUEUES: u16 = 128;
 /// Entries of a queue when nothing is said: what QEMU's largest default asks for.
 const QUEUE_SIZE: u16 = 256;
 
+/// A little longer than a guest on another CPU takes to send the next request.
+const POLL_US: u32 = 32;
+
 /// Arguments of `attach`.
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -50,6 +53,10 @@ pub struct AttachArgs {
     /// Entries of a queue at most, a power of two
     #[arg(long, value_name = "N", default_value_t = QUEUE_SIZE, value_parser = queue_size)]
     queue_size: u16,
+    /// Microseconds that a queue may look busily for work before it sleeps; 0 never looks
+    #[arg(long, value_name = "US", default_value_t = POLL_US,
+          value_parser = clap::value_parser!(u32).range(..=1000))]
+    poll_us: u32,
     /// The serial number that the guest sees [default: the start of the disk's id]
     #[arg(long, value_name = "TEXT", value_parser = serial)]
     serial: Option<String>,
@@ -112,6 +119,7 @@ pub(super) fn run(context: &Context, args: AttachArgs) -> Result<(), CliError> {
         read_only: args.read_only,
         num_queues: args.num_queues,
         queue_size: args.queue_size,
+        poll_us: args.poll_us,
         serial: args.serial,
         runtime_dir: runtime_dir(context.runtime_dir.as_deref()),
     };

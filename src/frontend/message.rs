@@ -63,6 +63,8 @@ pub struct Setup {
     pub num_queues: u16,
     /// Entries of a queue at most, a power of two from 4 on.
     pub queue_size: u16,
+    /// Microseconds that a queue looks busily for work at most, before it sleeps.
+    pub poll_us: u32,
     /// What the guest sees as the serial number, at most 20 bytes.
     pub serial: String,
     /// Whether the socket listens; else it is connected and the process ends with the connection.
@@ -133,6 +135,7 @@ mod tests {
             read_only: true,
             num_queues: 2,
             queue_size: 64,
+            poll_us: 32,
             serial: "disk".into(),
             listening: true,
         };

@@ -18,6 +18,7 @@ mod guest_memory;
 mod handler;
 mod log_limit;
 mod message;
+mod polling;
 mod ring;
 mod serve;
 mod worker;

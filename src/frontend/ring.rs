@@ -46,6 +46,8 @@ pub(super) struct Ring {
     pub(super) log: Option<Arc<DirtyLog>>,
     /// The guest broke the ring for good; it is left alone until it is set up anew.
     broken: bool,
+    /// The guest was asked to kick.
+    kicks: bool,
     /// Used entries were added since the guest was last notified.
     unnotified: bool,
 }
@@ -82,6 +84,7 @@ impl Ring {
             memory,
             log,
             broken: false,
+            kicks: true,
             unnotified: false,
         })
     }
@@ -112,8 +115,9 @@ impl Ring {
         self.broken
     }
 
-    /// Gives at most `most` available chains to `take`. Whether there may be more: then the guest
-    /// does not kick for them, and this is to be called again.
+    /// Gives at most `most` available chains to `take`. Whether there may be more.
+    ///
+    /// The guest does not kick for chains that come later, until [`Ring::arm`] asks it to.
     ///
     /// # Errors
     /// The ring is broken for good, in a way that this tells.
@@ -123,16 +127,46 @@ impl Ring {
         mut take: impl FnMut(&mut Self, DescriptorChain<&Memory>) -> Result<(), QueueError>,
     ) -> Result<bool, QueueError> {
         let memory = self.memory.clone();
-        self.queue.disable_notification(&*memory)?;
+        self.set_kicks(&memory, false)?;
         for _ in 0..most {
             let Some(chain) = self.queue.iter(&*memory)?.next() else {
-                let more = self.queue.enable_notification(&*memory)?;
-                self.log_avail_event();
-                return Ok(more);
+                return Ok(false);
             };
             take(self, chain)?;
         }
         Ok(true)
+    }
+
+    /// Asks the guest to kick for new chains. Whether there are some already: those it does not kick
+    /// for.
+    ///
+    /// # Errors
+    /// The rings are not in guest memory any more.
+    pub(super) fn arm(&mut self) -> Result<bool, QueueError> {
+        let memory = self.memory.clone();
+        self.set_kicks(&memory, true)
+    }
+
+    /// Whether there is a chain to be taken: one look at guest memory.
+    pub(super) fn has_available(&self) -> bool {
+        let index = self.queue.avail_idx(&*self.memory, Ordering::Acquire);
+        index.is_ok_and(|index| index.0 != self.queue.next_avail())
+    }
+
+    /// Without EVENT_IDX kicks are switched by a flag, which is only written when it changes. With
+    /// it they are asked for one by one, and off otherwise.
+    fn set_kicks(&mut self, memory: &Memory, on: bool) -> Result<bool, QueueError> {
+        if on {
+            self.kicks = true;
+            let more = self.queue.enable_notification(memory)?;
+            self.log_avail_event();
+            return Ok(more);
+        }
+        if std::mem::take(&mut self.kicks) {
+            self.queue.disable_notification(memory)?;
+            self.log_avail_event();
+        }
+        Ok(false)
     }
 
     /// Returns a chain to the guest, of which `len` bytes were written.

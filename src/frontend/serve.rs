@@ -5,6 +5,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 use std::{fs::File, io};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -101,6 +102,7 @@ fn serve_disk(control: &mut UnixStream) -> Result<(), FrontendError> {
         dek,
         disk: disk_of(&setup),
         limits: config.limits(),
+        poll: Duration::from_micros(setup.poll_us.into()),
         write_through: true.into(),
     });
     let handler = BlockHandler::new(shared.clone(), config, setup.num_queues, setup.queue_size);

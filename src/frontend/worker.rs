@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -26,6 +26,7 @@ use crate::volume::Volume;
 use super::FrontendError;
 use super::dirty_log::DirtyLog;
 use super::log_limit::LogLimit;
+use super::polling::Polling;
 use super::ring::{Ring, RingSetup};
 
 const WAKE: WatchId = WatchId(0);
@@ -41,6 +42,8 @@ pub(super) struct Shared {
     pub(super) dek: Dek,
     pub(super) disk: Disk,
     pub(super) limits: ChainLimits,
+    /// The longest time that a queue looks busily for work before it sleeps.
+    pub(super) poll: Duration,
     /// Writes are to be durable before they complete.
     pub(super) write_through: AtomicBool,
 }
@@ -141,6 +144,7 @@ struct Worker {
     commands: Receiver<(Command, SyncSender<Answer>)>,
     /// Kept open for as long as the ring of the store watches it.
     _wake: EventFd,
+    polling: Polling,
     /// Who waits for the end of a stop.
     stopping: Option<SyncSender<Answer>>,
     finished: Vec<Finished>,
@@ -174,6 +178,7 @@ impl Worker {
         let mut store = UringStore::new(shared.files.try_clone()?)?;
         store.watch(WAKE, wake.as_raw_fd());
         let pipeline = Pipeline::new(shared.volume.clone(), store, cipher)?;
+        let polling = Polling::new(shared.poll);
         let queue = QueueState {
             shared,
             pipeline,
@@ -190,6 +195,7 @@ impl Worker {
             queue,
             commands,
             _wake: wake,
+            polling,
             stopping: None,
             finished: Vec::with_capacity(256),
             events: Vec::with_capacity(2),
@@ -209,7 +215,7 @@ impl Worker {
                 self.obey(command, answer);
             }
             let wait = self.turn();
-            if let Err(error) = self.queue.pipeline.store_mut().enter(wait) {
+            if let Err(error) = self.wait(wait) {
                 // Without its ring the queue is lost. What was completed to the guest is kept by
                 // the runtime map, and the frontend can connect to the next process.
                 log::error!("queue {}: {error}", self.index);
@@ -253,10 +259,74 @@ impl Worker {
             let _ = answer.send(Ok(next));
             more = true;
         }
-        match (more, self.queue.pipeline.waits_for_others()) {
+        let pipeline = &self.queue.pipeline;
+        match (
+            more || pipeline.is_between_bursts(),
+            pipeline.waits_for_others(),
+        ) {
             (true, _) => Wait::No,
             (false, true) => Wait::AtMost(RETRY),
             (false, false) => Wait::Forever,
+        }
+    }
+
+    /// Waits, after having looked busily for a moment if that has paid lately.
+    fn wait(&mut self, wait: Wait) -> Result<(), StoreError> {
+        if !matches!(wait, Wait::Forever) {
+            let wait = if self.arm(wait) { Wait::No } else { wait };
+            return self.queue.pipeline.store_mut().enter(wait);
+        }
+        let idle = Instant::now();
+        if self.look_busily(idle)? {
+            return Ok(());
+        }
+        let wait = if self.arm(wait) { Wait::No } else { wait };
+        self.queue.pipeline.store_mut().enter(wait)?;
+        self.polling.slept(idle.elapsed());
+        Ok(())
+    }
+
+    /// Asks the guest for a kick before a wait. Whether there is no need to wait.
+    fn arm(&mut self, wait: Wait) -> bool {
+        let serving = self.ring.as_mut().filter(|ring| !ring.is_broken());
+        let (Some(ring), false) = (serving, matches!(wait, Wait::No)) else {
+            return false;
+        };
+        match ring.arm() {
+            Ok(more) => more && self.stopping.is_none(),
+            Err(error) => {
+                self.break_ring(&error);
+                false
+            }
+        }
+    }
+
+    /// Looks for a chain or a completion until the polling window is over. Whether there is one.
+    fn look_busily(&mut self, start: Instant) -> Result<bool, StoreError> {
+        let window = self.polling.window();
+        let store = self.queue.pipeline.store_mut();
+        if window.is_zero() {
+            return Ok(false);
+        }
+        let room = self.queue.pending.len();
+        loop {
+            if store.is_busy() {
+                store.enter(Wait::No)?;
+                if store.has_news() {
+                    return Ok(true);
+                }
+            }
+            let ring = self
+                .ring
+                .as_ref()
+                .filter(|ring| !ring.is_broken() && room < ring.size());
+            if self.stopping.is_none() && ring.is_some_and(Ring::has_available) {
+                return Ok(true);
+            }
+            if start.elapsed() >= window {
+                return Ok(false);
+            }
+            std::hint::spin_loop();
         }
     }
 

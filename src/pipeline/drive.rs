@@ -19,6 +19,9 @@ use super::slots::Slots;
 const BUFFER_LEN: usize = 64 * 1024;
 /// Buffers of a pipeline.
 const BUFFERS: usize = 128;
+/// Bytes that are issued before completions are looked at: pieces are encrypted, or decrypted again,
+/// while they are in the L2 cache, and what is encrypted is on its way while the next is.
+const BURST: u64 = 256 * 1024;
 /// Blocks that are made zero under one mark.
 const ZERO_STEP: u64 = 1024;
 
@@ -61,6 +64,8 @@ pub struct Pipeline<S> {
     waiting: VecDeque<RequestId>,
     /// The first of `waiting` needs a buffer or room.
     starved: bool,
+    /// Bytes issued since completions were looked at.
+    burst: u64,
     pub(super) punches: Punches,
     finished: Vec<Finished>,
     completions: Vec<StoreCompletion>,
@@ -71,16 +76,19 @@ impl<S: Store> Pipeline<S> {
     ///
     /// # Errors
     /// [`StoreError`] when the buffers cannot be mapped.
-    pub fn new(volume: Arc<Volume>, store: S, cipher: Cipher) -> Result<Self, StoreError> {
+    pub fn new(volume: Arc<Volume>, mut store: S, cipher: Cipher) -> Result<Self, StoreError> {
+        let pool = BufferPool::new(BUFFERS, BUFFER_LEN)?;
+        store.adopt(&pool);
         Ok(Self {
             volume,
             store,
             cipher,
-            pool: BufferPool::new(BUFFERS, BUFFER_LEN)?,
+            pool,
             requests: Slots::with_capacity(256),
             pieces: Slots::with_capacity(256),
             waiting: VecDeque::with_capacity(256),
             starved: false,
+            burst: 0,
             punches: Punches::default(),
             finished: Vec::with_capacity(256),
             completions: Vec::with_capacity(256),
@@ -128,6 +136,7 @@ impl<S: Store> Pipeline<S> {
             self.complete(completion);
         }
         self.completions = completions;
+        self.burst = 0;
         self.retry_waiting();
         self.punch_some();
     }
@@ -141,6 +150,11 @@ impl<S: Store> Pipeline<S> {
     /// then, so [`Pipeline::poll`] has to be called again soon.
     pub fn waits_for_others(&self) -> bool {
         !self.waiting.is_empty()
+    }
+
+    /// Whether a request can go on as soon as what was issued has been submitted.
+    pub fn is_between_bursts(&self) -> bool {
+        self.burst >= BURST && self.starved
     }
 
     /// Whether no request and no hole is under way.
@@ -237,6 +251,10 @@ impl<S: Store> Pipeline<S> {
         }
     }
 
+    fn has_room(&self) -> bool {
+        self.burst < BURST && self.store.has_room()
+    }
+
     /// Where the next piece of a request starts, how many bytes are left, and its cursor.
     fn position(&mut self, id: RequestId) -> Option<(ByteOffset, u64, Cursor)> {
         let request = self.requests.get_mut(id)?;
@@ -246,6 +264,9 @@ impl<S: Store> Pipeline<S> {
 
     /// Notes that `bytes` more of the request were issued, with or without an operation.
     fn advance(&mut self, id: RequestId, bytes: u64, operation: bool) {
+        if operation {
+            self.burst += bytes;
+        }
         if let Some(request) = self.requests.get_mut(id) {
             request.issued += bytes;
             request.outstanding += u32::from(operation);
@@ -281,7 +302,7 @@ impl<S: Store> Pipeline<S> {
             self.advance(id, len, false);
             return Progress::More;
         }
-        if !self.store.has_room() {
+        if !self.has_room() {
             return Progress::NoRoom;
         }
         let blocks = blocks_of(at, len);
@@ -332,7 +353,7 @@ impl<S: Store> Pipeline<S> {
             let len = left.min(BLOCK_SIZE - at.in_block());
             return self.issue_partial(id, at, len, cursor, false);
         }
-        if !self.store.has_room() {
+        if !self.has_room() {
             return Progress::NoRoom;
         }
         let len = (left / BLOCK_SIZE * BLOCK_SIZE).min(BUFFER_LEN as u64);
@@ -406,7 +427,7 @@ impl<S: Store> Pipeline<S> {
         cursor: Cursor,
         zeros: bool,
     ) -> Progress {
-        if !self.store.has_room() {
+        if !self.has_room() {
             return Progress::NoRoom;
         }
         let block = at.block().0..at.block().0 + 1;

@@ -1,10 +1,10 @@
 //! Page-aligned buffers for ciphertext, made once per queue.
 
 use std::io;
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
-use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
 use super::StoreError;
 
@@ -58,6 +58,7 @@ impl IoBuffer {
 pub struct BufferPool {
     free: Vec<IoBuffer>,
     buffer_len: usize,
+    region: Arc<Region>,
 }
 
 impl BufferPool {
@@ -72,16 +73,31 @@ impl BufferPool {
             what: "map memory for buffers",
             source,
         };
-        // SAFETY: a fresh anonymous mapping at an address that the kernel chooses aliases nothing.
-        let raw = unsafe {
-            mmap_anonymous(
-                std::ptr::null_mut(),
-                len,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::PRIVATE | MapFlags::NORESERVE,
-            )
-        }
-        .map_err(|e| fail(e.into()))?;
+        let plain = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        let map = |flags| {
+            // SAFETY: a fresh anonymous mapping at an address that the kernel chooses aliases
+            // nothing.
+            unsafe {
+                mmap_anonymous(
+                    ptr::null_mut(),
+                    len,
+                    ProtFlags::READ | ProtFlags::WRITE,
+                    flags,
+                )
+            }
+        };
+        // Huge pages where the host has set some aside, transparent ones elsewhere.
+        let huge = MapFlags::PRIVATE | MapFlags::HUGETLB;
+        let raw = match map(huge) {
+            Ok(raw) => raw,
+            Err(_) => {
+                let raw = map(plain).map_err(|e| fail(e.into()))?;
+                // SAFETY: the range is the mapping just made, and the advice changes no content. A
+                // kernel without transparent huge pages refuses it, which does no harm.
+                let _ = unsafe { madvise(raw, len, Advice::LinuxHugepage) };
+                raw
+            }
+        };
         let ptr = NonNull::new(raw.cast())
             .ok_or_else(|| fail(io::Error::from(io::ErrorKind::OutOfMemory)))?;
         let region = Arc::new(Region { ptr, len });
@@ -93,7 +109,13 @@ impl BufferPool {
         Ok(Self {
             free: (0..count).rev().map(buffer).collect(),
             buffer_len,
+            region: region.clone(),
         })
+    }
+
+    /// Address and length of the memory of all buffers, for the kernel.
+    pub(super) fn memory(&self) -> (NonNull<u8>, usize) {
+        (self.region.ptr, self.region.len)
     }
 
     /// Bytes of each buffer.

@@ -84,6 +84,10 @@ pub trait Store {
     /// 4096.
     fn alignment(&self) -> u64;
 
+    /// Tells the memory of all buffers that operations will name, before the first of them. A store
+    /// that can prepare for them does so.
+    fn adopt(&mut self, _pool: &BufferPool) {}
+
     /// Whether one more operation can be submitted.
     fn has_room(&self) -> bool;
 

@@ -8,10 +8,10 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
-use io_uring::types::{Fd, FsyncFlags, SubmitArgs, Timespec};
+use io_uring::types::{Fixed, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
-use super::{LayerFiles, Store, StoreCompletion, StoreError, StoreFile, StoreOp, Tag};
+use super::{BufferPool, LayerFiles, Store, StoreCompletion, StoreError, StoreFile, StoreOp, Tag};
 
 /// Operations in flight at once; further ones wait above.
 const DEPTH: u32 = 256;
@@ -37,6 +37,12 @@ pub enum Wait {
     Forever,
 }
 
+/// Numbers of the registered files.
+const DATA: Fixed = Fixed(0);
+const MAP: Fixed = Fixed(1);
+/// The number of the registered memory.
+const BUFFERS: u16 = 0;
+
 struct InFlight {
     tag: Tag,
     op: StoreOp,
@@ -57,6 +63,8 @@ pub struct UringStore {
     finished: VecDeque<StoreCompletion>,
     watches: Vec<Watch>,
     events: Vec<WatchId>,
+    /// The buffers are registered with the kernel: pinned, and mapped once for all operations.
+    registered: bool,
 }
 
 impl UringStore {
@@ -71,6 +79,10 @@ impl UringStore {
             .setup_defer_taskrun()
             .build(DEPTH)
             .map_err(StoreError::Uring)?;
+        let fds = [files.data.file().as_raw_fd(), files.map.file().as_raw_fd()];
+        ring.submitter()
+            .register_files(&fds)
+            .map_err(StoreError::Uring)?;
         Ok(Self {
             ring,
             files,
@@ -79,6 +91,7 @@ impl UringStore {
             finished: VecDeque::with_capacity(DEPTH as usize),
             watches: Vec::new(),
             events: Vec::new(),
+            registered: false,
         })
     }
 
@@ -109,7 +122,7 @@ impl UringStore {
     /// [`StoreError::Uring`] when the kernel refuses the ring itself.
     pub fn enter(&mut self, wait: Wait) -> Result<(), StoreError> {
         self.collect();
-        let idle = self.finished.is_empty() && self.events.is_empty();
+        let idle = !self.has_news();
         let result = match wait {
             Wait::AtMost(time) if idle => {
                 let limit = Timespec::from(time);
@@ -118,7 +131,12 @@ impl UringStore {
                     .submit_with_args(1, &SubmitArgs::new().timespec(&limit))
             }
             Wait::Forever if idle => self.ring.submit_and_wait(1),
-            _ => self.ring.submit(),
+            // What is queued is submitted, and what has completed meanwhile is taken: the kernel
+            // only posts completions to a ring of this kind when it is asked for them.
+            _ => self
+                .ring
+                .submitter()
+                .submit_with_args(0, &SubmitArgs::new()),
         };
         match result {
             Ok(_) => {}
@@ -133,13 +151,23 @@ impl UringStore {
         Ok(())
     }
 
+    /// Whether operations are under way, for which it makes sense to ask again soon.
+    pub fn is_busy(&self) -> bool {
+        self.free.len() < self.in_flight.len()
+    }
+
+    /// Whether there is something for [`Store::reap`] or [`UringStore::take_events`].
+    pub fn has_news(&self) -> bool {
+        !self.finished.is_empty() || !self.events.is_empty()
+    }
+
     /// The watches that fired since the last call, into `into`.
     pub fn take_events(&mut self, into: &mut Vec<WatchId>) {
         into.append(&mut self.events);
     }
 
     fn arm(&mut self, id: WatchId, fd: RawFd) {
-        let entry = opcode::PollAdd::new(Fd(fd), libc::POLLIN as u32)
+        let entry = opcode::PollAdd::new(io_uring::types::Fd(fd), libc::POLLIN as u32)
             .multi(true)
             .build();
         self.push(entry.user_data(WATCH_BIT | u64::from(id.0)));
@@ -163,11 +191,11 @@ impl UringStore {
         let Some(Some(flight)) = self.in_flight.get(slot as usize) else {
             return;
         };
-        let fd = |file: &StoreFile| match file {
-            StoreFile::Data => Fd(self.files.data.file().as_raw_fd()),
-            StoreFile::Map => Fd(self.files.map.file().as_raw_fd()),
+        let (done, registered) = (flight.done, self.registered);
+        let fixed = |file: &StoreFile| match file {
+            StoreFile::Data => DATA,
+            StoreFile::Map => MAP,
         };
-        let done = flight.done;
         let entry = match &flight.op {
             StoreOp::Read {
                 file,
@@ -175,10 +203,14 @@ impl UringStore {
                 len,
                 buffer,
             } => {
-                let into = buffer.ptr().wrapping_add(done);
-                opcode::Read::new(fd(file), into, (len - done) as u32)
-                    .offset(at + done as u64)
-                    .build()
+                let (into, len) = (buffer.ptr().wrapping_add(done), (len - done) as u32);
+                let (file, at) = (fixed(file), at + done as u64);
+                match registered {
+                    true => opcode::ReadFixed::new(file, into, len, BUFFERS)
+                        .offset(at)
+                        .build(),
+                    false => opcode::Read::new(file, into, len).offset(at).build(),
+                }
             }
             StoreOp::Write {
                 file,
@@ -186,17 +218,21 @@ impl UringStore {
                 len,
                 buffer,
             } => {
-                let from = buffer.ptr().wrapping_add(done);
-                opcode::Write::new(fd(file), from, (len - done) as u32)
-                    .offset(at + done as u64)
-                    .build()
+                let (from, len) = (buffer.ptr().wrapping_add(done), (len - done) as u32);
+                let (file, at) = (fixed(file), at + done as u64);
+                match registered {
+                    true => opcode::WriteFixed::new(file, from, len, BUFFERS)
+                        .offset(at)
+                        .build(),
+                    false => opcode::Write::new(file, from, len).offset(at).build(),
+                }
             }
-            StoreOp::Sync { file } => opcode::Fsync::new(fd(file))
+            StoreOp::Sync { file } => opcode::Fsync::new(fixed(file))
                 .flags(FsyncFlags::DATASYNC)
                 .build(),
             StoreOp::Punch { at, len } => {
                 let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-                opcode::Fallocate::new(fd(&StoreFile::Data), *len)
+                opcode::Fallocate::new(DATA, *len)
                     .offset(*at)
                     .mode(mode)
                     .build()
@@ -324,6 +360,21 @@ fn verb(op: &StoreOp) -> &'static str {
 impl Store for UringStore {
     fn alignment(&self) -> u64 {
         self.files.data.alignment()
+    }
+
+    fn adopt(&mut self, pool: &BufferPool) {
+        let (start, len) = pool.memory();
+        let whole = libc::iovec {
+            iov_base: start.as_ptr().cast(),
+            iov_len: len,
+        };
+        // SAFETY: the memory is mapped for as long as any buffer of the pool is, and the kernel pins
+        // its pages: nothing depends on it staying mapped.
+        match unsafe { self.ring.submitter().register_buffers(&[whole]) } {
+            Ok(()) => self.registered = true,
+            // An ordinary user may lock less memory than that.
+            Err(error) => log::info!("the buffers are not registered with io_uring: {error}"),
+        }
     }
 
     fn has_room(&self) -> bool {

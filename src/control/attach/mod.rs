@@ -48,6 +48,8 @@ pub struct AttachRequest {
     pub num_queues: u16,
     /// Entries of a queue at most.
     pub queue_size: u16,
+    /// Microseconds that a queue looks busily for work at most.
+    pub poll_us: u32,
     /// The serial number that the guest sees; else one made of the disk's id.
     pub serial: Option<String>,
     /// A directory on tmpfs.
@@ -209,6 +211,7 @@ fn setup(
         read_only: request.read_only,
         num_queues: request.num_queues,
         queue_size: request.queue_size,
+        poll_us: request.poll_us,
         serial,
         listening,
     })
