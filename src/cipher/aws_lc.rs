@@ -15,18 +15,21 @@ use aws_lc::{
     EVP_aes_256_xts,
 };
 
-use crate::keys::{Dek, lock_in_place};
+use crate::keys::{Dek, PageLock};
 
 use super::CipherError;
 use super::engine::{Direction, XtsEngine};
 use super::tweak::TweakValue;
 
-/// Bytes of AWS-LC's XTS state: two expanded AES keys and what goes with them. More is locked than
-/// it needs, never less.
-const STATE_LEN: usize = 1024;
+/// Bytes of the two expanded keys (`AES_KEY`, 244 bytes each) that AWS-LC's XTS state starts with.
+const KEYS_LEN: usize = 2 * 244;
 
 /// One direction's context.
-struct Context(NonNull<EVP_CIPHER_CTX>);
+struct Context {
+    ctx: NonNull<EVP_CIPHER_CTX>,
+    /// On the state that `ctx` has on the heap; let go after the context is freed.
+    lock: Option<PageLock>,
+}
 
 // SAFETY: a context is only used through `&mut`, and AWS-LC ties it to no thread.
 unsafe impl Send for Context {}
@@ -35,7 +38,7 @@ impl Context {
     fn new(dek: &Dek, direction: Direction) -> Result<Self, CipherError> {
         // SAFETY: allocates, or returns null.
         let ctx = NonNull::new(unsafe { EVP_CIPHER_CTX_new() }).ok_or(CipherError::AwsLc)?;
-        let this = Self(ctx);
+        let mut this = Self { ctx, lock: None };
         let encrypt = i32::from(direction == Direction::Encrypt);
         // SAFETY: `ctx` is a fresh context; the cipher is a static of the library. Without key and
         // tweak this only allocates the state.
@@ -56,7 +59,7 @@ impl Context {
         // SAFETY: `cipher_data` is the state, allocated just now; reading the pointer is no more.
         let state = NonNull::new(unsafe { (*ctx.as_ptr()).cipher_data }.cast::<u8>());
         // The library puts the expanded key on the heap: its pages are locked before it comes there.
-        lock_in_place(state.ok_or(CipherError::AwsLc)?, STATE_LEN)?;
+        this.lock = Some(PageLock::new(state.ok_or(CipherError::AwsLc)?, KEYS_LEN)?);
         let key = dek.expose();
         // SAFETY: the key has the 64 bytes that AES-256-XTS reads, key 1 first.
         let keyed = unsafe {
@@ -81,7 +84,7 @@ impl Context {
 impl Drop for Context {
     fn drop(&mut self) {
         // SAFETY: the context came from `EVP_CIPHER_CTX_new`; freeing it also wipes the state.
-        unsafe { EVP_CIPHER_CTX_free(self.0.as_ptr()) };
+        unsafe { EVP_CIPHER_CTX_free(self.ctx.as_ptr()) };
     }
 }
 
@@ -132,8 +135,8 @@ impl XtsEngine for AwsLcEngine {
         len: usize,
     ) {
         let ctx = match direction {
-            Direction::Encrypt => self.encrypt.0.as_ptr(),
-            Direction::Decrypt => self.decrypt.0.as_ptr(),
+            Direction::Encrypt => self.encrypt.ctx.as_ptr(),
+            Direction::Decrypt => self.decrypt.ctx.as_ptr(),
         };
         // SAFETY: the context has a key; without a new one this only sets the 16 bytes of the tweak.
         let set = unsafe {

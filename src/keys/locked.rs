@@ -1,12 +1,15 @@
 //! Memory for secrets: its own pages, `mlock`ed, `MADV_DONTDUMP`, zeroed before unmapping.
 
+use std::collections::BTreeMap;
+use std::ffi::c_void;
 use std::io;
 use std::marker::PhantomData;
 use std::ops::Deref;
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::mm::{
-    Advice, MapFlags, MlockFlags, ProtFlags, madvise, mlock_with, mmap_anonymous, munmap,
+    Advice, MapFlags, MlockFlags, ProtFlags, madvise, mlock_with, mmap_anonymous, munlock, munmap,
 };
 use zeroize::Zeroize;
 
@@ -47,7 +50,7 @@ impl LockedBytes {
         // SAFETY: a fresh anonymous mapping at an address that the kernel chooses aliases nothing.
         let raw = unsafe {
             mmap_anonymous(
-                std::ptr::null_mut(),
+                ptr::null_mut(),
                 mapped,
                 ProtFlags::READ | ProtFlags::WRITE,
                 MapFlags::PRIVATE,
@@ -144,26 +147,65 @@ impl<T> Drop for Locked<T> {
     }
 }
 
-/// Locks the pages of memory that a library allocated for key material, and keeps them out of core
-/// dumps. They stay so when the memory is freed, since others may have followed on the same pages.
+/// How many [`PageLock`]s there are on each page: allocations of a library may share one.
+static LOCKED_PAGES: Mutex<BTreeMap<usize, usize>> = Mutex::new(BTreeMap::new());
+
+/// Keeps memory that a library allocated for key material in RAM and out of core dumps.
 ///
-/// # Errors
-/// [`KeyError::Lock`].
-pub fn lock_in_place(ptr: NonNull<u8>, len: usize) -> Result<(), KeyError> {
-    let page = rustix::param::page_size();
-    let start = ptr.as_ptr() as usize / page * page;
-    let mapped = (ptr.as_ptr() as usize + len).next_multiple_of(page) - start;
-    let start = ptr.as_ptr().with_addr(start).cast();
-    let fail = |call| {
-        move |e: rustix::io::Errno| KeyError::Lock {
-            call,
-            source: io::Error::from(e),
+/// Whoever has the memory freed drops this afterwards; the library must have wiped it by then.
+pub struct PageLock {
+    start: usize,
+    len: usize,
+}
+
+impl PageLock {
+    /// Locks the pages of `len` bytes at `ptr`, which must be allocated.
+    ///
+    /// # Errors
+    /// [`KeyError::Lock`].
+    pub fn new(ptr: NonNull<u8>, len: usize) -> Result<Self, KeyError> {
+        let page = rustix::param::page_size();
+        let start = ptr.as_ptr() as usize / page * page;
+        let len = (ptr.as_ptr() as usize + len).next_multiple_of(page) - start;
+        let fail = |call| {
+            move |e: rustix::io::Errno| KeyError::Lock {
+                call,
+                source: io::Error::from(e),
+            }
+        };
+        let mut pages = LOCKED_PAGES.lock().unwrap_or_else(PoisonError::into_inner);
+        let at: *mut c_void = ptr::with_exposed_provenance_mut(start);
+        // SAFETY: locking changes no content; a page of the range that is not mapped makes it fail.
+        unsafe { mlock_with(at, len, MlockFlags::empty()) }.map_err(fail("lock"))?;
+        // SAFETY: the advice changes no content and concerns core dumps only.
+        unsafe { madvise(at, len, Advice::LinuxDontDump) }.map_err(fail("mark"))?;
+        for page in (start..start + len).step_by(page) {
+            *pages.entry(page).or_default() += 1;
         }
-    };
-    // SAFETY: locking changes no content; a page of the range that is not mapped makes it fail.
-    unsafe { mlock_with(start, mapped, MlockFlags::empty()) }.map_err(fail("lock"))?;
-    // SAFETY: the advice changes no content and concerns core dumps only.
-    unsafe { madvise(start, mapped, Advice::LinuxDontDump) }.map_err(fail("mark"))
+        Ok(Self { start, len })
+    }
+}
+
+impl Drop for PageLock {
+    fn drop(&mut self) {
+        let page = rustix::param::page_size();
+        let mut pages = LOCKED_PAGES.lock().unwrap_or_else(PoisonError::into_inner);
+        for at in (self.start..self.start + self.len).step_by(page) {
+            let left = pages.get_mut(&at).map_or(0, |count| {
+                *count -= 1;
+                *count
+            });
+            if left == 0 {
+                pages.remove(&at);
+                let at: *mut c_void = ptr::with_exposed_provenance_mut(at);
+                // SAFETY: unlocking changes no content. Failing, or locking a page that has been
+                // unmapped and mapped anew meanwhile, does no harm.
+                let _ = unsafe { munlock(at, page) };
+                // SAFETY: the advice changes no content.
+                let _ = unsafe { madvise(at, page, Advice::LinuxDoDump) };
+            }
+        }
+    }
 }
 
 /// Overwrites the part of the stack below the caller that a key schedule may have passed over.
@@ -177,6 +219,20 @@ fn wipe_stack() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_page_stays_locked_until_its_last_lock_is_gone() {
+        let memory = LockedBytes::zeroed(4096).unwrap();
+        let page = memory.ptr.as_ptr() as usize;
+        let count = || LOCKED_PAGES.lock().unwrap().get(&page).copied();
+        let first = PageLock::new(memory.ptr, 100).unwrap();
+        let second = PageLock::new(memory.ptr, 4096).unwrap();
+        assert_eq!(count(), Some(2));
+        drop(first);
+        assert_eq!(count(), Some(1));
+        drop(second);
+        assert_eq!(count(), None);
+    }
 
     #[test]
     fn holds_what_was_written_and_is_marked_dont_dump() {
