@@ -144,6 +144,10 @@ impl NbdClient {
             self.cancel.check()?;
             let mut start = None;
             for (length, flags) in self.block_status(context, at)? {
+                // Only the last extent may go further than was asked (proto.md).
+                if at == self.size {
+                    return Err(protocol("a status of what is behind the end"));
+                }
                 let zero = flags & STATE_ZERO != 0;
                 match start {
                     None if !zero => start = Some(at),

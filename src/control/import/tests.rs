@@ -443,6 +443,34 @@ fn a_reply_must_cover_what_was_asked_for_and_nothing_else() {
     }
 }
 
+/// What a client of an image of 1 MiB finds from 512 on when the server replies `extents`.
+fn status_reply(extents: &[[u32; 2]]) -> Result<Option<Range<u64>>, ImportError> {
+    let numbers = extents.as_flattened().iter().flat_map(|n| n.to_be_bytes());
+    let body: Vec<u8> = [0, 0, 0, 1].into_iter().chain(numbers).collect();
+    let (mut client, _server) = scripted_server(&[handshake(), chunk(1, 5, &body)].concat())?;
+    client.next_data(512)
+}
+
+/// Found by the fuzz target `nbd_replies`: an extent behind the end was data of no length.
+#[test]
+fn a_status_must_not_tell_of_what_is_behind_the_end() {
+    let (data, zeros) = (0, 2);
+    let found = status_reply(&[[512, zeros], [512, data], [512, zeros]]);
+    assert_eq!(found.unwrap(), Some(1024..1536));
+    let found = status_reply(&[[512, zeros], [u32::MAX, data]]);
+    assert_eq!(found.unwrap(), Some(1024..MIB as u64));
+    assert_eq!(status_reply(&[[u32::MAX, zeros]]).unwrap(), None);
+    let rest = MIB as u32 - 512;
+    for bad in [
+        &[[u32::MAX, zeros], [512, data]][..],
+        &[[rest, zeros], [512, zeros]],
+        &[[rest, data], [512, zeros]],
+    ] {
+        let refusal = status_reply(bad).unwrap_err();
+        assert!(matches!(refusal, ImportError::Nbd(_)), "{refusal}");
+    }
+}
+
 proptest::proptest! {
     #[test]
     fn no_server_makes_the_client_panic(
