@@ -9,6 +9,7 @@ use crate::control::attach::{AttachError, AttachRequest, SocketSource, attach};
 use crate::control::runtime_dir;
 use crate::frontend::{self, FrontendError};
 
+use super::limits::LimitArgs;
 use super::{CliError, Context, Output};
 
 /// Queues offered when nothing is said: QEMU refuses a back-end that has fewer than the guest has
@@ -57,6 +58,8 @@ pub struct AttachArgs {
     #[arg(long, value_name = "US", default_value_t = POLL_US,
           value_parser = clap::value_parser!(u32).range(..=1000))]
     poll_us: u32,
+    #[command(flatten)]
+    limits: LimitArgs,
     /// The serial number that the guest sees [default: the start of the disk's id]
     #[arg(long, value_name = "TEXT", value_parser = serial)]
     serial: Option<String>,
@@ -120,6 +123,7 @@ pub(super) fn run(context: &Context, args: AttachArgs) -> Result<(), CliError> {
         num_queues: args.num_queues,
         queue_size: args.queue_size,
         poll_us: args.poll_us,
+        limits: args.limits.limits(),
         serial: args.serial,
         runtime_dir: runtime_dir(context.runtime_dir.as_deref()),
     };
@@ -135,6 +139,7 @@ impl From<AttachError> for CliError {
     fn from(error: AttachError) -> Self {
         match error {
             AttachError::Disk(error) => error.into(),
+            AttachError::NotAttached { .. } => Self::new("DiskNotAttached", error.to_string()),
             AttachError::SocketInUse { .. } => Self::new("Conflict", error.to_string()),
             _ => Self::new("AttachFailed", error.to_string()),
         }

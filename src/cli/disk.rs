@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::limits::LimitArgs;
 use super::{CliError, Context, Tabular};
+use crate::control::attach::set_limits;
 use crate::control::disks::{
     self, CreateRequest, Created, DiskError, DiskView, Plaintext, SourceSpec, parse_size,
 };
@@ -50,12 +52,15 @@ refused. Reading anything but raw images needs the package qemu-utils.")]
         #[arg(long, short)]
         yes: bool,
     },
-    /// Wrap a disk's key under another vault key, also while it is attached; no data is touched
+    /// Wrap a disk's key under another vault key, or change its limits, also while it is attached
     #[command(
-        group(ArgGroup::new("key").required(true)),
+        group(ArgGroup::new("key")),
         after_help = "Examples:
   sealdisk disk update boot1 --disk-encryption-set myset
-  sealdisk disk update boot1 --platform-managed"
+  sealdisk disk update boot1 --platform-managed
+  sealdisk disk update boot1 --iops 5000 --bandwidth 200MiB
+
+Wrapping touches no data. Limits are those of the attached disk and end with it."
     )]
     Update(UpdateArgs),
     /// Write the plaintext of a disk to a file or a pipe
@@ -99,6 +104,12 @@ struct UpdateArgs {
     /// Wrap under the platform-managed key
     #[arg(long, group = "key")]
     platform_managed: bool,
+    /// The limits of the attached disk, instead of those it has
+    #[command(flatten)]
+    limits: LimitArgs,
+    /// Take every limit of the attached disk back
+    #[arg(long, conflicts_with = "limits")]
+    no_limits: bool,
 }
 
 #[derive(Args)]
@@ -153,16 +164,33 @@ pub(super) fn run(context: &Context, args: DiskArgs) -> Result<(), CliError> {
             let runtime_dir = runtime_dir(context.runtime_dir.as_deref());
             Ok(disks::delete(&installation, &name, &runtime_dir)?)
         }
-        DiskCommand::Update(args) => {
-            let installation = context.installation()?;
-            let set = args.disk_encryption_set.as_deref();
-            disks::update(&installation, &args.name, set)?;
-            context
-                .output
-                .show(&disks::show(&installation, &args.name)?)
-        }
+        DiskCommand::Update(args) => update(context, args),
         DiskCommand::Decrypt(args) => decrypt(context, args),
     }
+}
+
+fn update(context: &Context, args: UpdateArgs) -> Result<(), CliError> {
+    let installation = context.installation()?;
+    let limit = args.no_limits || !args.limits.is_empty();
+    let wrap = args.platform_managed || args.disk_encryption_set.is_some();
+    if !limit && !wrap {
+        return Err(CliError::usage(
+            "nothing to update: give --disk-encryption-set, --platform-managed, limits or --no-limits",
+        ));
+    }
+    if wrap {
+        disks::update(
+            &installation,
+            &args.name,
+            args.disk_encryption_set.as_deref(),
+        )?;
+    }
+    let view = disks::show(&installation, &args.name)?;
+    if limit {
+        let runtime_dir = runtime_dir(context.runtime_dir.as_deref());
+        set_limits(&runtime_dir, view.unique_id, &args.limits.limits())?;
+    }
+    context.output.show(&view)
 }
 
 fn create(context: &Context, args: CreateArgs) -> Result<(), CliError> {

@@ -20,6 +20,7 @@ mod disk;
 mod error;
 mod key;
 mod keyvault;
+mod limits;
 mod output;
 
 pub use error::CliError;

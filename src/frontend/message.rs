@@ -3,7 +3,8 @@
 //! The descriptors have fixed numbers. The setup goes over the control socket as a length (u32,
 //! little-endian) and JSON; the 64 bytes of the DEK follow it. It is neither an argument nor in the
 //! environment, and the socket is not in any file system. The data plane answers with one line at a
-//! time: [`READY`], or `error` and what went wrong. When either end goes away, the other notices.
+//! time: [`READY`], or `error` and what went wrong. Later the control process may send lines too:
+//! [`LIMITS`] and new limits. When either end goes away, the other notices.
 
 use std::io::{Read, Write};
 
@@ -14,12 +15,14 @@ use crate::cipher::DataUnit;
 use crate::keys::Dek;
 use crate::volume::Geometry;
 
-use super::FrontendError;
+use super::{FrontendError, Limits};
 
 /// The descriptor of the control socket in the data plane process.
 pub const CONTROL_FD: i32 = 3;
 /// The line that says that guests are served.
 pub const READY: &str = "ready";
+/// The start of a line that changes the disk's limits; they follow as JSON.
+pub const LIMITS: &str = "limits ";
 /// A setup is far shorter; more is not one.
 const MOST_SETUP_LEN: u32 = 64 * 1024;
 
@@ -67,6 +70,8 @@ pub struct Setup {
     pub poll_us: u32,
     /// What the guest sees as the serial number, at most 20 bytes.
     pub serial: String,
+    /// What the disk may do at most.
+    pub limits: Limits,
     /// Whether the socket listens; else it is connected and the process ends with the connection.
     pub listening: bool,
 }
@@ -136,6 +141,10 @@ mod tests {
             num_queues: 2,
             queue_size: 64,
             poll_us: 32,
+            limits: Limits {
+                iops: Some(5),
+                ..Limits::default()
+            },
             serial: "disk".into(),
             listening: true,
         };

@@ -16,6 +16,7 @@ mod dirty_log;
 mod error;
 mod guest_memory;
 mod handler;
+mod limits;
 mod log_limit;
 mod message;
 mod polling;
@@ -24,5 +25,6 @@ mod serve;
 mod worker;
 
 pub use error::FrontendError;
-pub use message::{CONTROL_FD, DataPlaneFds, READY, Setup, receive_setup, send_setup};
+pub use limits::Limits;
+pub use message::{CONTROL_FD, DataPlaneFds, LIMITS, READY, Setup, receive_setup, send_setup};
 pub use serve::serve;

@@ -115,7 +115,8 @@ impl Ring {
         self.broken
     }
 
-    /// Gives at most `most` available chains to `take`. Whether there may be more.
+    /// Gives at most `most` available chains to `take`, until it answers that it takes no more for
+    /// now. Whether there may be more that it takes.
     ///
     /// The guest does not kick for chains that come later, until [`Ring::arm`] asks it to.
     ///
@@ -124,7 +125,7 @@ impl Ring {
     pub(super) fn pop(
         &mut self,
         most: usize,
-        mut take: impl FnMut(&mut Self, DescriptorChain<&Memory>) -> Result<(), QueueError>,
+        mut take: impl FnMut(&mut Self, DescriptorChain<&Memory>) -> Result<bool, QueueError>,
     ) -> Result<bool, QueueError> {
         let memory = self.memory.clone();
         self.set_kicks(&memory, false)?;
@@ -132,7 +133,9 @@ impl Ring {
             let Some(chain) = self.queue.iter(&*memory)?.next() else {
                 return Ok(false);
             };
-            take(self, chain)?;
+            if !take(self, chain)? {
+                return Ok(false);
+            }
         }
         Ok(true)
     }

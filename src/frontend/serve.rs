@@ -1,6 +1,6 @@
 //! The data plane process: from its first instruction to its last flush.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex};
@@ -23,9 +23,13 @@ use crate::volume::{RuntimeMap, Volume, check_data_file};
 use super::config_space::{ConfigSpace, MOST_ZERO_SECTORS};
 use super::confine::confine;
 use super::handler::BlockHandler;
+use super::limits::Limiter;
 use super::log_limit::LogLimit;
 use super::worker::Shared;
-use super::{CONTROL_FD, DataPlaneFds, FrontendError, READY, Setup, receive_setup};
+use super::{CONTROL_FD, DataPlaneFds, FrontendError, LIMITS, READY, Setup, receive_setup};
+
+/// Bytes of a command of the control process at most; one is written at once, so it is read so.
+const MOST_COMMAND_LEN: usize = 4096;
 
 /// What woke the main thread.
 const CONTROL: u64 = 0;
@@ -103,10 +107,12 @@ fn serve_disk(control: &mut UnixStream) -> Result<(), FrontendError> {
         disk: disk_of(&setup),
         limits: config.limits(),
         poll: Duration::from_micros(setup.poll_us.into()),
+        limiter: Limiter::new(&setup.limits),
         write_through: true.into(),
     });
     let handler = BlockHandler::new(shared.clone(), config, setup.num_queues, setup.queue_size);
     let mut server = Server {
+        shared: shared.clone(),
         handler: Arc::new(Mutex::new(handler)),
         ended: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(io_error("make an eventfd"))?,
         connection: None,
@@ -169,6 +175,7 @@ struct Connection {
 }
 
 struct Server {
+    shared: Arc<Shared>,
     handler: Arc<Mutex<BlockHandler>>,
     ended: EventFd,
     connection: Option<Connection>,
@@ -205,6 +212,7 @@ impl Server {
                     self.close();
                     watch(ControlOperation::Add)?;
                 }
+                CONTROL if self.obey(control) => {}
                 _ => return Ok(()),
             }
         }
@@ -220,7 +228,27 @@ impl Server {
         let epoll = self.epoll(control, signals)?;
         self.start(stream)
             .map_err(io_error("serve the connection"))?;
-        wait(&epoll).map(|_| ())
+        while wait(&epoll)? == CONTROL && self.obey(control) {}
+        Ok(())
+    }
+
+    /// Does what the control process sent. Whether the process goes on: not when the other end is
+    /// closed.
+    fn obey(&self, mut control: &UnixStream) -> bool {
+        let mut bytes = [0; MOST_COMMAND_LEN];
+        let Ok(len @ 1..) = control.read(&mut bytes) else {
+            return false;
+        };
+        for line in String::from_utf8_lossy(&bytes[..len]).lines() {
+            match line.strip_prefix(LIMITS).map(serde_json::from_str) {
+                Some(Ok(limits)) => {
+                    self.shared.limiter.set(&limits);
+                    log::info!("new limits: {limits:?}");
+                }
+                _ => log::warn!("the control process sent something that is not a command"),
+            }
+        }
+        true
     }
 
     fn epoll(&self, control: &UnixStream, signals: &UnixStream) -> Result<Epoll, FrontendError> {

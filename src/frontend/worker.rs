@@ -18,19 +18,23 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::cipher::{Cipher, SharedSlice};
 use crate::keys::Dek;
-use crate::pipeline::{Finished, GuestBuffer, Op, OpError, Pipeline, Slots, Token};
+use crate::pipeline::{Finished, GuestBuffer, Op, OpError, OpKind, Pipeline, Slots, Token};
 use crate::request::{Action, ChainLimits, Disk, Memory, Scratch, Status, interpret, read_chain};
 use crate::store::{LayerFiles, StoreError, UringStore, Wait, WatchId};
 use crate::volume::Volume;
 
 use super::FrontendError;
 use super::dirty_log::DirtyLog;
+use super::limits::Limiter;
 use super::log_limit::LogLimit;
 use super::polling::Polling;
 use super::ring::{Ring, RingSetup};
 
 const WAKE: WatchId = WatchId(0);
 const KICK: WatchId = WatchId(1);
+
+/// How long a request waits at most for a limit, before it looks whether the limit was changed.
+const LIMIT_LOOK: Duration = Duration::from_millis(50);
 
 /// How long a request waits that another queue is in the way of, before it is tried again.
 const RETRY: Duration = Duration::from_micros(200);
@@ -44,6 +48,8 @@ pub(super) struct Shared {
     pub(super) limits: ChainLimits,
     /// The longest time that a queue looks busily for work before it sleeps.
     pub(super) poll: Duration,
+    /// What all queues together may do at most.
+    pub(super) limiter: Limiter,
     /// Writes are to be durable before they complete.
     pub(super) write_through: AtomicBool,
 }
@@ -156,6 +162,8 @@ struct QueueState {
     shared: Arc<Shared>,
     pipeline: Pipeline<UringStore>,
     pending: Slots<Pending>,
+    /// The next request, when a limit holds it back; no chain is taken before it has passed.
+    held: Option<Op>,
     scratch: Scratch,
     /// Lists of requests that are done, to be used again.
     lists: Vec<Vec<SharedSlice>>,
@@ -183,6 +191,7 @@ impl Worker {
             shared,
             pipeline,
             pending: Slots::with_capacity(256),
+            held: None,
             scratch: Scratch::default(),
             lists: Vec::with_capacity(256),
             bad_chains: LogLimit::default(),
@@ -233,8 +242,10 @@ impl Worker {
     fn turn(&mut self) -> Wait {
         self.queue.pipeline.poll();
         self.complete_finished();
+        let held = self.queue.pass_held(self.stopping.is_some());
         let mut more = false;
         if self.stopping.is_none()
+            && held.is_none()
             && let Some(ring) = self.ring.as_mut().filter(|ring| !ring.is_broken())
         {
             let most = ring.size().saturating_sub(self.queue.pending.len());
@@ -259,14 +270,17 @@ impl Worker {
             let _ = answer.send(Ok(next));
             more = true;
         }
+        let held = held.or(self.queue.held.as_ref().map(|_| RETRY));
         let pipeline = &self.queue.pipeline;
         match (
             more || pipeline.is_between_bursts(),
             pipeline.waits_for_others(),
+            held,
         ) {
-            (true, _) => Wait::No,
-            (false, true) => Wait::AtMost(RETRY),
-            (false, false) => Wait::Forever,
+            (true, _, _) => Wait::No,
+            (false, true, _) => Wait::AtMost(RETRY),
+            (false, false, Some(wait)) => Wait::AtMost(wait.min(LIMIT_LOOK)),
+            (false, false, None) => Wait::Forever,
         }
     }
 
@@ -288,12 +302,17 @@ impl Worker {
 
     /// Asks the guest for a kick before a wait. Whether there is no need to wait.
     fn arm(&mut self, wait: Wait) -> bool {
-        let serving = self.ring.as_mut().filter(|ring| !ring.is_broken());
+        let takes = self.stopping.is_none() && self.queue.held.is_none();
+        let room = self.queue.pending.len();
+        let serving = self
+            .ring
+            .as_mut()
+            .filter(|r| takes && !r.is_broken() && room < r.size());
         let (Some(ring), false) = (serving, matches!(wait, Wait::No)) else {
             return false;
         };
         match ring.arm() {
-            Ok(more) => more && self.stopping.is_none(),
+            Ok(more) => more,
             Err(error) => {
                 self.break_ring(&error);
                 false
@@ -388,12 +407,28 @@ impl Worker {
 }
 
 impl QueueState {
-    /// Takes a chain on: answers it or hands it to the pipeline.
+    /// Hands the request that was held back to the pipeline, if it may pass now or has to since the
+    /// ring is stopped; else how long it still waits.
+    fn pass_held(&mut self, stopping: bool) -> Option<Duration> {
+        let op = self.held.take()?;
+        match self.shared.limiter.admit(op.len) {
+            Err(wait) if !stopping => {
+                self.held = Some(op);
+                Some(wait)
+            }
+            _ => {
+                self.pipeline.submit(op);
+                None
+            }
+        }
+    }
+
+    /// Takes a chain on: answers it or hands it to the pipeline. Whether another may follow.
     fn take(
         &mut self,
         ring: &mut Ring,
         descriptors: virtio_queue::DescriptorChain<&Memory>,
-    ) -> Result<(), virtio_queue::Error> {
+    ) -> Result<bool, virtio_queue::Error> {
         let head = descriptors.head_index();
         if usize::from(head) >= ring.size() {
             return Err(virtio_queue::Error::InvalidDescriptorIndex);
@@ -406,7 +441,7 @@ impl QueueState {
             Err(error) => {
                 self.bad_chains
                     .warn(|| format!("a request cannot be understood: {error}"));
-                return ring.push_used(head, 0);
+                return ring.push_used(head, 0).map(|()| true);
             }
         };
         let durable = self.shared.write_through.load(Ordering::Acquire);
@@ -426,7 +461,7 @@ impl QueueState {
         match action {
             Action::Answer { status, written } => {
                 self.lists.push(cleared(chain.data));
-                finish(ring, &pending, status, written)
+                finish(ring, &pending, status, written).map(|()| true)
             }
             Action::Submit { kind, at, len } => {
                 let token = Token(u64::from(self.pending.insert(pending)));
@@ -434,14 +469,18 @@ impl QueueState {
                     slices: chain.data,
                     owner: Some(memory),
                 };
-                self.pipeline.submit(Op {
+                let op = Op {
                     kind,
                     at,
                     len,
                     memory: buffer,
                     token,
-                });
-                Ok(())
+                };
+                match self.shared.limiter.admit(len) {
+                    Err(_) if kind != OpKind::Flush => self.held = Some(op),
+                    _ => self.pipeline.submit(op),
+                }
+                Ok(self.held.is_none())
             }
         }
     }

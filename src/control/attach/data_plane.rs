@@ -1,6 +1,7 @@
 //! Starting the data plane process, and waiting for its end.
 
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::Shutdown;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -9,11 +10,12 @@ use command_fds::{CommandFdExt, FdMapping};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
-use crate::frontend::{CONTROL_FD, DataPlaneFds, READY, Setup, send_setup};
+use crate::frontend::{CONTROL_FD, DataPlaneFds, LIMITS, Limits, READY, Setup, send_setup};
 use crate::keys::Dek;
 use crate::store::LayerFiles;
 use crate::volume::RuntimeMap;
 
+use super::control_socket::ControlSocket;
 use super::{AttachError, Socket};
 
 /// How the data plane ended.
@@ -95,30 +97,45 @@ impl DataPlane {
     pub(super) fn supervise(
         mut self,
         signals: &UnixStream,
+        commands: &ControlSocket,
         ready: impl FnOnce(),
     ) -> Result<Ended, AttachError> {
         let fail = process("watch the data plane");
         let epoll = Epoll::new().map_err(&fail)?;
-        for (fd, name) in [
+        let watched = [
             (self.control.as_raw_fd(), CONTROL),
             (signals.as_raw_fd(), SIGNAL),
-        ] {
+            (commands.fd(), COMMAND),
+        ];
+        for (fd, name) in watched {
             let event = EpollEvent::new(EventSet::IN, name);
             epoll.ctl(ControlOperation::Add, fd, event).map_err(&fail)?;
         }
         let mut lines = BufReader::new(self.control.try_clone().map_err(&fail)?);
         let (mut ready, mut reason) = (Some(ready), None);
         loop {
-            if wait(&epoll)? == SIGNAL {
-                // The data plane sees the end of the control socket, and ends.
-                self.control
-                    .shutdown(std::net::Shutdown::Write)
-                    .map_err(&fail)?;
-                let event = EpollEvent::new(EventSet::IN, SIGNAL);
-                epoll
-                    .ctl(ControlOperation::Delete, signals.as_raw_fd(), event)
-                    .map_err(&fail)?;
-                continue;
+            match wait(&epoll)? {
+                SIGNAL => {
+                    // The data plane sees the end of the control socket, and ends.
+                    self.control.shutdown(Shutdown::Write).map_err(&fail)?;
+                    let event = EpollEvent::new(EventSet::IN, SIGNAL);
+                    let delete = ControlOperation::Delete;
+                    epoll
+                        .ctl(delete, signals.as_raw_fd(), event)
+                        .map_err(&fail)?;
+                    continue;
+                }
+                COMMAND => {
+                    let apply = |limits: &Limits| {
+                        let json = serde_json::to_string(limits)?;
+                        (&self.control).write_all(format!("{LIMITS}{json}\n").as_bytes())
+                    };
+                    if let Err(error) = commands.serve(apply) {
+                        log::warn!("a command could not be answered: {error}");
+                    }
+                    continue;
+                }
+                _ => {}
             }
             let mut line = String::new();
             match lines.read_line(&mut line) {
@@ -144,10 +161,11 @@ impl DataPlane {
 
 const CONTROL: u64 = 0;
 const SIGNAL: u64 = 1;
+const COMMAND: u64 = 2;
 
 /// What happened first; what the data plane says comes before a signal.
 fn wait(epoll: &Epoll) -> Result<u64, AttachError> {
-    let mut events = [EpollEvent::default(); 2];
+    let mut events = [EpollEvent::default(); 3];
     loop {
         match epoll.wait(-1, &mut events) {
             Ok(count) if count > 0 => {

@@ -57,6 +57,16 @@ pub enum AttachError {
         #[source]
         source: io::Error,
     },
+    /// Nobody serves the disk.
+    #[error(
+        "the disk is not attached, at least not with this --runtime-dir ({source}); limits belong \
+         to an attached disk: give them to `sealdisk attach`"
+    )]
+    NotAttached {
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
     /// The setup could not be handed over.
     #[error(transparent)]
     Frontend(#[from] FrontendError),

@@ -11,6 +11,7 @@
 //! stamped with the new attach id before the header is: it counts for the old id as well as the new
 //! one, so a crash between the two loses nothing.
 
+mod control_socket;
 mod data_plane;
 mod error;
 mod socket;
@@ -23,13 +24,15 @@ use uuid::Uuid;
 use crate::control::disks::{self, Disk, DiskError};
 use crate::control::{Installation, files, runtime_map};
 use crate::envelope::{Header, HeaderFile};
-use crate::frontend::Setup;
+use crate::frontend::{Limits, Setup};
 use crate::keys::{Dek, harden_process};
 use crate::store::{LayerFile, LayerFiles};
 use crate::volume::{RuntimeMap, check_data_file};
 
+use control_socket::ControlSocket;
 use data_plane::{DataPlane, Ended};
 
+pub use control_socket::set_limits;
 pub use error::AttachError;
 pub use socket::{Socket, SocketSource};
 
@@ -50,6 +53,8 @@ pub struct AttachRequest {
     pub queue_size: u16,
     /// Microseconds that a queue looks busily for work at most.
     pub poll_us: u32,
+    /// What the disk may do at most.
+    pub limits: Limits,
     /// The serial number that the guest sees; else one made of the disk's id.
     pub serial: Option<String>,
     /// A directory on tmpfs.
@@ -112,6 +117,7 @@ pub fn attach(installation: &Installation, request: AttachRequest) -> Result<(),
         geometry.data_unit.bytes(),
         socket.is_listening(),
     )?;
+    let control = ControlSocket::bind(&request.runtime_dir, setup.disk)?;
     let opened = Opened {
         setup,
         dek,
@@ -120,7 +126,7 @@ pub fn attach(installation: &Installation, request: AttachRequest) -> Result<(),
         runtime_path,
         recovered,
     };
-    run(opened, &socket, &signals)
+    run(opened, &socket, &control, &signals)
 }
 
 /// Claims the disk. A data plane that was just killed keeps its files for some milliseconds, until
@@ -140,6 +146,7 @@ fn claim(disk: &Disk, header_file: &HeaderFile) -> Result<LayerFile, DiskError> 
 fn run(
     opened: Opened,
     socket: &Socket,
+    control: &ControlSocket,
     signals: &std::os::unix::net::UnixStream,
 ) -> Result<(), AttachError> {
     let Opened {
@@ -153,7 +160,7 @@ fn run(
     let mut data_plane = DataPlane::spawn(socket, files, runtime)?;
     data_plane.send(&setup, &dek)?;
     drop(dek);
-    let ended = data_plane.supervise(signals, || {
+    let ended = data_plane.supervise(signals, control, || {
         log::info!("disk {} is attached", setup.disk);
         // Without systemd there is nobody to notify.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -212,6 +219,7 @@ fn setup(
         num_queues: request.num_queues,
         queue_size: request.queue_size,
         poll_us: request.poll_us,
+        limits: request.limits,
         serial,
         listening,
     })

@@ -1,0 +1,41 @@
+//! The options that limit a disk.
+
+use clap::Args;
+
+use crate::control::disks::parse_size;
+use crate::frontend::Limits;
+
+/// Limits over all queues of a disk.
+#[derive(Args)]
+#[group(id = "limits", multiple = true)]
+pub(super) struct LimitArgs {
+    /// Requests a second at most
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    iops: Option<u64>,
+    /// Requests at once after a time of rest [default: what a tenth of a second has]
+    #[arg(long, value_name = "N", requires = "iops")]
+    iops_burst: Option<u64>,
+    /// Bytes a second at most, as 100MiB
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    bandwidth: Option<u64>,
+    /// Bytes at once after a time of rest [default: what a tenth of a second has]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "bandwidth")]
+    bandwidth_burst: Option<u64>,
+}
+
+impl LimitArgs {
+    /// The limits that were given; what was not is not limited.
+    pub(super) fn limits(&self) -> Limits {
+        Limits {
+            iops: self.iops,
+            iops_burst: self.iops_burst,
+            bandwidth: self.bandwidth,
+            bandwidth_burst: self.bandwidth_burst,
+        }
+    }
+
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.limits() == Limits::default()
+    }
+}
