@@ -11,6 +11,7 @@ mod disk_io;
 mod drive;
 mod error;
 mod flush;
+mod issue;
 mod op;
 mod piece;
 mod slots;

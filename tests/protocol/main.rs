@@ -8,6 +8,7 @@ mod frontend;
 
 mod config;
 mod lifecycle;
+mod limits;
 mod memory;
 mod requests;
 mod rings;

@@ -24,6 +24,8 @@ pub struct AttachOptions {
     /// Queues offered, else the daemon's default.
     pub queues: Option<u32>,
     pub serial: Option<String>,
+    /// Further arguments of `sealdisk attach`.
+    pub arguments: &'static [&'static str],
 }
 
 /// A disk of its own, with state and runtime directories of its own that go with it.
@@ -132,6 +134,7 @@ impl Disk {
         if let Some(serial) = &options.serial {
             command.args(["--serial", serial]);
         }
+        command.args(options.arguments);
         command
     }
 
