@@ -49,8 +49,8 @@ fn a_limit_does_not_hold_a_stop_back() {
     });
     let mut frontend = daemon.connect();
     let queue = &mut frontend.queues[0];
-    let at = queue.arena.alloc(64 * 512, 4096);
-    for i in 0..64 {
+    let at = queue.arena.alloc(16 * 512, 4096);
+    for i in 0..16 {
         queue.request(kind::IN, i, &[Seg::into(at + 512 * i, 512)]);
     }
     let base = frontend.stop_queue(0).unwrap();
