@@ -77,6 +77,7 @@ impl UringStore {
             .setup_single_issuer()
             .setup_coop_taskrun()
             .setup_defer_taskrun()
+            .setup_taskrun_flag()
             .build(DEPTH)
             .map_err(StoreError::Uring)?;
         let fds = [files.data.file().as_raw_fd(), files.map.file().as_raw_fd()];
@@ -131,12 +132,13 @@ impl UringStore {
                     .submit_with_args(1, &SubmitArgs::new().timespec(&limit))
             }
             Wait::Forever if idle => self.ring.submit_and_wait(1),
-            // What is queued is submitted, and what has completed meanwhile is taken: the kernel
-            // only posts completions to a ring of this kind when it is asked for them.
-            _ => self
+            // The kernel posts completions of a ring of this kind only when it is asked to, and
+            // says by a flag in shared memory that there are some: else this is no system call.
+            _ if self.has_work_for_kernel() => self
                 .ring
                 .submitter()
                 .submit_with_args(0, &SubmitArgs::new()),
+            _ => Ok(0),
         };
         match result {
             Ok(_) => {}
@@ -149,6 +151,11 @@ impl UringStore {
         }
         self.collect();
         Ok(())
+    }
+
+    fn has_work_for_kernel(&mut self) -> bool {
+        let queue = self.ring.submission();
+        !queue.is_empty() || queue.taskrun() || queue.cq_overflow()
     }
 
     /// Whether operations are under way, for which it makes sense to ask again soon.
