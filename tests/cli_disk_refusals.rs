@@ -252,6 +252,32 @@ fn a_key_that_may_not_be_used_makes_and_opens_no_disk() {
     }
 }
 
+/// There is no command yet that deletes a key, so its row is taken out of the vault's database.
+#[test]
+fn a_key_that_is_gone_opens_no_disk() {
+    let host = Host::new();
+    host.encryption_set("set1", ALL);
+    let set = ["--disk-encryption-set", "set1"];
+    host.ok(&["disk", "create", "d", "--size", "1M", set[0], set[1]]);
+    let header = fs::read(host.files("d").header).unwrap();
+    for vault in fs::read_dir(host.state().join("vaults")).unwrap() {
+        let database = vault.unwrap().path().join("vault.db");
+        let database = rusqlite::Connection::open(database).unwrap();
+        database.execute("DELETE FROM key_versions", []).unwrap();
+    }
+    let socket = host.path("socket");
+    for command in [
+        &["disk", "decrypt", "d"][..],
+        &["disk", "update", "d", "--platform-managed"],
+        &["disk", "create", "e", "--size", "1M", set[0], set[1]],
+        &["attach", "d", "--socket-path", text(&socket)],
+    ] {
+        host.refused_with("KeyNotFound", command);
+    }
+    assert!(!socket.exists() && !host.disks().join("e").exists());
+    assert_eq!(fs::read(host.files("d").header).unwrap(), header);
+}
+
 #[test]
 fn damaged_headers_are_refused_and_left_as_they_are() {
     let host = Host::new();
