@@ -18,8 +18,8 @@ const NUM_QUEUES: u16 = 128;
 /// Entries of a queue when nothing is said: what QEMU's largest default asks for.
 const QUEUE_SIZE: u16 = 256;
 
-/// A little longer than a guest on another CPU takes to send the next request.
-const POLL_US: u32 = 32;
+/// A little longer than a guest on another CPU takes to be woken and send the next request.
+const POLL_US: u32 = 100;
 
 /// Arguments of `attach`.
 #[derive(Args)]

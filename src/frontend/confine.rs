@@ -85,6 +85,7 @@ fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
         libc::SYS_getsockopt,
         libc::SYS_close,
         libc::SYS_fcntl,
+        libc::SYS_flock,
         libc::SYS_fstat,
         libc::SYS_newfstatat,
         libc::SYS_statx,

@@ -130,7 +130,15 @@ fn serve_disk(control: &mut UnixStream) -> Result<(), FrontendError> {
     server.close();
     drop(server);
     served?;
-    last_flush(&shared)
+    last_flush(&shared)?;
+    give_up(&shared)
+}
+
+/// Lets go of the disk's claim. The end of the process would do that too, but only when the kernel
+/// has taken its rings apart, some milliseconds after the control process has seen the end.
+fn give_up(shared: &Shared) -> Result<(), FrontendError> {
+    rustix::fs::flock(shared.files.data.file(), rustix::fs::FlockOperation::Unlock)
+        .map_err(|e| io_error("let go of the disk")(e.into()))
 }
 
 fn disk_of(setup: &Setup) -> Disk {

@@ -27,7 +27,7 @@ use super::FrontendError;
 use super::dirty_log::DirtyLog;
 use super::limits::Limiter;
 use super::log_limit::LogLimit;
-use super::polling::Polling;
+use super::polling::{Polling, WaitingFor};
 use super::ring::{Ring, RingSetup};
 
 const WAKE: WatchId = WatchId(0);
@@ -290,13 +290,17 @@ impl Worker {
             let wait = if self.arm(wait) { Wait::No } else { wait };
             return self.queue.pipeline.store_mut().enter(wait);
         }
+        let what = match self.queue.pipeline.store_mut().is_busy() {
+            true => WaitingFor::Store,
+            false => WaitingFor::Guest,
+        };
         let idle = Instant::now();
-        if self.look_busily(idle)? {
+        if self.look_busily(what, idle)? {
             return Ok(());
         }
         let wait = if self.arm(wait) { Wait::No } else { wait };
         self.queue.pipeline.store_mut().enter(wait)?;
-        self.polling.slept(idle.elapsed());
+        self.polling.slept(what, idle.elapsed());
         Ok(())
     }
 
@@ -321,8 +325,8 @@ impl Worker {
     }
 
     /// Looks for a chain or a completion until the polling window is over. Whether there is one.
-    fn look_busily(&mut self, start: Instant) -> Result<bool, StoreError> {
-        let window = self.polling.window();
+    fn look_busily(&mut self, what: WaitingFor, start: Instant) -> Result<bool, StoreError> {
+        let window = self.polling.window(what);
         let store = self.queue.pipeline.store_mut();
         if window.is_zero() {
             return Ok(false);
