@@ -16,6 +16,10 @@ use crate::images::Initramfs;
 /// on a busy machine takes a minute or two; a limit is there to end a hang, not to measure.
 const PATIENCE: Duration = Duration::from_secs(300);
 
+/// The kernel's self-tests of its ciphers take time of each boot, and on a busy machine one of
+/// them has locked up an emulated CPU for good.
+const KERNEL_ARGUMENTS: &str = "console=ttyS0 quiet loglevel=3 panic=-1 cryptomgr.notests";
+
 /// What starts the guest.
 pub enum Firmware {
     /// QEMU loads kernel and initramfs itself.
@@ -175,7 +179,7 @@ impl Machine {
                     .arg(kernel)
                     .arg("-initrd")
                     .arg(initrd)
-                    .args(["-append", "console=ttyS0 quiet loglevel=3 panic=-1"]);
+                    .args(["-append", KERNEL_ARGUMENTS]);
             }
             Firmware::SeaBios => {}
             Firmware::Ovmf => {

@@ -6,14 +6,14 @@ BOOT_PACKAGES=(grub-pc-bin grub-efi-amd64-bin grub-common gdisk dosfstools mtool
 GRUB_LABEL=sealdisk-root
 ESP_MIB=33 # a FAT16 file system of 32 MiB fits
 
-# write_grub_config TREE KERNEL-ARGUMENTS: for a TREE with /boot/vmlinuz and /boot/initrd.
+# write_grub_config TREE [KERNEL-ARGUMENTS]: for a TREE with /boot/vmlinuz and /boot/initrd.
 write_grub_config() {
     mkdir -p "$1/boot/grub"
     cat >"$1/boot/grub/grub.cfg" <<CONFIG
 serial --unit=0 --speed=115200
 terminal_output serial
 echo "SEALDISK-GRUB \$grub_platform"
-linux /boot/vmlinuz $2
+linux /boot/vmlinuz ${2-} console=ttyS0 quiet loglevel=3 panic=-1 cryptomgr.notests
 initrd /boot/initrd
 boot
 CONFIG

@@ -37,7 +37,7 @@ build() {
     : >"$tree/etc/machine-id"
     cp -L "$tree"/boot/vmlinuz-* "$tree/boot/vmlinuz"
     cp -L "$tree"/boot/initrd.img-* "$tree/boot/initrd"
-    write_grub_config "$tree" "root=LABEL=$GRUB_LABEL rw console=ttyS0 quiet loglevel=3 panic=-1"
+    write_grub_config "$tree" "root=LABEL=$GRUB_LABEL rw"
 
     mke2fs -q -t ext4 -L "$GRUB_LABEL" -d "$tree" "$work/root" "${ROOT_MIB}M" >/dev/null
     assemble_disk "$work" "$work/root" "$image"

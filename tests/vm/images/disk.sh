@@ -26,7 +26,7 @@ build() {
     mkdir -p "$tree/boot"
     cp "$(kernel_folder)/vmlinuz" "$tree/boot/vmlinuz"
     pack "$work/initrd" "$tree/boot/initrd"
-    write_grub_config "$tree" "console=ttyS0 quiet loglevel=3 panic=-1"
+    write_grub_config "$tree"
 
     mke2fs -q -t ext4 -L sealdisk-root -d "$tree" "$work/root" "${ROOT_MIB}M" >/dev/null
     assemble_disk "$work" "$work/root" "$image"
