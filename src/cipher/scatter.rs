@@ -1,5 +1,7 @@
 //! From scattered guest memory into one host buffer and back: the cipher is the copy.
 
+use std::ptr::NonNull;
+
 use zeroize::Zeroize;
 
 use crate::keys::Dek;
@@ -79,6 +81,37 @@ impl Cipher {
         // The host buffer is only read from in this direction.
         let host = from.as_ptr().cast_mut();
         self.walk(Direction::Decrypt, at, slices, cursor, host, from.len());
+    }
+
+    /// As [`Cipher::encrypt`], into memory that is only known by its address.
+    ///
+    /// # Safety
+    /// `into` must be writable for `len` bytes and apart from the slices, and no reference to it may
+    /// be alive meanwhile.
+    pub unsafe fn encrypt_to(
+        &mut self,
+        at: ByteOffset,
+        slices: &[SharedSlice],
+        cursor: Cursor,
+        into: NonNull<u8>,
+        len: usize,
+    ) {
+        self.walk(Direction::Encrypt, at, slices, cursor, into.as_ptr(), len);
+    }
+
+    /// As [`Cipher::decrypt`], from memory that is only known by its address.
+    ///
+    /// # Safety
+    /// `from` must be readable for `len` bytes and apart from the slices.
+    pub unsafe fn decrypt_from(
+        &mut self,
+        at: ByteOffset,
+        from: NonNull<u8>,
+        len: usize,
+        slices: &[SharedSlice],
+        cursor: Cursor,
+    ) {
+        self.walk(Direction::Decrypt, at, slices, cursor, from.as_ptr(), len);
     }
 
     /// Fills `into` with what zeros at disk offset `at` encrypt to.

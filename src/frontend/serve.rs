@@ -82,14 +82,13 @@ fn inherited(fd: RawFd) -> Result<OwnedFd, FrontendError> {
 fn serve_disk(control: &mut UnixStream) -> Result<(), FrontendError> {
     let fds = DataPlaneFds::FIXED;
     let socket = inherited(fds.socket)?;
-    let files = LayerFiles {
-        data: LayerFile::from_file(File::from(inherited(fds.data)?))?,
-        map: LayerFile::from_file(File::from(inherited(fds.map)?))?,
-    };
+    let data = LayerFile::from_file(File::from(inherited(fds.data)?))?;
+    let mut files = LayerFiles::new(data, LayerFile::from_file(File::from(inherited(fds.map)?))?);
     let runtime = RuntimeMap::from_file(File::from(inherited(fds.runtime)?));
     let (setup, dek) = receive_setup(control)?;
     let geometry = setup.geometry()?;
     check_data_file(files.data.file(), &geometry)?;
+    files.map_memory(geometry.data_len())?;
     let volume = Arc::new(Volume::open_runtime(files.map.file(), geometry, &runtime)?);
     let signals = signal_pipe()?;
     confine()?;

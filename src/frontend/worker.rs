@@ -241,8 +241,8 @@ impl Worker {
     /// One round of work; answers how to wait for the next.
     fn turn(&mut self) -> Wait {
         self.queue.pipeline.poll();
-        self.complete_finished();
         let held = self.queue.pass_held(self.stopping.is_some());
+        self.complete_finished();
         let mut more = false;
         if self.stopping.is_none()
             && held.is_none()

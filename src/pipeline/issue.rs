@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::cipher::Cursor;
+use crate::cipher::{Cursor, Direction};
 use crate::store::{Store, StoreFile, StoreOp};
 use crate::units::{BLOCK_SIZE, ByteOffset};
 use crate::volume::{BlockState, Volume};
@@ -34,6 +34,9 @@ impl<S: Store> Pipeline<S> {
             }
             self.advance(id, len, false);
             return Progress::More;
+        }
+        if let Some(progress) = self.in_place(id, at, len, cursor, Direction::Decrypt) {
+            return progress;
         }
         if !self.has_room() {
             return Progress::NoRoom;
@@ -82,6 +85,10 @@ impl<S: Store> Pipeline<S> {
         let Some((at, left, cursor)) = self.position(id) else {
             return Progress::Issued;
         };
+        let most = left.min(BUFFER_LEN as u64 - at.in_block());
+        if let Some(progress) = self.in_place(id, at, most, cursor, Direction::Encrypt) {
+            return progress;
+        }
         if at.in_block() != 0 || left < BLOCK_SIZE {
             let len = left.min(BLOCK_SIZE - at.in_block());
             return self.issue_partial(id, at, len, cursor, false);
@@ -121,6 +128,55 @@ impl<S: Store> Pipeline<S> {
         );
         self.advance(id, len, true);
         Progress::More
+    }
+
+    /// Transforms a range in the data file itself, where that is memory and all of its blocks have
+    /// data: the map stays as it is, and no buffer and no operation is needed. `None` when this is
+    /// not the way.
+    fn in_place(
+        &mut self,
+        id: RequestId,
+        at: ByteOffset,
+        len: u64,
+        cursor: Cursor,
+        direction: Direction,
+    ) -> Option<Progress> {
+        let host = self.store.mapped(at.0, len as usize)?;
+        let blocks = blocks_of(at, len);
+        let count = blocks.end - blocks.start;
+        let all_data = |volume: &Volume| {
+            let run = volume.map().run(blocks.start, count);
+            run.is_data && run.blocks == count
+        };
+        if !all_data(&self.volume) {
+            return None;
+        }
+        if !self.volume.locks().try_shared(blocks.clone()) {
+            return Some(Progress::InUse);
+        }
+        // With the blocks marked the answer stays true: none of them can become a hole.
+        let still = all_data(&self.volume);
+        if let (true, Some(request)) = (still, self.requests.get_mut(id)) {
+            let (slices, len) = (&request.op.memory.slices, len as usize);
+            match direction {
+                // SAFETY: the store maps `len` bytes at `host` for as long as it lives; the blocks
+                // have data, so their pages are there. Guest memory is mapped elsewhere, and nobody
+                // makes references into the mapping.
+                Direction::Encrypt => unsafe {
+                    self.cipher.encrypt_to(at, slices, cursor, host, len);
+                },
+                // SAFETY: as above.
+                Direction::Decrypt => unsafe {
+                    self.cipher.decrypt_from(at, host, len, slices, cursor);
+                },
+            }
+        }
+        self.volume.locks().release_shared(blocks.clone());
+        if !still {
+            return None;
+        }
+        self.advance(id, len, false);
+        Some(Progress::More)
     }
 
     pub(super) fn issue_zero(&mut self, id: RequestId, release: bool) -> Progress {

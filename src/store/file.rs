@@ -5,10 +5,12 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::ptr::NonNull;
+use std::sync::Arc;
 
 use rustix::fs::{AtFlags, OFlags, StatxFlags, fcntl_getfl, statx};
 
-use super::StoreError;
+use super::{DataMapping, StoreError};
 use crate::units::{BLOCK_SIZE, SECTOR_SIZE};
 
 /// An opened file together with the alignment that its I/O needs.
@@ -109,17 +111,44 @@ pub struct LayerFiles {
     pub data: LayerFile,
     /// The block map, through the page cache: it is small and synced explicitly.
     pub map: LayerFile,
+    /// The ciphertext once more, where it is memory.
+    mapping: Option<Arc<DataMapping>>,
 }
 
 impl LayerFiles {
+    /// Both files, reached by system calls only.
+    pub fn new(data: LayerFile, map: LayerFile) -> Self {
+        Self {
+            data,
+            map,
+            mapping: None,
+        }
+    }
+
+    /// Maps the data file, which must have `len` bytes, if its file system is memory.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn map_memory(&mut self, len: u64) -> Result<(), StoreError> {
+        self.mapping = DataMapping::of(self.data.file(), len)?.map(Arc::new);
+        Ok(())
+    }
+
+    /// The address of a range of the data file, where it is mapped.
+    pub(super) fn mapped(&self, at: u64, len: usize) -> Option<NonNull<u8>> {
+        self.mapping.as_ref()?.range(at, len)
+    }
+
     /// Second handles of both, for another thread.
     ///
     /// # Errors
     /// [`StoreError::Io`].
     pub fn try_clone(&self) -> Result<Self, StoreError> {
+        let (data, map) = (self.data.try_clone()?, self.map.try_clone()?);
         Ok(Self {
-            data: self.data.try_clone()?,
-            map: self.map.try_clone()?,
+            data,
+            map,
+            mapping: self.mapping.clone(),
         })
     }
 }

@@ -6,15 +6,18 @@
 //! that loses, reorders and tears what was not synced.
 
 use std::io;
+use std::ptr::NonNull;
 
 mod buffer;
 mod error;
 mod file;
+mod mapping;
 mod uring;
 
 pub use buffer::{BufferPool, IoBuffer};
 pub use error::StoreError;
 pub use file::{LayerFile, LayerFiles};
+pub use mapping::DataMapping;
 pub use uring::{UringStore, Wait, WatchId};
 
 /// Names a submitted operation; chosen by the submitter, given back with the completion.
@@ -87,6 +90,12 @@ pub trait Store {
     /// Tells the memory of all buffers that operations will name, before the first of them. A store
     /// that can prepare for them does so.
     fn adopt(&mut self, _pool: &BufferPool) {}
+
+    /// The address of `len` bytes of the data file from `at` on, where the file is memory and mapped.
+    /// It is good for as long as the store is. Only to be used for blocks that have data.
+    fn mapped(&self, _at: u64, _len: usize) -> Option<NonNull<u8>> {
+        None
+    }
 
     /// Whether one more operation can be submitted.
     fn has_room(&self) -> bool;

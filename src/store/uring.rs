@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::ptr::NonNull;
 use std::time::Duration;
 
 use io_uring::types::{Fixed, FsyncFlags, SubmitArgs, Timespec};
@@ -382,6 +383,10 @@ impl Store for UringStore {
             // An ordinary user may lock less memory than that.
             Err(error) => log::info!("the buffers are not registered with io_uring: {error}"),
         }
+    }
+
+    fn mapped(&self, at: u64, len: usize) -> Option<NonNull<u8>> {
+        self.files.mapped(at, len)
     }
 
     fn has_room(&self) -> bool {

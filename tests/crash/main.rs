@@ -100,6 +100,16 @@ fn completed_writes_survive_kill_9_with_512_byte_data_units() {
     }
 }
 
+/// On tmpfs blocks that have data are transformed in the mapped file, without the ring.
+#[test]
+fn completed_writes_survive_kill_9_where_the_file_is_memory() {
+    if Backend::chosen() == Backend::Sealdisk {
+        let dir = tempfile::TempDir::new_in("/dev/shm").unwrap();
+        let data_dir = ["--data-dir", dir.path().to_str().unwrap()];
+        kill_under_load(5, Mix::All, Victims::Both, &data_dir);
+    }
+}
+
 #[test]
 fn completed_discards_and_zeroes_survive_kill_9() {
     kill_under_load(12, Mix::All, Victims::Both, &[]);

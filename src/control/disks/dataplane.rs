@@ -92,8 +92,6 @@ pub fn open_files(data: LayerFile, paths: &LayerPaths) -> Result<LayerFiles, Dis
         .write(true)
         .open(&paths.map)
         .map_err(DiskError::file("open", &paths.map))?;
-    Ok(LayerFiles {
-        data,
-        map: LayerFile::from_file(map).map_err(PipelineError::from)?,
-    })
+    let map = LayerFile::from_file(map).map_err(PipelineError::from)?;
+    Ok(LayerFiles::new(data, map))
 }
