@@ -94,9 +94,7 @@ fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
         libc::SYS_eventfd2,
         libc::SYS_epoll_create1,
         libc::SYS_epoll_ctl,
-        libc::SYS_epoll_wait,
         libc::SYS_epoll_pwait,
-        libc::SYS_poll,
         libc::SYS_ppoll,
         libc::SYS_io_uring_setup,
         libc::SYS_io_uring_enter,
@@ -130,8 +128,16 @@ fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
         libc::SYS_exit,
         libc::SYS_exit_group,
     ];
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
-        always.into_iter().map(|call| (call, Vec::new())).collect();
+    // Older architectures have these beside the calls that replaced them.
+    #[cfg(target_arch = "x86_64")]
+    let older = [libc::SYS_epoll_wait, libc::SYS_poll];
+    #[cfg(not(target_arch = "x86_64"))]
+    let older = [];
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = always
+        .into_iter()
+        .chain(older)
+        .map(|call| (call, Vec::new()))
+        .collect();
     // No memory that can be executed.
     let not_executable = SeccompCondition::new(
         2,
