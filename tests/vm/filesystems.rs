@@ -95,16 +95,15 @@ fn cryptsetup_opens_the_ciphertext_of_4096_byte_data_units() {
     cryptsetup_opens("4096");
 }
 
-/// Random reads and writes of 512 bytes to 1 MiB by several jobs over two queues, each block
-/// verified by fio.
-#[test]
-fn fio_verifies_random_reads_and_writes_over_two_queues() {
+/// Random reads and writes of 512 bytes to 1 MiB by several jobs over a number of queues, each
+/// block verified by fio.
+fn fio_verifies(queues: u32, disk: &[&str]) {
     let host = Host::new();
-    host.create_disk("data", "256MiB", &[]);
-    let daemon = host.attach_with("data", &["--num-queues", "2"]);
+    host.create_disk("data", "256MiB", disk);
+    let daemon = host.attach_with("data", &["--num-queues", &queues.to_string()]);
     let job = "
 set -e
-[ \"$(ls /sys/block/vda/mq | wc -l)\" = 2 ]
+[ \"$(ls /sys/block/vda/mq | wc -l)\" = QUEUES ]
 common='--filename=/dev/vda --direct=1 --ioengine=libaio --verify=crc32c --verify_fatal=1
     --group_reporting --minimal --randseed=7'
 sizes=512/25:4k/30:20k/15:64k/15:256k/10:1m/5
@@ -115,11 +114,26 @@ fio $common --name=mixed --rw=randrw --bssplit=$sizes --iodepth=4 --offset=128m 
 fio $common --name=sync --rw=randwrite --bs=4k --iodepth=1 --fsync=4 --offset=200m \\
     --size=1m >/dev/null
 ";
-    Machine::new(Firmware::Direct(images::initramfs_with_fio()), job)
-        .disk(Disk::vhost_user_with(daemon.socket(), "num-queues=2"))
+    let job = job.replace("QUEUES", &queues.to_string());
+    let options = format!("num-queues={queues}");
+    Machine::new(Firmware::Direct(images::initramfs_with_fio()), &job)
+        .vcpus(queues)
+        .disk(Disk::vhost_user_with(daemon.socket(), &options))
         .memory_mib(768)
         .run();
     daemon.stop();
+}
+
+#[test]
+fn fio_verifies_random_reads_and_writes_over_two_queues() {
+    fio_verifies(2, &[]);
+}
+
+/// On tmpfs, where blocks are transformed in the mapped file.
+#[test]
+fn fio_verifies_random_reads_and_writes_over_four_queues_in_memory() {
+    let dir = tempfile::TempDir::new_in("/dev/shm").unwrap();
+    fio_verifies(4, &["--data-dir", dir.path().to_str().unwrap()]);
 }
 
 #[test]
