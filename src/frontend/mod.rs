@@ -22,9 +22,11 @@ mod message;
 mod polling;
 mod ring;
 mod serve;
+mod waiter;
 mod worker;
 
 pub use error::FrontendError;
 pub use limits::Limits;
 pub use message::{CONTROL_FD, DataPlaneFds, LIMITS, READY, Setup, receive_setup, send_setup};
 pub use serve::serve;
+pub use waiter::{Waiter, signal_pipe};

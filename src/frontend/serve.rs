@@ -1,16 +1,14 @@
 //! The data plane process: from its first instruction to its last flush.
 
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use std::{fs::File, io};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
 use vhost::vhost_user::{BackendReqHandler, Error as VhostError};
-use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::keys::harden_process;
@@ -25,6 +23,7 @@ use super::confine::confine;
 use super::handler::BlockHandler;
 use super::limits::Limiter;
 use super::log_limit::LogLimit;
+use super::waiter::{Waiter, signal_pipe};
 use super::worker::Shared;
 use super::{CONTROL_FD, DataPlaneFds, FrontendError, LIMITS, READY, Setup, receive_setup};
 
@@ -90,7 +89,7 @@ fn serve_disk(control: &mut UnixStream) -> Result<(), FrontendError> {
     check_data_file(files.data.file(), &geometry)?;
     files.map_memory(geometry.data_len())?;
     let volume = Arc::new(Volume::open_runtime(files.map.file(), geometry, &runtime)?);
-    let signals = signal_pipe()?;
+    let signals = signal_pipe().map_err(io_error("handle signals"))?;
     confine()?;
 
     let config = ConfigSpace::new(
@@ -160,17 +159,6 @@ fn last_flush(shared: &Shared) -> Result<(), FrontendError> {
     io.flush().map_err(FrontendError::Flush)
 }
 
-/// A descriptor that becomes readable when the process is told to end.
-fn signal_pipe() -> Result<UnixStream, FrontendError> {
-    let fail = io_error("handle signals");
-    let (read, write) = UnixStream::pair().map_err(&fail)?;
-    for signal in [SIGTERM, SIGINT] {
-        let write = write.try_clone().map_err(&fail)?;
-        signal_hook::low_level::pipe::register(signal, write).map_err(&fail)?;
-    }
-    Ok(read)
-}
-
 fn io_error(what: &'static str) -> impl Fn(io::Error) -> FrontendError {
     move |source| FrontendError::Io { what, source }
 }
@@ -196,28 +184,23 @@ impl Server {
         control: &UnixStream,
         signals: &UnixStream,
     ) -> Result<(), FrontendError> {
-        let epoll = self.epoll(control, signals)?;
-        let watch = |operation| {
-            let event = EpollEvent::new(EventSet::IN, SOCKET);
-            epoll
-                .ctl(operation, listener.as_raw_fd(), event)
-                .map_err(io_error("watch the socket"))
-        };
-        watch(ControlOperation::Add)?;
+        let waiter = self.waiter(control, signals)?;
+        let fail = io_error("watch the socket");
+        waiter.watch(listener, SOCKET).map_err(&fail)?;
         loop {
-            match wait(&epoll)? {
+            match waiter.wait().map_err(io_error("wait for events"))? {
                 SOCKET => {
                     let accepted = listener.accept();
                     let started = accepted.and_then(|(stream, _)| self.start(stream));
                     match started {
                         // One frontend at a time: further ones wait in the socket's queue.
-                        Ok(()) => watch(ControlOperation::Delete)?,
+                        Ok(()) => waiter.unwatch(listener).map_err(&fail)?,
                         Err(error) => log::warn!("cannot serve a connection: {error}"),
                     }
                 }
                 CONNECTION_ENDED => {
                     self.close();
-                    watch(ControlOperation::Add)?;
+                    waiter.watch(listener, SOCKET).map_err(&fail)?;
                 }
                 CONTROL if self.obey(control) => {}
                 _ => return Ok(()),
@@ -232,10 +215,11 @@ impl Server {
         control: &UnixStream,
         signals: &UnixStream,
     ) -> Result<(), FrontendError> {
-        let epoll = self.epoll(control, signals)?;
+        let waiter = self.waiter(control, signals)?;
         self.start(stream)
             .map_err(io_error("serve the connection"))?;
-        while wait(&epoll)? == CONTROL && self.obey(control) {}
+        let fail = io_error("wait for events");
+        while waiter.wait().map_err(&fail)? == CONTROL && self.obey(control) {}
         Ok(())
     }
 
@@ -258,19 +242,15 @@ impl Server {
         true
     }
 
-    fn epoll(&self, control: &UnixStream, signals: &UnixStream) -> Result<Epoll, FrontendError> {
-        let fail = io_error("watch for the end");
-        let epoll = Epoll::new().map_err(&fail)?;
-        let watched = [
-            (control.as_raw_fd(), CONTROL),
-            (signals.as_raw_fd(), SIGNAL),
-            (self.ended.as_raw_fd(), CONNECTION_ENDED),
-        ];
-        for (fd, name) in watched {
-            let event = EpollEvent::new(EventSet::IN, name);
-            epoll.ctl(ControlOperation::Add, fd, event).map_err(&fail)?;
-        }
-        Ok(epoll)
+    fn waiter(&self, control: &UnixStream, signals: &UnixStream) -> Result<Waiter, FrontendError> {
+        let watched = || {
+            let waiter = Waiter::new()?;
+            waiter.watch(control, CONTROL)?;
+            waiter.watch(signals, SIGNAL)?;
+            waiter.watch(&self.ended, CONNECTION_ENDED)?;
+            Ok(waiter)
+        };
+        watched().map_err(io_error("watch for the end"))
     }
 
     fn start(&mut self, stream: UnixStream) -> io::Result<()> {
@@ -296,26 +276,6 @@ impl Server {
             let _ = stream.shutdown(std::net::Shutdown::Both);
             let _ = thread.join();
             let _ = self.ended.read();
-        }
-    }
-}
-
-/// Waits for the next thing that happens.
-fn wait(epoll: &Epoll) -> Result<u64, FrontendError> {
-    let mut events = [EpollEvent::default(); 4];
-    loop {
-        match epoll.wait(-1, &mut events) {
-            // A stop comes before everything else that happens at the same time.
-            Ok(count) if count > 0 => {
-                return Ok(events[..count]
-                    .iter()
-                    .map(EpollEvent::data)
-                    .min()
-                    .unwrap_or(CONTROL));
-            }
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(io_error("wait for events")(error)),
         }
     }
 }

@@ -42,10 +42,6 @@ impl ControlSocket {
         }
     }
 
-    pub(super) fn fd(&self) -> RawFd {
-        self.listener.as_raw_fd()
-    }
-
     /// Serves the client that waits: gives its limits to `apply` and tells it the outcome.
     pub(super) fn serve(&self, apply: impl FnOnce(&Limits) -> io::Result<()>) -> io::Result<()> {
         let (mut client, _) = self.listener.accept()?;
@@ -60,6 +56,12 @@ impl ControlSocket {
             Ok(()) => writeln!(client, "ok"),
             Err(error) => writeln!(client, "{error}"),
         }
+    }
+}
+
+impl AsRawFd for ControlSocket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.listener.as_raw_fd()
     }
 }
 

@@ -2,15 +2,13 @@
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use command_fds::{CommandFdExt, FdMapping};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
-use crate::frontend::{CONTROL_FD, DataPlaneFds, LIMITS, Limits, READY, Setup, send_setup};
+use crate::frontend::{CONTROL_FD, DataPlaneFds, LIMITS, Limits, READY, Setup, Waiter, send_setup};
 use crate::keys::Dek;
 use crate::store::LayerFiles;
 use crate::volume::RuntimeMap;
@@ -36,17 +34,6 @@ pub(super) struct DataPlane {
 
 fn process(what: &'static str) -> impl Fn(io::Error) -> AttachError {
     move |source| AttachError::Process { what, source }
-}
-
-/// A descriptor that becomes readable when this process is told to end.
-pub(super) fn signals() -> Result<UnixStream, AttachError> {
-    let fail = process("handle signals");
-    let (read, write) = UnixStream::pair().map_err(&fail)?;
-    for signal in [SIGTERM, SIGINT] {
-        let write = write.try_clone().map_err(&fail)?;
-        signal_hook::low_level::pipe::register(signal, write).map_err(&fail)?;
-    }
-    Ok(read)
 }
 
 impl DataPlane {
@@ -101,28 +88,18 @@ impl DataPlane {
         ready: impl FnOnce(),
     ) -> Result<Ended, AttachError> {
         let fail = process("watch the data plane");
-        let epoll = Epoll::new().map_err(&fail)?;
-        let watched = [
-            (self.control.as_raw_fd(), CONTROL),
-            (signals.as_raw_fd(), SIGNAL),
-            (commands.fd(), COMMAND),
-        ];
-        for (fd, name) in watched {
-            let event = EpollEvent::new(EventSet::IN, name);
-            epoll.ctl(ControlOperation::Add, fd, event).map_err(&fail)?;
-        }
+        let waiter = Waiter::new().map_err(&fail)?;
+        waiter.watch(&self.control, CONTROL).map_err(&fail)?;
+        waiter.watch(signals, SIGNAL).map_err(&fail)?;
+        waiter.watch(commands, COMMAND).map_err(&fail)?;
         let mut lines = BufReader::new(self.control.try_clone().map_err(&fail)?);
         let (mut ready, mut reason) = (Some(ready), None);
         loop {
-            match wait(&epoll)? {
+            match waiter.wait().map_err(&fail)? {
                 SIGNAL => {
                     // The data plane sees the end of the control socket, and ends.
                     self.control.shutdown(Shutdown::Write).map_err(&fail)?;
-                    let event = EpollEvent::new(EventSet::IN, SIGNAL);
-                    let delete = ControlOperation::Delete;
-                    epoll
-                        .ctl(delete, signals.as_raw_fd(), event)
-                        .map_err(&fail)?;
+                    waiter.unwatch(signals).map_err(&fail)?;
                     continue;
                 }
                 COMMAND => {
@@ -162,22 +139,3 @@ impl DataPlane {
 const CONTROL: u64 = 0;
 const SIGNAL: u64 = 1;
 const COMMAND: u64 = 2;
-
-/// What happened first; what the data plane says comes before a signal.
-fn wait(epoll: &Epoll) -> Result<u64, AttachError> {
-    let mut events = [EpollEvent::default(); 3];
-    loop {
-        match epoll.wait(-1, &mut events) {
-            Ok(count) if count > 0 => {
-                return Ok(events[..count]
-                    .iter()
-                    .map(EpollEvent::data)
-                    .min()
-                    .unwrap_or(CONTROL));
-            }
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(process("watch the data plane")(error)),
-        }
-    }
-}

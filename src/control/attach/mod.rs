@@ -24,7 +24,7 @@ use uuid::Uuid;
 use crate::control::disks::{self, Disk, DiskError};
 use crate::control::{Installation, files, runtime_map};
 use crate::envelope::{Header, HeaderFile};
-use crate::frontend::{Limits, Setup};
+use crate::frontend::{Limits, Setup, signal_pipe};
 use crate::keys::{Dek, harden_process};
 use crate::store::{LayerFile, LayerFiles};
 use crate::volume::{RuntimeMap, check_data_file};
@@ -79,7 +79,10 @@ struct Opened {
 pub fn attach(installation: &Installation, request: AttachRequest) -> Result<(), AttachError> {
     harden_process().map_err(DiskError::Key)?;
     // Before anything can take long: a signal during the attach is then not lost.
-    let signals = data_plane::signals()?;
+    let signals = signal_pipe().map_err(|source| AttachError::Process {
+        what: "handle signals",
+        source,
+    })?;
     let disk = find(installation, &request.disk)?;
     let header_file = disk.header_file()?;
     let claim = claim(&disk, &header_file)?;
