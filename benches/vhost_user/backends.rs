@@ -1,0 +1,173 @@
+//! What is measured: this daemon and qemu-storage-daemon, each a process on one CPU.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::frontend::PATIENCE;
+use crate::frontend::daemon::{children, expect_success, kill};
+use crate::frontend::device::{Frontend, Setup, feature};
+
+/// Which one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum Kind {
+    /// This daemon.
+    Sealdisk,
+    /// qemu-storage-daemon on a raw file, nothing encrypted.
+    QsdRaw,
+    /// qemu-storage-daemon with its own LUKS driver.
+    QsdLuks,
+    /// fio on the file of `qsd-raw`, without any daemon.
+    Fio,
+}
+
+impl Kind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sealdisk => "sealdisk",
+            Self::QsdRaw => "qsd-raw",
+            Self::QsdLuks => "qsd-luks",
+            Self::Fio => "fio",
+        }
+    }
+}
+
+/// Where the backends' files go, and which program is measured.
+pub struct Place<'a> {
+    pub dir: &'a Path,
+    /// A directory on tmpfs.
+    pub runtime: &'a Path,
+    pub sealdisk: &'a Path,
+    /// Bytes of each disk.
+    pub size: u64,
+}
+
+/// A backend that runs, and the frontend that it serves.
+pub struct Backend {
+    pub frontend: Frontend,
+    child: Child,
+}
+
+impl Backend {
+    /// Makes a disk named `name` and serves it on `cpu`, with one queue.
+    pub fn start(kind: Kind, place: &Place, name: &str, cpu: usize) -> Self {
+        let socket = place.runtime.join(format!("{name}.sock"));
+        let served = match kind {
+            Kind::Sealdisk => sealdisk(place, name, &socket),
+            Kind::QsdRaw => qsd_raw(place, &socket),
+            Kind::QsdLuks => qsd_luks(place, &socket),
+            Kind::Fio => unreachable!("fio serves nothing"),
+        };
+        // Threads and child processes stay on the CPU that this one starts on.
+        let mut command = Command::new("taskset");
+        command
+            .args(["-c", &cpu.to_string()])
+            .arg(served.get_program());
+        command.args(served.get_args());
+        for (key, value) in served.get_envs() {
+            command.env(key, value.unwrap_or_default());
+        }
+        let log = place.runtime.join(format!("{name}.log"));
+        command
+            .stdin(Stdio::null())
+            .stderr(File::create(&log).unwrap());
+        let mut child = command.spawn().expect("taskset starts");
+        let setup = Setup {
+            queues: 1,
+            indirect: true,
+            ..Setup::default()
+        };
+        let setup = setup.with(feature::EVENT_IDX);
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Ok(frontend) = Frontend::try_open(&socket, &setup) {
+                return Self { frontend, child };
+            }
+            let ended = child.try_wait().unwrap();
+            if ended.is_some() || Instant::now() > end {
+                let _ = child.kill();
+                let log = fs::read_to_string(&log).unwrap_or_default();
+                panic!("{command:?} does not serve: {ended:?}\n{log}");
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// The processes of it: the one that was started, and the data plane where that is another.
+    pub fn processes(&self) -> Vec<u32> {
+        let mut pids = children(self.child.id());
+        pids.push(self.child.id());
+        pids
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        for pid in self.processes() {
+            kill(pid);
+        }
+        let _ = self.child.wait();
+    }
+}
+
+fn sealdisk(place: &Place, name: &str, socket: &Path) -> Command {
+    let command = || {
+        let mut command = Command::new(place.sealdisk);
+        command.env("SEALDISK_STATE_DIR", place.dir.join("state"));
+        command.env("SEALDISK_RUNTIME_DIR", place.runtime);
+        command
+    };
+    let size = place.size.to_string();
+    expect_success(command().args(["disk", "create", name, "--size", &size]));
+    let mut attach = command();
+    attach
+        .args(["attach", name, "--num-queues", "1", "--socket-path"])
+        .arg(socket);
+    attach
+}
+
+/// The file of `qsd-raw` and of fio.
+pub fn raw_file(place: &Place) -> PathBuf {
+    place.dir.join("raw")
+}
+
+fn qsd_raw(place: &Place, socket: &Path) -> Command {
+    let file = raw_file(place);
+    File::create(&file).unwrap().set_len(place.size).unwrap();
+    qsd(
+        &file,
+        &["--blockdev", "driver=raw,node-name=disk,file=file"],
+        socket,
+    )
+}
+
+fn qsd_luks(place: &Place, socket: &Path) -> Command {
+    // It protects what is measured and deleted again.
+    let secret = "secret,id=passphrase,data=benchmark";
+    let file = place.dir.join("luks");
+    let mut create = Command::new("qemu-img");
+    create.args(["create", "-q", "-f", "luks", "--object", secret]);
+    // Time for the passphrase matters as little; a slow hash because qemu-img times a fixed number
+    // of rounds of it, and refuses where that takes no measurable time.
+    create.args(["-o", "key-secret=passphrase,iter-time=10,hash-alg=sha512"]);
+    expect_success(create.arg(&file).arg(place.size.to_string()));
+    let luks = "driver=luks,node-name=disk,file=file,key-secret=passphrase";
+    qsd(&file, &["--object", secret, "--blockdev", luks], socket)
+}
+
+/// `format` are the arguments that make the node `disk` of the node `file`.
+fn qsd(file: &Path, format: &[&str], socket: &Path) -> Command {
+    let mut command = Command::new("qemu-storage-daemon");
+    let (file, socket) = (file.display(), socket.display());
+    command.arg("--blockdev").arg(format!(
+        "driver=file,node-name=file,filename={file},cache.direct=on,aio=io_uring"
+    ));
+    command.args(format);
+    command.arg("--export").arg(format!(
+        "type=vhost-user-blk,id=export,node-name=disk,writable=on,num-queues=1,\
+         addr.type=unix,addr.path={socket}"
+    ));
+    command
+}

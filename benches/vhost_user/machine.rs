@@ -1,0 +1,109 @@
+//! The machine: CPU time of processes, pinning, and what a table has to say about where it is from.
+
+use std::fs;
+use std::mem::MaybeUninit;
+use std::process::Command;
+use std::time::Duration;
+
+use rustix::process::Pid;
+use rustix::thread::{CpuSet, sched_setaffinity};
+use serde_json::{Value, json};
+
+/// User and system time of all threads of a process so far, those that have ended too.
+pub fn cpu_time(pid: u32) -> Duration {
+    let mut clock = 0;
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: both calls only write to the variable that they are given.
+    let result = unsafe {
+        match libc::clock_getcpuclockid(pid as i32, &mut clock) {
+            0 => libc::clock_gettime(clock, &mut time),
+            error => error,
+        }
+    };
+    assert_eq!(result, 0, "process {pid} has a clock of its CPU time");
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// The same of all child processes that were waited for.
+pub fn children_time() -> Duration {
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: the call only writes to the structure that it is given, of which zeros are a value.
+    let usage = unsafe {
+        assert_eq!(
+            libc::getrusage(libc::RUSAGE_CHILDREN, usage.as_mut_ptr()),
+            0
+        );
+        usage.assume_init()
+    };
+    let time = |t: libc::timeval| Duration::new(t.tv_sec as u64, t.tv_usec as u32 * 1000);
+    time(usage.ru_utime) + time(usage.ru_stime)
+}
+
+/// Time that all CPUs together spent on anything, from /proc/stat. What the hypervisor took away is
+/// among it: for a measurement it is as bad as another program.
+pub fn busy_time() -> Duration {
+    let stat = fs::read_to_string("/proc/stat").unwrap();
+    let numbers = stat.lines().next().unwrap().split_whitespace().skip(1);
+    let numbers: Vec<u64> = numbers.map(|n| n.parse().unwrap()).collect();
+    // user, nice, system, idle, iowait, irq, softirq, steal
+    let busy: u64 = [0, 1, 2, 5, 6, 7].iter().map(|&i| numbers[i]).sum();
+    let per_second = rustix::param::clock_ticks_per_second();
+    Duration::from_secs_f64(busy as f64 / per_second as f64)
+}
+
+/// Keeps the calling thread on one CPU.
+pub fn pin(cpu: usize) {
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    sched_setaffinity(None::<Pid>, &set).unwrap();
+}
+
+/// CPUs that this process may use.
+pub fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// What a result is worth nothing without.
+pub fn description(sealdisk: &std::path::Path) -> Value {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpuinfo
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"));
+    let model = model.map_or("unknown", |rest| rest.trim_start_matches([' ', '\t', ':']));
+    let vaes = cpuinfo.contains(" vaes");
+    let first_line = |program: &mut Command| {
+        let output = program
+            .output()
+            .map(|out| String::from_utf8_lossy(&out.stdout).into_owned());
+        output
+            .unwrap_or_default()
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let version = |program: &str| first_line(Command::new(program).arg("--version"));
+    json!({
+        "cpu": model,
+        "vaes": vaes,
+        "cpus": cpus(),
+        "memory_gib": memory_gib(),
+        "kernel": first_line(Command::new("uname").args(["-sr"])),
+        "sealdisk": first_line(Command::new(sealdisk).arg("--version")),
+        "qsd": version("qemu-storage-daemon"),
+        "fio": version("fio"),
+        "date": first_line(Command::new("date").args(["-u", "+%Y-%m-%d %H:%M UTC"])),
+    })
+}
+
+fn memory_gib() -> u64 {
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = meminfo
+        .split_whitespace()
+        .nth(1)
+        .and_then(|kib| kib.parse::<u64>().ok());
+    total.unwrap_or_default().div_ceil(1 << 20)
+}
