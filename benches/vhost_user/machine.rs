@@ -3,6 +3,7 @@
 use std::fs;
 use std::mem::MaybeUninit;
 use std::process::Command;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use rustix::process::Pid;
@@ -61,9 +62,10 @@ pub fn pin(cpu: usize) {
     sched_setaffinity(None::<Pid>, &set).unwrap();
 }
 
-/// CPUs that this process may use.
+/// CPUs that this process may use, as it was before it pinned a thread.
 pub fn cpus() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+    static CPUS: OnceLock<usize> = OnceLock::new();
+    *CPUS.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
 /// What a result is worth nothing without.

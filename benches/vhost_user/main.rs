@@ -18,6 +18,7 @@ mod frontend;
 mod load;
 mod machine;
 mod report;
+mod syscalls;
 mod two_disks;
 
 use std::fs::File;
@@ -86,6 +87,9 @@ struct Options {
     /// Also two queues on two disks against one, on four CPUs or more
     #[arg(long)]
     two_disks: bool,
+    /// Also the system calls of this daemon for each request, by strace
+    #[arg(long)]
+    syscalls: bool,
 }
 
 /// What is measured by default.
@@ -168,10 +172,7 @@ fn run(options: &Options) {
     let poll = Duration::from_micros(options.guest_poll_us);
     let limit = Duration::from_secs_f64(options.seconds);
     for round in 0..options.rounds {
-        for (name, pattern) in patterns() {
-            if !name.contains(&options.only) {
-                continue;
-            }
+        for (name, pattern) in chosen(options) {
             for &kind in &options.backends {
                 let measured = match backends.iter_mut().find(|backend| backend.0 == kind) {
                     Some((_, backend)) => measure(backend, &pattern, options.size, limit, poll),
@@ -185,10 +186,25 @@ fn run(options: &Options) {
         let (cpu, seconds) = idle(backend);
         report.add_idle(*kind, cpu, seconds);
     }
+    if options.syscalls
+        && let Some((_, backend)) = backends.iter_mut().find(|b| b.0 == Kind::Sealdisk)
+    {
+        for (name, pattern) in chosen(options).filter(|(_, pattern)| pattern.bytes == 4096) {
+            syscalls::measure(backend, (&name, &pattern), &place, poll, &mut report);
+        }
+    }
     drop(backends);
     if options.two_disks {
         two_disks::measure(&place, limit, poll, &mut report);
     }
+}
+
+/// The patterns that the options leave.
+fn chosen(options: &Options) -> impl Iterator<Item = (String, Pattern)> {
+    let is_meant = |name: &str| name.contains(&options.only);
+    patterns()
+        .into_iter()
+        .filter(move |(name, _)| is_meant(name))
 }
 
 /// A backend whose disk is written in full.
