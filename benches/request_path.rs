@@ -14,31 +14,33 @@ use request_path::{Load, RequestPath};
 use sealdisk::cipher::DataUnit;
 
 fn request_path(criterion: &mut Criterion) {
-    let mut path = RequestPath::new(DataUnit::B4096);
-    let mut group = criterion.benchmark_group("request_path");
-    for (bytes, size, depth) in [
-        (4096, "4KiB", 1),
-        (4096, "4KiB", 32),
-        (64 << 10, "64KiB", 8),
-        (1 << 20, "1MiB", 8),
-    ] {
-        for (write, direction) in [(false, "read"), (true, "write")] {
-            let load = Load {
-                write,
-                bytes,
-                segments: 1,
-                depth,
-                shift: 0,
-            };
-            path.prepare(&load);
-            // Elements are requests; one iteration is `depth` of them.
-            group.throughput(Throughput::Elements(depth));
-            group.bench_function(format!("{direction}/{size}/qd{depth}"), |bencher| {
-                bencher.iter(|| path.round(&load));
-            });
+    for (mapped, file) in [(false, "file"), (true, "mapped")] {
+        let mut path = RequestPath::new(DataUnit::B4096, mapped);
+        let mut group = criterion.benchmark_group(format!("request_path/{file}"));
+        for (bytes, size, depth) in [
+            (4096, "4KiB", 1),
+            (4096, "4KiB", 32),
+            (64 << 10, "64KiB", 8),
+            (1 << 20, "1MiB", 8),
+        ] {
+            for (write, direction) in [(false, "read"), (true, "write")] {
+                let load = Load {
+                    write,
+                    bytes,
+                    segments: 1,
+                    depth,
+                    shift: 0,
+                };
+                path.prepare(&load);
+                // Elements are requests; one iteration is `depth` of them.
+                group.throughput(Throughput::Elements(depth));
+                group.bench_function(format!("{direction}/{size}/qd{depth}"), |bencher| {
+                    bencher.iter(|| path.round(&load));
+                });
+            }
         }
+        group.finish();
     }
-    group.finish();
 }
 
 criterion_group!(benches, request_path);

@@ -65,14 +65,18 @@ const WARM_UP: u32 = 8;
 const ROUNDS: u32 = 200;
 
 fn assert_allocates_nothing(load: Load) {
-    for unit in [DataUnit::B512, DataUnit::B4096] {
-        let mut path = RequestPath::new(unit);
+    for (unit, mapped) in [
+        (DataUnit::B512, false),
+        (DataUnit::B4096, false),
+        (DataUnit::B4096, true),
+    ] {
+        let mut path = RequestPath::new(unit, mapped);
         path.prepare(&load);
         (0..WARM_UP).for_each(|_| path.round(&load));
         let counted = allocations(|| (0..ROUNDS).for_each(|_| path.round(&load)));
         assert_eq!(
             counted, 0,
-            "allocations in {ROUNDS} rounds of {load:?}, data unit {unit:?}"
+            "allocations in {ROUNDS} rounds of {load:?}, {unit:?}, mapped: {mapped}"
         );
     }
 }

@@ -8,6 +8,7 @@
 #![allow(dead_code)]
 
 use std::io;
+use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -22,7 +23,7 @@ use sealdisk::units::Sector;
 use sealdisk::volume::{Geometry, Volume, format};
 use uuid::Uuid;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 /// Bytes of the disk.
 pub const DISK: u64 = 64 << 20;
@@ -39,14 +40,21 @@ const DATA_LEN: u64 = 1 << 20;
 const MOST_IN_FLIGHT: u64 = 32;
 
 /// A store without a medium.
-#[derive(Default)]
 pub struct InstantStore {
     done: Vec<StoreCompletion>,
+    /// What a data file on tmpfs is mapped as.
+    mapping: Option<Memory>,
 }
 
 impl Store for InstantStore {
     fn alignment(&self) -> u64 {
         512
+    }
+
+    fn mapped(&self, at: u64, len: usize) -> Option<NonNull<u8>> {
+        let mut slices =
+            GuestMemoryBackend::get_slices(self.mapping.as_ref()?, GuestAddress(at), len);
+        NonNull::new(slices.next()?.ok()?.ptr_guard_mut().as_ptr())
     }
 
     fn has_room(&self) -> bool {
@@ -126,7 +134,8 @@ pub struct RequestPath {
 }
 
 impl RequestPath {
-    pub fn new(data_unit: DataUnit) -> Self {
+    /// `mapped`: the data file is memory, as on tmpfs.
+    pub fn new(data_unit: DataUnit, mapped: bool) -> Self {
         let (disk, layer) = (Uuid::new_v4(), Uuid::new_v4());
         let geometry = Geometry {
             disk,
@@ -136,9 +145,13 @@ impl RequestPath {
         };
         let volume = Volume::open_private(&FreshMap(geometry.clone()), geometry).unwrap();
         let cipher = Cipher::new(&Dek::generate().unwrap(), data_unit).unwrap();
-        let pipeline = Pipeline::new(Arc::new(volume), InstantStore::default(), cipher).unwrap();
-        let len = DATA + MOST_IN_FLIGHT * DATA_LEN;
-        let memory = Memory::from_ranges(&[(GuestAddress(0), len as usize)]).unwrap();
+        let memory = |len| Memory::from_ranges(&[(GuestAddress(0), len)]).unwrap();
+        let store = InstantStore {
+            done: Vec::with_capacity(256),
+            mapping: mapped.then(|| memory(DISK as usize)),
+        };
+        let pipeline = Pipeline::new(Arc::new(volume), store, cipher).unwrap();
+        let memory = memory((DATA + MOST_IN_FLIGHT * DATA_LEN) as usize);
         let mut queue = Queue::new(ENTRIES).unwrap();
         queue
             .try_set_desc_table_address(GuestAddress(DESCRIPTORS))
