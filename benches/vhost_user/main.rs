@@ -84,7 +84,7 @@ struct Options {
     /// Where JSON lines go
     #[arg(long)]
     json: Option<PathBuf>,
-    /// Also two queues on two disks against one, on four CPUs or more
+    /// Also two queues on two disks against one
     #[arg(long)]
     two_disks: bool,
     /// Also the system calls of this daemon for each request, by strace
