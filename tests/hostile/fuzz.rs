@@ -87,9 +87,13 @@ fn round_of_chains(frontend: &mut Frontend, rng: &mut Rng, calm: bool) -> u64 {
             2,
             99,
         ];
-        queue
-            .mem
-            .write(area + i * 16, &request_header(rng.pick(&kinds), sector));
+        let mut header = request_header(rng.pick(&kinds), sector);
+        if calm {
+            // The reserved field. Read as a segment of a discard, a header is beyond the disk then;
+            // else type 13 and sector KEPT would say: KEPT sectors from sector 13 on.
+            header[4] = 1;
+        }
+        queue.mem.write(area + i * 16, &header);
         let sectors = rng.pick(&[0, 1, 8, 100, u32::MAX]);
         let segment = range_segment(sector, sectors, rng.pick(&[0, 0, 1, 2]));
         queue.mem.write(area + 4096 + i * 16, &segment);
