@@ -3,7 +3,7 @@
 use super::vaults::PLATFORM_KEY;
 use super::{ControlError, Installation};
 use crate::catalog::DiskEncryptionSetRecord;
-use crate::vault::{Caller, EmbeddedVault, KeyId, KeyUrl, KeyVault, VaultError, WrapAlgorithm};
+use crate::vault::{Caller, KeyId, KeyUrl, KeyVault, VaultError, WrapAlgorithm};
 
 /// A key together with the vault that has it and the identity that uses it.
 pub struct KeyAccess {
@@ -51,7 +51,7 @@ impl Installation {
                 name: PLATFORM_KEY.into(),
                 version: None,
             };
-            return current(self.platform_vault()?, self.platform(), &key);
+            return current(Box::new(self.platform_vault()?), self.platform(), &key);
         };
         self.wrapping_key_of(&self.catalog().des(name)?.record)
     }
@@ -68,7 +68,7 @@ impl Installation {
         let caller = Caller {
             object_id: set.principal_id,
         };
-        current(self.vault_at(&url.vault_url)?, caller, &url.key)
+        current(self.key_vault_at(&url.vault_url)?, caller, &url.key)
     }
 
     /// Access to the key version that an envelope names, in the name of the disk's encryption set,
@@ -84,7 +84,7 @@ impl Installation {
     ) -> Result<KeyAccess, ControlError> {
         Ok(KeyAccess {
             caller: self.identity(des)?,
-            vault: Box::new(self.vault_at(vault_url)?),
+            vault: self.key_vault_at(vault_url)?,
             key,
         })
     }
@@ -103,10 +103,14 @@ impl Installation {
 }
 
 /// Fixes the version, so that what is wrapped and what is recorded cannot differ.
-fn current(vault: EmbeddedVault, caller: Caller, key: &KeyId) -> Result<KeyAccess, ControlError> {
+fn current(
+    vault: Box<dyn KeyVault>,
+    caller: Caller,
+    key: &KeyId,
+) -> Result<KeyAccess, ControlError> {
     let kid: KeyUrl = vault.key(&caller, key)?.key.kid.parse()?;
     Ok(KeyAccess {
-        vault: Box::new(vault),
+        vault,
         caller,
         key: kid.key,
     })

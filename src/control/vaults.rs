@@ -12,7 +12,7 @@ use super::files::sync_dir;
 use super::{ControlError, Installation};
 use crate::catalog::{CatalogError, Kind, VaultRecord};
 use crate::vault::{
-    AttributeChange, EmbeddedVault, KeySize, Permissions, SystemClock, VaultError, VaultErrorCode,
+    AttributeChange, EmbeddedVault, KeySize, KeyVault, Permissions, SystemClock, VaultError, VaultErrorCode,
     embedded_vault_name, normal_vault_name, vault_url,
 };
 
@@ -73,6 +73,14 @@ impl Installation {
         let name = embedded_vault_name(url)
             .ok_or_else(|| ControlError::ForeignVault { url: url.into() })?;
         self.vault(name)
+    }
+
+    /// As [`vault_at`](Self::vault_at), for the operations that disks need, of any kind of vault.
+    ///
+    /// # Errors
+    /// As [`vault_at`](Self::vault_at).
+    pub(super) fn key_vault_at(&self, url: &str) -> Result<Box<dyn KeyVault>, ControlError> {
+        Ok(Box::new(self.vault_at(url)?))
     }
 
     /// The vault of the platform-managed key; the first call makes both.

@@ -216,21 +216,6 @@ impl EmbeddedVault {
         })
     }
 
-    /// A key's public part and attributes; also of one that may not be used at present.
-    ///
-    /// # Errors
-    /// [`VaultErrorCode::Forbidden`] without the permission `get`, [`VaultErrorCode::KeyNotFound`].
-    pub fn key(&self, caller: &Caller, key: &KeyId) -> Result<KeyBundle, VaultError> {
-        self.audited(caller, &Subject::of("KeyGet", key), |db| {
-            self.authorize(db, caller, KeyPermission::Get)?;
-            let row = self.find(db, key)?;
-            Ok(Done {
-                value: KeyBundle::new(&self.url, &row),
-                version: Some(row.version),
-            })
-        })
-    }
-
     /// Changes the attributes of a key version.
     ///
     /// # Errors
@@ -467,6 +452,17 @@ impl EmbeddedVault {
 impl KeyVault for EmbeddedVault {
     fn url(&self) -> &str {
         &self.url
+    }
+
+    fn key(&self, caller: &Caller, key: &KeyId) -> Result<KeyBundle, VaultError> {
+        self.audited(caller, &Subject::of("KeyGet", key), |db| {
+            self.authorize(db, caller, KeyPermission::Get)?;
+            let row = self.find(db, key)?;
+            Ok(Done {
+                value: KeyBundle::new(&self.url, &row),
+                version: Some(row.version),
+            })
+        })
     }
 
     fn wrap_key(

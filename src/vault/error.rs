@@ -31,8 +31,23 @@ pub enum VaultErrorCode {
     MasterKey,
     /// A key at rest fails its authentication: the vault's files were tampered with or damaged.
     Tampered,
+    /// The key is deleted and can still be recovered, or is being purged.
+    KeyDeleted,
+    /// The vault does not know the caller: its identity is deleted, or its token is not accepted.
+    Unauthorized,
+    /// The vault does not answer, or answers that it cannot now.
+    Unreachable,
     /// The vault's own storage failed.
     Internal,
+}
+
+/// What a failed operation says about whether its key may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Whoever controls the key has said no: disabled, outside its time, deleted, not granted.
+    Refused,
+    /// Nothing was decided: the vault could not be asked, or failed. Asking again may help.
+    Unknown,
 }
 
 impl VaultErrorCode {
@@ -51,7 +66,33 @@ impl VaultErrorCode {
             Self::PolicyNotFound => "PolicyNotFound",
             Self::MasterKey => "VaultMasterKey",
             Self::Tampered => "VaultTampered",
+            Self::KeyDeleted => "ObjectIsDeletedButRecoverable",
+            Self::Unauthorized => "Unauthorized",
+            Self::Unreachable => "VaultUnreachable",
             Self::Internal => "InternalError",
+        }
+    }
+
+    /// Whether a refusal with this code is a decision about the key. Damage and failures are none,
+    /// whoever caused them: a running disk outlives those for its grace period.
+    pub fn verdict(self) -> Verdict {
+        match self {
+            Self::KeyNotFound
+            | Self::KeyDisabled
+            | Self::KeyExpired
+            | Self::KeyNotYetValid
+            | Self::KeyDeleted
+            | Self::Unauthorized
+            | Self::Forbidden => Verdict::Refused,
+            Self::VaultNotFound
+            | Self::Conflict
+            | Self::BadParameter
+            | Self::UnwrapFailed
+            | Self::PolicyNotFound
+            | Self::MasterKey
+            | Self::Tampered
+            | Self::Unreachable
+            | Self::Internal => Verdict::Unknown,
         }
     }
 }

@@ -23,7 +23,7 @@ mod tests;
 pub use bundle::{AttributeChange, JsonWebKey, KeyAttributes, KeyBundle};
 pub use clock::{Clock, SystemClock};
 pub use embedded::EmbeddedVault;
-pub use error::{VaultError, VaultErrorCode};
+pub use error::{VaultError, VaultErrorCode, Verdict};
 pub use names::{KeyUrl, check_key_name, embedded_vault_name, normal_vault_name, vault_url};
 pub use permission::{KeyPermission, Permissions};
 pub use rsa_key::KeySize;
@@ -62,12 +62,18 @@ pub struct Wrapped {
     pub value: Vec<u8>,
 }
 
-/// The operations on keys that disks need. Each is checked against the caller's access policy, the
+/// The operations on keys that disks need, whichever vault has the key. Each is checked against the caller's access policy, the
 /// key's enabled flag, not-before and expiry, and each is recorded in the vault's audit log,
 /// refusals too.
 pub trait KeyVault: Send + Sync {
     /// The vault's URL, as `https://NAME.vault.localhost`: what an envelope records.
     fn url(&self) -> &str;
+
+    /// A key's public part and attributes, also of one that may not be used at present.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::Forbidden`] without the permission `get`, [`VaultErrorCode::KeyNotFound`].
+    fn key(&self, caller: &Caller, key: &KeyId) -> Result<KeyBundle, VaultError>;
 
     /// Encrypts `secret` under the public key of `key`.
     ///
