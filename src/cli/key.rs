@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use super::output::time_cell;
 use super::{CliError, Context, Tabular};
 use crate::control::Installation;
-use crate::vault::{AttributeChange, KeyAttributes, KeyBundle, KeyId, KeySize, KeyUrl};
+use crate::vault::{AttributeChange, KeyAttributes, KeyBundle, KeyId, KeySize, KeyUrl, KeyVault};
 
 /// Largest PEM file that is read: an RSA-4096 key has less than 4 KiB.
 const PEM_LIMIT: u64 = 64 * 1024;

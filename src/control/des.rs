@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::disks::{self, DiskError};
 use super::{ControlError, Installation, KeyAccess};
 use crate::catalog::{DiskEncryptionSetRecord, DiskRecord, Stored};
-use crate::vault::{KeyUrl, VaultError, VaultErrorCode};
+use crate::vault::{KeyUrl, KeyVault, VaultError, VaultErrorCode};
 
 /// A disk encryption set to be made.
 pub struct NewDes<'a> {

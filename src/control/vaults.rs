@@ -12,8 +12,8 @@ use super::files::sync_dir;
 use super::{ControlError, Installation};
 use crate::catalog::{CatalogError, Kind, VaultRecord};
 use crate::vault::{
-    AttributeChange, EmbeddedVault, KeySize, KeyVault, Permissions, SystemClock, VaultError, VaultErrorCode,
-    embedded_vault_name, normal_vault_name, vault_url,
+    AttributeChange, EmbeddedVault, KeySize, KeyVault, Permissions, SystemClock, VaultError,
+    VaultErrorCode, embedded_vault_name, normal_vault_name, vault_url,
 };
 
 /// The vault of the platform-managed key.
