@@ -7,11 +7,17 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
+use rusqlite::{
+    Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior,
+};
 use thiserror::Error;
 
 /// How long a statement waits for another process's transaction, which are all short.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Brings a database from one version of its schema to the next. Foreign keys are not enforced
+/// meanwhile, so that a table can be replaced; that none is violated is checked afterwards.
+pub type Step = fn(&Transaction<'_>) -> rusqlite::Result<()>;
 
 /// What a database of this program looks like from outside.
 pub struct Schema {
@@ -19,10 +25,17 @@ pub struct Schema {
     pub what: &'static str,
     /// SQLite's `application_id` of such files.
     pub application_id: i32,
-    /// SQLite's `user_version` that this program reads and writes.
-    pub version: i32,
-    /// The statements that make an empty database one of this version.
-    pub sql: &'static str,
+    /// The first step makes an empty database one of version 1, the second brings one of version 1
+    /// to version 2, and so on. SQLite's `user_version` is the number of steps that were taken, so
+    /// a step that was released never changes.
+    pub steps: &'static [Step],
+}
+
+impl Schema {
+    /// The version that this program reads and writes.
+    fn version(&self) -> i32 {
+        i32::try_from(self.steps.len()).unwrap_or(i32::MAX)
+    }
 }
 
 /// Why a database was not opened.
@@ -36,9 +49,9 @@ pub enum DatabaseError {
         /// What was expected there.
         what: &'static str,
     },
-    /// The file was written by another version of this program.
+    /// The file was written by a newer version of this program.
     #[error(
-        "the {what} {path} has schema version {found}, this sealdisk knows version {known}; \
+        "the {what} {path} has schema version {found}, this sealdisk knows versions up to {known}; \
          it was left as it is: use the sealdisk version that wrote it, or a newer one"
     )]
     Version {
@@ -50,6 +63,19 @@ pub enum DatabaseError {
         found: i32,
         /// The version of this program.
         known: i32,
+    },
+    /// Bringing the file up to date would leave a reference without what it refers to.
+    #[error(
+        "the {what} {path} was not brought up to date: rows of its table {table} refer to what is \
+         not there; it was left as it is: restore it from a backup"
+    )]
+    Reference {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+        /// The table.
+        table: String,
     },
     /// The file could not be made.
     #[error("cannot create the {what} {path}: {source}")]
@@ -76,8 +102,9 @@ pub enum DatabaseError {
 }
 
 /// Opens the database at `path`, making it when there is none, with WAL journaling, a sync at every
-/// commit (`synchronous=FULL`) and foreign keys enforced. The file is created with mode 0600, which
-/// SQLite copies to its `-wal` and `-shm` companions.
+/// commit (`synchronous=FULL`) and foreign keys enforced, and brings one of an older version up to
+/// date in one transaction. The file is created with mode 0600, which SQLite copies to its `-wal`
+/// and `-shm` companions.
 ///
 /// # Errors
 /// [`DatabaseError`]. A foreign or newer file is not written to.
@@ -106,26 +133,54 @@ pub fn open(path: &Path, schema: &Schema) -> Result<Connection, DatabaseError> {
     db.busy_timeout(BUSY_TIMEOUT).map_err(sqlite)?;
     // Looked at before anything is written, so that a file of someone else stays as it is.
     let snapshot = db.transaction().map_err(sqlite)?;
-    let fresh = is_fresh(&snapshot, path, schema, sqlite)?;
+    let found = version(&snapshot, path, schema, sqlite)?;
     snapshot.commit().map_err(sqlite)?;
     settings(&db).map_err(sqlite)?;
-    if fresh {
-        let transaction = db
-            .transaction_with_behavior(TransactionBehavior::Immediate)
-            .map_err(sqlite)?;
-        // Another process may have made the schema between the look and the lock.
-        if is_fresh(&transaction, path, schema, sqlite)? {
-            transaction
-                .execute_batch(schema.sql)
-                .and_then(|()| {
-                    transaction.pragma_update(None, "application_id", schema.application_id)
-                })
-                .and_then(|()| transaction.pragma_update(None, "user_version", schema.version))
-                .map_err(sqlite)?;
-        }
-        transaction.commit().map_err(sqlite)?;
+    if found < schema.version() {
+        update(&mut db, path, schema, sqlite)?;
     }
+    db.pragma_update(None, "foreign_keys", true)
+        .map_err(sqlite)?;
     Ok(db)
+}
+
+/// Takes the steps that are missing, all or none of them.
+fn update(
+    db: &mut Connection,
+    path: &Path,
+    schema: &Schema,
+    sqlite: impl Fn(rusqlite::Error) -> DatabaseError + Copy,
+) -> Result<(), DatabaseError> {
+    // SQLite ignores this setting inside a transaction.
+    db.pragma_update(None, "foreign_keys", false)
+        .map_err(sqlite)?;
+    let transaction = db
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .map_err(sqlite)?;
+    // Another process may have taken the steps between the look and the lock.
+    let found = version(&transaction, path, schema, sqlite)?;
+    let missing = usize::try_from(found).map_or(&[][..], |taken| &schema.steps[taken..]);
+    for step in missing {
+        step(&transaction).map_err(sqlite)?;
+    }
+    // A step that breaks a reference is a mistake of this program; nothing of it is kept.
+    let violated = |row: &rusqlite::Row<'_>| row.get::<_, String>(0);
+    let violation = transaction
+        .query_row("PRAGMA foreign_key_check", [], violated)
+        .optional()
+        .map_err(sqlite)?;
+    if let Some(table) = violation {
+        return Err(DatabaseError::Reference {
+            path: path.into(),
+            what: schema.what,
+            table,
+        });
+    }
+    transaction
+        .pragma_update(None, "application_id", schema.application_id)
+        .and_then(|()| transaction.pragma_update(None, "user_version", schema.version()))
+        .and_then(|()| transaction.commit())
+        .map_err(sqlite)
 }
 
 /// Makes an empty 0600 file unless one is there, and makes its directory entry durable.
@@ -155,20 +210,20 @@ fn canonical(path: &Path) -> PathBuf {
     }
 }
 
-/// Whether the database is empty; an error when it is neither empty nor of this schema. In a
-/// transaction, so that all that is looked at is of one moment.
-fn is_fresh(
+/// The version of the database, 0 when it is empty; an error when it is not of this schema, or
+/// newer. In a transaction, so that all that is looked at is of one moment.
+fn version(
     db: &Transaction<'_>,
     path: &Path,
     schema: &Schema,
     sqlite: impl Fn(rusqlite::Error) -> DatabaseError,
-) -> Result<bool, DatabaseError> {
+) -> Result<i32, DatabaseError> {
     let number = |sql| db.query_row(sql, [], |row| row.get::<_, i32>(0));
     let objects = number("SELECT count(*) FROM sqlite_schema").map_err(&sqlite)?;
     let application_id = number("PRAGMA application_id").map_err(&sqlite)?;
     let version = number("PRAGMA user_version").map_err(&sqlite)?;
     if application_id == 0 && version == 0 && objects == 0 {
-        return Ok(true);
+        return Ok(0);
     }
     if application_id != schema.application_id {
         return Err(DatabaseError::Foreign {
@@ -176,15 +231,15 @@ fn is_fresh(
             what: schema.what,
         });
     }
-    if version != schema.version {
+    if !(1..=schema.version()).contains(&version) {
         return Err(DatabaseError::Version {
             path: path.into(),
             what: schema.what,
             found: version,
-            known: schema.version,
+            known: schema.version(),
         });
     }
-    Ok(false)
+    Ok(version)
 }
 
 fn settings(db: &Connection) -> rusqlite::Result<()> {
@@ -202,19 +257,23 @@ fn settings(db: &Connection) -> rusqlite::Result<()> {
             other => break other?,
         }
     }
-    db.pragma_update(None, "synchronous", "FULL")?;
-    db.pragma_update(None, "foreign_keys", true)
+    db.pragma_update(None, "synchronous", "FULL")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const FIRST: Step = |db| db.execute_batch("CREATE TABLE t (a INTEGER) STRICT;");
+    const SECOND: Step = |db| db.execute_batch("ALTER TABLE t ADD b INTEGER DEFAULT 3;");
     const SCHEMA: Schema = Schema {
         what: "test database",
         application_id: 42,
-        version: 1,
-        sql: "CREATE TABLE t (a INTEGER) STRICT;",
+        steps: &[FIRST],
+    };
+    const NEWER: Schema = Schema {
+        steps: &[FIRST, SECOND],
+        ..SCHEMA
     };
 
     #[test]
@@ -244,16 +303,7 @@ mod tests {
     fn a_newer_database_is_refused_and_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("t.db");
-        drop(
-            open(
-                &path,
-                &Schema {
-                    version: 2,
-                    ..SCHEMA
-                },
-            )
-            .unwrap(),
-        );
+        drop(open(&path, &NEWER).unwrap());
         let before = std::fs::read(&path).unwrap();
         let error = open(&path, &SCHEMA).unwrap_err();
         assert!(matches!(
@@ -265,6 +315,43 @@ mod tests {
             }
         ));
         assert_eq!(std::fs::read(&path).unwrap(), before);
+    }
+
+    #[test]
+    fn an_older_database_is_brought_up_to_date_once_with_what_it_holds() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.db");
+        let db = open(&path, &SCHEMA).unwrap();
+        db.execute("INSERT INTO t VALUES (7)", []).unwrap();
+        drop(db);
+        for _ in 0..2 {
+            let db = open(&path, &NEWER).unwrap();
+            let sum: i32 = db.query_row("SELECT a + b FROM t", [], |r| r.get(0)).unwrap();
+            assert_eq!(sum, 10);
+            let enforced = "PRAGMA foreign_keys";
+            assert!(db.query_row(enforced, [], |r| r.get::<_, bool>(0)).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_step_that_fails_or_breaks_a_reference_changes_nothing() {
+        const REFERENCE: Step = |db| {
+            db.execute_batch(
+                "CREATE TABLE p (a INTEGER PRIMARY KEY);
+                 CREATE TABLE c (a INTEGER REFERENCES p (a));
+                 INSERT INTO c VALUES (1);",
+            )
+        };
+        const BROKEN: Step = |db| db.execute_batch("CREATE TABLE u (a); CREATE TABLE t (a);");
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.db");
+        drop(open(&path, &SCHEMA).unwrap());
+        for steps in [&[FIRST, REFERENCE], &[FIRST, BROKEN]] {
+            open(&path, &Schema { steps, ..SCHEMA }).unwrap_err();
+            let db = open(&path, &SCHEMA).unwrap();
+            let tables = "SELECT count(*) FROM sqlite_schema WHERE type = 'table'";
+            assert_eq!(db.query_row(tables, [], |r| r.get::<_, i32>(0)).unwrap(), 1);
+        }
     }
 
     #[test]

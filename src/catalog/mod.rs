@@ -14,10 +14,13 @@ use uuid::Uuid;
 
 use crate::sqlite::DatabaseError;
 
+mod schema;
+mod settings;
 mod sqlite;
 #[cfg(test)]
 mod tests;
 
+pub use settings::{DesIdentity, HsmSettings, VaultKind};
 pub use sqlite::SqliteCatalog;
 
 /// The revision of a stored record; it changes with every update.
@@ -49,7 +52,9 @@ pub struct VaultRecord {
     pub name: String,
     /// Its URL, without a trailing slash.
     pub url: String,
-    /// When it was made.
+    /// What kind of vault it is.
+    pub kind: VaultKind,
+    /// When it was made, or connected.
     pub created: OffsetDateTime,
 }
 
@@ -58,7 +63,9 @@ pub struct VaultRecord {
 pub struct DiskEncryptionSetRecord {
     /// Its name, unique.
     pub name: String,
-    /// Object id of its system-assigned identity.
+    /// Where its identity comes from.
+    pub identity: DesIdentity,
+    /// Object id of its identity.
     pub principal_id: Uuid,
     /// URL of the active key, with or without a version.
     pub key_url: String,
@@ -166,6 +173,17 @@ pub enum CatalogError {
         /// How many do.
         count: i64,
     },
+    /// A vault cannot be disconnected while the key of a disk encryption set is in it.
+    #[error(
+        "the key vault '{name}' has the key of the disk encryption set '{set}'; give the set \
+         another key with `sealdisk disk-encryption-set update {set} --key-url …` or delete it"
+    )]
+    VaultInUse {
+        /// The vault.
+        name: String,
+        /// The first set that uses it.
+        set: String,
+    },
     /// A row holds something that this program never writes.
     #[error("the catalog's record of '{name}' is damaged: {what}")]
     Damaged {
@@ -209,6 +227,25 @@ pub trait Catalog: Send + Sync {
     /// # Errors
     /// [`CatalogError::NotFound`].
     fn vault(&self, name: &str) -> Result<Stored<VaultRecord>, CatalogError>;
+
+    /// The vault with that URL, if there is one.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    fn vault_by_url(&self, url: &str) -> Result<Option<Stored<VaultRecord>>, CatalogError>;
+
+    /// Replaces the record of that name if it is still at `rev`.
+    ///
+    /// # Errors
+    /// [`CatalogError::Changed`], [`CatalogError::NotFound`].
+    fn update_vault(&self, rev: Rev, record: &VaultRecord) -> Result<Rev, CatalogError>;
+
+    /// Forgets a vault if it is still at `rev` and no disk encryption set, nor a disk of one, uses
+    /// a key in it.
+    ///
+    /// # Errors
+    /// [`CatalogError::VaultInUse`], [`CatalogError::Changed`], [`CatalogError::NotFound`].
+    fn delete_vault(&self, name: &str, rev: Rev) -> Result<(), CatalogError>;
 
     /// All vaults, by name.
     ///

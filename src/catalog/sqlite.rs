@@ -6,61 +6,22 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, ffi, params};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
+use super::schema::SCHEMA;
 use super::{
     Catalog, CatalogError, DiskEncryptionSetRecord, DiskRecord, DiskState, InstallationRecord,
     Kind, Rev, Stored, VaultRecord,
 };
-use crate::sqlite::{Schema, open};
+use crate::sqlite::open;
 
-/// Times are RFC 3339 text, ids the usual text form of UUIDs, so that `sqlite3` shows them; a
-/// directory is a blob because a path need not be UTF-8.
-const SCHEMA: Schema = Schema {
-    what: "catalog",
-    application_id: 0x5EA1_0CA7,
-    version: 1,
-    sql: "
-CREATE TABLE installation (
-    id       INTEGER PRIMARY KEY CHECK (id = 1),
-    operator TEXT NOT NULL,
-    platform TEXT NOT NULL
-) STRICT;
-CREATE TABLE vaults (
-    name    TEXT PRIMARY KEY,
-    rev     INTEGER NOT NULL,
-    url     TEXT NOT NULL UNIQUE,
-    created TEXT NOT NULL
-) STRICT;
-CREATE TABLE disk_encryption_sets (
-    name          TEXT PRIMARY KEY,
-    rev           INTEGER NOT NULL,
-    principal_id  TEXT NOT NULL UNIQUE,
-    key_url       TEXT NOT NULL,
-    previous_keys TEXT NOT NULL,
-    auto_rotation INTEGER NOT NULL,
-    last_rotation TEXT,
-    created       TEXT NOT NULL
-) STRICT;
-CREATE TABLE disks (
-    id        TEXT PRIMARY KEY,
-    rev       INTEGER NOT NULL,
-    name      TEXT NOT NULL UNIQUE,
-    directory BLOB NOT NULL,
-    size      INTEGER NOT NULL,
-    des       TEXT REFERENCES disk_encryption_sets (name) ON DELETE RESTRICT,
-    key_url   TEXT NOT NULL,
-    created   TEXT NOT NULL,
-    state     TEXT NOT NULL
-) STRICT;
-CREATE INDEX disks_by_des ON disks (des);
-",
-};
-
-const DES_COLUMNS: &str = "name, rev, principal_id, key_url, previous_keys, auto_rotation, \
-                           last_rotation, created";
+const VAULT_COLUMNS: &str = "name, rev, url, kind, created";
+const DES_COLUMNS: &str = "name, rev, identity, principal_id, key_url, previous_keys, \
+                           auto_rotation, last_rotation, created";
 const DISK_COLUMNS: &str = "id, rev, name, directory, size, des, key_url, created, state";
 
 /// The default catalog: `catalog.db` in the state directory.
@@ -118,24 +79,80 @@ impl Catalog for SqliteCatalog {
     }
 
     fn insert_vault(&self, record: &VaultRecord) -> Result<(), CatalogError> {
-        let VaultRecord { name, url, created } = record;
+        let VaultRecord {
+            name,
+            url,
+            kind,
+            created,
+        } = record;
         self.db()
             .execute(
-                "INSERT INTO vaults (name, rev, url, created) VALUES (?, 1, ?, ?)",
-                params![name, url, time_text(name, *created)?],
+                &format!("INSERT INTO vaults ({VAULT_COLUMNS}) VALUES (?, 1, ?, ?, ?)"),
+                params![name, url, json(name, kind)?, time_text(name, *created)?],
             )
             .map_err(|e| constraint(e, Kind::Vault, name, None))?;
         Ok(())
     }
 
     fn vault(&self, name: &str) -> Result<Stored<VaultRecord>, CatalogError> {
-        let sql = "SELECT name, rev, url, created FROM vaults WHERE name = ?";
-        one(self.select(sql, [name], parse_vault)?, Kind::Vault, name)
+        let sql = format!("SELECT {VAULT_COLUMNS} FROM vaults WHERE name = ?");
+        one(self.select(&sql, [name], parse_vault)?, Kind::Vault, name)
+    }
+
+    fn vault_by_url(&self, url: &str) -> Result<Option<Stored<VaultRecord>>, CatalogError> {
+        let sql = format!("SELECT {VAULT_COLUMNS} FROM vaults WHERE url = ?");
+        Ok(self.select(&sql, [url], parse_vault)?.pop())
     }
 
     fn vaults(&self) -> Result<Vec<Stored<VaultRecord>>, CatalogError> {
-        let sql = "SELECT name, rev, url, created FROM vaults ORDER BY name";
-        self.select(sql, [], parse_vault)
+        let sql = format!("SELECT {VAULT_COLUMNS} FROM vaults ORDER BY name");
+        self.select(&sql, [], parse_vault)
+    }
+
+    fn update_vault(&self, rev: Rev, record: &VaultRecord) -> Result<Rev, CatalogError> {
+        let name = &record.name;
+        let changed = self
+            .db()
+            .execute(
+                "UPDATE vaults SET rev = rev + 1, url = ?, kind = ?, created = ? \
+                 WHERE name = ? AND rev = ?",
+                params![
+                    record.url,
+                    json(name, &record.kind)?,
+                    time_text(name, record.created)?,
+                    name,
+                    rev.0,
+                ],
+            )
+            .map_err(|e| constraint(e, Kind::Vault, name, None))?;
+        if changed == 0 {
+            self.vault(name)?;
+            return Err(stale(Kind::Vault, name));
+        }
+        Ok(Rev(rev.0 + 1))
+    }
+
+    fn delete_vault(&self, name: &str, rev: Rev) -> Result<(), CatalogError> {
+        let url = self.vault(name)?.record.url;
+        let mut db = self.db();
+        let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        if let Some(set) = set_with_key_in(&transaction, &url)? {
+            return Err(CatalogError::VaultInUse {
+                name: name.into(),
+                set,
+            });
+        }
+        let deleted = transaction.execute(
+            "DELETE FROM vaults WHERE name = ? AND rev = ?",
+            params![name, rev.0],
+        )?;
+        transaction.commit()?;
+        drop(db);
+        if deleted == 0 {
+            self.vault(name)?;
+            return Err(stale(Kind::Vault, name));
+        }
+        Ok(())
     }
 
     fn insert_des(&self, record: &DiskEncryptionSetRecord) -> Result<(), CatalogError> {
@@ -144,10 +161,11 @@ impl Catalog for SqliteCatalog {
             .execute(
                 &format!(
                     "INSERT INTO disk_encryption_sets ({DES_COLUMNS}) \
-                     VALUES (?, 1, ?, ?, ?, ?, ?, ?)"
+                     VALUES (?, 1, ?, ?, ?, ?, ?, ?, ?)"
                 ),
                 params![
                     name,
+                    json(name, &record.identity)?,
                     record.principal_id.to_string(),
                     record.key_url,
                     json(name, &record.previous_keys)?,
@@ -174,10 +192,11 @@ impl Catalog for SqliteCatalog {
     fn update_des(&self, rev: Rev, record: &DiskEncryptionSetRecord) -> Result<Rev, CatalogError> {
         let name = &record.name;
         let changed = self.db().execute(
-            "UPDATE disk_encryption_sets SET rev = rev + 1, principal_id = ?, key_url = ?, \
-             previous_keys = ?, auto_rotation = ?, last_rotation = ?, created = ? \
+            "UPDATE disk_encryption_sets SET rev = rev + 1, identity = ?, principal_id = ?, \
+             key_url = ?, previous_keys = ?, auto_rotation = ?, last_rotation = ?, created = ? \
              WHERE name = ? AND rev = ?",
             params![
+                json(name, &record.identity)?,
                 record.principal_id.to_string(),
                 record.key_url,
                 json(name, &record.previous_keys)?,
@@ -322,6 +341,7 @@ fn parse_vault(row: &Row<'_>) -> Result<Stored<VaultRecord>, CatalogError> {
         rev: Rev(row.get("rev")?),
         record: VaultRecord {
             url: row.get("url")?,
+            kind: parse_json(&name, "kind", &row.get::<_, String>("kind")?)?,
             created: parse_time(&name, &row.get::<_, String>("created")?)?,
             name,
         },
@@ -335,10 +355,10 @@ fn parse_des(row: &Row<'_>) -> Result<Stored<DiskEncryptionSetRecord>, CatalogEr
     Ok(Stored {
         rev: Rev(row.get("rev")?),
         record: DiskEncryptionSetRecord {
+            identity: parse_json(&name, "identity", &row.get::<_, String>("identity")?)?,
             principal_id: uuid(&name, &row.get::<_, String>("principal_id")?)?,
             key_url: row.get("key_url")?,
-            previous_keys: serde_json::from_str(&previous)
-                .map_err(|e| damaged(&name, format!("previous_keys: {e}")))?,
+            previous_keys: parse_json(&name, "previous_keys", &previous)?,
             auto_rotation: row.get("auto_rotation")?,
             last_rotation: last_rotation.map(|t| parse_time(&name, &t)).transpose()?,
             created: parse_time(&name, &row.get::<_, String>("created")?)?,
@@ -418,8 +438,24 @@ fn size(record: &DiskRecord) -> Result<i64, CatalogError> {
         .map_err(|_| damaged(&record.name, format!("size {} is too large", record.size)))
 }
 
-fn json(name: &str, keys: &[String]) -> Result<String, CatalogError> {
-    serde_json::to_string(keys).map_err(|e| damaged(name, e))
+fn json(name: &str, value: &impl Serialize) -> Result<String, CatalogError> {
+    serde_json::to_string(value).map_err(|e| damaged(name, e))
+}
+
+fn parse_json<T: DeserializeOwned>(name: &str, what: &str, text: &str) -> Result<T, CatalogError> {
+    serde_json::from_str(text).map_err(|e| damaged(name, format!("{what}: {e}")))
+}
+
+/// The first disk encryption set whose active key, or that of a disk of it, is in a vault.
+fn set_with_key_in(db: &Connection, vault_url: &str) -> Result<Option<String>, CatalogError> {
+    let keys = format!("{vault_url}/keys/");
+    // Compared as bytes: LIKE would take '_' for anything.
+    let sql = "SELECT name FROM (
+                   SELECT name, key_url FROM disk_encryption_sets
+                   UNION ALL SELECT des, key_url FROM disks WHERE des IS NOT NULL
+               ) WHERE substr(key_url, 1, length(?1)) = ?1 ORDER BY name LIMIT 1";
+    let name = db.query_row(sql, [keys], |row| row.get(0)).optional()?;
+    Ok(name)
 }
 
 fn uuid(name: &str, text: &str) -> Result<Uuid, CatalogError> {

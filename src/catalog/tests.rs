@@ -10,6 +10,7 @@ fn catalog(dir: &tempfile::TempDir) -> SqliteCatalog {
 fn des(name: &str) -> DiskEncryptionSetRecord {
     DiskEncryptionSetRecord {
         name: name.into(),
+        identity: DesIdentity::SystemAssigned,
         principal_id: Uuid::new_v4(),
         key_url: "https://v.vault.localhost/keys/k".into(),
         previous_keys: vec!["https://v.vault.localhost/keys/old/1".into()],
@@ -40,6 +41,7 @@ fn records_come_back_as_they_were_stored() {
     let vault = VaultRecord {
         name: "v".into(),
         url: "https://v.vault.localhost".into(),
+        kind: VaultKind::Embedded,
         created: OffsetDateTime::now_utc(),
     };
     let installation = {
@@ -136,4 +138,113 @@ fn a_set_that_disks_use_stays_and_a_disk_needs_its_set() {
     catalog.delete_des("s", rev).unwrap();
     let error = catalog.des("s").unwrap_err();
     assert!(matches!(error, CatalogError::NotFound { .. }));
+}
+
+fn https(name: &str, url: &str) -> VaultRecord {
+    VaultRecord {
+        name: name.into(),
+        url: url.into(),
+        kind: VaultKind::Https {
+            ca: Some("-----BEGIN".into()),
+        },
+        created: OffsetDateTime::now_utc(),
+    }
+}
+
+#[test]
+fn every_kind_of_vault_and_identity_comes_back_as_it_was_stored() {
+    let dir = tempfile::tempdir().unwrap();
+    let catalog = catalog(&dir);
+    let hsm = VaultRecord {
+        kind: VaultKind::Hsm(HsmSettings {
+            module: "/usr/lib/hsm.so".into(),
+            token: "my token".into(),
+            pin_file: None,
+        }),
+        ..https("hsm", "https://hsm.vault.localhost")
+    };
+    for vault in [hsm, https("far", "https://far.vault.example:8443")] {
+        catalog.insert_vault(&vault).unwrap();
+        assert_eq!(catalog.vault(&vault.name).unwrap().record, vault);
+        let found = catalog.vault_by_url(&vault.url).unwrap().unwrap();
+        assert_eq!(found.record, vault);
+    }
+    assert_eq!(catalog.vault_by_url("https://far.vault.example").unwrap(), None);
+    let shared = Uuid::new_v4();
+    let identities = [
+        DesIdentity::Imds { client_id: None },
+        DesIdentity::Endpoint {
+            url: "https://localhost:8443/msi/token".into(),
+            header_file: "/etc/secret".into(),
+            client_id: Some(Uuid::from_u128(1)),
+        },
+    ];
+    for (n, identity) in identities.into_iter().enumerate() {
+        let set = DiskEncryptionSetRecord {
+            identity,
+            principal_id: shared,
+            ..des(&format!("set{n}"))
+        };
+        catalog.insert_des(&set).unwrap();
+        assert_eq!(catalog.des(&set.name).unwrap().record, set);
+    }
+}
+
+#[test]
+fn a_vault_is_forgotten_only_when_no_set_and_no_disk_of_one_needs_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let catalog = catalog(&dir);
+    let vault = https("far", "https://far.example");
+    catalog.insert_vault(&vault).unwrap();
+    let url = "https://far.example/keys/k".to_owned();
+    let mut set = DiskEncryptionSetRecord {
+        key_url: url.clone(),
+        ..des("set")
+    };
+    catalog.insert_des(&set).unwrap();
+    let mut disk = DiskRecord {
+        key_url: format!("{url}/0123"),
+        ..disk("d", Some("set"))
+    };
+    let disk_rev = catalog.insert_disk(&disk).unwrap();
+    let delete = || {
+        let rev = catalog.vault("far").unwrap().rev;
+        catalog.delete_vault("far", rev)
+    };
+    let in_use = |error| matches!(error, Err(CatalogError::VaultInUse { set, .. }) if set == "set");
+    assert!(in_use(delete()));
+    set.key_url = "https://far.example.net/keys/k".into();
+    let rev = catalog.des("set").unwrap().rev;
+    catalog.update_des(rev, &set).unwrap();
+    assert!(in_use(delete()), "the disk still needs it");
+    disk.key_url = "https://far.example.net/keys/k/1".into();
+    catalog.update_disk(disk_rev, &disk).unwrap();
+    let rev = catalog.vault("far").unwrap().rev;
+    let next = catalog.update_vault(rev, &vault).unwrap();
+    let stale = catalog.delete_vault("far", rev);
+    assert!(matches!(stale, Err(CatalogError::Changed { .. })));
+    catalog.delete_vault("far", next).unwrap();
+    let gone = catalog.delete_vault("far", next);
+    assert!(matches!(gone, Err(CatalogError::NotFound { .. })));
+}
+
+#[test]
+fn a_catalog_of_version_1_keeps_its_sets_and_disks() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("catalog.db");
+    let db = rusqlite::Connection::open(&path).unwrap();
+    let version_1 = include_str!("version-1.sql");
+    db.execute_batch(version_1).unwrap();
+    drop(db);
+    let catalog = SqliteCatalog::open(&path).unwrap();
+    let vault = catalog.vault("v").unwrap().record;
+    assert_eq!(vault.kind, VaultKind::Embedded);
+    let set = catalog.des("set").unwrap().record;
+    assert_eq!(set.identity, DesIdentity::SystemAssigned);
+    assert_eq!(set.principal_id, Uuid::from_u128(3));
+    assert_eq!(set.previous_keys, ["https://v.vault.localhost/keys/old"]);
+    assert_eq!(catalog.disks_of(Some("set")).unwrap().len(), 1);
+    // The reference from disks to sets is still enforced.
+    let orphan = catalog.insert_disk(&disk("e", Some("no set")));
+    assert!(matches!(orphan, Err(CatalogError::NotFound { .. })));
 }

@@ -44,6 +44,7 @@ impl From<CatalogError> for CliError {
             CatalogError::NotFound { .. } => "ResourceNotFound",
             CatalogError::Exists { .. } | CatalogError::Changed { .. } => "Conflict",
             CatalogError::InUse { .. } => "InUseDiskEncryptionSetCannotBeDeleted",
+            CatalogError::VaultInUse { .. } => "VaultInUse",
             CatalogError::Damaged { .. } | CatalogError::Open(_) | CatalogError::Sqlite(_) => {
                 "CatalogError"
             }

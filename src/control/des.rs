@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::disks::{self, DiskError};
 use super::{ControlError, Installation, KeyAccess};
-use crate::catalog::{DiskEncryptionSetRecord, DiskRecord, Stored};
+use crate::catalog::{DesIdentity, DiskEncryptionSetRecord, DiskRecord, Stored};
 use crate::vault::{KeyUrl, KeyVault, VaultError, VaultErrorCode};
 
 /// A disk encryption set to be made.
@@ -58,6 +58,7 @@ impl Installation {
         check_des_name(new.name)?;
         let record = DiskEncryptionSetRecord {
             name: new.name.into(),
+            identity: DesIdentity::SystemAssigned,
             principal_id: Uuid::new_v4(),
             key_url: self.checked_key_url(new.key_url, new.source_vault)?,
             previous_keys: Vec::new(),

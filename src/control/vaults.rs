@@ -10,7 +10,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::files::sync_dir;
 use super::{ControlError, Installation};
-use crate::catalog::{CatalogError, Kind, VaultRecord};
+use crate::catalog::{CatalogError, Kind, VaultKind, VaultRecord};
 use crate::vault::{
     AttributeChange, EmbeddedVault, KeySize, KeyVault, Permissions, SystemClock, VaultError,
     VaultErrorCode, embedded_vault_name, normal_vault_name, vault_url,
@@ -146,6 +146,7 @@ impl Installation {
         self.catalog().insert_vault(&VaultRecord {
             name: name.into(),
             url: vault_url(name),
+            kind: VaultKind::Embedded,
             created: vault.created(),
         })?;
         Ok(true)

@@ -14,8 +14,10 @@ use crate::sqlite::Schema;
 pub(super) const SCHEMA: Schema = Schema {
     what: "key vault",
     application_id: 0x5EA1_0BA7,
-    version: 1,
-    sql: "
+    steps: &[|db| db.execute_batch(VERSION_1)],
+};
+
+const VERSION_1: &str = "
 CREATE TABLE vault (
     id           INTEGER PRIMARY KEY CHECK (id = 1),
     vault_id     TEXT NOT NULL,
@@ -54,8 +56,7 @@ CREATE TABLE audit (
     outcome   TEXT NOT NULL CHECK (outcome IN ('allowed', 'refused')),
     code      TEXT
 ) STRICT;
-",
-};
+";
 
 /// What a vault says about itself.
 pub(super) struct VaultRow {

@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use sealdisk::catalog::DiskEncryptionSetRecord;
+use sealdisk::catalog::{DesIdentity, DiskEncryptionSetRecord};
 use sealdisk::control::Installation;
 use sealdisk::vault::{AttributeChange, KeyId, KeyPermission, KeySize, Permissions};
 use serde_json::Value;
@@ -116,6 +116,7 @@ impl Host {
             .catalog()
             .insert_des(&DiskEncryptionSetRecord {
                 name: name.into(),
+                identity: DesIdentity::SystemAssigned,
                 principal_id,
                 key_url: format!("https://{VAULT}.vault.localhost/keys/{KEY}"),
                 previous_keys: Vec::new(),

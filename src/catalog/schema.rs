@@ -1,0 +1,73 @@
+//! The tables of the catalog.
+
+use crate::sqlite::Schema;
+
+/// Times are RFC 3339 text, ids the usual text form of UUIDs, so that `sqlite3` shows them; a
+/// directory is a blob because a path need not be UTF-8.
+pub(super) const SCHEMA: Schema = Schema {
+    what: "catalog",
+    application_id: 0x5EA1_0CA7,
+    steps: &[
+        |db| db.execute_batch(VERSION_1),
+        |db| db.execute_batch(VERSION_2),
+    ],
+};
+
+const VERSION_1: &str = "
+CREATE TABLE installation (
+    id       INTEGER PRIMARY KEY CHECK (id = 1),
+    operator TEXT NOT NULL,
+    platform TEXT NOT NULL
+) STRICT;
+CREATE TABLE vaults (
+    name    TEXT PRIMARY KEY,
+    rev     INTEGER NOT NULL,
+    url     TEXT NOT NULL UNIQUE,
+    created TEXT NOT NULL
+) STRICT;
+CREATE TABLE disk_encryption_sets (
+    name          TEXT PRIMARY KEY,
+    rev           INTEGER NOT NULL,
+    principal_id  TEXT NOT NULL UNIQUE,
+    key_url       TEXT NOT NULL,
+    previous_keys TEXT NOT NULL,
+    auto_rotation INTEGER NOT NULL,
+    last_rotation TEXT,
+    created       TEXT NOT NULL
+) STRICT;
+CREATE TABLE disks (
+    id        TEXT PRIMARY KEY,
+    rev       INTEGER NOT NULL,
+    name      TEXT NOT NULL UNIQUE,
+    directory BLOB NOT NULL,
+    size      INTEGER NOT NULL,
+    des       TEXT REFERENCES disk_encryption_sets (name) ON DELETE RESTRICT,
+    key_url   TEXT NOT NULL,
+    created   TEXT NOT NULL,
+    state     TEXT NOT NULL
+) STRICT;
+CREATE INDEX disks_by_des ON disks (des);
+";
+
+/// Vaults and identities come in several kinds. The same managed identity can be that of several
+/// sets, so `principal_id` is unique no more, which takes a new table.
+const VERSION_2: &str = r#"
+ALTER TABLE vaults ADD COLUMN kind TEXT NOT NULL DEFAULT '{"type":"Embedded"}';
+CREATE TABLE new_sets (
+    name          TEXT PRIMARY KEY,
+    rev           INTEGER NOT NULL,
+    identity      TEXT NOT NULL,
+    principal_id  TEXT NOT NULL,
+    key_url       TEXT NOT NULL,
+    previous_keys TEXT NOT NULL,
+    auto_rotation INTEGER NOT NULL,
+    last_rotation TEXT,
+    created       TEXT NOT NULL
+) STRICT;
+INSERT INTO new_sets
+    SELECT name, rev, '{"type":"SystemAssigned"}', principal_id, key_url, previous_keys,
+           auto_rotation, last_rotation, created
+    FROM disk_encryption_sets;
+DROP TABLE disk_encryption_sets;
+ALTER TABLE new_sets RENAME TO disk_encryption_sets;
+"#;

@@ -1,0 +1,59 @@
+//! What a vault is and where a set's identity comes from: settings that vary by kind. They are
+//! stored as JSON, as it is described here.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// Where a vault is, and where its private keys are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all_fields = "camelCase", deny_unknown_fields)]
+pub enum VaultKind {
+    /// In a directory of this installation, its private keys too, encrypted.
+    Embedded,
+    /// In a directory of this installation, its private keys in a token behind PKCS#11.
+    Hsm(HsmSettings),
+    /// Elsewhere, reached over HTTPS.
+    Https {
+        /// The certificates (PEM) that alone are trusted to vouch for it; the system's when none
+        /// are given.
+        ca: Option<String>,
+    },
+}
+
+/// The token that has a vault's private keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HsmSettings {
+    /// The PKCS#11 library.
+    pub module: PathBuf,
+    /// The token's label.
+    pub token: String,
+    /// The file that has the user's PIN; a systemd credential when it is not given.
+    pub pin_file: Option<PathBuf>,
+}
+
+/// Whom the vault sees when a disk encryption set uses its key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all_fields = "camelCase", deny_unknown_fields)]
+pub enum DesIdentity {
+    /// An identity of this installation, made with the set and gone with it.
+    SystemAssigned,
+    /// The managed identity that Azure gives this virtual machine, asked for by Azure's instance
+    /// metadata service.
+    Imds {
+        /// Which one, when the machine has several.
+        client_id: Option<Uuid>,
+    },
+    /// A managed identity for which an endpoint issues tokens, as Azure's App Service and the
+    /// token service of `sealdisk keyvault serve` do.
+    Endpoint {
+        /// Where tokens are asked for.
+        url: String,
+        /// The file with the secret that is shown to the endpoint.
+        header_file: PathBuf,
+        /// Which one, when the endpoint serves several.
+        client_id: Option<Uuid>,
+    },
+}
