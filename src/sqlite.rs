@@ -326,7 +326,9 @@ mod tests {
         drop(db);
         for _ in 0..2 {
             let db = open(&path, &NEWER).unwrap();
-            let sum: i32 = db.query_row("SELECT a + b FROM t", [], |r| r.get(0)).unwrap();
+            let sum: i32 = db
+                .query_row("SELECT a + b FROM t", [], |r| r.get(0))
+                .unwrap();
             assert_eq!(sum, 10);
             let enforced = "PRAGMA foreign_keys";
             assert!(db.query_row(enforced, [], |r| r.get::<_, bool>(0)).unwrap());

@@ -169,7 +169,10 @@ fn every_kind_of_vault_and_identity_comes_back_as_it_was_stored() {
         let found = catalog.vault_by_url(&vault.url).unwrap().unwrap();
         assert_eq!(found.record, vault);
     }
-    assert_eq!(catalog.vault_by_url("https://far.vault.example").unwrap(), None);
+    assert_eq!(
+        catalog.vault_by_url("https://far.vault.example").unwrap(),
+        None
+    );
     let shared = Uuid::new_v4();
     let identities = [
         DesIdentity::Imds { client_id: None },

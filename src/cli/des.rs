@@ -1,12 +1,14 @@
 //! `sealdisk disk-encryption-set`.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{CliError, Context, Tabular};
-use crate::catalog::DiskEncryptionSetRecord;
+use crate::catalog::{DesIdentity, DiskEncryptionSetRecord};
 use crate::control::{DesChange, Installation, NewDes};
 use crate::vault::KeyUrl;
 
@@ -23,7 +25,11 @@ enum DesCommand {
     #[command(after_help = "Example:
   sealdisk disk-encryption-set create myset --key-url https://myvault.vault.localhost/keys/mykey
   sealdisk keyvault set-policy myvault --key-permissions get wrapKey unwrapKey --object-id \\
-    $(sealdisk disk-encryption-set show myset -o json | jq -r .identity.principalId)")]
+    $(sealdisk disk-encryption-set show myset -o json | jq -r .identity.principalId)
+
+With a vault over HTTPS, which `keyvault connect` has made known:
+  sealdisk disk-encryption-set create far --key-url https://far.vault.azure.net/keys/mykey \\
+    --identity system")]
     Create(CreateArgs),
     /// List the disk encryption sets
     #[command(after_help = "Example:\n  sealdisk disk-encryption-set list")]
@@ -61,6 +67,55 @@ struct CreateArgs {
     #[arg(long, num_args = 0..=1, default_value_t = false, default_missing_value = "true",
           value_name = "true|false")]
     enable_auto_key_rotation: bool,
+    #[command(flatten)]
+    identity: IdentityOptions,
+}
+
+/// The managed identity that uses the key of a vault elsewhere.
+#[derive(Args)]
+struct IdentityOptions {
+    /// The managed identity that Azure gives this machine: `system` (the default for a vault over
+    /// HTTPS), or the client id of one of several
+    #[arg(long, value_name = "system|CLIENT-ID", value_parser = client_id)]
+    identity: Option<ClientId>,
+    /// Who issues tokens instead of Azure, such as the token service of `sealdisk keyvault serve`
+    #[arg(long, value_name = "URL", requires = "identity_header_file")]
+    identity_endpoint: Option<String>,
+    /// The file (mode 0600) with the secret that the endpoint asks for
+    #[arg(long, value_name = "FILE", requires = "identity_endpoint")]
+    identity_header_file: Option<PathBuf>,
+}
+
+/// Which managed identity; `None` is the system-assigned one.
+#[derive(Clone, Copy)]
+struct ClientId(Option<Uuid>);
+
+fn client_id(text: &str) -> Result<ClientId, String> {
+    match text {
+        "system" => Ok(ClientId(None)),
+        id => Uuid::parse_str(id)
+            .map(|id| ClientId(Some(id)))
+            .map_err(|_| "give `system` or a client id, which is a UUID".into()),
+    }
+}
+
+impl IdentityOptions {
+    fn identity(self) -> Result<Option<DesIdentity>, CliError> {
+        let client_id = self.identity.and_then(|id| id.0);
+        Ok(match (self.identity_endpoint, self.identity_header_file) {
+            (Some(url), Some(file)) => {
+                let header_file = std::path::absolute(&file).map_err(|e| {
+                    CliError::usage(format!("--identity-header-file {}: {e}", file.display()))
+                })?;
+                Some(DesIdentity::Endpoint {
+                    url,
+                    header_file,
+                    client_id,
+                })
+            }
+            _ => self.identity.map(|_| DesIdentity::Imds { client_id }),
+        })
+    }
 }
 
 #[derive(Args)]
@@ -107,6 +162,29 @@ struct DesView {
 struct IdentityView {
     r#type: &'static str,
     principal_id: Uuid,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_id: Option<Uuid>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    endpoint: Option<String>,
+}
+
+impl IdentityView {
+    fn new(principal_id: Uuid, identity: DesIdentity) -> Self {
+        let (client_id, endpoint) = match identity {
+            DesIdentity::SystemAssigned => (None, None),
+            DesIdentity::Imds { client_id } => (client_id, None),
+            DesIdentity::Endpoint { url, client_id, .. } => (client_id, Some(url)),
+        };
+        Self {
+            r#type: match client_id {
+                Some(_) => "UserAssigned",
+                None => "SystemAssigned",
+            },
+            principal_id,
+            client_id,
+            endpoint,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -137,10 +215,7 @@ impl From<DiskEncryptionSetRecord> for DesView {
     fn from(record: DiskEncryptionSetRecord) -> Self {
         Self {
             name: record.name,
-            identity: IdentityView {
-                r#type: "SystemAssigned",
-                principal_id: record.principal_id,
-            },
+            identity: IdentityView::new(record.principal_id, record.identity),
             encryption_type: "EncryptionAtRestWithCustomerKey",
             active_key: record.key_url.into(),
             previous_keys: record.previous_keys.into_iter().map(Into::into).collect(),
@@ -174,6 +249,7 @@ pub(super) fn run(context: &Context, args: DesArgs) -> Result<(), CliError> {
                 key_url: &args.key_url,
                 source_vault: args.source_vault.as_deref(),
                 auto_rotation: args.enable_auto_key_rotation,
+                identity: args.identity.identity()?,
             })?;
             output.show(&DesView::from(record))
         }

@@ -64,7 +64,10 @@ impl From<ControlError> for CliError {
         match error {
             ControlError::Catalog(error) => error.into(),
             ControlError::Vault(error) => error.into(),
-            ControlError::ForeignVault { .. } => Self::new("VaultNotFound", error.to_string()),
+            ControlError::NotConnected { .. } => Self::new("VaultNotFound", error.to_string()),
+            ControlError::VaultElsewhere { .. }
+            | ControlError::VaultHere { .. }
+            | ControlError::Identity { .. } => Self::new("OperationNotAllowed", error.to_string()),
             ControlError::Directory { .. }
             | ControlError::Exposed { .. }
             | ControlError::NoStateDirectory => Self::new("StateDirectory", error.to_string()),

@@ -6,7 +6,8 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::output::time_cell;
-use super::{CliError, Context, Tabular, key};
+use super::{CliError, Context, Tabular, connect, key};
+use crate::catalog::{VaultKind, VaultRecord};
 use crate::control::Installation;
 use crate::vault::{AuditRecord, EmbeddedVault, KeyVault, Permissions};
 
@@ -46,6 +47,16 @@ back it up apart from the disks.")]
     /// Print a vault's log of every operation, allowed or refused
     #[command(after_help = "Example:\n  sealdisk keyvault audit-log myvault")]
     AuditLog(NameArgs),
+    /// Make a key vault known that is reached over HTTPS: Azure's, or one that is served elsewhere
+    #[command(after_help = "Example:
+  sealdisk keyvault connect myvault --url https://myvault.vault.azure.net
+  sealdisk keyvault connect far --url https://far.vault.localhost:8443 --ca-file ca.pem
+
+Its keys and policies are administrated where it is kept. Doing it again replaces the CA file.")]
+    Connect(connect::ConnectArgs),
+    /// Forget a key vault that is reached over HTTPS and that no disk encryption set needs
+    #[command(after_help = "Example:\n  sealdisk keyvault disconnect far")]
+    Disconnect(connect::DisconnectArgs),
     /// Manage the keys of a vault
     Key(key::KeyArgs),
 }
@@ -90,6 +101,10 @@ struct VaultView {
 struct VaultProperties {
     vault_uri: String,
     #[serde(skip_serializing_if = "Option::is_none")]
+    kind: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    own_ca: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     access_policies: Option<Vec<PolicyView>>,
 }
 
@@ -105,11 +120,35 @@ struct PermissionsView {
     keys: Vec<&'static str>,
 }
 
+impl From<VaultRecord> for VaultView {
+    fn from(record: VaultRecord) -> Self {
+        let (kind, own_ca) = match record.kind {
+            VaultKind::Embedded => ("Embedded", None),
+            VaultKind::Hsm(_) => ("Hsm", None),
+            VaultKind::Https { ca } => ("Https", Some(ca.is_some())),
+        };
+        Self {
+            name: record.name,
+            created: record.created,
+            properties: VaultProperties {
+                vault_uri: record.url,
+                kind: Some(kind),
+                own_ca,
+                access_policies: None,
+            },
+        }
+    }
+}
+
 impl Tabular for VaultView {
-    const COLUMNS: &'static [&'static str] = &["name", "vaultUri"];
+    const COLUMNS: &'static [&'static str] = &["name", "vaultUri", "kind"];
 
     fn cells(&self) -> Vec<String> {
-        vec![self.name.clone(), self.properties.vault_uri.clone()]
+        vec![
+            self.name.clone(),
+            self.properties.vault_uri.clone(),
+            self.properties.kind.unwrap_or("-").into(),
+        ]
     }
 }
 
@@ -181,6 +220,13 @@ pub(super) fn run(context: &Context, args: KeyvaultArgs) -> Result<(), CliError>
         }
         KeyvaultCommand::List => list(context, &installation),
         KeyvaultCommand::Show(args) => {
+            let record = installation
+                .catalog()
+                .vault(&args.name.to_ascii_lowercase())?
+                .record;
+            if matches!(record.kind, VaultKind::Https { .. }) {
+                return context.output.show(&VaultView::from(record));
+            }
             let vault = installation.vault(&args.name)?;
             context.output.show(&view(&vault)?)
         }
@@ -200,6 +246,11 @@ pub(super) fn run(context: &Context, args: KeyvaultArgs) -> Result<(), CliError>
             let views: Vec<AuditView> = log.into_iter().map(AuditView::from).collect();
             context.output.list(&views)
         }
+        KeyvaultCommand::Connect(args) => {
+            let record = connect::connect(&installation, args)?;
+            context.output.show(&VaultView::from(record))
+        }
+        KeyvaultCommand::Disconnect(args) => connect::disconnect(context, &installation, &args),
         KeyvaultCommand::Key(args) => key::run(context, &installation, args),
     }
 }
@@ -209,14 +260,7 @@ fn list(context: &Context, installation: &Installation) -> Result<(), CliError> 
         .catalog()
         .vaults()?
         .into_iter()
-        .map(|vault| VaultView {
-            name: vault.record.name,
-            created: vault.record.created,
-            properties: VaultProperties {
-                vault_uri: vault.record.url,
-                access_policies: None,
-            },
-        })
+        .map(|vault| VaultView::from(vault.record))
         .collect();
     context.output.list(&views)
 }
@@ -236,6 +280,8 @@ fn view(vault: &EmbeddedVault) -> Result<VaultView, CliError> {
         created: vault.created(),
         properties: VaultProperties {
             vault_uri: vault.url().into(),
+            kind: None,
+            own_ca: None,
             access_policies: Some(access_policies),
         },
     })

@@ -15,6 +15,7 @@ use crate::keys::harden_process;
 
 mod attach;
 mod completions;
+mod connect;
 mod des;
 mod disk;
 mod error;

@@ -12,12 +12,14 @@ use super::ControlError;
 use super::files::private_dir;
 use crate::catalog::{Catalog, InstallationRecord, SqliteCatalog};
 use crate::vault::Caller;
+use crate::vault::remote::TokenCache;
 
 /// Everything that commands work on.
 pub struct Installation {
     state_dir: PathBuf,
     catalog: Box<dyn Catalog>,
     principals: InstallationRecord,
+    tokens: TokenCache,
 }
 
 impl Installation {
@@ -40,6 +42,7 @@ impl Installation {
         Ok(Self {
             principals: catalog.installation()?,
             catalog: Box::new(catalog),
+            tokens: TokenCache::default(),
             state_dir,
         })
     }
@@ -57,6 +60,11 @@ impl Installation {
     /// Where the embedded vaults are kept.
     pub fn vaults_dir(&self) -> PathBuf {
         self.state_dir.join("vaults")
+    }
+
+    /// The tokens of managed identities that this process was given.
+    pub(super) fn tokens(&self) -> &TokenCache {
+        &self.tokens
     }
 
     /// The principal on whose behalf the command line administrates.

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::disks::{self, DiskError};
 use super::{ControlError, Installation, KeyAccess};
-use crate::catalog::{DesIdentity, DiskEncryptionSetRecord, DiskRecord, Stored};
+use crate::catalog::{DesIdentity, DiskEncryptionSetRecord, DiskRecord, Stored, VaultKind};
 use crate::vault::{KeyUrl, KeyVault, VaultError, VaultErrorCode};
 
 /// A disk encryption set to be made.
@@ -18,6 +18,9 @@ pub struct NewDes<'a> {
     pub source_vault: Option<&'a str>,
     /// Whether the latest version of the key is to be followed.
     pub auto_rotation: bool,
+    /// The managed identity that uses the key of a vault elsewhere; the machine's by default. A
+    /// vault that is kept here knows an identity that is made with the set.
+    pub identity: Option<DesIdentity>,
 }
 
 /// What is to change of a disk encryption set; `None` stays.
@@ -53,14 +56,29 @@ impl Installation {
     /// Makes a disk encryption set and its identity, which may use no key until it is granted.
     ///
     /// # Errors
-    /// When the name is bad or taken, or its key does not exist or is disabled.
+    /// When the name is bad or taken, or its key does not exist or is disabled, and when a vault
+    /// elsewhere does not know the managed identity.
     pub fn create_des(&self, new: &NewDes<'_>) -> Result<DiskEncryptionSetRecord, ControlError> {
         check_des_name(new.name)?;
+        let url: KeyUrl = new.key_url.parse()?;
+        let identity = match (&new.identity, url.vault_name()) {
+            (None, Some(_)) => DesIdentity::SystemAssigned,
+            (None, None) => DesIdentity::Imds { client_id: None },
+            (Some(identity), None) => identity.clone(),
+            (Some(_), Some(_)) => {
+                return Err(ControlError::Identity {
+                    vault: url.vault_url,
+                    why: "it is kept here and knows an identity that is made with the set: leave \
+                          --identity and --identity-endpoint out",
+                });
+            }
+        };
+        let (key_url, managed) = self.checked_key_url(&url, new.source_vault, &identity)?;
         let record = DiskEncryptionSetRecord {
             name: new.name.into(),
-            identity: DesIdentity::SystemAssigned,
-            principal_id: Uuid::new_v4(),
-            key_url: self.checked_key_url(new.key_url, new.source_vault)?,
+            identity,
+            principal_id: managed.unwrap_or_else(Uuid::new_v4),
+            key_url,
             previous_keys: Vec::new(),
             auto_rotation: new.auto_rotation,
             last_rotation: None,
@@ -87,7 +105,8 @@ impl Installation {
     ) -> Result<UpdatedDes, ControlError> {
         let Stored { rev, mut record } = self.catalog().des(name)?;
         if let Some(url) = change.key_url {
-            let url = self.checked_key_url(url, change.source_vault)?;
+            let (url, _) =
+                self.checked_key_url(&url.parse()?, change.source_vault, &record.identity)?;
             if url != record.key_url {
                 let old = std::mem::replace(&mut record.key_url, url);
                 record
@@ -144,6 +163,9 @@ impl Installation {
         self.catalog().delete_des(name, rev)?;
         let mut vaults_with_policy = Vec::new();
         for vault in self.catalog().vaults()? {
+            if matches!(vault.record.kind, VaultKind::Https { .. }) {
+                continue;
+            }
             let name = vault.record.name;
             // A vault that cannot be opened now says so when it is used; the set is gone already.
             let Ok(policies) = self.vault(&name).and_then(|v| Ok(v.policies()?)) else {
@@ -160,40 +182,58 @@ impl Installation {
         })
     }
 
-    /// Refuses a key that is not there or disabled, so that a slip of the pen shows at once and not
-    /// with the first disk.
+    /// The key's URL as it is recorded, and, from a vault elsewhere, the object id of the managed
+    /// identity. Refuses a key that is not there or disabled, so that a slip of the pen shows at once
+    /// and not with the first disk. What a vault elsewhere does not tell an identity that was not
+    /// granted anything yet shows when it is granted.
     fn checked_key_url(
         &self,
-        url: &str,
+        url: &KeyUrl,
         source_vault: Option<&str>,
-    ) -> Result<String, ControlError> {
-        let url: KeyUrl = url.parse()?;
-        let vault = self.vault_at(&url.vault_url)?;
+        identity: &DesIdentity,
+    ) -> Result<(String, Option<Uuid>), ControlError> {
+        let (name, bundle, object_id) = match url.vault_name() {
+            Some(name) => {
+                if *identity != DesIdentity::SystemAssigned {
+                    return Err(ControlError::Identity {
+                        vault: url.vault_url.clone(),
+                        why: "it is kept here, and the set has a managed identity: make a set for \
+                              this vault, and move disks to it with `sealdisk disk update`",
+                    });
+                }
+                let vault = self.vault(name)?;
+                let bundle = vault.key(&self.operator(), &url.key)?;
+                (name.to_owned(), Some(bundle), None)
+            }
+            None => {
+                let vault = self.remote_vault(&url.vault_url, identity)?;
+                let (object_id, bundle) = vault.introduce(&url.key)?;
+                let record = self.catalog().vault_by_url(&url.vault_url)?;
+                let name = record.map(|vault| vault.record.name).unwrap_or_default();
+                (name, bundle, Some(object_id))
+            }
+        };
         if let Some(source) = source_vault {
             let given = source.trim_end_matches('/').to_ascii_lowercase();
-            if given != vault.name() && given != url.vault_url {
+            if given != name && given != url.vault_url {
                 return Err(bad(format!(
                     "the key {url} is not in the key vault '{source}'; leave --source-vault out or \
-                     give '{}'",
-                    vault.name()
+                     give '{name}'"
                 )));
             }
         }
-        let bundle = vault.key(&self.operator(), &url.key)?;
-        if !bundle.attributes.enabled {
+        if let Some(bundle) = bundle.filter(|bundle| !bundle.attributes.enabled) {
             return Err(VaultError::new(
                 VaultErrorCode::KeyDisabled,
                 format!(
                     "the key {} is disabled; enable it with `sealdisk keyvault key set-attributes \
-                     {} --vault-name {} --enabled true`",
-                    bundle.key.kid,
-                    url.key.name,
-                    vault.name()
+                     {} --vault-name {name} --enabled true`",
+                    bundle.key.kid, url.key.name,
                 ),
             )
             .into());
         }
-        Ok(url.to_string())
+        Ok((url.to_string(), object_id))
     }
 }
 
@@ -251,6 +291,7 @@ mod tests {
                 key_url,
                 source_vault,
                 auto_rotation: false,
+                identity: None,
             };
             self.installation.create_des(&new).map(drop)
         }
@@ -302,7 +343,7 @@ mod tests {
             (
                 "https://v.example.net/keys/k".into(),
                 None,
-                "not an embedded one",
+                "keyvault connect",
             ),
             ("k".into(), None, "no key URL"),
             (url("k"), Some("other"), "not in the key vault 'other'"),

@@ -35,14 +35,40 @@ pub enum ControlError {
         /// The directory.
         path: PathBuf,
     },
-    /// A key URL or an envelope names a vault that no embedded one can be.
+    /// A key URL or an envelope names a vault elsewhere that was not made known.
     #[error(
-        "the key vault {url} is not an embedded one (https://NAME.vault.localhost), and this \
-         version of sealdisk knows no other"
+        "the key vault {url} is not known here; make it known with `sealdisk keyvault connect NAME \
+         --url {url}`, and with --ca-file if its certificate is not vouched for by one that this \
+         system trusts"
     )]
-    ForeignVault {
+    NotConnected {
         /// The vault.
         url: String,
+    },
+    /// A vault is administrated where it is kept.
+    #[error(
+        "the key vault '{name}' is at {url}; administrate its keys and policies there, with \
+         `sealdisk` or `az keyvault`"
+    )]
+    VaultElsewhere {
+        /// The vault.
+        name: String,
+        /// Where it is.
+        url: String,
+    },
+    /// A vault of this installation cannot be disconnected.
+    #[error("the key vault '{name}' is kept here, not elsewhere; it cannot be disconnected")]
+    VaultHere {
+        /// The vault.
+        name: String,
+    },
+    /// The vault cannot know an identity of that kind.
+    #[error("the key vault {vault} cannot know the identity of this disk encryption set: {why}")]
+    Identity {
+        /// The vault.
+        vault: String,
+        /// Why, and what to do.
+        why: &'static str,
     },
     /// Where the state is kept is not known.
     #[error("there is no home directory to keep the state in; give --state-dir")]

@@ -2,7 +2,7 @@
 
 use super::vaults::PLATFORM_KEY;
 use super::{ControlError, Installation};
-use crate::catalog::DiskEncryptionSetRecord;
+use crate::catalog::{DesIdentity, DiskEncryptionSetRecord};
 use crate::vault::{Caller, KeyId, KeyUrl, KeyVault, VaultError, WrapAlgorithm};
 
 /// A key together with the vault that has it and the identity that uses it.
@@ -68,7 +68,8 @@ impl Installation {
         let caller = Caller {
             object_id: set.principal_id,
         };
-        current(self.key_vault_at(&url.vault_url)?, caller, &url.key)
+        let vault = self.key_vault_at(&url.vault_url, &set.identity)?;
+        current(vault, caller, &url.key)
     }
 
     /// Access to the key version that an envelope names, in the name of the disk's encryption set,
@@ -82,9 +83,19 @@ impl Installation {
         vault_url: &str,
         key: KeyId,
     ) -> Result<KeyAccess, ControlError> {
+        let (caller, identity) = match des {
+            None => (self.platform(), DesIdentity::SystemAssigned),
+            Some(name) => {
+                let set = self.catalog().des(name)?.record;
+                let caller = Caller {
+                    object_id: set.principal_id,
+                };
+                (caller, set.identity)
+            }
+        };
         Ok(KeyAccess {
-            caller: self.identity(des)?,
-            vault: self.key_vault_at(vault_url)?,
+            caller,
+            vault: self.key_vault_at(vault_url, &identity)?,
             key,
         })
     }

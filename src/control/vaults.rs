@@ -7,10 +7,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{FlockOperation, flock};
+use time::OffsetDateTime;
 
 use super::files::sync_dir;
-use super::{ControlError, Installation};
-use crate::catalog::{CatalogError, Kind, VaultKind, VaultRecord};
+use super::{ControlError, Installation, disks};
+use crate::catalog::{CatalogError, DesIdentity, Kind, Stored, VaultKind, VaultRecord};
+use crate::vault::remote::{ManagedIdentity, RemoteVault, check_ca, checked_vault_url};
 use crate::vault::{
     AttributeChange, EmbeddedVault, KeySize, KeyVault, Permissions, SystemClock, VaultError,
     VaultErrorCode, embedded_vault_name, normal_vault_name, vault_url,
@@ -32,12 +34,7 @@ impl Installation {
     pub fn create_vault(&self, name: &str) -> Result<EmbeddedVault, ControlError> {
         let name = normal_vault_name(name)?;
         if name == PLATFORM_VAULT {
-            return Err(VaultError::new(
-                VaultErrorCode::BadParameter,
-                "the name 'platform' is reserved for the vault of the platform-managed key, which \
-                 is made with the first disk that uses it; choose another name",
-            )
-            .into());
+            return Err(reserved().into());
         }
         let operator = self.operator();
         let made = self.make_vault(&name, |vault| {
@@ -53,34 +50,128 @@ impl Installation {
         }
     }
 
-    /// The vault of that name.
+    /// The vault of that name, which is kept in this installation.
     ///
     /// # Errors
-    /// [`CatalogError::NotFound`], or why it cannot be opened.
+    /// [`CatalogError::NotFound`], [`ControlError::VaultElsewhere`], or why it cannot be opened.
     pub fn vault(&self, name: &str) -> Result<EmbeddedVault, ControlError> {
         let record = self.catalog().vault(&name.to_ascii_lowercase())?.record;
+        if matches!(record.kind, VaultKind::Https { .. }) {
+            return Err(ControlError::VaultElsewhere {
+                name: record.name,
+                url: record.url,
+            });
+        }
         let dir = self.vaults_dir().join(&record.name);
         let clock = Arc::new(SystemClock);
         Ok(EmbeddedVault::open(&dir, &record.name, clock)?)
     }
 
-    /// The vault with that URL, as an envelope or a key URL names it.
+    /// The vault with that URL, as an envelope or a key URL names it, seen by an identity. One in
+    /// this installation knows the identity by the caller that each operation names.
     ///
     /// # Errors
-    /// [`ControlError::ForeignVault`] for a vault that is not of this kind,
-    /// [`CatalogError::NotFound`] for one that this installation does not have.
-    pub fn vault_at(&self, url: &str) -> Result<EmbeddedVault, ControlError> {
-        let name = embedded_vault_name(url)
-            .ok_or_else(|| ControlError::ForeignVault { url: url.into() })?;
-        self.vault(name)
+    /// [`CatalogError::NotFound`] for a vault that this installation does not have,
+    /// [`ControlError::NotConnected`] for one elsewhere that it does not know, and
+    /// [`ControlError::Identity`] when the vault cannot know that identity.
+    pub(super) fn key_vault_at(
+        &self,
+        url: &str,
+        identity: &DesIdentity,
+    ) -> Result<Box<dyn KeyVault>, ControlError> {
+        if let Some(name) = embedded_vault_name(url) {
+            return Ok(Box::new(self.vault(name)?));
+        }
+        Ok(Box::new(self.remote_vault(url, identity)?))
     }
 
-    /// As [`vault_at`](Self::vault_at), for the operations that disks need, of any kind of vault.
+    /// As [`key_vault_at`](Self::key_vault_at), of a vault over HTTPS.
+    pub(super) fn remote_vault(
+        &self,
+        url: &str,
+        identity: &DesIdentity,
+    ) -> Result<RemoteVault, ControlError> {
+        let found = self.catalog().vault_by_url(url)?.map(|vault| vault.record);
+        let Some(VaultRecord {
+            kind: VaultKind::Https { ca },
+            ..
+        }) = found
+        else {
+            return Err(ControlError::NotConnected { url: url.into() });
+        };
+        let identity = managed(identity)?.ok_or_else(|| ControlError::Identity {
+            vault: url.into(),
+            why: "it is elsewhere and needs a managed identity: make a set with --identity or \
+                  --identity-endpoint, and move disks to it with `sealdisk disk update`",
+        })?;
+        Ok(RemoteVault::new(
+            url,
+            ca.as_deref(),
+            identity,
+            self.tokens(),
+        )?)
+    }
+
+    /// Makes a vault elsewhere known under a name, or, when that name is its already, replaces the
+    /// certificates that vouch for it. It is not asked anything: the identities that may are those
+    /// of disk encryption sets.
     ///
     /// # Errors
-    /// As [`vault_at`](Self::vault_at).
-    pub(super) fn key_vault_at(&self, url: &str) -> Result<Box<dyn KeyVault>, ControlError> {
-        Ok(Box::new(self.vault_at(url)?))
+    /// [`VaultErrorCode::BadParameter`], [`CatalogError::Exists`].
+    pub fn connect_vault(
+        &self,
+        name: &str,
+        url: &str,
+        ca: Option<String>,
+    ) -> Result<VaultRecord, ControlError> {
+        let name = normal_vault_name(name)?;
+        let url = checked_vault_url(url)?;
+        if name == PLATFORM_VAULT {
+            return Err(reserved().into());
+        }
+        if embedded_vault_name(&url).is_some() {
+            let message = format!(
+                "{url} means a vault of this installation; give the port at which another \
+                 installation serves it"
+            );
+            return Err(VaultError::new(VaultErrorCode::BadParameter, message).into());
+        }
+        ca.as_deref().map(check_ca).transpose()?;
+        let record = VaultRecord {
+            name,
+            url,
+            kind: VaultKind::Https { ca },
+            created: OffsetDateTime::now_utc(),
+        };
+        match self.catalog().vault(&record.name) {
+            Ok(Stored { rev, record: known }) if known.url == record.url => {
+                let record = VaultRecord {
+                    created: known.created,
+                    ..record
+                };
+                self.catalog().update_vault(rev, &record)?;
+                Ok(record)
+            }
+            _ => {
+                self.catalog().insert_vault(&record)?;
+                Ok(record)
+            }
+        }
+    }
+
+    /// Forgets a vault elsewhere.
+    ///
+    /// # Errors
+    /// [`CatalogError::VaultInUse`] while a disk encryption set, or a disk of one, needs it;
+    /// [`ControlError::VaultHere`] for one that is kept here.
+    pub fn disconnect_vault(&self, name: &str) -> Result<(), ControlError> {
+        let Stored { rev, record } = self.catalog().vault(&name.to_ascii_lowercase())?;
+        if !matches!(record.kind, VaultKind::Https { .. }) {
+            return Err(ControlError::VaultHere { name: record.name });
+        }
+        // A disk whose header names the vault needs it, whatever the catalog says.
+        disks::reconcile(self)?;
+        Ok(self.catalog().delete_vault(&record.name, rev)?)
     }
 
     /// The vault of the platform-managed key; the first call makes both.
@@ -151,6 +242,33 @@ impl Installation {
         })?;
         Ok(true)
     }
+}
+
+fn reserved() -> VaultError {
+    VaultError::new(
+        VaultErrorCode::BadParameter,
+        "the name 'platform' is reserved for the vault of the platform-managed key, which is made \
+         with the first disk that uses it; choose another name",
+    )
+}
+
+/// The managed identity that a set names; `None` for one that was made with the set.
+fn managed(identity: &DesIdentity) -> Result<Option<ManagedIdentity>, VaultError> {
+    Ok(match identity {
+        DesIdentity::SystemAssigned => None,
+        DesIdentity::Imds { client_id } => Some(ManagedIdentity::Imds {
+            client_id: *client_id,
+        }),
+        DesIdentity::Endpoint {
+            url,
+            header_file,
+            client_id,
+        } => Some(ManagedIdentity::endpoint(
+            url,
+            header_file.clone(),
+            *client_id,
+        )?),
+    })
 }
 
 /// Makers of vaults take turns; the kernel releases the lock of one that dies.
@@ -227,10 +345,48 @@ mod tests {
             };
             assert_eq!(error.code, VaultErrorCode::BadParameter, "{name}");
         }
-        let error = installation
-            .vault_at("https://v.vault.azure.net")
-            .err()
-            .unwrap();
-        assert!(matches!(error, ControlError::ForeignVault { .. }));
+    }
+
+    #[test]
+    fn a_vault_elsewhere_is_known_once_connected_and_kept_while_a_set_needs_it() {
+        let (_dir, installation) = installation();
+        let url = "https://far.vault.example:8443";
+        let system = DesIdentity::SystemAssigned;
+        let imds = DesIdentity::Imds { client_id: None };
+        let unknown = installation.key_vault_at(url, &imds).err().unwrap();
+        assert!(
+            unknown.to_string().contains("keyvault connect"),
+            "{unknown}"
+        );
+        let connected = installation.connect_vault("Far", &format!("{url}/"), None);
+        assert_eq!(connected.unwrap().name, "far");
+        installation.key_vault_at(url, &imds).unwrap();
+        let identity = installation.key_vault_at(url, &system).err().unwrap();
+        assert!(identity.to_string().contains("--identity"), "{identity}");
+        let elsewhere = installation.vault("far").err().unwrap();
+        assert!(elsewhere.to_string().contains(url), "{elsewhere}");
+
+        installation.create_vault("near").unwrap();
+        for (name, url, why) in [
+            ("far", "https://other.example", "exists already"),
+            ("near", "https://other.example", "exists already"),
+            ("again", url, "exists already"),
+            (
+                "x1y",
+                "https://near.vault.localhost",
+                "of this installation",
+            ),
+            ("platform", "https://other.example", "reserved"),
+            ("other", "http://other.example", "https://HOST"),
+        ] {
+            let error = installation.connect_vault(name, url, None).unwrap_err();
+            assert!(error.to_string().contains(why), "{error} for {why}");
+        }
+        let no_ca = installation.connect_vault("far", url, Some("x".into()));
+        assert!(no_ca.unwrap_err().to_string().contains("CERTIFICATE"));
+        let here = installation.disconnect_vault("near").unwrap_err();
+        assert!(matches!(here, ControlError::VaultHere { .. }));
+        installation.disconnect_vault("far").unwrap();
+        assert!(installation.key_vault_at(url, &imds).is_err());
     }
 }

@@ -15,7 +15,9 @@ mod master;
 mod names;
 mod permission;
 mod refusal;
+pub mod remote;
 mod rsa_key;
+mod secret_file;
 mod store;
 #[cfg(test)]
 mod tests;
