@@ -18,6 +18,9 @@ use vhost::vhost_user::{
 };
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 
+use crate::keys::Dek;
+
+use super::OnRevoke;
 use super::config_space::ConfigSpace;
 use super::dirty_log::DirtyLog;
 use super::guest_memory::GuestMemory;
@@ -78,6 +81,44 @@ impl BlockHandler {
         self.features = 0;
         self.log = None;
         self.memory = GuestMemory::default();
+    }
+
+    /// Takes the key away: every queue completes what it took and destroys its cipher, all at the
+    /// same time, and then the DEK is zeroed. Rings are set up, stopped and reset as ever meanwhile.
+    ///
+    /// Should a queue not let go of its key, the process ends: its memory is gone then in any case.
+    pub(super) fn suspend(&mut self, mode: OnRevoke) {
+        let asked: Vec<_> = self
+            .workers()
+            .map(|worker| worker.ask(Command::Suspend(mode)))
+            .collect();
+        for asked in asked {
+            let answer = asked.and_then(|answer| answer.recv().map_err(|e| e.to_string())?);
+            if let Err(reason) = answer {
+                log::error!("a queue keeps its revoked key, so the data plane ends: {reason}");
+                std::process::exit(1);
+            }
+        }
+        self.shared.key.destroy(mode);
+    }
+
+    /// Serves again, with this DEK.
+    ///
+    /// # Errors
+    /// Why a queue got no cipher; the key was taken away from all of them again.
+    pub(super) fn resume(&mut self, dek: Dek) -> std::result::Result<(), String> {
+        let revoked = self.shared.key.hold(dek);
+        let resumed = self
+            .workers()
+            .try_for_each(|worker| worker.tell(Command::Resume).map(drop));
+        if let (Err(_), Some(mode)) = (&resumed, revoked) {
+            self.suspend(mode);
+        }
+        resumed
+    }
+
+    fn workers(&self) -> impl Iterator<Item = &WorkerHandle> {
+        self.rings.iter().filter_map(|ring| ring.worker.as_ref())
     }
 
     fn reset_rings(&mut self) {

@@ -3,10 +3,20 @@
 //! The descriptors have fixed numbers. The setup goes over the control socket as a length (u32,
 //! little-endian) and JSON; the 64 bytes of the DEK follow it. It is neither an argument nor in the
 //! environment, and the socket is not in any file system. The data plane answers with one line at a
-//! time: [`READY`], or `error` and what went wrong. Later the control process may send lines too:
-//! [`LIMITS`] and new limits. When either end goes away, the other notices.
+//! time: [`READY`], or `error` and what went wrong.
+//!
+//! Later the control process may send commands, a line each:
+//!
+//! | command | what it does | answer |
+//! |---|---|---|
+//! | [`LIMITS`] and JSON | changes the disk's limits | none |
+//! | [`REVOKE`] and a mode | finishes what was begun, then destroys the DEK and all ciphers | [`DESTROYED`] |
+//! | [`RESTORE`], then the 64 bytes of the DEK | serves the disk again | [`RESTORED`], or [`NOT_RESTORED`] and why |
+//!
+//! The answers come in the order of the commands. When either end goes away, the other notices.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -23,8 +33,52 @@ pub const CONTROL_FD: i32 = 3;
 pub const READY: &str = "ready";
 /// The start of a line that changes the disk's limits; they follow as JSON.
 pub const LIMITS: &str = "limits ";
+/// The start of a line that takes the key away; an [`OnRevoke`] follows.
+pub const REVOKE: &str = "revoke ";
+/// The line before the DEK of a disk whose key is granted again.
+pub const RESTORE: &str = "restore";
+/// The line that says that no DEK and no cipher is left in the data plane.
+pub const DESTROYED: &str = "destroyed";
+/// The line that says that guests are served again.
+pub const RESTORED: &str = "restored";
+/// The start of a line that says why the DEK that was sent could not be used; it is gone again.
+pub const NOT_RESTORED: &str = "not-restored ";
+/// A command is far shorter.
+const MOST_COMMAND_LEN: usize = 4096;
 /// A setup is far shorter; more is not one.
 const MOST_SETUP_LEN: u32 = 64 * 1024;
+
+/// What becomes of a guest's requests while the disk's key is revoked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnRevoke {
+    /// They fail with an I/O error.
+    Error,
+    /// They stay in the ring until the key is granted again.
+    Pause,
+}
+
+impl OnRevoke {
+    /// As in arguments and messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Pause => "pause",
+        }
+    }
+}
+
+impl FromStr for OnRevoke {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "error" => Ok(Self::Error),
+            "pause" => Ok(Self::Pause),
+            other => Err(format!("'{other}' is neither 'error' nor 'pause'")),
+        }
+    }
+}
 
 /// The other descriptors of the data plane process.
 #[derive(Debug, Clone, Copy)]
@@ -126,9 +180,82 @@ pub fn receive_setup(from: &mut impl Read) -> Result<(Setup, Dek), FrontendError
     Ok((setup, Dek::receive(from)?))
 }
 
+/// A command of the control process.
+pub(super) enum ControlCommand {
+    /// New limits.
+    Limits(Limits),
+    /// Take the key away.
+    Revoke(OnRevoke),
+    /// Serve again, with the DEK that follows the line.
+    Restore,
+}
+
+/// Reads the line of one command and not a byte more: a DEK may follow, which must get into no
+/// buffer. The inner result is an error for a line that is no command.
+///
+/// # Errors
+/// [`io::ErrorKind::UnexpectedEof`] when the other end is closed, and what the kernel says.
+pub(super) fn receive_command(
+    from: &mut impl Read,
+) -> io::Result<Result<ControlCommand, FrontendError>> {
+    let mut line = Vec::new();
+    loop {
+        let mut byte = [0];
+        from.read_exact(&mut byte)?;
+        match byte {
+            [b'\n'] => return Ok(parse_command(&String::from_utf8_lossy(&line))),
+            [_] if line.len() >= MOST_COMMAND_LEN => {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            [byte] => line.push(byte),
+        }
+    }
+}
+
+fn parse_command(line: &str) -> Result<ControlCommand, FrontendError> {
+    let refuse = |error: &dyn std::fmt::Display| FrontendError::Setup(error.to_string());
+    if let Some(json) = line.strip_prefix(LIMITS) {
+        let limits = serde_json::from_str(json).map_err(|e| refuse(&e))?;
+        return Ok(ControlCommand::Limits(limits));
+    }
+    if let Some(mode) = line.strip_prefix(REVOKE) {
+        return Ok(ControlCommand::Revoke(
+            mode.parse().map_err(|e| refuse(&e))?,
+        ));
+    }
+    match line {
+        RESTORE => Ok(ControlCommand::Restore),
+        _ => Err(refuse(&"there is no such command")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_command_is_read_to_its_end_and_not_further() {
+        let dek = Dek::generate().unwrap();
+        let mut pipe =
+            b"revoke pause\nlimits {\"iops\":7}\nbogus\nrevoke never\nrestore\n".to_vec();
+        dek.send(&mut pipe).unwrap();
+        let from = &mut pipe.as_slice();
+        let mut next = || receive_command(from).unwrap();
+        assert!(matches!(
+            next(),
+            Ok(ControlCommand::Revoke(OnRevoke::Pause))
+        ));
+        assert!(matches!(
+            next(),
+            Ok(ControlCommand::Limits(Limits { iops: Some(7), .. }))
+        ));
+        assert!(next().is_err());
+        assert!(next().is_err());
+        assert!(matches!(next(), Ok(ControlCommand::Restore)));
+        assert_eq!(Dek::receive(from).unwrap().expose(), dek.expose());
+        assert!(receive_command(from).is_err(), "the other end is closed");
+        assert!(receive_command(&mut [b'x'; 10_000].as_slice()).is_err());
+    }
 
     #[test]
     fn setup_and_key_travel_together() {

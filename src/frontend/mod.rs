@@ -16,10 +16,12 @@ mod dirty_log;
 mod error;
 mod guest_memory;
 mod handler;
+mod key;
 mod limits;
 mod log_limit;
 mod message;
 mod polling;
+mod queue;
 mod ring;
 mod serve;
 mod waiter;
@@ -27,6 +29,9 @@ mod worker;
 
 pub use error::FrontendError;
 pub use limits::Limits;
-pub use message::{CONTROL_FD, DataPlaneFds, LIMITS, READY, Setup, receive_setup, send_setup};
+pub use message::{
+    CONTROL_FD, DESTROYED, DataPlaneFds, LIMITS, NOT_RESTORED, OnRevoke, READY, RESTORE, RESTORED,
+    REVOKE, Setup, receive_setup, send_setup,
+};
 pub use serve::serve;
 pub use waiter::{Waiter, signal_pipe};

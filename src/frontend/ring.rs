@@ -107,6 +107,13 @@ impl Ring {
         self.queue.next_avail()
     }
 
+    /// Puts the chain that was taken last back: it is the next one to be taken. Nothing may have
+    /// been taken after it.
+    pub(super) fn put_back(&mut self) {
+        self.queue
+            .set_next_avail(self.queue.next_avail().wrapping_sub(1));
+    }
+
     pub(super) fn size(&self) -> usize {
         usize::from(self.queue.size())
     }

@@ -1,9 +1,9 @@
 //! The data plane process: from its first instruction to its last flush.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use std::{fs::File, io};
@@ -11,7 +11,7 @@ use std::{fs::File, io};
 use vhost::vhost_user::{BackendReqHandler, Error as VhostError};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use crate::keys::harden_process;
+use crate::keys::{Dek, harden_process};
 use crate::pipeline::DiskIo;
 use crate::request::Disk;
 use crate::store::{LayerFile, LayerFiles};
@@ -21,14 +21,16 @@ use crate::volume::{RuntimeMap, Volume, check_data_file};
 use super::config_space::{ConfigSpace, MOST_ZERO_SECTORS};
 use super::confine::confine;
 use super::handler::BlockHandler;
+use super::key::SharedKey;
 use super::limits::Limiter;
 use super::log_limit::LogLimit;
+use super::message::{ControlCommand, receive_command};
 use super::waiter::{Waiter, signal_pipe};
 use super::worker::Shared;
-use super::{CONTROL_FD, DataPlaneFds, FrontendError, LIMITS, READY, Setup, receive_setup};
-
-/// Bytes of a command of the control process at most; one is written at once, so it is read so.
-const MOST_COMMAND_LEN: usize = 4096;
+use super::{
+    CONTROL_FD, DESTROYED, DataPlaneFds, FrontendError, NOT_RESTORED, READY, RESTORED, Setup,
+    receive_setup,
+};
 
 /// What woke the main thread.
 const CONTROL: u64 = 0;
@@ -101,7 +103,7 @@ fn serve_disk(control: &mut UnixStream) -> Result<(), FrontendError> {
     let shared = Arc::new(Shared {
         volume,
         files,
-        dek,
+        key: SharedKey::new(dek),
         disk: disk_of(&setup),
         limits: config.limits(),
         poll: Duration::from_micros(setup.poll_us.into()),
@@ -151,11 +153,12 @@ fn disk_of(setup: &Setup) -> Disk {
     }
 }
 
-/// Makes what the guest had not flushed durable: the runtime map is not needed any more then.
+/// Makes what the guest had not flushed durable: the runtime map is not needed any more then. That
+/// takes no key, which may be revoked by now.
 fn last_flush(shared: &Shared) -> Result<(), FrontendError> {
     let files = shared.files.try_clone()?;
     let mut io =
-        DiskIo::open(shared.volume.clone(), files, &shared.dek).map_err(FrontendError::Flush)?;
+        DiskIo::open_to_flush(shared.volume.clone(), files).map_err(FrontendError::Flush)?;
     io.flush().map_err(FrontendError::Flush)
 }
 
@@ -226,20 +229,38 @@ impl Server {
     /// Does what the control process sent. Whether the process goes on: not when the other end is
     /// closed.
     fn obey(&self, mut control: &UnixStream) -> bool {
-        let mut bytes = [0; MOST_COMMAND_LEN];
-        let Ok(len @ 1..) = control.read(&mut bytes) else {
+        let Ok(command) = receive_command(&mut control) else {
             return false;
         };
-        for line in String::from_utf8_lossy(&bytes[..len]).lines() {
-            match line.strip_prefix(LIMITS).map(serde_json::from_str) {
-                Some(Ok(limits)) => {
-                    self.shared.limiter.set(&limits);
-                    log::info!("new limits: {limits:?}");
-                }
-                _ => log::warn!("the control process sent something that is not a command"),
+        let done = match command {
+            Ok(ControlCommand::Limits(limits)) => {
+                self.shared.limiter.set(&limits);
+                log::info!("new limits: {limits:?}");
+                Ok(())
             }
-        }
-        true
+            Ok(ControlCommand::Revoke(mode)) => {
+                self.handler().suspend(mode);
+                log::info!("the key was revoked: no DEK and no cipher is left");
+                writeln!(control, "{DESTROYED}")
+            }
+            Ok(ControlCommand::Restore) => match Dek::receive(&mut control) {
+                Ok(dek) => match self.handler().resume(dek) {
+                    Ok(()) => writeln!(control, "{RESTORED}"),
+                    Err(reason) => writeln!(control, "{NOT_RESTORED}{reason}"),
+                },
+                Err(error) => writeln!(control, "{NOT_RESTORED}{error}"),
+            },
+            Err(error) => {
+                log::warn!("the control process sent something that is not a command: {error}");
+                Ok(())
+            }
+        };
+        done.is_ok()
+    }
+
+    fn handler(&self) -> MutexGuard<'_, BlockHandler> {
+        // A panic of any thread ends the process.
+        self.handler.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn waiter(&self, control: &UnixStream, signals: &UnixStream) -> Result<Waiter, FrontendError> {

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
+use std::time::Instant;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
@@ -45,17 +46,36 @@ impl Waiter {
     /// # Errors
     /// What the kernel says.
     pub fn wait(&self) -> io::Result<u64> {
-        let mut events = [EpollEvent::default(); 4];
         loop {
-            match self.0.wait(-1, &mut events) {
-                Ok(count) => {
-                    if let Some(first) = events[..count].iter().map(EpollEvent::data).min() {
-                        return Ok(first);
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+            if let Some(first) = self.wait_for(-1)? {
+                return Ok(first);
             }
+        }
+    }
+
+    /// As [`Waiter::wait`], at most until `deadline`; `None` when that has come.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn wait_until(&self, deadline: Instant) -> io::Result<Option<u64>> {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            // Rounded up, so that the deadline has come when the time is over.
+            let milliseconds = left.as_micros().div_ceil(1000);
+            let timeout = i32::try_from(milliseconds).unwrap_or(i32::MAX);
+            match self.wait_for(timeout)? {
+                None if !left.is_zero() => {}
+                result => return Ok(result),
+            }
+        }
+    }
+
+    fn wait_for(&self, timeout: i32) -> io::Result<Option<u64>> {
+        let mut events = [EpollEvent::default(); 4];
+        match self.0.wait(timeout, &mut events) {
+            Ok(count) => Ok(events[..count].iter().map(EpollEvent::data).min()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(None),
+            Err(error) => Err(error),
         }
     }
 }

@@ -5,7 +5,7 @@
 //! or a command in one system call that submits new I/O as well.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -13,22 +13,21 @@ use std::time::{Duration, Instant};
 use std::fs::File;
 use std::os::fd::AsRawFd;
 
-use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use crate::cipher::{Cipher, SharedSlice};
-use crate::keys::Dek;
-use crate::pipeline::{Finished, GuestBuffer, Op, OpError, OpKind, Pipeline, Slots, Token};
-use crate::request::{Action, ChainLimits, Disk, Memory, Scratch, Status, interpret, read_chain};
+use crate::keys::wipe_stack;
+use crate::pipeline::Finished;
+use crate::request::{ChainLimits, Disk, Memory};
 use crate::store::{LayerFiles, StoreError, UringStore, Wait, WatchId};
 use crate::volume::Volume;
 
-use super::FrontendError;
 use super::dirty_log::DirtyLog;
+use super::key::SharedKey;
 use super::limits::Limiter;
-use super::log_limit::LogLimit;
 use super::polling::{Polling, WaitingFor};
+use super::queue::QueueState;
 use super::ring::{Ring, RingSetup};
+use super::{FrontendError, OnRevoke};
 
 const WAKE: WatchId = WatchId(0);
 const KICK: WatchId = WatchId(1);
@@ -43,7 +42,7 @@ const RETRY: Duration = Duration::from_micros(200);
 pub(super) struct Shared {
     pub(super) volume: Arc<Volume>,
     pub(super) files: LayerFiles,
-    pub(super) dek: Dek,
+    pub(super) key: SharedKey,
     pub(super) disk: Disk,
     pub(super) limits: ChainLimits,
     /// The longest time that a queue looks busily for work before it sleeps.
@@ -68,11 +67,22 @@ pub(super) enum Command {
     Call(Option<File>),
     /// Tell of a broken ring through this.
     Err(Option<File>),
+    /// Complete what was taken, then destroy the cipher; afterwards requests fail or stay in the
+    /// ring. One that a limit held back stays in the ring in any case.
+    Suspend(OnRevoke),
+    /// Make a cipher of the shared key, and go on.
+    Resume,
     /// End the thread.
     Exit,
 }
 
-type Answer = Result<u16, String>;
+pub(super) type Answer = Result<u16, String>;
+
+/// What a worker takes no chains for, until those taken before are completed.
+enum Drain {
+    Stop,
+    Suspend(OnRevoke),
+}
 
 /// The other threads' end of a worker.
 pub(super) struct WorkerHandle {
@@ -115,12 +125,20 @@ impl WorkerHandle {
     /// Has the worker do something and waits until it is done. The answer is the index of the next
     /// entry of the avail ring, or why it could not be done.
     pub(super) fn tell(&self, command: Command) -> Answer {
-        let gone = || "the queue's thread has ended".to_owned();
+        self.ask(command)?.recv().map_err(|_| gone())?
+    }
+
+    /// As [`WorkerHandle::tell`], without waiting for the answer.
+    pub(super) fn ask(&self, command: Command) -> Result<Receiver<Answer>, String> {
         let (answer, answered) = sync_channel(1);
         self.commands.send((command, answer)).map_err(|_| gone())?;
         self.wake.write(1).map_err(|e| e.to_string())?;
-        answered.recv().map_err(|_| gone())?
+        Ok(answered)
     }
+}
+
+fn gone() -> String {
+    "the queue's thread has ended".into()
 }
 
 impl Drop for WorkerHandle {
@@ -132,17 +150,6 @@ impl Drop for WorkerHandle {
     }
 }
 
-/// A chain taken from the ring and not yet returned.
-struct Pending {
-    head: u16,
-    status: GuestAddress,
-    /// Bytes of data that the guest gets if all goes well.
-    writable: u32,
-    /// Where they go, noted only while the guest is migrated.
-    written: Vec<(GuestAddress, u32)>,
-    memory: Arc<Memory>,
-}
-
 struct Worker {
     index: usize,
     ring: Option<Ring>,
@@ -151,25 +158,12 @@ struct Worker {
     /// Kept open for as long as the ring of the store watches it.
     _wake: EventFd,
     polling: Polling,
-    /// Who waits for the end of a stop.
-    stopping: Option<SyncSender<Answer>>,
+    /// Who waits for the end of what.
+    draining: Option<(Drain, SyncSender<Answer>)>,
+    /// The key is revoked.
+    suspended: Option<OnRevoke>,
     finished: Vec<Finished>,
     events: Vec<WatchId>,
-}
-
-/// What taking a chain needs besides the ring.
-struct QueueState {
-    shared: Arc<Shared>,
-    pipeline: Pipeline<UringStore>,
-    pending: Slots<Pending>,
-    /// The next request, when a limit holds it back; no chain is taken before it has passed.
-    held: Option<Op>,
-    scratch: Scratch,
-    /// Lists of requests that are done, to be used again.
-    lists: Vec<Vec<SharedSlice>>,
-    bad_chains: LogLimit,
-    broken_rings: LogLimit,
-    failures: LogLimit,
 }
 
 impl Worker {
@@ -179,25 +173,17 @@ impl Worker {
         commands: Receiver<(Command, SyncSender<Answer>)>,
         wake: EventFd,
     ) -> Result<Self, FrontendError> {
-        let cipher = Cipher::new(&shared.dek, shared.volume.geometry().data_unit)?;
-        if index == 0 {
+        let (cipher, suspended) = match shared.key.cipher(shared.volume.geometry().data_unit)? {
+            Ok(cipher) => (Some(cipher), None),
+            Err(mode) => (None, Some(mode)),
+        };
+        if let (0, Some(cipher)) = (index, &cipher) {
             log::info!("AES-256-XTS by the engine {}", cipher.engine_name());
         }
         let mut store = UringStore::new(shared.files.try_clone()?)?;
         store.watch(WAKE, wake.as_raw_fd());
-        let pipeline = Pipeline::new(shared.volume.clone(), store, cipher)?;
         let polling = Polling::new(shared.poll);
-        let queue = QueueState {
-            shared,
-            pipeline,
-            pending: Slots::with_capacity(256),
-            held: None,
-            scratch: Scratch::default(),
-            lists: Vec::with_capacity(256),
-            bad_chains: LogLimit::default(),
-            broken_rings: LogLimit::default(),
-            failures: LogLimit::default(),
-        };
+        let queue = QueueState::new(shared, store, cipher)?;
         Ok(Self {
             index,
             ring: None,
@@ -205,7 +191,8 @@ impl Worker {
             commands,
             _wake: wake,
             polling,
-            stopping: None,
+            draining: None,
+            suspended,
             finished: Vec::with_capacity(256),
             events: Vec::with_capacity(2),
         })
@@ -213,7 +200,7 @@ impl Worker {
 
     fn run(mut self) {
         loop {
-            while self.stopping.is_none()
+            while self.draining.is_none()
                 && let Ok((command, answer)) = self.commands.try_recv()
             {
                 if matches!(command, Command::Exit) {
@@ -241,14 +228,14 @@ impl Worker {
     /// One round of work; answers how to wait for the next.
     fn turn(&mut self) -> Wait {
         self.queue.pipeline.poll();
-        let held = self.queue.pass_held(self.stopping.is_some());
+        let held = self.queue.pass_held(self.draining.is_some());
         self.complete_finished();
         let mut more = false;
-        if self.stopping.is_none()
+        if self.takes()
             && held.is_none()
             && let Some(ring) = self.ring.as_mut().filter(|ring| !ring.is_broken())
         {
-            let most = ring.size().saturating_sub(self.queue.pending.len());
+            let most = ring.size().saturating_sub(self.queue.in_flight());
             let queue = &mut self.queue;
             match ring.pop(most, |ring, chain| queue.take(ring, chain)) {
                 Ok(answer) => more = answer && most > 0,
@@ -262,12 +249,10 @@ impl Worker {
         {
             self.break_ring(&error);
         }
-        if self.queue.pending.is_empty()
-            && let Some(answer) = self.stopping.take()
+        if self.queue.in_flight() == 0
+            && let Some((what, answer)) = self.draining.take()
         {
-            let next = self.ring.take().map_or(0, |ring| ring.next_avail());
-            self.queue.pipeline.store_mut().unwatch(KICK);
-            let _ = answer.send(Ok(next));
+            let _ = answer.send(self.drained(what));
             more = true;
         }
         let held = held.or(self.queue.held.as_ref().map(|_| RETRY));
@@ -281,6 +266,31 @@ impl Worker {
             (false, true, _) => Wait::AtMost(RETRY),
             (false, false, Some(wait)) => Wait::AtMost(wait.min(LIMIT_LOOK)),
             (false, false, None) => Wait::Forever,
+        }
+    }
+
+    /// Whether new chains are taken.
+    fn takes(&self) -> bool {
+        self.draining.is_none() && self.suspended != Some(OnRevoke::Pause)
+    }
+
+    /// Everything that was taken is completed. The answer to who asked for that.
+    fn drained(&mut self, what: Drain) -> Answer {
+        match what {
+            Drain::Stop => {
+                self.queue.pipeline.store_mut().unwatch(KICK);
+                Ok(self.ring.take().map_or(0, |ring| ring.next_avail()))
+            }
+            Drain::Suspend(mode) => {
+                self.suspended = Some(mode);
+                let gone = self.queue.pipeline.drop_key();
+                // What has encrypted and decrypted was called from here, or deeper.
+                wipe_stack();
+                match gone {
+                    true => Ok(0),
+                    false => Err("a request without a chain is under way".into()),
+                }
+            }
         }
     }
 
@@ -306,8 +316,8 @@ impl Worker {
 
     /// Asks the guest for a kick before a wait. Whether there is no need to wait.
     fn arm(&mut self, wait: Wait) -> bool {
-        let takes = self.stopping.is_none() && self.queue.held.is_none();
-        let room = self.queue.pending.len();
+        let takes = self.takes() && self.queue.held.is_none();
+        let room = self.queue.in_flight();
         let serving = self
             .ring
             .as_mut()
@@ -327,11 +337,12 @@ impl Worker {
     /// Looks for a chain or a completion until the polling window is over. Whether there is one.
     fn look_busily(&mut self, what: WaitingFor, start: Instant) -> Result<bool, StoreError> {
         let window = self.polling.window(what);
+        let takes = self.takes();
+        let room = self.queue.in_flight();
         let store = self.queue.pipeline.store_mut();
         if window.is_zero() {
             return Ok(false);
         }
-        let room = self.queue.pending.len();
         loop {
             if store.is_busy() {
                 store.enter(Wait::No)?;
@@ -343,7 +354,7 @@ impl Worker {
                 .ring
                 .as_ref()
                 .filter(|ring| !ring.is_broken() && room < ring.size());
-            if self.stopping.is_none() && ring.is_some_and(Ring::has_available) {
+            if takes && ring.is_some_and(Ring::has_available) {
                 return Ok(true);
             }
             if start.elapsed() >= window {
@@ -357,9 +368,17 @@ impl Worker {
         let result = match command {
             Command::Start(setup) => self.start(*setup),
             Command::Stop => {
-                self.stopping = Some(answer);
+                self.draining = Some((Drain::Stop, answer));
                 return;
             }
+            Command::Suspend(mode) => {
+                if let Some(ring) = &mut self.ring {
+                    self.queue.put_back_held(ring);
+                }
+                self.draining = Some((Drain::Suspend(mode), answer));
+                return;
+            }
+            Command::Resume => self.resume(),
             Command::Memory(memory) => self.with_ring(|ring| ring.memory = memory),
             Command::Log(log) => self.with_ring(|ring| ring.log = log),
             Command::Call(call) => self.with_ring(|ring| ring.set_call(call)),
@@ -375,6 +394,20 @@ impl Worker {
         let next = ring.next_avail();
         self.ring = Some(ring);
         Ok(next)
+    }
+
+    /// The next turn looks at the ring, so that nobody needs to kick for what waits in it.
+    fn resume(&mut self) -> Answer {
+        let shared = &self.queue.shared;
+        let unit = shared.volume.geometry().data_unit;
+        match shared.key.cipher(unit).map_err(|e| e.to_string())? {
+            Ok(cipher) => {
+                self.queue.pipeline.set_key(cipher);
+                self.suspended = None;
+            }
+            Err(mode) => self.suspended = Some(mode),
+        }
+        Ok(0)
     }
 
     fn with_ring(&mut self, change: impl FnOnce(&mut Ring)) -> Answer {
@@ -408,138 +441,4 @@ impl Worker {
             self.break_ring(&error);
         }
     }
-}
-
-impl QueueState {
-    /// Hands the request that was held back to the pipeline, if it may pass now or has to since the
-    /// ring is stopped; else how long it still waits.
-    fn pass_held(&mut self, stopping: bool) -> Option<Duration> {
-        let op = self.held.take()?;
-        match self.shared.limiter.admit(op.len) {
-            Err(wait) if !stopping => {
-                self.held = Some(op);
-                Some(wait)
-            }
-            _ => {
-                self.pipeline.submit(op);
-                None
-            }
-        }
-    }
-
-    /// Takes a chain on: answers it or hands it to the pipeline. Whether another may follow.
-    fn take(
-        &mut self,
-        ring: &mut Ring,
-        descriptors: virtio_queue::DescriptorChain<&Memory>,
-    ) -> Result<bool, virtio_queue::Error> {
-        let head = descriptors.head_index();
-        if usize::from(head) >= ring.size() {
-            return Err(virtio_queue::Error::InvalidDescriptorIndex);
-        }
-        let list = self.lists.pop().unwrap_or_default();
-        let memory = ring.memory.clone();
-        let limits = self.shared.limits;
-        let chain = match read_chain(&memory, descriptors, limits, &mut self.scratch, list) {
-            Ok(chain) => chain,
-            Err(error) => {
-                self.bad_chains
-                    .warn(|| format!("a request cannot be understood: {error}"));
-                return ring.push_used(head, 0).map(|()| true);
-            }
-        };
-        let durable = self.shared.write_through.load(Ordering::Acquire);
-        let action = interpret(&chain, &self.shared.disk, durable);
-        let logging = ring.log.is_some() && chain.writable > 0;
-        let pending = Pending {
-            head,
-            status: chain.status,
-            writable: chain.writable as u32,
-            written: if logging {
-                self.scratch.writable.clone()
-            } else {
-                Vec::new()
-            },
-            memory: memory.clone(),
-        };
-        match action {
-            Action::Answer { status, written } => {
-                self.lists.push(cleared(chain.data));
-                finish(ring, &pending, status, written).map(|()| true)
-            }
-            Action::Submit { kind, at, len } => {
-                let token = Token(u64::from(self.pending.insert(pending)));
-                let buffer = GuestBuffer {
-                    slices: chain.data,
-                    owner: Some(memory),
-                };
-                let op = Op {
-                    kind,
-                    at,
-                    len,
-                    memory: buffer,
-                    token,
-                };
-                match self.shared.limiter.admit(len) {
-                    Err(_) if kind != OpKind::Flush => self.held = Some(op),
-                    _ => self.pipeline.submit(op),
-                }
-                Ok(self.held.is_none())
-            }
-        }
-    }
-
-    /// Returns a chain whose request is finished.
-    fn complete(&mut self, ring: &mut Ring, done: Finished) -> Result<(), virtio_queue::Error> {
-        self.lists.push(cleared(done.memory.slices));
-        let Some(pending) = self.pending.remove(done.token.0 as u32) else {
-            return Ok(());
-        };
-        match done.result {
-            Ok(()) => finish(ring, &pending, Status::Ok, pending.writable),
-            Err(error) => {
-                self.failures.warn(|| describe(&error));
-                finish(ring, &pending, Status::IoError, 0)
-            }
-        }
-    }
-}
-
-fn describe(error: &OpError) -> String {
-    match error {
-        OpError::Store(store) if StoreError::is_no_space(store) => {
-            format!("a request failed: {error}; make space on the host's file system")
-        }
-        _ => format!("a request failed: {error}"),
-    }
-}
-
-fn cleared(mut list: Vec<SharedSlice>) -> Vec<SharedSlice> {
-    list.clear();
-    list
-}
-
-/// The status byte first, then the used entry with the number of bytes written (§2.7.8).
-fn finish(
-    ring: &mut Ring,
-    pending: &Pending,
-    status: Status,
-    written: u32,
-) -> Result<(), virtio_queue::Error> {
-    if pending
-        .memory
-        .write_obj(status.byte(), pending.status)
-        .is_err()
-    {
-        return ring.push_used(pending.head, 0);
-    }
-    if let Some(log) = &ring.log {
-        log.mark(pending.status, 1);
-        for (at, len) in &pending.written {
-            log.mark(*at, u64::from(*len));
-        }
-    }
-    // A status that does not lie right behind the data would make the count say more than was
-    // written, which a driver must not rely on either way.
-    ring.push_used(pending.head, written.saturating_add(1))
 }

@@ -7,4 +7,4 @@ mod locked;
 
 pub use dek::{DEK_LEN, Dek, DekHalf, harden_process};
 pub use error::KeyError;
-pub use locked::{Locked, LockedBytes, PageLock};
+pub use locked::{Locked, LockedBytes, PageLock, wipe_stack, with_wiped_stack};

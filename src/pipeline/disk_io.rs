@@ -27,6 +27,23 @@ impl DiskIo {
     /// [`PipelineError`] when the ring, the buffers or the cipher cannot be made.
     pub fn open(volume: Arc<Volume>, files: LayerFiles, dek: &Dek) -> Result<Self, PipelineError> {
         let cipher = Cipher::new(dek, volume.geometry().data_unit)?;
+        Self::with(volume, files, Some(cipher))
+    }
+
+    /// As [`DiskIo::open`] for a disk whose key is not there: what was completed before can be
+    /// made durable all the same.
+    ///
+    /// # Errors
+    /// [`PipelineError`] when the ring or the buffers cannot be made.
+    pub fn open_to_flush(volume: Arc<Volume>, files: LayerFiles) -> Result<Self, PipelineError> {
+        Self::with(volume, files, None)
+    }
+
+    fn with(
+        volume: Arc<Volume>,
+        files: LayerFiles,
+        cipher: Option<Cipher>,
+    ) -> Result<Self, PipelineError> {
         let store = UringStore::new(files)?;
         let pipeline = Pipeline::new(volume.clone(), store, cipher)?;
         Ok(Self {

@@ -53,7 +53,8 @@ pub(super) enum Progress {
 pub struct Pipeline<S> {
     pub(super) volume: Arc<Volume>,
     pub(super) store: S,
-    pub(super) cipher: Cipher,
+    /// Taken away only while no request is under way, so whoever carries one on finds it.
+    pub(super) cipher: Option<Cipher>,
     pub(super) pool: BufferPool,
     pub(super) requests: Slots<Request>,
     pub(super) pieces: Slots<Piece>,
@@ -69,17 +70,21 @@ pub struct Pipeline<S> {
 }
 
 impl<S: Store> Pipeline<S> {
-    /// A pipeline with buffers of its own.
+    /// A pipeline with buffers of its own. Without a cipher it only flushes, until it gets one.
     ///
     /// # Errors
     /// [`StoreError`] when the buffers cannot be mapped.
-    pub fn new(volume: Arc<Volume>, mut store: S, cipher: Cipher) -> Result<Self, StoreError> {
+    pub fn new(
+        volume: Arc<Volume>,
+        mut store: S,
+        cipher: impl Into<Option<Cipher>>,
+    ) -> Result<Self, StoreError> {
         let pool = BufferPool::new(BUFFERS, BUFFER_LEN)?;
         store.adopt(&pool);
         Ok(Self {
             volume,
             store,
-            cipher,
+            cipher: cipher.into(),
             pool,
             requests: Slots::with_capacity(256),
             pieces: Slots::with_capacity(256),
@@ -95,6 +100,26 @@ impl<S: Store> Pipeline<S> {
     /// The store, for what is special to it (waiting, watching eventfds).
     pub fn store_mut(&mut self) -> &mut S {
         &mut self.store
+    }
+
+    /// Whether data can be encrypted and decrypted.
+    pub fn has_key(&self) -> bool {
+        self.cipher.is_some()
+    }
+
+    /// Gives the pipeline a cipher of the layer's DEK.
+    pub fn set_key(&mut self, cipher: Cipher) {
+        self.cipher = Some(cipher);
+    }
+
+    /// Destroys the cipher, if no request is under way; whether it is gone. From then on flushes
+    /// are served and everything else fails with [`OpError::NoKey`], reads of zeros too: a disk
+    /// whose key is revoked tells a guest nothing.
+    pub fn drop_key(&mut self) -> bool {
+        if self.requests.is_empty() {
+            self.cipher = None;
+        }
+        self.cipher.is_none()
     }
 
     /// Takes a request on. Its end comes out of [`Pipeline::take_finished`], perhaps at once.
@@ -200,6 +225,9 @@ impl<S: Store> Pipeline<S> {
                     return Progress::Issued;
                 }
                 self.after_data(id)
+            } else if self.cipher.is_none() {
+                request.error = Some(OpError::NoKey);
+                Progress::More
             } else {
                 match request.op.kind {
                     OpKind::Read => self.issue_read(id),
@@ -296,12 +324,14 @@ impl<S: Store> Pipeline<S> {
                 cursor,
                 blocks,
             } => {
-                if let (Ok(()), Some(buffer), Some(request)) =
-                    (&result, &buffer, self.requests.get_mut(request))
-                {
+                if let (Ok(()), Some(buffer), Some(request), Some(cipher)) = (
+                    &result,
+                    &buffer,
+                    self.requests.get_mut(request),
+                    &mut self.cipher,
+                ) {
                     let from = &buffer.as_slice()[skip..skip + len];
-                    self.cipher
-                        .decrypt(at, from, &request.op.memory.slices, cursor);
+                    cipher.decrypt(at, from, &request.op.memory.slices, cursor);
                 }
                 self.volume.locks().release_shared(blocks);
                 request

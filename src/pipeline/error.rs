@@ -20,6 +20,9 @@ pub enum OpError {
          and attach it again"
     )]
     Lost,
+    /// The disk's key was revoked; there is nothing to encrypt or decrypt with.
+    #[error("the disk's key was revoked")]
+    NoKey,
     /// The request goes past the end of the disk or is cut wrongly.
     #[error("bytes {at} to {end} are not a range of whole sectors of this disk")]
     Range {

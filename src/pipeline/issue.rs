@@ -105,10 +105,9 @@ impl<S: Store> Pipeline<S> {
             self.volume.locks().release_shared(blocks);
             return Progress::NoRoom;
         };
-        if let Some(request) = self.requests.get_mut(id) {
+        if let (Some(request), Some(cipher)) = (self.requests.get_mut(id), &mut self.cipher) {
             let into = &mut buffer.as_mut_slice()[..len as usize];
-            self.cipher
-                .encrypt(at, &request.op.memory.slices, cursor, into);
+            cipher.encrypt(at, &request.op.memory.slices, cursor, into);
         }
         let piece = Piece::Write {
             request: id,
@@ -156,18 +155,20 @@ impl<S: Store> Pipeline<S> {
         }
         // With the blocks marked the answer stays true: none of them can become a hole.
         let still = all_data(&self.volume);
-        if let (true, Some(request)) = (still, self.requests.get_mut(id)) {
+        if let (true, Some(request), Some(cipher)) =
+            (still, self.requests.get_mut(id), &mut self.cipher)
+        {
             let (slices, len) = (&request.op.memory.slices, len as usize);
             match direction {
                 // SAFETY: the store maps `len` bytes at `host` for as long as it lives; the blocks
                 // have data, so their pages are there. Guest memory is mapped elsewhere, and nobody
                 // makes references into the mapping.
                 Direction::Encrypt => unsafe {
-                    self.cipher.encrypt_to(at, slices, cursor, host, len);
+                    cipher.encrypt_to(at, slices, cursor, host, len);
                 },
                 // SAFETY: as above.
                 Direction::Decrypt => unsafe {
-                    self.cipher.decrypt_from(at, host, len, slices, cursor);
+                    cipher.decrypt_from(at, host, len, slices, cursor);
                 },
             }
         }
@@ -271,9 +272,10 @@ impl<S: Store> Pipeline<S> {
             let (start, len) = (ByteOffset(block.start * BLOCK_SIZE), len as usize);
             let into = &mut buffer.as_mut_slice()[..BLOCK_SIZE as usize];
             let skip = at.in_block() as usize;
-            self.cipher.encrypt_zeros(start, &mut into[..skip]);
-            self.cipher
-                .encrypt_zeros(at.plus(len as u64), &mut into[skip + len..]);
+            if let Some(cipher) = &mut self.cipher {
+                cipher.encrypt_zeros(start, &mut into[..skip]);
+                cipher.encrypt_zeros(at.plus(len as u64), &mut into[skip + len..]);
+            }
             self.encrypt(id, at, cursor, zeros, &mut into[skip..skip + len]);
             let piece = Piece::Write {
                 request: id,
@@ -322,11 +324,13 @@ impl<S: Store> Pipeline<S> {
         zeros: bool,
         into: &mut [u8],
     ) {
+        let Some(cipher) = &mut self.cipher else {
+            return;
+        };
         if zeros {
-            self.cipher.encrypt_zeros(at, into);
+            cipher.encrypt_zeros(at, into);
         } else if let Some(request) = self.requests.get_mut(id) {
-            self.cipher
-                .encrypt(at, &request.op.memory.slices, cursor, into);
+            cipher.encrypt(at, &request.op.memory.slices, cursor, into);
         }
     }
 }

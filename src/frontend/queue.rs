@@ -1,0 +1,217 @@
+//! What a queue's thread does with one chain: taking it on, holding it back, returning it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::cipher::{Cipher, SharedSlice};
+use crate::pipeline::{Finished, GuestBuffer, Op, OpError, OpKind, Pipeline, Slots, Token};
+use crate::request::{Action, Memory, Scratch, Status, interpret, read_chain};
+use crate::store::{StoreError, UringStore};
+
+use super::FrontendError;
+use super::log_limit::LogLimit;
+use super::ring::Ring;
+use super::worker::Shared;
+
+/// A chain taken from the ring and not yet returned.
+struct Pending {
+    head: u16,
+    status: GuestAddress,
+    /// Bytes of data that the guest gets if all goes well.
+    writable: u32,
+    /// Where they go, noted only while the guest is migrated.
+    written: Vec<(GuestAddress, u32)>,
+    memory: Arc<Memory>,
+}
+
+/// What taking a chain needs besides the ring.
+pub(super) struct QueueState {
+    pub(super) shared: Arc<Shared>,
+    pub(super) pipeline: Pipeline<UringStore>,
+    pending: Slots<Pending>,
+    /// The next request, when a limit holds it back; no chain is taken before it has passed.
+    pub(super) held: Option<Op>,
+    scratch: Scratch,
+    /// Lists of requests that are done, to be used again.
+    lists: Vec<Vec<SharedSlice>>,
+    bad_chains: LogLimit,
+    pub(super) broken_rings: LogLimit,
+    failures: LogLimit,
+}
+
+impl QueueState {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        store: UringStore,
+        cipher: Option<Cipher>,
+    ) -> Result<Self, FrontendError> {
+        Ok(Self {
+            pipeline: Pipeline::new(shared.volume.clone(), store, cipher)?,
+            shared,
+            pending: Slots::with_capacity(256),
+            held: None,
+            scratch: Scratch::default(),
+            lists: Vec::with_capacity(256),
+            bad_chains: LogLimit::default(),
+            broken_rings: LogLimit::default(),
+            failures: LogLimit::default(),
+        })
+    }
+
+    /// Chains taken and not yet returned.
+    pub(super) fn in_flight(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Puts the request that a limit holds back into the ring again. None was taken after it.
+    pub(super) fn put_back_held(&mut self, ring: &mut Ring) {
+        if let Some(op) = self.held.take() {
+            self.pending.remove(op.token.0 as u32);
+            self.lists.push(cleared(op.memory.slices));
+            ring.put_back();
+        }
+    }
+
+    /// Hands the request that was held back to the pipeline, if it may pass now or has to since the
+    /// ring is stopped; else how long it still waits.
+    pub(super) fn pass_held(&mut self, stopping: bool) -> Option<Duration> {
+        let op = self.held.take()?;
+        match self.shared.limiter.admit(op.len) {
+            Err(wait) if !stopping => {
+                self.held = Some(op);
+                Some(wait)
+            }
+            _ => {
+                self.pipeline.submit(op);
+                None
+            }
+        }
+    }
+
+    /// Takes a chain on: answers it or hands it to the pipeline. Whether another may follow.
+    pub(super) fn take(
+        &mut self,
+        ring: &mut Ring,
+        descriptors: virtio_queue::DescriptorChain<&Memory>,
+    ) -> Result<bool, virtio_queue::Error> {
+        let head = descriptors.head_index();
+        if usize::from(head) >= ring.size() {
+            return Err(virtio_queue::Error::InvalidDescriptorIndex);
+        }
+        let list = self.lists.pop().unwrap_or_default();
+        let memory = ring.memory.clone();
+        let limits = self.shared.limits;
+        let chain = match read_chain(&memory, descriptors, limits, &mut self.scratch, list) {
+            Ok(chain) => chain,
+            Err(error) => {
+                self.bad_chains
+                    .warn(|| format!("a request cannot be understood: {error}"));
+                return ring.push_used(head, 0).map(|()| true);
+            }
+        };
+        let durable = self.shared.write_through.load(Ordering::Acquire);
+        let action = interpret(&chain, &self.shared.disk, durable);
+        let logging = ring.log.is_some() && chain.writable > 0;
+        let pending = Pending {
+            head,
+            status: chain.status,
+            writable: chain.writable as u32,
+            written: if logging {
+                self.scratch.writable.clone()
+            } else {
+                Vec::new()
+            },
+            memory: memory.clone(),
+        };
+        match action {
+            Action::Answer { status, written } => {
+                self.lists.push(cleared(chain.data));
+                finish(ring, &pending, status, written).map(|()| true)
+            }
+            Action::Submit { kind, at, len } => {
+                let token = Token(u64::from(self.pending.insert(pending)));
+                let buffer = GuestBuffer {
+                    slices: chain.data,
+                    owner: Some(memory),
+                };
+                let op = Op {
+                    kind,
+                    at,
+                    len,
+                    memory: buffer,
+                    token,
+                };
+                // Without a key it only fails, for which there is no limit.
+                let limited = kind != OpKind::Flush && self.pipeline.has_key();
+                match self.shared.limiter.admit(len) {
+                    Err(_) if limited => self.held = Some(op),
+                    _ => self.pipeline.submit(op),
+                }
+                Ok(self.held.is_none())
+            }
+        }
+    }
+
+    /// Returns a chain whose request is finished.
+    pub(super) fn complete(
+        &mut self,
+        ring: &mut Ring,
+        done: Finished,
+    ) -> Result<(), virtio_queue::Error> {
+        self.lists.push(cleared(done.memory.slices));
+        let Some(pending) = self.pending.remove(done.token.0 as u32) else {
+            return Ok(());
+        };
+        match done.result {
+            Ok(()) => finish(ring, &pending, Status::Ok, pending.writable),
+            // Who revoked the key, and who watches it, know already.
+            Err(OpError::NoKey) => finish(ring, &pending, Status::IoError, 0),
+            Err(error) => {
+                self.failures.warn(|| describe(&error));
+                finish(ring, &pending, Status::IoError, 0)
+            }
+        }
+    }
+}
+
+fn describe(error: &OpError) -> String {
+    match error {
+        OpError::Store(store) if StoreError::is_no_space(store) => {
+            format!("a request failed: {error}; make space on the host's file system")
+        }
+        _ => format!("a request failed: {error}"),
+    }
+}
+
+fn cleared(mut list: Vec<SharedSlice>) -> Vec<SharedSlice> {
+    list.clear();
+    list
+}
+
+/// The status byte first, then the used entry with the number of bytes written (§2.7.8).
+fn finish(
+    ring: &mut Ring,
+    pending: &Pending,
+    status: Status,
+    written: u32,
+) -> Result<(), virtio_queue::Error> {
+    if pending
+        .memory
+        .write_obj(status.byte(), pending.status)
+        .is_err()
+    {
+        return ring.push_used(pending.head, 0);
+    }
+    if let Some(log) = &ring.log {
+        log.mark(pending.status, 1);
+        for (at, len) in &pending.written {
+            log.mark(*at, u64::from(*len));
+        }
+    }
+    // A status that does not lie right behind the data would make the count say more than was
+    // written, which a driver must not rely on either way.
+    ring.push_used(pending.head, written.saturating_add(1))
+}
