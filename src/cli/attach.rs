@@ -2,12 +2,13 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 
-use crate::control::attach::{AttachError, AttachRequest, SocketSource, attach};
+use crate::control::attach::{AttachError, AttachRequest, GuardOptions, SocketSource, attach};
 use crate::control::runtime_dir;
-use crate::frontend::{self, FrontendError};
+use crate::frontend::{self, FrontendError, OnRevoke};
 
 use super::limits::LimitArgs;
 use super::{CliError, Context, Output};
@@ -60,6 +61,17 @@ pub struct AttachArgs {
     poll_us: u32,
     #[command(flatten)]
     limits: LimitArgs,
+    /// The longest time between two checks that the vault still grants the disk's key: seconds, or
+    /// a number with s, m, h or d; at least 1 s
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = check_interval)]
+    key_check_interval: Duration,
+    /// How long a disk is served on whose vault cannot be asked
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
+    key_grace: Duration,
+    /// What becomes of the guest's requests while the vault refuses the key: 'error' fails them,
+    /// 'pause' leaves them in the queue until the key is granted again
+    #[arg(long, value_name = "error|pause", default_value = "error")]
+    on_revoke: OnRevoke,
     /// The serial number that the guest sees [default: the start of the disk's id]
     #[arg(long, value_name = "TEXT", value_parser = serial)]
     serial: Option<String>,
@@ -87,6 +99,34 @@ fn serial(text: &str) -> Result<String, String> {
         Ok(text.into())
     } else {
         Err("at most 20 printable ASCII characters".into())
+    }
+}
+
+fn check_interval(text: &str) -> Result<Duration, String> {
+    let interval = duration(text)?;
+    match interval >= Duration::from_secs(1) && interval <= Duration::from_secs(24 * 3600) {
+        true => Ok(interval),
+        false => Err("a time from 1 s to 1 day is needed".into()),
+    }
+}
+
+/// Whole seconds, or a whole number of the unit that follows it.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let seconds: u64 = match &text[digits.len()..] {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 24 * 3600,
+        other => return Err(format!("'{other}' is no unit of time: use s, m, h or d")),
+    };
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| "a number is needed".to_owned())?;
+    match number.checked_mul(seconds) {
+        // A hundred years: clocks can add that to any time.
+        Some(seconds) if seconds <= 100 * 366 * 24 * 3600 => Ok(Duration::from_secs(seconds)),
+        _ => Err("that is too long".into()),
     }
 }
 
@@ -124,10 +164,15 @@ pub(super) fn run(context: &Context, args: AttachArgs) -> Result<(), CliError> {
         queue_size: args.queue_size,
         poll_us: args.poll_us,
         limits: args.limits.limits(),
+        guard: GuardOptions {
+            interval: args.key_check_interval,
+            grace: args.key_grace,
+            on_revoke: args.on_revoke,
+        },
         serial: args.serial,
         runtime_dir: runtime_dir(context.runtime_dir.as_deref()),
     };
-    Ok(attach(&context.installation()?, request)?)
+    Ok(attach(context.installation()?, request)?)
 }
 
 /// Runs the data plane. What goes wrong is told to the control process, which prints it.
@@ -140,6 +185,7 @@ impl From<AttachError> for CliError {
         match error {
             AttachError::Disk(error) => error.into(),
             AttachError::NotAttached { .. } => Self::new("DiskNotAttached", error.to_string()),
+            AttachError::Audit(_) => Self::new("AuditLog", error.to_string()),
             AttachError::SocketInUse { .. } => Self::new("Conflict", error.to_string()),
             _ => Self::new("AttachFailed", error.to_string()),
         }
@@ -149,5 +195,34 @@ impl From<AttachError> for CliError {
 impl From<FrontendError> for CliError {
     fn from(error: FrontendError) -> Self {
         Self::new("DataPlaneFailed", error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_units_and_bounds() {
+        let seconds = |text: &str| duration(text).map(|time| time.as_secs());
+        assert_eq!(seconds("90"), Ok(90));
+        assert_eq!(seconds("0s"), Ok(0));
+        assert_eq!(seconds("2m"), Ok(120));
+        assert_eq!(seconds("1h"), Ok(3600));
+        assert_eq!(seconds("3d"), Ok(259_200));
+        for bad in [
+            "",
+            "s",
+            "1w",
+            "-1",
+            "1.5h",
+            "h1",
+            "99999999999999999999",
+            "40000d",
+        ] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+        assert!(check_interval("0").is_err() && check_interval("2d").is_err());
+        assert!(check_interval("1").is_ok());
     }
 }

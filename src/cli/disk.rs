@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
 
 use super::limits::LimitArgs;
 use super::{CliError, Context, Tabular};
-use crate::control::attach::set_limits;
+use crate::control::attach::{self, KeyStatus, set_limits};
 use crate::control::disks::{
     self, CreateRequest, Created, DiskError, DiskView, Plaintext, SourceSpec, parse_size,
 };
@@ -37,11 +38,26 @@ refused. Reading anything but raw images needs the package qemu-utils.")]
     /// List the disks
     #[command(after_help = "Example:\n  sealdisk disk list -o json")]
     List,
-    /// Show a disk: its state, size, files, and the key version that wraps it
+    /// Show a disk: its state, size, files, the key version that wraps it, and, while it is attached,
+    /// whether the vault grants that key
     #[command(after_help = "Example:\n  sealdisk disk show boot1 -o json")]
     Show {
         /// The disk
         name: String,
+    },
+    /// Print what happens to the key of an attached disk, a line of JSON for each event
+    #[command(after_help = "Examples:
+  sealdisk disk events boot1
+  sealdisk disk events boot1 --follow | jq -r 'select(.event == \"KeyRevoked\") | .reason.message'
+
+Events: Attached, Detached, KeyUnreachable, KeyReachable, KeyRevoked, DekDestroyed, KeyRestored,
+KeyNotRestored, KeyChanged. docs/key-vault.md says when each comes.")]
+    Events {
+        /// The disk
+        name: String,
+        /// Go on with those to come, until the disk is detached
+        #[arg(long, short)]
+        follow: bool,
     },
     /// Delete a disk: its wrapped key is overwritten first, then its files are removed
     #[command(after_help = "Example:\n  sealdisk disk delete boot1 --yes")]
@@ -121,6 +137,16 @@ struct DecryptArgs {
     output_file: PathBuf,
 }
 
+/// A disk, and the key of its attach.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct AttachedDiskView {
+    #[serde(flatten)]
+    disk: DiskView,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_access: Option<KeyStatus>,
+}
+
 impl Tabular for DiskView {
     const COLUMNS: &'static [&'static str] = &[
         "name",
@@ -152,8 +178,14 @@ pub(super) fn run(context: &Context, args: DiskArgs) -> Result<(), CliError> {
             context.output.list(&views)
         }
         DiskCommand::Show { name } => {
-            let view = disks::show(&context.installation()?, &name)?;
-            context.output.show(&view)
+            let disk = disks::show(&context.installation()?, &name)?;
+            show(context, disk)
+        }
+        DiskCommand::Events { name, follow } => {
+            let disk = disks::show(&context.installation()?, &name)?;
+            let runtime_dir = runtime_dir(context.runtime_dir.as_deref());
+            let print = |line: &str| context.output.line(line);
+            Ok(attach::events(&runtime_dir, disk.unique_id, follow, print)?)
         }
         DiskCommand::Delete { name, yes } => {
             let installation = context.installation()?;
@@ -190,7 +222,17 @@ fn update(context: &Context, args: UpdateArgs) -> Result<(), CliError> {
         let runtime_dir = runtime_dir(context.runtime_dir.as_deref());
         set_limits(&runtime_dir, view.unique_id, &args.limits.limits())?;
     }
-    context.output.show(&view)
+    show(context, view)
+}
+
+/// Prints a disk with what its attach knows of its key, if there is one and it answers.
+fn show(context: &Context, disk: DiskView) -> Result<(), CliError> {
+    let runtime_dir = runtime_dir(context.runtime_dir.as_deref());
+    let key_access = match disk.disk_state {
+        "Attached" => attach::key_status(&runtime_dir, disk.unique_id).ok(),
+        _ => None,
+    };
+    context.output.show(&AttachedDiskView { disk, key_access })
 }
 
 fn create(context: &Context, args: CreateArgs) -> Result<(), CliError> {

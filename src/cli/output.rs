@@ -98,6 +98,16 @@ impl Output {
         }
     }
 
+    /// Prints a line at once, for a reader that waits for it.
+    ///
+    /// # Errors
+    /// When stdout cannot be written, also because its reader went away: there may be no end of
+    /// lines to come.
+    pub fn line(&self, line: &str) -> io::Result<()> {
+        let mut stdout = io::stdout().lock();
+        writeln!(stdout, "{line}").and_then(|()| stdout.flush())
+    }
+
     /// A remark for people, on stderr.
     pub fn note(&self, text: &str) {
         // When stderr is gone there is nobody to tell.

@@ -1,29 +1,65 @@
-//! Telling an attached disk something: a socket in the runtime directory that `attach` serves.
+//! Asking and telling an attached disk something: a socket in the runtime directory that `attach`
+//! serves.
 //!
-//! A client sends one line of JSON and gets one line back: `ok`, or what is wrong. Only the owner of
-//! the runtime directory reaches the socket.
+//! A client sends one line of JSON, a [`Request`], and gets one line back, a [`Reply`]; for events it
+//! gets a line for each instead, until it or the attach ends. Only the owner of the runtime
+//! directory reaches the socket. Each client has a thread, so that none can keep others, or the key
+//! guard, waiting.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
 
+use rustix::net::{RecvFlags, recv};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::frontend::Limits;
 
 use super::AttachError;
+use super::board::{Board, Line};
+use super::commands::Commands;
+use super::status::KeyStatus;
 
 /// Bytes of a line at most.
-const MOST_LINE: u64 = 2048;
+const MOST_LINE: u64 = 16 * 1024;
 /// How long the other end may take.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long the end of the attach waits for clients that are being answered.
+const FAREWELL: Duration = Duration::from_millis(500);
+/// Clients at once; more are sent away.
+const MOST_CLIENTS: usize = 32;
+
+/// What a client may ask for.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum Request {
+    /// These limits, instead of those that the disk has.
+    Limits(Limits),
+    /// What the guard knows of the key.
+    Status,
+    /// The events so far, and with `follow` those to come.
+    Events { follow: bool },
+}
+
+/// The answer to a request that is not for events.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum Reply<T> {
+    Ok(T),
+    Error(String),
+}
 
 /// The serving end.
 pub(super) struct ControlSocket {
     listener: UnixListener,
     path: PathBuf,
+    clients: Arc<AtomicUsize>,
 }
 
 fn path_of(runtime_dir: &Path, disk: Uuid) -> PathBuf {
@@ -37,31 +73,42 @@ impl ControlSocket {
         let path = path_of(runtime_dir, disk);
         let _ = std::fs::remove_file(&path);
         match UnixListener::bind(&path) {
-            Ok(listener) => Ok(Self { listener, path }),
+            Ok(listener) => Ok(Self {
+                listener,
+                path,
+                clients: Arc::default(),
+            }),
             Err(source) => Err(AttachError::Socket { path, source }),
         }
     }
 
-    /// Serves the client that waits: gives its limits to `apply` and tells it the outcome.
-    pub(super) fn serve(&self, apply: impl FnOnce(&Limits) -> io::Result<()>) -> io::Result<()> {
-        let (mut client, _) = self.listener.accept()?;
-        client.set_read_timeout(Some(PATIENCE))?;
-        client.set_write_timeout(Some(PATIENCE))?;
-        let mut line = String::new();
-        BufReader::new(Read::by_ref(&mut client).take(MOST_LINE)).read_line(&mut line)?;
-        let outcome = serde_json::from_str(&line)
-            .map_err(|e| e.to_string())
-            .and_then(|limits| apply(&limits).map_err(|e| e.to_string()));
-        match outcome {
-            Ok(()) => writeln!(client, "ok"),
-            Err(error) => writeln!(client, "{error}"),
-        }
+    /// Serves clients from now on, until the end of the process.
+    pub(super) fn serve(&self, board: Arc<Board>, commands: Arc<Commands>) -> io::Result<()> {
+        let listener = self.listener.try_clone()?;
+        let clients = self.clients.clone();
+        let accept = move || {
+            loop {
+                match listener.accept() {
+                    Ok((client, _)) => greet(client, &clients, &board, &commands),
+                    Err(error) => {
+                        log::warn!("a client of the control socket is lost: {error}");
+                        std::thread::sleep(Duration::from_millis(100));
+                    }
+                }
+            }
+        };
+        std::thread::Builder::new()
+            .name("control-socket".into())
+            .spawn(accept)
+            .map(drop)
     }
-}
 
-impl AsRawFd for ControlSocket {
-    fn as_raw_fd(&self) -> RawFd {
-        self.listener.as_raw_fd()
+    /// Waits a moment for clients that are being told the last things.
+    pub(super) fn finish(&self) {
+        let deadline = Instant::now() + FAREWELL;
+        while self.clients.load(Ordering::Relaxed) > 0 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 }
 
@@ -71,24 +118,152 @@ impl Drop for ControlSocket {
     }
 }
 
+/// Gives a client a thread of its own, unless there are too many.
+fn greet(
+    client: UnixStream,
+    clients: &Arc<AtomicUsize>,
+    board: &Arc<Board>,
+    commands: &Arc<Commands>,
+) {
+    if clients.fetch_add(1, Ordering::Relaxed) >= MOST_CLIENTS {
+        clients.fetch_sub(1, Ordering::Relaxed);
+        return;
+    }
+    let (count, board, commands) = (clients.clone(), board.clone(), commands.clone());
+    let spawned = std::thread::Builder::new()
+        .name("control-client".into())
+        .spawn(move || {
+            // A client that went away needs no answer.
+            let _ = serve_client(client, &board, &commands);
+            count.fetch_sub(1, Ordering::Relaxed);
+        });
+    if spawned.is_err() {
+        clients.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn serve_client(mut client: UnixStream, board: &Board, commands: &Commands) -> io::Result<()> {
+    client.set_read_timeout(Some(PATIENCE))?;
+    client.set_write_timeout(Some(PATIENCE))?;
+    let mut line = String::new();
+    BufReader::new(Read::by_ref(&mut client).take(MOST_LINE)).read_line(&mut line)?;
+    match serde_json::from_str(&line) {
+        Ok(Request::Limits(limits)) => match commands.limits(&limits) {
+            Ok(()) => reply(&mut client, &Reply::Ok(())),
+            Err(error) => reply::<()>(&mut client, &Reply::Error(error.to_string())),
+        },
+        Ok(Request::Status) => reply(&mut client, &Reply::Ok(board.status())),
+        Ok(Request::Events { follow }) => {
+            let (history, events) = board.subscribe();
+            for line in history {
+                writeln!(client, "{line}")?;
+            }
+            match follow {
+                true => pass_on(&client, &events),
+                false => Ok(()),
+            }
+        }
+        Err(error) => reply::<()>(&mut client, &Reply::Error(error.to_string())),
+    }
+}
+
+/// Sends events until there will be no more, or the client is gone.
+fn pass_on(mut client: &UnixStream, events: &Receiver<Line>) -> io::Result<()> {
+    loop {
+        match events.recv_timeout(PATIENCE) {
+            Ok(line) => writeln!(client, "{line}")?,
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            Err(RecvTimeoutError::Timeout) => {
+                let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+                if recv(client, &mut [0; 1], flags).is_ok_and(|(_, bytes)| bytes == 0) {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+fn reply<T: Serialize>(client: &mut UnixStream, reply: &Reply<T>) -> io::Result<()> {
+    let json = serde_json::to_string(reply)?;
+    writeln!(client, "{json}")
+}
+
 /// Changes the limits of an attached disk.
 ///
 /// # Errors
 /// [`AttachError::NotAttached`], or [`AttachError::Refused`].
 pub fn set_limits(runtime_dir: &Path, disk: Uuid, limits: &Limits) -> Result<(), AttachError> {
-    let gone = |source| AttachError::NotAttached { source };
-    let mut socket = UnixStream::connect(path_of(runtime_dir, disk)).map_err(gone)?;
-    socket.set_read_timeout(Some(PATIENCE)).map_err(gone)?;
-    let json = serde_json::to_string(limits).map_err(|e| AttachError::Refused(e.to_string()))?;
-    writeln!(socket, "{json}").map_err(gone)?;
+    ask(runtime_dir, disk, &Request::Limits(*limits))
+}
+
+/// What is known of the key of an attached disk.
+///
+/// # Errors
+/// [`AttachError::NotAttached`], or [`AttachError::Refused`].
+pub fn key_status(runtime_dir: &Path, disk: Uuid) -> Result<KeyStatus, AttachError> {
+    ask(runtime_dir, disk, &Request::Status)
+}
+
+/// Gives the events of an attached disk to `each`, a line of JSON at a time: those that are kept,
+/// and with `follow` those that happen, until the disk is detached.
+///
+/// # Errors
+/// [`AttachError::NotAttached`], and what `each` says.
+pub fn events(
+    runtime_dir: &Path,
+    disk: Uuid,
+    follow: bool,
+    mut each: impl FnMut(&str) -> io::Result<()>,
+) -> Result<(), AttachError> {
+    let (socket, gone) = (connect(runtime_dir, disk)?, not_attached);
+    send(&socket, &Request::Events { follow })?;
+    socket.set_read_timeout(None).map_err(gone)?;
+    for line in BufReader::new(socket).lines() {
+        let line = line.map_err(gone)?;
+        each(&line).map_err(|source| AttachError::Process {
+            what: "write an event",
+            source,
+        })?;
+    }
+    Ok(())
+}
+
+fn not_attached(source: io::Error) -> AttachError {
+    AttachError::NotAttached { source }
+}
+
+fn connect(runtime_dir: &Path, disk: Uuid) -> Result<UnixStream, AttachError> {
+    let socket = UnixStream::connect(path_of(runtime_dir, disk)).map_err(not_attached)?;
+    socket
+        .set_read_timeout(Some(PATIENCE))
+        .and_then(|()| socket.set_write_timeout(Some(PATIENCE)))
+        .map_err(not_attached)?;
+    Ok(socket)
+}
+
+fn send(mut socket: &UnixStream, request: &Request) -> Result<(), AttachError> {
+    let json = serde_json::to_string(request).map_err(|e| AttachError::Refused(e.to_string()))?;
+    writeln!(socket, "{json}").map_err(not_attached)
+}
+
+fn ask<T: DeserializeOwned>(
+    runtime_dir: &Path,
+    disk: Uuid,
+    request: &Request,
+) -> Result<T, AttachError> {
+    let socket = connect(runtime_dir, disk)?;
+    send(&socket, request)?;
     let mut answer = String::new();
     BufReader::new(socket.take(MOST_LINE))
         .read_line(&mut answer)
-        .map_err(gone)?;
-    match answer.trim_end() {
-        "ok" => Ok(()),
-        other => Err(AttachError::Refused(format!(
-            "the limits were not changed: {other}"
+        .map_err(not_attached)?;
+    match serde_json::from_str(&answer) {
+        Ok(Reply::Ok(value)) => Ok(value),
+        Ok(Reply::Error(error)) => Err(AttachError::Refused(format!(
+            "the attached disk refused: {error}"
+        ))),
+        Err(error) => Err(AttachError::Refused(format!(
+            "the attached disk did not answer as it should: {error}"
         ))),
     }
 }

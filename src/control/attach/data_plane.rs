@@ -1,30 +1,19 @@
-//! Starting the data plane process, and waiting for its end.
+//! Starting the data plane process, and its end.
 
-use std::io::{self, BufRead, BufReader, Write};
-use std::net::Shutdown;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use command_fds::{CommandFdExt, FdMapping};
 
-use crate::frontend::{CONTROL_FD, DataPlaneFds, LIMITS, Limits, READY, Setup, Waiter, send_setup};
+use crate::frontend::{CONTROL_FD, DataPlaneFds, Setup, send_setup};
 use crate::keys::Dek;
 use crate::store::LayerFiles;
 use crate::volume::RuntimeMap;
 
-use super::control_socket::ControlSocket;
+use super::commands::Commands;
 use super::{AttachError, Socket};
-
-/// How the data plane ended.
-pub(super) enum Ended {
-    /// It flushed everything.
-    Flushed,
-    /// It said why it cannot serve the disk.
-    Refused(String),
-    /// It ended without a word.
-    Died(ExitStatus),
-}
 
 /// The running data plane.
 pub(super) struct DataPlane {
@@ -32,7 +21,7 @@ pub(super) struct DataPlane {
     control: UnixStream,
 }
 
-fn process(what: &'static str) -> impl Fn(io::Error) -> AttachError {
+pub(super) fn process(what: &'static str) -> impl Fn(io::Error) -> AttachError {
     move |source| AttachError::Process { what, source }
 }
 
@@ -79,63 +68,27 @@ impl DataPlane {
         Ok(send_setup(&mut self.control, setup, dek)?)
     }
 
-    /// Waits for the end of the data plane; a signal to this process makes it end. `ready` is
-    /// called when it serves guests.
-    pub(super) fn supervise(
-        mut self,
-        signals: &UnixStream,
-        commands: &ControlSocket,
-        ready: impl FnOnce(),
-    ) -> Result<Ended, AttachError> {
-        let fail = process("watch the data plane");
-        let waiter = Waiter::new().map_err(&fail)?;
-        waiter.watch(&self.control, CONTROL).map_err(&fail)?;
-        waiter.watch(signals, SIGNAL).map_err(&fail)?;
-        waiter.watch(commands, COMMAND).map_err(&fail)?;
-        let mut lines = BufReader::new(self.control.try_clone().map_err(&fail)?);
-        let (mut ready, mut reason) = (Some(ready), None);
-        loop {
-            match waiter.wait().map_err(&fail)? {
-                SIGNAL => {
-                    // The data plane sees the end of the control socket, and ends.
-                    self.control.shutdown(Shutdown::Write).map_err(&fail)?;
-                    waiter.unwatch(signals).map_err(&fail)?;
-                    continue;
-                }
-                COMMAND => {
-                    let apply = |limits: &Limits| {
-                        let json = serde_json::to_string(limits)?;
-                        (&self.control).write_all(format!("{LIMITS}{json}\n").as_bytes())
-                    };
-                    if let Err(error) = commands.serve(apply) {
-                        log::warn!("a command could not be answered: {error}");
-                    }
-                    continue;
-                }
-                _ => {}
-            }
-            let mut line = String::new();
-            match lines.read_line(&mut line) {
-                Ok(0) | Err(_) => break,
-                Ok(_) => {}
-            }
-            if line.trim_end() == READY {
-                if let Some(ready) = ready.take() {
-                    ready();
-                }
-            } else if let Some(text) = line.trim_end().strip_prefix("error ") {
-                reason = Some(text.to_owned());
-            }
-        }
-        let status = self.child.wait().map_err(&fail)?;
-        Ok(match reason {
-            Some(reason) => Ended::Refused(reason),
-            None if status.success() => Ended::Flushed,
-            None => Ended::Died(status),
-        })
+    /// For commands, from now on.
+    pub(super) fn commands(&self) -> Result<Commands, AttachError> {
+        let fail = process("duplicate the data plane's socket");
+        self.control.try_clone().map(Commands::new).map_err(fail)
+    }
+
+    /// Where it answers, a line at a time. Becomes readable when it ends, too.
+    pub(super) fn answers(&self) -> &UnixStream {
+        &self.control
+    }
+
+    /// Ends it at once. What it had completed is kept by the runtime map.
+    pub(super) fn kill(&mut self) {
+        // It fails only when it has ended already.
+        let _ = self.child.kill();
+    }
+
+    /// Waits for its end, which has begun.
+    pub(super) fn wait(&mut self) -> Result<ExitStatus, AttachError> {
+        self.child
+            .wait()
+            .map_err(process("wait for the data plane"))
     }
 }
-
-const CONTROL: u64 = 0;
-const SIGNAL: u64 = 1;
-const COMMAND: u64 = 2;

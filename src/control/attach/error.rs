@@ -57,10 +57,13 @@ pub enum AttachError {
         #[source]
         source: io::Error,
     },
+    /// The handing over of the DEK could not be recorded, so it was not done.
+    #[error("the audit log of the installation cannot be written: {0}")]
+    Audit(String),
     /// Nobody serves the disk.
     #[error(
-        "the disk is not attached, at least not with this --runtime-dir ({source}); limits belong \
-         to an attached disk: give them to `sealdisk attach`"
+        "the disk is not attached, at least not with this --runtime-dir ({source}); limits and \
+         events belong to an attached disk: `sealdisk attach` takes the one and makes the other"
     )]
     NotAttached {
         /// What the kernel said.

@@ -2,7 +2,8 @@
 //!
 //! This process unwraps the DEK, opens the files, hands both to the data plane over inherited
 //! descriptors and a socket, and forgets the DEK. It stays for as long as the disk is attached: it
-//! waits for a signal or for the end of the data plane, and puts things away afterwards.
+//! guards the disk's key ([`guard`]), waits for a signal or for the end of the data plane, and puts
+//! things away afterwards.
 //!
 //! # Order
 //!
@@ -11,30 +12,48 @@
 //! stamped with the new attach id before the header is: it counts for the old id as well as the new
 //! one, so a crash between the two loses nothing.
 
+mod board;
+mod checker;
+mod commands;
 mod control_socket;
 mod data_plane;
 mod error;
+mod guard;
+#[cfg(test)]
+mod guard_tests;
+mod records;
 mod socket;
+mod status;
+mod supervise;
 
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::control::disks::{self, Disk, DiskError};
 use crate::control::{Installation, files, runtime_map};
 use crate::envelope::{Header, HeaderFile};
 use crate::frontend::{Limits, Setup, signal_pipe};
-use crate::keys::{Dek, harden_process};
+use crate::keys::{Dek, harden_process, with_wiped_stack};
 use crate::store::{LayerFile, LayerFiles};
 use crate::volume::{RuntimeMap, check_data_file};
 
+use board::Board;
+use checker::Checker;
 use control_socket::ControlSocket;
-use data_plane::{DataPlane, Ended};
+use data_plane::DataPlane;
+use guard::{Finding, Guard, Moment};
+use records::{Operation, Record, Recorder};
+use supervise::{Attached, Ended, Supervision};
 
-pub use control_socket::set_limits;
+pub use control_socket::{events, key_status, set_limits};
 pub use error::AttachError;
 pub use socket::{Socket, SocketSource};
+pub use status::{DekState, Event, EventKind, GuardOptions, KeyState, KeyStatus, Reason};
 
 /// How long a disk that is in use is waited for.
 const CLAIM_PATIENCE: Duration = Duration::from_secs(2);
@@ -55,6 +74,8 @@ pub struct AttachRequest {
     pub poll_us: u32,
     /// What the disk may do at most.
     pub limits: Limits,
+    /// How its key is guarded.
+    pub guard: GuardOptions,
     /// The serial number that the guest sees; else one made of the disk's id.
     pub serial: Option<String>,
     /// A directory on tmpfs.
@@ -65,7 +86,10 @@ pub struct AttachRequest {
 struct Opened {
     setup: Setup,
     dek: Dek,
+    /// The key version that unwrapped it.
+    key_url: String,
     files: LayerFiles,
+    socket: Socket,
     runtime: RuntimeMap,
     runtime_path: PathBuf,
     /// The runtime map has what a process that died had not flushed.
@@ -76,16 +100,29 @@ struct Opened {
 ///
 /// # Errors
 /// [`AttachError`]: the disk was not served, or is not any more.
-pub fn attach(installation: &Installation, request: AttachRequest) -> Result<(), AttachError> {
+pub fn attach(installation: Installation, request: AttachRequest) -> Result<(), AttachError> {
     harden_process().map_err(DiskError::Key)?;
     // Before anything can take long: a signal during the attach is then not lost.
-    let signals = signal_pipe().map_err(|source| AttachError::Process {
-        what: "handle signals",
-        source,
-    })?;
-    let disk = find(installation, &request.disk)?;
+    let signals = signal_pipe().map_err(data_plane::process("handle signals"))?;
+    let disk = find(&installation, &request.disk)?;
+    let opened = with_wiped_stack(|| open(&installation, &disk, &request))?;
+    let control = ControlSocket::bind(&request.runtime_dir, opened.setup.disk)?;
+    let served = Served {
+        installation: Arc::new(installation),
+        disk: Arc::new(disk),
+        options: request.guard,
+    };
+    served.run(opened, &control, &signals)
+}
+
+/// Unwraps the DEK, opens the files and the socket, and stamps the header.
+fn open(
+    installation: &Installation,
+    disk: &Disk,
+    request: &AttachRequest,
+) -> Result<Opened, AttachError> {
     let header_file = disk.header_file()?;
-    let claim = claim(&disk, &header_file)?;
+    let claim = claim(disk, &header_file)?;
     let (header, dek) = disk.unlock(installation, header_file.read().map_err(DiskError::from)?)?;
     let top = header.top().ok_or(AttachError::NoLayer)?.clone();
     let geometry = disks::geometry(&header, &top)?;
@@ -115,21 +152,21 @@ pub fn attach(installation: &Installation, request: AttachRequest) -> Result<(),
     drop(lock);
 
     let setup = setup(
-        &request,
+        request,
         &stamped,
         geometry.data_unit.bytes(),
         socket.is_listening(),
     )?;
-    let control = ControlSocket::bind(&request.runtime_dir, setup.disk)?;
-    let opened = Opened {
+    Ok(Opened {
         setup,
         dek,
+        key_url: top.envelope.key_url(),
         files,
+        socket,
         runtime,
         runtime_path,
         recovered,
-    };
-    run(opened, &socket, &control, &signals)
+    })
 }
 
 /// Claims the disk. A data plane that was just killed keeps its files for some milliseconds, until
@@ -146,40 +183,113 @@ fn claim(disk: &Disk, header_file: &HeaderFile) -> Result<LayerFile, DiskError> 
     }
 }
 
-fn run(
-    opened: Opened,
-    socket: &Socket,
-    control: &ControlSocket,
-    signals: &std::os::unix::net::UnixStream,
-) -> Result<(), AttachError> {
-    let Opened {
-        setup,
-        dek,
-        files,
-        runtime,
-        runtime_path,
-        recovered,
-    } = opened;
-    let mut data_plane = DataPlane::spawn(socket, files, runtime)?;
-    data_plane.send(&setup, &dek)?;
-    drop(dek);
-    let ended = data_plane.supervise(signals, control, || {
-        log::info!("disk {} is attached", setup.disk);
-        // Without systemd there is nobody to notify.
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    });
-    let clean = matches!(ended, Ok(Ended::Flushed));
-    let never_served = matches!(ended, Ok(Ended::Refused(_))) && !recovered;
-    if clean || never_served {
-        // Everything is in the durable map, or nothing was ever written.
-        if let Err(error) = std::fs::remove_file(&runtime_path) {
-            log::warn!("cannot remove {}: {error}", runtime_path.display());
+/// What the guard asks the vault about.
+struct Served {
+    installation: Arc<Installation>,
+    disk: Arc<Disk>,
+    options: GuardOptions,
+}
+
+impl Served {
+    fn run(
+        self,
+        opened: Opened,
+        control: &ControlSocket,
+        signals: &UnixStream,
+    ) -> Result<(), AttachError> {
+        let Opened {
+            setup,
+            dek,
+            key_url,
+            files,
+            socket,
+            runtime,
+            runtime_path,
+            recovered,
+        } = opened;
+        let guard = Guard::new(self.options, key_url, Moment::now());
+        self.record(Operation::HandOver, guard.key_url())
+            .map_err(AttachError::Audit)?;
+        let mut data_plane = DataPlane::spawn(&socket, files, runtime)?;
+        data_plane.send(&setup, &dek)?;
+        drop(dek);
+        let mut supervision = self.supervision(guard, data_plane, &setup)?;
+        let (board, commands) = (&supervision.hands.board, &supervision.hands.commands);
+        control
+            .serve(board.clone(), commands.clone())
+            .map_err(data_plane::process("serve the control socket"))?;
+        let ended = supervision.run(signals);
+        supervision.close();
+        control.finish();
+        let clean = matches!(ended, Ok(Ended::Flushed));
+        let never_served = matches!(ended, Ok(Ended::Refused(_))) && !recovered;
+        if clean || never_served {
+            // Everything is in the durable map, or nothing was ever written.
+            if let Err(error) = std::fs::remove_file(&runtime_path) {
+                log::warn!("cannot remove {}: {error}", runtime_path.display());
+            }
+        }
+        match ended? {
+            Ended::Flushed => Ok(()),
+            Ended::Refused(reason) => Err(AttachError::Refused(reason)),
+            Ended::Died(status) => Err(AttachError::Died(status)),
         }
     }
-    match ended? {
-        Ended::Flushed => Ok(()),
-        Ended::Refused(reason) => Err(AttachError::Refused(reason)),
-        Ended::Died(status) => Err(AttachError::Died(status)),
+
+    /// Starts the threads that the guard works through.
+    fn supervision(
+        self,
+        guard: Guard,
+        data_plane: DataPlane,
+        setup: &Setup,
+    ) -> Result<Supervision, AttachError> {
+        let fail = data_plane::process("start the guard of the disk's key");
+        let (name, layer) = (self.disk.name().to_owned(), setup.layer);
+        let installation = self.installation.clone();
+        let recorder =
+            Recorder::spawn(move |record| records::append(&installation, record)).map_err(&fail)?;
+        let checker = Checker::spawn(move |with_key| self.check(layer, with_key)).map_err(&fail)?;
+        let hands = Attached {
+            commands: Arc::new(data_plane.commands()?),
+            data_plane,
+            checker,
+            recorder,
+            board: Arc::new(Board::new(guard.status())),
+            disk: setup.disk,
+            name,
+        };
+        Ok(Supervision { guard, hands })
+    }
+
+    /// Asks the vault. A DEK that is wanted is handed out only once that is recorded.
+    fn check(&self, layer: Uuid, with_key: bool) -> Finding {
+        let finding = checker::check(&self.installation, &self.disk, layer, with_key);
+        let Finding::Granted {
+            key_url,
+            dek: Some(_),
+        } = &finding
+        else {
+            return finding;
+        };
+        match self.record(Operation::Restore, key_url) {
+            Ok(()) => finding,
+            Err(error) => Finding::Unknown(Reason {
+                code: "AuditLog".into(),
+                message: error,
+            }),
+        }
+    }
+
+    fn record(&self, operation: Operation, key_url: &str) -> Result<(), String> {
+        let record = Record {
+            time: OffsetDateTime::now_utc(),
+            operation,
+            disk: self.disk.id(),
+            name: self.disk.name().into(),
+            key_url: key_url.into(),
+            reason: None,
+        };
+        records::append(&self.installation, &record)
     }
 }
 

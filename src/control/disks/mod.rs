@@ -78,6 +78,11 @@ impl Disk {
         &self.record.name
     }
 
+    /// Its id.
+    pub fn id(&self) -> uuid::Uuid {
+        self.record.id
+    }
+
     /// The directory of its files.
     pub fn directory(&self) -> &Path {
         &self.record.directory

@@ -93,6 +93,16 @@ impl Disk {
         command
     }
 
+    /// Where its vaults, keys and ciphertext are.
+    pub fn state_dir(&self) -> &Path {
+        self.state.path()
+    }
+
+    /// Where its control socket is.
+    pub fn runtime_dir(&self) -> &Path {
+        self.runtime.path()
+    }
+
     fn raw(&self) -> PathBuf {
         self.state.path().join("raw")
     }

@@ -1,0 +1,173 @@
+//! The thread that asks the vault, which may take its time: the guard does not wait for it.
+
+use std::io;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use crate::catalog::{CatalogError, Kind};
+use crate::control::disks::{Disk, DiskError};
+use crate::control::{ControlError, Installation};
+use crate::envelope::EnvelopeError;
+use crate::keys::with_wiped_stack;
+use crate::vault::{VaultError, Verdict};
+
+use super::guard::Finding;
+use super::status::Reason;
+
+/// Asks the vault when told to.
+pub(super) struct Checker {
+    asks: Sender<bool>,
+    findings: Receiver<Finding>,
+    news: EventFd,
+}
+
+impl Checker {
+    /// Starts the thread. `check` is told whether the DEK is wanted.
+    pub(super) fn spawn(
+        mut check: impl FnMut(bool) -> Finding + Send + 'static,
+    ) -> io::Result<Self> {
+        let news = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
+        let tell = news.try_clone()?;
+        let (asks, asked) = channel();
+        let (found, findings) = channel();
+        // It is never joined: a vault that does not answer must not delay the end of the attach.
+        std::thread::Builder::new()
+            .name("key-check".into())
+            .spawn(move || {
+                while let Ok(with_key) = asked.recv() {
+                    if found.send(check(with_key)).is_err() || tell.write(1).is_err() {
+                        return;
+                    }
+                }
+            })?;
+        Ok(Self {
+            asks,
+            findings,
+            news,
+        })
+    }
+
+    /// Has the vault asked.
+    pub(super) fn ask(&self, with_key: bool) {
+        // Should the thread have ended, the check stays unanswered, which the guard can judge.
+        let _ = self.asks.send(with_key);
+    }
+
+    /// Becomes readable when there is a finding.
+    pub(super) fn news(&self) -> &EventFd {
+        &self.news
+    }
+
+    /// The next finding, if there is one.
+    pub(super) fn take(&self) -> Option<Finding> {
+        let _ = self.news.read();
+        self.findings.try_recv().ok()
+    }
+}
+
+/// Unwraps the DEK of an attached disk in the name of its identity, as its header says now.
+pub(super) fn check(
+    installation: &Installation,
+    disk: &Disk,
+    layer: uuid::Uuid,
+    with_key: bool,
+) -> Finding {
+    let unlocked = with_wiped_stack(|| -> Result<_, DiskError> {
+        let (header, dek) = disk.unlock(installation, disk.header_file()?.read()?)?;
+        let top = header.top().map(|top| (top.id, top.envelope.key_url()));
+        // What is not wanted is zeroed at once.
+        Ok((top, with_key.then_some(dek)))
+    });
+    match unlocked {
+        Ok((Some((id, key_url)), dek)) if id == layer => Finding::Granted { key_url, dek },
+        Ok(_) => Finding::Unknown(Reason {
+            code: "UnusableHeader".into(),
+            message: "the disk's header does not name the layer that is attached".into(),
+        }),
+        Err(error) => match verdict(&error) {
+            Verdict::Refused => Finding::Refused(reason(&error)),
+            Verdict::Unknown => Finding::Unknown(reason(&error)),
+        },
+    }
+}
+
+/// What an error says about the key. A set that is gone has taken its identity with it, so nobody
+/// can be granted the key any more; everything else beside the vault's own refusals decides nothing.
+fn verdict(error: &DiskError) -> Verdict {
+    match (vault_error(error), error) {
+        (Some(error), _) => error.code.verdict(),
+        (
+            None,
+            DiskError::Control(ControlError::Catalog(CatalogError::NotFound {
+                kind: Kind::DiskEncryptionSet,
+                ..
+            })),
+        ) => Verdict::Refused,
+        (None, _) => Verdict::Unknown,
+    }
+}
+
+/// The reason as the guard keeps it.
+pub(super) fn reason(error: &DiskError) -> Reason {
+    let code = match (vault_error(error), verdict(error)) {
+        (Some(error), _) => error.code.as_str(),
+        (None, Verdict::Refused) => "IdentityNotFound",
+        (None, Verdict::Unknown) => "InternalError",
+    };
+    Reason {
+        code: code.into(),
+        message: error.to_string().replace('\n', " "),
+    }
+}
+
+fn vault_error(error: &DiskError) -> Option<&VaultError> {
+    match error {
+        DiskError::Control(ControlError::Vault(error))
+        | DiskError::Envelope(EnvelopeError::Vault(error)) => Some(error),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vault::VaultErrorCode;
+
+    #[test]
+    fn only_a_decision_about_the_key_is_a_refusal() {
+        let vault = |code| DiskError::from(VaultError::new(code, "why"));
+        let gone = |kind| {
+            DiskError::from(CatalogError::NotFound {
+                kind,
+                name: "x".into(),
+            })
+        };
+        for (error, expected, code) in [
+            (
+                vault(VaultErrorCode::KeyDisabled),
+                Verdict::Refused,
+                "KeyDisabled",
+            ),
+            (
+                EnvelopeError::Vault(VaultError::new(VaultErrorCode::Forbidden, "why")).into(),
+                Verdict::Refused,
+                "Forbidden",
+            ),
+            (
+                vault(VaultErrorCode::Unreachable),
+                Verdict::Unknown,
+                "VaultUnreachable",
+            ),
+            (
+                gone(Kind::DiskEncryptionSet),
+                Verdict::Refused,
+                "IdentityNotFound",
+            ),
+            (gone(Kind::Vault), Verdict::Unknown, "InternalError"),
+        ] {
+            assert_eq!(verdict(&error), expected, "{error}");
+            assert_eq!(reason(&error).code, code);
+        }
+    }
+}

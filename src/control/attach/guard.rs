@@ -1,0 +1,413 @@
+//! The key guard of an attached disk: when to ask the vault, what its answers mean, and when the
+//! data plane must lose its DEK and may have it again.
+//!
+//! It is a state machine without threads, clocks or sockets of its own: [`Guard`] is told what
+//! happened and when, and acts through [`Hands`].
+//!
+//! Two things are kept apart: whether the vault grants the key, and where the DEK is. A refusal that
+//! comes while the DEK is on its way to the data plane, or a grant while it is still being destroyed,
+//! then needs no case of its own: the one follows the other as soon as it can.
+
+use std::time::{Duration, Instant};
+
+use rand::Rng;
+use time::OffsetDateTime;
+
+use crate::frontend::OnRevoke;
+use crate::keys::Dek;
+
+use super::status::{DekState, EventKind, GuardOptions, KeyState, KeyStatus, Reason};
+
+/// A check that takes longer than this, and longer than the interval, counts as unanswered.
+const CHECK_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the data plane may take to finish what it had begun. After that it is killed: its
+/// storage hangs, and its key must not outlive the revocation for as long as that takes.
+const DESTROY_PATIENCE: Duration = Duration::from_secs(30);
+
+/// A moment on the clock that never jumps, and as it is shown.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moment {
+    pub(super) instant: Instant,
+    pub(super) time: OffsetDateTime,
+}
+
+impl Moment {
+    pub(super) fn now() -> Self {
+        Self {
+            instant: Instant::now(),
+            time: OffsetDateTime::now_utc(),
+        }
+    }
+}
+
+/// What a check of the key found.
+pub(super) enum Finding {
+    /// The vault unwrapped the DEK, which is here if it was wanted.
+    Granted { key_url: String, dek: Option<Dek> },
+    /// Whoever controls the key has said no.
+    Refused(Reason),
+    /// Nothing was decided.
+    Unknown(Reason),
+}
+
+/// What the guard does to the world. Nothing of it waits.
+pub(super) trait Hands {
+    /// Has the vault asked; the answer is given to [`Guard::found`].
+    fn check(&mut self, with_key: bool);
+    /// Has the data plane destroy its DEK; it answers to [`Guard::destroyed`].
+    fn destroy(&mut self, mode: OnRevoke);
+    /// Gives the data plane the DEK; it answers to [`Guard::restored`] or [`Guard::not_restored`].
+    fn restore(&mut self, dek: &Dek);
+    /// Kills the data plane.
+    fn kill(&mut self);
+    /// Tells everybody.
+    fn tell(&mut self, news: News);
+}
+
+/// An event, without what is the same in all of a disk.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct News {
+    pub(super) time: OffsetDateTime,
+    pub(super) event: EventKind,
+    pub(super) key_url: String,
+    pub(super) reason: Option<Reason>,
+    pub(super) until: Option<OffsetDateTime>,
+}
+
+/// What the vault last said that counts.
+enum Access {
+    Granted,
+    Unreachable { since: Moment, reason: Reason },
+    Stopped { reason: Reason },
+}
+
+/// Where the DEK is.
+enum Key {
+    Held,
+    BeingDestroyed {
+        since: Instant,
+        killed: bool,
+    },
+    Destroyed,
+    /// On its way; `refused` if the vault has taken it back meanwhile.
+    BeingRestored {
+        refused: bool,
+    },
+}
+
+/// A check under way.
+struct Asked {
+    at: Moment,
+    overdue: bool,
+}
+
+/// The guard of one attached disk.
+pub(super) struct Guard {
+    options: GuardOptions,
+    access: Access,
+    /// When `access` became what it is.
+    since: OffsetDateTime,
+    key: Key,
+    key_url: String,
+    asked: Option<Asked>,
+    next_check: Instant,
+    last_check: OffsetDateTime,
+    last_granted: OffsetDateTime,
+}
+
+impl Guard {
+    /// For a disk whose DEK the vault has just unwrapped, with the key of that URL.
+    pub(super) fn new(options: GuardOptions, key_url: String, now: Moment) -> Self {
+        Self {
+            options,
+            access: Access::Granted,
+            since: now.time,
+            key: Key::Held,
+            key_url,
+            asked: None,
+            next_check: now.instant + jittered(options.interval),
+            last_check: now.time,
+            last_granted: now.time,
+        }
+    }
+
+    /// When [`Guard::tick`] has something to do, if nothing happens before.
+    pub(super) fn deadline(&self) -> Instant {
+        let check = match &self.asked {
+            None => Some(self.next_check),
+            Some(asked) if !asked.overdue => Some(asked.at.instant + self.patience()),
+            Some(_) => None,
+        };
+        let grace = match &self.access {
+            Access::Unreachable { since, .. } => Some(since.instant + self.options.grace),
+            Access::Granted | Access::Stopped { .. } => None,
+        };
+        let kill = match self.key {
+            Key::BeingDestroyed { since, killed } if !killed => Some(since + DESTROY_PATIENCE),
+            _ => None,
+        };
+        let first = [check, grace, kill].into_iter().flatten().min();
+        // With a check that never returns there is nothing to do but to wait for it.
+        first.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600))
+    }
+
+    /// Does what is due.
+    pub(super) fn tick(&mut self, now: Moment, hands: &mut impl Hands) {
+        let patience = self.patience();
+        match &mut self.asked {
+            None if now.instant >= self.next_check => self.ask(now, hands),
+            None => {}
+            Some(asked) => {
+                let waited = now.instant.saturating_duration_since(asked.at.instant);
+                if waited >= patience && !std::mem::replace(&mut asked.overdue, true) {
+                    let (at, seconds) = (asked.at, waited.as_secs());
+                    let message = format!("the key vault has not answered for {seconds} s");
+                    self.unknown(at, unreachable(message), hands);
+                }
+            }
+        }
+        self.end_grace(now, hands);
+        if let Key::BeingDestroyed { since, killed } = &mut self.key
+            && now.instant >= *since + DESTROY_PATIENCE
+            && !std::mem::replace(killed, true)
+        {
+            hands.kill();
+        }
+    }
+
+    /// Takes the answer to a check.
+    pub(super) fn found(&mut self, finding: Finding, now: Moment, hands: &mut impl Hands) {
+        let asked = self.asked.take().map_or(now, |asked| asked.at);
+        match finding {
+            Finding::Granted { key_url, dek } => self.granted(key_url, dek, now, hands),
+            Finding::Refused(reason) => self.refused(reason, now, hands),
+            Finding::Unknown(reason) => {
+                self.unknown(asked, reason, hands);
+                self.end_grace(now, hands);
+            }
+        }
+    }
+
+    /// The data plane has no DEK any more.
+    pub(super) fn destroyed(&mut self, now: Moment, hands: &mut impl Hands) {
+        if let Key::BeingDestroyed { .. } = self.key {
+            self.key = Key::Destroyed;
+            let reason = self.reason().cloned();
+            self.tell(EventKind::DekDestroyed, now.time, reason, hands);
+        }
+    }
+
+    /// The data plane serves again.
+    pub(super) fn restored(&mut self, now: Moment, hands: &mut impl Hands) {
+        match self.key {
+            Key::BeingRestored { refused: false } => {
+                self.key = Key::Held;
+                self.access = Access::Granted;
+                self.since = now.time;
+                self.tell(EventKind::KeyRestored, now.time, None, hands);
+            }
+            Key::BeingRestored { refused: true } => self.destroy(now, hands),
+            _ => {}
+        }
+    }
+
+    /// The data plane could not use the DEK, and has not kept it.
+    pub(super) fn not_restored(&mut self, why: &str, now: Moment, hands: &mut impl Hands) {
+        if let Key::BeingRestored { .. } = self.key {
+            self.key = Key::Destroyed;
+            let reason = Reason {
+                code: "DataPlaneFailed".into(),
+                message: why.into(),
+            };
+            self.tell(EventKind::KeyNotRestored, now.time, Some(reason), hands);
+        }
+    }
+
+    /// Whether the DEK is still, or again, in the data plane.
+    pub(super) fn holds_key(&self) -> bool {
+        !matches!(self.key, Key::Destroyed)
+    }
+
+    /// The key version that wrapped the DEK at the last check that succeeded.
+    pub(super) fn key_url(&self) -> &str {
+        &self.key_url
+    }
+
+    /// As `disk show` prints it.
+    pub(super) fn status(&self) -> KeyStatus {
+        let (state, until) = match &self.access {
+            Access::Granted => (KeyState::Active, None),
+            Access::Unreachable { since, .. } => {
+                let until = since.time + self.options.grace;
+                (KeyState::KeyUnreachable, Some(until))
+            }
+            Access::Stopped { .. } => (KeyState::KeyRevoked, None),
+        };
+        KeyStatus {
+            state,
+            since: self.since,
+            until,
+            reason: self.reason().cloned(),
+            dek: match self.key {
+                Key::Held => DekState::Held,
+                Key::BeingDestroyed { .. } => DekState::BeingDestroyed,
+                Key::Destroyed => DekState::Destroyed,
+                Key::BeingRestored { .. } => DekState::BeingRestored,
+            },
+            key_url: self.key_url.clone(),
+            last_check: self.last_check,
+            last_granted: self.last_granted,
+            check_interval_seconds: self.options.interval.as_secs(),
+            grace_seconds: self.options.grace.as_secs(),
+            on_revoke: self.options.on_revoke,
+        }
+    }
+
+    /// Why the key is not granted.
+    pub(super) fn reason(&self) -> Option<&Reason> {
+        match &self.access {
+            Access::Granted => None,
+            Access::Unreachable { reason, .. } | Access::Stopped { reason } => Some(reason),
+        }
+    }
+
+    fn ask(&mut self, now: Moment, hands: &mut impl Hands) {
+        self.asked = Some(Asked {
+            at: now,
+            overdue: false,
+        });
+        self.last_check = now.time;
+        // From start to start, so that a slow vault does not make the checks rarer.
+        self.next_check = now.instant + jittered(self.options.interval);
+        hands.check(matches!(self.key, Key::Destroyed));
+    }
+
+    fn granted(&mut self, key_url: String, dek: Option<Dek>, now: Moment, hands: &mut impl Hands) {
+        self.last_granted = now.time;
+        if self.key_url != key_url {
+            self.key_url = key_url;
+            self.tell(EventKind::KeyChanged, now.time, None, hands);
+        }
+        match (&self.access, &self.key, dek) {
+            (Access::Unreachable { .. }, ..) => {
+                self.access = Access::Granted;
+                self.since = now.time;
+                self.tell(EventKind::KeyReachable, now.time, None, hands);
+            }
+            (Access::Stopped { .. }, Key::Destroyed, Some(dek)) => {
+                self.key = Key::BeingRestored { refused: false };
+                hands.restore(&dek);
+            }
+            // The check had begun before the DEK was destroyed: it is asked for now.
+            (Access::Stopped { .. }, Key::Destroyed, None) => self.next_check = now.instant,
+            _ => {}
+        }
+    }
+
+    fn refused(&mut self, reason: Reason, now: Moment, hands: &mut impl Hands) {
+        if let Key::BeingRestored { refused } = &mut self.key {
+            *refused = true;
+        }
+        match &mut self.access {
+            Access::Stopped { reason: known } => *known = reason,
+            Access::Granted | Access::Unreachable { .. } => self.stop(reason, now, hands),
+        }
+    }
+
+    fn unknown(&mut self, asked: Moment, reason: Reason, hands: &mut impl Hands) {
+        match &mut self.access {
+            Access::Granted => {
+                let until = asked.time + self.options.grace;
+                self.since = asked.time;
+                self.access = Access::Unreachable {
+                    since: asked,
+                    reason: reason.clone(),
+                };
+                hands.tell(News {
+                    until: Some(until),
+                    ..self.news(EventKind::KeyUnreachable, asked.time, Some(reason))
+                });
+            }
+            Access::Unreachable { reason: known, .. } => *known = reason,
+            // Nothing that was decided is changed by this.
+            Access::Stopped { .. } => {}
+        }
+    }
+
+    fn end_grace(&mut self, now: Moment, hands: &mut impl Hands) {
+        if let Access::Unreachable { since, reason } = &self.access
+            && now.instant >= since.instant + self.options.grace
+        {
+            let reason = Reason {
+                code: reason.code.clone(),
+                message: format!(
+                    "{}; the grace period of {} s is over",
+                    reason.message,
+                    self.options.grace.as_secs()
+                ),
+            };
+            self.stop(reason, now, hands);
+        }
+    }
+
+    fn stop(&mut self, reason: Reason, now: Moment, hands: &mut impl Hands) {
+        self.access = Access::Stopped {
+            reason: reason.clone(),
+        };
+        self.since = now.time;
+        // The key first: telling may take a moment.
+        self.destroy(now, hands);
+        self.tell(EventKind::KeyRevoked, now.time, Some(reason), hands);
+    }
+
+    fn destroy(&mut self, now: Moment, hands: &mut impl Hands) {
+        self.key = Key::BeingDestroyed {
+            since: now.instant,
+            killed: false,
+        };
+        hands.destroy(self.options.on_revoke);
+    }
+
+    fn tell(
+        &self,
+        event: EventKind,
+        time: OffsetDateTime,
+        reason: Option<Reason>,
+        hands: &mut impl Hands,
+    ) {
+        hands.tell(self.news(event, time, reason));
+    }
+
+    /// An event of this moment.
+    pub(super) fn news(
+        &self,
+        event: EventKind,
+        time: OffsetDateTime,
+        reason: Option<Reason>,
+    ) -> News {
+        News {
+            time,
+            event,
+            key_url: self.key_url.clone(),
+            reason,
+            until: None,
+        }
+    }
+
+    fn patience(&self) -> Duration {
+        self.options.interval.max(CHECK_PATIENCE)
+    }
+}
+
+fn unreachable(message: String) -> Reason {
+    Reason {
+        code: crate::vault::VaultErrorCode::Unreachable.as_str().into(),
+        message,
+    }
+}
+
+/// A little less than the interval, so that the checks of disks that were attached together spread,
+/// and never more: the interval is a promise.
+fn jittered(interval: Duration) -> Duration {
+    interval.mul_f64(rand::rng().random_range(0.8..=1.0))
+}

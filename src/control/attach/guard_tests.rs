@@ -1,0 +1,382 @@
+//! The guard against a scripted vault, data plane and clock.
+
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+use time::OffsetDateTime;
+
+use super::guard::{Finding, Guard, Hands, Moment, News};
+use super::status::{DekState, EventKind, GuardOptions, KeyState, Reason};
+use crate::frontend::OnRevoke;
+use crate::keys::Dek;
+
+const INTERVAL: Duration = Duration::from_secs(10);
+const GRACE: Duration = Duration::from_secs(60);
+
+/// What the guard has asked for.
+#[derive(Default)]
+struct World {
+    /// Whether the DEK was wanted, for each check.
+    checks: Vec<bool>,
+    destroys: u32,
+    restores: u32,
+    kills: u32,
+    events: Vec<EventKind>,
+    reasons: Vec<Option<Reason>>,
+}
+
+impl Hands for World {
+    fn check(&mut self, with_key: bool) {
+        self.checks.push(with_key);
+    }
+
+    fn destroy(&mut self, mode: OnRevoke) {
+        assert_eq!(mode, OnRevoke::Pause);
+        self.destroys += 1;
+    }
+
+    fn restore(&mut self, _: &Dek) {
+        self.restores += 1;
+    }
+
+    fn kill(&mut self) {
+        self.kills += 1;
+    }
+
+    fn tell(&mut self, news: News) {
+        self.events.push(news.event);
+        self.reasons.push(news.reason);
+    }
+}
+
+struct Bench {
+    guard: Guard,
+    world: World,
+    now: Moment,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self::with_grace(GRACE)
+    }
+
+    fn with_grace(grace: Duration) -> Self {
+        let now = Moment {
+            instant: Instant::now(),
+            time: OffsetDateTime::UNIX_EPOCH,
+        };
+        let options = GuardOptions {
+            interval: INTERVAL,
+            grace,
+            on_revoke: OnRevoke::Pause,
+        };
+        Self {
+            guard: Guard::new(options, "key1".into(), now),
+            world: World::default(),
+            now,
+        }
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now.instant += time;
+        self.now.time += time;
+        self.guard.tick(self.now, &mut self.world);
+    }
+
+    /// Lets an interval pass, in which there must be one check, and answers it.
+    fn check(&mut self, finding: Finding) {
+        let before = self.world.checks.len();
+        self.pass(INTERVAL);
+        assert_eq!(self.world.checks.len(), before + 1);
+        self.found(finding);
+    }
+
+    fn found(&mut self, finding: Finding) {
+        self.guard.found(finding, self.now, &mut self.world);
+        self.guard.tick(self.now, &mut self.world);
+    }
+
+    fn destroyed(&mut self) {
+        self.guard.destroyed(self.now, &mut self.world);
+    }
+
+    fn restored(&mut self) {
+        self.guard.restored(self.now, &mut self.world);
+    }
+
+    fn state(&self) -> (KeyState, DekState) {
+        let status = self.guard.status();
+        (status.state, status.dek)
+    }
+
+    fn last(&self) -> Option<EventKind> {
+        self.world.events.last().copied()
+    }
+}
+
+fn reason(code: &str) -> Reason {
+    Reason {
+        code: code.into(),
+        message: "why".into(),
+    }
+}
+
+fn granted() -> Finding {
+    Finding::Granted {
+        key_url: "key1".into(),
+        dek: None,
+    }
+}
+
+fn granted_with_key() -> Finding {
+    Finding::Granted {
+        key_url: "key1".into(),
+        dek: Some(Dek::generate().unwrap()),
+    }
+}
+
+fn refused() -> Finding {
+    Finding::Refused(reason("KeyDisabled"))
+}
+
+fn unknown() -> Finding {
+    Finding::Unknown(reason("VaultUnreachable"))
+}
+
+#[test]
+fn a_granted_key_is_asked_for_at_least_once_an_interval_and_nothing_happens() {
+    let mut bench = Bench::new();
+    for _ in 0..100 {
+        assert!(bench.guard.deadline() <= bench.now.instant + INTERVAL);
+        bench.check(granted());
+    }
+    assert_eq!(bench.state(), (KeyState::Active, DekState::Held));
+    assert!(bench.world.events.is_empty());
+    assert!(bench.world.checks.iter().all(|with_key| !with_key));
+    assert_eq!(bench.world.destroys, 0);
+}
+
+#[test]
+fn a_refusal_destroys_the_key_at_once_and_a_grant_brings_it_back() {
+    let mut bench = Bench::new();
+    bench.check(refused());
+    assert_eq!(bench.world.destroys, 1);
+    assert_eq!(
+        bench.state(),
+        (KeyState::KeyRevoked, DekState::BeingDestroyed)
+    );
+    bench.destroyed();
+    assert_eq!(bench.state(), (KeyState::KeyRevoked, DekState::Destroyed));
+    assert_eq!(
+        bench.world.reasons.last(),
+        Some(&Some(reason("KeyDisabled")))
+    );
+    // From now on the DEK is wanted; until it is granted nothing changes.
+    bench.check(refused());
+    assert_eq!(bench.world.checks.last(), Some(&true));
+    bench.check(unknown());
+    assert_eq!(bench.guard.status().reason.unwrap().code, "KeyDisabled");
+    assert_eq!(bench.world.destroys, 1);
+
+    bench.check(granted_with_key());
+    assert_eq!(bench.world.restores, 1);
+    assert_eq!(
+        bench.state(),
+        (KeyState::KeyRevoked, DekState::BeingRestored)
+    );
+    bench.restored();
+    assert_eq!(bench.state(), (KeyState::Active, DekState::Held));
+    let expected = [
+        EventKind::KeyRevoked,
+        EventKind::DekDestroyed,
+        EventKind::KeyRestored,
+    ];
+    assert_eq!(bench.world.events, expected);
+    bench.check(granted());
+    assert_eq!(bench.world.checks.last(), Some(&false));
+}
+
+#[test]
+fn an_unreachable_vault_stops_nothing_within_the_grace_period() {
+    let mut bench = Bench::new();
+    bench.check(unknown());
+    assert_eq!(bench.state(), (KeyState::KeyUnreachable, DekState::Held));
+    let until = bench.guard.status().until.unwrap();
+    assert_eq!(until, bench.now.time + GRACE);
+    for _ in 0..4 {
+        bench.check(unknown());
+    }
+    assert_eq!(bench.world.destroys, 0);
+    bench.check(granted());
+    assert_eq!(bench.state(), (KeyState::Active, DekState::Held));
+    let expected = [EventKind::KeyUnreachable, EventKind::KeyReachable];
+    assert_eq!(bench.world.events, expected);
+}
+
+#[test]
+fn the_end_of_the_grace_period_stops_the_disk_whether_or_not_a_check_is_under_way() {
+    for hanging in [false, true] {
+        let mut bench = Bench::new();
+        bench.check(unknown());
+        if hanging {
+            bench.pass(INTERVAL);
+        }
+        let end = bench.now.instant + GRACE - if hanging { INTERVAL } else { Duration::ZERO };
+        while bench.now.instant < end {
+            assert_eq!(bench.world.destroys, 0);
+            let next = bench.guard.deadline().min(end);
+            bench.pass(next - bench.now.instant);
+            if !hanging && bench.now.instant < end {
+                bench.found(unknown());
+            }
+        }
+        assert_eq!(bench.world.destroys, 1, "hanging: {hanging}");
+        let reason = bench.guard.status().reason.unwrap();
+        assert!(reason.message.contains("grace period of 60 s"), "{reason}");
+        bench.destroyed();
+        if hanging {
+            // The check that hung had not asked for the DEK: the next one does, at once.
+            bench.found(granted());
+            assert_eq!(bench.world.checks.last(), Some(&true));
+            bench.found(granted_with_key());
+        } else {
+            bench.check(granted_with_key());
+        }
+        bench.restored();
+        assert_eq!(bench.state(), (KeyState::Active, DekState::Held));
+    }
+}
+
+#[test]
+fn without_a_grace_period_the_first_failure_stops_the_disk() {
+    let mut bench = Bench::with_grace(Duration::ZERO);
+    bench.check(unknown());
+    assert_eq!(bench.world.destroys, 1);
+}
+
+#[test]
+fn a_vault_that_does_not_answer_is_unreachable_since_it_was_asked() {
+    let mut bench = Bench::new();
+    bench.pass(INTERVAL);
+    let asked = bench.now.time;
+    bench.pass(INTERVAL);
+    assert_eq!(bench.state().0, KeyState::KeyUnreachable);
+    let status = bench.guard.status();
+    assert_eq!(status.until, Some(asked + GRACE));
+    assert_eq!(status.reason.unwrap().code, "VaultUnreachable");
+    assert_eq!(bench.world.checks.len(), 1, "one at a time");
+    bench.found(granted());
+    assert_eq!(bench.last(), Some(EventKind::KeyReachable));
+}
+
+#[test]
+fn a_refusal_while_the_key_is_restored_takes_it_away_again() {
+    let mut bench = Bench::new();
+    bench.check(refused());
+    bench.destroyed();
+    bench.check(granted_with_key());
+    bench.check(refused());
+    assert_eq!(bench.world.destroys, 1, "the data plane has no key yet");
+    bench.restored();
+    assert_eq!(bench.world.destroys, 2);
+    bench.destroyed();
+    assert_eq!(bench.state(), (KeyState::KeyRevoked, DekState::Destroyed));
+    assert!(!bench.world.events.contains(&EventKind::KeyRestored));
+}
+
+#[test]
+fn a_grant_while_the_key_is_destroyed_waits_for_that() {
+    let mut bench = Bench::new();
+    bench.check(refused());
+    bench.check(granted());
+    assert_eq!(bench.world.restores, 0);
+    assert_eq!(
+        bench.state(),
+        (KeyState::KeyRevoked, DekState::BeingDestroyed)
+    );
+    bench.destroyed();
+    bench.check(granted_with_key());
+    assert_eq!(bench.world.restores, 1);
+}
+
+#[test]
+fn a_data_plane_that_cannot_use_the_key_gets_it_again() {
+    let mut bench = Bench::new();
+    bench.check(refused());
+    bench.destroyed();
+    bench.check(granted_with_key());
+    bench
+        .guard
+        .not_restored("no memory", bench.now, &mut bench.world);
+    assert_eq!(bench.last(), Some(EventKind::KeyNotRestored));
+    bench.check(granted_with_key());
+    assert_eq!(bench.world.restores, 2);
+}
+
+#[test]
+fn a_data_plane_that_keeps_the_key_is_killed_once() {
+    let mut bench = Bench::new();
+    bench.check(refused());
+    bench.pass(Duration::from_secs(29));
+    assert_eq!(bench.world.kills, 0);
+    bench.pass(Duration::from_secs(1));
+    bench.pass(Duration::from_secs(100));
+    assert_eq!(bench.world.kills, 1);
+    assert!(bench.guard.holds_key(), "until its end is seen");
+}
+
+#[test]
+fn another_key_version_is_noticed() {
+    let mut bench = Bench::new();
+    bench.check(Finding::Granted {
+        key_url: "key2".into(),
+        dek: None,
+    });
+    assert_eq!(bench.world.events, [EventKind::KeyChanged]);
+    assert_eq!(bench.guard.status().key_url, "key2");
+}
+
+proptest! {
+    /// Whatever the vault says and however long things take: there is one check at a time, the data
+    /// plane keeps its key while the vault grants it, and after a refusal it has none before the
+    /// vault grants it again.
+    #[test]
+    fn the_data_plane_has_the_key_exactly_while_it_is_granted(steps in prop::collection::vec((0u8..7, 1u64..30), 1..200)) {
+        let mut bench = Bench::new();
+        let (mut wants_key, mut last_refused) = (None, false);
+        for (step, seconds) in steps {
+            let (destroys, restores) = (bench.world.destroys, bench.world.restores);
+            let checks = bench.world.checks.len();
+            bench.pass(Duration::from_secs(seconds));
+            if bench.world.checks.len() > checks {
+                prop_assert!(wants_key.is_none(), "two checks at once");
+                wants_key = bench.world.checks.last().copied();
+            }
+            match (step, wants_key) {
+                (0, Some(with_key)) => {
+                    let checks = bench.world.checks.len();
+                    last_refused = false;
+                    bench.found(if with_key { granted_with_key() } else { granted() });
+                    wants_key = (bench.world.checks.len() > checks)
+                        .then(|| bench.world.checks.last().copied()).flatten();
+                }
+                (1, Some(_)) => { last_refused = true; bench.found(refused()); wants_key = None; }
+                (2, Some(_)) => { bench.found(unknown()); wants_key = None; }
+                (3, _) => bench.destroyed(),
+                (4, _) => bench.restored(),
+                (5, _) => bench.guard.not_restored("x", bench.now, &mut bench.world),
+                _ => {}
+            }
+            prop_assert!(bench.world.destroys - destroys <= 1);
+            prop_assert!(bench.world.restores - restores <= 1);
+            let (state, dek) = bench.state();
+            if last_refused {
+                prop_assert_eq!(state, KeyState::KeyRevoked);
+                prop_assert!(dek != DekState::Held);
+            }
+            if state != KeyState::KeyRevoked {
+                prop_assert_eq!(dek, DekState::Held);
+            }
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! Revocation that reaches a running disk: the real control process, data plane and vault, and a
+//! frontend in user space instead of a guest.
+
+// Clippy exempts only functions with #[test], and helpers of tests panic as tests do.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "../support/frontend/mod.rs"]
+mod frontend;
+
+mod customer;
+mod death;
+mod load;
+mod memory;
+mod modes;
+mod reasons;
+mod schedule;
+mod watching;
+
+const MIB: u64 = 1 << 20;
