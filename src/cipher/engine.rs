@@ -65,7 +65,7 @@ pub trait XtsEngine: Send {
     unsafe fn run(
         &mut self,
         direction: Direction,
-        tweak: TweakValue,
+        tweak: &TweakValue,
         src: *const u8,
         dst: *mut u8,
         len: usize,

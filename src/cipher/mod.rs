@@ -6,6 +6,8 @@
 //! what is written here. XTS is IEEE 1619-2018; SP 800-38E limits a data unit to 2^20 blocks,
 //! which 256 never reaches.
 
+#![deny(clippy::disallowed_types)]
+
 mod aws_lc;
 mod engine;
 mod error;

@@ -54,7 +54,7 @@ impl XtsEngine for PortableEngine {
     unsafe fn run(
         &mut self,
         direction: Direction,
-        tweak: TweakValue,
+        tweak: &TweakValue,
         src: *const u8,
         dst: *mut u8,
         len: usize,

@@ -125,7 +125,7 @@ impl Cipher {
             // SAFETY: ZEROS has a whole unit, `dst` has `run` bytes, and they are apart.
             unsafe {
                 self.engine
-                    .run(Direction::Encrypt, tweak, ZEROS.as_ptr(), dst, run)
+                    .run(Direction::Encrypt, &tweak, ZEROS.as_ptr(), dst, run)
             };
             done += run;
         }
@@ -142,14 +142,24 @@ impl Cipher {
         len: usize,
     ) {
         debug_assert!(at.0.is_multiple_of(AES_BLOCK as u64) && len.is_multiple_of(AES_BLOCK));
-        let mut done = 0;
+        // A processor that loads a value right after it stored it in halves waits for all stores
+        // before it, which are the ciphertext of the last run. So the tweak of a run is in memory
+        // before the run ahead of it starts.
+        let mut tweaks = [self.tweak(at); 2];
+        let (mut turn, mut done) = (0, 0);
         while done < len {
             let most = self.to_unit_end(at, done).min(len - done);
             let Some((guest, piece)) = cursor.piece(slices, most) else {
                 return;
             };
             let run = piece / AES_BLOCK * AES_BLOCK;
-            let tweak = self.tweak(at.plus(done as u64));
+            let tweak = turn;
+            turn ^= 1;
+            let next = done + run.max(AES_BLOCK);
+            if next < len {
+                tweaks[turn] = self.tweak(at.plus(next as u64));
+            }
+            let tweak = &tweaks[tweak];
             // SAFETY: `done` < `len`, the length of the host buffer behind `host`.
             let here = unsafe { host.add(done) };
             if run == 0 {
@@ -175,7 +185,7 @@ impl Cipher {
     fn straddle(
         &mut self,
         direction: Direction,
-        tweak: TweakValue,
+        tweak: &TweakValue,
         slices: &[SharedSlice],
         cursor: Cursor,
         host: *mut u8,

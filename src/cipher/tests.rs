@@ -58,7 +58,7 @@ fn nist_vectors() {
             unsafe {
                 engine.run(
                     direction,
-                    value,
+                    &value,
                     from.as_ptr(),
                     out.as_mut_ptr(),
                     from.len(),

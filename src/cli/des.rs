@@ -9,8 +9,11 @@ use uuid::Uuid;
 
 use super::{CliError, Context, Tabular};
 use crate::catalog::{DesIdentity, DiskEncryptionSetRecord};
-use crate::control::{DesChange, Installation, NewDes};
+use crate::control::{DesChange, Installation, KeyUsage, NewDes, UpdatedDes};
 use crate::vault::KeyUrl;
+
+/// Names of disks that a line of a table has; `-o json` has all.
+const SHOWN_RESOURCES: usize = 5;
 
 /// Arguments of `disk-encryption-set`.
 #[derive(Args)]
@@ -42,6 +45,17 @@ With a vault over HTTPS, which `keyvault connect` has made known:
     #[command(after_help = "Example:
   sealdisk disk-encryption-set update myset --key-url https://myvault.vault.localhost/keys/newkey")]
     Update(UpdateArgs),
+    /// Wrap the disks of sets that follow the latest version of their key under that version, also
+    /// while they are attached
+    #[command(after_help = "Example:
+  sealdisk disk-encryption-set rotate
+
+`sealdisk keyvault serve` does this by itself. Without it, run this from a timer, or after a new key
+version was made.")]
+    Rotate(RotateArgs),
+    /// List the key versions of a set with what each wraps, and whether it is safe to disable
+    #[command(after_help = "Example:\n  sealdisk disk-encryption-set show-usage myset -o json")]
+    ShowUsage(NameArgs),
     /// Delete a disk encryption set that no disk uses
     #[command(after_help = "Example:\n  sealdisk disk-encryption-set delete myset --yes")]
     Delete(DeleteArgs),
@@ -131,6 +145,12 @@ struct UpdateArgs {
     /// Use the latest version of the key
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "true|false")]
     enable_auto_key_rotation: Option<bool>,
+}
+
+#[derive(Args)]
+struct RotateArgs {
+    /// The disk encryption set [default: all that follow their key]
+    name: Option<String>,
 }
 
 #[derive(Args)]
@@ -263,6 +283,8 @@ pub(super) fn run(context: &Context, args: DesArgs) -> Result<(), CliError> {
             output.show(&DesView::from(record))
         }
         DesCommand::Update(args) => update(context, &installation, &args),
+        DesCommand::Rotate(args) => rotate(context, &installation, args.name.as_deref()),
+        DesCommand::ShowUsage(args) => output.list(&installation.key_usage(&args.name)?),
         DesCommand::Delete(args) => delete(context, &installation, &args),
     }
 }
@@ -283,24 +305,93 @@ fn update(
         auto_rotation: args.enable_auto_key_rotation,
     };
     let updated = installation.update_des(&args.name, &change)?;
+    let (record, refused) = report(context, updated);
+    context.output.show(&DesView::from(record))?;
+    refused.map_or(Ok(()), Err)
+}
+
+fn rotate(
+    context: &Context,
+    installation: &Installation,
+    name: Option<&str>,
+) -> Result<(), CliError> {
+    if let Some(name) = name
+        && !installation.catalog().des(name)?.record.auto_rotation
+    {
+        return Err(CliError::usage(format!(
+            "the set '{name}' does not follow its key's latest version; change that with \
+             `sealdisk disk-encryption-set update {name} --enable-auto-key-rotation`, or give it \
+             another key with --key-url"
+        )));
+    }
+    let mut refused = None;
+    let mut views = Vec::new();
+    for followed in installation.follow_latest_keys(name)? {
+        match followed.outcome {
+            Ok(updated) => {
+                let (record, left) = report(context, updated);
+                refused = refused.or(left);
+                views.push(DesView::from(record));
+            }
+            Err(error) => {
+                let error = CliError::from(error);
+                let message = format!("the set '{}': {}", followed.name, error.message);
+                context.output.note(&message);
+                refused = refused.or(Some(CliError::new(error.code, message)));
+            }
+        }
+    }
+    context.output.list(&views)?;
+    refused.map_or(Ok(()), Err)
+}
+
+/// Says for each disk that its key is another one. The error is why a disk is left under the old
+/// key, when one is.
+fn report(context: &Context, updated: UpdatedDes) -> (DiskEncryptionSetRecord, Option<CliError>) {
     for disk in &updated.rewrapped {
         context.output.note(&format!(
             "the disk '{disk}' is wrapped by the set's key now"
         ));
     }
-    context.output.show(&DesView::from(updated.record))?;
-    let Some((disk, reason)) = updated.left.into_iter().next() else {
-        return Ok(());
+    let are = match updated.left.len() {
+        0 | 1 => "is".into(),
+        left => format!("and {} others are", left - 1),
     };
-    let reason = CliError::from(reason);
-    Err(CliError::new(
-        reason.code,
-        format!(
-            "the set is changed, but the disk '{}' is still wrapped by {}, which must stay enabled \
-             until this command, repeated, has succeeded: {}",
-            disk.name, disk.key_url, reason.message
-        ),
-    ))
+    let refused = updated.left.into_iter().next().map(|(disk, reason)| {
+        let reason = CliError::from(reason);
+        CliError::new(
+            reason.code,
+            format!(
+                "the set is changed, but the disk '{}' {are} still wrapped by {}, which must stay \
+                 enabled until this command, repeated, has succeeded: {}",
+                disk.name, disk.key_url, reason.message
+            ),
+        )
+    });
+    (updated.record, refused)
+}
+
+impl Tabular for KeyUsage {
+    const COLUMNS: &'static [&'static str] = &["keyUrl", "active", "safeToDisable", "resources"];
+
+    fn cells(&self) -> Vec<String> {
+        let names: Vec<&str> = self.resources.iter().map(|r| r.name.as_str()).collect();
+        let resources = match names.len() {
+            0 => "-".into(),
+            1..=SHOWN_RESOURCES => names.join(" "),
+            more => format!(
+                "{} and {} more",
+                names[..SHOWN_RESOURCES].join(" "),
+                more - SHOWN_RESOURCES
+            ),
+        };
+        vec![
+            self.key_url.clone(),
+            self.active.to_string(),
+            self.safe_to_disable.to_string(),
+            resources,
+        ]
+    }
 }
 
 fn delete(

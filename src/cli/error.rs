@@ -68,6 +68,7 @@ impl From<ControlError> for CliError {
             ControlError::VaultElsewhere { .. }
             | ControlError::VaultHere { .. }
             | ControlError::Identity { .. } => Self::new("OperationNotAllowed", error.to_string()),
+            ControlError::Disks(error) => (*error).into(),
             ControlError::Directory { .. }
             | ControlError::Exposed { .. }
             | ControlError::NoStateDirectory => Self::new("StateDirectory", error.to_string()),

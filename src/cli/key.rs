@@ -12,7 +12,7 @@ use time::{Date, OffsetDateTime, PrimitiveDateTime};
 use zeroize::Zeroizing;
 
 use super::output::time_cell;
-use super::{CliError, Context, Tabular};
+use super::{CliError, Context, Tabular, what_if};
 use crate::control::Installation;
 use crate::vault::{AttributeChange, KeyAttributes, KeyBundle, KeyId, KeySize, KeyUrl, KeyVault};
 
@@ -53,6 +53,10 @@ enum KeyCommand {
 A key version that is disabled, expired or not yet valid neither wraps nor unwraps: disks under it
 cannot be made, attached or decrypted until it is valid again.")]
     SetAttributes(SetAttributesArgs),
+    /// List what would stop if a key version were disabled
+    #[command(after_help = "Example:
+  sealdisk keyvault key what-if --disable mykey --vault-name myvault")]
+    WhatIf(what_if::WhatIfArgs),
 }
 
 #[derive(Args)]
@@ -230,6 +234,7 @@ pub(super) fn run(
             let vault = installation.vault(&args.vault_name)?;
             output.show(&vault.key(&operator, &args.key_id())?)
         }
+        KeyCommand::WhatIf(args) => what_if::run(context, installation, &args),
         KeyCommand::SetAttributes(args) => {
             let change = args.attributes.change();
             if change == AttributeChange::default() {

@@ -23,6 +23,7 @@ mod key;
 mod keyvault;
 mod limits;
 mod output;
+mod what_if;
 
 pub use error::CliError;
 pub use output::{Output, OutputFormat, Tabular};

@@ -70,6 +70,9 @@ pub enum ControlError {
         /// Why, and what to do.
         why: &'static str,
     },
+    /// The disks could not be looked at.
+    #[error(transparent)]
+    Disks(Box<super::disks::DiskError>),
     /// Where the state is kept is not known.
     #[error("there is no home directory to keep the state in; give --state-dir")]
     NoStateDirectory,

@@ -12,7 +12,7 @@ mod runtime;
 mod vaults;
 
 pub use context::{Installation, default_state_dir};
-pub use des::{DeletedDes, DesChange, NewDes, UpdatedDes};
+pub use des::{DeletedDes, DesChange, FollowedDes, KeyUsage, KeyUser, NewDes, UpdatedDes, WhatIf};
 pub use error::ControlError;
 pub use identity::KeyAccess;
 pub use runtime::{runtime_dir, runtime_map};

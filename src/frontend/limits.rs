@@ -1,5 +1,7 @@
 //! Limits of a disk: requests and bytes a second over all its queues, with bursts.
 
+#![deny(clippy::disallowed_types)]
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 

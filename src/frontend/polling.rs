@@ -1,5 +1,7 @@
 //! How long to look busily for work before sleeping.
 
+#![deny(clippy::disallowed_types)]
+
 use std::time::Duration;
 
 /// Below this a window is not worth the two looks at the clock.

@@ -1,5 +1,7 @@
 //! One started virtqueue: the avail ring, the used ring and the three eventfds.
 
+#![deny(clippy::disallowed_types)]
+
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsRawFd, RawFd};

@@ -4,6 +4,8 @@
 //! what is finished, takes new chains, notifies the guest once, and waits for a kick, a completion
 //! or a command in one system call that submits new I/O as well.
 
+#![deny(clippy::disallowed_types)]
+
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};

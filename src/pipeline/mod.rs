@@ -7,6 +7,8 @@
 //! buffer, a block in use, a flush under way in another queue) is kept and tried again. So running
 //! out of buffers is backpressure, never an error.
 
+#![deny(clippy::disallowed_types)]
+
 mod disk_io;
 mod drive;
 mod error;

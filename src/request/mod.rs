@@ -4,6 +4,8 @@
 //! The rules are virtio 1.2 §2.7 (split virtqueues) and §5.2.6 (block device operation). A guest is
 //! an adversary: each byte of guest memory is read once, and what was read is what is checked.
 
+#![deny(clippy::disallowed_types)]
+
 mod chain;
 mod error;
 mod interpret;

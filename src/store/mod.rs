@@ -5,6 +5,8 @@
 //! above knows neither io_uring nor files: the tests run the same volume code on a simulated store
 //! that loses, reorders and tears what was not synced.
 
+#![deny(clippy::disallowed_types)]
+
 use std::io;
 use std::ptr::NonNull;
 

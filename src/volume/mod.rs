@@ -22,6 +22,8 @@
 //!   crash before leaves the old content, one after leaves zeros: `ZeroHeld` is kept in the durable
 //!   map too, so the space is given back later.
 
+#![deny(clippy::disallowed_types)]
+
 mod error;
 pub mod format;
 mod layer;

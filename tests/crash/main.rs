@@ -11,7 +11,7 @@ mod load;
 use std::time::{Duration, Instant};
 
 use frontend::PATIENCE;
-use frontend::daemon::{AttachOptions, Backend, Daemon, Disk, alive, kill};
+use frontend::daemon::{AttachOptions, Backend, Daemon, Disk, alive, expect_success, kill};
 use frontend::rng::Rng;
 use load::{Mix, World};
 
@@ -155,4 +155,53 @@ fn an_orderly_end_loses_nothing_either() {
         });
     }
     world.verify(&disk.attach(&AttachOptions::default()));
+}
+
+/// Wrapping the DEK under another key touches no data: the load sees no error, and the disk opens with
+/// whichever key its header names.
+#[test]
+fn another_key_under_load_is_not_noticed() {
+    if Backend::chosen() != Backend::Sealdisk {
+        return;
+    }
+    let disk = Disk::new(load::DISK_BYTES);
+    let run = |line: &str| {
+        let arguments: Vec<&str> = line.split_whitespace().collect();
+        expect_success(&mut disk.command(&arguments)).stdout
+    };
+    let key = "keyvault key create k --vault-name vault1 --size 2048";
+    run("keyvault create vault1");
+    run(key);
+    run("disk-encryption-set create set --key-url https://vault1.vault.localhost/keys/k -o json");
+    let set = run("disk-encryption-set show set -o json");
+    let set: serde_json::Value = serde_json::from_slice(&set).unwrap();
+    let id = set["identity"]["principalId"].as_str().unwrap();
+    run(&format!(
+        "keyvault set-policy vault1 --object-id {id} --key-permissions get wrapKey unwrapKey"
+    ));
+
+    let mut world = World::new();
+    let daemon = disk.attach(&AttachOptions::default());
+    let frontend = daemon.connect_with(&load::setup(0));
+    let mut moves = 0;
+    let done = world.run(frontend, Mix::All, 7, || {
+        let end = Instant::now() + Duration::from_secs(3);
+        while Instant::now() < end {
+            run("disk update disk --disk-encryption-set set");
+            run("disk update disk --platform-managed");
+            moves += 1;
+        }
+        run("disk update disk --disk-encryption-set set");
+        // A new version of the key, which the set then follows.
+        run(key);
+        run("disk-encryption-set update set --enable-auto-key-rotation true");
+    });
+    eprintln!("{done} requests, {moves} times there and back");
+    assert!(done > 100 && moves > 0, "{done} requests, {moves} moves");
+    drop(daemon);
+    world.verify(&disk.attach(&AttachOptions::default()));
+    let usage = run("disk-encryption-set show-usage set -o json");
+    let usage: serde_json::Value = serde_json::from_slice(&usage).unwrap();
+    assert_eq!(usage[0]["resources"][0]["name"], "disk", "{usage}");
+    assert_eq!(usage[1]["safeToDisable"], true, "{usage}");
 }

@@ -27,6 +27,7 @@ use crate::envelope::{
 use crate::keys::Dek;
 use crate::pipeline::PipelineError;
 use crate::store::LayerFile;
+use crate::vault::{Caller, KeyVault};
 use crate::volume::LayerPaths;
 
 mod create;
@@ -46,7 +47,7 @@ pub use delete::delete;
 pub use error::DiskError;
 pub use size::parse_size;
 pub use staging::sweep;
-pub use update::update;
+pub use update::{rewrap, update};
 pub use view::{DiskView, EncryptionView, LayerView, list, show};
 
 /// The name of the header in a disk's directory.
@@ -128,7 +129,21 @@ impl Disk {
         let set = claims.disk_encryption_set.as_deref();
         let envelope = &top.envelope;
         let access = installation.unwrapping_key(set, &envelope.vault_url, envelope.key_id())?;
-        let dek = unwrap_dek(access.vault.as_ref(), &access.caller, top)?;
+        self.unlock_by(access.vault.as_ref(), &access.caller, header)
+    }
+
+    /// As [`Disk::unlock`], by a vault that is open already.
+    ///
+    /// # Errors
+    /// As [`Disk::unlock`].
+    fn unlock_by(
+        &self,
+        vault: &dyn KeyVault,
+        caller: &Caller,
+        header: UnverifiedHeader,
+    ) -> Result<(Header, Dek), DiskError> {
+        let top = header.claims().top().ok_or_else(|| self.no_layer())?;
+        let dek = unwrap_dek(vault, caller, top)?;
         Ok((header.authenticate(&dek)?, dek))
     }
 

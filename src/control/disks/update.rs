@@ -2,8 +2,9 @@
 
 use super::{Disk, DiskError, described, lookup, reconcile_one};
 use crate::catalog::DiskRecord;
-use crate::control::Installation;
-use crate::envelope::{unwrap_dek, wrap_dek};
+use crate::control::{Installation, KeyAccess};
+use crate::envelope::{Header, HeaderLock, unwrap_dek, wrap_dek};
+use crate::keys::Dek;
 
 /// Wraps the DEK of `name` under the active key of `disk_encryption_set`, or under the
 /// platform-managed key, also while the disk is attached.
@@ -31,27 +32,87 @@ pub fn update(
 ) -> Result<(), DiskError> {
     let disk = Disk::find(installation, name)?;
     let access = installation.wrapping_key(disk_encryption_set)?;
-    let (vault, caller) = (access.vault.as_ref(), &access.caller);
     let file = disk.header_file()?;
-    let mut lock = file.lock()?;
-    let (mut header, dek) = disk.unlock(installation, lock.read()?)?;
-    header.disk_encryption_set = disk_encryption_set.map(Into::into);
+    let lock = file.lock()?;
+    let (header, dek) = disk.unlock(installation, lock.read()?)?;
+    wrap_anew(
+        installation,
+        &access,
+        disk_encryption_set,
+        lock,
+        header,
+        &dek,
+    )
+}
+
+/// As [`update`] under the key `access` of the set `set`, for a disk that belongs to it. A disk that
+/// was moved to another set meanwhile, or that the key wraps already, is left alone: false then.
+///
+/// # Errors
+/// As [`update`].
+pub fn rewrap(
+    installation: &Installation,
+    name: &str,
+    set: &str,
+    access: &KeyAccess,
+) -> Result<bool, DiskError> {
+    let disk = Disk::find(installation, name)?;
+    let file = disk.header_file()?;
+    let lock = file.lock()?;
+    let found = lock.read()?;
+    let claims = found.claims();
+    disk.check_identity(claims)?;
+    let top = claims.top().ok_or_else(|| disk.no_layer())?;
+    let moved = claims.disk_encryption_set.as_deref() != Some(set);
+    let url = access.key_url().to_string();
+    if moved
+        || claims
+            .layers
+            .iter()
+            .all(|layer| layer.envelope.key_url() == url)
+    {
+        drop(lock);
+        reconcile_one(installation, lookup(installation, name)?)?;
+        return Ok(false);
+    }
+    // The vault is open already when both keys are in it, as with a new version.
+    let (header, dek) = if top.envelope.vault_url == access.vault.url() {
+        disk.unlock_by(access.vault.as_ref(), &access.caller, found)?
+    } else {
+        disk.unlock(installation, found)?
+    };
+    wrap_anew(installation, access, Some(set), lock, header, &dek)?;
+    Ok(true)
+}
+
+fn wrap_anew(
+    installation: &Installation,
+    access: &KeyAccess,
+    set: Option<&str>,
+    mut lock: HeaderLock<'_>,
+    mut header: Header,
+    dek: &Dek,
+) -> Result<(), DiskError> {
+    let (vault, caller) = (access.vault.as_ref(), &access.caller);
+    header.disk_encryption_set = set.map(Into::into);
     for layer in &mut header.layers {
-        layer.envelope = wrap_dek(vault, caller, &access.key, &dek)?;
+        layer.envelope = wrap_dek(vault, caller, &access.key, dek)?;
         unwrap_dek(vault, caller, layer)?;
     }
 
-    let row = lookup(installation, name)?;
+    let name = header.name.clone();
+    let row = lookup(installation, &name)?;
     let pinned = DiskRecord {
         disk_encryption_set: header.disk_encryption_set.clone(),
         ..row.record.clone()
     };
     let catalog = installation.catalog();
     let rev = catalog.update_disk(row.rev, &pinned)?;
-    let written = lock.write_both(&header, &dek);
+    let written = lock.write_both(&header, dek);
+    // Reading the header, which the correction of a row does, takes the lock too.
     drop(lock);
     if let Err(e) = written {
-        reconcile_one(installation, lookup(installation, name)?)?;
+        reconcile_one(installation, lookup(installation, &name)?)?;
         return Err(e.into());
     }
     catalog.update_disk(rev, &described(&pinned, &header))?;

@@ -1,0 +1,153 @@
+//! Rotation: wrapping the disks of a set under its key again.
+//!
+//! No data is touched and no order matters: each disk's header names the key version that wraps it
+//! and is either old or new. So the disks are done in parallel, and what a crash or a refusal leaves
+//! behind is found by comparing headers with the set's key: repeating the command goes on.
+
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use time::OffsetDateTime;
+
+use super::UpdatedDes;
+use crate::catalog::{DiskEncryptionSetRecord, DiskRecord, Rev, Stored};
+use crate::control::disks::{self, DiskError};
+use crate::control::{ControlError, Installation, KeyAccess};
+
+/// Disks that are wrapped at a time. Most of the time of one goes into waiting for its header and
+/// the catalog to be durable.
+const AT_A_TIME: usize = 16;
+
+/// A set whose key has a newer version than it had.
+pub struct FollowedDes {
+    /// The set.
+    pub name: String,
+    /// What became of it and its disks.
+    pub outcome: Result<UpdatedDes, ControlError>,
+}
+
+impl Installation {
+    /// Wraps the disks of the sets that follow the latest version of their key under that version:
+    /// of the set `name`, or of all such sets. A set whose disks are all wrapped by it already is not
+    /// reported.
+    ///
+    /// # Errors
+    /// When the catalog cannot be read or there is no such set. What a vault refuses is told with its
+    /// set, since other sets go on.
+    pub fn follow_latest_keys(&self, name: Option<&str>) -> Result<Vec<FollowedDes>, ControlError> {
+        let sets = match name {
+            Some(name) => vec![self.catalog().des(name)?],
+            None => self.catalog().all_des()?,
+        };
+        disks::reconcile(self)?;
+        let mut followed = Vec::new();
+        for Stored { rev, record } in sets.into_iter().filter(|set| set.record.auto_rotation) {
+            let name = record.name.clone();
+            let outcome = self.follow_latest_key(rev, record).transpose();
+            followed.extend(outcome.map(|outcome| FollowedDes { name, outcome }));
+        }
+        Ok(followed)
+    }
+
+    fn follow_latest_key(
+        &self,
+        rev: Rev,
+        record: DiskEncryptionSetRecord,
+    ) -> Result<Option<UpdatedDes>, ControlError> {
+        let disks = self.catalog().disks_of(Some(&record.name))?;
+        if disks.is_empty() {
+            return Ok(None);
+        }
+        let latest = self.wrapping_key_of(&record)?.key_url().to_string();
+        if disks.iter().all(|disk| disk.record.key_url == latest) {
+            return Ok(None);
+        }
+        self.rotate(rev, record, None).map(Some)
+    }
+
+    /// Stores a changed record and wraps the set's disks under its key, which must be usable if there
+    /// are any. `old_key` is the key that the set had, if it is another one now.
+    pub(super) fn rotate(
+        &self,
+        rev: Rev,
+        mut record: DiskEncryptionSetRecord,
+        old_key: Option<String>,
+    ) -> Result<UpdatedDes, ControlError> {
+        let disks = self.catalog().disks_of(Some(&record.name))?;
+        let key = (!disks.is_empty())
+            .then(|| self.wrapping_key_of(&record))
+            .transpose()?;
+        let mut stale = Vec::new();
+        if let Some(key) = &key {
+            let url = key.key_url().to_string();
+            stale.extend(disks.into_iter().map(|disk| disk.record));
+            stale.retain(|disk| disk.key_url != url);
+            key.probe()?;
+        }
+        remember(&mut record, old_key, &stale);
+        self.catalog().update_des(rev, &record)?;
+        let mut updated = UpdatedDes {
+            record,
+            rewrapped: Vec::new(),
+            left: Vec::new(),
+        };
+        if let Some(key) = key {
+            self.rewrap(&key, stale, &mut updated);
+        }
+        Ok(updated)
+    }
+
+    fn rewrap(&self, key: &KeyAccess, stale: Vec<DiskRecord>, updated: &mut UpdatedDes) {
+        let set = updated.record.name.as_str();
+        let next = AtomicUsize::new(0);
+        let done: Mutex<Vec<(usize, Result<bool, DiskError>)>> = Mutex::default();
+        thread::scope(|scope| {
+            for _ in 0..AT_A_TIME.min(stale.len()) {
+                scope.spawn(|| {
+                    loop {
+                        let index = next.fetch_add(1, Ordering::Relaxed);
+                        let Some(disk) = stale.get(index) else {
+                            break;
+                        };
+                        let outcome = disks::rewrap(self, &disk.name, set, key);
+                        let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+                        done.push((index, outcome));
+                    }
+                });
+            }
+        });
+        let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+        done.sort_unstable_by_key(|(index, _)| *index);
+        for (disk, (_, outcome)) in stale.into_iter().zip(done) {
+            match outcome {
+                Ok(true) => updated.rewrapped.push(disk.name),
+                Ok(false) => {}
+                Err(error) => updated.left.push((disk, error)),
+            }
+        }
+    }
+}
+
+/// Notes that the key is another one now, with the key versions that still wrap disks; the time of
+/// the rotation too, when there is something to rotate.
+fn remember(record: &mut DiskEncryptionSetRecord, old_key: Option<String>, stale: &[DiskRecord]) {
+    let mut previous: Vec<String> = Vec::new();
+    for url in stale.iter().map(|disk| &disk.key_url) {
+        if !previous.contains(url) {
+            previous.push(url.clone());
+        }
+    }
+    if previous.is_empty() {
+        previous.extend(old_key);
+    }
+    if previous.is_empty() {
+        return;
+    }
+    record
+        .previous_keys
+        .retain(|known| !previous.contains(known) && *known != record.key_url);
+    record.previous_keys.splice(0..0, previous);
+    record.last_rotation = Some(OffsetDateTime::now_utc());
+}

@@ -1,0 +1,207 @@
+//! Rotation of a disk encryption set with many disks, also when it is cut off.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "the lint's exception for tests does not reach functions that tests call"
+)]
+
+mod disk_support;
+
+use std::collections::BTreeSet;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
+
+use disk_support::{Host, KEY, VAULT};
+use sealdisk::control::Installation;
+use sealdisk::control::disks::{self, CreateRequest, Disk};
+use sealdisk::control::import::Cancel;
+
+const ALL: &[&str] = &["get", "wrapKey", "unwrapKey"];
+const SET: &str = "set1";
+
+/// A host with `count` disks of one set, which follows its key.
+fn host_with_disks(count: u32) -> Host {
+    let host = Host::new();
+    host.encryption_set(SET, ALL);
+    let follow = ["--enable-auto-key-rotation", "true"];
+    host.ok(&[&["disk-encryption-set", "update", SET], &follow[..]].concat());
+    let installation = host.installation();
+    let next = AtomicU32::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    if index >= count {
+                        break;
+                    }
+                    create(&installation, &format!("disk{index}"));
+                }
+            });
+        }
+    });
+    host
+}
+
+fn create(installation: &Installation, name: &str) {
+    let request = CreateRequest {
+        name: name.into(),
+        size: Some(1 << 20),
+        source: None,
+        disk_encryption_set: Some(SET.into()),
+        sector_size: 4096,
+        data_dir: None,
+    };
+    disks::create(installation, &request, &Cancel::default(), |_| |_| ()).unwrap();
+}
+
+fn new_version(host: &Host) {
+    host.ok(&[
+        "keyvault",
+        "key",
+        "create",
+        KEY,
+        "--vault-name",
+        VAULT,
+        "--size",
+        "2048",
+    ]);
+}
+
+/// Opens every disk with what its header says; the key versions that do it.
+fn open_all(host: &Host) -> BTreeSet<String> {
+    let installation = host.installation();
+    let rows = installation.catalog().disks().unwrap();
+    let open = |name: &str| {
+        let disk = Disk::find(&installation, name).unwrap();
+        let header = disk.header_file().unwrap().read().unwrap();
+        let (header, _) = disk.unlock(&installation, header).unwrap();
+        header.top().unwrap().envelope.key_url()
+    };
+    rows.iter().map(|row| open(&row.record.name)).collect()
+}
+
+/// Rotates `count` disks, killed at `kills` random moments before it is let through.
+fn rotate_with_kills(count: u32, kills: u32) {
+    let host = host_with_disks(count);
+    let first = open_all(&host);
+    assert_eq!(first.len(), 1);
+    new_version(&host);
+
+    // How long it takes, so that the kills meet it at work.
+    let whole = Instant::now();
+    host.ok(&["disk-encryption-set", "rotate", SET]);
+    let whole = whole.elapsed();
+    eprintln!("{count} disks in {whole:?}");
+    let second = open_all(&host);
+    assert_eq!(second.len(), 1);
+    assert_ne!(first, second);
+
+    let (mut seen_both, mut random) = (0, std::process::id());
+    for _ in 0..kills {
+        new_version(&host);
+        let mut child = host
+            .command(&["disk-encryption-set", "rotate"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        std::thread::sleep(whole.mul_f64(f64::from(random >> 8) / f64::from(1 << 24)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        seen_both += u32::from(open_all(&host).len() > 1);
+    }
+    eprintln!("{seen_both} of {kills} kills left disks under both versions");
+    assert!(
+        kills == 0 || seen_both > 0,
+        "no kill met the rotation at work"
+    );
+    host.ok(&["disk-encryption-set", "rotate"]);
+    assert_eq!(open_all(&host).len(), 1);
+    assert_eq!(
+        host.json(&["disk-encryption-set", "rotate"]),
+        serde_json::json!([])
+    );
+}
+
+#[test]
+fn a_rotation_that_is_killed_leaves_every_disk_openable_and_goes_on() {
+    rotate_with_kills(48, 10);
+}
+
+#[test]
+#[ignore = "takes minutes: scripts/test --full"]
+fn a_thousand_disks() {
+    rotate_with_kills(1000, 10);
+}
+
+#[test]
+fn it_is_shown_which_version_wraps_what_and_which_is_safe_to_disable() {
+    let host = host_with_disks(2);
+    let old = open_all(&host).pop_first().unwrap();
+    let usage = || host.json(&["disk-encryption-set", "show-usage", SET]);
+    assert_eq!(usage()[0]["active"], true);
+    new_version(&host);
+
+    // The new version is the active one, the old one still wraps the disks.
+    let before = usage();
+    assert_eq!(before.as_array().unwrap().len(), 2, "{before}");
+    assert_eq!(before[0]["resources"], serde_json::json!([]));
+    assert_eq!(before[1]["keyUrl"], *old);
+    assert_eq!(before[1]["safeToDisable"], false);
+    assert_eq!(before[1]["resources"][0]["name"], "disk0");
+    let version = old.rsplit('/').next().unwrap();
+    let what_if = [
+        "keyvault",
+        "key",
+        "what-if",
+        "--disable",
+        KEY,
+        "--vault-name",
+        VAULT,
+    ];
+    let old_version = [&what_if[..], &["--version", version]].concat();
+    let effect = host.json(&old_version);
+    assert_eq!(effect["resources"].as_array().unwrap().len(), 2, "{effect}");
+    assert_eq!(effect["diskEncryptionSets"], serde_json::json!([]));
+    let effect = host.json(&what_if);
+    assert_eq!(effect["diskEncryptionSets"], serde_json::json!([SET]));
+
+    host.ok(&["disk-encryption-set", "rotate"]);
+    let after = usage();
+    assert_eq!(
+        after[0]["resources"].as_array().unwrap().len(),
+        2,
+        "{after}"
+    );
+    assert_eq!(after[1]["keyUrl"], *old);
+    assert_eq!(after[1]["safeToDisable"], true);
+    assert_eq!(host.json(&old_version)["resources"], serde_json::json!([]));
+    let set = host.json(&["disk-encryption-set", "show", SET]);
+    assert_eq!(set["previousKeys"][0]["keyUrl"], *old);
+    assert!(set["lastKeyRotationTimestamp"].is_string(), "{set}");
+}
+
+#[test]
+fn a_disk_that_was_moved_to_another_set_meanwhile_stays_there() {
+    let host = host_with_disks(1);
+    let installation = host.installation();
+    let access = installation.wrapping_key(Some(SET)).unwrap();
+    host.ok(&["disk", "update", "disk0", "--platform-managed"]);
+    assert!(!disks::rewrap(&installation, "disk0", SET, &access).unwrap());
+    let show = host.json(&["disk", "show", "disk0"]);
+    assert_eq!(
+        show["encryption"]["type"],
+        "EncryptionAtRestWithPlatformKey"
+    );
+}
+
+#[test]
+fn a_set_that_does_not_follow_its_key_says_how_it_could() {
+    let host = Host::new();
+    host.encryption_set(SET, ALL);
+    let said = host.refused(&["disk-encryption-set", "rotate", SET]);
+    assert!(said.contains("--enable-auto-key-rotation"), "{said}");
+}
