@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use crate::sqlite::DatabaseError;
 
+mod identities;
 mod schema;
 mod settings;
 mod sqlite;
@@ -79,6 +80,39 @@ pub struct DiskEncryptionSetRecord {
     pub created: OffsetDateTime,
 }
 
+/// Whose an identity is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IdentityOwner {
+    /// A user, known by this name.
+    Named(String),
+    /// The disk encryption set of this name, whose system-assigned identity it is.
+    DiskEncryptionSet(String),
+}
+
+impl IdentityOwner {
+    /// The name of the user or of the set.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Named(name) | Self::DiskEncryptionSet(name) => name,
+        }
+    }
+}
+
+/// An identity that the token service of this installation knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdentityRecord {
+    /// What access policies name, Azure's `principalId`.
+    pub object_id: Uuid,
+    /// What a client chooses the identity by, Azure's `clientId`.
+    pub client_id: Uuid,
+    /// Whose it is.
+    pub owner: IdentityOwner,
+    /// SHA-256 of its secret, when it has one.
+    pub secret_hash: Option<[u8; 32]>,
+    /// When it was made.
+    pub created: OffsetDateTime,
+}
+
 /// How far the life of a disk has got. Anything but `Ready` is what an interrupted command left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DiskState {
@@ -120,6 +154,8 @@ pub enum Kind {
     DiskEncryptionSet,
     /// A [`DiskRecord`].
     Disk,
+    /// An [`IdentityRecord`].
+    Identity,
 }
 
 impl fmt::Display for Kind {
@@ -128,6 +164,7 @@ impl fmt::Display for Kind {
             Self::Vault => "key vault",
             Self::DiskEncryptionSet => "disk encryption set",
             Self::Disk => "disk",
+            Self::Identity => "identity",
         })
     }
 }
@@ -184,6 +221,15 @@ pub enum CatalogError {
         /// The first set that uses it.
         set: String,
     },
+    /// A disk encryption set whose identity somebody else manages.
+    #[error(
+        "the identity of the disk encryption set '{name}' is not system-assigned: ask whoever \
+         manages it for its tokens"
+    )]
+    NotSystemAssigned {
+        /// The set.
+        name: String,
+    },
     /// A row holds something that this program never writes.
     #[error("the catalog's record of '{name}' is damaged: {what}")]
     Damaged {
@@ -205,6 +251,7 @@ fn command(kind: Kind) -> &'static str {
         Kind::Vault => "keyvault",
         Kind::DiskEncryptionSet => "disk-encryption-set",
         Kind::Disk => "disk",
+        Kind::Identity => "identity",
     }
 }
 
@@ -320,4 +367,57 @@ pub trait Catalog: Send + Sync {
     /// # Errors
     /// [`CatalogError::Changed`], [`CatalogError::NotFound`].
     fn delete_disk(&self, name: &str, rev: Rev) -> Result<(), CatalogError>;
+
+    /// Adds the identity of a named user.
+    ///
+    /// # Errors
+    /// [`CatalogError::Exists`] when the name is taken.
+    fn insert_identity(&self, record: &IdentityRecord) -> Result<(), CatalogError>;
+
+    /// The identity of the user of that name.
+    ///
+    /// # Errors
+    /// [`CatalogError::NotFound`].
+    fn identity(&self, name: &str) -> Result<Stored<IdentityRecord>, CatalogError>;
+
+    /// The system-assigned identity of a disk encryption set; the first call makes its record,
+    /// which the deletion of the set deletes.
+    ///
+    /// # Errors
+    /// [`CatalogError::NotFound`] when there is no such set.
+    fn identity_of_des(&self, des: &str) -> Result<Stored<IdentityRecord>, CatalogError>;
+
+    /// All identities that have a record: those of users by name, then those of sets.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    fn identities(&self) -> Result<Vec<Stored<IdentityRecord>>, CatalogError>;
+
+    /// The identity with that object id, if there is one.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    fn identity_by_object(&self, object_id: Uuid) -> Result<Option<IdentityRecord>, CatalogError>;
+
+    /// The identity with that client id, if there is one.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    fn identity_by_client(&self, client_id: Uuid) -> Result<Option<IdentityRecord>, CatalogError>;
+
+    /// Replaces the secret of an identity; `hash` is the SHA-256 of the new one.
+    ///
+    /// # Errors
+    /// [`CatalogError::Changed`], also when it is gone.
+    fn set_identity_secret(
+        &self,
+        identity: &Stored<IdentityRecord>,
+        hash: &[u8; 32],
+    ) -> Result<(), CatalogError>;
+
+    /// Deletes an identity.
+    ///
+    /// # Errors
+    /// [`CatalogError::Changed`], also when it is gone.
+    fn delete_identity(&self, identity: &Stored<IdentityRecord>) -> Result<(), CatalogError>;
 }

@@ -1,5 +1,6 @@
 //! The tables of the catalog.
 
+use super::identities;
 use crate::sqlite::Schema;
 
 /// Times are RFC 3339 text, ids the usual text form of UUIDs, so that `sqlite3` shows them; a
@@ -10,6 +11,7 @@ pub(super) const SCHEMA: Schema = Schema {
     steps: &[
         |db| db.execute_batch(VERSION_1),
         |db| db.execute_batch(VERSION_2),
+        identities::create_table,
     ],
 };
 

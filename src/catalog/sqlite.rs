@@ -14,8 +14,8 @@ use uuid::Uuid;
 
 use super::schema::SCHEMA;
 use super::{
-    Catalog, CatalogError, DiskEncryptionSetRecord, DiskRecord, DiskState, InstallationRecord,
-    Kind, Rev, Stored, VaultRecord,
+    Catalog, CatalogError, DiskEncryptionSetRecord, DiskRecord, DiskState, IdentityRecord,
+    InstallationRecord, Kind, Rev, Stored, VaultRecord, identities,
 };
 use crate::sqlite::open;
 
@@ -323,6 +323,46 @@ impl Catalog for SqliteCatalog {
         }
         Ok(())
     }
+
+    fn insert_identity(&self, record: &IdentityRecord) -> Result<(), CatalogError> {
+        identities::insert(&self.db(), record)
+    }
+
+    fn identity(&self, name: &str) -> Result<Stored<IdentityRecord>, CatalogError> {
+        identities::named(&self.db(), name)
+    }
+
+    fn identity_of_des(&self, des: &str) -> Result<Stored<IdentityRecord>, CatalogError> {
+        let mut db = self.db();
+        let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let found = identities::of_des(&transaction, des)?;
+        transaction.commit()?;
+        Ok(found)
+    }
+
+    fn identities(&self) -> Result<Vec<Stored<IdentityRecord>>, CatalogError> {
+        identities::all(&self.db())
+    }
+
+    fn identity_by_object(&self, object_id: Uuid) -> Result<Option<IdentityRecord>, CatalogError> {
+        identities::by_object(&self.db(), object_id)
+    }
+
+    fn identity_by_client(&self, client_id: Uuid) -> Result<Option<IdentityRecord>, CatalogError> {
+        identities::by_client(&self.db(), client_id)
+    }
+
+    fn set_identity_secret(
+        &self,
+        identity: &Stored<IdentityRecord>,
+        hash: &[u8; 32],
+    ) -> Result<(), CatalogError> {
+        identities::set_secret(&self.db(), identity, hash)
+    }
+
+    fn delete_identity(&self, identity: &Stored<IdentityRecord>) -> Result<(), CatalogError> {
+        identities::delete(&self.db(), identity)
+    }
 }
 
 impl DiskState {
@@ -395,21 +435,21 @@ fn one<T>(found: Vec<T>, kind: Kind, name: &str) -> Result<T, CatalogError> {
     found.into_iter().next().ok_or_else(|| missing(kind, name))
 }
 
-fn missing(kind: Kind, name: &str) -> CatalogError {
+pub(super) fn missing(kind: Kind, name: &str) -> CatalogError {
     CatalogError::NotFound {
         kind,
         name: name.into(),
     }
 }
 
-fn stale(kind: Kind, name: &str) -> CatalogError {
+pub(super) fn stale(kind: Kind, name: &str) -> CatalogError {
     CatalogError::Changed {
         kind,
         name: name.into(),
     }
 }
 
-fn damaged(name: &str, what: impl ToString) -> CatalogError {
+pub(super) fn damaged(name: &str, what: impl ToString) -> CatalogError {
     CatalogError::Damaged {
         name: name.into(),
         what: what.to_string(),
@@ -417,7 +457,12 @@ fn damaged(name: &str, what: impl ToString) -> CatalogError {
 }
 
 /// Says what a violated constraint means: a taken name, or a disk encryption set that is not there.
-fn constraint(error: rusqlite::Error, kind: Kind, name: &str, des: Option<&str>) -> CatalogError {
+pub(super) fn constraint(
+    error: rusqlite::Error,
+    kind: Kind,
+    name: &str,
+    des: Option<&str>,
+) -> CatalogError {
     let extended = error.sqlite_error().map(|e| e.extended_code);
     match (extended, des) {
         (Some(ffi::SQLITE_CONSTRAINT_FOREIGNKEY), Some(des)) => {
@@ -442,7 +487,11 @@ fn json(name: &str, value: &impl Serialize) -> Result<String, CatalogError> {
     serde_json::to_string(value).map_err(|e| damaged(name, e))
 }
 
-fn parse_json<T: DeserializeOwned>(name: &str, what: &str, text: &str) -> Result<T, CatalogError> {
+pub(super) fn parse_json<T: DeserializeOwned>(
+    name: &str,
+    what: &str,
+    text: &str,
+) -> Result<T, CatalogError> {
     serde_json::from_str(text).map_err(|e| damaged(name, format!("{what}: {e}")))
 }
 
@@ -458,15 +507,15 @@ fn set_with_key_in(db: &Connection, vault_url: &str) -> Result<Option<String>, C
     Ok(name)
 }
 
-fn uuid(name: &str, text: &str) -> Result<Uuid, CatalogError> {
+pub(super) fn uuid(name: &str, text: &str) -> Result<Uuid, CatalogError> {
     Uuid::parse_str(text).map_err(|e| damaged(name, format!("'{text}': {e}")))
 }
 
-fn parse_time(name: &str, text: &str) -> Result<OffsetDateTime, CatalogError> {
+pub(super) fn parse_time(name: &str, text: &str) -> Result<OffsetDateTime, CatalogError> {
     OffsetDateTime::parse(text, &Rfc3339).map_err(|e| damaged(name, format!("'{text}': {e}")))
 }
 
-fn time_text(name: &str, time: OffsetDateTime) -> Result<String, CatalogError> {
+pub(super) fn time_text(name: &str, time: OffsetDateTime) -> Result<String, CatalogError> {
     time.format(&Rfc3339).map_err(|e| damaged(name, e))
 }
 

@@ -45,6 +45,7 @@ impl From<CatalogError> for CliError {
             CatalogError::Exists { .. } | CatalogError::Changed { .. } => "Conflict",
             CatalogError::InUse { .. } => "InUseDiskEncryptionSetCannotBeDeleted",
             CatalogError::VaultInUse { .. } => "VaultInUse",
+            CatalogError::NotSystemAssigned { .. } => "BadParameter",
             CatalogError::Damaged { .. } | CatalogError::Open(_) | CatalogError::Sqlite(_) => {
                 "CatalogError"
             }

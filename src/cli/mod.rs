@@ -19,6 +19,7 @@ mod connect;
 mod des;
 mod disk;
 mod error;
+mod identity;
 mod key;
 mod keyvault;
 mod limits;
@@ -72,6 +73,8 @@ enum Command {
     Keyvault(keyvault::KeyvaultArgs),
     /// Manage disk encryption sets: which key encrypts disks, in whose name
     DiskEncryptionSet(des::DesArgs),
+    /// Manage the identities that a served key vault knows
+    Identity(identity::IdentityArgs),
     /// Manage encrypted disks
     Disk(disk::DiskArgs),
     /// Serve a disk to a virtual machine over vhost-user
@@ -141,6 +144,7 @@ fn dispatch(context: &Context, command: Command) -> Result<(), CliError> {
     match command {
         Command::Keyvault(args) => keyvault::run(context, args),
         Command::DiskEncryptionSet(args) => des::run(context, args),
+        Command::Identity(args) => identity::run(context, args),
         Command::Disk(args) => disk::run(context, args),
         Command::Attach(args) => attach::run(context, args),
         Command::DataPlane(args) => attach::run_data_plane(context, args),

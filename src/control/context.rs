@@ -8,6 +8,9 @@
 
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
 use super::ControlError;
 use super::files::private_dir;
 use crate::catalog::{Catalog, InstallationRecord, SqliteCatalog};
@@ -50,6 +53,23 @@ impl Installation {
     /// The catalog.
     pub fn catalog(&self) -> &dyn Catalog {
         self.catalog.as_ref()
+    }
+
+    /// The state directory.
+    pub fn state_dir(&self) -> &Path {
+        &self.state_dir
+    }
+
+    /// Tells the installation from others: the tenant of its identities.
+    pub fn id(&self) -> Uuid {
+        // Made of what is random and stays, so that it need not be stored.
+        let hash = Sha256::new()
+            .chain_update(b"sealdisk installation id v1\0")
+            .chain_update(self.principals.operator.as_bytes())
+            .finalize();
+        let mut id = [0; 16];
+        id.copy_from_slice(&hash[..16]);
+        uuid::Builder::from_custom_bytes(id).into_uuid()
     }
 
     /// Where disks are kept that were not given a `--data-dir`.

@@ -8,6 +8,7 @@ mod error;
 pub mod files;
 mod identity;
 pub mod import;
+mod principals;
 mod runtime;
 mod vaults;
 
@@ -15,4 +16,5 @@ pub use context::{Installation, default_state_dir};
 pub use des::{DeletedDes, DesChange, FollowedDes, KeyUsage, KeyUser, NewDes, UpdatedDes, WhatIf};
 pub use error::ControlError;
 pub use identity::KeyAccess;
+pub use principals::{DeletedIdentity, IdentitySecret};
 pub use runtime::{runtime_dir, runtime_map};

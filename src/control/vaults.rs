@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use rustix::fs::{FlockOperation, flock};
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use super::files::sync_dir;
 use super::{ControlError, Installation, disks};
@@ -172,6 +173,26 @@ impl Installation {
         // A disk whose header names the vault needs it, whatever the catalog says.
         disks::reconcile(self)?;
         Ok(self.catalog().delete_vault(&record.name, rev)?)
+    }
+
+    /// The vaults that have an access policy for an identity.
+    pub(super) fn vaults_with_policy(&self, object_id: Uuid) -> Result<Vec<String>, ControlError> {
+        let mut found = Vec::new();
+        for vault in self.catalog().vaults()? {
+            if matches!(vault.record.kind, VaultKind::Https { .. }) {
+                continue;
+            }
+            let name = vault.record.name;
+            // A vault that cannot be opened now says so when it is used; this is only a courtesy.
+            let Ok(policies) = self.vault(&name).and_then(|v| Ok(v.policies()?)) else {
+                log::warn!("the key vault '{name}' could not be searched for access policies");
+                continue;
+            };
+            if policies.iter().any(|(id, _)| *id == object_id) {
+                found.push(name);
+            }
+        }
+        Ok(found)
     }
 
     /// The vault of the platform-managed key; the first call makes both.

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::disks::{self, DiskError};
 use super::{ControlError, Installation};
-use crate::catalog::{DesIdentity, DiskEncryptionSetRecord, DiskRecord, Stored, VaultKind};
+use crate::catalog::{DesIdentity, DiskEncryptionSetRecord, DiskRecord, Stored};
 use crate::vault::{KeyUrl, KeyVault, VaultError, VaultErrorCode};
 
 pub use rotate::FollowedDes;
@@ -133,24 +133,9 @@ impl Installation {
         // A disk whose header names the set needs its identity, whatever the catalog says.
         disks::reconcile(self)?;
         self.catalog().delete_des(name, rev)?;
-        let mut vaults_with_policy = Vec::new();
-        for vault in self.catalog().vaults()? {
-            if matches!(vault.record.kind, VaultKind::Https { .. }) {
-                continue;
-            }
-            let name = vault.record.name;
-            // A vault that cannot be opened now says so when it is used; the set is gone already.
-            let Ok(policies) = self.vault(&name).and_then(|v| Ok(v.policies()?)) else {
-                log::warn!("the key vault '{name}' could not be searched for access policies");
-                continue;
-            };
-            if policies.iter().any(|(id, _)| *id == record.principal_id) {
-                vaults_with_policy.push(name);
-            }
-        }
         Ok(DeletedDes {
             principal_id: record.principal_id,
-            vaults_with_policy,
+            vaults_with_policy: self.vaults_with_policy(record.principal_id)?,
         })
     }
 

@@ -1,0 +1,184 @@
+//! Identities in the SQLite catalog: named users, and the system-assigned ones of disk encryption
+//! sets, which go with their set.
+
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::sqlite::{constraint, damaged, missing, parse_json, parse_time, stale, time_text, uuid};
+use super::{CatalogError, DesIdentity, IdentityOwner, IdentityRecord, Kind, Rev, Stored};
+
+/// The step of the catalog's schema that adds the table. The secret of an identity is stored as its
+/// SHA-256: it is 256 random bits, so that there is nothing to guess. That a set's identity goes
+/// with the set is the database's own doing, so no command can forget it.
+pub(super) fn create_table(db: &Transaction<'_>) -> rusqlite::Result<()> {
+    db.execute_batch(
+        "CREATE TABLE identities (
+             object_id   TEXT PRIMARY KEY,
+             rev         INTEGER NOT NULL,
+             client_id   TEXT NOT NULL UNIQUE,
+             name        TEXT UNIQUE,
+             des         TEXT UNIQUE REFERENCES disk_encryption_sets (name) ON DELETE CASCADE,
+             secret_hash BLOB,
+             created     TEXT NOT NULL,
+             CHECK ((name IS NULL) <> (des IS NULL))
+         ) STRICT;",
+    )
+}
+
+const COLUMNS: &str = "object_id, rev, client_id, name, des, secret_hash, created";
+
+pub(super) fn insert(db: &Connection, record: &IdentityRecord) -> Result<(), CatalogError> {
+    let (name, des) = match &record.owner {
+        IdentityOwner::Named(name) => (Some(name), None),
+        IdentityOwner::DiskEncryptionSet(set) => (None, Some(set)),
+    };
+    let shown = record.owner.name();
+    db.execute(
+        &format!("INSERT INTO identities ({COLUMNS}) VALUES (?, 1, ?, ?, ?, ?, ?)"),
+        params![
+            record.object_id.to_string(),
+            record.client_id.to_string(),
+            name,
+            des,
+            record.secret_hash.as_ref().map(<[u8; 32]>::as_slice),
+            time_text(shown, record.created)?,
+        ],
+    )
+    .map_err(|e| constraint(e, Kind::Identity, shown, des.map(String::as_str)))?;
+    Ok(())
+}
+
+pub(super) fn named(db: &Connection, name: &str) -> Result<Stored<IdentityRecord>, CatalogError> {
+    one(db, "name", name)?.ok_or_else(|| missing(Kind::Identity, name))
+}
+
+pub(super) fn all(db: &Connection) -> Result<Vec<Stored<IdentityRecord>>, CatalogError> {
+    let sql = format!("SELECT {COLUMNS} FROM identities ORDER BY des, name");
+    let mut statement = db.prepare_cached(&sql)?;
+    let mut rows = statement.query([])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push(parse(row)?);
+    }
+    Ok(found)
+}
+
+/// The identity of a set, made when it is asked for first.
+pub(super) fn of_des(
+    db: &Transaction<'_>,
+    des: &str,
+) -> Result<Stored<IdentityRecord>, CatalogError> {
+    let set: Option<(String, String)> = db
+        .query_row(
+            "SELECT identity, principal_id FROM disk_encryption_sets WHERE name = ?",
+            [des],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
+        .optional()?;
+    let (identity, principal) = set.ok_or_else(|| missing(Kind::DiskEncryptionSet, des))?;
+    // Tokens of any other identity are issued by somebody else.
+    if parse_json::<DesIdentity>(des, "identity", &identity)? != DesIdentity::SystemAssigned {
+        return Err(CatalogError::NotSystemAssigned { name: des.into() });
+    }
+    if let Some(found) = one(db, "des", des)? {
+        return Ok(found);
+    }
+    let record = IdentityRecord {
+        object_id: uuid(des, &principal)?,
+        client_id: Uuid::new_v4(),
+        owner: IdentityOwner::DiskEncryptionSet(des.into()),
+        secret_hash: None,
+        created: OffsetDateTime::now_utc(),
+    };
+    insert(db, &record)?;
+    Ok(Stored {
+        rev: Rev(1),
+        record,
+    })
+}
+
+pub(super) fn by_object(
+    db: &Connection,
+    object_id: Uuid,
+) -> Result<Option<IdentityRecord>, CatalogError> {
+    Ok(one(db, "object_id", &object_id.to_string())?.map(|found| found.record))
+}
+
+pub(super) fn by_client(
+    db: &Connection,
+    client_id: Uuid,
+) -> Result<Option<IdentityRecord>, CatalogError> {
+    Ok(one(db, "client_id", &client_id.to_string())?.map(|found| found.record))
+}
+
+pub(super) fn set_secret(
+    db: &Connection,
+    identity: &Stored<IdentityRecord>,
+    hash: &[u8; 32],
+) -> Result<(), CatalogError> {
+    let record = &identity.record;
+    let changed = db.execute(
+        "UPDATE identities SET rev = rev + 1, secret_hash = ? WHERE object_id = ? AND rev = ?",
+        params![
+            hash.as_slice(),
+            record.object_id.to_string(),
+            identity.rev.0
+        ],
+    )?;
+    changed_one(changed, record)
+}
+
+pub(super) fn delete(
+    db: &Connection,
+    identity: &Stored<IdentityRecord>,
+) -> Result<(), CatalogError> {
+    let record = &identity.record;
+    let changed = db.execute(
+        "DELETE FROM identities WHERE object_id = ? AND rev = ?",
+        params![record.object_id.to_string(), identity.rev.0],
+    )?;
+    changed_one(changed, record)
+}
+
+fn changed_one(changed: usize, record: &IdentityRecord) -> Result<(), CatalogError> {
+    match changed {
+        0 => Err(stale(Kind::Identity, record.owner.name())),
+        _ => Ok(()),
+    }
+}
+
+/// `column` is a column of this file's own choice that is unique.
+fn one(
+    db: &Connection,
+    column: &'static str,
+    value: &str,
+) -> Result<Option<Stored<IdentityRecord>>, CatalogError> {
+    let sql = format!("SELECT {COLUMNS} FROM identities WHERE {column} = ?");
+    let mut statement = db.prepare_cached(&sql)?;
+    let mut rows = statement.query([value])?;
+    rows.next()?.map(parse).transpose()
+}
+
+fn parse(row: &Row<'_>) -> Result<Stored<IdentityRecord>, CatalogError> {
+    let object_id: String = row.get("object_id")?;
+    let owner = match (row.get("name")?, row.get("des")?) {
+        (Some(name), None) => IdentityOwner::Named(name),
+        (None, Some(des)) => IdentityOwner::DiskEncryptionSet(des),
+        _ => return Err(damaged(&object_id, "an identity with two owners or none")),
+    };
+    let name = owner.name();
+    let secret_hash: Option<Vec<u8>> = row.get("secret_hash")?;
+    Ok(Stored {
+        rev: Rev(row.get("rev")?),
+        record: IdentityRecord {
+            object_id: uuid(name, &object_id)?,
+            client_id: uuid(name, &row.get::<_, String>("client_id")?)?,
+            secret_hash: secret_hash
+                .map(|hash| hash.try_into().map_err(|_| damaged(name, "secret_hash")))
+                .transpose()?,
+            created: parse_time(name, &row.get::<_, String>("created")?)?,
+            owner,
+        },
+    })
+}

@@ -1,0 +1,268 @@
+//! `sealdisk identity`.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::output::time_cell;
+use super::{CliError, Context, Tabular};
+use crate::catalog::{IdentityOwner, IdentityRecord};
+use crate::control::{IdentitySecret, Installation};
+
+/// Arguments of `identity`.
+#[derive(Args)]
+pub struct IdentityArgs {
+    #[command(subcommand)]
+    command: IdentityCommand,
+}
+
+#[derive(Subcommand)]
+enum IdentityCommand {
+    /// Make the identity of a user or program that asks `keyvault serve` for tokens
+    #[command(after_help = "Example:
+  sealdisk identity create backup-job --secret-file /etc/backup-job.secret
+  sealdisk keyvault set-policy myvault --key-permissions get list backup --object-id \\
+    $(sealdisk identity show backup-job -o json | jq -r .principalId)")]
+    Create(CreateArgs),
+    /// List the identities of users, and those of disk encryption sets that were ever used so
+    #[command(after_help = "Example:\n  sealdisk identity list")]
+    List,
+    /// Show the identity of a user
+    #[command(after_help = "Example:\n  sealdisk identity show backup-job -o json")]
+    Show(NameArgs),
+    /// Delete the identity of a user; its secret and its tokens are refused from then on
+    #[command(after_help = "Example:\n  sealdisk identity delete backup-job --yes")]
+    Delete(DeleteArgs),
+    /// Give the identity of a user a new secret in place of the old one
+    #[command(after_help = "Example:
+  sealdisk identity reset-secret backup-job --secret-file /etc/backup-job.secret")]
+    ResetSecret(ResetArgs),
+    /// Give the identity of a disk encryption set a new secret in place of the old one
+    #[command(after_help = "Example:
+  sealdisk identity secret --disk-encryption-set myset --secret-file /etc/sealdisk/myset.secret")]
+    Secret(SecretArgs),
+}
+
+#[derive(Args)]
+struct NameArgs {
+    /// The identity
+    name: String,
+}
+
+#[derive(Args)]
+struct SecretFileArgs {
+    /// Write the secret into this new file (mode 0600) in place of printing it
+    #[arg(long, value_name = "PATH")]
+    secret_file: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct CreateArgs {
+    /// The identity
+    name: String,
+    #[command(flatten)]
+    secret: SecretFileArgs,
+}
+
+#[derive(Args)]
+struct DeleteArgs {
+    /// The identity
+    name: String,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+}
+
+#[derive(Args)]
+struct ResetArgs {
+    /// The identity
+    name: String,
+    #[command(flatten)]
+    secret: SecretFileArgs,
+}
+
+#[derive(Args)]
+struct SecretArgs {
+    /// The disk encryption set
+    #[arg(long, value_name = "SET")]
+    disk_encryption_set: String,
+    #[command(flatten)]
+    secret: SecretFileArgs,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct IdentityView<'a> {
+    name: String,
+    r#type: &'static str,
+    principal_id: Uuid,
+    client_id: Uuid,
+    has_secret: bool,
+    #[serde(with = "time::serde::rfc3339")]
+    created: OffsetDateTime,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    secret: Option<&'a str>,
+}
+
+impl<'a> IdentityView<'a> {
+    fn new(record: &IdentityRecord, secret: Option<&'a str>) -> Self {
+        let (name, r#type) = match &record.owner {
+            IdentityOwner::Named(name) => (name.clone(), "UserAssigned"),
+            IdentityOwner::DiskEncryptionSet(set) => {
+                (format!("disk-encryption-set/{set}"), "SystemAssigned")
+            }
+        };
+        Self {
+            name,
+            r#type,
+            principal_id: record.object_id,
+            client_id: record.client_id,
+            has_secret: record.secret_hash.is_some() || secret.is_some(),
+            created: record.created,
+            secret,
+        }
+    }
+}
+
+impl Tabular for IdentityView<'_> {
+    const COLUMNS: &'static [&'static str] =
+        &["name", "type", "principalId", "clientId", "created"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.name.clone(),
+            self.r#type.into(),
+            self.principal_id.to_string(),
+            self.client_id.to_string(),
+            time_cell(Some(self.created)),
+        ]
+    }
+}
+
+pub(super) fn run(context: &Context, args: IdentityArgs) -> Result<(), CliError> {
+    let installation = context.installation()?;
+    let output = &context.output;
+    match args.command {
+        IdentityCommand::Create(args) => {
+            let file = SecretFile::prepare(args.secret)?;
+            let (record, secret) = installation.create_identity(&args.name)?;
+            file.give(context, &record, &secret)
+        }
+        IdentityCommand::List => {
+            let identities = installation.catalog().identities()?;
+            let views: Vec<_> = identities
+                .iter()
+                .map(|identity| IdentityView::new(&identity.record, None))
+                .collect();
+            output.list(&views)
+        }
+        IdentityCommand::Show(args) => {
+            let identity = installation.find_identity(&args.name)?;
+            output.show(&IdentityView::new(&identity.record, None))
+        }
+        IdentityCommand::Delete(args) => delete(context, &installation, &args),
+        IdentityCommand::ResetSecret(args) => {
+            new_secret(context, &installation, &args.name, args.secret)
+        }
+        IdentityCommand::Secret(args) => {
+            let name = format!("disk-encryption-set/{}", args.disk_encryption_set);
+            new_secret(context, &installation, &name, args.secret)
+        }
+    }
+}
+
+fn new_secret(
+    context: &Context,
+    installation: &Installation,
+    name: &str,
+    secret: SecretFileArgs,
+) -> Result<(), CliError> {
+    let identity = installation.find_identity(name)?;
+    let file = SecretFile::prepare(secret)?;
+    let secret = installation.reset_secret(&identity)?;
+    file.give(context, &identity.record, &secret)
+}
+
+fn delete(
+    context: &Context,
+    installation: &Installation,
+    args: &DeleteArgs,
+) -> Result<(), CliError> {
+    let name = &args.name;
+    installation.catalog().identity(name)?;
+    let question = format!("Delete the identity '{name}'?");
+    context.output.confirm(&question, args.yes)?;
+    let deleted = installation.delete_identity(name)?;
+    for vault in deleted.vaults_with_policy {
+        context.output.note(&format!(
+            "note: the key vault '{vault}' still has an access policy for it; remove it with \
+             `sealdisk keyvault delete-policy {vault} --object-id {}`",
+            deleted.object_id
+        ));
+    }
+    Ok(())
+}
+
+/// Where a secret goes. The file is made before the secret is: one that cannot be written must not
+/// cost the old secret.
+struct SecretFile(Option<(PathBuf, std::fs::File)>);
+
+impl SecretFile {
+    fn prepare(args: SecretFileArgs) -> Result<Self, CliError> {
+        let Some(path) = args.secret_file else {
+            return Ok(Self(None));
+        };
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|e| unwritable(&path, &e))?;
+        Ok(Self(Some((path, file))))
+    }
+
+    fn give(
+        mut self,
+        context: &Context,
+        record: &IdentityRecord,
+        secret: &IdentitySecret,
+    ) -> Result<(), CliError> {
+        let Some((path, mut file)) = self.0.take() else {
+            let view = IdentityView::new(record, Some(secret.expose()));
+            return context.output.show(&view);
+        };
+        file.write_all(secret.expose().as_bytes())
+            .and_then(|()| file.sync_all())
+            .map_err(|e| unwritable(&path, &e))?;
+        let view = IdentityView {
+            has_secret: true,
+            ..IdentityView::new(record, None)
+        };
+        context.output.show(&view)
+    }
+}
+
+/// A refused command leaves no empty file.
+impl Drop for SecretFile {
+    fn drop(&mut self) {
+        if let Some((path, _)) = &self.0 {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+fn unwritable(path: &Path, error: &io::Error) -> CliError {
+    CliError::new(
+        "SecretFile",
+        format!(
+            "cannot write the secret to {}: {error}; name a file that does not exist yet",
+            path.display()
+        ),
+    )
+}

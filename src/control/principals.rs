@@ -1,0 +1,243 @@
+//! The identities that the token service knows: named users, and those of disk encryption sets.
+//!
+//! An identity proves itself to the token service by its secret (the `IDENTITY_HEADER` of Azure's
+//! managed identities). The secret is 256 random bits, shown once and stored as its SHA-256.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use super::{ControlError, Installation};
+use crate::catalog::{IdentityOwner, IdentityRecord, Stored};
+use crate::vault::{VaultError, VaultErrorCode};
+
+/// Random bytes of a secret.
+const SECRET_LEN: usize = 32;
+/// What a set's identity is called where an identity is chosen by one word.
+const SET_PREFIX: &str = "disk-encryption-set/";
+
+/// The secret of an identity, to be handed to its owner once.
+pub struct IdentitySecret(Zeroizing<String>);
+
+impl IdentitySecret {
+    /// The text that goes into `IDENTITY_HEADER`.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What a deleted identity leaves behind.
+pub struct DeletedIdentity {
+    /// Its object id.
+    pub object_id: Uuid,
+    /// The vaults that still have an access policy for it.
+    pub vaults_with_policy: Vec<String>,
+}
+
+impl Installation {
+    /// Makes the identity of a user, who may use no key until it is granted.
+    ///
+    /// # Errors
+    /// When the name is bad or taken.
+    pub fn create_identity(
+        &self,
+        name: &str,
+    ) -> Result<(IdentityRecord, IdentitySecret), ControlError> {
+        check_name(name)?;
+        let client_id = Uuid::new_v4();
+        let (secret, hash) = new_secret(client_id)?;
+        let record = IdentityRecord {
+            object_id: Uuid::new_v4(),
+            client_id,
+            owner: IdentityOwner::Named(name.into()),
+            secret_hash: Some(hash),
+            created: OffsetDateTime::now_utc(),
+        };
+        self.catalog().insert_identity(&record)?;
+        Ok((record, secret))
+    }
+
+    /// The identity that `name` means: a user's name, or `disk-encryption-set/SET`.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn find_identity(&self, name: &str) -> Result<Stored<IdentityRecord>, ControlError> {
+        Ok(match name.strip_prefix(SET_PREFIX) {
+            Some(set) => self.catalog().identity_of_des(set)?,
+            None => self.catalog().identity(name)?,
+        })
+    }
+
+    /// Gives an identity a new secret; the old one is worth nothing from then on, while tokens that
+    /// were issued for it live out their time.
+    ///
+    /// # Errors
+    /// When the identity changed meanwhile.
+    pub fn reset_secret(
+        &self,
+        identity: &Stored<IdentityRecord>,
+    ) -> Result<IdentitySecret, ControlError> {
+        let (secret, hash) = new_secret(identity.record.client_id)?;
+        self.catalog().set_identity_secret(identity, &hash)?;
+        Ok(secret)
+    }
+
+    /// Deletes the identity of a user: its secret and every token of it are worth nothing from then
+    /// on.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub fn delete_identity(&self, name: &str) -> Result<DeletedIdentity, ControlError> {
+        let identity = self.catalog().identity(name)?;
+        self.catalog().delete_identity(&identity)?;
+        let object_id = identity.record.object_id;
+        Ok(DeletedIdentity {
+            object_id,
+            vaults_with_policy: self.vaults_with_policy(object_id)?,
+        })
+    }
+
+    /// The identity whose secret that is.
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub fn identity_by_secret(&self, secret: &str) -> Result<Option<IdentityRecord>, ControlError> {
+        let Some(client_id) = client_of(secret) else {
+            return Ok(None);
+        };
+        let found = self.catalog().identity_by_client(client_id)?;
+        // An identity that is not there is compared too, so that time does not tell which are.
+        let known = found.as_ref().and_then(|identity| identity.secret_hash);
+        let given: [u8; 32] = Sha256::digest(secret.as_bytes()).into();
+        let expected = known.unwrap_or_default();
+        let equal = aws_lc_rs::constant_time::verify_slices_are_equal(&given, &expected).is_ok();
+        Ok(found.filter(|_| equal && known.is_some()))
+    }
+}
+
+/// `CLIENT_ID.RANDOM`: the first part finds the identity, the second proves it.
+fn new_secret(client_id: Uuid) -> Result<(IdentitySecret, [u8; 32]), ControlError> {
+    let mut random = Zeroizing::new([0; SECRET_LEN]);
+    getrandom::fill(random.as_mut_slice()).map_err(|e| {
+        VaultError::caused(
+            VaultErrorCode::Internal,
+            "the system's random generator failed",
+            std::io::Error::from(e),
+        )
+    })?;
+    let random = Zeroizing::new(URL_SAFE_NO_PAD.encode(random.as_slice()));
+    let secret = Zeroizing::new(format!("{}.{}", client_id.simple(), *random));
+    let hash = Sha256::digest(secret.as_bytes()).into();
+    Ok((IdentitySecret(secret), hash))
+}
+
+fn client_of(secret: &str) -> Option<Uuid> {
+    Uuid::try_parse(secret.split_once('.')?.0).ok()
+}
+
+/// Azure's rule for names of user-assigned identities: 3 to 128 letters, digits, `-` and `_`.
+fn check_name(name: &str) -> Result<(), ControlError> {
+    let allowed = (3..=128).contains(&name.len())
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+    if allowed {
+        return Ok(());
+    }
+    Err(VaultError::new(
+        VaultErrorCode::BadParameter,
+        format!(
+            "'{name}' is no name for an identity: use 3 to 128 letters, digits, '-' and '_', \
+             beginning with a letter or digit"
+        ),
+    )
+    .into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::{CatalogError, DesIdentity, DiskEncryptionSetRecord};
+
+    fn installation() -> (tempfile::TempDir, Installation) {
+        let dir = tempfile::tempdir().unwrap();
+        let installation = Installation::open(dir.path()).unwrap();
+        (dir, installation)
+    }
+
+    #[test]
+    fn a_secret_proves_its_identity_until_it_is_replaced_or_deleted() {
+        let (_dir, installation) = installation();
+        let (alice, secret) = installation.create_identity("alice").unwrap();
+        installation.create_identity("bob").unwrap();
+        let who = |secret: &str| installation.identity_by_secret(secret).unwrap();
+        assert_eq!(who(secret.expose()), Some(alice.clone()));
+        let mut wrong = secret.expose().to_owned();
+        let last = wrong.pop().unwrap();
+        wrong.push(if last == 'A' { 'B' } else { 'A' });
+        for wrong in ["", ".", "x.y", &wrong, &secret.expose()[..40]] {
+            assert_eq!(who(wrong), None, "{wrong}");
+        }
+        let stored = installation.find_identity("alice").unwrap();
+        let newer = installation.reset_secret(&stored).unwrap();
+        assert_eq!(who(secret.expose()), None);
+        assert!(who(newer.expose()).is_some());
+        installation.delete_identity("alice").unwrap();
+        assert_eq!(who(newer.expose()), None);
+        assert!(installation.find_identity("alice").is_err());
+    }
+
+    #[test]
+    fn the_identity_of_a_set_goes_with_the_set() {
+        let (_dir, installation) = installation();
+        let set = DiskEncryptionSetRecord {
+            name: "set".into(),
+            identity: DesIdentity::SystemAssigned,
+            principal_id: Uuid::new_v4(),
+            key_url: "https://v.vault.localhost/keys/k".into(),
+            previous_keys: Vec::new(),
+            auto_rotation: false,
+            last_rotation: None,
+            created: OffsetDateTime::now_utc(),
+        };
+        let catalog = installation.catalog();
+        catalog.insert_des(&set).unwrap();
+        let identity = installation
+            .find_identity("disk-encryption-set/set")
+            .unwrap();
+        assert_eq!(identity.record.object_id, set.principal_id);
+        assert_eq!(identity.record.secret_hash, None);
+        let secret = installation.reset_secret(&identity).unwrap();
+        let found = installation.identity_by_secret(secret.expose()).unwrap();
+        assert_eq!(found.map(|i| i.object_id), Some(set.principal_id));
+        let by_id = catalog.identity_by_object(set.principal_id).unwrap();
+        assert!(by_id.is_some());
+        installation.delete_des("set").unwrap();
+        assert_eq!(
+            installation.identity_by_secret(secret.expose()).unwrap(),
+            None
+        );
+        assert_eq!(catalog.identity_by_object(set.principal_id).unwrap(), None);
+        assert!(catalog.identities().unwrap().is_empty());
+    }
+
+    #[test]
+    fn bad_and_taken_names_are_refused() {
+        let (_dir, installation) = installation();
+        installation.create_identity("alice").unwrap();
+        for bad in ["ab", "-ab", "a b", "a/b", "", &"x".repeat(129)] {
+            assert!(installation.create_identity(bad).is_err(), "{bad}");
+        }
+        let error = installation.create_identity("alice").err().unwrap();
+        assert!(
+            matches!(error, ControlError::Catalog(CatalogError::Exists { .. })),
+            "{error}"
+        );
+        let error = installation.find_identity("disk-encryption-set/none");
+        assert!(error.is_err());
+    }
+}
