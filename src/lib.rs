@@ -5,9 +5,11 @@
 //! (RSA-OAEP-256) by a key in a key vault. `docs/architecture.md` is the living picture.
 //!
 //! Data flows down: [`frontend`] → [`request`] → [`pipeline`] → [`volume`] → [`store`], with
-//! [`cipher`] and [`keys`] beside. [`vault`], [`envelope`] and [`catalog`] make the key hierarchy;
+//! [`cipher`] and [`keys`] beside. [`vault`], [`envelope`] and [`catalog`] make the key hierarchy,
+//! and [`audit`] keeps its logs;
 //! [`control`] ties both together for [`cli`].
 
+pub mod audit;
 pub mod catalog;
 pub mod cipher;
 pub mod cli;

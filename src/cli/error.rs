@@ -70,6 +70,7 @@ impl From<ControlError> for CliError {
             | ControlError::VaultHere { .. }
             | ControlError::Identity { .. } => Self::new("OperationNotAllowed", error.to_string()),
             ControlError::Disks(error) => (*error).into(),
+            ControlError::Audit(_) => Self::new("AuditLogError", error.to_string()),
             ControlError::Directory { .. }
             | ControlError::Exposed { .. }
             | ControlError::NoStateDirectory => Self::new("StateDirectory", error.to_string()),

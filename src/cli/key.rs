@@ -14,7 +14,10 @@ use zeroize::Zeroizing;
 use super::output::time_cell;
 use super::{CliError, Context, Tabular, what_if};
 use crate::control::Installation;
-use crate::vault::{AttributeChange, KeyAttributes, KeyBundle, KeyId, KeySize, KeyUrl, KeyVault};
+use crate::vault::{
+    AttributeChange, KeyAttributes, KeyBundle, KeyId, KeyMaterial, KeySize, KeyUrl, KeyVault,
+    NewKey,
+};
 
 /// Largest PEM file that is read: an RSA-4096 key has less than 4 KiB.
 const PEM_LIMIT: u64 = 64 * 1024;
@@ -214,13 +217,18 @@ pub(super) fn run(
             let size = KeySize::try_from(args.size)?;
             let vault = installation.vault(&args.vault_name)?;
             let change = args.attributes.change();
-            output.show(&vault.create_key(&operator, &args.name, size, &change)?)
+            let new = NewKey {
+                attributes: change,
+                ..NewKey::new(size)
+            };
+            output.show(&vault.create_key(&operator, &args.name, &new)?)
         }
         KeyCommand::Import(args) => {
             let vault = installation.vault(&args.vault_name)?;
             let pem = read_pem(&args.pem_file)?;
             let change = args.attributes.change();
-            output.show(&vault.import_key(&operator, &args.name, &pem, &change)?)
+            let material = KeyMaterial::Pem(&pem);
+            output.show(&vault.import_key(&operator, &args.name, &material, &change.into())?)
         }
         KeyCommand::List(args) => {
             let keys = installation.vault(&args.vault_name)?.keys(&operator)?;
@@ -243,7 +251,7 @@ pub(super) fn run(
                 ));
             }
             let vault = installation.vault(&args.version.vault_name)?;
-            output.show(&vault.set_attributes(&operator, &args.version.key_id(), &change)?)
+            output.show(&vault.update_key(&operator, &args.version.key_id(), &change.into())?)
         }
     }
 }

@@ -5,11 +5,11 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::output::time_cell;
 use super::{CliError, Context, Tabular, connect, key};
+use crate::audit::Entry;
 use crate::catalog::{VaultKind, VaultRecord};
 use crate::control::Installation;
-use crate::vault::{AuditRecord, EmbeddedVault, KeyVault, Permissions};
+use crate::vault::{EmbeddedVault, KeyVault, Permissions, VaultSettings};
 
 /// Arguments of `keyvault`.
 #[derive(Args)]
@@ -155,9 +155,8 @@ impl Tabular for VaultView {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct AuditView {
-    #[serde(with = "time::serde::rfc3339")]
-    time: OffsetDateTime,
-    caller: Uuid,
+    time: String,
+    caller: String,
     operation: String,
     key: Option<String>,
     version: Option<String>,
@@ -181,8 +180,8 @@ impl Tabular for AuditView {
     fn cells(&self) -> Vec<String> {
         let optional = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
         vec![
-            time_cell(Some(self.time)),
-            self.caller.to_string(),
+            self.time.clone(),
+            self.caller.clone(),
             self.operation.clone(),
             optional(&self.key),
             optional(&self.version),
@@ -193,8 +192,8 @@ impl Tabular for AuditView {
     }
 }
 
-impl From<AuditRecord> for AuditView {
-    fn from(record: AuditRecord) -> Self {
+impl From<Entry> for AuditView {
+    fn from(record: Entry) -> Self {
         Self {
             time: record.time,
             caller: record.caller,
@@ -202,11 +201,11 @@ impl From<AuditRecord> for AuditView {
             key: record.key,
             version: record.version,
             detail: record.detail,
-            outcome: match record.refusal {
+            outcome: match record.code {
                 None => "allowed",
                 Some(_) => "refused",
             },
-            code: record.refusal,
+            code: record.code,
         }
     }
 }
@@ -215,7 +214,7 @@ pub(super) fn run(context: &Context, args: KeyvaultArgs) -> Result<(), CliError>
     let installation = context.installation()?;
     match args.command {
         KeyvaultCommand::Create(args) => {
-            let vault = installation.create_vault(&args.name)?;
+            let vault = installation.create_vault(&args.name, &VaultSettings::default())?;
             context.output.show(&view(&vault)?)
         }
         KeyvaultCommand::List => list(context, &installation),

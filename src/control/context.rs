@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! STATE_DIR/catalog.db
+//! STATE_DIR/audit.{db,key}
 //! STATE_DIR/vaults/NAME/{vault.db,master.key}
 //! STATE_DIR/disks/NAME/{header,LAYER.data,LAYER.map}
 //! ```
@@ -13,6 +14,7 @@ use uuid::Uuid;
 
 use super::ControlError;
 use super::files::private_dir;
+use crate::audit::AuditLog;
 use crate::catalog::{Catalog, InstallationRecord, SqliteCatalog};
 use crate::vault::Caller;
 use crate::vault::remote::TokenCache;
@@ -87,18 +89,23 @@ impl Installation {
         &self.tokens
     }
 
+    /// The log of what this installation does with keys that no vault sees: DEKs that are handed to
+    /// data planes and destroyed, sets that are changed. The first call makes it.
+    ///
+    /// # Errors
+    /// [`ControlError::Audit`].
+    pub fn audit_log(&self) -> Result<AuditLog, ControlError> {
+        Ok(AuditLog::open(&self.state_dir.join("audit.db"))?)
+    }
+
     /// The principal on whose behalf the command line administrates.
     pub fn operator(&self) -> Caller {
-        Caller {
-            object_id: self.principals.operator,
-        }
+        Caller::local(self.principals.operator)
     }
 
     /// The principal that uses the platform-managed key.
     pub fn platform(&self) -> Caller {
-        Caller {
-            object_id: self.principals.platform,
-        }
+        Caller::local(self.principals.platform)
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::audit::AuditError;
 use crate::catalog::CatalogError;
 use crate::vault::VaultError;
 
@@ -73,6 +74,9 @@ pub enum ControlError {
     /// The disks could not be looked at.
     #[error(transparent)]
     Disks(Box<super::disks::DiskError>),
+    /// The audit log of the installation refused or failed.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// Where the state is kept is not known.
     #[error("there is no home directory to keep the state in; give --state-dir")]
     NoStateDirectory,

@@ -65,9 +65,7 @@ impl Installation {
         if set.auto_rotation {
             url.key.version = None;
         }
-        let caller = Caller {
-            object_id: set.principal_id,
-        };
+        let caller = Caller::local(set.principal_id);
         let vault = self.key_vault_at(&url.vault_url, &set.identity)?;
         current(vault, caller, &url.key)
     }
@@ -87,9 +85,7 @@ impl Installation {
             None => (self.platform(), DesIdentity::SystemAssigned),
             Some(name) => {
                 let set = self.catalog().des(name)?.record;
-                let caller = Caller {
-                    object_id: set.principal_id,
-                };
+                let caller = Caller::local(set.principal_id);
                 (caller, set.identity)
             }
         };
@@ -109,7 +105,7 @@ impl Installation {
             return Ok(self.platform());
         };
         let object_id = self.catalog().des(name)?.record.principal_id;
-        Ok(Caller { object_id })
+        Ok(Caller::local(object_id))
     }
 }
 

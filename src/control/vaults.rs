@@ -15,8 +15,8 @@ use super::{ControlError, Installation, disks};
 use crate::catalog::{CatalogError, DesIdentity, Kind, Stored, VaultKind, VaultRecord};
 use crate::vault::remote::{ManagedIdentity, RemoteVault, check_ca, checked_vault_url};
 use crate::vault::{
-    AttributeChange, EmbeddedVault, KeySize, KeyVault, Permissions, SystemClock, VaultError,
-    VaultErrorCode, embedded_vault_name, normal_vault_name, vault_url,
+    EmbeddedVault, KeySize, KeyVault, NewKey, Permissions, SystemClock, VaultError, VaultErrorCode,
+    VaultSettings, embedded_vault_name, normal_vault_name, vault_url,
 };
 
 /// The vault of the platform-managed key.
@@ -32,13 +32,17 @@ impl Installation {
     ///
     /// # Errors
     /// [`CatalogError::Exists`], [`VaultErrorCode::BadParameter`] for a bad or reserved name.
-    pub fn create_vault(&self, name: &str) -> Result<EmbeddedVault, ControlError> {
+    pub fn create_vault(
+        &self,
+        name: &str,
+        settings: &VaultSettings,
+    ) -> Result<EmbeddedVault, ControlError> {
         let name = normal_vault_name(name)?;
         if name == PLATFORM_VAULT {
             return Err(reserved().into());
         }
         let operator = self.operator();
-        let made = self.make_vault(&name, |vault| {
+        let made = self.make_vault(&name, settings, |vault| {
             vault.set_policy(&operator, operator.object_id, &Permissions::all())
         })?;
         match made {
@@ -204,11 +208,11 @@ impl Installation {
         let (operator, platform) = (self.operator(), self.platform());
         // Key and policies are made with the vault, once: an operator who takes a permission from
         // the platform's identity later is not overruled.
-        self.make_vault(PLATFORM_VAULT, |vault| {
-            let attributes = AttributeChange::default();
+        let settings = VaultSettings::default();
+        self.make_vault(PLATFORM_VAULT, &settings, |vault| {
             vault.set_policy(&operator, operator.object_id, &Permissions::all())?;
             vault.set_policy(&operator, platform.object_id, &Permissions::for_disks())?;
-            vault.create_key(&operator, PLATFORM_KEY, KeySize::Rsa3072, &attributes)?;
+            vault.create_key(&operator, PLATFORM_KEY, &NewKey::new(KeySize::Rsa3072))?;
             Ok(())
         })?;
         self.vault(PLATFORM_VAULT)
@@ -222,6 +226,7 @@ impl Installation {
     fn make_vault(
         &self,
         name: &str,
+        settings: &VaultSettings,
         fill: impl FnOnce(&EmbeddedVault) -> Result<(), VaultError>,
     ) -> Result<bool, ControlError> {
         let vaults = self.vaults_dir();
@@ -243,7 +248,7 @@ impl Installation {
                 .mode(0o700)
                 .create(&staging)
                 .map_err(fail)?;
-            let made = EmbeddedVault::create(&staging, name, Arc::new(SystemClock))
+            let made = EmbeddedVault::create(&staging, name, settings, Arc::new(SystemClock))
                 .and_then(|vault| fill(&vault));
             if let Err(e) = made {
                 remove_if_there(&staging).map_err(fail)?;
@@ -328,18 +333,27 @@ mod tests {
         // Died in the middle of making it.
         fs::create_dir(vaults.join(STAGING)).unwrap();
         fs::write(vaults.join(STAGING).join("vault.db"), "half").unwrap();
-        let vault = installation.create_vault("first").unwrap();
+        let vault = installation
+            .create_vault("first", &VaultSettings::default())
+            .unwrap();
         assert!(!vaults.join(STAGING).exists());
         // Died between the rename and the registration.
         let source = tempfile::tempdir().unwrap();
         let other = Installation::open(source.path()).unwrap();
-        other.create_vault("second").unwrap();
+        other
+            .create_vault("second", &VaultSettings::default())
+            .unwrap();
         fs::rename(other.vaults_dir().join("second"), vaults.join("second")).unwrap();
         assert!(installation.vault("second").is_err());
-        installation.create_vault("second").unwrap();
+        installation
+            .create_vault("second", &VaultSettings::default())
+            .unwrap();
         installation.vault("second").unwrap();
         drop(vault);
-        let error = installation.create_vault("First").err().unwrap();
+        let error = installation
+            .create_vault("First", &VaultSettings::default())
+            .err()
+            .unwrap();
         assert!(error.to_string().contains("exists already"), "{error}");
     }
 
@@ -347,7 +361,10 @@ mod tests {
     fn a_failed_making_leaves_nothing() {
         let (_dir, installation) = installation();
         let refuse = |_: &EmbeddedVault| Err(VaultError::new(VaultErrorCode::Internal, "no"));
-        installation.make_vault("vault", refuse).err().unwrap();
+        installation
+            .make_vault("vault", &VaultSettings::default(), refuse)
+            .err()
+            .unwrap();
         let left: Vec<_> = fs::read_dir(installation.vaults_dir())
             .unwrap()
             .map(|e| e.unwrap().file_name())
@@ -360,7 +377,10 @@ mod tests {
     fn reserved_and_foreign_names_are_refused() {
         let (_dir, installation) = installation();
         for name in ["platform", "Platform", "..", "a/b"] {
-            let error = installation.create_vault(name).err().unwrap();
+            let error = installation
+                .create_vault(name, &VaultSettings::default())
+                .err()
+                .unwrap();
             let ControlError::Vault(error) = error else {
                 panic!("{name}: {error}");
             };
@@ -387,7 +407,9 @@ mod tests {
         let elsewhere = installation.vault("far").err().unwrap();
         assert!(elsewhere.to_string().contains(url), "{elsewhere}");
 
-        installation.create_vault("near").unwrap();
+        installation
+            .create_vault("near", &VaultSettings::default())
+            .unwrap();
         for (name, url, why) in [
             ("far", "https://other.example", "exists already"),
             ("near", "https://other.example", "exists already"),

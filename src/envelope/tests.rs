@@ -346,9 +346,7 @@ impl KeyVault for XorVault {
 
 #[test]
 fn an_exchanged_envelope_is_noticed_when_it_is_unwrapped() {
-    let caller = Caller {
-        object_id: Uuid::new_v4(),
-    };
+    let caller = Caller::local(Uuid::new_v4());
     let key = KeyId {
         name: "k".into(),
         version: None,

@@ -4,7 +4,9 @@
 mod dek;
 mod error;
 mod locked;
+mod sealing;
 
 pub use dek::{DEK_LEN, Dek, DekHalf, harden_process};
 pub use error::KeyError;
 pub use locked::{Locked, LockedBytes, PageLock, wipe_stack, with_wiped_stack};
+pub use sealing::{FileGuard, SEALING_KEY_LEN, SealingError, SealingKey};

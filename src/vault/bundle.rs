@@ -9,17 +9,17 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::store::KeyRow;
-use super::{KeyId, KeyUrl, VaultError, VaultErrorCode};
+use super::{KeyId, KeyUrl, Tags, VaultError, VaultErrorCode, VaultSettings};
 
 /// The public part of a key version, as a JSON Web Key (RFC 7517, RFC 7518 §6.3.1).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct JsonWebKey {
     /// URL of the key version.
     pub kid: String,
-    /// `RSA`.
-    pub kty: &'static str,
-    /// What the vault does with the key.
-    pub key_ops: &'static [&'static str],
+    /// `RSA`, or `RSA-HSM` where a hardware security module has the private key.
+    pub kty: String,
+    /// What the key may be used for.
+    pub key_ops: Vec<String>,
     /// Modulus, base64url.
     pub n: String,
     /// Public exponent, base64url.
@@ -43,6 +43,12 @@ pub struct KeyAttributes {
     /// When its attributes changed last.
     #[serde(with = "time::serde::rfc3339")]
     pub updated: OffsetDateTime,
+    /// For how many days the key can be recovered once it is deleted.
+    #[serde(rename = "recoverableDays", skip_serializing_if = "Option::is_none")]
+    pub recoverable_days: Option<u32>,
+    /// Azure's name for what becomes of the key when it is deleted.
+    #[serde(rename = "recoveryLevel", skip_serializing_if = "Option::is_none")]
+    pub recovery_level: Option<String>,
 }
 
 /// A key version as the vault shows it.
@@ -52,10 +58,30 @@ pub struct KeyBundle {
     pub key: JsonWebKey,
     /// Its attributes.
     pub attributes: KeyAttributes,
+    /// What the user has attached to it.
+    #[serde(skip_serializing_if = "Tags::is_empty")]
+    pub tags: Tags,
+}
+
+/// A deleted key, which can be recovered until it is purged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeletedKey {
+    /// Its latest version.
+    #[serde(flatten)]
+    pub bundle: KeyBundle,
+    /// The URL by which it is recovered.
+    pub recovery_id: String,
+    /// When it was deleted.
+    #[serde(rename = "deletedDate", with = "time::serde::rfc3339")]
+    pub deleted: OffsetDateTime,
+    /// When it will be purged.
+    #[serde(rename = "scheduledPurgeDate", with = "time::serde::rfc3339")]
+    pub scheduled_purge: OffsetDateTime,
 }
 
 impl KeyBundle {
-    pub(super) fn new(vault_url: &str, row: &KeyRow) -> Self {
+    pub(super) fn new(vault_url: &str, settings: &VaultSettings, row: &KeyRow) -> Self {
         let kid = KeyUrl {
             vault_url: vault_url.into(),
             key: KeyId {
@@ -66,8 +92,13 @@ impl KeyBundle {
         Self {
             key: JsonWebKey {
                 kid: kid.to_string(),
-                kty: "RSA",
-                key_ops: &["wrapKey", "unwrapKey"],
+                kty: row.kty.clone(),
+                key_ops: row
+                    .key_ops
+                    .names()
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect(),
                 n: URL_SAFE_NO_PAD.encode(&row.n),
                 e: URL_SAFE_NO_PAD.encode(&row.e),
             },
@@ -77,7 +108,10 @@ impl KeyBundle {
                 expires: row.expires,
                 created: row.created,
                 updated: row.updated,
+                recoverable_days: Some(settings.retention_days),
+                recovery_level: Some(settings.recovery_level().into()),
             },
+            tags: row.tags.clone(),
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use thiserror::Error;
 
+use crate::audit::AuditError;
+use crate::keys::SealingError;
 use crate::sqlite::DatabaseError;
 
 /// The code of a refusal, named as Azure names it.
@@ -19,6 +21,10 @@ pub enum VaultErrorCode {
     KeyNotYetValid,
     /// The caller's access policy lacks the permission.
     Forbidden,
+    /// The vault's own rules forbid it to everybody, whatever the access policy says.
+    ForbiddenByPolicy,
+    /// The key does not permit the operation (`key_ops`).
+    KeyOperationForbidden,
     /// A vault or key of that name exists.
     Conflict,
     /// An argument is not acceptable.
@@ -60,6 +66,8 @@ impl VaultErrorCode {
             Self::KeyExpired => "KeyExpired",
             Self::KeyNotYetValid => "KeyNotYetValid",
             Self::Forbidden => "Forbidden",
+            Self::ForbiddenByPolicy => "ForbiddenByPolicy",
+            Self::KeyOperationForbidden => "KeyOperationForbidden",
             Self::Conflict => "Conflict",
             Self::BadParameter => "BadParameter",
             Self::UnwrapFailed => "UnwrapFailed",
@@ -82,9 +90,11 @@ impl VaultErrorCode {
             | Self::KeyExpired
             | Self::KeyNotYetValid
             | Self::KeyDeleted
+            | Self::KeyOperationForbidden
             | Self::Unauthorized
             | Self::Forbidden => Verdict::Refused,
             Self::VaultNotFound
+            | Self::ForbiddenByPolicy
             | Self::Conflict
             | Self::BadParameter
             | Self::UnwrapFailed
@@ -93,6 +103,45 @@ impl VaultErrorCode {
             | Self::Tampered
             | Self::Unreachable
             | Self::Internal => Verdict::Unknown,
+        }
+    }
+}
+
+/// A refusal in the words of the Azure Key Vault API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AzureError {
+    /// The HTTP status.
+    pub status: u16,
+    /// `error.code`.
+    pub code: &'static str,
+    /// `error.innererror.code`.
+    pub inner: Option<&'static str>,
+}
+
+impl VaultErrorCode {
+    /// The status and codes that Azure Key Vault gives for such a refusal.
+    pub fn azure(self) -> AzureError {
+        let (status, code, inner) = match self {
+            Self::VaultNotFound => (404, "VaultNotFound", None),
+            Self::KeyNotFound => (404, "KeyNotFound", None),
+            Self::PolicyNotFound => (404, "PolicyNotFound", None),
+            Self::Forbidden => (403, "Forbidden", Some("AccessDenied")),
+            Self::KeyDisabled
+            | Self::KeyExpired
+            | Self::KeyNotYetValid
+            | Self::ForbiddenByPolicy
+            | Self::KeyOperationForbidden => (403, "Forbidden", Some(self.as_str())),
+            Self::Conflict => (409, "Conflict", None),
+            Self::KeyDeleted => (409, "Conflict", Some(self.as_str())),
+            Self::BadParameter | Self::UnwrapFailed => (400, "BadParameter", None),
+            Self::Unauthorized => (401, "Unauthorized", None),
+            Self::Unreachable => (503, "ServiceUnavailable", None),
+            Self::MasterKey | Self::Tampered | Self::Internal => (500, "InternalServerError", None),
+        };
+        AzureError {
+            status,
+            code,
+            inner,
         }
     }
 }
@@ -148,5 +197,26 @@ impl From<DatabaseError> for VaultError {
             message: source.to_string(),
             source: Some(Box::new(source)),
         }
+    }
+}
+
+impl From<AuditError> for VaultError {
+    fn from(source: AuditError) -> Self {
+        let code = match source {
+            AuditError::Tampered { .. } => VaultErrorCode::Tampered,
+            _ => VaultErrorCode::Internal,
+        };
+        Self {
+            code,
+            message: source.to_string(),
+            source: Some(Box::new(source)),
+        }
+    }
+}
+
+impl From<SealingError> for VaultError {
+    fn from(source: SealingError) -> Self {
+        let what = "the vault's master key could not be used";
+        Self::caused(VaultErrorCode::Internal, what, source)
     }
 }

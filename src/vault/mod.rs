@@ -3,48 +3,47 @@
 //! The rest of the program knows a vault only as [`KeyVault`]; the embedded one is the default,
 //! the same engine served over HTTPS and HSMs come beside it without touching callers.
 
-use uuid::Uuid;
-
 use crate::keys::LockedBytes;
 
+mod algorithm;
 mod bundle;
+mod caller;
 mod clock;
 mod embedded;
 mod error;
+mod key_params;
 mod master;
 mod names;
 mod permission;
+mod private_keys;
 mod refusal;
 pub mod remote;
+mod rotation;
 mod rsa_key;
 mod secret_file;
 mod store;
 #[cfg(test)]
 mod tests;
 
-pub use bundle::{AttributeChange, JsonWebKey, KeyAttributes, KeyBundle};
+pub use algorithm::{EncryptionAlgorithm, WrapAlgorithm};
+pub use bundle::{AttributeChange, DeletedKey, JsonWebKey, KeyAttributes, KeyBundle};
+pub use caller::{Caller, Origin};
 pub use clock::{Clock, SystemClock};
 pub use embedded::EmbeddedVault;
-pub use error::{VaultError, VaultErrorCode, Verdict};
+pub use error::{AzureError, VaultError, VaultErrorCode, Verdict};
+pub use key_params::{
+    DEFAULT_RETENTION_DAYS, KeyChange, KeyOps, NewKey, Page, RETENTION_DAYS, Tags, VaultSettings,
+};
 pub use names::{KeyUrl, check_key_name, embedded_vault_name, normal_vault_name, vault_url};
 pub use permission::{KeyPermission, Permissions};
-pub use rsa_key::KeySize;
-pub use store::AuditRecord;
-
-/// The algorithm that wraps a DEK.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WrapAlgorithm {
-    /// RSA-OAEP with SHA-256 and MGF1-SHA-256 (RFC 8017 §7.1), Azure's `RSA-OAEP-256`.
-    RsaOaep256,
-}
-
-/// Who asks: the object id (Azure's `principalId`) of an identity that the vault's access policies
-/// are keyed by.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Caller {
-    /// The identity.
-    pub object_id: Uuid,
-}
+pub use private_keys::{
+    KeyType, NewPrivateKey, PrivateKey, PrivateKeyId, PrivateKeys, SoftwareKeys,
+};
+pub use rotation::{
+    LifetimeAction, Period, RotationAction, RotationActionKind, RotationAttributes, RotationPolicy,
+    RotationTrigger,
+};
+pub use rsa_key::{KeyMaterial, KeySize, PrivateJwk, RsaComponents, RsaKey};
 
 /// A key of a vault, of a certain version or of whatever version is the latest.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,9 +63,9 @@ pub struct Wrapped {
     pub value: Vec<u8>,
 }
 
-/// The operations on keys that disks need, whichever vault has the key. Each is checked against the caller's access policy, the
-/// key's enabled flag, not-before and expiry, and each is recorded in the vault's audit log,
-/// refusals too.
+/// The operations on keys that disks need, whichever vault has the key. Each is checked against the
+/// caller's access policy, the key's enabled flag, not-before and expiry, and each is recorded in
+/// the vault's audit log, refusals too.
 pub trait KeyVault: Send + Sync {
     /// The vault's URL, as `https://NAME.vault.localhost`: what an envelope records.
     fn url(&self) -> &str;

@@ -3,7 +3,7 @@
 use time::OffsetDateTime;
 
 use super::bundle::shown;
-use super::store::KeyRow;
+use super::store::{DeletedRow, KeyRow};
 use super::{Caller, KeyPermission, Permissions, VaultError, VaultErrorCode};
 
 /// Longest piece of a caller's input that the audit log and messages repeat.
@@ -81,4 +81,71 @@ pub(super) fn unusable(vault: &str, row: &KeyRow, now: OffsetDateTime) -> Option
             version = row.version,
         ),
     ))
+}
+
+/// There is such a key, but it is deleted.
+pub(super) fn deleted(vault: &str, deleted: &DeletedRow) -> VaultError {
+    VaultError::new(
+        VaultErrorCode::KeyNotFound,
+        format!(
+            "the key '{name}' in the key vault '{vault}' was deleted at {at} and is not usable; \
+             bring it back with `sealdisk keyvault key recover {name} --vault-name {vault}`",
+            name = deleted.name,
+            at = shown(deleted.deleted),
+        ),
+    )
+}
+
+/// A name cannot be taken because a deleted key has it.
+pub(super) fn name_is_deleted(vault: &str, deleted: &DeletedRow) -> VaultError {
+    VaultError::new(
+        VaultErrorCode::KeyDeleted,
+        format!(
+            "the key '{name}' in the key vault '{vault}' is deleted but recoverable, so its name \
+             cannot be used again before {until}; bring it back with `sealdisk keyvault key recover \
+             {name} --vault-name {vault}`, or purge it",
+            name = deleted.name,
+            until = shown(deleted.purge_at),
+        ),
+    )
+}
+
+/// There is no deleted key of that name.
+pub(super) fn no_deleted_key(vault: &str, name: &str) -> VaultError {
+    VaultError::new(
+        VaultErrorCode::KeyNotFound,
+        format!(
+            "the key vault '{vault}' has no deleted key '{}'; `sealdisk keyvault key list-deleted \
+             --vault-name {vault}` shows what it has",
+            shortened(name)
+        ),
+    )
+}
+
+/// A key cannot be purged before its time.
+pub(super) fn purge_protected(vault: &str, deleted: &DeletedRow) -> VaultError {
+    VaultError::new(
+        VaultErrorCode::ForbiddenByPolicy,
+        format!(
+            "operation \"purge\" is not allowed on the key vault '{vault}' because purge protection \
+             is enabled; the key '{}' is purged at {}",
+            deleted.name,
+            shown(deleted.purge_at),
+        ),
+    )
+}
+
+/// The key does not permit an operation.
+pub(super) fn operation(vault: &str, row: &KeyRow, operation: KeyPermission) -> VaultError {
+    VaultError::new(
+        VaultErrorCode::KeyOperationForbidden,
+        format!(
+            "operation {operation} is not permitted on the key '{name}' version {version} in the key \
+             vault '{vault}', which permits {ops}; change that with `sealdisk keyvault key \
+             set-attributes {name} --vault-name {vault} --version {version} --ops …`",
+            name = row.name,
+            version = row.version,
+            ops = row.key_ops,
+        ),
+    )
 }

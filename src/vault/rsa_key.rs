@@ -1,14 +1,26 @@
-//! RSA keys: making, importing, wrapping and unwrapping.
+//! RSA keys: reading them in (by `rsa`), making and using them (by AWS-LC, in constant time).
 
+use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};
+use aws_lc_rs::rsa::{
+    KeySize as AwsKeySize, OAEP_SHA1_MGF1SHA1, OAEP_SHA256_MGF1SHA256, OaepAlgorithm,
+    OaepPrivateDecryptingKey, OaepPublicEncryptingKey, PrivateDecryptingKey, PublicEncryptingKey,
+    PublicKeyComponents,
+};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rsa::pkcs1::DecodeRsaPrivateKey;
-use rsa::pkcs8::{DecodePrivateKey, EncodePrivateKey, spki};
-use rsa::traits::PublicKeyParts;
-use rsa::{PrivateKey, PublicKey};
-use sha2::Sha256;
-use zeroize::{Zeroize, Zeroizing};
+use rsa::pkcs8::{DecodePrivateKey, DecodePublicKey, EncodePrivateKey, spki};
+use rsa::traits::{PrivateKeyParts, PublicKeyParts};
+use rsa::{BoxedUint, PrivateKey};
+use serde::Deserialize;
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-use super::{VaultError, VaultErrorCode};
+use super::{EncryptionAlgorithm, VaultError, VaultErrorCode};
 use crate::keys::LockedBytes;
+
+/// Longest number of a JSON Web Key that is read: the modulus of RSA-4096 in base64url, with room
+/// for a leading zero.
+const JWK_NUMBER_LEN: usize = 700;
 
 /// The sizes of RSA keys that a vault holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +44,15 @@ impl KeySize {
     }
 }
 
+impl KeySize {
+    /// The size of a key with that modulus, big-endian.
+    pub(super) fn of_modulus(n: &[u8]) -> Result<Self, VaultError> {
+        let zeros = n.iter().take_while(|&&byte| byte == 0).count();
+        let bits = (n.len() - zeros) * 8;
+        Self::try_from(u32::try_from(bits).unwrap_or(u32::MAX))
+    }
+}
+
 impl TryFrom<u32> for KeySize {
     type Error = VaultError;
 
@@ -47,21 +68,112 @@ impl TryFrom<u32> for KeySize {
     }
 }
 
+impl From<KeySize> for AwsKeySize {
+    fn from(size: KeySize) -> Self {
+        match size {
+            KeySize::Rsa2048 => Self::Rsa2048,
+            KeySize::Rsa3072 => Self::Rsa3072,
+            KeySize::Rsa4096 => Self::Rsa4096,
+        }
+    }
+}
+
 /// An RSA private key in memory; it is zeroed on drop.
-pub(super) struct RsaKey(PrivateKey);
+pub struct RsaKey {
+    /// PKCS#8.
+    der: Zeroizing<Vec<u8>>,
+    n: Vec<u8>,
+    e: Vec<u8>,
+}
+
+/// The numbers of an RSA private key, big-endian; they are zeroed on drop.
+#[derive(Zeroize, ZeroizeOnDrop)]
+pub struct RsaComponents {
+    /// Modulus.
+    pub n: Vec<u8>,
+    /// Public exponent.
+    pub e: Vec<u8>,
+    /// Private exponent.
+    pub d: Vec<u8>,
+    /// First prime.
+    pub p: Vec<u8>,
+    /// Second prime.
+    pub q: Vec<u8>,
+    /// d mod (p - 1).
+    pub dp: Vec<u8>,
+    /// d mod (q - 1).
+    pub dq: Vec<u8>,
+    /// 1/q mod p.
+    pub qi: Vec<u8>,
+}
+
+/// An RSA private key as a JSON Web Key (RFC 7518 §6.3.2); it is zeroed on drop.
+#[derive(Deserialize, Zeroize, ZeroizeOnDrop)]
+pub struct PrivateJwk {
+    kty: String,
+    #[serde(default)]
+    n: String,
+    #[serde(default)]
+    e: String,
+    #[serde(default)]
+    d: String,
+    #[serde(default)]
+    p: String,
+    #[serde(default)]
+    q: String,
+    #[serde(default)]
+    key_ops: Option<Vec<String>>,
+}
+
+impl PrivateJwk {
+    /// What it says that the key may be used for.
+    pub fn key_ops(&self) -> Option<&[String]> {
+        self.key_ops.as_deref()
+    }
+}
+
+/// A private key that is brought in.
+pub enum KeyMaterial<'a> {
+    /// PEM, PKCS#8 or PKCS#1 without a password.
+    Pem(&'a str),
+    /// A JSON Web Key.
+    Jwk(&'a PrivateJwk),
+}
 
 impl RsaKey {
     /// A new key with the public exponent 65537.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::Internal`].
     pub fn generate(size: KeySize) -> Result<Self, VaultError> {
-        let bits = size.bits() as usize;
-        PrivateKey::new(&mut getrandom::SysRng, bits)
-            .map(Self)
-            .map_err(|e| internal("an RSA key could not be made", e))
+        let failed = || VaultError::new(VaultErrorCode::Internal, "an RSA key could not be made");
+        let key = PrivateDecryptingKey::generate(size.into()).map_err(|_| failed())?;
+        let der = AsDer::<Pkcs8V1Der<'_>>::as_der(&key).map_err(|_| failed())?;
+        let public = AsDer::<PublicKeyX509Der<'_>>::as_der(&key.public_key());
+        let public = public.map_err(|_| failed())?;
+        let public = rsa::PublicKey::from_public_key_der(public.as_ref())
+            .map_err(|e| internal("a new key could not be read", e))?;
+        Ok(Self {
+            der: Zeroizing::new(der.as_ref().to_vec()),
+            n: public.n_bytes().into_vec(),
+            e: public.e_bytes().into_vec(),
+        })
+    }
+
+    /// Reads a key that is brought in and checks that it is one that a vault holds.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::BadParameter`].
+    pub fn read(material: &KeyMaterial<'_>) -> Result<Self, VaultError> {
+        match material {
+            KeyMaterial::Pem(text) => Self::from_pem(text),
+            KeyMaterial::Jwk(jwk) => Self::from_jwk(jwk),
+        }
     }
 
     /// Reads an unencrypted PEM, PKCS#8 (`PRIVATE KEY`) or PKCS#1 (`RSA PRIVATE KEY`). Text around
     /// it, as `openssl pkcs12` writes it, is passed over.
-    pub fn from_pem(text: &str) -> Result<Self, VaultError> {
+    fn from_pem(text: &str) -> Result<Self, VaultError> {
         let start = text
             .find("-----BEGIN ")
             .ok_or_else(|| bad("this is no PEM file: there is no '-----BEGIN …-----' line"))?;
@@ -91,74 +203,172 @@ impl RsaKey {
                 )));
             }
         };
-        let key = Self(key);
-        KeySize::try_from(key.bits())?;
-        key.0
-            .validate()
+        Self::checked(&key)
+    }
+
+    fn from_jwk(jwk: &PrivateJwk) -> Result<Self, VaultError> {
+        if jwk.kty != "RSA" {
+            return Err(bad(
+                "the JSON Web Key is of another kind; one with 'kty' 'RSA' is needed",
+            ));
+        }
+        let number = |name: &str, text: &str| {
+            if text.len() > JWK_NUMBER_LEN {
+                return Err(bad(format!("'{name}' of the JSON Web Key is too long")));
+            }
+            // Some write the padding that base64url of RFC 7515 §2 does not have.
+            let bytes = URL_SAFE_NO_PAD
+                .decode(text.trim_end_matches('='))
+                .map(Zeroizing::new)
+                .map_err(|_| bad(format!("'{name}' of the JSON Web Key is no base64url")))?;
+            if bytes.is_empty() {
+                return Err(bad(format!("the JSON Web Key has no '{name}'")));
+            }
+            Ok(BoxedUint::from_be_slice_vartime(&bytes))
+        };
+        let (n, e, d) = (
+            number("n", &jwk.n)?,
+            number("e", &jwk.e)?,
+            number("d", &jwk.d)?,
+        );
+        let primes = match (jwk.p.is_empty(), jwk.q.is_empty()) {
+            // RFC 7518 §6.3.2 allows the primes to be left out; they are computed then.
+            (true, true) => Vec::new(),
+            _ => vec![number("p", &jwk.p)?, number("q", &jwk.q)?],
+        };
+        KeySize::try_from(n.bit_width_vartime())?;
+        let key = PrivateKey::from_components(n, e, d, primes)
+            .map_err(|e| bad(format!("the RSA key is malformed: {e}")))?;
+        Self::checked(&key)
+    }
+
+    fn checked(key: &PrivateKey) -> Result<Self, VaultError> {
+        KeySize::try_from(key.n().bit_width_vartime())?;
+        key.validate()
             .map_err(|e| bad(format!("the RSA key is inconsistent: {e}")))?;
-        Ok(key)
-    }
-
-    /// Reads what [`RsaKey::to_der`] wrote.
-    pub fn from_der(der: &[u8]) -> Result<Self, VaultError> {
-        PrivateKey::from_pkcs8_der(der)
-            .map(Self)
-            .map_err(|e| internal("a stored key is malformed", e))
-    }
-
-    /// The private key as PKCS#8 DER.
-    pub fn to_der(&self) -> Result<Zeroizing<Vec<u8>>, VaultError> {
-        let der = self
-            .0
+        let der = key
             .to_pkcs8_der()
-            .map_err(|e| internal("a key could not be encoded", e))?;
-        Ok(der.to_bytes())
-    }
-
-    /// Bits of the modulus.
-    pub fn bits(&self) -> u32 {
-        self.0.n().bit_width_vartime()
+            .map_err(|e| internal("a key could not be encoded", e))?
+            .to_bytes();
+        PrivateDecryptingKey::from_pkcs8(&der)
+            .map_err(|e| bad(format!("the RSA key is not one that can be used: {e}")))?;
+        Ok(Self {
+            der,
+            n: key.n_bytes().into_vec(),
+            e: key.e_bytes().into_vec(),
+        })
     }
 
     /// Modulus and public exponent, big-endian.
-    pub fn public_parts(&self) -> (Vec<u8>, Vec<u8>) {
-        (self.0.n_bytes().into_vec(), self.0.e_bytes().into_vec())
+    pub fn public_parts(&self) -> (&[u8], &[u8]) {
+        (&self.n, &self.e)
     }
 
-    /// RSA-OAEP-256 decryption (RFC 8017 §7.1.2) with blinding, into locked memory. Whatever is
-    /// wrong with `wrapped`, the error is the same, so that it cannot serve as a padding oracle
-    /// (RFC 8017 §7.1.2, note).
-    pub fn unwrap(&self, wrapped: &[u8]) -> Result<LockedBytes, VaultError> {
-        let mut plain = self.0.oaep_decrypt::<Sha256>(wrapped).map_err(|_| {
-            VaultError::new(
-                VaultErrorCode::UnwrapFailed,
-                "the wrapped key cannot be unwrapped by this key version",
-            )
-        })?;
-        let locked = LockedBytes::zeroed(plain.len()).map(|mut locked| {
-            locked.as_mut_slice().copy_from_slice(&plain);
-            locked
-        });
-        plain.zeroize();
-        locked.map_err(|e| internal("there is no memory for the unwrapped key", e))
+    /// The private key as PKCS#8 DER.
+    pub fn der(&self) -> &[u8] {
+        &self.der
+    }
+
+    /// All its numbers, for a device that takes a key as such.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::Internal`].
+    pub fn components(&self) -> Result<RsaComponents, VaultError> {
+        let key = PrivateKey::from_pkcs8_der(&self.der)
+            .map_err(|e| internal("a key could not be read", e))?;
+        let [p, q] = key.primes() else {
+            return Err(bad("an RSA key of more than two primes is not accepted"));
+        };
+        let bytes = |number: Option<&BoxedUint>| {
+            number
+                .map(|number| number.to_be_bytes().into_vec())
+                .ok_or_else(|| bad("the RSA key is incomplete"))
+        };
+        Ok(RsaComponents {
+            n: self.n.clone(),
+            e: self.e.clone(),
+            d: bytes(Some(key.d()))?,
+            p: bytes(Some(p))?,
+            q: bytes(Some(q))?,
+            dp: bytes(key.dp())?,
+            dq: bytes(key.dq())?,
+            qi: bytes(key.qinv().map(|inverse| inverse.retrieve()).as_ref())?,
+        })
     }
 }
 
-/// RSA-OAEP-256 encryption (RFC 8017 §7.1.1) under a public key.
-pub(super) fn wrap(n: &[u8], e: &[u8], secret: &[u8]) -> Result<Vec<u8>, VaultError> {
-    let number = rsa::BoxedUint::from_be_slice_vartime;
-    let key = PublicKey::new(number(n), number(e))
-        .map_err(|e| internal("a stored public key is malformed", e))?;
-    // k - 2 hLen - 2 (RFC 8017 §7.1.1, step 1b).
-    let limit = key.size().saturating_sub(2 * 32 + 2);
+/// An RSA private key that AWS-LC decrypts with.
+pub(super) struct DecryptingKey(OaepPrivateDecryptingKey);
+
+impl DecryptingKey {
+    /// Reads PKCS#8 DER that was checked when it was stored.
+    pub fn from_der(der: &[u8]) -> Result<Self, VaultError> {
+        let key = PrivateDecryptingKey::from_pkcs8(der)
+            .map_err(|e| internal("a stored key is malformed", e))?;
+        OaepPrivateDecryptingKey::new(key)
+            .map(Self)
+            .map_err(|e| internal("a stored key cannot be used", e))
+    }
+
+    /// RSA-OAEP decryption (RFC 8017 §7.1.2) with blinding, into locked memory. Whatever is wrong
+    /// with `ciphertext`, the error is the same, so that it cannot serve as a padding oracle
+    /// (RFC 8017 §7.1.2, note).
+    pub fn decrypt(
+        &self,
+        algorithm: EncryptionAlgorithm,
+        ciphertext: &[u8],
+    ) -> Result<LockedBytes, VaultError> {
+        let unlocked = |e| internal("there is no memory for the unwrapped key", e);
+        let mut whole = LockedBytes::zeroed(self.0.min_output_size()).map_err(unlocked)?;
+        let plain = self
+            .0
+            .decrypt(oaep(algorithm), ciphertext, whole.as_mut_slice(), None)
+            .map_err(|_| unwrap_failed())?;
+        let mut locked = LockedBytes::zeroed(plain.len()).map_err(unlocked)?;
+        locked.as_mut_slice().copy_from_slice(plain);
+        Ok(locked)
+    }
+}
+
+/// RSA-OAEP encryption (RFC 8017 §7.1.1) under a public key, big-endian.
+pub(super) fn encrypt(
+    n: &[u8],
+    e: &[u8],
+    algorithm: EncryptionAlgorithm,
+    secret: &[u8],
+) -> Result<Vec<u8>, VaultError> {
+    let malformed =
+        || VaultError::new(VaultErrorCode::Internal, "a stored public key is malformed");
+    let key: PublicEncryptingKey = PublicKeyComponents { n, e }
+        .try_into()
+        .map_err(|_| malformed())?;
+    let key = OaepPublicEncryptingKey::new(key).map_err(|_| malformed())?;
+    let limit = key.max_plaintext_size(oaep(algorithm));
     if secret.len() > limit {
         return Err(bad(format!(
             "a secret of {} bytes is too long to wrap, the key takes {limit}",
             secret.len()
         )));
     }
-    key.oaep_encrypt::<Sha256>(secret)
-        .map_err(|e| internal("wrapping failed", e))
+    let mut wrapped = vec![0; key.ciphertext_size()];
+    key.encrypt(oaep(algorithm), secret, &mut wrapped, None)
+        .map_err(|_| VaultError::new(VaultErrorCode::Internal, "wrapping failed"))?;
+    Ok(wrapped)
+}
+
+/// What every wrapped value gets that a key version cannot unwrap, whatever is wrong with it.
+pub(super) fn unwrap_failed() -> VaultError {
+    VaultError::new(
+        VaultErrorCode::UnwrapFailed,
+        "the wrapped key cannot be unwrapped by this key version",
+    )
+}
+
+fn oaep(algorithm: EncryptionAlgorithm) -> &'static OaepAlgorithm {
+    match algorithm {
+        EncryptionAlgorithm::RsaOaep256 => &OAEP_SHA256_MGF1SHA256,
+        EncryptionAlgorithm::RsaOaep => &OAEP_SHA1_MGF1SHA1,
+    }
 }
 
 fn bad(message: impl Into<String>) -> VaultError {
@@ -170,85 +380,4 @@ fn internal(what: &str, source: impl std::error::Error + Send + Sync + 'static) 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use rsa::pkcs1::EncodeRsaPrivateKey;
-    use rsa::pkcs8::LineEnding;
-
-    #[test]
-    fn wraps_and_unwraps_and_every_bad_input_gives_the_same_error() {
-        let key = RsaKey::generate(KeySize::Rsa2048).unwrap();
-        let (n, e) = key.public_parts();
-        let wrapped = wrap(&n, &e, &[5; 64]).unwrap();
-        assert_eq!(wrapped.len(), 256);
-        assert_ne!(
-            wrapped,
-            wrap(&n, &e, &[5; 64]).unwrap(),
-            "OAEP is randomised"
-        );
-        let again = RsaKey::from_der(&key.to_der().unwrap()).unwrap();
-        assert_eq!(again.unwrap(&wrapped).unwrap().as_slice(), &[5; 64]);
-
-        let mut changed = wrapped.clone();
-        changed[100] ^= 1;
-        let bad = [
-            changed,
-            wrapped[1..].to_vec(),
-            vec![0; 256],
-            vec![0xff; 256],
-            Vec::new(),
-        ];
-        let messages: std::collections::BTreeSet<String> = bad
-            .iter()
-            .map(|b| {
-                let error = key.unwrap(b).err().unwrap();
-                assert_eq!(error.code, VaultErrorCode::UnwrapFailed);
-                assert!(error.source.is_none());
-                error.message
-            })
-            .collect();
-        assert_eq!(messages.len(), 1, "{messages:?}");
-        let error = wrap(&n, &e, &[0; 191]).unwrap_err();
-        assert_eq!(error.code, VaultErrorCode::BadParameter);
-        wrap(&n, &e, &[0; 190]).unwrap();
-    }
-
-    #[test]
-    fn imports_both_pem_forms_and_refuses_what_is_not_one() {
-        let key = RsaKey::generate(KeySize::Rsa2048).unwrap();
-        let pkcs8 = key.0.to_pkcs8_pem(LineEnding::LF).unwrap();
-        let pkcs1 = key.0.to_pkcs1_pem(LineEnding::LF).unwrap();
-        let with_text = format!("Bag Attributes\n  x: y\n{}", *pkcs8);
-        for pem in [pkcs8.as_str(), pkcs1.as_str(), &with_text] {
-            let imported = RsaKey::from_pem(pem).unwrap();
-            assert_eq!(imported.public_parts(), key.public_parts());
-        }
-        let refused = |pem: &str, why: &str| {
-            let error = RsaKey::from_pem(pem).err().unwrap();
-            assert_eq!(error.code, VaultErrorCode::BadParameter);
-            assert!(error.message.contains(why), "{error} for {why}");
-        };
-        refused("", "no PEM");
-        refused(&pkcs8[..pkcs8.len() / 2], "malformed");
-        refused(
-            &pkcs8.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY"),
-            "password",
-        );
-        refused(
-            &pkcs8.replace("PRIVATE KEY", "CERTIFICATE"),
-            "'CERTIFICATE'",
-        );
-        refused(
-            &pkcs8.replace("PRIVATE KEY", "EC PRIVATE KEY"),
-            "'EC PRIVATE KEY'",
-        );
-    }
-
-    #[test]
-    fn a_small_key_is_refused() {
-        let small = PrivateKey::new(&mut getrandom::SysRng, 1024).unwrap();
-        let pem = small.to_pkcs8_pem(LineEnding::LF).unwrap();
-        let error = RsaKey::from_pem(&pem).err().unwrap();
-        assert!(error.message.contains("1024 bits"), "{error}");
-    }
-}
+mod tests;

@@ -7,6 +7,7 @@ use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
 use super::*;
+use crate::audit::Entry;
 
 const RSA_OAEP: WrapAlgorithm = WrapAlgorithm::RsaOaep256;
 
@@ -35,17 +36,18 @@ struct Fixture {
 impl Fixture {
     /// A vault with the key `k`, of which `owner` may do everything.
     fn new() -> Self {
+        Self::with(VaultSettings::default())
+    }
+
+    fn with(settings: VaultSettings) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let clock = Arc::new(StoppedClock(Mutex::new(OffsetDateTime::now_utc())));
-        let vault = EmbeddedVault::create(dir.path(), "vault", clock.clone()).unwrap();
+        let vault = EmbeddedVault::create(dir.path(), "vault", &settings, clock.clone()).unwrap();
         let owner = caller();
         vault
             .set_policy(&owner, owner.object_id, &Permissions::all())
             .unwrap();
-        let none = AttributeChange::default();
-        vault
-            .create_key(&owner, "k", KeySize::Rsa2048, &none)
-            .unwrap();
+        vault.create_key(&owner, "k", &rsa2048()).unwrap();
         Self {
             dir,
             clock,
@@ -71,10 +73,10 @@ impl Fixture {
 
     fn set(&self, change: AttributeChange) -> Result<KeyBundle, VaultError> {
         self.vault
-            .set_attributes(&self.owner, &latest("k"), &change)
+            .update_key(&self.owner, &latest("k"), &change.into())
     }
 
-    fn last_audit(&self) -> AuditRecord {
+    fn last_audit(&self) -> Entry {
         self.vault.audit_log().unwrap().pop().unwrap()
     }
 
@@ -86,9 +88,11 @@ impl Fixture {
 }
 
 fn caller() -> Caller {
-    Caller {
-        object_id: Uuid::new_v4(),
-    }
+    Caller::local(Uuid::new_v4())
+}
+
+fn rsa2048() -> NewKey {
+    NewKey::new(KeySize::Rsa2048)
 }
 
 fn latest(name: &str) -> KeyId {
@@ -113,10 +117,9 @@ fn code<T>(result: Result<T, VaultError>) -> VaultErrorCode {
 fn a_wrapped_secret_comes_back_after_reopening_and_under_its_own_version() {
     let fixture = Fixture::new();
     let first = fixture.wrap().unwrap();
-    let none = AttributeChange::default();
     fixture
         .vault
-        .create_key(&fixture.owner, "k", KeySize::Rsa2048, &none)
+        .create_key(&fixture.owner, "k", &rsa2048())
         .unwrap();
     let second = fixture.wrap().unwrap();
     assert_ne!(first.key_version, second.key_version);
@@ -146,7 +149,6 @@ fn each_operation_needs_its_own_permission_and_names_it() {
     let (vault, owner) = (&fixture.vault, &fixture.owner);
     let wrapped = fixture.wrap().unwrap();
     let used = version("k", &wrapped.key_version);
-    let none = AttributeChange::default();
     let pem = "no key";
     type Attempt<'a> = Box<dyn Fn(&Caller) -> Result<(), VaultError> + 'a>;
     let attempts: Vec<(KeyPermission, Attempt<'_>)> = vec![
@@ -155,15 +157,19 @@ fn each_operation_needs_its_own_permission_and_names_it() {
         (List, Box::new(|c| vault.key_versions(c, "k").map(drop))),
         (
             Create,
-            Box::new(|c| vault.create_key(c, "n", KeySize::Rsa2048, &none).map(drop)),
+            Box::new(|c| vault.create_key(c, "n", &rsa2048()).map(drop)),
         ),
         (
             Import,
-            Box::new(|c| vault.import_key(c, "n", pem, &none).map(drop)),
+            Box::new(|c| {
+                vault
+                    .import_key(c, "n", &KeyMaterial::Pem(pem), &KeyChange::default())
+                    .map(drop)
+            }),
         ),
         (
             Update,
-            Box::new(|c| vault.set_attributes(c, &used, &none).map(drop)),
+            Box::new(|c| vault.update_key(c, &used, &KeyChange::default()).map(drop)),
         ),
         (
             WrapKey,
@@ -192,8 +198,8 @@ fn each_operation_needs_its_own_permission_and_names_it() {
                 "{error}"
             );
             let audit = fixture.last_audit();
-            assert_eq!(audit.caller, poor.object_id);
-            assert_eq!(audit.refusal.as_deref(), Some("Forbidden"));
+            assert_eq!(audit.caller, poor.object_id.to_string());
+            assert_eq!(audit.code.as_deref(), Some("Forbidden"));
         };
         refused(attempt(&poor).unwrap_err());
         vault
@@ -204,7 +210,7 @@ fn each_operation_needs_its_own_permission_and_names_it() {
         let only_it: Permissions = [permission].into_iter().collect();
         vault.set_policy(owner, poor.object_id, &only_it).unwrap();
         match attempt(&poor) {
-            Ok(()) => assert_eq!(fixture.last_audit().refusal, None),
+            Ok(()) => assert_eq!(fixture.last_audit().code, None),
             // The import is let through to its PEM, which is none.
             Err(e) => assert_eq!(e.code, VaultErrorCode::BadParameter, "{permission}: {e}"),
         }
@@ -241,7 +247,7 @@ fn a_key_is_used_only_while_enabled_and_valid() {
             fixture.unwrap(&wrapped).err().map(|e| e.code),
         ];
         assert_eq!(outcomes, [expected; 2]);
-        let recorded = fixture.last_audit().refusal;
+        let recorded = fixture.last_audit().code;
         assert_eq!(recorded.as_deref(), expected.map(VaultErrorCode::as_str));
     };
     let enabled = |enabled| AttributeChange {
@@ -300,14 +306,13 @@ fn missing_keys_and_bad_names_are_told_apart_and_recorded() {
         code(vault.key_versions(owner, "x")),
         VaultErrorCode::KeyNotFound
     );
-    let none = AttributeChange::default();
     let long = "x".repeat(10_000);
-    let bad = vault.create_key(owner, &long, KeySize::Rsa2048, &none);
+    let bad = vault.create_key(owner, &long, &rsa2048());
     assert_eq!(code(bad), VaultErrorCode::BadParameter);
     let audit = fixture.last_audit();
     assert_eq!(audit.operation, "KeyCreate");
     assert_eq!(audit.key.unwrap().len(), 127);
-    assert_eq!(audit.refusal.as_deref(), Some("BadParameter"));
+    assert_eq!(audit.code.as_deref(), Some("BadParameter"));
     assert_eq!(
         code(vault.delete_policy(owner, Uuid::new_v4())),
         VaultErrorCode::PolicyNotFound
@@ -329,7 +334,7 @@ fn the_audit_log_tells_who_did_what_with_which_version() {
     let log = fixture.reopen().unwrap().audit_log().unwrap();
     let lines: Vec<_> = log
         .iter()
-        .map(|r| (r.operation.as_str(), r.refusal.as_deref()))
+        .map(|r| (r.operation.as_str(), r.code.as_deref()))
         .collect();
     assert_eq!(
         lines,
@@ -342,7 +347,10 @@ fn the_audit_log_tells_who_did_what_with_which_version() {
             ("KeyUnwrap", Some("KeyDisabled")),
         ]
     );
-    assert!(log.iter().all(|r| r.caller == fixture.owner.object_id));
+    assert!(
+        log.iter()
+            .all(|r| r.caller == fixture.owner.object_id.to_string())
+    );
     assert_eq!(log[2].version.as_ref(), Some(&wrapped.key_version));
     assert_eq!(log[4].detail.as_deref(), Some("enabled=false"));
 }
@@ -357,9 +365,8 @@ fn what_cannot_be_recorded_is_not_answered() {
     )
     .unwrap();
     assert_eq!(code(fixture.unwrap(&wrapped)), VaultErrorCode::Internal);
-    let none = AttributeChange::default();
     let (vault, owner) = (&fixture.vault, &fixture.owner);
-    let made = vault.create_key(owner, "new", KeySize::Rsa2048, &none);
+    let made = vault.create_key(owner, "new", &rsa2048());
     assert_eq!(code(made), VaultErrorCode::Internal);
     db.execute_batch("DROP TRIGGER full").unwrap();
     assert_eq!(
@@ -379,11 +386,8 @@ fn a_key_that_was_tampered_with_at_rest_is_refused() {
     ];
     for change in changes {
         let fixture = Fixture::new();
-        let none = AttributeChange::default();
         let (vault, owner) = (&fixture.vault, &fixture.owner);
-        vault
-            .create_key(owner, "other", KeySize::Rsa2048, &none)
-            .unwrap();
+        vault.create_key(owner, "other", &rsa2048()).unwrap();
         let wrapped = fixture.wrap().unwrap();
         fixture.tamper(&format!("{change} WHERE name = 'k'"));
         assert_eq!(
@@ -402,10 +406,14 @@ fn no_private_key_is_in_the_clear_in_the_vaults_files() {
     let fixture = Fixture::new();
     let key = rsa::PrivateKey::new(&mut getrandom::SysRng, 2048).unwrap();
     let pem = key.to_pkcs8_pem(rsa::pkcs8::LineEnding::LF).unwrap();
-    let none = AttributeChange::default();
     fixture
         .vault
-        .import_key(&fixture.owner, "imported", &pem, &none)
+        .import_key(
+            &fixture.owner,
+            "imported",
+            &KeyMaterial::Pem(&pem),
+            &KeyChange::default(),
+        )
         .unwrap();
     let prime = key.primes()[0].to_be_bytes();
     for entry in std::fs::read_dir(fixture.dir.path()).unwrap() {

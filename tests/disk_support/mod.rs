@@ -13,7 +13,9 @@ use std::process::{Command, Output, Stdio};
 
 use sealdisk::catalog::{DesIdentity, DiskEncryptionSetRecord};
 use sealdisk::control::Installation;
-use sealdisk::vault::{AttributeChange, KeyId, KeyPermission, KeySize, Permissions};
+use sealdisk::vault::{
+    AttributeChange, KeyId, KeyPermission, KeySize, NewKey, Permissions, VaultSettings,
+};
 use serde_json::Value;
 use tempfile::TempDir;
 use time::OffsetDateTime;
@@ -105,10 +107,11 @@ impl Host {
         let installation = self.installation();
         let operator = installation.operator();
         if installation.vault(VAULT).is_err() {
-            let vault = installation.create_vault(VAULT).unwrap();
-            let attributes = AttributeChange::default();
+            let vault = installation
+                .create_vault(VAULT, &VaultSettings::default())
+                .unwrap();
             vault
-                .create_key(&operator, KEY, KeySize::Rsa2048, &attributes)
+                .create_key(&operator, KEY, &NewKey::new(KeySize::Rsa2048))
                 .unwrap();
         }
         let principal_id = Uuid::new_v4();
@@ -154,7 +157,7 @@ impl Host {
         installation
             .vault(VAULT)
             .unwrap()
-            .set_attributes(&installation.operator(), &key, change)
+            .update_key(&installation.operator(), &key, &(*change).into())
             .unwrap();
     }
 

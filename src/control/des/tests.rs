@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::control::import::Cancel;
-use crate::vault::{AttributeChange, KeySize, Permissions};
+use crate::vault::{AttributeChange, KeySize, NewKey, Permissions, VaultSettings};
 
 struct Fixture {
     _dir: tempfile::TempDir,
@@ -13,11 +13,16 @@ impl Fixture {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let installation = Installation::open(dir.path()).unwrap();
-        let vault = installation.create_vault("myvault").unwrap();
+        let vault = installation
+            .create_vault("myvault", &VaultSettings::default())
+            .unwrap();
         for key in ["k", "l"] {
-            let none = AttributeChange::default();
             vault
-                .create_key(&installation.operator(), key, KeySize::Rsa2048, &none)
+                .create_key(
+                    &installation.operator(),
+                    key,
+                    &NewKey::new(KeySize::Rsa2048),
+                )
                 .unwrap();
         }
         Self {
@@ -159,7 +164,7 @@ fn a_new_key_wraps_the_sets_disks_or_nothing_changes() {
             enabled: Some(enabled),
             ..AttributeChange::default()
         };
-        vault.set_attributes(&operator, &key, &enabled).unwrap();
+        vault.update_key(&operator, &key, &enabled.into()).unwrap();
     };
     enable("k", false);
     let updated = installation.update_des("set", &change).unwrap();

@@ -31,7 +31,7 @@ use self::failure::Failure;
 use self::identity::Credential;
 use self::wire::{Connection, VaultWire, WireSettings};
 use super::{
-    Caller, JsonWebKey, KeyAttributes, KeyBundle, KeyId, KeyPermission, KeyUrl, KeyVault,
+    Caller, JsonWebKey, KeyAttributes, KeyBundle, KeyId, KeyPermission, KeyUrl, KeyVault, Tags,
     VaultError, VaultErrorCode, Verdict, WrapAlgorithm, Wrapped,
 };
 use crate::keys::LockedBytes;
@@ -296,8 +296,8 @@ impl RemoteVault {
         Ok(KeyBundle {
             key: JsonWebKey {
                 kid,
-                kty,
-                key_ops: &["wrapKey", "unwrapKey"],
+                kty: kty.into(),
+                key_ops: vec!["wrapKey".into(), "unwrapKey".into()],
                 n: encode(web_key.n),
                 e: encode(web_key.e),
             },
@@ -307,7 +307,10 @@ impl RemoteVault {
                 expires: attributes.expires,
                 created: attributes.created.unwrap_or(never),
                 updated: attributes.updated.unwrap_or(never),
+                recoverable_days: None,
+                recovery_level: None,
             },
+            tags: Tags::new(),
         })
     }
 }

@@ -1,0 +1,124 @@
+//! What is hashed and what is signed. Both are fixed: a change makes every log that exists invalid.
+
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use super::signer::{PublicKey, Purpose, Signer};
+use super::{AuditError, CHECKPOINT_INTERVAL};
+
+/// The hash of a record.
+pub type Hash = [u8; 32];
+
+/// The id of a log, which is part of every hash: a record of one log is none of another.
+pub type LogId = Uuid;
+
+/// What the first record takes for the hash of the record before it.
+pub(super) const GENESIS: Hash = [0; 32];
+
+/// A record as it is stored: text, exactly as it was hashed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its number, from 1, without gaps.
+    pub seq: u64,
+    /// When, RFC 3339.
+    pub time: String,
+    /// Who asked.
+    pub caller: String,
+    /// From where.
+    pub origin: String,
+    /// What was asked for.
+    pub operation: String,
+    /// With which key.
+    pub key: Option<String>,
+    /// In which version.
+    pub version: Option<String>,
+    /// For which disk.
+    pub disk: Option<String>,
+    /// What exactly.
+    pub detail: Option<String>,
+    /// The code of the refusal; `None` when it was allowed.
+    pub code: Option<String>,
+}
+
+impl Entry {
+    /// The record's hash, behind the record that has the hash `previous`.
+    ///
+    /// Each text follows its length, and a text that is not there is told from an empty one, so that
+    /// no two records have the same encoding.
+    pub fn hash(&self, log: LogId, previous: &Hash) -> Hash {
+        let mut hash = Sha256::new();
+        hash.update(b"sealdisk audit record v1\0");
+        hash.update(log.as_bytes());
+        hash.update(self.seq.to_le_bytes());
+        hash.update(previous);
+        let always = [&self.time, &self.caller, &self.origin, &self.operation].map(Some);
+        let sometimes = [
+            &self.key,
+            &self.version,
+            &self.disk,
+            &self.detail,
+            &self.code,
+        ];
+        for text in always.into_iter().chain(sometimes.map(Option::as_ref)) {
+            match text {
+                None => hash.update([0]),
+                Some(text) => {
+                    hash.update([1]);
+                    hash.update((text.len() as u64).to_le_bytes());
+                    hash.update(text.as_bytes());
+                }
+            }
+        }
+        hash.finalize().into()
+    }
+}
+
+/// How far a chain reaches: the number and hash of a record, and when that was signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// The record's number, 0 for an empty log.
+    pub seq: u64,
+    /// Its hash.
+    pub hash: Hash,
+    /// When it was signed, RFC 3339.
+    pub time: String,
+    /// The signature over all that.
+    pub signature: Vec<u8>,
+}
+
+impl Head {
+    pub(super) fn sign(
+        signer: &Signer,
+        purpose: Purpose,
+        log: LogId,
+        seq: u64,
+        hash: Hash,
+        time: &str,
+    ) -> Result<Self, AuditError> {
+        let signature = signer.sign(purpose, &message(log, seq, &hash, time))?;
+        Ok(Self {
+            seq,
+            hash,
+            time: time.into(),
+            signature,
+        })
+    }
+
+    pub(super) fn is_signed(&self, key: &PublicKey, purpose: Purpose, log: LogId) -> bool {
+        let message = message(log, self.seq, &self.hash, &self.time);
+        key.verifies(purpose, &message, &self.signature)
+    }
+}
+
+/// Whether a checkpoint is kept after the record with that number.
+pub(super) fn is_checkpoint(seq: u64) -> bool {
+    seq.is_multiple_of(CHECKPOINT_INTERVAL)
+}
+
+fn message(log: LogId, seq: u64, hash: &Hash, time: &str) -> Vec<u8> {
+    let mut message = log.as_bytes().to_vec();
+    message.extend(seq.to_le_bytes());
+    message.extend(hash);
+    message.extend(time.as_bytes());
+    message
+}

@@ -1,0 +1,287 @@
+//! A symmetric key that other secrets are encrypted under before they are stored.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use aes_gcm::aead::{Aead, KeyInit, Payload};
+use aes_gcm::{Aes256Gcm, Key, Nonce};
+use hmac::{Hmac, Mac};
+use sha2::Sha256;
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+use super::{KeyError, LockedBytes};
+
+/// Bytes of a sealing key (AES-256).
+pub const SEALING_KEY_LEN: usize = 32;
+/// Bytes of a GCM nonce (SP 800-38D §8.2.2: random, at most 2^32 secrets under one key).
+const NONCE_LEN: usize = 12;
+
+/// Why a sealing key could not be had or used.
+#[derive(Debug, Error)]
+pub enum SealingError {
+    /// The file could not be read or written.
+    #[error("cannot {call} the key {path}: {source}")]
+    Io {
+        /// What was tried.
+        call: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Others than the user can reach the file.
+    #[error(
+        "the key {path} {wrong}; `chown {own} {path}` and `chmod 600 {path}`, and think of what is \
+         under it as disclosed if others did read it"
+    )]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+        /// Who can, or whose it is.
+        wrong: String,
+        /// This user.
+        own: u32,
+    },
+    /// The file is no key.
+    #[error(
+        "the key {path} has {size} bytes instead of {SEALING_KEY_LEN}; restore it from a backup"
+    )]
+    Length {
+        /// The file.
+        path: PathBuf,
+        /// Its length.
+        size: u64,
+    },
+    /// There is no memory for the key.
+    #[error(transparent)]
+    Memory(#[from] KeyError),
+    /// Something could not be encrypted.
+    #[error("a secret could not be encrypted")]
+    Seal,
+    /// What was stored is not what was sealed here, for this purpose.
+    #[error("a stored secret fails its authentication")]
+    Open,
+}
+
+/// What keeps others from reading the file of a sealing key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileGuard {
+    /// The file's owner and mode, which are checked.
+    Mode,
+    /// systemd, which keeps credentials in a directory (on memory that is not swapped) that only
+    /// the service can enter.
+    Systemd,
+}
+
+/// A key that secrets at rest are encrypted under, with AES-256-GCM.
+pub struct SealingKey(LockedBytes);
+
+impl SealingKey {
+    /// Makes a new key in the new file `path`, mode 0600; the caller makes the directory entry
+    /// durable.
+    ///
+    /// # Errors
+    /// [`SealingError`], also when there is such a file.
+    pub fn create(path: &Path) -> Result<Self, SealingError> {
+        let mut bytes = LockedBytes::zeroed(SEALING_KEY_LEN)?;
+        getrandom::fill(bytes.as_mut_slice()).map_err(KeyError::Random)?;
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)
+            .and_then(|mut file| {
+                file.write_all(bytes.as_slice())
+                    .and_then(|()| file.sync_all())
+            })
+            .map_err(|source| SealingError::Io {
+                call: "write",
+                path: path.into(),
+                source,
+            })?;
+        Ok(Self(bytes))
+    }
+
+    /// Reads the key in the file `path`.
+    ///
+    /// # Errors
+    /// [`SealingError`], for a symbolic link and a file that others can reach too.
+    pub fn load(path: &Path, guard: FileGuard) -> Result<Self, SealingError> {
+        let fail = |source| SealingError::Io {
+            call: "read",
+            path: path.into(),
+            source,
+        };
+        let mut file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(path)
+            .map_err(fail)?;
+        if guard == FileGuard::Mode {
+            check_private(&file, path)?;
+        }
+        let size = file.metadata().map_err(fail)?.len();
+        if size != SEALING_KEY_LEN as u64 {
+            return Err(SealingError::Length {
+                path: path.into(),
+                size,
+            });
+        }
+        let mut bytes = LockedBytes::zeroed(SEALING_KEY_LEN)?;
+        file.read_exact(bytes.as_mut_slice()).map_err(fail)?;
+        Ok(Self(bytes))
+    }
+
+    /// HMAC-SHA256 of `message` under this key: a value that tells keys apart and reveals nothing,
+    /// or a key for another purpose. Each purpose has messages that begin in a way of its own.
+    ///
+    /// # Errors
+    /// [`SealingError::Seal`]; in fact HMAC takes keys of any length (RFC 2104 §2).
+    pub fn derive(&self, message: &[&[u8]]) -> Result<[u8; 32], SealingError> {
+        let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(self.0.as_slice())
+            .map_err(|_| SealingError::Seal)?;
+        for part in message {
+            mac.update(part);
+        }
+        Ok(mac.finalize().into_bytes().into())
+    }
+
+    /// The key for another purpose that [`derive`](Self::derive) gives.
+    ///
+    /// # Errors
+    /// [`SealingError`].
+    pub fn subkey(&self, purpose: &[u8]) -> Result<Self, SealingError> {
+        let mut bytes = LockedBytes::zeroed(SEALING_KEY_LEN)?;
+        let derived = Zeroizing::new(self.derive(&[purpose])?);
+        bytes.as_mut_slice().copy_from_slice(&*derived);
+        Ok(Self(bytes))
+    }
+
+    /// Encrypts `secret` for storing: nonce, ciphertext, tag. `associated` says what it is and must
+    /// be given again to open it.
+    ///
+    /// # Errors
+    /// [`SealingError`].
+    pub fn seal(&self, associated: &[u8], secret: &[u8]) -> Result<Vec<u8>, SealingError> {
+        let mut nonce = [0; NONCE_LEN];
+        getrandom::fill(&mut nonce).map_err(KeyError::Random)?;
+        let payload = Payload {
+            msg: secret,
+            aad: associated,
+        };
+        let sealed = self
+            .cipher()?
+            .encrypt(&Nonce::from(nonce), payload)
+            .map_err(|_| SealingError::Seal)?;
+        Ok([nonce.as_slice(), &sealed].concat())
+    }
+
+    /// Decrypts what [`SealingKey::seal`] returned.
+    ///
+    /// # Errors
+    /// [`SealingError::Open`] for anything else.
+    pub fn open(
+        &self,
+        associated: &[u8],
+        sealed: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, SealingError> {
+        let (nonce, msg) = sealed
+            .split_first_chunk::<NONCE_LEN>()
+            .ok_or(SealingError::Open)?;
+        let payload = Payload {
+            msg,
+            aad: associated,
+        };
+        self.cipher()?
+            .decrypt(&Nonce::from(*nonce), payload)
+            .map(Zeroizing::new)
+            .map_err(|_| SealingError::Open)
+    }
+
+    fn cipher(&self) -> Result<Aes256Gcm, SealingError> {
+        let key = <&Key<Aes256Gcm>>::try_from(self.0.as_slice()).map_err(|_| SealingError::Seal)?;
+        Ok(Aes256Gcm::new(key))
+    }
+}
+
+fn check_private(file: &File, path: &Path) -> Result<(), SealingError> {
+    let metadata = file.metadata().map_err(|source| SealingError::Io {
+        call: "look at",
+        path: path.into(),
+        source,
+    })?;
+    let own = rustix::process::geteuid().as_raw();
+    let wrong = if metadata.uid() != own {
+        format!(
+            "belongs to user {} and not to this user ({own})",
+            metadata.uid()
+        )
+    } else if metadata.mode() & 0o077 != 0 {
+        format!(
+            "has mode {:04o}: others can reach it",
+            metadata.mode() & 0o7777
+        )
+    } else {
+        return Ok(());
+    };
+    Err(SealingError::Exposed {
+        path: path.into(),
+        wrong,
+        own,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn what_is_sealed_opens_unchanged_and_for_its_purpose_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("k");
+        let key = SealingKey::create(&path).unwrap();
+        let sealed = key.seal(b"purpose", b"secret").unwrap();
+        assert!(!sealed.windows(6).any(|w| w == b"secret"));
+        let key = SealingKey::load(&path, FileGuard::Mode).unwrap();
+        assert_eq!(*key.open(b"purpose", &sealed).unwrap(), b"secret");
+        assert!(key.open(b"other", &sealed).is_err());
+        let subkey = key.subkey(b"p").unwrap();
+        assert!(subkey.open(b"purpose", &sealed).is_err());
+        for n in 0..sealed.len() {
+            let mut changed = sealed.clone();
+            changed[n] ^= 1;
+            assert!(key.open(b"purpose", &changed).is_err(), "byte {n}");
+            assert!(key.open(b"purpose", &sealed[..n]).is_err());
+        }
+        let again = key.seal(b"purpose", b"secret").unwrap();
+        assert_ne!(again[..NONCE_LEN], sealed[..NONCE_LEN]);
+    }
+
+    #[test]
+    fn an_exposed_or_cut_key_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("k");
+        SealingKey::create(&path).unwrap();
+        assert!(SealingKey::create(&path).is_err(), "never written over");
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        for mode in [0o640, 0o604, 0o620] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            let error = SealingKey::load(&path, FileGuard::Mode).err().unwrap();
+            assert!(error.to_string().contains("chmod 600"), "{error}");
+            SealingKey::load(&path, FileGuard::Systemd).unwrap();
+        }
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(&path, [1; 31]).unwrap();
+        let error = SealingKey::load(&path, FileGuard::Mode).err().unwrap();
+        assert!(matches!(error, SealingError::Length { size: 31, .. }));
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+        assert!(SealingKey::load(&path, FileGuard::Mode).is_err());
+    }
+}

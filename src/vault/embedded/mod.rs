@@ -1,0 +1,522 @@
+//! The embedded vault: an SQLite database and a master key in a directory of its own.
+
+mod backup;
+mod cache;
+mod commit;
+mod deleted;
+mod keys;
+mod operations;
+mod rotation;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rusqlite::{Connection, TransactionBehavior};
+use time::OffsetDateTime;
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use self::cache::KeyCache;
+use self::commit::Queue;
+use super::bundle::KeyBundle;
+use super::clock::Clock;
+use super::master::{MasterKey, Slot};
+use super::private_keys::{PrivateKeys, SoftwareKeys};
+use super::refusal::{self, shortened};
+use super::store::{self, KeyRow, VaultRow};
+use super::{
+    Caller, KeyId, KeyPermission, Permissions, VaultError, VaultErrorCode, VaultSettings, vault_url,
+};
+use crate::audit::{AuditError, AuditRecord, Chain, Entry};
+use crate::sqlite;
+
+/// A key vault in a directory: `vault.db` and, unless systemd provides it, `master.key`.
+///
+/// Any number of threads may use one, and any number of processes may have the same vault open.
+pub struct EmbeddedVault {
+    id: Uuid,
+    name: String,
+    url: String,
+    created: OffsetDateTime,
+    master: MasterKey,
+    keys: Arc<dyn PrivateKeys>,
+    chain: Chain,
+    clock: Arc<dyn Clock>,
+    path: PathBuf,
+    /// What writes.
+    db: Mutex<Connection>,
+    /// What reads while another thread commits; opened at its first use.
+    reader: Mutex<Option<Connection>>,
+    queue: Queue,
+    cache: KeyCache,
+}
+
+/// What an operation was about, for the audit log.
+struct Subject<'a> {
+    operation: &'static str,
+    key: Option<&'a str>,
+    version: Option<&'a str>,
+    detail: Option<String>,
+}
+
+/// What an operation gives, with the key version that it came to use.
+struct Done<T> {
+    value: T,
+    version: Option<String>,
+}
+
+impl EmbeddedVault {
+    /// Makes the vault `name` in `dir`, an empty directory. A caller that must not leave half a
+    /// vault behind makes it in a temporary directory and renames that.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::BadParameter`] for a retention time out of bounds,
+    /// [`VaultErrorCode::Internal`], [`VaultErrorCode::MasterKey`].
+    pub fn create(
+        dir: &Path,
+        name: &str,
+        settings: &VaultSettings,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, VaultError> {
+        Self::create_with(dir, name, settings, clock, Arc::new(SoftwareKeys))
+    }
+
+    /// As [`create`](Self::create), with the private keys elsewhere than in the database.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub fn create_with(
+        dir: &Path,
+        name: &str,
+        settings: &VaultSettings,
+        clock: Arc<dyn Clock>,
+        keys: Arc<dyn PrivateKeys>,
+    ) -> Result<Self, VaultError> {
+        settings.check()?;
+        let path = dir.join("vault.db");
+        let mut db = sqlite::open(&path, &store::SCHEMA)?;
+        let master = MasterKey::create(dir, name)?;
+        let id = Uuid::new_v4();
+        let row = VaultRow {
+            id,
+            name: name.into(),
+            created: clock.now(),
+            master_check: master.check_value(id)?.to_vec(),
+            settings: *settings,
+        };
+        store::insert_vault(&db, &row)?;
+        let chain = chain(&mut db, &master, clock.as_ref())?;
+        Ok(Self::new(row, master, keys, chain, clock, path, db))
+    }
+
+    /// Opens the vault `name` in `dir`. Keys whose retention time is over are purged.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::VaultNotFound`], [`VaultErrorCode::MasterKey`] for one that is missing,
+    /// exposed or another vault's, [`VaultErrorCode::Internal`] for damaged files,
+    /// [`VaultErrorCode::Tampered`] for an audit log with a foreign signing key.
+    pub fn open(dir: &Path, name: &str, clock: Arc<dyn Clock>) -> Result<Self, VaultError> {
+        Self::open_with(dir, name, clock, Arc::new(SoftwareKeys))
+    }
+
+    /// As [`open`](Self::open), with the private keys elsewhere than in the database.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_with(
+        dir: &Path,
+        name: &str,
+        clock: Arc<dyn Clock>,
+        keys: Arc<dyn PrivateKeys>,
+    ) -> Result<Self, VaultError> {
+        let missing = || {
+            VaultError::new(
+                VaultErrorCode::VaultNotFound,
+                format!(
+                    "there is no key vault '{name}' in {}; restore the directory from a backup",
+                    dir.display()
+                ),
+            )
+        };
+        let path = dir.join("vault.db");
+        if !path.exists() {
+            return Err(missing());
+        }
+        let mut db = sqlite::open(&path, &store::SCHEMA)?;
+        let row = store::vault(&db)?
+            .filter(|row| row.name == name)
+            .ok_or_else(missing)?;
+        let master = MasterKey::load(dir, name)?;
+        if master.check_value(row.id)?.as_slice() != row.master_check {
+            return Err(VaultError::new(
+                VaultErrorCode::MasterKey,
+                format!(
+                    "the master key is not the one that the key vault '{name}' was made with; \
+                     restore {} or the systemd credential sealdisk-vault-{name}",
+                    dir.join("master.key").display()
+                ),
+            ));
+        }
+        let chain = chain(&mut db, &master, clock.as_ref())?;
+        let vault = Self::new(row, master, keys, chain, clock, path, db);
+        vault.purge_due()?;
+        Ok(vault)
+    }
+
+    fn new(
+        row: VaultRow,
+        master: MasterKey,
+        keys: Arc<dyn PrivateKeys>,
+        chain: Chain,
+        clock: Arc<dyn Clock>,
+        path: PathBuf,
+        db: Connection,
+    ) -> Self {
+        Self {
+            id: row.id,
+            url: vault_url(&row.name),
+            name: row.name,
+            created: row.created,
+            master,
+            keys,
+            chain,
+            clock,
+            path,
+            db: Mutex::new(db),
+            reader: Mutex::new(None),
+            queue: Queue::default(),
+            cache: KeyCache::default(),
+        }
+    }
+
+    /// The vault's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// When the vault was made.
+    pub fn created(&self) -> OffsetDateTime {
+        self.created
+    }
+
+    /// Keeps up to `count` private keys ready for use, for a process that serves many requests.
+    /// Without it every use reads its key anew, and none stays in memory.
+    pub fn cache_private_keys(&self, count: usize) {
+        self.cache.resize(count);
+    }
+
+    /// What the vault does with deleted keys.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::Internal`].
+    pub fn settings(&self) -> Result<VaultSettings, VaultError> {
+        self.settings_in(&self.db())
+    }
+
+    /// Changes that. As for policies, who may reach the vault's files administrates it.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::BadParameter`]; [`VaultErrorCode::ForbiddenByPolicy`] when purge
+    /// protection is to be switched off.
+    pub fn update_settings(
+        &self,
+        caller: &Caller,
+        settings: &VaultSettings,
+    ) -> Result<(), VaultError> {
+        let subject = Subject {
+            detail: Some(format!(
+                "retentionDays={} purgeProtection={}",
+                settings.retention_days, settings.purge_protection
+            )),
+            ..Subject::vault("VaultUpdate")
+        };
+        self.audited(caller, &subject, |db| {
+            settings.check()?;
+            if self.settings_in(db)?.purge_protection && !settings.purge_protection {
+                return Err(VaultError::new(
+                    VaultErrorCode::ForbiddenByPolicy,
+                    format!(
+                        "purge protection of the key vault '{}' cannot be switched off any more",
+                        self.name
+                    ),
+                ));
+            }
+            store::update_vault(db, settings)
+        })
+    }
+
+    /// All access policies. Who may reach the vault's files administrates it, so that this and the
+    /// changes of policies need no policy; they are recorded all the same.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::Internal`].
+    pub fn policies(&self) -> Result<Vec<(Uuid, Permissions)>, VaultError> {
+        store::policies(&self.db())
+    }
+
+    /// Replaces what an identity may do with the vault's keys.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::Internal`].
+    pub fn set_policy(
+        &self,
+        caller: &Caller,
+        object_id: Uuid,
+        permissions: &Permissions,
+    ) -> Result<(), VaultError> {
+        let subject = Subject::policy("VaultSetPolicy", object_id, permissions);
+        self.audited(caller, &subject, |db| {
+            store::set_policy(db, object_id, permissions)
+        })
+    }
+
+    /// Takes everything from an identity.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::PolicyNotFound`] when it had nothing.
+    pub fn delete_policy(&self, caller: &Caller, object_id: Uuid) -> Result<(), VaultError> {
+        let none = Permissions::default();
+        let subject = Subject::policy("VaultDeletePolicy", object_id, &none);
+        self.audited(caller, &subject, |db| {
+            if store::delete_policy(db, object_id)? {
+                return Ok(());
+            }
+            Err(VaultError::new(
+                VaultErrorCode::PolicyNotFound,
+                format!(
+                    "the key vault '{name}' has no access policy for {object_id}; \
+                     `sealdisk keyvault show {name}` shows those that it has",
+                    name = self.name
+                ),
+            ))
+        })
+    }
+
+    /// The audit log, the oldest record first.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::Internal`].
+    pub fn audit_log(&self) -> Result<Vec<Entry>, VaultError> {
+        let mut entries = Vec::new();
+        self.read_audit(|chain, db| {
+            chain.for_each(db, 0, |entry| {
+                entries.push(entry);
+                Ok::<_, AuditError>(())
+            })
+        })?;
+        Ok(entries)
+    }
+
+    /// Reads the audit log with its chain and its database.
+    pub fn read_audit<T>(&self, read: impl FnOnce(&Chain, &Connection) -> T) -> T {
+        read(&self.chain, &self.db())
+    }
+
+    /// Runs one operation: its checks, what it changes and its record in the audit log are one
+    /// transaction, which is durable before the caller learns the outcome. A refusal takes the
+    /// changes back and is recorded; when no record can be written there is no answer but that.
+    fn audited<T, D: Into<Done<T>>>(
+        &self,
+        caller: &Caller,
+        subject: &Subject<'_>,
+        operation: impl FnOnce(&Connection) -> Result<D, VaultError>,
+    ) -> Result<T, VaultError> {
+        let mut db = self.db();
+        let mut transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        // Whoever looks at the vault sees no key whose time is over.
+        let mut records = self.purge_expired(&transaction)?;
+        let savepoint = transaction.savepoint()?;
+        let outcome = match operation(&savepoint) {
+            Ok(done) => {
+                savepoint.commit()?;
+                Ok(done.into())
+            }
+            Err(refusal) => {
+                savepoint.finish()?;
+                Err(refusal)
+            }
+        };
+        let (used, refusal) = match &outcome {
+            Ok(done) => (done.version.as_deref(), None),
+            Err(refusal) => (None, Some(refusal.code)),
+        };
+        records.push(self.record(caller, subject, used, refusal));
+        self.chain.append(&transaction, &records)?;
+        transaction.commit()?;
+        outcome.map(|done| done.value)
+    }
+
+    fn record(
+        &self,
+        caller: &Caller,
+        subject: &Subject<'_>,
+        used: Option<&str>,
+        refusal: Option<VaultErrorCode>,
+    ) -> AuditRecord {
+        AuditRecord {
+            time: self.clock.now(),
+            caller: caller.object_id,
+            origin: caller.origin.to_string(),
+            operation: subject.operation.into(),
+            key: subject.key.map(shortened),
+            version: used.or(subject.version).map(shortened),
+            disk: None,
+            detail: subject.detail.clone(),
+            refusal: refusal.map(|code| code.as_str().into()),
+        }
+    }
+
+    fn authorize(
+        &self,
+        db: &Connection,
+        caller: &Caller,
+        permission: KeyPermission,
+    ) -> Result<(), VaultError> {
+        let granted = store::permissions(db, caller.object_id)?;
+        if granted.contains(permission) {
+            return Ok(());
+        }
+        Err(refusal::forbidden(&self.name, caller, permission, &granted))
+    }
+
+    fn find(&self, db: &Connection, key: &KeyId) -> Result<KeyRow, VaultError> {
+        if let Some(row) = store::key(db, key)? {
+            return Ok(row);
+        }
+        Err(match self.deleted_row(db, &key.name)? {
+            Some(deleted) => refusal::deleted(&self.name, &deleted),
+            None => refusal::no_key(&self.name, &key.name, key.version.as_deref()),
+        })
+    }
+
+    /// The stored private part of a version. That it opens shows that the public part is its own.
+    fn material(&self, row: &KeyRow) -> Result<Zeroizing<Vec<u8>>, VaultError> {
+        let slot = Slot {
+            vault: self.id,
+            key: &row.name,
+            version: &row.version,
+            n: &row.n,
+            e: &row.e,
+        };
+        self.master.open(&slot, &row.sealed)
+    }
+
+    fn settings_in(&self, db: &Connection) -> Result<VaultSettings, VaultError> {
+        let gone = || VaultError::new(VaultErrorCode::Internal, "the vault's first row is gone");
+        Ok(store::vault(db)?.ok_or_else(gone)?.settings)
+    }
+
+    fn bundle(&self, settings: &VaultSettings, row: &KeyRow) -> KeyBundle {
+        KeyBundle::new(&self.url, settings, row)
+    }
+
+    fn db(&self) -> MutexGuard<'_, Connection> {
+        // A panic elsewhere rolled its transaction back; the connection itself is intact.
+        self.db.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at the database while another thread may be writing.
+    fn read<T>(
+        &self,
+        look: impl FnOnce(&Connection) -> Result<T, VaultError>,
+    ) -> Result<T, VaultError> {
+        let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        let db = match reader.take() {
+            Some(db) => db,
+            None => sqlite::open(&self.path, &store::SCHEMA)?,
+        };
+        look(reader.insert(db))
+    }
+}
+
+/// The chain of the audit log; the first process that opens the database makes it, and puts the
+/// records into it that a version of this program without chains has left.
+fn chain(db: &mut Connection, master: &MasterKey, clock: &dyn Clock) -> Result<Chain, VaultError> {
+    let sealing = master.for_audit()?;
+    if let Some(chain) = Chain::load(db, &sealing)? {
+        return Ok(chain);
+    }
+    let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    if let Some(chain) = Chain::load(&transaction, &sealing)? {
+        return Ok(chain);
+    }
+    let now = clock.now();
+    let chain = Chain::create(&transaction, &sealing, now)?;
+    let mut records = store::take_unchained_audit(&transaction)?;
+    if !records.is_empty() {
+        let vault = Caller::vault();
+        let note = format!(
+            "{} records are from before this log was chained, as they were found",
+            records.len()
+        );
+        records.push(AuditRecord {
+            time: now,
+            caller: vault.object_id,
+            origin: vault.origin.to_string(),
+            operation: "AuditChained".into(),
+            key: None,
+            version: None,
+            disk: None,
+            detail: Some(note),
+            refusal: None,
+        });
+        chain.append(&transaction, &records)?;
+    }
+    transaction.commit()?;
+    Ok(chain)
+}
+
+impl<'a> Subject<'a> {
+    fn of(operation: &'static str, key: &'a KeyId) -> Self {
+        Self {
+            operation,
+            key: Some(&key.name),
+            version: key.version.as_deref(),
+            detail: None,
+        }
+    }
+
+    fn key(operation: &'static str, name: &'a str) -> Self {
+        Self {
+            operation,
+            key: Some(name),
+            version: None,
+            detail: None,
+        }
+    }
+
+    fn vault(operation: &'static str) -> Self {
+        Self {
+            operation,
+            key: None,
+            version: None,
+            detail: None,
+        }
+    }
+
+    fn policy(operation: &'static str, object_id: Uuid, permissions: &Permissions) -> Self {
+        let names = permissions.names().join(" ");
+        Self {
+            detail: Some(format!("{object_id} {names}")),
+            ..Self::vault(operation)
+        }
+    }
+}
+
+impl<T> Done<T> {
+    fn with_version(value: T, version: &str) -> Self {
+        Self {
+            value,
+            version: Some(version.into()),
+        }
+    }
+}
+
+impl<T> From<T> for Done<T> {
+    fn from(value: T) -> Self {
+        Self {
+            value,
+            version: None,
+        }
+    }
+}

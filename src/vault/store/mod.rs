@@ -1,0 +1,175 @@
+//! The database of an embedded vault: `vault.db`.
+
+mod deleted;
+mod keys;
+
+pub(super) use deleted::*;
+pub(super) use keys::*;
+
+use rusqlite::{Connection, OptionalExtension, params};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use uuid::Uuid;
+
+use super::{Permissions, VaultError, VaultErrorCode, VaultSettings};
+use crate::audit::{self, AuditRecord};
+use crate::sqlite::Schema;
+
+/// Private keys are the only secrets in it, and they are sealed under the master key
+/// (`sealed` = nonce ‖ ciphertext ‖ tag). A version's `seq` orders versions: the latest of a key
+/// is the one that was made last. A deleted key keeps its versions and its name; `deleted_keys`
+/// hides them. The audit log is only ever appended to.
+pub(super) const SCHEMA: Schema = Schema {
+    what: "key vault",
+    application_id: 0x5EA1_0BA7,
+    steps: &[
+        |db| db.execute_batch(include_str!("version-1.sql")),
+        |db| {
+            db.execute_batch(include_str!("version-2.sql"))?;
+            db.execute_batch(audit::TABLES)
+        },
+    ],
+};
+
+/// What a vault says about itself.
+pub(super) struct VaultRow {
+    pub id: Uuid,
+    pub name: String,
+    pub created: OffsetDateTime,
+    pub master_check: Vec<u8>,
+    pub settings: VaultSettings,
+}
+
+pub(super) fn insert_vault(db: &Connection, vault: &VaultRow) -> Result<(), VaultError> {
+    db.execute(
+        "INSERT INTO vault (id, vault_id, name, created, master_check, retention_days, \
+         purge_protection) VALUES (1, ?, ?, ?, ?, ?, ?)",
+        params![
+            vault.id.to_string(),
+            vault.name,
+            text(vault.created)?,
+            vault.master_check,
+            vault.settings.retention_days,
+            vault.settings.purge_protection,
+        ],
+    )?;
+    Ok(())
+}
+
+/// `None` when the vault's making was cut off before the first row.
+pub(super) fn vault(db: &Connection) -> Result<Option<VaultRow>, VaultError> {
+    let sql = "SELECT vault_id, name, created, master_check, retention_days, purge_protection \
+               FROM vault";
+    let mut statement = db.prepare_cached(sql)?;
+    let mut rows = statement.query([])?;
+    let Some(row) = rows.next()? else {
+        return Ok(None);
+    };
+    Ok(Some(VaultRow {
+        id: uuid(&row.get::<_, String>(0)?)?,
+        name: row.get(1)?,
+        created: time(&row.get::<_, String>(2)?)?,
+        master_check: row.get(3)?,
+        settings: VaultSettings {
+            retention_days: row.get(4)?,
+            purge_protection: row.get(5)?,
+        },
+    }))
+}
+
+/// Writes what the vault does with deleted keys.
+pub(super) fn update_vault(db: &Connection, settings: &VaultSettings) -> Result<(), VaultError> {
+    db.execute(
+        "UPDATE vault SET retention_days = ?, purge_protection = ?",
+        params![settings.retention_days, settings.purge_protection],
+    )?;
+    Ok(())
+}
+
+pub(super) fn permissions(db: &Connection, object_id: Uuid) -> Result<Permissions, VaultError> {
+    let sql = "SELECT permissions FROM access_policies WHERE object_id = ?";
+    let found: Option<String> = db
+        .prepare_cached(sql)?
+        .query_row([object_id.to_string()], |row| row.get(0))
+        .optional()?;
+    found.as_deref().unwrap_or_default().parse()
+}
+
+/// All access policies, by object id.
+pub(super) fn policies(db: &Connection) -> Result<Vec<(Uuid, Permissions)>, VaultError> {
+    let sql = "SELECT object_id, permissions FROM access_policies ORDER BY object_id";
+    let mut statement = db.prepare_cached(sql)?;
+    let mut rows = statement.query([])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let permissions = row.get::<_, String>(1)?.parse()?;
+        found.push((uuid(&row.get::<_, String>(0)?)?, permissions));
+    }
+    Ok(found)
+}
+
+/// Replaces what the identity may do.
+pub(super) fn set_policy(
+    db: &Connection,
+    object_id: Uuid,
+    permissions: &Permissions,
+) -> Result<(), VaultError> {
+    db.execute(
+        "INSERT INTO access_policies (object_id, rev, permissions) VALUES (?1, 1, ?2) \
+         ON CONFLICT DO UPDATE SET rev = rev + 1, permissions = ?2",
+        params![object_id.to_string(), permissions.names().join(" ")],
+    )?;
+    Ok(())
+}
+
+/// Whether there was one.
+pub(super) fn delete_policy(db: &Connection, object_id: Uuid) -> Result<bool, VaultError> {
+    let sql = "DELETE FROM access_policies WHERE object_id = ?";
+    Ok(db.execute(sql, [object_id.to_string()])? == 1)
+}
+
+/// Takes the audit log that a version 1 vault has left, the oldest line first.
+pub(super) fn take_unchained_audit(db: &Connection) -> Result<Vec<AuditRecord>, VaultError> {
+    let sql = "SELECT time, caller, operation, key, version, detail, code FROM audit_unchained \
+               ORDER BY seq";
+    let mut records = Vec::new();
+    let mut statement = db.prepare(sql)?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        records.push(AuditRecord {
+            time: time(&row.get::<_, String>(0)?)?,
+            caller: uuid(&row.get::<_, String>(1)?)?,
+            origin: "unknown".into(),
+            operation: row.get(2)?,
+            key: row.get(3)?,
+            version: row.get(4)?,
+            disk: None,
+            detail: row.get(5)?,
+            refusal: row.get(6)?,
+        });
+    }
+    drop(rows);
+    drop(statement);
+    db.execute_batch("DROP TABLE audit_unchained")?;
+    Ok(records)
+}
+
+pub(super) fn text(time: OffsetDateTime) -> Result<String, VaultError> {
+    time.format(&Rfc3339).map_err(|e| {
+        VaultError::caused(VaultErrorCode::BadParameter, format!("the time {time}"), e)
+    })
+}
+
+pub(super) fn time(text: &str) -> Result<OffsetDateTime, VaultError> {
+    OffsetDateTime::parse(text, &Rfc3339).map_err(|e| {
+        let what = format!("the key vault's database is damaged: '{text}' is no time");
+        VaultError::caused(VaultErrorCode::Internal, what, e)
+    })
+}
+
+fn uuid(text: &str) -> Result<Uuid, VaultError> {
+    Uuid::parse_str(text).map_err(|e| {
+        let what = format!("the key vault's database is damaged: '{text}' is no id");
+        VaultError::caused(VaultErrorCode::Internal, what, e)
+    })
+}
