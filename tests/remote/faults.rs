@@ -26,9 +26,7 @@ fn key() -> KeyId {
 }
 
 fn unwrap(vault: &RemoteVault) -> Result<LockedBytes, VaultError> {
-    let caller = Caller {
-        object_id: OBJECT_ID,
-    };
+    let caller = Caller::local(OBJECT_ID);
     vault.unwrap_key(&caller, &key(), WrapAlgorithm::RsaOaep256, &[1; 256])
 }
 
