@@ -6,6 +6,8 @@
 
 #[path = "../support/frontend/mod.rs"]
 mod frontend;
+#[path = "../support/key_search/mod.rs"]
+mod key_search;
 
 mod customer;
 mod death;
@@ -13,7 +15,6 @@ mod load;
 mod memory;
 mod modes;
 mod reasons;
-mod schedule;
 mod watching;
 
 const MIB: u64 = 1 << 20;

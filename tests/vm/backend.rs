@@ -65,22 +65,33 @@ impl Host {
             "--key-url",
             "https://customer.vault.localhost/keys/disk-key",
         ]);
-        let identity = set["identity"]["principalId"]
+        assert!(set["identity"]["principalId"].is_string());
+        host.grant();
+        host
+    }
+
+    /// Object id of the disk encryption set's identity.
+    pub fn identity(&self) -> String {
+        let set = self.json(&["disk-encryption-set", "show", "customer-set"]);
+        set["identity"]["principalId"]
             .as_str()
             .expect("the set has an identity")
-            .to_owned();
-        host.run(&[
+            .to_owned()
+    }
+
+    /// Lets that identity use the customer's keys.
+    pub fn grant(&self) {
+        self.run(&[
             "keyvault",
             "set-policy",
             "customer",
             "--object-id",
-            &identity,
+            &self.identity(),
             "--key-permissions",
             "get",
             "wrapKey",
             "unwrapKey",
         ]);
-        host
     }
 
     /// The state directory, where ciphertext and vaults are.

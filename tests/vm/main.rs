@@ -7,10 +7,14 @@
 // All of this is test code, the helpers outside of `#[test]` functions too.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
+#[path = "../support/key_search/mod.rs"]
+mod key_search;
+
 mod backend;
 mod boot;
 mod filesystems;
 mod images;
 mod lifecycle;
 mod qemu;
+mod revocation;
 mod secrecy;
