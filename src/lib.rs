@@ -19,6 +19,7 @@ pub mod frontend;
 pub mod keys;
 pub mod pipeline;
 pub mod request;
+pub mod server;
 pub mod sqlite;
 pub mod store;
 pub mod units;

@@ -5,7 +5,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{CliError, Context, Tabular, connect, key};
+use super::{CliError, Context, Tabular, connect, key, serve};
 use crate::audit::Entry;
 use crate::catalog::{VaultKind, VaultRecord};
 use crate::control::Installation;
@@ -57,6 +57,13 @@ Its keys and policies are administrated where it is kept. Doing it again replace
     /// Forget a key vault that is reached over HTTPS and that no disk encryption set needs
     #[command(after_help = "Example:\n  sealdisk keyvault disconnect far")]
     Disconnect(connect::DisconnectArgs),
+    /// Serve all key vaults over HTTPS, with the REST API of Azure Key Vault, until SIGTERM
+    #[command(after_help = "Example:
+  sealdisk identity create backup-job --secret-file backup-job.secret
+  sealdisk keyvault serve --listen 127.0.0.1:8443
+  REQUESTS_CA_BUNDLE=/var/lib/sealdisk/tls/ca.pem IDENTITY_ENDPOINT=https://localhost:8443/msi/token \\
+    IDENTITY_HEADER=$(cat backup-job.secret) python3 backup.py")]
+    Serve(serve::ServeArgs),
     /// Manage the keys of a vault
     Key(key::KeyArgs),
 }
@@ -250,6 +257,7 @@ pub(super) fn run(context: &Context, args: KeyvaultArgs) -> Result<(), CliError>
             context.output.show(&VaultView::from(record))
         }
         KeyvaultCommand::Disconnect(args) => connect::disconnect(context, &installation, &args),
+        KeyvaultCommand::Serve(args) => serve::run(context, installation, args),
         KeyvaultCommand::Key(args) => key::run(context, &installation, args),
     }
 }

@@ -24,6 +24,7 @@ mod key;
 mod keyvault;
 mod limits;
 mod output;
+mod serve;
 mod what_if;
 
 pub use error::CliError;

@@ -366,6 +366,19 @@ impl EmbeddedVault {
         }
     }
 
+    /// Whether an identity has a permission, for a request that never becomes an operation. Nothing
+    /// is recorded.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::Forbidden`].
+    pub fn check_permission(
+        &self,
+        caller: &Caller,
+        permission: KeyPermission,
+    ) -> Result<(), VaultError> {
+        self.authorize(&self.db(), caller, permission)
+    }
+
     fn authorize(
         &self,
         db: &Connection,

@@ -1,0 +1,219 @@
+//! `sealdisk keyvault serve`.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{CliError, Context, OutputFormat};
+use crate::control::{ControlError, Installation};
+use crate::server::{
+    CertificateSource, DEFAULT_DOMAIN, Imds, MAX_LIFETIME, MIN_LIFETIME, ServeOptions, ServerError,
+    Serving, ensure_ca, serve,
+};
+
+/// Where Azure's own SDKs look for nothing, so that nothing else is in the way.
+const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8443);
+
+/// Arguments of `keyvault serve`.
+#[derive(Args)]
+pub struct ServeArgs {
+    /// The address on which all vaults are served, told apart by their host names
+    #[arg(long, value_name = "ADDR", default_value_t = LISTEN)]
+    listen: SocketAddr,
+    /// A TLS certificate with its chain, PEM, in place of a generated one; read again when it changes
+    #[arg(long, value_name = "PEM", requires = "key")]
+    cert: Option<PathBuf>,
+    /// The private key of --cert, PEM
+    #[arg(long, value_name = "PEM", requires = "cert")]
+    key: Option<PathBuf>,
+    /// A further domain below which the vaults have their names, besides vault.localhost
+    #[arg(long, value_name = "NAME")]
+    domain: Vec<String>,
+    /// Print the certificate authority that clients have to trust, and end
+    #[arg(long)]
+    print_ca: bool,
+    /// Serve tokens as Azure's instance metadata service does; an address of this host alone
+    #[arg(long, value_name = "ADDR", requires = "imds_identity")]
+    imds_listen: Option<SocketAddr>,
+    /// The identity whose tokens --imds-listen gives to every process of this host: a name, or
+    /// disk-encryption-set/SET
+    #[arg(long, value_name = "NAME", requires = "imds_listen", num_args = 1..)]
+    imds_identity: Vec<String>,
+    /// Serve IDENTITY_ENDPOINT without TLS too; an address of this host alone
+    #[arg(long, value_name = "ADDR")]
+    identity_listen: Option<SocketAddr>,
+    /// How long a token is valid, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600,
+          value_parser = clap::value_parser!(u64)
+              .range(MIN_LIFETIME.as_secs()..=MAX_LIFETIME.as_secs()))]
+    token_lifetime: u64,
+    /// Connections at a time; the one that is idle for longest makes room for a new one
+    #[arg(long, value_name = "N", default_value_t = 1024,
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    max_connections: u32,
+    /// How long a client may take to send a request, or keep a connection without one, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 60,
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    client_timeout: u64,
+}
+
+/// What is served, for programs that wait for it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ServingView {
+    listen: SocketAddr,
+    vault_uri_template: String,
+    vaults: Vec<VaultUriView>,
+    ca_file: Option<PathBuf>,
+    identity_endpoint: String,
+    local_identity_endpoint: Option<String>,
+    imds_endpoint: Option<String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct VaultUriView {
+    name: String,
+    vault_uri: String,
+}
+
+impl ServingView {
+    fn new(serving: &Serving, domain: &str, names: Vec<String>) -> Self {
+        let port = match serving.vaults.port() {
+            443 => String::new(),
+            port => format!(":{port}"),
+        };
+        let uri = |name: &str| format!("https://{name}.{domain}{port}");
+        Self {
+            listen: serving.vaults,
+            vault_uri_template: uri("NAME"),
+            vaults: names
+                .into_iter()
+                .map(|name| VaultUriView {
+                    vault_uri: uri(&name),
+                    name,
+                })
+                .collect(),
+            ca_file: serving.ca_file.clone(),
+            identity_endpoint: format!("https://localhost{port}/msi/token"),
+            local_identity_endpoint: serving.identity.map(|a| format!("http://{a}/msi/token")),
+            imds_endpoint: serving.imds.map(|address| format!("http://{address}")),
+        }
+    }
+
+    fn line(&self) -> String {
+        let mut line = format!(
+            "serving {} (listening on {}), tokens at {}",
+            self.vault_uri_template, self.listen, self.identity_endpoint
+        );
+        let also = [&self.local_identity_endpoint, &self.imds_endpoint];
+        for endpoint in also.into_iter().flatten() {
+            line += &format!(", {endpoint}");
+        }
+        if let Some(file) = &self.ca_file {
+            line += &format!("; clients trust {}", file.display());
+        }
+        line
+    }
+}
+
+pub(super) fn run(
+    context: &Context,
+    installation: Installation,
+    args: ServeArgs,
+) -> Result<(), CliError> {
+    let tls = installation.state_dir().join("tls");
+    if args.print_ca {
+        let path = ensure_ca(&tls)?;
+        let pem = std::fs::read_to_string(&path).map_err(|source| ServerError::File {
+            what: "read",
+            path,
+            source,
+        })?;
+        return context.output.text(&pem);
+    }
+    let domains = domains(&args.domain)?;
+    let certificate = match (args.cert, args.key) {
+        (Some(certificate), Some(key)) => CertificateSource::Files { certificate, key },
+        _ => CertificateSource::Generated {
+            dir: tls,
+            domains: domains.clone(),
+            address: args.listen.ip(),
+        },
+    };
+    let vaults = installation.catalog().vaults()?.into_iter();
+    let names = vaults.map(|vault| vault.record.name).collect();
+    // The operator's own domain is the one that clients elsewhere know.
+    let domain = domains.last().cloned().unwrap_or_default();
+    let options = ServeOptions {
+        address: args.listen,
+        certificate,
+        domains,
+        imds: args.imds_listen.map(|address| Imds {
+            address,
+            identities: args.imds_identity,
+        }),
+        identity_address: args.identity_listen,
+        token_lifetime: Duration::from_secs(args.token_lifetime),
+        max_connections: args.max_connections as usize,
+        client_timeout: Duration::from_secs(args.client_timeout),
+    };
+    serve(installation, options, |serving| {
+        announce(context, &ServingView::new(serving, &domain, names));
+    })?;
+    Ok(())
+}
+
+fn announce(context: &Context, view: &ServingView) {
+    let line = match context.output.format() {
+        OutputFormat::Table => view.line(),
+        OutputFormat::Json => serde_json::to_string(view).unwrap_or_default(),
+    };
+    // Nobody may be reading; the vaults are served all the same.
+    let _ = context.output.text(&line);
+    // Only systemd sets the socket's name in the environment; without it this does nothing.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+}
+
+/// The domains in lower case, the default first.
+fn domains(given: &[String]) -> Result<Vec<String>, ServerError> {
+    let mut domains = vec![DEFAULT_DOMAIN.to_owned()];
+    for domain in given {
+        let normal = domain.trim_end_matches('.').to_ascii_lowercase();
+        let is_label = |label: &str| {
+            (1..=63).contains(&label.len())
+                && label
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        };
+        let is_address = normal.parse::<std::net::IpAddr>().is_ok();
+        if is_address || !normal.split('.').all(is_label) || normal.len() > 200 {
+            return Err(ServerError::Domain {
+                domain: domain.clone(),
+            });
+        }
+        if !domains.contains(&normal) {
+            domains.push(normal);
+        }
+    }
+    Ok(domains)
+}
+
+impl From<ServerError> for CliError {
+    fn from(error: ServerError) -> Self {
+        match error {
+            ServerError::Control(error) => ControlError::into(error),
+            ServerError::NotLoopback { .. } | ServerError::Domain { .. } => {
+                Self::usage(error.to_string())
+            }
+            ServerError::Listen { .. } => Self::new("ListenFailed", error.to_string()),
+            ServerError::SigningKey { .. }
+            | ServerError::Certificate { .. }
+            | ServerError::File { .. }
+            | ServerError::System { .. } => Self::new("ServeFailed", error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! Key vaults over HTTPS: Azure Key Vault's REST API for keys, on the same engine as the embedded
+//! vaults, and the token service for the identities of an installation.
+//!
+//! ```text
+//! TLS listener ──► Connections (limit) ──► rustls ──► http: who, what ──► operation on the vault
+//! IMDS listener, IDENTITY_ENDPOINT listener (loopback) ──► tokens
+//! ```
+//!
+//! The network is served by as many threads as there are CPUs; RSA and the vault's disk block other
+//! threads ([`shared`]).
+
+mod api_error;
+mod connections;
+mod error;
+mod host;
+mod http;
+mod listen;
+mod model;
+mod operation;
+mod query;
+mod route;
+mod shared;
+mod tls;
+mod token;
+
+pub use api_error::ApiError;
+pub use error::ServerError;
+pub use host::{DEFAULT_DOMAIN, VaultHost};
+pub use listen::{Imds, ServeOptions, Serving, serve};
+pub use operation::Operation;
+pub use query::Query;
+pub use route::{NoRoute, Route};
+pub use tls::{CertificateSource, ensure_ca};
+pub use token::{Flavour, MAX_LIFETIME, MIN_LIFETIME, TokenRequest};
+
+/// Longest piece of a request that an answer or the log repeats.
+const REPEATED: usize = 127;
+
+/// What an answer or the log repeats of a request.
+fn shortened(text: &str) -> String {
+    text.chars()
+        .take(REPEATED)
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
+}
