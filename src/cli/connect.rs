@@ -1,11 +1,12 @@
-//! `sealdisk keyvault connect` and `disconnect`: vaults that are reached over HTTPS.
+//! Vaults that are not all here: `sealdisk keyvault connect` and `disconnect`, and the options of
+//! vaults whose private keys are in a token.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use super::{CliError, Context};
-use crate::catalog::VaultRecord;
+use crate::catalog::{HsmSettings, VaultRecord};
 use crate::control::Installation;
 
 #[derive(Args)]
@@ -24,6 +25,44 @@ pub(super) struct ConnectArgs {
 pub(super) struct DisconnectArgs {
     /// The key vault
     pub(super) name: String,
+}
+
+/// The token in which a new vault's private keys will be.
+#[derive(Args)]
+pub(super) struct HsmOptions {
+    /// Keep the private keys in a hardware security module: its PKCS#11 library
+    #[arg(long, value_name = "FILE", requires = "hsm_token")]
+    hsm_module: Option<PathBuf>,
+    /// The label of the token in it
+    #[arg(long, value_name = "LABEL", requires = "hsm_module")]
+    hsm_token: Option<String>,
+    /// The file (mode 0600) with the PIN of the token's user; without it, the systemd credential
+    /// sealdisk-hsm-NAME
+    #[arg(long, value_name = "FILE", requires = "hsm_module")]
+    hsm_pin_file: Option<PathBuf>,
+}
+
+impl HsmOptions {
+    /// `None` for a vault that keeps its private keys itself.
+    pub(super) fn settings(self) -> Result<Option<HsmSettings>, CliError> {
+        let (Some(module), Some(token)) = (self.hsm_module, self.hsm_token) else {
+            return Ok(None);
+        };
+        Ok(Some(HsmSettings {
+            module: absolute("--hsm-module", &module)?,
+            token,
+            pin_file: self
+                .hsm_pin_file
+                .map(|path| absolute("--hsm-pin-file", &path))
+                .transpose()?,
+        }))
+    }
+}
+
+/// What is recorded must mean the same from every working directory.
+pub(super) fn absolute(option: &str, path: &Path) -> Result<PathBuf, CliError> {
+    std::path::absolute(path)
+        .map_err(|e| CliError::usage(format!("{option} {}: {e}", path.display())))
 }
 
 /// Longest CA file that is read: hundreds of certificates.

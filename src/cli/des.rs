@@ -7,6 +7,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::connect::absolute;
 use super::{CliError, Context, Tabular};
 use crate::catalog::{DesIdentity, DiskEncryptionSetRecord};
 use crate::control::{DesChange, Installation, KeyUsage, NewDes, UpdatedDes};
@@ -118,9 +119,7 @@ impl IdentityOptions {
         let client_id = self.identity.and_then(|id| id.0);
         Ok(match (self.identity_endpoint, self.identity_header_file) {
             (Some(url), Some(file)) => {
-                let header_file = std::path::absolute(&file).map_err(|e| {
-                    CliError::usage(format!("--identity-header-file {}: {e}", file.display()))
-                })?;
+                let header_file = absolute("--identity-header-file", &file)?;
                 Some(DesIdentity::Endpoint {
                     url,
                     header_file,

@@ -9,7 +9,7 @@ use super::{CliError, Context, Tabular, connect, key, serve};
 use crate::audit::Entry;
 use crate::catalog::{VaultKind, VaultRecord};
 use crate::control::Installation;
-use crate::vault::{EmbeddedVault, KeyVault, Permissions, VaultSettings};
+use crate::vault::{EmbeddedVault, KeyType, KeyVault, Permissions, VaultSettings};
 
 /// Arguments of `keyvault`.
 #[derive(Args)]
@@ -28,7 +28,7 @@ Its private keys are encrypted under a master key: the systemd credential sealdi
 there is one (32 bytes, LoadCredentialEncrypted=), else STATE_DIR/vaults/NAME/master.key, which is
 made with the vault. Without the master key nothing that the vault's keys wrap can be read again:
 back it up apart from the disks.")]
-    Create(NameArgs),
+    Create(CreateArgs),
     /// List the key vaults
     #[command(after_help = "Example:\n  sealdisk keyvault list -o json")]
     List,
@@ -66,6 +66,14 @@ Its keys and policies are administrated where it is kept. Doing it again replace
     Serve(serve::ServeArgs),
     /// Manage the keys of a vault
     Key(key::KeyArgs),
+}
+
+#[derive(Args)]
+struct CreateArgs {
+    /// The key vault
+    name: String,
+    #[command(flatten)]
+    hsm: connect::HsmOptions,
 }
 
 #[derive(Args)]
@@ -221,7 +229,11 @@ pub(super) fn run(context: &Context, args: KeyvaultArgs) -> Result<(), CliError>
     let installation = context.installation()?;
     match args.command {
         KeyvaultCommand::Create(args) => {
-            let vault = installation.create_vault(&args.name, &VaultSettings::default())?;
+            let settings = VaultSettings::default();
+            let vault = match args.hsm.settings()? {
+                None => installation.create_vault(&args.name, &settings)?,
+                Some(hsm) => installation.create_hsm_vault(&args.name, &settings, hsm)?,
+            };
             context.output.show(&view(&vault)?)
         }
         KeyvaultCommand::List => list(context, &installation),
@@ -287,7 +299,10 @@ fn view(vault: &EmbeddedVault) -> Result<VaultView, CliError> {
         created: vault.created(),
         properties: VaultProperties {
             vault_uri: vault.url().into(),
-            kind: None,
+            kind: Some(match vault.key_type() {
+                KeyType::Rsa => "Embedded",
+                KeyType::RsaHsm => "Hsm",
+            }),
             own_ca: None,
             access_policies: Some(access_policies),
         },

@@ -4,6 +4,7 @@ pub mod attach;
 mod context;
 mod des;
 pub mod disks;
+mod elsewhere;
 mod error;
 pub mod files;
 mod identity;

@@ -11,12 +11,12 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::files::sync_dir;
-use super::{ControlError, Installation, disks};
-use crate::catalog::{CatalogError, DesIdentity, Kind, Stored, VaultKind, VaultRecord};
-use crate::vault::remote::{ManagedIdentity, RemoteVault, check_ca, checked_vault_url};
+use super::{ControlError, Installation};
+use crate::catalog::{CatalogError, DesIdentity, HsmSettings, Kind, VaultKind, VaultRecord};
+use crate::vault::hsm::{HsmKeys, HsmToken};
 use crate::vault::{
-    EmbeddedVault, KeySize, KeyVault, NewKey, Permissions, SystemClock, VaultError, VaultErrorCode,
-    VaultSettings, embedded_vault_name, normal_vault_name, vault_url,
+    EmbeddedVault, KeySize, KeyVault, NewKey, Permissions, PrivateKeys, SoftwareKeys, SystemClock,
+    VaultError, VaultErrorCode, VaultSettings, embedded_vault_name, normal_vault_name, vault_url,
 };
 
 /// The vault of the platform-managed key.
@@ -37,12 +37,36 @@ impl Installation {
         name: &str,
         settings: &VaultSettings,
     ) -> Result<EmbeddedVault, ControlError> {
+        self.create_vault_of(name, settings, VaultKind::Embedded)
+    }
+
+    /// As [`create_vault`](Self::create_vault), with the private keys in a token.
+    ///
+    /// # Errors
+    /// As [`create_vault`](Self::create_vault), [`VaultErrorCode::Unreachable`] for a token that is
+    /// not there, and [`VaultErrorCode::HsmAccess`] for one that does not let us in.
+    pub fn create_hsm_vault(
+        &self,
+        name: &str,
+        settings: &VaultSettings,
+        hsm: HsmSettings,
+    ) -> Result<EmbeddedVault, ControlError> {
+        hsm_keys(&normal_vault_name(name)?, &hsm).check()?;
+        self.create_vault_of(name, settings, VaultKind::Hsm(hsm))
+    }
+
+    fn create_vault_of(
+        &self,
+        name: &str,
+        settings: &VaultSettings,
+        kind: VaultKind,
+    ) -> Result<EmbeddedVault, ControlError> {
         let name = normal_vault_name(name)?;
         if name == PLATFORM_VAULT {
             return Err(reserved().into());
         }
         let operator = self.operator();
-        let made = self.make_vault(&name, settings, |vault| {
+        let made = self.make_vault(&name, settings, kind, |vault| {
             vault.set_policy(&operator, operator.object_id, &Permissions::all())
         })?;
         match made {
@@ -61,15 +85,8 @@ impl Installation {
     /// [`CatalogError::NotFound`], [`ControlError::VaultElsewhere`], or why it cannot be opened.
     pub fn vault(&self, name: &str) -> Result<EmbeddedVault, ControlError> {
         let record = self.catalog().vault(&name.to_ascii_lowercase())?.record;
-        if matches!(record.kind, VaultKind::Https { .. }) {
-            return Err(ControlError::VaultElsewhere {
-                name: record.name,
-                url: record.url,
-            });
-        }
         let dir = self.vaults_dir().join(&record.name);
-        let clock = Arc::new(SystemClock);
-        Ok(EmbeddedVault::open(&dir, &record.name, clock)?)
+        Ok(open(&dir, &record.name, private_keys(&record)?)?)
     }
 
     /// The vault with that URL, as an envelope or a key URL names it, seen by an identity. One in
@@ -88,95 +105,6 @@ impl Installation {
             return Ok(Box::new(self.vault(name)?));
         }
         Ok(Box::new(self.remote_vault(url, identity)?))
-    }
-
-    /// As [`key_vault_at`](Self::key_vault_at), of a vault over HTTPS.
-    pub(super) fn remote_vault(
-        &self,
-        url: &str,
-        identity: &DesIdentity,
-    ) -> Result<RemoteVault, ControlError> {
-        let found = self.catalog().vault_by_url(url)?.map(|vault| vault.record);
-        let Some(VaultRecord {
-            kind: VaultKind::Https { ca },
-            ..
-        }) = found
-        else {
-            return Err(ControlError::NotConnected { url: url.into() });
-        };
-        let identity = managed(identity)?.ok_or_else(|| ControlError::Identity {
-            vault: url.into(),
-            why: "it is elsewhere and needs a managed identity: make a set with --identity or \
-                  --identity-endpoint, and move disks to it with `sealdisk disk update`",
-        })?;
-        Ok(RemoteVault::new(
-            url,
-            ca.as_deref(),
-            identity,
-            self.tokens(),
-        )?)
-    }
-
-    /// Makes a vault elsewhere known under a name, or, when that name is its already, replaces the
-    /// certificates that vouch for it. It is not asked anything: the identities that may are those
-    /// of disk encryption sets.
-    ///
-    /// # Errors
-    /// [`VaultErrorCode::BadParameter`], [`CatalogError::Exists`].
-    pub fn connect_vault(
-        &self,
-        name: &str,
-        url: &str,
-        ca: Option<String>,
-    ) -> Result<VaultRecord, ControlError> {
-        let name = normal_vault_name(name)?;
-        let url = checked_vault_url(url)?;
-        if name == PLATFORM_VAULT {
-            return Err(reserved().into());
-        }
-        if embedded_vault_name(&url).is_some() {
-            let message = format!(
-                "{url} means a vault of this installation; give the port at which another \
-                 installation serves it"
-            );
-            return Err(VaultError::new(VaultErrorCode::BadParameter, message).into());
-        }
-        ca.as_deref().map(check_ca).transpose()?;
-        let record = VaultRecord {
-            name,
-            url,
-            kind: VaultKind::Https { ca },
-            created: OffsetDateTime::now_utc(),
-        };
-        match self.catalog().vault(&record.name) {
-            Ok(Stored { rev, record: known }) if known.url == record.url => {
-                let record = VaultRecord {
-                    created: known.created,
-                    ..record
-                };
-                self.catalog().update_vault(rev, &record)?;
-                Ok(record)
-            }
-            _ => {
-                self.catalog().insert_vault(&record)?;
-                Ok(record)
-            }
-        }
-    }
-
-    /// Forgets a vault elsewhere.
-    ///
-    /// # Errors
-    /// [`CatalogError::VaultInUse`] while a disk encryption set, or a disk of one, needs it;
-    /// [`ControlError::VaultHere`] for one that is kept here.
-    pub fn disconnect_vault(&self, name: &str) -> Result<(), ControlError> {
-        let Stored { rev, record } = self.catalog().vault(&name.to_ascii_lowercase())?;
-        if !matches!(record.kind, VaultKind::Https { .. }) {
-            return Err(ControlError::VaultHere { name: record.name });
-        }
-        // A disk whose header names the vault needs it, whatever the catalog says.
-        disks::reconcile(self)?;
-        Ok(self.catalog().delete_vault(&record.name, rev)?)
     }
 
     /// The vaults that have an access policy for an identity.
@@ -209,7 +137,7 @@ impl Installation {
         // Key and policies are made with the vault, once: an operator who takes a permission from
         // the platform's identity later is not overruled.
         let settings = VaultSettings::default();
-        self.make_vault(PLATFORM_VAULT, &settings, |vault| {
+        self.make_vault(PLATFORM_VAULT, &settings, VaultKind::Embedded, |vault| {
             vault.set_policy(&operator, operator.object_id, &Permissions::all())?;
             vault.set_policy(&operator, platform.object_id, &Permissions::for_disks())?;
             vault.create_key(&operator, PLATFORM_KEY, &NewKey::new(KeySize::Rsa3072))?;
@@ -227,6 +155,7 @@ impl Installation {
         &self,
         name: &str,
         settings: &VaultSettings,
+        kind: VaultKind,
         fill: impl FnOnce(&EmbeddedVault) -> Result<(), VaultError>,
     ) -> Result<bool, ControlError> {
         let vaults = self.vaults_dir();
@@ -235,6 +164,13 @@ impl Installation {
             path: dir.clone(),
             source,
         };
+        let mut record = VaultRecord {
+            name: name.into(),
+            url: vault_url(name),
+            kind,
+            created: OffsetDateTime::now_utc(),
+        };
+        let keys = private_keys(&record)?;
         let _lock = lock(&vaults).map_err(fail)?;
         match self.catalog().vault(name) {
             Ok(_) => return Ok(false),
@@ -248,7 +184,8 @@ impl Installation {
                 .mode(0o700)
                 .create(&staging)
                 .map_err(fail)?;
-            let made = EmbeddedVault::create(&staging, name, settings, Arc::new(SystemClock))
+            let clock = Arc::new(SystemClock);
+            let made = EmbeddedVault::create_with(&staging, name, settings, clock, keys.clone())
                 .and_then(|vault| fill(&vault));
             if let Err(e) = made {
                 remove_if_there(&staging).map_err(fail)?;
@@ -259,42 +196,43 @@ impl Installation {
                 .and_then(|()| sync_dir(&vaults))
                 .map_err(fail)?;
         }
-        let vault = EmbeddedVault::open(&dir, name, Arc::new(SystemClock))?;
-        self.catalog().insert_vault(&VaultRecord {
-            name: name.into(),
-            url: vault_url(name),
-            kind: VaultKind::Embedded,
-            created: vault.created(),
-        })?;
+        record.created = open(&dir, name, keys)?.created();
+        self.catalog().insert_vault(&record)?;
         Ok(true)
     }
 }
 
-fn reserved() -> VaultError {
+fn open(dir: &Path, name: &str, keys: Arc<dyn PrivateKeys>) -> Result<EmbeddedVault, VaultError> {
+    EmbeddedVault::open_with(dir, name, Arc::new(SystemClock), keys)
+}
+
+/// Where the private keys are of a vault that is kept here.
+fn private_keys(record: &VaultRecord) -> Result<Arc<dyn PrivateKeys>, ControlError> {
+    match &record.kind {
+        VaultKind::Embedded => Ok(Arc::new(SoftwareKeys)),
+        VaultKind::Hsm(hsm) => Ok(Arc::new(hsm_keys(&record.name, hsm))),
+        VaultKind::Https { .. } => Err(ControlError::VaultElsewhere {
+            name: record.name.clone(),
+            url: record.url.clone(),
+        }),
+    }
+}
+
+fn hsm_keys(vault: &str, hsm: &HsmSettings) -> HsmKeys {
+    HsmKeys::new(HsmToken {
+        module: hsm.module.clone(),
+        label: hsm.token.clone(),
+        pin_file: hsm.pin_file.clone(),
+        credential: format!("sealdisk-hsm-{vault}"),
+    })
+}
+
+pub(super) fn reserved() -> VaultError {
     VaultError::new(
         VaultErrorCode::BadParameter,
         "the name 'platform' is reserved for the vault of the platform-managed key, which is made \
          with the first disk that uses it; choose another name",
     )
-}
-
-/// The managed identity that a set names; `None` for one that was made with the set.
-fn managed(identity: &DesIdentity) -> Result<Option<ManagedIdentity>, VaultError> {
-    Ok(match identity {
-        DesIdentity::SystemAssigned => None,
-        DesIdentity::Imds { client_id } => Some(ManagedIdentity::Imds {
-            client_id: *client_id,
-        }),
-        DesIdentity::Endpoint {
-            url,
-            header_file,
-            client_id,
-        } => Some(ManagedIdentity::endpoint(
-            url,
-            header_file.clone(),
-            *client_id,
-        )?),
-    })
 }
 
 /// Makers of vaults take turns; the kernel releases the lock of one that dies.
@@ -362,7 +300,12 @@ mod tests {
         let (_dir, installation) = installation();
         let refuse = |_: &EmbeddedVault| Err(VaultError::new(VaultErrorCode::Internal, "no"));
         installation
-            .make_vault("vault", &VaultSettings::default(), refuse)
+            .make_vault(
+                "vault",
+                &VaultSettings::default(),
+                VaultKind::Embedded,
+                refuse,
+            )
             .err()
             .unwrap();
         let left: Vec<_> = fs::read_dir(installation.vaults_dir())
@@ -386,50 +329,5 @@ mod tests {
             };
             assert_eq!(error.code, VaultErrorCode::BadParameter, "{name}");
         }
-    }
-
-    #[test]
-    fn a_vault_elsewhere_is_known_once_connected_and_kept_while_a_set_needs_it() {
-        let (_dir, installation) = installation();
-        let url = "https://far.vault.example:8443";
-        let system = DesIdentity::SystemAssigned;
-        let imds = DesIdentity::Imds { client_id: None };
-        let unknown = installation.key_vault_at(url, &imds).err().unwrap();
-        assert!(
-            unknown.to_string().contains("keyvault connect"),
-            "{unknown}"
-        );
-        let connected = installation.connect_vault("Far", &format!("{url}/"), None);
-        assert_eq!(connected.unwrap().name, "far");
-        installation.key_vault_at(url, &imds).unwrap();
-        let identity = installation.key_vault_at(url, &system).err().unwrap();
-        assert!(identity.to_string().contains("--identity"), "{identity}");
-        let elsewhere = installation.vault("far").err().unwrap();
-        assert!(elsewhere.to_string().contains(url), "{elsewhere}");
-
-        installation
-            .create_vault("near", &VaultSettings::default())
-            .unwrap();
-        for (name, url, why) in [
-            ("far", "https://other.example", "exists already"),
-            ("near", "https://other.example", "exists already"),
-            ("again", url, "exists already"),
-            (
-                "x1y",
-                "https://near.vault.localhost",
-                "of this installation",
-            ),
-            ("platform", "https://other.example", "reserved"),
-            ("other", "http://other.example", "https://HOST"),
-        ] {
-            let error = installation.connect_vault(name, url, None).unwrap_err();
-            assert!(error.to_string().contains(why), "{error} for {why}");
-        }
-        let no_ca = installation.connect_vault("far", url, Some("x".into()));
-        assert!(no_ca.unwrap_err().to_string().contains("CERTIFICATE"));
-        let here = installation.disconnect_vault("near").unwrap_err();
-        assert!(matches!(here, ControlError::VaultHere { .. }));
-        installation.disconnect_vault("far").unwrap();
-        assert!(installation.key_vault_at(url, &imds).is_err());
     }
 }

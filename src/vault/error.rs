@@ -35,6 +35,9 @@ pub enum VaultErrorCode {
     PolicyNotFound,
     /// The master key is missing, exposed to others, or not this vault's.
     MasterKey,
+    /// The token that has the vault's private keys does not let us in: its PIN is missing, exposed,
+    /// wrong or locked.
+    HsmAccess,
     /// A key at rest fails its authentication: the vault's files were tampered with or damaged.
     Tampered,
     /// The key is deleted and can still be recovered, or is being purged.
@@ -73,6 +76,7 @@ impl VaultErrorCode {
             Self::UnwrapFailed => "UnwrapFailed",
             Self::PolicyNotFound => "PolicyNotFound",
             Self::MasterKey => "VaultMasterKey",
+            Self::HsmAccess => "VaultHsmAccess",
             Self::Tampered => "VaultTampered",
             Self::KeyDeleted => "ObjectIsDeletedButRecoverable",
             Self::Unauthorized => "Unauthorized",
@@ -100,6 +104,7 @@ impl VaultErrorCode {
             | Self::UnwrapFailed
             | Self::PolicyNotFound
             | Self::MasterKey
+            | Self::HsmAccess
             | Self::Tampered
             | Self::Unreachable
             | Self::Internal => Verdict::Unknown,
@@ -136,7 +141,9 @@ impl VaultErrorCode {
             Self::BadParameter | Self::UnwrapFailed => (400, "BadParameter", None),
             Self::Unauthorized => (401, "Unauthorized", None),
             Self::Unreachable => (503, "ServiceUnavailable", None),
-            Self::MasterKey | Self::Tampered | Self::Internal => (500, "InternalServerError", None),
+            Self::MasterKey | Self::HsmAccess | Self::Tampered | Self::Internal => {
+                (500, "InternalServerError", None)
+            }
         };
         AzureError {
             status,

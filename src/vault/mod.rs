@@ -11,6 +11,7 @@ mod caller;
 mod clock;
 mod embedded;
 mod error;
+pub mod hsm;
 mod key_params;
 mod master;
 mod names;

@@ -14,7 +14,7 @@ use crate::vault::refusal;
 use crate::vault::rotation::RotationPolicy;
 use crate::vault::store::{self, KeyRow};
 use crate::vault::{
-    Caller, KeyBundle, KeyPermission, Tags, VaultError, VaultErrorCode, check_key_name,
+    Caller, KeyBundle, KeyPermission, KeyType, Tags, VaultError, VaultErrorCode, check_key_name,
 };
 
 /// The start of every backup: what it is, and its format.
@@ -60,11 +60,18 @@ impl EmbeddedVault {
     ///
     /// # Errors
     /// [`VaultErrorCode::Forbidden`] without the permission `backup`,
-    /// [`VaultErrorCode::KeyNotFound`].
+    /// [`VaultErrorCode::KeyNotFound`], [`VaultErrorCode::BadParameter`] for a key in a token.
     pub fn backup_key(&self, caller: &Caller, name: &str) -> Result<Vec<u8>, VaultError> {
         self.audited(caller, &Subject::key("KeyBackup", name), |db| {
             self.authorize(db, caller, KeyPermission::Backup)?;
             let kty = self.find(db, &latest(name))?.kty;
+            if self.key_type() == KeyType::RsaHsm {
+                return Err(VaultError::new(
+                    VaultErrorCode::BadParameter,
+                    "the key is in a token, which gives no key out; back the token up by its \
+                     maker's means",
+                ));
+            }
             let rows = store::key_versions(db, name, 0, usize::MAX)?;
             let versions: Result<Vec<_>, _> = rows.iter().map(|row| self.version(row)).collect();
             let backup = Backup {

@@ -25,7 +25,8 @@ use super::private_keys::{PrivateKeys, SoftwareKeys};
 use super::refusal::{self, shortened};
 use super::store::{self, KeyRow, VaultRow};
 use super::{
-    Caller, KeyId, KeyPermission, Permissions, VaultError, VaultErrorCode, VaultSettings, vault_url,
+    Caller, KeyId, KeyPermission, KeyType, Permissions, VaultError, VaultErrorCode, VaultSettings,
+    vault_url,
 };
 use crate::audit::{AuditError, AuditRecord, Chain, Entry};
 use crate::sqlite;
@@ -192,6 +193,11 @@ impl EmbeddedVault {
     /// The vault's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The kind of its keys.
+    pub fn key_type(&self) -> KeyType {
+        self.keys.key_type()
     }
 
     /// When the vault was made.

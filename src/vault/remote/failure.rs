@@ -123,6 +123,7 @@ impl Said {
             Some("KeyDisabled") => VaultErrorCode::KeyDisabled,
             Some("KeyExpired") => VaultErrorCode::KeyExpired,
             Some("KeyNotYetValid") => VaultErrorCode::KeyNotYetValid,
+            Some("KeyOperationForbidden") => VaultErrorCode::KeyOperationForbidden,
             _ if operation_on("a disabled") => VaultErrorCode::KeyDisabled,
             _ if operation_on("an expired") => VaultErrorCode::KeyExpired,
             _ if operation_on("a not yet valid") => VaultErrorCode::KeyNotYetValid,

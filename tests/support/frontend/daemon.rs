@@ -32,6 +32,7 @@ pub struct AttachOptions {
 pub struct Disk {
     state: TempDir,
     runtime: TempDir,
+    env: Vec<(&'static str, String)>,
     /// Bytes.
     pub size: u64,
 }
@@ -68,6 +69,7 @@ impl Disk {
         let disk = Self {
             state,
             runtime,
+            env: Vec::new(),
             size,
         };
         match Backend::chosen() {
@@ -89,8 +91,14 @@ impl Disk {
         let mut command = sealdisk(self.state.path());
         command
             .env("SEALDISK_RUNTIME_DIR", self.runtime.path())
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
             .args(arguments);
         command
+    }
+
+    /// Sets a variable in the environment of each command from now on.
+    pub fn set_env(&mut self, name: &'static str, value: &str) {
+        self.env.push((name, value.to_owned()));
     }
 
     /// Where its vaults, keys and ciphertext are.
