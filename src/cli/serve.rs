@@ -8,6 +8,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{CliError, Context, OutputFormat};
+use crate::catalog::VaultKind;
 use crate::control::{ControlError, Installation};
 use crate::server::{
     CertificateSource, DEFAULT_DOMAIN, Imds, MAX_LIFETIME, MIN_LIFETIME, ServeOptions, ServerError,
@@ -145,7 +146,8 @@ pub(super) fn run(
         },
     };
     let vaults = installation.catalog().vaults()?.into_iter();
-    let names = vaults.map(|vault| vault.record.name).collect();
+    let kept_here = vaults.filter(|v| !matches!(v.record.kind, VaultKind::Https { .. }));
+    let names = kept_here.map(|vault| vault.record.name).collect();
     // The operator's own domain is the one that clients elsewhere know.
     let domain = domains.last().cloned().unwrap_or_default();
     let options = ServeOptions {

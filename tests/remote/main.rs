@@ -1,10 +1,14 @@
 //! Key vaults over HTTPS: what their faults and refusals become.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "the lint's exception for tests does not reach functions that tests call"
-)]
+// Clippy exempts only functions with #[test], and helpers of tests panic as tests do.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "../support/frontend/mod.rs"]
+mod frontend;
+#[path = "../support/key_search/mod.rs"]
+mod key_search;
 
 mod faults;
 mod identity;
+mod served;
 mod server;

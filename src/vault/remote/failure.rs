@@ -21,8 +21,10 @@ const REPEATED: usize = 200;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Failure {
     pub code: VaultErrorCode,
-    /// What was said, in one line.
+    /// What happened, in one line.
     pub detail: String,
+    /// What the server said to it, in one line.
+    pub said: Option<String>,
     /// How long the server wants to be left alone.
     pub retry_after: Option<Duration>,
 }
@@ -32,6 +34,7 @@ impl Failure {
         Self {
             code,
             detail: detail.into(),
+            said: None,
             retry_after: None,
         }
     }
@@ -55,8 +58,7 @@ impl Failure {
         };
         let status = u16::from(*status);
         let Some(response) = raw_response else {
-            let detail = format!("it answered with HTTP {status}");
-            return Self::new(VaultErrorCode::Unreachable, detail);
+            return Self::new(VaultErrorCode::Unreachable, format!("HTTP {status}"));
         };
         let challenge = response.headers().get_optional_str(&WWW_AUTHENTICATE);
         let wait = response.headers().get_optional_str(&RETRY_AFTER);
@@ -78,11 +80,16 @@ impl Failure {
             (404 | 409, Some(said)) => said.missing(status),
             _ => VaultErrorCode::Unreachable,
         };
-        let detail = match said {
-            Some(said) => one_line(&format!("HTTP {status} {}: {}", said.code, said.message)),
-            None => format!("it answered with HTTP {status}, not in the words of a key vault"),
-        };
-        Self::new(code, detail)
+        match said {
+            Some(said) => Self {
+                said: Some(one_line(&said.message)).filter(|text| !text.is_empty()),
+                ..Self::new(code, one_line(&format!("HTTP {status} {}", said.code)))
+            },
+            None => {
+                let detail = format!("HTTP {status}, not in the words of a key vault");
+                Self::new(code, detail)
+            }
+        }
     }
 }
 
@@ -322,7 +329,8 @@ mod tests {
             for body in [whole.into_bytes(), cut, noise] {
                 for operation in [Operation::Get, Operation::Wrap, Operation::Unwrap] {
                     let failure = Failure::of_answer(status, &body, challenge, operation);
-                    prop_assert!(!failure.detail.chars().any(char::is_control));
+                    let text = failure.detail + failure.said.as_deref().unwrap_or_default();
+                    prop_assert!(!text.chars().any(char::is_control));
                     if status >= 500 || status == 429 {
                         prop_assert_eq!(failure.code, VaultErrorCode::Unreachable);
                     }

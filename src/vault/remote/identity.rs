@@ -136,6 +136,11 @@ impl TokenCache {
         self.tokens().retain(|(whose, _), _| whose != identity);
     }
 
+    /// Whether there is a token of an identity.
+    pub(super) fn holds(&self, identity: &ManagedIdentity) -> bool {
+        self.tokens().keys().any(|(whose, _)| whose == identity)
+    }
+
     fn get(&self, identity: &ManagedIdentity, audience: &str) -> Option<AccessToken> {
         let key = (identity.clone(), audience.to_owned());
         let token = self.tokens().get(&key).cloned()?;

@@ -219,12 +219,19 @@ impl RemoteVault {
         let begin = Instant::now();
         let mut wait = FIRST_WAIT;
         let mut attempt = 1;
+        let mut kept_token = self.tokens.holds(&self.identity);
         let outcome = loop {
             let connection = self.wire.connect()?;
             let failure = match runtime.block_on(attempt_once(connection, &request, operation)) {
                 Ok(value) => break Ok(value),
                 Err(failure) => failure,
             };
+            if failure.code == VaultErrorCode::Unauthorized && std::mem::take(&mut kept_token) {
+                // That a token from earlier is not accepted says nothing about the identity: the
+                // service may sign with another key now. A new token will tell.
+                self.tokens.forget(&self.identity);
+                continue;
+            }
             let decided = failure.code.verdict() == Verdict::Refused
                 || failure.code != VaultErrorCode::Unreachable;
             let pause = failure.retry_after.unwrap_or_default().max(jittered(wait));

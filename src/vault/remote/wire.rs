@@ -223,5 +223,6 @@ fn failed(error: reqwest::Error) -> Error {
         true => ErrorKind::Connection,
         false => ErrorKind::Io,
     };
-    Error::new(kind, error)
+    // Messages name the vault already.
+    Error::new(kind, error.without_url())
 }

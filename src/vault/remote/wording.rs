@@ -2,7 +2,7 @@
 
 use super::failure::Failure;
 use super::{Operation, RemoteVault};
-use crate::vault::{KeyId, VaultError, VaultErrorCode};
+use crate::vault::{KeyId, VaultError, VaultErrorCode, Verdict};
 
 /// The domains of Azure's vaults, in its several clouds.
 const AZURE_VAULTS: [&str; 4] = [
@@ -52,7 +52,7 @@ pub(super) fn worded(
         admin: Admin::of(vault.host()),
         short: vault.host().split('.').next().unwrap_or_default(),
     };
-    let message = match failure.code {
+    let mut message = match failure.code {
         VaultErrorCode::Forbidden => place.forbidden(operation),
         VaultErrorCode::Unauthorized => place.unauthorized(),
         VaultErrorCode::KeyNotFound => place.key_error("is not there"),
@@ -82,7 +82,13 @@ pub(super) fn worded(
             operation.verb()
         ),
     };
-    VaultError::new(failure.code, format!("{message} ({})", failure.detail))
+    message = format!("{message} ({}", failure.detail);
+    // Another sealdisk says in the same words what is said here already.
+    let told = failure.code.verdict() == Verdict::Refused && place.admin == Admin::Sealdisk;
+    if let Some(said) = failure.said.filter(|_| !told) {
+        message = format!("{message}: {said}");
+    }
+    VaultError::new(failure.code, message + ")")
 }
 
 struct Place<'a> {
