@@ -9,6 +9,7 @@ mod frontend;
 #[path = "../support/key_search/mod.rs"]
 mod key_search;
 
+mod audit;
 mod customer;
 mod death;
 mod load;

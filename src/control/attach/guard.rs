@@ -48,6 +48,8 @@ pub(super) enum Finding {
     Refused(Reason),
     /// Nothing was decided.
     Unknown(Reason),
+    /// The vault grants the key, but the DEK cannot be handed out.
+    Withheld(Reason),
 }
 
 /// What the guard does to the world. Nothing of it waits.
@@ -113,6 +115,8 @@ pub(super) struct Guard {
     next_check: Instant,
     last_check: OffsetDateTime,
     last_granted: OffsetDateTime,
+    /// What went wrong in the last check.
+    last_failure: Option<Reason>,
 }
 
 impl Guard {
@@ -128,6 +132,7 @@ impl Guard {
             next_check: now.instant + jittered(options.interval),
             last_check: now.time,
             last_granted: now.time,
+            last_failure: None,
         }
     }
 
@@ -179,12 +184,22 @@ impl Guard {
     pub(super) fn found(&mut self, finding: Finding, now: Moment, hands: &mut impl Hands) {
         let asked = self.asked.take().map_or(now, |asked| asked.at);
         match finding {
-            Finding::Granted { key_url, dek } => self.granted(key_url, dek, now, hands),
-            Finding::Refused(reason) => self.refused(reason, now, hands),
+            Finding::Granted { key_url, dek } => {
+                if !matches!(self.access, Access::Stopped { .. }) {
+                    self.last_failure = None;
+                }
+                self.granted(key_url, dek, now, hands);
+            }
+            Finding::Refused(reason) => {
+                self.last_failure = Some(reason.clone());
+                self.refused(reason, now, hands);
+            }
             Finding::Unknown(reason) => {
+                self.last_failure = Some(reason.clone());
                 self.unknown(asked, reason, hands);
                 self.end_grace(now, hands);
             }
+            Finding::Withheld(reason) => self.withheld(reason, now, hands),
         }
     }
 
@@ -204,6 +219,7 @@ impl Guard {
                 self.key = Key::Held;
                 self.access = Access::Granted;
                 self.since = now.time;
+                self.last_failure = None;
                 self.tell(EventKind::KeyRestored, now.time, None, hands);
             }
             Key::BeingRestored { refused: true } => self.destroy(now, hands),
@@ -219,6 +235,14 @@ impl Guard {
                 code: "DataPlaneFailed".into(),
                 message: why.into(),
             };
+            self.withheld(reason, now, hands);
+        }
+    }
+
+    /// Told once, not at each of the tries that follow.
+    fn withheld(&mut self, reason: Reason, now: Moment, hands: &mut impl Hands) {
+        let known = self.last_failure.replace(reason.clone());
+        if known.is_none_or(|known| known.code != reason.code) {
             self.tell(EventKind::KeyNotRestored, now.time, Some(reason), hands);
         }
     }
@@ -257,6 +281,7 @@ impl Guard {
             key_url: self.key_url.clone(),
             last_check: self.last_check,
             last_granted: self.last_granted,
+            last_failure: self.last_failure.clone(),
             check_interval_seconds: self.options.interval.as_secs(),
             grace_seconds: self.options.grace.as_secs(),
             on_revoke: self.options.on_revoke,

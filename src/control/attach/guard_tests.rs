@@ -309,8 +309,39 @@ fn a_data_plane_that_cannot_use_the_key_gets_it_again() {
         .guard
         .not_restored("no memory", bench.now, &mut bench.world);
     assert_eq!(bench.last(), Some(EventKind::KeyNotRestored));
+    let told = bench.world.events.len();
     bench.check(granted_with_key());
     assert_eq!(bench.world.restores, 2);
+    bench
+        .guard
+        .not_restored("no memory", bench.now, &mut bench.world);
+    assert_eq!(bench.world.events.len(), told, "told again");
+    bench.check(granted_with_key());
+    bench.restored();
+    assert_eq!(bench.guard.status().last_failure, None);
+}
+
+#[test]
+fn a_key_that_cannot_be_handed_out_stays_away_and_that_is_shown() {
+    let mut bench = Bench::new();
+    bench.check(refused());
+    bench.destroyed();
+    for _ in 0..3 {
+        bench.check(Finding::Withheld(reason("AuditLog")));
+    }
+    let expected = [
+        EventKind::KeyRevoked,
+        EventKind::DekDestroyed,
+        EventKind::KeyNotRestored,
+    ];
+    assert_eq!(bench.world.events, expected);
+    assert_eq!(bench.world.restores, 0);
+    let status = bench.guard.status();
+    assert_eq!(status.last_failure, Some(reason("AuditLog")));
+    assert_eq!(status.reason, Some(reason("KeyDisabled")));
+    bench.check(granted_with_key());
+    bench.restored();
+    assert_eq!(bench.state(), (KeyState::Active, DekState::Held));
 }
 
 #[test]

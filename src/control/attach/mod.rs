@@ -273,7 +273,7 @@ impl Served {
         };
         match self.record(Operation::Restore, key_url) {
             Ok(()) => finding,
-            Err(error) => Finding::Unknown(Reason {
+            Err(error) => Finding::Withheld(Reason {
                 code: "AuditLog".into(),
                 message: error,
             }),

@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use crate::audit::AuditRecord;
 use crate::control::Installation;
+use crate::vault::KeyUrl;
 
 use super::status::Reason;
 
@@ -121,7 +123,27 @@ impl Recorder {
 ///
 /// # Errors
 /// What is wrong, as a part of a sentence.
-pub(super) fn append(_installation: &Installation, record: &Record) -> Result<(), String> {
-    log::info!("{record}");
-    Ok(())
+pub(super) fn append(installation: &Installation, record: &Record) -> Result<(), String> {
+    let operator = installation.operator();
+    let (key, version) = match record.key_url.parse::<KeyUrl>() {
+        Ok(KeyUrl { vault_url, key }) => (format!("{vault_url}/keys/{}", key.name), key.version),
+        Err(_) => (record.key_url.clone(), None),
+    };
+    let id = record.disk;
+    let audited = AuditRecord {
+        time: record.time,
+        caller: operator.object_id,
+        origin: operator.origin.to_string(),
+        operation: record.operation.as_str().into(),
+        key: Some(key),
+        version,
+        disk: Some(record.name.clone()),
+        detail: Some(match &record.reason {
+            Some(reason) => format!("disk id {id}; {}: {}", reason.code, reason.message),
+            None => format!("disk id {id}"),
+        }),
+        refusal: None,
+    };
+    let log = installation.audit_log().map_err(|e| e.to_string())?;
+    log.append(&audited).map_err(|e| e.to_string())
 }

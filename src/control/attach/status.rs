@@ -78,6 +78,10 @@ pub struct KeyStatus {
     /// When the vault last granted the key.
     #[serde(with = "time::serde::rfc3339")]
     pub last_granted: OffsetDateTime,
+    /// What went wrong in the last check, if it did: beside `reason`, why the disk is not yet served
+    /// again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<Reason>,
     /// The longest time between two checks.
     pub check_interval_seconds: u64,
     /// How long an unreachable key is served on.

@@ -1,0 +1,107 @@
+//! The records of what became of a DEK, and that a log which cannot be written keeps no key alive.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use sealdisk::audit::{AuditError, Entry};
+use sealdisk::control::Installation;
+
+use crate::MIB;
+use crate::customer::{Customer, FAIL};
+use crate::frontend::PATIENCE;
+
+fn entries(customer: &Customer) -> Vec<Entry> {
+    let installation = Installation::open(customer.disk.state_dir()).unwrap();
+    let log = installation.audit_log().unwrap();
+    let mut entries = Vec::new();
+    log.read(|chain, db| {
+        chain.for_each(db, 0, |entry| {
+            entries.push(entry);
+            Ok::<(), AuditError>(())
+        })
+    })
+    .unwrap();
+    entries.retain(|entry| entry.operation.starts_with("Dek"));
+    entries
+}
+
+fn operations(customer: &Customer) -> Vec<String> {
+    let entries = entries(customer).into_iter();
+    entries.map(|entry| entry.operation).collect()
+}
+
+#[test]
+fn the_life_of_a_dek_is_on_record() {
+    let customer = Customer::new(4 * MIB);
+    let mut daemon = customer.attach(FAIL);
+    customer.enable(false);
+    let destroyed = customer.wait_stopped();
+    customer.enable(true);
+    customer.wait_served();
+    assert!(daemon.terminate().success());
+
+    let entries = entries(&customer);
+    let operations: Vec<&str> = entries.iter().map(|e| e.operation.as_str()).collect();
+    let expected = ["DekHandOver", "DekDestroy", "DekRestore", "DekDestroy"];
+    assert_eq!(operations, expected);
+    let version = destroyed["keyUrl"].as_str().unwrap();
+    for entry in &entries {
+        let key = format!(
+            "{}/{}",
+            entry.key.as_deref().unwrap(),
+            entry.version.as_deref().unwrap()
+        );
+        assert_eq!(key, version);
+        assert_eq!(entry.disk.as_deref(), Some("disk"));
+        assert!(entry.origin.starts_with("local, uid "), "{}", entry.origin);
+        assert_eq!(entry.code, None);
+    }
+    let why = |n: usize| entries[n].detail.as_deref().unwrap();
+    assert!(why(1).contains("KeyDisabled"), "{}", why(1));
+    assert!(why(3).contains("Detached"), "{}", why(3));
+}
+
+#[test]
+fn a_log_that_cannot_be_written_keeps_no_key_alive_and_gives_none_back() {
+    let customer = Customer::new(4 * MIB);
+    let daemon = customer.attach(FAIL);
+    let (key, away) = (
+        customer.disk.state_dir().join("audit.key"),
+        customer.disk.state_dir().join("away.key"),
+    );
+    fs::rename(&key, &away).unwrap();
+    customer.enable(false);
+    customer.wait_stopped();
+    assert!(daemon.log().contains("not yet in the audit log"));
+    customer.enable(true);
+    let end = Instant::now() + PATIENCE;
+    while customer.show()["keyAccess"]["lastFailure"]["code"] != "AuditLog" {
+        assert!(Instant::now() < end, "{}", customer.show());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(customer.show()["keyAccess"]["dek"], "Destroyed");
+
+    // What was owed to the log comes into it, and then the disk comes back.
+    fs::rename(&away, &key).unwrap();
+    customer.wait_served();
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let mut operations = operations(&customer);
+        operations.sort_unstable();
+        if operations == ["DekDestroy", "DekHandOver", "DekRestore"] {
+            break;
+        }
+        assert!(Instant::now() < end, "{operations:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    drop(daemon);
+
+    fs::rename(&key, &away).unwrap();
+    let refused = customer
+        .disk
+        .command(&["attach", "disk", "--socket-path", "/dev/shm/never-bound"])
+        .output()
+        .unwrap();
+    let error = String::from_utf8_lossy(&refused.stderr);
+    assert!(error.contains("the audit log"), "{error}");
+}
