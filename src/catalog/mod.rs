@@ -318,7 +318,8 @@ pub trait Catalog: Send + Sync {
     /// [`CatalogError`].
     fn all_des(&self) -> Result<Vec<Stored<DiskEncryptionSetRecord>>, CatalogError>;
 
-    /// Replaces the record of that name if it is still at `rev`.
+    /// Replaces the record of that name if it is still at `rev`. An identity of this installation
+    /// that is the set's no more is deleted.
     ///
     /// # Errors
     /// [`CatalogError::Changed`], [`CatalogError::NotFound`].

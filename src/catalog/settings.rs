@@ -38,6 +38,8 @@ pub struct HsmSettings {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all_fields = "camelCase", deny_unknown_fields)]
 pub enum DesIdentity {
+    /// None: it was removed, so nobody may use the key for the set's disks.
+    None,
     /// An identity of this installation, made with the set and gone with it.
     SystemAssigned,
     /// The managed identity that Azure gives this virtual machine, asked for by Azure's instance

@@ -191,7 +191,9 @@ impl Catalog for SqliteCatalog {
 
     fn update_des(&self, rev: Rev, record: &DiskEncryptionSetRecord) -> Result<Rev, CatalogError> {
         let name = &record.name;
-        let changed = self.db().execute(
+        let mut db = self.db();
+        let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let changed = transaction.execute(
             "UPDATE disk_encryption_sets SET rev = rev + 1, identity = ?, principal_id = ?, \
              key_url = ?, previous_keys = ?, auto_rotation = ?, last_rotation = ?, created = ? \
              WHERE name = ? AND rev = ?",
@@ -208,9 +210,16 @@ impl Catalog for SqliteCatalog {
             ],
         )?;
         if changed == 0 {
+            drop(transaction);
+            drop(db);
             self.des(name)?;
             return Err(stale(Kind::DiskEncryptionSet, name));
         }
+        transaction.execute(
+            "DELETE FROM identities WHERE des = ? AND object_id <> ?",
+            params![name, record.principal_id.to_string()],
+        )?;
+        transaction.commit()?;
         Ok(Rev(rev.0 + 1))
     }
 

@@ -8,9 +8,10 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::connect::absolute;
+use super::des_identity::{self, DesIdentityArgs};
 use super::{CliError, Context, Tabular};
 use crate::catalog::{DesIdentity, DiskEncryptionSetRecord};
-use crate::control::{DesChange, Installation, KeyUsage, NewDes, UpdatedDes};
+use crate::control::{DeletedDes, DesChange, Installation, KeyUsage, NewDes, UpdatedDes};
 use crate::vault::KeyUrl;
 
 /// Names of disks that a line of a table has; `-o json` has all.
@@ -57,6 +58,8 @@ version was made.")]
     /// List the key versions of a set with what each wraps, and whether it is safe to disable
     #[command(after_help = "Example:\n  sealdisk disk-encryption-set show-usage myset -o json")]
     ShowUsage(NameArgs),
+    /// Remove a set's identity, which stops its disks, or give it a new one
+    Identity(DesIdentityArgs),
     /// Delete a disk encryption set that no disk uses
     #[command(after_help = "Example:\n  sealdisk disk-encryption-set delete myset --yes")]
     Delete(DeleteArgs),
@@ -88,7 +91,7 @@ struct CreateArgs {
 
 /// The managed identity that uses the key of a vault elsewhere.
 #[derive(Args)]
-struct IdentityOptions {
+pub(super) struct IdentityOptions {
     /// The managed identity that Azure gives this machine: `system` (the default for a vault over
     /// HTTPS), or the client id of one of several
     #[arg(long, value_name = "system|CLIENT-ID", value_parser = client_id)]
@@ -115,7 +118,7 @@ fn client_id(text: &str) -> Result<ClientId, String> {
 }
 
 impl IdentityOptions {
-    fn identity(self) -> Result<Option<DesIdentity>, CliError> {
+    pub(super) fn identity(self) -> Result<Option<DesIdentity>, CliError> {
         let client_id = self.identity.and_then(|id| id.0);
         Ok(match (self.identity_endpoint, self.identity_header_file) {
             (Some(url), Some(file)) => {
@@ -163,9 +166,9 @@ struct DeleteArgs {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct DesView {
+pub(super) struct DesView {
     name: String,
-    identity: IdentityView,
+    pub(super) identity: IdentityView,
     encryption_type: &'static str,
     active_key: ActiveKeyView,
     previous_keys: Vec<ActiveKeyView>,
@@ -178,9 +181,10 @@ struct DesView {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct IdentityView {
+pub(super) struct IdentityView {
     r#type: &'static str,
-    principal_id: Uuid,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    principal_id: Option<Uuid>,
     #[serde(skip_serializing_if = "Option::is_none")]
     client_id: Option<Uuid>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -189,17 +193,19 @@ struct IdentityView {
 
 impl IdentityView {
     fn new(principal_id: Uuid, identity: DesIdentity) -> Self {
+        let removed = identity == DesIdentity::None;
         let (client_id, endpoint) = match identity {
-            DesIdentity::SystemAssigned => (None, None),
+            DesIdentity::None | DesIdentity::SystemAssigned => (None, None),
             DesIdentity::Imds { client_id } => (client_id, None),
             DesIdentity::Endpoint { url, client_id, .. } => (client_id, Some(url)),
         };
         Self {
             r#type: match client_id {
+                _ if removed => "None",
                 Some(_) => "UserAssigned",
                 None => "SystemAssigned",
             },
-            principal_id,
+            principal_id: (!removed).then_some(principal_id),
             client_id,
             endpoint,
         }
@@ -252,7 +258,9 @@ impl Tabular for DesView {
         vec![
             self.name.clone(),
             self.active_key.key_url.clone(),
-            self.identity.principal_id.to_string(),
+            self.identity
+                .principal_id
+                .map_or_else(|| "-".into(), |id| id.to_string()),
             self.rotation_to_latest_key_version_enabled.to_string(),
         ]
     }
@@ -284,6 +292,7 @@ pub(super) fn run(context: &Context, args: DesArgs) -> Result<(), CliError> {
         DesCommand::Update(args) => update(context, &installation, &args),
         DesCommand::Rotate(args) => rotate(context, &installation, args.name.as_deref()),
         DesCommand::ShowUsage(args) => output.list(&installation.key_usage(&args.name)?),
+        DesCommand::Identity(args) => des_identity::run(context, args),
         DesCommand::Delete(args) => delete(context, &installation, &args),
     }
 }
@@ -403,12 +412,17 @@ fn delete(
     let question = format!("Delete the disk encryption set '{name}' and its identity?");
     context.output.confirm(&question, args.yes)?;
     let deleted = installation.delete_des(name)?;
-    for vault in deleted.vaults_with_policy {
+    note_policies(context, &deleted);
+    Ok(())
+}
+
+/// What is left of an identity that is gone.
+pub(super) fn note_policies(context: &Context, deleted: &DeletedDes) {
+    for vault in &deleted.vaults_with_policy {
         context.output.note(&format!(
             "note: the key vault '{vault}' still has an access policy for its identity; remove it \
              with `sealdisk keyvault delete-policy {vault} --object-id {}`",
             deleted.principal_id
         ));
     }
-    Ok(())
 }

@@ -17,6 +17,7 @@ mod attach;
 mod completions;
 mod connect;
 mod des;
+mod des_identity;
 mod disk;
 mod error;
 mod identity;

@@ -105,7 +105,7 @@ impl Installation {
 /// The managed identity that a set names; `None` for one that was made with the set.
 fn managed(identity: &DesIdentity) -> Result<Option<ManagedIdentity>, VaultError> {
     Ok(match identity {
-        DesIdentity::SystemAssigned => None,
+        DesIdentity::None | DesIdentity::SystemAssigned => None,
         DesIdentity::Imds { client_id } => Some(ManagedIdentity::Imds {
             client_id: *client_id,
         }),

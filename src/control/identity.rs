@@ -3,7 +3,7 @@
 use super::vaults::PLATFORM_KEY;
 use super::{ControlError, Installation};
 use crate::catalog::{DesIdentity, DiskEncryptionSetRecord};
-use crate::vault::{Caller, KeyId, KeyUrl, KeyVault, VaultError, WrapAlgorithm};
+use crate::vault::{Caller, KeyId, KeyUrl, KeyVault, VaultError, VaultErrorCode, WrapAlgorithm};
 
 /// A key together with the vault that has it and the identity that uses it.
 pub struct KeyAccess {
@@ -65,7 +65,7 @@ impl Installation {
         if set.auto_rotation {
             url.key.version = None;
         }
-        let caller = Caller::local(set.principal_id);
+        let caller = identity_of(set)?;
         let vault = self.key_vault_at(&url.vault_url, &set.identity)?;
         current(vault, caller, &url.key)
     }
@@ -85,8 +85,7 @@ impl Installation {
             None => (self.platform(), DesIdentity::SystemAssigned),
             Some(name) => {
                 let set = self.catalog().des(name)?.record;
-                let caller = Caller::local(set.principal_id);
-                (caller, set.identity)
+                (identity_of(&set)?, set.identity)
             }
         };
         Ok(KeyAccess {
@@ -99,14 +98,28 @@ impl Installation {
     /// The identity of a disk encryption set, or (`None`) of the platform.
     ///
     /// # Errors
-    /// When there is no such set.
+    /// When there is no such set, or its identity was removed.
     pub fn identity(&self, des: Option<&str>) -> Result<Caller, ControlError> {
-        let Some(name) = des else {
-            return Ok(self.platform());
-        };
-        let object_id = self.catalog().des(name)?.record.principal_id;
-        Ok(Caller::local(object_id))
+        match des {
+            None => Ok(self.platform()),
+            Some(name) => Ok(identity_of(&self.catalog().des(name)?.record)?),
+        }
     }
+}
+
+/// The identity of a set; a removed one is refused by every vault, so it is not even named.
+fn identity_of(set: &DiskEncryptionSetRecord) -> Result<Caller, VaultError> {
+    if set.identity != DesIdentity::None {
+        return Ok(Caller::local(set.principal_id));
+    }
+    Err(VaultError::new(
+        VaultErrorCode::Unauthorized,
+        format!(
+            "the disk encryption set '{name}' has no identity any more; give it one with `sealdisk \
+             disk-encryption-set identity assign {name}`, and grant that the key",
+            name = set.name
+        ),
+    ))
 }
 
 /// Fixes the version, so that what is wrapped and what is recorded cannot differ.

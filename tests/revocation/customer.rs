@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use sealdisk::control::Installation;
 use sealdisk::control::disks;
+use sealdisk::vault::{Caller, EmbeddedVault};
 use serde_json::Value;
 
 use crate::frontend::PATIENCE;
@@ -21,7 +22,8 @@ pub const PAUSE: &[&str] = &["--key-check-interval", "1s", "--on-revoke", "pause
 
 const DISK: &str = "disk";
 const VAULT: &str = "customer";
-const KEY: &str = "key";
+/// The customer's key.
+pub const KEY: &str = "key";
 const SET: &str = "set";
 
 pub struct Customer {
@@ -86,6 +88,13 @@ impl Customer {
 
     pub fn enable(&self, enabled: bool) {
         self.set_key(&["--enabled", if enabled { "true" } else { "false" }]);
+    }
+
+    /// The vault itself, and who may do everything in it.
+    pub fn open_vault(&self) -> (EmbeddedVault, Caller) {
+        let installation = Installation::open(self.disk.state_dir()).unwrap();
+        let vault = installation.vault(VAULT).unwrap();
+        (vault, installation.operator())
     }
 
     /// The vault's directory.

@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::MIB;
-use crate::customer::{BOUND, Customer, FAIL};
+use crate::customer::{BOUND, Customer, FAIL, KEY};
 use crate::frontend::PATIENCE;
 use crate::frontend::client::Status;
 use crate::frontend::daemon::Daemon;
@@ -92,6 +92,46 @@ fn a_policy_that_is_taken_back_stops_the_disk() {
     running.stops_for("Forbidden");
     running.customer.grant();
     running.resumes();
+}
+
+#[test]
+fn a_set_whose_identity_is_removed_stops_its_disks() {
+    let mut running = Running::new(FAIL);
+    let identity = ["disk-encryption-set", "identity"];
+    let run = |running: &Running, last: &[&str]| {
+        running.customer.run(&[&identity[..], last].concat());
+    };
+    let before = running.customer.identity();
+    run(&running, &["remove", "set", "--yes"]);
+    running.stops_for("Unauthorized");
+    // A new identity is nobody to the vault until it is granted the key.
+    run(&running, &["assign", "set"]);
+    assert_ne!(running.customer.identity(), before);
+    thread::sleep(Duration::from_millis(2500));
+    assert_eq!(running.write(), Err(Status::IoErr));
+    assert_eq!(
+        running.customer.wait_stopped()["reason"]["code"],
+        "Forbidden"
+    );
+    running.customer.grant();
+    running.resumes();
+}
+
+#[test]
+fn a_key_that_is_deleted_stops_the_disk_until_it_is_recovered() {
+    let mut running = Running::new(FAIL);
+    let (vault, operator) = running.customer.open_vault();
+    vault.delete_key(&operator, KEY).unwrap();
+    running.stops_for("KeyNotFound");
+    vault.recover_key(&operator, KEY).unwrap();
+    running.resumes();
+    // Purged it never comes back; the disk is as good as erased.
+    vault.delete_key(&operator, KEY).unwrap();
+    running.stops_for("KeyNotFound");
+    vault.purge_key(&operator, KEY).unwrap();
+    thread::sleep(Duration::from_millis(2500));
+    assert_eq!(running.write(), Err(Status::IoErr));
+    running.customer.wait_stopped();
 }
 
 #[test]

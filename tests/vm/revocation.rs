@@ -226,6 +226,7 @@ fn revocations() -> Vec<Revocation> {
             |host| set_key(host, &["--expires", "2099-01-01"]),
         ),
         ("Forbidden", revoke_policy, Host::grant),
+        ("Unauthorized", remove_identity, assign_identity),
         ("VaultNotFound", hide_vault, show_vault),
     ]
 }
@@ -239,6 +240,16 @@ fn revoke_policy(host: &Host) {
         "--object-id",
         &identity,
     ]);
+}
+
+fn remove_identity(host: &Host) {
+    let remove = ["disk-encryption-set", "identity", "remove"];
+    host.run(&[&remove[..], &["customer-set", "--yes"]].concat());
+}
+
+fn assign_identity(host: &Host) {
+    host.run(&["disk-encryption-set", "identity", "assign", "customer-set"]);
+    host.grant();
 }
 
 fn hide_vault(host: &Host) {

@@ -1,5 +1,6 @@
 //! Disk encryption sets: the key that wraps disks, and the identity that may use it.
 
+mod identity;
 mod rotate;
 #[cfg(test)]
 mod tests;
@@ -69,18 +70,7 @@ impl Installation {
     pub fn create_des(&self, new: &NewDes<'_>) -> Result<DiskEncryptionSetRecord, ControlError> {
         check_des_name(new.name)?;
         let url: KeyUrl = new.key_url.parse()?;
-        let identity = match (&new.identity, url.vault_name()) {
-            (None, Some(_)) => DesIdentity::SystemAssigned,
-            (None, None) => DesIdentity::Imds { client_id: None },
-            (Some(identity), None) => identity.clone(),
-            (Some(_), Some(_)) => {
-                return Err(ControlError::Identity {
-                    vault: url.vault_url,
-                    why: "it is kept here and knows an identity that is made with the set: leave \
-                          --identity and --identity-endpoint out",
-                });
-            }
-        };
+        let identity = identity_for(&url, new.identity.as_ref())?;
         let (key_url, managed) = self.checked_key_url(&url, new.source_vault, &identity)?;
         let record = DiskEncryptionSetRecord {
             name: new.name.into(),
@@ -151,7 +141,7 @@ impl Installation {
     ) -> Result<(String, Option<Uuid>), ControlError> {
         let (name, bundle, object_id) = match url.vault_name() {
             Some(name) => {
-                if *identity != DesIdentity::SystemAssigned {
+                if !matches!(identity, DesIdentity::SystemAssigned | DesIdentity::None) {
                     return Err(ControlError::Identity {
                         vault: url.vault_url.clone(),
                         why: "it is kept here, and the set has a managed identity: make a set for \
@@ -191,6 +181,21 @@ impl Installation {
             .into());
         }
         Ok((url.to_string(), object_id))
+    }
+}
+
+/// The identity of a set whose key is in that vault: one of our own for a vault that is kept here,
+/// a managed one for a vault elsewhere.
+fn identity_for(url: &KeyUrl, wanted: Option<&DesIdentity>) -> Result<DesIdentity, ControlError> {
+    match (wanted, url.vault_name()) {
+        (None, Some(_)) => Ok(DesIdentity::SystemAssigned),
+        (None, None) => Ok(DesIdentity::Imds { client_id: None }),
+        (Some(identity), None) => Ok(identity.clone()),
+        (Some(_), Some(_)) => Err(ControlError::Identity {
+            vault: url.vault_url.clone(),
+            why: "it is kept here and knows an identity that is made with the set: leave \
+                          --identity and --identity-endpoint out",
+        }),
     }
 }
 

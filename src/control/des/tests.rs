@@ -180,3 +180,33 @@ fn a_new_key_wraps_the_sets_disks_or_nothing_changes() {
     let error = installation.delete_des("set").err().unwrap();
     assert!(error.to_string().contains("'disk'"), "{error}");
 }
+
+#[test]
+fn a_removed_identity_is_refused_and_a_new_one_is_another() {
+    let fixture = Fixture::new();
+    fixture.create(&url("k"), None).unwrap();
+    let installation = &fixture.installation;
+    let before = installation.identity(Some("set")).unwrap().object_id;
+    let token_identity = installation.catalog().identity_of_des("set").unwrap();
+    assert_eq!(token_identity.record.object_id, before);
+
+    assert!(installation.assign_des_identity("set", None).is_err());
+    let removed = installation.remove_des_identity("set").unwrap();
+    assert_eq!(removed.principal_id, before);
+    assert!(installation.remove_des_identity("set").is_err());
+    let ControlError::Vault(error) = installation.wrapping_key(Some("set")).err().unwrap() else {
+        panic!("not a refusal");
+    };
+    assert_eq!(error.code, VaultErrorCode::Unauthorized);
+    assert!(error.message.contains("identity assign set"), "{error}");
+    // The token service knows it no more, and gives no other one out.
+    let known = installation.catalog().identity_by_object(before).unwrap();
+    assert_eq!(known, None);
+    assert!(installation.catalog().identity_of_des("set").is_err());
+
+    let set = installation.assign_des_identity("set", None).unwrap();
+    assert_eq!(set.identity, DesIdentity::SystemAssigned);
+    assert_ne!(set.principal_id, before);
+    let token_identity = installation.catalog().identity_of_des("set").unwrap();
+    assert_eq!(token_identity.record.object_id, set.principal_id);
+}
