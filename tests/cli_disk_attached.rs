@@ -143,3 +143,40 @@ fn what_a_killed_daemon_had_completed_is_decrypted() {
     host.ok(&[&["disk", "delete", "d"], &options[..]].concat());
     assert_eq!(fs::read_dir(runtime.path()).unwrap().count(), 0);
 }
+
+#[test]
+fn a_disk_whose_daemon_died_grows_and_keeps_what_was_completed() {
+    let host = Host::new();
+    let runtime = runtime_dir();
+    let options = ["--runtime-dir", text(runtime.path())];
+    host.ok(&["disk", "create", "d", "--size", "1MiB"]);
+    die_after_a_write(&host, &runtime, "d", 8192, &[1; 4096]);
+    let resize = ["disk", "resize", "d", "--size", "40MiB"];
+    host.ok(&[&resize[..], &options].concat());
+    assert_eq!(host.json(&["disk", "show", "d"])["diskSizeBytes"], 40 << 20);
+    // The map that outlived the daemon is of the old size.
+    let mut expected = vec![0; 40 << 20];
+    expected[8192..8192 + 4096].fill(1);
+    let decrypted = host.ok(&[&["disk", "decrypt", "d"], &options[..]].concat());
+    assert!(decrypted == expected);
+    die_after_a_write(&host, &runtime, "d", 39 << 20, &[2; 4096]);
+    expected[39 << 20..(39 << 20) + 4096].fill(2);
+    let decrypted = host.ok(&[&["disk", "decrypt", "d"], &options[..]].concat());
+    assert!(decrypted == expected);
+}
+
+#[test]
+fn a_disk_that_another_command_uses_does_not_grow() {
+    let host = Host::new();
+    let runtime = runtime_dir();
+    let options = ["--runtime-dir", text(runtime.path())];
+    host.ok(&["disk", "create", "d", "--size", "1MiB"]);
+    let installation = host.installation();
+    let disk = Disk::find(&installation, "d").unwrap();
+    let header = disk.header_file().unwrap().read().unwrap();
+    let claim = disk.claim(header.claims()).unwrap();
+    let resize = ["disk", "resize", "d", "--size", "40MiB"];
+    host.refused_with("OperationNotAllowed", &[&resize[..], &options].concat());
+    drop(claim);
+    assert_eq!(host.json(&["disk", "show", "d"])["diskSizeBytes"], 1 << 20);
+}

@@ -186,6 +186,7 @@ impl From<AttachError> for CliError {
             AttachError::Disk(error) => error.into(),
             AttachError::NotAttached { .. } => Self::new("DiskNotAttached", error.to_string()),
             AttachError::Audit(_) => Self::new("AuditLog", error.to_string()),
+            AttachError::SizeNotServed { .. } => Self::new("SizeNotServed", error.to_string()),
             AttachError::SocketInUse { .. } => Self::new("Conflict", error.to_string()),
             _ => Self::new("AttachFailed", error.to_string()),
         }

@@ -59,6 +59,19 @@ KeyNotRestored, KeyChanged. docs/key-vault.md says when each comes.")]
         #[arg(long, short)]
         follow: bool,
     },
+    /// Make a disk larger, also while it is attached
+    #[command(after_help = "Example:
+  sealdisk disk resize boot1 --size 40GiB
+
+A guest under QEMU sees the new size at once (`dmesg` tells); others see it when they start again or
+connect anew. Growing partitions and file systems is the guest's own work. A disk is not made smaller.")]
+    Resize {
+        /// The disk
+        name: String,
+        /// Its new size: bytes, or a number with KiB, MiB, GiB or TiB (G means GiB)
+        #[arg(long, value_parser = parse_size, value_name = "SIZE")]
+        size: u64,
+    },
     /// Delete a disk: its wrapped key is overwritten first, then its files are removed
     #[command(after_help = "Example:\n  sealdisk disk delete boot1 --yes")]
     Delete {
@@ -195,6 +208,12 @@ pub(super) fn run(context: &Context, args: DiskArgs) -> Result<(), CliError> {
             context.output.confirm(&question, yes)?;
             let runtime_dir = runtime_dir(context.runtime_dir.as_deref());
             Ok(disks::delete(&installation, &name, &runtime_dir)?)
+        }
+        DiskCommand::Resize { name, size } => {
+            let installation = context.installation()?;
+            let runtime_dir = runtime_dir(context.runtime_dir.as_deref());
+            attach::resize(&installation, &name, size, &runtime_dir)?;
+            show(context, disks::show(&installation, &name)?)
         }
         DiskCommand::Update(args) => update(context, args),
         DiskCommand::Decrypt(args) => decrypt(context, args),

@@ -1,6 +1,6 @@
 //! The features and the configuration space of the device: what is offered is what works.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use vhost::vhost_user::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use virtio_bindings::virtio_blk::{
@@ -32,7 +32,7 @@ pub(super) const MOST_ZERO_SECTORS: u32 = (1 << 30) / SECTOR_SIZE as u32;
 
 /// The device as the driver sees it.
 pub(super) struct ConfigSpace {
-    size: u64,
+    size: AtomicU64,
     read_only: bool,
     num_queues: u16,
     queue_size: u16,
@@ -43,7 +43,7 @@ pub(super) struct ConfigSpace {
 impl ConfigSpace {
     pub(super) fn new(size: u64, read_only: bool, num_queues: u16, queue_size: u16) -> Self {
         Self {
-            size,
+            size: size.into(),
             read_only,
             num_queues,
             queue_size,
@@ -80,6 +80,7 @@ impl ConfigSpace {
         VhostUserProtocolFeatures::CONFIG
             | VhostUserProtocolFeatures::MQ
             | VhostUserProtocolFeatures::REPLY_ACK
+            | VhostUserProtocolFeatures::BACKEND_REQ
             | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
             | VhostUserProtocolFeatures::LOG_SHMFD
             | VhostUserProtocolFeatures::RESET_DEVICE
@@ -116,6 +117,11 @@ impl ConfigSpace {
         }
     }
 
+    /// Shows another size of the disk, in bytes.
+    pub(super) fn set_size(&self, size: u64) {
+        self.size.store(size, Ordering::Release);
+    }
+
     /// Puts `writeback` back to what a reset device has.
     pub(super) fn reset(&self) {
         self.writeback.store(true, Ordering::Release);
@@ -132,7 +138,8 @@ impl ConfigSpace {
     fn encode(&self) -> [u8; CONFIG_LEN] {
         let mut config = [0; CONFIG_LEN];
         let mut put = |at: usize, bytes: &[u8]| config[at..at + bytes.len()].copy_from_slice(bytes);
-        put(0, &(self.size / SECTOR_SIZE).to_le_bytes());
+        let size = self.size.load(Ordering::Acquire);
+        put(0, &(size / SECTOR_SIZE).to_le_bytes());
         put(8, &SIZE_MAX.to_le_bytes());
         put(12, &(u32::from(self.queue_size) - 2).to_le_bytes());
         // Logical blocks of 512 bytes, which SeaBIOS and old guests need; physical ones of 4096.

@@ -2,8 +2,10 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::sync_channel;
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use vhost::VhostUserMemoryRegionBase;
@@ -13,7 +15,7 @@ use vhost::vhost_user::message::{
     VhostUserSingleMemoryRegion, VhostUserVringAddrFlags, VhostUserVringState,
 };
 use vhost::vhost_user::{
-    Error, GpuBackend, Result, VhostUserBackendReqHandlerMut, VhostUserProtocolFeatures,
+    Backend, Error, GpuBackend, Result, VhostUserBackendReqHandlerMut, VhostUserProtocolFeatures,
     VhostUserVirtioFeatures,
 };
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
@@ -21,11 +23,13 @@ use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use crate::keys::Dek;
 
 use super::OnRevoke;
+use super::backend_channel::BackendChannel;
 use super::config_space::ConfigSpace;
 use super::dirty_log::DirtyLog;
 use super::guest_memory::GuestMemory;
 use super::ring::{RingAddresses, RingSetup};
-use super::worker::{Command, Shared, WorkerHandle};
+use super::shared::Shared;
+use super::worker::{Command, WorkerHandle};
 
 /// Memory regions that a frontend may have: as many as the kernel's vhost takes.
 const MOST_MEMORY_SLOTS: u64 = 509;
@@ -53,6 +57,11 @@ pub(super) struct BlockHandler {
     memory: GuestMemory,
     log: Option<Arc<DirtyLog>>,
     rings: Vec<RingState>,
+    /// Whether the frontend acknowledges messages of its back-end.
+    acknowledges: bool,
+    /// What may become the channel, if the next message says so.
+    offered_channel: Option<UnixStream>,
+    channel: Option<BackendChannel>,
 }
 
 impl BlockHandler {
@@ -72,6 +81,9 @@ impl BlockHandler {
             memory,
             log: None,
             rings,
+            acknowledges: false,
+            offered_channel: None,
+            channel: None,
         }
     }
 
@@ -81,6 +93,48 @@ impl BlockHandler {
         self.features = 0;
         self.log = None;
         self.memory = GuestMemory::default();
+        self.acknowledges = false;
+        self.channel = None;
+    }
+
+    /// Has the next message, if it announces a channel for messages to the frontend, mean this one.
+    pub(super) fn offer_channel(&mut self, channel: Option<UnixStream>) {
+        self.offered_channel = channel;
+    }
+
+    /// Serves the disk, whose files and runtime map have grown, with `size` bytes: every queue
+    /// completes what it took, and none goes on before all have the new size. Then the frontend is
+    /// told, if it has a channel for that.
+    ///
+    /// # Errors
+    /// Why the disk keeps its size.
+    pub(super) fn grow(&mut self, size: u64) -> std::result::Result<(), String> {
+        if size == self.shared.extent().volume.geometry().size {
+            return Ok(());
+        }
+        let mut standing = Vec::new();
+        let asked: Vec<_> = self
+            .workers()
+            .map(|worker| {
+                let (go, told) = sync_channel(1);
+                standing.push(go);
+                worker.ask(Command::Exchange(told))
+            })
+            .collect();
+        for asked in asked {
+            asked?.recv().map_err(|e| e.to_string())??;
+        }
+        let grown = self.shared.grow(size).map_err(|e| e.to_string())?;
+        for go in standing {
+            // Its queue stands and waits for this.
+            let _ = go.send(grown.clone());
+        }
+        self.config.set_size(size);
+        match &self.channel {
+            Some(channel) => channel.config_changed(self.acknowledges),
+            None => log::info!("no frontend wants to be told of the disk's new size"),
+        }
+        Ok(())
     }
 
     /// Takes the key away: every queue completes what it took and destroys its cipher, all at the
@@ -407,7 +461,15 @@ impl VhostUserBackendReqHandlerMut for BlockHandler {
         if features & !ConfigSpace::protocol_features().bits() != 0 {
             return Err(refused("protocol features that were not offered"));
         }
+        self.acknowledges = features & VhostUserProtocolFeatures::REPLY_ACK.bits() != 0;
         Ok(())
+    }
+
+    fn set_backend_req_fd(&mut self, _: Backend) {
+        self.channel = self.offered_channel.take().map(BackendChannel::new);
+        if self.channel.is_none() {
+            log::warn!("the frontend's channel was not understood; it is told nothing");
+        }
     }
 
     fn get_queue_num(&mut self) -> Result<u64> {

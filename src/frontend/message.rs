@@ -10,6 +10,7 @@
 //! | command | what it does | answer |
 //! |---|---|---|
 //! | [`LIMITS`] and JSON | changes the disk's limits | none |
+//! | [`RESIZE`] and a number of bytes | serves the disk, whose files have grown, with that size | [`RESIZED`] and the size, or [`NOT_RESIZED`] and why |
 //! | [`REVOKE`] and a mode | finishes what was begun, then destroys the DEK and all ciphers | [`DESTROYED`] |
 //! | [`RESTORE`], then the 64 bytes of the DEK | serves the disk again | [`RESTORED`], or [`NOT_RESTORED`] and why |
 //!
@@ -33,6 +34,12 @@ pub const CONTROL_FD: i32 = 3;
 pub const READY: &str = "ready";
 /// The start of a line that changes the disk's limits; they follow as JSON.
 pub const LIMITS: &str = "limits ";
+/// The start of a line that has a grown disk served; its bytes follow.
+pub const RESIZE: &str = "resize ";
+/// The start of the line that says that the disk has the size that follows, in bytes.
+pub const RESIZED: &str = "resized ";
+/// The start of a line that says why the disk keeps its size.
+pub const NOT_RESIZED: &str = "not-resized ";
 /// The start of a line that takes the key away; an [`OnRevoke`] follows.
 pub const REVOKE: &str = "revoke ";
 /// The line before the DEK of a disk whose key is granted again.
@@ -184,6 +191,8 @@ pub fn receive_setup(from: &mut impl Read) -> Result<(Setup, Dek), FrontendError
 pub(super) enum ControlCommand {
     /// New limits.
     Limits(Limits),
+    /// A new size in bytes.
+    Resize(u64),
     /// Take the key away.
     Revoke(OnRevoke),
     /// Serve again, with the DEK that follows the line.
@@ -218,6 +227,11 @@ fn parse_command(line: &str) -> Result<ControlCommand, FrontendError> {
         let limits = serde_json::from_str(json).map_err(|e| refuse(&e))?;
         return Ok(ControlCommand::Limits(limits));
     }
+    if let Some(size) = line.strip_prefix(RESIZE) {
+        return Ok(ControlCommand::Resize(
+            size.parse().map_err(|e| refuse(&e))?,
+        ));
+    }
     if let Some(mode) = line.strip_prefix(REVOKE) {
         return Ok(ControlCommand::Revoke(
             mode.parse().map_err(|e| refuse(&e))?,
@@ -237,7 +251,8 @@ mod tests {
     fn a_command_is_read_to_its_end_and_not_further() {
         let dek = Dek::generate().unwrap();
         let mut pipe =
-            b"revoke pause\nlimits {\"iops\":7}\nbogus\nrevoke never\nrestore\n".to_vec();
+            b"revoke pause\nlimits {\"iops\":7}\nbogus\nrevoke never\nresize 8192\nresize -1\nrestore\n"
+                .to_vec();
         dek.send(&mut pipe).unwrap();
         let from = &mut pipe.as_slice();
         let mut next = || receive_command(from).unwrap();
@@ -250,6 +265,8 @@ mod tests {
             Ok(ControlCommand::Limits(Limits { iops: Some(7), .. }))
         ));
         assert!(next().is_err());
+        assert!(next().is_err());
+        assert!(matches!(next(), Ok(ControlCommand::Resize(8192))));
         assert!(next().is_err());
         assert!(matches!(next(), Ok(ControlCommand::Restore)));
         assert_eq!(Dek::receive(from).unwrap().expose(), dek.expose());

@@ -10,6 +10,7 @@
 //! is not used: it cannot drain or restart a ring, its worker ends at the first error, and it costs
 //! a lock and several system calls an event (see `docs/architecture.md`).
 
+mod backend_channel;
 mod config_space;
 mod confine;
 mod dirty_log;
@@ -24,14 +25,15 @@ mod polling;
 mod queue;
 mod ring;
 mod serve;
+mod shared;
 mod waiter;
 mod worker;
 
 pub use error::FrontendError;
 pub use limits::Limits;
 pub use message::{
-    CONTROL_FD, DESTROYED, DataPlaneFds, LIMITS, NOT_RESTORED, OnRevoke, READY, RESTORE, RESTORED,
-    REVOKE, Setup, receive_setup, send_setup,
+    CONTROL_FD, DESTROYED, DataPlaneFds, LIMITS, NOT_RESIZED, NOT_RESTORED, OnRevoke, READY,
+    RESIZE, RESIZED, RESTORE, RESTORED, REVOKE, Setup, receive_setup, send_setup,
 };
 pub use serve::serve;
 pub use waiter::{Waiter, signal_pipe};

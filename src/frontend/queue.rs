@@ -8,13 +8,13 @@ use vm_memory::{Bytes, GuestAddress};
 
 use crate::cipher::{Cipher, SharedSlice};
 use crate::pipeline::{Finished, GuestBuffer, Op, OpError, OpKind, Pipeline, Slots, Token};
-use crate::request::{Action, Memory, Scratch, Status, interpret, read_chain};
+use crate::request::{Action, Disk, Memory, Scratch, Status, interpret, read_chain};
 use crate::store::{StoreError, UringStore};
 
 use super::FrontendError;
 use super::log_limit::LogLimit;
 use super::ring::Ring;
-use super::worker::Shared;
+use super::shared::{Extent, Shared};
 
 /// A chain taken from the ring and not yet returned.
 struct Pending {
@@ -31,6 +31,7 @@ struct Pending {
 pub(super) struct QueueState {
     pub(super) shared: Arc<Shared>,
     pub(super) pipeline: Pipeline<UringStore>,
+    disk: Disk,
     pending: Slots<Pending>,
     /// The next request, when a limit holds it back; no chain is taken before it has passed.
     pub(super) held: Option<Op>,
@@ -45,11 +46,13 @@ pub(super) struct QueueState {
 impl QueueState {
     pub(super) fn new(
         shared: Arc<Shared>,
+        extent: &Extent,
         store: UringStore,
         cipher: Option<Cipher>,
     ) -> Result<Self, FrontendError> {
         Ok(Self {
-            pipeline: Pipeline::new(shared.volume.clone(), store, cipher)?,
+            pipeline: Pipeline::new(extent.volume.clone(), store, cipher)?,
+            disk: extent.disk.clone(),
             shared,
             pending: Slots::with_capacity(256),
             held: None,
@@ -64,6 +67,13 @@ impl QueueState {
     /// Chains taken and not yet returned.
     pub(super) fn in_flight(&self) -> usize {
         self.pending.len()
+    }
+
+    /// Serves the disk of `extent` from now on. No chain may be taken.
+    pub(super) fn exchange(&mut self, extent: &Extent) {
+        self.pipeline.set_volume(extent.volume.clone());
+        self.pipeline.store_mut().share_mapping(&extent.files);
+        self.disk = extent.disk.clone();
     }
 
     /// Puts the request that a limit holds back into the ring again. None was taken after it.
@@ -113,7 +123,7 @@ impl QueueState {
             }
         };
         let durable = self.shared.write_through.load(Ordering::Acquire);
-        let action = interpret(&chain, &self.shared.disk, durable);
+        let action = interpret(&chain, &self.disk, durable);
         let logging = ring.log.is_some() && chain.writable > 0;
         let pending = Pending {
             head,

@@ -18,6 +18,7 @@ use crate::store::{LayerFile, LayerFiles};
 use crate::units::{SECTOR_SIZE, Sector};
 use crate::volume::{RuntimeMap, Volume, check_data_file};
 
+use super::backend_channel::announced_channel;
 use super::config_space::{ConfigSpace, MOST_ZERO_SECTORS};
 use super::confine::confine;
 use super::handler::BlockHandler;
@@ -25,11 +26,11 @@ use super::key::SharedKey;
 use super::limits::Limiter;
 use super::log_limit::LogLimit;
 use super::message::{ControlCommand, receive_command};
+use super::shared::{Extent, Shared};
 use super::waiter::{Waiter, signal_pipe};
-use super::worker::Shared;
 use super::{
-    CONTROL_FD, DESTROYED, DataPlaneFds, FrontendError, NOT_RESTORED, READY, RESTORED, Setup,
-    receive_setup,
+    CONTROL_FD, DESTROYED, DataPlaneFds, FrontendError, NOT_RESIZED, NOT_RESTORED, READY, RESIZED,
+    RESTORED, Setup, receive_setup,
 };
 
 /// What woke the main thread.
@@ -100,16 +101,19 @@ fn serve_disk(control: &mut UnixStream) -> Result<(), FrontendError> {
         setup.num_queues,
         setup.queue_size,
     );
-    let shared = Arc::new(Shared {
+    let extent = Extent {
         volume,
         files,
-        key: SharedKey::new(dek),
         disk: disk_of(&setup),
-        limits: config.limits(),
-        poll: Duration::from_micros(setup.poll_us.into()),
-        limiter: Limiter::new(&setup.limits),
-        write_through: true.into(),
-    });
+    };
+    let shared = Arc::new(Shared::new(
+        extent,
+        runtime,
+        SharedKey::new(dek),
+        config.limits(),
+        Duration::from_micros(setup.poll_us.into()),
+        Limiter::new(&setup.limits),
+    ));
     let handler = BlockHandler::new(shared.clone(), config, setup.num_queues, setup.queue_size);
     let mut server = Server {
         shared: shared.clone(),
@@ -137,7 +141,8 @@ fn serve_disk(control: &mut UnixStream) -> Result<(), FrontendError> {
 /// Lets go of the disk's claim. The end of the process would do that too, but only when the kernel
 /// has taken its rings apart, some milliseconds after the control process has seen the end.
 fn give_up(shared: &Shared) -> Result<(), FrontendError> {
-    rustix::fs::flock(shared.files.data.file(), rustix::fs::FlockOperation::Unlock)
+    let extent = shared.extent();
+    rustix::fs::flock(extent.files.data.file(), rustix::fs::FlockOperation::Unlock)
         .map_err(|e| io_error("let go of the disk")(e.into()))
 }
 
@@ -156,9 +161,10 @@ fn disk_of(setup: &Setup) -> Disk {
 /// Makes what the guest had not flushed durable: the runtime map is not needed any more then. That
 /// takes no key, which may be revoked by now.
 fn last_flush(shared: &Shared) -> Result<(), FrontendError> {
-    let files = shared.files.try_clone()?;
+    let extent = shared.extent();
+    let files = extent.files.try_clone()?;
     let mut io =
-        DiskIo::open_to_flush(shared.volume.clone(), files).map_err(FrontendError::Flush)?;
+        DiskIo::open_to_flush(extent.volume.clone(), files).map_err(FrontendError::Flush)?;
     io.flush().map_err(FrontendError::Flush)
 }
 
@@ -238,6 +244,16 @@ impl Server {
                 log::info!("new limits: {limits:?}");
                 Ok(())
             }
+            Ok(ControlCommand::Resize(size)) => {
+                let grown = self.handler().grow(size);
+                match grown {
+                    Ok(()) => {
+                        log::info!("the disk has {size} bytes now");
+                        writeln!(control, "{RESIZED}{size}")
+                    }
+                    Err(reason) => writeln!(control, "{NOT_RESIZED}{reason}"),
+                }
+            }
             Ok(ControlCommand::Revoke(mode)) => {
                 self.handler().suspend(mode);
                 log::info!("the key was revoked: no DEK and no cipher is left");
@@ -303,9 +319,17 @@ impl Server {
 
 /// Handles the messages of a connection until it ends, then gives up everything it set up.
 fn converse(stream: UnixStream, handler: &Arc<Mutex<BlockHandler>>) {
+    let Ok(peek) = stream.try_clone() else {
+        return log::error!("cannot duplicate a socket: the connection ends");
+    };
     let mut messages = BackendReqHandler::from_stream(stream, handler.clone());
     let mut refusals = LogLimit::default();
     loop {
+        let channel = announced_channel(&peek);
+        match handler.lock() {
+            Ok(mut handler) => handler.offer_channel(channel),
+            Err(poisoned) => poisoned.into_inner().offer_channel(channel),
+        }
         match messages.handle_request() {
             Ok(()) => {}
             // A well-formed message that cannot be granted; the frontend was told if it asked. After

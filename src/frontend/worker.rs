@@ -7,7 +7,6 @@
 #![deny(clippy::disallowed_types)]
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -19,16 +18,14 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::keys::wipe_stack;
 use crate::pipeline::Finished;
-use crate::request::{ChainLimits, Disk, Memory};
-use crate::store::{LayerFiles, StoreError, UringStore, Wait, WatchId};
-use crate::volume::Volume;
+use crate::request::Memory;
+use crate::store::{StoreError, UringStore, Wait, WatchId};
 
 use super::dirty_log::DirtyLog;
-use super::key::SharedKey;
-use super::limits::Limiter;
 use super::polling::{Polling, WaitingFor};
 use super::queue::QueueState;
 use super::ring::{Ring, RingSetup};
+use super::shared::{Extent, Shared};
 use super::{FrontendError, OnRevoke};
 
 const WAKE: WatchId = WatchId(0);
@@ -39,21 +36,6 @@ const LIMIT_LOOK: Duration = Duration::from_millis(50);
 
 /// How long a request waits that another queue is in the way of, before it is tried again.
 const RETRY: Duration = Duration::from_micros(200);
-
-/// What all queues of the disk share.
-pub(super) struct Shared {
-    pub(super) volume: Arc<Volume>,
-    pub(super) files: LayerFiles,
-    pub(super) key: SharedKey,
-    pub(super) disk: Disk,
-    pub(super) limits: ChainLimits,
-    /// The longest time that a queue looks busily for work before it sleeps.
-    pub(super) poll: Duration,
-    /// What all queues together may do at most.
-    pub(super) limiter: Limiter,
-    /// Writes are to be durable before they complete.
-    pub(super) write_through: AtomicBool,
-}
 
 /// What a worker is told. Each command is answered when it is done.
 pub(super) enum Command {
@@ -74,6 +56,9 @@ pub(super) enum Command {
     Suspend(OnRevoke),
     /// Make a cipher of the shared key, and go on.
     Resume,
+    /// Complete what was taken, and stand still until the disk's new extent comes; when none comes,
+    /// go on with the old one.
+    Exchange(Receiver<Arc<Extent>>),
     /// End the thread.
     Exit,
 }
@@ -84,6 +69,7 @@ pub(super) type Answer = Result<u16, String>;
 enum Drain {
     Stop,
     Suspend(OnRevoke),
+    Exchange(Receiver<Arc<Extent>>),
 }
 
 /// The other threads' end of a worker.
@@ -175,17 +161,18 @@ impl Worker {
         commands: Receiver<(Command, SyncSender<Answer>)>,
         wake: EventFd,
     ) -> Result<Self, FrontendError> {
-        let (cipher, suspended) = match shared.key.cipher(shared.volume.geometry().data_unit)? {
+        let extent = shared.extent();
+        let (cipher, suspended) = match shared.key.cipher(extent.volume.geometry().data_unit)? {
             Ok(cipher) => (Some(cipher), None),
             Err(mode) => (None, Some(mode)),
         };
         if let (0, Some(cipher)) = (index, &cipher) {
             log::info!("AES-256-XTS by the engine {}", cipher.engine_name());
         }
-        let mut store = UringStore::new(shared.files.try_clone()?)?;
+        let mut store = UringStore::new(extent.files.try_clone()?)?;
         store.watch(WAKE, wake.as_raw_fd());
         let polling = Polling::new(shared.poll);
-        let queue = QueueState::new(shared, store, cipher)?;
+        let queue = QueueState::new(shared, &extent, store, cipher)?;
         Ok(Self {
             index,
             ring: None,
@@ -254,7 +241,7 @@ impl Worker {
         if self.queue.in_flight() == 0
             && let Some((what, answer)) = self.draining.take()
         {
-            let _ = answer.send(self.drained(what));
+            self.drained(what, &answer);
             more = true;
         }
         let held = held.or(self.queue.held.as_ref().map(|_| RETRY));
@@ -276,9 +263,9 @@ impl Worker {
         self.draining.is_none() && self.suspended != Some(OnRevoke::Pause)
     }
 
-    /// Everything that was taken is completed. The answer to who asked for that.
-    fn drained(&mut self, what: Drain) -> Answer {
-        match what {
+    /// Everything that was taken is completed: does what that was waited for, and answers.
+    fn drained(&mut self, what: Drain, answer: &SyncSender<Answer>) {
+        let result = match what {
             Drain::Stop => {
                 self.queue.pipeline.store_mut().unwatch(KICK);
                 Ok(self.ring.take().map_or(0, |ring| ring.next_avail()))
@@ -293,7 +280,17 @@ impl Worker {
                     false => Err("a request without a chain is under way".into()),
                 }
             }
-        }
+            Drain::Exchange(extent) => {
+                let _ = answer.send(Ok(0));
+                // All queues stand here before any goes on, so that none serves the old disk while
+                // another serves the new one.
+                if let Ok(extent) = extent.recv() {
+                    self.queue.exchange(&extent);
+                }
+                return;
+            }
+        };
+        let _ = answer.send(result);
     }
 
     /// Waits, after having looked busily for a moment if that has paid lately.
@@ -373,13 +370,8 @@ impl Worker {
                 self.draining = Some((Drain::Stop, answer));
                 return;
             }
-            Command::Suspend(mode) => {
-                if let Some(ring) = &mut self.ring {
-                    self.queue.put_back_held(ring);
-                }
-                self.draining = Some((Drain::Suspend(mode), answer));
-                return;
-            }
+            Command::Suspend(mode) => return self.drain(Drain::Suspend(mode), answer),
+            Command::Exchange(extent) => return self.drain(Drain::Exchange(extent), answer),
             Command::Resume => self.resume(),
             Command::Memory(memory) => self.with_ring(|ring| ring.memory = memory),
             Command::Log(log) => self.with_ring(|ring| ring.log = log),
@@ -388,6 +380,15 @@ impl Worker {
             Command::Exit => Ok(0),
         };
         let _ = answer.send(result);
+    }
+
+    /// Takes no more chains until those taken are completed. One that a limit holds back is put back
+    /// into the ring.
+    fn drain(&mut self, what: Drain, answer: SyncSender<Answer>) {
+        if let Some(ring) = &mut self.ring {
+            self.queue.put_back_held(ring);
+        }
+        self.draining = Some((what, answer));
     }
 
     fn start(&mut self, setup: RingSetup) -> Answer {
@@ -401,7 +402,7 @@ impl Worker {
     /// The next turn looks at the ring, so that nobody needs to kick for what waits in it.
     fn resume(&mut self) -> Answer {
         let shared = &self.queue.shared;
-        let unit = shared.volume.geometry().data_unit;
+        let unit = shared.extent().volume.geometry().data_unit;
         match shared.key.cipher(unit).map_err(|e| e.to_string())? {
             Ok(cipher) => {
                 self.queue.pipeline.set_key(cipher);

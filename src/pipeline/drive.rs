@@ -122,6 +122,12 @@ impl<S: Store> Pipeline<S> {
         self.cipher.is_none()
     }
 
+    /// Serves `volume` from now on: the same disk, grown. No request may be under way; holes may.
+    pub fn set_volume(&mut self, volume: Arc<Volume>) {
+        debug_assert!(self.requests.is_empty(), "requests of the old volume");
+        self.volume = volume;
+    }
+
     /// Takes a request on. Its end comes out of [`Pipeline::take_finished`], perhaps at once.
     pub fn submit(&mut self, op: Op) {
         let range = self.check_range(&op);

@@ -134,6 +134,22 @@ impl LayerFiles {
         Ok(())
     }
 
+    /// Maps the data file anew, which has grown to `len` bytes, if it was mapped.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`]; the old mapping stays.
+    pub fn map_grown(&mut self, len: u64) -> Result<(), StoreError> {
+        if self.mapping.is_some() {
+            self.mapping = Some(Arc::new(DataMapping::map(self.data.file(), len)?));
+        }
+        Ok(())
+    }
+
+    /// Takes over the mapping that other handles of the same files have.
+    pub(super) fn share_mapping(&mut self, other: &Self) {
+        self.mapping.clone_from(&other.mapping);
+    }
+
     /// The address of a range of the data file, where it is mapped.
     pub(super) fn mapped(&self, at: u64, len: usize) -> Option<NonNull<u8>> {
         self.mapping.as_ref()?.range(at, len)

@@ -39,9 +39,21 @@ impl DataMapping {
             what: "map the data file",
             source,
         };
-        if !is_memory(file).map_err(fail)? {
-            return Ok(None);
+        match is_memory(file).map_err(fail)? {
+            true => Self::map(file, len).map(Some),
+            false => Ok(None),
         }
+    }
+
+    /// Maps the first `len` bytes of `file`, which is memory.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub(super) fn map(file: &File, len: u64) -> Result<Self, StoreError> {
+        let fail = |source| StoreError::Io {
+            what: "map the data file",
+            source,
+        };
         let len = usize::try_from(len).map_err(|e| fail(io::Error::other(e)))?;
         let access = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new mapping at an address that the kernel chooses aliases nothing of ours.
@@ -49,7 +61,7 @@ impl DataMapping {
             .map_err(|e| fail(e.into()))?;
         let ptr = NonNull::new(raw.cast())
             .ok_or_else(|| fail(io::Error::from(io::ErrorKind::OutOfMemory)))?;
-        Ok(Some(Self { ptr, len }))
+        Ok(Self { ptr, len })
     }
 
     /// The address of byte `at`, if `len` bytes from there on are mapped.

@@ -97,6 +97,11 @@ impl UringStore {
         })
     }
 
+    /// Uses the mapping of `files`, other handles of the same files, from now on.
+    pub fn share_mapping(&mut self, files: &LayerFiles) {
+        self.files.share_mapping(files);
+    }
+
     /// Reports `id` whenever `fd` (an eventfd) is written to, until [`UringStore::unwatch`].
     ///
     /// The watch is edge-triggered, so the eventfd's counter is never read: that would be a system

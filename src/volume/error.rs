@@ -37,7 +37,15 @@ pub enum VolumeError {
         #[source]
         source: io::Error,
     },
-    /// The data file has not the disk's length.
+    /// A disk does not get smaller.
+    #[error("the disk has {from} bytes already; it cannot be made smaller ({to} bytes)")]
+    Shrink {
+        /// Its size.
+        from: u64,
+        /// The size asked for.
+        to: u64,
+    },
+    /// The data file is shorter than the disk.
     #[error(
         "the data file has {actual} bytes where the disk needs {expected}: it was truncated or \
          belongs to another disk; restore it from a backup"
@@ -48,7 +56,7 @@ pub enum VolumeError {
         /// Bytes it has.
         actual: u64,
     },
-    /// The map file has not the length that its disk needs.
+    /// The map file is shorter than its disk needs.
     #[error("the map file has {actual} bytes where the disk needs {expected}: it was truncated")]
     MapLength {
         /// Bytes it should have.
@@ -69,6 +77,17 @@ pub enum VolumeError {
         expected: Uuid,
         /// The layer that the file names.
         found: Uuid,
+    },
+    /// The map was made for a larger disk than its header says.
+    #[error(
+        "the map file was made for a disk of {made_for} bytes, the disk's header says {size}: it is \
+         an old header; put the newest one back"
+    )]
+    MapOfLarger {
+        /// Bytes of the disk that the map was made for.
+        made_for: u64,
+        /// Bytes of the disk.
+        size: u64,
     },
     /// A part of the map does not match its checksum.
     #[error("sector {sector} of the map file is damaged (checksum): restore it from a backup")]

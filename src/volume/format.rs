@@ -6,7 +6,7 @@
 //!      12     zero                                        u32
 //!      16     disk id                                     UUID, 16 bytes
 //!      32     layer id                                    UUID, 16 bytes
-//!      48     disk size in bytes                          u64
+//!      48     disk size in bytes when the map was made    u64
 //!      56     zero up to byte 4092
 //!      4092   CRC32C of bytes 0..4092                     u32
 //!      4096   map sector 0
@@ -25,7 +25,7 @@
 //! A sector of 512 zero bytes is one that was never written: all blocks are `Inherit`. Each sector
 //! is true by itself (see the order of writes in [`super`]), so a flush that is cut off, and leaves
 //! some sectors new and some old, leaves a valid map. The header is written once, before the layer
-//! is used.
+//! is used, and not when the disk grows: that only makes the file longer, by sectors never written.
 
 use uuid::Uuid;
 
@@ -70,7 +70,7 @@ pub fn encode_header(geometry: &Geometry) -> [u8; HEADER_LEN] {
     header
 }
 
-/// Checks that `header` is that of the layer of `geometry`.
+/// Checks that `header` is that of the layer of `geometry`, made for that size or a smaller one.
 ///
 /// # Errors
 /// Which part is not as it should be.
@@ -92,8 +92,21 @@ pub fn check_header(header: &[u8; HEADER_LEN], geometry: &Geometry) -> Result<()
             found,
         });
     }
-    if header != &expected {
+    let mut size = [0; 8];
+    size.copy_from_slice(&header[48..56]);
+    let made_for = Geometry {
+        size: u64::from_le_bytes(size),
+        ..geometry.clone()
+    };
+    if header != &encode_header(&made_for) {
         return Err(VolumeError::MapForeign);
+    }
+    // Disks grow and never shrink.
+    if made_for.size > geometry.size {
+        return Err(VolumeError::MapOfLarger {
+            made_for: made_for.size,
+            size: geometry.size,
+        });
     }
     Ok(())
 }
@@ -160,7 +173,11 @@ mod tests {
     fn a_header_is_only_taken_for_its_own_layer() {
         let header = encode_header(&geometry(1 << 30));
         assert!(check_header(&header, &geometry(1 << 30)).is_ok());
-        assert!(check_header(&header, &geometry(1 << 29)).is_err());
+        assert!(check_header(&header, &geometry(1 << 31)).is_ok(), "it grew");
+        assert!(matches!(
+            check_header(&header, &geometry(1 << 29)),
+            Err(VolumeError::MapOfLarger { .. })
+        ));
         let other = Geometry {
             layer: Uuid::from_u128(3),
             ..geometry(1 << 30)

@@ -39,6 +39,13 @@ impl BlockMap {
         }
     }
 
+    /// Notes what `other`, a map of the same words and of no more blocks, has changed.
+    pub(super) fn take_over_dirty(&self, other: &Self) {
+        for (mine, its) in self.dirty.iter().zip(&other.dirty) {
+            mine.fetch_or(its.load(Ordering::Acquire), Ordering::AcqRel);
+        }
+    }
+
     /// Words that the map of `blocks` blocks takes.
     pub(super) fn words_for(blocks: u64) -> usize {
         (format::sectors(blocks) * WORDS_PER_SECTOR) as usize

@@ -21,6 +21,12 @@
 //!   after a flush made that durable, and never while the block is used or was written again. A
 //!   crash before leaves the old content, one after leaves zeros: `ZeroHeld` is kept in the durable
 //!   map too, so the space is given back later.
+//! - Growing: `data` is made longer and synced; `map` is made longer and synced; the disk's header
+//!   says the new size (it alone decides); the runtime map is made longer and stamped with the new
+//!   size; then guests are served the new size. A crash before the header leaves files that are
+//!   longer than the disk, by what nobody ever wrote to: they are taken as they are. One after it
+//!   leaves a runtime map of the old size, which counts: what it does not reach was never served.
+//!   The rest of a last block that was not whole is encrypted zeros already, or zeros by the map.
 
 #![deny(clippy::disallowed_types)]
 
@@ -34,7 +40,7 @@ mod runtime;
 mod state;
 
 pub use error::VolumeError;
-pub use layer::{Geometry, LayerPaths, Volume, check_data_file, create_layer};
+pub use layer::{Geometry, LayerPaths, Volume, check_data_file, create_layer, grow_layer};
 pub use locks::{BlockLocks, MOST_BLOCKS};
 pub use map::{BlockMap, Run, held_runs};
 pub use runtime::RuntimeMap;

@@ -18,6 +18,10 @@
 //! its two attach ids: if the disk was attached elsewhere meanwhile, the header names another and
 //! the map is stale. Two ids are needed since the map is stamped before the header is written, so
 //! that a crash between the two still leaves a map that counts.
+//!
+//! When the disk grows, the header says so first; then the file is made longer, then the stamp has
+//! the new size. So a map may have been stamped for a smaller disk, and the file may be longer than
+//! its stamp says, by zeros: nothing behind the stamped size was ever served from it.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -68,8 +72,7 @@ impl RuntimeMap {
             }
         };
         if let Some(found) = Self::find(path, geometry, previous)? {
-            let stamp = stamp(geometry, [next, previous]).map_err(fail("stamp"))?;
-            found.file.write_all_at(&stamp, 0).map_err(fail("write"))?;
+            found.fit(geometry, [next, previous])?;
             return Ok((found, true));
         }
         // Made under another name, so that a crash leaves no half-made map in its place.
@@ -91,20 +94,59 @@ impl RuntimeMap {
                 path: path.to_owned(),
             });
         }
-        let len = file_len(geometry) as u64;
-        let filled = fallocate(&file, FallocateFlags::empty(), 0, len)
-            .map_err(io::Error::from)
-            .and_then(|()| file.write_all_at(&stamp(geometry, [next, previous])?, 0))
-            .and_then(|()| std::fs::rename(&made, path));
-        if let Err(source) = filled {
+        let map = Self { file };
+        let filled = map
+            .fit(geometry, [next, previous])
+            .and_then(|()| std::fs::rename(&made, path).map_err(fail("name")));
+        if let Err(error) = filled {
             let _ = std::fs::remove_file(&made);
-            return Err(fail("make")(source));
+            return Err(error);
         }
-        Ok((Self { file }, false))
+        Ok((map, false))
+    }
+
+    /// Makes the file long enough for the disk and stamps it.
+    fn fit(&self, geometry: &Geometry, attach_ids: [Uuid; 2]) -> Result<(), VolumeError> {
+        let len = file_len(geometry) as u64;
+        fallocate(&self.file, FallocateFlags::empty(), 0, len)
+            .map_err(io::Error::from)
+            .and_then(|()| self.file.write_all_at(&stamp(geometry, attach_ids)?, 0))
+            .map_err(|source| VolumeError::Io {
+                what: "make and stamp the runtime map",
+                source,
+            })
+    }
+
+    /// Makes the map of an attached disk ready for the size that `geometry` has now, which its
+    /// header says already. Whoever serves the old size goes on meanwhile.
+    ///
+    /// # Errors
+    /// [`VolumeError::Io`]; the map serves the old size as before then.
+    pub fn grow(&self, geometry: &Geometry) -> Result<(), VolumeError> {
+        let mut start = [0; STAMP_LEN];
+        self.file
+            .read_exact_at(&mut start, 0)
+            .map_err(|source| VolumeError::Io {
+                what: "read the runtime map",
+                source,
+            })?;
+        self.fit(geometry, [uuid_at(&start, 72), uuid_at(&start, 88)])
+    }
+
+    /// A second handle of it.
+    ///
+    /// # Errors
+    /// [`VolumeError::Io`].
+    pub fn try_clone(&self) -> Result<Self, VolumeError> {
+        let file = self.file.try_clone().map_err(|source| VolumeError::Io {
+            what: "duplicate a file descriptor",
+            source,
+        })?;
+        Ok(Self { file })
     }
 
     /// The runtime map at `path`, if there is one that counts for the disk as last attached with
-    /// `attach`.
+    /// `attach`. The caller has claimed the disk.
     ///
     /// # Errors
     /// [`VolumeError::File`] when it is there and cannot be read.
@@ -123,16 +165,32 @@ impl RuntimeMap {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(fail(e)),
         };
-        if file.metadata().map_err(fail)?.len() != file_len(geometry) as u64 {
+        let len = file.metadata().map_err(fail)?.len();
+        if len < STATES_AT as u64 {
             return Ok(None);
         }
         let mut start = [0; STATES_AT];
         file.read_exact_at(&mut start, 0).map_err(fail)?;
         let ids = [uuid_at(&start, 72), uuid_at(&start, 88)];
-        let counts = start[..STAMP_LEN] == stamp(geometry, ids).map_err(fail)?
+        let mut size = [0; 8];
+        size.copy_from_slice(&start[48..56]);
+        let stamped = Geometry {
+            size: u64::from_le_bytes(size),
+            ..geometry.clone()
+        };
+        let counts = stamped.size <= geometry.size
+            && len >= file_len(&stamped) as u64
+            && start[..STAMP_LEN] == stamp(&stamped, ids).map_err(fail)?
             && start[LOADED_AT] == 1
             && ids.contains(&attach);
-        Ok(counts.then_some(Self { file }))
+        if !counts {
+            return Ok(None);
+        }
+        let found = Self { file };
+        if stamped.size < geometry.size {
+            found.fit(geometry, ids)?;
+        }
+        Ok(Some(found))
     }
 
     /// Takes over a file that another process opened with [`RuntimeMap::open`].
@@ -167,7 +225,7 @@ impl RuntimeMap {
             source,
         };
         let len = file_len(geometry);
-        if self.file.metadata().map_err(fail)?.len() != len as u64 {
+        if self.file.metadata().map_err(fail)?.len() < len as u64 {
             return Err(fail(io::ErrorKind::InvalidData.into()));
         }
         MappedFile::new(&self.file, len).map_err(fail)

@@ -43,7 +43,8 @@ fn what_is_offered_is_what_works() {
         | protocol::CONFIG
         | protocol::CONFIGURE_MEM_SLOTS
         | protocol::LOG_SHMFD
-        | protocol::RESET_DEVICE;
+        | protocol::RESET_DEVICE
+        | protocol::BACKEND_REQ;
     assert_eq!(
         frontend.protocol_offered & wanted,
         wanted,

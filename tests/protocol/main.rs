@@ -11,6 +11,7 @@ mod lifecycle;
 mod limits;
 mod memory;
 mod requests;
+mod resize;
 mod rings;
 
 const MIB: u64 = 1 << 20;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use sealdisk::cipher::{Cipher, DataUnit, SharedSlice};
 use sealdisk::keys::Dek;
 use sealdisk::pipeline::{Finished, GuestBuffer, Op, OpKind, Pipeline, Token};
+use sealdisk::store::StoreFile;
 use sealdisk::units::ByteOffset;
 use sealdisk::volume::{Geometry, RuntimeMap, Volume, format};
 use uuid::Uuid;
@@ -28,15 +29,18 @@ pub struct Options {
     pub crowded: bool,
 }
 
-/// Sectors of the disk: more than two map sectors' worth, and the last block is not whole.
+/// Sectors of the disk at first: more than two map sectors' worth, and the last block is not whole.
 const SECTORS: u64 = (2 * format::BLOCKS_PER_SECTOR + 40) * 8 + 3;
 /// Where the guest works: the start, both borders between map sectors, and the end.
 const WINDOWS: [(u64, u64); 4] = [
     (0, 320),
     (format::BLOCKS_PER_SECTOR * 8 - 96, 192),
     (format::BLOCKS_PER_SECTOR * 16 - 40, 80),
-    (SECTORS - 67, 67),
+    (SECTORS - 67, 67 + MOST_GROWTH),
 ];
+/// Sectors by which the disk grows at most in a run: what of the last window is not there yet is
+/// not used.
+const MOST_GROWTH: u64 = 90;
 /// Blocks that a crowded guest uses.
 const CROWD: u64 = 7;
 const CRASHES: u64 = 12;
@@ -60,6 +64,9 @@ pub struct Simulation {
     geometry: Geometry,
     dek: Dek,
     runtime: PathBuf,
+    /// The runtime map of the opened disk.
+    opened: Option<RuntimeMap>,
+    volume: Option<Arc<Volume>>,
     attach: Uuid,
     model: Model,
     queues: Vec<Queue>,
@@ -93,6 +100,8 @@ impl Simulation {
             geometry,
             dek: Dek::generate().unwrap(),
             runtime,
+            opened: None,
+            volume: None,
             attach: Uuid::new_v4(),
             model: Model::default(),
             queues: Vec::new(),
@@ -110,6 +119,9 @@ impl Simulation {
             let more = if self.options.crowded { 600 } else { 160 };
             for _ in 0..self.rng.below(more) + 20 {
                 self.step()?;
+            }
+            if self.rng.one_in(3) {
+                self.grow()?;
             }
             if self.rng.one_in(2) {
                 self.kill()?
@@ -134,6 +146,58 @@ impl Simulation {
             Pipeline::new(volume.clone(), store, cipher).unwrap()
         };
         self.queues = (0..2).map(queue).collect();
+        self.opened = Some(runtime);
+        self.volume = Some(volume);
+    }
+
+    /// Grows the disk by the steps of a resize, of which a crash may let only some happen; those
+    /// that were synced stay. Then the guest goes on for a while.
+    fn grow(&mut self) -> Result<(), String> {
+        let room = SECTORS + MOST_GROWTH - self.geometry.size / 512;
+        let unit = if self.options.large_units { 8 } else { 1 };
+        let more = (1 + self.rng.below(20)).next_multiple_of(unit).min(room);
+        let grown = self
+            .geometry
+            .grown(self.geometry.size + more * 512)
+            .unwrap();
+        let last = self.rng.below(8);
+        self.disk
+            .borrow_mut()
+            .lengthen(StoreFile::Data, grown.data_len());
+        if last == 0 {
+            return Ok(());
+        }
+        let map_len = format::file_len(grown.blocks());
+        self.disk.borrow_mut().lengthen(StoreFile::Map, map_len);
+        if last == 1 {
+            return Ok(());
+        }
+        // What the header says counts from now on, whatever is served still.
+        self.geometry = grown;
+        if last == 2 {
+            return Ok(());
+        }
+        self.opened.as_ref().unwrap().grow(&self.geometry).unwrap();
+        if last == 3 {
+            return Ok(());
+        }
+        while !self.requests.is_empty() {
+            for queue in 0..2 {
+                self.queues[queue].store_mut().step(&mut self.rng);
+                self.poll(queue)?;
+            }
+        }
+        let (runtime, volume) = (self.opened.as_ref(), self.volume.as_ref().unwrap());
+        let volume = volume.grown(self.geometry.size, runtime.unwrap()).unwrap();
+        let volume = Arc::new(volume);
+        for queue in &mut self.queues {
+            queue.set_volume(volume.clone());
+        }
+        self.volume = Some(volume);
+        for _ in 0..self.rng.below(160) {
+            self.step()?;
+        }
+        Ok(())
     }
 
     fn step(&mut self) -> Result<(), String> {
@@ -248,7 +312,8 @@ impl Simulation {
             let first = self.rng.below(CROWD) * 16;
             return first..first + if self.rng.one_in(16) { 3 } else { 8 };
         }
-        let (start, len) = WINDOWS[self.rng.below(WINDOWS.len() as u64) as usize];
+        let window = WINDOWS[self.rng.below(WINDOWS.len() as u64) as usize];
+        let (start, len) = self.present(window);
         let most = [1, 8, 8, 24, 160][self.rng.below(5) as usize];
         let mut first = start + self.rng.below(len);
         if self.rng.one_in(2) {
@@ -256,6 +321,11 @@ impl Simulation {
         }
         let last = (first + 1 + self.rng.below(most)).min(start + len);
         first..last
+    }
+
+    /// The part of a window that the disk has.
+    fn present(&self, (start, len): (u64, u64)) -> (u64, u64) {
+        (start, len.min(self.geometry.size / 512 - start))
     }
 
     /// The guest's memory in pieces, cut anywhere.
@@ -340,7 +410,8 @@ impl Simulation {
     /// Reads everything the guest may ever have written, through the pipeline.
     fn read_all(&mut self) -> Result<BTreeMap<u64, Stamp>, String> {
         let mut found = BTreeMap::new();
-        for (start, len) in WINDOWS {
+        for window in WINDOWS {
+            let (start, len) = self.present(window);
             let mut memory = vec![0xee; (len * 512) as usize];
             let slices = self.cut(&mut memory);
             let op = Op {

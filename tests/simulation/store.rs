@@ -89,6 +89,12 @@ impl SimDisk {
         }
     }
 
+    /// Makes the data file longer, or the map file.
+    pub fn lengthen(&mut self, file: StoreFile, len: u64) {
+        let file = self.file(file);
+        file.len = file.len.max(len);
+    }
+
     pub fn lose_power(&mut self, rng: &mut Rng) {
         self.data.lose_power(rng);
         self.map.lose_power(rng);

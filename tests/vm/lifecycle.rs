@@ -88,6 +88,44 @@ cmp /tmp/block /tmp/read
     daemon.stop();
 }
 
+/// The disk grows under a mounted file system, which then fills the new space.
+#[test]
+fn a_guest_sees_its_disk_grow_and_its_file_system_follows() {
+    let host = Host::new();
+    host.create_disk("data", "64MiB", &[]);
+    let daemon = host.attach("data");
+    let job = "
+set -e
+[ \"$(cat /sys/block/vda/size)\" = 131072 ]
+mkfs.ext4 -q /dev/vda
+mount /dev/vda /mnt
+dd if=/dev/urandom of=/mnt/old bs=1M count=24 conv=fsync status=none
+sha256sum /mnt/old >/tmp/sums
+echo SEALDISK-STEP grow
+n=0
+until [ \"$(cat /sys/block/vda/size)\" = 524288 ]; do
+    usleep 100000
+    n=$((n + 1))
+    [ $n -lt 600 ]
+done
+resize2fs /dev/vda
+dd if=/dev/urandom of=/mnt/new bs=1M count=160 conv=fsync status=none
+sha256sum /mnt/new >>/tmp/sums
+echo 3 >/proc/sys/vm/drop_caches
+sha256sum -c /tmp/sums
+umount /mnt
+e2fsck -fn /dev/vda
+";
+    let mut guest = Machine::new(direct(), job)
+        .disk(Disk::vhost_user(daemon.socket()))
+        .start();
+    guest.wait_for("SEALDISK-STEP grow");
+    host.run(&["disk", "resize", "data", "--size", "256MiB"]);
+    guest.finish();
+    assert!(daemon.log().contains("was told of the disk's new size"));
+    daemon.stop();
+}
+
 #[test]
 fn a_disk_is_plugged_into_a_running_guest_and_out_again() {
     let host = Host::new();

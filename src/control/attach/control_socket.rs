@@ -24,12 +24,15 @@ use crate::frontend::Limits;
 use super::AttachError;
 use super::board::{Board, Line};
 use super::commands::Commands;
+use super::growth::Growth;
 use super::status::KeyStatus;
 
 /// Bytes of a line at most.
 const MOST_LINE: u64 = 16 * 1024;
 /// How long the other end may take.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a new size may take: longer than the data plane may.
+const RESIZE_PATIENCE: Duration = Duration::from_secs(40);
 /// How long the end of the attach waits for clients that are being answered.
 const FAREWELL: Duration = Duration::from_millis(500);
 /// Clients at once; more are sent away.
@@ -41,6 +44,8 @@ const MOST_CLIENTS: usize = 32;
 enum Request {
     /// These limits, instead of those that the disk has.
     Limits(Limits),
+    /// The size that the disk's header says, from now on.
+    Resize,
     /// What the guard knows of the key.
     Status,
     /// The events so far, and with `follow` those to come.
@@ -53,6 +58,13 @@ enum Request {
 enum Reply<T> {
     Ok(T),
     Error(String),
+}
+
+/// What the clients' requests go to.
+pub(super) struct Handles {
+    pub(super) board: Arc<Board>,
+    pub(super) commands: Arc<Commands>,
+    pub(super) growth: Growth,
 }
 
 /// The serving end.
@@ -83,13 +95,13 @@ impl ControlSocket {
     }
 
     /// Serves clients from now on, until the end of the process.
-    pub(super) fn serve(&self, board: Arc<Board>, commands: Arc<Commands>) -> io::Result<()> {
+    pub(super) fn serve(&self, attached: Arc<Handles>) -> io::Result<()> {
         let listener = self.listener.try_clone()?;
         let clients = self.clients.clone();
         let accept = move || {
             loop {
                 match listener.accept() {
-                    Ok((client, _)) => greet(client, &clients, &board, &commands),
+                    Ok((client, _)) => greet(client, &clients, &attached),
                     Err(error) => {
                         log::warn!("a client of the control socket is lost: {error}");
                         std::thread::sleep(Duration::from_millis(100));
@@ -119,22 +131,17 @@ impl Drop for ControlSocket {
 }
 
 /// Gives a client a thread of its own, unless there are too many.
-fn greet(
-    client: UnixStream,
-    clients: &Arc<AtomicUsize>,
-    board: &Arc<Board>,
-    commands: &Arc<Commands>,
-) {
+fn greet(client: UnixStream, clients: &Arc<AtomicUsize>, attached: &Arc<Handles>) {
     if clients.fetch_add(1, Ordering::Relaxed) >= MOST_CLIENTS {
         clients.fetch_sub(1, Ordering::Relaxed);
         return;
     }
-    let (count, board, commands) = (clients.clone(), board.clone(), commands.clone());
+    let (count, attached) = (clients.clone(), attached.clone());
     let spawned = std::thread::Builder::new()
         .name("control-client".into())
         .spawn(move || {
             // A client that went away needs no answer.
-            let _ = serve_client(client, &board, &commands);
+            let _ = serve_client(client, &attached);
             count.fetch_sub(1, Ordering::Relaxed);
         });
     if spawned.is_err() {
@@ -142,7 +149,12 @@ fn greet(
     }
 }
 
-fn serve_client(mut client: UnixStream, board: &Board, commands: &Commands) -> io::Result<()> {
+fn serve_client(mut client: UnixStream, attached: &Handles) -> io::Result<()> {
+    let Handles {
+        board,
+        commands,
+        growth,
+    } = attached;
     client.set_read_timeout(Some(PATIENCE))?;
     client.set_write_timeout(Some(PATIENCE))?;
     let mut line = String::new();
@@ -151,6 +163,10 @@ fn serve_client(mut client: UnixStream, board: &Board, commands: &Commands) -> i
         Ok(Request::Limits(limits)) => match commands.limits(&limits) {
             Ok(()) => reply(&mut client, &Reply::Ok(())),
             Err(error) => reply::<()>(&mut client, &Reply::Error(error.to_string())),
+        },
+        Ok(Request::Resize) => match growth.follow_header() {
+            Ok(size) => reply(&mut client, &Reply::Ok(size)),
+            Err(error) => reply::<u64>(&mut client, &Reply::Error(error)),
         },
         Ok(Request::Status) => reply(&mut client, &Reply::Ok(board.status())),
         Ok(Request::Events { follow }) => {
@@ -194,6 +210,19 @@ fn reply<T: Serialize>(client: &mut UnixStream, reply: &Reply<T>) -> io::Result<
 /// [`AttachError::NotAttached`], or [`AttachError::Refused`].
 pub fn set_limits(runtime_dir: &Path, disk: Uuid, limits: &Limits) -> Result<(), AttachError> {
     ask(runtime_dir, disk, &Request::Limits(*limits))
+}
+
+/// Has an attached disk, whose files have grown, served with the size that its header says; which
+/// that is.
+///
+/// # Errors
+/// [`AttachError::NotAttached`], or [`AttachError::Refused`].
+pub fn follow_size(runtime_dir: &Path, disk: Uuid) -> Result<u64, AttachError> {
+    let socket = connect(runtime_dir, disk)?;
+    socket
+        .set_read_timeout(Some(RESIZE_PATIENCE))
+        .map_err(not_attached)?;
+    ask_over(socket, &Request::Resize)
 }
 
 /// What is known of the key of an attached disk.
@@ -251,7 +280,10 @@ fn ask<T: DeserializeOwned>(
     disk: Uuid,
     request: &Request,
 ) -> Result<T, AttachError> {
-    let socket = connect(runtime_dir, disk)?;
+    ask_over(connect(runtime_dir, disk)?, request)
+}
+
+fn ask_over<T: DeserializeOwned>(socket: UnixStream, request: &Request) -> Result<T, AttachError> {
     send(&socket, request)?;
     let mut answer = String::new();
     BufReader::new(socket.take(MOST_LINE))

@@ -70,6 +70,19 @@ pub enum AttachError {
         #[source]
         source: io::Error,
     },
+    /// The header of an attached disk says the new size, and its guest does not see it.
+    #[error(
+        "the disk {name} has {size} bytes now, but what serves it keeps the old size ({reason}); try \
+         again, or attach it again"
+    )]
+    SizeNotServed {
+        /// The disk.
+        name: String,
+        /// Its size.
+        size: u64,
+        /// Why.
+        reason: String,
+    },
     /// The setup could not be handed over.
     #[error(transparent)]
     Frontend(#[from] FrontendError),

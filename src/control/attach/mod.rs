@@ -18,10 +18,12 @@ mod commands;
 mod control_socket;
 mod data_plane;
 mod error;
+mod growth;
 mod guard;
 #[cfg(test)]
 mod guard_tests;
 mod records;
+mod resize;
 mod socket;
 mod status;
 mod supervise;
@@ -44,14 +46,16 @@ use crate::volume::{RuntimeMap, check_data_file};
 
 use board::Board;
 use checker::Checker;
-use control_socket::ControlSocket;
+use control_socket::{ControlSocket, Handles};
 use data_plane::DataPlane;
+use growth::Growth;
 use guard::{Finding, Guard, Moment};
 use records::{Operation, Record, Recorder};
 use supervise::{Attached, Ended, Supervision};
 
 pub use control_socket::{events, key_status, set_limits};
 pub use error::AttachError;
+pub use resize::resize;
 pub use socket::{Socket, SocketSource};
 pub use status::{DekState, Event, EventKind, GuardOptions, KeyState, KeyStatus, Reason};
 
@@ -125,25 +129,26 @@ fn open(
     let claim = claim(disk, &header_file)?;
     let (header, dek) = disk.unlock(installation, header_file.read().map_err(DiskError::from)?)?;
     let top = header.top().ok_or(AttachError::NoLayer)?.clone();
-    let geometry = disks::geometry(&header, &top)?;
     let files = disks::open_files(claim, &disk.layer_paths(&top))?;
-    check_data_file(files.data.file(), &geometry).map_err(DiskError::from)?;
     let socket = Socket::open(&request.socket)?;
 
     files::private_dir(&request.runtime_dir).map_err(DiskError::from)?;
-    let runtime_path = runtime_map(&request.runtime_dir, header.disk);
-    let next = Uuid::new_v4();
-    let (runtime, recovered) =
-        RuntimeMap::open(&runtime_path, &geometry, header.attach, next).map_err(DiskError::from)?;
-    if recovered {
-        log::warn!("the last data plane of this disk died; what it had completed is kept");
-    }
-    // Only now, under its lock, the header of this moment: it may have been wrapped anew meanwhile.
+    // Only now, under its lock, the header of this moment: it may have been wrapped anew, or have
+    // another size, meanwhile.
     let mut lock = header_file.lock().map_err(DiskError::from)?;
     let newest = lock
         .read()
         .and_then(|h| h.authenticate(&dek))
         .map_err(DiskError::from)?;
+    let geometry = disks::geometry(&newest, &top)?;
+    check_data_file(files.data.file(), &geometry).map_err(DiskError::from)?;
+    let runtime_path = runtime_map(&request.runtime_dir, newest.disk);
+    let next = Uuid::new_v4();
+    let (runtime, recovered) =
+        RuntimeMap::open(&runtime_path, &geometry, newest.attach, next).map_err(DiskError::from)?;
+    if recovered {
+        log::warn!("the last data plane of this disk died; what it had completed is kept");
+    }
     let stamped = Header::new(crate::envelope::HeaderPayload {
         attach: next,
         ..(*newest).clone()
@@ -207,16 +212,23 @@ impl Served {
             runtime_path,
             recovered,
         } = opened;
+        let (layer, disk) = (setup.layer, self.disk.clone());
         let guard = Guard::new(self.options, key_url, Moment::now());
         self.record(Operation::HandOver, guard.key_url())
             .map_err(AttachError::Audit)?;
+        let growing = runtime.try_clone().map_err(DiskError::from)?;
         let mut data_plane = DataPlane::spawn(&socket, files, runtime)?;
         data_plane.send(&setup, &dek)?;
         drop(dek);
         let mut supervision = self.supervision(guard, data_plane, &setup)?;
-        let (board, commands) = (&supervision.hands.board, &supervision.hands.commands);
+        let commands = supervision.hands.commands.clone();
+        let attached = Handles {
+            board: supervision.hands.board.clone(),
+            growth: Growth::new(disk, layer, growing, commands.clone()),
+            commands,
+        };
         control
-            .serve(board.clone(), commands.clone())
+            .serve(Arc::new(attached))
             .map_err(data_plane::process("serve the control socket"))?;
         let ended = supervision.run(signals);
         supervision.close();

@@ -1,4 +1,4 @@
-//! Disks: making, listing, deleting, re-wrapping and decrypting them.
+//! Disks: making, listing, growing, deleting, re-wrapping and decrypting them.
 //!
 //! A disk is a directory with a `header` and, for each layer, `LAYER.data` and `LAYER.map`; the
 //! catalog's row is an index of it. Where both say different things the header is right, because
@@ -35,6 +35,7 @@ mod dataplane;
 mod decrypt;
 mod delete;
 mod error;
+mod grow;
 mod size;
 mod staging;
 mod update;
@@ -45,6 +46,7 @@ pub use dataplane::{geometry, open_files};
 pub use decrypt::{Plaintext, decrypt};
 pub use delete::delete;
 pub use error::DiskError;
+pub use grow::grow;
 pub use size::parse_size;
 pub use staging::sweep;
 pub use update::{rewrap, update};

@@ -6,7 +6,7 @@ TOOL_PACKAGES=(busybox-static cryptsetup-bin e2fsprogs xfsprogs btrfs-progs ntfs
 add_tools() {
     add_base "$1"
     rm -f "$1"/bin/{mke2fs,blkdiscard,fstrim} # the real ones know more
-    add_program "$1" mke2fs mkfs.ext4 e2fsck blkdiscard fstrim cryptsetup \
+    add_program "$1" mke2fs mkfs.ext4 e2fsck resize2fs blkdiscard fstrim cryptsetup \
         mkfs.xfs xfs_repair mkfs.btrfs btrfs mkfs.ntfs ntfs-3g ntfsfix
     cp /etc/mke2fs.conf "$1/etc/"
     add_modules "$1" virtio_pci virtio_blk virtio_console qemu_fw_cfg \
