@@ -1,5 +1,6 @@
 //! A log in a database of its own.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -8,7 +9,7 @@ use time::OffsetDateTime;
 
 use super::store::TABLES;
 use super::{AuditError, AuditRecord, Chain};
-use crate::keys::{FileGuard, SealingError, SealingKey};
+use crate::keys::{FileGuard, SealingKey};
 use crate::sqlite::{self, Schema};
 
 const SCHEMA: Schema = Schema {
@@ -28,20 +29,30 @@ impl AuditLog {
     /// Opens the log `path`; the first call makes it, and the key file that has `.key` in the place
     /// of the log's suffix.
     ///
+    /// The key file gets its name once the log is there: a key without a log is what is left when
+    /// somebody has removed the log.
+    ///
     /// # Errors
-    /// [`AuditError`], also for a key file that is missing or that others can read.
+    /// [`AuditError`], also for a key file that is missing or that others can read, and for a key
+    /// file without a log.
     pub fn open(path: &Path) -> Result<Self, AuditError> {
         let mut db = sqlite::open(path, &SCHEMA)?;
-        let key_path = path.with_extension("key");
+        let (key_path, new_path) = (path.with_extension("key"), path.with_extension("key.new"));
         // Under the write lock, so that of two processes that find no log one makes it.
         let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let made: bool =
             transaction.query_row("SELECT count(*) FROM audit_log", [], |row| row.get(0))?;
         let chain = if made {
+            take_name(&new_path, &key_path)?;
             let sealing = SealingKey::load(&key_path, FileGuard::Mode).map_err(AuditError::Key)?;
             Chain::load(&transaction, &sealing)?
+        } else if key_path.exists() {
+            return Err(AuditError::tampered(format!(
+                "the log {} was removed, its key is there",
+                path.display()
+            )));
         } else {
-            let sealing = new_key(&key_path)?;
+            let sealing = new_key(&new_path)?;
             Some(Chain::create(
                 &transaction,
                 &sealing,
@@ -49,6 +60,7 @@ impl AuditLog {
             )?)
         };
         transaction.commit()?;
+        take_name(&new_path, &key_path)?;
         let chain = chain.ok_or_else(|| AuditError::tampered("its first row is missing"))?;
         Ok(Self {
             db: Mutex::new(db),
@@ -79,33 +91,38 @@ impl AuditLog {
     }
 }
 
-/// Makes the key of a log that is about to be made. A key that is there already is left from a
-/// process that died before its log was complete, and is as good as a new one.
+/// Makes the key of a log that is about to be made; one that is left from a process that died over
+/// that is of no use to anybody.
 fn new_key(path: &Path) -> Result<SealingKey, AuditError> {
-    let made = match path.try_exists() {
-        Ok(true) => match SealingKey::load(path, FileGuard::Mode) {
-            // It died while it wrote the key; nothing is sealed under half of one.
-            Err(SealingError::Length { .. }) => {
-                std::fs::remove_file(path).map_err(|source| AuditError::Io {
-                    call: "remove",
-                    path: path.into(),
-                    source,
-                })?;
-                SealingKey::create(path)
-            }
-            other => other,
-        },
-        _ => SealingKey::create(path),
-    };
-    let key = made.map_err(AuditError::Key)?;
-    if let Some(parent) = path.parent() {
-        std::fs::File::open(parent)
-            .and_then(|dir| dir.sync_all())
-            .map_err(|source| AuditError::Io {
-                call: "sync",
-                path: parent.into(),
-                source,
-            })?;
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => return Err(io_error("remove", path, e)),
+        _ => {}
     }
-    Ok(key)
+    SealingKey::create(path).map_err(AuditError::Key)
+}
+
+/// Gives the key of a log that is there its name, unless it has it.
+fn take_name(new: &Path, path: &Path) -> Result<(), AuditError> {
+    if path.exists() {
+        return Ok(());
+    }
+    match std::fs::rename(new, path) {
+        // Another process was faster, or the key is lost: reading it tells.
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(|e| io_error("rename", new, e))?,
+    }
+    let Some(parent) = path.parent() else {
+        return Ok(());
+    };
+    std::fs::File::open(parent)
+        .and_then(|dir| dir.sync_all())
+        .map_err(|e| io_error("sync", parent, e))
+}
+
+fn io_error(call: &'static str, path: &Path, source: std::io::Error) -> AuditError {
+    AuditError::Io {
+        call,
+        path: path.into(),
+        source,
+    }
 }

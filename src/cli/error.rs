@@ -1,5 +1,6 @@
 //! The error that ends a command.
 
+use crate::audit::AuditError;
 use crate::catalog::{CatalogError, Kind};
 use crate::control::ControlError;
 use crate::vault::VaultError;
@@ -54,6 +55,18 @@ impl From<CatalogError> for CliError {
     }
 }
 
+impl From<AuditError> for CliError {
+    fn from(error: AuditError) -> Self {
+        let code = match &error {
+            AuditError::Tampered { .. } => super::audit::TAMPERED,
+            AuditError::Export { .. } => "BadParameter",
+            AuditError::Write(_) => "OutputError",
+            _ => "AuditLogError",
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
 impl From<VaultError> for CliError {
     fn from(error: VaultError) -> Self {
         Self::new(error.code.as_str(), error.to_string())
@@ -70,7 +83,7 @@ impl From<ControlError> for CliError {
             | ControlError::VaultHere { .. }
             | ControlError::Identity { .. } => Self::new("OperationNotAllowed", error.to_string()),
             ControlError::Disks(error) => (*error).into(),
-            ControlError::Audit(_) => Self::new("AuditLogError", error.to_string()),
+            ControlError::Audit(error) => error.into(),
             ControlError::Directory { .. }
             | ControlError::Exposed { .. }
             | ControlError::NoStateDirectory => Self::new("StateDirectory", error.to_string()),

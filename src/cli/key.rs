@@ -12,15 +12,18 @@ use time::{Date, OffsetDateTime, PrimitiveDateTime};
 use zeroize::Zeroizing;
 
 use super::output::time_cell;
-use super::{CliError, Context, Tabular, what_if};
+use super::{CliError, Context, Tabular, key_lifecycle, what_if};
 use crate::control::Installation;
 use crate::vault::{
-    AttributeChange, KeyAttributes, KeyBundle, KeyId, KeyMaterial, KeySize, KeyUrl, KeyVault,
-    NewKey,
+    AttributeChange, EmbeddedVault, KeyAttributes, KeyBundle, KeyChange, KeyId, KeyMaterial,
+    KeyOps, KeySize, KeyType, KeyUrl, KeyVault, NewKey, PrivateJwk,
 };
 
 /// Largest PEM file that is read: an RSA-4096 key has less than 4 KiB.
 const PEM_LIMIT: u64 = 64 * 1024;
+
+/// Largest JSON Web Key that is read.
+const JWK_LIMIT: u64 = 64 * 1024;
 
 /// Arguments of `keyvault key`.
 #[derive(Args)]
@@ -60,6 +63,8 @@ cannot be made, attached or decrypted until it is valid again.")]
     #[command(after_help = "Example:
   sealdisk keyvault key what-if --disable mykey --vault-name myvault")]
     WhatIf(what_if::WhatIfArgs),
+    #[command(flatten)]
+    Lifecycle(key_lifecycle::LifecycleCommand),
 }
 
 #[derive(Args)]
@@ -70,20 +75,63 @@ struct CreateArgs {
     #[arg(long)]
     vault_name: String,
     /// The kind of key
-    #[arg(long, value_enum, ignore_case = true, default_value_t = KeyType::Rsa)]
-    kty: KeyType,
+    #[arg(long, value_enum, ignore_case = true, default_value_t = Kty::Rsa)]
+    kty: Kty,
     /// Bits of the modulus: 2048, 3072 or 4096
     #[arg(long, default_value_t = 3072)]
     size: u32,
+    #[command(flatten)]
+    placement: PlacementArgs,
     #[command(flatten)]
     attributes: AttributeArgs,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum KeyType {
+enum Kty {
     /// RSA
     #[value(name = "RSA")]
     Rsa,
+    /// RSA, in a hardware security module
+    #[value(name = "RSA-HSM")]
+    RsaHsm,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Protection {
+    /// In the vault's files, encrypted
+    Software,
+    /// In a hardware security module
+    Hsm,
+}
+
+#[derive(Args)]
+struct PlacementArgs {
+    /// Where the private key has to be; the vault decides where it is
+    #[arg(long, value_enum)]
+    protection: Option<Protection>,
+}
+
+impl PlacementArgs {
+    /// Refuses a vault that would keep the key elsewhere than it has to be.
+    fn check(&self, vault: &EmbeddedVault, kty: Kty) -> Result<(), CliError> {
+        let wanted = match (self.protection, kty) {
+            (Some(Protection::Hsm), _) | (None, Kty::RsaHsm) => Some(KeyType::RsaHsm),
+            (Some(Protection::Software), _) => Some(KeyType::Rsa),
+            (None, Kty::Rsa) => None,
+        };
+        if wanted.is_none_or(|wanted| wanted == vault.key_type()) {
+            return Ok(());
+        }
+        Err(CliError::new(
+            "BadParameter",
+            format!(
+                "the key vault '{}' has keys of type {} only; whether keys are in a hardware \
+                 security module is chosen when a vault is made (`keyvault create --hsm-module`)",
+                vault.name(),
+                vault.key_type().name()
+            ),
+        ))
+    }
 }
 
 #[derive(Args)]
@@ -93,11 +141,23 @@ struct ImportArgs {
     /// Its vault
     #[arg(long)]
     vault_name: String,
-    /// The private key as PEM, PKCS#1 or PKCS#8 without a password; `-` reads stdin
-    #[arg(long, value_name = "FILE")]
-    pem_file: PathBuf,
+    #[command(flatten)]
+    source: SourceArgs,
+    #[command(flatten)]
+    placement: PlacementArgs,
     #[command(flatten)]
     attributes: AttributeArgs,
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct SourceArgs {
+    /// The private key as PEM, PKCS#1 or PKCS#8 without a password; `-` reads stdin
+    #[arg(long, value_name = "FILE")]
+    pem_file: Option<PathBuf>,
+    /// The private key as a JSON Web Key (RFC 7518); `-` reads stdin
+    #[arg(long, value_name = "FILE")]
+    jwk_file: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -147,15 +207,44 @@ struct AttributeArgs {
     /// When it starts being valid, in the same forms
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     not_before: Option<OffsetDateTime>,
+    /// What it may be used for: some of encrypt decrypt wrapKey unwrapKey sign verify
+    #[arg(long, num_args = 1.., value_name = "OPERATION")]
+    ops: Vec<String>,
+    /// What you attach to it, in place of what it has: NAME=VALUE, or '' for nothing
+    #[arg(long, num_args = 1.., value_name = "NAME=VALUE", value_parser = parse_tag)]
+    tags: Vec<Option<(String, String)>>,
 }
 
 impl AttributeArgs {
-    fn change(&self) -> AttributeChange {
-        AttributeChange {
-            enabled: self.enabled,
-            not_before: self.not_before,
-            expires: self.expires,
-        }
+    fn change(self) -> Result<KeyChange, CliError> {
+        let ops = self.ops.iter().map(String::as_str);
+        Ok(KeyChange {
+            attributes: AttributeChange {
+                enabled: self.enabled,
+                not_before: self.not_before,
+                expires: self.expires,
+            },
+            key_ops: match self.ops.is_empty() {
+                true => None,
+                false => Some(KeyOps::from_names(ops)?),
+            },
+            tags: match self.tags.is_empty() {
+                true => None,
+                false => Some(self.tags.into_iter().flatten().collect()),
+            },
+        })
+    }
+}
+
+/// `NAME=VALUE`; `None` for the empty text.
+fn parse_tag(text: &str) -> Result<Option<(String, String)>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let (name, value) = text.split_once('=').unwrap_or((text, ""));
+    match name.is_empty() {
+        true => Err("write it as NAME=VALUE".into()),
+        false => Ok(Some((name.into(), value.into()))),
     }
 }
 
@@ -213,22 +302,33 @@ pub(super) fn run(
     let output = &context.output;
     match args.command {
         KeyCommand::Create(args) => {
-            let KeyType::Rsa = args.kty;
-            let size = KeySize::try_from(args.size)?;
             let vault = installation.vault(&args.vault_name)?;
-            let change = args.attributes.change();
+            args.placement.check(&vault, args.kty)?;
+            let KeyChange {
+                attributes,
+                key_ops,
+                tags,
+            } = args.attributes.change()?;
             let new = NewKey {
-                attributes: change,
-                ..NewKey::new(size)
+                size: KeySize::try_from(args.size)?,
+                attributes,
+                key_ops: key_ops.unwrap_or_default(),
+                tags: tags.unwrap_or_default(),
             };
             output.show(&vault.create_key(&operator, &args.name, &new)?)
         }
         KeyCommand::Import(args) => {
             let vault = installation.vault(&args.vault_name)?;
-            let pem = read_pem(&args.pem_file)?;
-            let change = args.attributes.change();
-            let material = KeyMaterial::Pem(&pem);
-            output.show(&vault.import_key(&operator, &args.name, &material, &change.into())?)
+            args.placement.check(&vault, Kty::Rsa)?;
+            let change = args.attributes.change()?;
+            let import = |material: KeyMaterial<'_>| {
+                output.show(&vault.import_key(&operator, &args.name, &material, &change)?)
+            };
+            match (args.source.pem_file, args.source.jwk_file) {
+                (Some(path), _) => import(KeyMaterial::Pem(&read_text("PEM", &path, PEM_LIMIT)?)),
+                (None, Some(path)) => import(KeyMaterial::Jwk(&read_jwk(&path)?)),
+                (None, None) => Err(CliError::usage("give --pem-file or --jwk-file")),
+            }
         }
         KeyCommand::List(args) => {
             let keys = installation.vault(&args.vault_name)?.keys(&operator)?;
@@ -244,15 +344,16 @@ pub(super) fn run(
         }
         KeyCommand::WhatIf(args) => what_if::run(context, installation, &args),
         KeyCommand::SetAttributes(args) => {
-            let change = args.attributes.change();
-            if change == AttributeChange::default() {
+            let change = args.attributes.change()?;
+            if change == KeyChange::default() {
                 return Err(CliError::usage(
-                    "nothing to change: give --enabled, --expires or --not-before",
+                    "nothing to change: give --enabled, --expires, --not-before, --ops or --tags",
                 ));
             }
             let vault = installation.vault(&args.version.vault_name)?;
-            output.show(&vault.update_key(&operator, &args.version.key_id(), &change.into())?)
+            output.show(&vault.update_key(&operator, &args.version.key_id(), &change)?)
         }
+        KeyCommand::Lifecycle(command) => key_lifecycle::run(context, installation, command),
     }
 }
 
@@ -269,22 +370,31 @@ fn items(bundles: Vec<KeyBundle>) -> Result<Vec<KeyItemView>, CliError> {
     bundles.into_iter().map(KeyItemView::try_from).collect()
 }
 
-fn read_pem(path: &Path) -> Result<Zeroizing<String>, CliError> {
+fn read_jwk(path: &Path) -> Result<PrivateJwk, CliError> {
+    let text = read_text("JSON Web Key", path, JWK_LIMIT)?;
+    // The parser's own message could repeat a part of the key.
+    serde_json::from_str(&text).map_err(|_| {
+        let message = format!("the file {} is no JSON Web Key", path.display());
+        CliError::new("BadParameter", message)
+    })
+}
+
+/// Reads a file with a secret, or stdin.
+fn read_text(what: &str, path: &Path, limit: u64) -> Result<Zeroizing<String>, CliError> {
     let fail = |e: &dyn std::fmt::Display| {
-        let message = format!("cannot read the PEM file {}: {e}", path.display());
+        let message = format!("cannot read the {what} file {}: {e}", path.display());
         CliError::new("BadParameter", message)
     };
     // Room for all of it from the start, so that no copy of the key is left by growing.
-    let mut text = Zeroizing::new(String::with_capacity(PEM_LIMIT as usize + 1));
-    let read =
-        |from: &mut dyn Read, text: &mut String| from.take(PEM_LIMIT + 1).read_to_string(text);
+    let mut text = Zeroizing::new(String::with_capacity(limit as usize + 1));
+    let read = |from: &mut dyn Read, text: &mut String| from.take(limit + 1).read_to_string(text);
     let length = if path.as_os_str() == "-" {
         read(&mut std::io::stdin().lock(), &mut text)
     } else {
         File::open(path).and_then(|mut file| read(&mut file, &mut text))
     };
     let length = length.map_err(|e| fail(&e))?;
-    if length as u64 > PEM_LIMIT {
+    if length as u64 > limit {
         return Err(fail(&"it is too long for an RSA key"));
     }
     Ok(text)

@@ -5,8 +5,8 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::audit::EntryView;
 use super::{CliError, Context, Tabular, connect, key, serve};
-use crate::audit::Entry;
 use crate::catalog::{VaultKind, VaultRecord};
 use crate::control::Installation;
 use crate::vault::{EmbeddedVault, KeyType, KeyVault, Permissions, VaultSettings};
@@ -29,6 +29,12 @@ there is one (32 bytes, LoadCredentialEncrypted=), else STATE_DIR/vaults/NAME/ma
 made with the vault. Without the master key nothing that the vault's keys wrap can be read again:
 back it up apart from the disks.")]
     Create(CreateArgs),
+    /// Change what a vault does with deleted keys
+    #[command(after_help = "Example:
+  sealdisk keyvault update myvault --enable-purge-protection true
+
+Purge protection cannot be switched off again.")]
+    Update(UpdateArgs),
     /// List the key vaults
     #[command(after_help = "Example:\n  sealdisk keyvault list -o json")]
     List,
@@ -64,8 +70,20 @@ Its keys and policies are administrated where it is kept. Doing it again replace
   REQUESTS_CA_BUNDLE=/var/lib/sealdisk/tls/ca.pem IDENTITY_ENDPOINT=https://localhost:8443/msi/token \\
     IDENTITY_HEADER=$(cat backup-job.secret) python3 backup.py")]
     Serve(serve::ServeArgs),
+    /// Do what is due now: rotate keys by their policies, purge keys whose retention time is over
+    #[command(after_help = "Example:
+  sealdisk keyvault run-due
+
+`keyvault serve` does this by itself; without it, a timer can.")]
+    RunDue,
     /// Manage the keys of a vault
     Key(key::KeyArgs),
+}
+
+#[derive(Args)]
+struct NameArgs {
+    /// The key vault
+    name: String,
 }
 
 #[derive(Args)]
@@ -73,13 +91,37 @@ struct CreateArgs {
     /// The key vault
     name: String,
     #[command(flatten)]
+    settings: SettingsArgs,
+    #[command(flatten)]
     hsm: connect::HsmOptions,
 }
 
 #[derive(Args)]
-struct NameArgs {
+struct UpdateArgs {
     /// The key vault
     name: String,
+    #[command(flatten)]
+    settings: SettingsArgs,
+}
+
+#[derive(Args)]
+struct SettingsArgs {
+    /// For how many days a deleted key can be recovered: 7 to 90 [default: 90]
+    #[arg(long, value_name = "DAYS")]
+    retention_days: Option<u32>,
+    /// Let nobody purge a deleted key before that time
+    #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true")]
+    enable_purge_protection: Option<bool>,
+}
+
+impl SettingsArgs {
+    /// What is given, in place of what is so now.
+    fn over(&self, now: VaultSettings) -> VaultSettings {
+        VaultSettings {
+            retention_days: self.retention_days.unwrap_or(now.retention_days),
+            purge_protection: self.enable_purge_protection.unwrap_or(now.purge_protection),
+        }
+    }
 }
 
 #[derive(Args)]
@@ -120,6 +162,10 @@ struct VaultProperties {
     #[serde(skip_serializing_if = "Option::is_none")]
     own_ca: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    soft_delete_retention_in_days: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    enable_purge_protection: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     access_policies: Option<Vec<PolicyView>>,
 }
 
@@ -149,6 +195,8 @@ impl From<VaultRecord> for VaultView {
                 vault_uri: record.url,
                 kind: Some(kind),
                 own_ca,
+                soft_delete_retention_in_days: None,
+                enable_purge_protection: None,
                 access_policies: None,
             },
         }
@@ -167,75 +215,24 @@ impl Tabular for VaultView {
     }
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct AuditView {
-    time: String,
-    caller: String,
-    operation: String,
-    key: Option<String>,
-    version: Option<String>,
-    detail: Option<String>,
-    outcome: &'static str,
-    code: Option<String>,
-}
-
-impl Tabular for AuditView {
-    const COLUMNS: &'static [&'static str] = &[
-        "time",
-        "caller",
-        "operation",
-        "key",
-        "version",
-        "outcome",
-        "code",
-        "detail",
-    ];
-
-    fn cells(&self) -> Vec<String> {
-        let optional = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
-        vec![
-            self.time.clone(),
-            self.caller.clone(),
-            self.operation.clone(),
-            optional(&self.key),
-            optional(&self.version),
-            self.outcome.into(),
-            optional(&self.code),
-            optional(&self.detail),
-        ]
-    }
-}
-
-impl From<Entry> for AuditView {
-    fn from(record: Entry) -> Self {
-        Self {
-            time: record.time,
-            caller: record.caller,
-            operation: record.operation,
-            key: record.key,
-            version: record.version,
-            detail: record.detail,
-            outcome: match record.code {
-                None => "allowed",
-                Some(_) => "refused",
-            },
-            code: record.code,
-        }
-    }
-}
-
 pub(super) fn run(context: &Context, args: KeyvaultArgs) -> Result<(), CliError> {
     let installation = context.installation()?;
     match args.command {
         KeyvaultCommand::Create(args) => {
-            let settings = VaultSettings::default();
+            let settings = args.settings.over(VaultSettings::default());
             let vault = match args.hsm.settings()? {
                 None => installation.create_vault(&args.name, &settings)?,
                 Some(hsm) => installation.create_hsm_vault(&args.name, &settings, hsm)?,
             };
             context.output.show(&view(&vault)?)
         }
+        KeyvaultCommand::Update(args) => {
+            let vault = installation.vault(&args.name)?;
+            let settings = args.settings.over(vault.settings()?);
+            vault.update_settings(&installation.operator(), &settings)?;
+            context.output.show(&view(&vault)?)
+        }
+        KeyvaultCommand::RunDue => run_due(context, &installation),
         KeyvaultCommand::List => list(context, &installation),
         KeyvaultCommand::Show(args) => {
             let record = installation
@@ -261,7 +258,8 @@ pub(super) fn run(context: &Context, args: KeyvaultArgs) -> Result<(), CliError>
         }
         KeyvaultCommand::AuditLog(args) => {
             let log = installation.vault(&args.name)?.audit_log()?;
-            let views: Vec<AuditView> = log.into_iter().map(AuditView::from).collect();
+            let view = |entry| EntryView::new(None, entry);
+            let views: Vec<EntryView> = log.into_iter().map(view).collect();
             context.output.list(&views)
         }
         KeyvaultCommand::Connect(args) => {
@@ -284,6 +282,28 @@ fn list(context: &Context, installation: &Installation) -> Result<(), CliError> 
     context.output.list(&views)
 }
 
+fn run_due(context: &Context, installation: &Installation) -> Result<(), CliError> {
+    let mut failed = None;
+    for vault in installation.catalog().vaults()? {
+        if matches!(vault.record.kind, VaultKind::Https { .. }) {
+            continue;
+        }
+        let name = vault.record.name;
+        // One vault that cannot be opened keeps none of the others waiting.
+        let done = installation
+            .vault(&name)
+            .map_err(CliError::from)
+            .and_then(|vault| Ok(vault.run_due()?));
+        match done {
+            Ok(done) => done
+                .iter()
+                .for_each(|line| context.output.note(&format!("{name}: {line}"))),
+            Err(e) => failed = Some(e),
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
 fn view(vault: &EmbeddedVault) -> Result<VaultView, CliError> {
     let policies = vault.policies()?.into_iter();
     let access_policies = policies
@@ -294,6 +314,7 @@ fn view(vault: &EmbeddedVault) -> Result<VaultView, CliError> {
             },
         })
         .collect();
+    let settings = vault.settings()?;
     Ok(VaultView {
         name: vault.name().into(),
         created: vault.created(),
@@ -304,6 +325,8 @@ fn view(vault: &EmbeddedVault) -> Result<VaultView, CliError> {
                 KeyType::RsaHsm => "Hsm",
             }),
             own_ca: None,
+            soft_delete_retention_in_days: Some(settings.retention_days),
+            enable_purge_protection: Some(settings.purge_protection),
             access_policies: Some(access_policies),
         },
     })

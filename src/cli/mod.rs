@@ -14,6 +14,7 @@ use crate::control::{Installation, default_state_dir};
 use crate::keys::harden_process;
 
 mod attach;
+mod audit;
 mod completions;
 mod connect;
 mod des;
@@ -22,6 +23,7 @@ mod disk;
 mod error;
 mod identity;
 mod key;
+mod key_lifecycle;
 mod keyvault;
 mod limits;
 mod output;
@@ -77,6 +79,8 @@ enum Command {
     DiskEncryptionSet(des::DesArgs),
     /// Manage the identities that a served key vault knows
     Identity(identity::IdentityArgs),
+    /// Look at the audit logs, verify that nobody tampered with them, and export them
+    Audit(audit::AuditArgs),
     /// Manage encrypted disks
     Disk(disk::DiskArgs),
     /// Serve a disk to a virtual machine over vhost-user
@@ -147,6 +151,7 @@ fn dispatch(context: &Context, command: Command) -> Result<(), CliError> {
         Command::Keyvault(args) => keyvault::run(context, args),
         Command::DiskEncryptionSet(args) => des::run(context, args),
         Command::Identity(args) => identity::run(context, args),
+        Command::Audit(args) => audit::run(context, args),
         Command::Disk(args) => disk::run(context, args),
         Command::Attach(args) => attach::run(context, args),
         Command::DataPlane(args) => attach::run_data_plane(context, args),

@@ -81,6 +81,22 @@ impl Output {
         }
     }
 
+    /// Prints many things, one line for each: in a table, or each a JSON object (JSON Lines), for
+    /// lists that are long.
+    ///
+    /// # Errors
+    /// As [`Output::show`].
+    pub fn lines<T: Tabular>(&self, views: &[T]) -> Result<(), CliError> {
+        if self.format == OutputFormat::Table {
+            return self.list(views);
+        }
+        let lines: Result<Vec<_>, _> = views.iter().map(serde_json::to_string).collect();
+        match lines.map_err(unserialisable)?.join("\n") {
+            empty if empty.is_empty() => Ok(()),
+            text => self.text(&text),
+        }
+    }
+
     /// Prints text as it is, with a newline at the end.
     ///
     /// # Errors

@@ -1,0 +1,455 @@
+//! `sealdisk audit`.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufReader, BufWriter, ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::{CliError, Context, Tabular};
+use crate::audit::{AuditError, AuditLog, Entry, Pin, Report, pins, verify_export, write_export};
+use crate::catalog::VaultKind;
+use crate::control::Installation;
+use crate::vault::{EmbeddedVault, VaultErrorCode};
+
+/// Arguments of `audit`.
+#[derive(Args)]
+pub struct AuditArgs {
+    #[command(subcommand)]
+    command: AuditCommand,
+}
+
+#[derive(Subcommand)]
+enum AuditCommand {
+    /// List what was done with which key, by whom and from where, allowed or why not
+    #[command(after_help = "Example:
+  sealdisk audit list --vault myvault --last 20
+  sealdisk audit list -o json | jq 'select(.outcome == \"refused\")'
+
+With -o json each record is a line.")]
+    List(ListArgs),
+    /// Look for records that were changed, removed, moved, inserted or cut off
+    #[command(after_help = "Example:
+  sealdisk audit verify --checkpoint /media/usb/2026-11-24.jsonl
+  sealdisk audit verify --file export.jsonl --checkpoint 2026-11-24.jsonl
+
+Only a checkpoint that was exported earlier and kept elsewhere shows that a whole log was put back to
+an earlier state, or replaced by somebody who has its key. Exit status 1 when something is found.")]
+    Verify(VerifyArgs),
+    /// Export logs as JSON lines, with their hashes and signatures, to be verified anywhere
+    #[command(after_help = "Example:
+  sealdisk audit export --output-file logs.jsonl
+  sealdisk audit export --checkpoints-only > /media/usb/$(date -I).jsonl")]
+    Export(ExportArgs),
+}
+
+#[derive(Args)]
+#[group(multiple = false)]
+struct WhichArgs {
+    /// Only the log of this key vault [default: all logs]
+    #[arg(long, value_name = "NAME")]
+    vault: Option<String>,
+    /// Only the installation's own log: keys of disks handed out and destroyed, changes of sets
+    #[arg(long)]
+    installation: bool,
+}
+
+#[derive(Args)]
+struct ListArgs {
+    #[command(flatten)]
+    which: WhichArgs,
+    /// Only records behind the one with this number
+    #[arg(long, value_name = "SEQ", default_value_t = 0)]
+    after: u64,
+    /// Only the last so many records of each log
+    #[arg(long, value_name = "N")]
+    last: Option<u64>,
+}
+
+#[derive(Args)]
+struct VerifyArgs {
+    #[command(flatten)]
+    which: WhichArgs,
+    /// An earlier export to compare with; only its signed heads and checkpoints are looked at
+    #[arg(long, value_name = "FILE")]
+    checkpoint: Option<PathBuf>,
+    /// Verify this export, instead of the logs themselves; it needs no installation
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["vault", "installation"])]
+    file: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct ExportArgs {
+    #[command(flatten)]
+    which: WhichArgs,
+    /// A new file for the export [default: stdout]
+    #[arg(long, value_name = "FILE")]
+    output_file: Option<PathBuf>,
+    /// Only the signed heads and checkpoints: what `audit verify --checkpoint` needs
+    #[arg(long)]
+    checkpoints_only: bool,
+}
+
+/// A log of this installation.
+enum Log {
+    Vault(EmbeddedVault),
+    Installation(AuditLog),
+}
+
+impl Log {
+    /// What an export calls it.
+    fn name(&self) -> String {
+        match self {
+            Self::Vault(vault) => vault_log(vault.name()),
+            Self::Installation(_) => INSTALLATION.into(),
+        }
+    }
+
+    fn entries(&self, after: u64, last: Option<u64>) -> Result<Vec<Entry>, AuditError> {
+        let read = |chain: &crate::audit::Chain, db: &_| {
+            let after = match last {
+                Some(last) => after.max(chain.last(db)?.saturating_sub(last)),
+                None => after,
+            };
+            let mut entries = Vec::new();
+            chain.for_each(db, after, |entry| {
+                entries.push(entry);
+                Ok::<_, AuditError>(())
+            })?;
+            Ok(entries)
+        };
+        match self {
+            Self::Vault(vault) => vault.read_audit(read),
+            Self::Installation(log) => log.read(read),
+        }
+    }
+
+    fn verify(&self, pins: &[Pin]) -> Result<Report, AuditError> {
+        let name = self.name();
+        match self {
+            Self::Vault(vault) => vault.read_audit(|chain, db| chain.verify(db, &name, pins)),
+            Self::Installation(log) => log.read(|chain, db| chain.verify(db, &name, pins)),
+        }
+    }
+
+    fn export(&self, records: bool, out: &mut dyn Write) -> Result<(), AuditError> {
+        let name = self.name();
+        match self {
+            Self::Vault(vault) => {
+                vault.read_audit(|chain, db| write_export(db, chain, &name, records, out))
+            }
+            Self::Installation(log) => {
+                log.read(|chain, db| write_export(db, chain, &name, records, out))
+            }
+        }
+    }
+}
+
+const INSTALLATION: &str = "installation";
+
+fn vault_log(name: &str) -> String {
+    format!("vault/{name}")
+}
+
+/// A record in a list.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct EntryView {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log: Option<String>,
+    #[serde(flatten)]
+    entry: EntryFields,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct EntryFields {
+    seq: u64,
+    time: String,
+    caller: String,
+    origin: String,
+    operation: String,
+    key: Option<String>,
+    version: Option<String>,
+    disk: Option<String>,
+    detail: Option<String>,
+    outcome: &'static str,
+    code: Option<String>,
+}
+
+impl EntryView {
+    pub(super) fn new(log: Option<String>, entry: Entry) -> Self {
+        Self {
+            log,
+            entry: EntryFields {
+                seq: entry.seq,
+                time: entry.time,
+                caller: entry.caller,
+                origin: entry.origin,
+                operation: entry.operation,
+                key: entry.key,
+                version: entry.version,
+                disk: entry.disk,
+                detail: entry.detail,
+                outcome: match entry.code {
+                    None => "allowed",
+                    Some(_) => "refused",
+                },
+                code: entry.code,
+            },
+        }
+    }
+}
+
+impl Tabular for EntryView {
+    const COLUMNS: &'static [&'static str] = &[
+        "log",
+        "seq",
+        "time",
+        "caller",
+        "origin",
+        "operation",
+        "key",
+        "version",
+        "disk",
+        "outcome",
+        "code",
+        "detail",
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        let optional = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
+        let entry = &self.entry;
+        vec![
+            optional(&self.log),
+            entry.seq.to_string(),
+            entry.time.clone(),
+            entry.caller.clone(),
+            entry.origin.clone(),
+            entry.operation.clone(),
+            optional(&entry.key),
+            optional(&entry.version),
+            optional(&entry.disk),
+            entry.outcome.into(),
+            optional(&entry.code),
+            optional(&entry.detail),
+        ]
+    }
+}
+
+/// What verification has found in one log.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ReportView {
+    log: String,
+    records: u64,
+    signed: Option<String>,
+    /// How many checkpoints that were kept elsewhere it was compared with.
+    checkpoints: usize,
+    intact: bool,
+    first_bad_record: Option<u64>,
+    finding: Option<String>,
+}
+
+impl From<Report> for ReportView {
+    fn from(report: Report) -> Self {
+        Self {
+            log: report.name,
+            records: report.records,
+            signed: report.head.map(|head| head.time),
+            checkpoints: report.pins,
+            intact: report.finding.is_none(),
+            first_bad_record: report.finding.as_ref().map(|finding| finding.seq),
+            finding: report.finding.map(|finding| finding.what),
+        }
+    }
+}
+
+impl ReportView {
+    /// A log that cannot even be opened because it was tampered with.
+    fn unreadable(log: String, what: String) -> Self {
+        Self {
+            log,
+            records: 0,
+            signed: None,
+            checkpoints: 0,
+            intact: false,
+            first_bad_record: None,
+            finding: Some(what),
+        }
+    }
+}
+
+impl Tabular for ReportView {
+    const COLUMNS: &'static [&'static str] = &[
+        "log",
+        "records",
+        "signed",
+        "checkpoints",
+        "intact",
+        "finding",
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        let optional = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
+        vec![
+            self.log.clone(),
+            self.records.to_string(),
+            optional(&self.signed),
+            self.checkpoints.to_string(),
+            self.intact.to_string(),
+            optional(&self.finding),
+        ]
+    }
+}
+
+pub(super) fn run(context: &Context, args: AuditArgs) -> Result<(), CliError> {
+    match args.command {
+        AuditCommand::List(args) => {
+            let installation = context.installation()?;
+            let mut views = Vec::new();
+            for (_, log) in logs(&installation, &args.which)? {
+                let log = log?;
+                for entry in log.entries(args.after, args.last)? {
+                    views.push(EntryView::new(Some(log.name()), entry));
+                }
+            }
+            context.output.lines(&views)
+        }
+        AuditCommand::Verify(args) => verify(context, &args),
+        AuditCommand::Export(args) => {
+            let installation = context.installation()?;
+            let logs = logs(&installation, &args.which)?;
+            let records = !args.checkpoints_only;
+            match &args.output_file {
+                Some(path) => {
+                    let file = new_file(path)?;
+                    export(logs, records, &mut BufWriter::new(&file))?;
+                    file.sync_all().map_err(|e| AuditError::Write(e).into())
+                }
+                None => export(logs, records, &mut BufWriter::new(io::stdout().lock())),
+            }
+        }
+    }
+}
+
+type Logs = Vec<(String, Result<Log, CliError>)>;
+
+/// The logs that are meant; one that cannot be opened is there with its error.
+fn logs(installation: &Installation, which: &WhichArgs) -> Result<Logs, CliError> {
+    let mut logs = Logs::new();
+    if let Some(name) = &which.vault {
+        let name = name.to_ascii_lowercase();
+        let vault = installation.vault(&name).map(Log::Vault);
+        return Ok(vec![(vault_log(&name), vault.map_err(CliError::from))]);
+    }
+    if !which.installation {
+        for vault in installation.catalog().vaults()? {
+            // A vault elsewhere keeps its log there.
+            if matches!(vault.record.kind, VaultKind::Https { .. }) {
+                continue;
+            }
+            let name = vault.record.name;
+            let vault = installation.vault(&name).map(Log::Vault);
+            logs.push((vault_log(&name), vault.map_err(CliError::from)));
+        }
+    }
+    let own = installation.audit_log().map(Log::Installation);
+    logs.push((INSTALLATION.into(), own.map_err(CliError::from)));
+    Ok(logs)
+}
+
+fn export(logs: Logs, records: bool, out: &mut dyn Write) -> Result<(), CliError> {
+    for (_, log) in logs {
+        match log?.export(records, out) {
+            // That nobody reads on is no failure.
+            Err(AuditError::Write(e)) if e.kind() == ErrorKind::BrokenPipe => return Ok(()),
+            other => other?,
+        }
+    }
+    match out.flush() {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(AuditError::Write(e).into()),
+        _ => Ok(()),
+    }
+}
+
+fn verify(context: &Context, args: &VerifyArgs) -> Result<(), CliError> {
+    let known = match &args.checkpoint {
+        Some(path) => pins(BufReader::new(open(path)?)).map_err(|e| in_file(path, &e))?,
+        None => Vec::new(),
+    };
+    let views: Vec<ReportView> = match &args.file {
+        Some(path) => verify_export(BufReader::new(open(path)?), &known)
+            .map_err(|e| in_file(path, &e))?
+            .into_iter()
+            .map(ReportView::from)
+            .collect(),
+        None => logs(&context.installation()?, &args.which)?
+            .into_iter()
+            .map(|(name, log)| verify_log(name, log, &known))
+            .collect::<Result<_, _>>()?,
+    };
+    context.output.lines(&views)?;
+    if args.checkpoint.is_some() && views.iter().all(|view| view.checkpoints == 0) {
+        return Err(CliError::new(
+            "BadParameter",
+            "the checkpoints are of none of these logs; give the export that was made of them",
+        ));
+    }
+    let bad: Vec<&str> = views
+        .iter()
+        .filter(|view| !view.intact)
+        .map(|view| view.log.as_str())
+        .collect();
+    match bad.is_empty() {
+        true => Ok(()),
+        false => Err(CliError::new(
+            TAMPERED,
+            format!(
+                "the audit log of {} was tampered with or damaged; compare it with earlier exports",
+                bad.join(", ")
+            ),
+        )),
+    }
+}
+
+fn verify_log(
+    name: String,
+    log: Result<Log, CliError>,
+    known: &[Pin],
+) -> Result<ReportView, CliError> {
+    let tampered = VaultErrorCode::Tampered.as_str();
+    match log {
+        Ok(log) => Ok(log.verify(known)?.into()),
+        Err(e) if e.code == tampered || e.code == TAMPERED => {
+            Ok(ReportView::unreadable(name, e.message))
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// The code of an error that says that a log was tampered with.
+pub(super) const TAMPERED: &str = "AuditLogTampered";
+
+fn open(path: &Path) -> Result<File, CliError> {
+    File::open(path).map_err(|e| in_file(path, &e))
+}
+
+fn in_file(path: &Path, what: &dyn std::fmt::Display) -> CliError {
+    CliError::new("BadParameter", format!("{}: {what}", path.display()))
+}
+
+/// A file that must not be there yet, so that no earlier export is lost.
+fn new_file(path: &Path) -> Result<File, CliError> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|e| {
+            let message = format!("cannot write the export {}: {e}", path.display());
+            CliError::new("OutputError", message)
+        })
+}
