@@ -94,8 +94,8 @@ struct ExportArgs {
 
 /// A log of this installation.
 enum Log {
-    Vault(EmbeddedVault),
-    Installation(AuditLog),
+    Vault(Box<EmbeddedVault>),
+    Installation(Box<AuditLog>),
 }
 
 impl Log {
@@ -342,7 +342,7 @@ fn logs(installation: &Installation, which: &WhichArgs) -> Result<Logs, CliError
     let mut logs = Logs::new();
     if let Some(name) = &which.vault {
         let name = name.to_ascii_lowercase();
-        let vault = installation.vault(&name).map(Log::Vault);
+        let vault = installation.vault(&name).map(|v| Log::Vault(v.into()));
         return Ok(vec![(vault_log(&name), vault.map_err(CliError::from))]);
     }
     if !which.installation {
@@ -352,11 +352,13 @@ fn logs(installation: &Installation, which: &WhichArgs) -> Result<Logs, CliError
                 continue;
             }
             let name = vault.record.name;
-            let vault = installation.vault(&name).map(Log::Vault);
+            let vault = installation.vault(&name).map(|v| Log::Vault(v.into()));
             logs.push((vault_log(&name), vault.map_err(CliError::from)));
         }
     }
-    let own = installation.audit_log().map(Log::Installation);
+    let own = installation
+        .audit_log()
+        .map(|log| Log::Installation(log.into()));
     logs.push((INSTALLATION.into(), own.map_err(CliError::from)));
     Ok(logs)
 }

@@ -192,7 +192,12 @@ impl VaultError {
 
 impl From<rusqlite::Error> for VaultError {
     fn from(source: rusqlite::Error) -> Self {
-        let what = "the key vault's database could not be read or written";
+        let what = match source.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DiskFull) => {
+                "there is no space left for the key vault's database; make room and try again"
+            }
+            _ => "the key vault's database could not be read or written",
+        };
         Self::caused(VaultErrorCode::Internal, what, source)
     }
 }
@@ -211,6 +216,7 @@ impl From<AuditError> for VaultError {
     fn from(source: AuditError) -> Self {
         let code = match source {
             AuditError::Tampered { .. } => VaultErrorCode::Tampered,
+            AuditError::Sqlite(source) => return source.into(),
             _ => VaultErrorCode::Internal,
         };
         Self {

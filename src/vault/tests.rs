@@ -9,6 +9,10 @@ use uuid::Uuid;
 use super::*;
 use crate::audit::Entry;
 
+mod concurrent;
+mod lifecycle;
+mod migration;
+
 const RSA_OAEP: WrapAlgorithm = WrapAlgorithm::RsaOaep256;
 
 /// A clock that stands still until it is set.

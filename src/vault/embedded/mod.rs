@@ -205,11 +205,6 @@ impl EmbeddedVault {
         self.created
     }
 
-    /// The kind of its keys.
-    pub fn key_type(&self) -> KeyType {
-        self.keys.key_type()
-    }
-
     /// Keeps up to `count` private keys ready for use, for a process that serves many requests.
     /// Without it every use reads its key anew, and none stays in memory.
     pub fn cache_private_keys(&self, count: usize) {

@@ -1,0 +1,467 @@
+//! The whole life of a key, and the audit logs, through the real command; what is left after a
+//! kill or on a full disk.
+
+// The lint allows these in the test functions themselves, but not in what they share.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rsa::traits::{PrivateKeyParts, PublicKeyParts};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const SEALDISK: &str = env!("CARGO_BIN_EXE_sealdisk");
+const IN_VAULT: &str = "--vault-name myvault";
+
+/// An installation of its own with the vault `myvault`.
+struct Host {
+    dir: TempDir,
+}
+
+impl Host {
+    fn new() -> Self {
+        let host = Self {
+            dir: tempfile::tempdir().unwrap(),
+        };
+        host.ok("keyvault create myvault --retention-days 7");
+        host
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.dir.path().join(name).to_str().unwrap().into()
+    }
+
+    fn database(&self) -> PathBuf {
+        self.dir.path().join("state/vaults/myvault/vault.db")
+    }
+
+    fn command(&self, line: &str) -> Command {
+        let mut command = Command::new(SEALDISK);
+        command
+            .args(line.split_whitespace())
+            .env("SEALDISK_STATE_DIR", self.dir.path().join("state"))
+            .env_remove("CREDENTIALS_DIRECTORY")
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, line: &str) -> Output {
+        self.command(line).output().unwrap()
+    }
+
+    fn key(&self, line: &str) -> Value {
+        self.ok(&format!("keyvault key {line} {IN_VAULT}"))
+    }
+
+    fn ok(&self, line: &str) -> Value {
+        let output = self.run(&format!("{line} -o json"));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{line}: {stderr}");
+        match output.stdout.is_empty() {
+            true => Value::Null,
+            false => serde_json::from_slice(&output.stdout).unwrap(),
+        }
+    }
+
+    fn refused(&self, line: &str, code: &str) -> String {
+        let output = self.run(&format!("{line} -o json"));
+        assert_eq!(output.status.code(), Some(1), "{line}: {output:?}");
+        let error: Value = serde_json::from_slice(&output.stderr).unwrap();
+        assert_eq!(error["code"], code, "{line}: {error}");
+        error["message"].as_str().unwrap().into()
+    }
+
+    fn lines(&self, line: &str) -> Vec<Value> {
+        let output = self.run(&format!("{line} -o json"));
+        json_lines(&output.stdout)
+    }
+
+    fn write(&self, name: &str, content: &str) -> String {
+        fs::write(self.path(name), content).unwrap();
+        self.path(name)
+    }
+
+    fn tamper(&self, sql: &str) {
+        let db = rusqlite::Connection::open(self.database()).unwrap();
+        db.execute_batch(sql).unwrap();
+    }
+}
+
+fn json_lines(text: &[u8]) -> Vec<Value> {
+    let text = std::str::from_utf8(text).unwrap();
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+#[test]
+fn a_key_lives_is_deleted_recovered_and_purged() {
+    let host = Host::new();
+    let made = host.key("create k --size 2048 --ops wrapKey unwrapKey --tags team=blue empty=");
+    assert_eq!(made["key"]["key_ops"], json!(["wrapKey", "unwrapKey"]));
+    assert_eq!(made["tags"], json!({"empty": "", "team": "blue"}));
+    assert_eq!(made["attributes"]["recoverableDays"], 7);
+    let changed = host.key("set-attributes k --tags a=b --ops wrapKey");
+    assert_eq!(changed["tags"], json!({"a": "b"}));
+    assert_eq!(changed["key"]["key_ops"], json!(["wrapKey"]));
+    let untagged = host
+        .command(&format!("keyvault key set-attributes k {IN_VAULT} -o json"))
+        .args(["--tags", ""])
+        .output()
+        .unwrap();
+    let untagged: Value = serde_json::from_slice(&untagged.stdout).unwrap();
+    assert_eq!(untagged["tags"], Value::Null);
+
+    let rotated = host.key("rotate k");
+    assert_ne!(rotated["key"]["kid"], made["key"]["kid"]);
+    let backup = host.path("k.backup");
+    host.ok(&format!("keyvault key backup k {IN_VAULT} --file {backup}"));
+    let again = format!("keyvault key backup k {IN_VAULT} --file {backup}");
+    host.refused(&again, "OutputError");
+
+    let deleted = host.key("delete k");
+    let recovery = "https://myvault.vault.localhost/deletedkeys/k";
+    assert_eq!(deleted["recoveryId"], recovery);
+    host.refused(&format!("keyvault key show k {IN_VAULT}"), "KeyNotFound");
+    let create = format!("keyvault key create k {IN_VAULT} --size 2048");
+    let message = host.refused(&create, "ObjectIsDeletedButRecoverable");
+    let command = message.split("`sealdisk ").nth(1).unwrap();
+    assert_eq!(host.key("list-deleted")[0], deleted);
+    assert_eq!(host.key("show-deleted k"), deleted);
+    host.ok(command.split('`').next().unwrap());
+    assert_eq!(host.key("show k"), rotated);
+
+    host.key("delete k");
+    let purge = format!("keyvault key purge k {IN_VAULT}");
+    host.refused(&purge, "ConfirmationRequired");
+    host.ok(&format!("{purge} --yes"));
+    assert_eq!(host.key("list-deleted"), json!([]));
+    let restore = |file: &str| format!("keyvault key restore {IN_VAULT} --file {file}");
+    let mut cut = fs::read(&backup).unwrap();
+    cut.pop();
+    fs::write(host.path("cut"), cut).unwrap();
+    host.refused(&restore(&host.path("cut")), "BadParameter");
+    assert_eq!(host.ok(&restore(&backup)), rotated);
+    host.refused(&restore(&backup), "Conflict");
+    let mode =
+        std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&backup).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+
+    host.ok("keyvault update myvault --enable-purge-protection true");
+    host.refused(
+        "keyvault update myvault --enable-purge-protection false",
+        "ForbiddenByPolicy",
+    );
+    host.refused(
+        "keyvault update myvault --retention-days 91",
+        "BadParameter",
+    );
+    let vault = host.ok("keyvault show myvault");
+    assert_eq!(vault["properties"]["enablePurgeProtection"], true);
+    assert_eq!(vault["properties"]["softDeleteRetentionInDays"], 7);
+    host.key("delete k");
+    host.refused(&format!("{purge} --yes"), "ForbiddenByPolicy");
+}
+
+#[test]
+fn rotation_policies_are_those_of_the_azure_cli() {
+    let host = Host::new();
+    host.key("create k --size 2048");
+    let default = host.key("rotation-policy show k");
+    assert_eq!(default["lifetimeActions"][0]["action"]["type"], "Notify");
+    let policy = r#"{
+        "lifetimeActions": [
+            {"trigger": {"timeAfterCreate": "P90D", "timeBeforeExpiry": null},
+             "action": {"type": "Rotate"}},
+            {"trigger": {"timeBeforeExpiry": "P30D"}, "action": {"type": "Notify"}}
+        ],
+        "attributes": {"expiryTime": "P2Y"}}"#;
+    let file = host.write("policy.json", policy);
+    let set = host.key(&format!("rotation-policy update k --value {file}"));
+    assert_eq!(set["attributes"]["expiryTime"], "P2Y");
+    assert!(set["attributes"]["created"].is_i64());
+    assert_eq!(host.key("rotation-policy show k"), set);
+    assert!(host.key("rotate k")["attributes"]["expires"].is_string());
+    for bad in [
+        "{}x",
+        r#"{"lifetimeActions":[{"trigger":{},"action":{"type":"Rotate"}}]}"#,
+    ] {
+        let file = host.write("bad.json", bad);
+        let line = format!("keyvault key rotation-policy update k {IN_VAULT} --value {file}");
+        host.refused(&line, "BadParameter");
+    }
+    // Nothing is due, and it may be asked as often as one likes.
+    assert!(host.run("keyvault run-due").stderr.is_empty());
+    // The version is old enough once its making lies back.
+    host.tamper("UPDATE key_versions SET created = '2020-01-01T00:00:00Z'");
+    let due = host.run("keyvault run-due");
+    let done = String::from_utf8(due.stderr).unwrap();
+    assert!(done.contains("rotated the key 'k'"), "{done}");
+    assert!(host.run("keyvault run-due").stderr.is_empty());
+    let versions = host.key("list-versions k");
+    assert_eq!(versions.as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn json_web_keys_are_imported() {
+    let host = Host::new();
+    let key = rsa::PrivateKey::new(&mut getrandom::SysRng, 2048).unwrap();
+    let number = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    let [p, q] = key.primes() else { panic!() };
+    let jwk = json!({
+        "kty": "RSA",
+        "n": number(&key.n_bytes()),
+        "e": number(&key.e_bytes()),
+        "d": number(&key.d().to_be_bytes()),
+        "p": number(&p.to_be_bytes()),
+        "q": number(&q.to_be_bytes()),
+    });
+    let file = host.write("k.jwk", &jwk.to_string());
+    let made = host.key(&format!("import k --jwk-file {file} --protection software"));
+    assert_eq!(made["key"]["n"], jwk["n"]);
+    let import = format!("keyvault key import k {IN_VAULT}");
+    let hsm = format!("{import} --jwk-file {file} --protection hsm");
+    host.refused(&hsm, "BadParameter");
+    for bad in [
+        "",
+        "{}",
+        r#"{"kty":"EC"}"#,
+        &jwk.to_string().replace("\"n\"", "\"m\""),
+    ] {
+        let file = host.write("bad.jwk", bad);
+        let message = host.refused(&format!("{import} --jwk-file {file}"), "BadParameter");
+        assert!(!message.contains(jwk["d"].as_str().unwrap()));
+    }
+    let neither = host.run(&import);
+    assert_eq!(neither.status.code(), Some(2));
+}
+
+#[test]
+fn logs_are_listed_verified_exported_and_tampering_is_named() {
+    let host = Host::new();
+    host.key("create k --size 2048");
+    host.refused(
+        &format!("keyvault key show other {IN_VAULT}"),
+        "KeyNotFound",
+    );
+    let records = host.lines("audit list --vault myvault");
+    let last = records.last().unwrap();
+    assert_eq!(last["outcome"], "refused");
+    assert_eq!(last["code"], "KeyNotFound");
+    assert!(
+        last["origin"].as_str().unwrap().starts_with("local, uid "),
+        "{last}"
+    );
+    assert_eq!(
+        host.lines("audit list --vault myvault --last 1"),
+        [last.clone()]
+    );
+    let after = format!("audit list --vault myvault --after {}", records.len() - 1);
+    assert_eq!(host.lines(&after), [last.clone()]);
+    assert_eq!(
+        host.ok("keyvault audit-log myvault")
+            .as_array()
+            .unwrap()
+            .len(),
+        records.len()
+    );
+
+    let reports = host.lines("audit verify");
+    let intact = |reports: &[Value]| reports.iter().all(|report| report["intact"] == true);
+    assert_eq!(reports.len(), 2);
+    assert!(intact(&reports));
+    let (export, heads) = (host.path("export.jsonl"), host.path("heads.jsonl"));
+    assert!(
+        host.run(&format!("audit export --output-file {export}"))
+            .status
+            .success()
+    );
+    let checkpoints = host.run("audit export --checkpoints-only").stdout;
+    assert_eq!(json_lines(&checkpoints).len(), 4);
+    fs::write(&heads, &checkpoints).unwrap();
+
+    // Elsewhere, without the installation.
+    let elsewhere = |line: &str| {
+        let mut command = host.command(line);
+        command
+            .env("SEALDISK_STATE_DIR", "/nonexistent/state")
+            .output()
+            .unwrap()
+    };
+    let line = format!("audit verify --file {export} --checkpoint {heads} -o json");
+    let output = elsewhere(&line);
+    assert!(output.status.success(), "{output:?}");
+    assert!(intact(&json_lines(&output.stdout)));
+    let changed = fs::read_to_string(&export)
+        .unwrap()
+        .replace("KeyCreate", "KeyImport");
+    fs::write(&export, changed).unwrap();
+    let output = elsewhere(&line);
+    assert_eq!(output.status.code(), Some(1));
+    let bad = json_lines(&output.stdout);
+    assert_eq!(bad[0]["firstBadRecord"], 2, "{bad:?}");
+
+    // Here, with what happened meanwhile.
+    host.key("list");
+    let verify = format!("audit verify --checkpoint {heads}");
+    let reports = host.lines(&verify);
+    assert!(intact(&reports));
+    assert!(reports.iter().all(|report| report["checkpoints"] == 1));
+    let old = host.path("old.db");
+    rusqlite::Connection::open(host.database())
+        .unwrap()
+        .execute("VACUUM INTO ?", [&old])
+        .unwrap();
+    host.tamper("UPDATE audit SET caller = 'x' WHERE seq = 2");
+    let report = host.run("audit verify -o json");
+    assert_eq!(report.status.code(), Some(1));
+    let found = json_lines(&report.stdout);
+    assert_eq!(found[0]["firstBadRecord"], 2);
+    let error: Value = serde_json::from_slice(&report.stderr).unwrap();
+    assert_eq!(error["code"], "AuditLogTampered");
+
+    // Put back to a state from before the next checkpoint: only that checkpoint tells.
+    for _ in 0..3 {
+        let left = host.run("keyvault key list --vault-name myvault");
+        assert!(left.status.success());
+    }
+    let later = host.run("audit export --checkpoints-only").stdout;
+    fs::write(host.path("later.jsonl"), later).unwrap();
+    for suffix in ["", "-wal", "-shm"] {
+        let path = format!("{}{suffix}", host.database().display());
+        let _ = fs::remove_file(path);
+    }
+    fs::copy(&old, host.database()).unwrap();
+    assert!(host.run("audit verify").status.success());
+    let verify = format!(
+        "audit verify --checkpoint {} -o json",
+        host.path("later.jsonl")
+    );
+    let found = json_lines(&host.run(&verify).stdout);
+    let finding = found[0]["finding"].as_str().unwrap();
+    assert!(
+        finding.contains("put back to an earlier state"),
+        "{finding}"
+    );
+
+    // A log whose file is gone is not begun anew as if nothing had been.
+    let own = host.dir.path().join("state/audit.db");
+    assert!(own.exists());
+    for suffix in ["", "-wal", "-shm"] {
+        let _ = fs::remove_file(format!("{}{suffix}", own.display()));
+    }
+    let found = host.run("audit verify --installation -o json");
+    assert_eq!(found.status.code(), Some(1));
+    assert_eq!(json_lines(&found.stdout)[0]["intact"], false);
+    host.refused(
+        "audit verify --file /dev/null --checkpoint /dev/null",
+        "BadParameter",
+    );
+}
+
+/// A kill at any moment of making, rotating and purging leaves a vault in which each key is whole
+/// or not there, with a log that verifies.
+#[test]
+fn a_kill_at_any_moment_loses_nothing() {
+    let host = Host::new();
+    host.key("create stays --size 2048");
+    let secret = host.path("stays.backup");
+    host.ok(&format!(
+        "keyvault key backup stays {IN_VAULT} --file {secret}"
+    ));
+    let lines = [
+        "create new --size 2048",
+        "rotate stays",
+        "delete stays",
+        "recover stays",
+        "purge gone --yes",
+    ];
+    let mut moment = 7_u64;
+    for round in 0..40 {
+        // `gone` is there to be purged in each round.
+        host.run(&format!("keyvault key recover gone {IN_VAULT}"));
+        host.key("create gone --size 2048");
+        host.key("delete gone");
+        host.run(&format!("keyvault key recover stays {IN_VAULT}"));
+        let line = lines[round % lines.len()];
+        let mut child = host
+            .command(&format!("keyvault key {line} {IN_VAULT}"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // Spread over the time that a command takes, a little anew in each round.
+        moment = (moment * 7919 + 104_729) % 60_000;
+        sleep(Duration::from_micros(moment));
+        child.kill().unwrap();
+        child.wait().unwrap();
+
+        let report = host.lines("audit verify --vault myvault");
+        assert_eq!(report[0]["intact"], true, "{line}: {report:?}");
+        host.run(&format!("keyvault key recover stays {IN_VAULT}"));
+        let versions = host.key("list-versions stays");
+        assert!(!versions.as_array().unwrap().is_empty(), "{line}");
+        for key in host.key("list").as_array().unwrap() {
+            assert_usable(&host, key["name"].as_str().unwrap());
+        }
+    }
+}
+
+/// A key's every version can be opened: a backup reads all private parts.
+fn assert_usable(host: &Host, name: &str) {
+    let file = host.path("usable");
+    let _ = fs::remove_file(&file);
+    host.ok(&format!(
+        "keyvault key backup {name} {IN_VAULT} --file {file}"
+    ));
+}
+
+/// The file of the database cannot grow any more, as on a full disk.
+#[test]
+fn a_full_disk_is_an_error_and_nothing_is_lost() {
+    let host = Host::new();
+    host.key("create k --size 2048");
+    let size = |path: &Path| fs::metadata(path).map_or(0, |m| m.len());
+    let limit = size(&host.database()).div_ceil(512) + 8;
+    let limited = |line: &str| {
+        let script = format!("trap '' XFSZ; ulimit -f {limit}; exec \"$0\" {line} -o json");
+        Command::new("sh")
+            .args(["-c", &script, SEALDISK])
+            .env("SEALDISK_STATE_DIR", host.dir.path().join("state"))
+            .env_remove("CREDENTIALS_DIRECTORY")
+            .output()
+            .unwrap()
+    };
+    let mut failed = 0;
+    for n in 0..40 {
+        let output = limited(&format!("keyvault key create k{n} {IN_VAULT} --size 2048"));
+        match output.status.code() {
+            Some(0) => continue,
+            Some(1) => {}
+            other => panic!("{other:?}: {output:?}"),
+        }
+        let error: Value = serde_json::from_slice(&output.stderr).unwrap();
+        assert!(
+            error["message"].as_str().unwrap().contains("full"),
+            "{error}"
+        );
+        failed += 1;
+        if failed == 3 {
+            break;
+        }
+    }
+    assert_eq!(failed, 3, "the limit was never reached");
+    let report = host.lines("audit verify --vault myvault");
+    assert_eq!(report[0]["intact"], true, "{report:?}");
+    for key in host.key("list").as_array().unwrap() {
+        assert_usable(&host, key["name"].as_str().unwrap());
+    }
+    host.key("create after --size 2048");
+}
