@@ -3,6 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rusqlite::Connection;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -163,6 +164,38 @@ fn a_vault_that_is_away_for_longer_than_the_grace_period_stops_the_disk_until_it
     assert!(message.contains("grace period of 3 s is over"), "{access}");
     running.customer.show_vault();
     running.resumes();
+}
+
+/// A vault that hangs: its database is locked by somebody else for longer than the grace period.
+/// Nothing waits for it, not the grace period, not a command, not the end.
+#[test]
+fn a_vault_that_hangs_holds_nothing_up() {
+    let mut running = Running::new(&["--key-check-interval", "1", "--key-grace", "6"]);
+    let vault = Connection::open(running.customer.vault().join("vault.db")).unwrap();
+    vault.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let locked = Instant::now();
+    let access = running.customer.wait_for("KeyUnreachable", "Held");
+    assert_eq!(access["reason"]["code"], "VaultUnreachable", "{access}");
+    let (code, _) = running.stops();
+    assert_eq!(code, "VaultUnreachable");
+    assert!(
+        locked.elapsed() < Duration::from_secs(7) + BOUND,
+        "the grace period waited for the vault"
+    );
+    running
+        .customer
+        .run(&["disk", "update", "disk", "--iops", "100000"]);
+    vault.execute_batch("ROLLBACK").unwrap();
+    running.resumes();
+
+    vault.execute_batch("BEGIN IMMEDIATE").unwrap();
+    thread::sleep(Duration::from_millis(1500));
+    let ending = Instant::now();
+    assert!(running.daemon.terminate().success());
+    assert!(
+        ending.elapsed() < Duration::from_secs(4),
+        "the end waited for the vault"
+    );
 }
 
 /// A disk is stopped by a refusal; that the vault cannot be asked then does not start it again.
