@@ -208,6 +208,38 @@ impl RemoteVault {
         })
     }
 
+    /// Whether a key version's attributes forbid its use: Azure lets expired keys unwrap, but here a
+    /// key that is past its time protects nothing any more. Without the permission `get` the
+    /// attributes are not known, and the vault's own checks must do.
+    async fn attributes_refuse(
+        &self,
+        key: &KeyId,
+        method_options: &ClientMethodOptions<'static>,
+    ) -> azure_core::Result<Option<VaultErrorCode>> {
+        let options = KeyClientGetKeyOptions {
+            key_version: key.version.clone(),
+            method_options: method_options.clone(),
+        };
+        let found = match self.client.get_key(&key.name, Some(options)).await {
+            Ok(response) => response.into_model()?,
+            Err(e) if Failure::of(&e, Operation::Get).code == VaultErrorCode::Forbidden => {
+                return Ok(None);
+            }
+            Err(e) => return Err(e),
+        };
+        let attributes = found.attributes.unwrap_or_default();
+        let now = OffsetDateTime::now_utc();
+        Ok(if attributes.enabled == Some(false) {
+            Some(VaultErrorCode::KeyDisabled)
+        } else if attributes.not_before.is_some_and(|from| now < from) {
+            Some(VaultErrorCode::KeyNotYetValid)
+        } else if attributes.expires.is_some_and(|until| now >= until) {
+            Some(VaultErrorCode::KeyExpired)
+        } else {
+            None
+        })
+    }
+
     /// Carries out one operation: as often as it makes sense, and no longer than two attempts take.
     fn call<T>(
         &self,
@@ -247,29 +279,6 @@ impl RemoteVault {
         // A name that the resolver is still looking for must not hold the caller up.
         runtime.shutdown_background();
         outcome.map_err(|failure| wording::worded(self, operation, key, failure))
-    }
-
-    /// Refuses a key version that its attributes forbid to use: Azure lets expired keys unwrap, but
-    /// here a key that is past its time protects nothing any more. Without the permission `get` the
-    /// attributes are not known, and the vault's own checks must do.
-    fn check_attributes(&self, key: &KeyId) -> Result<(), VaultError> {
-        let attributes = match self.get(key) {
-            Ok(found) => found.attributes.unwrap_or_default(),
-            Err(error) if error.code == VaultErrorCode::Forbidden => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        let now = OffsetDateTime::now_utc();
-        let refusal = if attributes.enabled == Some(false) {
-            VaultErrorCode::KeyDisabled
-        } else if attributes.not_before.is_some_and(|from| now < from) {
-            VaultErrorCode::KeyNotYetValid
-        } else if attributes.expires.is_some_and(|until| now >= until) {
-            VaultErrorCode::KeyExpired
-        } else {
-            return Ok(());
-        };
-        let failure = Failure::new(refusal, "as its attributes say");
-        Err(wording::worded(self, Operation::Unwrap, key, failure))
     }
 
     /// An answer that succeeded and does not make sense.
@@ -426,8 +435,10 @@ impl KeyVault for RemoteVault {
             let message = "unwrapping needs the key version that wrapped";
             return Err(VaultError::new(VaultErrorCode::BadParameter, message));
         };
-        self.check_attributes(key)?;
         let body = self.call(Operation::Unwrap, key, async |method_options| {
+            if let Some(refusal) = self.attributes_refuse(key, &method_options).await? {
+                return Ok(Err(refusal));
+            }
             let parameters = KeyOperationParameters {
                 algorithm: Some(algorithm(wrap_algorithm)),
                 value: Some(wrapped.to_vec()),
@@ -439,7 +450,11 @@ impl KeyVault for RemoteVault {
                 .client
                 .unwrap_key(&key.name, version, parameters, Some(options))
                 .await?;
-            Ok(response.into_body())
+            Ok(Ok(response.into_body()))
+        })?;
+        let body = body.map_err(|refusal| {
+            let failure = Failure::new(refusal, "as its attributes say");
+            wording::worded(self, Operation::Unwrap, key, failure)
         })?;
         unwrapped(&body)?
             .ok_or_else(|| self.senseless(Operation::Unwrap, key, "no unwrapped value"))
