@@ -267,15 +267,20 @@ async fn imds(
         .get_token(&[scope], Some(options))
         .await
         .map_err(|e| {
-            let status = e
-                .downcast_ref::<Error>()
-                .and_then(Error::http_status)
-                .map(u16::from);
-            // Azure's guidance has every other status asked again.
-            match status {
-                Some(400 | 401 | 403) => refused(e.to_string()),
-                _ => unanswered(e.to_string()),
+            let kind = e.downcast_ref::<Error>().map(Error::kind);
+            if let Some(ErrorKind::HttpResponse {
+                status,
+                raw_response: Some(response),
+                ..
+            }) = kind
+            {
+                // Azure's guidance has every other status asked again.
+                let refuses = matches!(u16::from(*status), 400 | 401 | 403);
+                if refuses && is_object(response.body()) {
+                    return refused(format!("{e}{}", reason(response.body())));
+                }
             }
+            unanswered(e.to_string())
         })
 }
 
@@ -313,12 +318,18 @@ async fn endpoint(
         200 => token(response.body()).ok_or_else(|| {
             unanswered("its answer is no token (access_token and expires_on)".into())
         }),
-        400 | 401 | 403 | 404 => Err(refused(format!(
+        400 | 401 | 403 | 404 if is_object(response.body()) => Err(refused(format!(
             "it gives this identity no token (HTTP {status}{})",
             reason(response.body())
         ))),
         _ => Err(unanswered(format!("it answered with HTTP {status}"))),
     }
+}
+
+/// Whether an answer is in the form of whoever issues tokens. What stands between, a proxy say, can
+/// answer with 403 too, and decides nothing.
+fn is_object(body: &[u8]) -> bool {
+    serde_json::from_slice::<serde_json::Map<String, Value>>(body).is_ok()
 }
 
 /// Reads an answer with a token. Endpoints differ: the expiry is text or a number, of the moment or
