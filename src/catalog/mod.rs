@@ -90,10 +90,23 @@ pub enum IdentityOwner {
 }
 
 impl IdentityOwner {
+    /// What the name of a set follows where an identity is chosen by one word.
+    pub const SET_PREFIX: &str = "disk-encryption-set/";
+
     /// The name of the user or of the set.
     pub fn name(&self) -> &str {
         match self {
             Self::Named(name) | Self::DiskEncryptionSet(name) => name,
+        }
+    }
+}
+
+/// The one word that chooses the identity.
+impl fmt::Display for IdentityOwner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Named(name) => f.write_str(name),
+            Self::DiskEncryptionSet(set) => write!(f, "{}{set}", Self::SET_PREFIX),
         }
     }
 }

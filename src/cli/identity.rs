@@ -112,14 +112,12 @@ struct IdentityView<'a> {
 
 impl<'a> IdentityView<'a> {
     fn new(record: &IdentityRecord, secret: Option<&'a str>) -> Self {
-        let (name, r#type) = match &record.owner {
-            IdentityOwner::Named(name) => (name.clone(), "UserAssigned"),
-            IdentityOwner::DiskEncryptionSet(set) => {
-                (format!("disk-encryption-set/{set}"), "SystemAssigned")
-            }
+        let r#type = match &record.owner {
+            IdentityOwner::Named(_) => "UserAssigned",
+            IdentityOwner::DiskEncryptionSet(_) => "SystemAssigned",
         };
         Self {
-            name,
+            name: record.owner.to_string(),
             r#type,
             principal_id: record.object_id,
             client_id: record.client_id,
@@ -171,7 +169,7 @@ pub(super) fn run(context: &Context, args: IdentityArgs) -> Result<(), CliError>
             new_secret(context, &installation, &args.name, args.secret)
         }
         IdentityCommand::Secret(args) => {
-            let name = format!("disk-encryption-set/{}", args.disk_encryption_set);
+            let name = format!("{}{}", IdentityOwner::SET_PREFIX, args.disk_encryption_set);
             new_secret(context, &installation, &name, args.secret)
         }
     }

@@ -3,6 +3,8 @@
 //! An identity proves itself to the token service by its secret (the `IDENTITY_HEADER` of Azure's
 //! managed identities). The secret is 256 random bits, shown once and stored as its SHA-256.
 
+use std::net::SocketAddr;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
@@ -11,14 +13,12 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::{ControlError, Installation};
-use crate::catalog::{IdentityOwner, IdentityRecord, Stored};
-use crate::vault::{VaultError, VaultErrorCode};
+use crate::audit::AuditRecord;
+use crate::catalog::{CatalogError, IdentityOwner, IdentityRecord, Kind, Stored};
+use crate::vault::{Caller, VaultError, VaultErrorCode};
 
 /// Random bytes of a secret.
 const SECRET_LEN: usize = 32;
-/// What a set's identity is called where an identity is chosen by one word.
-const SET_PREFIX: &str = "disk-encryption-set/";
-
 /// The secret of an identity, to be handed to its owner once.
 pub struct IdentitySecret(Zeroizing<String>);
 
@@ -47,6 +47,10 @@ impl Installation {
         name: &str,
     ) -> Result<(IdentityRecord, IdentitySecret), ControlError> {
         check_name(name)?;
+        if self.catalog().identity(name).is_ok() {
+            let (kind, name) = (Kind::Identity, name.into());
+            return Err(CatalogError::Exists { kind, name }.into());
+        }
         let client_id = Uuid::new_v4();
         let (secret, hash) = new_secret(client_id)?;
         let record = IdentityRecord {
@@ -56,6 +60,7 @@ impl Installation {
             secret_hash: Some(hash),
             created: OffsetDateTime::now_utc(),
         };
+        self.record_identity("IdentityCreate", &record, &self.operator())?;
         self.catalog().insert_identity(&record)?;
         Ok((record, secret))
     }
@@ -65,7 +70,7 @@ impl Installation {
     /// # Errors
     /// When there is none.
     pub fn find_identity(&self, name: &str) -> Result<Stored<IdentityRecord>, ControlError> {
-        Ok(match name.strip_prefix(SET_PREFIX) {
+        Ok(match name.strip_prefix(IdentityOwner::SET_PREFIX) {
             Some(set) => self.catalog().identity_of_des(set)?,
             None => self.catalog().identity(name)?,
         })
@@ -81,6 +86,7 @@ impl Installation {
         identity: &Stored<IdentityRecord>,
     ) -> Result<IdentitySecret, ControlError> {
         let (secret, hash) = new_secret(identity.record.client_id)?;
+        self.record_identity("IdentityResetSecret", &identity.record, &self.operator())?;
         self.catalog().set_identity_secret(identity, &hash)?;
         Ok(secret)
     }
@@ -92,12 +98,48 @@ impl Installation {
     /// When there is none of that name.
     pub fn delete_identity(&self, name: &str) -> Result<DeletedIdentity, ControlError> {
         let identity = self.catalog().identity(name)?;
+        self.record_identity("IdentityDelete", &identity.record, &self.operator())?;
         self.catalog().delete_identity(&identity)?;
         let object_id = identity.record.object_id;
         Ok(DeletedIdentity {
             object_id,
             vaults_with_policy: self.vaults_with_policy(object_id)?,
         })
+    }
+
+    /// Records that an identity is given a token, in answer to a request from `peer`.
+    ///
+    /// # Errors
+    /// When it cannot be recorded; the token must not be given then.
+    pub fn record_token(
+        &self,
+        identity: &IdentityRecord,
+        peer: SocketAddr,
+    ) -> Result<(), ControlError> {
+        let caller = Caller::remote(identity.object_id, peer);
+        self.record_identity("TokenIssue", identity, &caller)
+    }
+
+    /// What is done with an identity is recorded before it is done: what cannot be recorded is not
+    /// done.
+    fn record_identity(
+        &self,
+        operation: &str,
+        identity: &IdentityRecord,
+        caller: &Caller,
+    ) -> Result<(), ControlError> {
+        self.audit_log()?.append(&AuditRecord {
+            time: OffsetDateTime::now_utc(),
+            caller: caller.object_id,
+            origin: caller.origin.to_string(),
+            operation: operation.into(),
+            key: None,
+            version: None,
+            disk: None,
+            detail: Some(format!("{} {}", identity.object_id, identity.owner)),
+            refusal: None,
+        })?;
+        Ok(())
     }
 
     /// The identity whose secret that is.
@@ -161,7 +203,7 @@ fn check_name(name: &str) -> Result<(), ControlError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::{CatalogError, DesIdentity, DiskEncryptionSetRecord};
+    use crate::catalog::{DesIdentity, DiskEncryptionSetRecord};
 
     fn installation() -> (tempfile::TempDir, Installation) {
         let dir = tempfile::tempdir().unwrap();

@@ -76,8 +76,8 @@ pub async fn handle(
     let (parts, body) = request.into_parts();
     let path = parts.uri.path();
     let reply = match &listener.service {
-        Service::Imds(names) => listener.imds(names, &parts).await,
-        _ if is(path, &["msi", "token"]) => listener.identity_endpoint(&parts).await,
+        Service::Imds(names) => listener.imds(names, peer, &parts).await,
+        _ if is(path, &["msi", "token"]) => listener.identity_endpoint(peer, &parts).await,
         Service::IdentityEndpoint => not_found(path).into(),
         Service::Vaults => listener.vaults(peer, &parts, body).await,
     };
@@ -137,7 +137,7 @@ impl Listener {
             .await
     }
 
-    async fn imds(&self, names: &[String], parts: &Parts) -> Reply {
+    async fn imds(&self, names: &[String], peer: SocketAddr, parts: &Parts) -> Reply {
         let path = parts.uri.path();
         if !is(path, &["metadata", "identity", "oauth2", "token"]) {
             return TokenError(not_found(path)).into();
@@ -148,8 +148,7 @@ impl Listener {
             Ok(request) => {
                 let work = move |shared: &Shared| {
                     let identity = choose(shared, &names, &request)?;
-                    let issued = shared.tokens.issue(&identity, &request.resource)?;
-                    Ok(request.answer(&identity, &issued))
+                    give(shared, &identity, &request, peer)
                 };
                 self.shared.blocking(Cost::Usual, work).await
             }
@@ -158,7 +157,7 @@ impl Listener {
         reply.map_or_else(|error| TokenError(error).into(), Reply::ok)
     }
 
-    async fn identity_endpoint(&self, parts: &Parts) -> Reply {
+    async fn identity_endpoint(&self, peer: SocketAddr, parts: &Parts) -> Reply {
         let reply = match identity_request(parts) {
             Ok((request, secret)) => {
                 let work = move |shared: &Shared| {
@@ -175,8 +174,7 @@ impl Listener {
                             "Identity not found: the secret belongs to another one",
                         ));
                     }
-                    let issued = shared.tokens.issue(&identity, &request.resource)?;
-                    Ok(request.answer(&identity, &issued))
+                    give(shared, &identity, &request, peer)
                 };
                 self.shared.blocking(Cost::Usual, work).await
             }
@@ -215,6 +213,18 @@ fn run(
             Err(malformed)
         }
     }
+}
+
+/// A token, once it is recorded who gets it.
+fn give(
+    shared: &Shared,
+    identity: &IdentityRecord,
+    request: &TokenRequest,
+    peer: SocketAddr,
+) -> Result<Value, ApiError> {
+    let issued = shared.tokens.issue(identity, &request.resource)?;
+    shared.installation.record_token(identity, peer)?;
+    Ok(request.answer(identity, &issued))
 }
 
 /// The identity that a request to a listener of these identities means.

@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum_server::tls_rustls::RustlsAcceptor;
@@ -32,6 +32,8 @@ const DRAIN: Duration = Duration::from_secs(10);
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How often it is looked for what is due.
 const TICK: Duration = Duration::from_secs(30);
+/// How often sets that follow their key's latest version look for it. Each look is in the audit log.
+const FOLLOW: Duration = Duration::from_secs(300);
 /// Most bytes of a request's head.
 const HEAD_LIMIT: usize = 64 * 1024;
 /// Connections that wait to be accepted.
@@ -161,13 +163,21 @@ pub fn serve(
 async fn keep_up(shared: Arc<Shared>, tls: Arc<Tls>) {
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut followed = Instant::now();
     loop {
         tick.tick().await;
+        let follow = followed.elapsed() >= FOLLOW;
+        if follow {
+            followed = Instant::now();
+        }
         let (shared, tls) = (Arc::clone(&shared), Arc::clone(&tls));
         let work = move || {
             shared.run_due();
             if let Err(error) = tls.run_due() {
                 log::error!("the TLS certificate stays as it was: {error}");
+            }
+            if follow {
+                shared.follow_latest_keys();
             }
         };
         if let Err(error) = tokio::task::spawn_blocking(work).await {

@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 
 use super::ApiError;
 use super::host::VaultHost;
-use super::operation::to_base64url;
+use super::operation::{Protection, to_base64url};
 use crate::vault::{
     AttributeChange, DeletedKey, KeyBundle, KeyChange, KeyOps, KeySize, NewKey, PrivateJwk,
     RotationPolicy, Tags,
@@ -94,19 +94,18 @@ fn key_ops(names: Option<&[String]>) -> Result<Option<KeyOps>, ApiError> {
     Ok(names.transpose()?)
 }
 
-fn check_kty(kty: &str) -> Result<(), ApiError> {
-    match kty {
-        "RSA" | "RSA-HSM" => Ok(()),
-        _ => Err(ApiError::bad(format!(
-            "the key type '{}' is not supported, use RSA",
-            super::shortened(kty)
-        ))),
-    }
-}
-
 impl CreateBody {
-    pub(super) fn new_key(&self) -> Result<NewKey, ApiError> {
-        check_kty(&self.kty)?;
+    pub(super) fn new_key(&self) -> Result<(NewKey, Protection), ApiError> {
+        let protection = match self.kty.as_str() {
+            "RSA" => Protection::Any,
+            "RSA-HSM" => Protection::Hardware,
+            other => {
+                return Err(ApiError::bad(format!(
+                    "the key type '{}' is not supported, use RSA",
+                    super::shortened(other)
+                )));
+            }
+        };
         if self.public_exponent.is_some_and(|e| e != 65537) {
             return Err(ApiError::bad("public_exponent has to be 65537"));
         }
@@ -126,7 +125,7 @@ impl CreateBody {
             new.key_ops = ops;
         }
         new.tags = self.tags.clone().unwrap_or_default();
-        Ok(new)
+        Ok((new, protection))
     }
 }
 

@@ -18,7 +18,7 @@ use super::query::Query;
 use super::route::{Crypt, Route};
 use crate::vault::{
     Caller, EmbeddedVault, EncryptionAlgorithm, KeyChange, KeyId, KeyMaterial, KeyPermission,
-    KeyVault, NewKey, Page, PrivateJwk, RotationPolicy,
+    KeyType, KeyVault, NewKey, Page, PrivateJwk, RotationPolicy,
 };
 
 /// Some clients pad base64url, which RFC 7515 §2 does not.
@@ -29,8 +29,8 @@ const BASE64URL: GeneralPurpose = GeneralPurpose::new(
 
 /// A request of which everything has been parsed.
 pub enum Operation {
-    /// Make a key.
-    Create(String, NewKey),
+    /// Make a key, perhaps only in hardware.
+    Create(String, NewKey, Protection),
     /// Bring a key in.
     Import(String, Box<PrivateJwk>, KeyChange),
     /// Show a key version.
@@ -65,6 +65,29 @@ pub enum Operation {
     Purge(String),
     /// Bring a deleted key back.
     Recover(String),
+}
+
+/// What a client asks for in the type of a new key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protection {
+    /// `RSA`: whatever the vault has.
+    Any,
+    /// `RSA-HSM`.
+    Hardware,
+}
+
+impl Protection {
+    /// Stronger protection than was asked for is given, weaker is not.
+    fn check(self, vault: &EmbeddedVault, caller: &Caller) -> Result<(), ApiError> {
+        if self == Self::Hardware && vault.key_type() != KeyType::RsaHsm {
+            vault.check_permission(caller, KeyPermission::Create)?;
+            return Err(ApiError::bad(format!(
+                "the key vault '{}' has no hardware security module; create an RSA key",
+                vault.name()
+            )));
+        }
+        Ok(())
+    }
 }
 
 /// What a request is answered with.
@@ -123,7 +146,10 @@ impl Operation {
     /// 400, naming what is missing or wrong.
     pub fn parse(route: Route, body: &[u8]) -> Result<Self, ApiError> {
         Ok(match route {
-            Route::Create(name) => Self::Create(name, json::<CreateBody>(body)?.new_key()?),
+            Route::Create(name) => {
+                let (new, protection) = json::<CreateBody>(body)?.new_key()?;
+                Self::Create(name, new, protection)
+            }
             Route::Import(name) => {
                 let (key, change) = json::<ImportBody>(body)?.parts()?;
                 Self::Import(name, key, change)
@@ -169,7 +195,10 @@ impl Operation {
         let after = query.after.as_deref();
         let max = query.max_results;
         Ok(match self {
-            Self::Create(name, new) => view.bundle(&vault.create_key(caller, name, new)?).into(),
+            Self::Create(name, new, protection) => {
+                protection.check(vault, caller)?;
+                view.bundle(&vault.create_key(caller, name, new)?).into()
+            }
             Self::Import(name, key, change) => {
                 let material = KeyMaterial::Jwk(key);
                 view.bundle(&vault.import_key(caller, name, &material, change)?)

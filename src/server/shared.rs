@@ -12,7 +12,7 @@ use super::ApiError;
 use super::host::VaultHost;
 use super::token::TokenService;
 use crate::catalog::VaultKind;
-use crate::control::Installation;
+use crate::control::{FollowedDes, Installation};
 use crate::vault::EmbeddedVault;
 
 /// Operations under way at once. Far more than there are CPUs, because each waits for the disk
@@ -134,6 +134,29 @@ impl Shared {
                 }
                 Ok(Err(error)) => log::error!("key vault '{name}': {error}"),
                 Err(error) => log::error!("key vault '{name}': {}", error.message),
+            }
+        }
+    }
+
+    /// Wraps the disks of sets that follow their key's latest version under that, whoever made it.
+    pub fn follow_latest_keys(&self) {
+        let followed = match self.installation.follow_latest_keys(None) {
+            Ok(followed) => followed,
+            Err(error) => return log::error!("the sets cannot be looked through: {error}"),
+        };
+        for FollowedDes { name, outcome } in followed {
+            let updated = match outcome {
+                Ok(updated) => updated,
+                Err(error) => {
+                    log::error!("disk encryption set '{name}': {error}");
+                    continue;
+                }
+            };
+            let count = updated.rewrapped.len();
+            log::info!("disk encryption set '{name}': {count} disks follow its key's new version");
+            for (disk, error) in updated.left {
+                let disk = disk.name;
+                log::error!("the disk '{disk}' is still wrapped by an older version: {error}");
             }
         }
     }
