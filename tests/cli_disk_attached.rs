@@ -133,7 +133,22 @@ fn what_a_killed_daemon_had_completed_is_decrypted() {
     assert_eq!(fs::read_dir(runtime.path()).unwrap().count(), 1);
     assert!(!holds(runtime.path(), &[1; 64]), "plaintext on tmpfs");
 
-    // Without it, as after a power loss, the writes are gone, and the old content is there.
+    // A copy has it too.
+    let copy = host.path("copy");
+    host.ok(&[&["disk", "copy", "d", "--to", text(&copy)], &options[..]].concat());
+    let elsewhere = runtime_dir();
+    let options = ["--runtime-dir", text(elsewhere.path())];
+    let decrypted = host.ok(&[&["disk", "decrypt", "d"], &options[..]].concat());
+    assert!(decrypted == expected, "it is durable since");
+}
+
+#[test]
+fn what_a_daemon_had_completed_goes_with_the_power() {
+    let host = Host::new();
+    let runtime = runtime_dir();
+    host.ok(&["disk", "create", "d", "--size", "1MiB"]);
+    die_after_a_write(&host, &runtime, "d", 8192, &[1; 4096]);
+    // Without the map on tmpfs the write is gone, and the old content is there.
     let elsewhere = runtime_dir();
     let options = ["--runtime-dir", text(elsewhere.path())];
     let decrypted = host.ok(&[&["disk", "decrypt", "d"], &options[..]].concat());

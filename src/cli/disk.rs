@@ -1,8 +1,8 @@
 //! `sealdisk disk`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use clap::{ArgGroup, Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
@@ -10,7 +10,8 @@ use super::limits::LimitArgs;
 use super::{CliError, Context, Tabular};
 use crate::control::attach::{self, KeyStatus, set_limits};
 use crate::control::disks::{
-    self, CreateRequest, Created, DiskError, DiskView, Plaintext, SourceSpec, parse_size,
+    self, CreateRequest, Created, DiskError, DiskView, Plaintext, RegisterRequest, SourceSpec,
+    parse_size,
 };
 use crate::control::import::{Cancel, ImageFormat, ImportError};
 use crate::control::runtime_dir;
@@ -97,6 +98,77 @@ Wrapping touches no data. Limits are those of the attached disk and end with it.
   sealdisk disk decrypt boot1 --output-file boot1.raw
   sealdisk disk decrypt boot1 | sha256sum")]
     Decrypt(DecryptArgs),
+    /// Write the plaintext of an unattached disk to a new image for other programs
+    #[command(after_help = "Examples:
+  sealdisk disk export boot1 --file boot1.qcow2 --format qcow2
+  sealdisk disk export boot1 --file boot1.vhd --format vhd
+
+The image is sparse and appears when it is complete; plaintext is written nowhere else. A VHD is a fixed
+one of exactly the disk's size, as Azure takes it when that is whole MiB. Anything but raw needs the
+package qemu-utils.")]
+    Export(ExportArgs),
+    /// Copy an unattached disk as it is: ciphertext, map and header
+    #[command(after_help = "Example:
+  sealdisk disk copy boot1 --to /mnt/backup/boot1
+
+No key is needed. `disk register` makes the copy known to another installation, which needs access to
+the key vault that has the disk's key; `disk update --disk-encryption-set` puts it under such a key.")]
+    Copy {
+        /// The disk
+        name: String,
+        /// The directory to make
+        #[arg(long, value_name = "DIR")]
+        to: PathBuf,
+    },
+    /// Make a disk known that was copied from another installation; its files stay where they are
+    #[command(after_help = "Examples:
+  sealdisk disk register --dir /mnt/backup/boot1
+  sealdisk disk register --dir /mnt/backup/boot1 --name boot2 --disk-encryption-set theirset
+
+The key that wraps the disk must be reachable under the same URL, through a disk encryption set of this
+installation that may use it. A copy is the same disk as its original: an installation knows one of
+them. `disk delete` deletes the files of a registered disk as of any other.")]
+    Register {
+        /// The directory of the disk's header
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// The disk's name here [default: the one in its header]
+        #[arg(long)]
+        name: Option<String>,
+        /// The disk encryption set here that may use its key [default: the one that its header names]
+        #[arg(long, value_name = "NAME")]
+        disk_encryption_set: Option<String>,
+    },
+}
+
+#[derive(Args)]
+struct ExportArgs {
+    /// The disk
+    name: String,
+    /// The file to make
+    #[arg(long, value_name = "FILE")]
+    file: PathBuf,
+    /// The image's format
+    #[arg(long, value_enum)]
+    format: ExportFormat,
+}
+
+/// What an export can be.
+#[derive(Clone, Copy, ValueEnum)]
+enum ExportFormat {
+    Raw,
+    Qcow2,
+    Vhd,
+}
+
+impl From<ExportFormat> for ImageFormat {
+    fn from(format: ExportFormat) -> Self {
+        match format {
+            ExportFormat::Raw => Self::Raw,
+            ExportFormat::Qcow2 => Self::Qcow2,
+            ExportFormat::Vhd => Self::Vpc,
+        }
+    }
 }
 
 #[derive(Args)]
@@ -217,6 +289,22 @@ pub(super) fn run(context: &Context, args: DiskArgs) -> Result<(), CliError> {
         }
         DiskCommand::Update(args) => update(context, args),
         DiskCommand::Decrypt(args) => decrypt(context, args),
+        DiskCommand::Export(args) => export(context, args),
+        DiskCommand::Copy { name, to } => copy(context, &name, &to),
+        DiskCommand::Register {
+            dir,
+            name,
+            disk_encryption_set,
+        } => {
+            let installation = context.installation()?;
+            let request = RegisterRequest {
+                directory: dir,
+                name,
+                disk_encryption_set,
+            };
+            let name = disks::register(&installation, &request)?;
+            show(context, disks::show(&installation, &name)?)
+        }
     }
 }
 
@@ -327,6 +415,43 @@ fn decrypt(context: &Context, args: DecryptArgs) -> Result<(), CliError> {
     Ok(result?)
 }
 
+fn export(context: &Context, args: ExportArgs) -> Result<(), CliError> {
+    let cancel = cancel_on_signals()?;
+    let installation = context.installation()?;
+    let (name, format) = (&args.name, args.format.into());
+    let runtime_dir = runtime_dir(context.runtime_dir.as_deref());
+    let bar = ProgressBar::hidden();
+    let started = |size| {
+        show_bar(&bar, size);
+        |done| bar.set_position(done)
+    };
+    let result = disks::export(
+        &installation,
+        name,
+        &args.file,
+        format,
+        &runtime_dir,
+        &cancel,
+        started,
+    );
+    bar.finish_and_clear();
+    Ok(result?)
+}
+
+fn copy(context: &Context, name: &str, to: &Path) -> Result<(), CliError> {
+    let cancel = cancel_on_signals()?;
+    let installation = context.installation()?;
+    let runtime_dir = runtime_dir(context.runtime_dir.as_deref());
+    let bar = ProgressBar::hidden();
+    let started = |size| {
+        show_bar(&bar, size);
+        |done| bar.set_position(done)
+    };
+    let result = disks::copy(&installation, name, to, &runtime_dir, &cancel, started);
+    bar.finish_and_clear();
+    Ok(result?)
+}
+
 /// Shows a progress bar on stderr, if that is a terminal.
 fn show_bar(bar: &ProgressBar, size: u64) {
     let template = "{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
@@ -356,6 +481,7 @@ impl From<DiskError> for CliError {
             DiskError::Unfinished { .. }
             | DiskError::PathTaken { .. }
             | DiskError::OutputExists { .. }
+            | DiskError::Registered { .. }
             | DiskError::Envelope(EnvelopeError::Busy { .. }) => "Conflict",
             DiskError::Import(ImportError::Interrupted) => "Cancelled",
             DiskError::Import(_) => "UnusableImage",

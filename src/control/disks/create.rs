@@ -6,8 +6,8 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::staging::Staging;
-use super::{DiskError, HEADER, dataplane, layer_paths, sweep};
-use crate::catalog::{CatalogError, DiskRecord, DiskState, Kind};
+use super::{DiskError, HEADER, dataplane, layer_paths, refuse_taken_name, sweep};
+use crate::catalog::{DiskRecord, DiskState};
 use crate::control::files::private_dir;
 use crate::control::import::{self, Cancel, ImageFormat, Source};
 use crate::control::{Installation, KeyAccess};
@@ -220,17 +220,7 @@ fn refuse_existing(
     name: &str,
     directory: &Path,
 ) -> Result<(), DiskError> {
-    match installation.catalog().disk(name) {
-        Err(CatalogError::NotFound { .. }) => {}
-        Ok(_) => {
-            return Err(CatalogError::Exists {
-                kind: Kind::Disk,
-                name: name.into(),
-            }
-            .into());
-        }
-        Err(e) => return Err(e.into()),
-    }
+    refuse_taken_name(installation, name)?;
     if directory.symlink_metadata().is_ok() {
         return Err(DiskError::PathTaken {
             path: directory.into(),

@@ -44,28 +44,41 @@ pub fn decrypt<P: FnMut(u64)>(
     started: impl FnOnce(u64) -> P,
 ) -> Result<(), DiskError> {
     let mut sink = Sink::open(to)?;
+    let (mut source, size) = open_to_read(installation, name, runtime_dir)?;
+    stream(&mut source, size, &mut sink, cancel, started(size))?;
+    sink.finish(size)
+}
+
+/// Opens an unattached disk for reading; its size too.
+pub(super) fn open_to_read(
+    installation: &Installation,
+    name: &str,
+    runtime_dir: &Path,
+) -> Result<(DiskIo, u64), DiskError> {
     let disk = Disk::find(installation, name)?;
     let file = disk.header_file()?;
     let claim = disk.claim(file.read()?.claims())?;
     // Read again: it may have been attached and detached until it was claimed.
     let (header, dek) = disk.unlock(installation, file.read()?)?;
     let runtime_map = runtime_map(runtime_dir, header.disk);
-    let mut source = dataplane::open_existing(&disk, claim, &header, &dek, &runtime_map)?;
-    stream(
-        &mut source,
-        header.size,
-        &mut sink,
-        cancel,
-        started(header.size),
-    )?;
-    sink.finish(header.size)
+    let source = dataplane::open_existing(&disk, claim, &header, &dek, &runtime_map)?;
+    Ok((source, header.size))
+}
+
+/// What plaintext goes to, in order.
+pub(super) trait Output {
+    /// Bytes at `offset`, which is where the last call ended.
+    fn data(&mut self, offset: u64, plaintext: &[u8]) -> Result<(), DiskError>;
+
+    /// The next `count` bytes are zeros.
+    fn zeros(&mut self, count: u64, cancel: &Cancel) -> Result<(), DiskError>;
 }
 
 /// Reads data and skips what is known to be zeros.
-fn stream(
+pub(super) fn stream(
     source: &mut DiskIo,
     size: u64,
-    sink: &mut Sink,
+    sink: &mut impl Output,
     cancel: &Cancel,
     mut progress: impl FnMut(u64),
 ) -> Result<(), DiskError> {
@@ -153,33 +166,6 @@ impl Sink {
         })
     }
 
-    fn data(&mut self, offset: u64, plaintext: &[u8]) -> Result<(), DiskError> {
-        match self {
-            Self::New { file, path, .. } => file
-                .write_all_at(plaintext, offset)
-                .map_err(DiskError::file("write", path)),
-            Self::Stream { file, path } => file
-                .write_all(plaintext)
-                .map_err(DiskError::file("write to", path)),
-        }
-    }
-
-    /// The next `count` bytes are zeros.
-    fn zeros(&mut self, mut count: u64, cancel: &Cancel) -> Result<(), DiskError> {
-        static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
-        let Self::Stream { file, path } = self else {
-            return Ok(());
-        };
-        while count > 0 {
-            cancel.check()?;
-            let length = usize::try_from(count).map_or(ZEROS.len(), |n| n.min(ZEROS.len()));
-            file.write_all(&ZEROS[..length])
-                .map_err(DiskError::file("write to", path))?;
-            count -= length as u64;
-        }
-        Ok(())
-    }
-
     /// Makes a new file as long as the disk, durable, and gives it its name.
     fn finish(&mut self, size: u64) -> Result<(), DiskError> {
         let Self::New {
@@ -200,6 +186,34 @@ impl Sink {
             },
         )?;
         *partial = PathBuf::new();
+        Ok(())
+    }
+}
+
+impl Output for Sink {
+    fn data(&mut self, offset: u64, plaintext: &[u8]) -> Result<(), DiskError> {
+        match self {
+            Self::New { file, path, .. } => file
+                .write_all_at(plaintext, offset)
+                .map_err(DiskError::file("write", path)),
+            Self::Stream { file, path } => file
+                .write_all(plaintext)
+                .map_err(DiskError::file("write to", path)),
+        }
+    }
+
+    fn zeros(&mut self, mut count: u64, cancel: &Cancel) -> Result<(), DiskError> {
+        static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+        let Self::Stream { file, path } = self else {
+            return Ok(());
+        };
+        while count > 0 {
+            cancel.check()?;
+            let length = usize::try_from(count).map_or(ZEROS.len(), |n| n.min(ZEROS.len()));
+            file.write_all(&ZEROS[..length])
+                .map_err(DiskError::file("write to", path))?;
+            count -= length as u64;
+        }
         Ok(())
     }
 }

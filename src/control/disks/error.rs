@@ -59,11 +59,22 @@ pub enum DiskError {
         /// The id of the disk whose header is there.
         found: uuid::Uuid,
     },
+    /// Another copy of the disk is in the catalog.
+    #[error(
+        "the disk in {} is known here as {name}; a copy is the same disk, so register it in another \
+         installation, or delete {name} first", path.display()
+    )]
+    Registered {
+        /// The directory that was to be registered.
+        path: PathBuf,
+        /// The disk that is known.
+        name: String,
+    },
     /// Plaintext would go to a terminal.
     #[error("not writing a disk's plaintext to a terminal; redirect it or give --output-file")]
     Terminal,
-    /// The file for the plaintext is there already.
-    #[error("{} exists already; a disk's plaintext is not written over it", path.display())]
+    /// What was to be written is there already.
+    #[error("{} exists already and is not written over; choose another path", path.display())]
     OutputExists {
         /// The file.
         path: PathBuf,

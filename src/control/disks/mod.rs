@@ -19,7 +19,7 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use crate::catalog::{CatalogError, DiskRecord, DiskState, Stored};
+use crate::catalog::{CatalogError, DiskRecord, DiskState, Kind, Stored};
 use crate::control::Installation;
 use crate::envelope::{
     EnvelopeError, Header, HeaderFile, HeaderPayload, LayerRecord, UnverifiedHeader, unwrap_dek,
@@ -30,23 +30,29 @@ use crate::store::LayerFile;
 use crate::vault::{Caller, KeyVault};
 use crate::volume::LayerPaths;
 
+mod copy;
 mod create;
 mod dataplane;
 mod decrypt;
 mod delete;
 mod error;
+mod export;
 mod grow;
+mod register;
 mod size;
 mod staging;
 mod update;
 mod view;
 
+pub use copy::copy;
 pub use create::{CreateRequest, Created, DEFAULT_SECTOR_SIZE, SourceSpec, create};
 pub use dataplane::{geometry, open_files};
 pub use decrypt::{Plaintext, decrypt};
 pub use delete::delete;
 pub use error::DiskError;
+pub use export::export;
 pub use grow::grow;
+pub use register::{RegisterRequest, register};
 pub use size::parse_size;
 pub use staging::sweep;
 pub use update::{rewrap, update};
@@ -125,10 +131,20 @@ impl Disk {
         installation: &Installation,
         header: UnverifiedHeader,
     ) -> Result<(Header, Dek), DiskError> {
+        let set = header.claims().disk_encryption_set.clone();
+        self.unlock_as(installation, set.as_deref(), header)
+    }
+
+    /// As [`Disk::unlock`], in the name of the identity of `set`.
+    fn unlock_as(
+        &self,
+        installation: &Installation,
+        set: Option<&str>,
+        header: UnverifiedHeader,
+    ) -> Result<(Header, Dek), DiskError> {
         let claims = header.claims();
         self.check_identity(claims)?;
         let top = claims.top().ok_or_else(|| self.no_layer())?;
-        let set = claims.disk_encryption_set.as_deref();
         let envelope = &top.envelope;
         let access = installation.unwrapping_key(set, &envelope.vault_url, envelope.key_id())?;
         self.unlock_by(access.vault.as_ref(), &access.caller, header)
@@ -225,6 +241,18 @@ fn described(record: &DiskRecord, header: &HeaderPayload) -> DiskRecord {
     }
 }
 
+/// Refuses a name that a disk has already.
+fn refuse_taken_name(installation: &Installation, name: &str) -> Result<(), CatalogError> {
+    match installation.catalog().disk(name) {
+        Err(CatalogError::NotFound { .. }) => Ok(()),
+        Ok(_) => Err(CatalogError::Exists {
+            kind: Kind::Disk,
+            name: name.into(),
+        }),
+        Err(error) => Err(error),
+    }
+}
+
 /// The catalog's row of a disk that is not in the making.
 fn lookup(installation: &Installation, name: &str) -> Result<Stored<DiskRecord>, DiskError> {
     let catalog = installation.catalog();
@@ -247,6 +275,14 @@ fn lookup(installation: &Installation, name: &str) -> Result<Stored<DiskRecord>,
 fn header_claims(directory: &Path) -> Result<HeaderPayload, EnvelopeError> {
     let header = HeaderFile::open(&directory.join(HEADER))?.read()?;
     Ok(header.claims().clone())
+}
+
+/// The directory in which `path` is.
+fn parent_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
 }
 
 fn layer_paths(directory: &Path, layer: &LayerRecord) -> LayerPaths {

@@ -1,4 +1,4 @@
-//! Why a source image cannot be imported.
+//! Why a source image cannot be imported, or an image not be written.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use super::ImageFormat;
 
-/// Errors of source images.
+/// Errors of images.
 #[derive(Debug, Error)]
 pub enum ImportError {
     /// A system call on the image failed.
@@ -62,11 +62,11 @@ pub enum ImportError {
     },
     /// A helper program is not there.
     #[error(
-        "reading {format} images needs the program {program}, which cannot be run: {source}; \
+        "{format} images need the program {program}, which cannot be run: {source}; \
          install the package qemu-utils"
     )]
     NoHelper {
-        /// The format to be read.
+        /// The format to be read or written.
         format: ImageFormat,
         /// The program.
         program: &'static str,
@@ -86,8 +86,18 @@ pub enum ImportError {
         /// What the program said, on one line.
         message: String,
     },
+    /// QEMU's tools could not make an image.
+    #[error("{program} cannot write the {format} image: {message}")]
+    Unwritable {
+        /// The program.
+        program: &'static str,
+        /// What was to be written.
+        format: ImageFormat,
+        /// What the program said, on one line.
+        message: String,
+    },
     /// The conversation with qemu-nbd broke.
-    #[error("reading the image through qemu-nbd failed: {0}")]
+    #[error("going through qemu-nbd failed: {0}")]
     Nbd(String),
     /// SIGINT or SIGTERM came.
     #[error("interrupted by a signal")]

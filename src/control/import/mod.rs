@@ -13,6 +13,8 @@
 //! else the file's extension, which the content must not contradict, else the magic bytes, and
 //! then the command says what it took the image for. So a raw image in which a guest wrote a qcow2
 //! header stays raw when it is named `*.raw` or called raw.
+//!
+//! The way back, an export, is here too: [`TargetImage`] has QEMU write a new image.
 
 use std::fmt;
 use std::ops::Range;
@@ -26,6 +28,7 @@ mod nbd;
 mod probe;
 mod qemu;
 mod raw;
+mod target;
 #[cfg(test)]
 mod tests;
 
@@ -33,6 +36,7 @@ pub use cancel::Cancel;
 pub use copy::{CopyError, PlaintextSink, copy};
 pub use error::ImportError;
 pub use nbd::NbdClient;
+pub use target::TargetImage;
 
 /// A format of source images, by QEMU's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,5 +1,5 @@
-//! A client of the NBD protocol as far as reading an image needs it: fixed newstyle handshake,
-//! structured replies, and block status for holes.
+//! A client of the NBD protocol as far as reading an image, and writing a new one, needs it: fixed
+//! newstyle handshake, structured replies, and block status for holes.
 //!
 //! The rules are those of the NBD project's `doc/proto.md`; numbers are big-endian. The server is
 //! a `qemu-nbd` that this process started, but what it reads is hostile, so its lengths are checked
@@ -31,7 +31,9 @@ const REQUEST_MAGIC: u32 = 0x2560_9513;
 const SIMPLE_REPLY_MAGIC: u32 = 0x6744_6698;
 const STRUCTURED_REPLY_MAGIC: u32 = 0x668e_33ef;
 const CMD_READ: u16 = 0;
+const CMD_WRITE: u16 = 1;
 const CMD_DISCONNECT: u16 = 2;
+const CMD_FLUSH: u16 = 3;
 const CMD_BLOCK_STATUS: u16 = 7;
 const REPLY_DONE: u16 = 1;
 const REPLY_NONE: u16 = 0;
@@ -66,6 +68,7 @@ impl NbdClient {
         // Short, so that a signal is noticed while the server is slow.
         stream
             .set_read_timeout(Some(Duration::from_millis(200)))
+            .and_then(|()| stream.set_write_timeout(Some(Duration::from_millis(200))))
             .map_err(|e| broken("cannot set a timeout", e))?;
         let mut client = Self {
             stream,
@@ -129,6 +132,35 @@ impl NbdClient {
             return Err(protocol("a reply left out a part of what was asked for"));
         }
         Ok(())
+    }
+
+    /// Writes `bytes` at `offset`.
+    ///
+    /// # Errors
+    /// [`ImportError::Nbd`], or [`ImportError::Interrupted`].
+    pub fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), ImportError> {
+        let length = u32::try_from(bytes.len()).map_err(|_| protocol("too long a write"))?;
+        self.request(CMD_WRITE, offset, length)?;
+        self.send(bytes)?;
+        self.success()
+    }
+
+    /// Makes everything written so far durable.
+    ///
+    /// # Errors
+    /// [`ImportError::Nbd`], or [`ImportError::Interrupted`].
+    pub fn flush(&mut self) -> Result<(), ImportError> {
+        self.request(CMD_FLUSH, 0, 0)?;
+        self.success()
+    }
+
+    /// Takes a reply that says nothing but that all went well.
+    fn success(&mut self) -> Result<(), ImportError> {
+        let reply = self.reply()?;
+        match (reply.kind, reply.length, reply.done) {
+            (REPLY_NONE, 0, true) => Ok(()),
+            (kind, ..) => Err(protocol(&format!("reply type {kind} to a write"))),
+        }
     }
 
     /// The first range from `offset` on that the server does not know to be zeros.
@@ -286,10 +318,18 @@ impl NbdClient {
         let magic = self.u32()?;
         if magic == SIMPLE_REPLY_MAGIC {
             let (error, cookie) = (self.u32()?, self.u64()?);
-            if cookie != self.cookie || error == 0 {
+            if cookie != self.cookie {
                 return Err(protocol("a reply to something else"));
             }
-            return Err(server_error(error, ""));
+            if error != 0 {
+                return Err(server_error(error, ""));
+            }
+            // A read, which has to bring its data, does not take this for an answer.
+            return Ok(Reply {
+                kind: REPLY_NONE,
+                length: 0,
+                done: true,
+            });
         }
         if magic != STRUCTURED_REPLY_MAGIC {
             return Err(protocol("a reply without its magic number"));
@@ -317,9 +357,16 @@ impl NbdClient {
     }
 
     fn send(&mut self, bytes: &[u8]) -> Result<(), ImportError> {
-        self.stream
-            .write_all(bytes)
-            .map_err(|e| broken("cannot send to it", e))
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            match self.stream.write(rest) {
+                Ok(0) => return Err(protocol("it takes no more")),
+                Ok(sent) => rest = &rest[sent..],
+                Err(e) if is_retry(&e) => self.cancel.check()?,
+                Err(e) => return Err(broken("cannot send to it", e)),
+            }
+        }
+        Ok(())
     }
 
     /// Reads exactly `buffer`, giving up when a signal asks to.

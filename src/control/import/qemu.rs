@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -67,9 +67,10 @@ impl SourceImage for QemuImage {
 }
 
 /// What QEMU's tools are told about an image.
-struct Image {
+pub(super) struct Image {
     path: PathBuf,
     format: ImageFormat,
+    writable: bool,
     options: OsString,
 }
 
@@ -102,27 +103,58 @@ struct Extent {
 impl Image {
     /// Format and protocol are spelled out, so that neither is guessed from content or name.
     fn new(path: &Path, format: ImageFormat) -> Result<Self, ImportError> {
+        Self::with(path, format, false)
+    }
+
+    /// An image that is to be made.
+    pub(super) fn to_write(path: &Path, format: ImageFormat) -> Result<Self, ImportError> {
+        Self::with(path, format, true)
+    }
+
+    fn with(path: &Path, format: ImageFormat, writable: bool) -> Result<Self, ImportError> {
         let absolute = std::path::absolute(path).map_err(|source| ImportError::Io {
             call: "find",
             path: path.into(),
             source,
         })?;
+        let read_only = if writable { "off" } else { "on" };
         let mut options = OsString::from(format!(
-            "driver={format},read-only=on,file.driver=file,file.filename="
+            "driver={format},read-only={read_only},file.driver=file,file.filename="
         ));
         options.push(doubled_commas(absolute.as_os_str()));
         Ok(Self {
             path: absolute,
             format,
+            writable,
             options,
         })
     }
 
+    /// Makes an empty image of `size` bytes in the file, which is there already.
+    pub(super) fn create(&self, size: u64, cancel: &Cancel) -> Result<(), ImportError> {
+        let mut command = Command::new(QEMU_IMG);
+        command.args(["create", "-q", "-f", &self.format.to_string()]);
+        if self.format == ImageFormat::Vpc {
+            // What Azure takes: fixed, and exactly as large as the disk. Holes stay holes.
+            command.args(["-o", "subformat=fixed,force_size=on"]);
+        }
+        // An absolute path is never taken for a protocol.
+        let output = self.run(command.arg(&self.path).arg(size.to_string()), cancel)?;
+        match output.status.success() {
+            true => Ok(()),
+            false => Err(self.unwritable(QEMU_IMG, &output)),
+        }
+    }
+
     /// Runs `qemu-img COMMAND --output=json` on the image.
     fn qemu_img(&self, command: &str, cancel: &Cancel) -> Result<Output, ImportError> {
-        let mut child = Command::new(QEMU_IMG)
-            .args([command, "--output=json", "--image-opts"])
-            .arg(&self.options)
+        let mut program = Command::new(QEMU_IMG);
+        program.args([command, "--output=json", "--image-opts"]);
+        self.run(program.arg(&self.options), cancel)
+    }
+
+    fn run(&self, command: &mut Command, cancel: &Cancel) -> Result<Output, ImportError> {
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -204,9 +236,13 @@ impl Image {
             .map(|name| format!("extent {name:?}"))
     }
 
-    fn serve(&self, scratch: &Path) -> Result<Server, ImportError> {
-        let child = Command::new(QEMU_NBD)
-            .args(["--read-only", "--shared=1", "--image-opts"])
+    pub(super) fn serve(&self, scratch: &Path) -> Result<Server, ImportError> {
+        let mut command = Command::new(QEMU_NBD);
+        if !self.writable {
+            command.arg("--read-only");
+        }
+        let child = command
+            .args(["--shared=1", "--image-opts"])
             // The child's working directory, because a socket's path has at most 107 bytes.
             .arg(format!("--socket=/proc/self/cwd/{SOCKET}"))
             .arg(&self.options)
@@ -233,6 +269,24 @@ impl Image {
     }
 
     fn unreadable(&self, program: &'static str, output: &Output) -> ImportError {
+        ImportError::Unreadable {
+            program,
+            path: self.path.clone(),
+            format: self.format,
+            message: Self::cause(program, output),
+        }
+    }
+
+    pub(super) fn unwritable(&self, program: &'static str, output: &Output) -> ImportError {
+        ImportError::Unwritable {
+            program,
+            format: self.format,
+            message: Self::cause(program, output),
+        }
+    }
+
+    /// What the program said of its failure, on one line.
+    fn cause(program: &str, output: &Output) -> String {
         let text = String::from_utf8_lossy(&output.stderr);
         // The first line has the cause; a damaged image can be told of in thousands.
         let first = text.lines().next().unwrap_or_default();
@@ -242,20 +296,15 @@ impl Image {
             .chars()
             .filter(|c| !c.is_control())
             .collect();
-        ImportError::Unreadable {
-            program,
-            path: self.path.clone(),
-            format: self.format,
-            message: match text.as_str() {
-                "" => output.status.to_string(),
-                _ => text,
-            },
+        match text.as_str() {
+            "" => output.status.to_string(),
+            _ => text,
         }
     }
 }
 
 /// A running qemu-nbd; ended, and its socket removed, when dropped.
-struct Server {
+pub(super) struct Server {
     child: Child,
     socket: PathBuf,
 }
@@ -263,7 +312,7 @@ struct Server {
 impl Server {
     /// Waits until the server accepts a connection, then takes the socket's name away: there is
     /// to be no second client.
-    fn connect(
+    pub(super) fn connect(
         mut self,
         image: &Image,
         scratch: &Path,
@@ -283,16 +332,43 @@ impl Server {
                 return Ok((self, stream));
             }
             if let Some(status) = self.child.try_wait().map_err(io_error)? {
-                let mut stderr = Vec::new();
-                if let Some(mut pipe) = self.child.stderr.take() {
-                    pipe.read_to_end(&mut stderr).map_err(io_error)?;
-                }
-                let output = Output {
-                    status,
-                    stdout: Vec::new(),
-                    stderr,
+                let output = self.last_words(status).map_err(io_error)?;
+                return Err(match image.writable {
+                    true => image.unwritable(QEMU_NBD, &output),
+                    false => image.unreadable(QEMU_NBD, &output),
+                });
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn last_words(&mut self, status: ExitStatus) -> io::Result<Output> {
+        let mut stderr = Vec::new();
+        if let Some(mut pipe) = self.child.stderr.take() {
+            pipe.read_to_end(&mut stderr)?;
+        }
+        Ok(Output {
+            status,
+            stdout: Vec::new(),
+            stderr,
+        })
+    }
+
+    /// Waits for the end of a server whose client has gone: it completes the image before.
+    pub(super) fn finish(mut self, image: &Image, cancel: &Cancel) -> Result<(), ImportError> {
+        let io_error = |source| ImportError::Io {
+            call: "complete",
+            path: image.path.clone(),
+            source,
+        };
+        loop {
+            cancel.check()?;
+            if let Some(status) = self.child.try_wait().map_err(io_error)? {
+                let output = self.last_words(status).map_err(io_error)?;
+                return match status.success() {
+                    true => Ok(()),
+                    false => Err(image.unwritable(QEMU_NBD, &output)),
                 };
-                return Err(image.unreadable(QEMU_NBD, &output));
             }
             thread::sleep(Duration::from_millis(5));
         }
@@ -307,7 +383,7 @@ impl Drop for Server {
     }
 }
 
-/// Ends a child that only reads, so that it has nothing to finish.
+/// Ends a child that has nothing to finish: it only reads, or what it writes is given up.
 fn end(child: &mut Child) {
     // Both calls fail only if it is gone already.
     let _ = child.kill();
