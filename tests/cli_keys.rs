@@ -287,6 +287,11 @@ fn logs_are_listed_verified_exported_and_tampering_is_named() {
     assert_eq!(json_lines(&checkpoints).len(), 4);
     fs::write(&heads, &checkpoints).unwrap();
 
+    host.ok("disk-encryption-set create s --key-url https://myvault.vault.localhost/keys/k");
+    let own = host.lines("audit list --installation");
+    assert_eq!(own[0]["operation"], "DiskEncryptionSetCreate");
+    assert_eq!(own[0]["key"], "https://myvault.vault.localhost/keys/k");
+
     // Elsewhere, without the installation.
     let elsewhere = |line: &str| {
         let mut command = host.command(line);

@@ -1,6 +1,7 @@
 //! What the commands do: the catalog, the vaults and the disks of one installation tied together.
 
 pub mod attach;
+mod changes;
 mod context;
 mod des;
 pub mod disks;

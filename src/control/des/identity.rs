@@ -4,6 +4,7 @@ use uuid::Uuid;
 
 use super::{DeletedDes, identity_for};
 use crate::catalog::{DesIdentity, DiskEncryptionSetRecord, Stored};
+use crate::control::changes::DesOperation;
 use crate::control::{ControlError, Installation};
 use crate::vault::{KeyUrl, VaultError, VaultErrorCode};
 
@@ -21,7 +22,10 @@ impl Installation {
         }
         let principal_id = std::mem::take(&mut record.principal_id);
         record.identity = DesIdentity::None;
-        self.catalog().update_des(rev, &record)?;
+        let operation = DesOperation::RemoveIdentity;
+        self.recorded(operation, name, &record.key_url, || {
+            Ok(self.catalog().update_des(rev, &record)?)
+        })?;
         Ok(DeletedDes {
             principal_id,
             vaults_with_policy: self.vaults_with_policy(principal_id)?,
@@ -55,7 +59,10 @@ impl Installation {
                 vault.introduce(&url.key)?.0
             }
         };
-        self.catalog().update_des(rev, &record)?;
+        let operation = DesOperation::AssignIdentity;
+        self.recorded(operation, name, &record.key_url, || {
+            Ok(self.catalog().update_des(rev, &record)?)
+        })?;
         Ok(record)
     }
 }

@@ -9,6 +9,7 @@ mod usage;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::changes::DesOperation;
 use super::disks::{self, DiskError};
 use super::{ControlError, Installation};
 use crate::catalog::{DesIdentity, DiskEncryptionSetRecord, DiskRecord, Stored};
@@ -82,7 +83,9 @@ impl Installation {
             last_rotation: None,
             created: OffsetDateTime::now_utc(),
         };
-        self.catalog().insert_des(&record)?;
+        self.recorded(DesOperation::Create, new.name, &record.key_url, || {
+            Ok(self.catalog().insert_des(&record)?)
+        })?;
         Ok(record)
     }
 
@@ -111,7 +114,10 @@ impl Installation {
             }
         }
         record.auto_rotation = change.auto_rotation.unwrap_or(record.auto_rotation);
-        self.rotate(rev, record, old_key)
+        let url = record.key_url.clone();
+        self.recorded(DesOperation::Update, name, &url, || {
+            self.rotate(rev, record, old_key)
+        })
     }
 
     /// Deletes a set that no disk uses, and with it its identity.
@@ -122,7 +128,9 @@ impl Installation {
         let Stored { rev, record } = self.catalog().des(name)?;
         // A disk whose header names the set needs its identity, whatever the catalog says.
         disks::reconcile(self)?;
-        self.catalog().delete_des(name, rev)?;
+        self.recorded(DesOperation::Delete, name, &record.key_url, || {
+            Ok(self.catalog().delete_des(name, rev)?)
+        })?;
         Ok(DeletedDes {
             principal_id: record.principal_id,
             vaults_with_policy: self.vaults_with_policy(record.principal_id)?,
