@@ -59,6 +59,7 @@ fn the_life_of_a_dek_is_on_record() {
     let why = |n: usize| entries[n].detail.as_deref().unwrap();
     assert!(why(1).contains("KeyDisabled"), "{}", why(1));
     assert!(why(3).contains("Detached"), "{}", why(3));
+    customer.run(&["audit", "verify"]);
 }
 
 #[test]

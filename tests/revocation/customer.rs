@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use sealdisk::control::Installation;
 use sealdisk::control::disks;
-use sealdisk::vault::{Caller, EmbeddedVault};
 use serde_json::Value;
 
 use crate::frontend::PATIENCE;
@@ -22,8 +21,7 @@ pub const PAUSE: &[&str] = &["--key-check-interval", "1s", "--on-revoke", "pause
 
 const DISK: &str = "disk";
 const VAULT: &str = "customer";
-/// The customer's key.
-pub const KEY: &str = "key";
+const KEY: &str = "key";
 const SET: &str = "set";
 
 pub struct Customer {
@@ -90,11 +88,15 @@ impl Customer {
         self.set_key(&["--enabled", if enabled { "true" } else { "false" }]);
     }
 
-    /// The vault itself, and who may do everything in it.
-    pub fn open_vault(&self) -> (EmbeddedVault, Caller) {
-        let installation = Installation::open(self.disk.state_dir()).unwrap();
-        let vault = installation.vault(VAULT).unwrap();
-        (vault, installation.operator())
+    /// `keyvault key delete`, or `recover`.
+    pub fn key(&self, what: &str) {
+        self.run(&["keyvault", "key", what, KEY, "--vault-name", VAULT]);
+    }
+
+    /// Deletes a deleted key for good.
+    pub fn purge_key(&self) {
+        let key = ["keyvault", "key", "purge", KEY, "--vault-name", VAULT];
+        self.run(&[&key[..], &["--yes"]].concat());
     }
 
     /// The vault's directory.

@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::MIB;
-use crate::customer::{BOUND, Customer, FAIL, KEY};
+use crate::customer::{BOUND, Customer, FAIL};
 use crate::frontend::PATIENCE;
 use crate::frontend::client::Status;
 use crate::frontend::daemon::Daemon;
@@ -121,15 +121,14 @@ fn a_set_whose_identity_is_removed_stops_its_disks() {
 #[test]
 fn a_key_that_is_deleted_stops_the_disk_until_it_is_recovered() {
     let mut running = Running::new(FAIL);
-    let (vault, operator) = running.customer.open_vault();
-    vault.delete_key(&operator, KEY).unwrap();
+    running.customer.key("delete");
     running.stops_for("KeyNotFound");
-    vault.recover_key(&operator, KEY).unwrap();
+    running.customer.key("recover");
     running.resumes();
     // Purged it never comes back; the disk is as good as erased.
-    vault.delete_key(&operator, KEY).unwrap();
+    running.customer.key("delete");
     running.stops_for("KeyNotFound");
-    vault.purge_key(&operator, KEY).unwrap();
+    running.customer.purge_key();
     thread::sleep(Duration::from_millis(2500));
     assert_eq!(running.write(), Err(Status::IoErr));
     running.customer.wait_stopped();

@@ -172,7 +172,8 @@ done
 fn a_paused_guest_outlives_every_revocation_without_an_error() {
     let host = Host::new();
     host.create_disk("data", "64MiB", &[]);
-    host.create_disk("signal", "1MiB", &[]);
+    // Not under the customer's key: it would be stopped with the other one.
+    host.run(&["disk", "create", "signal", "--size", "1MiB"]);
     let signal = host.attach("signal");
     let options = ["--key-check-interval", "1s", "--key-grace", "3s"];
     let daemon = host.attach_with("data", &[&options[..], &["--on-revoke", "pause"]].concat());
@@ -227,6 +228,7 @@ fn revocations() -> Vec<Revocation> {
         ),
         ("Forbidden", revoke_policy, Host::grant),
         ("Unauthorized", remove_identity, assign_identity),
+        ("KeyNotFound", |h| key(h, "delete"), |h| key(h, "recover")),
         ("VaultNotFound", hide_vault, show_vault),
     ]
 }
@@ -239,6 +241,18 @@ fn revoke_policy(host: &Host) {
         "customer",
         "--object-id",
         &identity,
+    ]);
+}
+
+/// `keyvault key delete`, or `recover`.
+fn key(host: &Host, what: &str) {
+    host.run(&[
+        "keyvault",
+        "key",
+        what,
+        "disk-key",
+        "--vault-name",
+        "customer",
     ]);
 }
 
