@@ -104,9 +104,12 @@ impl FromStr for KeyUrl {
                 "the key version in '{text}' is not 32 hexadecimal digits"
             )));
         }
+        // Host names are case-insensitive (RFC 3986 §3.2.2), and 443 is the port without one, but not
+        // of an embedded vault, which has none.
+        let host = host.to_ascii_lowercase();
+        let plain = host.strip_suffix(":443").filter(|h| !h.ends_with(DOMAIN));
         Ok(Self {
-            // Host names are case-insensitive (RFC 3986 §3.2.2).
-            vault_url: format!("https://{}", host.to_ascii_lowercase()),
+            vault_url: format!("https://{}", plain.unwrap_or(&host)),
             key: KeyId {
                 name: name.into(),
                 version: version.map(str::to_ascii_lowercase),
@@ -171,6 +174,15 @@ mod tests {
         assert_eq!(url.to_string(), text);
         let elsewhere: KeyUrl = "https://v.vault.example.net/keys/k".parse().unwrap();
         assert_eq!(elsewhere.vault_name(), None);
+        for (text, vault_url) in [
+            ("https://v.example.net:443/keys/k", "https://v.example.net"),
+            ("https://v.example.net:8443/keys/k", "https://v.example.net:8443"),
+            ("https://v.vault.localhost:443/keys/k", "https://v.vault.localhost:443"),
+        ] {
+            let url: KeyUrl = text.parse().unwrap();
+            assert_eq!(url.vault_url, vault_url);
+            assert_eq!(url.vault_name(), None);
+        }
     }
 
     #[test]
