@@ -176,8 +176,14 @@ mod tests {
         assert_eq!(elsewhere.vault_name(), None);
         for (text, vault_url) in [
             ("https://v.example.net:443/keys/k", "https://v.example.net"),
-            ("https://v.example.net:8443/keys/k", "https://v.example.net:8443"),
-            ("https://v.vault.localhost:443/keys/k", "https://v.vault.localhost:443"),
+            (
+                "https://v.example.net:8443/keys/k",
+                "https://v.example.net:8443",
+            ),
+            (
+                "https://v.vault.localhost:443/keys/k",
+                "https://v.vault.localhost:443",
+            ),
         ] {
             let url: KeyUrl = text.parse().unwrap();
             assert_eq!(url.vault_url, vault_url);

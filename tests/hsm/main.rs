@@ -7,5 +7,6 @@
 mod frontend;
 
 mod keys;
+mod served;
 mod token;
 mod workflow;

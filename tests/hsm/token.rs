@@ -143,7 +143,7 @@ impl Customer {
     }
 
     /// The words of a command line; a space within a word is written as one that does not break.
-    fn command(&self, line: &str) -> Command {
+    pub fn command(&self, line: &str) -> Command {
         let words: Vec<String> = line.split(' ').map(|w| w.replace('\u{a0}', " ")).collect();
         self.disk
             .command(&words.iter().map(String::as_str).collect::<Vec<_>>())
