@@ -10,11 +10,12 @@ mod disk_support;
 use std::collections::BTreeSet;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use disk_support::{Host, KEY, VAULT};
+use rustix::process::{Pid, Signal, kill_process};
 use sealdisk::control::Installation;
-use sealdisk::control::disks::{self, CreateRequest, Disk};
+use sealdisk::control::disks::{self, CreateRequest, Disk, NewKey};
 use sealdisk::control::import::Cancel;
 
 const ALL: &[&str] = &["get", "wrapKey", "unwrapKey"];
@@ -190,7 +191,12 @@ fn a_disk_that_was_moved_to_another_set_meanwhile_stays_there() {
     let installation = host.installation();
     let access = installation.wrapping_key(Some(SET)).unwrap();
     host.ok(&["disk", "update", "disk0", "--platform-managed"]);
-    assert!(!disks::rewrap(&installation, "disk0", SET, &access).unwrap());
+    let new = NewKey {
+        set: Some(SET),
+        access: &access,
+        log: &installation.audit_log().unwrap(),
+    };
+    assert!(!disks::rewrap(&installation, "disk0", &new).unwrap());
     let show = host.json(&["disk", "show", "disk0"]);
     assert_eq!(
         show["encryption"]["type"],
@@ -204,4 +210,38 @@ fn a_set_that_does_not_follow_its_key_says_how_it_could() {
     host.encryption_set(SET, ALL);
     let said = host.refused(&["disk-encryption-set", "rotate", SET]);
     assert!(said.contains("--enable-auto-key-rotation"), "{said}");
+}
+
+#[test]
+fn a_served_vault_makes_the_sets_follow_and_all_of_it_is_on_record() {
+    let host = host_with_disks(3);
+    let old = open_all(&host);
+    new_version(&host);
+    let mut server = host
+        .command(&["keyvault", "serve", "--listen", "127.0.0.1:0"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let followed = loop {
+        let now = open_all(&host);
+        if (now.len() == 1 && now != old) || Instant::now() > deadline {
+            break now != old;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    kill_process(Pid::from_child(&server), Signal::TERM).unwrap();
+    assert!(server.wait().unwrap().success());
+    assert!(followed, "the server let the disks be");
+
+    let log = host.ok(&["audit", "list", "--installation", "-o", "json"]);
+    let log: serde_json::Value = serde_json::from_slice(&log).unwrap();
+    let count = |operation: &str| {
+        let records = log.as_array().unwrap().iter();
+        records.filter(|r| r["operation"] == operation).count()
+    };
+    assert_eq!(count("DiskRewrap"), 3, "{log}");
+    assert!(count("DiskEncryptionSetUpdate") >= 1, "{log}");
+    host.ok(&["audit", "verify"]);
 }

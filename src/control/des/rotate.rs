@@ -12,8 +12,10 @@ use std::thread;
 use time::OffsetDateTime;
 
 use super::UpdatedDes;
+use crate::audit::AuditLog;
 use crate::catalog::{DiskEncryptionSetRecord, DiskRecord, Rev, Stored};
-use crate::control::disks::{self, DiskError};
+use crate::control::changes::DesOperation;
+use crate::control::disks::{self, DiskError, NewKey};
 use crate::control::{ControlError, Installation, KeyAccess};
 
 /// Disks that are wrapped at a time. Most of the time of one goes into waiting for its header and
@@ -64,7 +66,10 @@ impl Installation {
         if disks.iter().all(|disk| disk.record.key_url == latest) {
             return Ok(None);
         }
-        self.rotate(rev, record, None).map(Some)
+        let (name, key_url) = (record.name.clone(), record.key_url.clone());
+        self.recorded(DesOperation::Update, &name, &key_url, || {
+            self.rotate(rev, record, None).map(Some)
+        })
     }
 
     /// Stores a changed record and wraps the set's disks under its key, which must be usable if there
@@ -87,6 +92,7 @@ impl Installation {
             key.probe()?;
         }
         remember(&mut record, old_key, &stale);
+        let log = self.audit_log()?;
         self.catalog().update_des(rev, &record)?;
         let mut updated = UpdatedDes {
             record,
@@ -94,13 +100,23 @@ impl Installation {
             left: Vec::new(),
         };
         if let Some(key) = key {
-            self.rewrap(&key, stale, &mut updated);
+            self.rewrap(&key, stale, &log, &mut updated);
         }
         Ok(updated)
     }
 
-    fn rewrap(&self, key: &KeyAccess, stale: Vec<DiskRecord>, updated: &mut UpdatedDes) {
-        let set = updated.record.name.as_str();
+    fn rewrap(
+        &self,
+        key: &KeyAccess,
+        stale: Vec<DiskRecord>,
+        log: &AuditLog,
+        updated: &mut UpdatedDes,
+    ) {
+        let new = NewKey {
+            set: Some(&updated.record.name),
+            access: key,
+            log,
+        };
         let next = AtomicUsize::new(0);
         let done: Mutex<Vec<(usize, Result<bool, DiskError>)>> = Mutex::default();
         thread::scope(|scope| {
@@ -111,7 +127,7 @@ impl Installation {
                         let Some(disk) = stale.get(index) else {
                             break;
                         };
-                        let outcome = disks::rewrap(self, &disk.name, set, key);
+                        let outcome = disks::rewrap(self, &disk.name, &new);
                         let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
                         done.push((index, outcome));
                     }

@@ -55,7 +55,7 @@ pub use grow::grow;
 pub use register::{RegisterRequest, register};
 pub use size::parse_size;
 pub use staging::sweep;
-pub use update::{rewrap, update};
+pub use update::{NewKey, rewrap, update};
 pub use view::{DiskView, EncryptionView, LayerView, list, show};
 
 /// The name of the header in a disk's directory.

@@ -1,6 +1,7 @@
 //! Re-wrapping a disk's DEK under another key, no data touched.
 
 use super::{Disk, DiskError, described, lookup, reconcile_one};
+use crate::audit::AuditLog;
 use crate::catalog::DiskRecord;
 use crate::control::{Installation, KeyAccess};
 use crate::envelope::{Header, HeaderLock, unwrap_dek, wrap_dek};
@@ -35,26 +36,32 @@ pub fn update(
     let file = disk.header_file()?;
     let lock = file.lock()?;
     let (header, dek) = disk.unlock(installation, lock.read()?)?;
-    wrap_anew(
-        installation,
-        &access,
-        disk_encryption_set,
-        lock,
-        header,
-        &dek,
-    )
+    let new = NewKey {
+        set: disk_encryption_set,
+        access: &access,
+        log: &installation.audit_log()?,
+    };
+    wrap_anew(installation, &new, lock, header, &dek)
 }
 
-/// As [`update`] under the key `access` of the set `set`, for a disk that belongs to it. A disk that
-/// was moved to another set meanwhile, or that the key wraps already, is left alone: false then.
+/// The key that is to wrap a disk.
+pub struct NewKey<'a> {
+    /// Its set; `None` for the platform-managed key.
+    pub set: Option<&'a str>,
+    /// The key.
+    pub access: &'a KeyAccess,
+    /// The audit log of the installation.
+    pub log: &'a AuditLog,
+}
+
+/// As [`update`] under another key of the set to which the disk belongs. A disk that was moved to another set meanwhile, or that the key wraps already, is left alone: false then.
 ///
 /// # Errors
 /// As [`update`].
 pub fn rewrap(
     installation: &Installation,
     name: &str,
-    set: &str,
-    access: &KeyAccess,
+    new: &NewKey<'_>,
 ) -> Result<bool, DiskError> {
     let disk = Disk::find(installation, name)?;
     let file = disk.header_file()?;
@@ -63,7 +70,8 @@ pub fn rewrap(
     let claims = found.claims();
     disk.check_identity(claims)?;
     let top = claims.top().ok_or_else(|| disk.no_layer())?;
-    let moved = claims.disk_encryption_set.as_deref() != Some(set);
+    let moved = claims.disk_encryption_set.as_deref() != new.set;
+    let access = new.access;
     let url = access.key_url().to_string();
     if moved
         || claims
@@ -81,20 +89,20 @@ pub fn rewrap(
     } else {
         disk.unlock(installation, found)?
     };
-    wrap_anew(installation, access, Some(set), lock, header, &dek)?;
+    wrap_anew(installation, new, lock, header, &dek)?;
     Ok(true)
 }
 
 fn wrap_anew(
     installation: &Installation,
-    access: &KeyAccess,
-    set: Option<&str>,
+    new: &NewKey<'_>,
     mut lock: HeaderLock<'_>,
     mut header: Header,
     dek: &Dek,
 ) -> Result<(), DiskError> {
+    let access = new.access;
     let (vault, caller) = (access.vault.as_ref(), &access.caller);
-    header.disk_encryption_set = set.map(Into::into);
+    header.disk_encryption_set = new.set.map(Into::into);
     for layer in &mut header.layers {
         layer.envelope = wrap_dek(vault, caller, &access.key, dek)?;
         unwrap_dek(vault, caller, layer)?;
@@ -106,6 +114,13 @@ fn wrap_anew(
         disk_encryption_set: header.disk_encryption_set.clone(),
         ..row.record.clone()
     };
+    let detail = format!(
+        "disk id {}, set {}, before {}",
+        header.disk,
+        new.set.unwrap_or("-"),
+        row.record.key_url
+    );
+    installation.record_rewrap(new.log, &access.key_url().to_string(), &name, detail)?;
     let catalog = installation.catalog();
     let rev = catalog.update_disk(row.rev, &pinned)?;
     let written = lock.write_both(&header, dek);
