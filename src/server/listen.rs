@@ -163,12 +163,12 @@ pub fn serve(
 async fn keep_up(shared: Arc<Shared>, tls: Arc<Tls>) {
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut followed = Instant::now();
+    let mut followed: Option<Instant> = None;
     loop {
         tick.tick().await;
-        let follow = followed.elapsed() >= FOLLOW;
+        let follow = followed.is_none_or(|last| last.elapsed() >= FOLLOW);
         if follow {
-            followed = Instant::now();
+            followed = Some(Instant::now());
         }
         let (shared, tls) = (Arc::clone(&shared), Arc::clone(&tls));
         let work = move || {

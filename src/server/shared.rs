@@ -136,29 +136,6 @@ impl Shared {
                 Err(error) => log::error!("key vault '{name}': {}", error.message),
             }
         }
-        self.follow_latest_keys();
-    }
-
-    /// Wraps the disks of sets that follow their key under its latest version.
-    fn follow_latest_keys(&self) {
-        let followed = match self.installation.follow_latest_keys(None) {
-            Ok(followed) => followed,
-            Err(error) => return log::error!("no set was looked at: {error}"),
-        };
-        for FollowedDes { name, outcome } in followed {
-            match outcome {
-                Ok(updated) => {
-                    let (done, left) = (updated.rewrapped.len(), updated.left.len());
-                    log::info!(
-                        "disk encryption set '{name}': {done} disks wrapped anew, {left} left"
-                    );
-                    for (disk, error) in updated.left {
-                        log::error!("the disk '{}' keeps {}: {error}", disk.name, disk.key_url);
-                    }
-                }
-                Err(error) => log::error!("disk encryption set '{name}': {error}"),
-            }
-        }
     }
 
     /// Wraps the disks of sets that follow their key's latest version under that, whoever made it.
