@@ -133,6 +133,16 @@ fn what_a_killed_daemon_had_completed_is_decrypted() {
     assert_eq!(fs::read_dir(runtime.path()).unwrap().count(), 1);
     assert!(!holds(runtime.path(), &[1; 64]), "plaintext on tmpfs");
 
+    // A check takes them into account, and a repair makes them durable.
+    let check = ["disk", "check", "d", "--runtime-dir", text(runtime.path())];
+    let report = host.json(&check);
+    assert_eq!(report["dataBytes"], 8192);
+    assert_eq!(host.json(&["disk", "show", "d"])["dataBytes"], 0);
+    host.ok(&[&check[..], &["--repair"]].concat());
+    assert_eq!(host.json(&["disk", "show", "d"])["dataBytes"], 8192);
+    die_after_a_write(&host, &runtime, "d", 131_072, &[3; 4096]);
+    expected[131_072..131_072 + 4096].fill(3);
+
     // A copy has it too.
     let copy = host.path("copy");
     host.ok(&[&["disk", "copy", "d", "--to", text(&copy)], &options[..]].concat());

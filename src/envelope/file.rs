@@ -132,19 +132,7 @@ impl HeaderFile {
 
     /// The newest whole copy and the slot that it is in.
     fn newest(&self) -> Result<(u64, UnverifiedHeader), EnvelopeError> {
-        let path = &self.path;
-        let metadata = self.file.metadata().map_err(io_error("inspect", path))?;
-        if metadata.len() != HEADER_FILE_LEN || !metadata.is_file() {
-            return Err(EnvelopeError::Length {
-                path: path.clone(),
-                expected: HEADER_FILE_LEN,
-                actual: metadata.len(),
-            });
-        }
-        let mut bytes = vec![0; 2 * SLOT_LEN];
-        self.file
-            .read_exact_at(&mut bytes, 0)
-            .map_err(io_error("read", path))?;
+        let (path, bytes) = (&self.path, self.bytes()?);
         let (first, second) = bytes.split_at(SLOT_LEN);
         match (slot::decode(first, path)?, slot::decode(second, path)?) {
             (Slot::Whole(a), Slot::Whole(b)) if a.sequence() > b.sequence() => Ok((0, *a)),
@@ -159,6 +147,44 @@ impl HeaderFile {
         }
     }
 
+    /// Both copies as they are in the file.
+    fn bytes(&self) -> Result<Vec<u8>, EnvelopeError> {
+        let path = &self.path;
+        let metadata = self.file.metadata().map_err(io_error("inspect", path))?;
+        if metadata.len() != HEADER_FILE_LEN || !metadata.is_file() {
+            return Err(EnvelopeError::Length {
+                path: path.clone(),
+                expected: HEADER_FILE_LEN,
+                actual: metadata.len(),
+            });
+        }
+        let mut bytes = vec![0; 2 * SLOT_LEN];
+        self.file
+            .read_exact_at(&mut bytes, 0)
+            .map_err(io_error("read", path))?;
+        Ok(bytes)
+    }
+
+    /// What each of the two copies is, for a check. An unusable file is no error.
+    ///
+    /// # Errors
+    /// [`EnvelopeError::Io`], [`EnvelopeError::Busy`], [`EnvelopeError::Length`].
+    pub fn copies(&self) -> Result<[HeaderCopy; 2], EnvelopeError> {
+        let _shared = self.flock(FlockOperation::NonBlockingLockShared)?;
+        let bytes = self.bytes()?;
+        let (first, second) = bytes.split_at(SLOT_LEN);
+        Ok(
+            [first, second].map(|copy| match slot::decode(copy, &self.path) {
+                Ok(Slot::Whole(header)) => HeaderCopy::Whole {
+                    sequence: header.sequence(),
+                },
+                Ok(Slot::Torn) => HeaderCopy::Torn,
+                Ok(Slot::Zero | Slot::Foreign) => HeaderCopy::NoHeader,
+                Err(error) => HeaderCopy::Unusable(error.to_string()),
+            }),
+        )
+    }
+
     fn only_one(&self, header: UnverifiedHeader, torn: u32) -> UnverifiedHeader {
         log::warn!(
             "{}: header copy {torn} is torn or damaged; using the other one (sequence {}), the next \
@@ -168,6 +194,22 @@ impl HeaderFile {
         );
         header
     }
+}
+
+/// What one of the two copies in a header file is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HeaderCopy {
+    /// A header.
+    Whole {
+        /// Its sequence number.
+        sequence: u64,
+    },
+    /// A header whose checksum is wrong.
+    Torn,
+    /// Zeros, or something else that never was one.
+    NoHeader,
+    /// Whole, and yet nothing that this program can use: why.
+    Unusable(String),
 }
 
 /// The right to update a header file: an exclusive lock, given up on drop.
@@ -215,6 +257,26 @@ impl HeaderLock<'_> {
     pub fn write_both(&mut self, header: &Header, dek: &Dek) -> Result<(), EnvelopeError> {
         self.write(header, dek)?;
         self.write(header, dek)
+    }
+
+    /// Writes the whole copy over the other one, which is not, byte for byte: so it takes no key.
+    /// With two whole copies, or none, nothing is done. Whether something was.
+    ///
+    /// # Errors
+    /// As [`HeaderLock::read`].
+    pub fn mend(&mut self) -> Result<bool, EnvelopeError> {
+        let (newest, _) = self.file.newest()?;
+        let bytes = self.file.bytes()?;
+        let (first, second) = bytes.split_at(SLOT_LEN);
+        let (good, bad) = match newest {
+            0 => (first, second),
+            _ => (second, first),
+        };
+        if matches!(slot::decode(bad, &self.file.path)?, Slot::Whole(_)) {
+            return Ok(false);
+        }
+        self.put(good, (1 - newest) * SLOT_LEN as u64)?;
+        Ok(true)
     }
 
     /// Overwrites both copies with zeros and syncs: the wrapped DEKs are gone, and with them the

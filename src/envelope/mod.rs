@@ -28,7 +28,7 @@ mod wrap;
 mod tests;
 
 pub use error::EnvelopeError;
-pub use file::{HEADER_FILE_LEN, HeaderFile, HeaderLock};
+pub use file::{HEADER_FILE_LEN, HeaderCopy, HeaderFile, HeaderLock};
 pub use payload::{HeaderPayload, LayerRecord, MAX_DISK_SIZE, check_disk_name};
 pub use slot::{FORMAT_VERSION, Header, MAX_PAYLOAD_LEN, SLOT_LEN, UnverifiedHeader};
 pub use wrap::{DekCheck, Envelope, unwrap_dek, wrap_dek};

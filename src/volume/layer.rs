@@ -82,6 +82,9 @@ impl Geometry {
     }
 }
 
+/// What a sector of a map says.
+pub type SectorStates<'a> = Result<Option<&'a [u8; format::STATES_LEN]>, VolumeError>;
+
 /// Where a layer's files are.
 #[derive(Debug, Clone)]
 pub struct LayerPaths {
@@ -322,6 +325,22 @@ fn each_durable_sector(
     geometry: &Geometry,
     mut each: impl FnMut(u64, Option<&[u8; format::STATES_LEN]>),
 ) -> Result<(), VolumeError> {
+    examine_map(map, geometry, |sector, states| {
+        each(sector, states?);
+        Ok(())
+    })
+}
+
+/// As opening a volume does, gives every sector of the durable map to `each`: its states, `None` for
+/// one that was never written, or what is wrong with it.
+///
+/// # Errors
+/// What is wrong with the header or the length, and what `each` says.
+pub fn examine_map(
+    map: &impl ReadAt,
+    geometry: &Geometry,
+    mut each: impl FnMut(u64, SectorStates<'_>) -> Result<(), VolumeError>,
+) -> Result<(), VolumeError> {
     let fail = |source| VolumeError::Io {
         what: "read the map file",
         source,
@@ -348,7 +367,7 @@ fn each_durable_sector(
         map.read_exact_at(bytes, format::sector_offset(sector))
             .map_err(fail)?;
         for raw in bytes.as_chunks::<SECTOR_LEN>().0 {
-            each(sector, format::decode_sector(sector, raw)?);
+            each(sector, format::decode_sector(sector, raw))?;
             sector += 1;
         }
     }

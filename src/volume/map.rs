@@ -84,6 +84,15 @@ impl BlockMap {
         }
     }
 
+    /// How many blocks have data.
+    pub fn data_blocks(&self) -> u64 {
+        let data = |word: &AtomicU64| {
+            let word = word.load(Ordering::Acquire);
+            u64::from((word & !(word >> 1) & 0x5555_5555_5555_5555).count_ones())
+        };
+        self.words.get().iter().map(data).sum()
+    }
+
     /// Makes all of `blocks` [`BlockState::Data`].
     pub fn set_data(&self, blocks: Range<u64>) {
         let data = BlockState::Data.repeated();
@@ -268,6 +277,8 @@ mod tests {
             let same = |b: &&BlockState| (**b == BlockState::Data) == (model[probe as usize] == BlockState::Data);
             let run = model[probe as usize..].iter().take_while(same).count() as u64;
             prop_assert_eq!(map.run(probe, 5000).blocks, run);
+            let data = model.iter().filter(|b| **b == BlockState::Data).count();
+            prop_assert_eq!(map.data_blocks(), data as u64);
             prop_assert_eq!(map.take_dirty(), dirty.into_iter().collect::<Vec<_>>());
 
             let mut held = vec![];

@@ -40,7 +40,10 @@ mod runtime;
 mod state;
 
 pub use error::VolumeError;
-pub use layer::{Geometry, LayerPaths, Volume, check_data_file, create_layer, grow_layer};
+pub use layer::{
+    Geometry, LayerPaths, SectorStates, Volume, check_data_file, create_layer, examine_map,
+    grow_layer,
+};
 pub use locks::{BlockLocks, MOST_BLOCKS};
 pub use map::{BlockMap, Run, held_runs};
 pub use runtime::RuntimeMap;

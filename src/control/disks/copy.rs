@@ -6,11 +6,12 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{CWD, RenameFlags, SeekFrom, copy_file_range, ioctl_ficlone, renameat_with, seek};
+use rustix::fs::{CWD, RenameFlags, copy_file_range, ioctl_ficlone, renameat_with};
 use rustix::io::Errno;
 use uuid::Uuid;
 
 use super::delete::remove_files;
+use super::extents::next_extent;
 use super::{Disk, DiskError, HEADER, dataplane, layer_paths, parent_of};
 use crate::control::files::{private_dir, sync_dir};
 use crate::control::import::Cancel;
@@ -164,26 +165,6 @@ fn copy_sparse(
     target.sync_all().map_err(&write)?;
     progress(len);
     Ok(())
-}
-
-/// The next range from `at` on in which a file has data.
-pub(super) fn next_extent(
-    file: &File,
-    at: u64,
-    len: u64,
-) -> std::io::Result<Option<std::ops::Range<u64>>> {
-    if at >= len {
-        return Ok(None);
-    }
-    let start = match seek(file, SeekFrom::Data(at)) {
-        Ok(start) => start,
-        Err(Errno::NXIO) => return Ok(None),
-        // The file system does not tell: all of it may be data.
-        Err(Errno::INVAL) => return Ok(Some(at..len)),
-        Err(error) => return Err(error.into()),
-    };
-    let end = seek(file, SeekFrom::Hole(start))?.min(len);
-    Ok((start < end).then_some(start..end))
 }
 
 /// Copies up to `most` bytes; how many.

@@ -30,6 +30,7 @@ use crate::store::LayerFile;
 use crate::vault::{Caller, KeyVault};
 use crate::volume::LayerPaths;
 
+mod check;
 mod copy;
 mod create;
 mod dataplane;
@@ -37,6 +38,7 @@ mod decrypt;
 mod delete;
 mod error;
 mod export;
+mod extents;
 mod grow;
 mod register;
 mod size;
@@ -44,6 +46,7 @@ mod staging;
 mod update;
 mod view;
 
+pub use check::{CheckReport, Problem, ProblemKind, check};
 pub use copy::copy;
 pub use create::{CreateRequest, Created, DEFAULT_SECTOR_SIZE, SourceSpec, create};
 pub use dataplane::{geometry, open_files};

@@ -8,7 +8,9 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{DiskError, header_claims, layer_paths, lookup, reconcile_one, sweep};
+use super::{
+    DiskError, dataplane, extents, header_claims, layer_paths, lookup, reconcile_one, sweep,
+};
 use crate::catalog::{DiskRecord, DiskState};
 use crate::control::Installation;
 
@@ -26,6 +28,8 @@ pub struct DiskView {
     pub disk_size_bytes: u64,
     /// Space that its files take.
     pub used_bytes: u64,
+    /// Bytes of the blocks that hold data, as of the last flush; nothing when the map cannot be read.
+    pub data_bytes: Option<u64>,
     /// When it was made.
     #[serde(with = "time::serde::rfc3339")]
     pub time_created: OffsetDateTime,
@@ -91,6 +95,13 @@ pub fn show(installation: &Installation, name: &str) -> Result<DiskView, DiskErr
 fn view(record: &DiskRecord) -> DiskView {
     let directory = &record.directory;
     let header = header_claims(directory);
+    let data_bytes = header.as_ref().ok().and_then(|header| {
+        let of_layer = |layer| {
+            let geometry = dataplane::geometry(header, layer).ok()?;
+            extents::data_bytes(&layer_paths(directory, layer).map, &geometry)
+        };
+        header.layers.iter().map(of_layer).sum()
+    });
     let layers = header.as_ref().map(|header| {
         let view = |layer| {
             let paths = layer_paths(directory, layer);
@@ -121,6 +132,7 @@ fn view(record: &DiskRecord) -> DiskView {
         disk_state,
         disk_size_bytes: record.size,
         used_bytes: used_bytes(directory),
+        data_bytes,
         time_created: record.created,
         encryption: EncryptionView {
             kind: match record.disk_encryption_set {
