@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::KeyRow;
 use crate::vault::private_keys::PrivateKey;
 
-/// Reading a key checks it and sets up its arithmetic, which costs about a third of its use. Only
-/// who serves many requests keeps keys: in other processes none is in memory for longer than it is
+/// Reading a key checks it and sets up its arithmetic, which costs more than its use. Only who
+/// serves many requests keeps keys: in other processes none is in memory for longer than it is
 /// used.
 #[derive(Default)]
 pub(super) struct KeyCache(Mutex<Slots>);
