@@ -136,6 +136,7 @@ fuzz_target!(|input: Input| {
         capacity: Sector(input.capacity.into()),
         read_only: input.read_only,
         serial: *b"0123456789abcdefghij",
+        discard: true,
         most_zero_sectors: 1 << 21,
     };
     let descriptors: Vec<_> = chain.clone().collect();

@@ -8,7 +8,7 @@ use clap::Args;
 
 use crate::control::attach::{AttachError, AttachRequest, GuardOptions, SocketSource, attach};
 use crate::control::runtime_dir;
-use crate::frontend::{self, FrontendError, OnRevoke};
+use crate::frontend::{self, Discard, FrontendError, OnRevoke};
 
 use super::limits::LimitArgs;
 use super::{CliError, Context, Output};
@@ -48,6 +48,10 @@ pub struct AttachArgs {
     /// Let the guest read only
     #[arg(long)]
     read_only: bool,
+    /// What becomes of blocks that the guest discards: 'punch' gives their space back, 'overwrite'
+    /// writes random bytes over their ciphertext before, 'off' offers no discard
+    #[arg(long, value_name = "off|punch|overwrite", default_value = "punch")]
+    discard: Discard,
     /// Queues to offer, at least one for each vCPU
     #[arg(long, value_name = "N", default_value_t = NUM_QUEUES,
           value_parser = clap::value_parser!(u16).range(1..=256))]
@@ -160,6 +164,7 @@ pub(super) fn run(context: &Context, args: AttachArgs) -> Result<(), CliError> {
         disk,
         socket,
         read_only: args.read_only,
+        discard: args.discard,
         num_queues: args.num_queues,
         queue_size: args.queue_size,
         poll_us: args.poll_us,

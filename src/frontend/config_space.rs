@@ -14,6 +14,8 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 use crate::request::ChainLimits;
 use crate::units::{BLOCK_SIZE, SECTOR_SIZE};
 
+use super::{Discard, Setup};
+
 /// `struct virtio_blk_config` up to the fields of features that are not offered (§5.2.4).
 const CONFIG_LEN: usize = 60;
 /// The largest configuration space that vhost-user can carry.
@@ -34,6 +36,7 @@ pub(super) const MOST_ZERO_SECTORS: u32 = (1 << 30) / SECTOR_SIZE as u32;
 pub(super) struct ConfigSpace {
     size: AtomicU64,
     read_only: bool,
+    discard: bool,
     num_queues: u16,
     queue_size: u16,
     /// What the driver wrote into `writeback`.
@@ -41,10 +44,12 @@ pub(super) struct ConfigSpace {
 }
 
 impl ConfigSpace {
-    pub(super) fn new(size: u64, read_only: bool, num_queues: u16, queue_size: u16) -> Self {
+    pub(super) fn new(setup: &Setup) -> Self {
+        let (num_queues, queue_size) = (setup.num_queues, setup.queue_size);
         Self {
-            size: size.into(),
-            read_only,
+            size: setup.size.into(),
+            read_only: setup.read_only,
+            discard: setup.discard != Discard::Off,
             num_queues,
             queue_size,
             writeback: AtomicBool::new(true),
@@ -68,7 +73,10 @@ impl ConfigSpace {
         if self.read_only {
             bits.push(VIRTIO_BLK_F_RO);
         } else {
-            bits.extend([VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_WRITE_ZEROES]);
+            bits.push(VIRTIO_BLK_F_WRITE_ZEROES);
+            if self.discard {
+                bits.push(VIRTIO_BLK_F_DISCARD);
+            }
         }
         bits.iter().fold(0, |all, bit| all | 1 << bit)
             | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
@@ -153,12 +161,13 @@ impl ConfigSpace {
         );
         put(34, &self.num_queues.to_le_bytes());
         if !self.read_only {
+            // Those of discards too where they are not offered: a driver (viostor) may divide by them.
             put(36, &MOST_ZERO_SECTORS.to_le_bytes());
             put(40, &1u32.to_le_bytes());
             put(44, &((BLOCK_SIZE / SECTOR_SIZE) as u32).to_le_bytes());
             put(48, &MOST_ZERO_SECTORS.to_le_bytes());
             put(52, &1u32.to_le_bytes());
-            put(56, &[1]);
+            put(56, &[u8::from(self.discard)]);
         }
         config
     }
@@ -167,10 +176,28 @@ impl ConfigSpace {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frontend::Limits;
+
+    fn config() -> ConfigSpace {
+        ConfigSpace::new(&Setup {
+            disk: uuid::Uuid::nil(),
+            layer: uuid::Uuid::nil(),
+            size: 1 << 30,
+            data_unit: 4096,
+            read_only: false,
+            discard: Discard::Punch,
+            num_queues: 4,
+            queue_size: 256,
+            poll_us: 0,
+            serial: String::new(),
+            limits: Limits::default(),
+            listening: true,
+        })
+    }
 
     #[test]
     fn reads_anywhere_inside_and_nowhere_else() {
-        let config = ConfigSpace::new(1 << 30, false, 4, 256);
+        let config = config();
         let whole = config.read(0, 60).unwrap();
         assert_eq!(whole[..8], (1u64 << 21).to_le_bytes());
         assert_eq!(
@@ -187,7 +214,7 @@ mod tests {
 
     #[test]
     fn write_through_without_flush_or_by_choice() {
-        let config = ConfigSpace::new(1 << 30, false, 4, 256);
+        let config = config();
         let (flush, wce) = (1 << VIRTIO_BLK_F_FLUSH, 1 << VIRTIO_BLK_F_CONFIG_WCE);
         assert!(config.is_write_through(wce));
         assert!(!config.is_write_through(flush | wce));

@@ -75,6 +75,34 @@ impl OnRevoke {
     }
 }
 
+/// What becomes of blocks that a guest discards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Discard {
+    /// Nothing: discards are not offered.
+    Off,
+    /// Their space is given back.
+    #[default]
+    Punch,
+    /// Their ciphertext is overwritten with random bytes, then their space is given back.
+    Overwrite,
+}
+
+impl FromStr for Discard {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Self::Off),
+            "punch" => Ok(Self::Punch),
+            "overwrite" => Ok(Self::Overwrite),
+            other => Err(format!(
+                "'{other}' is none of 'off', 'punch' and 'overwrite'"
+            )),
+        }
+    }
+}
+
 impl FromStr for OnRevoke {
     type Err = String;
 
@@ -123,6 +151,8 @@ pub struct Setup {
     pub data_unit: u64,
     /// Refuse writes.
     pub read_only: bool,
+    /// What becomes of discarded blocks.
+    pub discard: Discard,
     /// Queues offered.
     pub num_queues: u16,
     /// Entries of a queue at most, a power of two from 4 on.
@@ -282,6 +312,7 @@ mod tests {
             size: 4096,
             data_unit: 512,
             read_only: true,
+            discard: Discard::Overwrite,
             num_queues: 2,
             queue_size: 64,
             poll_us: 32,

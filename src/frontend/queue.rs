@@ -11,10 +11,10 @@ use crate::pipeline::{Finished, GuestBuffer, Op, OpError, OpKind, Pipeline, Slot
 use crate::request::{Action, Disk, Memory, Scratch, Status, interpret, read_chain};
 use crate::store::{StoreError, UringStore};
 
-use super::FrontendError;
 use super::log_limit::LogLimit;
 use super::ring::Ring;
 use super::shared::{Extent, Shared};
+use super::{Discard, FrontendError};
 
 /// A chain taken from the ring and not yet returned.
 struct Pending {
@@ -50,8 +50,10 @@ impl QueueState {
         store: UringStore,
         cipher: Option<Cipher>,
     ) -> Result<Self, FrontendError> {
+        let mut pipeline = Pipeline::new(extent.volume.clone(), store, cipher)?;
+        pipeline.set_overwrite(shared.discard == Discard::Overwrite);
         Ok(Self {
-            pipeline: Pipeline::new(extent.volume.clone(), store, cipher)?,
+            pipeline,
             disk: extent.disk.clone(),
             shared,
             pending: Slots::with_capacity(256),

@@ -29,8 +29,8 @@ use super::message::{ControlCommand, receive_command};
 use super::shared::{Extent, Shared};
 use super::waiter::{Waiter, signal_pipe};
 use super::{
-    CONTROL_FD, DESTROYED, DataPlaneFds, FrontendError, NOT_RESIZED, NOT_RESTORED, READY, RESIZED,
-    RESTORED, Setup, receive_setup,
+    CONTROL_FD, DESTROYED, DataPlaneFds, Discard, FrontendError, NOT_RESIZED, NOT_RESTORED, READY,
+    RESIZED, RESTORED, Setup, receive_setup,
 };
 
 /// What woke the main thread.
@@ -95,12 +95,7 @@ fn serve_disk(control: &mut UnixStream) -> Result<(), FrontendError> {
     let signals = signal_pipe().map_err(io_error("handle signals"))?;
     confine()?;
 
-    let config = ConfigSpace::new(
-        setup.size,
-        setup.read_only,
-        setup.num_queues,
-        setup.queue_size,
-    );
+    let config = ConfigSpace::new(&setup);
     let extent = Extent {
         volume,
         files,
@@ -113,6 +108,7 @@ fn serve_disk(control: &mut UnixStream) -> Result<(), FrontendError> {
         config.limits(),
         Duration::from_micros(setup.poll_us.into()),
         Limiter::new(&setup.limits),
+        setup.discard,
     ));
     let handler = BlockHandler::new(shared.clone(), config, setup.num_queues, setup.queue_size);
     let mut server = Server {
@@ -153,6 +149,7 @@ fn disk_of(setup: &Setup) -> Disk {
     Disk {
         capacity: Sector(setup.size / SECTOR_SIZE),
         read_only: setup.read_only,
+        discard: setup.discard != Discard::Off,
         serial,
         most_zero_sectors: MOST_ZERO_SECTORS,
     }

@@ -9,9 +9,9 @@ use crate::store::LayerFiles;
 use crate::units::{SECTOR_SIZE, Sector};
 use crate::volume::{RuntimeMap, Volume, check_data_file};
 
-use super::FrontendError;
 use super::key::SharedKey;
 use super::limits::Limiter;
+use super::{Discard, FrontendError};
 
 /// What changes when the disk grows, as a whole and for all queues at once.
 pub(super) struct Extent {
@@ -30,6 +30,8 @@ pub(super) struct Shared {
     pub(super) poll: Duration,
     /// What all queues together may do at most.
     pub(super) limiter: Limiter,
+    /// What becomes of discarded blocks.
+    pub(super) discard: Discard,
     /// Writes are to be durable before they complete.
     pub(super) write_through: AtomicBool,
 }
@@ -43,6 +45,7 @@ impl Shared {
         limits: ChainLimits,
         poll: Duration,
         limiter: Limiter,
+        discard: Discard,
     ) -> Self {
         Self {
             extent: Mutex::new(Arc::new(extent)),
@@ -51,6 +54,7 @@ impl Shared {
             limits,
             poll,
             limiter,
+            discard,
             write_through: true.into(),
         }
     }

@@ -128,6 +128,11 @@ impl<S: Store> Pipeline<S> {
         self.volume = volume;
     }
 
+    /// Whether ciphertext is overwritten before its space is given back.
+    pub fn set_overwrite(&mut self, overwrite: bool) {
+        self.punches.overwrite = overwrite;
+    }
+
     /// Takes a request on. Its end comes out of [`Pipeline::take_finished`], perhaps at once.
     pub fn submit(&mut self, op: Op) {
         let range = self.check_range(&op);
@@ -394,6 +399,10 @@ impl<S: Store> Pipeline<S> {
                 }
             }
             Piece::Flush { request } => request,
+            Piece::Overwrite { blocks, done } => {
+                return self.overwritten(blocks, done, result, buffer);
+            }
+            Piece::SyncOverwritten { blocks } => return self.overwritten_synced(blocks, result),
             Piece::Punch { blocks } => return self.punched(blocks, result),
         };
         self.piece_done(request, result, buffer);

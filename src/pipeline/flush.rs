@@ -4,13 +4,13 @@ use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
 
-use crate::store::{Store, StoreError, StoreFile, StoreOp};
+use crate::store::{IoBuffer, Store, StoreError, StoreFile, StoreOp};
 use crate::units::BLOCK_SIZE;
 use crate::volume::format::{self, BLOCKS_PER_SECTOR, SECTOR_LEN, STATES_LEN};
 use crate::volume::{BlockState, held_runs};
 
 use super::OpError;
-use super::drive::{Pipeline, Progress};
+use super::drive::{BUFFER_LEN, Pipeline, Progress};
 use super::piece::{Piece, RequestId};
 
 /// Blocks that are given back by one hole.
@@ -53,6 +53,8 @@ pub(super) struct Punches {
     queue: VecDeque<Punch>,
     under_way: usize,
     unsupported: bool,
+    /// Old ciphertext is overwritten first.
+    pub(super) overwrite: bool,
 }
 
 impl<S: Store> Pipeline<S> {
@@ -260,11 +262,86 @@ impl<S: Store> Pipeline<S> {
             return;
         }
         self.punches.under_way += 1;
+        match self.punches.overwrite {
+            true => self.overwrite(start..end, 0, None),
+            false => self.make_hole(start..end),
+        }
+    }
+
+    fn make_hole(&mut self, blocks: Range<u64>) {
         let op = StoreOp::Punch {
-            at: start * BLOCK_SIZE,
-            len: (end - start) * BLOCK_SIZE,
+            at: blocks.start * BLOCK_SIZE,
+            len: (blocks.end - blocks.start) * BLOCK_SIZE,
         };
-        self.submit_piece(Piece::Punch { blocks: start..end }, op);
+        self.submit_piece(Piece::Punch { blocks }, op);
+    }
+
+    /// Writes random bytes over the next buffer's worth of what is to become a hole. The durable map
+    /// says zeros already, so nobody reads there, and the blocks are ours alone until the hole is made.
+    fn overwrite(&mut self, blocks: Range<u64>, done: u64, buffer: Option<IoBuffer>) {
+        let next = blocks.start + done;
+        let count = (blocks.end - next).min(BUFFER_LEN as u64 / BLOCK_SIZE);
+        let Some(mut buffer) = buffer.or_else(|| self.pool.take()) else {
+            return self.give_back_later(blocks);
+        };
+        let len = (count * BLOCK_SIZE) as usize;
+        if let Err(error) = getrandom::fill(&mut buffer.as_mut_slice()[..len]) {
+            log::warn!("no random bytes to overwrite discarded blocks with: {error}");
+            self.pool.put(buffer);
+            return self.give_back_later(blocks);
+        }
+        let done = done + count;
+        let op = StoreOp::Write {
+            file: StoreFile::Data,
+            at: next * BLOCK_SIZE,
+            len,
+            buffer,
+        };
+        self.submit_piece(Piece::Overwrite { blocks, done }, op);
+    }
+
+    pub(super) fn overwritten(
+        &mut self,
+        blocks: Range<u64>,
+        done: u64,
+        result: Result<(), StoreError>,
+        buffer: Option<IoBuffer>,
+    ) {
+        if result.is_ok() && blocks.start + done < blocks.end {
+            return self.overwrite(blocks, done, buffer);
+        }
+        if let Some(buffer) = buffer {
+            self.pool.put(buffer);
+        }
+        if let Err(error) = result {
+            log::warn!("discarded blocks cannot be overwritten: {error}; they are tried again");
+            return self.give_back_later(blocks);
+        }
+        // Before the hole: a file system drops what it has not written yet of blocks that it frees.
+        let file = StoreFile::Data;
+        self.submit_piece(Piece::SyncOverwritten { blocks }, StoreOp::Sync { file });
+    }
+
+    pub(super) fn overwritten_synced(
+        &mut self,
+        blocks: Range<u64>,
+        result: Result<(), StoreError>,
+    ) {
+        if let Err(error) = result {
+            log::warn!("{error}; discarded space is given back later");
+            self.volume.set_lost();
+            return self.give_back_later(blocks);
+        }
+        self.make_hole(blocks);
+    }
+
+    /// Lets go of blocks that are still held: the next flush finds them again.
+    fn give_back_later(&mut self, blocks: Range<u64>) {
+        self.punches.under_way -= 1;
+        self.volume
+            .map()
+            .mark_dirty(blocks.start / BLOCKS_PER_SECTOR);
+        self.volume.locks().release_exclusive(blocks);
     }
 
     pub(super) fn punched(&mut self, blocks: Range<u64>, result: Result<(), StoreError>) {

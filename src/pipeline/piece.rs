@@ -40,6 +40,10 @@ pub(super) enum Piece {
     },
     /// A step of a flush.
     Flush { request: RequestId },
+    /// Random bytes over the first `done` blocks of what is to become a hole.
+    Overwrite { blocks: Range<u64>, done: u64 },
+    /// Making them durable, all of them.
+    SyncOverwritten { blocks: Range<u64> },
     /// A hole, which belongs to no request.
     Punch { blocks: Range<u64> },
 }

@@ -44,6 +44,8 @@ pub struct Disk {
     pub capacity: Sector,
     /// Whether writes are refused.
     pub read_only: bool,
+    /// Whether discards are served; without them, zeros keep their space.
+    pub discard: bool,
     /// What `VIRTIO_BLK_T_GET_ID` answers, padded with zeros.
     pub serial: [u8; VIRTIO_BLK_ID_BYTES as usize],
     /// The most sectors of one discard or write-zeroes segment.
@@ -93,6 +95,7 @@ pub fn interpret(chain: &Chain, disk: &Disk, durable: bool) -> Action {
                 written: len as u32,
             }
         }
+        VIRTIO_BLK_T_DISCARD if !disk.discard && !disk.read_only => refuse(Status::Unsupported),
         VIRTIO_BLK_T_DISCARD if writable == 0 && !disk.read_only => {
             zero(chain, disk, durable, true)
         }
@@ -142,7 +145,7 @@ fn zero(chain: &Chain, disk: &Disk, durable: bool, discard: bool) -> Action {
     match range(start, u64::from(sectors), disk.capacity) {
         Some(at) if sectors <= disk.most_zero_sectors => {
             let kind = OpKind::Zero {
-                release: discard || unmap,
+                release: disk.discard && (discard || unmap),
                 durable,
             };
             Action::Submit {

@@ -20,7 +20,9 @@
 //! - A discard: the current map says `ZeroHeld`, which reads as zeros; its space is given back only
 //!   after a flush made that durable, and never while the block is used or was written again. A
 //!   crash before leaves the old content, one after leaves zeros: `ZeroHeld` is kept in the durable
-//!   map too, so the space is given back later.
+//!   map too, so the space is given back later. Where old ciphertext is to be overwritten, that
+//!   comes, synced, between the flush and the hole: nobody reads there any more, and a crash leaves
+//!   `ZeroHeld`, after which it is done again.
 //! - Growing: `data` is made longer and synced; `map` is made longer and synced; the disk's header
 //!   says the new size (it alone decides); the runtime map is made longer and stamped with the new
 //!   size; then guests are served the new size. A crash before the header leaves files that are

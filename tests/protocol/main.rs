@@ -7,6 +7,7 @@
 mod frontend;
 
 mod config;
+mod discard;
 mod lifecycle;
 mod limits;
 mod memory;

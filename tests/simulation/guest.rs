@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use sealdisk::cipher::{Cipher, DataUnit, SharedSlice};
+use sealdisk::cipher::{Cipher, Cursor, DataUnit, SharedSlice};
 use sealdisk::keys::Dek;
 use sealdisk::pipeline::{Finished, GuestBuffer, Op, OpKind, Pipeline, Token};
 use sealdisk::store::StoreFile;
@@ -27,6 +27,8 @@ pub struct Options {
     /// Only a few blocks, mostly used as wholes: the same ones are written, discarded, flushed and
     /// given back again and again.
     pub crowded: bool,
+    /// Ciphertext is overwritten before its space is given back.
+    pub overwrite: bool,
 }
 
 /// Sectors of the disk at first: more than two map sectors' worth, and the last block is not whole.
@@ -143,7 +145,9 @@ impl Simulation {
         let queue = |_| {
             let store = SimStore::new(self.disk.clone(), self.options.alignment);
             let cipher = Cipher::new(&self.dek, self.geometry.data_unit).unwrap();
-            Pipeline::new(volume.clone(), store, cipher).unwrap()
+            let mut queue = Pipeline::new(volume.clone(), store, cipher).unwrap();
+            queue.set_overwrite(self.options.overwrite);
+            queue
         };
         self.queues = (0..2).map(queue).collect();
         self.opened = Some(runtime);
@@ -383,7 +387,27 @@ impl Simulation {
         Ok(())
     }
 
+    /// Where a hole was made, nothing that the guest wrote may have been durable any more.
+    fn check_holes(&mut self) -> Result<(), String> {
+        let punched = self.disk.borrow_mut().take_punched();
+        if !self.options.overwrite {
+            return Ok(());
+        }
+        let mut cipher = Cipher::new(&self.dek, self.geometry.data_unit).unwrap();
+        for (sector, old) in punched {
+            let mut plaintext = [0; 512];
+            // SAFETY: the array outlives the call, and nobody else has it.
+            let slice = unsafe { SharedSlice::new(NonNull::from(&mut plaintext[0]), 512) };
+            cipher.decrypt(ByteOffset(sector * 512), &old, &[slice], Cursor::default());
+            if stamp_of(&plaintext, sector) != u64::MAX {
+                return Err(format!("sector {sector} became a hole with its ciphertext"));
+            }
+        }
+        Ok(())
+    }
+
     fn kill(&mut self) -> Result<(), String> {
+        self.check_holes()?;
         for queue in &mut self.queues {
             queue.store_mut().kill(&mut self.rng);
         }
@@ -395,6 +419,7 @@ impl Simulation {
     }
 
     fn lose_power(&mut self) -> Result<(), String> {
+        self.check_holes()?;
         for queue in &mut self.queues {
             queue.store_mut().kill(&mut self.rng);
         }

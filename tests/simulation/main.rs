@@ -40,6 +40,7 @@ const SOUND: Options = Options {
     alignment: 512,
     large_units: true,
     crowded: false,
+    overwrite: false,
 };
 
 #[test]
@@ -115,4 +116,17 @@ fn no_hole_comes_before_the_map_that_makes_it_harmless() {
         crashes(1500),
     )
     .unwrap();
+}
+
+#[test]
+fn ciphertext_is_overwritten_before_its_space_is_given_back() {
+    for crowded in [false, true] {
+        let options = Options {
+            fault: Fault::PunchesAreDurable,
+            crowded,
+            overwrite: true,
+            ..SOUND
+        };
+        run(options, crashes(1500)).unwrap();
+    }
 }

@@ -61,6 +61,8 @@ pub struct SimDisk {
     data: SimFile,
     map: SimFile,
     fault: Fault,
+    /// What was durable where a hole was made since the last look.
+    punched: Vec<(u64, Sector)>,
 }
 
 impl SimDisk {
@@ -79,6 +81,7 @@ impl SimDisk {
             },
             map,
             fault,
+            punched: Vec::new(),
         }
     }
 
@@ -87,6 +90,11 @@ impl SimDisk {
             StoreFile::Data => &mut self.data,
             StoreFile::Map => &mut self.map,
         }
+    }
+
+    /// What was durable in each sector that became a hole since the last call.
+    pub fn take_punched(&mut self) -> Vec<(u64, Sector)> {
+        std::mem::take(&mut self.punched)
     }
 
     /// Makes the data file longer, or the map file.
@@ -235,6 +243,8 @@ impl SimStore {
             }
             Effect::Punch { at, len } => {
                 for sector in at / 512..(at + len) / 512 {
+                    let old = disk.data.durable.get(&sector).copied();
+                    disk.punched.extend(old.map(|old| (sector, old)));
                     disk.data.write(sector, [0; 512]);
                     if disk.fault == Fault::PunchesAreDurable {
                         disk.data.durable.insert(sector, [0; 512]);

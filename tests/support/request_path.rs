@@ -170,6 +170,7 @@ impl RequestPath {
                 capacity,
                 read_only: false,
                 serial: [0; 20],
+                discard: true,
                 most_zero_sectors: 1,
             },
             pending: Slots::with_capacity(256),

@@ -39,7 +39,7 @@ use uuid::Uuid;
 use crate::control::disks::{self, Disk, DiskError};
 use crate::control::{Installation, files, runtime_map};
 use crate::envelope::{Header, HeaderFile};
-use crate::frontend::{Limits, Setup, signal_pipe};
+use crate::frontend::{Discard, Limits, Setup, signal_pipe};
 use crate::keys::{Dek, harden_process, with_wiped_stack};
 use crate::store::{LayerFile, LayerFiles};
 use crate::volume::{RuntimeMap, check_data_file};
@@ -70,6 +70,8 @@ pub struct AttachRequest {
     pub socket: SocketSource,
     /// Refuse the guest's writes.
     pub read_only: bool,
+    /// What becomes of blocks that the guest discards.
+    pub discard: Discard,
     /// Queues offered.
     pub num_queues: u16,
     /// Entries of a queue at most.
@@ -341,6 +343,7 @@ fn setup(
         size: header.size,
         data_unit,
         read_only: request.read_only,
+        discard: request.discard,
         num_queues: request.num_queues,
         queue_size: request.queue_size,
         poll_us: request.poll_us,

@@ -15,6 +15,7 @@ const DISK: Disk = Disk {
     capacity: Sector(1000),
     read_only: false,
     serial: *b"a serial number\0\0\0\0\0",
+    discard: true,
     most_zero_sectors: 100,
 };
 const READ_ONLY: Disk = Disk {

@@ -99,6 +99,7 @@ proptest! {
             capacity: Sector(capacity),
             read_only,
             serial: [b's'; 20],
+            discard: true,
             most_zero_sectors: 8,
         };
         let mut scratch = Scratch::default();

@@ -1,0 +1,91 @@
+//! What becomes of discarded blocks, as `attach --discard` says.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::MIB;
+use crate::frontend::client::{Status, UNMAP};
+use crate::frontend::daemon::{AttachOptions, Backend, Disk};
+use crate::frontend::device::feature;
+use crate::frontend::rng::Rng;
+
+fn data_file(disk: &Disk) -> PathBuf {
+    let directory = disk.state_dir().join("disks/disk");
+    let mut files = std::fs::read_dir(directory).unwrap().flatten();
+    let data = files.find(|file| file.path().extension().is_some_and(|e| e == "data"));
+    data.unwrap().path()
+}
+
+fn allocated(disk: &Disk) -> u64 {
+    std::fs::metadata(data_file(disk)).unwrap().blocks() * 512
+}
+
+#[test]
+fn without_discards_zeros_keep_their_space() {
+    if Backend::chosen() == Backend::Qsd {
+        return;
+    }
+    let disk = Disk::new(8 * MIB);
+    let daemon = disk.attach(&AttachOptions {
+        arguments: &["--discard", "off"],
+        ..Default::default()
+    });
+    let mut frontend = daemon.connect();
+    assert_eq!(frontend.offered & feature::DISCARD, 0);
+    assert_eq!(
+        frontend.offered & feature::WRITE_ZEROES,
+        feature::WRITE_ZEROES
+    );
+    assert_eq!(frontend.config().write_zeroes_may_unmap(), 0);
+    let data = Rng::new(1).bytes(4 * MIB as usize);
+    let queue = &mut frontend.queues[0];
+    for (i, chunk) in data.chunks(MIB as usize).enumerate() {
+        queue.write(i as u64 * 2048, chunk).unwrap();
+    }
+    queue.flush().unwrap();
+    let before = allocated(&disk);
+    assert_eq!(queue.discard(&[(0, 2048, 0)]), Err(Status::Unsupp));
+    queue.write_zeroes(&[(0, 2048, UNMAP)]).unwrap();
+    queue.flush().unwrap();
+    assert!(queue.read(0, MIB as usize).unwrap().iter().all(|b| *b == 0));
+    assert!(queue.read(2048, MIB as usize).unwrap() == data[MIB as usize..2 * MIB as usize]);
+    drop((frontend, daemon));
+    assert_eq!(allocated(&disk), before);
+}
+
+#[test]
+fn overwritten_blocks_read_as_zeros_and_give_their_space_back() {
+    if Backend::chosen() == Backend::Qsd {
+        return;
+    }
+    let disk = Disk::new(32 * MIB);
+    let daemon = disk.attach(&AttachOptions {
+        arguments: &["--discard", "overwrite"],
+        ..Default::default()
+    });
+    let mut frontend = daemon.connect();
+    let data = Rng::new(2).bytes(MIB as usize);
+    let queue = &mut frontend.queues[0];
+    (0..16).for_each(|i| queue.write(i * 2048, &data).unwrap());
+    queue.flush().unwrap();
+    let before = allocated(&disk);
+    queue.discard(&[(0, 8 * 2048, 0)]).unwrap();
+    queue.flush().unwrap();
+    let end = Instant::now() + Duration::from_secs(20);
+    while allocated(&disk) > before - 7 * MIB {
+        assert!(Instant::now() < end, "{} of {before}", allocated(&disk));
+        // What is found in use is given back by a later flush.
+        queue.flush().unwrap();
+    }
+    for i in 0..16 {
+        let read = queue.read(i * 2048, MIB as usize).unwrap();
+        assert!(if i < 8 {
+            read.iter().all(|b| *b == 0)
+        } else {
+            read == data
+        });
+    }
+    queue.write(0, &data).unwrap();
+    assert!(queue.read(0, MIB as usize).unwrap() == data);
+}
