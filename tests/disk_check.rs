@@ -21,8 +21,8 @@ const ALL: &[&str] = &["get", "wrapKey", "unwrapKey"];
 const DATA_BYTES: u64 = (3 << 20) + 2 * 4096;
 
 const CLEAN: i32 = 0;
-const DAMAGED: i32 = 1;
-const LEAKING: i32 = 2;
+const DAMAGED: i32 = 2;
+const LEAKING: i32 = 3;
 
 /// A host with a disk that has data, and what is in it.
 fn host() -> (Host, Vec<u8>) {

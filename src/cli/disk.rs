@@ -112,9 +112,9 @@ package qemu-utils.")]
   sealdisk disk check boot1
   sealdisk disk check boot1 --repair -o json
 
-Exit status: 0 nothing is wrong; 1 there is damage, or the check could not be made; 2 there are only
-leaks, which is space in use for nothing. (As qemu-img check tells damage from leaks, with its own
-numbers.) After --repair it speaks of what remains.
+Exit status, as qemu-img check has it: 0 nothing is wrong; 1 the check could not be made; 2 there is
+damage; 3 there are only leaks, which is space in use for nothing. After --repair it speaks of what
+remains.
 
 --repair does only what is safe without a doubt: it writes a torn header copy anew from the other one,
 gives leaked space back, and makes durable what a killed daemon had completed, so it has to be given the
@@ -477,12 +477,15 @@ fn check(context: &Context, name: &str, repair: bool) -> Result<(), CliError> {
         (0, _) => Err(CliError {
             code: "DiskLeaks",
             message: format!("the disk {name} has {leaks} leaks; --repair gives space back"),
+            status: 3,
+        }),
+        _ => Err(CliError {
+            code: "DiskDamaged",
+            message: format!(
+                "the disk {name} is damaged in {damage} ways; the report on stdout names them"
+            ),
             status: 2,
         }),
-        _ => Err(CliError::new(
-            "DiskDamaged",
-            format!("the disk {name} is damaged in {damage} ways; the report on stdout names them"),
-        )),
     }
 }
 

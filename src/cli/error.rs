@@ -12,7 +12,7 @@ pub struct CliError {
     pub code: &'static str,
     /// One line: what, why, and what to do.
     pub message: String,
-    /// The exit status: 1, or 2 for arguments that make no sense.
+    /// The exit status: 1, or 2 for arguments that make no sense; `disk check` has its own.
     pub status: u8,
 }
 
