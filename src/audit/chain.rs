@@ -1,6 +1,6 @@
 //! What is hashed and what is signed. Both are fixed: a change makes every log that exists invalid.
 
-use sha2::{Digest, Sha256};
+use aws_lc_rs::digest::{Context, SHA256};
 use uuid::Uuid;
 
 use super::signer::{PublicKey, Purpose, Signer};
@@ -46,10 +46,10 @@ impl Entry {
     /// Each text follows its length, and a text that is not there is told from an empty one, so that
     /// no two records have the same encoding.
     pub fn hash(&self, log: LogId, previous: &Hash) -> Hash {
-        let mut hash = Sha256::new();
+        let mut hash = Context::new(&SHA256);
         hash.update(b"sealdisk audit record v1\0");
         hash.update(log.as_bytes());
-        hash.update(self.seq.to_le_bytes());
+        hash.update(&self.seq.to_le_bytes());
         hash.update(previous);
         let always = [&self.time, &self.caller, &self.origin, &self.operation].map(Some);
         let sometimes = [
@@ -61,15 +61,17 @@ impl Entry {
         ];
         for text in always.into_iter().chain(sometimes.map(Option::as_ref)) {
             match text {
-                None => hash.update([0]),
+                None => hash.update(&[0]),
                 Some(text) => {
-                    hash.update([1]);
-                    hash.update((text.len() as u64).to_le_bytes());
+                    hash.update(&[1]);
+                    hash.update(&(text.len() as u64).to_le_bytes());
                     hash.update(text.as_bytes());
                 }
             }
         }
-        hash.finalize().into()
+        let mut finished = Hash::default();
+        finished.copy_from_slice(hash.finish().as_ref());
+        finished
     }
 }
 

@@ -9,13 +9,13 @@
 
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::ControlError;
 use super::files::private_dir;
 use crate::audit::AuditLog;
 use crate::catalog::{Catalog, InstallationRecord, SqliteCatalog};
+use crate::keys::sha256;
 use crate::vault::Caller;
 use crate::vault::remote::TokenCache;
 
@@ -65,10 +65,14 @@ impl Installation {
     /// Tells the installation from others: the tenant of its identities.
     pub fn id(&self) -> Uuid {
         // Made of what is random and stays, so that it need not be stored.
-        let hash = Sha256::new()
-            .chain_update(b"sealdisk installation id v1\0")
-            .chain_update(self.principals.operator.as_bytes())
-            .finalize();
+        let operator = self.principals.operator;
+        let hash = sha256(
+            &[
+                b"sealdisk installation id v1\0".as_slice(),
+                operator.as_bytes(),
+            ]
+            .concat(),
+        );
         let mut id = [0; 16];
         id.copy_from_slice(&hash[..16]);
         uuid::Builder::from_custom_bytes(id).into_uuid()

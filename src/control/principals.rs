@@ -7,7 +7,6 @@ use std::net::SocketAddr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use uuid::Uuid;
 use zeroize::Zeroizing;
@@ -15,6 +14,7 @@ use zeroize::Zeroizing;
 use super::{ControlError, Installation};
 use crate::audit::AuditRecord;
 use crate::catalog::{CatalogError, IdentityOwner, IdentityRecord, Kind, Stored};
+use crate::keys::sha256;
 use crate::vault::{Caller, VaultError, VaultErrorCode};
 
 /// Random bytes of a secret.
@@ -153,7 +153,7 @@ impl Installation {
         let found = self.catalog().identity_by_client(client_id)?;
         // An identity that is not there is compared too, so that time does not tell which are.
         let known = found.as_ref().and_then(|identity| identity.secret_hash);
-        let given: [u8; 32] = Sha256::digest(secret.as_bytes()).into();
+        let given = sha256(secret.as_bytes());
         let expected = known.unwrap_or_default();
         let equal = aws_lc_rs::constant_time::verify_slices_are_equal(&given, &expected).is_ok();
         Ok(found.filter(|_| equal && known.is_some()))
@@ -172,7 +172,7 @@ fn new_secret(client_id: Uuid) -> Result<(IdentitySecret, [u8; 32]), ControlErro
     })?;
     let random = Zeroizing::new(URL_SAFE_NO_PAD.encode(random.as_slice()));
     let secret = Zeroizing::new(format!("{}.{}", client_id.simple(), *random));
-    let hash = Sha256::digest(secret.as_bytes()).into();
+    let hash = sha256(secret.as_bytes());
     Ok((IdentitySecret(secret), hash))
 }
 

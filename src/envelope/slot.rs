@@ -23,7 +23,7 @@
 use std::ops::{Deref, DerefMut};
 use std::path::Path;
 
-use hmac::Mac;
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 
 use super::{EnvelopeError, HeaderPayload, wrap};
 use crate::keys::Dek;
@@ -93,12 +93,10 @@ impl UnverifiedHeader {
         if let Some(top) = self.payload.top() {
             top.check.verify(top.id, dek)?;
         }
-        wrap::header_mac(dek)
-            .chain_update(&self.authenticated_bytes)
-            .verify_slice(&self.mac)
-            .map_err(|_| EnvelopeError::Unauthentic {
-                name: self.payload.name.clone(),
-            })?;
+        let right = wrap::header_mac(dek, &self.authenticated_bytes);
+        verify_slices_are_equal(&right, &self.mac).map_err(|_| EnvelopeError::Unauthentic {
+            name: self.payload.name.clone(),
+        })?;
         Ok(Header(self.payload))
     }
 }
@@ -133,11 +131,8 @@ pub(super) fn encode(header: &Header, sequence: u64, dek: &Dek) -> Result<Vec<u8
     slot[12..16].copy_from_slice(&length.to_le_bytes());
     slot[16..24].copy_from_slice(&sequence.to_le_bytes());
     slot[PAYLOAD_AT..PAYLOAD_AT + json.len()].copy_from_slice(&json);
-    let mac = wrap::header_mac(dek)
-        .chain_update(&slot[..MAC_AT])
-        .chain_update(&json)
-        .finalize();
-    slot[MAC_AT..MAC_AT + 32].copy_from_slice(&mac.into_bytes());
+    let mac = wrap::header_mac(dek, &[&slot[..MAC_AT], &json].concat());
+    slot[MAC_AT..MAC_AT + 32].copy_from_slice(&mac);
     let checksum = checksum(&slot);
     slot[CRC_AT..CRC_AT + 4].copy_from_slice(&checksum.to_le_bytes());
     Ok(slot)

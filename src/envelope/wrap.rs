@@ -1,11 +1,10 @@
 //! Wrapping and unwrapping of DEKs, and the keys that are derived from a DEK.
 
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use aws_lc_rs::{hkdf, hmac};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use hkdf::Hkdf;
-use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use sha2::Sha256;
 use uuid::Uuid;
 use zeroize::Zeroize;
 
@@ -107,8 +106,7 @@ pub struct DekCheck([u8; 32]);
 impl DekCheck {
     /// The check value of `dek` as the DEK of `layer`.
     pub fn new(layer: Uuid, dek: &Dek) -> Self {
-        let mac = derived_mac(dek, CHECK_KEY).chain_update(layer.as_bytes());
-        Self(mac.finalize().into_bytes().into())
+        Self(derived_mac(dek, CHECK_KEY, layer.as_bytes()))
     }
 
     /// Compares in constant time.
@@ -116,10 +114,8 @@ impl DekCheck {
     /// # Errors
     /// [`EnvelopeError::WrongDek`].
     pub fn verify(&self, layer: Uuid, dek: &Dek) -> Result<(), EnvelopeError> {
-        derived_mac(dek, CHECK_KEY)
-            .chain_update(layer.as_bytes())
-            .verify_slice(&self.0)
-            .map_err(|_| EnvelopeError::WrongDek { layer })
+        let right = Self::new(layer, dek);
+        verify_slices_are_equal(&self.0, &right.0).map_err(|_| EnvelopeError::WrongDek { layer })
     }
 }
 
@@ -140,21 +136,36 @@ impl<'de> Deserialize<'de> for DekCheck {
     }
 }
 
-/// The authenticator of headers whose top layer's DEK is `dek`.
-pub(super) fn header_mac(dek: &Dek) -> Hmac<Sha256> {
-    derived_mac(dek, HEADER_KEY)
+/// The authenticator of the header `bytes` whose top layer's DEK is `dek`.
+pub(super) fn header_mac(dek: &Dek, bytes: &[u8]) -> [u8; 32] {
+    derived_mac(dek, HEADER_KEY, bytes)
 }
 
-/// HMAC-SHA256 under a subkey of the DEK for one purpose. The DEK itself is only ever an XTS key
-/// and HKDF's input.
-fn derived_mac(dek: &Dek, purpose: &str) -> Hmac<Sha256> {
+/// HMAC-SHA256 of `message` under a subkey of the DEK for one purpose. The DEK itself is only ever an
+/// XTS key and HKDF's input.
+fn derived_mac(dek: &Dek, purpose: &str, message: &[u8]) -> [u8; 32] {
     let mut key = [0u8; 64];
-    // The only error of `expand` is an output of more than 255 hashes (RFC 5869 §2.3).
-    let expanded = Hkdf::<Sha256>::new(None, dek.expose()).expand(purpose.as_bytes(), &mut key);
-    debug_assert!(expanded.is_ok());
-    let mac = Hmac::<Sha256>::new((&key).into());
+    let info = [purpose.as_bytes()];
+    let extracted = hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(dek.expose());
+    // The only error is an output of more than 255 hashes (RFC 5869 §2.3).
+    let expanded = extracted
+        .expand(&info, SubkeyLen)
+        .and_then(|output| output.fill(&mut key));
+    assert!(expanded.is_ok(), "HKDF refused 64 bytes");
+    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &key), message);
     key.zeroize();
+    let mut mac = [0; 32];
+    mac.copy_from_slice(tag.as_ref());
     mac
+}
+
+/// Bytes of a subkey, as HKDF is asked for them.
+struct SubkeyLen;
+
+impl hkdf::KeyType for SubkeyLen {
+    fn len(&self) -> usize {
+        64
+    }
 }
 
 /// Bytes as base64url without padding (RFC 4648 §5), as Azure's APIs have them.

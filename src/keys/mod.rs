@@ -2,11 +2,13 @@
 //! that is locked, kept out of core dumps and zeroed when it is given back.
 
 mod dek;
+mod digest;
 mod error;
 mod locked;
 mod sealing;
 
 pub use dek::{DEK_LEN, Dek, DekHalf, harden_process};
+pub use digest::sha256;
 pub use error::KeyError;
 pub use locked::{Locked, LockedBytes, PageLock, wipe_stack, with_wiped_stack};
 pub use sealing::{FileGuard, SEALING_KEY_LEN, SealingError, SealingKey};

@@ -5,10 +5,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use aes_gcm::aead::{Aead, KeyInit, Payload};
-use aes_gcm::{Aes256Gcm, Key, Nonce};
-use hmac::{Hmac, Mac};
-use sha2::Sha256;
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::hmac;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
@@ -142,12 +140,13 @@ impl SealingKey {
     /// # Errors
     /// [`SealingError::Seal`]; in fact HMAC takes keys of any length (RFC 2104 §2).
     pub fn derive(&self, message: &[&[u8]]) -> Result<[u8; 32], SealingError> {
-        let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(self.0.as_slice())
-            .map_err(|_| SealingError::Seal)?;
+        let key = hmac::Key::new(hmac::HMAC_SHA256, self.0.as_slice());
+        let mut mac = hmac::Context::with_key(&key);
         for part in message {
             mac.update(part);
         }
-        Ok(mac.finalize().into_bytes().into())
+        let tag = mac.sign();
+        tag.as_ref().try_into().map_err(|_| SealingError::Seal)
     }
 
     /// The key for another purpose that [`derive`](Self::derive) gives.
@@ -169,13 +168,14 @@ impl SealingKey {
     pub fn seal(&self, associated: &[u8], secret: &[u8]) -> Result<Vec<u8>, SealingError> {
         let mut nonce = [0; NONCE_LEN];
         getrandom::fill(&mut nonce).map_err(KeyError::Random)?;
-        let payload = Payload {
-            msg: secret,
-            aad: associated,
-        };
-        let sealed = self
-            .cipher()?
-            .encrypt(&Nonce::from(nonce), payload)
+        let mut sealed = Zeroizing::new(Vec::with_capacity(secret.len() + AES_256_GCM.tag_len()));
+        sealed.extend_from_slice(secret);
+        self.cipher()?
+            .seal_in_place_append_tag(
+                Nonce::assume_unique_for_key(nonce),
+                Aad::from(associated),
+                &mut *sealed,
+            )
             .map_err(|_| SealingError::Seal)?;
         Ok([nonce.as_slice(), &sealed].concat())
     }
@@ -192,19 +192,23 @@ impl SealingKey {
         let (nonce, msg) = sealed
             .split_first_chunk::<NONCE_LEN>()
             .ok_or(SealingError::Open)?;
-        let payload = Payload {
-            msg,
-            aad: associated,
-        };
-        self.cipher()?
-            .decrypt(&Nonce::from(*nonce), payload)
-            .map(Zeroizing::new)
-            .map_err(|_| SealingError::Open)
+        let mut opened = Zeroizing::new(msg.to_vec());
+        let secret = self
+            .cipher()?
+            .open_in_place(
+                Nonce::assume_unique_for_key(*nonce),
+                Aad::from(associated),
+                &mut opened,
+            )
+            .map_err(|_| SealingError::Open)?
+            .len();
+        opened.truncate(secret);
+        Ok(opened)
     }
 
-    fn cipher(&self) -> Result<Aes256Gcm, SealingError> {
-        let key = <&Key<Aes256Gcm>>::try_from(self.0.as_slice()).map_err(|_| SealingError::Seal)?;
-        Ok(Aes256Gcm::new(key))
+    fn cipher(&self) -> Result<LessSafeKey, SealingError> {
+        let key = UnboundKey::new(&AES_256_GCM, self.0.as_slice());
+        Ok(LessSafeKey::new(key.map_err(|_| SealingError::Seal)?))
     }
 }
 

@@ -22,13 +22,13 @@ use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use sha2::{Digest, Sha256};
 use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
 use zeroize::Zeroizing;
 
 use super::ServerError;
 use crate::control::files::{private_dir, sync_dir};
+use crate::keys::sha256;
 
 /// How long the authority is valid. Clients trust it by a file that somebody copied to them.
 const CA_LIFETIME: Duration = Duration::days(20 * 365);
@@ -267,7 +267,7 @@ impl Authority {
 /// The name has a part of the key's hash in it: the authorities of two installations must not be
 /// taken for each other, and the server's certificate must not have its authority's name.
 fn ca_params(key: &KeyPair, now: OffsetDateTime) -> Result<CertificateParams, ServerError> {
-    let hash = Sha256::digest(key.public_key_raw());
+    let hash = sha256(key.public_key_raw());
     let id: String = hash.iter().take(4).map(|b| format!("{b:02x}")).collect();
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();

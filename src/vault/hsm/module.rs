@@ -12,10 +12,10 @@ use cryptoki::error::{Error, RvError};
 use cryptoki::session::{Session, UserType};
 use cryptoki::slot::Slot;
 use cryptoki::types::AuthPin;
-use sha2::{Digest, Sha256};
 
 use super::HsmToken;
 use super::error::HsmError;
+use crate::keys::sha256;
 use crate::vault::secret_file::read_secret;
 
 /// Free sessions that are kept for a token at most.
@@ -157,7 +157,7 @@ impl Module {
         }
         let pin =
             read_secret(token.pin_file.as_deref(), &token.credential).map_err(HsmError::PinFile)?;
-        let digest: [u8; 32] = Sha256::digest(pin.as_bytes()).into();
+        let digest = sha256(pin.as_bytes());
         let info = library.get_token_info(slot)?;
         if info.user_pin_locked() || info.user_pin_final_try() {
             return Err(HsmError::LastTry);
