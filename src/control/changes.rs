@@ -29,25 +29,37 @@ impl DesOperation {
     }
 }
 
+/// Something that is done with a key.
+pub(super) struct KeyDeed<'a> {
+    pub(super) time: OffsetDateTime,
+    pub(super) operation: &'static str,
+    /// The key's URL, with the version where there is one.
+    pub(super) key_url: &'a str,
+    /// The disk's name, where one is concerned.
+    pub(super) disk: Option<&'a str>,
+    pub(super) detail: String,
+}
+
 impl Installation {
     /// Makes a change of the set `name` and records it, with the key of the set. A log that
-    /// cannot be opened lets nothing be changed.
+    /// cannot be opened lets nothing be changed; the change may add to it.
     pub(super) fn recorded<T>(
         &self,
         operation: DesOperation,
         name: &str,
         key_url: &str,
-        change: impl FnOnce() -> Result<T, ControlError>,
+        change: impl FnOnce(&AuditLog) -> Result<T, ControlError>,
     ) -> Result<T, ControlError> {
         let log = self.audit_log()?;
-        let changed = change()?;
-        self.append(
-            &log,
-            operation.as_str(),
+        let changed = change(&log)?;
+        let deed = KeyDeed {
+            time: OffsetDateTime::now_utc(),
+            operation: operation.as_str(),
             key_url,
-            None,
-            format!("set {name}"),
-        )?;
+            disk: None,
+            detail: format!("set {name}"),
+        };
+        self.append(&log, deed)?;
         Ok(changed)
     }
 
@@ -60,30 +72,34 @@ impl Installation {
         disk: &str,
         detail: String,
     ) -> Result<(), ControlError> {
-        self.append(log, "DiskRewrap", key_url, Some(disk), detail)
+        let deed = KeyDeed {
+            time: OffsetDateTime::now_utc(),
+            operation: "DiskRewrap",
+            key_url,
+            disk: Some(disk),
+            detail,
+        };
+        self.append(log, deed)
     }
 
-    fn append(
-        &self,
-        log: &AuditLog,
-        operation: &str,
-        key_url: &str,
-        disk: Option<&str>,
-        detail: String,
-    ) -> Result<(), ControlError> {
+    /// Appends what the operator does to the log of the installation; it is durable then.
+    pub(super) fn append(&self, log: &AuditLog, deed: KeyDeed<'_>) -> Result<(), ControlError> {
         let operator = self.operator();
-        let key = key_url.parse::<KeyUrl>().ok();
+        let (key, version) = match deed.key_url.parse::<KeyUrl>() {
+            Ok(KeyUrl { vault_url, key }) => {
+                (format!("{vault_url}/keys/{}", key.name), key.version)
+            }
+            Err(_) => (deed.key_url.to_owned(), None),
+        };
         log.append(&AuditRecord {
-            time: OffsetDateTime::now_utc(),
+            time: deed.time,
             caller: operator.object_id,
             origin: operator.origin.to_string(),
-            operation: operation.into(),
-            key: key
-                .as_ref()
-                .map(|url| format!("{}/keys/{}", url.vault_url, url.key.name)),
-            version: key.and_then(|url| url.key.version),
-            disk: disk.map(Into::into),
-            detail: Some(detail),
+            operation: deed.operation.into(),
+            key: Some(key),
+            version,
+            disk: deed.disk.map(Into::into),
+            detail: Some(deed.detail),
             refusal: None,
         })?;
         Ok(())

@@ -12,9 +12,8 @@ use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::audit::AuditRecord;
 use crate::control::Installation;
-use crate::vault::KeyUrl;
+use crate::control::changes::KeyDeed;
 
 use super::status::Reason;
 
@@ -124,26 +123,17 @@ impl Recorder {
 /// # Errors
 /// What is wrong, as a part of a sentence.
 pub(super) fn append(installation: &Installation, record: &Record) -> Result<(), String> {
-    let operator = installation.operator();
-    let (key, version) = match record.key_url.parse::<KeyUrl>() {
-        Ok(KeyUrl { vault_url, key }) => (format!("{vault_url}/keys/{}", key.name), key.version),
-        Err(_) => (record.key_url.clone(), None),
-    };
     let id = record.disk;
-    let audited = AuditRecord {
+    let deed = KeyDeed {
         time: record.time,
-        caller: operator.object_id,
-        origin: operator.origin.to_string(),
-        operation: record.operation.as_str().into(),
-        key: Some(key),
-        version,
-        disk: Some(record.name.clone()),
-        detail: Some(match &record.reason {
+        operation: record.operation.as_str(),
+        key_url: &record.key_url,
+        disk: Some(&record.name),
+        detail: match &record.reason {
             Some(reason) => format!("disk id {id}; {}: {}", reason.code, reason.message),
             None => format!("disk id {id}"),
-        }),
-        refusal: None,
+        },
     };
     let log = installation.audit_log().map_err(|e| e.to_string())?;
-    log.append(&audited).map_err(|e| e.to_string())
+    installation.append(&log, deed).map_err(|e| e.to_string())
 }

@@ -23,7 +23,7 @@ impl Installation {
         let principal_id = std::mem::take(&mut record.principal_id);
         record.identity = DesIdentity::None;
         let operation = DesOperation::RemoveIdentity;
-        self.recorded(operation, name, &record.key_url, || {
+        self.recorded(operation, name, &record.key_url, |_| {
             Ok(self.catalog().update_des(rev, &record)?)
         })?;
         Ok(DeletedDes {
@@ -60,7 +60,7 @@ impl Installation {
             }
         };
         let operation = DesOperation::AssignIdentity;
-        self.recorded(operation, name, &record.key_url, || {
+        self.recorded(operation, name, &record.key_url, |_| {
             Ok(self.catalog().update_des(rev, &record)?)
         })?;
         Ok(record)

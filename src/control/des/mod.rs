@@ -83,7 +83,7 @@ impl Installation {
             last_rotation: None,
             created: OffsetDateTime::now_utc(),
         };
-        self.recorded(DesOperation::Create, new.name, &record.key_url, || {
+        self.recorded(DesOperation::Create, new.name, &record.key_url, |_| {
             Ok(self.catalog().insert_des(&record)?)
         })?;
         Ok(record)
@@ -115,8 +115,8 @@ impl Installation {
         }
         record.auto_rotation = change.auto_rotation.unwrap_or(record.auto_rotation);
         let url = record.key_url.clone();
-        self.recorded(DesOperation::Update, name, &url, || {
-            self.rotate(rev, record, old_key)
+        self.recorded(DesOperation::Update, name, &url, |log| {
+            self.rotate(rev, record, old_key, log)
         })
     }
 
@@ -128,7 +128,7 @@ impl Installation {
         let Stored { rev, record } = self.catalog().des(name)?;
         // A disk whose header names the set needs its identity, whatever the catalog says.
         disks::reconcile(self)?;
-        self.recorded(DesOperation::Delete, name, &record.key_url, || {
+        self.recorded(DesOperation::Delete, name, &record.key_url, |_| {
             Ok(self.catalog().delete_des(name, rev)?)
         })?;
         Ok(DeletedDes {

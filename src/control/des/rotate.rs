@@ -67,8 +67,8 @@ impl Installation {
             return Ok(None);
         }
         let (name, key_url) = (record.name.clone(), record.key_url.clone());
-        self.recorded(DesOperation::Update, &name, &key_url, || {
-            self.rotate(rev, record, None).map(Some)
+        self.recorded(DesOperation::Update, &name, &key_url, |log| {
+            self.rotate(rev, record, None, log).map(Some)
         })
     }
 
@@ -79,6 +79,7 @@ impl Installation {
         rev: Rev,
         mut record: DiskEncryptionSetRecord,
         old_key: Option<String>,
+        log: &AuditLog,
     ) -> Result<UpdatedDes, ControlError> {
         let disks = self.catalog().disks_of(Some(&record.name))?;
         let key = (!disks.is_empty())
@@ -92,7 +93,6 @@ impl Installation {
             key.probe()?;
         }
         remember(&mut record, old_key, &stale);
-        let log = self.audit_log()?;
         self.catalog().update_des(rev, &record)?;
         let mut updated = UpdatedDes {
             record,
@@ -100,7 +100,7 @@ impl Installation {
             left: Vec::new(),
         };
         if let Some(key) = key {
-            self.rewrap(&key, stale, &log, &mut updated);
+            self.rewrap(&key, stale, log, &mut updated);
         }
         Ok(updated)
     }
