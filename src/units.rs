@@ -47,3 +47,20 @@ impl Block {
         ByteOffset(self.0 * BLOCK_SIZE)
     }
 }
+
+/// A layer of a disk, counted from the one that is written to downwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LayerIndex(pub u8);
+
+impl LayerIndex {
+    /// The layer that is written to.
+    pub const TOP: Self = Self(0);
+
+    /// As an index of lists that have the top layer first.
+    pub fn get(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+/// The most layers of a disk.
+pub const MOST_LAYERS: usize = 32;

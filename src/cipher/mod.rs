@@ -14,6 +14,7 @@ mod error;
 mod portable;
 mod scatter;
 mod shared;
+mod stack;
 #[cfg(test)]
 mod tests;
 mod tweak;
@@ -24,4 +25,5 @@ pub use error::CipherError;
 pub use portable::PortableEngine;
 pub use scatter::Cipher;
 pub use shared::{Cursor, SharedSlice};
+pub use stack::CipherStack;
 pub use tweak::{TweakKey, TweakValue};

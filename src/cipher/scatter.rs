@@ -131,6 +131,27 @@ impl Cipher {
         }
     }
 
+    /// Transforms the host's bytes `from` of disk offset `at` into `into`, which is as long: for
+    /// what goes from one layer to another, and touches no guest.
+    pub(super) fn transform(
+        &mut self,
+        direction: Direction,
+        at: ByteOffset,
+        from: &[u8],
+        into: &mut [u8],
+    ) {
+        let len = from.len().min(into.len());
+        let mut done = 0;
+        while done < len {
+            let run = self.to_unit_end(at, done).min(len - done);
+            let tweak = self.tweak(at.plus(done as u64));
+            let (src, dst) = (from[done..].as_ptr(), into[done..].as_mut_ptr());
+            // SAFETY: both have `run` bytes left, and a shared and a unique slice are apart.
+            unsafe { self.engine.run(direction, &tweak, src, dst, run) };
+            done += run;
+        }
+    }
+
     /// Cuts `len` bytes into runs that are contiguous on both sides and stay in one data unit.
     fn walk(
         &mut self,

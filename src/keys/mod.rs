@@ -6,9 +6,11 @@ mod digest;
 mod error;
 mod locked;
 mod sealing;
+mod stack;
 
 pub use dek::{DEK_LEN, Dek, DekHalf, harden_process};
 pub use digest::sha256;
 pub use error::KeyError;
 pub use locked::{Locked, LockedBytes, PageLock, wipe_stack, with_wiped_stack};
 pub use sealing::{FileGuard, SEALING_KEY_LEN, SealingError, SealingKey};
+pub use stack::DekStack;
