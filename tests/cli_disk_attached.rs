@@ -150,6 +150,17 @@ fn what_a_killed_daemon_had_completed_is_decrypted() {
     let options = ["--runtime-dir", text(elsewhere.path())];
     let decrypted = host.ok(&[&["disk", "decrypt", "d"], &options[..]].concat());
     assert!(decrypted == expected, "it is durable since");
+
+    // And a disk that is forgotten, which gets another attach id when it is registered.
+    die_after_a_write(&host, &runtime, "d", 262_144, &[4; 4096]);
+    expected[262_144..262_144 + 4096].fill(4);
+    let forget = ["disk", "unregister", "d", "--runtime-dir"];
+    host.ok(&[&forget[..], &[text(runtime.path())]].concat());
+    assert_eq!(fs::read_dir(runtime.path()).unwrap().count(), 0);
+    let directory = host.disks().join("d");
+    host.ok(&["disk", "register", "--dir", text(&directory)]);
+    let decrypted = host.ok(&[&["disk", "decrypt", "d"], &options[..]].concat());
+    assert!(decrypted == expected);
 }
 
 #[test]

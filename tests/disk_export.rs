@@ -302,7 +302,44 @@ fn what_is_no_copy_or_has_no_key_here_is_not_registered() {
 }
 
 #[test]
-fn a_disk_in_use_is_neither_copied_nor_exported() {
+fn a_forgotten_disk_keeps_its_files_and_can_be_registered_again() {
+    let host = Host::new();
+    host.encryption_set("set1", ALL);
+    let raw = host.raw_image("disk.raw");
+    let set = ["--disk-encryption-set", "set1"];
+    host.ok(&[&["disk", "create", "d", "--source", text(&raw)], &set[..]].concat());
+    let files = host.files("d");
+    let header = fs::read(&files.header).unwrap();
+    let unregister = ["disk", "unregister", "d"];
+    let output = host.run(&unregister);
+    assert!(output.status.success() && output.stdout.is_empty());
+    let directory = files.header.parent().unwrap();
+    let note = String::from_utf8(output.stderr).unwrap();
+    assert!(note.contains(text(directory)), "{note}");
+    assert_eq!(fs::read(&files.header).unwrap(), header);
+    host.refused_with("ResourceNotFound", &["disk", "show", "d"]);
+    host.refused_with("ResourceNotFound", &unregister);
+    // Its place is not free, its name is.
+    host.refused_with("Conflict", &["disk", "create", "d", "--size", "1MiB"]);
+
+    let register = ["disk", "register", "--dir", text(directory), "--name", "e"];
+    host.ok(&register);
+    assert!(host.ok(&["disk", "decrypt", "e"]) == fs::read(&raw).unwrap());
+
+    // A directory that is gone cannot be looked at, but be forgotten.
+    let away = host.path("away");
+    fs::rename(directory, &away).unwrap();
+    host.ok(&["disk", "unregister", "e"]);
+    assert!(host.installation().catalog().disks().unwrap().is_empty());
+    host.ok(&["disk", "register", "--dir", text(&away)]);
+    // One that is there and has no header is kept.
+    fs::remove_file(away.join("header")).unwrap();
+    host.refused(&["disk", "unregister", "e"]);
+    assert_eq!(host.installation().catalog().disks().unwrap().len(), 1);
+}
+
+#[test]
+fn a_disk_in_use_is_neither_copied_nor_exported_nor_forgotten() {
     let host = Host::new();
     host.ok(&["disk", "create", "d", "--size", "1MiB"]);
     let data = host.files("d").data;
@@ -324,4 +361,6 @@ fn a_disk_in_use_is_neither_copied_nor_exported() {
     ];
     host.refused_with("OperationNotAllowed", &export);
     assert!(!to.exists());
+    host.refused_with("OperationNotAllowed", &["disk", "unregister", "d"]);
+    assert_eq!(host.json(&["disk", "show", "d"])["name"], "d");
 }

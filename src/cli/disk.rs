@@ -159,6 +159,19 @@ them. `disk delete` deletes the files of a registered disk as of any other.")]
         #[arg(long, value_name = "NAME")]
         disk_encryption_set: Option<String>,
     },
+    /// Forget an unattached disk; its files, its header and its key stay what they are
+    #[command(after_help = "Examples:
+  sealdisk disk unregister boot1
+  sealdisk disk register --dir /mnt/backup/boot1
+
+The disk can be registered again, here or elsewhere, from the directory that the command names. What a
+killed daemon had completed is made durable first, so give the --runtime-dir that the disk was attached
+with. Nothing here knows that the disk still needs its key: keep its key, and its disk encryption set or
+another one that may use the key.")]
+    Unregister {
+        /// The disk
+        name: String,
+    },
 }
 
 #[derive(Args)]
@@ -328,6 +341,15 @@ pub(super) fn run(context: &Context, args: DiskArgs) -> Result<(), CliError> {
             };
             let name = disks::register(&installation, &request)?;
             show(context, disks::show(&installation, &name)?)
+        }
+        DiskCommand::Unregister { name } => {
+            let runtime_dir = runtime_dir(context.runtime_dir.as_deref());
+            let directory = disks::unregister(&context.installation()?, &name, &runtime_dir)?;
+            context.output.note(&format!(
+                "the disk {name} is not known here any more; its files stay in {}",
+                directory.display()
+            ));
+            Ok(())
         }
     }
 }

@@ -62,7 +62,7 @@ pub enum DiskError {
     /// Another copy of the disk is in the catalog.
     #[error(
         "the disk in {} is known here as {name}; a copy is the same disk, so register it in another \
-         installation, or delete {name} first", path.display()
+         installation, or `disk unregister {name}` first", path.display()
     )]
     Registered {
         /// The directory that was to be registered.

@@ -43,6 +43,7 @@ mod grow;
 mod register;
 mod size;
 mod staging;
+mod unregister;
 mod update;
 mod view;
 
@@ -58,6 +59,7 @@ pub use grow::grow;
 pub use register::{RegisterRequest, register};
 pub use size::parse_size;
 pub use staging::sweep;
+pub use unregister::unregister;
 pub use update::{NewKey, rewrap, update};
 pub use view::{DiskView, EncryptionView, LayerView, list, show};
 
