@@ -102,7 +102,8 @@ fn die_after_a_write(host: &Host, runtime: &TempDir, disk: &str, offset: u64, pl
     let (header, dek) = disk.unlock(&installation, file.read().unwrap()).unwrap();
     let top = header.top().unwrap();
     let geometry = disks::geometry(&header, top).unwrap();
-    let files = disks::open_files(claim, &disk.layer_paths(top)).unwrap();
+    let files = disks::open_files(claim, &header, |layer| disk.layer_paths(layer)).unwrap();
+    let layer = disks::layer_map(&header, top, &disk.layer_paths(top)).unwrap();
 
     let path = runtime_map(runtime.path(), header.disk);
     let next = Uuid::new_v4();
@@ -110,8 +111,8 @@ fn die_after_a_write(host: &Host, runtime: &TempDir, disk: &str, offset: u64, pl
     let mut stamped: Header = header.clone();
     stamped.attach = next;
     file.lock().unwrap().write(&stamped, &dek).unwrap();
-    let volume = Volume::open_runtime(files.map.file(), geometry, &map).unwrap();
-    let mut io = DiskIo::open(Arc::new(volume), files, &dek).unwrap();
+    let volume = Volume::open_runtime(layer, vec![], &map).unwrap();
+    let mut io = DiskIo::open(Arc::new(volume), files, &dek.into()).unwrap();
     io.write_at(offset, plaintext).unwrap();
 }
 

@@ -7,7 +7,7 @@ use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use sealdisk::cipher::DataUnit;
 use sealdisk::store::ReadAt;
-use sealdisk::volume::{BlockState, Geometry, Volume, format};
+use sealdisk::volume::{BlockState, Geometry, LayerMap, Volume, format};
 use uuid::Uuid;
 
 /// Two map sectors and the beginning of a third.
@@ -95,9 +95,11 @@ fn bytes(input: Input) -> Vec<u8> {
 
 fuzz_target!(|input: Input| {
     let file = Bytes(bytes(input));
-    let Ok(volume) = Volume::open_private(&file, geometry()) else {
+    let layer = LayerMap::new(geometry(), Bytes(file.0.clone()));
+    let Ok(volume) = Volume::open_private(layer, Vec::new()) else {
         return;
     };
+    assert!(volume.map().load_all().is_ok(), "it was examined");
     // What was accepted is the file of this layer, and each block is what its two bits say.
     // The disk may have grown since the map was made, and the file be longer than the disk.
     assert!(file.0.len() as u64 >= format::file_len(BLOCKS));

@@ -79,7 +79,6 @@ impl CipherStack {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

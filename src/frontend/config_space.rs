@@ -47,7 +47,7 @@ impl ConfigSpace {
     pub(super) fn new(setup: &Setup) -> Self {
         let (num_queues, queue_size) = (setup.num_queues, setup.queue_size);
         Self {
-            size: setup.size.into(),
+            size: setup.size().into(),
             read_only: setup.read_only,
             discard: setup.discard != Discard::Off,
             num_queues,
@@ -176,14 +176,20 @@ impl ConfigSpace {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frontend::Limits;
+    use crate::frontend::{Limits, Stack, StackLayer};
+    use uuid::Uuid;
 
     fn config() -> ConfigSpace {
         ConfigSpace::new(&Setup {
-            disk: uuid::Uuid::nil(),
-            layer: uuid::Uuid::nil(),
-            size: 1 << 30,
-            data_unit: 4096,
+            stack: Stack {
+                disk: Uuid::nil(),
+                layers: vec![StackLayer {
+                    id: Uuid::nil(),
+                    origin: Uuid::nil(),
+                    size: 1 << 30,
+                    data_unit: 4096,
+                }],
+            },
             read_only: false,
             discard: Discard::Punch,
             num_queues: 4,

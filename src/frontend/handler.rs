@@ -20,7 +20,7 @@ use vhost::vhost_user::{
 };
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 
-use crate::keys::Dek;
+use crate::keys::DekStack;
 
 use super::OnRevoke;
 use super::backend_channel::BackendChannel;
@@ -156,12 +156,12 @@ impl BlockHandler {
         self.shared.key.destroy(mode);
     }
 
-    /// Serves again, with this DEK.
+    /// Serves again, with these DEKs.
     ///
     /// # Errors
     /// Why a queue got no cipher; the key was taken away from all of them again.
-    pub(super) fn resume(&mut self, dek: Dek) -> std::result::Result<(), String> {
-        let revoked = self.shared.key.hold(dek);
+    pub(super) fn resume(&mut self, deks: DekStack) -> std::result::Result<(), String> {
+        let revoked = self.shared.key.hold(deks);
         let resumed = self
             .workers()
             .try_for_each(|worker| worker.tell(Command::Resume).map(drop));

@@ -1,46 +1,55 @@
-//! The disk's DEK in the data plane, for as long as the vault grants it.
+//! The DEKs of the disk's layers in the data plane, for as long as the vaults grant them.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::cipher::{Cipher, DataUnit};
-use crate::keys::{Dek, with_wiped_stack};
+use crate::cipher::{CipherStack, DataUnit};
+use crate::keys::{DekStack, with_wiped_stack};
 
 use super::{FrontendError, OnRevoke};
 
-/// Where queues that start get their cipher from. Those that run have their own, so that no request
+/// Where queues that start get their ciphers from. Those that run have their own, so that no request
 /// ever looks here.
 pub(super) struct SharedKey(Mutex<Key>);
 
 enum Key {
-    Held(Dek),
+    Held(DekStack),
     /// Revoked, and zeroed; what guests get meanwhile.
     Destroyed(OnRevoke),
 }
 
 impl SharedKey {
-    pub(super) fn new(dek: Dek) -> Self {
-        Self(Mutex::new(Key::Held(dek)))
+    pub(super) fn new(deks: DekStack) -> Self {
+        Self(Mutex::new(Key::Held(deks)))
     }
 
-    /// A cipher for one queue, or what the queue does while the key is revoked.
+    /// Ciphers for one queue of layers with these data units, or what the queue does while the key
+    /// is revoked.
     ///
     /// # Errors
     /// [`FrontendError::Cipher`].
-    pub(super) fn cipher(&self, unit: DataUnit) -> Result<Result<Cipher, OnRevoke>, FrontendError> {
+    pub(super) fn ciphers(
+        &self,
+        units: &[DataUnit],
+    ) -> Result<Result<CipherStack, OnRevoke>, FrontendError> {
         match &*self.lock() {
-            Key::Held(dek) => Ok(Ok(with_wiped_stack(|| Cipher::new(dek, unit))?)),
+            Key::Held(deks) if deks.layers() != units.len() => Err(FrontendError::Setup(format!(
+                "{} keys for {} layers",
+                deks.layers(),
+                units.len()
+            ))),
+            Key::Held(deks) => Ok(Ok(with_wiped_stack(|| CipherStack::new(deks, units))?)),
             Key::Destroyed(mode) => Ok(Err(*mode)),
         }
     }
 
-    /// Zeroes the DEK. The queues must have let go of their ciphers before.
+    /// Zeroes the DEKs. The queues must have let go of their ciphers before.
     pub(super) fn destroy(&self, mode: OnRevoke) {
         *self.lock() = Key::Destroyed(mode);
     }
 
-    /// Holds the DEK again; what was done while it was revoked.
-    pub(super) fn hold(&self, dek: Dek) -> Option<OnRevoke> {
-        match std::mem::replace(&mut *self.lock(), Key::Held(dek)) {
+    /// Holds DEKs again; what was done while they were revoked.
+    pub(super) fn hold(&self, deks: DekStack) -> Option<OnRevoke> {
+        match std::mem::replace(&mut *self.lock(), Key::Held(deks)) {
             Key::Held(_) => None,
             Key::Destroyed(mode) => Some(mode),
         }
@@ -55,15 +64,21 @@ impl SharedKey {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::keys::Dek;
+
+    fn deks() -> DekStack {
+        Dek::generate().unwrap().into()
+    }
 
     #[test]
     fn ciphers_are_there_only_while_the_key_is() {
-        let key = SharedKey::new(Dek::generate().unwrap());
-        let unit = DataUnit::B4096;
-        assert!(key.cipher(unit).unwrap().is_ok());
+        let key = SharedKey::new(deks());
+        let units = [DataUnit::B4096];
+        assert!(key.ciphers(&units).unwrap().is_ok());
         key.destroy(OnRevoke::Pause);
-        assert_eq!(key.cipher(unit).unwrap().err(), Some(OnRevoke::Pause));
-        assert_eq!(key.hold(Dek::generate().unwrap()), Some(OnRevoke::Pause));
-        assert!(key.cipher(unit).unwrap().is_ok());
+        assert_eq!(key.ciphers(&units).unwrap().err(), Some(OnRevoke::Pause));
+        assert_eq!(key.hold(deks()), Some(OnRevoke::Pause));
+        assert!(key.ciphers(&units).unwrap().is_ok());
+        assert!(key.ciphers(&[DataUnit::B512; 2]).is_err(), "a key for two");
     }
 }

@@ -1,9 +1,10 @@
 //! What the control process gives to the data plane: descriptors, the setup and the DEK.
 //!
-//! The descriptors have fixed numbers. The setup goes over the control socket as a length (u32,
-//! little-endian) and JSON; the 64 bytes of the DEK follow it. It is neither an argument nor in the
-//! environment, and the socket is not in any file system. The data plane answers with one line at a
-//! time: [`READY`], or `error` and what went wrong.
+//! The control socket and the vhost-user socket have fixed numbers. The setup goes over the control
+//! socket as a length (u32, little-endian) and JSON, and with the length the descriptors of the disk's
+//! files, as [`DiskFiles`] has them; the 64 bytes of each layer's DEK follow, from the top down. No
+//! key is an argument or in the environment, and the socket is not in any file system. The data plane
+//! answers with one line at a time: [`READY`], or `error` and what went wrong.
 //!
 //! Later the control process may send commands, a line each:
 //!
@@ -11,25 +12,34 @@
 //! |---|---|---|
 //! | [`LIMITS`] and JSON | changes the disk's limits | none |
 //! | [`RESIZE`] and a number of bytes | serves the disk, whose files have grown, with that size | [`RESIZED`] and the size, or [`NOT_RESIZED`] and why |
-//! | [`REVOKE`] and a mode | finishes what was begun, then destroys the DEK and all ciphers | [`DESTROYED`] |
-//! | [`RESTORE`], then the 64 bytes of the DEK | serves the disk again | [`RESTORED`], or [`NOT_RESTORED`] and why |
+//! | [`REVOKE`] and a mode | finishes what was begun, then destroys the DEKs and all ciphers | [`DESTROYED`] |
+//! | [`RESTORE`], then the DEKs as at first | serves the disk again | [`RESTORED`], or [`NOT_RESTORED`] and why |
 //!
 //! The answers come in the order of the commands. When either end goes away, the other notices.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::str::FromStr;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 use crate::cipher::DataUnit;
-use crate::keys::Dek;
-use crate::volume::Geometry;
+use crate::keys::DekStack;
+use crate::store::{LayerFile, StackFiles};
+use crate::units::MOST_LAYERS;
+use crate::volume::{Geometry, RuntimeMap};
 
 use super::{FrontendError, Limits};
 
 /// The descriptor of the control socket in the data plane process.
 pub const CONTROL_FD: i32 = 3;
+/// That of the vhost-user socket, listening or connected.
+pub const SOCKET_FD: i32 = 4;
 /// The line that says that guests are served.
 pub const READY: &str = "ready";
 /// The start of a line that changes the disk's limits; they follow as JSON.
@@ -115,40 +125,11 @@ impl FromStr for OnRevoke {
     }
 }
 
-/// The other descriptors of the data plane process.
-#[derive(Debug, Clone, Copy)]
-pub struct DataPlaneFds {
-    /// The vhost-user socket, listening or connected.
-    pub socket: i32,
-    /// The layer's data file.
-    pub data: i32,
-    /// The layer's map file.
-    pub map: i32,
-    /// The runtime map.
-    pub runtime: i32,
-}
-
-impl DataPlaneFds {
-    /// The numbers in every data plane process.
-    pub const FIXED: Self = Self {
-        socket: 4,
-        data: 5,
-        map: 6,
-        runtime: 7,
-    };
-}
-
 /// What the data plane serves, and how.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Setup {
     /// The disk.
-    pub disk: Uuid,
-    /// Its layer.
-    pub layer: Uuid,
-    /// Bytes of the disk.
-    pub size: u64,
-    /// Bytes under one tweak.
-    pub data_unit: u64,
+    pub stack: Stack,
     /// Refuse writes.
     pub read_only: bool,
     /// What becomes of discarded blocks.
@@ -168,53 +149,177 @@ pub struct Setup {
 }
 
 impl Setup {
+    /// Bytes of the disk.
+    pub fn size(&self) -> u64 {
+        self.stack.layers.first().map_or(0, |top| top.size)
+    }
+}
+
+/// A disk as a stack of layers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stack {
+    /// The disk.
+    pub disk: Uuid,
+    /// Its layers, from the top down.
+    pub layers: Vec<StackLayer>,
+}
+
+/// One of its layers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StackLayer {
+    /// The layer.
+    pub id: Uuid,
+    /// The resource that its map names.
+    pub origin: Uuid,
+    /// Bytes that it reaches; of the top layer, the disk's.
+    pub size: u64,
+    /// Bytes under one tweak.
+    pub data_unit: u64,
+}
+
+impl StackLayer {
     /// The layer as the volume knows it.
     ///
     /// # Errors
     /// [`FrontendError::Cipher`] for an unknown data unit.
     pub fn geometry(&self) -> Result<Geometry, FrontendError> {
-        let data_unit = DataUnit::try_from(self.data_unit)?;
         Ok(Geometry {
-            disk: self.disk,
-            layer: self.layer,
+            disk: self.origin,
+            layer: self.id,
             size: self.size,
-            data_unit,
+            data_unit: DataUnit::try_from(self.data_unit)?,
         })
     }
 }
 
-/// Sends setup and DEK to the data plane.
+/// What is open of a disk. As descriptors they go in the order of the fields.
+#[derive(Debug)]
+pub struct DiskFiles {
+    /// The data of all layers and the map of the top one.
+    pub files: StackFiles,
+    /// The runtime map of the top layer.
+    pub runtime: RuntimeMap,
+    /// The maps of the layers beneath it, downwards.
+    pub lower_maps: Vec<File>,
+}
+
+impl DiskFiles {
+    fn descriptors(&self) -> Vec<RawFd> {
+        let StackFiles {
+            data, map, lower, ..
+        } = &self.files;
+        [
+            data.file().as_raw_fd(),
+            map.file().as_raw_fd(),
+            self.runtime.as_raw_fd(),
+        ]
+        .into_iter()
+        .chain(lower.iter().map(|data| data.file().as_raw_fd()))
+        .chain(self.lower_maps.iter().map(AsRawFd::as_raw_fd))
+        .collect()
+    }
+
+    /// Of a disk of `layers` layers.
+    fn from_descriptors(files: Vec<File>, layers: usize) -> Result<Self, FrontendError> {
+        let count = files.len();
+        let refuse = || FrontendError::Setup(format!("{count} descriptors for {layers} layers"));
+        if layers == 0 || count != 1 + 2 * layers {
+            return Err(refuse());
+        }
+        let mut files = files.into_iter();
+        let mut next = || files.next().ok_or_else(refuse);
+        let data = LayerFile::from_file(next()?)?;
+        let map = LayerFile::from_file(next()?)?;
+        let runtime = RuntimeMap::from_file(next()?);
+        let lower = (1..layers)
+            .map(|_| Ok(LayerFile::from_file(next()?)?))
+            .collect::<Result<_, FrontendError>>()?;
+        Ok(Self {
+            files: StackFiles::new(data, map, lower),
+            runtime,
+            lower_maps: files.collect(),
+        })
+    }
+}
+
+/// Sends setup, files and DEKs to the data plane.
 ///
 /// # Errors
 /// [`FrontendError::Io`] when the data plane is gone.
-pub fn send_setup(to: &mut impl Write, setup: &Setup, dek: &Dek) -> Result<(), FrontendError> {
-    let fail = |source| FrontendError::Io {
-        what: "send the setup to the data plane",
-        source,
-    };
-    let json = serde_json::to_vec(setup).map_err(|e| FrontendError::Setup(e.to_string()))?;
-    to.write_all(&(json.len() as u32).to_le_bytes())
-        .map_err(fail)?;
-    to.write_all(&json).map_err(fail)?;
-    Ok(dek.send(to)?)
+pub fn send_setup(
+    to: &mut UnixStream,
+    setup: &Setup,
+    files: &DiskFiles,
+    deks: &DekStack,
+) -> Result<(), FrontendError> {
+    send_json(to, setup, files)?;
+    Ok(deks.send(to)?)
 }
 
 /// Receives what [`send_setup`] sent.
 ///
 /// # Errors
 /// [`FrontendError::Setup`], or [`FrontendError::Key`].
-pub fn receive_setup(from: &mut impl Read) -> Result<(Setup, Dek), FrontendError> {
+pub fn receive_setup(from: &mut UnixStream) -> Result<(Setup, DiskFiles, DekStack), FrontendError> {
+    let (setup, files): (Setup, _) = receive_json(from)?;
+    let layers = setup.stack.layers.len();
+    let files = DiskFiles::from_descriptors(files, layers)?;
+    Ok((setup, files, DekStack::receive(from, layers)?))
+}
+
+fn send_json(
+    to: &mut UnixStream,
+    value: &impl Serialize,
+    files: &DiskFiles,
+) -> Result<(), FrontendError> {
+    let fail = |source| FrontendError::Io {
+        what: "send a disk to the data plane",
+        source,
+    };
+    let json = serde_json::to_vec(value).map_err(|e| FrontendError::Setup(e.to_string()))?;
+    let len = (json.len() as u32).to_le_bytes();
+    let sent = to
+        .send_with_fds(&[&len[..]], &files.descriptors())
+        .map_err(|e| fail(e.into()))?;
+    to.write_all(&len[sent..]).map_err(fail)?;
+    to.write_all(&json).map_err(fail)
+}
+
+fn receive_json<T: DeserializeOwned>(
+    from: &mut UnixStream,
+) -> Result<(T, Vec<File>), FrontendError> {
     let refuse = |error: &dyn std::fmt::Display| FrontendError::Setup(error.to_string());
     let mut len = [0; 4];
-    from.read_exact(&mut len).map_err(|e| refuse(&e))?;
+    let (received, files) = receive_with_files(from, &mut len).map_err(|e| refuse(&e))?;
+    from.read_exact(&mut len[received..])
+        .map_err(|e| refuse(&e))?;
     let len = u32::from_le_bytes(len);
     if len > MOST_SETUP_LEN {
         return Err(refuse(&format!("it claims to be {len} bytes long")));
     }
     let mut json = vec![0; len as usize];
     from.read_exact(&mut json).map_err(|e| refuse(&e))?;
-    let setup = serde_json::from_slice(&json).map_err(|e| refuse(&e))?;
-    Ok((setup, Dek::receive(from)?))
+    Ok((
+        serde_json::from_slice(&json).map_err(|e| refuse(&e))?,
+        files,
+    ))
+}
+
+/// Receives some bytes and the descriptors that came with them.
+fn receive_with_files(from: &UnixStream, into: &mut [u8]) -> io::Result<(usize, Vec<File>)> {
+    let mut numbers = [-1; 1 + 2 * MOST_LAYERS];
+    let mut place = [libc::iovec {
+        iov_base: into.as_mut_ptr().cast(),
+        iov_len: into.len(),
+    }];
+    // SAFETY: the only element names `into`, which is writable and lives through the call.
+    let (received, count) = unsafe { from.recv_with_fds(&mut place, &mut numbers) }?;
+    let take_over = |number: &RawFd| {
+        // SAFETY: the kernel has just made these descriptors for this process, and nobody else
+        // knows their numbers.
+        File::from(unsafe { OwnedFd::from_raw_fd(*number) })
+    };
+    Ok((received, numbers[..count].iter().map(take_over).collect()))
 }
 
 /// A command of the control process.
@@ -225,7 +330,7 @@ pub(super) enum ControlCommand {
     Resize(u64),
     /// Take the key away.
     Revoke(OnRevoke),
-    /// Serve again, with the DEK that follows the line.
+    /// Serve again, with the DEKs that follow the line.
     Restore,
 }
 
@@ -276,6 +381,7 @@ fn parse_command(line: &str) -> Result<ControlCommand, FrontendError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::keys::Dek;
 
     #[test]
     fn a_command_is_read_to_its_end_and_not_further() {
@@ -304,13 +410,18 @@ mod tests {
         assert!(receive_command(&mut [b'x'; 10_000].as_slice()).is_err());
     }
 
-    #[test]
-    fn setup_and_key_travel_together() {
-        let setup = Setup {
-            disk: Uuid::from_u128(1),
-            layer: Uuid::from_u128(2),
+    fn setup(layers: u128) -> Setup {
+        let layer = |id| StackLayer {
+            id: Uuid::from_u128(id),
+            origin: Uuid::from_u128(1),
             size: 4096,
             data_unit: 512,
+        };
+        Setup {
+            stack: Stack {
+                disk: Uuid::from_u128(1),
+                layers: (0..layers).map(layer).collect(),
+            },
             read_only: true,
             discard: Discard::Overwrite,
             num_queues: 2,
@@ -322,14 +433,45 @@ mod tests {
             },
             serial: "disk".into(),
             listening: true,
+        }
+    }
+
+    #[test]
+    fn setup_files_and_keys_travel_together() {
+        let file = |text: &str| {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(text.as_bytes()).unwrap();
+            file
         };
-        let dek = Dek::generate().unwrap();
-        let mut pipe = Vec::new();
-        send_setup(&mut pipe, &setup, &dek).unwrap();
-        let (received, key) = receive_setup(&mut pipe.as_slice()).unwrap();
-        assert_eq!(received, setup);
-        assert_eq!(key.expose(), dek.expose());
-        assert!(receive_setup(&mut &pipe[..pipe.len() - 1]).is_err());
-        assert!(receive_setup(&mut [0xff; 8].as_slice()).is_err());
+        let text = |mut file: &File| {
+            use std::io::Seek;
+            file.rewind().unwrap();
+            let mut text = String::new();
+            file.read_to_string(&mut text).unwrap();
+            text
+        };
+        let open = |text| LayerFile::from_file(file(text)).unwrap();
+        let lower = vec![open("lower"), open("bottom")];
+        let files = DiskFiles {
+            files: StackFiles::new(open("data"), open("map"), lower),
+            runtime: RuntimeMap::from_file(file("runtime")),
+            lower_maps: vec![file("lower map"), file("bottom map")],
+        };
+        let deks = DekStack::from(Dek::generate().unwrap())
+            .pushed(Dek::generate().unwrap())
+            .pushed(Dek::generate().unwrap());
+        let (mut ours, mut theirs) = UnixStream::pair().unwrap();
+        send_setup(&mut ours, &setup(3), &files, &deks).unwrap();
+        let (received, files, keys) = receive_setup(&mut theirs).unwrap();
+        assert_eq!(received, setup(3));
+        assert_eq!(keys.get(2).unwrap().expose(), deks.get(2).unwrap().expose());
+        assert_eq!(text(files.files.data.file()), "data");
+        assert_eq!(text(files.files.lower[1].file()), "bottom");
+        assert_eq!(text(&files.lower_maps[0]), "lower map");
+        send_setup(&mut ours, &setup(2), &files, &deks).unwrap();
+        assert!(receive_setup(&mut theirs).is_err(), "files of three layers");
+        let (mut ours, mut theirs) = UnixStream::pair().unwrap();
+        ours.write_all(&[0xff; 8]).unwrap();
+        assert!(receive_setup(&mut theirs).is_err());
     }
 }

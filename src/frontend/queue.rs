@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::cipher::{Cipher, SharedSlice};
+use crate::cipher::{CipherStack, SharedSlice};
 use crate::pipeline::{Finished, GuestBuffer, Op, OpError, OpKind, Pipeline, Slots, Token};
 use crate::request::{Action, Disk, Memory, Scratch, Status, interpret, read_chain};
 use crate::store::{StoreError, UringStore};
@@ -48,9 +48,9 @@ impl QueueState {
         shared: Arc<Shared>,
         extent: &Extent,
         store: UringStore,
-        cipher: Option<Cipher>,
+        ciphers: Option<CipherStack>,
     ) -> Result<Self, FrontendError> {
-        let mut pipeline = Pipeline::new(extent.volume.clone(), store, cipher)?;
+        let mut pipeline = Pipeline::new(extent.volume.clone(), store, ciphers)?;
         pipeline.set_overwrite(shared.discard == Discard::Overwrite);
         Ok(Self {
             pipeline,
@@ -71,11 +71,23 @@ impl QueueState {
         self.pending.len()
     }
 
-    /// Serves the disk of `extent` from now on. No chain may be taken.
-    pub(super) fn exchange(&mut self, extent: &Extent) {
+    /// Serves the disk of `extent` from now on. Nothing may be under way.
+    ///
+    /// # Errors
+    /// [`FrontendError`], after which the queue cannot go on.
+    pub(super) fn exchange(&mut self, extent: &Extent) -> Result<(), FrontendError> {
+        let files = extent.files.try_clone()?;
+        self.pipeline.store_mut().exchange(files)?;
         self.pipeline.set_volume(extent.volume.clone());
-        self.pipeline.store_mut().share_mapping(&extent.files);
         self.disk = extent.disk.clone();
+        if self.pipeline.has_key() {
+            match self.shared.key.ciphers(&extent.volume.data_units())? {
+                Ok(ciphers) => self.pipeline.set_key(ciphers),
+                // It is revoked right now: the command for that follows.
+                Err(_) => drop(self.pipeline.drop_key()),
+            }
+        }
+        Ok(())
     }
 
     /// Puts the request that a limit holds back into the ring again. None was taken after it.

@@ -11,12 +11,12 @@ use std::{fs::File, io};
 use vhost::vhost_user::{BackendReqHandler, Error as VhostError};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use crate::keys::{Dek, harden_process};
+use crate::keys::{DekStack, harden_process};
 use crate::pipeline::DiskIo;
 use crate::request::Disk;
-use crate::store::{LayerFile, LayerFiles};
+use crate::store::StackFiles;
 use crate::units::{SECTOR_SIZE, Sector};
-use crate::volume::{RuntimeMap, Volume, check_data_file};
+use crate::volume::{LayerMap, LowerLayer, Volume, check_data_file};
 
 use super::backend_channel::announced_channel;
 use super::config_space::{ConfigSpace, MOST_ZERO_SECTORS};
@@ -29,8 +29,8 @@ use super::message::{ControlCommand, receive_command};
 use super::shared::{Extent, Shared};
 use super::waiter::{Waiter, signal_pipe};
 use super::{
-    CONTROL_FD, DESTROYED, DataPlaneFds, Discard, FrontendError, NOT_RESIZED, NOT_RESTORED, READY,
-    RESIZED, RESTORED, Setup, receive_setup,
+    CONTROL_FD, DESTROYED, Discard, DiskFiles, FrontendError, NOT_RESIZED, NOT_RESTORED, READY,
+    RESIZED, RESTORED, SOCKET_FD, Setup, Stack, receive_setup,
 };
 
 /// What woke the main thread.
@@ -40,7 +40,7 @@ const SOCKET: u64 = 2;
 const CONNECTION_ENDED: u64 = 3;
 
 /// Runs the data plane in this process, which must have been started by the control process with
-/// the descriptors of [`DataPlaneFds::FIXED`] and [`CONTROL_FD`]. Returns after the last flush.
+/// the descriptors [`CONTROL_FD`] and [`SOCKET_FD`]. Returns after the last flush.
 ///
 /// # Errors
 /// [`FrontendError`]; it has also been told to the control process.
@@ -82,16 +82,17 @@ fn inherited(fd: RawFd) -> Result<OwnedFd, FrontendError> {
 }
 
 fn serve_disk(control: &mut UnixStream) -> Result<(), FrontendError> {
-    let fds = DataPlaneFds::FIXED;
-    let socket = inherited(fds.socket)?;
-    let data = LayerFile::from_file(File::from(inherited(fds.data)?))?;
-    let mut files = LayerFiles::new(data, LayerFile::from_file(File::from(inherited(fds.map)?))?);
-    let runtime = RuntimeMap::from_file(File::from(inherited(fds.runtime)?));
-    let (setup, dek) = receive_setup(control)?;
-    let geometry = setup.geometry()?;
-    check_data_file(files.data.file(), &geometry)?;
-    files.map_memory(geometry.data_len())?;
-    let volume = Arc::new(Volume::open_runtime(files.map.file(), geometry, &runtime)?);
+    let socket = inherited(SOCKET_FD)?;
+    let (setup, opened, deks) = receive_setup(control)?;
+    let DiskFiles {
+        mut files,
+        runtime,
+        lower_maps,
+    } = opened;
+    let (top, lower) = layers(&setup.stack, &files, lower_maps)?;
+    check_data_file(files.data.file(), &top.geometry)?;
+    files.map_memory(top.geometry.data_len())?;
+    let volume = Arc::new(Volume::open_runtime(top, lower, &runtime)?);
     let signals = signal_pipe().map_err(io_error("handle signals"))?;
     confine()?;
 
@@ -104,7 +105,7 @@ fn serve_disk(control: &mut UnixStream) -> Result<(), FrontendError> {
     let shared = Arc::new(Shared::new(
         extent,
         runtime,
-        SharedKey::new(dek),
+        SharedKey::new(deks),
         config.limits(),
         Duration::from_micros(setup.poll_us.into()),
         Limiter::new(&setup.limits),
@@ -120,7 +121,7 @@ fn serve_disk(control: &mut UnixStream) -> Result<(), FrontendError> {
     writeln!(control, "{READY}").map_err(io_error("tell that the disk is ready"))?;
     log::info!(
         "serving disk {} with {} queues",
-        setup.disk,
+        setup.stack.disk,
         setup.num_queues
     );
     let served = match setup.listening {
@@ -132,6 +133,27 @@ fn serve_disk(control: &mut UnixStream) -> Result<(), FrontendError> {
     served?;
     last_flush(&shared)?;
     give_up(&shared)
+}
+
+/// The layers of a stack with their maps.
+fn layers(
+    stack: &Stack,
+    files: &StackFiles,
+    lower_maps: Vec<File>,
+) -> Result<(LayerMap, Vec<Arc<LowerLayer>>), FrontendError> {
+    let (top, beneath) = stack
+        .layers
+        .split_first()
+        .ok_or_else(|| FrontendError::Setup("a disk has a layer".into()))?;
+    let map = files.map.try_clone()?.into_file();
+    let top = LayerMap::new(top.geometry()?, map);
+    let mut lower = Vec::new();
+    for ((layer, map), data) in beneath.iter().zip(lower_maps).zip(&files.lower) {
+        let geometry = layer.geometry()?;
+        check_data_file(data.file(), &geometry)?;
+        lower.push(LowerLayer::open(LayerMap::new(geometry, map))?);
+    }
+    Ok((top, lower))
 }
 
 /// Lets go of the disk's claim. The end of the process would do that too, but only when the kernel
@@ -147,7 +169,7 @@ fn disk_of(setup: &Setup) -> Disk {
     let len = setup.serial.len().min(serial.len());
     serial[..len].copy_from_slice(&setup.serial.as_bytes()[..len]);
     Disk {
-        capacity: Sector(setup.size / SECTOR_SIZE),
+        capacity: Sector(setup.size() / SECTOR_SIZE),
         read_only: setup.read_only,
         discard: setup.discard != Discard::Off,
         serial,
@@ -256,8 +278,8 @@ impl Server {
                 log::info!("the key was revoked: no DEK and no cipher is left");
                 writeln!(control, "{DESTROYED}")
             }
-            Ok(ControlCommand::Restore) => match Dek::receive(&mut control) {
-                Ok(dek) => match self.handler().resume(dek) {
+            Ok(ControlCommand::Restore) => match self.receive_keys(&mut control) {
+                Ok(deks) => match self.handler().resume(deks) {
                     Ok(()) => writeln!(control, "{RESTORED}"),
                     Err(reason) => writeln!(control, "{NOT_RESTORED}{reason}"),
                 },
@@ -269,6 +291,11 @@ impl Server {
             }
         };
         done.is_ok()
+    }
+
+    fn receive_keys(&self, control: &mut &UnixStream) -> Result<DekStack, FrontendError> {
+        let layers = self.shared.extent().files.layers();
+        Ok(DekStack::receive(control, layers)?)
     }
 
     fn handler(&self) -> MutexGuard<'_, BlockHandler> {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::request::{ChainLimits, Disk};
-use crate::store::LayerFiles;
+use crate::store::StackFiles;
 use crate::units::{SECTOR_SIZE, Sector};
 use crate::volume::{RuntimeMap, Volume, check_data_file};
 
@@ -16,7 +16,7 @@ use super::{Discard, FrontendError};
 /// What changes when the disk grows, as a whole and for all queues at once.
 pub(super) struct Extent {
     pub(super) volume: Arc<Volume>,
-    pub(super) files: LayerFiles,
+    pub(super) files: StackFiles,
     pub(super) disk: Disk,
 }
 

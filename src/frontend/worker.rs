@@ -16,6 +16,7 @@ use std::os::fd::AsRawFd;
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
+use crate::cipher::CipherStack;
 use crate::keys::wipe_stack;
 use crate::pipeline::Finished;
 use crate::request::Memory;
@@ -162,17 +163,17 @@ impl Worker {
         wake: EventFd,
     ) -> Result<Self, FrontendError> {
         let extent = shared.extent();
-        let (cipher, suspended) = match shared.key.cipher(extent.volume.geometry().data_unit)? {
-            Ok(cipher) => (Some(cipher), None),
+        let (mut ciphers, suspended) = match shared.key.ciphers(&extent.volume.data_units())? {
+            Ok(ciphers) => (Some(ciphers), None),
             Err(mode) => (None, Some(mode)),
         };
-        if let (0, Some(cipher)) = (index, &cipher) {
+        if let (0, Some(cipher)) = (index, ciphers.as_mut().and_then(CipherStack::top)) {
             log::info!("AES-256-XTS by the engine {}", cipher.engine_name());
         }
         let mut store = UringStore::new(extent.files.try_clone()?)?;
         store.watch(WAKE, wake.as_raw_fd());
         let polling = Polling::new(shared.poll);
-        let queue = QueueState::new(shared, &extent, store, cipher)?;
+        let queue = QueueState::new(shared, &extent, store, ciphers)?;
         Ok(Self {
             index,
             ring: None,
@@ -238,7 +239,7 @@ impl Worker {
         {
             self.break_ring(&error);
         }
-        if self.queue.in_flight() == 0
+        if self.is_drained()
             && let Some((what, answer)) = self.draining.take()
         {
             self.drained(what, &answer);
@@ -256,6 +257,16 @@ impl Worker {
             (false, false, Some(wait)) => Wait::AtMost(wait.min(LIMIT_LOOK)),
             (false, false, None) => Wait::Forever,
         }
+    }
+
+    /// Whether what is drained for has nothing under way any more.
+    fn is_drained(&self) -> bool {
+        let idle = match &self.draining {
+            // The files are others then: no hole may be under way either.
+            Some((Drain::Exchange(_), _)) => self.queue.pipeline.is_idle(),
+            _ => true,
+        };
+        idle && self.queue.in_flight() == 0
     }
 
     /// Whether new chains are taken.
@@ -284,8 +295,12 @@ impl Worker {
                 let _ = answer.send(Ok(0));
                 // All queues stand here before any goes on, so that none serves the old disk while
                 // another serves the new one.
-                if let Ok(extent) = extent.recv() {
-                    self.queue.exchange(&extent);
+                if let Ok(extent) = extent.recv()
+                    && let Err(error) = self.queue.exchange(&extent)
+                {
+                    // What was completed is kept; whoever supervises this starts another.
+                    log::error!("queue {}: {error}", self.index);
+                    std::process::exit(1);
                 }
                 return;
             }
@@ -371,7 +386,10 @@ impl Worker {
                 return;
             }
             Command::Suspend(mode) => return self.drain(Drain::Suspend(mode), answer),
-            Command::Exchange(extent) => return self.drain(Drain::Exchange(extent), answer),
+            Command::Exchange(extent) => {
+                self.queue.pipeline.forget_punches();
+                return self.drain(Drain::Exchange(extent), answer);
+            }
             Command::Resume => self.resume(),
             Command::Memory(memory) => self.with_ring(|ring| ring.memory = memory),
             Command::Log(log) => self.with_ring(|ring| ring.log = log),
@@ -402,10 +420,10 @@ impl Worker {
     /// The next turn looks at the ring, so that nobody needs to kick for what waits in it.
     fn resume(&mut self) -> Answer {
         let shared = &self.queue.shared;
-        let unit = shared.extent().volume.geometry().data_unit;
-        match shared.key.cipher(unit).map_err(|e| e.to_string())? {
-            Ok(cipher) => {
-                self.queue.pipeline.set_key(cipher);
+        let units = shared.extent().volume.data_units();
+        match shared.key.ciphers(&units).map_err(|e| e.to_string())? {
+            Ok(ciphers) => {
+                self.queue.pipeline.set_key(ciphers);
                 self.suspended = None;
             }
             Err(mode) => self.suspended = Some(mode),

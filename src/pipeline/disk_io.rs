@@ -4,14 +4,18 @@ use std::io;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::cipher::{Cipher, SharedSlice};
-use crate::keys::Dek;
-use crate::store::{LayerFiles, StoreError, UringStore, Wait};
+use crate::cipher::{CipherStack, SharedSlice};
+use crate::keys::DekStack;
+use crate::store::{StackFiles, StoreError, UringStore, Wait};
 use crate::units::{BLOCK_SIZE, ByteOffset};
-use crate::volume::Volume;
+use crate::volume::{Source, Volume};
 
 use super::{Finished, GuestBuffer, Op, OpKind, Pipeline, PipelineError, Token};
+
+/// How long a request waits for what another thread has, before it is tried again.
+const RETRY: Duration = Duration::from_micros(200);
 
 /// Synchronous access to an opened volume.
 pub struct DiskIo {
@@ -21,13 +25,17 @@ pub struct DiskIo {
 }
 
 impl DiskIo {
-    /// Makes a pipeline over the layer's files.
+    /// Makes a pipeline over the disk's files.
     ///
     /// # Errors
     /// [`PipelineError`] when the ring, the buffers or the cipher cannot be made.
-    pub fn open(volume: Arc<Volume>, files: LayerFiles, dek: &Dek) -> Result<Self, PipelineError> {
-        let cipher = Cipher::new(dek, volume.geometry().data_unit)?;
-        Self::with(volume, files, Some(cipher))
+    pub fn open(
+        volume: Arc<Volume>,
+        files: StackFiles,
+        deks: &DekStack,
+    ) -> Result<Self, PipelineError> {
+        let ciphers = CipherStack::new(deks, &volume.data_units())?;
+        Self::with(volume, files, Some(ciphers))
     }
 
     /// As [`DiskIo::open`] for a disk whose key is not there: what was completed before can be
@@ -35,17 +43,17 @@ impl DiskIo {
     ///
     /// # Errors
     /// [`PipelineError`] when the ring or the buffers cannot be made.
-    pub fn open_to_flush(volume: Arc<Volume>, files: LayerFiles) -> Result<Self, PipelineError> {
+    pub fn open_to_flush(volume: Arc<Volume>, files: StackFiles) -> Result<Self, PipelineError> {
         Self::with(volume, files, None)
     }
 
     fn with(
         volume: Arc<Volume>,
-        files: LayerFiles,
-        cipher: Option<Cipher>,
+        files: StackFiles,
+        ciphers: Option<CipherStack>,
     ) -> Result<Self, PipelineError> {
         let store = UringStore::new(files)?;
-        let pipeline = Pipeline::new(volume.clone(), store, cipher)?;
+        let pipeline = Pipeline::new(volume.clone(), store, ciphers)?;
         Ok(Self {
             pipeline: Some(pipeline),
             volume,
@@ -81,19 +89,40 @@ impl DiskIo {
     }
 
     /// The next range from `offset` on that has data; everything before it reads as zeros.
-    pub fn next_data(&self, offset: u64) -> Option<Range<u64>> {
+    ///
+    /// # Errors
+    /// [`PipelineError::Volume`] when a map cannot be loaded.
+    pub fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>, PipelineError> {
         let size = self.volume.geometry().size;
+        let blocks = self.volume.map().blocks();
         let mut at = offset;
         while at < size {
             let block = ByteOffset(at).block().0;
-            let run = self.volume.map().run(block, u64::MAX - block);
+            let Some(run) = self.volume.lookup(block, blocks - block)? else {
+                std::thread::sleep(RETRY);
+                continue;
+            };
             let end = ((block + run.blocks) * BLOCK_SIZE).min(size);
-            if run.is_data {
-                return Some(at..end);
+            if run.what != Source::Zeros {
+                return Ok(Some(at..end));
             }
             at = end;
         }
-        None
+        Ok(None)
+    }
+
+    /// Copies into the top layer what it lacks of a range of whole blocks when the `drop` layers
+    /// beneath it are to go.
+    ///
+    /// # Errors
+    /// As [`DiskIo::write_at`].
+    pub fn raise(&mut self, offset: u64, len: u64, drop: u8) -> Result<(), PipelineError> {
+        self.run(OpKind::Raise { drop }, offset, len, None)
+    }
+
+    /// The disk that this is of.
+    pub fn volume(&self) -> &Arc<Volume> {
+        &self.volume
     }
 
     /// Makes everything written so far durable.
@@ -130,7 +159,11 @@ impl DiskIo {
             if let Some(done) = finished.pop() {
                 return Ok(done.result?);
             }
-            if let Err(error) = pipeline.store_mut().enter(Wait::Forever) {
+            let wait = match pipeline.waits_for_others() {
+                true => Wait::AtMost(RETRY),
+                false => Wait::Forever,
+            };
+            if let Err(error) = pipeline.store_mut().enter(wait) {
                 // The request still names the caller's memory: nothing may carry it on later.
                 self.pipeline = None;
                 return Err(error.into());

@@ -1,17 +1,20 @@
 //! The pipeline: how requests are cut, issued, continued and finished.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
-use crate::cipher::{Cipher, Cursor};
-use crate::store::{BufferPool, Store, StoreCompletion, StoreError, StoreFile, StoreOp, Tag};
-use crate::units::{BLOCK_SIZE, ByteOffset, SECTOR_SIZE};
+use crate::cipher::{CipherStack, Cursor};
+use crate::store::{
+    BufferPool, IoBuffer, Store, StoreCompletion, StoreError, StoreFile, StoreOp, Tag,
+};
+use crate::units::{BLOCK_SIZE, Block, ByteOffset, LayerIndex, SECTOR_SIZE};
 use crate::volume::Volume;
 
 use super::OpError;
 use super::flush::{FlushJob, Punches};
 use super::op::{Finished, Op, OpKind};
-use super::piece::{Piece, RequestId};
+use super::piece::{Part, Piece, RequestId};
 use super::slots::Slots;
 
 /// Bytes of a ciphertext buffer: a piece this large is still in the L2 cache when it is submitted.
@@ -53,8 +56,8 @@ pub(super) enum Progress {
 pub struct Pipeline<S> {
     pub(super) volume: Arc<Volume>,
     pub(super) store: S,
-    /// Taken away only while no request is under way, so whoever carries one on finds it.
-    pub(super) cipher: Option<Cipher>,
+    /// Taken away only while no request is under way, so whoever carries one on finds them.
+    pub(super) ciphers: Option<CipherStack>,
     pub(super) pool: BufferPool,
     pub(super) requests: Slots<Request>,
     pub(super) pieces: Slots<Piece>,
@@ -70,21 +73,21 @@ pub struct Pipeline<S> {
 }
 
 impl<S: Store> Pipeline<S> {
-    /// A pipeline with buffers of its own. Without a cipher it only flushes, until it gets one.
+    /// A pipeline with buffers of its own. Without ciphers it only flushes, until it gets some.
     ///
     /// # Errors
     /// [`StoreError`] when the buffers cannot be mapped.
     pub fn new(
         volume: Arc<Volume>,
         mut store: S,
-        cipher: impl Into<Option<Cipher>>,
+        ciphers: impl Into<Option<CipherStack>>,
     ) -> Result<Self, StoreError> {
         let pool = BufferPool::new(BUFFERS, BUFFER_LEN)?;
         store.adopt(&pool);
         Ok(Self {
             volume,
             store,
-            cipher: cipher.into(),
+            ciphers: ciphers.into(),
             pool,
             requests: Slots::with_capacity(256),
             pieces: Slots::with_capacity(256),
@@ -104,27 +107,28 @@ impl<S: Store> Pipeline<S> {
 
     /// Whether data can be encrypted and decrypted.
     pub fn has_key(&self) -> bool {
-        self.cipher.is_some()
+        self.ciphers.is_some()
     }
 
-    /// Gives the pipeline a cipher of the layer's DEK.
-    pub fn set_key(&mut self, cipher: Cipher) {
-        self.cipher = Some(cipher);
+    /// Gives the pipeline ciphers of all layers' DEKs.
+    pub fn set_key(&mut self, ciphers: CipherStack) {
+        self.ciphers = Some(ciphers);
     }
 
-    /// Destroys the cipher, if no request is under way; whether it is gone. From then on flushes
+    /// Destroys the ciphers, if no request is under way; whether they are gone. From then on flushes
     /// are served and everything else fails with [`OpError::NoKey`], reads of zeros too: a disk
     /// whose key is revoked tells a guest nothing.
     pub fn drop_key(&mut self) -> bool {
         if self.requests.is_empty() {
-            self.cipher = None;
+            self.ciphers = None;
         }
-        self.cipher.is_none()
+        self.ciphers.is_none()
     }
 
-    /// Serves `volume` from now on: the same disk, grown. No request may be under way; holes may.
+    /// Serves `volume` from now on: the same disk, grown or with other layers. Nothing may be under
+    /// way. Where the layers are others, the store's files and the key have to be exchanged too.
     pub fn set_volume(&mut self, volume: Arc<Volume>) {
-        debug_assert!(self.requests.is_empty(), "requests of the old volume");
+        debug_assert!(self.is_idle(), "requests of the old volume");
         self.volume = volume;
     }
 
@@ -236,7 +240,7 @@ impl<S: Store> Pipeline<S> {
                     return Progress::Issued;
                 }
                 self.after_data(id)
-            } else if self.cipher.is_none() {
+            } else if self.ciphers.is_none() {
                 request.error = Some(OpError::NoKey);
                 Progress::More
             } else {
@@ -244,6 +248,7 @@ impl<S: Store> Pipeline<S> {
                     OpKind::Read => self.issue_read(id),
                     OpKind::Write { .. } => self.issue_write(id),
                     OpKind::Zero { release, .. } => self.issue_zero(id, release),
+                    OpKind::Raise { drop } => self.issue_raise(id, usize::from(drop)),
                     OpKind::Flush => Progress::Issued,
                 }
             };
@@ -269,11 +274,19 @@ impl<S: Store> Pipeline<S> {
                 request.flush = Some(Box::default());
                 Progress::More
             }
-            OpKind::Read | OpKind::Write { .. } | OpKind::Zero { .. } => {
+            OpKind::Read | OpKind::Write { .. } | OpKind::Zero { .. } | OpKind::Raise { .. } => {
                 self.finish(id, Ok(()));
                 Progress::Issued
             }
         }
+    }
+
+    /// Has a request fail once what it has under way is done.
+    pub(super) fn fail(&mut self, id: RequestId, error: impl Into<OpError>) -> Progress {
+        if let Some(request) = self.requests.get_mut(id) {
+            request.error.get_or_insert(error.into());
+        }
+        Progress::More
     }
 
     pub(super) fn finish(&mut self, id: RequestId, result: Result<(), OpError>) {
@@ -332,15 +345,14 @@ impl<S: Store> Pipeline<S> {
                 at,
                 len,
                 skip,
+                layer,
                 cursor,
                 blocks,
             } => {
-                if let (Ok(()), Some(buffer), Some(request), Some(cipher)) = (
-                    &result,
-                    &buffer,
-                    self.requests.get_mut(request),
-                    &mut self.cipher,
-                ) {
+                let cipher = self.ciphers.as_mut().and_then(|all| all.layer(layer));
+                if let (Ok(()), Some(buffer), Some(request), Some(cipher)) =
+                    (&result, &buffer, self.requests.get_mut(request), cipher)
+                {
                     let from = &buffer.as_slice()[skip..skip + len];
                     cipher.decrypt(at, from, &request.op.memory.slices, cursor);
                 }
@@ -362,42 +374,20 @@ impl<S: Store> Pipeline<S> {
                 }
                 request
             }
-            Piece::Merge {
+            Piece::Rewrite {
                 request,
-                at,
-                len,
-                cursor,
-                zeros,
-            } => {
-                let block = at.block().0..at.block().0 + 1;
-                match (&result, buffer) {
-                    (Ok(()), Some(mut buffer)) => {
-                        let skip = at.in_block() as usize;
-                        let into = &mut buffer.as_mut_slice()[skip..skip + len];
-                        self.encrypt(request, at, cursor, zeros, into);
-                        // The block keeps its state, so whether it is written as a whole or not
-                        // makes no difference to the map.
-                        let piece = Piece::Write {
-                            request,
-                            blocks: block,
-                            exclusive: true,
-                            whole: false,
-                        };
-                        let (file, at) = (StoreFile::Data, at.block().offset().0);
-                        let op = StoreOp::Write {
-                            file,
-                            at,
-                            len: BLOCK_SIZE as usize,
-                            buffer,
-                        };
-                        return self.submit_piece(piece, op);
-                    }
-                    (_, buffer) => {
-                        self.volume.locks().release_exclusive(block);
-                        return self.piece_done(request, result, buffer);
-                    }
+                blocks,
+                layer,
+                part,
+            } => match (&result, buffer) {
+                (Ok(()), Some(buffer)) => {
+                    return self.rewrite(request, blocks, layer, part, buffer);
                 }
-            }
+                (_, buffer) => {
+                    self.volume.locks().release_exclusive(blocks);
+                    return self.piece_done(request, result, buffer);
+                }
+            },
             Piece::Flush { request } => request,
             Piece::Overwrite { blocks, done } => {
                 return self.overwritten(blocks, done, result, buffer);
@@ -408,12 +398,48 @@ impl<S: Store> Pipeline<S> {
         self.piece_done(request, result, buffer);
     }
 
+    /// Writes what was read of blocks, some layer's, to the top layer, with a part of it replaced.
+    fn rewrite(
+        &mut self,
+        request: RequestId,
+        blocks: Range<u64>,
+        layer: LayerIndex,
+        part: Option<Part>,
+        mut buffer: IoBuffer,
+    ) {
+        let start = Block(blocks.start).offset();
+        let len = ((blocks.end - blocks.start) * BLOCK_SIZE) as usize;
+        let bytes = &mut buffer.as_mut_slice()[..len];
+        if let Some(ciphers) = &mut self.ciphers {
+            ciphers.raise(layer, start, bytes);
+        }
+        if let Some(part) = part {
+            let skip = (part.at.0 - start.0) as usize;
+            self.encrypt(request, part, &mut bytes[skip..skip + part.len]);
+        }
+        let piece = Piece::Write {
+            request,
+            blocks,
+            exclusive: true,
+            // Of the top layer's own blocks the state stays what it is.
+            whole: layer != LayerIndex::TOP,
+        };
+        let (file, at) = (StoreFile::TOP, start.0);
+        let op = StoreOp::Write {
+            file,
+            at,
+            len,
+            buffer,
+        };
+        self.submit_piece(piece, op);
+    }
+
     /// Gives the buffer of a completed piece back and carries its request on.
     fn piece_done(
         &mut self,
         id: RequestId,
         result: Result<(), StoreError>,
-        buffer: Option<crate::store::IoBuffer>,
+        buffer: Option<IoBuffer>,
     ) {
         if let Some(buffer) = buffer {
             self.pool.put(buffer);

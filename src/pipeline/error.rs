@@ -14,6 +14,9 @@ pub enum OpError {
     /// The store failed a piece of the request.
     #[error(transparent)]
     Store(Arc<StoreError>),
+    /// A block map could not be loaded.
+    #[error(transparent)]
+    Volume(Arc<VolumeError>),
     /// An earlier sync failed, so nothing can be promised to be durable any more.
     #[error(
         "an earlier sync of this disk failed, so writes may be lost; detach it, repair the storage \
@@ -36,6 +39,12 @@ pub enum OpError {
 impl From<StoreError> for OpError {
     fn from(error: StoreError) -> Self {
         Self::Store(Arc::new(error))
+    }
+}
+
+impl From<VolumeError> for OpError {
+    fn from(error: VolumeError) -> Self {
+        Self::Volume(Arc::new(error))
     }
 }
 

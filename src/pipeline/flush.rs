@@ -125,7 +125,7 @@ impl<S: Store> Pipeline<S> {
         self.flush_operation(
             id,
             StoreOp::Sync {
-                file: StoreFile::Data,
+                file: StoreFile::TOP,
             },
         );
         Progress::Issued
@@ -220,6 +220,15 @@ impl<S: Store> Pipeline<S> {
         self.finish(id, Err(error));
     }
 
+    /// Begins no more holes: what is due is found again by a later flush.
+    pub fn forget_punches(&mut self) {
+        for Punch { blocks, .. } in self.punches.queue.drain(..) {
+            self.volume
+                .map()
+                .mark_dirty(blocks.start / BLOCKS_PER_SECTOR);
+        }
+    }
+
     /// Starts some of the holes that are due.
     pub(super) fn punch_some(&mut self) {
         while self.punches.under_way < PUNCHES_AT_ONCE && self.store.has_room() {
@@ -292,7 +301,7 @@ impl<S: Store> Pipeline<S> {
         }
         let done = done + count;
         let op = StoreOp::Write {
-            file: StoreFile::Data,
+            file: StoreFile::TOP,
             at: next * BLOCK_SIZE,
             len,
             buffer,
@@ -318,7 +327,7 @@ impl<S: Store> Pipeline<S> {
             return self.give_back_later(blocks);
         }
         // Before the hole: a file system drops what it has not written yet of blocks that it frees.
-        let file = StoreFile::Data;
+        let file = StoreFile::TOP;
         self.submit_piece(Piece::SyncOverwritten { blocks }, StoreOp::Sync { file });
     }
 

@@ -29,6 +29,12 @@ pub enum OpKind {
         /// Durable before it is finished (write-through).
         durable: bool,
     },
+    /// Copy what the top layer lacks of it, when the `drop` layers beneath the top are to go, into
+    /// the top: whole blocks, or to the end of the disk.
+    Raise {
+        /// How many layers are to go.
+        drop: u8,
+    },
     /// Make every write that was finished before durable. The range is empty.
     Flush,
 }

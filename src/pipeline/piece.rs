@@ -3,10 +3,21 @@
 use std::ops::Range;
 
 use crate::cipher::Cursor;
-use crate::units::ByteOffset;
+use crate::units::{ByteOffset, LayerIndex};
 
 /// Names a request inside a pipeline.
 pub(super) type RequestId = u32;
+
+/// A part of one block.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Part {
+    pub(super) at: ByteOffset,
+    pub(super) len: usize,
+    /// Where in the guest's memory it is.
+    pub(super) cursor: Cursor,
+    /// It is zeros instead.
+    pub(super) zeros: bool,
+}
 
 /// What is to be done when an operation of the store completes.
 pub(super) enum Piece {
@@ -19,6 +30,8 @@ pub(super) enum Piece {
         len: usize,
         /// Bytes at the start of the buffer that were only read for alignment.
         skip: usize,
+        /// Whose ciphertext it is.
+        layer: LayerIndex,
         cursor: Cursor,
         blocks: Range<u64>,
     },
@@ -30,13 +43,13 @@ pub(super) enum Piece {
         /// The blocks were written as a whole.
         whole: bool,
     },
-    /// The old ciphertext of a block, of which a part is replaced before it is written again.
-    Merge {
+    /// The old ciphertext of blocks, of a layer's, that becomes the top layer's: all of it, but for
+    /// what is replaced.
+    Rewrite {
         request: RequestId,
-        at: ByteOffset,
-        len: usize,
-        cursor: Cursor,
-        zeros: bool,
+        blocks: Range<u64>,
+        layer: LayerIndex,
+        part: Option<Part>,
     },
     /// A step of a flush.
     Flush { request: RequestId },

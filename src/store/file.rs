@@ -10,8 +10,9 @@ use std::sync::Arc;
 
 use rustix::fs::{AtFlags, OFlags, StatxFlags, fcntl_getfl, statx};
 
+use super::mapping::Access;
 use super::{DataMapping, StoreError};
-use crate::units::{BLOCK_SIZE, SECTOR_SIZE};
+use crate::units::{BLOCK_SIZE, LayerIndex, SECTOR_SIZE};
 
 /// An opened file together with the alignment that its I/O needs.
 #[derive(Debug)]
@@ -26,10 +27,22 @@ impl LayerFile {
     /// # Errors
     /// [`StoreError::Open`].
     pub fn open(path: &Path) -> Result<Self, StoreError> {
+        Self::open_for(path, true)
+    }
+
+    /// As [`LayerFile::open`], for reading only: a layer beneath the top.
+    ///
+    /// # Errors
+    /// [`StoreError::Open`].
+    pub fn open_to_read(path: &Path) -> Result<Self, StoreError> {
+        Self::open_for(path, false)
+    }
+
+    fn open_for(path: &Path, write: bool) -> Result<Self, StoreError> {
         let open = |flags: OFlags| {
             OpenOptions::new()
                 .read(true)
-                .write(true)
+                .write(write)
                 .custom_flags(flags.bits() as i32)
                 .open(path)
         };
@@ -104,67 +117,99 @@ fn direct_alignment(file: &File) -> u64 {
     }
 }
 
-/// The two files of a layer.
+/// The files of a disk's layers.
 #[derive(Debug)]
-pub struct LayerFiles {
-    /// The ciphertext.
+pub struct StackFiles {
+    /// The ciphertext of the layer that is written to.
     pub data: LayerFile,
-    /// The block map, through the page cache: it is small and synced explicitly.
+    /// Its block map, through the page cache: it is small and synced explicitly.
     pub map: LayerFile,
-    /// The ciphertext once more, where it is memory.
-    mapping: Option<Arc<DataMapping>>,
+    /// The ciphertext of the layers beneath it, downwards.
+    pub lower: Vec<LayerFile>,
+    /// The ciphertext of all of them once more, the top layer's first, where it is memory.
+    mappings: Vec<Option<Arc<DataMapping>>>,
 }
 
-impl LayerFiles {
-    /// Both files, reached by system calls only.
-    pub fn new(data: LayerFile, map: LayerFile) -> Self {
+impl StackFiles {
+    /// The files of a disk, reached by system calls only.
+    pub fn new(data: LayerFile, map: LayerFile, lower: Vec<LayerFile>) -> Self {
         Self {
             data,
             map,
-            mapping: None,
+            lower,
+            mappings: Vec::new(),
         }
     }
 
-    /// Maps the data file, which must have `len` bytes, if its file system is memory.
+    /// Maps the data files, the top layer's of which must have `len` bytes, if their file system is
+    /// memory.
     ///
     /// # Errors
     /// [`StoreError::Io`].
     pub fn map_memory(&mut self, len: u64) -> Result<(), StoreError> {
-        self.mapping = DataMapping::of(self.data.file(), len)?.map(Arc::new);
-        Ok(())
-    }
-
-    /// Maps the data file anew, which has grown to `len` bytes, if it was mapped.
-    ///
-    /// # Errors
-    /// [`StoreError::Io`]; the old mapping stays.
-    pub fn map_grown(&mut self, len: u64) -> Result<(), StoreError> {
-        if self.mapping.is_some() {
-            self.mapping = Some(Arc::new(DataMapping::map(self.data.file(), len)?));
+        let top = DataMapping::of(self.data.file(), len, Access::ReadWrite)?;
+        self.mappings = vec![top.map(Arc::new)];
+        for lower in &self.lower {
+            let len = lower.file().metadata().map_err(|source| StoreError::Io {
+                what: "read the length of a data file",
+                source,
+            })?;
+            let mapping = DataMapping::of(lower.file(), len.len(), Access::Read)?;
+            self.mappings.push(mapping.map(Arc::new));
         }
         Ok(())
     }
 
-    /// Takes over the mapping that other handles of the same files have.
-    pub(super) fn share_mapping(&mut self, other: &Self) {
-        self.mapping.clone_from(&other.mapping);
+    /// Maps the top layer's data file anew, which has grown to `len` bytes, if it was mapped.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`]; the old mapping stays.
+    pub fn map_grown(&mut self, len: u64) -> Result<(), StoreError> {
+        if let Some(Some(mapping)) = self.mappings.first_mut() {
+            *mapping = Arc::new(DataMapping::map(self.data.file(), len, Access::ReadWrite)?);
+        }
+        Ok(())
     }
 
-    /// The address of a range of the data file, where it is mapped.
-    pub(super) fn mapped(&self, at: u64, len: usize) -> Option<NonNull<u8>> {
-        self.mapping.as_ref()?.range(at, len)
+    /// The data file of a layer.
+    pub fn layer(&self, layer: LayerIndex) -> Option<&LayerFile> {
+        match layer.get().checked_sub(1) {
+            None => Some(&self.data),
+            Some(beneath) => self.lower.get(beneath),
+        }
     }
 
-    /// Second handles of both, for another thread.
+    /// How many layers there are.
+    pub fn layers(&self) -> usize {
+        1 + self.lower.len()
+    }
+
+    /// What offsets and lengths must be multiples of in all data files.
+    pub(super) fn alignment(&self) -> u64 {
+        let lower = self.lower.iter().map(LayerFile::alignment);
+        lower.fold(self.data.alignment(), u64::max)
+    }
+
+    /// The address of a range of a layer's data file, where it is mapped.
+    pub(super) fn mapped(&self, layer: LayerIndex, at: u64, len: usize) -> Option<NonNull<u8>> {
+        let mapping = self.mappings.get(layer.get())?;
+        mapping.as_ref()?.range(at, len)
+    }
+
+    /// Second handles of all, for another thread.
     ///
     /// # Errors
     /// [`StoreError::Io`].
     pub fn try_clone(&self) -> Result<Self, StoreError> {
-        let (data, map) = (self.data.try_clone()?, self.map.try_clone()?);
         Ok(Self {
-            data,
-            map,
-            mapping: self.mapping.clone(),
+            data: self.data.try_clone()?,
+            map: self.map.try_clone()?,
+            lower: self
+                .lower
+                .iter()
+                .map(LayerFile::try_clone)
+                .collect::<Result<_, _>>()?,
+            mappings: self.mappings.clone(),
         })
     }
 }

@@ -14,6 +14,15 @@ use super::StoreError;
 /// `TMPFS_MAGIC` of linux/magic.h.
 const TMPFS_MAGIC: u64 = 0x0102_1994;
 
+/// What a mapping is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    /// A layer beneath the top.
+    Read,
+    /// The top layer.
+    ReadWrite,
+}
+
 /// The mapping of a whole data file.
 ///
 /// Only pages that the file has are touched: blocks that were written and not given back. Touching a
@@ -34,13 +43,13 @@ impl DataMapping {
     ///
     /// # Errors
     /// [`StoreError::Io`].
-    pub(super) fn of(file: &File, len: u64) -> Result<Option<Self>, StoreError> {
+    pub(super) fn of(file: &File, len: u64, access: Access) -> Result<Option<Self>, StoreError> {
         let fail = |source| StoreError::Io {
             what: "map the data file",
             source,
         };
         match is_memory(file).map_err(fail)? {
-            true => Self::map(file, len).map(Some),
+            true => Self::map(file, len, access).map(Some),
             false => Ok(None),
         }
     }
@@ -49,13 +58,16 @@ impl DataMapping {
     ///
     /// # Errors
     /// [`StoreError::Io`].
-    pub(super) fn map(file: &File, len: u64) -> Result<Self, StoreError> {
+    pub(super) fn map(file: &File, len: u64, access: Access) -> Result<Self, StoreError> {
         let fail = |source| StoreError::Io {
             what: "map the data file",
             source,
         };
         let len = usize::try_from(len).map_err(|e| fail(io::Error::other(e)))?;
-        let access = ProtFlags::READ | ProtFlags::WRITE;
+        let access = match access {
+            Access::Read => ProtFlags::READ,
+            Access::ReadWrite => ProtFlags::READ | ProtFlags::WRITE,
+        };
         // SAFETY: a new mapping at an address that the kernel chooses aliases nothing of ours.
         let raw = unsafe { mmap(ptr::null_mut(), len, access, MapFlags::SHARED, file, 0) }
             .map_err(|e| fail(e.into()))?;

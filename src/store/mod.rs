@@ -10,6 +10,8 @@
 use std::io;
 use std::ptr::NonNull;
 
+use crate::units::LayerIndex;
+
 mod buffer;
 mod error;
 mod file;
@@ -18,7 +20,7 @@ mod uring;
 
 pub use buffer::{BufferPool, IoBuffer};
 pub use error::StoreError;
-pub use file::{LayerFile, LayerFiles};
+pub use file::{LayerFile, StackFiles};
 pub use mapping::DataMapping;
 pub use uring::{UringStore, Wait, WatchId};
 
@@ -26,13 +28,18 @@ pub use uring::{UringStore, Wait, WatchId};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tag(pub u32);
 
-/// One of a layer's two files.
+/// One of a disk's files. Those of the layers beneath the top are only read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoreFile {
-    /// The ciphertext, at the guest's own offsets.
-    Data,
-    /// The block map.
+    /// The ciphertext of a layer, at the guest's own offsets.
+    Data(LayerIndex),
+    /// The block map of the top layer.
     Map,
+}
+
+impl StoreFile {
+    /// The ciphertext of the layer that is written to.
+    pub const TOP: Self = Self::Data(LayerIndex::TOP);
 }
 
 /// An operation. Offsets and lengths are bytes in the file and multiples of its alignment.
@@ -64,7 +71,7 @@ pub enum StoreOp {
         /// The file.
         file: StoreFile,
     },
-    /// Gives the space of a range of the data file back; it reads as zeros afterwards.
+    /// Gives the space of a range of the top layer's data file back; it reads as zeros afterwards.
     Punch {
         /// Byte offset in the data file.
         at: u64,
@@ -83,9 +90,9 @@ pub struct StoreCompletion {
     pub buffer: Option<IoBuffer>,
 }
 
-/// The storage of one layer as one thread sees it.
+/// The storage of a disk's layers as one thread sees it.
 pub trait Store {
-    /// The granularity in bytes of offsets and lengths in the data file: a power of two, at most
+    /// The granularity in bytes of offsets and lengths in all data files: a power of two, at most
     /// 4096.
     fn alignment(&self) -> u64;
 
@@ -93,9 +100,10 @@ pub trait Store {
     /// that can prepare for them does so.
     fn adopt(&mut self, _pool: &BufferPool) {}
 
-    /// The address of `len` bytes of the data file from `at` on, where the file is memory and mapped.
-    /// It is good for as long as the store is. Only to be used for blocks that have data.
-    fn mapped(&self, _at: u64, _len: usize) -> Option<NonNull<u8>> {
+    /// The address of `len` bytes of a layer's data file from `at` on, where the file is memory and
+    /// mapped. It is good for as long as the store is, and to be written to in the top layer alone.
+    /// Only to be used for blocks that have data.
+    fn mapped(&self, _layer: LayerIndex, _at: u64, _len: usize) -> Option<NonNull<u8>> {
         None
     }
 
@@ -109,7 +117,7 @@ pub trait Store {
     fn reap(&mut self, into: &mut Vec<StoreCompletion>);
 }
 
-/// Positioned reads of a whole file, for loading a map before any guest is served.
+/// Positioned reads of a whole file, for loading a map.
 pub trait ReadAt {
     /// Bytes in the file.
     ///

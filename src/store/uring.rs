@@ -12,7 +12,9 @@ use std::time::Duration;
 use io_uring::types::{Fixed, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
-use super::{BufferPool, LayerFiles, Store, StoreCompletion, StoreError, StoreFile, StoreOp, Tag};
+use crate::units::LayerIndex;
+
+use super::{BufferPool, StackFiles, Store, StoreCompletion, StoreError, StoreFile, StoreOp, Tag};
 
 /// Operations in flight at once; further ones wait above.
 const DEPTH: u32 = 256;
@@ -38,7 +40,7 @@ pub enum Wait {
     Forever,
 }
 
-/// Numbers of the registered files.
+/// Numbers of the registered files; the data of the layers beneath the top follow.
 const DATA: Fixed = Fixed(0);
 const MAP: Fixed = Fixed(1);
 /// The number of the registered memory.
@@ -58,7 +60,9 @@ struct Watch {
 /// Files and eventfds behind one io_uring.
 pub struct UringStore {
     ring: IoUring,
-    files: LayerFiles,
+    files: StackFiles,
+    /// Of all data files together.
+    alignment: u64,
     in_flight: Vec<Option<InFlight>>,
     free: Vec<u32>,
     finished: VecDeque<StoreCompletion>,
@@ -73,7 +77,7 @@ impl UringStore {
     ///
     /// # Errors
     /// [`StoreError::Uring`].
-    pub fn new(files: LayerFiles) -> Result<Self, StoreError> {
+    pub fn new(files: StackFiles) -> Result<Self, StoreError> {
         let ring = IoUring::builder()
             .setup_single_issuer()
             .setup_coop_taskrun()
@@ -81,12 +85,12 @@ impl UringStore {
             .setup_taskrun_flag()
             .build(DEPTH)
             .map_err(StoreError::Uring)?;
-        let fds = [files.data.file().as_raw_fd(), files.map.file().as_raw_fd()];
         ring.submitter()
-            .register_files(&fds)
+            .register_files(&descriptors(&files))
             .map_err(StoreError::Uring)?;
         Ok(Self {
             ring,
+            alignment: files.alignment(),
             files,
             in_flight: (0..DEPTH).map(|_| None).collect(),
             free: (0..DEPTH).rev().collect(),
@@ -97,9 +101,20 @@ impl UringStore {
         })
     }
 
-    /// Uses the mapping of `files`, other handles of the same files, from now on.
-    pub fn share_mapping(&mut self, files: &LayerFiles) {
-        self.files.share_mapping(files);
+    /// Uses `files` from now on. No operation may be under way.
+    ///
+    /// # Errors
+    /// [`StoreError::Uring`], after which the store cannot be used.
+    pub fn exchange(&mut self, files: StackFiles) -> Result<(), StoreError> {
+        debug_assert!(!self.is_busy(), "operations on the old files");
+        let submitter = self.ring.submitter();
+        submitter.unregister_files().map_err(StoreError::Uring)?;
+        submitter
+            .register_files(&descriptors(&files))
+            .map_err(StoreError::Uring)?;
+        self.alignment = files.alignment();
+        self.files = files;
+        Ok(())
     }
 
     /// Reports `id` whenever `fd` (an eventfd) is written to, until [`UringStore::unwatch`].
@@ -206,7 +221,8 @@ impl UringStore {
         };
         let (done, registered) = (flight.done, self.registered);
         let fixed = |file: &StoreFile| match file {
-            StoreFile::Data => DATA,
+            &StoreFile::TOP => DATA,
+            StoreFile::Data(layer) => Fixed(MAP.0 + u32::from(layer.0)),
             StoreFile::Map => MAP,
         };
         let entry = match &flight.op {
@@ -342,10 +358,17 @@ impl UringStore {
     }
 }
 
+/// In the order of the numbers.
+fn descriptors(files: &StackFiles) -> Vec<RawFd> {
+    let top = [files.data.file().as_raw_fd(), files.map.file().as_raw_fd()];
+    let lower = files.lower.iter().map(|file| file.file().as_raw_fd());
+    top.into_iter().chain(lower).collect()
+}
+
 fn verb(op: &StoreOp) -> &'static str {
     match op {
         StoreOp::Read {
-            file: StoreFile::Data,
+            file: StoreFile::Data(_),
             ..
         } => "read ciphertext",
         StoreOp::Read {
@@ -353,7 +376,7 @@ fn verb(op: &StoreOp) -> &'static str {
             ..
         } => "read the block map",
         StoreOp::Write {
-            file: StoreFile::Data,
+            file: StoreFile::Data(_),
             ..
         } => "write ciphertext",
         StoreOp::Write {
@@ -361,7 +384,7 @@ fn verb(op: &StoreOp) -> &'static str {
             ..
         } => "write the block map",
         StoreOp::Sync {
-            file: StoreFile::Data,
+            file: StoreFile::Data(_),
         } => "sync the data file",
         StoreOp::Sync {
             file: StoreFile::Map,
@@ -372,7 +395,7 @@ fn verb(op: &StoreOp) -> &'static str {
 
 impl Store for UringStore {
     fn alignment(&self) -> u64 {
-        self.files.data.alignment()
+        self.alignment
     }
 
     fn adopt(&mut self, pool: &BufferPool) {
@@ -390,8 +413,8 @@ impl Store for UringStore {
         }
     }
 
-    fn mapped(&self, at: u64, len: usize) -> Option<NonNull<u8>> {
-        self.files.mapped(at, len)
+    fn mapped(&self, layer: LayerIndex, at: u64, len: usize) -> Option<NonNull<u8>> {
+        self.files.mapped(layer, at, len)
     }
 
     fn has_room(&self) -> bool {

@@ -95,6 +95,33 @@ pub enum VolumeError {
         /// 512-byte sector of the map, counted after its header.
         sector: u64,
     },
+    /// Another version of this program left a runtime map behind that counts.
+    #[error(
+        "{path} has format version {found}: a daemon of another version died and left what it had \
+         not flushed there; attach and detach the disk with that version first"
+    )]
+    RuntimeVersion {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u8,
+    },
+    /// A layer beneath another is larger than it.
+    #[error("the layer {lower} has {size} bytes, more than the layer above it ({above})")]
+    LowerIsLarger {
+        /// The layer beneath.
+        lower: Uuid,
+        /// Its size.
+        size: u64,
+        /// The size of the one above.
+        above: u64,
+    },
+    /// Too many layers.
+    #[error("a disk of {layers} layers; {most} are possible: flatten it first", most = crate::units::MOST_LAYERS)]
+    TooManyLayers {
+        /// How many there are.
+        layers: usize,
+    },
     /// The directory for the runtime map is not on tmpfs.
     #[error(
         "{path} is not on tmpfs: the map of unflushed writes must vanish with the power, as they \

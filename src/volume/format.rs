@@ -43,9 +43,19 @@ pub const BLOCKS_PER_SECTOR: u64 = STATES_LEN as u64 * 4;
 const SIGNATURE: &[u8; 8] = b"SDBLKMAP";
 const VERSION: u32 = 1;
 
+/// Map sectors that are loaded together.
+pub const SECTORS_PER_CHUNK: u64 = 128;
+/// Blocks that a chunk speaks of: a little more than 1 GiB.
+pub const BLOCKS_PER_CHUNK: u64 = BLOCKS_PER_SECTOR * SECTORS_PER_CHUNK;
+
 /// Map sectors of a disk with `blocks` blocks.
 pub fn sectors(blocks: u64) -> u64 {
     blocks.div_ceil(BLOCKS_PER_SECTOR)
+}
+
+/// Chunks of a disk with `blocks` blocks.
+pub fn chunks(blocks: u64) -> u64 {
+    blocks.div_ceil(BLOCKS_PER_CHUNK)
 }
 
 /// Bytes of the map file of a disk with `blocks` blocks.

@@ -1,40 +1,67 @@
-//! Map words in memory: private to the process, or a mapped file that outlives it.
+//! Map words in memory: private to the process, or a mapped file that outlives it. Neither takes
+//! memory before it is touched.
 
 use std::fs::File;
 use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
 
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
-/// A shared mapping of a whole file.
-pub(super) struct MappedFile {
+/// A mapping of words that are all zero at first, or of a whole file.
+pub(super) struct Mapped {
     ptr: NonNull<u8>,
     len: usize,
+    /// What is mapped; nothing for private memory.
+    file: Option<File>,
 }
 
 // SAFETY: the mapping is only reached as atomics, which may be shared between threads.
-unsafe impl Send for MappedFile {}
+unsafe impl Send for Mapped {}
 // SAFETY: as above.
-unsafe impl Sync for MappedFile {}
+unsafe impl Sync for Mapped {}
 
-impl MappedFile {
-    /// Maps `len` bytes of `file`, whose space must have been allocated: a hole that cannot be
-    /// filled when it is touched would kill the process.
-    pub(super) fn new(file: &File, len: usize) -> io::Result<Self> {
+impl Mapped {
+    /// Maps `len` bytes of `file`. Before a range of it is touched, [`Mapped::allocate`] must have
+    /// said that it is there: a hole that cannot be filled would kill the process.
+    pub(super) fn file(file: &File, len: usize) -> io::Result<Self> {
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        let start = std::ptr::null_mut();
         // SAFETY: a new mapping at an address that the kernel chooses aliases nothing of ours.
-        let raw = unsafe {
-            mmap(
-                std::ptr::null_mut(),
-                len,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::SHARED,
+        let raw = unsafe { mmap(start, len, access, MapFlags::SHARED, file, 0) }?;
+        Ok(Self {
+            ptr: NonNull::new(raw.cast()).ok_or(io::ErrorKind::OutOfMemory)?,
+            len,
+            file: Some(file.try_clone()?),
+        })
+    }
+
+    /// Maps `len` bytes of zeros that nobody else sees.
+    pub(super) fn private(len: usize) -> io::Result<Self> {
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // SAFETY: as in `file`.
+        let raw = unsafe { mmap_anonymous(std::ptr::null_mut(), len, access, flags) }?;
+        Ok(Self {
+            ptr: NonNull::new(raw.cast()).ok_or(io::ErrorKind::OutOfMemory)?,
+            len,
+            file: None,
+        })
+    }
+
+    /// Has memory for the bytes from `at` on, also behind the end of a file, which stays where it is.
+    pub(super) fn allocate(&self, at: usize, len: usize) -> io::Result<()> {
+        match &self.file {
+            Some(file) => Ok(fallocate(
                 file,
-                0,
-            )
-        }?;
-        let ptr = NonNull::new(raw.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { ptr, len })
+                FallocateFlags::KEEP_SIZE,
+                at as u64,
+                len as u64,
+            )?),
+            // An ordinary page fault.
+            None => Ok(()),
+        }
     }
 
     /// The `count` words from byte `at` on; `at` is a multiple of 8.
@@ -55,31 +82,53 @@ impl MappedFile {
     }
 }
 
-impl Drop for MappedFile {
+impl Drop for Mapped {
     fn drop(&mut self) {
-        // SAFETY: the mapping was made by `new` with this length and no borrow of it is left.
+        // SAFETY: the mapping was made above with this length and no borrow of it is left.
         let _ = unsafe { munmap(self.ptr.as_ptr().cast(), self.len) };
     }
 }
 
-/// Where the words of the current map are.
-pub(super) enum MapWords {
-    /// In the process alone: what is not flushed dies with it.
-    Private(Box<[AtomicU64]>),
-    /// In a file on tmpfs, from byte `.1` on.
-    Mapped(MappedFile, usize, usize),
+/// The memory of a map: for each chunk a word that says how far it is loaded, and the states.
+pub(super) struct MapWords {
+    mapped: Mapped,
+    flags: (usize, usize),
+    states: (usize, usize),
 }
 
 impl MapWords {
-    /// `count` zero words in private memory.
-    pub(super) fn private(count: usize) -> Self {
-        Self::Private((0..count).map(|_| AtomicU64::new(0)).collect())
+    /// Of `chunks` chunks and `states` words, all zero, in private memory.
+    pub(super) fn private(chunks: usize, states: usize) -> io::Result<Self> {
+        Ok(Self {
+            mapped: Mapped::private((chunks + states) * 8)?,
+            flags: (0, chunks),
+            states: (chunks * 8, states),
+        })
     }
 
-    pub(super) fn get(&self) -> &[AtomicU64] {
-        match self {
-            Self::Private(words) => words,
-            Self::Mapped(file, at, count) => file.words(*at, *count),
+    /// In a file: `chunks` flags from byte `flags_at` on, `states` words from byte `states_at` on.
+    pub(super) fn mapped(
+        mapped: Mapped,
+        (flags_at, chunks): (usize, usize),
+        (states_at, states): (usize, usize),
+    ) -> Self {
+        Self {
+            mapped,
+            flags: (flags_at, chunks),
+            states: (states_at, states),
         }
+    }
+
+    pub(super) fn flags(&self) -> &[AtomicU64] {
+        self.mapped.words(self.flags.0, self.flags.1)
+    }
+
+    pub(super) fn states(&self) -> &[AtomicU64] {
+        self.mapped.words(self.states.0, self.states.1)
+    }
+
+    /// Has memory for `count` states from `first` on.
+    pub(super) fn allocate(&self, first: usize, count: usize) -> io::Result<()> {
+        self.mapped.allocate(self.states.0 + first * 8, count * 8)
     }
 }

@@ -39,14 +39,16 @@ mod locks;
 mod map;
 mod mapped;
 mod runtime;
+mod stack;
 mod state;
 
 pub use error::VolumeError;
 pub use layer::{
-    Geometry, LayerPaths, SectorStates, Volume, check_data_file, create_layer, examine_map,
+    Geometry, LayerPaths, SectorStates, check_data_file, check_map_file, create_layer, examine_map,
     grow_layer,
 };
 pub use locks::{BlockLocks, MOST_BLOCKS};
-pub use map::{BlockMap, Run, held_runs};
+pub use map::{BlockMap, Content, MapFile, Run, held_runs};
 pub use runtime::RuntimeMap;
+pub use stack::{Lack, LayerMap, LowerLayer, Source, Volume};
 pub use state::BlockState;

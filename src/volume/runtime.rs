@@ -3,16 +3,20 @@
 //!
 //! ```text
 //! byte 0      signature "SDRUNMAP"                        8 bytes
-//!      8      format version (1)                          u32
+//!      8      format version (2)                          u32
 //!      12     zero                                        u32
 //!      16     disk id, layer id                           2 UUIDs
 //!      48     disk size in bytes                          u64
 //!      56     boot id of the kernel                       UUID
 //!      72     attach ids: this one, the one before        2 UUIDs
 //!      104    CRC32C of bytes 0..104                      u32
-//!      128    1 when the states were loaded               u64
-//!      4096   states as in the map file, without gaps: 504 bytes for each map sector
+//!      4096   for each chunk of 128 map sectors how far    u64 each
+//!             it is loaded: 2 when it is
+//!      1 MiB  states as in the map file, without gaps: 504 bytes for each map sector
 //! ```
+//!
+//! The file is sparse. A chunk gets its space when it is first used, and counts only when its word
+//! says that it is loaded; of all others the map file speaks.
 //!
 //! The disk's header names the last attach. A runtime map counts only when the header names one of
 //! its two attach ids: if the disk was attached elsewhere meanwhile, the header names another and
@@ -25,21 +29,23 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::atomic::Ordering;
 
 use rustix::fs::{FallocateFlags, fallocate, fstatfs};
 use uuid::Uuid;
 
 use super::map::BlockMap;
-use super::mapped::{MapWords, MappedFile};
-use super::{Geometry, VolumeError};
+use super::mapped::{MapWords, Mapped};
+use super::{Geometry, VolumeError, format};
 
 const SIGNATURE: &[u8; 8] = b"SDRUNMAP";
 const STAMP_LEN: usize = 108;
-const LOADED_AT: usize = 128;
-const STATES_AT: usize = 4096;
+const VERSION: u8 = 2;
+/// Room for the chunks of the largest disk.
+const FLAGS_AT: usize = 4096;
+const STATES_AT: usize = 1 << 20;
 /// `TMPFS_MAGIC` of linux/magic.h.
 const TMPFS_MAGIC: u64 = 0x0102_1994;
 
@@ -108,8 +114,15 @@ impl RuntimeMap {
     /// Makes the file long enough for the disk and stamps it.
     fn fit(&self, geometry: &Geometry, attach_ids: [Uuid; 2]) -> Result<(), VolumeError> {
         let len = file_len(geometry) as u64;
-        fallocate(&self.file, FallocateFlags::empty(), 0, len)
-            .map_err(io::Error::from)
+        let flags = FLAGS_AT as u64 + format::chunks(geometry.blocks()) * 8;
+        let fits = || -> io::Result<()> {
+            fallocate(&self.file, FallocateFlags::empty(), 0, flags)?;
+            match self.file.metadata()?.len() < len {
+                true => self.file.set_len(len),
+                false => Ok(()),
+            }
+        };
+        fits()
             .and_then(|()| self.file.write_all_at(&stamp(geometry, attach_ids)?, 0))
             .map_err(|source| VolumeError::Io {
                 what: "make and stamp the runtime map",
@@ -166,10 +179,10 @@ impl RuntimeMap {
             Err(e) => return Err(fail(e)),
         };
         let len = file.metadata().map_err(fail)?.len();
-        if len < STATES_AT as u64 {
+        if len < STAMP_LEN as u64 {
             return Ok(None);
         }
-        let mut start = [0; STATES_AT];
+        let mut start = [0; STAMP_LEN];
         file.read_exact_at(&mut start, 0).map_err(fail)?;
         let ids = [uuid_at(&start, 72), uuid_at(&start, 88)];
         let mut size = [0; 8];
@@ -178,10 +191,15 @@ impl RuntimeMap {
             size: u64::from_le_bytes(size),
             ..geometry.clone()
         };
+        if start.starts_with(SIGNATURE) && start[8] != VERSION && ids.contains(&attach) {
+            return Err(VolumeError::RuntimeVersion {
+                path: path.to_owned(),
+                found: start[8],
+            });
+        }
         let counts = stamped.size <= geometry.size
             && len >= file_len(&stamped) as u64
-            && start[..STAMP_LEN] == stamp(&stamped, ids).map_err(fail)?
-            && start[LOADED_AT] == 1
+            && start == stamp(&stamped, ids).map_err(fail)?
             && ids.contains(&attach);
         if !counts {
             return Ok(None);
@@ -198,28 +216,7 @@ impl RuntimeMap {
         Self { file }
     }
 
-    /// The file, to be given to another process.
-    pub fn into_file(self) -> File {
-        self.file
-    }
-
     pub(super) fn words(&self, geometry: &Geometry) -> Result<MapWords, VolumeError> {
-        let count = BlockMap::words_for(geometry.blocks());
-        Ok(MapWords::Mapped(self.mapped(geometry)?, STATES_AT, count))
-    }
-
-    pub(super) fn is_loaded(&self, geometry: &Geometry) -> Result<bool, VolumeError> {
-        let mapped = self.mapped(geometry)?;
-        Ok(mapped.words(LOADED_AT, 1)[0].load(Ordering::Acquire) == u64::from(1u8).to_le())
-    }
-
-    pub(super) fn set_loaded(&self, geometry: &Geometry) -> Result<(), VolumeError> {
-        let mapped = self.mapped(geometry)?;
-        mapped.words(LOADED_AT, 1)[0].store(u64::from(1u8).to_le(), Ordering::Release);
-        Ok(())
-    }
-
-    fn mapped(&self, geometry: &Geometry) -> Result<MappedFile, VolumeError> {
         let fail = |source| VolumeError::Io {
             what: "map the runtime map",
             source,
@@ -228,7 +225,21 @@ impl RuntimeMap {
         if self.file.metadata().map_err(fail)?.len() < len as u64 {
             return Err(fail(io::ErrorKind::InvalidData.into()));
         }
-        MappedFile::new(&self.file, len).map_err(fail)
+        let mapped = Mapped::file(&self.file, len).map_err(fail)?;
+        let chunks = format::chunks(geometry.blocks()) as usize;
+        let states = BlockMap::words_for(geometry.blocks());
+        Ok(MapWords::mapped(
+            mapped,
+            (FLAGS_AT, chunks),
+            (STATES_AT, states),
+        ))
+    }
+}
+
+/// To be given to another process.
+impl AsRawFd for RuntimeMap {
+    fn as_raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
     }
 }
 
@@ -241,7 +252,7 @@ fn stamp(geometry: &Geometry, attach_ids: [Uuid; 2]) -> io::Result<[u8; STAMP_LE
     let boot = Uuid::parse_str(boot.trim()).map_err(io::Error::other)?;
     let mut bytes = [0; STAMP_LEN];
     bytes[..8].copy_from_slice(SIGNATURE);
-    bytes[8] = 1;
+    bytes[8] = VERSION;
     bytes[16..32].copy_from_slice(geometry.disk.as_bytes());
     bytes[32..48].copy_from_slice(geometry.layer.as_bytes());
     bytes[48..56].copy_from_slice(&geometry.size.to_le_bytes());

@@ -12,15 +12,15 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use sealdisk::cipher::{Cipher, DataUnit, SharedSlice};
+use sealdisk::cipher::{CipherStack, DataUnit, SharedSlice};
 use sealdisk::keys::Dek;
 use sealdisk::pipeline::{Finished, GuestBuffer, Op, Pipeline, Slots, Token};
 use sealdisk::request::{
     Action, ChainLimits, Disk, Memory, Scratch, Status, interpret, read_chain,
 };
 use sealdisk::store::{ReadAt, Store, StoreCompletion, StoreOp, Tag};
-use sealdisk::units::Sector;
-use sealdisk::volume::{Geometry, Volume, format};
+use sealdisk::units::{LayerIndex, Sector};
+use sealdisk::volume::{Geometry, LayerMap, Volume, format};
 use uuid::Uuid;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
@@ -51,7 +51,7 @@ impl Store for InstantStore {
         512
     }
 
-    fn mapped(&self, at: u64, len: usize) -> Option<NonNull<u8>> {
+    fn mapped(&self, _: LayerIndex, at: u64, len: usize) -> Option<NonNull<u8>> {
         let mut slices =
             GuestMemoryBackend::get_slices(self.mapping.as_ref()?, GuestAddress(at), len);
         NonNull::new(slices.next()?.ok()?.ptr_guard_mut().as_ptr())
@@ -143,14 +143,17 @@ impl RequestPath {
             size: DISK,
             data_unit,
         };
-        let volume = Volume::open_private(&FreshMap(geometry.clone()), geometry).unwrap();
-        let cipher = Cipher::new(&Dek::generate().unwrap(), data_unit).unwrap();
+        let volume =
+            Volume::open_private(LayerMap::new(geometry.clone(), FreshMap(geometry)), vec![])
+                .unwrap();
+        let deks = Dek::generate().unwrap().into();
+        let ciphers = CipherStack::new(&deks, &[data_unit]).unwrap();
         let memory = |len| Memory::from_ranges(&[(GuestAddress(0), len)]).unwrap();
         let store = InstantStore {
             done: Vec::with_capacity(256),
             mapping: mapped.then(|| memory(DISK as usize)),
         };
-        let pipeline = Pipeline::new(Arc::new(volume), store, cipher).unwrap();
+        let pipeline = Pipeline::new(Arc::new(volume), store, ciphers).unwrap();
         let memory = memory((DATA + MOST_IN_FLIGHT * DATA_LEN) as usize);
         let mut queue = Queue::new(ENTRIES).unwrap();
         queue

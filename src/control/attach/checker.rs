@@ -9,7 +9,7 @@ use crate::catalog::{CatalogError, Kind};
 use crate::control::disks::{Disk, DiskError};
 use crate::control::{ControlError, Installation};
 use crate::envelope::EnvelopeError;
-use crate::keys::with_wiped_stack;
+use crate::keys::{DekStack, with_wiped_stack};
 use crate::vault::{VaultError, Verdict};
 
 use super::guard::Finding;
@@ -77,7 +77,7 @@ pub(super) fn check(
         let (header, dek) = disk.unlock(installation, disk.header_file()?.read()?)?;
         let top = header.top().map(|top| (top.id, top.envelope.key_url()));
         // What is not wanted is zeroed at once.
-        Ok((top, with_key.then_some(dek)))
+        Ok((top, with_key.then(|| DekStack::from(dek))))
     });
     match unlocked {
         Ok((Some((id, key_url)), dek)) if id == layer => Finding::Granted { key_url, dek },

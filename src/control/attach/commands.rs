@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::frontend::{LIMITS, Limits, OnRevoke, RESIZE, RESTORE, REVOKE};
-use crate::keys::Dek;
+use crate::keys::DekStack;
 
 /// How long the data plane may take to serve a new size: it completes what the guest has asked for.
 const RESIZE_PATIENCE: Duration = Duration::from_secs(30);
@@ -64,10 +64,10 @@ impl Commands {
         self.line(&format!("{REVOKE}{}", mode.as_str()))
     }
 
-    pub(super) fn restore(&self, dek: &Dek) -> io::Result<()> {
+    pub(super) fn restore(&self, deks: &DekStack) -> io::Result<()> {
         let mut control = self.control();
         writeln!(control, "{RESTORE}")?;
-        dek.send(&mut *control).map_err(io::Error::other)
+        deks.send(&mut *control).map_err(io::Error::other)
     }
 
     /// The data plane sees the end of the socket, and ends.

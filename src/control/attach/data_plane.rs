@@ -7,10 +7,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 
 use command_fds::{CommandFdExt, FdMapping};
 
-use crate::frontend::{CONTROL_FD, DataPlaneFds, Setup, send_setup};
-use crate::keys::Dek;
-use crate::store::LayerFiles;
-use crate::volume::RuntimeMap;
+use crate::frontend::{CONTROL_FD, DiskFiles, SOCKET_FD, Setup, send_setup};
+use crate::keys::DekStack;
 
 use super::commands::Commands;
 use super::{AttachError, Socket};
@@ -26,25 +24,17 @@ pub(super) fn process(what: &'static str) -> impl Fn(io::Error) -> AttachError {
 }
 
 impl DataPlane {
-    /// Starts this program again as the data plane, with nothing but its descriptors.
-    pub(super) fn spawn(
-        socket: &Socket,
-        files: LayerFiles,
-        runtime: RuntimeMap,
-    ) -> Result<Self, AttachError> {
+    /// Starts this program again as the data plane, with nothing but its two sockets.
+    pub(super) fn spawn(socket: &Socket) -> Result<Self, AttachError> {
         let fail = process("start the data plane");
         let (control, theirs) = UnixStream::pair().map_err(&fail)?;
-        let fds = DataPlaneFds::FIXED;
         let map = |parent_fd: OwnedFd, child_fd| FdMapping {
             parent_fd,
             child_fd,
         };
         let mappings = vec![
             map(theirs.into(), CONTROL_FD),
-            map(socket.duplicate()?, fds.socket),
-            map(files.data.into_file().into(), fds.data),
-            map(files.map.into_file().into(), fds.map),
-            map(runtime.into_file().into(), fds.runtime),
+            map(socket.duplicate()?, SOCKET_FD),
         ];
         let program = std::env::current_exe().map_err(&fail)?;
         let mut command = Command::new(program);
@@ -64,8 +54,13 @@ impl DataPlane {
         Ok(Self { child, control })
     }
 
-    pub(super) fn send(&mut self, setup: &Setup, dek: &Dek) -> Result<(), AttachError> {
-        Ok(send_setup(&mut self.control, setup, dek)?)
+    pub(super) fn send(
+        &mut self,
+        setup: &Setup,
+        files: &DiskFiles,
+        deks: &DekStack,
+    ) -> Result<(), AttachError> {
+        Ok(send_setup(&mut self.control, setup, files, deks)?)
     }
 
     /// For commands, from now on.

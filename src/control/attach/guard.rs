@@ -14,7 +14,7 @@ use rand::Rng;
 use time::OffsetDateTime;
 
 use crate::frontend::OnRevoke;
-use crate::keys::Dek;
+use crate::keys::DekStack;
 
 use super::status::{DekState, EventKind, GuardOptions, KeyState, KeyStatus, Reason};
 
@@ -43,7 +43,10 @@ impl Moment {
 /// What a check of the key found.
 pub(super) enum Finding {
     /// The vault unwrapped the DEK, which is here if it was wanted.
-    Granted { key_url: String, dek: Option<Dek> },
+    Granted {
+        key_url: String,
+        dek: Option<DekStack>,
+    },
     /// Whoever controls the key has said no.
     Refused(Reason),
     /// Nothing was decided.
@@ -59,7 +62,7 @@ pub(super) trait Hands {
     /// Has the data plane destroy its DEK; it answers to [`Guard::destroyed`].
     fn destroy(&mut self, mode: OnRevoke);
     /// Gives the data plane the DEK; it answers to [`Guard::restored`] or [`Guard::not_restored`].
-    fn restore(&mut self, dek: &Dek);
+    fn restore(&mut self, deks: &DekStack);
     /// Kills the data plane.
     fn kill(&mut self);
     /// Tells everybody.
@@ -307,7 +310,13 @@ impl Guard {
         hands.check(matches!(self.key, Key::Destroyed));
     }
 
-    fn granted(&mut self, key_url: String, dek: Option<Dek>, now: Moment, hands: &mut impl Hands) {
+    fn granted(
+        &mut self,
+        key_url: String,
+        dek: Option<DekStack>,
+        now: Moment,
+        hands: &mut impl Hands,
+    ) {
         self.last_granted = now.time;
         if self.key_url != key_url {
             self.key_url = key_url;

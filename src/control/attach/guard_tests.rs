@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use super::guard::{Finding, Guard, Hands, Moment, News};
 use super::status::{DekState, EventKind, GuardOptions, KeyState, Reason};
 use crate::frontend::OnRevoke;
-use crate::keys::Dek;
+use crate::keys::{Dek, DekStack};
 
 const INTERVAL: Duration = Duration::from_secs(10);
 const GRACE: Duration = Duration::from_secs(60);
@@ -35,7 +35,7 @@ impl Hands for World {
         self.destroys += 1;
     }
 
-    fn restore(&mut self, _: &Dek) {
+    fn restore(&mut self, _: &DekStack) {
         self.restores += 1;
     }
 
@@ -131,7 +131,7 @@ fn granted() -> Finding {
 fn granted_with_key() -> Finding {
     Finding::Granted {
         key_url: "key1".into(),
-        dek: Some(Dek::generate().unwrap()),
+        dek: Some(Dek::generate().unwrap().into()),
     }
 }
 

@@ -38,10 +38,10 @@ use uuid::Uuid;
 
 use crate::control::disks::{self, Disk, DiskError};
 use crate::control::{Installation, files, runtime_map};
-use crate::envelope::{Header, HeaderFile};
-use crate::frontend::{Discard, Limits, Setup, signal_pipe};
-use crate::keys::{Dek, harden_process, with_wiped_stack};
-use crate::store::{LayerFile, LayerFiles};
+use crate::envelope::{Header, HeaderFile, HeaderPayload};
+use crate::frontend::{Discard, DiskFiles, Limits, Setup, Stack, StackLayer, signal_pipe};
+use crate::keys::{DekStack, harden_process, with_wiped_stack};
+use crate::store::LayerFile;
 use crate::volume::{RuntimeMap, check_data_file};
 
 use board::Board;
@@ -91,12 +91,11 @@ pub struct AttachRequest {
 /// Everything that the data plane is given.
 struct Opened {
     setup: Setup,
-    dek: Dek,
-    /// The key version that unwrapped it.
+    deks: DekStack,
+    /// The key version that unwrapped the top layer's.
     key_url: String,
-    files: LayerFiles,
+    files: DiskFiles,
     socket: Socket,
-    runtime: RuntimeMap,
     runtime_path: PathBuf,
     /// The runtime map has what a process that died had not flushed.
     recovered: bool,
@@ -112,7 +111,7 @@ pub fn attach(installation: Installation, request: AttachRequest) -> Result<(), 
     let signals = signal_pipe().map_err(data_plane::process("handle signals"))?;
     let disk = find(&installation, &request.disk)?;
     let opened = with_wiped_stack(|| open(&installation, &disk, &request))?;
-    let control = ControlSocket::bind(&request.runtime_dir, opened.setup.disk)?;
+    let control = ControlSocket::bind(&request.runtime_dir, opened.setup.stack.disk)?;
     let served = Served {
         installation: Arc::new(installation),
         disk: Arc::new(disk),
@@ -131,7 +130,7 @@ fn open(
     let claim = claim(disk, &header_file)?;
     let (header, dek) = disk.unlock(installation, header_file.read().map_err(DiskError::from)?)?;
     let top = header.top().ok_or(AttachError::NoLayer)?.clone();
-    let files = disks::open_files(claim, &disk.layer_paths(&top))?;
+    let files = disks::open_files(claim, &header, |layer| disk.layer_paths(layer))?;
     let socket = Socket::open(&request.socket)?;
 
     files::private_dir(&request.runtime_dir).map_err(DiskError::from)?;
@@ -144,6 +143,7 @@ fn open(
         .map_err(DiskError::from)?;
     let geometry = disks::geometry(&newest, &top)?;
     check_data_file(files.data.file(), &geometry).map_err(DiskError::from)?;
+    let deks = DekStack::from(dek);
     let runtime_path = runtime_map(&request.runtime_dir, newest.disk);
     let next = Uuid::new_v4();
     let (runtime, recovered) =
@@ -151,26 +151,25 @@ fn open(
     if recovered {
         log::warn!("the last data plane of this disk died; what it had completed is kept");
     }
-    let stamped = Header::new(crate::envelope::HeaderPayload {
+    let stamped = Header::new(HeaderPayload {
         attach: next,
         ..(*newest).clone()
     });
-    lock.write(&stamped, &dek).map_err(DiskError::from)?;
+    lock.write(&stamped, deks.top()).map_err(DiskError::from)?;
     drop(lock);
 
-    let setup = setup(
-        request,
-        &stamped,
-        geometry.data_unit.bytes(),
-        socket.is_listening(),
-    )?;
+    let setup = setup(request, &stamped, socket.is_listening())?;
+    let lower_maps = disks::lower_maps(&stamped, |layer| disk.layer_paths(layer))?;
     Ok(Opened {
         setup,
-        dek,
+        deks,
         key_url: top.envelope.key_url(),
-        files,
+        files: DiskFiles {
+            files,
+            runtime,
+            lower_maps,
+        },
         socket,
-        runtime,
         runtime_path,
         recovered,
     })
@@ -206,22 +205,22 @@ impl Served {
     ) -> Result<(), AttachError> {
         let Opened {
             setup,
-            dek,
+            deks,
             key_url,
             files,
             socket,
-            runtime,
             runtime_path,
             recovered,
         } = opened;
-        let (layer, disk) = (setup.layer, self.disk.clone());
+        let disk = self.disk.clone();
+        let layer = top_of(&setup)?;
         let guard = Guard::new(self.options, key_url, Moment::now());
         self.record(Operation::HandOver, guard.key_url())
             .map_err(AttachError::Audit)?;
-        let growing = runtime.try_clone().map_err(DiskError::from)?;
-        let mut data_plane = DataPlane::spawn(&socket, files, runtime)?;
-        data_plane.send(&setup, &dek)?;
-        drop(dek);
+        let growing = files.runtime.try_clone().map_err(DiskError::from)?;
+        let mut data_plane = DataPlane::spawn(&socket)?;
+        data_plane.send(&setup, &files, &deks)?;
+        drop((files, deks));
         let mut supervision = self.supervision(guard, data_plane, &setup)?;
         let commands = supervision.hands.commands.clone();
         let attached = Handles {
@@ -258,7 +257,7 @@ impl Served {
         setup: &Setup,
     ) -> Result<Supervision, AttachError> {
         let fail = data_plane::process("start the guard of the disk's key");
-        let (name, layer) = (self.disk.name().to_owned(), setup.layer);
+        let (name, layer) = (self.disk.name().to_owned(), top_of(setup)?);
         let installation = self.installation.clone();
         let recorder =
             Recorder::spawn(move |record| records::append(&installation, record)).map_err(&fail)?;
@@ -269,7 +268,7 @@ impl Served {
             checker,
             recorder,
             board: Arc::new(Board::new(guard.status())),
-            disk: setup.disk,
+            disk: setup.stack.disk,
             name,
         };
         Ok(Supervision { guard, hands })
@@ -326,22 +325,41 @@ fn find(installation: &Installation, disk: &str) -> Result<Disk, DiskError> {
     }
 }
 
-fn setup(
-    request: &AttachRequest,
-    header: &Header,
-    data_unit: u64,
-    listening: bool,
-) -> Result<Setup, AttachError> {
-    let top = header.top().ok_or(AttachError::NoLayer)?;
+/// The layer that is written to.
+fn top_of(setup: &Setup) -> Result<Uuid, AttachError> {
+    let top = setup.stack.layers.first().ok_or(AttachError::NoLayer)?;
+    Ok(top.id)
+}
+
+/// The disk's layers as the data plane knows them.
+fn stack_of(header: &HeaderPayload) -> Result<Stack, DiskError> {
+    let layer = |layer| {
+        let geometry = disks::geometry(header, layer)?;
+        Ok(StackLayer {
+            id: geometry.layer,
+            origin: geometry.disk,
+            size: geometry.size,
+            data_unit: geometry.data_unit.bytes(),
+        })
+    };
+    Ok(Stack {
+        disk: header.disk,
+        layers: header
+            .layers
+            .iter()
+            .rev()
+            .map(layer)
+            .collect::<Result<_, DiskError>>()?,
+    })
+}
+
+fn setup(request: &AttachRequest, header: &Header, listening: bool) -> Result<Setup, AttachError> {
     let serial = request.serial.clone().unwrap_or_else(|| {
         let id = header.disk.simple().to_string();
         id[..20].to_owned()
     });
     Ok(Setup {
-        disk: header.disk,
-        layer: top.id,
-        size: header.size,
-        data_unit,
+        stack: stack_of(header)?,
         read_only: request.read_only,
         discard: request.discard,
         num_queues: request.num_queues,

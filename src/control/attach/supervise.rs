@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::frontend::{
     DESTROYED, NOT_RESIZED, NOT_RESTORED, OnRevoke, READY, RESIZED, RESTORED, Waiter,
 };
-use crate::keys::Dek;
+use crate::keys::DekStack;
 
 use super::AttachError;
 use super::board::Board;
@@ -68,8 +68,8 @@ impl Hands for Attached {
         }
     }
 
-    fn restore(&mut self, dek: &Dek) {
-        if let Err(error) = self.commands.restore(dek) {
+    fn restore(&mut self, deks: &DekStack) {
+        if let Err(error) = self.commands.restore(deks) {
             log::warn!("the data plane cannot be given its key: {error}");
         }
     }

@@ -218,11 +218,15 @@ fn check_layer(
         let same_claim = claim.try_clone().map_err(PipelineError::from)?;
         settle(disk, claims, same_claim, runtime_dir)?;
     }
-    let durable = Volume::open_private(&map, geometry.clone())?;
+    let durable = dataplane::layer_map(claims, top, &paths)?;
     let unflushed = match RuntimeMap::find(&runtime_path, &geometry, claims.attach)? {
-        Some(runtime) => Some(Volume::open_runtime(&map, geometry.clone(), &runtime)?),
+        Some(runtime) => Some(Volume::open_runtime(durable.clone(), Vec::new(), &runtime)?),
         None => None,
     };
+    let durable = Volume::open_private(durable, Vec::new())?;
+    for volume in [Some(&durable), unflushed.as_ref()].into_iter().flatten() {
+        volume.map().load_all()?;
+    }
     let newest = unflushed.as_ref().unwrap_or(&durable);
     report.data_bytes = Some(newest.map().data_blocks() * BLOCK_SIZE);
     let maps: Vec<&BlockMap> = [Some(&durable), unflushed.as_ref()]

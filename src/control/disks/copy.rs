@@ -16,7 +16,7 @@ use super::{Disk, DiskError, HEADER, dataplane, layer_paths, parent_of};
 use crate::control::files::{private_dir, sync_dir};
 use crate::control::import::Cancel;
 use crate::control::{Installation, runtime_map};
-use crate::envelope::HeaderPayload;
+use crate::envelope::{HeaderPayload, LayerRecord};
 use crate::pipeline::{DiskIo, PipelineError};
 use crate::store::LayerFile;
 use crate::volume::{RuntimeMap, Volume, check_data_file};
@@ -86,8 +86,11 @@ pub(super) fn settle(
     let Some(runtime) = RuntimeMap::find(&runtime_path, &geometry, header.attach)? else {
         return Ok(());
     };
-    let files = dataplane::open_files(claim, &disk.layer_paths(top))?;
-    let volume = Volume::open_runtime(files.map.file(), geometry, &runtime)?;
+    let paths = |layer: &LayerRecord| disk.layer_paths(layer);
+    let files = dataplane::open_files(claim, header, paths)?;
+    let map = dataplane::layer_map(header, top, &paths(top))?;
+    let lower = dataplane::lower_layers(header, paths)?;
+    let volume = Volume::open_runtime(map, lower, &runtime)?;
     Ok(DiskIo::open_to_flush(Arc::new(volume), files)?.flush()?)
 }
 

@@ -15,7 +15,7 @@ use crate::envelope::{
     DekCheck, Header, HeaderFile, HeaderPayload, LayerRecord, MAX_DISK_SIZE, check_disk_name,
     unwrap_dek, wrap_dek,
 };
-use crate::keys::Dek;
+use crate::keys::{Dek, DekStack};
 
 /// The data unit of a disk for which none was asked: with 4096 bytes a block of the map is one
 /// unit, and XTS starts an eighth as often. Guests see 512-byte sectors either way.
@@ -104,6 +104,7 @@ pub fn create<P: FnMut(u64)>(
         layers: vec![layer],
     };
     staging.reserve(row(&payload, &directory))?;
+    let dek = DekStack::from(dek);
     write_data(
         &payload,
         &dek,
@@ -113,7 +114,7 @@ pub fn create<P: FnMut(u64)>(
         started(&created),
     )?;
     let header = Header::new(payload);
-    HeaderFile::create(&staging.directory().join(HEADER), &header, &dek)?;
+    HeaderFile::create(&staging.directory().join(HEADER), &header, dek.top())?;
     // Up to here a signal undoes everything; renaming the finished disk is one step.
     cancel.check()?;
     staging.finish(&directory)?;
@@ -123,7 +124,7 @@ pub fn create<P: FnMut(u64)>(
 /// Makes the layer's files and fills them.
 fn write_data(
     payload: &HeaderPayload,
-    dek: &Dek,
+    dek: &DekStack,
     directory: &Path,
     source: Option<&mut Source>,
     cancel: &Cancel,
@@ -137,7 +138,8 @@ fn write_data(
     crate::volume::create_layer(&paths, &geometry)?;
     match source {
         Some(source) => {
-            let sink = dataplane::open_new(&paths, geometry, dek)?;
+            let paths = |layer: &LayerRecord| layer_paths(directory, layer);
+            let sink = dataplane::open_new(payload, paths, dek)?;
             dataplane::import(sink, source.image.as_mut(), payload.size, cancel, progress)
         }
         None => Ok(()),

@@ -1,6 +1,6 @@
 //! A disk's plaintext without a guest: what import and decryption ask of the data path.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,10 +8,12 @@ use super::{Disk, DiskError};
 use crate::cipher::DataUnit;
 use crate::control::import::{self, Cancel, CopyError, PlaintextSink, SourceImage};
 use crate::envelope::{Header, HeaderPayload, LayerRecord};
-use crate::keys::Dek;
+use crate::keys::DekStack;
 use crate::pipeline::{DiskIo, PipelineError};
-use crate::store::{LayerFile, LayerFiles};
-use crate::volume::{Geometry, LayerPaths, RuntimeMap, Volume, check_data_file};
+use crate::store::{LayerFile, StackFiles};
+use crate::volume::{
+    Geometry, LayerMap, LayerPaths, LowerLayer, RuntimeMap, Volume, check_data_file,
+};
 
 /// What the volume is told about a layer.
 ///
@@ -26,17 +28,64 @@ pub fn geometry(header: &HeaderPayload, layer: &LayerRecord) -> Result<Geometry,
     })
 }
 
+/// A layer of a disk with its map file, opened to be read.
+///
+/// # Errors
+/// [`DiskError::File`], [`DiskError::Pipeline`].
+pub fn layer_map(
+    header: &HeaderPayload,
+    layer: &LayerRecord,
+    paths: &LayerPaths,
+) -> Result<LayerMap, DiskError> {
+    let file = File::open(&paths.map).map_err(DiskError::file("open", &paths.map))?;
+    Ok(LayerMap::new(geometry(header, layer)?, file))
+}
+
+/// The layers beneath the top, downwards; `paths` tells where each one's files are.
+///
+/// # Errors
+/// [`DiskError`] when one is missing or is not what the header says.
+pub fn lower_layers(
+    header: &HeaderPayload,
+    paths: impl Fn(&LayerRecord) -> LayerPaths,
+) -> Result<Vec<Arc<LowerLayer>>, DiskError> {
+    let open = |layer: &LayerRecord| {
+        let map = layer_map(header, layer, &paths(layer))?;
+        Ok(LowerLayer::open(map)?)
+    };
+    header.layers.iter().rev().skip(1).map(open).collect()
+}
+
+/// The map files of the layers beneath the top, downwards, opened to be read.
+///
+/// # Errors
+/// [`DiskError::File`].
+pub fn lower_maps(
+    header: &HeaderPayload,
+    paths: impl Fn(&LayerRecord) -> LayerPaths,
+) -> Result<Vec<File>, DiskError> {
+    let open = |layer: &LayerRecord| {
+        let path = paths(layer).map;
+        File::open(&path).map_err(DiskError::file("open", &path))
+    };
+    header.layers.iter().rev().skip(1).map(open).collect()
+}
+
 /// Opens the files of a new layer for import. Nobody else knows of them yet, and if this process
 /// dies they are removed, so the map needs no place that outlives it.
 pub(super) fn open_new(
-    paths: &LayerPaths,
-    geometry: Geometry,
-    dek: &Dek,
+    header: &HeaderPayload,
+    paths: impl Fn(&LayerRecord) -> LayerPaths,
+    deks: &DekStack,
 ) -> Result<DiskIo, DiskError> {
-    let data = LayerFile::open(&paths.data).map_err(PipelineError::from)?;
-    let files = open_files(data, paths)?;
-    let volume = Volume::open_private(files.map.file(), geometry)?;
-    Ok(DiskIo::open(Arc::new(volume), files, dek)?)
+    let top = header
+        .top()
+        .ok_or_else(|| DiskError::Argument("a new disk has a layer".into()))?;
+    let data = LayerFile::open(&paths(top).data).map_err(PipelineError::from)?;
+    let files = open_files(data, header, &paths)?;
+    let map = layer_map(header, top, &paths(top))?;
+    let volume = Volume::open_private(map, lower_layers(header, &paths)?)?;
+    Ok(DiskIo::open(Arc::new(volume), files, deks)?)
 }
 
 /// Opens a disk whose data were claimed, to be read. A runtime map that an attach left behind and
@@ -45,18 +94,23 @@ pub(super) fn open_existing(
     disk: &Disk,
     claim: LayerFile,
     header: &Header,
-    dek: &Dek,
+    deks: &DekStack,
     runtime_map: &Path,
 ) -> Result<DiskIo, DiskError> {
     let top = header.top().ok_or_else(|| disk.no_layer())?;
+    let paths = |layer: &LayerRecord| disk.layer_paths(layer);
     let geometry = geometry(header, top)?;
     check_data_file(claim.file(), &geometry)?;
-    let files = open_files(claim, &disk.layer_paths(top))?;
+    let files = open_files(claim, header, paths)?;
+    let (map, lower) = (
+        layer_map(header, top, &paths(top))?,
+        lower_layers(header, paths)?,
+    );
     let volume = match RuntimeMap::find(runtime_map, &geometry, header.attach)? {
-        Some(runtime) => Volume::open_runtime(files.map.file(), geometry, &runtime)?,
-        None => Volume::open_private(files.map.file(), geometry)?,
+        Some(runtime) => Volume::open_runtime(map, lower, &runtime)?,
+        None => Volume::open_private(map, lower)?,
     };
-    Ok(DiskIo::open(Arc::new(volume), files, dek)?)
+    Ok(DiskIo::open(Arc::new(volume), files, deks)?)
 }
 
 /// Copies an image into a new layer and makes it durable.
@@ -82,16 +136,30 @@ impl PlaintextSink for DiskIo {
     }
 }
 
-/// Opens the map of a layer whose data file is open already.
+/// Opens all files of a disk, of which the top layer's data file is open already.
 ///
 /// # Errors
-/// [`DiskError::File`].
-pub fn open_files(data: LayerFile, paths: &LayerPaths) -> Result<LayerFiles, DiskError> {
+/// [`DiskError::File`], [`DiskError::Pipeline`].
+pub fn open_files(
+    data: LayerFile,
+    header: &HeaderPayload,
+    paths: impl Fn(&LayerRecord) -> LayerPaths,
+) -> Result<StackFiles, DiskError> {
+    let top = header
+        .top()
+        .ok_or_else(|| DiskError::Argument("a disk has a layer".into()))?;
+    let path = paths(top).map;
     let map = OpenOptions::new()
         .read(true)
         .write(true)
-        .open(&paths.map)
-        .map_err(DiskError::file("open", &paths.map))?;
+        .open(&path)
+        .map_err(DiskError::file("open", &path))?;
     let map = LayerFile::from_file(map).map_err(PipelineError::from)?;
-    Ok(LayerFiles::new(data, map))
+    let mut lower = Vec::new();
+    for layer in header.layers.iter().rev().skip(1) {
+        let file = LayerFile::open_to_read(&paths(layer).data).map_err(PipelineError::from)?;
+        check_data_file(file.file(), &geometry(header, layer)?)?;
+        lower.push(file);
+    }
+    Ok(StackFiles::new(data, map, lower))
 }

@@ -13,6 +13,7 @@ use super::{Disk, DiskError, dataplane};
 use crate::control::Installation;
 use crate::control::import::Cancel;
 use crate::control::runtime_map;
+use crate::keys::DekStack;
 use crate::pipeline::DiskIo;
 
 /// Bytes that are decrypted at a time.
@@ -61,7 +62,8 @@ pub(super) fn open_to_read(
     // Read again: it may have been attached and detached until it was claimed.
     let (header, dek) = disk.unlock(installation, file.read()?)?;
     let runtime_map = runtime_map(runtime_dir, header.disk);
-    let source = dataplane::open_existing(&disk, claim, &header, &dek, &runtime_map)?;
+    let deks = DekStack::from(dek);
+    let source = dataplane::open_existing(&disk, claim, &header, &deks, &runtime_map)?;
     Ok((source, header.size))
 }
 
@@ -84,7 +86,7 @@ pub(super) fn stream(
 ) -> Result<(), DiskError> {
     let mut buffer = Zeroizing::new(vec![0; CHUNK]);
     let mut position = 0;
-    while let Some(extent) = source.next_data(position) {
+    while let Some(extent) = source.next_data(position)? {
         let end = extent.end.min(size);
         sink.zeros(extent.start - position, cancel)?;
         position = extent.start;

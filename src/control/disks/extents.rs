@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use crate::units::BLOCK_SIZE;
 use crate::volume::format::{self, HEADER_LEN, SECTOR_LEN};
-use crate::volume::{BlockMap, Geometry};
+use crate::volume::{BlockMap, Content, Geometry};
 
 /// The next range from `at` on, up to `len`, in which a file has data. A file system that does not
 /// tell holes has data everywhere.
@@ -72,7 +72,7 @@ pub(super) fn compare(
     while block < blocks {
         let runs = maps.iter().map(|map| map.run(block, blocks - block));
         let (needed, count) = runs.fold((false, blocks - block), |(needed, count), run| {
-            (needed | run.is_data, count.min(run.blocks))
+            (needed | (run.what == Content::Data), count.min(run.blocks))
         });
         let (mut at, end) = (block * BLOCK_SIZE, (block + count) * BLOCK_SIZE);
         while at < end {

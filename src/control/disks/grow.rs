@@ -124,7 +124,7 @@ mod tests {
         let claim = disk.claim(file.read().unwrap().claims()).unwrap();
         let (header, dek) = disk.unlock(installation, file.read().unwrap()).unwrap();
         let no_map = Path::new("/dev/shm/there-is-no-such-map");
-        let io = open_existing(disk, claim, &header, &dek, no_map).unwrap();
+        let io = open_existing(disk, claim, &header, &dek.into(), no_map).unwrap();
         (io, header.size)
     }
 

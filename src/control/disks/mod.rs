@@ -50,7 +50,7 @@ mod view;
 pub use check::{CheckReport, Problem, ProblemKind, check};
 pub use copy::copy;
 pub use create::{CreateRequest, Created, DEFAULT_SECTOR_SIZE, SourceSpec, create};
-pub use dataplane::{geometry, open_files};
+pub use dataplane::{geometry, layer_map, lower_layers, lower_maps, open_files};
 pub use decrypt::{Plaintext, decrypt};
 pub use delete::delete;
 pub use error::DiskError;

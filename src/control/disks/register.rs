@@ -11,12 +11,12 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
-use super::dataplane::{geometry, open_files};
+use super::dataplane::{geometry, layer_map, lower_layers, open_files};
 use super::{Disk, DiskError, HEADER, refuse_taken_name};
 use crate::catalog::{DiskRecord, DiskState};
 use crate::control::Installation;
 use crate::control::files::private_dir;
-use crate::envelope::{HeaderFile, HeaderPayload, check_disk_name};
+use crate::envelope::{HeaderFile, HeaderPayload, LayerRecord, check_disk_name};
 use crate::volume::{Volume, check_data_file};
 
 /// What is to be registered.
@@ -62,8 +62,10 @@ pub fn register(
     let geometry = geometry(&header, top)?;
     check_data_file(claim.file(), &geometry)?;
     // Kept, and the claim with it, until the disk is known.
-    let files = open_files(claim, &disk.layer_paths(top))?;
-    Volume::open_private(files.map.file(), geometry)?;
+    let paths = |layer: &LayerRecord| disk.layer_paths(layer);
+    let files = open_files(claim, &header, paths)?;
+    let map = layer_map(&header, top, &paths(top))?;
+    Volume::open_private(map, lower_layers(&header, paths)?)?;
     header.name.clone_from(&name);
     header.disk_encryption_set = set;
     header.attach = Uuid::new_v4();

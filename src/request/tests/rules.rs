@@ -117,6 +117,7 @@ fn action(chain: &Chain, disk: &Disk, action: Action) {
         OpKind::Write { .. } => assert_eq!((len, chain.writable), (chain.readable, 0)),
         OpKind::Zero { .. } => assert!(len <= u64::from(disk.most_zero_sectors) * 512),
         OpKind::Flush => assert_eq!(len, 0),
+        OpKind::Raise { .. } => unreachable!("no guest asks for it"),
     }
     let changes = matches!(kind, OpKind::Write { .. } | OpKind::Zero { .. });
     assert!(!(disk.read_only && changes));

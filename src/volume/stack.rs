@@ -1,0 +1,582 @@
+//! The disk as a stack of layers: where the content of a block is.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::cipher::DataUnit;
+use crate::store::ReadAt;
+use crate::units::{LayerIndex, MOST_LAYERS};
+
+use super::layer::{check_map_file, examine_map};
+use super::locks::BlockLocks;
+use super::map::{BlockMap, Content, MapFile, Run, held_runs};
+use super::runtime::RuntimeMap;
+use super::{Geometry, VolumeError, format};
+
+/// A layer and the file of its durable map.
+#[derive(Clone)]
+pub struct LayerMap {
+    /// What the layer is.
+    pub geometry: Geometry,
+    /// Its map file.
+    pub file: MapFile,
+}
+
+impl LayerMap {
+    /// The map of the layer of `geometry`.
+    pub fn new(geometry: Geometry, file: impl ReadAt + Send + Sync + 'static) -> Self {
+        let file = Arc::new(file);
+        Self { geometry, file }
+    }
+}
+
+/// A layer that is not written to by anybody who reads it here.
+pub struct LowerLayer {
+    geometry: Geometry,
+    map: BlockMap,
+}
+
+impl LowerLayer {
+    /// Opens a layer whose map is loaded as it is needed; its header and length are checked now.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn open(layer: LayerMap) -> Result<Arc<Self>, VolumeError> {
+        let LayerMap { geometry, file } = layer;
+        geometry.check()?;
+        check_map_file(&*file, &geometry)?;
+        let map = BlockMap::private(file, geometry.blocks())?;
+        Ok(Arc::new(Self { geometry, map }))
+    }
+
+    /// Reads all of the map, to see that no part of it is damaged, and keeps none of it.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn verify(&self) -> Result<(), VolumeError> {
+        examine_map(&**self.map.durable(), &self.geometry, |_, states| {
+            states.map(drop)
+        })
+    }
+
+    /// What the layer is.
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// Its map.
+    pub fn map(&self) -> &BlockMap {
+        &self.map
+    }
+}
+
+/// Where the content of blocks is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// In the data file of this layer.
+    Layer(LayerIndex),
+    /// Nowhere: they read as zeros.
+    Zeros,
+}
+
+/// What a block of the top layer lacks, when layers beneath it are to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lack {
+    /// Nothing: it has its own content, or the layers that go have none.
+    Nothing,
+    /// The content that this layer has.
+    Content(LayerIndex),
+    /// The note that it is zeros, whatever is beneath.
+    Zeros,
+}
+
+/// The disk as all its queue threads share it: which blocks have what, and which are being worked
+/// on.
+pub struct Volume {
+    geometry: Geometry,
+    map: Arc<BlockMap>,
+    /// From the one beneath the top downwards.
+    lower: Vec<Arc<LowerLayer>>,
+    state: Arc<State>,
+}
+
+/// What stays the same when the disk grows or loses layers.
+#[derive(Default)]
+struct State {
+    locks: BlockLocks,
+    flushing: AtomicBool,
+    flushes: AtomicU64,
+    lost: AtomicBool,
+    map_synced: AtomicBool,
+}
+
+impl Volume {
+    /// Opens a disk whose current map lives in this process alone: for work whose loss with the
+    /// process does no harm, as an import, or that writes nothing. All maps are read once, to see
+    /// that they are whole.
+    ///
+    /// # Errors
+    /// A [`VolumeError`] that says what is wrong with a map.
+    pub fn open_private(top: LayerMap, lower: Vec<Arc<LowerLayer>>) -> Result<Self, VolumeError> {
+        let blocks = top.geometry.blocks();
+        check_map_file(&*top.file, &top.geometry)?;
+        let map = BlockMap::private(top.file, blocks)?;
+        let this = Self::new(top.geometry, map, lower)?;
+        this.examine(|_, _| {})?;
+        Ok(this)
+    }
+
+    /// Opens a disk whose current map is `runtime`, as an attached disk has it. When the map was
+    /// left behind by a process that died, it has what that process had not flushed. All maps are
+    /// read once, to see that they are whole.
+    ///
+    /// # Errors
+    /// A [`VolumeError`] that says what is wrong with a map.
+    pub fn open_runtime(
+        top: LayerMap,
+        lower: Vec<Arc<LowerLayer>>,
+        runtime: &RuntimeMap,
+    ) -> Result<Self, VolumeError> {
+        let this = Self::open_mapped(top, lower, runtime)?;
+        let map = &this.map;
+        this.examine(|sector, durable| {
+            if map.is_loaded(sector) && map.sector_states(sector) != *durable {
+                map.mark_dirty(sector);
+            }
+        })?;
+        Ok(this)
+    }
+
+    /// As [`Volume::open_runtime`] for a top layer that was just made: there is nothing to read.
+    ///
+    /// # Errors
+    /// As [`Volume::open_runtime`].
+    pub fn open_pushed(
+        top: LayerMap,
+        lower: Vec<Arc<LowerLayer>>,
+        runtime: &RuntimeMap,
+    ) -> Result<Self, VolumeError> {
+        Self::open_mapped(top, lower, runtime)
+    }
+
+    fn open_mapped(
+        top: LayerMap,
+        lower: Vec<Arc<LowerLayer>>,
+        runtime: &RuntimeMap,
+    ) -> Result<Self, VolumeError> {
+        check_map_file(&*top.file, &top.geometry)?;
+        let words = runtime.words(&top.geometry)?;
+        let map = BlockMap::new(words, top.file, top.geometry.blocks());
+        map.forget_loaders();
+        Self::new(top.geometry, map, lower)
+    }
+
+    fn new(
+        geometry: Geometry,
+        map: BlockMap,
+        lower: Vec<Arc<LowerLayer>>,
+    ) -> Result<Self, VolumeError> {
+        geometry.check()?;
+        check_order(&geometry, &lower)?;
+        Ok(Self {
+            geometry,
+            map: Arc::new(map),
+            lower,
+            state: Arc::default(),
+        })
+    }
+
+    /// Reads all maps to their end. Space of the top layer that a former process had not given back
+    /// yet is given back by the first flush.
+    fn examine(
+        &self,
+        mut each: impl FnMut(u64, &[u8; format::STATES_LEN]),
+    ) -> Result<(), VolumeError> {
+        let map = &self.map;
+        examine_map(&**map.durable(), &self.geometry, |sector, states| {
+            let durable = states?.copied().unwrap_or([0; format::STATES_LEN]);
+            each(sector, &durable);
+            let current = match map.is_loaded(sector) {
+                true => map.sector_states(sector),
+                false => durable,
+            };
+            let mut held = false;
+            held_runs(sector, &current, |_| held = true);
+            if held {
+                let first = sector * format::BLOCKS_PER_SECTOR;
+                map.ensure(first..first + 1)?;
+                map.mark_dirty(sector);
+            }
+            Ok(())
+        })?;
+        self.lower.iter().try_for_each(|layer| layer.verify())
+    }
+
+    /// The same disk with `size` bytes, whose runtime map and files are long enough already. To be
+    /// made while no request is under way, and to take the place of this one everywhere at once.
+    ///
+    /// # Errors
+    /// [`VolumeError::Size`], [`VolumeError::Shrink`], or [`VolumeError::Io`] when the runtime map
+    /// cannot be mapped.
+    pub fn grown(&self, size: u64, runtime: &RuntimeMap) -> Result<Self, VolumeError> {
+        let geometry = self.geometry.grown(size)?;
+        let words = runtime.words(&geometry)?;
+        let map = BlockMap::new(words, self.map.durable().clone(), geometry.blocks());
+        map.take_over_dirty(&self.map);
+        // A last chunk that was loaded stays so: what the disk did not have of it was never written.
+        Ok(Self {
+            geometry,
+            map: Arc::new(map),
+            lower: self.lower.clone(),
+            state: self.state.clone(),
+        })
+    }
+
+    /// The same disk over other lower layers, which give the same content: after a merge. To be made
+    /// and used as [`Volume::grown`].
+    ///
+    /// # Errors
+    /// [`VolumeError::LowerIsLarger`], [`VolumeError::TooManyLayers`].
+    pub fn over(&self, lower: Vec<Arc<LowerLayer>>) -> Result<Self, VolumeError> {
+        check_order(&self.geometry, &lower)?;
+        Ok(Self {
+            geometry: self.geometry.clone(),
+            map: self.map.clone(),
+            lower,
+            state: self.state.clone(),
+        })
+    }
+
+    /// What the top layer is.
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// The current map of the top layer.
+    pub fn map(&self) -> &BlockMap {
+        &self.map
+    }
+
+    /// The layers beneath the top, downwards.
+    pub fn lower(&self) -> &[Arc<LowerLayer>] {
+        &self.lower
+    }
+
+    /// The data units of all layers, the top layer's first.
+    pub fn data_units(&self) -> Vec<DataUnit> {
+        let lower = self.lower.iter().map(|layer| layer.geometry.data_unit);
+        std::iter::once(self.geometry.data_unit)
+            .chain(lower)
+            .collect()
+    }
+
+    /// Where the content of the blocks from `first` on is, and of how many of them, at most `most`,
+    /// it is there. `None` while somebody else loads a map that is needed.
+    ///
+    /// # Errors
+    /// A [`VolumeError`] when a map cannot be loaded.
+    pub fn lookup(&self, first: u64, most: u64) -> Result<Option<Run<Source>>, VolumeError> {
+        let Some(run) = self.map.run_in_chunk(first, most)? else {
+            return Ok(None);
+        };
+        let what = match run.what {
+            Content::Data => Source::Layer(LayerIndex::TOP),
+            Content::Zeros => Source::Zeros,
+            Content::Inherited => {
+                return Ok(self
+                    .beneath(first, run.blocks, self.lower.len())?
+                    .map(|run| Run {
+                        what: match run.what {
+                            Some(source) => source,
+                            None => Source::Zeros,
+                        },
+                        blocks: run.blocks,
+                    }));
+            }
+        };
+        let blocks = run.blocks;
+        Ok(Some(Run { what, blocks }))
+    }
+
+    /// What the top layer lacks of the blocks from `first` on, when the `drop` layers beneath it are
+    /// to go; otherwise as [`Volume::lookup`].
+    ///
+    /// # Errors
+    /// As [`Volume::lookup`].
+    pub fn lack(
+        &self,
+        first: u64,
+        most: u64,
+        drop: usize,
+    ) -> Result<Option<Run<Lack>>, VolumeError> {
+        let Some(run) = self.map.run_in_chunk(first, most)? else {
+            return Ok(None);
+        };
+        if run.what != Content::Inherited {
+            let (what, blocks) = (Lack::Nothing, run.blocks);
+            return Ok(Some(Run { what, blocks }));
+        }
+        let Some(run) = self.beneath(first, run.blocks, drop)? else {
+            return Ok(None);
+        };
+        let what = match run.what {
+            Some(Source::Layer(layer)) => Lack::Content(layer),
+            // With nothing left beneath, what is inherited is zeros too.
+            Some(Source::Zeros) if drop < self.lower.len() => Lack::Zeros,
+            Some(Source::Zeros) | None => Lack::Nothing,
+        };
+        let blocks = run.blocks;
+        Ok(Some(Run { what, blocks }))
+    }
+
+    /// What the first `layers` layers beneath the top have of blocks that the top inherits; nothing
+    /// when they inherit them all.
+    fn beneath(
+        &self,
+        first: u64,
+        mut most: u64,
+        layers: usize,
+    ) -> Result<Option<Run<Option<Source>>>, VolumeError> {
+        for (index, layer) in self.lower.iter().take(layers).enumerate() {
+            let blocks = layer.map.blocks();
+            if first >= blocks {
+                continue;
+            }
+            let Some(run) = layer.map.run_in_chunk(first, most.min(blocks - first))? else {
+                return Ok(None);
+            };
+            most = run.blocks;
+            let source = match run.what {
+                Content::Inherited => continue,
+                // There are at most `MOST_LAYERS`.
+                Content::Data => Source::Layer(LayerIndex(index as u8 + 1)),
+                Content::Zeros => Source::Zeros,
+            };
+            let (what, blocks) = (Some(source), most);
+            return Ok(Some(Run { what, blocks }));
+        }
+        let (what, blocks) = (None, most);
+        Ok(Some(Run { what, blocks }))
+    }
+
+    /// How many blocks are still to be copied into the top layer before the `drop` layers beneath it
+    /// can go. It loads all maps.
+    ///
+    /// # Errors
+    /// As [`Volume::lookup`].
+    pub fn lacking(&self, drop: usize) -> Result<u64, VolumeError> {
+        let (mut at, mut lacking) = (0, 0);
+        while at < self.map.blocks() {
+            let Some(run) = self.lack(at, self.map.blocks() - at, drop)? else {
+                std::thread::yield_now();
+                continue;
+            };
+            if matches!(run.what, Lack::Content(_)) {
+                lacking += run.blocks;
+            }
+            at += run.blocks;
+        }
+        Ok(lacking)
+    }
+
+    /// The marks of blocks being worked on.
+    pub fn locks(&self) -> &BlockLocks {
+        &self.state.locks
+    }
+
+    /// Starts a flush, if none is under way in any queue.
+    pub fn try_begin_flush(&self) -> bool {
+        let begun = !self.state.flushing.swap(true, Ordering::Acquire);
+        if begun {
+            self.state.flushes.fetch_add(1, Ordering::AcqRel);
+        }
+        begun
+    }
+
+    /// Flushes begun since the disk was opened. While the number stays the same, the durable map
+    /// says nothing else of a block than what the last flush wrote.
+    pub fn flushes(&self) -> u64 {
+        self.state.flushes.load(Ordering::Acquire)
+    }
+
+    /// Ends the flush that [`Volume::try_begin_flush`] started.
+    pub fn end_flush(&self) {
+        self.state.flushing.store(false, Ordering::Release);
+    }
+
+    /// Whether all of the map file is known to be durable. At first it is not: what was read from
+    /// it may be a write of a process that died before its sync, which only the page cache has.
+    pub fn is_map_synced(&self) -> bool {
+        self.state.map_synced.load(Ordering::Acquire)
+    }
+
+    /// Notes that the map file was synced.
+    pub fn set_map_synced(&self) {
+        self.state.map_synced.store(true, Ordering::Release);
+    }
+
+    /// Notes that a sync failed. The kernel may have dropped the writes that it could not sync, and
+    /// the next sync would succeed without them: no flush may succeed any more.
+    pub fn set_lost(&self) {
+        self.state.lost.store(true, Ordering::Release);
+    }
+
+    /// Whether a sync has failed since the disk was opened.
+    pub fn is_lost(&self) -> bool {
+        self.state.lost.load(Ordering::Acquire)
+    }
+}
+
+/// A layer reaches no further than the one above it.
+fn check_order(top: &Geometry, lower: &[Arc<LowerLayer>]) -> Result<(), VolumeError> {
+    if lower.len() >= MOST_LAYERS {
+        return Err(VolumeError::TooManyLayers {
+            layers: lower.len() + 1,
+        });
+    }
+    let mut above = top.size;
+    for layer in lower {
+        let Geometry { layer, size, .. } = layer.geometry;
+        if size > above {
+            return Err(VolumeError::LowerIsLarger {
+                lower: layer,
+                size,
+                above,
+            });
+        }
+        above = size;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::path::{Path, PathBuf};
+
+    use uuid::Uuid;
+
+    use super::super::{LayerPaths, create_layer};
+    use super::*;
+
+    fn layer(dir: &Path, number: u128, size: u64) -> LayerMap {
+        let paths = LayerPaths {
+            data: dir.join(format!("{number}.data")),
+            map: dir.join(format!("{number}.map")),
+        };
+        let geometry = Geometry {
+            disk: Uuid::from_u128(1),
+            layer: Uuid::from_u128(number),
+            size,
+            data_unit: DataUnit::B512,
+        };
+        create_layer(&paths, &geometry).unwrap();
+        LayerMap::new(geometry, File::open(&paths.map).unwrap())
+    }
+
+    fn lower(dir: &Path, number: u128, blocks: u64) -> Arc<LowerLayer> {
+        let layer = LowerLayer::open(layer(dir, number, blocks * 4096)).unwrap();
+        layer.map.load_all().unwrap();
+        layer
+    }
+
+    #[test]
+    fn the_topmost_layer_that_has_something_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let (upper, bottom) = (lower(dir.path(), 2, 60), lower(dir.path(), 3, 50));
+        bottom.map.set_data(0..50);
+        upper.map.hide(10..20);
+        upper.map.set_data(30..40);
+        upper.map.set_data(55..56);
+        let top = layer(dir.path(), 1, 70 * 4096);
+        let volume = Volume::open_private(top, vec![upper, bottom]).unwrap();
+        volume.map().load_all().unwrap();
+        volume.map().set_data(5..6);
+        volume.map().hide(35..37);
+        let (layer, zeros) = (|i| Source::Layer(LayerIndex(i)), Source::Zeros);
+        let expected = [
+            (0, layer(2), 5),
+            (5, layer(0), 1),
+            (6, layer(2), 4),
+            (10, zeros, 10),
+            (20, layer(2), 10),
+            (30, layer(1), 5),
+            (35, zeros, 2),
+            (37, layer(1), 3),
+            (40, layer(2), 10),
+            (50, zeros, 5),
+            (55, layer(1), 1),
+            (56, zeros, 4),
+            (60, zeros, 10),
+        ];
+        for (first, what, blocks) in expected {
+            let run = volume.lookup(first, 1000).unwrap();
+            assert_eq!(run, Some(Run { what, blocks }), "from block {first}");
+        }
+        assert_eq!(volume.lacking(2).unwrap(), 5 + 4 + 10 + 5 + 3 + 10 + 1);
+        assert_eq!(volume.lacking(1).unwrap(), 5 + 3 + 1);
+        let lack = |first, drop| volume.lack(first, 1000, drop).unwrap().unwrap().what;
+        assert_eq!(lack(12, 1), Lack::Zeros, "the bottom has data there");
+        assert_eq!(lack(12, 2), Lack::Nothing, "nothing is left beneath");
+        assert_eq!(lack(20, 1), Lack::Nothing);
+        assert_eq!(lack(35, 2), Lack::Nothing);
+        assert_eq!(lack(20, 2), Lack::Content(LayerIndex(2)));
+    }
+
+    #[test]
+    fn stacks_that_cannot_be_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let bottom = lower(dir.path(), 2, 9);
+        let opened = Volume::open_private(layer(dir.path(), 1, 8 * 4096), vec![bottom.clone()]);
+        assert!(matches!(opened, Err(VolumeError::LowerIsLarger { .. })));
+        let tall = vec![bottom; MOST_LAYERS];
+        let opened = Volume::open_private(layer(dir.path(), 3, 9 * 4096), tall);
+        assert!(matches!(opened, Err(VolumeError::TooManyLayers { .. })));
+    }
+
+    #[test]
+    fn a_volume_that_grows_keeps_what_it_had_not_flushed() {
+        let dir = tempfile::tempdir().unwrap();
+        let top = layer(dir.path(), 2, 5 * 4096 + 512);
+        let geometry = top.geometry.clone();
+        let runtime_path = PathBuf::from(format!("/dev/shm/sealdisk-grown-{}", Uuid::new_v4()));
+        let (before, now) = (Uuid::new_v4(), Uuid::new_v4());
+        let (runtime, _) = RuntimeMap::open(&runtime_path, &geometry, before, now).unwrap();
+        let volume = Volume::open_runtime(top, vec![], &runtime).unwrap();
+        assert!(volume.map().ensure(0..6).unwrap());
+        volume.map().set_data(2..4);
+        assert!(volume.try_begin_flush());
+        let size = 9000 * 4096;
+        assert!(
+            volume.grown(size, &runtime).is_err(),
+            "the map is too short"
+        );
+        let grown = geometry.grown(size).unwrap();
+
+        // A map of the old size counts after the header has the new one, and is made longer then.
+        drop(
+            RuntimeMap::find(&runtime_path, &grown, now)
+                .unwrap()
+                .unwrap(),
+        );
+        assert!(
+            RuntimeMap::find(&runtime_path, &geometry, now)
+                .unwrap()
+                .is_none()
+        );
+        let volume = volume.grown(size, &runtime).unwrap();
+        assert!(!volume.try_begin_flush(), "one is under way");
+        assert_eq!((volume.map().blocks(), volume.flushes()), (9000, 1));
+        assert_eq!(volume.map().get(3), super::super::BlockState::Data);
+        assert_eq!(volume.map().run(4, 9000).blocks, 8996);
+        volume.map().set_data(8999..9000);
+        assert_eq!(volume.map().take_dirty(), [0, 4]);
+        runtime.grow(&grown).unwrap();
+        assert!(
+            RuntimeMap::find(&runtime_path, &grown, now)
+                .unwrap()
+                .is_some()
+        );
+        std::fs::remove_file(&runtime_path).unwrap();
+    }
+}
