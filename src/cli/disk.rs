@@ -561,6 +561,7 @@ impl From<DiskError> for CliError {
             DiskError::OtherDisk { .. } | DiskError::Envelope(_) => "UnusableHeader",
             DiskError::LeftBehind { .. } | DiskError::File { .. } => "FileSystem",
             DiskError::Volume(_) | DiskError::Pipeline(_) => "DiskData",
+            DiskError::Attached { .. } => "DataPlane",
             DiskError::Key(_) => "KeyMaterial",
         };
         Self::new(code, message)

@@ -70,6 +70,14 @@ pub enum DiskError {
         /// The disk that is known.
         name: String,
     },
+    /// The process that serves the disk to a guest did not take part in a change of its layers.
+    #[error("the disk {name}, which is attached: {why}")]
+    Attached {
+        /// The disk.
+        name: String,
+        /// What went wrong, and how it goes on.
+        why: String,
+    },
     /// Plaintext would go to a terminal.
     #[error("not writing a disk's plaintext to a terminal; redirect it or give --output-file")]
     Terminal,

@@ -1,0 +1,121 @@
+//! Exchanging the stack of layers of a disk, whoever uses the disk meanwhile.
+//!
+//! Pushing a layer and dropping layers change what a disk's header says, and with it what whoever
+//! uses the disk reads and writes. The steps are the same for a disk that a guest has and for one
+//! that nobody has; what differs is behind [`Running`].
+//!
+//! # Order of steps
+//!
+//! Under the header's exclusive lock:
+//!
+//! 1. for a push, the files of the new layer are made and synced, and its data file is claimed;
+//! 2. [`Running::freeze`]: what the disk's user has completed is durable, and nothing more happens
+//!    to the layers that the header names;
+//! 3. the header names the new stack: this alone decides;
+//! 4. [`Running::restack`]: the disk's user goes on with the new stack;
+//! 5. after a drop, the files of the dropped layers go.
+//!
+//! When something fails before 3, [`Running::thaw`] lets the user go on with the old stack. After 3
+//! nobody may: a user that cannot take the new stack is ended, and whoever comes next reads the
+//! header. A crash anywhere leaves the old stack or the new one, whole: what was completed under the
+//! old one is in its durable map by 2.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::{Disk, DiskError, geometry, layer_map, lower_layers, open_files};
+use crate::envelope::HeaderPayload;
+use crate::keys::DekStack;
+use crate::pipeline::DiskIo;
+use crate::store::LayerFile;
+use crate::volume::{RuntimeMap, Volume};
+
+/// A stack that the header names already.
+pub struct NewStack<'a> {
+    /// The header.
+    pub header: &'a HeaderPayload,
+    /// The DEKs of all its layers.
+    pub deks: &'a DekStack,
+    /// The data file of the top layer, when that is a new one. It was claimed before the header named
+    /// it, so that nobody else could claim the disk in between.
+    pub claim: Option<LayerFile>,
+}
+
+/// Whoever uses a disk's data, or keeps it from being used.
+pub trait Running {
+    /// Makes all that was completed durable and stands still. `header` is the one that was read
+    /// under the lock, which names the stack that is used now.
+    ///
+    /// # Errors
+    /// Why it goes on as before instead.
+    fn freeze(&mut self, header: &HeaderPayload) -> Result<(), DiskError>;
+
+    /// Goes on with a new stack, after [`Running::freeze`].
+    ///
+    /// # Errors
+    /// Why it could not, for which it has ended: the stack is changed all the same, and the disk can
+    /// be attached again.
+    fn restack(&mut self, stack: NewStack<'_>) -> Result<(), DiskError>;
+
+    /// Goes on as before [`Running::freeze`], since the header could not be changed. One that cannot
+    /// go on has ended.
+    fn thaw(&mut self);
+}
+
+/// A disk that nobody uses: the command that changes it holds its claim.
+pub struct Unattached<'a> {
+    disk: &'a Disk,
+    claim: LayerFile,
+    runtime_map: PathBuf,
+}
+
+impl<'a> Unattached<'a> {
+    /// The disk whose claim that is. An attach that died may have left its runtime map at
+    /// `runtime_map`.
+    pub fn new(disk: &'a Disk, claim: LayerFile, runtime_map: &Path) -> Self {
+        Self {
+            disk,
+            claim,
+            runtime_map: runtime_map.into(),
+        }
+    }
+
+    /// A second handle of the data file that is claimed: the top layer's.
+    ///
+    /// # Errors
+    /// [`DiskError::Pipeline`].
+    pub fn claimed(&self) -> Result<LayerFile, DiskError> {
+        Ok(self
+            .claim
+            .try_clone()
+            .map_err(crate::pipeline::PipelineError::from)?)
+    }
+}
+
+impl Running for Unattached<'_> {
+    /// What a data plane that died had completed and not flushed is made durable; it speaks of the
+    /// layer that is the top now.
+    fn freeze(&mut self, header: &HeaderPayload) -> Result<(), DiskError> {
+        let top = header.top().ok_or_else(|| self.disk.no_layer())?;
+        let geometry = geometry(header, top)?;
+        let Some(runtime) = RuntimeMap::find(&self.runtime_map, &geometry, header.attach)? else {
+            return Ok(());
+        };
+        let paths = |layer: &_| self.disk.layer_paths(layer);
+        let files = open_files(self.claimed()?, header, paths)?;
+        let map = layer_map(header, top, &paths(top))?;
+        let volume = Volume::open_runtime(map, lower_layers(header, paths)?, &runtime)?;
+        DiskIo::open_to_flush(Arc::new(volume), files)?.flush()?;
+        std::fs::remove_file(&self.runtime_map)
+            .map_err(DiskError::file("remove", &self.runtime_map))
+    }
+
+    fn restack(&mut self, stack: NewStack<'_>) -> Result<(), DiskError> {
+        if let Some(claim) = stack.claim {
+            self.claim = claim;
+        }
+        Ok(())
+    }
+
+    fn thaw(&mut self) {}
+}
