@@ -283,6 +283,8 @@ fn a_key_that_is_gone_opens_no_disk() {
 
 #[test]
 fn damaged_headers_are_refused_and_left_as_they_are() {
+    const FIRST: usize = 64 << 10;
+    const SECOND: usize = 128 << 10;
     let host = Host::new();
     host.ok(&["disk", "create", "d", "--size", "1M"]);
     host.ok(&["disk", "create", "other", "--size", "1M"]);
@@ -298,8 +300,8 @@ fn damaged_headers_are_refused_and_left_as_they_are() {
         (Vec::new(), "truncated"),
         (vec![b'x'; good.len()], "not a Sealdisk header"),
         (vec![0; good.len()], "is erased"),
-        (flipped(&[600, 16_384 + 600]), "both header copies"),
-        (flipped(&[16, 16_384 + 513]), "both header copies"),
+        (flipped(&[FIRST + 600, SECOND + 600]), "both header copies"),
+        (flipped(&[FIRST + 16, SECOND + 513]), "both header copies"),
         (
             fs::read(host.files("other").header).unwrap(),
             "is that of disk",
@@ -325,7 +327,7 @@ fn damaged_headers_are_refused_and_left_as_they_are() {
         }
     }
     // One copy is enough.
-    for at in [600, 16_384 + 600] {
+    for at in [FIRST + 600, SECOND + 600] {
         fs::write(&path, flipped(&[at])).unwrap();
         host.ok(&["disk", "decrypt", "d"]);
     }

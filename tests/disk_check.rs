@@ -24,6 +24,9 @@ const CLEAN: i32 = 0;
 const DAMAGED: i32 = 2;
 const LEAKING: i32 = 3;
 
+/// Bytes of a header copy; the two are behind as many zeros.
+const SLOT: u64 = 64 << 10;
+
 /// A host with a disk that has data, and what is in it.
 fn host() -> (Host, Vec<u8>) {
     let host = Host::new();
@@ -137,19 +140,24 @@ fn a_torn_header_copy_is_written_anew_from_the_other() {
     let (host, content) = host();
     let header = host.files("d").header;
     for (at, bytes) in [
-        (700, &[0xff; 300][..]),
-        (16384 + 700, &[0xff; 300]),
-        (0, &[0; 16384]),
+        (SLOT + 700, &[0xff; 300][..]),
+        (2 * SLOT + 700, &[0xff; 300]),
+        (SLOT, &[0; SLOT as usize]),
     ] {
         open(&header).write_all_at(bytes, at).unwrap();
         is_repaired(&host, &content, DAMAGED, "header", "the other one is used");
     }
     let file = fs::read(&header).unwrap();
-    assert!(file[..16384] == file[16384..], "both say the same");
+    let copies: Vec<_> = file.chunks(SLOT as usize).collect();
+    assert!(copies[1] == copies[2], "both say the same");
     host.ok(&["disk", "resize", "d", "--size", "24MiB"]);
     while_damaged(
         &header,
-        |path| [100, 20_000].iter().for_each(|at| flip(path, *at)),
+        |path| {
+            [SLOT + 100, 2 * SLOT + 100]
+                .iter()
+                .for_each(|at| flip(path, *at))
+        },
         || stays_damaged(&host, "header", "damaged"),
     );
     while_damaged(
@@ -166,10 +174,13 @@ fn a_header_that_was_altered_repairs_nothing() {
     let files = host.files("d");
     let alter = |path: &Path| {
         let mut bytes = fs::read(path).unwrap();
-        for copy in bytes.chunks_mut(16384) {
+        for copy in bytes.chunks_mut(SLOT as usize).skip(1) {
             let text = String::from_utf8_lossy(&copy[512..]).into_owned();
-            let at = 512 + text.find("\"size\": 25165824").unwrap() + 8;
-            copy[at..at + 8].copy_from_slice(b"25161728");
+            // The disk's size and its layer's.
+            for (found, _) in text.match_indices("\"size\": 25165824") {
+                let at = 512 + found + 8;
+                copy[at..at + 8].copy_from_slice(b"25161728");
+            }
             copy[56..60].fill(0);
             let sum = crc32c::crc32c(copy);
             copy[56..60].copy_from_slice(&sum.to_le_bytes());

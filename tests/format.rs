@@ -15,6 +15,10 @@ use std::process::Command;
 use aes::Aes256;
 use aes::cipher::KeyInit;
 use disk_support::{Host, MARKER, text};
+use hkdf::Hkdf;
+use hmac::{Hmac, Mac};
+use serde_json::Value;
+use sha2::Sha256;
 use xts_mode::Xts128;
 
 /// The shell commands behind the marker in docs/format.md.
@@ -25,6 +29,63 @@ fn documented_commands() -> String {
         .split_once("<!-- tests/format.rs runs this block -->\n```sh\n")
         .unwrap();
     after.split_once("```").unwrap().0.to_owned()
+}
+
+/// What the documented commands make of a disk's header.
+fn documented_dek(key: &Path, disk: &Path) -> Vec<u8> {
+    let secrets = tempfile::tempdir_in("/dev/shm").unwrap();
+    let output = Command::new("sh")
+        .args(["-e", "-u", "-c", &documented_commands()])
+        .env("KEY", key)
+        .env("DISK", disk)
+        .env("SECRETS", secrets.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let dek = fs::read(secrets.path().join("dek")).unwrap();
+    assert_eq!(dek.len(), 64);
+    dek
+}
+
+/// A slot of version 1, as docs/format.md describes it.
+fn slot_of_version_1(payload: &[u8], sequence: u64, dek: &[u8]) -> Vec<u8> {
+    let mut slot = vec![0; 16384];
+    slot[..8].copy_from_slice(b"SEALDISK");
+    slot[8..12].copy_from_slice(&1_u32.to_le_bytes());
+    slot[12..16].copy_from_slice(&u32::try_from(payload.len()).unwrap().to_le_bytes());
+    slot[16..24].copy_from_slice(&sequence.to_le_bytes());
+    let mut key = [0; 64];
+    Hkdf::<Sha256>::new(None, dek)
+        .expand(b"sealdisk header authentication v1", &mut key)
+        .unwrap();
+    let mac = Hmac::<Sha256>::new_from_slice(&key)
+        .unwrap()
+        .chain_update(&slot[..24])
+        .chain_update(payload)
+        .finalize();
+    slot[24..56].copy_from_slice(&mac.into_bytes());
+    slot[512..512 + payload.len()].copy_from_slice(payload);
+    let sum = crc32c::crc32c(&slot);
+    slot[56..60].copy_from_slice(&sum.to_le_bytes());
+    slot
+}
+
+/// Gives a disk the header that it would have had in version 1.
+fn make_version_1(header: &Path, dek: &[u8]) {
+    let file = fs::read(header).unwrap();
+    let slot = &file[64 << 10..];
+    let length = u32::from_le_bytes(slot[12..16].try_into().unwrap()) as usize;
+    let mut payload: Value = serde_json::from_slice(&slot[512..512 + length]).unwrap();
+    for field in ["kind", "generation", "incremental", "source", "job"] {
+        payload.as_object_mut().unwrap().remove(field).unwrap();
+    }
+    for field in ["origin", "size", "diskEncryptionSet"] {
+        let layer = payload["layers"][0].as_object_mut().unwrap();
+        layer.remove(field).unwrap();
+    }
+    let payload = serde_json::to_vec_pretty(&payload).unwrap();
+    let slots = [8, 7].map(|sequence| slot_of_version_1(&payload, sequence, dek));
+    fs::write(header, slots.concat()).unwrap();
 }
 
 /// Reads a disk as docs/format.md describes it.
@@ -90,17 +151,7 @@ fn a_disk_is_read_back_by_what_the_document_says() {
         host.ok(&create);
         // So that the newest header is not the one that was written first.
         host.ok(&["disk", "update", name, "--disk-encryption-set", "myset"]);
-        let secrets = tempfile::tempdir_in("/dev/shm").unwrap();
-        let output = Command::new("sh")
-            .args(["-e", "-u", "-c", &documented_commands()])
-            .env("KEY", &key)
-            .env("DISK", host.disks().join(name))
-            .env("SECRETS", secrets.path())
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{output:?}");
-        let dek = fs::read(secrets.path().join("dek")).unwrap();
-        assert_eq!(dek.len(), 64);
+        let dek = documented_dek(&key, &host.disks().join(name));
         let files = host.files(name);
         let (data, map) = (fs::read(files.data).unwrap(), fs::read(files.map).unwrap());
         assert!(
@@ -110,5 +161,24 @@ fn a_disk_is_read_back_by_what_the_document_says() {
         );
         let plaintext = read_back(&data, &map, &dek, sector_size, content.len());
         assert!(plaintext == content, "{name} differs");
+
+        make_version_1(&files.header, &dek);
+        assert_eq!(documented_dek(&key, &host.disks().join(name)), dek);
+        let of_version_1 = fs::read(&files.header).unwrap();
+        let plaintext = host.path("plaintext");
+        let decrypt = ["disk", "decrypt", name, "--output-file", text(&plaintext)];
+        host.ok(&decrypt);
+        assert!(fs::read(&plaintext).unwrap() == content, "{name} differs");
+        assert!(fs::read(&files.header).unwrap() == of_version_1);
+        fs::remove_file(&plaintext).unwrap();
+        // The next update makes it one of version 2, and nothing of the old wrapping is left.
+        host.ok(&["disk", "update", name, "--disk-encryption-set", "myset"]);
+        let updated = fs::read(&files.header).unwrap();
+        assert_eq!(updated.len(), 192 << 10);
+        assert!(updated[..64 << 10].iter().all(|byte| *byte == 0));
+        assert_eq!(documented_dek(&key, &host.disks().join(name)), dek);
+        host.ok(&decrypt);
+        assert!(fs::read(&plaintext).unwrap() == content, "{name} differs");
+        fs::remove_file(&plaintext).unwrap();
     }
 }

@@ -5,11 +5,17 @@ use std::cell::LazyCell;
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use sealdisk::envelope::{HeaderFile, MAX_DISK_SIZE, SLOT_LEN, UnverifiedHeader, check_disk_name};
+use sealdisk::envelope::{
+    HEADER_FILE_LEN, HeaderFile, MAX_DISK_SIZE, MAX_LAYERS, SLOT_LEN, SLOT_OFFSETS,
+    UnverifiedHeader, check_disk_name,
+};
 use sealdisk::keys::Dek;
 use sealdisk_fuzz::{Edit, Scratch, edited};
 
-const VALID: &[u8] = br#"{"disk":"00000000-0000-0000-0000-000000000001","name":"boot-1","size":1073741824,"created":"2026-11-02T10:11:12Z","diskEncryptionSet":"des1","attach":"00000000-0000-0000-0000-000000000002","layers":[{"id":"00000000-0000-0000-0000-000000000003","dataUnit":512,"envelope":{"vaultUrl":"https://v.vault.localhost","keyName":"k","keyVersion":"1","algorithm":"RSA-OAEP-256","wrapped":"AAAA"},"check":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}]}"#;
+/// Bytes of a slot of version 1, which are at the beginning of the file.
+const OLD_SLOT_LEN: usize = 16 << 10;
+const VALID_1: &[u8] = br#"{"disk":"00000000-0000-0000-0000-000000000001","name":"boot-1","size":1073741824,"created":"2026-11-02T10:11:12Z","diskEncryptionSet":"des1","attach":"00000000-0000-0000-0000-000000000002","layers":[{"id":"00000000-0000-0000-0000-000000000003","dataUnit":512,"envelope":{"vaultUrl":"https://v.vault.localhost","keyName":"k","keyVersion":"1","algorithm":"RSA-OAEP-256","wrapped":"AAAA"},"check":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}]}"#;
+const VALID_2: &[u8] = br#"{"kind":"disk","disk":"00000000-0000-0000-0000-000000000001","name":"boot-1","size":1073741824,"created":"2026-11-02T10:11:12Z","diskEncryptionSet":"des1","attach":"00000000-0000-0000-0000-000000000002","generation":1,"incremental":false,"source":{"kind":"image","id":"00000000-0000-0000-0000-000000000005","name":"i"},"job":{"kind":"flatten","drop":["00000000-0000-0000-0000-000000000004"],"paused":false,"rate":1},"layers":[{"id":"00000000-0000-0000-0000-000000000004","origin":"00000000-0000-0000-0000-000000000006","size":1048576,"dataUnit":4096,"diskEncryptionSet":null,"envelope":{"vaultUrl":"https://v.vault.localhost","keyName":"k","keyVersion":"1","algorithm":"RSA-OAEP-256","wrapped":"AAAA"},"check":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"},{"id":"00000000-0000-0000-0000-000000000003","origin":"00000000-0000-0000-0000-000000000001","size":1073741824,"dataUnit":512,"diskEncryptionSet":"des1","envelope":{"vaultUrl":"https://v.vault.localhost","keyName":"k","keyVersion":"1","algorithm":"RSA-OAEP-256","wrapped":"AAAA"},"check":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}]}"#;
 
 #[derive(Debug, Arbitrary)]
 enum Slot {
@@ -27,15 +33,21 @@ enum Slot {
 
 #[derive(Debug, Arbitrary)]
 struct Input {
-    slots: [Slot; 2],
-    length: Option<u16>,
+    old: [Slot; 2],
+    /// Without them the file is one of version 1.
+    new: Option<[Slot; 2]>,
+    length: Option<u32>,
 }
 
 impl Slot {
-    fn bytes(self) -> Vec<u8> {
-        let mut slot = vec![0; SLOT_LEN];
+    fn bytes(self, of_version: u32) -> Vec<u8> {
+        let (len, valid) = match of_version {
+            1 => (OLD_SLOT_LEN, VALID_1),
+            _ => (SLOT_LEN, VALID_2),
+        };
+        let mut slot = vec![0; len];
         let mut put = |at: usize, bytes: &[u8]| {
-            let end = (at + bytes.len()).min(SLOT_LEN);
+            let end = (at + bytes.len()).min(len);
             slot[at..end].copy_from_slice(&bytes[..end - at]);
         };
         match self {
@@ -48,16 +60,16 @@ impl Slot {
                 edits,
                 flip,
             } => {
-                let json = edited(VALID, &edits);
+                let json = edited(valid, &edits);
                 put(0, b"SEALDISK");
-                put(8, &version.unwrap_or(1).to_le_bytes());
+                put(8, &version.unwrap_or(of_version).to_le_bytes());
                 put(12, &length.unwrap_or(json.len() as u32).to_le_bytes());
                 put(16, &sequence.to_le_bytes());
                 put(512, &json);
                 let checksum = crc32c::crc32c(&slot);
                 slot[56..60].copy_from_slice(&checksum.to_le_bytes());
                 if let Some((at, bits)) = flip {
-                    slot[usize::from(at) % SLOT_LEN] ^= bits;
+                    slot[usize::from(at) % len] ^= bits;
                 }
             }
         }
@@ -65,19 +77,22 @@ impl Slot {
     }
 }
 
-fn check(header: UnverifiedHeader, sequences: [u64; 2], dek: &Dek) {
+fn check(header: UnverifiedHeader, sequences: &[u64], dek: &Dek) {
     let claims = header.claims();
     assert!(sequences.contains(&header.sequence()));
     assert!(check_disk_name(&claims.name).is_ok());
     assert!(claims.size > 0 && claims.size <= MAX_DISK_SIZE);
-    let layer = claims.top().unwrap();
-    assert!(claims.size.is_multiple_of(layer.data_unit.into()));
-    let envelope = &layer.envelope;
-    for text in [
-        envelope.key_url(),
-        claims.disk_encryption_set.clone().unwrap_or_default(),
-    ] {
-        assert!(text.bytes().all(|b| b.is_ascii_graphic()), "{text:?}");
+    assert!((1..=MAX_LAYERS).contains(&claims.layers.len()));
+    assert_eq!(claims.top().unwrap().size, claims.size);
+    for layer in &claims.layers {
+        assert!(layer.size > 0 && layer.size <= claims.size);
+        assert!(layer.size.is_multiple_of(layer.data_unit.into()));
+        for text in [
+            layer.envelope.key_url(),
+            layer.disk_encryption_set.clone().unwrap_or_default(),
+        ] {
+            assert!(text.bytes().all(|b| b.is_ascii_graphic()), "{text:?}");
+        }
     }
     // Nobody guesses a MAC under a key that is not in the input.
     assert!(header.authenticate(dek).is_err());
@@ -89,19 +104,22 @@ thread_local! {
 }
 
 fuzz_target!(|input: Input| {
-    let mut bytes = input.slots.map(Slot::bytes).concat();
-    let sequence = |slot: usize| {
-        let at = slot * SLOT_LEN + 16;
-        u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i]))
-    };
-    let sequences = [sequence(0), sequence(1)];
+    let mut bytes = input.old.map(|slot| slot.bytes(1)).concat();
+    let mut slots = vec![0, OLD_SLOT_LEN];
+    if let Some(new) = input.new {
+        bytes.resize(SLOT_OFFSETS[0] as usize, 0);
+        bytes.extend(new.map(|slot| slot.bytes(2)).concat());
+        slots.extend(SLOT_OFFSETS.map(|at| at as usize));
+    }
+    let sequence = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| bytes[at + 16 + i]));
+    let sequences: Vec<u64> = slots.into_iter().map(sequence).collect();
     if let Some(length) = input.length {
-        bytes.resize(usize::from(length), 0);
+        bytes.resize(length as usize % (2 * HEADER_FILE_LEN as usize), 0);
     }
     FILE.with(|file| {
         file.fill(&bytes);
         if let Ok(header) = HeaderFile::open(file.path()).unwrap().read() {
-            DEK.with(|dek| check(header, sequences, dek));
+            DEK.with(|dek| check(header, &sequences, dek));
         }
         assert!(
             std::fs::read(file.path()).unwrap() == bytes,

@@ -1,8 +1,10 @@
-//! The header file: two slots, and the order in which they are written.
+//! The header file: its slots, and the order in which they are written.
 //!
 //! # Layout and order of writes
 //!
-//! The file is 32 KiB: slot 0 at offset 0, slot 1 at 16 KiB, each as `slot.rs` describes.
+//! The file is 192 KiB: slot 0 at 64 KiB, slot 1 at 128 KiB, each as `slot.rs` describes. The two
+//! slots of format version 1 were at 0 and 16 KiB, where there are zeros now, and the file ended
+//! behind them, at 32 KiB. Of all whole copies the one with the highest sequence number counts.
 //!
 //! 1. *Creation*: the file is made (it must not exist), both slots are written with sequence
 //!    numbers 1 and 2, the file is synced, then its directory. A crash before that leaves a file
@@ -12,9 +14,15 @@
 //!    middle leaves that slot old, new, or torn (its checksum is wrong whatever mixture of 512-byte
 //!    sectors arrived, and the mixture carries no valid HMAC either); the newest copy from before
 //!    was not touched, so the disk has either its old or its new header, whole.
-//! 3. *Erasure*: both slots are overwritten with zeros and the file is synced, before any file of
-//!    the disk is unlinked. A crash in between leaves a disk that cannot be opened any more and is
-//!    still seen, so that the deletion can be repeated.
+//! 3. *First update of a file of version 1*: the file is made 192 KiB long and synced, by zeros,
+//!    which are no copy; slot 0 is written and synced, then slot 1, with the next two sequence
+//!    numbers; then the old slots are overwritten with zeros and synced. Until slot 0 is whole the
+//!    newest old copy counts, and the next update begins again; from then on slot 0 counts, or slot
+//!    1, and what is left in the old places has lower numbers, whole or torn. Every later update
+//!    that finds something there overwrites it in the end, when both new slots are whole.
+//! 4. *Erasure*: the whole file is overwritten with zeros and synced, before any file of the disk
+//!    is unlinked. A crash in between leaves a disk that cannot be opened any more and is still
+//!    seen, so that the deletion can be repeated.
 //!
 //! A reader takes the newest whole copy and logs a warning when the other one is torn. It never
 //! repairs: the next regular update writes over the torn slot, because that is not the newest.
@@ -29,12 +37,57 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use super::slot::{self, Slot};
-use super::{EnvelopeError, Header, SLOT_LEN, UnverifiedHeader};
+use super::slot::{self, Slot, VERSION_1, VERSION_2, Version};
+use super::{EnvelopeError, Header, UnverifiedHeader};
 use crate::keys::Dek;
 
 /// Bytes of a header file.
-pub const HEADER_FILE_LEN: u64 = 2 * SLOT_LEN as u64;
+pub const HEADER_FILE_LEN: u64 = 192 << 10;
+/// Where its two slots begin.
+pub const SLOT_OFFSETS: [u64; 2] = [NEW.at(0) as u64, NEW.at(1) as u64];
+
+/// Two places for slots of one version.
+#[derive(Clone, Copy)]
+struct Pair {
+    version: Version,
+    first: usize,
+}
+
+/// Where version 1 had its slots.
+const OLD: Pair = Pair {
+    version: VERSION_1,
+    first: 0,
+};
+/// Where they are now.
+const NEW: Pair = Pair {
+    version: VERSION_2,
+    first: 64 << 10,
+};
+/// Bytes that a header file of version 1 has.
+const OLD_FILE_LEN: usize = OLD.at(2);
+
+impl Pair {
+    /// Where the slot of that number begins.
+    const fn at(self, number: usize) -> usize {
+        self.first + number * self.version.slot_len
+    }
+
+    /// The bytes of its two slots; none behind the end of a file.
+    fn slots(self, bytes: &[u8]) -> [&[u8]; 2] {
+        [0, 1].map(|number| {
+            bytes
+                .get(self.at(number)..self.at(number + 1))
+                .unwrap_or(&[])
+        })
+    }
+}
+
+/// The newest whole copy, and where it is.
+struct Newest {
+    header: UnverifiedHeader,
+    pair: Pair,
+    number: usize,
+}
 
 /// How long a lock is waited for. An update holds it for one question to a vault and one sync.
 const LOCK_PATIENCE: Duration = Duration::from_secs(30);
@@ -52,7 +105,10 @@ impl HeaderFile {
     /// # Errors
     /// [`EnvelopeError::Io`] (an existing file is one) or [`EnvelopeError::Unwritable`].
     pub fn create(path: &Path, header: &Header, dek: &Dek) -> Result<Self, EnvelopeError> {
-        let slots = [slot::encode(header, 1, dek)?, slot::encode(header, 2, dek)?].concat();
+        let mut bytes = vec![0; NEW.at(0)];
+        for sequence in 1..=2 {
+            bytes.extend(slot::encode(header, sequence, dek)?);
+        }
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -60,7 +116,7 @@ impl HeaderFile {
             .mode(0o600)
             .open(path)
             .map_err(io_error("create", path))?;
-        file.write_all_at(&slots, 0)
+        file.write_all_at(&bytes, 0)
             .map_err(io_error("write", path))?;
         file.sync_all().map_err(io_error("sync", path))?;
         let directory = path.parent().unwrap_or(Path::new("/"));
@@ -96,7 +152,7 @@ impl HeaderFile {
     /// One of the kinds of unusable header of [`EnvelopeError`]; the file is never changed.
     pub fn read(&self) -> Result<UnverifiedHeader, EnvelopeError> {
         let _shared = self.flock(FlockOperation::NonBlockingLockShared)?;
-        self.newest().map(|(_, header)| header)
+        Ok(self.newest(&self.bytes()?)?.header)
     }
 
     /// Locks out every other update, and readers, until the guard is dropped. Waits for a while
@@ -130,35 +186,70 @@ impl HeaderFile {
         }
     }
 
-    /// The newest whole copy and the slot that it is in.
-    fn newest(&self) -> Result<(u64, UnverifiedHeader), EnvelopeError> {
-        let (path, bytes) = (&self.path, self.bytes()?);
-        let (first, second) = bytes.split_at(SLOT_LEN);
-        match (slot::decode(first, path)?, slot::decode(second, path)?) {
-            (Slot::Whole(a), Slot::Whole(b)) if a.sequence() > b.sequence() => Ok((0, *a)),
-            (Slot::Whole(_), Slot::Whole(b)) => Ok((1, *b)),
-            (Slot::Whole(a), _) => Ok((0, self.only_one(*a, 1))),
-            (_, Slot::Whole(b)) => Ok((1, self.only_one(*b, 0))),
-            (Slot::Zero, Slot::Zero) => Err(EnvelopeError::Erased { path: path.clone() }),
-            (Slot::Foreign | Slot::Zero, Slot::Foreign | Slot::Zero) => {
-                Err(EnvelopeError::Foreign { path: path.clone() })
+    /// The newest whole copy in `bytes`, which are the file's.
+    fn newest(&self, bytes: &[u8]) -> Result<Newest, EnvelopeError> {
+        let path = &self.path;
+        let (mut newest, mut torn, mut foreign) = (None::<Newest>, Vec::new(), false);
+        for pair in [OLD, NEW] {
+            for (number, slot) in pair.slots(bytes).into_iter().enumerate() {
+                let header = match slot::decode(pair.version, slot, path)? {
+                    Slot::Whole(header) => *header,
+                    Slot::Torn => {
+                        torn.push((pair, number));
+                        continue;
+                    }
+                    Slot::Foreign => {
+                        foreign = true;
+                        continue;
+                    }
+                    Slot::Zero => continue,
+                };
+                let before = newest.as_ref().map(|found| found.header.sequence());
+                if before.is_none_or(|sequence| header.sequence() >= sequence) {
+                    newest = Some(Newest {
+                        header,
+                        pair,
+                        number,
+                    });
+                }
             }
-            _ => Err(EnvelopeError::BothTorn { path: path.clone() }),
         }
+        let Some(newest) = newest else {
+            let path = path.clone();
+            return Err(match (torn.is_empty(), foreign) {
+                (false, _) => EnvelopeError::BothTorn { path },
+                (true, true) => EnvelopeError::Foreign { path },
+                (true, false) => EnvelopeError::Erased { path },
+            });
+        };
+        // What an interrupted first update left in the old places is of no use any more.
+        let of_pair = torn
+            .iter()
+            .find(|(pair, _)| pair.first == newest.pair.first);
+        if let Some((_, torn)) = of_pair {
+            log::warn!(
+                "{}: header copy {torn} is torn or damaged; using the other one (sequence {}), the \
+                 next update writes over the torn one",
+                path.display(),
+                newest.header.sequence(),
+            );
+        }
+        Ok(newest)
     }
 
-    /// Both copies as they are in the file.
+    /// The whole file.
     fn bytes(&self) -> Result<Vec<u8>, EnvelopeError> {
         let path = &self.path;
         let metadata = self.file.metadata().map_err(io_error("inspect", path))?;
-        if metadata.len() != HEADER_FILE_LEN || !metadata.is_file() {
+        let actual = metadata.len();
+        if !metadata.is_file() || (actual != HEADER_FILE_LEN && actual != OLD_FILE_LEN as u64) {
             return Err(EnvelopeError::Length {
                 path: path.clone(),
                 expected: HEADER_FILE_LEN,
-                actual: metadata.len(),
+                actual,
             });
         }
-        let mut bytes = vec![0; 2 * SLOT_LEN];
+        let mut bytes = vec![0; actual as usize];
         self.file
             .read_exact_at(&mut bytes, 0)
             .map_err(io_error("read", path))?;
@@ -172,27 +263,21 @@ impl HeaderFile {
     pub fn copies(&self) -> Result<[HeaderCopy; 2], EnvelopeError> {
         let _shared = self.flock(FlockOperation::NonBlockingLockShared)?;
         let bytes = self.bytes()?;
-        let (first, second) = bytes.split_at(SLOT_LEN);
-        Ok(
-            [first, second].map(|copy| match slot::decode(copy, &self.path) {
+        let pair = match self.newest(&bytes) {
+            Ok(newest) => newest.pair,
+            Err(_) if bytes.len() == OLD_FILE_LEN => OLD,
+            Err(_) => NEW,
+        };
+        Ok(pair
+            .slots(&bytes)
+            .map(|copy| match slot::decode(pair.version, copy, &self.path) {
                 Ok(Slot::Whole(header)) => HeaderCopy::Whole {
                     sequence: header.sequence(),
                 },
                 Ok(Slot::Torn) => HeaderCopy::Torn,
                 Ok(Slot::Zero | Slot::Foreign) => HeaderCopy::NoHeader,
                 Err(error) => HeaderCopy::Unusable(error.to_string()),
-            }),
-        )
-    }
-
-    fn only_one(&self, header: UnverifiedHeader, torn: u32) -> UnverifiedHeader {
-        log::warn!(
-            "{}: header copy {torn} is torn or damaged; using the other one (sequence {}), the next \
-             update writes over the torn one",
-            self.path.display(),
-            header.sequence(),
-        );
-        header
+            }))
     }
 }
 
@@ -225,28 +310,47 @@ impl HeaderLock<'_> {
     /// # Errors
     /// As [`HeaderFile::read`].
     pub fn read(&self) -> Result<UnverifiedHeader, EnvelopeError> {
-        self.file.newest().map(|(_, header)| header)
+        Ok(self.file.newest(&self.file.bytes()?)?.header)
     }
 
     /// Writes `header` into the slot that does not hold the newest copy, and syncs. `dek` is its
-    /// top layer's. The other slot still holds the header from before.
+    /// top layer's. The other slot still holds the header from before; of a file of version 1,
+    /// which becomes one of version 2, nothing does.
     ///
     /// # Errors
     /// As [`HeaderFile::read`], because an unusable file is not written to;
     /// [`EnvelopeError::Unwritable`]; [`EnvelopeError::Io`], after which the header is the old or
     /// the new one.
     pub fn write(&mut self, header: &Header, dek: &Dek) -> Result<(), EnvelopeError> {
-        let (newest, current) = self.file.newest()?;
-        let sequence =
-            current
-                .sequence()
-                .checked_add(1)
-                .ok_or_else(|| EnvelopeError::Unwritable {
-                    name: header.name.clone(),
-                    reason: "its sequence number is at its end".into(),
-                })?;
-        let slot = slot::encode(header, sequence, dek)?;
-        self.put(&slot, (1 - newest) * SLOT_LEN as u64)
+        let bytes = self.file.bytes()?;
+        let newest = self.file.newest(&bytes)?;
+        let sequence = newest.header.sequence();
+        match newest.pair.version.number {
+            1 => self.write_first(header, sequence, dek)?,
+            _ => {
+                let slot = slot::encode(header, next(header, sequence)?, dek)?;
+                self.put(&slot, NEW.at(1 - newest.number))?;
+            }
+        }
+        match bytes[..OLD_FILE_LEN].iter().all(|byte| *byte == 0) {
+            true => Ok(()),
+            false => self.put(&[0; OLD_FILE_LEN], 0),
+        }
+    }
+
+    /// The first update of a file of version 1, up to the overwriting of the old slots.
+    fn write_first(&self, header: &Header, sequence: u64, dek: &Dek) -> Result<(), EnvelopeError> {
+        let first = next(header, sequence)?;
+        let slots =
+            [first, next(header, first)?].map(|sequence| slot::encode(header, sequence, dek));
+        let HeaderFile { file, path } = self.file;
+        file.set_len(HEADER_FILE_LEN)
+            .map_err(io_error("make longer", path))?;
+        file.sync_all().map_err(io_error("sync", path))?;
+        for (number, slot) in slots.into_iter().enumerate() {
+            self.put(&slot?, NEW.at(number))?;
+        }
+        Ok(())
     }
 
     /// Writes `header` into both slots, one synced after the other, so that neither holds what it
@@ -265,17 +369,17 @@ impl HeaderLock<'_> {
     /// # Errors
     /// As [`HeaderLock::read`].
     pub fn mend(&mut self) -> Result<bool, EnvelopeError> {
-        let (newest, _) = self.file.newest()?;
         let bytes = self.file.bytes()?;
-        let (first, second) = bytes.split_at(SLOT_LEN);
-        let (good, bad) = match newest {
-            0 => (first, second),
-            _ => (second, first),
-        };
-        if matches!(slot::decode(bad, &self.file.path)?, Slot::Whole(_)) {
+        let Newest { pair, number, .. } = self.file.newest(&bytes)?;
+        let slots = pair.slots(&bytes);
+        let (good, bad) = (slots[number], slots[1 - number]);
+        if matches!(
+            slot::decode(pair.version, bad, &self.file.path)?,
+            Slot::Whole(_)
+        ) {
             return Ok(false);
         }
-        self.put(good, (1 - newest) * SLOT_LEN as u64)?;
+        self.put(good, pair.at(1 - number))?;
         Ok(true)
     }
 
@@ -285,15 +389,25 @@ impl HeaderLock<'_> {
     /// # Errors
     /// [`EnvelopeError::Io`].
     pub fn erase(&mut self) -> Result<(), EnvelopeError> {
-        self.put(&[0; 2 * SLOT_LEN], 0)
+        self.put(&[0; HEADER_FILE_LEN as usize], 0)
     }
 
-    fn put(&mut self, bytes: &[u8], offset: u64) -> Result<(), EnvelopeError> {
+    fn put(&self, bytes: &[u8], offset: usize) -> Result<(), EnvelopeError> {
         let HeaderFile { file, path } = self.file;
-        file.write_all_at(bytes, offset)
+        file.write_all_at(bytes, offset as u64)
             .map_err(io_error("write", path))?;
         file.sync_all().map_err(io_error("sync", path))
     }
+}
+
+/// The sequence number after `sequence`.
+fn next(header: &Header, sequence: u64) -> Result<u64, EnvelopeError> {
+    sequence
+        .checked_add(1)
+        .ok_or_else(|| EnvelopeError::Unwritable {
+            name: header.name.clone(),
+            reason: "its sequence number is at its end".into(),
+        })
 }
 
 /// Unlocks on drop.

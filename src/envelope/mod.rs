@@ -2,9 +2,9 @@
 //! ciphertext.
 //!
 //! A layer's DEK is stored only as an [`Envelope`]: RSA-OAEP-256 under a version of a vault key.
-//! The disk's [`Header`] holds the envelopes of its layers, their check values and the disk's
-//! geometry, twice, in a [`HeaderFile`]. `docs/format.md` is the description for readers without
-//! this program; the layout and the order of writes are defined in `slot.rs` and
+//! The [`Header`] of a disk, a snapshot or an image holds the envelopes of its layers, their check
+//! values and its geometry, twice, in a [`HeaderFile`]. `docs/format.md` is the description for
+//! readers without this program; the layout and the order of writes are defined in `slot.rs` and
 //! `file.rs`.
 //!
 //! # What a header proves, and what not
@@ -22,13 +22,19 @@ mod error;
 mod file;
 mod payload;
 mod slot;
+mod version_1;
 mod wrap;
 
+#[cfg(test)]
+mod stack_tests;
 #[cfg(test)]
 mod tests;
 
 pub use error::EnvelopeError;
-pub use file::{HEADER_FILE_LEN, HeaderCopy, HeaderFile, HeaderLock};
-pub use payload::{HeaderPayload, LayerRecord, MAX_DISK_SIZE, check_disk_name};
+pub use file::{HEADER_FILE_LEN, HeaderCopy, HeaderFile, HeaderLock, SLOT_OFFSETS};
+pub use payload::{
+    CloneSource, HeaderPayload, Job, JobKind, LayerRecord, MAX_DISK_SIZE, MAX_LAYERS, ResourceKind,
+    check_disk_name, check_resource_name,
+};
 pub use slot::{FORMAT_VERSION, Header, MAX_PAYLOAD_LEN, SLOT_LEN, UnverifiedHeader};
 pub use wrap::{DekCheck, Envelope, unwrap_dek, wrap_dek};

@@ -1,5 +1,8 @@
 //! The JSON payload of a header: what it says and which values are acceptable.
 
+use std::collections::HashSet;
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -10,31 +13,125 @@ use super::{DekCheck, Envelope};
 /// files or the 2^64 sectors of a tweak end.
 pub const MAX_DISK_SIZE: u64 = 64 << 40;
 
-/// Longest name of a disk, in bytes: Azure's limit.
+/// The most layers that a header names: their envelopes fit into a slot even when every one of them
+/// is by a 4096-bit RSA key.
+pub const MAX_LAYERS: usize = 32;
+
+/// Longest name of a resource, in bytes: Azure's limit.
 const MAX_NAME_LEN: usize = 80;
 
-/// What a header says about its disk. Field names are the JSON's.
+/// What a header is the header of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ResourceKind {
+    /// Can be attached; its top layer is written to.
+    Disk,
+    /// What a disk held at a moment; none of its layers changes.
+    Snapshot,
+    /// What new disks are made of; none of its layers changes.
+    Image,
+}
+
+impl ResourceKind {
+    /// All kinds.
+    pub const ALL: [Self; 3] = [Self::Disk, Self::Snapshot, Self::Image];
+
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Disk => "disk",
+            Self::Snapshot => "snapshot",
+            Self::Image => "image",
+        }
+    }
+
+    /// The word with its indefinite article.
+    pub fn with_article(self) -> &'static str {
+        match self {
+            Self::Disk => "a disk",
+            Self::Snapshot => "a snapshot",
+            Self::Image => "an image",
+        }
+    }
+}
+
+impl fmt::Display for ResourceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What a header says about its disk, snapshot or image. Field names are the JSON's.
 ///
 /// A field that this version does not know makes the header unreadable, because whoever added it
 /// without a new format version may rely on its being honoured.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HeaderPayload {
-    /// The disk.
+    /// What it is.
+    pub kind: ResourceKind,
+    /// The id of the resource.
     pub disk: Uuid,
     /// Its name when the header was written.
     pub name: String,
-    /// Provisioned size in bytes, a multiple of every layer's data unit.
+    /// Provisioned size in bytes: that of the top layer.
     pub size: u64,
-    /// When the disk was made.
+    /// When it was made.
     #[serde(with = "time::serde::rfc3339")]
     pub created: OffsetDateTime,
-    /// The disk encryption set whose key wraps the DEKs; `None` is the platform-managed key.
+    /// The disk encryption set whose key wraps the layers that are its own, the top one among them;
+    /// `None` is the platform-managed key.
     pub disk_encryption_set: Option<String>,
     /// Changes with each attach and ties the pending map on tmpfs to the disk's state.
     pub attach: Uuid,
-    /// The layers, bottom to top; only the last one is written to.
+    /// How many DEKs a disk was rotated through, from 1 on.
+    pub generation: u32,
+    /// A snapshot of what changed since the one before.
+    pub incremental: bool,
+    /// What a disk was cloned from and still shares layers of.
+    pub source: Option<CloneSource>,
+    /// What is being done to the disk's layers.
+    pub job: Option<Job>,
+    /// The layers, bottom to top; only a disk's last one is written to.
     pub layers: Vec<LayerRecord>,
+}
+
+/// The snapshot or image from which a disk was cloned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CloneSource {
+    /// Which of the two.
+    pub kind: ResourceKind,
+    /// Its id.
+    pub id: Uuid,
+    /// Its name when the disk was made.
+    pub name: String,
+}
+
+/// Work on a disk's layers that goes on until the header no longer says so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Job {
+    /// What it is for.
+    pub kind: JobKind,
+    /// The layers whose content goes up into the top one, and which are dropped in the end.
+    pub drop: Vec<Uuid>,
+    /// It is not to go on until somebody says so.
+    pub paused: bool,
+    /// Bytes per second that it may copy; `None` is without limit.
+    pub rate: Option<u64>,
+}
+
+/// What a [`Job`] is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum JobKind {
+    /// The disk gets a new DEK.
+    Rotate,
+    /// The disk gets independent of what it was cloned from, and of its snapshots.
+    Flatten,
+    /// The layer of a deleted snapshot goes into the one above it.
+    Merge,
 }
 
 /// One layer: its files are `ID.data` and `ID.map` beside the header.
@@ -43,8 +140,14 @@ pub struct HeaderPayload {
 pub struct LayerRecord {
     /// The layer.
     pub id: Uuid,
+    /// The disk for which it was made, which its map names.
+    pub origin: Uuid,
+    /// Bytes of the disk that it covers: the disk's size when it was frozen, or has now.
+    pub size: u64,
     /// Bytes that are encrypted under one tweak: 512 or 4096.
     pub data_unit: u32,
+    /// The disk encryption set whose identity unwraps its DEK; `None` is the platform-managed key.
+    pub disk_encryption_set: Option<String>,
     /// Its wrapped DEK.
     pub envelope: Envelope,
     /// Tells a wrong DEK.
@@ -57,25 +160,104 @@ impl HeaderPayload {
         self.layers.last()
     }
 
+    /// The layer of that id.
+    pub fn layer(&self, id: Uuid) -> Option<&LayerRecord> {
+        self.layers.iter().find(|layer| layer.id == id)
+    }
+
     /// The rules that a payload keeps, read or written.
     ///
     /// Text from an unauthenticated header reaches terminals and paths, so none of it may hold
     /// anything but the characters that names and URLs have.
     pub(super) fn check(&self) -> Result<(), String> {
-        check_disk_name(&self.name)?;
+        check_resource_name(self.kind, &self.name)?;
+        if self.generation == 0 {
+            return Err("the generation 0 (they are counted from 1)".into());
+        }
+        if self.incremental && self.kind != ResourceKind::Snapshot {
+            return Err(format!("{} that is incremental", self.kind.with_article()));
+        }
+        self.check_layers()?;
+        self.check_source()?;
+        self.check_job()
+    }
+
+    fn check_layers(&self) -> Result<(), String> {
+        let count = self.layers.len();
+        let Some(top) = self.top().filter(|_| count <= MAX_LAYERS) else {
+            return Err(format!(
+                "it has {count} layers (1 to {MAX_LAYERS} are possible)"
+            ));
+        };
+        let (mut ids, mut beneath) = (HashSet::new(), 0);
+        for layer in &self.layers {
+            layer.check()?;
+            if !ids.insert(layer.id) {
+                return Err(format!("the layer {} is there twice", layer.id));
+            }
+            if layer.size < beneath {
+                return Err(format!(
+                    "the layer {} has {} bytes, the one beneath it {beneath}",
+                    layer.id, layer.size
+                ));
+            }
+            beneath = layer.size;
+        }
+        if top.size != self.size {
+            return Err(format!(
+                "a size of {} bytes where the top layer has {}",
+                self.size, top.size
+            ));
+        }
+        if top.disk_encryption_set != self.disk_encryption_set {
+            return Err("its top layer is not under its disk encryption set".into());
+        }
+        Ok(())
+    }
+
+    fn check_source(&self) -> Result<(), String> {
+        let Some(source) = &self.source else {
+            return Ok(());
+        };
+        if self.kind != ResourceKind::Disk || source.kind == ResourceKind::Disk {
+            return Err(format!(
+                "{} that is a clone of {}",
+                self.kind.with_article(),
+                source.kind.with_article()
+            ));
+        }
+        check_resource_name(source.kind, &source.name)
+    }
+
+    fn check_job(&self) -> Result<(), String> {
+        let Some(job) = &self.job else {
+            return Ok(());
+        };
+        if self.kind != ResourceKind::Disk {
+            return Err(format!("a job of {}", self.kind.with_article()));
+        }
+        if job.rate == Some(0) {
+            return Err("a job that may copy 0 bytes per second".into());
+        }
+        let beneath = &self.layers[..self.layers.len().saturating_sub(1)];
+        let mut ids = HashSet::new();
+        let is_beneath = |id: &Uuid| beneath.iter().any(|layer| layer.id == *id);
+        if job.drop.is_empty() || !job.drop.iter().all(|id| is_beneath(id) && ids.insert(*id)) {
+            return Err("a job on other layers than those beneath the top one".into());
+        }
+        Ok(())
+    }
+}
+
+impl LayerRecord {
+    fn check(&self) -> Result<(), String> {
         if let Some(set) = &self.disk_encryption_set {
             plain("the disk encryption set's name", set)?;
         }
-        let [layer] = self.layers.as_slice() else {
-            return Err(format!(
-                "it has {} layers where this version knows disks of one",
-                self.layers.len()
-            ));
-        };
-        if !matches!(layer.data_unit, 512 | 4096) {
+        if !matches!(self.data_unit, 512 | 4096) {
             return Err(format!(
                 "a data unit of {} bytes (512 and 4096 exist)",
-                layer.data_unit
+                self.data_unit
             ));
         }
         if self.size == 0 || self.size > MAX_DISK_SIZE {
@@ -84,13 +266,13 @@ impl HeaderPayload {
                 self.size
             ));
         }
-        if !self.size.is_multiple_of(u64::from(layer.data_unit)) {
+        if !self.size.is_multiple_of(u64::from(self.data_unit)) {
             return Err(format!(
                 "a size of {} bytes is no multiple of the data unit, {}",
-                self.size, layer.data_unit
+                self.size, self.data_unit
             ));
         }
-        let envelope = &layer.envelope;
+        let envelope = &self.envelope;
         plain("the vault's URL", &envelope.vault_url)?;
         plain("the key's name", &envelope.key_name)?;
         plain("the key's version", &envelope.key_version)?;
@@ -101,19 +283,28 @@ impl HeaderPayload {
     }
 }
 
-/// Azure's rule for the name of a disk: 1 to 80 letters, digits, `_`, `.` and `-`, starting with a
-/// letter, digit or `_`. Such a name is a safe file name too.
+/// As [`check_resource_name`] for a disk.
 ///
 /// # Errors
 /// What is wrong, as the end of a sentence.
 pub fn check_disk_name(name: &str) -> Result<(), String> {
+    check_resource_name(ResourceKind::Disk, name)
+}
+
+/// Azure's rule for the name of a disk, a snapshot and an image: 1 to 80 letters, digits, `_`, `.`
+/// and `-`, starting with a letter, digit or `_`. Such a name is a safe file name too.
+///
+/// # Errors
+/// What is wrong, as the end of a sentence.
+pub fn check_resource_name(kind: ResourceKind, name: &str) -> Result<(), String> {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
+    let whose = kind.with_article();
     if name.is_empty() || name.len() > MAX_NAME_LEN {
-        return Err(format!("a disk's name has 1 to {MAX_NAME_LEN} characters"));
+        return Err(format!("{whose}'s name has 1 to {MAX_NAME_LEN} characters"));
     }
     if !name.bytes().all(allowed) || name.starts_with(['.', '-']) {
         return Err(format!(
-            "the name {name:?} is not acceptable: a disk's name has letters, digits, '_', '.' and \
+            "the name {name:?} is not acceptable: {whose}'s name has letters, digits, '_', '.' and \
              '-' only and starts with a letter, digit or '_'"
         ));
     }

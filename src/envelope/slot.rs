@@ -1,13 +1,13 @@
 //! One copy of a header as bytes.
 //!
-//! # Layout of a slot (16 KiB, integers little-endian)
+//! # Layout of a slot (64 KiB, in version 1: 16 KiB; integers little-endian)
 //!
 //! | offset | bytes | what |
 //! |---|---|---|
 //! | 0 | 8 | magic `SEALDISK` |
-//! | 8 | 4 | format version, 1 |
-//! | 12 | 4 | length of the payload, *n*, at most 15872 |
-//! | 16 | 8 | sequence number: of two whole copies the higher one counts |
+//! | 8 | 4 | format version, 2 |
+//! | 12 | 4 | length of the payload, *n*, at most 65024 (in version 1: 15872) |
+//! | 16 | 8 | sequence number: of all whole copies the highest one counts |
 //! | 24 | 32 | HMAC-SHA256 of bytes 0..24 and the payload, key: see below |
 //! | 56 | 4 | CRC-32C (Castagnoli) of the slot with these four bytes as zeros |
 //! | 60 | 452 | zeros |
@@ -15,7 +15,8 @@
 //! | 512 + *n* | rest | zeros |
 //!
 //! Magic, version and checksum keep their places in every later format version, so that a newer
-//! whole copy is told from a damaged one.
+//! whole copy is told from a damaged one. The slots of each version have their own places in the
+//! file, which `file.rs` describes; a copy of one version in a place of the other is refused.
 //!
 //! The HMAC's key is HKDF-SHA256 of the top layer's DEK (64 bytes, no salt) with the info string
 //! `sealdisk header authentication v1`, 64 bytes.
@@ -25,15 +26,32 @@ use std::path::Path;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 
-use super::{EnvelopeError, HeaderPayload, wrap};
+use super::{EnvelopeError, HeaderPayload, version_1, wrap};
 use crate::keys::Dek;
 
 /// Bytes of one slot.
-pub const SLOT_LEN: usize = 16 << 10;
+pub const SLOT_LEN: usize = VERSION_2.slot_len;
 /// Bytes that the JSON may have.
 pub const MAX_PAYLOAD_LEN: usize = SLOT_LEN - PAYLOAD_AT;
 /// The format that is written, and the newest that is read.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = VERSION_2.number;
+
+/// A version of the format.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Version {
+    pub(super) number: u32,
+    /// Bytes of a slot.
+    pub(super) slot_len: usize,
+}
+
+pub(super) const VERSION_1: Version = Version {
+    number: 1,
+    slot_len: 16 << 10,
+};
+pub(super) const VERSION_2: Version = Version {
+    number: 2,
+    slot_len: 64 << 10,
+};
 
 const MAGIC: [u8; 8] = *b"SEALDISK";
 const MAC_AT: usize = 24;
@@ -45,7 +63,7 @@ const PAYLOAD_AT: usize = 512;
 pub struct Header(HeaderPayload);
 
 impl Header {
-    /// The header of a new disk.
+    /// The header of something new.
     pub fn new(payload: HeaderPayload) -> Self {
         Self(payload)
     }
@@ -101,7 +119,7 @@ impl UnverifiedHeader {
     }
 }
 
-/// What 16 KiB of a header file turn out to be.
+/// What a place for a slot turns out to hold.
 pub(super) enum Slot {
     /// A whole copy.
     Whole(Box<UnverifiedHeader>),
@@ -121,14 +139,16 @@ pub(super) fn encode(header: &Header, sequence: u64, dek: &Dek) -> Result<Vec<u8
     };
     header.check().map_err(unwritable)?;
     let json = serde_json::to_vec_pretty(&header.0).map_err(|e| unwritable(e.to_string()))?;
-    let length = u32::try_from(json.len())
-        .ok()
-        .filter(|_| json.len() <= MAX_PAYLOAD_LEN)
-        .ok_or_else(|| unwritable(format!("its {} bytes do not fit", json.len())))?;
+    if json.len() > MAX_PAYLOAD_LEN {
+        return Err(unwritable(format!(
+            "its {} bytes do not fit; flatten the disk, so that it has fewer layers",
+            json.len()
+        )));
+    }
     let mut slot = vec![0; SLOT_LEN];
     slot[..8].copy_from_slice(&MAGIC);
     slot[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
-    slot[12..16].copy_from_slice(&length.to_le_bytes());
+    slot[12..16].copy_from_slice(&(json.len() as u32).to_le_bytes());
     slot[16..24].copy_from_slice(&sequence.to_le_bytes());
     slot[PAYLOAD_AT..PAYLOAD_AT + json.len()].copy_from_slice(&json);
     let mac = wrap::header_mac(dek, &[&slot[..MAC_AT], &json].concat());
@@ -138,12 +158,12 @@ pub(super) fn encode(header: &Header, sequence: u64, dek: &Dek) -> Result<Vec<u8
     Ok(slot)
 }
 
-/// Judges the bytes of a slot.
+/// Judges the bytes in a place for slots of `version`.
 ///
 /// # Errors
 /// Content with a correct checksum that cannot be used: a newer format, or something that this
 /// program never writes. A crash makes neither, so the other copy is no way out.
-pub(super) fn decode(slot: &[u8], path: &Path) -> Result<Slot, EnvelopeError> {
+pub(super) fn decode(version: Version, slot: &[u8], path: &Path) -> Result<Slot, EnvelopeError> {
     let malformed = |reason: String| EnvelopeError::Malformed {
         path: path.to_owned(),
         reason,
@@ -158,26 +178,32 @@ pub(super) fn decode(slot: &[u8], path: &Path) -> Result<Slot, EnvelopeError> {
     if u32::from_le_bytes(field(CRC_AT)) != checksum(slot) {
         return Ok(Slot::Torn);
     }
-    let version = u32::from_le_bytes(field(8));
-    if version > FORMAT_VERSION {
+    let found = u32::from_le_bytes(field(8));
+    if found > FORMAT_VERSION {
         return Err(EnvelopeError::NewerFormat {
             path: path.to_owned(),
-            found: version,
+            found,
             supported: FORMAT_VERSION,
         });
     }
-    if version != FORMAT_VERSION {
-        return Err(malformed(format!("there is no header format {version}")));
+    if found != version.number {
+        return Err(malformed(format!("there is no header format {found} here")));
     }
-    let length = u32::from_le_bytes(field(12)) as usize;
-    if length > MAX_PAYLOAD_LEN {
+    let (length, most) = (
+        u32::from_le_bytes(field(12)) as usize,
+        version.slot_len - PAYLOAD_AT,
+    );
+    if length > most {
         return Err(malformed(format!(
-            "its payload claims {length} bytes where {MAX_PAYLOAD_LEN} fit"
+            "its payload claims {length} bytes where {most} fit"
         )));
     }
     let json = &slot[PAYLOAD_AT..PAYLOAD_AT + length];
-    let payload: HeaderPayload =
-        serde_json::from_slice(json).map_err(|e| malformed(e.to_string()))?;
+    let payload = match version.number {
+        1 => serde_json::from_slice::<version_1::Payload>(json).map(HeaderPayload::from),
+        _ => serde_json::from_slice(json),
+    }
+    .map_err(|e| malformed(e.to_string()))?;
     payload.check().map_err(malformed)?;
     Ok(Slot::Whole(Box::new(UnverifiedHeader {
         payload,

@@ -12,18 +12,30 @@ use super::*;
 use crate::keys::{Dek, LockedBytes};
 use crate::vault::{Caller, KeyBundle, KeyId, KeyVault, VaultError, WrapAlgorithm, Wrapped};
 
-fn header(dek: &Dek, key_version: &str) -> Header {
-    let layer = Uuid::new_v4();
+/// Where the slots are.
+const FIRST: usize = SLOT_OFFSETS[0] as usize;
+const SECOND: usize = SLOT_OFFSETS[1] as usize;
+
+pub(super) fn header(dek: &Dek, key_version: &str) -> Header {
+    let (disk, layer) = (Uuid::new_v4(), Uuid::new_v4());
     Header::new(HeaderPayload {
-        disk: Uuid::new_v4(),
+        kind: ResourceKind::Disk,
+        disk,
         name: "boot-1".into(),
         size: 1 << 30,
         created: OffsetDateTime::now_utc(),
         disk_encryption_set: Some("des1".into()),
         attach: Uuid::nil(),
+        generation: 1,
+        incremental: false,
+        source: None,
+        job: None,
         layers: vec![LayerRecord {
             id: layer,
+            origin: disk,
+            size: 1 << 30,
             data_unit: 512,
+            disk_encryption_set: Some("des1".into()),
             envelope: Envelope {
                 vault_url: "https://v.vault.localhost".into(),
                 key_name: "k".into(),
@@ -85,7 +97,7 @@ impl Updated {
     /// Puts `edit`ed bytes of the newest slot under a checksum that is correct for them.
     fn forge(&self, edit: impl FnOnce(&mut [u8])) -> Result<Header, EnvelopeError> {
         let mut bytes = self.after.clone();
-        let slot = &mut bytes[..SLOT_LEN];
+        let slot = &mut bytes[FIRST..SECOND];
         edit(slot);
         slot[56..60].fill(0);
         let checksum = crc32c::crc32c(slot);
@@ -109,8 +121,10 @@ impl Updated {
 #[test]
 fn an_update_goes_into_the_other_slot_and_is_read_back() {
     let u = updated();
-    assert_eq!(u.before[SLOT_LEN..], u.after[SLOT_LEN..]);
-    assert_ne!(u.before[..SLOT_LEN], u.after[..SLOT_LEN]);
+    assert_eq!(u.before.len() as u64, HEADER_FILE_LEN);
+    assert!(u.after[..FIRST].iter().all(|byte| *byte == 0));
+    assert_eq!(u.before[SECOND..], u.after[SECOND..]);
+    assert_ne!(u.before[FIRST..SECOND], u.after[FIRST..SECOND]);
     assert_eq!(u.read(&u.before).unwrap(), u.old);
     assert_eq!(u.read(&u.after).unwrap(), u.new);
     assert_eq!(std::fs::metadata(&u.path).unwrap().mode() & 0o777, 0o600);
@@ -145,8 +159,8 @@ fn an_existing_header_is_never_overwritten_by_create() {
 fn two_torn_copies_are_an_error_and_are_not_written_to() {
     let u = updated();
     let mut bytes = u.after.clone();
-    bytes[600] ^= 1;
-    bytes[SLOT_LEN + 600] ^= 1;
+    bytes[FIRST + 600] ^= 1;
+    bytes[SECOND + 600] ^= 1;
     assert!(matches!(
         u.read(&bytes),
         Err(EnvelopeError::BothTorn { .. })
@@ -161,14 +175,14 @@ fn two_torn_copies_are_an_error_and_are_not_written_to() {
 
 #[test]
 fn the_next_update_replaces_a_torn_copy() {
-    for torn in [0, SLOT_LEN] {
+    for torn in [FIRST, SECOND] {
         let u = updated();
         let mut bytes = u.after.clone();
         bytes[torn + 600] ^= 1;
         let survivor = u.read(&bytes).unwrap();
         assert_eq!(
             survivor,
-            if torn == 0 {
+            if torn == FIRST {
                 u.old.clone()
             } else {
                 u.new.clone()
@@ -180,7 +194,7 @@ fn the_next_update_replaces_a_torn_copy() {
         file.lock().unwrap().write(&next, &u.dek).unwrap();
         assert_eq!(file.read().unwrap().authenticate(&u.dek).unwrap(), next);
         let now = std::fs::read(&u.path).unwrap();
-        let other = SLOT_LEN - torn;
+        let other = FIRST + SECOND - torn;
         assert_eq!(now[other..other + SLOT_LEN], bytes[other..other + SLOT_LEN]);
     }
 }
@@ -210,22 +224,24 @@ fn foreign_and_erased_files_are_told_apart() {
 fn whole_copies_that_this_version_cannot_use_have_errors_of_their_own() {
     let u = updated();
     assert!(matches!(
-        u.forge(|s| s[8] = 2),
-        Err(EnvelopeError::NewerFormat { found: 2, .. })
+        u.forge(|s| s[8] = 3),
+        Err(EnvelopeError::NewerFormat { found: 3, .. })
     ));
     let reason = |result: Result<Header, EnvelopeError>| match result {
         Err(EnvelopeError::Malformed { reason, .. }) => reason,
         other => panic!("{other:?}"),
     };
     assert!(reason(u.forge(|s| s[8] = 0)).contains("format 0"));
+    // A copy of version 1 has its own place.
+    assert!(reason(u.forge(|s| s[8] = 1)).contains("format 1"));
     assert!(reason(u.forge(|s| s[12..16].fill(0xff))).contains("4294967295"));
     assert!(reason(u.forge(|s| s[12] -= 1)).contains("EOF"));
     for (from, to, wanted) in [
         ("\"attach\"", "\"mustKnow\": 1, \"attach\"", "mustKnow"),
         ("\"attach\"", "\"attached\"", "attach"),
         ("\"RSA-OAEP-256\"", "\"RSA1_5\"", "RSA1_5"),
-        ("1073741824", "1073741825", "multiple"),
-        ("1073741824", "0", "size of 0"),
+        ("\"size\": 1073741824", "\"size\": 1073741825", "multiple"),
+        ("\"size\": 1073741824", "\"size\": 0", "size of 0"),
         ("1073741824", "-1", "invalid value"),
         ("\"dataUnit\": 512", "\"dataUnit\": 520", "data unit"),
         ("boot-1", "../boot", "name"),
@@ -403,23 +419,27 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_flipped_bit_gives_the_old_or_the_new_header(bit in 0..2 * SLOT_LEN * 8) {
+    fn any_flipped_bit_gives_the_old_or_the_new_header(bit in 0..HEADER_FILE_LEN as usize * 8) {
         let u = updated();
         let mut bytes = u.after.clone();
         bytes[bit / 8] ^= 1 << (bit % 8);
         let read = u.read(&bytes).unwrap();
-        let wanted = if bit / 8 < SLOT_LEN { &u.old } else { &u.new };
+        let wanted = if (FIRST..SECOND).contains(&(bit / 8)) { &u.old } else { &u.new };
         prop_assert_eq!(&read, wanted);
     }
 
     #[test]
-    fn a_truncated_or_grown_file_is_refused(length in 0..3 * SLOT_LEN) {
+    fn a_truncated_or_grown_file_is_refused(length in 0..4 * SLOT_LEN) {
         let u = updated();
         let mut bytes = u.after.clone();
         bytes.resize(length, 0);
         let read = u.read(&bytes);
-        if length == 2 * SLOT_LEN {
+        if length as u64 == HEADER_FILE_LEN {
             prop_assert!(read.is_ok());
+        } else if length == 32 << 10 {
+            // The length of a file of version 1, in which there is nothing.
+            let erased = matches!(read, Err(EnvelopeError::Erased { .. }));
+            prop_assert!(erased);
         } else {
             let refused = matches!(read, Err(EnvelopeError::Length { actual, .. }) if actual == length as u64);
             prop_assert!(refused);
@@ -434,10 +454,10 @@ proptest! {
         let u = updated();
         let mut bytes = u.before.clone();
         for sector in (0..arrived.len()).filter(|&i| arrived[i]) {
-            let range = sector * 512..(sector + 1) * 512;
+            let range = FIRST + sector * 512..FIRST + (sector + 1) * 512;
             bytes[range.clone()].copy_from_slice(&u.after[range]);
         }
-        let whole = bytes[..SLOT_LEN] == u.after[..SLOT_LEN];
+        let whole = bytes[FIRST..SECOND] == u.after[FIRST..SECOND];
         let read = u.read(&bytes).unwrap();
         prop_assert_eq!(&read, if whole { &u.new } else { &u.old });
         // And the disk can be updated from there.

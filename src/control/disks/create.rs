@@ -12,8 +12,8 @@ use crate::control::files::private_dir;
 use crate::control::import::{self, Cancel, ImageFormat, Source};
 use crate::control::{Installation, KeyAccess};
 use crate::envelope::{
-    DekCheck, Header, HeaderFile, HeaderPayload, LayerRecord, MAX_DISK_SIZE, check_disk_name,
-    unwrap_dek, wrap_dek,
+    DekCheck, Header, HeaderFile, HeaderPayload, LayerRecord, MAX_DISK_SIZE, ResourceKind,
+    check_disk_name, unwrap_dek, wrap_dek,
 };
 use crate::keys::{Dek, DekStack};
 
@@ -93,14 +93,25 @@ pub fn create<P: FnMut(u64)>(
         source: source.as_ref().map(|s| (s.format, s.image.size())),
     };
     let set = request.disk_encryption_set.as_deref();
-    let (dek, layer) = new_layer(&installation.wrapping_key(set)?, request.sector_size)?;
+    let new = NewLayer {
+        origin: disk,
+        size: created.size,
+        data_unit: request.sector_size,
+        set,
+    };
+    let (dek, layer) = new_layer(&installation.wrapping_key(set)?, &new)?;
     let payload = HeaderPayload {
+        kind: ResourceKind::Disk,
         disk,
         name: request.name.clone(),
         size: created.size,
         created: OffsetDateTime::now_utc(),
         disk_encryption_set: request.disk_encryption_set.clone(),
         attach: Uuid::new_v4(),
+        generation: 1,
+        incremental: false,
+        source: None,
+        job: None,
         layers: vec![layer],
     };
     staging.reserve(row(&payload, &directory))?;
@@ -187,13 +198,29 @@ fn disk_size(request: &CreateRequest, source: Option<&Source>) -> Result<u64, Di
     Ok(size)
 }
 
+/// A layer to be made.
+pub(super) struct NewLayer<'a> {
+    /// The disk for which it is made.
+    pub(super) origin: Uuid,
+    pub(super) size: u64,
+    pub(super) data_unit: u32,
+    /// The set whose key wraps it.
+    pub(super) set: Option<&'a str>,
+}
+
 /// A fresh DEK, wrapped, and unwrapped again to see that it can be.
-fn new_layer(access: &KeyAccess, data_unit: u32) -> Result<(Dek, LayerRecord), DiskError> {
+pub(super) fn new_layer(
+    access: &KeyAccess,
+    new: &NewLayer<'_>,
+) -> Result<(Dek, LayerRecord), DiskError> {
     let dek = Dek::generate()?;
     let id = Uuid::new_v4();
     let layer = LayerRecord {
         id,
-        data_unit,
+        origin: new.origin,
+        size: new.size,
+        data_unit: new.data_unit,
+        disk_encryption_set: new.set.map(Into::into),
         envelope: wrap_dek(access.vault.as_ref(), &access.caller, &access.key, &dek)?,
         check: DekCheck::new(id, &dek),
     };

@@ -15,15 +15,16 @@ use crate::volume::{
     Geometry, LayerMap, LayerPaths, LowerLayer, RuntimeMap, Volume, check_data_file,
 };
 
-/// What the volume is told about a layer.
+/// What the volume is told about a layer: its own size, which is the disk's for the top one only.
 ///
 /// # Errors
 /// [`DiskError::Pipeline`] for a data unit that the cipher has not.
 pub fn geometry(header: &HeaderPayload, layer: &LayerRecord) -> Result<Geometry, DiskError> {
+    let is_top = header.top().is_some_and(|top| top.id == layer.id);
     Ok(Geometry {
-        disk: header.disk,
+        disk: layer.origin,
         layer: layer.id,
-        size: header.size,
+        size: if is_top { header.size } else { layer.size },
         data_unit: DataUnit::try_from(u64::from(layer.data_unit)).map_err(PipelineError::from)?,
     })
 }

@@ -52,6 +52,9 @@ fn grow_by_steps(
         grow_layer(&disk.layer_paths(&top), &geometry(&header, &top)?, size)?;
         done(Step::Files)?;
         header.size = size;
+        if let Some(top) = header.layers.last_mut() {
+            top.size = size;
+        }
         lock.write(&header, &dek)?;
         done(Step::FirstCopy)?;
         lock.write(&header, &dek)?;

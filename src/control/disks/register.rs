@@ -67,7 +67,12 @@ pub fn register(
     let map = layer_map(&header, top, &paths(top))?;
     Volume::open_private(map, lower_layers(&header, paths)?)?;
     header.name.clone_from(&name);
-    header.disk_encryption_set = set;
+    let before = std::mem::replace(&mut header.disk_encryption_set, set.clone());
+    for layer in &mut header.layers {
+        if layer.disk_encryption_set == before {
+            layer.disk_encryption_set.clone_from(&set);
+        }
+    }
     header.attach = Uuid::new_v4();
     lock.write_both(&header, &dek)?;
     installation.catalog().insert_disk(&disk.record)?;

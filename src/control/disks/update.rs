@@ -102,9 +102,11 @@ fn wrap_anew(
 ) -> Result<(), DiskError> {
     let access = new.access;
     let (vault, caller) = (access.vault.as_ref(), &access.caller);
-    header.disk_encryption_set = new.set.map(Into::into);
+    let set: Option<String> = new.set.map(Into::into);
+    header.disk_encryption_set.clone_from(&set);
     for layer in &mut header.layers {
         layer.envelope = wrap_dek(vault, caller, &access.key, dek)?;
+        layer.disk_encryption_set.clone_from(&set);
         unwrap_dek(vault, caller, layer)?;
     }
 
