@@ -547,6 +547,13 @@ impl From<DiskError> for CliError {
             DiskError::Argument(message) => return Self::usage(message),
             DiskError::Control(error) => return error.into(),
             DiskError::Envelope(EnvelopeError::Vault(error)) => return error.into(),
+            // The code of the reason, and the words that name the layer.
+            DiskError::Layer { source, .. } => {
+                return Self {
+                    message,
+                    ..Self::from(*source)
+                };
+            }
             DiskError::Import(ImportError::UnknownFormat(_)) | DiskError::Terminal => {
                 return Self::usage(message);
             }

@@ -95,6 +95,9 @@ pub(super) fn check(
 /// What an error says about the key. A set that is gone has taken its identity with it, so nobody
 /// can be granted the key any more; everything else beside the vault's own refusals decides nothing.
 fn verdict(error: &DiskError) -> Verdict {
+    if let DiskError::Layer { source, .. } = error {
+        return verdict(source);
+    }
     match (vault_error(error), error) {
         (Some(error), _) => error.code.verdict(),
         (
@@ -123,6 +126,7 @@ pub(super) fn reason(error: &DiskError) -> Reason {
 
 fn vault_error(error: &DiskError) -> Option<&VaultError> {
     match error {
+        DiskError::Layer { source, .. } => vault_error(source),
         DiskError::Control(ControlError::Vault(error))
         | DiskError::Envelope(EnvelopeError::Vault(error)) => Some(error),
         _ => None,
@@ -142,6 +146,15 @@ mod tests {
                 kind,
                 name: "x".into(),
             })
+        };
+        // What is said of the key of a layer beneath the top one decides as well.
+        let of_layer = |source| DiskError::Layer {
+            kind: crate::envelope::ResourceKind::Disk,
+            name: "d".into(),
+            layer: uuid::Uuid::nil(),
+            from: "the disk golden".into(),
+            key_url: "https://v.vault.localhost/keys/k/1".into(),
+            source: Box::new(source),
         };
         for (error, expected, code) in [
             (
@@ -165,6 +178,16 @@ mod tests {
                 "IdentityNotFound",
             ),
             (gone(Kind::Vault), Verdict::Unknown, "InternalError"),
+            (
+                of_layer(vault(VaultErrorCode::KeyDisabled)),
+                Verdict::Refused,
+                "KeyDisabled",
+            ),
+            (
+                of_layer(gone(Kind::DiskEncryptionSet)),
+                Verdict::Refused,
+                "IdentityNotFound",
+            ),
         ] {
             assert_eq!(verdict(&error), expected, "{error}");
             assert_eq!(reason(&error).code, code);

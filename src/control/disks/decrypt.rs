@@ -13,7 +13,6 @@ use super::{Disk, DiskError, dataplane};
 use crate::control::Installation;
 use crate::control::import::Cancel;
 use crate::control::runtime_map;
-use crate::keys::DekStack;
 use crate::pipeline::DiskIo;
 
 /// Bytes that are decrypted at a time.
@@ -60,9 +59,8 @@ pub(super) fn open_to_read(
     let file = disk.header_file()?;
     let claim = disk.claim(file.read()?.claims())?;
     // Read again: it may have been attached and detached until it was claimed.
-    let (header, dek) = disk.unlock(installation, file.read()?)?;
+    let (header, deks) = disk.unlock_all(installation, file.read()?)?;
     let runtime_map = runtime_map(runtime_dir, header.disk);
-    let deks = DekStack::from(dek);
     let source = dataplane::open_existing(&disk, claim, &header, &deks, &runtime_map)?;
     Ok((source, header.size))
 }

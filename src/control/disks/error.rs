@@ -8,7 +8,7 @@ use thiserror::Error;
 use crate::catalog::CatalogError;
 use crate::control::ControlError;
 use crate::control::import::ImportError;
-use crate::envelope::EnvelopeError;
+use crate::envelope::{EnvelopeError, ResourceKind};
 use crate::keys::KeyError;
 use crate::pipeline::PipelineError;
 use crate::vault::VaultError;
@@ -58,6 +58,25 @@ pub enum DiskError {
         path: PathBuf,
         /// The id of the disk whose header is there.
         found: uuid::Uuid,
+    },
+    /// The DEK of a layer beneath the top one, which may be under somebody else's key.
+    #[error(
+        "the layer {layer} of the {kind} {name}, which came from {from}, cannot be unlocked by \
+         {key_url}: {source}"
+    )]
+    Layer {
+        /// What the layer is of.
+        kind: ResourceKind,
+        /// Its name.
+        name: String,
+        /// The layer.
+        layer: uuid::Uuid,
+        /// Whose it was before.
+        from: String,
+        /// The key version that wraps its DEK.
+        key_url: String,
+        /// Why.
+        source: Box<DiskError>,
     },
     /// Another copy of the disk is in the catalog.
     #[error(

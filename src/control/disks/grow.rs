@@ -125,9 +125,9 @@ mod tests {
     fn open(installation: &Installation, disk: &Disk) -> (DiskIo, u64) {
         let file = disk.header_file().unwrap();
         let claim = disk.claim(file.read().unwrap().claims()).unwrap();
-        let (header, dek) = disk.unlock(installation, file.read().unwrap()).unwrap();
+        let (header, deks) = disk.unlock_all(installation, file.read().unwrap()).unwrap();
         let no_map = Path::new("/dev/shm/there-is-no-such-map");
-        let io = open_existing(disk, claim, &header, &dek.into(), no_map).unwrap();
+        let io = open_existing(disk, claim, &header, &deks, no_map).unwrap();
         (io, header.size)
     }
 

@@ -21,13 +21,9 @@ use rustix::io::Errno;
 
 use crate::catalog::{CatalogError, DiskRecord, DiskState, Kind, Stored};
 use crate::control::Installation;
-use crate::envelope::{
-    EnvelopeError, Header, HeaderFile, HeaderPayload, LayerRecord, UnverifiedHeader, unwrap_dek,
-};
-use crate::keys::Dek;
+use crate::envelope::{EnvelopeError, HeaderFile, HeaderPayload, LayerRecord};
 use crate::pipeline::PipelineError;
 use crate::store::LayerFile;
-use crate::vault::{Caller, KeyVault};
 use crate::volume::LayerPaths;
 
 mod check;
@@ -44,6 +40,7 @@ mod register;
 mod running;
 mod size;
 mod staging;
+mod unlock;
 mod unregister;
 mod update;
 mod view;
@@ -126,50 +123,6 @@ impl Disk {
         self.check_identity(header)?;
         let top = header.top().ok_or_else(|| self.no_layer())?;
         claim_data(self.name(), &self.layer_paths(top).data)
-    }
-
-    /// Unwraps the top layer's DEK in the name of the identity that the header names, and
-    /// authenticates the header with it.
-    ///
-    /// # Errors
-    /// The vault's refusal, or what is wrong with the header.
-    pub fn unlock(
-        &self,
-        installation: &Installation,
-        header: UnverifiedHeader,
-    ) -> Result<(Header, Dek), DiskError> {
-        let set = header.claims().disk_encryption_set.clone();
-        self.unlock_as(installation, set.as_deref(), header)
-    }
-
-    /// As [`Disk::unlock`], in the name of the identity of `set`.
-    fn unlock_as(
-        &self,
-        installation: &Installation,
-        set: Option<&str>,
-        header: UnverifiedHeader,
-    ) -> Result<(Header, Dek), DiskError> {
-        let claims = header.claims();
-        self.check_identity(claims)?;
-        let top = claims.top().ok_or_else(|| self.no_layer())?;
-        let envelope = &top.envelope;
-        let access = installation.unwrapping_key(set, &envelope.vault_url, envelope.key_id())?;
-        self.unlock_by(access.vault.as_ref(), &access.caller, header)
-    }
-
-    /// As [`Disk::unlock`], by a vault that is open already.
-    ///
-    /// # Errors
-    /// As [`Disk::unlock`].
-    fn unlock_by(
-        &self,
-        vault: &dyn KeyVault,
-        caller: &Caller,
-        header: UnverifiedHeader,
-    ) -> Result<(Header, Dek), DiskError> {
-        let top = header.claims().top().ok_or_else(|| self.no_layer())?;
-        let dek = unwrap_dek(vault, caller, top)?;
-        Ok((header.authenticate(&dek)?, dek))
     }
 
     fn check_identity(&self, claims: &HeaderPayload) -> Result<(), DiskError> {

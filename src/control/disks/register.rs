@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 use super::dataplane::{geometry, layer_map, lower_layers, open_files};
+use super::unlock::Unwrapper;
 use super::{Disk, DiskError, HEADER, refuse_taken_name};
 use crate::catalog::{DiskRecord, DiskState};
 use crate::control::Installation;
@@ -57,7 +58,11 @@ pub fn register(
     };
     let claim = disk.claim(&found)?;
     let mut lock = file.lock()?;
-    let (mut header, dek) = disk.unlock_as(installation, set.as_deref(), lock.read()?)?;
+    let (mut header, dek) = disk.unlock_as(
+        &mut Unwrapper::new(installation),
+        set.as_deref(),
+        lock.read()?,
+    )?;
     let top = header.top().ok_or_else(|| disk.no_layer())?;
     let geometry = geometry(&header, top)?;
     check_data_file(claim.file(), &geometry)?;

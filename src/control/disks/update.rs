@@ -1,14 +1,18 @@
 //! Re-wrapping a disk's DEK under another key, no data touched.
 
+use uuid::Uuid;
+
+use super::unlock::Unwrapper;
 use super::{Disk, DiskError, described, lookup, reconcile_one};
 use crate::audit::AuditLog;
 use crate::catalog::DiskRecord;
 use crate::control::{Installation, KeyAccess};
-use crate::envelope::{Header, HeaderLock, unwrap_dek, wrap_dek};
+use crate::envelope::{Header, HeaderLock, LayerRecord, unwrap_dek, wrap_dek};
 use crate::keys::Dek;
 
-/// Wraps the DEK of `name` under the active key of `disk_encryption_set`, or under the
-/// platform-managed key, also while the disk is attached.
+/// Wraps the DEKs of `name` under the active key of `disk_encryption_set`, or under the
+/// platform-managed key, also while the disk is attached. Layers that are under another set than the
+/// disk's, those of the image of somebody else that it was cloned from, stay under that one.
 ///
 /// The old key must still unwrap; the new one is tried both ways before anything is written. Both
 /// header copies are written, so the old wrapping is gone when this returns.
@@ -35,13 +39,25 @@ pub fn update(
     let access = installation.wrapping_key(disk_encryption_set)?;
     let file = disk.header_file()?;
     let lock = file.lock()?;
-    let (header, dek) = disk.unlock(installation, lock.read()?)?;
+    let mut keys = Unwrapper::new(installation);
+    let (header, top) = disk.unlock_by(&mut keys, lock.read()?)?;
     let new = NewKey {
         set: disk_encryption_set,
         access: &access,
         log: &installation.audit_log()?,
     };
-    wrap_anew(installation, &new, lock, header, &dek)
+    let own = &header.disk_encryption_set;
+    let layers = header.layers.iter();
+    let rewrap = Rewrap {
+        layers: layers
+            .filter(|layer| layer.disk_encryption_set == *own)
+            .map(|layer| layer.id)
+            .collect(),
+        set: disk_encryption_set.map(Into::into),
+        header,
+        top,
+    };
+    rewrap.run(installation, &disk, &new, lock, &mut keys)
 }
 
 /// The key that is to wrap a disk.
@@ -54,7 +70,8 @@ pub struct NewKey<'a> {
     pub log: &'a AuditLog,
 }
 
-/// As [`update`] under another key of the set to which the disk belongs. A disk that was moved to another set meanwhile, or that the key wraps already, is left alone: false then.
+/// Wraps the DEKs of those layers anew that are under the set of the key, whose ever the disk is. A
+/// disk that has none any more, or whose are wrapped by the key already, is left alone: false then.
 ///
 /// # Errors
 /// As [`update`].
@@ -69,69 +86,112 @@ pub fn rewrap(
     let found = lock.read()?;
     let claims = found.claims();
     disk.check_identity(claims)?;
-    let top = claims.top().ok_or_else(|| disk.no_layer())?;
-    let moved = claims.disk_encryption_set.as_deref() != new.set;
-    let access = new.access;
-    let url = access.key_url().to_string();
-    if moved
-        || claims
-            .layers
-            .iter()
-            .all(|layer| layer.envelope.key_url() == url)
-    {
+    let url = new.access.key_url().to_string();
+    let stale = |layer: &&LayerRecord| {
+        layer.disk_encryption_set.as_deref() == new.set && layer.envelope.key_url() != url
+    };
+    let layers: Vec<Uuid> = claims.layers.iter().filter(stale).map(|l| l.id).collect();
+    if layers.is_empty() {
         drop(lock);
         reconcile_one(installation, lookup(installation, name)?)?;
         return Ok(false);
     }
     // The vault is open already when both keys are in it, as with a new version.
-    let (header, dek) = if top.envelope.vault_url == access.vault.url() {
-        disk.unlock_by(access.vault.as_ref(), &access.caller, found)?
-    } else {
-        disk.unlock(installation, found)?
+    let mut keys = Unwrapper::knowing(installation, new.set, new.access);
+    let (header, top) = disk.unlock_by(&mut keys, found)?;
+    let rewrap = Rewrap {
+        layers,
+        set: header.disk_encryption_set.clone(),
+        header,
+        top,
     };
-    wrap_anew(installation, new, lock, header, &dek)?;
+    rewrap.run(installation, &disk, new, lock, &mut keys)?;
     Ok(true)
 }
 
-fn wrap_anew(
-    installation: &Installation,
-    new: &NewKey<'_>,
-    mut lock: HeaderLock<'_>,
-    mut header: Header,
-    dek: &Dek,
-) -> Result<(), DiskError> {
-    let access = new.access;
-    let (vault, caller) = (access.vault.as_ref(), &access.caller);
-    let set: Option<String> = new.set.map(Into::into);
-    header.disk_encryption_set.clone_from(&set);
-    for layer in &mut header.layers {
-        layer.envelope = wrap_dek(vault, caller, &access.key, dek)?;
-        layer.disk_encryption_set.clone_from(&set);
-        unwrap_dek(vault, caller, layer)?;
+/// What is to be wrapped anew.
+struct Rewrap {
+    /// As it is now.
+    header: Header,
+    /// The DEK of its top layer, which authenticates it.
+    top: Dek,
+    /// The layers whose DEKs another key is to wrap.
+    layers: Vec<Uuid>,
+    /// The set of the disk afterwards.
+    set: Option<String>,
+}
+
+impl Rewrap {
+    fn run(
+        self,
+        installation: &Installation,
+        disk: &Disk,
+        new: &NewKey<'_>,
+        mut lock: HeaderLock<'_>,
+        keys: &mut Unwrapper<'_>,
+    ) -> Result<(), DiskError> {
+        let (header, before) = self.wrapped(disk, new, keys)?;
+        let name = disk.name();
+        let row = lookup(installation, name)?;
+        let pinned = pinned(&row.record, &header);
+        let detail = format!(
+            "{} id {}, set {}, before {}",
+            header.kind,
+            header.disk,
+            new.set.unwrap_or("-"),
+            before.join(" ")
+        );
+        installation.record_rewrap(new.log, &new.access.key_url().to_string(), name, detail)?;
+        let catalog = installation.catalog();
+        let rev = catalog.update_disk(row.rev, &pinned)?;
+        let written = lock.write_both(&header, &self.top);
+        // Reading the header, which the correction of a row does, takes the lock too.
+        drop(lock);
+        if let Err(e) = written {
+            reconcile_one(installation, lookup(installation, name)?)?;
+            return Err(e.into());
+        }
+        catalog.update_disk(rev, &described(&pinned, &header))?;
+        Ok(())
     }
 
-    let name = header.name.clone();
-    let row = lookup(installation, &name)?;
-    let pinned = DiskRecord {
-        disk_encryption_set: header.disk_encryption_set.clone(),
-        ..row.record.clone()
-    };
-    let detail = format!(
-        "disk id {}, set {}, before {}",
-        header.disk,
-        new.set.unwrap_or("-"),
-        row.record.key_url
-    );
-    installation.record_rewrap(new.log, &access.key_url().to_string(), &name, detail)?;
-    let catalog = installation.catalog();
-    let rev = catalog.update_disk(row.rev, &pinned)?;
-    let written = lock.write_both(&header, dek);
-    // Reading the header, which the correction of a row does, takes the lock too.
-    drop(lock);
-    if let Err(e) = written {
-        reconcile_one(installation, lookup(installation, &name)?)?;
-        return Err(e.into());
+    /// The header as it is to be, and the key versions that wrapped the layers before.
+    fn wrapped(
+        &self,
+        disk: &Disk,
+        new: &NewKey<'_>,
+        keys: &mut Unwrapper<'_>,
+    ) -> Result<(Header, Vec<String>), DiskError> {
+        let KeyAccess { vault, caller, key } = new.access;
+        let (mut header, mut before) = (self.header.clone(), Vec::new());
+        header.disk_encryption_set.clone_from(&self.set);
+        let top = self.header.top().map(|top| top.id);
+        for layer in &mut header.layers {
+            if !self.layers.contains(&layer.id) {
+                continue;
+            }
+            let url = layer.envelope.key_url();
+            if !before.contains(&url) {
+                before.push(url);
+            }
+            let lower = match top == Some(layer.id) {
+                true => None,
+                false => Some(disk.unlock_layer(keys, &self.header, layer)?),
+            };
+            let dek = lower.as_ref().unwrap_or(&self.top);
+            layer.envelope = wrap_dek(vault.as_ref(), caller, key, dek)?;
+            layer.disk_encryption_set = new.set.map(Into::into);
+            unwrap_dek(vault.as_ref(), caller, layer)?;
+        }
+        Ok((header, before))
     }
-    catalog.update_disk(rev, &described(&pinned, &header))?;
-    Ok(())
+}
+
+/// A row that names the sets that the header is going to, which cannot be deleted from then on, and
+/// the keys that wrap the layers until it does.
+fn pinned(row: &DiskRecord, header: &Header) -> DiskRecord {
+    DiskRecord {
+        disk_encryption_set: header.disk_encryption_set.clone(),
+        ..row.clone()
+    }
 }
