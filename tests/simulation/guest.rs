@@ -1,23 +1,21 @@
 //! A random guest on two queues, and the crashes that happen to it.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::ptr::NonNull;
-use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use sealdisk::cipher::{Cipher, Cursor, DataUnit, SharedSlice};
+use sealdisk::cipher::{Cipher, CipherStack, Cursor, DataUnit, SharedSlice};
 use sealdisk::keys::Dek;
 use sealdisk::pipeline::{Finished, GuestBuffer, Op, OpKind, Pipeline, Token};
 use sealdisk::store::StoreFile;
 use sealdisk::units::ByteOffset;
-use sealdisk::volume::{Geometry, RuntimeMap, Volume, format};
+use sealdisk::volume::{Geometry, LayerMap, RuntimeMap, Volume, format};
 use uuid::Uuid;
 
 use super::model::{FlushPoint, Model, Stamp};
 use super::rng::Rng;
-use super::store::{Fault, MapReader, SimDisk, SimStore};
+use super::store::{Fault, MapReader, Shared, SimDisk, SimStore, lock};
 
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
@@ -62,7 +60,7 @@ type Queue = Pipeline<SimStore>;
 pub struct Simulation {
     rng: Rng,
     options: Options,
-    disk: Rc<RefCell<SimDisk>>,
+    disk: Shared,
     geometry: Geometry,
     dek: Dek,
     runtime: PathBuf,
@@ -98,7 +96,7 @@ impl Simulation {
         let mut this = Self {
             rng: Rng::new(seed),
             options,
-            disk: Rc::new(RefCell::new(disk)),
+            disk: Arc::new(Mutex::new(disk)),
             geometry,
             dek: Dek::generate().unwrap(),
             runtime,
@@ -140,12 +138,14 @@ impl Simulation {
             RuntimeMap::open(&self.runtime, &self.geometry, self.attach, next).unwrap();
         self.attach = next;
         let reader = MapReader(self.disk.clone());
-        let volume = Volume::open_runtime(&reader, self.geometry.clone(), &runtime).unwrap();
+        let top = LayerMap::new(self.geometry.clone(), reader);
+        let volume = Volume::open_runtime(top, Vec::new(), &runtime).unwrap();
         let volume = Arc::new(volume);
         let queue = |_| {
             let store = SimStore::new(self.disk.clone(), self.options.alignment);
             let cipher = Cipher::new(&self.dek, self.geometry.data_unit).unwrap();
-            let mut queue = Pipeline::new(volume.clone(), store, cipher).unwrap();
+            let ciphers = CipherStack::with_ciphers(vec![cipher]).unwrap();
+            let mut queue = Pipeline::new(volume.clone(), store, ciphers).unwrap();
             queue.set_overwrite(self.options.overwrite);
             queue
         };
@@ -165,14 +165,12 @@ impl Simulation {
             .grown(self.geometry.size + more * 512)
             .unwrap();
         let last = self.rng.below(8);
-        self.disk
-            .borrow_mut()
-            .lengthen(StoreFile::Data, grown.data_len());
+        lock(&self.disk).lengthen(StoreFile::TOP, grown.data_len());
         if last == 0 {
             return Ok(());
         }
         let map_len = format::file_len(grown.blocks());
-        self.disk.borrow_mut().lengthen(StoreFile::Map, map_len);
+        lock(&self.disk).lengthen(StoreFile::Map, map_len);
         if last == 1 {
             return Ok(());
         }
@@ -185,7 +183,8 @@ impl Simulation {
         if last == 3 {
             return Ok(());
         }
-        while !self.requests.is_empty() {
+        self.queues.iter_mut().for_each(Pipeline::forget_punches);
+        while !self.queues.iter().all(Pipeline::is_idle) {
             for queue in 0..2 {
                 self.queues[queue].store_mut().step(&mut self.rng);
                 self.poll(queue)?;
@@ -261,7 +260,7 @@ impl Simulation {
             OpKind::Zero { .. } => sectors
                 .clone()
                 .for_each(|sector| self.model.begin(sector, 0)),
-            OpKind::Read | OpKind::Flush => {}
+            OpKind::Read | OpKind::Raise { .. } | OpKind::Flush => {}
         }
         let slices = self.cut(&mut memory);
         let point = self.model.flush_point();
@@ -370,6 +369,7 @@ impl Simulation {
                     }
                 }
             }
+            OpKind::Raise { .. } => {}
             OpKind::Flush => self.model.flushed(&point),
             OpKind::Write { durable } | OpKind::Zero { durable, .. } => {
                 sectors
@@ -389,7 +389,7 @@ impl Simulation {
 
     /// Where a hole was made, nothing that the guest wrote may have been durable any more.
     fn check_holes(&mut self) -> Result<(), String> {
-        let punched = self.disk.borrow_mut().take_punched();
+        let punched = lock(&self.disk).take_punched();
         if !self.options.overwrite {
             return Ok(());
         }
@@ -425,7 +425,7 @@ impl Simulation {
         }
         self.queues.clear();
         self.requests.clear();
-        self.disk.borrow_mut().lose_power(&mut self.rng);
+        lock(&self.disk).lose_power(&mut self.rng);
         std::fs::remove_file(&self.runtime).unwrap();
         self.open();
         let found = self.read_all()?;

@@ -1,9 +1,8 @@
 //! A disk in memory with a volatile cache, and the store that a pipeline uses it by.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
-use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use sealdisk::store::{IoBuffer, ReadAt, Store, StoreCompletion, StoreFile, StoreOp, Tag};
 
@@ -87,7 +86,7 @@ impl SimDisk {
 
     fn file(&mut self, file: StoreFile) -> &mut SimFile {
         match file {
-            StoreFile::Data => &mut self.data,
+            StoreFile::Data(_) => &mut self.data,
             StoreFile::Map => &mut self.map,
         }
     }
@@ -109,16 +108,23 @@ impl SimDisk {
     }
 }
 
+/// A disk as the stores of all queues and the volume's map have it.
+pub type Shared = Arc<Mutex<SimDisk>>;
+
+pub fn lock(disk: &Shared) -> MutexGuard<'_, SimDisk> {
+    disk.lock().unwrap()
+}
+
 /// The map file, for opening a volume.
-pub struct MapReader(pub Rc<RefCell<SimDisk>>);
+pub struct MapReader(pub Shared);
 
 impl ReadAt for MapReader {
     fn size(&self) -> io::Result<u64> {
-        Ok(self.0.borrow().map.len)
+        Ok(lock(&self.0).map.len)
     }
 
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        let disk = self.0.borrow();
+        let disk = lock(&self.0);
         for (i, sector) in buffer.as_chunks_mut::<512>().0.iter_mut().enumerate() {
             *sector = disk.map.read(offset / 512 + i as u64);
         }
@@ -153,14 +159,14 @@ enum Effect {
 /// One thread's store on a [`SimDisk`]. Operations complete in any order, when [`SimStore::step`]
 /// picks them.
 pub struct SimStore {
-    disk: Rc<RefCell<SimDisk>>,
+    disk: Shared,
     under_way: Vec<(Tag, Effect)>,
     done: Vec<StoreCompletion>,
     alignment: u64,
 }
 
 impl SimStore {
-    pub fn new(disk: Rc<RefCell<SimDisk>>, alignment: u64) -> Self {
+    pub fn new(disk: Shared, alignment: u64) -> Self {
         Self {
             disk,
             under_way: Vec::new(),
@@ -195,7 +201,7 @@ impl SimStore {
                 buffer,
             } = effect
             {
-                let mut disk = self.disk.borrow_mut();
+                let mut disk = lock(&self.disk);
                 for (i, content) in buffer.as_slice()[..len].as_chunks().0.iter().enumerate() {
                     if rng.one_in(2) {
                         disk.file(file).write(at / 512 + i as u64, *content);
@@ -206,7 +212,7 @@ impl SimStore {
     }
 
     fn apply(&mut self, effect: Effect) -> Option<IoBuffer> {
-        let mut disk = self.disk.borrow_mut();
+        let mut disk = lock(&self.disk);
         match effect {
             Effect::Read {
                 file,
@@ -234,7 +240,8 @@ impl SimStore {
             Effect::Sync { file, covers } => {
                 let lies = matches!(
                     (disk.fault, file),
-                    (Fault::DataSyncLies, StoreFile::Data) | (Fault::MapSyncLies, StoreFile::Map)
+                    (Fault::DataSyncLies, StoreFile::Data(_))
+                        | (Fault::MapSyncLies, StoreFile::Map)
                 );
                 if !lies {
                     make_durable(disk.file(file), covers);
@@ -286,14 +293,14 @@ impl Store for SimStore {
 
     fn submit(&mut self, tag: Tag, op: StoreOp) {
         let check = |file: StoreFile, at: u64, len: u64| {
-            let alignment = if file == StoreFile::Data {
+            let alignment = if file == StoreFile::TOP {
                 self.alignment
             } else {
                 512
             };
             assert!(at.is_multiple_of(alignment) && len.is_multiple_of(alignment));
             assert!(
-                at + len <= self.disk.borrow_mut().file(file).len,
+                at + len <= lock(&self.disk).file(file).len,
                 "behind the end"
             );
         };
@@ -327,7 +334,7 @@ impl Store for SimStore {
                 }
             }
             StoreOp::Sync { file } => {
-                let mut disk = self.disk.borrow_mut();
+                let mut disk = lock(&self.disk);
                 let cached = &disk.file(file).cached;
                 let covers = cached
                     .iter()
@@ -336,7 +343,7 @@ impl Store for SimStore {
                 Effect::Sync { file, covers }
             }
             StoreOp::Punch { at, len } => {
-                check(StoreFile::Data, at, len);
+                check(StoreFile::TOP, at, len);
                 Effect::Punch { at, len }
             }
         };
