@@ -17,6 +17,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use sealdisk::control::Installation;
 use sealdisk::control::disks::{self, CreateRequest, Disk, NewKey};
 use sealdisk::control::import::Cancel;
+use sealdisk::envelope::ResourceKind;
 
 const ALL: &[&str] = &["get", "wrapKey", "unwrapKey"];
 const SET: &str = "set1";
@@ -196,7 +197,7 @@ fn a_disk_that_was_moved_to_another_set_meanwhile_stays_there() {
         access: &access,
         log: &installation.audit_log().unwrap(),
     };
-    assert!(!disks::rewrap(&installation, "disk0", &new).unwrap());
+    assert!(!disks::rewrap(&installation, ResourceKind::Disk, "disk0", &new).unwrap());
     let show = host.json(&["disk", "show", "disk0"]);
     assert_eq!(
         show["encryption"]["type"],

@@ -8,13 +8,16 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use crate::envelope::ResourceKind;
 use crate::sqlite::DatabaseError;
 
 mod identities;
+mod resources;
 mod schema;
 mod settings;
 mod sqlite;
@@ -137,12 +140,26 @@ pub enum DiskState {
     Deleting,
 }
 
-/// A disk, as its header describes it.
+/// A layer of a disk, a snapshot or an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LayerUse {
+    /// The layer.
+    pub layer: Uuid,
+    /// The set whose key wraps its DEK; `None` is the platform-managed key.
+    pub disk_encryption_set: Option<String>,
+    /// URL, with version, of the key that wraps it.
+    pub key_url: String,
+}
+
+/// A disk, a snapshot or an image, as its header describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskRecord {
-    /// The disk's unique id.
+    /// Its unique id.
     pub id: Uuid,
-    /// Its name, unique.
+    /// What it is.
+    pub kind: ResourceKind,
+    /// Its name, unique among those of its kind.
     pub name: String,
     /// The directory of its header and layers.
     pub directory: PathBuf,
@@ -150,12 +167,28 @@ pub struct DiskRecord {
     pub size: u64,
     /// The set whose key wraps it; `None` is the platform-managed key.
     pub disk_encryption_set: Option<String>,
-    /// URL, with version, of the key that wraps it.
+    /// URL, with version, of the key that wraps its top layer.
     pub key_url: String,
+    /// Its layers, from the bottom up.
+    pub layers: Vec<LayerUse>,
     /// When it was made.
     pub created: OffsetDateTime,
     /// How far it is.
     pub state: DiskState,
+}
+
+impl DiskRecord {
+    /// The key versions that wrap those of its layers that are under a set, or under the
+    /// platform-managed key.
+    pub fn keys_under(&self, set: Option<&str>) -> impl Iterator<Item = &str> {
+        // A row from before layers were noted.
+        let own = (self.layers.is_empty() && self.disk_encryption_set.as_deref() == set)
+            .then_some(self.key_url.as_str());
+        let under = move |layer: &&LayerUse| layer.disk_encryption_set.as_deref() == set;
+        let layers = self.layers.iter().filter(under);
+        own.into_iter()
+            .chain(layers.map(|layer| layer.key_url.as_str()))
+    }
 }
 
 /// What a record is, for messages.
@@ -165,10 +198,24 @@ pub enum Kind {
     Vault,
     /// A [`DiskEncryptionSetRecord`].
     DiskEncryptionSet,
-    /// A [`DiskRecord`].
+    /// A [`DiskRecord`] of a disk.
     Disk,
+    /// A [`DiskRecord`] of a snapshot.
+    Snapshot,
+    /// A [`DiskRecord`] of an image.
+    Image,
     /// An [`IdentityRecord`].
     Identity,
+}
+
+impl From<ResourceKind> for Kind {
+    fn from(kind: ResourceKind) -> Self {
+        match kind {
+            ResourceKind::Disk => Self::Disk,
+            ResourceKind::Snapshot => Self::Snapshot,
+            ResourceKind::Image => Self::Image,
+        }
+    }
 }
 
 impl fmt::Display for Kind {
@@ -177,6 +224,8 @@ impl fmt::Display for Kind {
             Self::Vault => "key vault",
             Self::DiskEncryptionSet => "disk encryption set",
             Self::Disk => "disk",
+            Self::Snapshot => "snapshot",
+            Self::Image => "image",
             Self::Identity => "identity",
         })
     }
@@ -210,17 +259,19 @@ pub enum CatalogError {
         /// Its name.
         name: String,
     },
-    /// A disk encryption set cannot go while disks are encrypted under it.
+    /// A disk encryption set cannot go while anything is encrypted under it.
     #[error(
-        "the disk encryption set '{name}' is used by the disk '{disk}' ({count} in all); \
-         delete them or move them with `sealdisk disk update {disk} --platform-managed`"
+        "the disk encryption set '{name}' is used by the {kind} '{user}' ({count} in all); \
+         delete them or move them with `sealdisk {kind} update {user} --platform-managed`"
     )]
     InUse {
         /// The set.
         name: String,
-        /// The first disk that uses it.
-        disk: String,
-        /// How many do.
+        /// What the first of them is.
+        kind: ResourceKind,
+        /// Its name.
+        user: String,
+        /// How many there are.
         count: i64,
     },
     /// A vault cannot be disconnected while the key of a disk encryption set is in it.
@@ -264,6 +315,8 @@ fn command(kind: Kind) -> &'static str {
         Kind::Vault => "keyvault",
         Kind::DiskEncryptionSet => "disk-encryption-set",
         Kind::Disk => "disk",
+        Kind::Snapshot => "snapshot",
+        Kind::Image => "image",
         Kind::Identity => "identity",
     }
 }
@@ -338,49 +391,86 @@ pub trait Catalog: Send + Sync {
     /// [`CatalogError::Changed`], [`CatalogError::NotFound`].
     fn update_des(&self, rev: Rev, record: &DiskEncryptionSetRecord) -> Result<Rev, CatalogError>;
 
-    /// Deletes a set if it is still at `rev` and no disk uses it.
+    /// Deletes a set if it is still at `rev` and nothing is under it.
     ///
     /// # Errors
     /// [`CatalogError::InUse`], [`CatalogError::Changed`], [`CatalogError::NotFound`].
     fn delete_des(&self, name: &str, rev: Rev) -> Result<(), CatalogError>;
 
-    /// Adds a disk.
+    /// Adds a disk, a snapshot or an image.
     ///
     /// # Errors
-    /// [`CatalogError::Exists`] when the name or id is taken, [`CatalogError::NotFound`] when its
-    /// disk encryption set is not there.
+    /// [`CatalogError::Exists`] when the name or id is taken, [`CatalogError::NotFound`] when one of
+    /// its disk encryption sets is not there.
     fn insert_disk(&self, record: &DiskRecord) -> Result<Rev, CatalogError>;
+
+    /// What has that name among those of its kind.
+    ///
+    /// # Errors
+    /// [`CatalogError::NotFound`].
+    fn resource(&self, kind: ResourceKind, name: &str) -> Result<Stored<DiskRecord>, CatalogError>;
 
     /// The disk of that name.
     ///
     /// # Errors
     /// [`CatalogError::NotFound`].
-    fn disk(&self, name: &str) -> Result<Stored<DiskRecord>, CatalogError>;
+    fn disk(&self, name: &str) -> Result<Stored<DiskRecord>, CatalogError> {
+        self.resource(ResourceKind::Disk, name)
+    }
+
+    /// All disks, snapshots and images, by kind and name.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    fn resources(&self) -> Result<Vec<Stored<DiskRecord>>, CatalogError>;
 
     /// All disks, by name.
     ///
     /// # Errors
     /// [`CatalogError`].
-    fn disks(&self) -> Result<Vec<Stored<DiskRecord>>, CatalogError>;
+    fn disks(&self) -> Result<Vec<Stored<DiskRecord>>, CatalogError> {
+        let mut all = self.resources()?;
+        all.retain(|row| row.record.kind == ResourceKind::Disk);
+        Ok(all)
+    }
 
-    /// The disks of one disk encryption set, or of the platform-managed key, by name.
+    /// Everything that is under one disk encryption set, or under the platform-managed key, itself or
+    /// by one of its layers; by kind and name.
     ///
     /// # Errors
     /// [`CatalogError`].
-    fn disks_of(&self, des: Option<&str>) -> Result<Vec<Stored<DiskRecord>>, CatalogError>;
+    fn resources_under(&self, des: Option<&str>) -> Result<Vec<Stored<DiskRecord>>, CatalogError>;
 
     /// Replaces the record with that id if it is still at `rev`.
     ///
     /// # Errors
-    /// [`CatalogError::Changed`], [`CatalogError::NotFound`] (of the disk, or of its disk
+    /// [`CatalogError::Changed`], [`CatalogError::NotFound`] (of the record, or of a disk
     /// encryption set), [`CatalogError::Exists`] when the new name is taken.
     fn update_disk(&self, rev: Rev, record: &DiskRecord) -> Result<Rev, CatalogError>;
 
-    /// Deletes a disk's record if it is still at `rev`.
+    /// Deletes a record if it is still at `rev`.
     ///
     /// # Errors
     /// [`CatalogError::Changed`], [`CatalogError::NotFound`].
-    fn delete_disk(&self, name: &str, rev: Rev) -> Result<(), CatalogError>;
+    fn delete_disk(&self, record: &DiskRecord, rev: Rev) -> Result<(), CatalogError>;
+
+    /// Notes that a layer is to be merged into the one above it when that is possible.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    fn insert_merge(&self, layer: Uuid) -> Result<(), CatalogError>;
+
+    /// Forgets that a layer is to be merged. One that was not noted is none.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    fn delete_merge(&self, layer: Uuid) -> Result<(), CatalogError>;
+
+    /// The layers that are to be merged.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    fn merges(&self) -> Result<Vec<Uuid>, CatalogError>;
 
     /// Adds the identity of a named user.
     ///

@@ -12,6 +12,7 @@ pub(super) const SCHEMA: Schema = Schema {
         |db| db.execute_batch(VERSION_1),
         |db| db.execute_batch(VERSION_2),
         identities::create_table,
+        |db| db.execute_batch(VERSION_4),
     ],
 };
 
@@ -73,3 +74,37 @@ INSERT INTO new_sets
 DROP TABLE disk_encryption_sets;
 ALTER TABLE new_sets RENAME TO disk_encryption_sets;
 "#;
+
+/// Snapshots and images beside disks, each with the layers that it has, from the bottom up. The layers
+/// of disks from before are filled in from their headers, as any row that has fallen behind is.
+const VERSION_4: &str = "
+CREATE TABLE resources (
+    id        TEXT PRIMARY KEY,
+    rev       INTEGER NOT NULL,
+    kind      TEXT NOT NULL,
+    name      TEXT NOT NULL,
+    directory BLOB NOT NULL,
+    size      INTEGER NOT NULL,
+    des       TEXT REFERENCES disk_encryption_sets (name) ON DELETE RESTRICT,
+    key_url   TEXT NOT NULL,
+    created   TEXT NOT NULL,
+    state     TEXT NOT NULL,
+    UNIQUE (kind, name)
+) STRICT;
+INSERT INTO resources
+    SELECT id, rev, 'disk', name, directory, size, des, key_url, created, state FROM disks;
+DROP TABLE disks;
+CREATE INDEX resources_by_des ON resources (des);
+CREATE TABLE layer_uses (
+    resource TEXT NOT NULL REFERENCES resources (id) ON DELETE CASCADE,
+    place    INTEGER NOT NULL,
+    layer    TEXT NOT NULL,
+    des      TEXT REFERENCES disk_encryption_sets (name) ON DELETE RESTRICT,
+    key_url  TEXT NOT NULL,
+    PRIMARY KEY (resource, place)
+) STRICT;
+CREATE INDEX layer_uses_by_des ON layer_uses (des);
+CREATE TABLE merges (
+    layer TEXT PRIMARY KEY
+) STRICT;
+";

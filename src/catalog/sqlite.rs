@@ -1,7 +1,5 @@
 //! The catalog in an SQLite file.
 
-use std::ffi::OsString;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -14,15 +12,15 @@ use uuid::Uuid;
 
 use super::schema::SCHEMA;
 use super::{
-    Catalog, CatalogError, DiskEncryptionSetRecord, DiskRecord, DiskState, IdentityRecord,
-    InstallationRecord, Kind, Rev, Stored, VaultRecord, identities,
+    Catalog, CatalogError, DiskEncryptionSetRecord, DiskRecord, IdentityRecord, InstallationRecord,
+    Kind, Rev, Stored, VaultRecord, identities, resources,
 };
+use crate::envelope::ResourceKind;
 use crate::sqlite::open;
 
 const VAULT_COLUMNS: &str = "name, rev, url, kind, created";
 const DES_COLUMNS: &str = "name, rev, identity, principal_id, key_url, previous_keys, \
                            auto_rotation, last_rotation, created";
-const DISK_COLUMNS: &str = "id, rev, name, directory, size, des, key_url, created, state";
 
 /// The default catalog: `catalog.db` in the state directory.
 pub struct SqliteCatalog {
@@ -226,18 +224,7 @@ impl Catalog for SqliteCatalog {
     fn delete_des(&self, name: &str, rev: Rev) -> Result<(), CatalogError> {
         let mut db = self.db();
         let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let (count, disk): (i64, Option<String>) = transaction.query_row(
-            "SELECT count(*), min(name) FROM disks WHERE des = ?",
-            [name],
-            |row| Ok((row.get(0)?, row.get(1)?)),
-        )?;
-        if let Some(disk) = disk {
-            return Err(CatalogError::InUse {
-                name: name.into(),
-                disk,
-                count,
-            });
-        }
+        resources::refuse_set_in_use(&transaction, name)?;
         let deleted = transaction.execute(
             "DELETE FROM disk_encryption_sets WHERE name = ? AND rev = ?",
             params![name, rev.0],
@@ -252,85 +239,50 @@ impl Catalog for SqliteCatalog {
     }
 
     fn insert_disk(&self, record: &DiskRecord) -> Result<Rev, CatalogError> {
-        let name = &record.name;
-        self.db()
-            .execute(
-                &format!("INSERT INTO disks ({DISK_COLUMNS}) VALUES (?, 1, ?, ?, ?, ?, ?, ?, ?)"),
-                params![
-                    record.id.to_string(),
-                    name,
-                    record.directory.as_os_str().as_bytes(),
-                    size(record)?,
-                    record.disk_encryption_set,
-                    record.key_url,
-                    time_text(name, record.created)?,
-                    record.state.text(),
-                ],
-            )
-            .map_err(|e| constraint(e, Kind::Disk, name, record.disk_encryption_set.as_deref()))?;
-        Ok(Rev(1))
+        resources::insert(&mut self.db(), record)
     }
 
-    fn disk(&self, name: &str) -> Result<Stored<DiskRecord>, CatalogError> {
-        let sql = format!("SELECT {DISK_COLUMNS} FROM disks WHERE name = ?");
-        one(self.select(&sql, [name], parse_disk)?, Kind::Disk, name)
+    fn resource(&self, kind: ResourceKind, name: &str) -> Result<Stored<DiskRecord>, CatalogError> {
+        let sql = resources::select("kind = ? AND name = ?");
+        let found = self.select(&sql, [kind.as_str(), name], resources::parse)?;
+        one(found, kind.into(), name)
     }
 
-    fn disks(&self) -> Result<Vec<Stored<DiskRecord>>, CatalogError> {
-        let sql = format!("SELECT {DISK_COLUMNS} FROM disks ORDER BY name");
-        self.select(&sql, [], parse_disk)
+    fn resources(&self) -> Result<Vec<Stored<DiskRecord>>, CatalogError> {
+        self.select(&resources::select("TRUE"), [], resources::parse)
     }
 
-    fn disks_of(&self, des: Option<&str>) -> Result<Vec<Stored<DiskRecord>>, CatalogError> {
-        let sql = format!("SELECT {DISK_COLUMNS} FROM disks WHERE des IS ? ORDER BY name");
-        self.select(&sql, [des], parse_disk)
+    fn resources_under(&self, des: Option<&str>) -> Result<Vec<Stored<DiskRecord>>, CatalogError> {
+        let sql = resources::select(resources::UNDER_SET);
+        self.select(&sql, [des], resources::parse)
     }
 
     fn update_disk(&self, rev: Rev, record: &DiskRecord) -> Result<Rev, CatalogError> {
-        let name = &record.name;
-        let id = record.id.to_string();
-        let db = self.db();
-        let changed = db
-            .execute(
-                "UPDATE disks SET rev = rev + 1, name = ?, directory = ?, size = ?, des = ?, \
-                 key_url = ?, created = ?, state = ? WHERE id = ? AND rev = ?",
-                params![
-                    name,
-                    record.directory.as_os_str().as_bytes(),
-                    size(record)?,
-                    record.disk_encryption_set,
-                    record.key_url,
-                    time_text(name, record.created)?,
-                    record.state.text(),
-                    id,
-                    rev.0,
-                ],
-            )
-            .map_err(|e| constraint(e, Kind::Disk, name, record.disk_encryption_set.as_deref()))?;
-        if changed == 1 {
-            return Ok(Rev(rev.0 + 1));
-        }
-        let there: Option<i64> = db
-            .query_row("SELECT rev FROM disks WHERE id = ?", [&id], |row| {
-                row.get(0)
-            })
-            .optional()?;
-        Err(match there {
-            Some(_) => stale(Kind::Disk, name),
-            None => missing(Kind::Disk, name),
-        })
+        resources::update(&mut self.db(), rev, record)
     }
 
-    fn delete_disk(&self, name: &str, rev: Rev) -> Result<(), CatalogError> {
-        let deleted = self.db().execute(
-            "DELETE FROM disks WHERE name = ? AND rev = ?",
-            params![name, rev.0],
+    fn delete_disk(&self, record: &DiskRecord, rev: Rev) -> Result<(), CatalogError> {
+        resources::delete(&self.db(), rev, record)
+    }
+
+    fn insert_merge(&self, layer: Uuid) -> Result<(), CatalogError> {
+        self.db().execute(
+            "INSERT INTO merges VALUES (?) ON CONFLICT DO NOTHING",
+            [layer.to_string()],
         )?;
-        if deleted == 0 {
-            self.disk(name)?;
-            return Err(stale(Kind::Disk, name));
-        }
         Ok(())
+    }
+
+    fn delete_merge(&self, layer: Uuid) -> Result<(), CatalogError> {
+        self.db()
+            .execute("DELETE FROM merges WHERE layer = ?", [layer.to_string()])?;
+        Ok(())
+    }
+
+    fn merges(&self) -> Result<Vec<Uuid>, CatalogError> {
+        self.select("SELECT layer FROM merges ORDER BY layer", [], |row| {
+            uuid("merges", &row.get::<_, String>(0)?)
+        })
     }
 
     fn insert_identity(&self, record: &IdentityRecord) -> Result<(), CatalogError> {
@@ -374,16 +326,6 @@ impl Catalog for SqliteCatalog {
     }
 }
 
-impl DiskState {
-    fn text(self) -> &'static str {
-        match self {
-            Self::Creating => "creating",
-            Self::Ready => "ready",
-            Self::Deleting => "deleting",
-        }
-    }
-}
-
 fn parse_vault(row: &Row<'_>) -> Result<Stored<VaultRecord>, CatalogError> {
     let name: String = row.get("name")?;
     Ok(Stored {
@@ -411,30 +353,6 @@ fn parse_des(row: &Row<'_>) -> Result<Stored<DiskEncryptionSetRecord>, CatalogEr
             auto_rotation: row.get("auto_rotation")?,
             last_rotation: last_rotation.map(|t| parse_time(&name, &t)).transpose()?,
             created: parse_time(&name, &row.get::<_, String>("created")?)?,
-            name,
-        },
-    })
-}
-
-fn parse_disk(row: &Row<'_>) -> Result<Stored<DiskRecord>, CatalogError> {
-    let name: String = row.get("name")?;
-    let size: i64 = row.get("size")?;
-    let state = match row.get::<_, String>("state")?.as_str() {
-        "creating" => DiskState::Creating,
-        "ready" => DiskState::Ready,
-        "deleting" => DiskState::Deleting,
-        other => return Err(damaged(&name, format!("state '{other}'"))),
-    };
-    Ok(Stored {
-        rev: Rev(row.get("rev")?),
-        record: DiskRecord {
-            id: uuid(&name, &row.get::<_, String>("id")?)?,
-            directory: OsString::from_vec(row.get("directory")?).into(),
-            size: u64::try_from(size).map_err(|_| damaged(&name, format!("size {size}")))?,
-            disk_encryption_set: row.get("des")?,
-            key_url: row.get("key_url")?,
-            created: parse_time(&name, &row.get::<_, String>("created")?)?,
-            state,
             name,
         },
     })
@@ -487,11 +405,6 @@ pub(super) fn constraint(
     }
 }
 
-fn size(record: &DiskRecord) -> Result<i64, CatalogError> {
-    i64::try_from(record.size)
-        .map_err(|_| damaged(&record.name, format!("size {} is too large", record.size)))
-}
-
 fn json(name: &str, value: &impl Serialize) -> Result<String, CatalogError> {
     serde_json::to_string(value).map_err(|e| damaged(name, e))
 }
@@ -504,13 +417,14 @@ pub(super) fn parse_json<T: DeserializeOwned>(
     serde_json::from_str(text).map_err(|e| damaged(name, format!("{what}: {e}")))
 }
 
-/// The first disk encryption set whose active key, or that of a disk of it, is in a vault.
+/// The first disk encryption set whose active key, or that of anything under it, is in a vault.
 fn set_with_key_in(db: &Connection, vault_url: &str) -> Result<Option<String>, CatalogError> {
     let keys = format!("{vault_url}/keys/");
     // Compared as bytes: LIKE would take '_' for anything.
     let sql = "SELECT name FROM (
                    SELECT name, key_url FROM disk_encryption_sets
-                   UNION ALL SELECT des, key_url FROM disks WHERE des IS NOT NULL
+                   UNION ALL SELECT des, key_url FROM resources WHERE des IS NOT NULL
+                   UNION ALL SELECT des, key_url FROM layer_uses WHERE des IS NOT NULL
                ) WHERE substr(key_url, 1, length(?1)) = ?1 ORDER BY name LIMIT 1";
     let name = db.query_row(sql, [keys], |row| row.get(0)).optional()?;
     Ok(name)

@@ -24,11 +24,17 @@ fn disk(name: &str, des: Option<&str>) -> DiskRecord {
     use std::os::unix::ffi::OsStringExt;
     DiskRecord {
         id: Uuid::new_v4(),
+        kind: ResourceKind::Disk,
         name: name.into(),
         directory: std::ffi::OsString::from_vec(b"/data/not-utf8-\xff".to_vec()).into(),
         size: 10 << 30,
         disk_encryption_set: des.map(Into::into),
         key_url: "https://v.vault.localhost/keys/k/0123".into(),
+        layers: vec![LayerUse {
+            layer: Uuid::new_v4(),
+            disk_encryption_set: des.map(Into::into),
+            key_url: "https://v.vault.localhost/keys/k/0123".into(),
+        }],
         created: OffsetDateTime::now_utc(),
         state: DiskState::Creating,
     }
@@ -62,7 +68,7 @@ fn records_come_back_as_they_were_stored() {
     assert_eq!(catalog.disk("first").unwrap().record, first);
     assert_eq!(catalog.disks().unwrap().len(), 2);
     let names = |des| {
-        let disks = catalog.disks_of(des).unwrap();
+        let disks = catalog.resources_under(des).unwrap();
         disks.into_iter().map(|d| d.record.name).collect::<Vec<_>>()
     };
     assert_eq!(names(Some("set")), ["first"]);
@@ -80,11 +86,11 @@ fn an_update_of_an_old_revision_is_refused_and_changes_nothing() {
     record.size = 512;
     let refused = mine.update_disk(rev, &record).unwrap_err();
     assert!(matches!(refused, CatalogError::Changed { .. }));
-    let refused = mine.delete_disk("d", rev).unwrap_err();
+    let refused = mine.delete_disk(&record, rev).unwrap_err();
     assert!(matches!(refused, CatalogError::Changed { .. }));
     let now = mine.disk("d").unwrap();
     assert_eq!((now.rev, now.record.size), (newer, 10 << 30));
-    mine.delete_disk("d", newer).unwrap();
+    mine.delete_disk(&record, newer).unwrap();
     let refused = theirs.update_disk(newer, &record).unwrap_err();
     assert!(matches!(refused, CatalogError::NotFound { .. }));
 
@@ -134,7 +140,7 @@ fn a_set_that_disks_use_stays_and_a_disk_needs_its_set() {
         "{error}"
     );
     let disk = catalog.disk("d").unwrap();
-    catalog.delete_disk("d", disk.rev).unwrap();
+    catalog.delete_disk(&disk.record, disk.rev).unwrap();
     catalog.delete_des("s", rev).unwrap();
     let error = catalog.des("s").unwrap_err();
     assert!(matches!(error, CatalogError::NotFound { .. }));
@@ -246,7 +252,7 @@ fn a_catalog_of_version_1_keeps_its_sets_and_disks() {
     assert_eq!(set.identity, DesIdentity::SystemAssigned);
     assert_eq!(set.principal_id, Uuid::from_u128(3));
     assert_eq!(set.previous_keys, ["https://v.vault.localhost/keys/old"]);
-    assert_eq!(catalog.disks_of(Some("set")).unwrap().len(), 1);
+    assert_eq!(catalog.resources_under(Some("set")).unwrap().len(), 1);
     // The reference from disks to sets is still enforced.
     let orphan = catalog.insert_disk(&disk("e", Some("no set")));
     assert!(matches!(orphan, Err(CatalogError::NotFound { .. })));

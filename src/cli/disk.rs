@@ -15,7 +15,7 @@ use crate::control::disks::{
 };
 use crate::control::import::{Cancel, ImageFormat, ImportError};
 use crate::control::runtime_dir;
-use crate::envelope::EnvelopeError;
+use crate::envelope::{EnvelopeError, ResourceKind};
 
 /// Arguments of `disk`.
 #[derive(Args)]
@@ -315,7 +315,12 @@ pub(super) fn run(context: &Context, args: DiskArgs) -> Result<(), CliError> {
             let question = format!("The disk {name} and all its data will be destroyed. Continue?");
             context.output.confirm(&question, yes)?;
             let runtime_dir = runtime_dir(context.runtime_dir.as_deref());
-            Ok(disks::delete(&installation, &name, &runtime_dir)?)
+            Ok(disks::delete(
+                &installation,
+                ResourceKind::Disk,
+                &name,
+                &runtime_dir,
+            )?)
         }
         DiskCommand::Resize { name, size } => {
             let installation = context.installation()?;
@@ -366,6 +371,7 @@ fn update(context: &Context, args: UpdateArgs) -> Result<(), CliError> {
     if wrap {
         disks::update(
             &installation,
+            ResourceKind::Disk,
             &args.name,
             args.disk_encryption_set.as_deref(),
         )?;
@@ -557,7 +563,10 @@ impl From<DiskError> for CliError {
             DiskError::Import(ImportError::UnknownFormat(_)) | DiskError::Terminal => {
                 return Self::usage(message);
             }
-            DiskError::InUse { .. } => "OperationNotAllowed",
+            DiskError::InUse { .. }
+            | DiskError::JobUnderWay { .. }
+            | DiskError::HasClones { .. } => "OperationNotAllowed",
+            DiskError::NoJob { .. } => "NotFound",
             DiskError::Unfinished { .. }
             | DiskError::PathTaken { .. }
             | DiskError::OutputExists { .. }
@@ -566,7 +575,9 @@ impl From<DiskError> for CliError {
             DiskError::Import(ImportError::Interrupted) => "Cancelled",
             DiskError::Import(_) => "UnusableImage",
             DiskError::OtherDisk { .. } | DiskError::Envelope(_) => "UnusableHeader",
-            DiskError::LeftBehind { .. } | DiskError::File { .. } => "FileSystem",
+            DiskError::OtherFileSystem { .. }
+            | DiskError::LeftBehind { .. }
+            | DiskError::File { .. } => "FileSystem",
             DiskError::Volume(_) | DiskError::Pipeline(_) => "DiskData",
             DiskError::Attached { .. } => "DataPlane",
             DiskError::Key(_) => "KeyMaterial",

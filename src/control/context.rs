@@ -15,6 +15,7 @@ use super::ControlError;
 use super::files::private_dir;
 use crate::audit::AuditLog;
 use crate::catalog::{Catalog, InstallationRecord, SqliteCatalog};
+use crate::envelope::ResourceKind;
 use crate::keys::sha256;
 use crate::vault::Caller;
 use crate::vault::remote::TokenCache;
@@ -78,9 +79,13 @@ impl Installation {
         uuid::Builder::from_custom_bytes(id).into_uuid()
     }
 
-    /// Where disks are kept that were not given a `--data-dir`.
-    pub fn disks_dir(&self) -> PathBuf {
-        self.state_dir.join("disks")
+    /// Where what is of that kind is kept that was not given a `--data-dir`.
+    pub fn resources_dir(&self, kind: ResourceKind) -> PathBuf {
+        self.state_dir.join(match kind {
+            ResourceKind::Disk => "disks",
+            ResourceKind::Snapshot => "snapshots",
+            ResourceKind::Image => "images",
+        })
     }
 
     /// Where the embedded vaults are kept.
@@ -146,6 +151,8 @@ mod tests {
         assert_eq!(first.operator(), second.operator());
         assert_eq!(first.platform(), second.platform());
         assert_ne!(first.operator(), first.platform());
-        assert!(second.disks_dir().is_absolute() && second.vaults_dir().is_dir());
+        assert!(
+            second.resources_dir(ResourceKind::Disk).is_absolute() && second.vaults_dir().is_dir()
+        );
     }
 }

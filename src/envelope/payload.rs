@@ -134,6 +134,16 @@ pub enum JobKind {
     Merge,
 }
 
+impl fmt::Display for JobKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Rotate => "rotate-dek",
+            Self::Flatten => "flatten",
+            Self::Merge => "merge",
+        })
+    }
+}
+
 /// One layer: its files are `ID.data` and `ID.map` beside the header.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -50,6 +50,14 @@ impl DekStack {
         Self { top, lower }
     }
 
+    /// Zeroes the DEKs of the `count` uppermost layers; the one beneath them is the top then. At
+    /// least one stays.
+    pub fn drop_upper(&mut self, count: usize) {
+        for _ in 0..count.min(self.lower.len()) {
+            self.top = self.lower.remove(0);
+        }
+    }
+
     /// Keeps, of the layers beneath the top, those of which `keep` says so by their index; the DEKs
     /// of the others are zeroed.
     pub fn retain_lower(&mut self, mut keep: impl FnMut(usize) -> bool) {
@@ -106,6 +114,9 @@ mod tests {
         assert_eq!(received.top().expose(), stack.top().expose());
         assert!(received.get(3).is_none());
         assert!(DekStack::receive(&mut &pipe[..100], 3).is_err());
+        let mut upper = DekStack::receive(&mut pipe.as_slice(), 3).unwrap();
+        upper.drop_upper(2);
+        assert_eq!((upper.layers(), upper.top().expose()), (1, &bytes[..]));
         stack.retain_lower(|index| index == 2);
         assert_eq!(stack.layers(), 2);
         assert_eq!(stack.get(1).unwrap().expose(), bytes);

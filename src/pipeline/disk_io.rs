@@ -112,12 +112,21 @@ impl DiskIo {
     }
 
     /// Copies into the top layer what it lacks of a range of whole blocks when the `drop` layers
-    /// beneath it are to go.
+    /// beneath it are to go; how many bytes it lacked.
     ///
     /// # Errors
     /// As [`DiskIo::write_at`].
-    pub fn raise(&mut self, offset: u64, len: u64, drop: u8) -> Result<(), PipelineError> {
-        self.run(OpKind::Raise { drop }, offset, len, None)
+    pub fn raise(&mut self, offset: u64, len: u64, drop: u8) -> Result<u64, PipelineError> {
+        let (first, end) = (
+            ByteOffset(offset).block().0,
+            (offset + len).div_ceil(BLOCK_SIZE),
+        );
+        let lacking = self.volume.lacking(first..end, usize::from(drop))?;
+        // Zeros are to be noted too, where layers remain beneath.
+        if lacking > 0 || usize::from(drop) < self.volume.lower().len() {
+            self.run(OpKind::Raise { drop }, offset, len, None)?;
+        }
+        Ok(lacking * BLOCK_SIZE)
     }
 
     /// The disk that this is of.

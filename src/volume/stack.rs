@@ -1,5 +1,6 @@
 //! The disk as a stack of layers: where the content of a block is.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -359,24 +360,29 @@ impl Volume {
         Ok(Some(Run { what, blocks }))
     }
 
-    /// How many blocks are still to be copied into the top layer before the `drop` layers beneath it
-    /// can go. It loads all maps.
+    /// How many of `blocks` are still to be copied into the top layer before the `drop` layers
+    /// beneath it can go. It loads their maps.
     ///
     /// # Errors
     /// As [`Volume::lookup`].
-    pub fn lacking(&self, drop: usize) -> Result<u64, VolumeError> {
-        let (mut at, mut lacking) = (0, 0);
-        while at < self.map.blocks() {
-            let Some(run) = self.lack(at, self.map.blocks() - at, drop)? else {
-                std::thread::yield_now();
-                continue;
-            };
-            if matches!(run.what, Lack::Content(_)) {
-                lacking += run.blocks;
-            }
-            at += run.blocks;
-        }
-        Ok(lacking)
+    pub fn lacking(&self, blocks: Range<u64>, drop: usize) -> Result<u64, VolumeError> {
+        let is_lack = |what: &Lack| matches!(what, Lack::Content(_));
+        count(blocks, is_lack, |at, most| self.lack(at, most, drop))
+    }
+
+    /// How many blocks of all that have content in the `drop` layers beneath the top need not, or not
+    /// any more, be copied up; and how many there are. It loads all maps.
+    ///
+    /// # Errors
+    /// As [`Volume::lookup`].
+    pub fn share_raised(&self, drop: usize) -> Result<(u64, u64), VolumeError> {
+        let all = 0..self.map.blocks();
+        let has_content = |what: &Option<Source>| matches!(what, Some(Source::Layer(_)));
+        let total = count(all.clone(), has_content, |at, most| {
+            self.beneath(at, most, drop)
+        })?;
+        let lacking = self.lacking(all, drop)?;
+        Ok((total.saturating_sub(lacking), total))
     }
 
     /// The marks of blocks being worked on.
@@ -425,6 +431,24 @@ impl Volume {
     pub fn is_lost(&self) -> bool {
         self.state.lost.load(Ordering::Acquire)
     }
+}
+
+/// Counts the blocks of which `look` says what is wanted.
+fn count<T>(
+    blocks: Range<u64>,
+    is_wanted: impl Fn(&T) -> bool,
+    look: impl Fn(u64, u64) -> Result<Option<Run<T>>, VolumeError>,
+) -> Result<u64, VolumeError> {
+    let (mut at, mut wanted) = (blocks.start, 0);
+    while at < blocks.end {
+        let Some(run) = look(at, blocks.end - at)? else {
+            std::thread::yield_now();
+            continue;
+        };
+        wanted += if is_wanted(&run.what) { run.blocks } else { 0 };
+        at += run.blocks;
+    }
+    Ok(wanted)
 }
 
 /// A layer reaches no further than the one above it.
@@ -513,8 +537,11 @@ mod tests {
             let run = volume.lookup(first, 1000).unwrap();
             assert_eq!(run, Some(Run { what, blocks }), "from block {first}");
         }
-        assert_eq!(volume.lacking(2).unwrap(), 5 + 4 + 10 + 5 + 3 + 10 + 1);
-        assert_eq!(volume.lacking(1).unwrap(), 5 + 3 + 1);
+        let lacking = |drop| volume.lacking(0..70, drop).unwrap();
+        assert_eq!(lacking(2), 5 + 4 + 10 + 5 + 3 + 10 + 1);
+        assert_eq!(lacking(1), 5 + 3 + 1);
+        // Block 5 and two that are hidden were written since.
+        assert_eq!(volume.share_raised(2).unwrap(), (3, 41));
         let lack = |first, drop| volume.lack(first, 1000, drop).unwrap().unwrap().what;
         assert_eq!(lack(12, 1), Lack::Zeros, "the bottom has data there");
         assert_eq!(lack(12, 2), Lack::Nothing, "nothing is left beneath");

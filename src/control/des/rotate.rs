@@ -58,12 +58,16 @@ impl Installation {
         rev: Rev,
         record: DiskEncryptionSetRecord,
     ) -> Result<Option<UpdatedDes>, ControlError> {
-        let disks = self.catalog().disks_of(Some(&record.name))?;
+        let disks = self.catalog().resources_under(Some(&record.name))?;
         if disks.is_empty() {
             return Ok(None);
         }
         let latest = self.wrapping_key_of(&record)?.key_url().to_string();
-        if disks.iter().all(|disk| disk.record.key_url == latest) {
+        let is_latest = |disk: &Stored<DiskRecord>| {
+            let mut keys = disk.record.keys_under(Some(&record.name));
+            keys.all(|key| key == latest)
+        };
+        if disks.iter().all(is_latest) {
             return Ok(None);
         }
         let (name, key_url) = (record.name.clone(), record.key_url.clone());
@@ -81,7 +85,7 @@ impl Installation {
         old_key: Option<String>,
         log: &AuditLog,
     ) -> Result<UpdatedDes, ControlError> {
-        let disks = self.catalog().disks_of(Some(&record.name))?;
+        let disks = self.catalog().resources_under(Some(&record.name))?;
         let key = (!disks.is_empty())
             .then(|| self.wrapping_key_of(&record))
             .transpose()?;
@@ -89,7 +93,9 @@ impl Installation {
         if let Some(key) = &key {
             let url = key.key_url().to_string();
             stale.extend(disks.into_iter().map(|disk| disk.record));
-            stale.retain(|disk| disk.key_url != url);
+            stale.retain(|disk: &DiskRecord| {
+                disk.keys_under(Some(&record.name)).any(|key| key != url)
+            });
             key.probe()?;
         }
         remember(&mut record, old_key, &stale);
@@ -127,7 +133,7 @@ impl Installation {
                         let Some(disk) = stale.get(index) else {
                             break;
                         };
-                        let outcome = disks::rewrap(self, &disk.name, &new);
+                        let outcome = disks::rewrap(self, disk.kind, &disk.name, &new);
                         let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
                         done.push((index, outcome));
                     }
@@ -150,9 +156,10 @@ impl Installation {
 /// the rotation too, when there is something to rotate.
 fn remember(record: &mut DiskEncryptionSetRecord, old_key: Option<String>, stale: &[DiskRecord]) {
     let mut previous: Vec<String> = Vec::new();
-    for url in stale.iter().map(|disk| &disk.key_url) {
-        if !previous.contains(url) {
-            previous.push(url.clone());
+    let set = record.name.clone();
+    for url in stale.iter().flat_map(|disk| disk.keys_under(Some(&set))) {
+        if !previous.iter().any(|known| known == url) {
+            previous.push(url.into());
         }
     }
     if previous.is_empty() {

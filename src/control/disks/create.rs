@@ -6,14 +6,14 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::staging::Staging;
-use super::{DiskError, HEADER, dataplane, layer_paths, refuse_taken_name, sweep};
+use super::{DiskError, HEADER, dataplane, layer_paths, layer_uses, refuse_taken_name, sweep};
 use crate::catalog::{DiskRecord, DiskState};
 use crate::control::files::private_dir;
 use crate::control::import::{self, Cancel, ImageFormat, Source};
 use crate::control::{Installation, KeyAccess};
 use crate::envelope::{
     DekCheck, Header, HeaderFile, HeaderPayload, LayerRecord, MAX_DISK_SIZE, ResourceKind,
-    check_disk_name, unwrap_dek, wrap_dek,
+    check_resource_name, unwrap_dek, wrap_dek,
 };
 use crate::keys::{Dek, DekStack};
 
@@ -70,17 +70,29 @@ pub fn create<P: FnMut(u64)>(
     cancel: &Cancel,
     started: impl FnOnce(&Created) -> P,
 ) -> Result<Created, DiskError> {
-    check_arguments(request)?;
+    create_as(ResourceKind::Disk, installation, request, cancel, started)
+}
+
+/// As [`create`], a disk or an image.
+pub(super) fn create_as<P: FnMut(u64)>(
+    kind: ResourceKind,
+    installation: &Installation,
+    request: &CreateRequest,
+    cancel: &Cancel,
+    started: impl FnOnce(&Created) -> P,
+) -> Result<Created, DiskError> {
+    check_arguments(kind, request)?;
     let parent = match &request.data_dir {
         Some(directory) => data_dir(directory)?,
-        None => installation.disks_dir(),
+        None => installation.resources_dir(kind),
     };
+    private_dir(&parent)?;
     sweep(installation, request.data_dir.is_some().then_some(&parent))?;
     let directory = parent.join(&request.name);
-    refuse_existing(installation, &request.name, &directory)?;
+    refuse_existing(installation, kind, &request.name, &directory)?;
 
     let disk = Uuid::new_v4();
-    let mut staging = Staging::begin(installation, &parent, &request.name)?;
+    let mut staging = Staging::begin(installation, &parent, kind, &request.name)?;
     let mut source = match &request.source {
         Some(spec) => {
             let scratch = staging.directory();
@@ -101,7 +113,7 @@ pub fn create<P: FnMut(u64)>(
     };
     let (dek, layer) = new_layer(&installation.wrapping_key(set)?, &new)?;
     let payload = HeaderPayload {
-        kind: ResourceKind::Disk,
+        kind,
         disk,
         name: request.name.clone(),
         size: created.size,
@@ -157,8 +169,8 @@ fn write_data(
     }
 }
 
-fn check_arguments(request: &CreateRequest) -> Result<(), DiskError> {
-    check_disk_name(&request.name).map_err(DiskError::Argument)?;
+fn check_arguments(kind: ResourceKind, request: &CreateRequest) -> Result<(), DiskError> {
+    check_resource_name(kind, &request.name).map_err(DiskError::Argument)?;
     if !matches!(request.sector_size, 512 | 4096) {
         return Err(DiskError::Argument(format!(
             "the sector size {} is not possible; use 512 or 4096",
@@ -228,9 +240,10 @@ pub(super) fn new_layer(
     Ok((dek, layer))
 }
 
-fn row(payload: &HeaderPayload, directory: &Path) -> DiskRecord {
+pub(super) fn row(payload: &HeaderPayload, directory: &Path) -> DiskRecord {
     DiskRecord {
         id: payload.disk,
+        kind: payload.kind,
         name: payload.name.clone(),
         directory: directory.into(),
         size: payload.size,
@@ -239,17 +252,19 @@ fn row(payload: &HeaderPayload, directory: &Path) -> DiskRecord {
             .top()
             .map(|layer| layer.envelope.key_url())
             .unwrap_or_default(),
+        layers: layer_uses(payload),
         created: payload.created,
         state: DiskState::Creating,
     }
 }
 
-fn refuse_existing(
+pub(super) fn refuse_existing(
     installation: &Installation,
+    kind: ResourceKind,
     name: &str,
     directory: &Path,
 ) -> Result<(), DiskError> {
-    refuse_taken_name(installation, name)?;
+    refuse_taken_name(installation, kind, name)?;
     if directory.symlink_metadata().is_ok() {
         return Err(DiskError::PathTaken {
             path: directory.into(),
@@ -260,7 +275,7 @@ fn refuse_existing(
 
 /// The absolute path of `--data-dir`, made if it is missing. Others must not be able to exchange
 /// what is in it.
-fn data_dir(directory: &Path) -> Result<PathBuf, DiskError> {
+pub(super) fn data_dir(directory: &Path) -> Result<PathBuf, DiskError> {
     private_dir(directory)?;
     directory
         .canonicalize()

@@ -10,7 +10,7 @@ use super::{DiskError, HEADER, claim_data, lookup, staging::lock_directory};
 use crate::catalog::{DiskRecord, DiskState};
 use crate::control::files::sync_dir;
 use crate::control::{Installation, runtime_map};
-use crate::envelope::HeaderFile;
+use crate::envelope::{HeaderFile, ResourceKind};
 
 /// Deletes a disk that is not in use. Its header is overwritten before any file is unlinked, so
 /// that the ciphertext is worthless at once, whatever becomes of its blocks.
@@ -22,11 +22,12 @@ use crate::envelope::HeaderFile;
 /// [`DiskError::InUse`]; others, after which the deletion can be repeated.
 pub fn delete(
     installation: &Installation,
+    kind: ResourceKind,
     name: &str,
     runtime_dir: &Path,
 ) -> Result<(), DiskError> {
     let catalog = installation.catalog();
-    let row = lookup(installation, name)?;
+    let row = lookup(installation, kind, name)?;
     let directory = &row.record.directory;
     let busy = || DiskError::InUse {
         name: name.into(),
@@ -37,7 +38,7 @@ pub fn delete(
         // What is left is the catalog's row.
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             warn_nothing_to_erase(directory);
-            return Ok(catalog.delete_disk(name, row.rev)?);
+            return Ok(catalog.delete_disk(&row.record, row.rev)?);
         }
         Err(e) => return Err(DiskError::file("lock", directory)(e)),
     };
@@ -60,7 +61,7 @@ pub fn delete(
         _ => {}
     }
     drop((claims, lock));
-    Ok(catalog.delete_disk(name, rev)?)
+    Ok(catalog.delete_disk(&record, rev)?)
 }
 
 /// A directory that is not there may be on a file system that is not mounted.

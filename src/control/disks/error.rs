@@ -8,7 +8,7 @@ use thiserror::Error;
 use crate::catalog::CatalogError;
 use crate::control::ControlError;
 use crate::control::import::ImportError;
-use crate::envelope::{EnvelopeError, ResourceKind};
+use crate::envelope::{EnvelopeError, JobKind, ResourceKind};
 use crate::keys::KeyError;
 use crate::pipeline::PipelineError;
 use crate::vault::VaultError;
@@ -33,8 +33,10 @@ pub enum DiskError {
         path: PathBuf,
     },
     /// An interrupted command left the disk half made or half deleted, or one is still at it.
-    #[error("the disk {name} is being {doing} by another command")]
+    #[error("the {kind} {name} is being {doing} by another command")]
     Unfinished {
+        /// What it is.
+        kind: ResourceKind,
         /// The disk.
         name: String,
         /// `created` or `deleted`.
@@ -88,6 +90,49 @@ pub enum DiskError {
         path: PathBuf,
         /// The disk that is known.
         name: String,
+    },
+    /// Layers cannot be shared across file systems.
+    #[error(
+        "{} is not on the file system of {}, whose layers are shared: give a --data-dir on the same \
+         one", into.display(), from.display()
+    )]
+    OtherFileSystem {
+        /// The directory that has the layers.
+        from: PathBuf,
+        /// The one that was to get them.
+        into: PathBuf,
+    },
+    /// Something goes on with the disk's layers.
+    #[error(
+        "the disk {name} has a job under way ({job}); wait until it is done (`disk show {name}`), or \
+         abort it"
+    )]
+    JobUnderWay {
+        /// The disk.
+        name: String,
+        /// What it is.
+        job: JobKind,
+    },
+    /// Nothing goes on with the disk's layers.
+    #[error("the disk {name} has no such job under way; `disk show {name}` tells what it has")]
+    NoJob {
+        /// The disk.
+        name: String,
+    },
+    /// Disks share the layers of a snapshot or an image.
+    #[error(
+        "the {kind} {name} is in use: the disk {disk} was made of it and shares its layers ({count} \
+         in all); make them independent with `disk flatten {disk}`, or delete them"
+    )]
+    HasClones {
+        /// A snapshot or an image.
+        kind: ResourceKind,
+        /// Its name.
+        name: String,
+        /// One of the disks.
+        disk: String,
+        /// How many there are.
+        count: usize,
     },
     /// The process that serves the disk to a guest did not take part in a change of its layers.
     #[error("the disk {name}, which is attached: {why}")]

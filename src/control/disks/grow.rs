@@ -61,11 +61,14 @@ fn grow_by_steps(
         done(Step::Header)?;
     }
     drop(lock);
-    let row = lookup(installation, disk.name())?;
+    let row = lookup(installation, disk.kind(), disk.name())?;
     let record = described(&row.record, &header);
     match installation.catalog().update_disk(row.rev, &record) {
         Err(CatalogError::Changed { .. }) => {
-            reconcile_one(installation, lookup(installation, disk.name())?)?;
+            reconcile_one(
+                installation,
+                lookup(installation, disk.kind(), disk.name())?,
+            )?;
         }
         result => drop(result?),
     }

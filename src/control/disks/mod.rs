@@ -19,9 +19,9 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use crate::catalog::{CatalogError, DiskRecord, DiskState, Kind, Stored};
+use crate::catalog::{CatalogError, DiskRecord, DiskState, LayerUse, Stored};
 use crate::control::Installation;
-use crate::envelope::{EnvelopeError, HeaderFile, HeaderPayload, LayerRecord};
+use crate::envelope::{EnvelopeError, HeaderFile, HeaderPayload, LayerRecord, ResourceKind};
 use crate::pipeline::PipelineError;
 use crate::store::LayerFile;
 use crate::volume::LayerPaths;
@@ -39,6 +39,7 @@ mod grow;
 mod register;
 mod running;
 mod size;
+mod stack;
 mod staging;
 mod unlock;
 mod unregister;
@@ -57,6 +58,11 @@ pub use grow::grow;
 pub use register::{RegisterRequest, register};
 pub use running::{NewStack, Running, Unattached};
 pub use size::parse_size;
+pub use stack::{
+    CloneRequest, FreezeRequest, ImageRequest, JobChange, JobProgress, Merge, Reach, begin_flatten,
+    begin_merge, begin_rotation, change_job, clone, delete_source, finish_job, freeze_into,
+    image_of_file, image_of_snapshot, layers_to_drop, merge_all, revert, run_unattached, shed,
+};
 pub use staging::sweep;
 pub use unregister::unregister;
 pub use update::{NewKey, rewrap, update};
@@ -65,7 +71,7 @@ pub use view::{DiskView, EncryptionView, LayerView, list, show};
 /// The name of the header in a disk's directory.
 const HEADER: &str = "header";
 
-/// A disk of the catalog whose files are complete.
+/// A disk of the catalog, or a snapshot or an image, whose files are complete.
 pub struct Disk {
     record: DiskRecord,
 }
@@ -76,14 +82,32 @@ impl Disk {
     /// # Errors
     /// When there is none, or it is being made or deleted.
     pub fn find(installation: &Installation, name: &str) -> Result<Self, DiskError> {
-        let record = lookup(installation, name)?.record;
+        Self::of_kind(installation, ResourceKind::Disk, name)
+    }
+
+    /// What has that name among those of its kind.
+    ///
+    /// # Errors
+    /// When there is none, or it is being made or deleted.
+    pub fn of_kind(
+        installation: &Installation,
+        kind: ResourceKind,
+        name: &str,
+    ) -> Result<Self, DiskError> {
+        let record = lookup(installation, kind, name)?.record;
         if record.state == DiskState::Deleting {
             return Err(DiskError::Unfinished {
+                kind,
                 name: name.into(),
                 doing: "deleted",
             });
         }
         Ok(Self { record })
+    }
+
+    /// What it is.
+    pub fn kind(&self) -> ResourceKind {
+        self.record.kind
     }
 
     /// Its name.
@@ -155,7 +179,7 @@ impl Disk {
 /// # Errors
 /// [`CatalogError`] when the catalog cannot be read.
 pub fn reconcile(installation: &Installation) -> Result<(), CatalogError> {
-    for row in installation.catalog().disks()? {
+    for row in installation.catalog().resources()? {
         if row.record.state == DiskState::Ready {
             reconcile_one(installation, row)?;
         }
@@ -179,7 +203,10 @@ fn reconcile_one(
     match installation.catalog().update_disk(row.rev, &record) {
         Ok(_) => Ok(record),
         // Whoever was faster had a newer header.
-        Err(CatalogError::Changed { .. }) => Ok(installation.catalog().disk(&record.name)?.record),
+        Err(CatalogError::Changed { .. }) => {
+            let now = installation.catalog().resource(record.kind, &record.name)?;
+            Ok(now.record)
+        }
         // The header names a set that this installation does not have: the disk came from another.
         Err(e @ CatalogError::NotFound { .. }) => {
             log::warn!("the header of the disk {} counts, but: {e}", record.name);
@@ -197,33 +224,55 @@ fn described(record: &DiskRecord, header: &HeaderPayload) -> DiskRecord {
         key_url: header
             .top()
             .map_or_else(|| record.key_url.clone(), |layer| layer.envelope.key_url()),
+        layers: layer_uses(header),
         ..record.clone()
     }
 }
 
-/// Refuses a name that a disk has already.
-fn refuse_taken_name(installation: &Installation, name: &str) -> Result<(), CatalogError> {
-    match installation.catalog().disk(name) {
+/// The layers of a header as the catalog has them.
+fn layer_uses(header: &HeaderPayload) -> Vec<LayerUse> {
+    let layers = header.layers.iter();
+    layers
+        .map(|layer| LayerUse {
+            layer: layer.id,
+            disk_encryption_set: layer.disk_encryption_set.clone(),
+            key_url: layer.envelope.key_url(),
+        })
+        .collect()
+}
+
+/// Refuses a name that something of this kind has already.
+fn refuse_taken_name(
+    installation: &Installation,
+    kind: ResourceKind,
+    name: &str,
+) -> Result<(), CatalogError> {
+    match installation.catalog().resource(kind, name) {
         Err(CatalogError::NotFound { .. }) => Ok(()),
         Ok(_) => Err(CatalogError::Exists {
-            kind: Kind::Disk,
+            kind: kind.into(),
             name: name.into(),
         }),
         Err(error) => Err(error),
     }
 }
 
-/// The catalog's row of a disk that is not in the making.
-fn lookup(installation: &Installation, name: &str) -> Result<Stored<DiskRecord>, DiskError> {
+/// The catalog's row of a resource that is not in the making.
+fn lookup(
+    installation: &Installation,
+    kind: ResourceKind,
+    name: &str,
+) -> Result<Stored<DiskRecord>, DiskError> {
     let catalog = installation.catalog();
-    let row = catalog.disk(name)?;
+    let row = catalog.resource(kind, name)?;
     if row.record.state != DiskState::Creating {
         return Ok(row);
     }
     sweep(installation, None)?;
-    let row = catalog.disk(name)?;
+    let row = catalog.resource(kind, name)?;
     if row.record.state == DiskState::Creating {
         return Err(DiskError::Unfinished {
+            kind,
             name: name.into(),
             doing: "created",
         });

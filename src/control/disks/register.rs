@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::dataplane::{geometry, layer_map, lower_layers, open_files};
 use super::unlock::Unwrapper;
-use super::{Disk, DiskError, HEADER, refuse_taken_name};
+use super::{Disk, DiskError, HEADER, layer_uses, refuse_taken_name};
 use crate::catalog::{DiskRecord, DiskState};
 use crate::control::Installation;
 use crate::control::files::private_dir;
@@ -45,7 +45,7 @@ pub fn register(
     let name = request.name.clone().unwrap_or_else(|| found.name.clone());
     check_disk_name(&name).map_err(DiskError::Argument)?;
     refuse_known(installation, &found, &directory)?;
-    refuse_taken_name(installation, &name)?;
+    refuse_taken_name(installation, found.kind, &name)?;
     let set = request
         .disk_encryption_set
         .clone()
@@ -107,7 +107,7 @@ fn refuse_known(
     found: &HeaderPayload,
     directory: &Path,
 ) -> Result<(), DiskError> {
-    for known in installation.catalog().disks()? {
+    for known in installation.catalog().resources()? {
         if known.record.id == found.disk {
             return Err(DiskError::Registered {
                 path: directory.into(),
@@ -121,6 +121,7 @@ fn refuse_known(
 fn row(header: &HeaderPayload, name: &str, set: Option<&str>, directory: &Path) -> DiskRecord {
     DiskRecord {
         id: header.disk,
+        kind: header.kind,
         name: name.into(),
         directory: directory.into(),
         size: header.size,
@@ -129,6 +130,7 @@ fn row(header: &HeaderPayload, name: &str, set: Option<&str>, directory: &Path) 
             .top()
             .map(|layer| layer.envelope.key_url())
             .unwrap_or_default(),
+        layers: layer_uses(header),
         created: header.created,
         state: DiskState::Ready,
     }

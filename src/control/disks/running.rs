@@ -60,6 +60,9 @@ pub trait Running {
     /// Goes on as before [`Running::freeze`], since the header could not be changed. One that cannot
     /// go on has ended.
     fn thaw(&mut self);
+
+    /// Ends, after [`Running::freeze`], since nobody can tell which stack the header names.
+    fn end(&mut self);
 }
 
 /// A disk that nobody uses: the command that changes it holds its claim.
@@ -78,6 +81,11 @@ impl<'a> Unattached<'a> {
             claim,
             runtime_map: runtime_map.into(),
         }
+    }
+
+    /// Claims another top layer from now on.
+    pub(super) fn take_claim(&mut self, claim: LayerFile) {
+        self.claim = claim;
     }
 
     /// A second handle of the data file that is claimed: the top layer's.
@@ -112,10 +120,12 @@ impl Running for Unattached<'_> {
 
     fn restack(&mut self, stack: NewStack<'_>) -> Result<(), DiskError> {
         if let Some(claim) = stack.claim {
-            self.claim = claim;
+            self.take_claim(claim);
         }
         Ok(())
     }
 
     fn thaw(&mut self) {}
+
+    fn end(&mut self) {}
 }

@@ -31,6 +31,7 @@ use super::{DiskError, header_claims};
 use crate::catalog::{CatalogError, DiskRecord, DiskState, Stored};
 use crate::control::Installation;
 use crate::control::files::sync_dir;
+use crate::envelope::ResourceKind;
 
 const INFIX: &str = ".creating-";
 
@@ -47,6 +48,7 @@ impl<'a> Staging<'a> {
     pub(super) fn begin(
         installation: &'a Installation,
         parent: &Path,
+        kind: ResourceKind,
         name: &str,
     ) -> Result<Self, DiskError> {
         const TRIES: u32 = 10;
@@ -76,6 +78,7 @@ impl<'a> Staging<'a> {
             }
         }
         Err(DiskError::Unfinished {
+            kind,
             name: name.into(),
             doing: "created",
         })
@@ -130,7 +133,7 @@ impl Drop for Staging<'_> {
         let undone = remove_files(&self.directory).and_then(|()| match &self.row {
             Some(row) => {
                 let catalog = self.installation.catalog();
-                Ok(catalog.delete_disk(&row.record.name, row.rev)?)
+                Ok(catalog.delete_disk(&row.record, row.rev)?)
             }
             None => Ok(()),
         });
@@ -177,19 +180,19 @@ pub(super) fn lock_directory(path: &Path) -> io::Result<Option<File>> {
 /// # Errors
 /// [`CatalogError`] when the catalog cannot be read.
 pub fn sweep(installation: &Installation, data_dir: Option<&Path>) -> Result<(), CatalogError> {
-    for row in installation.catalog().disks()? {
+    for row in installation.catalog().resources()? {
         let swept = match row.record.state {
             DiskState::Ready => Ok(()),
             DiskState::Creating => sweep_creating(installation, &row),
             DiskState::Deleting => sweep_deleting(installation, &row),
         };
         if let Err(e) = swept {
-            let name = &row.record.name;
-            log::warn!("cannot clean up after an interrupted command on the disk {name}: {e}");
+            let (kind, name) = (row.record.kind, &row.record.name);
+            log::warn!("cannot clean up after an interrupted command on the {kind} {name}: {e}");
         }
     }
-    let disks = installation.disks_dir();
-    for parent in [Some(disks.as_path()), data_dir].into_iter().flatten() {
+    let own = ResourceKind::ALL.map(|kind| installation.resources_dir(kind));
+    for parent in own.iter().map(PathBuf::as_path).chain(data_dir) {
         if let Err(e) = sweep_directory(installation, parent) {
             log::warn!("cannot clean up after an interrupted command: {e}");
         }
@@ -200,6 +203,7 @@ pub fn sweep(installation: &Installation, data_dir: Option<&Path>) -> Result<(),
 fn sweep_creating(installation: &Installation, row: &Stored<DiskRecord>) -> Result<(), DiskError> {
     let DiskRecord {
         id,
+        kind,
         name,
         directory,
         ..
@@ -209,8 +213,8 @@ fn sweep_creating(installation: &Installation, row: &Stored<DiskRecord>) -> Resu
         Ok(None) => Ok(()),
         Ok(Some(_lock)) => {
             remove_files(directory)?;
-            unless_overtaken(catalog.delete_disk(name, row.rev))?;
-            log::warn!("removed the disk {name}, whose creation was interrupted");
+            unless_overtaken(catalog.delete_disk(&row.record, row.rev))?;
+            log::warn!("removed the {kind} {name}, whose creation was interrupted");
             Ok(())
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -221,7 +225,7 @@ fn sweep_creating(installation: &Installation, row: &Stored<DiskRecord>) -> Resu
                 Ok(Some(_lock)) if header_claims(&finished).is_ok_and(|h| h.disk == *id) => {
                     unless_overtaken(ready(installation, row, &finished))
                 }
-                _ => unless_overtaken(catalog.delete_disk(name, row.rev)),
+                _ => unless_overtaken(catalog.delete_disk(&row.record, row.rev)),
             }
         }
         Err(e) => Err(DiskError::file("lock", directory)(e)),
@@ -229,16 +233,14 @@ fn sweep_creating(installation: &Installation, row: &Stored<DiskRecord>) -> Resu
 }
 
 fn sweep_deleting(installation: &Installation, row: &Stored<DiskRecord>) -> Result<(), DiskError> {
-    let DiskRecord {
-        name, directory, ..
-    } = &row.record;
+    let directory = &row.record.directory;
     match lock_directory(directory) {
         Ok(None) => return Ok(()),
         Ok(Some(_lock)) => super::delete::erase_and_remove(directory)?,
         Err(e) if e.kind() == io::ErrorKind::NotFound => warn_nothing_to_erase(directory),
         Err(e) => return Err(DiskError::file("lock", directory)(e)),
     }
-    unless_overtaken(installation.catalog().delete_disk(name, row.rev))
+    unless_overtaken(installation.catalog().delete_disk(&row.record, row.rev))
 }
 
 /// A row that changed since it was read is not left over any more: whoever works on it, or
@@ -269,7 +271,7 @@ fn sweep_directory(installation: &Installation, parent: &Path) -> Result<(), Dis
         let path = entry.path();
         // Locked: in the making. An error: its maker removed or renamed it meanwhile.
         if let Ok(Some(_lock)) = lock_directory(&path) {
-            let known = installation.catalog().disks()?;
+            let known = installation.catalog().resources()?;
             if known.iter().all(|row| row.record.directory != path) {
                 remove_files(&path)?;
             }

@@ -161,9 +161,9 @@ fn came_from(installation: &Installation, header: &HeaderPayload, origin: Uuid) 
     if origin == header.disk {
         return "itself".into();
     }
-    let rows = installation.catalog().disks().unwrap_or_default();
+    let rows = installation.catalog().resources().unwrap_or_default();
     if let Some(row) = rows.into_iter().find(|row| row.record.id == origin) {
-        return format!("the disk {}", row.record.name);
+        return format!("the {} {}", row.record.kind, row.record.name);
     }
     match &header.source {
         Some(source) => format!("the {} {}", source.kind, source.name),

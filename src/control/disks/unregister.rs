@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use super::copy::settle;
 use super::{Disk, DiskError, lookup};
 use crate::control::{Installation, runtime_map};
+use crate::envelope::ResourceKind;
 use crate::pipeline::PipelineError;
 use crate::store::LayerFile;
 
@@ -25,14 +26,14 @@ pub fn unregister(
     name: &str,
     runtime_dir: &Path,
 ) -> Result<PathBuf, DiskError> {
-    let row = lookup(installation, name)?;
+    let row = lookup(installation, ResourceKind::Disk, name)?;
     let disk = Disk::find(installation, name)?;
     let directory = disk.directory().to_owned();
     let claim = match directory.symlink_metadata() {
         Err(e) if e.kind() == io::ErrorKind::NotFound => None,
         _ => Some(claim_settled(&disk, runtime_dir)?),
     };
-    installation.catalog().delete_disk(name, row.rev)?;
+    installation.catalog().delete_disk(&row.record, row.rev)?;
     if claim.is_some() {
         let map = runtime_map(runtime_dir, disk.id());
         match std::fs::remove_file(&map) {

@@ -3,11 +3,11 @@
 use uuid::Uuid;
 
 use super::unlock::Unwrapper;
-use super::{Disk, DiskError, described, lookup, reconcile_one};
+use super::{Disk, DiskError, described, layer_uses, lookup, reconcile_one};
 use crate::audit::AuditLog;
 use crate::catalog::DiskRecord;
 use crate::control::{Installation, KeyAccess};
-use crate::envelope::{Header, HeaderLock, LayerRecord, unwrap_dek, wrap_dek};
+use crate::envelope::{Header, HeaderLock, LayerRecord, ResourceKind, unwrap_dek, wrap_dek};
 use crate::keys::Dek;
 
 /// Wraps the DEKs of `name` under the active key of `disk_encryption_set`, or under the
@@ -32,10 +32,11 @@ use crate::keys::Dek;
 /// [`DiskError`]; the disk keeps its old wrapping then.
 pub fn update(
     installation: &Installation,
+    kind: ResourceKind,
     name: &str,
     disk_encryption_set: Option<&str>,
 ) -> Result<(), DiskError> {
-    let disk = Disk::find(installation, name)?;
+    let disk = Disk::of_kind(installation, kind, name)?;
     let access = installation.wrapping_key(disk_encryption_set)?;
     let file = disk.header_file()?;
     let lock = file.lock()?;
@@ -77,10 +78,11 @@ pub struct NewKey<'a> {
 /// As [`update`].
 pub fn rewrap(
     installation: &Installation,
+    kind: ResourceKind,
     name: &str,
     new: &NewKey<'_>,
 ) -> Result<bool, DiskError> {
-    let disk = Disk::find(installation, name)?;
+    let disk = Disk::of_kind(installation, kind, name)?;
     let file = disk.header_file()?;
     let lock = file.lock()?;
     let found = lock.read()?;
@@ -93,7 +95,7 @@ pub fn rewrap(
     let layers: Vec<Uuid> = claims.layers.iter().filter(stale).map(|l| l.id).collect();
     if layers.is_empty() {
         drop(lock);
-        reconcile_one(installation, lookup(installation, name)?)?;
+        reconcile_one(installation, lookup(installation, disk.kind(), name)?)?;
         return Ok(false);
     }
     // The vault is open already when both keys are in it, as with a new version.
@@ -132,7 +134,7 @@ impl Rewrap {
     ) -> Result<(), DiskError> {
         let (header, before) = self.wrapped(disk, new, keys)?;
         let name = disk.name();
-        let row = lookup(installation, name)?;
+        let row = lookup(installation, disk.kind(), name)?;
         let pinned = pinned(&row.record, &header);
         let detail = format!(
             "{} id {}, set {}, before {}",
@@ -148,7 +150,7 @@ impl Rewrap {
         // Reading the header, which the correction of a row does, takes the lock too.
         drop(lock);
         if let Err(e) = written {
-            reconcile_one(installation, lookup(installation, name)?)?;
+            reconcile_one(installation, lookup(installation, disk.kind(), name)?)?;
             return Err(e.into());
         }
         catalog.update_disk(rev, &described(&pinned, &header))?;
@@ -192,6 +194,7 @@ impl Rewrap {
 fn pinned(row: &DiskRecord, header: &Header) -> DiskRecord {
     DiskRecord {
         disk_encryption_set: header.disk_encryption_set.clone(),
+        layers: layer_uses(header),
         ..row.clone()
     }
 }

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::catalog::{DiskRecord, DiskState};
 use crate::control::Installation;
+use crate::envelope::ResourceKind;
 
 /// A disk, with Azure's field names where it has them.
 #[derive(Debug, Clone, Serialize)]
@@ -88,7 +89,7 @@ pub fn list(installation: &Installation) -> Result<Vec<DiskView>, DiskError> {
 /// # Errors
 /// [`DiskError`].
 pub fn show(installation: &Installation, name: &str) -> Result<DiskView, DiskError> {
-    let row = lookup(installation, name)?;
+    let row = lookup(installation, ResourceKind::Disk, name)?;
     Ok(view(&reconcile_one(installation, row)?))
 }
 

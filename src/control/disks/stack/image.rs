@@ -1,0 +1,88 @@
+//! Making an image, of which disks are to be made.
+
+use std::path::PathBuf;
+
+use super::super::create::{CreateRequest, Created, SourceSpec, create_as, row};
+use super::super::staging::{Staging, lock_directory};
+use super::super::{Disk, DiskError, HEADER};
+use super::{freeze, links};
+use crate::control::Installation;
+use crate::control::files::sync_dir;
+use crate::control::import::Cancel;
+use crate::envelope::{Header, HeaderFile, ResourceKind};
+
+/// What an image that is read from a file is to be.
+#[derive(Debug)]
+pub struct ImageRequest {
+    /// Its name.
+    pub name: String,
+    /// The file.
+    pub source: SourceSpec,
+    /// The set whose key wraps it; the platform-managed key when it is not given.
+    pub disk_encryption_set: Option<String>,
+    /// Bytes encrypted under one tweak: 512 or 4096.
+    pub sector_size: u32,
+    /// Where its directory is made, instead of below the state directory.
+    pub data_dir: Option<PathBuf>,
+}
+
+/// Makes an image of a file, as a disk is made of one.
+///
+/// # Errors
+/// As [`create`](super::super::create).
+pub fn image_of_file<P: FnMut(u64)>(
+    installation: &Installation,
+    request: ImageRequest,
+    cancel: &Cancel,
+    started: impl FnOnce(&Created) -> P,
+) -> Result<Created, DiskError> {
+    let request = CreateRequest {
+        name: request.name,
+        size: None,
+        source: Some(request.source),
+        disk_encryption_set: request.disk_encryption_set,
+        sector_size: request.sector_size,
+        data_dir: request.data_dir,
+    };
+    create_as(ResourceKind::Image, installation, &request, cancel, started)
+}
+
+/// Makes an image of what a snapshot holds, at once: it shares its layers.
+///
+/// # Errors
+/// [`DiskError`]; nothing of the image is left then.
+pub fn image_of_snapshot(
+    installation: &Installation,
+    name: &str,
+    snapshot: &str,
+    data_dir: Option<PathBuf>,
+) -> Result<(), DiskError> {
+    let kind = ResourceKind::Image;
+    let source = Disk::of_kind(installation, ResourceKind::Snapshot, snapshot)?;
+    let _lock = lock_directory(source.directory())
+        .map_err(DiskError::file("lock", source.directory()))?
+        .ok_or_else(|| DiskError::InUse {
+            name: snapshot.into(),
+            path: source.directory().into(),
+        })?;
+    let (from, dek) = source.unlock(installation, source.header_file()?.read()?)?;
+    let shelf = freeze::shelf(
+        installation,
+        kind,
+        name,
+        source.directory(),
+        data_dir.as_deref(),
+    )?;
+    let directory = shelf.join(name);
+    let payload = freeze::described(kind, name, &from);
+    let mut staging = Staging::begin(installation, &shelf, kind, name)?;
+    staging.reserve(row(&payload, &directory))?;
+    links::share(&from.layers, source.directory(), staging.directory())?;
+    HeaderFile::create(
+        &staging.directory().join(HEADER),
+        &Header::new(payload),
+        &dek,
+    )?;
+    sync_dir(staging.directory()).map_err(DiskError::file("sync", staging.directory()))?;
+    staging.finish(&directory)
+}

@@ -1,0 +1,135 @@
+//! Merging a frozen layer into the frozen layer above it; see `merge.rs`.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::super::{Disk, DiskError, claim_data, geometry, layer_map};
+use super::links;
+use super::merge::Reach;
+use super::shed::without;
+use crate::control::Installation;
+use crate::control::import::Cancel;
+use crate::envelope::{Header, LayerRecord, ResourceKind};
+use crate::keys::DekStack;
+use crate::pipeline::{DiskIo, PipelineError};
+use crate::store::{LayerFile, StackFiles};
+use crate::volume::{LowerLayer, Volume, check_data_file};
+
+/// Bytes that are gone through at a time.
+const STEP: u64 = 4 << 20;
+/// Bytes that are copied until they are made durable, so that a kill costs no more.
+const FLUSH_EVERY: u64 = 256 << 20;
+
+/// Copies what `above` inherits from `layer` into it, then drops `layer` from all `holders`.
+pub(super) fn merge_frozen(
+    installation: &Installation,
+    holders: &[(ResourceKind, String)],
+    (layer, above): (Uuid, Uuid),
+    reach: &dyn Reach,
+    cancel: &Cancel,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<(), DiskError> {
+    let holders = holders
+        .iter()
+        .map(|(kind, name)| Disk::of_kind(installation, *kind, name))
+        .collect::<Result<Vec<_>, _>>()?;
+    let first = holders
+        .first()
+        .ok_or_else(|| DiskError::Argument("nobody has the layer".into()))?;
+    let (header, deks) = first.unlock_all(installation, first.header_file()?.read()?)?;
+    let upper = Upper::of(first, &header, above)?;
+    let mut io = upper.open(deks)?;
+    let size = io.volume().geometry().size;
+    let (mut at, mut since) = (0, 0);
+    while at < size {
+        cancel.check()?;
+        let len = STEP.min(size - at);
+        since += io.raise(at, len, 1)?;
+        at += len;
+        progress(at, size);
+        if since > FLUSH_EVERY {
+            io.flush()?;
+            since = 0;
+        }
+    }
+    io.flush()?;
+    drop(io);
+    for holder in &holders {
+        match holder.kind() {
+            ResourceKind::Disk => reach.shed(holder, &[layer])?,
+            ResourceKind::Snapshot | ResourceKind::Image => forget(installation, holder, layer)?,
+        }
+    }
+    Ok(())
+}
+
+/// A frozen layer as the top of what is beneath it.
+struct Upper<'a> {
+    disk: &'a Disk,
+    header: &'a Header,
+    /// Its place among the header's layers.
+    at: usize,
+}
+
+impl<'a> Upper<'a> {
+    fn of(disk: &'a Disk, header: &'a Header, layer: Uuid) -> Result<Self, DiskError> {
+        let at = header.layers.iter().position(|l| l.id == layer);
+        // A disk's top layer is not frozen; a snapshot's is.
+        let end = match disk.kind() {
+            ResourceKind::Disk => header.layers.len() - 1,
+            ResourceKind::Snapshot | ResourceKind::Image => header.layers.len(),
+        };
+        match at.filter(|at| (1..end).contains(at)) {
+            Some(at) => Ok(Self { disk, header, at }),
+            None => Err(DiskError::Argument(format!(
+                "the layers of {} have changed meanwhile; try again",
+                disk.name()
+            ))),
+        }
+    }
+
+    fn layers(&self) -> impl Iterator<Item = &'a LayerRecord> {
+        self.header.layers[..=self.at].iter().rev()
+    }
+
+    /// Opens it to be written to, which nobody else may do at the same time.
+    fn open(&self, mut deks: DekStack) -> Result<DiskIo, DiskError> {
+        let top = &self.header.layers[self.at];
+        let paths = self.disk.layer_paths(top);
+        let data = claim_data(self.disk.name(), &paths.data)?;
+        check_data_file(data.file(), &geometry(self.header, top)?)?;
+        let map = std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&paths.map)
+            .map_err(DiskError::file("open", &paths.map))?;
+        let map = LayerFile::from_file(map).map_err(PipelineError::from)?;
+        let (mut files, mut lower) = (Vec::new(), Vec::new());
+        for layer in self.layers().skip(1) {
+            let paths = self.disk.layer_paths(layer);
+            let file = LayerFile::open_to_read(&paths.data).map_err(PipelineError::from)?;
+            check_data_file(file.file(), &geometry(self.header, layer)?)?;
+            files.push(file);
+            lower.push(LowerLayer::open(layer_map(self.header, layer, &paths)?)?);
+        }
+        let volume = Volume::open_private(layer_map(self.header, top, &paths)?, lower)?;
+        let above = self.header.layers.len() - 1 - self.at;
+        deks.drop_upper(above);
+        let files = StackFiles::new(data, map, files);
+        Ok(DiskIo::open(Arc::new(volume), files, &deks)?)
+    }
+}
+
+/// Drops a layer from a snapshot or an image, which nobody uses in a way that would notice.
+fn forget(installation: &Installation, holder: &Disk, layer: Uuid) -> Result<(), DiskError> {
+    let file = holder.header_file()?;
+    let mut lock = file.lock()?;
+    let (old, dek) = holder.unlock(installation, lock.read()?)?;
+    let new = without(&old, |id| *id == layer);
+    if new.layers != old.layers {
+        lock.write_both(&new, &dek)?;
+    }
+    drop(lock);
+    links::remove(holder.directory(), layer)
+}

@@ -1,0 +1,160 @@
+//! Pushing a new, empty layer on a disk: the one beneath is frozen from then on.
+
+use std::fs;
+
+use super::super::create::{NewLayer, new_layer};
+use super::super::running::{NewStack, Running};
+use super::super::{Disk, DiskError, claim_data, geometry, lookup, reconcile_one};
+use crate::control::Installation;
+use crate::control::files::sync_dir;
+use crate::envelope::{Header, HeaderLock, HeaderPayload, LayerRecord, MAX_LAYERS};
+use crate::keys::{Dek, DekStack};
+use crate::store::LayerFile;
+use crate::volume::{LayerPaths, create_layer};
+
+/// Pushes a layer with a fresh DEK on a disk, whose user is `running`; see there for the order of
+/// steps. `before` is given the header and the keys that the disk has until then, before the user
+/// stands still; `change` changes whatever else the new header says.
+///
+/// # Errors
+/// [`DiskError`]. Unless it is [`DiskError::Attached`] or about the catalog, the disk is as before.
+pub(super) fn push(
+    installation: &Installation,
+    disk: &Disk,
+    running: &mut dyn Running,
+    before: impl FnOnce(&Header, &DekStack) -> Result<(), DiskError>,
+    change: impl FnOnce(&mut HeaderPayload),
+) -> Result<(), DiskError> {
+    let file = disk.header_file()?;
+    let mut lock = file.lock()?;
+    let (old, deks) = disk.unlock_all(installation, lock.read()?)?;
+    refuse_job(disk, &old)?;
+    if old.layers.len() >= MAX_LAYERS {
+        return Err(DiskError::Argument(format!(
+            "the disk {0} has {MAX_LAYERS} layers, which is the most: delete snapshots, or make it \
+             independent with `disk flatten {0}`",
+            disk.name()
+        )));
+    }
+    let (dek, layer) = top_layer(installation, disk, &old)?;
+    let mut new = old.clone();
+    new.layers.push(layer.clone());
+    change(&mut new);
+    let paths = disk.layer_paths(&layer);
+    let made = make_files(disk, &new, &layer, &paths)
+        .and_then(|claim| before(&old, &deks).map(|()| claim));
+    let frozen = made.and_then(|claim| running.freeze(&old).map(|()| claim));
+    let claim = match frozen {
+        Ok(claim) => claim,
+        Err(error) => {
+            remove_files(&paths);
+            return Err(error);
+        }
+    };
+    switch(&mut lock, running, &new, &dek).inspect_err(|error| {
+        // After anything else the header may name the layer.
+        if !matches!(error, DiskError::Attached { .. }) {
+            remove_files(&paths);
+        }
+    })?;
+    let deks = deks.pushed(dek);
+    let claim = Some(claim);
+    running.restack(NewStack {
+        header: &new,
+        deks: &deks,
+        claim,
+    })?;
+    // So that the older copy names the new layer too.
+    lock.write(&new, deks.top())?;
+    drop(lock);
+    reconcile_one(
+        installation,
+        lookup(installation, disk.kind(), disk.name())?,
+    )?;
+    Ok(())
+}
+
+/// Refuses what would get into the way of work that goes on.
+pub(super) fn refuse_job(disk: &Disk, header: &HeaderPayload) -> Result<(), DiskError> {
+    match &header.job {
+        None => Ok(()),
+        Some(job) => Err(DiskError::JobUnderWay {
+            name: disk.name().into(),
+            job: job.kind,
+        }),
+    }
+}
+
+/// Has the header say something else while the disk's user stands still. When it cannot be said
+/// whether it does, the user is ended: whoever comes next reads what it says.
+pub(super) fn switch(
+    lock: &mut HeaderLock<'_>,
+    running: &mut dyn Running,
+    new: &Header,
+    dek: &Dek,
+) -> Result<(), DiskError> {
+    let Err(error) = lock.write(new, dek) else {
+        return Ok(());
+    };
+    let error = DiskError::from(error);
+    let says_new = |lock: &HeaderLock<'_>| {
+        let found = lock.read()?;
+        Ok::<_, DiskError>(found.claims().layers == new.layers)
+    };
+    match says_new(lock) {
+        Ok(false) => {
+            running.thaw();
+            Err(error)
+        }
+        // It was written and may not be durable. Nothing may be written under it before it is.
+        Ok(true) if lock.write(new, dek).is_ok() => Ok(()),
+        Ok(true) | Err(_) => {
+            running.end();
+            Err(DiskError::Attached {
+                name: new.name.clone(),
+                why: format!("it has ended, since its header cannot be written: {error}"),
+            })
+        }
+    }
+}
+
+/// A layer that is to become the disk's top one, and its DEK.
+pub(super) fn top_layer(
+    installation: &Installation,
+    disk: &Disk,
+    header: &HeaderPayload,
+) -> Result<(Dek, LayerRecord), DiskError> {
+    let top = header.top().ok_or_else(|| disk.no_layer())?;
+    let set = header.disk_encryption_set.as_deref();
+    let access = installation.wrapping_key(set)?;
+    let new = NewLayer {
+        origin: header.disk,
+        size: header.size,
+        data_unit: top.data_unit,
+        set,
+    };
+    new_layer(&access, &new)
+}
+
+/// Makes and claims the files of the top layer of `header`.
+pub(super) fn make_files(
+    disk: &Disk,
+    header: &HeaderPayload,
+    layer: &LayerRecord,
+    paths: &LayerPaths,
+) -> Result<LayerFile, DiskError> {
+    create_layer(paths, &geometry(header, layer)?)?;
+    sync_dir(disk.directory()).map_err(DiskError::file("sync", disk.directory()))?;
+    claim_data(disk.name(), &paths.data)
+}
+
+/// Files that no header names; what is left of them is found by `disk check`.
+pub(super) fn remove_files(paths: &LayerPaths) {
+    for path in [&paths.data, &paths.map] {
+        if let Err(error) = fs::remove_file(path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            log::warn!("cannot remove {}: {error}", path.display());
+        }
+    }
+}

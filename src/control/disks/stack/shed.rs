@@ -1,0 +1,96 @@
+//! Dropping layers whose content is in those above them.
+
+use uuid::Uuid;
+
+use super::super::running::{NewStack, Running};
+use super::super::{Disk, DiskError, lookup, reconcile_one};
+use super::{links, push};
+use crate::control::Installation;
+use crate::control::files::sync_dir;
+use crate::envelope::{Header, HeaderPayload};
+
+/// Drops the layers of a disk's job, which has copied all of their content into the top layer.
+///
+/// # Errors
+/// As [`shed`].
+pub fn finish_job(
+    installation: &Installation,
+    disk: &Disk,
+    running: &mut dyn Running,
+) -> Result<(), DiskError> {
+    let header = disk.header_file()?.read()?;
+    match &header.claims().job {
+        Some(job) => shed(installation, disk, running, &job.drop.clone()),
+        None => Ok(()),
+    }
+}
+
+/// Drops layers beneath the top of a disk: those above them have all of their content, at the latest
+/// when `running` stands still. A job that was about them is over. Layers that the disk does not have
+/// any more are none.
+///
+/// The wrapped DEKs go first, from both copies of the header; then the ciphertext. A crash between
+/// leaves files that no header names, which `disk check --repair` removes.
+///
+/// # Errors
+/// [`DiskError`]; the disk has all of its layers then, or none of those that were to go.
+pub fn shed(
+    installation: &Installation,
+    disk: &Disk,
+    running: &mut dyn Running,
+    layers: &[Uuid],
+) -> Result<(), DiskError> {
+    let file = disk.header_file()?;
+    let mut lock = file.lock()?;
+    let (old, mut deks) = disk.unlock_all(installation, lock.read()?)?;
+    let goes = |id: &Uuid| layers.contains(id);
+    if old.top().is_some_and(|top| goes(&top.id)) {
+        return Err(DiskError::Argument(format!(
+            "the top layer of the disk {} is not dropped",
+            disk.name()
+        )));
+    }
+    if old.layers.iter().any(|layer| goes(&layer.id)) {
+        let new = without(&old, goes);
+        let from_top: Vec<_> = old.layers.iter().rev().map(|layer| layer.id).collect();
+        deks.retain_lower(|index| !goes(&from_top[index]));
+        running.freeze(&old)?;
+        push::switch(&mut lock, running, &new, deks.top())?;
+        running.restack(NewStack {
+            header: &new,
+            deks: &deks,
+            claim: None,
+        })?;
+        lock.write_both(&new, deks.top())?;
+    }
+    drop(lock);
+    for layer in layers {
+        links::remove(disk.directory(), *layer)?;
+    }
+    sync_dir(disk.directory()).map_err(DiskError::file("sync", disk.directory()))?;
+    reconcile_one(
+        installation,
+        lookup(installation, disk.kind(), disk.name())?,
+    )?;
+    Ok(())
+}
+
+/// The header without layers, and without what was said about them.
+pub(super) fn without(old: &Header, goes: impl Fn(&Uuid) -> bool) -> Header {
+    let mut new = old.clone();
+    new.layers.retain(|layer| !goes(&layer.id));
+    new.job = old
+        .job
+        .clone()
+        .filter(|job| !job.drop.iter().any(|id| goes(id)));
+    if !shares(&new) {
+        new.source = None;
+    }
+    new
+}
+
+/// Whether a disk has layers of what it was cloned from.
+fn shares(header: &HeaderPayload) -> bool {
+    let foreign = |layer: &crate::envelope::LayerRecord| layer.origin != header.disk;
+    header.layers.iter().any(foreign)
+}
