@@ -8,7 +8,7 @@ use clap::Args;
 
 use crate::control::attach::{AttachError, AttachRequest, GuardOptions, SocketSource, attach};
 use crate::control::runtime_dir;
-use crate::frontend::{self, Discard, FrontendError, OnRevoke};
+use crate::frontend::{self, Discard, FrontendError, OnFull, OnRevoke};
 
 use super::limits::LimitArgs;
 use super::{CliError, Context, Output};
@@ -52,6 +52,10 @@ pub struct AttachArgs {
     /// writes random bytes over their ciphertext before, 'off' offers no discard
     #[arg(long, value_name = "off|punch|overwrite", default_value = "punch")]
     discard: Discard,
+    /// What becomes of the guest's requests that find the host's storage full: 'pause' keeps them
+    /// and tries them again until there is space, 'error' fails them
+    #[arg(long, value_name = "pause|error", default_value = "pause")]
+    on_full: OnFull,
     /// Queues to offer, at least one for each vCPU
     #[arg(long, value_name = "N", default_value_t = NUM_QUEUES,
           value_parser = clap::value_parser!(u16).range(1..=256))]
@@ -165,6 +169,7 @@ pub(super) fn run(context: &Context, args: AttachArgs) -> Result<(), CliError> {
         socket,
         read_only: args.read_only,
         discard: args.discard,
+        on_full: args.on_full,
         num_queues: args.num_queues,
         queue_size: args.queue_size,
         poll_us: args.poll_us,

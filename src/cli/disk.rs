@@ -46,13 +46,13 @@ refused. Reading anything but raw images needs the package qemu-utils.")]
         /// The disk
         name: String,
     },
-    /// Print what happens to the key of an attached disk, a line of JSON for each event
+    /// Print what happens to an attached disk and its key, a line of JSON for each event
     #[command(after_help = "Examples:
   sealdisk disk events boot1
   sealdisk disk events boot1 --follow | jq -r 'select(.event == \"KeyRevoked\") | .reason.message'
 
 Events: Attached, Detached, KeyUnreachable, KeyReachable, KeyRevoked, DekDestroyed, KeyRestored,
-KeyNotRestored, KeyChanged. docs/key-vault.md says when each comes.")]
+KeyNotRestored, KeyChanged, StorageFull, StorageOk. docs/key-vault.md says when each comes.")]
     Events {
         /// The disk
         name: String,

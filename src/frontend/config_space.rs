@@ -176,7 +176,7 @@ impl ConfigSpace {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frontend::{Limits, Stack, StackLayer};
+    use crate::frontend::{Limits, OnFull, Stack, StackLayer};
     use uuid::Uuid;
 
     fn config() -> ConfigSpace {
@@ -192,6 +192,7 @@ mod tests {
             },
             read_only: false,
             discard: Discard::Punch,
+            on_full: OnFull::Pause,
             num_queues: 4,
             queue_size: 256,
             poll_us: 0,

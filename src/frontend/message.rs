@@ -15,7 +15,9 @@
 //! | [`REVOKE`] and a mode | finishes what was begun, then destroys the DEKs and all ciphers | [`DESTROYED`] |
 //! | [`RESTORE`], then the DEKs as at first | serves the disk again | [`RESTORED`], or [`NOT_RESTORED`] and why |
 //!
-//! The answers come in the order of the commands. When either end goes away, the other notices.
+//! The answers come in the order of the commands. Between them the data plane says, unasked,
+//! [`STORAGE_FULL`] when requests begin to wait for space on the host, and [`STORAGE_OK`] when none
+//! waits any more. When either end goes away, the other notices.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -60,6 +62,10 @@ pub const DESTROYED: &str = "destroyed";
 pub const RESTORED: &str = "restored";
 /// The start of a line that says why the DEK that was sent could not be used; it is gone again.
 pub const NOT_RESTORED: &str = "not-restored ";
+/// The line that says that requests wait for space on the host.
+pub const STORAGE_FULL: &str = "storage-full";
+/// The line that says that none does any more.
+pub const STORAGE_OK: &str = "storage-ok";
 /// A command is far shorter.
 const MOST_COMMAND_LEN: usize = 4096;
 /// A setup is far shorter; more is not one.
@@ -81,6 +87,29 @@ impl OnRevoke {
         match self {
             Self::Error => "error",
             Self::Pause => "pause",
+        }
+    }
+}
+
+/// What becomes of a guest's requests that find the host's storage full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnFull {
+    /// They wait, and are tried again until there is space.
+    #[default]
+    Pause,
+    /// They fail with an I/O error.
+    Error,
+}
+
+impl FromStr for OnFull {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "pause" => Ok(Self::Pause),
+            "error" => Ok(Self::Error),
+            other => Err(format!("'{other}' is neither 'pause' nor 'error'")),
         }
     }
 }
@@ -134,6 +163,8 @@ pub struct Setup {
     pub read_only: bool,
     /// What becomes of discarded blocks.
     pub discard: Discard,
+    /// What becomes of requests that find the host's storage full.
+    pub on_full: OnFull,
     /// Queues offered.
     pub num_queues: u16,
     /// Entries of a queue at most, a power of two from 4 on.
@@ -424,6 +455,7 @@ mod tests {
             },
             read_only: true,
             discard: Discard::Overwrite,
+            on_full: OnFull::Error,
             num_queues: 2,
             queue_size: 64,
             poll_us: 32,

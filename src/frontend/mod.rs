@@ -26,15 +26,16 @@ mod queue;
 mod ring;
 mod serve;
 mod shared;
+mod stalled;
 mod waiter;
 mod worker;
 
 pub use error::FrontendError;
 pub use limits::Limits;
 pub use message::{
-    CONTROL_FD, DESTROYED, Discard, DiskFiles, LIMITS, NOT_RESIZED, NOT_RESTORED, OnRevoke, READY,
-    RESIZE, RESIZED, RESTORE, RESTORED, REVOKE, SOCKET_FD, Setup, Stack, StackLayer, receive_setup,
-    send_setup,
+    CONTROL_FD, DESTROYED, Discard, DiskFiles, LIMITS, NOT_RESIZED, NOT_RESTORED, OnFull, OnRevoke,
+    READY, RESIZE, RESIZED, RESTORE, RESTORED, REVOKE, SOCKET_FD, STORAGE_FULL, STORAGE_OK, Setup,
+    Stack, StackLayer, receive_setup, send_setup,
 };
 pub use serve::serve;
 pub use waiter::{Waiter, signal_pipe};

@@ -2,19 +2,21 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::cipher::{CipherStack, SharedSlice};
 use crate::pipeline::{Finished, GuestBuffer, Op, OpError, OpKind, Pipeline, Slots, Token};
 use crate::request::{Action, Disk, Memory, Scratch, Status, interpret, read_chain};
-use crate::store::{StoreError, UringStore};
+use crate::store::UringStore;
+use crate::units::ByteOffset;
 
 use super::log_limit::LogLimit;
 use super::ring::Ring;
 use super::shared::{Extent, Shared};
-use super::{Discard, FrontendError};
+use super::stalled::Stalled;
+use super::{Discard, FrontendError, OnFull};
 
 /// A chain taken from the ring and not yet returned.
 struct Pending {
@@ -25,6 +27,10 @@ struct Pending {
     /// Where they go, noted only while the guest is migrated.
     written: Vec<(GuestAddress, u32)>,
     memory: Arc<Memory>,
+    /// What the pipeline was asked for.
+    asked: Option<(OpKind, ByteOffset, u64)>,
+    /// It found the host's storage full.
+    stalled: bool,
 }
 
 /// What taking a chain needs besides the ring.
@@ -35,6 +41,8 @@ pub(super) struct QueueState {
     pending: Slots<Pending>,
     /// The next request, when a limit holds it back; no chain is taken before it has passed.
     pub(super) held: Option<Op>,
+    /// Requests that wait for space on the host.
+    stalled: Stalled,
     scratch: Scratch,
     /// Lists of requests that are done, to be used again.
     lists: Vec<Vec<SharedSlice>>,
@@ -55,14 +63,15 @@ impl QueueState {
         Ok(Self {
             pipeline,
             disk: extent.disk.clone(),
-            shared,
             pending: Slots::with_capacity(256),
             held: None,
+            stalled: Stalled::new(shared.storage.clone()),
             scratch: Scratch::default(),
             lists: Vec::with_capacity(256),
             bad_chains: LogLimit::default(),
             broken_rings: LogLimit::default(),
             failures: LogLimit::default(),
+            shared,
         })
     }
 
@@ -71,7 +80,13 @@ impl QueueState {
         self.pending.len()
     }
 
-    /// Serves the disk of `extent` from now on. Nothing may be under way.
+    /// Of these, those that wait for space on the host.
+    pub(super) fn stalled(&self) -> usize {
+        self.stalled.len()
+    }
+
+    /// Serves the disk of `extent` from now on. Nothing may be under way, but chains
+    /// may be taken that wait for space.
     ///
     /// # Errors
     /// [`FrontendError`], after which the queue cannot go on.
@@ -115,6 +130,32 @@ impl QueueState {
         }
     }
 
+    /// Tries requests again that wait for space on the host, if it is time.
+    pub(super) fn retry_stalled(&mut self) {
+        let now = Instant::now();
+        while let Some(op) = self.stalled.next(now) {
+            self.pipeline.submit(op);
+        }
+    }
+
+    /// How long it is until there is something for [`QueueState::retry_stalled`].
+    pub(super) fn stalled_wait(&self) -> Option<Duration> {
+        self.stalled.wait()
+    }
+
+    /// Fails all requests that wait for space on the host.
+    pub(super) fn fail_stalled(&mut self, ring: &mut Ring) -> Result<(), virtio_queue::Error> {
+        let mut result = Ok(());
+        while let Some(op) = self.stalled.give_up() {
+            self.stalled.ended(false);
+            self.lists.push(cleared(op.memory.slices));
+            if let Some(pending) = self.pending.remove(op.token.0 as u32) {
+                result = result.and(finish(ring, &pending, Status::IoError, 0));
+            }
+        }
+        result
+    }
+
     /// Takes a chain on: answers it or hands it to the pipeline. Whether another may follow.
     pub(super) fn take(
         &mut self,
@@ -149,6 +190,8 @@ impl QueueState {
                 Vec::new()
             },
             memory: memory.clone(),
+            asked: None,
+            stalled: false,
         };
         match action {
             Action::Answer { status, written } => {
@@ -156,7 +199,9 @@ impl QueueState {
                 finish(ring, &pending, status, written).map(|()| true)
             }
             Action::Submit { kind, at, len } => {
-                let token = Token(u64::from(self.pending.insert(pending)));
+                let asked = Some((kind, at, len));
+                let token = self.pending.insert(Pending { asked, ..pending });
+                let token = Token(u64::from(token));
                 let buffer = GuestBuffer {
                     slices: chain.data,
                     owner: Some(memory),
@@ -179,16 +224,22 @@ impl QueueState {
         }
     }
 
-    /// Returns a chain whose request is finished.
+    /// Returns a chain whose request is finished, unless the request is to wait for space.
     pub(super) fn complete(
         &mut self,
         ring: &mut Ring,
         done: Finished,
     ) -> Result<(), virtio_queue::Error> {
+        let Some(done) = self.keep_stalled(done) else {
+            return Ok(());
+        };
         self.lists.push(cleared(done.memory.slices));
         let Some(pending) = self.pending.remove(done.token.0 as u32) else {
             return Ok(());
         };
+        if pending.stalled {
+            self.stalled.ended(done.result.is_ok());
+        }
         match done.result {
             Ok(()) => finish(ring, &pending, Status::Ok, pending.writable),
             // Who revoked the key, and who watches it, know already.
@@ -199,14 +250,42 @@ impl QueueState {
             }
         }
     }
+
+    /// Keeps a request that found the host's storage full, to be tried again; gives back any other.
+    fn keep_stalled(&mut self, done: Finished) -> Option<Finished> {
+        let Err(error) = &done.result else {
+            return Some(done);
+        };
+        // After a failed sync every try would fail.
+        if self.shared.on_full == OnFull::Error
+            || !error.is_no_space()
+            || self.shared.extent().volume.is_lost()
+        {
+            return Some(done);
+        }
+        let pending = self.pending.get_mut(done.token.0 as u32);
+        let Some((pending, (kind, at, len))) =
+            pending.and_then(|p| p.asked.map(|asked| (p, asked)))
+        else {
+            return Some(done);
+        };
+        let op = Op {
+            kind,
+            at,
+            len,
+            memory: done.memory,
+            token: done.token,
+        };
+        let again = std::mem::replace(&mut pending.stalled, true);
+        self.stalled.keep(op, again, error);
+        None
+    }
 }
 
 fn describe(error: &OpError) -> String {
-    match error {
-        OpError::Store(store) if StoreError::is_no_space(store) => {
-            format!("a request failed: {error}; make space on the host's file system")
-        }
-        _ => format!("a request failed: {error}"),
+    match error.is_no_space() {
+        true => format!("a request failed: {error}; make space on the host's file system"),
+        false => format!("a request failed: {error}"),
     }
 }
 

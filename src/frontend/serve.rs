@@ -5,7 +5,7 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::Instant;
 use std::{fs::File, io};
 
 use vhost::vhost_user::{BackendReqHandler, Error as VhostError};
@@ -23,10 +23,10 @@ use super::config_space::{ConfigSpace, MOST_ZERO_SECTORS};
 use super::confine::confine;
 use super::handler::BlockHandler;
 use super::key::SharedKey;
-use super::limits::Limiter;
 use super::log_limit::LogLimit;
 use super::message::{ControlCommand, receive_command};
 use super::shared::{Extent, Shared};
+use super::stalled::StorageNews;
 use super::waiter::{Waiter, signal_pipe};
 use super::{
     CONTROL_FD, DESTROYED, Discard, DiskFiles, FrontendError, NOT_RESIZED, NOT_RESTORED, READY,
@@ -38,6 +38,7 @@ const CONTROL: u64 = 0;
 const SIGNAL: u64 = 1;
 const SOCKET: u64 = 2;
 const CONNECTION_ENDED: u64 = 3;
+const STORAGE: u64 = 4;
 
 /// Runs the data plane in this process, which must have been started by the control process with
 /// the descriptors [`CONTROL_FD`] and [`SOCKET_FD`]. Returns after the last flush.
@@ -107,16 +108,15 @@ fn serve_disk(control: &mut UnixStream) -> Result<(), FrontendError> {
         runtime,
         SharedKey::new(deks),
         config.limits(),
-        Duration::from_micros(setup.poll_us.into()),
-        Limiter::new(&setup.limits),
-        setup.discard,
-    ));
+        &setup,
+    )?);
     let handler = BlockHandler::new(shared.clone(), config, setup.num_queues, setup.queue_size);
     let mut server = Server {
         shared: shared.clone(),
         handler: Arc::new(Mutex::new(handler)),
         ended: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(io_error("make an eventfd"))?,
         connection: None,
+        news: StorageNews::default(),
     };
     writeln!(control, "{READY}").map_err(io_error("tell that the disk is ready"))?;
     log::info!(
@@ -202,6 +202,7 @@ struct Server {
     handler: Arc<Mutex<BlockHandler>>,
     ended: EventFd,
     connection: Option<Connection>,
+    news: StorageNews,
 }
 
 impl Server {
@@ -216,7 +217,10 @@ impl Server {
         let fail = io_error("watch the socket");
         waiter.watch(listener, SOCKET).map_err(&fail)?;
         loop {
-            match waiter.wait().map_err(io_error("wait for events"))? {
+            match self
+                .wait(&waiter, control)
+                .map_err(io_error("wait for events"))?
+            {
                 SOCKET => {
                     let accepted = listener.accept();
                     let started = accepted.and_then(|(stream, _)| self.start(stream));
@@ -247,8 +251,28 @@ impl Server {
         self.start(stream)
             .map_err(io_error("serve the connection"))?;
         let fail = io_error("wait for events");
-        while waiter.wait().map_err(&fail)? == CONTROL && self.obey(control) {}
+        while self.wait(&waiter, control).map_err(&fail)? == CONTROL && self.obey(control) {}
         Ok(())
+    }
+
+    /// Waits until there is something to do, and tells what it is. The control process is told of
+    /// full storage on the way.
+    fn wait(&mut self, waiter: &Waiter, mut control: &UnixStream) -> io::Result<u64> {
+        loop {
+            let woken = match self.news.deadline() {
+                Some(deadline) => waiter.wait_until(deadline)?,
+                None => Some(waiter.wait()?),
+            };
+            let full = self.shared.storage.is_full();
+            if let Some(line) = self.news.look(full, Instant::now()) {
+                // When the control process is gone its end of the socket says so next.
+                let _ = writeln!(control, "{line}");
+            }
+            match woken {
+                Some(STORAGE) | None => {}
+                Some(other) => return Ok(other),
+            }
+        }
     }
 
     /// Does what the control process sent. Whether the process goes on: not when the other end is
@@ -309,6 +333,7 @@ impl Server {
             waiter.watch(control, CONTROL)?;
             waiter.watch(signals, SIGNAL)?;
             waiter.watch(&self.ended, CONNECTION_ENDED)?;
+            waiter.watch(self.shared.storage.changed(), STORAGE)?;
             Ok(waiter)
         };
         watched().map_err(io_error("watch for the end"))

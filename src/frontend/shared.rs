@@ -11,7 +11,8 @@ use crate::volume::{RuntimeMap, Volume, check_data_file};
 
 use super::key::SharedKey;
 use super::limits::Limiter;
-use super::{Discard, FrontendError};
+use super::stalled::FullStorage;
+use super::{Discard, FrontendError, OnFull, Setup};
 
 /// What changes when the disk grows, as a whole and for all queues at once.
 pub(super) struct Extent {
@@ -32,31 +33,42 @@ pub(super) struct Shared {
     pub(super) limiter: Limiter,
     /// What becomes of discarded blocks.
     pub(super) discard: Discard,
+    /// What becomes of requests that find the host's storage full.
+    pub(super) on_full: OnFull,
+    /// Whether there are any.
+    pub(super) storage: Arc<FullStorage>,
     /// Writes are to be durable before they complete.
     pub(super) write_through: AtomicBool,
 }
 
 impl Shared {
-    /// The disk of `extent`, without limits and written through for now.
+    /// The disk of `extent`, served as `setup` says and written through for now.
+    ///
+    /// # Errors
+    /// [`FrontendError::Io`].
     pub(super) fn new(
         extent: Extent,
         runtime: RuntimeMap,
         key: SharedKey,
         limits: ChainLimits,
-        poll: Duration,
-        limiter: Limiter,
-        discard: Discard,
-    ) -> Self {
-        Self {
+        setup: &Setup,
+    ) -> Result<Self, FrontendError> {
+        let storage = FullStorage::new().map_err(|source| FrontendError::Io {
+            what: "make an eventfd",
+            source,
+        })?;
+        Ok(Self {
             extent: Mutex::new(Arc::new(extent)),
             runtime,
             key,
             limits,
-            poll,
-            limiter,
-            discard,
+            poll: Duration::from_micros(setup.poll_us.into()),
+            limiter: Limiter::new(&setup.limits),
+            discard: setup.discard,
+            on_full: setup.on_full,
+            storage: Arc::new(storage),
             write_through: true.into(),
-        }
+        })
     }
 
     /// The disk as it is now.

@@ -73,6 +73,14 @@ enum Drain {
     Exchange(Receiver<Arc<Extent>>),
 }
 
+impl Drain {
+    /// Whether requests that wait for space on the host go on waiting afterwards. Else they fail: a
+    /// ring that is stopped has to have everything returned.
+    fn keeps_stalled(&self) -> bool {
+        matches!(self, Self::Exchange(_) | Self::Suspend(OnRevoke::Pause))
+    }
+}
+
 /// The other threads' end of a worker.
 pub(super) struct WorkerHandle {
     commands: SyncSender<(Command, SyncSender<Answer>)>,
@@ -219,6 +227,9 @@ impl Worker {
     fn turn(&mut self) -> Wait {
         self.queue.pipeline.poll();
         let held = self.queue.pass_held(self.draining.is_some());
+        if self.takes() {
+            self.queue.retry_stalled();
+        }
         self.complete_finished();
         let mut more = false;
         if self.takes()
@@ -234,39 +245,55 @@ impl Worker {
             // Reads of zeros and the like are finished without any I/O.
             self.complete_finished();
         }
+        let standing = self.settle_stalled();
         if let Some(ring) = self.ring.as_mut()
             && let Err(error) = ring.notify()
         {
             self.break_ring(&error);
         }
-        if self.is_drained()
+        if self.is_drained(standing)
             && let Some((what, answer)) = self.draining.take()
         {
             self.drained(what, &answer);
             more = true;
         }
         let held = held.or(self.queue.held.as_ref().map(|_| RETRY));
+        let held = held.map(|wait| wait.min(LIMIT_LOOK));
+        let stalled = self.queue.stalled_wait().filter(|_| self.takes());
         let pipeline = &self.queue.pipeline;
         match (
             more || pipeline.is_between_bursts(),
             pipeline.waits_for_others(),
-            held,
+            held.into_iter().chain(stalled).min(),
         ) {
             (true, _, _) => Wait::No,
             (false, true, _) => Wait::AtMost(RETRY),
-            (false, false, Some(wait)) => Wait::AtMost(wait.min(LIMIT_LOOK)),
+            (false, false, Some(wait)) => Wait::AtMost(wait),
             (false, false, None) => Wait::Forever,
         }
     }
 
-    /// Whether what is drained for has nothing under way any more.
-    fn is_drained(&self) -> bool {
+    /// While the queue is drained: fails the requests that wait for space, unless they are to wait on.
+    /// How many of them do.
+    fn settle_stalled(&mut self) -> usize {
+        if let Some((drain, _)) = &self.draining
+            && !drain.keeps_stalled()
+            && let Some(ring) = &mut self.ring
+            && let Err(error) = self.queue.fail_stalled(ring)
+        {
+            self.break_ring(&error);
+        }
+        self.queue.stalled()
+    }
+
+    /// Whether what is drained for has nothing under way any more but the `standing` requests that wait.
+    fn is_drained(&self, standing: usize) -> bool {
         let idle = match &self.draining {
             // The files are others then: no hole may be under way either.
             Some((Drain::Exchange(_), _)) => self.queue.pipeline.is_idle(),
             _ => true,
         };
-        idle && self.queue.in_flight() == 0
+        idle && self.queue.in_flight() == standing
     }
 
     /// Whether new chains are taken.

@@ -36,6 +36,18 @@ pub enum OpError {
     },
 }
 
+impl OpError {
+    /// Whether the host has no space left: for data, for the map, or in the runtime directory. The
+    /// request can be tried again as a whole.
+    pub fn is_no_space(&self) -> bool {
+        match self {
+            Self::Store(error) => error.is_no_space(),
+            Self::Volume(error) => error.is_no_space(),
+            Self::Lost | Self::NoKey | Self::Range { .. } => false,
+        }
+    }
+}
+
 impl From<StoreError> for OpError {
     fn from(error: StoreError) -> Self {
         Self::Store(Arc::new(error))

@@ -132,3 +132,11 @@ pub enum VolumeError {
         path: PathBuf,
     },
 }
+
+impl VolumeError {
+    /// Whether the host has no space left for what was tried.
+    pub fn is_no_space(&self) -> bool {
+        matches!(self, Self::Io { source, .. }
+            if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+    }
+}

@@ -8,6 +8,7 @@ mod frontend;
 
 mod config;
 mod discard;
+mod full;
 mod lifecycle;
 mod limits;
 mod memory;

@@ -31,9 +31,12 @@ pub struct Customer {
 impl Customer {
     /// As the documented workflow has it: key, set, grant, disk.
     pub fn new(size: u64) -> Self {
-        let customer = Self {
-            disk: Disk::new(size),
-        };
+        Self::of(Disk::new(size))
+    }
+
+    /// As [`Customer::new`], with a disk that is there already.
+    pub fn of(disk: Disk) -> Self {
+        let customer = Self { disk };
         customer.run(&["keyvault", "create", VAULT]);
         let key = ["keyvault", "key", "create", KEY, "--vault-name", VAULT];
         customer.run(&[&key[..], &["--size", "2048"]].concat());

@@ -12,6 +12,7 @@ mod key_search;
 mod audit;
 mod customer;
 mod death;
+mod full;
 mod load;
 mod memory;
 mod modes;

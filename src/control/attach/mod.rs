@@ -39,7 +39,7 @@ use uuid::Uuid;
 use crate::control::disks::{self, Disk, DiskError};
 use crate::control::{Installation, files, runtime_map};
 use crate::envelope::{Header, HeaderFile, HeaderPayload};
-use crate::frontend::{Discard, DiskFiles, Limits, Setup, Stack, StackLayer, signal_pipe};
+use crate::frontend::{Discard, DiskFiles, Limits, OnFull, Setup, Stack, StackLayer, signal_pipe};
 use crate::keys::{DekStack, harden_process, with_wiped_stack};
 use crate::store::LayerFile;
 use crate::volume::{RuntimeMap, check_data_file};
@@ -72,6 +72,8 @@ pub struct AttachRequest {
     pub read_only: bool,
     /// What becomes of blocks that the guest discards.
     pub discard: Discard,
+    /// What becomes of requests that find the host's storage full.
+    pub on_full: OnFull,
     /// Queues offered.
     pub num_queues: u16,
     /// Entries of a queue at most.
@@ -232,10 +234,11 @@ impl Served {
             .serve(Arc::new(attached))
             .map_err(data_plane::process("serve the control socket"))?;
         let ended = supervision.run(signals);
+        let served = supervision.served;
         supervision.close();
         control.finish();
         let clean = matches!(ended, Ok(Ended::Flushed));
-        let never_served = matches!(ended, Ok(Ended::Refused(_))) && !recovered;
+        let never_served = matches!(ended, Ok(Ended::Refused(_))) && !served && !recovered;
         if clean || never_served {
             // Everything is in the durable map, or nothing was ever written.
             if let Err(error) = std::fs::remove_file(&runtime_path) {
@@ -271,7 +274,11 @@ impl Served {
             disk: setup.stack.disk,
             name,
         };
-        Ok(Supervision { guard, hands })
+        Ok(Supervision {
+            guard,
+            hands,
+            served: false,
+        })
     }
 
     /// Asks the vault. A DEK that is wanted is handed out only once that is recorded.
@@ -362,6 +369,7 @@ fn setup(request: &AttachRequest, header: &Header, listening: bool) -> Result<Se
         stack: stack_of(header)?,
         read_only: request.read_only,
         discard: request.discard,
+        on_full: request.on_full,
         num_queues: request.num_queues,
         queue_size: request.queue_size,
         poll_us: request.poll_us,

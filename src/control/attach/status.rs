@@ -111,6 +111,10 @@ pub enum EventKind {
     KeyNotRestored,
     /// Another key version wraps the DEK now.
     KeyChanged,
+    /// Requests wait for space on the host.
+    StorageFull,
+    /// No request waits for space any more.
+    StorageOk,
 }
 
 /// Something that happened to an attached disk.
@@ -169,6 +173,13 @@ impl fmt::Display for Event {
                 "the key of the disk {disk} is granted again, but the disk cannot be served yet"
             ),
             EventKind::KeyChanged => write!(f, "{key_url} wraps the key of the disk {disk} now"),
+            EventKind::StorageFull => write!(
+                f,
+                "requests of the disk {disk} wait, since the host's storage is full: make space"
+            ),
+            EventKind::StorageOk => {
+                write!(f, "no request of the disk {disk} waits for space any more")
+            }
         }?;
         match &self.reason {
             Some(reason) => write!(f, ": {reason}"),

@@ -11,7 +11,8 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::frontend::{
-    DESTROYED, NOT_RESIZED, NOT_RESTORED, OnRevoke, READY, RESIZED, RESTORED, Waiter,
+    DESTROYED, NOT_RESIZED, NOT_RESTORED, OnRevoke, READY, RESIZED, RESTORED, STORAGE_FULL,
+    STORAGE_OK, Waiter,
 };
 use crate::keys::DekStack;
 
@@ -32,7 +33,7 @@ const FINDING: u64 = 2;
 pub(super) enum Ended {
     /// It flushed everything.
     Flushed,
-    /// It said why it cannot serve the disk.
+    /// It said why it cannot serve the disk, or not make its last writes durable.
     Refused(String),
     /// It ended without a word.
     Died(ExitStatus),
@@ -42,6 +43,8 @@ pub(super) enum Ended {
 pub(super) struct Supervision {
     pub(super) guard: Guard,
     pub(super) hands: Attached,
+    /// Guests were served: they may have written something.
+    pub(super) served: bool,
 }
 
 /// What the guard acts on.
@@ -97,7 +100,10 @@ impl Hands for Attached {
             until: news.until,
         };
         match event.event {
-            EventKind::Attached | EventKind::Detached | EventKind::KeyChanged => {
+            EventKind::Attached
+            | EventKind::Detached
+            | EventKind::KeyChanged
+            | EventKind::StorageOk => {
                 log::info!("{event}");
             }
             _ => log::warn!("{event}"),
@@ -180,8 +186,13 @@ impl Supervision {
     fn answered(&mut self, line: &str, reason: &mut Option<String>) {
         let (now, hands) = (Moment::now(), &mut self.hands);
         if line == READY {
+            self.served = true;
             hands.tell(self.guard.news(EventKind::Attached, now.time, None));
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        } else if line == STORAGE_FULL {
+            hands.tell(self.guard.news(EventKind::StorageFull, now.time, None));
+        } else if line == STORAGE_OK {
+            hands.tell(self.guard.news(EventKind::StorageOk, now.time, None));
         } else if line == DESTROYED {
             self.guard.destroyed(now, hands);
         } else if line == RESTORED {
@@ -201,7 +212,9 @@ impl Supervision {
 
     /// After the end of the data plane: with it its DEK is gone, if it still had it.
     pub(super) fn close(self) {
-        let Self { guard, mut hands } = self;
+        let Self {
+            guard, mut hands, ..
+        } = self;
         let now = Moment::now();
         if guard.holds_key() {
             let reason = guard.reason().cloned().unwrap_or_else(|| Reason {

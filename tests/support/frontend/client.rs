@@ -178,6 +178,13 @@ impl Queue {
         one_byte(done)
     }
 
+    /// Submits a write of `data` at `sector`, whose end is still to come.
+    pub fn begin_write(&mut self, sector: u64, data: &[u8]) -> Pending {
+        let at = self.arena.alloc(data.len() as u64, 512);
+        self.mem.write(at, data);
+        self.request(kind::OUT, sector, &[Seg::out(at, data.len() as u32)])
+    }
+
     /// Buffers of the given lengths, no two of them together, with a guard byte on either side.
     fn scatter(&mut self, lens: &[usize], writable: bool) -> Vec<Seg> {
         lens.iter()

@@ -18,6 +18,7 @@ pub mod memory;
 pub mod message;
 pub mod queue;
 pub mod rng;
+pub mod small_fs;
 
 use std::time::Duration;
 
