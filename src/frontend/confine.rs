@@ -154,6 +154,11 @@ fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
     };
     rules.insert(libc::SYS_ioctl, vec![only(1, libc::FIONBIO)?]);
     rules.insert(libc::SYS_prctl, vec![only(0, libc::PR_SET_NAME as u64)?]);
+    // The runtime map gets its memory as it is needed, and keeps its length.
+    rules.insert(
+        libc::SYS_fallocate,
+        vec![only(1, libc::FALLOC_FL_KEEP_SIZE as u64)?],
+    );
     // A process that aborts signals itself; nobody else can be signalled.
     rules.insert(
         libc::SYS_tgkill,
