@@ -6,13 +6,20 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod changes;
+mod content;
+mod disk;
 mod guest;
+mod header;
+mod merge;
 mod model;
 mod rng;
 mod store;
+mod world;
 
-use guest::{Options, Simulation};
+use sealdisk::cipher::DataUnit;
 use store::Fault;
+use world::{Counts, Options, World};
 
 fn crashes(default: u64) -> u64 {
     std::env::var("SEALDISK_SIM_CRASHES").map_or(default, |n| n.parse().unwrap())
@@ -23,12 +30,17 @@ fn run(options: Options, crashes: u64) -> Result<(), String> {
     let repeat = std::env::var("SEALDISK_SIM_SEED")
         .ok()
         .map(|seed| seed.parse::<u64>().unwrap());
-    let mut seen = 0;
+    let (mut seen, mut counts) = (0, Counts::new());
     for seed in repeat.map_or(0..u64::MAX, |seed| seed..seed + 1) {
-        seen += Simulation::new(seed, options).run().map_err(|error| {
+        let mut world = World::new(seed, options);
+        seen += world.run().map_err(|error| {
             format!("seed {seed}: {error} (repeat with SEALDISK_SIM_SEED={seed})")
         })?;
+        for (what, count) in &world.cx.counts {
+            *counts.entry(*what).or_default() += count;
+        }
         if seen >= crashes {
+            println!("{seen} crashes, seeds to {seed}: {counts:?}");
             break;
         }
     }
@@ -38,9 +50,10 @@ fn run(options: Options, crashes: u64) -> Result<(), String> {
 const SOUND: Options = Options {
     fault: Fault::None,
     alignment: 512,
-    large_units: true,
+    unit: Some(DataUnit::B4096),
     crowded: false,
     overwrite: false,
+    stacks: false,
 };
 
 #[test]
@@ -52,7 +65,7 @@ fn completed_writes_survive_kills_and_flushed_ones_power_losses() {
 fn the_same_with_small_data_units() {
     run(
         Options {
-            large_units: false,
+            unit: Some(DataUnit::B512),
             ..SOUND
         },
         crashes(700),
@@ -128,5 +141,54 @@ fn ciphertext_is_overwritten_before_its_space_is_given_back() {
             ..SOUND
         };
         run(options, crashes(1500)).unwrap();
+    }
+}
+
+const STACKS: Options = Options {
+    unit: None,
+    stacks: true,
+    ..SOUND
+};
+
+#[test]
+fn stacks_of_layers_survive_kills_and_power_losses() {
+    run(STACKS, crashes(2500)).unwrap();
+}
+
+#[test]
+fn stacks_on_a_device_of_4096_byte_sectors() {
+    let options = Options {
+        alignment: 4096,
+        ..STACKS
+    };
+    run(options, crashes(1500)).unwrap();
+}
+
+#[test]
+fn stacks_whose_discarded_blocks_are_overwritten_and_given_back() {
+    let options = Options {
+        fault: Fault::PunchesAreDurable,
+        overwrite: true,
+        ..STACKS
+    };
+    run(options, crashes(1500)).unwrap();
+}
+
+/// What goes wrong with stacks is seen too.
+#[test]
+fn faults_in_what_is_done_to_stacks_are_found() {
+    for fault in [
+        Fault::DataSyncLies,
+        Fault::MapSyncLies,
+        Fault::PushBeforeFlush,
+        Fault::DropBeforeFlush,
+        Fault::DropBeforeRaised,
+        Fault::MergeBeforeFlush,
+        Fault::RaisesUnmarked,
+        Fault::OldMapsAfterMerge,
+    ] {
+        let found = run(Options { fault, ..STACKS }, 1000);
+        assert!(found.is_err(), "nobody noticed: {fault:?}");
+        println!("{fault:?}: {}", found.unwrap_err());
     }
 }

@@ -1,4 +1,4 @@
-//! A disk in memory with a volatile cache, and the store that a pipeline uses it by.
+//! Layers in memory with a volatile cache, and the store that a pipeline uses it by.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,7 +11,7 @@ use super::rng::Rng;
 /// A sector of a file: what the disk writes wholly or not at all.
 pub type Sector = [u8; 512];
 
-/// What the simulated disk does wrong.
+/// What is done wrong, by the store or by the world around it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     None,
@@ -21,6 +21,18 @@ pub enum Fault {
     MapSyncLies,
     /// Allowed, but unkind: a hole is durable as soon as it is made.
     PunchesAreDurable,
+    /// The header names a new top layer before the old one was flushed.
+    PushBeforeFlush,
+    /// The header names layers no more whose content was raised and not flushed yet.
+    DropBeforeFlush,
+    /// As [`Fault::DropBeforeFlush`], for a layer that was merged into a frozen one.
+    MergeBeforeFlush,
+    /// Layers are dropped while the last of their content is being raised.
+    DropBeforeRaised,
+    /// What raises content has its own marks of blocks, and does not see those of the guest.
+    RaisesUnmarked,
+    /// A layer goes that was merged into the one above, whose old map is read on.
+    OldMapsAfterMerge,
 }
 
 /// A file: what is durable, and for each sector what was written since, in order.
@@ -56,7 +68,7 @@ impl SimFile {
 }
 
 /// The two files of a layer.
-pub struct SimDisk {
+pub struct SimLayer {
     data: SimFile,
     map: SimFile,
     fault: Fault,
@@ -64,7 +76,7 @@ pub struct SimDisk {
     punched: Vec<(u64, Sector)>,
 }
 
-impl SimDisk {
+impl SimLayer {
     pub fn new(data_len: u64, map_len: u64, map_start: &[u8], fault: Fault) -> Self {
         let mut map = SimFile {
             len: map_len,
@@ -102,20 +114,36 @@ impl SimDisk {
         file.len = file.len.max(len);
     }
 
+    /// All that is stored of the ciphertext, durable or not, by sectors.
+    pub fn ciphertext(&self) -> impl Iterator<Item = (u64, &Sector)> {
+        let cached = self.data.cached.iter();
+        let cached = cached.flat_map(|(at, all)| all.iter().map(|sector| (*at, sector)));
+        let durable = self.data.durable.iter().map(|(at, sector)| (*at, sector));
+        durable.chain(cached)
+    }
+
+    /// The files were removed and their space is somebody else's.
+    pub fn wipe(&mut self) {
+        for file in [&mut self.data, &mut self.map] {
+            file.durable.clear();
+            file.cached.clear();
+        }
+    }
+
     pub fn lose_power(&mut self, rng: &mut Rng) {
         self.data.lose_power(rng);
         self.map.lose_power(rng);
     }
 }
 
-/// A disk as the stores of all queues and the volume's map have it.
-pub type Shared = Arc<Mutex<SimDisk>>;
+/// A layer as the stores of all queues and the volume's map have it.
+pub type Shared = Arc<Mutex<SimLayer>>;
 
-pub fn lock(disk: &Shared) -> MutexGuard<'_, SimDisk> {
+pub fn lock(disk: &Shared) -> MutexGuard<'_, SimLayer> {
     disk.lock().unwrap()
 }
 
-/// The map file, for opening a volume.
+/// A layer's map file, for opening a volume.
 pub struct MapReader(pub Shared);
 
 impl ReadAt for MapReader {
@@ -156,23 +184,32 @@ enum Effect {
     },
 }
 
-/// One thread's store on a [`SimDisk`]. Operations complete in any order, when [`SimStore::step`]
+/// One thread's store on a stack of [`SimLayer`]s, the top one first. Operations complete in any order, when [`SimStore::step`]
 /// picks them.
 pub struct SimStore {
-    disk: Shared,
+    layers: Vec<Shared>,
     under_way: Vec<(Tag, Effect)>,
     done: Vec<StoreCompletion>,
     alignment: u64,
 }
 
 impl SimStore {
-    pub fn new(disk: Shared, alignment: u64) -> Self {
+    pub fn new(layers: Vec<Shared>, alignment: u64) -> Self {
         Self {
-            disk,
+            layers,
             under_way: Vec::new(),
             done: Vec::new(),
             alignment,
         }
+    }
+
+    /// The layer that a file is of.
+    fn layer(&self, file: StoreFile) -> MutexGuard<'_, SimLayer> {
+        let index = match file {
+            StoreFile::Data(layer) => layer.get(),
+            StoreFile::Map => 0,
+        };
+        lock(&self.layers[index])
     }
 
     /// Completes one of the operations under way.
@@ -201,7 +238,7 @@ impl SimStore {
                 buffer,
             } = effect
             {
-                let mut disk = lock(&self.disk);
+                let mut disk = self.layer(file);
                 for (i, content) in buffer.as_slice()[..len].as_chunks().0.iter().enumerate() {
                     if rng.one_in(2) {
                         disk.file(file).write(at / 512 + i as u64, *content);
@@ -212,7 +249,6 @@ impl SimStore {
     }
 
     fn apply(&mut self, effect: Effect) -> Option<IoBuffer> {
-        let mut disk = lock(&self.disk);
         match effect {
             Effect::Read {
                 file,
@@ -220,6 +256,7 @@ impl SimStore {
                 len,
                 mut buffer,
             } => {
+                let mut disk = self.layer(file);
                 let into = &mut buffer.as_mut_slice()[..len];
                 for (i, sector) in into.as_chunks_mut::<512>().0.iter_mut().enumerate() {
                     *sector = disk.file(file).read(at / 512 + i as u64);
@@ -232,12 +269,14 @@ impl SimStore {
                 len,
                 buffer,
             } => {
+                let mut disk = self.layer(file);
                 for (i, content) in buffer.as_slice()[..len].as_chunks().0.iter().enumerate() {
                     disk.file(file).write(at / 512 + i as u64, *content);
                 }
                 Some(buffer)
             }
             Effect::Sync { file, covers } => {
+                let mut disk = self.layer(file);
                 let lies = matches!(
                     (disk.fault, file),
                     (Fault::DataSyncLies, StoreFile::Data(_))
@@ -249,6 +288,7 @@ impl SimStore {
                 None
             }
             Effect::Punch { at, len } => {
+                let mut disk = self.layer(StoreFile::TOP);
                 for sector in at / 512..(at + len) / 512 {
                     let old = disk.data.durable.get(&sector).copied();
                     disk.punched.extend(old.map(|old| (sector, old)));
@@ -293,14 +333,13 @@ impl Store for SimStore {
 
     fn submit(&mut self, tag: Tag, op: StoreOp) {
         let check = |file: StoreFile, at: u64, len: u64| {
-            let alignment = if file == StoreFile::TOP {
-                self.alignment
-            } else {
-                512
+            let alignment = match file {
+                StoreFile::Data(_) => self.alignment,
+                StoreFile::Map => 512,
             };
             assert!(at.is_multiple_of(alignment) && len.is_multiple_of(alignment));
             assert!(
-                at + len <= lock(&self.disk).file(file).len,
+                at + len <= self.layer(file).file(file).len,
                 "behind the end"
             );
         };
@@ -326,6 +365,7 @@ impl Store for SimStore {
                 buffer,
             } => {
                 check(file, at, len as u64);
+                assert!(matches!(file, StoreFile::TOP | StoreFile::Map), "frozen");
                 Effect::Write {
                     file,
                     at,
@@ -334,7 +374,7 @@ impl Store for SimStore {
                 }
             }
             StoreOp::Sync { file } => {
-                let mut disk = lock(&self.disk);
+                let mut disk = self.layer(file);
                 let cached = &disk.file(file).cached;
                 let covers = cached
                     .iter()

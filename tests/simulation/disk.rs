@@ -1,0 +1,442 @@
+//! A disk: its header, what its guest may read, and the process that serves it.
+
+use std::path::PathBuf;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use sealdisk::cipher::SharedSlice;
+use sealdisk::pipeline::{Finished, GuestBuffer, Op, OpKind, Pipeline, Token};
+use sealdisk::units::ByteOffset;
+use sealdisk::volume::{LowerLayer, RuntimeMap, Volume};
+use uuid::Uuid;
+
+use super::content::{Stamp, fill, stamp_of};
+use super::guest::{self, Request};
+use super::header::Header;
+use super::model::Model;
+use super::store::{Fault, SimStore};
+use super::world::{Context, Stop};
+
+/// The queue of what raises content from layer to layer, after those of the guest.
+pub const COPIER: usize = 2;
+const QUEUES: usize = 3;
+/// Bytes of a block.
+const BLOCK: u64 = 4096;
+
+type Queue = Pipeline<SimStore>;
+
+pub struct Disk {
+    pub header: Header,
+    pub model: Model,
+    runtime: PathBuf,
+    process: Option<Process>,
+}
+
+/// What is gone when the process dies.
+struct Process {
+    runtime: RuntimeMap,
+    volume: Arc<Volume>,
+    queues: Vec<Queue>,
+    requests: Vec<Request>,
+    /// The queue that alone is served for a while; [`QUEUES`] and more for all.
+    awake: usize,
+    /// Where the disk's job goes on.
+    raised: u64,
+}
+
+impl Disk {
+    pub fn new(cx: &mut Context, header: Header, contents: &[Stamp]) -> Self {
+        let runtime = format!("/dev/shm/sealdisk-sim-{}.map", Uuid::new_v4());
+        let mut disk = Self {
+            model: Model::new(&cx.windows, contents),
+            header,
+            runtime: PathBuf::from(runtime),
+            process: None,
+        };
+        disk.open(cx);
+        disk
+    }
+
+    /// Starts a process that serves the disk as its header says.
+    pub fn open(&mut self, cx: &mut Context) {
+        let geometry = cx.layers.geometry(self.header.layers[0]);
+        // Now and then one dies before the header says that it was there.
+        for _ in 0..cx.rng.below(8) / 7 {
+            RuntimeMap::open(&self.runtime, &geometry, self.header.attach, Uuid::new_v4()).unwrap();
+        }
+        let runtime = self.stamp(cx);
+        let lower = self.header.layers[1..].iter();
+        let lower = lower.map(|layer| cx.layers.lower(*layer)).collect();
+        let top = cx.layers.map(self.header.layers[0]);
+        let volume = Arc::new(Volume::open_runtime(top, lower, &runtime).unwrap());
+        let queue = |_| {
+            let store = SimStore::new(cx.layers.files(&self.header), cx.options.alignment);
+            let ciphers = cx.layers.ciphers(&self.header);
+            let mut queue = Pipeline::new(volume.clone(), store, ciphers).unwrap();
+            queue.set_overwrite(cx.options.overwrite);
+            queue
+        };
+        let queues = if cx.options.stacks { QUEUES } else { COPIER };
+        let mut process = Process {
+            queues: (0..queues).map(queue).collect(),
+            runtime,
+            volume,
+            requests: Vec::new(),
+            awake: QUEUES,
+            raised: 0,
+        };
+        process.part_copier(cx, &self.header);
+        self.process = Some(process);
+    }
+
+    /// Opens the runtime map of the top layer.
+    fn stamp(&mut self, cx: &Context) -> RuntimeMap {
+        let geometry = cx.layers.geometry(self.header.layers[0]);
+        let (previous, next) = (self.header.attach, Uuid::new_v4());
+        let (runtime, _) = RuntimeMap::open(&self.runtime, &geometry, previous, next).unwrap();
+        self.header.attach = next;
+        runtime
+    }
+
+    fn process(&mut self) -> &mut Process {
+        self.process.as_mut().expect("the disk is not open")
+    }
+
+    pub fn lower(&self) -> &[Arc<LowerLayer>] {
+        self.process.as_ref().unwrap().volume.lower()
+    }
+
+    /// Ends the process as it stands.
+    pub fn kill(&mut self, cx: &mut Context) {
+        if let Some(mut process) = self.process.take() {
+            for queue in &mut process.queues {
+                queue.store_mut().kill(&mut cx.rng);
+            }
+        }
+    }
+
+    /// The runtime map is gone: with the power, or since the disk was detached or given back.
+    pub fn forget_runtime(&mut self) {
+        std::fs::remove_file(&self.runtime).unwrap();
+    }
+
+    pub fn step(&mut self, cx: &mut Context) -> Result<(), Stop> {
+        let has_job = self.header.job.is_some();
+        let process = self.process();
+        // Now and then one queue alone goes on for long, with whatever the others have half done.
+        let sleepiness = if cx.options.crowded { 100 } else { 24 };
+        if cx.rng.one_in(sleepiness) {
+            process.awake = cx.rng.below(2 * QUEUES as u64) as usize;
+        }
+        let queues = if has_job { QUEUES } else { COPIER } as u64;
+        let queue = match process.awake as u64 {
+            awake if awake < queues => process.awake,
+            _ => cx.rng.below(queues) as usize,
+        };
+        match cx.rng.below(5) {
+            0 | 1 if queue == COPIER => self.raise(cx),
+            0 | 1 if process.requests.len() < 24 => self.submit(cx, queue),
+            2 => {}
+            _ => process.queues[queue].store_mut().step(&mut cx.rng),
+        }
+        self.poll(queue)
+    }
+
+    fn poll(&mut self, queue: usize) -> Result<(), Stop> {
+        let queue = &mut self.process().queues[queue];
+        let mut finished = Vec::new();
+        queue.poll();
+        queue.take_finished(&mut finished);
+        finished.into_iter().try_for_each(|done| self.finish(done))
+    }
+
+    fn poll_all(&mut self, cx: &mut Context) -> Result<(), Stop> {
+        for queue in 0..self.process().queues.len() {
+            self.process().queues[queue].store_mut().step(&mut cx.rng);
+            self.poll(queue)?;
+        }
+        Ok(())
+    }
+
+    /// A random request whose sectors no other one has: what overlapping requests of a guest give
+    /// is not defined.
+    fn submit(&mut self, cx: &mut Context, queue: usize) {
+        let kind = guest::kind(&mut cx.rng, &cx.options);
+        let size = self.process().volume.geometry().size;
+        let sectors = match kind {
+            OpKind::Flush => 0..0,
+            _ => guest::range(&mut cx.rng, &cx.options, &cx.windows, size),
+        };
+        let taken = |r: &Request| r.sectors.start < sectors.end && sectors.start < r.sectors.end;
+        if self.process().requests.iter().any(taken) {
+            return;
+        }
+        let stamp = cx.stamp();
+        let mut memory = Vec::new();
+        if matches!(kind, OpKind::Write { .. } | OpKind::Read) {
+            memory = vec![0xee; ((sectors.end - sectors.start) * 512) as usize];
+        }
+        match kind {
+            OpKind::Write { .. } => {
+                for (sector, bytes) in sectors.clone().zip(memory.chunks_mut(512)) {
+                    fill(bytes, sector, stamp);
+                    self.model.begin(sector, stamp);
+                }
+            }
+            OpKind::Zero { .. } => sectors
+                .clone()
+                .for_each(|sector| self.model.begin(sector, 0)),
+            OpKind::Read | OpKind::Raise { .. } | OpKind::Flush => {}
+        }
+        self.start(cx, queue, kind, sectors, memory);
+    }
+
+    fn start(
+        &mut self,
+        cx: &mut Context,
+        queue: usize,
+        kind: OpKind,
+        sectors: std::ops::Range<u64>,
+        mut memory: Vec<u8>,
+    ) -> Token {
+        let token = Token(cx.stamp());
+        let slices = cut(&mut cx.rng, &mut memory);
+        let (at, len) = (
+            ByteOffset(sectors.start * 512),
+            (sectors.end - sectors.start) * 512,
+        );
+        let point = self.model.flush_point();
+        // Guests do as they like while content is raised.
+        let sectors = match kind {
+            OpKind::Raise { .. } => 0..0,
+            _ => sectors,
+        };
+        let process = self.process();
+        process.requests.push(Request {
+            token,
+            kind,
+            sectors,
+            memory,
+            point,
+        });
+        let memory = GuestBuffer {
+            slices,
+            owner: None,
+        };
+        process.queues[queue].submit(Op {
+            kind,
+            at,
+            len,
+            memory,
+            token,
+        });
+        token
+    }
+
+    /// Raises the next part of what the disk's job is about.
+    fn raise(&mut self, cx: &mut Context) {
+        let Some(job) = &self.header.job else { return };
+        let drop = job.drop.len() as u8;
+        let process = self.process();
+        let (at, end) = (process.raised, process.volume.geometry().size);
+        if at >= end || process.requests.len() > 24 {
+            return;
+        }
+        let blocks = [1, 4, 16, 3000][cx.rng.below(4) as usize];
+        process.raised = (at + blocks * BLOCK).min(end);
+        let sectors = at / 512..process.raised / 512;
+        self.start(cx, COPIER, OpKind::Raise { drop }, sectors, Vec::new());
+    }
+
+    /// Whether everything that the disk's job is about was raised.
+    pub fn is_raised(&mut self, fault: Fault) -> bool {
+        let process = self.process();
+        let raises = |request: &Request| matches!(request.kind, OpKind::Raise { .. });
+        process.raised >= process.volume.geometry().size
+            && (fault == Fault::DropBeforeRaised || !process.requests.iter().any(raises))
+    }
+
+    /// A job begins.
+    pub fn restart_job(&mut self) {
+        self.process().raised = 0;
+    }
+
+    fn finish(&mut self, done: Finished) -> Result<(), Stop> {
+        let requests = &mut self.process().requests;
+        let index = requests.iter().position(|r| r.token == done.token);
+        let request = requests.swap_remove(index.unwrap());
+        done.result
+            .map_err(|error| Stop::Wrong(format!("a request failed: {error}")))?;
+        let sectors = request.sectors;
+        match request.kind {
+            OpKind::Read => {
+                for (sector, bytes) in sectors.zip(request.memory.chunks(512)) {
+                    let (found, expected) = (stamp_of(bytes, sector), self.model.current(sector));
+                    if found != expected {
+                        let what = format!("sector {sector} reads {found:x}, not {expected:x}");
+                        return Err(Stop::Wrong(what));
+                    }
+                }
+            }
+            OpKind::Raise { .. } => {}
+            OpKind::Flush => self.model.flushed(request.point),
+            OpKind::Write { durable } | OpKind::Zero { durable, .. } => {
+                sectors
+                    .clone()
+                    .for_each(|sector| self.model.complete(sector));
+                if durable {
+                    self.model.durable(sectors);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes everything completed durable, while others go on.
+    pub fn flush(&mut self, cx: &mut Context, queue: usize) -> Result<(), Stop> {
+        let token = self.start(cx, queue, OpKind::Flush, 0..0, Vec::new());
+        while self.process().requests.iter().any(|r| r.token == token) {
+            cx.may_crash(300)?;
+            self.poll_all(cx)?;
+        }
+        Ok(())
+    }
+
+    /// Completes everything that is under way; holes that are due are left to a later flush.
+    pub fn drain(&mut self, cx: &mut Context) -> Result<(), Stop> {
+        let queues = &mut self.process().queues;
+        queues.iter_mut().for_each(Pipeline::forget_punches);
+        while !self.process().queues.iter().all(Pipeline::is_idle) {
+            cx.may_crash(300)?;
+            self.poll_all(cx)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the new top layer, which the header names already. Everything was flushed and drained.
+    pub fn push(&mut self, cx: &mut Context) -> Result<(), Stop> {
+        let runtime = self.stamp(cx);
+        cx.may_crash(8)?;
+        let old = cx.layers.lower(self.header.layers[1]);
+        let lower = std::iter::once(old)
+            .chain(self.lower().iter().cloned())
+            .collect();
+        let top = cx.layers.map(self.header.layers[0]);
+        let volume = Volume::open_pushed(top, lower, &runtime).unwrap();
+        self.process().runtime = runtime;
+        self.exchange(cx, volume);
+        Ok(())
+    }
+
+    /// Takes other lower layers, which the header names already. Everything was drained.
+    pub fn put_over(&mut self, cx: &Context, lower: Vec<Arc<LowerLayer>>) {
+        let volume = self.process().volume.over(lower).unwrap();
+        self.exchange(cx, volume);
+    }
+
+    fn exchange(&mut self, cx: &Context, volume: Volume) {
+        let (header, volume) = (&self.header, Arc::new(volume));
+        let process = self.process.as_mut().unwrap();
+        for queue in &mut process.queues {
+            *queue.store_mut() = SimStore::new(cx.layers.files(header), cx.options.alignment);
+            queue.set_volume(volume.clone());
+            queue.set_key(cx.layers.ciphers(header));
+        }
+        process.volume = volume;
+        // What was raised may not be all of it any more.
+        process.raised = 0;
+        process.part_copier(cx, header);
+    }
+
+    /// Serves the size that the header says. Everything was drained.
+    pub fn grow(&mut self) {
+        let size = self.header.size();
+        let process = self.process();
+        let volume = process.volume.grown(size, &process.runtime).unwrap();
+        process.volume = Arc::new(volume);
+        for queue in &mut process.queues {
+            queue.set_volume(process.volume.clone());
+        }
+    }
+
+    /// Makes the runtime map long enough for the header's size.
+    pub fn grow_runtime(&mut self, cx: &Context) {
+        let geometry = cx.layers.geometry(self.header.layers[0]);
+        self.process().runtime.grow(&geometry).unwrap();
+    }
+
+    /// Reads everything the guest may ever have written, through the first queue.
+    pub fn read_all(&mut self, cx: &mut Context) -> Vec<Option<Stamp>> {
+        let size = self.header.size();
+        read_all(cx, &mut self.process().queues[0], size)
+    }
+}
+
+impl Process {
+    /// Has the copier work on a volume of its own, if that is the fault.
+    fn part_copier(&mut self, cx: &Context, header: &Header) {
+        if cx.options.fault != Fault::RaisesUnmarked {
+            return;
+        }
+        let (top, lower) = (cx.layers.map(header.layers[0]), self.volume.lower());
+        let volume = Volume::open_runtime(top, lower.to_vec(), &self.runtime).unwrap();
+        self.queues[COPIER].set_volume(Arc::new(volume));
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        self.process = None;
+        let _ = std::fs::remove_file(&self.runtime);
+    }
+}
+
+/// Memory in pieces, cut anywhere.
+fn cut(rng: &mut super::rng::Rng, memory: &mut [u8]) -> Vec<SharedSlice> {
+    let mut slices = Vec::new();
+    let (mut at, len) = (0, memory.len());
+    while at < len {
+        let most = (len - at) as u64;
+        let piece = match rng.one_in(2) {
+            true => most,
+            false => 1 + rng.below(most),
+        } as usize;
+        let ptr = NonNull::from(&mut memory[at]);
+        // SAFETY: the vector that this is of is kept, unmoved on the heap and untouched, until the
+        // request has finished or its pipeline is gone.
+        slices.push(unsafe { SharedSlice::new(ptr, piece) });
+        at += piece;
+    }
+    slices
+}
+
+/// Reads all windows of a disk of `size` bytes.
+pub fn read_all(cx: &mut Context, queue: &mut Queue, size: u64) -> Vec<Option<Stamp>> {
+    let mut found = vec![None; cx.windows.sectors()];
+    for window in 0..cx.windows.len() {
+        let (start, len) = cx.windows.present(window, size);
+        let mut memory = vec![0xee; (len * 512) as usize];
+        let slices = cut(&mut cx.rng, &mut memory);
+        let memory_of_guest = GuestBuffer {
+            slices,
+            owner: None,
+        };
+        queue.submit(Op {
+            kind: OpKind::Read,
+            at: ByteOffset(start * 512),
+            len: len * 512,
+            memory: memory_of_guest,
+            token: Token(0),
+        });
+        let mut finished = Vec::new();
+        while finished.is_empty() {
+            queue.store_mut().step(&mut cx.rng);
+            queue.poll();
+            queue.take_finished(&mut finished);
+        }
+        for (sector, bytes) in (start..).zip(memory.chunks(512)) {
+            found[cx.windows.index(sector)] = Some(stamp_of(bytes, sector));
+        }
+    }
+    found
+}
