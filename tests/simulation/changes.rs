@@ -29,7 +29,7 @@ impl World {
         if self.merging.is_none() && self.cx.rng.one_in(if self.deep { 2000 } else { 60 }) {
             self.begin_merge();
         }
-        match self.cx.rng.one_in(45) {
+        match self.cx.rng.one_in(if self.deep { 8 } else { 45 }) {
             true => self.change(),
             false => Ok(()),
         }
@@ -39,19 +39,21 @@ impl World {
         let disk = self.cx.rng.below(self.disks.len() as u64) as usize;
         let idle = self.disks[disk].header.job.is_none();
         match self.cx.rng.below(16) {
+            6..13 if self.deep && idle => self.push(disk),
             0..5 if idle => self.push(disk),
             5 => self.clone_snapshot(),
-            6 | 7 if idle && !self.deep => {
+            6 | 7 if idle => {
                 self.flatten(disk);
                 Ok(())
             }
             8 | 9 if idle => self.rotate(disk),
+            13 if self.deep && idle => self.rotate(disk),
             10..12 => {
                 self.delete_snapshot();
                 Ok(())
             }
             12 | 13 => self.grow(disk),
-            14 if !self.snapshots.is_empty() => self.revert(disk),
+            14 if !self.deep && !self.snapshots.is_empty() => self.revert(disk),
             15 if self.disks.len() > 1 => {
                 let mut gone = self.disks.swap_remove(disk);
                 gone.kill(&mut self.cx);
@@ -64,7 +66,7 @@ impl World {
     }
 
     /// Freezes a disk's top layer under a new one, and mostly makes a snapshot of what is beneath.
-    fn push(&mut self, index: usize) -> Result<(), Stop> {
+    pub fn push(&mut self, index: usize) -> Result<(), Stop> {
         let Some(frozen) = self.freeze(index, None)? else {
             return Ok(());
         };
@@ -73,7 +75,7 @@ impl World {
             self.cx.count("chains of 32 layers");
         }
         let contents = self.disks[index].model.contents();
-        self.cx.may_crash(8)?;
+        self.cx.may_crash(12)?;
         // A snapshot names the frozen layers only when the disk does not write to them any more.
         if self.snapshots.len() < MOST_SNAPSHOTS && !self.cx.rng.one_in(8) {
             let header = Header::new(frozen);
@@ -82,7 +84,7 @@ impl World {
             // As if it had been deleted since.
             self.merges.push(Merge { layer: frozen[0].0 });
         }
-        self.cx.may_crash(8)?;
+        self.cx.may_crash(12)?;
         self.disks[index].push(&mut self.cx)
     }
 
@@ -97,7 +99,7 @@ impl World {
             return Ok(None);
         }
         let top = self.cx.make_layer(size);
-        self.cx.may_crash(12)?;
+        self.cx.may_crash(16)?;
         let early = self.cx.options.fault == Fault::PushBeforeFlush;
         let (cx, disk) = (&mut self.cx, &mut self.disks[index]);
         disk.drain(cx)?;
@@ -105,7 +107,7 @@ impl World {
         if !early {
             disk.flush(cx, 0)?;
             disk.drain(cx)?;
-            cx.may_crash(8)?;
+            cx.may_crash(12)?;
         }
         disk.header.layers.insert(0, (top, size));
         disk.header.job = job;
@@ -130,7 +132,7 @@ impl World {
         }
         let size = self.larger(header.size());
         layers.insert(0, (self.cx.make_layer(size), size));
-        self.cx.may_crash(8)?;
+        self.cx.may_crash(12)?;
         let disk = Disk::new(&mut self.cx, Header::new(layers), &contents);
         self.disks.push(disk);
         self.cx.count("clones");
@@ -165,7 +167,7 @@ impl World {
     /// Begins to put a disk under a new key: what it shares with others may stay as it is.
     fn rotate(&mut self, index: usize) -> Result<(), Stop> {
         let layers = &self.disks[index].header.layers;
-        let count = match self.cx.rng.one_in(2) {
+        let count = match self.deep || self.cx.rng.one_in(2) {
             true => 1,
             false => layers.len(),
         };
@@ -174,7 +176,7 @@ impl World {
         match self.freeze(index, Some(Job { drop, rotates }))? {
             None => Ok(()),
             Some(_) => {
-                self.cx.may_crash(8)?;
+                self.cx.may_crash(12)?;
                 self.disks[index].push(&mut self.cx)
             }
         }
@@ -186,7 +188,7 @@ impl World {
             self.disks[index].flush(&mut self.cx, COPIER)?;
         }
         self.steps(30)?;
-        self.cx.may_crash(8)?;
+        self.cx.may_crash(12)?;
         let header = &mut self.disks[index].header;
         let Some(job) = header.job.take() else {
             return Ok(());
@@ -194,9 +196,9 @@ impl World {
         let count = job.drop.len();
         let dropped = header.layers.drain(1..=count).map(|(number, _)| number);
         assert!(dropped.eq(job.drop), "they lie beneath the top");
-        self.cx.may_crash(8)?;
+        self.cx.may_crash(12)?;
         self.steps(30)?;
-        self.cx.may_crash(8)?;
+        self.cx.may_crash(12)?;
         let disk = &mut self.disks[index];
         disk.drain(&mut self.cx)?;
         let lower = disk.lower()[count..].to_vec();
@@ -252,14 +254,14 @@ impl World {
         disk.drain(cx)?;
         disk.flush(cx, 0)?;
         layers.insert(0, (cx.make_layer(size), size));
-        cx.may_crash(8)?;
+        cx.may_crash(12)?;
         disk.kill(cx);
         disk.header = Header {
             attach: disk.header.attach,
             ..Header::new(layers)
         };
         disk.model = super::model::Model::new(&cx.windows, &contents);
-        cx.may_crash(8)?;
+        cx.may_crash(12)?;
         disk.open(cx);
         self.cx.count("reverts");
         self.remove_unused();
@@ -274,16 +276,16 @@ impl World {
         let geometry = self.cx.layers.geometry((top.0, size));
         let files = self.cx.layers.get(top.0).files.clone();
         lock(&files).lengthen(StoreFile::TOP, geometry.data_len());
-        self.cx.may_crash(8)?;
+        self.cx.may_crash(12)?;
         lock(&files).lengthen(StoreFile::Map, format::file_len(geometry.blocks()));
-        self.cx.may_crash(8)?;
+        self.cx.may_crash(12)?;
         // What the header says counts from now on, whatever is served still.
         self.disks[index].header.layers[0].1 = size;
         self.steps(30)?;
-        self.cx.may_crash(8)?;
+        self.cx.may_crash(12)?;
         self.disks[index].grow_runtime(&self.cx);
         self.steps(30)?;
-        self.cx.may_crash(8)?;
+        self.cx.may_crash(12)?;
         self.disks[index].drain(&mut self.cx)?;
         self.disks[index].grow();
         self.cx.count("finished resizes");

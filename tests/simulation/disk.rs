@@ -296,7 +296,7 @@ impl Disk {
     pub fn flush(&mut self, cx: &mut Context, queue: usize) -> Result<(), Stop> {
         let token = self.start(cx, queue, OpKind::Flush, 0..0, Vec::new());
         while self.process().requests.iter().any(|r| r.token == token) {
-            cx.may_crash(300)?;
+            cx.may_crash(800)?;
             self.poll_all(cx)?;
         }
         Ok(())
@@ -307,7 +307,7 @@ impl Disk {
         let queues = &mut self.process().queues;
         queues.iter_mut().for_each(Pipeline::forget_punches);
         while !self.process().queues.iter().all(Pipeline::is_idle) {
-            cx.may_crash(300)?;
+            cx.may_crash(800)?;
             self.poll_all(cx)?;
         }
         Ok(())
@@ -316,7 +316,7 @@ impl Disk {
     /// Takes the new top layer, which the header names already. Everything was flushed and drained.
     pub fn push(&mut self, cx: &mut Context) -> Result<(), Stop> {
         let runtime = self.stamp(cx);
-        cx.may_crash(8)?;
+        cx.may_crash(12)?;
         let old = cx.layers.lower(self.header.layers[1]);
         let lower = std::iter::once(old)
             .chain(self.lower().iter().cloned())

@@ -137,7 +137,7 @@ impl World {
         if self.cx.options.fault != Fault::MergeBeforeFlush {
             run.submit(OpKind::Flush, 0, 0);
             while run.under_way > 0 {
-                if self.cx.rng.one_in(300) {
+                if self.cx.rng.one_in(800) {
                     run.kill(&mut self.cx.rng);
                     return Err(Stop::Crash);
                 }
@@ -147,11 +147,11 @@ impl World {
         // Its process ends; holes that were under way are made or not.
         run.kill(&mut self.cx.rng);
         let MergeRun { layer, upper, .. } = run;
-        self.cx.may_crash(8)?;
+        self.cx.may_crash(12)?;
         for snapshot in &mut self.snapshots {
             if snapshot.header.above(layer) == Some(upper) {
                 snapshot.header.remove(layer);
-                self.cx.may_crash(8)?;
+                self.cx.may_crash(12)?;
             }
         }
         for index in 0..self.disks.len() {
@@ -176,7 +176,7 @@ impl World {
         };
         let entry = self.disks[index].header.layers[position];
         self.disks[index].header.remove(layer);
-        self.cx.may_crash(8)?;
+        self.cx.may_crash(12)?;
         self.steps(30)?;
         let disk = &mut self.disks[index];
         disk.drain(&mut self.cx)?;

@@ -46,6 +46,8 @@ pub struct Context {
     /// How often what was done, to see that a run comes by all of it.
     pub counts: Counts,
     next: Stamp,
+    /// There are no crashes between steps for now.
+    calm: bool,
 }
 
 pub type Counts = BTreeMap<&'static str, u64>;
@@ -63,7 +65,7 @@ impl Context {
 
     /// Crashes once in `n` times.
     pub fn may_crash(&mut self, n: u64) -> Result<(), Stop> {
-        match self.rng.one_in(n) {
+        match !self.calm && self.rng.one_in(n) {
             true => {
                 self.count("crashes between steps");
                 Err(Stop::Crash)
@@ -141,7 +143,7 @@ impl World {
             SECTORS
         };
         let mut this = Self {
-            deep: rng.one_in(8),
+            deep: options.stacks && rng.one_in(12),
             cx: Context {
                 windows: windows(&mut rng, options.stacks),
                 rng,
@@ -149,6 +151,7 @@ impl World {
                 layers: Layers::default(),
                 counts: Counts::new(),
                 next: 0,
+                calm: false,
             },
             disks: Vec::new(),
             snapshots: Vec::new(),
@@ -167,6 +170,11 @@ impl World {
 
     /// Runs until enough crashes; how many there were.
     pub fn run(&mut self) -> Result<u64, String> {
+        if self.deep {
+            self.cx.calm = true;
+            self.pile_up().map_err(|stop| format!("{stop:?}"))?;
+            self.cx.calm = false;
+        }
         for _ in 0..CRASHES {
             let most = if self.cx.options.crowded { 600 } else { 160 };
             let most = most * if self.cx.options.stacks { 2 } else { 1 };
@@ -182,6 +190,15 @@ impl World {
             self.crash(false)?;
         }
         Ok(CRASHES)
+    }
+
+    /// Makes a chain of many layers.
+    fn pile_up(&mut self) -> Result<(), Stop> {
+        for _ in 0..12 + self.cx.rng.below(20) {
+            self.steps(40)?;
+            self.push(0)?;
+        }
+        Ok(())
     }
 
     fn go_on(&mut self, steps: u64) -> Result<(), Stop> {
