@@ -5,7 +5,8 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use vhost::VhostUserMemoryRegionBase;
@@ -28,11 +29,14 @@ use super::config_space::ConfigSpace;
 use super::dirty_log::DirtyLog;
 use super::guest_memory::GuestMemory;
 use super::ring::{RingAddresses, RingSetup};
-use super::shared::Shared;
-use super::worker::{Command, WorkerHandle};
+use super::shared::{Extent, Shared};
+use super::worker::{Answer, Command, Told, WorkerHandle};
 
 /// Memory regions that a frontend may have: as many as the kernel's vhost takes.
 const MOST_MEMORY_SLOTS: u64 = 509;
+
+/// How long queues may take until they stand still for a new size.
+const GROWTH_PATIENCE: Duration = Duration::from_secs(25);
 
 /// What was said of a ring so far.
 #[derive(Default)]
@@ -46,6 +50,47 @@ struct RingState {
     enabled: bool,
     running: bool,
     worker: Option<WorkerHandle>,
+}
+
+/// Queues that stand still.
+pub(super) struct Standing {
+    queues: Vec<SyncSender<Told>>,
+}
+
+impl Standing {
+    /// Has all of them serve `extent` from now on.
+    pub(super) fn go_on(&self, extent: &Arc<Extent>) {
+        for queue in &self.queues {
+            // It waits for this.
+            let _ = queue.send(Told::Serve(extent.clone()));
+        }
+    }
+
+    /// Has all of them destroy their ciphers, and stand on. Should one not, the process ends.
+    pub(super) fn destroy(&self, mode: OnRevoke) {
+        let told: Vec<_> = self
+            .queues
+            .iter()
+            .map(|queue| {
+                let (answer, answered) = sync_channel(1);
+                let told = queue.send(Told::Destroy(mode, answer));
+                told.map_err(|e| e.to_string()).map(|()| answered)
+            })
+            .collect();
+        await_destruction(told);
+    }
+}
+
+/// Waits until queues have destroyed their ciphers. Should one not let go of its key, the process
+/// ends: its memory is gone then in any case.
+fn await_destruction(asked: Vec<std::result::Result<Receiver<Answer>, String>>) {
+    for asked in asked {
+        let answer = asked.and_then(|answer| answer.recv().map_err(|e| e.to_string())?);
+        if let Err(reason) = answer {
+            log::error!("a queue keeps its revoked key, so the data plane ends: {reason}");
+            std::process::exit(1);
+        }
+    }
 }
 
 /// Serves the messages of one connection after another.
@@ -112,29 +157,43 @@ impl BlockHandler {
         if size == self.shared.extent().volume.geometry().size {
             return Ok(());
         }
-        let mut standing = Vec::new();
-        let asked: Vec<_> = self
-            .workers()
-            .map(|worker| {
-                let (go, told) = sync_channel(1);
-                standing.push(go);
-                worker.ask(Command::Exchange(told))
-            })
-            .collect();
-        for asked in asked {
-            asked?.recv().map_err(|e| e.to_string())??;
-        }
+        let standing = self.stand_still(GROWTH_PATIENCE)?;
         let grown = self.shared.grow(size).map_err(|e| e.to_string())?;
-        for go in standing {
-            // Its queue stands and waits for this.
-            let _ = go.send(grown.clone());
-        }
+        standing.go_on(&grown);
         self.config.set_size(size);
         match &self.channel {
             Some(channel) => channel.config_changed(self.acknowledges),
             None => log::info!("no frontend wants to be told of the disk's new size"),
         }
         Ok(())
+    }
+
+    /// Has every queue complete what it took and stand still, until what is returned says how it goes
+    /// on; as before when that is dropped.
+    ///
+    /// # Errors
+    /// Why they go on.
+    pub(super) fn stand_still(
+        &mut self,
+        patience: Duration,
+    ) -> std::result::Result<Standing, String> {
+        let deadline = Instant::now() + patience;
+        let mut queues = Vec::new();
+        let asked: Vec<_> = self
+            .workers()
+            .map(|worker| {
+                let (go, told) = sync_channel(1);
+                queues.push(go);
+                worker.ask(Command::Exchange(told))
+            })
+            .collect();
+        for asked in asked {
+            let left = deadline.saturating_duration_since(Instant::now());
+            asked?.recv_timeout(left).map_err(|_| {
+                format!("what the guest has asked for is not done within {patience:?}")
+            })??;
+        }
+        Ok(Standing { queues })
     }
 
     /// Takes the key away: every queue completes what it took and destroys its cipher, all at the
@@ -146,13 +205,7 @@ impl BlockHandler {
             .workers()
             .map(|worker| worker.ask(Command::Suspend(mode)))
             .collect();
-        for asked in asked {
-            let answer = asked.and_then(|answer| answer.recv().map_err(|e| e.to_string())?);
-            if let Err(reason) = answer {
-                log::error!("a queue keeps its revoked key, so the data plane ends: {reason}");
-                std::process::exit(1);
-            }
-        }
+        await_destruction(asked);
         self.shared.key.destroy(mode);
     }
 

@@ -55,6 +55,13 @@ impl SharedKey {
         }
     }
 
+    /// Holds the DEKs of another stack instead, unless they are revoked: then these are zeroed too.
+    pub(super) fn exchange(&self, deks: DekStack) {
+        if let Key::Held(held) = &mut *self.lock() {
+            *held = deks;
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Key> {
         // A key is replaced as a whole, so one whose holder panicked is whole too.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -80,5 +87,10 @@ mod tests {
         assert_eq!(key.hold(deks()), Some(OnRevoke::Pause));
         assert!(key.ciphers(&units).unwrap().is_ok());
         assert!(key.ciphers(&[DataUnit::B512; 2]).is_err(), "a key for two");
+        key.exchange(deks().pushed(Dek::generate().unwrap()));
+        assert!(key.ciphers(&[DataUnit::B512; 2]).unwrap().is_ok());
+        key.destroy(OnRevoke::Error);
+        key.exchange(deks());
+        assert_eq!(key.ciphers(&units).unwrap().err(), Some(OnRevoke::Error));
     }
 }

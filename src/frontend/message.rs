@@ -13,11 +13,26 @@
 //! | [`LIMITS`] and JSON | changes the disk's limits | none |
 //! | [`RESIZE`] and a number of bytes | serves the disk, whose files have grown, with that size | [`RESIZED`] and the size, or [`NOT_RESIZED`] and why |
 //! | [`REVOKE`] and a mode | finishes what was begun, then destroys the DEKs and all ciphers | [`DESTROYED`] |
-//! | [`RESTORE`], then the DEKs as at first | serves the disk again | [`RESTORED`], or [`NOT_RESTORED`] and why |
+//! | [`RESTORE`] and the layers as JSON, then the DEKs as at first | serves the disk again | [`RESTORED`], or [`NOT_RESTORED`] and why |
+//! | [`FREEZE`] | makes durable what was completed, and stands still | [`FROZEN`], or [`NOT_FROZEN`] and why |
+//! | [`RESTACK`], then a stack, files and DEKs as at first | goes on with another stack, if it is frozen | [`RESTACKED`], or [`NOT_RESTACKED`] and why |
+//! | [`THAW`] | goes on as before it was frozen | [`THAWED`] |
+//! | [`COPY`] and a [`CopyRequest`] | copies up what the top layer lacks, meanwhile | [`COPYING`], or [`NOT_COPYING`] and why |
+//! | [`COPY_STOP`] | copies no more | [`COPY_STOPPED`] |
+//! | [`PROGRESS`] | tells how far the copying is | [`PROGRESS_IS`] and a [`CopyProgress`] |
 //!
 //! The answers come in the order of the commands. Between them the data plane says, unasked,
 //! [`STORAGE_FULL`] when requests begin to wait for space on the host, and [`STORAGE_OK`] when none
 //! waits any more. When either end goes away, the other notices.
+//!
+//! # Another stack
+//!
+//! Between `freeze` and what follows it the disk's header may come to name another stack, so a data
+//! plane that is frozen never goes on by itself: when the control process goes away it ends, with
+//! nothing left to be flushed. A stack that it cannot take leaves it frozen; the control process ends
+//! it then. A key that is revoked meanwhile is destroyed as ever, and what a new stack brings of keys
+//! is zeroed too: the disk goes on without, until it is restored. `restore` names the layers, so that
+//! keys which were unwrapped for an older stack are never used for a newer one.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -54,8 +69,9 @@ pub const RESIZED: &str = "resized ";
 pub const NOT_RESIZED: &str = "not-resized ";
 /// The start of a line that takes the key away; an [`OnRevoke`] follows.
 pub const REVOKE: &str = "revoke ";
-/// The line before the DEK of a disk whose key is granted again.
-pub const RESTORE: &str = "restore";
+/// The start of the line before the DEKs of a disk whose key is granted again; the ids of the layers
+/// that they are of follow as JSON, from the top down.
+pub const RESTORE: &str = "restore ";
 /// The line that says that no DEK and no cipher is left in the data plane.
 pub const DESTROYED: &str = "destroyed";
 /// The line that says that guests are served again.
@@ -66,8 +82,36 @@ pub const NOT_RESTORED: &str = "not-restored ";
 pub const STORAGE_FULL: &str = "storage-full";
 /// The line that says that none does any more.
 pub const STORAGE_OK: &str = "storage-ok";
-/// A command is far shorter.
-const MOST_COMMAND_LEN: usize = 4096;
+/// The line that has the disk stand still with all that was completed durable.
+pub const FREEZE: &str = "freeze";
+/// The line that says that it does.
+pub const FROZEN: &str = "frozen";
+/// The start of a line that says why it goes on instead.
+pub const NOT_FROZEN: &str = "not-frozen ";
+/// The line before another stack.
+pub const RESTACK: &str = "restack";
+/// The line that says that the new stack is served.
+pub const RESTACKED: &str = "restacked";
+/// The start of a line that says why it is not; the disk stands still.
+pub const NOT_RESTACKED: &str = "not-restacked ";
+/// The line that has a frozen disk served again as it was.
+pub const THAW: &str = "thaw";
+/// The line that says that it is.
+pub const THAWED: &str = "thawed";
+/// The start of a line that begins a copy; a [`CopyRequest`] follows as JSON.
+pub const COPY: &str = "copy ";
+/// The line that says that it has begun.
+pub const COPYING: &str = "copying";
+/// The start of a line that says why it has not.
+pub const NOT_COPYING: &str = "not-copying ";
+/// The line that ends a copy; what is done of it stays.
+pub const COPY_STOP: &str = "copy-stop";
+/// The line that says that there is none.
+pub const COPY_STOPPED: &str = "copy-stopped";
+/// The line that asks how far it is.
+pub const PROGRESS: &str = "progress";
+/// The start of the line that tells; a [`CopyProgress`] follows as JSON.
+pub const PROGRESS_IS: &str = "progress-is ";
 /// A setup is far shorter; more is not one.
 const MOST_SETUP_LEN: u32 = 64 * 1024;
 
@@ -152,6 +196,46 @@ impl FromStr for OnRevoke {
             other => Err(format!("'{other}' is neither 'error' nor 'pause'")),
         }
     }
+}
+
+/// What is to be copied up into the top layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CopyRequest {
+    /// How many of the layers right beneath the top are to go afterwards.
+    pub drop: u8,
+    /// Bytes a second at most.
+    pub rate: Option<u64>,
+}
+
+/// How far a copy is.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CopyProgress {
+    /// Whether it goes on.
+    pub state: CopyState,
+    /// Bytes that are copied; what the guest overwrites first counts only in the end.
+    pub bytes_done: u64,
+    /// Bytes that were lacking at the start of this process, or of the copy when that was later.
+    pub bytes_total: u64,
+    /// What it is held up by, or has failed for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Whether a copy goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CopyState {
+    /// There is none.
+    #[default]
+    Idle,
+    /// It is under way.
+    Running,
+    /// Everything is copied, and durable.
+    Done,
+    /// It cannot go on in this process.
+    Failed,
 }
 
 /// What the data plane serves, and how.
@@ -298,6 +382,39 @@ pub fn receive_setup(from: &mut UnixStream) -> Result<(Setup, DiskFiles, DekStac
     Ok((setup, files, DekStack::receive(from, layers)?))
 }
 
+/// Sends another stack, its files and DEKs to the data plane, after the line [`RESTACK`]. Of the top
+/// layer's files those are used that the data plane has already, if it has.
+///
+/// # Errors
+/// As [`send_setup`].
+pub fn send_stack(
+    to: &mut UnixStream,
+    stack: &Stack,
+    files: &DiskFiles,
+    deks: &DekStack,
+) -> Result<(), FrontendError> {
+    send_json(to, stack, files)?;
+    Ok(deks.send(to)?)
+}
+
+/// What [`send_stack`] sent; the files can be wrong by themselves.
+pub(super) type ReceivedStack = (Stack, Result<DiskFiles, FrontendError>, DekStack);
+
+/// Receives what [`send_stack`] sent. All of it is taken before anything in it is refused, so that
+/// commands can follow it.
+///
+/// # Errors
+/// As [`receive_setup`]; nothing that follows can be told apart from it then.
+pub(super) fn receive_stack(mut from: &UnixStream) -> Result<ReceivedStack, FrontendError> {
+    let (stack, files): (Stack, _) = receive_json(from)?;
+    let layers = stack.layers.len();
+    if !(1..=MOST_LAYERS).contains(&layers) {
+        return Err(FrontendError::Setup(format!("{layers} layers")));
+    }
+    let deks = DekStack::receive(&mut from, layers)?;
+    Ok((stack, DiskFiles::from_descriptors(files, layers), deks))
+}
+
 fn send_json(
     to: &mut UnixStream,
     value: &impl Serialize,
@@ -317,7 +434,7 @@ fn send_json(
 }
 
 fn receive_json<T: DeserializeOwned>(
-    from: &mut UnixStream,
+    mut from: &UnixStream,
 ) -> Result<(T, Vec<File>), FrontendError> {
     let refuse = |error: &dyn std::fmt::Display| FrontendError::Setup(error.to_string());
     let mut len = [0; 4];
@@ -353,93 +470,10 @@ fn receive_with_files(from: &UnixStream, into: &mut [u8]) -> io::Result<(usize, 
     Ok((received, numbers[..count].iter().map(take_over).collect()))
 }
 
-/// A command of the control process.
-pub(super) enum ControlCommand {
-    /// New limits.
-    Limits(Limits),
-    /// A new size in bytes.
-    Resize(u64),
-    /// Take the key away.
-    Revoke(OnRevoke),
-    /// Serve again, with the DEKs that follow the line.
-    Restore,
-}
-
-/// Reads the line of one command and not a byte more: a DEK may follow, which must get into no
-/// buffer. The inner result is an error for a line that is no command.
-///
-/// # Errors
-/// [`io::ErrorKind::UnexpectedEof`] when the other end is closed, and what the kernel says.
-pub(super) fn receive_command(
-    from: &mut impl Read,
-) -> io::Result<Result<ControlCommand, FrontendError>> {
-    let mut line = Vec::new();
-    loop {
-        let mut byte = [0];
-        from.read_exact(&mut byte)?;
-        match byte {
-            [b'\n'] => return Ok(parse_command(&String::from_utf8_lossy(&line))),
-            [_] if line.len() >= MOST_COMMAND_LEN => {
-                return Err(io::ErrorKind::InvalidData.into());
-            }
-            [byte] => line.push(byte),
-        }
-    }
-}
-
-fn parse_command(line: &str) -> Result<ControlCommand, FrontendError> {
-    let refuse = |error: &dyn std::fmt::Display| FrontendError::Setup(error.to_string());
-    if let Some(json) = line.strip_prefix(LIMITS) {
-        let limits = serde_json::from_str(json).map_err(|e| refuse(&e))?;
-        return Ok(ControlCommand::Limits(limits));
-    }
-    if let Some(size) = line.strip_prefix(RESIZE) {
-        return Ok(ControlCommand::Resize(
-            size.parse().map_err(|e| refuse(&e))?,
-        ));
-    }
-    if let Some(mode) = line.strip_prefix(REVOKE) {
-        return Ok(ControlCommand::Revoke(
-            mode.parse().map_err(|e| refuse(&e))?,
-        ));
-    }
-    match line {
-        RESTORE => Ok(ControlCommand::Restore),
-        _ => Err(refuse(&"there is no such command")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::keys::Dek;
-
-    #[test]
-    fn a_command_is_read_to_its_end_and_not_further() {
-        let dek = Dek::generate().unwrap();
-        let mut pipe =
-            b"revoke pause\nlimits {\"iops\":7}\nbogus\nrevoke never\nresize 8192\nresize -1\nrestore\n"
-                .to_vec();
-        dek.send(&mut pipe).unwrap();
-        let from = &mut pipe.as_slice();
-        let mut next = || receive_command(from).unwrap();
-        assert!(matches!(
-            next(),
-            Ok(ControlCommand::Revoke(OnRevoke::Pause))
-        ));
-        assert!(matches!(
-            next(),
-            Ok(ControlCommand::Limits(Limits { iops: Some(7), .. }))
-        ));
-        assert!(next().is_err());
-        assert!(next().is_err());
-        assert!(matches!(next(), Ok(ControlCommand::Resize(8192))));
-        assert!(next().is_err());
-        assert!(matches!(next(), Ok(ControlCommand::Restore)));
-        assert_eq!(Dek::receive(from).unwrap().expose(), dek.expose());
-        assert!(receive_command(from).is_err(), "the other end is closed");
-        assert!(receive_command(&mut [b'x'; 10_000].as_slice()).is_err());
-    }
 
     fn setup(layers: u128) -> Setup {
         let layer = |id| StackLayer {

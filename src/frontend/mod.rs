@@ -11,10 +11,13 @@
 //! a lock and several system calls an event (see `docs/architecture.md`).
 
 mod backend_channel;
+mod command;
 mod config_space;
 mod confine;
+mod copier;
 mod dirty_log;
 mod error;
+mod freeze;
 mod guest_memory;
 mod handler;
 mod key;
@@ -33,9 +36,11 @@ mod worker;
 pub use error::FrontendError;
 pub use limits::Limits;
 pub use message::{
-    CONTROL_FD, DESTROYED, Discard, DiskFiles, LIMITS, NOT_RESIZED, NOT_RESTORED, OnFull, OnRevoke,
-    READY, RESIZE, RESIZED, RESTORE, RESTORED, REVOKE, SOCKET_FD, STORAGE_FULL, STORAGE_OK, Setup,
-    Stack, StackLayer, receive_setup, send_setup,
+    CONTROL_FD, COPY, COPY_STOP, COPY_STOPPED, COPYING, CopyProgress, CopyRequest, CopyState,
+    DESTROYED, Discard, DiskFiles, FREEZE, FROZEN, LIMITS, NOT_COPYING, NOT_FROZEN, NOT_RESIZED,
+    NOT_RESTACKED, NOT_RESTORED, OnFull, OnRevoke, PROGRESS, PROGRESS_IS, READY, RESIZE, RESIZED,
+    RESTACK, RESTACKED, RESTORE, RESTORED, REVOKE, SOCKET_FD, STORAGE_FULL, STORAGE_OK, Setup,
+    Stack, StackLayer, THAW, THAWED, receive_setup, send_setup, send_stack,
 };
 pub use serve::serve;
 pub use waiter::{Waiter, signal_pipe};

@@ -1,36 +1,38 @@
 //! The data plane process: from its first instruction to its last flush.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
-use std::{fs::File, io};
 
+use uuid::Uuid;
 use vhost::vhost_user::{BackendReqHandler, Error as VhostError};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::keys::{DekStack, harden_process};
 use crate::pipeline::DiskIo;
 use crate::request::Disk;
-use crate::store::StackFiles;
 use crate::units::{SECTOR_SIZE, Sector};
-use crate::volume::{LayerMap, LowerLayer, Volume, check_data_file};
+use crate::volume::{LayerMap, Volume, check_data_file};
 
 use super::backend_channel::announced_channel;
+use super::command::{ControlCommand, receive_command};
 use super::config_space::{ConfigSpace, MOST_ZERO_SECTORS};
 use super::confine::confine;
+use super::copier::Copier;
 use super::handler::BlockHandler;
 use super::key::SharedKey;
 use super::log_limit::LogLimit;
-use super::message::{ControlCommand, receive_command};
-use super::shared::{Extent, Shared};
+use super::message::receive_stack;
+use super::shared::{Extent, Shared, open_lower, split};
 use super::stalled::StorageNews;
 use super::waiter::{Waiter, signal_pipe};
 use super::{
-    CONTROL_FD, DESTROYED, Discard, DiskFiles, FrontendError, NOT_RESIZED, NOT_RESTORED, READY,
-    RESIZED, RESTORED, SOCKET_FD, Setup, Stack, receive_setup,
+    CONTROL_FD, COPY_STOPPED, COPYING, DESTROYED, Discard, DiskFiles, FrontendError, NOT_COPYING,
+    NOT_RESIZED, NOT_RESTACKED, NOT_RESTORED, PROGRESS_IS, READY, RESIZED, RESTORED, SOCKET_FD,
+    Setup, THAWED, receive_setup,
 };
 
 /// What woke the main thread.
@@ -90,7 +92,10 @@ fn serve_disk(control: &mut UnixStream) -> Result<(), FrontendError> {
         runtime,
         lower_maps,
     } = opened;
-    let (top, lower) = layers(&setup.stack, &files, lower_maps)?;
+    let (top, beneath) = split(&setup.stack)?;
+    let map = files.map.try_clone()?.into_file();
+    let top = LayerMap::new(top.geometry()?, map);
+    let lower = open_lower(beneath, &files, lower_maps, &[])?;
     check_data_file(files.data.file(), &top.geometry)?;
     files.map_memory(top.geometry.data_len())?;
     let volume = Arc::new(Volume::open_runtime(top, lower, &runtime)?);
@@ -101,11 +106,11 @@ fn serve_disk(control: &mut UnixStream) -> Result<(), FrontendError> {
     let extent = Extent {
         volume,
         files,
+        runtime,
         disk: disk_of(&setup),
     };
     let shared = Arc::new(Shared::new(
         extent,
-        runtime,
         SharedKey::new(deks),
         config.limits(),
         &setup,
@@ -117,6 +122,7 @@ fn serve_disk(control: &mut UnixStream) -> Result<(), FrontendError> {
         ended: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(io_error("make an eventfd"))?,
         connection: None,
         news: StorageNews::default(),
+        copier: Copier::default(),
     };
     writeln!(control, "{READY}").map_err(io_error("tell that the disk is ready"))?;
     log::info!(
@@ -129,36 +135,16 @@ fn serve_disk(control: &mut UnixStream) -> Result<(), FrontendError> {
         false => server.serve_one(UnixStream::from(socket), control, &signals),
     };
     server.close();
+    server.copier.stop();
     drop(server);
     served?;
     last_flush(&shared)?;
     give_up(&shared)
 }
 
-/// The layers of a stack with their maps.
-fn layers(
-    stack: &Stack,
-    files: &StackFiles,
-    lower_maps: Vec<File>,
-) -> Result<(LayerMap, Vec<Arc<LowerLayer>>), FrontendError> {
-    let (top, beneath) = stack
-        .layers
-        .split_first()
-        .ok_or_else(|| FrontendError::Setup("a disk has a layer".into()))?;
-    let map = files.map.try_clone()?.into_file();
-    let top = LayerMap::new(top.geometry()?, map);
-    let mut lower = Vec::new();
-    for ((layer, map), data) in beneath.iter().zip(lower_maps).zip(&files.lower) {
-        let geometry = layer.geometry()?;
-        check_data_file(data.file(), &geometry)?;
-        lower.push(LowerLayer::open(LayerMap::new(geometry, map))?);
-    }
-    Ok((top, lower))
-}
-
 /// Lets go of the disk's claim. The end of the process would do that too, but only when the kernel
 /// has taken its rings apart, some milliseconds after the control process has seen the end.
-fn give_up(shared: &Shared) -> Result<(), FrontendError> {
+pub(super) fn give_up(shared: &Shared) -> Result<(), FrontendError> {
     let extent = shared.extent();
     rustix::fs::flock(extent.files.data.file(), rustix::fs::FlockOperation::Unlock)
         .map_err(|e| io_error("let go of the disk")(e.into()))
@@ -180,11 +166,13 @@ fn disk_of(setup: &Setup) -> Disk {
 /// Makes what the guest had not flushed durable: the runtime map is not needed any more then. That
 /// takes no key, which may be revoked by now.
 fn last_flush(shared: &Shared) -> Result<(), FrontendError> {
+    open_to_flush(shared)?.flush().map_err(FrontendError::Flush)
+}
+
+pub(super) fn open_to_flush(shared: &Shared) -> Result<DiskIo, FrontendError> {
     let extent = shared.extent();
     let files = extent.files.try_clone()?;
-    let mut io =
-        DiskIo::open_to_flush(extent.volume.clone(), files).map_err(FrontendError::Flush)?;
-    io.flush().map_err(FrontendError::Flush)
+    DiskIo::open_to_flush(extent.volume.clone(), files).map_err(FrontendError::Flush)
 }
 
 fn io_error(what: &'static str) -> impl Fn(io::Error) -> FrontendError {
@@ -197,12 +185,13 @@ struct Connection {
     thread: JoinHandle<()>,
 }
 
-struct Server {
-    shared: Arc<Shared>,
+pub(super) struct Server {
+    pub(super) shared: Arc<Shared>,
     handler: Arc<Mutex<BlockHandler>>,
     ended: EventFd,
     connection: Option<Connection>,
     news: StorageNews,
+    pub(super) copier: Copier,
 }
 
 impl Server {
@@ -277,7 +266,7 @@ impl Server {
 
     /// Does what the control process sent. Whether the process goes on: not when the other end is
     /// closed.
-    fn obey(&self, mut control: &UnixStream) -> bool {
+    fn obey(&mut self, mut control: &UnixStream) -> bool {
         let Ok(command) = receive_command(&mut control) else {
             return false;
         };
@@ -288,7 +277,10 @@ impl Server {
                 Ok(())
             }
             Ok(ControlCommand::Resize(size)) => {
+                // It knows the smaller volume only.
+                let copy = self.copier.stop();
                 let grown = self.handler().grow(size);
+                self.copy_again(copy);
                 match grown {
                     Ok(()) => {
                         log::info!("the disk has {size} bytes now");
@@ -298,17 +290,33 @@ impl Server {
                 }
             }
             Ok(ControlCommand::Revoke(mode)) => {
+                self.copier.stop();
                 self.handler().suspend(mode);
                 log::info!("the key was revoked: no DEK and no cipher is left");
                 writeln!(control, "{DESTROYED}")
             }
-            Ok(ControlCommand::Restore) => match self.receive_keys(&mut control) {
+            Ok(ControlCommand::Restore(layers)) => match self.receive_keys(control, &layers) {
                 Ok(deks) => match self.handler().resume(deks) {
                     Ok(()) => writeln!(control, "{RESTORED}"),
                     Err(reason) => writeln!(control, "{NOT_RESTORED}{reason}"),
                 },
                 Err(error) => writeln!(control, "{NOT_RESTORED}{error}"),
             },
+            Ok(ControlCommand::Freeze) => return self.freeze(control),
+            Ok(ControlCommand::Restack) => match receive_stack(control) {
+                Ok(_) => writeln!(control, "{NOT_RESTACKED}the disk does not stand still"),
+                Err(_) => return false,
+            },
+            Ok(ControlCommand::Thaw) => writeln!(control, "{THAWED}"),
+            Ok(ControlCommand::Copy(request)) => match self.copier.start(&self.shared, request) {
+                Ok(()) => writeln!(control, "{COPYING}"),
+                Err(reason) => writeln!(control, "{NOT_COPYING}{reason}"),
+            },
+            Ok(ControlCommand::CopyStop) => {
+                self.copier.stop();
+                writeln!(control, "{COPY_STOPPED}")
+            }
+            Ok(ControlCommand::Progress) => writeln!(control, "{}", self.progress_line()),
             Err(error) => {
                 log::warn!("the control process sent something that is not a command: {error}");
                 Ok(())
@@ -317,12 +325,29 @@ impl Server {
         done.is_ok()
     }
 
-    fn receive_keys(&self, control: &mut &UnixStream) -> Result<DekStack, FrontendError> {
-        let layers = self.shared.extent().files.layers();
-        Ok(DekStack::receive(control, layers)?)
+    /// How far the copy is, as the control process is told.
+    pub(super) fn progress_line(&self) -> String {
+        let json = serde_json::to_string(&self.copier.progress());
+        // It has nothing that could not be written as JSON.
+        format!("{PROGRESS_IS}{}", json.unwrap_or_default())
     }
 
-    fn handler(&self) -> MutexGuard<'_, BlockHandler> {
+    /// Receives the DEKs of `layers`; they are of no use when the disk has others by now.
+    pub(super) fn receive_keys(
+        &self,
+        mut control: &UnixStream,
+        layers: &[Uuid],
+    ) -> Result<DekStack, FrontendError> {
+        let deks = DekStack::receive(&mut control, layers.len())?;
+        match self.shared.extent().layers().eq(layers.iter().copied()) {
+            true => Ok(deks),
+            false => Err(FrontendError::Setup(
+                "keys of another stack of layers".into(),
+            )),
+        }
+    }
+
+    pub(super) fn handler(&self) -> MutexGuard<'_, BlockHandler> {
         // A panic of any thread ends the process.
         self.handler.lock().unwrap_or_else(PoisonError::into_inner)
     }

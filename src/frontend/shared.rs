@@ -1,30 +1,119 @@
 //! What all queues of a disk share.
 
+use std::fs::File;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use uuid::Uuid;
+
 use crate::request::{ChainLimits, Disk};
 use crate::store::StackFiles;
 use crate::units::{SECTOR_SIZE, Sector};
-use crate::volume::{RuntimeMap, Volume, check_data_file};
+use crate::volume::{LayerMap, LowerLayer, RuntimeMap, Volume, check_data_file};
 
 use super::key::SharedKey;
 use super::limits::Limiter;
 use super::stalled::FullStorage;
-use super::{Discard, FrontendError, OnFull, Setup};
+use super::{Discard, DiskFiles, FrontendError, OnFull, Setup, Stack, StackLayer};
 
-/// What changes when the disk grows, as a whole and for all queues at once.
+/// What changes when the disk grows or gets other layers, as a whole and for all queues at once.
 pub(super) struct Extent {
     pub(super) volume: Arc<Volume>,
     pub(super) files: StackFiles,
+    /// The runtime map of the top layer.
+    pub(super) runtime: RuntimeMap,
     pub(super) disk: Disk,
+}
+
+impl Extent {
+    /// The ids of the disk's layers, from the top down.
+    pub(super) fn layers(&self) -> impl Iterator<Item = Uuid> {
+        let lower = self.volume.lower().iter();
+        std::iter::once(self.volume.geometry().layer)
+            .chain(lower.map(|layer| layer.geometry().layer))
+    }
+
+    /// The same disk with another stack, which its header names already and which was opened. What it
+    /// has of the top layer is used only when that is a new one.
+    ///
+    /// # Errors
+    /// [`FrontendError`] when it is no stack that the disk can go on with.
+    pub(super) fn restacked(
+        &self,
+        stack: &Stack,
+        opened: DiskFiles,
+    ) -> Result<Self, FrontendError> {
+        let (top, beneath) = split(stack)?;
+        let now = self.volume.geometry();
+        let geometry = top.geometry()?;
+        if geometry.size != now.size {
+            return Err(FrontendError::Setup(format!(
+                "the new stack has {} bytes, the disk {}",
+                geometry.size, now.size
+            )));
+        }
+        let DiskFiles {
+            mut files,
+            mut runtime,
+            lower_maps,
+        } = opened;
+        // A merge may have filled a layer that stays, so that what is known of its map is old.
+        let known = match stack.layers.len() > self.files.layers() {
+            true => self.volume.lower(),
+            false => &[],
+        };
+        let lower = open_lower(beneath, &files, lower_maps, known)?;
+        let volume = if top.id == now.layer {
+            files.data = self.files.data.try_clone()?;
+            files.map = self.files.map.try_clone()?;
+            runtime = self.runtime.try_clone()?;
+            self.volume.over(lower)?
+        } else {
+            check_data_file(files.data.file(), &geometry)?;
+            let map = files.map.try_clone()?.into_file();
+            Volume::open_pushed(LayerMap::new(geometry, map), lower, &runtime)?
+        };
+        files.map_memory(volume.geometry().data_len())?;
+        Ok(Self {
+            volume: Arc::new(volume),
+            files,
+            runtime,
+            disk: self.disk.clone(),
+        })
+    }
+}
+
+/// The top layer, and those beneath it.
+pub(super) fn split(stack: &Stack) -> Result<(&StackLayer, &[StackLayer]), FrontendError> {
+    let layer = stack.layers.split_first();
+    layer.ok_or_else(|| FrontendError::Setup("a disk has a layer".into()))
+}
+
+/// The layers beneath the top, with their maps; one that is `known` already is taken as it is.
+pub(super) fn open_lower(
+    layers: &[StackLayer],
+    files: &StackFiles,
+    maps: Vec<File>,
+    known: &[Arc<LowerLayer>],
+) -> Result<Vec<Arc<LowerLayer>>, FrontendError> {
+    let mut lower = Vec::new();
+    for ((layer, map), data) in layers.iter().zip(maps).zip(&files.lower) {
+        let geometry = layer.geometry()?;
+        check_data_file(data.file(), &geometry)?;
+        lower.push(
+            match known.iter().find(|known| *known.geometry() == geometry) {
+                Some(known) => known.clone(),
+                None => LowerLayer::open(LayerMap::new(geometry, map))?,
+            },
+        );
+    }
+    Ok(lower)
 }
 
 /// What all queues of the disk share.
 pub(super) struct Shared {
     extent: Mutex<Arc<Extent>>,
-    pub(super) runtime: RuntimeMap,
     pub(super) key: SharedKey,
     pub(super) limits: ChainLimits,
     /// The longest time that a queue looks busily for work before it sleeps.
@@ -48,7 +137,6 @@ impl Shared {
     /// [`FrontendError::Io`].
     pub(super) fn new(
         extent: Extent,
-        runtime: RuntimeMap,
         key: SharedKey,
         limits: ChainLimits,
         setup: &Setup,
@@ -59,7 +147,6 @@ impl Shared {
         })?;
         Ok(Self {
             extent: Mutex::new(Arc::new(extent)),
-            runtime,
             key,
             limits,
             poll: Duration::from_micros(setup.poll_us.into()),
@@ -80,20 +167,26 @@ impl Shared {
     /// runtime map have grown already.
     pub(super) fn grow(&self, size: u64) -> Result<Arc<Extent>, FrontendError> {
         let now = self.extent();
-        let volume = now.volume.grown(size, &self.runtime)?;
+        let volume = now.volume.grown(size, &now.runtime)?;
         check_data_file(now.files.data.file(), volume.geometry())?;
         let mut files = now.files.try_clone()?;
         files.map_grown(volume.geometry().data_len())?;
         let grown = Arc::new(Extent {
             volume: Arc::new(volume),
             files,
+            runtime: now.runtime.try_clone()?,
             disk: Disk {
                 capacity: Sector(size / SECTOR_SIZE),
                 ..now.disk.clone()
             },
         });
-        *self.lock_extent() = grown.clone();
+        self.replace(grown.clone());
         Ok(grown)
+    }
+
+    /// Makes the disk another, while no queue has a request under way.
+    pub(super) fn replace(&self, extent: Arc<Extent>) {
+        *self.lock_extent() = extent;
     }
 
     fn lock_extent(&self) -> MutexGuard<'_, Arc<Extent>> {

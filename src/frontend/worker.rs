@@ -59,9 +59,17 @@ pub(super) enum Command {
     Resume,
     /// Complete what was taken, and stand still until the disk's new extent comes; when none comes,
     /// go on with the old one.
-    Exchange(Receiver<Arc<Extent>>),
+    Exchange(Receiver<Told>),
     /// End the thread.
     Exit,
+}
+
+/// What a worker is told that stands still.
+pub(super) enum Told {
+    /// Serve this from now on.
+    Serve(Arc<Extent>),
+    /// Destroy the cipher, as for [`Command::Suspend`], and stand on.
+    Destroy(OnRevoke, SyncSender<Answer>),
 }
 
 pub(super) type Answer = Result<u16, String>;
@@ -70,7 +78,7 @@ pub(super) type Answer = Result<u16, String>;
 enum Drain {
     Stop,
     Suspend(OnRevoke),
-    Exchange(Receiver<Arc<Extent>>),
+    Exchange(Receiver<Told>),
 }
 
 impl Drain {
@@ -308,31 +316,44 @@ impl Worker {
                 self.queue.pipeline.store_mut().unwatch(KICK);
                 Ok(self.ring.take().map_or(0, |ring| ring.next_avail()))
             }
-            Drain::Suspend(mode) => {
-                self.suspended = Some(mode);
-                let gone = self.queue.pipeline.drop_key();
-                // What has encrypted and decrypted was called from here, or deeper.
-                wipe_stack();
-                match gone {
-                    true => Ok(0),
-                    false => Err("a request without a chain is under way".into()),
-                }
-            }
-            Drain::Exchange(extent) => {
+            Drain::Suspend(mode) => self.drop_key(mode),
+            Drain::Exchange(told) => {
                 let _ = answer.send(Ok(0));
-                // All queues stand here before any goes on, so that none serves the old disk while
-                // another serves the new one.
-                if let Ok(extent) = extent.recv()
-                    && let Err(error) = self.queue.exchange(&extent)
-                {
-                    // What was completed is kept; whoever supervises this starts another.
-                    log::error!("queue {}: {error}", self.index);
-                    std::process::exit(1);
-                }
-                return;
+                return self.stand_still(&told);
             }
         };
         let _ = answer.send(result);
+    }
+
+    fn drop_key(&mut self, mode: OnRevoke) -> Answer {
+        self.suspended = Some(mode);
+        let gone = self.queue.pipeline.drop_key();
+        // What has encrypted and decrypted was called from here, or deeper.
+        wipe_stack();
+        match gone {
+            true => Ok(0),
+            false => Err("a request without a chain is under way".into()),
+        }
+    }
+
+    /// All queues stand here before any goes on, so that none serves the old disk while another
+    /// serves the new one.
+    fn stand_still(&mut self, told: &Receiver<Told>) {
+        while let Ok(told) = told.recv() {
+            match told {
+                Told::Destroy(mode, answer) => {
+                    let _ = answer.send(self.drop_key(mode));
+                }
+                Told::Serve(extent) => {
+                    if let Err(error) = self.queue.exchange(&extent) {
+                        // What was completed is kept; whoever supervises this starts another.
+                        log::error!("queue {}: {error}", self.index);
+                        std::process::exit(1);
+                    }
+                    return;
+                }
+            }
+        }
     }
 
     /// Waits, after having looked busily for a moment if that has paid lately.

@@ -38,6 +38,18 @@ impl DiskIo {
         Self::with(volume, files, Some(ciphers))
     }
 
+    /// As [`DiskIo::open`] with ciphers that are there already.
+    ///
+    /// # Errors
+    /// [`PipelineError`] when the ring or the buffers cannot be made.
+    pub fn open_with(
+        volume: Arc<Volume>,
+        files: StackFiles,
+        ciphers: CipherStack,
+    ) -> Result<Self, PipelineError> {
+        Self::with(volume, files, Some(ciphers))
+    }
+
     /// As [`DiskIo::open`] for a disk whose key is not there: what was completed before can be
     /// made durable all the same.
     ///
@@ -139,7 +151,29 @@ impl DiskIo {
     /// # Errors
     /// [`PipelineError::Op`] when a sync fails.
     pub fn flush(&mut self) -> Result<(), PipelineError> {
-        self.run(OpKind::Flush, 0, 0, None)
+        self.run(OpKind::Flush, 0, 0, None)?;
+        self.settle()
+    }
+
+    /// Whether the ring has failed. Blocks that it was working on stay marked then, so that others who
+    /// share the volume would wait for them for ever.
+    pub fn has_failed(&self) -> bool {
+        self.pipeline.is_none()
+    }
+
+    /// Finishes the holes that were begun, whose blocks are marked in a volume that others may share,
+    /// and leaves the rest to a later flush.
+    fn settle(&mut self) -> Result<(), PipelineError> {
+        let pipeline = self.pipeline.as_mut().ok_or_else(ring_failed)?;
+        pipeline.forget_punches();
+        while !pipeline.is_idle() {
+            if let Err(error) = pipeline.store_mut().enter(Wait::Forever) {
+                self.pipeline = None;
+                return Err(error.into());
+            }
+            pipeline.poll();
+        }
+        Ok(())
     }
 
     fn run(

@@ -8,11 +8,11 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use crate::catalog::{CatalogError, Kind};
 use crate::control::disks::{Disk, DiskError};
 use crate::control::{ControlError, Installation};
-use crate::envelope::EnvelopeError;
-use crate::keys::{DekStack, with_wiped_stack};
+use crate::envelope::{EnvelopeError, HeaderPayload};
+use crate::keys::with_wiped_stack;
 use crate::vault::{VaultError, Verdict};
 
-use super::guard::Finding;
+use super::guard::{Finding, LayerKeys};
 use super::status::Reason;
 
 /// Asks the vault when told to.
@@ -66,21 +66,31 @@ impl Checker {
     }
 }
 
-/// Unwraps the DEK of an attached disk in the name of its identity, as its header says now.
+/// Unwraps DEKs of an attached disk in the name of its identities, as its header says now: one under
+/// each key, or, when they are wanted, those of all layers. `top` is the top layer that is attached.
 pub(super) fn check(
     installation: &Installation,
     disk: &Disk,
-    layer: uuid::Uuid,
+    top: uuid::Uuid,
     with_key: bool,
 ) -> Finding {
     let unlocked = with_wiped_stack(|| -> Result<_, DiskError> {
-        let (header, dek) = disk.unlock(installation, disk.header_file()?.read()?)?;
-        let top = header.top().map(|top| (top.id, top.envelope.key_url()));
-        // What is not wanted is zeroed at once.
-        Ok((top, with_key.then(|| DekStack::from(dek))))
+        let header = disk.header_file()?.read()?;
+        match with_key {
+            true => {
+                let (header, deks) = disk.unlock_all(installation, header)?;
+                let layers = header.layers.iter().rev().map(|layer| layer.id).collect();
+                Ok((header, Some(LayerKeys { layers, deks })))
+            }
+            false => Ok((disk.check_keys(installation, header)?, None)),
+        }
     });
     match unlocked {
-        Ok((Some((id, key_url)), dek)) if id == layer => Finding::Granted { key_url, dek },
+        // While the layers are being changed it names the top that was, beneath a new one.
+        Ok((header, keys)) if header.layer(top).is_some() => Finding::Granted {
+            key_url: key_url(&header),
+            keys,
+        },
         Ok(_) => Finding::Unknown(Reason {
             code: "UnusableHeader".into(),
             message: "the disk's header does not name the layer that is attached".into(),
@@ -92,13 +102,19 @@ pub(super) fn check(
     }
 }
 
+/// The key version that wraps the top layer's DEK.
+fn key_url(header: &HeaderPayload) -> String {
+    let top = header.top().map(|top| top.envelope.key_url());
+    top.unwrap_or_default()
+}
+
 /// What an error says about the key. A set that is gone has taken its identity with it, so nobody
 /// can be granted the key any more; everything else beside the vault's own refusals decides nothing.
 fn verdict(error: &DiskError) -> Verdict {
     if let DiskError::Layer { source, .. } = error {
         return verdict(source);
     }
-    match (vault_error(error), error) {
+    match (vault_error(error), cause(error)) {
         (Some(error), _) => error.code.verdict(),
         (
             None,
@@ -130,6 +146,14 @@ fn vault_error(error: &DiskError) -> Option<&VaultError> {
         DiskError::Control(ControlError::Vault(error))
         | DiskError::Envelope(EnvelopeError::Vault(error)) => Some(error),
         _ => None,
+    }
+}
+
+/// What is wrong with a layer's key, whichever layer's it is.
+fn cause(error: &DiskError) -> &DiskError {
+    match error {
+        DiskError::Layer { source, .. } => source,
+        error => error,
     }
 }
 

@@ -8,7 +8,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::frontend::{LIMITS, Limits, OnRevoke, RESIZE, RESTORE, REVOKE};
-use crate::keys::DekStack;
+
+use super::guard::LayerKeys;
 
 /// How long the data plane may take to serve a new size: it completes what the guest has asked for.
 const RESIZE_PATIENCE: Duration = Duration::from_secs(30);
@@ -64,10 +65,11 @@ impl Commands {
         self.line(&format!("{REVOKE}{}", mode.as_str()))
     }
 
-    pub(super) fn restore(&self, deks: &DekStack) -> io::Result<()> {
+    pub(super) fn restore(&self, keys: &LayerKeys) -> io::Result<()> {
+        let layers = serde_json::to_string(&keys.layers)?;
         let mut control = self.control();
-        writeln!(control, "{RESTORE}")?;
-        deks.send(&mut *control).map_err(io::Error::other)
+        control.write_all(format!("{RESTORE}{layers}\n").as_bytes())?;
+        keys.deks.send(&mut *control).map_err(io::Error::other)
     }
 
     /// The data plane sees the end of the socket, and ends.

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use rand::Rng;
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use crate::frontend::OnRevoke;
 use crate::keys::DekStack;
@@ -40,12 +41,18 @@ impl Moment {
     }
 }
 
+/// The DEKs of a disk, and which layers they are of, from the top down.
+pub(super) struct LayerKeys {
+    pub(super) layers: Vec<Uuid>,
+    pub(super) deks: DekStack,
+}
+
 /// What a check of the key found.
 pub(super) enum Finding {
     /// The vault unwrapped the DEK, which is here if it was wanted.
     Granted {
         key_url: String,
-        dek: Option<DekStack>,
+        keys: Option<LayerKeys>,
     },
     /// Whoever controls the key has said no.
     Refused(Reason),
@@ -62,7 +69,7 @@ pub(super) trait Hands {
     /// Has the data plane destroy its DEK; it answers to [`Guard::destroyed`].
     fn destroy(&mut self, mode: OnRevoke);
     /// Gives the data plane the DEK; it answers to [`Guard::restored`] or [`Guard::not_restored`].
-    fn restore(&mut self, deks: &DekStack);
+    fn restore(&mut self, keys: &LayerKeys);
     /// Kills the data plane.
     fn kill(&mut self);
     /// Tells everybody.
@@ -187,11 +194,11 @@ impl Guard {
     pub(super) fn found(&mut self, finding: Finding, now: Moment, hands: &mut impl Hands) {
         let asked = self.asked.take().map_or(now, |asked| asked.at);
         match finding {
-            Finding::Granted { key_url, dek } => {
+            Finding::Granted { key_url, keys } => {
                 if !matches!(self.access, Access::Stopped { .. }) {
                     self.last_failure = None;
                 }
-                self.granted(key_url, dek, now, hands);
+                self.granted(key_url, keys, now, hands);
             }
             Finding::Refused(reason) => {
                 self.last_failure = Some(reason.clone());
@@ -313,7 +320,7 @@ impl Guard {
     fn granted(
         &mut self,
         key_url: String,
-        dek: Option<DekStack>,
+        keys: Option<LayerKeys>,
         now: Moment,
         hands: &mut impl Hands,
     ) {
@@ -322,15 +329,15 @@ impl Guard {
             self.key_url = key_url;
             self.tell(EventKind::KeyChanged, now.time, None, hands);
         }
-        match (&self.access, &self.key, dek) {
+        match (&self.access, &self.key, keys) {
             (Access::Unreachable { .. }, ..) => {
                 self.access = Access::Granted;
                 self.since = now.time;
                 self.tell(EventKind::KeyReachable, now.time, None, hands);
             }
-            (Access::Stopped { .. }, Key::Destroyed, Some(dek)) => {
+            (Access::Stopped { .. }, Key::Destroyed, Some(keys)) => {
                 self.key = Key::BeingRestored { refused: false };
-                hands.restore(&dek);
+                hands.restore(&keys);
             }
             // The check had begun before the DEK was destroyed: it is asked for now.
             (Access::Stopped { .. }, Key::Destroyed, None) => self.next_check = now.instant,

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use time::OffsetDateTime;
 
-use super::guard::{Finding, Guard, Hands, Moment, News};
+use super::guard::{Finding, Guard, Hands, LayerKeys, Moment, News};
 use super::status::{DekState, EventKind, GuardOptions, KeyState, Reason};
 use crate::frontend::OnRevoke;
-use crate::keys::{Dek, DekStack};
+use crate::keys::Dek;
 
 const INTERVAL: Duration = Duration::from_secs(10);
 const GRACE: Duration = Duration::from_secs(60);
@@ -35,7 +35,7 @@ impl Hands for World {
         self.destroys += 1;
     }
 
-    fn restore(&mut self, _: &DekStack) {
+    fn restore(&mut self, _: &LayerKeys) {
         self.restores += 1;
     }
 
@@ -124,14 +124,17 @@ fn reason(code: &str) -> Reason {
 fn granted() -> Finding {
     Finding::Granted {
         key_url: "key1".into(),
-        dek: None,
+        keys: None,
     }
 }
 
 fn granted_with_key() -> Finding {
     Finding::Granted {
         key_url: "key1".into(),
-        dek: Some(Dek::generate().unwrap().into()),
+        keys: Some(LayerKeys {
+            layers: vec![uuid::Uuid::nil()],
+            deks: Dek::generate().unwrap().into(),
+        }),
     }
 }
 
@@ -361,7 +364,7 @@ fn another_key_version_is_noticed() {
     let mut bench = Bench::new();
     bench.check(Finding::Granted {
         key_url: "key2".into(),
-        dek: None,
+        keys: None,
     });
     assert_eq!(bench.world.events, [EventKind::KeyChanged]);
     assert_eq!(bench.guard.status().key_url, "key2");

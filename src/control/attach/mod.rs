@@ -130,7 +130,8 @@ fn open(
 ) -> Result<Opened, AttachError> {
     let header_file = disk.header_file()?;
     let claim = claim(disk, &header_file)?;
-    let (header, dek) = disk.unlock(installation, header_file.read().map_err(DiskError::from)?)?;
+    let header = header_file.read().map_err(DiskError::from)?;
+    let (header, deks) = disk.unlock_all(installation, header)?;
     let top = header.top().ok_or(AttachError::NoLayer)?.clone();
     let files = disks::open_files(claim, &header, |layer| disk.layer_paths(layer))?;
     let socket = Socket::open(&request.socket)?;
@@ -141,11 +142,10 @@ fn open(
     let mut lock = header_file.lock().map_err(DiskError::from)?;
     let newest = lock
         .read()
-        .and_then(|h| h.authenticate(&dek))
+        .and_then(|h| h.authenticate(deks.top()))
         .map_err(DiskError::from)?;
     let geometry = disks::geometry(&newest, &top)?;
     check_data_file(files.data.file(), &geometry).map_err(DiskError::from)?;
-    let deks = DekStack::from(dek);
     let runtime_path = runtime_map(&request.runtime_dir, newest.disk);
     let next = Uuid::new_v4();
     let (runtime, recovered) =
@@ -286,7 +286,7 @@ impl Served {
         let finding = checker::check(&self.installation, &self.disk, layer, with_key);
         let Finding::Granted {
             key_url,
-            dek: Some(_),
+            keys: Some(_),
         } = &finding
         else {
             return finding;

@@ -14,14 +14,13 @@ use crate::frontend::{
     DESTROYED, NOT_RESIZED, NOT_RESTORED, OnRevoke, READY, RESIZED, RESTORED, STORAGE_FULL,
     STORAGE_OK, Waiter,
 };
-use crate::keys::DekStack;
 
 use super::AttachError;
 use super::board::Board;
 use super::checker::Checker;
 use super::commands::Commands;
 use super::data_plane::{DataPlane, process};
-use super::guard::{Guard, Hands, Moment, News};
+use super::guard::{Guard, Hands, LayerKeys, Moment, News};
 use super::records::{Operation, Record, Recorder};
 use super::status::{Event, EventKind, Reason};
 
@@ -71,8 +70,8 @@ impl Hands for Attached {
         }
     }
 
-    fn restore(&mut self, deks: &DekStack) {
-        if let Err(error) = self.commands.restore(deks) {
+    fn restore(&mut self, keys: &LayerKeys) {
+        if let Err(error) = self.commands.restore(keys) {
             log::warn!("the data plane cannot be given its key: {error}");
         }
     }

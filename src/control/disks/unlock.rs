@@ -109,6 +109,32 @@ impl Disk {
         Ok((header, DekStack::new(top, lower)))
     }
 
+    /// As [`Disk::unlock`], and unwraps one DEK under each other key version, to see that the vaults
+    /// still grant them. All of them are zeroed.
+    ///
+    /// # Errors
+    /// As [`Disk::unlock_all`].
+    pub fn check_keys(
+        &self,
+        installation: &Installation,
+        header: UnverifiedHeader,
+    ) -> Result<Header, DiskError> {
+        let mut keys = Unwrapper::new(installation);
+        let (header, _) = self.unlock_by(&mut keys, header)?;
+        let under = |layer: &LayerRecord| {
+            let set = layer.disk_encryption_set.clone();
+            (set, layer.envelope.key_url())
+        };
+        let mut checked: Vec<_> = header.top().map(under).into_iter().collect();
+        for layer in header.layers.iter().rev() {
+            if !checked.contains(&under(layer)) {
+                self.unlock_layer(&mut keys, &header, layer)?;
+                checked.push(under(layer));
+            }
+        }
+        Ok(header)
+    }
+
     /// As [`Disk::unlock`], by an [`Unwrapper`] that may have the vault open.
     pub(super) fn unlock_by(
         &self,
