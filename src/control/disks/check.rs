@@ -1,27 +1,21 @@
 //! Checking a disk's files, and repairing what can be repaired without a doubt.
 //!
-//! Repaired are: a header copy that is not whole, from the whole one; space of the data file that no
-//! map needs, which is given back; and files that are longer than the disk, by nothing. What a killed
-//! daemon had completed is made durable first. Everything else is told and left.
+//! Repaired are: a header copy that is not whole, from the whole one; space of a data file that no
+//! map needs, which is given back; files that are longer than their layer, by nothing; and, when the
+//! header is proven to count, files of layers that it does not name. What a killed daemon had completed
+//! is made durable first. Everything else is told and left.
 
-use std::fs::{File, OpenOptions};
+use std::collections::BTreeSet;
 use std::path::Path;
 
-use rustix::fs::{FallocateFlags, fallocate};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::copy::settle;
-use super::extents::{Mismatch, compare, has_content};
-use super::{Disk, DiskError, HEADER, dataplane};
-use crate::control::{Installation, runtime_map};
-use crate::envelope::{EnvelopeError, HeaderCopy, HeaderLock, HeaderPayload, LayerRecord};
-use crate::pipeline::PipelineError;
-use crate::store::LayerFile;
-use crate::units::BLOCK_SIZE;
-use crate::volume::{
-    BlockMap, Geometry, LayerPaths, RuntimeMap, Volume, check_data_file, examine_map, format,
-};
+use super::check_layers::Layers;
+use super::stack::remove_layer;
+use super::{Disk, DiskError, HEADER};
+use crate::control::Installation;
+use crate::envelope::{EnvelopeError, HeaderCopy, HeaderLock, HeaderPayload};
 
 /// How grave a problem is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -56,7 +50,7 @@ pub struct CheckReport {
     pub unique_id: Uuid,
     /// Its size by its header, when that can be read.
     pub disk_size_bytes: Option<u64>,
-    /// Bytes of the blocks that hold data, when the map can be read.
+    /// Bytes of the blocks that hold data, in all layers, when their maps can be read.
     pub data_bytes: Option<u64>,
     /// Whether the header was proven to be written by somebody who had the disk's key.
     pub header_authenticated: bool,
@@ -83,11 +77,11 @@ impl CheckReport {
         });
     }
 
-    fn damage(&mut self, part: &'static str, message: impl ToString) {
+    pub(super) fn damage(&mut self, part: &'static str, message: impl ToString) {
         self.add(ProblemKind::Damage, part, message.to_string(), false);
     }
 
-    fn leak(&mut self, part: &'static str, message: String, repaired: bool) {
+    pub(super) fn leak(&mut self, part: &'static str, message: String, repaired: bool) {
         self.add(ProblemKind::Leak, part, message, repaired);
     }
 }
@@ -146,8 +140,15 @@ pub fn check(
     // A header that was altered proves nothing about the rest.
     let repair = repair && report.problems.is_empty();
     check_copies(copies?, &mut lock, repair, &mut report)?;
-    check_layer(&disk, &claims, claim, repair, runtime_dir, &mut report)?;
-    check_directory(&disk, &claims, &mut report)?;
+    let layers = Layers {
+        disk: &disk,
+        header: &claims,
+        runtime_dir,
+    };
+    layers.check(claim, repair, &mut report)?;
+    // Only a header that counts tells which files are of no use.
+    let repair = repair && report.header_authenticated;
+    check_directory(&disk, &claims, repair, &mut report)?;
     Ok(report)
 }
 
@@ -187,217 +188,52 @@ fn check_copies(
     Ok(())
 }
 
-/// Checks the layer's two files, and each against the other.
-fn check_layer(
-    disk: &Disk,
-    claims: &HeaderPayload,
-    claim: LayerFile,
-    repair: bool,
-    runtime_dir: &Path,
-    report: &mut CheckReport,
-) -> Result<(), DiskError> {
-    let top = claims.top().ok_or_else(|| disk.no_layer())?;
-    let (paths, geometry) = (disk.layer_paths(top), dataplane::geometry(claims, top)?);
-    if let Err(error) = check_data_file(claim.file(), &geometry) {
-        report.damage("data", error);
-    }
-    let map = match OpenOptions::new().read(true).write(true).open(&paths.map) {
-        Ok(map) => map,
-        Err(error) => {
-            report.damage("map", DiskError::file("open", &paths.map)(error));
-            return Ok(());
-        }
-    };
-    if !is_sound(&map, &geometry, report) {
-        return Ok(());
-    }
-    // A data file that was cut off gives no space back: what is missing may be put back.
-    let repair = repair && report.remaining(ProblemKind::Damage) == 0;
-    let runtime_path = runtime_map(runtime_dir, claims.disk);
-    if repair {
-        let same_claim = claim.try_clone().map_err(PipelineError::from)?;
-        settle(disk, claims, same_claim, runtime_dir)?;
-    }
-    let durable = dataplane::layer_map(claims, top, &paths)?;
-    let unflushed = match RuntimeMap::find(&runtime_path, &geometry, claims.attach)? {
-        Some(runtime) => Some(Volume::open_runtime(durable.clone(), Vec::new(), &runtime)?),
-        None => None,
-    };
-    let durable = Volume::open_private(durable, Vec::new())?;
-    for volume in [Some(&durable), unflushed.as_ref()].into_iter().flatten() {
-        volume.map().load_all()?;
-    }
-    let newest = unflushed.as_ref().unwrap_or(&durable);
-    report.data_bytes = Some(newest.map().data_blocks() * BLOCK_SIZE);
-    let maps: Vec<&BlockMap> = [Some(&durable), unflushed.as_ref()]
-        .into_iter()
-        .flatten()
-        .map(Volume::map)
-        .collect();
-    let data = open_plain(&paths.data)?;
-    let fail = DiskError::file("look for holes in", &paths.data);
-    let mismatch = compare(&data, &geometry, &maps).map_err(&fail)?;
-    report_mismatch(&mismatch, report);
-    let repair = repair && report.remaining(ProblemKind::Damage) == 0;
-    give_back(&data, &map, &paths, mismatch, repair, report)?;
-    check_lengths(&data, &map, &paths, &geometry, repair, report)
-}
-
-/// Whether header, length and all sectors of the map are as they should be.
-fn is_sound(map: &File, geometry: &Geometry, report: &mut CheckReport) -> bool {
-    let before = report.problems.len();
-    let mut damaged = Vec::new();
-    let examined = examine_map(map, geometry, |sector, states| {
-        if states.is_err() {
-            damaged.push(sector);
-        }
-        Ok(())
-    });
-    if let Err(error) = examined {
-        report.damage("map", error);
-    }
-    if let Some(first) = damaged.first() {
-        report.damage(
-            "map",
-            format!(
-                "{} sectors of the map are damaged (checksum), the first is {first}, for the {} bytes \
-                 from byte {} on: restore the map from a backup",
-                damaged.len(),
-                format::BLOCKS_PER_SECTOR * BLOCK_SIZE,
-                first * format::BLOCKS_PER_SECTOR * BLOCK_SIZE,
-            ),
-        );
-    }
-    report.problems.len() == before
-}
-
-fn report_mismatch(mismatch: &Mismatch, report: &mut CheckReport) {
-    if let Some(first) = mismatch.missing.first() {
-        let bytes: u64 = mismatch
-            .missing
-            .iter()
-            .map(|range| range.end - range.start)
-            .sum();
-        report.damage(
-            "data",
-            format!(
-                "{bytes} bytes that the map calls data are holes, the first at byte {}: restore the \
-                 data file from a backup",
-                first.start
-            ),
-        );
-    }
-}
-
-/// Space that no map needs. The map that says so is durable before.
-fn give_back(
-    data: &File,
-    map: &File,
-    paths: &LayerPaths,
-    mismatch: Mismatch,
-    repair: bool,
-    report: &mut CheckReport,
-) -> Result<(), DiskError> {
-    if mismatch.leaked.is_empty() {
-        return Ok(());
-    }
-    let bytes: u64 = mismatch
-        .leaked
-        .iter()
-        .map(|range| range.end - range.start)
-        .sum();
-    if repair {
-        map.sync_all()
-            .map_err(DiskError::file("sync", &paths.map))?;
-        let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        for range in mismatch.leaked {
-            fallocate(data, mode, range.start, range.end - range.start)
-                .map_err(|e| DiskError::file("give space back of", &paths.data)(e.into()))?;
-        }
-        data.sync_all()
-            .map_err(DiskError::file("sync", &paths.data))?;
-    }
-    let message = format!("{bytes} bytes of space are in use that the map does not need");
-    report.leak("data", message, repair);
-    Ok(())
-}
-
-/// Files that are longer than the disk: an interrupted resize leaves them so, with nothing there. If
-/// there is something, the header may be an old one.
-fn check_lengths(
-    data: &File,
-    map: &File,
-    paths: &LayerPaths,
-    geometry: &Geometry,
-    repair: bool,
-    report: &mut CheckReport,
-) -> Result<(), DiskError> {
-    let map_len = format::file_len(geometry.blocks());
-    let files = [
-        ("data", data, &paths.data, geometry.data_len()),
-        ("map", map, &paths.map, map_len),
-    ];
-    for (part, file, path, expected) in files {
-        let len = file
-            .metadata()
-            .map_err(DiskError::file("examine", path))?
-            .len();
-        if len <= expected {
-            continue;
-        }
-        let content = has_content(file, expected, len);
-        if content.map_err(DiskError::file("read", path))? {
-            report.damage(
-                part,
-                format!(
-                    "the {part} file has content behind the end of the disk: an old header may have \
-                     been put back, or another disk's file; put the newest header back"
-                ),
-            );
-            continue;
-        }
-        if repair {
-            file.set_len(expected)
-                .and_then(|()| file.sync_all())
-                .map_err(DiskError::file("set the length of", path))?;
-        }
-        let more = len - expected;
-        let message = format!("the {part} file is {more} bytes longer than the disk, by a hole");
-        report.leak(part, message, repair);
-    }
-    Ok(())
-}
-
-/// What is in the directory and not of the disk.
+/// What is in the directory and not of the disk. Files of layers that the header does not name are what
+/// an interrupted change of its layers left; a repair removes them.
 fn check_directory(
     disk: &Disk,
     claims: &HeaderPayload,
+    repair: bool,
     report: &mut CheckReport,
 ) -> Result<(), DiskError> {
     let directory = disk.directory();
     let fail = DiskError::file("list", directory);
-    let of_layer =
-        |layer: &LayerRecord| [format!("{}.data", layer.id), format!("{}.map", layer.id)];
-    let own: Vec<String> = claims.layers.iter().flat_map(of_layer).collect();
+    let repair = repair && report.remaining(ProblemKind::Damage) == 0;
+    let mut unnamed = BTreeSet::new();
     for entry in std::fs::read_dir(directory).map_err(&fail)? {
         let name = entry.map_err(&fail)?.file_name();
         let name = name.to_string_lossy();
-        if name != HEADER && !own.iter().any(|own| *own == name) {
-            let message = format!(
-                "{} is not of this disk; look at it and remove it",
-                directory.join(&*name).display()
-            );
-            report.leak("directory", message, false);
+        match layer_of(&name) {
+            _ if name == HEADER => {}
+            Some(layer) if claims.layer(layer).is_some() => {}
+            Some(layer) => drop(unnamed.insert(layer)),
+            None => {
+                let path = directory.join(&*name);
+                let message = format!(
+                    "{} is not of this disk; look at it and remove it",
+                    path.display()
+                );
+                report.leak("directory", message, false);
+            }
         }
+    }
+    for layer in unnamed {
+        if repair {
+            remove_layer(directory, layer)?;
+        }
+        let message = format!(
+            "the layer {layer} is in {} and the header does not name it",
+            directory.display()
+        );
+        report.leak("directory", message, repair);
     }
     Ok(())
 }
 
-/// The data file without `O_DIRECT`.
-fn open_plain(path: &Path) -> Result<File, DiskError> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(path)
-        .map_err(DiskError::file("open", path))
+/// The layer whose file has that name.
+fn layer_of(name: &str) -> Option<Uuid> {
+    let id = name
+        .strip_suffix(".data")
+        .or_else(|| name.strip_suffix(".map"))?;
+    Uuid::parse_str(id).ok()
 }

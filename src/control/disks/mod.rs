@@ -27,6 +27,7 @@ use crate::store::LayerFile;
 use crate::volume::LayerPaths;
 
 mod check;
+mod check_layers;
 mod copy;
 mod create;
 mod dataplane;

@@ -46,7 +46,7 @@ fn same(one: &Path, other: &Path) -> bool {
 ///
 /// # Errors
 /// [`DiskError::File`]. Files that are gone already are none.
-pub(super) fn remove(directory: &Path, layer: Uuid) -> Result<(), DiskError> {
+pub(in super::super) fn remove(directory: &Path, layer: Uuid) -> Result<(), DiskError> {
     let data = directory.join(format!("{layer}.data"));
     punch_out(&data);
     for path in [data, directory.join(format!("{layer}.map"))] {

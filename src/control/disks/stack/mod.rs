@@ -22,6 +22,7 @@ pub use clone::{CloneRequest, clone};
 pub use freeze::{FreezeRequest, freeze_into};
 pub use image::{ImageRequest, image_of_file, image_of_snapshot};
 pub use job::{JobChange, begin_flatten, begin_merge, begin_rotation, change_job, layers_to_drop};
+pub(super) use links::remove as remove_layer;
 pub use merge::{Merge, Reach, delete_source, merge_all};
 pub use revert::revert;
 pub use run::{JobProgress, run_unattached};

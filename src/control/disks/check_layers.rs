@@ -1,0 +1,311 @@
+//! The layers of a disk that is checked: each one's two files, and one against the other.
+
+use std::fs::{File, OpenOptions};
+use std::path::Path;
+
+use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
+use rustix::io::Errno;
+
+use super::check::{CheckReport, ProblemKind};
+use super::copy::settle;
+use super::extents::{Mismatch, compare, has_content};
+use super::{Disk, DiskError, dataplane};
+use crate::control::runtime_map;
+use crate::envelope::{HeaderPayload, LayerRecord};
+use crate::pipeline::PipelineError;
+use crate::store::LayerFile;
+use crate::units::BLOCK_SIZE;
+use crate::volume::{
+    BlockMap, Geometry, LayerPaths, RuntimeMap, Volume, check_data_file, examine_map, format,
+};
+
+/// The layers of a disk, a snapshot or an image.
+pub(super) struct Layers<'a> {
+    pub(super) disk: &'a Disk,
+    pub(super) header: &'a HeaderPayload,
+    pub(super) runtime_dir: &'a Path,
+}
+
+/// One of them.
+struct Layer<'a> {
+    record: &'a LayerRecord,
+    paths: LayerPaths,
+    geometry: Geometry,
+    /// Nobody else changes it while this is held.
+    data: File,
+    /// The disk's claim, of the top layer only.
+    claim: Option<LayerFile>,
+}
+
+impl Layers<'_> {
+    /// Checks all layers, from the bottom up: what an interrupted attach left of the top one is made
+    /// durable only when those beneath it are whole.
+    pub(super) fn check(
+        &self,
+        claim: LayerFile,
+        repair: bool,
+        report: &mut CheckReport,
+    ) -> Result<(), DiskError> {
+        let (mut bytes, mut claim) = (Some(0), Some(claim));
+        let count = self.header.layers.len();
+        for (place, record) in self.header.layers.iter().enumerate() {
+            let before = report.problems.len();
+            let claim = claim.take_if(|_| place + 1 == count);
+            let of_layer = match self.open(record, claim, report)? {
+                Some(layer) => self.check_one(&layer, repair, report)?,
+                None => None,
+            };
+            bytes = bytes.zip(of_layer).map(|(sum, bytes)| sum + bytes);
+            if count > 1 {
+                for problem in &mut report.problems[before..] {
+                    problem.message = format!("layer {}: {}", record.id, problem.message);
+                }
+            }
+        }
+        report.data_bytes = bytes;
+        Ok(())
+    }
+
+    /// A layer with its data file locked; `None` when that cannot be, which is in the report.
+    fn open<'a>(
+        &self,
+        record: &'a LayerRecord,
+        claim: Option<LayerFile>,
+        report: &mut CheckReport,
+    ) -> Result<Option<Layer<'a>>, DiskError> {
+        let paths = self.disk.layer_paths(record);
+        let data = match open_plain(&paths.data) {
+            Ok(data) => data,
+            Err(error) => {
+                report.damage("data", error);
+                return Ok(None);
+            }
+        };
+        if claim.is_none() {
+            match flock(&data, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {}
+                Err(Errno::WOULDBLOCK) => {
+                    return Err(DiskError::InUse {
+                        name: self.disk.name().into(),
+                        path: paths.data,
+                    });
+                }
+                Err(e) => return Err(DiskError::file("lock", &paths.data)(e.into())),
+            }
+        }
+        Ok(Some(Layer {
+            record,
+            geometry: dataplane::geometry(self.header, record)?,
+            paths,
+            data,
+            claim,
+        }))
+    }
+
+    /// Checks a layer; how many bytes of data it has, if its map can be read.
+    fn check_one(
+        &self,
+        layer: &Layer<'_>,
+        repair: bool,
+        report: &mut CheckReport,
+    ) -> Result<Option<u64>, DiskError> {
+        let Layer {
+            paths,
+            geometry,
+            data,
+            ..
+        } = layer;
+        if let Err(error) = check_data_file(data, geometry) {
+            report.damage("data", error);
+        }
+        let map = match OpenOptions::new().read(true).write(true).open(&paths.map) {
+            Ok(map) => map,
+            Err(error) => {
+                report.damage("map", DiskError::file("open", &paths.map)(error));
+                return Ok(None);
+            }
+        };
+        if !is_sound(&map, geometry, report) {
+            return Ok(None);
+        }
+        // A data file that was cut off gives no space back: what is missing may be put back.
+        let repair = repair && report.remaining(ProblemKind::Damage) == 0;
+        let durable = dataplane::layer_map(self.header, layer.record, paths)?;
+        let unflushed = match &layer.claim {
+            Some(claim) => self.unflushed(geometry, claim, repair)?,
+            None => None,
+        };
+        let unflushed = match unflushed {
+            Some(runtime) => Some(Volume::open_runtime(durable.clone(), Vec::new(), &runtime)?),
+            None => None,
+        };
+        let durable = Volume::open_private(durable, Vec::new())?;
+        for volume in [Some(&durable), unflushed.as_ref()].into_iter().flatten() {
+            volume.map().load_all()?;
+        }
+        let maps: Vec<&BlockMap> = [Some(&durable), unflushed.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(Volume::map)
+            .collect();
+        let fail = DiskError::file("look for holes in", &paths.data);
+        let mismatch = compare(data, geometry, &maps).map_err(&fail)?;
+        report_mismatch(&mismatch, report);
+        let repair = repair && report.remaining(ProblemKind::Damage) == 0;
+        give_back(data, &map, paths, mismatch, repair, report)?;
+        check_lengths(data, &map, paths, geometry, repair, report)?;
+        let newest = unflushed.as_ref().unwrap_or(&durable);
+        Ok(Some(newest.map().data_blocks() * BLOCK_SIZE))
+    }
+
+    /// What a data plane that died had completed and not flushed; a repair makes it durable, so that
+    /// there is nothing of it then.
+    fn unflushed(
+        &self,
+        geometry: &Geometry,
+        claim: &LayerFile,
+        repair: bool,
+    ) -> Result<Option<RuntimeMap>, DiskError> {
+        let header = self.header;
+        if repair {
+            let same_claim = claim.try_clone().map_err(PipelineError::from)?;
+            settle(self.disk, header, same_claim, self.runtime_dir)?;
+        }
+        let path = runtime_map(self.runtime_dir, header.disk);
+        Ok(RuntimeMap::find(&path, geometry, header.attach)?)
+    }
+}
+
+/// Whether header, length and all sectors of the map are as they should be.
+fn is_sound(map: &File, geometry: &Geometry, report: &mut CheckReport) -> bool {
+    let before = report.problems.len();
+    let mut damaged = Vec::new();
+    let examined = examine_map(map, geometry, |sector, states| {
+        if states.is_err() {
+            damaged.push(sector);
+        }
+        Ok(())
+    });
+    if let Err(error) = examined {
+        report.damage("map", error);
+    }
+    if let Some(first) = damaged.first() {
+        report.damage(
+            "map",
+            format!(
+                "{} sectors of the map are damaged (checksum), the first is {first}, for the {} bytes \
+                 from byte {} on: restore the map from a backup",
+                damaged.len(),
+                format::BLOCKS_PER_SECTOR * BLOCK_SIZE,
+                first * format::BLOCKS_PER_SECTOR * BLOCK_SIZE,
+            ),
+        );
+    }
+    report.problems.len() == before
+}
+
+fn report_mismatch(mismatch: &Mismatch, report: &mut CheckReport) {
+    if let Some(first) = mismatch.missing.first() {
+        let bytes: u64 = mismatch
+            .missing
+            .iter()
+            .map(|range| range.end - range.start)
+            .sum();
+        report.damage(
+            "data",
+            format!(
+                "{bytes} bytes that the map calls data are holes, the first at byte {}: restore the \
+                 data file from a backup",
+                first.start
+            ),
+        );
+    }
+}
+
+/// Space that no map needs. The map that says so is durable before.
+fn give_back(
+    data: &File,
+    map: &File,
+    paths: &LayerPaths,
+    mismatch: Mismatch,
+    repair: bool,
+    report: &mut CheckReport,
+) -> Result<(), DiskError> {
+    if mismatch.leaked.is_empty() {
+        return Ok(());
+    }
+    let bytes: u64 = mismatch
+        .leaked
+        .iter()
+        .map(|range| range.end - range.start)
+        .sum();
+    if repair {
+        map.sync_all()
+            .map_err(DiskError::file("sync", &paths.map))?;
+        let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        for range in mismatch.leaked {
+            fallocate(data, mode, range.start, range.end - range.start)
+                .map_err(|e| DiskError::file("give space back of", &paths.data)(e.into()))?;
+        }
+        data.sync_all()
+            .map_err(DiskError::file("sync", &paths.data))?;
+    }
+    let message = format!("{bytes} bytes of space are in use that the map does not need");
+    report.leak("data", message, repair);
+    Ok(())
+}
+
+/// Files that are longer than the disk: an interrupted resize leaves them so, with nothing there. If
+/// there is something, the header may be an old one.
+fn check_lengths(
+    data: &File,
+    map: &File,
+    paths: &LayerPaths,
+    geometry: &Geometry,
+    repair: bool,
+    report: &mut CheckReport,
+) -> Result<(), DiskError> {
+    let map_len = format::file_len(geometry.blocks());
+    let files = [
+        ("data", data, &paths.data, geometry.data_len()),
+        ("map", map, &paths.map, map_len),
+    ];
+    for (part, file, path, expected) in files {
+        let len = file
+            .metadata()
+            .map_err(DiskError::file("examine", path))?
+            .len();
+        if len <= expected {
+            continue;
+        }
+        let content = has_content(file, expected, len);
+        if content.map_err(DiskError::file("read", path))? {
+            report.damage(
+                part,
+                format!(
+                    "the {part} file has content behind the end of the disk: an old header may have \
+                     been put back, or another disk's file; put the newest header back"
+                ),
+            );
+            continue;
+        }
+        if repair {
+            file.set_len(expected)
+                .and_then(|()| file.sync_all())
+                .map_err(DiskError::file("set the length of", path))?;
+        }
+        let more = len - expected;
+        let message = format!("the {part} file is {more} bytes longer than the disk, by a hole");
+        report.leak(part, message, repair);
+    }
+    Ok(())
+}
+
+/// The data file without `O_DIRECT`.
+fn open_plain(path: &Path) -> Result<File, DiskError> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .map_err(DiskError::file("open", path))
+}
