@@ -82,7 +82,7 @@ pub(super) fn without(old: &Header, goes: impl Fn(&Uuid) -> bool) -> Header {
     new.job = old
         .job
         .clone()
-        .filter(|job| !job.drop.iter().any(|id| goes(id)));
+        .filter(|job| !job.drop.iter().any(&goes));
     if !shares(&new) {
         new.source = None;
     }
