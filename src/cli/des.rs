@@ -356,23 +356,23 @@ fn rotate(
 /// Says for each disk that its key is another one. The error is why a disk is left under the old
 /// key, when one is.
 fn report(context: &Context, updated: UpdatedDes) -> (DiskEncryptionSetRecord, Option<CliError>) {
-    for disk in &updated.rewrapped {
+    for (kind, name) in &updated.rewrapped {
         context.output.note(&format!(
-            "the disk '{disk}' is wrapped by the set's key now"
+            "the {kind} '{name}' is wrapped by the set's key now"
         ));
     }
     let are = match updated.left.len() {
         0 | 1 => "is".into(),
         left => format!("and {} others are", left - 1),
     };
-    let refused = updated.left.into_iter().next().map(|(disk, reason)| {
-        let reason = CliError::from(reason);
+    let refused = updated.left.into_iter().next().map(|left| {
+        let reason = CliError::from(left.reason);
         CliError::new(
             reason.code,
             format!(
-                "the set is changed, but the disk '{}' {are} still wrapped by {}, which must stay \
+                "the set is changed, but the {} '{}' {are} still wrapped by {}, which must stay \
                  enabled until this command, repeated, has succeeded: {}",
-                disk.name, disk.key_url, reason.message
+                left.record.kind, left.record.name, left.key_url, reason.message
             ),
         )
     });

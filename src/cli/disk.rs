@@ -6,16 +6,18 @@ use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+use super::disk_layers::{self, JobArgs, RevertArgs};
 use super::limits::LimitArgs;
+use super::snapshot::{Meant, source};
 use super::{CliError, Context, Tabular};
 use crate::control::attach::{self, KeyStatus, set_limits};
 use crate::control::disks::{
-    self, CreateRequest, Created, DiskError, DiskView, Plaintext, ProblemKind, RegisterRequest,
-    SourceSpec, parse_size,
+    self, CloneRequest, CreateRequest, Created, DiskError, DiskView, Plaintext, ProblemKind,
+    RegisterRequest, SourceSpec, parse_size,
 };
 use crate::control::import::{Cancel, ImageFormat, ImportError};
 use crate::control::runtime_dir;
-use crate::envelope::{EnvelopeError, ResourceKind};
+use crate::envelope::{EnvelopeError, JobKind, ResourceKind};
 
 /// Arguments of `disk`.
 #[derive(Args)]
@@ -30,8 +32,13 @@ enum DiskCommand {
     #[command(after_help = "Examples:
   sealdisk disk create data1 --size 10GiB --disk-encryption-set myset
   sealdisk disk create boot1 --source debian.qcow2 --size 20GiB
+  sealdisk disk create clone1 --source before-upgrade
 
-An image is streamed: no plaintext is written anywhere. Its format is what --source-format says,
+A source without '/' that a snapshot or an image of this installation has as its name is that one;
+snapshot:NAME, image:NAME and ./FILE say which is meant. Such a disk is there at once: it shares what
+it is made of, which stays under the key that it has, until `disk flatten` makes the disk independent.
+
+An image file is streamed: no plaintext is written anywhere. Its format is what --source-format says,
 else what its extension (.raw, .qcow2, .vhd, .vhdx, .vmdk) says and its content does not contradict,
 else what its first bytes say. An image that refers to other files (backing files, flat extents) is
 refused. Reading anything but raw images needs the package qemu-utils.")]
@@ -73,6 +80,32 @@ connect anew. Growing partitions and file systems is the guest's own work. A dis
         #[arg(long, value_parser = parse_size, value_name = "SIZE")]
         size: u64,
     },
+    /// Give an unattached disk what one of its snapshots holds
+    #[command(after_help = "Example:
+  sealdisk disk revert boot1 --snapshot before-upgrade
+
+The disk keeps its size and its other snapshots. What it held since is destroyed.")]
+    Revert(RevertArgs),
+    /// Make a disk independent of the image, snapshot and layers beneath it, also while it is attached
+    #[command(after_help = "Examples:
+  sealdisk disk flatten clone1 --rate 100MiB
+  sealdisk disk flatten clone1 --pause
+
+Of an attached disk it goes on in the background (`disk show` tells how far it is); of one that nobody
+uses it is done when the command returns. What is interrupted goes on with --resume or the next attach.")]
+    Flatten(JobArgs),
+    /// Give a disk a new data encryption key, also while it is attached
+    #[command(after_help = "Examples:
+  sealdisk disk rotate-dek boot1
+  sealdisk disk rotate-dek boot1 --pause
+  sealdisk disk rotate-dek boot1 --resume --rate 200MiB
+  sealdisk disk rotate-dek boot1 --abort
+
+All data is encrypted anew under the new key; then the old key is destroyed, and the old ciphertext given
+back. Of an attached disk it goes on in the background (`disk show` tells the generation and how far it
+is). It survives a kill and a power loss. --abort keeps both keys; the next rotate-dek replaces both.
+What snapshots hold stays under the keys that they have.")]
+    RotateDek(JobArgs),
     /// Delete a disk: its wrapped key is overwritten first, then its files are removed
     #[command(after_help = "Example:\n  sealdisk disk delete boot1 --yes")]
     Delete {
@@ -211,18 +244,23 @@ struct CreateArgs {
     /// Its size: bytes, or a number with KiB, MiB, GiB or TiB (G means GiB) [default: the image's]
     #[arg(long, value_parser = parse_size, value_name = "SIZE", required_unless_present = "source")]
     size: Option<u64>,
-    /// An image that the disk is to hold
-    #[arg(long, value_name = "IMAGE")]
-    source: Option<PathBuf>,
+    /// An image file, or a snapshot or an image of this installation, that the disk is to hold
+    #[arg(long, value_name = "SOURCE")]
+    source: Option<String>,
     /// The image's format: raw, qcow2, vpc (vhd), vhdx or vmdk [default: found out]
     #[arg(long, value_name = "FORMAT", requires = "source")]
     source_format: Option<ImageFormat>,
-    /// The disk encryption set whose key protects the disk [default: the platform-managed key]
+    /// The disk encryption set whose key protects the disk [default: that of the snapshot or image,
+    /// else the platform-managed key]
     #[arg(long, value_name = "NAME")]
     disk_encryption_set: Option<String>,
-    /// Bytes that are encrypted under one tweak: 512 or 4096
-    #[arg(long, value_name = "BYTES", default_value_t = disks::DEFAULT_SECTOR_SIZE)]
-    sector_size: u32,
+    /// Protect the disk by the platform-managed key, whatever it is made of
+    #[arg(long, conflicts_with = "disk_encryption_set")]
+    platform_managed: bool,
+    /// Bytes that are encrypted under one tweak: 512 or 4096 [default: that of the snapshot or image,
+    /// else 4096]
+    #[arg(long, value_name = "BYTES")]
+    sector_size: Option<u32>,
     /// Keep the ciphertext in DIR/NAME instead of in the state directory
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -295,15 +333,15 @@ pub(super) fn run(context: &Context, args: DiskArgs) -> Result<(), CliError> {
     match args.command {
         DiskCommand::Create(args) => create(context, args),
         DiskCommand::List => {
-            let views = disks::list(&context.installation()?)?;
+            let views = disks::list(&context.installation()?, ResourceKind::Disk)?;
             context.output.list(&views)
         }
         DiskCommand::Show { name } => {
-            let disk = disks::show(&context.installation()?, &name)?;
+            let disk = disks::show(&context.installation()?, ResourceKind::Disk, &name)?;
             show(context, disk)
         }
         DiskCommand::Events { name, follow } => {
-            let disk = disks::show(&context.installation()?, &name)?;
+            let disk = disks::show(&context.installation()?, ResourceKind::Disk, &name)?;
             let runtime_dir = runtime_dir(context.runtime_dir.as_deref());
             let print = |line: &str| context.output.line(line);
             Ok(attach::events(&runtime_dir, disk.unique_id, follow, print)?)
@@ -311,7 +349,7 @@ pub(super) fn run(context: &Context, args: DiskArgs) -> Result<(), CliError> {
         DiskCommand::Delete { name, yes } => {
             let installation = context.installation()?;
             // A name that does not exist is said before anything is asked.
-            disks::show(&installation, &name)?;
+            disks::show(&installation, ResourceKind::Disk, &name)?;
             let question = format!("The disk {name} and all its data will be destroyed. Continue?");
             context.output.confirm(&question, yes)?;
             let runtime_dir = runtime_dir(context.runtime_dir.as_deref());
@@ -326,8 +364,14 @@ pub(super) fn run(context: &Context, args: DiskArgs) -> Result<(), CliError> {
             let installation = context.installation()?;
             let runtime_dir = runtime_dir(context.runtime_dir.as_deref());
             attach::resize(&installation, &name, size, &runtime_dir)?;
-            show(context, disks::show(&installation, &name)?)
+            show(
+                context,
+                disks::show(&installation, ResourceKind::Disk, &name)?,
+            )
         }
+        DiskCommand::Revert(args) => disk_layers::revert(context, &args),
+        DiskCommand::Flatten(args) => disk_layers::job(context, JobKind::Flatten, &args),
+        DiskCommand::RotateDek(args) => disk_layers::job(context, JobKind::Rotate, &args),
         DiskCommand::Update(args) => update(context, args),
         DiskCommand::Decrypt(args) => decrypt(context, args),
         DiskCommand::Export(args) => export(context, args),
@@ -345,7 +389,10 @@ pub(super) fn run(context: &Context, args: DiskArgs) -> Result<(), CliError> {
                 disk_encryption_set,
             };
             let name = disks::register(&installation, &request)?;
-            show(context, disks::show(&installation, &name)?)
+            show(
+                context,
+                disks::show(&installation, ResourceKind::Disk, &name)?,
+            )
         }
         DiskCommand::Unregister { name } => {
             let runtime_dir = runtime_dir(context.runtime_dir.as_deref());
@@ -376,7 +423,7 @@ fn update(context: &Context, args: UpdateArgs) -> Result<(), CliError> {
             args.disk_encryption_set.as_deref(),
         )?;
     }
-    let view = disks::show(&installation, &args.name)?;
+    let view = disks::show(&installation, ResourceKind::Disk, &args.name)?;
     if limit {
         let runtime_dir = runtime_dir(context.runtime_dir.as_deref());
         set_limits(&runtime_dir, view.unique_id, &args.limits.limits())?;
@@ -394,18 +441,66 @@ fn show(context: &Context, disk: DiskView) -> Result<(), CliError> {
     context.output.show(&AttachedDiskView { disk, key_access })
 }
 
+pub(super) fn show_disk(context: &Context, name: &str) -> Result<(), CliError> {
+    show(
+        context,
+        disks::show(&context.installation()?, ResourceKind::Disk, name)?,
+    )
+}
+
 fn create(context: &Context, args: CreateArgs) -> Result<(), CliError> {
+    let kinds = [ResourceKind::Snapshot, ResourceKind::Image];
+    let meant = match &args.source {
+        Some(text) => Some(source(context, text, &kinds)?),
+        None => None,
+    };
+    match meant {
+        Some(Meant::Resource(kind, name)) => create_clone(context, args, (kind, name)),
+        Some(Meant::File(path)) => create_disk(context, args, Some(path)),
+        None => create_disk(context, args, None),
+    }
+}
+
+/// A disk of a snapshot or an image, at once.
+fn create_clone(
+    context: &Context,
+    args: CreateArgs,
+    source: (ResourceKind, String),
+) -> Result<(), CliError> {
+    if args.source_format.is_some() {
+        return Err(CliError::usage("--source-format is for image files"));
+    }
+    let request = CloneRequest {
+        name: args.name,
+        source,
+        size: args.size,
+        disk_encryption_set: match (args.disk_encryption_set, args.platform_managed) {
+            (None, false) => None,
+            (set, _) => Some(set),
+        },
+        sector_size: args.sector_size,
+        data_dir: args.data_dir,
+    };
+    disks::clone(&context.installation()?, &request)?;
+    show_disk(context, &request.name)
+}
+
+fn create_disk(
+    context: &Context,
+    args: CreateArgs,
+    image: Option<PathBuf>,
+) -> Result<(), CliError> {
     let cancel = cancel_on_signals()?;
     let installation = context.installation()?;
     let request = CreateRequest {
         name: args.name,
         size: args.size,
-        source: args.source.map(|path| SourceSpec {
+        source: image.map(|path| SourceSpec {
             path,
             format: args.source_format,
         }),
         disk_encryption_set: args.disk_encryption_set,
-        sector_size: args.sector_size,
+        sector_size: args.sector_size.unwrap_or(disks::DEFAULT_SECTOR_SIZE),
         data_dir: args.data_dir,
     };
     let bar = ProgressBar::hidden();
@@ -420,12 +515,12 @@ fn create(context: &Context, args: CreateArgs) -> Result<(), CliError> {
     });
     bar.finish_and_clear();
     result?;
-    let view = disks::show(&installation, &request.name)?;
+    let view = disks::show(&installation, ResourceKind::Disk, &request.name)?;
     context.output.show(&view)
 }
 
 /// What the operator may not expect: a guessed format, and a size that was filled up.
-fn source_note(created: &Created, guessed: bool) -> Option<String> {
+pub(super) fn source_note(created: &Created, guessed: bool) -> Option<String> {
     let (format, size) = created.source?;
     let mut parts = Vec::new();
     if guessed {
@@ -532,7 +627,7 @@ fn copy(context: &Context, name: &str, to: &Path) -> Result<(), CliError> {
 }
 
 /// Shows a progress bar on stderr, if that is a terminal.
-fn show_bar(bar: &ProgressBar, size: u64) {
+pub(super) fn show_bar(bar: &ProgressBar, size: u64) {
     let template = "{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
@@ -541,7 +636,7 @@ fn show_bar(bar: &ProgressBar, size: u64) {
     bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());
 }
 
-fn cancel_on_signals() -> Result<Cancel, CliError> {
+pub(super) fn cancel_on_signals() -> Result<Cancel, CliError> {
     Cancel::on_signals()
         .map_err(|e| CliError::new("InternalError", format!("cannot watch for signals: {e}")))
 }

@@ -20,6 +20,7 @@ mod connect;
 mod des;
 mod des_identity;
 mod disk;
+mod disk_layers;
 mod error;
 mod identity;
 mod key;
@@ -28,6 +29,7 @@ mod keyvault;
 mod limits;
 mod output;
 mod serve;
+mod snapshot;
 mod what_if;
 
 pub use error::CliError;
@@ -83,6 +85,10 @@ enum Command {
     Audit(audit::AuditArgs),
     /// Manage encrypted disks
     Disk(disk::DiskArgs),
+    /// Manage snapshots of disks
+    Snapshot(snapshot::SnapshotArgs),
+    /// Manage images, of which disks are made at once
+    Image(snapshot::ImageArgs),
     /// Serve a disk to a virtual machine over vhost-user
     Attach(attach::AttachArgs),
     /// Serve the queues of one disk; started by `attach`
@@ -153,6 +159,8 @@ fn dispatch(context: &Context, command: Command) -> Result<(), CliError> {
         Command::Identity(args) => identity::run(context, args),
         Command::Audit(args) => audit::run(context, args),
         Command::Disk(args) => disk::run(context, args),
+        Command::Snapshot(args) => snapshot::run_snapshot(context, args),
+        Command::Image(args) => snapshot::run_image(context, args),
         Command::Attach(args) => attach::run(context, args),
         Command::DataPlane(args) => attach::run_data_plane(context, args),
         Command::Completions(args) => completions::run(context, &args),

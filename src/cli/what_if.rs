@@ -4,6 +4,7 @@ use clap::Args;
 
 use super::{CliError, Context, Tabular};
 use crate::control::{Installation, KeyUser};
+use crate::envelope::ResourceKind;
 use crate::vault::KeyId;
 
 /// Arguments of `keyvault key what-if`.
@@ -25,12 +26,13 @@ impl Tabular for KeyUser {
         &["type", "name", "diskEncryptionSet", "diskState", "effect"];
 
     fn cells(&self) -> Vec<String> {
-        let effect = match self.disk_state {
-            "Attached" => "stops at its next key check",
-            _ => "cannot be attached",
+        let effect = match (self.kind, self.disk_state) {
+            (ResourceKind::Disk, "Attached") => "stops at its next key check",
+            (ResourceKind::Disk, _) => "cannot be attached",
+            _ => "cannot be read",
         };
         vec![
-            self.kind.into(),
+            self.kind.to_string(),
             self.name.clone(),
             self.disk_encryption_set_id
                 .clone()

@@ -15,7 +15,9 @@ mod runtime;
 mod vaults;
 
 pub use context::{Installation, default_state_dir};
-pub use des::{DeletedDes, DesChange, FollowedDes, KeyUsage, KeyUser, NewDes, UpdatedDes, WhatIf};
+pub use des::{
+    DeletedDes, DesChange, FollowedDes, KeyUsage, KeyUser, LeftBehind, NewDes, UpdatedDes, WhatIf,
+};
 pub use error::ControlError;
 pub use identity::KeyAccess;
 pub use principals::{DeletedIdentity, IdentitySecret};

@@ -12,7 +12,7 @@ use super::ApiError;
 use super::host::VaultHost;
 use super::token::TokenService;
 use crate::catalog::VaultKind;
-use crate::control::{FollowedDes, Installation};
+use crate::control::{FollowedDes, Installation, LeftBehind};
 use crate::vault::EmbeddedVault;
 
 /// Operations under way at once. Far more than there are CPUs, because each waits for the disk
@@ -154,9 +154,9 @@ impl Shared {
             };
             let count = updated.rewrapped.len();
             log::info!("disk encryption set '{name}': {count} disks follow its key's new version");
-            for (disk, error) in updated.left {
-                let disk = disk.name;
-                log::error!("the disk '{disk}' is still wrapped by an older version: {error}");
+            for LeftBehind { record, reason, .. } in updated.left {
+                let (kind, name) = (record.kind, record.name);
+                log::error!("the {kind} '{name}' is still wrapped by an older version: {reason}");
             }
         }
     }

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::status::{Event, KeyStatus};
+use super::status::{Event, JobStatus, KeyStatus};
 
 /// Events that are kept for those who ask later.
 const HISTORY: usize = 256;
@@ -22,6 +22,7 @@ pub(super) struct Board(Mutex<Content>);
 
 struct Content {
     status: KeyStatus,
+    job: Option<JobStatus>,
     history: VecDeque<Line>,
     subscribers: Vec<SyncSender<Line>>,
 }
@@ -30,13 +31,22 @@ impl Board {
     pub(super) fn new(status: KeyStatus) -> Self {
         Self(Mutex::new(Content {
             status,
+            job: None,
             history: VecDeque::new(),
             subscribers: Vec::new(),
         }))
     }
 
     pub(super) fn status(&self) -> KeyStatus {
-        self.content().status.clone()
+        let content = self.content();
+        KeyStatus {
+            job: content.job.clone(),
+            ..content.status.clone()
+        }
+    }
+
+    pub(super) fn set_job(&self, job: Option<JobStatus>) {
+        self.content().job = job;
     }
 
     pub(super) fn set_status(&self, status: KeyStatus) {

@@ -67,13 +67,8 @@ impl Checker {
 }
 
 /// Unwraps DEKs of an attached disk in the name of its identities, as its header says now: one under
-/// each key, or, when they are wanted, those of all layers. `top` is the top layer that is attached.
-pub(super) fn check(
-    installation: &Installation,
-    disk: &Disk,
-    top: uuid::Uuid,
-    with_key: bool,
-) -> Finding {
+/// each key, or, when they are wanted, those of all layers.
+pub(super) fn check(installation: &Installation, disk: &Disk, with_key: bool) -> Finding {
     let unlocked = with_wiped_stack(|| -> Result<_, DiskError> {
         let header = disk.header_file()?.read()?;
         match with_key {
@@ -86,15 +81,10 @@ pub(super) fn check(
         }
     });
     match unlocked {
-        // While the layers are being changed it names the top that was, beneath a new one.
-        Ok((header, keys)) if header.layer(top).is_some() => Finding::Granted {
+        Ok((header, keys)) => Finding::Granted {
             key_url: key_url(&header),
             keys,
         },
-        Ok(_) => Finding::Unknown(Reason {
-            code: "UnusableHeader".into(),
-            message: "the disk's header does not name the layer that is attached".into(),
-        }),
         Err(error) => match verdict(&error) {
             Verdict::Refused => Finding::Refused(reason(&error)),
             Verdict::Unknown => Finding::Unknown(reason(&error)),
@@ -111,9 +101,6 @@ fn key_url(header: &HeaderPayload) -> String {
 /// What an error says about the key. A set that is gone has taken its identity with it, so nobody
 /// can be granted the key any more; everything else beside the vault's own refusals decides nothing.
 fn verdict(error: &DiskError) -> Verdict {
-    if let DiskError::Layer { source, .. } = error {
-        return verdict(source);
-    }
     match (vault_error(error), cause(error)) {
         (Some(error), _) => error.code.verdict(),
         (
@@ -142,9 +129,9 @@ pub(super) fn reason(error: &DiskError) -> Reason {
 
 fn vault_error(error: &DiskError) -> Option<&VaultError> {
     match error {
-        DiskError::Layer { source, .. } => vault_error(source),
         DiskError::Control(ControlError::Vault(error))
         | DiskError::Envelope(EnvelopeError::Vault(error)) => Some(error),
+        DiskError::Layer { source, .. } => vault_error(source),
         _ => None,
     }
 }

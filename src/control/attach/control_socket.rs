@@ -25,6 +25,7 @@ use super::AttachError;
 use super::board::{Board, Line};
 use super::commands::Commands;
 use super::growth::Growth;
+use super::layers::{LayerRequest, Layers};
 use super::status::KeyStatus;
 
 /// Bytes of a line at most.
@@ -41,7 +42,7 @@ const MOST_CLIENTS: usize = 32;
 /// What a client may ask for.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-enum Request {
+pub(super) enum Request {
     /// These limits, instead of those that the disk has.
     Limits(Limits),
     /// The size that the disk's header says, from now on.
@@ -50,6 +51,8 @@ enum Request {
     Status,
     /// The events so far, and with `follow` those to come.
     Events { follow: bool },
+    /// Something with the disk's layers.
+    Layers(LayerRequest),
 }
 
 /// The answer to a request that is not for events.
@@ -64,7 +67,8 @@ enum Reply<T> {
 pub(super) struct Handles {
     pub(super) board: Arc<Board>,
     pub(super) commands: Arc<Commands>,
-    pub(super) growth: Growth,
+    pub(super) growth: Arc<Growth>,
+    pub(super) layers: Layers,
 }
 
 /// The serving end.
@@ -154,6 +158,7 @@ fn serve_client(mut client: UnixStream, attached: &Handles) -> io::Result<()> {
         board,
         commands,
         growth,
+        layers,
     } = attached;
     client.set_read_timeout(Some(PATIENCE))?;
     client.set_write_timeout(Some(PATIENCE))?;
@@ -167,6 +172,10 @@ fn serve_client(mut client: UnixStream, attached: &Handles) -> io::Result<()> {
         Ok(Request::Resize) => match growth.follow_header() {
             Ok(size) => reply(&mut client, &Reply::Ok(size)),
             Err(error) => reply::<u64>(&mut client, &Reply::Error(error)),
+        },
+        Ok(Request::Layers(request)) => match layers.serve(request) {
+            Ok(done) => reply(&mut client, &Reply::Ok(done)),
+            Err(error) => reply::<bool>(&mut client, &Reply::Error(error)),
         },
         Ok(Request::Status) => reply(&mut client, &Reply::Ok(board.status())),
         Ok(Request::Events { follow }) => {
@@ -218,11 +227,24 @@ pub fn set_limits(runtime_dir: &Path, disk: Uuid, limits: &Limits) -> Result<(),
 /// # Errors
 /// [`AttachError::NotAttached`], or [`AttachError::Refused`].
 pub fn follow_size(runtime_dir: &Path, disk: Uuid) -> Result<u64, AttachError> {
+    ask_for(runtime_dir, disk, &Request::Resize, RESIZE_PATIENCE)
+}
+
+/// As any client, one that waits as long as `patience` for the answer.
+///
+/// # Errors
+/// [`AttachError::NotAttached`], or [`AttachError::Refused`].
+pub(super) fn ask_for<T: DeserializeOwned>(
+    runtime_dir: &Path,
+    disk: Uuid,
+    request: &Request,
+    patience: Duration,
+) -> Result<T, AttachError> {
     let socket = connect(runtime_dir, disk)?;
     socket
-        .set_read_timeout(Some(RESIZE_PATIENCE))
+        .set_read_timeout(Some(patience))
         .map_err(not_attached)?;
-    ask_over(socket, &Request::Resize)
+    ask_over(socket, request)
 }
 
 /// What is known of the key of an attached disk.

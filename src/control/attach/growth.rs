@@ -12,9 +12,8 @@ use super::commands::Commands;
 /// Brings the runtime map and the data plane to the size that the header says.
 pub(super) struct Growth {
     disk: Arc<Disk>,
-    layer: Uuid,
-    /// One at a time.
-    runtime: Mutex<RuntimeMap>,
+    /// One at a time. The top layer, and its runtime map.
+    top: Mutex<(Uuid, RuntimeMap)>,
     commands: Arc<Commands>,
 }
 
@@ -27,10 +26,14 @@ impl Growth {
     ) -> Self {
         Self {
             disk,
-            layer,
-            runtime: Mutex::new(runtime),
+            top: Mutex::new((layer, runtime)),
             commands,
         }
+    }
+
+    /// Another layer is the top one from now on.
+    pub(super) fn exchange(&self, layer: Uuid, runtime: RuntimeMap) {
+        *self.top.lock().unwrap_or_else(PoisonError::into_inner) = (layer, runtime);
     }
 
     /// Has the disk served with the size that its header says; which that is.
@@ -39,12 +42,13 @@ impl Growth {
     /// Why it is served with the old size, as a line.
     pub(super) fn follow_header(&self) -> Result<u64, String> {
         // A holder that panicked has left a map that counts, as a crash there does.
-        let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
+        let top = self.top.lock().unwrap_or_else(PoisonError::into_inner);
+        let (attached, runtime) = &*top;
         let line = |error: DiskError| error.to_string().replace('\n', " ");
         let header = self.disk.header_file().map_err(line)?.read();
         let header = header.map_err(|e| line(e.into()))?;
         let claims = header.claims();
-        let Some(top) = claims.top().filter(|top| top.id == self.layer) else {
+        let Some(top) = claims.top().filter(|top| top.id == *attached) else {
             return Err("the disk's header does not name the layer that is attached".into());
         };
         let geometry = disks::geometry(claims, top).map_err(line)?;

@@ -295,6 +295,7 @@ impl Guard {
             check_interval_seconds: self.options.interval.as_secs(),
             grace_seconds: self.options.grace.as_secs(),
             on_revoke: self.options.on_revoke,
+            job: None,
         }
     }
 

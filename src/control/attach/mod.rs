@@ -13,6 +13,7 @@
 //! one, so a crash between the two loses nothing.
 
 mod board;
+mod change_layers;
 mod checker;
 mod commands;
 mod control_socket;
@@ -22,6 +23,7 @@ mod growth;
 mod guard;
 #[cfg(test)]
 mod guard_tests;
+mod layers;
 mod records;
 mod resize;
 mod socket;
@@ -50,14 +52,18 @@ use control_socket::{ControlSocket, Handles};
 use data_plane::DataPlane;
 use growth::Growth;
 use guard::{Finding, Guard, Moment};
+use layers::Layers;
 use records::{Operation, Record, Recorder};
 use supervise::{Attached, Ended, Supervision};
 
+pub use change_layers::LayerChanges;
 pub use control_socket::{events, key_status, set_limits};
 pub use error::AttachError;
 pub use resize::resize;
 pub use socket::{Socket, SocketSource};
-pub use status::{DekState, Event, EventKind, GuardOptions, KeyState, KeyStatus, Reason};
+pub use status::{
+    DekState, Event, EventKind, GuardOptions, JobStatus, KeyState, KeyStatus, Reason,
+};
 
 /// How long a disk that is in use is waited for.
 const CLAIM_PATIENCE: Duration = Duration::from_secs(2);
@@ -214,7 +220,7 @@ impl Served {
             runtime_path,
             recovered,
         } = opened;
-        let disk = self.disk.clone();
+        let (installation, disk) = (self.installation.clone(), self.disk.clone());
         let layer = top_of(&setup)?;
         let guard = Guard::new(self.options, key_url, Moment::now());
         self.record(Operation::HandOver, guard.key_url())
@@ -225,10 +231,21 @@ impl Served {
         drop((files, deks));
         let mut supervision = self.supervision(guard, data_plane, &setup)?;
         let commands = supervision.hands.commands.clone();
+        let growth = Arc::new(Growth::new(disk.clone(), layer, growing, commands.clone()));
+        let layers = Layers::start(
+            installation,
+            disk,
+            commands.clone(),
+            supervision.hands.board.clone(),
+            growth.clone(),
+            runtime_path.clone(),
+        )
+        .map_err(data_plane::process("see to the disk's layers"))?;
         let attached = Handles {
             board: supervision.hands.board.clone(),
-            growth: Growth::new(disk, layer, growing, commands.clone()),
+            growth,
             commands,
+            layers,
         };
         control
             .serve(Arc::new(attached))
@@ -260,11 +277,11 @@ impl Served {
         setup: &Setup,
     ) -> Result<Supervision, AttachError> {
         let fail = data_plane::process("start the guard of the disk's key");
-        let (name, layer) = (self.disk.name().to_owned(), top_of(setup)?);
+        let name = self.disk.name().to_owned();
         let installation = self.installation.clone();
         let recorder =
             Recorder::spawn(move |record| records::append(&installation, record)).map_err(&fail)?;
-        let checker = Checker::spawn(move |with_key| self.check(layer, with_key)).map_err(&fail)?;
+        let checker = Checker::spawn(move |with_key| self.check(with_key)).map_err(&fail)?;
         let hands = Attached {
             commands: Arc::new(data_plane.commands()?),
             data_plane,
@@ -282,8 +299,8 @@ impl Served {
     }
 
     /// Asks the vault. A DEK that is wanted is handed out only once that is recorded.
-    fn check(&self, layer: Uuid, with_key: bool) -> Finding {
-        let finding = checker::check(&self.installation, &self.disk, layer, with_key);
+    fn check(&self, with_key: bool) -> Finding {
+        let finding = checker::check(&self.installation, &self.disk, with_key);
         let Finding::Granted {
             key_url,
             keys: Some(_),

@@ -45,7 +45,10 @@ pub fn resize(
 }
 
 /// Claims a disk that nobody uses; `None` when it is attached and can be told things.
-fn claim_or_reach(disk: &Disk, runtime_dir: &Path) -> Result<Option<LayerFile>, DiskError> {
+pub(super) fn claim_or_reach(
+    disk: &Disk,
+    runtime_dir: &Path,
+) -> Result<Option<LayerFile>, DiskError> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(claim) = try_claim(disk)? {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use crate::envelope::JobKind;
 use crate::frontend::OnRevoke;
 
 /// Whether the vault grants the key.
@@ -88,6 +89,26 @@ pub struct KeyStatus {
     pub grace_seconds: u64,
     /// What becomes of requests while the key is revoked.
     pub on_revoke: OnRevoke,
+    /// What is being done to the disk's layers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobStatus>,
+}
+
+/// How far the job of an attached disk is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JobStatus {
+    /// What it is.
+    pub kind: JobKind,
+    /// Whether it stands still until it is resumed.
+    pub paused: bool,
+    /// Bytes that the top layer has of what it is to have.
+    pub bytes_done: u64,
+    /// Bytes that it is to have.
+    pub bytes_total: u64,
+    /// What holds it up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// What happened.

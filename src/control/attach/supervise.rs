@@ -11,8 +11,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::frontend::{
-    DESTROYED, NOT_RESIZED, NOT_RESTORED, OnRevoke, READY, RESIZED, RESTORED, STORAGE_FULL,
-    STORAGE_OK, Waiter,
+    DESTROYED, NOT_RESTORED, OnRevoke, READY, RESTORED, STORAGE_FULL, STORAGE_OK, Waiter,
 };
 
 use super::AttachError;
@@ -198,14 +197,10 @@ impl Supervision {
             self.guard.restored(now, hands);
         } else if let Some(why) = line.strip_prefix(NOT_RESTORED) {
             self.guard.not_restored(why, now, hands);
-        } else if let Some(size) = line.strip_prefix(RESIZED) {
-            hands
-                .commands
-                .resized(size.parse().map_err(|_| line.to_owned()));
-        } else if let Some(why) = line.strip_prefix(NOT_RESIZED) {
-            hands.commands.resized(Err(why.to_owned()));
         } else if let Some(text) = line.strip_prefix("error ") {
             *reason = Some(text.to_owned());
+        } else {
+            hands.commands.answered(line);
         }
     }
 

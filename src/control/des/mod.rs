@@ -13,6 +13,7 @@ use super::changes::DesOperation;
 use super::disks::{self, DiskError};
 use super::{ControlError, Installation};
 use crate::catalog::{DesIdentity, DiskEncryptionSetRecord, DiskRecord, Stored};
+use crate::envelope::ResourceKind;
 use crate::vault::{KeyUrl, KeyVault, VaultError, VaultErrorCode};
 
 pub use rotate::FollowedDes;
@@ -48,10 +49,20 @@ pub struct DesChange<'a> {
 pub struct UpdatedDes {
     /// As it is now.
     pub record: DiskEncryptionSetRecord,
-    /// The disks that its key wraps now and did not before.
-    pub rewrapped: Vec<String>,
-    /// The disks that another key still wraps, and why.
-    pub left: Vec<(DiskRecord, DiskError)>,
+    /// The disks, snapshots and images that have a layer which its key wraps now and did not before.
+    pub rewrapped: Vec<(ResourceKind, String)>,
+    /// Those that have a layer which another key still wraps.
+    pub left: Vec<LeftBehind>,
+}
+
+/// What a new key of a set could not be made to wrap.
+pub struct LeftBehind {
+    /// What it is.
+    pub record: DiskRecord,
+    /// The key version that still wraps a layer of it.
+    pub key_url: String,
+    /// Why.
+    pub reason: DiskError,
 }
 
 /// What a deleted disk encryption set leaves behind.
@@ -120,7 +131,7 @@ impl Installation {
         })
     }
 
-    /// Deletes a set that no disk uses, and with it its identity.
+    /// Deletes a set that nothing has a layer under, and with it its identity.
     ///
     /// # Errors
     /// [`InUse`](crate::catalog::CatalogError::InUse), [`CatalogError::NotFound`].

@@ -1,4 +1,5 @@
-//! Rotation: wrapping the disks of a set under its key again.
+//! Rotation: wrapping what is under a set by its key again. Wherever it says disks, snapshots and
+//! images are meant too, and of all of them the layers that are under the set.
 //!
 //! No data is touched and no order matters: each disk's header names the key version that wraps it
 //! and is either old or new. So the disks are done in parallel, and what a crash or a refusal leaves
@@ -11,7 +12,7 @@ use std::thread;
 
 use time::OffsetDateTime;
 
-use super::UpdatedDes;
+use super::{LeftBehind, UpdatedDes};
 use crate::audit::AuditLog;
 use crate::catalog::{DiskEncryptionSetRecord, DiskRecord, Rev, Stored};
 use crate::control::changes::DesOperation;
@@ -63,11 +64,11 @@ impl Installation {
             return Ok(None);
         }
         let latest = self.wrapping_key_of(&record)?.key_url().to_string();
-        let is_latest = |disk: &Stored<DiskRecord>| {
-            let mut keys = disk.record.keys_under(Some(&record.name));
-            keys.all(|key| key == latest)
-        };
-        if disks.iter().all(is_latest) {
+        let name = &record.name;
+        if disks
+            .iter()
+            .all(|disk| is_current(&disk.record, name, &latest))
+        {
             return Ok(None);
         }
         let (name, key_url) = (record.name.clone(), record.key_url.clone());
@@ -90,15 +91,13 @@ impl Installation {
             .then(|| self.wrapping_key_of(&record))
             .transpose()?;
         let mut stale = Vec::new();
-        if let Some(key) = &key {
-            let url = key.key_url().to_string();
+        let url = key.as_ref().map(|key| key.key_url().to_string());
+        if let (Some(key), Some(url)) = (&key, &url) {
             stale.extend(disks.into_iter().map(|disk| disk.record));
-            stale.retain(|disk: &DiskRecord| {
-                disk.keys_under(Some(&record.name)).any(|key| key != url)
-            });
+            stale.retain(|disk| !is_current(disk, &record.name, url));
             key.probe()?;
         }
-        remember(&mut record, old_key, &stale);
+        remember(&mut record, old_key, &stale, url.as_ref());
         self.catalog().update_des(rev, &record)?;
         let mut updated = UpdatedDes {
             record,
@@ -123,6 +122,7 @@ impl Installation {
             access: key,
             log,
         };
+        let url = key.key_url().to_string();
         let next = AtomicUsize::new(0);
         let done: Mutex<Vec<(usize, Result<bool, DiskError>)>> = Mutex::default();
         thread::scope(|scope| {
@@ -144,22 +144,48 @@ impl Installation {
         done.sort_unstable_by_key(|(index, _)| *index);
         for (disk, (_, outcome)) in stale.into_iter().zip(done) {
             match outcome {
-                Ok(true) => updated.rewrapped.push(disk.name),
+                Ok(true) => updated.rewrapped.push((disk.kind, disk.name)),
                 Ok(false) => {}
-                Err(error) => updated.left.push((disk, error)),
+                Err(reason) => {
+                    let stale = keys_of(&disk, &updated.record.name).find(|key| **key != url);
+                    let key_url = stale.unwrap_or(&disk.key_url).clone();
+                    updated.left.push(LeftBehind {
+                        record: disk,
+                        key_url,
+                        reason,
+                    });
+                }
             }
         }
     }
 }
 
+/// The keys of the layers that are under a set.
+fn keys_of<'a>(disk: &'a DiskRecord, set: &'a str) -> impl Iterator<Item = &'a String> {
+    let layers = disk.layers.iter();
+    layers
+        .filter(move |layer| layer.disk_encryption_set.as_deref() == Some(set))
+        .map(|layer| &layer.key_url)
+}
+
+/// Whether every layer that is under the set is wrapped by that key version.
+fn is_current(disk: &DiskRecord, set: &str, key_url: &str) -> bool {
+    keys_of(disk, set).all(|key| key == key_url)
+}
+
 /// Notes that the key is another one now, with the key versions that still wrap disks; the time of
 /// the rotation too, when there is something to rotate.
-fn remember(record: &mut DiskEncryptionSetRecord, old_key: Option<String>, stale: &[DiskRecord]) {
+fn remember(
+    record: &mut DiskEncryptionSetRecord,
+    old_key: Option<String>,
+    stale: &[DiskRecord],
+    current: Option<&String>,
+) {
     let mut previous: Vec<String> = Vec::new();
-    let set = record.name.clone();
-    for url in stale.iter().flat_map(|disk| disk.keys_under(Some(&set))) {
-        if !previous.iter().any(|known| known == url) {
-            previous.push(url.into());
+    let name = &record.name;
+    for url in stale.iter().flat_map(|disk| keys_of(disk, name)) {
+        if Some(url) != current && !previous.contains(url) {
+            previous.push(url.clone());
         }
     }
     if previous.is_empty() {

@@ -171,7 +171,7 @@ fn a_new_key_wraps_the_sets_disks_or_nothing_changes() {
     assert_eq!(updated.left.len(), 1, "the old key refuses");
     enable("k", true);
     let updated = installation.update_des("set", &change).unwrap();
-    assert_eq!(updated.rewrapped, ["disk"]);
+    assert_eq!(updated.rewrapped, [(ResourceKind::Disk, "disk".into())]);
     let disk = installation.catalog().disk("disk").unwrap().record;
     assert!(disk.key_url.starts_with(&url), "{}", disk.key_url);
     let updated = installation.update_des("set", &change).unwrap();

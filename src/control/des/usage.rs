@@ -1,10 +1,12 @@
 //! Which key version wraps what, and what would stop without it.
 
 use serde::Serialize;
+use uuid::Uuid;
 
 use crate::catalog::VaultKind;
 use crate::control::disks::{self, DiskView};
 use crate::control::{ControlError, Installation};
+use crate::envelope::ResourceKind;
 use crate::vault::{KeyId, KeyUrl, KeyVault};
 
 /// One key version that a disk encryption set uses or used.
@@ -26,12 +28,16 @@ pub struct KeyUsage {
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct KeyUser {
-    /// What it is: `disk`.
+    /// What it is.
     #[serde(rename = "type")]
-    pub kind: &'static str,
+    pub kind: ResourceKind,
     /// Its name.
     pub name: String,
-    /// Its disk encryption set; none for the platform-managed key.
+    /// The layer that it wraps, when that is not the top one: one that was shared with it, as by the
+    /// image that a disk is a clone of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layer: Option<Uuid>,
+    /// The disk encryption set in whose name; none for the platform-managed key.
     pub disk_encryption_set_id: Option<String>,
     /// The key version that wraps it.
     pub key_url: String,
@@ -51,16 +57,32 @@ pub struct WhatIf {
     pub disk_encryption_sets: Vec<String>,
 }
 
-impl From<DiskView> for KeyUser {
-    fn from(disk: DiskView) -> Self {
-        Self {
-            kind: "disk",
-            name: disk.name,
-            disk_encryption_set_id: disk.encryption.disk_encryption_set_id,
-            key_url: disk.encryption.key_url,
-            disk_state: disk.disk_state,
+/// What uses keys for something: itself with the key of its top layer, then, with another key each,
+/// layers beneath.
+fn users_of(disk: DiskView) -> Vec<KeyUser> {
+    let mut users: Vec<KeyUser> = vec![KeyUser {
+        kind: disk.kind,
+        name: disk.name,
+        layer: None,
+        disk_encryption_set_id: disk.encryption.disk_encryption_set_id,
+        key_url: disk.encryption.key_url,
+        disk_state: disk.disk_state,
+    }];
+    for layer in disk.layers.into_iter().rev() {
+        let same = |user: &KeyUser| {
+            user.key_url == layer.key_url
+                && user.disk_encryption_set_id == layer.disk_encryption_set_id
+        };
+        if !users.iter().any(same) {
+            users.push(KeyUser {
+                layer: Some(layer.id),
+                disk_encryption_set_id: layer.disk_encryption_set_id,
+                key_url: layer.key_url,
+                ..users[0].clone()
+            });
         }
     }
+    users
 }
 
 impl Installation {
@@ -153,10 +175,14 @@ impl Installation {
         })
     }
 
-    /// All disks with the key that wraps them, by their headers.
+    /// All disks, snapshots and images with the keys that wrap their layers, by their headers.
     fn key_users(&self) -> Result<Vec<KeyUser>, ControlError> {
-        let disks = disks::list(self).map_err(|e| ControlError::Disks(Box::new(e)))?;
-        Ok(disks.into_iter().map(KeyUser::from).collect())
+        let mut users = Vec::new();
+        for kind in ResourceKind::ALL {
+            let views = disks::list(self, kind).map_err(|e| ControlError::Disks(Box::new(e)))?;
+            users.extend(views.into_iter().flat_map(users_of));
+        }
+        Ok(users)
     }
 }
 

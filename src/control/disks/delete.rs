@@ -1,19 +1,22 @@
-//! Deleting a disk: its wrapped DEKs first.
+//! Deleting a disk, a snapshot or an image: its wrapped DEKs first.
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use uuid::Uuid;
 
-use super::{DiskError, HEADER, claim_data, lookup, staging::lock_directory};
+use super::{DiskError, HEADER, claim_data, header_claims, lookup, staging::lock_directory};
 use crate::catalog::{DiskRecord, DiskState};
 use crate::control::files::sync_dir;
 use crate::control::{Installation, runtime_map};
 use crate::envelope::{HeaderFile, ResourceKind};
+use crate::store::LayerFile;
 
-/// Deletes a disk that is not in use. Its header is overwritten before any file is unlinked, so
-/// that the ciphertext is worthless at once, whatever becomes of its blocks.
+/// Deletes what is not in use. Its header is overwritten before any file is unlinked, so
+/// that the ciphertext is worthless at once, whatever becomes of its blocks; layers that others have
+/// too stay theirs.
 ///
 /// It works without any key, and for a disk whose header is damaged or missing. `runtime_dir` is
 /// where a killed daemon may have left the disk's map.
@@ -42,11 +45,7 @@ pub fn delete(
         }
         Err(e) => return Err(DiskError::file("lock", directory)(e)),
     };
-    let claims = disk_files(directory)?
-        .iter()
-        .filter(|file| file.ends_with(".data"))
-        .map(|file| claim_data(name, &directory.join(file)))
-        .collect::<Result<Vec<_>, _>>()?;
+    let claims = claim_own_data(&row.record)?;
     let record = DiskRecord {
         state: DiskState::Deleting,
         ..row.record.clone()
@@ -62,6 +61,26 @@ pub fn delete(
     }
     drop((claims, lock));
     Ok(catalog.delete_disk(&record, rev)?)
+}
+
+/// Claims the data of the layers that nobody else has, and a disk's top layer in any case. What others
+/// have loses nothing but a name here.
+fn claim_own_data(record: &DiskRecord) -> Result<Vec<LayerFile>, DiskError> {
+    let directory = &record.directory;
+    let top = match header_claims(directory) {
+        Ok(header) if record.kind == ResourceKind::Disk => header.top().map(|top| top.id),
+        _ => None,
+    };
+    let top = top.map(|id| format!("{id}.data"));
+    let mut claims = Vec::new();
+    for file in disk_files(directory)? {
+        let path = directory.join(&file);
+        let is_own = || path.symlink_metadata().is_ok_and(|data| data.nlink() < 2);
+        if file.ends_with(".data") && (top.as_ref() == Some(&file) || is_own()) {
+            claims.push(claim_data(&record.name, &path)?);
+        }
+    }
+    Ok(claims)
 }
 
 /// A directory that is not there may be on a file system that is not mounted.

@@ -166,7 +166,12 @@ mod tests {
             assert_eq!(read(&mut io, 0, 4096), [1; 4096]);
             assert_eq!(read(&mut io, OLD - 512, 512), [2; 512]);
             drop(io);
-            assert_eq!(show(&installation, "d").unwrap().disk_size_bytes, size);
+            assert_eq!(
+                show(&installation, crate::envelope::ResourceKind::Disk, "d")
+                    .unwrap()
+                    .disk_size_bytes,
+                size
+            );
 
             grow(&installation, &disk, NEW).unwrap();
             let (mut io, size) = open(&installation, &disk);

@@ -281,6 +281,20 @@ fn lookup(
     Ok(row)
 }
 
+impl Installation {
+    /// The kinds of those disks, snapshots and images that have a name.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn resources_named(&self, name: &str) -> Result<Vec<ResourceKind>, CatalogError> {
+        let rows = self.catalog().resources()?.into_iter();
+        Ok(rows
+            .filter(|row| row.record.name == name)
+            .map(|row| row.record.kind)
+            .collect())
+    }
+}
+
 /// What the header in a disk's directory claims, unauthenticated.
 fn header_claims(directory: &Path) -> Result<HeaderPayload, EnvelopeError> {
     let header = HeaderFile::open(&directory.join(HEADER))?.read()?;

@@ -11,13 +11,16 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
+use super::create::row;
 use super::dataplane::{geometry, layer_map, lower_layers, open_files};
 use super::unlock::Unwrapper;
-use super::{Disk, DiskError, HEADER, layer_uses, refuse_taken_name};
-use crate::catalog::{DiskRecord, DiskState};
+use super::{Disk, DiskError, HEADER, refuse_taken_name};
+use crate::catalog::{CatalogError, DiskRecord, DiskState};
 use crate::control::Installation;
 use crate::control::files::private_dir;
-use crate::envelope::{HeaderFile, HeaderPayload, LayerRecord, check_disk_name};
+use crate::envelope::{
+    Header, HeaderFile, HeaderPayload, LayerRecord, ResourceKind, check_disk_name,
+};
 use crate::volume::{Volume, check_data_file};
 
 /// What is to be registered.
@@ -42,6 +45,13 @@ pub fn register(
     let directory = existing(&request.directory)?;
     let file = HeaderFile::open(&directory.join(HEADER))?;
     let found = file.read()?.claims().clone();
+    if found.kind != ResourceKind::Disk {
+        return Err(DiskError::Argument(format!(
+            "{} is the directory of {}; only disks are registered",
+            directory.display(),
+            found.kind.with_article()
+        )));
+    }
     let name = request.name.clone().unwrap_or_else(|| found.name.clone());
     check_disk_name(&name).map_err(DiskError::Argument)?;
     refuse_known(installation, &found, &directory)?;
@@ -53,16 +63,19 @@ pub fn register(
     if let Some(set) = &set {
         installation.catalog().des(set)?;
     }
-    let disk = Disk {
-        record: row(&found, &name, set.as_deref(), &directory),
+    let mut disk = Disk {
+        record: ready_row(&found, &directory),
     };
+    disk.record.name.clone_from(&name);
     let claim = disk.claim(&found)?;
     let mut lock = file.lock()?;
-    let (mut header, dek) = disk.unlock_as(
-        &mut Unwrapper::new(installation),
-        set.as_deref(),
-        lock.read()?,
-    )?;
+    let mut keys = Unwrapper::new(installation);
+    let (mut header, dek) = disk.unlock_as(&mut keys, set.as_deref(), lock.read()?)?;
+    header.name.clone_from(&name);
+    move_to_set(installation, &mut header, set, request)?;
+    for layer in header.layers.iter().rev().skip(1) {
+        disk.unlock_layer(&mut keys, &header, layer)?;
+    }
     let top = header.top().ok_or_else(|| disk.no_layer())?;
     let geometry = geometry(&header, top)?;
     check_data_file(claim.file(), &geometry)?;
@@ -71,18 +84,41 @@ pub fn register(
     let files = open_files(claim, &header, paths)?;
     let map = layer_map(&header, top, &paths(top))?;
     Volume::open_private(map, lower_layers(&header, paths)?)?;
-    header.name.clone_from(&name);
+    header.attach = Uuid::new_v4();
+    lock.write_both(&header, &dek)?;
+    let row = ready_row(&header, &directory);
+    installation.catalog().insert_disk(&row)?;
+    drop(files);
+    Ok(name)
+}
+
+/// Has the layers that were under the disk's own set be under `set`, and, when that one was asked
+/// for, those too whose set this installation does not have.
+fn move_to_set(
+    installation: &Installation,
+    header: &mut Header,
+    set: Option<String>,
+    request: &RegisterRequest,
+) -> Result<(), DiskError> {
     let before = std::mem::replace(&mut header.disk_encryption_set, set.clone());
     for layer in &mut header.layers {
-        if layer.disk_encryption_set == before {
+        let known = match &layer.disk_encryption_set {
+            Some(other) if *other != before.as_deref().unwrap_or_default() => {
+                match installation.catalog().des(other) {
+                    Ok(_) => true,
+                    Err(CatalogError::NotFound { .. }) if request.disk_encryption_set.is_some() => {
+                        false
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            _ => true,
+        };
+        if layer.disk_encryption_set == before || !known {
             layer.disk_encryption_set.clone_from(&set);
         }
     }
-    header.attach = Uuid::new_v4();
-    lock.write_both(&header, &dek)?;
-    installation.catalog().insert_disk(&disk.record)?;
-    drop(files);
-    Ok(name)
+    Ok(())
 }
 
 /// The absolute path of a directory in which nobody else can write.
@@ -118,20 +154,9 @@ fn refuse_known(
     Ok(())
 }
 
-fn row(header: &HeaderPayload, name: &str, set: Option<&str>, directory: &Path) -> DiskRecord {
+fn ready_row(header: &HeaderPayload, directory: &Path) -> DiskRecord {
     DiskRecord {
-        id: header.disk,
-        kind: header.kind,
-        name: name.into(),
-        directory: directory.into(),
-        size: header.size,
-        disk_encryption_set: set.map(Into::into),
-        key_url: header
-            .top()
-            .map(|layer| layer.envelope.key_url())
-            .unwrap_or_default(),
-        layers: layer_uses(header),
-        created: header.created,
         state: DiskState::Ready,
+        ..row(header, directory)
     }
 }

@@ -13,12 +13,14 @@ use super::{
 };
 use crate::catalog::{DiskRecord, DiskState};
 use crate::control::Installation;
-use crate::envelope::ResourceKind;
+use crate::envelope::{CloneSource, HeaderPayload, Job, LayerRecord, ResourceKind};
 
-/// A disk, with Azure's field names where it has them.
+/// A disk, a snapshot or an image, with Azure's field names where it has them.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DiskView {
+    /// What it is.
+    pub kind: ResourceKind,
     /// Its name.
     pub name: String,
     /// Its id.
@@ -27,15 +29,26 @@ pub struct DiskView {
     pub disk_state: &'static str,
     /// Provisioned size.
     pub disk_size_bytes: u64,
-    /// Space that its files take.
+    /// Space that its files take, those that it shares included.
     pub used_bytes: u64,
-    /// Bytes of the blocks that hold data, as of the last flush; nothing when the map cannot be read.
+    /// How much of that is in layers that others have too.
+    pub shared_bytes: u64,
+    /// Bytes of the blocks that hold data, in all layers, as of the last flush; nothing when a map
+    /// cannot be read.
     pub data_bytes: Option<u64>,
     /// When it was made.
     #[serde(with = "time::serde::rfc3339")]
     pub time_created: OffsetDateTime,
     /// Whose key protects it.
     pub encryption: EncryptionView,
+    /// How many DEKs it was rotated through, from 1 on.
+    pub generation: Option<u32>,
+    /// Whether a snapshot is of what changed since the one before.
+    pub incremental: bool,
+    /// What it is a clone of and still shares layers with.
+    pub source: Option<CloneSource>,
+    /// What is being done to its layers.
+    pub job: Option<Job>,
     /// The directory of its files.
     pub directory: PathBuf,
     /// Its layers, bottom to top.
@@ -64,75 +77,83 @@ pub struct EncryptionView {
 pub struct LayerView {
     /// The layer.
     pub id: Uuid,
+    /// Bytes of the disk that it covers.
+    pub size_bytes: u64,
+    /// Bytes of the blocks that hold data in it, as of the last flush; nothing when its map cannot
+    /// be read.
+    pub data_bytes: Option<u64>,
+    /// Whether another disk, snapshot or image has it too.
+    pub shared: bool,
     /// Bytes that are encrypted under one tweak.
     pub sector_size: u32,
+    /// The set whose identity unwraps its DEK.
+    pub disk_encryption_set_id: Option<String>,
+    /// The key version that wraps its DEK.
+    pub key_url: String,
     /// Its ciphertext.
     pub data: PathBuf,
     /// Its block map.
     pub map: PathBuf,
 }
 
-/// All disks, by name, after what interrupted commands left was cleaned up.
+/// All of a kind, by name, after what interrupted commands left was cleaned up.
 ///
 /// # Errors
 /// [`DiskError`].
-pub fn list(installation: &Installation) -> Result<Vec<DiskView>, DiskError> {
+pub fn list(installation: &Installation, kind: ResourceKind) -> Result<Vec<DiskView>, DiskError> {
     sweep(installation, None)?;
-    let rows = installation.catalog().disks()?;
+    let rows = installation.catalog().resources()?;
     rows.into_iter()
+        .filter(|row| row.record.kind == kind)
         .map(|row| Ok(view(&reconcile_one(installation, row)?)))
         .collect()
 }
 
-/// The disk of that name.
+/// The one of that kind and name.
 ///
 /// # Errors
 /// [`DiskError`].
-pub fn show(installation: &Installation, name: &str) -> Result<DiskView, DiskError> {
-    let row = lookup(installation, ResourceKind::Disk, name)?;
+pub fn show(
+    installation: &Installation,
+    kind: ResourceKind,
+    name: &str,
+) -> Result<DiskView, DiskError> {
+    let row = lookup(installation, kind, name)?;
     Ok(view(&reconcile_one(installation, row)?))
 }
 
 fn view(record: &DiskRecord) -> DiskView {
     let directory = &record.directory;
     let header = header_claims(directory);
-    let data_bytes = header.as_ref().ok().and_then(|header| {
-        let of_layer = |layer| {
-            let geometry = dataplane::geometry(header, layer).ok()?;
-            extents::data_bytes(&layer_paths(directory, layer).map, &geometry)
-        };
-        header.layers.iter().map(of_layer).sum()
-    });
-    let layers = header.as_ref().map(|header| {
-        let view = |layer| {
-            let paths = layer_paths(directory, layer);
-            LayerView {
-                id: layer.id,
-                sector_size: layer.data_unit,
-                data: paths.data,
-                map: paths.map,
-            }
-        };
-        header.layers.iter().map(view).collect::<Vec<_>>()
-    });
+    let layers = header.as_ref().map(|header| layer_views(directory, header));
     let (layers, problem) = match layers {
         Ok(layers) => (layers, None),
         Err(_) if record.state != DiskState::Ready => (Vec::new(), None),
         Err(problem) => (Vec::new(), Some(problem.to_string())),
     };
+    let data_bytes = match layers.is_empty() {
+        true => None,
+        false => layers.iter().map(|layer| layer.data_bytes).sum(),
+    };
+    let (used_bytes, shared_bytes) = used_bytes(directory);
+    let header = header.ok();
+    // Only the top layer of a disk is claimed.
+    let is_used = |top: &LayerView| record.kind == ResourceKind::Disk && in_use(&top.data);
     let disk_state = match (record.state, &problem) {
         (DiskState::Creating, _) => "Creating",
         (DiskState::Deleting, _) => "Deleting",
         (DiskState::Ready, Some(_)) => "Damaged",
-        (DiskState::Ready, None) if layers.iter().any(|l| in_use(&l.data)) => "Attached",
+        (DiskState::Ready, None) if layers.last().is_some_and(is_used) => "Attached",
         (DiskState::Ready, None) => "Unattached",
     };
     DiskView {
+        kind: record.kind,
         name: record.name.clone(),
         unique_id: record.id,
         disk_state,
         disk_size_bytes: record.size,
-        used_bytes: used_bytes(directory),
+        used_bytes,
+        shared_bytes,
         data_bytes,
         time_created: record.created,
         encryption: EncryptionView {
@@ -143,6 +164,10 @@ fn view(record: &DiskRecord) -> DiskView {
             disk_encryption_set_id: record.disk_encryption_set.clone(),
             key_url: record.key_url.clone(),
         },
+        generation: header.as_ref().map(|header| header.generation),
+        incremental: header.as_ref().is_some_and(|header| header.incremental),
+        source: header.as_ref().and_then(|header| header.source.clone()),
+        job: header.and_then(|header| header.job),
         directory: directory.clone(),
         layers,
         problem,
@@ -157,14 +182,40 @@ fn in_use(data: &Path) -> bool {
     })
 }
 
-/// What the files of a directory take; those that vanish meanwhile take nothing.
-fn used_bytes(directory: &Path) -> u64 {
+/// What the files of a directory take, and how much of that those do that are elsewhere too; files that
+/// vanish meanwhile take nothing.
+fn used_bytes(directory: &Path) -> (u64, u64) {
     const ST_BLOCKS_UNIT: u64 = 512; // stat(2)
-    std::fs::read_dir(directory).map_or(0, |entries| {
-        entries
-            .flatten()
-            .filter_map(|entry| entry.metadata().ok())
-            .map(|file| file.blocks() * ST_BLOCKS_UNIT)
-            .sum()
-    })
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let (mut used, mut shared) = (0, 0);
+    for file in entries.filter_map(|entry| entry.metadata().ok()) {
+        let bytes = file.blocks() * ST_BLOCKS_UNIT;
+        used += bytes;
+        if file.is_file() && file.nlink() > 1 {
+            shared += bytes;
+        }
+    }
+    (used, shared)
+}
+
+fn layer_views(directory: &Path, header: &HeaderPayload) -> Vec<LayerView> {
+    let view = |layer: &LayerRecord| {
+        let paths = layer_paths(directory, layer);
+        let geometry = dataplane::geometry(header, layer).ok();
+        LayerView {
+            id: layer.id,
+            size_bytes: layer.size,
+            data_bytes: geometry.and_then(|geometry| extents::data_bytes(&paths.map, &geometry)),
+            shared: paths
+                .data
+                .symlink_metadata()
+                .is_ok_and(|data| data.nlink() > 1),
+            sector_size: layer.data_unit,
+            disk_encryption_set_id: layer.disk_encryption_set.clone(),
+            key_url: layer.envelope.key_url(),
+            data: paths.data,
+            map: paths.map,
+        }
+    };
+    header.layers.iter().map(view).collect()
 }

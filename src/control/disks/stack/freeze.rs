@@ -10,6 +10,7 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -24,7 +25,8 @@ use crate::control::files::{private_dir, sync_dir};
 use crate::envelope::{Header, HeaderFile, HeaderPayload, ResourceKind, check_resource_name};
 
 /// What is to be made of a disk.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct FreezeRequest {
     /// A snapshot or an image.
     pub kind: ResourceKind,

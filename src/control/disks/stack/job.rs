@@ -1,6 +1,7 @@
 //! What is being done to a disk's layers, as its header has it: so that it goes on, or stays paused,
 //! whatever dies.
 
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::super::running::Running;
@@ -10,7 +11,8 @@ use crate::control::Installation;
 use crate::envelope::{Header, HeaderPayload, Job, JobKind};
 
 /// What becomes of a job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum JobChange {
     /// It stands still until it is resumed, also when the disk is attached anew.
     Pause,

@@ -79,10 +79,7 @@ pub fn shed(
 pub(super) fn without(old: &Header, goes: impl Fn(&Uuid) -> bool) -> Header {
     let mut new = old.clone();
     new.layers.retain(|layer| !goes(&layer.id));
-    new.job = old
-        .job
-        .clone()
-        .filter(|job| !job.drop.iter().any(&goes));
+    new.job = old.job.clone().filter(|job| !job.drop.iter().any(&goes));
     if !shares(&new) {
         new.source = None;
     }
