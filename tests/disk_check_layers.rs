@@ -1,6 +1,7 @@
 //! `disk check` of disks of several layers, each of which may be damaged.
 
 #![allow(
+    clippy::panic,
     clippy::unwrap_used,
     reason = "the lint's exception for tests does not reach functions that tests call"
 )]

@@ -1,0 +1,189 @@
+//! A disk whose layers are under the keys of several owners: a clone of an image of somebody else.
+
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "the lint's exception for tests does not reach functions that tests call"
+)]
+
+mod disk_support;
+
+use std::fs;
+use std::path::Path;
+
+use disk_support::{Host, KEY, VAULT, text};
+use sealdisk::control::disks::{
+    CloneRequest, Disk, FreezeRequest, NewKey, Unattached, clone, freeze_into, rewrap,
+};
+use sealdisk::envelope::ResourceKind;
+use sealdisk::vault::{KeySize, NewKey as NewVaultKey};
+use uuid::Uuid;
+
+const ALL: &[&str] = &["get", "wrapKey", "unwrapKey"];
+
+/// An image under the set `golden`, and a clone of it under the set `mine`.
+struct Owners {
+    host: Host,
+    content: Vec<u8>,
+    golden: Uuid,
+    mine: Uuid,
+}
+
+impl Owners {
+    fn new() -> Self {
+        let host = Host::new();
+        let raw = host.raw_image("disk.raw");
+        let (golden, mine) = (
+            host.encryption_set("golden", ALL),
+            host.encryption_set("mine", ALL),
+        );
+        let create = ["disk", "create", "base", "--source", text(&raw)];
+        host.ok(&[&create[..], &["--disk-encryption-set", "golden"]].concat());
+        let installation = host.installation();
+        let base = Disk::find(&installation, "base").unwrap();
+        let header = base.header_file().unwrap().read().unwrap();
+        let claim = base.claim(header.claims()).unwrap();
+        let request = FreezeRequest {
+            kind: ResourceKind::Image,
+            name: "image".into(),
+            incremental: false,
+            data_dir: None,
+        };
+        let mut nobody = Unattached::new(&base, claim, Path::new("/dev/shm/there-is-no-such-map"));
+        freeze_into(&installation, &request, &base, &mut nobody).unwrap();
+        drop(nobody);
+        let request = CloneRequest {
+            name: "clone".into(),
+            source: (ResourceKind::Image, "image".into()),
+            size: None,
+            disk_encryption_set: Some(Some("mine".into())),
+            sector_size: None,
+            data_dir: None,
+        };
+        clone(&installation, &request).unwrap();
+        let content = fs::read(&raw).unwrap();
+        Self {
+            host,
+            content,
+            golden,
+            mine,
+        }
+    }
+
+    fn is_readable(&self) {
+        assert!(self.host.ok(&["disk", "decrypt", "clone"]) == self.content);
+    }
+
+    /// Sets and keys of the clone's layers, from the bottom up.
+    fn layers(&self) -> Vec<(Option<String>, String)> {
+        let installation = self.host.installation();
+        let disk = Disk::find(&installation, "clone").unwrap();
+        let header = disk.header_file().unwrap().read().unwrap();
+        let layers = header.claims().layers.iter();
+        layers
+            .map(|layer| {
+                let set = layer.disk_encryption_set.clone();
+                (set, layer.envelope.key_url())
+            })
+            .collect()
+    }
+
+    fn sets(&self) -> Vec<Option<String>> {
+        self.layers().into_iter().map(|(set, _)| set).collect()
+    }
+}
+
+fn set(name: &str) -> Option<String> {
+    Some(name.into())
+}
+
+#[test]
+fn each_layer_needs_the_key_of_its_owner() {
+    let owners = Owners::new();
+    let host = &owners.host;
+    owners.is_readable();
+    host.grant(owners.golden, &[]);
+    let refused = host.refused_with("Forbidden", &["disk", "decrypt", "clone"]);
+    for part in [
+        "the layer",
+        "the disk clone",
+        "the disk base",
+        KEY,
+        "unwrapKey",
+    ] {
+        assert!(refused.contains(part), "{part}: {refused}");
+    }
+    host.grant(owners.golden, ALL);
+    host.grant(owners.mine, &[]);
+    let refused = host.refused_with("Forbidden", &["disk", "decrypt", "clone"]);
+    assert!(!refused.contains("which came from"), "{refused}");
+    host.grant(owners.mine, ALL);
+    owners.is_readable();
+}
+
+#[test]
+fn a_disk_moves_to_another_set_with_its_own_layers_only() {
+    let owners = Owners::new();
+    let host = &owners.host;
+    assert_eq!(owners.sets(), [set("golden"), set("mine")]);
+    host.encryption_set("other", ALL);
+    host.ok(&["disk", "update", "clone", "--disk-encryption-set", "other"]);
+    assert_eq!(owners.sets(), [set("golden"), set("other")]);
+    host.ok(&["disk", "update", "clone", "--platform-managed"]);
+    assert_eq!(owners.sets(), [set("golden"), None]);
+    owners.is_readable();
+    // The owner of the layer beneath is kept for as long as it is needed.
+    let delete = ["disk-encryption-set", "delete", "golden", "--yes"];
+    host.refused_with("InUseDiskEncryptionSetCannotBeDeleted", &delete);
+    host.ok(&["disk-encryption-set", "delete", "mine", "--yes"]);
+}
+
+#[test]
+fn a_new_key_of_a_set_wraps_its_layers_of_anybodys_disk() {
+    let owners = Owners::new();
+    let installation = owners.host.installation();
+    let before = owners.layers();
+    let vault = installation.vault(VAULT).unwrap();
+    let new = NewVaultKey::new(KeySize::Rsa2048);
+    vault
+        .create_key(&installation.operator(), "key2", &new)
+        .unwrap();
+    let mut record = installation.catalog().des("golden").unwrap();
+    record.record.key_url = format!("https://{VAULT}.vault.localhost/keys/key2");
+    installation
+        .catalog()
+        .update_des(record.rev, &record.record)
+        .unwrap();
+    let access = installation.wrapping_key(Some("golden")).unwrap();
+    let new = NewKey {
+        set: Some("golden"),
+        access: &access,
+        log: &installation.audit_log().unwrap(),
+    };
+    for (kind, name) in [
+        (ResourceKind::Disk, "clone"),
+        (ResourceKind::Image, "image"),
+        (ResourceKind::Disk, "base"),
+    ] {
+        assert!(rewrap(&installation, kind, name, &new).unwrap(), "{name}");
+        assert!(!rewrap(&installation, kind, name, &new).unwrap(), "{name}");
+    }
+    let after = owners.layers();
+    assert!(after[0].1.contains("/keys/key2/"), "{after:?}");
+    assert_eq!((&after[0].0, &after[1]), (&set("golden"), &before[1]));
+    owners.is_readable();
+
+    // It takes the disk's own key too, which authenticates the header that is written.
+    owners.host.grant(owners.mine, &[]);
+    let old = installation.catalog().des("golden").unwrap();
+    let mut record = old.record;
+    record.key_url = format!("https://{VAULT}.vault.localhost/keys/{KEY}");
+    installation.catalog().update_des(old.rev, &record).unwrap();
+    let access = installation.wrapping_key(Some("golden")).unwrap();
+    let back = NewKey {
+        access: &access,
+        ..new
+    };
+    assert!(rewrap(&installation, ResourceKind::Disk, "clone", &back).is_err());
+    assert_eq!(owners.layers(), after);
+}
