@@ -9,14 +9,21 @@
 mod disk_support;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use aes::Aes256;
 use aes::cipher::KeyInit;
 use disk_support::{Host, MARKER, text};
 use hkdf::Hkdf;
 use hmac::{Hmac, Mac};
+use sealdisk::control::disks::{
+    Disk, FreezeRequest, Unattached, freeze_into, layer_map, lower_layers, open_files,
+};
+use sealdisk::envelope::{LayerRecord, ResourceKind};
+use sealdisk::pipeline::DiskIo;
+use sealdisk::volume::Volume;
 use serde_json::Value;
 use sha2::Sha256;
 use xts_mode::Xts128;
@@ -31,8 +38,8 @@ fn documented_commands() -> String {
     after.split_once("```").unwrap().0.to_owned()
 }
 
-/// What the documented commands make of a disk's header.
-fn documented_dek(key: &Path, disk: &Path) -> Vec<u8> {
+/// What the documented commands make of a disk's header: the DEKs of its layers, from the bottom up.
+fn documented_deks(key: &Path, disk: &Path) -> Vec<Vec<u8>> {
     let secrets = tempfile::tempdir_in("/dev/shm").unwrap();
     let output = Command::new("sh")
         .args(["-e", "-u", "-c", &documented_commands()])
@@ -42,9 +49,18 @@ fn documented_dek(key: &Path, disk: &Path) -> Vec<u8> {
         .output()
         .unwrap();
     assert!(output.status.success(), "{output:?}");
-    let dek = fs::read(secrets.path().join("dek")).unwrap();
-    assert_eq!(dek.len(), 64);
-    dek
+    let deks: Vec<_> = (1..)
+        .map_while(|layer| fs::read(secrets.path().join(format!("dek.{layer}"))).ok())
+        .collect();
+    assert!(deks.iter().all(|dek| dek.len() == 64));
+    deks
+}
+
+/// As [`documented_deks`] of a disk of one layer.
+fn documented_dek(key: &Path, disk: &Path) -> Vec<u8> {
+    let deks = documented_deks(key, disk);
+    assert_eq!(deks.len(), 1);
+    deks[0].clone()
 }
 
 /// A slot of version 1, as docs/format.md describes it.
@@ -88,21 +104,23 @@ fn make_version_1(header: &Path, dek: &[u8]) {
     fs::write(header, slots.concat()).unwrap();
 }
 
-/// Reads a disk as docs/format.md describes it.
-fn read_back(data: &[u8], map: &[u8], dek: &[u8], data_unit: usize, size: usize) -> Vec<u8> {
+/// Puts what a layer has over what is beneath it, as docs/format.md describes it.
+fn put_over(plaintext: &mut [u8], data: &[u8], map: &[u8], dek: &[u8], data_unit: usize) {
     assert_eq!(&map[..8], b"SDBLKMAP");
     let xts = Xts128::new(
         Aes256::new_from_slice(&dek[..32]).unwrap(),
         Aes256::new_from_slice(&dek[32..]).unwrap(),
     );
-    let mut plaintext = vec![0; size.next_multiple_of(4096)];
-    assert_eq!(data.len(), plaintext.len());
-    for (block, content) in plaintext.chunks_mut(4096).enumerate() {
+    for (block, content) in plaintext[..data.len()].chunks_mut(4096).enumerate() {
         let states = &map[4096 + block / 2016 * 512..][..504];
         let within = block % 2016;
-        let state = states[within / 4] >> (2 * (within % 4)) & 3;
-        if state != 1 {
-            continue;
+        match states[within / 4] >> (2 * (within % 4)) & 3 {
+            0 => continue,
+            1 => {}
+            _ => {
+                content.fill(0);
+                continue;
+            }
         }
         for (unit, bytes) in content.chunks_mut(data_unit).enumerate() {
             let at = block * 4096 + unit * data_unit;
@@ -112,15 +130,19 @@ fn read_back(data: &[u8], map: &[u8], dek: &[u8], data_unit: usize, size: usize)
             xts.decrypt_sector(bytes, tweak.into());
         }
     }
+}
+
+/// Reads a disk of one layer.
+fn read_back(data: &[u8], map: &[u8], dek: &[u8], data_unit: usize, size: usize) -> Vec<u8> {
+    let mut plaintext = vec![0; size.next_multiple_of(4096)];
+    assert_eq!(data.len(), plaintext.len());
+    put_over(&mut plaintext, data, map, dek, data_unit);
     plaintext.truncate(size);
     plaintext
 }
 
-#[test]
-fn a_disk_is_read_back_by_what_the_document_says() {
-    let host = Host::new();
-    let raw = host.raw_image("disk.raw");
-    let content = fs::read(&raw).unwrap();
+/// A vault key of which the private part is in a file, and the set `myset` of it.
+fn own_key(host: &Host) -> PathBuf {
     let key = host.path("key.pem");
     let made = Command::new("openssl")
         .args(["genpkey", "-quiet", "-algorithm", "RSA", "-out", text(&key)])
@@ -136,7 +158,15 @@ fn a_disk_is_read_back_by_what_the_document_says() {
     let grant = ["keyvault", "set-policy", "mine", "--object-id", identity];
     let permissions = ["--key-permissions", "get", "wrapKey", "unwrapKey"];
     host.ok(&[&grant[..], &permissions].concat());
+    key
+}
 
+#[test]
+fn a_disk_is_read_back_by_what_the_document_says() {
+    let host = Host::new();
+    let raw = host.raw_image("disk.raw");
+    let content = fs::read(&raw).unwrap();
+    let key = own_key(&host);
     for (name, sector_size) in [("small", 512), ("large", 4096)] {
         let unit = sector_size.to_string();
         let create = [
@@ -181,4 +211,65 @@ fn a_disk_is_read_back_by_what_the_document_says() {
         assert!(fs::read(&plaintext).unwrap() == content, "{name} differs");
         fs::remove_file(&plaintext).unwrap();
     }
+}
+
+/// Freezes the top layer of a disk that nobody uses into a snapshot, then writes to the disk.
+fn push_and_write(host: &Host, name: &str, snapshot: &str, at: u64, bytes: &[u8]) {
+    let installation = host.installation();
+    let disk = Disk::find(&installation, name).unwrap();
+    let header = disk.header_file().unwrap().read().unwrap();
+    let claim = disk.claim(header.claims()).unwrap();
+    let request = FreezeRequest {
+        kind: ResourceKind::Snapshot,
+        name: snapshot.into(),
+        incremental: false,
+        data_dir: None,
+    };
+    let no_map = Path::new("/dev/shm/there-is-no-such-map");
+    let mut nobody = Unattached::new(&disk, claim, no_map);
+    freeze_into(&installation, &request, &disk, &mut nobody).unwrap();
+    let header = disk.header_file().unwrap().read().unwrap();
+    let (header, deks) = disk.unlock_all(&installation, header).unwrap();
+    let paths = |layer: &LayerRecord| disk.layer_paths(layer);
+    let files = open_files(nobody.claimed().unwrap(), &header, paths).unwrap();
+    let top = header.top().unwrap();
+    let map = layer_map(&header, top, &paths(top)).unwrap();
+    let lower = lower_layers(&header, paths).unwrap();
+    let volume = Arc::new(Volume::open_private(map, lower).unwrap());
+    let mut io = DiskIo::open(volume, files, &deks).unwrap();
+    io.write_at(at, bytes).unwrap();
+    io.flush().unwrap();
+}
+
+#[test]
+fn a_stack_of_layers_is_read_back_by_what_the_document_says() {
+    let host = Host::new();
+    let raw = host.raw_image("disk.raw");
+    let mut content = fs::read(&raw).unwrap();
+    let key = own_key(&host);
+    let create = ["disk", "create", "d", "--source", text(&raw)];
+    host.ok(&[&create[..], &["--disk-encryption-set", "myset"]].concat());
+    // Zeros that are written, part of a block, and what was in no layer before; then the disk is larger.
+    push_and_write(&host, "d", "one", 5 << 20, &[0; 8192]);
+    content[5 << 20..][..8192].fill(0);
+    push_and_write(&host, "d", "two", (6 << 20) + 1024, &[3; 512]);
+    content[(6 << 20) + 1024..][..512].fill(3);
+    host.ok(&["disk", "resize", "d", "--size", "32MiB"]);
+    content.resize(32 << 20, 0);
+    push_and_write(&host, "d", "three", 30 << 20, &[4; 4096]);
+    content[30 << 20..][..4096].fill(4);
+
+    let directory = host.disks().join("d");
+    let deks = documented_deks(&key, &directory);
+    let shown = host.json(&["disk", "show", "d"]);
+    let layers = shown["layers"].as_array().unwrap();
+    assert_eq!((deks.len(), layers.len()), (4, 4));
+    let mut plaintext = vec![0; content.len()];
+    for (layer, dek) in layers.iter().zip(&deks) {
+        let id = layer["id"].as_str().unwrap();
+        let file = |extension: &str| fs::read(directory.join(format!("{id}.{extension}"))).unwrap();
+        put_over(&mut plaintext, &file("data"), &file("map"), dek, 4096);
+    }
+    assert!(plaintext == content);
+    assert!(host.ok(&["disk", "decrypt", "d"]) == content);
 }
