@@ -15,6 +15,7 @@ mod backends;
 mod fio;
 #[path = "../../tests/support/frontend/mod.rs"]
 mod frontend;
+mod layers;
 mod load;
 mod machine;
 mod report;
@@ -43,6 +44,8 @@ const WARM_UP: Duration = Duration::from_millis(250);
 enum Program {
     /// Measures
     Run(Options),
+    /// Measures what changing a disk's layers costs
+    Layers(LayerOptions),
 }
 
 #[derive(clap::Args)]
@@ -92,6 +95,21 @@ struct Options {
     syscalls: bool,
 }
 
+#[derive(clap::Args)]
+struct LayerOptions {
+    /// Where the disks go (a new directory in it)
+    #[arg(long, default_value = "/dev/shm")]
+    dir: PathBuf,
+    /// Bytes of the disk, all of them written
+    #[arg(long, default_value_t = 1 << 30)]
+    size: u64,
+    #[arg(long, default_value_t = 0)]
+    backend_cpu: usize,
+    /// Another program than the one of this build
+    #[arg(long, default_value = env!("CARGO_BIN_EXE_sealdisk"))]
+    sealdisk: PathBuf,
+}
+
 /// What is measured by default.
 fn patterns() -> Vec<(String, Pattern)> {
     let mut all = Vec::new();
@@ -130,8 +148,20 @@ fn main() {
         println!("vhost_user: not measured by itself: scripts/bench, or `run` for its parts");
         return;
     }
-    let Program::Run(options) = Program::parse_from(arguments);
-    run(&options);
+    match Program::parse_from(arguments) {
+        Program::Run(options) => run(&options),
+        Program::Layers(options) => {
+            let dir = TempDir::new_in(&options.dir).unwrap();
+            let runtime = TempDir::new_in("/dev/shm").unwrap();
+            let place = Place {
+                dir: dir.path(),
+                runtime: runtime.path(),
+                sealdisk: &options.sealdisk,
+                size: options.size,
+            };
+            layers::measure(&place, options.backend_cpu % machine::cpus());
+        }
+    }
 }
 
 fn run(options: &Options) {
