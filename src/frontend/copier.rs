@@ -70,6 +70,9 @@ impl Copier {
         if extent.disk.read_only {
             return Err("the disk is attached read-only".into());
         }
+        if !shared.key.is_held() {
+            return Err("the disk's key is revoked".into());
+        }
         *lock(&self.progress) = CopyProgress {
             state: CopyState::Running,
             ..CopyProgress::default()
@@ -200,14 +203,18 @@ impl<'a> Copy<'a> {
     }
 
     fn run(mut self) -> Result<(), Ended> {
-        let mut total = 0;
-        self.over_the_disk(|_, run| {
-            if matches!(run.what, Lack::Content(_)) {
-                total += run.blocks * BLOCK_SIZE;
+        let drop = usize::from(self.request.drop);
+        let (done, total) = loop {
+            match self.volume.share_raised(drop) {
+                Ok(share) => break share,
+                Err(error) => self.hold_up(error)?,
             }
-            Ok(run.blocks)
-        })?;
-        lock(self.progress).bytes_total = total;
+        };
+        {
+            let mut progress = lock(self.progress);
+            progress.bytes_done = done * BLOCK_SIZE;
+            progress.bytes_total = total * BLOCK_SIZE;
+        }
         self.over_the_disk(|this, run| this.step(run))?;
         while let Err(error) = self.io.flush() {
             if self.volume.is_lost() {

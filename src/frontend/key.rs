@@ -55,6 +55,11 @@ impl SharedKey {
         }
     }
 
+    /// Whether it is not revoked.
+    pub(super) fn is_held(&self) -> bool {
+        matches!(&*self.lock(), Key::Held(_))
+    }
+
     /// Holds the DEKs of another stack instead, unless they are revoked: then these are zeroed too.
     pub(super) fn exchange(&self, deks: DekStack) {
         if let Key::Held(held) = &mut *self.lock() {

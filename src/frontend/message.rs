@@ -214,9 +214,9 @@ pub struct CopyRequest {
 pub struct CopyProgress {
     /// Whether it goes on.
     pub state: CopyState,
-    /// Bytes that are copied; what the guest overwrites first counts only in the end.
+    /// Bytes that need not be copied any more; what the guest overwrites first counts only in the end.
     pub bytes_done: u64,
-    /// Bytes that were lacking at the start of this process, or of the copy when that was later.
+    /// Bytes that the layers have which are to go.
     pub bytes_total: u64,
     /// What it is held up by, or has failed for.
     #[serde(skip_serializing_if = "Option::is_none")]

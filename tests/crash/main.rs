@@ -7,6 +7,7 @@
 mod frontend;
 
 mod load;
+mod stack;
 
 use std::time::{Duration, Instant};
 

@@ -7,6 +7,8 @@ use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::envelope::JobKind;
+
 use super::status::{Event, JobStatus, KeyStatus};
 
 /// Events that are kept for those who ask later.
@@ -45,12 +47,31 @@ impl Board {
         }
     }
 
-    pub(super) fn set_job(&self, job: Option<JobStatus>) {
-        self.content().job = job;
-    }
-
     pub(super) fn set_status(&self, status: KeyStatus) {
         self.content().status = status;
+    }
+
+    /// Shows what is being done to the disk's layers; returns what was shown.
+    pub(super) fn set_job(&self, job: Option<JobStatus>) -> Option<JobStatus> {
+        std::mem::replace(&mut self.content().job, job)
+    }
+
+    /// Shows that there is a job, if none is shown.
+    pub(super) fn announce_job(&self, kind: JobKind, paused: bool) {
+        self.content().job.get_or_insert(JobStatus {
+            kind,
+            paused,
+            bytes_done: 0,
+            bytes_total: 0,
+            error: None,
+        });
+    }
+
+    /// Shows what holds the job up, if there is one.
+    pub(super) fn job_held_up(&self, error: String) {
+        if let Some(job) = &mut self.content().job {
+            job.error = Some(error);
+        }
     }
 
     /// Keeps an event and passes it on.

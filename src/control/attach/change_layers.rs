@@ -2,7 +2,6 @@
 //! asked to, or, when nobody has it, this one does it.
 
 use std::path::Path;
-use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -15,12 +14,8 @@ use crate::envelope::JobKind;
 use crate::store::LayerFile;
 
 use super::AttachError;
-use super::control_socket::{Request, ask_for};
-use super::layers::LayerRequest;
+use super::exchange;
 use super::resize::claim_or_reach;
-
-/// How long the process that has the disk may take: it asks vaults, and waits for the guest's requests.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Somebody who changes the layers of disks.
 pub struct LayerChanges<'a> {
@@ -49,7 +44,7 @@ impl LayerChanges<'_> {
                     &mut running,
                 )?)
             }
-            None => self.ask(&disk, LayerRequest::Freeze(request)).map(drop),
+            None => exchange::freeze_into(self.runtime_dir, disk.id(), &request),
         }
     }
 
@@ -93,7 +88,7 @@ impl LayerChanges<'_> {
                 disks::begin_rotation(self.installation, &disk, &mut running, rate)?;
                 self.run(&disk, &mut running, wait, progress)
             }
-            None => self.ask(&disk, LayerRequest::RotateDek { rate }).map(drop),
+            None => exchange::begin_rotation(self.runtime_dir, disk.id(), rate),
         }
     }
 
@@ -117,7 +112,7 @@ impl LayerChanges<'_> {
                 self.run(&disk, &mut running, wait, progress)?;
                 Ok(begun)
             }
-            None => self.ask(&disk, LayerRequest::Flatten { rate }),
+            None => exchange::begin_flatten(self.runtime_dir, disk.id(), rate),
         }
     }
 
@@ -140,13 +135,13 @@ impl LayerChanges<'_> {
             Ok(claim) => claim,
             Err(DiskError::InUse { .. }) => {
                 let kind = Some(kind);
-                let asked = self.ask(&disk, LayerRequest::Job { kind, change });
+                let asked = exchange::change_job(self.runtime_dir, disk.id(), kind, change);
                 return match asked {
                     // A command that does the job by itself looks at the header.
                     Err(AttachError::NotAttached { .. }) => {
                         Ok(disks::change_job(self.installation, &disk, kind, change)?)
                     }
-                    asked => asked.map(drop),
+                    asked => asked,
                 };
             }
             Err(error) => return Err(error.into()),
@@ -175,23 +170,16 @@ impl LayerChanges<'_> {
         }
         Ok(())
     }
+}
 
-    fn ask(&self, disk: &Disk, request: LayerRequest) -> Result<bool, AttachError> {
-        let request = Request::Layers(request);
-        ask_for(self.runtime_dir, disk.id(), &request, PATIENCE)
-    }
-
-    /// As an error of disks.
-    fn ask_or_refuse(&self, disk: &Disk, request: LayerRequest) -> Result<(), DiskError> {
-        self.ask(disk, request)
-            .map(drop)
-            .map_err(|error| match error {
-                AttachError::Disk(error) => error,
-                error => DiskError::Attached {
-                    name: disk.name().into(),
-                    why: error.to_string(),
-                },
-            })
+/// As an error of disks.
+fn refused(disk: &Disk, error: AttachError) -> DiskError {
+    match error {
+        AttachError::Disk(error) => error,
+        error => DiskError::Attached {
+            name: disk.name().into(),
+            why: error.to_string(),
+        },
     }
 }
 
@@ -202,10 +190,8 @@ impl Reach for LayerChanges<'_> {
                 let mut running = self.unattached(disk, claim);
                 disks::shed(self.installation, disk, &mut running, layers)
             }
-            None => {
-                let layers = layers.to_vec();
-                self.ask_or_refuse(disk, LayerRequest::Shed { layers })
-            }
+            None => exchange::shed(self.runtime_dir, disk.id(), layers)
+                .map_err(|error| refused(disk, error)),
         }
     }
 
@@ -224,7 +210,9 @@ impl Reach for LayerChanges<'_> {
                 }
                 Ok(())
             }
-            None => self.ask_or_refuse(disk, LayerRequest::Merge { layer }),
+            None => exchange::begin_merge(self.runtime_dir, disk.id(), layer)
+                .map(drop)
+                .map_err(|error| refused(disk, error)),
         }
     }
 }

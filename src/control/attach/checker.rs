@@ -67,8 +67,13 @@ impl Checker {
 }
 
 /// Unwraps DEKs of an attached disk in the name of its identities, as its header says now: one under
-/// each key, or, when they are wanted, those of all layers.
-pub(super) fn check(installation: &Installation, disk: &Disk, with_key: bool) -> Finding {
+/// each key, or, when they are wanted, those of all layers. `top` is the top layer that is attached.
+pub(super) fn check(
+    installation: &Installation,
+    disk: &Disk,
+    top: uuid::Uuid,
+    with_key: bool,
+) -> Finding {
     let unlocked = with_wiped_stack(|| -> Result<_, DiskError> {
         let header = disk.header_file()?.read()?;
         match with_key {
@@ -81,10 +86,15 @@ pub(super) fn check(installation: &Installation, disk: &Disk, with_key: bool) ->
         }
     });
     match unlocked {
-        Ok((header, keys)) => Finding::Granted {
+        // While the layers are being changed it names the top that was, beneath a new one.
+        Ok((header, keys)) if header.layer(top).is_some() => Finding::Granted {
             key_url: key_url(&header),
             keys,
         },
+        Ok(_) => Finding::Unknown(Reason {
+            code: "UnusableHeader".into(),
+            message: "the disk's header does not name the layer that is attached".into(),
+        }),
         Err(error) => match verdict(&error) {
             Verdict::Refused => Finding::Refused(reason(&error)),
             Verdict::Unknown => Finding::Unknown(reason(&error)),
@@ -129,9 +139,9 @@ pub(super) fn reason(error: &DiskError) -> Reason {
 
 fn vault_error(error: &DiskError) -> Option<&VaultError> {
     match error {
+        DiskError::Layer { source, .. } => vault_error(source),
         DiskError::Control(ControlError::Vault(error))
         | DiskError::Envelope(EnvelopeError::Vault(error)) => Some(error),
-        DiskError::Layer { source, .. } => vault_error(source),
         _ => None,
     }
 }

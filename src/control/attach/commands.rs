@@ -1,9 +1,10 @@
 //! What the control process tells the data plane, from whichever of its threads.
 
+use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,91 +18,53 @@ use crate::keys::DekStack;
 
 use super::guard::LayerKeys;
 
-/// How long the data plane may take for what waits until it has completed what the guest has asked
-/// for.
+/// How long the data plane may take for what it answers when the guest's requests, or a flush, are
+/// done.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long it may take to stand still; a guest waits meanwhile.
-const FREEZE_PATIENCE: Duration = Duration::from_secs(10);
+/// How long it may take to stand still: it flushes before, which can be long.
+const FREEZE_PATIENCE: Duration = Duration::from_secs(120);
+/// How long it may take for what it answers at once, after what it was told before.
+const COPY_PATIENCE: Duration = Duration::from_secs(120);
 
-/// How the data plane answers a question: yes, perhaps with something, or no and why.
-struct Question {
-    yes: &'static str,
-    /// Empty when it cannot say no.
-    no: &'static str,
-}
-
-const RESIZING: Question = Question {
-    yes: RESIZED,
-    no: NOT_RESIZED,
-};
-const FREEZING: Question = Question {
-    yes: FROZEN,
-    no: NOT_FROZEN,
-};
-const RESTACKING: Question = Question {
-    yes: RESTACKED,
-    no: NOT_RESTACKED,
-};
-const THAWING: Question = Question {
-    yes: THAWED,
-    no: "",
-};
-const BEGINNING: Question = Question {
-    yes: COPYING,
-    no: NOT_COPYING,
-};
-const STOPPING: Question = Question {
-    yes: COPY_STOPPED,
-    no: "",
-};
-const ASKING: Question = Question {
-    yes: PROGRESS_IS,
-    no: "",
-};
-
-/// Who waits for the answer to a question.
-struct Waiting {
-    question: &'static Question,
-    answer: SyncSender<Result<String, String>>,
-}
+/// The answer to a command: what it says, or why the command was refused.
+type Answer = Result<String, String>;
 
 /// The writing end of the data plane's control socket. Commands do not mix: each is written whole.
 pub(super) struct Commands {
     control: Mutex<UnixStream>,
-    /// Held by who asks: one question at a time.
-    asking: Mutex<()>,
-    waiting: Mutex<Option<Waiting>>,
+    /// Who waits for answers, in the order of the commands; `None` after the data plane's end.
+    waiting: Mutex<Option<VecDeque<SyncSender<Answer>>>>,
 }
 
 impl Commands {
     pub(super) fn new(control: UnixStream) -> Self {
         Self {
             control: Mutex::new(control),
-            asking: Mutex::new(()),
-            waiting: Mutex::new(None),
+            waiting: Mutex::new(Some(VecDeque::new())),
         }
     }
 
     /// Has the disk, whose files have grown, served with `size` bytes.
     pub(super) fn resize(&self, size: u64) -> Result<(), String> {
-        let served = self.ask_line(&RESIZING, &format!("{RESIZE}{size}"), PATIENCE)?;
-        match served.parse::<u64>() {
-            Ok(served) if served == size => Ok(()),
-            _ => Err(format!("the data plane serves {served} bytes")),
+        let served = self.ask_line(&format!("{RESIZE}{size}"), PATIENCE)?;
+        match served == size.to_string() {
+            true => Ok(()),
+            false => Err(format!("the data plane serves {served} bytes")),
         }
     }
 
-    /// Has it stand still with everything durable. When it does not in time, it goes on.
+    /// Has the data plane make everything durable and stand still.
     pub(super) fn freeze(&self) -> Result<(), String> {
-        let frozen = self.ask_line(&FREEZING, FREEZE, FREEZE_PATIENCE);
-        if frozen.is_err() {
-            // It may do so later.
-            let _ = self.thaw();
-        }
-        frozen.map(drop)
+        self.ask_line(FREEZE, FREEZE_PATIENCE)
+            .map(drop)
+            .inspect_err(|_| {
+                // Should it come to stand still later, it goes on at once. If it cannot be told, it
+                // is at its end.
+                let _ = self.post(|control| writeln!(control, "{THAW}"));
+            })
     }
 
-    /// Has it go on with another stack.
+    /// Has the data plane, which stands still, go on with another stack.
     pub(super) fn restack(
         &self,
         stack: &Stack,
@@ -112,30 +75,47 @@ impl Commands {
             writeln!(control, "{RESTACK}")?;
             send_stack(control, stack, files, deks).map_err(io::Error::other)
         };
-        self.ask(&RESTACKING, send, PATIENCE).map(drop)
+        self.ask(send, PATIENCE).map(drop)
     }
 
-    /// Has it go on as before it stood still.
+    /// Has it go on as before.
     pub(super) fn thaw(&self) -> Result<(), String> {
-        self.ask_line(&THAWING, THAW, PATIENCE).map(drop)
+        self.ask_line(THAW, PATIENCE).map(drop)
     }
 
     /// Has it copy up into the top layer.
     pub(super) fn copy(&self, request: &CopyRequest) -> Result<(), String> {
         let json = serde_json::to_string(request).map_err(|e| e.to_string())?;
-        self.ask_line(&BEGINNING, &format!("{COPY}{json}"), PATIENCE)
+        self.ask_line(&format!("{COPY}{json}"), COPY_PATIENCE)
             .map(drop)
     }
 
     /// Has it copy no more.
     pub(super) fn copy_stop(&self) -> Result<(), String> {
-        self.ask_line(&STOPPING, COPY_STOP, PATIENCE).map(drop)
+        self.ask_line(COPY_STOP, COPY_PATIENCE).map(drop)
     }
 
     /// How far the copy is.
     pub(super) fn progress(&self) -> Result<CopyProgress, String> {
-        let json = self.ask_line(&ASKING, PROGRESS, PATIENCE)?;
+        let json = self.ask_line(PROGRESS, COPY_PATIENCE)?;
         serde_json::from_str(&json).map_err(|e| e.to_string())
+    }
+
+    /// Takes a line of the data plane, if it answers a command of those that are waited for.
+    pub(super) fn answered(&self, line: &str) {
+        let Some(answer) = parse(line) else {
+            return;
+        };
+        let waiting = self.waiting().as_mut().and_then(VecDeque::pop_front);
+        if let Some(waiting) = waiting {
+            // Who waited has given up at most.
+            let _ = waiting.try_send(answer);
+        }
+    }
+
+    /// There will be no more answers.
+    pub(super) fn ended(&self) {
+        *self.waiting() = None;
     }
 
     pub(super) fn limits(&self, limits: &Limits) -> io::Result<()> {
@@ -159,61 +139,93 @@ impl Commands {
         self.control().shutdown(Shutdown::Write)
     }
 
-    /// Takes a line of the data plane, if it is the answer that somebody waits for.
-    pub(super) fn answered(&self, line: &str) {
-        let mut waiting = self.waiting();
-        let Some(Waiting { question, answer }) = &*waiting else {
-            return;
-        };
-        let said = match (line.strip_prefix(question.yes), question.no) {
-            (Some(rest), _) => Ok(rest.to_owned()),
-            (None, "") => return,
-            (None, no) => match line.strip_prefix(no) {
-                Some(why) => Err(why.to_owned()),
-                None => return,
-            },
-        };
-        // Who waited has given up at most.
-        let _ = answer.try_send(said);
-        *waiting = None;
+    fn line(&self, line: &str) -> io::Result<()> {
+        self.control().write_all(format!("{line}\n").as_bytes())
     }
 
-    fn ask_line(
-        &self,
-        question: &'static Question,
-        line: &str,
-        patience: Duration,
-    ) -> Result<String, String> {
-        self.ask(question, |control| writeln!(control, "{line}"), patience)
+    fn ask_line(&self, line: &str, patience: Duration) -> Answer {
+        self.ask(
+            |control| control.write_all(format!("{line}\n").as_bytes()),
+            patience,
+        )
     }
 
     fn ask(
         &self,
-        question: &'static Question,
         send: impl FnOnce(&mut UnixStream) -> io::Result<()>,
         patience: Duration,
-    ) -> Result<String, String> {
-        // Nothing is guarded but the turn.
-        let _turn = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+    ) -> Answer {
+        let answered = self.post(send)?;
+        answered.recv_timeout(patience).map_err(|e| match e {
+            RecvTimeoutError::Timeout => "the data plane does not answer".to_owned(),
+            RecvTimeoutError::Disconnected => "the data plane has ended".to_owned(),
+        })?
+    }
+
+    /// Sends a command that is answered. Whoever does not wait for the answer still has it taken from
+    /// the next one's.
+    fn post(
+        &self,
+        send: impl FnOnce(&mut UnixStream) -> io::Result<()>,
+    ) -> Result<std::sync::mpsc::Receiver<Answer>, String> {
         let (answer, answered) = sync_channel(1);
-        *self.waiting() = Some(Waiting { question, answer });
-        send(&mut self.control()).map_err(|e| format!("the data plane cannot be told: {e}"))?;
-        let said = answered.recv_timeout(patience);
-        *self.waiting() = None;
-        said.unwrap_or_else(|_| Err("the data plane does not answer".into()))
+        // Until the command is written nobody else's comes in between.
+        let mut control = self.control();
+        match self.waiting().as_mut() {
+            Some(waiting) => waiting.push_back(answer),
+            None => return Err("the data plane has ended".into()),
+        }
+        send(&mut control).map_err(|e| format!("the data plane cannot be told: {e}"))?;
+        Ok(answered)
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Option<Waiting>> {
-        // It is replaced as a whole.
+    fn waiting(&self) -> MutexGuard<'_, Option<VecDeque<SyncSender<Answer>>>> {
+        // Nothing is half changed at any point where a holder could panic.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn line(&self, line: &str) -> io::Result<()> {
-        self.control().write_all(format!("{line}\n").as_bytes())
     }
 
     fn control(&self) -> MutexGuard<'_, UnixStream> {
         // A command that was cut off ends the data plane, whoever holds the lock.
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The answer to a command that [`Commands`] waits for.
+fn parse(line: &str) -> Option<Answer> {
+    let done = [RESIZED, PROGRESS_IS];
+    let refused = [NOT_RESIZED, NOT_FROZEN, NOT_RESTACKED, NOT_COPYING];
+    let plain = [FROZEN, RESTACKED, THAWED, COPYING, COPY_STOPPED];
+    let after = |prefix: &&str| line.strip_prefix(prefix).map(str::to_owned);
+    if plain.contains(&line) {
+        return Some(Ok(String::new()));
+    }
+    let what = done.iter().find_map(after).map(Ok);
+    what.or_else(|| refused.iter().find_map(after).map(Err))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_go_to_whom_they_are_for() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let commands = Commands::new(ours);
+        let post = |line: &'static str| commands.post(move |to| writeln!(to, "{line}")).unwrap();
+        drop(post(FREEZE));
+        let (thaw, progress) = (post(THAW), post(PROGRESS));
+        for line in ["ready", "not-frozen why", "destroyed", "thawed"] {
+            commands.answered(line);
+        }
+        assert_eq!(thaw.recv().unwrap(), Ok(String::new()));
+        commands.answered("progress-is {}");
+        assert_eq!(progress.recv().unwrap(), Ok("{}".into()));
+        let refused = post(RESTACK);
+        commands.answered("not-restacked why");
+        assert_eq!(refused.recv().unwrap(), Err("why".into()));
+        let lost = post(COPY_STOP);
+        commands.ended();
+        assert!(lost.recv().is_err());
+        assert!(commands.thaw().is_err());
     }
 }

@@ -19,13 +19,16 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::control::Installation;
+use crate::control::disks::Disk;
 use crate::frontend::Limits;
 
 use super::AttachError;
 use super::board::{Board, Line};
 use super::commands::Commands;
-use super::growth::Growth;
-use super::layers::{LayerRequest, Layers};
+use super::exchange::Change;
+use super::jobs::Jobs;
+use super::serving::Serving;
 use super::status::KeyStatus;
 
 /// Bytes of a line at most.
@@ -34,6 +37,8 @@ const MOST_LINE: u64 = 16 * 1024;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a new size may take: longer than the data plane may.
 const RESIZE_PATIENCE: Duration = Duration::from_secs(40);
+/// How long a change of layers may take: the data plane flushes, and the vault is asked.
+const CHANGE_PATIENCE: Duration = Duration::from_secs(300);
 /// How long the end of the attach waits for clients that are being answered.
 const FAREWELL: Duration = Duration::from_millis(500);
 /// Clients at once; more are sent away.
@@ -42,17 +47,17 @@ const MOST_CLIENTS: usize = 32;
 /// What a client may ask for.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) enum Request {
+enum Request {
     /// These limits, instead of those that the disk has.
     Limits(Limits),
     /// The size that the disk's header says, from now on.
     Resize,
-    /// What the guard knows of the key.
+    /// Something else of its layers.
+    Change(Change),
+    /// What the guard knows of the key, and what is being done to the layers.
     Status,
     /// The events so far, and with `follow` those to come.
     Events { follow: bool },
-    /// Something with the disk's layers.
-    Layers(LayerRequest),
 }
 
 /// The answer to a request that is not for events.
@@ -67,8 +72,10 @@ enum Reply<T> {
 pub(super) struct Handles {
     pub(super) board: Arc<Board>,
     pub(super) commands: Arc<Commands>,
-    pub(super) growth: Arc<Growth>,
-    pub(super) layers: Layers,
+    pub(super) installation: Arc<Installation>,
+    pub(super) disk: Arc<Disk>,
+    pub(super) serving: Arc<Serving>,
+    pub(super) jobs: Jobs,
 }
 
 /// The serving end.
@@ -157,8 +164,8 @@ fn serve_client(mut client: UnixStream, attached: &Handles) -> io::Result<()> {
     let Handles {
         board,
         commands,
-        growth,
-        layers,
+        serving,
+        ..
     } = attached;
     client.set_read_timeout(Some(PATIENCE))?;
     client.set_write_timeout(Some(PATIENCE))?;
@@ -169,12 +176,12 @@ fn serve_client(mut client: UnixStream, attached: &Handles) -> io::Result<()> {
             Ok(()) => reply(&mut client, &Reply::Ok(())),
             Err(error) => reply::<()>(&mut client, &Reply::Error(error.to_string())),
         },
-        Ok(Request::Resize) => match growth.follow_header() {
+        Ok(Request::Resize) => match serving.follow_header() {
             Ok(size) => reply(&mut client, &Reply::Ok(size)),
             Err(error) => reply::<u64>(&mut client, &Reply::Error(error)),
         },
-        Ok(Request::Layers(request)) => match layers.serve(request) {
-            Ok(done) => reply(&mut client, &Reply::Ok(done)),
+        Ok(Request::Change(change)) => match change.make(attached) {
+            Ok(made) => reply(&mut client, &Reply::Ok(made)),
             Err(error) => reply::<bool>(&mut client, &Reply::Error(error)),
         },
         Ok(Request::Status) => reply(&mut client, &Reply::Ok(board.status())),
@@ -227,24 +234,27 @@ pub fn set_limits(runtime_dir: &Path, disk: Uuid, limits: &Limits) -> Result<(),
 /// # Errors
 /// [`AttachError::NotAttached`], or [`AttachError::Refused`].
 pub fn follow_size(runtime_dir: &Path, disk: Uuid) -> Result<u64, AttachError> {
-    ask_for(runtime_dir, disk, &Request::Resize, RESIZE_PATIENCE)
+    let socket = connect(runtime_dir, disk)?;
+    socket
+        .set_read_timeout(Some(RESIZE_PATIENCE))
+        .map_err(not_attached)?;
+    ask_over(socket, &Request::Resize)
 }
 
-/// As any client, one that waits as long as `patience` for the answer.
+/// Has an attached disk's layers changed; whether there was anything to change.
 ///
 /// # Errors
 /// [`AttachError::NotAttached`], or [`AttachError::Refused`].
-pub(super) fn ask_for<T: DeserializeOwned>(
+pub(super) fn change_layers(
     runtime_dir: &Path,
     disk: Uuid,
-    request: &Request,
-    patience: Duration,
-) -> Result<T, AttachError> {
+    change: Change,
+) -> Result<bool, AttachError> {
     let socket = connect(runtime_dir, disk)?;
     socket
-        .set_read_timeout(Some(patience))
+        .set_read_timeout(Some(CHANGE_PATIENCE))
         .map_err(not_attached)?;
-    ask_over(socket, request)
+    ask_over(socket, &Request::Change(change))
 }
 
 /// What is known of the key of an attached disk.

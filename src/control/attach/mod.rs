@@ -19,13 +19,14 @@ mod commands;
 mod control_socket;
 mod data_plane;
 mod error;
-mod growth;
+mod exchange;
 mod guard;
 #[cfg(test)]
 mod guard_tests;
-mod layers;
+mod jobs;
 mod records;
 mod resize;
+mod serving;
 mod socket;
 mod status;
 mod supervise;
@@ -48,17 +49,19 @@ use crate::volume::{RuntimeMap, check_data_file};
 
 use board::Board;
 use checker::Checker;
+use commands::Commands;
 use control_socket::{ControlSocket, Handles};
 use data_plane::DataPlane;
-use growth::Growth;
 use guard::{Finding, Guard, Moment};
-use layers::Layers;
+use jobs::{Jobs, Work};
 use records::{Operation, Record, Recorder};
+use serving::Serving;
 use supervise::{Attached, Ended, Supervision};
 
 pub use change_layers::LayerChanges;
 pub use control_socket::{events, key_status, set_limits};
 pub use error::AttachError;
+pub use exchange::{begin_flatten, begin_merge, begin_rotation, change_job, freeze_into, shed};
 pub use resize::resize;
 pub use socket::{Socket, SocketSource};
 pub use status::{
@@ -220,32 +223,38 @@ impl Served {
             runtime_path,
             recovered,
         } = opened;
-        let (installation, disk) = (self.installation.clone(), self.disk.clone());
-        let layer = top_of(&setup)?;
+        let disk = self.disk.clone();
+        let top = top_of(&setup)?;
         let guard = Guard::new(self.options, key_url, Moment::now());
         self.record(Operation::HandOver, guard.key_url())
             .map_err(AttachError::Audit)?;
-        let growing = files.runtime.try_clone().map_err(DiskError::from)?;
+        let runtime = files.runtime.try_clone().map_err(DiskError::from)?;
         let mut data_plane = DataPlane::spawn(&socket)?;
         data_plane.send(&setup, &files, &deks)?;
         drop((files, deks));
-        let mut supervision = self.supervision(guard, data_plane, &setup)?;
-        let commands = supervision.hands.commands.clone();
-        let growth = Arc::new(Growth::new(disk.clone(), layer, growing, commands.clone()));
-        let layers = Layers::start(
-            installation,
-            disk,
+        let commands = Arc::new(data_plane.commands()?);
+        let serving = Arc::new(Serving::new(
+            disk.clone(),
             commands.clone(),
-            supervision.hands.board.clone(),
-            growth.clone(),
-            runtime_path.clone(),
-        )
-        .map_err(data_plane::process("see to the disk's layers"))?;
+            (top, setup.size()),
+            (runtime, runtime_path.clone()),
+        ));
+        let installation = self.installation.clone();
+        let mut supervision = self.supervision(guard, data_plane, &commands, &serving)?;
         let attached = Handles {
             board: supervision.hands.board.clone(),
-            growth,
+            jobs: Jobs::spawn(Work {
+                installation: installation.clone(),
+                disk: disk.clone(),
+                serving: serving.clone(),
+                commands: commands.clone(),
+                board: supervision.hands.board.clone(),
+            })
+            .map_err(data_plane::process("start the thread of the disk's jobs"))?,
+            installation,
+            disk,
+            serving,
             commands,
-            layers,
         };
         control
             .serve(Arc::new(attached))
@@ -274,21 +283,24 @@ impl Served {
         self,
         guard: Guard,
         data_plane: DataPlane,
-        setup: &Setup,
+        commands: &Arc<Commands>,
+        serving: &Arc<Serving>,
     ) -> Result<Supervision, AttachError> {
         let fail = data_plane::process("start the guard of the disk's key");
-        let name = self.disk.name().to_owned();
+        let (name, id) = (self.disk.name().to_owned(), self.disk.id());
+        let serving = serving.clone();
         let installation = self.installation.clone();
         let recorder =
             Recorder::spawn(move |record| records::append(&installation, record)).map_err(&fail)?;
-        let checker = Checker::spawn(move |with_key| self.check(with_key)).map_err(&fail)?;
+        let checker =
+            Checker::spawn(move |with_key| self.check(serving.top(), with_key)).map_err(&fail)?;
         let hands = Attached {
-            commands: Arc::new(data_plane.commands()?),
+            commands: commands.clone(),
             data_plane,
             checker,
             recorder,
             board: Arc::new(Board::new(guard.status())),
-            disk: setup.stack.disk,
+            disk: id,
             name,
         };
         Ok(Supervision {
@@ -299,8 +311,8 @@ impl Served {
     }
 
     /// Asks the vault. A DEK that is wanted is handed out only once that is recorded.
-    fn check(&self, with_key: bool) -> Finding {
-        let finding = checker::check(&self.installation, &self.disk, with_key);
+    fn check(&self, top: Uuid, with_key: bool) -> Finding {
+        let finding = checker::check(&self.installation, &self.disk, top, with_key);
         let Finding::Granted {
             key_url,
             keys: Some(_),

@@ -94,19 +94,19 @@ pub struct KeyStatus {
     pub job: Option<JobStatus>,
 }
 
-/// How far the job of an attached disk is.
+/// The job of an attached disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct JobStatus {
-    /// What it is.
+    /// What it is for.
     pub kind: JobKind,
-    /// Whether it stands still until it is resumed.
+    /// It is not to go on until somebody says so.
     pub paused: bool,
-    /// Bytes that the top layer has of what it is to have.
+    /// Bytes that the top layer has, by the copy or by the guest, of what is to be in it.
     pub bytes_done: u64,
-    /// Bytes that it is to have.
+    /// Bytes that the layers have which are to go.
     pub bytes_total: u64,
-    /// What holds it up.
+    /// What holds it up; it is tried again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }

@@ -158,6 +158,7 @@ impl Supervision {
             }
             self.guard.tick(Moment::now(), &mut self.hands);
         }
+        self.hands.commands.ended();
         let status = self.hands.data_plane.wait()?;
         Ok(match reason {
             Some(reason) => Ended::Refused(reason),

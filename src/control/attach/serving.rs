@@ -1,0 +1,170 @@
+//! What an attached disk is served as: its size and its stack of layers, and how both change.
+//!
+//! The disk's header says first what is to be; this brings the data plane there.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use uuid::Uuid;
+
+use crate::control::disks::{self, Disk, DiskError, NewStack, Running};
+use crate::envelope::{HeaderPayload, LayerRecord};
+use crate::frontend::DiskFiles;
+use crate::pipeline::PipelineError;
+use crate::store::LayerFile;
+use crate::volume::RuntimeMap;
+
+use super::commands::Commands;
+use super::stack_of;
+
+/// An attached disk, of which one thing is changed at a time.
+pub(super) struct Serving {
+    disk: Arc<Disk>,
+    commands: Arc<Commands>,
+    runtime_path: PathBuf,
+    now: Mutex<Now>,
+}
+
+/// What the data plane has.
+struct Now {
+    top: Uuid,
+    size: u64,
+    /// The top layer's.
+    runtime: RuntimeMap,
+}
+
+impl Serving {
+    /// The disk as it was attached: with this top layer, and its runtime map.
+    pub(super) fn new(
+        disk: Arc<Disk>,
+        commands: Arc<Commands>,
+        (top, size): (Uuid, u64),
+        (runtime, runtime_path): (RuntimeMap, PathBuf),
+    ) -> Self {
+        Self {
+            disk,
+            commands,
+            runtime_path,
+            now: Mutex::new(Now { top, size, runtime }),
+        }
+    }
+
+    /// The top layer that is served.
+    pub(super) fn top(&self) -> Uuid {
+        self.now().top
+    }
+
+    /// Has the disk served with the size that its header says; which that is.
+    ///
+    /// # Errors
+    /// Why it is served with the old size, as a line.
+    pub(super) fn follow_header(&self) -> Result<u64, String> {
+        let mut now = self.now();
+        let line = |error: DiskError| error.to_string().replace('\n', " ");
+        let header = self.disk.header_file().map_err(line)?.read();
+        let header = header.map_err(|e| line(e.into()))?;
+        let claims = header.claims();
+        let Some(top) = claims.top().filter(|top| top.id == now.top) else {
+            return Err("the disk's header does not name the layer that is attached".into());
+        };
+        let geometry = disks::geometry(claims, top).map_err(line)?;
+        now.runtime.grow(&geometry).map_err(|e| line(e.into()))?;
+        self.commands.resize(claims.size)?;
+        now.size = claims.size;
+        Ok(claims.size)
+    }
+
+    fn now(&self) -> MutexGuard<'_, Now> {
+        // A holder that panicked has left a map that counts, as a crash there does.
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failed(&self, why: String) -> DiskError {
+        DiskError::Attached {
+            name: self.disk.name().into(),
+            why,
+        }
+    }
+
+    /// Opens all that the data plane needs of a stack, and has it go on with that.
+    fn hand_over(&self, stack: NewStack<'_>) -> Result<(), DiskError> {
+        let mut now = self.now();
+        let NewStack {
+            header,
+            deks,
+            claim,
+        } = stack;
+        let top = header
+            .top()
+            .ok_or_else(|| self.failed("its header has no layer".into()))?;
+        let paths = |layer: &LayerRecord| self.disk.layer_paths(layer);
+        let runtime = match claim {
+            // Stamped for the layer, so that what was left at the path counts no more.
+            Some(_) => {
+                let geometry = disks::geometry(header, top)?;
+                RuntimeMap::open(&self.runtime_path, &geometry, header.attach, header.attach)?.0
+            }
+            None => now.runtime.try_clone()?,
+        };
+        let data = match claim {
+            Some(claim) => claim,
+            // The data plane goes on with what it has of it.
+            None => LayerFile::open(&paths(top).data).map_err(PipelineError::from)?,
+        };
+        let files = DiskFiles {
+            files: disks::open_files(data, header, paths)?,
+            lower_maps: disks::lower_maps(header, paths)?,
+            runtime: runtime.try_clone()?,
+        };
+        self.commands
+            .restack(&stack_of(header)?, &files, deks)
+            .map_err(|why| self.failed(why))?;
+        (now.top, now.runtime) = (top.id, runtime);
+        Ok(())
+    }
+}
+
+impl Running for &Serving {
+    fn freeze(&mut self, header: &HeaderPayload) -> Result<(), DiskError> {
+        let now = self.now();
+        if header.top().is_none_or(|top| top.id != now.top) {
+            return Err(
+                self.failed("its header names another top layer than what is served".into())
+            );
+        }
+        if header.size != now.size {
+            return Err(self.failed(format!(
+                "its header says {} bytes, and {} are served; resize it again",
+                header.size, now.size
+            )));
+        }
+        drop(now);
+        self.commands
+            .freeze()
+            .map_err(|why| self.failed(format!("it goes on as before, since {why}")))
+    }
+
+    fn restack(&mut self, stack: NewStack<'_>) -> Result<(), DiskError> {
+        self.hand_over(stack).map_err(|error| {
+            self.end();
+            self.failed(format!(
+                "its layers are changed, but it has ended, since it could not go on with them: \
+                 {error}; attach it again"
+            ))
+        })
+    }
+
+    fn thaw(&mut self) {
+        if let Err(why) = self.commands.thaw() {
+            log::error!("the data plane does not go on: {why}");
+            self.end();
+        }
+    }
+
+    fn end(&mut self) {
+        // One that cannot be told is at its end.
+        if let Err(error) = self.commands.end() {
+            log::warn!("the data plane cannot be told to end: {error}");
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Other layers under a guest that works: snapshots, new DEKs, flattening, and kills among them.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use sealdisk::control::attach;
+use sealdisk::control::disks::{Disk as Resource, FreezeRequest};
+use sealdisk::control::{Installation, attach::AttachError};
+use sealdisk::envelope::ResourceKind;
+use uuid::Uuid;
+
+use super::frontend::PATIENCE;
+use super::frontend::daemon::{AttachOptions, Backend, Disk};
+use super::frontend::rng::Rng;
+use super::load::{self, Mix, World};
+use super::{Victims, strike};
+
+/// Asks for changes of an attached disk's layers, as commands do.
+struct Changes<'a> {
+    runtime_dir: &'a Path,
+    disk: Uuid,
+    snapshots: u32,
+    /// The longest that a change took.
+    longest: Duration,
+}
+
+impl<'a> Changes<'a> {
+    fn of(disk: &'a Disk) -> Self {
+        let installation = Installation::open(disk.state_dir()).unwrap();
+        let found = Resource::find(&installation, "disk").unwrap();
+        Self {
+            runtime_dir: disk.runtime_dir(),
+            disk: found.id(),
+            snapshots: 0,
+            longest: Duration::ZERO,
+        }
+    }
+
+    fn timed<T>(&mut self, change: impl FnOnce(&Self) -> T) -> T {
+        let begun = Instant::now();
+        let changed = change(self);
+        self.longest = self.longest.max(begun.elapsed());
+        changed
+    }
+
+    fn snapshot(&mut self) -> Result<(), AttachError> {
+        self.snapshots += 1;
+        let request = FreezeRequest {
+            kind: ResourceKind::Snapshot,
+            name: format!("s{}-{}", self.snapshots, Uuid::new_v4().simple()),
+            incremental: false,
+            data_dir: None,
+        };
+        self.timed(|this| attach::freeze_into(this.runtime_dir, this.disk, &request))
+    }
+
+    fn rotate(&mut self, rate: Option<u64>) -> Result<(), AttachError> {
+        self.timed(|this| attach::begin_rotation(this.runtime_dir, this.disk, rate))
+    }
+
+    fn flatten(&mut self) -> Result<bool, AttachError> {
+        self.timed(|this| attach::begin_flatten(this.runtime_dir, this.disk, None))
+    }
+
+    /// Waits until the job is done.
+    fn await_job(&self) {
+        let end = Instant::now() + PATIENCE;
+        while let Some(job) = attach::key_status(self.runtime_dir, self.disk).unwrap().job {
+            assert!(Instant::now() < end, "the job isn't done: {job:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn layers(disk: &Disk) -> usize {
+        let installation = Installation::open(disk.state_dir()).unwrap();
+        let found = Resource::find(&installation, "disk").unwrap();
+        let header = found.header_file().unwrap().read().unwrap();
+        header.claims().layers.len()
+    }
+}
+
+fn not_ours() -> bool {
+    Backend::chosen() != Backend::Sealdisk
+}
+
+#[test]
+fn a_guest_under_load_does_not_notice_other_layers() {
+    if not_ours() {
+        return;
+    }
+    let disk = Disk::new(load::DISK_BYTES);
+    let mut world = World::new();
+    for round in 0..3 {
+        let daemon = disk.attach(&AttachOptions::default());
+        world.verify(&daemon);
+        let mut changes = Changes::of(&disk);
+        let frontend = daemon.connect_with(&load::setup(round));
+        let done = world.run(frontend, Mix::All, round.into(), || {
+            for _ in 0..3 {
+                changes.snapshot().unwrap();
+                changes.snapshot().unwrap();
+                changes.rotate(None).unwrap();
+                changes.await_job();
+            }
+        });
+        assert_eq!(Changes::layers(&disk), 1);
+        eprintln!(
+            "{done} requests, a change took {:?} at most",
+            changes.longest
+        );
+        assert!(done > 100, "only {done} requests: no load to speak of");
+        world.verify(&daemon);
+    }
+    world.verify(&disk.attach(&AttachOptions::default()));
+}
+
+#[test]
+fn as_many_layers_as_there_can_be_are_served_and_flattened() {
+    if not_ours() {
+        return;
+    }
+    let disk = Disk::new(load::DISK_BYTES);
+    let mut world = World::new();
+    let daemon = disk.attach(&AttachOptions::default());
+    let mut changes = Changes::of(&disk);
+    world.run(daemon.connect(), Mix::All, 1, || {
+        for _ in 0..31 {
+            changes.snapshot().unwrap();
+        }
+    });
+    assert_eq!(Changes::layers(&disk), 32);
+    assert!(changes.snapshot().is_err(), "32 layers are the most");
+    world.verify(&daemon);
+    drop(daemon);
+    let daemon = disk.attach(&AttachOptions::default());
+    world.verify(&daemon);
+    world.run(daemon.connect(), Mix::All, 2, || {
+        assert!(changes.flatten().unwrap());
+        changes.await_job();
+    });
+    assert_eq!(Changes::layers(&disk), 1);
+    world.verify(&daemon);
+}
+
+/// Snapshots and rotations one after the other, and a kill at a random moment of one.
+#[test]
+fn kills_in_the_midst_of_changes_lose_nothing() {
+    if not_ours() {
+        return;
+    }
+    let seed = std::env::var("SEALDISK_CRASH_SEED").ok();
+    let seed = seed.and_then(|seed| seed.parse().ok()).unwrap_or_else(|| {
+        std::time::UNIX_EPOCH
+            .elapsed()
+            .map_or(1, |now| u64::from(now.subsec_nanos()))
+    });
+    eprintln!("seed {seed}: SEALDISK_CRASH_SEED repeats it");
+    let mut rng = Rng::new(seed);
+    let disk = Disk::new(load::DISK_BYTES);
+    let mut world = World::new();
+    for round in 0..12 {
+        let mut daemon = disk.attach(&AttachOptions::default());
+        world.verify(&daemon);
+        let delay = Duration::from_millis(rng.within(20..900));
+        let victims = rng.pick(&[Victims::Both, Victims::Parent, Victims::Child]);
+        let frontend = daemon.connect_with(&load::setup(round));
+        let (mut made, slow) = (0, rng.one_in(2).then_some(20 << 20));
+        world.run(frontend, Mix::All, rng.next(), || {
+            std::thread::scope(|scope| {
+                let made = &mut made;
+                scope.spawn(|| {
+                    let mut changes = Changes::of(&disk);
+                    // Until there is nobody to ask.
+                    while attach::key_status(changes.runtime_dir, changes.disk).is_ok() {
+                        *made += u32::from(changes.snapshot().is_ok());
+                        *made += u32::from(changes.rotate(slow).is_ok());
+                    }
+                });
+                std::thread::sleep(delay);
+                strike(&mut daemon, victims);
+            });
+        });
+        let layers = Changes::layers(&disk);
+        eprintln!("round {round}: {victims:?} after {delay:?}, {made} changes, {layers} layers");
+    }
+    let daemon = disk.attach(&AttachOptions::default());
+    world.verify(&daemon);
+    let mut changes = Changes::of(&disk);
+    changes.await_job();
+    changes.flatten().unwrap();
+    changes.await_job();
+    world.verify(&daemon);
+}
