@@ -432,12 +432,17 @@ fn update(context: &Context, args: UpdateArgs) -> Result<(), CliError> {
 }
 
 /// Prints a disk with what its attach knows of its key, if there is one and it answers.
-fn show(context: &Context, disk: DiskView) -> Result<(), CliError> {
+fn show(context: &Context, mut disk: DiskView) -> Result<(), CliError> {
     let runtime_dir = runtime_dir(context.runtime_dir.as_deref());
     let key_access = match disk.disk_state {
         "Attached" => attach::key_status(&runtime_dir, disk.unique_id).ok(),
         _ => None,
     };
+    let running = key_access.as_ref().and_then(|key| key.job.as_ref());
+    if let (Some(job), Some(running)) = (&mut disk.job, running.filter(|job| job.bytes_total > 0)) {
+        job.bytes_done = Some(running.bytes_done);
+        job.bytes_total = Some(running.bytes_total);
+    }
     context.output.show(&AttachedDiskView { disk, key_access })
 }
 

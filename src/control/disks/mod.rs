@@ -67,7 +67,7 @@ pub use stack::{
 pub use staging::sweep;
 pub use unregister::unregister;
 pub use update::{NewKey, rewrap, update};
-pub use view::{DiskView, EncryptionView, LayerView, list, show};
+pub use view::{DiskView, EncryptionView, JobView, LayerView, list, show};
 
 /// The name of the header in a disk's directory.
 const HEADER: &str = "header";

@@ -9,11 +9,14 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
-    DiskError, dataplane, extents, header_claims, layer_paths, lookup, reconcile_one, sweep,
+    DiskError, dataplane, extents, header_claims, layer_paths, layers_to_drop, lookup,
+    reconcile_one, sweep,
 };
 use crate::catalog::{DiskRecord, DiskState};
 use crate::control::Installation;
 use crate::envelope::{CloneSource, HeaderPayload, Job, LayerRecord, ResourceKind};
+use crate::units::BLOCK_SIZE;
+use crate::volume::Volume;
 
 /// A disk, a snapshot or an image, with Azure's field names where it has them.
 #[derive(Debug, Clone, Serialize)]
@@ -48,7 +51,7 @@ pub struct DiskView {
     /// What it is a clone of and still shares layers with.
     pub source: Option<CloneSource>,
     /// What is being done to its layers.
-    pub job: Option<Job>,
+    pub job: Option<JobView>,
     /// The directory of its files.
     pub directory: PathBuf,
     /// Its layers, bottom to top.
@@ -56,6 +59,20 @@ pub struct DiskView {
     /// Why the header cannot be read, when it cannot.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+}
+
+/// What is being done to a disk's layers, and how much of it is done.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JobView {
+    /// As the header has it.
+    #[serde(flatten)]
+    pub job: Job,
+    /// Bytes that the top layer has of what is to be in it, as of the last flush, or, of an attached
+    /// disk, now; nothing when a map cannot be read.
+    pub bytes_done: Option<u64>,
+    /// Bytes that the layers have which are to go.
+    pub bytes_total: Option<u64>,
 }
 
 /// Whose key protects a disk.
@@ -167,11 +184,32 @@ fn view(record: &DiskRecord) -> DiskView {
         generation: header.as_ref().map(|header| header.generation),
         incremental: header.as_ref().is_some_and(|header| header.incremental),
         source: header.as_ref().and_then(|header| header.source.clone()),
-        job: header.and_then(|header| header.job),
+        job: header.and_then(|header| job_view(directory, &header)),
         directory: directory.clone(),
         layers,
         problem,
     }
+}
+
+/// The share that is done is what the maps say, for which no key is needed.
+fn job_view(directory: &Path, header: &HeaderPayload) -> Option<JobView> {
+    let job = header.job.clone()?;
+    let share = || -> Option<(u64, u64)> {
+        let drop = layers_to_drop(header, &job).ok()?;
+        let paths = |layer: &LayerRecord| layer_paths(directory, layer);
+        let top = header.top()?;
+        let map = dataplane::layer_map(header, top, &paths(top)).ok()?;
+        let lower = dataplane::lower_layers(header, paths).ok()?;
+        let volume = Volume::open_private(map, lower).ok()?;
+        volume.share_raised(usize::from(drop)).ok()
+    };
+    let share = share();
+    let bytes = |blocks: u64| blocks * BLOCK_SIZE;
+    Some(JobView {
+        bytes_done: share.map(|(done, _)| bytes(done)),
+        bytes_total: share.map(|(_, total)| bytes(total)),
+        job,
+    })
 }
 
 /// Whether somebody has claimed the data. Asking takes a shared lock for a moment.

@@ -2,10 +2,13 @@
 
 use std::fs;
 
+use time::OffsetDateTime;
+
 use super::super::create::{NewLayer, new_layer};
 use super::super::running::{NewStack, Running};
 use super::super::{Disk, DiskError, claim_data, geometry, lookup, reconcile_one};
 use crate::control::Installation;
+use crate::control::changes::KeyDeed;
 use crate::control::files::sync_dir;
 use crate::envelope::{Header, HeaderLock, HeaderPayload, LayerRecord, MAX_LAYERS};
 use crate::keys::{Dek, DekStack};
@@ -37,6 +40,7 @@ pub(super) fn push(
         )));
     }
     let (dek, layer) = top_layer(installation, disk, &old)?;
+    record(installation, disk, "DekCreate", &layer)?;
     let mut new = old.clone();
     new.layers.push(layer.clone());
     change(&mut new);
@@ -72,6 +76,27 @@ pub(super) fn push(
         lookup(installation, disk.kind(), disk.name())?,
     )?;
     Ok(())
+}
+
+/// Notes in the audit log of the installation what becomes of the DEK of a layer.
+///
+/// # Errors
+/// [`DiskError::Control`].
+pub(super) fn record(
+    installation: &Installation,
+    disk: &Disk,
+    operation: &'static str,
+    layer: &LayerRecord,
+) -> Result<(), DiskError> {
+    let log = installation.audit_log()?;
+    let deed = KeyDeed {
+        time: OffsetDateTime::now_utc(),
+        operation,
+        key_url: &layer.envelope.key_url(),
+        disk: Some(disk.name()),
+        detail: format!("{} id {}, layer {}", disk.kind(), disk.id(), layer.id),
+    };
+    Ok(installation.append(&log, deed)?)
 }
 
 /// Refuses what would get into the way of work that goes on.

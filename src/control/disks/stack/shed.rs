@@ -62,6 +62,12 @@ pub fn shed(
             claim: None,
         })?;
         lock.write_both(&new, deks.top())?;
+        for gone in old.layers.iter().filter(|layer| goes(&layer.id)) {
+            // What is gone is gone, whether or not that can be written down.
+            if let Err(error) = push::record(installation, disk, "DekDrop", gone) {
+                log::error!("{error}");
+            }
+        }
     }
     drop(lock);
     for layer in layers {
