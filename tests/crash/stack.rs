@@ -3,14 +3,14 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use sealdisk::control::attach;
+use sealdisk::control::attach::{self, DekState};
 use sealdisk::control::disks::{Disk as Resource, FreezeRequest};
 use sealdisk::control::{Installation, attach::AttachError};
 use sealdisk::envelope::ResourceKind;
 use uuid::Uuid;
 
 use super::frontend::PATIENCE;
-use super::frontend::daemon::{AttachOptions, Backend, Disk};
+use super::frontend::daemon::{AttachOptions, Backend, Disk, expect_success};
 use super::frontend::rng::Rng;
 use super::load::{self, Mix, World};
 use super::{Victims, strike};
@@ -139,6 +139,65 @@ fn as_many_layers_as_there_can_be_are_served_and_flattened() {
         changes.await_job();
     });
     assert_eq!(Changes::layers(&disk), 1);
+    world.verify(&daemon);
+}
+
+/// A key that is disabled in the midst of a rotation stops the copy as well, and both go on with it.
+#[test]
+fn a_key_revoked_during_a_rotation_stops_the_copy_until_it_is_back() {
+    if not_ours() {
+        return;
+    }
+    let disk = Disk::new(load::DISK_BYTES);
+    let run = |line: &str| {
+        let arguments: Vec<&str> = line.split_whitespace().collect();
+        expect_success(&mut disk.command(&arguments)).stdout
+    };
+    run("keyvault create vault1");
+    run("keyvault key create k --vault-name vault1 --size 2048");
+    run("disk-encryption-set create set --key-url https://vault1.vault.localhost/keys/k");
+    let set = run("disk-encryption-set show set -o json");
+    let set: serde_json::Value = serde_json::from_slice(&set).unwrap();
+    let id = set["identity"]["principalId"].as_str().unwrap();
+    run(&format!(
+        "keyvault set-policy vault1 --object-id {id} --key-permissions get wrapKey unwrapKey"
+    ));
+    run("disk update disk --disk-encryption-set set");
+
+    let mut world = World::new();
+    let daemon = disk.attach(&AttachOptions {
+        arguments: &["--key-check-interval", "1s", "--on-revoke", "pause"],
+        ..AttachOptions::default()
+    });
+    let mut changes = Changes::of(&disk);
+    world.run(daemon.connect_with(&load::setup(0)), Mix::All, 1, || {
+        std::thread::sleep(Duration::from_secs(1));
+    });
+    world.run(daemon.connect_with(&load::setup(1)), Mix::All, 2, || {
+        changes.snapshot().unwrap();
+        changes.rotate(Some(4 << 20)).unwrap();
+        std::thread::sleep(Duration::from_millis(700));
+        run("keyvault key set-attributes k --vault-name vault1 --enabled false");
+        let status = || attach::key_status(disk.runtime_dir(), changes.disk).unwrap();
+        let until = |state: DekState| {
+            let end = Instant::now() + PATIENCE;
+            while status().dek != state {
+                assert!(Instant::now() < end, "{:?}", status());
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        };
+        until(DekState::Destroyed);
+        std::thread::sleep(Duration::from_millis(500));
+        let stopped = status().job.expect("the job goes on some time");
+        std::thread::sleep(Duration::from_secs(3));
+        let still = status().job.expect("the job goes on some time");
+        assert_eq!(still.bytes_done, stopped.bytes_done, "copied without a key");
+        assert_eq!(Changes::layers(&disk), 3);
+        run("keyvault key set-attributes k --vault-name vault1 --enabled true");
+        until(DekState::Held);
+        changes.await_job();
+        assert_eq!(Changes::layers(&disk), 1);
+    });
     world.verify(&daemon);
 }
 

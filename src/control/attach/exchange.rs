@@ -37,6 +37,7 @@ pub(super) enum Change {
 impl Change {
     /// Makes it; whether there was anything to change.
     pub(super) fn make(self, attached: &Handles) -> Result<bool, String> {
+        let turn = attached.serving.changing();
         let made = with_wiped_stack(|| self.make_with(attached));
         if let Ok(header) = attached
             .disk
@@ -47,6 +48,7 @@ impl Change {
             // Whoever asked for it sees it at once, until it is done.
             attached.board.announce_job(job.kind, job.paused);
         }
+        drop(turn);
         attached.jobs.look();
         made.map_err(|error| error.to_string().replace('\n', " "))
     }

@@ -118,6 +118,11 @@ impl Work {
         self.told(self.commands.copy(&request))?;
         match self.watch(job, woken)? {
             CopyState::Done => {
+                let _turn = self.serving.changing();
+                // Another job, of another top layer, may have taken its place.
+                if self.disk.header_file()?.read()?.claims().job.as_ref() != Some(job) {
+                    return Ok(Next::Look);
+                }
                 with_wiped_stack(|| {
                     let mut running = &*self.serving;
                     disks::shed(&self.installation, &self.disk, &mut running, &job.drop)

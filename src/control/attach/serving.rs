@@ -23,6 +23,7 @@ pub(super) struct Serving {
     commands: Arc<Commands>,
     runtime_path: PathBuf,
     now: Mutex<Now>,
+    changing: Mutex<()>,
 }
 
 /// What the data plane has.
@@ -46,7 +47,14 @@ impl Serving {
             commands,
             runtime_path,
             now: Mutex::new(Now { top, size, runtime }),
+            changing: Mutex::new(()),
         }
+    }
+
+    /// For whoever changes the disk's layers or its job, or relies on that neither changes.
+    pub(super) fn changing(&self) -> MutexGuard<'_, ()> {
+        // Nothing is guarded but the turn.
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The top layer that is served.
