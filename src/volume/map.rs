@@ -24,6 +24,10 @@ const WORDS_PER_SECTOR: u64 = STATES_LEN as u64 / 8;
 /// The lower bit of each of the 32 places of a word.
 const LOW: u64 = 0x5555_5555_5555_5555;
 
+/// How often a chunk is read that seems damaged: another process may be writing a sector of it, as a
+/// merge does with a frozen layer's map, and a reader can meet it half written.
+const TRIES: u32 = 3;
+
 /// How far a chunk is loaded.
 const UNLOADED: u64 = 0;
 const LOADING: u64 = 1;
@@ -151,14 +155,24 @@ impl BlockMap {
         self.words
             .allocate((first * WORDS_PER_SECTOR) as usize, words as usize)
             .map_err(no_memory)?;
-        let mut bytes = vec![0; (end - first) as usize * SECTOR_LEN];
+        let mut tries = TRIES;
+        loop {
+            match self.read_sectors(first..end) {
+                Err(VolumeError::MapDamaged { .. }) if tries > 1 => tries -= 1,
+                read => return read,
+            }
+        }
+    }
+
+    fn read_sectors(&self, sectors: Range<u64>) -> Result<(), VolumeError> {
+        let mut bytes = vec![0; (sectors.end - sectors.start) as usize * SECTOR_LEN];
         self.durable
-            .read_exact_at(&mut bytes, format::sector_offset(first))
+            .read_exact_at(&mut bytes, format::sector_offset(sectors.start))
             .map_err(|source| VolumeError::Io {
                 what: "read the map file",
                 source,
             })?;
-        for (sector, raw) in (first..end).zip(bytes.as_chunks::<SECTOR_LEN>().0) {
+        for (sector, raw) in sectors.zip(bytes.as_chunks::<SECTOR_LEN>().0) {
             if let Some(states) = format::decode_sector(sector, raw)? {
                 self.load_sector(sector, states);
             }
