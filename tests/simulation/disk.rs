@@ -34,6 +34,8 @@ pub struct Disk {
 
 /// What is gone when the process dies.
 struct Process {
+    /// What the header said when it was opened, or changed its stack: the header may be ahead.
+    served: Header,
     runtime: RuntimeMap,
     volume: Arc<Volume>,
     queues: Vec<Queue>,
@@ -69,23 +71,16 @@ impl Disk {
         let lower = lower.map(|layer| cx.layers.lower(*layer)).collect();
         let top = cx.layers.map(self.header.layers[0]);
         let volume = Arc::new(Volume::open_runtime(top, lower, &runtime).unwrap());
-        let queue = |_| {
-            let store = SimStore::new(cx.layers.files(&self.header), cx.options.alignment);
-            let ciphers = cx.layers.ciphers(&self.header);
-            let mut queue = Pipeline::new(volume.clone(), store, ciphers).unwrap();
-            queue.set_overwrite(cx.options.overwrite);
-            queue
-        };
-        let queues = if cx.options.stacks { QUEUES } else { COPIER };
         let mut process = Process {
-            queues: (0..queues).map(queue).collect(),
+            queues: Vec::new(),
+            served: self.header.clone(),
             runtime,
             volume,
             requests: Vec::new(),
             awake: QUEUES,
             raised: 0,
         };
-        process.part_copier(cx, &self.header);
+        process.make_queues(cx, COPIER);
         self.process = Some(process);
     }
 
@@ -137,13 +132,20 @@ impl Disk {
             0 | 1 if queue == COPIER => self.raise(cx),
             0 | 1 if process.requests.len() < 24 => self.submit(cx, queue),
             2 => {}
-            _ => process.queues[queue].store_mut().step(&mut cx.rng),
+            _ => {
+                if let Some(queue) = process.queues.get_mut(queue) {
+                    queue.store_mut().step(&mut cx.rng);
+                }
+            }
         }
         self.poll(queue)
     }
 
     fn poll(&mut self, queue: usize) -> Result<(), Stop> {
-        let queue = &mut self.process().queues[queue];
+        // The copier is made when it is first used.
+        let Some(queue) = self.process().queues.get_mut(queue) else {
+            return Ok(());
+        };
         let mut finished = Vec::new();
         queue.poll();
         queue.take_finished(&mut finished);
@@ -237,7 +239,8 @@ impl Disk {
     fn raise(&mut self, cx: &mut Context) {
         let Some(job) = &self.header.job else { return };
         let drop = job.drop.len() as u8;
-        let process = self.process();
+        let process = self.process.as_mut().unwrap();
+        process.make_queues(cx, QUEUES);
         let (at, end) = (process.raised, process.volume.geometry().size);
         if at >= end || process.requests.len() > 24 {
             return;
@@ -345,7 +348,8 @@ impl Disk {
         process.volume = volume;
         // What was raised may not be all of it any more.
         process.raised = 0;
-        process.part_copier(cx, header);
+        process.served = header.clone();
+        process.part_copier(cx);
     }
 
     /// Serves the size that the header says. Everything was drained.
@@ -373,12 +377,26 @@ impl Disk {
 }
 
 impl Process {
+    /// Makes pipelines until there are `count`.
+    fn make_queues(&mut self, cx: &Context, count: usize) {
+        while self.queues.len() < count {
+            let store = SimStore::new(cx.layers.files(&self.served), cx.options.alignment);
+            let ciphers = cx.layers.ciphers(&self.served);
+            let mut queue = Pipeline::new(self.volume.clone(), store, ciphers).unwrap();
+            queue.set_overwrite(cx.options.overwrite);
+            self.queues.push(queue);
+            if self.queues.len() > COPIER {
+                self.part_copier(cx);
+            }
+        }
+    }
+
     /// Has the copier work on a volume of its own, if that is the fault.
-    fn part_copier(&mut self, cx: &Context, header: &Header) {
-        if cx.options.fault != Fault::RaisesUnmarked {
+    fn part_copier(&mut self, cx: &Context) {
+        if cx.options.fault != Fault::RaisesUnmarked || self.queues.len() <= COPIER {
             return;
         }
-        let (top, lower) = (cx.layers.map(header.layers[0]), self.volume.lower());
+        let (top, lower) = (cx.layers.map(self.served.layers[0]), self.volume.lower());
         let volume = Volume::open_runtime(top, lower.to_vec(), &self.runtime).unwrap();
         self.queues[COPIER].set_volume(Arc::new(volume));
     }
