@@ -15,9 +15,6 @@ use seccompiler::{
 
 use super::FrontendError;
 
-/// The nice value that a thread may give itself.
-pub(super) const LOWEST_PRIORITY: i32 = 19;
-
 /// Confines this process for good. It must still have a single thread: threads started later
 /// inherit everything.
 ///
@@ -162,18 +159,6 @@ fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
     rules.insert(
         libc::SYS_fallocate,
         vec![only(1, libc::FALLOC_FL_KEEP_SIZE as u64)?],
-    );
-    // The copier makes way for guests: its own thread's priority, and only the lowest.
-    let lowest = |argument, value: u64| {
-        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)
-    };
-    rules.insert(
-        libc::SYS_setpriority,
-        vec![SeccompRule::new(vec![
-            lowest(0, u64::from(libc::PRIO_PROCESS))?,
-            lowest(1, 0)?,
-            lowest(2, LOWEST_PRIORITY as u64)?,
-        ])?],
     );
     // A process that aborts signals itself; nobody else can be signalled.
     rules.insert(

@@ -8,7 +8,6 @@
 //! It uses the volume that it began with. So it is stopped before that is exchanged for another, and
 //! begun again afterwards where the copy is still to be done (the disk has grown, or was thawed).
 
-use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -19,13 +18,12 @@ use crate::pipeline::{DiskIo, PipelineError};
 use crate::units::BLOCK_SIZE;
 use crate::volume::{Lack, Run, Volume, VolumeError};
 
-use super::confine::LOWEST_PRIORITY;
 use super::message::{CopyProgress, CopyRequest, CopyState};
 use super::shared::{Extent, Shared};
 
 /// Bytes that are copied between two looks at whether to stop. Their blocks are the guest's to wait
 /// for meanwhile, some at a time.
-const STEP: u64 = 1 << 20;
+const STEP: u64 = 4 << 20;
 /// Blocks that are only looked at in one go.
 const LOOK: u64 = 1 << 20;
 /// How long a map is waited for that another thread loads.
@@ -142,9 +140,6 @@ fn work(
     told: &Receiver<()>,
     progress: &Mutex<CopyProgress>,
 ) {
-    if let Err(error) = yield_to_guests() {
-        log::debug!("the copier has the priority of all others: {error}");
-    }
     let copied = Copy::new(shared, extent, request, told, progress).and_then(Copy::run);
     let mut progress = lock(progress);
     match copied {
@@ -160,11 +155,6 @@ fn work(
             progress.error = Some(error);
         }
     }
-}
-
-/// Gives this thread the lowest priority.
-fn yield_to_guests() -> io::Result<()> {
-    Ok(rustix::process::setpriority_process(None, LOWEST_PRIORITY)?)
 }
 
 /// A copy under way.
