@@ -81,17 +81,32 @@ impl Host {
 
     /// Lets that identity use the customer's keys.
     pub fn grant(&self) {
+        self.grant_to(&self.identity());
+    }
+
+    fn grant_to(&self, identity: &str) {
         self.run(&[
             "keyvault",
             "set-policy",
             "customer",
             "--object-id",
-            &self.identity(),
+            identity,
             "--key-permissions",
             "get",
             "wrapKey",
             "unwrapKey",
         ]);
+    }
+
+    /// Makes a further disk encryption set, with a key of its own that has the same name.
+    pub fn create_set(&self, name: &str) {
+        let create = ["keyvault", "key", "create", name, "--size", "2048"];
+        self.run(&[&create[..], &["--vault-name", "customer"]].concat());
+        let key = format!("https://customer.vault.localhost/keys/{name}");
+        let create = ["disk-encryption-set", "create", name, "--key-url", &key];
+        let set = self.json(&create);
+        let identity = set["identity"]["principalId"].as_str();
+        self.grant_to(identity.expect("the set has an identity"));
     }
 
     /// The state directory, where ciphertext and vaults are.
@@ -104,7 +119,8 @@ impl Host {
         self.runtime.path()
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    /// A command that is not started yet.
+    pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(SEALDISK);
         command
             .args(args)
@@ -183,7 +199,7 @@ impl Host {
     /// What the newest copy of a disk's header says, read by docs/format.md and not by the
     /// program's own code.
     pub fn header(&self, name: &str) -> Value {
-        const SLOT: usize = 16 << 10;
+        const SLOT: usize = 64 << 10;
         let file = fs::read(self.disk_dir(name).join("header")).expect("the disk has a header");
         let number = |slot: &[u8], at: usize, length: usize| {
             slot[at..at + length]
@@ -200,17 +216,25 @@ impl Host {
         serde_json::from_slice(&slot[512..512 + length]).expect("the header is JSON")
     }
 
+    /// What the header says about the disk's top layer.
+    pub fn top_layer(&self, name: &str) -> Value {
+        let mut header = self.header(name);
+        let layers = header["layers"].as_array_mut();
+        layers.and_then(Vec::pop).expect("the disk has a top layer")
+    }
+
     /// Bytes that are encrypted under one tweak.
     pub fn data_unit(&self, name: &str) -> u64 {
-        self.header(name)["layers"][0]["dataUnit"]
+        self.top_layer(name)["dataUnit"]
             .as_u64()
             .expect("the layer has a data unit")
     }
 
-    /// The disk's DEK, unwrapped with the customer's private key as the customer could.
+    /// The DEK of the disk's top layer, unwrapped with the customer's private key as the customer
+    /// could.
     pub fn dek(&self, name: &str) -> Vec<u8> {
-        let header = self.header(name);
-        let wrapped = header["layers"][0]["envelope"]["wrapped"]
+        let layer = self.top_layer(name);
+        let wrapped = layer["envelope"]["wrapped"]
             .as_str()
             .expect("the layer has an envelope");
         let wrapped = URL_SAFE_NO_PAD.decode(wrapped).expect("base64url");
@@ -220,6 +244,19 @@ impl Host {
             .expect("the customer's key unwraps the DEK");
         assert_eq!(dek.len(), 64);
         dek
+    }
+
+    /// Waits until nothing is being done to the disk's layers; gives what `disk show` says then.
+    pub fn wait_for_job(&self, name: &str) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let disk = self.json(&["disk", "show", name]);
+            if disk["job"].is_null() {
+                return disk;
+            }
+            assert!(Instant::now() < deadline, "the job goes on: {disk}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
 
     /// Starts `sealdisk attach` and waits until it says that it is ready.

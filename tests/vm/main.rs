@@ -9,11 +9,15 @@
 
 #[path = "../support/key_search/mod.rs"]
 mod key_search;
+#[path = "../support/frontend/rng.rs"]
+#[allow(dead_code, reason = "it is shared with tests that need more of it")]
+mod rng;
 
 mod backend;
 mod boot;
 mod filesystems;
 mod images;
+mod layers;
 mod lifecycle;
 mod qemu;
 mod revocation;
