@@ -364,3 +364,93 @@ fn a_disk_in_use_is_neither_copied_nor_exported_nor_forgotten() {
     host.refused_with("OperationNotAllowed", &["disk", "unregister", "d"]);
     assert_eq!(host.json(&["disk", "show", "d"])["name"], "d");
 }
+
+#[test]
+fn an_incremental_export_lies_on_a_full_one_of_the_snapshot() {
+    let host = Host::new();
+    let raw = host.raw_image("disk.raw");
+    let base = fs::read(&raw).unwrap();
+    let create = ["disk", "create", "d", "--source", text(&raw)];
+    host.ok(&[&create[..], &["--sector-size", "512"]].concat());
+    host.ok(&["snapshot", "create", "monday", "--source", "d"]);
+    host.write("d", (5 << 20) + 4096, &[1; 512]);
+    host.ok(&["snapshot", "create", "later", "--source", "d"]);
+    // In two layers: a part of a block, zeros over data, and the end of the disk.
+    host.write("d", (6 << 20) + 8192, &[0; 128 << 10]);
+    host.ok(&["disk", "resize", "d", "--size", "24577KiB"]);
+    host.write("d", 24 << 20, &[2; 1024]);
+    let mut content = base.clone();
+    content.resize((24 << 20) + 1024, 2);
+    content[(5 << 20) + 4096..][..512].fill(1);
+    content[(6 << 20) + 8192..][..128 << 10].fill(0);
+    assert!(host.ok(&["disk", "decrypt", "d"]) == content);
+    assert!(host.ok(&["disk", "decrypt", "snapshot:monday"]) == base);
+
+    let export = |source: &str, file: &str, more: &[&str]| {
+        let file = host.path(file);
+        let arguments = ["disk", "export", source, "--file", text(&file)];
+        host.run(&[&arguments[..], more].concat())
+    };
+    let qcow2 = ["--format", "qcow2"];
+    let since = ["--format", "qcow2", "--incremental", "--base", "monday"];
+    for backing in ["monday.qcow2", "monday.raw"] {
+        let format = backing.split_once('.').unwrap().1;
+        let full = export("snapshot:monday", backing, &["--format", format]);
+        assert!(full.status.success(), "{full:?}");
+        let overlay = format!("d-{format}.qcow2");
+        let given = ["--backing", backing];
+        // The first name is the one that is taken when none is given.
+        let given = if format == "raw" { &given[..] } else { &[] };
+        let changes = export("d", &overlay, &[&since[..], given].concat());
+        assert!(changes.status.success(), "{changes:?}");
+        let overlay = host.path(&overlay);
+        assert!(allocated(&overlay) < 1 << 20, "{}", allocated(&overlay));
+        assert!(as_raw(&host, &overlay, "qcow2") == content, "{format}");
+    }
+
+    let of_snapshot = export("snapshot:later", "later.qcow2", &since);
+    assert!(of_snapshot.status.success(), "{of_snapshot:?}");
+    let mut later = base;
+    later[(5 << 20) + 4096..][..512].fill(1);
+    assert!(as_raw(&host, &host.path("later.qcow2"), "qcow2") == later);
+
+    for format in ["raw", "vhd"] {
+        let refused = export("d", "no", &[&since[..1], &[format], &since[2..]].concat());
+        let why = disk_support::one_line(&refused);
+        assert!(why.contains("cannot lie on another"), "{why}");
+    }
+    assert!(
+        !export("d", "no", &["--format", "qcow2", "--incremental"])
+            .status
+            .success()
+    );
+    host.ok(&["disk", "flatten", "d"]);
+    let why = disk_support::one_line(&export("d", "no", &since));
+    assert!(why.contains("the snapshot monday any more"), "{why}");
+    assert!(!host.path("no").exists());
+    let full = export("d", "full.qcow2", &qcow2);
+    assert!(full.status.success(), "{full:?}");
+    assert!(as_raw(&host, &host.path("full.qcow2"), "qcow2") == content);
+}
+
+#[test]
+fn a_snapshot_is_read_by_several_at_once_and_not_deleted_meanwhile() {
+    let host = Host::new();
+    let raw = host.raw_image("disk.raw");
+    host.ok(&["disk", "create", "d", "--source", text(&raw)]);
+    host.ok(&["snapshot", "create", "s", "--source", "d"]);
+    host.ok(&["image", "create", "i", "--source", "snapshot:s"]);
+    let layer = host.layers(sealdisk::envelope::ResourceKind::Snapshot, "s")[0];
+    let reader = fs::File::open(host.disks().join(format!("d/{layer}.data"))).unwrap();
+    rustix::fs::flock(&reader, rustix::fs::FlockOperation::NonBlockingLockShared).unwrap();
+    let content = fs::read(&raw).unwrap();
+    for source in ["snapshot:s", "image:i", "d"] {
+        assert!(host.ok(&["disk", "decrypt", source]) == content, "{source}");
+    }
+    let delete = ["snapshot", "delete", "s", "--yes"];
+    host.refused_with("OperationNotAllowed", &delete);
+    drop(reader);
+    host.ok(&delete);
+    host.refused_with("ResourceNotFound", &["disk", "decrypt", "snapshot:s"]);
+    assert!(host.ok(&["disk", "decrypt", "image:i"]) == content);
+}

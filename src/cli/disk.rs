@@ -12,8 +12,8 @@ use super::snapshot::{Meant, source};
 use super::{CliError, Context, Tabular};
 use crate::control::attach::{self, KeyStatus, set_limits};
 use crate::control::disks::{
-    self, CloneRequest, CreateRequest, Created, DiskError, DiskView, Plaintext, ProblemKind,
-    RegisterRequest, SourceSpec, parse_size,
+    self, CloneRequest, CreateRequest, Created, DiskError, DiskView, ExportRequest, Plaintext,
+    ProblemKind, RegisterRequest, Since, SourceSpec, parse_size,
 };
 use crate::control::import::{Cancel, ImageFormat, ImportError};
 use crate::control::runtime_dir;
@@ -126,19 +126,24 @@ What snapshots hold stays under the keys that they have.")]
 Wrapping touches no data. Limits are those of the attached disk and end with it."
     )]
     Update(UpdateArgs),
-    /// Write the plaintext of a disk to a file or a pipe
+    /// Write the plaintext of a disk, a snapshot or an image to a file or a pipe
     #[command(after_help = "Examples:
   sealdisk disk decrypt boot1 --output-file boot1.raw
-  sealdisk disk decrypt boot1 | sha256sum")]
+  sealdisk disk decrypt snapshot:before-upgrade | sha256sum")]
     Decrypt(DecryptArgs),
-    /// Write the plaintext of an unattached disk to a new image for other programs
+    /// Write the plaintext of an unattached disk, a snapshot or an image to a new image file for other
+    /// programs
     #[command(after_help = "Examples:
   sealdisk disk export boot1 --file boot1.qcow2 --format qcow2
   sealdisk disk export boot1 --file boot1.vhd --format vhd
+  sealdisk disk export snapshot:monday --file monday.qcow2 --format qcow2
+  sealdisk disk export boot1 --file tuesday.qcow2 --format qcow2 --incremental --base monday
 
 The image is sparse and appears when it is complete; plaintext is written nowhere else. A VHD is a fixed
 one of exactly the disk's size, as Azure takes it when that is whole MiB. Anything but raw needs the
-package qemu-utils.")]
+package qemu-utils. An incremental export has the 64 KiB clusters in which something changed since the
+snapshot, and lies on a full export of the snapshot, in the same directory unless --backing says
+otherwise.")]
     Export(ExportArgs),
     /// Check the files of an unattached disk: header, map, data and space
     #[command(after_help = "Examples:
@@ -150,7 +155,8 @@ damage; 3 there are only leaks, which is space in use for nothing. After --repai
 remains.
 
 --repair does only what is safe without a doubt: it writes a torn header copy anew from the other one,
-gives leaked space back, and makes durable what a killed daemon had completed, so it has to be given the
+gives leaked space back, removes files of layers that were dropped or never used, and makes durable what a
+killed daemon had completed, so it has to be given the
 --runtime-dir that the disk was attached with. Whether content was altered cannot be seen: XTS does not
 authenticate it.")]
     Check {
@@ -209,7 +215,8 @@ another one that may use the key.")]
 
 #[derive(Args)]
 struct ExportArgs {
-    /// The disk
+    /// The disk, or snapshot:NAME or image:NAME
+    #[arg(value_name = "DISK")]
     name: String,
     /// The file to make
     #[arg(long, value_name = "FILE")]
@@ -217,6 +224,16 @@ struct ExportArgs {
     /// The image's format
     #[arg(long, value_enum)]
     format: ExportFormat,
+    /// Only what changed since the snapshot --base
+    #[arg(long, requires = "base")]
+    incremental: bool,
+    /// The snapshot
+    #[arg(long, value_name = "SNAPSHOT", requires = "incremental")]
+    base: Option<String>,
+    /// The full image of the snapshot, as it is to be found from the new file's directory: raw if it ends
+    /// in .raw, else qcow2 [default: SNAPSHOT.qcow2]
+    #[arg(long, value_name = "FILE", requires = "incremental")]
+    backing: Option<PathBuf>,
 }
 
 /// What an export can be.
@@ -286,7 +303,8 @@ struct UpdateArgs {
 
 #[derive(Args)]
 struct DecryptArgs {
-    /// The disk
+    /// The disk, or snapshot:NAME or image:NAME
+    #[arg(value_name = "DISK")]
     name: String,
     /// The file to make, or an existing device or pipe; '-' is stdout
     #[arg(long, value_name = "FILE", default_value = "-")]
@@ -542,6 +560,17 @@ pub(super) fn source_note(created: &Created, guessed: bool) -> Option<String> {
     (!parts.is_empty()).then(|| format!("note: {}", parts.join("; ")))
 }
 
+/// What is to be read: a disk, unless its name says that it is something else.
+fn readable(name: &str) -> (ResourceKind, &str) {
+    let of = |kind: ResourceKind| name.strip_prefix(kind.as_str())?.strip_prefix(':');
+    for kind in [ResourceKind::Snapshot, ResourceKind::Image] {
+        if let Some(name) = of(kind) {
+            return (kind, name);
+        }
+    }
+    (ResourceKind::Disk, name)
+}
+
 fn decrypt(context: &Context, args: DecryptArgs) -> Result<(), CliError> {
     let cancel = cancel_on_signals()?;
     let installation = context.installation()?;
@@ -554,7 +583,7 @@ fn decrypt(context: &Context, args: DecryptArgs) -> Result<(), CliError> {
     let bar = ProgressBar::hidden();
     let result = disks::decrypt(
         &installation,
-        &args.name,
+        readable(&args.name),
         &to,
         &runtime_dir,
         &cancel,
@@ -570,22 +599,23 @@ fn decrypt(context: &Context, args: DecryptArgs) -> Result<(), CliError> {
 fn export(context: &Context, args: ExportArgs) -> Result<(), CliError> {
     let cancel = cancel_on_signals()?;
     let installation = context.installation()?;
-    let (name, format) = (&args.name, args.format.into());
+    let (kind, name) = readable(&args.name);
+    let request = ExportRequest {
+        source: (kind, name.into()),
+        file: args.file,
+        format: args.format.into(),
+        since: args.base.map(|snapshot| Since {
+            snapshot,
+            backing: args.backing,
+        }),
+    };
     let runtime_dir = runtime_dir(context.runtime_dir.as_deref());
     let bar = ProgressBar::hidden();
     let started = |size| {
         show_bar(&bar, size);
         |done| bar.set_position(done)
     };
-    let result = disks::export(
-        &installation,
-        name,
-        &args.file,
-        format,
-        &runtime_dir,
-        &cancel,
-        started,
-    );
+    let result = disks::export(&installation, &request, &runtime_dir, &cancel, started);
     bar.finish_and_clear();
     Ok(result?)
 }

@@ -10,7 +10,7 @@ use crate::cipher::{CipherStack, SharedSlice};
 use crate::keys::DekStack;
 use crate::store::{StackFiles, StoreError, UringStore, Wait};
 use crate::units::{BLOCK_SIZE, ByteOffset};
-use crate::volume::{Source, Volume};
+use crate::volume::{Source, Volume, VolumeError};
 
 use super::{Finished, GuestBuffer, Op, OpKind, Pipeline, PipelineError, Token};
 
@@ -105,17 +105,46 @@ impl DiskIo {
     /// # Errors
     /// [`PipelineError::Volume`] when a map cannot be loaded.
     pub fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>, PipelineError> {
+        self.next_range(offset, |block, most| {
+            let run = self.volume.lookup(block, most)?;
+            Ok(run.map(|run| (run.what != Source::Zeros, run.blocks)))
+        })
+    }
+
+    /// The next range from `offset` on of which the topmost `layers` layers have something, data or
+    /// zeros; everything before it is as the layers beneath have it.
+    ///
+    /// # Errors
+    /// As [`DiskIo::next_data`].
+    pub fn next_held(
+        &self,
+        offset: u64,
+        layers: usize,
+    ) -> Result<Option<Range<u64>>, PipelineError> {
+        self.next_range(offset, |block, most| {
+            let run = self.volume.is_held(block, most, layers)?;
+            Ok(run.map(|run| (run.what, run.blocks)))
+        })
+    }
+
+    /// The next range from `offset` on of which `look` says so: it is given a block and how many there
+    /// are at most, and says of how many it speaks.
+    fn next_range(
+        &self,
+        offset: u64,
+        look: impl Fn(u64, u64) -> Result<Option<(bool, u64)>, VolumeError>,
+    ) -> Result<Option<Range<u64>>, PipelineError> {
         let size = self.volume.geometry().size;
         let blocks = self.volume.map().blocks();
         let mut at = offset;
         while at < size {
             let block = ByteOffset(at).block().0;
-            let Some(run) = self.volume.lookup(block, blocks - block)? else {
+            let Some((wanted, count)) = look(block, blocks - block)? else {
                 std::thread::sleep(RETRY);
                 continue;
             };
-            let end = ((block + run.blocks) * BLOCK_SIZE).min(size);
-            if run.what != Source::Zeros {
+            let end = ((block + count) * BLOCK_SIZE).min(size);
+            if wanted {
                 return Ok(Some(at..end));
             }
             at = end;

@@ -299,6 +299,35 @@ impl Volume {
         Ok(Some(Run { what, blocks }))
     }
 
+    /// Whether one of the topmost `layers` layers says anything of the blocks from `first` on; otherwise
+    /// as [`Volume::lookup`].
+    ///
+    /// # Errors
+    /// As [`Volume::lookup`].
+    pub fn is_held(
+        &self,
+        first: u64,
+        most: u64,
+        layers: usize,
+    ) -> Result<Option<Run<bool>>, VolumeError> {
+        let Some(beneath) = layers.checked_sub(1) else {
+            let (what, blocks) = (false, most);
+            return Ok(Some(Run { what, blocks }));
+        };
+        let Some(run) = self.map.run_in_chunk(first, most)? else {
+            return Ok(None);
+        };
+        if run.what != Content::Inherited {
+            let (what, blocks) = (true, run.blocks);
+            return Ok(Some(Run { what, blocks }));
+        }
+        let run = self.beneath(first, run.blocks, beneath)?;
+        Ok(run.map(|run| Run {
+            what: run.what.is_some(),
+            blocks: run.blocks,
+        }))
+    }
+
     /// What the top layer lacks of the blocks from `first` on, when the `drop` layers beneath it are
     /// to go; otherwise as [`Volume::lookup`].
     ///

@@ -10,12 +10,17 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 
 use sealdisk::catalog::{DesIdentity, DiskEncryptionSetRecord};
 use sealdisk::control::Installation;
+use sealdisk::control::disks::{Disk, layer_map, lower_layers, open_files};
+use sealdisk::envelope::{LayerRecord, ResourceKind};
+use sealdisk::pipeline::DiskIo;
 use sealdisk::vault::{
     AttributeChange, KeyId, KeyPermission, KeySize, NewKey, Permissions, VaultSettings,
 };
+use sealdisk::volume::Volume;
 use serde_json::Value;
 use tempfile::TempDir;
 use time::OffsetDateTime;
@@ -159,6 +164,31 @@ impl Host {
             .unwrap()
             .update_key(&installation.operator(), &key, &(*change).into())
             .unwrap();
+    }
+
+    /// Writes to an unattached disk, as a guest does, and makes it durable.
+    pub fn write(&self, name: &str, at: u64, bytes: &[u8]) {
+        let installation = self.installation();
+        let disk = Disk::find(&installation, name).unwrap();
+        let found = disk.header_file().unwrap().read().unwrap();
+        let claim = disk.claim(found.claims()).unwrap();
+        let (header, deks) = disk.unlock_all(&installation, found).unwrap();
+        let paths = |layer: &LayerRecord| disk.layer_paths(layer);
+        let top = header.top().unwrap();
+        let map = layer_map(&header, top, &paths(top)).unwrap();
+        let files = open_files(claim, &header, paths).unwrap();
+        let lower = lower_layers(&header, paths).unwrap();
+        let volume = Arc::new(Volume::open_private(map, lower).unwrap());
+        let mut io = DiskIo::open(volume, files, &deks).unwrap();
+        io.write_at(at, bytes).unwrap();
+        io.flush().unwrap();
+    }
+
+    /// The layers of a disk, a snapshot or an image, from the bottom up.
+    pub fn layers(&self, kind: ResourceKind, name: &str) -> Vec<Uuid> {
+        let disk = Disk::of_kind(&self.installation(), kind, name).unwrap();
+        let header = disk.header_file().unwrap().read().unwrap();
+        header.claims().layers.iter().map(|l| l.id).collect()
     }
 
     /// The files of a disk in the state directory.

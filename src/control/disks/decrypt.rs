@@ -13,10 +13,11 @@ use super::{Disk, DiskError, dataplane};
 use crate::control::Installation;
 use crate::control::import::Cancel;
 use crate::control::runtime_map;
+use crate::envelope::{Header, ResourceKind};
 use crate::pipeline::DiskIo;
 
 /// Bytes that are decrypted at a time.
-const CHUNK: usize = 1 << 20;
+pub(super) const CHUNK: usize = 1 << 20;
 
 /// Where the plaintext goes.
 #[derive(Debug)]
@@ -27,7 +28,7 @@ pub enum Plaintext {
     Path(PathBuf),
 }
 
-/// Writes the plaintext of an unattached disk. `runtime_dir` is where the maps of attached disks
+/// Writes the plaintext of an unattached disk, a snapshot or an image. `runtime_dir` is where the maps of attached disks
 /// are, which may hold what a killed daemon had completed and not flushed.
 ///
 /// A new file is sparse where the disk has nothing, has mode 0600 and gets its name when it is
@@ -37,32 +38,38 @@ pub enum Plaintext {
 /// [`DiskError`].
 pub fn decrypt<P: FnMut(u64)>(
     installation: &Installation,
-    name: &str,
+    (kind, name): (ResourceKind, &str),
     to: &Plaintext,
     runtime_dir: &Path,
     cancel: &Cancel,
     started: impl FnOnce(u64) -> P,
 ) -> Result<(), DiskError> {
     let mut sink = Sink::open(to)?;
-    let (mut source, size) = open_to_read(installation, name, runtime_dir)?;
+    let disk = Disk::of_kind(installation, kind, name)?;
+    let (mut source, header) = open_to_read(installation, &disk, runtime_dir)?;
+    let size = header.size;
     stream(&mut source, size, &mut sink, cancel, started(size))?;
     sink.finish(size)
 }
 
-/// Opens an unattached disk for reading; its size too.
+/// Opens an unattached disk, a snapshot or an image for reading; its header too. Snapshots and images
+/// may be read by several at once.
 pub(super) fn open_to_read(
     installation: &Installation,
-    name: &str,
+    disk: &Disk,
     runtime_dir: &Path,
-) -> Result<(DiskIo, u64), DiskError> {
-    let disk = Disk::find(installation, name)?;
+) -> Result<(DiskIo, Header), DiskError> {
     let file = disk.header_file()?;
-    let claim = disk.claim(file.read()?.claims())?;
+    let claims = file.read()?;
+    let claim = match disk.kind() {
+        ResourceKind::Disk => disk.claim(claims.claims())?,
+        ResourceKind::Snapshot | ResourceKind::Image => disk.claim_to_read(claims.claims())?,
+    };
     // Read again: it may have been attached and detached until it was claimed.
     let (header, deks) = disk.unlock_all(installation, file.read()?)?;
     let runtime_map = runtime_map(runtime_dir, header.disk);
-    let source = dataplane::open_existing(&disk, claim, &header, &deks, &runtime_map)?;
-    Ok((source, header.size))
+    let source = dataplane::open_existing(disk, claim, &header, &deks, &runtime_map)?;
+    Ok((source, header))
 }
 
 /// What plaintext goes to, in order.

@@ -63,13 +63,13 @@ pub fn delete(
     Ok(catalog.delete_disk(&record, rev)?)
 }
 
-/// Claims the data of the layers that nobody else has, and a disk's top layer in any case. What others
-/// have loses nothing but a name here.
+/// Claims the data of the layers that nobody else has, and the top layer in any case, which whoever
+/// uses or reads it has. What others have loses nothing but a name here.
 fn claim_own_data(record: &DiskRecord) -> Result<Vec<LayerFile>, DiskError> {
     let directory = &record.directory;
     let top = match header_claims(directory) {
-        Ok(header) if record.kind == ResourceKind::Disk => header.top().map(|top| top.id),
-        _ => None,
+        Ok(header) => header.top().map(|top| top.id),
+        Err(_) => None,
     };
     let top = top.map(|id| format!("{id}.data"));
     let mut claims = Vec::new();

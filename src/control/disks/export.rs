@@ -6,49 +6,154 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
-use super::decrypt::{Output, Plaintext, decrypt, open_to_read, stream};
-use super::{DiskError, parent_of};
+use super::decrypt::{CHUNK, Output, Plaintext, decrypt, open_to_read, stream};
+use super::{Disk, DiskError, parent_of};
 use crate::control::Installation;
 use crate::control::files::sync_dir;
-use crate::control::import::{Cancel, ImageFormat, TargetImage};
+use crate::control::import::{Backing, Cancel, ImageFormat, TargetImage};
+use crate::envelope::{HeaderPayload, ResourceKind};
+use crate::pipeline::DiskIo;
 
 /// The largest VHD that QEMU writes and Azure takes: 2040 GiB.
 const MOST_VHD: u64 = 2040 << 30;
+/// Bytes of a cluster of a new qcow2 image, QEMU's default.
+const CLUSTER: u64 = 64 << 10;
 /// The image in its directory while it is written.
 const PARTIAL: &str = "image";
 
-/// Writes the plaintext of an unattached disk to the new file `path`, which gets mode 0600, its holes,
-/// and its name when it is complete. Nothing of the plaintext is written anywhere else; a failure or a
-/// signal leaves nothing.
+/// What an export is to be.
+#[derive(Debug)]
+pub struct ExportRequest {
+    /// What is exported, and its name.
+    pub source: (ResourceKind, String),
+    /// The file to make.
+    pub file: PathBuf,
+    /// Its format.
+    pub format: ImageFormat,
+    /// Only what changed since a snapshot.
+    pub since: Option<Since>,
+}
+
+/// Of what an incremental export has the changes.
+#[derive(Debug)]
+pub struct Since {
+    /// The snapshot.
+    pub snapshot: String,
+    /// The name of the full image of the snapshot, on which the export lies; `SNAPSHOT.qcow2` when it is
+    /// not given. It is taken for raw when it ends in `.raw`, else for qcow2.
+    pub backing: Option<PathBuf>,
+}
+
+/// Writes the plaintext of an unattached disk, a snapshot or an image to a new file, which gets mode
+/// 0600, its holes, and its name when it is complete. Nothing of the plaintext is written anywhere else;
+/// a failure or a signal leaves nothing.
 ///
 /// # Errors
 /// [`DiskError`].
 pub fn export<P: FnMut(u64)>(
     installation: &Installation,
-    name: &str,
-    path: &Path,
-    format: ImageFormat,
+    request: &ExportRequest,
     runtime_dir: &Path,
     cancel: &Cancel,
     started: impl FnOnce(u64) -> P,
 ) -> Result<(), DiskError> {
+    let (path, format) = (&request.file, request.format);
+    let (kind, name) = &request.source;
     if path.symlink_metadata().is_ok() {
         return Err(DiskError::OutputExists { path: path.into() });
     }
-    if format == ImageFormat::Raw {
-        let to = Plaintext::Path(path.into());
-        return decrypt(installation, name, &to, runtime_dir, cancel, started);
-    }
-    let (mut source, size) = open_to_read(installation, name, runtime_dir)?;
-    if format == ImageFormat::Vpc && size > MOST_VHD {
+    if request.since.is_some() && format != ImageFormat::Qcow2 {
         return Err(DiskError::Argument(format!(
-            "a VHD holds {MOST_VHD} bytes at most, the disk has {size}; export it as raw or qcow2"
+            "a {format} image cannot lie on another one; export changes as qcow2"
         )));
     }
+    if format == ImageFormat::Raw {
+        let to = Plaintext::Path(path.into());
+        let source = (*kind, name.as_str());
+        return decrypt(installation, source, &to, runtime_dir, cancel, started);
+    }
+    let disk = Disk::of_kind(installation, *kind, name)?;
+    let (mut source, header) = open_to_read(installation, &disk, runtime_dir)?;
+    let size = header.size;
+    if format == ImageFormat::Vpc && size > MOST_VHD {
+        return Err(DiskError::Argument(format!(
+            "a VHD holds {MOST_VHD} bytes at most, the {kind} has {size}; export it as raw or qcow2"
+        )));
+    }
+    let changed = match &request.since {
+        Some(since) => Some(layers_above(installation, &disk, &header, &since.snapshot)?),
+        None => None,
+    };
     let mut image = NewImage::create(path, format, size, cancel)?;
-    stream(&mut source, size, &mut image, cancel, started(size))?;
-    image.finish()
+    let progress = started(size);
+    match changed {
+        Some(layers) => stream_held(&mut source, (size, layers), &mut image, cancel, progress)?,
+        None => stream(&mut source, size, &mut image, cancel, progress)?,
+    }
+    image.finish(request.since.as_ref().map(backing).as_ref())
+}
+
+/// How many layers a disk has above those that a snapshot has too.
+fn layers_above(
+    installation: &Installation,
+    disk: &Disk,
+    header: &HeaderPayload,
+    snapshot: &str,
+) -> Result<usize, DiskError> {
+    let base = Disk::of_kind(installation, ResourceKind::Snapshot, snapshot)?;
+    let (base_header, _) = base.unlock(installation, base.header_file()?.read()?)?;
+    let top = base_header.top().ok_or_else(|| base.no_layer())?.id;
+    let from_top = header.layers.iter().rev().position(|layer| layer.id == top);
+    from_top.ok_or_else(|| {
+        DiskError::Argument(format!(
+            "the {} {} does not lie on the snapshot {snapshot} any more, or never did, so nobody knows \
+             what changed since; export all of it",
+            disk.kind(),
+            disk.name()
+        ))
+    })
+}
+
+fn backing(since: &Since) -> Backing {
+    let name = match &since.backing {
+        Some(name) => name.clone(),
+        None => format!("{}.qcow2", since.snapshot).into(),
+    };
+    let format = match name.extension().is_some_and(|e| e == "raw") {
+        true => ImageFormat::Raw,
+        false => ImageFormat::Qcow2,
+    };
+    Backing { name, format }
+}
+
+/// Copies the clusters in which something is that one of the topmost `layers` layers has. The rest of
+/// such a cluster is copied too: the image is not to depend on what is beneath while it is written.
+fn stream_held(
+    source: &mut DiskIo,
+    (size, layers): (u64, usize),
+    image: &mut NewImage,
+    cancel: &Cancel,
+    mut progress: impl FnMut(u64),
+) -> Result<(), DiskError> {
+    let mut buffer = Zeroizing::new(vec![0; CHUNK]);
+    let mut at = 0;
+    while let Some(held) = source.next_held(at, layers)? {
+        at = held.start / CLUSTER * CLUSTER;
+        let end = held.end.next_multiple_of(CLUSTER).min(size);
+        while at < end {
+            cancel.check()?;
+            let len = usize::try_from(end - at).map_or(CHUNK, |rest| rest.min(CHUNK));
+            let chunk = &mut buffer[..len];
+            source.read_at(at, chunk)?;
+            image.data(at, chunk)?;
+            at += len as u64;
+            progress(at);
+        }
+    }
+    progress(size);
+    Ok(())
 }
 
 /// An image in a private directory beside its final place, which goes with it unless it is finished.
@@ -94,9 +199,9 @@ impl NewImage {
         self.directory.join(PARTIAL)
     }
 
-    fn finish(mut self) -> Result<(), DiskError> {
+    fn finish(mut self, backing: Option<&Backing>) -> Result<(), DiskError> {
         if let Some(image) = self.image.take() {
-            image.finish()?;
+            image.finish(backing)?;
         }
         let (partial, path) = (self.partial(), &self.path);
         File::open(&partial)

@@ -7,7 +7,8 @@
 //! # Locks
 //!
 //! * Whoever uses a disk's data, attached or offline, holds an exclusive `flock` of the top layer's
-//!   data file ([`Disk::claim`]).
+//!   data file ([`Disk::claim`]). Whoever reads a snapshot or an image holds a shared one of its top
+//!   layer's; whoever deletes it, or takes a layer from it, holds it exclusively.
 //! * Updates of the header serialise by `flock` on the header file; they need no claim, so a disk
 //!   is re-wrapped while attached.
 //! * Whoever makes or deletes a disk holds a `flock` of its directory.
@@ -54,7 +55,7 @@ pub use dataplane::{geometry, layer_map, lower_layers, lower_maps, open_files};
 pub use decrypt::{Plaintext, decrypt};
 pub use delete::delete;
 pub use error::DiskError;
-pub use export::export;
+pub use export::{ExportRequest, Since, export};
 pub use grow::grow;
 pub use register::{RegisterRequest, register};
 pub use running::{NewStack, Running, Unattached};
@@ -148,6 +149,15 @@ impl Disk {
         self.check_identity(header)?;
         let top = header.top().ok_or_else(|| self.no_layer())?;
         claim_data(self.name(), &self.layer_paths(top).data)
+    }
+
+    /// As [`Disk::claim`] for a snapshot or an image that is only read, together with others who do:
+    /// none of its layers is changed or taken away meanwhile.
+    fn claim_to_read(&self, header: &HeaderPayload) -> Result<LayerFile, DiskError> {
+        self.check_identity(header)?;
+        let top = header.top().ok_or_else(|| self.no_layer())?;
+        let path = self.layer_paths(top).data;
+        claim_as(FlockOperation::NonBlockingLockShared, self.name(), &path)
     }
 
     fn check_identity(&self, claims: &HeaderPayload) -> Result<(), DiskError> {
@@ -320,10 +330,14 @@ fn layer_paths(directory: &Path, layer: &LayerRecord) -> LayerPaths {
 /// Opens and exclusively locks a layer's data file. `disk show` holds a shared lock for a moment to
 /// see whether there is a lock, so a refusal counts only when it lasts.
 fn claim_data(name: &str, path: &Path) -> Result<LayerFile, DiskError> {
+    claim_as(FlockOperation::NonBlockingLockExclusive, name, path)
+}
+
+fn claim_as(lock: FlockOperation, name: &str, path: &Path) -> Result<LayerFile, DiskError> {
     const TRIES: u32 = 20;
     let data = LayerFile::open(path).map_err(PipelineError::from)?;
     for _ in 0..TRIES {
-        match flock(data.file(), FlockOperation::NonBlockingLockExclusive) {
+        match flock(data.file(), lock) {
             Ok(()) => return Ok(data),
             Err(Errno::WOULDBLOCK) => thread::sleep(Duration::from_millis(10)),
             Err(e) => return Err(DiskError::file("lock", path)(e.into())),

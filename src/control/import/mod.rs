@@ -36,7 +36,7 @@ pub use cancel::Cancel;
 pub use copy::{CopyError, PlaintextSink, copy};
 pub use error::ImportError;
 pub use nbd::NbdClient;
-pub use target::TargetImage;
+pub use target::{Backing, TargetImage};
 
 /// A format of source images, by QEMU's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

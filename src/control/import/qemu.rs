@@ -15,7 +15,7 @@ use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde::Deserialize;
 
 use super::nbd::NbdClient;
-use super::{Cancel, ImageFormat, ImportError, SourceImage};
+use super::{Backing, Cancel, ImageFormat, ImportError, SourceImage};
 
 const QEMU_IMG: &str = "qemu-img";
 const QEMU_NBD: &str = "qemu-nbd";
@@ -108,7 +108,16 @@ impl Image {
 
     /// An image that is to be made.
     pub(super) fn to_write(path: &Path, format: ImageFormat) -> Result<Self, ImportError> {
-        Self::with(path, format, true)
+        let mut image = Self::with(path, format, true)?;
+        if format == ImageFormat::Qcow2 {
+            // Zeros are noted as such, and take no space.
+            image.options = {
+                let mut options = OsString::from("detect-zeroes=on,");
+                options.push(&image.options);
+                options
+            };
+        }
+        Ok(image)
     }
 
     fn with(path: &Path, format: ImageFormat, writable: bool) -> Result<Self, ImportError> {
@@ -140,6 +149,21 @@ impl Image {
         }
         // An absolute path is never taken for a protocol.
         let output = self.run(command.arg(&self.path).arg(size.to_string()), cancel)?;
+        match output.status.success() {
+            true => Ok(()),
+            false => Err(self.unwritable(QEMU_IMG, &output)),
+        }
+    }
+
+    /// Has the image say that what it does not have is in another one, which need not be there.
+    pub(super) fn rebase(&self, backing: &Backing, cancel: &Cancel) -> Result<(), ImportError> {
+        let mut command = Command::new(QEMU_IMG);
+        command
+            .args(["rebase", "-q", "-u", "-f", &self.format.to_string()])
+            .args(["-F", &backing.format.to_string(), "-b"])
+            .arg(&backing.name)
+            .arg(&self.path);
+        let output = self.run(&mut command, cancel)?;
         match output.status.success() {
             true => Ok(()),
             false => Err(self.unwritable(QEMU_IMG, &output)),

@@ -1,11 +1,20 @@
 //! New images that QEMU writes: a `qemu-nbd` child behind a private socket gets the plaintext and puts
 //! it where it is to be, so that there is no intermediate file.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::nbd::NbdClient;
 use super::qemu::{Image, Server};
 use super::{Cancel, ImageFormat, ImportError};
+
+/// The image in which is what another one does not have.
+#[derive(Debug, Clone)]
+pub struct Backing {
+    /// Its name, relative to the directory of the other one. It is not looked for.
+    pub name: PathBuf,
+    /// Its format.
+    pub format: ImageFormat,
+}
 
 /// A new image. Dropped before it is finished, it is worth nothing.
 pub struct TargetImage {
@@ -56,11 +65,13 @@ impl TargetImage {
         self.client.write_at(offset, bytes)
     }
 
-    /// Completes the image and waits until QEMU has let go of it.
+    /// Completes the image and waits until QEMU has let go of it. What was not written is then what
+    /// `backing` has; zeros without one. Over one, whole clusters must have been written: those of
+    /// which a part was have zeros in the rest.
     ///
     /// # Errors
     /// [`ImportError`].
-    pub fn finish(self) -> Result<(), ImportError> {
+    pub fn finish(self, backing: Option<&Backing>) -> Result<(), ImportError> {
         let Self {
             mut client,
             server,
@@ -69,6 +80,10 @@ impl TargetImage {
         } = self;
         client.flush()?;
         drop(client);
-        server.finish(&image, &cancel)
+        server.finish(&image, &cancel)?;
+        match backing {
+            Some(backing) => image.rebase(backing, &cancel),
+            None => Ok(()),
+        }
     }
 }
