@@ -167,7 +167,8 @@ fn layers_that_the_header_does_not_name_are_removed_if_it_is_proven_to_count() {
     let gone = Uuid::new_v4();
     let files = ["data", "map"].map(|extension| disk.file(gone, extension));
     for file in &files {
-        fs::write(file, [1; 8192]).unwrap();
+        // As an interrupted push leaves them.
+        fs::write(file, [0; 8192]).unwrap();
     }
     host.grant(principal, &[]);
     let leaks = |repair| {
@@ -185,4 +186,59 @@ fn layers_that_the_header_does_not_name_are_removed_if_it_is_proven_to_count() {
     assert_eq!(status, CLEAN, "{report}");
     assert!(!files.iter().any(|file| file.exists()));
     disk.is_clean();
+}
+
+#[test]
+fn layers_of_a_newer_header_are_left_when_an_older_one_was_put_back() {
+    let disk = Layered::new();
+    let host = &disk.host;
+    let header = host.disks().join("d/header");
+    let older = fs::read(&header).unwrap();
+    host.ok(&["snapshot", "create", "s2", "--source", "d"]);
+    let newest = host.layers(ResourceKind::Disk, "d")[2];
+    host.write("d", 8 << 20, &[7; 4096]);
+    let newer = fs::read(&header).unwrap();
+    fs::write(&header, &older).unwrap();
+    // Beside it, one that an interrupted push left: perhaps the newer header names it too.
+    let empty = disk.file(Uuid::new_v4(), "data");
+    fs::write(&empty, [0; 4096]).unwrap();
+    let (status, report) = disk.check(true);
+    assert_eq!(status, LEAKING, "{report}");
+    let problems = report["problems"].as_array().unwrap();
+    assert_eq!(problems.len(), 2, "{report}");
+    let told = |problem: &&Value| {
+        let message = problem["message"].as_str().unwrap();
+        message.contains(&newest.to_string()) && message.contains("older header")
+    };
+    assert_eq!(problems.iter().filter(told).count(), 1, "{report}");
+    assert!(empty.exists());
+    fs::write(&header, &newer).unwrap();
+    let (status, report) = disk.check(true);
+    assert_eq!(status, CLEAN, "{report}");
+    assert!(!empty.exists());
+    let mut content = disk.content.clone();
+    content[8 << 20..][..4096].fill(7);
+    assert!(host.ok(&["disk", "decrypt", "d"]) == content);
+}
+
+#[test]
+fn layers_that_were_dropped_are_removed_after_a_crash_that_left_their_files() {
+    let disk = Layered::new();
+    let files = ["data", "map"].map(|extension| disk.file(disk.lower, extension));
+    let aside = ["data", "map"].map(|extension| disk.host.path(extension));
+    for (file, aside) in files.iter().zip(&aside) {
+        fs::hard_link(file, aside).unwrap();
+    }
+    disk.host.ok(&["disk", "flatten", "d"]);
+    for (file, aside) in files.iter().zip(&aside) {
+        fs::rename(aside, file).unwrap();
+    }
+    let (status, report) = disk.check(false);
+    assert_eq!(status, LEAKING, "{report}");
+    let (status, report) = disk.check(true);
+    assert_eq!(status, CLEAN, "{report}");
+    assert!(!files.iter().any(|file| file.exists()));
+    disk.is_clean();
+    let snapshot = disk.host.ok(&["disk", "decrypt", "snapshot:s"]);
+    assert!(snapshot == disk.content);
 }

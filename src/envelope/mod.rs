@@ -33,8 +33,8 @@ mod tests;
 pub use error::EnvelopeError;
 pub use file::{HEADER_FILE_LEN, HeaderCopy, HeaderFile, HeaderLock, SLOT_OFFSETS};
 pub use payload::{
-    CloneSource, HeaderPayload, Job, JobKind, LayerRecord, MAX_DISK_SIZE, MAX_LAYERS, ResourceKind,
-    check_disk_name, check_resource_name,
+    CloneSource, HeaderPayload, Job, JobKind, LayerRecord, MAX_DISK_SIZE, MAX_GONE, MAX_LAYERS,
+    ResourceKind, check_disk_name, check_resource_name,
 };
 pub use slot::{FORMAT_VERSION, Header, MAX_PAYLOAD_LEN, SLOT_LEN, UnverifiedHeader};
 pub use wrap::{DekCheck, Envelope, unwrap_dek, wrap_dek};

@@ -17,6 +17,9 @@ pub const MAX_DISK_SIZE: u64 = 64 << 40;
 /// is by a 4096-bit RSA key.
 pub const MAX_LAYERS: usize = 32;
 
+/// The most layers that were dropped and that a header still names.
+pub const MAX_GONE: usize = 64;
+
 /// Longest name of a resource, in bytes: Azure's limit.
 const MAX_NAME_LEN: usize = 80;
 
@@ -94,6 +97,10 @@ pub struct HeaderPayload {
     pub job: Option<Job>,
     /// The layers, bottom to top; only a disk's last one is written to.
     pub layers: Vec<LayerRecord>,
+    /// Layers that were dropped on purpose and whose files may still be there: whoever finds such files
+    /// may remove them. Files of any other layer may belong to a newer header.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gone: Vec<Uuid>,
 }
 
 /// The snapshot or image from which a disk was cloned.
@@ -188,6 +195,7 @@ impl HeaderPayload {
             return Err(format!("{} that is incremental", self.kind.with_article()));
         }
         self.check_layers()?;
+        self.check_gone()?;
         self.check_source()?;
         self.check_job()
     }
@@ -223,6 +231,26 @@ impl HeaderPayload {
             return Err("its top layer is not under its disk encryption set".into());
         }
         Ok(())
+    }
+
+    fn check_gone(&self) -> Result<(), String> {
+        if self.gone.len() > MAX_GONE {
+            return Err(format!(
+                "{} layers that are gone (at most {MAX_GONE} are possible)",
+                self.gone.len()
+            ));
+        }
+        let mut ids = HashSet::new();
+        match self
+            .gone
+            .iter()
+            .find(|id| self.layer(**id).is_some() || !ids.insert(**id))
+        {
+            Some(id) => Err(format!(
+                "the layer {id} is gone, and there or gone once more"
+            )),
+            None => Ok(()),
+        }
     }
 
     fn check_source(&self) -> Result<(), String> {

@@ -279,6 +279,11 @@ fn layers_that_no_disk_has_are_refused() {
         ("a job on other layers", |h| {
             h.job = Some(job(vec![Uuid::nil()]));
         }),
+        ("is gone", |h| h.gone = vec![h.layers[1].id]),
+        ("is gone", |h| h.gone = vec![Uuid::nil(); 2]),
+        ("65 layers that are gone", |h| {
+            h.gone = (0..65).map(Uuid::from_u128).collect();
+        }),
         ("0 bytes per second", |h| {
             let mut job = job(vec![h.layers[0].id]);
             job.rate = Some(0);

@@ -30,6 +30,7 @@ pub(super) fn header(dek: &Dek, key_version: &str) -> Header {
         incremental: false,
         source: None,
         job: None,
+        gone: Vec::new(),
         layers: vec![LayerRecord {
             id: layer,
             origin: disk,

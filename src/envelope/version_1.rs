@@ -55,6 +55,7 @@ impl From<Payload> for HeaderPayload {
             incremental: false,
             source: None,
             job: None,
+            gone: Vec::new(),
             layers: layers.into(),
         }
     }

@@ -2,20 +2,25 @@
 //!
 //! Repaired are: a header copy that is not whole, from the whole one; space of a data file that no
 //! map needs, which is given back; files that are longer than their layer, by nothing; and, when the
-//! header is proven to count, files of layers that it does not name. What a killed daemon had completed
-//! is made durable first. Everything else is told and left.
+//! header is proven to count, files of layers that it says are gone, or that it does not name and that
+//! hold nothing, which an interrupted push leaves. What a killed daemon had completed is made durable
+//! first. Everything else is told and left: a layer with content that the header does not name may
+//! be of a newer header, in whose place somebody put this one.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::path::Path;
 
 use serde::Serialize;
 use uuid::Uuid;
 
 use super::check_layers::Layers;
+use super::extents::has_content;
 use super::stack::remove_layer;
 use super::{Disk, DiskError, HEADER};
 use crate::control::Installation;
 use crate::envelope::{EnvelopeError, HeaderCopy, HeaderLock, HeaderPayload};
+use crate::volume::format;
 
 /// How grave a problem is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -188,8 +193,7 @@ fn check_copies(
     Ok(())
 }
 
-/// What is in the directory and not of the disk. Files of layers that the header does not name are what
-/// an interrupted change of its layers left; a repair removes them.
+/// What is in the directory and not of the disk.
 fn check_directory(
     disk: &Disk,
     claims: &HeaderPayload,
@@ -198,7 +202,6 @@ fn check_directory(
 ) -> Result<(), DiskError> {
     let directory = disk.directory();
     let fail = DiskError::file("list", directory);
-    let repair = repair && report.remaining(ProblemKind::Damage) == 0;
     let mut unnamed = BTreeSet::new();
     for entry in std::fs::read_dir(directory).map_err(&fail)? {
         let name = entry.map_err(&fail)?.file_name();
@@ -217,17 +220,61 @@ fn check_directory(
             }
         }
     }
+    check_unnamed(directory, claims, &unnamed, repair, report)
+}
+
+/// Files of layers that the header does not name. Those of one that holds something and was not
+/// dropped on purpose may be of a newer header; then the others are left too, because that header may
+/// name them.
+fn check_unnamed(
+    directory: &Path,
+    claims: &HeaderPayload,
+    unnamed: &BTreeSet<Uuid>,
+    repair: bool,
+    report: &mut CheckReport,
+) -> Result<(), DiskError> {
+    let mut foreign = BTreeSet::new();
+    for layer in unnamed {
+        if !claims.gone.contains(layer) && !is_empty(directory, *layer)? {
+            foreign.insert(*layer);
+        }
+    }
+    let repair = repair && foreign.is_empty() && report.remaining(ProblemKind::Damage) == 0;
     for layer in unnamed {
         if repair {
-            remove_layer(directory, layer)?;
+            remove_layer(directory, *layer)?;
         }
+        let why = if foreign.contains(layer) {
+            " and holds something: if an older header was put back, put the newest one back, else \
+             move its files away"
+        } else {
+            ""
+        };
         let message = format!(
-            "the layer {layer} is in {} and the header does not name it",
+            "the layer {layer} is in {} and the header does not name it{why}",
             directory.display()
         );
         report.leak("directory", message, repair);
     }
     Ok(())
+}
+
+/// Whether neither the map of a layer says anything nor its data file has anything.
+fn is_empty(directory: &Path, layer: Uuid) -> Result<bool, DiskError> {
+    for (extension, from) in [("data", 0), ("map", format::HEADER_LEN as u64)] {
+        let path = directory.join(format!("{layer}.{extension}"));
+        let fail = DiskError::file("read", &path);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(fail(e)),
+        };
+        let len = file.metadata().map_err(&fail)?.len();
+        if has_content(&file, from, len).map_err(&fail)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// The layer whose file has that name.

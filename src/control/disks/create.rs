@@ -124,6 +124,7 @@ pub(super) fn create_as<P: FnMut(u64)>(
         incremental: false,
         source: None,
         job: None,
+        gone: Vec::new(),
         layers: vec![layer],
     };
     staging.reserve(row(&payload, &directory))?;

@@ -98,6 +98,7 @@ pub(super) fn described(kind: ResourceKind, name: &str, of: &HeaderPayload) -> H
         incremental: false,
         source: None,
         job: None,
+        gone: Vec::new(),
         ..of.clone()
     }
 }

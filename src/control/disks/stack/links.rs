@@ -9,7 +9,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 use uuid::Uuid;
 
 use super::super::{DiskError, layer_paths};
-use crate::envelope::LayerRecord;
+use crate::envelope::{HeaderPayload, LayerRecord, MAX_GONE};
 
 /// Gives `into` the files of `layers`, which `from` has. Those that it has already stay.
 ///
@@ -58,6 +58,27 @@ pub(in super::super) fn remove(directory: &Path, layer: Uuid) -> Result<(), Disk
         }
     }
     Ok(())
+}
+
+/// Has the new header of a directory name the layers whose files are to go, or were to and are still
+/// there. So files that neither header names are never taken for such: they may be those of a header
+/// that is newer than the one that was found.
+pub(super) fn note_gone(directory: &Path, old: &HeaderPayload, new: &mut HeaderPayload) {
+    let is_there = |layer: &Uuid| {
+        let file = |extension: &str| directory.join(format!("{layer}.{extension}"));
+        [file("data"), file("map")]
+            .iter()
+            .any(|file| file.symlink_metadata().is_ok())
+    };
+    let dropped = old.layers.iter().map(|layer| layer.id);
+    let noted = old.gone.iter().copied().filter(is_there);
+    let mut gone: Vec<_> = noted
+        .chain(dropped)
+        .filter(|id| new.layer(*id).is_none())
+        .collect();
+    // The oldest ones are only told, and not removed, by a check.
+    gone.drain(..gone.len().saturating_sub(MAX_GONE));
+    new.gone = gone;
 }
 
 /// Without its wrapped DEK the ciphertext is worthless already, so a failure is no error.

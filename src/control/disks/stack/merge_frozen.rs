@@ -121,12 +121,15 @@ impl<'a> Upper<'a> {
     }
 }
 
-/// Drops a layer from a snapshot or an image, which nobody uses in a way that would notice.
+/// Drops a layer from a snapshot or an image, which nobody reads meanwhile: a reader may have the map
+/// of before, and find nothing in the files of the layer.
 fn forget(installation: &Installation, holder: &Disk, layer: Uuid) -> Result<(), DiskError> {
     let file = holder.header_file()?;
     let mut lock = file.lock()?;
+    let _claim = holder.claim(lock.read()?.claims())?;
     let (old, dek) = holder.unlock(installation, lock.read()?)?;
-    let new = without(&old, |id| *id == layer);
+    let mut new = without(&old, |id| *id == layer);
+    links::note_gone(holder.directory(), &old, &mut new);
     if new.layers != old.layers {
         lock.write_both(&new, &dek)?;
     }

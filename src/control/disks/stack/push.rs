@@ -7,6 +7,7 @@ use time::OffsetDateTime;
 use super::super::create::{NewLayer, new_layer};
 use super::super::running::{NewStack, Running};
 use super::super::{Disk, DiskError, claim_data, geometry, lookup, reconcile_one};
+use super::links;
 use crate::control::Installation;
 use crate::control::changes::KeyDeed;
 use crate::control::files::sync_dir;
@@ -43,6 +44,7 @@ pub(super) fn push(
     record(installation, disk, "DekCreate", &layer)?;
     let mut new = old.clone();
     new.layers.push(layer.clone());
+    links::note_gone(disk.directory(), &old, &mut new);
     change(&mut new);
     let paths = disk.layer_paths(&layer);
     let made = make_files(disk, &new, &layer, &paths)

@@ -5,8 +5,9 @@
 //! Under the header's exclusive lock: the disk's directory gets links of the snapshot's layers and the
 //! files of a new, empty top layer; the header names these, in both copies, so that the wrapped DEKs
 //! of what the disk held since are gone; then the files go that it does not name. A crash before the
-//! header leaves the disk as it was and files that it does not name, one after it the reverted disk
-//! with such files; `disk check --repair` removes them.
+//! header leaves the disk as it was and files that it does not name: the next revert takes them, and
+//! `disk check` tells of them. One after it leaves the reverted disk with files of layers that the
+//! header says are gone; `disk check --repair` removes them.
 
 use super::super::running::{Running, Unattached};
 use super::super::staging::lock_directory;
@@ -47,6 +48,7 @@ pub fn revert(
     let mut new = old.clone();
     new.layers.clone_from(&from.layers);
     new.layers.push(layer.clone());
+    links::note_gone(disk.directory(), &old, &mut new);
     links::share(&from.layers, source.directory(), disk.directory())?;
     let paths = disk.layer_paths(&layer);
     let written = make_files(disk, &new, &layer, &paths)
@@ -60,6 +62,10 @@ pub fn revert(
                 .is_ok_and(|now| now.claims().layers == old.layers)
             {
                 remove_files(&paths);
+                // The snapshot has these too.
+                for layer in from.layers.iter().filter(|l| old.layer(l.id).is_none()) {
+                    remove_files(&disk.layer_paths(layer));
+                }
             }
             return Err(error);
         }

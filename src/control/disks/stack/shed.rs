@@ -30,7 +30,8 @@ pub fn finish_job(
 /// any more are none.
 ///
 /// The wrapped DEKs go first, from both copies of the header; then the ciphertext. A crash between
-/// leaves files that no header names, which `disk check --repair` removes.
+/// leaves files that the header no longer counts among the layers, but among those that are gone:
+/// `disk check --repair` removes them.
 ///
 /// # Errors
 /// [`DiskError`]; the disk has all of its layers then, or none of those that were to go.
@@ -51,7 +52,8 @@ pub fn shed(
         )));
     }
     if old.layers.iter().any(|layer| goes(&layer.id)) {
-        let new = without(&old, goes);
+        let mut new = without(&old, goes);
+        links::note_gone(disk.directory(), &old, &mut new);
         let from_top: Vec<_> = old.layers.iter().rev().map(|layer| layer.id).collect();
         deks.retain_lower(|index| !goes(&from_top[index]));
         running.freeze(&old)?;
