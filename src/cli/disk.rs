@@ -695,6 +695,7 @@ impl From<DiskError> for CliError {
             }
             DiskError::InUse { .. }
             | DiskError::JobUnderWay { .. }
+            | DiskError::Needed { .. }
             | DiskError::HasClones { .. } => "OperationNotAllowed",
             DiskError::NoJob { .. } => "NotFound",
             DiskError::Unfinished { .. }

@@ -399,6 +399,17 @@ impl Volume {
         count(blocks, is_lack, |at, most| self.lack(at, most, drop))
     }
 
+    /// Whether nothing is missing when the `drop` layers beneath the top go. It loads all maps.
+    ///
+    /// # Errors
+    /// As [`Volume::lookup`].
+    pub fn has_all_of(&self, drop: usize) -> Result<bool, VolumeError> {
+        let is_missing = |what: &Lack| *what != Lack::Nothing;
+        let all = 0..self.map.blocks();
+        let missing = count(all, is_missing, |at, most| self.lack(at, most, drop))?;
+        Ok(missing == 0)
+    }
+
     /// How many blocks of all that have content in the `drop` layers beneath the top need not, or not
     /// any more, be copied up; and how many there are. It loads all maps.
     ///
@@ -569,6 +580,7 @@ mod tests {
         let lacking = |drop| volume.lacking(0..70, drop).unwrap();
         assert_eq!(lacking(2), 5 + 4 + 10 + 5 + 3 + 10 + 1);
         assert_eq!(lacking(1), 5 + 3 + 1);
+        assert!(!volume.has_all_of(1).unwrap() && !volume.has_all_of(2).unwrap());
         // Block 5 and two that are hidden were written since.
         assert_eq!(volume.share_raised(2).unwrap(), (3, 41));
         let lack = |first, drop| volume.lack(first, 1000, drop).unwrap().unwrap().what;

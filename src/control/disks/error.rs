@@ -113,6 +113,17 @@ pub enum DiskError {
         /// What it is.
         job: JobKind,
     },
+    /// A layer that was to be dropped has content that nothing above it has.
+    #[error(
+        "the layer {layer} of the disk {name} is still needed: not all of it is in the layers above; \
+         nothing was dropped"
+    )]
+    Needed {
+        /// The disk.
+        name: String,
+        /// The layer.
+        layer: uuid::Uuid,
+    },
     /// Nothing goes on with the disk's layers.
     #[error("the disk {name} has no such job under way; `disk show {name}` tells what it has")]
     NoJob {

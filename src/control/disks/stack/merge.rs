@@ -183,6 +183,8 @@ fn possible(all: &[HeaderPayload], layer: Uuid) -> Possible {
             disk: header.name.clone(),
             layer,
         }),
+        // A job may have passed what the merge would fill.
+        None if holders.iter().any(|(header, _)| header.job.is_some()) => Possible::Later,
         None => Possible::Now(Merge::IntoFrozen {
             holders: holders
                 .iter()

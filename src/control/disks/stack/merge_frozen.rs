@@ -5,9 +5,9 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::super::{Disk, DiskError, claim_data, geometry, layer_map};
-use super::links;
 use super::merge::Reach;
 use super::shed::without;
+use super::{covered, links};
 use crate::control::Installation;
 use crate::control::import::Cancel;
 use crate::envelope::{Header, LayerRecord, ResourceKind};
@@ -131,6 +131,7 @@ fn forget(installation: &Installation, holder: &Disk, layer: Uuid) -> Result<(),
     let mut new = without(&old, |id| *id == layer);
     links::note_gone(holder.directory(), &old, &mut new);
     if new.layers != old.layers {
+        covered::check(holder, &old, |at| old.layers[at].id == layer)?;
         lock.write_both(&new, &dek)?;
     }
     drop(lock);

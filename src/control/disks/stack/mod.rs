@@ -7,6 +7,7 @@
 //! for a merge, which fills blocks that a layer inherits with the very content that they inherit.
 
 mod clone;
+mod covered;
 mod freeze;
 mod image;
 mod job;

@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use super::super::running::{NewStack, Running};
 use super::super::{Disk, DiskError, lookup, reconcile_one};
-use super::{links, push};
+use super::{covered, links, push};
 use crate::control::Installation;
 use crate::control::files::sync_dir;
 use crate::envelope::{Header, HeaderPayload};
@@ -51,7 +51,17 @@ pub fn shed(
             disk.name()
         )));
     }
+    // A merge into a frozen layer has filled what a job may have passed already.
+    if let Some(job) = &old.job
+        && !(job.drop.len() == layers.len() && job.drop.iter().all(goes))
+    {
+        return Err(DiskError::JobUnderWay {
+            name: disk.name().into(),
+            job: job.kind,
+        });
+    }
     if old.layers.iter().any(|layer| goes(&layer.id)) {
+        covered::check(disk, &old, |at| goes(&old.layers[at].id))?;
         let mut new = without(&old, goes);
         links::note_gone(disk.directory(), &old, &mut new);
         let from_top: Vec<_> = old.layers.iter().rev().map(|layer| layer.id).collect();
