@@ -8,6 +8,7 @@
 //! It uses the volume that it began with. So it is stopped before that is exchanged for another, and
 //! begun again afterwards where the copy is still to be done (the disk has grown, or was thawed).
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -160,6 +161,8 @@ fn work(
 /// A copy under way.
 struct Copy<'a> {
     volume: &'a Volume,
+    /// Set by whoever serves a guest.
+    in_use: &'a AtomicBool,
     io: DiskIo,
     request: CopyRequest,
     told: &'a Receiver<()>,
@@ -171,7 +174,7 @@ struct Copy<'a> {
 
 impl<'a> Copy<'a> {
     fn new(
-        shared: &Shared,
+        shared: &'a Shared,
         extent: &'a Extent,
         request: CopyRequest,
         told: &'a Receiver<()>,
@@ -183,6 +186,7 @@ impl<'a> Copy<'a> {
         let io = DiskIo::open_with(volume.clone(), extent.files.try_clone()?, ciphers)?;
         Ok(Self {
             volume,
+            in_use: &shared.in_use,
             io,
             request,
             told,
@@ -246,6 +250,7 @@ impl<'a> Copy<'a> {
         };
         let start = run.at * BLOCK_SIZE;
         let len = (blocks * BLOCK_SIZE).min(self.volume.geometry().size - start);
+        let begun = Instant::now();
         if let Err(error) = self.io.raise(start, len, self.request.drop) {
             self.hold_up(error)?;
             return Ok(0);
@@ -257,6 +262,10 @@ impl<'a> Copy<'a> {
             progress.bytes_done = (progress.bytes_done + len).min(progress.bytes_total);
             drop(progress);
             self.keep_rate(len)?;
+            // A guest that works has the storage for itself half of the time.
+            if self.in_use.swap(false, Ordering::Relaxed) {
+                self.pause(begun.elapsed())?;
+            }
         }
         Ok(blocks)
     }

@@ -178,6 +178,10 @@ impl QueueState {
             }
         };
         let durable = self.shared.write_through.load(Ordering::Acquire);
+        // Looked at first, so that the queues do not fight for it.
+        if !self.shared.in_use.load(Ordering::Relaxed) {
+            self.shared.in_use.store(true, Ordering::Relaxed);
+        }
         let action = interpret(&chain, &self.disk, durable);
         let logging = ring.log.is_some() && chain.writable > 0;
         let pending = Pending {

@@ -126,6 +126,8 @@ pub(super) struct Shared {
     pub(super) on_full: OnFull,
     /// Whether there are any.
     pub(super) storage: Arc<FullStorage>,
+    /// A guest has asked for something since the copier last looked.
+    pub(super) in_use: AtomicBool,
     /// Writes are to be durable before they complete.
     pub(super) write_through: AtomicBool,
 }
@@ -154,6 +156,7 @@ impl Shared {
             discard: setup.discard,
             on_full: setup.on_full,
             storage: Arc::new(storage),
+            in_use: false.into(),
             write_through: true.into(),
         })
     }
