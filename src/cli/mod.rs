@@ -20,6 +20,7 @@ mod connect;
 mod des;
 mod des_identity;
 mod disk;
+mod disk_create;
 mod disk_layers;
 mod error;
 mod identity;

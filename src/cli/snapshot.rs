@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use indicatif::ProgressBar;
 
-use super::disk::{cancel_on_signals, show_bar, source_note};
+use super::disk::{cancel_on_signals, show_bar};
+use super::disk_create::source_note;
 use super::{CliError, Context};
 use crate::control::attach::LayerChanges;
 use crate::control::disks::{

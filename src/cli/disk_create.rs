@@ -1,0 +1,153 @@
+//! `sealdisk disk create`: an empty disk, one of an image file, or a clone.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use indicatif::ProgressBar;
+
+use super::disk::{cancel_on_signals, show_bar, show_disk};
+use super::snapshot::{Meant, source};
+use super::{CliError, Context};
+use crate::control::disks::{self, CloneRequest, CreateRequest, Created, SourceSpec, parse_size};
+use crate::control::import::ImageFormat;
+use crate::envelope::ResourceKind;
+
+#[derive(Args)]
+pub(super) struct CreateArgs {
+    /// The disk's name: letters, digits, '_', '.' and '-', at most 80
+    name: String,
+    /// Its size: bytes, or a number with KiB, MiB, GiB or TiB (G means GiB) [default: the image's]
+    #[arg(long, value_parser = parse_size, value_name = "SIZE", required_unless_present = "source")]
+    size: Option<u64>,
+    /// An image file, or a snapshot or an image of this installation, that the disk is to hold
+    #[arg(long, value_name = "SOURCE")]
+    source: Option<String>,
+    /// The image's format: raw, qcow2, vpc (vhd), vhdx or vmdk [default: found out]
+    #[arg(long, value_name = "FORMAT", requires = "source")]
+    source_format: Option<ImageFormat>,
+    /// The disk encryption set whose key protects the disk [default: that of the snapshot or image,
+    /// else the platform-managed key]
+    #[arg(long, value_name = "NAME")]
+    disk_encryption_set: Option<String>,
+    /// Protect the disk by the platform-managed key, whatever it is made of
+    #[arg(long, conflicts_with = "disk_encryption_set")]
+    platform_managed: bool,
+    /// Bytes that are encrypted under one tweak: 512 or 4096 [default: that of the snapshot or image,
+    /// else 4096]
+    #[arg(long, value_name = "BYTES")]
+    sector_size: Option<u32>,
+    /// Keep the ciphertext in DIR/NAME instead of in the state directory
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+pub(super) fn create(context: &Context, args: CreateArgs) -> Result<(), CliError> {
+    let kinds = [ResourceKind::Snapshot, ResourceKind::Image];
+    let meant = match &args.source {
+        Some(text) => Some(source(context, text, &kinds)?),
+        None => None,
+    };
+    match meant {
+        Some(Meant::Resource(kind, name)) => create_clone(context, args, (kind, name)),
+        Some(Meant::File(path)) => create_disk(context, args, Some(path)),
+        None => create_disk(context, args, None),
+    }
+}
+
+/// A disk of a snapshot or an image, at once.
+fn create_clone(
+    context: &Context,
+    args: CreateArgs,
+    source: (ResourceKind, String),
+) -> Result<(), CliError> {
+    if args.source_format.is_some() {
+        return Err(CliError::usage("--source-format is for image files"));
+    }
+    let request = CloneRequest {
+        name: args.name,
+        source,
+        size: args.size,
+        disk_encryption_set: match (args.disk_encryption_set, args.platform_managed) {
+            (None, false) => None,
+            (set, _) => Some(set),
+        },
+        sector_size: args.sector_size,
+        data_dir: args.data_dir,
+    };
+    disks::clone(&context.installation()?, &request)?;
+    show_disk(context, &request.name)
+}
+
+fn create_disk(
+    context: &Context,
+    args: CreateArgs,
+    image: Option<PathBuf>,
+) -> Result<(), CliError> {
+    let cancel = cancel_on_signals()?;
+    let installation = context.installation()?;
+    let request = CreateRequest {
+        name: args.name,
+        size: args.size,
+        source: image.map(|path| SourceSpec {
+            path,
+            format: args.source_format,
+        }),
+        disk_encryption_set: args.disk_encryption_set,
+        sector_size: args.sector_size.unwrap_or(disks::DEFAULT_SECTOR_SIZE),
+        data_dir: args.data_dir,
+    };
+    let bar = ProgressBar::hidden();
+    let result = disks::create(&installation, &request, &cancel, |created| {
+        if let Some(note) = source_note(created, args.source_format.is_none()) {
+            context.output.note(&note);
+        }
+        if let Some((_, size)) = created.source {
+            show_bar(&bar, size);
+        }
+        |done| bar.set_position(done)
+    });
+    bar.finish_and_clear();
+    result?;
+    let view = disks::show(&installation, ResourceKind::Disk, &request.name)?;
+    context.output.show(&view)
+}
+
+/// What the operator may not expect: a guessed format, and a size that was filled up.
+pub(super) fn source_note(created: &Created, guessed: bool) -> Option<String> {
+    let (format, size) = created.source?;
+    let mut parts = Vec::new();
+    if guessed {
+        parts.push(format!(
+            "the image is read as {format} (--source-format overrides that)"
+        ));
+    }
+    if !size.is_multiple_of(512) || created.size - size < 4096 && created.size != size {
+        parts.push(format!(
+            "its {size} bytes are filled up with zeros to {} bytes",
+            created.size
+        ));
+    }
+    (!parts.is_empty()).then(|| format!("note: {}", parts.join("; ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn note(size: u64, image: u64, guessed: bool) -> Option<String> {
+        let created = Created {
+            size,
+            source: Some((ImageFormat::Raw, image)),
+        };
+        source_note(&created, guessed)
+    }
+
+    #[test]
+    fn what_is_guessed_or_filled_up_is_said() {
+        assert_eq!(note(8192, 8192, false), None);
+        assert!(note(8192, 8192, true).unwrap().contains("read as raw"));
+        assert!(note(8192, 8000, false).unwrap().contains("8000 bytes"));
+        assert_eq!(note(1 << 30, 8192, false), None);
+        assert!(note(1 << 30, 8001, false).unwrap().contains("filled up"));
+    }
+}
