@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use super::super::create::{NewLayer, new_layer, row};
-use super::super::staging::{Staging, lock_directory};
-use super::super::{Created, Disk, DiskError, HEADER, geometry, layer_paths};
+use super::super::staging::Staging;
+use super::super::{Created, DiskError, HEADER, geometry, layer_paths};
 use super::{freeze, links};
 use crate::control::Installation;
 use crate::envelope::{
@@ -37,14 +37,7 @@ pub struct CloneRequest {
 /// [`DiskError`]; nothing of the disk is left then.
 pub fn clone(installation: &Installation, request: &CloneRequest) -> Result<Created, DiskError> {
     let (kind, name) = &request.source;
-    let source = Disk::of_kind(installation, *kind, name)?;
-    // Nobody deletes it meanwhile.
-    let _lock = lock_directory(source.directory())
-        .map_err(DiskError::file("lock", source.directory()))?
-        .ok_or_else(|| DiskError::InUse {
-            name: name.clone(),
-            path: source.directory().into(),
-        })?;
+    let (source, _lock) = links::hold(installation, *kind, name)?;
     let found = source.header_file()?.read()?;
     let (from, _) = source.unlock_all(installation, found)?;
     let top = from.top().ok_or_else(|| source.no_layer())?;

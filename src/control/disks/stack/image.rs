@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use super::super::create::{CreateRequest, Created, SourceSpec, create_as, row};
-use super::super::staging::{Staging, lock_directory};
-use super::super::{Disk, DiskError, HEADER};
+use super::super::staging::Staging;
+use super::super::{DiskError, HEADER};
 use super::{freeze, links};
 use crate::control::Installation;
 use crate::control::files::sync_dir;
@@ -58,13 +58,7 @@ pub fn image_of_snapshot(
     data_dir: Option<PathBuf>,
 ) -> Result<(), DiskError> {
     let kind = ResourceKind::Image;
-    let source = Disk::of_kind(installation, ResourceKind::Snapshot, snapshot)?;
-    let _lock = lock_directory(source.directory())
-        .map_err(DiskError::file("lock", source.directory()))?
-        .ok_or_else(|| DiskError::InUse {
-            name: snapshot.into(),
-            path: source.directory().into(),
-        })?;
+    let (source, _lock) = links::hold(installation, ResourceKind::Snapshot, snapshot)?;
     let (from, dek) = source.unlock(installation, source.header_file()?.read()?)?;
     let shelf = freeze::shelf(
         installation,

@@ -1,6 +1,6 @@
 //! Files of layers that several directories have.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -8,8 +8,29 @@ use std::path::Path;
 use rustix::fs::{FallocateFlags, fallocate};
 use uuid::Uuid;
 
-use super::super::{DiskError, layer_paths};
-use crate::envelope::{HeaderPayload, LayerRecord, MAX_GONE};
+use super::super::staging::lock_directory;
+use super::super::{Disk, DiskError, layer_paths};
+use crate::control::Installation;
+use crate::envelope::{HeaderPayload, LayerRecord, MAX_GONE, ResourceKind};
+
+/// A snapshot or an image, which nobody deletes for as long as the returned lock is there.
+///
+/// # Errors
+/// [`DiskError::InUse`], and others when there is no such thing.
+pub(super) fn hold(
+    installation: &Installation,
+    kind: ResourceKind,
+    name: &str,
+) -> Result<(Disk, File), DiskError> {
+    let source = Disk::of_kind(installation, kind, name)?;
+    let lock = lock_directory(source.directory())
+        .map_err(DiskError::file("lock", source.directory()))?
+        .ok_or_else(|| DiskError::InUse {
+            name: name.into(),
+            path: source.directory().into(),
+        })?;
+    Ok((source, lock))
+}
 
 /// Gives `into` the files of `layers`, which `from` has. Those that it has already stay.
 ///
@@ -117,7 +138,7 @@ mod tests {
         for extension in ["data", "map"] {
             fs::hard_link(a.join(name(extension)), b.join(name(extension))).unwrap();
         }
-        let open = fs::File::open(b.join(name("data"))).unwrap();
+        let open = File::open(b.join(name("data"))).unwrap();
         remove(&a, layer).unwrap();
         assert_eq!(fs::read(b.join(name("data"))).unwrap(), [1; 8192]);
         assert!(!a.join(name("map")).exists());

@@ -10,7 +10,6 @@
 //! header says are gone; `disk check --repair` removes them.
 
 use super::super::running::{Running, Unattached};
-use super::super::staging::lock_directory;
 use super::super::{Disk, DiskError, lookup, reconcile_one};
 use super::links;
 use super::push::{make_files, refuse_job, remove_files, top_layer};
@@ -30,13 +29,7 @@ pub fn revert(
     running: &mut Unattached<'_>,
     snapshot: &str,
 ) -> Result<(), DiskError> {
-    let source = Disk::of_kind(installation, ResourceKind::Snapshot, snapshot)?;
-    let _lock = lock_directory(source.directory())
-        .map_err(DiskError::file("lock", source.directory()))?
-        .ok_or_else(|| DiskError::InUse {
-            name: snapshot.into(),
-            path: source.directory().into(),
-        })?;
+    let (source, _lock) = links::hold(installation, ResourceKind::Snapshot, snapshot)?;
     let (from, _) = source.unlock_all(installation, source.header_file()?.read()?)?;
     let file = disk.header_file()?;
     let mut lock = file.lock()?;
