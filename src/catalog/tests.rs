@@ -252,7 +252,13 @@ fn a_catalog_of_version_1_keeps_its_sets_and_disks() {
     assert_eq!(set.identity, DesIdentity::SystemAssigned);
     assert_eq!(set.principal_id, Uuid::from_u128(3));
     assert_eq!(set.previous_keys, ["https://v.vault.localhost/keys/old"]);
-    assert_eq!(catalog.resources_under(Some("set")).unwrap().len(), 1);
+    let under = catalog.resources_under(Some("set")).unwrap();
+    assert_eq!(under.len(), 1);
+    // What wraps it is known before its layers are.
+    let disk_of_then = &under[0].record;
+    assert!(disk_of_then.layers.is_empty());
+    let keys: Vec<_> = disk_of_then.keys_under(Some("set")).collect();
+    assert_eq!(keys, [&disk_of_then.key_url]);
     // The reference from disks to sets is still enforced.
     let orphan = catalog.insert_disk(&disk("e", Some("no set")));
     assert!(matches!(orphan, Err(CatalogError::NotFound { .. })));

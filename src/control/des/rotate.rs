@@ -147,8 +147,10 @@ impl Installation {
                 Ok(true) => updated.rewrapped.push((disk.kind, disk.name)),
                 Ok(false) => {}
                 Err(reason) => {
-                    let stale = keys_of(&disk, &updated.record.name).find(|key| **key != url);
-                    let key_url = stale.unwrap_or(&disk.key_url).clone();
+                    let mut keys = disk.keys_under(Some(&updated.record.name));
+                    let stale = keys.find(|key| *key != url);
+                    let key_url = stale.unwrap_or(&disk.key_url).to_owned();
+                    drop(keys);
                     updated.left.push(LeftBehind {
                         record: disk,
                         key_url,
@@ -160,17 +162,9 @@ impl Installation {
     }
 }
 
-/// The keys of the layers that are under a set.
-fn keys_of<'a>(disk: &'a DiskRecord, set: &'a str) -> impl Iterator<Item = &'a String> {
-    let layers = disk.layers.iter();
-    layers
-        .filter(move |layer| layer.disk_encryption_set.as_deref() == Some(set))
-        .map(|layer| &layer.key_url)
-}
-
 /// Whether every layer that is under the set is wrapped by that key version.
 fn is_current(disk: &DiskRecord, set: &str, key_url: &str) -> bool {
-    keys_of(disk, set).all(|key| key == key_url)
+    disk.keys_under(Some(set)).all(|key| key == key_url)
 }
 
 /// Notes that the key is another one now, with the key versions that still wrap disks; the time of
@@ -182,10 +176,10 @@ fn remember(
     current: Option<&String>,
 ) {
     let mut previous: Vec<String> = Vec::new();
-    let name = &record.name;
-    for url in stale.iter().flat_map(|disk| keys_of(disk, name)) {
-        if Some(url) != current && !previous.contains(url) {
-            previous.push(url.clone());
+    let set = Some(record.name.as_str());
+    for url in stale.iter().flat_map(|disk| disk.keys_under(set)) {
+        if current.is_none_or(|now| now != url) && !previous.iter().any(|known| known == url) {
+            previous.push(url.to_owned());
         }
     }
     if previous.is_empty() {
