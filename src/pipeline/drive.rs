@@ -5,9 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::cipher::{CipherStack, Cursor};
-use crate::store::{
-    BufferPool, IoBuffer, Store, StoreCompletion, StoreError, StoreFile, StoreOp, Tag,
-};
+use crate::store::{BufferPool, IoBuffer, Store, StoreCompletion, StoreError, StoreOp, Tag};
 use crate::units::{BLOCK_SIZE, Block, ByteOffset, LayerIndex, SECTOR_SIZE};
 use crate::volume::Volume;
 
@@ -424,14 +422,7 @@ impl<S: Store> Pipeline<S> {
             // Of the top layer's own blocks the state stays what it is.
             whole: layer != LayerIndex::TOP,
         };
-        let (file, at) = (StoreFile::TOP, start.0);
-        let op = StoreOp::Write {
-            file,
-            at,
-            len,
-            buffer,
-        };
-        self.submit_piece(piece, op);
+        self.submit_write(piece, start, len, buffer);
     }
 
     /// Gives the buffer of a completed piece back and carries its request on.

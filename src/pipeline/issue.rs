@@ -140,16 +140,7 @@ impl<S: Store> Pipeline<S> {
             exclusive: false,
             whole: true,
         };
-        let file = StoreFile::TOP;
-        self.submit_piece(
-            piece,
-            StoreOp::Write {
-                file,
-                at: at.0,
-                len: len as usize,
-                buffer,
-            },
-        );
+        self.submit_write(piece, at, len as usize, buffer);
         self.advance(id, len, true);
         Progress::More
     }
@@ -340,6 +331,23 @@ impl<S: Store> Pipeline<S> {
         self.submit_piece(piece, op);
     }
 
+    /// Writes the first `len` bytes of a buffer to the top layer.
+    pub(super) fn submit_write(
+        &mut self,
+        piece: Piece,
+        at: ByteOffset,
+        len: usize,
+        buffer: IoBuffer,
+    ) {
+        let op = StoreOp::Write {
+            file: StoreFile::TOP,
+            at: at.0,
+            len,
+            buffer,
+        };
+        self.submit_piece(piece, op);
+    }
+
     /// Sectors of a block that the top layer has.
     fn write_sectors(
         &mut self,
@@ -355,13 +363,7 @@ impl<S: Store> Pipeline<S> {
             exclusive: false,
             whole: false,
         };
-        let op = StoreOp::Write {
-            file: StoreFile::TOP,
-            at: part.at.0,
-            len: part.len,
-            buffer,
-        };
-        self.submit_piece(piece, op);
+        self.submit_write(piece, part.at, part.len, buffer);
     }
 
     /// A whole block, zeros but for a part of it.
@@ -389,13 +391,7 @@ impl<S: Store> Pipeline<S> {
             exclusive: true,
             whole: true,
         };
-        let op = StoreOp::Write {
-            file: StoreFile::TOP,
-            at: start.0,
-            len: BLOCK_SIZE as usize,
-            buffer,
-        };
-        self.submit_piece(piece, op);
+        self.submit_write(piece, start, BLOCK_SIZE as usize, buffer);
     }
 
     /// Copies up what the top layer lacks when the `drop` layers beneath it are to go.
