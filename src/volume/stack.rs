@@ -138,7 +138,7 @@ impl Volume {
         lower: Vec<Arc<LowerLayer>>,
         runtime: &RuntimeMap,
     ) -> Result<Self, VolumeError> {
-        let this = Self::open_mapped(top, lower, runtime)?;
+        let this = Self::open_pushed(top, lower, runtime)?;
         let map = &this.map;
         this.examine(|sector, durable| {
             if map.is_loaded(sector) && map.sector_states(sector) != *durable {
@@ -153,14 +153,6 @@ impl Volume {
     /// # Errors
     /// As [`Volume::open_runtime`].
     pub fn open_pushed(
-        top: LayerMap,
-        lower: Vec<Arc<LowerLayer>>,
-        runtime: &RuntimeMap,
-    ) -> Result<Self, VolumeError> {
-        Self::open_mapped(top, lower, runtime)
-    }
-
-    fn open_mapped(
         top: LayerMap,
         lower: Vec<Arc<LowerLayer>>,
         runtime: &RuntimeMap,
