@@ -86,10 +86,7 @@ pub(super) fn create_as<P: FnMut(u64)>(
         Some(directory) => data_dir(directory)?,
         None => installation.resources_dir(kind),
     };
-    private_dir(&parent)?;
-    sweep(installation, request.data_dir.is_some().then_some(&parent))?;
-    let directory = parent.join(&request.name);
-    refuse_existing(installation, kind, &request.name, &directory)?;
+    let directory = free_place(installation, kind, &request.name, &parent)?;
 
     let disk = Uuid::new_v4();
     let mut staging = Staging::begin(installation, &parent, kind, &request.name)?;
@@ -259,19 +256,22 @@ pub(super) fn row(payload: &HeaderPayload, directory: &Path) -> DiskRecord {
     }
 }
 
-pub(super) fn refuse_existing(
+/// The directory that a new resource gets in `parent`, which is there and swept then. Neither its
+/// name nor its place is taken.
+pub(super) fn free_place(
     installation: &Installation,
     kind: ResourceKind,
     name: &str,
-    directory: &Path,
-) -> Result<(), DiskError> {
+    parent: &Path,
+) -> Result<PathBuf, DiskError> {
+    private_dir(parent)?;
+    sweep(installation, Some(parent))?;
+    let directory = parent.join(name);
     refuse_taken_name(installation, kind, name)?;
     if directory.symlink_metadata().is_ok() {
-        return Err(DiskError::PathTaken {
-            path: directory.into(),
-        });
+        return Err(DiskError::PathTaken { path: directory });
     }
-    Ok(())
+    Ok(directory)
 }
 
 /// The absolute path of `--data-dir`, made if it is missing. Others must not be able to exchange

@@ -13,7 +13,7 @@
 //! its new size, and the step can be repeated. Whoever serves the disk meanwhile knows of the new size
 //! only when it is told, which is why nothing of the runtime map changes here (see [`crate::volume`]).
 
-use super::{Disk, DiskError, described, geometry, lookup, reconcile_one};
+use super::{Disk, DiskError, described, geometry, lookup};
 use crate::catalog::CatalogError;
 use crate::control::Installation;
 use crate::envelope::MAX_DISK_SIZE;
@@ -64,15 +64,9 @@ fn grow_by_steps(
     let row = lookup(installation, disk.kind(), disk.name())?;
     let record = described(&row.record, &header);
     match installation.catalog().update_disk(row.rev, &record) {
-        Err(CatalogError::Changed { .. }) => {
-            reconcile_one(
-                installation,
-                lookup(installation, disk.kind(), disk.name())?,
-            )?;
-        }
-        result => drop(result?),
+        Err(CatalogError::Changed { .. }) => disk.note(installation),
+        result => Ok(result.map(drop)?),
     }
-    Ok(())
 }
 
 fn check_size(name: &str, now: u64, size: u64, unit: u64) -> Result<(), DiskError> {

@@ -62,8 +62,8 @@ pub use running::{NewStack, Running, Unattached};
 pub use size::parse_size;
 pub use stack::{
     CloneRequest, FreezeRequest, ImageRequest, JobChange, JobProgress, Merge, Reach, begin_flatten,
-    begin_merge, begin_rotation, change_job, clone, delete_source, finish_job, freeze_into,
-    image_of_file, image_of_snapshot, layers_to_drop, merge_all, revert, run_unattached, shed,
+    begin_merge, begin_rotation, change_job, clone, delete_source, freeze_into, image_of_file,
+    image_of_snapshot, layers_to_drop, merge_all, revert, run_unattached, shed,
 };
 pub use staging::sweep;
 pub use unregister::unregister;
@@ -158,6 +158,13 @@ impl Disk {
         let top = header.top().ok_or_else(|| self.no_layer())?;
         let path = self.layer_paths(top).data;
         claim_as(FlockOperation::NonBlockingLockShared, self.name(), &path)
+    }
+
+    /// Has the catalog say what the disk's header says.
+    fn note(&self, installation: &Installation) -> Result<(), DiskError> {
+        let row = lookup(installation, self.kind(), self.name())?;
+        reconcile_one(installation, row)?;
+        Ok(())
     }
 
     fn check_identity(&self, claims: &HeaderPayload) -> Result<(), DiskError> {

@@ -192,7 +192,8 @@ pub fn sweep(installation: &Installation, data_dir: Option<&Path>) -> Result<(),
         }
     }
     let own = ResourceKind::ALL.map(|kind| installation.resources_dir(kind));
-    for parent in own.iter().map(PathBuf::as_path).chain(data_dir) {
+    let elsewhere = data_dir.filter(|dir| own.iter().all(|own| own != dir));
+    for parent in own.iter().map(PathBuf::as_path).chain(elsewhere) {
         if let Err(e) = sweep_directory(installation, parent) {
             log::warn!("cannot clean up after an interrupted command: {e}");
         }

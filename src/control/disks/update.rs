@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::unlock::Unwrapper;
-use super::{Disk, DiskError, described, layer_uses, lookup, reconcile_one};
+use super::{Disk, DiskError, described, layer_uses, lookup};
 use crate::audit::AuditLog;
 use crate::catalog::DiskRecord;
 use crate::control::{Installation, KeyAccess};
@@ -95,7 +95,7 @@ pub fn rewrap(
     let layers: Vec<Uuid> = claims.layers.iter().filter(stale).map(|l| l.id).collect();
     if layers.is_empty() {
         drop(lock);
-        reconcile_one(installation, lookup(installation, disk.kind(), name)?)?;
+        disk.note(installation)?;
         return Ok(false);
     }
     // The vault is open already when both keys are in it, as with a new version.
@@ -150,7 +150,7 @@ impl Rewrap {
         // Reading the header, which the correction of a row does, takes the lock too.
         drop(lock);
         if let Err(e) = written {
-            reconcile_one(installation, lookup(installation, disk.kind(), name)?)?;
+            disk.note(installation)?;
             return Err(e.into());
         }
         catalog.update_disk(rev, &described(&pinned, &header))?;

@@ -49,14 +49,13 @@ pub fn clone(installation: &Installation, request: &CloneRequest) -> Result<Crea
     }
     let unit = request.sector_size.unwrap_or(top.data_unit);
     let size = size(request, &from, unit)?;
-    let parent = freeze::shelf(
+    let (parent, directory) = freeze::shelf(
         installation,
         ResourceKind::Disk,
         &request.name,
         source.directory(),
         request.data_dir.as_deref(),
     )?;
-    let directory = parent.join(&request.name);
     let set = match &request.disk_encryption_set {
         Some(set) => set.clone(),
         None => from.disk_encryption_set.clone(),

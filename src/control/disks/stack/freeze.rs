@@ -14,14 +14,14 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::super::create::{data_dir, refuse_existing, row};
+use super::super::create::{data_dir, free_place, row};
 use super::super::running::Running;
 use super::super::staging::Staging;
-use super::super::{Disk, DiskError, HEADER, parent_of, sweep};
+use super::super::{Disk, DiskError, HEADER, parent_of};
 use super::links;
 use super::push::push;
 use crate::control::Installation;
-use crate::control::files::{private_dir, sync_dir};
+use crate::control::files::sync_dir;
 use crate::envelope::{Header, HeaderFile, HeaderPayload, ResourceKind, check_resource_name};
 
 /// What is to be made of a disk.
@@ -51,14 +51,13 @@ pub fn freeze_into(
     running: &mut dyn Running,
 ) -> Result<(), DiskError> {
     let FreezeRequest { kind, name, .. } = request;
-    let parent = shelf(
+    let (parent, directory) = shelf(
         installation,
         *kind,
         name,
         disk.directory(),
         request.data_dir.as_deref(),
     )?;
-    let directory = parent.join(name);
     let mut staging = Staging::begin(installation, &parent, *kind, name)?;
     let mut frozen = None;
     let before = |old: &Header, deks: &crate::keys::DekStack| {
@@ -103,34 +102,29 @@ pub(super) fn described(kind: ResourceKind, name: &str, of: &HeaderPayload) -> H
     }
 }
 
-/// The directory in which a new resource gets its own: where `data_dir` says, or beside the one that
-/// it shares layers of. It is there, has been swept, and has nothing of that name.
+/// The directory in which a new resource gets its own, and that: where `given` says, or beside the one
+/// that it shares layers of.
 pub(super) fn shelf(
     installation: &Installation,
     kind: ResourceKind,
     name: &str,
     beside: &Path,
     given: Option<&Path>,
-) -> Result<PathBuf, DiskError> {
+) -> Result<(PathBuf, PathBuf), DiskError> {
     check_resource_name(kind, name).map_err(DiskError::Argument)?;
     let parent = match given {
         Some(given) => data_dir(given)?,
-        None => default_shelf(installation, kind, beside)?,
+        None => default_shelf(installation, kind, beside),
     };
-    sweep(installation, Some(&parent))?;
-    refuse_existing(installation, kind, name, &parent.join(name))?;
-    Ok(parent)
+    let directory = free_place(installation, kind, name, &parent)?;
+    Ok((parent, directory))
 }
 
 /// Below the state directory for what is there, else below the directory in which the disk's is.
-fn default_shelf(
-    installation: &Installation,
-    kind: ResourceKind,
-    beside: &Path,
-) -> Result<PathBuf, DiskError> {
+fn default_shelf(installation: &Installation, kind: ResourceKind, beside: &Path) -> PathBuf {
     let at = parent_of(beside);
     let own = ResourceKind::ALL.map(|kind| installation.resources_dir(kind));
-    let shelf = if own.iter().any(|dir| dir == at) {
+    if own.iter().any(|dir| dir == at) {
         installation.resources_dir(kind)
     } else {
         // Snapshots and images are in folders of their own, beside the disks.
@@ -150,7 +144,5 @@ fn default_shelf(
             (ResourceKind::Disk, _) | (_, None) => base.into(),
             (_, Some(folder)) => base.join(folder),
         }
-    };
-    private_dir(&shelf)?;
-    Ok(shelf)
+    }
 }

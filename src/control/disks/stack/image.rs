@@ -60,16 +60,15 @@ pub fn image_of_snapshot(
     let kind = ResourceKind::Image;
     let (source, _lock) = links::hold(installation, ResourceKind::Snapshot, snapshot)?;
     let (from, dek) = source.unlock(installation, source.header_file()?.read()?)?;
-    let shelf = freeze::shelf(
+    let (parent, directory) = freeze::shelf(
         installation,
         kind,
         name,
         source.directory(),
         data_dir.as_deref(),
     )?;
-    let directory = shelf.join(name);
     let payload = freeze::described(kind, name, &from);
-    let mut staging = Staging::begin(installation, &shelf, kind, name)?;
+    let mut staging = Staging::begin(installation, &parent, kind, name)?;
     staging.reserve(row(&payload, &directory))?;
     links::share(&from.layers, source.directory(), staging.directory())?;
     HeaderFile::create(

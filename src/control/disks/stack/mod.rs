@@ -27,4 +27,4 @@ pub(super) use links::remove as remove_layer;
 pub use merge::{Merge, Reach, delete_source, merge_all};
 pub use revert::revert;
 pub use run::{JobProgress, run_unattached};
-pub use shed::{finish_job, shed};
+pub use shed::shed;

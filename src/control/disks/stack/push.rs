@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 
 use super::super::create::{NewLayer, new_layer};
 use super::super::running::{NewStack, Running};
-use super::super::{Disk, DiskError, claim_data, geometry, lookup, reconcile_one};
+use super::super::{Disk, DiskError, claim_data, geometry};
 use super::links;
 use crate::control::Installation;
 use crate::control::changes::KeyDeed;
@@ -73,11 +73,7 @@ pub(super) fn push(
     // So that the older copy names the new layer too.
     lock.write(&new, deks.top())?;
     drop(lock);
-    reconcile_one(
-        installation,
-        lookup(installation, disk.kind(), disk.name())?,
-    )?;
-    Ok(())
+    disk.note(installation)
 }
 
 /// Notes in the audit log of the installation what becomes of the DEK of a layer.

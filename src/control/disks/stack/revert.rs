@@ -10,7 +10,7 @@
 //! header says are gone; `disk check --repair` removes them.
 
 use super::super::running::{Running, Unattached};
-use super::super::{Disk, DiskError, lookup, reconcile_one};
+use super::super::{Disk, DiskError};
 use super::links;
 use super::push::{make_files, refuse_job, remove_files, top_layer};
 use crate::control::Installation;
@@ -68,11 +68,7 @@ pub fn revert(
         links::remove(disk.directory(), gone.id)?;
     }
     sync_dir(disk.directory()).map_err(DiskError::file("sync", disk.directory()))?;
-    reconcile_one(
-        installation,
-        lookup(installation, disk.kind(), disk.name())?,
-    )?;
-    Ok(())
+    disk.note(installation)
 }
 
 /// A snapshot of another disk, one that is larger, or one with too many layers.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::super::running::{Running, Unattached};
 use super::super::{Disk, DiskError, layer_map, lower_layers, open_files};
 use super::job::layers_to_drop;
-use super::shed::finish_job;
+use super::shed::shed;
 use crate::control::Installation;
 use crate::control::import::Cancel;
 use crate::envelope::{Header, Job};
@@ -59,9 +59,11 @@ pub fn run_unattached(
     running.freeze(&header)?;
     match copy(disk, running, &header, &job, &deks, cancel, progress)? {
         End::Stopped => Ok(false),
+        // Not for a job that was aborted since the last look.
+        End::Copied if !goes_on(disk, &job)? => Ok(false),
         End::Copied => {
             drop(deks);
-            finish_job(installation, disk, running)?;
+            shed(installation, disk, running, &job.drop)?;
             Ok(true)
         }
     }

@@ -3,27 +3,11 @@
 use uuid::Uuid;
 
 use super::super::running::{NewStack, Running};
-use super::super::{Disk, DiskError, lookup, reconcile_one};
+use super::super::{Disk, DiskError};
 use super::{covered, links, push};
 use crate::control::Installation;
 use crate::control::files::sync_dir;
 use crate::envelope::{Header, HeaderPayload};
-
-/// Drops the layers of a disk's job, which has copied all of their content into the top layer.
-///
-/// # Errors
-/// As [`shed`].
-pub fn finish_job(
-    installation: &Installation,
-    disk: &Disk,
-    running: &mut dyn Running,
-) -> Result<(), DiskError> {
-    let header = disk.header_file()?.read()?;
-    match &header.claims().job {
-        Some(job) => shed(installation, disk, running, &job.drop.clone()),
-        None => Ok(()),
-    }
-}
 
 /// Drops layers beneath the top of a disk: those above them have all of their content, at the latest
 /// when `running` stands still. A job that was about them is over. Layers that the disk does not have
@@ -86,11 +70,7 @@ pub fn shed(
         links::remove(disk.directory(), *layer)?;
     }
     sync_dir(disk.directory()).map_err(DiskError::file("sync", disk.directory()))?;
-    reconcile_one(
-        installation,
-        lookup(installation, disk.kind(), disk.name())?,
-    )?;
-    Ok(())
+    disk.note(installation)
 }
 
 /// The header without layers, and without what was said about them.
