@@ -6,10 +6,11 @@ use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use super::command::{ControlCommand, receive_command};
-use super::handler::{BlockHandler, Standing};
+use super::handler::BlockHandler;
 use super::message::{CopyRequest, receive_stack};
 use super::serve::{Server, give_up, open_to_flush};
 use super::shared::{Extent, Shared};
+use super::standing::Standing;
 use super::{
     DESTROYED, FROZEN, FrontendError, NOT_COPYING, NOT_FROZEN, NOT_RESIZED, NOT_RESTACKED,
     NOT_RESTORED, RESTACKED, THAWED,

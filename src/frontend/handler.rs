@@ -5,8 +5,7 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use vhost::VhostUserMemoryRegionBase;
@@ -29,8 +28,9 @@ use super::config_space::ConfigSpace;
 use super::dirty_log::DirtyLog;
 use super::guest_memory::GuestMemory;
 use super::ring::{RingAddresses, RingSetup};
-use super::shared::{Extent, Shared};
-use super::worker::{Answer, Command, Told, WorkerHandle};
+use super::shared::Shared;
+use super::standing::{Standing, await_destruction};
+use super::worker::{Command, WorkerHandle};
 
 /// Memory regions that a frontend may have: as many as the kernel's vhost takes.
 const MOST_MEMORY_SLOTS: u64 = 509;
@@ -50,47 +50,6 @@ struct RingState {
     enabled: bool,
     running: bool,
     worker: Option<WorkerHandle>,
-}
-
-/// Queues that stand still.
-pub(super) struct Standing {
-    queues: Vec<SyncSender<Told>>,
-}
-
-impl Standing {
-    /// Has all of them serve `extent` from now on.
-    pub(super) fn go_on(&self, extent: &Arc<Extent>) {
-        for queue in &self.queues {
-            // It waits for this.
-            let _ = queue.send(Told::Serve(extent.clone()));
-        }
-    }
-
-    /// Has all of them destroy their ciphers, and stand on. Should one not, the process ends.
-    pub(super) fn destroy(&self, mode: OnRevoke) {
-        let told: Vec<_> = self
-            .queues
-            .iter()
-            .map(|queue| {
-                let (answer, answered) = sync_channel(1);
-                let told = queue.send(Told::Destroy(mode, answer));
-                told.map_err(|e| e.to_string()).map(|()| answered)
-            })
-            .collect();
-        await_destruction(told);
-    }
-}
-
-/// Waits until queues have destroyed their ciphers. Should one not let go of its key, the process
-/// ends: its memory is gone then in any case.
-fn await_destruction(asked: Vec<std::result::Result<Receiver<Answer>, String>>) {
-    for asked in asked {
-        let answer = asked.and_then(|answer| answer.recv().map_err(|e| e.to_string())?);
-        if let Err(reason) = answer {
-            log::error!("a queue keeps its revoked key, so the data plane ends: {reason}");
-            std::process::exit(1);
-        }
-    }
 }
 
 /// Serves the messages of one connection after another.
@@ -177,23 +136,7 @@ impl BlockHandler {
         &mut self,
         patience: Duration,
     ) -> std::result::Result<Standing, String> {
-        let deadline = Instant::now() + patience;
-        let mut queues = Vec::new();
-        let asked: Vec<_> = self
-            .workers()
-            .map(|worker| {
-                let (go, told) = sync_channel(1);
-                queues.push(go);
-                worker.ask(Command::Exchange(told))
-            })
-            .collect();
-        for asked in asked {
-            let left = deadline.saturating_duration_since(Instant::now());
-            asked?.recv_timeout(left).map_err(|_| {
-                format!("what the guest has asked for is not done within {patience:?}")
-            })??;
-        }
-        Ok(Standing { queues })
+        Standing::of(self.workers(), patience)
     }
 
     /// Takes the key away: every queue completes what it took and destroys its cipher, all at the

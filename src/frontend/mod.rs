@@ -30,6 +30,7 @@ mod ring;
 mod serve;
 mod shared;
 mod stalled;
+mod standing;
 mod waiter;
 mod worker;
 
