@@ -62,7 +62,10 @@ fuzz_target!(|input: Input<'_>| {
     if let Ok(route) = Route::find(input.method.name(), input.path) {
         // A doubled slash and one at the end change nothing.
         let doubled = format!("//{}/", input.path);
-        assert_eq!(Route::find(input.method.name(), &doubled).as_ref(), Ok(&route));
+        assert_eq!(
+            Route::find(input.method.name(), &doubled).as_ref(),
+            Ok(&route)
+        );
         let _ = Operation::parse(route, input.body);
     }
 });
