@@ -21,6 +21,7 @@ use crate::volume::{Lack, Run, Volume, VolumeError};
 
 use super::message::{CopyProgress, CopyRequest, CopyState};
 use super::shared::{Extent, Shared};
+use super::sync_alarm::SyncAlarm;
 
 /// Bytes that are copied between two looks at whether to stop. Their blocks are the guest's to wait
 /// for meanwhile, some at a time.
@@ -68,6 +69,11 @@ impl Copier {
         }
         if extent.disk.read_only {
             return Err("the disk is attached read-only".into());
+        }
+        if let Some(file) = extent.volume.failed_sync() {
+            return Err(format!(
+                "a sync of the disk's {file} has failed, so nothing that is copied could be relied on"
+            ));
         }
         if !shared.key.is_held() {
             return Err("the disk's key is revoked".into());
@@ -163,6 +169,7 @@ struct Copy<'a> {
     volume: &'a Volume,
     /// Set by whoever serves a guest.
     in_use: &'a AtomicBool,
+    sync_alarm: &'a SyncAlarm,
     io: DiskIo,
     request: CopyRequest,
     told: &'a Receiver<()>,
@@ -187,6 +194,7 @@ impl<'a> Copy<'a> {
         Ok(Self {
             volume,
             in_use: &shared.in_use,
+            sync_alarm: &shared.sync_alarm,
             io,
             request,
             told,
@@ -211,7 +219,8 @@ impl<'a> Copy<'a> {
         }
         self.over_the_disk(|this, run| this.step(run))?;
         while let Err(error) = self.io.flush() {
-            if self.volume.is_lost() {
+            if self.volume.failed_sync().is_some() {
+                self.sync_alarm.look(self.volume);
                 return Err(error.into());
             }
             self.hold_up(error)?;

@@ -23,7 +23,8 @@
 //!
 //! The answers come in the order of the commands. Between them the data plane says, unasked,
 //! [`STORAGE_FULL`] when requests begin to wait for space on the host, and [`STORAGE_OK`] when none
-//! waits any more. When either end goes away, the other notices.
+//! waits any more; and [`SYNC_FAILED`], `data` or `map`, a space and the kernel's words, once, when a sync
+//! has failed, so that no flush succeeds until the disk was checked. When either end goes away, the other notices.
 //!
 //! # Another stack
 //!
@@ -82,6 +83,8 @@ pub const NOT_RESTORED: &str = "not-restored ";
 pub const STORAGE_FULL: &str = "storage-full";
 /// The line that says that none does any more.
 pub const STORAGE_OK: &str = "storage-ok";
+/// The start of the line that says that a sync has failed: `data` or `map` and why follow.
+pub const SYNC_FAILED: &str = "sync-failed ";
 /// The line that has the disk stand still with all that was completed durable.
 pub const FREEZE: &str = "freeze";
 /// The line that says that it does.

@@ -31,6 +31,7 @@ mod serve;
 mod shared;
 mod stalled;
 mod standing;
+mod sync_alarm;
 mod waiter;
 mod worker;
 
@@ -40,8 +41,8 @@ pub use message::{
     CONTROL_FD, COPY, COPY_STOP, COPY_STOPPED, COPYING, CopyProgress, CopyRequest, CopyState,
     DESTROYED, Discard, DiskFiles, FREEZE, FROZEN, LIMITS, NOT_COPYING, NOT_FROZEN, NOT_RESIZED,
     NOT_RESTACKED, NOT_RESTORED, OnFull, OnRevoke, PROGRESS, PROGRESS_IS, READY, RESIZE, RESIZED,
-    RESTACK, RESTACKED, RESTORE, RESTORED, REVOKE, SOCKET_FD, STORAGE_FULL, STORAGE_OK, Setup,
-    Stack, StackLayer, THAW, THAWED, receive_setup, send_setup, send_stack,
+    RESTACK, RESTACKED, RESTORE, RESTORED, REVOKE, SOCKET_FD, STORAGE_FULL, STORAGE_OK,
+    SYNC_FAILED, Setup, Stack, StackLayer, THAW, THAWED, receive_setup, send_setup, send_stack,
 };
 pub use serve::serve;
 pub use waiter::{Waiter, signal_pipe};

@@ -130,6 +130,11 @@ impl QueueState {
         }
     }
 
+    /// Has the control process told when a sync has failed.
+    pub(super) fn look_at_syncs(&self) {
+        self.shared.sync_alarm.look(self.pipeline.volume());
+    }
+
     /// Tries requests again that wait for space on the host, if it is time.
     pub(super) fn retry_stalled(&mut self) {
         let now = Instant::now();
@@ -263,7 +268,7 @@ impl QueueState {
         // After a failed sync every try would fail.
         if self.shared.on_full == OnFull::Error
             || !error.is_no_space()
-            || self.shared.extent().volume.is_lost()
+            || self.pipeline.volume().failed_sync().is_some()
         {
             return Some(done);
         }

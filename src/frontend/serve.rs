@@ -41,6 +41,7 @@ const SIGNAL: u64 = 1;
 const SOCKET: u64 = 2;
 const CONNECTION_ENDED: u64 = 3;
 const STORAGE: u64 = 4;
+const SYNC: u64 = 5;
 
 /// Runs the data plane in this process, which must have been started by the control process with
 /// the descriptors [`CONTROL_FD`] and [`SOCKET_FD`]. Returns after the last flush.
@@ -125,6 +126,8 @@ fn serve_disk(control: &mut UnixStream) -> Result<(), FrontendError> {
         copier: Copier::default(),
     };
     writeln!(control, "{READY}").map_err(io_error("tell that the disk is ready"))?;
+    // What a process before this one met.
+    shared.sync_alarm.tell(&shared.extent().volume, control);
     log::info!(
         "serving disk {} with {} queues",
         setup.stack.disk,
@@ -138,7 +141,9 @@ fn serve_disk(control: &mut UnixStream) -> Result<(), FrontendError> {
     server.copier.stop();
     drop(server);
     served?;
-    last_flush(&shared)?;
+    let flushed = last_flush(&shared);
+    shared.sync_alarm.tell(&shared.extent().volume, control);
+    flushed?;
     give_up(&shared)
 }
 
@@ -245,7 +250,7 @@ impl Server {
     }
 
     /// Waits until there is something to do, and tells what it is. The control process is told of
-    /// full storage on the way.
+    /// full storage and of a failed sync on the way.
     fn wait(&mut self, waiter: &Waiter, mut control: &UnixStream) -> io::Result<u64> {
         loop {
             let woken = match self.news.deadline() {
@@ -257,8 +262,10 @@ impl Server {
                 // When the control process is gone its end of the socket says so next.
                 let _ = writeln!(control, "{line}");
             }
+            let volume = &self.shared.extent().volume;
+            self.shared.sync_alarm.tell(volume, control);
             match woken {
-                Some(STORAGE) | None => {}
+                Some(STORAGE | SYNC) | None => {}
                 Some(other) => return Ok(other),
             }
         }
@@ -359,6 +366,7 @@ impl Server {
             waiter.watch(signals, SIGNAL)?;
             waiter.watch(&self.ended, CONNECTION_ENDED)?;
             waiter.watch(self.shared.storage.changed(), STORAGE)?;
+            waiter.watch(self.shared.sync_alarm.event(), SYNC)?;
             Ok(waiter)
         };
         watched().map_err(io_error("watch for the end"))

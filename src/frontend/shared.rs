@@ -15,6 +15,7 @@ use crate::volume::{LayerMap, LowerLayer, RuntimeMap, Volume, check_data_file};
 use super::key::SharedKey;
 use super::limits::Limiter;
 use super::stalled::FullStorage;
+use super::sync_alarm::SyncAlarm;
 use super::{Discard, DiskFiles, FrontendError, OnFull, Setup, Stack, StackLayer};
 
 /// What changes when the disk grows or gets other layers, as a whole and for all queues at once.
@@ -126,6 +127,8 @@ pub(super) struct Shared {
     pub(super) on_full: OnFull,
     /// Whether there are any.
     pub(super) storage: Arc<FullStorage>,
+    /// Whether a sync has failed.
+    pub(super) sync_alarm: SyncAlarm,
     /// A guest has asked for something since the copier last looked.
     pub(super) in_use: AtomicBool,
     /// Writes are to be durable before they complete.
@@ -143,10 +146,12 @@ impl Shared {
         limits: ChainLimits,
         setup: &Setup,
     ) -> Result<Self, FrontendError> {
-        let storage = FullStorage::new().map_err(|source| FrontendError::Io {
+        let fail = |source| FrontendError::Io {
             what: "make an eventfd",
             source,
-        })?;
+        };
+        let storage = FullStorage::new().map_err(fail)?;
+        let sync_alarm = SyncAlarm::new().map_err(fail)?;
         Ok(Self {
             extent: Mutex::new(Arc::new(extent)),
             key,
@@ -156,6 +161,7 @@ impl Shared {
             discard: setup.discard,
             on_full: setup.on_full,
             storage: Arc::new(storage),
+            sync_alarm,
             in_use: false.into(),
             write_through: true.into(),
         })

@@ -234,6 +234,7 @@ impl Worker {
     /// One round of work; answers how to wait for the next.
     fn turn(&mut self) -> Wait {
         self.queue.pipeline.poll();
+        self.queue.look_at_syncs();
         let held = self.queue.pass_held(self.draining.is_some());
         if self.takes() {
             self.queue.retry_stalled();

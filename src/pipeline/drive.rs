@@ -12,6 +12,7 @@ use crate::volume::Volume;
 use super::OpError;
 use super::flush::{FlushJob, Punches};
 use super::op::{Finished, Op, OpKind};
+use super::outcome::Outcome;
 use super::piece::{Part, Piece, RequestId};
 use super::slots::Slots;
 
@@ -32,7 +33,7 @@ pub(super) struct Request {
     cursor: Cursor,
     /// Pieces not completed yet.
     pub(super) outstanding: u32,
-    pub(super) error: Option<OpError>,
+    pub(super) outcome: Outcome,
     /// The flush that the request ends with, once it has begun.
     pub(super) flush: Option<Box<FlushJob>>,
 }
@@ -103,6 +104,11 @@ impl<S: Store> Pipeline<S> {
         &mut self.store
     }
 
+    /// The disk that it serves.
+    pub fn volume(&self) -> &Arc<Volume> {
+        &self.volume
+    }
+
     /// Whether data can be encrypted and decrypted.
     pub fn has_key(&self) -> bool {
         self.ciphers.is_some()
@@ -143,11 +149,12 @@ impl<S: Store> Pipeline<S> {
             issued: 0,
             cursor: Cursor::default(),
             outstanding: 0,
-            error: None,
+            outcome: Outcome::default(),
             flush: None,
         });
         if let Err(error) = range {
-            return self.finish(id, Err(error));
+            self.fail(id, error);
+            return self.finish(id);
         }
         if self.starved {
             self.waiting.push_back(id);
@@ -233,13 +240,13 @@ impl<S: Store> Pipeline<S> {
             };
             let progress = if request.flush.is_some() {
                 self.drive_flush(id)
-            } else if request.error.is_some() || request.issued == request.op.len {
+            } else if request.outcome.has_failed() || request.issued == request.op.len {
                 if request.outstanding > 0 {
                     return Progress::Issued;
                 }
                 self.after_data(id)
             } else if self.ciphers.is_none() {
-                request.error = Some(OpError::NoKey);
+                request.outcome.fail(OpError::NoKey);
                 Progress::More
             } else {
                 match request.op.kind {
@@ -261,8 +268,8 @@ impl<S: Store> Pipeline<S> {
         let Some(request) = self.requests.get_mut(id) else {
             return Progress::Issued;
         };
-        if let Some(error) = request.error.take() {
-            self.finish(id, Err(error));
+        if request.outcome.has_failed() {
+            self.finish(id);
             return Progress::Issued;
         }
         match request.op.kind {
@@ -273,7 +280,7 @@ impl<S: Store> Pipeline<S> {
                 Progress::More
             }
             OpKind::Read | OpKind::Write { .. } | OpKind::Zero { .. } | OpKind::Raise { .. } => {
-                self.finish(id, Ok(()));
+                self.finish(id);
                 Progress::Issued
             }
         }
@@ -282,14 +289,16 @@ impl<S: Store> Pipeline<S> {
     /// Has a request fail once what it has under way is done.
     pub(super) fn fail(&mut self, id: RequestId, error: impl Into<OpError>) -> Progress {
         if let Some(request) = self.requests.get_mut(id) {
-            request.error.get_or_insert(error.into());
+            request.outcome.fail(error);
         }
         Progress::More
     }
 
-    pub(super) fn finish(&mut self, id: RequestId, result: Result<(), OpError>) {
+    /// Ends a request, as its outcome says.
+    pub(super) fn finish(&mut self, id: RequestId) {
         if let Some(request) = self.requests.remove(id) {
             let Op { token, memory, .. } = request.op;
+            let result = request.outcome.into_result();
             self.finished.push(Finished {
                 token,
                 result,
@@ -383,17 +392,21 @@ impl<S: Store> Pipeline<S> {
                 }
                 (_, buffer) => {
                     self.volume.locks().release_exclusive(blocks);
-                    return self.piece_done(request, result, buffer);
+                    return self.piece_done(request, result.map_err(OpError::from), buffer);
                 }
             },
-            Piece::Flush { request } => request,
+            Piece::WriteMap { request } => request,
+            Piece::Sync { request, file } => {
+                let result = result.map_err(|error| self.sync_failed(file, error));
+                return self.piece_done(request, result, buffer);
+            }
             Piece::Overwrite { blocks, done } => {
                 return self.overwritten(blocks, done, result, buffer);
             }
             Piece::SyncOverwritten { blocks } => return self.overwritten_synced(blocks, result),
             Piece::Punch { blocks } => return self.punched(blocks, result),
         };
-        self.piece_done(request, result, buffer);
+        self.piece_done(request, result.map_err(OpError::from), buffer);
     }
 
     /// Writes what was read of blocks, some layer's, to the top layer, with a part of it replaced.
@@ -426,12 +439,7 @@ impl<S: Store> Pipeline<S> {
     }
 
     /// Gives the buffer of a completed piece back and carries its request on.
-    fn piece_done(
-        &mut self,
-        id: RequestId,
-        result: Result<(), StoreError>,
-        buffer: Option<IoBuffer>,
-    ) {
+    fn piece_done(&mut self, id: RequestId, result: Result<(), OpError>, buffer: Option<IoBuffer>) {
         if let Some(buffer) = buffer {
             self.pool.put(buffer);
         }
@@ -440,9 +448,9 @@ impl<S: Store> Pipeline<S> {
         };
         request.outstanding -= 1;
         if let Err(error) = result {
-            request.error.get_or_insert(error.into());
+            request.outcome.fail(error);
         }
-        let through = request.issued == request.op.len || request.error.is_some();
+        let through = request.issued == request.op.len || request.outcome.has_failed();
         if request.outstanding == 0 && through && !self.waiting.contains(&id) {
             match self.drive(id) {
                 Progress::More | Progress::Issued => {}

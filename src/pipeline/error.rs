@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use crate::cipher::CipherError;
 use crate::store::StoreError;
-use crate::volume::VolumeError;
+use crate::volume::{FailedSync, VolumeError};
 
 /// Why one request failed. The guest sees an I/O error; the log has this.
 #[derive(Debug, Clone, Error)]
@@ -17,12 +17,20 @@ pub enum OpError {
     /// A block map could not be loaded.
     #[error(transparent)]
     Volume(Arc<VolumeError>),
+    /// A sync failed just now. Completed writes may be lost, so no flush succeeds any more.
+    #[error("completed writes may be lost: {source}")]
+    SyncFailed {
+        /// Of which file.
+        file: FailedSync,
+        /// What the kernel said.
+        source: Arc<StoreError>,
+    },
     /// An earlier sync failed, so nothing can be promised to be durable any more.
     #[error(
-        "an earlier sync of this disk failed, so writes may be lost; detach it, repair the storage \
-         and attach it again"
+        "an earlier sync of the disk's {0} failed, so completed writes may be lost; detach the disk, \
+         repair its storage and run `disk check`"
     )]
-    Lost,
+    Lost(FailedSync),
     /// The disk's key was revoked; there is nothing to encrypt or decrypt with.
     #[error("the disk's key was revoked")]
     NoKey,
@@ -43,7 +51,17 @@ impl OpError {
         match self {
             Self::Store(error) => error.is_no_space(),
             Self::Volume(error) => error.is_no_space(),
-            Self::Lost | Self::NoKey | Self::Range { .. } => false,
+            Self::SyncFailed { .. } | Self::Lost(_) | Self::NoKey | Self::Range { .. } => false,
+        }
+    }
+}
+
+impl OpError {
+    /// Of which file a sync has failed, if that is what the request failed for.
+    pub fn failed_sync(&self) -> Option<FailedSync> {
+        match self {
+            Self::SyncFailed { file, .. } | Self::Lost(file) => Some(*file),
+            Self::Store(_) | Self::Volume(_) | Self::NoKey | Self::Range { .. } => None,
         }
     }
 }
@@ -75,4 +93,14 @@ pub enum PipelineError {
     /// The key could not be expanded.
     #[error(transparent)]
     Cipher(#[from] CipherError),
+}
+
+impl PipelineError {
+    /// As [`OpError::failed_sync`].
+    pub fn failed_sync(&self) -> Option<FailedSync> {
+        match self {
+            Self::Op(error) => error.failed_sync(),
+            Self::Store(_) | Self::Volume(_) | Self::Cipher(_) => None,
+        }
+    }
 }

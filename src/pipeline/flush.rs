@@ -3,11 +3,12 @@
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::store::{IoBuffer, Store, StoreError, StoreFile, StoreOp};
 use crate::units::BLOCK_SIZE;
 use crate::volume::format::{self, BLOCKS_PER_SECTOR, SECTOR_LEN, STATES_LEN};
-use crate::volume::{BlockState, held_runs};
+use crate::volume::{BlockState, FailedSync, held_runs};
 
 use super::OpError;
 use super::drive::{BUFFER_LEN, Pipeline, Progress};
@@ -69,13 +70,17 @@ impl<S: Store> Pipeline<S> {
         let Some(mut job) = request.flush.take() else {
             return Progress::Issued;
         };
-        let (error, outstanding) = (request.error.take(), request.outstanding);
-        if let Some(error) = error {
-            if outstanding == 0 {
-                self.flush_failed(id, &job, error);
-                return Progress::Issued;
+        let (failed, outstanding) = (request.outcome.has_failed(), request.outstanding);
+        if failed {
+            match outstanding {
+                0 => self.flush_failed(id, &job),
+                _ => self.keep_flush(id, job),
             }
-            self.keep_flush(id, job, Some(error));
+            return Progress::Issued;
+        }
+        if let (Step::Begin, Some(file)) = (job.step, self.volume.failed_sync()) {
+            request.outcome.fail(OpError::Lost(file));
+            self.finish(id);
             return Progress::Issued;
         }
         let progress = match job.step {
@@ -90,14 +95,13 @@ impl<S: Store> Pipeline<S> {
                 return Progress::Issued;
             }
         };
-        self.keep_flush(id, job, None);
+        self.keep_flush(id, job);
         progress
     }
 
-    fn keep_flush(&mut self, id: RequestId, job: Box<FlushJob>, error: Option<OpError>) {
+    fn keep_flush(&mut self, id: RequestId, job: Box<FlushJob>) {
         if let Some(request) = self.requests.get_mut(id) {
             request.flush = Some(job);
-            request.error = error;
         }
     }
 
@@ -116,25 +120,9 @@ impl<S: Store> Pipeline<S> {
             .iter()
             .map(|s| self.volume.map().sector_states(*s))
             .collect();
-        if self.volume.is_lost() {
-            self.fail_later(id, OpError::Lost);
-            job.step = Step::WriteMap;
-            return Progress::More;
-        }
         job.step = Step::SyncData;
-        self.flush_operation(
-            id,
-            StoreOp::Sync {
-                file: StoreFile::TOP,
-            },
-        );
+        self.flush_sync(id, FailedSync::Data);
         Progress::Issued
-    }
-
-    fn fail_later(&mut self, id: RequestId, error: OpError) {
-        if let Some(request) = self.requests.get_mut(id) {
-            request.error = Some(error);
-        }
     }
 
     /// Writes runs of neighbouring sectors, each from one buffer.
@@ -150,12 +138,7 @@ impl<S: Store> Pipeline<S> {
             if job.sectors.is_empty() && self.volume.is_map_synced() {
                 return Progress::More;
             }
-            self.flush_operation(
-                id,
-                StoreOp::Sync {
-                    file: StoreFile::Map,
-                },
-            );
+            self.flush_sync(id, FailedSync::Map);
             return Progress::Issued;
         }
         if !self.store.has_room() {
@@ -178,26 +161,51 @@ impl<S: Store> Pipeline<S> {
         }
         job.written += count;
         let (file, at) = (StoreFile::Map, format::sector_offset(first));
-        self.flush_operation(
-            id,
-            StoreOp::Write {
-                file,
-                at,
-                len: count * SECTOR_LEN,
-                buffer,
-            },
-        );
+        let op = StoreOp::Write {
+            file,
+            at,
+            len: count * SECTOR_LEN,
+            buffer,
+        };
+        self.flush_operation(id, Piece::WriteMap { request: id }, op);
         Progress::More
     }
 
-    fn flush_operation(&mut self, id: RequestId, op: StoreOp) {
+    fn flush_sync(&mut self, id: RequestId, what: FailedSync) {
+        let file = match what {
+            FailedSync::Data => StoreFile::TOP,
+            FailedSync::Map => StoreFile::Map,
+        };
+        let piece = Piece::Sync {
+            request: id,
+            file: what,
+        };
+        self.flush_operation(id, piece, StoreOp::Sync { file });
+    }
+
+    fn flush_operation(&mut self, id: RequestId, piece: Piece, op: StoreOp) {
         if let Some(request) = self.requests.get_mut(id) {
             request.outstanding += 1;
         }
-        self.submit_piece(Piece::Flush { request: id }, op);
+        self.submit_piece(piece, op);
+    }
+
+    /// Notes that a sync failed, the one place that does.
+    pub(super) fn sync_failed(&mut self, file: FailedSync, error: StoreError) -> OpError {
+        self.volume.set_failed_sync(file, &error);
+        OpError::SyncFailed {
+            file,
+            source: Arc::new(error),
+        }
     }
 
     fn flush_done(&mut self, id: RequestId, job: &FlushJob) {
+        // Whoever overwrites discarded blocks syncs the data as well, and may have met what the kernel
+        // says only once.
+        if let Some(file) = self.volume.failed_sync() {
+            self.fail(id, OpError::Lost(file));
+            return self.flush_failed(id, job);
+        }
         for (sector, states) in job.sectors.iter().zip(&job.states) {
             held_runs(*sector, states, |run| {
                 self.punches.add(run, self.volume.flushes())
@@ -205,19 +213,16 @@ impl<S: Store> Pipeline<S> {
         }
         self.volume.set_map_synced();
         self.volume.end_flush();
-        self.finish(id, Ok(()));
+        self.finish(id);
     }
 
     /// Nothing of the copy may be taken for durable: the next flush writes it again.
-    fn flush_failed(&mut self, id: RequestId, job: &FlushJob, error: OpError) {
+    fn flush_failed(&mut self, id: RequestId, job: &FlushJob) {
         for sector in &job.sectors {
             self.volume.map().mark_dirty(*sector);
         }
-        if matches!(job.step, Step::SyncData | Step::SyncMap) {
-            self.volume.set_lost();
-        }
         self.volume.end_flush();
-        self.finish(id, Err(error));
+        self.finish(id);
     }
 
     /// Begins no more holes: what is due is found again by a later flush.
@@ -337,8 +342,8 @@ impl<S: Store> Pipeline<S> {
         result: Result<(), StoreError>,
     ) {
         if let Err(error) = result {
-            log::warn!("{error}; discarded space is given back later");
-            self.volume.set_lost();
+            let error = self.sync_failed(FailedSync::Data, error);
+            log::error!("{error}");
             return self.give_back_later(blocks);
         }
         self.make_hole(blocks);

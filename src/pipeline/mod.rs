@@ -15,6 +15,7 @@ mod error;
 mod flush;
 mod issue;
 mod op;
+mod outcome;
 mod piece;
 mod slots;
 

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use crate::cipher::Cursor;
 use crate::units::{ByteOffset, LayerIndex};
+use crate::volume::FailedSync;
 
 /// Names a request inside a pipeline.
 pub(super) type RequestId = u32;
@@ -51,8 +52,13 @@ pub(super) enum Piece {
         layer: LayerIndex,
         part: Option<Part>,
     },
-    /// A step of a flush.
-    Flush { request: RequestId },
+    /// A part of the map, written by a flush.
+    WriteMap { request: RequestId },
+    /// A sync of a flush.
+    Sync {
+        request: RequestId,
+        file: FailedSync,
+    },
     /// Random bytes over the first `done` blocks of what is to become a hole.
     Overwrite { blocks: Range<u64>, done: u64 },
     /// Making them durable, all of them.

@@ -157,7 +157,9 @@ fn lengthen(path: &Path, len: u64) -> Result<(), VolumeError> {
         .write(true)
         .open(path)
         .map_err(fail("open"))?;
-    if file.metadata().map_err(fail("examine"))?.len() < len {
+    // Also when it is that long already: a former try may have set the length and failed to sync it, after
+    // which only an inode that changes again is written again.
+    if file.metadata().map_err(fail("examine"))?.len() <= len {
         file.set_len(len).map_err(fail("set the length of"))?;
     }
     file.sync_all().map_err(fail("sync"))

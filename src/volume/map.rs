@@ -101,6 +101,11 @@ impl BlockMap {
         &self.durable
     }
 
+    /// Whether a sync of the layer has failed, as [`FailedSync`](super::FailedSync) has it.
+    pub(super) fn failed_sync(&self) -> &AtomicU64 {
+        self.words.failed_sync()
+    }
+
     /// Has the map of `blocks` in memory: whether it is. When it is not, somebody else is loading
     /// it, and it is to be asked for again soon. Everything else here may only be called for blocks
     /// that were loaded.

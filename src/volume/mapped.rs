@@ -89,9 +89,11 @@ impl Drop for Mapped {
     }
 }
 
-/// The memory of a map: for each chunk a word that says how far it is loaded, and the states.
+/// The memory of a map: a word that says whether a sync has failed, for each chunk a word that says how
+/// far it is loaded, and the states.
 pub(super) struct MapWords {
     mapped: Mapped,
+    failed_sync: usize,
     flags: (usize, usize),
     states: (usize, usize),
 }
@@ -100,23 +102,32 @@ impl MapWords {
     /// Of `chunks` chunks and `states` words, all zero, in private memory.
     pub(super) fn private(chunks: usize, states: usize) -> io::Result<Self> {
         Ok(Self {
-            mapped: Mapped::private((chunks + states) * 8)?,
-            flags: (0, chunks),
-            states: (chunks * 8, states),
+            mapped: Mapped::private((1 + chunks + states) * 8)?,
+            failed_sync: 0,
+            flags: (8, chunks),
+            states: (8 + chunks * 8, states),
         })
     }
 
-    /// In a file: `chunks` flags from byte `flags_at` on, `states` words from byte `states_at` on.
+    /// In a file: the word of failed syncs at byte `failed_sync`, `chunks` flags from byte `flags_at`
+    /// on, `states` words from byte `states_at` on.
     pub(super) fn mapped(
         mapped: Mapped,
+        failed_sync: usize,
         (flags_at, chunks): (usize, usize),
         (states_at, states): (usize, usize),
     ) -> Self {
         Self {
             mapped,
+            failed_sync,
             flags: (flags_at, chunks),
             states: (states_at, states),
         }
+    }
+
+    /// As [`FailedSync`](super::FailedSync) has it.
+    pub(super) fn failed_sync(&self) -> &AtomicU64 {
+        &self.mapped.words(self.failed_sync, 1)[0]
     }
 
     pub(super) fn flags(&self) -> &[AtomicU64] {

@@ -17,6 +17,9 @@
 //!   calls `Data` was completely written before); write the copy into `map`; sync `map`. A crash
 //!   between any two leaves sectors of the durable map old or new, each true by itself: a block is
 //!   called `Data` only after its data was synced.
+//! - A sync that fails, of either file, ends this for good: the kernel may have dropped what it could
+//!   not write, and would say so only once. It is noted beside the current map before anybody is told
+//!   ([`FailedSync`]), and no flush succeeds any more, in this process or in a later one.
 //! - A discard: the current map says `ZeroHeld`, which reads as zeros; its space is given back only
 //!   after a flush made that durable, and never while the block is used or was written again. A
 //!   crash before leaves the old content, one after leaves zeros: `ZeroHeld` is kept in the durable
@@ -33,6 +36,7 @@
 #![deny(clippy::disallowed_types)]
 
 mod error;
+mod failed_sync;
 pub mod format;
 mod layer;
 mod locks;
@@ -43,6 +47,7 @@ mod stack;
 mod state;
 
 pub use error::VolumeError;
+pub use failed_sync::FailedSync;
 pub use layer::{
     Geometry, LayerPaths, SectorStates, check_data_file, check_map_file, create_layer, examine_map,
     grow_layer,

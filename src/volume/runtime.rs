@@ -3,13 +3,16 @@
 //!
 //! ```text
 //! byte 0      signature "SDRUNMAP"                        8 bytes
-//!      8      format version (2)                          u32
+//!      8      format version (3)                          u32
 //!      12     zero                                        u32
 //!      16     disk id, layer id                           2 UUIDs
 //!      48     disk size in bytes                          u64
 //!      56     boot id of the kernel                       UUID
 //!      72     attach ids: this one, the one before        2 UUIDs
 //!      104    CRC32C of bytes 0..104                      u32
+//!      512    whether a sync has failed: 0 no, 1 of the   u64
+//!             data file, 2 of the map file, 3 one had,
+//!             and the disk was checked since
 //!      4096   for each chunk of 128 map sectors how far    u64 each
 //!             it is loaded: 2 when it is
 //!      1 MiB  states as in the map file, without gaps: 504 bytes for each map sector
@@ -17,6 +20,12 @@
 //!
 //! The file is sparse. A chunk gets its space when it is first used, and counts only when its word
 //! says that it is loaded; of all others the map file speaks.
+//!
+//! The word at 512 belongs to no stamp and to no checksum: a data plane that sees a sync fail sets it
+//! with one store, whatever becomes of it then. Once it is 1 or 2 every volume opened on this map fails
+//! its flushes, also after it was stamped anew. Only a check of the disk takes that back, by a 3: the
+//! page cache may show of the map file what is not on the disk, so the next volume writes all of it that
+//! is loaded here anew, and its first flush makes it 0.
 //!
 //! The disk's header names the last attach. A runtime map counts only when the header names one of
 //! its two attach ids: if the disk was attached elsewhere meanwhile, the header names another and
@@ -36,13 +45,16 @@ use std::path::Path;
 use rustix::fs::{FallocateFlags, fallocate, fstatfs};
 use uuid::Uuid;
 
+use super::failed_sync::{CHECKED, FailedSync};
 use super::map::BlockMap;
 use super::mapped::{MapWords, Mapped};
 use super::{Geometry, VolumeError, format};
 
 const SIGNATURE: &[u8; 8] = b"SDRUNMAP";
 const STAMP_LEN: usize = 108;
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
+/// Where it says whether a sync has failed.
+const FAILED_SYNC_AT: usize = 512;
 /// Room for the chunks of the largest disk.
 const FLAGS_AT: usize = 4096;
 const STATES_AT: usize = 1 << 20;
@@ -211,6 +223,37 @@ impl RuntimeMap {
         Ok(Some(found))
     }
 
+    /// The sync that has failed while the disk was attached with this map, if one has.
+    ///
+    /// # Errors
+    /// [`VolumeError::Io`].
+    pub fn failed_sync(&self) -> Result<Option<FailedSync>, VolumeError> {
+        let mut word = [0; 8];
+        let read = self.file.read_exact_at(&mut word, FAILED_SYNC_AT as u64);
+        read.map_err(|source| VolumeError::Io {
+            what: "read the runtime map",
+            source,
+        })?;
+        Ok(FailedSync::from_word(u64::from_ne_bytes(word)))
+    }
+
+    /// Takes back that a sync has failed, since the disk was checked. Nobody may serve it meanwhile. The
+    /// next volume that is opened on this map writes the map file anew.
+    ///
+    /// # Errors
+    /// [`VolumeError::Io`].
+    pub fn forget_failed_sync(&self) -> Result<(), VolumeError> {
+        if self.failed_sync()?.is_none() {
+            return Ok(());
+        }
+        let word = CHECKED.to_ne_bytes();
+        let written = self.file.write_all_at(&word, FAILED_SYNC_AT as u64);
+        written.map_err(|source| VolumeError::Io {
+            what: "write to the runtime map",
+            source,
+        })
+    }
+
     /// Takes over a file that another process opened with [`RuntimeMap::open`].
     pub fn from_file(file: File) -> Self {
         Self { file }
@@ -230,6 +273,7 @@ impl RuntimeMap {
         let states = BlockMap::words_for(geometry.blocks());
         Ok(MapWords::mapped(
             mapped,
+            FAILED_SYNC_AT,
             (FLAGS_AT, chunks),
             (STATES_AT, states),
         ))

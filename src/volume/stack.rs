@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::cipher::DataUnit;
-use crate::store::ReadAt;
+use crate::store::{ReadAt, StoreError};
 use crate::units::{LayerIndex, MOST_LAYERS};
 
+use super::failed_sync::{CHECKED, FailedSync, Reason};
 use super::layer::{check_map_file, examine_map};
 use super::locks::BlockLocks;
 use super::map::{BlockMap, Content, MapFile, Run, held_runs};
@@ -107,7 +108,8 @@ struct State {
     locks: BlockLocks,
     flushing: AtomicBool,
     flushes: AtomicU64,
-    lost: AtomicBool,
+    /// Why a sync has failed; the word of the current map says whether.
+    reason: Reason,
     map_synced: AtomicBool,
 }
 
@@ -140,8 +142,9 @@ impl Volume {
     ) -> Result<Self, VolumeError> {
         let this = Self::open_pushed(top, lower, runtime)?;
         let map = &this.map;
+        let checked = map.failed_sync().load(Ordering::Acquire) == CHECKED;
         this.examine(|sector, durable| {
-            if map.is_loaded(sector) && map.sector_states(sector) != *durable {
+            if map.is_loaded(sector) && (checked || map.sector_states(sector) != *durable) {
                 map.mark_dirty(sector);
             }
         })?;
@@ -451,17 +454,25 @@ impl Volume {
     /// Notes that the map file was synced.
     pub fn set_map_synced(&self) {
         self.state.map_synced.store(true, Ordering::Release);
+        // It was written anew, if that was to be done.
+        let word = self.map.failed_sync();
+        let _ = word.compare_exchange(CHECKED, 0, Ordering::SeqCst, Ordering::SeqCst);
     }
 
-    /// Notes that a sync failed. The kernel may have dropped the writes that it could not sync, and
-    /// the next sync would succeed without them: no flush may succeed any more.
-    pub fn set_lost(&self) {
-        self.state.lost.store(true, Ordering::Release);
+    /// Notes that a sync failed: no flush may succeed any more. To be called before anybody is told of
+    /// the failure, and before the flush that it belongs to ends.
+    pub fn set_failed_sync(&self, what: FailedSync, error: &StoreError) {
+        self.state.reason.note(self.map.failed_sync(), what, error);
     }
 
-    /// Whether a sync has failed since the disk was opened.
-    pub fn is_lost(&self) -> bool {
-        self.state.lost.load(Ordering::Acquire)
+    /// The sync that has failed, in this process or in an earlier one that had the same runtime map.
+    pub fn failed_sync(&self) -> Option<FailedSync> {
+        FailedSync::from_word(self.map.failed_sync().load(Ordering::SeqCst))
+    }
+
+    /// What the kernel said of [`Volume::failed_sync`], in one line.
+    pub fn why_sync_failed(&self) -> &str {
+        self.state.reason.text()
     }
 }
 

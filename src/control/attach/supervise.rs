@@ -11,7 +11,8 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::frontend::{
-    DESTROYED, NOT_RESTORED, OnRevoke, READY, RESTORED, STORAGE_FULL, STORAGE_OK, Waiter,
+    DESTROYED, NOT_RESTORED, OnRevoke, READY, RESTORED, STORAGE_FULL, STORAGE_OK, SYNC_FAILED,
+    Waiter,
 };
 
 use super::AttachError;
@@ -192,6 +193,12 @@ impl Supervision {
             hands.tell(self.guard.news(EventKind::StorageFull, now.time, None));
         } else if line == STORAGE_OK {
             hands.tell(self.guard.news(EventKind::StorageOk, now.time, None));
+        } else if let Some(what) = line.strip_prefix(SYNC_FAILED) {
+            log::error!(
+                "the disk {}: a sync has failed ({what}), so completed writes may be lost and no \
+                 flush succeeds any more",
+                hands.name
+            );
         } else if line == DESTROYED {
             self.guard.destroyed(now, hands);
         } else if line == RESTORED {
