@@ -217,7 +217,23 @@ impl Tabular for VaultView {
 
 pub(super) fn run(context: &Context, args: KeyvaultArgs) -> Result<(), CliError> {
     let installation = context.installation()?;
-    match args.command {
+    if let KeyvaultCommand::Serve(args) = args.command {
+        return serve::run(context, installation, args);
+    }
+    dispatch(context, &installation, args.command)?;
+    // A token that hangs must not keep the command itself waiting.
+    installation.finish_due_purges();
+    Ok(())
+}
+
+fn dispatch(
+    context: &Context,
+    installation: &Installation,
+    command: KeyvaultCommand,
+) -> Result<(), CliError> {
+    match command {
+        // It takes the installation with it.
+        KeyvaultCommand::Serve(_) => Ok(()),
         KeyvaultCommand::Create(args) => {
             let settings = args.settings.over(VaultSettings::default());
             let vault = match args.hsm.settings()? {
@@ -232,8 +248,8 @@ pub(super) fn run(context: &Context, args: KeyvaultArgs) -> Result<(), CliError>
             vault.update_settings(&installation.operator(), &settings)?;
             context.output.show(&view(&vault)?)
         }
-        KeyvaultCommand::RunDue => run_due(context, &installation),
-        KeyvaultCommand::List => list(context, &installation),
+        KeyvaultCommand::RunDue => run_due(context, installation),
+        KeyvaultCommand::List => list(context, installation),
         KeyvaultCommand::Show(args) => {
             let record = installation
                 .catalog()
@@ -263,12 +279,11 @@ pub(super) fn run(context: &Context, args: KeyvaultArgs) -> Result<(), CliError>
             context.output.list(&views)
         }
         KeyvaultCommand::Connect(args) => {
-            let record = connect::connect(&installation, args)?;
+            let record = connect::connect(installation, args)?;
             context.output.show(&VaultView::from(record))
         }
-        KeyvaultCommand::Disconnect(args) => connect::disconnect(context, &installation, &args),
-        KeyvaultCommand::Serve(args) => serve::run(context, installation, args),
-        KeyvaultCommand::Key(args) => key::run(context, &installation, args),
+        KeyvaultCommand::Disconnect(args) => connect::disconnect(context, installation, &args),
+        KeyvaultCommand::Key(args) => key::run(context, installation, args),
     }
 }
 
@@ -283,7 +298,7 @@ fn list(context: &Context, installation: &Installation) -> Result<(), CliError> 
 }
 
 fn run_due(context: &Context, installation: &Installation) -> Result<(), CliError> {
-    let mut failed = None;
+    let mut failed = Vec::new();
     for vault in installation.catalog().vaults()? {
         if matches!(vault.record.kind, VaultKind::Https { .. }) {
             continue;
@@ -293,15 +308,28 @@ fn run_due(context: &Context, installation: &Installation) -> Result<(), CliErro
         let done = installation
             .vault(&name)
             .map_err(CliError::from)
-            .and_then(|vault| Ok(vault.run_due()?));
+            .and_then(|vault| {
+                // A person, or a timer, asks for it: what has failed is tried again now.
+                vault.end_pauses()?;
+                Ok(vault.run_due()?)
+            });
         match done {
-            Ok(done) => done
-                .iter()
-                .for_each(|line| context.output.note(&format!("{name}: {line}"))),
-            Err(e) => failed = Some(e),
+            Ok(due) => {
+                for line in &due.done {
+                    context.output.note(&format!("{name}: {line}"));
+                }
+                let lines = due.failed.iter().map(|line| format!("{name}: {line}"));
+                failed.extend(lines.map(|line| CliError::new("DueFailed", line)));
+            }
+            Err(e) => failed.push(e),
         }
     }
-    failed.map_or(Ok(()), Err)
+    let mut failed = failed.into_iter();
+    let first = failed.next();
+    for error in failed {
+        context.output.note(&error.message);
+    }
+    first.map_or(Ok(()), Err)
 }
 
 fn view(vault: &EmbeddedVault) -> Result<VaultView, CliError> {

@@ -127,6 +127,31 @@ impl Installation {
         Ok(found)
     }
 
+    /// Destroys the deleted keys in devices whose retention time is over, at the end of a command:
+    /// no operation waits for a device because of keys that nobody asks for. What fails is logged and
+    /// tried again later.
+    pub fn finish_due_purges(&self) {
+        let vaults = match self.catalog().vaults() {
+            Ok(vaults) => vaults,
+            Err(e) => return log::error!("the catalog cannot be read: {e}"),
+        };
+        for vault in vaults {
+            if !matches!(vault.record.kind, VaultKind::Hsm(_)) {
+                continue;
+            }
+            let name = vault.record.name;
+            let purged = self.vault(&name).and_then(|vault| Ok(vault.purge_due()?));
+            match purged {
+                Ok(due) => {
+                    for line in due.failed {
+                        log::error!("key vault '{name}': {line}");
+                    }
+                }
+                Err(e) => log::error!("key vault '{name}': {e}"),
+            }
+        }
+    }
+
     /// The vault of the platform-managed key; the first call makes both.
     pub(super) fn platform_vault(&self) -> Result<EmbeddedVault, ControlError> {
         match self.vault(PLATFORM_VAULT) {

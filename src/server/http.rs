@@ -28,7 +28,7 @@ use super::host::VaultHost;
 use super::operation::{Answer, Operation};
 use super::query::Query;
 use super::route::{NoRoute, Route, segments};
-use super::shared::{Cost, Shared};
+use super::shared::{Cost, Lane, Shared};
 use super::token::{Claims, Flavour, TokenRequest};
 use crate::catalog::IdentityRecord;
 use crate::vault::Caller;
@@ -130,8 +130,9 @@ impl Listener {
             false => Cost::Usual,
         };
         let host = host.clone();
+        let lane = Lane::Vault(host.vault.clone(), claims.oid);
         self.shared
-            .blocking(cost, move |shared| {
+            .blocking(lane, cost, move |shared| {
                 run(shared, &claims, peer, route, &query, &body, &host)
             })
             .await
@@ -150,7 +151,7 @@ impl Listener {
                     let identity = choose(shared, &names, &request)?;
                     give(shared, &identity, &request, peer)
                 };
-                self.shared.blocking(Cost::Usual, work).await
+                self.shared.blocking(Lane::Tokens, Cost::Usual, work).await
             }
             Err(error) => Err(error),
         };
@@ -176,7 +177,7 @@ impl Listener {
                     }
                     give(shared, &identity, &request, peer)
                 };
-                self.shared.blocking(Cost::Usual, work).await
+                self.shared.blocking(Lane::Tokens, Cost::Usual, work).await
             }
             Err(error) => Err(error),
         };

@@ -117,7 +117,7 @@ pub fn serve(
     let tls = Arc::new(Tls::open(options.certificate)?);
     let shared = Arc::new(Shared::new(installation, tokens, options.domains));
     let runtime = Builder::new_multi_thread()
-        .max_blocking_threads(THREADS + 4)
+        .max_blocking_threads(THREADS)
         .enable_all()
         .build()
         .map_err(|source| system("start threads", source))?;

@@ -2,11 +2,13 @@
 //! what blocks is done.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
+use uuid::Uuid;
 
 use super::ApiError;
 use super::host::VaultHost;
@@ -15,11 +17,16 @@ use crate::catalog::VaultKind;
 use crate::control::{FollowedDes, Installation, LeftBehind};
 use crate::vault::EmbeddedVault;
 
-/// Operations under way at once. Far more than there are CPUs, because each waits for the disk
-/// too, and the vault makes the records of those that wait durable together.
-pub const THREADS: usize = 64;
-/// Of these, searches for primes: the rest stays free for disks that wait for their keys.
+/// Operations under way at once in one vault. Far more than there are CPUs, because each waits for
+/// the disk too, and the vault makes the records of those that wait durable together.
+const VAULT_THREADS: usize = 64;
+/// Of these, those of one identity: the rest stays free for the disks of others.
+const IDENTITY_THREADS: usize = 48;
+/// Searches for primes at once in one vault.
 const SLOW_THREADS: usize = 2;
+/// Threads of all vaults together. A vault whose token or disk hangs holds its own places only, so
+/// that eight such vaults leave the others all of theirs.
+pub const THREADS: usize = 16 * VAULT_THREADS;
 /// How long a request waits for its turn.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Private keys of a vault that are kept ready for use.
@@ -34,6 +41,25 @@ pub enum Cost {
     Slow,
 }
 
+/// Whose places an operation takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lane {
+    /// The token service's.
+    Tokens,
+    /// Those of a vault, for that identity.
+    Vault(String, Uuid),
+}
+
+/// What there is for each vault: nothing that one of them waits for keeps another waiting.
+struct Place {
+    vault: Mutex<Option<Arc<EmbeddedVault>>>,
+    usual: Semaphore,
+    slow: Semaphore,
+    identities: Mutex<HashMap<Uuid, Arc<Semaphore>>>,
+    /// What is due is being done.
+    busy: AtomicBool,
+}
+
 /// What all listeners have in common.
 pub struct Shared {
     /// The installation whose vaults are served.
@@ -42,9 +68,35 @@ pub struct Shared {
     pub tokens: TokenService,
     /// The domains below which vaults have their names.
     pub domains: Vec<String>,
-    vaults: Mutex<HashMap<String, Arc<EmbeddedVault>>>,
-    usual: Semaphore,
-    slow: Semaphore,
+    places: Mutex<HashMap<String, Arc<Place>>>,
+    /// For the token service, and for names that are no vault's as far as is known.
+    other: Arc<Place>,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self {
+            vault: Mutex::new(None),
+            usual: Semaphore::new(VAULT_THREADS),
+            slow: Semaphore::new(SLOW_THREADS),
+            identities: Mutex::default(),
+            busy: AtomicBool::new(false),
+        }
+    }
+
+    /// The places of an identity. Those of identities that ask for nothing now are forgotten.
+    fn identity(&self, identity: Uuid) -> Arc<Semaphore> {
+        let mut identities = locked(&self.identities);
+        identities.retain(|_, places| Arc::strong_count(places) > 1);
+        let places = identities
+            .entry(identity)
+            .or_insert_with(|| Arc::new(Semaphore::new(IDENTITY_THREADS)));
+        Arc::clone(places)
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Shared {
@@ -54,9 +106,8 @@ impl Shared {
             installation,
             tokens,
             domains,
-            vaults: Mutex::new(HashMap::new()),
-            usual: Semaphore::new(THREADS),
-            slow: Semaphore::new(SLOW_THREADS),
+            places: Mutex::default(),
+            other: Arc::new(Place::new()),
         }
     }
 
@@ -65,15 +116,33 @@ impl Shared {
     /// # Errors
     /// 404 when there is none.
     pub fn vault(&self, name: &str) -> Result<Arc<EmbeddedVault>, ApiError> {
-        let mut vaults = self.vaults.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(vault) = vaults.get(name) {
-            return Ok(Arc::clone(vault));
+        let place = self.place(name);
+        let found = place
+            .as_ref()
+            .and_then(|place| locked(&place.vault).clone());
+        if let Some(vault) = found {
+            return Ok(vault);
         }
         let vault = self.installation.vault(name)?;
         vault.cache_private_keys(READY_KEYS);
         let vault = Arc::new(vault);
-        vaults.insert(name.into(), Arc::clone(&vault));
-        Ok(vault)
+        let place = place.unwrap_or_else(|| self.new_place(name));
+        // Another thread may have been faster: then its vault is the one.
+        let mut kept = locked(&place.vault);
+        Ok(Arc::clone(kept.get_or_insert(vault)))
+    }
+
+    fn place(&self, name: &str) -> Option<Arc<Place>> {
+        locked(&self.places).get(name).cloned()
+    }
+
+    /// The place of a vault that exists.
+    fn new_place(&self, name: &str) -> Arc<Place> {
+        let mut places = locked(&self.places);
+        let place = places
+            .entry(name.into())
+            .or_insert_with(|| Arc::new(Place::new()));
+        Arc::clone(place)
     }
 
     /// How to prove who asks, in the form that Azure's SDKs parse.
@@ -91,15 +160,28 @@ impl Shared {
     /// What `work` returned; 503 when its turn did not come.
     pub async fn blocking<T: Send + 'static>(
         self: &Arc<Self>,
+        lane: Lane,
         cost: Cost,
         work: impl FnOnce(&Self) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
+        let (place, identity) = match lane {
+            Lane::Tokens => (Arc::clone(&self.other), None),
+            Lane::Vault(name, identity) => {
+                let place = self.place(&name).unwrap_or_else(|| Arc::clone(&self.other));
+                let identity = place.identity(identity);
+                (place, Some(identity))
+            }
+        };
         let permits = async {
+            let identity = match &identity {
+                Some(places) => Some(places.acquire().await),
+                None => None,
+            };
             let slow = match cost {
-                Cost::Slow => Some(self.slow.acquire().await),
+                Cost::Slow => Some(place.slow.acquire().await),
                 Cost::Usual => None,
             };
-            (slow, self.usual.acquire().await)
+            (identity, slow, place.usual.acquire().await)
         };
         let _permits = timeout(PATIENCE, permits)
             .await
@@ -111,8 +193,9 @@ impl Shared {
     }
 
     /// What is to be done without anybody asking: rotations and purges that are due, new signing
-    /// keys. Failures are logged; the next time tries again.
-    pub fn run_due(&self) {
+    /// keys. Each vault has a thread for that, since one may hang. Failures are logged; the next
+    /// time tries again.
+    pub fn run_due(self: &Arc<Self>) {
         if let Err(error) = self.tokens.run_due() {
             log::error!("the token service's key was not replaced: {error}");
         }
@@ -125,16 +208,34 @@ impl Shared {
                 continue;
             }
             let name = vault.record.name;
-            let done = self.vault(&name).map(|vault| vault.run_due());
-            match done {
-                Ok(Ok(done)) => {
-                    for what in done {
-                        log::info!("key vault '{name}': {what}");
-                    }
-                }
-                Ok(Err(error)) => log::error!("key vault '{name}': {error}"),
-                Err(error) => log::error!("key vault '{name}': {}", error.message),
+            let place = self.new_place(&name);
+            if place.busy.swap(true, Ordering::AcqRel) {
+                continue;
             }
+            let shared = Arc::clone(self);
+            let started = std::thread::Builder::new()
+                .name("due".into())
+                .spawn(move || {
+                    shared.run_due_of(&name);
+                    place.busy.store(false, Ordering::Release);
+                });
+            if let Err(error) = started {
+                log::error!("looking for what is due failed: {error}");
+            }
+        }
+    }
+
+    fn run_due_of(&self, name: &str) {
+        let due = match self.vault(name).map(|vault| vault.run_due()) {
+            Ok(Ok(due)) => due,
+            Ok(Err(error)) => return log::error!("key vault '{name}': {error}"),
+            Err(error) => return log::error!("key vault '{name}': {}", error.message),
+        };
+        for what in due.done {
+            log::info!("key vault '{name}': {what}");
+        }
+        for what in due.failed {
+            log::error!("key vault '{name}': {what}");
         }
     }
 
@@ -159,5 +260,58 @@ impl Shared {
                 log::error!("the {kind} '{name}' is still wrapped by an older version: {reason}");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    /// A vault whose token hangs, and a client that asks it without end, leave others their places.
+    #[test]
+    fn a_vault_that_hangs_keeps_no_other_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        let installation = Installation::open(dir.path()).unwrap();
+        let (id, hour) = (installation.id(), Duration::from_secs(3600));
+        let domains = vec!["vault.localhost".to_owned()];
+        let tokens = TokenService::open(dir.path(), id, hour, domains.clone()).unwrap();
+        let shared = Arc::new(Shared::new(installation, tokens, domains));
+        for name in ["hung", "calm"] {
+            shared.new_place(name);
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .max_blocking_threads(THREADS)
+            .enable_all()
+            .build()
+            .unwrap();
+        let (let_go, hang) = channel::<()>();
+        let hang = Arc::new(Mutex::new(hang));
+        let (greedy, other) = (Uuid::new_v4(), Uuid::new_v4());
+        let work = |name: &str, identity| Lane::Vault(name.into(), identity);
+        runtime.block_on(async {
+            for _ in 0..2 * VAULT_THREADS {
+                let (shared, hang) = (Arc::clone(&shared), Arc::clone(&hang));
+                let lane = work("hung", greedy);
+                tokio::spawn(async move {
+                    let wait = move |_: &Shared| {
+                        let _ = locked(&hang).recv();
+                        Ok(())
+                    };
+                    shared.blocking(lane, Cost::Usual, wait).await
+                });
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            for lane in [work("calm", greedy), work("hung", other), Lane::Tokens] {
+                let cost = match lane {
+                    Lane::Tokens => Cost::Usual,
+                    Lane::Vault(..) => Cost::Slow,
+                };
+                shared.blocking(lane, cost, |_| Ok(())).await.unwrap();
+            }
+        });
+        drop(let_go);
+        runtime.shutdown_background();
     }
 }

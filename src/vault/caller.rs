@@ -12,6 +12,20 @@ pub struct Caller {
     pub object_id: Uuid,
     /// Where it asks from, for the audit log.
     pub origin: Origin,
+    /// What it says that it wants a key for, for the audit log.
+    pub purpose: Purpose,
+}
+
+/// What a caller says that it wants a key for. It decides nothing: a vault writes it into its log as
+/// a claim of the caller's.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Purpose {
+    /// The disk, snapshot or image whose DEK is wrapped or unwrapped: its name where it is kept.
+    pub disk: Option<String>,
+    /// The layer that the DEK is of.
+    pub layer: Option<Uuid>,
+    /// The use is one of the checks that a running disk makes at short intervals.
+    pub check: bool,
 }
 
 /// Where a request came from.
@@ -37,7 +51,11 @@ impl Caller {
             uid: rustix::process::geteuid().as_raw(),
             pid: std::process::id(),
         };
-        Self { object_id, origin }
+        Self {
+            object_id,
+            origin,
+            purpose: Purpose::default(),
+        }
     }
 
     /// The identity asks over the network.
@@ -45,6 +63,20 @@ impl Caller {
         Self {
             object_id,
             origin: Origin::Remote(address),
+            purpose: Purpose::default(),
+        }
+    }
+
+    /// The same caller, who wants the DEK of that layer of a disk.
+    #[must_use]
+    pub fn for_layer(&self, disk: &str, layer: Uuid) -> Self {
+        Self {
+            purpose: Purpose {
+                disk: Some(disk.into()),
+                layer: Some(layer),
+                check: self.purpose.check,
+            },
+            ..self.clone()
         }
     }
 
@@ -53,6 +85,7 @@ impl Caller {
         Self {
             object_id: Uuid::nil(),
             origin: Origin::Vault,
+            purpose: Purpose::default(),
         }
     }
 }

@@ -40,8 +40,10 @@ pub enum VaultErrorCode {
     HsmAccess,
     /// A key at rest fails its authentication: the vault's files were tampered with or damaged.
     Tampered,
-    /// The key is deleted and can still be recovered, or is being purged.
+    /// The key is deleted and can still be recovered.
     KeyDeleted,
+    /// The key is deleted for good, but its private key is not destroyed yet.
+    KeyBeingPurged,
     /// The vault does not know the caller: its identity is deleted, or its token is not accepted.
     Unauthorized,
     /// The vault does not answer, or answers that it cannot now.
@@ -79,6 +81,7 @@ impl VaultErrorCode {
             Self::HsmAccess => "VaultHsmAccess",
             Self::Tampered => "VaultTampered",
             Self::KeyDeleted => "ObjectIsDeletedButRecoverable",
+            Self::KeyBeingPurged => "ObjectIsBeingDeleted",
             Self::Unauthorized => "Unauthorized",
             Self::Unreachable => "VaultUnreachable",
             Self::Internal => "InternalError",
@@ -100,6 +103,7 @@ impl VaultErrorCode {
             Self::VaultNotFound
             | Self::ForbiddenByPolicy
             | Self::Conflict
+            | Self::KeyBeingPurged
             | Self::BadParameter
             | Self::UnwrapFailed
             | Self::PolicyNotFound
@@ -137,7 +141,7 @@ impl VaultErrorCode {
             | Self::ForbiddenByPolicy
             | Self::KeyOperationForbidden => (403, "Forbidden", Some(self.as_str())),
             Self::Conflict => (409, "Conflict", None),
-            Self::KeyDeleted => (409, "Conflict", Some(self.as_str())),
+            Self::KeyDeleted | Self::KeyBeingPurged => (409, "Conflict", Some(self.as_str())),
             Self::BadParameter | Self::UnwrapFailed => (400, "BadParameter", None),
             Self::Unauthorized => (401, "Unauthorized", None),
             Self::Unreachable => (503, "ServiceUnavailable", None),

@@ -25,12 +25,13 @@ mod secret_file;
 mod store;
 #[cfg(test)]
 mod tests;
+mod used;
 
 pub use algorithm::{EncryptionAlgorithm, WrapAlgorithm};
 pub use bundle::{AttributeChange, DeletedKey, JsonWebKey, KeyAttributes, KeyBundle};
-pub use caller::{Caller, Origin};
+pub use caller::{Caller, Origin, Purpose};
 pub use clock::{Clock, SystemClock};
-pub use embedded::EmbeddedVault;
+pub use embedded::{Due, EmbeddedVault};
 pub use error::{AzureError, VaultError, VaultErrorCode, Verdict};
 pub use key_params::{
     DEFAULT_RETENTION_DAYS, KeyChange, KeyOps, NewKey, Page, RETENTION_DAYS, Tags, VaultSettings,
@@ -45,6 +46,7 @@ pub use rotation::{
     RotationTrigger,
 };
 pub use rsa_key::{KeyMaterial, KeySize, PrivateJwk, RsaComponents, RsaKey};
+pub use used::KeyUsed;
 
 /// A key of a vault, of a certain version or of whatever version is the latest.
 #[derive(Debug, Clone, PartialEq, Eq)]

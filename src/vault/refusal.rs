@@ -110,6 +110,18 @@ pub(super) fn name_is_deleted(vault: &str, deleted: &DeletedRow) -> VaultError {
     )
 }
 
+/// A name cannot be taken because the private key of the one that had it is not destroyed yet.
+pub(super) fn being_purged(vault: &str, name: &str) -> VaultError {
+    VaultError::new(
+        VaultErrorCode::KeyBeingPurged,
+        format!(
+            "the key '{name}' in the key vault '{vault}' is being purged, and its private key could \
+             not be destroyed yet, so its name cannot be used again; `sealdisk audit list --vault \
+             {vault}` says why, and `sealdisk keyvault run-due` tries again"
+        ),
+    )
+}
+
 /// There is no deleted key of that name.
 pub(super) fn no_deleted_key(vault: &str, name: &str) -> VaultError {
     VaultError::new(

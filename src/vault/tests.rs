@@ -10,6 +10,7 @@ use super::*;
 use crate::audit::Entry;
 
 mod concurrent;
+mod due;
 mod lifecycle;
 mod migration;
 

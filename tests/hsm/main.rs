@@ -6,6 +6,7 @@
 #[path = "../support/frontend/mod.rs"]
 mod frontend;
 
+mod faults;
 mod keys;
 mod served;
 mod token;

@@ -103,6 +103,7 @@ pub(super) fn create_as<P: FnMut(u64)>(
     };
     let set = request.disk_encryption_set.as_deref();
     let new = NewLayer {
+        name: &request.name,
         origin: disk,
         size: created.size,
         data_unit: request.sector_size,
@@ -210,6 +211,8 @@ fn disk_size(request: &CreateRequest, source: Option<&Source>) -> Result<u64, Di
 
 /// A layer to be made.
 pub(super) struct NewLayer<'a> {
+    /// The disk's name.
+    pub(super) name: &'a str,
     /// The disk for which it is made.
     pub(super) origin: Uuid,
     pub(super) size: u64,
@@ -225,16 +228,17 @@ pub(super) fn new_layer(
 ) -> Result<(Dek, LayerRecord), DiskError> {
     let dek = Dek::generate()?;
     let id = Uuid::new_v4();
+    let caller = access.caller.for_layer(new.name, id);
     let layer = LayerRecord {
         id,
         origin: new.origin,
         size: new.size,
         data_unit: new.data_unit,
         disk_encryption_set: new.set.map(Into::into),
-        envelope: wrap_dek(access.vault.as_ref(), &access.caller, &access.key, &dek)?,
+        envelope: wrap_dek(access.vault.as_ref(), &caller, &access.key, &dek)?,
         check: DekCheck::new(id, &dek),
     };
-    unwrap_dek(access.vault.as_ref(), &access.caller, &layer)?;
+    unwrap_dek(access.vault.as_ref(), &caller, &layer)?;
     Ok((dek, layer))
 }
 

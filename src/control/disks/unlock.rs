@@ -13,6 +13,8 @@ pub(super) struct Unwrapper<'a> {
     /// A vault that is open already, and the set in whose name.
     known: Option<(Option<&'a str>, &'a KeyAccess)>,
     opened: Vec<(Option<String>, KeyAccess)>,
+    /// It is the periodic check of an attached disk that asks.
+    check: bool,
 }
 
 impl<'a> Unwrapper<'a> {
@@ -21,6 +23,7 @@ impl<'a> Unwrapper<'a> {
             installation,
             known: None,
             opened: Vec::new(),
+            check: false,
         }
     }
 
@@ -36,19 +39,23 @@ impl<'a> Unwrapper<'a> {
         }
     }
 
-    /// The DEK of a layer, by the identity of the set that it is under.
-    pub(super) fn layer(&mut self, layer: &LayerRecord) -> Result<Dek, DiskError> {
-        self.layer_as(layer.disk_encryption_set.as_deref(), layer)
+    /// The DEK of a layer of `disk`, by the identity of the set that it is under.
+    pub(super) fn layer(&mut self, disk: &str, layer: &LayerRecord) -> Result<Dek, DiskError> {
+        self.layer_as(disk, layer.disk_encryption_set.as_deref(), layer)
     }
 
-    /// The DEK of a layer, by the identity of `set`.
+    /// The DEK of a layer of `disk`, by the identity of `set`.
     pub(super) fn layer_as(
         &mut self,
+        disk: &str,
         set: Option<&str>,
         layer: &LayerRecord,
     ) -> Result<Dek, DiskError> {
+        let check = self.check;
         let access = self.access(set, layer)?;
-        Ok(unwrap_dek(access.vault.as_ref(), &access.caller, layer)?)
+        let mut caller = access.caller.for_layer(disk, layer.id);
+        caller.purpose.check = check;
+        Ok(unwrap_dek(access.vault.as_ref(), &caller, layer)?)
     }
 
     fn access(&mut self, set: Option<&str>, layer: &LayerRecord) -> Result<&KeyAccess, DiskError> {
@@ -119,7 +126,10 @@ impl Disk {
         installation: &Installation,
         header: UnverifiedHeader,
     ) -> Result<Header, DiskError> {
-        let mut keys = Unwrapper::new(installation);
+        let mut keys = Unwrapper {
+            check: true,
+            ..Unwrapper::new(installation)
+        };
         let (header, _) = self.unlock_by(&mut keys, header)?;
         let under = |layer: &LayerRecord| {
             let set = layer.disk_encryption_set.clone();
@@ -155,7 +165,7 @@ impl Disk {
         let claims = header.claims();
         self.check_identity(claims)?;
         let top = claims.top().ok_or_else(|| self.no_layer())?;
-        let dek = keys.layer_as(set, top)?;
+        let dek = keys.layer_as(self.name(), set, top)?;
         Ok((header.authenticate(&dek)?, dek))
     }
 
@@ -168,17 +178,18 @@ impl Disk {
         layer: &LayerRecord,
     ) -> Result<Dek, DiskError> {
         let is_top = header.top().is_some_and(|top| top.id == layer.id);
-        keys.layer(layer).map_err(|source| match is_top {
-            true => source,
-            false => DiskError::Layer {
-                kind: header.kind,
-                name: self.name().into(),
-                layer: layer.id,
-                from: came_from(keys.installation, header, layer.origin),
-                key_url: layer.envelope.key_url(),
-                source: Box::new(source),
-            },
-        })
+        keys.layer(self.name(), layer)
+            .map_err(|source| match is_top {
+                true => source,
+                false => DiskError::Layer {
+                    kind: header.kind,
+                    name: self.name().into(),
+                    layer: layer.id,
+                    from: came_from(keys.installation, header, layer.origin),
+                    key_url: layer.envelope.key_url(),
+                    source: Box::new(source),
+                },
+            })
     }
 }
 

@@ -181,9 +181,10 @@ impl Rewrap {
                 false => Some(disk.unlock_layer(keys, &self.header, layer)?),
             };
             let dek = lower.as_ref().unwrap_or(&self.top);
-            layer.envelope = wrap_dek(vault.as_ref(), caller, key, dek)?;
+            let caller = caller.for_layer(disk.name(), layer.id);
+            layer.envelope = wrap_dek(vault.as_ref(), &caller, key, dek)?;
             layer.disk_encryption_set = new.set.map(Into::into);
-            unwrap_dek(vault.as_ref(), caller, layer)?;
+            unwrap_dek(vault.as_ref(), &caller, layer)?;
         }
         Ok((header, before))
     }

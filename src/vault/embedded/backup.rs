@@ -147,6 +147,9 @@ impl EmbeddedVault {
         if let Some(deleted) = self.deleted_row(db, &backup.name)? {
             return Err(refusal::name_is_deleted(&self.name, &deleted));
         }
+        if store::deleted_key(db, &backup.name)?.is_some() {
+            return Err(refusal::being_purged(&self.name, &backup.name));
+        }
         if store::latest_version(db, &backup.name)?.is_some() {
             return Err(VaultError::new(
                 VaultErrorCode::Conflict,

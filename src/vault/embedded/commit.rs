@@ -10,8 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::{EmbeddedVault, Subject};
+use crate::audit::AuditRecord;
 use crate::vault::refusal;
-use crate::vault::store::KeyRow;
+use crate::vault::store::{self, KeyRow, UseRow};
 use crate::vault::{Caller, KeyId, KeyPermission, VaultError, VaultErrorCode};
 
 /// How often a use starts again because its key was changed meanwhile.
@@ -155,7 +156,9 @@ impl EmbeddedVault {
                 if let Some((used, code)) = recorded(&outcome, &ticket.speculation) {
                     let key_use = &ticket.key_use;
                     let subject = Subject::of(key_use.operation, &key_use.key);
-                    records.push(self.record(&key_use.caller, &subject, used, code));
+                    let record = self.record(&key_use.caller, &subject, used, code);
+                    note_use(&transaction, &record)?;
+                    records.push(record);
                 }
                 outcomes.push(outcome);
             }
@@ -206,6 +209,29 @@ fn recorded<'a>(
             Some((Some(&row.version), code))
         }
     }
+}
+
+/// What uses a key, and not only looks at it.
+const USES: [&str; 4] = ["KeyWrap", "KeyUnwrap", "KeyEncrypt", "KeyDecrypt"];
+
+/// Keeps who used which key version last, beside the log.
+pub(super) fn note_use(db: &Connection, record: &AuditRecord) -> Result<(), VaultError> {
+    let (None, Some(name), Some(version)) = (&record.refusal, &record.key, &record.version) else {
+        return Ok(());
+    };
+    if !USES.contains(&record.operation.as_str()) {
+        return Ok(());
+    }
+    let row = UseRow {
+        name,
+        version,
+        caller: record.caller,
+        operation: &record.operation,
+        disk: record.disk.as_deref().unwrap_or_default(),
+        origin: &record.origin,
+        time: record.time,
+    };
+    store::note_use(db, &row)
 }
 
 fn busy(vault: &str) -> VaultError {

@@ -1,26 +1,21 @@
 //! Soft delete: a deleted key can be recovered until its retention time is over.
 
-use rusqlite::{Connection, TransactionBehavior};
-use time::{Duration, OffsetDateTime};
+use rusqlite::Connection;
+use time::Duration;
 
+use super::due::PURGE;
 use super::keys::latest;
 use super::{Done, EmbeddedVault, Subject};
-use crate::audit::AuditRecord;
 use crate::vault::refusal;
 use crate::vault::store::{self, DeletedRow};
-use crate::vault::{
-    Caller, DeletedKey, KeyBundle, KeyPermission, Page, VaultError, VaultErrorCode,
-};
-
-/// The audit log's name for the end of a key.
-const PURGE: &str = "KeyPurge";
+use crate::vault::{Caller, DeletedKey, KeyBundle, KeyPermission, Page, VaultError};
 
 impl EmbeddedVault {
     /// Deletes a key with all its versions; it can be recovered until its retention time is over.
     ///
     /// # Errors
-    /// [`VaultErrorCode::Forbidden`] without the permission `delete`,
-    /// [`VaultErrorCode::KeyNotFound`].
+    /// [`Forbidden`](crate::vault::VaultErrorCode::Forbidden) without the permission `delete`,
+    /// [`KeyNotFound`](crate::vault::VaultErrorCode::KeyNotFound).
     pub fn delete_key(&self, caller: &Caller, name: &str) -> Result<DeletedKey, VaultError> {
         let deleted = self.audited(caller, &Subject::key("KeyDelete", name), |db| {
             self.authorize(db, caller, KeyPermission::Delete)?;
@@ -42,7 +37,7 @@ impl EmbeddedVault {
     /// A deleted key.
     ///
     /// # Errors
-    /// [`VaultErrorCode::Forbidden`] without the permission `get`, [`VaultErrorCode::KeyNotFound`].
+    /// [`Forbidden`](crate::vault::VaultErrorCode::Forbidden) without the permission `get`, [`KeyNotFound`](crate::vault::VaultErrorCode::KeyNotFound).
     pub fn deleted_key(&self, caller: &Caller, name: &str) -> Result<DeletedKey, VaultError> {
         self.audited(caller, &Subject::key("KeyGetDeleted", name), |db| {
             self.authorize(db, caller, KeyPermission::Get)?;
@@ -54,7 +49,7 @@ impl EmbeddedVault {
     /// All deleted keys, by name.
     ///
     /// # Errors
-    /// [`VaultErrorCode::Forbidden`] without the permission `list`.
+    /// [`Forbidden`](crate::vault::VaultErrorCode::Forbidden) without the permission `list`.
     pub fn deleted_keys(&self, caller: &Caller) -> Result<Vec<DeletedKey>, VaultError> {
         Ok(self.deleted_keys_page(caller, None, usize::MAX)?.items)
     }
@@ -62,7 +57,7 @@ impl EmbeddedVault {
     /// At most `max` deleted keys, from where [`Page::next`] has said.
     ///
     /// # Errors
-    /// [`VaultErrorCode::Forbidden`] without the permission `list`.
+    /// [`Forbidden`](crate::vault::VaultErrorCode::Forbidden) without the permission `list`.
     pub fn deleted_keys_page(
         &self,
         caller: &Caller,
@@ -71,7 +66,10 @@ impl EmbeddedVault {
     ) -> Result<Page<DeletedKey>, VaultError> {
         self.audited(caller, &Subject::vault("KeyListDeleted"), |db| {
             self.authorize(db, caller, KeyPermission::List)?;
-            let rows = store::deleted_keys(db, after.unwrap_or_default(), max)?;
+            let now = self.clock.now();
+            let mut rows = store::deleted_keys(db, after.unwrap_or_default(), usize::MAX)?;
+            rows.retain(|row| row.purge_at > now);
+            rows.truncate(max);
             let items: Result<Vec<_>, _> =
                 rows.iter().map(|row| self.deleted_view(db, row)).collect();
             let last = rows.last().filter(|_| rows.len() == max);
@@ -85,8 +83,8 @@ impl EmbeddedVault {
     /// Brings a deleted key back, as it was.
     ///
     /// # Errors
-    /// [`VaultErrorCode::Forbidden`] without the permission `recover`,
-    /// [`VaultErrorCode::KeyNotFound`].
+    /// [`Forbidden`](crate::vault::VaultErrorCode::Forbidden) without the permission `recover`,
+    /// [`KeyNotFound`](crate::vault::VaultErrorCode::KeyNotFound).
     pub fn recover_key(&self, caller: &Caller, name: &str) -> Result<KeyBundle, VaultError> {
         self.audited(caller, &Subject::key("KeyRecover", name), |db| {
             self.authorize(db, caller, KeyPermission::Recover)?;
@@ -100,10 +98,13 @@ impl EmbeddedVault {
 
     /// Destroys a deleted key for good: nothing that it wrapped can be read any more.
     ///
+    /// A key in a device is marked first, so that nobody can recover it any more, and is destroyed
+    /// then; where the device fails, [`run_due`](Self::run_due) tries again.
+    ///
     /// # Errors
-    /// [`VaultErrorCode::Forbidden`] without the permission `purge`,
-    /// [`VaultErrorCode::ForbiddenByPolicy`] in a vault with purge protection,
-    /// [`VaultErrorCode::KeyNotFound`] for a key that is not deleted.
+    /// [`Forbidden`](crate::vault::VaultErrorCode::Forbidden) without the permission `purge`,
+    /// [`ForbiddenByPolicy`](crate::vault::VaultErrorCode::ForbiddenByPolicy) in a vault with purge protection,
+    /// [`KeyNotFound`](crate::vault::VaultErrorCode::KeyNotFound) for a key that is not deleted; what the device says.
     pub fn purge_key(&self, caller: &Caller, name: &str) -> Result<(), VaultError> {
         self.audited(caller, &Subject::key(PURGE, name), |db| {
             self.authorize(db, caller, KeyPermission::Purge)?;
@@ -111,59 +112,22 @@ impl EmbeddedVault {
             if self.settings_in(db)?.purge_protection {
                 return Err(refusal::purge_protected(&self.name, &row));
             }
-            self.erase(db, name)
-        })
-    }
-
-    /// Destroys the keys whose retention time is over; their names.
-    pub(super) fn purge_due(&self) -> Result<Vec<String>, VaultError> {
-        let now = self.clock.now();
-        if !self.read(|db| Ok(!expired(db, now)?.is_empty()))? {
-            return Ok(Vec::new());
-        }
-        let mut db = self.db();
-        let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let records = self.purge_expired(&transaction)?;
-        self.chain.append(&transaction, &records)?;
-        transaction.commit()?;
-        Ok(records
-            .into_iter()
-            .filter_map(|record| record.key)
-            .collect())
-    }
-
-    /// Destroys the keys whose retention time is over, in the caller's transaction; what is to be
-    /// recorded about that.
-    pub(super) fn purge_expired(&self, db: &Connection) -> Result<Vec<AuditRecord>, VaultError> {
-        let expired = expired(db, self.clock.now())?;
-        expired
-            .into_iter()
-            .map(|row| {
-                self.erase(db, &row.name)?;
-                let subject = Subject {
-                    detail: Some("the retention time is over".into()),
-                    ..Subject::key(PURGE, &row.name)
-                };
-                Ok(self.record(&Caller::vault(), &subject, None, None))
-            })
-            .collect()
-    }
-
-    /// Destroys the private keys first: should the transaction not be completed, the key is still
-    /// listed as deleted, and is purged again.
-    fn erase(&self, db: &Connection, name: &str) -> Result<(), VaultError> {
-        for row in store::key_versions(db, name, 0, usize::MAX)? {
-            match self.material(&row) {
-                Ok(material) => self.keys.delete(&material)?,
-                // It can be used by nobody, and must not be in the way of its own removal.
-                Err(e) if e.code == VaultErrorCode::Tampered => log::warn!("{e}"),
-                Err(e) => return Err(e),
+            if self.in_device() {
+                return store::expire_deleted(db, name, self.clock.now());
             }
+            self.destroy(&store::key_versions(db, name, 0, usize::MAX)?)?;
+            self.erase_rows(db, name)
+        })?;
+        if !self.in_device() {
+            return Ok(());
         }
-        store::erase_key(db, name)?;
-        store::remove_deleted(db, name)?;
-        self.cache.forget(name);
-        Ok(())
+        self.purge_one(name).map(drop).map_err(|e| {
+            let what = format!(
+                "the key '{name}' cannot be recovered any more, but its private key is not destroyed \
+                 yet, and that is tried again by itself: {e}"
+            );
+            VaultError::new(e.code, what)
+        })
     }
 
     /// The deleted key of that name whose retention time is not over.
@@ -191,10 +155,4 @@ impl EmbeddedVault {
             scheduled_purge: row.purge_at,
         })
     }
-}
-
-fn expired(db: &Connection, now: OffsetDateTime) -> Result<Vec<DeletedRow>, VaultError> {
-    let mut rows = store::deleted_keys(db, "", usize::MAX)?;
-    rows.retain(|row| row.purge_at <= now);
-    Ok(rows)
 }

@@ -168,7 +168,8 @@ impl EmbeddedVault {
     }
 
     /// Adds a version. Finding primes, or reaching a device, takes long, so that it is done before
-    /// the transaction; whoever does not get through the gate is refused before that.
+    /// the transaction, and never in it; whoever does not get through the gate is refused before
+    /// that.
     pub(super) fn add_version(
         &self,
         caller: &Caller,
@@ -183,15 +184,13 @@ impl EmbeddedVault {
             key: new.name,
             version: &version,
         };
-        let allowed = self.read(|db| self.may_add(db, gate, new)).is_ok();
-        let mut made = allowed.then(|| make(&id)).transpose();
+        let allowed = self.read(|db| self.may_add(db, gate, new));
+        let mut made = allowed.and_then(|()| make(&id).map(Some));
         let added = self.audited(caller, subject, |db| {
             self.may_add(db, gate, new)?;
-            let key = match std::mem::replace(&mut made, Ok(None))? {
-                Some(key) => key,
-                // The gate was opened between the two looks.
-                None => make(&id)?,
-            };
+            // Where the gate was opened between the two looks, the first refusal stands.
+            let key = std::mem::replace(&mut made, Ok(None))?;
+            let key = key.ok_or_else(|| super::rotation::changed(new.name))?;
             let row = self.new_row(new, &version, &key);
             made = Ok(Some(key));
             let row = row?;
@@ -216,6 +215,9 @@ impl EmbeddedVault {
         check_tags(new.tags)?;
         match self.deleted_row(db, new.name)? {
             Some(deleted) => Err(refusal::name_is_deleted(&self.name, &deleted)),
+            None if store::deleted_key(db, new.name)?.is_some() => {
+                Err(refusal::being_purged(&self.name, new.name))
+            }
             None => Ok(()),
         }
     }

@@ -4,6 +4,7 @@ mod backup;
 mod cache;
 mod commit;
 mod deleted;
+mod due;
 mod keys;
 mod operations;
 mod rotation;
@@ -16,6 +17,8 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
+pub use self::due::Due;
+
 use self::cache::KeyCache;
 use self::commit::Queue;
 use super::bundle::KeyBundle;
@@ -25,8 +28,8 @@ use super::private_keys::{PrivateKeys, SoftwareKeys};
 use super::refusal::{self, shortened};
 use super::store::{self, KeyRow, VaultRow};
 use super::{
-    Caller, KeyId, KeyPermission, KeyType, Permissions, VaultError, VaultErrorCode, VaultSettings,
-    vault_url,
+    Caller, KeyId, KeyPermission, KeyType, KeyUsed, Origin, Permissions, VaultError,
+    VaultErrorCode, VaultSettings, vault_url,
 };
 use crate::audit::{AuditError, AuditRecord, Chain, Entry};
 use crate::sqlite;
@@ -110,7 +113,8 @@ impl EmbeddedVault {
         Ok(Self::new(row, master, keys, chain, clock, path, db))
     }
 
-    /// Opens the vault `name` in `dir`. Keys whose retention time is over are purged.
+    /// Opens the vault `name` in `dir`. Keys whose retention time is over are purged, unless a
+    /// device has them: that may take long, and is left to [`run_due`](Self::run_due).
     ///
     /// # Errors
     /// [`VaultErrorCode::VaultNotFound`], [`VaultErrorCode::MasterKey`] for one that is missing,
@@ -160,7 +164,9 @@ impl EmbeddedVault {
         }
         let chain = chain(&mut db, &master, clock.as_ref())?;
         let vault = Self::new(row, master, keys, chain, clock, path, db);
-        vault.purge_due()?;
+        if !vault.in_device() {
+            vault.purge_in_passing();
+        }
         Ok(vault)
     }
 
@@ -187,6 +193,17 @@ impl EmbeddedVault {
             reader: Mutex::new(None),
             queue: Queue::default(),
             cache: KeyCache::default(),
+        }
+    }
+
+    /// Purges what is due; what fails is logged and keeps nobody from the vault.
+    fn purge_in_passing(&self) {
+        let failed = match self.purge_due() {
+            Ok(due) => due.failed,
+            Err(e) => vec![e.to_string()],
+        };
+        for line in failed {
+            log::error!("key vault '{}': {line}", self.name);
         }
     }
 
@@ -313,6 +330,16 @@ impl EmbeddedVault {
         Ok(entries)
     }
 
+    /// Who has used a key, or one version of it, for what, and when last. It is written in the
+    /// transaction that records the use and survives the archiving of the log's records. A key that
+    /// is purged takes it along. What a caller says about the disk is its claim.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::Internal`].
+    pub fn last_uses(&self, key: &str, version: Option<&str>) -> Result<Vec<KeyUsed>, VaultError> {
+        self.read(|db| store::key_uses(db, key, version))
+    }
+
     /// Reads the audit log with its chain and its database.
     pub fn read_audit<T>(&self, read: impl FnOnce(&Chain, &Connection) -> T) -> T {
         read(&self.chain, &self.db())
@@ -359,6 +386,13 @@ impl EmbeddedVault {
         used: Option<&str>,
         refusal: Option<VaultErrorCode>,
     ) -> AuditRecord {
+        let purpose = &caller.purpose;
+        // What a client over the network says about itself is marked as that.
+        let claimed = match caller.origin {
+            Origin::Remote(_) => "claimed by the client: ",
+            Origin::Local { .. } | Origin::Vault => "",
+        };
+        let layer = purpose.layer.map(|layer| format!("{claimed}layer {layer}"));
         AuditRecord {
             time: self.clock.now(),
             caller: caller.object_id,
@@ -366,8 +400,8 @@ impl EmbeddedVault {
             operation: subject.operation.into(),
             key: subject.key.map(shortened),
             version: used.or(subject.version).map(shortened),
-            disk: None,
-            detail: subject.detail.clone(),
+            disk: purpose.disk.as_deref().map(shortened),
+            detail: subject.detail.clone().or(layer),
             refusal: refusal.map(|code| code.as_str().into()),
         }
     }
@@ -464,6 +498,9 @@ fn chain(db: &mut Connection, master: &MasterKey, clock: &dyn Clock) -> Result<C
     let mut records = store::take_unchained_audit(&transaction)?;
     if !records.is_empty() {
         let vault = Caller::vault();
+        for record in &records {
+            commit::note_use(&transaction, record)?;
+        }
         let note = format!(
             "{} records are from before this log was chained, as they were found",
             records.len()

@@ -76,39 +76,7 @@ impl EmbeddedVault {
         })
     }
 
-    /// Does what is due by the vault's own rules: purges keys whose retention time is over, and
-    /// rotates those whose policy says so. What was done, for the log.
-    ///
-    /// # Errors
-    /// [`VaultErrorCode::Internal`]; what failed is tried again at the next call.
-    pub fn run_due(&self) -> Result<Vec<String>, VaultError> {
-        let mut done: Vec<String> = self
-            .purge_due()?
-            .into_iter()
-            .map(|name| format!("purged the key '{name}'"))
-            .collect();
-        let now = self.clock.now();
-        let due: Vec<String> = self.read(|db| {
-            let mut due = Vec::new();
-            for (name, policy) in store::rotation_policies(db)? {
-                if self.is_due(db, &name, &policy, now)? {
-                    due.push(name);
-                }
-            }
-            Ok(due)
-        })?;
-        for name in due {
-            match self.rotate_due(&name) {
-                Ok(bundle) => done.push(format!("rotated the key '{name}': {}", bundle.key.kid)),
-                // Another process was faster.
-                Err(e) if e.code == VaultErrorCode::Conflict => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(done)
-    }
-
-    fn rotate_due(&self, name: &str) -> Result<KeyBundle, VaultError> {
+    pub(super) fn rotate_due(&self, name: &str) -> Result<KeyBundle, VaultError> {
         let basis = self.read(|db| self.basis(db, name))?;
         let subject = Subject {
             detail: Some("by the rotation policy".into()),
@@ -127,7 +95,7 @@ impl EmbeddedVault {
         Ok((row, store::rotation_policy(db, name)?.unwrap_or_default()))
     }
 
-    fn is_due(
+    pub(super) fn is_due(
         &self,
         db: &Connection,
         name: &str,
@@ -168,7 +136,7 @@ impl EmbeddedVault {
 /// The latest version of a key and its rotation policy.
 type Basis = (KeyRow, RotationPolicy);
 
-fn changed(name: &str) -> VaultError {
+pub(super) fn changed(name: &str) -> VaultError {
     VaultError::new(
         VaultErrorCode::Conflict,
         format!("the key '{name}' was changed at the same time; try again"),

@@ -33,6 +33,12 @@ pub(super) enum HsmError {
          with the right PIN, or have its security officer reset it"
     )]
     LastTry,
+    #[error("it has not answered for {0} s")]
+    Hangs(u64),
+    #[error("another operation in its library hangs")]
+    InUse,
+    #[error("no thread could be started: {0}")]
+    Thread(#[source] std::io::Error),
     #[error("the key's object is gone")]
     Gone,
     #[error("it made a key that can be taken out of it; it is not used")]
@@ -102,9 +108,13 @@ impl HsmError {
                 VaultErrorCode::HsmAccess
             }
             Self::Extractable | Self::Memory(_) => VaultErrorCode::Internal,
-            Self::Library { .. } | Self::NoToken | Self::Senseless(_) | Self::Cryptoki(_) => {
-                VaultErrorCode::Unreachable
-            }
+            Self::Library { .. }
+            | Self::NoToken
+            | Self::Hangs(_)
+            | Self::InUse
+            | Self::Thread(_)
+            | Self::Senseless(_)
+            | Self::Cryptoki(_) => VaultErrorCode::Unreachable,
         };
         VaultError {
             code,

@@ -5,12 +5,14 @@
 //! vault's database has, sealed, the `CKA_ID` that finds a key's object again.
 
 mod error;
+mod lane;
 mod module;
 mod oaep;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, SHA256};
 use cryptoki::error::{Error, RvError};
@@ -24,7 +26,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use self::error::{HsmError, decryption};
-use self::module::Module;
+use self::module::{Module, Operation};
 use super::private_keys::{NewPrivateKey, PrivateKey, PrivateKeyId, PrivateKeys};
 use super::rsa_key::RsaKey;
 use super::{EncryptionAlgorithm, KeySize, KeyType, VaultError};
@@ -53,6 +55,12 @@ struct Shared {
     raw_only: AtomicBool,
 }
 
+/// How long a token may take for a use of a key, or for destroying one. As long as the check of an
+/// attached disk may take.
+const USUAL_LIMIT: Duration = Duration::from_secs(5);
+/// How long it may take for making a key, or taking one in: it looks for primes.
+const MAKING_LIMIT: Duration = Duration::from_secs(60);
+
 /// What stands before the `CKA_ID` in a key's material, so that it cannot be taken for a key.
 const MATERIAL: &[u8] = b"pkcs11 id\0";
 
@@ -77,12 +85,32 @@ impl HsmKeys {
 }
 
 impl Shared {
-    fn with_session<T>(
+    fn with_session<T: Send + 'static>(
         &self,
-        operation: impl Fn(&Session) -> Result<T, HsmError>,
+        operation: impl Operation<T>,
     ) -> Result<T, VaultError> {
         self.module
-            .with_session(&self.token, operation)
+            .with_session(&self.token, USUAL_LIMIT, operation, |_, _| {})
+            .map_err(|e| e.into_vault_error(&self.token))
+    }
+
+    /// Has the object `object` made. One that is made when nobody waits for it any more is destroyed.
+    fn make<T: Send + 'static>(
+        &self,
+        object: Uuid,
+        operation: impl Operation<T>,
+    ) -> Result<T, VaultError> {
+        let token = self.token.clone();
+        let late = move |module: &Module, _: T| {
+            if let Err(e) = module.run(&token, &|session| destroy(session, object)) {
+                log::warn!(
+                    "the token '{}' has a key that was made in vain, {object}: {e}",
+                    token.label
+                );
+            }
+        };
+        self.module
+            .with_session(&self.token, MAKING_LIMIT, operation, late)
             .map_err(|e| e.into_vault_error(&self.token))
     }
 }
@@ -103,7 +131,7 @@ impl PrivateKeys for HsmKeys {
         let mut private = private_template(id, object);
         // What the token sets by itself for a key that it makes.
         private.retain(|a| !matches!(a, Attribute::Class(_) | Attribute::KeyType(_)));
-        self.0.with_session(|session| {
+        self.0.make(object, move |session| {
             let mechanism = Mechanism::RsaPkcsKeyPairGen;
             let (public, private) = session.generate_key_pair(&mechanism, &public, &private)?;
             let made = checked(session, private).and_then(|()| public_parts(session, public));
@@ -136,7 +164,7 @@ impl PrivateKeys for HsmKeys {
             Attribute::Exponent2(parts.dq.to_vec()),
             Attribute::Coefficient(parts.qi.to_vec()),
         ]);
-        self.0.with_session(|session| {
+        self.0.make(object, move |session| {
             let private = session.create_object(&template)?;
             if let Err(e) = checked(session, private) {
                 session.destroy_object(private)?;
@@ -160,10 +188,7 @@ impl PrivateKeys for HsmKeys {
 
     fn delete(&self, material: &[u8]) -> Result<(), VaultError> {
         let object = self.object(material)?;
-        self.0.with_session(|session| match find(session, object)? {
-            Some(handle) => session.destroy_object(handle).map_err(HsmError::from),
-            None => Ok(()),
-        })
+        self.0.with_session(move |session| destroy(session, object))
     }
 }
 
@@ -191,13 +216,15 @@ impl PrivateKey for HsmKey {
         algorithm: EncryptionAlgorithm,
         ciphertext: &[u8],
     ) -> Result<LockedBytes, VaultError> {
-        self.shared.with_session(|session| {
-            let key = find(session, self.object)?.ok_or(HsmError::Gone)?;
-            if !self.shared.raw_only.load(Ordering::Relaxed) {
-                match session.decrypt(&oaep(algorithm), key, ciphertext) {
+        let (shared, object) = (Arc::clone(&self.shared), self.object);
+        let ciphertext = ciphertext.to_vec();
+        self.shared.with_session(move |session| {
+            let key = find(session, object)?.ok_or(HsmError::Gone)?;
+            if !shared.raw_only.load(Ordering::Relaxed) {
+                match session.decrypt(&oaep(algorithm), key, &ciphertext) {
                     // SoftHSM has OAEP with SHA-1 only, and says so in this way.
                     Err(Error::Pkcs11(RvError::ArgumentsBad, _)) => {
-                        self.shared.raw_only.store(true, Ordering::Relaxed);
+                        shared.raw_only.store(true, Ordering::Relaxed);
                     }
                     outcome => {
                         let plain = outcome.map(Zeroizing::new).map_err(decryption)?;
@@ -205,7 +232,7 @@ impl PrivateKey for HsmKey {
                     }
                 }
             }
-            raw_decrypt(session, key, algorithm, ciphertext)
+            raw_decrypt(session, key, algorithm, &ciphertext)
         })
     }
 }
@@ -274,6 +301,14 @@ fn find(session: &Session, object: Uuid) -> Result<Option<ObjectHandle>, HsmErro
         Attribute::Id(object.as_bytes().to_vec()),
     ];
     Ok(session.find_objects(&template)?.first().copied())
+}
+
+/// Destroys an object. One that is gone already is no error.
+fn destroy(session: &Session, object: Uuid) -> Result<(), HsmError> {
+    match find(session, object)? {
+        Some(handle) => session.destroy_object(handle).map_err(HsmError::from),
+        None => Ok(()),
+    }
 }
 
 /// Holds the token to what it was asked for.

@@ -2,10 +2,17 @@
 //!
 //! A library is initialised once in a process, whoever uses it, so they are kept here for its life.
 //! A session is used by one thread at a time; those that are free wait in the library's pool.
+//!
+//! A library may hang in any of its functions, for as long as the network or the device behind it
+//! does. No lock that the users of other tokens need is held across one, but for what the standard
+//! wants alone in a process: initialising and ending the library.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, TryLockError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error, RvError};
@@ -15,11 +22,14 @@ use cryptoki::types::AuthPin;
 
 use super::HsmToken;
 use super::error::HsmError;
-use crate::keys::sha256;
+use super::lane::Lane;
+use crate::keys::{sha256, with_wiped_stack};
 use crate::vault::secret_file::read_secret;
 
 /// Free sessions that are kept for a token at most.
 const POOL: usize = 8;
+/// How long sessions in use are waited for before the library is initialised anew.
+const IN_USE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A library that is loaded and initialised.
 pub(super) struct Module {
@@ -28,9 +38,21 @@ pub(super) struct Module {
     /// in use.
     library: RwLock<Option<Pkcs11>>,
     free: Mutex<BTreeMap<String, Vec<Session>>>,
-    /// Digests of PINs that a token has refused: trying again would lock it.
-    refused: Mutex<BTreeMap<String, [u8; 32]>>,
+    tokens: Mutex<BTreeMap<String, Arc<TokenState>>>,
 }
+
+/// What is known of one token of a library.
+#[derive(Default)]
+struct TokenState {
+    lane: Arc<Lane>,
+    /// The digest of a PIN that it has refused: trying again would lock it. Held across a login, so
+    /// that two threads do not try the same.
+    refused: Mutex<Option<[u8; 32]>>,
+}
+
+/// An operation in a session with a token.
+pub(super) trait Operation<T>: Fn(&Session) -> Result<T, HsmError> + Send + 'static {}
+impl<T, F: Fn(&Session) -> Result<T, HsmError> + Send + 'static> Operation<T> for F {}
 
 /// The libraries of this process, by path.
 static MODULES: Mutex<BTreeMap<PathBuf, Arc<Module>>> = Mutex::new(BTreeMap::new());
@@ -44,26 +66,67 @@ impl Module {
                 path: path.to_owned(),
                 library: RwLock::new(None),
                 free: Mutex::default(),
-                refused: Mutex::default(),
+                tokens: Mutex::default(),
             })
         });
         module.clone()
     }
 
-    /// Runs `operation` in a session with a token in which its user is logged in. A session that the
-    /// token has ended since its last use is replaced once.
-    pub fn with_session<T>(
+    /// Runs `operation` in a session with a token in which its user is logged in, in a thread of its
+    /// own. After `limit` nobody waits for it any more; should it succeed later all the same, `late`
+    /// is given its result.
+    pub fn with_session<T: Send + 'static>(
+        self: &Arc<Self>,
+        token: &HsmToken,
+        limit: Duration,
+        operation: impl Operation<T>,
+        late: impl FnOnce(&Self, T) + Send + 'static,
+    ) -> Result<T, HsmError> {
+        let hangs = || HsmError::Hangs(limit.as_secs());
+        let deadline = Instant::now() + limit;
+        let state = self.state_of(token);
+        let place = state.lane.enter(deadline).ok_or_else(hangs)?;
+        let number = place.number();
+        let (answer, answered) = sync_channel(1);
+        let (module, its_token) = (Arc::clone(self), token.clone());
+        thread::Builder::new()
+            .name("hsm".into())
+            .spawn(move || {
+                // A decrypted key was on this stack, which another thread may get.
+                let outcome = with_wiped_stack(|| module.run(&its_token, &operation));
+                if let Err(late_answer) = answer.send(outcome)
+                    && let Ok(value) = late_answer.0
+                {
+                    late(&module, value);
+                }
+                drop(place);
+            })
+            .map_err(HsmError::Thread)?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        match answered.recv_timeout(left) {
+            Ok(outcome) => outcome,
+            Err(RecvTimeoutError::Timeout) => {
+                state.lane.hangs(number);
+                Err(hangs())
+            }
+            Err(RecvTimeoutError::Disconnected) => Err(HsmError::Senseless("end")),
+        }
+    }
+
+    /// As [`with_session`](Self::with_session), in this thread and without a limit. A session that
+    /// the token has ended since its last use is replaced once.
+    pub fn run<T>(
         &self,
         token: &HsmToken,
-        operation: impl Fn(&Session) -> Result<T, HsmError>,
+        operation: &impl Fn(&Session) -> Result<T, HsmError>,
     ) -> Result<T, HsmError> {
-        match self.attempt(token, &operation) {
+        match self.attempt(token, operation) {
             Err(error) if error.session_is_over() => {
                 self.forget_sessions(token);
                 if error.token_is_gone() {
                     self.initialise_anew()?;
                 }
-                self.attempt(token, &operation)
+                self.attempt(token, operation)
             }
             outcome => outcome,
         }
@@ -72,7 +135,7 @@ impl Module {
     fn attempt<T>(
         &self,
         token: &HsmToken,
-        operation: impl Fn(&Session) -> Result<T, HsmError>,
+        operation: &impl Fn(&Session) -> Result<T, HsmError>,
     ) -> Result<T, HsmError> {
         self.initialise()?;
         let library = self.library.read().unwrap_or_else(PoisonError::into_inner);
@@ -85,13 +148,26 @@ impl Module {
         let outcome = operation(&session);
         // What a failed operation left behind in a session is not worth finding out.
         if outcome.is_ok() {
-            let mut free = locked(&self.free);
-            let sessions = free.entry(token.label.clone()).or_default();
-            if sessions.len() < POOL {
-                sessions.push(session);
-            }
+            let surplus = self.keep(token, session);
+            // Ending a session asks the token, so it is done without the lock.
+            drop(surplus);
         }
         outcome
+    }
+
+    /// Keeps a session for the next operation, or gives it back when there are enough.
+    fn keep(&self, token: &HsmToken, session: Session) -> Option<Session> {
+        let mut free = locked(&self.free);
+        let sessions = free.entry(token.label.clone()).or_default();
+        if sessions.len() >= POOL {
+            return Some(session);
+        }
+        sessions.push(session);
+        None
+    }
+
+    fn state_of(&self, token: &HsmToken) -> Arc<TokenState> {
+        Arc::clone(locked(&self.tokens).entry(token.label.clone()).or_default())
     }
 
     fn initialise(&self) -> Result<(), HsmError> {
@@ -108,8 +184,20 @@ impl Module {
 
     /// Some libraries look for tokens only while they are initialised.
     fn initialise_anew(&self) -> Result<(), HsmError> {
-        let mut library = self.library.write().unwrap_or_else(PoisonError::into_inner);
-        locked(&self.free).clear();
+        let deadline = Instant::now() + IN_USE_PATIENCE;
+        let mut library = loop {
+            match self.library.try_write() {
+                Ok(library) => break library,
+                Err(TryLockError::Poisoned(poisoned)) => break poisoned.into_inner(),
+                // Waiting for the lock itself would keep the other tokens' users out meanwhile.
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                    thread::sleep(Duration::from_millis(10));
+                }
+                Err(TryLockError::WouldBlock) => return Err(HsmError::InUse),
+            }
+        };
+        let sessions = std::mem::take(&mut *locked(&self.free));
+        drop(sessions);
         if let Some(old) = library.take() {
             // A library that cannot even end is loaded anew all the same.
             let _ = old.finalize();
@@ -131,7 +219,9 @@ impl Module {
     }
 
     fn forget_sessions(&self, token: &HsmToken) {
-        locked(&self.free).remove(&token.label);
+        let sessions = locked(&self.free).remove(&token.label);
+        // Without the lock: the token is asked to end each.
+        drop(sessions);
     }
 
     fn open_session(&self, library: &Pkcs11, token: &HsmToken) -> Result<Session, HsmError> {
@@ -162,8 +252,9 @@ impl Module {
         if info.user_pin_locked() || info.user_pin_final_try() {
             return Err(HsmError::LastTry);
         }
-        let mut refused = locked(&self.refused);
-        if refused.get(&token.label) == Some(&digest) {
+        let state = self.state_of(token);
+        let mut refused = locked(&state.refused);
+        if *refused == Some(digest) {
             return Err(HsmError::Pin);
         }
         let pin = AuthPin::from(pin.as_str().to_owned());
@@ -173,7 +264,7 @@ impl Module {
                 RvError::PinIncorrect | RvError::PinInvalid | RvError::PinLenRange,
                 _,
             )) => {
-                refused.insert(token.label.clone(), digest);
+                *refused = Some(digest);
                 Err(HsmError::Pin)
             }
             Err(e) => Err(e.into()),

@@ -52,6 +52,17 @@ pub(in crate::vault) fn deleted_keys(
     rows.map(|row| parse(row?)).collect()
 }
 
+/// Ends the retention time of a deleted key: nobody can recover it any more.
+pub(in crate::vault) fn expire_deleted(
+    db: &Connection,
+    name: &str,
+    now: OffsetDateTime,
+) -> Result<(), VaultError> {
+    let sql = "UPDATE deleted_keys SET purge_at = ? WHERE name = ?";
+    db.execute(sql, params![text(now)?, name])?;
+    Ok(())
+}
+
 /// Makes a key one that is not deleted; its versions are there again, or were erased.
 pub(in crate::vault) fn remove_deleted(db: &Connection, name: &str) -> Result<(), VaultError> {
     match db.execute("DELETE FROM deleted_keys WHERE name = ?", [name])? {

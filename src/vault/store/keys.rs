@@ -136,11 +136,11 @@ pub(in crate::vault) fn update_key(db: &Connection, key: &KeyRow) -> Result<(), 
     Ok(())
 }
 
-/// Removes every version of a key and its rotation policy.
+/// Removes every version of a key, its rotation policy and who has used it.
 pub(in crate::vault) fn erase_key(db: &Connection, name: &str) -> Result<(), VaultError> {
     db.execute("DELETE FROM key_versions WHERE name = ?", [name])?;
     db.execute("DELETE FROM rotation_policies WHERE name = ?", [name])?;
-    Ok(())
+    super::uses::erase_uses(db, name)
 }
 
 /// The rotation policy of a key, where it was given one.

@@ -2,9 +2,13 @@
 
 mod deleted;
 mod keys;
+mod retries;
+mod uses;
 
 pub(super) use deleted::*;
 pub(super) use keys::*;
+pub(super) use retries::*;
+pub(super) use uses::*;
 
 use rusqlite::{Connection, OptionalExtension, params};
 use time::OffsetDateTime;
@@ -18,7 +22,9 @@ use crate::sqlite::Schema;
 /// Private keys are the only secrets in it, and they are sealed under the master key
 /// (`sealed` = nonce ‖ ciphertext ‖ tag). A version's `seq` orders versions: the latest of a key
 /// is the one that was made last. A deleted key keeps its versions and its name; `deleted_keys`
-/// hides them. The audit log is only ever appended to.
+/// hides them. The audit log is only ever appended to. `key_uses` says who has used a key version
+/// when, in the transaction of each record, and stays when records are archived; `due_retries` when
+/// what is due and failed is tried again.
 pub(super) const SCHEMA: Schema = Schema {
     what: "key vault",
     application_id: 0x5EA1_0BA7,
@@ -28,6 +34,7 @@ pub(super) const SCHEMA: Schema = Schema {
             db.execute_batch(include_str!("version-2.sql"))?;
             db.execute_batch(audit::TABLES)
         },
+        |db| db.execute_batch(include_str!("version-3.sql")),
     ],
 };
 

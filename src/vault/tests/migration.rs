@@ -22,6 +22,7 @@ fn downgrade(fixture: &Fixture) {
          DROP TABLE new_vault; DROP TABLE new_keys; DROP TABLE new_policies; DROP TABLE new_audit;
          DROP TABLE audit_log; DROP TABLE audit_head; DROP TABLE audit_checkpoints;
          DROP TABLE deleted_keys; DROP TABLE rotation_policies;
+         DROP TABLE due_retries; DROP TABLE key_uses;
          PRAGMA user_version = 1;",
         include_str!("../store/version-1.sql")
     ))
@@ -73,6 +74,8 @@ fn an_old_vault_keeps_its_keys_policies_and_records() {
         .read_audit(|chain, db| chain.verify(db, "vault", &[]).unwrap());
     assert_eq!(report.finding, None);
 
+    let uses = fixture.vault.last_uses("k", None).unwrap();
+    assert_eq!((uses[0].operation.as_str(), uses[0].uses), ("KeyWrap", 1));
     fixture.unwrap(&wrapped).unwrap();
     let bundle = fixture.vault.key(&fixture.owner, &latest("k")).unwrap();
     assert_eq!(bundle.key.key_ops, ["wrapKey", "unwrapKey"]);

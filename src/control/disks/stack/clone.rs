@@ -72,6 +72,7 @@ pub fn clone(installation: &Installation, request: &CloneRequest) -> Result<Crea
         ..freeze::described(ResourceKind::Disk, &request.name, &from)
     };
     let new = NewLayer {
+        name: &request.name,
         origin: payload.disk,
         size,
         data_unit: unit,

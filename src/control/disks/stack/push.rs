@@ -151,6 +151,7 @@ pub(super) fn top_layer(
     let set = header.disk_encryption_set.as_deref();
     let access = installation.wrapping_key(set)?;
     let new = NewLayer {
+        name: disk.name(),
         origin: header.disk,
         size: header.size,
         data_unit: top.data_unit,
