@@ -30,7 +30,8 @@ use super::query::Query;
 use super::route::{NoRoute, Route, segments};
 use super::shared::{Cost, Lane, Shared};
 use super::token::{Claims, Flavour, TokenRequest};
-use crate::catalog::IdentityRecord;
+use crate::catalog::{CatalogError, IdentityRecord};
+use crate::control::ControlError;
 use crate::vault::Caller;
 
 /// Largest body that is read. The largest one that makes sense is a backup of a key.
@@ -166,7 +167,9 @@ impl Listener {
                         .installation
                         .identity_by_secret(&secret)?
                         .ok_or_else(|| {
-                            ApiError::unauthorized(
+                            ApiError::new(
+                                StatusCode::UNAUTHORIZED,
+                                "invalid_client",
                                 "X-IDENTITY-HEADER is not the secret of an identity",
                             )
                         })?;
@@ -239,24 +242,43 @@ fn choose(
             "Multiple identities are assigned to this endpoint; choose one with client_id",
         ));
     }
-    names
-        .iter()
-        .filter_map(|name| shared.installation.find_identity(name).ok())
-        .map(|found| found.record)
-        .find(|identity| request.means(identity))
-        .ok_or_else(|| super::token::bad("Identity not found"))
+    for name in names {
+        let identity = match shared.installation.find_identity(name) {
+            Ok(found) => found.record,
+            // It was deleted since, or its set has an identity of elsewhere now.
+            Err(ControlError::Catalog(
+                CatalogError::NotFound { .. } | CatalogError::NotSystemAssigned { .. },
+            )) => continue,
+            // A catalog that cannot be read says nothing about who exists.
+            Err(error) => return Err(ApiError::internal(error)),
+        };
+        if request.means(&identity) {
+            return Ok(identity);
+        }
+    }
+    Err(super::token::bad("Identity not found"))
 }
 
 /// A page in a browser, or a server that is tricked into fetching a URL, can set no header, and a
-/// proxy says for whom it asks: neither gets a token.
+/// proxy says for whom it asks: neither gets a token. What is wrong with the request has a code of its
+/// own: `invalid_request` says to clients that the identity is gone.
 fn imds_request(parts: &Parts) -> Result<TokenRequest, ApiError> {
     is_get(parts)?;
     if parts.headers.contains_key("x-forwarded-for") {
-        return Err(super::token::bad("requests through a proxy are refused"));
+        return Err(ApiError::new(
+            StatusCode::BAD_REQUEST,
+            "proxied_request",
+            "requests through a proxy are refused",
+        ));
     }
     let metadata = parts.headers.get("metadata").and_then(|v| v.to_str().ok());
     if !metadata.is_some_and(|v| v.eq_ignore_ascii_case("true")) {
-        return Err(super::token::bad("Required metadata header not specified"));
+        // Azure's code.
+        return Err(ApiError::new(
+            StatusCode::BAD_REQUEST,
+            "bad_request_102",
+            "Required metadata header not specified",
+        ));
     }
     TokenRequest::parse(Flavour::Imds, parts.uri.query().unwrap_or_default())
 }

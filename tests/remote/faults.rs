@@ -141,7 +141,10 @@ fn an_identity_that_is_deleted_while_it_has_a_token_is_refused() {
         Server::new(move |request| {
             let gone = deleted.load(Ordering::SeqCst);
             match request.path.as_str() {
-                "/msi/token" if gone => json(400, r#"{"message":"identity not found"}"#),
+                "/msi/token" if gone => json(
+                    400,
+                    r#"{"error":"invalid_request","error_description":"identity not found"}"#,
+                ),
                 "/msi/token" => issuer.reply(request),
                 _ if request.token().is_none() || gone => challenge(),
                 _ => answer(request),
@@ -156,28 +159,48 @@ fn an_identity_that_is_deleted_while_it_has_a_token_is_refused() {
     assert!(message.contains("identity not found"), "{message}");
 }
 
+/// What an endpoint answers, and whether that is its refusal in OAuth's words.
+const ENDPOINT_ANSWERS: [(u16, &str, bool); 18] = [
+    (
+        400,
+        r#"{"error":"invalid_request","error_description":"identity not found"}"#,
+        true,
+    ),
+    (
+        400,
+        r#"{"error":"unauthorized_client","error_description":"identity not found"}"#,
+        true,
+    ),
+    (401, r#"{"error":"invalid_client"}"#, true),
+    (401, r#"{"error":"access_denied"}"#, true),
+    // A gateway, or an endpoint that is being updated (Azure's own 404 and 410).
+    (401, "{}", false),
+    (401, r#"{"message":"No API key found in request"}"#, false),
+    (
+        401,
+        r#"{"error":{"code":"Unauthorized","message":"no"}}"#,
+        false,
+    ),
+    (401, r#"{"error":"invalid_token"}"#, false),
+    (403, r#"{"statusCode":403}"#, false),
+    (403, r#"{"error":"access_denied"}"#, false),
+    (
+        404,
+        r#"{"error":{"code":"NotFound","message":"no such path"}}"#,
+        false,
+    ),
+    (404, r#"{"error":"invalid_request"}"#, false),
+    (410, r#"{"error":"invalid_request"}"#, false),
+    (403, "<html>proxy</html>", false),
+    (429, "", false),
+    (500, r#"{"error":"invalid_client"}"#, false),
+    (200, "{}", false),
+    (200, "<html>", false),
+];
+
 #[test]
-fn an_identity_that_gets_no_token_is_refused_and_one_whose_endpoint_fails_is_not() {
-    for (status, body, code) in [
-        (
-            400,
-            r#"{"error":"invalid_request","error_description":"identity not found"}"#,
-            true,
-        ),
-        (
-            404,
-            r#"{"error":{"code":"NotFound","message":"identity not found"}}"#,
-            true,
-        ),
-        (401, "{}", true),
-        (403, r#"{"statusCode":403}"#, true),
-        (403, "<html>proxy</html>", false),
-        (404, "", false),
-        (429, "", false),
-        (500, "", false),
-        (200, "{}", false),
-        (200, "<html>", false),
-    ] {
+fn only_an_endpoints_own_refusal_refuses_the_identity() {
+    let tried = |status, body: &'static str, refuses: bool| {
         let server = Server::new(move |request| match request.path.as_str() {
             "/msi/token" => json(status, body),
             _ => challenge(),
@@ -185,7 +208,7 @@ fn an_identity_that_gets_no_token_is_refused_and_one_whose_endpoint_fails_is_not
         let vault = server.vault(&TokenCache::default());
         let (found, message) = refused(&vault);
         let asked = server.seen("/msi/token").len();
-        if code {
+        if refuses {
             assert_eq!(found, VaultErrorCode::Unauthorized, "{status} {message}");
             assert_eq!(asked, 1, "a refusal is not asked again");
         } else {
@@ -196,17 +219,30 @@ fn an_identity_that_gets_no_token_is_refused_and_one_whose_endpoint_fails_is_not
             assert!(message.contains("identity not found"), "{message}");
         }
         assert!(message.contains("/msi/token"), "{message}");
-    }
+    };
+    std::thread::scope(|scope| {
+        for (status, body, refuses) in ENDPOINT_ANSWERS {
+            scope.spawn(move || tried(status, body, refuses));
+        }
+    });
 }
 
 #[test]
 fn refusals_of_the_vault_are_told_apart_and_not_repeated() {
     use VaultErrorCode as Code;
     for (status, code, inner, expected) in [
-        (401, "Unauthorized", "", Code::Unauthorized),
         (403, "Forbidden", "AccessDenied", Code::Forbidden),
+        (403, "Forbidden", "ForbiddenByPolicy", Code::Forbidden),
+        (403, "Forbidden", "ForbiddenByRbac", Code::Forbidden),
         (403, "Forbidden", "KeyDisabled", Code::KeyDisabled),
         (403, "Forbidden", "KeyExpired", Code::KeyExpired),
+        (403, "Forbidden", "KeyNotYetValid", Code::KeyNotYetValid),
+        (
+            403,
+            "Forbidden",
+            "KeyOperationForbidden",
+            Code::KeyOperationForbidden,
+        ),
         (404, "KeyNotFound", "", Code::KeyNotFound),
         (
             409,
@@ -214,6 +250,7 @@ fn refusals_of_the_vault_are_told_apart_and_not_repeated() {
             "ObjectIsDeletedButRecoverable",
             Code::KeyDeleted,
         ),
+        (409, "Conflict", "ObjectIsBeingDeleted", Code::KeyDeleted),
     ] {
         let server = answering(move |request| match request.path.ends_with("unwrapkey") {
             true => azure_error(status, code, inner),
@@ -233,6 +270,14 @@ fn refusals_of_the_vault_are_told_apart_and_not_repeated() {
             assert!(message.contains(&grant), "{message}");
         }
     }
+    // A token that was just issued is not accepted.
+    let server = answering(|request| match request.path.ends_with("unwrapkey") {
+        true => challenge(),
+        false => answer(request),
+    });
+    let found = refused(&server.vault(&TokenCache::default())).0;
+    assert_eq!(found, Code::Unauthorized);
+    assert_eq!(found.verdict(), Verdict::Refused);
     // Wrapped bytes that are wrong are no decision about the key.
     let server = answering(|request| match request.path.ends_with("unwrapkey") {
         true => azure_error(400, "BadParameter", ""),
@@ -290,6 +335,25 @@ fn what_decides_nothing_is_tried_three_times() {
         (
             json(403, "<html>proxy</html>"),
             "not in the words of a key vault",
+        ),
+        // Where it was asked from, not who may.
+        (
+            azure_error(403, "Forbidden", "ForbiddenByFirewall"),
+            "HTTP 403 Forbidden, ForbiddenByFirewall: made up",
+        ),
+        (azure_error(403, "Forbidden", "ForbiddenByConnection"), ""),
+        // Gateways that speak JSON.
+        (azure_error(401, "Unauthorized", ""), "HTTP 401"),
+        (azure_error(403, "AuthorizationFailed", ""), "HTTP 403"),
+        (azure_error(404, "NotFound", ""), "HTTP 404"),
+        (json(404, r#"{"message":"no Route matched"}"#), "HTTP 404"),
+        (
+            Reply::Answer(
+                401,
+                vec![("www-authenticate", "Basic realm=\"proxy\"".into())],
+                r#"{"error":{"code":"Unauthorized","message":"log in"}}"#.into(),
+            ),
+            "Basic realm",
         ),
         (json(302, ""), "HTTP 302"),
         (Reply::Reset, ""),

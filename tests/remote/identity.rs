@@ -40,7 +40,7 @@ impl Issuer {
             "{request:?}"
         );
         if request.header("x-identity-header") != Some(SECRET) {
-            return json(401, r#"{"message":"wrong header"}"#);
+            return json(401, r#"{"error":"invalid_client"}"#);
         }
         let mut issued = self.0.lock().unwrap();
         *issued += 1;

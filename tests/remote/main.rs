@@ -9,6 +9,7 @@ mod frontend;
 mod key_search;
 
 mod faults;
+mod gateway;
 mod identity;
 mod served;
 mod server;

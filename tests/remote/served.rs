@@ -138,12 +138,12 @@ impl Drop for Keeper {
 }
 
 /// The installation that has the disk, which is under its platform's key at first.
-struct DiskHost {
-    disk: Disk,
+pub(super) struct DiskHost {
+    pub(super) disk: Disk,
 }
 
 impl DiskHost {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             disk: Disk::new(8 << 20),
         }
@@ -182,7 +182,7 @@ impl DiskHost {
             .command(&line.split_whitespace().collect::<Vec<_>>())
     }
 
-    fn run(&self, line: &str) -> Vec<u8> {
+    pub(super) fn run(&self, line: &str) -> Vec<u8> {
         expect_success(&mut self.command(line)).stdout
     }
 
@@ -199,20 +199,20 @@ impl DiskHost {
         error["message"].as_str().unwrap().to_owned()
     }
 
-    fn attach(&self) -> Daemon {
+    pub(super) fn attach(&self) -> Daemon {
         self.disk.attach(&AttachOptions {
             arguments: GUARDED,
             ..AttachOptions::default()
         })
     }
 
-    fn key_access(&self) -> Value {
+    pub(super) fn key_access(&self) -> Value {
         self.json("disk show disk")["keyAccess"].take()
     }
 }
 
 /// Waits until the disk is served, or is not any more.
-fn wait_served(queue: &mut Queue, served: bool) {
+pub(super) fn wait_served(queue: &mut Queue, served: bool) {
     let end = Instant::now() + PATIENCE;
     while queue.read(0, 512).is_ok() != served {
         assert!(Instant::now() < end, "served does not become {served}");

@@ -273,12 +273,9 @@ async fn imds(
                 raw_response: Some(response),
                 ..
             }) = kind
+                && is_refusal(u16::from(*status), response.body())
             {
-                // Azure's guidance has every other status asked again.
-                let refuses = matches!(u16::from(*status), 400 | 401 | 403);
-                if refuses && is_object(response.body()) {
-                    return refused(format!("{e}{}", reason(response.body())));
-                }
+                return refused(format!("{e}{}", reason(response.body())));
             }
             unanswered(e.to_string())
         })
@@ -318,18 +315,48 @@ async fn endpoint(
         200 => token(response.body()).ok_or_else(|| {
             unanswered("its answer is no token (access_token and expires_on)".into())
         }),
-        400 | 401 | 403 | 404 if is_object(response.body()) => Err(refused(format!(
+        _ if is_refusal(status, response.body()) => Err(refused(format!(
             "it gives this identity no token (HTTP {status}{})",
             reason(response.body())
         ))),
-        _ => Err(unanswered(format!("it answered with HTTP {status}"))),
+        _ => Err(unanswered(format!(
+            "it answered with HTTP {status}{}",
+            reason(response.body())
+        ))),
     }
 }
 
-/// Whether an answer is in the form of whoever issues tokens. What stands between, a proxy say, can
-/// answer with 403 too, and decides nothing.
-fn is_object(body: &[u8]) -> bool {
-    serde_json::from_slice::<serde_json::Map<String, Value>>(body).is_ok()
+/// Statuses and values of `error` (RFC 6749 §5.2) by which whoever issues tokens says that it does
+/// not give this identity one.
+///
+/// `invalid_request` is what Azure's instance metadata service answers when the machine's identity
+/// was removed ("Identity not found"); requests from here always have the same form, so that nothing
+/// else can be wrong with them. Its 404 and 410 mean that it is being updated and is to be asked again:
+/// <https://learn.microsoft.com/entra/identity/managed-identities-azure-resources/how-to-use-vm-token#error-handling>.
+/// `error_description` is not looked at, as that page demands.
+const REFUSALS: [(u16, &str); 9] = [
+    (400, "invalid_request"),
+    (400, "invalid_client"),
+    (400, "invalid_grant"),
+    (400, "unauthorized_client"),
+    (400, "access_denied"),
+    (401, "invalid_client"),
+    (401, "invalid_grant"),
+    (401, "unauthorized_client"),
+    (401, "access_denied"),
+];
+
+/// Whether an answer is a refusal. What stands between, a proxy or a gateway, can answer with 401,
+/// 403 and 404 too, in JSON as well, and decides nothing.
+fn is_refusal(status: u16, body: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Answer {
+        error: String,
+    }
+    let Ok(answer) = serde_json::from_slice::<Answer>(body) else {
+        return false;
+    };
+    REFUSALS.contains(&(status, answer.error.as_str()))
 }
 
 /// Reads an answer with a token. Endpoints differ: the expiry is text or a number, of the moment or
@@ -399,6 +426,39 @@ mod tests {
         ] {
             let error = endpoint(far).unwrap_err();
             assert_eq!(error.code, VaultErrorCode::BadParameter, "{far}");
+        }
+    }
+
+    #[test]
+    fn only_oauths_refusals_are_some() {
+        let body = |error: &str| {
+            format!(r#"{{"error":"{error}","error_description":"Identity not found"}}"#)
+        };
+        for (status, error) in REFUSALS {
+            assert!(
+                is_refusal(status, body(error).as_bytes()),
+                "{status} {error}"
+            );
+            for other in [200, 302, 403, 404, 407, 410, 429, 500, 502, 503, 504] {
+                assert!(
+                    !is_refusal(other, body(error).as_bytes()),
+                    "{other} {error}"
+                );
+            }
+        }
+        for (status, body) in [
+            (400, body("invalid_resource")),
+            (400, body("bad_request_102")),
+            (401, body("unknown_source")),
+            (401, body("invalid_request")),
+            (400, body("")),
+            (401, "{}".into()),
+            (400, r#"{"statusCode":400,"message":"no identity"}"#.into()),
+            (401, r#"{"error":{"code":"invalid_client"}}"#.into()),
+            (400, r#"["error","invalid_client"]"#.into()),
+            (400, String::new()),
+        ] {
+            assert!(!is_refusal(status, body.as_bytes()), "{status} {body}");
         }
     }
 
