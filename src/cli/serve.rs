@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use nix::unistd::User;
 use serde::Serialize;
 
 use super::{CliError, Context, OutputFormat};
@@ -39,13 +40,18 @@ pub struct ServeArgs {
     /// Serve tokens as Azure's instance metadata service does; an address of this host alone
     #[arg(long, value_name = "ADDR", requires = "imds_identity")]
     imds_listen: Option<SocketAddr>,
-    /// The identity whose tokens --imds-listen gives to every process of this host: a name, or
-    /// disk-encryption-set/SET
+    /// The identity whose tokens --imds-listen gives to every process of the users that --allow-user
+    /// names: a name, or disk-encryption-set/SET
     #[arg(long, value_name = "NAME", requires = "imds_listen", num_args = 1..)]
     imds_identity: Vec<String>,
     /// Serve IDENTITY_ENDPOINT without TLS too; an address of this host alone
     #[arg(long, value_name = "ADDR")]
     identity_listen: Option<SocketAddr>,
+    /// The user, by name or uid, whose processes may ask --imds-listen and --identity-listen, and
+    /// nobody else [default: root and the user that this runs as]. Not the user of a VMM with user
+    /// networking: its guests are that user too
+    #[arg(long, alias = "allow-uid", value_name = "USER", num_args = 1.., value_parser = user)]
+    allow_user: Vec<u32>,
     /// How long a token is valid, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 3600,
           value_parser = clap::value_parser!(u64)
@@ -59,6 +65,18 @@ pub struct ServeArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 60,
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     client_timeout: u64,
+}
+
+/// The uid of a user of this host.
+fn user(text: &str) -> Result<u32, String> {
+    if let Ok(uid) = text.parse() {
+        return Ok(uid);
+    }
+    match User::from_name(text) {
+        Ok(Some(user)) => Ok(user.uid.as_raw()),
+        Ok(None) => Err("there is no such user on this host".into()),
+        Err(e) => Err(format!("the users of this host cannot be looked up: {e}")),
+    }
 }
 
 /// What is served, for programs that wait for it.
@@ -159,6 +177,10 @@ pub(super) fn run(
             identities: args.imds_identity,
         }),
         identity_address: args.identity_listen,
+        users: match args.allow_user.is_empty() {
+            true => vec![0, rustix::process::geteuid().as_raw()],
+            false => args.allow_user,
+        },
         token_lifetime: Duration::from_secs(args.token_lifetime),
         max_connections: args.max_connections as usize,
         client_timeout: Duration::from_secs(args.client_timeout),

@@ -25,6 +25,7 @@ use uuid::Uuid;
 use super::ApiError;
 use super::connections::Connections;
 use super::host::VaultHost;
+use super::local::LocalOnly;
 use super::operation::{Answer, Operation};
 use super::query::Query;
 use super::route::{NoRoute, Route, segments};
@@ -55,6 +56,8 @@ pub struct Listener {
     pub connections: Connections,
     /// What it serves.
     pub service: Service,
+    /// Who may ask, where it gives tokens in the clear.
+    pub local: Option<LocalOnly>,
     /// How long a client may take to send a request's body.
     pub patience: Duration,
 }
@@ -77,6 +80,7 @@ pub async fn handle(
     let (parts, body) = request.into_parts();
     let path = parts.uri.path();
     let reply = match &listener.service {
+        _ if let Err(error) = listener.admit(peer, &parts).await => TokenError(error).into(),
         Service::Imds(names) => listener.imds(names, peer, &parts).await,
         _ if is(path, &["msi", "token"]) => listener.identity_endpoint(peer, &parts).await,
         Service::IdentityEndpoint => not_found(path).into(),
@@ -92,6 +96,26 @@ pub async fn handle(
 }
 
 impl Listener {
+    /// Refuses whoever may not ask a listener of this host alone, whatever is asked. The log says who
+    /// was refused.
+    async fn admit(&self, peer: SocketAddr, parts: &Parts) -> Result<(), ApiError> {
+        let Some(local) = &self.local else {
+            return Ok(());
+        };
+        let admitted = match local.check_host(parts) {
+            Ok(()) => {
+                let local = local.clone();
+                let work = move |_: &Shared| local.check_peer(peer).map(drop);
+                self.shared.blocking(Cost::Usual, work).await
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = &admitted {
+            log::warn!("no token for {peer}: {}", error.message);
+        }
+        admitted
+    }
+
     async fn vaults(&self, peer: SocketAddr, parts: &Parts, body: Body) -> Reply {
         let host = match vault_host(parts, &self.shared.domains) {
             Ok(host) => host,

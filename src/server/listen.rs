@@ -21,6 +21,7 @@ use tokio::time::MissedTickBehavior;
 use super::ServerError;
 use super::connections::Connections;
 use super::http::{Listener, Service, handle};
+use super::local::LocalOnly;
 use super::shared::{Shared, THREADS};
 use super::tls::{CertificateSource, Tls};
 use super::token::TokenService;
@@ -63,6 +64,8 @@ pub struct ServeOptions {
     pub imds: Option<Imds>,
     /// Where `IDENTITY_ENDPOINT` is served without TLS.
     pub identity_address: Option<SocketAddr>,
+    /// The users who may ask for tokens without TLS.
+    pub users: Vec<u32>,
     /// How long a token lives.
     pub token_lifetime: Duration,
     /// Most connections to vaults at a time.
@@ -89,6 +92,7 @@ struct Socket {
     address: SocketAddr,
     service: Service,
     connections: Connections,
+    local: Option<LocalOnly>,
 }
 
 /// Serves the vaults of an installation until SIGTERM or SIGINT. `ready` is called when every
@@ -129,11 +133,23 @@ pub fn serve(
         }) = options.imds
         {
             let service = Service::Imds(identities);
-            sockets.push(Socket::open_local("--imds-listen", address, service)?);
+            let users = options.users.clone();
+            sockets.push(Socket::open_local(
+                "--imds-listen",
+                address,
+                service,
+                users,
+            )?);
         }
         if let Some(address) = options.identity_address {
             let service = Service::IdentityEndpoint;
-            sockets.push(Socket::open_local("--identity-listen", address, service)?);
+            let users = options.users;
+            sockets.push(Socket::open_local(
+                "--identity-listen",
+                address,
+                service,
+                users,
+            )?);
         }
         let serving = serving(&sockets, &tls);
         let (mut terminate, mut interrupt) = signals()?;
@@ -199,6 +215,7 @@ impl Socket {
             listener,
             service,
             connections: Connections::new(connections),
+            local: None,
         })
     }
 
@@ -206,11 +223,22 @@ impl Socket {
         option: &'static str,
         address: SocketAddr,
         service: Service,
+        users: Vec<u32>,
     ) -> Result<Self, ServerError> {
         if !address.ip().is_loopback() {
             return Err(ServerError::NotLoopback { option, address });
         }
-        Self::open(address, service, TOKEN_CONNECTIONS)
+        let socket = Self::open(address, service, TOKEN_CONNECTIONS)?;
+        let local = LocalOnly::new(socket.address, users).map_err(|source| {
+            system(
+                "read whose connections are whose (/proc/self/net/tcp)",
+                source,
+            )
+        })?;
+        Ok(Self {
+            local: Some(local),
+            ..socket
+        })
     }
 
     fn serve(
@@ -226,6 +254,7 @@ impl Socket {
             shared,
             connections: self.connections,
             service: self.service,
+            local: self.local,
             patience,
         });
         let app = Router::new()

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! TLS listener ──► Connections (limit) ──► rustls ──► http: who, what ──► operation on the vault
-//! IMDS listener, IDENTITY_ENDPOINT listener (loopback) ──► tokens
+//! IMDS listener, IDENTITY_ENDPOINT listener (loopback) ──► local: which user ──► tokens
 //! ```
 //!
 //! The network is served by as many threads as there are CPUs; RSA and the vault's disk block other
@@ -15,6 +15,7 @@ mod error;
 mod host;
 mod http;
 mod listen;
+mod local;
 mod model;
 mod operation;
 mod query;

@@ -168,12 +168,16 @@ pub fn token(served: &Served, secret: &str, resource: &str) -> Answer {
 
 /// Asks a listener without TLS.
 pub fn plain(url: &str, path: &str, headers: &str) -> (u16, Value) {
-    let address = url.strip_prefix("http://").unwrap();
-    let address = address.split('/').next().unwrap();
+    plain_as(url, path, url.split('/').nth(2).unwrap(), headers)
+}
+
+/// The same under another name than its own.
+pub fn plain_as(url: &str, path: &str, host: &str, headers: &str) -> (u16, Value) {
+    let address = url.split('/').nth(2).unwrap();
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let request =
-        format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{headers}\r\n");
+        format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{headers}\r\n");
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();

@@ -1,6 +1,8 @@
 //! Who gets a token, and what a token is worth.
 
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::rand::SystemRandom;
@@ -10,7 +12,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
 
-use super::client::{Answer, Client, Connection, plain, token};
+use super::client::{Answer, Client, Connection, plain, plain_as, token};
 use super::served::{Host, Served};
 
 /// The installation's own signing key, as somebody has it who stole it.
@@ -267,6 +269,114 @@ fn imds_gives_tokens_of_its_identities_to_who_asks_itself() {
     }
     host.ok("identity delete bob --yes");
     assert_eq!(plain(url, &of_bob, "Metadata: true\r\n").0, 400);
+}
+
+/// Asks for a token at `url` with this `Host`; the status and whether there is a token in the answer.
+fn ask_as(url: &str, path: &str, host: &str, headers: &str) -> (u16, Value) {
+    plain_as(url, path, host, &format!("Metadata: true\r\n{headers}"))
+}
+
+#[test]
+fn a_page_whose_name_means_this_host_gets_no_token() {
+    let (host, alice) = Host::with_vault();
+    let served =
+        host.serve("--imds-listen 127.0.0.1:0 --imds-identity alice --identity-listen 127.0.0.1:0");
+    let resource = served.resource();
+    let imds =
+        format!("/metadata/identity/oauth2/token?api-version=2018-02-01&resource={resource}");
+    let endpoint = format!("/msi/token?api-version=2019-08-01&resource={resource}");
+    let secret = format!("X-IDENTITY-HEADER: {}\r\n", alice.secret);
+    for (url, path, headers) in [
+        (&served.ready["imdsEndpoint"], &imds, ""),
+        (
+            &served.ready["localIdentityEndpoint"],
+            &endpoint,
+            secret.as_str(),
+        ),
+    ] {
+        let url = url.as_str().unwrap();
+        let port = url.split('/').nth(2).unwrap().rsplit_once(':').unwrap().1;
+        for own in [format!("127.0.0.1:{port}"), format!("localhost:{port}")] {
+            let (status, body) = ask_as(url, path, &own, headers);
+            assert_eq!(status, 200, "{own}: {body}");
+        }
+        for foreign in [
+            format!("rebind.evil.example:{port}"),
+            "rebind.evil.example".into(),
+            format!("10.0.2.2:{port}"),
+            format!("127.0.0.1.evil.example:{port}"),
+        ] {
+            let (status, body) = ask_as(url, path, &foreign, headers);
+            assert_eq!(status, 421, "{foreign}: {body}");
+            assert!(body.get("access_token").is_none(), "{foreign}: {body}");
+            assert_eq!(body["error"], "misdirected_request");
+            // Whatever is asked.
+            assert_eq!(ask_as(url, "/adfs/oauth2/token", &foreign, headers).0, 421);
+        }
+    }
+}
+
+#[test]
+fn only_processes_of_named_users_get_tokens() {
+    let (host, alice) = Host::with_vault();
+    let own = rustix::process::geteuid().as_raw();
+    let path = |served: &Served| {
+        let resource = served.resource();
+        format!("/metadata/identity/oauth2/token?api-version=2018-02-01&resource={resource}")
+    };
+    let listen = "--imds-listen 127.0.0.1:0 --imds-identity alice --identity-listen 127.0.0.1:0";
+    for (allowed, status) in [
+        (String::new(), 200),
+        (format!("--allow-user {own}"), 200),
+        (format!("--allow-user {} {own}", own + 1), 200),
+        (format!("--allow-user {}", own + 1), 403),
+        (format!("--allow-uid {}", own + 1), 403),
+    ] {
+        let served = host.serve(&format!("{listen} {allowed}"));
+        let url = served.ready["imdsEndpoint"].as_str().unwrap();
+        let (found, body) = plain(url, &path(&served), "Metadata: true\r\n");
+        assert_eq!(found, status, "{allowed}: {body}");
+        let url = served.ready["localIdentityEndpoint"].as_str().unwrap();
+        let endpoint = format!(
+            "/msi/token?api-version=2019-08-01&resource={}",
+            served.resource()
+        );
+        let secret = format!("X-IDENTITY-HEADER: {}\r\n", alice.secret);
+        let (found, body) = plain(url, &endpoint, &secret);
+        assert_eq!(found, status, "{allowed}: {body}");
+        if status == 403 {
+            let why = body["error_description"].as_str().unwrap();
+            assert!(why.contains(&format!("uid {own}")), "{why}");
+            assert!(why.contains("--allow-user"), "{why}");
+        }
+    }
+    let unknown = format!("keyvault serve {listen} --allow-user no-such-user");
+    assert_eq!(host.run(&unknown).status.code(), Some(2));
+
+    // As another user, for whom the test has to be root.
+    if own != 0 {
+        return;
+    }
+    let served = host.serve(listen);
+    let address = served.ready["imdsEndpoint"].as_str().unwrap()["http://".len()..].to_owned();
+    let (ip, port) = address.split_once(':').unwrap();
+    let script = format!(
+        "exec 3<>/dev/tcp/{ip}/{port}; printf 'GET {} HTTP/1.1\\r\\nHost: {address}\\r\\n\
+         Metadata: true\\r\\nConnection: close\\r\\n\\r\\n' >&3; cat <&3",
+        path(&served)
+    );
+    for (uid, status) in [(0, "200"), (65_534, "403")] {
+        let mut command = Command::new("bash");
+        command.args(["-c", &script]).uid(uid).current_dir("/");
+        let answer = command.output().unwrap();
+        let text = String::from_utf8_lossy(&answer.stdout);
+        assert_eq!(
+            text.split(' ').nth(1),
+            Some(status),
+            "uid {uid}: {answer:?}"
+        );
+        assert_eq!(text.contains("access_token"), uid == 0, "{text}");
+    }
 }
 
 #[test]
