@@ -106,7 +106,7 @@ impl Listener {
             Ok(()) => {
                 let local = local.clone();
                 let work = move |_: &Shared| local.check_peer(peer).map(drop);
-                self.shared.blocking(Cost::Usual, work).await
+                self.shared.blocking(Lane::Tokens, Cost::Usual, work).await
             }
             Err(error) => Err(error),
         };
