@@ -6,7 +6,7 @@ use libfuzzer_sys::fuzz_target;
 use sealdisk::cipher::Cursor;
 use sealdisk::pipeline::OpKind;
 use sealdisk::request::{
-    Action, Chain, ChainError, ChainLimits, Disk, Memory, Scratch, interpret, read_chain,
+    Action, Chain, ChainError, ChainLimits, Disk, Memory, Scratch, Status, interpret, read_chain,
 };
 use sealdisk::units::Sector;
 use virtio_queue::desc::{RawDescriptor, split::Descriptor};
@@ -61,6 +61,7 @@ struct Input {
     head: u8,
     table: Vec<Desc>,
     indirect: Vec<Desc>,
+    /// Type, of which the highest bit is the barrier flag of old, and sector.
     headers: [(u8, u64); 4],
     /// Discard and write zeroes segments, behind the headers.
     segments: [(u64, u32, u8); 2],
@@ -107,7 +108,7 @@ fuzz_target!(|input: Input| {
         at += 16;
     };
     for (kind, sector) in input.headers {
-        put(u64::from(kind % 16), sector);
+        put(u64::from(kind % 16) | u64::from(kind >> 7) << 31, sector);
     }
     for (sector, sectors, flags) in input.segments {
         put(sector, u64::from(sectors) | u64::from(flags % 4) << 32);

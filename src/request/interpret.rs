@@ -15,6 +15,14 @@ use super::Chain;
 /// Bytes of `struct virtio_blk_discard_write_zeroes`.
 const SEGMENT_LEN: usize = 16;
 
+/// The barrier flag of a request's type in virtio before 1.0 (`VIRTIO_BLK_T_BARRIER`). It is not
+/// offered, so a driver may not rely on it; SLOF sets it in each request all the same. It is ignored,
+/// as QEMU's back-ends do.
+const BARRIER: u32 = 1 << 31;
+
+/// The other name of a flush in virtio 0.9.5 (Appendix D): the same as `VIRTIO_BLK_T_FLUSH`.
+const FLUSH_OUT: u32 = VIRTIO_BLK_T_FLUSH | VIRTIO_BLK_T_OUT;
+
 /// The status byte of a request (virtio 1.2 §5.2.6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
@@ -77,12 +85,12 @@ pub enum Action {
 /// are completed.
 pub fn interpret(chain: &Chain, disk: &Disk, durable: bool) -> Action {
     let (readable, writable) = (chain.readable, chain.writable);
-    match chain.header.kind {
+    match chain.header.kind & !BARRIER {
         VIRTIO_BLK_T_IN if readable == 0 => transfer(chain, disk, OpKind::Read, writable),
         VIRTIO_BLK_T_OUT if writable == 0 && !disk.read_only => {
             transfer(chain, disk, OpKind::Write { durable }, readable)
         }
-        VIRTIO_BLK_T_FLUSH if readable == 0 && writable == 0 => Action::Submit {
+        VIRTIO_BLK_T_FLUSH | FLUSH_OUT if readable == 0 && writable == 0 => Action::Submit {
             kind: OpKind::Flush,
             at: ByteOffset(0),
             len: 0,
@@ -105,6 +113,7 @@ pub fn interpret(chain: &Chain, disk: &Disk, durable: bool) -> Action {
         VIRTIO_BLK_T_IN
         | VIRTIO_BLK_T_OUT
         | VIRTIO_BLK_T_FLUSH
+        | FLUSH_OUT
         | VIRTIO_BLK_T_GET_ID
         | VIRTIO_BLK_T_DISCARD
         | VIRTIO_BLK_T_WRITE_ZEROES => refuse(Status::IoError),
@@ -124,10 +133,14 @@ fn transfer(chain: &Chain, disk: &Disk, kind: OpKind, len: u64) -> Action {
     }
 }
 
-/// Discard and write zeroes carry one segment: that is what the configuration space offers.
+/// Discard and write zeroes carry one segment: that is what the configuration space offers. More of
+/// them are well-formed, and nothing that is served here; any other length is no segment at all.
 fn zero(chain: &Chain, disk: &Disk, durable: bool, discard: bool) -> Action {
-    if chain.readable != SEGMENT_LEN as u64 {
-        return refuse(Status::IoError);
+    const ONE: u64 = SEGMENT_LEN as u64;
+    match chain.readable {
+        ONE => {}
+        more if more > ONE && more.is_multiple_of(ONE) => return refuse(Status::Unsupported),
+        _ => return refuse(Status::IoError),
     }
     let mut segment = [0; SEGMENT_LEN];
     Cursor::default().read(&chain.data, &mut segment);

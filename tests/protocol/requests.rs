@@ -8,6 +8,46 @@ use crate::frontend::device::{Setup, feature};
 use crate::frontend::queue::{Desc, INDIRECT, NEXT, Seg, WRITE};
 use crate::frontend::rng::Rng;
 
+/// SLOF, the firmware of pseries guests, sets the barrier flag of virtio before 1.0 in each request.
+#[test]
+fn the_legacy_barrier_flag_is_ignored() {
+    const BARRIER: u32 = 1 << 31;
+    let disk = Disk::new(4 * MIB);
+    let daemon = disk.attach(&AttachOptions::default());
+    let queue = &mut daemon.connect().queues[0];
+    let data = Rng::new(8).bytes(4096);
+    let at = queue.arena.alloc(4096, 16);
+    queue.mem.write(at, &data);
+    let written = queue.request(BARRIER | kind::OUT, 8, &[Seg::out(at, 4096)]);
+    assert_eq!(queue.complete(written).status, Status::Ok);
+    queue.mem.fill(at, 0, 4096);
+    let read = queue.request(BARRIER | kind::IN, 8, &[Seg::into(at, 4096)]);
+    assert_eq!(queue.complete(read).status, Status::Ok);
+    assert!(queue.mem.read(at, 4096) == data);
+    let flushed = queue.request(BARRIER | kind::FLUSH, 0, &[]);
+    assert_eq!(queue.complete(flushed).status, Status::Ok);
+    let scsi = queue.request(BARRIER | 2, 0, &[]);
+    assert_eq!(queue.complete(scsi).status, Status::Unsupp);
+}
+
+/// One segment is offered; what has more is well-formed, and not served.
+#[test]
+fn more_segments_than_are_offered_are_unsupported() {
+    let disk = Disk::new(4 * MIB);
+    let daemon = disk.attach(&AttachOptions::default());
+    let mut frontend = daemon.connect();
+    let config = frontend.config();
+    assert_eq!(config.max_discard_seg(), 1);
+    assert_eq!(config.max_write_zeroes_seg(), 1);
+    let queue = &mut frontend.queues[0];
+    let data = Rng::new(9).bytes(8192);
+    queue.write(0, &data).unwrap();
+    let two = [(0, 8, 0), (8, 8, 0)];
+    assert_eq!(queue.discard(&two), Err(Status::Unsupp));
+    assert_eq!(queue.write_zeroes(&two), Err(Status::Unsupp));
+    assert!(queue.read(0, 8192) == Ok(data), "something was done");
+}
+
 #[test]
 fn never_written_blocks_read_as_zeros() {
     let disk = Disk::new(4 * MIB);

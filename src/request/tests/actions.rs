@@ -8,6 +8,10 @@ use virtio_bindings::virtio_blk::{
 
 use super::*;
 
+/// As old drivers know them.
+const BARRIER: u32 = 1 << 31;
+const FLUSH_OUT: u32 = 5;
+
 const STATUS: (u64, u32) = (DATA + 0x3000, 1);
 const PART: u64 = DATA + 0x200;
 
@@ -103,10 +107,52 @@ fn data_in_the_wrong_direction_is_an_error() {
 fn unknown_types_are_unsupported() {
     let guest = Guest::new();
     // 12 is not offered (lifetime), 14 neither (secure erase), 2 and 7 are old SCSI.
-    for kind in [2, 3, 5, 7, 9, 12, 14, 1 << 31, u32::MAX] {
+    for kind in [
+        2,
+        3,
+        7,
+        9,
+        12,
+        14,
+        1 << 30,
+        BARRIER | 2,
+        BARRIER | 12,
+        u32::MAX,
+    ] {
         let action = act(&guest, &DISK, kind, 0, (16, 512));
         assert_eq!(action, UNSUPPORTED, "type {kind}");
     }
+}
+
+/// Virtio before 1.0 has a barrier flag beside the type; SLOF sets it in each read.
+#[test]
+fn the_legacy_barrier_flag_changes_nothing() {
+    for (kind, data) in [
+        (VIRTIO_BLK_T_IN, (0, 512)),
+        (VIRTIO_BLK_T_OUT, (512, 0)),
+        (VIRTIO_BLK_T_FLUSH, (0, 0)),
+        (FLUSH_OUT, (0, 0)),
+        (VIRTIO_BLK_T_GET_ID, (0, 20)),
+        (VIRTIO_BLK_T_DISCARD, (16, 0)),
+        (VIRTIO_BLK_T_WRITE_ZEROES, (16, 0)),
+        (VIRTIO_BLK_T_IN, (512, 512)),
+        (VIRTIO_BLK_T_OUT, (512, 512)),
+    ] {
+        for disk in [&DISK, &READ_ONLY] {
+            let (with, without) = (Guest::new(), Guest::new());
+            let action = act(&with, disk, BARRIER | kind, 3, data);
+            assert_eq!(action, act(&without, disk, kind, 3, data), "type {kind}");
+        }
+    }
+}
+
+/// Virtio 0.9.5, Appendix D: "the FLUSH and FLUSH_OUT types are equivalent".
+#[test]
+fn a_flush_of_old_drivers_is_a_flush() {
+    let guest = Guest::new();
+    let action = act(&guest, &DISK, FLUSH_OUT, 0, (0, 0));
+    assert_eq!(action, submit(OpKind::Flush, 0, 0));
+    assert_eq!(act(&guest, &DISK, FLUSH_OUT, 0, (512, 0)), IO_ERROR);
 }
 
 #[test]
@@ -166,8 +212,12 @@ fn discard_and_write_zeroes_take_one_segment_on_the_disk() {
             let action = segment(&guest, kind, (place.0, place.1, flags));
             assert_eq!(action, IO_ERROR, "type {kind} at {place:?}");
         }
-        for len in [0, 8, 15, 17, 32] {
+        for len in [0, 8, 15, 17, 31, 33] {
             assert_eq!(act(&guest, &DISK, kind, 0, (len, 0)), IO_ERROR);
+        }
+        // More segments than are offered.
+        for len in [32, 48, 160] {
+            assert_eq!(act(&guest, &DISK, kind, 0, (len, 0)), UNSUPPORTED);
         }
     }
 }

@@ -4,7 +4,8 @@
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::{
-    Action, Chain, ChainError, ChainLimits, Cursor, Descriptor, Disk, Memory, OpKind, interpret,
+    Action, Chain, ChainError, ChainLimits, Cursor, Descriptor, Disk, Memory, OpKind, Status,
+    interpret,
 };
 
 /// Holds `result`, of reading the chain that has `descriptors`, against the rules, and if it was
@@ -100,11 +101,16 @@ fn content(memory: &Memory, descriptors: &[Descriptor], chain: &Chain) {
     assert_eq!(chain.status.0, last.addr().0 + u64::from(last.len()) - 1);
 }
 
-/// What is done lies on the disk and changes nothing that is read-only.
+/// What is done lies on the disk and changes nothing that is read-only; what is not done is no
+/// request of the kinds that are served, or not one that is right.
 fn action(chain: &Chain, disk: &Disk, action: Action) {
+    // Whether or not the driver sets the barrier flag of old.
+    let asked = chain.header.kind % (1 << 31);
     let (kind, at, len) = match action {
-        Action::Answer { written, .. } => {
+        Action::Answer { status, written } => {
             assert!(u64::from(written) <= chain.writable);
+            let known = [0, 1, 4, 5, 8, 11, 13].contains(&asked);
+            assert!(known || status == Status::Unsupported, "type {asked}");
             return;
         }
         Action::Submit { kind, at, len } => (kind, at, len),
@@ -112,10 +118,21 @@ fn action(chain: &Chain, disk: &Disk, action: Action) {
     assert!(at.0.is_multiple_of(512) && len.is_multiple_of(512));
     let end = u128::from(at.0) + u128::from(len);
     assert!(end <= u128::from(disk.capacity.0) * 512);
+    let types: &[u32] = match kind {
+        OpKind::Read => &[0],
+        OpKind::Write { .. } => &[1],
+        OpKind::Flush => &[4, 5],
+        OpKind::Zero { .. } => &[11, 13],
+        OpKind::Raise { .. } => &[],
+    };
+    assert!(types.contains(&asked), "type {asked}");
     match kind {
         OpKind::Read => assert_eq!((len, chain.readable), (chain.writable, 0)),
         OpKind::Write { .. } => assert_eq!((len, chain.writable), (chain.readable, 0)),
-        OpKind::Zero { .. } => assert!(len <= u64::from(disk.most_zero_sectors) * 512),
+        OpKind::Zero { .. } => {
+            assert_eq!((chain.readable, chain.writable), (16, 0));
+            assert!(len <= u64::from(disk.most_zero_sectors) * 512);
+        }
         OpKind::Flush => assert_eq!(len, 0),
         OpKind::Raise { .. } => unreachable!("no guest asks for it"),
     }
