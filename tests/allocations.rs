@@ -70,15 +70,19 @@ fn assert_allocates_nothing(load: Load) {
         (DataUnit::B4096, false),
         (DataUnit::B4096, true),
     ] {
-        let mut path = RequestPath::new(unit, mapped);
-        path.prepare(&load);
-        (0..WARM_UP).for_each(|_| path.round(&load));
-        let counted = allocations(|| (0..ROUNDS).for_each(|_| path.round(&load)));
-        assert_eq!(
-            counted, 0,
-            "allocations in {ROUNDS} rounds of {load:?}, {unit:?}, mapped: {mapped}"
-        );
+        assert_rounds_allocate_nothing(load, (unit, mapped), ROUNDS);
     }
+}
+
+fn assert_rounds_allocate_nothing(load: Load, (unit, mapped): (DataUnit, bool), rounds: u32) {
+    let mut path = RequestPath::new(unit, mapped);
+    path.prepare(&load);
+    (0..WARM_UP).for_each(|_| path.round(&load));
+    let counted = allocations(|| (0..rounds).for_each(|_| path.round(&load)));
+    assert_eq!(
+        counted, 0,
+        "allocations in {rounds} rounds of {load:?}, {unit:?}, mapped: {mapped}"
+    );
 }
 
 fn both_ways(bytes: u32, segments: u32, depth: u64, shift: u64) {
@@ -103,6 +107,21 @@ fn the_counter_sees_an_allocation() {
 fn a_block_allocates_nothing() {
     both_ways(4096, 1, 1, 0);
     both_ways(4096, 1, 32, 0);
+}
+
+/// As many as QEMU's largest queue has entries.
+#[test]
+fn a_full_queue_allocates_nothing() {
+    for write in [false, true] {
+        let load = Load {
+            write,
+            bytes: 4096,
+            segments: 1,
+            depth: 1024,
+            shift: 0,
+        };
+        assert_rounds_allocate_nothing(load, (DataUnit::B4096, false), 8);
+    }
 }
 
 #[test]

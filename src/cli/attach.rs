@@ -16,7 +16,7 @@ use super::{CliError, Context, Output};
 /// Queues offered when nothing is said: QEMU refuses a back-end that has fewer than the guest has
 /// vCPUs, and a queue that is not used costs nothing.
 const NUM_QUEUES: u16 = 128;
-/// Entries of a queue when nothing is said: what QEMU's largest default asks for.
+/// Entries of a queue when nothing is said: requests of 1 MiB in pages of 4 KiB fit.
 const QUEUE_SIZE: u16 = 256;
 
 /// A little longer than a guest on another CPU takes to be woken and send the next request.
@@ -60,7 +60,9 @@ pub struct AttachArgs {
     #[arg(long, value_name = "N", default_value_t = NUM_QUEUES,
           value_parser = clap::value_parser!(u16).range(1..=256))]
     num_queues: u16,
-    /// Entries of a queue at most, a power of two
+    /// The size of the guest's queues that requests are cut for, a power of two: the guest is told to
+    /// use two segments less in a request. Queues of any size up to 1024 are served, whatever this
+    /// says
     #[arg(long, value_name = "N", default_value_t = QUEUE_SIZE, value_parser = queue_size)]
     queue_size: u16,
     /// Microseconds that a queue may look busily for work before it sleeps; 0 never looks

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use vhost::vhost_user::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH,
-    VIRTIO_BLK_F_MQ, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_SIZE_MAX,
-    VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_WRITE_ZEROES,
+    VIRTIO_BLK_F_MQ, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_TOPOLOGY,
+    VIRTIO_BLK_F_WRITE_ZEROES,
 };
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
@@ -26,9 +26,11 @@ const PCI_CONFIG_OFFSET: u32 = 0x100;
 /// The `writeback` field.
 const WRITEBACK_AT: u32 = 32;
 
-/// Bytes of a segment: large enough that no driver is held back (Windows derives its transfer size
-/// from this and `seg_max`).
-const SIZE_MAX: u32 = 512 * 1024;
+/// Bytes of data in one request. No limit of a segment is offered (`VIRTIO_BLK_F_SIZE_MAX`): FreeBSD
+/// does not attach to a disk whose segments are shorter than its `kern.maxphys`, and viostor of
+/// Windows multiplies `size_max` by `seg_max`. So this is more than any driver makes by itself (Linux
+/// has 1 to 4 MiB), and less than what the length of a used entry can count.
+const MOST_REQUEST_BYTES: u64 = 1 << 30;
 /// Sectors of one discard or write-zeroes request: 1 GiB, which only changes the map.
 pub(super) const MOST_ZERO_SECTORS: u32 = (1 << 30) / SECTOR_SIZE as u32;
 
@@ -62,7 +64,6 @@ impl ConfigSpace {
             VIRTIO_F_VERSION_1,
             VIRTIO_RING_F_EVENT_IDX,
             VIRTIO_RING_F_INDIRECT_DESC,
-            VIRTIO_BLK_F_SIZE_MAX,
             VIRTIO_BLK_F_SEG_MAX,
             VIRTIO_BLK_F_BLK_SIZE,
             VIRTIO_BLK_F_FLUSH,
@@ -94,12 +95,17 @@ impl ConfigSpace {
             | VhostUserProtocolFeatures::RESET_DEVICE
     }
 
-    /// What a chain may be at most: what is offered here, in bytes and segments.
+    /// Data segments of a request: what a queue of the size that was named has room for, beside header
+    /// and status. A driver must not make a chain that is longer than its queue (§2.7.5.3.1).
+    fn seg_max(&self) -> u16 {
+        self.queue_size.saturating_sub(2)
+    }
+
+    /// What a chain may be at most, in bytes and segments.
     pub(super) fn limits(&self) -> ChainLimits {
-        let segments = usize::from(self.queue_size) - 2;
         ChainLimits {
-            segments,
-            bytes: segments as u64 * u64::from(SIZE_MAX),
+            segments: usize::from(self.seg_max()),
+            bytes: MOST_REQUEST_BYTES,
         }
     }
 
@@ -148,8 +154,7 @@ impl ConfigSpace {
         let mut put = |at: usize, bytes: &[u8]| config[at..at + bytes.len()].copy_from_slice(bytes);
         let size = self.size.load(Ordering::Acquire);
         put(0, &(size / SECTOR_SIZE).to_le_bytes());
-        put(8, &SIZE_MAX.to_le_bytes());
-        put(12, &(u32::from(self.queue_size) - 2).to_le_bytes());
+        put(12, &u32::from(self.seg_max()).to_le_bytes());
         // Logical blocks of 512 bytes, which SeaBIOS and old guests need; physical ones of 4096.
         put(20, &(SECTOR_SIZE as u32).to_le_bytes());
         put(24, &[(BLOCK_SIZE / SECTOR_SIZE).ilog2() as u8]);

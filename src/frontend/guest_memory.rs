@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use vhost::vhost_user::message::VhostUserMemoryRegion;
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestRegionMmap};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
 
 use crate::request::Memory;
 
@@ -30,7 +30,7 @@ impl GuestMemory {
         self.memory.clone()
     }
 
-    /// Replaces all regions.
+    /// Replaces all regions, which may come in any order.
     pub(super) fn replace(
         &mut self,
         regions: &[VhostUserMemoryRegion],
@@ -40,6 +40,7 @@ impl GuestMemory {
         for (region, file) in regions.iter().zip(files) {
             mapped.push(map(region, file)?);
         }
+        mapped.sort_by_key(GuestRegionMmap::start_addr);
         // An empty table is what a frontend sends that takes its memory back.
         self.memory = Arc::new(if mapped.is_empty() {
             Memory::new()

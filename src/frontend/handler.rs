@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use vhost::VhostUserMemoryRegionBase;
 use vhost::vhost_user::message::{
     VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight,
@@ -27,10 +26,15 @@ use super::backend_channel::BackendChannel;
 use super::config_space::ConfigSpace;
 use super::dirty_log::DirtyLog;
 use super::guest_memory::GuestMemory;
+use super::notifier::Notifier;
 use super::ring::{RingAddresses, RingSetup};
 use super::shared::Shared;
 use super::standing::{Standing, await_destruction};
 use super::worker::{Command, WorkerHandle};
+
+/// Entries of a queue at most. QEMU's virtio-mmio machines ask for this many, and so does its
+/// `queue-size=1024`; vhost-user has no message that would have them ask for fewer.
+const MOST_QUEUE_SIZE: u16 = 1024;
 
 /// Memory regions that a frontend may have: as many as the kernel's vhost takes.
 const MOST_MEMORY_SLOTS: u64 = 509;
@@ -56,7 +60,6 @@ struct RingState {
 pub(super) struct BlockHandler {
     shared: Arc<Shared>,
     config: ConfigSpace,
-    most_queue_size: u16,
     features: u64,
     memory: GuestMemory,
     log: Option<Arc<DirtyLog>>,
@@ -66,21 +69,17 @@ pub(super) struct BlockHandler {
     /// What may become the channel, if the next message says so.
     offered_channel: Option<UnixStream>,
     channel: Option<BackendChannel>,
+    /// No ring is started any more.
+    finished: bool,
 }
 
 impl BlockHandler {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        config: ConfigSpace,
-        num_queues: u16,
-        most_queue_size: u16,
-    ) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, config: ConfigSpace, num_queues: u16) -> Self {
         let rings = (0..num_queues).map(|_| RingState::default()).collect();
         let memory = GuestMemory::default();
         Self {
             shared,
             config,
-            most_queue_size,
             features: 0,
             memory,
             log: None,
@@ -88,6 +87,29 @@ impl BlockHandler {
             acknowledges: false,
             offered_channel: None,
             channel: None,
+            finished: false,
+        }
+    }
+
+    /// Has every ring complete what it has, all at the same time, with the guest told; none takes
+    /// anything from then on. The connection is to be ended only after that: a frontend that sees its
+    /// end may look at the rings, and hand them to another process.
+    pub(super) fn finish(&mut self) {
+        self.finished = true;
+        let asked: Vec<_> = self
+            .rings
+            .iter_mut()
+            .filter_map(|ring| {
+                let running = std::mem::take(&mut ring.running);
+                let worker = ring.worker.as_ref().filter(|_| running)?;
+                Some((&mut ring.next_avail, worker.ask(Command::Stop)))
+            })
+            .collect();
+        for (next_avail, asked) in asked {
+            match asked.and_then(|answer| answer.recv().map_err(|e| e.to_string())?) {
+                Ok(next) => *next_avail = next,
+                Err(error) => log::warn!("a queue does not complete what it has: {error}"),
+            }
         }
     }
 
@@ -205,6 +227,9 @@ impl BlockHandler {
     /// Starts a ring, if everything that it needs was said. A ring is started by its kick
     /// descriptor and stopped by `GET_VRING_BASE`; it is served while it is enabled.
     fn start(&mut self, index: usize) -> Result<()> {
+        if self.finished {
+            return Ok(());
+        }
         let event_idx = self.features & (1 << VIRTIO_RING_F_EVENT_IDX) != 0;
         let (memory, log) = (self.memory.current(), self.active_log());
         let shared = self.shared.clone();
@@ -214,15 +239,14 @@ impl BlockHandler {
         else {
             return Ok(());
         };
-        let dup = |file: &Option<File>| file.as_ref().map(File::try_clone).transpose();
         let setup = RingSetup {
             size: ring.size,
             addresses,
             next_avail: ring.next_avail,
             event_idx,
             kick: kick.try_clone().map_err(Error::ReqHandlerError)?,
-            call: dup(&ring.call).map_err(Error::ReqHandlerError)?,
-            err: dup(&ring.err).map_err(Error::ReqHandlerError)?,
+            call: notifier(ring.call.as_ref())?,
+            err: duplicate(ring.err.as_ref())?,
             memory,
             log,
         };
@@ -300,12 +324,19 @@ fn unsupported<T>() -> Result<T> {
     Err(Error::InvalidMessage)
 }
 
-/// A write to a full eventfd, or to whatever else a frontend may pass, must not block a queue.
-fn nonblocking(file: Option<File>) -> Result<Option<File>> {
-    let Some(file) = file else { return Ok(None) };
-    let flags = fcntl_getfl(&file).map_err(|e| Error::ReqHandlerError(e.into()))?;
-    fcntl_setfl(&file, flags | OFlags::NONBLOCK).map_err(|e| Error::ReqHandlerError(e.into()))?;
-    Ok(Some(file))
+/// What signals the frontend through a descriptor, if there is one. It must be an eventfd: nothing
+/// else can be signalled, or waited for, without the risk that a queue hangs.
+fn notifier(file: Option<&File>) -> Result<Option<Notifier>> {
+    let notifier = file.map(Notifier::new).transpose();
+    notifier.map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidInput => refused("a kick, call or error descriptor is no eventfd"),
+        _ => Error::ReqHandlerError(error),
+    })
+}
+
+fn duplicate(file: Option<&File>) -> Result<Option<File>> {
+    let duplicate = file.map(File::try_clone).transpose();
+    duplicate.map_err(Error::ReqHandlerError)
 }
 
 impl VhostUserBackendReqHandlerMut for BlockHandler {
@@ -360,9 +391,9 @@ impl VhostUserBackendReqHandlerMut for BlockHandler {
 
     fn set_vring_num(&mut self, index: u32, num: u32) -> Result<()> {
         let size = u16::try_from(num).map_err(|_| refused("the queue is too large"))?;
-        if !size.is_power_of_two() || size > self.most_queue_size {
+        if !size.is_power_of_two() || size > MOST_QUEUE_SIZE {
             return Err(refused(
-                "a queue's size must be a power of two and was not offered",
+                "a queue's size must be a power of two, and 1024 at most",
             ));
         }
         self.change(index as usize, |ring| ring.size = size)
@@ -422,28 +453,32 @@ impl VhostUserBackendReqHandlerMut for BlockHandler {
 
     fn set_vring_kick(&mut self, index: u8, file: Option<File>) -> Result<()> {
         // A ring without a kick descriptor would have to be polled for ever.
-        let file =
-            nonblocking(file)?.ok_or_else(|| refused("a queue without a kick descriptor"))?;
+        let file = file.ok_or_else(|| refused("a queue without a kick descriptor"))?;
+        notifier(Some(&file))?;
         self.change(usize::from(index), |ring| ring.kick = Some(file))
     }
 
     fn set_vring_call(&mut self, index: u8, file: Option<File>) -> Result<()> {
         let ring = self.ring(usize::from(index))?;
-        ring.call = nonblocking(file)?;
-        if let (true, Some(worker)) = (ring.running, &ring.worker) {
-            let call = ring.call.as_ref().map(File::try_clone).transpose();
-            let call = call.map_err(Error::ReqHandlerError)?;
-            worker.tell(Command::Call(call)).map_err(internal)?;
+        let mut call = notifier(file.as_ref())?;
+        ring.call = file;
+        match (ring.running, &ring.worker) {
+            (true, Some(worker)) => {
+                let call = call.map(Box::new);
+                worker.tell(Command::Call(call)).map_err(internal)?;
+            }
+            // As libvhost-user does: who waits for what another descriptor was told looks again.
+            _ => call.iter_mut().for_each(Notifier::signal),
         }
         Ok(())
     }
 
     fn set_vring_err(&mut self, index: u8, file: Option<File>) -> Result<()> {
         let ring = self.ring(usize::from(index))?;
-        ring.err = nonblocking(file)?;
+        notifier(file.as_ref())?;
+        ring.err = file;
         if let (true, Some(worker)) = (ring.running, &ring.worker) {
-            let err = ring.err.as_ref().map(File::try_clone).transpose();
-            let err = err.map_err(Error::ReqHandlerError)?;
+            let err = duplicate(ring.err.as_ref())?;
             worker.tell(Command::Err(err)).map_err(internal)?;
         }
         Ok(())

@@ -254,7 +254,7 @@ pub struct Setup {
     pub on_full: OnFull,
     /// Queues offered.
     pub num_queues: u16,
-    /// Entries of a queue at most, a power of two from 4 on.
+    /// Entries of a queue that a request may fill, a power of two from 4 on.
     pub queue_size: u16,
     /// Microseconds that a queue looks busily for work at most, before it sleeps.
     pub poll_us: u32,

@@ -24,6 +24,7 @@ mod key;
 mod limits;
 mod log_limit;
 mod message;
+mod notifier;
 mod polling;
 mod queue;
 mod ring;

@@ -18,13 +18,19 @@ use super::shared::{Extent, Shared};
 use super::stalled::Stalled;
 use super::{Discard, FrontendError, OnFull};
 
+/// Bytes of reads and writes that a queue takes on before it leaves further chains in the ring: more
+/// than its buffers hold, so that they stay full, and little enough that they are soon done when the
+/// queue is drained, for a revoked key say.
+const MOST_UNDER_WAY: u64 = 32 << 20;
+
 /// A chain taken from the ring and not yet returned.
 struct Pending {
     head: u16,
     status: GuestAddress,
     /// Bytes of data that the guest gets if all goes well.
     writable: u32,
-    /// Where they go, noted only while the guest is migrated.
+    /// Where they go. It is kept of each request, since the guest's migration, for which it is noted,
+    /// may begin while the request is under way.
     written: Vec<(GuestAddress, u32)>,
     memory: Arc<Memory>,
     /// What the pipeline was asked for.
@@ -46,6 +52,9 @@ pub(super) struct QueueState {
     scratch: Scratch,
     /// Lists of requests that are done, to be used again.
     lists: Vec<Vec<SharedSlice>>,
+    ranges: Vec<Vec<(GuestAddress, u32)>>,
+    /// Bytes of reads and writes in the pipeline.
+    under_way: u64,
     bad_chains: LogLimit,
     pub(super) broken_rings: LogLimit,
     failures: LogLimit,
@@ -68,11 +77,36 @@ impl QueueState {
             stalled: Stalled::new(shared.storage.clone()),
             scratch: Scratch::default(),
             lists: Vec::with_capacity(256),
+            ranges: Vec::with_capacity(256),
+            under_way: 0,
             bad_chains: LogLimit::default(),
             broken_rings: LogLimit::default(),
             failures: LogLimit::default(),
             shared,
         })
+    }
+
+    /// How many more chains of this ring may be taken now.
+    pub(super) fn room(&self, ring: &Ring) -> usize {
+        match self.under_way < MOST_UNDER_WAY {
+            true => ring.size().saturating_sub(self.pending.len()),
+            false => 0,
+        }
+    }
+
+    /// Makes the tables large enough for a ring of `entries` at once, so that they don't grow under
+    /// requests.
+    pub(super) fn reserve(&mut self, entries: usize) {
+        self.pending.reserve(entries);
+        self.lists.reserve(entries);
+        self.ranges.reserve(entries);
+        self.pipeline.reserve(entries);
+    }
+
+    /// Hands a request to the pipeline.
+    fn submit(&mut self, op: Op) {
+        self.under_way += data_bytes(op.kind, op.len);
+        self.pipeline.submit(op);
     }
 
     /// Chains taken and not yet returned.
@@ -108,7 +142,9 @@ impl QueueState {
     /// Puts the request that a limit holds back into the ring again. None was taken after it.
     pub(super) fn put_back_held(&mut self, ring: &mut Ring) {
         if let Some(op) = self.held.take() {
-            self.pending.remove(op.token.0 as u32);
+            if let Some(pending) = self.pending.remove(op.token.0 as u32) {
+                self.ranges.push(cleared(pending.written));
+            }
             self.lists.push(cleared(op.memory.slices));
             ring.put_back();
         }
@@ -124,7 +160,7 @@ impl QueueState {
                 Some(wait)
             }
             _ => {
-                self.pipeline.submit(op);
+                self.submit(op);
                 None
             }
         }
@@ -139,7 +175,7 @@ impl QueueState {
     pub(super) fn retry_stalled(&mut self) {
         let now = Instant::now();
         while let Some(op) = self.stalled.next(now) {
-            self.pipeline.submit(op);
+            self.submit(op);
         }
     }
 
@@ -156,6 +192,7 @@ impl QueueState {
             self.lists.push(cleared(op.memory.slices));
             if let Some(pending) = self.pending.remove(op.token.0 as u32) {
                 result = result.and(finish(ring, &pending, Status::IoError, 0));
+                self.ranges.push(cleared(pending.written));
             }
         }
         result
@@ -188,16 +225,13 @@ impl QueueState {
             self.shared.in_use.store(true, Ordering::Relaxed);
         }
         let action = interpret(&chain, &self.disk, durable);
-        let logging = ring.log.is_some() && chain.writable > 0;
+        let mut written = self.ranges.pop().unwrap_or_default();
+        written.extend_from_slice(&self.scratch.writable);
         let pending = Pending {
             head,
             status: chain.status,
             writable: chain.writable as u32,
-            written: if logging {
-                self.scratch.writable.clone()
-            } else {
-                Vec::new()
-            },
+            written,
             memory: memory.clone(),
             asked: None,
             stalled: false,
@@ -205,7 +239,9 @@ impl QueueState {
         match action {
             Action::Answer { status, written } => {
                 self.lists.push(cleared(chain.data));
-                finish(ring, &pending, status, written).map(|()| true)
+                let result = finish(ring, &pending, status, written);
+                self.ranges.push(cleared(pending.written));
+                result.map(|()| true)
             }
             Action::Submit { kind, at, len } => {
                 let asked = Some((kind, at, len));
@@ -226,9 +262,9 @@ impl QueueState {
                 let limited = kind != OpKind::Flush && self.pipeline.has_key();
                 match self.shared.limiter.admit(len) {
                     Err(_) if limited => self.held = Some(op),
-                    _ => self.pipeline.submit(op),
+                    _ => self.submit(op),
                 }
-                Ok(self.held.is_none())
+                Ok(self.held.is_none() && self.under_way < MOST_UNDER_WAY)
             }
         }
     }
@@ -239,6 +275,11 @@ impl QueueState {
         ring: &mut Ring,
         done: Finished,
     ) -> Result<(), virtio_queue::Error> {
+        if let Some(pending) = self.pending.get_mut(done.token.0 as u32)
+            && let Some((kind, _, len)) = pending.asked
+        {
+            self.under_way -= data_bytes(kind, len);
+        }
         let Some(done) = self.keep_stalled(done) else {
             return Ok(());
         };
@@ -249,7 +290,7 @@ impl QueueState {
         if pending.stalled {
             self.stalled.ended(done.result.is_ok());
         }
-        match done.result {
+        let result = match done.result {
             Ok(()) => finish(ring, &pending, Status::Ok, pending.writable),
             // Who revoked the key, and who watches it, know already.
             Err(OpError::NoKey) => finish(ring, &pending, Status::IoError, 0),
@@ -257,7 +298,9 @@ impl QueueState {
                 self.failures.warn(|| describe(&error));
                 finish(ring, &pending, Status::IoError, 0)
             }
-        }
+        };
+        self.ranges.push(cleared(pending.written));
+        result
     }
 
     /// Keeps a request that found the host's storage full, to be tried again; gives back any other.
@@ -298,9 +341,17 @@ fn describe(error: &OpError) -> String {
     }
 }
 
-fn cleared(mut list: Vec<SharedSlice>) -> Vec<SharedSlice> {
+fn cleared<T>(mut list: Vec<T>) -> Vec<T> {
     list.clear();
     list
+}
+
+/// What of a request counts as data: zeros only change the map.
+fn data_bytes(kind: OpKind, len: u64) -> u64 {
+    match kind {
+        OpKind::Read | OpKind::Write { .. } => len,
+        _ => 0,
+    }
 }
 
 /// The status byte first, then the used entry with the number of bytes written (§2.7.8).

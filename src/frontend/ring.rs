@@ -3,7 +3,6 @@
 #![deny(clippy::disallowed_types)]
 
 use std::fs::File;
-use std::io::Write;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,6 +14,7 @@ use vm_memory::{Bytes, GuestAddress};
 use crate::request::Memory;
 
 use super::dirty_log::DirtyLog;
+use super::notifier::Notifier;
 
 /// Where a ring's three parts are in guest memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub(super) struct RingSetup {
     pub(super) next_avail: u16,
     pub(super) event_idx: bool,
     pub(super) kick: File,
-    pub(super) call: Option<File>,
+    pub(super) call: Option<Notifier>,
     pub(super) err: Option<File>,
     pub(super) memory: Arc<Memory>,
     pub(super) log: Option<Arc<DirtyLog>>,
@@ -42,7 +42,7 @@ pub(super) struct RingSetup {
 pub(super) struct Ring {
     queue: Queue,
     kick: File,
-    call: Option<File>,
+    call: Option<Notifier>,
     err: Option<File>,
     pub(super) memory: Arc<Memory>,
     pub(super) log: Option<Arc<DirtyLog>>,
@@ -95,7 +95,7 @@ impl Ring {
         self.kick.as_raw_fd()
     }
 
-    pub(super) fn set_call(&mut self, call: Option<File>) {
+    pub(super) fn set_call(&mut self, call: Option<Notifier>) {
         self.call = call;
         // What the old descriptor may have been told is said again: too often is harmless.
         self.signal();
@@ -216,8 +216,10 @@ impl Ring {
     /// Marks the ring as broken and tells the frontend through the err eventfd.
     pub(super) fn set_broken(&mut self) {
         self.broken = true;
-        if let Some(err) = &mut self.err {
-            let _ = err.write(&1u64.to_ne_bytes());
+        let notifier = self.err.as_ref().map(Notifier::new).transpose();
+        match notifier {
+            Ok(notifier) => notifier.into_iter().for_each(|mut err| err.signal()),
+            Err(error) => log::warn!("the frontend is not told of a broken ring: {error}"),
         }
     }
 
@@ -231,9 +233,8 @@ impl Ring {
     }
 
     fn signal(&mut self) {
-        // A full counter means that the guest has not looked yet: nothing is lost.
         if let Some(call) = &mut self.call {
-            let _ = call.write(&1u64.to_ne_bytes());
+            call.signal();
         }
     }
 

@@ -116,7 +116,7 @@ fn serve_disk(control: &mut UnixStream) -> Result<(), FrontendError> {
         config.limits(),
         &setup,
     )?);
-    let handler = BlockHandler::new(shared.clone(), config, setup.num_queues, setup.queue_size);
+    let handler = BlockHandler::new(shared.clone(), config, setup.num_queues);
     let mut server = Server {
         shared: shared.clone(),
         handler: Arc::new(Mutex::new(handler)),
@@ -137,6 +137,7 @@ fn serve_disk(control: &mut UnixStream) -> Result<(), FrontendError> {
         true => server.accept_all(&UnixListener::from(socket), control, &signals),
         false => server.serve_one(UnixStream::from(socket), control, &signals),
     };
+    server.handler().finish();
     server.close();
     server.copier.stop();
     drop(server);
@@ -389,7 +390,7 @@ impl Server {
         Ok(())
     }
 
-    /// Ends the connection, if there is one, and completes what its rings have.
+    /// Ends the connection, if there is one. What its rings have is completed, if it was not before.
     fn close(&mut self) {
         if let Some(Connection { stream, thread }) = self.connection.take() {
             let _ = stream.shutdown(std::net::Shutdown::Both);

@@ -23,6 +23,7 @@ use crate::request::Memory;
 use crate::store::{StoreError, UringStore, Wait, WatchId};
 
 use super::dirty_log::DirtyLog;
+use super::notifier::Notifier;
 use super::polling::{Polling, WaitingFor};
 use super::queue::QueueState;
 use super::ring::{Ring, RingSetup};
@@ -49,7 +50,7 @@ pub(super) enum Command {
     /// Note written pages here, or nowhere.
     Log(Option<Arc<DirtyLog>>),
     /// Notify the guest through this.
-    Call(Option<File>),
+    Call(Option<Box<Notifier>>),
     /// Tell of a broken ring through this.
     Err(Option<File>),
     /// Complete what was taken, then destroy the cipher; afterwards requests fail or stay in the
@@ -245,7 +246,7 @@ impl Worker {
             && held.is_none()
             && let Some(ring) = self.ring.as_mut().filter(|ring| !ring.is_broken())
         {
-            let most = ring.size().saturating_sub(self.queue.in_flight());
+            let most = self.queue.room(ring);
             let queue = &mut self.queue;
             match ring.pop(most, |ring, chain| queue.take(ring, chain)) {
                 Ok(answer) => more = answer && most > 0,
@@ -380,11 +381,11 @@ impl Worker {
     /// Asks the guest for a kick before a wait. Whether there is no need to wait.
     fn arm(&mut self, wait: Wait) -> bool {
         let takes = self.takes() && self.queue.held.is_none();
-        let room = self.queue.in_flight();
+        let queue = &self.queue;
         let serving = self
             .ring
             .as_mut()
-            .filter(|r| takes && !r.is_broken() && room < r.size());
+            .filter(|r| takes && !r.is_broken() && queue.room(r) > 0);
         let (Some(ring), false) = (serving, matches!(wait, Wait::No)) else {
             return false;
         };
@@ -400,8 +401,11 @@ impl Worker {
     /// Looks for a chain or a completion until the polling window is over. Whether there is one.
     fn look_busily(&mut self, what: WaitingFor, start: Instant) -> Result<bool, StoreError> {
         let window = self.polling.window(what);
-        let takes = self.takes();
-        let room = self.queue.in_flight();
+        let serving = self
+            .ring
+            .as_ref()
+            .filter(|ring| !ring.is_broken() && self.queue.room(ring) > 0);
+        let serving = serving.filter(|_| self.takes());
         let store = self.queue.pipeline.store_mut();
         if window.is_zero() {
             return Ok(false);
@@ -413,11 +417,7 @@ impl Worker {
                     return Ok(true);
                 }
             }
-            let ring = self
-                .ring
-                .as_ref()
-                .filter(|ring| !ring.is_broken() && room < ring.size());
-            if takes && ring.is_some_and(Ring::has_available) {
+            if serving.is_some_and(Ring::has_available) {
                 return Ok(true);
             }
             if start.elapsed() >= window {
@@ -442,7 +442,7 @@ impl Worker {
             Command::Resume => self.resume(),
             Command::Memory(memory) => self.with_ring(|ring| ring.memory = memory),
             Command::Log(log) => self.with_ring(|ring| ring.log = log),
-            Command::Call(call) => self.with_ring(|ring| ring.set_call(call)),
+            Command::Call(call) => self.with_ring(|ring| ring.set_call(call.map(|call| *call))),
             Command::Err(err) => self.with_ring(|ring| ring.set_err(err)),
             Command::Exit => Ok(0),
         };
@@ -460,6 +460,7 @@ impl Worker {
 
     fn start(&mut self, setup: RingSetup) -> Answer {
         let ring = Ring::new(setup).map_err(|e| e.to_string())?;
+        self.queue.reserve(ring.size());
         self.queue.pipeline.store_mut().watch(KICK, ring.kick_fd());
         let next = ring.next_avail();
         self.ring = Some(ring);

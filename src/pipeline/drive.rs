@@ -99,6 +99,15 @@ impl<S: Store> Pipeline<S> {
         })
     }
 
+    /// Makes room for `requests` at a time; it grows by itself where there are more.
+    pub fn reserve(&mut self, requests: usize) {
+        self.requests.reserve(requests);
+        self.waiting
+            .reserve(requests.saturating_sub(self.waiting.len()));
+        self.finished
+            .reserve(requests.saturating_sub(self.finished.len()));
+    }
+
     /// The store, for what is special to it (waiting, watching eventfds).
     pub fn store_mut(&mut self) -> &mut S {
         &mut self.store

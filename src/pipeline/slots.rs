@@ -15,6 +15,14 @@ impl<T> Slots<T> {
         }
     }
 
+    /// Makes room for `capacity` values in all.
+    pub fn reserve(&mut self, capacity: usize) {
+        let more = capacity.saturating_sub(self.items.len());
+        self.items.reserve(more);
+        // Each of them may be given back.
+        self.free.reserve(capacity.saturating_sub(self.free.len()));
+    }
+
     /// Puts a value in and names it.
     pub fn insert(&mut self, item: T) -> u32 {
         if let Some(slot) = self.free.pop() {

@@ -452,11 +452,18 @@ fn descriptors_of_the_wrong_kind() {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(writer);
     let directory = std::fs::File::open("/").unwrap();
+    // A pipe that is full, and blocks whoever writes to it; its reader does not read.
+    let (full_reader, full) = std::io::pipe().unwrap();
+    rustix::io::ioctl_fionbio(&full, true).unwrap();
+    while rustix::io::write(&full, &[0; 4096]).is_ok() {}
+    rustix::io::ioctl_fionbio(&full, false).unwrap();
     let fds = [
         file.as_fd(),
         null.as_fd(),
         reader.as_fd(),
         directory.as_fd(),
+        full.as_fd(),
+        full_reader.as_fd(),
     ];
     for (kind, fd) in fds.into_iter().enumerate() {
         for request in [

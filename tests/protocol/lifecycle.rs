@@ -168,6 +168,38 @@ fn sigterm_ends_it_with_success() {
     daemon.connect().queues[0].read(0, 512).unwrap();
 }
 
+/// What was taken is completed before the connection ends: a frontend that sees the end may look at
+/// the rings, and hand them to the next process.
+#[test]
+fn sigterm_completes_the_rings_before_the_connection_ends() {
+    let disk = Disk::new(64 * MIB);
+    for round in 0..3u64 {
+        let mut daemon = disk.attach(&AttachOptions::default());
+        let mut frontend = daemon.connect();
+        for queue in &mut frontend.queues {
+            queue.call.take();
+            load(queue, 32, 512 * 1024);
+        }
+        std::thread::sleep(Duration::from_millis(5 * round));
+        daemon.signal_end();
+        assert!(frontend.conn.closed_by_peer());
+        let at_the_end: Vec<u16> = frontend.queues.iter().map(Queue::used_idx).collect();
+        assert!(daemon.wait().success(), "{}", daemon.log());
+        for (queue, then) in frontend.queues.iter_mut().zip(at_the_end) {
+            assert_eq!(
+                queue.used_idx(),
+                then,
+                "requests of queue {} were completed after the connection's end",
+                queue.index
+            );
+            assert!(then == 0 || queue.call.take() > 0, "the guest was not told");
+            while let Some(used) = queue.poll() {
+                assert_eq!(used.len, 1);
+            }
+        }
+    }
+}
+
 /// SeaBIOS: legacy, one request at a time, no interrupts, a 16-bit index in a queue of 128 or less.
 #[test]
 fn seabios_habits() {
@@ -182,6 +214,8 @@ fn seabios_habits() {
     let mut frontend = daemon.connect_with(&setup);
     let queue = &mut frontend.queues[0];
     queue.set_avail_flags(1);
+    // What it was told when it was set.
+    queue.call.take();
     for sector in 0..300u64 {
         queue.arena.reset();
         let at = queue.arena.alloc(512, 1);

@@ -1,12 +1,13 @@
 //! Memory tables, memory slots and the dirty log of a migration.
 
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 
 use crate::MIB;
 use crate::frontend::client::{Status, kind};
-use crate::frontend::daemon::{AttachOptions, Disk};
+use crate::frontend::daemon::{AttachOptions, Disk, expect_success};
 use crate::frontend::device::{Frontend, Setup, feature};
 use crate::frontend::memory::Region;
 use crate::frontend::message::{request, words};
@@ -118,6 +119,30 @@ fn a_frontend_that_only_adds_regions() {
     frontend.queues[0].assert_serves(0, 1);
 }
 
+/// The standard asks for no order; QEMU's is that of its memory slots.
+#[test]
+fn a_table_in_any_order() {
+    let disk = Disk::new(4 * MIB);
+    let daemon = disk.attach(&AttachOptions::default());
+    let mut frontend = daemon.connect();
+    let regions = frontend.mem.regions();
+    for order in [[2, 0, 1], [1, 2, 0], [2, 1, 0]] {
+        let mut body = words(&[3]);
+        let regions = order.map(|index: usize| &regions[index]);
+        for region in regions {
+            body.extend(words(&[region.gpa, region.size, region.user(), 0]));
+        }
+        let fds = regions.map(Region::fd);
+        frontend.set(request::SET_MEM_TABLE, &body, &fds).unwrap();
+    }
+    let high = frontend.mem.regions()[2].gpa;
+    let queue = &mut frontend.queues[0];
+    queue.assert_serves(0, 1);
+    let pending = queue.request(kind::IN, 0, &[Seg::into(high, 4096)]);
+    assert_eq!(queue.complete(pending).status, Status::Ok);
+    assert!(queue.mem.read(high, 4096) == Rng::new(1).bytes(4096));
+}
+
 /// One bit per page of 4 KiB, as VHOST_LOG_PAGE has it.
 const LOG_PAGE: u64 = 4096;
 
@@ -212,6 +237,55 @@ fn a_migration_sees_every_page_that_is_written() {
         let features = frontend.features & !feature::LOG_ALL;
         frontend.set_features(features).unwrap();
         frontend.queues[0].assert_serves(0, 3);
+    }
+}
+
+/// A read that was taken before the log began writes its pages after: they are in the log, and those
+/// of its status and of the used ring. The same where a log takes the place of another, as when the
+/// guest's memory grows while it is migrated.
+#[test]
+fn reads_under_way_when_the_log_begins_are_in_it() {
+    let disk = Disk::new(16 * MIB);
+    // 64 KiB every two minutes: the second request waits.
+    let arguments = &["--bandwidth", "512", "--bandwidth-burst", "1"];
+    for logs in [1, 2] {
+        let daemon = disk.attach(&AttachOptions {
+            arguments,
+            ..AttachOptions::default()
+        });
+        let mut frontend = daemon.connect();
+        let end = frontend.mem.regions().last().unwrap().end();
+        let queue = &mut frontend.queues[0];
+        let at = queue.arena.alloc(3 * 65536, 4096);
+        let reads: Vec<_> = (0..3)
+            .map(|i| {
+                let to = Seg::into(at + 65536 * i, 65536);
+                queue.request(kind::IN, i * 128, &[to])
+            })
+            .collect();
+        assert_eq!(queue.complete(reads[0]).status, Status::Ok);
+        assert!(
+            queue.next_within(Duration::from_millis(50)).is_none(),
+            "the second read was not held back"
+        );
+        let started: Vec<_> = (0..logs).map(|_| Log::start(&mut frontend, end)).collect();
+        let log = started.last().unwrap();
+        log.take();
+        let update = &["disk", "update", "disk", "--no-limits"];
+        expect_success(&mut disk.command(update));
+        let queue = &mut frontend.queues[0];
+        for read in &reads[1..] {
+            assert_eq!(queue.complete(*read).status, Status::Ok);
+        }
+        let pages = log.take();
+        let data = (at + 65536) / LOG_PAGE..(at + 3 * 65536) / LOG_PAGE;
+        let others = [reads[1].status, reads[2].status, queue.used];
+        for page in data.chain(others.map(|at| at / LOG_PAGE)) {
+            assert!(
+                pages.contains(&page),
+                "page {page:#x} was written and not logged: {pages:x?}"
+            );
+        }
     }
 }
 

@@ -172,6 +172,8 @@ fn a_driver_that_polls_is_not_called() {
     let daemon = disk.attach(&AttachOptions::default());
     let queue = &mut daemon.connect().queues[0];
     queue.set_avail_flags(1);
+    // What it was told when it was set.
+    queue.call.take();
     let at = queue.arena.alloc(512, 512);
     queue.request(kind::IN, 0, &[Seg::into(at, 512)]);
     let used = poll_until_used(queue);
@@ -309,6 +311,107 @@ fn a_queue_without_call_fd_is_served_to_one_that_polls() {
     queue.request(kind::IN, 0, &[Seg::into(at, 512)]);
     assert_eq!(poll_until_used(queue), 513);
     frontend.queues[1].assert_serves(0, 2);
+}
+
+/// Each virtio-mmio machine of QEMU has queues of 1024 entries, and nothing in vhost-user can tell it
+/// to make them smaller.
+#[test]
+fn queues_of_1024_entries_are_taken_whatever_is_said() {
+    let disk = Disk::new(16 * MIB);
+    let arguments: [&[&str]; 3] = [&[], &["--queue-size", "4"], &["--queue-size", "1024"]];
+    for (arguments, seg_max) in arguments.into_iter().zip([254, 2, 1022]) {
+        let daemon = disk.attach(&AttachOptions {
+            arguments,
+            ..Default::default()
+        });
+        let mut frontend = daemon.connect_with(&Setup {
+            queue_size: 1024,
+            indirect: true,
+            ..Default::default()
+        });
+        assert_eq!(frontend.config().seg_max(), seg_max);
+        let queue = &mut frontend.queues[0];
+        let at = queue.arena.alloc(1024 * 512, 4096);
+        for _ in 0..2 {
+            let all: Vec<_> = (0..1024)
+                .map(|i| queue.prepare(kind::IN, i, &[Seg::into(at + 512 * i, 512)]))
+                .collect();
+            all.iter().for_each(|pending| queue.push(pending.head));
+            queue.kick.signal();
+            for pending in all {
+                assert_eq!(queue.complete(pending).status, Status::Ok);
+            }
+        }
+        frontend.queues[1].assert_serves(0, 1);
+    }
+}
+
+/// As libvhost-user does: whoever waits for what an old descriptor was told looks again.
+#[test]
+fn a_call_descriptor_is_signalled_once_when_it_is_set() {
+    let disk = Disk::new(4 * MIB);
+    let daemon = disk.attach(&AttachOptions::default());
+    let mut frontend = daemon.connect();
+    for running in [true, false] {
+        if !running {
+            frontend.stop_queue(0).unwrap();
+        }
+        let call = EventFd::new();
+        frontend
+            .set(request::SET_VRING_CALL, &words(&[0]), &[call.as_fd()])
+            .unwrap();
+        assert_eq!(call.take(), 1, "running: {running}");
+        frontend.queues[0].call = call;
+    }
+}
+
+/// The VMM has the same file descriptions: their flags are its own.
+#[test]
+fn descriptors_keep_their_flags() {
+    let disk = Disk::new(4 * MIB);
+    let daemon = disk.attach(&AttachOptions::default());
+    let mut frontend = daemon.connect();
+    let queue = &mut frontend.queues[0];
+    (queue.kick, queue.call, queue.err) = Default::default();
+    for fd in [&queue.kick, &queue.call, &queue.err] {
+        fd.set_blocking();
+    }
+    frontend.set_queue_fds(0).unwrap();
+    frontend.queues[0].kick.signal();
+    let queue = &frontend.queues[0];
+    for (name, fd) in [
+        ("kick", &queue.kick),
+        ("call", &queue.call),
+        ("err", &queue.err),
+    ] {
+        let flags = rustix::fs::fcntl_getfl(fd).unwrap();
+        assert!(
+            !flags.contains(rustix::fs::OFlags::NONBLOCK),
+            "O_NONBLOCK was set on the VMM's {name} descriptor"
+        );
+    }
+}
+
+/// A frontend that has left its call descriptor full, and blocking, keeps nothing from going on.
+#[test]
+fn a_full_call_descriptor_blocks_no_queue() {
+    let disk = Disk::new(4 * MIB);
+    let daemon = disk.attach(&AttachOptions::default());
+    let mut frontend = daemon.connect();
+    let full = EventFd::new();
+    frontend
+        .set(request::SET_VRING_CALL, &words(&[0]), &[full.as_fd()])
+        .unwrap();
+    // The description is the frontend's as much as the daemon's, so this may come at any time.
+    full.set_blocking();
+    full.fill();
+    let queue = &mut frontend.queues[0];
+    let at = queue.arena.alloc(512, 512);
+    for _ in 0..3 {
+        queue.request(kind::IN, 0, &[Seg::into(at, 512)]);
+        assert_eq!(poll_until_used(queue), 513);
+    }
+    frontend.stop_queue(0).unwrap();
 }
 
 #[test]

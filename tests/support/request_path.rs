@@ -28,16 +28,16 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 /// Bytes of the disk.
 pub const DISK: u64 = 64 << 20;
 /// Entries of the ring, and of each table of descriptors.
-const ENTRIES: u16 = 256;
+const ENTRIES: u16 = 1024;
 const DESCRIPTORS: u64 = 0;
-const AVAIL: u64 = 0x1000;
-const USED: u64 = 0x2000;
+const AVAIL: u64 = 0x4000;
+const USED: u64 = 0x5000;
 /// What each request has: its table, its header and its status, and far from them its data.
 const REQUESTS: u64 = 0x1_0000;
 const REQUEST_LEN: u64 = 0x2000;
-const DATA: u64 = 0x40_0000;
+const DATA: u64 = 0x100_0000;
 const DATA_LEN: u64 = 1 << 20;
-const MOST_IN_FLIGHT: u64 = 32;
+const MOST_IN_FLIGHT: u64 = ENTRIES as u64;
 
 /// A store without a medium.
 pub struct InstantStore {

@@ -85,7 +85,7 @@ pub struct AttachRequest {
     pub on_full: OnFull,
     /// Queues offered.
     pub num_queues: u16,
-    /// Entries of a queue at most.
+    /// Entries of a queue that a request may fill.
     pub queue_size: u16,
     /// Microseconds that a queue looks busily for work at most.
     pub poll_us: u32,

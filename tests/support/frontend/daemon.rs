@@ -362,10 +362,15 @@ impl Daemon {
         }
     }
 
-    /// Ends it as a supervisor does, by SIGTERM.
-    pub fn terminate(&mut self) -> std::process::ExitStatus {
+    /// Tells it to end as a supervisor does, by SIGTERM.
+    pub fn signal_end(&self) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    }
+
+    /// The same, and waits for its end.
+    pub fn terminate(&mut self) -> std::process::ExitStatus {
+        self.signal_end();
         self.wait()
     }
 }
