@@ -35,11 +35,17 @@ struct Attached(Child);
 
 impl Attached {
     fn start(host: &Host, runtime: &TempDir, disk: &str) -> Self {
+        Self::start_with(host, runtime, disk, &[])
+    }
+
+    fn start_with(host: &Host, runtime: &TempDir, disk: &str, more: &[&str]) -> Self {
         let socket = host.path("socket");
+        // One that was killed leaves it.
+        let _ = fs::remove_file(&socket);
         let attach = ["attach", disk, "--socket-path", text(&socket)];
         let options = ["--runtime-dir", text(runtime.path())];
         let child = host
-            .command(&[&attach[..], &options].concat())
+            .command(&[&attach[..], &options, more].concat())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -56,6 +62,12 @@ impl Attached {
     fn detach(mut self) {
         kill_process(Pid::from_child(&self.0), Signal::TERM).unwrap();
         assert!(self.0.wait().unwrap().success());
+    }
+
+    /// Kills the process that was started; the data plane flushes and ends by itself then.
+    fn kill(mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
     }
 }
 
@@ -110,6 +122,7 @@ fn die_after_a_write(host: &Host, runtime: &TempDir, disk: &str, offset: u64, pl
     let (map, _) = RuntimeMap::open(&path, &geometry, header.attach, next).unwrap();
     let mut stamped: Header = header.clone();
     stamped.attach = next;
+    stamped.session = Some(disks::begun(runtime.path(), header.disk).unwrap());
     file.lock().unwrap().write(&stamped, &dek).unwrap();
     let volume = Volume::open_runtime(layer, vec![], &map).unwrap();
     let mut io = DiskIo::open(Arc::new(volume), files, &dek.into()).unwrap();
@@ -138,7 +151,11 @@ fn what_a_killed_daemon_had_completed_is_decrypted() {
     let check = ["disk", "check", "d", "--runtime-dir", text(runtime.path())];
     let report = host.json(&check);
     assert_eq!(report["dataBytes"], 8192);
-    assert_eq!(host.json(&["disk", "show", "d"])["dataBytes"], 0);
+    let show = host.json(&["disk", "show", "d"]);
+    assert_eq!(
+        (&show["dataBytes"], &show["diskState"]),
+        (&0.into(), &"Dirty".into())
+    );
     host.ok(&[&check[..], &["--repair"]].concat());
     assert_eq!(host.json(&["disk", "show", "d"])["dataBytes"], 8192);
     die_after_a_write(&host, &runtime, "d", 131_072, &[3; 4096]);
@@ -164,21 +181,221 @@ fn what_a_killed_daemon_had_completed_is_decrypted() {
     assert!(decrypted == expected);
 }
 
+/// Has the header of a disk say something else.
+fn change_header(host: &Host, disk: &str, change: impl FnOnce(&mut Header)) {
+    let installation = host.installation();
+    let disk = Disk::find(&installation, disk).unwrap();
+    let file = disk.header_file().unwrap();
+    let mut lock = file.lock().unwrap();
+    let (mut header, dek) = disk.unlock(&installation, lock.read().unwrap()).unwrap();
+    change(&mut header);
+    lock.write(&header, &dek).unwrap();
+}
+
 #[test]
 fn what_a_daemon_had_completed_goes_with_the_power() {
     let host = Host::new();
     let runtime = runtime_dir();
     host.ok(&["disk", "create", "d", "--size", "1MiB"]);
     die_after_a_write(&host, &runtime, "d", 8192, &[1; 4096]);
-    // Without the map on tmpfs the write is gone, and the old content is there.
+    // As after a loss of power: the map is gone, and the kernel was booted anew.
     let elsewhere = runtime_dir();
+    change_header(&host, "d", |header| {
+        header.session.as_mut().unwrap().boot = Uuid::new_v4();
+    });
     let options = ["--runtime-dir", text(elsewhere.path())];
     let decrypted = host.ok(&[&["disk", "decrypt", "d"], &options[..]].concat());
     assert!(decrypted.iter().all(|&b| b == 0));
+    let show = host.json(&["disk", "show", "d"]);
+    assert_eq!(show["session"]["state"], "OtherBoot");
+    assert_eq!(show["diskState"], "Unattached");
+    Attached::start(&host, &elsewhere, "d").detach();
+    assert!(host.json(&["disk", "show", "d"])["session"].is_null());
 
-    let options = ["--yes", "--runtime-dir", text(runtime.path())];
+    die_after_a_write(&host, &runtime, "d", 8192, &[1; 4096]);
+    // It tells where its map is.
+    let options = ["--yes", "--runtime-dir", text(elsewhere.path())];
     host.ok(&[&["disk", "delete", "d"], &options[..]].concat());
     assert_eq!(fs::read_dir(runtime.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn completed_writes_are_not_lost_with_another_runtime_directory() {
+    let host = Host::new();
+    let (runtime, elsewhere) = (runtime_dir(), runtime_dir());
+    let raw = host.raw_image("disk.raw");
+    host.ok(&["disk", "create", "d", "--source", text(&raw)]);
+    host.ok(&["snapshot", "create", "s", "--source", "d"]);
+    die_after_a_write(&host, &runtime, "d", 8192, &[1; 4096]);
+    let mut expected = fs::read(&raw).unwrap();
+    expected[8192..8192 + 4096].fill(1);
+    let (to, image, socket) = (host.path("copy"), host.path("image"), host.path("socket"));
+    let commands: [&[&str]; 12] = [
+        &["attach", "d", "--socket-path", text(&socket)],
+        &["disk", "decrypt", "d"],
+        &[
+            "disk",
+            "export",
+            "d",
+            "--file",
+            text(&image),
+            "--format",
+            "raw",
+        ],
+        &["disk", "check", "d"],
+        &["disk", "check", "d", "--repair"],
+        &["disk", "resize", "d", "--size", "40MiB"],
+        &["disk", "copy", "d", "--to", text(&to)],
+        &["disk", "flatten", "d"],
+        &["disk", "rotate-dek", "d"],
+        &["disk", "revert", "d", "--snapshot", "s", "--yes"],
+        &["snapshot", "create", "s2", "--source", "d"],
+        &["disk", "unregister", "d"],
+    ];
+    // Also to give them up takes more than a wrong directory.
+    let there = ["--runtime-dir", text(elsewhere.path())];
+    let insist: [&[&str]; 2] = [
+        &[
+            "attach",
+            "d",
+            "--discard-unflushed",
+            "--socket-path",
+            text(&socket),
+        ],
+        &["disk", "check", "d", "--repair", "--discard-unflushed"],
+    ];
+    let before = fs::read(host.disks().join("d/header")).unwrap();
+    for command in commands.into_iter().chain(insist) {
+        let why = host.refused_with("UnflushedWrites", &[command, &there].concat());
+        let right = format!("--runtime-dir {}", text(runtime.path()));
+        assert!(why.contains(&right), "{command:?}: {why}");
+    }
+    assert!(fs::read(host.disks().join("d/header")).unwrap() == before);
+    assert!(!to.exists() && !image.exists() && !socket.exists());
+    let here = ["--runtime-dir", text(runtime.path())];
+    assert!(host.ok(&[&["disk", "decrypt", "d"], &here[..]].concat()) == expected);
+
+    // The map is lost, or is not the disk's.
+    let map = fs::read_dir(runtime.path())
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    let kept = fs::read(&map).unwrap();
+    let mut damaged = kept.clone();
+    damaged[60] ^= 1;
+    for bytes in [
+        None,
+        Some(&kept[..100]),
+        Some(&damaged[..]),
+        Some(&kept[..1 << 20]),
+    ] {
+        match bytes {
+            Some(bytes) => fs::write(&map, bytes).unwrap(),
+            None => fs::remove_file(&map).unwrap(),
+        }
+        for command in commands {
+            if command[1] == "check" {
+                let output = host.run(&[command, &here].concat());
+                assert_eq!(output.status.code(), Some(2), "{output:?}");
+                continue;
+            }
+            let why = host.refused_with("UnflushedWrites", &[command, &here].concat());
+            assert!(why.contains(text(&map)), "{command:?}: {why}");
+            assert!(why.contains("--discard-unflushed"), "{command:?}: {why}");
+        }
+    }
+    let show = host.json(&["disk", "show", "d"]);
+    assert_eq!(show["diskState"], "Dirty");
+    assert_eq!(show["session"]["runtimeMap"], text(&map));
+
+    // Put back, and nothing is lost.
+    fs::write(&map, &kept).unwrap();
+    assert!(host.ok(&[&["disk", "decrypt", "d"], &here[..]].concat()) == expected);
+    Attached::start(&host, &runtime, "d").detach();
+    assert_eq!(fs::read_dir(runtime.path()).unwrap().count(), 0);
+    assert!(host.ok(&[&["disk", "decrypt", "d"], &there[..]].concat()) == expected);
+}
+
+#[test]
+fn lost_writes_are_given_up_when_somebody_says_so() {
+    let host = Host::new();
+    let (runtime, elsewhere) = (runtime_dir(), runtime_dir());
+    let there = ["--runtime-dir", text(elsewhere.path())];
+    host.ok(&["disk", "create", "d", "--size", "1MiB"]);
+    let lose = || {
+        die_after_a_write(&host, &runtime, "d", 8192, &[1; 4096]);
+        let map = fs::read_dir(runtime.path())
+            .unwrap()
+            .next()
+            .unwrap()
+            .unwrap();
+        fs::remove_file(map.path()).unwrap();
+        host.refused_with(
+            "UnflushedWrites",
+            &[&["disk", "decrypt", "d"], &there[..]].concat(),
+        );
+    };
+    let is_empty = || {
+        let decrypted = host.ok(&[&["disk", "decrypt", "d"], &there[..]].concat());
+        assert!(decrypted.iter().all(|&b| b == 0));
+    };
+    lose();
+    let repair = ["disk", "check", "d", "--repair", "--discard-unflushed"];
+    let report = host.json(&[&repair[..], &there].concat());
+    let problems = report["problems"].as_array().unwrap();
+    let lost = problems.iter().find(|p| p["part"] == "session").unwrap();
+    assert_eq!(lost["repaired"], true);
+    is_empty();
+    lose();
+    Attached::start_with(&host, &elsewhere, "d", &["--discard-unflushed"]).detach();
+    assert_eq!(host.json(&["disk", "show", "d"])["diskState"], "Unattached");
+    is_empty();
+}
+
+#[test]
+fn a_disk_whose_key_is_revoked_is_detached_in_order() {
+    let host = Host::new();
+    let runtime = runtime_dir();
+    let identity = host.encryption_set("set1", ALL);
+    let create = [
+        "disk",
+        "create",
+        "d",
+        "--size",
+        "1MiB",
+        "--disk-encryption-set",
+        "set1",
+    ];
+    host.ok(&create);
+    let attached = Attached::start(&host, &runtime, "d");
+    let show = host.json(&["disk", "show", "d"]);
+    assert_eq!(show["session"]["state"], "Attached");
+    host.grant(identity, &[]);
+    attached.detach();
+    let show = host.json(&["disk", "show", "d"]);
+    assert!(show["session"].is_null(), "{show}");
+    assert_eq!(fs::read_dir(runtime.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_daemon_that_lost_its_supervisor_leaves_a_disk_that_needs_its_map() {
+    let host = Host::new();
+    let runtime = runtime_dir();
+    host.ok(&["disk", "create", "d", "--size", "1MiB"]);
+    Attached::start(&host, &runtime, "d").kill();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while host.json(&["disk", "show", "d"])["diskState"] == "Attached" {
+        assert!(Instant::now() < deadline, "the data plane does not end");
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(
+        host.json(&["disk", "show", "d"])["session"]["state"],
+        "Dirty"
+    );
+    Attached::start(&host, &runtime, "d").detach();
+    assert!(host.json(&["disk", "show", "d"])["session"].is_null());
 }
 
 #[test]

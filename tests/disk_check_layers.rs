@@ -46,7 +46,8 @@ impl Layered {
             incremental: false,
             data_dir: None,
         };
-        let mut nobody = Unattached::new(&disk, claim, Path::new("/dev/shm/there-is-no-such-map"));
+        let nowhere = Path::new("/dev/shm/there-is-no-such-directory");
+        let mut nobody = Unattached::settled(&installation, &disk, claim, nowhere).unwrap();
         freeze_into(&installation, &request, &disk, &mut nobody).unwrap();
         let header = disk.header_file().unwrap().read().unwrap();
         let layers: Vec<_> = header.claims().layers.iter().map(|l| l.id).collect();

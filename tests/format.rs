@@ -225,8 +225,8 @@ fn push_and_write(host: &Host, name: &str, snapshot: &str, at: u64, bytes: &[u8]
         incremental: false,
         data_dir: None,
     };
-    let no_map = Path::new("/dev/shm/there-is-no-such-map");
-    let mut nobody = Unattached::new(&disk, claim, no_map);
+    let nowhere = Path::new("/dev/shm/there-is-no-such-directory");
+    let mut nobody = Unattached::settled(&installation, &disk, claim, nowhere).unwrap();
     freeze_into(&installation, &request, &disk, &mut nobody).unwrap();
     let header = disk.header_file().unwrap().read().unwrap();
     let (header, deks) = disk.unlock_all(&installation, header).unwrap();

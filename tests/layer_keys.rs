@@ -49,7 +49,8 @@ impl Owners {
             incremental: false,
             data_dir: None,
         };
-        let mut nobody = Unattached::new(&base, claim, Path::new("/dev/shm/there-is-no-such-map"));
+        let nowhere = Path::new("/dev/shm/there-is-no-such-directory");
+        let mut nobody = Unattached::settled(&installation, &base, claim, nowhere).unwrap();
         freeze_into(&installation, &request, &base, &mut nobody).unwrap();
         drop(nobody);
         let request = CloneRequest {

@@ -7,8 +7,10 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::control::attach::{AttachError, AttachRequest, GuardOptions, SocketSource, attach};
+use crate::control::disks::Unflushed;
 use crate::control::runtime_dir;
 use crate::frontend::{self, Discard, FrontendError, OnFull, OnRevoke};
+use crate::volume::CacheMode;
 
 use super::limits::LimitArgs;
 use super::{CliError, Context, Output};
@@ -82,6 +84,13 @@ pub struct AttachArgs {
     /// 'pause' leaves them in the queue until the key is granted again
     #[arg(long, value_name = "error|pause", default_value = "error")]
     on_revoke: OnRevoke,
+    /// The cache mode that the guest finds; a driver can choose the other one, which is then kept for
+    /// later attaches too [default: the one that was chosen last, at first writeback]
+    #[arg(long, value_name = "writeback|writethrough", value_parser = cache_mode)]
+    cache: Option<CacheMode>,
+    /// Go on without what was completed and not flushed, when the runtime map that has it is lost
+    #[arg(long)]
+    discard_unflushed: bool,
     /// The serial number that the guest sees [default: the start of the disk's id]
     #[arg(long, value_name = "TEXT", value_parser = serial)]
     serial: Option<String>,
@@ -101,6 +110,16 @@ fn queue_size(text: &str) -> Result<u16, String> {
         Ok(size)
     } else {
         Err("a power of two from 4 to 1024 is needed".into())
+    }
+}
+
+fn cache_mode(text: &str) -> Result<CacheMode, String> {
+    match text {
+        "writeback" => Ok(CacheMode::WriteBack),
+        "writethrough" => Ok(CacheMode::WriteThrough),
+        other => Err(format!(
+            "'{other}' is neither 'writeback' nor 'writethrough'"
+        )),
     }
 }
 
@@ -182,6 +201,11 @@ pub(super) fn run(context: &Context, args: AttachArgs) -> Result<(), CliError> {
             on_revoke: args.on_revoke,
         },
         serial: args.serial,
+        cache: args.cache,
+        unflushed: match args.discard_unflushed {
+            true => Unflushed::GivenUp,
+            false => Unflushed::Needed,
+        },
         runtime_dir: runtime_dir(context.runtime_dir.as_deref()),
     };
     Ok(attach(context.installation()?, request)?)

@@ -13,7 +13,7 @@ use super::{CliError, Context, Tabular};
 use crate::control::attach::{self, KeyStatus, set_limits};
 use crate::control::disks::{
     self, DiskError, DiskView, ExportRequest, Plaintext, ProblemKind, RegisterRequest, Since,
-    parse_size,
+    Unflushed, parse_size,
 };
 use crate::control::import::{Cancel, ImageFormat, ImportError};
 use crate::control::runtime_dir;
@@ -157,7 +157,8 @@ remains.
 --repair does only what is safe without a doubt: it writes a torn header copy anew from the other one,
 gives leaked space back, removes files of layers that were dropped or never used, and makes durable what a
 killed daemon had completed, so it has to be given the
---runtime-dir that the disk was attached with. Whether content was altered cannot be seen: XTS does not
+--runtime-dir that the disk was attached with. Where the runtime map that had it is lost, it needs
+--discard-unflushed. Whether content was altered cannot be seen: XTS does not
 authenticate it.")]
     Check {
         /// The disk
@@ -165,12 +166,15 @@ authenticate it.")]
         /// Repair what is safe to repair
         #[arg(long)]
         repair: bool,
+        /// Go on without what was completed and not flushed, when the runtime map that has it is lost
+        #[arg(long, requires = "repair")]
+        discard_unflushed: bool,
     },
     /// Copy an unattached disk as it is: ciphertext, map and header
     #[command(after_help = "Example:
   sealdisk disk copy boot1 --to /mnt/backup/boot1
 
-No key is needed. `disk register` makes the copy known to another installation, which needs access to
+No key is needed, unless a killed daemon left something to be made durable. `disk register` makes the copy known to another installation, which needs access to
 the key vault that has the disk's key; `disk update --disk-encryption-set` puts it under such a key.")]
     Copy {
         /// The disk
@@ -364,7 +368,11 @@ pub(super) fn run(context: &Context, args: DiskArgs) -> Result<(), CliError> {
         DiskCommand::Update(args) => update(context, args),
         DiskCommand::Decrypt(args) => decrypt(context, args),
         DiskCommand::Export(args) => export(context, args),
-        DiskCommand::Check { name, repair } => check(context, &name, repair),
+        DiskCommand::Check {
+            name,
+            repair,
+            discard_unflushed,
+        } => check(context, &name, (repair, discard_unflushed)),
         DiskCommand::Copy { name, to } => copy(context, &name, &to),
         DiskCommand::Register {
             dir,
@@ -377,7 +385,8 @@ pub(super) fn run(context: &Context, args: DiskArgs) -> Result<(), CliError> {
                 name,
                 disk_encryption_set,
             };
-            let name = disks::register(&installation, &request)?;
+            let runtime_dir = runtime_dir(context.runtime_dir.as_deref());
+            let name = disks::register(&installation, &request, &runtime_dir)?;
             show(
                 context,
                 disks::show(&installation, ResourceKind::Disk, &name)?,
@@ -503,10 +512,18 @@ fn export(context: &Context, args: ExportArgs) -> Result<(), CliError> {
 }
 
 /// Prints what was found; the exit status says how grave it is.
-fn check(context: &Context, name: &str, repair: bool) -> Result<(), CliError> {
+fn check(
+    context: &Context,
+    name: &str,
+    (repair, discard_unflushed): (bool, bool),
+) -> Result<(), CliError> {
     let installation = context.installation()?;
     let runtime_dir = runtime_dir(context.runtime_dir.as_deref());
-    let report = disks::check(&installation, name, repair, &runtime_dir)?;
+    let unflushed = match discard_unflushed {
+        true => Unflushed::GivenUp,
+        false => Unflushed::Needed,
+    };
+    let report = disks::check(&installation, name, repair, (&runtime_dir, unflushed))?;
     context.output.show(&report)?;
     let (damage, leaks) = (
         report.remaining(ProblemKind::Damage),
@@ -593,6 +610,9 @@ impl From<DiskError> for CliError {
             | DiskError::File { .. } => "FileSystem",
             DiskError::Volume(_) | DiskError::Pipeline(_) => "DiskData",
             DiskError::Attached { .. } => "DataPlane",
+            DiskError::RuntimeMapElsewhere { .. } | DiskError::RuntimeMapMissing { .. } => {
+                "UnflushedWrites"
+            }
             DiskError::Key(_) => "KeyMaterial",
         };
         Self::new(code, message)

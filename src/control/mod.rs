@@ -21,4 +21,4 @@ pub use des::{
 pub use error::ControlError;
 pub use identity::KeyAccess;
 pub use principals::{DeletedIdentity, IdentitySecret};
-pub use runtime::{runtime_dir, runtime_map};
+pub use runtime::{goes_at_logout, runtime_dir, runtime_map};

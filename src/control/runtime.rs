@@ -26,6 +26,20 @@ pub fn runtime_dir(given: Option<&Path>) -> PathBuf {
     }
 }
 
+/// Whether a runtime directory goes when its user logs out: it is the session's, and the user does not
+/// linger (pam_systemd(8), loginctl(1)). `/dev/shm` is no better for such users: logind removes their
+/// files there too (`RemoveIPC=` of logind.conf(5)).
+pub fn goes_at_logout(runtime_dir: &Path) -> bool {
+    let session = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let user = std::env::var_os("USER").unwrap_or_default();
+    let lingers = Path::new("/var/lib/systemd/linger").join(user);
+    is_of_session(runtime_dir, session.as_deref()) && !lingers.is_file()
+}
+
+fn is_of_session(runtime_dir: &Path, session: Option<&Path>) -> bool {
+    session.is_some_and(|session| session.is_absolute() && runtime_dir.starts_with(session))
+}
+
 /// The runtime map of a disk.
 pub fn runtime_map(runtime_dir: &Path, disk: Uuid) -> PathBuf {
     runtime_dir.join(format!("{disk}.map"))
@@ -38,6 +52,15 @@ fn is_tmpfs(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_directory_of_a_session_is_told() {
+        let session = Some(Path::new("/run/user/1000"));
+        let is_of_session = |dir: &str| is_of_session(Path::new(dir), session);
+        assert!(is_of_session("/run/user/1000/sealdisk"));
+        assert!(!is_of_session("/run/sealdisk") && !is_of_session("/run/user/10001"));
+        assert!(!super::is_of_session(Path::new("/run/sealdisk"), None));
+    }
 
     #[test]
     fn what_is_given_is_taken_and_the_default_is_a_tmpfs() {

@@ -38,7 +38,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use super::slot::{self, Slot, VERSION_1, VERSION_2, Version};
-use super::{EnvelopeError, Header, UnverifiedHeader};
+use super::{EnvelopeError, Header, HeaderAuthority, UnverifiedHeader};
 use crate::keys::Dek;
 
 /// Bytes of a header file.
@@ -313,22 +313,26 @@ impl HeaderLock<'_> {
         Ok(self.file.newest(&self.file.bytes()?)?.header)
     }
 
-    /// Writes `header` into the slot that does not hold the newest copy, and syncs. `dek` is its
-    /// top layer's. The other slot still holds the header from before; of a file of version 1,
+    /// Writes `header` into the slot that does not hold the newest copy, and syncs, authenticated by its
+    /// top layer's DEK or the [`HeaderKey`](super::HeaderKey) of that. The other slot still holds the header from before; of a file of version 1,
     /// which becomes one of version 2, nothing does.
     ///
     /// # Errors
     /// As [`HeaderFile::read`], because an unusable file is not written to;
     /// [`EnvelopeError::Unwritable`]; [`EnvelopeError::Io`], after which the header is the old or
     /// the new one.
-    pub fn write(&mut self, header: &Header, dek: &Dek) -> Result<(), EnvelopeError> {
+    pub fn write(
+        &mut self,
+        header: &Header,
+        by: &impl HeaderAuthority,
+    ) -> Result<(), EnvelopeError> {
         let bytes = self.file.bytes()?;
         let newest = self.file.newest(&bytes)?;
         let sequence = newest.header.sequence();
         match newest.pair.version.number {
-            1 => self.write_first(header, sequence, dek)?,
+            1 => self.write_first(header, sequence, by)?,
             _ => {
-                let slot = slot::encode(header, next(header, sequence)?, dek)?;
+                let slot = slot::encode(header, next(header, sequence)?, by)?;
                 self.put(&slot, NEW.at(1 - newest.number))?;
             }
         }
@@ -339,10 +343,15 @@ impl HeaderLock<'_> {
     }
 
     /// The first update of a file of version 1, up to the overwriting of the old slots.
-    fn write_first(&self, header: &Header, sequence: u64, dek: &Dek) -> Result<(), EnvelopeError> {
+    fn write_first(
+        &self,
+        header: &Header,
+        sequence: u64,
+        by: &impl HeaderAuthority,
+    ) -> Result<(), EnvelopeError> {
         let first = next(header, sequence)?;
         let slots =
-            [first, next(header, first)?].map(|sequence| slot::encode(header, sequence, dek));
+            [first, next(header, first)?].map(|sequence| slot::encode(header, sequence, by));
         let HeaderFile { file, path } = self.file;
         file.set_len(HEADER_FILE_LEN)
             .map_err(io_error("make longer", path))?;
@@ -358,9 +367,13 @@ impl HeaderLock<'_> {
     ///
     /// # Errors
     /// As [`HeaderLock::write`].
-    pub fn write_both(&mut self, header: &Header, dek: &Dek) -> Result<(), EnvelopeError> {
-        self.write(header, dek)?;
-        self.write(header, dek)
+    pub fn write_both(
+        &mut self,
+        header: &Header,
+        by: &impl HeaderAuthority,
+    ) -> Result<(), EnvelopeError> {
+        self.write(header, by)?;
+        self.write(header, by)
     }
 
     /// Writes the whole copy over the other one, which is not, byte for byte: so it takes no key.

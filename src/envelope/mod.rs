@@ -21,6 +21,7 @@
 mod error;
 mod file;
 mod payload;
+mod session;
 mod slot;
 mod version_1;
 mod wrap;
@@ -36,5 +37,6 @@ pub use payload::{
     CloneSource, HeaderPayload, Job, JobKind, LayerRecord, MAX_DISK_SIZE, MAX_GONE, MAX_LAYERS,
     ResourceKind, check_disk_name, check_resource_name,
 };
+pub use session::{FailedSync, Session, SyncedFile};
 pub use slot::{FORMAT_VERSION, Header, MAX_PAYLOAD_LEN, SLOT_LEN, UnverifiedHeader};
-pub use wrap::{DekCheck, Envelope, unwrap_dek, wrap_dek};
+pub use wrap::{DekCheck, Envelope, HeaderAuthority, HeaderKey, unwrap_dek, wrap_dek};

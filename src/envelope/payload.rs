@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{DekCheck, Envelope};
+use super::{DekCheck, Envelope, FailedSync, Session};
 
 /// The largest disk, 64 TiB (Azure's Ultra disks have the same limit): far below where offsets in
 /// files or the 2^64 sectors of a tweak end.
@@ -101,6 +101,15 @@ pub struct HeaderPayload {
     /// may remove them. Files of any other layer may belong to a newer header.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gone: Vec<Uuid>,
+    /// From a disk's attach until it is detached in order, or what its daemon left is made durable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<Session>,
+    /// The guest asked for write-through (`writeback` set to 0), as of the last orderly detach.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub write_through: bool,
+    /// A sync of a layer failed, until the disk is repaired.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_sync: Option<FailedSync>,
 }
 
 /// The snapshot or image from which a disk was cloned.
@@ -197,7 +206,21 @@ impl HeaderPayload {
         self.check_layers()?;
         self.check_gone()?;
         self.check_source()?;
-        self.check_job()
+        self.check_job()?;
+        self.check_use()
+    }
+
+    /// What is said of a disk's use.
+    fn check_use(&self) -> Result<(), String> {
+        let used = self.session.is_some() || self.write_through || self.failed_sync.is_some();
+        if used && self.kind != ResourceKind::Disk {
+            return Err(format!("{} that was attached", self.kind.with_article()));
+        }
+        self.session.as_ref().map_or(Ok(()), Session::check)?;
+        match &self.failed_sync {
+            Some(failed) => failed.check(),
+            None => Ok(()),
+        }
     }
 
     fn check_layers(&self) -> Result<(), String> {
@@ -347,6 +370,10 @@ pub fn check_resource_name(kind: ResourceKind, name: &str) -> Result<(), String>
         ));
     }
     Ok(())
+}
+
+fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 fn plain(what: &str, text: &str) -> Result<(), String> {

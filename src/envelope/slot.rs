@@ -26,7 +26,7 @@ use std::path::Path;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 
-use super::{EnvelopeError, HeaderPayload, version_1, wrap};
+use super::{EnvelopeError, HeaderAuthority, HeaderKey, HeaderPayload, version_1};
 use crate::keys::Dek;
 
 /// Bytes of one slot.
@@ -111,7 +111,19 @@ impl UnverifiedHeader {
         if let Some(top) = self.payload.top() {
             top.check.verify(top.id, dek)?;
         }
-        let right = wrap::header_mac(dek, &self.authenticated_bytes);
+        self.proven_by(dek)
+    }
+
+    /// Checks that the header was written by a holder of the DEK from which `key` is derived.
+    ///
+    /// # Errors
+    /// [`EnvelopeError::Unauthentic`], also for the header of another top layer.
+    pub fn authenticate_by(self, key: &HeaderKey) -> Result<Header, EnvelopeError> {
+        self.proven_by(key)
+    }
+
+    fn proven_by(self, by: &impl HeaderAuthority) -> Result<Header, EnvelopeError> {
+        let right = by.header_mac(&self.authenticated_bytes);
         verify_slices_are_equal(&right, &self.mac).map_err(|_| EnvelopeError::Unauthentic {
             name: self.payload.name.clone(),
         })?;
@@ -132,7 +144,11 @@ pub(super) enum Slot {
 }
 
 /// Makes the bytes of a slot.
-pub(super) fn encode(header: &Header, sequence: u64, dek: &Dek) -> Result<Vec<u8>, EnvelopeError> {
+pub(super) fn encode(
+    header: &Header,
+    sequence: u64,
+    by: &impl HeaderAuthority,
+) -> Result<Vec<u8>, EnvelopeError> {
     let unwritable = |reason: String| EnvelopeError::Unwritable {
         name: header.name.clone(),
         reason,
@@ -151,7 +167,7 @@ pub(super) fn encode(header: &Header, sequence: u64, dek: &Dek) -> Result<Vec<u8
     slot[12..16].copy_from_slice(&(json.len() as u32).to_le_bytes());
     slot[16..24].copy_from_slice(&sequence.to_le_bytes());
     slot[PAYLOAD_AT..PAYLOAD_AT + json.len()].copy_from_slice(&json);
-    let mac = wrap::header_mac(dek, &[&slot[..MAC_AT], &json].concat());
+    let mac = by.header_mac(&[&slot[..MAC_AT], &json].concat());
     slot[MAC_AT..MAC_AT + 32].copy_from_slice(&mac);
     let checksum = checksum(&slot);
     slot[CRC_AT..CRC_AT + 4].copy_from_slice(&checksum.to_le_bytes());

@@ -31,6 +31,9 @@ pub(super) fn header(dek: &Dek, key_version: &str) -> Header {
         source: None,
         job: None,
         gone: Vec::new(),
+        session: None,
+        write_through: false,
+        failed_sync: None,
         layers: vec![LayerRecord {
             id: layer,
             origin: disk,

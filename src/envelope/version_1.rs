@@ -56,6 +56,9 @@ impl From<Payload> for HeaderPayload {
             source: None,
             job: None,
             gone: Vec::new(),
+            session: None,
+            write_through: false,
+            failed_sync: None,
             layers: layers.into(),
         }
     }

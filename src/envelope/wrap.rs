@@ -9,7 +9,7 @@ use uuid::Uuid;
 use zeroize::Zeroize;
 
 use super::{EnvelopeError, LayerRecord};
-use crate::keys::Dek;
+use crate::keys::{Dek, KeyError, LockedBytes};
 use crate::vault::{Caller, KeyId, KeyVault, WrapAlgorithm};
 
 /// HKDF `info` of the key that authenticates headers.
@@ -136,35 +136,78 @@ impl<'de> Deserialize<'de> for DekCheck {
     }
 }
 
-/// The authenticator of the header `bytes` whose top layer's DEK is `dek`.
-pub(super) fn header_mac(dek: &Dek, bytes: &[u8]) -> [u8; 32] {
-    derived_mac(dek, HEADER_KEY, bytes)
+/// What authenticates headers: the DEK of their top layer, or the key that is derived from it for that.
+pub trait HeaderAuthority {
+    /// The authenticator of the header `bytes`.
+    fn header_mac(&self, bytes: &[u8]) -> [u8; 32];
+}
+
+impl HeaderAuthority for Dek {
+    fn header_mac(&self, bytes: &[u8]) -> [u8; 32] {
+        derived_mac(self, HEADER_KEY, bytes)
+    }
+}
+
+/// The key that authenticates the headers of one top layer, in locked memory. It is derived from that
+/// layer's DEK, decrypts nothing and leads back to no DEK: whoever has a disk attached keeps it, to
+/// write into the header what becomes of the disk while nobody can unwrap the DEK.
+pub struct HeaderKey(LockedBytes);
+
+impl HeaderKey {
+    /// That of headers whose top layer has this DEK.
+    ///
+    /// # Errors
+    /// [`KeyError::Lock`].
+    pub fn of(dek: &Dek) -> Result<Self, KeyError> {
+        let mut key = LockedBytes::zeroed(SUBKEY_LEN)?;
+        derive(dek, HEADER_KEY, key.as_mut_slice());
+        Ok(Self(key))
+    }
+}
+
+impl HeaderAuthority for HeaderKey {
+    fn header_mac(&self, bytes: &[u8]) -> [u8; 32] {
+        mac(self.0.as_slice(), bytes)
+    }
 }
 
 /// HMAC-SHA256 of `message` under a subkey of the DEK for one purpose. The DEK itself is only ever an
 /// XTS key and HKDF's input.
 fn derived_mac(dek: &Dek, purpose: &str, message: &[u8]) -> [u8; 32] {
-    let mut key = [0u8; 64];
+    let mut key = [0u8; SUBKEY_LEN];
+    derive(dek, purpose, &mut key);
+    let mac = mac(&key, message);
+    key.zeroize();
+    mac
+}
+
+/// The subkey of a DEK for one purpose, of [`SUBKEY_LEN`] bytes.
+fn derive(dek: &Dek, purpose: &str, key: &mut [u8]) {
     let info = [purpose.as_bytes()];
     let extracted = hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(dek.expose());
     // The only error is an output of more than 255 hashes (RFC 5869 §2.3).
     let expanded = extracted
         .expand(&info, SubkeyLen)
-        .and_then(|output| output.fill(&mut key));
+        .and_then(|output| output.fill(key));
     assert!(expanded.is_ok(), "HKDF refused 64 bytes");
-    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &key), message);
-    key.zeroize();
+}
+
+fn mac(key: &[u8], message: &[u8]) -> [u8; 32] {
+    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), message);
     let mut mac = [0; 32];
     mac.copy_from_slice(tag.as_ref());
     mac
 }
+
+/// Bytes of a subkey.
+const SUBKEY_LEN: usize = 64;
 
 /// Bytes of a subkey, as HKDF is asked for them.
 struct SubkeyLen;
 
 impl hkdf::KeyType for SubkeyLen {
     fn len(&self) -> usize {
-        64
+        SUBKEY_LEN
     }
 }
 

@@ -13,6 +13,7 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 
 use crate::request::ChainLimits;
 use crate::units::{BLOCK_SIZE, SECTOR_SIZE};
+use crate::volume::CacheMode;
 
 use super::{Discard, Setup};
 
@@ -41,7 +42,8 @@ pub(super) struct ConfigSpace {
     discard: bool,
     num_queues: u16,
     queue_size: u16,
-    /// What the driver wrote into `writeback`.
+    /// What the driver wrote into `writeback` last, on whatever connection and in whatever process: a
+    /// frontend reads it once and never says it again (§5.2.5: the mode after a reset may be either).
     writeback: AtomicBool,
 }
 
@@ -54,7 +56,7 @@ impl ConfigSpace {
             discard: setup.discard != Discard::Off,
             num_queues,
             queue_size,
-            writeback: AtomicBool::new(true),
+            writeback: AtomicBool::new(!setup.write_through),
         }
     }
 
@@ -119,26 +121,25 @@ impl ConfigSpace {
         all.get(offset..end).map(<[u8]>::to_vec)
     }
 
-    /// Takes a write of the driver: only `writeback` can be written (§5.2.5.2). Whether it was.
-    pub(super) fn write(&self, offset: u32, bytes: &[u8]) -> bool {
+    /// What a write of the driver asks for: only `writeback` can be written (§5.2.5.2).
+    pub(super) fn asks_for(offset: u32, bytes: &[u8]) -> Option<CacheMode> {
         let offset = offset.checked_sub(PCI_CONFIG_OFFSET).unwrap_or(offset);
         match (offset, bytes) {
-            (WRITEBACK_AT, [value @ (0 | 1)]) => {
-                self.writeback.store(*value == 1, Ordering::Release);
-                true
-            }
-            _ => false,
+            (WRITEBACK_AT, [0]) => Some(CacheMode::WriteThrough),
+            (WRITEBACK_AT, [1]) => Some(CacheMode::WriteBack),
+            _ => None,
         }
+    }
+
+    /// Has `writeback` say what the driver asked for.
+    pub(super) fn set_cache(&self, cache: CacheMode) {
+        let writeback = cache == CacheMode::WriteBack;
+        self.writeback.store(writeback, Ordering::Release);
     }
 
     /// Shows another size of the disk, in bytes.
     pub(super) fn set_size(&self, size: u64) {
         self.size.store(size, Ordering::Release);
-    }
-
-    /// Puts `writeback` back to what a reset device has.
-    pub(super) fn reset(&self) {
-        self.writeback.store(true, Ordering::Release);
     }
 
     /// Whether writes must be durable before they complete, for a driver that acknowledged
@@ -203,6 +204,7 @@ mod tests {
             poll_us: 0,
             serial: String::new(),
             limits: Limits::default(),
+            write_through: false,
             listening: true,
         })
     }
@@ -230,9 +232,14 @@ mod tests {
         let (flush, wce) = (1 << VIRTIO_BLK_F_FLUSH, 1 << VIRTIO_BLK_F_CONFIG_WCE);
         assert!(config.is_write_through(wce));
         assert!(!config.is_write_through(flush | wce));
-        assert!(config.write(32, &[0]));
+        let asked = ConfigSpace::asks_for;
+        assert_eq!(asked(0x120, &[0]), Some(CacheMode::WriteThrough));
+        config.set_cache(asked(32, &[0]).unwrap());
         assert!(config.is_write_through(flush | wce));
         assert!(!config.is_write_through(flush));
-        assert!(!config.write(32, &[2]) && !config.write(31, &[0, 0]) && !config.write(0, &[1]));
+        assert_eq!(config.read(32, 1), Some(vec![0]));
+        config.set_cache(asked(32, &[1]).unwrap());
+        assert!(!config.is_write_through(flush | wce));
+        assert!([asked(32, &[2]), asked(31, &[0, 0]), asked(0, &[1])] == [None; 3]);
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::command::{ControlCommand, receive_command};
 use super::handler::BlockHandler;
 use super::message::{CopyRequest, receive_stack};
-use super::serve::{Server, give_up, open_to_flush};
+use super::serve::{Server, open_to_flush};
 use super::shared::{Extent, Shared};
 use super::standing::Standing;
 use super::{
@@ -56,9 +56,6 @@ impl Server {
             Ok(GoesOn::Ended) => {
                 // The header may name another stack by now, so nothing of this one may be touched.
                 // What was completed is durable.
-                if let Err(error) = give_up(&self.shared) {
-                    log::warn!("{error}");
-                }
                 log::info!(
                     "the control process went away while the disk stood still: it is served no more"
                 );

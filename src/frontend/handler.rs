@@ -116,7 +116,7 @@ impl BlockHandler {
     /// Stops every ring, completing what it has, and forgets everything of the frontend.
     pub(super) fn disconnect(&mut self) {
         self.reset_rings();
-        self.features = 0;
+        self.forget_features();
         self.log = None;
         self.memory = GuestMemory::default();
         self.acknowledges = false;
@@ -204,7 +204,13 @@ impl BlockHandler {
                 ..RingState::default()
             };
         }
-        self.config.reset();
+    }
+
+    /// Nobody has asked for a flush any more, so that a driver which does not say anything of features
+    /// is written through. What it chose through `writeback` stays.
+    fn forget_features(&mut self) {
+        self.features = 0;
+        self.publish_write_through();
     }
 
     fn ring(&mut self, index: usize) -> Result<&mut RingState> {
@@ -351,7 +357,7 @@ impl VhostUserBackendReqHandlerMut for BlockHandler {
 
     fn reset_device(&mut self) -> Result<()> {
         self.reset_rings();
-        self.features = 0;
+        self.forget_features();
         Ok(())
     }
 
@@ -529,9 +535,13 @@ impl VhostUserBackendReqHandlerMut for BlockHandler {
     }
 
     fn set_config(&mut self, offset: u32, bytes: &[u8], _: VhostUserConfigFlags) -> Result<()> {
-        if !self.config.write(offset, bytes) {
+        let Some(cache) = ConfigSpace::asks_for(offset, bytes) else {
             return Err(refused("a field that cannot be written"));
-        }
+        };
+        // First where it outlives this process: the guest relies on it once this returns.
+        let kept = self.shared.extent().runtime.set_cache(cache);
+        kept.map_err(internal)?;
+        self.config.set_cache(cache);
         self.publish_write_through();
         Ok(())
     }

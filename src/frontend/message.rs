@@ -262,6 +262,8 @@ pub struct Setup {
     pub serial: String,
     /// What the disk may do at most.
     pub limits: Limits,
+    /// The cache mode with which the device begins, until the driver chooses another.
+    pub write_through: bool,
     /// Whether the socket listens; else it is connected and the process ends with the connection.
     pub listening: bool,
 }
@@ -501,6 +503,7 @@ mod tests {
                 ..Limits::default()
             },
             serial: "disk".into(),
+            write_through: false,
             listening: true,
         }
     }

@@ -142,18 +142,10 @@ fn serve_disk(control: &mut UnixStream) -> Result<(), FrontendError> {
     server.copier.stop();
     drop(server);
     served?;
+    // The disk stays claimed until the control process has put everything away.
     let flushed = last_flush(&shared);
     shared.sync_alarm.tell(&shared.extent().volume, control);
-    flushed?;
-    give_up(&shared)
-}
-
-/// Lets go of the disk's claim. The end of the process would do that too, but only when the kernel
-/// has taken its rings apart, some milliseconds after the control process has seen the end.
-pub(super) fn give_up(shared: &Shared) -> Result<(), FrontendError> {
-    let extent = shared.extent();
-    rustix::fs::flock(extent.files.data.file(), rustix::fs::FlockOperation::Unlock)
-        .map_err(|e| io_error("let go of the disk")(e.into()))
+    flushed
 }
 
 fn disk_of(setup: &Setup) -> Disk {

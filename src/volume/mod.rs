@@ -54,6 +54,6 @@ pub use layer::{
 };
 pub use locks::{BlockLocks, MOST_BLOCKS};
 pub use map::{BlockMap, Content, MapFile, Run, held_runs};
-pub use runtime::RuntimeMap;
+pub use runtime::{CacheMode, Found, RuntimeMap, boot_id};
 pub use stack::{Lack, LayerMap, LowerLayer, Source, Volume};
 pub use state::BlockState;

@@ -13,6 +13,8 @@
 //!      512    whether a sync has failed: 0 no, 1 of the   u64
 //!             data file, 2 of the map file, 3 one had,
 //!             and the disk was checked since
+//!      1024   cache mode: 0 not said here, 1 write-back,  u64
+//!             2 write-through
 //!      4096   for each chunk of 128 map sectors how far    u64 each
 //!             it is loaded: 2 when it is
 //!      1 MiB  states as in the map file, without gaps: 504 bytes for each map sector
@@ -26,6 +28,10 @@
 //! its flushes, also after it was stamped anew. Only a check of the disk takes that back, by a 3: the
 //! page cache may show of the map file what is not on the disk, so the next volume writes all of it that
 //! is loaded here anew, and its first flush makes it 0.
+//!
+//! The cache mode is what the guest last chose through `writeback`. No frontend says it again after a
+//! reconnect, so it is here as soon as it is acknowledged, and outlives the process. A clean detach
+//! carries it over into the disk's header.
 //!
 //! The disk's header names the last attach. A runtime map counts only when the header names one of
 //! its two attach ids: if the disk was attached elsewhere meanwhile, the header names another and
@@ -41,6 +47,7 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::atomic::Ordering;
 
 use rustix::fs::{FallocateFlags, fallocate, fstatfs};
 use uuid::Uuid;
@@ -58,13 +65,40 @@ const FAILED_SYNC_AT: usize = 512;
 /// Room for the chunks of the largest disk.
 const FLAGS_AT: usize = 4096;
 const STATES_AT: usize = 1 << 20;
+/// Where the cache mode is, in the page of the stamp.
+const CACHE_AT: usize = 1024;
+/// Bytes that are mapped for words beside the stamp.
+const PAGE: usize = 4096;
 /// `TMPFS_MAGIC` of linux/magic.h.
 const TMPFS_MAGIC: u64 = 0x0102_1994;
+
+/// Whether a disk's writes are durable when they complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheMode {
+    /// Only after a flush.
+    WriteBack,
+    /// Yes.
+    WriteThrough,
+}
 
 /// The opened file of a current map.
 #[derive(Debug)]
 pub struct RuntimeMap {
     file: File,
+}
+
+/// What is found where a disk's runtime map is to be.
+#[derive(Debug)]
+pub enum Found {
+    /// The disk's: it has what a process that died had not flushed.
+    Counts(RuntimeMap),
+    /// That of this attach and of another layer. It counts for nothing but its cache mode, if that layer
+    /// was the disk's top one until it was frozen: all that was completed was made durable before.
+    OfLayer(Uuid, RuntimeMap),
+    /// Nothing.
+    Missing,
+    /// Something else: why it is not the disk's, as the end of a sentence.
+    Foreign(&'static str),
 }
 
 impl RuntimeMap {
@@ -82,6 +116,20 @@ impl RuntimeMap {
         previous: Uuid,
         next: Uuid,
     ) -> Result<(Self, bool), VolumeError> {
+        Self::open_with(path, geometry, [previous, next], None)
+    }
+
+    /// As [`RuntimeMap::open`] with the attach ids before and from now on, and with a cache mode that the
+    /// map gets, if one is given, before it counts.
+    ///
+    /// # Errors
+    /// As [`RuntimeMap::open`].
+    pub fn open_with(
+        path: &Path,
+        geometry: &Geometry,
+        [previous, next]: [Uuid; 2],
+        cache: Option<CacheMode>,
+    ) -> Result<(Self, bool), VolumeError> {
         let fail = |what| {
             move |source| VolumeError::File {
                 what,
@@ -89,7 +137,9 @@ impl RuntimeMap {
                 source,
             }
         };
+        let keep = |map: &Self| cache.map_or(Ok(()), |cache| map.set_cache(cache));
         if let Some(found) = Self::find(path, geometry, previous)? {
+            keep(&found)?;
             found.fit(geometry, [next, previous])?;
             return Ok((found, true));
         }
@@ -115,6 +165,7 @@ impl RuntimeMap {
         let map = Self { file };
         let filled = map
             .fit(geometry, [next, previous])
+            .and_then(|()| keep(&map))
             .and_then(|()| std::fs::rename(&made, path).map_err(fail("name")));
         if let Err(error) = filled {
             let _ = std::fs::remove_file(&made);
@@ -174,33 +225,45 @@ impl RuntimeMap {
     /// `attach`. The caller has claimed the disk.
     ///
     /// # Errors
-    /// [`VolumeError::File`] when it is there and cannot be read.
+    /// As [`RuntimeMap::look`].
     pub fn find(
         path: &Path,
         geometry: &Geometry,
         attach: Uuid,
     ) -> Result<Option<Self>, VolumeError> {
+        Ok(match Self::look(path, geometry, attach)? {
+            Found::Counts(map) => Some(map),
+            Found::OfLayer(..) | Found::Missing | Found::Foreign(_) => None,
+        })
+    }
+
+    /// What is at `path`, for the disk as last attached with `attach`. The caller has claimed the disk.
+    ///
+    /// # Errors
+    /// [`VolumeError::File`] when something is there and cannot be read; [`VolumeError::RuntimeVersion`].
+    pub fn look(path: &Path, geometry: &Geometry, attach: Uuid) -> Result<Found, VolumeError> {
         let fail = |source| VolumeError::File {
             what: "read",
             path: path.to_owned(),
             source,
         };
-        let file = match OpenOptions::new().read(true).write(true).open(path) {
+        let file = match open_map(path) {
             Ok(file) => file,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Found::Missing),
             Err(e) => return Err(fail(e)),
         };
-        let len = file.metadata().map_err(fail)?.len();
-        if len < STAMP_LEN as u64 {
-            return Ok(None);
+        let metadata = file.metadata().map_err(fail)?;
+        let len = metadata.len();
+        if !metadata.is_file() || len < STAMP_LEN as u64 {
+            return Ok(Found::Foreign("is no runtime map"));
         }
         let mut start = [0; STAMP_LEN];
         file.read_exact_at(&mut start, 0).map_err(fail)?;
         let ids = [uuid_at(&start, 72), uuid_at(&start, 88)];
-        let mut size = [0; 8];
-        size.copy_from_slice(&start[48..56]);
         let stamped = Geometry {
-            size: u64::from_le_bytes(size),
+            disk: uuid_at(&start, 16),
+            layer: uuid_at(&start, 32),
+            size: u64_at(&start, 48),
             ..geometry.clone()
         };
         if start.starts_with(SIGNATURE) && start[8] != VERSION && ids.contains(&attach) {
@@ -209,18 +272,79 @@ impl RuntimeMap {
                 found: start[8],
             });
         }
-        let counts = stamped.size <= geometry.size
-            && len >= file_len(&stamped) as u64
-            && start == stamp(&stamped, ids).map_err(fail)?
-            && ids.contains(&attach);
-        if !counts {
-            return Ok(None);
+        let boot = boot_id().map_err(fail)?;
+        if start != stamp_of(&stamped, ids, uuid_at(&start, 56)) {
+            return Ok(Found::Foreign("is damaged, or no runtime map"));
+        }
+        if uuid_at(&start, 56) != boot {
+            return Ok(Found::Foreign("is of another boot of the kernel"));
+        }
+        if !ids.contains(&attach) {
+            return Ok(Found::Foreign("is of another attach"));
         }
         let found = Self { file };
+        if stamped.layer != geometry.layer {
+            return Ok(Found::OfLayer(stamped.layer, found));
+        }
+        if stamped.disk != geometry.disk || stamped.size > geometry.size {
+            return Ok(Found::Foreign("is of another disk"));
+        }
+        if len < file_len(&stamped) as u64 {
+            return Ok(Found::Foreign("was cut off"));
+        }
         if stamped.size < geometry.size {
             found.fit(geometry, ids)?;
         }
-        Ok(Some(found))
+        Ok(Found::Counts(found))
+    }
+
+    /// The cache mode that the guest chose last, if it is known here.
+    ///
+    /// # Errors
+    /// [`VolumeError::Io`].
+    pub fn cache(&self) -> Result<Option<CacheMode>, VolumeError> {
+        let page = self.stamp_page()?;
+        Ok(match page.words(CACHE_AT, 1)[0].load(Ordering::Acquire) {
+            1 => Some(CacheMode::WriteBack),
+            2 => Some(CacheMode::WriteThrough),
+            _ => None,
+        })
+    }
+
+    /// Keeps the cache mode that the guest chooses. It outlives this process when this returns.
+    ///
+    /// # Errors
+    /// [`VolumeError::Io`].
+    pub fn set_cache(&self, cache: CacheMode) -> Result<(), VolumeError> {
+        let word = match cache {
+            CacheMode::WriteBack => 1,
+            CacheMode::WriteThrough => 2,
+        };
+        self.stamp_page()?.words(CACHE_AT, 1)[0].store(word, Ordering::Release);
+        Ok(())
+    }
+
+    /// The page of the stamp, which has memory from the beginning.
+    fn stamp_page(&self) -> Result<Mapped, VolumeError> {
+        let fail = |source| VolumeError::Io {
+            what: "map the runtime map",
+            source,
+        };
+        // Behind the end of a file that was cut off there is nothing to map.
+        if self.file.metadata().map_err(fail)?.len() < PAGE as u64 {
+            return Err(fail(io::ErrorKind::InvalidData.into()));
+        }
+        Mapped::file(&self.file, PAGE).map_err(fail)
+    }
+
+    /// The runtime map at `path` that is stamped for the layer of any disk of id `disk`, to be looked at
+    /// without claiming the disk.
+    pub fn peek(path: &Path, layer: Uuid) -> Option<Self> {
+        let file = open_map(path).ok()?;
+        let mut start = [0; STAMP_LEN];
+        file.read_exact_at(&mut start, 0).ok()?;
+        let is_map = start.starts_with(SIGNATURE) && uuid_at(&start, 32) == layer;
+        is_map.then_some(Self { file })
     }
 
     /// The sync that has failed while the disk was attached with this map, if one has.
@@ -291,9 +415,29 @@ fn file_len(geometry: &Geometry) -> usize {
     STATES_AT + BlockMap::words_for(geometry.blocks()) * 8
 }
 
-fn stamp(geometry: &Geometry, attach_ids: [Uuid; 2]) -> io::Result<[u8; STAMP_LEN]> {
+/// Opens what is at a path that a header names: nothing that blocks, and no link to something else.
+fn open_map(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path)
+}
+
+/// The id of the kernel's boot, which changes with the loss of power.
+///
+/// # Errors
+/// When `/proc` does not tell.
+pub fn boot_id() -> io::Result<Uuid> {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
-    let boot = Uuid::parse_str(boot.trim()).map_err(io::Error::other)?;
+    Uuid::parse_str(boot.trim()).map_err(io::Error::other)
+}
+
+fn stamp(geometry: &Geometry, attach_ids: [Uuid; 2]) -> io::Result<[u8; STAMP_LEN]> {
+    Ok(stamp_of(geometry, attach_ids, boot_id()?))
+}
+
+fn stamp_of(geometry: &Geometry, attach_ids: [Uuid; 2], boot: Uuid) -> [u8; STAMP_LEN] {
     let mut bytes = [0; STAMP_LEN];
     bytes[..8].copy_from_slice(SIGNATURE);
     bytes[8] = VERSION;
@@ -305,7 +449,13 @@ fn stamp(geometry: &Geometry, attach_ids: [Uuid; 2]) -> io::Result<[u8; STAMP_LE
     bytes[88..104].copy_from_slice(attach_ids[1].as_bytes());
     let sum = crc32c::crc32c(&bytes[..104]);
     bytes[104..].copy_from_slice(&sum.to_le_bytes());
-    Ok(bytes)
+    bytes
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    let mut word = [0; 8];
+    word.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_le_bytes(word)
 }
 
 fn uuid_at(bytes: &[u8], at: usize) -> Uuid {

@@ -1,8 +1,8 @@
 //! Features, protocol features and the config space.
 
 use crate::MIB;
-use crate::frontend::daemon::{AttachOptions, Disk};
-use crate::frontend::device::{Config, Setup, feature, mem_region};
+use crate::frontend::daemon::{AttachOptions, Backend, Disk, expect_success};
+use crate::frontend::device::{Config, Frontend, Setup, feature, mem_region};
 use crate::frontend::message::{protocol, request, words};
 
 #[test]
@@ -128,6 +128,75 @@ fn writeback_is_the_drivers_choice() {
     frontend.set_config(Config::WRITEBACK, &[1]).unwrap();
     assert_eq!(frontend.config().writeback(), 1);
     frontend.queues[0].assert_serves(0, 2);
+}
+
+/// Bytes that the durable map calls data: what is durable without a flush was written through.
+fn durable_bytes(disk: &Disk) -> u64 {
+    let output = expect_success(&mut disk.command(&["disk", "show", "disk", "-o", "json"]));
+    let show: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    show["dataBytes"].as_u64().unwrap()
+}
+
+#[test]
+fn write_through_holds_across_connections_and_processes() {
+    if Backend::chosen() == Backend::Qsd {
+        return;
+    }
+    let disk = Disk::new(4 * MIB);
+    let mut daemon = disk.attach(&AttachOptions::default());
+    let frontend = daemon.connect();
+    frontend.set_config(Config::WRITEBACK, &[0]).unwrap();
+    // Nobody says it again: QEMU reads the configuration once, when the device is made.
+    let mut frontend = daemon.connect_after(frontend);
+    let mut written = 0;
+    let mut is_written_through = |frontend: &mut Frontend, when: &str| {
+        let data = [7; 4096];
+        frontend.queues[0].write(written * 8, &data).unwrap();
+        written += 1;
+        assert_eq!(durable_bytes(&disk), written * 4096, "{when}");
+        assert_eq!(frontend.config().writeback(), 0, "{when}");
+    };
+    is_written_through(&mut frontend, "another connection");
+    frontend.set(request::RESET_DEVICE, &[], &[]).unwrap();
+    let mut frontend = daemon.connect_after(frontend);
+    is_written_through(&mut frontend, "a reset device");
+    daemon.kill();
+    let mut daemon = disk.attach(&AttachOptions::default());
+    is_written_through(&mut daemon.connect(), "after a kill");
+    assert!(daemon.terminate().success());
+    let mut daemon = disk.attach(&AttachOptions::default());
+    is_written_through(&mut daemon.connect(), "after a detach");
+
+    // Until the driver, or who attaches, says something else.
+    daemon.kill();
+    let writeback = AttachOptions {
+        arguments: &["--cache", "writeback"],
+        ..AttachOptions::default()
+    };
+    let mut daemon = disk.attach(&writeback);
+    let mut frontend = daemon.connect();
+    assert_eq!(frontend.config().writeback(), 1);
+    frontend.queues[0].write(800, &[7; 4096]).unwrap();
+    assert_eq!(durable_bytes(&disk), written * 4096);
+    assert!(daemon.terminate().success());
+    let daemon = disk.attach(&AttachOptions::default());
+    assert_eq!(daemon.connect().config().writeback(), 1);
+}
+
+#[test]
+fn a_driver_that_knows_neither_flush_nor_writeback_is_written_through() {
+    if Backend::chosen() == Backend::Qsd {
+        return;
+    }
+    let disk = Disk::new(4 * MIB);
+    let daemon = disk.attach(&AttachOptions::default());
+    // The one before flushed by itself, and what it left does not count for the next one.
+    let before = daemon.connect();
+    drop(before);
+    let setup = Setup::default().without(feature::FLUSH | feature::CONFIG_WCE);
+    let mut frontend = daemon.connect_with(&setup);
+    frontend.queues[0].write(0, &[7; 4096]).unwrap();
+    assert_eq!(durable_bytes(&disk), 4096);
 }
 
 #[test]

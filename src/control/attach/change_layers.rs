@@ -5,11 +5,11 @@ use std::path::Path;
 
 use uuid::Uuid;
 
+use crate::control::Installation;
 use crate::control::disks::{
     self, Disk, DiskError, FreezeRequest, JobChange, JobProgress, Reach, Unattached,
 };
 use crate::control::import::Cancel;
-use crate::control::{Installation, runtime_map};
 use crate::envelope::JobKind;
 use crate::store::LayerFile;
 
@@ -36,7 +36,7 @@ impl LayerChanges<'_> {
         let disk = Disk::find(self.installation, disk)?;
         match claim_or_reach(&disk, self.runtime_dir)? {
             Some(claim) => {
-                let mut running = self.unattached(&disk, claim);
+                let mut running = self.unattached(&disk, claim)?;
                 Ok(disks::freeze_into(
                     self.installation,
                     &request,
@@ -60,7 +60,7 @@ impl LayerChanges<'_> {
                 .map_err(DiskError::from)?
                 .claims(),
         )?;
-        let mut running = self.unattached(&disk, claim);
+        let mut running = self.unattached(&disk, claim)?;
         Ok(disks::revert(
             self.installation,
             &disk,
@@ -84,7 +84,7 @@ impl LayerChanges<'_> {
         let disk = Disk::find(self.installation, disk)?;
         match claim_or_reach(&disk, self.runtime_dir)? {
             Some(claim) => {
-                let mut running = self.unattached(&disk, claim);
+                let mut running = self.unattached(&disk, claim)?;
                 disks::begin_rotation(self.installation, &disk, &mut running, rate)?;
                 self.run(&disk, &mut running, wait, progress)
             }
@@ -107,7 +107,7 @@ impl LayerChanges<'_> {
         let disk = Disk::find(self.installation, disk)?;
         match claim_or_reach(&disk, self.runtime_dir)? {
             Some(claim) => {
-                let mut running = self.unattached(&disk, claim);
+                let mut running = self.unattached(&disk, claim)?;
                 let begun = disks::begin_flatten(self.installation, &disk, rate)?;
                 self.run(&disk, &mut running, wait, progress)?;
                 Ok(begun)
@@ -146,7 +146,7 @@ impl LayerChanges<'_> {
             }
             Err(error) => return Err(error.into()),
         };
-        let mut running = self.unattached(&disk, claim);
+        let mut running = self.unattached(&disk, claim)?;
         disks::change_job(self.installation, &disk, Some(kind), change)?;
         match change {
             JobChange::Resume(_) => self.run(&disk, &mut running, wait, progress),
@@ -154,14 +154,14 @@ impl LayerChanges<'_> {
         }
     }
 
-    fn unattached<'d>(&self, disk: &'d Disk, claim: LayerFile) -> Unattached<'d> {
-        Unattached::new(disk, claim, &runtime_map(self.runtime_dir, disk.id()))
+    fn unattached(&self, disk: &Disk, claim: LayerFile) -> Result<Unattached, DiskError> {
+        Unattached::settled(self.installation, disk, claim, self.runtime_dir)
     }
 
     fn run(
         &self,
         disk: &Disk,
-        running: &mut Unattached<'_>,
+        running: &mut Unattached,
         wait: bool,
         progress: &mut dyn FnMut(JobProgress),
     ) -> Result<(), AttachError> {
@@ -187,7 +187,7 @@ impl Reach for LayerChanges<'_> {
     fn shed(&self, disk: &Disk, layers: &[Uuid]) -> Result<(), DiskError> {
         match claim_or_reach(disk, self.runtime_dir)? {
             Some(claim) => {
-                let mut running = self.unattached(disk, claim);
+                let mut running = self.unattached(disk, claim)?;
                 disks::shed(self.installation, disk, &mut running, layers)
             }
             None => exchange::shed(self.runtime_dir, disk.id(), layers)
@@ -198,7 +198,7 @@ impl Reach for LayerChanges<'_> {
     fn merge_into_top(&self, disk: &Disk, layer: Uuid) -> Result<(), DiskError> {
         match claim_or_reach(disk, self.runtime_dir)? {
             Some(claim) => {
-                let mut running = self.unattached(disk, claim);
+                let mut running = self.unattached(disk, claim)?;
                 if disks::begin_merge(self.installation, disk, layer)? {
                     disks::run_unattached(
                         self.installation,

@@ -10,7 +10,8 @@
 //! The disk is claimed first, so that everything after happens once at a time. The socket is bound
 //! before anything on disk changes, so a refused attach leaves nothing behind. The runtime map is
 //! stamped with the new attach id before the header is: it counts for the old id as well as the new
-//! one, so a crash between the two loses nothing.
+//! one, so a crash between the two loses nothing. `disks/session.rs` has what the header says from then
+//! on, and when that ends. The claim is kept until then, so that nobody else begins in between.
 
 mod board;
 mod change_layers;
@@ -39,13 +40,14 @@ use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::control::disks::{self, Disk, DiskError};
-use crate::control::{Installation, files, runtime_map};
-use crate::envelope::{Header, HeaderFile, HeaderPayload};
+use crate::control::disks::{self, Disk, DiskError, Unflushed};
+use crate::control::{Installation, files, goes_at_logout, runtime_map};
+use crate::envelope::{Header, HeaderFile, HeaderKey, HeaderPayload};
 use crate::frontend::{Discard, DiskFiles, Limits, OnFull, Setup, Stack, StackLayer, signal_pipe};
 use crate::keys::{DekStack, harden_process, with_wiped_stack};
+use crate::pipeline::PipelineError;
 use crate::store::LayerFile;
-use crate::volume::{RuntimeMap, check_data_file};
+use crate::volume::{CacheMode, RuntimeMap, check_data_file};
 
 use board::Board;
 use checker::Checker;
@@ -55,7 +57,7 @@ use data_plane::DataPlane;
 use guard::{Finding, Guard, Moment};
 use jobs::{Jobs, Work};
 use records::{Operation, Record, Recorder};
-use serving::Serving;
+use serving::{Now, Serving};
 use supervise::{Attached, Ended, Supervision};
 
 pub use change_layers::LayerChanges;
@@ -97,6 +99,10 @@ pub struct AttachRequest {
     pub serial: Option<String>,
     /// A directory on tmpfs.
     pub runtime_dir: PathBuf,
+    /// What becomes of the attach when the runtime map of the last one is needed and lost.
+    pub unflushed: Unflushed,
+    /// The cache mode with which the guest begins; else the one that the last guest chose.
+    pub cache: Option<CacheMode>,
 }
 
 /// Everything that the data plane is given.
@@ -106,6 +112,8 @@ struct Opened {
     /// The key version that unwrapped the top layer's.
     key_url: String,
     files: DiskFiles,
+    /// A second handle of the top layer's data, which keeps the disk claimed.
+    claim: LayerFile,
     socket: Socket,
     runtime_path: PathBuf,
     /// The runtime map has what a process that died had not flushed.
@@ -142,6 +150,8 @@ fn open(
     let header = header_file.read().map_err(DiskError::from)?;
     let (header, deks) = disk.unlock_all(installation, header)?;
     let top = header.top().ok_or(AttachError::NoLayer)?.clone();
+    let kept = claim.try_clone().map_err(PipelineError::from);
+    let kept = kept.map_err(DiskError::from)?;
     let files = disks::open_files(claim, &header, |layer| disk.layer_paths(layer))?;
     let socket = Socket::open(&request.socket)?;
 
@@ -155,19 +165,24 @@ fn open(
         .map_err(DiskError::from)?;
     let geometry = disks::geometry(&newest, &top)?;
     check_data_file(files.data.file(), &geometry).map_err(DiskError::from)?;
+    if goes_at_logout(&request.runtime_dir) {
+        log::warn!(
+            "{} goes when its user logs out, and with it what the guest has not flushed: use \
+             `loginctl enable-linger`, or another --runtime-dir",
+            request.runtime_dir.display()
+        );
+    }
+    let left = disk.left(&newest, &request.runtime_dir, request.unflushed)?;
+    let stamped = stamp(request, &newest, left.cache()?)?;
     let runtime_path = runtime_map(&request.runtime_dir, newest.disk);
-    let next = Uuid::new_v4();
-    let (runtime, recovered) =
-        RuntimeMap::open(&runtime_path, &geometry, newest.attach, next).map_err(DiskError::from)?;
+    let (ids, cache) = ([newest.attach, stamped.attach], cache_of(&stamped));
+    let (runtime, recovered) = RuntimeMap::open_with(&runtime_path, &geometry, ids, Some(cache))
+        .map_err(DiskError::from)?;
     if recovered {
         log::warn!("the last data plane of this disk died; what it had completed is kept");
     }
-    let stamped = Header::new(HeaderPayload {
-        attach: next,
-        ..(*newest).clone()
-    });
     lock.write(&stamped, deks.top()).map_err(DiskError::from)?;
-    drop(lock);
+    drop((lock, left));
 
     let setup = setup(request, &stamped, socket.is_listening())?;
     let lower_maps = disks::lower_maps(&stamped, |layer| disk.layer_paths(layer))?;
@@ -180,10 +195,34 @@ fn open(
             runtime,
             lower_maps,
         },
+        claim: kept,
         socket,
         runtime_path,
         recovered,
     })
+}
+
+/// The header as it is while the disk is attached. The guest goes on with the cache mode that was chosen
+/// last: no frontend says it again to another process.
+fn stamp(
+    request: &AttachRequest,
+    newest: &Header,
+    known: Option<CacheMode>,
+) -> Result<Header, DiskError> {
+    let cache = request.cache.or(known).unwrap_or_else(|| cache_of(newest));
+    Ok(Header::new(HeaderPayload {
+        attach: Uuid::new_v4(),
+        session: Some(disks::begun(&request.runtime_dir, newest.disk)?),
+        write_through: cache == CacheMode::WriteThrough,
+        ..(**newest).clone()
+    }))
+}
+
+fn cache_of(header: &HeaderPayload) -> CacheMode {
+    match header.write_through {
+        true => CacheMode::WriteThrough,
+        false => CacheMode::WriteBack,
+    }
 }
 
 /// Claims the disk. A data plane that was just killed keeps its files for some milliseconds, until
@@ -219,6 +258,7 @@ impl Served {
             deks,
             key_url,
             files,
+            claim,
             socket,
             runtime_path,
             recovered,
@@ -231,13 +271,20 @@ impl Served {
         let runtime = files.runtime.try_clone().map_err(DiskError::from)?;
         let mut data_plane = DataPlane::spawn(&socket)?;
         data_plane.send(&setup, &files, &deks)?;
+        let key = HeaderKey::of(deks.top()).map_err(DiskError::from)?;
         drop((files, deks));
         let commands = Arc::new(data_plane.commands()?);
         let serving = Arc::new(Serving::new(
             disk.clone(),
             commands.clone(),
-            (top, setup.size()),
-            (runtime, runtime_path.clone()),
+            runtime_path,
+            Now {
+                top,
+                size: setup.size(),
+                runtime,
+                key,
+                claim,
+            },
         ));
         let installation = self.installation.clone();
         let mut supervision = self.supervision(guard, data_plane, &commands, &serving)?;
@@ -253,7 +300,7 @@ impl Served {
             .map_err(data_plane::process("start the thread of the disk's jobs"))?,
             installation,
             disk,
-            serving,
+            serving: serving.clone(),
             commands,
         };
         control
@@ -265,12 +312,13 @@ impl Served {
         control.finish();
         let clean = matches!(ended, Ok(Ended::Flushed));
         let never_served = matches!(ended, Ok(Ended::Refused(_))) && !served && !recovered;
-        if clean || never_served {
-            // Everything is in the durable map, or nothing was ever written.
-            if let Err(error) = std::fs::remove_file(&runtime_path) {
-                log::warn!("cannot remove {}: {error}", runtime_path.display());
-            }
-        }
+        // Everything is in the durable map, or nothing was ever written.
+        let noted = match clean || never_served {
+            true => serving.detached(),
+            false => Ok(()),
+        };
+        serving.let_go();
+        noted?;
         match ended? {
             Ended::Flushed => Ok(()),
             Ended::Refused(reason) => Err(AttachError::Refused(reason)),
@@ -403,6 +451,7 @@ fn setup(request: &AttachRequest, header: &Header, listening: bool) -> Result<Se
         queue_size: request.queue_size,
         poll_us: request.poll_us,
         limits: request.limits,
+        write_through: header.write_through,
         serial,
         listening,
     })

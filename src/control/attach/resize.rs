@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::control::Installation;
-use crate::control::disks::{self, Disk, DiskError};
+use crate::control::disks::{self, Disk, DiskError, Unflushed};
 use crate::store::LayerFile;
 
 use super::AttachError;
@@ -26,6 +26,10 @@ pub fn resize(
 ) -> Result<(), AttachError> {
     let disk = Disk::find(installation, name)?;
     let claim = claim_or_reach(&disk, runtime_dir)?;
+    if claim.is_some() {
+        let header = disk.header_file()?.read().map_err(DiskError::from)?;
+        disk.left(header.claims(), runtime_dir, Unflushed::Needed)?;
+    }
     disks::grow(installation, &disk, size)?;
     if claim.is_some() {
         return Ok(());

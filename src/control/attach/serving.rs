@@ -5,10 +5,11 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use rustix::fs::{FlockOperation, flock};
 use uuid::Uuid;
 
 use crate::control::disks::{self, Disk, DiskError, NewStack, Running};
-use crate::envelope::{HeaderPayload, LayerRecord};
+use crate::envelope::{HeaderKey, HeaderPayload, LayerRecord};
 use crate::frontend::DiskFiles;
 use crate::pipeline::PipelineError;
 use crate::store::LayerFile;
@@ -27,26 +28,32 @@ pub(super) struct Serving {
 }
 
 /// What the data plane has.
-struct Now {
-    top: Uuid,
-    size: u64,
+pub(super) struct Now {
+    pub(super) top: Uuid,
+    /// Bytes.
+    pub(super) size: u64,
     /// The top layer's.
-    runtime: RuntimeMap,
+    pub(super) runtime: RuntimeMap,
+    /// Authenticates headers of that top layer.
+    pub(super) key: HeaderKey,
+    /// A second handle of its data file. The lock is both processes': it is given up when this one has
+    /// put everything away, or when both have ended.
+    pub(super) claim: LayerFile,
 }
 
 impl Serving {
-    /// The disk as it was attached: with this top layer, and its runtime map.
+    /// The disk as it was attached.
     pub(super) fn new(
         disk: Arc<Disk>,
         commands: Arc<Commands>,
-        (top, size): (Uuid, u64),
-        (runtime, runtime_path): (RuntimeMap, PathBuf),
+        runtime_path: PathBuf,
+        now: Now,
     ) -> Self {
         Self {
             disk,
             commands,
             runtime_path,
-            now: Mutex::new(Now { top, size, runtime }),
+            now: Mutex::new(now),
             changing: Mutex::new(()),
         }
     }
@@ -67,10 +74,11 @@ impl Serving {
     /// # Errors
     /// Why it is served with the old size, as a line.
     pub(super) fn follow_header(&self) -> Result<u64, String> {
-        let mut now = self.now();
         let line = |error: DiskError| error.to_string().replace('\n', " ");
+        // Before anything else is locked: whoever changes the layers locks the header first.
         let header = self.disk.header_file().map_err(line)?.read();
         let header = header.map_err(|e| line(e.into()))?;
+        let mut now = self.now();
         let claims = header.claims();
         let Some(top) = claims.top().filter(|top| top.id == now.top) else {
             return Err("the disk's header does not name the layer that is attached".into());
@@ -80,6 +88,46 @@ impl Serving {
         self.commands.resize(claims.size)?;
         now.size = claims.size;
         Ok(claims.size)
+    }
+
+    /// Has the header say something else, while nobody can be asked for the disk's key.
+    ///
+    /// # Errors
+    /// [`DiskError`]; the header says what it said.
+    fn note(&self, change: impl FnOnce(&mut HeaderPayload)) -> Result<(), DiskError> {
+        let file = self.disk.header_file()?;
+        let mut lock = file.lock()?;
+        let now = self.now();
+        let mut header = lock.read()?.authenticate_by(&now.key)?;
+        change(&mut header);
+        Ok(lock.write(&header, &now.key)?)
+    }
+
+    /// After the end of the data plane: has the header say that the disk was detached in order, since all
+    /// that was completed is durable. Only then the runtime map goes.
+    ///
+    /// # Errors
+    /// [`DiskError`]; the map stays, so that the disk can be attached again.
+    pub(super) fn detached(&self) -> Result<(), DiskError> {
+        let cache = self.now().runtime.cache()?;
+        self.note(|header| disks::ended(header, cache))
+            .map_err(|error| {
+                self.failed(format!(
+                    "all that it was given is durable, but its header cannot say that it was detached \
+                     ({error}); attach and detach it again"
+                ))
+            })?;
+        if let Err(error) = std::fs::remove_file(&self.runtime_path) {
+            log::warn!("cannot remove {}: {error}", self.runtime_path.display());
+        }
+        Ok(())
+    }
+
+    /// Gives up the claim of the disk.
+    pub(super) fn let_go(&self) {
+        if let Err(error) = flock(self.now().claim.file(), FlockOperation::Unlock) {
+            log::warn!("the claim of the disk ends with this process only: {error}");
+        }
     }
 
     fn now(&self) -> MutexGuard<'_, Now> {
@@ -110,7 +158,8 @@ impl Serving {
             // Stamped for the layer, so that what was left at the path counts no more.
             Some(_) => {
                 let geometry = disks::geometry(header, top)?;
-                RuntimeMap::open(&self.runtime_path, &geometry, header.attach, header.attach)?.0
+                let (ids, cache) = ([header.attach; 2], now.runtime.cache()?);
+                RuntimeMap::open_with(&self.runtime_path, &geometry, ids, cache)?.0
             }
             None => now.runtime.try_clone()?,
         };
@@ -119,16 +168,19 @@ impl Serving {
             // The data plane goes on with what it has of it.
             None => LayerFile::open(&paths(top).data).map_err(PipelineError::from)?,
         };
+        let kept = data.try_clone().map_err(PipelineError::from)?;
+        let key = HeaderKey::of(deks.top())?;
         let files = DiskFiles {
             files: disks::open_files(data, header, paths)?,
             lower_maps: disks::lower_maps(header, paths)?,
             runtime: runtime.try_clone()?,
         };
+        if top.id != now.top {
+            (now.top, now.runtime, now.key, now.claim) = (top.id, runtime, key, kept);
+        }
         self.commands
             .restack(&stack_of(header)?, &files, deks)
-            .map_err(|why| self.failed(why))?;
-        (now.top, now.runtime) = (top.id, runtime);
-        Ok(())
+            .map_err(|why| self.failed(why))
     }
 }
 

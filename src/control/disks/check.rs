@@ -1,5 +1,8 @@
 //! Checking a disk's files, and repairing what can be repaired without a doubt.
 //!
+//! A disk that was left dirty (`session.rs`) needs its runtime map for the check too; where that is lost,
+//! the check says so, and a repair gives it up only when it is told to.
+//!
 //! Repaired are: a header copy that is not whole, from the whole one; space of a data file that no
 //! map needs, which is given back; files that are longer than their layer, by nothing; and, when the
 //! header is proven to count, files of layers that it says are gone, or that it does not name and that
@@ -16,6 +19,7 @@ use uuid::Uuid;
 
 use super::check_layers::Layers;
 use super::extents::has_content;
+use super::session::Unflushed;
 use super::stack::remove_layer;
 use super::{Disk, DiskError, HEADER};
 use crate::control::Installation;
@@ -37,7 +41,7 @@ pub enum ProblemKind {
 pub struct Problem {
     /// How grave it is.
     pub kind: ProblemKind,
-    /// `header`, `data`, `map` or `directory`.
+    /// `header`, `session`, `data`, `map` or `directory`.
     pub part: &'static str,
     /// One line: what, and what to do.
     pub message: String,
@@ -91,7 +95,8 @@ impl CheckReport {
     }
 }
 
-/// Checks a disk that nobody uses, and repairs what is safe when `repair` says so.
+/// Checks a disk that nobody uses, and repairs what is safe when `repair` says so. Its runtime map, when
+/// it was left dirty, is in `runtime_dir`; a repair may give up what that had if it is lost.
 ///
 /// # Errors
 /// [`DiskError`] when the check could not be made; what is wrong with the disk is in the report.
@@ -99,7 +104,7 @@ pub fn check(
     installation: &Installation,
     name: &str,
     repair: bool,
-    runtime_dir: &Path,
+    (runtime_dir, unflushed): (&Path, Unflushed),
 ) -> Result<CheckReport, DiskError> {
     let disk = Disk::find(installation, name)?;
     let mut report = CheckReport {
@@ -142,15 +147,39 @@ pub fn check(
         claim => claim?,
     };
     authenticate(installation, &disk, &lock, &mut report)?;
+    let lost = match disk.left(&claims, runtime_dir, Unflushed::Needed) {
+        Ok(_) => None,
+        Err(lost @ DiskError::RuntimeMapMissing { .. }) => Some(lost.to_string()),
+        Err(error) => return Err(error),
+    };
+    let give_up = repair && unflushed == Unflushed::GivenUp;
+    if let Some(lost) = lost.as_ref().filter(|_| !give_up) {
+        report.damage("session", lost);
+    }
     // A header that was altered proves nothing about the rest.
     let repair = repair && report.problems.is_empty();
     check_copies(copies?, &mut lock, repair, &mut report)?;
-    let layers = Layers {
+    let is_authentic = report.header_authenticated;
+    let mut layers = Layers {
         disk: &disk,
         header: &claims,
-        runtime_dir,
+        unflushed: &mut |claim, repair| {
+            if repair && is_authentic {
+                let how = (runtime_dir, unflushed);
+                disk.settle_under(installation, &mut lock, claim, how)?;
+            }
+            match disk.left(lock.read()?.claims(), runtime_dir, Unflushed::Needed) {
+                // It is in the report.
+                Err(DiskError::RuntimeMapMissing { .. }) => Ok(None),
+                left => Ok(left?.map()),
+            }
+        },
     };
     layers.check(claim, repair, &mut report)?;
+    if let Some(lost) = lost.filter(|_| give_up) {
+        let settled = lock.read()?.claims().session.is_none();
+        report.add(ProblemKind::Damage, "session", lost, settled);
+    }
     // Only a header that counts tells which files are of no use.
     let repair = repair && report.header_authenticated;
     check_directory(&disk, &claims, repair, &mut report)?;

@@ -7,23 +7,26 @@ use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
 use rustix::io::Errno;
 
 use super::check::{CheckReport, ProblemKind};
-use super::copy::settle;
 use super::extents::{Mismatch, compare, has_content};
 use super::{Disk, DiskError, dataplane};
-use crate::control::runtime_map;
 use crate::envelope::{HeaderPayload, LayerRecord};
-use crate::pipeline::PipelineError;
 use crate::store::LayerFile;
 use crate::units::BLOCK_SIZE;
 use crate::volume::{
     BlockMap, Geometry, LayerPaths, RuntimeMap, Volume, check_data_file, examine_map, format,
 };
 
+/// What a data plane left that died, for the claim of a disk; in a repair it is made durable.
+pub(super) type LeftOver<'a> =
+    dyn FnMut(&LayerFile, bool) -> Result<Option<RuntimeMap>, DiskError> + 'a;
+
 /// The layers of a disk, a snapshot or an image.
 pub(super) struct Layers<'a> {
     pub(super) disk: &'a Disk,
     pub(super) header: &'a HeaderPayload,
-    pub(super) runtime_dir: &'a Path,
+    /// What a data plane that died had completed and not flushed of the top layer, whose claim it is
+    /// given; in a repair that is made durable, and there is nothing of it then.
+    pub(super) unflushed: &'a mut LeftOver<'a>,
 }
 
 /// One of them.
@@ -41,14 +44,15 @@ impl Layers<'_> {
     /// Checks all layers, from the bottom up: what an interrupted attach left of the top one is made
     /// durable only when those beneath it are whole.
     pub(super) fn check(
-        &self,
+        &mut self,
         claim: LayerFile,
         repair: bool,
         report: &mut CheckReport,
     ) -> Result<(), DiskError> {
         let (mut bytes, mut claim) = (Some(0), Some(claim));
         let count = self.header.layers.len();
-        for (place, record) in self.header.layers.iter().enumerate() {
+        let header = self.header;
+        for (place, record) in header.layers.iter().enumerate() {
             let before = report.problems.len();
             let claim = claim.take_if(|_| place + 1 == count);
             let of_layer = match self.open(record, claim, report)? {
@@ -67,12 +71,12 @@ impl Layers<'_> {
     }
 
     /// A layer with its data file locked; `None` when that cannot be, which is in the report.
-    fn open<'a>(
+    fn open<'r>(
         &self,
-        record: &'a LayerRecord,
+        record: &'r LayerRecord,
         claim: Option<LayerFile>,
         report: &mut CheckReport,
-    ) -> Result<Option<Layer<'a>>, DiskError> {
+    ) -> Result<Option<Layer<'r>>, DiskError> {
         let paths = self.disk.layer_paths(record);
         let data = match open_plain(&paths.data) {
             Ok(data) => data,
@@ -104,7 +108,7 @@ impl Layers<'_> {
 
     /// Checks a layer; how many bytes of data it has, if its map can be read.
     fn check_one(
-        &self,
+        &mut self,
         layer: &Layer<'_>,
         repair: bool,
         report: &mut CheckReport,
@@ -132,7 +136,7 @@ impl Layers<'_> {
         let repair = repair && report.remaining(ProblemKind::Damage) == 0;
         let durable = dataplane::layer_map(self.header, layer.record, paths)?;
         let unflushed = match &layer.claim {
-            Some(claim) => self.unflushed(geometry, claim, repair)?,
+            Some(claim) => (self.unflushed)(claim, repair)?,
             None => None,
         };
         let unflushed = match unflushed {
@@ -156,23 +160,6 @@ impl Layers<'_> {
         check_lengths(data, &map, paths, geometry, repair, report)?;
         let newest = unflushed.as_ref().unwrap_or(&durable);
         Ok(Some(newest.map().data_blocks() * BLOCK_SIZE))
-    }
-
-    /// What a data plane that died had completed and not flushed; a repair makes it durable, so that
-    /// there is nothing of it then.
-    fn unflushed(
-        &self,
-        geometry: &Geometry,
-        claim: &LayerFile,
-        repair: bool,
-    ) -> Result<Option<RuntimeMap>, DiskError> {
-        let header = self.header;
-        if repair {
-            let same_claim = claim.try_clone().map_err(PipelineError::from)?;
-            settle(self.disk, header, same_claim, self.runtime_dir)?;
-        }
-        let path = runtime_map(self.runtime_dir, header.disk);
-        Ok(RuntimeMap::find(&path, geometry, header.attach)?)
     }
 }
 

@@ -1,10 +1,9 @@
 //! Copying a disk as it is: ciphertext, map and header, to be opened elsewhere by whoever has access to
-//! its key. No key is needed to copy.
+//! its key. No key is needed to copy a disk that was detached in order.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use rustix::fs::{CWD, RenameFlags, copy_file_range, ioctl_ficlone, renameat_with};
 use rustix::io::Errno;
@@ -12,14 +11,10 @@ use uuid::Uuid;
 
 use super::delete::remove_files;
 use super::extents::next_extent;
-use super::{Disk, DiskError, HEADER, dataplane, layer_paths, parent_of};
+use super::{Disk, DiskError, HEADER, layer_paths, parent_of};
+use crate::control::Installation;
 use crate::control::files::{private_dir, sync_dir};
 use crate::control::import::Cancel;
-use crate::control::{Installation, runtime_map};
-use crate::envelope::{HeaderPayload, LayerRecord};
-use crate::pipeline::{DiskIo, PipelineError};
-use crate::store::LayerFile;
-use crate::volume::{RuntimeMap, Volume, check_data_file};
 
 /// Bytes that are copied between two looks at signals.
 const CHUNK: usize = 16 << 20;
@@ -28,7 +23,7 @@ const BUFFER: usize = 1 << 20;
 
 /// Copies an unattached disk into the new directory `to`: shared blocks where the file system has
 /// reflinks, else data only, so that holes stay holes. What a killed daemon had completed is made
-/// durable first, so that the copy has it. The copy appears as a whole; a failure or a signal leaves
+/// durable first, so that the copy has it; that takes the disk's key. The copy appears as a whole; a failure or a signal leaves
 /// nothing of it.
 ///
 /// # Errors
@@ -47,8 +42,7 @@ pub fn copy<P: FnMut(u64)>(
     let disk = Disk::find(installation, name)?;
     let file = disk.header_file()?;
     let claim = disk.claim(file.read()?.claims())?;
-    let same_claim = claim.try_clone().map_err(PipelineError::from)?;
-    settle(&disk, file.read()?.claims(), same_claim, runtime_dir)?;
+    disk.settle(installation, &claim, runtime_dir)?;
     // From here on nobody re-wraps it either: the header is copied as it is.
     let lock = file.lock()?;
     let header = lock.read()?;
@@ -70,28 +64,6 @@ pub fn copy<P: FnMut(u64)>(
     copy_sparse(&header_path, &target.directory.join(HEADER), cancel, |_| {})?;
     drop((lock, claim));
     target.finish(to)
-}
-
-/// Makes durable what a killed daemon had completed, if it left anything. That takes no key.
-pub(super) fn settle(
-    disk: &Disk,
-    header: &HeaderPayload,
-    claim: LayerFile,
-    runtime_dir: &Path,
-) -> Result<(), DiskError> {
-    let top = header.top().ok_or_else(|| disk.no_layer())?;
-    let geometry = dataplane::geometry(header, top)?;
-    check_data_file(claim.file(), &geometry)?;
-    let runtime_path = runtime_map(runtime_dir, header.disk);
-    let Some(runtime) = RuntimeMap::find(&runtime_path, &geometry, header.attach)? else {
-        return Ok(());
-    };
-    let paths = |layer: &LayerRecord| disk.layer_paths(layer);
-    let files = dataplane::open_files(claim, header, paths)?;
-    let map = dataplane::layer_map(header, top, &paths(top))?;
-    let lower = dataplane::lower_layers(header, paths)?;
-    let volume = Volume::open_runtime(map, lower, &runtime)?;
-    Ok(DiskIo::open_to_flush(Arc::new(volume), files)?.flush()?)
 }
 
 /// The copy in the making, under another name; removed with what is in it unless it is finished.

@@ -123,6 +123,9 @@ pub(super) fn create_as<P: FnMut(u64)>(
         source: None,
         job: None,
         gone: Vec::new(),
+        session: None,
+        write_through: false,
+        failed_sync: None,
         layers: vec![layer],
     };
     staging.reserve(row(&payload, &directory))?;

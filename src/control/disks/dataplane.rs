@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::path::Path;
 use std::sync::Arc;
 
+use super::session::Unflushed;
 use super::{Disk, DiskError};
 use crate::cipher::DataUnit;
 use crate::control::import::{self, Cancel, CopyError, PlaintextSink, SourceImage};
@@ -11,9 +12,7 @@ use crate::envelope::{Header, HeaderPayload, LayerRecord};
 use crate::keys::DekStack;
 use crate::pipeline::{DiskIo, PipelineError};
 use crate::store::{LayerFile, StackFiles};
-use crate::volume::{
-    Geometry, LayerMap, LayerPaths, LowerLayer, RuntimeMap, Volume, check_data_file,
-};
+use crate::volume::{Geometry, LayerMap, LayerPaths, LowerLayer, Volume, check_data_file};
 
 /// What the volume is told about a layer: its own size, which is the disk's for the top one only.
 ///
@@ -89,14 +88,14 @@ pub(super) fn open_new(
     Ok(DiskIo::open(Arc::new(volume), files, deks)?)
 }
 
-/// Opens a disk whose data were claimed, to be read. A runtime map that an attach left behind and
-/// that counts has the writes which were completed and not flushed.
+/// Opens a disk whose data were claimed, to be read. A runtime map that an attach left behind has the
+/// writes which were completed and not flushed.
 pub(super) fn open_existing(
     disk: &Disk,
     claim: LayerFile,
     header: &Header,
     deks: &DekStack,
-    runtime_map: &Path,
+    runtime_dir: &Path,
 ) -> Result<DiskIo, DiskError> {
     let top = header.top().ok_or_else(|| disk.no_layer())?;
     let paths = |layer: &LayerRecord| disk.layer_paths(layer);
@@ -107,7 +106,8 @@ pub(super) fn open_existing(
         layer_map(header, top, &paths(top))?,
         lower_layers(header, paths)?,
     );
-    let volume = match RuntimeMap::find(runtime_map, &geometry, header.attach)? {
+    let left = disk.left(header, runtime_dir, Unflushed::Needed)?;
+    let volume = match left.map() {
         Some(runtime) => Volume::open_runtime(map, lower, &runtime)?,
         None => Volume::open_private(map, lower)?,
     };

@@ -12,7 +12,6 @@ use zeroize::Zeroizing;
 use super::{Disk, DiskError, dataplane};
 use crate::control::Installation;
 use crate::control::import::Cancel;
-use crate::control::runtime_map;
 use crate::envelope::{Header, ResourceKind};
 use crate::pipeline::DiskIo;
 
@@ -67,8 +66,7 @@ pub(super) fn open_to_read(
     };
     // Read again: it may have been attached and detached until it was claimed.
     let (header, deks) = disk.unlock_all(installation, file.read()?)?;
-    let runtime_map = runtime_map(runtime_dir, header.disk);
-    let source = dataplane::open_existing(disk, claim, &header, &deks, &runtime_map)?;
+    let source = dataplane::open_existing(disk, claim, &header, &deks, runtime_dir)?;
     Ok((source, header))
 }
 

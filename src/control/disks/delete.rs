@@ -7,10 +7,10 @@ use std::path::Path;
 
 use uuid::Uuid;
 
-use super::{DiskError, HEADER, claim_data, header_claims, lookup, staging::lock_directory};
+use super::{Disk, DiskError, HEADER, claim_data, header_claims, lookup, staging::lock_directory};
 use crate::catalog::{DiskRecord, DiskState};
+use crate::control::Installation;
 use crate::control::files::sync_dir;
-use crate::control::{Installation, runtime_map};
 use crate::envelope::{HeaderFile, ResourceKind};
 use crate::store::LayerFile;
 
@@ -51,16 +51,12 @@ pub fn delete(
         ..row.record.clone()
     };
     let rev = catalog.update_disk(row.rev, &record)?;
+    let session = header_claims(directory).ok().and_then(|h| h.session);
     erase_and_remove(directory)?;
-    let map = runtime_map(runtime_dir, record.id);
-    match fs::remove_file(&map) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => {
-            log::warn!("cannot remove {}: {e}", map.display());
-        }
-        _ => {}
-    }
+    let disk = Disk { record };
+    disk.remove_maps(session.as_ref(), runtime_dir);
     drop((claims, lock));
-    Ok(catalog.delete_disk(&record, rev)?)
+    Ok(catalog.delete_disk(&disk.record, rev)?)
 }
 
 /// Claims the data of the layers that nobody else has, and the top layer in any case, which whoever

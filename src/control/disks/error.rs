@@ -153,6 +153,38 @@ pub enum DiskError {
         /// What went wrong, and how it goes on.
         why: String,
     },
+    /// The runtime map is in another directory than the one that was given.
+    #[error(
+        "the disk {name} was not detached in order, and {} has what was completed and not flushed: give \
+         --runtime-dir {}", path.display(), directory.display()
+    )]
+    RuntimeMapElsewhere {
+        /// The disk.
+        name: String,
+        /// The runtime directory in which its map is.
+        directory: PathBuf,
+        /// The map.
+        path: PathBuf,
+    },
+    /// The runtime map that is needed is not to be found.
+    #[error(
+        "{}, which has what was completed of the disk {name} and not flushed (it was attached on {host} \
+         since {since}), {why}: put it back, or lose those writes with `sealdisk attach \
+         --discard-unflushed` or `sealdisk disk check {name} --repair --discard-unflushed`",
+        path.display()
+    )]
+    RuntimeMapMissing {
+        /// The disk.
+        name: String,
+        /// Where the map was.
+        path: PathBuf,
+        /// What is wrong with what is there, as the end of a sentence.
+        why: &'static str,
+        /// When the disk was attached.
+        since: String,
+        /// On which host.
+        host: String,
+    },
     /// Plaintext would go to a terminal.
     #[error("not writing a disk's plaintext to a terminal; redirect it or give --output-file")]
     Terminal,

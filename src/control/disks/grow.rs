@@ -123,8 +123,8 @@ mod tests {
         let file = disk.header_file().unwrap();
         let claim = disk.claim(file.read().unwrap().claims()).unwrap();
         let (header, deks) = disk.unlock_all(installation, file.read().unwrap()).unwrap();
-        let no_map = Path::new("/dev/shm/there-is-no-such-map");
-        let io = open_existing(disk, claim, &header, &deks, no_map).unwrap();
+        let nothing = Path::new("/dev/shm/there-is-no-such-directory");
+        let io = open_existing(disk, claim, &header, &deks, nothing).unwrap();
         (io, header.size)
     }
 

@@ -40,6 +40,7 @@ mod extents;
 mod grow;
 mod register;
 mod running;
+mod session;
 mod size;
 mod stack;
 mod staging;
@@ -59,6 +60,7 @@ pub use export::{ExportRequest, Since, export};
 pub use grow::grow;
 pub use register::{RegisterRequest, register};
 pub use running::{NewStack, Running, Unattached};
+pub use session::{Left, Unflushed, begun, ended};
 pub use size::parse_size;
 pub use stack::{
     CloneRequest, FreezeRequest, ImageRequest, JobChange, JobProgress, Merge, Reach, begin_flatten,
@@ -68,7 +70,7 @@ pub use stack::{
 pub use staging::sweep;
 pub use unregister::unregister;
 pub use update::{NewKey, rewrap, update};
-pub use view::{DiskView, EncryptionView, JobView, LayerView, list, show};
+pub use view::{DiskView, EncryptionView, JobView, LayerView, SessionView, list, show};
 
 /// The name of the header in a disk's directory.
 const HEADER: &str = "header";

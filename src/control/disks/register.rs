@@ -5,14 +5,15 @@
 //! The data is claimed and the header locked; the header is unlocked with the key that it names, by the
 //! identity of a set of this installation; the header gets the disk's name and set here, and a new
 //! attach id, so that no pending map of another copy counts; then the catalog gets its row. A crash
-//! before the last step leaves a directory that can be registered as before.
+//! before the last step leaves a directory that can be registered as before. What a killed daemon had
+//! completed on this boot is made durable before the header is written; its runtime map is left, since
+//! it may be that of a disk of which this is a copy.
 
 use std::path::{Path, PathBuf};
 
-use uuid::Uuid;
-
 use super::create::row;
 use super::dataplane::{geometry, layer_map, lower_layers, open_files};
+use super::session::{Unflushed, ended};
 use super::unlock::Unwrapper;
 use super::{Disk, DiskError, HEADER, refuse_taken_name};
 use crate::catalog::{CatalogError, DiskRecord, DiskState};
@@ -41,6 +42,7 @@ pub struct RegisterRequest {
 pub fn register(
     installation: &Installation,
     request: &RegisterRequest,
+    runtime_dir: &Path,
 ) -> Result<String, DiskError> {
     let directory = existing(&request.directory)?;
     let file = HeaderFile::open(&directory.join(HEADER))?;
@@ -79,12 +81,17 @@ pub fn register(
     let top = header.top().ok_or_else(|| disk.no_layer())?;
     let geometry = geometry(&header, top)?;
     check_data_file(claim.file(), &geometry)?;
+    let left = disk.left(&header, runtime_dir, Unflushed::Needed)?;
+    let cache = left.cache()?;
+    if let Some(runtime) = left.map() {
+        disk.flush_left(&header, &claim, &runtime)?;
+    }
     // Kept, and the claim with it, until the disk is known.
     let paths = |layer: &LayerRecord| disk.layer_paths(layer);
     let files = open_files(claim, &header, paths)?;
     let map = layer_map(&header, top, &paths(top))?;
     Volume::open_private(map, lower_layers(&header, paths)?)?;
-    header.attach = Uuid::new_v4();
+    ended(&mut header, cache);
     lock.write_both(&header, &dek)?;
     let row = ready_row(&header, &directory);
     installation.catalog().insert_disk(&row)?;

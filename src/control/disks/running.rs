@@ -20,15 +20,13 @@
 //! header. A crash anywhere leaves the old stack or the new one, whole: what was completed under the
 //! old one is in its durable map by 2.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 
-use super::{Disk, DiskError, geometry, layer_map, lower_layers, open_files};
+use super::{Disk, DiskError};
+use crate::control::Installation;
 use crate::envelope::HeaderPayload;
 use crate::keys::DekStack;
-use crate::pipeline::DiskIo;
 use crate::store::LayerFile;
-use crate::volume::{RuntimeMap, Volume};
 
 /// A stack that the header names already.
 pub struct NewStack<'a> {
@@ -66,21 +64,24 @@ pub trait Running {
 }
 
 /// A disk that nobody uses: the command that changes it holds its claim.
-pub struct Unattached<'a> {
-    disk: &'a Disk,
+pub struct Unattached {
     claim: LayerFile,
-    runtime_map: PathBuf,
 }
 
-impl<'a> Unattached<'a> {
-    /// The disk whose claim that is. An attach that died may have left its runtime map at
-    /// `runtime_map`.
-    pub fn new(disk: &'a Disk, claim: LayerFile, runtime_map: &Path) -> Self {
-        Self {
-            disk,
-            claim,
-            runtime_map: runtime_map.into(),
-        }
+impl Unattached {
+    /// A disk whose claim that is. What an attach that died had completed is made durable first, so that
+    /// from then on the durable map is all that there is.
+    ///
+    /// # Errors
+    /// As [`Disk::settle`].
+    pub fn settled(
+        installation: &Installation,
+        disk: &Disk,
+        claim: LayerFile,
+        runtime_dir: &Path,
+    ) -> Result<Self, DiskError> {
+        disk.settle(installation, &claim, runtime_dir)?;
+        Ok(Self { claim })
     }
 
     /// Claims another top layer from now on.
@@ -100,22 +101,10 @@ impl<'a> Unattached<'a> {
     }
 }
 
-impl Running for Unattached<'_> {
-    /// What a data plane that died had completed and not flushed is made durable; it speaks of the
-    /// layer that is the top now.
-    fn freeze(&mut self, header: &HeaderPayload) -> Result<(), DiskError> {
-        let top = header.top().ok_or_else(|| self.disk.no_layer())?;
-        let geometry = geometry(header, top)?;
-        let Some(runtime) = RuntimeMap::find(&self.runtime_map, &geometry, header.attach)? else {
-            return Ok(());
-        };
-        let paths = |layer: &_| self.disk.layer_paths(layer);
-        let files = open_files(self.claimed()?, header, paths)?;
-        let map = layer_map(header, top, &paths(top))?;
-        let volume = Volume::open_runtime(map, lower_layers(header, paths)?, &runtime)?;
-        DiskIo::open_to_flush(Arc::new(volume), files)?.flush()?;
-        std::fs::remove_file(&self.runtime_map)
-            .map_err(DiskError::file("remove", &self.runtime_map))
+impl Running for Unattached {
+    /// All that was completed is durable since the disk was settled.
+    fn freeze(&mut self, _: &HeaderPayload) -> Result<(), DiskError> {
+        Ok(())
     }
 
     fn restack(&mut self, stack: NewStack<'_>) -> Result<(), DiskError> {

@@ -2,22 +2,20 @@
 //!
 //! # Order of steps
 //!
-//! The data is claimed, so nobody uses the disk; what a killed daemon had completed is made durable,
-//! since no pending map counts after the next registration; then the catalog's row goes. A crash
-//! before that last step leaves the disk known as before.
+//! The data is claimed, so nobody uses the disk; what a killed daemon had completed is made durable, and
+//! the header says that there is nothing else; then the catalog's row goes. A crash before that last
+//! step leaves the disk known as before.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::copy::settle;
 use super::{Disk, DiskError, lookup};
-use crate::control::{Installation, runtime_map};
+use crate::control::Installation;
 use crate::envelope::ResourceKind;
-use crate::pipeline::PipelineError;
 use crate::store::LayerFile;
 
 /// Has the catalog forget an unattached disk; the directory in which its files and its header stay.
-/// No key is needed. A disk whose directory is not there is forgotten too.
+/// No key is needed, unless a daemon was killed that had not flushed everything. A disk whose directory is not there is forgotten too.
 ///
 /// # Errors
 /// [`DiskError`]; the disk is known as before then.
@@ -31,28 +29,23 @@ pub fn unregister(
     let directory = disk.directory().to_owned();
     let claim = match directory.symlink_metadata() {
         Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-        _ => Some(claim_settled(&disk, runtime_dir)?),
+        _ => Some(claim_settled(installation, &disk, runtime_dir)?),
     };
     installation.catalog().delete_disk(&row.record, row.rev)?;
     if claim.is_some() {
-        let map = runtime_map(runtime_dir, disk.id());
-        match std::fs::remove_file(&map) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                log::warn!("cannot remove {}: {e}", map.display());
-            }
-            _ => {}
-        }
+        disk.remove_maps(None, runtime_dir);
     }
     Ok(directory)
 }
 
 /// Claims the disk with all that was completed made durable.
-fn claim_settled(disk: &Disk, runtime_dir: &Path) -> Result<LayerFile, DiskError> {
+fn claim_settled(
+    installation: &Installation,
+    disk: &Disk,
+    runtime_dir: &Path,
+) -> Result<LayerFile, DiskError> {
     let header = disk.header_file()?.read()?;
     let claim = disk.claim(header.claims())?;
-    let same_claim = claim.try_clone().map_err(PipelineError::from)?;
-    // Read again: an attach that ended just before the claim has given it another attach id.
-    let header = disk.header_file()?.read()?;
-    settle(disk, header.claims(), same_claim, runtime_dir)?;
+    disk.settle(installation, &claim, runtime_dir)?;
     Ok(claim)
 }

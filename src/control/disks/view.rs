@@ -10,13 +10,13 @@ use uuid::Uuid;
 
 use super::{
     DiskError, dataplane, extents, header_claims, layer_paths, layers_to_drop, lookup,
-    reconcile_one, sweep,
+    reconcile_one, session::is_of_this_boot, sweep,
 };
 use crate::catalog::{DiskRecord, DiskState};
 use crate::control::Installation;
-use crate::envelope::{CloneSource, HeaderPayload, Job, LayerRecord, ResourceKind};
+use crate::envelope::{CloneSource, HeaderPayload, Job, LayerRecord, ResourceKind, Session};
 use crate::units::BLOCK_SIZE;
-use crate::volume::Volume;
+use crate::volume::{CacheMode, RuntimeMap, Volume};
 
 /// A disk, a snapshot or an image, with Azure's field names where it has them.
 #[derive(Debug, Clone, Serialize)]
@@ -28,7 +28,8 @@ pub struct DiskView {
     pub name: String,
     /// Its id.
     pub unique_id: Uuid,
-    /// `Unattached`, `Attached` (in use by some process), `Creating`, `Deleting`, or `Damaged`.
+    /// `Unattached`, `Attached` (in use by some process), `Dirty` (its daemon died), `Creating`,
+    /// `Deleting`, or `Damaged`.
     pub disk_state: &'static str,
     /// Provisioned size.
     pub disk_size_bytes: u64,
@@ -52,6 +53,12 @@ pub struct DiskView {
     pub source: Option<CloneSource>,
     /// What is being done to its layers.
     pub job: Option<JobView>,
+    /// `writeback`, or `writethrough`, which the guest asked for and the next one finds; of a disk only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<&'static str>,
+    /// The attach that has not ended in order.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionView>,
     /// The directory of its files.
     pub directory: PathBuf,
     /// Its layers, bottom to top.
@@ -59,6 +66,19 @@ pub struct DiskView {
     /// Why the header cannot be read, when it cannot.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+}
+
+/// An attach of a disk that has not ended in order.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionView {
+    /// `Attached`; `Dirty`: the daemon died, and the next attach goes on with the runtime map;
+    /// `RuntimeMapMissing`: it died, and the map is lost; `OtherBoot`: the power went since, or the disk
+    /// is from another host.
+    pub state: &'static str,
+    /// As the header has it.
+    #[serde(flatten)]
+    pub session: Session,
 }
 
 /// What is being done to a disk's layers, and how much of it is done.
@@ -156,11 +176,15 @@ fn view(record: &DiskRecord) -> DiskView {
     let header = header.ok();
     // Only the top layer of a disk is claimed.
     let is_used = |top: &LayerView| record.kind == ResourceKind::Disk && in_use(&top.data);
+    let is_used = layers.last().is_some_and(is_used);
+    let session = header.as_ref().and_then(|h| session_view(h, is_used));
+    let is_dirty = |session: &SessionView| ["Dirty", "RuntimeMapMissing"].contains(&session.state);
     let disk_state = match (record.state, &problem) {
         (DiskState::Creating, _) => "Creating",
         (DiskState::Deleting, _) => "Deleting",
         (DiskState::Ready, Some(_)) => "Damaged",
-        (DiskState::Ready, None) if layers.last().is_some_and(is_used) => "Attached",
+        (DiskState::Ready, None) if is_used => "Attached",
+        (DiskState::Ready, None) if session.as_ref().is_some_and(is_dirty) => "Dirty",
         (DiskState::Ready, None) => "Unattached",
     };
     DiskView {
@@ -184,11 +208,50 @@ fn view(record: &DiskRecord) -> DiskView {
         generation: header.as_ref().map(|header| header.generation),
         incremental: header.as_ref().is_some_and(|header| header.incremental),
         source: header.as_ref().and_then(|header| header.source.clone()),
+        cache: header.as_ref().and_then(cache_view),
+        session,
         job: header.and_then(|header| job_view(directory, &header)),
         directory: directory.clone(),
         layers,
         problem,
     }
+}
+
+fn session_view(header: &HeaderPayload, is_used: bool) -> Option<SessionView> {
+    let session = header.session.clone()?;
+    let top = header.top()?;
+    let state = match is_of_this_boot(&session) {
+        _ if is_used => "Attached",
+        Ok(false) => "OtherBoot",
+        _ if RuntimeMap::peek(session.runtime_map(), top.id).is_some() => "Dirty",
+        _ => "RuntimeMapMissing",
+    };
+    Some(SessionView { state, session })
+}
+
+/// What the guest chose last: a runtime map knows it before the header does.
+fn cache_view(header: &HeaderPayload) -> Option<&'static str> {
+    if header.kind != ResourceKind::Disk {
+        return None;
+    }
+    let known = header
+        .session
+        .as_ref()
+        .zip(header.top())
+        .and_then(|(session, top)| {
+            let is_now = is_of_this_boot(session).unwrap_or(false);
+            let map = RuntimeMap::peek(session.runtime_map(), top.id).filter(|_| is_now)?;
+            map.cache().ok().flatten()
+        });
+    let is_write_through = match known {
+        Some(cache) => cache == CacheMode::WriteThrough,
+        None => header.write_through,
+    };
+    Some(if is_write_through {
+        "writethrough"
+    } else {
+        "writeback"
+    })
 }
 
 /// The share that is done is what the maps say, for which no key is needed.

@@ -98,6 +98,9 @@ pub(super) fn described(kind: ResourceKind, name: &str, of: &HeaderPayload) -> H
         source: None,
         job: None,
         gone: Vec::new(),
+        session: None,
+        write_through: false,
+        failed_sync: None,
         ..of.clone()
     }
 }

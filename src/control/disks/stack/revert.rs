@@ -26,7 +26,7 @@ use crate::envelope::{Header, MAX_LAYERS, ResourceKind};
 pub fn revert(
     installation: &Installation,
     disk: &Disk,
-    running: &mut Unattached<'_>,
+    running: &mut Unattached,
     snapshot: &str,
 ) -> Result<(), DiskError> {
     let (source, _lock) = links::hold(installation, ResourceKind::Snapshot, snapshot)?;

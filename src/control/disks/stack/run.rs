@@ -48,7 +48,7 @@ enum End {
 pub fn run_unattached(
     installation: &Installation,
     disk: &Disk,
-    running: &mut Unattached<'_>,
+    running: &mut Unattached,
     cancel: &Cancel,
     progress: &mut dyn FnMut(JobProgress),
 ) -> Result<bool, DiskError> {
@@ -71,7 +71,7 @@ pub fn run_unattached(
 
 fn copy(
     disk: &Disk,
-    running: &Unattached<'_>,
+    running: &Unattached,
     header: &Header,
     job: &Job,
     deks: &DekStack,
