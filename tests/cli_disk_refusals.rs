@@ -213,22 +213,22 @@ fn a_key_that_may_not_be_used_makes_and_opens_no_disk() {
         (
             "KeyNotYetValid",
             AttributeChange {
-                not_before: Some(now + hour),
+                not_before: Some(Some(now + hour)),
                 ..AttributeChange::default()
             },
             AttributeChange {
-                not_before: Some(now - hour * 2),
+                not_before: Some(Some(now - hour * 2)),
                 ..AttributeChange::default()
             },
         ),
         (
             "KeyExpired",
             AttributeChange {
-                expires: Some(now - hour),
+                expires: Some(Some(now - hour)),
                 ..AttributeChange::default()
             },
             AttributeChange {
-                expires: Some(now + hour),
+                expires: Some(Some(now + hour)),
                 ..AttributeChange::default()
             },
         ),

@@ -159,10 +159,8 @@ fn a_key_lives_is_deleted_recovered_and_purged() {
         "keyvault update myvault --enable-purge-protection false",
         "ForbiddenByPolicy",
     );
-    host.refused(
-        "keyvault update myvault --retention-days 91",
-        "BadParameter",
-    );
+    host.refused("keyvault update myvault --retention-days 8", "BadParameter");
+    host.ok("keyvault update myvault --retention-days 7");
     let vault = host.ok("keyvault show myvault");
     assert_eq!(vault["properties"]["enablePurgeProtection"], true);
     assert_eq!(vault["properties"]["softDeleteRetentionInDays"], 7);
@@ -229,6 +227,13 @@ fn json_web_keys_are_imported() {
     let import = format!("keyvault key import k {IN_VAULT}");
     let hsm = format!("{import} --jwk-file {file} --protection hsm");
     host.refused(&hsm, "BadParameter");
+    // What is to be in hardware doesn't become software.
+    let in_hardware = jwk.to_string().replace("\"RSA\"", "\"RSA-HSM\"");
+    let in_hardware = host.write("hsm.jwk", &in_hardware);
+    host.refused(
+        &format!("{import} --jwk-file {in_hardware}"),
+        "BadParameter",
+    );
     for bad in [
         "",
         "{}",
@@ -471,4 +476,115 @@ fn a_full_disk_is_an_error_and_nothing_is_lost() {
         assert_usable(&host, key["name"].as_str().unwrap());
     }
     host.key("create after --size 2048");
+}
+
+#[test]
+fn names_are_given_as_with_az_and_in_any_case() {
+    let host = Host::new();
+    host.ok("keyvault create --name Other");
+    assert_eq!(host.ok("keyvault show -n OTHER")["name"], "other");
+    let made = host.key("create --name MyKey --size 2048");
+    let shown = host.key("show --name mykey");
+    assert_eq!(made["key"]["kid"], shown["key"]["kid"]);
+    let kid = made["key"]["kid"].as_str().unwrap().to_owned();
+    assert!(kid.contains("/keys/MyKey/"), "{kid}");
+    host.key("rotate -n MYKEY");
+    assert_eq!(
+        host.key("list-versions -n mykey").as_array().unwrap().len(),
+        2
+    );
+    assert_eq!(host.key("list").as_array().unwrap().len(), 1);
+    let version = kid.rsplit('/').next().unwrap();
+    let disable = format!("set-attributes --name mykey --version {version} --enabled false");
+    assert_eq!(host.key(&disable)["attributes"]["enabled"], false);
+
+    let set = "disk-encryption-set create --name set --key-url https://MyVault.vault.localhost/keys/MYKEY";
+    let id = host.ok(set)["identity"]["principalId"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    host.ok(&format!(
+        "keyvault set-policy --name myvault --object-id {id} --key-permissions get wrapKey unwrapKey"
+    ));
+    host.ok("disk create --name disk --size 1MiB --disk-encryption-set set");
+    let shown = host.ok("disk show -n disk");
+    let url = shown["encryption"]["keyUrl"].as_str().unwrap();
+    assert!(url.contains("/keys/MyKey/"), "{url}");
+    // Another spelling is no other key: nothing is wrapped again.
+    host.ok(
+        "disk-encryption-set update -n set --key-url https://myvault.vault.localhost/keys/mykey",
+    );
+    assert_eq!(host.ok("disk show disk")["encryption"]["keyUrl"], url);
+    assert_eq!(
+        host.ok("disk-encryption-set show set")["previousKeys"],
+        json!([])
+    );
+
+    for both in [
+        "keyvault show myvault --name myvault",
+        "keyvault key show k --name k --vault-name myvault",
+        "keyvault show",
+    ] {
+        let output = host.run(both);
+        assert_eq!(output.status.code(), Some(2), "{both}: {output:?}");
+    }
+    let help = host.run("keyvault key create --help");
+    assert!(String::from_utf8_lossy(&help.stdout).contains("-n, --name <NAME>"));
+}
+
+#[test]
+fn an_empty_time_takes_the_limit_away() {
+    let host = Host::new();
+    host.key("create k --size 2048 --expires 2099-01-01 --not-before 2020-01-01");
+    let mut command = host.command(&format!("keyvault key set-attributes k {IN_VAULT} -o json"));
+    let output = command
+        .args(["--expires", "", "--not-before", ""])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let key: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(key["attributes"]["expires"], Value::Null);
+    assert_eq!(key["attributes"]["notBefore"], Value::Null);
+}
+
+/// Runs the same commands at once; all have to succeed.
+fn all_at_once(host: &Host, lines: &[&str]) {
+    let children: Vec<_> = lines
+        .iter()
+        .map(|line| {
+            let mut command = host.command(line);
+            command.stdout(Stdio::piped()).stderr(Stdio::piped());
+            command.spawn().unwrap()
+        })
+        .collect();
+    for (line, child) in lines.iter().zip(children) {
+        let output = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{line}: {stderr}");
+    }
+}
+
+#[test]
+fn commands_that_meet_take_turns() {
+    let host = Host::new();
+    host.key("create k --size 2048");
+    let url = "https://myvault.vault.localhost/keys/k";
+    let set = host.ok(&format!("disk-encryption-set create set --key-url {url}"));
+    let id = set["identity"]["principalId"].as_str().unwrap();
+    host.ok(&format!(
+        "keyvault set-policy myvault --object-id {id} --key-permissions get wrapKey unwrapKey"
+    ));
+    host.ok("disk create disk --size 1MiB --disk-encryption-set set");
+    all_at_once(&host, &["keyvault key rotate k --vault-name myvault"; 4]);
+    assert_eq!(host.key("list-versions k").as_array().unwrap().len(), 5);
+    let follow = "disk-encryption-set update set --enable-auto-key-rotation true";
+    all_at_once(&host, &[follow; 4]);
+    host.key("rotate k");
+    all_at_once(&host, &["disk-encryption-set rotate set"; 4]);
+    let update = format!("disk-encryption-set update set --key-url {url}");
+    all_at_once(&host, &[update.as_str(), follow, &update, follow]);
+    host.ok("identity create alice");
+    all_at_once(&host, &["identity reset-secret alice"; 4]);
+    let usage = host.ok("disk-encryption-set show-usage set");
+    assert_eq!(usage[0]["resources"][0]["name"], "disk", "{usage}");
 }

@@ -188,3 +188,71 @@ fn a_new_key_of_a_set_wraps_its_layers_of_anybodys_disk() {
     assert!(rewrap(&installation, ResourceKind::Disk, "clone", &back).is_err());
     assert_eq!(owners.layers(), after);
 }
+
+#[test]
+fn what_the_catalog_knows_counts_where_a_header_cannot_be_read() {
+    let owners = Owners::new();
+    let host = &owners.host;
+    let new_key = ["keyvault", "key", "create", "key2", "--size", "2048"];
+    host.ok(&[&new_key[..], &["--vault-name", VAULT]].concat());
+    let key2 = format!("https://{VAULT}.vault.localhost/keys/key2");
+    let to_key2 = |set| ["disk-encryption-set", "update", set, "--key-url", &key2];
+    host.ok(&to_key2("mine"));
+    // The clone's own layer is under another key now than the one that it shared with the image.
+    let what_if = ["keyvault", "key", "what-if", "--disable", KEY];
+    let what_if = [&what_if[..], &["--vault-name", VAULT]].concat();
+    let effect = host.json(&what_if);
+    let needs = |effect: &serde_json::Value, name: &str| {
+        let resources = effect["resources"].as_array().unwrap();
+        resources.iter().any(|resource| resource["name"] == name)
+    };
+    assert!(
+        needs(&effect, "clone") && needs(&effect, "image"),
+        "{effect}"
+    );
+
+    let directory = host.disks().join("clone");
+    let away = host.path("away");
+    fs::rename(&directory, &away).unwrap();
+    // It cannot be wrapped anew, but the set needs the old key no more.
+    assert!(!host.run(&to_key2("golden")).status.success());
+    let effect = host.json(&what_if);
+    assert_eq!(effect["diskEncryptionSets"], serde_json::json!([]));
+    assert_eq!(effect["safeToDisable"], "no", "{effect}");
+    assert!(
+        needs(&effect, "clone") && !needs(&effect, "image"),
+        "{effect}"
+    );
+    let reason = effect["reasons"][0].as_str().unwrap();
+    assert!(
+        reason.contains("the disk 'clone' by the catalog"),
+        "{reason}"
+    );
+    let usage = host.json(&["disk-encryption-set", "show-usage", "golden"]);
+    let of_key = usage.as_array().unwrap().iter();
+    let mut of_key = of_key.filter(|usage| usage["keyUrl"].as_str().unwrap().contains("/key1/"));
+    assert_eq!(of_key.next().unwrap()["safeToDisable"], "no", "{usage}");
+
+    // Nobody is held up who disables it all the same, and nobody is not told.
+    let disable = [
+        "keyvault",
+        "key",
+        "set-attributes",
+        KEY,
+        "--vault-name",
+        VAULT,
+    ];
+    let output = host.run(&[&disable[..], &["--enabled", "false"]].concat());
+    assert!(output.status.success());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        said.contains("warning: is it safe") && said.contains("'clone'"),
+        "{said}"
+    );
+    let output = host.run(&[&disable[..], &["--enabled", "false", "--yes"]].concat());
+    assert!(
+        output.status.success() && output.stderr.is_empty(),
+        "{output:?}"
+    );
+    fs::rename(&away, &directory).unwrap();
+}

@@ -152,7 +152,9 @@ fn it_is_shown_which_version_wraps_what_and_which_is_safe_to_disable() {
     assert_eq!(before.as_array().unwrap().len(), 2, "{before}");
     assert_eq!(before[0]["resources"], serde_json::json!([]));
     assert_eq!(before[1]["keyUrl"], *old);
-    assert_eq!(before[1]["safeToDisable"], false);
+    assert_eq!(before[1]["safeToDisable"], "no", "{before}");
+    assert_eq!(before[1]["reasons"][0], "it wraps the disk 'disk0'");
+    assert_eq!(before[0]["safeToDisable"], "no", "{before}");
     assert_eq!(before[1]["resources"][0]["name"], "disk0");
     let version = old.rsplit('/').next().unwrap();
     let what_if = [
@@ -179,7 +181,9 @@ fn it_is_shown_which_version_wraps_what_and_which_is_safe_to_disable() {
         "{after}"
     );
     assert_eq!(after[1]["keyUrl"], *old);
-    assert_eq!(after[1]["safeToDisable"], true);
+    assert_eq!(after[1]["safeToDisable"], "yes", "{after}");
+    assert_eq!(after[1]["reasons"], serde_json::json!([]));
+    assert_eq!(host.json(&old_version)["safeToDisable"], "yes");
     assert_eq!(host.json(&old_version)["resources"], serde_json::json!([]));
     let set = host.json(&["disk-encryption-set", "show", SET]);
     assert_eq!(set["previousKeys"][0]["keyUrl"], *old);

@@ -3,7 +3,7 @@
 use clap::{Args, CommandFactory};
 use clap_complete::{Shell, generate};
 
-use super::{Cli, CliError, Context};
+use super::{Cli, CliError, Context, named};
 
 /// Arguments of `completions`.
 #[derive(Args)]
@@ -16,6 +16,7 @@ pub struct CompletionsArgs {
 
 pub(super) fn run(context: &Context, args: &CompletionsArgs) -> Result<(), CliError> {
     let mut script = Vec::new();
-    generate(args.shell, &mut Cli::command(), "sealdisk", &mut script);
+    let mut commands = named::with_option(Cli::command());
+    generate(args.shell, &mut commands, "sealdisk", &mut script);
     context.output.text(&String::from_utf8_lossy(&script))
 }

@@ -55,7 +55,8 @@ With a vault over HTTPS, which `keyvault connect` has made known:
 `sealdisk keyvault serve` does this by itself. Without it, run this from a timer, or after a new key
 version was made.")]
     Rotate(RotateArgs),
-    /// List the key versions of a set with what each wraps, and whether it is safe to disable
+    /// List the key versions of a set with what each wraps, and whether it is safe to disable: yes, no
+    /// or unknown, with why
     #[command(after_help = "Example:\n  sealdisk disk-encryption-set show-usage myset -o json")]
     ShowUsage(NameArgs),
     /// Remove a set's identity, which stops its disks, or give it a new one
@@ -396,7 +397,7 @@ impl Tabular for KeyUsage {
         vec![
             self.key_url.clone(),
             self.active.to_string(),
-            self.safe_to_disable.to_string(),
+            self.safety.summary(),
             resources,
         ]
     }

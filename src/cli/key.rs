@@ -57,7 +57,8 @@ enum KeyCommand {
   sealdisk keyvault key set-attributes mykey --vault-name myvault --enabled false
 
 A key version that is disabled, expired or not yet valid neither wraps nor unwraps: disks under it
-cannot be made, attached or decrypted until it is valid again.")]
+cannot be made, attached or decrypted until it is valid again, and attached ones stop. It is said whether
+that is safe, as by `what-if`, and asked when there is a terminal.")]
     SetAttributes(SetAttributesArgs),
     /// List what would stop if a key version were disabled
     #[command(after_help = "Example:
@@ -194,6 +195,9 @@ struct SetAttributesArgs {
     version: VersionArgs,
     #[command(flatten)]
     attributes: AttributeArgs,
+    /// Do not say or ask what would stop
+    #[arg(long, short)]
+    yes: bool,
 }
 
 #[derive(Args)]
@@ -201,12 +205,12 @@ struct AttributeArgs {
     /// Whether the key may be used
     #[arg(long, value_name = "true|false")]
     enabled: Option<bool>,
-    /// When it stops being valid, as 2027-01-31, 2027-01-31T12:00Z or with seconds and zone
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
-    expires: Option<OffsetDateTime>,
-    /// When it starts being valid, in the same forms
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
-    not_before: Option<OffsetDateTime>,
+    /// When it stops being valid, as 2027-01-31, 2027-01-31T12:00Z or with seconds and zone; '' for never
+    #[arg(long, value_name = "TIME", value_parser = parse_limit)]
+    expires: Option<Limit>,
+    /// When it starts being valid, in the same forms; '' for always
+    #[arg(long, value_name = "TIME", value_parser = parse_limit)]
+    not_before: Option<Limit>,
     /// What it may be used for: some of encrypt decrypt wrapKey unwrapKey sign verify
     #[arg(long, num_args = 1.., value_name = "OPERATION")]
     ops: Vec<String>,
@@ -221,8 +225,8 @@ impl AttributeArgs {
         Ok(KeyChange {
             attributes: AttributeChange {
                 enabled: self.enabled,
-                not_before: self.not_before,
-                expires: self.expires,
+                not_before: self.not_before.map(|limit| limit.0),
+                expires: self.expires.map(|limit| limit.0),
             },
             key_ops: match self.ops.is_empty() {
                 true => None,
@@ -326,7 +330,13 @@ pub(super) fn run(
             };
             match (args.source.pem_file, args.source.jwk_file) {
                 (Some(path), _) => import(KeyMaterial::Pem(&read_text("PEM", &path, PEM_LIMIT)?)),
-                (None, Some(path)) => import(KeyMaterial::Jwk(&read_jwk(&path)?)),
+                (None, Some(path)) => {
+                    let key = read_jwk(&path)?;
+                    if key.is_for_hardware() {
+                        args.placement.check(&vault, Kty::RsaHsm)?;
+                    }
+                    import(KeyMaterial::Jwk(&key))
+                }
                 (None, None) => Err(CliError::usage("give --pem-file or --jwk-file")),
             }
         }
@@ -351,6 +361,12 @@ pub(super) fn run(
                 ));
             }
             let vault = installation.vault(&args.version.vault_name)?;
+            if change.takes_away(OffsetDateTime::now_utc()) && !args.yes {
+                let (vault, key) = (&args.version.vault_name, args.version.key_id());
+                let effect = installation.what_if_disabled(vault, &key);
+                let safety = effect.map(|effect| effect.safety);
+                what_if::warn(output, "make this key version unusable", safety)?;
+            }
             output.show(&vault.update_key(&operator, &args.version.key_id(), &change)?)
         }
         KeyCommand::Lifecycle(command) => key_lifecycle::run(context, installation, command),
@@ -398,6 +414,18 @@ fn read_text(what: &str, path: &Path, limit: u64) -> Result<Zeroizing<String>, C
         return Err(fail(&"it is too long for an RSA key"));
     }
     Ok(text)
+}
+
+/// A moment, or none.
+#[derive(Clone, Copy)]
+struct Limit(Option<OffsetDateTime>);
+
+/// A time; the empty text takes the limit away, as with the Azure CLI.
+fn parse_limit(text: &str) -> Result<Limit, String> {
+    match text.is_empty() {
+        true => Ok(Limit(None)),
+        false => parse_time(text).map(|time| Limit(Some(time))),
+    }
 }
 
 /// RFC 3339, or the Azure CLI's `YYYY-MM-DD[THH:MMZ]`, which are in UTC.

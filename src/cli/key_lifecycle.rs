@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 
 use super::output::time_cell;
-use super::{CliError, Context, Tabular};
+use super::{CliError, Context, Tabular, what_if};
 use crate::control::Installation;
 use crate::vault::{DeletedKey, KeyUrl, RotationPolicy};
 
@@ -21,8 +21,9 @@ pub(super) enum LifecycleCommand {
     #[command(after_help = "Example:
   sealdisk keyvault key delete mykey --vault-name myvault
 
-Disks under the key stop at their next key check and cannot be attached until it is recovered.")]
-    Delete(NameArgs),
+Disks under the key stop at their next key check and cannot be attached until it is recovered. It is said
+whether that is safe, and asked when there is a terminal.")]
+    Delete(ConfirmArgs),
     /// List the deleted keys that can still be recovered
     #[command(after_help = "Example:
   sealdisk keyvault key list-deleted --vault-name myvault")]
@@ -159,8 +160,13 @@ pub(super) fn run(
     let output = &context.output;
     let vault = |args: &NameArgs| installation.vault(&args.vault_name);
     match command {
-        LifecycleCommand::Delete(key) => {
-            output.show(&vault(&key)?.delete_key(&operator, &key.name)?)
+        LifecycleCommand::Delete(ConfirmArgs { key, yes }) => {
+            let vault = vault(&key)?;
+            if !yes {
+                let safety = installation.what_if_deleted(&key.vault_name, &key.name);
+                what_if::warn(output, "delete this key", safety)?;
+            }
+            output.show(&vault.delete_key(&operator, &key.name)?)
         }
         LifecycleCommand::ListDeleted(args) => {
             let vault = installation.vault(&args.vault_name)?;

@@ -106,7 +106,8 @@ struct UpdateArgs {
 
 #[derive(Args)]
 struct SettingsArgs {
-    /// For how many days a deleted key can be recovered: 7 to 90 [default: 90]
+    /// For how many days a deleted key can be recovered: 7 to 90 [default: 90]; chosen when a vault is
+    /// made, and never changed
     #[arg(long, value_name = "DAYS")]
     retention_days: Option<u32>,
     /// Let nobody purge a deleted key before that time

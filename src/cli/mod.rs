@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 
 use crate::control::{Installation, default_state_dir};
 use crate::keys::harden_process;
@@ -28,6 +28,7 @@ mod key;
 mod key_lifecycle;
 mod keyvault;
 mod limits;
+mod named;
 mod output;
 mod serve;
 mod snapshot;
@@ -131,7 +132,8 @@ pub fn main() -> ExitCode {
             Err(error) => ExitCode::from(error.status),
         };
     }
-    let cli = match Cli::try_parse_from(&arguments) {
+    let named = named::positional(named::with_option(Cli::command()), &arguments);
+    let cli = match named.and_then(Cli::try_parse_from) {
         Ok(cli) => cli,
         Err(error) => return usage(&error, &arguments),
     };
@@ -224,11 +226,11 @@ fn start_log(verbose: u8) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_argument_definitions_are_consistent() {
         Cli::command().debug_assert();
+        named::with_option(Cli::command()).debug_assert();
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! `sealdisk keyvault key what-if`.
 
+use std::io::{self, IsTerminal};
+
 use clap::Args;
 
-use super::{CliError, Context, Tabular};
-use crate::control::{Installation, KeyUser};
+use super::{CliError, Context, Output, Tabular};
+use crate::control::{ControlError, Installation, KeyUser, SafeToDisable, Safety};
 use crate::envelope::ResourceKind;
 use crate::vault::KeyId;
 
@@ -58,13 +60,40 @@ pub(super) fn run(
         return output.show(&effect);
     }
     output.note(&format!("without {}:", effect.key_url));
+    output.note(&format!("safe to disable: {}", effect.safety.summary()));
+    for reason in effect.safety.reasons.iter().skip(1) {
+        output.note(&format!("also because {reason}"));
+    }
     for set in &effect.disk_encryption_sets {
         output.note(&format!(
             "no disk can be made with the disk encryption set '{set}'"
         ));
     }
     match effect.resources.is_empty() {
-        true => output.text("nothing would stop"),
+        true if effect.safety.safe_to_disable == SafeToDisable::Yes => {
+            output.text("nothing would stop")
+        }
+        true => output.text("nothing of this installation would stop, as far as is known"),
         false => output.list(&effect.resources),
+    }
+}
+
+/// Says what would stop before a key is made unusable, and asks where there is somebody to ask. Without
+/// a terminal it is done all the same, and an answer that cannot be had is no obstacle: who takes a key
+/// away in an emergency must not be held up.
+pub(super) fn warn(
+    output: &Output,
+    what: &str,
+    safety: Result<Safety, ControlError>,
+) -> Result<(), CliError> {
+    let summary = match safety {
+        Ok(safety) if safety.safe_to_disable == SafeToDisable::Yes => return Ok(()),
+        Ok(safety) => safety.summary(),
+        Err(error) => format!("unknown, because {error}"),
+    };
+    output.note(&format!("warning: is it safe to {what}? {summary}"));
+    match io::stdin().is_terminal() {
+        true => output.confirm(&format!("{what} all the same?"), false),
+        false => Ok(()),
     }
 }

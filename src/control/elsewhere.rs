@@ -3,7 +3,7 @@
 use time::OffsetDateTime;
 
 use super::vaults::{PLATFORM_VAULT, reserved};
-use super::{ControlError, Installation, disks};
+use super::{ControlError, Installation, disks, retrying};
 use crate::catalog::{DesIdentity, Stored, VaultKind, VaultRecord};
 use crate::vault::remote::{ManagedIdentity, RemoteVault, check_ca, checked_vault_url};
 use crate::vault::{VaultError, VaultErrorCode, embedded_vault_name, normal_vault_name};
@@ -70,20 +70,20 @@ impl Installation {
             kind: VaultKind::Https { ca },
             created: OffsetDateTime::now_utc(),
         };
-        match self.catalog().vault(&record.name) {
+        retrying(|| match self.catalog().vault(&record.name) {
             Ok(Stored { rev, record: known }) if known.url == record.url => {
                 let record = VaultRecord {
                     created: known.created,
-                    ..record
+                    ..record.clone()
                 };
                 self.catalog().update_vault(rev, &record)?;
                 Ok(record)
             }
             _ => {
                 self.catalog().insert_vault(&record)?;
-                Ok(record)
+                Ok(record.clone())
             }
-        }
+        })
     }
 
     /// Forgets a vault elsewhere.
@@ -92,6 +92,10 @@ impl Installation {
     /// [`CatalogError::VaultInUse`] while a disk encryption set, or a disk of one, needs it;
     /// [`ControlError::VaultHere`] for one that is kept here.
     pub fn disconnect_vault(&self, name: &str) -> Result<(), ControlError> {
+        retrying(|| self.try_disconnect_vault(name))
+    }
+
+    fn try_disconnect_vault(&self, name: &str) -> Result<(), ControlError> {
         let Stored { rev, record } = self.catalog().vault(&name.to_ascii_lowercase())?;
         if !matches!(record.kind, VaultKind::Https { .. }) {
             return Err(ControlError::VaultHere { name: record.name });

@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::{ControlError, Installation};
+use super::{ControlError, Installation, retrying};
 use crate::audit::AuditRecord;
 use crate::catalog::{CatalogError, IdentityOwner, IdentityRecord, Kind, Stored};
 use crate::keys::sha256;
@@ -80,8 +80,16 @@ impl Installation {
     /// were issued for it live out their time.
     ///
     /// # Errors
-    /// When the identity changed meanwhile.
+    /// When the identity is gone meanwhile.
     pub fn reset_secret(
+        &self,
+        identity: &Stored<IdentityRecord>,
+    ) -> Result<IdentitySecret, ControlError> {
+        let name = identity.record.owner.to_string();
+        retrying(|| self.try_reset_secret(&self.find_identity(&name)?))
+    }
+
+    fn try_reset_secret(
         &self,
         identity: &Stored<IdentityRecord>,
     ) -> Result<IdentitySecret, ControlError> {
@@ -97,6 +105,10 @@ impl Installation {
     /// # Errors
     /// When there is none of that name.
     pub fn delete_identity(&self, name: &str) -> Result<DeletedIdentity, ControlError> {
+        retrying(|| self.try_delete_identity(name))
+    }
+
+    fn try_delete_identity(&self, name: &str) -> Result<DeletedIdentity, ControlError> {
         let identity = self.catalog().identity(name)?;
         self.record_identity("IdentityDelete", &identity.record, &self.operator())?;
         self.catalog().delete_identity(&identity)?;

@@ -36,6 +36,8 @@ pub(super) struct CreateBody {
 #[derive(Deserialize)]
 pub(super) struct ImportBody {
     key: Box<PrivateJwk>,
+    #[serde(rename = "Hsm", alias = "hsm")]
+    hardware: Option<bool>,
     attributes: Option<AttributesBody>,
     tags: Option<Tags>,
 }
@@ -74,8 +76,14 @@ impl AttributesBody {
         }
         Ok(AttributeChange {
             enabled: self.enabled,
-            not_before: self.nbf.map(|nbf| moment("nbf", nbf)).transpose()?,
-            expires: self.exp.map(|exp| moment("exp", exp)).transpose()?,
+            not_before: self
+                .nbf
+                .map(|nbf| moment("nbf", nbf).map(Some))
+                .transpose()?,
+            expires: self
+                .exp
+                .map(|exp| moment("exp", exp).map(Some))
+                .transpose()?,
         })
     }
 }
@@ -130,13 +138,17 @@ impl CreateBody {
 }
 
 impl ImportBody {
-    pub(super) fn parts(self) -> Result<(Box<PrivateJwk>, KeyChange), ApiError> {
+    pub(super) fn parts(self) -> Result<(Box<PrivateJwk>, KeyChange, Protection), ApiError> {
         let change = KeyChange {
             attributes: attributes(self.attributes.as_ref())?,
             key_ops: key_ops(self.key.key_ops())?,
             tags: self.tags,
         };
-        Ok((self.key, change))
+        let protection = match self.hardware == Some(true) || self.key.is_for_hardware() {
+            true => Protection::Hardware,
+            false => Protection::Any,
+        };
+        Ok((self.key, change, protection))
     }
 }
 

@@ -31,8 +31,8 @@ const BASE64URL: GeneralPurpose = GeneralPurpose::new(
 pub enum Operation {
     /// Make a key, perhaps only in hardware.
     Create(String, NewKey, Protection),
-    /// Bring a key in.
-    Import(String, Box<PrivateJwk>, KeyChange),
+    /// Bring a key in, perhaps only into hardware.
+    Import(String, Box<PrivateJwk>, KeyChange, Protection),
     /// Show a key version.
     Get(KeyId),
     /// Change a key version.
@@ -67,7 +67,7 @@ pub enum Operation {
     Recover(String),
 }
 
-/// What a client asks for in the type of a new key.
+/// What a client asks for in the type of a new key, or of one that it brings in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protection {
     /// `RSA`: whatever the vault has.
@@ -78,11 +78,17 @@ pub enum Protection {
 
 impl Protection {
     /// Stronger protection than was asked for is given, weaker is not.
-    fn check(self, vault: &EmbeddedVault, caller: &Caller) -> Result<(), ApiError> {
+    fn check(
+        self,
+        vault: &EmbeddedVault,
+        caller: &Caller,
+        permission: KeyPermission,
+    ) -> Result<(), ApiError> {
         if self == Self::Hardware && vault.key_type() != KeyType::RsaHsm {
-            vault.check_permission(caller, KeyPermission::Create)?;
+            vault.check_permission(caller, permission)?;
             return Err(ApiError::bad(format!(
-                "the key vault '{}' has no hardware security module; create an RSA key",
+                "Hardware key operation not allowed on standard vault: the key vault '{}' has no \
+                 hardware security module; ask for an RSA key",
                 vault.name()
             )));
         }
@@ -151,8 +157,8 @@ impl Operation {
                 Self::Create(name, new, protection)
             }
             Route::Import(name) => {
-                let (key, change) = json::<ImportBody>(body)?.parts()?;
-                Self::Import(name, key, change)
+                let (key, change, protection) = json::<ImportBody>(body)?.parts()?;
+                Self::Import(name, key, change, protection)
             }
             Route::Get(name, version) => Self::Get(key_id(name, version)?),
             Route::Update(name, version) => {
@@ -196,10 +202,11 @@ impl Operation {
         let max = query.max_results;
         Ok(match self {
             Self::Create(name, new, protection) => {
-                protection.check(vault, caller)?;
+                protection.check(vault, caller, KeyPermission::Create)?;
                 view.bundle(&vault.create_key(caller, name, new)?).into()
             }
-            Self::Import(name, key, change) => {
+            Self::Import(name, key, change, protection) => {
+                protection.check(vault, caller, KeyPermission::Import)?;
                 let material = KeyMaterial::Jwk(key);
                 view.bundle(&vault.import_key(caller, name, &material, change)?)
                     .into()

@@ -6,18 +6,31 @@ use url::form_urlencoded;
 
 use super::ApiError;
 
-/// The versions of Azure's key vault API that are understood. What they have of keys differs only
-/// in what is added: rotation and random bytes with 7.3.
+/// The versions of Azure's key vault API that are understood, with the previews of each before it (the
+/// Azure CLI asks with one). What they have of keys differs only in what is added: rotation and
+/// random bytes with 7.3.
 const API_VERSIONS: &[&str] = &[
+    "7.0-preview",
     "7.0",
+    "7.1-preview",
     "7.1",
+    "7.2-preview",
     "7.2",
+    "7.3-preview",
     "7.3",
+    "7.4-preview.1",
     "7.4",
+    "7.5-preview.1",
     "7.5",
+    "7.6-preview.1",
+    "7.6-preview.2",
     "7.6",
-    "2025-07-01",
+    "2025-06-01-preview",
+    "2025-07-01-preview",
+    LATEST,
 ];
+/// The latest of them.
+const LATEST: &str = "2025-07-01";
 /// Most items of a page, as in Azure's.
 const PAGE: usize = 25;
 
@@ -80,9 +93,9 @@ fn known_version(text: &str) -> Result<&'static str, ApiError> {
     let known = API_VERSIONS.iter().find(|known| **known == text);
     known.copied().ok_or_else(|| {
         ApiError::bad(format!(
-            "The specified version ({}) is not recognized. Use one of {}.",
-            super::shortened(text),
-            API_VERSIONS.join(", ")
+            "The specified version ({}) is not recognized. Consider using the latest supported \
+             version ({LATEST}).",
+            super::shortened(text)
         ))
     })
 }
@@ -103,6 +116,9 @@ mod tests {
         let query = Query::parse("api%2Dversion=7.4&maxresults=3&x=y").unwrap();
         assert_eq!(query.api_version, "7.4");
         assert_eq!((query.max_results, query.after), (3, None));
+        for version in ["7.6-preview.2", "2025-06-01-preview"] {
+            assert!(API_VERSIONS.contains(&version), "{version}");
+        }
         for version in API_VERSIONS {
             Query::parse(&format!("api-version={version}")).unwrap();
         }
@@ -123,7 +139,12 @@ mod tests {
     fn what_makes_no_sense_is_refused() {
         for (query, why) in [
             ("", "must be specified"),
-            ("api-version=6.0", "not recognized"),
+            ("api-version=6.0", "(6.0) is not recognized"),
+            (
+                "api-version=7.6-preview.9",
+                "latest supported version (2025-07-01)",
+            ),
+            ("api-version=2099-01-01", "not recognized"),
             ("api-version=7.4&maxresults=0", "from 1 to 25"),
             ("api-version=7.4&maxresults=26", "from 1 to 25"),
             ("api-version=7.4&$skiptoken=!", "skiptoken"),

@@ -116,22 +116,23 @@ impl KeyBundle {
     }
 }
 
-/// Attributes to set; what is `None` stays as it is (for a new key: enabled, no time limits).
+/// Attributes to set; what is `None` stays as it is (for a new key: enabled, no time limits), and
+/// `Some(None)` takes a limit away.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct AttributeChange {
     /// Whether the key may be used.
     pub enabled: Option<bool>,
     /// The first moment at which it may be used.
-    pub not_before: Option<OffsetDateTime>,
+    pub not_before: Option<Option<OffsetDateTime>>,
     /// The first moment at which it may no longer be used.
-    pub expires: Option<OffsetDateTime>,
+    pub expires: Option<Option<OffsetDateTime>>,
 }
 
 impl AttributeChange {
     pub(super) fn apply(&self, row: &mut KeyRow, now: OffsetDateTime) -> Result<(), VaultError> {
         row.enabled = self.enabled.unwrap_or(row.enabled);
-        row.not_before = self.not_before.or(row.not_before);
-        row.expires = self.expires.or(row.expires);
+        row.not_before = self.not_before.unwrap_or(row.not_before);
+        row.expires = self.expires.unwrap_or(row.expires);
         row.updated = now;
         if let (Some(from), Some(until)) = (row.not_before, row.expires)
             && from >= until
@@ -154,11 +155,12 @@ impl fmt::Display for AttributeChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut parts = Vec::new();
         parts.extend(self.enabled.map(|enabled| format!("enabled={enabled}")));
+        let limit = |time: Option<OffsetDateTime>| time.map_or_else(String::new, shown);
         parts.extend(
             self.not_before
-                .map(|time| format!("notBefore={}", shown(time))),
+                .map(|time| format!("notBefore={}", limit(time))),
         );
-        parts.extend(self.expires.map(|time| format!("expires={}", shown(time))));
+        parts.extend(self.expires.map(|time| format!("expires={}", limit(time))));
         f.write_str(&parts.join(" "))
     }
 }

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
+use time::OffsetDateTime;
+
 use super::{AttributeChange, KeySize, VaultError, VaultErrorCode};
 
 /// Names and values that a user attaches to a key; the vault only keeps them.
@@ -168,6 +170,24 @@ pub struct KeyChange {
     pub key_ops: Option<KeyOps>,
     /// All tags, in place of those that it has.
     pub tags: Option<Tags>,
+}
+
+impl KeyChange {
+    /// Whether a key version can be used for disks no more from `now` on, because of the change.
+    pub fn takes_away(&self, now: OffsetDateTime) -> bool {
+        let attributes = &self.attributes;
+        let unwraps = |ops: &KeyOps| ops.contains("unwrapKey");
+        attributes.enabled == Some(false)
+            || attributes
+                .not_before
+                .flatten()
+                .is_some_and(|from| now < from)
+            || attributes
+                .expires
+                .flatten()
+                .is_some_and(|until| now >= until)
+            || self.key_ops.as_ref().is_some_and(|ops| !unwraps(ops))
+    }
 }
 
 impl From<AttributeChange> for KeyChange {

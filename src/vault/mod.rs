@@ -36,7 +36,9 @@ pub use error::{AzureError, VaultError, VaultErrorCode, Verdict};
 pub use key_params::{
     DEFAULT_RETENTION_DAYS, KeyChange, KeyOps, NewKey, Page, RETENTION_DAYS, Tags, VaultSettings,
 };
-pub use names::{KeyUrl, check_key_name, embedded_vault_name, normal_vault_name, vault_url};
+pub use names::{
+    KeyUrl, check_key_name, embedded_vault_name, normal_vault_name, same_key_url, vault_url,
+};
 pub use permission::{KeyPermission, Permissions};
 pub use private_keys::{
     KeyType, NewPrivateKey, PrivateKey, PrivateKeyId, PrivateKeys, SoftwareKeys,
@@ -48,13 +50,20 @@ pub use rotation::{
 pub use rsa_key::{KeyMaterial, KeySize, PrivateJwk, RsaComponents, RsaKey};
 pub use used::KeyUsed;
 
-/// A key of a vault, of a certain version or of whatever version is the latest.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A key of a vault, of a certain version or of whatever version is the latest. Names are compared
+/// without case, as Azure compares them.
+#[derive(Debug, Clone, Eq)]
 pub struct KeyId {
     /// The key's name in its vault.
     pub name: String,
     /// 32 hexadecimal digits, as Azure has them; `None` is the latest version.
     pub version: Option<String>,
+}
+
+impl PartialEq for KeyId {
+    fn eq(&self, other: &Self) -> bool {
+        self.name.eq_ignore_ascii_case(&other.name) && self.version == other.version
+    }
 }
 
 /// A wrapped secret together with the key version that wrapped it.

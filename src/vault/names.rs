@@ -66,6 +66,13 @@ impl KeyUrl {
     }
 }
 
+/// Whether two URLs are of the same key, in the same version if they have one. Nothing in a key URL has
+/// a case that counts: not the host, the key's name, nor the digits of the version. Headers and sets
+/// have the case in which a vault or a user has written it.
+pub fn same_key_url(one: &str, other: &str) -> bool {
+    one.eq_ignore_ascii_case(other)
+}
+
 /// The name of the embedded vault with that URL; `None` for any other host.
 pub fn embedded_vault_name(url: &str) -> Option<&str> {
     url.strip_prefix("https://")?
@@ -189,6 +196,24 @@ mod tests {
             assert_eq!(url.vault_url, vault_url);
             assert_eq!(url.vault_name(), None);
         }
+    }
+
+    #[test]
+    fn urls_of_keys_are_the_same_whatever_their_case() {
+        let url = |text: &str| text.parse::<KeyUrl>().unwrap();
+        let (one, other) = (
+            "https://v.vault.localhost/keys/MyKey/0123456789abcdef0123456789ABCDEF",
+            "https://V.vault.localhost/keys/mykey/0123456789ABCDEF0123456789abcdef",
+        );
+        assert_eq!(url(one), url(other));
+        assert!(same_key_url(one, other));
+        assert_eq!(url(one).key.name, "MyKey", "the case is kept");
+        let another = "https://v.vault.localhost/keys/mykey2";
+        assert_ne!(url(another), url("https://v.vault.localhost/keys/mykey"));
+        assert!(!same_key_url(
+            another,
+            "https://v.vault.localhost/keys/mykey"
+        ));
     }
 
     #[test]

@@ -147,6 +147,19 @@ pub(super) fn purge_protected(vault: &str, deleted: &DeletedRow) -> VaultError {
     )
 }
 
+/// The retention time is what it was when the vault was made: a shorter one would purge keys early, in
+/// spite of purge protection.
+pub(super) fn fixed_retention(vault: &str, days: u32) -> VaultError {
+    VaultError::new(
+        VaultErrorCode::BadParameter,
+        format!(
+            "The property \"softDeleteRetentionInDays\" of the key vault '{vault}' has been set \
+             already ({days} days) and it can't be modified; choose it with `sealdisk keyvault create \
+             --retention-days`"
+        ),
+    )
+}
+
 /// The key does not permit an operation.
 pub(super) fn operation(vault: &str, row: &KeyRow, operation: KeyPermission) -> VaultError {
     VaultError::new(

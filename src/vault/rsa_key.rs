@@ -125,10 +125,18 @@ pub struct PrivateJwk {
     key_ops: Option<Vec<String>>,
 }
 
+/// `kty` of a key that is to be in hardware only; RFC 7518 has no such type.
+const HARDWARE_KTY: &str = "RSA-HSM";
+
 impl PrivateJwk {
     /// What it says that the key may be used for.
     pub fn key_ops(&self) -> Option<&[String]> {
         self.key_ops.as_deref()
+    }
+
+    /// Whether it is of Azure's type for keys that are in hardware.
+    pub fn is_for_hardware(&self) -> bool {
+        self.kty == HARDWARE_KTY
     }
 }
 
@@ -207,7 +215,7 @@ impl RsaKey {
     }
 
     fn from_jwk(jwk: &PrivateJwk) -> Result<Self, VaultError> {
-        if jwk.kty != "RSA" {
+        if jwk.kty != "RSA" && !jwk.is_for_hardware() {
             return Err(bad(
                 "the JSON Web Key is of another kind; one with 'kty' 'RSA' is needed",
             ));

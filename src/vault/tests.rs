@@ -13,6 +13,7 @@ mod concurrent;
 mod due;
 mod lifecycle;
 mod migration;
+mod names;
 
 const RSA_OAEP: WrapAlgorithm = WrapAlgorithm::RsaOaep256;
 
@@ -273,8 +274,8 @@ fn a_key_is_used_only_while_enabled_and_valid() {
     fixture
         .set(AttributeChange {
             enabled: None,
-            not_before: Some(now + Duration::HOUR),
-            expires: Some(now + 2 * Duration::HOUR),
+            not_before: Some(Some(now + Duration::HOUR)),
+            expires: Some(Some(now + 2 * Duration::HOUR)),
         })
         .unwrap();
     both(Some(VaultErrorCode::KeyNotYetValid));
@@ -286,7 +287,7 @@ fn a_key_is_used_only_while_enabled_and_valid() {
     both(Some(VaultErrorCode::KeyExpired));
 
     let reversed = AttributeChange {
-        expires: Some(now),
+        expires: Some(Some(now)),
         ..AttributeChange::default()
     };
     assert_eq!(code(fixture.set(reversed)), VaultErrorCode::BadParameter);

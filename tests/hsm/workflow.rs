@@ -4,6 +4,10 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rsa::traits::{PrivateKeyParts, PublicKeyParts};
+
 use crate::frontend::PATIENCE;
 use crate::frontend::client::Status;
 use crate::frontend::daemon::AttachOptions;
@@ -147,6 +151,19 @@ fn an_imported_key_is_in_the_token_and_opens_what_it_wraps() {
     ));
     assert_eq!(key["key"]["kty"], "RSA-HSM");
     assert_eq!(customer.token.objects().len(), 1);
+    // A JSON Web Key that asks for hardware gets it.
+    let private = rsa::PrivateKey::new(&mut getrandom::SysRng, 2048).unwrap();
+    let number = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    let jwk = serde_json::json!({
+        "kty": "RSA-HSM", "n": number(&private.n_bytes()), "e": number(&private.e_bytes()),
+        "d": number(&private.d().to_be_bytes()),
+    });
+    let file = customer.disk.state_dir().join("key.jwk");
+    fs::write(&file, jwk.to_string()).unwrap();
+    let import = format!("keyvault key import inhardware --vault-name {VAULT} --jwk-file");
+    let key = customer.json(&format!("{import} {}", file.display()));
+    assert_eq!(key["key"]["kty"], "RSA-HSM");
+    assert_eq!(customer.token.objects().len(), 2);
     let identity = customer.create_set();
     customer.grant(&identity);
     customer.use_key();

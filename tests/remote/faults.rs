@@ -261,6 +261,10 @@ fn refusals_of_the_vault_are_told_apart_and_not_repeated() {
         assert_eq!(found, expected, "{message}");
         assert_eq!(found.verdict(), Verdict::Refused);
         assert_eq!(unwraps(&server), 1, "{code} {inner}");
+        if expected == Code::KeyDisabled {
+            let enable = format!("--version {VERSION} --enabled true`");
+            assert!(message.contains(&enable), "{message}");
+        }
         if expected == Code::Forbidden {
             let grant = format!(
                 "'unwrapKey' in the key vault {}; grant it with `sealdisk keyvault set-policy \

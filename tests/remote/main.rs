@@ -11,5 +11,6 @@ mod key_search;
 mod faults;
 mod gateway;
 mod identity;
+mod safety;
 mod served;
 mod server;

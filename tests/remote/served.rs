@@ -16,20 +16,20 @@ use crate::frontend::daemon::{AttachOptions, Daemon, Disk, expect_success};
 use crate::frontend::queue::Queue;
 use crate::key_search::{may_read_memory, needles, search};
 
-const VAULT: &str = "far";
-const KEY: &str = "key";
-const SET: &str = "set";
+pub(super) const VAULT: &str = "far";
+pub(super) const KEY: &str = "key";
+pub(super) const SET: &str = "set";
 const GUARDED: &[&str] = &["--key-check-interval", "1s", "--on-revoke", "error"];
 
 /// The installation that keeps the vault.
-struct Keeper {
+pub(super) struct Keeper {
     state: TempDir,
     serving: Option<Child>,
     address: SocketAddr,
 }
 
 impl Keeper {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut keeper = Self {
             state: tempfile::tempdir().unwrap(),
             serving: None,
@@ -46,7 +46,7 @@ impl Keeper {
         keeper
     }
 
-    fn create_key(&self) -> String {
+    pub(super) fn create_key(&self) -> String {
         let key = self.json(&format!(
             "keyvault key create {KEY} --vault-name {VAULT} --size 2048"
         ));
@@ -80,11 +80,11 @@ impl Keeper {
         command
     }
 
-    fn run(&self, line: &str) -> Vec<u8> {
+    pub(super) fn run(&self, line: &str) -> Vec<u8> {
         expect_success(&mut self.command(line)).stdout
     }
 
-    fn json(&self, line: &str) -> Value {
+    pub(super) fn json(&self, line: &str) -> Value {
         serde_json::from_slice(&self.run(&format!("{line} -o json"))).unwrap()
     }
 
@@ -168,7 +168,7 @@ impl DiskHost {
     }
 
     /// Connected, with a set that is granted its key, and the disk under it.
-    fn under_the_key_of(keeper: &Keeper) -> Self {
+    pub(super) fn under_the_key_of(keeper: &Keeper) -> Self {
         let host = Self::new();
         host.connect(keeper);
         host.run(&Self::create_set(keeper, &keeper.secret()));
@@ -186,7 +186,7 @@ impl DiskHost {
         expect_success(&mut self.command(line)).stdout
     }
 
-    fn json(&self, line: &str) -> Value {
+    pub(super) fn json(&self, line: &str) -> Value {
         serde_json::from_slice(&self.run(&format!("{line} -o json"))).unwrap()
     }
 

@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::{DeletedDes, identity_for};
 use crate::catalog::{DesIdentity, DiskEncryptionSetRecord, Stored};
 use crate::control::changes::DesOperation;
-use crate::control::{ControlError, Installation};
+use crate::control::{ControlError, Installation, retrying};
 use crate::vault::{KeyUrl, VaultError, VaultErrorCode};
 
 impl Installation {
@@ -15,6 +15,10 @@ impl Installation {
     /// # Errors
     /// When there is no such set, or it has no identity.
     pub fn remove_des_identity(&self, name: &str) -> Result<DeletedDes, ControlError> {
+        retrying(|| self.try_remove_identity(name))
+    }
+
+    fn try_remove_identity(&self, name: &str) -> Result<DeletedDes, ControlError> {
         let Stored { rev, mut record } = self.catalog().des(name)?;
         if record.identity == DesIdentity::None {
             let message = format!("the disk encryption set '{name}' has no identity");
@@ -38,6 +42,14 @@ impl Installation {
     /// # Errors
     /// When the set has an identity, or its vault cannot know the wanted one.
     pub fn assign_des_identity(
+        &self,
+        name: &str,
+        wanted: Option<&DesIdentity>,
+    ) -> Result<DiskEncryptionSetRecord, ControlError> {
+        retrying(|| self.try_assign_identity(name, wanted))
+    }
+
+    fn try_assign_identity(
         &self,
         name: &str,
         wanted: Option<&DesIdentity>,

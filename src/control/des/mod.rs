@@ -2,6 +2,7 @@
 
 mod identity;
 mod rotate;
+mod safety;
 #[cfg(test)]
 mod tests;
 mod usage;
@@ -11,12 +12,13 @@ use uuid::Uuid;
 
 use super::changes::DesOperation;
 use super::disks::{self, DiskError};
-use super::{ControlError, Installation};
+use super::{ControlError, Installation, retrying};
 use crate::catalog::{DesIdentity, DiskEncryptionSetRecord, DiskRecord, Stored};
 use crate::envelope::ResourceKind;
-use crate::vault::{KeyUrl, KeyVault, VaultError, VaultErrorCode};
+use crate::vault::{KeyUrl, KeyVault, VaultError, VaultErrorCode, same_key_url};
 
 pub use rotate::FollowedDes;
+pub use safety::{SafeToDisable, Safety};
 pub use usage::{KeyUsage, KeyUser, WhatIf};
 
 /// A disk encryption set to be made.
@@ -108,9 +110,16 @@ impl Installation {
     /// every disk that a crash leaves behind; repeating the command takes those up.
     ///
     /// # Errors
-    /// As [`Installation::create_des`]; the vault's refusal of the new key;
-    /// [`Changed`](crate::catalog::CatalogError::Changed).
+    /// As [`Installation::create_des`]; the vault's refusal of the new key.
     pub fn update_des(
+        &self,
+        name: &str,
+        change: &DesChange<'_>,
+    ) -> Result<UpdatedDes, ControlError> {
+        retrying(|| self.try_update_des(name, change))
+    }
+
+    fn try_update_des(
         &self,
         name: &str,
         change: &DesChange<'_>,
@@ -120,7 +129,7 @@ impl Installation {
         if let Some(url) = change.key_url {
             let (url, _) =
                 self.checked_key_url(&url.parse()?, change.source_vault, &record.identity)?;
-            if url != record.key_url {
+            if !same_key_url(&url, &record.key_url) {
                 old_key = Some(std::mem::replace(&mut record.key_url, url));
             }
         }
@@ -136,6 +145,10 @@ impl Installation {
     /// # Errors
     /// [`InUse`](crate::catalog::CatalogError::InUse), [`CatalogError::NotFound`].
     pub fn delete_des(&self, name: &str) -> Result<DeletedDes, ControlError> {
+        retrying(|| self.try_delete_des(name))
+    }
+
+    fn try_delete_des(&self, name: &str) -> Result<DeletedDes, ControlError> {
         let Stored { rev, record } = self.catalog().des(name)?;
         // A disk whose header names the set needs its identity, whatever the catalog says.
         disks::reconcile(self)?;

@@ -17,7 +17,8 @@ use crate::audit::AuditLog;
 use crate::catalog::{DiskEncryptionSetRecord, DiskRecord, Rev, Stored};
 use crate::control::changes::DesOperation;
 use crate::control::disks::{self, DiskError, NewKey};
-use crate::control::{ControlError, Installation, KeyAccess};
+use crate::control::{ControlError, Installation, KeyAccess, retrying};
+use crate::vault::same_key_url;
 
 /// Disks that are wrapped at a time. Most of the time of one goes into waiting for its header and
 /// the catalog to be durable.
@@ -46,9 +47,13 @@ impl Installation {
         };
         disks::reconcile(self)?;
         let mut followed = Vec::new();
-        for Stored { rev, record } in sets.into_iter().filter(|set| set.record.auto_rotation) {
-            let name = record.name.clone();
-            let outcome = self.follow_latest_key(rev, record).transpose();
+        for set in sets.into_iter().filter(|set| set.record.auto_rotation) {
+            let name = set.record.name;
+            let outcome = retrying(|| {
+                let Stored { rev, record } = self.catalog().des(&name)?;
+                self.follow_latest_key(rev, record)
+            });
+            let outcome = outcome.transpose();
             followed.extend(outcome.map(|outcome| FollowedDes { name, outcome }));
         }
         Ok(followed)
@@ -148,7 +153,7 @@ impl Installation {
                 Ok(false) => {}
                 Err(reason) => {
                     let mut keys = disk.keys_under(Some(&updated.record.name));
-                    let stale = keys.find(|key| *key != url);
+                    let stale = keys.find(|key| !same_key_url(key, &url));
                     let key_url = stale.unwrap_or(&disk.key_url).to_owned();
                     drop(keys);
                     updated.left.push(LeftBehind {
@@ -164,7 +169,8 @@ impl Installation {
 
 /// Whether every layer that is under the set is wrapped by that key version.
 fn is_current(disk: &DiskRecord, set: &str, key_url: &str) -> bool {
-    disk.keys_under(Some(set)).all(|key| key == key_url)
+    disk.keys_under(Some(set))
+        .all(|key| same_key_url(key, key_url))
 }
 
 /// Notes that the key is another one now, with the key versions that still wrap disks; the time of
@@ -178,7 +184,8 @@ fn remember(
     let mut previous: Vec<String> = Vec::new();
     let set = Some(record.name.as_str());
     for url in stale.iter().flat_map(|disk| disk.keys_under(set)) {
-        if current.is_none_or(|now| now != url) && !previous.iter().any(|known| known == url) {
+        let is_known = |known: &String| same_key_url(known, url);
+        if current.is_none_or(|now| !same_key_url(now, url)) && !previous.iter().any(is_known) {
             previous.push(url.to_owned());
         }
     }
@@ -188,9 +195,10 @@ fn remember(
     if previous.is_empty() {
         return;
     }
-    record
-        .previous_keys
-        .retain(|known| !previous.contains(known) && *known != record.key_url);
+    record.previous_keys.retain(|known| {
+        let same = |url: &String| same_key_url(url, known);
+        !previous.iter().any(same) && !same(&record.key_url)
+    });
     record.previous_keys.splice(0..0, previous);
     record.last_rotation = Some(OffsetDateTime::now_utc());
 }

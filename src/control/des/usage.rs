@@ -3,11 +3,12 @@
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::catalog::VaultKind;
+use super::safety::{Needs, SafeToDisable, Safety, is_version_of};
+use crate::catalog::{DiskRecord, LayerUse, VaultKind};
 use crate::control::disks::{self, DiskView};
 use crate::control::{ControlError, Installation};
 use crate::envelope::ResourceKind;
-use crate::vault::{KeyId, KeyUrl, KeyVault};
+use crate::vault::{KeyId, KeyUrl, KeyVault, same_key_url};
 
 /// One key version that a disk encryption set uses or used.
 #[derive(Debug, Clone, Serialize)]
@@ -17,9 +18,9 @@ pub struct KeyUsage {
     pub key_url: String,
     /// Whether the set wraps new disks with it.
     pub active: bool,
-    /// Whether nothing needs it any more: no disk, of this set or another, is wrapped by it, and it
-    /// wraps no new ones.
-    pub safe_to_disable: bool,
+    /// Whether nothing needs it any more.
+    #[serde(flatten)]
+    pub safety: Safety,
     /// What it wraps.
     pub resources: Vec<KeyUser>,
 }
@@ -43,6 +44,9 @@ pub struct KeyUser {
     pub key_url: String,
     /// As `disk show` has it.
     pub disk_state: &'static str,
+    /// Why its header cannot be read, where this is what the catalog says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// What disabling a key version would do.
@@ -51,6 +55,9 @@ pub struct KeyUser {
 pub struct WhatIf {
     /// The key version.
     pub key_url: String,
+    /// Whether nothing would stop, here or elsewhere.
+    #[serde(flatten)]
+    pub safety: Safety,
     /// What it wraps: attached disks would stop, others could not be attached.
     pub resources: Vec<KeyUser>,
     /// Disk encryption sets with which no disk could be made.
@@ -58,8 +65,9 @@ pub struct WhatIf {
 }
 
 /// What uses keys for something: itself with the key of its top layer, then, with another key each,
-/// layers beneath.
-fn users_of(disk: DiskView) -> Vec<KeyUser> {
+/// layers beneath. Where its header cannot be read, or is another disk's, the catalog's row counts,
+/// and both where they differ.
+fn users_of(disk: DiskView, row: Option<&DiskRecord>) -> Vec<KeyUser> {
     let mut users: Vec<KeyUser> = vec![KeyUser {
         kind: disk.kind,
         name: disk.name,
@@ -67,16 +75,26 @@ fn users_of(disk: DiskView) -> Vec<KeyUser> {
         disk_encryption_set_id: disk.encryption.disk_encryption_set_id,
         key_url: disk.encryption.key_url,
         disk_state: disk.disk_state,
+        problem: disk.problem,
     }];
-    for layer in disk.layers.into_iter().rev() {
+    let by_header = disk.layers.into_iter().rev();
+    let by_header = by_header.map(|layer| LayerUse {
+        layer: layer.id,
+        disk_encryption_set: layer.disk_encryption_set_id,
+        key_url: layer.key_url,
+    });
+    let by_catalog = row
+        .into_iter()
+        .flat_map(|row| row.layers.iter().rev().cloned());
+    for layer in by_header.chain(by_catalog) {
         let same = |user: &KeyUser| {
-            user.key_url == layer.key_url
-                && user.disk_encryption_set_id == layer.disk_encryption_set_id
+            same_key_url(&user.key_url, &layer.key_url)
+                && user.disk_encryption_set_id == layer.disk_encryption_set
         };
         if !users.iter().any(same) {
             users.push(KeyUser {
-                layer: Some(layer.id),
-                disk_encryption_set_id: layer.disk_encryption_set_id,
+                layer: Some(layer.layer),
+                disk_encryption_set_id: layer.disk_encryption_set,
                 key_url: layer.key_url,
                 ..users[0].clone()
             });
@@ -106,25 +124,53 @@ impl Installation {
         let mut urls = vec![active.clone()];
         let used = users.iter().filter(of_set).map(|user| &user.key_url);
         for url in used.chain(&record.previous_keys) {
-            if !urls.contains(url) {
+            if !urls.iter().any(|known| same_key_url(known, url)) {
                 urls.push(url.clone());
             }
         }
+        let active_keys = self.active_keys()?;
         let usage = |key_url: String| {
             let resources: Vec<_> = users
                 .iter()
                 .filter(|user| is_version_of(&user.key_url, &key_url))
                 .cloned()
                 .collect();
-            let active = key_url == active;
-            KeyUsage {
-                safe_to_disable: !active && resources.is_empty(),
-                active,
+            let needs = Needs {
+                users: &users,
+                sets: &sets_with(&active_keys, &key_url),
+            };
+            Ok(KeyUsage {
+                safety: self.safety(&key_url, &needs)?,
+                active: key_url == active,
                 resources,
                 key_url,
-            }
+            })
         };
-        Ok(urls.into_iter().map(usage).collect())
+        urls.into_iter().map(usage).collect()
+    }
+
+    /// The sets with the key versions that wrap their new disks; without a version where the vault does
+    /// not say which is the latest.
+    fn active_keys(&self) -> Result<Vec<(String, String)>, ControlError> {
+        let mut active = Vec::new();
+        for set in self.catalog().all_des()? {
+            let set = set.record;
+            let mut url: KeyUrl = set.key_url.parse()?;
+            if set.auto_rotation {
+                url.key.version = None;
+            }
+            if url.key.version.is_none() {
+                match self.wrapping_key_of(&set) {
+                    Ok(access) => url = access.key_url(),
+                    Err(error) => {
+                        let name = &set.name;
+                        log::warn!("the active key version of '{name}' is not known: {error}");
+                    }
+                }
+            }
+            active.push((set.name, url.to_string()));
+        }
+        Ok(active)
     }
 
     /// What would stop if a key version were disabled. Without a version the latest is meant, as
@@ -155,8 +201,7 @@ impl Installation {
                 (meant, is_latest)
             }
         };
-        let mut resources = self.key_users()?;
-        resources.retain(|user| is_version_of(&user.key_url, &key_url));
+        let users = self.key_users()?;
         let mut disk_encryption_sets = Vec::new();
         for set in self.catalog().all_des()? {
             let set = set.record;
@@ -168,26 +213,71 @@ impl Installation {
                 disk_encryption_sets.push(set.name);
             }
         }
+        let with_it = |set: &String| (set.clone(), SafeToDisable::No);
+        let needs = Needs {
+            users: &users,
+            sets: &disk_encryption_sets.iter().map(with_it).collect::<Vec<_>>(),
+        };
         Ok(WhatIf {
+            safety: self.safety(&key_url, &needs)?,
+            resources: users
+                .iter()
+                .filter(|user| is_version_of(&user.key_url, &key_url))
+                .cloned()
+                .collect(),
             key_url,
-            resources,
             disk_encryption_sets,
         })
     }
 
-    /// All disks, snapshots and images with the keys that wrap their layers, by their headers.
+    /// Whether a key can be deleted with all its versions.
+    ///
+    /// # Errors
+    /// As [`Installation::what_if_disabled`].
+    pub fn what_if_deleted(&self, vault: &str, key: &str) -> Result<Safety, ControlError> {
+        let record = self.catalog().vault(&vault.to_ascii_lowercase())?.record;
+        let key_url = KeyUrl {
+            vault_url: record.url,
+            key: KeyId {
+                name: key.into(),
+                version: None,
+            },
+        };
+        let key_url = key_url.to_string();
+        let needs = Needs {
+            users: &self.key_users()?,
+            sets: &sets_with(&self.active_keys()?, &key_url),
+        };
+        self.safety(&key_url, &needs)
+    }
+
+    /// All disks, snapshots and images with the keys that wrap their layers, by their headers and by
+    /// the catalog.
     fn key_users(&self) -> Result<Vec<KeyUser>, ControlError> {
-        let mut users = Vec::new();
+        let mut views = Vec::new();
         for kind in ResourceKind::ALL {
-            let views = disks::list(self, kind).map_err(|e| ControlError::Disks(Box::new(e)))?;
-            users.extend(views.into_iter().flat_map(users_of));
+            let of_kind = disks::list(self, kind).map_err(|e| ControlError::Disks(Box::new(e)))?;
+            views.extend(of_kind);
         }
-        Ok(users)
+        // After the headers were looked at, which brings the rows up to date.
+        let rows = self.catalog().resources()?;
+        let users = views.into_iter().flat_map(|view| {
+            let row = rows.iter().find(|row| row.record.id == view.unique_id);
+            users_of(view, row.map(|row| &row.record))
+        });
+        Ok(users.collect())
     }
 }
 
-/// Whether `url` is that key version, or a version of that key when `key_url` names none.
-fn is_version_of(url: &str, key_url: &str) -> bool {
-    url.strip_prefix(key_url)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+/// The sets that wrap new disks with that key version, or may: those whose active version is not known.
+fn sets_with(active_keys: &[(String, String)], key_url: &str) -> Vec<(String, SafeToDisable)> {
+    let mut sets = Vec::new();
+    for (set, active) in active_keys {
+        if is_version_of(active, key_url) {
+            sets.push((set.clone(), SafeToDisable::No));
+        } else if is_version_of(key_url, active) {
+            sets.push((set.clone(), SafeToDisable::Unknown));
+        }
+    }
+    sets
 }

@@ -9,6 +9,7 @@ use crate::catalog::DiskRecord;
 use crate::control::{Installation, KeyAccess};
 use crate::envelope::{Header, HeaderLock, LayerRecord, ResourceKind, unwrap_dek, wrap_dek};
 use crate::keys::Dek;
+use crate::vault::same_key_url;
 
 /// Wraps the DEKs of `name` under the active key of `disk_encryption_set`, or under the
 /// platform-managed key, also while the disk is attached. Layers that are under another set than the
@@ -90,7 +91,8 @@ pub fn rewrap(
     disk.check_identity(claims)?;
     let url = new.access.key_url().to_string();
     let stale = |layer: &&LayerRecord| {
-        layer.disk_encryption_set.as_deref() == new.set && layer.envelope.key_url() != url
+        layer.disk_encryption_set.as_deref() == new.set
+            && !same_key_url(&layer.envelope.key_url(), &url)
     };
     let layers: Vec<Uuid> = claims.layers.iter().filter(stale).map(|l| l.id).collect();
     if layers.is_empty() {

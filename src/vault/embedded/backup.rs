@@ -64,7 +64,7 @@ impl EmbeddedVault {
     pub fn backup_key(&self, caller: &Caller, name: &str) -> Result<Vec<u8>, VaultError> {
         self.audited(caller, &Subject::key("KeyBackup", name), |db| {
             self.authorize(db, caller, KeyPermission::Backup)?;
-            let kty = self.find(db, &latest(name))?.kty;
+            let found = self.find(db, &latest(name))?;
             if self.key_type() == KeyType::RsaHsm {
                 return Err(VaultError::new(
                     VaultErrorCode::BadParameter,
@@ -75,8 +75,8 @@ impl EmbeddedVault {
             let rows = store::key_versions(db, name, 0, usize::MAX)?;
             let versions: Result<Vec<_>, _> = rows.iter().map(|row| self.version(row)).collect();
             let backup = Backup {
-                name: name.into(),
-                kty,
+                name: found.name,
+                kty: found.kty,
                 versions: versions?,
                 rotation_policy: store::rotation_policy(db, name)?,
             };

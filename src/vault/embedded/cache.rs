@@ -67,7 +67,8 @@ impl KeyCache {
 
     /// Drops all versions of a key that is gone.
     pub fn forget(&self, name: &str) {
-        self.slots().kept.retain(|kept| kept.row.name != name);
+        let is_other = |kept: &Kept| !kept.row.name.eq_ignore_ascii_case(name);
+        self.slots().kept.retain(is_other);
     }
 
     fn slots(&self) -> MutexGuard<'_, Slots> {

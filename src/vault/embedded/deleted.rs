@@ -19,11 +19,11 @@ impl EmbeddedVault {
     pub fn delete_key(&self, caller: &Caller, name: &str) -> Result<DeletedKey, VaultError> {
         let deleted = self.audited(caller, &Subject::key("KeyDelete", name), |db| {
             self.authorize(db, caller, KeyPermission::Delete)?;
-            self.find(db, &latest(name))?;
+            let found = self.find(db, &latest(name))?;
             let now = self.clock.now();
             let days = self.settings_in(db)?.retention_days;
             let row = DeletedRow {
-                name: name.into(),
+                name: found.name,
                 deleted: now,
                 purge_at: now + Duration::days(days.into()),
             };

@@ -191,7 +191,10 @@ impl EmbeddedVault {
             // Where the gate was opened between the two looks, the first refusal stands.
             let key = std::mem::replace(&mut made, Ok(None))?;
             let key = key.ok_or_else(|| super::rotation::changed(new.name))?;
-            let row = self.new_row(new, &version, &key);
+            // A key keeps the case in which its name was given first.
+            let known = store::latest_version(db, new.name)?;
+            let name = known.map_or_else(|| new.name.to_owned(), |latest| latest.name);
+            let row = self.new_row(new, &name, &version, &key);
             made = Ok(Some(key));
             let row = row?;
             store::insert_key(db, &row)?;
@@ -232,13 +235,14 @@ impl EmbeddedVault {
     fn new_row(
         &self,
         new: &NewVersion<'_>,
+        name: &str,
         version: &str,
         key: &NewPrivateKey,
     ) -> Result<KeyRow, VaultError> {
         let now = self.clock.now();
         let mut row = KeyRow {
             seq: 0,
-            name: new.name.into(),
+            name: name.into(),
             version: version.into(),
             rev: 1,
             enabled: true,

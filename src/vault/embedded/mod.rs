@@ -239,8 +239,9 @@ impl EmbeddedVault {
     /// Changes that. As for policies, who may reach the vault's files administrates it.
     ///
     /// # Errors
-    /// [`VaultErrorCode::BadParameter`]; [`VaultErrorCode::ForbiddenByPolicy`] when purge
-    /// protection is to be switched off.
+    /// [`VaultErrorCode::BadParameter`] for another retention time than the vault was made with,
+    /// which cannot be changed; [`VaultErrorCode::ForbiddenByPolicy`] when purge protection is to be
+    /// switched off.
     pub fn update_settings(
         &self,
         caller: &Caller,
@@ -255,7 +256,11 @@ impl EmbeddedVault {
         };
         self.audited(caller, &subject, |db| {
             settings.check()?;
-            if self.settings_in(db)?.purge_protection && !settings.purge_protection {
+            let now = self.settings_in(db)?;
+            if settings.retention_days != now.retention_days {
+                return Err(refusal::fixed_retention(&self.name, now.retention_days));
+            }
+            if now.purge_protection && !settings.purge_protection {
                 return Err(VaultError::new(
                     VaultErrorCode::ForbiddenByPolicy,
                     format!(

@@ -63,15 +63,15 @@ impl EmbeddedVault {
     ) -> Result<RotationPolicy, VaultError> {
         self.audited(caller, &Subject::key("KeyRotationPolicySet", name), |db| {
             self.authorize(db, caller, KeyPermission::SetRotationPolicy)?;
-            self.find(db, &latest(name))?;
+            let name = self.find(db, &latest(name))?.name;
             policy.check()?;
             let now = self.clock.now().truncate_to_second();
-            let before = store::rotation_policy(db, name)?;
+            let before = store::rotation_policy(db, &name)?;
             let created = before.and_then(|policy| policy.attributes.created);
             let mut policy = policy.clone();
             policy.attributes.created = created.or(Some(now));
             policy.attributes.updated = Some(now);
-            store::set_rotation_policy(db, name, &policy)?;
+            store::set_rotation_policy(db, &name, &policy)?;
             Ok(policy)
         })
     }
@@ -119,7 +119,7 @@ impl EmbeddedVault {
     ) -> Result<KeyBundle, VaultError> {
         let size = KeySize::of_modulus(&row.n)?;
         let attributes = AttributeChange {
-            expires: policy.expires_at(self.clock.now()),
+            expires: policy.expires_at(self.clock.now()).map(Some),
             ..AttributeChange::default()
         };
         let new = NewVersion {

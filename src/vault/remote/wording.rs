@@ -64,12 +64,12 @@ pub(super) fn worded(
         VaultErrorCode::KeyDisabled => format!(
             "{}; enable it with {}",
             place.key_error("is disabled"),
-            place.key_command("set-attributes", " --enabled true")
+            place.set_attributes("--enabled true")
         ),
         VaultErrorCode::KeyExpired => format!(
             "{}; change that with {}",
             place.key_error("has expired"),
-            place.key_command("set-attributes", " --expires TIME")
+            place.set_attributes("--expires TIME")
         ),
         VaultErrorCode::KeyNotYetValid => place.key_error("is not valid yet"),
         VaultErrorCode::UnwrapFailed => place.key_error("does not unwrap this wrapped key"),
@@ -107,6 +107,14 @@ impl Place<'_> {
             "the key '{}'{version} in the key vault {} {what}",
             self.key.name, self.vault.url
         )
+    }
+
+    /// The command that changes the attributes of the key, or of its version where one is meant: a
+    /// key URL with a version has nothing of the attributes of the latest.
+    fn set_attributes(&self, option: &str) -> String {
+        let version = self.key.version.as_ref();
+        let version = version.map_or_else(String::new, |v| format!(" --version {v}"));
+        self.key_command("set-attributes", &format!("{version} {option}"))
     }
 
     /// A command about the key, for whoever administrates the vault.

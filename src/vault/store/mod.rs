@@ -10,7 +10,7 @@ pub(super) use keys::*;
 pub(super) use retries::*;
 pub(super) use uses::*;
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, ffi, params};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
@@ -35,8 +35,32 @@ pub(super) const SCHEMA: Schema = Schema {
             db.execute_batch(audit::TABLES)
         },
         |db| db.execute_batch(include_str!("version-3.sql")),
+        |db| {
+            refuse_names_that_differ_in_case(db)?;
+            db.execute_batch(include_str!("version-4.sql"))
+        },
     ],
 };
+
+/// Two keys whose names differ in case only would be one from version 4 on. Which of them is meant then
+/// nobody can say, so the file stays as it is.
+fn refuse_names_that_differ_in_case(db: &Connection) -> rusqlite::Result<()> {
+    let sql = "SELECT min(name), max(name) FROM key_versions GROUP BY name COLLATE NOCASE \
+               HAVING count(DISTINCT name) > 1 LIMIT 1";
+    let names = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
+    let found: Option<(String, String)> = db.query_row(sql, [], names).optional()?;
+    match found {
+        None => Ok(()),
+        Some((one, other)) => Err(rusqlite::Error::SqliteFailure(
+            ffi::Error::new(ffi::SQLITE_CONSTRAINT_UNIQUE),
+            Some(format!(
+                "the keys '{one}' and '{other}' differ in case only, and this version of sealdisk \
+                 compares names of keys without case, as Azure does; move the disks of one of them \
+                 to another key, then delete and purge it, with the version of sealdisk that made it"
+            )),
+        )),
+    }
+}
 
 /// What a vault says about itself.
 pub(super) struct VaultRow {

@@ -96,12 +96,21 @@ fn purge_protection_and_retention_are_kept_and_time_purges() {
         };
         vault.update_settings(owner, &settings)
     };
-    protect(true, 8).unwrap();
-    assert_eq!(code(protect(false, 8)), VaultErrorCode::ForbiddenByPolicy);
-    assert_eq!(code(protect(true, 6)), VaultErrorCode::BadParameter);
+    // The retention time never changes, whether deleted keys are protected or not.
+    for days in [6, 8, 90] {
+        assert_eq!(code(protect(false, days)), VaultErrorCode::BadParameter);
+    }
+    protect(true, 7).unwrap();
+    assert_eq!(code(protect(false, 7)), VaultErrorCode::ForbiddenByPolicy);
+    for days in [8, 90] {
+        let error = protect(true, days).unwrap_err();
+        assert_eq!(error.code, VaultErrorCode::BadParameter);
+        assert!(error.message.contains("can't be modified"), "{error}");
+    }
+    let settings = fixture.reopen().unwrap().settings().unwrap();
     assert_eq!(
-        fixture.reopen().unwrap().settings().unwrap().retention_days,
-        8
+        (settings.retention_days, settings.purge_protection),
+        (7, true)
     );
 
     vault.delete_key(owner, "k").unwrap();
@@ -109,12 +118,12 @@ fn purge_protection_and_retention_are_kept_and_time_purges() {
         code(vault.purge_key(owner, "k")),
         VaultErrorCode::ForbiddenByPolicy
     );
-    fixture.clock.advance(days(8) - Duration::SECOND);
+    fixture.clock.advance(days(7) - Duration::SECOND);
     vault.recover_key(owner, "k").unwrap();
     vault.delete_key(owner, "k").unwrap();
     vault.create_key(owner, "other", &rsa2048()).unwrap();
     vault.delete_key(owner, "other").unwrap();
-    fixture.clock.advance(days(8));
+    fixture.clock.advance(days(7));
     // Whatever looks first carries it out.
     assert_eq!(
         code(vault.recover_key(owner, "k")),
