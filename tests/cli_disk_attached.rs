@@ -355,6 +355,21 @@ fn lost_writes_are_given_up_when_somebody_says_so() {
 }
 
 #[test]
+fn an_attach_that_cannot_begin_leaves_a_disk_that_is_attached_elsewhere() {
+    let host = Host::new();
+    let runtime = runtime_dir();
+    host.ok(&["disk", "create", "d", "--size", "1MiB"]);
+    // Too long a path for the control socket.
+    let long = runtime.path().join("x".repeat(100));
+    let socket = host.path("socket");
+    let attach = ["attach", "d", "--socket-path", text(&socket)];
+    let why = host.refused(&[&attach[..], &["--runtime-dir", text(&long)]].concat());
+    assert!(why.contains(".control"), "{why}");
+    assert!(host.json(&["disk", "show", "d"])["session"].is_null());
+    Attached::start(&host, &runtime, "d").detach();
+}
+
+#[test]
 fn a_disk_whose_key_is_revoked_is_detached_in_order() {
     let host = Host::new();
     let runtime = runtime_dir();

@@ -221,6 +221,7 @@ impl From<AttachError> for CliError {
         match error {
             AttachError::Disk(error) => error.into(),
             AttachError::NotAttached { .. } => Self::new("DiskNotAttached", error.to_string()),
+            AttachError::SyncFailed { .. } => Self::new("SyncFailed", error.to_string()),
             AttachError::Audit(_) => Self::new("AuditLog", error.to_string()),
             AttachError::SizeNotServed { .. } => Self::new("SizeNotServed", error.to_string()),
             AttachError::SocketInUse { .. } => Self::new("Conflict", error.to_string()),

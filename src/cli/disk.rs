@@ -59,7 +59,7 @@ refused. Reading anything but raw images needs the package qemu-utils.")]
   sealdisk disk events boot1 --follow | jq -r 'select(.event == \"KeyRevoked\") | .reason.message'
 
 Events: Attached, Detached, KeyUnreachable, KeyReachable, KeyRevoked, DekDestroyed, KeyRestored,
-KeyNotRestored, KeyChanged, StorageFull, StorageOk. docs/key-vault.md says when each comes.")]
+KeyNotRestored, KeyChanged, StorageFull, StorageOk, SyncFailed. docs/key-vault.md says when each comes.")]
     Events {
         /// The disk
         name: String,
@@ -150,7 +150,7 @@ otherwise.")]
   sealdisk disk check boot1
   sealdisk disk check boot1 --repair -o json
 
-Exit status, as qemu-img check has it: 0 nothing is wrong; 1 the check could not be made; 2 there is
+Exit status, as qemu-img check has it: 0 nothing is wrong, or only what the next attach puts away; 1 the check could not be made; 2 there is
 damage; 3 there are only leaks, which is space in use for nothing. After --repair it speaks of what
 remains.
 
@@ -158,7 +158,8 @@ remains.
 gives leaked space back, removes files of layers that were dropped or never used, and makes durable what a
 killed daemon had completed, so it has to be given the
 --runtime-dir that the disk was attached with. Where the runtime map that had it is lost, it needs
---discard-unflushed. Whether content was altered cannot be seen: XTS does not
+--discard-unflushed. After a sync has failed it reads all data anew and makes it durable; what the guest
+wrote shortly before may be old then: run fsck in the guest. Whether content was altered cannot be seen: XTS does not
 authenticate it.")]
     Check {
         /// The disk
@@ -433,7 +434,7 @@ fn update(context: &Context, args: UpdateArgs) -> Result<(), CliError> {
 fn show(context: &Context, mut disk: DiskView) -> Result<(), CliError> {
     let runtime_dir = runtime_dir(context.runtime_dir.as_deref());
     let key_access = match disk.disk_state {
-        "Attached" => attach::key_status(&runtime_dir, disk.unique_id).ok(),
+        "Attached" | "SyncFailed" => attach::key_status(&runtime_dir, disk.unique_id).ok(),
         _ => None,
     };
     let running = key_access.as_ref().and_then(|key| key.job.as_ref());
@@ -610,6 +611,7 @@ impl From<DiskError> for CliError {
             | DiskError::File { .. } => "FileSystem",
             DiskError::Volume(_) | DiskError::Pipeline(_) => "DiskData",
             DiskError::Attached { .. } => "DataPlane",
+            DiskError::SyncFailed { .. } => "SyncFailed",
             DiskError::RuntimeMapElsewhere { .. } | DiskError::RuntimeMapMissing { .. } => {
                 "UnflushedWrites"
             }

@@ -29,7 +29,7 @@ impl Tabular for KeyUser {
 
     fn cells(&self) -> Vec<String> {
         let effect = match (self.kind, self.disk_state) {
-            (ResourceKind::Disk, "Attached") => "stops at its next key check",
+            (ResourceKind::Disk, "Attached" | "SyncFailed") => "stops at its next key check",
             (ResourceKind::Disk, _) => "cannot be attached",
             _ => "cannot be read",
         };

@@ -135,6 +135,15 @@ impl FailedSync {
     }
 }
 
+impl fmt::Display for FailedSync {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.file {
+            Some(file) => write!(f, "{file}: {}", self.error),
+            None => f.write_str(&self.error),
+        }
+    }
+}
+
 /// Nothing that moves a terminal's cursor or turns its text around.
 fn is_printable(character: char) -> bool {
     character.is_alphanumeric() || character.is_ascii_graphic() || character == ' '

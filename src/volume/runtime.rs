@@ -361,6 +361,19 @@ impl RuntimeMap {
         Ok(FailedSync::from_word(u64::from_ne_bytes(word)))
     }
 
+    /// Notes a sync that has failed, which the disk's header knows of: no flush succeeds with this map.
+    ///
+    /// # Errors
+    /// [`VolumeError::Io`].
+    pub fn note_failed_sync(&self, file: FailedSync) -> Result<(), VolumeError> {
+        let word = file.word().to_ne_bytes();
+        let written = self.file.write_all_at(&word, FAILED_SYNC_AT as u64);
+        written.map_err(|source| VolumeError::Io {
+            what: "write to the runtime map",
+            source,
+        })
+    }
+
     /// Takes back that a sync has failed, since the disk was checked. Nobody may serve it meanwhile. The
     /// next volume that is opened on this map writes the map file anew.
     ///

@@ -9,6 +9,7 @@ use sealdisk::control::{Installation, attach::AttachError};
 use sealdisk::envelope::ResourceKind;
 use uuid::Uuid;
 
+use super::clean::assert_clean_disk;
 use super::frontend::PATIENCE;
 use super::frontend::daemon::{AttachOptions, Backend, Disk, expect_success};
 use super::frontend::rng::Rng;
@@ -111,7 +112,45 @@ fn a_guest_under_load_does_not_notice_other_layers() {
         assert!(done > 100, "only {done} requests: no load to speak of");
         world.verify(&daemon);
     }
-    world.verify(&disk.attach(&AttachOptions::default()));
+    let mut daemon = disk.attach(&AttachOptions::default());
+    world.verify(&daemon);
+    assert!(daemon.terminate().success());
+    is_clean(&disk);
+}
+
+/// Holds a disk that was detached in order to the rule of `support/clean.rs`.
+fn is_clean(disk: &Disk) {
+    assert_clean_disk(|arguments| disk.command(arguments), "disk");
+}
+
+/// Whoever detaches a disk as soon as its header says that the rotation is done finds nothing left of the
+/// layers that it had, of which a snapshot has one too.
+#[test]
+fn a_detach_right_after_a_rotation_leaves_nothing_of_the_dropped_layers() {
+    if not_ours() {
+        return;
+    }
+    let disk = Disk::new(load::DISK_BYTES);
+    let installation = Installation::open(disk.state_dir()).unwrap();
+    let header = Resource::find(&installation, "disk")
+        .unwrap()
+        .header_file()
+        .unwrap();
+    for round in 0..5 {
+        let mut daemon = disk.attach(&AttachOptions::default());
+        let mut changes = Changes::of(&disk);
+        let data = Rng::new(round).bytes(1 << 20);
+        daemon.connect().queues[0].write(0, &data).unwrap();
+        changes.snapshot().unwrap();
+        daemon.connect().queues[0].write(512, &data).unwrap();
+        changes.rotate(None).unwrap();
+        let end = Instant::now() + PATIENCE;
+        while header.read().unwrap().claims().job.is_some() {
+            assert!(Instant::now() < end, "the job isn't done");
+        }
+        assert!(daemon.terminate().success());
+        is_clean(&disk);
+    }
 }
 
 #[test]

@@ -6,6 +6,9 @@
     reason = "the lint's exception for tests does not reach functions that tests call"
 )]
 
+#[path = "../support/clean.rs"]
+pub mod clean;
+
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -182,6 +185,11 @@ impl Host {
         let mut io = DiskIo::open(volume, files, &deks).unwrap();
         io.write_at(at, bytes).unwrap();
         io.flush().unwrap();
+    }
+
+    /// Holds a disk that nobody uses to the rule of `support/clean.rs`.
+    pub fn is_clean(&self, disk: &str) {
+        clean::assert_clean_disk(|arguments| self.command(arguments), disk);
     }
 
     /// The layers of a disk, a snapshot or an image, from the bottom up.

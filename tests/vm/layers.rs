@@ -10,6 +10,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use serde_json::Value;
 
 use crate::backend::{Daemon, Host, path};
+use crate::clean::assert_clean_disk;
 use crate::images;
 use crate::qemu::{Disk, Firmware, Machine, Qemu};
 use crate::rng::Rng;
@@ -151,7 +152,7 @@ fn a_guest_under_fio_goes_through_every_change_of_layers() {
     one_more_round(&mut guest);
     signal.end(guest);
     daemon.stop();
-    host.run(&["disk", "check", "data"]);
+    assert_clean_disk(|arguments| host.command(arguments), "data");
     assert!(host.run(&["snapshot", "list"]).lines().count() <= 1);
 }
 
@@ -183,7 +184,7 @@ fn clone_boots_and_is_flattened(host: &Host, signal: &Signal, sum: &str) {
     one_more_round(&mut guest);
     signal.end(guest);
     daemon.stop();
-    host.run(&["disk", "check", "clone"]);
+    assert_clean_disk(|arguments| host.command(arguments), "clone");
 }
 
 /// Writes and remembers until it is told to look at everything; what is at 24 MiB stays.

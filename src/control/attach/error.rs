@@ -7,6 +7,7 @@ use std::process::ExitStatus;
 use thiserror::Error;
 
 use crate::control::disks::DiskError;
+use crate::envelope::SyncedFile;
 use crate::frontend::FrontendError;
 
 /// Errors of attaching.
@@ -86,6 +87,19 @@ pub enum AttachError {
     /// The setup could not be handed over.
     #[error(transparent)]
     Frontend(#[from] FrontendError),
+    /// A sync failed while the disk was attached, or before, so the detach is not clean.
+    #[error(
+        "a sync of the disk {name} has failed ({file}), so writes that were completed may be lost; {} is \
+         kept: mend the storage, then `sealdisk disk check {name} --repair`", map.display()
+    )]
+    SyncFailed {
+        /// The disk.
+        name: String,
+        /// Of which file.
+        file: SyncedFile,
+        /// The runtime map.
+        map: PathBuf,
+    },
     /// The data plane said that it cannot serve the disk.
     #[error("{0}")]
     Refused(String),

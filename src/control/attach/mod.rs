@@ -25,6 +25,7 @@ mod guard;
 #[cfg(test)]
 mod guard_tests;
 mod jobs;
+mod marker;
 mod records;
 mod resize;
 mod serving;
@@ -40,9 +41,9 @@ use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::control::disks::{self, Disk, DiskError, Unflushed};
+use crate::control::disks::{self, Disk, DiskError, Left, Unflushed};
 use crate::control::{Installation, files, goes_at_logout, runtime_map};
-use crate::envelope::{Header, HeaderFile, HeaderKey, HeaderPayload};
+use crate::envelope::{FailedSync, Header, HeaderFile, HeaderKey, HeaderPayload};
 use crate::frontend::{Discard, DiskFiles, Limits, OnFull, Setup, Stack, StackLayer, signal_pipe};
 use crate::keys::{DekStack, harden_process, with_wiped_stack};
 use crate::pipeline::PipelineError;
@@ -56,6 +57,7 @@ use control_socket::{ControlSocket, Handles};
 use data_plane::DataPlane;
 use guard::{Finding, Guard, Moment};
 use jobs::{Jobs, Work};
+use marker::Marker;
 use records::{Operation, Record, Recorder};
 use serving::{Now, Serving};
 use supervise::{Attached, Ended, Supervision};
@@ -115,6 +117,8 @@ struct Opened {
     /// A second handle of the top layer's data, which keeps the disk claimed.
     claim: LayerFile,
     socket: Socket,
+    /// Where others ask and tell this attach something.
+    control: ControlSocket,
     runtime_path: PathBuf,
     /// The runtime map has what a process that died had not flushed.
     recovered: bool,
@@ -130,13 +134,12 @@ pub fn attach(installation: Installation, request: AttachRequest) -> Result<(), 
     let signals = signal_pipe().map_err(data_plane::process("handle signals"))?;
     let disk = find(&installation, &request.disk)?;
     let opened = with_wiped_stack(|| open(&installation, &disk, &request))?;
-    let control = ControlSocket::bind(&request.runtime_dir, opened.setup.stack.disk)?;
     let served = Served {
         installation: Arc::new(installation),
         disk: Arc::new(disk),
         options: request.guard,
     };
-    served.run(opened, &control, &signals)
+    served.run(opened, &signals)
 }
 
 /// Unwraps the DEK, opens the files and the socket, and stamps the header.
@@ -156,6 +159,7 @@ fn open(
     let socket = Socket::open(&request.socket)?;
 
     files::private_dir(&request.runtime_dir).map_err(DiskError::from)?;
+    let control = ControlSocket::bind(&request.runtime_dir, header.disk)?;
     // Only now, under its lock, the header of this moment: it may have been wrapped anew, or have
     // another size, meanwhile.
     let mut lock = header_file.lock().map_err(DiskError::from)?;
@@ -163,6 +167,7 @@ fn open(
         .read()
         .and_then(|h| h.authenticate(deks.top()))
         .map_err(DiskError::from)?;
+    disk.sweep_gone(&newest);
     let geometry = disks::geometry(&newest, &top)?;
     check_data_file(files.data.file(), &geometry).map_err(DiskError::from)?;
     if goes_at_logout(&request.runtime_dir) {
@@ -173,13 +178,21 @@ fn open(
         );
     }
     let left = disk.left(&newest, &request.runtime_dir, request.unflushed)?;
-    let stamped = stamp(request, &newest, left.cache()?)?;
+    if let Left::OtherBoot(session) = &left {
+        disks::log_other_boot(disk.name(), session);
+    }
+    let failed = disk.failed_sync(&newest, &left)?;
+    let stamped = stamp(request, &newest, left.cache()?, failed)?;
     let runtime_path = runtime_map(&request.runtime_dir, newest.disk);
     let (ids, cache) = ([newest.attach, stamped.attach], cache_of(&stamped));
     let (runtime, recovered) = RuntimeMap::open_with(&runtime_path, &geometry, ids, Some(cache))
         .map_err(DiskError::from)?;
     if recovered {
         log::warn!("the last data plane of this disk died; what it had completed is kept");
+    }
+    if let Some(failed) = &stamped.failed_sync {
+        let file = disks::as_in_runtime_map(failed);
+        runtime.note_failed_sync(file).map_err(DiskError::from)?;
     }
     lock.write(&stamped, deks.top()).map_err(DiskError::from)?;
     drop((lock, left));
@@ -197,23 +210,26 @@ fn open(
         },
         claim: kept,
         socket,
+        control,
         runtime_path,
         recovered,
     })
 }
 
 /// The header as it is while the disk is attached. The guest goes on with the cache mode that was chosen
-/// last: no frontend says it again to another process.
+/// last: no frontend says it again to another process. A sync that failed stays failed.
 fn stamp(
     request: &AttachRequest,
     newest: &Header,
     known: Option<CacheMode>,
+    failed_sync: Option<FailedSync>,
 ) -> Result<Header, DiskError> {
     let cache = request.cache.or(known).unwrap_or_else(|| cache_of(newest));
     Ok(Header::new(HeaderPayload {
         attach: Uuid::new_v4(),
         session: Some(disks::begun(&request.runtime_dir, newest.disk)?),
         write_through: cache == CacheMode::WriteThrough,
+        failed_sync,
         ..(**newest).clone()
     }))
 }
@@ -247,12 +263,7 @@ struct Served {
 }
 
 impl Served {
-    fn run(
-        self,
-        opened: Opened,
-        control: &ControlSocket,
-        signals: &UnixStream,
-    ) -> Result<(), AttachError> {
+    fn run(self, opened: Opened, signals: &UnixStream) -> Result<(), AttachError> {
         let Opened {
             setup,
             deks,
@@ -260,19 +271,23 @@ impl Served {
             files,
             claim,
             socket,
+            control,
             runtime_path,
             recovered,
         } = opened;
         let disk = self.disk.clone();
         let top = top_of(&setup)?;
         let guard = Guard::new(self.options, key_url, Moment::now());
-        self.record(Operation::HandOver, guard.key_url())
-            .map_err(AttachError::Audit)?;
         let runtime = files.runtime.try_clone().map_err(DiskError::from)?;
-        let mut data_plane = DataPlane::spawn(&socket)?;
-        data_plane.send(&setup, &files, &deks)?;
         let key = HeaderKey::of(deks.top()).map_err(DiskError::from)?;
+        let begun = self.hand_over(&guard, &socket, (&setup, &files, &deks));
         drop((files, deks));
+        let data_plane = begun.inspect_err(|_| {
+            // What a process that died had not flushed is still to be had from its map.
+            if !recovered && let Err(error) = disk.end_session(&key, &runtime, &runtime_path) {
+                log::warn!("the header says that the disk is attached: {error}");
+            }
+        })?;
         let commands = Arc::new(data_plane.commands()?);
         let serving = Arc::new(Serving::new(
             disk.clone(),
@@ -307,10 +322,12 @@ impl Served {
             .serve(Arc::new(attached))
             .map_err(data_plane::process("serve the control socket"))?;
         let ended = supervision.run(signals);
-        let served = supervision.served;
+        // A change of layers that is under way has files to remove, or gives up.
+        let _turn = serving.changing();
+        let (served, failed) = (supervision.served, supervision.failed_sync);
         supervision.close();
         control.finish();
-        let clean = matches!(ended, Ok(Ended::Flushed));
+        let clean = matches!(ended, Ok(Ended::Flushed)) && failed.is_none();
         let never_served = matches!(ended, Ok(Ended::Refused(_))) && !served && !recovered;
         // Everything is in the durable map, or nothing was ever written.
         let noted = match clean || never_served {
@@ -319,11 +336,32 @@ impl Served {
         };
         serving.let_go();
         noted?;
+        if let Some(file) = failed {
+            return Err(AttachError::SyncFailed {
+                name: serving.name().into(),
+                file,
+                map: serving.runtime_path().into(),
+            });
+        }
         match ended? {
             Ended::Flushed => Ok(()),
             Ended::Refused(reason) => Err(AttachError::Refused(reason)),
             Ended::Died(status) => Err(AttachError::Died(status)),
         }
+    }
+
+    /// Starts the data plane and gives it what it needs, once that is on record.
+    fn hand_over(
+        &self,
+        guard: &Guard,
+        socket: &Socket,
+        (setup, files, deks): (&Setup, &DiskFiles, &DekStack),
+    ) -> Result<DataPlane, AttachError> {
+        self.record(Operation::HandOver, guard.key_url())
+            .map_err(AttachError::Audit)?;
+        let mut data_plane = DataPlane::spawn(socket)?;
+        data_plane.send(setup, files, deks)?;
+        Ok(data_plane)
     }
 
     /// Starts the threads that the guard works through.
@@ -336,17 +374,20 @@ impl Served {
     ) -> Result<Supervision, AttachError> {
         let fail = data_plane::process("start the guard of the disk's key");
         let (name, id) = (self.disk.name().to_owned(), self.disk.id());
+        let marked = serving.clone();
         let serving = serving.clone();
         let installation = self.installation.clone();
         let recorder =
             Recorder::spawn(move |record| records::append(&installation, record)).map_err(&fail)?;
         let checker =
             Checker::spawn(move |with_key| self.check(serving.top(), with_key)).map_err(&fail)?;
+        let marker = Marker::spawn(marked).map_err(&fail)?;
         let hands = Attached {
             commands: commands.clone(),
             data_plane,
             checker,
             recorder,
+            marker,
             board: Arc::new(Board::new(guard.status())),
             disk: id,
             name,
@@ -355,6 +396,7 @@ impl Served {
             guard,
             hands,
             served: false,
+            failed_sync: None,
         })
     }
 

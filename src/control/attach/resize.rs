@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::control::Installation;
-use crate::control::disks::{self, Disk, DiskError, Unflushed};
+use crate::control::disks::{self, Disk, DiskError};
 use crate::store::LayerFile;
 
 use super::AttachError;
@@ -28,7 +28,7 @@ pub fn resize(
     let claim = claim_or_reach(&disk, runtime_dir)?;
     if claim.is_some() {
         let header = disk.header_file()?.read().map_err(DiskError::from)?;
-        disk.left(header.claims(), runtime_dir, Unflushed::Needed)?;
+        disk.refuse_unsynced(header.claims(), runtime_dir)?;
     }
     disks::grow(installation, &disk, size)?;
     if claim.is_some() {

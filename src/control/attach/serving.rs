@@ -2,14 +2,14 @@
 //!
 //! The disk's header says first what is to be; this brings the data plane there.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{FlockOperation, flock};
 use uuid::Uuid;
 
 use crate::control::disks::{self, Disk, DiskError, NewStack, Running};
-use crate::envelope::{HeaderKey, HeaderPayload, LayerRecord};
+use crate::envelope::{FailedSync, HeaderKey, HeaderPayload, LayerRecord, SyncedFile};
 use crate::frontend::DiskFiles;
 use crate::pipeline::PipelineError;
 use crate::store::LayerFile;
@@ -103,24 +103,48 @@ impl Serving {
         Ok(lock.write(&header, &now.key)?)
     }
 
+    /// Has the header say that a sync failed, until the disk is repaired. The first failure counts.
+    ///
+    /// # Errors
+    /// [`DiskError`]; the runtime map says so in any case.
+    pub(super) fn note_failed_sync(&self, file: SyncedFile, why: &str) -> Result<(), DiskError> {
+        let claims = self.disk.header_file()?.read()?;
+        if claims.claims().failed_sync.is_some() {
+            return Ok(());
+        }
+        self.note(|header| {
+            if let Some(top) = header.top().map(|top| top.id) {
+                header.failed_sync = Some(FailedSync::new(top, Some(file), why));
+            }
+        })
+    }
+
+    /// The disk's name.
+    pub(super) fn name(&self) -> &str {
+        self.disk.name()
+    }
+
+    /// Where the runtime map is.
+    pub(super) fn runtime_path(&self) -> &Path {
+        &self.runtime_path
+    }
+
     /// After the end of the data plane: has the header say that the disk was detached in order, since all
     /// that was completed is durable. Only then the runtime map goes.
     ///
     /// # Errors
     /// [`DiskError`]; the map stays, so that the disk can be attached again.
     pub(super) fn detached(&self) -> Result<(), DiskError> {
-        let cache = self.now().runtime.cache()?;
-        self.note(|header| disks::ended(header, cache))
-            .map_err(|error| {
-                self.failed(format!(
-                    "all that it was given is durable, but its header cannot say that it was detached \
-                     ({error}); attach and detach it again"
-                ))
-            })?;
-        if let Err(error) = std::fs::remove_file(&self.runtime_path) {
-            log::warn!("cannot remove {}: {error}", self.runtime_path.display());
-        }
-        Ok(())
+        let now = self.now();
+        let ended = self
+            .disk
+            .end_session(&now.key, &now.runtime, &self.runtime_path);
+        ended.map_err(|error| {
+            self.failed(format!(
+                "all that it was given is durable, but its header cannot say that it was detached \
+                 ({error}); attach and detach it again"
+            ))
+        })
     }
 
     /// Gives up the claim of the disk.

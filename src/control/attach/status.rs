@@ -136,6 +136,8 @@ pub enum EventKind {
     StorageFull,
     /// No request waits for space any more.
     StorageOk,
+    /// A sync failed: completed writes may be lost, and no flush succeeds until the disk is repaired.
+    SyncFailed,
 }
 
 /// Something that happened to an attached disk.
@@ -197,6 +199,11 @@ impl fmt::Display for Event {
             EventKind::StorageFull => write!(
                 f,
                 "requests of the disk {disk} wait, since the host's storage is full: make space"
+            ),
+            EventKind::SyncFailed => write!(
+                f,
+                "a sync of the disk {disk} has failed, so completed writes may be lost, and no flush \
+                 succeeds until it is detached and repaired (`disk check`)"
             ),
             EventKind::StorageOk => {
                 write!(f, "no request of the disk {disk} waits for space any more")

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use crate::envelope::SyncedFile;
 use crate::frontend::{
     DESTROYED, NOT_RESTORED, OnRevoke, READY, RESTORED, STORAGE_FULL, STORAGE_OK, SYNC_FAILED,
     Waiter,
@@ -21,6 +22,7 @@ use super::checker::Checker;
 use super::commands::Commands;
 use super::data_plane::{DataPlane, process};
 use super::guard::{Guard, Hands, LayerKeys, Moment, News};
+use super::marker::Marker;
 use super::records::{Operation, Record, Recorder};
 use super::status::{Event, EventKind, Reason};
 
@@ -44,6 +46,8 @@ pub(super) struct Supervision {
     pub(super) hands: Attached,
     /// Guests were served: they may have written something.
     pub(super) served: bool,
+    /// The file of which a sync has failed, in this attach or in one before.
+    pub(super) failed_sync: Option<SyncedFile>,
 }
 
 /// What the guard acts on.
@@ -52,6 +56,7 @@ pub(super) struct Attached {
     pub(super) commands: Arc<Commands>,
     pub(super) checker: Checker,
     pub(super) recorder: Recorder,
+    pub(super) marker: Marker,
     pub(super) board: Arc<Board>,
     pub(super) disk: Uuid,
     /// The disk's name.
@@ -194,10 +199,20 @@ impl Supervision {
         } else if line == STORAGE_OK {
             hands.tell(self.guard.news(EventKind::StorageOk, now.time, None));
         } else if let Some(what) = line.strip_prefix(SYNC_FAILED) {
-            log::error!(
-                "the disk {}: a sync has failed ({what}), so completed writes may be lost and no \
-                 flush succeeds any more",
-                hands.name
+            let (file, why) = what.split_once(' ').unwrap_or((what, ""));
+            let file = match file {
+                "map" => SyncedFile::Map,
+                _ => SyncedFile::Data,
+            };
+            self.failed_sync = Some(file);
+            hands.marker.put(file, why);
+            let reason = Reason {
+                code: "SyncFailed".into(),
+                message: format!("{file}: {why}"),
+            };
+            hands.tell(
+                self.guard
+                    .news(EventKind::SyncFailed, now.time, Some(reason)),
             );
         } else if line == DESTROYED {
             self.guard.destroyed(now, hands);
@@ -227,6 +242,7 @@ impl Supervision {
         }
         hands.tell(guard.news(EventKind::Detached, now.time, None));
         hands.board.close();
+        hands.marker.finish();
         hands.recorder.finish();
     }
 }

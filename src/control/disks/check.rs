@@ -1,5 +1,7 @@
 //! Checking a disk's files, and repairing what can be repaired without a doubt.
 //!
+//! A sync that failed (`failed_sync.rs`) is told, and repaired when nothing else is damaged.
+//!
 //! A disk that was left dirty (`session.rs`) needs its runtime map for the check too; where that is lost,
 //! the check says so, and a repair gives it up only when it is told to.
 //!
@@ -23,7 +25,8 @@ use super::session::Unflushed;
 use super::stack::remove_layer;
 use super::{Disk, DiskError, HEADER};
 use crate::control::Installation;
-use crate::envelope::{EnvelopeError, HeaderCopy, HeaderLock, HeaderPayload};
+use crate::envelope::{EnvelopeError, FailedSync, HeaderCopy, HeaderLock, HeaderPayload};
+use crate::pipeline::PipelineError;
 use crate::volume::format;
 
 /// How grave a problem is.
@@ -33,6 +36,8 @@ pub enum ProblemKind {
     Damage,
     /// Something takes space for nothing.
     Leak,
+    /// Nothing is wrong: what an interrupted command left, and the next attach puts away by itself.
+    Note,
 }
 
 /// One thing that is not as it should be.
@@ -41,7 +46,7 @@ pub enum ProblemKind {
 pub struct Problem {
     /// How grave it is.
     pub kind: ProblemKind,
-    /// `header`, `session`, `data`, `map` or `directory`.
+    /// `header`, `session`, `sync`, `data`, `map` or `directory`.
     pub part: &'static str,
     /// One line: what, and what to do.
     pub message: String,
@@ -61,6 +66,10 @@ pub struct CheckReport {
     pub disk_size_bytes: Option<u64>,
     /// Bytes of the blocks that hold data, in all layers, when their maps can be read.
     pub data_bytes: Option<u64>,
+    /// Bytes of the blocks that were written for the first time since the last flush, when there is a
+    /// runtime map that tells.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unflushed_bytes: Option<u64>,
     /// Whether the header was proven to be written by somebody who had the disk's key.
     pub header_authenticated: bool,
     /// Why it could not be looked at, if that is the reason.
@@ -90,6 +99,10 @@ impl CheckReport {
         self.add(ProblemKind::Damage, part, message.to_string(), false);
     }
 
+    pub(super) fn note(&mut self, part: &'static str, message: String, repaired: bool) {
+        self.add(ProblemKind::Note, part, message, repaired);
+    }
+
     pub(super) fn leak(&mut self, part: &'static str, message: String, repaired: bool) {
         self.add(ProblemKind::Leak, part, message, repaired);
     }
@@ -112,6 +125,7 @@ pub fn check(
         unique_id: disk.id(),
         disk_size_bytes: None,
         data_bytes: None,
+        unflushed_bytes: None,
         header_authenticated: false,
         not_authenticated_because: None,
         problems: Vec::new(),
@@ -147,8 +161,12 @@ pub fn check(
         claim => claim?,
     };
     authenticate(installation, &disk, &lock, &mut report)?;
+    let mut failed = claims.failed_sync.clone();
     let lost = match disk.left(&claims, runtime_dir, Unflushed::Needed) {
-        Ok(_) => None,
+        Ok(left) => {
+            failed = disk.failed_sync(&claims, &left)?;
+            None
+        }
         Err(lost @ DiskError::RuntimeMapMissing { .. }) => Some(lost.to_string()),
         Err(error) => return Err(error),
     };
@@ -160,6 +178,9 @@ pub fn check(
     let repair = repair && report.problems.is_empty();
     check_copies(copies?, &mut lock, repair, &mut report)?;
     let is_authentic = report.header_authenticated;
+    // What is repaired otherwise is made durable, which nothing is before this is repaired.
+    let (asked, repair) = (repair, repair && failed.is_none());
+    let same_claim = claim.try_clone().map_err(PipelineError::from)?;
     let mut layers = Layers {
         disk: &disk,
         header: &claims,
@@ -180,10 +201,51 @@ pub fn check(
         let settled = lock.read()?.claims().session.is_none();
         report.add(ProblemKind::Damage, "session", lost, settled);
     }
+    if let Some(failed) = failed {
+        let repair = asked && is_authentic && report.remaining(ProblemKind::Damage) == 0;
+        let repaired = match repair {
+            true => Some(disk.repair_sync(installation, &mut lock, &same_claim, runtime_dir)),
+            false => None,
+        };
+        report_failed_sync(&failed, repaired, &mut report);
+    }
     // Only a header that counts tells which files are of no use.
     let repair = repair && report.header_authenticated;
     check_directory(&disk, &claims, repair, &mut report)?;
     Ok(report)
+}
+
+/// Puts a failed sync before what else was found, since it may be the cause of that.
+fn report_failed_sync(
+    failed: &FailedSync,
+    repaired: Option<Result<u64, DiskError>>,
+    report: &mut CheckReport,
+) {
+    let time = failed.time.truncate_to_second();
+    let mut message = format!("a sync failed at {time} ({failed}), and no flush succeeded since");
+    if let Some(bytes) = report.unflushed_bytes {
+        message += &format!(
+            "; {bytes} bytes were written for the first time since the last one that did, and others \
+             perhaps again"
+        );
+    }
+    let is_repaired = matches!(repaired, Some(Ok(_)));
+    message += &match repaired {
+        None => "; mend the storage, then --repair".to_owned(),
+        Some(Ok(bytes)) => format!(
+            "; all {bytes} bytes of data could be read and are durable now, but what the guest wrote \
+             shortly before may be old: run fsck in the guest"
+        ),
+        Some(Err(error)) => format!("; the repair failed: {error}").replace('\n', " "),
+    };
+    let (kind, part, repaired) = (ProblemKind::Damage, "sync", is_repaired);
+    let problem = Problem {
+        kind,
+        part,
+        message,
+        repaired,
+    };
+    report.problems.insert(0, problem);
 }
 
 fn authenticate(
@@ -272,6 +334,13 @@ fn check_unnamed(
     for layer in unnamed {
         if repair {
             remove_layer(directory, *layer)?;
+        }
+        if report.header_authenticated && claims.gone.contains(layer) {
+            let message = format!(
+                "the layer {layer} was dropped, and its files are left; the next attach removes them"
+            );
+            report.note("directory", message, repair);
+            continue;
         }
         let why = if foreign.contains(layer) {
             " and holds something: if an older header was put back, put the newest one back, else \

@@ -1,6 +1,7 @@
 //! The layers of a disk that is checked: each one's two files, and one against the other.
 
 use std::fs::{File, OpenOptions};
+use std::ops::Range;
 use std::path::Path;
 
 use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
@@ -13,7 +14,8 @@ use crate::envelope::{HeaderPayload, LayerRecord};
 use crate::store::LayerFile;
 use crate::units::BLOCK_SIZE;
 use crate::volume::{
-    BlockMap, Geometry, LayerPaths, RuntimeMap, Volume, check_data_file, examine_map, format,
+    BlockMap, Content, Geometry, LayerPaths, RuntimeMap, Volume, check_data_file, examine_map,
+    format,
 };
 
 /// What a data plane left that died, for the claim of a disk; in a repair it is made durable.
@@ -147,6 +149,9 @@ impl Layers<'_> {
         for volume in [Some(&durable), unflushed.as_ref()].into_iter().flatten() {
             volume.map().load_all()?;
         }
+        if let Some(unflushed) = &unflushed {
+            report.unflushed_bytes = Some(new_data(&durable, unflushed) * BLOCK_SIZE);
+        }
         let maps: Vec<&BlockMap> = [Some(&durable), unflushed.as_ref()]
             .into_iter()
             .flatten()
@@ -156,11 +161,32 @@ impl Layers<'_> {
         let mismatch = compare(data, geometry, &maps).map_err(&fail)?;
         report_mismatch(&mismatch, report);
         let repair = repair && report.remaining(ProblemKind::Damage) == 0;
-        give_back(data, &map, paths, mismatch, repair, report)?;
+        let is_top = layer.claim.is_some();
+        let given = GiveBack {
+            data,
+            map: &map,
+            paths,
+            by_attach: is_top,
+        };
+        given.run(mismatch, repair, report)?;
         check_lengths(data, &map, paths, geometry, repair, report)?;
         let newest = unflushed.as_ref().unwrap_or(&durable);
         Ok(Some(newest.map().data_blocks() * BLOCK_SIZE))
     }
+}
+
+/// How many blocks have data by the current map and not by the durable one, both of which are loaded.
+fn new_data(durable: &Volume, current: &Volume) -> u64 {
+    let (mut at, mut new, blocks) = (0, 0, current.map().blocks());
+    while at < blocks {
+        let now = current.map().run(at, blocks - at);
+        let before = durable.map().run(at, now.blocks);
+        if now.what == Content::Data && before.what != Content::Data {
+            new += before.blocks;
+        }
+        at += before.blocks;
+    }
+    new
 }
 
 /// Whether header, length and all sectors of the map are as they should be.
@@ -209,37 +235,64 @@ fn report_mismatch(mismatch: &Mismatch, report: &mut CheckReport) {
     }
 }
 
-/// Space that no map needs. The map that says so is durable before.
-fn give_back(
-    data: &File,
-    map: &File,
-    paths: &LayerPaths,
-    mismatch: Mismatch,
-    repair: bool,
-    report: &mut CheckReport,
-) -> Result<(), DiskError> {
-    if mismatch.leaked.is_empty() {
-        return Ok(());
+/// Giving back space of a layer that no map needs.
+struct GiveBack<'a> {
+    data: &'a File,
+    map: &'a File,
+    paths: &'a LayerPaths,
+    /// The next attach gives back by itself what is noted to be given back.
+    by_attach: bool,
+}
+
+impl GiveBack<'_> {
+    /// The map that says so is durable before.
+    fn run(
+        &self,
+        mismatch: Mismatch,
+        repair: bool,
+        report: &mut CheckReport,
+    ) -> Result<(), DiskError> {
+        let Mismatch { leaked, held, .. } = mismatch;
+        let bytes = |ranges: &[Range<u64>]| -> u64 {
+            ranges.iter().map(|range| range.end - range.start).sum()
+        };
+        let (leaks, discarded) = (bytes(&leaked), bytes(&held));
+        if leaks + discarded == 0 {
+            return Ok(());
+        }
+        if repair {
+            self.punch(leaked.into_iter().chain(held))?;
+        }
+        if leaks > 0 {
+            let message = format!("{leaks} bytes of space are in use that the map does not need");
+            report.leak("data", message, repair);
+        }
+        if discarded > 0 {
+            let what = format!("{discarded} bytes of space are in use that the guest discarded");
+            match self.by_attach {
+                true => {
+                    let message = format!("{what}; the next attach gives them back");
+                    report.note("data", message, repair);
+                }
+                false => report.leak("data", what, repair),
+            }
+        }
+        Ok(())
     }
-    let bytes: u64 = mismatch
-        .leaked
-        .iter()
-        .map(|range| range.end - range.start)
-        .sum();
-    if repair {
-        map.sync_all()
+
+    fn punch(&self, ranges: impl Iterator<Item = Range<u64>>) -> Result<(), DiskError> {
+        let (data, paths) = (self.data, self.paths);
+        self.map
+            .sync_all()
             .map_err(DiskError::file("sync", &paths.map))?;
         let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        for range in mismatch.leaked {
+        for range in ranges {
             fallocate(data, mode, range.start, range.end - range.start)
                 .map_err(|e| DiskError::file("give space back of", &paths.data)(e.into()))?;
         }
         data.sync_all()
-            .map_err(DiskError::file("sync", &paths.data))?;
+            .map_err(DiskError::file("sync", &paths.data))
     }
-    let message = format!("{bytes} bytes of space are in use that the map does not need");
-    report.leak("data", message, repair);
-    Ok(())
 }
 
 /// Files that are longer than the disk: an interrupted resize leaves them so, with nothing there. If

@@ -8,7 +8,7 @@ use thiserror::Error;
 use crate::catalog::CatalogError;
 use crate::control::ControlError;
 use crate::control::import::ImportError;
-use crate::envelope::{EnvelopeError, JobKind, ResourceKind};
+use crate::envelope::{EnvelopeError, FailedSync, JobKind, ResourceKind};
 use crate::keys::KeyError;
 use crate::pipeline::PipelineError;
 use crate::vault::VaultError;
@@ -184,6 +184,18 @@ pub enum DiskError {
         since: String,
         /// On which host.
         host: String,
+    },
+    /// A sync of the disk's files failed, and the disk was not repaired since.
+    #[error(
+        "a sync of the disk {name} failed at {} ({failed}), so writes that were completed before may be \
+         lost: detach it, mend its storage, and run `sealdisk disk check {name} --repair`",
+        failed.time.truncate_to_second()
+    )]
+    SyncFailed {
+        /// The disk.
+        name: String,
+        /// What failed.
+        failed: Box<FailedSync>,
     },
     /// Plaintext would go to a terminal.
     #[error("not writing a disk's plaintext to a terminal; redirect it or give --output-file")]

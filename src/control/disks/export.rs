@@ -69,12 +69,13 @@ pub fn export<P: FnMut(u64)>(
             "a {format} image cannot lie on another one; export changes as qcow2"
         )));
     }
+    let disk = Disk::of_kind(installation, *kind, name)?;
+    disk.refuse_unsynced(disk.header_file()?.read()?.claims(), runtime_dir)?;
     if format == ImageFormat::Raw {
         let to = Plaintext::Path(path.into());
         let source = (*kind, name.as_str());
         return decrypt(installation, source, &to, runtime_dir, cancel, started);
     }
-    let disk = Disk::of_kind(installation, *kind, name)?;
     let (mut source, header) = open_to_read(installation, &disk, runtime_dir)?;
     let size = header.size;
     if format == ImageFormat::Vpc && size > MOST_VHD {

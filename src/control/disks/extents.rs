@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use crate::units::BLOCK_SIZE;
 use crate::volume::format::{self, HEADER_LEN, SECTOR_LEN};
-use crate::volume::{BlockMap, Content, Geometry};
+use crate::volume::{BlockMap, BlockState, Content, Geometry};
 
 /// The next range from `at` on, up to `len`, in which a file has data. A file system that does not
 /// tell holes has data everywhere.
@@ -58,9 +58,31 @@ pub(super) struct Mismatch {
     pub(super) missing: Vec<Range<u64>>,
     /// There is space in use, and no map says data.
     pub(super) leaked: Vec<Range<u64>>,
+    /// The same, of blocks that the newest map notes to be given back.
+    pub(super) held: Vec<Range<u64>>,
 }
 
-/// Compares a data file with the maps of its layer: a block is needed when any of them says so.
+impl Mismatch {
+    /// Tells space that is noted to be given back from space that nothing knows of.
+    fn in_use(&mut self, extent: Range<u64>, newest: &BlockMap) {
+        let is_held = |block: u64| newest.get(block) == BlockState::ZeroHeld;
+        let mut at = extent.start;
+        while at < extent.end {
+            let (first, last) = (at / BLOCK_SIZE, extent.end.div_ceil(BLOCK_SIZE));
+            let held = is_held(first);
+            let next = (first..last).find(|block| is_held(*block) != held);
+            let end = next.map_or(extent.end, |block| block * BLOCK_SIZE);
+            match held {
+                true => self.held.push(at..end),
+                false => self.leaked.push(at..end),
+            }
+            at = end;
+        }
+    }
+}
+
+/// Compares a data file with the maps of its layer, the newest one last: a block is needed when any of
+/// them says so.
 pub(super) fn compare(
     data: &File,
     geometry: &Geometry,
@@ -79,7 +101,10 @@ pub(super) fn compare(
             let extent = next_extent(data, at, end)?.unwrap_or(end..end);
             match needed {
                 true if at < extent.start => mismatch.missing.push(at..extent.start),
-                false if extent.start < extent.end => mismatch.leaked.push(extent.clone()),
+                false if extent.start < extent.end => match maps.last() {
+                    Some(newest) => mismatch.in_use(extent.clone(), newest),
+                    None => mismatch.leaked.push(extent.clone()),
+                },
                 _ => {}
             }
             at = extent.end;

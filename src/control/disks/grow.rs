@@ -46,6 +46,7 @@ fn grow_by_steps(
     let file = disk.header_file()?;
     let mut lock = file.lock()?;
     let (mut header, dek) = disk.unlock(installation, lock.read()?)?;
+    disk.refuse_failed_sync(&header)?;
     let top = header.top().ok_or_else(|| disk.no_layer())?.clone();
     check_size(disk.name(), header.size, size, u64::from(top.data_unit))?;
     if size > header.size {

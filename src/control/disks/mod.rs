@@ -37,6 +37,7 @@ mod delete;
 mod error;
 mod export;
 mod extents;
+mod failed_sync;
 mod grow;
 mod register;
 mod running;
@@ -57,10 +58,11 @@ pub use decrypt::{Plaintext, decrypt};
 pub use delete::delete;
 pub use error::DiskError;
 pub use export::{ExportRequest, Since, export};
+pub use failed_sync::{as_in_runtime_map, synced_file};
 pub use grow::grow;
 pub use register::{RegisterRequest, register};
 pub use running::{NewStack, Running, Unattached};
-pub use session::{Left, Unflushed, begun, ended};
+pub use session::{Left, Unflushed, begun, ended, log_other_boot};
 pub use size::parse_size;
 pub use stack::{
     CloneRequest, FreezeRequest, ImageRequest, JobChange, JobProgress, Merge, Reach, begin_flatten,

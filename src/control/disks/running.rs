@@ -73,7 +73,7 @@ impl Unattached {
     /// from then on the durable map is all that there is.
     ///
     /// # Errors
-    /// As [`Disk::settle`].
+    /// As [`Disk::settle`]; [`DiskError::SyncFailed`].
     pub fn settled(
         installation: &Installation,
         disk: &Disk,
@@ -81,6 +81,7 @@ impl Unattached {
         runtime_dir: &Path,
     ) -> Result<Self, DiskError> {
         disk.settle(installation, &claim, runtime_dir)?;
+        disk.refuse_failed_sync(disk.header_file()?.read()?.claims())?;
         Ok(Self { claim })
     }
 

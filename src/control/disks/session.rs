@@ -28,9 +28,10 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::dataplane::{geometry, layer_map, lower_layers, open_files};
+use super::stack::remove_layer;
 use super::{Disk, DiskError};
 use crate::control::{Installation, runtime_map};
-use crate::envelope::{Header, HeaderLock, HeaderPayload, LayerRecord, Session};
+use crate::envelope::{Header, HeaderKey, HeaderLock, HeaderPayload, LayerRecord, Session};
 use crate::pipeline::{DiskIo, PipelineError};
 use crate::store::LayerFile;
 use crate::volume::{CacheMode, Found, RuntimeMap, Volume, boot_id, check_data_file};
@@ -47,8 +48,10 @@ pub enum Unflushed {
 /// What the last user of a disk left on this boot.
 #[derive(Debug)]
 pub enum Left {
-    /// Nothing: it was detached in order, or the power went since.
+    /// Nothing: it was detached in order.
     Nothing,
+    /// What was flushed: the power went since, or the disk was moved to this host.
+    OtherBoot(Session),
     /// A runtime map that counts.
     Map(RuntimeMap),
     /// The map of a layer that was frozen since: all of it is durable.
@@ -62,7 +65,7 @@ impl Left {
     pub fn map(self) -> Option<RuntimeMap> {
         match self {
             Self::Map(map) => Some(map),
-            Self::Nothing | Self::Frozen(_) | Self::GivenUp => None,
+            Self::Nothing | Self::OtherBoot(_) | Self::Frozen(_) | Self::GivenUp => None,
         }
     }
 
@@ -73,9 +76,19 @@ impl Left {
     pub fn cache(&self) -> Result<Option<CacheMode>, DiskError> {
         match self {
             Self::Map(map) | Self::Frozen(map) => Ok(map.cache()?),
-            Self::Nothing | Self::GivenUp => Ok(None),
+            Self::Nothing | Self::OtherBoot(_) | Self::GivenUp => Ok(None),
         }
     }
+}
+
+/// Logs that a disk was attached under another boot of the kernel.
+pub fn log_other_boot(disk: &str, session: &Session) {
+    log::warn!(
+        "the disk {disk} was attached on {} since {} and not detached; the power went, or it was moved: \
+         what was flushed is there, and what was not may be lost",
+        session.host,
+        in_seconds(session.since)
+    );
 }
 
 /// Whether a disk's attach was under this boot of the kernel.
@@ -121,14 +134,7 @@ impl Disk {
             });
         };
         if !is_of_this_boot(session)? {
-            log::warn!(
-                "the disk {} was attached on {} since {} and not detached; the power went, or it was \
-                 moved: what was flushed is there, and what was not may be lost",
-                self.name(),
-                session.host,
-                in_seconds(session.since)
-            );
-            return Ok(Left::Nothing);
+            return Ok(Left::OtherBoot(session.clone()));
         }
         let why = match found {
             Found::Counts(map) => return Ok(Left::Map(map)),
@@ -214,8 +220,11 @@ impl Disk {
     ) -> Result<Option<Header>, DiskError> {
         let found = lock.read()?;
         let left = self.left(found.claims(), runtime_dir, missing)?;
-        if matches!(left, Left::Nothing) {
+        if matches!(left, Left::Nothing | Left::OtherBoot(_)) {
             return Ok(None);
+        }
+        if let Some(failed) = self.failed_sync(found.claims(), &left)? {
+            return Err(self.sync_failed(failed));
         }
         let (mut header, dek) = self.unlock(installation, found)?;
         let cache = left.cache()?;
@@ -244,6 +253,40 @@ impl Disk {
         let map = layer_map(header, top, &paths(top))?;
         let volume = Volume::open_runtime(map, lower_layers(header, paths)?, runtime)?;
         Ok(DiskIo::open_to_flush(Arc::new(volume), files)?.flush()?)
+    }
+
+    /// After everything is durable, or when nothing was served: has the header say that the disk was
+    /// detached in order, by the key of its top layer's headers. Only then its runtime map goes.
+    ///
+    /// # Errors
+    /// [`DiskError`]; the session and the map stay, so that the disk can be attached again.
+    pub fn end_session(
+        &self,
+        key: &HeaderKey,
+        runtime: &RuntimeMap,
+        path: &Path,
+    ) -> Result<(), DiskError> {
+        let cache = runtime.cache()?;
+        let file = self.header_file()?;
+        let mut lock = file.lock()?;
+        let mut header = lock.read()?.authenticate_by(key)?;
+        ended(&mut header, cache);
+        lock.write(&header, key)?;
+        drop(lock);
+        if let Err(error) = std::fs::remove_file(path) {
+            log::warn!("cannot remove {}: {error}", path.display());
+        }
+        Ok(())
+    }
+
+    /// Removes the files of layers that an authentic header says are gone, which a crash has left. They
+    /// cost nothing but space.
+    pub fn sweep_gone(&self, header: &Header) {
+        for layer in &header.gone {
+            if let Err(error) = remove_layer(self.directory(), *layer) {
+                log::warn!("what a dropped layer left stays: {error}");
+            }
+        }
     }
 
     /// Removes runtime maps that count no more, which costs nothing but space when it fails.

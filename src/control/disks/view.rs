@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
@@ -10,11 +11,13 @@ use uuid::Uuid;
 
 use super::{
     DiskError, dataplane, extents, header_claims, layer_paths, layers_to_drop, lookup,
-    reconcile_one, session::is_of_this_boot, sweep,
+    reconcile_one, session::is_of_this_boot, sweep, synced_file,
 };
 use crate::catalog::{DiskRecord, DiskState};
 use crate::control::Installation;
-use crate::envelope::{CloneSource, HeaderPayload, Job, LayerRecord, ResourceKind, Session};
+use crate::envelope::{
+    CloneSource, FailedSync, HeaderPayload, Job, LayerRecord, ResourceKind, Session,
+};
 use crate::units::BLOCK_SIZE;
 use crate::volume::{CacheMode, RuntimeMap, Volume};
 
@@ -28,7 +31,7 @@ pub struct DiskView {
     pub name: String,
     /// Its id.
     pub unique_id: Uuid,
-    /// `Unattached`, `Attached` (in use by some process), `Dirty` (its daemon died), `Creating`,
+    /// `Unattached`, `Attached` (in use by some process), `Dirty` (its daemon died), `SyncFailed`, `Creating`,
     /// `Deleting`, or `Damaged`.
     pub disk_state: &'static str,
     /// Provisioned size.
@@ -59,6 +62,9 @@ pub struct DiskView {
     /// The attach that has not ended in order.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session: Option<SessionView>,
+    /// A sync of its files that failed; `disk check --repair` ends that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failed_sync: Option<FailedSync>,
     /// The directory of its files.
     pub directory: PathBuf,
     /// Its layers, bottom to top.
@@ -175,14 +181,18 @@ fn view(record: &DiskRecord) -> DiskView {
     let (used_bytes, shared_bytes) = used_bytes(directory);
     let header = header.ok();
     // Only the top layer of a disk is claimed.
-    let is_used = |top: &LayerView| record.kind == ResourceKind::Disk && in_use(&top.data);
+    let is_attached = header.as_ref().is_some_and(|h| h.session.is_some());
+    let in_use = |top: &LayerView| in_use(&top.data, is_attached);
+    let is_used = |top: &LayerView| record.kind == ResourceKind::Disk && in_use(top);
     let is_used = layers.last().is_some_and(is_used);
     let session = header.as_ref().and_then(|h| session_view(h, is_used));
+    let failed_sync = header.as_ref().and_then(failed_sync_view);
     let is_dirty = |session: &SessionView| ["Dirty", "RuntimeMapMissing"].contains(&session.state);
     let disk_state = match (record.state, &problem) {
         (DiskState::Creating, _) => "Creating",
         (DiskState::Deleting, _) => "Deleting",
         (DiskState::Ready, Some(_)) => "Damaged",
+        (DiskState::Ready, None) if failed_sync.is_some() => "SyncFailed",
         (DiskState::Ready, None) if is_used => "Attached",
         (DiskState::Ready, None) if session.as_ref().is_some_and(is_dirty) => "Dirty",
         (DiskState::Ready, None) => "Unattached",
@@ -210,6 +220,7 @@ fn view(record: &DiskRecord) -> DiskView {
         source: header.as_ref().and_then(|header| header.source.clone()),
         cache: header.as_ref().and_then(cache_view),
         session,
+        failed_sync,
         job: header.and_then(|header| job_view(directory, &header)),
         directory: directory.clone(),
         layers,
@@ -229,20 +240,33 @@ fn session_view(header: &HeaderPayload, is_used: bool) -> Option<SessionView> {
     Some(SessionView { state, session })
 }
 
+/// The runtime map of a disk's attach under this boot.
+fn runtime_map_of(header: &HeaderPayload) -> Option<RuntimeMap> {
+    let (session, top) = header.session.as_ref().zip(header.top())?;
+    let is_now = is_of_this_boot(session).unwrap_or(false);
+    RuntimeMap::peek(session.runtime_map(), top.id).filter(|_| is_now)
+}
+
+/// A failed sync: a runtime map knows of it before the header does.
+fn failed_sync_view(header: &HeaderPayload) -> Option<FailedSync> {
+    let of_map = || {
+        let file = runtime_map_of(header)?.failed_sync().ok().flatten()?;
+        let why = "the header does not tell yet";
+        Some(FailedSync::new(
+            header.top()?.id,
+            Some(synced_file(file)),
+            why,
+        ))
+    };
+    header.failed_sync.clone().or_else(of_map)
+}
+
 /// What the guest chose last: a runtime map knows it before the header does.
 fn cache_view(header: &HeaderPayload) -> Option<&'static str> {
     if header.kind != ResourceKind::Disk {
         return None;
     }
-    let known = header
-        .session
-        .as_ref()
-        .zip(header.top())
-        .and_then(|(session, top)| {
-            let is_now = is_of_this_boot(session).unwrap_or(false);
-            let map = RuntimeMap::peek(session.runtime_map(), top.id).filter(|_| is_now)?;
-            map.cache().ok().flatten()
-        });
+    let known = runtime_map_of(header).and_then(|map| map.cache().ok().flatten());
     let is_write_through = match known {
         Some(cache) => cache == CacheMode::WriteThrough,
         None => header.write_through,
@@ -275,11 +299,20 @@ fn job_view(directory: &Path, header: &HeaderPayload) -> Option<JobView> {
     })
 }
 
-/// Whether somebody has claimed the data. Asking takes a shared lock for a moment.
-fn in_use(data: &Path) -> bool {
+/// Whether somebody has claimed the data. Asking takes a shared lock for a moment. Of a disk that nobody
+/// has attached a claim counts when it lasts: the kernel keeps that of a command for some milliseconds,
+/// until it has taken the command's rings apart.
+fn in_use(data: &Path, is_attached: bool) -> bool {
+    const TRIES: u32 = 20;
+    let tries = if is_attached { 1 } else { TRIES };
     std::fs::File::open(data).is_ok_and(|file| {
-        let shared = flock(&file, FlockOperation::NonBlockingLockShared);
-        matches!(shared, Err(rustix::io::Errno::WOULDBLOCK))
+        (0..tries).all(|number| {
+            if number > 0 {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            let shared = flock(&file, FlockOperation::NonBlockingLockShared);
+            matches!(shared, Err(rustix::io::Errno::WOULDBLOCK))
+        })
     })
 }
 

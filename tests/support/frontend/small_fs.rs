@@ -60,19 +60,7 @@ impl SmallFs {
 
     /// Takes all the space that there is, until the answer is dropped.
     pub fn fill(&self) -> Ballast {
-        let path = self.path().join("ballast");
-        let file = File::create(&path).unwrap();
-        let (mut at, mut step) = (0, 1 << 20);
-        while step >= 4096 {
-            match fallocate(&file, FallocateFlags::empty(), at, step) {
-                Ok(()) => at += step,
-                Err(error) => {
-                    assert_eq!(error, rustix::io::Errno::NOSPC);
-                    step /= 2;
-                }
-            }
-        }
-        Ballast(path)
+        fill(self.path().join("ballast"))
     }
 }
 
@@ -94,4 +82,102 @@ impl Drop for Ballast {
     fn drop(&mut self) {
         fs::remove_file(&self.0).unwrap();
     }
+}
+
+/// An ext4 whose device has less space than it promises: a sparse file on a small tmpfs. When that is
+/// full, what ext4 has taken for written cannot be, and the sync that finds out fails, once.
+pub struct Overcommitted {
+    dir: TempDir,
+}
+
+impl Overcommitted {
+    /// `None`, with a word on stderr, where this cannot be mounted.
+    pub fn mount() -> Option<Self> {
+        if Backend::chosen() == Backend::Qsd {
+            return None;
+        }
+        let dir = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        for name in ["device", "fs"] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        let this = Self { dir };
+        let succeeds =
+            |command: &mut Command| command.status().is_ok_and(|status| status.success());
+        let tmpfs = ["-t", "tmpfs", "-o", "size=32m,mode=0700", "sealdisk-test"];
+        if !succeeds(Command::new("mount").args(tmpfs).arg(this.device())) {
+            eprintln!("skipped: no tmpfs can be mounted here");
+            return None;
+        }
+        let image = this.device().join("image");
+        File::create(&image).unwrap().set_len(64 << 20).unwrap();
+        // Without a journal nothing is remounted read-only, and all inodes have their space. A block is
+        // a page of the tmpfs, so that each new one takes space.
+        let options = [
+            "-q",
+            "-m",
+            "0",
+            "-b",
+            "4096",
+            "-O",
+            "^has_journal",
+            "-E",
+            "lazy_itable_init=0",
+        ];
+        if !succeeds(Command::new("mkfs.ext4").args(options).arg(&image)) {
+            eprintln!("skipped: there is no mkfs.ext4");
+            return None;
+        }
+        let mount = ["-t", "ext4", "-o", "loop"];
+        if !succeeds(
+            Command::new("mount")
+                .args(mount)
+                .arg(&image)
+                .arg(this.path()),
+        ) {
+            eprintln!("skipped: ext4 cannot be mounted here");
+            return None;
+        }
+        Some(this)
+    }
+
+    /// Where the file system is mounted.
+    pub fn path(&self) -> PathBuf {
+        self.dir.path().join("fs")
+    }
+
+    fn device(&self) -> PathBuf {
+        self.dir.path().join("device")
+    }
+
+    /// Takes all the space that the device has, until the answer is dropped.
+    pub fn fill_device(&self) -> Ballast {
+        fill(self.device().join("ballast"))
+    }
+}
+
+impl Drop for Overcommitted {
+    fn drop(&mut self) {
+        for mounted in [self.path(), self.device()] {
+            // It is not mounted when the test is skipped.
+            let _ = Command::new("umount")
+                .args(["-q", "-l"])
+                .arg(mounted)
+                .status();
+        }
+    }
+}
+
+fn fill(path: PathBuf) -> Ballast {
+    let file = File::create(&path).unwrap();
+    let (mut at, mut step) = (0, 1 << 20);
+    while step >= 4096 {
+        match fallocate(&file, FallocateFlags::empty(), at, step) {
+            Ok(()) => at += step,
+            Err(error) => {
+                assert_eq!(error, rustix::io::Errno::NOSPC);
+                step /= 2;
+            }
+        }
+    }
+    Ballast(path)
 }

@@ -97,8 +97,9 @@ pub(super) fn record(
     Ok(installation.append(&log, deed)?)
 }
 
-/// Refuses what would get into the way of work that goes on.
+/// Refuses what would get into the way of work that goes on, or build on what may not last.
 pub(super) fn refuse_job(disk: &Disk, header: &HeaderPayload) -> Result<(), DiskError> {
+    disk.refuse_failed_sync(header)?;
     match &header.job {
         None => Ok(()),
         Some(job) => Err(DiskError::JobUnderWay {

@@ -28,6 +28,7 @@ pub fn shed(
     let file = disk.header_file()?;
     let mut lock = file.lock()?;
     let (old, mut deks) = disk.unlock_all(installation, lock.read()?)?;
+    disk.refuse_failed_sync(&old)?;
     let goes = |id: &Uuid| layers.contains(id);
     if old.top().is_some_and(|top| goes(&top.id)) {
         return Err(DiskError::Argument(format!(

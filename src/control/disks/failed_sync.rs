@@ -1,0 +1,185 @@
+//! A sync of a disk's files that failed: what is refused from then on, and how a repair ends it.
+//!
+//! The kernel may have dropped writes that it could not sync, and says so once. So the first failure is
+//! noted twice, in the runtime map by the data plane that met it, and in the header by the process that
+//! started that one; either of them counts. What would make the disk's content last, or build on it, is
+//! refused until a repair; reading is not, nor is attaching, of which every flush fails.
+//!
+//! # Order of steps of a repair
+//!
+//! The disk is claimed, its header locked and authentic, and the rest of the check has found no damage.
+//!
+//! 1. Every block that the current map calls data is read from storage.
+//! 2. The runtime map says that it was checked, so that its next flush writes all of the map anew; then the
+//!    data is synced, the map written, and synced. Without a runtime map both files are synced. A sync
+//!    that fails is noted as the first one was.
+//! 3. The header loses the mark, and the session with it, in both copies; then the runtime map goes.
+//!
+//! A crash before 3 leaves the mark in the header, so that the repair is to be made again.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use rustix::fs::{Advice, fadvise};
+
+use super::session::{Left, Unflushed, ended};
+use super::{Disk, DiskError, layer_map, lower_layers};
+use crate::control::Installation;
+use crate::envelope::{FailedSync, HeaderLock, HeaderPayload, LayerRecord, SyncedFile};
+use crate::store::LayerFile;
+use crate::units::BLOCK_SIZE;
+use crate::volume::{self, Content, RuntimeMap, Volume};
+
+/// Bytes that are read at a time.
+const CHUNK: usize = 1 << 20;
+
+/// The file that a data plane said a sync has failed of.
+pub fn synced_file(file: volume::FailedSync) -> SyncedFile {
+    match file {
+        volume::FailedSync::Data => SyncedFile::Data,
+        volume::FailedSync::Map => SyncedFile::Map,
+    }
+}
+
+/// As the runtime map has it; whatever file it was, nothing can be made durable.
+pub fn as_in_runtime_map(failed: &FailedSync) -> volume::FailedSync {
+    match failed.file {
+        Some(SyncedFile::Map) => volume::FailedSync::Map,
+        Some(SyncedFile::Data) | None => volume::FailedSync::Data,
+    }
+}
+
+impl Disk {
+    /// The sync of the disk's files that failed, by its header or by what its last user left.
+    ///
+    /// # Errors
+    /// [`DiskError::Volume`] when the runtime map cannot be read.
+    pub fn failed_sync(
+        &self,
+        header: &HeaderPayload,
+        left: &Left,
+    ) -> Result<Option<FailedSync>, DiskError> {
+        let noted = header.failed_sync.clone();
+        match (noted, left, header.top()) {
+            (None, Left::Map(map), Some(top)) => {
+                let why = "it was seen by a process that died";
+                let failed = map.failed_sync()?;
+                Ok(failed.map(|file| FailedSync::new(top.id, Some(synced_file(file)), why)))
+            }
+            (noted, ..) => Ok(noted),
+        }
+    }
+
+    /// Refuses a disk of whose files a sync failed, as its header says.
+    ///
+    /// # Errors
+    /// [`DiskError::SyncFailed`].
+    pub(super) fn refuse_failed_sync(&self, header: &HeaderPayload) -> Result<(), DiskError> {
+        match &header.failed_sync {
+            None => Ok(()),
+            Some(failed) => Err(self.sync_failed(failed.clone())),
+        }
+    }
+
+    /// As [`Disk::refuse_failed_sync`] for a claimed disk, or as what its last user left says.
+    ///
+    /// # Errors
+    /// As [`Disk::refuse_failed_sync`] and [`Disk::left`].
+    pub fn refuse_unsynced(
+        &self,
+        header: &HeaderPayload,
+        runtime_dir: &Path,
+    ) -> Result<(), DiskError> {
+        let left = self.left(header, runtime_dir, Unflushed::Needed)?;
+        match self.failed_sync(header, &left)? {
+            None => Ok(()),
+            Some(failed) => Err(self.sync_failed(failed)),
+        }
+    }
+
+    pub(super) fn sync_failed(&self, failed: FailedSync) -> DiskError {
+        DiskError::SyncFailed {
+            name: self.name().into(),
+            failed: Box::new(failed),
+        }
+    }
+
+    /// Ends a failed sync; see the module. How many bytes were read.
+    ///
+    /// # Errors
+    /// [`DiskError`]; the disk is marked as before then.
+    pub(super) fn repair_sync(
+        &self,
+        installation: &Installation,
+        lock: &mut HeaderLock<'_>,
+        claim: &LayerFile,
+        runtime_dir: &Path,
+    ) -> Result<u64, DiskError> {
+        let (mut header, dek) = self.unlock(installation, lock.read()?)?;
+        let left = self.left(&header, runtime_dir, Unflushed::Needed)?;
+        let cache = left.cache()?;
+        let runtime = left.map();
+        let read = self.read_all(&header, runtime.as_ref())?;
+        match &runtime {
+            Some(runtime) => {
+                runtime.forget_failed_sync()?;
+                self.flush_left(&header, claim, runtime)?;
+            }
+            None => self.sync_top(&header)?,
+        }
+        let session = header.session.take();
+        ended(&mut header, cache);
+        header.failed_sync = None;
+        lock.write_both(&header, &dek)?;
+        self.remove_maps(session.as_ref(), runtime_dir);
+        Ok(read)
+    }
+
+    /// Reads every block that the top layer has, from storage.
+    fn read_all(
+        &self,
+        header: &HeaderPayload,
+        runtime: Option<&RuntimeMap>,
+    ) -> Result<u64, DiskError> {
+        let top = header.top().ok_or_else(|| self.no_layer())?;
+        let paths = |layer: &LayerRecord| self.layer_paths(layer);
+        let map = layer_map(header, top, &paths(top))?;
+        let lower = lower_layers(header, paths)?;
+        let volume = match runtime {
+            Some(runtime) => Volume::open_runtime(map, lower, runtime)?,
+            None => Volume::open_private(map, lower)?,
+        };
+        volume.map().load_all()?;
+        let path = paths(top).data;
+        let fail = DiskError::file("read", &path);
+        let data = OpenOptions::new().read(true).open(&path).map_err(&fail)?;
+        // What the page cache has proves nothing of what is stored.
+        fadvise(&data, 0, None, Advice::DontNeed).map_err(|e| fail(e.into()))?;
+        let (mut buffer, mut read) = (vec![0; CHUNK], 0);
+        let (mut at, blocks) = (0, volume.map().blocks());
+        while at < blocks {
+            let most = (blocks - at).min(CHUNK as u64 / BLOCK_SIZE);
+            let run = volume.map().run(at, most);
+            if run.what == Content::Data {
+                // At most `CHUNK`.
+                let chunk = &mut buffer[..(run.blocks * BLOCK_SIZE) as usize];
+                data.read_exact_at(chunk, at * BLOCK_SIZE).map_err(&fail)?;
+                read += chunk.len() as u64;
+            }
+            at += run.blocks;
+        }
+        Ok(read)
+    }
+
+    fn sync_top(&self, header: &HeaderPayload) -> Result<(), DiskError> {
+        let top = header.top().ok_or_else(|| self.no_layer())?;
+        let paths = self.layer_paths(top);
+        for path in [&paths.data, &paths.map] {
+            let file = OpenOptions::new().read(true).write(true).open(path);
+            file.and_then(|file| file.sync_all())
+                .map_err(DiskError::file("sync", path))?;
+        }
+        Ok(())
+    }
+}

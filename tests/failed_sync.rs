@@ -1,0 +1,267 @@
+//! A sync that fails under an attached disk: real processes, on a file system whose device runs out of
+//! space behind its back.
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "the lint's exception for tests does not reach functions that tests call"
+)]
+
+#[path = "support/frontend/mod.rs"]
+mod frontend;
+
+use std::fs;
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+use frontend::client::Status;
+use frontend::daemon::{AttachOptions, Daemon, Disk, expect_success};
+use frontend::rng::Rng;
+use frontend::small_fs::Overcommitted;
+use sealdisk::control::Installation;
+use sealdisk::control::disks::Disk as Files;
+use serde_json::Value;
+use uuid::Uuid;
+
+const NAME: &str = "disk";
+
+struct Faulty {
+    disk: Disk,
+    fs: Overcommitted,
+}
+
+impl Faulty {
+    fn new() -> Option<Self> {
+        let fs = Overcommitted::mount()?;
+        let disk = Disk::with(8 << 20, &["--data-dir", fs.path().to_str().unwrap()]);
+        Some(Self { disk, fs })
+    }
+
+    fn attach(&self) -> Daemon {
+        self.disk.attach(&AttachOptions::default())
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.disk.command(arguments).output().unwrap()
+    }
+
+    fn refused(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success(), "{arguments:?}");
+        assert_eq!(
+            stderr.trim_end().lines().count(),
+            1,
+            "{arguments:?}: {stderr}"
+        );
+        assert!(stderr.contains("sync"), "{arguments:?}: {stderr}");
+        stderr
+    }
+
+    fn json(&self, arguments: &[&str]) -> Value {
+        let mut command = self.disk.command(&[arguments, &["-o", "json"]].concat());
+        serde_json::from_slice(&expect_success(&mut command).stdout).unwrap()
+    }
+
+    fn show(&self) -> Value {
+        self.json(&["disk", "show", NAME])
+    }
+
+    /// Writes `data` to the beginning, and has the sync fail that is to make it durable. The device has
+    /// space again when this returns.
+    fn fail_a_sync(&self, daemon: &Daemon, data: &[u8]) {
+        let mut frontend = daemon.connect();
+        let queue = &mut frontend.queues[0];
+        queue.write(0, data).unwrap();
+        let full = self.fs.fill_device();
+        assert_eq!(queue.flush(), Err(Status::IoErr));
+        drop(full);
+        for _ in 0..3 {
+            assert_eq!(
+                queue.flush(),
+                Err(Status::IoErr),
+                "a sync that failed stays failed"
+            );
+        }
+        assert_eq!(queue.read(0, data.len()).as_deref(), Ok(data));
+    }
+
+    fn flush_fails(&self, daemon: &Daemon) {
+        assert_eq!(daemon.connect().queues[0].flush(), Err(Status::IoErr));
+    }
+
+    /// Waits until the header says it too.
+    fn wait_for_the_mark(&self) {
+        let end = Instant::now() + Duration::from_secs(30);
+        while self.claims().failed_sync.is_none() {
+            assert!(Instant::now() < end, "the header is never marked");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn files(&self) -> (Installation, Files) {
+        let installation = Installation::open(self.disk.state_dir()).unwrap();
+        let files = Files::find(&installation, NAME).unwrap();
+        (installation, files)
+    }
+
+    fn claims(&self) -> sealdisk::envelope::HeaderPayload {
+        let (_, files) = self.files();
+        let header = files.header_file().unwrap().read().unwrap();
+        header.claims().clone()
+    }
+
+    fn detach_is_not_clean(&self, daemon: &mut Daemon) {
+        assert!(!daemon.terminate().success());
+        let log = daemon.log();
+        let last = log.lines().last().unwrap();
+        assert!(last.contains("disk check"), "{log}");
+        assert!(self.claims().session.is_some());
+        let left = fs::read_dir(self.disk.runtime_dir()).unwrap().flatten();
+        let maps = left.filter(|file| file.path().extension().is_some_and(|e| e == "map"));
+        assert_eq!(maps.count(), 1, "the runtime map is kept");
+    }
+
+    /// Everything but looking, reading and deleting.
+    fn is_refused(&self) {
+        let image = self.fs.path().join("image");
+        let commands: [&[&str]; 5] = [
+            &["snapshot", "create", "s", "--source", NAME],
+            &["disk", "rotate-dek", NAME],
+            &["disk", "flatten", NAME],
+            &["disk", "resize", NAME, "--size", "16MiB"],
+            &[
+                "disk",
+                "export",
+                NAME,
+                "--file",
+                image.to_str().unwrap(),
+                "--format",
+                "raw",
+            ],
+        ];
+        for command in commands {
+            let why = self.refused(command);
+            assert!(why.contains("disk check"), "{command:?}: {why}");
+        }
+        assert!(!image.exists());
+        assert_eq!(self.claims().size, 8 << 20);
+        assert!(self.claims().job.is_none() && self.claims().layers.len() == 1);
+    }
+
+    fn repair(&self, data: &[u8]) {
+        let output = self.run(&["disk", "check", NAME, "-o", "json"]);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let problem = &report["problems"][0];
+        assert_eq!(
+            (&problem["part"], &problem["kind"]),
+            (&"sync".into(), &"Damage".into())
+        );
+        let report = self.json(&["disk", "check", NAME, "--repair"]);
+        let problem = &report["problems"][0];
+        assert_eq!(
+            (&problem["part"], &problem["repaired"]),
+            (&"sync".into(), &true.into())
+        );
+        assert!(
+            problem["message"].as_str().unwrap().contains("fsck"),
+            "{report}"
+        );
+        let show = self.show();
+        assert_eq!(show["diskState"], "Unattached", "{show}");
+        assert!(show["failedSync"].is_null(), "{show}");
+
+        let mut daemon = self.attach();
+        let mut frontend = daemon.connect();
+        let queue = &mut frontend.queues[0];
+        assert_eq!(queue.read(0, data.len()).as_deref(), Ok(data));
+        queue.write(4096 / 512, data).unwrap();
+        queue.flush().unwrap();
+        drop(frontend);
+        assert!(daemon.terminate().success());
+        assert!(
+            self.json(&["disk", "check", NAME])["problems"]
+                .as_array()
+                .unwrap()
+                .is_empty()
+        );
+        let plaintext = expect_success(&mut self.disk.command(&["disk", "decrypt", NAME])).stdout;
+        assert!(plaintext[..4096] == *data && plaintext[4096..8192] == *data);
+    }
+}
+
+#[test]
+fn a_failed_sync_stays_failed_until_the_disk_is_repaired() {
+    let Some(faulty) = Faulty::new() else {
+        return;
+    };
+    let data = Rng::new(1).bytes(4096);
+    let mut daemon = faulty.attach();
+    faulty.fail_a_sync(&daemon, &data);
+    faulty.wait_for_the_mark();
+    let show = faulty.show();
+    assert_eq!(show["diskState"], "SyncFailed", "{show}");
+    assert_eq!(show["failedSync"]["file"], "map", "{show}");
+    assert_eq!(faulty.json(&["disk", "list"])[0]["diskState"], "SyncFailed");
+    let events = expect_success(&mut faulty.disk.command(&["disk", "events", NAME])).stdout;
+    let events = String::from_utf8(events).unwrap();
+    assert!(events.contains("SyncFailed"), "{events}");
+    for command in [
+        &["snapshot", "create", "s", "--source", NAME][..],
+        &["disk", "rotate-dek", NAME],
+        &["disk", "resize", NAME, "--size", "16MiB"],
+    ] {
+        faulty.refused(command);
+    }
+
+    // Of whatever process.
+    daemon.kill();
+    let mut daemon = faulty.attach();
+    faulty.flush_fails(&daemon);
+    assert!(daemon.log().contains("sync"), "{}", daemon.log());
+    faulty.detach_is_not_clean(&mut daemon);
+    faulty.is_refused();
+    faulty.repair(&data);
+}
+
+#[test]
+fn a_failed_sync_is_not_forgotten_by_a_loss_of_power() {
+    let Some(faulty) = Faulty::new() else {
+        return;
+    };
+    let mut daemon = faulty.attach();
+    let kept = Rng::new(1).bytes(4096);
+    let mut frontend = daemon.connect();
+    frontend.queues[0].write(0, &kept).unwrap();
+    frontend.queues[0].flush().unwrap();
+    drop(frontend);
+    let (installation, files) = faulty.files();
+    mark(&installation, &files);
+    daemon.kill();
+    fs::read_dir(faulty.disk.runtime_dir())
+        .unwrap()
+        .flatten()
+        .filter(|file| file.path().extension().is_some_and(|e| e == "map"))
+        .for_each(|map| fs::remove_file(map.path()).unwrap());
+
+    assert_eq!(faulty.show()["diskState"], "SyncFailed");
+    faulty.is_refused();
+    let mut daemon = faulty.attach();
+    faulty.flush_fails(&daemon);
+    faulty.detach_is_not_clean(&mut daemon);
+    faulty.repair(&kept);
+}
+
+/// What the header says after a sync failed and the power went.
+fn mark(installation: &Installation, files: &Files) {
+    let header_file = files.header_file().unwrap();
+    let mut lock = header_file.lock().unwrap();
+    let (mut header, dek) = files.unlock(installation, lock.read().unwrap()).unwrap();
+    header.session.as_mut().unwrap().boot = Uuid::new_v4();
+    let layer = header.top().unwrap().id;
+    let failed = sealdisk::envelope::FailedSync::new(layer, None, "Input/output error");
+    header.failed_sync = Some(failed);
+    lock.write(&header, &dek).unwrap();
+}
