@@ -59,7 +59,8 @@ refused. Reading anything but raw images needs the package qemu-utils.")]
   sealdisk disk events boot1 --follow | jq -r 'select(.event == \"KeyRevoked\") | .reason.message'
 
 Events: Attached, Detached, KeyUnreachable, KeyReachable, KeyRevoked, DekDestroyed, KeyRestored,
-KeyNotRestored, KeyChanged, StorageFull, StorageOk, SyncFailed. docs/key-vault.md says when each comes.")]
+KeyNotRestored, KeyChanged, StorageFull, StorageOk, SyncFailed, MemoryNotShared. docs/key-vault.md says
+when each comes.")]
     Events {
         /// The disk
         name: String,

@@ -7,7 +7,8 @@ use uuid::Uuid;
 use crate::units::MOST_LAYERS;
 
 use super::message::{
-    COPY, COPY_STOP, CopyRequest, FREEZE, LIMITS, PROGRESS, RESIZE, RESTACK, RESTORE, REVOKE, THAW,
+    COPY, COPY_STOP, CopyRequest, DISCONNECT, FREEZE, LIMITS, PROGRESS, RESIZE, RESTACK, RESTORE,
+    REVOKE, THAW,
 };
 use super::{FrontendError, Limits, OnRevoke};
 
@@ -34,6 +35,8 @@ pub(super) enum ControlCommand {
     Copy(CopyRequest),
     /// Copy no more.
     CopyStop,
+    /// End the connection of that number: its guest's memory is not shared.
+    Disconnect(u64),
     /// Tell how far the copy is.
     Progress,
 }
@@ -71,6 +74,10 @@ fn parse_command(line: &str) -> Result<ControlCommand, FrontendError> {
             size.parse().map_err(|e| refuse(&e))?,
         ));
     }
+    if let Some(number) = line.strip_prefix(DISCONNECT) {
+        let number = number.parse().map_err(|e| refuse(&e))?;
+        return Ok(ControlCommand::Disconnect(number));
+    }
     if let Some(mode) = line.strip_prefix(REVOKE) {
         return Ok(ControlCommand::Revoke(
             mode.parse().map_err(|e| refuse(&e))?,
@@ -106,7 +113,7 @@ mod tests {
     fn a_command_is_read_to_its_end_and_not_further() {
         let dek = Dek::generate().unwrap();
         let mut pipe =
-            b"revoke pause\nlimits {\"iops\":7}\nbogus\nrevoke never\nresize 8192\nresize -1\ncopy {\"drop\":2,\"rate\":null}\nfreeze\nrestore []\n\
+            b"revoke pause\nlimits {\"iops\":7}\nbogus\nrevoke never\nresize 8192\nresize -1\ncopy {\"drop\":2,\"rate\":null}\nfreeze\ndisconnect 3\nrestore []\n\
               restore [\"00000000-0000-0000-0000-000000000007\"]\n"
                 .to_vec();
         dek.send(&mut pipe).unwrap();
@@ -130,6 +137,7 @@ mod tests {
         };
         assert!(matches!(next(), Ok(ControlCommand::Copy(found)) if found == copy));
         assert!(matches!(next(), Ok(ControlCommand::Freeze)));
+        assert!(matches!(next(), Ok(ControlCommand::Disconnect(3))));
         assert!(next().is_err(), "no layers");
         let layers = [Uuid::from_u128(7)];
         assert!(matches!(next(), Ok(ControlCommand::Restore(found)) if found == layers));

@@ -150,6 +150,10 @@ impl Frozen<'_> {
                     self.copy = None;
                     super::COPY_STOPPED.into()
                 }
+                Ok(ControlCommand::Disconnect(number)) => {
+                    server.disconnect(number);
+                    continue;
+                }
                 Ok(ControlCommand::Progress) => server.progress_line(),
                 Err(error) => {
                     log::warn!("the control process sent something that is not a command: {error}");

@@ -9,11 +9,14 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegion
 
 use crate::request::Memory;
 
+use super::sharing::{FileId, file_id};
+
 /// Where a region is in the frontend's own address space, in which it names ring addresses.
 struct Mapping {
     user: u64,
     guest: u64,
     len: u64,
+    file: FileId,
 }
 
 /// The current regions. Each change makes a new [`Memory`]; requests keep the one they started with
@@ -37,7 +40,9 @@ impl GuestMemory {
         files: Vec<File>,
     ) -> io::Result<()> {
         let mut mapped = Vec::with_capacity(regions.len());
+        let mut mappings = Vec::with_capacity(regions.len());
         for (region, file) in regions.iter().zip(files) {
+            mappings.push(Mapping::of(region, &file)?);
             mapped.push(map(region, file)?);
         }
         mapped.sort_by_key(GuestRegionMmap::start_addr);
@@ -47,19 +52,20 @@ impl GuestMemory {
         } else {
             Memory::from_regions(mapped).map_err(io::Error::other)?
         });
-        self.mappings = regions.iter().map(Mapping::of).collect();
+        self.mappings = mappings;
         Ok(())
     }
 
     /// Adds a region.
     pub(super) fn add(&mut self, region: &VhostUserMemoryRegion, file: File) -> io::Result<()> {
+        let mapping = Mapping::of(region, &file)?;
         let mapped = Arc::new(map(region, file)?);
         let memory = self
             .memory
             .insert_region(mapped)
             .map_err(io::Error::other)?;
         self.memory = Arc::new(memory);
-        self.mappings.push(Mapping::of(region));
+        self.mappings.push(mapping);
         Ok(())
     }
 
@@ -83,6 +89,17 @@ impl GuestMemory {
         Ok(())
     }
 
+    /// The files that it lies in.
+    pub(super) fn files(&self) -> Vec<FileId> {
+        let mut files: Vec<FileId> = Vec::new();
+        for mapping in &self.mappings {
+            if !files.contains(&mapping.file) {
+                files.push(mapping.file);
+            }
+        }
+        files
+    }
+
     /// The guest address of the frontend's address `user`.
     pub(super) fn guest_address(&self, user: u64) -> Option<GuestAddress> {
         self.mappings.iter().find_map(|m| {
@@ -98,12 +115,13 @@ impl GuestMemory {
 }
 
 impl Mapping {
-    fn of(region: &VhostUserMemoryRegion) -> Self {
-        Self {
+    fn of(region: &VhostUserMemoryRegion, file: &File) -> io::Result<Self> {
+        Ok(Self {
             user: region.user_addr,
             guest: region.guest_phys_addr,
             len: region.memory_size,
-        }
+            file: file_id(file)?,
+        })
     }
 }
 

@@ -391,6 +391,7 @@ impl VhostUserBackendReqHandlerMut for BlockHandler {
         self.memory
             .replace(regions, files)
             .map_err(Error::ReqHandlerError)?;
+        self.shared.memory_news.announced(self.memory.files());
         self.publish_memory()?;
         Ok(None)
     }
@@ -414,10 +415,14 @@ impl VhostUserBackendReqHandlerMut for BlockHandler {
         available: u64,
         _log: u64,
     ) -> Result<()> {
+        // The frontend translates addresses of its guest's memory, so a ring that is in none is in
+        // memory that it could not announce: without a file there is nothing to share. QEMU goes on
+        // as if nothing were wrong, with a guest that waits for ever.
         let at = |user| {
-            self.memory
-                .guest_address(user)
-                .ok_or_else(|| refused("a ring outside guest memory"))
+            self.memory.guest_address(user).ok_or_else(|| {
+                self.shared.memory_news.not_shared();
+                Error::InvalidMessage
+            })
         };
         let (descriptors, avail, used) = (at(descriptor)?, at(available)?, at(used)?);
         // virtio 1.2 §2.7: the alignment of the three parts.
@@ -575,6 +580,7 @@ impl VhostUserBackendReqHandlerMut for BlockHandler {
         self.memory
             .add(region, file)
             .map_err(Error::ReqHandlerError)?;
+        self.shared.memory_news.announced(self.memory.files());
         self.publish_memory()?;
         Ok(None)
     }

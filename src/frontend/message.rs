@@ -19,10 +19,12 @@
 //! | [`THAW`] | goes on as before it was frozen | [`THAWED`] |
 //! | [`COPY`] and a [`CopyRequest`] | copies up what the top layer lacks, meanwhile | [`COPYING`], or [`NOT_COPYING`] and why |
 //! | [`COPY_STOP`] | copies no more | [`COPY_STOPPED`] |
+//! | [`DISCONNECT`] and a number | ends that connection, whose guest's memory is not shared | none |
 //! | [`PROGRESS`] | tells how far the copying is | [`PROGRESS_IS`] and a [`CopyProgress`] |
 //!
 //! The answers come in the order of the commands. Between them the data plane says, unasked,
-//! [`STORAGE_FULL`] when requests begin to wait for space on the host, and [`STORAGE_OK`] when none
+//! [`FRONTEND_MEMORY`] when a frontend announces the guest's memory, [`MEMORY_NOT_SHARED`] when a
+//! connection ends because there is none, [`STORAGE_FULL`] when requests begin to wait for space on the host, and [`STORAGE_OK`] when none
 //! waits any more; and [`SYNC_FAILED`], `data` or `map`, a space and the kernel's words, once, when a sync
 //! has failed, so that no flush succeeds until the disk was checked. When either end goes away, the other notices.
 //!
@@ -117,6 +119,16 @@ pub const PROGRESS: &str = "progress";
 pub const PROGRESS_IS: &str = "progress-is ";
 /// A setup is far shorter; more is not one.
 const MOST_SETUP_LEN: u32 = 64 * 1024;
+
+/// The start of a line that ends a connection because its memory is not shared; its number follows.
+pub const DISCONNECT: &str = "disconnect ";
+/// The start of the line that tells which memory a frontend announced; a [`FrontendMemory`] follows as
+/// JSON.
+///
+/// [`FrontendMemory`]: super::FrontendMemory
+pub const FRONTEND_MEMORY: &str = "frontend-memory ";
+/// The line that says that a connection was ended since a queue of it is in no shared memory.
+pub const MEMORY_NOT_SHARED: &str = "memory-not-shared";
 
 /// What becomes of a guest's requests while the disk's key is revoked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -27,6 +27,7 @@ use super::key::SharedKey;
 use super::log_limit::LogLimit;
 use super::message::receive_stack;
 use super::shared::{Extent, Shared, open_lower, split};
+use super::sharing::peer;
 use super::stalled::StorageNews;
 use super::waiter::{Waiter, signal_pipe};
 use super::{
@@ -41,6 +42,7 @@ const SIGNAL: u64 = 1;
 const SOCKET: u64 = 2;
 const CONNECTION_ENDED: u64 = 3;
 const STORAGE: u64 = 4;
+const MEMORY: u64 = 6;
 const SYNC: u64 = 5;
 
 /// Runs the data plane in this process, which must have been started by the control process with
@@ -122,6 +124,7 @@ fn serve_disk(control: &mut UnixStream) -> Result<(), FrontendError> {
         handler: Arc::new(Mutex::new(handler)),
         ended: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(io_error("make an eventfd"))?,
         connection: None,
+        connections: 0,
         news: StorageNews::default(),
         copier: Copier::default(),
     };
@@ -180,6 +183,8 @@ fn io_error(what: &'static str) -> impl Fn(io::Error) -> FrontendError {
 /// The connection that is being served.
 struct Connection {
     stream: UnixStream,
+    /// The process at its other end.
+    peer: u32,
     thread: JoinHandle<()>,
 }
 
@@ -188,6 +193,8 @@ pub(super) struct Server {
     handler: Arc<Mutex<BlockHandler>>,
     ended: EventFd,
     connection: Option<Connection>,
+    /// Connections so far.
+    connections: u64,
     news: StorageNews,
     pub(super) copier: Copier,
 }
@@ -257,8 +264,12 @@ impl Server {
             }
             let volume = &self.shared.extent().volume;
             self.shared.sync_alarm.tell(volume, control);
+            let peer = self.connection.as_ref().map_or(0, |c| c.peer);
+            for line in self.shared.memory_news.take(self.connections, peer) {
+                let _ = writeln!(control, "{line}");
+            }
             match woken {
-                Some(STORAGE | SYNC) | None => {}
+                Some(STORAGE | SYNC | MEMORY) | None => {}
                 Some(other) => return Ok(other),
             }
         }
@@ -316,6 +327,10 @@ impl Server {
                 self.copier.stop();
                 writeln!(control, "{COPY_STOPPED}")
             }
+            Ok(ControlCommand::Disconnect(number)) => {
+                self.disconnect(number);
+                Ok(())
+            }
             Ok(ControlCommand::Progress) => writeln!(control, "{}", self.progress_line()),
             Err(error) => {
                 log::warn!("the control process sent something that is not a command: {error}");
@@ -359,6 +374,7 @@ impl Server {
             waiter.watch(signals, SIGNAL)?;
             waiter.watch(&self.ended, CONNECTION_ENDED)?;
             waiter.watch(self.shared.storage.changed(), STORAGE)?;
+            waiter.watch(self.shared.memory_news.changed(), MEMORY)?;
             waiter.watch(self.shared.sync_alarm.event(), SYNC)?;
             Ok(waiter)
         };
@@ -375,16 +391,27 @@ impl Server {
                 converse(stream, &handler);
                 let _ = ended.write(1);
             })?;
+        self.connections += 1;
         self.connection = Some(Connection {
+            peer: peer(&ours),
             stream: ours,
             thread,
         });
         Ok(())
     }
 
+    /// Has the connection of that number end, if it is still there; its thread tells when it has.
+    pub(super) fn disconnect(&self, number: u64) {
+        if let Some(connection) = &self.connection
+            && number == self.connections
+        {
+            let _ = connection.stream.shutdown(std::net::Shutdown::Both);
+        }
+    }
+
     /// Ends the connection, if there is one. What its rings have is completed, if it was not before.
     fn close(&mut self) {
-        if let Some(Connection { stream, thread }) = self.connection.take() {
+        if let Some(Connection { stream, thread, .. }) = self.connection.take() {
             let _ = stream.shutdown(std::net::Shutdown::Both);
             let _ = thread.join();
             let _ = self.ended.read();

@@ -14,6 +14,7 @@ use crate::volume::{LayerMap, LowerLayer, RuntimeMap, Volume, check_data_file};
 
 use super::key::SharedKey;
 use super::limits::Limiter;
+use super::sharing::MemoryNews;
 use super::stalled::FullStorage;
 use super::sync_alarm::SyncAlarm;
 use super::{Discard, DiskFiles, FrontendError, OnFull, Setup, Stack, StackLayer};
@@ -129,6 +130,8 @@ pub(super) struct Shared {
     pub(super) storage: Arc<FullStorage>,
     /// Whether a sync has failed.
     pub(super) sync_alarm: SyncAlarm,
+    /// What is to be told of the frontend's memory.
+    pub(super) memory_news: MemoryNews,
     /// A guest has asked for something since the copier last looked.
     pub(super) in_use: AtomicBool,
     /// Writes are to be durable before they complete.
@@ -162,6 +165,7 @@ impl Shared {
             on_full: setup.on_full,
             storage: Arc::new(storage),
             sync_alarm,
+            memory_news: MemoryNews::new().map_err(fail)?,
             in_use: false.into(),
             write_through: true.into(),
         })

@@ -143,6 +143,55 @@ fn a_table_in_any_order() {
     assert!(queue.mem.read(high, 4096) == Rng::new(1).bytes(4096));
 }
 
+/// Attached, a frontend that negotiates and then says `act`, the end of its connection, and that the
+/// log and the events say what to change.
+fn assert_ended_as_not_shared(act: impl FnOnce(&Frontend)) {
+    let disk = Disk::new(4 * MIB);
+    let daemon = disk.attach(&AttachOptions::default());
+    let conn = crate::frontend::message::Connection::open(daemon.socket()).unwrap();
+    let frontend = Frontend::negotiate(conn, &Setup::default()).unwrap();
+    act(&frontend);
+    assert!(frontend.conn.closed_by_peer(), "the connection goes on");
+    drop(frontend);
+    let events = ["disk", "events", "disk"];
+    let end = std::time::Instant::now() + crate::frontend::PATIENCE;
+    loop {
+        let events = expect_success(&mut disk.command(&events)).stdout;
+        let events = String::from_utf8(events).unwrap();
+        if events.contains("MemoryNotShared") {
+            assert!(events.contains("share=on"), "{events}");
+            break;
+        }
+        assert!(std::time::Instant::now() < end, "{events}");
+    }
+    assert!(daemon.log().contains("share=on"), "{}", daemon.log());
+    // And the next one is served.
+    daemon.connect().queues[0].assert_serves(0, 1);
+}
+
+/// QEMU with `share=off`.
+#[test]
+fn memory_that_is_mapped_privately_ends_the_connection() {
+    let region = Region::private(0, MIB);
+    assert_ended_as_not_shared(|frontend| {
+        let mut body = words(&[1]);
+        body.extend(words(&[region.gpa, region.size, region.user(), 0]));
+        let fds = [region.fd()];
+        let _ = frontend.send_only(request::SET_MEM_TABLE, &body, &fds);
+    });
+}
+
+/// QEMU with `memory-backend-ram`, of which it announces nothing.
+#[test]
+fn queues_in_memory_that_was_not_announced_end_the_connection() {
+    assert_ended_as_not_shared(|frontend| {
+        let at = crate::frontend::memory::USER_BASE;
+        let body = crate::frontend::device::vring_addr(0, 0, at, at + 8192, at + 4096, 0);
+        let _ = frontend.send_only(request::SET_VRING_NUM, &words(&[128 << 32]), &[]);
+        let _ = frontend.send_only(request::SET_VRING_ADDR, &body, &[]);
+    });
+}
+
 /// One bit per page of 4 KiB, as VHOST_LOG_PAGE has it.
 const LOG_PAGE: u64 = 4096;
 

@@ -9,10 +9,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::frontend::{
-    COPY, COPY_STOP, COPY_STOPPED, COPYING, CopyProgress, CopyRequest, DiskFiles, FREEZE, FROZEN,
-    LIMITS, Limits, NOT_COPYING, NOT_FROZEN, NOT_RESIZED, NOT_RESTACKED, OnRevoke, PROGRESS,
-    PROGRESS_IS, RESIZE, RESIZED, RESTACK, RESTACKED, RESTORE, REVOKE, Stack, THAW, THAWED,
-    send_stack,
+    COPY, COPY_STOP, COPY_STOPPED, COPYING, CopyProgress, CopyRequest, DISCONNECT, DiskFiles,
+    FREEZE, FROZEN, LIMITS, Limits, NOT_COPYING, NOT_FROZEN, NOT_RESIZED, NOT_RESTACKED, OnRevoke,
+    PROGRESS, PROGRESS_IS, RESIZE, RESIZED, RESTACK, RESTACKED, RESTORE, REVOKE, Stack, THAW,
+    THAWED, send_stack,
 };
 use crate::keys::DekStack;
 
@@ -111,6 +111,11 @@ impl Commands {
             // Who waited has given up at most.
             let _ = waiting.try_send(answer);
         }
+    }
+
+    /// Ends a connection of the frontend, whose guest's memory is not shared.
+    pub(super) fn disconnect(&self, connection: u64) -> io::Result<()> {
+        self.line(&format!("{DISCONNECT}{connection}"))
     }
 
     /// There will be no more answers.

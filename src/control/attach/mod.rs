@@ -397,6 +397,7 @@ impl Served {
             hands,
             served: false,
             failed_sync: None,
+            told_not_shared: None,
         })
     }
 

@@ -138,6 +138,8 @@ pub enum EventKind {
     StorageOk,
     /// A sync failed: completed writes may be lost, and no flush succeeds until the disk is repaired.
     SyncFailed,
+    /// A connection was ended: the guest's memory is not shared with the back-end.
+    MemoryNotShared,
 }
 
 /// Something that happened to an attached disk.
@@ -205,6 +207,9 @@ impl fmt::Display for Event {
                 "a sync of the disk {disk} has failed, so completed writes may be lost, and no flush \
                  succeeds until it is detached and repaired (`disk check`)"
             ),
+            EventKind::MemoryNotShared => {
+                write!(f, "a connection to the disk {disk} was ended")
+            }
             EventKind::StorageOk => {
                 write!(f, "no request of the disk {disk} waits for space any more")
             }

@@ -6,14 +6,15 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixStream;
 use std::process::ExitStatus;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::envelope::SyncedFile;
 use crate::frontend::{
-    DESTROYED, NOT_RESTORED, OnRevoke, READY, RESTORED, STORAGE_FULL, STORAGE_OK, SYNC_FAILED,
-    Waiter,
+    DESTROYED, FRONTEND_MEMORY, FrontendMemory, MEMORY_NOT_SHARED, NOT_RESTORED, OnRevoke, READY,
+    RESTORED, STORAGE_FULL, STORAGE_OK, SYNC_FAILED, Waiter,
 };
 
 use super::AttachError;
@@ -29,6 +30,14 @@ use super::status::{Event, EventKind, Reason};
 const CONTROL: u64 = 0;
 const SIGNAL: u64 = 1;
 const FINDING: u64 = 2;
+
+/// Why a connection was ended, and what is to be done about it.
+const NOT_SHARED: &str = "its guest's memory is not shared, so that no request can be seen; with QEMU, \
+    give '-object memory-backend-memfd,id=mem,size=...,share=on' and '-machine memory-backend=mem' (or \
+    share=on to the memory of each NUMA node); with libvirt, <memoryBacking> with <source \
+    type='memfd'/> and <access mode='shared'/>; with Cloud Hypervisor, '--memory ...,shared=on'";
+/// A frontend that connects again and again must not fill the log, nor drive other events away.
+const NOT_SHARED_PERIOD: Duration = Duration::from_secs(60);
 
 /// How the data plane ended.
 pub(super) enum Ended {
@@ -48,6 +57,8 @@ pub(super) struct Supervision {
     pub(super) served: bool,
     /// The file of which a sync has failed, in this attach or in one before.
     pub(super) failed_sync: Option<SyncedFile>,
+    /// When it was last told that a guest's memory is not shared.
+    pub(super) told_not_shared: Option<Instant>,
 }
 
 /// What the guard acts on.
@@ -189,6 +200,11 @@ impl Supervision {
     }
 
     fn answered(&mut self, line: &str, reason: &mut Option<String>) {
+        if let Some(json) = line.strip_prefix(FRONTEND_MEMORY) {
+            return self.look_at_memory(json);
+        } else if line == MEMORY_NOT_SHARED {
+            return self.tell_not_shared();
+        }
         let (now, hands) = (Moment::now(), &mut self.hands);
         if line == READY {
             self.served = true;
@@ -225,6 +241,35 @@ impl Supervision {
         } else {
             hands.commands.answered(line);
         }
+    }
+
+    /// Ends the connection of a frontend that has the guest's memory mapped for itself alone.
+    fn look_at_memory(&mut self, json: &str) {
+        let memory: FrontendMemory = match serde_json::from_str(json) {
+            Ok(memory) => memory,
+            Err(error) => return log::warn!("the frontend's memory is not known: {error}"),
+        };
+        if !memory.is_private() {
+            return;
+        }
+        // A data plane that cannot be told is at its end, and the connection with it.
+        let _ = self.hands.commands.disconnect(memory.connection);
+        self.tell_not_shared();
+    }
+
+    fn tell_not_shared(&mut self) {
+        let told = self.told_not_shared;
+        if told.is_some_and(|told| told.elapsed() < NOT_SHARED_PERIOD) {
+            return;
+        }
+        self.told_not_shared = Some(Instant::now());
+        let reason = Reason {
+            code: "MemoryNotShared".into(),
+            message: NOT_SHARED.into(),
+        };
+        let event = EventKind::MemoryNotShared;
+        let news = self.guard.news(event, Moment::now().time, Some(reason));
+        self.hands.tell(news);
     }
 
     /// After the end of the data plane: with it its DEK is gone, if it still had it.

@@ -27,16 +27,25 @@ pub struct Region {
 impl Region {
     /// `size` bytes of zeros at guest address `gpa`.
     pub fn new(gpa: u64, size: u64) -> Self {
+        Self::mapped(gpa, size, MapFlags::SHARED)
+    }
+
+    /// The same, mapped for this process alone, as QEMU does with `share=off`.
+    pub fn private(gpa: u64, size: u64) -> Self {
+        Self::mapped(gpa, size, MapFlags::PRIVATE)
+    }
+
+    fn mapped(gpa: u64, size: u64, flags: MapFlags) -> Self {
         let fd = memfd_create("guest-memory", MemfdFlags::CLOEXEC).unwrap();
         ftruncate(&fd, size).unwrap();
-        // SAFETY: a new shared mapping at an address that the kernel chooses; nothing else is
+        // SAFETY: a new mapping at an address that the kernel chooses; nothing else is
         // mapped there. It is unmapped in drop only.
         let map = unsafe {
             mmap(
                 std::ptr::null_mut(),
                 size as usize,
                 ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::SHARED,
+                flags,
                 &fd,
                 0,
             )
