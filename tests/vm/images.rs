@@ -29,6 +29,11 @@ pub fn debian_disk() -> PathBuf {
     build("debian.sh", &[]).remove(0)
 }
 
+/// An arm64 Linux that the EFI shell of AAVMF starts, as a raw image.
+pub fn arm64_disk() -> PathBuf {
+    build("arm64.sh", &[]).remove(0)
+}
+
 fn split(paths: &[PathBuf]) -> Initramfs {
     let [kernel, initrd] = paths else {
         panic!("a kernel and an initramfs were expected: {paths:?}");

@@ -19,6 +19,7 @@ mod rng;
 mod backend;
 mod boot;
 mod filesystems;
+mod foreign;
 mod images;
 mod layers;
 mod lifecycle;
