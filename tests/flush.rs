@@ -10,6 +10,7 @@ mod logged_store;
 use std::path::PathBuf;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::time::Duration;
 
 use logged_store::{Asked, LoggedStore, SharedMedium};
 use sealdisk::cipher::{CipherStack, DataUnit, SharedSlice};
@@ -268,4 +269,277 @@ fn a_map_that_cannot_be_written_fails_its_flush_alone() {
             .iter()
             .any(|asked| map_bytes(asked) == 512)
     );
+}
+
+const DISCARD: OpKind = OpKind::Zero {
+    release: true,
+    durable: false,
+};
+
+fn count(log: &[Asked], is_meant: impl Fn(&Asked) -> bool) -> usize {
+    log.iter().filter(|asked| is_meant(asked)).count()
+}
+
+#[test]
+fn flushes_that_come_while_one_runs_share_the_next_whichever_queue_they_are_of() {
+    let mut rig = Rig::new(4);
+    rig.write(0..1).unwrap();
+    rig.medium.take_log();
+    rig.medium.set_free(false);
+    rig.submit(0, OpKind::Flush, 0..0);
+    assert!(rig.poll(0).is_empty());
+    let mut waiting = 1;
+    for queue in 0..4 {
+        for _ in 0..4 {
+            rig.submit(queue, OpKind::Flush, 0..0);
+            waiting += 1;
+        }
+        assert!(rig.poll(queue).is_empty());
+    }
+    let mut turns = 0;
+    while waiting > 0 {
+        turns += 1;
+        assert!(turns < 100);
+        for queue in 0..4 {
+            rig.queues[queue].store_mut().step();
+            for (_, result) in rig.poll(queue) {
+                result.unwrap();
+                waiting -= 1;
+            }
+        }
+    }
+    let log = rig.medium.take_log();
+    assert_eq!(count(&log, |a| *a == Asked::SyncData), 2, "{log:?}");
+}
+
+#[test]
+fn a_queue_that_flushes_all_the_time_keeps_no_other_from_it() {
+    let mut rig = Rig::new(2);
+    rig.write(0..1).unwrap();
+    rig.medium.set_free(false);
+    rig.submit(0, OpKind::Flush, 0..0);
+    rig.poll(0);
+    rig.submit(1, OpKind::Flush, 0..0);
+    let mut others = 0;
+    loop {
+        rig.queues[0].store_mut().step();
+        let done = rig.poll(0).len();
+        others += done;
+        (0..done).for_each(|_| {
+            rig.submit(0, OpKind::Flush, 0..0);
+        });
+        // The busy one always has the first look.
+        rig.poll(0);
+        rig.queues[1].store_mut().step();
+        if !rig.poll(1).is_empty() {
+            break;
+        }
+        assert!(
+            others < 3,
+            "it still waits after {others} flushes of the other"
+        );
+    }
+}
+
+#[test]
+fn a_durable_write_over_durable_data_is_one_operation() {
+    let mut rig = Rig::new(1);
+    let written = |at: u64, blocks: u64| Asked::WriteDurably {
+        at: at * BLOCK,
+        len: (blocks * BLOCK) as usize,
+    };
+    let log_of = |rig: &mut Rig, blocks: std::ops::Range<u64>| {
+        rig.medium.take_log();
+        rig.write_through(blocks).unwrap();
+        rig.medium.take_log()
+    };
+    let with_flush = |log: &[Asked]| {
+        assert!(
+            matches!(log, [Asked::Write { .. }, Asked::SyncData, ..]),
+            "{log:?}"
+        );
+        assert_eq!(log.last(), Some(&Asked::SyncMap), "{log:?}");
+    };
+    with_flush(&log_of(&mut rig, 10..14));
+    assert_eq!(log_of(&mut rig, 11..13), [written(11, 2)]);
+    // Written, but not flushed; and only in part.
+    rig.write(14..15).unwrap();
+    with_flush(&log_of(&mut rig, 14..15));
+    with_flush(&log_of(&mut rig, 14..16));
+    assert_eq!(log_of(&mut rig, 14..16), [written(14, 2)]);
+    // Discarded in between, whether or not that is durable.
+    rig.run(DISCARD, 12..13).unwrap();
+    with_flush(&log_of(&mut rig, 11..13));
+    // A process that died left a map of which nobody knows how much is durable.
+    rig.restart();
+    let log = log_of(&mut rig, 11..12);
+    assert!(
+        matches!(log[..], [Asked::Write { .. }, Asked::SyncData, ..]),
+        "{log:?}"
+    );
+    assert_eq!(log_of(&mut rig, 11..12), [written(11, 1)]);
+    // A large one is as many writes as before, and one sync.
+    let log = log_of(&mut rig, 100..200);
+    assert_eq!(count(&log, |a| matches!(a, Asked::SyncData)), 1);
+    let log = log_of(&mut rig, 100..200);
+    assert_eq!(count(&log, |a| matches!(a, Asked::WriteDurably { .. })), 0);
+    assert_eq!(
+        log.last(),
+        Some(&Asked::SyncData),
+        "no map changed: {log:?}"
+    );
+}
+
+#[test]
+fn a_durable_write_that_fails_is_a_failed_sync() {
+    let mut rig = Rig::new(1);
+    rig.write_through(0..1).unwrap();
+    rig.medium
+        .fail(|asked| matches!(asked, Asked::WriteDurably { .. }).then_some(libc::ENOSPC));
+    // Nothing was written of it.
+    assert!(rig.write_through(0..1).unwrap_err().is_no_space());
+    rig.flush().unwrap();
+    rig.medium
+        .fail(|asked| matches!(asked, Asked::WriteDurably { .. }).then_some(libc::EIO));
+    let error = rig.write_through(0..1).unwrap_err();
+    assert_eq!(error.failed_sync(), Some(FailedSync::Data));
+    rig.medium.fail(|_| None);
+    rig.flush().unwrap_err();
+    rig.write_through(0..1).unwrap_err();
+    assert_eq!(rig.runtime.failed_sync().unwrap(), Some(FailedSync::Data));
+}
+
+#[test]
+fn map_sectors_of_one_page_are_one_write() {
+    let mut rig = Rig::new(1);
+    rig.write(0..1).unwrap();
+    rig.write(4999..5000).unwrap();
+    rig.medium.take_log();
+    rig.flush().unwrap();
+    let log = rig.medium.take_log();
+    let expected = Asked::WriteMap {
+        at: 4096,
+        len: 3 * 512,
+    };
+    assert_eq!(log, [Asked::SyncData, expected, Asked::SyncMap]);
+}
+
+fn punched(log: &[Asked]) -> u64 {
+    let len = |asked: &Asked| match asked {
+        Asked::Punch { len, .. } => *len,
+        _ => 0,
+    };
+    log.iter().map(len).sum()
+}
+
+/// Everything written and durable.
+fn full() -> Rig {
+    let mut rig = Rig::new(2);
+    rig.write(0..BLOCKS).unwrap();
+    rig.flush().unwrap();
+    rig.medium.take_log();
+    rig
+}
+
+#[test]
+fn discarded_space_is_given_back_by_itself_and_writes_no_map() {
+    let mut rig = full();
+    rig.run(DISCARD, 0..BLOCKS).unwrap();
+    rig.settle(0);
+    assert_eq!(punched(&rig.medium.take_log()), 0, "it is not durable yet");
+    rig.submit(0, OpKind::Flush, 0..0);
+    let mut done = Vec::new();
+    for _ in 0..50 {
+        done.extend(rig.settle(0));
+        rig.medium.pass(Duration::from_millis(1));
+    }
+    assert_eq!(done.len(), 1);
+    let log = rig.medium.take_log();
+    assert_eq!(punched(&log), BLOCKS * BLOCK, "{log:?}");
+    assert_eq!(log.iter().map(map_bytes).sum::<usize>(), 3 * 512, "{log:?}");
+    // Nor does a flush without a reason of its own.
+    rig.flush().unwrap();
+    let log = rig.medium.take_log();
+    assert_eq!(log, [Asked::SyncData]);
+    // One that writes the map anyway says what is free by now.
+    rig.write(1..2).unwrap();
+    rig.flush().unwrap();
+    let log = rig.medium.take_log();
+    assert_eq!(log.iter().map(map_bytes).sum::<usize>(), 3 * 512, "{log:?}");
+}
+
+#[test]
+fn a_flush_costs_what_it_covers_however_much_waits_to_be_given_back() {
+    let mut rig = full();
+    let hole = |asked| matches!(asked, Asked::Punch { .. }).then_some(libc::EIO);
+    rig.medium.fail(hole);
+    rig.run(DISCARD, 0..BLOCKS - 1).unwrap();
+    rig.flush().unwrap();
+    rig.medium.take_log();
+    for _ in 0..20 {
+        rig.write(BLOCKS - 1..BLOCKS).unwrap();
+        rig.flush().unwrap();
+        rig.settle(0);
+        let log = rig.medium.take_log();
+        let (writes, holes) = (log.iter().map(map_bytes).sum::<usize>(), punched(&log));
+        assert_eq!((writes, holes), (0, 0), "{log:?}");
+    }
+    // They are tried again when some time has passed, longer each time.
+    for wait in [1, 2, 4] {
+        rig.medium.pass(Duration::from_millis(wait * 1000 - 100));
+        rig.settle(0);
+        assert_eq!(punched(&rig.medium.take_log()), 0, "after {wait} s");
+        rig.medium.pass(Duration::from_millis(100));
+        rig.settle(0);
+        assert!(punched(&rig.medium.take_log()) > 0, "after {wait} s");
+    }
+    rig.medium.fail(|_| None);
+    rig.medium.pass(Duration::from_secs(60));
+    for _ in 0..20 {
+        rig.settle(0);
+        rig.medium.pass(Duration::from_millis(1));
+    }
+    assert_eq!(punched(&rig.medium.take_log()), (BLOCKS - 1) * BLOCK);
+}
+
+#[test]
+fn a_block_that_was_written_and_discarded_again_waits_for_a_flush_of_its_own() {
+    let mut rig = full();
+    rig.medium.set_free(false);
+    rig.submit(0, DISCARD, 7..8);
+    rig.submit(0, OpKind::Flush, 0..0);
+    rig.poll(0);
+    // While that flush runs, which says zero of the block.
+    rig.submit(1, OpKind::Write { durable: false }, 7..8);
+    rig.poll(1);
+    rig.queues[1].store_mut().step();
+    assert_eq!(rig.poll(1).len(), 1);
+    rig.submit(1, DISCARD, 7..8);
+    rig.medium.set_free(true);
+    rig.settle(0);
+    rig.settle(1);
+    assert_eq!(punched(&rig.medium.take_log()), 0);
+    // Another sector's discards do not keep it from its turn, nor do writes beside it.
+    rig.submit(0, OpKind::Flush, 0..0);
+    rig.settle(0);
+    rig.run(DISCARD, 4000..4001).unwrap();
+    rig.run(OpKind::Write { durable: false }, 8..9).unwrap();
+    rig.settle(0);
+    assert_eq!(punched(&rig.medium.take_log()), BLOCK);
+}
+
+#[test]
+fn discards_that_nobody_flushes_are_given_back_after_a_while() {
+    let mut rig = full();
+    rig.run(DISCARD, 0..10).unwrap();
+    for _ in 0..4 {
+        rig.medium.pass(Duration::from_secs(1));
+        rig.settle(0);
+    }
+    assert_eq!(rig.medium.take_log(), []);
+    assert!(rig.queues[0].idle_for().unwrap() <= Duration::from_secs(1));
+    rig.medium.pass(Duration::from_secs(1));
+    rig.settle(0);
+    assert_eq!(punched(&rig.medium.take_log()), 10 * BLOCK);
+    assert_eq!(rig.queues[0].idle_for(), None);
 }

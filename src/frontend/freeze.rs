@@ -12,12 +12,15 @@ use super::serve::{Server, open_to_flush};
 use super::shared::{Extent, Shared};
 use super::standing::Standing;
 use super::{
-    DESTROYED, FROZEN, FrontendError, NOT_COPYING, NOT_FROZEN, NOT_RESIZED, NOT_RESTACKED,
+    DESTROYED, Discard, FROZEN, FrontendError, NOT_COPYING, NOT_FROZEN, NOT_RESIZED, NOT_RESTACKED,
     NOT_RESTORED, RESTACKED, THAWED,
 };
 
 /// How long what the guest has asked for may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long space is given back before, while the guest goes on: a layer beneath others keeps what it
+/// holds.
+const RELEASE: Duration = Duration::from_secs(1);
 /// Why a command is refused meanwhile.
 const STANDS_STILL: &str = "the disk stands still while its layers are changed";
 
@@ -42,7 +45,7 @@ impl Server {
     /// Freezes the disk, and obeys until it is told how to go on. Whether it does.
     pub(super) fn freeze(&mut self, control: &UnixStream) -> bool {
         // Most of what is to be flushed is, before anybody has to wait for it.
-        if let Err(error) = flush(&self.shared) {
+        if let Err(error) = flush(&self.shared, Some(RELEASE)) {
             return answer(control, &format!("{NOT_FROZEN}{error}"));
         }
         let copy = self.copier.stop();
@@ -84,7 +87,7 @@ impl Server {
     ) -> Result<GoesOn, String> {
         let mut handler = self.handler();
         let standing = handler.stand_still(PATIENCE)?;
-        flush(&self.shared).map_err(|e| e.to_string())?;
+        flush(&self.shared, None).map_err(|e| e.to_string())?;
         let frozen = Frozen {
             _handler: handler,
             standing,
@@ -190,10 +193,14 @@ impl Frozen<'_> {
     }
 }
 
-/// Makes durable what was completed, among others who use the volume.
-fn flush(shared: &Shared) -> Result<(), FrontendError> {
+/// Makes durable what was completed, among others who use the volume, and gives space back for as long.
+fn flush(shared: &Shared, release: Option<Duration>) -> Result<(), FrontendError> {
     let mut io = open_to_flush(shared)?;
-    let flushed = io.flush();
+    let overwrite = shared.discard == Discard::Overwrite;
+    let flushed = match release {
+        Some(patience) => io.flush_and_release(overwrite, patience),
+        None => io.flush(),
+    };
     if io.has_failed() {
         // Blocks may stay marked that guests would wait for: whoever supervises this starts another.
         log::error!("the ring of a flush has failed");

@@ -5,7 +5,7 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 use vhost::vhost_user::{BackendReqHandler, Error as VhostError};
@@ -44,6 +44,9 @@ const CONNECTION_ENDED: u64 = 3;
 const STORAGE: u64 = 4;
 const MEMORY: u64 = 6;
 const SYNC: u64 = 5;
+
+/// How long space is given back at the end, before the rest is left to the next attach.
+const LAST_RELEASE: Duration = Duration::from_secs(20);
 
 /// Runs the data plane in this process, which must have been started by the control process with
 /// the descriptors [`CONTROL_FD`] and [`SOCKET_FD`]. Returns after the last flush.
@@ -164,10 +167,13 @@ fn disk_of(setup: &Setup) -> Disk {
     }
 }
 
-/// Makes what the guest had not flushed durable: the runtime map is not needed any more then. That
-/// takes no key, which may be revoked by now.
+/// Makes what the guest had not flushed durable: the runtime map is not needed any more then. And gives
+/// back what was discarded. That takes no key, which may be revoked by now.
 fn last_flush(shared: &Shared) -> Result<(), FrontendError> {
-    open_to_flush(shared)?.flush().map_err(FrontendError::Flush)
+    let overwrite = shared.discard == Discard::Overwrite;
+    open_to_flush(shared)?
+        .flush_and_release(overwrite, LAST_RELEASE)
+        .map_err(FrontendError::Flush)
 }
 
 pub(super) fn open_to_flush(shared: &Shared) -> Result<DiskIo, FrontendError> {

@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::task::Wake;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -143,6 +144,20 @@ impl WorkerHandle {
     }
 }
 
+/// Has a queue's thread take another turn.
+struct QueueWaker(EventFd);
+
+impl Wake for QueueWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        // It fails when the counter is at its end, after 2^64 of these.
+        let _ = self.0.write(1);
+    }
+}
+
 fn gone() -> String {
     "the queue's thread has ended".into()
 }
@@ -190,7 +205,13 @@ impl Worker {
         let mut store = UringStore::new(extent.files.try_clone()?)?;
         store.watch(WAKE, wake.as_raw_fd());
         let polling = Polling::new(shared.poll);
-        let queue = QueueState::new(shared, &extent, store, ciphers)?;
+        let mut queue = QueueState::new(shared, &extent, store, ciphers)?;
+        let fail = |source| FrontendError::Io {
+            what: "duplicate an eventfd",
+            source,
+        };
+        let waker = QueueWaker(wake.try_clone().map_err(fail)?);
+        queue.pipeline.set_waker(index, Arc::new(waker).into());
         Ok(Self {
             index,
             ring: None,
@@ -252,9 +273,11 @@ impl Worker {
                 Ok(answer) => more = answer && most > 0,
                 Err(error) => self.break_ring(&error),
             }
-            // Reads of zeros and the like are finished without any I/O.
-            self.complete_finished();
         }
+        // Now, so that all that were taken share a flush.
+        self.queue.pipeline.go_on_flushing();
+        // Reads of zeros and the like are finished without any I/O.
+        self.complete_finished();
         let standing = self.settle_stalled();
         if let Some(ring) = self.ring.as_mut()
             && let Err(error) = ring.notify()
@@ -270,11 +293,12 @@ impl Worker {
         let held = held.or(self.queue.held.as_ref().map(|_| RETRY));
         let held = held.map(|wait| wait.min(LIMIT_LOOK));
         let stalled = self.queue.stalled_wait().filter(|_| self.takes());
+        let due = self.queue.pipeline.idle_for();
         let pipeline = &self.queue.pipeline;
         match (
             more || pipeline.is_between_bursts(),
             pipeline.waits_for_others(),
-            held.into_iter().chain(stalled).min(),
+            held.into_iter().chain(stalled).chain(due).min(),
         ) {
             (true, _, _) => Wait::No,
             (false, true, _) => Wait::AtMost(RETRY),
@@ -321,7 +345,8 @@ impl Worker {
             Drain::Suspend(mode) => self.drop_key(mode),
             Drain::Exchange(told) => {
                 let _ = answer.send(Ok(0));
-                return self.stand_still(&told);
+                self.stand_still(&told);
+                return self.queue.pipeline.punch_on();
             }
         };
         let _ = answer.send(result);
@@ -436,7 +461,7 @@ impl Worker {
             }
             Command::Suspend(mode) => return self.drain(Drain::Suspend(mode), answer),
             Command::Exchange(extent) => {
-                self.queue.pipeline.forget_punches();
+                self.queue.pipeline.stop_punching();
                 return self.drain(Drain::Exchange(extent), answer);
             }
             Command::Resume => self.resume(),

@@ -4,7 +4,7 @@ use std::io;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::cipher::{CipherStack, SharedSlice};
 use crate::keys::DekStack;
@@ -65,7 +65,8 @@ impl DiskIo {
         ciphers: Option<CipherStack>,
     ) -> Result<Self, PipelineError> {
         let store = UringStore::new(files)?;
-        let pipeline = Pipeline::new(volume.clone(), store, ciphers)?;
+        let mut pipeline = Pipeline::new(volume.clone(), store, ciphers)?;
+        pipeline.stop_punching();
         Ok(Self {
             pipeline: Some(pipeline),
             volume,
@@ -180,8 +181,37 @@ impl DiskIo {
     /// # Errors
     /// [`PipelineError::Op`] when a sync fails.
     pub fn flush(&mut self) -> Result<(), PipelineError> {
-        self.run(OpKind::Flush, 0, 0, None)?;
-        self.settle()
+        self.run(OpKind::Flush, 0, 0, None)
+    }
+
+    /// As [`DiskIo::flush`], and gives back the space of discarded blocks, overwritten first if
+    /// `overwrite` says so, for as long as `patience` allows: whatever is left, or fails, the next who
+    /// opens the disk gives back. Afterwards the durable map says what is free.
+    ///
+    /// # Errors
+    /// [`PipelineError::Op`] when a sync fails.
+    pub fn flush_and_release(
+        &mut self,
+        overwrite: bool,
+        patience: Duration,
+    ) -> Result<(), PipelineError> {
+        self.flush()?;
+        let deadline = Instant::now() + patience;
+        let pipeline = self.pipeline.as_mut().ok_or_else(ring_failed)?;
+        pipeline.set_overwrite(overwrite);
+        pipeline.release_all(true);
+        while let Some(pipeline) = &mut self.pipeline
+            && pipeline.is_releasing()
+            && Instant::now() < deadline
+        {
+            pipeline.poll();
+            self.enter(Wait::AtMost(RETRY))?;
+        }
+        self.settle()?;
+        match self.volume.map().mark_released_dirty() {
+            true => self.flush(),
+            false => Ok(()),
+        }
     }
 
     /// Whether the ring has failed. Blocks that it was working on stay marked then, so that others who
@@ -191,16 +221,27 @@ impl DiskIo {
     }
 
     /// Finishes the holes that were begun, whose blocks are marked in a volume that others may share,
-    /// and leaves the rest to a later flush.
+    /// and begins no more.
     fn settle(&mut self) -> Result<(), PipelineError> {
         let pipeline = self.pipeline.as_mut().ok_or_else(ring_failed)?;
-        pipeline.forget_punches();
-        while !pipeline.is_idle() {
-            if let Err(error) = pipeline.store_mut().enter(Wait::Forever) {
-                self.pipeline = None;
-                return Err(error.into());
+        pipeline.release_all(false);
+        while let Some(pipeline) = &mut self.pipeline
+            && !pipeline.is_idle()
+        {
+            self.enter(Wait::AtMost(RETRY))?;
+            if let Some(pipeline) = &mut self.pipeline {
+                pipeline.poll();
             }
-            pipeline.poll();
+        }
+        Ok(())
+    }
+
+    fn enter(&mut self, wait: Wait) -> Result<(), PipelineError> {
+        let pipeline = self.pipeline.as_mut().ok_or_else(ring_failed)?;
+        if let Err(error) = pipeline.store_mut().enter(wait) {
+            // A request may still name the caller's memory: nothing may carry it on later.
+            self.pipeline = None;
+            return Err(error.into());
         }
         Ok(())
     }
@@ -212,11 +253,11 @@ impl DiskIo {
         len: u64,
         slice: Option<SharedSlice>,
     ) -> Result<(), PipelineError> {
-        let pipeline = self.pipeline.as_mut().ok_or_else(ring_failed)?;
         let memory = GuestBuffer {
             slices: slice.into_iter().collect(),
             owner: None,
         };
+        let pipeline = self.pipeline.as_mut().ok_or_else(ring_failed)?;
         pipeline.submit(Op {
             kind,
             at: ByteOffset(offset),
@@ -226,6 +267,7 @@ impl DiskIo {
         });
         let mut finished: Vec<Finished> = Vec::with_capacity(1);
         loop {
+            let pipeline = self.pipeline.as_mut().ok_or_else(ring_failed)?;
             pipeline.poll();
             pipeline.take_finished(&mut finished);
             if let Some(done) = finished.pop() {
@@ -235,11 +277,7 @@ impl DiskIo {
                 true => Wait::AtMost(RETRY),
                 false => Wait::Forever,
             };
-            if let Err(error) = pipeline.store_mut().enter(wait) {
-                // The request still names the caller's memory: nothing may carry it on later.
-                self.pipeline = None;
-                return Err(error.into());
-            }
+            self.enter(wait)?;
         }
     }
 }

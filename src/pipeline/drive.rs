@@ -3,17 +3,20 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
+use std::task::Waker;
+use std::time::{Duration, Instant};
 
 use crate::cipher::{CipherStack, Cursor};
 use crate::store::{BufferPool, IoBuffer, Store, StoreCompletion, StoreError, StoreOp, Tag};
 use crate::units::{BLOCK_SIZE, Block, ByteOffset, LayerIndex, SECTOR_SIZE};
-use crate::volume::Volume;
+use crate::volume::{FailedSync, Volume};
 
 use super::OpError;
-use super::flush::{FlushJob, Punches};
+use super::flush::{FlushJob, MAP_BUFFER_LEN, MAP_BUFFERS, Waiter};
 use super::op::{Finished, Op, OpKind};
 use super::outcome::Outcome;
 use super::piece::{Part, Piece, RequestId};
+use super::punch::Punches;
 use super::slots::Slots;
 
 /// Bytes of a ciphertext buffer: a piece this large is still in the L2 cache when it is submitted.
@@ -34,8 +37,10 @@ pub(super) struct Request {
     /// Pieces not completed yet.
     pub(super) outstanding: u32,
     pub(super) outcome: Outcome,
-    /// The flush that the request ends with, once it has begun.
-    pub(super) flush: Option<Box<FlushJob>>,
+    /// It waits for the flush that it ends with.
+    flushing: bool,
+    /// It is to be durable, and some of it is not by itself.
+    pub(super) unsynced: bool,
 }
 
 /// How far a request came when it was driven.
@@ -47,7 +52,7 @@ pub(super) enum Progress {
     Issued,
     /// No buffer or no room in the store: whoever comes later has to wait too.
     NoRoom,
-    /// Its blocks, or the flush, are in use: later requests may pass.
+    /// Its blocks are in use: later requests may pass.
     InUse,
 }
 
@@ -58,6 +63,8 @@ pub struct Pipeline<S> {
     /// Taken away only while no request is under way, so whoever carries one on finds them.
     pub(super) ciphers: Option<CipherStack>,
     pub(super) pool: BufferPool,
+    /// For map sectors that lie together.
+    pub(super) map_pool: BufferPool,
     pub(super) requests: Slots<Request>,
     pub(super) pieces: Slots<Piece>,
     /// Requests that could not go on, in the order in which they came.
@@ -66,7 +73,12 @@ pub struct Pipeline<S> {
     starved: bool,
     /// Bytes issued since completions were looked at.
     burst: u64,
+    pub(super) flush: FlushJob,
     pub(super) punches: Punches,
+    /// Where it is woken by the end of another queue's flush, and how.
+    waker: Option<(usize, Waker)>,
+    /// The disk's flushes know of it.
+    is_registered: bool,
     finished: Vec<Finished>,
     completions: Vec<StoreCompletion>,
 }
@@ -88,12 +100,16 @@ impl<S: Store> Pipeline<S> {
             store,
             ciphers: ciphers.into(),
             pool,
+            map_pool: BufferPool::new(MAP_BUFFERS, MAP_BUFFER_LEN)?,
             requests: Slots::with_capacity(256),
             pieces: Slots::with_capacity(256),
             waiting: VecDeque::with_capacity(256),
             starved: false,
             burst: 0,
+            flush: FlushJob::default(),
             punches: Punches::default(),
+            waker: None,
+            is_registered: false,
             finished: Vec::with_capacity(256),
             completions: Vec::with_capacity(256),
         })
@@ -142,7 +158,24 @@ impl<S: Store> Pipeline<S> {
     /// way. Where the layers are others, the store's files and the key have to be exchanged too.
     pub fn set_volume(&mut self, volume: Arc<Volume>) {
         debug_assert!(self.is_idle(), "requests of the old volume");
+        self.stop_punching();
         self.volume = volume;
+        self.register();
+        self.punch_on();
+    }
+
+    /// Has `waker` woken when a request may go on since another queue has flushed. The places of the
+    /// queues of a disk are different; one that has none looks again from time to time, as
+    /// [`Pipeline::waits_for_others`] tells.
+    pub fn set_waker(&mut self, place: usize, waker: Waker) {
+        self.waker = Some((place, waker));
+        self.register();
+    }
+
+    fn register(&mut self) {
+        let flushes = self.volume.flushes();
+        let register = |(place, waker): &(usize, Waker)| flushes.register(*place, waker);
+        self.is_registered = self.waker.as_ref().is_some_and(register);
     }
 
     /// Whether ciphertext is overwritten before its space is given back.
@@ -159,7 +192,8 @@ impl<S: Store> Pipeline<S> {
             cursor: Cursor::default(),
             outstanding: 0,
             outcome: Outcome::default(),
-            flush: None,
+            flushing: false,
+            unsynced: false,
         });
         if let Err(error) = range {
             self.fail(id, error);
@@ -189,6 +223,8 @@ impl<S: Store> Pipeline<S> {
         self.completions = completions;
         self.burst = 0;
         self.retry_waiting();
+        self.flush_discards();
+        self.go_on_flushing();
         self.punch_some();
     }
 
@@ -197,10 +233,25 @@ impl<S: Store> Pipeline<S> {
         into.append(&mut self.finished);
     }
 
-    /// Whether a request waits for something that another queue has: nothing of ours will wake us
-    /// then, so [`Pipeline::poll`] has to be called again soon.
+    /// Whether a request waits for something that another queue has, whose end wakes nobody:
+    /// [`Pipeline::poll`] has to be called again soon. To be asked right before a wait.
     pub fn waits_for_others(&self) -> bool {
-        !self.waiting.is_empty()
+        if !self.waiting.is_empty() {
+            return true;
+        }
+        match (self.flush.waits_for(), &self.waker) {
+            (None, _) => false,
+            (Some(flush), Some((place, _))) if self.is_registered => {
+                !self.volume.flushes().sleep(*place, flush)
+            }
+            (Some(_), _) => true,
+        }
+    }
+
+    /// How long it is until there is something to do though nothing may happen.
+    pub fn idle_for(&self) -> Option<Duration> {
+        let wait = |due: Instant| due.saturating_duration_since(self.store.now());
+        self.punches.due().map(wait)
     }
 
     /// Whether a request can go on as soon as what was issued has been submitted.
@@ -210,7 +261,7 @@ impl<S: Store> Pipeline<S> {
 
     /// Whether no request and no hole is under way.
     pub fn is_idle(&self) -> bool {
-        self.requests.is_empty() && self.pieces.is_empty()
+        self.requests.is_empty() && self.pieces.is_empty() && self.flush.is_idle()
     }
 
     fn check_range(&self, op: &Op) -> Result<(), OpError> {
@@ -247,8 +298,8 @@ impl<S: Store> Pipeline<S> {
             let Some(request) = self.requests.get_mut(id) else {
                 return Progress::Issued;
             };
-            let progress = if request.flush.is_some() {
-                self.drive_flush(id)
+            let progress = if request.flushing {
+                return Progress::Issued;
             } else if request.outcome.has_failed() || request.issued == request.op.len {
                 if request.outstanding > 0 {
                     return Progress::Issued;
@@ -281,18 +332,53 @@ impl<S: Store> Pipeline<S> {
             self.finish(id);
             return Progress::Issued;
         }
-        match request.op.kind {
-            OpKind::Flush
-            | OpKind::Write { durable: true }
-            | OpKind::Zero { durable: true, .. } => {
-                request.flush = Some(Box::default());
-                Progress::More
-            }
+        let flushes = match request.op.kind {
+            OpKind::Flush | OpKind::Zero { durable: true, .. } => true,
+            OpKind::Write { durable: true } => request.unsynced,
             OpKind::Read | OpKind::Write { .. } | OpKind::Zero { .. } | OpKind::Raise { .. } => {
-                self.finish(id);
-                Progress::Issued
+                false
             }
+        };
+        if flushes {
+            request.flushing = true;
+            self.await_flush(Waiter::Request(id));
+            return Progress::Issued;
         }
+        if let (OpKind::Write { durable: true }, Some(file)) =
+            (request.op.kind, self.volume.failed_sync())
+        {
+            request.outcome.fail(OpError::Lost(file));
+        }
+        self.finish(id);
+        Progress::Issued
+    }
+
+    /// Whether the write of `blocks`, which are marked, makes a part of the request durable by itself;
+    /// where the request is to be durable and this does not make it so, a flush follows. `can` tells
+    /// whether the write could be made so.
+    pub(super) fn is_durable_alone(
+        &mut self,
+        id: RequestId,
+        blocks: &Range<u64>,
+        can: bool,
+    ) -> bool {
+        let Some(request) = self.requests.get_mut(id) else {
+            return false;
+        };
+        if !matches!(request.op.kind, OpKind::Write { durable: true }) {
+            return false;
+        }
+        let alone = can && self.volume.map().has_durable_data(blocks.clone());
+        request.unsynced |= !alone;
+        alone
+    }
+
+    /// As [`Pipeline::is_durable_alone`] for a write by the store. Of a large request a flush makes all
+    /// parts durable at once.
+    pub(super) fn is_durable_write(&mut self, id: RequestId, blocks: &Range<u64>) -> bool {
+        let small = |request: &mut Request| request.op.len <= BUFFER_LEN as u64;
+        let can = self.store.writes_durably() && self.requests.get_mut(id).is_some_and(small);
+        self.is_durable_alone(id, blocks, can)
     }
 
     /// Has a request fail once what it has under way is done.
@@ -380,6 +466,7 @@ impl<S: Store> Pipeline<S> {
                 blocks,
                 exclusive,
                 whole,
+                durable,
             } => {
                 if whole && result.is_ok() {
                     self.volume.map().set_data(blocks.clone());
@@ -388,7 +475,13 @@ impl<S: Store> Pipeline<S> {
                     true => self.volume.locks().release_exclusive(blocks),
                     false => self.volume.locks().release_shared(blocks),
                 }
-                request
+                let result = result.map_err(|error| match durable {
+                    // The blocks were allocated before, so this is the write itself (a file system
+                    // that copies on write); of a file past the page cache no sync fails so.
+                    true if !error.is_no_space() => self.sync_failed(FailedSync::Data, error),
+                    _ => error.into(),
+                });
+                return self.piece_done(request, result, buffer);
             }
             Piece::Rewrite {
                 request,
@@ -404,15 +497,23 @@ impl<S: Store> Pipeline<S> {
                     return self.piece_done(request, result.map_err(OpError::from), buffer);
                 }
             },
-            Piece::WriteMap { request } => request,
-            Piece::Sync { request, file } => {
+            Piece::WriteMap => {
+                match buffer {
+                    Some(small) if small.as_slice().len() == MAP_BUFFER_LEN => {
+                        self.map_pool.put(small);
+                    }
+                    Some(large) => self.pool.put(large),
+                    None => {}
+                }
+                return self.flush_operation_done(result.map_err(OpError::from));
+            }
+            Piece::Sync { file } => {
                 let result = result.map_err(|error| self.sync_failed(file, error));
-                return self.piece_done(request, result, buffer);
+                return self.flush_operation_done(result);
             }
             Piece::Overwrite { blocks, done } => {
                 return self.overwritten(blocks, done, result, buffer);
             }
-            Piece::SyncOverwritten { blocks } => return self.overwritten_synced(blocks, result),
             Piece::Punch { blocks } => return self.punched(blocks, result),
         };
         self.piece_done(request, result.map_err(OpError::from), buffer);
@@ -437,12 +538,14 @@ impl<S: Store> Pipeline<S> {
             let skip = (part.at.0 - start.0) as usize;
             self.encrypt(request, part, &mut bytes[skip..skip + part.len]);
         }
+        let durable = self.is_durable_write(request, &blocks);
         let piece = Piece::Write {
             request,
             blocks,
             exclusive: true,
             // Of the top layer's own blocks the state stays what it is.
             whole: layer != LayerIndex::TOP,
+            durable,
         };
         self.submit_write(piece, start, len, buffer);
     }

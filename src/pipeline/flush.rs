@@ -1,193 +1,264 @@
-//! Flushing, and giving space back afterwards.
+//! Flushing: a flush of a disk's data and map, which whoever waits for one shares.
+//!
+//! A request that is to be durable waits for the number of the flush that covers it
+//! ([`Flushes`](crate::volume::Flushes)). A queue whose requests wait, and that finds no flush under way,
+//! runs the next one; it belongs to no request, and is told of by its number to all.
 
 use std::collections::VecDeque;
-use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::store::{IoBuffer, Store, StoreError, StoreFile, StoreOp};
-use crate::units::BLOCK_SIZE;
-use crate::volume::format::{self, BLOCKS_PER_SECTOR, SECTOR_LEN, STATES_LEN};
-use crate::volume::{BlockState, FailedSync, held_runs};
+use crate::store::{Store, StoreError, StoreFile, StoreOp};
+use crate::volume::format::{self, SECTOR_LEN, STATES_LEN};
+use crate::volume::{FailedSync, FlushNumber, FlushTurn};
 
 use super::OpError;
-use super::drive::{BUFFER_LEN, Pipeline, Progress};
+use super::drive::Pipeline;
+use super::outcome::Outcome;
 use super::piece::{Piece, RequestId};
 
-/// Blocks that are given back by one hole.
-const PUNCH_STEP: u64 = 1024;
-/// Holes under way at once: guests go first.
-const PUNCHES_AT_ONCE: usize = 2;
+/// Bytes of a buffer for a few map sectors that lie together.
+pub(super) const MAP_BUFFER_LEN: usize = 4096;
+/// How many of these there are.
+pub(super) const MAP_BUFFERS: usize = 16;
+/// Sectors that lie in one page of the map file: what is between two of them is written as well.
+const TOGETHER: u64 = (MAP_BUFFER_LEN / SECTOR_LEN) as u64;
+/// Sectors that a flush writes at most for no other reason than that space of theirs was given back.
+const RELEASED_AT_ONCE: usize = 16;
+/// Sectors whose copies are kept room for between flushes.
+const USUAL_SECTORS: usize = 256;
 
 /// Which step of a flush is under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Step {
     #[default]
-    Begin,
     SyncData,
     WriteMap,
     SyncMap,
 }
 
-/// A flush under way: the copy of the changed map sectors, taken before the data is synced.
+/// The flushes of one queue.
 #[derive(Default)]
 pub(super) struct FlushJob {
+    /// Who waits for which flush, in rising order.
+    waiters: VecDeque<(Waiter, FlushNumber)>,
+    /// The flush that this queue runs.
+    turn: Option<FlushTurn>,
     step: Step,
+    /// Its operations not completed yet.
+    outstanding: u32,
+    outcome: Outcome,
+    /// The copy of the changed map sectors, taken before the data is synced.
     sectors: Vec<u64>,
     states: Vec<[u8; STATES_LEN]>,
     /// Sectors of the copy that were handed to the store.
     written: usize,
 }
 
-/// A hole that is due: the durable map says `ZeroHeld` of these blocks.
-struct Punch {
-    blocks: Range<u64>,
-    /// The flush that made it say so. A later one may have made the blocks `Data` again, after
-    /// which they may have been discarded again without that being durable yet: then a hole now
-    /// would be read as ciphertext after a power loss.
-    flush: u64,
+/// Who waits for a flush.
+pub(super) enum Waiter {
+    Request(RequestId),
+    /// Blocks that were overwritten and are to become a hole, which are marked.
+    Overwritten(Range<u64>),
+    /// Nobody: a discard that the guest does not flush is to become durable all the same.
+    Discards,
 }
 
-/// Holes to be punched.
-#[derive(Default)]
-pub(super) struct Punches {
-    queue: VecDeque<Punch>,
-    under_way: usize,
-    unsupported: bool,
-    /// Old ciphertext is overwritten first.
-    pub(super) overwrite: bool,
+impl FlushJob {
+    /// Whether nobody waits for a flush, and none is under way here.
+    pub(super) fn is_idle(&self) -> bool {
+        self.waiters.is_empty() && self.turn.is_none()
+    }
+
+    /// What the first that waits for another queue's flush waits for.
+    pub(super) fn waits_for(&self) -> Option<FlushNumber> {
+        match &self.turn {
+            Some(_) => None,
+            None => self.waiters.front().map(|(_, flush)| *flush),
+        }
+    }
 }
 
 impl<S: Store> Pipeline<S> {
-    /// Takes a flush on from the step whose operations have completed.
-    pub(super) fn drive_flush(&mut self, id: RequestId) -> Progress {
-        let Some(request) = self.requests.get_mut(id) else {
-            return Progress::Issued;
-        };
-        if request.outstanding > 0 && request.flush.as_ref().is_none_or(|job| !job.is_writing()) {
-            return Progress::Issued;
-        }
-        let Some(mut job) = request.flush.take() else {
-            return Progress::Issued;
-        };
-        let (failed, outstanding) = (request.outcome.has_failed(), request.outstanding);
-        if failed {
-            match outstanding {
-                0 => self.flush_failed(id, &job),
-                _ => self.keep_flush(id, job),
-            }
-            return Progress::Issued;
-        }
-        if let (Step::Begin, Some(file)) = (job.step, self.volume.failed_sync()) {
-            request.outcome.fail(OpError::Lost(file));
-            self.finish(id);
-            return Progress::Issued;
-        }
-        let progress = match job.step {
-            Step::Begin => self.flush_begin(id, &mut job),
-            Step::SyncData => {
-                job.step = Step::WriteMap;
-                Progress::More
-            }
-            Step::WriteMap => self.flush_write_map(id, &mut job, outstanding),
-            Step::SyncMap => {
-                self.flush_done(id, &job);
-                return Progress::Issued;
-            }
-        };
-        self.keep_flush(id, job);
-        progress
+    /// Has a request, or blocks, wait for the flush that covers what was done until now.
+    pub(super) fn await_flush(&mut self, waiter: Waiter) {
+        let flush = self.volume.flushes().covering();
+        self.flush.waiters.push_back((waiter, flush));
     }
 
-    fn keep_flush(&mut self, id: RequestId, job: Box<FlushJob>) {
-        if let Some(request) = self.requests.get_mut(id) {
-            request.flush = Some(job);
+    /// Begins a flush for the requests that wait for one, if none is under way, and carries on with one
+    /// that is. To be called when a batch of requests was submitted, so that they share it;
+    /// [`Pipeline::poll`] does it as well.
+    pub fn go_on_flushing(&mut self) {
+        loop {
+            self.serve_waiters();
+            if self.flush.turn.is_none() && !self.begin_flush() {
+                return;
+            }
+            if !self.advance_flush() {
+                return;
+            }
         }
     }
 
-    fn flush_begin(&mut self, id: RequestId, job: &mut FlushJob) -> Progress {
-        if !self.store.has_room() {
-            return Progress::NoRoom;
+    /// Ends the wait of whom a flush has served, or of all when none can any more.
+    fn serve_waiters(&mut self) {
+        let ours = self.flush.turn.as_ref().map(FlushTurn::number);
+        while let Some((waiter, flush)) = self.flush.waiters.front() {
+            // Those have the outcome of this queue's own flush, in the end.
+            if ours.is_some_and(|ours| *flush <= ours) {
+                return;
+            }
+            // The hole follows at once.
+            if matches!(waiter, Waiter::Overwritten(_)) && !self.store.has_room() {
+                return;
+            }
+            let result = match self.volume.flushes().is_done(*flush) {
+                true => Ok(()),
+                false => match self.volume.failed_sync() {
+                    Some(file) => Err(OpError::Lost(file)),
+                    None => return,
+                },
+            };
+            self.serve_waiter(result);
         }
-        if !self.volume.try_begin_flush() {
-            return Progress::InUse;
+    }
+
+    /// Ends the wait of the first.
+    fn serve_waiter(&mut self, result: Result<(), OpError>) {
+        let Some((waiter, _)) = self.flush.waiters.pop_front() else {
+            return;
+        };
+        match waiter {
+            Waiter::Request(id) => {
+                if let Err(error) = result {
+                    self.fail(id, error);
+                }
+                self.finish(id);
+            }
+            Waiter::Overwritten(blocks) => self.overwrite_flushed(blocks, result),
+            // One that has failed is told of by whoever asks for one.
+            Waiter::Discards => {}
         }
+    }
+
+    /// Takes the turn and copies what has changed; whether that could be.
+    fn begin_flush(&mut self) -> bool {
+        if self.flush.waiters.is_empty() || !self.store.has_room() {
+            return false;
+        }
+        let Some(turn) = self.volume.flushes().try_begin() else {
+            return false;
+        };
+        let (map, job) = (self.volume.map(), &mut self.flush);
+        job.turn = Some(turn);
         // The copy comes before the sync: whatever it calls data was completely written before it
         // was called so, hence before the sync.
-        job.sectors = self.volume.map().take_dirty();
-        job.states = job
-            .sectors
-            .iter()
-            .map(|s| self.volume.map().sector_states(*s))
-            .collect();
+        map.take_dirty(&mut job.sectors, RELEASED_AT_ONCE);
+        fill_gaps(&mut job.sectors);
+        let states = job.sectors.iter().map(|sector| map.sector_states(*sector));
+        job.states.extend(states);
         job.step = Step::SyncData;
-        self.flush_sync(id, FailedSync::Data);
-        Progress::Issued
+        self.flush_sync(FailedSync::Data);
+        true
     }
 
-    /// Writes runs of neighbouring sectors, each from one buffer.
-    fn flush_write_map(&mut self, id: RequestId, job: &mut FlushJob, outstanding: u32) -> Progress {
-        if job.written == job.sectors.len() {
-            if outstanding > 0 {
-                return Progress::Issued;
+    /// Takes the flush on; whether it can be taken on at once again.
+    fn advance_flush(&mut self) -> bool {
+        let job = &self.flush;
+        let through = job.outstanding == 0;
+        if job.outcome.has_failed() {
+            if through {
+                self.end_flush();
             }
-            if !self.store.has_room() {
-                return Progress::NoRoom;
-            }
-            job.step = Step::SyncMap;
-            if job.sectors.is_empty() && self.volume.is_map_synced() {
-                return Progress::More;
-            }
-            self.flush_sync(id, FailedSync::Map);
-            return Progress::Issued;
+            return through;
         }
-        if !self.store.has_room() {
-            return Progress::NoRoom;
+        match job.step {
+            Step::SyncData if through => self.flush.step = Step::WriteMap,
+            Step::WriteMap if job.written < job.sectors.len() => return self.write_map(),
+            Step::WriteMap if through => {
+                if job.sectors.is_empty() && self.volume.is_map_synced() {
+                    self.end_flush();
+                } else if self.store.has_room() {
+                    self.flush.step = Step::SyncMap;
+                    self.flush_sync(FailedSync::Map);
+                } else {
+                    return false;
+                }
+            }
+            Step::SyncMap if through => self.end_flush(),
+            Step::SyncData | Step::WriteMap | Step::SyncMap => return false,
         }
-        let Some(mut buffer) = self.pool.take() else {
-            return Progress::NoRoom;
+        true
+    }
+
+    /// Writes a run of neighbouring sectors from one buffer; whether there was room for it.
+    fn write_map(&mut self) -> bool {
+        let job = &self.flush;
+        let (sectors, states) = (&job.sectors[job.written..], &job.states[job.written..]);
+        let Some(&first) = sectors.first() else {
+            return true;
         };
-        let first = job.sectors[job.written];
+        let neighbours = sectors
+            .iter()
+            .zip(first..)
+            .take_while(|(sector, expected)| *sector == expected);
+        let run = neighbours.count();
+        let few = run <= TOGETHER as usize;
+        if !self.store.has_room() {
+            return false;
+        }
+        let small = self.map_pool.take();
+        let buffer = match (few, small) {
+            (true, small) => small,
+            (false, small) => match (self.pool.take(), small) {
+                (Some(large), Some(small)) => {
+                    self.map_pool.put(small);
+                    Some(large)
+                }
+                (large, small) => large.or(small),
+            },
+        };
+        let Some(mut buffer) = buffer else {
+            return false;
+        };
         let mut count = 0;
-        for into in buffer.as_mut_slice().as_chunks_mut::<SECTOR_LEN>().0 {
-            let Some(sector) = job.sectors.get(job.written + count) else {
-                break;
-            };
-            if *sector != first + count as u64 {
-                break;
-            }
-            *into = format::encode_sector(*sector, &job.states[job.written + count]);
+        let places = buffer.as_mut_slice().as_chunks_mut::<SECTOR_LEN>().0;
+        for ((into, sector), states) in places.iter_mut().zip(&sectors[..run]).zip(states) {
+            *into = format::encode_sector(*sector, states);
             count += 1;
         }
-        job.written += count;
-        let (file, at) = (StoreFile::Map, format::sector_offset(first));
+        self.flush.written += count;
         let op = StoreOp::Write {
-            file,
-            at,
+            file: StoreFile::Map,
+            at: format::sector_offset(first),
             len: count * SECTOR_LEN,
+            durable: false,
             buffer,
         };
-        self.flush_operation(id, Piece::WriteMap { request: id }, op);
-        Progress::More
+        self.flush_operation(Piece::WriteMap, op);
+        true
     }
 
-    fn flush_sync(&mut self, id: RequestId, what: FailedSync) {
+    fn flush_sync(&mut self, what: FailedSync) {
         let file = match what {
             FailedSync::Data => StoreFile::TOP,
             FailedSync::Map => StoreFile::Map,
         };
-        let piece = Piece::Sync {
-            request: id,
-            file: what,
-        };
-        self.flush_operation(id, piece, StoreOp::Sync { file });
+        self.flush_operation(Piece::Sync { file: what }, StoreOp::Sync { file });
     }
 
-    fn flush_operation(&mut self, id: RequestId, piece: Piece, op: StoreOp) {
-        if let Some(request) = self.requests.get_mut(id) {
-            request.outstanding += 1;
-        }
+    fn flush_operation(&mut self, piece: Piece, op: StoreOp) {
+        self.flush.outstanding += 1;
         self.submit_piece(piece, op);
+    }
+
+    /// Notes the end of an operation of the flush.
+    pub(super) fn flush_operation_done(&mut self, result: Result<(), OpError>) {
+        self.flush.outstanding -= 1;
+        if let Err(error) = result {
+            self.flush.outcome.fail(error);
+        }
     }
 
     /// Notes that a sync failed, the one place that does.
@@ -199,200 +270,68 @@ impl<S: Store> Pipeline<S> {
         }
     }
 
-    fn flush_done(&mut self, id: RequestId, job: &FlushJob) {
-        // Whoever overwrites discarded blocks syncs the data as well, and may have met what the kernel
-        // says only once.
+    /// Nothing of the flush is under way any more: it is done, or has failed.
+    fn end_flush(&mut self) {
+        let Some(turn) = self.flush.turn.take() else {
+            return;
+        };
+        let mut outcome = std::mem::take(&mut self.flush.outcome);
+        // Whoever made one write durable may have met meanwhile what the kernel says only once.
         if let Some(file) = self.volume.failed_sync() {
-            self.fail(id, OpError::Lost(file));
-            return self.flush_failed(id, job);
+            outcome.fail(OpError::Lost(file));
         }
-        for (sector, states) in job.sectors.iter().zip(&job.states) {
-            held_runs(*sector, states, |run| {
-                self.punches.add(run, self.volume.flushes())
-            });
-        }
-        self.volume.set_map_synced();
-        self.volume.end_flush();
-        self.finish(id);
-    }
-
-    /// Nothing of the copy may be taken for durable: the next flush writes it again.
-    fn flush_failed(&mut self, id: RequestId, job: &FlushJob) {
-        for sector in &job.sectors {
-            self.volume.map().mark_dirty(*sector);
-        }
-        self.volume.end_flush();
-        self.finish(id);
-    }
-
-    /// Begins no more holes: what is due is found again by a later flush.
-    pub fn forget_punches(&mut self) {
-        for Punch { blocks, .. } in self.punches.queue.drain(..) {
-            self.volume
-                .map()
-                .mark_dirty(blocks.start / BLOCKS_PER_SECTOR);
-        }
-    }
-
-    /// Starts some of the holes that are due.
-    pub(super) fn punch_some(&mut self) {
-        while self.punches.under_way < PUNCHES_AT_ONCE && self.store.has_room() {
-            let Some(blocks) = self.punches.queue.pop_front() else {
-                return;
-            };
-            self.punch(blocks);
-        }
-    }
-
-    fn punch(&mut self, Punch { blocks, flush }: Punch) {
-        let (map, locks) = (self.volume.map(), self.volume.locks());
-        if !locks.try_exclusive(blocks.clone()) {
-            // In use: the next flush finds it again.
-            map.mark_dirty(blocks.start / BLOCKS_PER_SECTOR);
-            return;
-        }
-        // A flush that begins after this look copies the blocks as they are now: they cannot
-        // change while we have them alone.
-        if self.volume.flushes() != flush {
-            locks.release_exclusive(blocks.clone());
-            map.mark_dirty(blocks.start / BLOCKS_PER_SECTOR);
-            return;
-        }
-        // The guest may have written some of them since the flush copied the map.
-        let held = |block: &u64| map.get(*block) == BlockState::ZeroHeld;
-        let start = blocks.clone().find(held).unwrap_or(blocks.end);
-        let end = (start..blocks.end)
-            .find(|block| !held(block))
-            .unwrap_or(blocks.end);
-        locks.release_exclusive(blocks.start..start);
-        locks.release_exclusive(end..blocks.end);
-        if end < blocks.end {
-            self.punches.queue.push_front(Punch {
-                blocks: end..blocks.end,
-                flush,
-            });
-        }
-        if start == end {
-            return;
-        }
-        self.punches.under_way += 1;
-        match self.punches.overwrite {
-            true => self.overwrite(start..end, 0, None),
-            false => self.make_hole(start..end),
-        }
-    }
-
-    fn make_hole(&mut self, blocks: Range<u64>) {
-        let op = StoreOp::Punch {
-            at: blocks.start * BLOCK_SIZE,
-            len: (blocks.end - blocks.start) * BLOCK_SIZE,
-        };
-        self.submit_piece(Piece::Punch { blocks }, op);
-    }
-
-    /// Writes random bytes over the next buffer's worth of what is to become a hole. The durable map
-    /// says zeros already, so nobody reads there, and the blocks are ours alone until the hole is made.
-    fn overwrite(&mut self, blocks: Range<u64>, done: u64, buffer: Option<IoBuffer>) {
-        let next = blocks.start + done;
-        let count = (blocks.end - next).min(BUFFER_LEN as u64 / BLOCK_SIZE);
-        let Some(mut buffer) = buffer.or_else(|| self.pool.take()) else {
-            return self.give_back_later(blocks);
-        };
-        let len = (count * BLOCK_SIZE) as usize;
-        if let Err(error) = getrandom::fill(&mut buffer.as_mut_slice()[..len]) {
-            log::warn!("no random bytes to overwrite discarded blocks with: {error}");
-            self.pool.put(buffer);
-            return self.give_back_later(blocks);
-        }
-        let done = done + count;
-        let op = StoreOp::Write {
-            file: StoreFile::TOP,
-            at: next * BLOCK_SIZE,
-            len,
-            buffer,
-        };
-        self.submit_piece(Piece::Overwrite { blocks, done }, op);
-    }
-
-    pub(super) fn overwritten(
-        &mut self,
-        blocks: Range<u64>,
-        done: u64,
-        result: Result<(), StoreError>,
-        buffer: Option<IoBuffer>,
-    ) {
-        if result.is_ok() && blocks.start + done < blocks.end {
-            return self.overwrite(blocks, done, buffer);
-        }
-        if let Some(buffer) = buffer {
-            self.pool.put(buffer);
-        }
-        if let Err(error) = result {
-            log::warn!("discarded blocks cannot be overwritten: {error}; they are tried again");
-            return self.give_back_later(blocks);
-        }
-        // Before the hole: a file system drops what it has not written yet of blocks that it frees.
-        let file = StoreFile::TOP;
-        self.submit_piece(Piece::SyncOverwritten { blocks }, StoreOp::Sync { file });
-    }
-
-    pub(super) fn overwritten_synced(
-        &mut self,
-        blocks: Range<u64>,
-        result: Result<(), StoreError>,
-    ) {
-        if let Err(error) = result {
-            let error = self.sync_failed(FailedSync::Data, error);
-            log::error!("{error}");
-            return self.give_back_later(blocks);
-        }
-        self.make_hole(blocks);
-    }
-
-    /// Lets go of blocks that are still held: the next flush finds them again.
-    fn give_back_later(&mut self, blocks: Range<u64>) {
-        self.punches.under_way -= 1;
-        self.volume
-            .map()
-            .mark_dirty(blocks.start / BLOCKS_PER_SECTOR);
-        self.volume.locks().release_exclusive(blocks);
-    }
-
-    pub(super) fn punched(&mut self, blocks: Range<u64>, result: Result<(), StoreError>) {
-        self.punches.under_way -= 1;
-        match result {
-            Ok(()) => self.volume.map().set_released(blocks.clone()),
-            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::Unsupported => {
-                if !self.punches.unsupported {
-                    log::warn!("the file system cannot punch holes: discarded space stays in use");
-                    self.punches.unsupported = true;
-                }
-                self.volume.map().set_released(blocks.clone());
+        let number = turn.number();
+        match outcome.into_result() {
+            Ok(()) => {
+                self.volume.set_map_synced();
+                turn.succeed();
             }
-            Err(error) => log::warn!("{error}; the space is given back later"),
+            Err(error) => {
+                // Nothing of the copy may be taken for durable: the next flush writes it again.
+                for sector in &self.flush.sectors {
+                    self.volume.map().mark_dirty(*sector);
+                }
+                drop(turn);
+                let fails = |flush: &FlushNumber| *flush <= number;
+                while self.flush.waiters.front().is_some_and(|(_, f)| fails(f)) {
+                    self.serve_waiter(Err(error.clone()));
+                }
+            }
         }
-        self.volume.locks().release_exclusive(blocks);
+        let job = &mut self.flush;
+        job.sectors.clear();
+        job.states.clear();
+        job.sectors.shrink_to(USUAL_SECTORS);
+        job.states.shrink_to(USUAL_SECTORS);
+        job.written = 0;
     }
 }
 
-impl FlushJob {
-    /// In the one step that has several operations under way and issues more meanwhile.
-    fn is_writing(&self) -> bool {
-        self.step == Step::WriteMap
+/// Adds the sectors that lie between others in one page of the map file: one write for all of them costs
+/// less than several. What the map says of them is as true as of the others.
+fn fill_gaps(sectors: &mut Vec<u64>) {
+    let page = |sector: u64| format::sector_offset(sector) / MAP_BUFFER_LEN as u64;
+    let count = sectors.len();
+    for index in 1..count {
+        let (before, this) = (sectors[index - 1], sectors[index]);
+        if page(before) == page(this) {
+            sectors.extend(before + 1..this);
+        }
+    }
+    if sectors.len() > count {
+        sectors.sort_unstable();
     }
 }
 
-impl Punches {
-    /// Queues a run of blocks, cut into steps.
-    fn add(&mut self, run: Range<u64>, flush: u64) {
-        let mut start = run.start;
-        while start < run.end {
-            let end = run.end.min(start + PUNCH_STEP);
-            self.queue.push_back(Punch {
-                blocks: start..end,
-                flush,
-            });
-            start = end;
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sectors_of_one_page_are_written_together() {
+        let mut sectors = vec![0, 3, 7, 8, 17, 20, 40];
+        fill_gaps(&mut sectors);
+        let expected: Vec<u64> = (0..=8).chain(17..=20).chain([40]).collect();
+        assert_eq!(sectors, expected);
     }
 }

@@ -134,11 +134,13 @@ impl<S: Store> Pipeline<S> {
             let into = &mut buffer.as_mut_slice()[..len as usize];
             cipher.encrypt(at, &request.op.memory.slices, cursor, into);
         }
+        let durable = self.is_durable_write(id, &blocks);
         let piece = Piece::Write {
             request: id,
             blocks,
             exclusive: false,
             whole: true,
+            durable,
         };
         self.submit_write(piece, at, len as usize, buffer);
         self.advance(id, len, true);
@@ -176,6 +178,10 @@ impl<S: Store> Pipeline<S> {
         }
         // With the blocks marked the answer stays true: none of them can become a hole.
         let still = has_all(&self.volume);
+        if still {
+            // Memory keeps nothing that a sync would.
+            self.is_durable_alone(id, &blocks, true);
+        }
         let cipher = self.ciphers.as_mut().and_then(|all| all.layer(layer));
         if let (true, Some(request), Some(cipher)) = (still, self.requests.get_mut(id), cipher) {
             let (slices, len) = (&request.op.memory.slices, len as usize);
@@ -248,6 +254,9 @@ impl<S: Store> Pipeline<S> {
             map.hide(blocks.clone());
         }
         self.volume.locks().release_exclusive(blocks.clone());
+        if release {
+            self.note_discard();
+        }
         self.advance(id, (blocks.end - blocks.start) * BLOCK_SIZE, false);
         Progress::More
     }
@@ -339,10 +348,12 @@ impl<S: Store> Pipeline<S> {
         len: usize,
         buffer: IoBuffer,
     ) {
+        let durable = matches!(&piece, Piece::Write { durable: true, .. });
         let op = StoreOp::Write {
             file: StoreFile::TOP,
             at: at.0,
             len,
+            durable,
             buffer,
         };
         self.submit_piece(piece, op);
@@ -357,11 +368,13 @@ impl<S: Store> Pipeline<S> {
         mut buffer: IoBuffer,
     ) {
         self.encrypt(id, part, &mut buffer.as_mut_slice()[..part.len]);
+        let durable = self.is_durable_write(id, &block);
         let piece = Piece::Write {
             request: id,
             blocks: block,
             exclusive: false,
             whole: false,
+            durable,
         };
         self.submit_write(piece, part.at, part.len, buffer);
     }
@@ -385,11 +398,13 @@ impl<S: Store> Pipeline<S> {
             cipher.encrypt_zeros(part.at.plus(part.len as u64), &mut into[end..]);
         }
         self.encrypt(id, part, &mut into[skip..end]);
+        let durable = self.is_durable_write(id, &block);
         let piece = Piece::Write {
             request: id,
             blocks: block,
             exclusive: true,
             whole: true,
+            durable,
         };
         self.submit_write(piece, start, BLOCK_SIZE as usize, buffer);
     }

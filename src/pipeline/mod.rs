@@ -17,6 +17,7 @@ mod issue;
 mod op;
 mod outcome;
 mod piece;
+mod punch;
 mod slots;
 
 pub use disk_io::DiskIo;

@@ -43,6 +43,8 @@ pub(super) enum Piece {
         exclusive: bool,
         /// The blocks were written as a whole.
         whole: bool,
+        /// It was to be durable by itself.
+        durable: bool,
     },
     /// The old ciphertext of blocks, of a layer's, that becomes the top layer's: all of it, but for
     /// what is replaced.
@@ -53,16 +55,11 @@ pub(super) enum Piece {
         part: Option<Part>,
     },
     /// A part of the map, written by a flush.
-    WriteMap { request: RequestId },
+    WriteMap,
     /// A sync of a flush.
-    Sync {
-        request: RequestId,
-        file: FailedSync,
-    },
+    Sync { file: FailedSync },
     /// Random bytes over the first `done` blocks of what is to become a hole.
     Overwrite { blocks: Range<u64>, done: u64 },
-    /// Making them durable, all of them.
-    SyncOverwritten { blocks: Range<u64> },
     /// A hole, which belongs to no request.
     Punch { blocks: Range<u64> },
 }

@@ -40,6 +40,16 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// What the kernel said, by its kind.
+    pub fn kind(&self) -> io::ErrorKind {
+        match self {
+            Self::Io { source, .. } | Self::Open { source, .. } | Self::Uring(source) => {
+                source.kind()
+            }
+            Self::Truncated { .. } => io::ErrorKind::UnexpectedEof,
+        }
+    }
+
     /// Whether the host has no space left for the write.
     pub fn is_no_space(&self) -> bool {
         matches!(self, Self::Io { source, .. }

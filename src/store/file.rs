@@ -19,6 +19,7 @@ use crate::units::{BLOCK_SIZE, LayerIndex, SECTOR_SIZE};
 pub struct LayerFile {
     file: File,
     alignment: u64,
+    direct: bool,
 }
 
 impl LayerFile {
@@ -67,17 +68,27 @@ impl LayerFile {
             what: "read the flags of a file",
             source: e.into(),
         })?;
-        let alignment = if flags.contains(OFlags::DIRECT) {
+        let direct = flags.contains(OFlags::DIRECT);
+        let alignment = if direct {
             direct_alignment(&file)
         } else {
             SECTOR_SIZE
         };
-        Ok(Self { file, alignment })
+        Ok(Self {
+            file,
+            alignment,
+            direct,
+        })
     }
 
     /// What offsets and lengths must be multiples of.
     pub fn alignment(&self) -> u64 {
         self.alignment
+    }
+
+    /// Whether it is read and written past the page cache.
+    pub fn is_direct(&self) -> bool {
+        self.direct
     }
 
     /// The file itself.
@@ -102,6 +113,7 @@ impl LayerFile {
         Ok(Self {
             file,
             alignment: self.alignment,
+            direct: self.direct,
         })
     }
 }

@@ -9,6 +9,7 @@
 
 use std::io;
 use std::ptr::NonNull;
+use std::time::Instant;
 
 use crate::units::LayerIndex;
 
@@ -55,7 +56,8 @@ pub enum StoreOp {
         /// Where they go.
         buffer: IoBuffer,
     },
-    /// Writes the first `len` bytes of `buffer`. Not durable before a [`StoreOp::Sync`].
+    /// Writes the first `len` bytes of `buffer`. Not durable before a [`StoreOp::Sync`], unless it is to
+    /// be by itself.
     Write {
         /// The file.
         file: StoreFile,
@@ -63,6 +65,8 @@ pub enum StoreOp {
         at: u64,
         /// Bytes to write.
         len: usize,
+        /// It is durable when it completes, as by `O_DSYNC`. Only where [`Store::writes_durably`].
+        durable: bool,
         /// Where they are.
         buffer: IoBuffer,
     },
@@ -105,6 +109,17 @@ pub trait Store {
     /// Only to be used for blocks that have data.
     fn mapped(&self, _layer: LayerIndex, _at: u64, _len: usize) -> Option<NonNull<u8>> {
         None
+    }
+
+    /// Whether a write to the top layer's data file can be durable by itself, and fails for want of
+    /// space before it changes anything: not through a page cache, whose write-back comes later.
+    fn writes_durably(&self) -> bool {
+        false
+    }
+
+    /// The time, for what is done in the background.
+    fn now(&self) -> Instant {
+        Instant::now()
     }
 
     /// Whether one more operation can be submitted.

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, RawFd};
 use std::ptr::NonNull;
 use std::time::Duration;
@@ -68,8 +69,8 @@ pub struct UringStore {
     finished: VecDeque<StoreCompletion>,
     watches: Vec<Watch>,
     events: Vec<WatchId>,
-    /// The buffers are registered with the kernel: pinned, and mapped once for all operations.
-    registered: bool,
+    /// The addresses that are registered with the kernel: pinned, and mapped once for all operations.
+    registered: Range<usize>,
 }
 
 impl UringStore {
@@ -97,7 +98,7 @@ impl UringStore {
             finished: VecDeque::with_capacity(DEPTH as usize),
             watches: Vec::new(),
             events: Vec::new(),
-            registered: false,
+            registered: 0..0,
         })
     }
 
@@ -219,7 +220,8 @@ impl UringStore {
         let Some(Some(flight)) = self.in_flight.get(slot as usize) else {
             return;
         };
-        let (done, registered) = (flight.done, self.registered);
+        let done = flight.done;
+        let registered = |at: *mut u8| self.registered.contains(&at.addr());
         let fixed = |file: &StoreFile| match file {
             &StoreFile::TOP => DATA,
             StoreFile::Data(layer) => Fixed(MAP.0 + u32::from(layer.0)),
@@ -234,7 +236,7 @@ impl UringStore {
             } => {
                 let (into, len) = (buffer.ptr().wrapping_add(done), (len - done) as u32);
                 let (file, at) = (fixed(file), at + done as u64);
-                match registered {
+                match registered(into) {
                     true => opcode::ReadFixed::new(file, into, len, BUFFERS)
                         .offset(at)
                         .build(),
@@ -245,15 +247,21 @@ impl UringStore {
                 file,
                 at,
                 len,
+                durable,
                 buffer,
             } => {
+                let flags = if *durable { libc::RWF_DSYNC } else { 0 };
                 let (from, len) = (buffer.ptr().wrapping_add(done), (len - done) as u32);
                 let (file, at) = (fixed(file), at + done as u64);
-                match registered {
+                match registered(from) {
                     true => opcode::WriteFixed::new(file, from, len, BUFFERS)
                         .offset(at)
+                        .rw_flags(flags)
                         .build(),
-                    false => opcode::Write::new(file, from, len).offset(at).build(),
+                    false => opcode::Write::new(file, from, len)
+                        .offset(at)
+                        .rw_flags(flags)
+                        .build(),
                 }
             }
             StoreOp::Sync { file } => opcode::Fsync::new(fixed(file))
@@ -407,7 +415,7 @@ impl Store for UringStore {
         // SAFETY: the memory is mapped for as long as any buffer of the pool is, and the kernel pins
         // its pages: nothing depends on it staying mapped.
         match unsafe { self.ring.submitter().register_buffers(&[whole]) } {
-            Ok(()) => self.registered = true,
+            Ok(()) => self.registered = start.addr().get()..start.addr().get() + len,
             // An ordinary user may lock less memory than that.
             Err(error) => log::info!("the buffers are not registered with io_uring: {error}"),
         }
@@ -415,6 +423,10 @@ impl Store for UringStore {
 
     fn mapped(&self, layer: LayerIndex, at: u64, len: usize) -> Option<NonNull<u8>> {
         self.files.mapped(layer, at, len)
+    }
+
+    fn writes_durably(&self) -> bool {
+        self.files.data.is_direct()
     }
 
     fn has_room(&self) -> bool {

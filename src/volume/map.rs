@@ -11,10 +11,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::store::ReadAt;
 
 use super::VolumeError;
+use super::flushes::Flushes;
 use super::format::{
     self, BLOCKS_PER_CHUNK, BLOCKS_PER_SECTOR, SECTOR_LEN, SECTORS_PER_CHUNK, STATES_LEN,
 };
 use super::mapped::MapWords;
+use super::notes::SectorNotes;
 use super::state::BlockState;
 
 /// Blocks in a word.
@@ -60,35 +62,58 @@ pub struct Run<T> {
 pub struct BlockMap {
     words: MapWords,
     durable: MapFile,
-    dirty: Box<[AtomicU64]>,
+    notes: SectorNotes,
+    flushes: Arc<Flushes>,
     blocks: u64,
+}
+
+/// What blocks become, for whoever makes it durable.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Becomes {
+    Data,
+    Zeros,
+    /// Zeros with space to be given back.
+    Held,
+    /// Zeros whose space was given back: the durable map is true without it.
+    Released,
 }
 
 impl BlockMap {
     /// A map over `words`, which must have [`BlockMap::words_for`] of them, and a flag for each of
     /// the chunks of `blocks`.
-    pub(super) fn new(words: MapWords, durable: MapFile, blocks: u64) -> Self {
-        let dirty = format::sectors(blocks).div_ceil(64);
-        Self {
+    ///
+    /// # Errors
+    /// [`VolumeError::Io`] when there is no memory for what is noted of it.
+    pub(super) fn new(
+        words: MapWords,
+        durable: MapFile,
+        blocks: u64,
+        flushes: Arc<Flushes>,
+    ) -> Result<Self, VolumeError> {
+        Ok(Self {
             words,
             durable,
-            dirty: (0..dirty).map(|_| AtomicU64::new(0)).collect(),
+            notes: SectorNotes::new(format::sectors(blocks)).map_err(no_memory)?,
+            flushes,
             blocks,
-        }
+        })
     }
 
     /// A map in this process alone, of which nothing is loaded.
     pub(super) fn private(durable: MapFile, blocks: u64) -> Result<Self, VolumeError> {
         let chunks = format::chunks(blocks) as usize;
         let words = MapWords::private(chunks, Self::words_for(blocks)).map_err(no_memory)?;
-        Ok(Self::new(words, durable, blocks))
+        Self::new(words, durable, blocks, Arc::default())
+    }
+
+    /// The flushes that make it durable.
+    pub fn flushes(&self) -> &Arc<Flushes> {
+        &self.flushes
     }
 
     /// Notes what `other`, a map of the same words and of no more blocks, has changed.
-    pub(super) fn take_over_dirty(&self, other: &Self) {
-        for (mine, its) in self.dirty.iter().zip(&other.dirty) {
-            mine.fetch_or(its.load(Ordering::Acquire), Ordering::AcqRel);
-        }
+    pub(super) fn take_over_notes(&self, other: &Self) {
+        self.notes.take_over(&other.notes);
     }
 
     /// Words that the map of `blocks` blocks takes.
@@ -253,14 +278,19 @@ impl BlockMap {
     /// Makes all of `blocks` [`BlockState::Data`].
     pub fn set_data(&self, blocks: Range<u64>) {
         let data = BlockState::Data.repeated();
-        self.change(blocks, |word, mask| (word & !mask) | (data & mask));
+        let becomes = Becomes::Data;
+        self.change(blocks, becomes, |word, mask| (word & !mask) | (data & mask));
     }
 
     /// Makes the blocks of the range that have data read as zeros, as `to` says.
     pub fn set_zero(&self, blocks: Range<u64>, to: BlockState) {
         debug_assert!(matches!(to, BlockState::Zero | BlockState::ZeroHeld));
         let zero = to.repeated();
-        self.change(blocks, |word, mask| {
+        let becomes = match to {
+            BlockState::ZeroHeld => Becomes::Held,
+            _ => Becomes::Zeros,
+        };
+        self.change(blocks, becomes, |word, mask| {
             let data = data_in(word);
             let affected = (data | (data << 1)) & mask;
             (word & !affected) | (zero & affected)
@@ -271,7 +301,7 @@ impl BlockMap {
     /// nothing of them.
     pub fn hide(&self, blocks: Range<u64>) {
         let zero = BlockState::Zero.repeated();
-        self.change(blocks, |word, mask| {
+        self.change(blocks, Becomes::Zeros, |word, mask| {
             let inherited = !(word | (word >> 1)) & LOW;
             word | (zero & (inherited | (inherited << 1)) & mask)
         });
@@ -279,15 +309,46 @@ impl BlockMap {
 
     /// Turns [`BlockState::ZeroHeld`] of the range into [`BlockState::Zero`]: its space is free.
     pub fn set_released(&self, blocks: Range<u64>) {
-        self.change(blocks, |word, mask| {
+        self.change(blocks, Becomes::Released, |word, mask| {
             let held = word & (word >> 1) & LOW & mask;
             word & !held
         });
     }
 
     /// Applies `to` to every word of the range; its mask has both bits of each block meant.
-    fn change(&self, blocks: Range<u64>, to: impl Fn(u64, u64) -> u64) {
+    fn change(&self, blocks: Range<u64>, becomes: Becomes, to: impl Fn(u64, u64) -> u64) {
         let mut at = blocks.start;
+        while at < blocks.end {
+            let sector = at / BLOCKS_PER_SECTOR;
+            let end = blocks.end.min((sector + 1) * BLOCKS_PER_SECTOR);
+            if self.change_in_sector(at..end, &to) {
+                self.note(sector, becomes);
+            }
+            at = end;
+        }
+    }
+
+    /// Notes that blocks of a sector have changed. After their states: a flush that takes this note then
+    /// sees them, one that took an earlier one finds it there again, and one that comes before it is not
+    /// the one that covers them.
+    fn note(&self, sector: u64, becomes: Becomes) {
+        match becomes {
+            Becomes::Released => return self.notes.released().insert(sector),
+            Becomes::Data | Becomes::Zeros | Becomes::Held => self.notes.dirty().insert(sector),
+        }
+        match becomes {
+            Becomes::Data => self.notes.filled(sector, self.flushes.covering()),
+            Becomes::Held => {
+                self.notes.discarded(sector, self.flushes.covering());
+                self.notes.held().insert(sector);
+            }
+            Becomes::Zeros | Becomes::Released => {}
+        }
+    }
+
+    /// As [`BlockMap::change`] in one sector; whether anything is another now.
+    fn change_in_sector(&self, blocks: Range<u64>, to: impl Fn(u64, u64) -> u64) -> bool {
+        let (mut at, mut changed) = (blocks.start, false);
         while at < blocks.end {
             let in_word = at % PER_WORD;
             let count = (PER_WORD - in_word).min(blocks.end - at);
@@ -298,37 +359,114 @@ impl BlockMap {
                 let new = to(old, mask);
                 (new != old).then_some(new)
             };
-            if word
+            changed |= word
                 .try_update(Ordering::AcqRel, Ordering::Acquire, update)
-                .is_ok()
-            {
-                // After the state: a flush that clears this bit then sees the state (its swap
-                // synchronises with this), and one that cleared it before finds it set again.
-                self.mark_dirty(at / BLOCKS_PER_SECTOR);
-            }
+                .is_ok();
             at += count;
         }
+        changed
     }
 
     /// Has the next flush write this map sector.
     pub fn mark_dirty(&self, sector: u64) {
-        self.dirty[(sector / 64) as usize].fetch_or(1 << (sector % 64), Ordering::AcqRel);
+        self.notes.dirty().insert(sector);
     }
 
-    /// Takes the set of dirty sectors, in rising order.
-    pub fn take_dirty(&self) -> Vec<u64> {
+    /// Takes the set of sectors that a flush has to write into `sectors`, which is empty, in rising order;
+    /// if there are any, with at most `more` of those that it may write as well.
+    pub fn take_dirty(&self, sectors: &mut Vec<u64>, more: usize) {
+        self.notes.dirty().take(sectors);
+        if sectors.is_empty() {
+            return;
+        }
+        let released = self.notes.released();
+        for sector in sectors.iter() {
+            released.remove(*sector);
+        }
+        let (mut from, taken) = (0, sectors.len());
+        while sectors.len() < taken + more
+            && let Some(sector) = released.next(from)
+        {
+            released.remove(sector);
+            sectors.push(sector);
+            from = sector + 1;
+        }
+        sectors.sort_unstable();
+    }
+
+    /// Has the next flush write every sector of which the durable map names space that was given back.
+    /// Whether there are any.
+    pub fn mark_released_dirty(&self) -> bool {
         let mut sectors = Vec::new();
-        for (index, word) in self.dirty.iter().enumerate() {
-            if word.load(Ordering::Relaxed) == 0 {
+        self.notes.released().take(&mut sectors);
+        sectors.iter().for_each(|sector| self.mark_dirty(*sector));
+        !sectors.is_empty()
+    }
+
+    /// Notes that the sector, of the map of a former process, has space to be given back once the first
+    /// flush is done.
+    pub(super) fn note_held(&self, sector: u64) {
+        self.notes.held().insert(sector);
+    }
+
+    /// Whether the durable map says of all `blocks`, which are marked so that none can become anything
+    /// else, that they are data.
+    pub fn has_durable_data(&self, blocks: Range<u64>) -> bool {
+        if blocks.is_empty() {
+            return true;
+        }
+        let count = blocks.end - blocks.start;
+        let what = Content::Data;
+        let sectors = blocks.start / BLOCKS_PER_SECTOR..=(blocks.end - 1) / BLOCKS_PER_SECTOR;
+        self.run(blocks.start, count)
+            == Run {
+                what,
+                blocks: count,
+            }
+            && sectors
+                .into_iter()
+                .all(|sector| self.flushes.is_done(self.notes.fill(sector)))
+    }
+
+    /// Whether the durable map says of all blocks of the sector of `block` that are
+    /// [`BlockState::ZeroHeld`] that they are zeros. It stays so of a block that is marked.
+    pub fn may_release(&self, block: u64) -> bool {
+        self.flushes
+            .is_done(self.notes.discard(block / BLOCKS_PER_SECTOR))
+    }
+
+    /// The first blocks from `from` on, at most `most`, that are [`BlockState::ZeroHeld`] and may be given
+    /// back.
+    pub fn next_held(&self, mut from: u64, most: u64) -> Option<Range<u64>> {
+        let held = self.notes.held();
+        while let Some(sector) = held.next(from / BLOCKS_PER_SECTOR) {
+            let start = sector * BLOCKS_PER_SECTOR;
+            let end = (start + BLOCKS_PER_SECTOR).min(self.blocks);
+            let first = start.max(from);
+            from = start + BLOCKS_PER_SECTOR;
+            if !self.may_release(start) {
                 continue;
             }
-            let mut bits = word.swap(0, Ordering::AcqRel);
-            while bits != 0 {
-                sectors.push(index as u64 * 64 + u64::from(bits.trailing_zeros()));
-                bits &= bits - 1;
+            if let Some(run) = self.held_run(first..end) {
+                return Some(run.start..run.end.min(run.start + most));
+            }
+            if first == start {
+                // Nothing is held: forget it, unless something comes meanwhile.
+                held.remove(sector);
+                if self.held_run(start..end).is_some() {
+                    held.insert(sector);
+                }
             }
         }
-        sectors
+        None
+    }
+
+    /// The first run of blocks in a part of a sector that are [`BlockState::ZeroHeld`].
+    pub fn held_run(&self, blocks: Range<u64>) -> Option<Range<u64>> {
+        let held = |block: &u64| self.get(*block) == BlockState::ZeroHeld;
+        let start = blocks.clone().find(held)?;
+        let end = (start..blocks.end).find(|block| !held(block));
+        Some(start..end.unwrap_or(blocks.end))
     }
 
     /// The states of a map sector as the format has them.
@@ -521,12 +659,15 @@ mod tests {
             let map = map(5000);
             let mut model = vec![BlockState::Inherit; 5000];
             let mut dirty = std::collections::BTreeSet::new();
+            let mut released = std::collections::BTreeSet::new();
             for change in changes {
+                let releases = matches!(change, Change::Released(_));
                 let (range, to) = apply(&map, change);
                 for block in range {
                     let new = to(model[block as usize]);
                     if model[block as usize] != new {
-                        dirty.insert(block / BLOCKS_PER_SECTOR);
+                        let sectors = if releases { &mut released } else { &mut dirty };
+                        sectors.insert(block / BLOCKS_PER_SECTOR);
                         model[block as usize] = new;
                     }
                 }
@@ -540,7 +681,15 @@ mod tests {
             prop_assert_eq!(map.run(probe, 5000), Run { what, blocks });
             let data = model.iter().filter(|b| **b == BlockState::Data).count();
             prop_assert_eq!(map.data_blocks(), data as u64);
-            prop_assert_eq!(map.take_dirty(), dirty.into_iter().collect::<Vec<_>>());
+            let (mut taken, mut expected) = (Vec::new(), dirty);
+            map.take_dirty(&mut taken, 0);
+            prop_assert_eq!(&taken, &expected.iter().copied().collect::<Vec<_>>());
+            // What was only given back is written when there is an occasion.
+            expected.extend(&released);
+            map.take_dirty(&mut taken, 1000);
+            taken.sort_unstable();
+            taken.dedup();
+            prop_assert_eq!(&taken, &expected.into_iter().collect::<Vec<_>>());
 
             let mut held = vec![];
             for sector in 0..format::sectors(5000) {

@@ -20,12 +20,23 @@
 //! - A sync that fails, of either file, ends this for good: the kernel may have dropped what it could
 //!   not write, and would say so only once. It is noted beside the current map before anybody is told
 //!   ([`FailedSync`]), and no flush succeeds any more, in this process or in a later one.
+//! - A flush is for all queues: whoever comes while one runs shares the next ([`Flushes`]).
+//! - A write that is to be durable by itself, into blocks that the durable map calls `Data` already, is
+//!   one durable write: it changes nothing in any map. The blocks are marked, so that no discard comes
+//!   between the look at the map and the end of the write. Everything else that is to be durable is
+//!   followed by a flush.
 //! - A discard: the current map says `ZeroHeld`, which reads as zeros; its space is given back only
 //!   after a flush made that durable, and never while the block is used or was written again. A
 //!   crash before leaves the old content, one after leaves zeros: `ZeroHeld` is kept in the durable
 //!   map too, so the space is given back later. Where old ciphertext is to be overwritten, that
-//!   comes, synced, between the flush and the hole: nobody reads there any more, and a crash leaves
+//!   comes, with a flush after it, before the hole: nobody reads there any more, and a crash leaves
 //!   `ZeroHeld`, after which it is done again.
+//! - Whether the durable map says zero is known by the map sector: each has the number of the flush that
+//!   makes the last discard in it durable. While a block is marked and `ZeroHeld`, and that flush is
+//!   done, the durable map calls it zero, and so does every flush under way: to become anything else
+//!   first, and to be discarded again, it would have moved that number. Holes are made in the background
+//!   by one queue at a time, and none makes its sector dirty: the durable map says `ZeroHeld` of what is
+//!   free by now, which is true enough, until some flush has an occasion to write the sector.
 //! - Growing: `data` is made longer and synced; `map` is made longer and synced; the disk's header
 //!   says the new size (it alone decides); the runtime map is made longer and stamped with the new
 //!   size; then guests are served the new size. A crash before the header leaves files that are
@@ -37,17 +48,20 @@
 
 mod error;
 mod failed_sync;
+mod flushes;
 pub mod format;
 mod layer;
 mod locks;
 mod map;
 mod mapped;
+mod notes;
 mod runtime;
 mod stack;
 mod state;
 
 pub use error::VolumeError;
 pub use failed_sync::FailedSync;
+pub use flushes::{FlushNumber, FlushTurn, Flushes, PunchTurn};
 pub use layer::{
     Geometry, LayerPaths, SectorStates, check_data_file, check_map_file, create_layer, examine_map,
     grow_layer,

@@ -2,13 +2,14 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::cipher::DataUnit;
 use crate::store::{ReadAt, StoreError};
 use crate::units::{LayerIndex, MOST_LAYERS};
 
 use super::failed_sync::{CHECKED, FailedSync, Reason};
+use super::flushes::Flushes;
 use super::layer::{check_map_file, examine_map};
 use super::locks::BlockLocks;
 use super::map::{BlockMap, Content, MapFile, Run, held_runs};
@@ -106,8 +107,6 @@ pub struct Volume {
 #[derive(Default)]
 struct State {
     locks: BlockLocks,
-    flushing: AtomicBool,
-    flushes: AtomicU64,
     /// Why a sync has failed; the word of the current map says whether.
     reason: Reason,
     map_synced: AtomicBool,
@@ -162,7 +161,8 @@ impl Volume {
     ) -> Result<Self, VolumeError> {
         check_map_file(&*top.file, &top.geometry)?;
         let words = runtime.words(&top.geometry)?;
-        let map = BlockMap::new(words, top.file, top.geometry.blocks());
+        let blocks = top.geometry.blocks();
+        let map = BlockMap::new(words, top.file, blocks, Arc::default())?;
         map.forget_loaders();
         Self::new(top.geometry, map, lower)
     }
@@ -183,7 +183,7 @@ impl Volume {
     }
 
     /// Reads all maps to their end. Space of the top layer that a former process had not given back
-    /// yet is given back by the first flush.
+    /// yet is given back after the first flush.
     fn examine(
         &self,
         mut each: impl FnMut(u64, &[u8; format::STATES_LEN]),
@@ -201,7 +201,7 @@ impl Volume {
             if held {
                 let first = sector * format::BLOCKS_PER_SECTOR;
                 map.ensure(first..first + 1)?;
-                map.mark_dirty(sector);
+                map.note_held(sector);
             }
             Ok(())
         })?;
@@ -217,8 +217,9 @@ impl Volume {
     pub fn grown(&self, size: u64, runtime: &RuntimeMap) -> Result<Self, VolumeError> {
         let geometry = self.geometry.grown(size)?;
         let words = runtime.words(&geometry)?;
-        let map = BlockMap::new(words, self.map.durable().clone(), geometry.blocks());
-        map.take_over_dirty(&self.map);
+        let (file, flushes) = (self.map.durable().clone(), self.flushes().clone());
+        let map = BlockMap::new(words, file, geometry.blocks(), flushes)?;
+        map.take_over_notes(&self.map);
         // A last chunk that was loaded stays so: what the disk did not have of it was never written.
         Ok(Self {
             geometry,
@@ -425,24 +426,9 @@ impl Volume {
         &self.state.locks
     }
 
-    /// Starts a flush, if none is under way in any queue.
-    pub fn try_begin_flush(&self) -> bool {
-        let begun = !self.state.flushing.swap(true, Ordering::Acquire);
-        if begun {
-            self.state.flushes.fetch_add(1, Ordering::AcqRel);
-        }
-        begun
-    }
-
-    /// Flushes begun since the disk was opened. While the number stays the same, the durable map
-    /// says nothing else of a block than what the last flush wrote.
-    pub fn flushes(&self) -> u64 {
-        self.state.flushes.load(Ordering::Acquire)
-    }
-
-    /// Ends the flush that [`Volume::try_begin_flush`] started.
-    pub fn end_flush(&self) {
-        self.state.flushing.store(false, Ordering::Release);
+    /// The flushes of all queues.
+    pub fn flushes(&self) -> &Arc<Flushes> {
+        self.map.flushes()
     }
 
     /// Whether all of the map file is known to be durable. At first it is not: what was read from

@@ -89,3 +89,36 @@ fn overwritten_blocks_read_as_zeros_and_give_their_space_back() {
     queue.write(0, &data).unwrap();
     assert!(queue.read(0, MIB as usize).unwrap() == data);
 }
+
+#[test]
+fn a_clean_end_gives_back_what_was_discarded() {
+    if Backend::chosen() == Backend::Qsd {
+        return;
+    }
+    for discard in ["punch", "overwrite"] {
+        let disk = Disk::new(32 * MIB);
+        let arguments: &'static [&'static str] = match discard {
+            "punch" => &["--discard", "punch"],
+            _ => &["--discard", "overwrite"],
+        };
+        let mut daemon = disk.attach(&AttachOptions {
+            arguments,
+            ..Default::default()
+        });
+        let mut frontend = daemon.connect();
+        let data = Rng::new(3).bytes(MIB as usize);
+        let queue = &mut frontend.queues[0];
+        (0..16).for_each(|i| queue.write(i * 2048, &data).unwrap());
+        queue.flush().unwrap();
+        let before = allocated(&disk);
+        // No flush comes after it but the last.
+        queue.discard(&[(0, 8 * 2048, 0)]).unwrap();
+        drop(frontend);
+        assert!(daemon.terminate().success());
+        let after = allocated(&disk);
+        assert!(after <= before - 8 * MIB, "{discard}: {after} of {before}");
+        let check = disk.command(&["disk", "check", "disk"]).output().unwrap();
+        let said = String::from_utf8_lossy(&check.stdout);
+        assert!(check.status.success(), "{discard}: {said}");
+    }
+}

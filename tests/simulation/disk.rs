@@ -118,6 +118,12 @@ impl Disk {
     pub fn step(&mut self, cx: &mut Context) -> Result<(), Stop> {
         let has_job = self.header.job.is_some();
         let process = self.process();
+        if cx.options.fault == Fault::FlushLies
+            && cx.rng.one_in(40)
+            && let Some(turn) = process.volume.flushes().try_begin()
+        {
+            turn.succeed();
+        }
         // Now and then one queue alone goes on for long, with whatever the others have half done.
         let sleepiness = if cx.options.crowded { 100 } else { 24 };
         if cx.rng.one_in(sleepiness) {
@@ -305,10 +311,10 @@ impl Disk {
         Ok(())
     }
 
-    /// Completes everything that is under way; holes that are due are left to a later flush.
+    /// Completes everything that is under way; holes that are due are left for later.
     pub fn drain(&mut self, cx: &mut Context) -> Result<(), Stop> {
         let queues = &mut self.process().queues;
-        queues.iter_mut().for_each(Pipeline::forget_punches);
+        queues.iter_mut().for_each(Pipeline::stop_punching);
         while !self.process().queues.iter().all(Pipeline::is_idle) {
             cx.may_crash(800)?;
             self.poll_all(cx)?;

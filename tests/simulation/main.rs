@@ -117,6 +117,38 @@ fn a_sync_of_the_map_that_does_nothing_is_found() {
     );
 }
 
+#[test]
+fn a_durable_write_that_is_not_is_found() {
+    let found = run(
+        Options {
+            fault: Fault::DurableWriteLies,
+            ..SOUND
+        },
+        1000,
+    );
+    assert!(
+        found.is_err(),
+        "a durable write was lost and nobody noticed"
+    );
+}
+
+/// What is known of map sectors has to be true: holes that come before the durable map says zero, and
+/// writes that are taken to be durable by themselves, are found.
+#[test]
+fn a_flush_that_is_said_to_be_done_and_is_not_is_found() {
+    for crowded in [false, true] {
+        let found = run(
+            Options {
+                fault: Fault::FlushLies,
+                crowded,
+                ..SOUND
+            },
+            1000,
+        );
+        assert!(found.is_err(), "crowded: {crowded}");
+    }
+}
+
 /// The unkindest order that a disk may choose for holes.
 #[test]
 fn no_hole_comes_before_the_map_that_makes_it_harmless() {

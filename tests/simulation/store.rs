@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use sealdisk::store::{IoBuffer, ReadAt, Store, StoreCompletion, StoreFile, StoreOp, Tag};
 
@@ -19,6 +20,10 @@ pub enum Fault {
     DataSyncLies,
     /// Syncing the map file makes nothing durable.
     MapSyncLies,
+    /// A write that is to be durable by itself is not.
+    DurableWriteLies,
+    /// Now and then a flush is said to be done that has done nothing.
+    FlushLies,
     /// Allowed, but unkind: a hole is durable as soon as it is made.
     PunchesAreDurable,
     /// The header names a new top layer before the old one was flushed.
@@ -171,6 +176,7 @@ enum Effect {
         file: StoreFile,
         at: u64,
         len: usize,
+        durable: bool,
         buffer: IoBuffer,
     },
     /// With what was cached when the sync was submitted.
@@ -191,6 +197,9 @@ pub struct SimStore {
     under_way: Vec<(Tag, Effect)>,
     done: Vec<StoreCompletion>,
     alignment: u64,
+    start: Instant,
+    /// Steps so far: a microsecond each.
+    steps: u64,
 }
 
 impl SimStore {
@@ -200,6 +209,8 @@ impl SimStore {
             under_way: Vec::new(),
             done: Vec::new(),
             alignment,
+            start: Instant::now(),
+            steps: 0,
         }
     }
 
@@ -214,6 +225,7 @@ impl SimStore {
 
     /// Completes one of the operations under way.
     pub fn step(&mut self, rng: &mut Rng) {
+        self.steps += 1;
         if self.under_way.is_empty() {
             return;
         }
@@ -236,6 +248,7 @@ impl SimStore {
                 at,
                 len,
                 buffer,
+                ..
             } = effect
             {
                 let mut disk = self.layer(file);
@@ -267,11 +280,20 @@ impl SimStore {
                 file,
                 at,
                 len,
+                durable,
                 buffer,
             } => {
                 let mut disk = self.layer(file);
+                let lies = matches!(disk.fault, Fault::DurableWriteLies | Fault::DataSyncLies);
                 for (i, content) in buffer.as_slice()[..len].as_chunks().0.iter().enumerate() {
-                    disk.file(file).write(at / 512 + i as u64, *content);
+                    let (sector, file) = (at / 512 + i as u64, disk.file(file));
+                    if durable && !lies {
+                        // Of this sector nothing that was written before can come back.
+                        file.cached.remove(&sector);
+                        file.durable.insert(sector, *content);
+                    } else {
+                        file.write(sector, *content);
+                    }
                 }
                 Some(buffer)
             }
@@ -327,6 +349,14 @@ impl Store for SimStore {
         self.alignment
     }
 
+    fn writes_durably(&self) -> bool {
+        true
+    }
+
+    fn now(&self) -> Instant {
+        self.start + Duration::from_micros(self.steps)
+    }
+
     fn has_room(&self) -> bool {
         self.under_way.len() < 24
     }
@@ -362,14 +392,17 @@ impl Store for SimStore {
                 file,
                 at,
                 len,
+                durable,
                 buffer,
             } => {
                 check(file, at, len as u64);
+                assert!(!durable || file == StoreFile::TOP);
                 assert!(matches!(file, StoreFile::TOP | StoreFile::Map), "frozen");
                 Effect::Write {
                     file,
                     at,
                     len,
+                    durable,
                     buffer,
                 }
             }

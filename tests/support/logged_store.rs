@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use sealdisk::store::{
     IoBuffer, ReadAt, Store, StoreCompletion, StoreError, StoreFile, StoreOp, Tag,
@@ -18,6 +19,7 @@ use sealdisk::volume::{Geometry, format};
 pub enum Asked {
     Read,
     Write { at: u64, len: usize },
+    WriteDurably { at: u64, len: usize },
     WriteMap { at: u64, len: usize },
     SyncData,
     SyncMap,
@@ -35,6 +37,7 @@ pub struct Medium {
     faults: Faults,
     /// Operations complete by themselves.
     free: bool,
+    now: Instant,
 }
 
 /// A disk in memory.
@@ -52,6 +55,7 @@ impl SharedMedium {
             log: Vec::new(),
             faults: Box::new(|_| None),
             free: true,
+            now: Instant::now(),
         })))
     }
 
@@ -72,6 +76,11 @@ impl SharedMedium {
     /// Whether operations complete by themselves.
     pub fn set_free(&self, free: bool) {
         self.lock().free = free;
+    }
+
+    /// Lets time pass.
+    pub fn pass(&self, time: Duration) {
+        self.lock().now += time;
     }
 
     pub fn map(&self) -> Vec<u8> {
@@ -140,6 +149,12 @@ fn asked(op: &StoreOp) -> Asked {
             len,
             ..
         } => Asked::WriteMap { at, len },
+        &StoreOp::Write {
+            at,
+            len,
+            durable: true,
+            ..
+        } => Asked::WriteDurably { at, len },
         &StoreOp::Write { at, len, .. } => Asked::Write { at, len },
         StoreOp::Sync {
             file: StoreFile::Map,
@@ -190,6 +205,14 @@ impl Medium {
 impl Store for LoggedStore {
     fn alignment(&self) -> u64 {
         512
+    }
+
+    fn writes_durably(&self) -> bool {
+        true
+    }
+
+    fn now(&self) -> Instant {
+        self.medium.lock().now
     }
 
     fn has_room(&self) -> bool {

@@ -98,7 +98,7 @@ fn a_volume_that_grows_keeps_what_it_had_not_flushed() {
     let volume = Volume::open_runtime(top, vec![], &runtime).unwrap();
     assert!(volume.map().ensure(0..6).unwrap());
     volume.map().set_data(2..4);
-    assert!(volume.try_begin_flush());
+    let _turn = volume.flushes().try_begin().unwrap();
     let size = 9000 * 4096;
     assert!(
         volume.grown(size, &runtime).is_err(),
@@ -118,12 +118,14 @@ fn a_volume_that_grows_keeps_what_it_had_not_flushed() {
             .is_none()
     );
     let volume = volume.grown(size, &runtime).unwrap();
-    assert!(!volume.try_begin_flush(), "one is under way");
-    assert_eq!((volume.map().blocks(), volume.flushes()), (9000, 1));
+    assert!(volume.flushes().try_begin().is_none(), "one is under way");
+    assert_eq!((volume.map().blocks(), volume.flushes().begun()), (9000, 1));
     assert_eq!(volume.map().get(3), super::super::BlockState::Data);
     assert_eq!(volume.map().run(4, 9000).blocks, 8996);
     volume.map().set_data(8999..9000);
-    assert_eq!(volume.map().take_dirty(), [0, 4]);
+    let mut dirty = Vec::new();
+    volume.map().take_dirty(&mut dirty, 0);
+    assert_eq!(dirty, [0, 4]);
     runtime.grow(&grown).unwrap();
     assert!(
         RuntimeMap::find(&runtime_path, &grown, now)
