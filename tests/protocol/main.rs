@@ -11,6 +11,7 @@ mod discard;
 mod full;
 mod lifecycle;
 mod limits;
+mod lost;
 mod memory;
 mod requests;
 mod resize;

@@ -75,6 +75,72 @@ impl Drop for SmallFs {
     }
 }
 
+/// An ext4 whose syncs can be made to fail: it lies in a sparse file on a tmpfs, which is then filled up,
+/// so that the journal finds no place.
+pub struct FailingFs {
+    backing: SmallFs,
+    /// Where it is mounted.
+    path: PathBuf,
+}
+
+impl FailingFs {
+    /// `None`, with a word on stderr, where this cannot be mounted.
+    pub fn mount() -> Option<Self> {
+        let backing = SmallFs::mount("tmpfs")?;
+        let (image, path) = (
+            backing.path().join("image"),
+            backing.dir.path().join("ext4"),
+        );
+        File::create(&image).unwrap().set_len(64 << 20).unwrap();
+        fs::create_dir(&path).unwrap();
+        let mut make = Command::new("mkfs.ext4");
+        make.args(["-q", "-m", "0", "-E", "lazy_journal_init=1"]);
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "ext4", "-o", "loop"]);
+        let done = |command: &mut Command| command.status().is_ok_and(|status| status.success());
+        if !done(make.arg(&image)) || !done(mount.arg(&image).arg(&path)) {
+            eprintln!("skipped: an ext4 in a file cannot be made and mounted here");
+            return None;
+        }
+        Some(Self { backing, path })
+    }
+
+    /// As [`SmallFs::disk`].
+    pub fn disk(&self, size: u64) -> Disk {
+        Disk::with(size, &["--data-dir", self.path.to_str().unwrap()])
+    }
+
+    /// Has every sync fail from now on.
+    pub fn fail(&self) -> Ballast {
+        let ballast = self.backing.fill();
+        let mut failed = false;
+        for i in 0..64 {
+            // The first failure aborts the journal, the next use of it makes the file system read-only.
+            failed = match File::create(self.path.join(format!("file{i}"))) {
+                Ok(file) => {
+                    let _ = file.sync_all();
+                    false
+                }
+                Err(_) => true,
+            };
+            if failed {
+                break;
+            }
+        }
+        assert!(failed, "the journal still finds a place");
+        ballast
+    }
+}
+
+impl Drop for FailingFs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount")
+            .args(["-q", "-l"])
+            .arg(&self.path)
+            .status();
+    }
+}
+
 /// What takes the space.
 pub struct Ballast(PathBuf);
 
