@@ -53,9 +53,21 @@ pub struct Backend {
 impl Backend {
     /// Makes a disk named `name` and serves it on `cpu`, with one queue.
     pub fn start(kind: Kind, place: &Place, name: &str, cpu: usize) -> Self {
+        Self::start_with(kind, place, name, cpu, (1, feature::EVENT_IDX))
+    }
+
+    /// As [`Backend::start`] with so many queues, of which only this daemon takes more than one, and
+    /// with these features besides the usual ones.
+    pub fn start_with(
+        kind: Kind,
+        place: &Place,
+        name: &str,
+        cpu: usize,
+        (queues, features): (u32, u64),
+    ) -> Self {
         let socket = place.runtime.join(format!("{name}.sock"));
         let served = match kind {
-            Kind::Sealdisk => sealdisk(place, name, &socket),
+            Kind::Sealdisk => sealdisk(place, name, &socket, queues),
             Kind::QsdRaw => qsd_raw(place, &socket),
             Kind::QsdLuks => qsd_luks(place, &socket),
             Kind::Fio => unreachable!("fio serves nothing"),
@@ -75,11 +87,11 @@ impl Backend {
             .stderr(File::create(&log).unwrap());
         let mut child = command.spawn().expect("taskset starts");
         let setup = Setup {
-            queues: 1,
+            queues,
             indirect: true,
             ..Setup::default()
         };
-        let setup = setup.with(feature::EVENT_IDX);
+        let setup = setup.with(features);
         let end = Instant::now() + PATIENCE;
         loop {
             if let Ok(frontend) = Frontend::try_open(&socket, &setup) {
@@ -112,7 +124,7 @@ impl Drop for Backend {
     }
 }
 
-fn sealdisk(place: &Place, name: &str, socket: &Path) -> Command {
+fn sealdisk(place: &Place, name: &str, socket: &Path, queues: u32) -> Command {
     let command = || {
         let mut command = Command::new(place.sealdisk);
         command.env("SEALDISK_STATE_DIR", place.dir.join("state"));
@@ -123,7 +135,8 @@ fn sealdisk(place: &Place, name: &str, socket: &Path) -> Command {
     expect_success(command().args(["disk", "create", name, "--size", &size]));
     let mut attach = command();
     attach
-        .args(["attach", name, "--num-queues", "1", "--socket-path"])
+        .args(["attach", name, "--num-queues", &queues.to_string()])
+        .arg("--socket-path")
         .arg(socket);
     attach
 }

@@ -13,6 +13,7 @@
 
 mod backends;
 mod fio;
+mod flushes;
 #[path = "../../tests/support/frontend/mod.rs"]
 mod frontend;
 mod layers;
@@ -46,6 +47,8 @@ enum Program {
     Run(Options),
     /// Measures what changing a disk's layers costs
     Layers(LayerOptions),
+    /// Measures flushes, writes through, and the giving back of discarded space
+    Flushes(LayerOptions),
 }
 
 #[derive(clap::Args)]
@@ -150,18 +153,21 @@ fn main() {
     }
     match Program::parse_from(arguments) {
         Program::Run(options) => run(&options),
-        Program::Layers(options) => {
-            let dir = TempDir::new_in(&options.dir).unwrap();
-            let runtime = TempDir::new_in("/dev/shm").unwrap();
-            let place = Place {
-                dir: dir.path(),
-                runtime: runtime.path(),
-                sealdisk: &options.sealdisk,
-                size: options.size,
-            };
-            layers::measure(&place, options.backend_cpu % machine::cpus());
-        }
+        Program::Layers(options) => at_place(&options, layers::measure),
+        Program::Flushes(options) => at_place(&options, flushes::measure),
     }
+}
+
+fn at_place(options: &LayerOptions, measure: fn(&Place, usize)) {
+    let dir = TempDir::new_in(&options.dir).unwrap();
+    let runtime = TempDir::new_in("/dev/shm").unwrap();
+    let place = Place {
+        dir: dir.path(),
+        runtime: runtime.path(),
+        sealdisk: &options.sealdisk,
+        size: options.size,
+    };
+    measure(&place, options.backend_cpu % machine::cpus());
 }
 
 fn run(options: &Options) {
