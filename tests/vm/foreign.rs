@@ -1,5 +1,5 @@
-//! Firmware and drivers that nobody here wrote, on machines of other kinds: U-Boot, SLOF, AAVMF with
-//! an arm64 Linux, and QEMU's microvm. Each has its own driver of virtio-blk, from old virtio over
+//! Firmware and drivers that nobody here wrote, on machines of other kinds: U-Boot, SLOF, and AAVMF
+//! with an arm64 Linux. Each has its own driver of virtio-blk, from old virtio over
 //! MMIO with a queue of 1024 to virtio 1 over PCI, on little- and big-endian processors.
 
 use std::fs;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::backend::{Daemon, Host, path};
-use crate::images::{self, Initramfs};
+use crate::images;
 
 /// A limit ends a hang and measures nothing: emulators on a busy machine are slow.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -288,48 +288,6 @@ fn an_arm64_linux_boots_through_aavmf() {
     drop(board);
     boot.stop();
     data.stop();
-}
-
-/// QEMU's microvm has virtio over MMIO only, and no firmware to speak of.
-#[test]
-#[ignore = "needs emulators of other machines: scripts/test --full runs it"]
-fn a_microvm_uses_a_disk_over_mmio() {
-    let host = host();
-    let daemon = host.attach("disk");
-    let Initramfs { kernel, initrd } = images::initramfs();
-    let job = host.runtime_dir().join("job");
-    let script = "set -e
-        modprobe virtio_mmio
-        mke2fs -q -t ext4 /dev/vda
-        mount /dev/vda /mnt
-        dd if=/dev/urandom of=/mnt/file bs=64k count=64 conv=fsync status=none
-        sha256sum /mnt/file >/tmp/sum
-        umount /mnt
-        e2fsck -fn /dev/vda
-        mount /dev/vda /mnt
-        sha256sum -c /tmp/sum";
-    fs::write(&job, script).expect("a file on tmpfs");
-    let append = "console=ttyS0 quiet loglevel=3 panic=-1 cryptomgr.notests";
-    let item = format!("name=opt/sealdisk/job,file={}", path(&job));
-    let machine = [
-        "-M",
-        "microvm,rtc=on,memory-backend=mem",
-        "-cpu",
-        "max",
-        "-kernel",
-        path(&kernel),
-        "-initrd",
-        path(&initrd),
-        "-append",
-        append,
-        "-fw_cfg",
-        &item,
-    ];
-    let mut board = Board::start("qemu-system-x86_64", &machine, &[(&daemon, MMIO)]);
-    board.wait_for("SEALDISK-EXIT ");
-    assert_eq!(board.wait_for("\n").trim(), "0", "{}", board.console());
-    drop(board);
-    daemon.stop();
 }
 
 /// What QEMU makes of memory that it does not share: SeaBIOS would wait for ever.
