@@ -8,7 +8,8 @@
 mod disk_support;
 
 use std::fs;
-use std::process::{Child, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ use disk_support::{Host, holds, text};
 use rustix::process::{Pid, Signal, kill_process};
 use sealdisk::control::disks::{self, Disk};
 use sealdisk::control::runtime_map;
-use sealdisk::envelope::Header;
+use sealdisk::envelope::{Header, ResourceKind};
 use sealdisk::pipeline::DiskIo;
 use sealdisk::volume::{RuntimeMap, Volume};
 use tempfile::TempDir;
@@ -40,15 +41,16 @@ impl Attached {
 
     fn start_with(host: &Host, runtime: &TempDir, disk: &str, more: &[&str]) -> Self {
         let socket = host.path("socket");
-        // One that was killed leaves it.
-        let _ = fs::remove_file(&socket);
         let attach = ["attach", disk, "--socket-path", text(&socket)];
         let options = ["--runtime-dir", text(runtime.path())];
-        let child = host
-            .command(&[&attach[..], &options, more].concat())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        Self::spawn(host, host.command(&[&attach[..], &options, more].concat()))
+    }
+
+    fn spawn(host: &Host, mut command: Command) -> Self {
+        let socket = host.path("socket");
+        // One that was killed leaves it.
+        let _ = fs::remove_file(&socket);
+        let child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut attached = Self(child);
         let deadline = Instant::now() + Duration::from_secs(30);
         while !socket.exists() {
@@ -352,6 +354,84 @@ fn lost_writes_are_given_up_when_somebody_says_so() {
     Attached::start_with(&host, &elsewhere, "d", &["--discard-unflushed"]).detach();
     assert_eq!(host.json(&["disk", "show", "d"])["diskState"], "Unattached");
     is_empty();
+}
+
+/// The top layer of a disk, and a file of it.
+fn top_layer(host: &Host, disk: &str, extension: &str) -> PathBuf {
+    let top = *host.layers(ResourceKind::Disk, disk).last().unwrap();
+    host.disks().join(disk).join(format!("{top}.{extension}"))
+}
+
+/// Rotates the DEK of an attached disk until its header says that it is done.
+fn rotate(host: &Host, options: &[&str], disk: &str) {
+    host.ok(&[&["disk", "rotate-dek", disk], options].concat());
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !host.json(&["disk", "show", disk])["job"].is_null() {
+        assert!(Instant::now() < deadline, "the job is not done");
+    }
+}
+
+/// A detach as soon as the header says that the rotation is done, while the file of the layer that was
+/// only the disk's takes three seconds to be removed.
+#[test]
+fn a_detach_waits_until_dropped_layers_are_removed() {
+    let host = Host::new();
+    let runtime = runtime_dir();
+    let options = ["--runtime-dir", text(runtime.path())];
+    let raw = host.raw_image("disk.raw");
+    host.ok(&["disk", "create", "d", "--source", text(&raw)]);
+    host.ok(&["snapshot", "create", "s", "--source", "d"]);
+    let (socket, slow) = (host.path("socket"), top_layer(&host, "d", "data"));
+    let attach = ["attach", "d", "--socket-path", text(&socket)];
+    let attach = host.command(&[&attach[..], &options].concat());
+    let mut strace = Command::new("strace");
+    strace
+        .args(["-f", "-o", text(&host.path("trace")), "-P", text(&slow)])
+        .args(["-e", "inject=unlink,unlinkat:delay_enter=3000000"])
+        .arg(attach.get_program())
+        .args(attach.get_args())
+        .env_remove("RUST_LOG")
+        .stdin(Stdio::null());
+    if Command::new("strace").arg("-V").output().is_err() {
+        eprintln!("skipped: there is no strace");
+        return;
+    }
+    let mut traced = Attached::spawn(&host, strace);
+    rotate(&host, &options, "d");
+    let children = format!("/proc/{0}/task/{0}/children", traced.0.id());
+    let children = fs::read_to_string(children).unwrap();
+    let attached: i32 = children.split_whitespace().next().unwrap().parse().unwrap();
+    kill_process(Pid::from_raw(attached).unwrap(), Signal::TERM).unwrap();
+    assert!(traced.0.wait().unwrap().success());
+    let trace = fs::read_to_string(host.path("trace")).unwrap();
+    assert!(trace.contains("DELAYED"), "{trace}");
+    host.is_clean("d");
+    assert!(host.ok(&["disk", "decrypt", "d"]) == fs::read(&raw).unwrap());
+}
+
+#[test]
+fn what_a_crash_left_of_dropped_layers_goes_with_the_next_attach() {
+    let host = Host::new();
+    let runtime = runtime_dir();
+    let options = ["--runtime-dir", text(runtime.path())];
+    host.ok(&["disk", "create", "d", "--size", "1MiB"]);
+    host.ok(&["snapshot", "create", "s", "--source", "d"]);
+    let files = ["data", "map"].map(|extension| top_layer(&host, "d", extension));
+    let aside = ["data", "map"].map(|extension| host.path(extension));
+    for (file, aside) in files.iter().zip(&aside) {
+        fs::copy(file, aside).unwrap();
+    }
+    let attached = Attached::start(&host, &runtime, "d");
+    rotate(&host, &options, "d");
+    attached.detach();
+    host.is_clean("d");
+    for (file, aside) in files.iter().zip(&aside) {
+        fs::copy(aside, file).unwrap();
+    }
+    let report = host.json(&["disk", "check", "d"]);
+    assert_eq!(report["problems"][0]["kind"], "Note", "{report}");
+    Attached::start(&host, &runtime, "d").detach();
+    host.is_clean("d");
 }
 
 #[test]

@@ -123,36 +123,6 @@ fn is_clean(disk: &Disk) {
     assert_clean_disk(|arguments| disk.command(arguments), "disk");
 }
 
-/// Whoever detaches a disk as soon as its header says that the rotation is done finds nothing left of the
-/// layers that it had, of which a snapshot has one too.
-#[test]
-fn a_detach_right_after_a_rotation_leaves_nothing_of_the_dropped_layers() {
-    if not_ours() {
-        return;
-    }
-    let disk = Disk::new(load::DISK_BYTES);
-    let installation = Installation::open(disk.state_dir()).unwrap();
-    let header = Resource::find(&installation, "disk")
-        .unwrap()
-        .header_file()
-        .unwrap();
-    for round in 0..5 {
-        let mut daemon = disk.attach(&AttachOptions::default());
-        let mut changes = Changes::of(&disk);
-        let data = Rng::new(round).bytes(1 << 20);
-        daemon.connect().queues[0].write(0, &data).unwrap();
-        changes.snapshot().unwrap();
-        daemon.connect().queues[0].write(512, &data).unwrap();
-        changes.rotate(None).unwrap();
-        let end = Instant::now() + PATIENCE;
-        while header.read().unwrap().claims().job.is_some() {
-            assert!(Instant::now() < end, "the job isn't done");
-        }
-        assert!(daemon.terminate().success());
-        is_clean(&disk);
-    }
-}
-
 #[test]
 fn as_many_layers_as_there_can_be_are_served_and_flattened() {
     if not_ours() {

@@ -49,7 +49,7 @@ fn after_a_failed_sync_no_flush_succeeds_and_the_end_is_not_clean() {
     assert!(first.read(0, MIB as usize).unwrap() == data);
 
     let end = Instant::now() + PATIENCE;
-    while !daemon.log().contains("a sync has failed (data ") {
+    while !daemon.log().contains("SyncFailed") {
         assert!(Instant::now() < end, "nobody says so:\n{}", daemon.log());
         std::thread::sleep(std::time::Duration::from_millis(20));
     }

@@ -3,6 +3,9 @@
 // Clippy exempts only functions with #[test], and helpers of tests panic as tests do.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "../support/clean.rs"]
+#[allow(dead_code, reason = "it is shared with tests that need more of it")]
+mod clean;
 #[path = "../support/frontend/mod.rs"]
 mod frontend;
 
