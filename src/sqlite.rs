@@ -257,7 +257,10 @@ fn settings(db: &Connection) -> rusqlite::Result<()> {
             other => break other?,
         }
     }
-    db.pragma_update(None, "synchronous", "FULL")
+    db.pragma_update(None, "synchronous", "FULL")?;
+    // What was deleted or replaced is overwritten: it may have been sealed under a key that somebody
+    // has got hold of since.
+    db.pragma_update(None, "secure_delete", true)
 }
 
 #[cfg(test)]

@@ -123,7 +123,7 @@ pub fn write_export(
     store::read_head(&snapshot)?.map_or(Ok(()), |head| write(Line::Head(head)))
 }
 
-fn write_line(out: &mut dyn Write, line: Line) -> Result<(), AuditError> {
+pub(super) fn write_line(out: &mut dyn Write, line: Line) -> Result<(), AuditError> {
     serde_json::to_writer(&mut *out, &Json::from(line)).map_err(|e| AuditError::Write(e.into()))?;
     out.write_all(b"\n").map_err(AuditError::Write)
 }

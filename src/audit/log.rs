@@ -8,7 +8,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use time::OffsetDateTime;
 
 use super::store::TABLES;
-use super::{AuditError, AuditRecord, Chain};
+use super::{AuditError, AuditRecord, Chain, Finding, Seen};
 use crate::keys::{FileGuard, SealingKey};
 use crate::sqlite::{self, Schema};
 
@@ -18,11 +18,15 @@ const SCHEMA: Schema = Schema {
     steps: &[|db| db.execute_batch(TABLES)],
 };
 
+/// What exports call the log of an installation.
+const INSTALLATION: &str = "installation";
+
 /// A log in a file, with the key of its signing key in another beside it. Several processes may
 /// append to it at the same time.
 pub struct AuditLog {
     db: Mutex<Connection>,
     chain: Chain,
+    seen: Seen,
 }
 
 impl AuditLog {
@@ -63,9 +67,18 @@ impl AuditLog {
         take_name(&new_path, &key_path)?;
         let chain = chain.ok_or_else(|| AuditError::tampered("its first row is missing"))?;
         Ok(Self {
+            seen: Seen::open(&chain, &db, path, INSTALLATION)?,
             db: Mutex::new(db),
             chain,
         })
+    }
+
+    /// The database of the log `path` without its key, to be verified.
+    ///
+    /// # Errors
+    /// [`AuditError::Open`].
+    pub fn open_database(path: &Path) -> Result<Connection, AuditError> {
+        Ok(sqlite::open(path, &SCHEMA)?)
     }
 
     /// Appends a record; it is durable when this returns.
@@ -77,7 +90,14 @@ impl AuditLog {
         let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         self.chain
             .append(&transaction, std::slice::from_ref(record))?;
-        Ok(transaction.commit()?)
+        transaction.commit()?;
+        self.seen.note(&self.chain, &db);
+        Ok(())
+    }
+
+    /// What shows that the log is not the one that was seen last.
+    pub fn older(&self) -> Option<&Finding> {
+        self.seen.finding()
     }
 
     /// Reads the log with its chain and its database.

@@ -14,6 +14,7 @@ mod chain;
 mod error;
 mod export;
 mod log;
+mod seen;
 mod signer;
 mod store;
 #[cfg(test)]
@@ -24,9 +25,10 @@ pub use chain::{Entry, Hash, Head, LogId};
 pub use error::AuditError;
 pub use export::{ExportedLog, Line, read_export, write_export};
 pub use log::AuditLog;
+pub use seen::Seen;
 pub use signer::PublicKey;
 pub use store::{Chain, TABLES};
-pub use verify::{Finding, Pin, Report, pins, verify_export};
+pub use verify::{Finding, Pin, Report, pins, verify_database, verify_export};
 
 use time::OffsetDateTime;
 use uuid::Uuid;

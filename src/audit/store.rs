@@ -6,6 +6,7 @@ use time::{OffsetDateTime, UtcOffset};
 use uuid::Uuid;
 
 use super::chain::{Entry, GENESIS, Hash, Head, LogId, is_checkpoint};
+use super::export::ExportedLog;
 use super::signer::{PublicKey, Purpose, Signer};
 use super::{AuditError, AuditRecord};
 use crate::keys::SealingKey;
@@ -131,6 +132,27 @@ impl Chain {
         }))
     }
 
+    /// Stores the signing key sealed under another key, in the caller's transaction.
+    ///
+    /// # Errors
+    /// [`AuditError::Tampered`] when it is not sealed under `old`.
+    pub fn reseal(
+        &self,
+        db: &Connection,
+        old: &SealingKey,
+        new: &SealingKey,
+    ) -> Result<(), AuditError> {
+        let sql = "SELECT sealed_key FROM audit_log";
+        let sealed: Vec<u8> = db.query_row(sql, [], |row| row.get(0))?;
+        let bound = associated(self.log, &self.public_key);
+        let secret = old
+            .open(&bound, &sealed)
+            .map_err(|_| AuditError::tampered("its signing key was exchanged"))?;
+        let sealed = new.seal(&bound, &secret).map_err(AuditError::Key)?;
+        db.execute("UPDATE audit_log SET sealed_key = ?", [sealed])?;
+        Ok(())
+    }
+
     /// The log's id.
     pub fn log_id(&self) -> LogId {
         self.log
@@ -204,6 +226,21 @@ impl Chain {
     pub fn last(&self, db: &Connection) -> Result<u64, AuditError> {
         Ok(read_head(db)?.map_or(0, |head| head.seq))
     }
+}
+
+/// What the log in the tables of `db` is, without the key that signs it.
+pub(super) fn exported(db: &Connection, name: &str) -> Result<ExportedLog, AuditError> {
+    let sql = "SELECT log_id, created, public_key FROM audit_log";
+    let columns = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get(1)?, row.get(2)?));
+    let found = db.query_row(sql, [], columns).optional()?;
+    let (id, created, public_key) =
+        found.ok_or_else(|| AuditError::tampered("its first row is missing"))?;
+    Ok(ExportedLog {
+        name: name.into(),
+        log: Uuid::parse_str(&id).map_err(|_| AuditError::tampered("its id is none"))?,
+        created,
+        public_key: PublicKey(public_key),
+    })
 }
 
 /// What the sealed signing key is bound to.

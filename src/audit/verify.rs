@@ -27,6 +27,16 @@ pub struct Pin {
     at: Head,
 }
 
+impl Pin {
+    pub(super) fn log(&self) -> &ExportedLog {
+        &self.log
+    }
+
+    pub(super) fn at(&self) -> &Head {
+        &self.at
+    }
+}
+
 /// What a verification found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
@@ -67,29 +77,42 @@ impl Chain {
     /// # Errors
     /// [`AuditError`] when it cannot be read; what does not fit is in the report.
     pub fn verify(&self, db: &Connection, name: &str, pins: &[Pin]) -> Result<Report, AuditError> {
-        // One moment of a log that others append to.
-        let snapshot = db.unchecked_transaction()?;
         let log = ExportedLog {
             name: name.into(),
             log: self.log_id(),
             created: self.created().into(),
             public_key: self.public_key().clone(),
         };
-        let mut verifier = Verifier::new(&log, pins);
-        let mut checkpoints = store::read_checkpoints(&snapshot)?.into_iter().peekable();
-        store::stored(&snapshot, 0, |stored| {
-            let seq = stored.entry.seq;
-            verifier.record(&stored.entry, &stored.hash);
-            while let Some(checkpoint) = checkpoints.next_if(|c| c.seq <= seq) {
-                verifier.checkpoint(&checkpoint);
-            }
-            Ok::<_, AuditError>(())
-        })?;
-        for checkpoint in checkpoints {
+        verify_log(db, &log, pins)
+    }
+}
+
+/// Verifies the log in `db` by the public key that is in it: without `pins`, this shows that it is
+/// consistent in itself.
+///
+/// # Errors
+/// [`AuditError`] when it cannot be read; what does not fit is in the report.
+pub fn verify_database(db: &Connection, name: &str, pins: &[Pin]) -> Result<Report, AuditError> {
+    verify_log(db, &store::exported(db, name)?, pins)
+}
+
+fn verify_log(db: &Connection, log: &ExportedLog, pins: &[Pin]) -> Result<Report, AuditError> {
+    // One moment of a log that others append to.
+    let snapshot = db.unchecked_transaction()?;
+    let mut verifier = Verifier::new(log, pins);
+    let mut checkpoints = store::read_checkpoints(&snapshot)?.into_iter().peekable();
+    store::stored(&snapshot, 0, |stored| {
+        let seq = stored.entry.seq;
+        verifier.record(&stored.entry, &stored.hash);
+        while let Some(checkpoint) = checkpoints.next_if(|c| c.seq <= seq) {
             verifier.checkpoint(&checkpoint);
         }
-        Ok(verifier.finish(store::read_head(&snapshot)?))
+        Ok::<_, AuditError>(())
+    })?;
+    for checkpoint in checkpoints {
+        verifier.checkpoint(&checkpoint);
     }
+    Ok(verifier.finish(store::read_head(&snapshot)?))
 }
 
 /// Verifies every log of an export.

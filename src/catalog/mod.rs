@@ -16,6 +16,7 @@ use uuid::Uuid;
 use crate::envelope::ResourceKind;
 use crate::sqlite::DatabaseError;
 
+mod copy;
 mod identities;
 mod resources;
 mod schema;
@@ -24,6 +25,7 @@ mod sqlite;
 #[cfg(test)]
 mod tests;
 
+pub use copy::{COPY_FILE, CatalogCopy};
 pub use settings::{DesIdentity, HsmSettings, VaultKind};
 pub use sqlite::SqliteCatalog;
 
@@ -41,7 +43,8 @@ pub struct Stored<T> {
 }
 
 /// The two principals that exist once in an installation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct InstallationRecord {
     /// Object id on whose behalf the command line administrates.
     pub operator: Uuid,
@@ -50,7 +53,8 @@ pub struct InstallationRecord {
 }
 
 /// A vault of this installation.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct VaultRecord {
     /// Its name, unique.
     pub name: String,
@@ -59,11 +63,13 @@ pub struct VaultRecord {
     /// What kind of vault it is.
     pub kind: VaultKind,
     /// When it was made, or connected.
+    #[serde(with = "time::serde::rfc3339")]
     pub created: OffsetDateTime,
 }
 
 /// A disk encryption set: the key that wraps its disks' DEKs, and the identity that may use it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DiskEncryptionSetRecord {
     /// Its name, unique.
     pub name: String,
@@ -78,13 +84,16 @@ pub struct DiskEncryptionSetRecord {
     /// Whether the latest version of the key is to be followed.
     pub auto_rotation: bool,
     /// When the active key changed last.
+    #[serde(with = "time::serde::rfc3339::option")]
     pub last_rotation: Option<OffsetDateTime>,
     /// When it was made.
+    #[serde(with = "time::serde::rfc3339")]
     pub created: OffsetDateTime,
 }
 
 /// Whose an identity is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", content = "name")]
 pub enum IdentityOwner {
     /// A user, known by this name.
     Named(String),
@@ -115,7 +124,8 @@ impl fmt::Display for IdentityOwner {
 }
 
 /// An identity that the token service of this installation knows.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct IdentityRecord {
     /// What access policies name, Azure's `principalId`.
     pub object_id: Uuid,
@@ -126,6 +136,7 @@ pub struct IdentityRecord {
     /// SHA-256 of its secret, when it has one.
     pub secret_hash: Option<[u8; 32]>,
     /// When it was made.
+    #[serde(with = "time::serde::rfc3339")]
     pub created: OffsetDateTime,
 }
 
@@ -302,6 +313,28 @@ pub enum CatalogError {
         /// What is wrong with it.
         what: String,
     },
+    /// The catalog is gone, and making an empty one would give everything new identities.
+    #[error(
+        "the catalog {path} is not there, but {found} is: making a new one would give every \
+         identity a new id, which no access policy knows; restore a backup (`sealdisk backup \
+         restore`), or make it again from what is there with `sealdisk catalog rebuild`"
+    )]
+    Lost {
+        /// Where it should be.
+        path: PathBuf,
+        /// What shows that there was one.
+        found: PathBuf,
+    },
+    /// The copy of what no header says could not be read or written.
+    #[error("cannot {call} the catalog's copy {path}: {why}")]
+    Copy {
+        /// What was tried.
+        call: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
     /// The database was not opened.
     #[error(transparent)]
     Open(#[from] DatabaseError),
@@ -359,6 +392,12 @@ pub trait Catalog: Send + Sync {
     /// # Errors
     /// [`CatalogError::VaultInUse`], [`CatalogError::Changed`], [`CatalogError::NotFound`].
     fn delete_vault(&self, name: &str, rev: Rev) -> Result<(), CatalogError>;
+
+    /// Forgets a vault whatever uses it, because it is gone for good.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    fn forget_vault(&self, name: &str) -> Result<(), CatalogError>;
 
     /// All vaults, by name.
     ///

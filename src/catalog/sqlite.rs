@@ -1,6 +1,6 @@
 //! The catalog in an SQLite file.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, ffi, params};
@@ -10,13 +10,14 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
+use super::copy::{self, CatalogCopy};
 use super::schema::SCHEMA;
 use super::{
     Catalog, CatalogError, DiskEncryptionSetRecord, DiskRecord, IdentityRecord, InstallationRecord,
     Kind, Rev, Stored, VaultRecord, identities, resources,
 };
 use crate::envelope::ResourceKind;
-use crate::sqlite::open;
+use crate::sqlite::{DatabaseError, open};
 
 const VAULT_COLUMNS: &str = "name, rev, url, kind, created";
 const DES_COLUMNS: &str = "name, rev, identity, principal_id, key_url, previous_keys, \
@@ -25,6 +26,7 @@ const DES_COLUMNS: &str = "name, rev, identity, principal_id, key_url, previous_
 /// The default catalog: `catalog.db` in the state directory.
 pub struct SqliteCatalog {
     db: Mutex<Connection>,
+    path: PathBuf,
 }
 
 impl SqliteCatalog {
@@ -33,9 +35,89 @@ impl SqliteCatalog {
     /// # Errors
     /// [`CatalogError::Open`]: also for a file of something else or of a newer version.
     pub fn open(path: &Path) -> Result<Self, CatalogError> {
-        Ok(Self {
+        let catalog = Self {
             db: Mutex::new(open(path, &SCHEMA)?),
-        })
+            path: path.into(),
+        };
+        if !copy::path_of(path).exists() {
+            catalog.copy();
+        }
+        Ok(catalog)
+    }
+
+    /// Makes a lost catalog at `path` again with what its copy has: under another name, which is
+    /// renamed when it is complete, so that a crash leaves no catalog or all of it.
+    ///
+    /// # Errors
+    /// [`CatalogError`]; there is no catalog at `path` then.
+    pub fn make_again(path: &Path, from: &CatalogCopy) -> Result<Self, CatalogError> {
+        let new = path.with_extension("db.new");
+        let fail = |source| DatabaseError::Create {
+            path: path.into(),
+            what: SCHEMA.what,
+            source,
+        };
+        for suffix in ["", "-wal", "-shm"] {
+            let mut left = new.clone().into_os_string();
+            left.push(suffix);
+            match std::fs::remove_file(&left) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(fail(e).into()),
+                _ => {}
+            }
+        }
+        let made = Self {
+            db: Mutex::new(open(&new, &SCHEMA)?),
+            path: new.clone(),
+        };
+        let InstallationRecord { operator, platform } = from.installation;
+        made.db().execute(
+            "INSERT INTO installation VALUES (1, ?, ?)",
+            params![operator.to_string(), platform.to_string()],
+        )?;
+        for vault in &from.vaults {
+            made.add_vault(vault)?;
+        }
+        for set in &from.disk_encryption_sets {
+            made.add_des(set)?;
+        }
+        for identity in &from.identities {
+            identities::insert(&made.db(), identity)?;
+        }
+        // Closing it puts everything into the main file, which is synced with that.
+        drop(made);
+        std::fs::rename(&new, path)
+            .and_then(|()| std::fs::File::open(path.parent().unwrap_or(Path::new("."))))
+            .and_then(|dir| dir.sync_all())
+            .map_err(fail)?;
+        Self::open(path)
+    }
+
+    /// What this catalog alone knows.
+    fn current(&self) -> Result<CatalogCopy, CatalogError> {
+        fn records<T>(rows: Vec<Stored<T>>) -> Vec<T> {
+            rows.into_iter().map(|row| row.record).collect()
+        }
+        Ok(CatalogCopy::new(
+            self.installation()?,
+            records(self.vaults()?),
+            records(self.all_des()?),
+            records(self.identities()?),
+        ))
+    }
+
+    /// Writes the copy anew. The change that it follows is durable, so a failure is told and undoes
+    /// nothing; the next change writes all of it again.
+    fn copy(&self) {
+        if let Err(error) = CatalogCopy::replace(&self.path, || self.current()) {
+            log::warn!("{error}; `sealdisk catalog rebuild` would miss the latest change");
+        }
+    }
+
+    fn copied<T>(&self, changed: Result<T, CatalogError>) -> Result<T, CatalogError> {
+        if changed.is_ok() {
+            self.copy();
+        }
+        changed
     }
 
     fn db(&self) -> MutexGuard<'_, Connection> {
@@ -58,25 +140,8 @@ impl SqliteCatalog {
         }
         Ok(found)
     }
-}
 
-impl Catalog for SqliteCatalog {
-    fn installation(&self) -> Result<InstallationRecord, CatalogError> {
-        let db = self.db();
-        db.execute(
-            "INSERT INTO installation VALUES (1, ?, ?) ON CONFLICT DO NOTHING",
-            params![Uuid::new_v4().to_string(), Uuid::new_v4().to_string()],
-        )?;
-        let mut statement = db.prepare_cached("SELECT operator, platform FROM installation")?;
-        let mut rows = statement.query([])?;
-        let row = rows.next()?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
-        Ok(InstallationRecord {
-            operator: uuid("installation", &row.get::<_, String>(0)?)?,
-            platform: uuid("installation", &row.get::<_, String>(1)?)?,
-        })
-    }
-
-    fn insert_vault(&self, record: &VaultRecord) -> Result<(), CatalogError> {
+    fn add_vault(&self, record: &VaultRecord) -> Result<(), CatalogError> {
         let VaultRecord {
             name,
             url,
@@ -92,22 +157,7 @@ impl Catalog for SqliteCatalog {
         Ok(())
     }
 
-    fn vault(&self, name: &str) -> Result<Stored<VaultRecord>, CatalogError> {
-        let sql = format!("SELECT {VAULT_COLUMNS} FROM vaults WHERE name = ?");
-        one(self.select(&sql, [name], parse_vault)?, Kind::Vault, name)
-    }
-
-    fn vault_by_url(&self, url: &str) -> Result<Option<Stored<VaultRecord>>, CatalogError> {
-        let sql = format!("SELECT {VAULT_COLUMNS} FROM vaults WHERE url = ?");
-        Ok(self.select(&sql, [url], parse_vault)?.pop())
-    }
-
-    fn vaults(&self) -> Result<Vec<Stored<VaultRecord>>, CatalogError> {
-        let sql = format!("SELECT {VAULT_COLUMNS} FROM vaults ORDER BY name");
-        self.select(&sql, [], parse_vault)
-    }
-
-    fn update_vault(&self, rev: Rev, record: &VaultRecord) -> Result<Rev, CatalogError> {
+    fn change_vault(&self, rev: Rev, record: &VaultRecord) -> Result<Rev, CatalogError> {
         let name = &record.name;
         let changed = self
             .db()
@@ -130,7 +180,7 @@ impl Catalog for SqliteCatalog {
         Ok(Rev(rev.0 + 1))
     }
 
-    fn delete_vault(&self, name: &str, rev: Rev) -> Result<(), CatalogError> {
+    fn remove_vault(&self, name: &str, rev: Rev) -> Result<(), CatalogError> {
         let url = self.vault(name)?.record.url;
         let mut db = self.db();
         let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -153,7 +203,7 @@ impl Catalog for SqliteCatalog {
         Ok(())
     }
 
-    fn insert_des(&self, record: &DiskEncryptionSetRecord) -> Result<(), CatalogError> {
+    fn add_des(&self, record: &DiskEncryptionSetRecord) -> Result<(), CatalogError> {
         let name = &record.name;
         self.db()
             .execute(
@@ -176,18 +226,7 @@ impl Catalog for SqliteCatalog {
         Ok(())
     }
 
-    fn des(&self, name: &str) -> Result<Stored<DiskEncryptionSetRecord>, CatalogError> {
-        let sql = format!("SELECT {DES_COLUMNS} FROM disk_encryption_sets WHERE name = ?");
-        let found = self.select(&sql, [name], parse_des)?;
-        one(found, Kind::DiskEncryptionSet, name)
-    }
-
-    fn all_des(&self) -> Result<Vec<Stored<DiskEncryptionSetRecord>>, CatalogError> {
-        let sql = format!("SELECT {DES_COLUMNS} FROM disk_encryption_sets ORDER BY name");
-        self.select(&sql, [], parse_des)
-    }
-
-    fn update_des(&self, rev: Rev, record: &DiskEncryptionSetRecord) -> Result<Rev, CatalogError> {
+    fn change_des(&self, rev: Rev, record: &DiskEncryptionSetRecord) -> Result<Rev, CatalogError> {
         let name = &record.name;
         let mut db = self.db();
         let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -221,7 +260,7 @@ impl Catalog for SqliteCatalog {
         Ok(Rev(rev.0 + 1))
     }
 
-    fn delete_des(&self, name: &str, rev: Rev) -> Result<(), CatalogError> {
+    fn remove_des(&self, name: &str, rev: Rev) -> Result<(), CatalogError> {
         let mut db = self.db();
         let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         resources::refuse_set_in_use(&transaction, name)?;
@@ -236,6 +275,80 @@ impl Catalog for SqliteCatalog {
             return Err(stale(Kind::DiskEncryptionSet, name));
         }
         Ok(())
+    }
+}
+
+impl Catalog for SqliteCatalog {
+    fn installation(&self) -> Result<InstallationRecord, CatalogError> {
+        let db = self.db();
+        db.execute(
+            "INSERT INTO installation VALUES (1, ?, ?) ON CONFLICT DO NOTHING",
+            params![Uuid::new_v4().to_string(), Uuid::new_v4().to_string()],
+        )?;
+        let mut statement = db.prepare_cached("SELECT operator, platform FROM installation")?;
+        let mut rows = statement.query([])?;
+        let row = rows.next()?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+        Ok(InstallationRecord {
+            operator: uuid("installation", &row.get::<_, String>(0)?)?,
+            platform: uuid("installation", &row.get::<_, String>(1)?)?,
+        })
+    }
+
+    fn insert_vault(&self, record: &VaultRecord) -> Result<(), CatalogError> {
+        self.copied(self.add_vault(record))
+    }
+
+    fn vault(&self, name: &str) -> Result<Stored<VaultRecord>, CatalogError> {
+        let sql = format!("SELECT {VAULT_COLUMNS} FROM vaults WHERE name = ?");
+        one(self.select(&sql, [name], parse_vault)?, Kind::Vault, name)
+    }
+
+    fn vault_by_url(&self, url: &str) -> Result<Option<Stored<VaultRecord>>, CatalogError> {
+        let sql = format!("SELECT {VAULT_COLUMNS} FROM vaults WHERE url = ?");
+        Ok(self.select(&sql, [url], parse_vault)?.pop())
+    }
+
+    fn vaults(&self) -> Result<Vec<Stored<VaultRecord>>, CatalogError> {
+        let sql = format!("SELECT {VAULT_COLUMNS} FROM vaults ORDER BY name");
+        self.select(&sql, [], parse_vault)
+    }
+
+    fn update_vault(&self, rev: Rev, record: &VaultRecord) -> Result<Rev, CatalogError> {
+        self.copied(self.change_vault(rev, record))
+    }
+
+    fn delete_vault(&self, name: &str, rev: Rev) -> Result<(), CatalogError> {
+        self.copied(self.remove_vault(name, rev))
+    }
+
+    fn forget_vault(&self, name: &str) -> Result<(), CatalogError> {
+        let deleted = self
+            .db()
+            .execute("DELETE FROM vaults WHERE name = ?", [name]);
+        self.copied(deleted.map(drop).map_err(CatalogError::from))
+    }
+
+    fn insert_des(&self, record: &DiskEncryptionSetRecord) -> Result<(), CatalogError> {
+        self.copied(self.add_des(record))
+    }
+
+    fn des(&self, name: &str) -> Result<Stored<DiskEncryptionSetRecord>, CatalogError> {
+        let sql = format!("SELECT {DES_COLUMNS} FROM disk_encryption_sets WHERE name = ?");
+        let found = self.select(&sql, [name], parse_des)?;
+        one(found, Kind::DiskEncryptionSet, name)
+    }
+
+    fn all_des(&self) -> Result<Vec<Stored<DiskEncryptionSetRecord>>, CatalogError> {
+        let sql = format!("SELECT {DES_COLUMNS} FROM disk_encryption_sets ORDER BY name");
+        self.select(&sql, [], parse_des)
+    }
+
+    fn update_des(&self, rev: Rev, record: &DiskEncryptionSetRecord) -> Result<Rev, CatalogError> {
+        self.copied(self.change_des(rev, record))
+    }
+
+    fn delete_des(&self, name: &str, rev: Rev) -> Result<(), CatalogError> {
+        self.copied(self.remove_des(name, rev))
     }
 
     fn insert_disk(&self, record: &DiskRecord) -> Result<Rev, CatalogError> {
@@ -286,7 +399,8 @@ impl Catalog for SqliteCatalog {
     }
 
     fn insert_identity(&self, record: &IdentityRecord) -> Result<(), CatalogError> {
-        identities::insert(&self.db(), record)
+        let inserted = identities::insert(&self.db(), record);
+        self.copied(inserted)
     }
 
     fn identity(&self, name: &str) -> Result<Stored<IdentityRecord>, CatalogError> {
@@ -296,8 +410,14 @@ impl Catalog for SqliteCatalog {
     fn identity_of_des(&self, des: &str) -> Result<Stored<IdentityRecord>, CatalogError> {
         let mut db = self.db();
         let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let known = transaction.total_changes();
         let found = identities::of_des(&transaction, des)?;
+        let made = transaction.total_changes() != known;
         transaction.commit()?;
+        drop(db);
+        if made {
+            self.copy();
+        }
         Ok(found)
     }
 
@@ -318,11 +438,13 @@ impl Catalog for SqliteCatalog {
         identity: &Stored<IdentityRecord>,
         hash: &[u8; 32],
     ) -> Result<(), CatalogError> {
-        identities::set_secret(&self.db(), identity, hash)
+        let set = identities::set_secret(&self.db(), identity, hash);
+        self.copied(set)
     }
 
     fn delete_identity(&self, identity: &Stored<IdentityRecord>) -> Result<(), CatalogError> {
-        identities::delete(&self.db(), identity)
+        let deleted = identities::delete(&self.db(), identity);
+        self.copied(deleted)
     }
 }
 

@@ -128,10 +128,19 @@ impl Log {
 
     fn verify(&self, pins: &[Pin]) -> Result<Report, AuditError> {
         let name = self.name();
-        match self {
-            Self::Vault(vault) => vault.read_audit(|chain, db| chain.verify(db, &name, pins)),
-            Self::Installation(log) => log.read(|chain, db| chain.verify(db, &name, pins)),
-        }
+        let (report, older) = match self {
+            Self::Vault(vault) => (
+                vault.read_audit(|chain, db| chain.verify(db, &name, pins)),
+                vault.older(),
+            ),
+            Self::Installation(log) => (
+                log.read(|chain, db| chain.verify(db, &name, pins)),
+                log.older(),
+            ),
+        };
+        let mut report = report?;
+        report.finding = report.finding.or_else(|| older.cloned());
+        Ok(report)
     }
 
     fn export(&self, records: bool, out: &mut dyn Write) -> Result<(), AuditError> {

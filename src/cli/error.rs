@@ -47,9 +47,11 @@ impl From<CatalogError> for CliError {
             CatalogError::InUse { .. } => "InUseDiskEncryptionSetCannotBeDeleted",
             CatalogError::VaultInUse { .. } => "VaultInUse",
             CatalogError::NotSystemAssigned { .. } => "BadParameter",
-            CatalogError::Damaged { .. } | CatalogError::Open(_) | CatalogError::Sqlite(_) => {
-                "CatalogError"
-            }
+            CatalogError::Lost { .. } => "CatalogLost",
+            CatalogError::Damaged { .. }
+            | CatalogError::Copy { .. }
+            | CatalogError::Open(_)
+            | CatalogError::Sqlite(_) => "CatalogError",
         };
         Self::new(code, error.to_string())
     }
@@ -82,6 +84,7 @@ impl From<ControlError> for CliError {
             ControlError::VaultElsewhere { .. }
             | ControlError::VaultHere { .. }
             | ControlError::Identity { .. } => Self::new("OperationNotAllowed", error.to_string()),
+            ControlError::VaultUsed { .. } => Self::new("VaultInUse", error.to_string()),
             ControlError::Disks(error) => (*error).into(),
             ControlError::Audit(error) => error.into(),
             ControlError::Directory { .. }

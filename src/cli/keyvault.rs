@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::audit::EntryView;
-use super::{CliError, Context, Tabular, connect, key, serve};
+use super::{CliError, Context, Tabular, connect, key, master, serve, vault_lifecycle};
 use crate::catalog::{VaultKind, VaultRecord};
 use crate::control::Installation;
 use crate::vault::{EmbeddedVault, KeyType, KeyVault, Permissions, VaultSettings};
@@ -24,10 +24,11 @@ enum KeyvaultCommand {
     #[command(after_help = "Example:
   sealdisk keyvault create myvault
 
-Its private keys are encrypted under a master key: the systemd credential sealdisk-vault-NAME when
-there is one (32 bytes, LoadCredentialEncrypted=), else STATE_DIR/vaults/NAME/master.key, which is
-made with the vault. Without the master key nothing that the vault's keys wrap can be read again:
-back it up apart from the disks.")]
+Its private keys are encrypted under a master key. Without one of the options below that is the systemd
+credential sealdisk-vault-NAME when there is one (32 bytes, LoadCredentialEncrypted=), else the file
+STATE_DIR/vaults/NAME/master.key, which is made with the vault and lies beside the disks: `keyvault
+reseal` moves it elsewhere, at any time. Without the master key nothing that the vault's keys wrap can
+be read again: have a backup (`sealdisk backup create --with-master-key`), or a copy of it.")]
     Create(CreateArgs),
     /// Change what a vault does with deleted keys
     #[command(after_help = "Example:
@@ -53,6 +54,33 @@ Purge protection cannot be switched off again.")]
     /// Print a vault's log of every operation, allowed or refused
     #[command(after_help = "Example:\n  sealdisk keyvault audit-log myvault")]
     AuditLog(NameArgs),
+    /// Give a key vault a new master key, in a place of your choice, and destroy the old one
+    #[command(after_help = "Example:
+  sealdisk keyvault reseal platform --tpm2
+  sealdisk keyvault reseal --all --tpm2 --tpm2-pcrs sha256:7
+  sealdisk keyvault reseal myvault --master-key-file /media/keys/myvault.key
+
+Without an option the new key is in a file beside the vault's database again. All that is stored is
+encrypted anew in one transaction: a kill at any moment leaves the vault under the old key or the new
+one. Backups of keys that were made before can still be restored into this vault.")]
+    Reseal(master::ResealArgs),
+    /// Delete a key vault; it can be recovered until its retention time is over
+    #[command(after_help = "Example:
+  sealdisk keyvault delete myvault --yes
+  sealdisk keyvault delete myvault --force --yes
+
+Its keys are refused from then on, to attached disks too. --force is needed while disks or sets use
+them. A vault whose files are gone is forgotten at once.")]
+    Delete(vault_lifecycle::DeleteArgs),
+    /// List the deleted key vaults
+    #[command(after_help = "Example:\n  sealdisk keyvault list-deleted")]
+    ListDeleted,
+    /// Bring a deleted key vault back, with its keys, policies and log
+    #[command(after_help = "Example:\n  sealdisk keyvault recover myvault")]
+    Recover(vault_lifecycle::NameArgs),
+    /// Destroy a deleted key vault: nothing that its keys wrapped can be read any more
+    #[command(after_help = "Example:\n  sealdisk keyvault purge myvault --yes")]
+    Purge(vault_lifecycle::PurgeArgs),
     /// Make a key vault known that is reached over HTTPS: Azure's, or one that is served elsewhere
     #[command(after_help = "Example:
   sealdisk keyvault connect myvault --url https://myvault.vault.azure.net
@@ -94,6 +122,8 @@ struct CreateArgs {
     settings: SettingsArgs,
     #[command(flatten)]
     hsm: connect::HsmOptions,
+    #[command(flatten)]
+    master: master::MasterOptions,
 }
 
 #[derive(Args)]
@@ -237,10 +267,9 @@ fn dispatch(
         KeyvaultCommand::Serve(_) => Ok(()),
         KeyvaultCommand::Create(args) => {
             let settings = args.settings.over(VaultSettings::default());
-            let vault = match args.hsm.settings()? {
-                None => installation.create_vault(&args.name, &settings)?,
-                Some(hsm) => installation.create_hsm_vault(&args.name, &settings, hsm)?,
-            };
+            let (hsm, master) = (args.hsm.settings()?, args.master.place()?);
+            let vault =
+                installation.create_vault_with(&args.name, &settings, hsm, master.as_ref())?;
             context.output.show(&view(&vault)?)
         }
         KeyvaultCommand::Update(args) => {
@@ -279,6 +308,16 @@ fn dispatch(
             let views: Vec<EntryView> = log.into_iter().map(view).collect();
             context.output.list(&views)
         }
+        KeyvaultCommand::Reseal(args) => master::reseal(context, installation, args),
+        KeyvaultCommand::Delete(args) => vault_lifecycle::delete(context, installation, &args),
+        KeyvaultCommand::ListDeleted => vault_lifecycle::list_deleted(context, installation),
+        KeyvaultCommand::Recover(args) => {
+            installation.recover_vault(&args.name)?;
+            context
+                .output
+                .show(&view(&installation.vault(&args.name)?)?)
+        }
+        KeyvaultCommand::Purge(args) => vault_lifecycle::purge(context, installation, &args),
         KeyvaultCommand::Connect(args) => {
             let record = connect::connect(installation, args)?;
             context.output.show(&VaultView::from(record))
@@ -289,16 +328,23 @@ fn dispatch(
 }
 
 fn list(context: &Context, installation: &Installation) -> Result<(), CliError> {
+    let deleted = installation.deleted_vaults()?;
     let views: Vec<VaultView> = installation
         .catalog()
         .vaults()?
         .into_iter()
+        .filter(|vault| deleted.iter().all(|gone| gone.name != vault.record.name))
         .map(|vault| VaultView::from(vault.record))
         .collect();
     context.output.list(&views)
 }
 
 fn run_due(context: &Context, installation: &Installation) -> Result<(), CliError> {
+    for name in installation.purge_due_vaults()? {
+        context
+            .output
+            .note(&format!("purged the key vault '{name}'"));
+    }
     let mut failed = Vec::new();
     for vault in installation.catalog().vaults()? {
         if matches!(vault.record.kind, VaultKind::Https { .. }) {

@@ -10,11 +10,13 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 
-use crate::control::{Installation, default_state_dir};
+use crate::control::{Installation, default_state_dir, platform_notice};
 use crate::keys::harden_process;
 
 mod attach;
 mod audit;
+mod backup;
+mod catalog;
 mod completions;
 mod connect;
 mod des;
@@ -28,10 +30,12 @@ mod key;
 mod key_lifecycle;
 mod keyvault;
 mod limits;
+mod master;
 mod named;
 mod output;
 mod serve;
 mod snapshot;
+mod vault_lifecycle;
 mod what_if;
 
 pub use error::CliError;
@@ -85,6 +89,10 @@ enum Command {
     Identity(identity::IdentityArgs),
     /// Look at the audit logs, verify that nobody tampered with them, and export them
     Audit(audit::AuditArgs),
+    /// Back up vaults, sets, identities and logs, look at a backup, and bring it back
+    Backup(backup::BackupArgs),
+    /// Make the list of vaults, sets and disks again when it is lost
+    Catalog(catalog::CatalogArgs),
     /// Manage encrypted disks
     Disk(disk::DiskArgs),
     /// Manage snapshots of disks
@@ -115,11 +123,15 @@ impl Context {
     /// # Errors
     /// See [`Installation::open`].
     pub fn installation(&self) -> Result<Installation, CliError> {
-        let state_dir = match &self.state_dir {
-            Some(dir) => dir.clone(),
-            None => default_state_dir()?,
-        };
-        Ok(Installation::open(&state_dir)?)
+        Ok(Installation::open(&self.state_dir()?)?)
+    }
+
+    /// The directory that `--state-dir` names, or the default.
+    fn state_dir(&self) -> Result<PathBuf, CliError> {
+        match &self.state_dir {
+            Some(dir) => Ok(dir.clone()),
+            None => Ok(default_state_dir()?),
+        }
     }
 }
 
@@ -147,7 +159,16 @@ pub fn main() -> ExitCode {
         .map_err(|e| CliError::new("Hardening", e.to_string()))
         .and_then(|()| dispatch(&context, cli.command))
     {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            let said = context
+                .state_dir()
+                .ok()
+                .and_then(|dir| platform_notice(&dir));
+            if let Some(said) = said {
+                context.output.note(&said);
+            }
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             context.output.error(&error);
             ExitCode::from(error.status)
@@ -161,6 +182,8 @@ fn dispatch(context: &Context, command: Command) -> Result<(), CliError> {
         Command::DiskEncryptionSet(args) => des::run(context, args),
         Command::Identity(args) => identity::run(context, args),
         Command::Audit(args) => audit::run(context, args),
+        Command::Backup(args) => backup::run(context, args),
+        Command::Catalog(args) => catalog::run(context, &args),
         Command::Disk(args) => disk::run(context, args),
         Command::Snapshot(args) => snapshot::run_snapshot(context, args),
         Command::Image(args) => snapshot::run_image(context, args),

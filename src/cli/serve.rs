@@ -146,7 +146,7 @@ pub(super) fn run(
 ) -> Result<(), CliError> {
     let tls = installation.state_dir().join("tls");
     if args.print_ca {
-        let path = ensure_ca(&tls)?;
+        let path = ensure_ca(&tls, &domains(&args.domain)?, args.listen.ip())?;
         let pem = std::fs::read_to_string(&path).map_err(|source| ServerError::File {
             what: "read",
             path,

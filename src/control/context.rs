@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! STATE_DIR/catalog.db
+//! STATE_DIR/catalog-copy.json
 //! STATE_DIR/audit.{db,key}
 //! STATE_DIR/vaults/NAME/{vault.db,master.key}
 //! STATE_DIR/disks/NAME/{header,LAYER.data,LAYER.map}
@@ -14,11 +15,14 @@ use uuid::Uuid;
 use super::ControlError;
 use super::files::private_dir;
 use crate::audit::AuditLog;
-use crate::catalog::{Catalog, InstallationRecord, SqliteCatalog};
+use crate::catalog::{COPY_FILE, Catalog, CatalogError, InstallationRecord, SqliteCatalog};
 use crate::envelope::ResourceKind;
 use crate::keys::sha256;
 use crate::vault::Caller;
 use crate::vault::remote::TokenCache;
+
+/// How the directory begins in which a restore is made ready.
+pub const RESTORING: &str = ".restore-";
 
 /// Everything that commands work on.
 pub struct Installation {
@@ -32,19 +36,23 @@ impl Installation {
     /// Opens the installation in `state_dir`; the first call makes it.
     ///
     /// # Errors
-    /// [`ControlError`], for a directory that others can write into too.
+    /// [`ControlError`], for a directory that others can write into too, and
+    /// [`CatalogError::Lost`] for one whose catalog is gone.
     pub fn open(state_dir: &Path) -> Result<Self, ControlError> {
-        private_dir(state_dir)?;
-        // Paths that are recorded must mean the same from every working directory.
-        let state_dir =
-            std::path::absolute(state_dir).map_err(|source| ControlError::Directory {
-                path: state_dir.into(),
-                source,
-            })?;
-        for below in ["vaults", "disks"] {
-            private_dir(&state_dir.join(below))?;
+        let state_dir = prepared(state_dir)?;
+        let catalog = state_dir.join("catalog.db");
+        if let Some(found) = left_of(&catalog) {
+            let path = catalog;
+            return Err(CatalogError::Lost { path, found }.into());
         }
-        let catalog = SqliteCatalog::open(&state_dir.join("catalog.db"))?;
+        Self::with_catalog(state_dir, SqliteCatalog::open(&catalog)?)
+    }
+
+    /// With a catalog that is there.
+    pub(super) fn with_catalog(
+        state_dir: PathBuf,
+        catalog: SqliteCatalog,
+    ) -> Result<Self, ControlError> {
         Ok(Self {
             principals: catalog.installation()?,
             catalog: Box::new(catalog),
@@ -116,6 +124,41 @@ impl Installation {
     pub fn platform(&self) -> Caller {
         Caller::local(self.principals.platform)
     }
+}
+
+/// The state directory as an absolute path, with what belongs into it: what is recorded must mean the
+/// same from every working directory.
+pub(super) fn prepared(state_dir: &Path) -> Result<PathBuf, ControlError> {
+    private_dir(state_dir)?;
+    let state_dir = std::path::absolute(state_dir).map_err(|source| ControlError::Directory {
+        path: state_dir.into(),
+        source,
+    })?;
+    for below in ["vaults", "disks"] {
+        private_dir(&state_dir.join(below))?;
+    }
+    Ok(state_dir)
+}
+
+/// What shows that there was a catalog at `path`, where there is none.
+fn left_of(path: &Path) -> Option<PathBuf> {
+    if path.symlink_metadata().is_ok() {
+        return None;
+    }
+    // Of these only a restore that was cut off has the catalog in it.
+    let entries = std::fs::read_dir(path.parent().unwrap_or(Path::new(".")));
+    let entries = entries.into_iter().flatten().flatten();
+    let restoring = entries
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(RESTORING))
+        .map(|entry| entry.path());
+    let files = [COPY_FILE, "audit.db"].map(|name| path.with_file_name(name));
+    let vaults = std::fs::read_dir(path.with_file_name("vaults"));
+    let vaults = vaults.into_iter().flatten().flatten();
+    files
+        .into_iter()
+        .chain(restoring)
+        .chain(vaults.map(|entry| entry.path().join("vault.db")))
+        .find(|path| path.exists())
 }
 
 /// `/var/lib/sealdisk` for root, the XDG state directory for other users.

@@ -63,6 +63,17 @@ pub enum ControlError {
         /// The vault.
         name: String,
     },
+    /// A vault that something uses is deleted only by force.
+    #[error(
+        "the keys of the key vault '{name}' are used by {users}; what uses them stops when the vault \
+         is deleted: give them another key first, or delete it all the same with --force"
+    )]
+    VaultUsed {
+        /// The vault.
+        name: String,
+        /// What uses its keys.
+        users: String,
+    },
     /// The vault cannot know an identity of that kind.
     #[error("the key vault {vault} cannot know the identity of this disk encryption set: {why}")]
     Identity {

@@ -15,14 +15,18 @@ use super::{ControlError, Installation};
 use crate::catalog::{CatalogError, DesIdentity, HsmSettings, Kind, VaultKind, VaultRecord};
 use crate::vault::hsm::{HsmKeys, HsmToken};
 use crate::vault::{
-    EmbeddedVault, KeySize, KeyVault, NewKey, Permissions, PrivateKeys, SoftwareKeys, SystemClock,
-    VaultError, VaultErrorCode, VaultSettings, embedded_vault_name, normal_vault_name, vault_url,
+    EmbeddedVault, KeySize, KeyVault, MasterPlace, NewKey, Permissions, PrivateKeys, Resealed,
+    SoftwareKeys, SystemClock, VaultError, VaultErrorCode, VaultSettings, embedded_vault_name,
+    normal_vault_name, vault_url,
 };
 
 /// The vault of the platform-managed key.
 pub(super) const PLATFORM_VAULT: &str = "platform";
 /// The platform-managed key.
 pub(super) const PLATFORM_KEY: &str = "platform-key";
+
+/// A file in that vault's directory until somebody was told where its master key is.
+const UNSAID: &str = "unsaid";
 
 /// A vault is made under this name and gets its own when it is complete; no vault can be called so.
 const STAGING: &str = ".making";
@@ -37,7 +41,38 @@ impl Installation {
         name: &str,
         settings: &VaultSettings,
     ) -> Result<EmbeddedVault, ControlError> {
-        self.create_vault_of(name, settings, VaultKind::Embedded)
+        self.create_vault_of(name, settings, VaultKind::Embedded, None)
+    }
+
+    /// As [`create_vault`](Self::create_vault), with the master key in a place of its own, and the
+    /// private keys in a token if one is given.
+    ///
+    /// # Errors
+    /// As [`create_vault`](Self::create_vault) and [`create_hsm_vault`](Self::create_hsm_vault), and
+    /// [`VaultErrorCode::MasterKey`].
+    pub fn create_vault_with(
+        &self,
+        name: &str,
+        settings: &VaultSettings,
+        hsm: Option<HsmSettings>,
+        master: Option<&MasterPlace>,
+    ) -> Result<EmbeddedVault, ControlError> {
+        let kind = match hsm {
+            None => VaultKind::Embedded,
+            Some(hsm) => {
+                hsm_keys(&normal_vault_name(name)?, &hsm).check()?;
+                VaultKind::Hsm(hsm)
+            }
+        };
+        self.create_vault_of(name, settings, kind, master)
+    }
+
+    /// Gives a vault that is kept here a new master key in that place, and destroys the old one.
+    ///
+    /// # Errors
+    /// See [`EmbeddedVault::reseal`].
+    pub fn reseal_vault(&self, name: &str, place: &MasterPlace) -> Result<Resealed, ControlError> {
+        Ok(self.vault(name)?.reseal(&self.operator(), place)?)
     }
 
     /// As [`create_vault`](Self::create_vault), with the private keys in a token.
@@ -51,8 +86,7 @@ impl Installation {
         settings: &VaultSettings,
         hsm: HsmSettings,
     ) -> Result<EmbeddedVault, ControlError> {
-        hsm_keys(&normal_vault_name(name)?, &hsm).check()?;
-        self.create_vault_of(name, settings, VaultKind::Hsm(hsm))
+        self.create_vault_with(name, settings, Some(hsm), None)
     }
 
     fn create_vault_of(
@@ -60,13 +94,14 @@ impl Installation {
         name: &str,
         settings: &VaultSettings,
         kind: VaultKind,
+        master: Option<&MasterPlace>,
     ) -> Result<EmbeddedVault, ControlError> {
         let name = normal_vault_name(name)?;
         if name == PLATFORM_VAULT {
             return Err(reserved().into());
         }
         let operator = self.operator();
-        let made = self.make_vault(&name, settings, kind, |vault| {
+        let made = self.make_vault(&name, settings, kind, master, |vault| {
             vault.set_policy(&operator, operator.object_id, &Permissions::all())
         })?;
         match made {
@@ -162,11 +197,16 @@ impl Installation {
         // Key and policies are made with the vault, once: an operator who takes a permission from
         // the platform's identity later is not overruled.
         let settings = VaultSettings::default();
-        self.make_vault(PLATFORM_VAULT, &settings, VaultKind::Embedded, |vault| {
+        let kind = VaultKind::Embedded;
+        let unsaid = self.vaults_dir().join(STAGING).join(UNSAID);
+        self.make_vault(PLATFORM_VAULT, &settings, kind, None, |vault| {
             vault.set_policy(&operator, operator.object_id, &Permissions::all())?;
             vault.set_policy(&operator, platform.object_id, &Permissions::for_disks())?;
             vault.create_key(&operator, PLATFORM_KEY, &NewKey::new(KeySize::Rsa3072))?;
-            Ok(())
+            fs::write(&unsaid, "").map_err(|e| {
+                let what = format!("cannot write {}", unsaid.display());
+                VaultError::caused(VaultErrorCode::Internal, what, e)
+            })
         })?;
         self.vault(PLATFORM_VAULT)
     }
@@ -181,6 +221,7 @@ impl Installation {
         name: &str,
         settings: &VaultSettings,
         kind: VaultKind,
+        master: Option<&MasterPlace>,
         fill: impl FnOnce(&EmbeddedVault) -> Result<(), VaultError>,
     ) -> Result<bool, ControlError> {
         let vaults = self.vaults_dir();
@@ -197,12 +238,15 @@ impl Installation {
         };
         let keys = private_keys(&record)?;
         let _lock = lock(&vaults).map_err(fail)?;
+        Self::sweep_purged(&vaults).map_err(fail)?;
         match self.catalog().vault(name) {
-            Ok(_) => return Ok(false),
+            Ok(known) => return self.refuse_known(&known.record).map(|()| false),
             Err(CatalogError::NotFound { .. }) => {}
             Err(e) => return Err(e.into()),
         }
-        if !dir.exists() {
+        if dir.exists() {
+            self.adopt(&dir, settings, master, &record, keys.clone())?;
+        } else {
             let staging = vaults.join(STAGING);
             remove_if_there(&staging).map_err(fail)?;
             DirBuilder::new()
@@ -210,8 +254,9 @@ impl Installation {
                 .create(&staging)
                 .map_err(fail)?;
             let clock = Arc::new(SystemClock);
-            let made = EmbeddedVault::create_with(&staging, name, settings, clock, keys.clone())
-                .and_then(|vault| fill(&vault));
+            let made =
+                EmbeddedVault::create_at(&staging, name, settings, clock, keys.clone(), master)
+                    .and_then(|vault| fill(&vault));
             if let Err(e) = made {
                 remove_if_there(&staging).map_err(fail)?;
                 return Err(e.into());
@@ -227,8 +272,119 @@ impl Installation {
     }
 }
 
-fn open(dir: &Path, name: &str, keys: Arc<dyn PrivateKeys>) -> Result<EmbeddedVault, VaultError> {
+impl Installation {
+    /// Takes a complete vault that the catalog does not know: one whose maker died before it was
+    /// registered, or one that somebody has put there. It is taken only as what was asked for.
+    fn adopt(
+        &self,
+        dir: &Path,
+        wanted: &VaultSettings,
+        master: Option<&MasterPlace>,
+        record: &VaultRecord,
+        keys: Arc<dyn PrivateKeys>,
+    ) -> Result<(), ControlError> {
+        let name = &record.name;
+        let vault = open(dir, name, keys)?;
+        let is = vault.settings()?;
+        let in_token = matches!(record.kind, VaultKind::Hsm(_));
+        let differs = if let Some(deletion) = vault.deletion()? {
+            Some(format!(
+                "is deleted and is purged at {}",
+                deletion.scheduled_purge
+            ))
+        } else if is != *wanted {
+            Some(format!(
+                "keeps deleted keys for {} days and has purge protection {}",
+                is.retention_days,
+                if is.purge_protection { "on" } else { "off" }
+            ))
+        } else if !in_token && vault.has_token_keys()? {
+            Some("has its private keys in a token".into())
+        } else if master
+            .is_some_and(|place| !vault.master_source().is_ok_and(|is| place.is(is.as_ref())))
+        {
+            Some("has its master key elsewhere".into())
+        } else {
+            None
+        };
+        if let Some(differs) = differs {
+            return Err(VaultError::new(
+                VaultErrorCode::Conflict,
+                format!(
+                    "{} has a key vault '{name}' that the catalog does not know; it {differs}, which is                      not what is asked for: make it known as it is with `sealdisk catalog rebuild`, or                      move it away",
+                    dir.display()
+                ),
+            )
+            .into());
+        }
+        self.grant_operator(&vault)
+    }
+
+    /// Has the operator administrate a vault that was made by another catalog's.
+    pub(super) fn grant_operator(&self, vault: &EmbeddedVault) -> Result<(), ControlError> {
+        let operator = self.operator();
+        let policies = vault.policies()?;
+        if !policies.iter().any(|(id, _)| *id == operator.object_id) {
+            vault.set_policy(&operator, operator.object_id, &Permissions::all())?;
+        }
+        Ok(())
+    }
+
+    /// Why a vault of a name that is taken is not made, when there is more to say than that.
+    fn refuse_known(&self, known: &VaultRecord) -> Result<(), ControlError> {
+        let name = &known.name;
+        if self.is_lost(known) {
+            return Err(VaultError::new(
+                VaultErrorCode::Conflict,
+                format!(
+                    "the key vault '{name}' is known, but its files in {} are gone; restore them from a \
+                     backup, or give the vault up with `sealdisk keyvault delete {name} --force`",
+                    self.vaults_dir().join(name).display()
+                ),
+            )
+            .into());
+        }
+        let here = !matches!(known.kind, VaultKind::Https { .. });
+        let deletion = match here.then(|| self.vault(name)) {
+            Some(Ok(vault)) => vault.deletion()?,
+            _ => None,
+        };
+        match deletion {
+            Some(_) => Err(VaultError::new(
+                VaultErrorCode::VaultDeleted,
+                format!(
+                    "a key vault '{name}' is deleted and can be recovered; its name is free once it is \
+                     purged: `sealdisk keyvault recover {name}` or `sealdisk keyvault purge {name}`"
+                ),
+            )
+            .into()),
+            None => Ok(()),
+        }
+    }
+}
+
+pub(super) fn open(
+    dir: &Path,
+    name: &str,
+    keys: Arc<dyn PrivateKeys>,
+) -> Result<EmbeddedVault, VaultError> {
     EmbeddedVault::open_with(dir, name, Arc::new(SystemClock), keys)
+}
+
+/// What is to be said once, when a command has succeeded since the platform-managed key was made: where
+/// its master key is, if that is beside the disks.
+pub fn platform_notice(state_dir: &Path) -> Option<String> {
+    let dir = state_dir.join("vaults").join(PLATFORM_VAULT);
+    fs::remove_file(dir.join(UNSAID)).ok()?;
+    let file = dir.join("master.key");
+    file.exists().then(|| {
+        format!(
+            "note: the platform-managed key was made; it is protected by {}, beside the disks that it \
+             protects: who gets both can read them. `sealdisk keyvault reseal platform` moves it to this \
+             host's TPM (--tpm2), a systemd credential or a file elsewhere",
+            file.display()
+        )
+    })
 }
 
 /// Where the private keys are of a vault that is kept here.
@@ -261,7 +417,7 @@ pub(super) fn reserved() -> VaultError {
 }
 
 /// Makers of vaults take turns; the kernel releases the lock of one that dies.
-fn lock(vaults: &Path) -> io::Result<File> {
+pub(super) fn lock(vaults: &Path) -> io::Result<File> {
     let file = OpenOptions::new()
         .create(true)
         .truncate(false)
@@ -272,7 +428,7 @@ fn lock(vaults: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-fn remove_if_there(dir: &Path) -> io::Result<()> {
+pub(super) fn remove_if_there(dir: &Path) -> io::Result<()> {
     match fs::remove_dir_all(dir) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
         _ => Ok(()),
@@ -329,6 +485,7 @@ mod tests {
                 "vault",
                 &VaultSettings::default(),
                 VaultKind::Embedded,
+                None,
                 refuse,
             )
             .err()

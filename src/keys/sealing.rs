@@ -54,6 +54,12 @@ pub enum SealingError {
         /// Its length.
         size: u64,
     },
+    /// What is elsewhere than in a file is no key.
+    #[error("the key has {size} bytes instead of {SEALING_KEY_LEN}")]
+    Bytes {
+        /// Its length.
+        size: usize,
+    },
     /// There is no memory for the key.
     #[error(transparent)]
     Memory(#[from] KeyError),
@@ -79,14 +85,41 @@ pub enum FileGuard {
 pub struct SealingKey(LockedBytes);
 
 impl SealingKey {
+    /// A new key, which is nowhere but in memory.
+    ///
+    /// # Errors
+    /// [`SealingError`].
+    pub fn generate() -> Result<Self, SealingError> {
+        let mut bytes = LockedBytes::zeroed(SEALING_KEY_LEN)?;
+        getrandom::fill(bytes.as_mut_slice()).map_err(KeyError::Random)?;
+        Ok(Self(bytes))
+    }
+
+    /// The key with those bytes.
+    ///
+    /// # Errors
+    /// [`SealingError::Bytes`] unless it has [`SEALING_KEY_LEN`] of them.
+    pub fn from_bytes(from: &[u8]) -> Result<Self, SealingError> {
+        if from.len() != SEALING_KEY_LEN {
+            return Err(SealingError::Bytes { size: from.len() });
+        }
+        let mut bytes = LockedBytes::zeroed(SEALING_KEY_LEN)?;
+        bytes.as_mut_slice().copy_from_slice(from);
+        Ok(Self(bytes))
+    }
+
+    /// The key itself, for whoever stores it elsewhere.
+    pub fn expose(&self) -> &[u8] {
+        self.0.as_slice()
+    }
+
     /// Makes a new key in the new file `path`, mode 0600; the caller makes the directory entry
     /// durable.
     ///
     /// # Errors
     /// [`SealingError`], also when there is such a file.
     pub fn create(path: &Path) -> Result<Self, SealingError> {
-        let mut bytes = LockedBytes::zeroed(SEALING_KEY_LEN)?;
-        getrandom::fill(bytes.as_mut_slice()).map_err(KeyError::Random)?;
+        let Self(bytes) = Self::generate()?;
         OpenOptions::new()
             .write(true)
             .create_new(true)

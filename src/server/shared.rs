@@ -120,7 +120,7 @@ impl Shared {
         let found = place
             .as_ref()
             .and_then(|place| locked(&place.vault).clone());
-        if let Some(vault) = found {
+        if let Some(vault) = found.filter(|vault| vault.is_current()) {
             return Ok(vault);
         }
         let vault = self.installation.vault(name)?;
@@ -129,6 +129,10 @@ impl Shared {
         let place = place.unwrap_or_else(|| self.new_place(name));
         // Another thread may have been faster: then its vault is the one.
         let mut kept = locked(&place.vault);
+        // One that was purged, or restored from a backup, is not the vault of that name any more.
+        if kept.as_ref().is_some_and(|kept| !kept.is_current()) {
+            *kept = None;
+        }
         Ok(Arc::clone(kept.get_or_insert(vault)))
     }
 
@@ -226,6 +230,11 @@ impl Shared {
     }
 
     fn run_due_of(&self, name: &str) {
+        match self.installation.purge_due_vault(name) {
+            Ok(false) => {}
+            Ok(true) => return log::info!("the key vault '{name}' was purged"),
+            Err(error) => return log::error!("key vault '{name}': {error}"),
+        }
         let due = match self.vault(name).map(|vault| vault.run_due()) {
             Ok(Ok(due)) => due,
             Ok(Err(error)) => return log::error!("key vault '{name}': {error}"),

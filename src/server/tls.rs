@@ -14,8 +14,8 @@ use std::time::SystemTime;
 
 use axum_server::tls_rustls::RustlsConfig;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, CidrSubnet, DnType, ExtendedKeyUsagePurpose,
+    GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints, SerialNumber,
 };
 use rustix::fs::{FlockOperation, flock};
 use rustls::ServerConfig;
@@ -38,6 +38,8 @@ const LEAF_LIFETIME: Duration = Duration::days(90);
 const BACKDATED: Duration = Duration::hours(1);
 /// What `ca.pem` says before the certificate; whoever reads PEM passes over it.
 const UNTIL: &str = "# Certificate authority of a Sealdisk key vault, valid until ";
+/// And the names and addresses that it may vouch for.
+const NAMES: &str = "# It vouches for nothing but: ";
 
 /// Where the certificate comes from.
 pub enum CertificateSource {
@@ -132,9 +134,21 @@ pub fn ca_file(dir: &Path) -> PathBuf {
 ///
 /// # Errors
 /// [`ServerError`].
-pub fn ensure_ca(dir: &Path) -> Result<PathBuf, ServerError> {
-    Authority::open(dir)?;
+pub fn ensure_ca(dir: &Path, domains: &[String], address: IpAddr) -> Result<PathBuf, ServerError> {
+    Authority::open(dir, &names(domains, address))?;
     Ok(ca_file(dir))
+}
+
+/// The names and addresses of a server, in the order of its certificate. A domain means what is below
+/// it too.
+fn names(domains: &[String], address: IpAddr) -> Vec<String> {
+    let mut names = vec!["localhost".to_owned(), "127.0.0.1".into(), "::1".into()];
+    names.extend(domains.iter().cloned());
+    let own = address.to_string();
+    if !address.is_unspecified() && !names.contains(&own) {
+        names.push(own);
+    }
+    names
 }
 
 fn load(source: &CertificateSource) -> Result<(Arc<ServerConfig>, State), ServerError> {
@@ -149,8 +163,9 @@ fn load(source: &CertificateSource) -> Result<(Arc<ServerConfig>, State), Server
             domains,
             address,
         } => {
-            let authority = Authority::open(dir)?;
-            let (chain, key, end) = authority.issue(domains, *address)?;
+            let names = names(domains, *address);
+            let authority = Authority::open(dir, &names)?;
+            let (chain, key, end) = authority.issue(&names)?;
             let config = server_config(chain, key, &ca_file(dir))?;
             Ok((config, State::Until(end)))
         }
@@ -194,9 +209,10 @@ struct Authority {
 }
 
 impl Authority {
-    /// Reads it, makes it when there is none, and gives it a new certificate in good time. The key
-    /// stays, and so does the name: who trusts the old certificate is served with either.
-    fn open(dir: &Path) -> Result<Self, ServerError> {
+    /// Reads it, makes it when there is none, and gives it a new certificate in good time, or when it has
+    /// none that vouches for `names` and for nothing else. The key stays, and so does the name: who trusts
+    /// the old certificate is served with either, as far as that vouches for the server's names.
+    fn open(dir: &Path, names: &[String]) -> Result<Self, ServerError> {
         private_dir(dir)?;
         let _lock = lock(dir)?;
         let key_path = dir.join("ca.key");
@@ -209,21 +225,38 @@ impl Authority {
         let pem = std::str::from_utf8(&pem).map_err(|e| unusable(&key_path, e))?;
         let key = KeyPair::from_pem(pem).map_err(|e| unusable(&key_path, e))?;
         let now = OffsetDateTime::now_utc();
-        let params = ca_params(&key, now)?;
         let path = ca_file(dir);
-        if expiry(&path).is_none_or(|end| now > end - CA_LIFETIME / 3) {
+        let known = constraints(&path);
+        let mut all = known.clone().unwrap_or_default();
+        all.extend(
+            names
+                .iter()
+                .filter(|name| !all.contains(name))
+                .cloned()
+                .collect::<Vec<_>>(),
+        );
+        let params = ca_params(&key, now, &all)?;
+        let due = expiry(&path).is_none_or(|end| now > end - CA_LIFETIME / 3);
+        if due || known.as_ref() != Some(&all) {
             let certificate = params.self_signed(&key).map_err(|e| unusable(&path, e))?;
             let until = params.not_after.format(&Rfc3339).unwrap_or_default();
-            let text = format!("{UNTIL}{until}\n{}", certificate.pem());
+            let all = all.join(" ");
+            let text = format!("{UNTIL}{until}\n{NAMES}{all}\n{}", certificate.pem());
+            let first = !path.exists();
             write(dir, &path, 0o644, text.as_bytes())?;
+            if !first {
+                log::warn!(
+                    "the certificate authority {} was renewed: give it to the clients again",
+                    path.display()
+                );
+            }
         }
         Ok(Self { params, key })
     }
 
     fn issue(
         self,
-        domains: &[String],
-        address: IpAddr,
+        names: &[String],
     ) -> Result<
         (
             Vec<CertificateDer<'static>>,
@@ -234,18 +267,15 @@ impl Authority {
     > {
         let what = Path::new("of the server");
         let fail = |e: rcgen::Error| unusable(what, e);
-        let mut names = vec!["localhost".to_owned(), "127.0.0.1".into(), "::1".into()];
-        for domain in domains {
-            names.extend([domain.clone(), format!("*.{domain}")]);
-        }
-        let now = OffsetDateTime::now_utc();
-        let mut params = CertificateParams::new(names).map_err(fail)?;
-        if !address.is_unspecified() {
-            let own = SanType::IpAddress(address);
-            if !params.subject_alt_names.contains(&own) {
-                params.subject_alt_names.push(own);
+        let mut all = Vec::new();
+        for name in names {
+            all.push(name.clone());
+            if name.parse::<IpAddr>().is_err() && name != "localhost" {
+                all.push(format!("*.{name}"));
             }
         }
+        let now = OffsetDateTime::now_utc();
+        let mut params = CertificateParams::new(all).map_err(fail)?;
         params.distinguished_name = rcgen::DistinguishedName::new();
         params
             .distinguished_name
@@ -266,7 +296,14 @@ impl Authority {
 
 /// The name has a part of the key's hash in it: the authorities of two installations must not be
 /// taken for each other, and the server's certificate must not have its authority's name.
-fn ca_params(key: &KeyPair, now: OffsetDateTime) -> Result<CertificateParams, ServerError> {
+///
+/// It is constrained to the server's names (RFC 5280 §4.2.1.10): who gets its key can pretend to be
+/// these, and nobody else, to clients that trust it.
+fn ca_params(
+    key: &KeyPair,
+    now: OffsetDateTime,
+    names: &[String],
+) -> Result<CertificateParams, ServerError> {
     let hash = sha256(key.public_key_raw());
     let id: String = hash.iter().take(4).map(|b| format!("{b:02x}")).collect();
     let mut params = CertificateParams::default();
@@ -275,6 +312,15 @@ fn ca_params(key: &KeyPair, now: OffsetDateTime) -> Result<CertificateParams, Se
         .distinguished_name
         .push(DnType::CommonName, format!("Sealdisk vault CA {id}"));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    let subtrees = names.iter().map(|name| match name.parse() {
+        Ok(IpAddr::V4(v4)) => GeneralSubtree::IpAddress(CidrSubnet::V4(v4.octets(), [0xff; 4])),
+        Ok(IpAddr::V6(v6)) => GeneralSubtree::IpAddress(CidrSubnet::V6(v6.octets(), [0xff; 16])),
+        Err(_) => GeneralSubtree::DnsName(name.clone()),
+    });
+    params.name_constraints = Some(NameConstraints {
+        permitted_subtrees: subtrees.collect(),
+        excluded_subtrees: Vec::new(),
+    });
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.not_before = now - BACKDATED;
     params.not_after = (now + CA_LIFETIME).truncate_to_second();
@@ -297,6 +343,14 @@ fn expiry(ca: &Path) -> Option<OffsetDateTime> {
     let text = fs::read_to_string(ca).ok()?;
     let until = text.lines().find_map(|line| line.strip_prefix(UNTIL))?;
     OffsetDateTime::parse(until, &Rfc3339).ok()
+}
+
+/// The names that the authority's certificate is constrained to; `None` for one from before there were
+/// constraints.
+fn constraints(ca: &Path) -> Option<Vec<String>> {
+    let text = fs::read_to_string(ca).ok()?;
+    let names = text.lines().find_map(|line| line.strip_prefix(NAMES))?;
+    Some(names.split_whitespace().map(Into::into).collect())
 }
 
 /// Servers that start at the same time make one authority.
@@ -396,7 +450,8 @@ mod tests {
     fn an_authority_that_nears_its_end_gets_a_new_certificate_of_the_same_key() {
         let dir = tempfile::tempdir().unwrap();
         let tls = dir.path().join("tls");
-        let path = ensure_ca(&tls).unwrap();
+        let domains = ["vault.localhost".to_owned()];
+        let path = ensure_ca(&tls, &domains, Ipv4Addr::LOCALHOST.into()).unwrap();
         let first = fs::read_to_string(&path).unwrap();
         let old = expiry(&path).unwrap();
         let near = OffsetDateTime::now_utc() + Duration::days(365);
@@ -406,7 +461,7 @@ mod tests {
         );
         fs::write(&path, text).unwrap();
         let key = fs::read(tls.join("ca.key")).unwrap();
-        ensure_ca(&tls).unwrap();
+        ensure_ca(&tls, &domains, Ipv4Addr::LOCALHOST.into()).unwrap();
         let second = fs::read_to_string(&path).unwrap();
         assert_ne!(first, second);
         assert!(expiry(&path).unwrap() >= old);

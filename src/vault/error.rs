@@ -11,6 +11,8 @@ use crate::sqlite::DatabaseError;
 pub enum VaultErrorCode {
     /// The vault does not exist.
     VaultNotFound,
+    /// The vault is deleted and can still be recovered.
+    VaultDeleted,
     /// No such key, or no such version of it.
     KeyNotFound,
     /// The key's `enabled` attribute is false.
@@ -66,6 +68,7 @@ impl VaultErrorCode {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::VaultNotFound => "VaultNotFound",
+            Self::VaultDeleted => "VaultDeleted",
             Self::KeyNotFound => "KeyNotFound",
             Self::KeyDisabled => "KeyDisabled",
             Self::KeyExpired => "KeyExpired",
@@ -93,6 +96,7 @@ impl VaultErrorCode {
     pub fn verdict(self) -> Verdict {
         match self {
             Self::KeyNotFound
+            | Self::VaultDeleted
             | Self::KeyDisabled
             | Self::KeyExpired
             | Self::KeyNotYetValid
@@ -136,6 +140,7 @@ impl VaultErrorCode {
             Self::PolicyNotFound => (404, "PolicyNotFound", None),
             Self::Forbidden => (403, "Forbidden", Some("AccessDenied")),
             Self::KeyDisabled
+            | Self::VaultDeleted
             | Self::KeyExpired
             | Self::KeyNotYetValid
             | Self::ForbiddenByPolicy

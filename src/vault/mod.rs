@@ -9,6 +9,7 @@ mod algorithm;
 mod bundle;
 mod caller;
 mod clock;
+mod database;
 mod embedded;
 mod error;
 pub mod hsm;
@@ -31,11 +32,13 @@ pub use algorithm::{EncryptionAlgorithm, WrapAlgorithm};
 pub use bundle::{AttributeChange, DeletedKey, JsonWebKey, KeyAttributes, KeyBundle};
 pub use caller::{Caller, Origin, Purpose};
 pub use clock::{Clock, SystemClock};
-pub use embedded::{Due, EmbeddedVault};
+pub use database::VaultDatabase;
+pub use embedded::{Due, EmbeddedVault, Resealed};
 pub use error::{AzureError, VaultError, VaultErrorCode, Verdict};
 pub use key_params::{
     DEFAULT_RETENTION_DAYS, KeyChange, KeyOps, NewKey, Page, RETENTION_DAYS, Tags, VaultSettings,
 };
+pub use master::{MasterPlace, MasterSource};
 pub use names::{
     KeyUrl, check_key_name, embedded_vault_name, normal_vault_name, same_key_url, vault_url,
 };
@@ -48,6 +51,8 @@ pub use rotation::{
     RotationTrigger,
 };
 pub use rsa_key::{KeyMaterial, KeySize, PrivateJwk, RsaComponents, RsaKey};
+pub use secret_file::{read_credential, read_secret_file};
+pub use store::VaultDeletion;
 pub use used::KeyUsed;
 
 /// A key of a vault, of a certain version or of whatever version is the latest. Names are compared

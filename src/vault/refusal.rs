@@ -3,7 +3,7 @@
 use time::OffsetDateTime;
 
 use super::bundle::shown;
-use super::store::{DeletedRow, KeyRow};
+use super::store::{DeletedRow, KeyRow, VaultDeletion};
 use super::{Caller, KeyPermission, Permissions, VaultError, VaultErrorCode};
 
 /// Longest piece of a caller's input that the audit log and messages repeat.
@@ -34,6 +34,18 @@ pub(super) fn forbidden(
              --key-permissions {}`",
             wanted.names().join(" "),
             id = caller.object_id,
+        ),
+    )
+}
+
+/// The vault is deleted: none of its keys is to be used, nothing in it to be changed.
+pub(super) fn vault_deleted(vault: &str, deletion: &VaultDeletion) -> VaultError {
+    VaultError::new(
+        VaultErrorCode::VaultDeleted,
+        format!(
+            "the key vault '{vault}' is deleted; until {} it can be recovered with `sealdisk \
+             keyvault recover {vault}`",
+            shown(deletion.scheduled_purge)
         ),
     )
 }

@@ -28,6 +28,22 @@ pub(super) fn read_secret(
     read(path, true)
 }
 
+/// The secret in a file that only this user can read.
+///
+/// # Errors
+/// One line that says what is wrong with the file.
+pub fn read_secret_file(path: &Path) -> Result<Zeroizing<String>, String> {
+    read(path, true)
+}
+
+/// The secret in the file of a systemd credential.
+///
+/// # Errors
+/// One line that says what is wrong with the file.
+pub fn read_credential(path: &Path) -> Result<Zeroizing<String>, String> {
+    read(path, false)
+}
+
 fn credential_path(name: &str) -> Option<PathBuf> {
     let directory = std::env::var_os("CREDENTIALS_DIRECTORY")?;
     let path = PathBuf::from(directory).join(name);

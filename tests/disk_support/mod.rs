@@ -61,6 +61,11 @@ impl Host {
         Installation::open(&self.state()).unwrap()
     }
 
+    /// The installation in another state directory.
+    pub fn installation_in(&self, state: &Path) -> Installation {
+        Installation::open(state).unwrap()
+    }
+
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sealdisk"));
         command

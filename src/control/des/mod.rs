@@ -232,7 +232,7 @@ fn identity_for(url: &KeyUrl, wanted: Option<&DesIdentity>) -> Result<DesIdentit
 }
 
 /// Azure's rule for names of disk encryption sets: 1 to 80 letters, digits, `_`, `.` and `-`.
-fn check_des_name(name: &str) -> Result<(), ControlError> {
+pub(super) fn check_des_name(name: &str) -> Result<(), ControlError> {
     let allowed = (1..=80).contains(&name.len())
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name

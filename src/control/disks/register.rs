@@ -161,7 +161,7 @@ fn refuse_known(
     Ok(())
 }
 
-fn ready_row(header: &HeaderPayload, directory: &Path) -> DiskRecord {
+pub(super) fn ready_row(header: &HeaderPayload, directory: &Path) -> DiskRecord {
     DiskRecord {
         state: DiskState::Ready,
         ..row(header, directory)

@@ -86,12 +86,13 @@ impl EmbeddedVault {
                     let what = "the backup could not be made";
                     VaultError::caused(VaultErrorCode::Internal, what, e)
                 })?;
-            let sealed = self.master.for_backups()?.seal(MAGIC, &text)?;
+            let sealed = self.held().key.for_backups()?.seal(MAGIC, &text)?;
             Ok([MAGIC, &sealed].concat())
         })
     }
 
-    /// Brings a key back that was backed up in this vault, or in one that has the same master key.
+    /// Brings a key back that was backed up in this vault, under its master key or an earlier one, or in
+    /// a vault that has the same master key.
     ///
     /// # Errors
     /// [`VaultErrorCode::Forbidden`] without the permission `restore`,
@@ -133,11 +134,12 @@ impl EmbeddedVault {
 
     fn open_backup(&self, backup: &[u8]) -> Result<Backup, VaultError> {
         let sealed = backup.strip_prefix(MAGIC).ok_or_else(no_backup)?;
-        let text = self
-            .master
-            .for_backups()?
-            .open(MAGIC, sealed)
-            .map_err(|_| no_backup())?;
+        let keys = self.read(|db| {
+            self.follow_master(db)?;
+            self.backup_keys(db)
+        })?;
+        let mut opened = keys.iter().filter_map(|key| key.open(MAGIC, sealed).ok());
+        let text = opened.next().ok_or_else(no_backup)?;
         serde_json::from_slice(&text).map_err(|_| no_backup())
     }
 

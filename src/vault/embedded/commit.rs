@@ -101,6 +101,7 @@ impl EmbeddedVault {
             permission,
             ..
         } = key_use;
+        self.refuse_deleted(db)?;
         self.authorize(db, caller, *permission)?;
         if *permission == KeyPermission::Get {
             return self.find(db, key);
@@ -164,6 +165,7 @@ impl EmbeddedVault {
             }
             self.chain.append(&transaction, &records)?;
             transaction.commit()?;
+            self.seen.note(&self.chain, db);
             Ok::<_, VaultError>(outcomes)
         })();
         match settled {

@@ -48,6 +48,10 @@ impl EmbeddedVault {
     /// # Errors
     /// [`VaultErrorCode::Internal`] when it cannot be told what is due.
     pub fn run_due(&self) -> Result<Due, VaultError> {
+        // Nothing is made in a deleted vault; the whole of it is purged in time.
+        if self.deletion()?.is_some() {
+            return Ok(Due::default());
+        }
         let mut due = self.purge_due()?;
         let now = self.clock.now();
         let names: Vec<String> = self.read(|db| {
@@ -134,6 +138,7 @@ impl EmbeddedVault {
         let record = self.purge_record(name, destroyed.as_ref().err());
         self.chain.append(&transaction, &[record])?;
         transaction.commit()?;
+        self.seen.note(&self.chain, &db);
         destroyed.map(|()| true)
     }
 

@@ -262,7 +262,8 @@ impl EmbeddedVault {
         Ok(row)
     }
 
-    /// Puts the private part into a row that has everything else.
+    /// Puts the private part into a row that has everything else. The caller's transaction holds the
+    /// write lock, so that the master key is the vault's until the row is stored.
     pub(super) fn seal(&self, row: &mut KeyRow, material: &[u8]) -> Result<(), VaultError> {
         let slot = Slot {
             vault: self.id,
@@ -271,7 +272,7 @@ impl EmbeddedVault {
             n: &row.n,
             e: &row.e,
         };
-        row.sealed = self.master.seal(&slot, material)?;
+        row.sealed = self.held().key.seal(&slot, material)?;
         Ok(())
     }
 

@@ -5,9 +5,12 @@ mod cache;
 mod commit;
 mod deleted;
 mod due;
+mod held;
 mod keys;
 mod operations;
+mod reseal;
 mod rotation;
+mod vault_deleted;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,15 +18,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rusqlite::{Connection, TransactionBehavior};
 use time::OffsetDateTime;
 use uuid::Uuid;
-use zeroize::Zeroizing;
 
 pub use self::due::Due;
+pub use self::reseal::Resealed;
 
 use self::cache::KeyCache;
 use self::commit::Queue;
+use self::held::{Held, load_master};
 use super::bundle::KeyBundle;
 use super::clock::Clock;
-use super::master::{MasterKey, Slot};
+use super::master::{MasterKey, MasterPlace};
 use super::private_keys::{PrivateKeys, SoftwareKeys};
 use super::refusal::{self, shortened};
 use super::store::{self, KeyRow, VaultRow};
@@ -31,7 +35,7 @@ use super::{
     Caller, KeyId, KeyPermission, KeyType, KeyUsed, Origin, Permissions, VaultError,
     VaultErrorCode, VaultSettings, vault_url,
 };
-use crate::audit::{AuditError, AuditRecord, Chain, Entry};
+use crate::audit::{AuditError, AuditRecord, Chain, Entry, Finding, Seen};
 use crate::sqlite;
 
 /// A key vault in a directory: `vault.db` and, unless systemd provides it, `master.key`.
@@ -42,11 +46,14 @@ pub struct EmbeddedVault {
     name: String,
     url: String,
     created: OffsetDateTime,
-    master: MasterKey,
+    master: Mutex<Arc<Held>>,
     keys: Arc<dyn PrivateKeys>,
     chain: Chain,
+    seen: Seen,
     clock: Arc<dyn Clock>,
     path: PathBuf,
+    /// Device and inode of the database.
+    file: (u64, u64),
     /// What writes.
     db: Mutex<Connection>,
     /// What reads while another thread commits; opened at its first use.
@@ -96,10 +103,33 @@ impl EmbeddedVault {
         clock: Arc<dyn Clock>,
         keys: Arc<dyn PrivateKeys>,
     ) -> Result<Self, VaultError> {
+        Self::create_at(dir, name, settings, clock, keys, None)
+    }
+
+    /// As [`create`](Self::create), with the private keys elsewhere than in the database, and the
+    /// master key in that place; without one, as a systemd credential when there is one, else in the
+    /// file `master.key`.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub fn create_at(
+        dir: &Path,
+        name: &str,
+        settings: &VaultSettings,
+        clock: Arc<dyn Clock>,
+        keys: Arc<dyn PrivateKeys>,
+        master: Option<&MasterPlace>,
+    ) -> Result<Self, VaultError> {
         settings.check()?;
         let path = dir.join("vault.db");
         let mut db = sqlite::open(&path, &store::SCHEMA)?;
-        let master = MasterKey::create(dir, name)?;
+        let (master, source) = match master {
+            None => (MasterKey::create(dir, name)?, None),
+            Some(place) => {
+                let (master, source) = place.make(dir)?;
+                (master, Some(source))
+            }
+        };
         let id = Uuid::new_v4();
         let row = VaultRow {
             id,
@@ -107,10 +137,11 @@ impl EmbeddedVault {
             created: clock.now(),
             master_check: master.check_value(id)?.to_vec(),
             settings: *settings,
+            master: source,
         };
         store::insert_vault(&db, &row)?;
         let chain = chain(&mut db, &master, clock.as_ref())?;
-        Ok(Self::new(row, master, keys, chain, clock, path, db))
+        Self::new(row, master, keys, chain, clock, path, db)
     }
 
     /// Opens the vault `name` in `dir`. Keys whose retention time is over are purged, unless a
@@ -151,19 +182,9 @@ impl EmbeddedVault {
         let row = store::vault(&db)?
             .filter(|row| row.name == name)
             .ok_or_else(missing)?;
-        let master = MasterKey::load(dir, name)?;
-        if master.check_value(row.id)?.as_slice() != row.master_check {
-            return Err(VaultError::new(
-                VaultErrorCode::MasterKey,
-                format!(
-                    "the master key is not the one that the key vault '{name}' was made with; \
-                     restore {} or the systemd credential sealdisk-vault-{name}",
-                    dir.join("master.key").display()
-                ),
-            ));
-        }
+        let master = load_master(dir, &row)?;
         let chain = chain(&mut db, &master, clock.as_ref())?;
-        let vault = Self::new(row, master, keys, chain, clock, path, db);
+        let vault = Self::new(row, master, keys, chain, clock, path, db)?;
         if !vault.in_device() {
             vault.purge_in_passing();
         }
@@ -178,13 +199,26 @@ impl EmbeddedVault {
         clock: Arc<dyn Clock>,
         path: PathBuf,
         db: Connection,
-    ) -> Self {
-        Self {
+    ) -> Result<Self, VaultError> {
+        let seen = Seen::open(&chain, &db, &path, &format!("vault/{}", row.name))?;
+        if let Some(finding) = seen.finding() {
+            log::warn!("the key vault '{}': {}", row.name, finding.what);
+        }
+        let file = file_id(&path).map_err(|e| {
+            let what = format!("cannot look at {}", path.display());
+            VaultError::caused(VaultErrorCode::Internal, what, e)
+        })?;
+        Ok(Self {
+            seen,
+            file,
             id: row.id,
             url: vault_url(&row.name),
             name: row.name,
             created: row.created,
-            master,
+            master: Mutex::new(Arc::new(Held {
+                check: row.master_check,
+                key: master,
+            })),
             keys,
             chain,
             clock,
@@ -193,7 +227,7 @@ impl EmbeddedVault {
             reader: Mutex::new(None),
             queue: Queue::default(),
             cache: KeyCache::default(),
-        }
+        })
     }
 
     /// Purges what is due; what fails is logged and keeps nobody from the vault.
@@ -205,6 +239,12 @@ impl EmbeddedVault {
         for line in failed {
             log::error!("key vault '{}': {line}", self.name);
         }
+    }
+
+    /// Whether the database that is open is still the one of that name, and not one that was removed or
+    /// replaced.
+    pub fn is_current(&self) -> bool {
+        file_id(&self.path).is_ok_and(|now| now == self.file)
     }
 
     /// The vault's name.
@@ -345,6 +385,12 @@ impl EmbeddedVault {
         self.read(|db| store::key_uses(db, key, version))
     }
 
+    /// What shows that the audit log, and with it the vault, is not the one that was seen last: an
+    /// earlier state that was put back.
+    pub fn older(&self) -> Option<&Finding> {
+        self.seen.finding()
+    }
+
     /// Reads the audit log with its chain and its database.
     pub fn read_audit<T>(&self, read: impl FnOnce(&Chain, &Connection) -> T) -> T {
         read(&self.chain, &self.db())
@@ -361,10 +407,15 @@ impl EmbeddedVault {
     ) -> Result<T, VaultError> {
         let mut db = self.db();
         let mut transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        self.follow_master(&transaction)?;
         // Whoever looks at the vault sees no key whose time is over.
         let mut records = self.purge_expired(&transaction)?;
         let savepoint = transaction.savepoint()?;
-        let outcome = match operation(&savepoint) {
+        let allowed = match vault_deleted::is_for_deleted(subject.operation) {
+            true => Ok(()),
+            false => self.refuse_deleted(&savepoint),
+        };
+        let outcome = match allowed.and_then(|()| operation(&savepoint)) {
             Ok(done) => {
                 savepoint.commit()?;
                 Ok(done.into())
@@ -381,6 +432,7 @@ impl EmbeddedVault {
         records.push(self.record(caller, subject, used, refusal));
         self.chain.append(&transaction, &records)?;
         transaction.commit()?;
+        self.seen.note(&self.chain, &db);
         outcome.map(|done| done.value)
     }
 
@@ -424,6 +476,14 @@ impl EmbeddedVault {
         self.authorize(&self.db(), caller, permission)
     }
 
+    /// A deleted vault does nothing but be recovered or purged.
+    fn refuse_deleted(&self, db: &Connection) -> Result<(), VaultError> {
+        match store::deletion(db)? {
+            Some(deletion) => Err(refusal::vault_deleted(&self.name, &deletion)),
+            None => Ok(()),
+        }
+    }
+
     fn authorize(
         &self,
         db: &Connection,
@@ -447,21 +507,13 @@ impl EmbeddedVault {
         })
     }
 
-    /// The stored private part of a version. That it opens shows that the public part is its own.
-    fn material(&self, row: &KeyRow) -> Result<Zeroizing<Vec<u8>>, VaultError> {
-        let slot = Slot {
-            vault: self.id,
-            key: &row.name,
-            version: &row.version,
-            n: &row.n,
-            e: &row.e,
-        };
-        self.master.open(&slot, &row.sealed)
+    fn settings_in(&self, db: &Connection) -> Result<VaultSettings, VaultError> {
+        Ok(self.row_in(db)?.settings)
     }
 
-    fn settings_in(&self, db: &Connection) -> Result<VaultSettings, VaultError> {
+    fn row_in(&self, db: &Connection) -> Result<VaultRow, VaultError> {
         let gone = || VaultError::new(VaultErrorCode::Internal, "the vault's first row is gone");
-        Ok(store::vault(db)?.ok_or_else(gone)?.settings)
+        store::vault(db)?.ok_or_else(gone)
     }
 
     fn bundle(&self, settings: &VaultSettings, row: &KeyRow) -> KeyBundle {
@@ -485,6 +537,12 @@ impl EmbeddedVault {
         };
         look(reader.insert(db))
     }
+}
+
+fn file_id(path: &Path) -> std::io::Result<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    let metadata = std::fs::metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
 }
 
 /// The chain of the audit log; the first process that opens the database makes it, and puts the

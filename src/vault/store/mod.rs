@@ -15,7 +15,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
-use super::{Permissions, VaultError, VaultErrorCode, VaultSettings};
+use super::{MasterSource, Permissions, VaultError, VaultErrorCode, VaultSettings};
 use crate::audit::{self, AuditRecord};
 use crate::sqlite::Schema;
 
@@ -39,6 +39,7 @@ pub(super) const SCHEMA: Schema = Schema {
             refuse_names_that_differ_in_case(db)?;
             db.execute_batch(include_str!("version-4.sql"))
         },
+        |db| db.execute_batch(include_str!("version-5.sql")),
     ],
 };
 
@@ -62,6 +63,15 @@ fn refuse_names_that_differ_in_case(db: &Connection) -> rusqlite::Result<()> {
     }
 }
 
+/// That a vault was deleted, and until when it can be recovered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VaultDeletion {
+    /// When it was deleted.
+    pub deleted: OffsetDateTime,
+    /// When it is purged.
+    pub scheduled_purge: OffsetDateTime,
+}
+
 /// What a vault says about itself.
 pub(super) struct VaultRow {
     pub id: Uuid,
@@ -69,12 +79,14 @@ pub(super) struct VaultRow {
     pub created: OffsetDateTime,
     pub master_check: Vec<u8>,
     pub settings: VaultSettings,
+    /// Where the master key is; `None` where it was before there was a choice.
+    pub master: Option<MasterSource>,
 }
 
 pub(super) fn insert_vault(db: &Connection, vault: &VaultRow) -> Result<(), VaultError> {
     db.execute(
         "INSERT INTO vault (id, vault_id, name, created, master_check, retention_days, \
-         purge_protection) VALUES (1, ?, ?, ?, ?, ?, ?)",
+         purge_protection, master) VALUES (1, ?, ?, ?, ?, ?, ?, ?)",
         params![
             vault.id.to_string(),
             vault.name,
@@ -82,6 +94,7 @@ pub(super) fn insert_vault(db: &Connection, vault: &VaultRow) -> Result<(), Vaul
             vault.master_check,
             vault.settings.retention_days,
             vault.settings.purge_protection,
+            vault.master.as_ref().map(master_text).transpose()?,
         ],
     )?;
     Ok(())
@@ -89,8 +102,8 @@ pub(super) fn insert_vault(db: &Connection, vault: &VaultRow) -> Result<(), Vaul
 
 /// `None` when the vault's making was cut off before the first row.
 pub(super) fn vault(db: &Connection) -> Result<Option<VaultRow>, VaultError> {
-    let sql = "SELECT vault_id, name, created, master_check, retention_days, purge_protection \
-               FROM vault";
+    let sql = "SELECT vault_id, name, created, master_check, retention_days, purge_protection, \
+               master FROM vault";
     let mut statement = db.prepare_cached(sql)?;
     let mut rows = statement.query([])?;
     let Some(row) = rows.next()? else {
@@ -105,7 +118,121 @@ pub(super) fn vault(db: &Connection) -> Result<Option<VaultRow>, VaultError> {
             retention_days: row.get(4)?,
             purge_protection: row.get(5)?,
         },
+        master: row
+            .get::<_, Option<String>>(6)?
+            .map(|text| serde_json::from_str(&text).map_err(|_| damaged("the master key's place")))
+            .transpose()?,
     }))
+}
+
+/// Whether the vault is deleted.
+pub(super) fn deletion(db: &Connection) -> Result<Option<VaultDeletion>, VaultError> {
+    let found: Option<(Option<String>, Option<String>)> = db
+        .prepare_cached("SELECT deleted, purge_at FROM vault")?
+        .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    match found {
+        Some((Some(deleted), Some(purge_at))) => Ok(Some(VaultDeletion {
+            deleted: time(&deleted)?,
+            scheduled_purge: time(&purge_at)?,
+        })),
+        _ => Ok(None),
+    }
+}
+
+/// Writes whether the vault is deleted.
+pub(super) fn set_deletion(
+    db: &Connection,
+    deletion: Option<&VaultDeletion>,
+) -> Result<(), VaultError> {
+    let times = deletion
+        .map(|d| Ok::<_, VaultError>((text(d.deleted)?, text(d.scheduled_purge)?)))
+        .transpose()?;
+    let (deleted, purge_at) = times.unzip();
+    db.execute(
+        "UPDATE vault SET deleted = ?, purge_at = ?",
+        params![deleted, purge_at],
+    )?;
+    Ok(())
+}
+
+/// Writes which master key the vault has, and where it is.
+pub(super) fn set_master(
+    db: &Connection,
+    check: &[u8],
+    source: &MasterSource,
+) -> Result<(), VaultError> {
+    db.execute(
+        "UPDATE vault SET master_check = ?, master = ?",
+        params![check, master_text(source)?],
+    )?;
+    Ok(())
+}
+
+fn master_text(source: &MasterSource) -> Result<String, VaultError> {
+    serde_json::to_string(source).map_err(|e| {
+        let what = "the place of the master key cannot be stored";
+        VaultError::caused(VaultErrorCode::BadParameter, what, e)
+    })
+}
+
+fn damaged(what: &str) -> VaultError {
+    VaultError::new(
+        VaultErrorCode::Internal,
+        format!("the key vault's database is damaged: {what}"),
+    )
+}
+
+/// The private part of a version as it is stored.
+pub(super) fn sealed(
+    db: &Connection,
+    name: &str,
+    version: &str,
+) -> Result<Option<Vec<u8>>, VaultError> {
+    let sql = "SELECT sealed FROM key_versions WHERE name = ? AND version = ?";
+    let mut statement = db.prepare_cached(sql)?;
+    Ok(statement
+        .query_row([name, version], |row| row.get(0))
+        .optional()?)
+}
+
+/// Replaces it.
+pub(super) fn set_sealed(db: &Connection, seq: i64, sealed: &[u8]) -> Result<(), VaultError> {
+    db.execute(
+        "UPDATE key_versions SET sealed = ? WHERE seq = ?",
+        params![sealed, seq],
+    )?;
+    Ok(())
+}
+
+/// The keys of earlier backups, the newest first.
+pub(super) fn backup_keys(db: &Connection) -> Result<Vec<Vec<u8>>, VaultError> {
+    let mut statement = db.prepare("SELECT sealed FROM backup_keys ORDER BY seq")?;
+    let keys = statement.query_map([], |row| row.get(0))?;
+    Ok(keys.collect::<Result<_, _>>()?)
+}
+
+pub(super) fn add_backup_key(db: &Connection, sealed: &[u8]) -> Result<(), VaultError> {
+    db.execute("INSERT INTO backup_keys (sealed) VALUES (?)", [sealed])?;
+    Ok(())
+}
+
+pub(super) fn clear_backup_keys(db: &Connection) -> Result<(), VaultError> {
+    db.execute("DELETE FROM backup_keys", [])?;
+    Ok(())
+}
+
+/// Whether any private key of the vault is in a token.
+pub(super) fn has_token_keys(db: &Connection) -> Result<bool, VaultError> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM key_versions WHERE kty = 'RSA-HSM')";
+    Ok(db.query_row(sql, [], |row| row.get(0))?)
+}
+
+/// The names of all keys, deleted ones too.
+pub(super) fn all_key_names(db: &Connection) -> Result<Vec<String>, VaultError> {
+    let mut statement = db.prepare("SELECT DISTINCT name FROM key_versions ORDER BY name")?;
+    let names = statement.query_map([], |row| row.get(0))?;
+    Ok(names.collect::<Result<_, _>>()?)
 }
 
 /// Writes what the vault does with deleted keys.

@@ -22,7 +22,7 @@ fn downgrade(fixture: &Fixture) {
          DROP TABLE new_vault; DROP TABLE new_keys; DROP TABLE new_policies; DROP TABLE new_audit;
          DROP TABLE audit_log; DROP TABLE audit_head; DROP TABLE audit_checkpoints;
          DROP TABLE deleted_keys; DROP TABLE rotation_policies;
-         DROP TABLE due_retries; DROP TABLE key_uses;
+         DROP TABLE due_retries; DROP TABLE backup_keys; DROP TABLE key_uses;
          PRAGMA user_version = 1;",
         include_str!("../store/version-1.sql")
     ))

@@ -133,6 +133,8 @@ fn downgrade(fixture: &Fixture, more: &str) {
              ALTER TABLE older RENAME TO {table};"
         );
     }
+    batch += "ALTER TABLE vault DROP COLUMN deleted; ALTER TABLE vault DROP COLUMN purge_at; \
+              ALTER TABLE vault DROP COLUMN master; DROP TABLE backup_keys;";
     db.execute_batch(&format!("{batch} {more} PRAGMA user_version = 3;"))
         .unwrap();
 }

@@ -1,17 +1,25 @@
 //! The master key of an embedded vault, and what is stored under it.
 //!
-//! The master key is 32 random bytes in the file `master.key` beside the database (mode 0600), or
-//! a systemd credential named `sealdisk-vault-NAME` (`LoadCredentialEncrypted=` seals it to the
-//! host's TPM), which is preferred when systemd provides it. Whoever has only the database has no
-//! key.
+//! The master key is 32 random bytes. Where it is, is the owner's choice ([`MasterSource`]) and stands in
+//! the vault's own database; whoever has only the database has no key. A vault that never was given a
+//! choice takes the systemd credential `sealdisk-vault-NAME` when systemd provides one, else the file
+//! `master.key` beside the database.
+
+mod source;
+mod tpm;
 
 use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
+pub use self::source::{MasterPlace, MasterSource};
+pub(super) use self::source::{destroy, is_own_file};
 use super::{VaultError, VaultErrorCode};
 use crate::keys::{FileGuard, SealingError, SealingKey};
+
+/// The file of a vault that was made without a choice.
+pub(super) const DEFAULT_FILE: &str = "master.key";
 
 /// A vault's master key.
 pub(super) struct MasterKey(SealingKey);
@@ -48,22 +56,51 @@ impl MasterKey {
     /// Takes the systemd credential when there is one, or else makes `master.key` in `dir`; the
     /// caller makes the directory entry durable.
     pub fn create(dir: &Path, vault_name: &str) -> Result<Self, VaultError> {
-        match credential(vault_name) {
+        match default_credential(vault_name) {
             Some(path) => SealingKey::load(&path, FileGuard::Systemd),
-            None => SealingKey::create(&dir.join("master.key")),
+            None => SealingKey::create(&dir.join(DEFAULT_FILE)),
         }
         .map(Self)
         .map_err(unavailable)
     }
 
-    /// Reads the systemd credential when there is one, or else `master.key` in `dir`.
-    pub fn load(dir: &Path, vault_name: &str) -> Result<Self, VaultError> {
-        match credential(vault_name) {
+    /// Reads it from where it is; without a source, the systemd credential when there is one, or else
+    /// `master.key` in `dir`.
+    pub fn load(
+        dir: &Path,
+        vault_name: &str,
+        source: Option<&MasterSource>,
+    ) -> Result<Self, VaultError> {
+        if let Some(source) = source {
+            return source.load(dir);
+        }
+        match default_credential(vault_name) {
             Some(path) => SealingKey::load(&path, FileGuard::Systemd),
-            None => SealingKey::load(&dir.join("master.key"), FileGuard::Mode),
+            None => SealingKey::load(&dir.join(DEFAULT_FILE), FileGuard::Mode),
         }
         .map(Self)
         .map_err(unavailable)
+    }
+
+    /// Encrypts the key of backups that an earlier master key had.
+    pub fn seal_backup_key(&self, vault: Uuid, key: &SealingKey) -> Result<Vec<u8>, VaultError> {
+        Ok(self.0.seal(&backup_key_slot(vault), key.expose())?)
+    }
+
+    /// Decrypts what [`MasterKey::seal_backup_key`] returned.
+    pub fn open_backup_key(&self, vault: Uuid, sealed: &[u8]) -> Result<SealingKey, VaultError> {
+        let bytes = self.0.open(&backup_key_slot(vault), sealed)?;
+        Ok(SealingKey::from_bytes(&bytes)?)
+    }
+
+    /// The key itself, for a backup that is to have it.
+    pub fn expose(&self) -> &[u8] {
+        self.0.expose()
+    }
+
+    /// The key with those bytes, from a backup.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, VaultError> {
+        SealingKey::from_bytes(bytes).map(Self).map_err(unavailable)
     }
 
     /// A value that tells whether a master key is the one that the vault was made with, and that
@@ -103,10 +140,28 @@ impl MasterKey {
     }
 }
 
-fn credential(vault_name: &str) -> Option<PathBuf> {
-    let dir = std::env::var_os("CREDENTIALS_DIRECTORY")?;
-    let path = PathBuf::from(dir).join(format!("sealdisk-vault-{vault_name}"));
-    path.exists().then_some(path)
+fn backup_key_slot(vault: Uuid) -> Vec<u8> {
+    [
+        b"sealdisk vault earlier backup key v1\0".as_slice(),
+        vault.as_bytes(),
+    ]
+    .concat()
+}
+
+fn default_credential(vault_name: &str) -> Option<PathBuf> {
+    credential(&format!("sealdisk-vault-{vault_name}")).filter(|path| path.exists())
+}
+
+/// The systemd credential that a vault without a choice takes, when there is one.
+pub(super) fn default_source(vault_name: &str) -> Option<MasterSource> {
+    default_credential(vault_name).map(|_| MasterSource::Credential {
+        name: format!("sealdisk-vault-{vault_name}"),
+    })
+}
+
+/// The file of a systemd credential; `None` where systemd provides none at all.
+fn credential(name: &str) -> Option<PathBuf> {
+    Some(PathBuf::from(std::env::var_os("CREDENTIALS_DIRECTORY")?).join(name))
 }
 
 fn unavailable(source: SealingError) -> VaultError {
@@ -133,7 +188,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let master = MasterKey::create(dir.path(), "vault").unwrap();
         let sealed = master.seal(&slot("k", "1"), b"private").unwrap();
-        let master = MasterKey::load(dir.path(), "vault").unwrap();
+        let master = MasterKey::load(dir.path(), "vault", None).unwrap();
         assert_eq!(*master.open(&slot("k", "1"), &sealed).unwrap(), b"private");
         let other_vault = Slot {
             vault: Uuid::from_u128(8),
@@ -159,10 +214,10 @@ mod tests {
         MasterKey::create(dir.path(), "vault").unwrap();
         let path = dir.path().join("master.key");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
-        let error = MasterKey::load(dir.path(), "vault").err().unwrap();
+        let error = MasterKey::load(dir.path(), "vault", None).err().unwrap();
         assert!(error.message.contains("chmod 600"), "{error}");
         std::fs::remove_file(&path).unwrap();
-        let error = MasterKey::load(dir.path(), "vault").err().unwrap();
+        let error = MasterKey::load(dir.path(), "vault", None).err().unwrap();
         assert_eq!(error.code, VaultErrorCode::MasterKey);
     }
 }

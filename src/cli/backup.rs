@@ -1,0 +1,376 @@
+//! `sealdisk backup`.
+
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use age::secrecy::SecretString;
+use clap::{ArgGroup, Args, Subcommand};
+use serde::Serialize;
+use time::OffsetDateTime;
+use zeroize::Zeroizing;
+
+use super::output::time_cell;
+use super::{CliError, Context, Tabular};
+use crate::audit::{Pin, pins};
+use crate::control::backup::{
+    self, BackupError, CreateBackup, ItemKind, Manifest, Protection, Secret, VerifiedItem,
+};
+use crate::control::runtime_dir;
+use crate::vault::read_secret_file;
+
+/// The systemd credential with the passphrase.
+const CREDENTIAL: &str = "sealdisk-backup-passphrase";
+/// Longest list of recipients or identities that is read.
+const LIST_LIMIT: u64 = 1 << 20;
+
+/// Arguments of `backup`.
+#[derive(Args)]
+pub struct BackupArgs {
+    #[command(subcommand)]
+    command: BackupCommand,
+}
+
+#[derive(Subcommand)]
+enum BackupCommand {
+    /// Copy everything but the disks into one encrypted file, while servers and disks go on
+    #[command(after_help = "Example:
+  age-keygen -o /media/usb/backup.identity
+  sealdisk backup create /backup/monday.age --recipient age1… --with-master-key
+  sealdisk backup create /backup/monday.age --passphrase-file /etc/sealdisk/backup.passphrase
+
+In it are the vaults, the catalog (sets, identities, connections to vaults elsewhere), the audit logs,
+the keys that sign tokens and the TLS authority. The vaults' private keys are sealed under their master
+keys, which are in it only --with-master-key: then whoever opens the file has every key of every vault.
+The file is one of age (age-encryption.org) with a tar archive in it. Disks have `disk copy` and `disk
+export`.")]
+    Create(CreateArgs),
+    /// Look whether a backup is whole and good; needs no installation
+    #[command(after_help = "Example:
+  sealdisk backup verify /backup/monday.age --identity-file /media/usb/backup.identity
+
+It reads all of it: the archive, each database, each audit log to its signed head, that each key's newest
+version is there and every version that a disk needs, and that master keys open what is under them. With
+--checkpoint, an earlier `audit export --checkpoints-only`, it also shows a log that was replaced or is
+older than that. Exit status 1 when something is found.")]
+    Verify(ReadArgs),
+    /// Bring an installation back, into a state directory that is empty or not there
+    #[command(after_help = "Example:
+  sealdisk backup restore /backup/monday.age --identity-file /media/usb/backup.identity
+
+docs/disaster-recovery.md has the whole way back, step by step.")]
+    Restore(RestoreArgs),
+}
+
+#[derive(Args)]
+#[command(group = ArgGroup::new("for").args(["passphrase_file", "recipient", "recipients_file"]).multiple(true))]
+struct CreateArgs {
+    /// The new file
+    file: PathBuf,
+    /// Encrypt it with the passphrase in this file (mode 0600), or on stdin (-); without any of these
+    /// options, with that of the systemd credential sealdisk-backup-passphrase
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["recipient", "recipients_file"])]
+    passphrase_file: Option<PathBuf>,
+    /// Encrypt it for who has the identity of this recipient, age1… as age-keygen prints it
+    #[arg(long, value_name = "RECIPIENT")]
+    recipient: Vec<String>,
+    /// Encrypt it for the recipients in this file, one in a line
+    #[arg(long, value_name = "FILE")]
+    recipients_file: Option<PathBuf>,
+    /// Put the vaults' master keys into it: who opens it has every key. Without them a lost master key
+    /// is lost with all that the vault's keys wrap
+    #[arg(long)]
+    with_master_key: bool,
+}
+
+#[derive(Args)]
+struct SecretArgs {
+    /// The passphrase is in this file (mode 0600), or on stdin (-); without any of these options, in the
+    /// systemd credential sealdisk-backup-passphrase
+    #[arg(long, value_name = "FILE", conflicts_with = "identity_file")]
+    passphrase_file: Option<PathBuf>,
+    /// The identities (AGE-SECRET-KEY-1…) are in this file (mode 0600), as age-keygen writes it
+    #[arg(long, value_name = "FILE")]
+    identity_file: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct ReadArgs {
+    /// The backup
+    file: PathBuf,
+    #[command(flatten)]
+    secret: SecretArgs,
+    /// An earlier export of audit logs to compare with
+    #[arg(long, value_name = "EXPORT")]
+    checkpoint: Option<PathBuf>,
+    /// Where one database at a time is put while it is looked at, readable to this user only [default:
+    /// the runtime directory]
+    #[arg(long, value_name = "DIR")]
+    work_dir: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct RestoreArgs {
+    /// The backup
+    file: PathBuf,
+    #[command(flatten)]
+    secret: SecretArgs,
+    /// An earlier export of audit logs to compare with
+    #[arg(long, value_name = "EXPORT")]
+    checkpoint: Option<PathBuf>,
+}
+
+/// A backup.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct BackupView {
+    file: PathBuf,
+    #[serde(with = "time::serde::rfc3339")]
+    created: OffsetDateTime,
+    installation: uuid::Uuid,
+    program: String,
+    master_keys: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<u64>,
+    items: usize,
+    left_out: Vec<String>,
+}
+
+impl BackupView {
+    fn new(file: &Path, manifest: Manifest, bytes: Option<u64>) -> Self {
+        Self {
+            file: file.into(),
+            created: manifest.created,
+            installation: manifest.installation,
+            program: manifest.program,
+            master_keys: manifest.master_keys,
+            bytes,
+            items: manifest.items.len(),
+            left_out: manifest.left_out,
+        }
+    }
+}
+
+/// An entry of a backup.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ItemView {
+    path: String,
+    kind: ItemKind,
+    bytes: u64,
+    #[serde(with = "time::serde::rfc3339::option")]
+    moment: Option<OffsetDateTime>,
+    audit_records: Option<u64>,
+    keys: usize,
+}
+
+impl From<VerifiedItem> for ItemView {
+    fn from(verified: VerifiedItem) -> Self {
+        let item = verified.item;
+        Self {
+            path: item.path,
+            kind: item.kind,
+            bytes: item.bytes,
+            moment: item.moment,
+            audit_records: verified.records,
+            keys: item.keys.len(),
+        }
+    }
+}
+
+impl Tabular for ItemView {
+    const COLUMNS: &'static [&'static str] = &["path", "bytes", "moment", "auditRecords", "keys"];
+
+    fn cells(&self) -> Vec<String> {
+        let records = self.audit_records.map(|n| n.to_string());
+        let keys = match self.kind {
+            ItemKind::Vault => self.keys.to_string(),
+            _ => "-".into(),
+        };
+        vec![
+            self.path.clone(),
+            self.bytes.to_string(),
+            time_cell(self.moment),
+            records.unwrap_or_else(|| "-".into()),
+            keys,
+        ]
+    }
+}
+
+pub(super) fn run(context: &Context, args: BackupArgs) -> Result<(), CliError> {
+    match args.command {
+        BackupCommand::Create(args) => create(context, args),
+        BackupCommand::Verify(args) => verify(context, &args),
+        BackupCommand::Restore(args) => restore(context, &args),
+    }
+}
+
+fn create(context: &Context, args: CreateArgs) -> Result<(), CliError> {
+    let protection = protection(&args)?;
+    let installation = context.installation()?;
+    let request = CreateBackup {
+        path: &args.file,
+        protection,
+        master_keys: args.with_master_key,
+    };
+    let created = backup::create(&installation, &request)?;
+    if args.with_master_key {
+        context.output.note(
+            "note: the vaults' master keys are in the backup: whoever opens it has every key of every \
+             vault",
+        );
+    } else {
+        context.output.note(
+            "note: the vaults' master keys are not in the backup: without them nothing that the vaults' \
+             keys wrap can be read again; keep copies of them, or give --with-master-key",
+        );
+    }
+    let view = BackupView::new(&args.file, created.manifest, Some(created.bytes));
+    context.output.show(&view)
+}
+
+fn verify(context: &Context, args: &ReadArgs) -> Result<(), CliError> {
+    let secret = secret(&args.secret)?;
+    let known = checkpoints(args.checkpoint.as_deref())?;
+    let work = match &args.work_dir {
+        Some(dir) => dir.clone(),
+        None => runtime_dir(context.runtime_dir.as_deref()),
+    };
+    let verified = backup::verify(&args.file, &secret, &known, &work)?;
+    let items: Vec<ItemView> = verified.items.into_iter().map(ItemView::from).collect();
+    context.output.list(&items)?;
+    match verified.findings.is_empty() {
+        true => Ok(()),
+        false => Err(BackupError::Bad {
+            path: args.file.clone(),
+            findings: verified.findings,
+        }
+        .into()),
+    }
+}
+
+fn restore(context: &Context, args: &RestoreArgs) -> Result<(), CliError> {
+    let secret = secret(&args.secret)?;
+    let known = checkpoints(args.checkpoint.as_deref())?;
+    let restored = backup::restore(&args.file, &secret, &known, &context.state_dir()?)?;
+    for note in restored.notes {
+        context.output.note(&format!("note: {note}"));
+    }
+    let view = BackupView::new(&args.file, restored.verified.manifest, None);
+    context.output.show(&view)
+}
+
+fn checkpoints(path: Option<&Path>) -> Result<Vec<Pin>, CliError> {
+    let Some(path) = path else {
+        return Ok(Vec::new());
+    };
+    let bad = |what: String| CliError::new("BadParameter", format!("{}: {what}", path.display()));
+    let file = File::open(path).map_err(|e| bad(e.to_string()))?;
+    pins(BufReader::new(file)).map_err(|e| bad(e.to_string()))
+}
+
+fn protection(args: &CreateArgs) -> Result<Protection, CliError> {
+    let mut texts = args.recipient.clone();
+    if let Some(path) = &args.recipients_file {
+        let mut list = String::new();
+        File::open(path)
+            .and_then(|file| file.take(LIST_LIMIT).read_to_string(&mut list))
+            .map_err(|e| CliError::usage(format!("cannot read {}: {e}", path.display())))?;
+        let lines = list.lines().map(str::trim);
+        texts.extend(
+            lines
+                .filter(|line| !line.is_empty() && !line.starts_with('#'))
+                .map(Into::into),
+        );
+        if texts.is_empty() {
+            let what = format!("{} names no recipient", path.display());
+            return Err(CliError::usage(what));
+        }
+    }
+    if texts.is_empty() {
+        return passphrase(args.passphrase_file.as_deref()).map(Protection::Passphrase);
+    }
+    let recipients = texts.iter().map(|text| {
+        text.parse().map_err(|why: &str| {
+            CliError::usage(format!(
+                "'{text}' is no recipient ({why}): give the age1… that age-keygen prints"
+            ))
+        })
+    });
+    Ok(Protection::Recipients(
+        recipients.collect::<Result<_, _>>()?,
+    ))
+}
+
+fn secret(args: &SecretArgs) -> Result<Secret, CliError> {
+    let Some(path) = &args.identity_file else {
+        return passphrase(args.passphrase_file.as_deref()).map(Secret::Passphrase);
+    };
+    let text = read_secret_file(path).map_err(CliError::usage)?;
+    let mut identities = Vec::new();
+    for line in text.lines().map(str::trim) {
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        identities.push(line.parse().map_err(|why: &str| {
+            CliError::usage(format!(
+                "{} has a line that is no identity: {why}",
+                path.display()
+            ))
+        })?);
+    }
+    match identities.is_empty() {
+        true => Err(CliError::usage(format!(
+            "{} has no identity in it",
+            path.display()
+        ))),
+        false => Ok(Secret::Identities(identities)),
+    }
+}
+
+/// From a file, from stdin, or from the systemd credential: never from an argument, which others see.
+fn passphrase(file: Option<&Path>) -> Result<SecretString, CliError> {
+    let text: Zeroizing<String> = match file {
+        Some(path) if path == Path::new("-") => {
+            let mut text = Zeroizing::new(String::with_capacity(4096));
+            std::io::stdin()
+                .lock()
+                .take(4096)
+                .read_to_string(&mut text)
+                .map_err(|e| CliError::usage(format!("cannot read the passphrase: {e}")))?;
+            let length = text.trim_end_matches(['\r', '\n']).len();
+            text.truncate(length);
+            text
+        }
+        Some(path) => read_secret_file(path).map_err(CliError::usage)?,
+        None => {
+            let dir = std::env::var_os("CREDENTIALS_DIRECTORY");
+            let path = dir.map(|dir| PathBuf::from(dir).join(CREDENTIAL));
+            let path = path.filter(|path| path.exists()).ok_or_else(|| {
+                CliError::usage(format!(
+                    "say what protects the backup: --passphrase-file, or a recipient or identity of age; \
+                     there is no systemd credential {CREDENTIAL}"
+                ))
+            })?;
+            crate::vault::read_credential(&path).map_err(CliError::usage)?
+        }
+    };
+    if text.is_empty() {
+        return Err(CliError::usage("the passphrase is empty"));
+    }
+    Ok(SecretString::from(text.as_str().to_owned()))
+}
+
+impl From<BackupError> for CliError {
+    fn from(error: BackupError) -> Self {
+        let code = match error {
+            BackupError::Control(error) => return error.into(),
+            BackupError::Argument(_) => "BadParameter",
+            BackupError::Io { .. } | BackupError::Database { .. } => "BackupFailed",
+            BackupError::Key { .. } => "BackupKey",
+            BackupError::Damaged { .. } | BackupError::Bad { .. } => "BackupDamaged",
+            BackupError::NotEmpty { .. } => "StateDirectory",
+        };
+        Self::new(code, error.to_string())
+    }
+}

@@ -1,0 +1,223 @@
+//! The encrypted file: a tar archive within an age file, written and read in one pass.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Write};
+use std::path::Path;
+
+use age::secrecy::SecretString;
+use age::{Decryptor, Encryptor};
+use aws_lc_rs::digest::{Context, SHA256};
+
+use super::BackupError;
+use super::manifest::{FORMAT, Item, Manifest, is_plain};
+
+/// The name of the first entry.
+const MANIFEST: &str = "manifest.json";
+/// Longest manifest that is read: hundreds of thousands of entries.
+const MANIFEST_LIMIT: u64 = 64 << 20;
+/// The cost of guessing a passphrase, as of the program `age`: 2^18 is a second and 256 MiB.
+const WORK_FACTOR: u8 = 18;
+/// A file that asks for more is refused: it would take minutes and gigabytes.
+const MAX_WORK_FACTOR: u8 = 22;
+
+/// For whom an archive is encrypted.
+pub enum Protection {
+    /// For who knows the passphrase.
+    Passphrase(SecretString),
+    /// For who has the identity of one of these recipients.
+    Recipients(Vec<age::x25519::Recipient>),
+}
+
+/// What opens an archive.
+pub enum Secret {
+    /// The passphrase.
+    Passphrase(SecretString),
+    /// Identities, of which one is a recipient's.
+    Identities(Vec<age::x25519::Identity>),
+}
+
+/// Writes an archive.
+pub(super) struct Writer<W: Write>(tar::Builder<age::stream::StreamWriter<W>>);
+
+impl<W: Write> Writer<W> {
+    pub(super) fn new(out: W, protection: &Protection) -> io::Result<Self> {
+        let encryptor = match protection {
+            Protection::Passphrase(passphrase) => {
+                let mut recipient = age::scrypt::Recipient::new(passphrase.clone());
+                recipient.set_work_factor(WORK_FACTOR);
+                Encryptor::with_recipients(std::iter::once(&recipient as &dyn age::Recipient))
+            }
+            Protection::Recipients(recipients) => {
+                let recipients = recipients.iter().map(|r| r as &dyn age::Recipient);
+                Encryptor::with_recipients(recipients)
+            }
+        };
+        let encryptor = encryptor.map_err(|e| io::Error::other(e.to_string()))?;
+        Ok(Self(tar::Builder::new(encryptor.wrap_output(out)?)))
+    }
+
+    pub(super) fn manifest(&mut self, manifest: &Manifest) -> io::Result<()> {
+        let text = serde_json::to_vec_pretty(manifest)?;
+        let created = manifest.created.unix_timestamp();
+        self.add(MANIFEST, text.len() as u64, created, &mut text.as_slice())
+    }
+
+    /// Adds an entry of exactly that length.
+    pub(super) fn add(
+        &mut self,
+        path: &str,
+        bytes: u64,
+        time: i64,
+        content: &mut dyn Read,
+    ) -> io::Result<()> {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes);
+        header.set_mode(0o600);
+        header.set_mtime(u64::try_from(time).unwrap_or_default());
+        header.set_cksum();
+        let mut content = content.take(bytes);
+        self.0.append_data(&mut header, path, &mut content)?;
+        match content.limit() {
+            0 => Ok(()),
+            _ => Err(io::Error::other(
+                "the file became shorter while it was read",
+            )),
+        }
+    }
+
+    pub(super) fn finish(self) -> io::Result<W> {
+        self.0.into_inner()?.finish()
+    }
+}
+
+/// Reads an archive: `begin` gets the manifest, then `visit` each entry with its content, of which it
+/// need not read all. When this returns without an error the archive was whole, down to its end, and each
+/// entry was what the manifest says.
+pub(super) fn read<E: From<BackupError>>(
+    path: &Path,
+    secret: &Secret,
+    begin: impl FnOnce(&Manifest) -> Result<(), E>,
+    mut visit: impl FnMut(&Item, &mut dyn Read) -> Result<(), E>,
+) -> Result<Manifest, E> {
+    let damaged = |why: &dyn std::fmt::Display| BackupError::Damaged {
+        path: path.into(),
+        why: why.to_string(),
+    };
+    let file = File::open(path).map_err(BackupError::io("open", path))?;
+    let decryptor = Decryptor::new_buffered(BufReader::with_capacity(1 << 16, file))
+        .map_err(|e| damaged(&e))?;
+    let mut archive = tar::Archive::new(decrypt(path, decryptor, secret)?);
+    let mut entries = archive.entries().map_err(|e| damaged(&e))?;
+    let mut next = || -> Result<Option<_>, BackupError> {
+        entries.next().transpose().map_err(|e| damaged(&e))
+    };
+    let first = next()?.ok_or_else(|| damaged(&"it is empty"))?;
+    if first.path_bytes().as_ref() != MANIFEST.as_bytes() {
+        return Err(damaged(&"it does not begin with a manifest").into());
+    }
+    let manifest: Manifest = serde_json::from_reader(first.take(MANIFEST_LIMIT))
+        .map_err(|e| damaged(&format!("its manifest cannot be read: {e}")))?;
+    if manifest.format != FORMAT {
+        let why = format!("format {} is not known, {FORMAT} is", manifest.format);
+        return Err(damaged(&why).into());
+    }
+    if let Some(odd) = manifest.items.iter().find(|item| !is_plain(&item.path)) {
+        return Err(damaged(&format!("it names an entry {:?}", odd.path)).into());
+    }
+    begin(&manifest)?;
+    for item in &manifest.items {
+        let entry = next()?.ok_or_else(|| damaged(&format!("{} is missing", item.path)))?;
+        let is_file = entry.header().entry_type() == tar::EntryType::Regular;
+        let same = entry.path_bytes().as_ref() == item.path.as_bytes();
+        if !is_file || !same || entry.size() != item.bytes {
+            return Err(damaged(&format!("{} is not what the manifest says", item.path)).into());
+        }
+        let mut content = Hashing::new(entry);
+        visit(item, &mut content)?;
+        io::copy(&mut content, &mut io::sink()).map_err(|e| damaged(&e))?;
+        if content.hex() != item.sha256 {
+            return Err(damaged(&format!("{} is not what the manifest says", item.path)).into());
+        }
+    }
+    if next()?.is_some() {
+        return Err(damaged(&"it has more entries than its manifest").into());
+    }
+    // The end is authenticated too.
+    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(|e| damaged(&e))?;
+    Ok(manifest)
+}
+
+fn decrypt<R: io::BufRead>(
+    path: &Path,
+    decryptor: Decryptor<R>,
+    secret: &Secret,
+) -> Result<age::stream::StreamReader<R>, BackupError> {
+    let key = |why: String| BackupError::Key {
+        path: path.into(),
+        why,
+    };
+    let opened = match (secret, decryptor.is_scrypt()) {
+        (Secret::Passphrase(_), false) => {
+            return Err(key(
+                "it was made for recipients: give --identity-file".into()
+            ));
+        }
+        (Secret::Identities(_), true) => {
+            return Err(key(
+                "it was made with a passphrase: give --passphrase-file".into()
+            ));
+        }
+        (Secret::Passphrase(passphrase), true) => {
+            let mut identity = age::scrypt::Identity::new(passphrase.clone());
+            identity.set_max_work_factor(MAX_WORK_FACTOR);
+            decryptor.decrypt(std::iter::once(&identity as &dyn age::Identity))
+        }
+        (Secret::Identities(identities), false) => {
+            decryptor.decrypt(identities.iter().map(|i| i as &dyn age::Identity))
+        }
+    };
+    opened.map_err(|e| match e {
+        age::DecryptError::DecryptionFailed | age::DecryptError::NoMatchingKeys => {
+            key(match secret {
+                Secret::Passphrase(_) => "the passphrase is wrong".into(),
+                Secret::Identities(_) => "no identity is one of its recipients".into(),
+            })
+        }
+        other => BackupError::Damaged {
+            path: path.into(),
+            why: other.to_string(),
+        },
+    })
+}
+
+/// Hashes what is read through it.
+pub(super) struct Hashing<R> {
+    from: R,
+    hash: Context,
+}
+
+impl<R: Read> Hashing<R> {
+    pub(super) fn new(from: R) -> Self {
+        Self {
+            from,
+            hash: Context::new(&SHA256),
+        }
+    }
+
+    /// The hash of what was read.
+    pub(super) fn hex(self) -> String {
+        hex(self.hash.finish().as_ref())
+    }
+}
+
+impl<R: Read> Read for Hashing<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.from.read(buffer)?;
+        self.hash.update(&buffer[..read]);
+        Ok(read)
+    }
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}

@@ -1,0 +1,203 @@
+//! Making a lost catalog again: from its copy, which has every id, and from what is in the directories
+//! of vaults and disks.
+//!
+//! The catalog appears complete under its name once the copy's records are in it (see
+//! [`SqliteCatalog::make_again`]); vaults and disks are added one by one, and what is known already
+//! stays as it is. So a rebuild that was cut off is repeated.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::context::prepared;
+use super::vaults::{PLATFORM_VAULT, lock, open};
+use super::{ControlError, Installation, disks};
+use crate::audit::AuditRecord;
+use crate::catalog::{
+    CatalogCopy, CatalogError, DesIdentity, DiskEncryptionSetRecord, DiskRecord,
+    InstallationRecord, SqliteCatalog, VaultKind, VaultRecord,
+};
+use crate::vault::{KeyUrl, Permissions, SoftwareKeys, vault_url};
+use std::sync::Arc;
+
+/// What a rebuild has brought back.
+#[derive(Default)]
+pub struct Rebuilt {
+    /// Whether the ids of the installation, its sets and its identities are those from before.
+    pub with_identities: bool,
+    /// Vaults that the catalog did not know.
+    pub vaults: Vec<String>,
+    /// Sets that only headers name: their identities are new.
+    pub sets: Vec<RebuiltSet>,
+    /// Disks, snapshots and images that the catalog did not know.
+    pub resources: Vec<DiskRecord>,
+    /// What could not be brought back, and why.
+    pub problems: Vec<String>,
+}
+
+/// A set that was made again from a header.
+pub struct RebuiltSet {
+    /// Its name.
+    pub name: String,
+    /// Its key, as the header has it, without a version.
+    pub key_url: String,
+    /// Its new identity, which has to be granted the key; `None` for a key in a vault elsewhere, for
+    /// which the set needs a managed identity.
+    pub principal_id: Option<Uuid>,
+}
+
+impl Installation {
+    /// Adds to the catalog of `state_dir`, which is made when there is none, what is there and is not
+    /// in it: records from the catalog's copy, vaults by their directories, disks, snapshots and
+    /// images by the headers in their usual directories and in `data_dirs`.
+    ///
+    /// # Errors
+    /// [`ControlError`]. What concerns a single vault or disk is in [`Rebuilt::problems`].
+    pub fn rebuild(
+        state_dir: &Path,
+        data_dirs: &[PathBuf],
+    ) -> Result<(Self, Rebuilt), ControlError> {
+        let state_dir = prepared(state_dir)?;
+        let path = state_dir.join("catalog.db");
+        let vaults = state_dir.join("vaults");
+        let _lock = lock(&vaults).map_err(|source| ControlError::Directory {
+            path: vaults.clone(),
+            source,
+        })?;
+        let mut rebuilt = Rebuilt {
+            with_identities: true,
+            ..Rebuilt::default()
+        };
+        let catalog = if path.exists() {
+            SqliteCatalog::open(&path)?
+        } else if let Some(copy) = CatalogCopy::read(&path)? {
+            SqliteCatalog::make_again(&path, &copy)?
+        } else {
+            rebuilt.with_identities = false;
+            let new = InstallationRecord {
+                operator: Uuid::new_v4(),
+                platform: Uuid::new_v4(),
+            };
+            let empty = CatalogCopy::new(new, Vec::new(), Vec::new(), Vec::new());
+            SqliteCatalog::make_again(&path, &empty)?
+        };
+        let installation = Self::with_catalog(state_dir, catalog)?;
+        installation.take_up_vaults(&mut rebuilt)?;
+        disks::rebuild(&installation, data_dirs, &mut rebuilt)?;
+        installation.record_rebuild(&rebuilt)?;
+        Ok((installation, rebuilt))
+    }
+
+    /// Registers the vaults whose directories are there.
+    fn take_up_vaults(&self, rebuilt: &mut Rebuilt) -> Result<(), ControlError> {
+        let entries = fs::read_dir(self.vaults_dir()).map_err(|e| self.directory_error(e))?;
+        for entry in entries {
+            let dir = entry.map_err(|e| self.directory_error(e))?.path();
+            let Some(name) = dir.file_name().and_then(|name| name.to_str()) else {
+                continue;
+            };
+            if name.starts_with('.') || !dir.join("vault.db").exists() {
+                continue;
+            }
+            match self.catalog().vault(name) {
+                Ok(_) => continue,
+                Err(CatalogError::NotFound { .. }) => {}
+                Err(e) => return Err(e.into()),
+            }
+            match self.take_up_vault(&dir, name) {
+                Ok(()) => rebuilt.vaults.push(name.into()),
+                Err(why) => rebuilt.problems.push(format!("key vault '{name}': {why}")),
+            }
+        }
+        Ok(())
+    }
+
+    fn take_up_vault(&self, dir: &Path, name: &str) -> Result<(), String> {
+        let vault = open(dir, name, Arc::new(SoftwareKeys)).map_err(|e| e.to_string())?;
+        if vault.has_token_keys().map_err(|e| e.to_string())? {
+            return Err(format!(
+                "its private keys are in a token: make it known with `sealdisk keyvault create {name} \
+                 --hsm-module … --hsm-token …`"
+            ));
+        }
+        let grant = || -> Result<(), ControlError> {
+            // A deleted vault takes no policy; it has its own until it is recovered.
+            if vault.deletion()?.is_none() {
+                self.grant_operator(&vault)?;
+                let platform = self.platform().object_id;
+                let granted = vault.policies()?.iter().any(|(id, _)| *id == platform);
+                if name == PLATFORM_VAULT && !granted {
+                    vault.set_policy(&self.operator(), platform, &Permissions::for_disks())?;
+                }
+            }
+            Ok(self.catalog().insert_vault(&VaultRecord {
+                name: name.into(),
+                url: vault_url(name),
+                kind: VaultKind::Embedded,
+                created: vault.created(),
+            })?)
+        };
+        grant().map_err(|e| e.to_string())
+    }
+
+    /// The set `name`, which a header names with that key; made again when the catalog does not know it.
+    pub(super) fn rebuild_set(
+        &self,
+        name: &str,
+        key_url: &str,
+        rebuilt: &mut Rebuilt,
+    ) -> Result<(), ControlError> {
+        match self.catalog().des(name) {
+            Ok(_) => return Ok(()),
+            Err(CatalogError::NotFound { .. }) => {}
+            Err(e) => return Err(e.into()),
+        }
+        super::des::check_des_name(name)?;
+        let mut url: KeyUrl = key_url.parse()?;
+        url.key.version = None;
+        let (identity, principal_id) = match url.vault_name() {
+            Some(_) => (DesIdentity::SystemAssigned, Some(Uuid::new_v4())),
+            None => (DesIdentity::None, None),
+        };
+        self.catalog().insert_des(&DiskEncryptionSetRecord {
+            name: name.into(),
+            identity,
+            principal_id: principal_id.unwrap_or_default(),
+            key_url: url.to_string(),
+            previous_keys: Vec::new(),
+            auto_rotation: false,
+            last_rotation: None,
+            created: OffsetDateTime::now_utc(),
+        })?;
+        rebuilt.sets.push(RebuiltSet {
+            name: name.into(),
+            key_url: url.to_string(),
+            principal_id,
+        });
+        Ok(())
+    }
+
+    fn record_rebuild(&self, rebuilt: &Rebuilt) -> Result<(), ControlError> {
+        let operator = self.operator();
+        self.audit_log()?.append(&AuditRecord {
+            time: OffsetDateTime::now_utc(),
+            caller: operator.object_id,
+            origin: operator.origin.to_string(),
+            operation: "CatalogRebuild".into(),
+            key: None,
+            version: None,
+            disk: None,
+            detail: Some(format!(
+                "{} vaults, {} sets with new identities, {} disks, snapshots and images, {} problems",
+                rebuilt.vaults.len(),
+                rebuilt.sets.len(),
+                rebuilt.resources.len(),
+                rebuilt.problems.len()
+            )),
+            refusal: None,
+        })?;
+        Ok(())
+    }
+}

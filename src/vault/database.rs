@@ -1,0 +1,166 @@
+//! A vault's database by itself, where its master key is not at hand: what a backup looks at.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use rusqlite::{Connection, OptionalExtension};
+
+use super::master::{MasterKey, Slot};
+use super::store::{self, VaultRow};
+use super::{VaultDeletion, VaultError, VaultErrorCode, VaultSettings};
+use crate::sqlite;
+
+/// A `vault.db`.
+pub struct VaultDatabase {
+    db: Connection,
+    row: VaultRow,
+}
+
+impl VaultDatabase {
+    /// Opens the database at `path`, which must be there.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::VaultNotFound`], [`VaultErrorCode::Internal`].
+    pub fn open(path: &Path) -> Result<Self, VaultError> {
+        if !path.exists() {
+            return Err(VaultError::new(
+                VaultErrorCode::VaultNotFound,
+                format!("there is no {}", path.display()),
+            ));
+        }
+        Self::of(sqlite::open(path, &store::SCHEMA)?, path)
+    }
+
+    /// Looks at a copy that nobody writes, without changing it.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::Internal`].
+    pub fn open_copy(path: &Path) -> Result<Self, VaultError> {
+        let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+        Self::of(Connection::open_with_flags(path, flags)?, path)
+    }
+
+    fn of(db: Connection, path: &Path) -> Result<Self, VaultError> {
+        let row = store::vault(&db)?.ok_or_else(|| {
+            VaultError::new(
+                VaultErrorCode::VaultNotFound,
+                format!("{} is the database of no vault", path.display()),
+            )
+        })?;
+        Ok(Self { db, row })
+    }
+
+    /// The vault's name.
+    pub fn name(&self) -> &str {
+        &self.row.name
+    }
+
+    /// Whether the vault is deleted.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::Internal`].
+    pub fn deletion(&self) -> Result<Option<VaultDeletion>, VaultError> {
+        store::deletion(&self.db)
+    }
+
+    /// What the vault does with deleted keys.
+    pub fn settings(&self) -> VaultSettings {
+        self.row.settings
+    }
+
+    /// Its connection, for the audit log in it.
+    pub fn connection(&self) -> &Connection {
+        &self.db
+    }
+
+    /// The newest version of each key, deleted keys too.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::Internal`].
+    pub fn newest_versions(&self) -> Result<BTreeMap<String, String>, VaultError> {
+        let sql = "SELECT name, version FROM key_versions WHERE seq IN \
+                   (SELECT max(seq) FROM key_versions GROUP BY name)";
+        let mut statement = self.db.prepare(sql)?;
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Whether a key has a version, or any at all.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::Internal`].
+    pub fn has_version(&self, key: &str, version: Option<&str>) -> Result<bool, VaultError> {
+        let sql = "SELECT 1 FROM key_versions WHERE name = ?1 COLLATE NOCASE \
+                   AND (?2 IS NULL OR version = ?2)";
+        let found = self
+            .db
+            .query_row(sql, (key, version), |_| Ok(()))
+            .optional()?;
+        Ok(found.is_some())
+    }
+
+    /// Whether the log says that a key was purged.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::Internal`].
+    pub fn was_purged(&self, key: &str) -> Result<bool, VaultError> {
+        let sql = "SELECT 1 FROM audit WHERE operation = 'KeyPurge' AND code IS NULL \
+                   AND key = ? COLLATE NOCASE";
+        Ok(self
+            .db
+            .query_row(sql, [key], |_| Ok(()))
+            .optional()?
+            .is_some())
+    }
+
+    /// Where the vault expects its master key, in a few words.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::Internal`].
+    pub fn describe_master(&self) -> Result<String, VaultError> {
+        Ok(match &self.row.master {
+            Some(source) => source.describe(),
+            None => format!(
+                "the systemd credential sealdisk-vault-{} or the file master.key beside vault.db",
+                self.row.name
+            ),
+        })
+    }
+
+    /// Has the vault expect its master key in the file `master.key` beside it.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::Internal`].
+    pub fn expect_master_beside(&self) -> Result<(), VaultError> {
+        self.db.execute("UPDATE vault SET master = NULL", [])?;
+        Ok(())
+    }
+
+    /// Whether `key` is the vault's master key and opens everything that is stored under it.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::MasterKey`] when it is not, [`VaultErrorCode::Tampered`] for what it does not
+    /// open.
+    pub fn check_master(&self, key: &[u8]) -> Result<(), VaultError> {
+        let master = MasterKey::from_bytes(key)?;
+        if master.check_value(self.row.id)?.as_slice() != self.row.master_check {
+            return Err(VaultError::new(
+                VaultErrorCode::MasterKey,
+                format!("it is not the master key of the vault '{}'", self.row.name),
+            ));
+        }
+        for name in store::all_key_names(&self.db)? {
+            for row in store::key_versions(&self.db, &name, 0, usize::MAX)? {
+                let slot = Slot {
+                    vault: self.row.id,
+                    key: &row.name,
+                    version: &row.version,
+                    n: &row.n,
+                    e: &row.e,
+                };
+                master.open(&slot, &row.sealed)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,123 @@
+//! A lost catalog.
+
+use std::fs;
+
+use crate::disk_support::Host;
+use crate::support::{Lines, content, grant, host_with_disk, principal};
+
+fn lose_catalog(host: &Host) {
+    for name in ["catalog.db", "catalog.db-wal", "catalog.db-shm"] {
+        let _ = fs::remove_file(host.state().join(name));
+    }
+}
+
+#[test]
+fn a_lost_catalog_comes_back_with_the_identities_that_policies_name() {
+    let host = host_with_disk(b"kept");
+    let secret = host.good("identity create alice")["secret"].clone();
+    let ids = || {
+        let alice = host.good("identity show alice");
+        let platform = host.installation().platform().object_id;
+        (
+            principal(&host, "s"),
+            alice["principalId"].clone(),
+            alice["clientId"].clone(),
+            platform,
+        )
+    };
+    host.good("disk create p --size 1MiB");
+    host.good("snapshot create snap --source d");
+    let before = ids();
+    lose_catalog(&host);
+    // Nothing makes new identities in its place.
+    let message = host.bad("disk list", "CatalogLost");
+    assert!(message.contains("catalog rebuild"), "{message}");
+    assert!(!host.state().join("catalog.db").exists());
+
+    let rebuilt = host.good("catalog rebuild");
+    assert_eq!(rebuilt["identitiesKept"], true);
+    assert_eq!(rebuilt["diskEncryptionSets"], serde_json::json!([]));
+    assert_eq!(
+        rebuilt["resources"].as_array().unwrap().len(),
+        3,
+        "{rebuilt}"
+    );
+    assert_eq!(ids(), before);
+    assert_eq!(content(&host, 4), b"kept");
+    host.good("disk decrypt p --output-file /dev/null");
+    // The secret too is still the identity's.
+    let installation = host.installation();
+    let found = installation.identity_by_secret(secret.as_str().unwrap());
+    assert!(found.unwrap().is_some());
+    // Again changes nothing.
+    let again = host.good("catalog rebuild");
+    assert_eq!(again["resources"], serde_json::json!([]));
+}
+
+#[test]
+fn without_the_copy_headers_bring_disks_and_sets_back_and_say_what_to_grant() {
+    let host = host_with_disk(b"kept");
+    let elsewhere = host.path("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    let line = format!(
+        "disk create e --size 1MiB --disk-encryption-set s --data-dir {}",
+        elsewhere.display()
+    );
+    host.good(&line);
+    host.good("disk create p --size 1MiB");
+    let old = principal(&host, "s");
+    lose_catalog(&host);
+    fs::remove_file(host.state().join("catalog-copy.json")).unwrap();
+    host.bad("keyvault list", "CatalogLost");
+
+    let rebuilt = host.good(&format!(
+        "catalog rebuild --data-dir {}",
+        elsewhere.display()
+    ));
+    assert_eq!(rebuilt["identitiesKept"], false);
+    assert_eq!(rebuilt["vaults"], serde_json::json!(["platform", "vlt"]));
+    assert_eq!(
+        rebuilt["resources"].as_array().unwrap().len(),
+        3,
+        "{rebuilt}"
+    );
+    let set = &rebuilt["diskEncryptionSets"][0];
+    assert_eq!(set["keyUrl"], "https://vlt.vault.localhost/keys/k");
+    assert_ne!(set["principalId"], old.as_str());
+    let grant_command = set["command"].as_str().unwrap();
+    assert!(
+        grant_command.contains(&principal(&host, "s")),
+        "{grant_command}"
+    );
+    // The platform's key is usable at once, the customer's once it is granted.
+    host.good("disk decrypt p --output-file /dev/null");
+    assert!(
+        !host
+            .line("disk decrypt d --output-file /dev/null")
+            .status
+            .success()
+    );
+    grant(&host, "vlt", "s");
+    assert_eq!(content(&host, 4), b"kept");
+    host.good("disk decrypt e --output-file /dev/null");
+}
+
+#[test]
+fn a_rebuild_that_is_killed_is_repeated() {
+    let host = host_with_disk(b"kept");
+    let before = principal(&host, "s");
+    for delay in [0, 2, 5, 10, 20, 40] {
+        lose_catalog(&host);
+        let mut child = host
+            .command(&["catalog", "rebuild"])
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(delay));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        host.good("catalog rebuild");
+        assert_eq!(principal(&host, "s"), before, "after {delay} ms");
+        assert_eq!(content(&host, 4), b"kept");
+    }
+}
