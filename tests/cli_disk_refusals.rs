@@ -108,7 +108,7 @@ fn arguments_that_make_no_sense_leave_no_disk() {
         (&[".d", "--size", "1M"], "is not acceptable"),
         (&["d", "--source", text(&raw), "--size", "1M"], "less than"),
         (
-            &["d", "--source", text(&raw), "--source-format", "vdi"],
+            &["d", "--source", text(&raw), "--source-format", "dmg"],
             "no image format",
         ),
         (

@@ -53,6 +53,7 @@ fn create(installation: &Installation, name: &str) {
         source: None,
         disk_encryption_set: Some(SET.into()),
         sector_size: 4096,
+        logical_sector_size: None,
         data_dir: None,
     };
     disks::create(installation, &request, &Cancel::default(), |_| |_| ()).unwrap();

@@ -66,6 +66,7 @@ struct Input {
     /// Discard and write zeroes segments, behind the headers.
     segments: [(u64, u32, u8); 2],
     capacity: u32,
+    large_blocks: bool,
     read_only: bool,
     segments_offered: u8,
 }
@@ -135,6 +136,7 @@ fuzz_target!(|input: Input| {
     };
     let disk = Disk {
         capacity: Sector(input.capacity.into()),
+        block_sectors: if input.large_blocks { 8 } else { 1 },
         read_only: input.read_only,
         serial: *b"0123456789abcdefghij",
         discard: true,

@@ -9,12 +9,15 @@ use sealdisk::control::import::{ImageFormat, identify};
 use sealdisk_fuzz::Scratch;
 
 /// Extensions of images, and what their names promise.
-const NAMES: [(&str, Option<ImageFormat>); 7] = [
+const NAMES: [(&str, Option<ImageFormat>); 10] = [
     (".raw", Some(ImageFormat::Raw)),
     (".qcow2", Some(ImageFormat::Qcow2)),
     (".vhd", Some(ImageFormat::Vpc)),
     (".vhdx", Some(ImageFormat::Vhdx)),
     (".vmdk", Some(ImageFormat::Vmdk)),
+    (".vdi", Some(ImageFormat::Vdi)),
+    (".qed", Some(ImageFormat::Qed)),
+    (".hdd", Some(ImageFormat::Parallels)),
     (".img", None),
     ("", None),
 ];
@@ -27,6 +30,47 @@ enum Head {
     Vmdk,
     VmdkText,
     Vpc,
+    /// VirtualBox's magic number is behind 64 bytes of text.
+    Vdi([u8; 64]),
+    Qed,
+    Parallels,
+    /// What is refused by its name: a qcow of version 1, LUKS, xz.
+    Container(u8),
+    /// A tar archive: the name and the size of its first member, and what begins with 512 bytes each.
+    Tar {
+        name: Vec<u8>,
+        size: [u8; 12],
+    },
+}
+
+const CONTAINERS: [&[u8]; 3] = [b"QFI\xfb\0\0\0\x01", b"LUKS\xba\xbe", b"\xfd7zXZ\0"];
+
+impl Head {
+    fn bytes(&self) -> Vec<u8> {
+        match self {
+            Self::None => Vec::new(),
+            Self::Qcow2 => b"QFI\xfb".to_vec(),
+            Self::Vhdx => b"vhdxfile".to_vec(),
+            Self::Vmdk => b"KDMV".to_vec(),
+            Self::VmdkText => b"# Disk DescriptorFile".to_vec(),
+            Self::Vpc => b"conectix".to_vec(),
+            Self::Vdi(text) => [text.as_slice(), b"\x7f\x10\xda\xbe"].concat(),
+            Self::Qed => b"QED\0".to_vec(),
+            Self::Parallels => b"WithoutFreeSpace".to_vec(),
+            Self::Container(which) => CONTAINERS[usize::from(*which) % CONTAINERS.len()].to_vec(),
+            Self::Tar { name, size } => {
+                let mut header = name.clone();
+                header.resize(512, 0);
+                header[124..136].copy_from_slice(size);
+                header[257..262].copy_from_slice(b"ustar");
+                header
+            }
+        }
+    }
+
+    fn is_container(&self) -> bool {
+        matches!(self, Self::Container(_) | Self::Tar { .. })
+    }
 }
 
 #[derive(Debug, Arbitrary)]
@@ -34,8 +78,8 @@ struct Input {
     name: u8,
     head: Head,
     rest: Vec<u8>,
-    /// A VHD's footer at the end: these bytes, from its cookie on.
-    footer: Option<Vec<u8>>,
+    /// A VHD's footer at the end: these bytes, from its cookie on; with the right checksum or not.
+    footer: Option<(Vec<u8>, bool)>,
 }
 
 thread_local! {
@@ -44,18 +88,17 @@ thread_local! {
 }
 
 fuzz_target!(|input: Input| {
-    let magic: &[u8] = match input.head {
-        Head::None => b"",
-        Head::Qcow2 => b"QFI\xfb",
-        Head::Vhdx => b"vhdxfile",
-        Head::Vmdk => b"KDMV",
-        Head::VmdkText => b"# Disk DescriptorFile",
-        Head::Vpc => b"conectix",
-    };
-    let mut bytes = [magic, &input.rest].concat();
-    if let Some(footer) = &input.footer {
+    let mut bytes = [&input.head.bytes(), &input.rest]
+        .map(Vec::as_slice)
+        .concat();
+    if let Some((footer, sound)) = &input.footer {
         let mut last = [b"conectix".as_slice(), footer].concat();
         last.resize(512, 0);
+        if *sound {
+            last[64..68].fill(0);
+            let sum: u32 = last.iter().map(|&b| u32::from(b)).sum();
+            last[64..68].copy_from_slice(&(!sum).to_be_bytes());
+        }
         bytes.extend(last);
     }
     let name = usize::from(input.name) % NAMES.len();
@@ -67,6 +110,9 @@ fuzz_target!(|input: Input| {
             return;
         };
         assert!(promised.is_none_or(|promised| promised == found));
+        // What is packed is no disk's bytes, unless the name says that it is raw.
+        let guessed_raw = found == ImageFormat::Raw && promised.is_none();
+        assert!(!(guessed_raw && input.head.is_container()), "a container");
         let be64 = |at: usize| bytes.get(at..at + 8).map(|b| b.try_into().unwrap());
         if found == ImageFormat::Qcow2 {
             assert_eq!(be64(8).map_or(0, u64::from_be_bytes), 0, "a backing file");

@@ -608,6 +608,7 @@ impl From<DiskError> for CliError {
             DiskError::Import(_) => "UnusableImage",
             DiskError::OtherDisk { .. } | DiskError::Envelope(_) => "UnusableHeader",
             DiskError::OtherFileSystem { .. }
+            | DiskError::NoLinks { .. }
             | DiskError::LeftBehind { .. }
             | DiskError::File { .. } => "FileSystem",
             DiskError::Volume(_) | DiskError::Pipeline(_) => "DiskData",

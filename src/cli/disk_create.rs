@@ -8,23 +8,27 @@ use indicatif::ProgressBar;
 use super::disk::{cancel_on_signals, show_bar, show_disk};
 use super::snapshot::{Meant, source};
 use super::{CliError, Context};
-use crate::control::disks::{self, CloneRequest, CreateRequest, Created, SourceSpec, parse_size};
-use crate::control::import::ImageFormat;
+use crate::control::disks::{self, CloneRequest, CreateRequest, Created, parse_size};
+use crate::control::import::{ImageFormat, SourceSpec};
 use crate::envelope::ResourceKind;
 
 #[derive(Args)]
 pub(super) struct CreateArgs {
     /// The disk's name: letters, digits, '_', '.' and '-', at most 80
     name: String,
-    /// Its size: bytes, or a number with KiB, MiB, GiB or TiB (G means GiB) [default: the image's]
-    #[arg(long, value_parser = parse_size, value_name = "SIZE", required_unless_present = "source")]
+    /// Its size: bytes, or a number with KiB, MiB, GiB or TiB (G means GiB) [default: the source's]
+    #[arg(long, value_parser = parse_size, value_name = "SIZE")]
     size: Option<u64>,
     /// An image file, or a snapshot or an image of this installation, that the disk is to hold
     #[arg(long, value_name = "SOURCE")]
     source: Option<String>,
-    /// The image's format: raw, qcow2, vpc (vhd), vhdx or vmdk [default: found out]
+    /// The image's format: raw, qcow2, vpc (vhd), vhdx, vmdk, vdi, qed or parallels [default: found
+    /// out]
     #[arg(long, value_name = "FORMAT", requires = "source")]
     source_format: Option<ImageFormat>,
+    /// Read the image file even though a running QEMU may write to it, as `qemu-img -U` does
+    #[arg(long, requires = "source")]
+    force_share: bool,
     /// The disk encryption set whose key protects the disk [default: that of the snapshot or image,
     /// else the platform-managed key]
     #[arg(long, value_name = "NAME")]
@@ -36,6 +40,10 @@ pub(super) struct CreateArgs {
     /// else 4096]
     #[arg(long, value_name = "BYTES")]
     sector_size: Option<u32>,
+    /// The logical sectors that guests see: 512, or 4096 for the image of a 4Kn disk, which boots
+    /// through UEFI only [default: that of the snapshot or image, else 512]
+    #[arg(long, value_name = "BYTES")]
+    logical_sector_size: Option<u32>,
     /// Keep the ciphertext in DIR/NAME instead of in the state directory
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -60,8 +68,10 @@ fn create_clone(
     args: CreateArgs,
     source: (ResourceKind, String),
 ) -> Result<(), CliError> {
-    if args.source_format.is_some() {
-        return Err(CliError::usage("--source-format is for image files"));
+    if args.source_format.is_some() || args.force_share || args.logical_sector_size.is_some() {
+        return Err(CliError::usage(
+            "--source-format, --force-share and --logical-sector-size are for image files and empty disks",
+        ));
     }
     let request = CloneRequest {
         name: args.name,
@@ -91,9 +101,11 @@ fn create_disk(
         source: image.map(|path| SourceSpec {
             path,
             format: args.source_format,
+            force_share: args.force_share,
         }),
         disk_encryption_set: args.disk_encryption_set,
         sector_size: args.sector_size.unwrap_or(disks::DEFAULT_SECTOR_SIZE),
+        logical_sector_size: args.logical_sector_size,
         data_dir: args.data_dir,
     };
     let bar = ProgressBar::hidden();
@@ -117,8 +129,12 @@ pub(super) fn source_note(created: &Created, guessed: bool) -> Option<String> {
     let (format, size) = created.source?;
     let mut parts = Vec::new();
     if guessed {
+        let though = match &created.looks_like {
+            Some(other) => format!(", as it is named, although its content looks like {other}"),
+            None => String::new(),
+        };
         parts.push(format!(
-            "the image is read as {format} (--source-format overrides that)"
+            "the image is read as {format}{though} (--source-format overrides that)"
         ));
     }
     if !size.is_multiple_of(512) || created.size - size < 4096 && created.size != size {
@@ -138,6 +154,7 @@ mod tests {
         let created = Created {
             size,
             source: Some((ImageFormat::Raw, image)),
+            looks_like: None,
         };
         source_note(&created, guessed)
     }

@@ -9,10 +9,8 @@ use super::disk::{cancel_on_signals, show_bar};
 use super::disk_create::source_note;
 use super::{CliError, Context};
 use crate::control::attach::LayerChanges;
-use crate::control::disks::{
-    self, FreezeRequest, ImageRequest, SourceSpec, delete_source, merge_all,
-};
-use crate::control::import::ImageFormat;
+use crate::control::disks::{self, FreezeRequest, ImageRequest, delete_source, merge_all};
+use crate::control::import::{ImageFormat, SourceSpec};
 use crate::control::runtime_dir;
 use crate::envelope::ResourceKind;
 
@@ -145,9 +143,12 @@ struct ImageCreateArgs {
     /// A file, a disk or a snapshot
     #[arg(long, value_name = "SOURCE")]
     source: String,
-    /// The file's format: raw, qcow2, vpc (vhd), vhdx or vmdk [default: found out]
+    /// The file's format: raw, qcow2, vpc (vhd), vhdx, vmdk, vdi, qed or parallels [default: found out]
     #[arg(long, value_name = "FORMAT")]
     source_format: Option<ImageFormat>,
+    /// Read the file even though a running QEMU may write to it, as `qemu-img -U` does
+    #[arg(long)]
+    force_share: bool,
     /// The disk encryption set whose key protects what is read from a file [default: the
     /// platform-managed key]
     #[arg(long, value_name = "NAME")]
@@ -155,6 +156,9 @@ struct ImageCreateArgs {
     /// Bytes that are encrypted under one tweak, of what is read from a file: 512 or 4096
     #[arg(long, value_name = "BYTES", default_value_t = disks::DEFAULT_SECTOR_SIZE)]
     sector_size: u32,
+    /// The logical sectors that guests see, of what is read from a file: 512 or 4096 [default: 512]
+    #[arg(long, value_name = "BYTES")]
+    logical_sector_size: Option<u32>,
     /// Keep it in DIR/NAME
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -232,12 +236,15 @@ fn create_image(context: &Context, args: ImageCreateArgs) -> Result<(), CliError
     let kinds = [ResourceKind::Disk, ResourceKind::Snapshot];
     let meant = source(context, &args.source, &kinds)?;
     if matches!(meant, Meant::Resource(..))
-        && (args.disk_encryption_set.is_some() || args.source_format.is_some())
+        && (args.disk_encryption_set.is_some()
+            || args.source_format.is_some()
+            || args.force_share
+            || args.logical_sector_size.is_some())
     {
         return Err(CliError::usage(
             "an image of a disk or a snapshot is under the set of that, and has no format: \
-             --disk-encryption-set and --source-format are for files (`image update` gives it \
-             another set)",
+             --disk-encryption-set, --source-format, --force-share and --logical-sector-size are for \
+             files (`image update` gives it another set)",
         ));
     }
     match meant {
@@ -263,9 +270,11 @@ fn create_image(context: &Context, args: ImageCreateArgs) -> Result<(), CliError
                 source: SourceSpec {
                     path,
                     format: args.source_format,
+                    force_share: args.force_share,
                 },
                 disk_encryption_set: args.disk_encryption_set,
                 sector_size: args.sector_size,
+                logical_sector_size: args.logical_sector_size,
                 data_dir: args.data_dir,
             };
             let bar = ProgressBar::hidden();

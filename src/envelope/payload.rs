@@ -13,6 +13,9 @@ use super::{DekCheck, Envelope, FailedSync, Session};
 /// files or the 2^64 sectors of a tweak end.
 pub const MAX_DISK_SIZE: u64 = 64 << 40;
 
+/// The logical sector size that is not written down: that of nearly all disks.
+pub const USUAL_SECTOR_SIZE: u32 = 512;
+
 /// The most layers that a header names: their envelopes fit into a slot even when every one of them
 /// is by a 4096-bit RSA key.
 pub const MAX_LAYERS: usize = 32;
@@ -95,6 +98,10 @@ pub struct HeaderPayload {
     pub source: Option<CloneSource>,
     /// What is being done to the disk's layers.
     pub job: Option<Job>,
+    /// The logical block size that guests see, 512 or 4096: the disk's size and all requests are
+    /// multiples of it.
+    #[serde(default = "usual_sector_size", skip_serializing_if = "is_usual")]
+    pub logical_sector_size: u32,
     /// The layers, bottom to top; only a disk's last one is written to.
     pub layers: Vec<LayerRecord>,
     /// Layers that were dropped on purpose and whose files may still be there: whoever finds such files
@@ -110,6 +117,14 @@ pub struct HeaderPayload {
     /// A sync of a layer failed, until the disk is repaired.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed_sync: Option<FailedSync>,
+}
+
+fn usual_sector_size() -> u32 {
+    USUAL_SECTOR_SIZE
+}
+
+fn is_usual(size: &u32) -> bool {
+    *size == USUAL_SECTOR_SIZE
 }
 
 /// The snapshot or image from which a disk was cloned.
@@ -202,6 +217,15 @@ impl HeaderPayload {
         }
         if self.incremental && self.kind != ResourceKind::Snapshot {
             return Err(format!("{} that is incremental", self.kind.with_article()));
+        }
+        if !matches!(self.logical_sector_size, 512 | 4096)
+            || !self.size.is_multiple_of(self.logical_sector_size.into())
+        {
+            return Err(format!(
+                "logical sectors of {} bytes (512 and 4096 exist), and a size of {} bytes, which is to be \
+                 a multiple",
+                self.logical_sector_size, self.size
+            ));
         }
         self.check_layers()?;
         self.check_gone()?;

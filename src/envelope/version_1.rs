@@ -7,7 +7,7 @@ use serde::Deserialize;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{DekCheck, Envelope, HeaderPayload, LayerRecord, ResourceKind};
+use super::{DekCheck, Envelope, HeaderPayload, LayerRecord, ResourceKind, USUAL_SECTOR_SIZE};
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -59,6 +59,7 @@ impl From<Payload> for HeaderPayload {
             session: None,
             write_through: false,
             failed_sync: None,
+            logical_sector_size: USUAL_SECTOR_SIZE,
             layers: layers.into(),
         }
     }

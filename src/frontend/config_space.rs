@@ -38,6 +38,8 @@ pub(super) const MOST_ZERO_SECTORS: u32 = (1 << 30) / SECTOR_SIZE as u32;
 /// The device as the driver sees it.
 pub(super) struct ConfigSpace {
     size: AtomicU64,
+    /// Bytes of a logical block.
+    logical: u64,
     read_only: bool,
     discard: bool,
     num_queues: u16,
@@ -52,6 +54,7 @@ impl ConfigSpace {
         let (num_queues, queue_size) = (setup.num_queues, setup.queue_size);
         Self {
             size: setup.size().into(),
+            logical: setup.logical_sector_size.into(),
             read_only: setup.read_only,
             discard: setup.discard != Discard::Off,
             num_queues,
@@ -156,11 +159,12 @@ impl ConfigSpace {
         let size = self.size.load(Ordering::Acquire);
         put(0, &(size / SECTOR_SIZE).to_le_bytes());
         put(12, &u32::from(self.seg_max()).to_le_bytes());
-        // Logical blocks of 512 bytes, which SeaBIOS and old guests need; physical ones of 4096.
-        put(20, &(SECTOR_SIZE as u32).to_le_bytes());
-        put(24, &[(BLOCK_SIZE / SECTOR_SIZE).ilog2() as u8]);
-        put(26, &((BLOCK_SIZE / SECTOR_SIZE) as u16).to_le_bytes());
-        put(28, &((64 * 1024 / SECTOR_SIZE) as u32).to_le_bytes());
+        // Logical blocks of 512 bytes, unless the disk was made with others: SeaBIOS and old guests need
+        // that. Physical ones have 4096. What is here is in logical blocks, all else in sectors.
+        put(20, &(self.logical as u32).to_le_bytes());
+        put(24, &[(BLOCK_SIZE / self.logical).ilog2() as u8]);
+        put(26, &((BLOCK_SIZE / self.logical) as u16).to_le_bytes());
+        put(28, &((64 * 1024 / self.logical) as u32).to_le_bytes());
         put(
             WRITEBACK_AT as usize,
             &[u8::from(self.writeback.load(Ordering::Acquire))],
@@ -199,6 +203,7 @@ mod tests {
             read_only: false,
             discard: Discard::Punch,
             on_full: OnFull::Pause,
+            logical_sector_size: 512,
             num_queues: 4,
             queue_size: 256,
             poll_us: 0,

@@ -264,6 +264,8 @@ pub struct Setup {
     pub discard: Discard,
     /// What becomes of requests that find the host's storage full.
     pub on_full: OnFull,
+    /// Bytes of a logical block, 512 or 4096.
+    pub logical_sector_size: u32,
     /// Queues offered.
     pub num_queues: u16,
     /// Entries of a queue that a request may fill, a power of two from 4 on.
@@ -507,6 +509,7 @@ mod tests {
             read_only: true,
             discard: Discard::Overwrite,
             on_full: OnFull::Error,
+            logical_sector_size: 512,
             num_queues: 2,
             queue_size: 64,
             poll_us: 32,

@@ -160,6 +160,7 @@ fn disk_of(setup: &Setup) -> Disk {
     serial[..len].copy_from_slice(&setup.serial.as_bytes()[..len]);
     Disk {
         capacity: Sector(setup.size() / SECTOR_SIZE),
+        block_sectors: u64::from(setup.logical_sector_size) / SECTOR_SIZE,
         read_only: setup.read_only,
         discard: setup.discard != Discard::Off,
         serial,

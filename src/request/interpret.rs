@@ -50,6 +50,8 @@ impl Status {
 pub struct Disk {
     /// Sectors of the disk.
     pub capacity: Sector,
+    /// Sectors of a logical block, 1 or 8: requests begin and end with one.
+    pub block_sectors: u64,
     /// Whether writes are refused.
     pub read_only: bool,
     /// Whether discards are served; without them, zeros keep their space.
@@ -127,7 +129,7 @@ fn refuse(status: Status) -> Action {
 
 fn transfer(chain: &Chain, disk: &Disk, kind: OpKind, len: u64) -> Action {
     let sectors = len / SECTOR_SIZE;
-    match range(chain.header.sector, sectors, disk.capacity) {
+    match range(chain.header.sector, sectors, disk) {
         Some(at) if len.is_multiple_of(SECTOR_SIZE) => Action::Submit { kind, at, len },
         _ => refuse(Status::IoError),
     }
@@ -155,7 +157,7 @@ fn zero(chain: &Chain, disk: &Disk, durable: bool, discard: bool) -> Action {
         return refuse(Status::Unsupported);
     }
     let start = Sector(u64::from_le_bytes(sector));
-    match range(start, u64::from(sectors), disk.capacity) {
+    match range(start, u64::from(sectors), disk) {
         Some(at) if sectors <= disk.most_zero_sectors => {
             let kind = OpKind::Zero {
                 release: disk.discard && (discard || unmap),
@@ -171,9 +173,11 @@ fn zero(chain: &Chain, disk: &Disk, durable: bool, discard: bool) -> Action {
     }
 }
 
-/// Where `sectors` sectors from `start` on begin, if all of them are on the disk.
-fn range(start: Sector, sectors: u64, capacity: Sector) -> Option<ByteOffset> {
+/// Where `sectors` sectors from `start` on begin, if they are whole blocks and all on the disk.
+fn range(start: Sector, sectors: u64, disk: &Disk) -> Option<ByteOffset> {
     let end = start.0.checked_add(sectors)?;
+    let is_whole = |at: u64| at.is_multiple_of(disk.block_sectors);
     // Lazily: only behind this check can the product not overflow.
-    (end <= capacity.0).then(|| ByteOffset(start.0 * SECTOR_SIZE))
+    (end <= disk.capacity.0 && is_whole(start.0) && is_whole(end))
+        .then(|| ByteOffset(start.0 * SECTOR_SIZE))
 }

@@ -28,6 +28,20 @@ pub enum VolumeError {
         #[source]
         source: io::Error,
     },
+    /// The file system has no file of that length.
+    #[error(
+        "{} cannot have {len} bytes: a file on its file system has {most} bytes at most (ext4 with blocks of \
+         4 KiB ends at 16 TiB); take a smaller size, or a --data-dir on another file system, XFS say",
+        path.display()
+    )]
+    TooLong {
+        /// The file.
+        path: PathBuf,
+        /// The length asked for.
+        len: u64,
+        /// The longest that there is.
+        most: u64,
+    },
     /// An operation on an opened file failed.
     #[error("cannot {what}: {source}")]
     Io {

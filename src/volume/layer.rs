@@ -1,7 +1,7 @@
 //! A layer on disk.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -110,7 +110,7 @@ pub fn create_layer(paths: &LayerPaths, geometry: &Geometry) -> Result<(), Volum
             .open(path)
             .map_err(fail("create"))?;
         file.write_all(start).map_err(fail("write"))?;
-        file.set_len(len).map_err(fail("set the length of"))?;
+        set_length(&file, path, len)?;
         file.sync_all().map_err(fail("sync"))
     };
     make(&paths.data, geometry.data_len(), &[])?;
@@ -160,9 +160,49 @@ fn lengthen(path: &Path, len: u64) -> Result<(), VolumeError> {
     // Also when it is that long already: a former try may have set the length and failed to sync it, after
     // which only an inode that changes again is written again.
     if file.metadata().map_err(fail("examine"))?.len() <= len {
-        file.set_len(len).map_err(fail("set the length of"))?;
+        set_length(&file, path, len)?;
     }
     file.sync_all().map_err(fail("sync"))
+}
+
+/// Makes a file `len` bytes long. What is new of it is a hole.
+///
+/// # Errors
+/// [`VolumeError::TooLong`] when its file system has no such files, which says how long they can be;
+/// else [`VolumeError::File`].
+pub fn set_length(file: &File, path: &Path, len: u64) -> Result<(), VolumeError> {
+    let fail = |source| VolumeError::File {
+        what: "set the length of",
+        path: path.to_owned(),
+        source,
+    };
+    match file.set_len(len) {
+        Err(e) if e.kind() == io::ErrorKind::FileTooLarge => {
+            let before = file.metadata().map_err(fail)?.len();
+            let most = longest(file, before, len);
+            file.set_len(before).map_err(fail)?;
+            Err(VolumeError::TooLong {
+                path: path.to_owned(),
+                len,
+                most,
+            })
+        }
+        result => result.map_err(fail),
+    }
+}
+
+/// How long a file can be made that cannot have `too_long` bytes, in whole blocks. No file system tells,
+/// so it is tried, by nothing but holes.
+fn longest(file: &File, now: u64, too_long: u64) -> u64 {
+    let (mut most, mut less_than) = (now / BLOCK_SIZE, too_long.div_ceil(BLOCK_SIZE));
+    while most + 1 < less_than {
+        let middle = most + (less_than - most) / 2;
+        match file.set_len(middle * BLOCK_SIZE) {
+            Ok(()) => most = middle,
+            Err(_) => less_than = middle,
+        }
+    }
+    most * BLOCK_SIZE
 }
 
 /// Gives every sector of the durable map to `each`: its states, `None` for
@@ -272,7 +312,7 @@ mod tests {
             let (data, map) = (File::open(&paths.data)?, File::open(&paths.map)?);
             let opened = check_data_file(&data, geometry)
                 .and_then(|()| Volume::open_private(LayerMap::new(geometry.clone(), map), vec![]));
-            Ok::<_, std::io::Error>(opened.is_ok())
+            Ok::<_, io::Error>(opened.is_ok())
         };
         assert!(opens(&geometry).unwrap() && !opens(&grown).unwrap());
         grow_data(&paths, &geometry, grown.size).unwrap();

@@ -64,7 +64,7 @@ pub use failed_sync::FailedSync;
 pub use flushes::{FlushNumber, FlushTurn, Flushes, PunchTurn};
 pub use layer::{
     Geometry, LayerPaths, SectorStates, check_data_file, check_map_file, create_layer, examine_map,
-    grow_layer,
+    grow_layer, set_length,
 };
 pub use locks::{BlockLocks, MOST_BLOCKS};
 pub use map::{BlockMap, Content, MapFile, Run, held_runs};

@@ -94,6 +94,33 @@ fn no_segment_size_is_imposed() {
     assert_eq!(frontend.config().size_max(), 0);
 }
 
+/// A disk of 4096-byte logical blocks says so, and takes nothing but whole ones (as QEMU's own device).
+#[test]
+fn a_4kn_disk_takes_whole_blocks_only() {
+    let disk = Disk::with(4 * MIB, &["--logical-sector-size", "4096"]);
+    let daemon = disk.attach(&AttachOptions::default());
+    let mut frontend = daemon.connect();
+    let config = frontend.config();
+    assert_eq!(config.capacity(), 4 * MIB / 512);
+    assert_eq!(config.blk_size(), 4096);
+    assert_eq!(config.physical_block_exp(), 0);
+    assert_eq!(config.min_io_size(), 1);
+    assert_eq!(config.opt_io_size(), 16);
+    let queue = &mut frontend.queues[0];
+    let data = [7; 8192];
+    assert_eq!(queue.write(8, &data), Ok(()));
+    assert_eq!(queue.read(8, 8192), Ok(data.to_vec()));
+    for (sector, length) in [(1, 4096), (8, 512), (8, 4608), (15, 8192)] {
+        assert!(
+            queue.write(sector, &data[..length]).is_err(),
+            "{length} at {sector}"
+        );
+        assert!(queue.read(sector, length).is_err(), "{length} at {sector}");
+    }
+    assert_eq!(queue.read(8, 8192), Ok(data.to_vec()));
+    queue.assert_serves(16, 3);
+}
+
 #[test]
 fn config_answers_have_the_length_that_was_asked_for() {
     let disk = Disk::new(4 * MIB);

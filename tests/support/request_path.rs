@@ -171,6 +171,7 @@ impl RequestPath {
             pipeline,
             disk: Disk {
                 capacity,
+                block_sectors: 1,
                 read_only: false,
                 serial: [0; 20],
                 discard: true,

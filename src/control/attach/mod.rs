@@ -490,6 +490,7 @@ fn setup(request: &AttachRequest, header: &Header, listening: bool) -> Result<Se
         read_only: request.read_only,
         discard: request.discard,
         on_full: request.on_full,
+        logical_sector_size: header.logical_sector_size,
         num_queues: request.num_queues,
         queue_size: request.queue_size,
         poll_us: request.poll_us,

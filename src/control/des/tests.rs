@@ -140,6 +140,7 @@ fn a_new_key_wraps_the_sets_disks_or_nothing_changes() {
         source: None,
         disk_encryption_set: Some("set".into()),
         sector_size: 4096,
+        logical_sector_size: None,
         data_dir: None,
     };
     disks::create(installation, &request, &Cancel::default(), |_| |_| ()).unwrap();

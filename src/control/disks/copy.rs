@@ -2,10 +2,11 @@
 //! its key. No key is needed to copy a disk that was detached in order.
 
 use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, RenameFlags, copy_file_range, ioctl_ficlone, renameat_with};
+use rustix::fs::{copy_file_range, ioctl_ficlone};
 use rustix::io::Errno;
 use uuid::Uuid;
 
@@ -13,8 +14,9 @@ use super::delete::remove_files;
 use super::extents::next_extent;
 use super::{Disk, DiskError, HEADER, layer_paths, parent_of};
 use crate::control::Installation;
-use crate::control::files::{private_dir, sync_dir};
+use crate::control::files::{private_dir, rename_new, sync_dir, try_rename_new};
 use crate::control::import::Cancel;
+use crate::volume::set_length;
 
 /// Bytes that are copied between two looks at signals.
 const CHUNK: usize = 16 << 20;
@@ -80,17 +82,17 @@ impl Target {
             .mode(0o700)
             .create(&directory)
             .map_err(DiskError::file("create", to))?;
-        Ok(Self { directory })
+        let this = Self { directory };
+        try_rename_new(&this.directory).map_err(DiskError::file("name", to))?;
+        Ok(this)
     }
 
     fn finish(mut self, to: &Path) -> Result<(), DiskError> {
         sync_dir(&self.directory).map_err(DiskError::file("sync", to))?;
-        renameat_with(CWD, &self.directory, CWD, to, RenameFlags::NOREPLACE).map_err(
-            |e| match e {
-                Errno::EXIST => DiskError::OutputExists { path: to.into() },
-                e => DiskError::file("name", to)(e.into()),
-            },
-        )?;
+        rename_new(&self.directory, to).map_err(|e| match e.kind() {
+            ErrorKind::AlreadyExists => DiskError::OutputExists { path: to.into() },
+            _ => DiskError::file("name", to)(e),
+        })?;
         self.directory = PathBuf::new();
         let parent = parent_of(to);
         sync_dir(parent).map_err(DiskError::file("sync", parent))
@@ -125,7 +127,7 @@ fn copy_sparse(
         .map_err(&write)?;
     let len = source.metadata().map_err(&read)?.len();
     if ioctl_ficlone(&target, &source).is_err() {
-        target.set_len(len).map_err(&write)?;
+        set_length(&target, to, len)?;
         let mut at = 0;
         while let Some(extent) = next_extent(&source, at, len).map_err(&read)? {
             at = extent.start;
@@ -146,7 +148,7 @@ fn copy_sparse(
 fn copy_range(from: &File, to: &File, at: u64, most: usize) -> std::io::Result<u64> {
     let (mut read_at, mut write_at) = (at, at);
     match copy_file_range(from, Some(&mut read_at), to, Some(&mut write_at), most) {
-        Ok(0) => Err(std::io::ErrorKind::UnexpectedEof.into()),
+        Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
         Ok(copied) => Ok(copied as u64),
         // Between some file systems the kernel does not copy.
         Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {

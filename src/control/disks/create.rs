@@ -9,11 +9,11 @@ use super::staging::Staging;
 use super::{DiskError, HEADER, dataplane, layer_paths, layer_uses, refuse_taken_name, sweep};
 use crate::catalog::{DiskRecord, DiskState};
 use crate::control::files::private_dir;
-use crate::control::import::{self, Cancel, ImageFormat, Source};
+use crate::control::import::{self, Cancel, ImageFormat, Source, SourceSpec};
 use crate::control::{Installation, KeyAccess};
 use crate::envelope::{
     DekCheck, Header, HeaderFile, HeaderPayload, LayerRecord, MAX_DISK_SIZE, ResourceKind,
-    check_resource_name, unwrap_dek, wrap_dek,
+    USUAL_SECTOR_SIZE, check_resource_name, unwrap_dek, wrap_dek,
 };
 use crate::keys::{Dek, DekStack};
 
@@ -34,26 +34,22 @@ pub struct CreateRequest {
     pub disk_encryption_set: Option<String>,
     /// Bytes encrypted under one tweak: 512 or 4096.
     pub sector_size: u32,
+    /// The logical block size that guests see, 512 or 4096; 512 when it is not given and the image does
+    /// not tell.
+    pub logical_sector_size: Option<u32>,
     /// Where its directory is made, instead of below the state directory.
     pub data_dir: Option<PathBuf>,
 }
 
-/// An image to import.
-#[derive(Debug)]
-pub struct SourceSpec {
-    /// The image.
-    pub path: PathBuf,
-    /// What it is; found out when not given.
-    pub format: Option<ImageFormat>,
-}
-
 /// What became of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Created {
     /// The disk's size in bytes.
     pub size: u64,
     /// The image's format and size, when there was one.
     pub source: Option<(ImageFormat, u64)>,
+    /// What else than a raw image the image looks like.
+    pub looks_like: Option<String>,
 }
 
 /// Makes a disk. `started` is told once all checks have passed, and returns what is to be told how
@@ -93,13 +89,15 @@ pub(super) fn create_as<P: FnMut(u64)>(
     let mut source = match &request.source {
         Some(spec) => {
             let scratch = staging.directory();
-            Some(import::open(&spec.path, spec.format, scratch, cancel)?)
+            Some(import::open(spec, scratch, cancel)?)
         }
         None => None,
     };
+    let logical_sector_size = logical_sector_size(request, source.as_ref())?;
     let created = Created {
-        size: disk_size(request, source.as_ref())?,
+        size: disk_size(request, logical_sector_size, source.as_ref())?,
         source: source.as_ref().map(|s| (s.format, s.image.size())),
+        looks_like: source.as_ref().and_then(|s| s.looks_like.clone()),
     };
     let set = request.disk_encryption_set.as_deref();
     let new = NewLayer {
@@ -126,6 +124,7 @@ pub(super) fn create_as<P: FnMut(u64)>(
         session: None,
         write_through: false,
         failed_sync: None,
+        logical_sector_size,
         layers: vec![layer],
     };
     staging.reserve(row(&payload, &directory))?;
@@ -179,29 +178,58 @@ fn check_arguments(kind: ResourceKind, request: &CreateRequest) -> Result<(), Di
             request.sector_size
         )));
     }
+    if !matches!(request.logical_sector_size, None | Some(512 | 4096)) {
+        return Err(DiskError::Argument(format!(
+            "the logical sector size {} is not possible; use 512 or 4096",
+            request.logical_sector_size.unwrap_or_default()
+        )));
+    }
     if request.size.is_none() && request.source.is_none() {
         return Err(DiskError::Argument(
-            "give --size, or --source with an image".into(),
+            "give --size SIZE for an empty disk, or --source with an image file, a snapshot or an image"
+                .into(),
         ));
     }
     Ok(())
 }
 
+/// What is asked for, else 512. An image that tells of larger sectors shows its guest no partition
+/// behind smaller ones, so that has to be said.
+fn logical_sector_size(request: &CreateRequest, source: Option<&Source>) -> Result<u32, DiskError> {
+    match (request.logical_sector_size, source) {
+        (Some(size), _) => Ok(size),
+        (None, Some(source)) if source.logical_sector_size == Some(4096) => {
+            Err(DiskError::Argument(
+                "the image is that of a disk with logical sectors of 4096 bytes (its GPT begins at byte \
+                 4096): give --logical-sector-size 4096, and boot it through UEFI, since SeaBIOS reads \
+                 sectors of 512 bytes only; or insist with --logical-sector-size 512"
+                    .into(),
+            ))
+        }
+        (None, _) => Ok(USUAL_SECTOR_SIZE),
+    }
+}
+
 /// The size asked for, else the image's, filled up to whole sectors.
-fn disk_size(request: &CreateRequest, source: Option<&Source>) -> Result<u64, DiskError> {
-    let unit = u64::from(request.sector_size);
+fn disk_size(
+    request: &CreateRequest,
+    logical: u32,
+    source: Option<&Source>,
+) -> Result<u64, DiskError> {
+    let unit = u64::from(request.sector_size.max(logical));
     let image = source.map_or(0, |source| source.image.size());
-    let size = request.size.unwrap_or_else(|| image.next_multiple_of(unit));
     let refuse = |why: String| Err(DiskError::Argument(why));
+    let filled_up = |size: u64| size.min(MAX_DISK_SIZE + 1).next_multiple_of(unit);
+    let size = request.size.unwrap_or_else(|| filled_up(image));
+    if size == 0 || size > MAX_DISK_SIZE {
+        return refuse(format!(
+            "the size {size} is not possible; a disk has 1 sector to 64 TiB ({MAX_DISK_SIZE} bytes)"
+        ));
+    }
     if !size.is_multiple_of(unit) {
         return refuse(format!(
             "the size {size} is not a multiple of the sector size, {unit}; {} is the next one",
-            size.next_multiple_of(unit)
-        ));
-    }
-    if size == 0 || size > MAX_DISK_SIZE {
-        return refuse(format!(
-            "the size {size} is not possible; a disk has 1 sector to 64 TiB"
+            filled_up(size)
         ));
     }
     if size < image {

@@ -5,15 +5,16 @@ use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::{Disk, DiskError, dataplane};
 use crate::control::Installation;
+use crate::control::files::{rename_new, try_rename_new};
 use crate::control::import::Cancel;
 use crate::envelope::{Header, ResourceKind};
 use crate::pipeline::DiskIo;
+use crate::volume::set_length;
 
 /// Bytes that are decrypted at a time.
 pub(super) const CHUNK: usize = 1 << 20;
@@ -47,8 +48,9 @@ pub fn decrypt<P: FnMut(u64)>(
     let disk = Disk::of_kind(installation, kind, name)?;
     let (mut source, header) = open_to_read(installation, &disk, runtime_dir)?;
     let size = header.size;
+    sink.reserve(size)?;
     stream(&mut source, size, &mut sink, cancel, started(size))?;
-    sink.finish(size)
+    sink.finish()
 }
 
 /// Opens an unattached disk, a snapshot or an image for reading; its header too. Snapshots and images
@@ -164,15 +166,25 @@ impl Sink {
             .mode(0o600)
             .open(&partial)
             .map_err(DiskError::file("create", &path))?;
-        Ok(Self::New {
+        let named = try_rename_new(&partial).map_err(DiskError::file("name", &path));
+        let this = Self::New {
             file,
             partial,
             path,
-        })
+        };
+        named.map(|()| this)
     }
 
-    /// Makes a new file as long as the disk, durable, and gives it its name.
-    fn finish(&mut self, size: u64) -> Result<(), DiskError> {
+    /// Makes a new file as long as the disk, which a file system may not have.
+    fn reserve(&self, size: u64) -> Result<(), DiskError> {
+        match self {
+            Self::New { file, path, .. } => Ok(set_length(file, path, size)?),
+            Self::Stream { .. } => Ok(()),
+        }
+    }
+
+    /// Makes a new file durable and gives it its name.
+    fn finish(&mut self) -> Result<(), DiskError> {
         let Self::New {
             file,
             partial,
@@ -181,15 +193,11 @@ impl Sink {
         else {
             return Ok(());
         };
-        file.set_len(size)
-            .and_then(|()| file.sync_all())
-            .map_err(DiskError::file("write", path))?;
-        renameat_with(CWD, &*partial, CWD, &*path, RenameFlags::NOREPLACE).map_err(
-            |e| match e {
-                rustix::io::Errno::EXIST => DiskError::OutputExists { path: path.clone() },
-                e => DiskError::file("name", path)(e.into()),
-            },
-        )?;
+        file.sync_all().map_err(DiskError::file("write", path))?;
+        rename_new(partial, path).map_err(|e| match e.kind() {
+            io::ErrorKind::AlreadyExists => DiskError::OutputExists { path: path.clone() },
+            _ => DiskError::file("name", path)(e),
+        })?;
         *partial = PathBuf::new();
         Ok(())
     }

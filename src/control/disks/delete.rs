@@ -52,10 +52,14 @@ pub fn delete(
     };
     let rev = catalog.update_disk(row.rev, &record)?;
     let session = header_claims(directory).ok().and_then(|h| h.session);
-    erase_and_remove(directory)?;
+    erase(directory)?;
+    // Nobody can use it any more. NFS and FUSE keep a file that is open under another name in its directory,
+    // which then is not empty.
+    drop(claims);
+    remove_files(directory)?;
     let disk = Disk { record };
     disk.remove_maps(session.as_ref(), runtime_dir);
-    drop((claims, lock));
+    drop(lock);
     Ok(catalog.delete_disk(&disk.record, rev)?)
 }
 
@@ -90,11 +94,16 @@ pub(super) fn warn_nothing_to_erase(directory: &Path) {
 
 /// Erases the header, then removes files and directory.
 pub(super) fn erase_and_remove(directory: &Path) -> Result<(), DiskError> {
+    erase(directory)?;
+    remove_files(directory)
+}
+
+fn erase(directory: &Path) -> Result<(), DiskError> {
     let header = directory.join(HEADER);
     if header.exists() {
         HeaderFile::open(&header)?.lock()?.erase()?;
     }
-    remove_files(directory)
+    Ok(())
 }
 
 /// Removes a disk's files and its directory, which may be half made; nothing else that is in it.

@@ -102,6 +102,18 @@ pub enum DiskError {
         /// The one that was to get them.
         into: PathBuf,
     },
+    /// Layers are shared by hard links.
+    #[error(
+        "the file system of {} gives no hard links, by which snapshots, images and clones share layers: \
+         {source}; keep the disk on another one (`disk copy`)", path.display()
+    )]
+    NoLinks {
+        /// The directory in which they were to be.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
     /// Something goes on with the disk's layers.
     #[error(
         "the disk {name} has a job under way ({job}); wait until it is done (`disk show {name}`), or \

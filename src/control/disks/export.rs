@@ -1,17 +1,17 @@
 //! Exporting a disk's plaintext as an image that other programs read.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::decrypt::{CHUNK, Output, Plaintext, decrypt, open_to_read, stream};
 use super::{Disk, DiskError, parent_of};
 use crate::control::Installation;
-use crate::control::files::sync_dir;
+use crate::control::files::{rename_new, sync_dir, try_rename_new};
 use crate::control::import::{Backing, Cancel, ImageFormat, TargetImage};
 use crate::envelope::{HeaderPayload, ResourceKind};
 use crate::pipeline::DiskIo;
@@ -81,6 +81,13 @@ pub fn export<P: FnMut(u64)>(
     if format == ImageFormat::Vpc && size > MOST_VHD {
         return Err(DiskError::Argument(format!(
             "a VHD holds {MOST_VHD} bytes at most, the {kind} has {size}; export it as raw or qcow2"
+        )));
+    }
+    if format == ImageFormat::Vpc && header.logical_sector_size != 512 {
+        return Err(DiskError::Argument(format!(
+            "a VHD is a disk with sectors of 512 bytes, and those of the {kind} have {}; export it as raw \
+             or qcow2",
+            header.logical_sector_size
         )));
     }
     let changed = match &request.since {
@@ -191,6 +198,7 @@ impl NewImage {
             .mode(0o600)
             .open(&partial)
             .map_err(DiskError::file("create", path))?;
+        try_rename_new(&partial).map_err(DiskError::file("name", path))?;
         let image = TargetImage::create(&partial, format, size, &this.directory, cancel)?;
         this.image = Some(image);
         Ok(this)
@@ -208,9 +216,9 @@ impl NewImage {
         File::open(&partial)
             .and_then(|file| file.sync_all())
             .map_err(DiskError::file("sync", path))?;
-        renameat_with(CWD, &partial, CWD, path, RenameFlags::NOREPLACE).map_err(|e| match e {
-            rustix::io::Errno::EXIST => DiskError::OutputExists { path: path.clone() },
-            e => DiskError::file("name", path)(e.into()),
+        rename_new(&partial, path).map_err(|e| match e.kind() {
+            ErrorKind::AlreadyExists => DiskError::OutputExists { path: path.clone() },
+            _ => DiskError::file("name", path)(e),
         })?;
         let parent = parent_of(path);
         sync_dir(parent).map_err(DiskError::file("sync", parent))
@@ -237,7 +245,7 @@ impl Drop for NewImage {
         self.image = None;
         let partial = self.partial();
         match fs::remove_file(&partial) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(e) if e.kind() != ErrorKind::NotFound => {
                 log::error!("remove the plaintext in {}: {e}", partial.display());
             }
             _ => {}

@@ -48,7 +48,8 @@ fn grow_by_steps(
     let (mut header, dek) = disk.unlock(installation, lock.read()?)?;
     disk.refuse_failed_sync(&header)?;
     let top = header.top().ok_or_else(|| disk.no_layer())?.clone();
-    check_size(disk.name(), header.size, size, u64::from(top.data_unit))?;
+    let unit = top.data_unit.max(header.logical_sector_size);
+    check_size(disk.name(), header.size, size, u64::from(unit))?;
     if size > header.size {
         grow_layer(&disk.layer_paths(&top), &geometry(&header, &top)?, size)?;
         done(Step::Files)?;
@@ -78,15 +79,15 @@ fn check_size(name: &str, now: u64, size: u64, unit: u64) -> Result<(), DiskErro
              would be lost"
         ));
     }
+    if size > MAX_DISK_SIZE {
+        return refuse(format!(
+            "the size {size} is not possible; a disk has 64 TiB ({MAX_DISK_SIZE} bytes) at most"
+        ));
+    }
     if !size.is_multiple_of(unit) {
         return refuse(format!(
             "the size {size} is not a multiple of the disk's sector size, {unit}; {} is the next one",
             size.next_multiple_of(unit)
-        ));
-    }
-    if size > MAX_DISK_SIZE {
-        return refuse(format!(
-            "the size {size} is not possible; a disk has 64 TiB at most"
         ));
     }
     Ok(())
@@ -113,6 +114,7 @@ mod tests {
             source: None,
             disk_encryption_set: None,
             sector_size: 512,
+            logical_sector_size: None,
             data_dir: None,
         };
         create(installation, &request, &Cancel::default(), |_| |_| {}).unwrap();

@@ -53,7 +53,7 @@ mod view;
 
 pub use check::{CheckReport, Problem, ProblemKind, check};
 pub use copy::copy;
-pub use create::{CreateRequest, Created, DEFAULT_SECTOR_SIZE, SourceSpec, create};
+pub use create::{CreateRequest, Created, DEFAULT_SECTOR_SIZE, create};
 pub use dataplane::{geometry, layer_map, lower_layers, lower_maps, open_files};
 pub use decrypt::{Plaintext, decrypt};
 pub use delete::delete;

@@ -375,6 +375,7 @@ mod tests {
             source: None,
             disk_encryption_set: None,
             sector_size: 4096,
+            logical_sector_size: None,
             data_dir: None,
         };
         create(installation, &request, &Cancel::default(), |_| |_| {}).unwrap();

@@ -5,15 +5,17 @@
 //!
 //! A disk is made in `PARENT/.NAME.creating-UUID`, whose `flock` the maker holds until it is done:
 //!
-//! 1. make the directory and lock it;
+//! 1. make the directory and lock it, and give it another such name, as a trial of step 4;
 //! 2. add the catalog's row, state *creating*, which reserves the name and says where that is;
 //! 3. make the files, the header last: without it nobody, not even the maker, has the DEK;
-//! 4. rename the directory to `PARENT/NAME` (which must not exist) and sync `PARENT`;
+//! 4. rename the directory to `PARENT/NAME` (which must not exist; on some file systems it becomes an
+//!    empty directory first) and sync `PARENT`;
 //! 5. set the row to *ready* with the final directory.
 //!
 //! Killed after 1 or 2 or in 3, a directory is left that nobody has locked, perhaps with a row: the
-//! next `disk create` or `disk list` removes both. Killed after 4, the disk is whole and its
-//! header has the row's id: the next command does step 5. A failure or a signal undoes the steps.
+//! next `disk create` or `disk list` removes both, and in 4 the empty directory. Killed after 4, the
+//! disk is whole and its header has the row's id: the next command does step 5. A failure or a signal
+//! undoes the steps.
 //!
 //! Deleting: lock the directory and the data, set the row to *deleting*, erase the header, remove
 //! files and directory, delete the row. Killed anywhere in between, the next command goes on.
@@ -23,14 +25,14 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
+use rustix::fs::{FlockOperation, flock};
 use uuid::Uuid;
 
 use super::delete::{remove_files, warn_nothing_to_erase};
 use super::{DiskError, header_claims};
 use crate::catalog::{CatalogError, DiskRecord, DiskState, Stored};
 use crate::control::Installation;
-use crate::control::files::sync_dir;
+use crate::control::files::{rename_new, sync_dir};
 use crate::envelope::ResourceKind;
 
 const INFIX: &str = ".creating-";
@@ -52,20 +54,26 @@ impl<'a> Staging<'a> {
         name: &str,
     ) -> Result<Self, DiskError> {
         const TRIES: u32 = 10;
+        let unused = || parent.join(format!(".{name}{INFIX}{}", Uuid::new_v4()));
         for _ in 0..TRIES {
-            let directory = parent.join(format!(".{name}{INFIX}{}", Uuid::new_v4()));
+            let directory = unused();
             DirBuilder::new()
                 .mode(0o700)
                 .create(&directory)
                 .map_err(DiskError::file("create", &directory))?;
             match lock_directory(&directory) {
                 Ok(Some(lock)) => {
-                    return Ok(Self {
+                    let mut staging = Self {
                         installation,
                         directory,
                         _lock: lock,
                         row: None,
-                    });
+                    };
+                    let other = unused();
+                    rename_new(&staging.directory, &other)
+                        .map_err(DiskError::file("rename directories in", parent))?;
+                    staging.directory = other;
+                    return Ok(staging);
                 }
                 // A sweep took the new, still unlocked directory for a left one and removes it.
                 Ok(None) => {}
@@ -103,14 +111,12 @@ impl<'a> Staging<'a> {
 
     /// Steps 4 and 5.
     pub(super) fn finish(mut self, directory: &Path) -> Result<(), DiskError> {
-        renameat_with(CWD, &self.directory, CWD, directory, RenameFlags::NOREPLACE).map_err(
-            |e| match e {
-                rustix::io::Errno::EXIST => DiskError::PathTaken {
-                    path: directory.into(),
-                },
-                e => DiskError::file("create", directory)(e.into()),
+        rename_new(&self.directory, directory).map_err(|e| match e.kind() {
+            io::ErrorKind::AlreadyExists => DiskError::PathTaken {
+                path: directory.into(),
             },
-        )?;
+            _ => DiskError::file("create", directory)(e),
+        })?;
         // What has to be undone from here on is there.
         self.directory = directory.into();
         if let Some(parent) = directory.parent() {
@@ -214,6 +220,8 @@ fn sweep_creating(installation: &Installation, row: &Stored<DiskRecord>) -> Resu
         Ok(None) => Ok(()),
         Ok(Some(_lock)) => {
             remove_files(directory)?;
+            // Empty if that is where the maker was killed; anything else is not the maker's.
+            let _ = fs::remove_dir(directory.with_file_name(name));
             unless_overtaken(catalog.delete_disk(&row.record, row.rev))?;
             log::warn!("removed the {kind} {name}, whose creation was interrupted");
             Ok(())

@@ -36,6 +36,8 @@ pub struct DiskView {
     pub disk_state: &'static str,
     /// Provisioned size.
     pub disk_size_bytes: u64,
+    /// The logical block size that guests see; nothing when the header cannot be read.
+    pub logical_sector_size: Option<u32>,
     /// Space that its files take, those that it shares included.
     pub used_bytes: u64,
     /// How much of that is in layers that others have too.
@@ -203,6 +205,7 @@ fn view(record: &DiskRecord) -> DiskView {
         unique_id: record.id,
         disk_state,
         disk_size_bytes: record.size,
+        logical_sector_size: header.as_ref().map(|header| header.logical_sector_size),
         used_bytes,
         shared_bytes,
         data_bytes,

@@ -27,6 +27,17 @@ pub enum ImportError {
         /// The path.
         path: PathBuf,
     },
+    /// The path is a disk of Parallels.
+    #[error(
+        "the image {} is a disk of Parallels, which is a directory; import the image in it: {images}",
+        path.display()
+    )]
+    Directory {
+        /// The path.
+        path: PathBuf,
+        /// The images in it.
+        images: String,
+    },
     /// The image holds no bytes.
     #[error("the image {} is empty", path.display())]
     Empty {
@@ -34,7 +45,9 @@ pub enum ImportError {
         path: PathBuf,
     },
     /// No such format.
-    #[error("there is no image format '{0}'; use raw, qcow2, vpc (or vhd), vhdx or vmdk")]
+    #[error(
+        "there is no image format '{0}'; use raw, qcow2, vpc (or vhd), vhdx, vmdk, vdi, qed or parallels"
+    )]
     UnknownFormat(String),
     /// The name of the image promises a format that its content is not.
     #[error(
@@ -48,6 +61,56 @@ pub enum ImportError {
         named: ImageFormat,
         /// The format that the magic bytes stand for.
         found: ImageFormat,
+    },
+    /// The image is packed, encrypted or of a format that is not read here.
+    #[error(
+        "the image {} is {what}: {advice} (--source-format raw takes its bytes for the disk's)",
+        path.display()
+    )]
+    Container {
+        /// The image.
+        path: PathBuf,
+        /// What it is.
+        what: String,
+        /// What to do.
+        advice: String,
+    },
+    /// A QEMU writes to the image.
+    #[error(
+        "the image {} is in use: failed to get shared \"{what}\" lock; is another process using it, a \
+         running VM say? Shut that down or import a snapshot, or give --force-share to read it as it is, \
+         torn perhaps", path.display()
+    )]
+    Locked {
+        /// The image.
+        path: PathBuf,
+        /// The permission that is missing, by QEMU's name.
+        what: &'static str,
+    },
+    /// The image is not whole.
+    #[error("cannot read the image {} as {format}: {why}", path.display())]
+    Damaged {
+        /// The image.
+        path: PathBuf,
+        /// As what it was to be read.
+        format: ImageFormat,
+        /// What is wrong.
+        why: String,
+    },
+    /// QEMU takes the disk in the image for larger or smaller than the image says.
+    #[error(
+        "the image {} says that its disk has {says} bytes, and {program} reads {reads}; convert it to raw \
+         with the program that made it", path.display()
+    )]
+    OtherSize {
+        /// The image.
+        path: PathBuf,
+        /// What the image says.
+        says: u64,
+        /// The program.
+        program: &'static str,
+        /// What it reads.
+        reads: u64,
     },
     /// The image needs other files, which it could name at will.
     #[error(

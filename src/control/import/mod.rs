@@ -1,8 +1,8 @@
 //! Source images for new disks: what they hold and where they hold nothing.
 //!
-//! A raw image is read here; qcow2, VHD, VHDX and VMDK are read by a read-only `qemu-nbd` child over
-//! a private Unix socket. Nothing is ever converted into a temporary file: the plaintext that was
-//! in the source is in one buffer of this process, and then it is ciphertext.
+//! A raw image and a fixed VHD are read here; qcow2, dynamic VHD, VHDX, VMDK, VDI, QED and Parallels
+//! images are read by a `qemu-nbd` child. Nothing is ever converted into a temporary file: the plaintext
+//! that was in the source is in buffers, and then it is ciphertext.
 //!
 //! # An image is hostile
 //!
@@ -12,25 +12,47 @@
 //! says of it. The format is never guessed behind the operator's back: `--source-format` decides,
 //! else the file's extension, which the content must not contradict, else the magic bytes, and
 //! then the command says what it took the image for. So a raw image in which a guest wrote a qcow2
-//! header stays raw when it is named `*.raw` or called raw.
+//! header stays raw when it is named `*.raw` or called raw. What is packed, compressed or encrypted
+//! is no disk's bytes and is refused by its name, unless it is called raw.
+//!
+//! QEMU's programs read such an image [`confined`]: they are fed its bytes over a socket ([`feeder`])
+//! and can reach nothing else of the host.
+//!
+//! # An image is in use
+//!
+//! A running QEMU locks its images. Those locks are honoured, and held for as long as an image is
+//! read ([`locks`]).
 //!
 //! The way back, an export, is here too: [`TargetImage`] has QEMU write a new image.
 
 use std::fmt;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 mod cancel;
+mod confined;
 mod copy;
 mod error;
+mod feeder;
+mod helper;
+mod locks;
 mod nbd;
+mod parallels;
+mod partitions;
 mod probe;
 mod qemu;
 mod raw;
+mod references;
+mod tar;
 mod target;
 #[cfg(test)]
 mod tests;
+mod vhd;
+mod writer;
+
+use qemu::{Bounds, QemuImage};
+use vhd::Vhd;
 
 pub use cancel::Cancel;
 pub use copy::{CopyError, PlaintextSink, copy};
@@ -51,6 +73,12 @@ pub enum ImageFormat {
     Vhdx,
     /// VMware's VMDK in one file.
     Vmdk,
+    /// VirtualBox's VDI.
+    Vdi,
+    /// QEMU's QED, which was to replace qcow2.
+    Qed,
+    /// The image of a Parallels HDD.
+    Parallels,
 }
 
 impl fmt::Display for ImageFormat {
@@ -61,6 +89,9 @@ impl fmt::Display for ImageFormat {
             Self::Vpc => "vpc",
             Self::Vhdx => "vhdx",
             Self::Vmdk => "vmdk",
+            Self::Vdi => "vdi",
+            Self::Qed => "qed",
+            Self::Parallels => "parallels",
         })
     }
 }
@@ -75,6 +106,9 @@ impl FromStr for ImageFormat {
             "vpc" | "vhd" => Ok(Self::Vpc),
             "vhdx" => Ok(Self::Vhdx),
             "vmdk" => Ok(Self::Vmdk),
+            "vdi" => Ok(Self::Vdi),
+            "qed" => Ok(Self::Qed),
+            "parallels" | "hdd" => Ok(Self::Parallels),
             _ => Err(ImportError::UnknownFormat(text.into())),
         }
     }
@@ -98,35 +132,86 @@ pub trait SourceImage {
     fn next_data(&mut self, offset: u64) -> Result<Option<Range<u64>>, ImportError>;
 }
 
+/// An image to import.
+#[derive(Debug)]
+pub struct SourceSpec {
+    /// The image.
+    pub path: PathBuf,
+    /// What it is; found out when not given.
+    pub format: Option<ImageFormat>,
+    /// Read it even though a running QEMU may write to it.
+    pub force_share: bool,
+}
+
 /// An opened source image.
 pub struct Source {
     /// Its content.
     pub image: Box<dyn SourceImage>,
     /// What it was read as.
     pub format: ImageFormat,
+    /// What else a raw image looks like.
+    pub looks_like: Option<String>,
+    /// The logical sector size of the disk in it, if a partition table tells.
+    pub logical_sector_size: Option<u32>,
 }
 
-/// Opens `path` as `format`, or as what its name and content say.
+/// Opens an image as what it is said to be, or as what its name and content say.
 ///
 /// `scratch` is a directory of this process's own, for the socket of a qemu-nbd child.
 ///
 /// # Errors
 /// [`ImportError`].
-pub fn open(
-    path: &Path,
-    format: Option<ImageFormat>,
+pub fn open(spec: &SourceSpec, scratch: &Path, cancel: &Cancel) -> Result<Source, ImportError> {
+    open_within(spec, scratch, cancel, Bounds::default())
+}
+
+fn open_within(
+    spec: &SourceSpec,
     scratch: &Path,
     cancel: &Cancel,
+    bounds: Bounds,
 ) -> Result<Source, ImportError> {
-    let (file, format) = examine(path, format)?;
-    let image: Box<dyn SourceImage> = match format {
-        ImageFormat::Raw => Box::new(file),
-        _ => Box::new(qemu::QemuImage::open(path, format, scratch, cancel)?),
+    let path = &spec.path;
+    let mut file = raw::RawImage::open(path)?;
+    if !spec.force_share {
+        file.lock()?;
+    }
+    let format = examine(&mut file, path, spec.format)?;
+    let looks_like = match format {
+        ImageFormat::Raw => probe::looks_like(&mut file)?,
+        _ => None,
+    };
+    let vhd = match format {
+        ImageFormat::Vpc => Some(vhd::examine(&mut file, path)?),
+        _ => None,
+    };
+    let mut image: Box<dyn SourceImage> = match (format, vhd) {
+        (ImageFormat::Raw, _) => Box::new(file),
+        (_, Some(Vhd::Fixed(size))) => Box::new(file.start(size)),
+        (_, vhd) => {
+            let size = match vhd {
+                Some(Vhd::Dynamic(size)) => Some(size),
+                _ => None,
+            };
+            let wanted = qemu::Image {
+                path,
+                format,
+                repair: references::not_closed(&mut file, format)?,
+                bounds,
+                cancel,
+            };
+            Box::new(QemuImage::open(&file, &wanted, size, scratch)?)
+        }
     };
     if image.size() == 0 {
         return Err(ImportError::Empty { path: path.into() });
     }
-    Ok(Source { image, format })
+    Ok(Source {
+        logical_sector_size: partitions::logical_sector_size(image.as_mut())?,
+        image,
+        format,
+        looks_like,
+    })
 }
 
 /// What `path` would be opened as, by its name and its own bytes alone: no other program sees it.
@@ -134,18 +219,18 @@ pub fn open(
 /// # Errors
 /// [`ImportError`]: it is no image, or one that needs other files.
 pub fn identify(path: &Path, format: Option<ImageFormat>) -> Result<ImageFormat, ImportError> {
-    examine(path, format).map(|(_, format)| format)
+    examine(&mut raw::RawImage::open(path)?, path, format)
 }
 
 fn examine(
+    file: &mut raw::RawImage,
     path: &Path,
     format: Option<ImageFormat>,
-) -> Result<(raw::RawImage, ImageFormat), ImportError> {
-    let mut file = raw::RawImage::open(path)?;
+) -> Result<ImageFormat, ImportError> {
     let format = match format {
         Some(format) => format,
-        None => probe::format(&mut file, path)?,
+        None => probe::format(file, path)?,
     };
-    probe::refuse_references(&mut file, format, path)?;
-    Ok((file, format))
+    references::refuse(file, format, path)?;
+    Ok(format)
 }

@@ -8,8 +8,10 @@
 use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use super::feeder::Progress;
 use super::{Cancel, ImportError};
 
 const INIT_MAGIC: u64 = 0x4e42_444d_4147_4943; // "NBDMAGIC"
@@ -49,10 +51,46 @@ const MAX_ANSWER: u32 = 1 << 20;
 /// The longest range that is asked about at once, a multiple of every block size.
 const MAX_STATUS: u64 = 1 << 31;
 
+/// Until when a server is waited for.
+pub(super) struct Patience {
+    /// A signal ends the wait.
+    pub(super) cancel: Cancel,
+    /// How long the server may do nothing, and what it gets its image from meanwhile.
+    pub(super) stall: Option<(Duration, Arc<Progress>)>,
+}
+
+impl Patience {
+    /// An error when the server, which has said nothing since `since`, is not to be waited for.
+    fn check(&self, since: &mut (Instant, u64)) -> Result<(), ImportError> {
+        self.cancel.check()?;
+        let Some((most, feeder)) = &self.stall else {
+            return Ok(());
+        };
+        if feeder.is_reading() || feeder.answered() != since.1 {
+            *since = (Instant::now(), feeder.answered());
+        }
+        match since.0.elapsed() > *most {
+            true => Err(protocol(&format!(
+                "it did nothing for {} s",
+                most.as_secs()
+            ))),
+            false => Ok(()),
+        }
+    }
+
+    fn start(&self) -> (Instant, u64) {
+        let answered = self
+            .stall
+            .as_ref()
+            .map_or(0, |(_, feeder)| feeder.answered());
+        (Instant::now(), answered)
+    }
+}
+
 /// A connection in its transmission phase.
 pub struct NbdClient {
     stream: UnixStream,
-    cancel: Cancel,
+    patience: Patience,
     size: u64,
     cookie: u64,
     /// The meta context id of `base:allocation`, when the server has it.
@@ -65,6 +103,15 @@ impl NbdClient {
     /// # Errors
     /// [`ImportError::Nbd`], also for a server that breaks the protocol.
     pub fn connect(stream: UnixStream, cancel: Cancel) -> Result<Self, ImportError> {
+        let patience = Patience {
+            cancel,
+            stall: None,
+        };
+        Self::connect_to(stream, patience)
+    }
+
+    /// As [`NbdClient::connect`], to a server that may stop to work.
+    pub(super) fn connect_to(stream: UnixStream, patience: Patience) -> Result<Self, ImportError> {
         // Short, so that a signal is noticed while the server is slow.
         stream
             .set_read_timeout(Some(Duration::from_millis(200)))
@@ -72,7 +119,7 @@ impl NbdClient {
             .map_err(|e| broken("cannot set a timeout", e))?;
         let mut client = Self {
             stream,
-            cancel,
+            patience,
             size: 0,
             cookie: 0,
             allocation: None,
@@ -173,7 +220,7 @@ impl NbdClient {
         };
         let mut at = offset;
         while at < self.size {
-            self.cancel.check()?;
+            self.patience.cancel.check()?;
             let mut start = None;
             for (length, flags) in self.block_status(context, at)? {
                 // Only the last extent may go further than was asked (proto.md).
@@ -357,12 +404,15 @@ impl NbdClient {
     }
 
     fn send(&mut self, bytes: &[u8]) -> Result<(), ImportError> {
-        let mut rest = bytes;
+        let (mut rest, mut since) = (bytes, self.patience.start());
         while !rest.is_empty() {
             match self.stream.write(rest) {
                 Ok(0) => return Err(protocol("it takes no more")),
-                Ok(sent) => rest = &rest[sent..],
-                Err(e) if is_retry(&e) => self.cancel.check()?,
+                Ok(sent) => {
+                    rest = &rest[sent..];
+                    since = self.patience.start();
+                }
+                Err(e) if is_retry(&e) => self.patience.check(&mut since)?,
                 Err(e) => return Err(broken("cannot send to it", e)),
             }
         }
@@ -371,12 +421,15 @@ impl NbdClient {
 
     /// Reads exactly `buffer`, giving up when a signal asks to.
     fn fill(&mut self, buffer: &mut [u8]) -> Result<(), ImportError> {
-        let mut filled = 0;
+        let (mut filled, mut since) = (0, self.patience.start());
         while filled < buffer.len() {
             match self.stream.read(&mut buffer[filled..]) {
                 Ok(0) => return Err(protocol("it closed the connection")),
-                Ok(n) => filled += n,
-                Err(e) if is_retry(&e) => self.cancel.check()?,
+                Ok(n) => {
+                    filled += n;
+                    since = self.patience.start();
+                }
+                Err(e) if is_retry(&e) => self.patience.check(&mut since)?,
                 Err(e) => return Err(broken("cannot receive from it", e)),
             }
         }

@@ -1,12 +1,264 @@
-//! What an image is, and whether it needs other files, by its own first (and last) bytes.
+//! What an image is, by its name and its own first and last bytes.
+//!
+//! [`KNOWN`] is the one table of magic numbers. What is in none of its rows is a raw image: boot
+//! sectors, partition tables, file systems and ISO 9660 hybrids are what disks begin with.
 
 use std::path::Path;
 
 use super::raw::RawImage;
-use super::{ImageFormat, ImportError, SourceImage};
+use super::{ImageFormat, ImportError, SourceImage, tar, vhd};
 
-/// Length of a VHD's footer, which a dynamic VHD has at its beginning too.
-const VHD_FOOTER_LEN: usize = 512;
+/// Bytes at the beginning of a file that are looked at.
+const HEAD: usize = 512;
+/// Bytes of Apple's trailer, at the end of a disk image.
+const TRAILER: u64 = 512;
+
+/// Where a magic number stands.
+enum At {
+    Start(usize),
+    /// In the last 512 bytes.
+    Trailer,
+}
+
+/// What a magic number stands for.
+enum Means {
+    Format(ImageFormat),
+    /// Something else than a disk's bytes, that is not read here: what it is called, and what to do.
+    Container(&'static str, &'static str),
+}
+
+use At::{Start, Trailer};
+use Means::{Container, Format};
+
+const DECOMPRESS: &str = "decompress it first";
+const UNPACK: &str = "unpack it first, and import the disk image in it";
+const CONVERT: &str = "convert it to qcow2 with the program that made it";
+
+/// Every magic number that is known, with its place; the first that fits counts.
+const KNOWN: &[(At, &[u8], Means)] = &[
+    // Version 1 has another layout than 2 and 3.
+    (
+        Start(0),
+        b"QFI\xfb\0\0\0\x01",
+        Container(
+            "a qcow image of version 1",
+            "convert it first: `qemu-img convert -f qcow -O qcow2`",
+        ),
+    ),
+    (Start(0), b"QFI\xfb", Format(ImageFormat::Qcow2)),
+    (Start(0), b"QED\0", Format(ImageFormat::Qed)),
+    (Start(0), b"vhdxfile", Format(ImageFormat::Vhdx)),
+    (Start(0), b"conectix", Format(ImageFormat::Vpc)),
+    (Start(0), b"KDMV", Format(ImageFormat::Vmdk)),
+    (Start(0), b"COWD", Format(ImageFormat::Vmdk)),
+    (
+        Start(0),
+        b"# Disk DescriptorFile",
+        Format(ImageFormat::Vmdk),
+    ),
+    (
+        Start(0),
+        b"\xbe\xba\xfe\xca\0\0\0\0",
+        Container(
+            "an SEsparse extent of VMware",
+            "convert its descriptor with `qemu-img convert -f vmdk`",
+        ),
+    ),
+    (Start(64), b"\x7f\x10\xda\xbe", Format(ImageFormat::Vdi)),
+    (
+        Start(0),
+        b"WithoutFreeSpace",
+        Format(ImageFormat::Parallels),
+    ),
+    (
+        Start(0),
+        b"WithouFreSpacExt",
+        Format(ImageFormat::Parallels),
+    ),
+    (
+        Start(0),
+        b"Bochs Virtual HD Image",
+        Container(
+            "a Bochs image",
+            "convert it first: `qemu-img convert -f bochs -O qcow2`",
+        ),
+    ),
+    (
+        Start(0),
+        b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop",
+        Container(
+            "a cloop image",
+            "convert it first: `qemu-img convert -f cloop -O qcow2`",
+        ),
+    ),
+    (
+        Start(0),
+        b"LUKS\xba\xbe",
+        Container(
+            "a LUKS container",
+            "open it with `cryptsetup open` and import the device that this makes, or say raw if \
+             the guest is to open it",
+        ),
+    ),
+    (
+        Trailer,
+        b"koly\0\0\0\x04",
+        Container(
+            "an Apple disk image (DMG)",
+            "convert it first: `qemu-img convert -f dmg -O qcow2`",
+        ),
+    ),
+    (
+        Start(0),
+        b"encrcdsa",
+        Container("an encrypted Apple disk image", CONVERT),
+    ),
+    (
+        Start(0),
+        b"sprs",
+        Container("an Apple sparse image", CONVERT),
+    ),
+    (
+        Start(0),
+        b"shdw",
+        Container("an Apple sparse image (ASIF)", CONVERT),
+    ),
+    (
+        Start(0),
+        b"\x3a\xff\x26\xed",
+        Container("an Android sparse image", "convert it with `simg2img`"),
+    ),
+    (
+        Start(0),
+        b"VMA\0",
+        Container("a Proxmox backup (VMA)", "extract it first: `vma extract`"),
+    ),
+    (Start(0), b"MComprHD", Container("a CHD image", CONVERT)),
+    (
+        Start(0),
+        b"EVF\x09\x0d\x0a\xff\0",
+        Container("an EnCase image (E01)", CONVERT),
+    ),
+    (
+        Start(0),
+        b"partclone-image",
+        Container("a partclone image", "restore it first"),
+    ),
+    (
+        Start(0),
+        b"MSWIM\0\0\0",
+        Container("a Windows image (WIM)", "apply it to a disk first"),
+    ),
+    (
+        Start(0),
+        b"\xfd7zXZ\0",
+        Container("xz-compressed", DECOMPRESS),
+    ),
+    (
+        Start(0),
+        b"\x1f\x8b\x08",
+        Container("gzip-compressed", DECOMPRESS),
+    ),
+    (
+        Start(0),
+        b"\x1f\x9d\x90",
+        Container("compressed by compress", DECOMPRESS),
+    ),
+    (
+        Start(4),
+        b"1AY&SY",
+        Container("bzip2-compressed", DECOMPRESS),
+    ),
+    (
+        Start(0),
+        b"\x28\xb5\x2f\xfd",
+        Container("zstd-compressed", DECOMPRESS),
+    ),
+    (
+        Start(1),
+        b"\x2a\x4d\x18",
+        Container("zstd- or lz4-compressed", DECOMPRESS),
+    ),
+    (
+        Start(0),
+        b"\x04\x22\x4d\x18",
+        Container("lz4-compressed", DECOMPRESS),
+    ),
+    (
+        Start(0),
+        b"\x02\x21\x4c\x18",
+        Container("lz4-compressed", DECOMPRESS),
+    ),
+    (
+        Start(0),
+        b"\x89LZO\0\x0d\x0a\x1a\x0a",
+        Container("lzop-compressed", DECOMPRESS),
+    ),
+    (
+        Start(0),
+        b"LZIP\x01",
+        Container("lzip-compressed", DECOMPRESS),
+    ),
+    (
+        Start(0),
+        b"\x5d\0\0\x80\0\xff\xff\xff\xff\xff\xff\xff\xff",
+        Container("lzma-compressed", DECOMPRESS),
+    ),
+    (Start(0), b"PK\x03\x04", Container("a zip archive", UNPACK)),
+    (
+        Start(0),
+        b"PK\x05\x06",
+        Container("an empty zip archive", UNPACK),
+    ),
+    (
+        Start(0),
+        b"PK\x07\x08",
+        Container("a zip archive in parts", UNPACK),
+    ),
+    (
+        Start(0),
+        b"7z\xbc\xaf\x27\x1c",
+        Container("a 7z archive", UNPACK),
+    ),
+    (
+        Start(0),
+        b"Rar!\x1a\x07",
+        Container("a RAR archive", UNPACK),
+    ),
+    (
+        Start(0),
+        b"MSCF\0\0\0\0",
+        Container("a cabinet archive", UNPACK),
+    ),
+    (Start(0), b"xar!", Container("a xar archive", UNPACK)),
+    (Start(0), b"070701", Container("a cpio archive", UNPACK)),
+    (Start(0), b"070702", Container("a cpio archive", UNPACK)),
+    (Start(0), b"070707", Container("a cpio archive", UNPACK)),
+    (Start(257), b"ustar", Container("a tar archive", UNPACK)),
+];
+
+/// What a file's content says that it is.
+pub(super) enum Content {
+    /// An image of this format.
+    Format(ImageFormat),
+    /// What no disk begins with, in words, and what to do with it.
+    Container {
+        /// What it is.
+        what: String,
+        /// What to do.
+        advice: String,
+    },
+}
+
+impl Content {
+    /// What it is, in words.
+    fn what(&self) -> String {
+        match self {
+            Self::Format(format) => format.to_string(),
+            Self::Container { what, .. } => what.clone(),
+        }
+    }
+}
 
 /// The format by the file's name and content; see the module's text on which one counts.
 pub(super) fn format(file: &mut RawImage, path: &Path) -> Result<ImageFormat, ImportError> {
@@ -19,113 +271,97 @@ pub(super) fn format(file: &mut RawImage, path: &Path) -> Result<ImageFormat, Im
         Some("vhd" | "vpc") => Some(ImageFormat::Vpc),
         Some("vhdx") => Some(ImageFormat::Vhdx),
         Some("vmdk") => Some(ImageFormat::Vmdk),
+        Some("vdi") => Some(ImageFormat::Vdi),
+        Some("qed") => Some(ImageFormat::Qed),
+        Some("hdd" | "hds") => Some(ImageFormat::Parallels),
         _ => None,
     };
-    let found = by_content(file)?;
-    match named {
-        Some(named) if named != found => Err(ImportError::Mismatch {
+    match (content(file)?, named) {
+        (Content::Container { what, advice }, _) => Err(ImportError::Container {
+            path: path.into(),
+            what,
+            advice,
+        }),
+        (Content::Format(found), Some(named)) if named != found => Err(ImportError::Mismatch {
             path: path.into(),
             named,
             found,
         }),
-        _ => Ok(found),
+        (Content::Format(found), _) => Ok(found),
     }
 }
 
-fn by_content(file: &mut RawImage) -> Result<ImageFormat, ImportError> {
-    let head = read(file, 0, 32)?;
-    let magics: [(&[u8], ImageFormat); 6] = [
-        (b"QFI\xfb", ImageFormat::Qcow2),
-        (b"vhdxfile", ImageFormat::Vhdx),
-        (b"KDMV", ImageFormat::Vmdk),
-        (b"COWD", ImageFormat::Vmdk),
-        (b"# Disk DescriptorFile", ImageFormat::Vmdk),
-        (b"conectix", ImageFormat::Vpc),
-    ];
-    if let Some((_, format)) = magics.iter().find(|(magic, _)| head.starts_with(magic)) {
-        return Ok(*format);
-    }
-    if vhd_footer(file)?.is_some() {
-        return Ok(ImageFormat::Vpc);
-    }
-    Ok(ImageFormat::Raw)
+/// What a raw image looks like, if its bytes are also those of something else.
+///
+/// # Errors
+/// [`ImportError::Io`].
+pub(super) fn looks_like(file: &mut RawImage) -> Result<Option<String>, ImportError> {
+    Ok(match content(file)? {
+        Content::Format(ImageFormat::Raw) => None,
+        other => Some(other.what()),
+    })
 }
 
-/// Refuses an image that its first bytes show to need other files, before QEMU opens those.
-pub(super) fn refuse_references(
-    file: &mut RawImage,
-    format: ImageFormat,
-    path: &Path,
-) -> Result<(), ImportError> {
-    let what = match format {
-        ImageFormat::Raw | ImageFormat::Vhdx => None,
-        ImageFormat::Qcow2 => qcow2_reference(&read(file, 0, 80)?),
-        ImageFormat::Vmdk => vmdk_reference(&read(file, 0, 80)?),
-        ImageFormat::Vpc => vhd_footer(file)?.and_then(|footer| vhd_reference(&footer)),
+fn content(file: &mut RawImage) -> Result<Content, ImportError> {
+    let head = read(file, 0, HEAD)?;
+    let trailer = read(file, file.size().saturating_sub(TRAILER), HEAD)?;
+    let fits = |at: &At, magic: &[u8]| match at {
+        Start(at) => head.get(*at..).is_some_and(|rest| rest.starts_with(magic)),
+        Trailer => trailer.starts_with(magic),
     };
-    match what {
-        Some(what) => Err(ImportError::Refers {
-            path: path.into(),
-            what: what.into(),
-        }),
-        None => Ok(()),
-    }
+    let known = KNOWN.iter().find(|(at, magic, _)| fits(at, magic));
+    Ok(match known {
+        Some((_, magic, Container(what, advice))) => match *magic {
+            b"ustar" => tar_archive(file, advice)?,
+            _ => Content::Container {
+                what: (*what).into(),
+                advice: (*advice).into(),
+            },
+        },
+        Some((_, _, Format(format))) => Content::Format(*format),
+        None if vhd::is_trailer(&trailer) => Content::Format(ImageFormat::Vpc),
+        None => Content::Format(ImageFormat::Raw),
+    })
 }
 
-/// QEMU's docs/interop/qcow2.txt: backing_file_offset at 8; incompatible features at 72 from
-/// version 3 on, of which bit 2 is an external data file.
-fn qcow2_reference(head: &[u8]) -> Option<&'static str> {
-    const EXTERNAL_DATA_FILE: u64 = 1 << 2;
-    if !head.starts_with(b"QFI\xfb") {
-        // QEMU will say that it is no such image.
-        return None;
-    }
-    let number = |at: usize| {
-        head.get(at..at + 8)
-            .map(|b| b.iter().fold(0, |n, &b| n << 8 | u64::from(b)))
-    };
-    if number(8).is_some_and(|offset| offset != 0) {
-        return Some("a backing file");
-    }
-    let version = head
-        .get(4..8)?
+/// An OVA is a tar archive that begins with its description.
+fn tar_archive(file: &mut RawImage, advice: &str) -> Result<Content, ImportError> {
+    let members = tar::members(file)?;
+    let ends = |name: &String, extension: &str| name.to_ascii_lowercase().ends_with(extension);
+    let is_ova = members.iter().any(|name| ends(name, ".ovf"));
+    let disks: Vec<_> = members
         .iter()
-        .fold(0u32, |n, &b| n << 8 | u32::from(b));
-    let features = number(72)?;
-    (version >= 3 && features & EXTERNAL_DATA_FILE != 0).then_some("an external data file")
-}
-
-/// VMware's Virtual Disk Format 5.0: a text descriptor names its extents; a sparse extent of
-/// capacity 0 (little-endian at 12) is read by QEMU as a descriptor.
-fn vmdk_reference(head: &[u8]) -> Option<&'static str> {
-    if head.starts_with(b"# Disk DescriptorFile") {
-        return Some("a descriptor that names its extents");
-    }
-    let capacity = head.get(12..20)?;
-    (head.starts_with(b"KDMV") && capacity.iter().all(|&b| b == 0))
-        .then_some("an embedded descriptor that names its extents")
-}
-
-/// Virtual Hard Disk Image Format Specification: disk type, big-endian at 60; 4 is differencing,
-/// which QEMU would read as if there were no parent.
-fn vhd_reference(footer: &[u8]) -> Option<&'static str> {
-    (footer.get(60..64)? == [0, 0, 0, 4]).then_some("the parent of a differencing disk")
-}
-
-/// The footer at the image's end, or its copy at the beginning.
-fn vhd_footer(file: &mut RawImage) -> Result<Option<Vec<u8>>, ImportError> {
-    let last = file.size().saturating_sub(VHD_FOOTER_LEN as u64);
-    for offset in [last, 0] {
-        let footer = read(file, offset, VHD_FOOTER_LEN)?;
-        if footer.starts_with(b"conectix") {
-            return Ok(Some(footer));
-        }
-    }
-    Ok(None)
+        .filter(|name| {
+            [".vmdk", ".vhd", ".vhdx", ".qcow2", ".img", ".raw"]
+                .iter()
+                .any(|e| ends(name, e))
+        })
+        .map(|name| format!("{name:?}"))
+        .collect();
+    Ok(Content::Container {
+        what: match is_ova {
+            true => "an OVA, which is a tar archive".into(),
+            false => "a tar archive".into(),
+        },
+        advice: match disks.first() {
+            Some(first) if disks.len() == 1 => {
+                format!("unpack it with `tar -xf` and import {first}")
+            }
+            Some(_) => format!(
+                "unpack it with `tar -xf` and import its disks: {}",
+                disks.join(", ")
+            ),
+            None => advice.into(),
+        },
+    })
 }
 
 /// Up to `length` bytes at `offset`, fewer at the end of the image.
-fn read(file: &mut RawImage, offset: u64, length: usize) -> Result<Vec<u8>, ImportError> {
+pub(super) fn read(
+    file: &mut RawImage,
+    offset: u64,
+    length: usize,
+) -> Result<Vec<u8>, ImportError> {
     let rest = file.size().saturating_sub(offset);
     let length = usize::try_from(rest).map_or(length, |rest| rest.min(length));
     let mut bytes = vec![0; length];

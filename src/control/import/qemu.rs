@@ -1,53 +1,102 @@
-//! Images that QEMU's tools read: a read-only `qemu-nbd` child behind a private socket.
+//! Images that QEMU's tools read: a confined `qemu-nbd` child that is fed the file over one socket and
+//! gives the disk over another.
 
-use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
-use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, Output, Stdio};
+use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde::Deserialize;
 
-use super::nbd::NbdClient;
-use super::{Backing, Cancel, ImageFormat, ImportError, SourceImage};
+use super::confined::Most;
+use super::feeder::{self, Progress};
+use super::helper::{self, QEMU_IMG, QEMU_NBD, Unfinished, cause, end};
+use super::nbd::{NbdClient, Patience};
+use super::raw::RawImage;
+use super::{Cancel, ImageFormat, ImportError, SourceImage, confined};
 
-const QEMU_IMG: &str = "qemu-img";
-const QEMU_NBD: &str = "qemu-nbd";
+/// What the programs may take of the host for an image that may be made to be costly.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    /// Bytes of address space, beside what follows from the storage that the image takes. The tables of
+    /// the largest sound images take half a GiB.
+    pub(super) memory: u64,
+    /// Seconds of CPU time for a look at the metadata, and for a reader beside what its disk's size gives
+    /// it.
+    pub(super) cpu_seconds: u64,
+    /// How long a program may neither give anything nor ask for anything.
+    pub(super) stall: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            memory: 2 << 30,
+            cpu_seconds: 600,
+            stall: Duration::from_secs(300),
+        }
+    }
+}
+
+/// Bytes of storage of an image for which a program gets another byte of memory: `qemu-img check` counts
+/// the references to each cluster of 64 KiB.
+const STORAGE_PER_MEMORY: u64 = 16 << 10;
+/// Bytes of the disk for which its reader gets another second of CPU time; to decompress them takes a
+/// fiftieth of that.
+const BYTES_PER_CPU_SECOND: u64 = 2 << 20;
+/// How long a server that broke the connection is waited for, to hear why.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+/// The name of the socket on which qemu-nbd listens, for a moment.
 const SOCKET: &str = "nbd.sock";
-/// Limits for looking at the metadata of an image that may be made to be costly to read.
-const QEMU_IMG_CPU_SECONDS: u64 = 600;
-const QEMU_IMG_MEMORY: u64 = 4 << 30;
 
 /// An image behind a qemu-nbd child.
 pub(super) struct QemuImage {
     // In the order of dropping: the connection, which ends the server, then the server.
     client: NbdClient,
-    _server: Server,
+    server: Server,
+    path: PathBuf,
+    format: ImageFormat,
 }
 
 impl QemuImage {
-    /// Checks what the image refers to, starts qemu-nbd and connects. The socket is in `scratch`
-    /// for as long as the server starts.
+    /// Checks what the image refers to, starts qemu-nbd and connects. `size` is what the disk in it has
+    /// to have, where the image says that in one way only. A socket is in `scratch` for a moment.
     pub(super) fn open(
-        path: &Path,
-        format: ImageFormat,
+        file: &RawImage,
+        image: &Image<'_>,
+        size: Option<u64>,
         scratch: &Path,
-        cancel: &Cancel,
     ) -> Result<Self, ImportError> {
-        let image = Image::new(path, format)?;
-        image.refuse_references(cancel)?;
-        image.refuse_damaged(cancel)?;
-        let server = image.serve(scratch)?;
-        let (server, stream) = server.connect(&image, scratch, cancel)?;
-        Ok(Self {
-            client: NbdClient::connect(stream, cancel.clone())?,
-            _server: server,
+        let bytes = image.refuse_references(file)?;
+        image.refuse_damaged(file)?;
+        let this = image.serve(file, bytes, scratch)?;
+        match size {
+            Some(says) if says != this.client.size() => Err(ImportError::OtherSize {
+                path: image.path.into(),
+                says,
+                program: QEMU_NBD,
+                reads: this.client.size(),
+            }),
+            _ => Ok(this),
+        }
+    }
+
+    /// What a broken conversation was about, if the server has ended.
+    fn explain<T>(&mut self, result: Result<T, ImportError>) -> Result<T, ImportError> {
+        result.map_err(|error| match (&error, self.server.last_words()) {
+            (ImportError::Nbd(_), Some(output)) => ImportError::Unreadable {
+                program: QEMU_NBD,
+                path: self.path.clone(),
+                format: self.format,
+                message: cause(QEMU_NBD, &output),
+            },
+            _ => error,
         })
     }
 }
@@ -58,26 +107,31 @@ impl SourceImage for QemuImage {
     }
 
     fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> Result<(), ImportError> {
-        self.client.read_at(offset, buffer)
+        let read = self.client.read_at(offset, buffer);
+        self.explain(read)
     }
 
     fn next_data(&mut self, offset: u64) -> Result<Option<Range<u64>>, ImportError> {
-        self.client.next_data(offset)
+        let found = self.client.next_data(offset);
+        self.explain(found)
     }
 }
 
 /// What QEMU's tools are told about an image.
-pub(super) struct Image {
-    path: PathBuf,
-    format: ImageFormat,
-    writable: bool,
-    options: OsString,
+pub(super) struct Image<'a> {
+    pub(super) path: &'a Path,
+    pub(super) format: ImageFormat,
+    /// What may have to be done before it can be read.
+    pub(super) repair: Option<&'static str>,
+    pub(super) bounds: Bounds,
+    pub(super) cancel: &'a Cancel,
 }
 
 /// What is of interest in `qemu-img info --output=json`.
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct Info {
+    virtual_size: u64,
     backing_filename: Option<String>,
     format_specific: Option<FormatSpecific>,
 }
@@ -100,151 +154,99 @@ struct Extent {
     filename: Option<String>,
 }
 
-impl Image {
-    /// Format and protocol are spelled out, so that neither is guessed from content or name.
-    fn new(path: &Path, format: ImageFormat) -> Result<Self, ImportError> {
-        Self::with(path, format, false)
+impl Image<'_> {
+    /// The image as QEMU's option syntax has it, fed through the descriptor `feeder`. Format and
+    /// protocol are spelled out, so that neither is guessed.
+    fn options(&self, feeder: u32) -> String {
+        let own = match self.format {
+            // What a VHD's footer says is believed, whoever made it.
+            ImageFormat::Vpc => "force_size_calc=current_size,",
+            _ => "",
+        };
+        format!(
+            "driver={},read-only=on,{own}file.driver=nbd,file.server.type=fd,file.server.str={feeder}",
+            self.format
+        )
     }
 
-    /// An image that is to be made.
-    pub(super) fn to_write(path: &Path, format: ImageFormat) -> Result<Self, ImportError> {
-        let mut image = Self::with(path, format, true)?;
-        if format == ImageFormat::Qcow2 {
-            // Zeros are noted as such, and take no space.
-            image.options = {
-                let mut options = OsString::from("detect-zeroes=on,");
-                options.push(&image.options);
-                options
-            };
-        }
-        Ok(image)
-    }
-
-    fn with(path: &Path, format: ImageFormat, writable: bool) -> Result<Self, ImportError> {
-        let absolute = std::path::absolute(path).map_err(|source| ImportError::Io {
-            call: "find",
-            path: path.into(),
-            source,
-        })?;
-        let read_only = if writable { "off" } else { "on" };
-        let mut options = OsString::from(format!(
-            "driver={format},read-only={read_only},file.driver=file,file.filename="
-        ));
-        options.push(doubled_commas(absolute.as_os_str()));
-        Ok(Self {
-            path: absolute,
-            format,
-            writable,
-            options,
+    /// What a program may take that looks at the image, and one that reads `bytes` of the disk in it.
+    fn most(&self, file: &RawImage, bytes: u64) -> Result<Most, ImportError> {
+        Ok(Most {
+            memory: self.bounds.memory + file.allocated()? / STORAGE_PER_MEMORY,
+            cpu_seconds: self.bounds.cpu_seconds + bytes / BYTES_PER_CPU_SECOND,
         })
     }
 
-    /// Makes an empty image of `size` bytes in the file, which is there already.
-    pub(super) fn create(&self, size: u64, cancel: &Cancel) -> Result<(), ImportError> {
-        let mut command = Command::new(QEMU_IMG);
-        command.args(["create", "-q", "-f", &self.format.to_string()]);
-        if self.format == ImageFormat::Vpc {
-            // What Azure takes: fixed, and exactly as large as the disk. Holes stay holes.
-            command.args(["-o", "subformat=fixed,force_size=on"]);
-        }
-        // An absolute path is never taken for a protocol.
-        let output = self.run(command.arg(&self.path).arg(size.to_string()), cancel)?;
-        match output.status.success() {
-            true => Ok(()),
-            false => Err(self.unwritable(QEMU_IMG, &output)),
-        }
-    }
-
-    /// Has the image say that what it does not have is in another one, which need not be there.
-    pub(super) fn rebase(&self, backing: &Backing, cancel: &Cancel) -> Result<(), ImportError> {
-        let mut command = Command::new(QEMU_IMG);
-        command
-            .args(["rebase", "-q", "-u", "-f", &self.format.to_string()])
-            .args(["-F", &backing.format.to_string(), "-b"])
-            .arg(&backing.name)
-            .arg(&self.path);
-        let output = self.run(&mut command, cancel)?;
-        match output.status.success() {
-            true => Ok(()),
-            false => Err(self.unwritable(QEMU_IMG, &output)),
-        }
+    /// A socket that gives the file.
+    fn feed(&self, file: &RawImage) -> Result<(OwnedFd, Arc<Progress>), ImportError> {
+        let progress = Arc::new(Progress::default());
+        let copy = file.duplicate()?;
+        let fed = UnixStream::pair().and_then(|(ours, theirs)| {
+            feeder::spawn(copy, file.size(), ours, progress.clone())?;
+            Ok(theirs)
+        });
+        Ok((fed.map_err(self.io_error("serve"))?.into(), progress))
     }
 
     /// Runs `qemu-img COMMAND --output=json` on the image.
-    fn qemu_img(&self, command: &str, cancel: &Cancel) -> Result<Output, ImportError> {
-        let mut program = Command::new(QEMU_IMG);
-        program.args([command, "--output=json", "--image-opts"]);
-        self.run(program.arg(&self.options), cancel)
-    }
-
-    fn run(&self, command: &mut Command, cancel: &Cancel) -> Result<Output, ImportError> {
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0)
-            .spawn()
+    fn qemu_img(&self, command: &str, file: &RawImage) -> Result<Output, ImportError> {
+        let (feeder, progress) = self.feed(file)?;
+        let most = self.most(file, 0)?;
+        let child = confined::find(QEMU_IMG)
+            .and_then(|program| confined::command(&program, vec![feeder], most))
+            .and_then(|mut program| {
+                program
+                    .args([command, "--output=json", "--image-opts", &self.options(3)])
+                    .stdout(Stdio::piped())
+                    .spawn()
+            })
             .map_err(|e| self.no_helper(QEMU_IMG, e))?;
-        limit(&child);
-        // Its pipes are emptied by a thread of their own, so that this one can watch for signals.
-        let (stdout, stderr) = (drain(child.stdout.take()), drain(child.stderr.take()));
-        let status = loop {
-            match child.try_wait() {
-                Ok(None) => {}
-                Ok(Some(status)) => break status,
-                Err(e) => return Err(self.no_helper(QEMU_IMG, e)),
-            }
-            if let Err(interrupted) = cancel.check() {
-                end(&mut child);
-                return Err(interrupted);
-            }
-            thread::sleep(Duration::from_millis(2));
-        };
-        // A thread that panicked would have read nothing.
-        Ok(Output {
-            status,
-            stdout: stdout.join().unwrap_or_default(),
-            stderr: stderr.join().unwrap_or_default(),
+        let stall = Some((self.bounds.stall, progress));
+        helper::output(child, self.cancel, stall).map_err(|unfinished| match unfinished {
+            Unfinished::Io(e) => self.no_helper(QEMU_IMG, e),
+            Unfinished::Cancelled(interrupted) => interrupted,
+            Unfinished::Stalled(after) => self.unreadable_for(
+                QEMU_IMG,
+                format!("it did nothing for {} s", after.as_secs()),
+            ),
         })
     }
 
     /// QEMU reads what lies behind the end of an image file as zeros, so a truncated image would
     /// be imported as one with less in it.
-    fn refuse_damaged(&self, cancel: &Cancel) -> Result<(), ImportError> {
+    fn refuse_damaged(&self, file: &RawImage) -> Result<(), ImportError> {
         // From qemu-img(1); leaked clusters do no harm, and a format without a check refuses such
         // images when it opens them.
         const SOUND: i32 = 0;
         const ONLY_LEAKS: i32 = 3;
         const NO_CHECK: i32 = 63;
-        let output = self.qemu_img("check", cancel)?;
+        let output = self.qemu_img("check", file)?;
         match output.status.code() {
             Some(SOUND | ONLY_LEAKS | NO_CHECK) => Ok(()),
             _ => Err(self.unreadable(QEMU_IMG, &output)),
         }
     }
 
-    fn refuse_references(&self, cancel: &Cancel) -> Result<(), ImportError> {
-        let output = self.qemu_img("info", cancel)?;
+    /// Bytes of the disk in the image, if it needs no other file.
+    fn refuse_references(&self, file: &RawImage) -> Result<u64, ImportError> {
+        let output = self.qemu_img("info", file)?;
         if !output.status.success() {
             return Err(self.unreadable(QEMU_IMG, &output));
         }
-        let info: Info =
-            serde_json::from_slice(&output.stdout).map_err(|e| ImportError::Unreadable {
-                program: QEMU_IMG,
-                path: self.path.clone(),
-                format: self.format,
-                message: format!("its answer is not understood: {e}"),
-            })?;
-        match self.reference(info) {
+        let info: Info = serde_json::from_slice(&output.stdout).map_err(|e| {
+            self.unreadable_for(QEMU_IMG, format!("its answer is not understood: {e}"))
+        })?;
+        let bytes = info.virtual_size;
+        match Self::reference(info) {
             Some(what) => Err(ImportError::Refers {
-                path: self.path.clone(),
+                path: self.path.into(),
                 what,
             }),
-            None => Ok(()),
+            None => Ok(bytes),
         }
     }
 
-    fn reference(&self, info: Info) -> Option<String> {
+    fn reference(info: Info) -> Option<String> {
         if let Some(name) = info.backing_filename {
             return Some(format!("backing file {name:?}"));
         }
@@ -252,36 +254,65 @@ impl Image {
         if let Some(name) = data.data_file {
             return Some(format!("data file {name:?}"));
         }
-        let own = self.path.as_os_str();
+        // The image's own extent is what the feeder gives.
+        let is_fed = |name: &str| {
+            name.strip_prefix("json:").is_some_and(|json| {
+                serde_json::from_str(json).is_ok_and(|node: serde_json::Value| {
+                    node["driver"] == "nbd" && node["server.type"] == "fd"
+                })
+            })
+        };
         data.extents
             .into_iter()
             .filter_map(|extent| extent.filename)
-            .find(|name| OsStr::new(name) != own)
+            .find(|name| !name.is_empty() && !is_fed(name))
             .map(|name| format!("extent {name:?}"))
     }
 
-    pub(super) fn serve(&self, scratch: &Path) -> Result<Server, ImportError> {
-        let mut command = Command::new(QEMU_NBD);
-        if !self.writable {
-            command.arg("--read-only");
-        }
-        let child = command
-            .args(["--shared=1", "--image-opts"])
-            // The child's working directory, because a socket's path has at most 107 bytes.
-            .arg(format!("--socket=/proc/self/cwd/{SOCKET}"))
-            .arg(&self.options)
-            .current_dir(scratch)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            // A terminal's Ctrl-C is for this process, which then ends the child in order.
-            .process_group(0)
-            .spawn()
+    /// Starts qemu-nbd, which is to read `bytes`, and connects to it.
+    fn serve(&self, file: &RawImage, bytes: u64, scratch: &Path) -> Result<QemuImage, ImportError> {
+        let (listener, stream) = connected(scratch).map_err(self.io_error("make a socket for"))?;
+        let (feeder, progress) = self.feed(file)?;
+        let fds = vec![listener.into(), feeder];
+        let most = self.most(file, bytes)?;
+        let child = confined::find(QEMU_NBD)
+            .and_then(|program| confined::command(&program, fds, most))
+            .and_then(|mut program| {
+                program
+                    .args(["--read-only", "--shared=1", "--description"])
+                    // For whoever looks at the processes of the host.
+                    .arg(self.path)
+                    .args(["--image-opts", &self.options(4)])
+                    .stdout(Stdio::null())
+                    .spawn()
+            })
             .map_err(|e| self.no_helper(QEMU_NBD, e))?;
-        Ok(Server {
-            child,
-            socket: scratch.join(SOCKET),
-        })
+        let mut server = Server { child };
+        let patience = Patience {
+            cancel: self.cancel.clone(),
+            stall: Some((self.bounds.stall, progress)),
+        };
+        match NbdClient::connect_to(stream, patience) {
+            Ok(client) => Ok(QemuImage {
+                client,
+                server,
+                path: self.path.into(),
+                format: self.format,
+            }),
+            Err(error @ ImportError::Nbd(_)) => Err(match server.last_words() {
+                Some(output) => self.unreadable(QEMU_NBD, &output),
+                None => error,
+            }),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn io_error(&self, call: &'static str) -> impl Fn(io::Error) -> ImportError {
+        move |source| ImportError::Io {
+            call,
+            path: self.path.into(),
+            source,
+        }
     }
 
     fn no_helper(&self, program: &'static str, source: io::Error) -> ImportError {
@@ -293,168 +324,80 @@ impl Image {
     }
 
     fn unreadable(&self, program: &'static str, output: &Output) -> ImportError {
+        let mut message = cause(program, output);
+        if let Some(why) = self.repair {
+            message += &format!(
+                "; {why}: repair it, or a copy of it, with `qemu-img check -f {} -r all {}`",
+                self.format,
+                quoted(self.path)
+            );
+        }
+        self.unreadable_for(program, message)
+    }
+
+    fn unreadable_for(&self, program: &'static str, message: String) -> ImportError {
         ImportError::Unreadable {
             program,
-            path: self.path.clone(),
+            path: self.path.into(),
             format: self.format,
-            message: Self::cause(program, output),
-        }
-    }
-
-    pub(super) fn unwritable(&self, program: &'static str, output: &Output) -> ImportError {
-        ImportError::Unwritable {
-            program,
-            format: self.format,
-            message: Self::cause(program, output),
-        }
-    }
-
-    /// What the program said of its failure, on one line.
-    fn cause(program: &str, output: &Output) -> String {
-        let text = String::from_utf8_lossy(&output.stderr);
-        // The first line has the cause; a damaged image can be told of in thousands.
-        let first = text.lines().next().unwrap_or_default();
-        let text: String = first
-            .trim_start_matches(program)
-            .trim_start_matches(": ")
-            .chars()
-            .filter(|c| !c.is_control())
-            .collect();
-        match text.as_str() {
-            "" => output.status.to_string(),
-            _ => text,
+            message,
         }
     }
 }
 
-/// A running qemu-nbd; ended, and its socket removed, when dropped.
-pub(super) struct Server {
+/// A path for a shell.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%".contains(c);
+    match text.chars().all(plain) {
+        true => text,
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
+}
+
+/// A listening socket without a name, and a connection to it that it has not accepted yet. There is no
+/// second client.
+fn connected(scratch: &Path) -> io::Result<(UnixListener, UnixStream)> {
+    // Through the descriptor, because a socket's path has at most 107 bytes.
+    let directory = File::open(scratch)?;
+    let name = format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd());
+    let listener = UnixListener::bind(&name)?;
+    let stream = UnixStream::connect(&name);
+    std::fs::remove_file(&name)?;
+    Ok((listener, stream?))
+}
+
+/// A running qemu-nbd, ended when dropped.
+struct Server {
     child: Child,
-    socket: PathBuf,
 }
 
 impl Server {
-    /// Waits until the server accepts a connection, then takes the socket's name away: there is
-    /// to be no second client.
-    pub(super) fn connect(
-        mut self,
-        image: &Image,
-        scratch: &Path,
-        cancel: &Cancel,
-    ) -> Result<(Self, UnixStream), ImportError> {
-        let io_error = |source| ImportError::Io {
-            call: "connect to qemu-nbd for",
-            path: image.path.clone(),
-            source,
+    /// How it ended and what it said, if it has ended or does now.
+    fn last_words(&mut self) -> Option<Output> {
+        let deadline = Instant::now() + LAST_WORDS;
+        let status = loop {
+            match self.child.try_wait() {
+                Ok(Some(status)) => break status,
+                Ok(None) if Instant::now() < deadline => thread::sleep(Duration::from_millis(2)),
+                Ok(None) | Err(_) => return None,
+            }
         };
-        let directory = std::fs::File::open(scratch).map_err(io_error)?;
-        let socket = format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd());
-        loop {
-            cancel.check()?;
-            if let Ok(stream) = UnixStream::connect(&socket) {
-                std::fs::remove_file(&self.socket).map_err(io_error)?;
-                return Ok((self, stream));
-            }
-            if let Some(status) = self.child.try_wait().map_err(io_error)? {
-                let output = self.last_words(status).map_err(io_error)?;
-                return Err(match image.writable {
-                    true => image.unwritable(QEMU_NBD, &output),
-                    false => image.unreadable(QEMU_NBD, &output),
-                });
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    fn last_words(&mut self, status: ExitStatus) -> io::Result<Output> {
         let mut stderr = Vec::new();
-        if let Some(mut pipe) = self.child.stderr.take() {
-            pipe.read_to_end(&mut stderr)?;
+        if let Some(pipe) = self.child.stderr.take() {
+            // What cannot be read is missing from a message.
+            let _ = pipe.take(1 << 16).read_to_end(&mut stderr);
         }
-        Ok(Output {
+        Some(Output {
             status,
             stdout: Vec::new(),
             stderr,
         })
-    }
-
-    /// Waits for the end of a server whose client has gone: it completes the image before.
-    pub(super) fn finish(mut self, image: &Image, cancel: &Cancel) -> Result<(), ImportError> {
-        let io_error = |source| ImportError::Io {
-            call: "complete",
-            path: image.path.clone(),
-            source,
-        };
-        loop {
-            cancel.check()?;
-            if let Some(status) = self.child.try_wait().map_err(io_error)? {
-                let output = self.last_words(status).map_err(io_error)?;
-                return match status.success() {
-                    true => Ok(()),
-                    false => Err(image.unwritable(QEMU_NBD, &output)),
-                };
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
         end(&mut self.child);
-        // Gone already unless connecting failed.
-        let _ = std::fs::remove_file(&self.socket);
     }
-}
-
-/// Ends a child that has nothing to finish: it only reads, or what it writes is given up.
-fn end(child: &mut Child) {
-    // Both calls fail only if it is gone already.
-    let _ = child.kill();
-    let _ = child.wait();
-}
-
-/// Collects what a child writes, as far as somebody could want to read it.
-fn drain(pipe: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>> {
-    const MOST: u64 = 1 << 20;
-    thread::spawn(move || {
-        let mut text = Vec::new();
-        if let Some(mut pipe) = pipe {
-            // What cannot be read is missing from a message at worst.
-            let _ = pipe.by_ref().take(MOST).read_to_end(&mut text);
-            let _ = io::copy(&mut pipe, &mut io::sink());
-        }
-        text
-    })
-}
-
-/// Keeps a hostile image from making `qemu-img` run or grow without end.
-fn limit(child: &Child) {
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    for (resource, most) in [
-        (Resource::Cpu, QEMU_IMG_CPU_SECONDS),
-        (Resource::As, QEMU_IMG_MEMORY),
-    ] {
-        let limit = Rlimit {
-            current: Some(most),
-            maximum: Some(most),
-        };
-        if let Err(e) = prlimit(pid, resource, limit) {
-            // Only possible when it has ended already.
-            log::debug!("cannot limit {QEMU_IMG}: {e}");
-        }
-    }
-}
-
-/// QEMU's option syntax: a comma in a value is written twice.
-fn doubled_commas(text: &OsStr) -> OsString {
-    use std::os::unix::ffi::{OsStrExt, OsStringExt};
-    let mut doubled = Vec::with_capacity(text.len());
-    for &byte in text.as_bytes() {
-        doubled.push(byte);
-        if byte == b',' {
-            doubled.push(byte);
-        }
-    }
-    OsString::from_vec(doubled)
 }

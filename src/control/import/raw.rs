@@ -3,13 +3,13 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{SeekFrom as Whence, seek};
 use rustix::io::Errno;
 
-use super::{ImportError, SourceImage};
+use super::{ImportError, SourceImage, locks, parallels};
 
 /// The bytes of a file or block device.
 pub(super) struct RawImage {
@@ -29,6 +29,9 @@ impl RawImage {
             .open(path)
             .map_err(error("open", path))?;
         let kind = file.metadata().map_err(error("inspect", path))?.file_type();
+        if kind.is_dir() && path.join(parallels::DESCRIPTION).exists() {
+            return Err(parallels::is_directory(path));
+        }
         if !kind.is_file() && !kind.is_block_device() {
             return Err(ImportError::NotAnImage { path: path.into() });
         }
@@ -42,6 +45,42 @@ impl RawImage {
             size,
             sparse: kind.is_file(),
         })
+    }
+
+    /// Bytes of storage that the image takes, however long it says it is.
+    ///
+    /// # Errors
+    /// [`ImportError::Io`].
+    pub(super) fn allocated(&self) -> Result<u64, ImportError> {
+        let metadata = self.file.metadata();
+        let metadata = metadata.map_err(error("inspect", &self.path))?;
+        Ok(match metadata.is_file() {
+            true => metadata.blocks() * 512,
+            false => self.size,
+        })
+    }
+
+    /// Has QEMU's processes know that the image is being read.
+    ///
+    /// # Errors
+    /// [`ImportError::Locked`] when one of them writes to it.
+    pub(super) fn lock(&self) -> Result<(), ImportError> {
+        locks::hold(&self.file, &self.path)
+    }
+
+    /// The first `size` bytes, which are there.
+    pub(super) fn start(self, size: u64) -> Self {
+        Self {
+            size: size.min(self.size),
+            ..self
+        }
+    }
+
+    /// The file, for reading by another thread; its locks are kept as long as either is open.
+    pub(super) fn duplicate(&self) -> Result<File, ImportError> {
+        self.file
+            .try_clone()
+            .map_err(error("duplicate the descriptor of", &self.path))
     }
 }
 

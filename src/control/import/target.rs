@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::nbd::NbdClient;
-use super::qemu::{Image, Server};
+use super::writer::{NewImage, Server};
 use super::{Cancel, ImageFormat, ImportError};
 
 /// The image in which is what another one does not have.
@@ -21,7 +21,7 @@ pub struct TargetImage {
     // In the order of dropping: the connection, which ends the server, then the server.
     client: NbdClient,
     server: Server,
-    image: Image,
+    image: NewImage,
     cancel: Cancel,
 }
 
@@ -38,7 +38,7 @@ impl TargetImage {
         scratch: &Path,
         cancel: &Cancel,
     ) -> Result<Self, ImportError> {
-        let image = Image::to_write(path, format)?;
+        let image = NewImage::new(path, format)?;
         image.create(size, cancel)?;
         let server = image.serve(scratch)?;
         let (server, stream) = server.connect(&image, scratch, cancel)?;

@@ -17,6 +17,7 @@ const PART: u64 = DATA + 0x200;
 
 const DISK: Disk = Disk {
     capacity: Sector(1000),
+    block_sectors: 1,
     read_only: false,
     serial: *b"a serial number\0\0\0\0\0",
     discard: true,

@@ -82,6 +82,7 @@ proptest! {
         (head, entries, segments) in (0..QUEUE_SIZE, 0u32..34, 0usize..16),
         headers in prop::collection::vec((0u32..16, prop_oneof![0u64..64, any::<u64>()]), 8),
         (capacity, read_only) in (0u64..64, any::<bool>()),
+        block_sectors in prop_oneof![Just(1u64), Just(8)],
     ) {
         let guest = Guest::new();
         for (at, (kind, sector)) in (DATA..).step_by(16).zip(headers) {
@@ -97,6 +98,7 @@ proptest! {
         let limits = ChainLimits { segments, ..LIMITS };
         let disk = Disk {
             capacity: Sector(capacity),
+            block_sectors,
             read_only,
             serial: [b's'; 20],
             discard: true,

@@ -126,6 +126,8 @@ fn action(chain: &Chain, disk: &Disk, action: Action) {
         OpKind::Raise { .. } => &[],
     };
     assert!(types.contains(&asked), "type {asked}");
+    let block = u128::from(disk.block_sectors) * 512;
+    assert!(end.is_multiple_of(block) && u128::from(len).is_multiple_of(block));
     match kind {
         OpKind::Read => assert_eq!((len, chain.readable), (chain.writable, 0)),
         OpKind::Write { .. } => assert_eq!((len, chain.writable), (chain.readable, 0)),

@@ -88,30 +88,35 @@ pub fn clone(installation: &Installation, request: &CloneRequest) -> Result<Crea
     let header = Header::new(payload);
     HeaderFile::create(&staging.directory().join(HEADER), &header, &dek)?;
     staging.finish(&directory)?;
-    Ok(Created { size, source: None })
+    Ok(Created {
+        size,
+        source: None,
+        looks_like: None,
+    })
 }
 
 fn size(request: &CloneRequest, from: &HeaderPayload, unit: u32) -> Result<u64, DiskError> {
-    let unit = u64::from(unit);
-    let size = request
-        .size
-        .unwrap_or_else(|| from.size.next_multiple_of(unit));
     let refuse = |why: String| Err(DiskError::Argument(why));
     if !matches!(unit, 512 | 4096) {
         return refuse(format!(
             "the sector size {unit} is not possible; use 512 or 4096"
         ));
     }
-    if !size.is_multiple_of(unit) {
-        return refuse(format!(
-            "the size {size} is not a multiple of the sector size, {unit}; {} is the next one",
-            size.next_multiple_of(unit)
-        ));
-    }
+    let unit = u64::from(unit.max(from.logical_sector_size));
+    // A header has no size that is near the end of the numbers.
+    let size = request
+        .size
+        .unwrap_or_else(|| from.size.next_multiple_of(unit));
     if size < from.size || size > MAX_DISK_SIZE {
         return refuse(format!(
             "the size {size} is not possible: the {} {} has {} bytes, and a disk 64 TiB at most",
             request.source.0, request.source.1, from.size
+        ));
+    }
+    if !size.is_multiple_of(unit) {
+        return refuse(format!(
+            "the size {size} is not a multiple of the sector size, {unit}; {} is the next one",
+            size.next_multiple_of(unit)
         ));
     }
     Ok(size)

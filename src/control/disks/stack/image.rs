@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use super::super::create::{CreateRequest, Created, SourceSpec, create_as, row};
+use super::super::create::{CreateRequest, Created, create_as, row};
 use super::super::staging::Staging;
 use super::super::{DiskError, HEADER};
 use super::{freeze, links};
 use crate::control::Installation;
 use crate::control::files::sync_dir;
-use crate::control::import::Cancel;
+use crate::control::import::{Cancel, SourceSpec};
 use crate::envelope::{Header, HeaderFile, ResourceKind};
 
 /// What an image that is read from a file is to be.
@@ -22,6 +22,8 @@ pub struct ImageRequest {
     pub disk_encryption_set: Option<String>,
     /// Bytes encrypted under one tweak: 512 or 4096.
     pub sector_size: u32,
+    /// The logical block size that guests see; as of [`CreateRequest`].
+    pub logical_sector_size: Option<u32>,
     /// Where its directory is made, instead of below the state directory.
     pub data_dir: Option<PathBuf>,
 }
@@ -42,6 +44,7 @@ pub fn image_of_file<P: FnMut(u64)>(
         source: Some(request.source),
         disk_encryption_set: request.disk_encryption_set,
         sector_size: request.sector_size,
+        logical_sector_size: request.logical_sector_size,
         data_dir: request.data_dir,
     };
     create_as(ResourceKind::Image, installation, &request, cancel, started)

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::super::staging::lock_directory;
 use super::super::{Disk, DiskError, layer_paths};
 use crate::control::Installation;
+use crate::control::files::has_no_links;
 use crate::envelope::{HeaderPayload, LayerRecord, MAX_GONE, ResourceKind};
 
 /// A snapshot or an image, which nobody deletes for as long as the returned lock is there.
@@ -47,6 +48,12 @@ pub(super) fn share(layers: &[LayerRecord], from: &Path, into: &Path) -> Result<
                     return Err(DiskError::OtherFileSystem {
                         from: from.into(),
                         into: into.parent().unwrap_or(into).into(),
+                    });
+                }
+                Err(e) if has_no_links(&e) => {
+                    return Err(DiskError::NoLinks {
+                        path: into.parent().unwrap_or(into).into(),
+                        source: e,
                     });
                 }
                 Err(e) => return Err(DiskError::file("share", &theirs)(e)),

@@ -11,6 +11,11 @@ use tempfile::TempDir;
 
 use super::*;
 
+mod containers;
+mod hostile;
+mod in_use;
+mod vhd;
+
 /// A disk in memory that remembers what was written to it.
 struct MemoryDisk {
     content: Vec<u8>,
@@ -78,7 +83,7 @@ impl Setup {
     }
 
     fn open(&self, path: &Path, format: Option<ImageFormat>) -> Result<Source, ImportError> {
-        let result = open(path, format, self.scratch.path(), &Cancel::default());
+        let result = open(&spec(path, format), self.scratch.path(), &Cancel::default());
         assert_eq!(fs::read_dir(self.scratch.path()).unwrap().count(), 0);
         result
     }
@@ -92,6 +97,14 @@ impl Setup {
                 text
             }
         }
+    }
+}
+
+fn spec(path: &Path, format: Option<ImageFormat>) -> SourceSpec {
+    SourceSpec {
+        path: path.into(),
+        format,
+        force_share: false,
     }
 }
 
@@ -153,6 +166,10 @@ fn every_format_gives_the_same_disk_and_zeros_are_not_written() {
             &["-o", "subformat=streamOptimized"],
         ),
         ("noext", "qcow2", ImageFormat::Qcow2, &[]),
+        ("disk.vdi", "vdi", ImageFormat::Vdi, &[]),
+        ("static.vdi", "vdi", ImageFormat::Vdi, &["-o", "static=on"]),
+        ("disk.qed", "qed", ImageFormat::Qed, &[]),
+        ("disk.hdd", "parallels", ImageFormat::Parallels, &[]),
     ];
     for (name, qemu, format, options) in images {
         if qemu != "raw" {
@@ -270,6 +287,7 @@ fn references_are_seen_in_the_first_bytes_too() {
     let footer = bytes.len() - 512;
     for at in [0, footer] {
         bytes[at + 60..at + 64].copy_from_slice(&[0, 0, 0, 4]);
+        vhd::seal(&mut bytes[at..at + 512]);
     }
     fs::write(&vhd, &bytes).unwrap();
     assert!(s.refusal(&vhd, None).contains("differencing"));
@@ -336,7 +354,7 @@ fn the_server_ends_with_its_reader_and_a_request_to_stop_is_followed() {
     let s = setup();
     let path = s.converted("disk.qcow2", "qcow2", &[]);
     let cancel = Cancel::default();
-    let mut source = open(&path, None, s.scratch.path(), &cancel).unwrap();
+    let mut source = open(&spec(&path, None), s.scratch.path(), &cancel).unwrap();
     let mut disk = MemoryDisk {
         content: vec![0; s.content.len()],
         written: 0,
