@@ -5,8 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use nix::unistd::Group;
 
-use crate::control::attach::{AttachError, AttachRequest, GuardOptions, SocketSource, attach};
+use crate::control::attach::{
+    AttachError, AttachRequest, GuardOptions, SocketAccess, SocketSource, attach,
+};
 use crate::control::disks::Unflushed;
 use crate::control::runtime_dir;
 use crate::frontend::{self, Discard, FrontendError, OnFull, OnRevoke};
@@ -30,9 +33,13 @@ const POLL_US: u32 = 100;
   sealdisk attach mydisk --socket-path /run/sealdisk/mydisk.sock
   qemu-system-x86_64 -m 1G -object memory-backend-memfd,id=mem,size=1G,share=on \\
     -M q35,memory-backend=mem \\
-    -chardev socket,id=c0,path=/run/sealdisk/mydisk.sock,reconnect=1 \\
+    -chardev socket,id=c0,path=/run/sealdisk/mydisk.sock,reconnect-ms=1000 \\
     -device vhost-user-blk-pci,chardev=c0
-  sealdisk attach --print-capabilities")]
+  sealdisk attach mydisk --socket-path /run/sealdisk/mydisk.sock --socket-group libvirt-qemu
+  sealdisk attach --print-capabilities
+
+QEMU before 9.2 has reconnect=1 in the place of reconnect-ms=1000. The directory of the socket must let
+its users pass: /run/sealdisk does.")]
 pub struct AttachArgs {
     /// The disk, by its name or its directory
     #[arg(value_name = "DISK", required_unless_present_any = ["blk_file", "print_capabilities"])]
@@ -44,6 +51,13 @@ pub struct AttachArgs {
     #[arg(long, value_name = "PATH", conflicts_with = "fd",
           required_unless_present_any = ["fd", "print_capabilities"])]
     socket_path: Option<PathBuf>,
+    /// The permission bits of the socket that is made, in octal: who may write to it may connect
+    /// [default: 0600, with --socket-group 0660]
+    #[arg(long, value_name = "MODE", conflicts_with = "fd", value_parser = socket_mode)]
+    socket_mode: Option<u32>,
+    /// The group that the socket is given to, by name or number: that of a VMM which runs as another user
+    #[arg(long, value_name = "GROUP", conflicts_with = "fd", value_parser = group)]
+    socket_group: Option<u32>,
     /// An inherited Unix socket, listening or connected
     #[arg(long, value_name = "N")]
     fd: Option<i32>,
@@ -123,6 +137,25 @@ fn cache_mode(text: &str) -> Result<CacheMode, String> {
     }
 }
 
+fn socket_mode(text: &str) -> Result<u32, String> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if mode <= 0o777 && !text.starts_with('+') => Ok(mode),
+        _ => Err("permission bits in octal are needed, such as 0660".into()),
+    }
+}
+
+/// The id of a group of this host.
+fn group(text: &str) -> Result<u32, String> {
+    if let Ok(id) = text.parse() {
+        return Ok(id);
+    }
+    match Group::from_name(text) {
+        Ok(Some(group)) => Ok(group.gid.as_raw()),
+        Ok(None) => Err("there is no such group".into()),
+        Err(e) => Err(format!("the host's groups cannot be looked up: {e}")),
+    }
+}
+
 fn serial(text: &str) -> Result<String, String> {
     if text.len() <= 20 && text.bytes().all(|b| b.is_ascii_graphic() || b == b' ') {
         Ok(text.into())
@@ -181,7 +214,13 @@ pub(super) fn run(context: &Context, args: AttachArgs) -> Result<(), CliError> {
         return Err(CliError::usage("name the disk to attach"));
     };
     let socket = match (args.socket_path, args.fd) {
-        (Some(path), _) => SocketSource::Path(path),
+        (Some(path), _) => {
+            let access = SocketAccess {
+                mode: args.socket_mode,
+                group: args.socket_group,
+            };
+            SocketSource::Path(path, access)
+        }
         (None, Some(fd)) => SocketSource::Fd(fd),
         (None, None) => return Err(CliError::usage("give --socket-path or --fd")),
     };
@@ -239,6 +278,18 @@ impl From<FrontendError> for CliError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn modes_are_octal_and_groups_are_those_of_the_host() {
+        assert_eq!(socket_mode("0660"), Ok(0o660));
+        assert_eq!(socket_mode("777"), Ok(0o777));
+        for bad in ["", "8", "1777", "+60", "rw", "-1"] {
+            assert!(socket_mode(bad).is_err(), "{bad}");
+        }
+        assert_eq!(group("root"), Ok(0));
+        assert_eq!(group("12345"), Ok(12345));
+        assert!(group("no such group").is_err());
+    }
 
     #[test]
     fn times_have_units_and_bounds() {

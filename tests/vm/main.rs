@@ -23,6 +23,7 @@ mod foreign;
 mod images;
 mod layers;
 mod lifecycle;
+mod other_user;
 mod qemu;
 mod revocation;
 mod secrecy;

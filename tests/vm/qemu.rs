@@ -67,6 +67,8 @@ pub struct Machine {
     pub secret: Option<Vec<u8>>,
     pub vcpus: u32,
     pub memory_mib: u32,
+    /// The user and the group that QEMU runs as, instead of those of the test.
+    pub user: Option<(u32, u32)>,
 }
 
 impl Machine {
@@ -78,7 +80,14 @@ impl Machine {
             secret: None,
             vcpus: 2,
             memory_mib: 512,
+            user: None,
         }
+    }
+
+    /// Has QEMU run as somebody else, with no other group: as libvirt does.
+    pub fn user(mut self, user: u32, group: u32) -> Self {
+        self.user = Some((user, group));
+        self
     }
 
     pub fn disk(mut self, disk: Disk) -> Self {
@@ -110,7 +119,18 @@ impl Machine {
     pub fn start(self) -> Qemu {
         // On tmpfs: a secret among the files must not reach a disk.
         let dir = TempDir::new_in("/dev/shm").expect("a temporary directory");
-        let mut command = Command::new("qemu-system-x86_64");
+        let mut command = match self.user {
+            None => Command::new("qemu-system-x86_64"),
+            Some((user, group)) => {
+                std::os::unix::fs::chown(dir.path(), Some(user), Some(group))
+                    .expect("the test may give its files away");
+                let mut command = Command::new("setpriv");
+                command
+                    .args(["--reuid", &user.to_string(), "--regid", &group.to_string()])
+                    .args(["--clear-groups", "qemu-system-x86_64"]);
+                command
+            }
+        };
         command
             .args(["-nodefaults", "-no-user-config", "-display", "none"])
             .args(["-M", "q35,memory-backend=mem", "-cpu", "max"])
@@ -195,6 +215,20 @@ impl Machine {
     }
 }
 
+/// How this QEMU is told to connect anew after a second: `reconnect` is gone in QEMU 10.2, and
+/// `reconnect-ms` came with 9.2.
+fn reconnect_option() -> &'static str {
+    let output = Command::new("qemu-system-x86_64").arg("--version").output();
+    let text = String::from_utf8(output.expect("QEMU tells its version").stdout);
+    let text = text.expect("its version is text");
+    let version = text.split_whitespace().nth(3).unwrap_or_default();
+    let mut numbers = version.split('.').map(|n| n.parse::<u32>().unwrap_or(0));
+    match (numbers.next(), numbers.next()) >= (Some(9), Some(2)) {
+        true => ",reconnect-ms=1000",
+        false => ",reconnect=1",
+    }
+}
+
 fn add_disk(command: &mut Command, n: usize, disk: &Disk) {
     match disk {
         Disk::VhostUser {
@@ -202,7 +236,7 @@ fn add_disk(command: &mut Command, n: usize, disk: &Disk) {
             device_options,
             reconnect,
         } => {
-            let reconnect = if *reconnect { ",reconnect=1" } else { "" };
+            let reconnect = if *reconnect { reconnect_option() } else { "" };
             let comma = if device_options.is_empty() { "" } else { "," };
             command
                 .arg("-chardev")

@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 use crate::control::Installation;
 use crate::control::disks::Disk;
+use crate::control::files::bind_private;
 use crate::frontend::Limits;
 
 use super::AttachError;
@@ -95,7 +96,7 @@ impl ControlSocket {
     pub(super) fn bind(runtime_dir: &Path, disk: Uuid) -> Result<Self, AttachError> {
         let path = path_of(runtime_dir, disk);
         let _ = std::fs::remove_file(&path);
-        match UnixListener::bind(&path) {
+        match bind_private(&path) {
             Ok(listener) => Ok(Self {
                 listener,
                 path,

@@ -40,6 +40,20 @@ pub enum AttachError {
         #[source]
         source: io::Error,
     },
+    /// The socket's group cannot be changed.
+    #[error(
+        "cannot give the socket {} to the group {group}: {source}; be a member of it, or root",
+        path.display()
+    )]
+    SocketGroup {
+        /// The socket.
+        path: PathBuf,
+        /// The group's id.
+        group: u32,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
     /// `--fd` does not name what it should.
     #[error("--fd {fd} is not an open Unix stream socket: {source}")]
     Fd {

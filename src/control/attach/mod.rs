@@ -67,7 +67,7 @@ pub use control_socket::{events, key_status, set_limits};
 pub use error::AttachError;
 pub use exchange::{begin_flatten, begin_merge, begin_rotation, change_job, freeze_into, shed};
 pub use resize::resize;
-pub use socket::{Socket, SocketSource};
+pub use socket::{Socket, SocketAccess, SocketSource};
 pub use status::{
     DekState, Event, EventKind, GuardOptions, JobStatus, KeyState, KeyStatus, Reason,
 };
@@ -156,9 +156,14 @@ fn open(
     let kept = claim.try_clone().map_err(PipelineError::from);
     let kept = kept.map_err(DiskError::from)?;
     let files = disks::open_files(claim, &header, |layer| disk.layer_paths(layer))?;
+    // The socket may be in it.
+    files::passable_dir(
+        &request.runtime_dir,
+        request.socket.is_for_others_in(&request.runtime_dir),
+    )
+    .map_err(DiskError::from)?;
     let socket = Socket::open(&request.socket)?;
 
-    files::private_dir(&request.runtime_dir).map_err(DiskError::from)?;
     let control = ControlSocket::bind(&request.runtime_dir, header.disk)?;
     // Only now, under its lock, the header of this moment: it may have been wrapped anew, or have
     // another size, meanwhile.

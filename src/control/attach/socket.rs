@@ -1,23 +1,80 @@
 //! The socket on which the virtual machine monitor connects.
 
-use std::fs::Metadata;
+use std::fs::{Metadata, Permissions};
 use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::sockopt::socket_acceptconn;
 
 use super::AttachError;
+use crate::control::files::bind_private;
+
+/// The permission to connect of a socket that this process made: that to write (unix(7)).
+const OWNER_ONLY: u32 = 0o600;
+/// The same for a group too, which is what naming one is for.
+const OWNER_AND_GROUP: u32 = 0o660;
+
+/// Who may connect to a socket that is made; only this process's user when nothing is said.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SocketAccess {
+    /// Its permission bits (`--socket-mode`).
+    pub mode: Option<u32>,
+    /// The id of the group that it gets (`--socket-group`).
+    pub group: Option<u32>,
+}
+
+impl SocketAccess {
+    /// Whether anybody else is to connect.
+    pub(super) fn is_for_others(&self) -> bool {
+        self.mode.is_some() || self.group.is_some()
+    }
+
+    /// Gives a socket, which is nobody else's so far, to those who may connect.
+    fn grant(self, path: &Path) -> Result<(), AttachError> {
+        if let Some(group) = self.group {
+            std::os::unix::fs::chown(path, None, Some(group)).map_err(|source| {
+                AttachError::SocketGroup {
+                    path: path.into(),
+                    group,
+                    source,
+                }
+            })?;
+        }
+        let default = match self.group {
+            Some(_) => OWNER_AND_GROUP,
+            None => OWNER_ONLY,
+        };
+        let mode = Permissions::from_mode(self.mode.unwrap_or(default));
+        std::fs::set_permissions(path, mode).map_err(|source| AttachError::Socket {
+            path: path.into(),
+            source,
+        })
+    }
+}
 
 /// Where the socket comes from.
 pub enum SocketSource {
-    /// Bind it here (`--socket-path`).
-    Path(PathBuf),
+    /// Bind it here (`--socket-path`), for these.
+    Path(PathBuf, SocketAccess),
     /// It was inherited, listening or connected (`--fd`).
     Fd(i32),
+}
+
+impl SocketSource {
+    /// Whether others are to reach the socket in `directory`.
+    pub(super) fn is_for_others_in(&self, directory: &Path) -> bool {
+        match self {
+            Self::Path(path, access) => {
+                let parent = path.parent().and_then(|parent| parent.canonicalize().ok());
+                access.is_for_others() && parent == directory.canonicalize().ok()
+            }
+            Self::Fd(_) => false,
+        }
+    }
 }
 
 /// An open socket. One that was bound is removed again at the end.
@@ -35,12 +92,12 @@ impl Socket {
     /// [`AttachError::Fd`].
     pub fn open(source: &SocketSource) -> Result<Self, AttachError> {
         match source {
-            SocketSource::Path(path) => Self::bind(path.clone()),
+            SocketSource::Path(path, access) => Self::bind(path.clone(), *access),
             SocketSource::Fd(fd) => Self::inherit(*fd),
         }
     }
 
-    fn bind(path: PathBuf) -> Result<Self, AttachError> {
+    fn bind(path: PathBuf, access: SocketAccess) -> Result<Self, AttachError> {
         match std::fs::symlink_metadata(&path) {
             Ok(found) if !found.file_type().is_socket() => {
                 return Err(AttachError::NotASocket { path });
@@ -57,14 +114,17 @@ impl Socket {
             },
             Err(_) => {}
         }
-        let bound = UnixListener::bind(&path)
+        let bound = bind_private(&path)
             .and_then(|listener| Ok((listener, std::fs::symlink_metadata(&path)?)));
         match bound {
-            Ok((listener, made)) => Ok(Self {
-                fd: listener.into(),
-                listening: true,
-                bound: Some((path, made)),
-            }),
+            Ok((listener, made)) => {
+                let this = Self {
+                    fd: listener.into(),
+                    listening: true,
+                    bound: Some((path.clone(), made)),
+                };
+                access.grant(&path).map(|()| this)
+            }
             Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
                 Err(AttachError::SocketInUse { path })
             }
