@@ -48,11 +48,13 @@ fn setup(layers: u8) -> Setup {
         read_only: false,
         discard: Discard::Punch,
         on_full: OnFull::Pause,
+        logical_sector_size: 512,
         num_queues: 2,
         queue_size: 64,
         poll_us: 32,
         limits: Limits::default(),
         serial: "disk".into(),
+        write_through: false,
         listening: true,
     }
 }
