@@ -115,7 +115,9 @@ fuzz_target!(|input: Input| {
         let bits = file.0[sector + index / 4] >> (2 * (index % 4)) & 3;
         assert_eq!(volume.map().get(block), BlockState::from_bits(bits.into()));
     }
-    for sector in volume.map().take_dirty() {
+    let mut dirty = Vec::new();
+    volume.map().take_dirty(&mut dirty, 1 << 20);
+    for sector in dirty {
         assert!(sector < format::sectors(BLOCKS));
     }
 });
