@@ -96,6 +96,7 @@ pub struct AwsLcEngine {
 
 impl AwsLcEngine {
     /// Whether this CPU has the instructions without which the engine has no advantage.
+    #[cfg(not(feature = "fips"))]
     pub fn suits_this_cpu() -> bool {
         #[cfg(target_arch = "x86_64")]
         return std::arch::is_x86_feature_detected!("aes");

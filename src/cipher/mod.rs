@@ -9,8 +9,10 @@
 #![deny(clippy::disallowed_types)]
 
 mod aws_lc;
+mod block;
 mod engine;
 mod error;
+#[cfg(not(feature = "fips"))]
 mod portable;
 mod scatter;
 mod shared;
@@ -22,6 +24,7 @@ mod tweak;
 pub use aws_lc::AwsLcEngine;
 pub use engine::{DataUnit, Direction, XtsEngine};
 pub use error::CipherError;
+#[cfg(not(feature = "fips"))]
 pub use portable::PortableEngine;
 pub use scatter::Cipher;
 pub use shared::{Cursor, SharedSlice};

@@ -10,6 +10,7 @@ use crate::units::{ByteOffset, SECTOR_SIZE};
 use super::CipherError;
 use super::aws_lc::AwsLcEngine;
 use super::engine::{DataUnit, Direction, XtsEngine};
+#[cfg(not(feature = "fips"))]
 use super::portable::PortableEngine;
 use super::shared::{Cursor, SharedSlice};
 use super::tweak::{TweakKey, TweakValue};
@@ -24,18 +25,28 @@ pub struct Cipher {
     unit: DataUnit,
 }
 
+/// The engine that suits this CPU, with `dek` expanded.
+#[cfg(not(feature = "fips"))]
+fn engine_for(dek: &Dek) -> Result<Box<dyn XtsEngine>, CipherError> {
+    Ok(match AwsLcEngine::suits_this_cpu() {
+        true => Box::new(AwsLcEngine::new(dek)?),
+        false => Box::new(PortableEngine::new(dek)?),
+    })
+}
+
+/// The validated module, whatever the CPU: nothing else may encrypt.
+#[cfg(feature = "fips")]
+fn engine_for(dek: &Dek) -> Result<Box<dyn XtsEngine>, CipherError> {
+    Ok(Box::new(AwsLcEngine::new(dek)?))
+}
+
 impl Cipher {
     /// Expands `dek` with the engine that suits this CPU.
     ///
     /// # Errors
     /// [`CipherError::Key`] when memory cannot be locked, [`CipherError::AwsLc`] when there is none.
     pub fn new(dek: &Dek, unit: DataUnit) -> Result<Self, CipherError> {
-        let engine: Box<dyn XtsEngine> = if AwsLcEngine::suits_this_cpu() {
-            Box::new(AwsLcEngine::new(dek)?)
-        } else {
-            Box::new(PortableEngine::new(dek)?)
-        };
-        Self::with_engine(engine, dek, unit)
+        Self::with_engine(engine_for(dek)?, dek, unit)
     }
 
     /// Uses a given engine, which must hold `dek`.

@@ -1,12 +1,10 @@
 //! Tweaks, and how to start in the middle of a data unit.
 
-use aes::Aes256;
-use aes::cipher::{Array, BlockCipherDecrypt, BlockCipherEncrypt, KeyInit};
-
-use crate::keys::{Dek, DekHalf, Locked};
+use crate::keys::{Dek, DekHalf};
 use crate::units::Sector;
 
 use super::CipherError;
+use super::block::BlockKey;
 
 /// The 16 bytes that key 2 encrypts to get the mask of a run's first block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +23,7 @@ impl TweakValue {
 /// XTS libraries only start at `j = 0`. But `D(K2, T_j)` is a value that, given to such a library
 /// as the tweak, makes its first mask `T_j`: so any run of whole blocks can be transformed alone,
 /// which sub-unit writes and data units scattered over several descriptors need.
-pub struct TweakKey(Locked<Aes256>);
+pub struct TweakKey(BlockKey);
 
 impl TweakKey {
     /// Expands key 2 of `dek`.
@@ -33,7 +31,7 @@ impl TweakKey {
     /// # Errors
     /// [`CipherError::Key`] when memory cannot be locked.
     pub fn new(dek: &Dek) -> Result<Self, CipherError> {
-        Ok(Self(expand(dek, DekHalf::Tweak)?))
+        Ok(Self(BlockKey::new(dek, DekHalf::Tweak)?))
     }
 
     /// The value that starts a run `blocks` 16-byte blocks after the start of the data unit.
@@ -41,22 +39,10 @@ impl TweakKey {
         if blocks == 0 {
             return unit;
         }
-        let mut value = Array(unit.0);
-        self.0.encrypt_block(&mut value);
-        let mask = multiply_by_alpha(u128::from_le_bytes(value.0), blocks);
-        let mut value = Array(mask.to_le_bytes());
-        self.0.decrypt_block(&mut value);
-        TweakValue(value.0)
+        let first = u128::from_le_bytes(self.0.encrypt(unit.0));
+        let mask = multiply_by_alpha(first, blocks);
+        TweakValue(self.0.decrypt(mask.to_le_bytes()))
     }
-}
-
-/// Expands one half of `dek` into locked memory and wipes the stack that it passed over.
-pub(super) fn expand(dek: &Dek, half: DekHalf) -> Result<Locked<Aes256>, CipherError> {
-    let mut key = [0u8; 32];
-    key.copy_from_slice(dek.half(half));
-    let expanded = Locked::new_with(|| Aes256::new((&key).into()));
-    zeroize::Zeroize::zeroize(&mut key);
-    Ok(expanded?)
 }
 
 /// Multiplies by α^n in GF(2^128) modulo x^128 + x^7 + x^2 + x + 1, the bytes taken little-endian.

@@ -6,12 +6,13 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::LazyLock;
 
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 
 use crate::control::{Installation, default_state_dir, platform_notice};
-use crate::keys::harden_process;
+use crate::keys::{crypto_module, harden_process};
 
 mod attach;
 mod audit;
@@ -41,10 +42,15 @@ mod what_if;
 pub use error::CliError;
 pub use output::{Output, OutputFormat, Tabular};
 
+/// The version, and by which module keys are made and used.
+static VERSION: LazyLock<String> =
+    LazyLock::new(|| format!("{} ({})", env!("CARGO_PKG_VERSION"), crypto_module()));
+
 #[derive(Parser)]
 #[command(
     name = "sealdisk",
     version,
+    long_version = VERSION.as_str(),
     about = "Encrypted disks for virtual machines, under keys that a key vault decides about",
     max_term_width = 100,
     after_help = "Example:
@@ -150,6 +156,7 @@ pub fn main() -> ExitCode {
         Err(error) => return usage(&error, &arguments),
     };
     start_log(cli.global.verbose);
+    log::info!("sealdisk {}", *VERSION);
     let context = Context {
         output: Output::new(cli.global.output),
         runtime_dir: cli.global.runtime_dir,

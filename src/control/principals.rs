@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use super::{ControlError, Installation, retrying};
 use crate::audit::AuditRecord;
 use crate::catalog::{CatalogError, IdentityOwner, IdentityRecord, Kind, Stored};
-use crate::keys::sha256;
+use crate::keys::{fill_random, sha256};
 use crate::vault::{Caller, VaultError, VaultErrorCode};
 
 /// Random bytes of a secret.
@@ -175,13 +175,8 @@ impl Installation {
 /// `CLIENT_ID.RANDOM`: the first part finds the identity, the second proves it.
 fn new_secret(client_id: Uuid) -> Result<(IdentitySecret, [u8; 32]), ControlError> {
     let mut random = Zeroizing::new([0; SECRET_LEN]);
-    getrandom::fill(random.as_mut_slice()).map_err(|e| {
-        VaultError::caused(
-            VaultErrorCode::Internal,
-            "the system's random generator failed",
-            std::io::Error::from(e),
-        )
-    })?;
+    fill_random(random.as_mut_slice())
+        .map_err(|e| VaultError::caused(VaultErrorCode::Internal, "no secret was made", e))?;
     let random = Zeroizing::new(URL_SAFE_NO_PAD.encode(random.as_slice()));
     let secret = Zeroizing::new(format!("{}.{}", client_id.simple(), *random));
     let hash = sha256(secret.as_bytes());

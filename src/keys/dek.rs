@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 
 use rustix::io::Errno;
 
-use super::{KeyError, LockedBytes};
+use super::{KeyError, LockedBytes, fill_random};
 
 /// Bytes of an AES-256-XTS key: two AES-256 keys (IEEE 1619-2018 §5.1).
 pub const DEK_LEN: usize = 64;
@@ -24,13 +24,13 @@ pub enum DekHalf {
 pub struct Dek(LockedBytes);
 
 impl Dek {
-    /// A fresh key from the operating system's random generator.
+    /// A fresh key from [`fill_random`].
     ///
     /// # Errors
     /// [`KeyError::Random`] or [`KeyError::Lock`].
     pub fn generate() -> Result<Self, KeyError> {
         let mut bytes = LockedBytes::zeroed(DEK_LEN)?;
-        getrandom::fill(bytes.as_mut_slice()).map_err(KeyError::Random)?;
+        fill_random(bytes.as_mut_slice())?;
         Self::checked(bytes)
     }
 

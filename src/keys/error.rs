@@ -14,9 +14,9 @@ pub enum KeyError {
         #[source]
         source: std::io::Error,
     },
-    /// The random generator of the operating system failed.
-    #[error("the operating system's random generator failed: {0}")]
-    Random(getrandom::Error),
+    /// The random generator failed.
+    #[error("the random generator failed, so no key was made")]
+    Random,
     /// A key of the wrong length was given.
     #[error("a data encryption key is {expected} bytes, not {actual}")]
     Length {

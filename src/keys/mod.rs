@@ -5,6 +5,7 @@ mod dek;
 mod digest;
 mod error;
 mod locked;
+mod random;
 mod sealing;
 mod stack;
 
@@ -12,5 +13,6 @@ pub use dek::{DEK_LEN, Dek, DekHalf, harden_process};
 pub use digest::sha256;
 pub use error::KeyError;
 pub use locked::{Locked, LockedBytes, PageLock, wipe_stack, with_wiped_stack};
+pub use random::{crypto_module, fill_random};
 pub use sealing::{FileGuard, SEALING_KEY_LEN, SealingError, SealingKey};
 pub use stack::DekStack;

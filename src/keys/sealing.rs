@@ -10,7 +10,7 @@ use aws_lc_rs::hmac;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use super::{KeyError, LockedBytes};
+use super::{KeyError, LockedBytes, fill_random};
 
 /// Bytes of a sealing key (AES-256).
 pub const SEALING_KEY_LEN: usize = 32;
@@ -200,7 +200,7 @@ impl SealingKey {
     /// [`SealingError`].
     pub fn seal(&self, associated: &[u8], secret: &[u8]) -> Result<Vec<u8>, SealingError> {
         let mut nonce = [0; NONCE_LEN];
-        getrandom::fill(&mut nonce).map_err(KeyError::Random)?;
+        fill_random(&mut nonce)?;
         let mut sealed = Zeroizing::new(Vec::with_capacity(secret.len() + AES_256_GCM.tag_len()));
         sealed.extend_from_slice(secret);
         self.cipher()?

@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 
 use super::commit::KeyUse;
 use super::{EmbeddedVault, Subject};
-use crate::keys::LockedBytes;
+use crate::keys::{LockedBytes, fill_random};
 use crate::vault::private_keys::PrivateKey;
 use crate::vault::store::KeyRow;
 use crate::vault::{
@@ -78,7 +78,7 @@ impl EmbeddedVault {
         self.private_operation(key_use, algorithm, ciphertext)
     }
 
-    /// Random bytes from the system's generator, for any identity that may do anything here.
+    /// Random bytes, for any identity that may do anything here.
     ///
     /// # Errors
     /// [`VaultErrorCode::Forbidden`], [`VaultErrorCode::BadParameter`] for more than 128 at once.
@@ -100,9 +100,8 @@ impl EmbeddedVault {
                 ));
             }
             let mut bytes = Zeroizing::new(vec![0; count]);
-            getrandom::fill(&mut bytes).map_err(|e| {
-                let what = "the system's random generator failed";
-                VaultError::caused(VaultErrorCode::Internal, what, std::io::Error::from(e))
+            fill_random(&mut bytes).map_err(|e| {
+                VaultError::caused(VaultErrorCode::Internal, "no bytes were made", e)
             })?;
             Ok(bytes)
         })
