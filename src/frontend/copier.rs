@@ -207,8 +207,10 @@ impl<'a> Copy<'a> {
     fn run(mut self) -> Result<(), Ended> {
         let drop = usize::from(self.request.drop);
         let (done, total) = loop {
-            match self.volume.share_raised(drop) {
+            let goes_on = || self.pause(Duration::ZERO).is_ok();
+            match self.volume.share_raised(drop, &goes_on) {
                 Ok(share) => break share,
+                Err(VolumeError::Stopped) => return Err(Ended::Stopped),
                 Err(error) => self.hold_up(error)?,
             }
         };

@@ -23,6 +23,7 @@ mod handler;
 mod key;
 mod limits;
 mod log_limit;
+mod map_scan;
 mod message;
 mod notifier;
 mod polling;

@@ -25,6 +25,7 @@ use super::copier::Copier;
 use super::handler::BlockHandler;
 use super::key::SharedKey;
 use super::log_limit::LogLimit;
+use super::map_scan::MapScan;
 use super::message::receive_stack;
 use super::shared::{Extent, Shared, open_lower, split};
 use super::sharing::peer;
@@ -139,10 +140,15 @@ fn serve_disk(control: &mut UnixStream) -> Result<(), FrontendError> {
         setup.stack.disk,
         setup.num_queues
     );
+    let scan = match setup.read_only {
+        true => None,
+        false => Some(MapScan::spawn(shared.clone()).map_err(io_error("start a thread"))?),
+    };
     let served = match setup.listening {
         true => server.accept_all(&UnixListener::from(socket), control, &signals),
         false => server.serve_one(UnixStream::from(socket), control, &signals),
     };
+    drop(scan);
     server.handler().finish();
     server.close();
     server.copier.stop();

@@ -74,7 +74,7 @@ impl Extent {
         } else {
             check_data_file(files.data.file(), &geometry)?;
             let map = files.map.try_clone()?.into_file();
-            Volume::open_pushed(LayerMap::new(geometry, map), lower, &runtime)?
+            Volume::open_runtime(LayerMap::new(geometry, map), lower, &runtime)?
         };
         files.map_memory(volume.geometry().data_len())?;
         Ok(Self {

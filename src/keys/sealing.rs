@@ -91,7 +91,7 @@ impl SealingKey {
     /// [`SealingError`].
     pub fn generate() -> Result<Self, SealingError> {
         let mut bytes = LockedBytes::zeroed(SEALING_KEY_LEN)?;
-        getrandom::fill(bytes.as_mut_slice()).map_err(KeyError::Random)?;
+        fill_random(bytes.as_mut_slice())?;
         Ok(Self(bytes))
     }
 

@@ -163,7 +163,9 @@ impl DiskIo {
             ByteOffset(offset).block().0,
             (offset + len).div_ceil(BLOCK_SIZE),
         );
-        let lacking = self.volume.lacking(first..end, usize::from(drop))?;
+        let lacking = self
+            .volume
+            .lacking(first..end, usize::from(drop), &|| true)?;
         // Zeros are to be noted too, where layers remain beneath.
         if lacking > 0 || usize::from(drop) < self.volume.lower().len() {
             self.run(OpKind::Raise { drop }, offset, len, None)?;

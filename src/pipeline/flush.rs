@@ -284,6 +284,7 @@ impl<S: Store> Pipeline<S> {
         match outcome.into_result() {
             Ok(()) => {
                 self.volume.set_map_synced();
+                self.volume.map().end_flush(&self.flush.sectors);
                 turn.succeed();
             }
             Err(error) => {
@@ -291,6 +292,7 @@ impl<S: Store> Pipeline<S> {
                 for sector in &self.flush.sectors {
                     self.volume.map().mark_dirty(*sector);
                 }
+                self.volume.map().end_flush(&self.flush.sectors);
                 drop(turn);
                 let fails = |flush: &FlushNumber| *flush <= number;
                 while self.flush.waiters.front().is_some_and(|(_, f)| fails(f)) {

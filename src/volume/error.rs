@@ -130,6 +130,9 @@ pub enum VolumeError {
         /// The size of the one above.
         above: u64,
     },
+    /// Whoever asked does not want to know any more.
+    #[error("going through the maps was stopped")]
+    Stopped,
     /// Too many layers.
     #[error("a disk of {layers} layers; {most} are possible: flatten it first", most = crate::units::MOST_LAYERS)]
     TooManyLayers {

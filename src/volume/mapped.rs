@@ -9,6 +9,8 @@ use std::sync::atomic::AtomicU64;
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
+use super::format::SECTORS_PER_CHUNK;
+
 /// A mapping of words that are all zero at first, or of a whole file.
 pub(super) struct Mapped {
     ptr: NonNull<u8>,
@@ -89,57 +91,110 @@ impl Drop for Mapped {
     }
 }
 
-/// The memory of a map: a word that says whether a sync has failed, for each chunk a word that says how
-/// far it is loaded, and the states.
+/// Where a run of words starts, in bytes, and how many there are.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Words {
+    pub(super) at: usize,
+    pub(super) count: usize,
+}
+
+/// Where the parts of a map lie in its memory.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct MapParts {
+    /// The word that says whether a sync has failed.
+    pub(super) failed_sync: usize,
+    /// For each chunk a word that says how far it is loaded.
+    pub(super) flags: Words,
+    /// A bit for each sector that a flush has to write.
+    pub(super) dirty: Words,
+    /// A bit for each sector that a flush is writing.
+    pub(super) flushing: Words,
+    /// The states.
+    pub(super) states: Words,
+}
+
+impl MapParts {
+    /// One behind the other.
+    fn packed(chunks: usize, states: usize) -> Self {
+        let mut end = 8;
+        let mut take = |count: usize| {
+            let at = end;
+            end += count * 8;
+            Words { at, count }
+        };
+        Self {
+            failed_sync: 0,
+            flags: take(chunks),
+            dirty: take(chunks * NOTE_WORDS),
+            flushing: take(chunks * NOTE_WORDS),
+            states: take(states),
+        }
+    }
+}
+
+/// Words of a set of sectors that belong to one chunk: a bit for each of its sectors.
+pub(super) const NOTE_WORDS: usize = (SECTORS_PER_CHUNK / 64) as usize;
+
+/// The memory of a map.
 pub(super) struct MapWords {
     mapped: Mapped,
-    failed_sync: usize,
-    flags: (usize, usize),
-    states: (usize, usize),
+    parts: MapParts,
 }
 
 impl MapWords {
     /// Of `chunks` chunks and `states` words, all zero, in private memory.
     pub(super) fn private(chunks: usize, states: usize) -> io::Result<Self> {
+        let parts = MapParts::packed(chunks, states);
         Ok(Self {
-            mapped: Mapped::private((1 + chunks + states) * 8)?,
-            failed_sync: 0,
-            flags: (8, chunks),
-            states: (8 + chunks * 8, states),
+            mapped: Mapped::private(parts.states.at + states * 8)?,
+            parts,
         })
     }
 
-    /// In a file: the word of failed syncs at byte `failed_sync`, `chunks` flags from byte `flags_at`
-    /// on, `states` words from byte `states_at` on.
-    pub(super) fn mapped(
-        mapped: Mapped,
-        failed_sync: usize,
-        (flags_at, chunks): (usize, usize),
-        (states_at, states): (usize, usize),
-    ) -> Self {
-        Self {
-            mapped,
-            failed_sync,
-            flags: (flags_at, chunks),
-            states: (states_at, states),
-        }
+    /// In a file.
+    pub(super) fn mapped(mapped: Mapped, parts: MapParts) -> Self {
+        Self { mapped, parts }
     }
 
     /// As [`FailedSync`](super::FailedSync) has it.
     pub(super) fn failed_sync(&self) -> &AtomicU64 {
-        &self.mapped.words(self.failed_sync, 1)[0]
+        &self.mapped.words(self.parts.failed_sync, 1)[0]
     }
 
     pub(super) fn flags(&self) -> &[AtomicU64] {
-        self.mapped.words(self.flags.0, self.flags.1)
+        self.part(self.parts.flags)
+    }
+
+    /// Only those of a chunk that was loaded may be touched, of this and of all that follow.
+    pub(super) fn dirty(&self) -> &[AtomicU64] {
+        self.part(self.parts.dirty)
+    }
+
+    pub(super) fn flushing(&self) -> &[AtomicU64] {
+        self.part(self.parts.flushing)
     }
 
     pub(super) fn states(&self) -> &[AtomicU64] {
-        self.mapped.words(self.states.0, self.states.1)
+        self.part(self.parts.states)
     }
 
-    /// Has memory for `count` states from `first` on.
-    pub(super) fn allocate(&self, first: usize, count: usize) -> io::Result<()> {
-        self.mapped.allocate(self.states.0 + first * 8, count * 8)
+    fn part(&self, part: Words) -> &[AtomicU64] {
+        self.mapped.words(part.at, part.count)
+    }
+
+    /// Has memory for what is kept of a chunk: its states, of which there are `states`, and its bits.
+    pub(super) fn allocate(&self, chunk: usize, states: usize) -> io::Result<()> {
+        let MapParts {
+            dirty, flushing, ..
+        } = self.parts;
+        for (part, count) in [
+            (dirty, NOTE_WORDS),
+            (flushing, NOTE_WORDS),
+            (self.parts.states, states),
+        ] {
+            self.mapped
+                .allocate(part.at + chunk * count * 8, count * 8)?;
+        }
+        Ok(())
     }
 }

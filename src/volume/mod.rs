@@ -67,7 +67,7 @@ pub use layer::{
     grow_layer, set_length,
 };
 pub use locks::{BlockLocks, MOST_BLOCKS};
-pub use map::{BlockMap, Content, MapFile, Run, held_runs};
+pub use map::{BlockMap, Content, MapFile, Run};
 pub use runtime::{CacheMode, Found, RuntimeMap, boot_id};
 pub use stack::{Lack, LayerMap, LowerLayer, Source, Volume};
 pub use state::BlockState;

@@ -1,8 +1,9 @@
 //! What a process knows of the map sectors of its top layer besides the states: which of them are to be
 //! written, which flush makes their changes durable, and which have space to be given back.
 //!
-//! A sector is one of the map file's: 2016 blocks, 8 MiB of the disk. All of this is memory of the
-//! process, which takes none before it is touched; whoever opens a volume finds it out anew.
+//! A sector is one of the map file's: 2016 blocks, 8 MiB of the disk. Which sectors are to be written
+//! is kept with the states and outlives the process. All else is memory of the process, which takes none
+//! before it is touched; whoever opens a volume finds it out anew.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,7 +25,8 @@ struct Place {
 /// The notes of all sectors.
 pub(super) struct SectorNotes {
     memory: Mapped,
-    dirty: Place,
+    /// Above the bits that are kept with the states: they count, and this only leads to them.
+    dirty: Range<usize>,
     released: Place,
     held: Place,
     /// Where the two numbers of each sector start.
@@ -41,11 +43,12 @@ impl SectorNotes {
             start..end
         };
         let words = sectors.div_ceil(PER_WORD);
+        let dirty = take(words.div_ceil(PER_WORD));
         let mut place = || Place {
             words: take(words),
             summary: take(words.div_ceil(PER_WORD)),
         };
-        let (dirty, released, held) = (place(), place(), place());
+        let (released, held) = (place(), place());
         let numbers = take(2 * sectors);
         Ok(Self {
             memory: Mapped::private(numbers.end * 8)?,
@@ -57,9 +60,10 @@ impl SectorNotes {
         })
     }
 
-    /// Those that the next flush has to write.
-    pub(super) fn dirty(&self) -> SectorSet<'_> {
-        self.set(&self.dirty)
+    /// Those that the next flush has to write, whose bits are in `words`.
+    pub(super) fn dirty<'a>(&'a self, words: &'a [AtomicU64]) -> SectorSet<'a> {
+        let summary = self.memory.words(self.dirty.start * 8, self.dirty.len());
+        SectorSet { words, summary }
     }
 
     /// Those of which the durable map is true and names space that was given back since: a flush writes
@@ -110,10 +114,9 @@ impl SectorNotes {
         FlushNumber::noted(self.number(sector, 1).load(Ordering::SeqCst))
     }
 
-    /// Takes over what `other` has, which has no more sectors.
+    /// Takes over what `other` has, which has no more sectors, but for those that are to be written.
     pub(super) fn take_over(&self, other: &Self) {
         for (mine, its) in [
-            (self.dirty(), other.dirty()),
             (self.released(), other.released()),
             (self.held(), other.held()),
         ] {
@@ -179,8 +182,9 @@ impl SectorSet<'_> {
         None
     }
 
-    /// Takes all sectors out, in rising order, and adds them to `into`.
-    pub(super) fn take(self, into: &mut Vec<u64>) {
+    /// Takes all sectors out, in rising order, and adds them to `into`. `first` is told of those of each
+    /// word before they are out.
+    pub(super) fn take(self, into: &mut Vec<u64>, first: impl Fn(usize, u64)) {
         for (at, summary) in self.summary.iter().enumerate() {
             if summary.load(Ordering::SeqCst) == 0 {
                 continue;
@@ -189,7 +193,10 @@ impl SectorSet<'_> {
             while some != 0 {
                 let index = at * PER_WORD as usize + some.trailing_zeros() as usize;
                 some &= some - 1;
-                let mut bits = self.words[index].swap(0, Ordering::SeqCst);
+                let mut bits = self.words[index].load(Ordering::SeqCst);
+                first(index, bits);
+                // What came meanwhile stays, and whoever put it there leads to it.
+                self.words[index].fetch_and(!bits, Ordering::SeqCst);
                 while bits != 0 {
                     into.push(index as u64 * PER_WORD + u64::from(bits.trailing_zeros()));
                     bits &= bits - 1;
@@ -247,11 +254,11 @@ mod tests {
             prop_assert_eq!(grown.fill(7), FlushNumber::noted(5));
             prop_assert_eq!(grown.fill(8), FlushNumber::FIRST);
             let mut taken = Vec::new();
-            grown.held().take(&mut taken);
+            grown.held().take(&mut taken, |_, _| {});
             prop_assert!(taken.is_sorted());
             prop_assert_eq!(taken.into_iter().collect::<BTreeSet<_>>(), model);
             prop_assert_eq!(grown.held().next(0), None);
-            prop_assert_eq!(notes.dirty().next(0), None);
+            prop_assert_eq!(notes.released().next(0), None);
         }
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! byte 0      signature "SDRUNMAP"                        8 bytes
-//!      8      format version (3)                          u32
+//!      8      format version (5)                          u32
 //!      12     zero                                        u32
 //!      16     disk id, layer id                           2 UUIDs
 //!      48     disk size in bytes                          u64
@@ -17,11 +17,18 @@
 //!             2 write-through
 //!      4096   for each chunk of 128 map sectors how far    u64 each
 //!             it is loaded: 2 when it is
-//!      1 MiB  states as in the map file, without gaps: 504 bytes for each map sector
+//!      1 MiB  a bit for each map sector that is to be       64 a word
+//!             flushed: it differs from the map file
+//!      3 MiB  a bit for each map sector that a flush is     64 a word
+//!             writing, which counts as the above when
+//!             nobody is left to end that flush
+//!      6 MiB  states as in the map file, without gaps: 504 bytes for each map sector
 //! ```
 //!
 //! The file is sparse. A chunk gets its space when it is first used, and counts only when its word
-//! says that it is loaded; of all others the map file speaks.
+//! says that it is loaded; of all others the map file speaks. A sector's bit in the second set is set
+//! before the one in the first is cleared, so that whoever opens the map after a kill at any moment finds
+//! what has to be flushed without reading the map file.
 //!
 //! The word at 512 belongs to no stamp and to no checksum: a data plane that sees a sync fail sets it
 //! with one store, whatever becomes of it then. Once it is 1 or 2 every volume opened on this map fails
@@ -54,17 +61,19 @@ use uuid::Uuid;
 
 use super::failed_sync::{CHECKED, FailedSync};
 use super::map::BlockMap;
-use super::mapped::{MapWords, Mapped};
+use super::mapped::{MapParts, MapWords, Mapped, NOTE_WORDS, Words};
 use super::{Geometry, VolumeError, format};
 
 const SIGNATURE: &[u8; 8] = b"SDRUNMAP";
 const STAMP_LEN: usize = 108;
-const VERSION: u8 = 3;
+const VERSION: u8 = 5;
 /// Where it says whether a sync has failed.
 const FAILED_SYNC_AT: usize = 512;
 /// Room for the chunks of the largest disk.
 const FLAGS_AT: usize = 4096;
-const STATES_AT: usize = 1 << 20;
+const DIRTY_AT: usize = 1 << 20;
+const FLUSHING_AT: usize = 3 << 20;
+const STATES_AT: usize = 6 << 20;
 /// Where the cache mode is, in the page of the stamp.
 const CACHE_AT: usize = 1024;
 /// Bytes that are mapped for words beside the stamp.
@@ -407,13 +416,15 @@ impl RuntimeMap {
         }
         let mapped = Mapped::file(&self.file, len).map_err(fail)?;
         let chunks = format::chunks(geometry.blocks()) as usize;
-        let states = BlockMap::words_for(geometry.blocks());
-        Ok(MapWords::mapped(
-            mapped,
-            FAILED_SYNC_AT,
-            (FLAGS_AT, chunks),
-            (STATES_AT, states),
-        ))
+        let words = |at, count| Words { at, count };
+        let parts = MapParts {
+            failed_sync: FAILED_SYNC_AT,
+            flags: words(FLAGS_AT, chunks),
+            dirty: words(DIRTY_AT, chunks * NOTE_WORDS),
+            flushing: words(FLUSHING_AT, chunks * NOTE_WORDS),
+            states: words(STATES_AT, BlockMap::words_for(geometry.blocks())),
+        };
+        Ok(MapWords::mapped(mapped, parts))
     }
 }
 

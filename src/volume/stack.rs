@@ -12,9 +12,9 @@ use super::failed_sync::{CHECKED, FailedSync, Reason};
 use super::flushes::Flushes;
 use super::layer::{check_map_file, examine_map};
 use super::locks::BlockLocks;
-use super::map::{BlockMap, Content, MapFile, Run, held_runs};
+use super::map::{BlockMap, Content, MapFile, Run};
 use super::runtime::RuntimeMap;
-use super::{Geometry, VolumeError, format};
+use super::{Geometry, VolumeError};
 
 /// A layer and the file of its durable map.
 #[derive(Clone)]
@@ -52,16 +52,6 @@ impl LowerLayer {
         Ok(Arc::new(Self { geometry, map }))
     }
 
-    /// Reads all of the map, to see that no part of it is damaged, and keeps none of it.
-    ///
-    /// # Errors
-    /// What is wrong with it.
-    pub fn verify(&self) -> Result<(), VolumeError> {
-        examine_map(&**self.map.durable(), &self.geometry, |_, states| {
-            states.map(drop)
-        })
-    }
-
     /// What the layer is.
     pub fn geometry(&self) -> &Geometry {
         &self.geometry
@@ -72,6 +62,9 @@ impl LowerLayer {
         &self.map
     }
 }
+
+/// How a map is asked for the blocks from one on: as a request does it, or over what is not loaded.
+type Look = fn(&BlockMap, u64, u64) -> Result<Option<Run<Content>>, VolumeError>;
 
 /// Where the content of blocks is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,47 +107,25 @@ struct State {
 
 impl Volume {
     /// Opens a disk whose current map lives in this process alone: for work whose loss with the
-    /// process does no harm, as an import, or that writes nothing. All maps are read once, to see
-    /// that they are whole.
+    /// process does no harm, as an import, or that writes nothing. Maps are loaded, and checked, as
+    /// they are needed.
     ///
     /// # Errors
     /// A [`VolumeError`] that says what is wrong with a map.
     pub fn open_private(top: LayerMap, lower: Vec<Arc<LowerLayer>>) -> Result<Self, VolumeError> {
         let blocks = top.geometry.blocks();
         check_map_file(&*top.file, &top.geometry)?;
-        let map = BlockMap::private(top.file, blocks)?;
-        let this = Self::new(top.geometry, map, lower)?;
-        this.examine(|_, _| {})?;
-        Ok(this)
+        Self::new(top.geometry, BlockMap::private(top.file, blocks)?, lower)
     }
 
     /// Opens a disk whose current map is `runtime`, as an attached disk has it. When the map was
-    /// left behind by a process that died, it has what that process had not flushed. All maps are
-    /// read once, to see that they are whole.
+    /// left behind by a process that died, it has what that process had not flushed, and which sectors
+    /// that is. Maps are loaded, and checked, as they are needed, so that the size of a disk and the
+    /// number of its layers cost nothing here: a guest waits for this when its daemon is started anew.
     ///
     /// # Errors
-    /// A [`VolumeError`] that says what is wrong with a map.
+    /// A [`VolumeError`] that says what is wrong with the header or the length of a map.
     pub fn open_runtime(
-        top: LayerMap,
-        lower: Vec<Arc<LowerLayer>>,
-        runtime: &RuntimeMap,
-    ) -> Result<Self, VolumeError> {
-        let this = Self::open_pushed(top, lower, runtime)?;
-        let map = &this.map;
-        let checked = map.failed_sync().load(Ordering::Acquire) == CHECKED;
-        this.examine(|sector, durable| {
-            if map.is_loaded(sector) && (checked || map.sector_states(sector) != *durable) {
-                map.mark_dirty(sector);
-            }
-        })?;
-        Ok(this)
-    }
-
-    /// As [`Volume::open_runtime`] for a top layer that was just made: there is nothing to read.
-    ///
-    /// # Errors
-    /// As [`Volume::open_runtime`].
-    pub fn open_pushed(
         top: LayerMap,
         lower: Vec<Arc<LowerLayer>>,
         runtime: &RuntimeMap,
@@ -164,6 +135,7 @@ impl Volume {
         let blocks = top.geometry.blocks();
         let map = BlockMap::new(words, top.file, blocks, Arc::default())?;
         map.forget_loaders();
+        map.adopt_dirty(map.failed_sync().load(Ordering::Acquire) == CHECKED);
         Self::new(top.geometry, map, lower)
     }
 
@@ -182,30 +154,15 @@ impl Volume {
         })
     }
 
-    /// Reads all maps to their end. Space of the top layer that a former process had not given back
-    /// yet is given back after the first flush.
-    fn examine(
-        &self,
-        mut each: impl FnMut(u64, &[u8; format::STATES_LEN]),
-    ) -> Result<(), VolumeError> {
-        let map = &self.map;
-        examine_map(&**map.durable(), &self.geometry, |sector, states| {
-            let durable = states?.copied().unwrap_or([0; format::STATES_LEN]);
-            each(sector, &durable);
-            let current = match map.is_loaded(sector) {
-                true => map.sector_states(sector),
-                false => durable,
-            };
-            let mut held = false;
-            held_runs(sector, &current, |_| held = true);
-            if held {
-                let first = sector * format::BLOCKS_PER_SECTOR;
-                map.ensure(first..first + 1)?;
-                map.note_held(sector);
-            }
-            Ok(())
-        })?;
-        self.lower.iter().try_for_each(|layer| layer.verify())
+    /// Reads all maps to their end, to see that no part of them is damaged, and keeps none of it.
+    ///
+    /// # Errors
+    /// What is wrong with one.
+    pub fn verify(&self) -> Result<(), VolumeError> {
+        verify(self.map.durable(), &self.geometry)?;
+        self.lower
+            .iter()
+            .try_for_each(|layer| verify(layer.map.durable(), &layer.geometry))
     }
 
     /// The same disk with `size` bytes, whose runtime map and files are long enough already. To be
@@ -220,6 +177,7 @@ impl Volume {
         let (file, flushes) = (self.map.durable().clone(), self.flushes().clone());
         let map = BlockMap::new(words, file, geometry.blocks(), flushes)?;
         map.take_over_notes(&self.map);
+        map.find_dirty();
         // A last chunk that was loaded stays so: what the disk did not have of it was never written.
         Ok(Self {
             geometry,
@@ -335,14 +293,24 @@ impl Volume {
         most: u64,
         drop: usize,
     ) -> Result<Option<Run<Lack>>, VolumeError> {
-        let Some(run) = self.map.run_in_chunk(first, most)? else {
+        self.lack_by(BlockMap::run_in_chunk, first, most, drop)
+    }
+
+    fn lack_by(
+        &self,
+        look: Look,
+        first: u64,
+        most: u64,
+        drop: usize,
+    ) -> Result<Option<Run<Lack>>, VolumeError> {
+        let Some(run) = look(&self.map, first, most)? else {
             return Ok(None);
         };
         if run.what != Content::Inherited {
             let (what, blocks) = (Lack::Nothing, run.blocks);
             return Ok(Some(Run { what, blocks }));
         }
-        let Some(run) = self.beneath(first, run.blocks, drop)? else {
+        let Some(run) = self.beneath_by(look, first, run.blocks, drop)? else {
             return Ok(None);
         };
         let what = match run.what {
@@ -360,6 +328,16 @@ impl Volume {
     fn beneath(
         &self,
         first: u64,
+        most: u64,
+        layers: usize,
+    ) -> Result<Option<Run<Option<Source>>>, VolumeError> {
+        self.beneath_by(BlockMap::run_in_chunk, first, most, layers)
+    }
+
+    fn beneath_by(
+        &self,
+        look: Look,
+        first: u64,
         mut most: u64,
         layers: usize,
     ) -> Result<Option<Run<Option<Source>>>, VolumeError> {
@@ -368,7 +346,7 @@ impl Volume {
             if first >= blocks {
                 continue;
             }
-            let Some(run) = layer.map.run_in_chunk(first, most.min(blocks - first))? else {
+            let Some(run) = look(&layer.map, first, most.min(blocks - first))? else {
                 return Ok(None);
             };
             most = run.blocks;
@@ -386,38 +364,53 @@ impl Volume {
     }
 
     /// How many of `blocks` are still to be copied into the top layer before the `drop` layers
-    /// beneath it can go. It loads their maps.
+    /// beneath it can go. It loads what their maps have, and asks `goes_on` between parts of it.
     ///
     /// # Errors
-    /// As [`Volume::lookup`].
-    pub fn lacking(&self, blocks: Range<u64>, drop: usize) -> Result<u64, VolumeError> {
+    /// As [`Volume::lookup`]; [`VolumeError::Stopped`].
+    pub fn lacking(
+        &self,
+        blocks: Range<u64>,
+        drop: usize,
+        goes_on: &dyn Fn() -> bool,
+    ) -> Result<u64, VolumeError> {
         let is_lack = |what: &Lack| matches!(what, Lack::Content(_));
-        count(blocks, is_lack, |at, most| self.lack(at, most, drop))
+        let look = |at, most| self.lack_by(BlockMap::run_or_hole, at, most, drop);
+        count(blocks, is_lack, look, goes_on)
     }
 
-    /// Whether nothing is missing when the `drop` layers beneath the top go. It loads all maps.
+    /// Whether nothing is missing when the `drop` layers beneath the top go. It loads what the maps have.
     ///
     /// # Errors
     /// As [`Volume::lookup`].
     pub fn has_all_of(&self, drop: usize) -> Result<bool, VolumeError> {
-        let is_missing = |what: &Lack| *what != Lack::Nothing;
         let all = 0..self.map.blocks();
-        let missing = count(all, is_missing, |at, most| self.lack(at, most, drop))?;
-        Ok(missing == 0)
+        let mut at = all.start;
+        while at < all.end {
+            match self.lack_by(BlockMap::run_or_hole, at, all.end - at, drop)? {
+                Some(run) if run.what == Lack::Nothing => at += run.blocks,
+                Some(_) => return Ok(false),
+                None => std::thread::yield_now(),
+            }
+        }
+        Ok(true)
     }
 
     /// How many blocks of all that have content in the `drop` layers beneath the top need not, or not
-    /// any more, be copied up; and how many there are. It loads all maps.
+    /// any more, be copied up; and how many there are. Otherwise as [`Volume::lacking`].
     ///
     /// # Errors
-    /// As [`Volume::lookup`].
-    pub fn share_raised(&self, drop: usize) -> Result<(u64, u64), VolumeError> {
+    /// As [`Volume::lacking`].
+    pub fn share_raised(
+        &self,
+        drop: usize,
+        goes_on: &dyn Fn() -> bool,
+    ) -> Result<(u64, u64), VolumeError> {
         let all = 0..self.map.blocks();
         let has_content = |what: &Option<Source>| matches!(what, Some(Source::Layer(_)));
-        let total = count(all.clone(), has_content, |at, most| {
-            self.beneath(at, most, drop)
-        })?;
-        let lacking = self.lacking(all, drop)?;
+        let look = |at, most| self.beneath_by(BlockMap::run_or_hole, at, most, drop);
+        let total = count(all.clone(), has_content, look, goes_on)?;
+        let lacking = self.lacking(all, drop, goes_on)?;
         Ok((total.saturating_sub(lacking), total))
     }
 
@@ -462,14 +455,22 @@ impl Volume {
     }
 }
 
+fn verify(map: &MapFile, geometry: &Geometry) -> Result<(), VolumeError> {
+    examine_map(&**map, geometry, |_, states| states.map(drop))
+}
+
 /// Counts the blocks of which `look` says what is wanted.
 fn count<T>(
     blocks: Range<u64>,
     is_wanted: impl Fn(&T) -> bool,
     look: impl Fn(u64, u64) -> Result<Option<Run<T>>, VolumeError>,
+    goes_on: &dyn Fn() -> bool,
 ) -> Result<u64, VolumeError> {
     let (mut at, mut wanted) = (blocks.start, 0);
     while at < blocks.end {
+        if !goes_on() {
+            return Err(VolumeError::Stopped);
+        }
         let Some(run) = look(at, blocks.end - at)? else {
             std::thread::yield_now();
             continue;

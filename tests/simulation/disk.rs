@@ -331,7 +331,7 @@ impl Disk {
             .chain(self.lower().iter().cloned())
             .collect();
         let top = cx.layers.map(self.header.layers[0]);
-        let volume = Volume::open_pushed(top, lower, &runtime).unwrap();
+        let volume = Volume::open_runtime(top, lower, &runtime).unwrap();
         self.process().runtime = runtime;
         self.exchange(cx, volume);
         Ok(())

@@ -90,7 +90,7 @@ pub fn register(
     let paths = |layer: &LayerRecord| disk.layer_paths(layer);
     let files = open_files(claim, &header, paths)?;
     let map = layer_map(&header, top, &paths(top))?;
-    Volume::open_private(map, lower_layers(&header, paths)?)?;
+    Volume::open_private(map, lower_layers(&header, paths)?)?.verify()?;
     ended(&mut header, cache);
     lock.write_both(&header, &dek)?;
     let row = ready_row(&header, &directory);

@@ -2,10 +2,12 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use uuid::Uuid;
 
-use super::super::{LayerPaths, create_layer};
+use super::super::format::{BLOCKS_PER_CHUNK, BLOCKS_PER_SECTOR};
+use super::super::{BlockState, LayerPaths, create_layer, format};
 use super::*;
 
 fn layer(dir: &Path, number: u128, size: u64) -> LayerMap {
@@ -62,12 +64,12 @@ fn the_topmost_layer_that_has_something_counts() {
         let run = volume.lookup(first, 1000).unwrap();
         assert_eq!(run, Some(Run { what, blocks }), "from block {first}");
     }
-    let lacking = |drop| volume.lacking(0..70, drop).unwrap();
+    let lacking = |drop| volume.lacking(0..70, drop, &|| true).unwrap();
     assert_eq!(lacking(2), 5 + 4 + 10 + 5 + 3 + 10 + 1);
     assert_eq!(lacking(1), 5 + 3 + 1);
     assert!(!volume.has_all_of(1).unwrap() && !volume.has_all_of(2).unwrap());
     // Block 5 and two that are hidden were written since.
-    assert_eq!(volume.share_raised(2).unwrap(), (3, 41));
+    assert_eq!(volume.share_raised(2, &|| true).unwrap(), (3, 41));
     let lack = |first, drop| volume.lack(first, 1000, drop).unwrap().unwrap().what;
     assert_eq!(lack(12, 1), Lack::Zeros, "the bottom has data there");
     assert_eq!(lack(12, 2), Lack::Nothing, "nothing is left beneath");
@@ -120,7 +122,7 @@ fn a_volume_that_grows_keeps_what_it_had_not_flushed() {
     let volume = volume.grown(size, &runtime).unwrap();
     assert!(volume.flushes().try_begin().is_none(), "one is under way");
     assert_eq!((volume.map().blocks(), volume.flushes().begun()), (9000, 1));
-    assert_eq!(volume.map().get(3), super::super::BlockState::Data);
+    assert_eq!(volume.map().get(3), BlockState::Data);
     assert_eq!(volume.map().run(4, 9000).blocks, 8996);
     volume.map().set_data(8999..9000);
     let mut dirty = Vec::new();
@@ -133,4 +135,142 @@ fn a_volume_that_grows_keeps_what_it_had_not_flushed() {
             .is_some()
     );
     std::fs::remove_file(&runtime_path).unwrap();
+}
+
+/// A map file that counts how often it is read.
+struct Counted {
+    file: File,
+    reads: Arc<AtomicU64>,
+}
+
+impl ReadAt for Counted {
+    fn size(&self) -> std::io::Result<u64> {
+        self.file.size()
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<()> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        ReadAt::read_exact_at(&self.file, buffer, offset)
+    }
+
+    fn next_data(&self, offset: u64) -> std::io::Result<Option<u64>> {
+        self.file.next_data(offset)
+    }
+}
+
+/// A runtime map that is removed in the end.
+struct Runtime {
+    path: PathBuf,
+    map: RuntimeMap,
+}
+
+impl Runtime {
+    fn new(geometry: &Geometry) -> Self {
+        let path = PathBuf::from(format!("/dev/shm/sealdisk-stack-{}", Uuid::new_v4()));
+        let ids = (Uuid::new_v4(), Uuid::new_v4());
+        let (map, _) = RuntimeMap::open(&path, geometry, ids.0, ids.1).unwrap();
+        Self { path, map }
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        std::fs::remove_file(&self.path).unwrap();
+    }
+}
+
+#[test]
+fn opening_reads_headers_only_and_going_through_a_map_passes_over_holes() {
+    const SIZE: u64 = 15 << 40;
+    let dir = tempfile::tempdir().unwrap();
+    let reads = Arc::new(AtomicU64::new(0));
+    let counted = |number| {
+        let LayerMap { geometry, .. } = layer(dir.path(), number, SIZE);
+        let file = File::open(dir.path().join(format!("{number}.map"))).unwrap();
+        let reads = reads.clone();
+        LayerMap::new(geometry, Counted { file, reads })
+    };
+    let lower = (2..17).map(|number| LowerLayer::open(counted(number)).unwrap());
+    let lower: Vec<_> = lower.collect();
+    let top = counted(1);
+    let runtime = Runtime::new(&top.geometry);
+    let volume = Volume::open_runtime(top, lower, &runtime.map).unwrap();
+    assert_eq!(reads.load(Ordering::Relaxed), 16, "a header for each layer");
+
+    assert_eq!(volume.share_raised(15, &|| true).unwrap(), (0, 0));
+    assert!(volume.has_all_of(15).unwrap());
+    assert_eq!(volume.map().next_chunk(0).unwrap(), None);
+    assert_eq!(reads.load(Ordering::Relaxed), 16, "all of it is holes");
+    volume.lower()[14].map().ensure(7..8).unwrap();
+    volume.lower()[14].map().set_data(7..9);
+    assert_eq!(volume.share_raised(15, &|| true).unwrap(), (0, 2));
+    assert!(!volume.has_all_of(15).unwrap());
+    let stopped = volume.share_raised(15, &|| false);
+    assert!(matches!(stopped, Err(VolumeError::Stopped)));
+}
+
+#[test]
+fn what_was_to_be_flushed_is_known_after_a_kill_at_any_step() {
+    let dir = tempfile::tempdir().unwrap();
+    let top = layer(dir.path(), 1, 3 << 30);
+    let runtime = Runtime::new(&top.geometry);
+    let open = || Volume::open_runtime(top.clone(), vec![], &runtime.map).unwrap();
+    let dirty = |volume: &Volume| {
+        let mut sectors = Vec::new();
+        volume.map().take_dirty(&mut sectors, 0);
+        sectors
+    };
+    let volume = open();
+    let last = volume.map().blocks() - 1;
+    let (first, end) = (0, last / BLOCKS_PER_SECTOR);
+    volume.map().ensure(0..1).unwrap();
+    volume.map().ensure(last..last + 1).unwrap();
+    volume.map().set_data(0..3);
+    volume.map().set_data(last..last + 1);
+    // Killed before a flush, and then while one writes.
+    assert_eq!(dirty(&open()), [first, end]);
+    let volume = open();
+    assert_eq!(dirty(&volume), [first, end]);
+    volume.map().set_data(5..6);
+    assert_eq!(dirty(&volume), [first], "changed since");
+    // One flush ends: nothing is left of it but what changed after it had begun.
+    volume.map().end_flush(&[first, end]);
+    volume.map().set_data(8..9);
+    assert_eq!(dirty(&open()), [first]);
+    open().map().end_flush(&[first]);
+    let volume = open();
+    assert_eq!(dirty(&volume), [first], "nobody said that it was written");
+    volume.map().end_flush(&[first]);
+    assert_eq!(dirty(&open()), [0u64; 0]);
+}
+
+#[test]
+fn space_that_a_former_process_held_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let top = layer(dir.path(), 1, 5 << 30);
+    let (held, blocks) = (2 * BLOCKS_PER_CHUNK, top.geometry.blocks());
+    let sector = held / BLOCKS_PER_SECTOR;
+    let mut states = [0; format::STATES_LEN];
+    states[0] = BlockState::ZeroHeld as u8;
+    let raw = format::encode_sector(sector, &states);
+    let mut writable = std::fs::OpenOptions::new();
+    let map = writable.write(true).open(dir.path().join("1.map"));
+    let map = map.unwrap();
+    let at = format::sector_offset(sector);
+    std::os::unix::fs::FileExt::write_all_at(&map, &raw, at).unwrap();
+    let runtime = Runtime::new(&top.geometry);
+    for _ in 0..2 {
+        // The second one finds the chunk loaded by the first.
+        let volume = Volume::open_runtime(top.clone(), vec![], &runtime.map).unwrap();
+        let map = volume.map();
+        let turn = volume.flushes().try_begin().unwrap();
+        turn.succeed();
+        assert_eq!(map.next_held(0, blocks), None);
+        let mut chunk = 0;
+        while let Some(next) = map.next_chunk(chunk).unwrap() {
+            map.find_held(next).unwrap();
+            chunk = next + 1;
+        }
+        assert_eq!(map.next_held(0, blocks), Some(held..held + 1));
+    }
 }

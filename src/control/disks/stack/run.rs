@@ -85,7 +85,9 @@ fn copy(
     let map = layer_map(header, top, &paths(top))?;
     let volume = Arc::new(Volume::open_private(map, lower_layers(header, paths)?)?);
     let share = |volume: &Volume| -> Result<JobProgress, DiskError> {
-        let (done, total) = volume.share_raised(usize::from(drop))?;
+        let share = volume.share_raised(usize::from(drop), &|| cancel.check().is_ok());
+        cancel.check()?;
+        let (done, total) = share?;
         Ok(JobProgress {
             done: done * BLOCK_SIZE,
             total: total * BLOCK_SIZE,

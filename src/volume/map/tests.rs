@@ -1,0 +1,158 @@
+//! The map against a plain array.
+
+use proptest::prelude::*;
+
+use super::super::format::SECTORS_PER_CHUNK;
+use super::load::LOADING;
+use super::*;
+
+/// The states of a map file that is never written to.
+pub(super) struct Empty;
+
+impl ReadAt for Empty {
+    fn size(&self) -> std::io::Result<u64> {
+        Ok(u64::MAX)
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], _: u64) -> std::io::Result<()> {
+        buffer.fill(0);
+        Ok(())
+    }
+}
+
+fn map(blocks: u64) -> BlockMap {
+    let map = BlockMap::private(Arc::new(Empty), blocks).unwrap();
+    map.load_all().unwrap();
+    map
+}
+
+#[derive(Debug, Clone)]
+enum Change {
+    Data(Range<u64>),
+    Zero(Range<u64>, bool),
+    Hide(Range<u64>),
+    Released(Range<u64>),
+}
+
+fn range() -> impl Strategy<Value = Range<u64>> {
+    (0u64..5000, 0u64..300).prop_map(|(start, len)| start..(start + len).min(5000))
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        range().prop_map(Change::Data),
+        (range(), any::<bool>()).prop_map(|(r, held)| Change::Zero(r, held)),
+        range().prop_map(Change::Hide),
+        range().prop_map(Change::Released),
+    ]
+}
+
+type To = Box<dyn Fn(BlockState) -> BlockState>;
+
+fn apply(map: &BlockMap, change: Change) -> (Range<u64>, To) {
+    match change {
+        Change::Data(range) => {
+            map.set_data(range.clone());
+            (range, Box::new(|_| BlockState::Data))
+        }
+        Change::Zero(range, held) => {
+            let to = match held {
+                true => BlockState::ZeroHeld,
+                false => BlockState::Zero,
+            };
+            map.set_zero(range.clone(), to);
+            let new = move |old| if old == BlockState::Data { to } else { old };
+            (range, Box::new(new))
+        }
+        Change::Hide(range) => {
+            map.hide(range.clone());
+            let new = |old| match old {
+                BlockState::Inherit => BlockState::Zero,
+                old => old,
+            };
+            (range, Box::new(new))
+        }
+        Change::Released(range) => {
+            map.set_released(range.clone());
+            let new = |old| match old {
+                BlockState::ZeroHeld => BlockState::Zero,
+                old => old,
+            };
+            (range, Box::new(new))
+        }
+    }
+}
+
+#[test]
+fn only_chunks_that_were_asked_for_are_loaded() {
+    let map = BlockMap::private(Arc::new(Empty), 3 * BLOCKS_PER_CHUNK).unwrap();
+    let second = BLOCKS_PER_CHUNK + 5;
+    let run = map
+        .run_in_chunk(second, u64::MAX - second)
+        .unwrap()
+        .unwrap();
+    let blocks = BLOCKS_PER_CHUNK - 5;
+    let what = Content::Inherited;
+    assert_eq!(run, Run { what, blocks });
+    let loaded = |chunk| map.is_loaded(chunk * SECTORS_PER_CHUNK);
+    assert_eq!([loaded(0), loaded(1), loaded(2)], [false, true, false]);
+    assert!(map.ensure(BLOCKS_PER_CHUNK - 1..BLOCKS_PER_CHUNK).unwrap());
+    map.set_data(2..3);
+    assert_eq!(map.data_blocks(), 1);
+    map.words.flags()[2].store(LOADING, Ordering::Release);
+    assert!(!map.ensure(0..3 * BLOCKS_PER_CHUNK).unwrap());
+    map.forget_loaders();
+    assert!(map.ensure(0..3 * BLOCKS_PER_CHUNK).unwrap());
+}
+
+proptest! {
+    #[test]
+    fn agrees_with_a_plain_array(changes in prop::collection::vec(change(), 1..40), probe in 0u64..5000) {
+        let map = map(5000);
+        let mut model = vec![BlockState::Inherit; 5000];
+        let mut dirty = std::collections::BTreeSet::new();
+        let mut released = std::collections::BTreeSet::new();
+        for change in changes {
+            let releases = matches!(change, Change::Released(_));
+            let (range, to) = apply(&map, change);
+            for block in range {
+                let new = to(model[block as usize]);
+                if model[block as usize] != new {
+                    let sectors = if releases { &mut released } else { &mut dirty };
+                    sectors.insert(block / BLOCKS_PER_SECTOR);
+                    model[block as usize] = new;
+                }
+            }
+        }
+        for block in 0..5000 {
+            prop_assert_eq!(map.get(block), model[block as usize], "block {}", block);
+        }
+        let what = Content::of(model[probe as usize]);
+        let same = |b: &&BlockState| Content::of(**b) == what;
+        let blocks = model[probe as usize..].iter().take_while(same).count() as u64;
+        prop_assert_eq!(map.run(probe, 5000), Run { what, blocks });
+        let data = model.iter().filter(|b| **b == BlockState::Data).count();
+        prop_assert_eq!(map.data_blocks(), data as u64);
+        let (mut taken, mut expected) = (Vec::new(), dirty);
+        map.take_dirty(&mut taken, 0);
+        prop_assert_eq!(&taken, &expected.iter().copied().collect::<Vec<_>>());
+        // What was only given back is written when there is an occasion.
+        expected.extend(&released);
+        map.take_dirty(&mut taken, 1000);
+        taken.sort_unstable();
+        taken.dedup();
+        prop_assert_eq!(&taken, &expected.into_iter().collect::<Vec<_>>());
+
+        let mut held = vec![];
+        for sector in 0..format::sectors(5000) {
+            let start = sector * BLOCKS_PER_SECTOR;
+            let (mut from, end) = (start, (start + BLOCKS_PER_SECTOR).min(5000));
+            while let Some(run) = map.held_run(from..end) {
+                from = run.end;
+                held.extend(run);
+            }
+        }
+        let expected = (0..5000).filter(|b| model[*b as usize] == BlockState::ZeroHeld);
+        prop_assert_eq!(held, expected.collect::<Vec<_>>());
+    }
+}
