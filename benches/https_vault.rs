@@ -173,6 +173,7 @@ struct Server {
 impl Server {
     fn start(state: &Path, bits: u32) -> Outcome<Self> {
         run(state, "keyvault create myvault")?;
+        run(state, "keyvault update myvault --operations-limit 10000000")?;
         let user = run(state, "identity create bench")?;
         let id = text(&user, "principalId")?;
         run(

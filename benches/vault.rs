@@ -64,6 +64,7 @@ fn engine(criterion: &mut Criterion) {
     vault
         .set_policy(&caller, caller.object_id, &Permissions::all())
         .unwrap();
+    vault.set_operations_limit(&caller, 10_000_000).unwrap();
     let new = NewKey::new(KeySize::Rsa3072);
     vault.create_key(&caller, "k", &new).unwrap();
     let mut key = KeyId {

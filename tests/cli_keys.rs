@@ -289,12 +289,21 @@ fn logs_are_listed_verified_exported_and_tampering_is_named() {
             .success()
     );
     let checkpoints = host.run("audit export --checkpoints-only").stdout;
-    assert_eq!(json_lines(&checkpoints).len(), 4);
+    let lines = json_lines(&checkpoints);
+    // What counts refusals is covered by the head, and so is there too.
+    assert_eq!(
+        lines
+            .iter()
+            .filter(|line| line["type"] != "counter")
+            .count(),
+        4
+    );
     fs::write(&heads, &checkpoints).unwrap();
 
     host.ok("disk-encryption-set create s --key-url https://myvault.vault.localhost/keys/k");
     let own = host.lines("audit list --installation");
-    assert_eq!(own[0]["operation"], "DiskEncryptionSetCreate");
+    assert_eq!(own[0]["operation"], "DiskEncryptionSetCreateIntent");
+    assert_eq!(own[1]["operation"], "DiskEncryptionSetCreate");
     assert_eq!(own[0]["key"], "https://myvault.vault.localhost/keys/k");
 
     // Elsewhere, without the installation.
@@ -587,4 +596,156 @@ fn commands_that_meet_take_turns() {
     all_at_once(&host, &["identity reset-secret alice"; 4]);
     let usage = host.ok("disk-encryption-set show-usage set");
     assert_eq!(usage[0]["resources"][0]["name"], "disk", "{usage}");
+}
+
+/// A change of a set is on record before it is made, and its outcome after: whatever moment it is
+/// killed at, a new key has a record.
+#[test]
+fn a_kill_at_any_moment_of_a_change_of_a_set_leaves_a_record_of_it() {
+    let host = Host::new();
+    let url = |key: &str| format!("https://myvault.vault.localhost/keys/{key}");
+    for key in ["k0", "k1"] {
+        host.key(&format!("create {key} --size 2048"));
+    }
+    host.ok(&format!(
+        "disk-encryption-set create s --key-url {}",
+        url("k0")
+    ));
+    let current = || {
+        let set = host.ok("disk-encryption-set show s");
+        set["activeKey"]["keyUrl"].as_str().unwrap().to_owned()
+    };
+    let records = || host.lines("audit list --installation");
+    let mut moment = 11_u64;
+    let (mut finished, mut killed) = (0, 0);
+    for round in 1..=20 {
+        let (before, known) = (current(), records().len());
+        let wanted = url(&format!("k{}", round % 2));
+        let mut child = host
+            .command(&format!("disk-encryption-set update s --key-url {wanted}"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        moment = (moment * 7919 + 104_729) % 120_000;
+        sleep(Duration::from_micros(moment));
+        child.kill().unwrap();
+        let status = child.wait().unwrap();
+        let (after, log) = (current(), records());
+        let new = &log[known..];
+        let of = |operation: &str| {
+            new.iter()
+                .filter(move |r| r["operation"] == *operation)
+                .count()
+        };
+        let (intents, outcomes) = (
+            of("DiskEncryptionSetUpdateIntent"),
+            of("DiskEncryptionSetUpdate"),
+        );
+        assert!(before == after || intents == 1, "round {round}: {new:?}");
+        assert_eq!(intents, outcomes, "round {round}: {new:?}");
+        if intents == 1 {
+            let outcome = new
+                .iter()
+                .find(|r| r["operation"] == "DiskEncryptionSetUpdate");
+            match outcome.unwrap()["code"].as_str() {
+                None => finished += 1,
+                Some(code) => {
+                    assert_eq!(code, "Unfinished");
+                    assert!(!status.success());
+                    killed += 1;
+                }
+            }
+        }
+    }
+    println!("{finished} finished, {killed} killed in the middle");
+    let report = host.lines("audit verify --installation");
+    assert_eq!(report[0]["intact"], true, "{report:?}");
+}
+
+#[test]
+fn refused_changes_of_sets_are_on_record() {
+    let host = Host::new();
+    host.key("create k --size 2048");
+    let url = "https://myvault.vault.localhost/keys/k";
+    host.refused(
+        "disk-encryption-set create s --key-url https://myvault.vault.localhost/keys/none",
+        "KeyNotFound",
+    );
+    host.ok(&format!("disk-encryption-set create s --key-url {url}"));
+    host.key("set-attributes k --enabled false");
+    host.refused(
+        &format!("disk-encryption-set create t --key-url {url}"),
+        "KeyDisabled",
+    );
+    host.refused("disk-encryption-set identity assign s", "Conflict");
+    let log = host.lines("audit list --installation");
+    let refused: Vec<_> = log
+        .iter()
+        .filter(|r| r["outcome"] == "refused")
+        .map(|r| {
+            (
+                r["operation"].as_str().unwrap(),
+                r["code"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    let expected = [
+        ("DiskEncryptionSetCreate", "KeyNotFound"),
+        ("DiskEncryptionSetCreate", "KeyDisabled"),
+        ("DiskEncryptionSetAssignIdentity", "Conflict"),
+    ];
+    assert_eq!(refused, expected);
+}
+
+#[test]
+fn logs_are_archived_and_verified_with_what_was_taken_out_of_them() {
+    let host = Host::new();
+    host.key("create k --size 2048");
+    let archive = host.path("archive");
+    fs::create_dir(&archive).unwrap();
+    let heads = host.run("audit export --checkpoints-only").stdout;
+    fs::write(host.path("heads.jsonl"), heads).unwrap();
+    let line = format!("audit archive --output-dir {archive}");
+    let first = host.lines(&line);
+    assert_eq!(first[0]["log"], "vault/myvault");
+    assert_eq!(first[0]["first"], 1);
+    for _ in 0..3 {
+        host.key("list");
+    }
+    assert!(host.lines(&format!("{line} --older-than 1")).is_empty());
+    let second = host.lines(&line);
+    assert_eq!(second[0]["first"], first[0]["last"].as_u64().unwrap() + 1);
+    let left = host.lines("audit list --vault myvault");
+    assert_eq!(left[0]["operation"], "AuditArchive");
+    assert_eq!(left.len(), 1);
+
+    let files: Vec<String> = fs::read_dir(&archive)
+        .unwrap()
+        .map(|entry| entry.unwrap().path().display().to_string())
+        .collect();
+    // In whatever order they are given.
+    let verify = format!(
+        "audit verify --archive {} --checkpoint {}",
+        files.join(" "),
+        host.path("heads.jsonl")
+    );
+    let report = host.lines(&verify);
+    assert!(report.iter().all(|log| log["intact"] == true), "{report:?}");
+    assert_eq!(report[0]["archived"], 0);
+    assert_eq!(report[0]["checkpoints"], 1);
+    let alone = host.lines("audit verify");
+    assert_eq!(alone[0]["archived"], second[0]["last"]);
+    let file = second[0]["file"].as_str().unwrap();
+    let changed = fs::read_to_string(file)
+        .unwrap()
+        .replace("KeyList", "KeyLost");
+    fs::write(file, changed).unwrap();
+    assert!(!host.run(&verify).status.success());
+    let status = host.run("audit status -o json");
+    let logs = json_lines(&status.stdout);
+    assert_eq!(logs[0]["archived"], second[0]["last"]);
+    assert_eq!(logs[0]["records"].as_u64(), Some(1));
+    let low = logs.iter().any(|log| log["low"] == true);
+    assert_eq!(status.status.code(), Some(if low { 3 } else { 0 }));
 }

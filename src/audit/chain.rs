@@ -82,6 +82,9 @@ pub struct Head {
     pub seq: u64,
     /// Its hash.
     pub hash: Hash,
+    /// What it covers of the counters that are open: SHA-256 over them; `None` when there are none,
+    /// and in a checkpoint.
+    pub counters: Option<Hash>,
     /// When it was signed, RFC 3339.
     pub time: String,
     /// The signature over all that.
@@ -93,34 +96,44 @@ impl Head {
         signer: &Signer,
         purpose: Purpose,
         log: LogId,
-        seq: u64,
-        hash: Hash,
+        (seq, hash): (u64, Hash),
+        counters: Option<Hash>,
         time: &str,
     ) -> Result<Self, AuditError> {
-        let signature = signer.sign(purpose, &message(log, seq, &hash, time))?;
-        Ok(Self {
+        let mut head = Self {
             seq,
             hash,
+            counters,
             time: time.into(),
-            signature,
-        })
+            signature: Vec::new(),
+        };
+        head.signature = signer.sign(head.purpose(purpose), &head.message(log))?;
+        Ok(head)
     }
 
     pub(super) fn is_signed(&self, key: &PublicKey, purpose: Purpose, log: LogId) -> bool {
-        let message = message(log, self.seq, &self.hash, &self.time);
-        key.verifies(purpose, &message, &self.signature)
+        key.verifies(self.purpose(purpose), &self.message(log), &self.signature)
+    }
+
+    /// A head that covers counters is signed as another kind than one that covers none.
+    fn purpose(&self, purpose: Purpose) -> Purpose {
+        match (purpose, self.counters) {
+            (Purpose::Head, Some(_)) => Purpose::CountingHead,
+            (purpose, _) => purpose,
+        }
+    }
+
+    fn message(&self, log: LogId) -> Vec<u8> {
+        let mut message = log.as_bytes().to_vec();
+        message.extend(self.seq.to_le_bytes());
+        message.extend(self.hash);
+        message.extend(self.counters.iter().flatten());
+        message.extend(self.time.as_bytes());
+        message
     }
 }
 
 /// Whether a checkpoint is kept after the record with that number.
 pub(super) fn is_checkpoint(seq: u64) -> bool {
     seq.is_multiple_of(CHECKPOINT_INTERVAL)
-}
-
-fn message(log: LogId, seq: u64, hash: &Hash, time: &str) -> Vec<u8> {
-    let mut message = log.as_bytes().to_vec();
-    message.extend(seq.to_le_bytes());
-    message.extend(hash);
-    message.extend(time.as_bytes());
-    message
 }

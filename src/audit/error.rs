@@ -28,6 +28,12 @@ pub enum AuditError {
         /// What does not fit.
         what: String,
     },
+    /// There is room for essential records only.
+    #[error(
+        "there is no space left for the audit log but for what is essential, and what cannot be \
+         recorded is not done: make room, or archive records with `sealdisk audit archive`"
+    )]
+    Full,
     /// A signature could not be made.
     #[error("the audit log could not be signed")]
     Sign,

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::AuditError;
 use super::chain::{Entry, Head, LogId};
+use super::counter::{self, Counter};
+use super::segment::{self, Segment};
 use super::signer::PublicKey;
 use super::store::{self, Chain};
 
@@ -39,6 +41,10 @@ pub enum Line {
     Record(Entry, Vec<u8>),
     /// A checkpoint, behind its record.
     Checkpoint(Head),
+    /// Records that were archived, or, in the file that has them, those that follow.
+    Segment(Segment),
+    /// A counter that is not recorded yet.
+    Counter(Counter),
     /// The end of the log.
     Head(Head),
 }
@@ -77,9 +83,35 @@ enum Json {
         time: String,
         signature: String,
     },
+    Segment {
+        first: u64,
+        last: u64,
+        previous: String,
+        hash: String,
+        time: String,
+        signature: String,
+    },
+    Counter {
+        id: i64,
+        caller: String,
+        origin: String,
+        operation: String,
+        key: Option<String>,
+        version: Option<String>,
+        disk: Option<String>,
+        detail: Option<String>,
+        code: Option<String>,
+        count: u64,
+        first: Option<String>,
+        last: Option<String>,
+        closes: i64,
+        window: i64,
+    },
     Head {
         seq: u64,
         hash: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        counters: Option<String>,
         time: String,
         signature: String,
     },
@@ -106,6 +138,9 @@ pub fn write_export(
     };
     let mut write = |line: Line| write_line(out, line);
     write(Line::Log(log))?;
+    for segment in segment::read(&snapshot)? {
+        write(Line::Segment(segment))?;
+    }
     let mut checkpoints = store::read_checkpoints(&snapshot)?.into_iter().peekable();
     if records {
         store::stored(&snapshot, 0, |stored| {
@@ -120,7 +155,10 @@ pub fn write_export(
     for checkpoint in checkpoints {
         write(Line::Checkpoint(checkpoint))?;
     }
-    store::read_head(&snapshot)?.map_or(Ok(()), |head| write(Line::Head(head)))
+    for counter in counter::read(&snapshot)? {
+        write(Line::Counter(counter))?;
+    }
+    store::read_head(&snapshot, chain.log_id())?.map_or(Ok(()), |head| write(Line::Head(head)))
 }
 
 pub(super) fn write_line(out: &mut dyn Write, line: Line) -> Result<(), AuditError> {
@@ -150,6 +188,26 @@ pub fn read_export(
             }
         }
     })
+}
+
+/// Of which log an export, or its first part, is, and from which record on: what puts segments in
+/// order.
+///
+/// # Errors
+/// [`AuditError::Export`] for what is no export.
+pub fn export_start(from: impl BufRead) -> Result<(LogId, u64), AuditError> {
+    let mut log = LogId::nil();
+    let mut behind = 0;
+    for line in read_export(from) {
+        match line?.1 {
+            Line::Log(found) => log = found.log,
+            Line::Record(entry, _) => return Ok((log, entry.seq)),
+            // The lines of a log's segments come before its records.
+            Line::Segment(segment) => behind = segment.last + 1,
+            Line::Checkpoint(_) | Line::Counter(_) | Line::Head(_) => break,
+        }
+    }
+    Ok((log, behind))
 }
 
 fn parse(text: &str) -> Result<Line, String> {
@@ -203,24 +261,79 @@ fn parse(text: &str) -> Result<Line, String> {
             time,
             signature,
         } => Line::Checkpoint(head(seq, &hash, time, &signature)?),
-        Json::Head {
-            seq,
+        Json::Segment {
+            first,
+            last,
+            previous,
             hash,
             time,
             signature,
-        } => Line::Head(head(seq, &hash, time, &signature)?),
+        } => Line::Segment(Segment {
+            first,
+            last,
+            previous: digest(&previous)?,
+            hash: digest(&hash)?,
+            time,
+            signature: bytes(&signature)?,
+        }),
+        Json::Counter {
+            id,
+            caller,
+            origin,
+            operation,
+            key,
+            version,
+            disk,
+            detail,
+            code,
+            count,
+            first,
+            last,
+            closes,
+            window,
+        } => Line::Counter(Counter {
+            id,
+            caller,
+            origin,
+            operation,
+            key,
+            version,
+            disk,
+            detail,
+            code,
+            count,
+            first,
+            last,
+            closes,
+            window,
+        }),
+        Json::Head {
+            seq,
+            hash,
+            counters,
+            time,
+            signature,
+        } => Line::Head(Head {
+            counters: counters.as_deref().map(digest).transpose()?,
+            ..head(seq, &hash, time, &signature)?
+        }),
     })
 }
 
 fn head(seq: u64, hash: &str, time: String, signature: &str) -> Result<Head, String> {
     Ok(Head {
         seq,
-        hash: bytes(hash)?
-            .try_into()
-            .map_err(|_| "its hash is none".to_owned())?,
+        hash: digest(hash)?,
+        counters: None,
         time,
         signature: bytes(signature)?,
     })
+}
+
+fn digest(text: &str) -> Result<super::Hash, String> {
+    bytes(text)?
+        .try_into()
+        .map_err(|_| "its hash is none".to_owned())
 }
 
 fn bytes(text: &str) -> Result<Vec<u8>, String> {
@@ -257,9 +370,34 @@ impl From<Line> for Json {
                 time: head.time,
                 signature: base64(&head.signature),
             },
+            Line::Segment(segment) => Self::Segment {
+                first: segment.first,
+                last: segment.last,
+                previous: base64(&segment.previous),
+                hash: base64(&segment.hash),
+                time: segment.time,
+                signature: base64(&segment.signature),
+            },
+            Line::Counter(counter) => Self::Counter {
+                id: counter.id,
+                caller: counter.caller,
+                origin: counter.origin,
+                operation: counter.operation,
+                key: counter.key,
+                version: counter.version,
+                disk: counter.disk,
+                detail: counter.detail,
+                code: counter.code,
+                count: counter.count,
+                first: counter.first,
+                last: counter.last,
+                closes: counter.closes,
+                window: counter.window,
+            },
             Line::Head(head) => Self::Head {
                 seq: head.seq,
                 hash: base64(&head.hash),
+                counters: head.counters.map(|counters| base64(&counters)),
                 time: head.time,
                 signature: base64(&head.signature),
             },

@@ -3,19 +3,28 @@
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rusqlite::{Connection, TransactionBehavior};
 use time::OffsetDateTime;
 
-use super::store::TABLES;
-use super::{AuditError, AuditRecord, Chain, Finding, Seen};
+use super::store::{TABLES, TABLES_2};
+use super::{Archived, AuditError, AuditRecord, Chain, Counted, Finding, Reserve, Seen, intent};
 use crate::keys::{FileGuard, SealingKey};
 use crate::sqlite::{self, Schema};
 
 const SCHEMA: Schema = Schema {
     what: "audit log",
     application_id: 0x5EA1_0A0D,
-    steps: &[|db| db.execute_batch(TABLES)],
+    steps: &[
+        |db| db.execute_batch(TABLES),
+        |db| {
+            db.execute_batch(intent::TABLE)?;
+            TABLES_2
+                .iter()
+                .try_for_each(|table| db.execute_batch(table))
+        },
+    ],
 };
 
 /// What exports call the log of an installation.
@@ -27,7 +36,18 @@ pub struct AuditLog {
     db: Mutex<Connection>,
     chain: Chain,
     seen: Seen,
+    reserve: Reserve,
 }
+
+/// What is recorded though the file system is full.
+const ESSENTIAL: [&str; 6] = [
+    "DekDestroy",
+    "DekRestore",
+    "DiskEncryptionSetRemoveIdentity",
+    "DiskEncryptionSetRemoveIdentityIntent",
+    "IdentityDelete",
+    "IdentityDeleteIntent",
+];
 
 impl AuditLog {
     /// Opens the log `path`; the first call makes it, and the key file that has `.key` in the place
@@ -40,6 +60,8 @@ impl AuditLog {
     /// [`AuditError`], also for a key file that is missing or that others can read, and for a key
     /// file without a log.
     pub fn open(path: &Path) -> Result<Self, AuditError> {
+        let reserve = Reserve::of(path);
+        reserve.release_if_full();
         let mut db = sqlite::open(path, &SCHEMA)?;
         let (key_path, new_path) = (path.with_extension("key"), path.with_extension("key.new"));
         // Under the write lock, so that of two processes that find no log one makes it.
@@ -66,11 +88,16 @@ impl AuditLog {
         transaction.commit()?;
         take_name(&new_path, &key_path)?;
         let chain = chain.ok_or_else(|| AuditError::tampered("its first row is missing"))?;
-        Ok(Self {
+        let log = Self {
             seen: Seen::open(&chain, &db, path, INSTALLATION)?,
             db: Mutex::new(db),
             chain,
-        })
+            reserve,
+        };
+        log.reserve.keep();
+        log.settle(OffsetDateTime::now_utc())?;
+        log.note_unfinished()?;
+        Ok(log)
     }
 
     /// The database of the log `path` without its key, to be verified.
@@ -86,10 +113,47 @@ impl AuditLog {
     /// # Errors
     /// [`AuditError`].
     pub fn append(&self, record: &AuditRecord) -> Result<(), AuditError> {
+        self.write(&record.operation, |chain, db| {
+            chain.append(db, std::slice::from_ref(record))
+        })
+    }
+
+    /// Writes to the log in one transaction, for that operation.
+    pub(super) fn write(
+        &self,
+        operation: &str,
+        write: impl FnOnce(&Chain, &Connection) -> Result<(), AuditError>,
+    ) -> Result<(), AuditError> {
+        let mut db = self.db();
+        match ESSENTIAL.contains(&operation) {
+            true => self.reserve.make_room(&db),
+            false if self.reserve.is_spent() => return Err(AuditError::Full),
+            false => {}
+        }
+        let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        write(&self.chain, &transaction)?;
+        transaction.commit()?;
+        self.seen.note(&self.chain, &db);
+        Ok(())
+    }
+
+    pub(super) fn chain(&self) -> &Chain {
+        &self.chain
+    }
+
+    /// Appends a record of which others of its kind are counted in the time `window` after it.
+    ///
+    /// # Errors
+    /// [`AuditError`].
+    pub fn append_counted(&self, record: AuditRecord, window: Duration) -> Result<(), AuditError> {
+        let now = record.time;
+        let record = Counted {
+            record,
+            window: Some(window),
+        };
         let mut db = self.db();
         let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        self.chain
-            .append(&transaction, std::slice::from_ref(record))?;
+        self.chain.append_counted(&transaction, &[record], now)?;
         transaction.commit()?;
         self.seen.note(&self.chain, &db);
         Ok(())
@@ -100,12 +164,46 @@ impl AuditLog {
         self.seen.finding()
     }
 
+    /// Records the counters whose window is over.
+    ///
+    /// # Errors
+    /// [`AuditError`].
+    pub fn settle(&self, now: OffsetDateTime) -> Result<(), AuditError> {
+        let mut db = self.db();
+        if !self.chain.has_overdue(&db, now)? {
+            return Ok(());
+        }
+        let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        self.chain.append_counted(&transaction, &[], now)?;
+        Ok(transaction.commit()?)
+    }
+
+    /// Writes the records from before `before` into a file in `dir`, and removes them from the log;
+    /// see [`Chain::archive`].
+    ///
+    /// # Errors
+    /// [`AuditError`].
+    pub fn archive(
+        &self,
+        name: &str,
+        dir: &Path,
+        before: OffsetDateTime,
+        record: AuditRecord,
+    ) -> Result<Option<Archived>, AuditError> {
+        self.chain.archive(&self.db(), name, dir, before, record)
+    }
+
+    /// The room that the log has in reserve, in bytes.
+    pub fn reserve_size(&self) -> u64 {
+        self.reserve.size()
+    }
+
     /// Reads the log with its chain and its database.
     pub fn read<T>(&self, read: impl FnOnce(&Chain, &Connection) -> T) -> T {
         read(&self.chain, &self.db())
     }
 
-    fn db(&self) -> MutexGuard<'_, Connection> {
+    pub(super) fn db(&self) -> MutexGuard<'_, Connection> {
         // A panic elsewhere rolled its transaction back; the connection itself is intact.
         self.db.lock().unwrap_or_else(PoisonError::into_inner)
     }

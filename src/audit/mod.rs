@@ -7,34 +7,58 @@
 //! kind, the checkpoint, is kept. The signing key is sealed under a key that is not in the database,
 //! so that whoever can only write the database cannot sign a chain of his own.
 //!
+//! What happens again and again within a short time is counted and recorded as a number
+//! ([`Counter`]), and old records are taken out into files that the chain runs through
+//! ([`Segment`]).
+//!
 //! What no log can show by itself is that the whole of it, with its signing key, was put back to an
 //! earlier state: for that, checkpoints are exported, kept elsewhere, and verified against.
 
 mod chain;
+mod counter;
 mod error;
 mod export;
+mod intent;
 mod log;
 mod seen;
+mod segment;
 mod signer;
+mod space;
 mod store;
 #[cfg(test)]
 mod tests;
 mod verify;
 
 pub use chain::{Entry, Hash, Head, LogId};
+pub use counter::Counter;
 pub use error::AuditError;
-pub use export::{ExportedLog, Line, read_export, write_export};
+pub use export::{ExportedLog, Line, export_start, read_export, write_export};
+pub use intent::Intent;
 pub use log::AuditLog;
 pub use seen::Seen;
+pub use segment::{Archived, Segment};
 pub use signer::PublicKey;
-pub use store::{Chain, TABLES};
-pub use verify::{Finding, Pin, Report, pins, verify_database, verify_export};
+pub use space::{Reserve, Space};
+pub use store::{Chain, TABLES, TABLES_2};
+pub use verify::{Archives, Finding, Pin, Report, pins, verify_database, verify_export};
 
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 /// After so many records a signed checkpoint is kept.
 pub const CHECKPOINT_INTERVAL: u64 = 1000;
+
+/// A record, and for how long others of its kind are counted after it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counted {
+    /// The record.
+    pub record: AuditRecord,
+    /// `None` for one that stands for itself.
+    pub window: Option<std::time::Duration>,
+}
+
+/// For how long refusals of one kind are counted.
+pub const REFUSALS: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// What happened, as it is appended to a log.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -73,7 +73,7 @@ impl Seen {
     }
 
     fn write(&self, chain: &Chain, db: &Connection) -> Result<(), AuditError> {
-        let Some(head) = store::read_head(db)? else {
+        let Some(head) = store::read_head(db, chain.log_id())? else {
             return Ok(());
         };
         let log = ExportedLog {

@@ -15,14 +15,19 @@ use super::AuditError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
     Head,
+    /// A head that covers counters too.
+    CountingHead,
     Checkpoint,
+    Segment,
 }
 
 impl Purpose {
     fn context(self) -> &'static [u8] {
         match self {
             Self::Head => b"sealdisk audit head v1\0",
+            Self::CountingHead => b"sealdisk audit head v2\0",
             Self::Checkpoint => b"sealdisk audit checkpoint v1\0",
+            Self::Segment => b"sealdisk audit segment v1\0",
         }
     }
 }

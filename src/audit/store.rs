@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::chain::{Entry, GENESIS, Hash, Head, LogId, is_checkpoint};
 use super::export::ExportedLog;
 use super::signer::{PublicKey, Purpose, Signer};
-use super::{AuditError, AuditRecord};
+use super::{AuditError, AuditRecord, Counted, Counter, counter, segment};
 use crate::keys::SealingKey;
 
 /// The tables of a log. Records are only ever appended; what ties them together is in
@@ -49,6 +49,9 @@ CREATE TABLE audit_checkpoints (
 ) STRICT;
 ";
 
+/// The tables that the second version of a log has besides.
+pub const TABLES_2: &[&str] = &[counter::TABLE, segment::TABLE];
+
 /// A record with the hash that is stored beside it.
 pub(super) struct StoredEntry {
     pub entry: Entry,
@@ -59,7 +62,7 @@ pub(super) struct StoredEntry {
 pub struct Chain {
     log: LogId,
     created: String,
-    signer: Signer,
+    pub(super) signer: Signer,
     public_key: PublicKey,
 }
 
@@ -94,8 +97,8 @@ impl Chain {
             &chain.signer,
             Purpose::Head,
             log,
-            0,
-            GENESIS,
+            (0, GENESIS),
+            None,
             &chain.created,
         )?;
         write_head(db, &head)?;
@@ -178,28 +181,129 @@ impl Chain {
         let Some(last) = records.last() else {
             return Ok(());
         };
+        let counted = |record: &AuditRecord| Counted {
+            record: record.clone(),
+            window: None,
+        };
+        let records: Vec<_> = records.iter().map(counted).collect();
+        self.append_counted(db, &records, last.time)
+    }
+
+    /// As [`append`](Self::append), for records of which some are only counted, and records the
+    /// counters whose window is over at `now`.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append).
+    pub fn append_counted(
+        &self,
+        db: &Connection,
+        records: &[Counted],
+        now: OffsetDateTime,
+    ) -> Result<(), AuditError> {
         let head = self.head(db)?;
-        let (mut seq, mut hash) = (head.seq, head.hash);
-        for record in records {
-            seq += 1;
-            let entry = entry(seq, record)?;
-            hash = entry.hash(self.log, &hash);
-            insert(db, &entry, &hash)?;
-            if is_checkpoint(seq) {
-                let purpose = Purpose::Checkpoint;
-                let at = &entry.time;
-                let checkpoint = Head::sign(&self.signer, purpose, self.log, seq, hash, at)?;
-                write_checkpoint(db, &checkpoint)?;
+        let mut end = (head.seq, head.hash);
+        for counter in counter::overdue(db, now)? {
+            match counter.count {
+                0 => counter::close(db, counter.id)?,
+                _ => self.put_counter(db, &mut end, &counter, now)?,
             }
         }
-        let time = text(last.time)?;
-        let head = Head::sign(&self.signer, Purpose::Head, self.log, seq, hash, &time)?;
+        for Counted { record, window } in records {
+            if window.is_some() && counter::count(db, record)? {
+                continue;
+            }
+            // What was counted beside it came before it.
+            for counter in counter::beside(db, record)? {
+                self.put_counter(db, &mut end, &counter, now)?;
+            }
+            self.put(db, &mut end, entry(record)?)?;
+            if let Some(window) = window {
+                counter::open(db, record, *window)?;
+            }
+        }
+        let counters = counter::digest(self.log, &counter::read(db)?);
+        let purpose = Purpose::Head;
+        let head = Head::sign(&self.signer, purpose, self.log, end, counters, &text(now)?)?;
         write_head(db, &head)
+    }
+
+    /// Whether a record like this would only be counted.
+    ///
+    /// # Errors
+    /// [`AuditError`].
+    pub fn is_counted(&self, db: &Connection, record: &AuditRecord) -> Result<bool, AuditError> {
+        counter::is_open(db, record)
+    }
+
+    /// The number of the last record that was archived, 0 when none was.
+    ///
+    /// # Errors
+    /// [`AuditError`].
+    pub fn archived(&self, db: &Connection) -> Result<u64, AuditError> {
+        Ok(segment::base(db)?.0)
+    }
+
+    /// Whether there are counters whose window is over.
+    ///
+    /// # Errors
+    /// [`AuditError`].
+    pub fn has_overdue(&self, db: &Connection, now: OffsetDateTime) -> Result<bool, AuditError> {
+        Ok(!counter::overdue(db, now)?.is_empty())
+    }
+
+    /// The counters that are open.
+    ///
+    /// # Errors
+    /// [`AuditError`].
+    pub fn counters(&self, db: &Connection) -> Result<Vec<Counter>, AuditError> {
+        counter::read(db)
+    }
+
+    fn put_counter(
+        &self,
+        db: &Connection,
+        end: &mut (u64, Hash),
+        counter: &Counter,
+        now: OffsetDateTime,
+    ) -> Result<(), AuditError> {
+        let entry = Entry {
+            seq: 0,
+            time: text(now)?,
+            caller: counter.caller.clone(),
+            origin: counter.origin.clone(),
+            operation: counter.operation.clone(),
+            key: counter.key.clone(),
+            version: counter.version.clone(),
+            disk: counter.disk.clone(),
+            detail: Some(counter.detail()),
+            code: counter.code.clone(),
+        };
+        self.put(db, end, entry)?;
+        counter::restart(db, counter.id, now)
+    }
+
+    /// Puts an entry behind the `end` of the chain, which is its number and hash then.
+    fn put(
+        &self,
+        db: &Connection,
+        end: &mut (u64, Hash),
+        mut entry: Entry,
+    ) -> Result<(), AuditError> {
+        entry.seq = end.0 + 1;
+        *end = (entry.seq, entry.hash(self.log, &end.1));
+        insert(db, &entry, &end.1)?;
+        if is_checkpoint(entry.seq) {
+            let (purpose, time) = (Purpose::Checkpoint, &entry.time);
+            let checkpoint = Head::sign(&self.signer, purpose, self.log, *end, None, time)?;
+            write_checkpoint(db, &checkpoint)?;
+        }
+        Ok(())
     }
 
     /// The signed head, when it is one.
     fn head(&self, db: &Connection) -> Result<Head, AuditError> {
-        let head = read_head(db)?.ok_or_else(|| AuditError::tampered("its head is missing"))?;
+        let head =
+            read_head(db, self.log)?.ok_or_else(|| AuditError::tampered("its head is missing"))?;
         match head.is_signed(&self.public_key, Purpose::Head, self.log) {
             true => Ok(head),
             false => Err(AuditError::tampered("its head has no valid signature")),
@@ -224,7 +328,7 @@ impl Chain {
     /// # Errors
     /// [`AuditError`].
     pub fn last(&self, db: &Connection) -> Result<u64, AuditError> {
-        Ok(read_head(db)?.map_or(0, |head| head.seq))
+        Ok(read_head(db, self.log)?.map_or(0, |head| head.seq))
     }
 }
 
@@ -249,9 +353,10 @@ fn associated(log: LogId, public_key: &PublicKey) -> Vec<u8> {
     [context, log.as_bytes(), &public_key.0].concat()
 }
 
-fn entry(seq: u64, record: &AuditRecord) -> Result<Entry, AuditError> {
+/// The entry of a record, whose number is set when it is put into the chain.
+fn entry(record: &AuditRecord) -> Result<Entry, AuditError> {
     Ok(Entry {
-        seq,
+        seq: 0,
         time: text(record.time)?,
         caller: record.caller.to_string(),
         origin: record.origin.clone(),
@@ -264,7 +369,7 @@ fn entry(seq: u64, record: &AuditRecord) -> Result<Entry, AuditError> {
     })
 }
 
-fn text(time: OffsetDateTime) -> Result<String, AuditError> {
+pub(super) fn text(time: OffsetDateTime) -> Result<String, AuditError> {
     Ok(time.to_offset(UtcOffset::UTC).format(&Rfc3339)?)
 }
 
@@ -304,12 +409,24 @@ fn is_taken(error: &rusqlite::Error) -> bool {
 pub(super) fn stored<E: From<AuditError>>(
     db: &Connection,
     after: u64,
+    visit: impl FnMut(StoredEntry) -> Result<(), E>,
+) -> Result<(), E> {
+    stored_until(db, after, i64::MAX.unsigned_abs(), visit)
+}
+
+/// Visits the stored records behind number `after`, up to number `last`, in order.
+pub(super) fn stored_until<E: From<AuditError>>(
+    db: &Connection,
+    after: u64,
+    last: u64,
     mut visit: impl FnMut(StoredEntry) -> Result<(), E>,
 ) -> Result<(), E> {
     let sqlite = |e: rusqlite::Error| E::from(AuditError::Sqlite(e));
-    let sql = format!("SELECT {COLUMNS} FROM audit WHERE seq > ? ORDER BY seq");
+    let sql = format!("SELECT {COLUMNS} FROM audit WHERE seq > ? AND seq <= ? ORDER BY seq");
     let mut statement = db.prepare_cached(&sql).map_err(sqlite)?;
-    let mut rows = statement.query([number(after)?]).map_err(sqlite)?;
+    let mut rows = statement
+        .query([number(after)?, number(last)?])
+        .map_err(sqlite)?;
     while let Some(row) = rows.next().map_err(sqlite)? {
         visit(read_entry(row).map_err(sqlite)?)?;
     }
@@ -334,10 +451,15 @@ fn read_entry(row: &Row<'_>) -> rusqlite::Result<StoredEntry> {
     })
 }
 
-pub(super) fn read_head(db: &Connection) -> Result<Option<Head>, AuditError> {
+/// The head, with what it has to cover of the counters.
+pub(super) fn read_head(db: &Connection, log: LogId) -> Result<Option<Head>, AuditError> {
     let sql = "SELECT seq, hash, time, signature FROM audit_head";
     let head = db.prepare_cached(sql)?.query_row([], signed).optional()?;
-    head.transpose()
+    let Some(head) = head.transpose()? else {
+        return Ok(None);
+    };
+    let counters = counter::digest(log, &counter::read(db)?);
+    Ok(Some(Head { counters, ..head }))
 }
 
 pub(super) fn read_checkpoints(db: &Connection) -> Result<Vec<Head>, AuditError> {
@@ -356,6 +478,7 @@ fn signed(row: &Row<'_>) -> rusqlite::Result<Result<Head, AuditError>> {
     Ok(Ok(Head {
         seq: seq(row)?,
         hash,
+        counters: None,
         time: row.get(2)?,
         signature: row.get(3)?,
     }))
@@ -390,6 +513,6 @@ fn seq(row: &Row<'_>) -> rusqlite::Result<u64> {
 }
 
 /// SQLite's integers are signed.
-fn number(seq: u64) -> Result<i64, AuditError> {
+pub(super) fn number(seq: u64) -> Result<i64, AuditError> {
     i64::try_from(seq).map_err(|_| AuditError::tampered("a record's number is none"))
 }

@@ -10,6 +10,8 @@ use uuid::Uuid;
 
 use super::*;
 
+mod kept;
+
 const NAME: &str = "test";
 
 struct Fixture {

@@ -7,7 +7,9 @@ use rusqlite::Connection;
 
 use super::AuditError;
 use super::chain::{Entry, GENESIS, Hash, Head, LogId, is_checkpoint};
+use super::counter::{self, Counter};
 use super::export::{ExportedLog, Line, read_export};
+use super::segment::{self, Segment};
 use super::signer::{PublicKey, Purpose};
 use super::store::{self, Chain};
 
@@ -44,8 +46,10 @@ pub struct Report {
     pub name: String,
     /// Its id.
     pub log: LogId,
-    /// How many records fit.
+    /// The number of the last record that fits.
     pub records: u64,
+    /// How many of these were archived, and are in no file that was looked at.
+    pub archived: u64,
     /// How many checkpoints that were kept elsewhere the log was compared with.
     pub pins: usize,
     /// The end of the log, when it has one.
@@ -68,6 +72,15 @@ struct Verifier {
     witnessed: u64,
     /// Whether a checkpoint has to follow the last record.
     owed: bool,
+    /// What was archived, as far as it is told.
+    segments: Vec<Segment>,
+    /// The segment whose records are being read.
+    own: Option<Segment>,
+    /// Records that were archived and are not looked at.
+    archived: u64,
+    /// The counters that the head has to cover.
+    counters: Vec<Counter>,
+    head: Option<Head>,
     finding: Option<Finding>,
 }
 
@@ -77,13 +90,28 @@ impl Chain {
     /// # Errors
     /// [`AuditError`] when it cannot be read; what does not fit is in the report.
     pub fn verify(&self, db: &Connection, name: &str, pins: &[Pin]) -> Result<Report, AuditError> {
+        self.verify_behind(db, name, pins, &mut Archives::default())
+    }
+
+    /// As [`verify`](Self::verify), with the segments of it that were archived, which are taken out
+    /// of `archives`.
+    ///
+    /// # Errors
+    /// As [`verify`](Self::verify).
+    pub fn verify_behind(
+        &self,
+        db: &Connection,
+        name: &str,
+        pins: &[Pin],
+        archives: &mut Archives,
+    ) -> Result<Report, AuditError> {
         let log = ExportedLog {
             name: name.into(),
             log: self.log_id(),
             created: self.created().into(),
             public_key: self.public_key().clone(),
         };
-        verify_log(db, &log, pins)
+        verify_log(db, &log, pins, archives)
     }
 }
 
@@ -93,13 +121,22 @@ impl Chain {
 /// # Errors
 /// [`AuditError`] when it cannot be read; what does not fit is in the report.
 pub fn verify_database(db: &Connection, name: &str, pins: &[Pin]) -> Result<Report, AuditError> {
-    verify_log(db, &store::exported(db, name)?, pins)
+    let log = store::exported(db, name)?;
+    verify_log(db, &log, pins, &mut Archives::default())
 }
 
-fn verify_log(db: &Connection, log: &ExportedLog, pins: &[Pin]) -> Result<Report, AuditError> {
+fn verify_log(
+    db: &Connection,
+    log: &ExportedLog,
+    pins: &[Pin],
+    archives: &mut Archives,
+) -> Result<Report, AuditError> {
     // One moment of a log that others append to.
     let snapshot = db.unchecked_transaction()?;
-    let mut verifier = Verifier::new(log, pins);
+    let mut verifier = archives.take(log, pins);
+    for segment in segment::read(&snapshot)? {
+        verifier.segment(segment);
+    }
     let mut checkpoints = store::read_checkpoints(&snapshot)?.into_iter().peekable();
     store::stored(&snapshot, 0, |stored| {
         let seq = stored.entry.seq;
@@ -112,7 +149,8 @@ fn verify_log(db: &Connection, log: &ExportedLog, pins: &[Pin]) -> Result<Report
     for checkpoint in checkpoints {
         verifier.checkpoint(&checkpoint);
     }
-    Ok(verifier.finish(store::read_head(&snapshot)?))
+    verifier.head = store::read_head(&snapshot, log.log)?;
+    Ok(verifier.finish())
 }
 
 /// Verifies every log of an export.
@@ -123,35 +161,86 @@ fn verify_log(db: &Connection, log: &ExportedLog, pins: &[Pin]) -> Result<Report
 /// # Errors
 /// [`AuditError::Export`] for what is no export.
 pub fn verify_export(from: impl BufRead, pins: &[Pin]) -> Result<Vec<Report>, AuditError> {
-    let mut reports = Vec::new();
-    let mut current: Option<(Verifier, Option<Head>)> = None;
-    let mut end = |current: &mut Option<(Verifier, Option<Head>)>| {
-        if let Some((verifier, head)) = current.take() {
-            reports.push(verifier.finish(head));
-        }
-    };
-    for line in read_export(from) {
-        let (number, line) = line?;
-        if let Line::Log(log) = line {
-            end(&mut current);
-            current = Some((Verifier::new(&log, pins), None));
-            continue;
-        }
-        let Some((verifier, head)) = current.as_mut() else {
-            return Err(AuditError::Export {
+    let mut archives = Archives::default();
+    archives.read(from, pins)?;
+    Ok(archives.finish())
+}
+
+/// The logs of several exports and archived segments, each log's segments in their order.
+#[derive(Default)]
+pub struct Archives {
+    logs: Vec<Verifier>,
+}
+
+impl Archives {
+    /// Verifies a further export, or the next segment of a log.
+    ///
+    /// # Errors
+    /// [`AuditError::Export`] for what is no export.
+    pub fn read(&mut self, from: impl BufRead, pins: &[Pin]) -> Result<(), AuditError> {
+        let mut current: Option<usize> = None;
+        for line in read_export(from) {
+            let (number, line) = line?;
+            if let Line::Log(log) = line {
+                if let Some(before) = current {
+                    self.logs[before].end_of_segment();
+                }
+                let verifier = self.take(&log, pins);
+                self.logs.push(verifier);
+                current = Some(self.logs.len() - 1);
+                continue;
+            }
+            let verifier = current.map(|index| &mut self.logs[index]);
+            let verifier = verifier.ok_or_else(|| AuditError::Export {
                 line: number,
                 what: "there is no line of type 'log' before it".into(),
-            });
+            })?;
+            verifier.line(line);
+        }
+        if let Some(last) = current {
+            self.logs[last].end_of_segment();
+        }
+        Ok(())
+    }
+
+    /// What was found in each log.
+    pub fn finish(self) -> Vec<Report> {
+        self.logs.into_iter().map(Verifier::finish).collect()
+    }
+
+    /// Where the verification of that log stands: at its beginning, or behind its last segment.
+    fn take(&mut self, log: &ExportedLog, pins: &[Pin]) -> Verifier {
+        let goes_on = |known: &Verifier| {
+            (known.log, &known.key, &known.name) == (log.log, &log.public_key, &log.name)
+                && known.head.is_none()
         };
-        match line {
-            Line::Record(entry, hash) => verifier.record(&entry, &hash),
-            Line::Checkpoint(checkpoint) => verifier.checkpoint(&checkpoint),
-            Line::Head(found) => *head = Some(found),
-            Line::Log(_) => {}
+        match self.logs.iter().position(goes_on) {
+            Some(index) => self.logs.remove(index),
+            None => Verifier::new(log, pins),
         }
     }
-    end(&mut current);
-    Ok(reports)
+}
+
+/// Verifies a file that has one segment of that log and nothing else.
+pub(super) fn verify_segment(
+    from: impl BufRead,
+    log: LogId,
+    key: &PublicKey,
+) -> Result<Segment, AuditError> {
+    let mut archives = Archives::default();
+    archives.read(from, &[])?;
+    let mut logs = archives.logs.into_iter();
+    let (Some(verifier), None) = (logs.next(), logs.next()) else {
+        return Err(AuditError::tampered("a segment is of another log"));
+    };
+    if (verifier.log, &verifier.key) != (log, key) {
+        return Err(AuditError::tampered("a segment is of another log"));
+    }
+    match (verifier.finding, verifier.own) {
+        (None, Some(own)) => Ok(own),
+        (Some(finding), _) => Err(AuditError::tampered(finding.what)),
+        (None, None) => Err(AuditError::tampered("a file has no segment")),
+    }
 }
 
 /// Reads the signed heads and checkpoints out of an earlier export.
@@ -161,6 +250,7 @@ pub fn verify_export(from: impl BufRead, pins: &[Pin]) -> Result<Vec<Report>, Au
 pub fn pins(from: impl BufRead) -> Result<Vec<Pin>, AuditError> {
     let mut pins = Vec::new();
     let mut log: Option<ExportedLog> = None;
+    let mut counters = Vec::new();
     for line in read_export(from) {
         let (number, line) = line?;
         let wrong = |what: &str| AuditError::Export {
@@ -170,11 +260,20 @@ pub fn pins(from: impl BufRead) -> Result<Vec<Pin>, AuditError> {
         let (at, purpose) = match line {
             Line::Log(found) => {
                 log = Some(found);
+                counters.clear();
                 continue;
             }
-            Line::Record(..) => continue,
+            Line::Counter(counter) => {
+                counters.push(counter);
+                continue;
+            }
+            Line::Record(..) | Line::Segment(_) => continue,
             Line::Checkpoint(at) => (at, Purpose::Checkpoint),
-            Line::Head(at) => (at, Purpose::Head),
+            Line::Head(mut at) => {
+                let id = log.as_ref().map_or_else(LogId::nil, |log| log.log);
+                at.counters = at.counters.or_else(|| counter::digest(id, &counters));
+                (at, Purpose::Head)
+            }
         };
         let log = log
             .clone()
@@ -199,6 +298,11 @@ impl Verifier {
             hash: GENESIS,
             witnessed: 0,
             owed: false,
+            segments: Vec::new(),
+            own: None,
+            archived: 0,
+            counters: Vec::new(),
+            head: None,
             finding: None,
         };
         for pin in pins.iter().filter(|pin| pin.log.name == log.name) {
@@ -228,13 +332,117 @@ impl Verifier {
         self.finding.get_or_insert(Finding { seq, what });
     }
 
+    fn line(&mut self, line: Line) {
+        match line {
+            Line::Record(entry, hash) => self.record(&entry, &hash),
+            Line::Checkpoint(checkpoint) => self.checkpoint(&checkpoint),
+            Line::Segment(segment) => self.segment(segment),
+            Line::Counter(counter) => self.counters.push(counter),
+            Line::Head(mut head) => {
+                let counters = counter::digest(self.log, &self.counters);
+                if head.counters.is_some() && head.counters != counters {
+                    self.found(
+                        head.seq,
+                        "a counter that its signed head covers was changed",
+                    );
+                }
+                head.counters = counters;
+                self.head = Some(head);
+            }
+            Line::Log(_) => {}
+        }
+    }
+
+    /// Takes what a log says about an archived segment.
+    fn segment(&mut self, segment: Segment) {
+        if self.finding.is_some() {
+            return;
+        }
+        let Segment { first, last, .. } = segment;
+        let before = self.segments.iter().find(|known| known.last + 1 == first);
+        if !segment.is_signed(&self.key, self.log) {
+            self.found(
+                first,
+                format!("the segment from record {first} was changed"),
+            );
+        } else if before.is_some_and(|before| before.hash != segment.previous) {
+            let what = format!("the segment from record {first} does not follow the one before it");
+            self.found(first, what);
+        } else if self.last == last && self.hash != segment.hash {
+            let what = format!("record {last} is not what it was when it was archived");
+            self.found(last, what);
+        } else if !self.segments.contains(&segment) {
+            self.segments.push(segment);
+        }
+    }
+
+    /// A chain whose first records are not looked at begins behind a segment, or with one.
+    fn begin_at(&mut self, seq: u64) {
+        let with = self.segments.iter().find(|segment| segment.first == seq);
+        let behind = self.segments.iter().filter(|segment| segment.last < seq);
+        let (last, hash) = match (with, behind.max_by_key(|segment| segment.last)) {
+            (Some(with), _) => (seq - 1, with.previous),
+            (None, Some(behind)) => (behind.last, behind.hash),
+            (None, None) => return,
+        };
+        (self.last, self.hash, self.witnessed, self.archived) = (last, hash, last, last);
+        let beyond = self.pins.split_off(&self.last);
+        // What is in the segments cannot be compared here.
+        let before = std::mem::replace(&mut self.pins, beyond);
+        self.pinned -= before.values().map(Vec::len).sum::<usize>();
+        self.compare_pins(self.last);
+    }
+
+    fn compare_pins(&mut self, seq: u64) {
+        for pin in self.pins.remove(&seq).unwrap_or_default() {
+            if pin.hash != self.hash {
+                let what = format!(
+                    "record {seq}, or one before it, is not what it was when the checkpoint \
+                     of {} was taken",
+                    pin.time
+                );
+                self.found(seq, what);
+            }
+        }
+    }
+
+    /// The end of a file: a segment that it has must be whole.
+    fn end_of_segment(&mut self) {
+        let Some(own) = self.own.clone().filter(|_| self.finding.is_none()) else {
+            return;
+        };
+        self.settle_owed();
+        if self.last < own.last {
+            let (from, to) = (self.last + 1, own.last);
+            let what = format!("the segment was cut off: records {from} to {to} are gone");
+            self.found(from, what);
+        } else if self.last == own.last && self.hash != own.hash {
+            let what = self.rewritten(own.last);
+            self.found(self.witnessed + 1, what);
+        }
+    }
+
     fn record(&mut self, entry: &Entry, stored: &[u8]) {
         if self.finding.is_some() {
             return;
         }
+        if self.last == 0 && entry.seq > 1 {
+            self.begin_at(entry.seq);
+        }
+        let mut segments = self.segments.iter();
+        if let Some(own) = segments.find(|segment| segment.first == entry.seq) {
+            self.own = Some(own.clone());
+        }
         let expected = self.last + 1;
         self.settle_owed();
-        if entry.seq > expected {
+        let covered = |segment: &Segment| segment.first <= expected && expected <= segment.last;
+        if entry.seq > expected && self.segments.iter().any(covered) {
+            let to = entry.seq - 1;
+            let what = format!(
+                "records {expected} to {to} were archived, and are in no file that was given"
+            );
+            self.found(expected, what);
+        } else if entry.seq > expected {
             self.found(expected, format!("record {expected} was removed"));
         } else if entry.seq < expected {
             self.found(entry.seq, format!("record {} is out of place", entry.seq));
@@ -252,16 +460,7 @@ impl Verifier {
         }
         (self.last, self.hash) = (expected, hash);
         self.owed = is_checkpoint(expected);
-        for pin in self.pins.remove(&expected).unwrap_or_default() {
-            if pin.hash != hash {
-                let what = format!(
-                    "record {expected}, or one before it, is not what it was when the checkpoint \
-                     of {} was taken",
-                    pin.time
-                );
-                self.found(expected, what);
-            }
-        }
+        self.compare_pins(expected);
     }
 
     fn settle_owed(&mut self) {
@@ -304,14 +503,24 @@ impl Verifier {
         )
     }
 
-    fn finish(mut self, head: Option<Head>) -> Report {
+    fn finish(mut self) -> Report {
         if self.finding.is_none() {
             self.settle_owed();
         }
+        // All records of a log may be archived.
+        if self.last == 0
+            && let Some(end) = self.segments.iter().map(|segment| segment.last).max()
+        {
+            self.begin_at(end + 1);
+        }
+        let head = self.head.take();
         match &head {
+            // The file of a segment has another end.
+            None if self.own.as_ref().is_some_and(|own| own.last == self.last) => {}
             None => self.found(self.last, "its signed head was removed"),
             Some(head) if !head.is_signed(&self.key, Purpose::Head, self.log) => {
-                self.found(head.seq, "its signed head was changed");
+                let what = "its signed head was changed, or a counter that it covers was";
+                self.found(head.seq, what);
             }
             Some(head) if head.seq > self.last => {
                 let (from, to) = (self.last + 1, head.seq);
@@ -349,6 +558,7 @@ impl Verifier {
             name: self.name,
             log: self.log,
             records: self.last,
+            archived: self.archived,
             pins: self.pinned,
             head,
             finding: self.finding,

@@ -8,8 +8,12 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
+use super::audit_archive::{self, ArchiveArgs, StatusArgs};
 use super::{CliError, Context, Tabular};
-use crate::audit::{AuditError, AuditLog, Entry, Pin, Report, pins, verify_export, write_export};
+use crate::audit::{
+    Archives, AuditError, AuditLog, Chain, Counter, Entry, Pin, Report, export_start, pins,
+    write_export,
+};
 use crate::catalog::VaultKind;
 use crate::control::Installation;
 use crate::vault::{EmbeddedVault, VaultErrorCode};
@@ -43,11 +47,25 @@ an earlier state, or replaced by somebody who has its key. Exit status 1 when so
   sealdisk audit export --output-file logs.jsonl
   sealdisk audit export --checkpoints-only > /media/usb/$(date -I).jsonl")]
     Export(ExportArgs),
+    /// Move old records out of the logs into files that are verified with them
+    #[command(after_help = "Example:
+  sealdisk audit archive --output-dir /srv/audit --older-than 90
+  sealdisk audit verify --archive /srv/audit/*.jsonl
+
+Each log gets a file LOG-FIRST-LAST.jsonl, a segment, in the form of an export. The chain of hashes runs
+through the segments into the log. Keep them all: `audit verify --archive` wants each.")]
+    Archive(ArchiveArgs),
+    /// Show how large the logs are, and whether there is room for them
+    #[command(after_help = "Example:
+  sealdisk audit status || mail -s 'audit logs' root
+
+Exit status 3 when there is little room: what cannot be recorded is not done.")]
+    Status(StatusArgs),
 }
 
 #[derive(Args)]
 #[group(multiple = false)]
-struct WhichArgs {
+pub(super) struct WhichArgs {
     /// Only the log of this key vault [default: all logs]
     #[arg(long, value_name = "NAME")]
     vault: Option<String>,
@@ -75,9 +93,12 @@ struct VerifyArgs {
     /// An earlier export to compare with; only its signed heads and checkpoints are looked at
     #[arg(long, value_name = "FILE")]
     checkpoint: Option<PathBuf>,
-    /// Verify this export, instead of the logs themselves; it needs no installation
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["vault", "installation"])]
-    file: Option<PathBuf>,
+    /// Verify these exports and segments, instead of the logs themselves; it needs no installation
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["vault", "installation"])]
+    file: Vec<PathBuf>,
+    /// Verify these segments of the logs too, which were archived
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with = "file")]
+    archive: Vec<PathBuf>,
 }
 
 #[derive(Args)]
@@ -93,22 +114,27 @@ struct ExportArgs {
 }
 
 /// A log of this installation.
-enum Log {
+pub(super) enum Log {
     Vault(Box<EmbeddedVault>),
     Installation(Box<AuditLog>),
 }
 
 impl Log {
     /// What an export calls it.
-    fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         match self {
             Self::Vault(vault) => vault_log(vault.name()),
             Self::Installation(_) => INSTALLATION.into(),
         }
     }
 
-    fn entries(&self, after: u64, last: Option<u64>) -> Result<Vec<Entry>, AuditError> {
-        let read = |chain: &crate::audit::Chain, db: &_| {
+    /// Records, and the counters that are not recorded yet.
+    fn entries(
+        &self,
+        after: u64,
+        last: Option<u64>,
+    ) -> Result<(Vec<Entry>, Vec<Counter>), AuditError> {
+        let read = |chain: &Chain, db: &_| {
             let after = match last {
                 Some(last) => after.max(chain.last(db)?.saturating_sub(last)),
                 None => after,
@@ -118,7 +144,9 @@ impl Log {
                 entries.push(entry);
                 Ok::<_, AuditError>(())
             })?;
-            Ok(entries)
+            let mut counters = chain.counters(db)?;
+            counters.retain(|counter| counter.count > 0);
+            Ok((entries, counters))
         };
         match self {
             Self::Vault(vault) => vault.read_audit(read),
@@ -126,17 +154,12 @@ impl Log {
         }
     }
 
-    fn verify(&self, pins: &[Pin]) -> Result<Report, AuditError> {
+    fn verify(&self, pins: &[Pin], archives: &mut Archives) -> Result<Report, AuditError> {
         let name = self.name();
+        let verify = |chain: &Chain, db: &_| chain.verify_behind(db, &name, pins, archives);
         let (report, older) = match self {
-            Self::Vault(vault) => (
-                vault.read_audit(|chain, db| chain.verify(db, &name, pins)),
-                vault.older(),
-            ),
-            Self::Installation(log) => (
-                log.read(|chain, db| chain.verify(db, &name, pins)),
-                log.older(),
-            ),
+            Self::Vault(vault) => (vault.read_audit(verify), vault.older()),
+            Self::Installation(log) => (log.read(verify), log.older()),
         };
         let mut report = report?;
         report.finding = report.finding.or_else(|| older.cloned());
@@ -168,6 +191,9 @@ fn vault_log(name: &str) -> String {
 pub(super) struct EntryView {
     #[serde(skip_serializing_if = "Option::is_none")]
     log: Option<String>,
+    /// It is a counter that becomes a record later.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    counting: bool,
     #[serde(flatten)]
     entry: EntryFields,
 }
@@ -175,7 +201,8 @@ pub(super) struct EntryView {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct EntryFields {
-    seq: u64,
+    /// `None` for a counter.
+    seq: Option<u64>,
     time: String,
     caller: String,
     origin: String,
@@ -192,8 +219,9 @@ impl EntryView {
     pub(super) fn new(log: Option<String>, entry: Entry) -> Self {
         Self {
             log,
+            counting: false,
             entry: EntryFields {
-                seq: entry.seq,
+                seq: Some(entry.seq),
                 time: entry.time,
                 caller: entry.caller,
                 origin: entry.origin,
@@ -209,6 +237,24 @@ impl EntryView {
                 code: entry.code,
             },
         }
+    }
+
+    fn counted(log: Option<String>, counter: Counter) -> Self {
+        let entry = Entry {
+            seq: 0,
+            time: counter.last.clone().unwrap_or_default(),
+            detail: Some(counter.detail()),
+            caller: counter.caller,
+            origin: counter.origin,
+            operation: counter.operation,
+            key: counter.key,
+            version: counter.version,
+            disk: counter.disk,
+            code: counter.code,
+        };
+        let mut view = Self::new(log, entry);
+        (view.counting, view.entry.seq) = (true, None);
+        view
     }
 }
 
@@ -233,7 +279,7 @@ impl Tabular for EntryView {
         let entry = &self.entry;
         vec![
             optional(&self.log),
-            entry.seq.to_string(),
+            entry.seq.map_or_else(|| "-".into(), |seq| seq.to_string()),
             entry.time.clone(),
             entry.caller.clone(),
             entry.origin.clone(),
@@ -254,6 +300,8 @@ impl Tabular for EntryView {
 struct ReportView {
     log: String,
     records: u64,
+    /// Of these, those that were archived and are in no file that was given.
+    archived: u64,
     signed: Option<String>,
     /// How many checkpoints that were kept elsewhere it was compared with.
     checkpoints: usize,
@@ -267,6 +315,7 @@ impl From<Report> for ReportView {
         Self {
             log: report.name,
             records: report.records,
+            archived: report.archived,
             signed: report.head.map(|head| head.time),
             checkpoints: report.pins,
             intact: report.finding.is_none(),
@@ -282,6 +331,7 @@ impl ReportView {
         Self {
             log,
             records: 0,
+            archived: 0,
             signed: None,
             checkpoints: 0,
             intact: false,
@@ -295,6 +345,7 @@ impl Tabular for ReportView {
     const COLUMNS: &'static [&'static str] = &[
         "log",
         "records",
+        "archived",
         "signed",
         "checkpoints",
         "intact",
@@ -306,6 +357,7 @@ impl Tabular for ReportView {
         vec![
             self.log.clone(),
             self.records.to_string(),
+            self.archived.to_string(),
             optional(&self.signed),
             self.checkpoints.to_string(),
             self.intact.to_string(),
@@ -321,13 +373,21 @@ pub(super) fn run(context: &Context, args: AuditArgs) -> Result<(), CliError> {
             let mut views = Vec::new();
             for (_, log) in logs(&installation, &args.which)? {
                 let log = log?;
-                for entry in log.entries(args.after, args.last)? {
-                    views.push(EntryView::new(Some(log.name()), entry));
-                }
+                let (entries, counters) = log.entries(args.after, args.last)?;
+                let name = || Some(log.name());
+                views.extend(
+                    entries
+                        .into_iter()
+                        .map(|entry| EntryView::new(name(), entry)),
+                );
+                let counted = counters.into_iter().map(|c| EntryView::counted(name(), c));
+                views.extend(counted);
             }
             context.output.lines(&views)
         }
         AuditCommand::Verify(args) => verify(context, &args),
+        AuditCommand::Archive(args) => audit_archive::archive(context, &args),
+        AuditCommand::Status(args) => audit_archive::status(context, &args),
         AuditCommand::Export(args) => {
             let installation = context.installation()?;
             let logs = logs(&installation, &args.which)?;
@@ -344,10 +404,10 @@ pub(super) fn run(context: &Context, args: AuditArgs) -> Result<(), CliError> {
     }
 }
 
-type Logs = Vec<(String, Result<Log, CliError>)>;
+pub(super) type Logs = Vec<(String, Result<Log, CliError>)>;
 
 /// The logs that are meant; one that cannot be opened is there with its error.
-fn logs(installation: &Installation, which: &WhichArgs) -> Result<Logs, CliError> {
+pub(super) fn logs(installation: &Installation, which: &WhichArgs) -> Result<Logs, CliError> {
     let mut logs = Logs::new();
     if let Some(name) = &which.vault {
         let name = name.to_ascii_lowercase();
@@ -391,19 +451,36 @@ fn verify(context: &Context, args: &VerifyArgs) -> Result<(), CliError> {
         Some(path) => pins(BufReader::new(open(path)?)).map_err(|e| in_file(path, &e))?,
         None => Vec::new(),
     };
-    let views: Vec<ReportView> = match &args.file {
-        Some(path) => verify_export(BufReader::new(open(path)?), &known)
-            .map_err(|e| in_file(path, &e))?
-            .into_iter()
-            .map(ReportView::from)
-            .collect(),
-        None => logs(&context.installation()?, &args.which)?
-            .into_iter()
-            .map(|(name, log)| verify_log(name, log, &known))
-            .collect::<Result<_, _>>()?,
+    let views: Vec<ReportView> = match args.file.as_slice() {
+        [] => {
+            let mut archives = read_archives(&args.archive, &known)?;
+            let installation = context.installation()?;
+            let mut views = Vec::new();
+            for (name, log) in logs(&installation, &args.which)? {
+                views.push(verify_log(name, log, &known, &mut archives)?);
+            }
+            // Of logs that were not meant, or that are not here.
+            views.extend(archives.finish().into_iter().map(ReportView::from));
+            views
+        }
+        files => {
+            let archives = read_archives(files, &known)?;
+            archives
+                .finish()
+                .into_iter()
+                .map(ReportView::from)
+                .collect()
+        }
     };
     context.output.lines(&views)?;
     if args.checkpoint.is_some() && views.iter().all(|view| view.checkpoints == 0) {
+        if views.iter().any(|view| view.archived > 0) {
+            return Err(CliError::new(
+                "BadParameter",
+                "the checkpoints are of none of these logs, or of records that were archived; give \
+                 the segments with --archive",
+            ));
+        }
         return Err(CliError::new(
             "BadParameter",
             "the checkpoints are of none of these logs; give the export that was made of them",
@@ -426,14 +503,32 @@ fn verify(context: &Context, args: &VerifyArgs) -> Result<(), CliError> {
     }
 }
 
+/// Reads segments and exports, each log's in their order, in whatever order they are given.
+fn read_archives(files: &[PathBuf], known: &[Pin]) -> Result<Archives, CliError> {
+    let mut ordered = Vec::new();
+    for path in files {
+        let start = export_start(BufReader::new(open(path)?)).map_err(|e| in_file(path, &e))?;
+        ordered.push((start, path));
+    }
+    ordered.sort();
+    let mut archives = Archives::default();
+    for (_, path) in ordered {
+        archives
+            .read(BufReader::new(open(path)?), known)
+            .map_err(|e| in_file(path, &e))?;
+    }
+    Ok(archives)
+}
+
 fn verify_log(
     name: String,
     log: Result<Log, CliError>,
     known: &[Pin],
+    archives: &mut Archives,
 ) -> Result<ReportView, CliError> {
     let tampered = VaultErrorCode::Tampered.as_str();
     match log {
-        Ok(log) => Ok(log.verify(known)?.into()),
+        Ok(log) => Ok(log.verify(known, archives)?.into()),
         Err(e) if e.code == tampered || e.code == TAMPERED => {
             Ok(ReportView::unreadable(name, e.message))
         }
@@ -448,7 +543,7 @@ fn open(path: &Path) -> Result<File, CliError> {
     File::open(path).map_err(|e| in_file(path, &e))
 }
 
-fn in_file(path: &Path, what: &dyn std::fmt::Display) -> CliError {
+pub(super) fn in_file(path: &Path, what: &dyn std::fmt::Display) -> CliError {
     CliError::new("BadParameter", format!("{}: {what}", path.display()))
 }
 

@@ -16,6 +16,7 @@ use crate::keys::{crypto_module, harden_process};
 
 mod attach;
 mod audit;
+mod audit_archive;
 mod backup;
 mod catalog;
 mod completions;

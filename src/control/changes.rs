@@ -4,7 +4,8 @@
 use time::OffsetDateTime;
 
 use super::{ControlError, Installation};
-use crate::audit::{AuditLog, AuditRecord};
+use crate::audit::{AuditError, AuditLog, AuditRecord, Intent};
+use crate::catalog::CatalogError;
 use crate::vault::KeyUrl;
 
 /// A change of a set, as the audit log names it.
@@ -41,37 +42,40 @@ pub(super) struct KeyDeed<'a> {
 }
 
 impl Installation {
-    /// Makes a change of the set `name` and records it, with the key of the set. A log that
-    /// cannot be opened lets nothing be changed; the change may add to it.
+    /// Makes a change of the set `name`: records that it is about to be made, with its key where that
+    /// is known, and then what became of it, a refusal too. A log that cannot be written lets
+    /// nothing be changed; the change may add to it.
     pub(super) fn recorded<T>(
         &self,
         operation: DesOperation,
         name: &str,
-        key_url: &str,
+        key_url: Option<&str>,
         change: impl FnOnce(&AuditLog) -> Result<T, ControlError>,
     ) -> Result<T, ControlError> {
         let log = self.audit_log()?;
-        let changed = change(&log)?;
+        let name: String = name.chars().take(NAME_LIMIT).collect();
         let deed = KeyDeed {
             time: OffsetDateTime::now_utc(),
             operation: operation.as_str(),
-            key_url,
+            key_url: key_url.unwrap_or_default(),
             disk: None,
             detail: format!("set {name}"),
         };
-        self.append(&log, deed)?;
-        Ok(changed)
+        let intent = log.begin(self.record_of(deed))?;
+        let changed = change(&log);
+        let refusal = changed.as_ref().err().map(code_of);
+        self.ended(log.end(intent, refusal), changed)
     }
 
     /// Records that the key `key_url` is about to wrap a disk. What cannot be recorded is not to be
     /// done.
-    pub(super) fn record_rewrap(
+    pub(super) fn begin_rewrap(
         &self,
         log: &AuditLog,
         key_url: &str,
         disk: &str,
         detail: String,
-    ) -> Result<(), ControlError> {
+    ) -> Result<Intent, ControlError> {
         let deed = KeyDeed {
             time: OffsetDateTime::now_utc(),
             operation: "DiskRewrap",
@@ -79,29 +83,83 @@ impl Installation {
             disk: Some(disk),
             detail,
         };
-        self.append(log, deed)
+        Ok(log.begin(self.record_of(deed))?)
+    }
+
+    /// Does something with an identity that is recorded as an intent first, and then its outcome.
+    pub(super) fn recorded_identity<T>(
+        &self,
+        record: AuditRecord,
+        change: impl FnOnce() -> Result<T, ControlError>,
+    ) -> Result<T, ControlError> {
+        let log = self.audit_log()?;
+        let intent = log.begin(record)?;
+        let changed = change();
+        let refusal = changed.as_ref().err().map(code_of);
+        self.ended(log.end(intent, refusal), changed)
+    }
+
+    /// What is told of a change whose outcome was, or was not, recorded: its own failure first.
+    fn ended<T>(
+        &self,
+        recorded: Result<(), AuditError>,
+        changed: Result<T, ControlError>,
+    ) -> Result<T, ControlError> {
+        match (recorded, changed) {
+            (Ok(()), changed) => changed,
+            (Err(_), Err(failure)) => Err(failure),
+            (Err(unrecorded), Ok(_)) => Err(unrecorded.into()),
+        }
     }
 
     /// Appends what the operator does to the log of the installation; it is durable then.
     pub(super) fn append(&self, log: &AuditLog, deed: KeyDeed<'_>) -> Result<(), ControlError> {
+        Ok(log.append(&self.record_of(deed))?)
+    }
+
+    fn record_of(&self, deed: KeyDeed<'_>) -> AuditRecord {
         let operator = self.operator();
         let (key, version) = match deed.key_url.parse::<KeyUrl>() {
             Ok(KeyUrl { vault_url, key }) => {
-                (format!("{vault_url}/keys/{}", key.name), key.version)
+                (Some(format!("{vault_url}/keys/{}", key.name)), key.version)
             }
-            Err(_) => (deed.key_url.to_owned(), None),
+            Err(_) if deed.key_url.is_empty() => (None, None),
+            Err(_) => (Some(deed.key_url.chars().take(URL_LIMIT).collect()), None),
         };
-        log.append(&AuditRecord {
+        AuditRecord {
             time: deed.time,
             caller: operator.object_id,
             origin: operator.origin.to_string(),
             operation: deed.operation.into(),
-            key: Some(key),
+            key,
             version,
             disk: deed.disk.map(Into::into),
             detail: Some(deed.detail),
             refusal: None,
-        })?;
-        Ok(())
+        }
     }
+}
+
+/// Longest name and longest URL that are repeated: these are the user's, and may be no names.
+const NAME_LIMIT: usize = 80;
+const URL_LIMIT: usize = 512;
+
+/// How the log names a refusal or failure.
+pub(super) fn code_of(error: &ControlError) -> String {
+    match error {
+        ControlError::Vault(error) => error.code.as_str(),
+        ControlError::Catalog(CatalogError::NotFound { .. }) => "ResourceNotFound",
+        ControlError::Catalog(CatalogError::Exists { .. } | CatalogError::Changed { .. }) => {
+            "Conflict"
+        }
+        ControlError::Catalog(CatalogError::InUse { .. }) => {
+            "InUseDiskEncryptionSetCannotBeDeleted"
+        }
+        ControlError::NotConnected { .. } => "VaultNotFound",
+        ControlError::VaultElsewhere { .. }
+        | ControlError::VaultHere { .. }
+        | ControlError::Identity { .. } => "OperationNotAllowed",
+        _ => "Failed",
+    }
+    .into()
 }

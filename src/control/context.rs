@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::ControlError;
 use super::files::private_dir;
-use crate::audit::AuditLog;
+use crate::audit::{AuditLog, Reserve};
 use crate::catalog::{COPY_FILE, Catalog, CatalogError, InstallationRecord, SqliteCatalog};
 use crate::envelope::ResourceKind;
 use crate::keys::sha256;
@@ -45,6 +45,8 @@ impl Installation {
             let path = catalog;
             return Err(CatalogError::Lost { path, found }.into());
         }
+        // On a full file system the catalog cannot be opened either.
+        Reserve::of(&state_dir.join("audit.db")).release_if_full();
         Self::with_catalog(state_dir, SqliteCatalog::open(&catalog)?)
     }
 

@@ -60,8 +60,8 @@ impl Installation {
             secret_hash: Some(hash),
             created: OffsetDateTime::now_utc(),
         };
-        self.record_identity("IdentityCreate", &record, &self.operator())?;
-        self.catalog().insert_identity(&record)?;
+        let intent = identity_record("IdentityCreate", &record, &self.operator());
+        self.recorded_identity(intent, || Ok(self.catalog().insert_identity(&record)?))?;
         Ok((record, secret))
     }
 
@@ -94,8 +94,10 @@ impl Installation {
         identity: &Stored<IdentityRecord>,
     ) -> Result<IdentitySecret, ControlError> {
         let (secret, hash) = new_secret(identity.record.client_id)?;
-        self.record_identity("IdentityResetSecret", &identity.record, &self.operator())?;
-        self.catalog().set_identity_secret(identity, &hash)?;
+        let intent = identity_record("IdentityResetSecret", &identity.record, &self.operator());
+        self.recorded_identity(intent, || {
+            Ok(self.catalog().set_identity_secret(identity, &hash)?)
+        })?;
         Ok(secret)
     }
 
@@ -110,8 +112,8 @@ impl Installation {
 
     fn try_delete_identity(&self, name: &str) -> Result<DeletedIdentity, ControlError> {
         let identity = self.catalog().identity(name)?;
-        self.record_identity("IdentityDelete", &identity.record, &self.operator())?;
-        self.catalog().delete_identity(&identity)?;
+        let intent = identity_record("IdentityDelete", &identity.record, &self.operator());
+        self.recorded_identity(intent, || Ok(self.catalog().delete_identity(&identity)?))?;
         let object_id = identity.record.object_id;
         Ok(DeletedIdentity {
             object_id,
@@ -129,29 +131,8 @@ impl Installation {
         peer: SocketAddr,
     ) -> Result<(), ControlError> {
         let caller = Caller::remote(identity.object_id, peer);
-        self.record_identity("TokenIssue", identity, &caller)
-    }
-
-    /// What is done with an identity is recorded before it is done: what cannot be recorded is not
-    /// done.
-    fn record_identity(
-        &self,
-        operation: &str,
-        identity: &IdentityRecord,
-        caller: &Caller,
-    ) -> Result<(), ControlError> {
-        self.audit_log()?.append(&AuditRecord {
-            time: OffsetDateTime::now_utc(),
-            caller: caller.object_id,
-            origin: caller.origin.to_string(),
-            operation: operation.into(),
-            key: None,
-            version: None,
-            disk: None,
-            detail: Some(format!("{} {}", identity.object_id, identity.owner)),
-            refusal: None,
-        })?;
-        Ok(())
+        let record = identity_record("TokenIssue", identity, &caller);
+        Ok(self.audit_log()?.append(&record)?)
     }
 
     /// The identity whose secret that is.
@@ -169,6 +150,21 @@ impl Installation {
         let expected = known.unwrap_or_default();
         let equal = aws_lc_rs::constant_time::verify_slices_are_equal(&given, &expected).is_ok();
         Ok(found.filter(|_| equal && known.is_some()))
+    }
+}
+
+/// The record of what is done with an identity.
+fn identity_record(operation: &str, identity: &IdentityRecord, caller: &Caller) -> AuditRecord {
+    AuditRecord {
+        time: OffsetDateTime::now_utc(),
+        caller: caller.object_id,
+        origin: caller.origin.to_string(),
+        operation: operation.into(),
+        key: None,
+        version: None,
+        disk: None,
+        detail: Some(format!("{} {}", identity.object_id, identity.owner)),
+        refusal: None,
     }
 }
 

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::catalog::CatalogError;
 use crate::control::ControlError;
-use crate::vault::VaultError;
+use crate::vault::{Throttle, VaultError};
 
 /// A refused request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub struct ApiError {
     pub inner: Option<&'static str>,
     /// One line for a person.
     pub message: String,
+    /// After how many seconds it may be tried again, where that is known.
+    pub retry_after: Option<u64>,
 }
 
 impl ApiError {
@@ -29,6 +31,7 @@ impl ApiError {
             code,
             inner: None,
             message: message.into(),
+            retry_after: None,
         }
     }
 
@@ -54,11 +57,26 @@ impl ApiError {
 
     /// 503: the server cannot take more at this moment.
     pub fn busy(message: impl Into<String>) -> Self {
-        Self::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "ServiceUnavailable",
-            message,
-        )
+        Self {
+            retry_after: Some(1),
+            ..Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "ServiceUnavailable",
+                message,
+            )
+        }
+    }
+
+    /// 429: the identity has used the vault more often than its limit.
+    pub fn throttled(seconds: u64) -> Self {
+        Self {
+            retry_after: Some(seconds),
+            ..Self::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "Throttled",
+                format!("the limit of this identity in this vault is over for {seconds} s"),
+            )
+        }
     }
 
     /// The body.
@@ -74,6 +92,11 @@ impl ApiError {
 impl From<VaultError> for ApiError {
     fn from(error: VaultError) -> Self {
         let azure = error.code.azure();
+        let throttle = error
+            .source
+            .as_ref()
+            .and_then(|e| e.downcast_ref::<Throttle>());
+        let retry_after = throttle.map(|throttle| throttle.seconds);
         let status = StatusCode::from_u16(azure.status);
         match status {
             Ok(status) if !status.is_server_error() => Self {
@@ -81,6 +104,7 @@ impl From<VaultError> for ApiError {
                 code: azure.code,
                 inner: azure.inner,
                 message: error.message,
+                retry_after,
             },
             Ok(StatusCode::SERVICE_UNAVAILABLE) => Self::busy(error.message),
             _ => Self::internal(error),

@@ -24,16 +24,17 @@ use uuid::Uuid;
 
 use super::ApiError;
 use super::connections::Connections;
+use super::floods::Refused;
 use super::host::VaultHost;
 use super::local::LocalOnly;
 use super::operation::{Answer, Operation};
 use super::query::Query;
 use super::route::{NoRoute, Route, segments};
 use super::shared::{Cost, Lane, Shared};
-use super::token::{Claims, Flavour, TokenRequest};
+use super::token::{Flavour, TokenRequest};
 use crate::catalog::{CatalogError, IdentityRecord};
 use crate::control::ControlError;
-use crate::vault::Caller;
+use crate::vault::{CHECK_HEADER, Caller, DISK_HEADER, LAYER_HEADER, Purpose};
 
 /// Largest body that is read. The largest one that makes sense is a backup of a key.
 const BODY_LIMIT: usize = 1 << 20;
@@ -67,6 +68,7 @@ struct Reply {
     status: StatusCode,
     body: Option<Value>,
     challenge: Option<String>,
+    retry_after: Option<u64>,
 }
 
 /// Answers one request.
@@ -112,6 +114,7 @@ impl Listener {
         };
         if let Err(error) = &admitted {
             log::warn!("no token for {peer}: {}", error.message);
+            self.note_token(peer, None, error);
         }
         admitted
     }
@@ -138,7 +141,10 @@ impl Listener {
         body: Body,
         host: &VaultHost,
     ) -> Result<Answer, ApiError> {
-        let claims = self.shared.tokens.verify(bearer(&parts.headers)?)?;
+        let token = bearer(&parts.headers)?;
+        let verified = self.shared.tokens.verify(token);
+        let claims =
+            verified.inspect_err(|e| self.note_login(peer, &host.vault, Uuid::nil(), e))?;
         let (method, path) = (parts.method.as_str(), parts.uri.path());
         let route = Route::find(method, path).map_err(|no| match no {
             NoRoute::Path => not_found(path),
@@ -154,13 +160,82 @@ impl Listener {
             true => Cost::Slow,
             false => Cost::Usual,
         };
+        let caller = Caller {
+            purpose: claimed_purpose(&parts.headers),
+            ..Caller::remote(claims.oid, peer)
+        };
+        let (name, oid) = (host.vault.clone(), claims.oid);
+        // What takes something away is let through, and so are the checks of running disks: the
+        // vault itself tells which of those cost nothing.
+        let uses = matches!(route, Route::Crypt(..) | Route::Get(..) | Route::List);
+        if uses
+            && !caller.purpose.check
+            && let Some(seconds) = self.shared.over_limit(&name, oid)
+        {
+            self.note_throttled(peer, &name, oid);
+            return Err(ApiError::throttled(seconds));
+        }
         let host = host.clone();
-        let lane = Lane::Vault(host.vault.clone(), claims.oid);
-        self.shared
+        let lane = Lane::Vault(name.clone(), oid);
+        let answer = self
+            .shared
             .blocking(lane, cost, move |shared| {
-                run(shared, &claims, peer, route, &query, &body, &host)
+                run(shared, &caller, route, &query, &body, &host)
             })
-            .await
+            .await;
+        match &answer {
+            Err(e) if e.status == StatusCode::UNAUTHORIZED => {
+                self.note_login(peer, &name, oid, e);
+            }
+            Err(ApiError {
+                status: StatusCode::TOO_MANY_REQUESTS,
+                retry_after: Some(seconds),
+                ..
+            }) => self.shared.set_over_limit(&name, oid, *seconds),
+            _ => {}
+        }
+        answer
+    }
+
+    /// Notes for the log that a token was not accepted.
+    fn note_login(&self, peer: SocketAddr, vault: &str, identity: Uuid, error: &ApiError) {
+        let refused = Refused {
+            operation: "LoginRefused",
+            caller: identity,
+            code: error.code.into(),
+            detail: format!("key vault {}: {}", super::shortened(vault), error.message),
+        };
+        self.shared.floods.note(refused, peer);
+    }
+
+    fn note_throttled(&self, peer: SocketAddr, vault: &str, identity: Uuid) {
+        let refused = Refused {
+            operation: "VaultThrottled",
+            caller: identity,
+            code: "TooManyRequests".into(),
+            detail: format!("key vault {vault}"),
+        };
+        self.shared.floods.note(refused, peer);
+    }
+
+    /// Notes for the log that somebody was given no token. `claimed` is whom the request is about, as
+    /// it says.
+    fn note_token(&self, peer: SocketAddr, claimed: Option<Uuid>, error: &ApiError) {
+        if !error.status.is_client_error() {
+            return;
+        }
+        let claimed = claimed.map(|id| format!("; claimed client id {id}"));
+        let refused = Refused {
+            operation: "TokenRefused",
+            caller: Uuid::nil(),
+            code: error.code.into(),
+            detail: format!(
+                "{}{}",
+                super::shortened(&error.message),
+                claimed.unwrap_or_default()
+            ),
+        };
+        self.shared.floods.note(refused, peer);
     }
 
     async fn imds(&self, names: &[String], peer: SocketAddr, parts: &Parts) -> Reply {
@@ -180,7 +255,13 @@ impl Listener {
             }
             Err(error) => Err(error),
         };
-        reply.map_or_else(|error| TokenError(error).into(), Reply::ok)
+        reply.map_or_else(
+            |error| {
+                self.note_token(peer, None, &error);
+                TokenError(error).into()
+            },
+            Reply::ok,
+        )
     }
 
     async fn identity_endpoint(&self, peer: SocketAddr, parts: &Parts) -> Reply {
@@ -208,35 +289,58 @@ impl Listener {
             }
             Err(error) => Err(error),
         };
-        reply.map_or_else(|error| TokenError(error).into(), Reply::ok)
+        // The first part of a secret is the client id, which is none.
+        let claimed = || {
+            let secret = parts.headers.get("x-identity-header")?.to_str().ok()?;
+            Uuid::try_parse(secret.split_once('.')?.0).ok()
+        };
+        reply.map_or_else(
+            |error| {
+                self.note_token(peer, claimed(), &error);
+                TokenError(error).into()
+            },
+            Reply::ok,
+        )
+    }
+}
+
+/// What a client says that it wants a key for; see [`Purpose`].
+fn claimed_purpose(headers: &HeaderMap) -> Purpose {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let is_name = |name: &&str| (1..=127).contains(&name.len());
+    Purpose {
+        disk: text(DISK_HEADER).filter(is_name).map(Into::into),
+        layer: text(LAYER_HEADER).and_then(|id| Uuid::try_parse(id).ok()),
+        check: text(CHECK_HEADER) == Some("true"),
     }
 }
 
 /// The part of an operation that blocks.
 fn run(
     shared: &Shared,
-    claims: &Claims,
-    peer: SocketAddr,
+    caller: &Caller,
     route: Route,
     query: &Query,
     body: &[u8],
     host: &VaultHost,
 ) -> Result<Answer, ApiError> {
-    let known = shared.installation.catalog().identity_by_object(claims.oid);
+    let known = shared
+        .installation
+        .catalog()
+        .identity_by_object(caller.object_id);
     if known.map_err(ApiError::internal)?.is_none() {
         return Err(ApiError::unauthorized(
             "AKV10046: The identity of the token was deleted.",
         ));
     }
     let vault = shared.vault(&host.vault)?;
-    let caller = Caller::remote(claims.oid, peer);
     let permission = route.permission();
     match Operation::parse(route, body) {
-        Ok(operation) => operation.run(&vault, &caller, host, query),
+        Ok(operation) => operation.run(&vault, caller, host, query),
         Err(malformed) => {
             // Who may not do it at all is told that, and nothing about the form of requests.
             if let Some(permission) = permission {
-                vault.check_permission(&caller, permission)?;
+                vault.check_permission(caller, permission)?;
             }
             Err(malformed)
         }
@@ -415,6 +519,7 @@ impl Reply {
             status: StatusCode::OK,
             body: Some(body),
             challenge: None,
+            retry_after: None,
         }
     }
 }
@@ -425,6 +530,7 @@ impl From<Answer> for Reply {
             status: answer.status,
             body: answer.body,
             challenge: None,
+            retry_after: None,
         }
     }
 }
@@ -435,6 +541,7 @@ impl From<ApiError> for Reply {
             status: error.status,
             body: Some(error.body()),
             challenge: None,
+            retry_after: error.retry_after,
         }
     }
 }
@@ -448,6 +555,7 @@ impl From<TokenError> for Reply {
             status: error.status,
             body: Some(json!({"error": error.code, "error_description": error.message})),
             challenge: None,
+            retry_after: error.retry_after,
         }
     }
 }
@@ -481,9 +589,8 @@ fn respond(id: Uuid, request: &HeaderMap, reply: Reply) -> Response {
     if let Some(challenge) = reply.challenge.as_deref().and_then(text) {
         headers.insert(WWW_AUTHENTICATE, challenge);
     }
-    if reply.status == StatusCode::SERVICE_UNAVAILABLE {
-        let soon = HeaderValue::from_static("1");
-        headers.insert(axum::http::header::RETRY_AFTER, soon);
+    if let Some(seconds) = reply.retry_after {
+        headers.insert(axum::http::header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -160,6 +161,8 @@ pub fn serve(
             servers.spawn(socket.serve(Arc::clone(&shared), &tls, patience, handle.clone()));
         }
         ready(&serving);
+        let recorder = record_refusals(&shared)?;
+        let floods = shared.floods.clone();
         let due = tokio::spawn(keep_up(shared, Arc::clone(&tls)));
         tokio::select! {
             _ = terminate.recv() => {}
@@ -171,8 +174,28 @@ pub fn serve(
         due.abort();
         handle.graceful_shutdown(Some(DRAIN));
         while servers.join_next().await.is_some() {}
+        floods.end();
+        if recorder.join().is_err() {
+            log::error!("what was refused last is not in the audit log");
+        }
         Ok(())
     })
+}
+
+/// Starts the thread that records what is refused before it reaches a vault.
+fn record_refusals(shared: &Arc<Shared>) -> Result<JoinHandle<()>, ServerError> {
+    let shared = Arc::clone(shared);
+    let work = move || {
+        let floods = shared.floods.clone();
+        floods.run(|record| {
+            let log = shared.installation.audit_log().map_err(|e| e.to_string())?;
+            log.append(record).map_err(|e| e.to_string())
+        });
+    };
+    std::thread::Builder::new()
+        .name("refusals".into())
+        .spawn(work)
+        .map_err(|source| system("start threads", source))
 }
 
 /// Does what is due, now and then.
@@ -189,6 +212,7 @@ async fn keep_up(shared: Arc<Shared>, tls: Arc<Tls>) {
         let (shared, tls) = (Arc::clone(&shared), Arc::clone(&tls));
         let work = move || {
             shared.run_due();
+            shared.watch_space();
             if let Err(error) = tls.run_due() {
                 log::error!("the TLS certificate stays as it was: {error}");
             }

@@ -12,6 +12,7 @@
 mod api_error;
 mod connections;
 mod error;
+mod floods;
 mod host;
 mod http;
 mod listen;

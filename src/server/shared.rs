@@ -4,15 +4,17 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::ApiError;
+use super::floods::Floods;
 use super::host::VaultHost;
 use super::token::TokenService;
+use crate::audit::Space;
 use crate::catalog::VaultKind;
 use crate::control::{FollowedDes, Installation, LeftBehind};
 use crate::vault::EmbeddedVault;
@@ -31,6 +33,9 @@ pub const THREADS: usize = 16 * VAULT_THREADS;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Private keys of a vault that are kept ready for use.
 const READY_KEYS: usize = 256;
+
+/// How often it is said that there is little room.
+const SPACE_REMINDER: Duration = Duration::from_secs(3600);
 
 /// How long an operation takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +63,8 @@ struct Place {
     identities: Mutex<HashMap<Uuid, Arc<Semaphore>>>,
     /// What is due is being done.
     busy: AtomicBool,
+    /// Identities over their limit, and until when: who comes nevertheless costs the vault nothing.
+    over: Mutex<HashMap<Uuid, Instant>>,
 }
 
 /// What all listeners have in common.
@@ -68,6 +75,10 @@ pub struct Shared {
     pub tokens: TokenService,
     /// The domains below which vaults have their names.
     pub domains: Vec<String>,
+    /// What is refused before it reaches a vault.
+    pub floods: Floods,
+    /// When it was said last that there is little room.
+    low_since: Mutex<Option<Instant>>,
     places: Mutex<HashMap<String, Arc<Place>>>,
     /// For the token service, and for names that are no vault's as far as is known.
     other: Arc<Place>,
@@ -81,6 +92,7 @@ impl Place {
             slow: Semaphore::new(SLOW_THREADS),
             identities: Mutex::default(),
             busy: AtomicBool::new(false),
+            over: Mutex::default(),
         }
     }
 
@@ -106,6 +118,8 @@ impl Shared {
             installation,
             tokens,
             domains,
+            floods: Floods::default(),
+            low_since: Mutex::default(),
             places: Mutex::default(),
             other: Arc::new(Place::new()),
         }
@@ -196,6 +210,24 @@ impl Shared {
             .unwrap_or_else(|e| Err(ApiError::internal(format!("an operation failed: {e}"))))
     }
 
+    /// For how many seconds an identity is over its limit in a vault, as far as is known here.
+    pub fn over_limit(&self, vault: &str, identity: Uuid) -> Option<u64> {
+        let place = self.place(vault)?;
+        let mut over = locked(&place.over);
+        let now = Instant::now();
+        over.retain(|_, until| *until > now);
+        let left = over.get(&identity)?.saturating_duration_since(now);
+        Some(left.as_secs() + 1)
+    }
+
+    /// Notes that an identity is over its limit for so many seconds.
+    pub fn set_over_limit(&self, vault: &str, identity: Uuid, seconds: u64) {
+        if let Some(place) = self.place(vault) {
+            let until = Instant::now() + Duration::from_secs(seconds.min(60));
+            locked(&place.over).insert(identity, until);
+        }
+    }
+
     /// What is to be done without anybody asking: rotations and purges that are due, new signing
     /// keys. Each vault has a thread for that, since one may hang. Failures are logged; the next
     /// time tries again.
@@ -226,6 +258,31 @@ impl Shared {
             if let Err(error) = started {
                 log::error!("looking for what is due failed: {error}");
             }
+        }
+    }
+
+    /// Says when there is little room for the logs, and again each hour, and when there is room again.
+    pub fn watch_space(&self) {
+        let dir = self.installation.state_dir();
+        let space = match Space::at(dir) {
+            Ok(space) => space,
+            Err(e) => return log::error!("the room in {} is not known: {e}", dir.display()),
+        };
+        let mut told = locked(&self.low_since);
+        match *told {
+            Some(at) if space.is_low() && at.elapsed() < SPACE_REMINDER => {}
+            _ if space.is_low() => {
+                log::error!("{}", space.warning(dir));
+                *told = Some(Instant::now());
+            }
+            Some(_) => {
+                log::info!(
+                    "there is room for the audit logs in {} again",
+                    dir.display()
+                );
+                *told = None;
+            }
+            None => {}
         }
     }
 

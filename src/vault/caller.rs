@@ -28,6 +28,13 @@ pub struct Purpose {
     pub check: bool,
 }
 
+/// The header in which a client over HTTPS may say for which disk it wants a key; see [`Purpose`].
+pub const DISK_HEADER: &str = "x-sealdisk-disk";
+/// The header in which it may say for which layer of it.
+pub const LAYER_HEADER: &str = "x-sealdisk-layer";
+/// The header in which it may say, with `true`, that it only checks whether it still may.
+pub const CHECK_HEADER: &str = "x-sealdisk-check";
+
 /// Where a request came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {

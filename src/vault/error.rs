@@ -50,6 +50,8 @@ pub enum VaultErrorCode {
     Unauthorized,
     /// The vault does not answer, or answers that it cannot now.
     Unreachable,
+    /// The identity has used the vault more often than its limit.
+    Throttled,
     /// The vault's own storage failed.
     Internal,
 }
@@ -87,6 +89,7 @@ impl VaultErrorCode {
             Self::KeyBeingPurged => "ObjectIsBeingDeleted",
             Self::Unauthorized => "Unauthorized",
             Self::Unreachable => "VaultUnreachable",
+            Self::Throttled => "TooManyRequests",
             Self::Internal => "InternalError",
         }
     }
@@ -107,6 +110,7 @@ impl VaultErrorCode {
             Self::VaultNotFound
             | Self::ForbiddenByPolicy
             | Self::Conflict
+            | Self::Throttled
             | Self::KeyBeingPurged
             | Self::BadParameter
             | Self::UnwrapFailed
@@ -150,6 +154,7 @@ impl VaultErrorCode {
             Self::BadParameter | Self::UnwrapFailed => (400, "BadParameter", None),
             Self::Unauthorized => (401, "Unauthorized", None),
             Self::Unreachable => (503, "ServiceUnavailable", None),
+            Self::Throttled => (429, "Throttled", None),
             Self::MasterKey | Self::HsmAccess | Self::Tampered | Self::Internal => {
                 (500, "InternalServerError", None)
             }

@@ -30,10 +30,10 @@ mod used;
 
 pub use algorithm::{EncryptionAlgorithm, WrapAlgorithm};
 pub use bundle::{AttributeChange, DeletedKey, JsonWebKey, KeyAttributes, KeyBundle};
-pub use caller::{Caller, Origin, Purpose};
+pub use caller::{CHECK_HEADER, Caller, DISK_HEADER, LAYER_HEADER, Origin, Purpose};
 pub use clock::{Clock, SystemClock};
 pub use database::VaultDatabase;
-pub use embedded::{Due, EmbeddedVault, Resealed};
+pub use embedded::{Due, EmbeddedVault, Resealed, Throttle};
 pub use error::{AzureError, VaultError, VaultErrorCode, Verdict};
 pub use key_params::{
     DEFAULT_RETENTION_DAYS, KeyChange, KeyOps, NewKey, Page, RETENTION_DAYS, Tags, VaultSettings,

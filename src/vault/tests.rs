@@ -14,6 +14,7 @@ mod due;
 mod lifecycle;
 mod migration;
 mod names;
+mod recording;
 
 const RSA_OAEP: WrapAlgorithm = WrapAlgorithm::RsaOaep256;
 
@@ -197,6 +198,11 @@ fn each_operation_needs_its_own_permission_and_names_it() {
             .filter(|p| *p != permission)
             .collect();
         let poor = caller();
+        // Refusals of one kind are counted for a second.
+        let attempt = |caller: &Caller| {
+            fixture.clock.advance(Duration::seconds(2));
+            attempt(caller)
+        };
         let refused = |error: VaultError| {
             assert_eq!(error.code, VaultErrorCode::Forbidden, "{permission}");
             assert!(

@@ -6,6 +6,7 @@
 mod client;
 mod crash;
 mod hostile;
+mod recorded;
 mod rules;
 mod sdk;
 mod served;

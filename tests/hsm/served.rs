@@ -67,6 +67,15 @@ fn a_vault_in_a_token_is_served_to_many_at_once() {
             });
         }
     });
+    // The client says for which disk it asks, and the log has it as its claim.
+    let log = customer.run(&format!("audit list --vault {VAULT} -o json"));
+    let log = String::from_utf8(log).unwrap();
+    let claims = log.lines().filter(|line| line.contains("\"disk\":\"d0\""));
+    let unwraps: Vec<_> = claims.filter(|line| line.contains("KeyUnwrap")).collect();
+    assert!(
+        unwraps[0].contains("claimed by the client: layer "),
+        "{log}"
+    );
     customer.token.set_present(false);
     customer.refused(
         "VaultUnreachable",

@@ -16,6 +16,7 @@ mod full;
 mod load;
 mod memory;
 mod modes;
+mod no_space;
 mod reasons;
 mod watching;
 

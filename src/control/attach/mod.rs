@@ -381,6 +381,7 @@ impl Served {
         let (name, id) = (self.disk.name().to_owned(), self.disk.id());
         let marked = serving.clone();
         let serving = serving.clone();
+        let state_dir = self.installation.state_dir().to_owned();
         let installation = self.installation.clone();
         let recorder =
             Recorder::spawn(move |record| records::append(&installation, record)).map_err(&fail)?;
@@ -403,6 +404,7 @@ impl Served {
             served: false,
             failed_sync: None,
             told_not_shared: None,
+            state_dir,
         })
     }
 

@@ -140,6 +140,10 @@ pub enum EventKind {
     SyncFailed,
     /// A connection was ended: the guest's memory is not shared with the back-end.
     MemoryNotShared,
+    /// There is little room for the audit logs, without which the key cannot be used.
+    AuditSpaceLow,
+    /// There is room for them again.
+    AuditSpaceOk,
 }
 
 /// Something that happened to an attached disk.
@@ -213,6 +217,8 @@ impl fmt::Display for Event {
             EventKind::StorageOk => {
                 write!(f, "no request of the disk {disk} waits for space any more")
             }
+            EventKind::AuditSpaceLow => write!(f, "the disk {disk} may lose its key soon"),
+            EventKind::AuditSpaceOk => write!(f, "there is room for the audit logs again"),
         }?;
         match &self.reason {
             Some(reason) => write!(f, ": {reason}"),

@@ -4,6 +4,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use crate::audit::Space;
 use crate::envelope::SyncedFile;
 use crate::frontend::{
     DESTROYED, FRONTEND_MEMORY, FrontendMemory, MEMORY_NOT_SHARED, NOT_RESTORED, OnRevoke, READY,
@@ -59,6 +61,8 @@ pub(super) struct Supervision {
     pub(super) failed_sync: Option<SyncedFile>,
     /// When it was last told that a guest's memory is not shared.
     pub(super) told_not_shared: Option<Instant>,
+    /// Where the audit logs are.
+    pub(super) state_dir: PathBuf,
 }
 
 /// What the guard acts on.
@@ -118,6 +122,7 @@ impl Hands for Attached {
             EventKind::Attached
             | EventKind::Detached
             | EventKind::KeyChanged
+            | EventKind::AuditSpaceOk
             | EventKind::StorageOk => {
                 log::info!("{event}");
             }
@@ -156,7 +161,7 @@ impl Supervision {
             .watch(self.hands.checker.news(), FINDING)
             .map_err(&fail)?;
         let mut lines = BufReader::new(answers);
-        let mut reason = None;
+        let (mut reason, mut low) = (None, false);
         loop {
             self.hands.board.set_status(self.guard.status());
             let woken = waiter.wait_until(self.guard.deadline()).map_err(&fail)?;
@@ -169,6 +174,7 @@ impl Supervision {
                     while let Some(finding) = self.hands.checker.take() {
                         self.guard.found(finding, Moment::now(), &mut self.hands);
                     }
+                    self.watch_space(&mut low);
                 }
                 Some(_) if !self.listen(&mut lines, &mut reason) => break,
                 Some(_) | None => {}
@@ -182,6 +188,24 @@ impl Supervision {
             None if status.success() => Ended::Flushed,
             None => Ended::Died(status),
         })
+    }
+
+    /// Tells when there is little room for the audit logs, and when there is room again.
+    fn watch_space(&mut self, was_low: &mut bool) {
+        let Ok(space) = Space::at(&self.state_dir) else {
+            return;
+        };
+        let event = match (space.is_low(), std::mem::replace(was_low, space.is_low())) {
+            (true, false) => EventKind::AuditSpaceLow,
+            (false, true) => EventKind::AuditSpaceOk,
+            _ => return,
+        };
+        let reason = (event == EventKind::AuditSpaceLow).then(|| Reason {
+            code: "AuditSpaceLow".into(),
+            message: space.warning(&self.state_dir),
+        });
+        let news = self.guard.news(event, OffsetDateTime::now_utc(), reason);
+        self.hands.tell(news);
     }
 
     /// Takes what the data plane says. Whether it goes on.

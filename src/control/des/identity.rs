@@ -15,10 +15,17 @@ impl Installation {
     /// # Errors
     /// When there is no such set, or it has no identity.
     pub fn remove_des_identity(&self, name: &str) -> Result<DeletedDes, ControlError> {
-        retrying(|| self.try_remove_identity(name))
+        let (url, operation) = (self.known_key_url(name), DesOperation::RemoveIdentity);
+        let principal_id = self.recorded(operation, name, url.as_deref(), |_| {
+            retrying(|| self.remove_des_identity_now(name))
+        })?;
+        Ok(DeletedDes {
+            principal_id,
+            vaults_with_policy: self.vaults_with_policy(principal_id)?,
+        })
     }
 
-    fn try_remove_identity(&self, name: &str) -> Result<DeletedDes, ControlError> {
+    fn remove_des_identity_now(&self, name: &str) -> Result<Uuid, ControlError> {
         let Stored { rev, mut record } = self.catalog().des(name)?;
         if record.identity == DesIdentity::None {
             let message = format!("the disk encryption set '{name}' has no identity");
@@ -26,14 +33,8 @@ impl Installation {
         }
         let principal_id = std::mem::take(&mut record.principal_id);
         record.identity = DesIdentity::None;
-        let operation = DesOperation::RemoveIdentity;
-        self.recorded(operation, name, &record.key_url, |_| {
-            Ok(self.catalog().update_des(rev, &record)?)
-        })?;
-        Ok(DeletedDes {
-            principal_id,
-            vaults_with_policy: self.vaults_with_policy(principal_id)?,
-        })
+        self.catalog().update_des(rev, &record)?;
+        Ok(principal_id)
     }
 
     /// Gives a set whose identity was removed another one: a new one of its own, as Azure does,
@@ -46,10 +47,13 @@ impl Installation {
         name: &str,
         wanted: Option<&DesIdentity>,
     ) -> Result<DiskEncryptionSetRecord, ControlError> {
-        retrying(|| self.try_assign_identity(name, wanted))
+        let (url, operation) = (self.known_key_url(name), DesOperation::AssignIdentity);
+        self.recorded(operation, name, url.as_deref(), |_| {
+            retrying(|| self.assign_des_identity_now(name, wanted))
+        })
     }
 
-    fn try_assign_identity(
+    fn assign_des_identity_now(
         &self,
         name: &str,
         wanted: Option<&DesIdentity>,
@@ -71,10 +75,7 @@ impl Installation {
                 vault.introduce(&url.key)?.0
             }
         };
-        let operation = DesOperation::AssignIdentity;
-        self.recorded(operation, name, &record.key_url, |_| {
-            Ok(self.catalog().update_des(rev, &record)?)
-        })?;
+        self.catalog().update_des(rev, &record)?;
         Ok(record)
     }
 }

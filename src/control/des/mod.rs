@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::changes::DesOperation;
 use super::disks::{self, DiskError};
 use super::{ControlError, Installation, retrying};
+use crate::audit::AuditLog;
 use crate::catalog::{DesIdentity, DiskEncryptionSetRecord, DiskRecord, Stored};
 use crate::envelope::ResourceKind;
 use crate::vault::{KeyUrl, KeyVault, VaultError, VaultErrorCode, same_key_url};
@@ -82,6 +83,12 @@ impl Installation {
     /// When the name is bad or taken, or its key does not exist or is disabled, and when a vault
     /// elsewhere does not know the managed identity.
     pub fn create_des(&self, new: &NewDes<'_>) -> Result<DiskEncryptionSetRecord, ControlError> {
+        self.recorded(DesOperation::Create, new.name, Some(new.key_url), |_| {
+            self.create_des_now(new)
+        })
+    }
+
+    fn create_des_now(&self, new: &NewDes<'_>) -> Result<DiskEncryptionSetRecord, ControlError> {
         check_des_name(new.name)?;
         let url: KeyUrl = new.key_url.parse()?;
         let identity = identity_for(&url, new.identity.as_ref())?;
@@ -96,9 +103,7 @@ impl Installation {
             last_rotation: None,
             created: OffsetDateTime::now_utc(),
         };
-        self.recorded(DesOperation::Create, new.name, &record.key_url, |_| {
-            Ok(self.catalog().insert_des(&record)?)
-        })?;
+        self.catalog().insert_des(&record)?;
         Ok(record)
     }
 
@@ -116,13 +121,23 @@ impl Installation {
         name: &str,
         change: &DesChange<'_>,
     ) -> Result<UpdatedDes, ControlError> {
-        retrying(|| self.try_update_des(name, change))
+        let known = self.known_key_url(name);
+        let url = change.key_url.or(known.as_deref());
+        self.recorded(DesOperation::Update, name, url, |log| {
+            retrying(|| self.update_des_now(name, change, log))
+        })
     }
 
-    fn try_update_des(
+    /// The key of a set, for a record.
+    pub(super) fn known_key_url(&self, name: &str) -> Option<String> {
+        Some(self.catalog().des(name).ok()?.record.key_url)
+    }
+
+    fn update_des_now(
         &self,
         name: &str,
         change: &DesChange<'_>,
+        log: &AuditLog,
     ) -> Result<UpdatedDes, ControlError> {
         let Stored { rev, mut record } = self.catalog().des(name)?;
         let mut old_key = None;
@@ -134,10 +149,7 @@ impl Installation {
             }
         }
         record.auto_rotation = change.auto_rotation.unwrap_or(record.auto_rotation);
-        let url = record.key_url.clone();
-        self.recorded(DesOperation::Update, name, &url, |log| {
-            self.rotate(rev, record, old_key, log)
-        })
+        self.rotate(rev, record, old_key, log)
     }
 
     /// Deletes a set that nothing has a layer under, and with it its identity.
@@ -145,15 +157,15 @@ impl Installation {
     /// # Errors
     /// [`InUse`](crate::catalog::CatalogError::InUse), [`CatalogError::NotFound`].
     pub fn delete_des(&self, name: &str) -> Result<DeletedDes, ControlError> {
-        retrying(|| self.try_delete_des(name))
-    }
-
-    fn try_delete_des(&self, name: &str) -> Result<DeletedDes, ControlError> {
-        let Stored { rev, record } = self.catalog().des(name)?;
-        // A disk whose header names the set needs its identity, whatever the catalog says.
-        disks::reconcile(self)?;
-        self.recorded(DesOperation::Delete, name, &record.key_url, |_| {
-            Ok(self.catalog().delete_des(name, rev)?)
+        let url = self.known_key_url(name);
+        let record = self.recorded(DesOperation::Delete, name, url.as_deref(), |_| {
+            retrying(|| {
+                let Stored { rev, record } = self.catalog().des(name)?;
+                // A disk whose header names the set needs its identity, whatever the catalog says.
+                disks::reconcile(self)?;
+                self.catalog().delete_des(name, rev)?;
+                Ok(record)
+            })
         })?;
         Ok(DeletedDes {
             principal_id: record.principal_id,

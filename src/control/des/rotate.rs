@@ -77,7 +77,7 @@ impl Installation {
             return Ok(None);
         }
         let (name, key_url) = (record.name.clone(), record.key_url.clone());
-        self.recorded(DesOperation::Update, &name, &key_url, |log| {
+        self.recorded(DesOperation::Update, &name, Some(&key_url), |log| {
             self.rotate(rev, record, None, log).map(Some)
         })
     }

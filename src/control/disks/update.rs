@@ -5,8 +5,8 @@ use uuid::Uuid;
 use super::unlock::Unwrapper;
 use super::{Disk, DiskError, described, layer_uses, lookup};
 use crate::audit::AuditLog;
-use crate::catalog::DiskRecord;
-use crate::control::{Installation, KeyAccess};
+use crate::catalog::{DiskRecord, Rev};
+use crate::control::{ControlError, Installation, KeyAccess, changes};
 use crate::envelope::{Header, HeaderLock, LayerRecord, ResourceKind, unwrap_dek, wrap_dek};
 use crate::keys::Dek;
 use crate::vault::same_key_url;
@@ -131,7 +131,7 @@ impl Rewrap {
         installation: &Installation,
         disk: &Disk,
         new: &NewKey<'_>,
-        mut lock: HeaderLock<'_>,
+        lock: HeaderLock<'_>,
         keys: &mut Unwrapper<'_>,
     ) -> Result<(), DiskError> {
         let (header, before) = self.wrapped(disk, new, keys)?;
@@ -145,18 +145,20 @@ impl Rewrap {
             new.set.unwrap_or("-"),
             before.join(" ")
         );
-        installation.record_rewrap(new.log, &new.access.key_url().to_string(), name, detail)?;
-        let catalog = installation.catalog();
-        let rev = catalog.update_disk(row.rev, &pinned)?;
-        let written = lock.write_both(&header, &self.top);
-        // Reading the header, which the correction of a row does, takes the lock too.
-        drop(lock);
-        if let Err(e) = written {
-            disk.note(installation)?;
-            return Err(e.into());
-        }
-        catalog.update_disk(rev, &described(&pinned, &header))?;
-        Ok(())
+        let url = new.access.key_url().to_string();
+        let intent = installation.begin_rewrap(new.log, &url, name, detail)?;
+        let written = write(
+            installation,
+            disk,
+            (row.rev, &pinned),
+            &header,
+            &self.top,
+            lock,
+        );
+        let refusal = written.as_ref().err().map(code_of);
+        let recorded = new.log.end(intent, refusal);
+        written?;
+        Ok(recorded.map_err(ControlError::from)?)
     }
 
     /// The header as it is to be, and the key versions that wrapped the layers before.
@@ -189,6 +191,37 @@ impl Rewrap {
             unwrap_dek(vault.as_ref(), &caller, layer)?;
         }
         Ok((header, before))
+    }
+}
+
+/// Writes the header, and before and after it the row: `row` is the one that [`pinned`] made, of the
+/// revision that it replaces.
+fn write(
+    installation: &Installation,
+    disk: &Disk,
+    (rev, pinned): (Rev, &DiskRecord),
+    header: &Header,
+    top: &Dek,
+    mut lock: HeaderLock<'_>,
+) -> Result<(), DiskError> {
+    let catalog = installation.catalog();
+    let rev = catalog.update_disk(rev, pinned)?;
+    let written = lock.write_both(header, top);
+    // Reading the header, which the correction of a row does, takes the lock too.
+    drop(lock);
+    if let Err(e) = written {
+        disk.note(installation)?;
+        return Err(e.into());
+    }
+    catalog.update_disk(rev, &described(pinned, header))?;
+    Ok(())
+}
+
+/// How the log names a failure.
+fn code_of(error: &DiskError) -> String {
+    match error {
+        DiskError::Control(error) => changes::code_of(error),
+        _ => "Failed".into(),
     }
 }
 

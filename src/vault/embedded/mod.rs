@@ -8,6 +8,8 @@ mod due;
 mod held;
 mod keys;
 mod operations;
+mod quota;
+mod recording;
 mod reseal;
 mod rotation;
 mod vault_deleted;
@@ -20,22 +22,24 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 pub use self::due::Due;
+pub use self::quota::Throttle;
 pub use self::reseal::Resealed;
 
 use self::cache::KeyCache;
 use self::commit::Queue;
 use self::held::{Held, load_master};
+use self::quota::is_essential;
 use super::bundle::KeyBundle;
 use super::clock::Clock;
 use super::master::{MasterKey, MasterPlace};
 use super::private_keys::{PrivateKeys, SoftwareKeys};
-use super::refusal::{self, shortened};
+use super::refusal;
 use super::store::{self, KeyRow, VaultRow};
 use super::{
-    Caller, KeyId, KeyPermission, KeyType, KeyUsed, Origin, Permissions, VaultError,
-    VaultErrorCode, VaultSettings, vault_url,
+    Caller, KeyId, KeyPermission, KeyType, Permissions, VaultError, VaultErrorCode, VaultSettings,
+    vault_url,
 };
-use crate::audit::{AuditError, AuditRecord, Chain, Entry, Finding, Seen};
+use crate::audit::{AuditRecord, Chain, Counted, Finding, Reserve, Seen};
 use crate::sqlite;
 
 /// A key vault in a directory: `vault.db` and, unless systemd provides it, `master.key`.
@@ -60,6 +64,7 @@ pub struct EmbeddedVault {
     reader: Mutex<Option<Connection>>,
     queue: Queue,
     cache: KeyCache,
+    reserve: Reserve,
 }
 
 /// What an operation was about, for the audit log.
@@ -178,6 +183,7 @@ impl EmbeddedVault {
         if !path.exists() {
             return Err(missing());
         }
+        Reserve::of(&path).release_if_full();
         let mut db = sqlite::open(&path, &store::SCHEMA)?;
         let row = store::vault(&db)?
             .filter(|row| row.name == name)
@@ -188,6 +194,8 @@ impl EmbeddedVault {
         if !vault.in_device() {
             vault.purge_in_passing();
         }
+        vault.reserve.keep();
+        vault.settle_in_passing();
         Ok(vault)
     }
 
@@ -211,6 +219,7 @@ impl EmbeddedVault {
         Ok(Self {
             seen,
             file,
+            reserve: Reserve::of(&path),
             id: row.id,
             url: vault_url(&row.name),
             name: row.name,
@@ -360,40 +369,10 @@ impl EmbeddedVault {
         })
     }
 
-    /// The audit log, the oldest record first.
-    ///
-    /// # Errors
-    /// [`VaultErrorCode::Internal`].
-    pub fn audit_log(&self) -> Result<Vec<Entry>, VaultError> {
-        let mut entries = Vec::new();
-        self.read_audit(|chain, db| {
-            chain.for_each(db, 0, |entry| {
-                entries.push(entry);
-                Ok::<_, AuditError>(())
-            })
-        })?;
-        Ok(entries)
-    }
-
-    /// Who has used a key, or one version of it, for what, and when last. It is written in the
-    /// transaction that records the use and survives the archiving of the log's records. A key that
-    /// is purged takes it along. What a caller says about the disk is its claim.
-    ///
-    /// # Errors
-    /// [`VaultErrorCode::Internal`].
-    pub fn last_uses(&self, key: &str, version: Option<&str>) -> Result<Vec<KeyUsed>, VaultError> {
-        self.read(|db| store::key_uses(db, key, version))
-    }
-
     /// What shows that the audit log, and with it the vault, is not the one that was seen last: an
     /// earlier state that was put back.
     pub fn older(&self) -> Option<&Finding> {
         self.seen.finding()
-    }
-
-    /// Reads the audit log with its chain and its database.
-    pub fn read_audit<T>(&self, read: impl FnOnce(&Chain, &Connection) -> T) -> T {
-        read(&self.chain, &self.db())
     }
 
     /// Runs one operation: its checks, what it changes and its record in the audit log are one
@@ -406,16 +385,25 @@ impl EmbeddedVault {
         operation: impl FnOnce(&Connection) -> Result<D, VaultError>,
     ) -> Result<T, VaultError> {
         let mut db = self.db();
+        if is_essential(subject.operation) {
+            self.reserve.make_room(&db);
+        }
         let mut transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         self.follow_master(&transaction)?;
         // Whoever looks at the vault sees no key whose time is over.
-        let mut records = self.purge_expired(&transaction)?;
+        let purged = self.purge_expired(&transaction)?;
+        let each = |record| Counted {
+            record,
+            window: None,
+        };
+        let mut records: Vec<Counted> = purged.into_iter().map(each).collect();
         let savepoint = transaction.savepoint()?;
         let allowed = match vault_deleted::is_for_deleted(subject.operation) {
             true => Ok(()),
             false => self.refuse_deleted(&savepoint),
         };
-        let outcome = match allowed.and_then(|()| operation(&savepoint)) {
+        let admitted = self.admit(&savepoint, caller, subject.operation);
+        let outcome = match allowed.and(admitted).and_then(|()| operation(&savepoint)) {
             Ok(done) => {
                 savepoint.commit()?;
                 Ok(done.into())
@@ -429,38 +417,13 @@ impl EmbeddedVault {
             Ok(done) => (done.version.as_deref(), None),
             Err(refusal) => (None, Some(refusal.code)),
         };
-        records.push(self.record(caller, subject, used, refusal));
-        self.chain.append(&transaction, &records)?;
+        let record = self.record(caller, subject, used, refusal);
+        records.push(self.counted(&transaction, caller, record)?);
+        self.chain
+            .append_counted(&transaction, &records, self.clock.now())?;
         transaction.commit()?;
         self.seen.note(&self.chain, &db);
         outcome.map(|done| done.value)
-    }
-
-    fn record(
-        &self,
-        caller: &Caller,
-        subject: &Subject<'_>,
-        used: Option<&str>,
-        refusal: Option<VaultErrorCode>,
-    ) -> AuditRecord {
-        let purpose = &caller.purpose;
-        // What a client over the network says about itself is marked as that.
-        let claimed = match caller.origin {
-            Origin::Remote(_) => "claimed by the client: ",
-            Origin::Local { .. } | Origin::Vault => "",
-        };
-        let layer = purpose.layer.map(|layer| format!("{claimed}layer {layer}"));
-        AuditRecord {
-            time: self.clock.now(),
-            caller: caller.object_id,
-            origin: caller.origin.to_string(),
-            operation: subject.operation.into(),
-            key: subject.key.map(shortened),
-            version: used.or(subject.version).map(shortened),
-            disk: purpose.disk.as_deref().map(shortened),
-            detail: subject.detail.clone().or(layer),
-            refusal: refusal.map(|code| code.as_str().into()),
-        }
     }
 
     /// Whether an identity has a permission, for a request that never becomes an operation. Nothing

@@ -31,8 +31,8 @@ use self::failure::Failure;
 use self::identity::Credential;
 use self::wire::{Connection, VaultWire, WireSettings};
 use super::{
-    Caller, JsonWebKey, KeyAttributes, KeyBundle, KeyId, KeyPermission, KeyUrl, KeyVault, Tags,
-    VaultError, VaultErrorCode, Verdict, WrapAlgorithm, Wrapped,
+    Caller, JsonWebKey, KeyAttributes, KeyBundle, KeyId, KeyPermission, KeyUrl, KeyVault, Purpose,
+    Tags, VaultError, VaultErrorCode, Verdict, WrapAlgorithm, Wrapped,
 };
 use crate::keys::LockedBytes;
 
@@ -198,14 +198,19 @@ impl RemoteVault {
     }
 
     fn get(&self, key: &KeyId) -> Result<Key, VaultError> {
-        self.call(Operation::Get, key, async |method_options| {
-            let options = KeyClientGetKeyOptions {
-                key_version: key.version.clone(),
-                method_options,
-            };
-            let response = self.client.get_key(&key.name, Some(options)).await?;
-            response.into_model()
-        })
+        self.call(
+            Operation::Get,
+            key,
+            &Purpose::default(),
+            async |method_options| {
+                let options = KeyClientGetKeyOptions {
+                    key_version: key.version.clone(),
+                    method_options,
+                };
+                let response = self.client.get_key(&key.name, Some(options)).await?;
+                response.into_model()
+            },
+        )
     }
 
     /// Whether a key version's attributes forbid its use: Azure lets expired keys unwrap, but here a
@@ -245,6 +250,7 @@ impl RemoteVault {
         &self,
         operation: Operation,
         key: &KeyId,
+        purpose: &Purpose,
         request: impl AsyncFn(ClientMethodOptions<'static>) -> azure_core::Result<T>,
     ) -> Result<T, VaultError> {
         let runtime = runtime()?;
@@ -254,10 +260,11 @@ impl RemoteVault {
         let mut kept_token = self.tokens.holds(&self.identity);
         let outcome = loop {
             let connection = self.wire.connect()?;
-            let failure = match runtime.block_on(attempt_once(connection, &request, operation)) {
-                Ok(value) => break Ok(value),
-                Err(failure) => failure,
-            };
+            let failure =
+                match runtime.block_on(attempt_once(connection, purpose, &request, operation)) {
+                    Ok(value) => break Ok(value),
+                    Err(failure) => failure,
+                };
             if failure.code == VaultErrorCode::Unauthorized && std::mem::take(&mut kept_token) {
                 // That a token from earlier is not accepted says nothing about the identity: the
                 // service may sign with another key now. A new token will tell.
@@ -334,11 +341,14 @@ impl RemoteVault {
 /// One attempt, with connections of its own.
 async fn attempt_once<T>(
     connection: Connection,
+    purpose: &Purpose,
     request: &impl AsyncFn(ClientMethodOptions<'static>) -> azure_core::Result<T>,
     operation: Operation,
 ) -> Result<T, Failure> {
     let options = ClientMethodOptions {
-        context: Context::new().with_value(connection.clone()),
+        context: Context::new()
+            .with_value(connection.clone())
+            .with_value(purpose.clone()),
     };
     match tokio::time::timeout(ATTEMPT_LIMIT, request(options)).await {
         Ok(outcome) => outcome.map_err(|e| Failure::of(&e, operation)),
@@ -388,13 +398,16 @@ impl KeyVault for RemoteVault {
 
     fn wrap_key(
         &self,
-        _caller: &Caller,
+        caller: &Caller,
         key: &KeyId,
         wrap_algorithm: WrapAlgorithm,
         secret: &[u8],
     ) -> Result<Wrapped, VaultError> {
-        let result: KeyOperationResult =
-            self.call(Operation::Wrap, key, async |method_options| {
+        let result: KeyOperationResult = self.call(
+            Operation::Wrap,
+            key,
+            &caller.purpose,
+            async |method_options| {
                 let parameters = KeyOperationParameters {
                     algorithm: Some(algorithm(wrap_algorithm)),
                     value: Some(secret.to_vec()),
@@ -410,7 +423,8 @@ impl KeyVault for RemoteVault {
                     .wrap_key(&key.name, parameters, Some(options))
                     .await?;
                 response.into_model()
-            })?;
+            },
+        )?;
         let senseless = |what| self.senseless(Operation::Wrap, key, what);
         let kid = result.kid.ok_or_else(|| senseless("no kid"))?;
         let kid: KeyUrl = kid
@@ -426,7 +440,7 @@ impl KeyVault for RemoteVault {
 
     fn unwrap_key(
         &self,
-        _caller: &Caller,
+        caller: &Caller,
         key: &KeyId,
         wrap_algorithm: WrapAlgorithm,
         wrapped: &[u8],
@@ -435,23 +449,28 @@ impl KeyVault for RemoteVault {
             let message = "unwrapping needs the key version that wrapped";
             return Err(VaultError::new(VaultErrorCode::BadParameter, message));
         };
-        let body = self.call(Operation::Unwrap, key, async |method_options| {
-            if let Some(refusal) = self.attributes_refuse(key, &method_options).await? {
-                return Ok(Err(refusal));
-            }
-            let parameters = KeyOperationParameters {
-                algorithm: Some(algorithm(wrap_algorithm)),
-                value: Some(wrapped.to_vec()),
-                ..KeyOperationParameters::default()
-            };
-            let options = KeyClientUnwrapKeyOptions { method_options };
-            let parameters = parameters.try_into()?;
-            let response = self
-                .client
-                .unwrap_key(&key.name, version, parameters, Some(options))
-                .await?;
-            Ok(Ok(response.into_body()))
-        })?;
+        let body = self.call(
+            Operation::Unwrap,
+            key,
+            &caller.purpose,
+            async |method_options| {
+                if let Some(refusal) = self.attributes_refuse(key, &method_options).await? {
+                    return Ok(Err(refusal));
+                }
+                let parameters = KeyOperationParameters {
+                    algorithm: Some(algorithm(wrap_algorithm)),
+                    value: Some(wrapped.to_vec()),
+                    ..KeyOperationParameters::default()
+                };
+                let options = KeyClientUnwrapKeyOptions { method_options };
+                let parameters = parameters.try_into()?;
+                let response = self
+                    .client
+                    .unwrap_key(&key.name, version, parameters, Some(options))
+                    .await?;
+                Ok(Ok(response.into_body()))
+            },
+        )?;
         let body = body.map_err(|refusal| {
             let failure = Failure::new(refusal, "as its attributes say");
             wording::worded(self, Operation::Unwrap, key, failure)

@@ -17,7 +17,7 @@ use reqwest::{Certificate, Client, ClientBuilder, redirect, tls};
 use url::Url;
 
 use super::identity::{ManagedIdentity, TokenCache};
-use crate::vault::{VaultError, VaultErrorCode};
+use crate::vault::{CHECK_HEADER, DISK_HEADER, LAYER_HEADER, Purpose, VaultError, VaultErrorCode};
 
 /// How long a connection may take to come about.
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
@@ -153,12 +153,30 @@ impl Policy for VaultWire {
         _next: &[Arc<dyn Policy>],
     ) -> PolicyResult {
         let connection = Connection::of(context)?;
+        if let Some(purpose) = context.value::<Purpose>() {
+            claim(purpose, request);
+        }
         let response = send(&connection.0.vault, request).await?;
         let had_token = request.headers().get_optional_str(&AUTHORIZATION).is_some();
         if response.status() == StatusCode::Unauthorized && had_token {
             self.tokens.forget(&self.identity);
         }
         Ok(response)
+    }
+}
+
+/// Says for what a key is wanted. A vault that does not know these headers passes over them.
+fn claim(purpose: &Purpose, request: &mut Request) {
+    // A name with other characters cannot be in a header.
+    let plain = |name: &&String| name.bytes().all(|b| b.is_ascii_graphic());
+    if let Some(disk) = purpose.disk.as_ref().filter(plain) {
+        request.insert_header(DISK_HEADER, disk.clone());
+    }
+    if let Some(layer) = purpose.layer {
+        request.insert_header(LAYER_HEADER, layer.to_string());
+    }
+    if purpose.check {
+        request.insert_header(CHECK_HEADER, "true");
     }
 }
 

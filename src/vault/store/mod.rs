@@ -40,6 +40,11 @@ pub(super) const SCHEMA: Schema = Schema {
             db.execute_batch(include_str!("version-4.sql"))
         },
         |db| db.execute_batch(include_str!("version-5.sql")),
+        |db| {
+            db.execute_batch(include_str!("version-6.sql"))?;
+            let mut tables = audit::TABLES_2.iter();
+            tables.try_for_each(|table| db.execute_batch(table))
+        },
     ],
 };
 
@@ -241,6 +246,18 @@ pub(super) fn update_vault(db: &Connection, settings: &VaultSettings) -> Result<
         "UPDATE vault SET retention_days = ?, purge_protection = ?",
         params![settings.retention_days, settings.purge_protection],
     )?;
+    Ok(())
+}
+
+/// How many records of one identity the vault takes in 10 seconds.
+pub(super) fn operations_limit(db: &Connection) -> Result<i64, VaultError> {
+    let sql = "SELECT operations_limit FROM vault";
+    Ok(db.prepare_cached(sql)?.query_row([], |row| row.get(0))?)
+}
+
+/// Changes that.
+pub(super) fn set_operations_limit(db: &Connection, limit: u32) -> Result<(), VaultError> {
+    db.execute("UPDATE vault SET operations_limit = ?", [limit])?;
     Ok(())
 }
 

@@ -23,6 +23,7 @@ fn downgrade(fixture: &Fixture) {
          DROP TABLE audit_log; DROP TABLE audit_head; DROP TABLE audit_checkpoints;
          DROP TABLE deleted_keys; DROP TABLE rotation_policies;
          DROP TABLE due_retries; DROP TABLE backup_keys; DROP TABLE key_uses;
+         DROP TABLE audit_open; DROP TABLE audit_segments; DROP TABLE audit_quota;
          PRAGMA user_version = 1;",
         include_str!("../store/version-1.sql")
     ))

@@ -135,7 +135,10 @@ fn downgrade(fixture: &Fixture, more: &str) {
     }
     batch += "ALTER TABLE vault DROP COLUMN deleted; ALTER TABLE vault DROP COLUMN purge_at; \
               ALTER TABLE vault DROP COLUMN master; DROP TABLE backup_keys;";
-    db.execute_batch(&format!("{batch} {more} PRAGMA user_version = 3;"))
+    // What later versions have added.
+    let later = "DROP TABLE audit_open; DROP TABLE audit_segments; DROP TABLE audit_quota;
+                 ALTER TABLE vault DROP COLUMN operations_limit;";
+    db.execute_batch(&format!("{batch} {more} {later} PRAGMA user_version = 3;"))
         .unwrap();
 }
 

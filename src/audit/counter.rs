@@ -1,0 +1,294 @@
+//! Counters: what happens again and again is recorded once, counted, and recorded as a number.
+//!
+//! The first of its kind is a record like every other. What follows within the kind's window is
+//! counted in a row of `audit_open`, in the transaction in which it happens, so that the death of a
+//! process loses nothing. At the end of the window one record says how many there were, from when to
+//! when. The rows are covered by the signed head: who can only write the database can no more change
+//! a count than a record.
+
+use aws_lc_rs::digest::{Context, SHA256};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use time::OffsetDateTime;
+
+use super::chain::{Hash, LogId};
+use super::store::text;
+use super::{AuditError, AuditRecord};
+
+/// The table of counters. `closes` and `window` are in microseconds.
+pub(super) const TABLE: &str = "
+CREATE TABLE audit_open (
+    id        INTEGER PRIMARY KEY,
+    caller    TEXT NOT NULL,
+    origin    TEXT NOT NULL,
+    operation TEXT NOT NULL,
+    key       TEXT,
+    version   TEXT,
+    disk      TEXT,
+    detail    TEXT,
+    code      TEXT,
+    count     INTEGER NOT NULL,
+    first     TEXT,
+    last      TEXT,
+    closes    INTEGER NOT NULL,
+    window    INTEGER NOT NULL
+) STRICT;
+CREATE INDEX audit_open_of ON audit_open (caller, operation);
+";
+
+/// Counters at a time, at most; what would need another one is recorded each time.
+const MOST: i64 = 4096;
+
+/// A counter that is not closed yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counter {
+    /// Its number.
+    pub id: i64,
+    /// Who asks.
+    pub caller: String,
+    /// From where, without what differs from one request to the next (a port, a process id).
+    pub origin: String,
+    /// For what.
+    pub operation: String,
+    /// With which key.
+    pub key: Option<String>,
+    /// In which version.
+    pub version: Option<String>,
+    /// For which disk.
+    pub disk: Option<String>,
+    /// What exactly.
+    pub detail: Option<String>,
+    /// The code of the refusal.
+    pub code: Option<String>,
+    /// How many there were since the last record.
+    pub count: u64,
+    /// The first of them, RFC 3339.
+    pub first: Option<String>,
+    /// The last of them.
+    pub last: Option<String>,
+    /// When it is recorded, in microseconds since 1970.
+    pub closes: i64,
+    /// For how long is counted, in microseconds.
+    pub window: i64,
+}
+
+impl Counter {
+    /// What its record says.
+    pub fn detail(&self) -> String {
+        let text = |time: &Option<String>| time.clone().unwrap_or_default();
+        let counted = format!(
+            "{} more from {} to {}",
+            self.count,
+            text(&self.first),
+            text(&self.last)
+        );
+        match &self.detail {
+            Some(detail) if !detail.is_empty() => format!("{detail}; {counted}"),
+            _ => counted,
+        }
+    }
+
+    fn hash_into(&self, hash: &mut Context) {
+        let mut number = |n: i64| hash.update(&n.to_le_bytes());
+        number(self.id);
+        number(self.count.cast_signed());
+        number(self.closes);
+        number(self.window);
+        let always = [&self.caller, &self.origin, &self.operation].map(Some);
+        let sometimes = [
+            &self.key,
+            &self.version,
+            &self.disk,
+            &self.detail,
+            &self.code,
+            &self.first,
+            &self.last,
+        ];
+        for text in always.into_iter().chain(sometimes.map(Option::as_ref)) {
+            match text {
+                None => hash.update(&[0]),
+                Some(text) => {
+                    hash.update(&[1]);
+                    hash.update(&(text.len() as u64).to_le_bytes());
+                    hash.update(text.as_bytes());
+                }
+            }
+        }
+    }
+}
+
+/// What the head signs for the counters; `None` when there are none.
+pub(super) fn digest(log: LogId, counters: &[Counter]) -> Option<Hash> {
+    if counters.is_empty() {
+        return None;
+    }
+    let mut hash = Context::new(&SHA256);
+    hash.update(b"sealdisk audit counters v1\0");
+    hash.update(log.as_bytes());
+    for counter in counters {
+        counter.hash_into(&mut hash);
+    }
+    let mut finished = Hash::default();
+    finished.copy_from_slice(hash.finish().as_ref());
+    Some(finished)
+}
+
+/// Where a request came from, without what differs from one to the next.
+fn place(origin: &str) -> String {
+    match origin.parse::<std::net::SocketAddr>() {
+        Ok(address) => address.ip().to_string(),
+        Err(_) => origin.split(", pid ").next().unwrap_or(origin).to_owned(),
+    }
+}
+
+/// Of what kind a record is: refusals are told apart by who, what, key and code, what was done by
+/// version and disk too.
+fn kind(record: &AuditRecord) -> (Option<&str>, Option<&str>) {
+    match record.refusal {
+        Some(_) => (None, None),
+        None => (record.version.as_deref(), record.disk.as_deref()),
+    }
+}
+
+const COLUMNS: &str = "id, caller, origin, operation, key, version, disk, detail, code, count, \
+                       first, last, closes, window";
+
+/// The counters, in the order in which they were opened.
+pub(super) fn read(db: &Connection) -> Result<Vec<Counter>, AuditError> {
+    select(db, "1", [])
+}
+
+/// Those that are to be recorded at `now`.
+pub(super) fn overdue(db: &Connection, now: OffsetDateTime) -> Result<Vec<Counter>, AuditError> {
+    select(db, "closes <= ?", [micros(now)])
+}
+
+/// Those of the same caller and key that have counted something.
+pub(super) fn beside(db: &Connection, record: &AuditRecord) -> Result<Vec<Counter>, AuditError> {
+    let condition = "caller = ? AND key IS ? AND count > 0";
+    select(
+        db,
+        condition,
+        params![record.caller.to_string(), record.key],
+    )
+}
+
+/// Counts a record of a kind that has a counter; whether it has one.
+pub(super) fn count(db: &Connection, record: &AuditRecord) -> Result<bool, AuditError> {
+    let (version, disk) = kind(record);
+    let time = text(record.time)?;
+    let sql = "UPDATE audit_open SET count = count + 1, last = ?1, first = coalesce(first, ?1) \
+               WHERE caller = ?2 AND operation = ?3 AND origin = ?4 AND key IS ?5 AND version IS \
+               ?6 AND disk IS ?7 AND code IS ?8";
+    let counted = db.prepare_cached(sql)?.execute(params![
+        time,
+        record.caller.to_string(),
+        record.operation,
+        place(&record.origin),
+        record.key,
+        version,
+        disk,
+        record.refusal,
+    ])?;
+    Ok(counted > 0)
+}
+
+/// Whether a record of this kind would be counted.
+pub(super) fn is_open(db: &Connection, record: &AuditRecord) -> Result<bool, AuditError> {
+    let (version, disk) = kind(record);
+    let sql = "SELECT 1 FROM audit_open WHERE caller = ? AND operation = ? AND origin = ? AND key \
+               IS ? AND version IS ? AND disk IS ? AND code IS ?";
+    let found = db.prepare_cached(sql)?.query_row(
+        params![
+            record.caller.to_string(),
+            record.operation,
+            place(&record.origin),
+            record.key,
+            version,
+            disk,
+            record.refusal,
+        ],
+        |_| Ok(()),
+    );
+    Ok(found.optional()?.is_some())
+}
+
+/// Opens a counter for what is like `record` in the time `window` after it.
+pub(super) fn open(
+    db: &Connection,
+    record: &AuditRecord,
+    window: std::time::Duration,
+) -> Result<(), AuditError> {
+    let open: i64 = db
+        .prepare_cached("SELECT count(*) FROM audit_open")?
+        .query_row([], |row| row.get(0))?;
+    if open >= MOST {
+        return Ok(());
+    }
+    let (version, disk) = kind(record);
+    let window = i64::try_from(window.as_micros()).unwrap_or(i64::MAX);
+    let sql = "INSERT INTO audit_open (caller, origin, operation, key, version, disk, detail, \
+               code, count, first, last, closes, window) \
+               VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, NULL, NULL, ?, ?)";
+    db.prepare_cached(sql)?.execute(params![
+        record.caller.to_string(),
+        place(&record.origin),
+        record.operation,
+        record.key,
+        version,
+        disk,
+        record.detail,
+        record.refusal,
+        micros(record.time).saturating_add(window),
+        window,
+    ])?;
+    Ok(())
+}
+
+/// Begins the next window of a counter that was recorded.
+pub(super) fn restart(db: &Connection, id: i64, now: OffsetDateTime) -> Result<(), AuditError> {
+    let sql = "UPDATE audit_open SET count = 0, first = NULL, last = NULL, closes = ? + window \
+               WHERE id = ?";
+    db.prepare_cached(sql)?.execute([micros(now), id])?;
+    Ok(())
+}
+
+/// Removes a counter.
+pub(super) fn close(db: &Connection, id: i64) -> Result<(), AuditError> {
+    db.prepare_cached("DELETE FROM audit_open WHERE id = ?")?
+        .execute([id])?;
+    Ok(())
+}
+
+fn select(
+    db: &Connection,
+    condition: &str,
+    parameters: impl rusqlite::Params,
+) -> Result<Vec<Counter>, AuditError> {
+    let sql = format!("SELECT {COLUMNS} FROM audit_open WHERE {condition} ORDER BY id");
+    let mut statement = db.prepare_cached(&sql)?;
+    let rows = statement.query_map(parameters, counter)?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+fn counter(row: &Row<'_>) -> rusqlite::Result<Counter> {
+    Ok(Counter {
+        id: row.get(0)?,
+        caller: row.get(1)?,
+        origin: row.get(2)?,
+        operation: row.get(3)?,
+        key: row.get(4)?,
+        version: row.get(5)?,
+        disk: row.get(6)?,
+        detail: row.get(7)?,
+        code: row.get(8)?,
+        count: row.get::<_, i64>(9)?.cast_unsigned(),
+        first: row.get(10)?,
+        last: row.get(11)?,
+        closes: row.get(12)?,
+        window: row.get(13)?,
+    })
+}
+
+fn micros(time: OffsetDateTime) -> i64 {
+    i64::try_from(time.unix_timestamp_nanos() / 1000).unwrap_or(i64::MAX)
+}

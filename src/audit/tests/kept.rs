@@ -1,0 +1,267 @@
+//! What is counted, what is archived, and what is begun.
+
+use super::*;
+
+fn refused(seconds: i64) -> AuditRecord {
+    AuditRecord {
+        time: OffsetDateTime::UNIX_EPOCH + time::Duration::milliseconds(seconds * 100),
+        caller: Uuid::from_u128(7),
+        origin: format!("127.0.0.1:{}", 1024 + seconds % 1000),
+        operation: "KeyUnwrap".into(),
+        key: Some("k".into()),
+        version: Some(format!("v{seconds}")),
+        disk: None,
+        detail: None,
+        refusal: Some("KeyDisabled".into()),
+    }
+}
+
+fn entries(fixture: &Fixture) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    fixture
+        .log
+        .read(|chain, db| {
+            chain.for_each(db, 0, |entry| {
+                entries.push(entry);
+                Ok::<_, AuditError>(())
+            })
+        })
+        .unwrap();
+    entries
+}
+
+#[test]
+fn what_happens_again_and_again_is_counted_and_none_of_it_is_lost() {
+    let fixture = Fixture::new(1);
+    // Ten in a second, for 20 seconds; the last of them are still being counted.
+    for n in 10..205 {
+        fixture.log.append_counted(refused(n), REFUSALS).unwrap();
+    }
+    let log = entries(&fixture);
+    assert_eq!(log[1].detail, None);
+    assert_eq!(
+        log[1].version.as_deref(),
+        Some("v10"),
+        "the first is recorded as it is"
+    );
+    assert!(log.len() < 2 + 20, "{}", log.len());
+    let counted = |detail: &str| detail.split(' ').next().unwrap().parse::<u64>().unwrap();
+    let recorded: u64 = log[2..]
+        .iter()
+        .map(|e| counted(e.detail.as_deref().unwrap()))
+        .sum();
+    let open = fixture.log.read(|chain, db| chain.counters(db).unwrap());
+    assert_eq!(1 + recorded + open[0].count, 195);
+    assert!(
+        log[2]
+            .detail
+            .as_deref()
+            .unwrap()
+            .starts_with("9 more from 1970-01-01T00:00:01.1Z")
+    );
+    let report = fixture.report();
+    assert_eq!(report.finding, None);
+    let exported = verify_export(fixture.export(true).as_slice(), &[]).unwrap();
+    assert_eq!(exported, [report]);
+    let pins = fixture.pins();
+
+    // Who can write the database can no more change a count than a record.
+    for sql in [
+        "UPDATE audit_open SET count = count - 1",
+        "DELETE FROM audit_open",
+        "UPDATE audit_open SET caller = 'x'",
+    ] {
+        let db = Connection::open(fixture.path()).unwrap();
+        db.execute_batch(&format!("BEGIN; {sql}")).unwrap();
+        db.execute_batch("COMMIT; VACUUM").unwrap();
+        let finding = fixture.report().finding.unwrap();
+        assert!(finding.what.contains("counter"), "{finding:?}");
+        fixture.log.append(&record(1)).unwrap_err();
+        // Back to what it was, for the next.
+        let put = format!(
+            "DELETE FROM audit_open; INSERT INTO audit_open VALUES ({}, '{}', '127.0.0.1', \
+             'KeyUnwrap', 'k', NULL, NULL, NULL, 'KeyDisabled', {}, '{}', '{}', {}, {})",
+            open[0].id,
+            open[0].caller,
+            open[0].count,
+            open[0].first.as_deref().unwrap(),
+            open[0].last.as_deref().unwrap(),
+            open[0].closes,
+            open[0].window
+        );
+        db.execute_batch(&put).unwrap();
+        assert_eq!(fixture.report().finding, None);
+    }
+    // Something else about the key tells how many there were before it.
+    let mut other = refused(210);
+    (other.refusal, other.operation) = (None, "KeyGet".into());
+    fixture.log.append(&other).unwrap();
+    let log = entries(&fixture);
+    let sum: u64 = log[2..log.len() - 1]
+        .iter()
+        .map(|e| counted(e.detail.as_deref().unwrap()))
+        .sum();
+    assert_eq!(1 + sum, 195);
+    // With nothing more the counter goes.
+    fixture.log.settle(OffsetDateTime::now_utc()).unwrap();
+    assert!(
+        fixture
+            .log
+            .read(|chain, db| chain.counters(db).unwrap())
+            .is_empty()
+    );
+    let report = fixture.report_with(&pins);
+    assert_eq!((report.finding, report.pins), (None, pins.len()));
+}
+
+fn archive(fixture: &Fixture, dir: &std::path::Path) -> Archived {
+    let now = OffsetDateTime::now_utc();
+    let archived = fixture.log.archive(NAME, dir, now, record(3)).unwrap();
+    archived.unwrap()
+}
+
+fn read(files: &[&std::path::Path], pins: &[Pin]) -> Archives {
+    let mut archives = Archives::default();
+    for file in files {
+        let file = std::fs::read(file).unwrap();
+        archives.read(file.as_slice(), pins).unwrap();
+    }
+    archives
+}
+
+#[test]
+fn archived_segments_and_the_log_are_one_chain() {
+    let fixture = Fixture::new(1003);
+    let dir = tempfile::tempdir().unwrap();
+    let before = fixture.pins();
+    let first = archive(&fixture, dir.path());
+    assert_eq!((first.segment.first, first.segment.last), (1, 1003));
+    fixture.append(20);
+    let second = archive(&fixture, dir.path());
+    assert_eq!(second.segment.first, 1004);
+    fixture.append(4);
+    let log = entries(&fixture);
+    assert_eq!(log.len(), 5, "the archiving is on record");
+    assert!(
+        log[0]
+            .detail
+            .as_deref()
+            .unwrap()
+            .contains("records 1004 to 1024")
+    );
+
+    // By itself, with what it does not look at; with its segments; and elsewhere.
+    let alone = fixture.report_with(&before);
+    assert_eq!((alone.finding, alone.archived, alone.pins), (None, 1024, 0));
+    let verify = |files: &[&std::path::Path]| {
+        let mut archives = read(files, &before);
+        fixture.log.read(|chain, db| {
+            chain
+                .verify_behind(db, NAME, &before, &mut archives)
+                .unwrap()
+        })
+    };
+    let whole = verify(&[&first.file, &second.file]);
+    assert_eq!(
+        (whole.finding, whole.archived, whole.pins),
+        (None, 0, before.len())
+    );
+    assert_eq!(whole.records, 1029);
+    let export = dir.path().join("live.jsonl");
+    std::fs::write(&export, fixture.export(true)).unwrap();
+    let elsewhere = read(&[&first.file, &second.file, &export], &before).finish();
+    assert_eq!(elsewhere.len(), 1);
+    assert_eq!((&elsewhere[0].finding, elsewhere[0].archived), (&None, 0));
+    let segment = read(&[&second.file], &[]).finish();
+    assert_eq!((&segment[0].finding, segment[0].archived), (&None, 1003));
+
+    // A segment that is missing, cut off, or changed.
+    let finding = |files: &[&std::path::Path]| verify(files).finding.unwrap();
+    assert!(
+        finding(&[&first.file])
+            .what
+            .contains("1004 to 1024 were archived")
+    );
+    let text = std::fs::read_to_string(&second.file).unwrap();
+    let bad = dir.path().join("bad.jsonl");
+    let cut: Vec<&str> = text.lines().take(9).collect();
+    std::fs::write(&bad, cut.join("\n")).unwrap();
+    assert!(finding(&[&first.file, &bad]).what.contains("cut off"));
+    std::fs::write(&bad, text.replacen("KeyWrap", "KeyGets", 1)).unwrap();
+    assert_eq!(finding(&[&first.file, &bad]).seq, 1004);
+    std::fs::write(&bad, text.replacen("\"last\":1024", "\"last\":1023", 1)).unwrap();
+    assert!(finding(&[&first.file, &bad]).what.contains("segment"));
+
+    // In the database: nobody else can say that records were archived.
+    fixture.tamper("DELETE FROM audit WHERE seq <= 1026");
+    assert_eq!(fixture.report().finding.unwrap().seq, 1025);
+    fixture.tamper("UPDATE audit_segments SET last = 1026 WHERE first = 1004");
+    let forged = fixture.report().finding.unwrap();
+    assert!(forged.what.contains("segment"), "{forged:?}");
+}
+
+#[test]
+fn a_segment_that_was_written_and_not_taken_out_of_the_log_is_taken_up() {
+    let fixture = Fixture::new(10);
+    let dir = tempfile::tempdir().unwrap();
+    let now = OffsetDateTime::now_utc();
+    let written = fixture.log.read(|chain, db| {
+        let written = chain.write_segment(db, NAME, dir.path(), now, now);
+        written.unwrap().unwrap()
+    });
+    // What the process that dies may leave besides.
+    std::fs::write(written.file.with_extension("part"), "half").unwrap();
+    assert_eq!(fixture.report().records, 10);
+    fixture.append(3);
+    let archived = archive(&fixture, dir.path());
+    assert_eq!(archived, written);
+    assert_eq!(entries(&fixture).len(), 4);
+    assert_eq!(fixture.report().finding, None);
+    let all = read(&[&archived.file], &[]);
+    let mut all = all;
+    let report = fixture
+        .log
+        .read(|chain, db| chain.verify_behind(db, NAME, &[], &mut all).unwrap());
+    assert_eq!(
+        (report.finding, report.archived, report.records),
+        (None, 0, 14)
+    );
+    // One that does not fit is not taken up.
+    let next = dir.path().join("test-000000000011-000000000099.jsonl");
+    std::fs::copy(&archived.file, next).unwrap();
+    let refused = fixture.log.archive(NAME, dir.path(), now, record(3));
+    assert!(matches!(refused, Err(AuditError::Tampered { .. })));
+    assert_eq!(entries(&fixture).len(), 4);
+}
+
+#[test]
+fn a_change_whose_process_died_is_noted_by_the_next() {
+    let fixture = Fixture::new(0);
+    let done = fixture.log.begin(record(2)).unwrap();
+    fixture.log.end(done, None).unwrap();
+    let refused = fixture.log.begin(record(2)).unwrap();
+    fixture.log.end(refused, Some("Forbidden".into())).unwrap();
+    let _under_way = fixture.log.begin(record(2)).unwrap();
+    fixture.reopen().unwrap();
+    let operations = || {
+        let log = entries(&fixture).into_iter();
+        log.map(|e| (e.operation, e.code)).collect::<Vec<_>>()
+    };
+    let refusal = |code: &str| Some(code.to_owned());
+    let intent = ("KeyWrapIntent".to_owned(), None);
+    let expected = [
+        intent.clone(),
+        ("KeyWrap".into(), None),
+        intent.clone(),
+        ("KeyWrap".into(), refusal("Forbidden")),
+        intent,
+    ];
+    assert_eq!(operations(), expected, "this process is alive");
+    fixture.tamper("UPDATE audit_intents SET owner = 'another boot/1/2'");
+    fixture.reopen().unwrap();
+    fixture.reopen().unwrap();
+    let operations = operations();
+    assert_eq!(operations.len(), 6);
+    assert_eq!(operations[5], ("KeyWrap".into(), refusal("Unfinished")));
+    assert_eq!(fixture.report().finding, None);
+}
