@@ -4,7 +4,7 @@ use std::ptr::NonNull;
 
 use zeroize::Zeroize;
 
-use crate::keys::Dek;
+use crate::keys::{Dek, lock_stack, scrub_stack};
 use crate::units::{ByteOffset, SECTOR_SIZE};
 
 use super::CipherError;
@@ -14,6 +14,9 @@ use super::engine::{DataUnit, Direction, XtsEngine};
 use super::portable::PortableEngine;
 use super::shared::{Cursor, SharedSlice};
 use super::tweak::{TweakKey, TweakValue};
+
+/// Bytes of the stack that an engine uses at most.
+const DEPTH: usize = 4096;
 
 /// Bytes of an AES block.
 const AES_BLOCK: usize = 16;
@@ -58,6 +61,8 @@ impl Cipher {
         dek: &Dek,
         unit: DataUnit,
     ) -> Result<Self, CipherError> {
+        // Runs leave round keys on the stack of the thread.
+        lock_stack()?;
         Ok(Self {
             engine,
             tweak_key: TweakKey::new(dek)?,
@@ -127,6 +132,12 @@ impl Cipher {
 
     /// Fills `into` with what zeros at disk offset `at` encrypt to.
     pub fn encrypt_zeros(&mut self, at: ByteOffset, into: &mut [u8]) {
+        self.runs_of_zeros(at, into);
+        scrub_stack::<DEPTH>();
+    }
+
+    #[inline(never)]
+    fn runs_of_zeros(&mut self, at: ByteOffset, into: &mut [u8]) {
         static ZEROS: [u8; 4096] = [0; 4096];
         let mut done = 0;
         while done < into.len() {
@@ -151,6 +162,12 @@ impl Cipher {
         from: &[u8],
         into: &mut [u8],
     ) {
+        self.runs(direction, at, from, into);
+        scrub_stack::<DEPTH>();
+    }
+
+    #[inline(never)]
+    fn runs(&mut self, direction: Direction, at: ByteOffset, from: &[u8], into: &mut [u8]) {
         let len = from.len().min(into.len());
         let mut done = 0;
         while done < len {
@@ -163,8 +180,23 @@ impl Cipher {
         }
     }
 
-    /// Cuts `len` bytes into runs that are contiguous on both sides and stay in one data unit.
+    /// Transforms `len` bytes, and leaves nothing of a key on the stack.
     fn walk(
+        &mut self,
+        direction: Direction,
+        at: ByteOffset,
+        slices: &[SharedSlice],
+        cursor: Cursor,
+        host: *mut u8,
+        len: usize,
+    ) {
+        self.scattered_runs(direction, at, slices, cursor, host, len);
+        scrub_stack::<DEPTH>();
+    }
+
+    /// Cuts `len` bytes into runs that are contiguous on both sides and stay in one data unit.
+    #[inline(never)]
+    fn scattered_runs(
         &mut self,
         direction: Direction,
         at: ByteOffset,

@@ -8,8 +8,11 @@ use proptest::prelude::*;
 use xts_mode::{Xts128, get_tweak_default};
 
 use super::*;
-use crate::keys::{Dek, LockedBytes};
+use crate::keys::{Dek, LockedBytes, ROOMY_STACK, spawn_with_keys, with_wiped_stack};
 use crate::units::{ByteOffset, Sector};
+
+#[path = "../../tests/support/key_search/schedule.rs"]
+mod schedule;
 
 fn dek(bytes: &[u8]) -> Dek {
     let mut locked = LockedBytes::zeroed(bytes.len()).unwrap();
@@ -179,4 +182,39 @@ proptest! {
         cipher.encrypt_zeros(ByteOffset(start * 512), &mut out);
         prop_assert_eq!(out, expected);
     }
+}
+
+/// What lies on a stack does not stay there: values are copied to the heap with the gaps in them.
+#[test]
+fn nothing_of_a_key_is_left_on_the_stack() {
+    let key: Vec<u8> = (0..64).map(|i| i * 3 + 1).collect();
+    let mut needles = Vec::new();
+    for half in key.chunks(32) {
+        for round in schedule::round_keys(half) {
+            needles.push(schedule::for_decryption(&round));
+            needles.push(round);
+        }
+    }
+    let look = move || {
+        let mut cipher = with_wiped_stack(|| Cipher::new(&dek(&key), DataUnit::B4096)).unwrap();
+        let (from, mut into) = (vec![7; 8192], vec![0; 8192]);
+        let memory = std::fs::File::open("/proc/self/mem").unwrap();
+        let mut below = vec![0u8; 128 * 1024];
+        for direction in [Direction::Encrypt, Direction::Decrypt] {
+            for at in [0, 512] {
+                cipher.transform(direction, ByteOffset(at), &from, &mut into);
+                let here = (&raw const direction).expose_provenance() as u64;
+                let start = here - below.len() as u64;
+                std::os::unix::fs::FileExt::read_exact_at(&memory, &mut below, start).unwrap();
+                let left = below
+                    .windows(16)
+                    .filter(|bytes| needles.iter().any(|needle| needle == bytes));
+                assert_eq!(left.count(), 0, "{direction:?} at {at}");
+            }
+        }
+    };
+    spawn_with_keys("cipher".into(), ROOMY_STACK, look)
+        .unwrap()
+        .join()
+        .unwrap();
 }

@@ -1,10 +1,13 @@
 //! Tweaks, and how to start in the middle of a data unit.
 
-use crate::keys::{Dek, DekHalf};
+use crate::keys::{Dek, DekHalf, scrub_stack};
 use crate::units::Sector;
 
 use super::CipherError;
 use super::block::BlockKey;
+
+/// Bytes of the stack that `aes` uses for a block at most, in builds without optimisation.
+const DEPTH: usize = 32 * 1024;
 
 /// The 16 bytes that key 2 encrypts to get the mask of a run's first block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +42,13 @@ impl TweakKey {
         if blocks == 0 {
             return unit;
         }
+        let value = self.advance(unit, blocks);
+        scrub_stack::<DEPTH>();
+        value
+    }
+
+    #[inline(never)]
+    fn advance(&self, unit: TweakValue, blocks: u32) -> TweakValue {
         let first = u128::from_le_bytes(self.0.encrypt(unit.0));
         let mask = multiply_by_alpha(first, blocks);
         TweakValue(self.0.decrypt(mask.to_le_bytes()))

@@ -10,7 +10,7 @@ use nix::unistd::Group;
 use crate::control::attach::{
     AttachError, AttachRequest, GuardOptions, SocketAccess, SocketSource, attach,
 };
-use crate::control::disks::Unflushed;
+use crate::control::disks::{Unflushed, parse_size};
 use crate::control::runtime_dir;
 use crate::frontend::{self, Discard, FrontendError, OnFull, OnRevoke};
 use crate::volume::CacheMode;
@@ -18,9 +18,10 @@ use crate::volume::CacheMode;
 use super::limits::LimitArgs;
 use super::{CliError, Context, Output};
 
-/// Queues offered when nothing is said: QEMU refuses a back-end that has fewer than the guest has
-/// vCPUs, and a queue that is not used costs nothing.
-const NUM_QUEUES: u16 = 128;
+/// Queues offered when nothing is said, at least: QEMU refuses a back-end that has fewer than the guest
+/// has vCPUs. On a host with more CPUs it is as many as these.
+const FEWEST_QUEUES: u16 = 16;
+const MOST_QUEUES: u16 = 256;
 /// Entries of a queue when nothing is said: requests of 1 MiB in pages of 4 KiB fit.
 const QUEUE_SIZE: u16 = 256;
 
@@ -72,15 +73,22 @@ pub struct AttachArgs {
     /// and tries them again until there is space, 'error' fails them
     #[arg(long, value_name = "pause|error", default_value = "pause")]
     on_full: OnFull,
-    /// Queues to offer, at least one for each vCPU
-    #[arg(long, value_name = "N", default_value_t = NUM_QUEUES,
-          value_parser = clap::value_parser!(u16).range(1..=256))]
-    num_queues: u16,
+    /// Queues to offer, at least one for each vCPU [default: one for each CPU of the host, and at least
+    /// 16]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(MOST_QUEUES)))]
+    num_queues: Option<u16>,
     /// The size of the guest's queues that requests are cut for, a power of two: the guest is told to
     /// use two segments less in a request. Queues of any size up to 1024 are served, whatever this
     /// says
     #[arg(long, value_name = "N", default_value_t = QUEUE_SIZE, value_parser = queue_size)]
     queue_size: u16,
+    /// Memory that the guest's requests may take while they are under way, over all queues, as 64MiB
+    /// [default: 64MiB, or 512KiB for each queue where that is more]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    memory: Option<u64>,
+    /// Take some of that memory from the huge pages that the host has set aside, while there are any
+    #[arg(long)]
+    huge_pages: bool,
     /// Microseconds that a queue may look busily for work before it sleeps; 0 never looks
     #[arg(long, value_name = "US", default_value_t = POLL_US,
           value_parser = clap::value_parser!(u32).range(..=1000))]
@@ -116,6 +124,27 @@ pub struct AttachArgs {
 /// Arguments of the data plane: none, it gets everything over its control socket.
 #[derive(Args)]
 pub struct DataPlaneArgs {}
+
+fn ordinary_queues() -> u16 {
+    let cpus = std::thread::available_parallelism().map_or(0, usize::from);
+    u16::try_from(cpus)
+        .unwrap_or(MOST_QUEUES)
+        .clamp(FEWEST_QUEUES, MOST_QUEUES)
+}
+
+/// Bytes that the disk may have, with so many queues.
+fn memory(asked: Option<u64>, queues: u16) -> Result<u64, CliError> {
+    let least = frontend::least_memory(queues);
+    match asked {
+        None => Ok(frontend::ordinary_memory(queues)),
+        Some(memory) if memory >= least => Ok(memory),
+        Some(_) => Err(CliError::usage(format!(
+            "--memory is too little: {queues} queues need at least {}KiB; give more, or offer fewer \
+             queues (--num-queues)",
+            least.div_ceil(1024)
+        ))),
+    }
+}
 
 fn queue_size(text: &str) -> Result<u16, String> {
     let size: u16 = text.parse().map_err(|_| "not a number".to_owned())?;
@@ -224,13 +253,17 @@ pub(super) fn run(context: &Context, args: AttachArgs) -> Result<(), CliError> {
         (None, Some(fd)) => SocketSource::Fd(fd),
         (None, None) => return Err(CliError::usage("give --socket-path or --fd")),
     };
+    let num_queues = args.num_queues.unwrap_or_else(ordinary_queues);
+    let memory = memory(args.memory, num_queues)?;
     let request = AttachRequest {
         disk,
         socket,
         read_only: args.read_only,
         discard: args.discard,
         on_full: args.on_full,
-        num_queues: args.num_queues,
+        num_queues,
+        memory,
+        huge_pages: args.huge_pages,
         queue_size: args.queue_size,
         poll_us: args.poll_us,
         limits: args.limits.limits(),

@@ -10,7 +10,7 @@ use super::disk_create::{CreateArgs, create};
 use super::disk_layers::{self, JobArgs, RevertArgs};
 use super::limits::LimitArgs;
 use super::{CliError, Context, Tabular};
-use crate::control::attach::{self, KeyStatus, set_limits};
+use crate::control::attach::{self, KeyStatus, Offered, set_limits};
 use crate::control::disks::{
     self, DiskError, DiskView, ExportRequest, Plaintext, ProblemKind, RegisterRequest, Since,
     Unflushed, parse_size,
@@ -296,6 +296,9 @@ struct AttachedDiskView {
     disk: DiskView,
     #[serde(skip_serializing_if = "Option::is_none")]
     key_access: Option<KeyStatus>,
+    /// What the attach has of the host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    serving: Option<Offered>,
 }
 
 impl Tabular for DiskView {
@@ -434,7 +437,7 @@ fn update(context: &Context, args: UpdateArgs) -> Result<(), CliError> {
 /// Prints a disk with what its attach knows of its key, if there is one and it answers.
 fn show(context: &Context, mut disk: DiskView) -> Result<(), CliError> {
     let runtime_dir = runtime_dir(context.runtime_dir.as_deref());
-    let key_access = match disk.disk_state {
+    let mut key_access = match disk.disk_state {
         "Attached" | "SyncFailed" => attach::key_status(&runtime_dir, disk.unique_id).ok(),
         _ => None,
     };
@@ -443,7 +446,12 @@ fn show(context: &Context, mut disk: DiskView) -> Result<(), CliError> {
         job.bytes_done = Some(running.bytes_done);
         job.bytes_total = Some(running.bytes_total);
     }
-    context.output.show(&AttachedDiskView { disk, key_access })
+    let serving = key_access.as_mut().and_then(|key| key.offered.take());
+    context.output.show(&AttachedDiskView {
+        disk,
+        key_access,
+        serving,
+    })
 }
 
 pub(super) fn show_disk(context: &Context, name: &str) -> Result<(), CliError> {

@@ -206,6 +206,8 @@ mod tests {
             logical_sector_size: 512,
             num_queues: 4,
             queue_size: 256,
+            memory: 64 << 20,
+            huge_pages: false,
             poll_us: 0,
             serial: String::new(),
             limits: Limits::default(),

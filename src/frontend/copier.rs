@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::keys::with_wiped_stack;
+use crate::keys::{ROOMY_STACK, spawn_with_keys};
 use crate::pipeline::{DiskIo, PipelineError};
 use crate::units::BLOCK_SIZE;
 use crate::volume::{Lack, Run, Volume, VolumeError};
@@ -84,13 +84,11 @@ impl Copier {
         };
         let (go_on, told) = channel();
         let (shared, progress) = (shared.clone(), self.progress.clone());
-        let thread = std::thread::Builder::new()
-            .name("copier".into())
-            .spawn(move || with_wiped_stack(|| work(&shared, &extent, request, &told, &progress)))
-            .map_err(|e| {
-                *lock(&self.progress) = CopyProgress::default();
-                format!("cannot start its thread: {e}")
-            })?;
+        let work = move || work(&shared, &extent, request, &told, &progress);
+        let thread = spawn_with_keys("copier".into(), ROOMY_STACK, work).map_err(|error| {
+            *lock(&self.progress) = CopyProgress::default();
+            error.to_string()
+        })?;
         self.running = Some(Running {
             request,
             _go_on: go_on,
@@ -190,7 +188,8 @@ impl<'a> Copy<'a> {
         let volume = &extent.volume;
         let ciphers = shared.key.ciphers(&volume.data_units())?;
         let ciphers = ciphers.map_err(|_| Ended::Failed("the disk's key is revoked".into()))?;
-        let io = DiskIo::open_with(volume.clone(), extent.files.try_clone()?, ciphers)?;
+        let (files, pool) = (extent.files.clone(), shared.other_pool()?);
+        let io = DiskIo::open_with(volume.clone(), files, Some(ciphers), pool)?;
         Ok(Self {
             volume,
             in_use: &shared.in_use,

@@ -32,6 +32,9 @@ pub enum FrontendError {
         /// Why.
         reason: String,
     },
+    /// The host does not let the process have what it needs.
+    #[error("{0}")]
+    Needs(String),
     /// The key could not be received or kept.
     #[error(transparent)]
     Key(#[from] KeyError),

@@ -21,7 +21,6 @@ use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 
 use crate::keys::DekStack;
 
-use super::OnRevoke;
 use super::backend_channel::BackendChannel;
 use super::config_space::ConfigSpace;
 use super::dirty_log::DirtyLog;
@@ -31,6 +30,7 @@ use super::ring::{RingAddresses, RingSetup};
 use super::shared::Shared;
 use super::standing::{Standing, await_destruction};
 use super::worker::{Command, WorkerHandle};
+use super::{FrontendError, OnRevoke};
 
 /// Entries of a queue at most. QEMU's virtio-mmio machines ask for this many, and so does its
 /// `queue-size=1024`; vhost-user has no message that would have them ask for fewer.
@@ -74,10 +74,27 @@ pub(super) struct BlockHandler {
 }
 
 impl BlockHandler {
-    pub(super) fn new(shared: Arc<Shared>, config: ConfigSpace, num_queues: u16) -> Self {
-        let rings = (0..num_queues).map(|_| RingState::default()).collect();
+    /// Starts a thread for each queue, with all that it needs.
+    ///
+    /// # Errors
+    /// [`FrontendError`] for what of it cannot be had.
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        config: ConfigSpace,
+        num_queues: u16,
+    ) -> std::result::Result<Self, FrontendError> {
+        let ring = |index| {
+            let worker = WorkerHandle::spawn(shared.clone(), index)?;
+            Ok(RingState {
+                worker: Some(worker),
+                ..RingState::default()
+            })
+        };
+        let rings = (0..usize::from(num_queues))
+            .map(ring)
+            .collect::<std::result::Result<_, FrontendError>>()?;
         let memory = GuestMemory::default();
-        Self {
+        Ok(Self {
             shared,
             config,
             features: 0,
@@ -88,7 +105,7 @@ impl BlockHandler {
             offered_channel: None,
             channel: None,
             finished: false,
-        }
+        })
     }
 
     /// Has every ring complete what it has, all at the same time, with the guest told; none takes
@@ -238,7 +255,6 @@ impl BlockHandler {
         }
         let event_idx = self.features & (1 << VIRTIO_RING_F_EVENT_IDX) != 0;
         let (memory, log) = (self.memory.current(), self.active_log());
-        let shared = self.shared.clone();
         let ring = self.ring(index)?;
         let (Some(kick), Some(addresses), true, false) =
             (&ring.kick, ring.addresses, ring.enabled, ring.running)
@@ -256,9 +272,6 @@ impl BlockHandler {
             memory,
             log,
         };
-        if ring.worker.is_none() {
-            ring.worker = Some(WorkerHandle::spawn(shared, index).map_err(internal)?);
-        }
         if let Some(worker) = &ring.worker {
             worker
                 .tell(Command::Start(Box::new(setup)))

@@ -270,6 +270,10 @@ pub struct Setup {
     pub num_queues: u16,
     /// Entries of a queue that a request may fill, a power of two from 4 on.
     pub queue_size: u16,
+    /// Bytes that requests under way may take, over all queues.
+    pub memory: u64,
+    /// Take buffers from the huge pages that the host has set aside.
+    pub huge_pages: bool,
     /// Microseconds that a queue looks busily for work at most, before it sleeps.
     pub poll_us: u32,
     /// What the guest sees as the serial number, at most 20 bytes.
@@ -512,6 +516,8 @@ mod tests {
             logical_sector_size: 512,
             num_queues: 2,
             queue_size: 64,
+            memory: 1 << 20,
+            huge_pages: true,
             poll_us: 32,
             limits: Limits {
                 iops: Some(5),

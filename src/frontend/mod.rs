@@ -24,6 +24,7 @@ mod key;
 mod limits;
 mod log_limit;
 mod map_scan;
+mod memory;
 mod message;
 mod notifier;
 mod polling;
@@ -40,6 +41,7 @@ mod worker;
 
 pub use error::FrontendError;
 pub use limits::Limits;
+pub use memory::{least_memory, ordinary_memory};
 pub use message::{
     CONTROL_FD, COPY, COPY_STOP, COPY_STOPPED, COPYING, CopyProgress, CopyRequest, CopyState,
     DESTROYED, DISCONNECT, Discard, DiskFiles, FREEZE, FRONTEND_MEMORY, FROZEN, LIMITS,

@@ -67,7 +67,8 @@ impl QueueState {
         store: UringStore,
         ciphers: Option<CipherStack>,
     ) -> Result<Self, FrontendError> {
-        let mut pipeline = Pipeline::new(extent.volume.clone(), store, ciphers)?;
+        let pool = shared.queue_pool()?;
+        let mut pipeline = Pipeline::with_pool(extent.volume.clone(), store, ciphers, pool)?;
         pipeline.set_overwrite(shared.discard == Discard::Overwrite);
         Ok(Self {
             pipeline,
@@ -125,8 +126,7 @@ impl QueueState {
     /// # Errors
     /// [`FrontendError`], after which the queue cannot go on.
     pub(super) fn exchange(&mut self, extent: &Extent) -> Result<(), FrontendError> {
-        let files = extent.files.try_clone()?;
-        self.pipeline.store_mut().exchange(files)?;
+        self.pipeline.store_mut().exchange(extent.files.clone())?;
         self.pipeline.set_volume(extent.volume.clone());
         self.disk = extent.disk.clone();
         if self.pipeline.has_key() {
@@ -137,6 +137,12 @@ impl QueueState {
             }
         }
         Ok(())
+    }
+
+    /// Whether another chain may be taken: not while a limit holds one back, and not while a large range is
+    /// being zeroed, so that whoever waits for what was taken waits for one of these at most.
+    pub(super) fn may_take(&self) -> bool {
+        self.held.is_none() && self.under_way < MOST_UNDER_WAY && !self.pipeline.is_zeroing()
     }
 
     /// Puts the request that a limit holds back into the ring again. None was taken after it.
@@ -264,7 +270,7 @@ impl QueueState {
                     Err(_) if limited => self.held = Some(op),
                     _ => self.submit(op),
                 }
-                Ok(self.held.is_none() && self.under_way < MOST_UNDER_WAY)
+                Ok(self.may_take())
             }
         }
     }

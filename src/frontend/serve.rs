@@ -26,6 +26,7 @@ use super::handler::BlockHandler;
 use super::key::SharedKey;
 use super::log_limit::LogLimit;
 use super::map_scan::MapScan;
+use super::memory::raise_limits;
 use super::message::receive_stack;
 use super::shared::{Extent, Shared, open_lower, split};
 use super::sharing::peer;
@@ -53,15 +54,18 @@ const LAST_RELEASE: Duration = Duration::from_secs(20);
 /// the descriptors [`CONTROL_FD`] and [`SOCKET_FD`]. Returns after the last flush.
 ///
 /// # Errors
-/// [`FrontendError`]; it has also been told to the control process.
+/// [`FrontendError`], which there is nobody to tell; what the control process could be told has ended the
+/// process.
 pub fn serve() -> Result<(), FrontendError> {
     harden_process()?;
     end_with_any_thread();
     let mut control = UnixStream::from(inherited(CONTROL_FD)?);
     let result = serve_disk(&mut control);
-    if let Err(error) = &result {
-        // When the control process is gone there is nobody to tell.
-        let _ = writeln!(control, "error {error}");
+    if let Err(error) = &result
+        && writeln!(control, "error {error}").is_ok()
+    {
+        // The control process prints it.
+        std::process::exit(1);
     }
     result
 }
@@ -94,6 +98,7 @@ fn inherited(fd: RawFd) -> Result<OwnedFd, FrontendError> {
 fn serve_disk(control: &mut UnixStream) -> Result<(), FrontendError> {
     let socket = inherited(SOCKET_FD)?;
     let (setup, opened, deks) = receive_setup(control)?;
+    raise_limits(setup.num_queues)?;
     let DiskFiles {
         mut files,
         runtime,
@@ -112,7 +117,7 @@ fn serve_disk(control: &mut UnixStream) -> Result<(), FrontendError> {
     let config = ConfigSpace::new(&setup);
     let extent = Extent {
         volume,
-        files,
+        files: Arc::new(files),
         runtime,
         disk: disk_of(&setup),
     };
@@ -122,7 +127,8 @@ fn serve_disk(control: &mut UnixStream) -> Result<(), FrontendError> {
         config.limits(),
         &setup,
     )?);
-    let handler = BlockHandler::new(shared.clone(), config, setup.num_queues);
+    // All that the queues need is there before anybody can connect, or it is said why not.
+    let handler = BlockHandler::new(shared.clone(), config, setup.num_queues)?;
     let mut server = Server {
         shared: shared.clone(),
         handler: Arc::new(Mutex::new(handler)),
@@ -185,8 +191,8 @@ fn last_flush(shared: &Shared) -> Result<(), FrontendError> {
 
 pub(super) fn open_to_flush(shared: &Shared) -> Result<DiskIo, FrontendError> {
     let extent = shared.extent();
-    let files = extent.files.try_clone()?;
-    DiskIo::open_to_flush(extent.volume.clone(), files).map_err(FrontendError::Flush)
+    let (volume, files) = (extent.volume.clone(), extent.files.clone());
+    DiskIo::open_with(volume, files, None, shared.other_pool()?).map_err(FrontendError::Flush)
 }
 
 fn io_error(what: &'static str) -> impl Fn(io::Error) -> FrontendError {

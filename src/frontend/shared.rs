@@ -1,19 +1,20 @@
 //! What all queues of a disk share.
 
 use std::fs::File;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use uuid::Uuid;
 
 use crate::request::{ChainLimits, Disk};
-use crate::store::StackFiles;
+use crate::store::{BufferBudget, BufferPool, OWN_BUFFERS, Pages, StackFiles, StoreError};
 use crate::units::{SECTOR_SIZE, Sector};
 use crate::volume::{LayerMap, LowerLayer, RuntimeMap, Volume, check_data_file};
 
 use super::key::SharedKey;
 use super::limits::Limiter;
+use super::memory::{MemoryPlan, most_workers};
 use super::sharing::MemoryNews;
 use super::stalled::FullStorage;
 use super::sync_alarm::SyncAlarm;
@@ -22,7 +23,7 @@ use super::{Discard, DiskFiles, FrontendError, OnFull, Setup, Stack, StackLayer}
 /// What changes when the disk grows or gets other layers, as a whole and for all queues at once.
 pub(super) struct Extent {
     pub(super) volume: Arc<Volume>,
-    pub(super) files: StackFiles,
+    pub(super) files: Arc<StackFiles>,
     /// The runtime map of the top layer.
     pub(super) runtime: RuntimeMap,
     pub(super) disk: Disk,
@@ -79,7 +80,7 @@ impl Extent {
         files.map_memory(volume.geometry().data_len())?;
         Ok(Self {
             volume: Arc::new(volume),
-            files,
+            files: Arc::new(files),
             runtime,
             disk: self.disk.clone(),
         })
@@ -136,6 +137,13 @@ pub(super) struct Shared {
     pub(super) in_use: AtomicBool,
     /// Writes are to be durable before they complete.
     pub(super) write_through: AtomicBool,
+    /// Buffers that each queue has for good, and what all have together beyond that.
+    own_buffers: usize,
+    budget: Arc<BufferBudget>,
+    /// Rings that are being served.
+    pub(super) rings: AtomicU32,
+    /// Threads of the kernel that work for all of them at once.
+    workers: u32,
 }
 
 impl Shared {
@@ -155,6 +163,11 @@ impl Shared {
         };
         let storage = FullStorage::new().map_err(fail)?;
         let sync_alarm = SyncAlarm::new().map_err(fail)?;
+        let plan = MemoryPlan::new(setup.memory, setup.num_queues);
+        let pages = match setup.huge_pages {
+            true => Pages::SetAside,
+            false => Pages::Ordinary,
+        };
         Ok(Self {
             extent: Mutex::new(Arc::new(extent)),
             key,
@@ -168,7 +181,32 @@ impl Shared {
             memory_news: MemoryNews::new().map_err(fail)?,
             in_use: false.into(),
             write_through: true.into(),
+            own_buffers: plan.own_buffers,
+            budget: BufferBudget::new(plan.shared, pages),
+            rings: 0.into(),
+            workers: most_workers(),
         })
+    }
+
+    /// The buffers of a queue.
+    ///
+    /// # Errors
+    /// [`StoreError::Setup`].
+    pub(super) fn queue_pool(&self) -> Result<BufferPool, StoreError> {
+        BufferPool::new(self.own_buffers, &self.budget)
+    }
+
+    /// Buffers for what else works on the disk for a while.
+    ///
+    /// # Errors
+    /// [`StoreError::Setup`].
+    pub(super) fn other_pool(&self) -> Result<BufferPool, StoreError> {
+        BufferPool::new(OWN_BUFFERS, &self.budget)
+    }
+
+    /// How many threads of the kernel may work for a ring at once, while `rings` are served.
+    pub(super) fn workers_of(&self, rings: u32) -> u32 {
+        (self.workers / rings.max(1)).max(1)
     }
 
     /// The disk as it is now.
@@ -186,7 +224,7 @@ impl Shared {
         files.map_grown(volume.geometry().data_len())?;
         let grown = Arc::new(Extent {
             volume: Arc::new(volume),
-            files,
+            files: Arc::new(files),
             runtime: now.runtime.try_clone()?,
             disk: Disk {
                 capacity: Sector(size / SECTOR_SIZE),

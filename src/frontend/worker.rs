@@ -7,6 +7,7 @@
 #![deny(clippy::disallowed_types)]
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::task::Wake;
 use std::thread::JoinHandle;
@@ -18,7 +19,7 @@ use std::os::fd::AsRawFd;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::cipher::CipherStack;
-use crate::keys::wipe_stack;
+use crate::keys::{QUEUE_STACK, spawn_with_keys, wipe_stack};
 use crate::pipeline::Finished;
 use crate::request::Memory;
 use crate::store::{StoreError, UringStore, Wait, WatchId};
@@ -94,32 +95,35 @@ impl Drain {
 /// The other threads' end of a worker.
 pub(super) struct WorkerHandle {
     commands: SyncSender<(Command, SyncSender<Answer>)>,
-    wake: EventFd,
+    wake: Arc<EventFd>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl WorkerHandle {
-    /// Starts the thread of queue `index`.
+    /// Starts the thread of queue `index`, with all that it needs.
+    ///
+    /// # Errors
+    /// [`FrontendError`] for what of it cannot be had.
     pub(super) fn spawn(shared: Arc<Shared>, index: usize) -> Result<Self, FrontendError> {
-        let fail = |what| move |source| FrontendError::Io { what, source };
-        let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(fail("make an eventfd"))?;
-        let wake_worker = wake.try_clone().map_err(fail("duplicate an eventfd"))?;
+        let wake =
+            EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(|source| StoreError::Setup {
+                what: "make an eventfd",
+                source,
+            })?;
+        let wake = Arc::new(wake);
+        let wake_worker = wake.clone();
         let (commands, receiver) = sync_channel(1);
         let (ready, is_ready) = sync_channel(1);
-        let thread = std::thread::Builder::new()
-            .name(format!("queue-{index}"))
-            .spawn(
-                move || match Worker::new(shared, index, receiver, wake_worker) {
-                    Ok(worker) => {
-                        let _ = ready.send(Ok(()));
-                        worker.run();
-                    }
-                    Err(error) => {
-                        let _ = ready.send(Err(error));
-                    }
-                },
-            )
-            .map_err(fail("start a queue's thread"))?;
+        let serve = move || match Worker::new(shared, index, receiver, wake_worker) {
+            Ok(worker) => {
+                let _ = ready.send(Ok(()));
+                worker.run();
+            }
+            Err(error) => {
+                let _ = ready.send(Err(error));
+            }
+        };
+        let thread = spawn_with_keys(format!("queue-{index}"), QUEUE_STACK, serve)?;
         let gone = || FrontendError::Setup("a queue's thread ended at its start".into());
         is_ready.recv().map_err(|_| gone())??;
         Ok(Self {
@@ -177,7 +181,9 @@ struct Worker {
     queue: QueueState,
     commands: Receiver<(Command, SyncSender<Answer>)>,
     /// Kept open for as long as the ring of the store watches it.
-    _wake: EventFd,
+    _wake: Arc<EventFd>,
+    /// How many rings are served, for the share that this one has of what all have together.
+    rings: u32,
     polling: Polling,
     /// Who waits for the end of what.
     draining: Option<(Drain, SyncSender<Answer>)>,
@@ -192,7 +198,7 @@ impl Worker {
         shared: Arc<Shared>,
         index: usize,
         commands: Receiver<(Command, SyncSender<Answer>)>,
-        wake: EventFd,
+        wake: Arc<EventFd>,
     ) -> Result<Self, FrontendError> {
         let extent = shared.extent();
         let (mut ciphers, suspended) = match shared.key.ciphers(&extent.volume.data_units())? {
@@ -202,7 +208,8 @@ impl Worker {
         if let (0, Some(cipher)) = (index, ciphers.as_mut().and_then(CipherStack::top)) {
             log::info!("AES-256-XTS by the engine {}", cipher.engine_name());
         }
-        let mut store = UringStore::new(extent.files.try_clone()?)?;
+        let mut store = UringStore::new(extent.files.clone())?;
+        store.limit_workers(shared.workers_of(1))?;
         store.watch(WAKE, wake.as_raw_fd());
         let polling = Polling::new(shared.poll);
         let mut queue = QueueState::new(shared, &extent, store, ciphers)?;
@@ -218,6 +225,7 @@ impl Worker {
             queue,
             commands,
             _wake: wake,
+            rings: 1,
             polling,
             draining: None,
             suspended,
@@ -232,7 +240,7 @@ impl Worker {
                 && let Ok((command, answer)) = self.commands.try_recv()
             {
                 if matches!(command, Command::Exit) {
-                    self.ring = None;
+                    self.end_ring();
                     let _ = answer.send(Ok(0));
                     return;
                 }
@@ -255,6 +263,7 @@ impl Worker {
 
     /// One round of work; answers how to wait for the next.
     fn turn(&mut self) -> Wait {
+        self.share_workers();
         self.queue.pipeline.poll();
         self.queue.look_at_syncs();
         let held = self.queue.pass_held(self.draining.is_some());
@@ -264,7 +273,7 @@ impl Worker {
         self.complete_finished();
         let mut more = false;
         if self.takes()
-            && held.is_none()
+            && self.queue.may_take()
             && let Some(ring) = self.ring.as_mut().filter(|ring| !ring.is_broken())
         {
             let most = self.queue.room(ring);
@@ -340,7 +349,7 @@ impl Worker {
         let result = match what {
             Drain::Stop => {
                 self.queue.pipeline.store_mut().unwatch(KICK);
-                Ok(self.ring.take().map_or(0, |ring| ring.next_avail()))
+                Ok(self.end_ring().map_or(0, |ring| ring.next_avail()))
             }
             Drain::Suspend(mode) => self.drop_key(mode),
             Drain::Exchange(told) => {
@@ -397,7 +406,12 @@ impl Worker {
         if self.look_busily(what, idle)? {
             return Ok(());
         }
-        let wait = if self.arm(wait) { Wait::No } else { wait };
+        let wait = match (self.arm(wait), self.queue.pipeline.keeps_memory_for()) {
+            (true, _) => Wait::No,
+            // To give memory back that is not needed any more.
+            (false, Some(idle)) => Wait::AtMost(idle),
+            (false, None) => wait,
+        };
         self.queue.pipeline.store_mut().enter(wait)?;
         self.polling.slept(what, idle.elapsed());
         Ok(())
@@ -405,7 +419,7 @@ impl Worker {
 
     /// Asks the guest for a kick before a wait. Whether there is no need to wait.
     fn arm(&mut self, wait: Wait) -> bool {
-        let takes = self.takes() && self.queue.held.is_none();
+        let takes = self.takes() && self.queue.may_take();
         let queue = &self.queue;
         let serving = self
             .ring
@@ -430,7 +444,7 @@ impl Worker {
             .ring
             .as_ref()
             .filter(|ring| !ring.is_broken() && self.queue.room(ring) > 0);
-        let serving = serving.filter(|_| self.takes());
+        let serving = serving.filter(|_| self.takes() && self.queue.may_take());
         let store = self.queue.pipeline.store_mut();
         if window.is_zero() {
             return Ok(false);
@@ -488,8 +502,31 @@ impl Worker {
         self.queue.reserve(ring.size());
         self.queue.pipeline.store_mut().watch(KICK, ring.kick_fd());
         let next = ring.next_avail();
-        self.ring = Some(ring);
+        if self.ring.replace(ring).is_none() {
+            self.queue.shared.rings.fetch_add(1, Ordering::Relaxed);
+        }
         Ok(next)
+    }
+
+    /// Serves the ring no more, if there is one.
+    fn end_ring(&mut self) -> Option<Ring> {
+        let ring = self.ring.take()?;
+        self.queue.shared.rings.fetch_sub(1, Ordering::Relaxed);
+        Some(ring)
+    }
+
+    /// Has the kernel work for this ring with its share of the threads that the disk may have, once that
+    /// has changed.
+    fn share_workers(&mut self) {
+        let rings = self.queue.shared.rings.load(Ordering::Relaxed);
+        if rings == self.rings || self.ring.is_none() {
+            return;
+        }
+        self.rings = rings;
+        let most = self.queue.shared.workers_of(rings);
+        if let Err(error) = self.queue.pipeline.store_mut().limit_workers(most) {
+            log::debug!("queue {}: {error}", self.index);
+        }
     }
 
     /// The next turn looks at the ring, so that nobody needs to kick for what waits in it.

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 
 use rustix::io::Errno;
 
-use super::{KeyError, LockedBytes, fill_random};
+use super::{KeyError, LockedBytes, fill_random, lock_stack};
 
 /// Bytes of an AES-256-XTS key: two AES-256 keys (IEEE 1619-2018 §5.1).
 pub const DEK_LEN: usize = 64;
@@ -75,7 +75,9 @@ impl Dek {
         self.0.as_slice()
     }
 
+    /// Whatever a thread does with a DEK, parts of it come by its stack.
     fn checked(bytes: LockedBytes) -> Result<Self, KeyError> {
+        lock_stack()?;
         let actual = bytes.as_slice().len();
         if actual != DEK_LEN {
             return Err(KeyError::Length {
@@ -113,7 +115,10 @@ pub fn harden_process() -> Result<(), KeyError> {
         maximum: Some(0),
     };
     setrlimit(Resource::Core, none).map_err(fail("forbid core dumps of"))?;
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(fail("forbid dumps of"))
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(fail("forbid dumps of"))?;
+    // Most commands need no key. Where one is made on a stack that could not be locked, that fails.
+    let _ = lock_stack();
+    Ok(())
 }
 
 #[cfg(test)]

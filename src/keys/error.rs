@@ -6,7 +6,10 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum KeyError {
     /// The operating system would not lock the page of a key in memory.
-    #[error("cannot {call} the memory of a key: {source}; raise RLIMIT_MEMLOCK for this process")]
+    #[error(
+        "cannot {call} the memory of a key: {source}; raise RLIMIT_MEMLOCK for this process \
+         (`ulimit -l`, LimitMEMLOCK= of a systemd unit)"
+    )]
     Lock {
         /// The system call that failed.
         call: &'static str,
@@ -14,6 +17,12 @@ pub enum KeyError {
         #[source]
         source: std::io::Error,
     },
+    /// A thread that works with keys could not be started.
+    #[error(
+        "cannot start a thread: {0}; raise TasksMax= of the systemd unit, the pids limit of the \
+         container, or RLIMIT_NPROC (`ulimit -u`, LimitNPROC=)"
+    )]
+    Thread(#[source] std::io::Error),
     /// The random generator failed.
     #[error("the random generator failed, so no key was made")]
     Random,

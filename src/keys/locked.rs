@@ -14,6 +14,7 @@ use rustix::mm::{
 use zeroize::Zeroize;
 
 use super::KeyError;
+use super::call_stack::wipe_stack;
 
 /// A fixed number of secret bytes on pages of their own.
 ///
@@ -206,30 +207,6 @@ impl Drop for PageLock {
             }
         }
     }
-}
-
-/// Bytes of the stack that are wiped. No library that a DEK passes through uses as many.
-const WIPED: usize = 256 * 1024;
-
-/// Runs `f` and wipes the stack that it used: decryption and hashing leave parts of a secret there,
-/// which would stay until something else happens to be written over them.
-pub fn with_wiped_stack<T>(f: impl FnOnce() -> T) -> T {
-    #[inline(never)]
-    fn apart<T>(f: impl FnOnce() -> T) -> T {
-        f()
-    }
-    let value = apart(f);
-    wipe_stack();
-    value
-}
-
-/// Overwrites the stack below the caller. A thread that has encrypted has its round keys there: the
-/// widest instructions take them from copies that AWS-LC makes on the stack and leaves behind.
-#[inline(never)]
-pub fn wipe_stack() {
-    let mut below = [0u8; WIPED];
-    below.zeroize();
-    std::hint::black_box(&below);
 }
 
 #[cfg(test)]

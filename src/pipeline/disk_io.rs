@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::cipher::{CipherStack, SharedSlice};
 use crate::keys::DekStack;
-use crate::store::{StackFiles, StoreError, UringStore, Wait};
+use crate::store::{BufferPool, StackFiles, StoreError, UringStore, Wait};
 use crate::units::{BLOCK_SIZE, ByteOffset};
 use crate::volume::{Source, Volume, VolumeError};
 
@@ -16,6 +16,9 @@ use super::{Finished, GuestBuffer, Op, OpKind, Pipeline, PipelineError, Token};
 
 /// How long a request waits for what another thread has, before it is tried again.
 const RETRY: Duration = Duration::from_micros(200);
+
+/// Threads of the kernel that work for it at once.
+const WORKERS: u32 = 8;
 
 /// Synchronous access to an opened volume.
 pub struct DiskIo {
@@ -35,19 +38,7 @@ impl DiskIo {
         deks: &DekStack,
     ) -> Result<Self, PipelineError> {
         let ciphers = CipherStack::new(deks, &volume.data_units())?;
-        Self::with(volume, files, Some(ciphers))
-    }
-
-    /// As [`DiskIo::open`] with ciphers that are there already.
-    ///
-    /// # Errors
-    /// [`PipelineError`] when the ring or the buffers cannot be made.
-    pub fn open_with(
-        volume: Arc<Volume>,
-        files: StackFiles,
-        ciphers: CipherStack,
-    ) -> Result<Self, PipelineError> {
-        Self::with(volume, files, Some(ciphers))
+        Self::open_with(volume, files, Some(ciphers), BufferPool::alone()?)
     }
 
     /// As [`DiskIo::open`] for a disk whose key is not there: what was completed before can be
@@ -56,16 +47,22 @@ impl DiskIo {
     /// # Errors
     /// [`PipelineError`] when the ring or the buffers cannot be made.
     pub fn open_to_flush(volume: Arc<Volume>, files: StackFiles) -> Result<Self, PipelineError> {
-        Self::with(volume, files, None)
+        Self::open_with(volume, files, None, BufferPool::alone()?)
     }
 
-    fn with(
+    /// As [`DiskIo::open`] with ciphers that are there already, or without any, and with these buffers.
+    ///
+    /// # Errors
+    /// [`PipelineError`] when the ring cannot be made.
+    pub fn open_with(
         volume: Arc<Volume>,
-        files: StackFiles,
+        files: impl Into<Arc<StackFiles>>,
         ciphers: Option<CipherStack>,
+        pool: BufferPool,
     ) -> Result<Self, PipelineError> {
-        let store = UringStore::new(files)?;
-        let mut pipeline = Pipeline::new(volume.clone(), store, ciphers)?;
+        let mut store = UringStore::new(files)?;
+        store.limit_workers(WORKERS)?;
+        let mut pipeline = Pipeline::with_pool(volume.clone(), store, ciphers, pool)?;
         pipeline.stop_punching();
         Ok(Self {
             pipeline: Some(pipeline),

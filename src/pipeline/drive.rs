@@ -7,7 +7,9 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use crate::cipher::{CipherStack, Cursor};
-use crate::store::{BufferPool, IoBuffer, Store, StoreCompletion, StoreError, StoreOp, Tag};
+use crate::store::{
+    BUFFER_LEN, BufferPool, IoBuffer, OWN_BUFFERS, Store, StoreCompletion, StoreError, StoreOp, Tag,
+};
 use crate::units::{BLOCK_SIZE, Block, ByteOffset, LayerIndex, SECTOR_SIZE};
 use crate::volume::{FailedSync, Volume};
 
@@ -19,13 +21,12 @@ use super::piece::{Part, Piece, RequestId};
 use super::punch::Punches;
 use super::slots::Slots;
 
-/// Bytes of a ciphertext buffer: a piece this large is still in the L2 cache when it is submitted.
-pub(super) const BUFFER_LEN: usize = 64 * 1024;
-/// Buffers of a pipeline.
-const BUFFERS: usize = 128;
 /// Bytes that are issued before completions are looked at: pieces are encrypted, or decrypted again,
 /// while they are in the L2 cache, and what is encrypted is on its way while the next is.
-const BURST: u64 = 256 * 1024;
+const BURST: u64 = (OWN_BUFFERS * BUFFER_LEN) as u64;
+
+/// Blocks that are zeroed before commands and completions are looked at, which takes a millisecond or two.
+pub(super) const ZERO_BURST: u64 = 16384;
 
 /// A request under way.
 pub(super) struct Request {
@@ -74,6 +75,8 @@ pub struct Pipeline<S> {
     /// Bytes issued since completions were looked at.
     burst: u64,
     pub(super) flush: FlushJob,
+    /// The last request that zeroes more than is done in one go.
+    zeroing: Option<RequestId>,
     pub(super) punches: Punches,
     /// Where it is woken by the end of another queue's flush, and how.
     waker: Option<(usize, Waker)>,
@@ -84,29 +87,42 @@ pub struct Pipeline<S> {
 }
 
 impl<S: Store> Pipeline<S> {
-    /// A pipeline with buffers of its own. Without ciphers it only flushes, until it gets some.
+    /// A pipeline whose memory no other shares. Without ciphers it only flushes, until it gets some.
     ///
     /// # Errors
-    /// [`StoreError`] when the buffers cannot be mapped.
+    /// [`StoreError`] when there is no memory for buffers.
     pub fn new(
+        volume: Arc<Volume>,
+        store: S,
+        ciphers: impl Into<Option<CipherStack>>,
+    ) -> Result<Self, StoreError> {
+        Self::with_pool(volume, store, ciphers, BufferPool::alone()?)
+    }
+
+    /// As [`Pipeline::new`], with buffers of this pool.
+    ///
+    /// # Errors
+    /// As [`Pipeline::new`].
+    pub fn with_pool(
         volume: Arc<Volume>,
         mut store: S,
         ciphers: impl Into<Option<CipherStack>>,
+        pool: BufferPool,
     ) -> Result<Self, StoreError> {
-        let pool = BufferPool::new(BUFFERS, BUFFER_LEN)?;
-        store.adopt(&pool);
+        pool.introduce(&mut store);
         Ok(Self {
             volume,
             store,
             ciphers: ciphers.into(),
             pool,
-            map_pool: BufferPool::new(MAP_BUFFERS, MAP_BUFFER_LEN)?,
+            map_pool: BufferPool::fixed(MAP_BUFFERS, MAP_BUFFER_LEN)?,
             requests: Slots::with_capacity(256),
             pieces: Slots::with_capacity(256),
             waiting: VecDeque::with_capacity(256),
             starved: false,
             burst: 0,
             flush: FlushJob::default(),
+            zeroing: None,
             punches: Punches::default(),
             waker: None,
             is_registered: false,
@@ -186,6 +202,7 @@ impl<S: Store> Pipeline<S> {
     /// Takes a request on. Its end comes out of [`Pipeline::take_finished`], perhaps at once.
     pub fn submit(&mut self, op: Op) {
         let range = self.check_range(&op);
+        let large = matches!(op.kind, OpKind::Zero { .. }) && op.len > ZERO_BURST * BLOCK_SIZE;
         let id = self.requests.insert(Request {
             op,
             issued: 0,
@@ -198,6 +215,9 @@ impl<S: Store> Pipeline<S> {
         if let Err(error) = range {
             self.fail(id, error);
             return self.finish(id);
+        }
+        if large {
+            self.zeroing = Some(id);
         }
         if self.starved {
             self.waiting.push_back(id);
@@ -222,6 +242,7 @@ impl<S: Store> Pipeline<S> {
         }
         self.completions = completions;
         self.burst = 0;
+        self.pool.tend(&mut self.store);
         self.retry_waiting();
         self.flush_discards();
         self.go_on_flushing();
@@ -256,7 +277,23 @@ impl<S: Store> Pipeline<S> {
 
     /// Whether a request can go on as soon as what was issued has been submitted.
     pub fn is_between_bursts(&self) -> bool {
-        self.burst >= BURST && self.starved
+        self.is_burst_over() && self.starved
+    }
+
+    /// How long it is until [`Pipeline::poll`] may have memory to give back, though nothing happens.
+    pub fn keeps_memory_for(&self) -> Option<Duration> {
+        self.pool.idle_for()
+    }
+
+    /// Whether a large range is being zeroed, a part at a time. Whoever takes no further requests
+    /// meanwhile never has to finish many of them when told to stop.
+    pub fn is_zeroing(&self) -> bool {
+        let request = self.zeroing.and_then(|id| self.requests.get(id));
+        request.is_some_and(|request| {
+            matches!(request.op.kind, OpKind::Zero { .. })
+                && !request.outcome.has_failed()
+                && request.issued < request.op.len
+        })
     }
 
     /// Whether no request and no hole is under way.
@@ -403,7 +440,16 @@ impl<S: Store> Pipeline<S> {
     }
 
     pub(super) fn has_room(&self) -> bool {
-        self.burst < BURST && self.store.has_room()
+        !self.is_burst_over() && self.store.has_room()
+    }
+
+    pub(super) fn is_burst_over(&self) -> bool {
+        self.burst >= BURST
+    }
+
+    /// Notes that so many blocks were zeroed, which takes no operation but time.
+    pub(super) fn zeroed(&mut self, blocks: u64) {
+        self.burst += blocks * BURST / ZERO_BURST;
     }
 
     /// Where the next piece of a request starts, how many bytes are left, and its cursor.

@@ -3,11 +3,11 @@
 use std::ops::Range;
 
 use crate::cipher::{CipherStack, Cursor, Direction};
-use crate::store::{IoBuffer, Store, StoreFile, StoreOp};
+use crate::store::{BUFFER_LEN, IoBuffer, Store, StoreFile, StoreOp};
 use crate::units::{BLOCK_SIZE, ByteOffset, LayerIndex};
 use crate::volume::{BlockState, Lack, Run, Source, Volume, VolumeError};
 
-use super::drive::{BUFFER_LEN, Pipeline, Progress};
+use super::drive::{Pipeline, Progress};
 use super::piece::{Part, Piece, RequestId};
 
 /// Blocks that are made zero under one mark.
@@ -233,6 +233,9 @@ impl<S: Store> Pipeline<S> {
                 Err(error) => self.fail(id, error),
             };
         }
+        if self.is_burst_over() {
+            return Progress::NoRoom;
+        }
         let first = at.block().0;
         let blocks = first..first + (left / BLOCK_SIZE).min(ZERO_STEP);
         match self.volume.map().ensure(blocks.clone()) {
@@ -257,7 +260,9 @@ impl<S: Store> Pipeline<S> {
         if release {
             self.note_discard();
         }
-        self.advance(id, (blocks.end - blocks.start) * BLOCK_SIZE, false);
+        let count = blocks.end - blocks.start;
+        self.zeroed(count);
+        self.advance(id, count * BLOCK_SIZE, false);
         Progress::More
     }
 

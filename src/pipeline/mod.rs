@@ -19,6 +19,8 @@ mod outcome;
 mod piece;
 mod punch;
 mod slots;
+#[cfg(test)]
+mod tests;
 
 pub use disk_io::DiskIo;
 pub use drive::Pipeline;

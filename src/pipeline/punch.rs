@@ -14,12 +14,12 @@ use std::io;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use crate::store::{IoBuffer, Store, StoreError, StoreFile, StoreOp};
+use crate::store::{BUFFER_LEN, IoBuffer, Store, StoreError, StoreFile, StoreOp};
 use crate::units::BLOCK_SIZE;
 use crate::volume::{FlushNumber, PunchTurn};
 
 use super::OpError;
-use super::drive::{BUFFER_LEN, Pipeline};
+use super::drive::Pipeline;
 use super::flush::Waiter;
 use super::piece::Piece;
 

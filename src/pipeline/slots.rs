@@ -34,6 +34,11 @@ impl<T> Slots<T> {
     }
 
     /// The value of that name.
+    pub fn get(&self, slot: u32) -> Option<&T> {
+        self.items.get(slot as usize)?.as_ref()
+    }
+
+    /// As [`Slots::get`], to be changed.
     pub fn get_mut(&mut self, slot: u32) -> Option<&mut T> {
         self.items.get_mut(slot as usize)?.as_mut()
     }

@@ -1,14 +1,108 @@
-//! Page-aligned buffers for ciphertext, made once per queue.
+//! Page-aligned buffers for ciphertext: pools that grow by need, within what a disk may have.
+//!
+//! Each queue has a pool. It begins with a few buffers that are its own for good, so that it can always
+//! go on, and takes more memory in chunks while it has more under way than these hold. A chunk is given
+//! back when it was not needed for a while, and sooner when other pools lack memory; a pool that has more
+//! than its share lets go of what it has beyond that then. Chunks are taken from the end of a pool last
+//! and given back first, so that they fall empty when less is under way.
 
 use std::io;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
-use super::StoreError;
+use super::{Store, StoreError};
 
-/// The memory of all buffers of a pool.
+/// Bytes of a buffer: a piece this large is still in the L2 cache when it is submitted.
+pub const BUFFER_LEN: usize = 64 * 1024;
+/// Bytes by which a pool grows: a huge page.
+pub const CHUNK_LEN: usize = 2 << 20;
+/// Chunks of a pool at most, the first of which is its own for good.
+pub const MOST_CHUNKS: usize = 5;
+/// Buffers that a pool begins with, where there is memory for as many: what is issued in one burst.
+pub const OWN_BUFFERS: usize = 4;
+
+/// How long a chunk is kept that is not needed.
+const KEPT: Duration = Duration::from_secs(1);
+/// The same while another pool lacks memory.
+const KEPT_IN_NEED: Duration = Duration::from_millis(20);
+/// How long others let go of memory after a pool has last found none.
+const WANTED: Duration = Duration::from_millis(200);
+
+/// Which pages buffers are made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Pages {
+    /// Ordinary ones, which the kernel joins where it can.
+    #[default]
+    Ordinary,
+    /// Those that the host has set aside (`vm.nr_hugepages`), while there are some.
+    SetAside,
+}
+
+/// The memory that the pools of a disk may have together, beyond what is each one's own.
+#[derive(Debug)]
+pub struct BufferBudget {
+    pages: Pages,
+    total: usize,
+    left: AtomicUsize,
+    pools: AtomicUsize,
+    start: Instant,
+    /// Until when pools beyond their share let go of memory, in milliseconds since the start: a pool that
+    /// has less than its share has found nothing left.
+    wanted: AtomicU64,
+}
+
+impl BufferBudget {
+    /// `bytes` to be shared by all pools.
+    pub fn new(bytes: usize, pages: Pages) -> Arc<Self> {
+        Arc::new(Self {
+            pages,
+            total: bytes,
+            left: bytes.into(),
+            pools: 0.into(),
+            start: Instant::now(),
+            wanted: 0.into(),
+        })
+    }
+
+    /// Bytes that pools have taken of it.
+    pub fn taken(&self) -> usize {
+        self.total - self.left.load(Ordering::Relaxed)
+    }
+
+    fn take(&self, bytes: usize) -> bool {
+        let less = |left: usize| left.checked_sub(bytes);
+        self.left
+            .try_update(Ordering::Relaxed, Ordering::Relaxed, less)
+            .is_ok()
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.left.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn want(&self) {
+        let until = self.start.elapsed() + WANTED;
+        self.wanted
+            .store(until.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    fn is_wanted(&self) -> bool {
+        let until = Duration::from_millis(self.wanted.load(Ordering::Relaxed));
+        !until.is_zero() && self.start.elapsed() < until
+    }
+
+    /// Chunks that a pool keeps while others lack memory.
+    fn share(&self) -> usize {
+        let pools = self.pools.load(Ordering::Relaxed).max(1);
+        (self.total / CHUNK_LEN / pools).max(1)
+    }
+}
+
+/// Mapped memory of several buffers.
 struct Region {
     ptr: NonNull<u8>,
     len: usize,
@@ -20,11 +114,78 @@ unsafe impl Send for Region {}
 // SAFETY: as above.
 unsafe impl Sync for Region {}
 
+impl Region {
+    /// No memory.
+    fn none() -> Self {
+        Self {
+            ptr: NonNull::dangling(),
+            len: 0,
+        }
+    }
+
+    fn map(len: usize, flags: MapFlags) -> io::Result<Self> {
+        // SAFETY: a fresh anonymous mapping at an address that the kernel chooses aliases nothing.
+        let raw = unsafe {
+            mmap_anonymous(
+                ptr::null_mut(),
+                len,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE | flags,
+            )
+        }?;
+        let ptr = NonNull::new(raw.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Self { ptr, len })
+    }
+
+    /// `len` bytes that are there already: memory that is not to be had shows now.
+    fn populated(len: usize) -> io::Result<Self> {
+        let region = Self::map(len, MapFlags::NORESERVE)?;
+        // SAFETY: the range is the mapping just made, in which nobody has a reference.
+        unsafe { madvise(region.ptr.as_ptr().cast(), len, Advice::LinuxPopulateWrite) }?;
+        Ok(region)
+    }
+
+    /// One chunk.
+    fn chunk(pages: Pages) -> io::Result<Self> {
+        if pages == Pages::SetAside
+            && let Ok(region) = Self::map(CHUNK_LEN, MapFlags::HUGETLB)
+        {
+            return Ok(region);
+        }
+        let mut region = Self::map(2 * CHUNK_LEN, MapFlags::NORESERVE)?;
+        region.align();
+        // SAFETY: the range is the mapping just made, and the advice changes no content. A kernel
+        // without transparent huge pages refuses it, which does no harm.
+        let _ = unsafe { madvise(region.ptr.as_ptr().cast(), CHUNK_LEN, Advice::LinuxHugepage) };
+        Ok(region)
+    }
+
+    /// Keeps the first chunk of a mapping of two that begins where a huge page can.
+    fn align(&mut self) {
+        let start = self.ptr.as_ptr();
+        let before = start.align_offset(CHUNK_LEN);
+        let kept = start.wrapping_add(before);
+        let after = CHUNK_LEN - before;
+        for (at, len) in [(start, before), (kept.wrapping_add(CHUNK_LEN), after)] {
+            if len > 0 {
+                // SAFETY: both are parts of the mapping that nobody has an address of. Should it fail,
+                // address space is lost, and no memory.
+                let _ = unsafe { munmap(at.cast(), len) };
+            }
+        }
+        if let Some(kept) = NonNull::new(kept) {
+            (self.ptr, self.len) = (kept, CHUNK_LEN);
+        }
+    }
+}
+
 impl Drop for Region {
     fn drop(&mut self) {
-        // SAFETY: the mapping was made by `BufferPool::new` with this length. Every buffer holds an
-        // Arc of the region, so none is left.
-        let _ = unsafe { munmap(self.ptr.as_ptr().cast(), self.len) };
+        if self.len > 0 {
+            // SAFETY: the mapping was made by `map`, and cut to this range at most. Every buffer holds an
+            // Arc of the region, so none is left.
+            let _ = unsafe { munmap(self.ptr.as_ptr().cast(), self.len) };
+        }
     }
 }
 
@@ -33,12 +194,16 @@ pub struct IoBuffer {
     region: Arc<Region>,
     start: usize,
     len: usize,
+    /// Which of the pool's chunks it is of.
+    chunk: usize,
+    /// The number that the store knows that memory by, if it does.
+    slot: usize,
 }
 
 impl IoBuffer {
     /// The whole buffer.
     pub fn as_slice(&self) -> &[u8] {
-        // SAFETY: `start..start + len` lies in the region and belongs to this buffer alone.
+        // SAFETY: the bytes from `start` on lie in the region and belong to this buffer alone.
         unsafe { std::slice::from_raw_parts(self.ptr(), self.len) }
     }
 
@@ -52,84 +217,339 @@ impl IoBuffer {
     pub(super) fn ptr(&self) -> *mut u8 {
         self.region.ptr.as_ptr().wrapping_add(self.start)
     }
+
+    /// The number of the memory that it lies in, as the store was told; one that no memory has if not.
+    pub(super) fn slot(&self) -> usize {
+        self.slot
+    }
 }
 
-/// A fixed number of buffers. When there is none left, the caller waits: no more are made.
-pub struct BufferPool {
-    free: Vec<IoBuffer>,
-    buffer_len: usize,
+struct Chunk {
     region: Arc<Region>,
+    free: Vec<IoBuffer>,
+    buffers: usize,
+    /// It is given back as soon as all of it is free.
+    closing: bool,
+}
+
+impl Chunk {
+    /// A chunk without memory, that needs no allocation when it gets some.
+    fn spare(buffers: usize) -> Self {
+        Self {
+            region: Arc::new(Region::none()),
+            free: Vec::with_capacity(buffers),
+            buffers: 0,
+            closing: false,
+        }
+    }
+
+    /// Gives it memory, of buffers of `len` bytes.
+    fn fill(&mut self, memory: Region, len: usize, (chunk, slot): (usize, usize)) {
+        // Nobody has a buffer of it.
+        let Some(region) = Arc::get_mut(&mut self.region) else {
+            return;
+        };
+        *region = memory;
+        self.buffers = region.len / len;
+        let region = &self.region;
+        let buffer = |i| IoBuffer {
+            region: region.clone(),
+            start: i * len,
+            len,
+            chunk,
+            slot,
+        };
+        self.free.extend((0..self.buffers).rev().map(buffer));
+    }
+
+    /// Gives the memory back, all of which is free.
+    fn clear(&mut self) {
+        self.free.clear();
+        self.closing = false;
+        if let Some(region) = Arc::get_mut(&mut self.region) {
+            *region = Region::none();
+            self.buffers = 0;
+        }
+    }
+
+    fn is_free(&self) -> bool {
+        self.free.len() == self.buffers
+    }
+}
+
+/// The buffers of one queue. When there is none left, the caller waits.
+pub struct BufferPool {
+    budget: Arc<BufferBudget>,
+    /// The first is its own for good.
+    chunks: Vec<Chunk>,
+    /// Those that may follow.
+    spare: Vec<Chunk>,
+    /// Somebody found no buffer.
+    starved: bool,
+    /// Since when the last chunk has not been needed.
+    unneeded: Option<Instant>,
 }
 
 impl BufferPool {
-    /// Maps `count` buffers of `buffer_len` bytes, a multiple of 4096. Memory is taken by the
-    /// kernel when a buffer is first used.
+    /// A pool with `own` buffers, whose memory is taken at once, that grows within the budget.
     ///
     /// # Errors
-    /// [`StoreError::Io`] when the memory cannot be mapped.
-    pub fn new(count: usize, buffer_len: usize) -> Result<Self, StoreError> {
-        let len = count * buffer_len;
-        let fail = |source| StoreError::Io {
-            what: "map memory for buffers",
-            source,
-        };
-        let plain = MapFlags::PRIVATE | MapFlags::NORESERVE;
-        let map = |flags| {
-            // SAFETY: a fresh anonymous mapping at an address that the kernel chooses aliases
-            // nothing.
-            unsafe {
-                mmap_anonymous(
-                    ptr::null_mut(),
-                    len,
-                    ProtFlags::READ | ProtFlags::WRITE,
-                    flags,
-                )
-            }
-        };
-        // Huge pages where the host has set some aside, transparent ones elsewhere.
-        let huge = MapFlags::PRIVATE | MapFlags::HUGETLB;
-        let raw = match map(huge) {
-            Ok(raw) => raw,
-            Err(_) => {
-                let raw = map(plain).map_err(|e| fail(e.into()))?;
-                // SAFETY: the range is the mapping just made, and the advice changes no content. A
-                // kernel without transparent huge pages refuses it, which does no harm.
-                let _ = unsafe { madvise(raw, len, Advice::LinuxHugepage) };
-                raw
-            }
-        };
-        let ptr = NonNull::new(raw.cast())
-            .ok_or_else(|| fail(io::Error::from(io::ErrorKind::OutOfMemory)))?;
-        let region = Arc::new(Region { ptr, len });
-        let buffer = |i| IoBuffer {
-            region: region.clone(),
-            start: i * buffer_len,
-            len: buffer_len,
-        };
+    /// [`StoreError::Setup`] when there is no memory for them.
+    pub fn new(own: usize, budget: &Arc<BufferBudget>) -> Result<Self, StoreError> {
+        let region =
+            Region::populated(own.max(1) * BUFFER_LEN).map_err(|source| StoreError::Setup {
+                what: "get memory for buffers",
+                source,
+            })?;
+        let mut first = Chunk::spare(own.max(1));
+        first.fill(region, BUFFER_LEN, (0, 0));
+        let mut chunks = Vec::with_capacity(MOST_CHUNKS);
+        chunks.push(first);
+        budget.pools.fetch_add(1, Ordering::Relaxed);
         Ok(Self {
-            free: (0..count).rev().map(buffer).collect(),
-            buffer_len,
-            region: region.clone(),
+            budget: budget.clone(),
+            chunks,
+            spare: (1..MOST_CHUNKS)
+                .map(|_| Chunk::spare(CHUNK_LEN / BUFFER_LEN))
+                .collect(),
+            starved: false,
+            unneeded: None,
         })
     }
 
-    /// Address and length of the memory of all buffers, for the kernel.
-    pub(super) fn memory(&self) -> (NonNull<u8>, usize) {
-        (self.region.ptr, self.region.len)
+    /// A pool of `count` buffers of `len` bytes, a multiple of 512, that the store need not be told of. It
+    /// does not grow.
+    ///
+    /// # Errors
+    /// As [`BufferPool::new`].
+    pub fn fixed(count: usize, len: usize) -> Result<Self, StoreError> {
+        let budget = BufferBudget::new(0, Pages::Ordinary);
+        budget.pools.fetch_add(1, Ordering::Relaxed);
+        let fail = |source| StoreError::Setup {
+            what: "get memory for buffers",
+            source,
+        };
+        let mut chunk = Chunk::spare(count);
+        let region = Region::populated(count * len).map_err(fail)?;
+        chunk.fill(region, len, (0, usize::MAX));
+        Ok(Self {
+            budget,
+            chunks: vec![chunk],
+            spare: Vec::new(),
+            starved: false,
+            unneeded: None,
+        })
     }
 
-    /// Bytes of each buffer.
-    pub fn buffer_len(&self) -> usize {
-        self.buffer_len
+    /// A pool that shares its memory with no other.
+    ///
+    /// # Errors
+    /// As [`BufferPool::new`].
+    pub fn alone() -> Result<Self, StoreError> {
+        let budget = BufferBudget::new((MOST_CHUNKS - 1) * CHUNK_LEN, Pages::Ordinary);
+        Self::new(OWN_BUFFERS, &budget)
     }
 
-    /// A free buffer, the one used last first: it is the one most likely to be in a cache.
+    /// A free buffer, of those in use before the one used last: it is the most likely to be in a cache.
     pub fn take(&mut self) -> Option<IoBuffer> {
-        self.free.pop()
+        let mut usable = self.chunks.iter_mut().filter(|chunk| !chunk.closing);
+        let buffer = usable.find_map(|chunk| chunk.free.pop());
+        match &buffer {
+            Some(buffer) if buffer.chunk + 1 == self.chunks.len() => self.unneeded = None,
+            Some(_) => {}
+            None => self.starved = true,
+        }
+        buffer
     }
 
     /// Gives a buffer back.
     pub fn put(&mut self, buffer: IoBuffer) {
-        self.free.push(buffer);
+        if let Some(chunk) = self.chunks.get_mut(buffer.chunk) {
+            chunk.free.push(buffer);
+        }
+    }
+
+    /// Tells a store the memory that there is, before the first operation that names it.
+    pub(crate) fn introduce(&self, store: &mut impl Store) {
+        for (number, chunk) in self.chunks.iter().enumerate() {
+            store.adopt(number, chunk.region.ptr, chunk.region.len);
+        }
+    }
+
+    /// Grows if buffers were lacking, and gives back what is not needed. To be called between bursts.
+    pub(crate) fn tend(&mut self, store: &mut impl Store) {
+        if std::mem::take(&mut self.starved) {
+            self.grow(store);
+        }
+        let grown = self.chunks.len() - 1;
+        let Some(last) = self.chunks.last_mut().filter(|_| grown > 0) else {
+            return;
+        };
+        let wanted = self.budget.is_wanted();
+        last.closing = wanted && grown > self.budget.share();
+        if !last.is_free() {
+            self.unneeded = None;
+            return;
+        }
+        let since = *self.unneeded.get_or_insert_with(Instant::now);
+        let kept = if wanted { KEPT_IN_NEED } else { KEPT };
+        if last.closing || since.elapsed() >= kept {
+            self.shrink(store);
+        }
+    }
+
+    /// How long it is until [`BufferPool::tend`] may have something to give back, though nothing happens.
+    pub fn idle_for(&self) -> Option<Duration> {
+        let since = self.unneeded?;
+        Some(KEPT.saturating_sub(since.elapsed()))
+    }
+
+    fn grow(&mut self, store: &mut impl Store) {
+        let grown = self.chunks.len() - 1;
+        let is_poor = grown < self.budget.share();
+        if self.chunks.len() == MOST_CHUNKS || (!is_poor && self.budget.is_wanted()) {
+            return;
+        }
+        if !self.budget.take(CHUNK_LEN) {
+            if is_poor {
+                self.budget.want();
+            }
+            return;
+        }
+        match Region::chunk(self.budget.pages) {
+            Ok(region) => {
+                let number = self.chunks.len();
+                store.adopt(number, region.ptr, region.len);
+                if let Some(mut chunk) = self.spare.pop() {
+                    chunk.fill(region, BUFFER_LEN, (number, number));
+                    self.chunks.push(chunk);
+                }
+            }
+            Err(error) => {
+                // It goes on with what it has.
+                self.budget.give_back(CHUNK_LEN);
+                log::debug!("no more memory for buffers: {error}");
+            }
+        }
+    }
+
+    /// Gives the last chunk back, all of which is free.
+    fn shrink(&mut self, store: &mut impl Store) {
+        self.unneeded = None;
+        if let Some(mut chunk) = self.chunks.pop() {
+            store.disown(self.chunks.len());
+            chunk.clear();
+            self.spare.push(chunk);
+            self.budget.give_back(CHUNK_LEN);
+        }
+    }
+}
+
+impl Drop for BufferPool {
+    fn drop(&mut self) {
+        self.budget.pools.fetch_sub(1, Ordering::Relaxed);
+        self.budget.give_back((self.chunks.len() - 1) * CHUNK_LEN);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{StoreCompletion, StoreOp, Tag};
+
+    /// Knows which memory it was told of.
+    #[derive(Default)]
+    struct Told(Vec<usize>);
+
+    impl Store for Told {
+        fn alignment(&self) -> u64 {
+            512
+        }
+        fn adopt(&mut self, chunk: usize, _: NonNull<u8>, _: usize) {
+            self.0.push(chunk);
+        }
+        fn disown(&mut self, chunk: usize) {
+            assert_eq!(self.0.pop(), Some(chunk));
+        }
+        fn has_room(&self) -> bool {
+            true
+        }
+        fn submit(&mut self, _: Tag, _: StoreOp) {}
+        fn reap(&mut self, _: &mut Vec<StoreCompletion>) {}
+    }
+
+    fn fill(pool: &mut BufferPool, store: &mut Told) -> Vec<IoBuffer> {
+        let mut taken = Vec::new();
+        loop {
+            let before = taken.len();
+            taken.extend(std::iter::from_fn(|| pool.take()));
+            pool.tend(store);
+            if taken.len() == before {
+                return taken;
+            }
+        }
+    }
+
+    #[test]
+    fn a_pool_grows_to_the_budget_and_gives_it_back() {
+        let budget = BufferBudget::new(3 * CHUNK_LEN, Pages::Ordinary);
+        let (mut store, mut pool) = (Told::default(), BufferPool::new(4, &budget).unwrap());
+        pool.introduce(&mut store);
+        let mut taken = fill(&mut pool, &mut store);
+        assert_eq!(taken.len(), 4 + 3 * 32);
+        assert_eq!(
+            (budget.taken(), &store.0[..]),
+            (3 * CHUNK_LEN, &[0, 1, 2, 3][..])
+        );
+        let mut addresses: Vec<_> = taken.iter().map(|b| b.ptr().addr()).collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        assert_eq!(addresses.len(), taken.len());
+        taken.iter_mut().for_each(|b| b.as_mut_slice().fill(7));
+        taken.into_iter().for_each(|buffer| pool.put(buffer));
+        // Somebody may need them again soon.
+        pool.tend(&mut store);
+        assert_eq!(store.0.len(), 4);
+        pool.unneeded = Instant::now().checked_sub(KEPT);
+        pool.tend(&mut store);
+        assert_eq!((budget.taken(), store.0.len()), (2 * CHUNK_LEN, 3));
+        drop(pool);
+        assert_eq!(budget.taken(), 0);
+    }
+
+    #[test]
+    fn what_is_beyond_a_share_goes_to_who_lacks() {
+        let budget = BufferBudget::new(4 * CHUNK_LEN, Pages::Ordinary);
+        let mut stores = [Told::default(), Told::default()];
+        let mut pools = [0, 1].map(|_| BufferPool::new(1, &budget).unwrap());
+        let [greedy, poor] = &mut pools;
+        let mut taken = fill(greedy, &mut stores[0]);
+        let few = fill(poor, &mut stores[1]);
+        assert_eq!(
+            (taken.len(), few.len()),
+            (1 + 4 * 32, 1),
+            "it has its own in any case"
+        );
+        // It goes on at full load, and lets go of two chunks all the same.
+        for _ in 0..2 {
+            poor.starved = true;
+            poor.tend(&mut stores[1]);
+            greedy.starved = true;
+            greedy.tend(&mut stores[0]);
+            let last = taken.split_off(taken.len() - 32);
+            last.into_iter().for_each(|buffer| greedy.put(buffer));
+            assert!(
+                greedy.take().is_none(),
+                "what is to be given back is not used"
+            );
+            greedy.tend(&mut stores[0]);
+            poor.starved = true;
+            poor.tend(&mut stores[1]);
+        }
+        assert_eq!((greedy.chunks.len(), poor.chunks.len()), (3, 3));
+        poor.starved = true;
+        poor.tend(&mut stores[1]);
+        greedy.tend(&mut stores[0]);
+        assert!(greedy.chunks.iter().all(|c| !c.closing), "it has its share");
     }
 }

@@ -32,20 +32,53 @@ pub enum StoreError {
         #[source]
         source: io::Error,
     },
-    /// io_uring cannot be used.
-    #[error(
-        "cannot set up io_uring: {0}; Linux 6.1 or newer is needed, with kernel.io_uring_disabled=0"
-    )]
+    /// A ring, or memory for one, cannot be had.
+    #[error("cannot {what}: {source}; {}", advice(source))]
+    Setup {
+        /// What was tried, as a verb.
+        what: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// A ring that worked does so no more.
+    #[error("io_uring has failed: {0}")]
     Uring(#[source] io::Error),
+}
+
+/// What to change on a host that does not let a ring be made.
+fn advice(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => {
+            "io_uring is forbidden to this process: set the sysctl kernel.io_uring_disabled to 0, and \
+             allow it in the seccomp filter of the systemd unit (SystemCallFilter=@aio) or container"
+        }
+        Some(libc::ENOSYS) => {
+            "Linux 6.1 or newer is needed, and a seccomp filter that lets io_uring through \
+             (SystemCallFilter=@aio of a systemd unit, the seccomp profile of a container)"
+        }
+        Some(libc::EINVAL | libc::EOPNOTSUPP) => "Linux 6.1 or newer is needed",
+        Some(libc::EMFILE) => {
+            "raise RLIMIT_NOFILE (`ulimit -n`, LimitNOFILE= of a systemd unit), or offer fewer queues \
+             (--num-queues)"
+        }
+        Some(libc::ENFILE) => "raise the sysctl fs.file-max",
+        Some(libc::ENOMEM | libc::EAGAIN | libc::EFAULT) => {
+            "raise MemoryMax= of the systemd unit, the memory limit of the container, RLIMIT_AS or \
+             RLIMIT_DATA (`ulimit -v`, LimitAS=, LimitDATA=), or offer fewer queues (--num-queues)"
+        }
+        _ => "look at the limits of the systemd unit or container",
+    }
 }
 
 impl StoreError {
     /// What the kernel said, by its kind.
     pub fn kind(&self) -> io::ErrorKind {
         match self {
-            Self::Io { source, .. } | Self::Open { source, .. } | Self::Uring(source) => {
-                source.kind()
-            }
+            Self::Io { source, .. }
+            | Self::Open { source, .. }
+            | Self::Setup { source, .. }
+            | Self::Uring(source) => source.kind(),
             Self::Truncated { .. } => io::ErrorKind::UnexpectedEof,
         }
     }

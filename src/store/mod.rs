@@ -17,9 +17,12 @@ mod buffer;
 mod error;
 mod file;
 mod mapping;
+mod pause;
 mod uring;
 
-pub use buffer::{BufferPool, IoBuffer};
+pub use buffer::{
+    BUFFER_LEN, BufferBudget, BufferPool, CHUNK_LEN, IoBuffer, MOST_CHUNKS, OWN_BUFFERS, Pages,
+};
 pub use error::StoreError;
 pub use file::{LayerFile, StackFiles};
 pub use mapping::DataMapping;
@@ -100,9 +103,12 @@ pub trait Store {
     /// 4096.
     fn alignment(&self) -> u64;
 
-    /// Tells the memory of all buffers that operations will name, before the first of them. A store
-    /// that can prepare for them does so.
-    fn adopt(&mut self, _pool: &BufferPool) {}
+    /// Tells memory of buffers that operations will name, before the first of them, by the number that
+    /// the buffers have ([`MOST_CHUNKS`] at most). A store that can prepare for it does so.
+    fn adopt(&mut self, _chunk: usize, _start: NonNull<u8>, _len: usize) {}
+
+    /// Tells that no operation names buffers of that memory any more; none is under way.
+    fn disown(&mut self, _chunk: usize) {}
 
     /// The address of `len` bytes of a layer's data file from `at` on, where the file is memory and
     /// mapped. It is good for as long as the store is, and to be written to in the top layer alone.

@@ -5,20 +5,29 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::ops::Range;
 use std::os::fd::{AsRawFd, RawFd};
 use std::ptr::NonNull;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use io_uring::types::{Fixed, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
-use crate::units::LayerIndex;
+use crate::units::{LayerIndex, MOST_LAYERS};
 
-use super::{BufferPool, StackFiles, Store, StoreCompletion, StoreError, StoreFile, StoreOp, Tag};
+use super::pause::Pause;
+use super::{MOST_CHUNKS, StackFiles, Store, StoreCompletion, StoreError, StoreFile, StoreOp, Tag};
 
 /// Operations in flight at once; further ones wait above.
 const DEPTH: u32 = 256;
+
+/// Registered files: those of all layers and a map. While layers are pushed and dropped there may be
+/// some more for a moment.
+const MOST_FILES: usize = MOST_LAYERS + 8;
+
+/// How often what makes or changes a ring is tried while the kernel lacks memory, and the time between.
+const TRIES: u32 = 100;
+const TRY_AGAIN: Duration = Duration::from_millis(20);
 
 /// User data of a watched descriptor has this bit set; that of an operation does not.
 const WATCH_BIT: u64 = 1 << 63;
@@ -44,8 +53,6 @@ pub enum Wait {
 /// Numbers of the registered files; the data of the layers beneath the top follow.
 const DATA: Fixed = Fixed(0);
 const MAP: Fixed = Fixed(1);
-/// The number of the registered memory.
-const BUFFERS: u16 = 0;
 
 struct InFlight {
     tag: Tag,
@@ -59,9 +66,13 @@ struct Watch {
 }
 
 /// Files and eventfds behind one io_uring.
+///
+/// A kernel that has no memory for the moment, or too much to do, refuses a submission, a wait or a single
+/// operation. None of these is an error of the disk: what has completed is taken, and after a pause it is
+/// tried again, for as long as it takes. Only a ring that does not work any more is given up.
 pub struct UringStore {
     ring: IoUring,
-    files: StackFiles,
+    files: Arc<StackFiles>,
     /// Of all data files together.
     alignment: u64,
     in_flight: Vec<Option<InFlight>>,
@@ -69,27 +80,61 @@ pub struct UringStore {
     finished: VecDeque<StoreCompletion>,
     watches: Vec<Watch>,
     events: Vec<WatchId>,
-    /// The addresses that are registered with the kernel: pinned, and mapped once for all operations.
-    registered: Range<usize>,
+    /// Entries that the submission queue has no room for, after those that are in it.
+    backlog: VecDeque<squeue::Entry>,
+    /// What the kernel could not do for the moment, to be begun again.
+    again: Again,
+    /// Between submissions that the kernel refuses.
+    pause: Pause,
+    /// Chunks of buffers that are registered with the kernel: pinned, and mapped once for all operations.
+    registered: [bool; MOST_CHUNKS],
+}
+
+/// Operations and watches that are begun again later.
+#[derive(Default)]
+struct Again {
+    slots: Vec<u32>,
+    watches: Vec<WatchId>,
+    at: Option<Instant>,
+    pause: Pause,
+}
+
+impl Again {
+    fn note(&mut self, error: &io::Error) {
+        if self.at.is_none() {
+            self.at = Some(Instant::now() + self.pause.next(error));
+        }
+    }
+}
+
+/// `struct io_uring_getevents_arg` of linux/io_uring.h.
+#[repr(C)]
+struct GetEventsArg {
+    sigmask: u64,
+    sigmask_size: u32,
+    min_wait_usec: u32,
+    /// Address of a timespec.
+    timespec: u64,
 }
 
 impl UringStore {
-    /// Sets up the ring. It must be used by the thread that makes it.
+    /// Sets up the ring, and tries it. It must be used by the thread that makes it.
     ///
     /// # Errors
-    /// [`StoreError::Uring`].
-    pub fn new(files: StackFiles) -> Result<Self, StoreError> {
-        let ring = IoUring::builder()
-            .setup_single_issuer()
-            .setup_coop_taskrun()
-            .setup_defer_taskrun()
-            .setup_taskrun_flag()
-            .build(DEPTH)
-            .map_err(StoreError::Uring)?;
-        ring.submitter()
-            .register_files(&descriptors(&files))
-            .map_err(StoreError::Uring)?;
-        Ok(Self {
+    /// [`StoreError::Setup`].
+    pub fn new(files: impl Into<Arc<StackFiles>>) -> Result<Self, StoreError> {
+        let fail = |what| move |source| StoreError::Setup { what, source };
+        let files = files.into();
+        let ring = patiently(|| {
+            IoUring::builder()
+                .setup_single_issuer()
+                .setup_coop_taskrun()
+                .setup_defer_taskrun()
+                .setup_taskrun_flag()
+                .build(DEPTH)
+        })
+        .map_err(fail("set up io_uring"))?;
+        let mut store = Self {
             ring,
             alignment: files.alignment(),
             files,
@@ -98,23 +143,72 @@ impl UringStore {
             finished: VecDeque::with_capacity(DEPTH as usize),
             watches: Vec::new(),
             events: Vec::new(),
-            registered: 0..0,
+            backlog: VecDeque::new(),
+            again: Again::default(),
+            pause: Pause::default(),
+            registered: [false; MOST_CHUNKS],
+        };
+        let submitter = store.ring.submitter();
+        patiently(|| submitter.register_files_sparse(MOST_FILES as u32))
+            .and_then(|()| patiently(|| submitter.register_buffers_sparse(MOST_CHUNKS as u32)))
+            .map_err(fail("register with io_uring"))?;
+        store.register_files()?;
+        store.push(opcode::Nop::new().build().user_data(IGNORED));
+        patiently(|| store.ring.submit_and_wait(1)).map_err(fail("use io_uring"))?;
+        store.collect();
+        Ok(store)
+    }
+
+    /// Lets the kernel have at most `most` threads for operations of this ring that block.
+    ///
+    /// # Errors
+    /// [`StoreError::Setup`].
+    pub fn limit_workers(&mut self, most: u32) -> Result<(), StoreError> {
+        // Those for files, and those for all else, which nothing here needs.
+        let mut bounded_and_not = [most.max(1), 1];
+        patiently(|| {
+            self.ring
+                .submitter()
+                .register_iowq_max_workers(&mut bounded_and_not)
+        })
+        .map_err(|source| StoreError::Setup {
+            what: "limit the threads of io_uring",
+            source,
         })
     }
 
     /// Uses `files` from now on. No operation may be under way.
     ///
     /// # Errors
-    /// [`StoreError::Uring`], after which the store cannot be used.
-    pub fn exchange(&mut self, files: StackFiles) -> Result<(), StoreError> {
+    /// [`StoreError::Setup`], after which the store cannot be used.
+    pub fn exchange(&mut self, files: impl Into<Arc<StackFiles>>) -> Result<(), StoreError> {
         debug_assert!(!self.is_busy(), "operations on the old files");
-        let submitter = self.ring.submitter();
-        submitter.unregister_files().map_err(StoreError::Uring)?;
-        submitter
-            .register_files(&descriptors(&files))
-            .map_err(StoreError::Uring)?;
-        self.alignment = files.alignment();
-        self.files = files;
+        self.files = files.into();
+        self.alignment = self.files.alignment();
+        self.register_files()
+    }
+
+    /// In the order of the numbers; what the others were is let go of.
+    fn register_files(&self) -> Result<(), StoreError> {
+        let fail = |source| StoreError::Setup {
+            what: "register files with io_uring",
+            source,
+        };
+        let mut numbers = [-1; MOST_FILES];
+        let descriptors = descriptors(&self.files);
+        let into = numbers
+            .get_mut(..descriptors.len())
+            .ok_or_else(|| fail(io::ErrorKind::InvalidInput.into()))?;
+        into.copy_from_slice(&descriptors);
+        let mut done = 0;
+        while done < numbers.len() {
+            let submitter = self.ring.submitter();
+            let update = || submitter.register_files_update(done as u32, &numbers[done..]);
+            match patiently(update).map_err(fail)? {
+                0 => return Err(fail(io::ErrorKind::Other.into())),
+                some => done += some,
+            }
+        }
         Ok(())
     }
 
@@ -139,13 +233,15 @@ impl UringStore {
     }
 
     /// Submits everything queued and waits as told. What has happened is then to be had from
-    /// [`Store::reap`] and [`UringStore::take_events`].
+    /// [`Store::reap`] and [`UringStore::take_events`]; it may be nothing.
     ///
     /// # Errors
-    /// [`StoreError::Uring`] when the kernel refuses the ring itself.
+    /// [`StoreError::Uring`] when the ring does not work any more.
     pub fn enter(&mut self, wait: Wait) -> Result<(), StoreError> {
         self.collect();
-        let idle = !self.has_news();
+        let wait = self.begin_again(wait);
+        self.fill();
+        let idle = !self.has_news() && self.backlog.is_empty();
         let result = match wait {
             Wait::AtMost(time) if idle => {
                 let limit = Timespec::from(time);
@@ -163,16 +259,71 @@ impl UringStore {
             _ => Ok(0),
         };
         match result {
-            Ok(_) => {}
-            Err(e)
-                if matches!(
-                    e.raw_os_error(),
-                    Some(libc::ETIME | libc::EINTR | libc::EBUSY)
-                ) => {}
+            // What it has not taken of several is submitted by the next call.
+            Ok(_) => self.pause.end(),
+            Err(e) if is_nothing(&e) => self.pause.end(),
+            Err(e) if is_transient(&e) => return self.sit_out(&e),
             Err(e) => return Err(StoreError::Uring(e)),
         }
         self.collect();
         Ok(())
+    }
+
+    /// The kernel takes nothing for the moment: waits a little for a completion, which frees what it lacks,
+    /// without submitting anything.
+    fn sit_out(&mut self, error: &io::Error) -> Result<(), StoreError> {
+        self.collect();
+        let time = self.pause.next(error);
+        if self.has_news() {
+            return Ok(());
+        }
+        let limit = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: i64::from(time.subsec_nanos()),
+        };
+        let arg = GetEventsArg {
+            sigmask: 0,
+            sigmask_size: 0,
+            min_wait_usec: 0,
+            timespec: (&raw const limit).expose_provenance() as u64,
+        };
+        let flags = IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG;
+        // SAFETY: nothing is submitted. The argument is what the flags announce, and it and the time that
+        // it names live until the call returns.
+        let waited = unsafe { self.ring.submitter().enter(0, 1, flags, Some(&arg)) };
+        match waited {
+            Ok(_) => {}
+            Err(e) if is_nothing(&e) => {}
+            Err(e) if is_transient(&e) => std::thread::sleep(time),
+            Err(e) => return Err(StoreError::Uring(e)),
+        }
+        self.collect();
+        Ok(())
+    }
+
+    /// Begins again what the kernel could not do, if the pause is over; else no wait is to be longer.
+    fn begin_again(&mut self, wait: Wait) -> Wait {
+        let Some(at) = self.again.at else {
+            return wait;
+        };
+        let left = at.saturating_duration_since(Instant::now());
+        if !left.is_zero() {
+            return match wait {
+                Wait::No => Wait::No,
+                Wait::AtMost(time) => Wait::AtMost(time.min(left)),
+                Wait::Forever => Wait::AtMost(left),
+            };
+        }
+        self.again.at = None;
+        while let Some(slot) = self.again.slots.pop() {
+            self.start(slot);
+        }
+        while let Some(id) = self.again.watches.pop() {
+            if let Some(fd) = self.watched(id) {
+                self.arm(id, fd);
+            }
+        }
+        wait
     }
 
     fn has_work_for_kernel(&mut self) -> bool {
@@ -195,6 +346,13 @@ impl UringStore {
         into.append(&mut self.events);
     }
 
+    fn register_buffer(&mut self, chunk: usize, memory: libc::iovec) -> io::Result<()> {
+        let submitter = self.ring.submitter();
+        // SAFETY: the memory is mapped for as long as any buffer of it is, and the kernel pins its pages:
+        // nothing depends on it staying mapped.
+        unsafe { submitter.register_buffers_update(chunk as u32, &[memory], None) }
+    }
+
     fn arm(&mut self, id: WatchId, fd: RawFd) {
         let entry = opcode::PollAdd::new(io_uring::types::Fd(fd), libc::POLLIN as u32)
             .multi(true)
@@ -202,16 +360,24 @@ impl UringStore {
         self.push(entry.user_data(WATCH_BIT | u64::from(id.0)));
     }
 
+    /// Queues an entry for the next [`UringStore::enter`].
     fn push(&mut self, entry: squeue::Entry) {
-        // SAFETY: an entry names either an eventfd that its owner keeps open while it is watched,
-        // or a file of `self.files` and a buffer in `self.in_flight`; both live until the
-        // completion, since `Drop` waits for all of them.
-        while unsafe { self.ring.submission().push(&entry) }.is_err() {
-            // The queue is full of entries not yet submitted. Submitting makes room; when the
-            // kernel cannot take them now, trying again is all there is to do.
-            if let Err(e) = self.ring.submit() {
-                log::debug!("io_uring does not take entries: {e}");
+        self.backlog.push_back(entry);
+        self.fill();
+    }
+
+    /// Moves entries into the submission queue while there is room: once the kernel has taken those that
+    /// are in it, there is.
+    fn fill(&mut self) {
+        let mut queue = self.ring.submission();
+        while let Some(entry) = self.backlog.front() {
+            // SAFETY: an entry names either an eventfd that its owner keeps open while it is watched,
+            // or a file of `self.files` and a buffer in `self.in_flight`; both live until the
+            // completion, since `Drop` waits for all of them.
+            if unsafe { queue.push(entry) }.is_err() {
+                return;
             }
+            self.backlog.pop_front();
         }
     }
 
@@ -221,7 +387,6 @@ impl UringStore {
             return;
         };
         let done = flight.done;
-        let registered = |at: *mut u8| self.registered.contains(&at.addr());
         let fixed = |file: &StoreFile| match file {
             &StoreFile::TOP => DATA,
             StoreFile::Data(layer) => Fixed(MAP.0 + u32::from(layer.0)),
@@ -236,11 +401,11 @@ impl UringStore {
             } => {
                 let (into, len) = (buffer.ptr().wrapping_add(done), (len - done) as u32);
                 let (file, at) = (fixed(file), at + done as u64);
-                match registered(into) {
-                    true => opcode::ReadFixed::new(file, into, len, BUFFERS)
+                match self.registered.get(buffer.slot()) {
+                    Some(true) => opcode::ReadFixed::new(file, into, len, buffer.slot() as u16)
                         .offset(at)
                         .build(),
-                    false => opcode::Read::new(file, into, len).offset(at).build(),
+                    _ => opcode::Read::new(file, into, len).offset(at).build(),
                 }
             }
             StoreOp::Write {
@@ -253,12 +418,12 @@ impl UringStore {
                 let flags = if *durable { libc::RWF_DSYNC } else { 0 };
                 let (from, len) = (buffer.ptr().wrapping_add(done), (len - done) as u32);
                 let (file, at) = (fixed(file), at + done as u64);
-                match registered(from) {
-                    true => opcode::WriteFixed::new(file, from, len, BUFFERS)
+                match self.registered.get(buffer.slot()) {
+                    Some(true) => opcode::WriteFixed::new(file, from, len, buffer.slot() as u16)
                         .offset(at)
                         .rw_flags(flags)
                         .build(),
-                    false => opcode::Write::new(file, from, len)
+                    _ => opcode::Write::new(file, from, len)
                         .offset(at)
                         .rw_flags(flags)
                         .build(),
@@ -288,31 +453,42 @@ impl UringStore {
                 continue;
             }
             if entry.user_data() & WATCH_BIT != 0 {
-                self.fired(&entry);
+                let id = WatchId((entry.user_data() & !WATCH_BIT) as u32);
+                self.fired(id, entry.result(), cqueue::more(entry.flags()));
             } else {
                 self.complete(entry.user_data() as u32, entry.result());
             }
         }
     }
 
-    fn fired(&mut self, entry: &cqueue::Entry) {
-        let id = WatchId((entry.user_data() & !WATCH_BIT) as u32);
-        let Some(fd) = self
-            .watches
-            .iter()
-            .find(|watch| watch.id == id)
-            .map(|watch| watch.fd)
-        else {
+    fn watched(&self, id: WatchId) -> Option<RawFd> {
+        let mut watches = self.watches.iter();
+        watches.find(|watch| watch.id == id).map(|watch| watch.fd)
+    }
+
+    /// A watch has something to report, and may be at its end.
+    fn fired(&mut self, id: WatchId, result: i32, goes_on: bool) {
+        let Some(fd) = self.watched(id) else {
             return;
         };
-        if entry.result() == -libc::ECANCELED {
+        if result == -libc::ECANCELED {
             return;
         }
+        // An error is reported too: what is watched is looked at then.
         if !self.events.contains(&id) {
             self.events.push(id);
         }
-        if !cqueue::more(entry.flags()) && entry.result() >= 0 {
+        if goes_on {
+            return;
+        }
+        let error = io::Error::from_raw_os_error(-result);
+        if result >= 0 {
             self.arm(id, fd);
+        } else if is_nothing(&error) || is_transient(&error) {
+            self.again.watches.push(id);
+            self.again.note(&error);
+        } else {
+            log::error!("io_uring watches a descriptor no more: {error}");
         }
     }
 
@@ -325,15 +501,24 @@ impl UringStore {
             return;
         };
         let outcome = match (&flight.op, result) {
-            (StoreOp::Read { .. } | StoreOp::Write { .. } | StoreOp::Sync { .. }, r)
-                if r == -libc::EINTR || r == -libc::EAGAIN =>
-            {
-                return self.start(slot);
+            (op, r) if r < 0 => {
+                let source = io::Error::from_raw_os_error(-r);
+                if is_interrupted(&source) {
+                    return self.start(slot);
+                }
+                // A sync that has failed has dropped completed writes, whatever it says of why: another
+                // one would succeed without them.
+                let syncs = matches!(
+                    op,
+                    StoreOp::Sync { .. } | StoreOp::Write { durable: true, .. }
+                );
+                if is_transient(&source) && !syncs {
+                    self.again.slots.push(slot);
+                    return self.again.note(&source);
+                }
+                let what = verb(op);
+                Err(StoreError::Io { what, source })
             }
-            (op, r) if r < 0 => Err(StoreError::Io {
-                what: verb(op),
-                source: io::Error::from_raw_os_error(-r),
-            }),
             (StoreOp::Read { at, .. }, 0) => Err(StoreError::Truncated {
                 at: at + flight.done as u64,
             }),
@@ -350,6 +535,13 @@ impl UringStore {
             }
             (StoreOp::Sync { .. } | StoreOp::Punch { .. }, _) => Ok(()),
         };
+        if outcome.is_ok() {
+            self.again.pause.end();
+        }
+        self.finish(slot, outcome);
+    }
+
+    fn finish(&mut self, slot: u32, outcome: Result<(), StoreError>) {
         let Some(flight) = self.in_flight[slot as usize].take() else {
             return;
         };
@@ -364,6 +556,41 @@ impl UringStore {
             buffer,
         });
     }
+}
+
+const IORING_ENTER_GETEVENTS: u32 = 1;
+const IORING_ENTER_EXT_ARG: u32 = 1 << 3;
+
+/// Nothing has happened within the time, or before a signal.
+fn is_nothing(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ETIME) || is_interrupted(error)
+}
+
+/// Interrupted before anything was done. Those from 512 on the kernel means for itself (ERESTARTSYS and
+/// its like), and lets some of them through.
+fn is_interrupted(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINTR | 512..=514 | 516))
+}
+
+/// What passes: no memory for the moment, or too much to do (io_uring_enter(2)).
+fn is_transient(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EAGAIN | libc::EBUSY | libc::ENOMEM)
+    )
+}
+
+/// Tries what makes or changes a ring again for a while where the kernel only lacks something for now.
+fn patiently<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    for _ in 1..TRIES {
+        match attempt() {
+            Err(error) if is_interrupted(&error) || is_transient(&error) => {
+                std::thread::sleep(TRY_AGAIN);
+            }
+            result => return result,
+        }
+    }
+    attempt()
 }
 
 /// In the order of the numbers.
@@ -406,18 +633,28 @@ impl Store for UringStore {
         self.alignment
     }
 
-    fn adopt(&mut self, pool: &BufferPool) {
-        let (start, len) = pool.memory();
-        let whole = libc::iovec {
+    fn adopt(&mut self, chunk: usize, start: NonNull<u8>, len: usize) {
+        let memory = libc::iovec {
             iov_base: start.as_ptr().cast(),
             iov_len: len,
         };
-        // SAFETY: the memory is mapped for as long as any buffer of the pool is, and the kernel pins
-        // its pages: nothing depends on it staying mapped.
-        match unsafe { self.ring.submitter().register_buffers(&[whole]) } {
-            Ok(()) => self.registered = start.addr().get()..start.addr().get() + len,
-            // An ordinary user may lock less memory than that.
-            Err(error) => log::info!("the buffers are not registered with io_uring: {error}"),
+        match self.register_buffer(chunk, memory) {
+            Ok(()) => self.registered[chunk] = true,
+            // An ordinary user may lock less memory than that: it works all the same.
+            Err(error) => warn_unregistered(&error),
+        }
+    }
+
+    fn disown(&mut self, chunk: usize) {
+        if std::mem::take(&mut self.registered[chunk]) {
+            let nothing = libc::iovec {
+                iov_base: std::ptr::null_mut(),
+                iov_len: 0,
+            };
+            if let Err(error) = self.register_buffer(chunk, nothing) {
+                // Its pages stay pinned until other memory takes its place.
+                log::warn!("memory of buffers stays registered with io_uring: {error}");
+            }
         }
     }
 
@@ -447,11 +684,30 @@ impl Store for UringStore {
     }
 }
 
+/// Says once what more locked memory would be good for.
+fn warn_unregistered(error: &io::Error) {
+    static SAID: std::sync::Once = std::sync::Once::new();
+    SAID.call_once(|| {
+        log::warn!(
+            "buffers are not registered with io_uring, which costs some CPU time: {error}; raise \
+             RLIMIT_MEMLOCK (`ulimit -l`, LimitMEMLOCK= of a systemd unit)"
+        );
+    });
+}
+
 impl Drop for UringStore {
     /// Waits until the kernel has let go of every buffer: freeing one before would let it write
     /// into memory that belongs to somebody else.
     fn drop(&mut self) {
         while self.free.len() < self.in_flight.len() {
+            // These the kernel has let go of.
+            self.again.at = None;
+            for slot in std::mem::take(&mut self.again.slots) {
+                self.finish(slot, Ok(()));
+            }
+            if self.free.len() == self.in_flight.len() {
+                return;
+            }
             if let Err(e) = self.enter(Wait::Forever) {
                 // Buffers that may still be written to must never be freed.
                 log::error!("cannot wait for I/O in flight: {e}");
@@ -465,3 +721,6 @@ impl Drop for UringStore {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

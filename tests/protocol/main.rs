@@ -8,10 +8,13 @@
 mod clean;
 #[path = "../support/frontend/mod.rs"]
 mod frontend;
+#[path = "../support/seccomp.rs"]
+mod seccomp;
 
 mod config;
 mod discard;
 mod full;
+mod host;
 mod lifecycle;
 mod limits;
 mod lost;

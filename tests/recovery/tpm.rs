@@ -33,7 +33,7 @@ impl Tpm {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .expect("swtpm runs");
+            .unwrap();
         let device = format!("swtpm:host=127.0.0.1,port={port}");
         // The kernel's resource manager takes a program's objects from the TPM when it ends; swtpm by
         // itself keeps them, and has room for three.

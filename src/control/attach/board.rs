@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::envelope::JobKind;
 
-use super::status::{Event, JobStatus, KeyStatus};
+use super::status::{Event, JobStatus, KeyStatus, Offered};
 
 /// Events that are kept for those who ask later.
 const HISTORY: usize = 256;
@@ -24,15 +24,17 @@ pub(super) struct Board(Mutex<Content>);
 
 struct Content {
     status: KeyStatus,
+    offered: Offered,
     job: Option<JobStatus>,
     history: VecDeque<Line>,
     subscribers: Vec<SyncSender<Line>>,
 }
 
 impl Board {
-    pub(super) fn new(status: KeyStatus) -> Self {
+    pub(super) fn new(status: KeyStatus, offered: Offered) -> Self {
         Self(Mutex::new(Content {
             status,
+            offered,
             job: None,
             history: VecDeque::new(),
             subscribers: Vec::new(),
@@ -43,6 +45,7 @@ impl Board {
         let content = self.content();
         KeyStatus {
             job: content.job.clone(),
+            offered: Some(content.offered),
             ..content.status.clone()
         }
     }

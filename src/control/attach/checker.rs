@@ -9,7 +9,7 @@ use crate::catalog::{CatalogError, Kind};
 use crate::control::disks::{Disk, DiskError};
 use crate::control::{ControlError, Installation};
 use crate::envelope::{EnvelopeError, HeaderPayload};
-use crate::keys::with_wiped_stack;
+use crate::keys::{ROOMY_STACK, spawn_with_keys, with_wiped_stack};
 use crate::vault::{VaultError, Verdict};
 
 use super::guard::{Finding, LayerKeys};
@@ -32,15 +32,14 @@ impl Checker {
         let (asks, asked) = channel();
         let (found, findings) = channel();
         // It is never joined: a vault that does not answer must not delay the end of the attach.
-        std::thread::Builder::new()
-            .name("key-check".into())
-            .spawn(move || {
-                while let Ok(with_key) = asked.recv() {
-                    if found.send(check(with_key)).is_err() || tell.write(1).is_err() {
-                        return;
-                    }
+        let answer = move || {
+            while let Ok(with_key) = asked.recv() {
+                if found.send(check(with_key)).is_err() || tell.write(1).is_err() {
+                    return;
                 }
-            })?;
+            }
+        };
+        spawn_with_keys("key-check".into(), ROOMY_STACK, answer).map_err(io::Error::other)?;
         Ok(Self {
             asks,
             findings,

@@ -117,6 +117,25 @@ pub enum AttachError {
     /// The data plane said that it cannot serve the disk.
     #[error("{0}")]
     Refused(String),
+    /// The process may not have as much memory as the disk is to have.
+    #[error(
+        "--memory allows {wanted} bytes, and {limit_of} has {limit}: raise that (MemoryMax= of a systemd \
+         unit), or lower --memory"
+    )]
+    Memory {
+        /// Bytes that were asked for.
+        wanted: u64,
+        /// What sets the limit.
+        limit_of: String,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// The data plane ended while it was getting what it needs.
+    #[error(
+        "the data plane ended before the disk was served ({0}); if it was killed for want of memory, \
+         raise MemoryMax= of the systemd unit or the memory limit of the container, or lower --memory"
+    )]
+    DiedEarly(ExitStatus),
     /// The data plane ended without having been told to.
     #[error(
         "the data plane ended by itself ({0}); every completed write is kept: attach the disk again"

@@ -296,6 +296,7 @@ impl Guard {
             grace_seconds: self.options.grace.as_secs(),
             on_revoke: self.options.on_revoke,
             job: None,
+            offered: None,
         }
     }
 

@@ -8,7 +8,8 @@
 //! # Order
 //!
 //! The disk is claimed first, so that everything after happens once at a time. The socket is bound
-//! before anything on disk changes, so a refused attach leaves nothing behind. The runtime map is
+//! before anything on disk changes, so a refused attach leaves nothing behind; it gets its name when the
+//! data plane has all that it needs, so that nobody connects to what cannot serve. The runtime map is
 //! stamped with the new attach id before the header is: it counts for the old id as well as the new
 //! one, so a crash between the two loses nothing. `disks/session.rs` has what the header says from then
 //! on, and when that ends. The claim is kept until then, so that nobody else begins in between.
@@ -24,6 +25,7 @@ mod exchange;
 mod guard;
 #[cfg(test)]
 mod guard_tests;
+mod host_memory;
 mod jobs;
 mod marker;
 mod records;
@@ -69,7 +71,7 @@ pub use exchange::{begin_flatten, begin_merge, begin_rotation, change_job, freez
 pub use resize::resize;
 pub use socket::{Socket, SocketAccess, SocketSource};
 pub use status::{
-    DekState, Event, EventKind, GuardOptions, JobStatus, KeyState, KeyStatus, Reason,
+    DekState, Event, EventKind, GuardOptions, JobStatus, KeyState, KeyStatus, Offered, Reason,
 };
 
 /// How long a disk that is in use is waited for.
@@ -91,6 +93,12 @@ pub struct AttachRequest {
     pub num_queues: u16,
     /// Entries of a queue that a request may fill.
     pub queue_size: u16,
+    /// Bytes that requests under way may take, over all queues; at least [`least_memory`].
+    ///
+    /// [`least_memory`]: crate::frontend::least_memory
+    pub memory: u64,
+    /// Take buffers from the huge pages that the host has set aside.
+    pub huge_pages: bool,
     /// Microseconds that a queue looks busily for work at most.
     pub poll_us: u32,
     /// What the disk may do at most.
@@ -132,6 +140,7 @@ pub fn attach(installation: Installation, request: AttachRequest) -> Result<(), 
     harden_process().map_err(DiskError::Key)?;
     // Before anything can take long: a signal during the attach is then not lost.
     let signals = signal_pipe().map_err(data_plane::process("handle signals"))?;
+    host_memory::check(request.memory)?;
     let disk = find(&installation, &request.disk)?;
     let opened = with_wiped_stack(|| open(&installation, &disk, &request))?;
     let served = Served {
@@ -307,7 +316,12 @@ impl Served {
             },
         ));
         let installation = self.installation.clone();
-        let mut supervision = self.supervision(guard, data_plane, &commands, &serving)?;
+        let offered = Offered {
+            queues: setup.num_queues,
+            memory_bytes: setup.memory,
+        };
+        let mut supervision =
+            self.supervision(guard, (data_plane, socket, offered), &commands, &serving)?;
         let attached = Handles {
             board: supervision.hands.board.clone(),
             jobs: Jobs::spawn(Work {
@@ -351,6 +365,7 @@ impl Served {
         match ended? {
             Ended::Flushed => Ok(()),
             Ended::Refused(reason) => Err(AttachError::Refused(reason)),
+            Ended::Died(status) if !served => Err(AttachError::DiedEarly(status)),
             Ended::Died(status) => Err(AttachError::Died(status)),
         }
     }
@@ -373,7 +388,7 @@ impl Served {
     fn supervision(
         self,
         guard: Guard,
-        data_plane: DataPlane,
+        (data_plane, socket, offered): (DataPlane, Socket, Offered),
         commands: &Arc<Commands>,
         serving: &Arc<Serving>,
     ) -> Result<Supervision, AttachError> {
@@ -394,13 +409,14 @@ impl Served {
             checker,
             recorder,
             marker,
-            board: Arc::new(Board::new(guard.status())),
+            board: Arc::new(Board::new(guard.status(), offered)),
             disk: id,
             name,
         };
         Ok(Supervision {
             guard,
             hands,
+            socket,
             served: false,
             failed_sync: None,
             told_not_shared: None,
@@ -500,6 +516,8 @@ fn setup(request: &AttachRequest, header: &Header, listening: bool) -> Result<Se
         logical_sector_size: header.logical_sector_size,
         num_queues: request.num_queues,
         queue_size: request.queue_size,
+        memory: request.memory,
+        huge_pages: request.huge_pages,
         poll_us: request.poll_us,
         limits: request.limits,
         write_through: header.write_through,

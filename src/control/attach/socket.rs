@@ -4,7 +4,7 @@ use std::fs::{Metadata, Permissions};
 use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use rustix::io::{FdFlags, fcntl_setfd};
@@ -81,11 +81,20 @@ impl SocketSource {
 pub struct Socket {
     fd: OwnedFd,
     listening: bool,
-    bound: Option<(PathBuf, Metadata)>,
+    bound: Option<Bound>,
+}
+
+/// A socket in the file system.
+struct Bound {
+    /// Where frontends are to find it.
+    path: PathBuf,
+    /// Where it is now: beside that, under a name that nobody knows, until there is something to connect to.
+    at: PathBuf,
+    made: Metadata,
 }
 
 impl Socket {
-    /// Binds or takes over the socket.
+    /// Binds or takes over the socket. One that is bound has its name only after [`Socket::publish`].
     ///
     /// # Errors
     /// [`AttachError::SocketInUse`], [`AttachError::NotASocket`], [`AttachError::Socket`] or
@@ -98,38 +107,52 @@ impl Socket {
     }
 
     fn bind(path: PathBuf, access: SocketAccess) -> Result<Self, AttachError> {
-        match std::fs::symlink_metadata(&path) {
-            Ok(found) if !found.file_type().is_socket() => {
-                return Err(AttachError::NotASocket { path });
+        make_way(&path)?;
+        let fail = |source| AttachError::Socket {
+            path: path.clone(),
+            source,
+        };
+        let (listener, at) = bind_beside(&path).map_err(&fail)?;
+        let made = std::fs::symlink_metadata(&at).map_err(&fail)?;
+        let this = Self {
+            fd: listener.into(),
+            listening: true,
+            bound: Some(Bound {
+                path: path.clone(),
+                at: at.clone(),
+                made,
+            }),
+        };
+        access.grant(&at).map(|()| this)
+    }
+
+    /// Gives a socket that was bound its name: from now on frontends find it.
+    ///
+    /// # Errors
+    /// [`AttachError::SocketInUse`] when somebody else's has come there meanwhile, or
+    /// [`AttachError::Socket`].
+    pub fn publish(&mut self) -> Result<(), AttachError> {
+        let Some(bound) = self.bound.as_mut().filter(|bound| bound.at != bound.path) else {
+            return Ok(());
+        };
+        // A link never takes the place of what is there. Where there are none, a rename that may do so
+        // has to do.
+        let path = bound.path.clone();
+        match std::fs::hard_link(&bound.at, &path) {
+            Ok(()) => {
+                // The name that is left over is removed in the end, too.
+                let _ = std::fs::remove_file(&bound.at);
             }
-            Ok(_) => match UnixStream::connect(&path) {
-                // Left behind by a process that was killed: nobody listens there any more.
-                Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
-                    std::fs::remove_file(&path).map_err(|source| AttachError::Socket {
-                        path: path.clone(),
-                        source,
-                    })?;
-                }
-                Ok(_) | Err(_) => return Err(AttachError::SocketInUse { path }),
-            },
-            Err(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(AttachError::SocketInUse { path });
+            }
+            Err(_) => std::fs::rename(&bound.at, &path).map_err(|source| AttachError::Socket {
+                path: path.clone(),
+                source,
+            })?,
         }
-        let bound = bind_private(&path)
-            .and_then(|listener| Ok((listener, std::fs::symlink_metadata(&path)?)));
-        match bound {
-            Ok((listener, made)) => {
-                let this = Self {
-                    fd: listener.into(),
-                    listening: true,
-                    bound: Some((path.clone(), made)),
-                };
-                access.grant(&path).map(|()| this)
-            }
-            Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
-                Err(AttachError::SocketInUse { path })
-            }
-            Err(source) => Err(AttachError::Socket { path, source }),
-        }
+        bound.at = path;
+        Ok(())
     }
 
     fn inherit(number: i32) -> Result<Self, AttachError> {
@@ -175,12 +198,102 @@ impl Socket {
 impl Drop for Socket {
     /// Removes the socket from the file system, unless somebody else's is there by now.
     fn drop(&mut self) {
-        if let Some((path, made)) = &self.bound
-            && let Ok(now) = std::fs::symlink_metadata(path)
+        if let Some(Bound { at, made, .. }) = &self.bound
+            && let Ok(now) = std::fs::symlink_metadata(at)
             && (now.dev(), now.ino()) == (made.dev(), made.ino())
-            && let Err(error) = std::fs::remove_file(path)
+            && let Err(error) = std::fs::remove_file(at)
         {
-            log::warn!("cannot remove {}: {error}", path.display());
+            log::warn!("cannot remove {}: {error}", at.display());
         }
+    }
+}
+
+/// Removes a socket that a process left behind which was killed.
+fn make_way(path: &Path) -> Result<(), AttachError> {
+    let in_use = || AttachError::SocketInUse {
+        path: path.to_owned(),
+    };
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => Err(AttachError::NotASocket {
+            path: path.to_owned(),
+        }),
+        Ok(_) => match UnixStream::connect(path) {
+            // Nobody listens there any more.
+            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)
+                .map_err(|source| AttachError::Socket {
+                    path: path.to_owned(),
+                    source,
+                }),
+            Ok(_) | Err(_) => Err(in_use()),
+        },
+        Err(_) => Ok(()),
+    }
+}
+
+/// A listener in the same directory, under a name of the same length: paths of sockets are short.
+fn bind_beside(path: &Path) -> io::Result<(UnixListener, PathBuf)> {
+    const TRIES: u32 = 64;
+    let len = path.file_name().map_or(0, |name| name.len());
+    if len == 0 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut last = io::Error::from(io::ErrorKind::AddrInUse);
+    for _ in 0..TRIES {
+        let mut name: String = (0..len)
+            .map(|_| char::from(rand::random_range(b'a'..=b'z')))
+            .collect();
+        if len > 4 {
+            name.replace_range(..1, ".");
+        }
+        let at = path.with_file_name(name);
+        match bind_private(&at) {
+            Ok(listener) => return Ok((listener, at)),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => last = error,
+            Err(error) => return Err(error),
+        }
+    }
+    Err(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_has_its_name_only_when_it_is_published() {
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["s", "disk.sock"] {
+            let path = directory.path().join(name);
+            let source = SocketSource::Path(path.clone(), SocketAccess::default());
+            let mut socket = Socket::open(&source).unwrap();
+            assert!(UnixStream::connect(&path).is_err());
+            socket.publish().unwrap();
+            socket.publish().unwrap();
+            UnixStream::connect(&path).unwrap();
+            assert!(matches!(
+                Socket::open(&source),
+                Err(AttachError::SocketInUse { .. })
+            ));
+            assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+            drop(socket);
+            assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+        }
+    }
+
+    #[test]
+    fn what_came_there_meanwhile_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("disk.sock");
+        let mut socket =
+            Socket::open(&SocketSource::Path(path.clone(), SocketAccess::default())).unwrap();
+        let other = UnixListener::bind(&path).unwrap();
+        assert!(matches!(
+            socket.publish(),
+            Err(AttachError::SocketInUse { .. })
+        ));
+        drop(socket);
+        UnixStream::connect(&path).unwrap();
+        drop(other);
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 }

@@ -92,6 +92,19 @@ pub struct KeyStatus {
     /// What is being done to the disk's layers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<JobStatus>,
+    /// What the data plane serves with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offered: Option<Offered>,
+}
+
+/// What an attached disk has of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Offered {
+    /// Queues that a guest may use.
+    pub queues: u16,
+    /// Bytes that requests under way take at most, over all queues (`attach --memory`).
+    pub memory_bytes: u64,
 }
 
 /// The job of an attached disk.

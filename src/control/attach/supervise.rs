@@ -19,7 +19,6 @@ use crate::frontend::{
     RESTORED, STORAGE_FULL, STORAGE_OK, SYNC_FAILED, Waiter,
 };
 
-use super::AttachError;
 use super::board::Board;
 use super::checker::Checker;
 use super::commands::Commands;
@@ -28,6 +27,7 @@ use super::guard::{Guard, Hands, LayerKeys, Moment, News};
 use super::marker::Marker;
 use super::records::{Operation, Record, Recorder};
 use super::status::{Event, EventKind, Reason};
+use super::{AttachError, Socket};
 
 const CONTROL: u64 = 0;
 const SIGNAL: u64 = 1;
@@ -55,6 +55,8 @@ pub(super) enum Ended {
 pub(super) struct Supervision {
     pub(super) guard: Guard,
     pub(super) hands: Attached,
+    /// Where guests connect, from when they are served.
+    pub(super) socket: Socket,
     /// Guests were served: they may have written something.
     pub(super) served: bool,
     /// The file of which a sync has failed, in this attach or in one before.
@@ -136,6 +138,13 @@ impl Hands for Attached {
 }
 
 impl Attached {
+    fn end(&self) {
+        // A data plane that cannot be told is at its end.
+        if let Err(error) = self.commands.end() {
+            log::warn!("the data plane cannot be told to end: {error}");
+        }
+    }
+
     fn record_destruction(&self, time: OffsetDateTime, key_url: &str, reason: Option<Reason>) {
         self.recorder.put(Record {
             time,
@@ -231,6 +240,11 @@ impl Supervision {
         }
         let (now, hands) = (Moment::now(), &mut self.hands);
         if line == READY {
+            if let Err(error) = self.socket.publish() {
+                *reason = Some(error.to_string());
+                hands.end();
+                return;
+            }
             self.served = true;
             hands.tell(self.guard.news(EventKind::Attached, now.time, None));
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
