@@ -51,6 +51,8 @@ fn setup(layers: u8) -> Setup {
         logical_sector_size: 512,
         num_queues: 2,
         queue_size: 64,
+        memory: 1 << 20,
+        huge_pages: false,
         poll_us: 32,
         limits: Limits::default(),
         serial: "disk".into(),
