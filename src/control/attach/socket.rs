@@ -11,7 +11,7 @@ use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::sockopt::socket_acceptconn;
 
 use super::AttachError;
-use crate::control::files::bind_private;
+use crate::control::files::{bind_private, rename_new};
 
 /// The permission to connect of a socket that this process made: that to write (unix(7)).
 const OWNER_ONLY: u32 = 0o600;
@@ -135,22 +135,14 @@ impl Socket {
         let Some(bound) = self.bound.as_mut().filter(|bound| bound.at != bound.path) else {
             return Ok(());
         };
-        // A link never takes the place of what is there. Where there are none, a rename that may do so
-        // has to do.
         let path = bound.path.clone();
-        match std::fs::hard_link(&bound.at, &path) {
-            Ok(()) => {
-                // The name that is left over is removed in the end, too.
-                let _ = std::fs::remove_file(&bound.at);
-            }
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(AttachError::SocketInUse { path });
-            }
-            Err(_) => std::fs::rename(&bound.at, &path).map_err(|source| AttachError::Socket {
+        rename_new(&bound.at, &path).map_err(|source| match source.kind() {
+            io::ErrorKind::AlreadyExists => AttachError::SocketInUse { path: path.clone() },
+            _ => AttachError::Socket {
                 path: path.clone(),
                 source,
-            })?,
-        }
+            },
+        })?;
         bound.at = path;
         Ok(())
     }
@@ -246,6 +238,9 @@ fn bind_beside(path: &Path) -> io::Result<(UnixListener, PathBuf)> {
             name.replace_range(..1, ".");
         }
         let at = path.with_file_name(name);
+        if at == path {
+            continue;
+        }
         match bind_private(&at) {
             Ok(listener) => return Ok((listener, at)),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => last = error,
