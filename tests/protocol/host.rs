@@ -156,7 +156,8 @@ fn refused_calls_of_the_ring_fail_no_request() {
     }
     let disk = Disk::new(16 * MIB);
     let (mut command, socket) = attach_command(&disk, &["--poll-us", "0"]);
-    command.stderr(Stdio::null());
+    let log = disk.runtime_dir().join("log");
+    command.stderr(std::fs::File::create(&log).unwrap());
     let calls = AtomicU32::new(0);
     let errors = [libc::EAGAIN, libc::ENOMEM, libc::EBUSY, libc::EINTR];
     let (mut child, supervisor) =
@@ -186,7 +187,9 @@ fn refused_calls_of_the_ring_fail_no_request() {
     drop(frontend);
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-    assert!(child.wait().unwrap().success());
+    let ended = child.wait().unwrap();
+    let log = std::fs::read_to_string(log).unwrap();
+    assert!(ended.success(), "{ended}: {log}");
     supervisor.join();
 }
 
