@@ -438,6 +438,22 @@ impl Volume {
         let _ = word.compare_exchange(CHECKED, 0, Ordering::SeqCst, Ordering::SeqCst);
     }
 
+    /// Has the first flush write all of the map, as far as it says anything: what was read from the file
+    /// may be what only the page cache has, since a process before this one could not sync it, of which
+    /// nobody else would know. For whoever writes to a layer without a runtime map. It loads all of the
+    /// map.
+    ///
+    /// # Errors
+    /// As [`Volume::lookup`].
+    pub fn write_map_anew(&self) -> Result<(), VolumeError> {
+        self.map.load_all()?;
+        let says_nothing = [0; format::STATES_LEN];
+        (0..format::sectors(self.map.blocks()))
+            .filter(|sector| self.map.sector_states(*sector) != says_nothing)
+            .for_each(|sector| self.map.mark_dirty(sector));
+        Ok(())
+    }
+
     /// Notes that a sync failed: no flush may succeed any more. To be called before anybody is told of
     /// the failure, and before the flush that it belongs to ends.
     pub fn set_failed_sync(&self, what: FailedSync, error: &StoreError) {

@@ -19,7 +19,8 @@ impl World {
     pub fn tend(&mut self) -> Result<(), Stop> {
         let fault = self.cx.options.fault;
         for index in 0..self.disks.len() {
-            if self.disks[index].header.job.is_some() && self.disks[index].is_raised(fault) {
+            let disk = &mut self.disks[index];
+            if disk.header.job.is_some() && !disk.is_failed() && disk.is_raised(fault) {
                 self.finish_job(index)?;
             }
         }
@@ -105,8 +106,13 @@ impl World {
         disk.drain(cx)?;
         let frozen = disk.header.layers.clone();
         if !early {
-            disk.flush(cx, 0)?;
+            let flushed = disk.flush(cx, 0)?;
             disk.drain(cx)?;
+            if !flushed {
+                cx.count("freezes that failed");
+                disk.go_on();
+                return Ok(None);
+            }
             cx.may_crash(12)?;
         }
         disk.header.layers.insert(0, (top, size));
@@ -156,6 +162,9 @@ impl World {
 
     /// Begins to copy all into a disk's top layer.
     fn flatten(&mut self, index: usize) {
+        if self.disks[index].is_failed() {
+            return;
+        }
         let header = &mut self.disks[index].header;
         let lower = header.layers[1..].iter();
         let drop: Vec<_> = lower.map(|(number, _)| *number).collect();
@@ -184,8 +193,11 @@ impl World {
 
     /// Everything that a disk's job is about was raised: the layers go that it makes needless.
     fn finish_job(&mut self, index: usize) -> Result<(), Stop> {
-        if self.cx.options.fault != Fault::DropBeforeFlush {
-            self.disks[index].flush(&mut self.cx, COPIER)?;
+        if self.cx.options.fault != Fault::DropBeforeFlush
+            && !self.disks[index].flush(&mut self.cx, COPIER)?
+        {
+            self.cx.count("jobs whose end failed");
+            return Ok(());
         }
         self.steps(30)?;
         self.cx.may_crash(12)?;
@@ -252,7 +264,10 @@ impl World {
         }
         let (cx, disk) = (&mut self.cx, &mut self.disks[index]);
         disk.drain(cx)?;
-        disk.flush(cx, 0)?;
+        if !disk.flush(cx, 0)? {
+            disk.go_on();
+            return Ok(());
+        }
         layers.insert(0, (cx.make_layer(size), size));
         cx.may_crash(12)?;
         disk.kill(cx);
@@ -271,6 +286,9 @@ impl World {
     /// Grows a disk by the steps of a resize, of which a crash may let only some happen; those that
     /// were synced stay. Guests go on meanwhile.
     pub fn grow(&mut self, index: usize) -> Result<(), Stop> {
+        if self.disks[index].is_failed() || self.disks[index].header.failed {
+            return Ok(());
+        }
         let size = self.larger(self.disks[index].header.size());
         let top = self.disks[index].header.layers[0];
         let geometry = self.cx.layers.geometry((top.0, size));

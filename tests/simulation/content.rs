@@ -55,14 +55,20 @@ impl Windows {
 
     /// Which of them, counted from 0, a sector is.
     pub fn index(&self, sector: u64) -> usize {
+        let found = self.find(sector);
+        found.unwrap_or_else(|| panic!("sector {sector} is in no window"))
+    }
+
+    /// As [`Windows::index`] for any sector.
+    pub fn find(&self, sector: u64) -> Option<usize> {
         let mut before = 0;
         for (start, len) in self.0.iter() {
             if (*start..start + len).contains(&sector) {
-                return before + (sector - start) as usize;
+                return Some(before + (sector - start) as usize);
             }
             before += *len as usize;
         }
-        panic!("sector {sector} is in no window");
+        None
     }
 
     /// The sector that [`Windows::index`] gives this number.

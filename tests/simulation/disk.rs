@@ -5,12 +5,13 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use sealdisk::cipher::SharedSlice;
-use sealdisk::pipeline::{Finished, GuestBuffer, Op, OpKind, Pipeline, Token};
+use sealdisk::pipeline::{Finished, GuestBuffer, Op, OpError, OpKind, Pipeline, Token};
 use sealdisk::units::ByteOffset;
-use sealdisk::volume::{LowerLayer, RuntimeMap, Volume};
+use sealdisk::volume::{FailedSync, LowerLayer, RuntimeMap, Volume};
 use uuid::Uuid;
 
 use super::content::{Stamp, fill, stamp_of};
+use super::faults::device;
 use super::guest::{self, Request};
 use super::header::Header;
 use super::model::Model;
@@ -22,13 +23,15 @@ pub const COPIER: usize = 2;
 const QUEUES: usize = 3;
 /// Bytes of a block.
 const BLOCK: u64 = 4096;
+/// Steps after which what is still under way hangs for good: no device hangs for as long.
+pub const PATIENCE: u64 = 100_000;
 
 type Queue = Pipeline<SimStore>;
 
 pub struct Disk {
     pub header: Header,
     pub model: Model,
-    runtime: PathBuf,
+    pub(super) runtime: PathBuf,
     process: Option<Process>,
 }
 
@@ -44,6 +47,8 @@ struct Process {
     awake: usize,
     /// Where the disk's job goes on.
     raised: u64,
+    /// Flushes that have failed.
+    failed: Vec<Token>,
 }
 
 impl Disk {
@@ -61,12 +66,19 @@ impl Disk {
 
     /// Starts a process that serves the disk as its header says.
     pub fn open(&mut self, cx: &mut Context) {
+        self.note_evicted(cx);
+        let _calm = cx.layers.calm();
         let geometry = cx.layers.geometry(self.header.layers[0]);
         // Now and then one dies before the header says that it was there.
         for _ in 0..cx.rng.below(8) / 7 {
             RuntimeMap::open(&self.runtime, &geometry, self.header.attach, Uuid::new_v4()).unwrap();
         }
         let runtime = self.stamp(cx);
+        self.header.failed |= runtime.failed_sync().unwrap().is_some();
+        if self.header.failed {
+            runtime.note_failed_sync(FailedSync::Data).unwrap();
+            cx.files(&self.header).sync_failed = true;
+        }
         let lower = self.header.layers[1..].iter();
         let lower = lower.map(|layer| cx.layers.lower(*layer)).collect();
         let top = cx.layers.map(self.header.layers[0]);
@@ -79,6 +91,7 @@ impl Disk {
             requests: Vec::new(),
             awake: QUEUES,
             raised: 0,
+            failed: Vec::new(),
         };
         process.make_queues(cx, COPIER);
         self.process = Some(process);
@@ -112,7 +125,16 @@ impl Disk {
 
     /// The runtime map is gone: with the power, or since the disk was detached or given back.
     pub fn forget_runtime(&mut self) {
-        std::fs::remove_file(&self.runtime).unwrap();
+        match std::fs::remove_file(&self.runtime) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("{error}"),
+            _ => {}
+        }
+    }
+
+    /// Whether a sync has failed, as the process has it.
+    pub fn is_failed(&self) -> bool {
+        let process = self.process.as_ref();
+        process.is_some_and(|process| process.volume.failed_sync().is_some())
     }
 
     pub fn step(&mut self, cx: &mut Context) -> Result<(), Stop> {
@@ -144,10 +166,19 @@ impl Disk {
                 }
             }
         }
-        self.poll(queue)
+        self.poll(cx, queue)
     }
 
-    fn poll(&mut self, queue: usize) -> Result<(), Stop> {
+    /// Has the model know what the page cache has forgotten.
+    pub fn note_evicted(&mut self, cx: &Context) {
+        let evicted = cx.files(&self.header).take_evicted();
+        for sector in evicted {
+            self.model.evicted(sector);
+        }
+    }
+
+    fn poll(&mut self, cx: &Context, queue: usize) -> Result<(), Stop> {
+        self.note_evicted(cx);
         // The copier is made when it is first used.
         let Some(queue) = self.process().queues.get_mut(queue) else {
             return Ok(());
@@ -155,13 +186,14 @@ impl Disk {
         let mut finished = Vec::new();
         queue.poll();
         queue.take_finished(&mut finished);
-        finished.into_iter().try_for_each(|done| self.finish(done))
+        let mut finished = finished.into_iter();
+        finished.try_for_each(|done| self.finish(cx, done))
     }
 
     fn poll_all(&mut self, cx: &mut Context) -> Result<(), Stop> {
         for queue in 0..self.process().queues.len() {
             self.process().queues[queue].store_mut().step(&mut cx.rng);
-            self.poll(queue)?;
+            self.poll(cx, queue)?;
         }
         Ok(())
     }
@@ -219,6 +251,8 @@ impl Disk {
             OpKind::Raise { .. } => 0..0,
             _ => sectors,
         };
+        let after_failure = cx.files(&self.header).sync_failed;
+        let errors = device(&cx.layers.device).errors;
         let process = self.process();
         process.requests.push(Request {
             token,
@@ -226,6 +260,9 @@ impl Disk {
             sectors,
             memory,
             point,
+            at: at.0,
+            after_failure,
+            errors,
         });
         let memory = GuestBuffer {
             slices,
@@ -270,21 +307,28 @@ impl Disk {
         self.process().raised = 0;
     }
 
-    fn finish(&mut self, done: Finished) -> Result<(), Stop> {
+    fn finish(&mut self, cx: &Context, done: Finished) -> Result<(), Stop> {
         let requests = &mut self.process().requests;
         let index = requests.iter().position(|r| r.token == done.token);
         let request = requests.swap_remove(index.unwrap());
-        done.result
-            .map_err(|error| Stop::Wrong(format!("a request failed: {error}")))?;
+        if let Err(error) = done.result {
+            return self.has_failed(cx, request, &error);
+        }
+        let durable = match request.kind {
+            OpKind::Flush => true,
+            OpKind::Write { durable } | OpKind::Zero { durable, .. } => durable,
+            OpKind::Read | OpKind::Raise { .. } => false,
+        };
+        if durable && request.after_failure {
+            let what = format!("{:?} succeeded after a sync had failed", request.kind);
+            return Err(Stop::Wrong(what));
+        }
         let sectors = request.sectors;
         match request.kind {
             OpKind::Read => {
                 for (sector, bytes) in sectors.zip(request.memory.chunks(512)) {
-                    let (found, expected) = (stamp_of(bytes, sector), self.model.current(sector));
-                    if found != expected {
-                        let what = format!("sector {sector} reads {found:x}, not {expected:x}");
-                        return Err(Stop::Wrong(what));
-                    }
+                    let read = self.model.read(sector, stamp_of(bytes, sector));
+                    read.map_err(Stop::Wrong)?;
                 }
             }
             OpKind::Raise { .. } => {}
@@ -301,31 +345,74 @@ impl Disk {
         Ok(())
     }
 
-    /// Makes everything completed durable, while others go on.
-    pub fn flush(&mut self, cx: &mut Context, queue: usize) -> Result<(), Stop> {
-        let token = self.start(cx, queue, OpKind::Flush, 0..0, Vec::new());
-        while self.process().requests.iter().any(|r| r.token == token) {
-            cx.may_crash(800)?;
-            self.poll_all(cx)?;
+    /// A request has failed, which it may only where the device has, or where a sync had failed.
+    fn has_failed(&mut self, cx: &Context, request: Request, error: &OpError) -> Result<(), Stop> {
+        let told = error.failed_sync().is_some() && cx.files(&self.header).sync_failed;
+        if !told && device(&cx.layers.device).errors == request.errors {
+            let what = format!("{:?} failed though nothing did: {error}", request.kind);
+            return Err(Stop::Wrong(what));
+        }
+        match request.kind {
+            OpKind::Read => {}
+            OpKind::Flush => self.process().failed.push(request.token),
+            OpKind::Raise { .. } => {
+                let process = self.process();
+                process.raised = process.raised.min(request.at);
+            }
+            OpKind::Write { .. } | OpKind::Zero { .. } => {
+                request.sectors.for_each(|sector| self.model.fail(sector));
+            }
         }
         Ok(())
     }
 
-    /// Completes everything that is under way; holes that are due are left for later.
+    /// Makes everything completed durable, while others go on; whether it is.
+    pub fn flush(&mut self, cx: &mut Context, queue: usize) -> Result<bool, Stop> {
+        let token = self.start(cx, queue, OpKind::Flush, 0..0, Vec::new());
+        let mut patience = PATIENCE;
+        while self.process().requests.iter().any(|r| r.token == token) {
+            cx.may_crash(800)?;
+            self.poll_all(cx)?;
+            wait(&mut patience)?;
+        }
+        let failed = &mut self.process().failed;
+        let succeeded = !failed.contains(&token);
+        failed.clear();
+        Ok(succeeded)
+    }
+
+    /// Completes everything that is under way; holes that are due are left for later. Then it is known
+    /// what became of writes that failed.
     pub fn drain(&mut self, cx: &mut Context) -> Result<(), Stop> {
         let queues = &mut self.process().queues;
         queues.iter_mut().for_each(Pipeline::stop_punching);
+        let mut patience = PATIENCE;
         while !self.process().queues.iter().all(Pipeline::is_idle) {
             cx.may_crash(800)?;
             self.poll_all(cx)?;
+            wait(&mut patience)?;
+        }
+        if self.model.is_open() {
+            // The header may be ahead of what is served.
+            let process = self.process();
+            let size = process.volume.geometry().size;
+            let found = read_all(cx, &mut process.queues[0], size);
+            self.model.read_all(&found).map_err(Stop::Wrong)?;
         }
         Ok(())
+    }
+
+    /// Goes on after [`Disk::drain`] as before.
+    pub fn go_on(&mut self) {
+        let queues = &mut self.process().queues;
+        queues.iter_mut().for_each(Pipeline::punch_on);
     }
 
     /// Takes the new top layer, which the header names already. Everything was flushed and drained.
     pub fn push(&mut self, cx: &mut Context) -> Result<(), Stop> {
         let runtime = self.stamp(cx);
         cx.may_crash(12)?;
+        let _calm = cx.layers.calm();
         let old = cx.layers.lower(self.header.layers[1]);
         let lower = std::iter::once(old)
             .chain(self.lower().iter().cloned())
@@ -347,7 +434,8 @@ impl Disk {
         let (header, volume) = (&self.header, Arc::new(volume));
         let process = self.process.as_mut().unwrap();
         for queue in &mut process.queues {
-            *queue.store_mut() = SimStore::new(cx.layers.files(header), cx.options.alignment);
+            let store = queue.store_mut().exchanged(cx.layers.files(header));
+            *queue.store_mut() = store;
             queue.set_volume(volume.clone());
             queue.set_key(cx.layers.ciphers(header));
         }
@@ -402,6 +490,7 @@ impl Process {
         if cx.options.fault != Fault::RaisesUnmarked || self.queues.len() <= COPIER {
             return;
         }
+        let _calm = cx.layers.calm();
         let (top, lower) = (cx.layers.map(self.served.layers[0]), self.volume.lower());
         let volume = Volume::open_runtime(top, lower.to_vec(), &self.runtime).unwrap();
         self.queues[COPIER].set_volume(Arc::new(volume));
@@ -412,6 +501,15 @@ impl Drop for Disk {
     fn drop(&mut self) {
         self.process = None;
         let _ = std::fs::remove_file(&self.runtime);
+    }
+}
+
+/// One more step of something that must end.
+pub fn wait(patience: &mut u64) -> Result<(), Stop> {
+    *patience -= 1;
+    match *patience {
+        0 => Err(Stop::Wrong("requests hang for good".into())),
+        _ => Ok(()),
     }
 }
 
@@ -436,6 +534,7 @@ fn cut(rng: &mut super::rng::Rng, memory: &mut [u8]) -> Vec<SharedSlice> {
 
 /// Reads all windows of a disk of `size` bytes.
 pub fn read_all(cx: &mut Context, queue: &mut Queue, size: u64) -> Vec<Option<Stamp>> {
+    let _calm = cx.layers.calm();
     let mut found = vec![None; cx.windows.sectors()];
     for window in 0..cx.windows.len() {
         let (start, len) = cx.windows.present(window, size);

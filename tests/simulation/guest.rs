@@ -21,6 +21,12 @@ pub struct Request {
     pub memory: Vec<u8>,
     /// What a flush covers.
     pub point: FlushPoint,
+    /// The first byte.
+    pub at: u64,
+    /// It came after somebody was told that a sync has failed.
+    pub after_failure: bool,
+    /// Failures of the device before it came.
+    pub errors: u64,
 }
 
 pub fn kind(rng: &mut Rng, options: &Options) -> OpKind {

@@ -11,6 +11,7 @@ use sealdisk::volume::{Geometry, LayerMap, LowerLayer, format};
 use uuid::Uuid;
 
 use super::content::{GARBAGE, stamp_of};
+use super::faults::{Calm, SharedDevice};
 use super::store::{Fault, MapReader, Sector, Shared, SimLayer, lock};
 
 /// Names a layer.
@@ -33,6 +34,8 @@ pub struct Header {
     pub layers: Vec<(LayerNumber, u64)>,
     pub attach: Uuid,
     pub job: Option<Job>,
+    /// A sync of the top layer's files has failed, and the disk was not checked since.
+    pub failed: bool,
 }
 
 impl Header {
@@ -41,6 +44,7 @@ impl Header {
             layers,
             attach: Uuid::new_v4(),
             job: None,
+            failed: false,
         }
     }
 
@@ -80,13 +84,26 @@ pub struct Layer {
 }
 
 /// All layers that some header names.
-#[derive(Default)]
 pub struct Layers {
+    pub device: SharedDevice,
     all: BTreeMap<LayerNumber, Layer>,
     next: LayerNumber,
 }
 
 impl Layers {
+    pub fn new(device: SharedDevice) -> Self {
+        Self {
+            device,
+            all: BTreeMap::new(),
+            next: 0,
+        }
+    }
+
+    /// Has the device well for as long as the result lives.
+    pub fn calm(&self) -> Calm {
+        Calm::new(&self.device)
+    }
+
     /// Makes the files of an empty layer, synced.
     pub fn make(&mut self, size: u64, data_unit: DataUnit, fault: Fault) -> LayerNumber {
         self.next += 1;
@@ -98,7 +115,13 @@ impl Layers {
         };
         let map_len = format::file_len(geometry.blocks());
         let start = format::encode_header(&geometry);
-        let files = SimLayer::new(geometry.data_len(), map_len, &start, fault);
+        let files = SimLayer::new(
+            geometry.data_len(),
+            map_len,
+            &start,
+            fault,
+            self.device.clone(),
+        );
         let layer = Layer {
             files: Arc::new(Mutex::new(files)),
             geometry,

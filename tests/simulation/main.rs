@@ -7,10 +7,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod changes;
+mod check;
 mod content;
 mod disk;
+mod faults;
 mod guest;
 mod header;
+mod medium;
 mod merge;
 mod model;
 mod rng;
@@ -34,9 +37,11 @@ fn run(options: Options, crashes: u64) -> Result<(), String> {
     for seed in repeat.map_or(0..u64::MAX, |seed| seed..seed + 1) {
         let mut world = World::new(seed, options);
         seen += world.run().map_err(|error| {
-            format!("seed {seed}: {error} (repeat with SEALDISK_SIM_SEED={seed})")
+            let all = seen + world.crashes;
+            format!("seed {seed}, {all} crashes: {error} (repeat with SEALDISK_SIM_SEED={seed})")
         })?;
-        for (what, count) in &world.cx.counts {
+        let device = faults::device(&world.cx.layers.device);
+        for (what, count) in world.cx.counts.iter().chain(&device.counts) {
             *counts.entry(*what).or_default() += count;
         }
         if seen >= crashes {
@@ -54,6 +59,7 @@ const SOUND: Options = Options {
     crowded: false,
     overwrite: false,
     stacks: false,
+    faulty: false,
 };
 
 #[test]
@@ -222,5 +228,65 @@ fn faults_in_what_is_done_to_stacks_are_found() {
         let found = run(Options { fault, ..STACKS }, 1000);
         assert!(found.is_err(), "nobody noticed: {fault:?}");
         println!("{fault:?}: {}", found.unwrap_err());
+    }
+}
+
+/// The device fails, does things in part, hangs, and loses what it could not sync.
+const FAULTY: Options = Options {
+    faulty: true,
+    ..SOUND
+};
+
+#[test]
+fn a_device_that_fails_loses_nothing_that_was_promised() {
+    run(FAULTY, crashes(300)).unwrap();
+}
+
+#[test]
+fn a_device_of_4096_byte_sectors_that_fails() {
+    let options = Options {
+        alignment: 4096,
+        ..FAULTY
+    };
+    run(options, crashes(150)).unwrap();
+}
+
+#[test]
+fn space_is_given_back_on_a_device_that_fails() {
+    for overwrite in [false, true] {
+        let options = Options {
+            fault: Fault::PunchesAreDurable,
+            crowded: true,
+            overwrite,
+            ..FAULTY
+        };
+        run(options, crashes(100)).unwrap();
+    }
+}
+
+#[test]
+fn stacks_on_a_device_that_fails() {
+    let options = Options {
+        faulty: true,
+        ..STACKS
+    };
+    run(options, crashes(300)).unwrap();
+}
+
+/// An error that is noted in one step and overwritten in another: a later flush that says that all is
+/// well, which it is not.
+#[test]
+fn a_failed_sync_that_is_forgotten_is_found_within_100_crashes() {
+    for options in [
+        FAULTY,
+        Options {
+            faulty: true,
+            ..STACKS
+        },
+    ] {
+        let fault = Fault::ForgetsFailedSync;
+        let found = run(Options { fault, ..options }, 100);
+        assert!(found.is_err(), "nobody noticed");
+        println!("{}", found.unwrap_err());
     }
 }

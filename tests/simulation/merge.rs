@@ -6,6 +6,7 @@ use sealdisk::pipeline::{GuestBuffer, Op, OpKind, Pipeline, Token};
 use sealdisk::units::ByteOffset;
 use sealdisk::volume::Volume;
 
+use super::disk::{PATIENCE, wait};
 use super::header::{Header, Job, LayerNumber};
 use super::rng::Rng;
 use super::store::{Fault, SimStore};
@@ -24,6 +25,8 @@ pub struct MergeRun {
     pipeline: Pipeline<SimStore>,
     at: u64,
     under_way: u64,
+    /// Something of it has failed: it ends, and is begun anew.
+    pub failed: bool,
 }
 
 impl MergeRun {
@@ -32,7 +35,7 @@ impl MergeRun {
     }
 
     pub fn is_raised(&mut self) -> bool {
-        self.at >= self.volume.geometry().size && self.under_way == 0
+        self.at >= self.volume.geometry().size && self.under_way == 0 && !self.failed
     }
 
     fn submit(&mut self, kind: OpKind, at: u64, len: u64) {
@@ -46,15 +49,18 @@ impl MergeRun {
         });
     }
 
-    fn poll(&mut self, rng: &mut Rng) -> Result<(), Stop> {
+    fn poll(&mut self, rng: &mut Rng, faulty: bool) -> Result<(), Stop> {
         self.pipeline.store_mut().step(rng);
         let mut finished = Vec::new();
         self.pipeline.poll();
         self.pipeline.take_finished(&mut finished);
         for done in finished {
             self.under_way -= 1;
-            done.result
-                .map_err(|error| Stop::Wrong(format!("a merge failed: {error}")))?;
+            match done.result {
+                Ok(()) => {}
+                Err(_) if faulty => self.failed = true,
+                Err(error) => return Err(Stop::Wrong(format!("a merge failed: {error}"))),
+            }
         }
         Ok(())
     }
@@ -98,10 +104,12 @@ impl World {
     /// on with the maps that they have: what is filled in is what they find beneath.
     fn merge_frozen(&mut self, layer: LayerNumber, stack: Header) {
         let cx = &self.cx;
+        let _calm = cx.layers.calm();
         let lower = stack.layers[1..].iter();
         let lower = lower.map(|layer| cx.layers.lower(*layer)).collect();
         let top = cx.layers.map(stack.layers[0]);
         let volume = Arc::new(Volume::open_private(top, lower).unwrap());
+        volume.write_map_anew().unwrap();
         let store = SimStore::new(cx.layers.files(&stack), cx.options.alignment);
         let ciphers = cx.layers.ciphers(&stack);
         let mut pipeline = Pipeline::new(volume.clone(), store, ciphers).unwrap();
@@ -113,6 +121,7 @@ impl World {
             pipeline,
             at: 0,
             under_way: 0,
+            failed: false,
         });
     }
 
@@ -126,7 +135,18 @@ impl World {
             run.at = (at + blocks * 4096).min(end);
             run.submit(OpKind::Raise { drop: 1 }, at, run.at - at);
         }
-        run.poll(&mut self.cx.rng)
+        run.poll(&mut self.cx.rng, self.cx.options.faulty)?;
+        if run.failed {
+            self.give_up_merge();
+        }
+        Ok(())
+    }
+
+    fn give_up_merge(&mut self) {
+        if let Some(mut run) = self.merging.take() {
+            self.cx.count("merges that failed");
+            run.kill(&mut self.cx.rng);
+        }
     }
 
     /// Everything was raised: all who have the layer beneath that one drop it.
@@ -136,13 +156,20 @@ impl World {
         };
         if self.cx.options.fault != Fault::MergeBeforeFlush {
             run.submit(OpKind::Flush, 0, 0);
+            let mut patience = PATIENCE;
             while run.under_way > 0 {
+                wait(&mut patience)?;
                 if self.cx.rng.one_in(800) {
                     run.kill(&mut self.cx.rng);
                     return Err(Stop::Crash);
                 }
-                run.poll(&mut self.cx.rng)?;
+                run.poll(&mut self.cx.rng, self.cx.options.faulty)?;
             }
+        }
+        if run.failed {
+            self.merging = Some(run);
+            self.give_up_merge();
+            return Ok(());
         }
         // Its process ends; holes that were under way are made or not.
         run.kill(&mut self.cx.rng);
@@ -183,6 +210,7 @@ impl World {
         let mut lower = disk.lower().to_vec();
         lower.remove(position);
         if self.cx.options.fault != Fault::OldMapsAfterMerge {
+            let _calm = self.cx.layers.calm();
             lower[position - 1] = self.cx.layers.lower(entry);
         }
         disk.put_over(&self.cx, lower);

@@ -10,8 +10,23 @@ struct History {
     later: Vec<(Stamp, Option<u64>)>,
     /// Contents that were being written when the process was killed and were not seen afterwards.
     /// They may lie in the data file all the same, and a power loss that takes an unflushed discard
-    /// back shows them: the guest never heard how those writes ended. A flush settles it.
-    unsettled: Vec<Stamp>,
+    /// back shows them: the guest never heard how those writes ended, or that they failed. A flush that
+    /// began later settles it.
+    unsettled: Vec<(Stamp, u64)>,
+    /// What writes that failed were to leave, until it is seen whether they did.
+    torn: Vec<Stamp>,
+    wild: Wild,
+}
+
+/// Whether what was completed may be gone, since a sync has failed and the page cache has forgotten.
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+enum Wild {
+    #[default]
+    No,
+    /// It may, but the durable map does not speak of it.
+    Cached,
+    /// It may, and a check has made durable what there is, or has begun to.
+    Durable,
 }
 
 impl History {
@@ -27,7 +42,26 @@ impl History {
             self.durable = self.later[last].0;
             self.later.drain(..=last);
         }
-        self.unsettled.clear();
+        self.unsettled.retain(|(_, when)| *when > point.0);
+    }
+
+    /// Nothing that failed is what there is.
+    fn unsettle(&mut self, clock: u64) {
+        let torn = self.torn.drain(..).map(|stamp| (stamp, clock));
+        self.unsettled.extend(torn);
+    }
+
+    /// It was seen, while no write was under way: whether it may be there.
+    fn saw(&mut self, found: Stamp, clock: u64) -> bool {
+        let known = found == self.completed();
+        let torn = self.torn.contains(&found);
+        if known || torn {
+            self.unsettle(clock);
+        }
+        if !known && torn {
+            self.later.push((found, Some(clock)));
+        }
+        known || torn || self.wild != Wild::No
     }
 }
 
@@ -72,18 +106,80 @@ impl Model {
     pub fn complete(&mut self, sector: u64) {
         self.clock += 1;
         let clock = self.clock;
-        if let Some(last) = self.history(sector).later.last_mut() {
+        let history = self.history(sector);
+        history.unsettle(clock);
+        if history.wild == Wild::Cached {
+            history.wild = Wild::No;
+        }
+        if let Some(last) = history.later.last_mut() {
             last.1 = Some(clock);
         }
     }
 
-    /// What a read that finds no write of the sector under way must give.
-    pub fn current(&mut self, sector: u64) -> Stamp {
+    /// That write failed: it has happened or it has not, which stays so.
+    pub fn fail(&mut self, sector: u64) {
         let history = self.history(sector);
-        history
-            .later
-            .last()
-            .map_or(history.durable, |(stamp, _)| *stamp)
+        let failed = history.later.pop_if(|(_, when)| when.is_none());
+        history.torn.extend(failed.map(|(stamp, _)| stamp));
+    }
+
+    /// What a sector has that was written since the last sync that succeeded may be gone.
+    pub fn evicted(&mut self, sector: u64) {
+        if let Some(index) = self.windows.find(sector) {
+            let wild = &mut self.sectors[index].wild;
+            if *wild == Wild::No {
+                *wild = Wild::Cached;
+            }
+        }
+    }
+
+    /// A read that found no write of the sector under way gave this.
+    pub fn read(&mut self, sector: u64, found: Stamp) -> Result<(), String> {
+        self.clock += 1;
+        let clock = self.clock;
+        let history = self.history(sector);
+        let expected = history.completed();
+        match history.saw(found, clock) {
+            true => Ok(()),
+            false => Err(format!("sector {sector} reads {found:x}, not {expected:x}")),
+        }
+    }
+
+    /// Whether it is not known of all sectors what they have.
+    pub fn is_open(&self) -> bool {
+        let open = |history: &History| !history.torn.is_empty() || history.wild != Wild::No;
+        self.sectors.iter().any(open)
+    }
+
+    /// All was read while no write was under way.
+    pub fn read_all(&mut self, found: &[Option<Stamp>]) -> Result<(), String> {
+        for (index, found) in found.iter().enumerate() {
+            if let Some(found) = found {
+                self.read(self.windows.sector(index), *found)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A check begins to make everything durable, for better or worse.
+    pub fn check_begins(&mut self) {
+        let wild = self.sectors.iter_mut().filter(|h| h.wild != Wild::No);
+        wild.for_each(|history| history.wild = Wild::Durable);
+    }
+
+    /// What was found after a check is what the disk has from now on.
+    pub fn accept(&mut self, found: &[Option<Stamp>]) -> Result<(), String> {
+        for (history, found) in self.sectors.iter_mut().zip(found) {
+            if let (Wild::Durable, Some(found)) = (history.wild, found) {
+                *history = History {
+                    durable: *found,
+                    ..History::default()
+                };
+            }
+        }
+        self.read_all(found)?;
+        self.flushed(self.flush_point());
+        Ok(())
     }
 
     /// All sectors of the windows, while no write is under way.
@@ -117,10 +213,16 @@ impl Model {
             let completed = history.completed();
             let under_way = history.later.pop_if(|(_, when)| when.is_none());
             let under_way = under_way.map(|(stamp, _)| stamp);
-            if found == completed {
+            if history.wild != Wild::No
+                || found == completed
+                || history.torn.contains(&found) && Some(found) != under_way
+            {
                 // What was being written may be there and yet not be durable.
-                history.unsettled.extend(under_way);
+                let unseen = under_way.map(|stamp| (stamp, self.clock));
+                history.unsettled.extend(unseen);
+                history.saw(found, self.clock);
             } else if Some(found) == under_way {
+                history.unsettle(self.clock);
                 history.later.push((found, Some(self.clock)));
             } else {
                 return Err(format!(
@@ -138,8 +240,12 @@ impl Model {
         for (index, history) in self.sectors.iter_mut().enumerate() {
             let Some(found) = found[index] else { continue };
             let later = history.later.iter().map(|(stamp, _)| stamp);
-            let mut allowed = later.chain(&history.unsettled);
-            if found != history.durable && !allowed.any(|stamp| *stamp == found) {
+            let unsettled = history.unsettled.iter().map(|(stamp, _)| stamp);
+            let mut allowed = later.chain(unsettled).chain(&history.torn);
+            if history.wild != Wild::Durable
+                && found != history.durable
+                && !allowed.any(|stamp| *stamp == found)
+            {
                 return Err(format!(
                     "after a power loss sector {} has {found:x}, durable was {:x}, later {:x?}",
                     self.windows.sector(index),

@@ -1,16 +1,14 @@
-//! Layers in memory with a volatile cache, and the store that a pipeline uses it by.
+//! The store that a pipeline uses layers in memory by.
 
-use std::collections::BTreeMap;
-use std::io;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::ops::Range;
+use std::sync::{MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
-use sealdisk::store::{IoBuffer, ReadAt, Store, StoreCompletion, StoreFile, StoreOp, Tag};
+use sealdisk::store::{IoBuffer, Store, StoreCompletion, StoreError, StoreFile, StoreOp, Tag};
 
+use super::faults::{Asked, Trouble, device, error};
+pub use super::medium::{Covered, MapReader, Sector, Shared, SimLayer, lock};
 use super::rng::Rng;
-
-/// A sector of a file: what the disk writes wholly or not at all.
-pub type Sector = [u8; 512];
 
 /// What is done wrong, by the store or by the world around it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,169 +36,35 @@ pub enum Fault {
     RaisesUnmarked,
     /// A layer goes that was merged into the one above, whose old map is read on.
     OldMapsAfterMerge,
+    /// That a sync has failed is forgotten: the next one "succeeds".
+    ForgetsFailedSync,
 }
 
-/// A file: what is durable, and for each sector what was written since, in order.
-#[derive(Default)]
-struct SimFile {
-    durable: BTreeMap<u64, Sector>,
-    cached: BTreeMap<u64, Vec<Sector>>,
-    len: u64,
+/// An operation that has not completed yet.
+struct UnderWay {
+    tag: Tag,
+    op: StoreOp,
+    /// Bytes that are done of a read or write.
+    done: usize,
+    /// What was cached when a sync was submitted.
+    covers: Covered,
 }
 
-impl SimFile {
-    fn read(&self, sector: u64) -> Sector {
-        let newest = self.cached.get(&sector).and_then(|all| all.last());
-        *newest
-            .or_else(|| self.durable.get(&sector))
-            .unwrap_or(&[0; 512])
-    }
-
-    fn write(&mut self, sector: u64, content: Sector) {
-        self.cached.entry(sector).or_default().push(content);
-    }
-
-    /// Of each sector, the durable content or any of those written since, whatever became of the
-    /// others: this loses, reorders and tears.
-    fn lose_power(&mut self, rng: &mut Rng) {
-        for (sector, all) in std::mem::take(&mut self.cached) {
-            let pick = rng.below(all.len() as u64 + 1) as usize;
-            if let Some(content) = all.get(pick) {
-                self.durable.insert(sector, *content);
-            }
-        }
-    }
-}
-
-/// The two files of a layer.
-pub struct SimLayer {
-    data: SimFile,
-    map: SimFile,
-    fault: Fault,
-    /// What was durable where a hole was made since the last look.
-    punched: Vec<(u64, Sector)>,
-}
-
-impl SimLayer {
-    pub fn new(data_len: u64, map_len: u64, map_start: &[u8], fault: Fault) -> Self {
-        let mut map = SimFile {
-            len: map_len,
-            ..SimFile::default()
-        };
-        for (sector, bytes) in map_start.as_chunks::<512>().0.iter().enumerate() {
-            map.durable.insert(sector as u64, *bytes);
-        }
-        Self {
-            data: SimFile {
-                len: data_len,
-                ..SimFile::default()
-            },
-            map,
-            fault,
-            punched: Vec::new(),
-        }
-    }
-
-    fn file(&mut self, file: StoreFile) -> &mut SimFile {
-        match file {
-            StoreFile::Data(_) => &mut self.data,
-            StoreFile::Map => &mut self.map,
-        }
-    }
-
-    /// What was durable in each sector that became a hole since the last call.
-    pub fn take_punched(&mut self) -> Vec<(u64, Sector)> {
-        std::mem::take(&mut self.punched)
-    }
-
-    /// Makes the data file longer, or the map file.
-    pub fn lengthen(&mut self, file: StoreFile, len: u64) {
-        let file = self.file(file);
-        file.len = file.len.max(len);
-    }
-
-    /// All that is stored of the ciphertext, durable or not, by sectors.
-    pub fn ciphertext(&self) -> impl Iterator<Item = (u64, &Sector)> {
-        let cached = self.data.cached.iter();
-        let cached = cached.flat_map(|(at, all)| all.iter().map(|sector| (*at, sector)));
-        let durable = self.data.durable.iter().map(|(at, sector)| (*at, sector));
-        durable.chain(cached)
-    }
-
-    /// The files were removed and their space is somebody else's.
-    pub fn wipe(&mut self) {
-        for file in [&mut self.data, &mut self.map] {
-            file.durable.clear();
-            file.cached.clear();
-        }
-    }
-
-    pub fn lose_power(&mut self, rng: &mut Rng) {
-        self.data.lose_power(rng);
-        self.map.lose_power(rng);
-    }
-}
-
-/// A layer as the stores of all queues and the volume's map have it.
-pub type Shared = Arc<Mutex<SimLayer>>;
-
-pub fn lock(disk: &Shared) -> MutexGuard<'_, SimLayer> {
-    disk.lock().unwrap()
-}
-
-/// A layer's map file, for opening a volume.
-pub struct MapReader(pub Shared);
-
-impl ReadAt for MapReader {
-    fn size(&self) -> io::Result<u64> {
-        Ok(lock(&self.0).map.len)
-    }
-
-    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        let disk = lock(&self.0);
-        for (i, sector) in buffer.as_chunks_mut::<512>().0.iter_mut().enumerate() {
-            *sector = disk.map.read(offset / 512 + i as u64);
-        }
-        Ok(())
-    }
-}
-
-enum Effect {
-    Read {
-        file: StoreFile,
-        at: u64,
-        len: usize,
-        buffer: IoBuffer,
-    },
-    Write {
-        file: StoreFile,
-        at: u64,
-        len: usize,
-        durable: bool,
-        buffer: IoBuffer,
-    },
-    /// With what was cached when the sync was submitted.
-    Sync {
-        file: StoreFile,
-        covers: BTreeMap<u64, usize>,
-    },
-    Punch {
-        at: u64,
-        len: u64,
-    },
-}
-
-/// One thread's store on a stack of [`SimLayer`]s, the top one first. Operations complete in any order, when [`SimStore::step`]
-/// picks them.
+/// One thread's store on a stack of [`SimLayer`]s, the top one first. Operations complete in any order,
+/// when [`SimStore::step`] picks them.
 pub struct SimStore {
     layers: Vec<Shared>,
-    under_way: Vec<(Tag, Effect)>,
+    under_way: Vec<UnderWay>,
     done: Vec<StoreCompletion>,
+    /// One of `done` says that a sync has failed.
+    sync_failed: bool,
     alignment: u64,
-    start: Instant,
-    /// Steps so far: a microsecond each.
-    steps: u64,
+    /// Microseconds since the first store was made, as this thread sees it: a step each, mostly.
+    clock: u64,
 }
+
+/// When the first store was made.
+static START: OnceLock<Instant> = OnceLock::new();
 
 impl SimStore {
     pub fn new(layers: Vec<Shared>, alignment: u64) -> Self {
@@ -208,9 +72,17 @@ impl SimStore {
             layers,
             under_way: Vec::new(),
             done: Vec::new(),
+            sync_failed: false,
             alignment,
-            start: Instant::now(),
-            steps: 0,
+            clock: 0,
+        }
+    }
+
+    /// The store of the same thread on other layers.
+    pub fn exchanged(&self, layers: Vec<Shared>) -> Self {
+        Self {
+            clock: self.clock,
+            ..Self::new(layers, self.alignment)
         }
     }
 
@@ -223,124 +95,203 @@ impl SimStore {
         lock(&self.layers[index])
     }
 
-    /// Completes one of the operations under way.
+    /// Completes one of the operations under way, if the device lets it.
     pub fn step(&mut self, rng: &mut Rng) {
-        self.steps += 1;
-        if self.under_way.is_empty() {
+        let hangs = {
+            let top = self.layers[0].clone();
+            let mut top = lock(&top);
+            let shared = top.device.clone();
+            let mut device = device(&shared);
+            self.clock += if device.may(60) { 2_000_000 } else { 1 };
+            if device.may(40) {
+                top.evict(|| rng.one_in(2));
+            }
+            device.hangs()
+        };
+        if hangs || self.under_way.is_empty() {
             return;
         }
         let index = rng.below(self.under_way.len() as u64) as usize;
-        let (tag, effect) = self.under_way.swap_remove(index);
-        let buffer = self.apply(effect);
+        let operation = self.under_way.swap_remove(index);
+        let (asked, _) = asked(&operation.op);
+        let shared = self.layer(StoreFile::TOP).device.clone();
+        let trouble = device(&shared).draw(asked);
+        match trouble {
+            Trouble::Again => self.under_way.push(operation),
+            Trouble::Short => self.go_on(operation, rng),
+            Trouble::None => {
+                let buffer = self.apply(operation);
+                self.complete(buffer, Ok(()));
+            }
+            Trouble::Nothing | Trouble::Fails(_) => self.fail(operation, trouble, rng),
+        }
+    }
+
+    fn complete(&mut self, (tag, buffer): (Tag, Option<IoBuffer>), result: Result<(), StoreError>) {
         self.done.push(StoreCompletion {
             tag,
-            result: Ok(()),
+            result,
             buffer,
         });
+    }
+
+    /// Does a part of a read or write.
+    fn go_on(&mut self, mut operation: UnderWay, rng: &mut Rng) {
+        let left = operation.len() - operation.done;
+        let unit = match left.is_multiple_of(self.alignment as usize) {
+            true => self.alignment as usize,
+            false => 512,
+        };
+        let more = rng.below((left / unit) as u64) as usize * unit;
+        let part = operation.done..operation.done + more;
+        self.transfer(&mut operation.op, part.clone(), |_| true);
+        operation.done = part.end;
+        self.under_way.push(operation);
+    }
+
+    /// Fails an operation: of what was to be written any part is, but for want of space a write that is
+    /// to be durable changes nothing; a read leaves anything in its buffer.
+    fn fail(&mut self, mut operation: UnderWay, trouble: Trouble, rng: &mut Rng) {
+        let (asked, what) = asked(&operation.op);
+        let part = operation.done..operation.len();
+        let error = match (trouble, asked) {
+            (Trouble::Fails(errno), _) => error(what, errno),
+            (_, Asked::Read) => StoreError::Truncated {
+                at: operation.done as u64,
+            },
+            _ => StoreError::Io {
+                what,
+                source: std::io::ErrorKind::WriteZero.into(),
+            },
+        };
+        match &mut operation.op {
+            StoreOp::Write { durable, .. } => {
+                let nothing = trouble == Trouble::Nothing || *durable && error.is_no_space();
+                let sync_failed = *durable && !error.is_no_space();
+                // It was not durable, so what is written of it may be lost.
+                *durable = false;
+                self.sync_failed |= sync_failed;
+                self.transfer(&mut operation.op, part, |_| !nothing && rng.one_in(2));
+            }
+            StoreOp::Read { buffer, .. } => buffer.as_mut_slice()[part].fill(0xa5),
+            StoreOp::Sync { file } => {
+                self.sync_failed = true;
+                let covers = std::mem::take(&mut operation.covers);
+                let mut layer = self.layer(*file);
+                layer.file(*file).sync(covers, || rng.one_in(2));
+            }
+            StoreOp::Punch { at, len } => {
+                let (first, count) = (*at / 512, *len / 512);
+                let end = first + rng.below(count + 1);
+                self.layer(StoreFile::TOP).punch(first..end);
+            }
+        }
+        let done = operation.into_buffer();
+        self.complete(done, Err(error));
     }
 
     /// What the kernel does with operations of a process that was killed: some sectors of each
     /// write still get there.
     pub fn kill(&mut self, rng: &mut Rng) {
-        for (_, effect) in std::mem::take(&mut self.under_way) {
-            if let Effect::Write {
-                file,
-                at,
-                len,
-                buffer,
-                ..
-            } = effect
-            {
-                let mut disk = self.layer(file);
-                for (i, content) in buffer.as_slice()[..len].as_chunks().0.iter().enumerate() {
-                    if rng.one_in(2) {
-                        disk.file(file).write(at / 512 + i as u64, *content);
-                    }
-                }
+        for mut operation in std::mem::take(&mut self.under_way) {
+            if let StoreOp::Write { durable, .. } = &mut operation.op {
+                *durable = false;
+                let part = operation.done..operation.len();
+                self.transfer(&mut operation.op, part, |_| rng.one_in(2));
             }
         }
     }
 
-    fn apply(&mut self, effect: Effect) -> Option<IoBuffer> {
-        match effect {
-            Effect::Read {
-                file,
-                at,
-                len,
-                mut buffer,
-            } => {
-                let mut disk = self.layer(file);
-                let into = &mut buffer.as_mut_slice()[..len];
-                for (i, sector) in into.as_chunks_mut::<512>().0.iter_mut().enumerate() {
-                    *sector = disk.file(file).read(at / 512 + i as u64);
-                }
-                Some(buffer)
-            }
-            Effect::Write {
-                file,
-                at,
-                len,
-                durable,
-                buffer,
-            } => {
-                let mut disk = self.layer(file);
-                let lies = matches!(disk.fault, Fault::DurableWriteLies | Fault::DataSyncLies);
-                for (i, content) in buffer.as_slice()[..len].as_chunks().0.iter().enumerate() {
-                    let (sector, file) = (at / 512 + i as u64, disk.file(file));
-                    if durable && !lies {
-                        // Of this sector nothing that was written before can come back.
-                        file.cached.remove(&sector);
-                        file.durable.insert(sector, *content);
-                    } else {
-                        file.write(sector, *content);
-                    }
-                }
-                Some(buffer)
-            }
-            Effect::Sync { file, covers } => {
-                let mut disk = self.layer(file);
+    /// Does what is left of an operation.
+    fn apply(&mut self, mut operation: UnderWay) -> (Tag, Option<IoBuffer>) {
+        let part = operation.done..operation.len();
+        self.transfer(&mut operation.op, part, |_| true);
+        match &operation.op {
+            StoreOp::Read { .. } | StoreOp::Write { .. } => {}
+            StoreOp::Sync { file } => {
+                let mut disk = self.layer(*file);
                 let lies = matches!(
                     (disk.fault, file),
                     (Fault::DataSyncLies, StoreFile::Data(_))
                         | (Fault::MapSyncLies, StoreFile::Map)
                 );
                 if !lies {
-                    make_durable(disk.file(file), covers);
+                    let covers = std::mem::take(&mut operation.covers);
+                    disk.file(*file).sync(covers, || false);
                 }
-                None
             }
-            Effect::Punch { at, len } => {
-                let mut disk = self.layer(StoreFile::TOP);
-                for sector in at / 512..(at + len) / 512 {
-                    let old = disk.data.durable.get(&sector).copied();
-                    disk.punched.extend(old.map(|old| (sector, old)));
-                    disk.data.write(sector, [0; 512]);
-                    if disk.fault == Fault::PunchesAreDurable {
-                        disk.data.durable.insert(sector, [0; 512]);
-                        disk.data.cached.remove(&sector);
+            StoreOp::Punch { at, len } => {
+                self.layer(StoreFile::TOP).punch(at / 512..(at + len) / 512);
+            }
+        }
+        operation.into_buffer()
+    }
+
+    /// Reads or writes a part of an operation, which begins and ends with sectors; of those that are
+    /// written, the ones of which `which` says so.
+    fn transfer(&self, op: &mut StoreOp, part: Range<usize>, mut which: impl FnMut(u64) -> bool) {
+        match op {
+            StoreOp::Read {
+                file, at, buffer, ..
+            } => {
+                let mut disk = self.layer(*file);
+                let sectors = (*at + part.start as u64) / 512..;
+                let into = buffer.as_mut_slice()[part].as_chunks_mut::<512>().0;
+                for (sector, into) in sectors.zip(into) {
+                    *into = disk.file(*file).read(sector);
+                }
+            }
+            StoreOp::Write {
+                file,
+                at,
+                durable,
+                buffer,
+                ..
+            } => {
+                let mut disk = self.layer(*file);
+                let lies = matches!(disk.fault, Fault::DurableWriteLies | Fault::DataSyncLies);
+                let sectors = (*at + part.start as u64) / 512..;
+                let from = buffer.as_slice()[part].as_chunks::<512>().0;
+                for (sector, content) in sectors.zip(from) {
+                    if !which(sector) {
+                        continue;
+                    }
+                    match *durable && !lies {
+                        true => disk.file(*file).write_durably(sector, *content),
+                        false => disk.file(*file).write(sector, *content),
                     }
                 }
-                None
             }
+            StoreOp::Sync { .. } | StoreOp::Punch { .. } => {}
         }
     }
 }
 
-/// Exactly what had completed when the sync was submitted becomes durable; anything later may be
-/// lost still.
-fn make_durable(file: &mut SimFile, covers: BTreeMap<u64, usize>) {
-    for (sector, count) in covers {
-        let Some(all) = file.cached.get_mut(&sector) else {
-            continue;
+impl UnderWay {
+    /// Bytes of a read or write.
+    fn len(&self) -> usize {
+        match &self.op {
+            StoreOp::Read { len, .. } | StoreOp::Write { len, .. } => *len,
+            StoreOp::Sync { .. } | StoreOp::Punch { .. } => 0,
+        }
+    }
+
+    fn into_buffer(self) -> (Tag, Option<IoBuffer>) {
+        let buffer = match self.op {
+            StoreOp::Read { buffer, .. } | StoreOp::Write { buffer, .. } => Some(buffer),
+            StoreOp::Sync { .. } | StoreOp::Punch { .. } => None,
         };
-        let count = count.min(all.len());
-        if count > 0 {
-            let content = all.drain(..count).next_back().unwrap();
-            file.durable.insert(sector, content);
-        }
-        if all.is_empty() {
-            file.cached.remove(&sector);
-        }
+        (self.tag, buffer)
+    }
+}
+
+/// What an operation is, and its verb.
+fn asked(op: &StoreOp) -> (Asked, &'static str) {
+    match op {
+        StoreOp::Read { .. } => (Asked::Read, "read"),
+        StoreOp::Write { .. } => (Asked::Write, "write"),
+        StoreOp::Sync { .. } => (Asked::Sync, "sync"),
+        StoreOp::Punch { .. } => (Asked::Punch, "punch a hole"),
     }
 }
 
@@ -354,7 +305,7 @@ impl Store for SimStore {
     }
 
     fn now(&self) -> Instant {
-        self.start + Duration::from_micros(self.steps)
+        *START.get_or_init(Instant::now) + Duration::from_micros(self.clock)
     }
 
     fn has_room(&self) -> bool {
@@ -373,57 +324,36 @@ impl Store for SimStore {
                 "behind the end"
             );
         };
-        let effect = match op {
-            StoreOp::Read {
-                file,
-                at,
-                len,
-                buffer,
-            } => {
-                check(file, at, len as u64);
-                Effect::Read {
-                    file,
-                    at,
-                    len,
-                    buffer,
-                }
-            }
+        let mut covers = Covered::new();
+        match &op {
+            StoreOp::Read { file, at, len, .. } => check(*file, *at, *len as u64),
             StoreOp::Write {
                 file,
                 at,
                 len,
                 durable,
-                buffer,
+                ..
             } => {
-                check(file, at, len as u64);
-                assert!(!durable || file == StoreFile::TOP);
-                assert!(matches!(file, StoreFile::TOP | StoreFile::Map), "frozen");
-                Effect::Write {
-                    file,
-                    at,
-                    len,
-                    durable,
-                    buffer,
-                }
+                check(*file, *at, *len as u64);
+                assert!(!durable || *file == StoreFile::TOP);
+                assert!(matches!(*file, StoreFile::TOP | StoreFile::Map), "frozen");
             }
-            StoreOp::Sync { file } => {
-                let mut disk = self.layer(file);
-                let cached = &disk.file(file).cached;
-                let covers = cached
-                    .iter()
-                    .map(|(sector, all)| (*sector, all.len()))
-                    .collect();
-                Effect::Sync { file, covers }
-            }
-            StoreOp::Punch { at, len } => {
-                check(StoreFile::TOP, at, len);
-                Effect::Punch { at, len }
-            }
-        };
-        self.under_way.push((tag, effect));
+            StoreOp::Sync { file } => covers = self.layer(*file).file(*file).covered(),
+            StoreOp::Punch { at, len } => check(StoreFile::TOP, *at, *len),
+        }
+        let done = 0;
+        self.under_way.push(UnderWay {
+            tag,
+            op,
+            done,
+            covers,
+        });
     }
 
     fn reap(&mut self, into: &mut Vec<StoreCompletion>) {
+        if std::mem::take(&mut self.sync_failed) {
+            self.layer(StoreFile::TOP).sync_failed = true;
+        }
         into.append(&mut self.done);
     }
 }

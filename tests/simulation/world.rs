@@ -1,6 +1,7 @@
 //! The disks, the snapshots, and the crashes that happen to them.
 
 use std::collections::BTreeMap;
+use std::sync::MutexGuard;
 
 use sealdisk::cipher::DataUnit;
 use sealdisk::pipeline::Pipeline;
@@ -8,10 +9,11 @@ use sealdisk::volume::{Volume, format};
 
 use super::content::{Stamp, Windows};
 use super::disk::{self, Disk};
+use super::faults::Device;
 use super::header::{Header, LayerNumber, Layers, Seeker};
 use super::merge::{Merge, MergeRun};
 use super::rng::Rng;
-use super::store::{Fault, SimStore, lock};
+use super::store::{Fault, SimLayer, SimStore, lock};
 
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
@@ -26,6 +28,8 @@ pub struct Options {
     pub overwrite: bool,
     /// There are snapshots, clones, and all that is done to stacks of layers.
     pub stacks: bool,
+    /// Operations fail, and devices hang.
+    pub faulty: bool,
 }
 
 /// Why a run does not go on.
@@ -72,6 +76,11 @@ impl Context {
             }
             false => Ok(()),
         }
+    }
+
+    /// The files of a header's top layer.
+    pub fn files(&self, header: &Header) -> MutexGuard<'_, SimLayer> {
+        lock(&self.layers.get(header.top()).files)
     }
 
     /// Makes the files of a new layer.
@@ -132,6 +141,8 @@ pub struct World {
     /// The chains of layers get long here.
     pub deep: bool,
     pub most_size: u64,
+    /// Crashes so far.
+    pub crashes: u64,
 }
 
 impl World {
@@ -148,7 +159,7 @@ impl World {
                 windows: windows(&mut rng, options.stacks),
                 rng,
                 options,
-                layers: Layers::default(),
+                layers: Layers::new(Device::new(seed, options.faulty)),
                 counts: Counts::new(),
                 next: 0,
                 calm: false,
@@ -158,6 +169,7 @@ impl World {
             merges: Vec::new(),
             merging: None,
             reader: None,
+            crashes: 0,
             most_size: (sectors + MOST_GROWTH) * 512,
         };
         let top = this.cx.make_layer(sectors * 512);
@@ -182,11 +194,13 @@ impl World {
             match self.go_on(steps) {
                 Ok(()) => {}
                 Err(Stop::Crash) => {
+                    self.crashes += 1;
                     self.crash(true)?;
                     continue;
                 }
                 Err(Stop::Wrong(what)) => return Err(what),
             }
+            self.crashes += 1;
             self.crash(false)?;
         }
         Ok(CRASHES)
@@ -204,6 +218,10 @@ impl World {
     fn go_on(&mut self, steps: u64) -> Result<(), Stop> {
         for _ in 0..steps {
             self.step()?;
+            if self.cx.options.faulty {
+                let which = self.cx.rng.below(self.disks.len() as u64) as usize;
+                self.disks[which].look_after(&mut self.cx)?;
+            }
             if self.cx.options.stacks {
                 self.tend()?;
             }
@@ -321,6 +339,7 @@ impl World {
 
     /// Reads what is not attached.
     fn read(&mut self, header: &Header) -> Vec<Option<Stamp>> {
+        let _calm = self.cx.layers.calm();
         let cx = &mut self.cx;
         let lower = header.layers[1..].iter();
         let lower = lower.map(|layer| cx.layers.lower(*layer)).collect();

@@ -114,6 +114,8 @@ impl<'a> Upper<'a> {
             lower.push(LowerLayer::open(layer_map(self.header, layer, &paths)?)?);
         }
         let volume = Volume::open_private(layer_map(self.header, top, &paths)?, lower)?;
+        // A merge before this one may have failed, which no header tells.
+        volume.write_map_anew()?;
         let above = self.header.layers.len() - 1 - self.at;
         deks.drop_upper(above);
         let files = StackFiles::new(data, map, files);

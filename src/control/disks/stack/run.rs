@@ -84,6 +84,8 @@ fn copy(
     let files = open_files(running.claimed()?, header, paths)?;
     let map = layer_map(header, top, &paths(top))?;
     let volume = Arc::new(Volume::open_private(map, lower_layers(header, paths)?)?);
+    // A run before this one may have failed, which no header tells.
+    volume.write_map_anew()?;
     let share = |volume: &Volume| -> Result<JobProgress, DiskError> {
         let share = volume.share_raised(usize::from(drop), &|| cancel.check().is_ok());
         cancel.check()?;
