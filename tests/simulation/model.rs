@@ -16,6 +16,8 @@ struct History {
     /// What writes that failed were to leave, until it is seen whether they did.
     torn: Vec<Stamp>,
     wild: Wild,
+    /// Nothing was evicted since the last write began.
+    kept: bool,
 }
 
 /// Whether what was completed may be gone, since a sync has failed and the page cache has forgotten.
@@ -100,6 +102,7 @@ impl Model {
         let last = history.later.last();
         assert!(last.is_none_or(|last| last.1.is_some()), "writes overlap");
         history.later.push((stamp, None));
+        history.kept = true;
     }
 
     /// That write was completed.
@@ -108,7 +111,7 @@ impl Model {
         let clock = self.clock;
         let history = self.history(sector);
         history.unsettle(clock);
-        if history.wild == Wild::Cached {
+        if history.wild == Wild::Cached && history.kept {
             history.wild = Wild::No;
         }
         if let Some(last) = history.later.last_mut() {
@@ -126,9 +129,10 @@ impl Model {
     /// What a sector has that was written since the last sync that succeeded may be gone.
     pub fn evicted(&mut self, sector: u64) {
         if let Some(index) = self.windows.find(sector) {
-            let wild = &mut self.sectors[index].wild;
-            if *wild == Wild::No {
-                *wild = Wild::Cached;
+            let history = &mut self.sectors[index];
+            history.kept = false;
+            if history.wild == Wild::No {
+                history.wild = Wild::Cached;
             }
         }
     }
