@@ -91,11 +91,10 @@ impl Disk {
         }
         self.open(cx);
         let found = self.read_all(cx);
-        match repaired {
-            true => self.model.accept(&found),
-            false => self.model.read_all(&found),
+        if repaired {
+            self.model.adopt(&found);
         }
-        .map_err(Stop::Wrong)
+        self.model.read_all(&found).map_err(Stop::Wrong)
     }
 
     /// Makes durable what a process has left; whether it could.

@@ -397,6 +397,9 @@ impl Disk {
             let process = self.process();
             let size = process.volume.geometry().size;
             let found = read_all(cx, &mut process.queues[0], size);
+            if !self.header.failed && !self.is_failed() {
+                self.model.adopt(&found);
+            }
             self.model.read_all(&found).map_err(Stop::Wrong)?;
         }
         Ok(())

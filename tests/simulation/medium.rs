@@ -52,7 +52,7 @@ impl SimFile {
 
     /// Exactly what had completed when the sync was submitted becomes durable; anything later may be
     /// lost still. With `fails` some of it does not, and is clean all the same.
-    pub fn sync(&mut self, covers: Covered, mut fails: impl FnMut() -> bool) {
+    pub fn sync(&mut self, covers: Covered, mut fails: impl FnMut(u64) -> bool) {
         for (sector, count) in covers {
             let Some(all) = self.cached.get_mut(&sector) else {
                 continue;
@@ -63,7 +63,7 @@ impl SimFile {
                 self.cached.remove(&sector);
             }
             match newest {
-                Some(content) if !fails() => {
+                Some(content) if !fails(sector) => {
                     self.durable.insert(sector, content);
                 }
                 Some(content) if is_clean => {
@@ -98,6 +98,9 @@ pub struct SimLayer {
     evicted: Vec<u64>,
     /// What somebody was told of: that a sync, or a durable write, has failed since the last check.
     pub sync_failed: bool,
+    /// Sectors of the data file from here on are not dropped: what a block has behind the end of the disk
+    /// is not seen before the disk grows, so nobody could say what it was.
+    pub spared: u64,
     pub device: SharedDevice,
 }
 
@@ -129,6 +132,7 @@ impl SimLayer {
             punched: Vec::new(),
             evicted: Vec::new(),
             sync_failed: false,
+            spared: data_len / 512 - 8,
             device,
         }
     }
@@ -181,7 +185,7 @@ impl SimLayer {
     pub fn sync_all(&mut self) {
         for file in [&mut self.data, &mut self.map] {
             let covers = file.covered();
-            file.sync(covers, || false);
+            file.sync(covers, |_| false);
         }
     }
 

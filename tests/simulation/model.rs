@@ -171,19 +171,18 @@ impl Model {
         wild.for_each(|history| history.wild = Wild::Durable);
     }
 
-    /// What was found after a check is what the disk has from now on.
-    pub fn accept(&mut self, found: &[Option<Stamp>]) -> Result<(), String> {
+    /// What is found after a check is what the disk has from now on, also where it grows later.
+    pub fn adopt(&mut self, found: &[Option<Stamp>]) {
         for (history, found) in self.sectors.iter_mut().zip(found) {
-            if let (Wild::Durable, Some(found)) = (history.wild, found) {
+            if let (Wild::Durable, Some(found), true) =
+                (history.wild, found, history.later.is_empty())
+            {
                 *history = History {
                     durable: *found,
                     ..History::default()
                 };
             }
         }
-        self.read_all(found)?;
-        self.flushed(self.flush_point());
-        Ok(())
     }
 
     /// All sectors of the windows, while no write is under way.

@@ -178,7 +178,12 @@ impl SimStore {
                 self.sync_failed = true;
                 let covers = std::mem::take(&mut operation.covers);
                 let mut layer = self.layer(*file);
-                layer.file(*file).sync(covers, || rng.one_in(2));
+                let end = match file {
+                    StoreFile::Data(_) => layer.spared,
+                    StoreFile::Map => u64::MAX,
+                };
+                let fails = |sector| sector < end && rng.one_in(2);
+                layer.file(*file).sync(covers, fails);
             }
             StoreOp::Punch { at, len } => {
                 let (first, count) = (*at / 512, *len / 512);
@@ -217,7 +222,7 @@ impl SimStore {
                 );
                 if !lies {
                     let covers = std::mem::take(&mut operation.covers);
-                    disk.file(*file).sync(covers, || false);
+                    disk.file(*file).sync(covers, |_| false);
                 }
             }
             StoreOp::Punch { at, len } => {
