@@ -14,7 +14,7 @@ use super::layer::{check_map_file, examine_map};
 use super::locks::BlockLocks;
 use super::map::{BlockMap, Content, MapFile, Run};
 use super::runtime::RuntimeMap;
-use super::{Geometry, VolumeError};
+use super::{Geometry, VolumeError, format};
 
 /// A layer and the file of its durable map.
 #[derive(Clone)]

@@ -63,18 +63,19 @@ pub(super) struct Mismatch {
 }
 
 impl Mismatch {
-    /// Tells space that is noted to be given back from space that nothing knows of.
+    /// Tells space that is noted to be given back, and what a guest keeps under zeros that it wrote
+    /// without giving the space back (virtio 1.2 §5.2.6: without `unmap`), from space that nothing knows of.
     fn in_use(&mut self, extent: Range<u64>, newest: &BlockMap) {
-        let is_held = |block: u64| newest.get(block) == BlockState::ZeroHeld;
         let mut at = extent.start;
         while at < extent.end {
             let (first, last) = (at / BLOCK_SIZE, extent.end.div_ceil(BLOCK_SIZE));
-            let held = is_held(first);
-            let next = (first..last).find(|block| is_held(*block) != held);
+            let state = newest.get(first);
+            let next = (first..last).find(|block| newest.get(*block) != state);
             let end = next.map_or(extent.end, |block| block * BLOCK_SIZE);
-            match held {
-                true => self.held.push(at..end),
-                false => self.leaked.push(at..end),
+            match state {
+                BlockState::ZeroHeld => self.held.push(at..end),
+                BlockState::Zero => {}
+                BlockState::Inherit | BlockState::Data => self.leaked.push(at..end),
             }
             at = end;
         }
