@@ -141,7 +141,7 @@ fn die_after_a_write(host: &Host, runtime: &TempDir, disk: &str, offset: u64, pl
     drop(io);
     // The kernel takes a ring apart after its process has gone on, and the claim with it.
     while disk.claim(&stamped).is_err() {
-        std::thread::sleep(std::time::Duration::from_millis(5));
+        thread::sleep(Duration::from_millis(5));
     }
 }
 
