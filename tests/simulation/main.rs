@@ -190,7 +190,7 @@ const STACKS: Options = Options {
 
 #[test]
 fn stacks_of_layers_survive_kills_and_power_losses() {
-    run(STACKS, crashes(2500)).unwrap();
+    run(STACKS, crashes(600)).unwrap();
 }
 
 #[test]
@@ -199,7 +199,7 @@ fn stacks_on_a_device_of_4096_byte_sectors() {
         alignment: 4096,
         ..STACKS
     };
-    run(options, crashes(1500)).unwrap();
+    run(options, crashes(400)).unwrap();
 }
 
 #[test]
@@ -209,7 +209,7 @@ fn stacks_whose_discarded_blocks_are_overwritten_and_given_back() {
         overwrite: true,
         ..STACKS
     };
-    run(options, crashes(1500)).unwrap();
+    run(options, crashes(400)).unwrap();
 }
 
 /// What goes wrong with stacks is seen too.
