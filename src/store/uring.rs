@@ -695,10 +695,10 @@ fn warn_unregistered(error: &io::Error) {
     });
 }
 
-impl Drop for UringStore {
+impl UringStore {
     /// Waits until the kernel has let go of every buffer: freeing one before would let it write
     /// into memory that belongs to somebody else.
-    fn drop(&mut self) {
+    fn drain(&mut self) -> Result<(), StoreError> {
         while self.free.len() < self.in_flight.len() {
             // These the kernel has let go of.
             self.again.at = None;
@@ -706,18 +706,31 @@ impl Drop for UringStore {
                 self.finish(slot, Ok(()));
             }
             if self.free.len() == self.in_flight.len() {
-                return;
+                return Ok(());
             }
-            if let Err(e) = self.enter(Wait::Forever) {
-                // Buffers that may still be written to must never be freed.
-                log::error!("cannot wait for I/O in flight: {e}");
-                for flight in self.in_flight.drain(..) {
-                    std::mem::forget(flight);
-                }
-                return;
-            }
+            self.enter(Wait::Forever)?;
             self.finished.clear();
             self.events.clear();
+        }
+        Ok(())
+    }
+}
+
+impl Drop for UringStore {
+    /// Leaves nothing in flight, and no reference of the kernel to the files.
+    fn drop(&mut self) {
+        if let Err(e) = self.drain() {
+            // Buffers that may still be written to must never be freed.
+            log::error!("cannot wait for I/O in flight: {e}");
+            for flight in self.in_flight.drain(..) {
+                std::mem::forget(flight);
+            }
+            return;
+        }
+        // The kernel takes a ring apart some time after its descriptor was closed. Until then the
+        // claim of a registered data file would last, and the disk seem to be in use.
+        if let Err(e) = self.ring.submitter().unregister_files() {
+            log::debug!("the claims of the files end a little later: {e}");
         }
     }
 }

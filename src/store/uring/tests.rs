@@ -17,7 +17,7 @@ mod seccomp;
 struct Fixture {
     store: UringStore,
     pool: BufferPool,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 const LEN: u64 = 1 << 20;
@@ -37,7 +37,7 @@ impl Fixture {
         Self {
             store,
             pool,
-            _directory: directory,
+            directory,
         }
     }
 
@@ -307,4 +307,23 @@ fn a_store_with_operations_to_be_tried_again_can_be_dropped() {
     assert!(completed(&mut fixture, op, -libc::ENOMEM).is_none());
     let op = fixture.write(4096, 1);
     fixture.store.submit(Tag(1), op);
+}
+
+/// Who uses a disk holds a lock of its data file, which must not outlive the store.
+#[test]
+fn a_claim_ends_with_the_store() {
+    use rustix::fs::{FlockOperation::NonBlockingLockExclusive, flock};
+    for _ in 0..20 {
+        let mut fixture = Fixture::new();
+        flock(fixture.store.files.data.file(), NonBlockingLockExclusive).unwrap();
+        let op = fixture.write(0, 1);
+        fixture.store.submit(Tag(1), op);
+        fixture.finish(1).unwrap();
+        let Fixture {
+            store, directory, ..
+        } = fixture;
+        drop(store);
+        let another = File::open(directory.path().join("data")).unwrap();
+        flock(another, NonBlockingLockExclusive).unwrap();
+    }
 }
