@@ -106,7 +106,7 @@ fn worst(times: &[Duration]) -> f64 {
     times.iter().max().map_or(0.0, |t| t.as_secs_f64() * 1e3)
 }
 
-fn sealdisk(place: &Place) -> Command {
+pub fn sealdisk(place: &Place) -> Command {
     let mut command = Command::new(place.sealdisk);
     command.env("SEALDISK_STATE_DIR", place.dir.join("state"));
     command.env("SEALDISK_RUNTIME_DIR", place.runtime);

@@ -11,6 +11,7 @@
 // Clippy exempts only functions with #[test], and this program has nobody to report an error to.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod attach;
 mod backends;
 mod fio;
 mod flushes;
@@ -47,6 +48,8 @@ enum Program {
     Run(Options),
     /// Measures what changing a disk's layers costs
     Layers(LayerOptions),
+    /// Measures how long attaching takes, whatever the size of the disk
+    Attach(LayerOptions),
     /// Measures flushes, writes through, and the giving back of discarded space
     Flushes(LayerOptions),
 }
@@ -154,6 +157,7 @@ fn main() {
     match Program::parse_from(arguments) {
         Program::Run(options) => run(&options),
         Program::Layers(options) => at_place(&options, layers::measure),
+        Program::Attach(options) => at_place(&options, attach::measure),
         Program::Flushes(options) => at_place(&options, flushes::measure),
     }
 }

@@ -1,0 +1,106 @@
+//! How long an attach takes, for small and large disks, empty and full, of one layer and of many.
+//!
+//! A full disk is one whose maps say that every block is data: writing 15 TiB takes too long, and an
+//! attach looks at maps and at the sizes of data files only.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use sealdisk::units::BLOCK_SIZE;
+use sealdisk::volume::format::{self, HEADER_LEN, SECTOR_LEN, STATES_LEN};
+
+use crate::backends::Place;
+use crate::frontend::PATIENCE;
+use crate::frontend::daemon::expect_success;
+use crate::layers::sealdisk;
+
+const SIZES: [(&str, u64); 2] = [("1GiB", 1 << 30), ("15TiB", 15 << 40)];
+const LAYERS: [u32; 2] = [1, 16];
+/// Attaches of each disk, after one that is not counted.
+const ROUNDS: usize = 7;
+/// Four blocks in state 1, data.
+const DATA: u8 = 0b0101_0101;
+
+pub fn measure(place: &Place, _: usize) {
+    for full in [false, true] {
+        for layers in LAYERS {
+            let times = SIZES.map(|(size, bytes)| {
+                let name = format!("attach-{size}-{layers}-{full}");
+                make(place, &name, size, layers);
+                if full {
+                    fill(&place.dir.join("state/disks").join(&name), bytes);
+                }
+                let time = median(place, &name);
+                println!(
+                    "{size}, {layers} layers, {}: {time:.1} ms",
+                    if full { "full" } else { "empty" }
+                );
+                time
+            });
+            println!("  the large one takes {:.2} x", times[1] / times[0]);
+        }
+    }
+}
+
+fn make(place: &Place, name: &str, size: &str, layers: u32) {
+    expect_success(sealdisk(place).args(["disk", "create", name, "--size", size]));
+    for layer in 1..layers {
+        let snapshot = format!("{name}-{layer}");
+        let create = ["snapshot", "create", &snapshot, "--source", name];
+        expect_success(sealdisk(place).args(create));
+    }
+}
+
+/// Has every map in a disk's directory say that all blocks are data.
+fn fill(directory: &Path, size: u64) {
+    let sectors = format::sectors(size.div_ceil(BLOCK_SIZE));
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "map") {
+            continue;
+        }
+        let map = File::options().read(true).write(true).open(&path).unwrap();
+        let mut header = [0; HEADER_LEN];
+        map.read_exact_at(&mut header, 0).unwrap();
+        let mut map = BufWriter::with_capacity(2048 * SECTOR_LEN, map);
+        map.write_all(&header).unwrap();
+        for sector in 0..sectors {
+            let sector = format::encode_sector(sector, &[DATA; STATES_LEN]);
+            map.write_all(&sector).unwrap();
+        }
+        map.into_inner().unwrap().sync_all().unwrap();
+    }
+}
+
+/// Milliseconds of the median attach, from its start until its socket is there.
+fn median(place: &Place, name: &str) -> f64 {
+    let mut times: Vec<_> = (0..=ROUNDS).map(|_| attach(place, name)).skip(1).collect();
+    times.sort_unstable();
+    times[times.len() / 2].as_secs_f64() * 1e3
+}
+
+fn attach(place: &Place, name: &str) -> Duration {
+    let socket = place.runtime.join("attach.sock");
+    let log = File::create(place.runtime.join("attach.log")).unwrap();
+    let mut command: Command = sealdisk(place);
+    command.args(["attach", name, "--socket-path"]).arg(&socket);
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    let start = Instant::now();
+    let mut child = command.stderr(log).spawn().unwrap();
+    while !socket.exists() {
+        assert!(start.elapsed() < PATIENCE, "{command:?} does not serve");
+        assert!(child.try_wait().unwrap().is_none(), "{command:?} ended");
+        thread::sleep(Duration::from_micros(500));
+    }
+    let took = start.elapsed();
+    let pid = Pid::from_child(&child);
+    kill_process(pid, Signal::TERM).unwrap();
+    child.wait().unwrap();
+    took
+}
