@@ -176,6 +176,19 @@ impl Host {
 
     /// Writes to an unattached disk, as a guest does, and makes it durable.
     pub fn write(&self, name: &str, at: u64, bytes: &[u8]) {
+        let mut io = self.opened(name);
+        io.write_at(at, bytes).unwrap();
+        io.flush().unwrap();
+    }
+
+    /// What an unattached disk holds.
+    pub fn read(&self, name: &str, at: u64, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        self.opened(name).read_at(at, &mut bytes).unwrap();
+        bytes
+    }
+
+    fn opened(&self, name: &str) -> DiskIo {
         let installation = self.installation();
         let disk = Disk::find(&installation, name).unwrap();
         let found = disk.header_file().unwrap().read().unwrap();
@@ -187,9 +200,7 @@ impl Host {
         let files = open_files(claim, &header, paths).unwrap();
         let lower = lower_layers(&header, paths).unwrap();
         let volume = Arc::new(Volume::open_private(map, lower).unwrap());
-        let mut io = DiskIo::open(volume, files, &deks).unwrap();
-        io.write_at(at, bytes).unwrap();
-        io.flush().unwrap();
+        DiskIo::open(volume, files, &deks).unwrap()
     }
 
     /// Holds a disk that nobody uses to the rule of `support/clean.rs`.

@@ -3,7 +3,9 @@
 use std::fs;
 
 use crate::disk_support::Host;
-use crate::support::{Lines, content, grant, host_with_disk, principal};
+use crate::support::{
+    ALL_MOMENTS, Lines, MOMENTS, content, grant, host_with_disk, killed, principal,
+};
 
 fn lose_catalog(host: &Host) {
     for name in ["catalog.db", "catalog.db-wal", "catalog.db-shm"] {
@@ -104,20 +106,24 @@ fn without_the_copy_headers_bring_disks_and_sets_back_and_say_what_to_grant() {
 
 #[test]
 fn a_rebuild_that_is_killed_is_repeated() {
+    kill_rebuilds(MOMENTS);
+}
+
+#[test]
+#[ignore = "more moments of the same: scripts/test --full"]
+fn a_rebuild_that_is_killed_at_any_moment_is_repeated() {
+    kill_rebuilds(ALL_MOMENTS);
+}
+
+fn kill_rebuilds(moments: u32) {
     let host = host_with_disk(b"kept");
     let before = principal(&host, "s");
-    for delay in [0, 2, 5, 10, 20, 40] {
-        lose_catalog(&host);
-        let mut child = host
-            .command(&["catalog", "rebuild"])
-            .stdout(std::process::Stdio::null())
-            .spawn()
-            .unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(delay));
-        child.kill().unwrap();
-        child.wait().unwrap();
+    lose_catalog(&host);
+    let command = |_| host.command(&["catalog", "rebuild"]);
+    killed(moments, command, |n| {
         host.good("catalog rebuild");
-        assert_eq!(principal(&host, "s"), before, "after {delay} ms");
+        assert_eq!(principal(&host, "s"), before, "moment {n}");
         assert_eq!(content(&host, 4), b"kept");
-    }
+        lose_catalog(&host);
+    });
 }

@@ -5,7 +5,12 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Instant;
 
+use sealdisk::control::NewDes;
+use sealdisk::control::disks::{CreateRequest, DEFAULT_SECTOR_SIZE, create};
+use sealdisk::control::import::Cancel;
+use sealdisk::vault::{KeySize, NewKey, Permissions, VaultSettings};
 use serde_json::Value;
 
 use crate::disk_support::Host;
@@ -53,15 +58,39 @@ impl Lines for Host {
     }
 }
 
-/// A host with the vault `v`, its key `k`, the set `s` that may use it, and the disk `d` under it that
-/// holds `text`.
+/// A host with the vault `vlt`, its key `k`, the set `s` that may use it, and the disk `d` under it that
+/// holds `text`. All that is made in this process: each one of the program's takes a tenth of a second to
+/// seed its random generator.
 pub fn host_with_disk(text: &[u8]) -> Host {
     let host = Host::new();
-    host.good("keyvault create vlt");
-    host.good("keyvault key create k --vault-name vlt --kty RSA --size 2048");
-    host.good("disk-encryption-set create s --key-url https://vlt.vault.localhost/keys/k");
-    grant(&host, "vlt", "s");
-    host.good("disk create d --size 1MiB --disk-encryption-set s");
+    let installation = host.installation();
+    let operator = installation.operator();
+    let vault = installation
+        .create_vault("vlt", &VaultSettings::default())
+        .unwrap();
+    let key = NewKey::new(KeySize::Rsa2048);
+    vault.create_key(&operator, "k", &key).unwrap();
+    let set = NewDes {
+        name: "s",
+        key_url: "https://vlt.vault.localhost/keys/k",
+        source_vault: None,
+        auto_rotation: false,
+        identity: None,
+    };
+    let set = installation.create_des(&set).unwrap();
+    vault
+        .set_policy(&operator, set.principal_id, &Permissions::for_disks())
+        .unwrap();
+    let request = CreateRequest {
+        name: "d".into(),
+        size: Some(1 << 20),
+        source: None,
+        disk_encryption_set: Some("s".into()),
+        sector_size: DEFAULT_SECTOR_SIZE,
+        logical_sector_size: None,
+        data_dir: None,
+    };
+    create(&installation, &request, &Cancel::default(), |_| |_| ()).unwrap();
     let mut block = vec![0; 4096];
     block[..text.len()].copy_from_slice(text);
     host.write("d", 0, &block);
@@ -69,23 +98,55 @@ pub fn host_with_disk(text: &[u8]) -> Host {
 }
 
 pub fn grant(host: &Host, vault: &str, set: &str) {
-    let id = principal(host, set);
-    host.good(&format!(
-        "keyvault set-policy {vault} --object-id {id} --key-permissions get wrapKey unwrapKey"
-    ));
+    let installation = host.installation();
+    let set = installation.catalog().des(set).unwrap();
+    installation
+        .vault(vault)
+        .unwrap()
+        .set_policy(
+            &installation.operator(),
+            set.record.principal_id,
+            &Permissions::for_disks(),
+        )
+        .unwrap();
 }
 
 pub fn principal(host: &Host, set: &str) -> String {
-    let set = host.good(&format!("disk-encryption-set show {set}"));
-    set["identity"]["principalId"].as_str().unwrap().into()
+    let set = host.installation().catalog().des(set).unwrap();
+    set.record.principal_id.to_string()
 }
 
 /// What the disk `d` holds at its beginning.
 pub fn content(host: &Host, length: usize) -> Vec<u8> {
-    let output = host.line("disk decrypt d");
-    assert!(output.status.success(), "{output:?}");
-    output.stdout[..length].to_vec()
+    let mut block = host.read("d", 0, 4096);
+    block.truncate(length);
+    block
 }
+
+/// Kills a command at `count` moments of its run, which takes as long as the first one did, and has each
+/// looked at.
+pub fn killed(count: u32, command: impl Fn(u32) -> Command, mut look: impl FnMut(u32)) {
+    let quiet = |n| {
+        let mut command = command(n);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().unwrap()
+    };
+    let started = Instant::now();
+    assert!(quiet(count).wait().unwrap().success());
+    let whole = started.elapsed();
+    look(count);
+    for n in 0..count {
+        let mut child = quiet(n);
+        std::thread::sleep(whole * (2 * n + 1) / (2 * count));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        look(n);
+    }
+}
+
+/// Moments at which a command is killed, by default and in a full test run.
+pub const MOMENTS: u32 = 4;
+pub const ALL_MOMENTS: u32 = 24;
 
 /// A pair of age's keys: the file with the identity, and the recipient.
 pub fn age_keys(host: &Host) -> (PathBuf, String) {
