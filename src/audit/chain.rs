@@ -1,8 +1,11 @@
 //! What is hashed and what is signed. Both are fixed: a change makes every log that exists invalid.
 
 use aws_lc_rs::digest::{Context, SHA256};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::event::{Event, hash_texts};
+use super::export::{encoded, encoded_hash};
 use super::signer::{PublicKey, Purpose, Signer};
 use super::{AuditError, CHECKPOINT_INTERVAL};
 
@@ -16,59 +19,27 @@ pub type LogId = Uuid;
 pub(super) const GENESIS: Hash = [0; 32];
 
 /// A record as it is stored: text, exactly as it was hashed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// Its number, from 1, without gaps.
     pub seq: u64,
     /// When, RFC 3339.
     pub time: String,
-    /// Who asked.
-    pub caller: String,
-    /// From where.
-    pub origin: String,
-    /// What was asked for.
-    pub operation: String,
-    /// With which key.
-    pub key: Option<String>,
-    /// In which version.
-    pub version: Option<String>,
-    /// For which disk.
-    pub disk: Option<String>,
-    /// What exactly.
-    pub detail: Option<String>,
-    /// The code of the refusal; `None` when it was allowed.
-    pub code: Option<String>,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: Event,
 }
 
 impl Entry {
     /// The record's hash, behind the record that has the hash `previous`.
-    ///
-    /// Each text follows its length, and a text that is not there is told from an empty one, so that
-    /// no two records have the same encoding.
     pub fn hash(&self, log: LogId, previous: &Hash) -> Hash {
         let mut hash = Context::new(&SHA256);
         hash.update(b"sealdisk audit record v1\0");
         hash.update(log.as_bytes());
         hash.update(&self.seq.to_le_bytes());
         hash.update(previous);
-        let always = [&self.time, &self.caller, &self.origin, &self.operation].map(Some);
-        let sometimes = [
-            &self.key,
-            &self.version,
-            &self.disk,
-            &self.detail,
-            &self.code,
-        ];
-        for text in always.into_iter().chain(sometimes.map(Option::as_ref)) {
-            match text {
-                None => hash.update(&[0]),
-                Some(text) => {
-                    hash.update(&[1]);
-                    hash.update(&(text.len() as u64).to_le_bytes());
-                    hash.update(text.as_bytes());
-                }
-            }
-        }
+        let time = std::iter::once(Some(self.time.as_str()));
+        hash_texts(&mut hash, time.chain(self.event.texts()));
         let mut finished = Hash::default();
         finished.copy_from_slice(hash.finish().as_ref());
         finished
@@ -76,18 +47,25 @@ impl Entry {
 }
 
 /// How far a chain reaches: the number and hash of a record, and when that was signed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
     /// The record's number, 0 for an empty log.
     pub seq: u64,
     /// Its hash.
+    #[serde(with = "encoded_hash")]
     pub hash: Hash,
     /// What it covers of the counters that are open: SHA-256 over them; `None` when there are none,
     /// and in a checkpoint.
+    #[serde(
+        default,
+        with = "encoded_hash::option",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub counters: Option<Hash>,
     /// When it was signed, RFC 3339.
     pub time: String,
     /// The signature over all that.
+    #[serde(with = "encoded")]
     pub signature: Vec<u8>,
 }
 

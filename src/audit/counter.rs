@@ -7,10 +7,12 @@
 //! a count than a record.
 
 use aws_lc_rs::digest::{Context, SHA256};
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, Row, ToSql, params, params_from_iter};
+use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::chain::{Hash, LogId};
+use super::event::{self, Event, hash_texts};
 use super::store::text;
 use super::{AuditError, AuditRecord};
 
@@ -39,26 +41,14 @@ CREATE INDEX audit_open_of ON audit_open (caller, operation);
 const MOST: i64 = 4096;
 
 /// A counter that is not closed yet.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counter {
     /// Its number.
     pub id: i64,
-    /// Who asks.
-    pub caller: String,
-    /// From where, without what differs from one request to the next (a port, a process id).
-    pub origin: String,
-    /// For what.
-    pub operation: String,
-    /// With which key.
-    pub key: Option<String>,
-    /// In which version.
-    pub version: Option<String>,
-    /// For which disk.
-    pub disk: Option<String>,
-    /// What exactly.
-    pub detail: Option<String>,
-    /// The code of the refusal.
-    pub code: Option<String>,
+    /// What is counted. Its origin has nothing that differs from one request to the next (a port, a
+    /// process id).
+    #[serde(flatten)]
+    pub event: Event,
     /// How many there were since the last record.
     pub count: u64,
     /// The first of them, RFC 3339.
@@ -81,7 +71,7 @@ impl Counter {
             text(&self.first),
             text(&self.last)
         );
-        match &self.detail {
+        match &self.event.detail {
             Some(detail) if !detail.is_empty() => format!("{detail}; {counted}"),
             _ => counted,
         }
@@ -93,26 +83,8 @@ impl Counter {
         number(self.count.cast_signed());
         number(self.closes);
         number(self.window);
-        let always = [&self.caller, &self.origin, &self.operation].map(Some);
-        let sometimes = [
-            &self.key,
-            &self.version,
-            &self.disk,
-            &self.detail,
-            &self.code,
-            &self.first,
-            &self.last,
-        ];
-        for text in always.into_iter().chain(sometimes.map(Option::as_ref)) {
-            match text {
-                None => hash.update(&[0]),
-                Some(text) => {
-                    hash.update(&[1]);
-                    hash.update(&(text.len() as u64).to_le_bytes());
-                    hash.update(text.as_bytes());
-                }
-            }
-        }
+        let times = [self.first.as_deref(), self.last.as_deref()];
+        hash_texts(hash, self.event.texts().into_iter().chain(times));
     }
 }
 
@@ -140,17 +112,18 @@ fn place(origin: &str) -> String {
     }
 }
 
-/// Of what kind a record is: refusals are told apart by who, what, key and code, what was done by
-/// version and disk too.
-fn kind(record: &AuditRecord) -> (Option<&str>, Option<&str>) {
-    match record.refusal {
-        Some(_) => (None, None),
-        None => (record.version.as_deref(), record.disk.as_deref()),
+/// The event of which those that are like `record` are counted: refusals are told apart by who, what,
+/// key and code, what was done by version and disk too.
+fn kind(record: &AuditRecord) -> Event {
+    let event = Event::of(record);
+    let told = |text: Option<String>| text.filter(|_| record.refusal.is_none());
+    Event {
+        origin: place(&record.origin),
+        version: told(event.version),
+        disk: told(event.disk),
+        ..event
     }
 }
-
-const COLUMNS: &str = "id, caller, origin, operation, key, version, disk, detail, code, count, \
-                       first, last, closes, window";
 
 /// The counters, in the order in which they were opened.
 pub(super) fn read(db: &Connection) -> Result<Vec<Counter>, AuditError> {
@@ -172,44 +145,37 @@ pub(super) fn beside(db: &Connection, record: &AuditRecord) -> Result<Vec<Counte
     )
 }
 
+/// Which counter is that of an event. A counter's detail is that of the first one.
+const OF_KIND: &str = "caller = ? AND origin = ? AND operation = ? AND key IS ? AND version IS ? AND \
+                       disk IS ? AND code IS ?";
+
+/// The parameters of [`OF_KIND`].
+fn of_kind(event: &Event) -> [&dyn ToSql; 7] {
+    let [caller, origin, operation, key, version, disk, _, code] = event.parameters();
+    [caller, origin, operation, key, version, disk, code]
+}
+
 /// Counts a record of a kind that has a counter; whether it has one.
 pub(super) fn count(db: &Connection, record: &AuditRecord) -> Result<bool, AuditError> {
-    let (version, disk) = kind(record);
-    let time = text(record.time)?;
-    let sql = "UPDATE audit_open SET count = count + 1, last = ?1, first = coalesce(first, ?1) \
-               WHERE caller = ?2 AND operation = ?3 AND origin = ?4 AND key IS ?5 AND version IS \
-               ?6 AND disk IS ?7 AND code IS ?8";
-    let counted = db.prepare_cached(sql)?.execute(params![
-        time,
-        record.caller.to_string(),
-        record.operation,
-        place(&record.origin),
-        record.key,
-        version,
-        disk,
-        record.refusal,
-    ])?;
+    let (event, time) = (kind(record), text(record.time)?);
+    let sql = format!(
+        "UPDATE audit_open SET count = count + 1, last = ?, first = coalesce(first, ?) WHERE {OF_KIND}"
+    );
+    let times: [&dyn ToSql; 2] = [&time, &time];
+    let parameters = times.into_iter().chain(of_kind(&event));
+    let counted = db
+        .prepare_cached(&sql)?
+        .execute(params_from_iter(parameters))?;
     Ok(counted > 0)
 }
 
 /// Whether a record of this kind would be counted.
 pub(super) fn is_open(db: &Connection, record: &AuditRecord) -> Result<bool, AuditError> {
-    let (version, disk) = kind(record);
-    let sql = "SELECT 1 FROM audit_open WHERE caller = ? AND operation = ? AND origin = ? AND key \
-               IS ? AND version IS ? AND disk IS ? AND code IS ?";
-    let found = db.prepare_cached(sql)?.query_row(
-        params![
-            record.caller.to_string(),
-            record.operation,
-            place(&record.origin),
-            record.key,
-            version,
-            disk,
-            record.refusal,
-        ],
-        |_| Ok(()),
-    );
-    Ok(found.optional()?.is_some())
+    let sql = format!("SELECT 1 FROM audit_open WHERE {OF_KIND}");
+    let event = kind(record);
+    Ok(db
+        .prepare_cached(&sql)?
+        .exists(of_kind(&event).as_slice())?)
 }
 
 /// Opens a counter for what is like `record` in the time `window` after it.
@@ -224,23 +190,19 @@ pub(super) fn open(
     if open >= MOST {
         return Ok(());
     }
-    let (version, disk) = kind(record);
+    let event = kind(record);
     let window = i64::try_from(window.as_micros()).unwrap_or(i64::MAX);
-    let sql = "INSERT INTO audit_open (caller, origin, operation, key, version, disk, detail, \
-               code, count, first, last, closes, window) \
-               VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, NULL, NULL, ?, ?)";
-    db.prepare_cached(sql)?.execute(params![
-        record.caller.to_string(),
-        place(&record.origin),
-        record.operation,
-        record.key,
-        version,
-        disk,
-        record.detail,
-        record.refusal,
-        micros(record.time).saturating_add(window),
-        window,
-    ])?;
+    let closes = micros(record.time).saturating_add(window);
+    let sql = format!(
+        "INSERT INTO audit_open ({}, count, first, last, closes, window) \
+         VALUES ({}, 0, NULL, NULL, ?, ?)",
+        event::COLUMNS,
+        event::PARAMETERS
+    );
+    let times: [&dyn ToSql; 2] = [&closes, &window];
+    let parameters = event.parameters().into_iter().chain(times);
+    db.prepare_cached(&sql)?
+        .execute(params_from_iter(parameters))?;
     Ok(())
 }
 
@@ -264,7 +226,10 @@ fn select(
     condition: &str,
     parameters: impl rusqlite::Params,
 ) -> Result<Vec<Counter>, AuditError> {
-    let sql = format!("SELECT {COLUMNS} FROM audit_open WHERE {condition} ORDER BY id");
+    let sql = format!(
+        "SELECT {}, id, count, first, last, closes, window FROM audit_open WHERE {condition} ORDER BY id",
+        event::COLUMNS
+    );
     let mut statement = db.prepare_cached(&sql)?;
     let rows = statement.query_map(parameters, counter)?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
@@ -272,20 +237,13 @@ fn select(
 
 fn counter(row: &Row<'_>) -> rusqlite::Result<Counter> {
     Ok(Counter {
-        id: row.get(0)?,
-        caller: row.get(1)?,
-        origin: row.get(2)?,
-        operation: row.get(3)?,
-        key: row.get(4)?,
-        version: row.get(5)?,
-        disk: row.get(6)?,
-        detail: row.get(7)?,
-        code: row.get(8)?,
-        count: row.get::<_, i64>(9)?.cast_unsigned(),
-        first: row.get(10)?,
-        last: row.get(11)?,
-        closes: row.get(12)?,
-        window: row.get(13)?,
+        event: Event::read(row, 0)?,
+        id: row.get("id")?,
+        count: row.get::<_, i64>("count")?.cast_unsigned(),
+        first: row.get("first")?,
+        last: row.get("last")?,
+        closes: row.get("closes")?,
+        window: row.get("window")?,
     })
 }
 

@@ -28,6 +28,17 @@ pub enum AuditError {
         /// What does not fit.
         what: String,
     },
+    /// The directory has a file in the place of the segment that is to be written.
+    #[error(
+        "{path} is in the way of the next segment of this log and was left as it is ({what}): archive into \
+         another directory"
+    )]
+    SegmentTaken {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        what: String,
+    },
     /// There is room for essential records only.
     #[error(
         "there is no space left for the audit log but for what is essential, and what cannot be \

@@ -2,17 +2,15 @@
 
 use std::io::{BufRead, Read, Write};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 
 use super::AuditError;
-use super::chain::{Entry, Head, LogId};
+use super::chain::{Hash, Head, LogId};
 use super::counter::{self, Counter};
 use super::segment::{self, Segment};
 use super::signer::PublicKey;
-use super::store::{self, Chain};
+use super::store::{self, Chain, StoredEntry};
 
 /// The format of the lines.
 const FORMAT: u32 = 1;
@@ -20,8 +18,11 @@ const FORMAT: u32 = 1;
 const LINE_LIMIT: u64 = 1 << 20;
 
 /// Whose log it is and which key has signed it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ExportedLog {
+    /// The format of what follows.
+    format: Format,
     /// What the log belongs to.
     pub name: String,
     /// Its id.
@@ -32,13 +33,48 @@ pub struct ExportedLog {
     pub public_key: PublicKey,
 }
 
-/// A line of an export.
-#[derive(Debug, Clone, PartialEq, Eq)]
+impl ExportedLog {
+    pub(super) fn new(name: &str, log: LogId, created: String, public_key: PublicKey) -> Self {
+        Self {
+            format: Format,
+            name: name.into(),
+            log,
+            created,
+            public_key,
+        }
+    }
+}
+
+/// [`FORMAT`]; no other one is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "u32", try_from = "u32")]
+struct Format;
+
+impl From<Format> for u32 {
+    fn from(_: Format) -> Self {
+        FORMAT
+    }
+}
+
+impl TryFrom<u32> for Format {
+    type Error = String;
+
+    fn try_from(format: u32) -> Result<Self, String> {
+        match format {
+            FORMAT => Ok(Self),
+            _ => Err(format!("format {format} is not known, {FORMAT} is")),
+        }
+    }
+}
+
+/// A line of an export, an object of JSON whose `type` is the name of the variant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "camelCase")]
 pub enum Line {
     /// What follows is of this log.
     Log(ExportedLog),
     /// A record and the hash that is stored beside it.
-    Record(Entry, Vec<u8>),
+    Record(StoredEntry),
     /// A checkpoint, behind its record.
     Checkpoint(Head),
     /// Records that were archived, or, in the file that has them, those that follow.
@@ -47,74 +83,6 @@ pub enum Line {
     Counter(Counter),
     /// The end of the log.
     Head(Head),
-}
-
-/// A line as JSON has it.
-#[derive(Serialize, Deserialize)]
-#[serde(
-    tag = "type",
-    rename_all = "camelCase",
-    rename_all_fields = "camelCase"
-)]
-enum Json {
-    Log {
-        format: u32,
-        name: String,
-        log: LogId,
-        created: String,
-        public_key: String,
-    },
-    Record {
-        seq: u64,
-        time: String,
-        caller: String,
-        origin: String,
-        operation: String,
-        key: Option<String>,
-        version: Option<String>,
-        disk: Option<String>,
-        detail: Option<String>,
-        code: Option<String>,
-        hash: String,
-    },
-    Checkpoint {
-        seq: u64,
-        hash: String,
-        time: String,
-        signature: String,
-    },
-    Segment {
-        first: u64,
-        last: u64,
-        previous: String,
-        hash: String,
-        time: String,
-        signature: String,
-    },
-    Counter {
-        id: i64,
-        caller: String,
-        origin: String,
-        operation: String,
-        key: Option<String>,
-        version: Option<String>,
-        disk: Option<String>,
-        detail: Option<String>,
-        code: Option<String>,
-        count: u64,
-        first: Option<String>,
-        last: Option<String>,
-        closes: i64,
-        window: i64,
-    },
-    Head {
-        seq: u64,
-        hash: String,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        counters: Option<String>,
-        time: String,
-        signature: String,
-    },
 }
 
 /// Writes a log as lines; with `records` false, only what [`pins`](super::pins) reads.
@@ -130,14 +98,8 @@ pub fn write_export(
 ) -> Result<(), AuditError> {
     // One moment of a log that others append to.
     let snapshot = db.unchecked_transaction()?;
-    let log = ExportedLog {
-        name: name.into(),
-        log: chain.log_id(),
-        created: chain.created().into(),
-        public_key: chain.public_key().clone(),
-    };
-    let mut write = |line: Line| write_line(out, line);
-    write(Line::Log(log))?;
+    let mut write = |line: Line| write_line(out, &line);
+    write(Line::Log(chain.exported(name)))?;
     for segment in segment::read(&snapshot)? {
         write(Line::Segment(segment))?;
     }
@@ -145,7 +107,7 @@ pub fn write_export(
     if records {
         store::stored(&snapshot, 0, |stored| {
             let seq = stored.entry.seq;
-            write(Line::Record(stored.entry, stored.hash))?;
+            write(Line::Record(stored))?;
             while let Some(checkpoint) = checkpoints.next_if(|c| c.seq <= seq) {
                 write(Line::Checkpoint(checkpoint))?;
             }
@@ -161,8 +123,8 @@ pub fn write_export(
     store::read_head(&snapshot, chain.log_id())?.map_or(Ok(()), |head| write(Line::Head(head)))
 }
 
-pub(super) fn write_line(out: &mut dyn Write, line: Line) -> Result<(), AuditError> {
-    serde_json::to_writer(&mut *out, &Json::from(line)).map_err(|e| AuditError::Write(e.into()))?;
+pub(super) fn write_line(out: &mut dyn Write, line: &Line) -> Result<(), AuditError> {
+    serde_json::to_writer(&mut *out, line).map_err(|e| AuditError::Write(e.into()))?;
     out.write_all(b"\n").map_err(AuditError::Write)
 }
 
@@ -184,7 +146,10 @@ pub fn read_export(
                     return Some(Err(wrong("it is too long".into())));
                 }
                 Ok(_) if text.trim().is_empty() => {}
-                Ok(_) => return Some(parse(&text).map(|line| (number, line)).map_err(wrong)),
+                Ok(_) => {
+                    let line = serde_json::from_str(&text).map(|line| (number, line));
+                    return Some(line.map_err(|e| wrong(e.to_string())));
+                }
             }
         }
     })
@@ -201,7 +166,7 @@ pub fn export_start(from: impl BufRead) -> Result<(LogId, u64), AuditError> {
     for line in read_export(from) {
         match line?.1 {
             Line::Log(found) => log = found.log,
-            Line::Record(entry, _) => return Ok((log, entry.seq)),
+            Line::Record(stored) => return Ok((log, stored.entry.seq)),
             // The lines of a log's segments come before its records.
             Line::Segment(segment) => behind = segment.last + 1,
             Line::Checkpoint(_) | Line::Counter(_) | Line::Head(_) => break,
@@ -210,197 +175,76 @@ pub fn export_start(from: impl BufRead) -> Result<(LogId, u64), AuditError> {
     Ok((log, behind))
 }
 
-fn parse(text: &str) -> Result<Line, String> {
-    let json: Json = serde_json::from_str(text).map_err(|e| e.to_string())?;
-    Ok(match json {
-        Json::Log { format, .. } if format != FORMAT => {
-            return Err(format!("format {format} is not known, {FORMAT} is"));
+/// The log and the segment of a file that begins as that of a segment does.
+///
+/// # Errors
+/// [`AuditError::Export`] for what is no export.
+pub fn own_segment(from: impl BufRead) -> Result<Option<(LogId, Segment)>, AuditError> {
+    let mut lines = read_export(from);
+    let mut next = || lines.next().transpose();
+    let (
+        Some((_, Line::Log(log))),
+        Some((_, Line::Segment(segment))),
+        Some((_, Line::Record(record))),
+    ) = (next()?, next()?, next()?)
+    else {
+        return Ok(None);
+    };
+    let its_own = record.entry.seq == segment.first;
+    Ok(its_own.then_some((log.log, segment)))
+}
+
+/// Bytes as base64url without padding.
+pub(super) mod encoded {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    use serde::Deserialize;
+    use serde::de::{Deserializer, Error};
+    use serde::ser::Serializer;
+
+    pub fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&URL_SAFE_NO_PAD.encode(bytes))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(from)?;
+        URL_SAFE_NO_PAD.decode(text).map_err(D::Error::custom)
+    }
+}
+
+/// A hash as base64url without padding.
+pub(super) mod encoded_hash {
+    use super::Hash;
+    use serde::de::{Deserializer, Error};
+    use serde::ser::Serializer;
+
+    pub fn serialize<S: Serializer>(hash: &Hash, to: S) -> Result<S::Ok, S::Error> {
+        super::encoded::serialize(hash, to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Hash, D::Error> {
+        let bytes = super::encoded::deserialize(from)?;
+        let hash = bytes.try_into();
+        hash.map_err(|_| D::Error::custom("its hash is none"))
+    }
+
+    /// One that need not be there.
+    pub mod option {
+        use super::super::{Deserialize, Hash, Serialize};
+        use serde::de::Deserializer;
+        use serde::ser::Serializer;
+
+        #[derive(Serialize, Deserialize)]
+        #[serde(transparent)]
+        struct Wrapped(#[serde(with = "super")] Hash);
+
+        pub fn serialize<S: Serializer>(hash: &Option<Hash>, to: S) -> Result<S::Ok, S::Error> {
+            hash.map(Wrapped).serialize(to)
         }
-        Json::Log {
-            name,
-            log,
-            created,
-            public_key,
-            ..
-        } => Line::Log(ExportedLog {
-            name,
-            log,
-            created,
-            public_key: PublicKey(bytes(&public_key)?),
-        }),
-        Json::Record {
-            seq,
-            time,
-            caller,
-            origin,
-            operation,
-            key,
-            version,
-            disk,
-            detail,
-            code,
-            hash,
-        } => {
-            let entry = Entry {
-                seq,
-                time,
-                caller,
-                origin,
-                operation,
-                key,
-                version,
-                disk,
-                detail,
-                code,
-            };
-            Line::Record(entry, bytes(&hash)?)
-        }
-        Json::Checkpoint {
-            seq,
-            hash,
-            time,
-            signature,
-        } => Line::Checkpoint(head(seq, &hash, time, &signature)?),
-        Json::Segment {
-            first,
-            last,
-            previous,
-            hash,
-            time,
-            signature,
-        } => Line::Segment(Segment {
-            first,
-            last,
-            previous: digest(&previous)?,
-            hash: digest(&hash)?,
-            time,
-            signature: bytes(&signature)?,
-        }),
-        Json::Counter {
-            id,
-            caller,
-            origin,
-            operation,
-            key,
-            version,
-            disk,
-            detail,
-            code,
-            count,
-            first,
-            last,
-            closes,
-            window,
-        } => Line::Counter(Counter {
-            id,
-            caller,
-            origin,
-            operation,
-            key,
-            version,
-            disk,
-            detail,
-            code,
-            count,
-            first,
-            last,
-            closes,
-            window,
-        }),
-        Json::Head {
-            seq,
-            hash,
-            counters,
-            time,
-            signature,
-        } => Line::Head(Head {
-            counters: counters.as_deref().map(digest).transpose()?,
-            ..head(seq, &hash, time, &signature)?
-        }),
-    })
-}
 
-fn head(seq: u64, hash: &str, time: String, signature: &str) -> Result<Head, String> {
-    Ok(Head {
-        seq,
-        hash: digest(hash)?,
-        counters: None,
-        time,
-        signature: bytes(signature)?,
-    })
-}
-
-fn digest(text: &str) -> Result<super::Hash, String> {
-    bytes(text)?
-        .try_into()
-        .map_err(|_| "its hash is none".to_owned())
-}
-
-fn bytes(text: &str) -> Result<Vec<u8>, String> {
-    URL_SAFE_NO_PAD.decode(text).map_err(|e| e.to_string())
-}
-
-impl From<Line> for Json {
-    fn from(line: Line) -> Self {
-        let base64 = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
-        match line {
-            Line::Log(log) => Self::Log {
-                format: FORMAT,
-                name: log.name,
-                log: log.log,
-                created: log.created,
-                public_key: base64(&log.public_key.0),
-            },
-            Line::Record(entry, hash) => Self::Record {
-                seq: entry.seq,
-                time: entry.time,
-                caller: entry.caller,
-                origin: entry.origin,
-                operation: entry.operation,
-                key: entry.key,
-                version: entry.version,
-                disk: entry.disk,
-                detail: entry.detail,
-                code: entry.code,
-                hash: base64(&hash),
-            },
-            Line::Checkpoint(head) => Self::Checkpoint {
-                seq: head.seq,
-                hash: base64(&head.hash),
-                time: head.time,
-                signature: base64(&head.signature),
-            },
-            Line::Segment(segment) => Self::Segment {
-                first: segment.first,
-                last: segment.last,
-                previous: base64(&segment.previous),
-                hash: base64(&segment.hash),
-                time: segment.time,
-                signature: base64(&segment.signature),
-            },
-            Line::Counter(counter) => Self::Counter {
-                id: counter.id,
-                caller: counter.caller,
-                origin: counter.origin,
-                operation: counter.operation,
-                key: counter.key,
-                version: counter.version,
-                disk: counter.disk,
-                detail: counter.detail,
-                code: counter.code,
-                count: counter.count,
-                first: counter.first,
-                last: counter.last,
-                closes: counter.closes,
-                window: counter.window,
-            },
-            Line::Head(head) => Self::Head {
-                seq: head.seq,
-                hash: base64(&head.hash),
-                counters: head.counters.map(|counters| base64(&counters)),
-                time: head.time,
-                signature: base64(&head.signature),
-            },
+        pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Hash>, D::Error> {
+            let wrapped = Option::<Wrapped>::deserialize(from)?;
+            Ok(wrapped.map(|Wrapped(hash)| hash))
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rusqlite::{Connection, TransactionBehavior};
 use time::OffsetDateTime;
 
-use super::store::{TABLES, TABLES_2};
+use super::store::{TABLES, TABLES_2, TABLES_3};
 use super::{Archived, AuditError, AuditRecord, Chain, Counted, Finding, Reserve, Seen, intent};
 use crate::keys::{FileGuard, SealingKey};
 use crate::sqlite::{self, Schema};
@@ -24,6 +24,7 @@ const SCHEMA: Schema = Schema {
                 .iter()
                 .try_for_each(|table| db.execute_batch(table))
         },
+        |db| db.execute_batch(TABLES_3),
     ],
 };
 

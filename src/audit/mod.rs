@@ -14,9 +14,11 @@
 //! What no log can show by itself is that the whole of it, with its signing key, was put back to an
 //! earlier state: for that, checkpoints are exported, kept elsewhere, and verified against.
 
+mod archives;
 mod chain;
 mod counter;
 mod error;
+mod event;
 mod export;
 mod intent;
 mod log;
@@ -29,18 +31,20 @@ mod store;
 mod tests;
 mod verify;
 
+pub use archives::{Archives, verify_export};
 pub use chain::{Entry, Hash, Head, LogId};
 pub use counter::Counter;
 pub use error::AuditError;
-pub use export::{ExportedLog, Line, export_start, read_export, write_export};
+pub use event::Event;
+pub use export::{ExportedLog, Line, export_start, own_segment, read_export, write_export};
 pub use intent::Intent;
 pub use log::AuditLog;
 pub use seen::Seen;
-pub use segment::{Archived, Segment};
+pub use segment::{Archived, Kept, Segment, kept};
 pub use signer::PublicKey;
 pub use space::{Reserve, Space};
-pub use store::{Chain, TABLES, TABLES_2};
-pub use verify::{Archives, Finding, Pin, Report, pins, verify_database, verify_export};
+pub use store::{Chain, StoredEntry, TABLES, TABLES_2, TABLES_3};
+pub use verify::{Finding, Pin, Report, pins, verify_database};
 
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -81,4 +85,21 @@ pub struct AuditRecord {
     pub detail: Option<String>,
     /// `None` when it was allowed and done, else the code of the refusal.
     pub refusal: Option<String>,
+}
+
+impl AuditRecord {
+    /// A record of what was done now, with nothing more said about it.
+    pub fn new(caller: Uuid, origin: impl ToString, operation: impl Into<String>) -> Self {
+        Self {
+            time: OffsetDateTime::now_utc(),
+            caller,
+            origin: origin.to_string(),
+            operation: operation.into(),
+            key: None,
+            version: None,
+            disk: None,
+            detail: None,
+            refusal: None,
+        }
+    }
 }

@@ -16,7 +16,7 @@ use rusqlite::{Connection, OptionalExtension};
 
 use super::AuditError;
 use super::chain::Head;
-use super::export::{ExportedLog, Line, write_line};
+use super::export::{Line, write_line};
 use super::store::{self, Chain};
 use super::verify::{Finding, Pin, pins};
 
@@ -76,15 +76,9 @@ impl Seen {
         let Some(head) = store::read_head(db, chain.log_id())? else {
             return Ok(());
         };
-        let log = ExportedLog {
-            name: self.name.clone(),
-            log: chain.log_id(),
-            created: chain.created().into(),
-            public_key: chain.public_key().clone(),
-        };
         let mut text = Vec::with_capacity(LENGTH);
-        write_line(&mut text, Line::Log(log))?;
-        write_line(&mut text, Line::Head(head))?;
+        write_line(&mut text, &Line::Log(chain.exported(&self.name)))?;
+        write_line(&mut text, &Line::Head(head))?;
         text.resize(text.len().max(LENGTH), b'\n');
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let file = match file.take() {

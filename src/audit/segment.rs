@@ -19,14 +19,16 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
+use super::archives::verify_segment;
 use super::chain::{GENESIS, Hash, LogId};
-use super::export::{ExportedLog, Line, write_line};
+use super::export::{Line, encoded, encoded_hash, write_line};
 use super::signer::{PublicKey, Purpose, Signer};
 use super::store::{self, Chain, number, text};
-use super::verify::verify_segment;
 use super::{AuditError, AuditRecord};
+use crate::keys::Hashing;
 
 /// The table of segments.
 pub(super) const TABLE: &str = "
@@ -40,20 +42,30 @@ CREATE TABLE audit_segments (
 ) STRICT;
 ";
 
+/// What the third version of a log has besides: where a segment was written, and the SHA-256 of that file
+/// in hexadecimal. Neither is signed: they help to find a file, whose signature then counts.
+pub(super) const COLUMNS_3: &str = "
+ALTER TABLE audit_segments ADD COLUMN file TEXT;
+ALTER TABLE audit_segments ADD COLUMN sha256 TEXT;
+";
+
 /// Records that were, or are to be, taken out of a log.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Segment {
     /// The first record's number.
     pub first: u64,
     /// The last record's number.
     pub last: u64,
     /// The hash of the record before the first.
+    #[serde(with = "encoded_hash")]
     pub previous: Hash,
     /// The hash of the last record.
+    #[serde(with = "encoded_hash")]
     pub hash: Hash,
     /// When it was archived, RFC 3339.
     pub time: String,
     /// The signature over all that.
+    #[serde(with = "encoded")]
     pub signature: Vec<u8>,
 }
 
@@ -64,6 +76,23 @@ pub struct Archived {
     pub segment: Segment,
     /// The file.
     pub file: PathBuf,
+    /// The SHA-256 of the file, in hexadecimal.
+    pub sha256: String,
+}
+
+/// What a log knows about a segment of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// The log's id.
+    pub log: LogId,
+    /// The segment.
+    pub segment: Segment,
+    /// The name that its file was given.
+    pub name: String,
+    /// Where the file was written, when that is known.
+    pub file: Option<PathBuf>,
+    /// The SHA-256 of the file, in hexadecimal.
+    pub sha256: Option<String>,
 }
 
 impl Segment {
@@ -127,10 +156,19 @@ impl Chain {
         let snapshot = db.unchecked_transaction()?;
         let (last_archived, previous) = base(&snapshot)?;
         let first = last_archived + 1;
-        let stem = format!("{}-{first:012}-", name.replace('/', "-"));
+        let stem = stem(name, first);
         if let Some(file) = complete(dir, &stem)? {
-            let segment = self.verified(&file)?;
-            return Ok(Some(Archived { segment, file }));
+            return match self.verified(&file) {
+                Ok((segment, sha256)) => Ok(Some(Archived {
+                    segment,
+                    file,
+                    sha256,
+                })),
+                Err(AuditError::Tampered { what } | AuditError::Export { what, .. }) => {
+                    Err(AuditError::SegmentTaken { path: file, what })
+                }
+                Err(e) => Err(e),
+            };
         }
         let Some((last, hash)) = last_before(&snapshot, before)? else {
             return Ok(None);
@@ -144,10 +182,10 @@ impl Chain {
             signature: Vec::new(),
         };
         let segment = segment.sign(&self.signer, self.log_id())?;
-        let file = dir.join(format!("{stem}{last:012}.jsonl"));
+        let file = dir.join(file_name(&stem, last));
         let part = file.with_extension("part");
-        self.write_file(&snapshot, name, &segment, &part)
-            .and_then(|()| self.verified(&part))?;
+        self.write_file(&snapshot, name, &segment, &part)?;
+        let (_, sha256) = self.verified(&part)?;
         rustix::fs::renameat_with(
             rustix::fs::CWD,
             &part,
@@ -164,7 +202,11 @@ impl Chain {
         File::open(dir)
             .and_then(|dir| dir.sync_all())
             .map_err(|e| io_error("sync", dir, e))?;
-        Ok(Some(Archived { segment, file }))
+        Ok(Some(Archived {
+            segment,
+            file,
+            sha256,
+        }))
     }
 
     fn write_file(
@@ -185,20 +227,14 @@ impl Chain {
             .open(part)
             .map_err(|e| io_error("create", part, e))?;
         let mut out = BufWriter::new(&file);
-        let log = ExportedLog {
-            name: name.into(),
-            log: self.log_id(),
-            created: self.created().into(),
-            public_key: self.public_key().clone(),
-        };
-        write_line(&mut out, Line::Log(log))?;
-        write_line(&mut out, Line::Segment(segment.clone()))?;
+        write_line(&mut out, &Line::Log(self.exported(name)))?;
+        write_line(&mut out, &Line::Segment(segment.clone()))?;
         let mut checkpoints = store::read_checkpoints(db)?.into_iter().peekable();
         store::stored_until(db, segment.first - 1, segment.last, |stored| {
             let seq = stored.entry.seq;
-            write_line(&mut out, Line::Record(stored.entry, stored.hash))?;
+            write_line(&mut out, &Line::Record(stored))?;
             while let Some(checkpoint) = checkpoints.next_if(|c| c.seq <= seq) {
-                write_line(&mut out, Line::Checkpoint(checkpoint))?;
+                write_line(&mut out, &Line::Checkpoint(checkpoint))?;
             }
             Ok::<_, AuditError>(())
         })?;
@@ -207,17 +243,19 @@ impl Chain {
         file.sync_all().map_err(|e| io_error("sync", part, e))
     }
 
-    /// The segment in a file, when it is a complete one of this log.
-    fn verified(&self, path: &Path) -> Result<Segment, AuditError> {
+    /// The segment in a file, when it is a complete one of this log, and the file's SHA-256.
+    fn verified(&self, path: &Path) -> Result<(Segment, String), AuditError> {
         let file = File::open(path).map_err(|e| io_error("open", path, e))?;
-        verify_segment(BufReader::new(file), self.log_id(), self.public_key()).map_err(
-            |e| match e {
-                AuditError::Tampered { what } => {
-                    AuditError::tampered(format!("{what} ({})", path.display()))
-                }
-                e => e,
-            },
-        )
+        let mut file = Hashing::new(file);
+        let verified = verify_segment(BufReader::new(&mut file), self.log_id(), self.public_key());
+        match verified {
+            Ok(segment) => Ok((segment, file.hex())),
+            Err(AuditError::Tampered { what }) => {
+                let what = format!("{what} ({})", path.display());
+                Err(AuditError::tampered(what))
+            }
+            Err(e) => Err(e),
+        }
     }
 
     fn remove_segment(
@@ -241,20 +279,25 @@ impl Chain {
             .query_row(sql, [number(*last)?], |row| row.get(0))
             .optional()?;
         if (at + 1, &before) != (*first, previous) || stored.as_deref() != Some(hash.as_slice()) {
-            return Err(AuditError::tampered(format!(
-                "the segment {} does not fit to it, or was archived at the same time",
-                archived.file.display()
-            )));
+            return Err(AuditError::SegmentTaken {
+                path: archived.file.clone(),
+                what: "it does not fit to what the log has: it was archived at the same time, or from \
+                       a state of the log that was lost since"
+                    .into(),
+            });
         }
         transaction.execute(
-            "INSERT INTO audit_segments VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO audit_segments (first, last, previous, hash, time, signature, file, sha256) \
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             params![
                 number(*first)?,
                 number(*last)?,
                 previous.as_slice(),
                 hash.as_slice(),
                 time,
-                signature
+                signature,
+                archived.file.to_str(),
+                archived.sha256,
             ],
         )?;
         for table in ["audit", "audit_checkpoints"] {
@@ -270,6 +313,35 @@ impl Chain {
         self.append(&transaction, &[record])?;
         Ok(transaction.commit()?)
     }
+}
+
+/// How the file of a segment begins.
+fn stem(log: &str, first: u64) -> String {
+    format!("{}-{first:012}-", log.replace('/', "-"))
+}
+
+fn file_name(stem: &str, last: u64) -> String {
+    format!("{stem}{last:012}.jsonl")
+}
+
+/// The segments of the log in `db`, which exports call `name`, the oldest first.
+///
+/// # Errors
+/// [`AuditError`].
+pub fn kept(db: &Connection, name: &str) -> Result<Vec<Kept>, AuditError> {
+    let log = store::exported(db, name)?.log;
+    let mut statement = db.prepare("SELECT file, sha256 FROM audit_segments ORDER BY first")?;
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let files: Vec<(Option<String>, Option<String>)> = rows.collect::<Result<_, _>>()?;
+    let segments = read(db)?.into_iter().zip(files);
+    let kept = segments.map(|(segment, (file, sha256))| Kept {
+        log,
+        name: file_name(&stem(name, segment.first), segment.last),
+        segment,
+        file: file.map(PathBuf::from),
+        sha256,
+    });
+    Ok(kept.collect())
 }
 
 /// The number and hash of the last record that was archived.

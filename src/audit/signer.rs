@@ -6,9 +6,11 @@ use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair,
     UnparsedPublicKey,
 };
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::AuditError;
+use super::export::encoded;
 
 /// What a signature is about. It is the start of the signed message, so that no signature of one
 /// kind passes as one of the other.
@@ -69,8 +71,8 @@ impl Signer {
 }
 
 /// The public half, as `SubjectPublicKeyInfo` (RFC 5280 §4.1): `openssl dgst -verify` takes it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PublicKey(pub Vec<u8>);
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublicKey(#[serde(with = "encoded")] pub Vec<u8>);
 
 impl PublicKey {
     pub(super) fn verifies(&self, purpose: Purpose, message: &[u8], signature: &[u8]) -> bool {

@@ -1,12 +1,14 @@
 //! A chain in an SQLite database, beside whatever else that database holds.
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, ToSql, params, params_from_iter};
+use serde::{Deserialize, Serialize};
 use time::format_description::well_known::Rfc3339;
 use time::{OffsetDateTime, UtcOffset};
 use uuid::Uuid;
 
 use super::chain::{Entry, GENESIS, Hash, Head, LogId, is_checkpoint};
-use super::export::ExportedLog;
+use super::event::{self, Event};
+use super::export::{ExportedLog, encoded};
 use super::signer::{PublicKey, Purpose, Signer};
 use super::{AuditError, AuditRecord, Counted, Counter, counter, segment};
 use crate::keys::SealingKey;
@@ -52,9 +54,17 @@ CREATE TABLE audit_checkpoints (
 /// The tables that the second version of a log has besides.
 pub const TABLES_2: &[&str] = &[counter::TABLE, segment::TABLE];
 
+/// What the third version changes in them.
+pub const TABLES_3: &str = segment::COLUMNS_3;
+
 /// A record with the hash that is stored beside it.
-pub(super) struct StoredEntry {
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredEntry {
+    /// The record.
+    #[serde(flatten)]
     pub entry: Entry,
+    /// The hash, which is to be compared with the record's.
+    #[serde(with = "encoded")]
     pub hash: Vec<u8>,
 }
 
@@ -166,6 +176,16 @@ impl Chain {
         &self.created
     }
 
+    /// What exports say about the log, which they call `name`.
+    pub(super) fn exported(&self, name: &str) -> ExportedLog {
+        ExportedLog::new(
+            name,
+            self.log,
+            self.created.clone(),
+            self.public_key.clone(),
+        )
+    }
+
     /// The key that verifies heads and checkpoints.
     pub fn public_key(&self) -> &PublicKey {
         &self.public_key
@@ -269,14 +289,10 @@ impl Chain {
         let entry = Entry {
             seq: 0,
             time: text(now)?,
-            caller: counter.caller.clone(),
-            origin: counter.origin.clone(),
-            operation: counter.operation.clone(),
-            key: counter.key.clone(),
-            version: counter.version.clone(),
-            disk: counter.disk.clone(),
-            detail: Some(counter.detail()),
-            code: counter.code.clone(),
+            event: Event {
+                detail: Some(counter.detail()),
+                ..counter.event.clone()
+            },
         };
         self.put(db, end, entry)?;
         counter::restart(db, counter.id, now)
@@ -339,12 +355,8 @@ pub(super) fn exported(db: &Connection, name: &str) -> Result<ExportedLog, Audit
     let found = db.query_row(sql, [], columns).optional()?;
     let (id, created, public_key) =
         found.ok_or_else(|| AuditError::tampered("its first row is missing"))?;
-    Ok(ExportedLog {
-        name: name.into(),
-        log: Uuid::parse_str(&id).map_err(|_| AuditError::tampered("its id is none"))?,
-        created,
-        public_key: PublicKey(public_key),
-    })
+    let log = Uuid::parse_str(&id).map_err(|_| AuditError::tampered("its id is none"))?;
+    Ok(ExportedLog::new(name, log, created, PublicKey(public_key)))
 }
 
 /// What the sealed signing key is bound to.
@@ -358,14 +370,7 @@ fn entry(record: &AuditRecord) -> Result<Entry, AuditError> {
     Ok(Entry {
         seq: 0,
         time: text(record.time)?,
-        caller: record.caller.to_string(),
-        origin: record.origin.clone(),
-        operation: record.operation.clone(),
-        key: record.key.clone(),
-        version: record.version.clone(),
-        disk: record.disk.clone(),
-        detail: record.detail.clone(),
-        code: record.refusal.clone(),
+        event: Event::of(record),
     })
 }
 
@@ -373,24 +378,18 @@ pub(super) fn text(time: OffsetDateTime) -> Result<String, AuditError> {
     Ok(time.to_offset(UtcOffset::UTC).format(&Rfc3339)?)
 }
 
-const COLUMNS: &str =
-    "seq, time, caller, origin, operation, key, version, disk, detail, code, hash";
-
 fn insert(db: &Connection, entry: &Entry, hash: &Hash) -> Result<(), AuditError> {
-    let sql = format!("INSERT INTO audit ({COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?)");
-    let inserted = db.prepare_cached(&sql)?.execute(params![
-        number(entry.seq)?,
-        entry.time,
-        entry.caller,
-        entry.origin,
-        entry.operation,
-        entry.key,
-        entry.version,
-        entry.disk,
-        entry.detail,
-        entry.code,
-        hash.as_slice(),
-    ]);
+    let sql = format!(
+        "INSERT INTO audit (seq, time, hash, {}) VALUES (?, ?, ?, {})",
+        event::COLUMNS,
+        event::PARAMETERS
+    );
+    let (seq, hash) = (number(entry.seq)?, hash.as_slice());
+    let own: [&dyn ToSql; 3] = [&seq, &entry.time, &hash];
+    let parameters = own.into_iter().chain(entry.event.parameters());
+    let inserted = db
+        .prepare_cached(&sql)?
+        .execute(params_from_iter(parameters));
     match inserted {
         Err(e) if is_taken(&e) => Err(AuditError::tampered(format!(
             "there is a record {} behind its end",
@@ -422,7 +421,10 @@ pub(super) fn stored_until<E: From<AuditError>>(
     mut visit: impl FnMut(StoredEntry) -> Result<(), E>,
 ) -> Result<(), E> {
     let sqlite = |e: rusqlite::Error| E::from(AuditError::Sqlite(e));
-    let sql = format!("SELECT {COLUMNS} FROM audit WHERE seq > ? AND seq <= ? ORDER BY seq");
+    let sql = format!(
+        "SELECT seq, time, hash, {} FROM audit WHERE seq > ? AND seq <= ? ORDER BY seq",
+        event::COLUMNS
+    );
     let mut statement = db.prepare_cached(&sql).map_err(sqlite)?;
     let mut rows = statement
         .query([number(after)?, number(last)?])
@@ -438,16 +440,9 @@ fn read_entry(row: &Row<'_>) -> rusqlite::Result<StoredEntry> {
         entry: Entry {
             seq: seq(row)?,
             time: row.get(1)?,
-            caller: row.get(2)?,
-            origin: row.get(3)?,
-            operation: row.get(4)?,
-            key: row.get(5)?,
-            version: row.get(6)?,
-            disk: row.get(7)?,
-            detail: row.get(8)?,
-            code: row.get(9)?,
+            event: Event::read(row, 3)?,
         },
-        hash: row.get(10)?,
+        hash: row.get(2)?,
     })
 }
 

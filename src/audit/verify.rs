@@ -5,13 +5,13 @@ use std::io::BufRead;
 
 use rusqlite::Connection;
 
-use super::AuditError;
 use super::chain::{Entry, GENESIS, Hash, Head, LogId, is_checkpoint};
 use super::counter::{self, Counter};
 use super::export::{ExportedLog, Line, read_export};
 use super::segment::{self, Segment};
 use super::signer::{PublicKey, Purpose};
 use super::store::{self, Chain};
+use super::{Archives, AuditError};
 
 /// What does not fit, and where it shows first.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,10 +59,10 @@ pub struct Report {
 }
 
 /// Where a verification stands.
-struct Verifier {
-    log: LogId,
-    key: PublicKey,
-    name: String,
+pub(super) struct Verifier {
+    pub log: LogId,
+    pub key: PublicKey,
+    pub name: String,
     pins: BTreeMap<u64, Vec<Head>>,
     pinned: usize,
     /// The last record that fits, and its hash.
@@ -75,13 +75,15 @@ struct Verifier {
     /// What was archived, as far as it is told.
     segments: Vec<Segment>,
     /// The segment whose records are being read.
-    own: Option<Segment>,
+    pub own: Option<Segment>,
+    /// Whether what is read is the log's database, behind all files.
+    at_log: bool,
     /// Records that were archived and are not looked at.
     archived: u64,
     /// The counters that the head has to cover.
     counters: Vec<Counter>,
-    head: Option<Head>,
-    finding: Option<Finding>,
+    pub head: Option<Head>,
+    pub finding: Option<Finding>,
 }
 
 impl Chain {
@@ -105,24 +107,23 @@ impl Chain {
         pins: &[Pin],
         archives: &mut Archives,
     ) -> Result<Report, AuditError> {
-        let log = ExportedLog {
-            name: name.into(),
-            log: self.log_id(),
-            created: self.created().into(),
-            public_key: self.public_key().clone(),
-        };
-        verify_log(db, &log, pins, archives)
+        verify_log(db, &self.exported(name), pins, archives)
     }
 }
 
-/// Verifies the log in `db` by the public key that is in it: without `pins`, this shows that it is
-/// consistent in itself.
+/// Verifies the log in `db` by the public key that is in it, with the segments of it that were archived,
+/// which are taken out of `archives`: without `pins`, this shows that it is consistent in itself.
 ///
 /// # Errors
 /// [`AuditError`] when it cannot be read; what does not fit is in the report.
-pub fn verify_database(db: &Connection, name: &str, pins: &[Pin]) -> Result<Report, AuditError> {
+pub fn verify_database(
+    db: &Connection,
+    name: &str,
+    pins: &[Pin],
+    archives: &mut Archives,
+) -> Result<Report, AuditError> {
     let log = store::exported(db, name)?;
-    verify_log(db, &log, pins, &mut Archives::default())
+    verify_log(db, &log, pins, archives)
 }
 
 fn verify_log(
@@ -134,6 +135,7 @@ fn verify_log(
     // One moment of a log that others append to.
     let snapshot = db.unchecked_transaction()?;
     let mut verifier = archives.take(log, pins);
+    verifier.at_log = true;
     for segment in segment::read(&snapshot)? {
         verifier.segment(segment);
     }
@@ -151,96 +153,6 @@ fn verify_log(
     }
     verifier.head = store::read_head(&snapshot, log.log)?;
     Ok(verifier.finish())
-}
-
-/// Verifies every log of an export.
-///
-/// Without `pins` this shows that an export is consistent in itself, and with them that it goes on
-/// from what was exported earlier: only then is it sure whose key has signed it.
-///
-/// # Errors
-/// [`AuditError::Export`] for what is no export.
-pub fn verify_export(from: impl BufRead, pins: &[Pin]) -> Result<Vec<Report>, AuditError> {
-    let mut archives = Archives::default();
-    archives.read(from, pins)?;
-    Ok(archives.finish())
-}
-
-/// The logs of several exports and archived segments, each log's segments in their order.
-#[derive(Default)]
-pub struct Archives {
-    logs: Vec<Verifier>,
-}
-
-impl Archives {
-    /// Verifies a further export, or the next segment of a log.
-    ///
-    /// # Errors
-    /// [`AuditError::Export`] for what is no export.
-    pub fn read(&mut self, from: impl BufRead, pins: &[Pin]) -> Result<(), AuditError> {
-        let mut current: Option<usize> = None;
-        for line in read_export(from) {
-            let (number, line) = line?;
-            if let Line::Log(log) = line {
-                if let Some(before) = current {
-                    self.logs[before].end_of_segment();
-                }
-                let verifier = self.take(&log, pins);
-                self.logs.push(verifier);
-                current = Some(self.logs.len() - 1);
-                continue;
-            }
-            let verifier = current.map(|index| &mut self.logs[index]);
-            let verifier = verifier.ok_or_else(|| AuditError::Export {
-                line: number,
-                what: "there is no line of type 'log' before it".into(),
-            })?;
-            verifier.line(line);
-        }
-        if let Some(last) = current {
-            self.logs[last].end_of_segment();
-        }
-        Ok(())
-    }
-
-    /// What was found in each log.
-    pub fn finish(self) -> Vec<Report> {
-        self.logs.into_iter().map(Verifier::finish).collect()
-    }
-
-    /// Where the verification of that log stands: at its beginning, or behind its last segment.
-    fn take(&mut self, log: &ExportedLog, pins: &[Pin]) -> Verifier {
-        let goes_on = |known: &Verifier| {
-            (known.log, &known.key, &known.name) == (log.log, &log.public_key, &log.name)
-                && known.head.is_none()
-        };
-        match self.logs.iter().position(goes_on) {
-            Some(index) => self.logs.remove(index),
-            None => Verifier::new(log, pins),
-        }
-    }
-}
-
-/// Verifies a file that has one segment of that log and nothing else.
-pub(super) fn verify_segment(
-    from: impl BufRead,
-    log: LogId,
-    key: &PublicKey,
-) -> Result<Segment, AuditError> {
-    let mut archives = Archives::default();
-    archives.read(from, &[])?;
-    let mut logs = archives.logs.into_iter();
-    let (Some(verifier), None) = (logs.next(), logs.next()) else {
-        return Err(AuditError::tampered("a segment is of another log"));
-    };
-    if (verifier.log, &verifier.key) != (log, key) {
-        return Err(AuditError::tampered("a segment is of another log"));
-    }
-    match (verifier.finding, verifier.own) {
-        (None, Some(own)) => Ok(own),
-        (Some(finding), _) => Err(AuditError::tampered(finding.what)),
-        (None, None) => Err(AuditError::tampered("a file has no segment")),
-    }
 }
 
 /// Reads the signed heads and checkpoints out of an earlier export.
@@ -267,7 +179,7 @@ pub fn pins(from: impl BufRead) -> Result<Vec<Pin>, AuditError> {
                 counters.push(counter);
                 continue;
             }
-            Line::Record(..) | Line::Segment(_) => continue,
+            Line::Record(_) | Line::Segment(_) => continue,
             Line::Checkpoint(at) => (at, Purpose::Checkpoint),
             Line::Head(mut at) => {
                 let id = log.as_ref().map_or_else(LogId::nil, |log| log.log);
@@ -287,7 +199,7 @@ pub fn pins(from: impl BufRead) -> Result<Vec<Pin>, AuditError> {
 }
 
 impl Verifier {
-    fn new(log: &ExportedLog, pins: &[Pin]) -> Self {
+    pub fn new(log: &ExportedLog, pins: &[Pin]) -> Self {
         let mut verifier = Self {
             log: log.log,
             key: log.public_key.clone(),
@@ -300,6 +212,7 @@ impl Verifier {
             owed: false,
             segments: Vec::new(),
             own: None,
+            at_log: false,
             archived: 0,
             counters: Vec::new(),
             head: None,
@@ -332,9 +245,9 @@ impl Verifier {
         self.finding.get_or_insert(Finding { seq, what });
     }
 
-    fn line(&mut self, line: Line) {
+    pub fn line(&mut self, line: Line) {
         match line {
-            Line::Record(entry, hash) => self.record(&entry, &hash),
+            Line::Record(stored) => self.record(&stored.entry, &stored.hash),
             Line::Checkpoint(checkpoint) => self.checkpoint(&checkpoint),
             Line::Segment(segment) => self.segment(segment),
             Line::Counter(counter) => self.counters.push(counter),
@@ -407,7 +320,7 @@ impl Verifier {
     }
 
     /// The end of a file: a segment that it has must be whole.
-    fn end_of_segment(&mut self) {
+    pub fn end_of_segment(&mut self) {
         let Some(own) = self.own.clone().filter(|_| self.finding.is_none()) else {
             return;
         };
@@ -445,7 +358,7 @@ impl Verifier {
         } else if entry.seq > expected {
             self.found(expected, format!("record {expected} was removed"));
         } else if entry.seq < expected {
-            self.found(entry.seq, format!("record {} is out of place", entry.seq));
+            self.found(entry.seq, self.out_of_place(entry.seq));
         }
         let hash = entry.hash(self.log, &self.hash);
         if hash != stored {
@@ -461,6 +374,19 @@ impl Verifier {
         (self.last, self.hash) = (expected, hash);
         self.owed = is_checkpoint(expected);
         self.compare_pins(expected);
+    }
+
+    fn out_of_place(&self, seq: u64) -> String {
+        let covered = |segment: &Segment| segment.first <= seq && seq <= segment.last;
+        match (self.segments.iter().any(covered), self.at_log) {
+            (true, true) => format!(
+                "the log has record {seq} itself, and a segment that was given has it too: the log was put \
+                 back to a state from before that was archived; leave the segment out to verify the log as \
+                 it is, and keep it, since it has what the log has lost"
+            ),
+            (true, false) => format!("record {seq} is in more than one of the files"),
+            (false, _) => format!("record {seq} is out of place"),
+        }
     }
 
     fn settle_owed(&mut self) {
@@ -503,7 +429,7 @@ impl Verifier {
         )
     }
 
-    fn finish(mut self) -> Report {
+    pub fn finish(mut self) -> Report {
         if self.finding.is_none() {
             self.settle_owed();
         }

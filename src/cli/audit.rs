@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::audit_archive::{self, ArchiveArgs, StatusArgs};
 use super::{CliError, Context, Tabular};
 use crate::audit::{
-    Archives, AuditError, AuditLog, Chain, Counter, Entry, Pin, Report, export_start, pins,
+    Archives, AuditError, AuditLog, Chain, Counter, Entry, Event, Pin, Report, export_start, pins,
     write_export,
 };
 use crate::catalog::VaultKind;
@@ -204,15 +204,9 @@ struct EntryFields {
     /// `None` for a counter.
     seq: Option<u64>,
     time: String,
-    caller: String,
-    origin: String,
-    operation: String,
-    key: Option<String>,
-    version: Option<String>,
-    disk: Option<String>,
-    detail: Option<String>,
+    #[serde(flatten)]
+    event: Event,
     outcome: &'static str,
-    code: Option<String>,
 }
 
 impl EntryView {
@@ -223,18 +217,11 @@ impl EntryView {
             entry: EntryFields {
                 seq: Some(entry.seq),
                 time: entry.time,
-                caller: entry.caller,
-                origin: entry.origin,
-                operation: entry.operation,
-                key: entry.key,
-                version: entry.version,
-                disk: entry.disk,
-                detail: entry.detail,
-                outcome: match entry.code {
+                outcome: match entry.event.code {
                     None => "allowed",
                     Some(_) => "refused",
                 },
-                code: entry.code,
+                event: entry.event,
             },
         }
     }
@@ -243,14 +230,10 @@ impl EntryView {
         let entry = Entry {
             seq: 0,
             time: counter.last.clone().unwrap_or_default(),
-            detail: Some(counter.detail()),
-            caller: counter.caller,
-            origin: counter.origin,
-            operation: counter.operation,
-            key: counter.key,
-            version: counter.version,
-            disk: counter.disk,
-            code: counter.code,
+            event: Event {
+                detail: Some(counter.detail()),
+                ..counter.event
+            },
         };
         let mut view = Self::new(log, entry);
         (view.counting, view.entry.seq) = (true, None);
@@ -276,20 +259,20 @@ impl Tabular for EntryView {
 
     fn cells(&self) -> Vec<String> {
         let optional = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
-        let entry = &self.entry;
+        let (entry, event) = (&self.entry, &self.entry.event);
         vec![
             optional(&self.log),
             entry.seq.map_or_else(|| "-".into(), |seq| seq.to_string()),
             entry.time.clone(),
-            entry.caller.clone(),
-            entry.origin.clone(),
-            entry.operation.clone(),
-            optional(&entry.key),
-            optional(&entry.version),
-            optional(&entry.disk),
+            event.caller.clone(),
+            event.origin.clone(),
+            event.operation.clone(),
+            optional(&event.key),
+            optional(&event.version),
+            optional(&event.disk),
             entry.outcome.into(),
-            optional(&entry.code),
-            optional(&entry.detail),
+            optional(&event.code),
+            optional(&event.detail),
         ]
     }
 }

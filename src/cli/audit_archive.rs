@@ -42,17 +42,7 @@ impl Log {
         match self {
             Self::Vault(vault) => vault.archive_audit(&operator, &name, dir, before),
             Self::Installation(log) => {
-                let record = AuditRecord {
-                    time: OffsetDateTime::now_utc(),
-                    caller: operator.object_id,
-                    origin: operator.origin.to_string(),
-                    operation: "AuditArchive".into(),
-                    key: None,
-                    version: None,
-                    disk: None,
-                    detail: None,
-                    refusal: None,
-                };
+                let record = AuditRecord::new(operator.object_id, &operator.origin, "AuditArchive");
                 log.archive(&name, dir, before, record)
             }
         }

@@ -14,7 +14,7 @@ use super::output::time_cell;
 use super::{CliError, Context, Tabular};
 use crate::audit::{Pin, pins};
 use crate::control::backup::{
-    self, BackupError, CreateBackup, ItemKind, Manifest, Protection, Secret, VerifiedItem,
+    self, BackupError, CreateBackup, ItemKind, Manifest, Protection, Restore, Secret, VerifiedItem,
 };
 use crate::control::runtime_dir;
 use crate::vault::read_secret_file;
@@ -42,6 +42,7 @@ enum BackupCommand {
 In it are the vaults, the catalog (sets, identities, connections to vaults elsewhere), the audit logs,
 the keys that sign tokens and the TLS authority. The vaults' private keys are sealed under their master
 keys, which are in it only --with-master-key: then whoever opens the file has every key of every vault.
+Archived segments of audit logs are in it when they are in the state directory; others are named.
 The file is one of age (age-encryption.org) with a tar archive in it. Disks have `disk copy` and `disk
 export`.")]
     Create(CreateArgs),
@@ -52,7 +53,8 @@ export`.")]
 It reads all of it: the archive, each database, each audit log to its signed head, that each key's newest
 version is there and every version that a disk needs, and that master keys open what is under them. With
 --checkpoint, an earlier `audit export --checkpoints-only`, it also shows a log that was replaced or is
-older than that. Exit status 1 when something is found.")]
+older than that. Segments of audit logs that were archived to a place outside of the state directory are
+not in it; it names those that it needs, and reads them with --archive. Exit status 1 when something is found.")]
     Verify(ReadArgs),
     /// Bring an installation back, into a state directory that is empty or not there
     #[command(after_help = "Example:
@@ -103,6 +105,9 @@ struct ReadArgs {
     /// An earlier export of audit logs to compare with
     #[arg(long, value_name = "EXPORT")]
     checkpoint: Option<PathBuf>,
+    /// Verify these archived segments of the audit logs too, which are not in the backup
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    archive: Vec<PathBuf>,
     /// Where one database at a time is put while it is looked at, readable to this user only [default:
     /// the runtime directory]
     #[arg(long, value_name = "DIR")]
@@ -118,6 +123,9 @@ struct RestoreArgs {
     /// An earlier export of audit logs to compare with
     #[arg(long, value_name = "EXPORT")]
     checkpoint: Option<PathBuf>,
+    /// Verify these archived segments of the audit logs too, which are not in the backup
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    archive: Vec<PathBuf>,
 }
 
 /// A backup.
@@ -236,7 +244,10 @@ fn verify(context: &Context, args: &ReadArgs) -> Result<(), CliError> {
         Some(dir) => dir.clone(),
         None => runtime_dir(context.runtime_dir.as_deref()),
     };
-    let verified = backup::verify(&args.file, &secret, &known, &work)?;
+    let verified = backup::verify(&args.file, &secret, &known, &args.archive, &work)?;
+    for note in &verified.notes {
+        context.output.note(&format!("note: {note}"));
+    }
     let items: Vec<ItemView> = verified.items.into_iter().map(ItemView::from).collect();
     context.output.list(&items)?;
     match verified.findings.is_empty() {
@@ -252,7 +263,13 @@ fn verify(context: &Context, args: &ReadArgs) -> Result<(), CliError> {
 fn restore(context: &Context, args: &RestoreArgs) -> Result<(), CliError> {
     let secret = secret(&args.secret)?;
     let known = checkpoints(args.checkpoint.as_deref())?;
-    let restored = backup::restore(&args.file, &secret, &known, &context.state_dir()?)?;
+    let request = Restore {
+        path: &args.file,
+        secret: &secret,
+        pins: &known,
+        segments: &args.archive,
+    };
+    let restored = backup::restore(&request, &context.state_dir()?)?;
     for note in restored.notes {
         context.output.note(&format!("note: {note}"));
     }

@@ -61,7 +61,7 @@ impl From<AuditError> for CliError {
     fn from(error: AuditError) -> Self {
         let code = match &error {
             AuditError::Tampered { .. } => super::audit::TAMPERED,
-            AuditError::Export { .. } => "BadParameter",
+            AuditError::SegmentTaken { .. } | AuditError::Export { .. } => "BadParameter",
             AuditError::Write(_) => "OutputError",
             _ => "AuditLogError",
         };

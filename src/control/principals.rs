@@ -156,15 +156,8 @@ impl Installation {
 /// The record of what is done with an identity.
 fn identity_record(operation: &str, identity: &IdentityRecord, caller: &Caller) -> AuditRecord {
     AuditRecord {
-        time: OffsetDateTime::now_utc(),
-        caller: caller.object_id,
-        origin: caller.origin.to_string(),
-        operation: operation.into(),
-        key: None,
-        version: None,
-        disk: None,
         detail: Some(format!("{} {}", identity.object_id, identity.owner)),
-        refusal: None,
+        ..AuditRecord::new(caller.object_id, &caller.origin, operation)
     }
 }
 

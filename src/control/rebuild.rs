@@ -182,13 +182,6 @@ impl Installation {
     fn record_rebuild(&self, rebuilt: &Rebuilt) -> Result<(), ControlError> {
         let operator = self.operator();
         self.audit_log()?.append(&AuditRecord {
-            time: OffsetDateTime::now_utc(),
-            caller: operator.object_id,
-            origin: operator.origin.to_string(),
-            operation: "CatalogRebuild".into(),
-            key: None,
-            version: None,
-            disk: None,
             detail: Some(format!(
                 "{} vaults, {} sets with new identities, {} disks, snapshots and images, {} problems",
                 rebuilt.vaults.len(),
@@ -196,7 +189,7 @@ impl Installation {
                 rebuilt.resources.len(),
                 rebuilt.problems.len()
             )),
-            refusal: None,
+            ..AuditRecord::new(operator.object_id, &operator.origin, "CatalogRebuild")
         })?;
         Ok(())
     }

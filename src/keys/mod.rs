@@ -15,7 +15,7 @@ pub use call_stack::{
     with_wiped_stack,
 };
 pub use dek::{DEK_LEN, Dek, DekHalf, harden_process};
-pub use digest::sha256;
+pub use digest::{Hashing, hex, sha256};
 pub use error::KeyError;
 pub use locked::{Locked, LockedBytes, PageLock};
 pub use random::{crypto_module, fill_random};

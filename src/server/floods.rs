@@ -167,14 +167,9 @@ fn close(kinds: &mut HashMap<(Refused, String), Kind>, all: bool) -> Vec<AuditRe
 fn record(refused: &Refused, origin: String, detail: String, time: OffsetDateTime) -> AuditRecord {
     AuditRecord {
         time,
-        caller: refused.caller,
-        origin,
-        operation: refused.operation.into(),
-        key: None,
-        version: None,
-        disk: None,
         detail: Some(detail),
         refusal: Some(refused.code.clone()),
+        ..AuditRecord::new(refused.caller, origin, refused.operation)
     }
 }
 

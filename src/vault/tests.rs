@@ -210,8 +210,8 @@ fn each_operation_needs_its_own_permission_and_names_it() {
                 "{error}"
             );
             let audit = fixture.last_audit();
-            assert_eq!(audit.caller, poor.object_id.to_string());
-            assert_eq!(audit.code.as_deref(), Some("Forbidden"));
+            assert_eq!(audit.event.caller, poor.object_id.to_string());
+            assert_eq!(audit.event.code.as_deref(), Some("Forbidden"));
         };
         refused(attempt(&poor).unwrap_err());
         vault
@@ -222,7 +222,7 @@ fn each_operation_needs_its_own_permission_and_names_it() {
         let only_it: Permissions = [permission].into_iter().collect();
         vault.set_policy(owner, poor.object_id, &only_it).unwrap();
         match attempt(&poor) {
-            Ok(()) => assert_eq!(fixture.last_audit().code, None),
+            Ok(()) => assert_eq!(fixture.last_audit().event.code, None),
             // The import is let through to its PEM, which is none.
             Err(e) => assert_eq!(e.code, VaultErrorCode::BadParameter, "{permission}: {e}"),
         }
@@ -259,7 +259,7 @@ fn a_key_is_used_only_while_enabled_and_valid() {
             fixture.unwrap(&wrapped).err().map(|e| e.code),
         ];
         assert_eq!(outcomes, [expected; 2]);
-        let recorded = fixture.last_audit().code;
+        let recorded = fixture.last_audit().event.code;
         assert_eq!(recorded.as_deref(), expected.map(VaultErrorCode::as_str));
     };
     let enabled = |enabled| AttributeChange {
@@ -322,9 +322,9 @@ fn missing_keys_and_bad_names_are_told_apart_and_recorded() {
     let bad = vault.create_key(owner, &long, &rsa2048());
     assert_eq!(code(bad), VaultErrorCode::BadParameter);
     let audit = fixture.last_audit();
-    assert_eq!(audit.operation, "KeyCreate");
-    assert_eq!(audit.key.unwrap().len(), 127);
-    assert_eq!(audit.code.as_deref(), Some("BadParameter"));
+    assert_eq!(audit.event.operation, "KeyCreate");
+    assert_eq!(audit.event.key.unwrap().len(), 127);
+    assert_eq!(audit.event.code.as_deref(), Some("BadParameter"));
     assert_eq!(
         code(vault.delete_policy(owner, Uuid::new_v4())),
         VaultErrorCode::PolicyNotFound
@@ -346,7 +346,7 @@ fn the_audit_log_tells_who_did_what_with_which_version() {
     let log = fixture.reopen().unwrap().audit_log().unwrap();
     let lines: Vec<_> = log
         .iter()
-        .map(|r| (r.operation.as_str(), r.code.as_deref()))
+        .map(|r| (r.event.operation.as_str(), r.event.code.as_deref()))
         .collect();
     assert_eq!(
         lines,
@@ -361,10 +361,10 @@ fn the_audit_log_tells_who_did_what_with_which_version() {
     );
     assert!(
         log.iter()
-            .all(|r| r.caller == fixture.owner.object_id.to_string())
+            .all(|r| r.event.caller == fixture.owner.object_id.to_string())
     );
-    assert_eq!(log[2].version.as_ref(), Some(&wrapped.key_version));
-    assert_eq!(log[4].detail.as_deref(), Some("enabled=false"));
+    assert_eq!(log[2].event.version.as_ref(), Some(&wrapped.key_version));
+    assert_eq!(log[4].event.detail.as_deref(), Some("enabled=false"));
 }
 
 #[test]

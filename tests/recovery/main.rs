@@ -15,6 +15,7 @@ mod backups;
 mod catalog;
 mod drill;
 mod master;
+mod segments;
 mod support;
 mod tpm;
 mod vaults;

@@ -21,13 +21,13 @@ fn entries(customer: &Customer) -> Vec<Entry> {
         })
     })
     .unwrap();
-    entries.retain(|entry| entry.operation.starts_with("Dek"));
+    entries.retain(|entry| entry.event.operation.starts_with("Dek"));
     entries
 }
 
 fn operations(customer: &Customer) -> Vec<String> {
     let entries = entries(customer).into_iter();
-    entries.map(|entry| entry.operation).collect()
+    entries.map(|entry| entry.event.operation).collect()
 }
 
 #[test]
@@ -41,22 +41,26 @@ fn the_life_of_a_dek_is_on_record() {
     assert!(daemon.terminate().success());
 
     let entries = entries(&customer);
-    let operations: Vec<&str> = entries.iter().map(|e| e.operation.as_str()).collect();
+    let operations: Vec<&str> = entries.iter().map(|e| e.event.operation.as_str()).collect();
     let expected = ["DekHandOver", "DekDestroy", "DekRestore", "DekDestroy"];
     assert_eq!(operations, expected);
     let version = destroyed["keyUrl"].as_str().unwrap();
     for entry in &entries {
         let key = format!(
             "{}/{}",
-            entry.key.as_deref().unwrap(),
-            entry.version.as_deref().unwrap()
+            entry.event.key.as_deref().unwrap(),
+            entry.event.version.as_deref().unwrap()
         );
         assert_eq!(key, version);
-        assert_eq!(entry.disk.as_deref(), Some("disk"));
-        assert!(entry.origin.starts_with("local, uid "), "{}", entry.origin);
-        assert_eq!(entry.code, None);
+        assert_eq!(entry.event.disk.as_deref(), Some("disk"));
+        assert!(
+            entry.event.origin.starts_with("local, uid "),
+            "{}",
+            entry.event.origin
+        );
+        assert_eq!(entry.event.code, None);
     }
-    let why = |n: usize| entries[n].detail.as_deref().unwrap();
+    let why = |n: usize| entries[n].event.detail.as_deref().unwrap();
     assert!(why(1).contains("KeyDisabled"), "{}", why(1));
     assert!(why(3).contains("Detached"), "{}", why(3));
     customer.run(&["audit", "verify"]);

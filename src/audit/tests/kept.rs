@@ -38,9 +38,9 @@ fn what_happens_again_and_again_is_counted_and_none_of_it_is_lost() {
         fixture.log.append_counted(refused(n), REFUSALS).unwrap();
     }
     let log = entries(&fixture);
-    assert_eq!(log[1].detail, None);
+    assert_eq!(log[1].event.detail, None);
     assert_eq!(
-        log[1].version.as_deref(),
+        log[1].event.version.as_deref(),
         Some("v10"),
         "the first is recorded as it is"
     );
@@ -48,12 +48,13 @@ fn what_happens_again_and_again_is_counted_and_none_of_it_is_lost() {
     let counted = |detail: &str| detail.split(' ').next().unwrap().parse::<u64>().unwrap();
     let recorded: u64 = log[2..]
         .iter()
-        .map(|e| counted(e.detail.as_deref().unwrap()))
+        .map(|e| counted(e.event.detail.as_deref().unwrap()))
         .sum();
     let open = fixture.log.read(|chain, db| chain.counters(db).unwrap());
     assert_eq!(1 + recorded + open[0].count, 195);
     assert!(
         log[2]
+            .event
             .detail
             .as_deref()
             .unwrap()
@@ -82,7 +83,7 @@ fn what_happens_again_and_again_is_counted_and_none_of_it_is_lost() {
             "DELETE FROM audit_open; INSERT INTO audit_open VALUES ({}, '{}', '127.0.0.1', \
              'KeyUnwrap', 'k', NULL, NULL, NULL, 'KeyDisabled', {}, '{}', '{}', {}, {})",
             open[0].id,
-            open[0].caller,
+            open[0].event.caller,
             open[0].count,
             open[0].first.as_deref().unwrap(),
             open[0].last.as_deref().unwrap(),
@@ -99,7 +100,7 @@ fn what_happens_again_and_again_is_counted_and_none_of_it_is_lost() {
     let log = entries(&fixture);
     let sum: u64 = log[2..log.len() - 1]
         .iter()
-        .map(|e| counted(e.detail.as_deref().unwrap()))
+        .map(|e| counted(e.event.detail.as_deref().unwrap()))
         .sum();
     assert_eq!(1 + sum, 195);
     // With nothing more the counter goes.
@@ -144,6 +145,7 @@ fn archived_segments_and_the_log_are_one_chain() {
     assert_eq!(log.len(), 5, "the archiving is on record");
     assert!(
         log[0]
+            .event
             .detail
             .as_deref()
             .unwrap()
@@ -230,7 +232,7 @@ fn a_segment_that_was_written_and_not_taken_out_of_the_log_is_taken_up() {
     let next = dir.path().join("test-000000000011-000000000099.jsonl");
     std::fs::copy(&archived.file, next).unwrap();
     let refused = fixture.log.archive(NAME, dir.path(), now, record(3));
-    assert!(matches!(refused, Err(AuditError::Tampered { .. })));
+    assert!(matches!(refused, Err(AuditError::SegmentTaken { .. })));
     assert_eq!(entries(&fixture).len(), 4);
 }
 
@@ -245,7 +247,8 @@ fn a_change_whose_process_died_is_noted_by_the_next() {
     fixture.reopen().unwrap();
     let operations = || {
         let log = entries(&fixture).into_iter();
-        log.map(|e| (e.operation, e.code)).collect::<Vec<_>>()
+        log.map(|e| (e.event.operation, e.event.code))
+            .collect::<Vec<_>>()
     };
     let refusal = |code: &str| Some(code.to_owned());
     let intent = ("KeyWrapIntent".to_owned(), None);

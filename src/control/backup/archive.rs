@@ -6,10 +6,10 @@ use std::path::Path;
 
 use age::secrecy::SecretString;
 use age::{Decryptor, Encryptor};
-use aws_lc_rs::digest::{Context, SHA256};
 
 use super::BackupError;
 use super::manifest::{FORMAT, Item, Manifest, is_plain};
+use crate::keys::Hashing;
 
 /// The name of the first entry.
 const MANIFEST: &str = "manifest.json";
@@ -188,36 +188,4 @@ fn decrypt<R: io::BufRead>(
             why: other.to_string(),
         },
     })
-}
-
-/// Hashes what is read through it.
-pub(super) struct Hashing<R> {
-    from: R,
-    hash: Context,
-}
-
-impl<R: Read> Hashing<R> {
-    pub(super) fn new(from: R) -> Self {
-        Self {
-            from,
-            hash: Context::new(&SHA256),
-        }
-    }
-
-    /// The hash of what was read.
-    pub(super) fn hex(self) -> String {
-        hex(self.hash.finish().as_ref())
-    }
-}
-
-impl<R: Read> Read for Hashing<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.from.read(buffer)?;
-        self.hash.update(&buffer[..read]);
-        Ok(read)
-    }
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

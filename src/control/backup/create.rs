@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -20,13 +20,15 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::archive::{Hashing, Writer, hex};
+use super::archive::Writer;
 use super::manifest::{FORMAT, Item, ItemKind, Manifest};
+use super::segments::{self, ArchivedPart};
 use super::{BackupError, Protection};
-use crate::audit::AuditRecord;
+use crate::audit::{self, AuditRecord};
 use crate::catalog::VaultKind;
 use crate::control::files::sync_dir;
 use crate::control::{ControlError, Installation};
+use crate::keys::{Hashing, hex};
 use crate::vault::VaultDatabase;
 
 /// How the directory of copies begins.
@@ -67,7 +69,7 @@ pub fn create(
     record(installation, request)?;
     let copies = Copies::new(installation.state_dir())?;
     let mut sources = Sources::open(installation, request.master_keys)?;
-    let items = sources.copy(&copies)?;
+    let items = sources.copy(installation.state_dir(), &copies)?;
     let manifest = Manifest {
         format: FORMAT,
         program: concat!("sealdisk ", env!("CARGO_PKG_VERSION")).into(),
@@ -77,6 +79,7 @@ pub fn create(
         master_keys: request.master_keys,
         items: items.iter().map(|(item, _)| item.clone()).collect(),
         left_out: std::mem::take(&mut sources.left_out),
+        archived: std::mem::take(&mut sources.archived),
     };
     let bytes = write(path, &request.protection, &manifest, items)?;
     Ok(CreatedBackup { manifest, bytes })
@@ -84,8 +87,8 @@ pub fn create(
 
 /// What an entry is read from.
 enum Content {
-    /// A copy of a database.
-    Copy(PathBuf),
+    /// A copy of a database, or an archived segment.
+    File(File),
     /// A small file, or a key.
     Bytes(Zeroizing<Vec<u8>>),
 }
@@ -104,6 +107,7 @@ struct Sources {
     snapshots: Vec<Snapshot>,
     files: Vec<(String, ItemKind, Zeroizing<Vec<u8>>)>,
     left_out: Vec<String>,
+    archived: Vec<ArchivedPart>,
 }
 
 impl Sources {
@@ -115,6 +119,7 @@ impl Sources {
             snapshots: Vec::new(),
             files: Vec::new(),
             left_out: vec!["disks, snapshots and images: `sealdisk disk copy` or `export`".into()],
+            archived: Vec::new(),
         };
         // The first call makes it.
         installation.audit_log()?;
@@ -144,6 +149,10 @@ impl Sources {
 
     fn begin(&mut self, state: &Path, path: &str, kind: ItemKind) -> Result<(), BackupError> {
         let file = state.join(path);
+        if kind == ItemKind::Vault {
+            // One that a former version has left gets its present form first.
+            VaultDatabase::open(&file)?;
+        }
         let fail = BackupError::database(&file);
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let db = Connection::open_with_flags(&file, flags).map_err(&fail)?;
@@ -230,10 +239,11 @@ impl Sources {
         Ok(())
     }
 
-    /// Copies all databases; the entries of the archive. Keys come before what is under them, so that a
-    /// reader has them when it looks at that.
-    fn copy(&mut self, copies: &Copies) -> Result<Vec<(Item, Content)>, BackupError> {
+    /// Copies all databases; the entries of the archive. Keys come before what is under them, and
+    /// segments before their logs, so that a reader has them when it looks at that.
+    fn copy(&mut self, state: &Path, copies: &Copies) -> Result<Vec<(Item, Content)>, BackupError> {
         let mut items = Vec::new();
+        let mut databases = Vec::new();
         for (path, kind, bytes) in self.files.drain(..) {
             let item = Item {
                 path,
@@ -245,13 +255,16 @@ impl Sources {
             };
             items.push((item, Content::Bytes(bytes)));
         }
-        for (number, snapshot) in self.snapshots.drain(..).enumerate() {
+        let snapshots = std::mem::take(&mut self.snapshots);
+        for (number, snapshot) in snapshots.into_iter().enumerate() {
             let copy = copies.dir.join(format!("{number}.db"));
             snapshot.copy_to(&copy)?;
-            let file = File::open(&copy).map_err(BackupError::io("open", &copy))?;
-            let mut hashing = Hashing::new(file);
+            let mut file = File::open(&copy).map_err(BackupError::io("open", &copy))?;
+            let mut hashing = Hashing::new(&mut file);
             let bytes =
                 io::copy(&mut hashing, &mut io::sink()).map_err(BackupError::io("read", &copy))?;
+            let sha256 = hashing.hex();
+            file.rewind().map_err(BackupError::io("read", &copy))?;
             let keys = match snapshot.kind {
                 ItemKind::Vault => VaultDatabase::open_copy(&copy)?.newest_versions()?,
                 _ => BTreeMap::new(),
@@ -260,13 +273,58 @@ impl Sources {
                 path: snapshot.path,
                 kind: snapshot.kind,
                 bytes,
-                sha256: hashing.hex(),
+                sha256,
                 moment: Some(snapshot.moment),
                 keys,
             };
-            items.push((item, Content::Copy(copy)));
+            if let Some(log) = item.log() {
+                self.list_archived(&copy, &log)?;
+            }
+            databases.push((item, Content::File(file)));
         }
+        items.extend(self.take_segments(state));
+        items.extend(databases);
         Ok(items)
+    }
+
+    /// What was archived from the log in the copy of a database.
+    fn list_archived(&mut self, copy: &Path, log: &str) -> Result<(), BackupError> {
+        let db = Connection::open_with_flags(copy, OpenFlags::SQLITE_OPEN_READ_ONLY)
+            .map_err(BackupError::database(copy))?;
+        let kept = audit::kept(&db, log)?.into_iter();
+        self.archived
+            .extend(kept.map(|kept| ArchivedPart::new(log, kept)));
+        Ok(())
+    }
+
+    /// The segments that are in the state directory; the others are left out.
+    fn take_segments(&mut self, state: &Path) -> Vec<(Item, Content)> {
+        let mut items = Vec::new();
+        for part in &mut self.archived {
+            let (file, bytes, sha256) = match segments::find(state, part) {
+                Ok(Some(found)) => found,
+                Ok(None) => {
+                    self.left_out.push(part.describe());
+                    continue;
+                }
+                Err(why) => {
+                    log::warn!("{why}");
+                    self.left_out.push(format!("{}; {why}", part.describe()));
+                    continue;
+                }
+            };
+            part.included = true;
+            let item = Item {
+                path: part.entry(),
+                kind: ItemKind::Segment,
+                bytes,
+                sha256,
+                moment: None,
+                keys: BTreeMap::new(),
+            };
+            items.push((item, Content::File(file)));
+        }
+        items
     }
 }
 
@@ -326,8 +384,8 @@ fn write(
         writer.manifest(manifest)?;
         for (item, content) in items {
             match content {
-                Content::Copy(copy) => {
-                    writer.add(&item.path, item.bytes, time, &mut File::open(copy)?)?;
+                Content::File(mut file) => {
+                    writer.add(&item.path, item.bytes, time, &mut file)?;
                 }
                 Content::Bytes(bytes) => {
                     writer.add(&item.path, item.bytes, time, &mut bytes.as_slice())?;
@@ -465,15 +523,8 @@ fn record(installation: &Installation, request: &CreateBackup<'_>) -> Result<(),
     };
     let append = || -> Result<(), ControlError> {
         installation.audit_log()?.append(&AuditRecord {
-            time: OffsetDateTime::now_utc(),
-            caller: operator.object_id,
-            origin: operator.origin.to_string(),
-            operation: "BackupCreate".into(),
-            key: None,
-            version: None,
-            disk: None,
             detail: Some(format!("{} {keys}, for {whom}", request.path.display())),
-            refusal: None,
+            ..AuditRecord::new(operator.object_id, &operator.origin, "BackupCreate")
         })?;
         Ok(())
     };

@@ -6,8 +6,13 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::segments::ArchivedPart;
+
 /// The format of the manifest and of the archive.
 pub(super) const FORMAT: u32 = 1;
+
+/// What exports call the log of an installation.
+const INSTALLATION_LOG: &str = "installation";
 
 /// The first entry of the archive. Field names are the JSON's.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -30,6 +35,9 @@ pub struct Manifest {
     pub items: Vec<Item>,
     /// What the installation needs and is not in it.
     pub left_out: Vec<String>,
+    /// What was archived from its audit logs, the oldest of each log first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub archived: Vec<ArchivedPart>,
 }
 
 /// An entry of the archive.
@@ -66,6 +74,8 @@ pub enum ItemKind {
     Vault,
     /// `audit.db`.
     AuditLog,
+    /// An archived segment of an audit log.
+    Segment,
     /// A vault's master key.
     MasterKey,
     /// Any other file.
@@ -73,6 +83,15 @@ pub enum ItemKind {
 }
 
 impl Item {
+    /// The audit log that is in a database, as exports call it.
+    pub(super) fn log(&self) -> Option<String> {
+        match self.kind {
+            ItemKind::Vault => Some(format!("vault/{}", self.vault()?)),
+            ItemKind::AuditLog => Some(INSTALLATION_LOG.into()),
+            _ => None,
+        }
+    }
+
     /// The vault that a database or master key belongs to.
     pub fn vault(&self) -> Option<&str> {
         self.path.strip_prefix("vaults/")?.split('/').next()

@@ -16,6 +16,16 @@
 //! version that the catalog names, and the installation's log every record of what the catalog says; each
 //! vault's log is in its own database, of the same moment. The manifest has the moments.
 //!
+//! # Archived segments
+//!
+//! A log of which records were archived has the signed lines of those segments, and `manifest.json` too
+//! ([`ArchivedPart`]), with the names and hashes of their files. Of these the backup has the ones that are
+//! in the state directory, wherever there, as `segments/NAME`; a restore puts them into
+//! `STATE_DIR/segments`. All others are named as left out: their place is the operator's. A segment gets
+//! its name before its records are removed from the log, so that every record is in the copy of the log
+//! or in a file that was there before the copy; the files are opened after all copies were made, and one
+//! that was taken away by then is named as one that is elsewhere.
+//!
 //! # Secrets
 //!
 //! Vaults' private keys are in the archive as they are in `vault.db`: sealed under the master key. Master
@@ -29,11 +39,13 @@ mod create;
 mod error;
 mod manifest;
 mod restore;
+mod segments;
 mod verify;
 
 pub use archive::{Protection, Secret};
 pub use create::{CreateBackup, CreatedBackup, create};
 pub use error::BackupError;
 pub use manifest::{Item, ItemKind, Manifest};
-pub use restore::{Restored, restore};
+pub use restore::{Restore, Restored, restore};
+pub use segments::ArchivedPart;
 pub use verify::{Verified, VerifiedItem, verify};

@@ -16,11 +16,11 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::archive::{self, Secret};
 use super::manifest::{ItemKind, Manifest};
+use super::segments::DIRECTORY;
 use super::verify::{Look, extract};
 use super::{BackupError, Verified};
 use crate::audit::{AuditRecord, Pin};
@@ -30,16 +30,29 @@ use crate::control::{ControlError, Installation, RESTORING};
 use crate::vault::VaultDatabase;
 
 /// What a restore puts into the state directory.
-const PARTS: [&str; 6] = [
+const PARTS: [&str; 7] = [
     "vaults",
     "audit.db",
     "audit.key",
     "tokens",
     "tls",
+    DIRECTORY,
     "catalog-copy.json",
 ];
 /// What is there last, and makes it an installation.
 const CATALOG: &str = "catalog.db";
+
+/// What is to be restored.
+pub struct Restore<'a> {
+    /// The backup.
+    pub path: &'a Path,
+    /// What opens it.
+    pub secret: &'a Secret,
+    /// Heads of audit logs that were exported earlier.
+    pub pins: &'a [Pin],
+    /// Archived segments that are not in the backup.
+    pub segments: &'a [PathBuf],
+}
 
 /// What was brought back.
 pub struct Restored {
@@ -49,22 +62,18 @@ pub struct Restored {
     pub notes: Vec<String>,
 }
 
-/// Restores the backup `path` into `state_dir`.
+/// Restores a backup into `state_dir`.
 ///
 /// # Errors
 /// [`BackupError::NotEmpty`], [`BackupError::Bad`] for one in which [`verify`](super::verify) would find
 /// something; nothing is in the state directory then.
-pub fn restore(
-    path: &Path,
-    secret: &Secret,
-    pins: &[Pin],
-    state_dir: &Path,
-) -> Result<Restored, BackupError> {
+pub fn restore(request: &Restore<'_>, state_dir: &Path) -> Result<Restored, BackupError> {
+    let path = request.path;
     private_dir(state_dir)?;
     let state_dir = std::path::absolute(state_dir).map_err(BackupError::io("find", state_dir))?;
     prepare(&state_dir)?;
     let staging = Staging::new(&state_dir)?;
-    let verified = extract_all(path, secret, pins, &staging.dir)?;
+    let verified = extract_all(request, &staging.dir)?;
     if !verified.findings.is_empty() {
         return Err(BackupError::Bad {
             path: path.into(),
@@ -75,6 +84,7 @@ pub fn restore(
     staging.publish(&state_dir)?;
     let installation = Installation::open(&state_dir)?;
     record(&installation, path, &verified.manifest)?;
+    notes.extend(verified.notes.iter().cloned());
     for row in installation.catalog().resources()? {
         let resource = row.record;
         if !resource.directory.join("header").exists() {
@@ -145,15 +155,10 @@ fn list(dir: &Path) -> Result<Vec<String>, BackupError> {
 }
 
 /// Extracts every entry, and looks at it.
-fn extract_all(
-    path: &Path,
-    secret: &Secret,
-    pins: &[Pin],
-    dir: &Path,
-) -> Result<Verified, BackupError> {
+fn extract_all(request: &Restore<'_>, dir: &Path) -> Result<Verified, BackupError> {
     let manifest = archive::read(
-        path,
-        secret,
+        request.path,
+        request.secret,
         |_| Ok(()),
         |item, content| {
             let file = dir.join(&item.path);
@@ -167,12 +172,13 @@ fn extract_all(
             extract(&file, content)
         },
     )?;
-    let mut look = Look::new(pins);
+    let mut look = Look::new(request.pins);
+    look.begin(&manifest, request.segments);
     for item in &manifest.items {
         let file = dir.join(&item.path);
         match item.kind {
             ItemKind::Catalog | ItemKind::Vault | ItemKind::AuditLog => look.database(item, &file),
-            ItemKind::MasterKey | ItemKind::File => {
+            ItemKind::MasterKey | ItemKind::Segment | ItemKind::File => {
                 let mut content = File::open(&file).map_err(BackupError::io("open", &file))?;
                 look.file(item, &mut content)?;
             }
@@ -233,15 +239,8 @@ fn record(
     let operator = installation.operator();
     let append = || -> Result<(), ControlError> {
         installation.audit_log()?.append(&AuditRecord {
-            time: OffsetDateTime::now_utc(),
-            caller: operator.object_id,
-            origin: operator.origin.to_string(),
-            operation: "BackupRestore".into(),
-            key: None,
-            version: None,
-            disk: None,
             detail: Some(format!("{} of {}", path.display(), manifest.created)),
-            refusal: None,
+            ..AuditRecord::new(operator.object_id, &operator.origin, "BackupRestore")
         })?;
         Ok(())
     };

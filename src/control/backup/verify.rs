@@ -1,5 +1,6 @@
 //! Looking whether a backup is whole and good, without an installation.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Read, Write};
@@ -13,9 +14,10 @@ use zeroize::Zeroizing;
 use super::BackupError;
 use super::archive::{self, Secret};
 use super::manifest::{Item, ItemKind, Manifest};
-use crate::audit::{AuditLog, Pin, verify_database};
+use super::segments::Chains;
+use crate::audit::{AuditLog, Pin, Report};
 use crate::catalog::{Catalog, SqliteCatalog};
-use crate::vault::{KeyUrl, VaultDatabase};
+use crate::vault::{KeyUrl, VaultDatabase, VaultError};
 
 /// A master key has 32 bytes.
 const KEY_LIMIT: u64 = 64;
@@ -28,6 +30,8 @@ pub struct Verified {
     pub items: Vec<VerifiedItem>,
     /// What does not fit; nothing for a good backup.
     pub findings: Vec<String>,
+    /// What could not be looked at.
+    pub notes: Vec<String>,
 }
 
 /// An entry that was looked at.
@@ -43,6 +47,9 @@ pub struct VerifiedItem {
 /// exported earlier), that each key's newest version is there and every version that the catalog names,
 /// and that master keys, when they are in it, open what is under them.
 ///
+/// `segments` are files of archived segments that are not in the backup; those that it needs and that are
+/// neither in it nor among them are named in [`Verified::notes`].
+///
 /// Databases are put, one after the other, into a directory of mode 0700 in `work_dir`, which should be
 /// on a tmpfs or as well guarded as the installation.
 ///
@@ -52,15 +59,20 @@ pub fn verify(
     path: &Path,
     secret: &Secret,
     pins: &[Pin],
+    segments: &[PathBuf],
     work_dir: &Path,
 ) -> Result<Verified, BackupError> {
     let work = Work::new(work_dir)?;
-    let mut look = Look::new(pins);
+    let look = RefCell::new(Look::new(pins));
     let manifest = archive::read(
         path,
         secret,
-        |_| Ok(()),
+        |manifest| {
+            look.borrow_mut().begin(manifest, segments);
+            Ok(())
+        },
         |item, content| {
+            let mut look = look.borrow_mut();
             let file = work.dir.join("item");
             match item.kind {
                 ItemKind::Catalog | ItemKind::Vault | ItemKind::AuditLog => {
@@ -68,11 +80,13 @@ pub fn verify(
                     look.database(item, &file);
                     work.clear()
                 }
-                ItemKind::MasterKey | ItemKind::File => look.file(item, content),
+                ItemKind::MasterKey | ItemKind::Segment | ItemKind::File => {
+                    look.file(item, content)
+                }
             }
         },
     )?;
-    Ok(look.finish(manifest))
+    Ok(look.into_inner().finish(manifest))
 }
 
 /// What was seen so far.
@@ -84,6 +98,8 @@ pub(super) struct Look<'a> {
     named: BTreeMap<String, String>,
     /// The vaults that are in the backup, or said to be elsewhere.
     vaults: Vec<String>,
+    /// The logs and their archived segments.
+    chains: Chains,
     /// The master keys whose vault did not come yet.
     keys: BTreeMap<String, Zeroizing<Vec<u8>>>,
 }
@@ -96,8 +112,14 @@ impl<'a> Look<'a> {
             findings: Vec::new(),
             named: BTreeMap::new(),
             vaults: Vec::new(),
+            chains: Chains::default(),
             keys: BTreeMap::new(),
         }
+    }
+
+    /// Takes what the manifest says, and which segments are at hand that are not in the backup.
+    pub(super) fn begin(&mut self, manifest: &Manifest, segments: &[PathBuf]) {
+        self.chains = Chains::new(&manifest.archived, segments);
     }
 
     /// Looks at the database of an entry in `file`.
@@ -106,7 +128,7 @@ impl<'a> Look<'a> {
         let looked = integrity(file).and_then(|()| match item.kind {
             ItemKind::Catalog => self.catalog(file),
             ItemKind::Vault => self.vault(item, file).map(|n| records = Some(n)),
-            _ => self.log(file).map(|n| records = Some(n)),
+            _ => self.log(item, file).map(|n| records = Some(n)),
         });
         if let Err(why) = looked {
             self.findings.push(format!("{}: {why}", item.path));
@@ -119,6 +141,9 @@ impl<'a> Look<'a> {
 
     /// Looks at an entry that is no database.
     pub(super) fn file(&mut self, item: &Item, content: &mut dyn Read) -> Result<(), BackupError> {
+        if item.kind == ItemKind::Segment {
+            self.chains.segment(&item.path, content, self.pins);
+        }
         if let (ItemKind::MasterKey, Some(vault)) = (item.kind, item.vault()) {
             let mut key = Zeroizing::new(Vec::with_capacity(KEY_LIMIT as usize));
             content
@@ -154,7 +179,7 @@ impl<'a> Look<'a> {
     }
 
     fn vault(&mut self, item: &Item, file: &Path) -> Result<u64, String> {
-        let text = |e: crate::vault::VaultError| e.to_string();
+        let text = |e: VaultError| e.to_string();
         let vault = VaultDatabase::open(file).map_err(text)?;
         let name = vault.name().to_owned();
         if item.vault() != Some(name.as_str()) {
@@ -165,42 +190,61 @@ impl<'a> Look<'a> {
         if newest != item.keys {
             return Err("its keys are not those that it had when the backup was made".into());
         }
-        for (url, what) in &self.named {
-            let Ok(url) = url.parse::<KeyUrl>() else {
-                continue;
-            };
-            if url.vault_name() != Some(name.as_str()) {
-                continue;
-            }
-            let key = &url.key;
-            let there = vault.has_version(&key.name, key.version.as_deref());
-            if !there.map_err(text)? && !vault.was_purged(&key.name).map_err(text)? {
-                self.findings.push(format!(
-                    "{}: it has not got {url}, which {what} is under: it is older than the catalog",
-                    item.path
-                ));
-            }
-        }
         if let Some(key) = self.keys.remove(&name) {
             vault
                 .check_master(&key)
                 .map_err(|e| format!("its master key in the backup: {e}"))?;
         }
-        let log = format!("vault/{name}");
-        let report = verify_database(vault.connection(), &log, self.pins);
-        let report = report.map_err(|e| e.to_string())?;
-        match report.finding {
-            None => Ok(report.records),
-            Some(finding) => Err(format!("its audit log: {}", finding.what)),
-        }
+        let report = self.chain(item, vault.connection())?;
+        self.versions(item, &vault, &report).map_err(text)?;
+        Ok(report.records)
     }
 
-    fn log(&self, file: &Path) -> Result<u64, String> {
+    /// Looks for the key versions that the catalog names.
+    fn versions(
+        &mut self,
+        item: &Item,
+        vault: &VaultDatabase,
+        report: &Report,
+    ) -> Result<(), VaultError> {
+        for (url, what) in &self.named {
+            let Ok(url) = url.parse::<KeyUrl>() else {
+                continue;
+            };
+            let key = &url.key;
+            if url.vault_name() != Some(vault.name())
+                || vault.has_version(&key.name, key.version.as_deref())?
+                || vault.was_purged(&key.name)?
+                || self.chains.was_purged(report.log, &key.name)
+            {
+                continue;
+            }
+            let what = format!("{}: it has not got {url}, which {what} is under", item.path);
+            match report.archived {
+                0 => self
+                    .findings
+                    .push(format!("{what}: it is older than the catalog")),
+                archived => self.chains.notes.push(format!(
+                    "{what}: the key was purged, or the vault is older than the catalog; its first \
+                     {archived} records, which were archived, may tell"
+                )),
+            }
+        }
+        Ok(())
+    }
+
+    fn log(&mut self, item: &Item, file: &Path) -> Result<u64, String> {
         let db = AuditLog::open_database(file).map_err(|e| e.to_string())?;
-        let report = verify_database(&db, "installation", self.pins).map_err(|e| e.to_string())?;
-        match report.finding {
-            None => Ok(report.records),
-            Some(finding) => Err(finding.what),
+        Ok(self.chain(item, &db)?.records)
+    }
+
+    /// Verifies the audit log in a database.
+    fn chain(&mut self, item: &Item, db: &Connection) -> Result<Report, String> {
+        let name = item.log().unwrap_or_default();
+        let report = self.chains.log(db, &name, self.pins)?;
+        match &report.finding {
+            None => Ok(report),
+            Some(finding) => Err(format!("its audit log: {}", finding.what)),
         }
     }
 
@@ -228,10 +272,13 @@ impl<'a> Look<'a> {
                 }
             }
         }
+        let (findings, notes) = self.chains.finish();
+        self.findings.extend(findings);
         Verified {
             manifest,
             items: self.items,
             findings: self.findings,
+            notes,
         }
     }
 }

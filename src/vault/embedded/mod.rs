@@ -533,14 +533,8 @@ fn chain(db: &mut Connection, master: &MasterKey, clock: &dyn Clock) -> Result<C
         );
         records.push(AuditRecord {
             time: now,
-            caller: vault.object_id,
-            origin: vault.origin.to_string(),
-            operation: "AuditChained".into(),
-            key: None,
-            version: None,
-            disk: None,
             detail: Some(note),
-            refusal: None,
+            ..AuditRecord::new(vault.object_id, &vault.origin, "AuditChained")
         });
         chain.append(&transaction, &records)?;
     }

@@ -146,14 +146,9 @@ impl EmbeddedVault {
         if refusal == Some(VaultErrorCode::Throttled) {
             return AuditRecord {
                 time: self.clock.now(),
-                caller: caller.object_id,
-                origin: caller.origin.to_string(),
-                operation: THROTTLED.into(),
-                key: None,
-                version: None,
-                disk: None,
                 detail: Some(format!("the first was {}", subject.operation)),
                 refusal: refusal.map(|code| code.as_str().into()),
+                ..AuditRecord::new(caller.object_id, &caller.origin, THROTTLED)
             };
         }
         // Whoever changes something says what, and whoever uses a key, for which disk.

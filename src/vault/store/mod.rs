@@ -45,6 +45,7 @@ pub(super) const SCHEMA: Schema = Schema {
             let mut tables = audit::TABLES_2.iter();
             tables.try_for_each(|table| db.execute_batch(table))
         },
+        |db| db.execute_batch(audit::TABLES_3),
     ],
 };
 

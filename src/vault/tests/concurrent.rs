@@ -61,14 +61,14 @@ fn every_use_has_its_own_answer_and_its_own_record() {
     assert_eq!(told, before + policies + CLIENTS + CLIENTS * 8);
     for (n, caller) in callers.iter().enumerate() {
         let id = caller.object_id.to_string();
-        let own: Vec<_> = log.iter().filter(|e| e.caller == id).collect();
-        let counter = counters.iter().find(|counter| counter.caller == id);
+        let own: Vec<_> = log.iter().filter(|e| e.event.caller == id).collect();
+        let counter = counters.iter().find(|counter| counter.event.caller == id);
         let (records, more, code) = match n % 2 {
             0 => (4, 0, None),
             _ => (1, 3, Some("Forbidden")),
         };
         assert_eq!((own.len(), counter.map_or(0, |c| c.count)), (records, more));
-        assert!(own.iter().all(|e| e.code.as_deref() == code));
+        assert!(own.iter().all(|e| e.event.code.as_deref() == code));
     }
     let report = vault.read_audit(|chain, db| chain.verify(db, "vault", &[]).unwrap());
     assert_eq!(report.finding, None);
@@ -117,8 +117,8 @@ fn a_use_that_is_under_way_sees_a_key_disabled() {
     let mut enabled = true;
     let mut refused = 0;
     for entry in fixture.vault.audit_log().unwrap() {
-        match (entry.operation.as_str(), entry.code.as_deref()) {
-            ("KeyUpdate", None) => enabled = entry.detail.as_deref() == Some("enabled=true"),
+        match (entry.event.operation.as_str(), entry.event.code.as_deref()) {
+            ("KeyUpdate", None) => enabled = entry.event.detail.as_deref() == Some("enabled=true"),
             ("KeyUnwrap", code) => {
                 assert_eq!(code.is_none(), enabled, "record {}", entry.seq);
                 refused += u32::from(code.is_some());

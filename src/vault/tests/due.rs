@@ -77,9 +77,11 @@ impl DeviceVault {
 
     fn purges(&self) -> Vec<Option<String>> {
         let log = self.vault.audit_log().unwrap().into_iter();
-        log.filter(|e| e.operation == "KeyPurge" && e.key.as_deref() == Some("stubborn"))
-            .map(|e| e.code)
-            .collect()
+        log.filter(|e| {
+            e.event.operation == "KeyPurge" && e.event.key.as_deref() == Some("stubborn")
+        })
+        .map(|e| e.event.code)
+        .collect()
     }
 }
 
@@ -196,8 +198,8 @@ fn the_last_use_of_each_key_version_is_known() {
     assert_eq!(vault.last_uses("k", None).unwrap(), uses);
     assert!(vault.last_uses("k", Some("0")).unwrap().is_empty());
     let entry = &vault.audit_log().unwrap()[3];
-    assert_eq!(entry.disk.as_deref(), Some("web"));
-    assert_eq!(entry.detail, Some(format!("layer {layer}")));
+    assert_eq!(entry.event.disk.as_deref(), Some("web"));
+    assert_eq!(entry.event.detail, Some(format!("layer {layer}")));
 }
 
 #[test]

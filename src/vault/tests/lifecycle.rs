@@ -8,7 +8,9 @@ fn days(n: i64) -> Duration {
 
 fn operations(vault: &EmbeddedVault) -> Vec<(String, Option<String>)> {
     let log = vault.audit_log().unwrap();
-    log.into_iter().map(|e| (e.operation, e.code)).collect()
+    log.into_iter()
+        .map(|e| (e.event.operation, e.event.code))
+        .collect()
 }
 
 #[test]
@@ -136,9 +138,12 @@ fn purge_protection_and_retention_are_kept_and_time_purges() {
         .filter(|(operation, code)| operation == "KeyPurge" && code.is_none());
     assert_eq!(purges.count(), 2);
     let by = vault.audit_log().unwrap();
-    let by = by.iter().rfind(|e| e.operation == "KeyPurge").unwrap();
+    let by = by
+        .iter()
+        .rfind(|e| e.event.operation == "KeyPurge")
+        .unwrap();
     assert_eq!(
-        (by.origin.as_str(), by.caller.as_str()),
+        (by.event.origin.as_str(), by.event.caller.as_str()),
         ("vault", Uuid::nil().to_string().as_str())
     );
     vault.create_key(owner, "k", &rsa2048()).unwrap();
@@ -207,7 +212,10 @@ fn a_backup_brings_back_everything_and_only_under_its_master_key() {
     let foreign = other.vault.restore_key(&other.owner, &backup);
     assert_eq!(code(foreign), VaultErrorCode::BadParameter);
     let entry = other.last_audit();
-    assert_eq!((entry.operation.as_str(), entry.key), ("KeyRestore", None));
+    assert_eq!(
+        (entry.event.operation.as_str(), entry.event.key),
+        ("KeyRestore", None)
+    );
 }
 
 fn rotation(after: &str) -> RotationPolicy {
@@ -334,7 +342,7 @@ fn a_key_does_only_what_its_operations_permit() {
         forbidden
     );
     assert_eq!(
-        fixture.last_audit().code.as_deref(),
+        fixture.last_audit().event.code.as_deref(),
         Some("KeyOperationForbidden")
     );
     assert!("RSA1_5".parse::<EncryptionAlgorithm>().is_err());
@@ -406,14 +414,14 @@ fn the_log_says_from_where_and_verifies() {
     let address = "192.0.2.7:4711".parse().unwrap();
     let remote = Caller::remote(owner.object_id, address);
     vault.key(&remote, &latest("k")).unwrap();
-    assert_eq!(fixture.last_audit().origin, "192.0.2.7:4711");
+    assert_eq!(fixture.last_audit().event.origin, "192.0.2.7:4711");
     vault.key(owner, &latest("k")).unwrap();
     let local = format!(
         "local, uid {}, pid {}",
         rustix::process::geteuid().as_raw(),
         std::process::id()
     );
-    assert_eq!(fixture.last_audit().origin, local);
+    assert_eq!(fixture.last_audit().event.origin, local);
     let verify = || vault.read_audit(|chain, db| chain.verify(db, "vault", &[]).unwrap());
     assert_eq!(verify().finding, None);
     fixture.tamper("UPDATE audit SET caller = '' WHERE seq = 2");

@@ -40,11 +40,11 @@ fn an_old_vault_keeps_its_keys_policies_and_records() {
             (
                 e.seq,
                 e.time,
-                e.caller,
-                e.operation,
-                e.key,
-                e.version,
-                e.code,
+                e.event.caller,
+                e.event.operation,
+                e.event.key,
+                e.event.version,
+                e.event.code,
             )
         };
         log.into_iter().map(keep).collect()
@@ -60,11 +60,12 @@ fn an_old_vault_keeps_its_keys_policies_and_records() {
     fixture.vault = fixture.reopen().unwrap();
     let log = fixture.vault.audit_log().unwrap();
     assert_eq!(log.len(), before.len() + 1);
-    assert_eq!(log[0].origin, "unknown");
+    assert_eq!(log[0].event.origin, "unknown");
     let note = log.last().unwrap();
-    assert_eq!(note.operation, "AuditChained");
+    assert_eq!(note.event.operation, "AuditChained");
     assert!(
-        note.detail
+        note.event
+            .detail
             .as_ref()
             .unwrap()
             .starts_with(&before.len().to_string())

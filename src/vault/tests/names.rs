@@ -216,7 +216,7 @@ fn a_time_limit_can_be_taken_away() {
     let attributes = fixture.set(none).unwrap().attributes;
     assert_eq!((attributes.not_before, attributes.expires), (None, None));
     assert_eq!(
-        fixture.last_audit().detail.as_deref(),
+        fixture.last_audit().event.detail.as_deref(),
         Some("notBefore= expires=")
     );
     fixture.clock.advance(Duration::DAY);

@@ -42,7 +42,7 @@ fn the_checks_of_a_running_disk_are_a_few_records_that_say_how_many() {
     let log = vault.audit_log().unwrap().split_off(before);
     let kinds: Vec<_> = log
         .iter()
-        .map(|e| (e.operation.as_str(), e.code.as_deref()))
+        .map(|e| (e.event.operation.as_str(), e.event.code.as_deref()))
         .collect();
     let unwrap = ("KeyUnwrap", None);
     let expected = [
@@ -58,16 +58,16 @@ fn the_checks_of_a_running_disk_are_a_few_records_that_say_how_many() {
     let counts: Vec<u64> = log[1..5]
         .iter()
         .map(|e| {
-            let detail = e.detail.as_deref().unwrap();
+            let detail = e.event.detail.as_deref().unwrap();
             let (_, counted) = detail.rsplit_once("; ").unwrap();
             counted.split(' ').next().unwrap().parse().unwrap()
         })
         .collect();
     assert_eq!(1 + counts.iter().sum::<u64>(), 360, "{counts:?}");
     let first = &log[1];
-    assert_eq!(first.disk.as_deref(), Some("web"));
-    assert_eq!(first.version.as_deref(), key.version.as_deref());
-    assert_eq!(first.caller, owner.object_id.to_string());
+    assert_eq!(first.event.disk.as_deref(), Some("web"));
+    assert_eq!(first.event.version.as_deref(), key.version.as_deref());
+    assert_eq!(first.event.caller, owner.object_id.to_string());
     let uses = vault.last_uses("k", None).unwrap();
     let last = uses.iter().find(|u| u.disk.is_some()).unwrap();
     assert_eq!((last.uses, last.first), (360, begin));
@@ -110,7 +110,10 @@ fn an_identity_over_its_limit_is_refused_and_its_running_disks_are_not() {
         .map_err(|e| assert_eq!(e.code, VaultErrorCode::Forbidden))
         .unwrap_err();
     let log = vault.audit_log().unwrap();
-    let throttled: Vec<_> = log.iter().filter(|e| e.operation == "Throttled").collect();
+    let throttled: Vec<_> = log
+        .iter()
+        .filter(|e| e.event.operation == "Throttled")
+        .collect();
     assert_eq!(throttled.len(), 1, "{throttled:?}");
     fixture.clock.advance(Duration::seconds(60));
     get().unwrap();
