@@ -10,6 +10,8 @@
 
 #[path = "support/frontend/mod.rs"]
 mod frontend;
+#[path = "support/seccomp.rs"]
+mod seccomp;
 
 use std::fs;
 use std::process::Output;
@@ -19,8 +21,9 @@ use frontend::client::Status;
 use frontend::daemon::{AttachOptions, Daemon, Disk, expect_success};
 use frontend::rng::Rng;
 use frontend::small_fs::Overcommitted;
-use sealdisk::control::Installation;
 use sealdisk::control::disks::Disk as Files;
+use sealdisk::control::{Installation, attach};
+use seccomp::supervise_this_thread;
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -33,8 +36,13 @@ struct Faulty {
 
 impl Faulty {
     fn new() -> Option<Self> {
+        Self::of(8 << 20)
+    }
+
+    /// With a disk of `size` bytes.
+    fn of(size: u64) -> Option<Self> {
         let fs = Overcommitted::mount()?;
-        let disk = Disk::with(8 << 20, &["--data-dir", fs.path().to_str().unwrap()]);
+        let disk = Disk::with(size, &["--data-dir", fs.path().to_str().unwrap()]);
         Some(Self { disk, fs })
     }
 
@@ -150,7 +158,24 @@ impl Faulty {
         assert!(self.claims().job.is_none() && self.claims().layers.len() == 1);
     }
 
-    fn repair(&self, data: &[u8]) {
+    /// A report names what was written for the first time since the last flush.
+    fn names_ranges(&self, report: &Value, unflushed: &[(u64, u64)]) {
+        let ranges = report["unflushedRanges"].as_array();
+        let ranges = ranges.map_or(&[][..], Vec::as_slice).iter();
+        let found: Vec<_> = ranges
+            .map(|range| {
+                let number = |name: &str| range[name].as_u64().unwrap();
+                (number("offset"), number("length"))
+            })
+            .collect();
+        assert_eq!(found, unflushed, "{report}");
+        let message = report["problems"][0]["message"].as_str().unwrap();
+        for (offset, length) in unflushed {
+            assert!(message.contains(&format!("{offset}+{length}")), "{message}");
+        }
+    }
+
+    fn repair(&self, data: &[u8], unflushed: &[(u64, u64)]) {
         let output = self.run(&["disk", "check", NAME, "-o", "json"]);
         assert_eq!(output.status.code(), Some(2), "{output:?}");
         let report: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -159,7 +184,9 @@ impl Faulty {
             (&problem["part"], &problem["kind"]),
             (&"sync".into(), &"Damage".into())
         );
+        self.names_ranges(&report, unflushed);
         let report = self.json(&["disk", "check", NAME, "--repair"]);
+        self.names_ranges(&report, unflushed);
         let problem = &report["problems"][0];
         assert_eq!(
             (&problem["part"], &problem["repaired"]),
@@ -223,7 +250,7 @@ fn a_failed_sync_stays_failed_until_the_disk_is_repaired() {
     assert!(daemon.log().contains("sync"), "{}", daemon.log());
     faulty.detach_is_not_clean(&mut daemon);
     faulty.is_refused();
-    faulty.repair(&data);
+    faulty.repair(&data, &[(0, 4096)]);
 }
 
 #[test]
@@ -251,7 +278,110 @@ fn a_failed_sync_is_not_forgotten_by_a_loss_of_power() {
     let mut daemon = faulty.attach();
     faulty.flush_fails(&daemon);
     faulty.detach_is_not_clean(&mut daemon);
-    faulty.repair(&kept);
+    faulty.repair(&kept, &[]);
+}
+
+/// A command that does a job of a disk that nobody has attached meets the failure itself.
+#[test]
+fn a_job_whose_sync_failed_is_refused_until_the_disk_is_repaired() {
+    let Some(faulty) = Faulty::of(10 << 30) else {
+        return;
+    };
+    // Each in a page of the map file of its own. That takes more blocks than ext4 frees with a snapshot, for
+    // which the device has space.
+    let places = (0..160).map(|place| place * (64 << 20) / 512);
+    let data = Rng::new(1).bytes(4096);
+    for name in ["first", "second"] {
+        let mut daemon = faulty.attach();
+        let mut frontend = daemon.connect();
+        let queue = &mut frontend.queues[0];
+        for sector in places.clone() {
+            match name {
+                "first" => queue.write(sector, &data).unwrap(),
+                // So that nothing but the map is to be written when this is merged into the top.
+                _ => queue.write_zeroes(&[(sector, 8, 0)]).unwrap(),
+            }
+        }
+        queue.flush().unwrap();
+        drop(frontend);
+        assert!(daemon.terminate().success());
+        let create = ["snapshot", "create", name, "--source", NAME];
+        expect_success(&mut faulty.disk.command(&create));
+    }
+    let full = faulty.fs.fill_device();
+    let delete = ["snapshot", "delete", "second", "--yes"];
+    let deleted = expect_success(&mut faulty.disk.command(&delete));
+    let note = String::from_utf8(deleted.stderr).unwrap();
+    assert!(note.contains("cannot sync"), "{note}");
+    drop(full);
+
+    let claims = faulty.claims();
+    assert!(claims.failed_sync.is_some(), "{note}");
+    assert!(claims.job.is_some() && claims.layers.len() == 3);
+    assert_eq!(faulty.show()["diskState"], "SyncFailed");
+    let why = faulty.refused(&["disk", "flatten", NAME]);
+    assert!(why.contains("disk check"), "{why}");
+    let mut daemon = faulty.attach();
+    faulty.flush_fails(&daemon);
+    faulty.detach_is_not_clean(&mut daemon);
+
+    faulty.json(&["disk", "check", NAME, "--repair"]);
+    assert!(faulty.claims().failed_sync.is_none());
+    // Now it goes on.
+    let mut daemon = faulty.attach();
+    let end = Instant::now() + Duration::from_secs(60);
+    while faulty.claims().layers.len() > 2 {
+        assert!(Instant::now() < end, "{}", daemon.log());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let mut frontend = daemon.connect();
+    for sector in places {
+        let found = frontend.queues[0].read(sector, 4096).unwrap();
+        assert!(found.iter().all(|byte| *byte == 0));
+    }
+    drop(frontend);
+    assert!(daemon.terminate().success());
+}
+
+/// What a resize is told by the kernel nobody else is: not even the data plane that serves the disk.
+#[test]
+fn a_resize_whose_sync_failed_is_known_to_everybody() {
+    for attached in [false, true] {
+        let disk = Disk::new(8 << 20);
+        let mut daemon = attached.then(|| disk.attach(&AttachOptions::default()));
+        let installation = Installation::open(disk.state_dir()).unwrap();
+        let runtime = disk.runtime_dir().to_owned();
+        let resize = move || {
+            let supervisor = supervise_this_thread(libc::SYS_fsync, |arguments| {
+                let path = fs::read_link(format!("/proc/self/fd/{}", arguments[0])).ok()?;
+                (path.extension()? == "data").then_some(libc::EIO)
+            });
+            let result = attach::resize(&installation, NAME, 16 << 20, &runtime);
+            (result.unwrap_err().to_string(), supervisor)
+        };
+        let (error, supervisor) = std::thread::spawn(resize).join().unwrap();
+        supervisor.join();
+        assert!(error.contains("cannot sync"), "{error}");
+
+        let show = || {
+            let mut command = disk.command(&["disk", "show", NAME, "-o", "json"]);
+            let stdout = expect_success(&mut command).stdout;
+            serde_json::from_slice::<Value>(&stdout).unwrap()
+        };
+        assert_eq!(show()["failedSync"]["file"], "data");
+        if let Some(daemon) = &mut daemon {
+            assert_eq!(daemon.connect().queues[0].flush(), Err(Status::IoErr));
+            assert!(!daemon.terminate().success());
+        }
+        let mut resize = disk.command(&["disk", "resize", NAME, "--size", "16MiB"]);
+        let refused = resize.output().unwrap();
+        assert!(String::from_utf8_lossy(&refused.stderr).contains("disk check"));
+        let mut check = disk.command(&["disk", "check", NAME, "--repair"]);
+        // The file is longer than the disk, which is for a later repair.
+        assert_eq!(check.status().unwrap().code(), Some(3));
+        expect_success(&mut resize);
+        assert!(show()["failedSync"].is_null());
+    }
 }
 
 /// What the header says after a sync failed and the power went.

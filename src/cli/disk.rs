@@ -159,9 +159,11 @@ remains.
 gives leaked space back, removes files of layers that were dropped or never used, and makes durable what a
 killed daemon had completed, so it has to be given the
 --runtime-dir that the disk was attached with. Where the runtime map that had it is lost, it needs
---discard-unflushed. After a sync has failed it reads all data anew and makes it durable; what the guest
-wrote shortly before may be old then: run fsck in the guest. Whether content was altered cannot be seen: XTS does not
-authenticate it.")]
+--discard-unflushed. After a sync has failed it reads all data anew and makes durable what there is; what the
+guest wrote shortly before may be lost: run fsck in the guest. The report names the ranges that were written for
+the first time since the last flush, which read as random bytes where they are lost; others read as before.
+
+Whether content was altered cannot be seen: XTS does not authenticate it.")]
     Check {
         /// The disk
         name: String,

@@ -1,10 +1,12 @@
 //! Errors of the volume: a torn, truncated or foreign file is refused and left as it was.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 use uuid::Uuid;
+
+use super::FailedSync;
 
 /// What opening or making a layer can fail with.
 #[derive(Debug, Error)]
@@ -41,6 +43,17 @@ pub enum VolumeError {
         len: u64,
         /// The longest that there is.
         most: u64,
+    },
+    /// A sync of a layer's file failed, so what was written to it before may be lost.
+    #[error("cannot sync {path}: {source}")]
+    Sync {
+        /// Which of the layer's files it is.
+        file: FailedSync,
+        /// Where it is.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
     },
     /// An operation on an opened file failed.
     #[error("cannot {what}: {source}")]
@@ -151,6 +164,15 @@ pub enum VolumeError {
 }
 
 impl VolumeError {
+    /// For `map_err` of the sync of a layer's file.
+    pub fn sync(file: FailedSync, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Sync {
+            file,
+            path: path.to_owned(),
+            source,
+        }
+    }
+
     /// Whether the host has no space left for what was tried.
     pub fn is_no_space(&self) -> bool {
         matches!(self, Self::Io { source, .. }

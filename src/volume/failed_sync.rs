@@ -71,7 +71,7 @@ impl Reason {
     }
 
     pub(super) fn text(&self) -> &str {
-        let before = "it failed in a process before this one";
+        let before = "another process saw it fail";
         self.0.get().map_or(before, String::as_str)
     }
 }

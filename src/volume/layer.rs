@@ -11,8 +11,8 @@ use crate::cipher::DataUnit;
 use crate::store::ReadAt;
 use crate::units::{BLOCK_SIZE, SECTOR_SIZE};
 
-use super::VolumeError;
 use super::format::{self, HEADER_LEN, SECTOR_LEN};
+use super::{FailedSync, VolumeError};
 
 /// The largest disk: 64 TiB, whose map takes 4 GiB of memory.
 const MOST_BYTES: u64 = 1 << 46;
@@ -126,8 +126,8 @@ pub fn create_layer(paths: &LayerPaths, geometry: &Geometry) -> Result<(), Volum
 /// was interrupted before the disk's header said the new size.
 ///
 /// # Errors
-/// [`VolumeError::Size`], [`VolumeError::Shrink`], or [`VolumeError::File`]; the files serve the old
-/// size as before then.
+/// [`VolumeError::Size`], [`VolumeError::Shrink`], [`VolumeError::File`], or [`VolumeError::Sync`]; the
+/// files serve the old size as before then.
 pub fn grow_layer(paths: &LayerPaths, geometry: &Geometry, size: u64) -> Result<(), VolumeError> {
     grow_data(paths, geometry, size)?;
     grow_map(paths, geometry, size)
@@ -136,16 +136,17 @@ pub fn grow_layer(paths: &LayerPaths, geometry: &Geometry, size: u64) -> Result<
 /// The first half of [`grow_layer`].
 fn grow_data(paths: &LayerPaths, geometry: &Geometry, size: u64) -> Result<(), VolumeError> {
     let grown = geometry.grown(size)?;
-    lengthen(&paths.data, grown.data_len())
+    lengthen(FailedSync::Data, &paths.data, grown.data_len())
 }
 
 /// The second half.
 fn grow_map(paths: &LayerPaths, geometry: &Geometry, size: u64) -> Result<(), VolumeError> {
     let grown = geometry.grown(size)?;
-    lengthen(&paths.map, format::file_len(grown.blocks()))
+    let len = format::file_len(grown.blocks());
+    lengthen(FailedSync::Map, &paths.map, len)
 }
 
-fn lengthen(path: &Path, len: u64) -> Result<(), VolumeError> {
+fn lengthen(which: FailedSync, path: &Path, len: u64) -> Result<(), VolumeError> {
     let fail = |what| {
         move |source| VolumeError::File {
             what,
@@ -162,7 +163,7 @@ fn lengthen(path: &Path, len: u64) -> Result<(), VolumeError> {
     if file.metadata().map_err(fail("examine"))?.len() <= len {
         set_length(&file, path, len)?;
     }
-    file.sync_all().map_err(fail("sync"))
+    file.sync_all().map_err(VolumeError::sync(which, path))
 }
 
 /// Makes a file `len` bytes long. What is new of it is a hole.

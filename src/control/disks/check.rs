@@ -54,6 +54,15 @@ pub struct Problem {
     pub repaired: bool,
 }
 
+/// A part of a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct ByteRange {
+    /// Its first byte.
+    pub offset: u64,
+    /// How many bytes it has.
+    pub length: u64,
+}
+
 /// What a check found.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -70,6 +79,9 @@ pub struct CheckReport {
     /// runtime map that tells.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unflushed_bytes: Option<u64>,
+    /// Where these are, in rising order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unflushed_ranges: Vec<ByteRange>,
     /// Whether the header was proven to be written by somebody who had the disk's key.
     pub header_authenticated: bool,
     /// Why it could not be looked at, if that is the reason.
@@ -126,6 +138,7 @@ pub fn check(
         disk_size_bytes: None,
         data_bytes: None,
         unflushed_bytes: None,
+        unflushed_ranges: Vec::new(),
         header_authenticated: false,
         not_authenticated_because: None,
         problems: Vec::new(),
@@ -196,7 +209,9 @@ pub fn check(
             }
         },
     };
-    layers.check(claim, repair, &mut report)?;
+    layers
+        .check(claim, repair, &mut report)
+        .inspect_err(|error| disk.keep_failed_sync(installation, &mut lock, error))?;
     if let Some(lost) = lost.filter(|_| give_up) {
         let settled = lock.read()?.claims().session.is_none();
         report.add(ProblemKind::Damage, "session", lost, settled);
@@ -215,6 +230,21 @@ pub fn check(
     Ok(report)
 }
 
+/// The first of some ranges, for a message.
+fn in_words(ranges: &[ByteRange]) -> String {
+    const NAMED: usize = 8;
+    if ranges.is_empty() {
+        return String::new();
+    }
+    let name = |range: &ByteRange| format!("{}+{}", range.offset, range.length);
+    let named: Vec<_> = ranges.iter().take(NAMED).map(name).collect();
+    let more = match ranges.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more ranges, see -o json"),
+    };
+    format!(" (offset+length: {}{more})", named.join(", "))
+}
+
 /// Puts a failed sync before what else was found, since it may be the cause of that.
 fn report_failed_sync(
     failed: &FailedSync,
@@ -225,8 +255,9 @@ fn report_failed_sync(
     let mut message = format!("a sync failed at {time} ({failed}), and no flush succeeded since");
     if let Some(bytes) = report.unflushed_bytes {
         message += &format!(
-            "; {bytes} bytes were written for the first time since the last one that did, and others \
-             perhaps again"
+            "; {bytes} bytes were written for the first time since the last one that did{}, and others \
+             perhaps again",
+            in_words(&report.unflushed_ranges)
         );
     }
     let is_repaired = matches!(repaired, Some(Ok(_)));
@@ -234,7 +265,8 @@ fn report_failed_sync(
         None => "; mend the storage, then --repair".to_owned(),
         Some(Ok(bytes)) => format!(
             "; all {bytes} bytes of data could be read and are durable now, but what the guest wrote \
-             shortly before may be old: run fsck in the guest"
+             shortly before may be lost: what was written for the first time reads as random bytes then, \
+             and the rest as before; run fsck in the guest"
         ),
         Some(Err(error)) => format!("; the repair failed: {error}").replace('\n', " "),
     };

@@ -1,21 +1,22 @@
 //! The layers of a disk that is checked: each one's two files, and one against the other.
 
 use std::fs::{File, OpenOptions};
+use std::io;
 use std::ops::Range;
 use std::path::Path;
 
-use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
+use rustix::fs::{Advice, FallocateFlags, FlockOperation, fadvise, fallocate, flock};
 use rustix::io::Errno;
 
-use super::check::{CheckReport, ProblemKind};
+use super::check::{ByteRange, CheckReport, ProblemKind};
 use super::extents::{Mismatch, compare, has_content};
 use super::{Disk, DiskError, dataplane};
 use crate::envelope::{HeaderPayload, LayerRecord};
 use crate::store::LayerFile;
 use crate::units::BLOCK_SIZE;
 use crate::volume::{
-    BlockMap, Content, Geometry, LayerPaths, RuntimeMap, Volume, check_data_file, examine_map,
-    format,
+    BlockMap, Content, FailedSync, Geometry, LayerPaths, RuntimeMap, Volume, VolumeError,
+    check_data_file, examine_map, format,
 };
 
 /// What a data plane left that died, for the claim of a disk; in a repair it is made durable.
@@ -131,6 +132,9 @@ impl Layers<'_> {
                 return Ok(None);
             }
         };
+        // After a sync that failed the page cache may have more of it than the storage.
+        fadvise(&map, 0, None, Advice::DontNeed)
+            .map_err(|e| DiskError::file("read", &paths.map)(e.into()))?;
         if !is_sound(&map, geometry, report) {
             return Ok(None);
         }
@@ -150,7 +154,9 @@ impl Layers<'_> {
             volume.map().load_all()?;
         }
         if let Some(unflushed) = &unflushed {
-            report.unflushed_bytes = Some(new_data(&durable, unflushed) * BLOCK_SIZE);
+            let ranges = new_data(&durable, unflushed);
+            report.unflushed_bytes = Some(ranges.iter().map(|range| range.length).sum());
+            report.unflushed_ranges = ranges;
         }
         let maps: Vec<&BlockMap> = [Some(&durable), unflushed.as_ref()]
             .into_iter()
@@ -169,24 +175,29 @@ impl Layers<'_> {
             by_attach: is_top,
         };
         given.run(mismatch, repair, report)?;
-        check_lengths(data, &map, paths, geometry, repair, report)?;
+        check_lengths((data, &map), paths, geometry, (is_top, repair), report)?;
         let newest = unflushed.as_ref().unwrap_or(&durable);
         Ok(Some(newest.map().data_blocks() * BLOCK_SIZE))
     }
 }
 
-/// How many blocks have data by the current map and not by the durable one, both of which are loaded.
-fn new_data(durable: &Volume, current: &Volume) -> u64 {
-    let (mut at, mut new, blocks) = (0, 0, current.map().blocks());
+/// What has data by the current map and not by the durable one, both of which are loaded.
+fn new_data(durable: &Volume, current: &Volume) -> Vec<ByteRange> {
+    let (mut at, blocks) = (0, current.map().blocks());
+    let mut ranges: Vec<ByteRange> = Vec::new();
     while at < blocks {
         let now = current.map().run(at, blocks - at);
         let before = durable.map().run(at, now.blocks);
         if now.what == Content::Data && before.what != Content::Data {
-            new += before.blocks;
+            let (offset, length) = (at * BLOCK_SIZE, before.blocks * BLOCK_SIZE);
+            match ranges.last_mut() {
+                Some(last) if last.offset + last.length == offset => last.length += length,
+                _ => ranges.push(ByteRange { offset, length }),
+            }
         }
         at += before.blocks;
     }
-    new
+    ranges
 }
 
 /// Whether header, length and all sectors of the map are as they should be.
@@ -282,35 +293,43 @@ impl GiveBack<'_> {
 
     fn punch(&self, ranges: impl Iterator<Item = Range<u64>>) -> Result<(), DiskError> {
         let (data, paths) = (self.data, self.paths);
-        self.map
-            .sync_all()
-            .map_err(DiskError::file("sync", &paths.map))?;
+        let synced = self.map.sync_all();
+        synced.map_err(sync_failed(self.by_attach, FailedSync::Map, &paths.map))?;
         let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         for range in ranges {
             fallocate(data, mode, range.start, range.end - range.start)
                 .map_err(|e| DiskError::file("give space back of", &paths.data)(e.into()))?;
         }
-        data.sync_all()
-            .map_err(DiskError::file("sync", &paths.data))
+        let synced = data.sync_all();
+        synced.map_err(sync_failed(self.by_attach, FailedSync::Data, &paths.data))
+    }
+}
+
+/// For `map_err` of a sync. Of a layer beneath the top nothing is at stake: it was made durable before it was
+/// frozen.
+fn sync_failed(is_top: bool, file: FailedSync, path: &Path) -> impl FnOnce(io::Error) -> DiskError {
+    move |source| match is_top {
+        true => VolumeError::sync(file, path)(source).into(),
+        false => DiskError::file("sync", path)(source),
     }
 }
 
 /// Files that are longer than the disk: an interrupted resize leaves them so, with nothing there. If
 /// there is something, the header may be an old one.
 fn check_lengths(
-    data: &File,
-    map: &File,
+    (data, map): (&File, &File),
     paths: &LayerPaths,
     geometry: &Geometry,
-    repair: bool,
+    (is_top, repair): (bool, bool),
     report: &mut CheckReport,
 ) -> Result<(), DiskError> {
     let map_len = format::file_len(geometry.blocks());
     let files = [
-        ("data", data, &paths.data, geometry.data_len()),
-        ("map", map, &paths.map, map_len),
+        (FailedSync::Data, data, &paths.data, geometry.data_len()),
+        (FailedSync::Map, map, &paths.map, map_len),
     ];
-    for (part, file, path, expected) in files {
+    for (which, file, path, expected) in files {
+        let part = which.as_str();
         let len = file
             .metadata()
             .map_err(DiskError::file("examine", path))?
@@ -331,8 +350,9 @@ fn check_lengths(
         }
         if repair {
             file.set_len(expected)
-                .and_then(|()| file.sync_all())
                 .map_err(DiskError::file("set the length of", path))?;
+            let synced = file.sync_all();
+            synced.map_err(sync_failed(is_top, which, path))?;
         }
         let more = len - expected;
         let message = format!("the {part} file is {more} bytes longer than the disk, by a hole");

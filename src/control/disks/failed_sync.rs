@@ -2,7 +2,8 @@
 //!
 //! The kernel may have dropped writes that it could not sync, and says so once. So the first failure is
 //! noted twice, in the runtime map by the data plane that met it, and in the header by the process that
-//! started that one; either of them counts. What would make the disk's content last, or build on it, is
+//! started that one; either of them counts. A command that meets one itself (a job of a disk that nobody has
+//! attached, a resize, what makes durable what a daemon left) does both. What would make the disk's content last, or build on it, is
 //! refused until a repair; reading is not, nor is attaching, of which every flush fails.
 //!
 //! # Order of steps of a repair
@@ -24,12 +25,12 @@ use std::path::Path;
 use rustix::fs::{Advice, fadvise};
 
 use super::session::{Left, Unflushed, ended};
-use super::{Disk, DiskError, layer_map, lower_layers};
+use super::{Disk, DiskError, geometry, layer_map, lower_layers};
 use crate::control::Installation;
-use crate::envelope::{FailedSync, HeaderLock, HeaderPayload, LayerRecord, SyncedFile};
+use crate::envelope::{FailedSync, HeaderFile, HeaderLock, HeaderPayload, LayerRecord, SyncedFile};
 use crate::store::LayerFile;
 use crate::units::BLOCK_SIZE;
-use crate::volume::{self, Content, RuntimeMap, Volume};
+use crate::volume::{self, Content, RuntimeMap, Volume, VolumeError};
 
 /// Bytes that are read at a time.
 const CHUNK: usize = 1 << 20;
@@ -47,6 +48,19 @@ pub fn as_in_runtime_map(failed: &FailedSync) -> volume::FailedSync {
     match failed.file {
         Some(SyncedFile::Map) => volume::FailedSync::Map,
         Some(SyncedFile::Data) | None => volume::FailedSync::Data,
+    }
+}
+
+impl DiskError {
+    /// The file of the top layer of which a sync failed, if that is the error, and what the kernel said.
+    fn failed_sync(&self) -> Option<(volume::FailedSync, String)> {
+        match self {
+            Self::Volume(VolumeError::Sync { file, source, .. }) => {
+                Some((*file, source.to_string()))
+            }
+            Self::Pipeline(error) => Some((error.failed_sync()?, error.to_string())),
+            _ => None,
+        }
     }
 }
 
@@ -105,6 +119,79 @@ impl Disk {
         }
     }
 
+    /// Has the disk say that a sync failed, where that is what `result` failed for. Whoever calls it has
+    /// no lock of the header.
+    ///
+    /// # Errors
+    /// Those of `result`.
+    pub(super) fn keeping_failed_sync<T>(
+        &self,
+        installation: &Installation,
+        result: Result<T, DiskError>,
+    ) -> Result<T, DiskError> {
+        result.inspect_err(|error| {
+            if error.failed_sync().is_none() {
+                return;
+            }
+            let file = self.header_file();
+            match file.as_ref().map(HeaderFile::lock) {
+                Ok(Ok(mut lock)) => self.keep_failed_sync(installation, &mut lock, error),
+                Ok(Err(why)) => self.log_unsaid(why),
+                Err(why) => self.log_unsaid(why),
+            }
+        })
+    }
+
+    /// As [`Disk::keeping_failed_sync`] under the header's lock. What the disk says already stays. The
+    /// runtime map comes first, since whoever serves the disk looks there, and since it takes the word
+    /// where the header, which is on the same storage as what failed, does not.
+    pub(super) fn keep_failed_sync(
+        &self,
+        installation: &Installation,
+        lock: &mut HeaderLock<'_>,
+        error: &DiskError,
+    ) {
+        let Some((file, why)) = error.failed_sync() else {
+            return;
+        };
+        let mut keep = || {
+            let found = lock.read()?;
+            self.keep_in_runtime_map(found.claims(), file)?;
+            if found.claims().failed_sync.is_some() {
+                return Ok(());
+            }
+            let (mut header, dek) = self.unlock(installation, found)?;
+            let top = header.top().ok_or_else(|| self.no_layer())?.id;
+            let file = Some(synced_file(file));
+            header.failed_sync = Some(FailedSync::new(top, file, &why));
+            Ok::<_, DiskError>(lock.write_both(&header, &dek)?)
+        };
+        if let Err(error) = keep() {
+            self.log_unsaid(error);
+        }
+    }
+
+    fn keep_in_runtime_map(
+        &self,
+        header: &HeaderPayload,
+        file: volume::FailedSync,
+    ) -> Result<(), DiskError> {
+        let (Some(session), Some(top)) = (&header.session, header.top()) else {
+            return Ok(());
+        };
+        let geometry = geometry(header, top)?;
+        let found = RuntimeMap::find(session.runtime_map(), &geometry, header.attach)?;
+        match found {
+            Some(map) if map.failed_sync()?.is_none() => Ok(map.note_failed_sync(file)?),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn log_unsaid(&self, why: impl std::fmt::Display) {
+        let name = self.name();
+        log::error!("the disk {name} does not say that a sync of its files failed: {why}");
+    }
+
     /// Ends a failed sync; see the module. How many bytes were read.
     ///
     /// # Errors
@@ -121,13 +208,14 @@ impl Disk {
         let cache = left.cache()?;
         let runtime = left.map();
         let read = self.read_all(&header, runtime.as_ref())?;
-        match &runtime {
+        let synced = match &runtime {
             Some(runtime) => {
                 runtime.forget_failed_sync()?;
-                self.flush_left(&header, claim, runtime)?;
+                self.flush_left(&header, claim, runtime)
             }
-            None => self.sync_top(&header)?,
-        }
+            None => self.sync_top(&header),
+        };
+        synced.inspect_err(|error| self.keep_failed_sync(installation, lock, error))?;
         let session = header.session.take();
         ended(&mut header, cache);
         header.failed_sync = None;
@@ -175,10 +263,13 @@ impl Disk {
     fn sync_top(&self, header: &HeaderPayload) -> Result<(), DiskError> {
         let top = header.top().ok_or_else(|| self.no_layer())?;
         let paths = self.layer_paths(top);
-        for path in [&paths.data, &paths.map] {
+        for (which, path) in [
+            (volume::FailedSync::Data, &paths.data),
+            (volume::FailedSync::Map, &paths.map),
+        ] {
             let file = OpenOptions::new().read(true).write(true).open(path);
-            file.and_then(|file| file.sync_all())
-                .map_err(DiskError::file("sync", path))?;
+            let file = file.map_err(DiskError::file("open", path))?;
+            file.sync_all().map_err(VolumeError::sync(which, path))?;
         }
         Ok(())
     }

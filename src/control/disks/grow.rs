@@ -51,7 +51,10 @@ fn grow_by_steps(
     let unit = top.data_unit.max(header.logical_sector_size);
     check_size(disk.name(), header.size, size, u64::from(unit))?;
     if size > header.size {
-        grow_layer(&disk.layer_paths(&top), &geometry(&header, &top)?, size)?;
+        let grown = grow_layer(&disk.layer_paths(&top), &geometry(&header, &top)?, size);
+        grown
+            .map_err(DiskError::from)
+            .inspect_err(|error| disk.keep_failed_sync(installation, &mut lock, error))?;
         done(Step::Files)?;
         header.size = size;
         if let Some(top) = header.layers.last_mut() {

@@ -51,7 +51,7 @@ mod unregister;
 mod update;
 mod view;
 
-pub use check::{CheckReport, Problem, ProblemKind, check};
+pub use check::{ByteRange, CheckReport, Problem, ProblemKind, check};
 pub use copy::copy;
 pub use create::{CreateRequest, Created, DEFAULT_SECTOR_SIZE, create};
 pub use dataplane::{geometry, layer_map, lower_layers, lower_maps, open_files};

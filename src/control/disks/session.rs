@@ -229,7 +229,8 @@ impl Disk {
         let (mut header, dek) = self.unlock(installation, found)?;
         let cache = left.cache()?;
         if let Left::Map(runtime) = &left {
-            self.flush_left(&header, claim, runtime)?;
+            let flushed = self.flush_left(&header, claim, runtime);
+            flushed.inspect_err(|error| self.keep_failed_sync(installation, lock, error))?;
         }
         let before = header.session.take();
         ended(&mut header, cache);

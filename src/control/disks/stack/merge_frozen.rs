@@ -1,4 +1,13 @@
 //! Merging a frozen layer into the frozen layer above it; see `merge.rs`.
+//!
+//! # A sync that fails
+//!
+//! It ends the merge, and no header says so: a merge only adds blocks to a frozen layer, so of what was
+//! completed, or made durable, before it nothing is at stake, and those who have the layer attached go on. It can
+//! be repeated: what the kernel may have dropped is written again. Of the data those are blocks of which the
+//! map file says nothing yet, since it is written after a sync of the data that succeeded; of the map those are
+//! sectors of which the page cache may show more than the disk has, so all of it is written anew. The lower
+//! layer goes only when all of that was synced.
 
 use std::sync::Arc;
 
@@ -114,7 +123,7 @@ impl<'a> Upper<'a> {
             lower.push(LowerLayer::open(layer_map(self.header, layer, &paths)?)?);
         }
         let volume = Volume::open_private(layer_map(self.header, top, &paths)?, lower)?;
-        // A merge before this one may have failed, which no header tells.
+        // A merge before this one may have failed, which no header tells; see the module.
         volume.write_map_anew()?;
         let above = self.header.layers.len() - 1 - self.at;
         deks.drop_upper(above);

@@ -57,7 +57,8 @@ pub fn run_unattached(
         return Ok(header.job.is_none());
     };
     running.freeze(&header)?;
-    match copy(disk, running, &header, &job, &deks, cancel, progress)? {
+    let copied = copy(disk, running, &header, &job, &deks, cancel, progress);
+    match disk.keeping_failed_sync(installation, copied)? {
         End::Stopped => Ok(false),
         // Not for a job that was aborted since the last look.
         End::Copied if !goes_on(disk, &job)? => Ok(false),
@@ -84,7 +85,7 @@ fn copy(
     let files = open_files(running.claimed()?, header, paths)?;
     let map = layer_map(header, top, &paths(top))?;
     let volume = Arc::new(Volume::open_private(map, lower_layers(header, paths)?)?);
-    // A run before this one may have failed, which no header tells.
+    // A run before this one may have failed, and its header may not have taken the word of it.
     volume.write_map_anew()?;
     let share = |volume: &Volume| -> Result<JobProgress, DiskError> {
         let share = volume.share_raised(usize::from(drop), &|| cancel.check().is_ok());
