@@ -17,7 +17,7 @@ use sealdisk::cipher::{CipherStack, DataUnit, SharedSlice};
 use sealdisk::keys::{Dek, DekStack};
 use sealdisk::pipeline::{GuestBuffer, Op, OpError, OpKind, Pipeline, Token};
 use sealdisk::units::ByteOffset;
-use sealdisk::volume::{FailedSync, Geometry, LayerMap, RuntimeMap, Volume};
+use sealdisk::volume::{Content, FailedSync, Geometry, LayerMap, RuntimeMap, Volume, format};
 use uuid::Uuid;
 
 const BLOCK: u64 = 4096;
@@ -407,6 +407,113 @@ fn a_durable_write_that_fails_is_a_failed_sync() {
     rig.flush().unwrap_err();
     rig.write_through(0..1).unwrap_err();
     assert_eq!(rig.runtime.failed_sync().unwrap(), Some(FailedSync::Data));
+}
+
+/// The kernel tells of it once, and it has told the write.
+#[test]
+fn a_flush_waits_until_it_is_known_how_durable_writes_of_other_queues_ended() {
+    for number in [0, libc::EIO] {
+        let mut rig = Rig::new(2);
+        rig.write_through(0..1).unwrap();
+        rig.medium.set_free(false);
+        if number != 0 {
+            let which = Asked::WriteDurably { at: 0, len: 4096 };
+            fail_once(&rig.medium, which, number);
+        }
+        rig.submit(0, OpKind::Write { durable: true }, 0..1);
+        // It has ended, and its queue has not looked yet.
+        assert!(rig.queues[0].store_mut().step());
+        rig.medium.set_free(true);
+        rig.submit(1, OpKind::Flush, 0..0);
+        for _ in 0..10 {
+            assert!(
+                rig.poll(1).is_empty(),
+                "nobody knows whether it may succeed"
+            );
+        }
+        assert!(rig.queues[1].waits_for_others());
+        let written = rig.settle(0).pop().unwrap().1;
+        let flushed = rig.settle(1).pop().unwrap().1;
+        let failed = (number != 0).then_some(FailedSync::Data);
+        for result in [written, flushed] {
+            let found = result.err().and_then(|error| error.failed_sync());
+            assert_eq!(found, failed);
+        }
+    }
+}
+
+#[test]
+fn durable_writes_that_begin_later_keep_no_flush_from_its_end() {
+    let mut rig = Rig::new(2);
+    rig.write_through(0..2).unwrap();
+    rig.medium.set_free(false);
+    rig.submit(0, OpKind::Write { durable: true }, 0..1);
+    rig.submit(1, OpKind::Flush, 0..0);
+    let mut turns = 0;
+    loop {
+        // There is always one under way.
+        rig.queues[0].store_mut().step();
+        rig.submit(0, OpKind::Write { durable: true }, 1..2);
+        rig.poll(0);
+        rig.queues[1].store_mut().step();
+        if let Some((_, result)) = rig.poll(1).pop() {
+            return result.unwrap();
+        }
+        turns += 1;
+        assert!(turns < 20);
+    }
+}
+
+/// What ended with a sync that failed, and is looked at with it, is not called durable either.
+#[test]
+fn a_failed_sync_counts_for_what_is_seen_to_end_with_it() {
+    let mut rig = Rig::new(1);
+    rig.write_through(0..2).unwrap();
+    rig.medium.set_free(false);
+    let which = Asked::WriteDurably {
+        at: 4096,
+        len: 4096,
+    };
+    fail_once(&rig.medium, which, libc::EIO);
+    for block in 0..2 {
+        rig.submit(0, OpKind::Write { durable: true }, block..block + 1);
+    }
+    while rig.queues[0].store_mut().step() {}
+    let done = rig.poll(0);
+    assert_eq!(done.len(), 2);
+    for (_, result) in done {
+        assert_eq!(result.unwrap_err().failed_sync(), Some(FailedSync::Data));
+    }
+}
+
+/// What the disk has of the map when a volume without a runtime map fails to sync it, and another one
+/// comes after it.
+#[test]
+fn a_map_without_a_runtime_map_is_written_anew_after_a_sync_that_failed() {
+    let mut rig = Rig::new(1);
+    let open_private = |rig: &mut Rig| {
+        let top = LayerMap::new(rig.geometry.clone(), rig.medium.clone());
+        rig.queues.clear();
+        rig.volume = Arc::new(Volume::open_private(top, vec![]).unwrap());
+        rig.volume.map().load_all().unwrap();
+        rig.volume.write_map_anew().unwrap();
+        rig.make_queues(1);
+    };
+    open_private(&mut rig);
+    rig.write(0..1).unwrap();
+    fail_once(&rig.medium, Asked::SyncMap, libc::EIO);
+    rig.flush().unwrap_err();
+    // The page cache has the sector and shows it to whoever comes next; the disk does not have it.
+    rig.medium.take_log();
+    open_private(&mut rig);
+    assert_eq!(rig.volume.map().run(0, 1).what, Content::Data);
+    rig.write(4000..4001).unwrap();
+    rig.flush().unwrap();
+    let first = format::sector_offset(0);
+    let log = rig.medium.take_log();
+    let is_written = |asked: &Asked| matches!(asked, Asked::WriteMap { at, .. } if *at == first);
+    assert_eq!(count(&log, is_written), 1, "{log:?}");
+    assert_eq!(log.last(), Some(&Asked::SyncMap), "{log:?}");
 }
 
 #[test]

@@ -14,6 +14,7 @@ use crate::units::{BLOCK_SIZE, Block, ByteOffset, LayerIndex, SECTOR_SIZE};
 use crate::volume::{FailedSync, Volume};
 
 use super::OpError;
+use super::durable::is_failed_sync;
 use super::flush::{FlushJob, MAP_BUFFER_LEN, MAP_BUFFERS, Waiter};
 use super::op::{Finished, Op, OpKind};
 use super::outcome::Outcome;
@@ -237,6 +238,10 @@ impl<S: Store> Pipeline<S> {
     pub fn poll(&mut self) {
         let mut completions = std::mem::take(&mut self.completions);
         self.store.reap(&mut completions);
+        // First, whatever comes before it in the list: none of these ends well any more.
+        for completion in &completions {
+            self.look_for_failed_sync(completion);
+        }
         for completion in completions.drain(..) {
             self.complete(completion);
         }
@@ -257,7 +262,7 @@ impl<S: Store> Pipeline<S> {
     /// Whether a request waits for something that another queue has, whose end wakes nobody:
     /// [`Pipeline::poll`] has to be called again soon. To be asked right before a wait.
     pub fn waits_for_others(&self) -> bool {
-        if !self.waiting.is_empty() {
+        if !self.waiting.is_empty() || self.flush.awaits_writes() {
             return true;
         }
         match (self.flush.waits_for(), &self.waker) {
@@ -390,34 +395,6 @@ impl<S: Store> Pipeline<S> {
         Progress::Issued
     }
 
-    /// Whether the write of `blocks`, which are marked, makes a part of the request durable by itself;
-    /// where the request is to be durable and this does not make it so, a flush follows. `can` tells
-    /// whether the write could be made so.
-    pub(super) fn is_durable_alone(
-        &mut self,
-        id: RequestId,
-        blocks: &Range<u64>,
-        can: bool,
-    ) -> bool {
-        let Some(request) = self.requests.get_mut(id) else {
-            return false;
-        };
-        if !matches!(request.op.kind, OpKind::Write { durable: true }) {
-            return false;
-        }
-        let alone = can && self.volume.map().has_durable_data(blocks.clone());
-        request.unsynced |= !alone;
-        alone
-    }
-
-    /// As [`Pipeline::is_durable_alone`] for a write by the store. Of a large request a flush makes all
-    /// parts durable at once.
-    pub(super) fn is_durable_write(&mut self, id: RequestId, blocks: &Range<u64>) -> bool {
-        let small = |request: &mut Request| request.op.len <= BUFFER_LEN as u64;
-        let can = self.store.writes_durably() && self.requests.get_mut(id).is_some_and(small);
-        self.is_durable_alone(id, blocks, can)
-    }
-
     /// Has a request fail once what it has under way is done.
     pub(super) fn fail(&mut self, id: RequestId, error: impl Into<OpError>) -> Progress {
         if let Some(request) = self.requests.get_mut(id) {
@@ -522,11 +499,11 @@ impl<S: Store> Pipeline<S> {
                     false => self.volume.locks().release_shared(blocks),
                 }
                 let result = result.map_err(|error| match durable {
-                    // The blocks were allocated before, so this is the write itself (a file system
-                    // that copies on write); of a file past the page cache no sync fails so.
-                    true if !error.is_no_space() => self.sync_failed(FailedSync::Data, error),
+                    Some(_) if is_failed_sync(&error) => self.sync_failed(FailedSync::Data, error),
                     _ => error.into(),
                 });
+                // Only now, with a failure noted.
+                drop(durable);
                 return self.piece_done(request, result, buffer);
             }
             Piece::Rewrite {
@@ -584,7 +561,7 @@ impl<S: Store> Pipeline<S> {
             let skip = (part.at.0 - start.0) as usize;
             self.encrypt(request, part, &mut bytes[skip..skip + part.len]);
         }
-        let durable = self.is_durable_write(request, &blocks);
+        let durable = self.durable_write(request, &blocks);
         let piece = Piece::Write {
             request,
             blocks,

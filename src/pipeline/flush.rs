@@ -6,11 +6,10 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::Arc;
 
-use crate::store::{Store, StoreError, StoreFile, StoreOp};
+use crate::store::{Store, StoreFile, StoreOp};
 use crate::volume::format::{self, SECTOR_LEN, STATES_LEN};
-use crate::volume::{FailedSync, FlushNumber, FlushTurn};
+use crate::volume::{BegunWrites, FailedSync, FlushNumber, FlushTurn};
 
 use super::OpError;
 use super::drive::Pipeline;
@@ -35,6 +34,8 @@ enum Step {
     SyncData,
     WriteMap,
     SyncMap,
+    /// Until it is known how durable writes of any queue ended that began before.
+    AwaitWrites,
 }
 
 /// The flushes of one queue.
@@ -47,6 +48,8 @@ pub(super) struct FlushJob {
     step: Step,
     /// Its operations not completed yet.
     outstanding: u32,
+    /// Durable writes that it waits for, once it knows which.
+    begun: Option<BegunWrites>,
     outcome: Outcome,
     /// The copy of the changed map sectors, taken before the data is synced.
     sectors: Vec<u64>,
@@ -68,6 +71,11 @@ impl FlushJob {
     /// Whether nobody waits for a flush, and none is under way here.
     pub(super) fn is_idle(&self) -> bool {
         self.waiters.is_empty() && self.turn.is_none()
+    }
+
+    /// Whether the flush under way here waits for durable writes, which may be of other queues.
+    pub(super) fn awaits_writes(&self) -> bool {
+        self.step == Step::AwaitWrites && self.turn.is_some()
     }
 
     /// What the first that waits for another queue's flush waits for.
@@ -178,7 +186,7 @@ impl<S: Store> Pipeline<S> {
             Step::WriteMap if job.written < job.sectors.len() => return self.write_map(),
             Step::WriteMap if through => {
                 if job.sectors.is_empty() && self.volume.is_map_synced() {
-                    self.end_flush();
+                    self.flush.step = Step::AwaitWrites;
                 } else if self.store.has_room() {
                     self.flush.step = Step::SyncMap;
                     self.flush_sync(FailedSync::Map);
@@ -186,10 +194,25 @@ impl<S: Store> Pipeline<S> {
                     return false;
                 }
             }
-            Step::SyncMap if through => self.end_flush(),
+            Step::SyncMap if through => self.flush.step = Step::AwaitWrites,
+            Step::AwaitWrites => match self.writes_have_ended() {
+                true => self.end_flush(),
+                false => return false,
+            },
             Step::SyncData | Step::WriteMap | Step::SyncMap => return false,
         }
         true
+    }
+
+    /// Whether it is known how all durable writes ended that began before this flush had synced: the kernel may
+    /// have told one of them what it does not tell the sync.
+    fn writes_have_ended(&mut self) -> bool {
+        let writes = self.volume.flushes().durable_writes();
+        if self.flush.begun.is_none() {
+            self.flush.begun = writes.begun();
+        }
+        let begun = self.flush.begun.as_ref();
+        begun.is_some_and(|begun| writes.have_ended(begun))
     }
 
     /// Writes a run of neighbouring sectors from one buffer; whether there was room for it.
@@ -261,22 +284,13 @@ impl<S: Store> Pipeline<S> {
         }
     }
 
-    /// Notes that a sync failed, the one place that does.
-    pub(super) fn sync_failed(&mut self, file: FailedSync, error: StoreError) -> OpError {
-        self.volume.set_failed_sync(file, &error);
-        OpError::SyncFailed {
-            file,
-            source: Arc::new(error),
-        }
-    }
-
     /// Nothing of the flush is under way any more: it is done, or has failed.
     fn end_flush(&mut self) {
         let Some(turn) = self.flush.turn.take() else {
             return;
         };
         let mut outcome = std::mem::take(&mut self.flush.outcome);
-        // Whoever made one write durable may have met meanwhile what the kernel says only once.
+        // A durable write may have met meanwhile what the kernel says only once.
         if let Some(file) = self.volume.failed_sync() {
             outcome.fail(OpError::Lost(file));
         }
@@ -301,6 +315,7 @@ impl<S: Store> Pipeline<S> {
             }
         }
         let job = &mut self.flush;
+        job.begun = None;
         job.sectors.clear();
         job.states.clear();
         job.sectors.shrink_to(USUAL_SECTORS);

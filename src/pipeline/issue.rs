@@ -134,7 +134,7 @@ impl<S: Store> Pipeline<S> {
             let into = &mut buffer.as_mut_slice()[..len as usize];
             cipher.encrypt(at, &request.op.memory.slices, cursor, into);
         }
-        let durable = self.is_durable_write(id, &blocks);
+        let durable = self.durable_write(id, &blocks);
         let piece = Piece::Write {
             request: id,
             blocks,
@@ -353,7 +353,13 @@ impl<S: Store> Pipeline<S> {
         len: usize,
         buffer: IoBuffer,
     ) {
-        let durable = matches!(&piece, Piece::Write { durable: true, .. });
+        let durable = matches!(
+            &piece,
+            Piece::Write {
+                durable: Some(_),
+                ..
+            }
+        );
         let op = StoreOp::Write {
             file: StoreFile::TOP,
             at: at.0,
@@ -373,7 +379,7 @@ impl<S: Store> Pipeline<S> {
         mut buffer: IoBuffer,
     ) {
         self.encrypt(id, part, &mut buffer.as_mut_slice()[..part.len]);
-        let durable = self.is_durable_write(id, &block);
+        let durable = self.durable_write(id, &block);
         let piece = Piece::Write {
             request: id,
             blocks: block,
@@ -403,7 +409,7 @@ impl<S: Store> Pipeline<S> {
             cipher.encrypt_zeros(part.at.plus(part.len as u64), &mut into[end..]);
         }
         self.encrypt(id, part, &mut into[skip..end]);
-        let durable = self.is_durable_write(id, &block);
+        let durable = self.durable_write(id, &block);
         let piece = Piece::Write {
             request: id,
             blocks: block,

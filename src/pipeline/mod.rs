@@ -11,6 +11,7 @@
 
 mod disk_io;
 mod drive;
+mod durable;
 mod error;
 mod flush;
 mod issue;

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::cipher::Cursor;
 use crate::units::{ByteOffset, LayerIndex};
-use crate::volume::FailedSync;
+use crate::volume::{DurableWrite, FailedSync};
 
 /// Names a request inside a pipeline.
 pub(super) type RequestId = u32;
@@ -43,8 +43,8 @@ pub(super) enum Piece {
         exclusive: bool,
         /// The blocks were written as a whole.
         whole: bool,
-        /// It was to be durable by itself.
-        durable: bool,
+        /// It was to be durable by itself, and is counted as long as nobody knows how it ended.
+        durable: Option<DurableWrite>,
     },
     /// The old ciphertext of blocks, of a layer's, that becomes the top layer's: all of it, but for
     /// what is replaced.

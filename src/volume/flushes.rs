@@ -22,6 +22,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 
+use super::durable_writes::DurableWrites;
+
 /// Queues that can sleep; further ones look again from time to time.
 const SLEEPERS: usize = 256;
 
@@ -60,6 +62,7 @@ pub struct Flushes {
     /// Something may be given back since a flush was done.
     holes_due: AtomicBool,
     punching: AtomicBool,
+    durable_writes: Arc<DurableWrites>,
 }
 
 impl Default for Flushes {
@@ -71,6 +74,7 @@ impl Default for Flushes {
             sleepers: (0..SLEEPERS).map(|_| Sleeper::default()).collect(),
             holes_due: AtomicBool::new(false),
             punching: AtomicBool::new(false),
+            durable_writes: Arc::default(),
         }
     }
 }
@@ -96,6 +100,11 @@ impl Flushes {
             flushes: self.clone(),
             number,
         })
+    }
+
+    /// The durable writes of all queues, of which a flush has to know how they ended.
+    pub fn durable_writes(&self) -> &Arc<DurableWrites> {
+        &self.durable_writes
     }
 
     /// Flushes begun so far.
