@@ -80,7 +80,7 @@ impl Disk {
         };
         if repaired {
             cx.count("repairs");
-            cx.files(&self.header).sync_failed = false;
+            cx.files(&self.header).set_failed(false);
             let now = self.model.flush_point();
             self.model.flushed(now);
             cx.may_crash(12)?;

@@ -77,7 +77,7 @@ impl Disk {
         self.header.failed |= runtime.failed_sync().unwrap().is_some();
         if self.header.failed {
             runtime.note_failed_sync(FailedSync::Data).unwrap();
-            cx.files(&self.header).sync_failed = true;
+            cx.files(&self.header).set_failed(true);
         }
         let lower = self.header.layers[1..].iter();
         let lower = lower.map(|layer| cx.layers.lower(*layer)).collect();
@@ -118,6 +118,10 @@ impl Disk {
     pub fn kill(&mut self, cx: &mut Context) {
         if let Some(mut process) = self.process.take() {
             for queue in &mut process.queues {
+                // What is lost when the process dies right then is said in docs/architecture.md.
+                if queue.store_mut().has_failed_sync() {
+                    queue.poll();
+                }
                 queue.store_mut().kill(&mut cx.rng);
             }
         }
@@ -166,7 +170,7 @@ impl Disk {
                 }
             }
         }
-        self.poll(cx, queue)
+        self.look(cx, queue)
     }
 
     /// Has the model know what the page cache has forgotten.
@@ -177,8 +181,16 @@ impl Disk {
         }
     }
 
-    fn poll(&mut self, cx: &Context, queue: usize) -> Result<(), Stop> {
+    /// Polls a queue, whose thread may not come to it for a while.
+    fn look(&mut self, cx: &mut Context, queue: usize) -> Result<(), Stop> {
         self.note_evicted(cx);
+        match cx.options.faulty && cx.rng.one_in(3) {
+            true => Ok(()),
+            false => self.poll(cx, queue),
+        }
+    }
+
+    fn poll(&mut self, cx: &Context, queue: usize) -> Result<(), Stop> {
         // The copier is made when it is first used.
         let Some(queue) = self.process().queues.get_mut(queue) else {
             return Ok(());
@@ -193,7 +205,7 @@ impl Disk {
     fn poll_all(&mut self, cx: &mut Context) -> Result<(), Stop> {
         for queue in 0..self.process().queues.len() {
             self.process().queues[queue].store_mut().step(&mut cx.rng);
-            self.poll(cx, queue)?;
+            self.look(cx, queue)?;
         }
         Ok(())
     }
@@ -251,7 +263,13 @@ impl Disk {
             OpKind::Raise { .. } => 0..0,
             _ => sectors,
         };
-        let after_failure = cx.files(&self.header).sync_failed;
+        // What one queue does not know yet a write of another one may not have met, but a flush has.
+        let after_failure = match kind {
+            OpKind::Flush | OpKind::Zero { .. } => cx.files(&self.header).sync_fails,
+            OpKind::Write { .. } | OpKind::Read | OpKind::Raise { .. } => {
+                cx.files(&self.header).sync_failed
+            }
+        };
         let errors = device(&cx.layers.device).errors;
         let process = self.process();
         process.requests.push(Request {
@@ -387,7 +405,7 @@ impl Disk {
         let queues = &mut self.process().queues;
         queues.iter_mut().for_each(Pipeline::stop_punching);
         let mut patience = PATIENCE;
-        while !self.process().queues.iter().all(Pipeline::is_idle) {
+        while !self.process().is_drained() {
             cx.may_crash(800)?;
             self.poll_all(cx)?;
             wait(&mut patience)?;
@@ -474,6 +492,11 @@ impl Disk {
 }
 
 impl Process {
+    /// Whether nothing is under way, and everybody was told.
+    fn is_drained(&self) -> bool {
+        self.requests.is_empty() && self.queues.iter().all(Pipeline::is_idle)
+    }
+
     /// Makes pipelines until there are `count`.
     fn make_queues(&mut self, cx: &Context, count: usize) {
         while self.queues.len() < count {

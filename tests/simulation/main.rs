@@ -265,13 +265,12 @@ fn space_is_given_back_on_a_device_that_fails() {
 }
 
 #[test]
-#[ignore = "minutes; and a failed repair is not yet modelled for every seed"]
 fn stacks_on_a_device_that_fails() {
     let options = Options {
         faulty: true,
         ..STACKS
     };
-    run(options, crashes(300)).unwrap();
+    run(options, crashes(120)).unwrap();
 }
 
 /// An error that is noted in one step and overwritten in another: a later flush that says that all is

@@ -96,7 +96,9 @@ pub struct SimLayer {
     punched: Vec<(u64, Sector)>,
     /// Sectors of the data file that are not as they were written last, since the last look.
     evicted: Vec<u64>,
-    /// What somebody was told of: that a sync, or a durable write, has failed since the last check.
+    /// A sync, or a durable write, has failed since the last check.
+    pub sync_fails: bool,
+    /// As [`SimLayer::sync_fails`], and somebody was told of it.
     pub sync_failed: bool,
     /// Sectors of the data file from here on are not dropped: what a block has behind the end of the disk
     /// is not seen before the disk grows, so nobody could say what it was.
@@ -131,6 +133,7 @@ impl SimLayer {
             fault,
             punched: Vec::new(),
             evicted: Vec::new(),
+            sync_fails: false,
             sync_failed: false,
             spared: data_len / 512 - 8,
             device,
@@ -142,6 +145,12 @@ impl SimLayer {
             StoreFile::Data(_) => &mut self.data,
             StoreFile::Map => &mut self.map,
         }
+    }
+
+    /// Whether a sync has failed, as everybody knows from now on.
+    pub fn set_failed(&mut self, failed: bool) {
+        self.sync_fails = failed;
+        self.sync_failed = failed;
     }
 
     /// Makes a hole.
@@ -213,7 +222,7 @@ impl SimLayer {
     }
 
     pub fn lose_power(&mut self, rng: &mut Rng) {
-        self.sync_failed = false;
+        self.set_failed(false);
         self.data.lose_power(rng);
         self.map.lose_power(rng);
     }

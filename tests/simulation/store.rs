@@ -170,20 +170,16 @@ impl SimStore {
                 let sync_failed = *durable && !error.is_no_space();
                 // It was not durable, so what is written of it may be lost.
                 *durable = false;
-                self.sync_failed |= sync_failed;
                 self.transfer(&mut operation.op, part, |_| !nothing && rng.one_in(2));
+                if sync_failed {
+                    let covers = self.layer(StoreFile::TOP).file(StoreFile::TOP).covered();
+                    self.fail_sync(StoreFile::TOP, covers, rng);
+                }
             }
             StoreOp::Read { buffer, .. } => buffer.as_mut_slice()[part].fill(0xa5),
             StoreOp::Sync { file } => {
-                self.sync_failed = true;
                 let covers = std::mem::take(&mut operation.covers);
-                let mut layer = self.layer(*file);
-                let end = match file {
-                    StoreFile::Data(_) => layer.spared,
-                    StoreFile::Map => u64::MAX,
-                };
-                let fails = |sector| sector < end && rng.one_in(2);
-                layer.file(*file).sync(covers, fails);
+                self.fail_sync(*file, covers, rng);
             }
             StoreOp::Punch { at, len } => {
                 let (first, count) = (*at / 512, *len / 512);
@@ -193,6 +189,24 @@ impl SimStore {
         }
         let done = operation.into_buffer();
         self.complete(done, Err(error));
+    }
+
+    /// Some of what a sync covers does not become durable, and no later one makes it so.
+    fn fail_sync(&mut self, file: StoreFile, covers: Covered, rng: &mut Rng) {
+        self.sync_failed = true;
+        let mut layer = self.layer(file);
+        layer.sync_fails = true;
+        let end = match file {
+            StoreFile::Data(_) => layer.spared,
+            StoreFile::Map => u64::MAX,
+        };
+        let fails = |sector| sector < end && rng.one_in(2);
+        layer.file(file).sync(covers, fails);
+    }
+
+    /// Whether a sync has failed, which nobody was told yet.
+    pub fn has_failed_sync(&self) -> bool {
+        self.sync_failed
     }
 
     /// What the kernel does with operations of a process that was killed: some sectors of each
