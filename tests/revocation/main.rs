@@ -10,6 +10,7 @@ mod frontend;
 mod key_search;
 
 mod audit;
+mod captured;
 mod customer;
 mod death;
 mod full;

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
 
@@ -12,6 +13,11 @@ use crate::keys::DekStack;
 
 use super::commands::Commands;
 use super::{AttachError, Socket};
+
+/// How long the data plane may take to take a command, and to end after it closed its socket.
+const LAST_PATIENCE: Duration = Duration::from_secs(10);
+/// How often it is looked whether it has ended.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// The running data plane.
 pub(super) struct DataPlane {
@@ -28,6 +34,10 @@ impl DataPlane {
     pub(super) fn spawn(socket: &Socket) -> Result<Self, AttachError> {
         let fail = process("start the data plane");
         let (control, theirs) = UnixStream::pair().map_err(&fail)?;
+        // Commands are short: it takes them, or it is not to be waited for.
+        control
+            .set_write_timeout(Some(LAST_PATIENCE))
+            .map_err(&fail)?;
         let map = |parent_fd: OwnedFd, child_fd| FdMapping {
             parent_fd,
             child_fd,
@@ -80,10 +90,19 @@ impl DataPlane {
         let _ = self.child.kill();
     }
 
-    /// Waits for its end, which has begun.
+    /// Waits for its end, which has begun: its socket is closed, which it never does by itself before
+    /// that. One that does not come to it is killed.
     pub(super) fn wait(&mut self) -> Result<ExitStatus, AttachError> {
-        self.child
-            .wait()
-            .map_err(process("wait for the data plane"))
+        let fail = process("wait for the data plane");
+        let deadline = Instant::now() + LAST_PATIENCE;
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait().map_err(&fail)? {
+                return Ok(status);
+            }
+            std::thread::sleep(LOOK);
+        }
+        log::error!("the data plane says nothing more and does not end, so it is killed");
+        self.kill();
+        self.child.wait().map_err(fail)
     }
 }

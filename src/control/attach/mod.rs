@@ -14,6 +14,7 @@
 //! one, so a crash between the two loses nothing. `disks/session.rs` has what the header says from then
 //! on, and when that ends. The claim is kept until then, so that nobody else begins in between.
 
+mod answers;
 mod board;
 mod change_layers;
 mod checker;

@@ -2,7 +2,6 @@
 //! plane, for signals, for what the vault has said, and for the guard's next deadline. Everything
 //! else that can take long is in a thread of its own.
 
-use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitStatus;
@@ -19,6 +18,7 @@ use crate::frontend::{
     RESTORED, STORAGE_FULL, STORAGE_OK, SYNC_FAILED, Waiter,
 };
 
+use super::answers::{Answers, Heard};
 use super::board::Board;
 use super::checker::Checker;
 use super::commands::Commands;
@@ -29,9 +29,10 @@ use super::records::{Operation, Record, Recorder};
 use super::status::{Event, EventKind, Reason};
 use super::{AttachError, Socket};
 
-const CONTROL: u64 = 0;
-const SIGNAL: u64 = 1;
-const FINDING: u64 = 2;
+/// Of several that are ready the lowest is told, so a data plane that never stops speaking comes last.
+const SIGNAL: u64 = 0;
+const FINDING: u64 = 1;
+const CONTROL: u64 = 2;
 
 /// Why a connection was ended, and what is to be done about it.
 const NOT_SHARED: &str = "its guest's memory is not shared, so that no request can be seen; with QEMU, \
@@ -169,7 +170,7 @@ impl Supervision {
         waiter
             .watch(self.hands.checker.news(), FINDING)
             .map_err(&fail)?;
-        let mut lines = BufReader::new(answers);
+        let mut answers = Answers::new(answers);
         let (mut reason, mut low) = (None, false);
         loop {
             self.hands.board.set_status(self.guard.status());
@@ -185,7 +186,7 @@ impl Supervision {
                     }
                     self.watch_space(&mut low);
                 }
-                Some(_) if !self.listen(&mut lines, &mut reason) => break,
+                Some(_) if !self.listen(&mut answers, &mut reason) => break,
                 Some(_) | None => {}
             }
             self.guard.tick(Moment::now(), &mut self.hands);
@@ -218,16 +219,21 @@ impl Supervision {
     }
 
     /// Takes what the data plane says. Whether it goes on.
-    fn listen(&mut self, lines: &mut BufReader<UnixStream>, reason: &mut Option<String>) -> bool {
-        loop {
-            let mut line = String::new();
-            match lines.read_line(&mut line) {
-                Ok(0) | Err(_) => return false,
-                Ok(_) => self.answered(line.trim_end(), reason),
+    fn listen(&mut self, answers: &mut Answers, reason: &mut Option<String>) -> bool {
+        match answers.take() {
+            Heard::Lines(lines) => {
+                lines.iter().for_each(|line| self.answered(line, reason));
+                true
             }
-            // What was read along with the line wakes nobody.
-            if !lines.buffer().contains(&b'\n') {
-                return true;
+            Heard::End => false,
+            Heard::Nonsense => {
+                log::error!(
+                    "the data plane of the disk {} says what none does, so it is killed: a guest may \
+                     have taken it over",
+                    self.hands.name
+                );
+                self.hands.data_plane.kill();
+                false
             }
         }
     }
