@@ -1,5 +1,6 @@
 //! The encrypted file: a tar archive within an age file, written and read in one pass.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 use std::path::Path;
@@ -8,7 +9,7 @@ use age::secrecy::SecretString;
 use age::{Decryptor, Encryptor};
 
 use super::BackupError;
-use super::manifest::{FORMAT, Item, Manifest, is_plain};
+use super::manifest::{FORMAT, Item, ItemKind, Manifest, is_plain};
 use crate::keys::Hashing;
 
 /// The name of the first entry.
@@ -121,8 +122,13 @@ pub(super) fn read<E: From<BackupError>>(
         let why = format!("format {} is not known, {FORMAT} is", manifest.format);
         return Err(damaged(&why).into());
     }
-    if let Some(odd) = manifest.items.iter().find(|item| !is_plain(&item.path)) {
-        return Err(damaged(&format!("it names an entry {:?}", odd.path)).into());
+    let mut paths = BTreeSet::new();
+    for item in &manifest.items {
+        let path = item.path.as_str();
+        if !is_plain(path) || ItemKind::at(path) != Some(item.kind) || !paths.insert(path) {
+            let what = format!("it names an entry {path:?}, which is none of a backup");
+            return Err(damaged(&what).into());
+        }
     }
     begin(&manifest)?;
     for item in &manifest.items {
@@ -188,4 +194,84 @@ fn decrypt<R: io::BufRead>(
             why: other.to_string(),
         },
     })
+}
+#[cfg(test)]
+mod tests {
+    use time::OffsetDateTime;
+    use uuid::Uuid;
+
+    use super::*;
+
+    /// Reads an archive with these entries, which anybody can make for a recipient.
+    fn read_with(entries: &[(&str, ItemKind)]) -> Result<Manifest, BackupError> {
+        let identity = age::x25519::Identity::generate();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("backup");
+        let item = |(path, kind): &(&str, ItemKind)| Item {
+            path: (*path).into(),
+            kind: *kind,
+            bytes: 1,
+            sha256: crate::keys::hex(&crate::keys::sha256(b"x")),
+            moment: None,
+            keys: std::collections::BTreeMap::new(),
+        };
+        let manifest = Manifest {
+            format: FORMAT,
+            program: "test".into(),
+            created: OffsetDateTime::UNIX_EPOCH,
+            installation: Uuid::nil(),
+            state_dir: "/state".into(),
+            master_keys: true,
+            items: entries.iter().map(item).collect(),
+            left_out: Vec::new(),
+            archived: Vec::new(),
+        };
+        let protection = Protection::Recipients(vec![identity.to_public()]);
+        let mut writer = Writer::new(File::create(&path).unwrap(), &protection).unwrap();
+        writer.manifest(&manifest).unwrap();
+        for (path, _) in entries {
+            writer.add(path, 1, 0, &mut b"x".as_slice()).unwrap();
+        }
+        writer.finish().unwrap();
+        read(
+            &path,
+            &Secret::Identities(vec![identity]),
+            |_| Ok(()),
+            |_, _| Ok(()),
+        )
+    }
+
+    #[test]
+    fn what_is_looked_at_is_what_a_restore_puts_in_its_place() {
+        let good = [
+            ("audit.key", ItemKind::File),
+            ("tokens/17-ab.p8", ItemKind::File),
+            ("tls/authority.key", ItemKind::File),
+            ("segments/vault-v-1-2.jsonl", ItemKind::Segment),
+            ("vaults/v/master-1.tpm2", ItemKind::File),
+            ("vaults/v/master.key", ItemKind::MasterKey),
+            ("catalog.db", ItemKind::Catalog),
+            ("vaults/v/vault.db", ItemKind::Vault),
+            ("audit.db", ItemKind::AuditLog),
+        ];
+        assert_eq!(read_with(&good).unwrap().items.len(), good.len());
+        for (entries, why) in [
+            (&[("catalog.db", ItemKind::File)][..], "catalog.db"),
+            (&[("x.db", ItemKind::Catalog)], "x.db"),
+            (&[("vaults/v/vault.db", ItemKind::AuditLog)], "vault.db"),
+            (&[("vaults/v/w/vault.db", ItemKind::Vault)], "vault.db"),
+            (&[("tokens/master.key", ItemKind::MasterKey)], "master.key"),
+            // SQLite would take what is in it for the database's.
+            (
+                &[("catalog.db-journal", ItemKind::File)],
+                "catalog.db-journal",
+            ),
+            (&[("vaults/v/vault.db-wal", ItemKind::File)], "vault.db-wal"),
+            (&[("disks/d/header", ItemKind::File)], "disks/d/header"),
+            (&[good[0], good[0]], "audit.key"),
+        ] {
+            let refused = read_with(entries).unwrap_err().to_string();
+            assert!(refused.contains(why), "{refused}");
+        }
+    }
 }

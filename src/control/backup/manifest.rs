@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::segments::ArchivedPart;
+use super::segments::{ArchivedPart, DIRECTORY};
 
 /// The format of the manifest and of the archive.
 pub(super) const FORMAT: u32 = 1;
@@ -95,6 +95,26 @@ impl Item {
     /// The vault that a database or master key belongs to.
     pub fn vault(&self) -> Option<&str> {
         self.path.strip_prefix("vaults/")?.split('/').next()
+    }
+}
+
+impl ItemKind {
+    /// What is at a path below a state directory; `None` where no entry has its place.
+    ///
+    /// A database is looked at by its kind and restored by its path, and what SQLite keeps beside one (a
+    /// journal, a write-ahead log) would change it afterwards. So one decides the other.
+    pub(super) fn at(path: &str) -> Option<Self> {
+        let parts: Vec<&str> = path.split('/').collect();
+        match parts.as_slice() {
+            ["catalog.db"] => Some(Self::Catalog),
+            ["audit.db"] => Some(Self::AuditLog),
+            ["vaults", _, "vault.db"] => Some(Self::Vault),
+            ["vaults", _, "master.key"] => Some(Self::MasterKey),
+            ["vaults", _, file] if file.ends_with(".tpm2") => Some(Self::File),
+            ["audit.key"] | ["tokens" | "tls", _] => Some(Self::File),
+            [DIRECTORY, _] => Some(Self::Segment),
+            _ => None,
+        }
     }
 }
 
