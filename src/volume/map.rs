@@ -70,6 +70,13 @@ enum Becomes {
     Released,
 }
 
+/// Whether it is known of each chunk how far it is loaded. A word that nobody writes says neither that what
+/// was completed is here nor that it is not.
+pub(super) fn is_sound(words: &MapWords) -> bool {
+    let known = |flag: &AtomicU64| flag.load(Ordering::Acquire) <= load::LOADED;
+    words.flags().iter().all(known)
+}
+
 impl BlockMap {
     /// A map over `words`, which must have [`BlockMap::words_for`] of them, and a flag for each of
     /// the chunks of `blocks`.

@@ -60,7 +60,7 @@ use rustix::fs::{FallocateFlags, fallocate, fstatfs};
 use uuid::Uuid;
 
 use super::failed_sync::{CHECKED, FailedSync};
-use super::map::BlockMap;
+use super::map::{BlockMap, is_sound};
 use super::mapped::{MapParts, MapWords, Mapped, NOTE_WORDS, Words};
 use super::{Geometry, VolumeError, format};
 
@@ -301,6 +301,13 @@ impl RuntimeMap {
         if len < file_len(&stamped) as u64 {
             return Ok(Found::Foreign("was cut off"));
         }
+        match found.words(&stamped) {
+            Ok(_) => {}
+            Err(VolumeError::Io { source, .. }) if source.kind() == io::ErrorKind::InvalidData => {
+                return Ok(Found::Foreign("is damaged"));
+            }
+            Err(error) => return Err(error),
+        }
         if stamped.size < geometry.size {
             found.fit(geometry, ids)?;
         }
@@ -405,6 +412,7 @@ impl RuntimeMap {
         Self { file }
     }
 
+    /// The words of the map of a disk. One that was cut off or damaged is `InvalidData`.
     pub(super) fn words(&self, geometry: &Geometry) -> Result<MapWords, VolumeError> {
         let fail = |source| VolumeError::Io {
             what: "map the runtime map",
@@ -424,7 +432,11 @@ impl RuntimeMap {
             flushing: words(FLUSHING_AT, chunks * NOTE_WORDS),
             states: words(STATES_AT, BlockMap::words_for(geometry.blocks())),
         };
-        Ok(MapWords::mapped(mapped, parts))
+        let words = MapWords::mapped(mapped, parts);
+        match is_sound(&words) {
+            true => Ok(words),
+            false => Err(fail(io::ErrorKind::InvalidData.into())),
+        }
     }
 }
 

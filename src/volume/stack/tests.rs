@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use uuid::Uuid;
 
 use super::super::format::{BLOCKS_PER_CHUNK, BLOCKS_PER_SECTOR};
-use super::super::{BlockState, LayerPaths, create_layer, format};
+use super::super::{BlockState, Found, LayerPaths, create_layer, format};
 use super::*;
 
 fn layer(dir: &Path, number: u128, size: u64) -> LayerMap {
@@ -273,4 +273,39 @@ fn space_that_a_former_process_held_is_found() {
         }
         assert_eq!(map.next_held(0, blocks), Some(held..held + 1));
     }
+}
+
+#[test]
+fn a_runtime_map_of_which_it_is_not_known_what_counts_is_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let top = layer(dir.path(), 1, 3 << 30);
+    let path = PathBuf::from(format!("/dev/shm/sealdisk-odd-{}", Uuid::new_v4()));
+    let (before, now) = (Uuid::new_v4(), Uuid::new_v4());
+    let (runtime, _) = RuntimeMap::open(&path, &top.geometry, before, now).unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(&path);
+    let file = file.unwrap();
+    // How far the second of three chunks is loaded: not, by a process that died, and what nothing writes.
+    for (word, counts) in [
+        (0u64, true),
+        (1, true),
+        (2, true),
+        (3, false),
+        (1 << 40, false),
+    ] {
+        std::os::unix::fs::FileExt::write_all_at(&file, &word.to_le_bytes(), 4096 + 8).unwrap();
+        let found = RuntimeMap::look(&path, &top.geometry, now).unwrap();
+        assert_eq!(matches!(found, Found::Counts(_)), counts, "{word}");
+        assert_eq!(matches!(found, Found::Foreign("is damaged")), !counts);
+        // Whoever has it open already does not wait for somebody to load that chunk.
+        let opened = Volume::open_runtime(top.clone(), vec![], &runtime);
+        assert_eq!(opened.is_ok(), counts, "{word}");
+        if word < 2 {
+            opened
+                .unwrap()
+                .map()
+                .ensure(BLOCKS_PER_CHUNK..BLOCKS_PER_CHUNK + 1)
+                .unwrap();
+        }
+    }
+    std::fs::remove_file(&path).unwrap();
 }
