@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::event::{Event, hash_texts};
-use super::export::{encoded, encoded_hash};
+use super::export::{encoded, encoded_hash, ordinal};
 use super::signer::{PublicKey, Purpose, Signer};
 use super::{AuditError, CHECKPOINT_INTERVAL};
 
@@ -22,6 +22,7 @@ pub(super) const GENESIS: Hash = [0; 32];
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// Its number, from 1, without gaps.
+    #[serde(deserialize_with = "ordinal")]
     pub seq: u64,
     /// When, RFC 3339.
     pub time: String,
@@ -50,6 +51,7 @@ impl Entry {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
     /// The record's number, 0 for an empty log.
+    #[serde(deserialize_with = "ordinal")]
     pub seq: u64,
     /// Its hash.
     #[serde(with = "encoded_hash")]

@@ -3,7 +3,7 @@
 use std::io::{BufRead, Read, Write};
 
 use rusqlite::Connection;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::AuditError;
 use super::chain::{Hash, Head, LogId};
@@ -192,6 +192,16 @@ pub fn own_segment(from: impl BufRead) -> Result<Option<(LogId, Segment)>, Audit
     };
     let its_own = record.entry.seq == segment.first;
     Ok(its_own.then_some((log.log, segment)))
+}
+
+/// A record's number. SQLite's integers are signed, so no log has one that is larger, and one more than any
+/// is a number too.
+pub(super) fn ordinal<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    let number = u64::deserialize(from)?;
+    match i64::try_from(number) {
+        Ok(_) => Ok(number),
+        Err(_) => Err(serde::de::Error::custom("its number is none")),
+    }
 }
 
 /// Bytes as base64url without padding.

@@ -24,7 +24,7 @@ use time::OffsetDateTime;
 
 use super::archives::verify_segment;
 use super::chain::{GENESIS, Hash, LogId};
-use super::export::{Line, encoded, encoded_hash, write_line};
+use super::export::{Line, encoded, encoded_hash, ordinal, write_line};
 use super::signer::{PublicKey, Purpose, Signer};
 use super::store::{self, Chain, number, text};
 use super::{AuditError, AuditRecord};
@@ -53,8 +53,10 @@ ALTER TABLE audit_segments ADD COLUMN sha256 TEXT;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Segment {
     /// The first record's number.
+    #[serde(deserialize_with = "ordinal")]
     pub first: u64,
     /// The last record's number.
+    #[serde(deserialize_with = "ordinal")]
     pub last: u64,
     /// The hash of the record before the first.
     #[serde(with = "encoded_hash")]
@@ -366,9 +368,15 @@ fn columns(row: &Row<'_>) -> rusqlite::Result<Result<Segment, AuditError>> {
     let (Some(previous), Some(hash)) = (hash(2)?, hash(3)?) else {
         return Ok(Err(AuditError::tampered("the hash of a segment is none")));
     };
+    let number = |column| -> rusqlite::Result<Option<u64>> {
+        Ok(row.get::<_, i64>(column)?.try_into().ok())
+    };
+    let (Some(first), Some(last)) = (number(0)?, number(1)?) else {
+        return Ok(Err(AuditError::tampered("the number of a segment is none")));
+    };
     Ok(Ok(Segment {
-        first: row.get::<_, i64>(0)?.cast_unsigned(),
-        last: row.get::<_, i64>(1)?.cast_unsigned(),
+        first,
+        last,
         previous,
         hash,
         time: row.get(4)?,

@@ -268,3 +268,47 @@ fn a_change_whose_process_died_is_noted_by_the_next() {
     assert_eq!(operations[5], ("KeyWrap".into(), refusal("Unfinished")));
     assert_eq!(fixture.report().finding, None);
 }
+
+#[test]
+fn a_number_that_no_record_can_have_is_refused_wherever_it_stands() {
+    let line = |kind: &str, fields: &str| {
+        let hash = "A".repeat(43);
+        format!(
+            r#"{{"type":"{kind}",{fields},"hash":"{hash}","previous":"{hash}","time":"t","signature":"AA","caller":"c","origin":"o","operation":"x"}}"#
+        )
+    };
+    let log = r#"{"type":"log","format":1,"name":"n","log":"00000000-0000-0000-0000-000000000001","created":"t","publicKey":"AA"}"#;
+    for number in [u64::MAX, 1 << 63] {
+        for bad in [
+            line("segment", &format!(r#""first":1,"last":{number}"#)),
+            line("segment", &format!(r#""first":{number},"last":1"#)),
+            line("record", &format!(r#""seq":{number}"#)),
+            line("checkpoint", &format!(r#""seq":{number}"#)),
+            line("head", &format!(r#""seq":{number}"#)),
+        ] {
+            let text = format!("{log}\n{bad}\n");
+            let refused = [
+                export_start(text.as_bytes()).err(),
+                pins(text.as_bytes()).err(),
+                verify_export(text.as_bytes(), &[]).err(),
+            ];
+            for error in refused {
+                let AuditError::Export { line: 2, what } = error.unwrap() else {
+                    panic!("{bad}");
+                };
+                assert!(what.starts_with("its number is none"), "{what}");
+            }
+        }
+    }
+    // In a database they are negative.
+    let fixture = Fixture::new(3);
+    fixture.tamper(
+        "INSERT INTO audit_segments (first, last, previous, hash, time, signature) \
+         VALUES (1, -1, zeroblob(32), zeroblob(32), 't', x'')",
+    );
+    let (now, dir) = (OffsetDateTime::now_utc(), tempfile::tempdir().unwrap());
+    let archived = fixture.log.archive(NAME, dir.path(), now, record(3));
+    assert!(matches!(archived, Err(AuditError::Tampered { .. })));
+    let report = fixture.log.read(|chain, db| chain.verify(db, NAME, &[]));
+    assert!(matches!(report, Err(AuditError::Tampered { .. })));
+}
