@@ -94,7 +94,9 @@ impl FromStr for KeyUrl {
         let (host, path) = rest.split_once('/').ok_or_else(refuse)?;
         // Azure's vault URLs end in a slash, so joining easily doubles one.
         let mut parts = path.split('/').filter(|part| !part.is_empty());
-        if host.is_empty() {
+        // A host and perhaps a port (RFC 3986 §3.2): it is printed, and recorded in headers.
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b);
+        if host.is_empty() || !host.bytes().all(plain) {
             return Err(refuse());
         }
         if parts.next() != Some("keys") {
@@ -225,6 +227,11 @@ mod tests {
             "https://v.vault.localhost/keys/k/notaversion",
             "https://v.vault.localhost/keys/k/0123456789abcdef0123456789abcdef/x",
             "https:///keys/k",
+            "https://v w/keys/k",
+            "https://v\n/keys/k",
+            "https://\u{1b}[2Jv/keys/k",
+            "https://v\u{e9}/keys/k",
+            "https://u@v.vault.localhost/keys/k",
             "mykey",
         ] {
             assert!(bad.parse::<KeyUrl>().is_err(), "{bad}");

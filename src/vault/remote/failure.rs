@@ -71,7 +71,12 @@ impl Failure {
     }
 
     /// Sorts an answer that is no success. `challenge` is its `WWW-Authenticate`.
-    fn of_answer(status: u16, body: &[u8], challenge: Option<&str>, operation: Operation) -> Self {
+    pub fn of_answer(
+        status: u16,
+        body: &[u8],
+        challenge: Option<&str>,
+        operation: Operation,
+    ) -> Self {
         let said = Said::parse(body);
         let challenged = status == 401 && challenge.is_some_and(is_challenge_of_a_vault);
         let code = match &said {

@@ -168,7 +168,7 @@ impl TokenCache {
 }
 
 /// The `oid` claim of a token. Nothing is decided by it here: the vault is who checks tokens.
-fn object_id(token: &str) -> Option<Uuid> {
+pub(super) fn object_id(token: &str) -> Option<Uuid> {
     #[derive(Deserialize)]
     struct Claims {
         oid: Uuid,
@@ -348,7 +348,7 @@ const REFUSALS: [(u16, &str); 9] = [
 
 /// Whether an answer is a refusal. What stands between, a proxy or a gateway, can answer with 401,
 /// 403 and 404 too, in JSON as well, and decides nothing.
-fn is_refusal(status: u16, body: &[u8]) -> bool {
+pub(super) fn is_refusal(status: u16, body: &[u8]) -> bool {
     #[derive(Deserialize)]
     struct Answer {
         error: String,
@@ -361,7 +361,7 @@ fn is_refusal(status: u16, body: &[u8]) -> bool {
 
 /// Reads an answer with a token. Endpoints differ: the expiry is text or a number, of the moment or
 /// of the seconds that are left.
-fn token(body: &[u8]) -> Option<AccessToken> {
+pub(super) fn token(body: &[u8]) -> Option<AccessToken> {
     #[derive(Deserialize)]
     struct Answer {
         access_token: String,
@@ -385,7 +385,7 @@ fn token(body: &[u8]) -> Option<AccessToken> {
 }
 
 /// The reason that an endpoint gives in a refusal, in one of the forms in use.
-fn reason(body: &[u8]) -> String {
+pub(super) fn reason(body: &[u8]) -> String {
     let Ok(body) = serde_json::from_slice::<Value>(body) else {
         return String::new();
     };

@@ -4,6 +4,8 @@
 //! A call blocks its thread and has a runtime and connections of its own, which are gone when it
 //! ends: nothing that a DEK passed through stays, but the token does.
 
+#[doc(hidden)]
+pub mod answers;
 mod failure;
 mod identity;
 mod wire;
@@ -22,6 +24,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rand::Rng as _;
 use serde::Deserialize;
+use thiserror::Error as ThisError;
 use time::OffsetDateTime;
 use tokio::runtime::Runtime;
 use url::Url;
@@ -298,44 +301,58 @@ impl RemoteVault {
     }
 
     fn bundle(&self, key: &KeyId, found: Key) -> Result<KeyBundle, VaultError> {
-        let senseless = |what| self.senseless(Operation::Get, key, what);
-        let web_key = found.key.ok_or_else(|| senseless("no key"))?;
-        let kid = web_key.kid.ok_or_else(|| senseless("no kid"))?;
-        let attributes = found.attributes.unwrap_or_default();
-        let kty = match web_key.kty {
-            Some(KeyType::Rsa) => "RSA",
-            Some(KeyType::RsaHsm) => "RSA-HSM",
-            _ => {
-                return Err(VaultError::new(
-                    VaultErrorCode::BadParameter,
-                    format!(
-                        "the key {kid} is no RSA key; disks need one of 2048, 3072 or 4096 bits"
-                    ),
-                ));
-            }
-        };
-        let encode = |number: Option<Vec<u8>>| URL_SAFE_NO_PAD.encode(number.unwrap_or_default());
-        let never = OffsetDateTime::UNIX_EPOCH;
-        Ok(KeyBundle {
-            key: JsonWebKey {
-                kid,
-                kty: kty.into(),
-                key_ops: vec!["wrapKey".into(), "unwrapKey".into()],
-                n: encode(web_key.n),
-                e: encode(web_key.e),
-            },
-            attributes: KeyAttributes {
-                enabled: attributes.enabled.unwrap_or(true),
-                not_before: attributes.not_before,
-                expires: attributes.expires,
-                created: attributes.created.unwrap_or(never),
-                updated: attributes.updated.unwrap_or(never),
-                recoverable_days: None,
-                recovery_level: None,
-            },
-            tags: Tags::new(),
+        bundle(found).map_err(|odd| match odd {
+            Odd::Lacks(what) => self.senseless(Operation::Get, key, what),
+            Odd::NotRsa(_) => VaultError::new(VaultErrorCode::BadParameter, odd.to_string()),
         })
     }
+}
+
+/// Why an answer with a key is none that a disk can use.
+#[derive(Debug, ThisError)]
+enum Odd {
+    /// What it has, or has not.
+    #[error("its answer has {0}")]
+    Lacks(&'static str),
+    #[error("the key {0} is no RSA key; disks need one of 2048, 3072 or 4096 bits")]
+    NotRsa(String),
+}
+
+/// The key in an answer.
+fn bundle(found: Key) -> Result<KeyBundle, Odd> {
+    let web_key = found.key.ok_or(Odd::Lacks("no key"))?;
+    let kid = web_key.kid.ok_or(Odd::Lacks("no kid"))?;
+    // It is printed, and recorded.
+    if kid.parse::<KeyUrl>().is_err() {
+        return Err(Odd::Lacks("a kid that is no key URL"));
+    }
+    let attributes = found.attributes.unwrap_or_default();
+    let kty = match web_key.kty {
+        Some(KeyType::Rsa) => "RSA",
+        Some(KeyType::RsaHsm) => "RSA-HSM",
+        _ => return Err(Odd::NotRsa(kid)),
+    };
+    let encode = |number: Option<Vec<u8>>| URL_SAFE_NO_PAD.encode(number.unwrap_or_default());
+    let never = OffsetDateTime::UNIX_EPOCH;
+    Ok(KeyBundle {
+        key: JsonWebKey {
+            kid,
+            kty: kty.into(),
+            key_ops: vec!["wrapKey".into(), "unwrapKey".into()],
+            n: encode(web_key.n),
+            e: encode(web_key.e),
+        },
+        attributes: KeyAttributes {
+            enabled: attributes.enabled.unwrap_or(true),
+            not_before: attributes.not_before,
+            expires: attributes.expires,
+            created: attributes.created.unwrap_or(never),
+            updated: attributes.updated.unwrap_or(never),
+            recoverable_days: None,
+            recovery_level: None,
+        },
+        tags: Tags::new(),
+    })
 }
 
 /// One attempt, with connections of its own.
@@ -521,6 +538,23 @@ mod tests {
             "{\"va",
         ] {
             assert!(unwrapped(body.as_bytes()).unwrap().is_none(), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_known_by_a_url_that_can_be_printed() {
+        let key = |kid: &str, kty: &str| {
+            let body = serde_json::json!({"key": {"kid": kid, "kty": kty, "n": "AQ", "e": "AQ"}});
+            answers::key(body.to_string().as_bytes())
+        };
+        let kid = "https://v.vault.azure.net/keys/k/0123456789abcdef0123456789abcdef";
+        assert_eq!(key(kid, "RSA").unwrap().key.kid, kid);
+        assert!(key(kid, "EC").unwrap_err().contains("no RSA key"));
+        for kty in ["RSA", "EC"] {
+            for bad in ["", "k", "https://v/keys/k\n", "https://\u{1b}[2J/keys/k"] {
+                let refused = key(bad, kty).unwrap_err();
+                assert!(refused.ends_with("a kid that is no key URL"), "{refused:?}");
+            }
         }
     }
 
