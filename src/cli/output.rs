@@ -74,7 +74,7 @@ impl Output {
                 let mut table = plain_table();
                 table.set_header(T::COLUMNS.iter().map(|name| name.to_uppercase()));
                 for view in views {
-                    table.add_row(view.cells());
+                    table.add_row(view.cells().iter().map(|cell| printable(cell)));
                 }
                 self.text(&table.trim_fmt())
             }
@@ -170,8 +170,7 @@ impl Output {
         };
         let line = match self.format {
             OutputFormat::Json => serde_json::to_string(&view).unwrap_or_default(),
-            // A path or a message from beneath may have line breaks; an error is one line.
-            OutputFormat::Table => format!("error: {}", error.message.replace('\n', " ")),
+            OutputFormat::Table => format!("error: {}", printable(&error.message)),
         };
         self.note(&line);
     }
@@ -191,6 +190,13 @@ fn plain_table() -> Table {
         .load_preset(presets::NOTHING)
         .set_content_arrangement(ContentArrangement::Disabled);
     table
+}
+
+/// A text on one line, without what a terminal obeys: a path, a name in somebody's file or a message from
+/// beneath may have any characters. JSON has them escaped.
+fn printable(text: &str) -> String {
+    let plain = |c: char| if c.is_control() { ' ' } else { c };
+    text.chars().map(plain).collect()
 }
 
 /// A moment as a table shows it: RFC 3339 in whole seconds, or `-`.
@@ -223,7 +229,7 @@ fn flatten(prefix: &str, value: &Value, lines: &mut Vec<(String, String)>) {
 
 fn scalar(value: &Value) -> String {
     match value {
-        Value::String(text) => text.clone(),
+        Value::String(text) => printable(text),
         Value::Null => "-".into(),
         other => other.to_string(),
     }
@@ -232,6 +238,23 @@ fn scalar(value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_that_a_terminal_obeys_is_printed() {
+        let mut lines = Vec::new();
+        let name = "a\u{1b}[2Jb\r\nc\u{9b}d";
+        flatten(
+            "",
+            &serde_json::json!({"name": name, "all": [name]}),
+            &mut lines,
+        );
+        let expected = "a [2Jb  c d".to_owned();
+        assert_eq!(
+            lines.iter().map(|(_, text)| text).collect::<Vec<_>>(),
+            [&expected; 2]
+        );
+        assert_eq!(printable(name), expected);
+    }
 
     #[test]
     fn nested_fields_become_lines() {
