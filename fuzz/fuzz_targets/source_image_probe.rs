@@ -2,10 +2,11 @@
 #![no_main]
 
 use std::cell::LazyCell;
+use std::path::Path;
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use sealdisk::control::import::{ImageFormat, identify};
+use sealdisk::control::import::{Cancel, ImageFormat, SourceSpec, identify, open};
 use sealdisk_fuzz::Scratch;
 
 /// Extensions of images, and what their names promise.
@@ -80,6 +81,56 @@ struct Input {
     rest: Vec<u8>,
     /// A VHD's footer at the end: these bytes, from its cookie on; with the right checksum or not.
     footer: Option<(Vec<u8>, bool)>,
+    /// A partition table of 512-byte sectors, one of 4096-byte sectors.
+    tables: [bool; 2],
+}
+
+/// Bytes of a disk that are its image's first bytes: of a raw image, and of a VHD whose footer says fixed.
+fn size_of_bytes(format: ImageFormat, bytes: &[u8]) -> Option<usize> {
+    match format {
+        ImageFormat::Raw => Some(bytes.len()),
+        ImageFormat::Vpc => {
+            let footer = bytes.last_chunk::<512>()?;
+            let fixed = footer.starts_with(b"conectix") && footer[60..64] == [0, 0, 0, 2];
+            let size = u64::from_be_bytes(footer[48..56].try_into().unwrap());
+            fixed.then_some(size as usize)
+        }
+        _ => None,
+    }
+}
+
+/// Such an image is read without any other program, and is these bytes.
+fn read(path: &Path, format: ImageFormat, content: &[u8]) {
+    let spec = SourceSpec {
+        path: path.into(),
+        format: Some(format),
+        force_share: true,
+    };
+    let Ok(mut source) = open(&spec, Path::new("/nonexistent"), &Cancel::default()) else {
+        assert!(content.is_empty());
+        return;
+    };
+    assert_eq!(source.image.size(), content.len() as u64);
+    let mut found = vec![0; content.len()];
+    source.image.read_at(0, &mut found).unwrap();
+    assert_eq!(found, content);
+    let mut end = 0;
+    while let Some(range) = source.image.next_data(end).unwrap() {
+        assert!(end <= range.start && range.start < range.end);
+        end = range.end;
+    }
+    assert!(end <= content.len() as u64);
+    let table = |at: usize| {
+        content
+            .get(at..)
+            .is_some_and(|c| c.starts_with(b"EFI PART"))
+    };
+    let size = match (table(512), table(4096)) {
+        (true, false) => Some(512),
+        (false, true) => Some(4096),
+        _ => None,
+    };
+    assert_eq!(source.logical_sector_size, size);
 }
 
 thread_local! {
@@ -91,6 +142,10 @@ fuzz_target!(|input: Input| {
     let mut bytes = [&input.head.bytes(), &input.rest]
         .map(Vec::as_slice)
         .concat();
+    for (at, _) in [512, 4096].into_iter().zip(input.tables).filter(|t| t.1) {
+        bytes.resize(bytes.len().max(at + 8), 0);
+        bytes[at..at + 8].copy_from_slice(b"EFI PART");
+    }
     if let Some((footer, sound)) = &input.footer {
         let mut last = [b"conectix".as_slice(), footer].concat();
         last.resize(512, 0);
@@ -116,6 +171,9 @@ fuzz_target!(|input: Input| {
         let be64 = |at: usize| bytes.get(at..at + 8).map(|b| b.try_into().unwrap());
         if found == ImageFormat::Qcow2 {
             assert_eq!(be64(8).map_or(0, u64::from_be_bytes), 0, "a backing file");
+        }
+        if let Some(size) = size_of_bytes(found, &bytes) {
+            read(file.path(), found, &bytes[..size]);
         }
         // What the operator says counts, and the same references are refused.
         assert_eq!(identify(file.path(), Some(found)).unwrap(), found);

@@ -44,6 +44,8 @@ impl Fixture {
         let (settings, clock) = (VaultSettings::default(), Arc::new(SystemClock));
         let vault = EmbeddedVault::create(dir.path(), "vault", &settings, clock).unwrap();
         let caller = Caller::local(Uuid::from_u128(1));
+        // Each refusal counts, and there are thousands in a second.
+        vault.set_operations_limit(&caller, 10_000_000).unwrap();
         vault
             .set_policy(&caller, caller.object_id, &Permissions::all())
             .unwrap();

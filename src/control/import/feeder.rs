@@ -93,6 +93,22 @@ pub(super) fn spawn(
         .map(drop)
 }
 
+/// Serves in this thread, until the end of the connection: for the fuzz target `nbd_requests`.
+///
+/// # Errors
+/// Why the connection was given up.
+#[doc(hidden)]
+pub fn feed(file: File, size: u64, stream: UnixStream) -> io::Result<()> {
+    let progress = Arc::default();
+    let mut feeder = Feeder {
+        file,
+        size,
+        stream,
+        progress,
+    };
+    feeder.serve()
+}
+
 struct Feeder {
     file: File,
     /// Bytes of the file that are served.

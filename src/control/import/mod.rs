@@ -57,6 +57,8 @@ use vhd::Vhd;
 pub use cancel::Cancel;
 pub use copy::{CopyError, PlaintextSink, copy};
 pub use error::ImportError;
+#[doc(hidden)]
+pub use feeder::feed;
 pub use nbd::NbdClient;
 pub use target::{Backing, TargetImage};
 
