@@ -415,6 +415,8 @@ fn a_flush_waits_until_it_is_known_how_durable_writes_of_other_queues_ended() {
     for number in [0, libc::EIO] {
         let mut rig = Rig::new(2);
         rig.write_through(0..1).unwrap();
+        rig.write(3000..3001).unwrap();
+        rig.medium.take_log();
         rig.medium.set_free(false);
         if number != 0 {
             let which = Asked::WriteDurably { at: 0, len: 4096 };
@@ -432,6 +434,9 @@ fn a_flush_waits_until_it_is_known_how_durable_writes_of_other_queues_ended() {
             );
         }
         assert!(rig.queues[1].waits_for_others());
+        // Nor whether the map may call data what was written.
+        let log = rig.medium.take_log();
+        assert_eq!(log.iter().map(map_bytes).sum::<usize>(), 0, "{log:?}");
         let written = rig.settle(0).pop().unwrap().1;
         let flushed = rig.settle(1).pop().unwrap().1;
         let failed = (number != 0).then_some(FailedSync::Data);

@@ -32,9 +32,12 @@ const USUAL_SECTORS: usize = 256;
 enum Step {
     #[default]
     SyncData,
+    /// Until it is known how durable writes of any queue ended that began before: when one has failed, the
+    /// data that the map is to call so may be lost.
+    AwaitData,
     WriteMap,
     SyncMap,
-    /// Until it is known how durable writes of any queue ended that began before.
+    /// The same before anybody is told.
     AwaitWrites,
 }
 
@@ -75,7 +78,7 @@ impl FlushJob {
 
     /// Whether the flush under way here waits for durable writes, which may be of other queues.
     pub(super) fn awaits_writes(&self) -> bool {
-        self.step == Step::AwaitWrites && self.turn.is_some()
+        matches!(self.step, Step::AwaitData | Step::AwaitWrites) && self.turn.is_some()
     }
 
     /// What the first that waits for another queue's flush waits for.
@@ -182,7 +185,15 @@ impl<S: Store> Pipeline<S> {
             return through;
         }
         match job.step {
-            Step::SyncData if through => self.flush.step = Step::WriteMap,
+            Step::SyncData if through => self.flush.step = Step::AwaitData,
+            Step::AwaitData => match (self.writes_have_ended(), self.volume.failed_sync()) {
+                (false, _) => return false,
+                (true, Some(file)) => self.flush.outcome.fail(OpError::Lost(file)),
+                (true, None) => {
+                    self.flush.begun = None;
+                    self.flush.step = Step::WriteMap;
+                }
+            },
             Step::WriteMap if job.written < job.sectors.len() => return self.write_map(),
             Step::WriteMap if through => {
                 if job.sectors.is_empty() && self.volume.is_map_synced() {

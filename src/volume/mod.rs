@@ -20,8 +20,9 @@
 //! - A sync that fails, of either file, ends this for good: the kernel may have dropped what it could
 //!   not write, and would say so only once. It is noted beside the current map before anybody is told
 //!   ([`FailedSync`]), and no flush succeeds any more, in this process or in a later one.
-//! - A flush is for all queues: whoever comes while one runs shares the next ([`Flushes`]). It ends well only when
-//!   no durable write of any queue that began before its syncs ended has failed ([`DurableWrites`]).
+//! - A flush is for all queues: whoever comes while one runs shares the next ([`Flushes`]). It writes the map, and
+//!   ends well, only when no durable write of any queue has failed that began before its syncs ended
+//!   ([`DurableWrites`]).
 //! - A write that is to be durable by itself, into blocks that the durable map calls `Data` already, is
 //!   one durable write: it changes nothing in any map. The blocks are marked, so that no discard comes
 //!   between the look at the map and the end of the write. Everything else that is to be durable is
