@@ -82,3 +82,25 @@ impl PublicKey {
             .is_ok()
     }
 }
+
+#[cfg(all(test, feature = "fips"))]
+mod tests {
+    use super::*;
+    use crate::keys::is_approved;
+
+    #[test]
+    fn the_validated_module_approves() {
+        assert!(is_approved(|| Signer::generate().unwrap()));
+        let (signer, _) = Signer::generate().unwrap();
+        let key = signer.public_key().unwrap();
+        let signature = signer.sign(Purpose::Head, b"message").unwrap();
+        assert!(is_approved(|| signer
+            .sign(Purpose::Head, b"message")
+            .unwrap()));
+        assert!(is_approved(|| key.verifies(
+            Purpose::Head,
+            b"message",
+            &signature
+        )));
+    }
+}

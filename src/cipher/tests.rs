@@ -184,6 +184,19 @@ proptest! {
     }
 }
 
+#[test]
+#[cfg(feature = "fips")]
+fn the_validated_module_approves() {
+    use crate::keys::is_approved;
+    let key: Vec<u8> = (0..64).collect();
+    let mut cipher = Cipher::new(&dek(&key), DataUnit::B4096).unwrap();
+    let (from, mut into) = ([7; 512], [0; 512]);
+    for direction in [Direction::Encrypt, Direction::Decrypt] {
+        let run = || cipher.transform(direction, ByteOffset(0), &from, &mut into);
+        assert!(is_approved(run), "{direction:?}");
+    }
+}
+
 /// What lies on a stack does not stay there: values are copied to the heap with the gaps in them.
 #[test]
 fn nothing_of_a_key_is_left_on_the_stack() {

@@ -12,7 +12,7 @@ use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 
 use crate::control::{Installation, default_state_dir, platform_notice};
-use crate::keys::{crypto_module, harden_process};
+use crate::keys::{crypto_module, harden_process, require_module};
 
 mod attach;
 mod audit;
@@ -167,6 +167,7 @@ pub fn main() -> ExitCode {
     let is_confined = matches!(cli.command, Command::DataPlane(_));
     match harden_process()
         .map_err(|e| CliError::new("Hardening", e.to_string()))
+        .and_then(|()| require_module().map_err(|e| CliError::new("Module", e.to_string())))
         .and_then(|()| dispatch(&context, cli.command))
     {
         Ok(()) if is_confined => ExitCode::SUCCESS,

@@ -26,6 +26,12 @@ pub enum KeyError {
     /// The random generator failed.
     #[error("the random generator failed, so no key was made")]
     Random,
+    /// The library that was linked is not the validated module.
+    #[error(
+        "this program was built with the feature fips, but its AWS-LC is not in FIPS mode; build it \
+         again, without AWS_LC_FIPS_SYS_SYSTEM_DIR"
+    )]
+    Module,
     /// A key of the wrong length was given.
     #[error("a data encryption key is {expected} bytes, not {actual}")]
     Length {

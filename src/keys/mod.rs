@@ -18,6 +18,8 @@ pub use dek::{DEK_LEN, Dek, DekHalf, harden_process};
 pub use digest::{Hashing, hex, sha256};
 pub use error::KeyError;
 pub use locked::{Locked, LockedBytes, PageLock};
-pub use random::{crypto_module, fill_random};
+#[cfg(all(test, feature = "fips"))]
+pub(crate) use random::is_approved;
+pub use random::{FIPS, crypto_module, fill_random, require_module};
 pub use sealing::{FileGuard, SEALING_KEY_LEN, SealingError, SealingKey};
 pub use stack::DekStack;

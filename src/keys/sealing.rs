@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
 use aws_lc_rs::hmac;
 use thiserror::Error;
 use zeroize::Zeroizing;
@@ -199,18 +199,13 @@ impl SealingKey {
     /// # Errors
     /// [`SealingError`].
     pub fn seal(&self, associated: &[u8], secret: &[u8]) -> Result<Vec<u8>, SealingError> {
-        let mut nonce = [0; NONCE_LEN];
-        fill_random(&mut nonce)?;
         let mut sealed = Zeroizing::new(Vec::with_capacity(secret.len() + AES_256_GCM.tag_len()));
         sealed.extend_from_slice(secret);
-        self.cipher()?
-            .seal_in_place_append_tag(
-                Nonce::assume_unique_for_key(nonce),
-                Aad::from(associated),
-                &mut *sealed,
-            )
+        let nonce = self
+            .cipher()?
+            .seal_in_place_append_tag(Aad::from(associated), &mut *sealed)
             .map_err(|_| SealingError::Seal)?;
-        Ok([nonce.as_slice(), &sealed].concat())
+        Ok([nonce.as_ref().as_slice(), &sealed].concat())
     }
 
     /// Decrypts what [`SealingKey::seal`] returned.
@@ -239,9 +234,10 @@ impl SealingKey {
         Ok(opened)
     }
 
-    fn cipher(&self) -> Result<LessSafeKey, SealingError> {
-        let key = UnboundKey::new(&AES_256_GCM, self.0.as_slice());
-        Ok(LessSafeKey::new(key.map_err(|_| SealingError::Seal)?))
+    /// The library makes the nonces: AES-GCM is an approved service of the validated module only if its
+    /// nonces come from within (SP 800-38D §8.2.2).
+    fn cipher(&self) -> Result<RandomizedNonceKey, SealingError> {
+        RandomizedNonceKey::new(&AES_256_GCM, self.0.as_slice()).map_err(|_| SealingError::Seal)
     }
 }
 
@@ -298,6 +294,35 @@ mod tests {
         }
         let again = key.seal(b"purpose", b"secret").unwrap();
         assert_ne!(again[..NONCE_LEN], sealed[..NONCE_LEN]);
+    }
+
+    /// The nonce, the ciphertext and its tag, as everything that was ever sealed has them.
+    #[test]
+    fn what_was_sealed_with_a_nonce_from_outside_opens() {
+        use aws_lc_rs::aead::{LessSafeKey, UnboundKey};
+        let key = SealingKey::from_bytes(&[7; SEALING_KEY_LEN]).unwrap();
+        let other = UnboundKey::new(&AES_256_GCM, &[7; SEALING_KEY_LEN]).unwrap();
+        let mut sealed = b"secret".to_vec();
+        LessSafeKey::new(other)
+            .seal_in_place_append_tag(
+                Nonce::assume_unique_for_key([9; NONCE_LEN]),
+                Aad::from(b"purpose"),
+                &mut sealed,
+            )
+            .unwrap();
+        let sealed = [&[9; NONCE_LEN], sealed.as_slice()].concat();
+        assert_eq!(*key.open(b"purpose", &sealed).unwrap(), b"secret");
+    }
+
+    #[test]
+    #[cfg(feature = "fips")]
+    fn the_validated_module_approves() {
+        use crate::keys::is_approved;
+        let key = SealingKey::generate().unwrap();
+        let sealed = key.seal(b"purpose", b"secret").unwrap();
+        assert!(is_approved(|| key.seal(b"purpose", b"secret").unwrap()));
+        assert!(is_approved(|| key.open(b"purpose", &sealed).unwrap()));
+        assert!(is_approved(|| key.subkey(b"p").unwrap()));
     }
 
     #[test]

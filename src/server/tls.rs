@@ -28,7 +28,7 @@ use zeroize::Zeroizing;
 
 use super::ServerError;
 use crate::control::files::{private_dir, sync_dir};
-use crate::keys::sha256;
+use crate::keys::{fill_random, sha256};
 
 /// How long the authority is valid. Clients trust it by a file that somebody copied to them.
 const CA_LIFETIME: Duration = Duration::days(20 * 365);
@@ -331,9 +331,9 @@ fn ca_params(
 /// RFC 5280 §4.1.2.2: positive, at most 20 bytes.
 fn serial() -> Result<SerialNumber, ServerError> {
     let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(|e| ServerError::System {
-        what: "get random bytes",
-        source: e.into(),
+    fill_random(&mut bytes).map_err(|e| ServerError::System {
+        what: "make a certificate's serial number",
+        source: io::Error::other(e),
     })?;
     bytes[0] = bytes[0] & 0x7f | 0x40;
     Ok(SerialNumber::from_slice(&bytes))
@@ -422,6 +422,7 @@ fn unusable(path: &Path, why: impl std::fmt::Display) -> ServerError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::keys::FIPS;
     use std::net::Ipv4Addr;
     use std::os::unix::fs::PermissionsExt;
 
@@ -444,6 +445,19 @@ mod tests {
         assert_eq!(key.permissions().mode() & 0o777, 0o600);
         let parsed = CertificateDer::pem_slice_iter(&ca).count();
         assert_eq!(parsed, 1, "readers of PEM pass over the line before");
+    }
+
+    /// Suites, groups and signatures of the validated module only, and no session of TLS 1.2 without the
+    /// extended master secret (RFC 7627).
+    #[test]
+    fn with_fips_tls_is_the_validated_modules() {
+        let dir = tempfile::tempdir().unwrap();
+        let (config, _) = load(&generated(dir.path())).unwrap();
+        assert_eq!(config.fips(), FIPS);
+        let client = rustls::ClientConfig::builder()
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+        assert_eq!(client.fips(), FIPS);
     }
 
     #[test]

@@ -162,3 +162,11 @@ fn a_small_key_is_refused() {
     let error = RsaKey::from_pem(&pem).err().unwrap();
     assert!(error.message.contains("1024 bits"), "{error}");
 }
+
+/// Not asked about RSA-OAEP: the module does not have it as a service.
+#[test]
+#[cfg(feature = "fips")]
+fn the_validated_module_approves() {
+    let generate = || RsaKey::generate(KeySize::Rsa2048).unwrap();
+    assert!(crate::keys::is_approved(generate));
+}
