@@ -5,6 +5,7 @@ use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use age::secrecy::SecretString;
+use clap::builder::BoolishValueParser;
 use clap::{ArgGroup, Args, Subcommand};
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -83,6 +84,10 @@ struct CreateArgs {
     /// is lost with all that the vault's keys wrap
     #[arg(long)]
     with_master_key: bool,
+    /// Make it with a program that was built with `fips` too: age is outside of its validated module.
+    /// The file then has to lie where a validated module encrypts it once more
+    #[arg(long, env = "SEALDISK_ALLOW_NON_FIPS", value_parser = BoolishValueParser::new())]
+    allow_non_fips: bool,
 }
 
 #[derive(Args)]
@@ -220,6 +225,7 @@ fn create(context: &Context, args: CreateArgs) -> Result<(), CliError> {
         path: &args.file,
         protection,
         master_keys: args.with_master_key,
+        allow_non_fips: args.allow_non_fips,
     };
     let created = backup::create(&installation, &request)?;
     if args.with_master_key {
@@ -383,6 +389,7 @@ impl From<BackupError> for CliError {
         let code = match error {
             BackupError::Control(error) => return error.into(),
             BackupError::Argument(_) => "BadParameter",
+            BackupError::OutsideModule => "NotInFipsModule",
             BackupError::Io { .. } | BackupError::Database { .. } => "BackupFailed",
             BackupError::Key { .. } => "BackupKey",
             BackupError::Damaged { .. } | BackupError::Bad { .. } => "BackupDamaged",

@@ -7,11 +7,12 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::disk_support::{Host, holds};
+use crate::disk_support::{Host, holds, one_line, text};
 use crate::support::{
     ALL_MOMENTS, Lines, MOMENTS, age_keys, content, host_with_disk, killed, principal, private,
     program,
 };
+use sealdisk::keys::FIPS;
 
 pub fn create(host: &Host, options: &str) -> String {
     let (_, recipient) = age_keys(host);
@@ -230,6 +231,32 @@ fn a_passphrase_comes_from_a_file_or_stdin_and_a_wrong_one_is_said_to_be() {
         "BadParameter",
     );
     assert!(!Path::new(&format!("{file}.2")).exists());
+}
+
+#[test]
+fn with_fips_a_backup_is_refused_unless_age_outside_of_the_module_is_allowed() {
+    let host = Host::new();
+    host.good("keyvault create vlt");
+    let (_, recipient) = age_keys(&host);
+    let create = |name: &str, more: &[&str]| {
+        let file = host.path(name);
+        let output = host
+            .command(&["backup", "create", text(&file), "--recipient", &recipient])
+            .args(more)
+            .env_remove("SEALDISK_ALLOW_NON_FIPS")
+            .output()
+            .unwrap();
+        assert_eq!(output.status.success(), file.exists(), "{output:?}");
+        output
+    };
+    let plain = create("plain", &["-o", "json"]);
+    assert_eq!(plain.status.success(), !FIPS, "{plain:?}");
+    if FIPS {
+        let said = one_line(&plain);
+        assert!(said.contains("NotInFipsModule"), "{said}");
+        assert!(said.contains("--allow-non-fips"), "{said}");
+    }
+    assert!(create("allowed", &["--allow-non-fips"]).status.success());
 }
 
 /// Writes another archive of the same form, with one entry changed.

@@ -55,6 +55,7 @@ fn the_drill_of_the_document_works_as_it_stands_there() {
         .env("SEALDISK_STATE_DIR", host.state())
         .env("SEALDISK_RUNTIME_DIR", host.path("run"))
         .env("MEDIA", host.path("media"))
+        .env("SEALDISK_ALLOW_NON_FIPS", "1")
         .env_remove("CREDENTIALS_DIRECTORY")
         .output()
         .unwrap();

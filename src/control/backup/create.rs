@@ -28,7 +28,7 @@ use crate::audit::{self, AuditRecord};
 use crate::catalog::VaultKind;
 use crate::control::files::sync_dir;
 use crate::control::{ControlError, Installation};
-use crate::keys::{Hashing, hex};
+use crate::keys::{FIPS, Hashing, hex};
 use crate::vault::VaultDatabase;
 
 /// How the directory of copies begins.
@@ -46,6 +46,9 @@ pub struct CreateBackup<'a> {
     pub protection: Protection,
     /// Whether the vaults' master keys are to be in it.
     pub master_keys: bool,
+    /// Whether a program with the feature `fips` makes it too, though age's cipher is not the validated
+    /// module's.
+    pub allow_non_fips: bool,
 }
 
 /// What was made.
@@ -65,6 +68,9 @@ pub fn create(
     request: &CreateBackup<'_>,
 ) -> Result<CreatedBackup, BackupError> {
     let path = request.path;
+    if FIPS && !request.allow_non_fips {
+        return Err(BackupError::OutsideModule);
+    }
     refuse_taken(path)?;
     record(installation, request)?;
     let copies = Copies::new(installation.state_dir())?;

@@ -16,6 +16,12 @@ pub enum BackupError {
     /// An argument is not acceptable.
     #[error("{0}")]
     Argument(String),
+    /// With the feature `fips`, and without leave for a cipher outside of the module.
+    #[error(
+        "a backup is encrypted by age, which is outside of this program's FIPS module; write it to \
+         storage that a validated module encrypts, and give --allow-non-fips"
+    )]
+    OutsideModule,
     /// A file could not be read or written.
     #[error("cannot {call} {path}: {source}")]
     Io {
