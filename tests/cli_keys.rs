@@ -740,6 +740,31 @@ fn logs_are_archived_and_verified_with_what_was_taken_out_of_them() {
     let alone = host.lines("audit verify");
     assert_eq!(alone[0]["archived"], second[0]["last"]);
     let file = second[0]["file"].as_str().unwrap();
+    // Nothing is no log, and a log that is not there is not intact.
+    fs::write(host.path("empty.jsonl"), "").unwrap();
+    for option in ["--file", "--archive"] {
+        let line = format!("audit verify {option} {}", host.path("empty.jsonl"));
+        host.refused(&line, "BadParameter");
+    }
+    fs::write(
+        host.path("whole.jsonl"),
+        host.run("audit export --checkpoints-only").stdout,
+    )
+    .unwrap();
+    fs::write(
+        host.path("own.jsonl"),
+        host.run("audit export --installation").stdout,
+    )
+    .unwrap();
+    let line = format!(
+        "audit verify --file {} --checkpoint {}",
+        host.path("own.jsonl"),
+        host.path("whole.jsonl")
+    );
+    let output = host.run(&format!("{line} -o json"));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("vault/myvault too"), "{said}");
+    assert!(!output.status.success());
     let changed = fs::read_to_string(file)
         .unwrap()
         .replace("KeyList", "KeyLost");

@@ -69,9 +69,13 @@ impl Archives {
             }
             verifier.line(line);
         }
-        if let Some(last) = current {
-            self.logs[last].end_of_segment();
-        }
+        let Some(last) = current else {
+            return Err(AuditError::Export {
+                line: 1,
+                what: "there is no log in the file".into(),
+            });
+        };
+        self.logs[last].end_of_segment();
         Ok(())
     }
 

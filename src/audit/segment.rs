@@ -134,6 +134,8 @@ impl Chain {
         before: OffsetDateTime,
         record: AuditRecord,
     ) -> Result<Option<Archived>, AuditError> {
+        // Another one there at the same time would write the same files.
+        let _lock = lock(dir)?;
         let Some(archived) = self.write_segment(db, name, dir, before, record.time)? else {
             return Ok(None);
         };
@@ -186,8 +188,13 @@ impl Chain {
         let segment = segment.sign(&self.signer, self.log_id())?;
         let file = dir.join(file_name(&stem, last));
         let part = file.with_extension("part");
-        self.write_file(&snapshot, name, &segment, &part)?;
-        let (_, sha256) = self.verified(&part)?;
+        let written = self
+            .write_file(&snapshot, name, &segment, &part)
+            .and_then(|()| self.verified(&part));
+        let (_, sha256) = written.inspect_err(|_| {
+            // What is worth nothing takes no room.
+            let _ = fs::remove_file(&part);
+        })?;
         rustix::fs::renameat_with(
             rustix::fs::CWD,
             &part,
@@ -315,6 +322,16 @@ impl Chain {
         self.append(&transaction, &[record])?;
         Ok(transaction.commit()?)
     }
+}
+
+/// Holds a directory against others that archive into it, where its file system has locks.
+fn lock(dir: &Path) -> Result<File, AuditError> {
+    use rustix::fs::{FlockOperation, flock};
+    let lock = File::open(dir).map_err(|e| io_error("open", dir, e))?;
+    if let Err(e) = flock(&lock, FlockOperation::LockExclusive) {
+        log::warn!("{} cannot be locked: {e}", dir.display());
+    }
+    Ok(lock)
 }
 
 /// How the file of a segment begins.

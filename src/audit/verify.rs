@@ -30,6 +30,11 @@ pub struct Pin {
 }
 
 impl Pin {
+    /// Whose log it is of, as exports call it.
+    pub fn log_name(&self) -> &str {
+        &self.log.name
+    }
+
     pub(super) fn log(&self) -> &ExportedLog {
         &self.log
     }

@@ -469,6 +469,18 @@ fn verify(context: &Context, args: &VerifyArgs) -> Result<(), CliError> {
             "the checkpoints are of none of these logs; give the export that was made of them",
         ));
     }
+    let whole = args.which.vault.is_none() && !args.which.installation;
+    let unseen = |pin: &&Pin| !views.iter().any(|view| view.log == pin.log_name());
+    if let Some(pin) = known.iter().find(unseen).filter(|_| whole) {
+        return Err(CliError::new(
+            TAMPERED,
+            format!(
+                "the checkpoints are of the log {} too, which is not here: it was removed; if its key \
+                 vault was purged, export checkpoints anew",
+                pin.log_name()
+            ),
+        ));
+    }
     let bad: Vec<&str> = views
         .iter()
         .filter(|view| !view.intact)

@@ -312,3 +312,38 @@ fn a_number_that_no_record_can_have_is_refused_wherever_it_stands() {
     let report = fixture.log.read(|chain, db| chain.verify(db, NAME, &[]));
     assert!(matches!(report, Err(AuditError::Tampered { .. })));
 }
+
+#[test]
+fn who_archive_at_the_same_time_take_turns_and_nothing_half_written_stays() {
+    let fixture = Fixture::new(300);
+    let dir = tempfile::tempdir().unwrap();
+    let others: Vec<AuditLog> = (0..4).map(|_| fixture.reopen().unwrap()).collect();
+    std::thread::scope(|scope| {
+        for log in &others {
+            scope.spawn(|| {
+                let now = OffsetDateTime::now_utc();
+                log.archive(NAME, dir.path(), now, record(3)).unwrap();
+            });
+        }
+    });
+    let mut files: Vec<_> = std::fs::read_dir(dir.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    files.sort();
+    let files: Vec<&std::path::Path> = files.iter().map(PathBuf::as_path).collect();
+    let mut archives = read(&files, &[]);
+    let report = fixture.log.read(|chain, db| {
+        let verified = chain.verify_behind(db, NAME, &[], &mut archives);
+        verified.unwrap()
+    });
+    assert_eq!((report.finding, report.archived), (None, 0));
+    // What cannot be written whole leaves nothing.
+    let full = tempfile::tempdir().unwrap();
+    std::fs::create_dir(full.path().join("test-000000000999-000000000999.jsonl")).unwrap();
+    fixture.tamper("UPDATE audit SET origin = 'x' WHERE seq = (SELECT max(seq) FROM audit)");
+    let now = OffsetDateTime::now_utc();
+    let refused = fixture.log.archive(NAME, full.path(), now, record(3));
+    assert!(matches!(refused, Err(AuditError::Tampered { .. })));
+    assert_eq!(std::fs::read_dir(full.path()).unwrap().count(), 1);
+}

@@ -156,6 +156,13 @@ impl Sources {
     fn begin(&mut self, state: &Path, path: &str, kind: ItemKind) -> Result<(), BackupError> {
         let file = state.join(path);
         if kind == ItemKind::Vault {
+            if !file.exists() {
+                return Err(BackupError::Argument(format!(
+                    "{} is lost, and a backup without it would not be whole: bring it back, or give the key \
+                     vault up with `sealdisk keyvault delete --force`",
+                    file.display()
+                )));
+            }
             // One that a former version has left gets its present form first.
             VaultDatabase::open(&file)?;
         }

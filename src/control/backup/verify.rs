@@ -272,7 +272,17 @@ impl<'a> Look<'a> {
                 }
             }
         }
-        let (findings, notes) = self.chains.finish();
+        let (findings, mut notes) = self.chains.finish();
+        let logs: Vec<String> = manifest.items.iter().filter_map(Item::log).collect();
+        for pin in self.pins {
+            let note = format!(
+                "the checkpoints are of the audit log {} too, which is not in the backup",
+                pin.log_name()
+            );
+            if !logs.iter().any(|log| log == pin.log_name()) && !notes.contains(&note) {
+                notes.push(note);
+            }
+        }
         self.findings.extend(findings);
         Verified {
             manifest,
