@@ -190,6 +190,36 @@ fn a_new_key_of_a_set_wraps_its_layers_of_anybodys_disk() {
 }
 
 #[test]
+fn a_key_of_a_disk_that_was_unregistered_is_not_called_safe_to_disable() {
+    let owners = Owners::new();
+    let host = &owners.host;
+    let new_key = ["keyvault", "key", "create", "key2", "--size", "2048"];
+    host.ok(&[&new_key[..], &["--vault-name", VAULT]].concat());
+    let key2 = format!("https://{VAULT}.vault.localhost/keys/key2");
+    let what_if = ["keyvault", "key", "what-if", "--disable", KEY];
+    let what_if = [&what_if[..], &["--vault-name", VAULT]].concat();
+    host.ok(&["disk", "unregister", "clone"]);
+    for set in ["mine", "golden"] {
+        host.ok(&["disk-encryption-set", "update", set, "--key-url", &key2]);
+    }
+    let directory = host.disks().join("clone");
+    let effect = host.json(&what_if);
+    assert_eq!(effect["resources"], serde_json::json!([]));
+    assert_eq!(effect["safeToDisable"], "unknown", "{effect}");
+    let reason = effect["reasons"][0].as_str().unwrap();
+    assert!(reason.contains("the disk 'clone'"), "{reason}");
+    assert!(reason.contains(text(&directory)), "{reason}");
+    // Known again, its header tells.
+    let register = ["disk", "register", "--dir", text(&directory)];
+    host.ok(&[&register[..], &["--name", "again"]].concat());
+    assert_eq!(host.json(&what_if)["safeToDisable"], "no");
+    for set in ["mine", "golden"] {
+        host.ok(&["disk-encryption-set", "update", set, "--key-url", &key2]);
+    }
+    assert_eq!(host.json(&what_if)["safeToDisable"], "yes");
+}
+
+#[test]
 fn what_the_catalog_knows_counts_where_a_header_cannot_be_read() {
     let owners = Owners::new();
     let host = &owners.host;
@@ -232,6 +262,14 @@ fn what_the_catalog_knows_counts_where_a_header_cannot_be_read() {
     let of_key = usage.as_array().unwrap().iter();
     let mut of_key = of_key.filter(|usage| usage["keyUrl"].as_str().unwrap().contains("/key1/"));
     assert_eq!(of_key.next().unwrap()["safeToDisable"], "no", "{usage}");
+
+    // Of another version of the key it is not known: the catalog may be behind the header.
+    let key = ["--vault-name", VAULT, KEY];
+    host.ok(&[&["keyvault", "key", "rotate"][..], &key].concat());
+    let effect = host.json(&what_if);
+    assert_eq!(effect["safeToDisable"], "unknown", "{effect}");
+    let reason = effect["reasons"][0].as_str().unwrap();
+    assert!(reason.contains("under another version"), "{reason}");
 
     // Nobody is held up who disables it all the same, and nobody is not told.
     let disable = [

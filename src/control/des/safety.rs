@@ -4,13 +4,15 @@
 //! be read, by the catalog; which sets make disks with it; and the vault's own log of its uses, which
 //! has the clients that keep their disks elsewhere.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 use time::{Duration, OffsetDateTime};
 
 use super::usage::KeyUser;
-use crate::catalog::VaultKind;
+use crate::catalog::{DiskRecord, VaultKind};
 use crate::control::{ControlError, Installation};
-use crate::vault::{KeyUrl, KeyUsed, same_key_url};
+use crate::vault::{KeyUrl, KeyUsed, UNREGISTERED, same_key_url};
 
 /// A client that used a key version within this time is taken to need it still: a running disk uses
 /// its key at every check, and one that is attached now and then has its days.
@@ -150,7 +152,9 @@ impl Installation {
         let now = OffsetDateTime::now_utc();
         let mut found = Vec::new();
         for used in latest_of_each(uses) {
-            if !self.is_of_here(&used)? {
+            if used.operation == UNREGISTERED {
+                found.push((Unknown, unregistered(&used)));
+            } else if !self.is_of_here(&used)? {
                 let answer = match now - used.last < RECENT {
                     true => No,
                     false => Unknown,
@@ -159,6 +163,37 @@ impl Installation {
             }
         }
         Ok(found)
+    }
+
+    /// Has the vaults that are kept here keep in mind that a disk is not known here any more, or is
+    /// again. It is not known elsewhere: a key version that wraps its layers must not be called safe to
+    /// disable because of that.
+    pub(in crate::control) fn note_registration(&self, disk: &DiskRecord, registered: bool) {
+        let layers = disk.layers.iter().map(|layer| &layer.key_url);
+        let urls: BTreeSet<&String> = layers.chain([&disk.key_url]).collect();
+        for url in urls {
+            if let Err(error) = self.note_one(disk, url, registered) {
+                log::warn!(
+                    "the key vault of {url} does not keep in mind that the disk '{}' is under it: {error}",
+                    disk.name
+                );
+            }
+        }
+    }
+
+    fn note_one(&self, disk: &DiskRecord, url: &str, registered: bool) -> Result<(), ControlError> {
+        let url: KeyUrl = url.parse()?;
+        let vault = match self.catalog().vault_by_url(&url.vault_url)? {
+            Some(row) if !matches!(row.record.kind, VaultKind::Https { .. }) => row.record.name,
+            _ => return Ok(()),
+        };
+        let (vault, operator) = (self.vault(&vault)?, self.operator());
+        let directory = disk.directory.to_string_lossy();
+        match registered {
+            true => vault.note_registered(&operator, &disk.name, &directory)?,
+            false => vault.note_unregistered(&operator, &url.key, &disk.name, &directory)?,
+        }
+        Ok(())
     }
 
     /// Whether a use was for something that is in this installation, where headers and catalog tell
@@ -178,15 +213,28 @@ impl Installation {
         };
         let disk = used.disk.as_ref();
         let disk = disk.map_or_else(String::new, |disk| format!(" for its disk '{disk}'"));
-        let last = used.last.replace_nanosecond(0).unwrap_or(used.last);
-        let last = last
-            .format(&time::format_description::well_known::Rfc3339)
-            .unwrap_or_default();
+        let last = shown(used.last);
         Ok(format!(
             "{who} used it{disk} from {} at {last}, and its disks are not known here",
             used.origin
         ))
     }
+}
+
+fn unregistered(used: &KeyUsed) -> String {
+    format!(
+        "the disk '{}' was under it when it was unregistered at {}, and its files were left in {}",
+        used.disk.as_deref().unwrap_or_default(),
+        shown(used.last),
+        used.origin
+    )
+}
+
+fn shown(time: OffsetDateTime) -> String {
+    time.replace_nanosecond(0)
+        .unwrap_or(time)
+        .format(&time::format_description::well_known::Rfc3339)
+        .unwrap_or_default()
 }
 
 /// One use for each caller, disk and version: what it did last.
@@ -195,6 +243,7 @@ fn latest_of_each(uses: Vec<KeyUsed>) -> Vec<KeyUsed> {
     for used in uses {
         let same = |known: &&mut KeyUsed| {
             (known.caller, &known.version, &known.disk) == (used.caller, &used.version, &used.disk)
+                && (known.operation == UNREGISTERED) == (used.operation == UNREGISTERED)
         };
         match latest.iter_mut().find(same) {
             Some(known) if known.last < used.last => *known = used,

@@ -3,8 +3,8 @@
 //! # Order of steps
 //!
 //! The data is claimed, so nobody uses the disk; what a killed daemon had completed is made durable, and
-//! the header says that there is nothing else; then the catalog's row goes. A crash before that last
-//! step leaves the disk known as before.
+//! the header says that there is nothing else; the vaults of its keys note that they are still needed; then
+//! the catalog's row goes. A crash before that last step leaves the disk known as before.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -31,6 +31,8 @@ pub fn unregister(
         Err(e) if e.kind() == io::ErrorKind::NotFound => None,
         _ => Some(claim_settled(installation, &disk, runtime_dir)?),
     };
+    // Before: a key must not seem to be needed by nothing in between.
+    installation.note_registration(&row.record, false);
     installation.catalog().delete_disk(&row.record, row.rev)?;
     if claim.is_some() {
         disk.remove_maps(None, runtime_dir);

@@ -10,7 +10,7 @@ use super::{EmbeddedVault, Subject};
 use crate::audit::{Archived, AuditError, AuditRecord, Chain, Counted, Entry, REFUSALS};
 use crate::vault::refusal::shortened;
 use crate::vault::store;
-use crate::vault::{Caller, KeyUsed, Origin, VaultError, VaultErrorCode};
+use crate::vault::{Caller, KeyId, KeyUsed, Origin, UNREGISTERED, VaultError, VaultErrorCode};
 
 /// For how long the checks that a running disk makes of its key are counted, before a record says how
 /// many there were.
@@ -40,6 +40,59 @@ impl EmbeddedVault {
     /// [`VaultErrorCode::Internal`].
     pub fn last_uses(&self, key: &str, version: Option<&str>) -> Result<Vec<KeyUsed>, VaultError> {
         self.read(|db| store::key_uses(db, key, version))
+    }
+
+    /// Keeps in mind that a disk which a key version wraps is not known to the installation any more,
+    /// while its files in `directory` are still there.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::Internal`].
+    pub fn note_unregistered(
+        &self,
+        caller: &Caller,
+        key: &KeyId,
+        disk: &str,
+        directory: &str,
+    ) -> Result<(), VaultError> {
+        let subject = Subject {
+            key: Some(&key.name),
+            version: key.version.as_deref(),
+            detail: Some(format!("the disk '{}'", shortened(disk))),
+            ..Subject::vault(UNREGISTERED)
+        };
+        self.audited(caller, &subject, |db| {
+            store::note_use(
+                db,
+                &store::UseRow {
+                    name: &key.name,
+                    version: key.version.as_deref().unwrap_or_default(),
+                    caller: caller.object_id,
+                    operation: UNREGISTERED,
+                    disk,
+                    origin: directory,
+                    time: self.clock.now(),
+                },
+            )
+        })
+    }
+
+    /// Forgets that again: the disk of that name, or in that directory, is known.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::Internal`].
+    pub fn note_registered(
+        &self,
+        caller: &Caller,
+        disk: &str,
+        directory: &str,
+    ) -> Result<(), VaultError> {
+        let subject = Subject {
+            detail: Some(format!("the disk '{}'", shortened(disk))),
+            ..Subject::vault("DiskRegister")
+        };
+        self.audited(caller, &subject, |db| {
+            store::forget_disk(db, UNREGISTERED, disk, directory)
+        })
     }
 
     /// How many records of one identity the vault takes in 10 seconds.

@@ -78,6 +78,19 @@ pub(in crate::vault) fn key_uses(
     Ok(found)
 }
 
+/// Forgets, for whatever key, the rows of that operation that are about the disk of that name or from that
+/// origin.
+pub(in crate::vault) fn forget_disk(
+    db: &Connection,
+    operation: &str,
+    disk: &str,
+    origin: &str,
+) -> Result<(), VaultError> {
+    let sql = "DELETE FROM key_uses WHERE operation = ? AND (disk = ? OR origin = ?)";
+    db.execute(sql, params![operation, disk, origin])?;
+    Ok(())
+}
+
 /// Forgets the uses of a key that is gone for good.
 pub(super) fn erase_uses(db: &Connection, name: &str) -> Result<(), VaultError> {
     db.execute("DELETE FROM key_uses WHERE name = ?", [name])?;

@@ -435,3 +435,19 @@ fn the_log_says_from_where_and_verifies() {
         VaultErrorCode::Tampered
     );
 }
+
+/// The way back names the version that was refused: without it the latest would be meant.
+#[test]
+fn a_refused_version_is_named_in_what_is_to_be_done() {
+    let fixture = Fixture::new();
+    let wrapped = fixture.wrap().unwrap();
+    let off = AttributeChange {
+        enabled: Some(false),
+        ..AttributeChange::default()
+    };
+    fixture.set(off).unwrap();
+    let refused = fixture.unwrap(&wrapped).err().unwrap();
+    assert_eq!(refused.code, VaultErrorCode::KeyDisabled);
+    let option = format!("--version {} --enabled true", wrapped.key_version);
+    assert!(refused.message.contains(&option), "{}", refused.message);
+}
