@@ -6,20 +6,17 @@
 )]
 
 mod disk_support;
+#[path = "support/rlimits.rs"]
+mod rlimits;
+#[path = "support/seccomp.rs"]
+mod seccomp;
 
 use std::fs;
-use std::io;
 use std::os::unix::fs::{FileExt, PermissionsExt};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
 use disk_support::{Host, noise, one_line, qemu_img, text};
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule,
-};
-
 /// A raw image with a GPT header in the second sector of `sector` bytes.
 fn gpt_image(host: &Host, name: &str, sector: usize) -> std::path::PathBuf {
     let mut content = vec![0; 8 << 20];
@@ -148,18 +145,7 @@ fn a_size_that_the_file_system_does_not_have_names_the_largest() {
     let mut create = host.command(&["disk", "create", "d", "--size", "64G"]);
     // A limit of the process is answered as one of the file system is.
     let most = 5u64 << 30;
-    // SAFETY: the closure makes system calls only.
-    unsafe {
-        create.pre_exec(move || {
-            let limit = rustix::process::Rlimit {
-                current: Some(most),
-                maximum: Some(most),
-            };
-            rustix::process::setrlimit(rustix::process::Resource::Fsize, limit)?;
-            libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
-            Ok(())
-        })
-    };
+    rlimits::limit(&mut create, libc::RLIMIT_FSIZE, most);
     let refusal = one_line(&create.output().unwrap());
     assert!(
         refusal.contains(&format!("{most} bytes at most")),
@@ -184,58 +170,42 @@ const RENAMES: &[i64] = &[libc::SYS_renameat];
 /// Has the process run where `renameat2` takes no flags, as on NFS, CephFS and most of FUSE, and where
 /// `calls` give `EPERM`.
 fn without(command: &mut Command, calls: &[i64]) {
-    let flags = SeccompCondition::new(4, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, 0).unwrap();
-    let filter = |rules, errno| -> BpfProgram {
-        let arch = std::env::consts::ARCH.try_into().unwrap();
-        let answer = SeccompAction::Errno(errno as u32);
-        let filter = SeccompFilter::new(rules, SeccompAction::Allow, answer, arch);
-        filter.unwrap().try_into().unwrap()
-    };
-    let rule = SeccompRule::new(vec![flags]).unwrap();
-    let mut filters = vec![filter(
-        [(libc::SYS_renameat2, vec![rule])].into(),
-        libc::EINVAL,
-    )];
+    seccomp::forbid_flags(command, libc::SYS_renameat2, 4, libc::EINVAL);
     if !calls.is_empty() {
-        let rules = calls.iter().map(|call| (*call, Vec::new())).collect();
-        filters.push(filter(rules, libc::EPERM));
+        seccomp::forbid(command, calls, libc::EPERM);
     }
-    let apply = move || {
-        let failed = |_| io::Error::from(io::ErrorKind::PermissionDenied);
-        filters
-            .iter()
-            .try_for_each(|filter| seccompiler::apply_filter(filter).map_err(failed))
-    };
-    // SAFETY: the closure makes system calls only.
-    unsafe { command.pre_exec(apply) };
+}
+
+/// Runs a command that must succeed.
+fn ok(run: &impl Fn(&[&str]) -> Output, arguments: &[&str]) {
+    let output = run(arguments);
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+}
+
+/// Makes the disk `d` of an image, and in `to` what else gets its name in the end: its plaintext, an
+/// export and a copy.
+fn made_and_written_out(host: &Host, run: &impl Fn(&[&str]) -> Output, to: &Path, format: &str) {
+    let raw = host.raw_image("disk.raw");
+    ok(run, &["disk", "create", "d", "--source", text(&raw)]);
+    let decrypted = to.join("decrypted");
+    let decrypt = ["disk", "decrypt", "d", "--output-file", text(&decrypted)];
+    ok(run, &decrypt);
+    assert!(fs::read(&decrypted).unwrap() == fs::read(&raw).unwrap());
+    let exported = to.join(format!("d.{format}"));
+    let export = ["disk", "export", "d", "--file", text(&exported), "--format"];
+    ok(run, &[&export[..], &[format]].concat());
+    // A VHD is filled up to whole cylinders.
+    if format != "vhd" {
+        qemu_img(&["compare", text(&exported), text(&raw)]);
+    }
+    let copied = to.join("copied");
+    ok(run, &["disk", "copy", "d", "--to", text(&copied)]);
+    assert!(copied.join("header").exists());
 }
 
 /// What makes, exports, decrypts and copies disks, with `run` running each command.
 fn everything_that_is_named_in_the_end(host: &Host, run: impl Fn(&[&str]) -> Output) {
-    let ok = |arguments: &[&str]| {
-        let output = run(arguments);
-        assert!(output.status.success(), "{arguments:?}: {output:?}");
-    };
-    let raw = host.raw_image("disk.raw");
-    let content = fs::read(&raw).unwrap();
-    ok(&["disk", "create", "d", "--source", text(&raw)]);
-    let decrypted = host.path("decrypted");
-    ok(&["disk", "decrypt", "d", "--output-file", text(&decrypted)]);
-    assert!(fs::read(&decrypted).unwrap() == content);
-    let exported = host.path("d.qcow2");
-    ok(&[
-        "disk",
-        "export",
-        "d",
-        "--file",
-        text(&exported),
-        "--format",
-        "qcow2",
-    ]);
-    qemu_img(&["compare", text(&exported), text(&raw)]);
-    let copied = host.path("copied");
-    ok(&["disk", "copy", "d", "--to", text(&copied)]);
-    assert!(copied.join("header").exists());
+    made_and_written_out(host, &run, &host.path(""), "qcow2");
     // What has the name keeps it.
     fs::write(host.path("taken"), b"mine").unwrap();
     let taken = host.path("taken");
@@ -244,7 +214,7 @@ fn everything_that_is_named_in_the_end(host: &Host, run: impl Fn(&[&str]) -> Out
     assert_eq!(fs::read(&taken).unwrap(), b"mine");
     let output = run(&["disk", "create", "d", "--size", "1M"]);
     assert!(!output.status.success());
-    ok(&["disk", "delete", "d", "--yes"]);
+    ok(&run, &["disk", "delete", "d", "--yes"]);
     let hidden = |dir: &Path| {
         let names = fs::read_dir(dir)
             .unwrap()
@@ -343,33 +313,13 @@ fn disks_live_on_a_fuse_file_system() {
             .output()
             .unwrap()
     };
-    let ok = |arguments: &[&str]| {
-        let output = run(arguments);
-        assert!(output.status.success(), "{arguments:?}: {output:?}");
-    };
-    let raw = host.raw_image("disk.raw");
-    let content = fs::read(&raw).unwrap();
-    ok(&["disk", "create", "d", "--source", text(&raw)]);
-    let decrypted = at.join("decrypted");
-    ok(&["disk", "decrypt", "d", "--output-file", text(&decrypted)]);
-    assert!(fs::read(&decrypted).unwrap() == content);
-    let exported = at.join("d.vhd");
-    ok(&[
-        "disk",
-        "export",
-        "d",
-        "--file",
-        text(&exported),
-        "--format",
-        "vhd",
-    ]);
-    ok(&["disk", "copy", "d", "--to", text(&at.join("copied"))]);
-    ok(&["snapshot", "create", "s", "--source", "d"]);
-    ok(&["disk", "create", "clone", "--source", "snapshot:s"]);
+    made_and_written_out(&host, &run, &at, "vhd");
+    ok(&run, &["snapshot", "create", "s", "--source", "d"]);
+    ok(&run, &["disk", "create", "clone", "--source", "snapshot:s"]);
     // A file system without holes has space in use for nothing, which is status 3.
     let check = run(&["disk", "check", "d"]);
     assert!(matches!(check.status.code(), Some(0 | 3)), "{check:?}");
-    ok(&["disk", "delete", "clone", "--yes"]);
+    ok(&run, &["disk", "delete", "clone", "--yes"]);
 }
 
 /// A program that says what it could do with the host, in the place of QEMU's.
@@ -445,12 +395,6 @@ fn an_image_that_a_vm_writes_to_is_refused_in_one_line() {
         .unwrap();
     let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         let qmp = host.path("qmp");
-        for _ in 0..3000 {
-            if qmp.exists() {
-                break;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(10));
-        }
         export_writable(&qmp, &host.path("nbd"));
         let create = ["disk", "create", "d", "--source", text(&raw)];
         let refusal = host.refused_with("UnusableImage", &create);
@@ -470,7 +414,15 @@ fn an_image_that_a_vm_writes_to_is_refused_in_one_line() {
 /// Has a QEMU serve its node `r` to write, over QMP.
 fn export_writable(qmp: &Path, nbd: &Path) {
     use std::io::{BufRead, BufReader, Write};
-    let mut stream = std::os::unix::net::UnixStream::connect(qmp).unwrap();
+    // It has a name before anybody listens there.
+    let connect = |_| {
+        let connected = std::os::unix::net::UnixStream::connect(qmp).ok();
+        if connected.is_none() {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        connected
+    };
+    let mut stream = (0..3000).find_map(connect).unwrap();
     let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
     lines.next().unwrap().unwrap();
     for command in [

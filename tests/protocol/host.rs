@@ -1,6 +1,5 @@
 //! What a disk asks of its host, and what happens when the host does not give it.
 
-use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -13,7 +12,7 @@ use crate::frontend::daemon::{AttachOptions, Backend, Daemon, Disk, children, ex
 use crate::frontend::device::{Frontend, Setup};
 use crate::frontend::queue::Seg;
 use crate::frontend::rng::Rng;
-use crate::seccomp;
+use crate::{rlimits, seccomp};
 
 fn is_qsd() -> bool {
     Backend::chosen() == Backend::Qsd
@@ -28,6 +27,63 @@ fn attach_command(disk: &Disk, arguments: &[&str]) -> (Command, std::path::PathB
         .stdin(Stdio::null())
         .stderr(Stdio::piped());
     (command, socket)
+}
+
+/// A disk that is attached, with a frontend.
+struct Served {
+    frontend: Frontend,
+    daemon: Daemon,
+    _disk: Disk,
+}
+
+impl Served {
+    fn new(size: u64, options: &AttachOptions, setup: &Setup) -> Self {
+        let disk = Disk::new(size);
+        let daemon = disk.attach(options);
+        let frontend = daemon.connect_with(setup);
+        Self {
+            frontend,
+            daemon,
+            _disk: disk,
+        }
+    }
+
+    /// With queues of both sides.
+    fn with_queues(size: u64, queues: u32, arguments: &'static [&'static str]) -> Self {
+        let options = AttachOptions {
+            queues: Some(queues),
+            arguments,
+            ..Default::default()
+        };
+        let setup = Setup {
+            queues: queues.min(8),
+            ..Default::default()
+        };
+        Self::new(size, &options, &setup)
+    }
+
+    /// Of 128 GiB, for long discards.
+    fn large() -> Self {
+        let setup = Setup {
+            indirect: true,
+            ..Default::default()
+        };
+        Self::new(128 * GIB, &AttachOptions::default(), &setup)
+    }
+}
+
+const GIB: u64 = 1 << 30;
+
+/// An attach that `prepare` has spoilt ends by itself, with one line that says all of `named`.
+fn assert_attach_refused(
+    disk: &Disk,
+    arguments: &[&str],
+    named: &[&str],
+    prepare: impl FnOnce(&mut Command),
+) {
+    let (mut command, socket) = attach_command(disk, arguments);
+    prepare(&mut command);
+    assert_refused(command.spawn().unwrap(), &socket, named);
 }
 
 /// An attach ends by itself, without having had a socket, with one line that says all of `named`.
@@ -68,19 +124,19 @@ fn an_attach_without_io_uring_names_what_forbids_it() {
         libc::SYS_io_uring_register,
     ];
     for call in of_the_ring {
-        let (mut command, socket) = attach_command(&disk, &[]);
-        seccomp::forbid(&mut command, &[call], libc::EPERM);
         let named = ["io_uring", "kernel.io_uring_disabled", "SystemCallFilter="];
-        assert_refused(command.spawn().unwrap(), &socket, &named);
+        assert_attach_refused(&disk, &[], &named, |command| {
+            seccomp::forbid(command, &[call], libc::EPERM);
+        });
     }
     for (errno, named) in [
         (libc::ENOSYS, "SystemCallFilter="),
         (libc::EMFILE, "LimitNOFILE="),
         (libc::EINVAL, "Linux 6.1"),
     ] {
-        let (mut command, socket) = attach_command(&disk, &[]);
-        seccomp::forbid(&mut command, &[libc::SYS_io_uring_setup], errno);
-        assert_refused(command.spawn().unwrap(), &socket, &[named]);
+        assert_attach_refused(&disk, &[], &[named], |command| {
+            seccomp::forbid(command, &[libc::SYS_io_uring_setup], errno);
+        });
     }
     assert_served(&disk);
 }
@@ -92,39 +148,15 @@ fn an_attach_without_memory_names_the_limits() {
         return;
     }
     let disk = Disk::new(4 * MIB);
-    let (mut command, socket) = attach_command(&disk, &[]);
-    seccomp::forbid(&mut command, &[libc::SYS_io_uring_setup], libc::ENOMEM);
-    assert_refused(
-        command.spawn().unwrap(),
-        &socket,
-        &["MemoryMax=", "--num-queues"],
-    );
+    assert_attach_refused(&disk, &[], &["MemoryMax=", "--num-queues"], |command| {
+        seccomp::forbid(command, &[libc::SYS_io_uring_setup], libc::ENOMEM);
+    });
     let (mut command, socket) = attach_command(&disk, &["--memory", "1MiB"]);
     command.stderr(Stdio::piped());
     let output = command.output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("--memory is too little"), "{said}");
     assert!(!socket.exists());
-}
-
-fn limit(command: &mut Command, resource: libc::__rlimit_resource_t, most: u64) {
-    let limit = move || {
-        let limit = libc::rlimit {
-            rlim_cur: most,
-            rlim_max: most,
-        };
-        // SAFETY: system calls on plain values. Without the capability a limit of locked memory holds
-        // for root too; who is not root has none to give up.
-        unsafe {
-            libc::prctl(libc::PR_CAPBSET_DROP, 14, 0, 0, 0);
-            match libc::setrlimit(resource, &raw const limit) {
-                0 => Ok(()),
-                _ => Err(std::io::Error::last_os_error()),
-            }
-        }
-    };
-    // SAFETY: two system calls.
-    unsafe { command.pre_exec(limit) };
 }
 
 #[test]
@@ -140,9 +172,9 @@ fn an_attach_with_low_limits_names_them() {
         (libc::RLIMIT_NOFILE, 600, "LimitNOFILE="),
     ];
     for (resource, most, named) in cases {
-        let (mut command, socket) = attach_command(&disk, &["--num-queues", "16"]);
-        limit(&mut command, resource, most);
-        assert_refused(command.spawn().unwrap(), &socket, &[named]);
+        assert_attach_refused(&disk, &["--num-queues", "16"], &[named], |command| {
+            rlimits::limit(command, resource, most);
+        });
     }
     assert_served(&disk);
 }
@@ -276,19 +308,10 @@ fn the_least_memory_is_enough_to_go_on() {
     if is_qsd() {
         return;
     }
-    let disk = Disk::new(64 * MIB);
-    let daemon = disk.attach(&AttachOptions {
-        queues: Some(8),
-        // 1 MiB, and 320 KiB for each queue.
-        arguments: &["--memory", "3584KiB"],
-        ..Default::default()
-    });
-    let mut frontend = daemon.connect_with(&Setup {
-        queues: 8,
-        ..Default::default()
-    });
-    load_all(&mut frontend, 16);
-    for (n, queue) in (0..).zip(&mut frontend.queues) {
+    // 1 MiB, and 320 KiB for each queue.
+    let mut served = Served::with_queues(64 * MIB, 8, &["--memory", "3584KiB"]);
+    load_all(&mut served.frontend, 16);
+    for (n, queue) in (0..).zip(&mut served.frontend.queues) {
         // Parts of blocks, which are merged.
         queue.write(n * 64 + 3, &Rng::new(n).bytes(512)).unwrap();
         queue.flush().unwrap();
@@ -297,17 +320,28 @@ fn the_least_memory_is_enough_to_go_on() {
 }
 
 /// Fills the first ring with discards of a gigabyte each; the used index before.
-fn discard_all(frontend: &mut Frontend, gib: u64) -> u16 {
+fn discard_all(frontend: &mut Frontend) -> u16 {
     let queue = &mut frontend.queues[0];
     queue.arena.reset();
     let before = queue.used_idx();
     for i in 0..100 {
         let at = queue.arena.alloc(16, 8);
-        let segment = range_segment(i * gib / 512, (gib / 512) as u32, 0);
+        let segment = range_segment(i * GIB / 512, (GIB / 512) as u32, 0);
         queue.mem.write(at, &segment);
         queue.request(kind::DISCARD, 0, &[Seg::out(at, 16)]);
     }
     before
+}
+
+/// Starts the first queue where it was stopped, and waits until nothing of it is under way.
+fn go_on(frontend: &mut Frontend, base: u16) {
+    frontend.queues[0].base = base;
+    frontend.start_queue(0).unwrap();
+    let queue = &mut frontend.queues[0];
+    queue.kick.signal();
+    while queue.in_flight() > 0 {
+        queue.next_used();
+    }
 }
 
 /// A ring full of discards of a gigabyte each: who stops it waits for one of them at most.
@@ -316,28 +350,17 @@ fn a_ring_full_of_large_discards_can_be_stopped() {
     if is_qsd() {
         return;
     }
-    let gib = 1u64 << 30;
-    let disk = Disk::new(128 * gib);
-    let daemon = disk.attach(&AttachOptions::default());
-    let mut frontend = daemon.connect_with(&Setup {
-        indirect: true,
-        ..Default::default()
-    });
+    let mut served = Served::large();
+    let frontend = &mut served.frontend;
     // A machine that is busy may be done with all of them before the stop arrives.
     for _ in 0..20 {
-        let before = discard_all(&mut frontend, gib);
+        let before = discard_all(frontend);
         // It has begun with them.
         frontend.queues[0].next_used();
         let base = frontend.stop_queue(0).unwrap();
         let done = base.wrapping_sub(before);
-        frontend.queues[0].base = base;
-        frontend.start_queue(0).unwrap();
-        let queue = &mut frontend.queues[0];
-        queue.kick.signal();
-        while queue.in_flight() > 0 {
-            queue.next_used();
-        }
-        queue.assert_serves(0, 1);
+        go_on(frontend, base);
+        frontend.queues[0].assert_serves(0, 1);
         if done < 100 {
             return;
         }
@@ -420,45 +443,26 @@ fn figures() {
         let pinned = status_kb(daemon.data_plane(), "VmPin");
         eprintln!("{queues} queues, no guest: {pinned} kB pinned");
     }
-    let disk = Disk::new(256 * MIB);
-    let daemon = disk.attach(&AttachOptions {
-        queues: Some(16),
-        ..Default::default()
-    });
-    let mut frontend = daemon.connect_with(&Setup {
-        queues: 8,
-        ..Default::default()
-    });
-    let pid = daemon.data_plane();
+    let mut served = Served::with_queues(256 * MIB, 16, &[]);
+    let pid = served.daemon.data_plane();
     let (mut pinned, mut workers) = (0, 0);
     for _ in 0..8 {
-        load_all(&mut frontend, 32);
+        load_all(&mut served.frontend, 32);
         pinned = pinned.max(status_kb(pid, "VmPin"));
         workers = workers.max(threads(pid, "iou-wrk").len());
     }
     eprintln!("8 queues that write: {pinned} kB pinned, {workers} threads of the kernel");
-    drop((frontend, daemon));
+    drop(served);
 
-    let gib = 1u64 << 30;
-    let disk = Disk::new(128 * gib);
-    let daemon = disk.attach(&AttachOptions::default());
-    let mut frontend = daemon.connect_with(&Setup {
-        indirect: true,
-        ..Default::default()
-    });
+    let mut served = Served::large();
+    let frontend = &mut served.frontend;
     for _ in 0..3 {
-        let discards = discard_all(&mut frontend, gib);
+        let discards = discard_all(frontend);
         let begun = Instant::now();
         let base = frontend.stop_queue(0).unwrap();
         let took = begun.elapsed();
         let done = base.wrapping_sub(discards);
         eprintln!("a stop among 100 discards of 1 GiB took {took:?}; {done} were done");
-        frontend.queues[0].base = base;
-        frontend.start_queue(0).unwrap();
-        let queue = &mut frontend.queues[0];
-        queue.kick.signal();
-        while queue.in_flight() > 0 {
-            queue.next_used();
-        }
+        go_on(frontend, base);
     }
 }

@@ -8,6 +8,8 @@
 mod clean;
 #[path = "../support/frontend/mod.rs"]
 mod frontend;
+#[path = "../support/rlimits.rs"]
+mod rlimits;
 #[path = "../support/seccomp.rs"]
 mod seccomp;
 
