@@ -8,7 +8,7 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::keys::QUEUE_STACK;
-use crate::store::{BUFFER_LEN, OWN_BUFFERS};
+use crate::store::{BUFFER_LEN, OWN_BUFFERS, keep_for_rings};
 use crate::units::MOST_LAYERS;
 
 use super::FrontendError;
@@ -21,6 +21,10 @@ const OTHERS: usize = 1 << 20;
 const ORDINARY: u64 = 64 << 20;
 /// The same for each queue of a disk that has very many.
 const ORDINARY_PER_QUEUE: u64 = 512 * 1024;
+
+/// Rings of the copier, of a flush for the control process, and of those that just ended: the kernel takes
+/// them apart a little later.
+const OTHER_RINGS: u64 = 4;
 
 /// Descriptors of a queue: ring, wake-up twice, and kick, call and err of the frontend twice.
 const QUEUE_FILES: u64 = 9;
@@ -75,7 +79,8 @@ pub(super) fn most_workers() -> u32 {
 }
 
 /// Makes the soft limits of descriptors and of locked memory what the hard ones are, and sees whether
-/// there are enough descriptors for `queues` queues and whatever a frontend sends.
+/// there are enough descriptors for `queues` queues and whatever a frontend sends. Buffers leave the rings
+/// of these the locked memory that they need.
 ///
 /// # Errors
 /// [`FrontendError::Needs`].
@@ -91,6 +96,7 @@ pub(super) fn raise_limits(queues: u16) -> Result<(), FrontendError> {
             },
         );
     }
+    keep_for_rings(u64::from(queues) + OTHER_RINGS);
     let layers = 2 * MOST_LAYERS as u64;
     let needed = u64::from(queues) * QUEUE_FILES + REGION_FILES + layers + OTHER_FILES;
     match getrlimit(Resource::Nofile).maximum {

@@ -4,7 +4,7 @@
 //! socket as a length (u32, little-endian) and JSON, and with the length the descriptors of the disk's
 //! files, as [`DiskFiles`] has them; the 64 bytes of each layer's DEK follow, from the top down. No
 //! key is an argument or in the environment, and the socket is not in any file system. The data plane
-//! answers with one line at a time: [`READY`], or `error` and what went wrong.
+//! answers with one line at a time: [`READY`], or [`REFUSED`] and what went wrong.
 //!
 //! Later the control process may send commands, a line each:
 //!
@@ -62,6 +62,8 @@ pub const CONTROL_FD: i32 = 3;
 pub const SOCKET_FD: i32 = 4;
 /// The line that says that guests are served.
 pub const READY: &str = "ready";
+/// Begins the line of a data plane that ends: why.
+pub const REFUSED: &str = "error ";
 /// The start of a line that changes the disk's limits; they follow as JSON.
 pub const LIMITS: &str = "limits ";
 /// The start of a line that has a grown disk served; its bytes follow.

@@ -46,9 +46,9 @@ pub use message::{
     CONTROL_FD, COPY, COPY_STOP, COPY_STOPPED, COPYING, CopyProgress, CopyRequest, CopyState,
     DESTROYED, DISCONNECT, Discard, DiskFiles, FREEZE, FRONTEND_MEMORY, FROZEN, LIMITS,
     MEMORY_NOT_SHARED, NOT_COPYING, NOT_FROZEN, NOT_RESIZED, NOT_RESTACKED, NOT_RESTORED, OnFull,
-    OnRevoke, PROGRESS, PROGRESS_IS, READY, RESIZE, RESIZED, RESTACK, RESTACKED, RESTORE, RESTORED,
-    REVOKE, SOCKET_FD, STORAGE_FULL, STORAGE_OK, SYNC_FAILED, Setup, Stack, StackLayer, THAW,
-    THAWED, receive_setup, send_setup, send_stack,
+    OnRevoke, PROGRESS, PROGRESS_IS, READY, REFUSED, RESIZE, RESIZED, RESTACK, RESTACKED, RESTORE,
+    RESTORED, REVOKE, SOCKET_FD, STORAGE_FULL, STORAGE_OK, SYNC_FAILED, Setup, Stack, StackLayer,
+    THAW, THAWED, receive_setup, send_setup, send_stack,
 };
 pub use serve::serve;
 pub use sharing::{FileId, FrontendMemory};

@@ -34,8 +34,8 @@ use super::stalled::StorageNews;
 use super::waiter::{Waiter, signal_pipe};
 use super::{
     CONTROL_FD, COPY_STOPPED, COPYING, DESTROYED, Discard, DiskFiles, FrontendError, NOT_COPYING,
-    NOT_RESIZED, NOT_RESTACKED, NOT_RESTORED, PROGRESS_IS, READY, RESIZED, RESTORED, SOCKET_FD,
-    Setup, THAWED, receive_setup,
+    NOT_RESIZED, NOT_RESTACKED, NOT_RESTORED, PROGRESS_IS, READY, REFUSED, RESIZED, RESTORED,
+    SOCKET_FD, Setup, THAWED, receive_setup,
 };
 
 /// What woke the main thread.
@@ -62,7 +62,7 @@ pub fn serve() -> Result<(), FrontendError> {
     let mut control = UnixStream::from(inherited(CONTROL_FD)?);
     let result = serve_disk(&mut control);
     if let Err(error) = &result
-        && writeln!(control, "error {error}").is_ok()
+        && writeln!(control, "{REFUSED}{error}").is_ok()
     {
         // The control process prints it.
         std::process::exit(1);

@@ -140,8 +140,13 @@ impl Region {
     /// `len` bytes that are there already: memory that is not to be had shows now.
     fn populated(len: usize) -> io::Result<Self> {
         let region = Self::map(len, MapFlags::NORESERVE)?;
-        // SAFETY: the range is the mapping just made, in which nobody has a reference.
-        unsafe { madvise(region.ptr.as_ptr().cast(), len, Advice::LinuxPopulateWrite) }?;
+        let at = region.ptr.as_ptr().cast();
+        // The kernel would count all of a huge page that a part of this is in as locked. One without huge
+        // pages refuses it, which does no harm.
+        // SAFETY: the range is the mapping just made, and the advice changes no content.
+        let _ = unsafe { madvise(at, len, Advice::LinuxNoHugepage) };
+        // SAFETY: as above, and nobody has a reference into it.
+        unsafe { madvise(at, len, Advice::LinuxPopulateWrite) }?;
         Ok(region)
     }
 

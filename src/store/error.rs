@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use super::locked::locked_memory_limit;
+
 /// What a store can fail with.
 #[derive(Debug, Error)]
 pub enum StoreError {
@@ -33,7 +35,7 @@ pub enum StoreError {
         source: io::Error,
     },
     /// A ring, or memory for one, cannot be had.
-    #[error("cannot {what}: {source}; {}", advice(source))]
+    #[error("cannot {what}: {source}; {}", advice(what, source))]
     Setup {
         /// What was tried, as a verb.
         what: &'static str,
@@ -47,7 +49,27 @@ pub enum StoreError {
 }
 
 /// What to change on a host that does not let a ring be made.
-fn advice(error: &io::Error) -> &'static str {
+fn advice(what: &str, error: &io::Error) -> String {
+    let out_of_memory = matches!(
+        error.raw_os_error(),
+        Some(libc::ENOMEM | libc::EAGAIN | libc::EFAULT)
+    );
+    match locked_memory_limit() {
+        // The kernel says the same, whichever it is.
+        Some(most) if out_of_memory && what == StoreError::MAKE_RING => format!(
+            "raise RLIMIT_MEMLOCK (`ulimit -l`, LimitMEMLOCK= of a systemd unit), {} KiB of which are for \
+             the rings of all processes of this user; or {OF_MEMORY}",
+            most / 1024
+        ),
+        _ => advice_on(error).into(),
+    }
+}
+
+/// What limits memory that is not locked.
+const OF_MEMORY: &str = "raise MemoryMax= of the systemd unit, the memory limit of the container, \
+    RLIMIT_AS or RLIMIT_DATA (`ulimit -v`, LimitAS=, LimitDATA=), or offer fewer queues (--num-queues)";
+
+fn advice_on(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => {
             "io_uring is forbidden to this process: set the sysctl kernel.io_uring_disabled to 0, and \
@@ -63,15 +85,15 @@ fn advice(error: &io::Error) -> &'static str {
              (--num-queues)"
         }
         Some(libc::ENFILE) => "raise the sysctl fs.file-max",
-        Some(libc::ENOMEM | libc::EAGAIN | libc::EFAULT) => {
-            "raise MemoryMax= of the systemd unit, the memory limit of the container, RLIMIT_AS or \
-             RLIMIT_DATA (`ulimit -v`, LimitAS=, LimitDATA=), or offer fewer queues (--num-queues)"
-        }
+        Some(libc::ENOMEM | libc::EAGAIN | libc::EFAULT) => OF_MEMORY,
         _ => "look at the limits of the systemd unit or container",
     }
 }
 
 impl StoreError {
+    /// The making of a ring, which takes memory that is locked.
+    pub(super) const MAKE_RING: &str = "set up io_uring";
+
     /// What the kernel said, by its kind.
     pub fn kind(&self) -> io::ErrorKind {
         match self {

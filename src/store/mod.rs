@@ -16,6 +16,7 @@ use crate::units::LayerIndex;
 mod buffer;
 mod error;
 mod file;
+mod locked;
 mod mapping;
 mod pause;
 mod uring;
@@ -25,6 +26,7 @@ pub use buffer::{
 };
 pub use error::StoreError;
 pub use file::{LayerFile, StackFiles};
+pub use locked::{keep_for_rings, locked_memory_limit};
 pub use mapping::DataMapping;
 pub use uring::{UringStore, Wait, WatchId};
 

@@ -15,6 +15,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use crate::units::{LayerIndex, MOST_LAYERS};
 
+use super::locked::Pinned;
 use super::pause::Pause;
 use super::{MOST_CHUNKS, StackFiles, Store, StoreCompletion, StoreError, StoreFile, StoreOp, Tag};
 
@@ -87,7 +88,7 @@ pub struct UringStore {
     /// Between submissions that the kernel refuses.
     pause: Pause,
     /// Chunks of buffers that are registered with the kernel: pinned, and mapped once for all operations.
-    registered: [bool; MOST_CHUNKS],
+    registered: [Option<Pinned>; MOST_CHUNKS],
 }
 
 /// Operations and watches that are begun again later.
@@ -133,7 +134,7 @@ impl UringStore {
                 .setup_taskrun_flag()
                 .build(DEPTH)
         })
-        .map_err(fail("set up io_uring"))?;
+        .map_err(fail(StoreError::MAKE_RING))?;
         let mut store = Self {
             ring,
             alignment: files.alignment(),
@@ -146,7 +147,7 @@ impl UringStore {
             backlog: VecDeque::new(),
             again: Again::default(),
             pause: Pause::default(),
-            registered: [false; MOST_CHUNKS],
+            registered: [const { None }; MOST_CHUNKS],
         };
         let submitter = store.ring.submitter();
         patiently(|| submitter.register_files_sparse(MOST_FILES as u32))
@@ -402,7 +403,7 @@ impl UringStore {
                 let (into, len) = (buffer.ptr().wrapping_add(done), (len - done) as u32);
                 let (file, at) = (fixed(file), at + done as u64);
                 match self.registered.get(buffer.slot()) {
-                    Some(true) => opcode::ReadFixed::new(file, into, len, buffer.slot() as u16)
+                    Some(Some(_)) => opcode::ReadFixed::new(file, into, len, buffer.slot() as u16)
                         .offset(at)
                         .build(),
                     _ => opcode::Read::new(file, into, len).offset(at).build(),
@@ -419,7 +420,7 @@ impl UringStore {
                 let (from, len) = (buffer.ptr().wrapping_add(done), (len - done) as u32);
                 let (file, at) = (fixed(file), at + done as u64);
                 match self.registered.get(buffer.slot()) {
-                    Some(true) => opcode::WriteFixed::new(file, from, len, buffer.slot() as u16)
+                    Some(Some(_)) => opcode::WriteFixed::new(file, from, len, buffer.slot() as u16)
                         .offset(at)
                         .rw_flags(flags)
                         .build(),
@@ -638,15 +639,18 @@ impl Store for UringStore {
             iov_base: start.as_ptr().cast(),
             iov_len: len,
         };
+        // An ordinary user may lock less memory than that: it works all the same.
+        let Some(pinned) = Pinned::new(len) else {
+            return warn_unregistered(&io::ErrorKind::OutOfMemory.into());
+        };
         match self.register_buffer(chunk, memory) {
-            Ok(()) => self.registered[chunk] = true,
-            // An ordinary user may lock less memory than that: it works all the same.
+            Ok(()) => self.registered[chunk] = Some(pinned),
             Err(error) => warn_unregistered(&error),
         }
     }
 
     fn disown(&mut self, chunk: usize) {
-        if std::mem::take(&mut self.registered[chunk]) {
+        if self.registered[chunk].take().is_some() {
             let nothing = libc::iovec {
                 iov_base: std::ptr::null_mut(),
                 iov_len: 0,

@@ -106,6 +106,18 @@ fn assert_refused(mut child: Child, socket: &std::path::Path, named: &[&str]) {
     }
 }
 
+/// Nothing says that the disk is attached, or was.
+fn assert_nothing_left(disk: &Disk) {
+    let shown = expect_success(&mut disk.command(&["disk", "show", "disk", "-o", "json"])).stdout;
+    let shown: serde_json::Value = serde_json::from_slice(&shown).unwrap();
+    assert_eq!(shown["diskState"], "Unattached", "{shown}");
+    assert!(shown["session"].is_null(), "{shown}");
+    let left = std::fs::read_dir(disk.runtime_dir()).unwrap();
+    let left = left.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let left: Vec<_> = left.filter(|name| name.ends_with(".map")).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
 /// Once what was missing is there, the disk is attached as if nothing had been.
 fn assert_served(disk: &Disk) {
     let daemon = disk.attach(&AttachOptions::default());
@@ -151,6 +163,13 @@ fn an_attach_without_memory_names_the_limits() {
     assert_attach_refused(&disk, &[], &["MemoryMax=", "--num-queues"], |command| {
         seccomp::forbid(command, &[libc::SYS_io_uring_setup], libc::ENOMEM);
     });
+    // Where locked memory is limited, that may be what the kernel means.
+    let named = ["RLIMIT_MEMLOCK", "4096 KiB", "MemoryMax=", "--num-queues"];
+    assert_attach_refused(&disk, &[], &named, |command| {
+        rlimits::limit(command, libc::RLIMIT_MEMLOCK, 4 << 20);
+        seccomp::forbid(command, &[libc::SYS_io_uring_setup], libc::ENOMEM);
+    });
+    assert_nothing_left(&disk);
     let (mut command, socket) = attach_command(&disk, &["--memory", "1MiB"]);
     command.stderr(Stdio::piped());
     let output = command.output().unwrap();
@@ -166,6 +185,8 @@ fn an_attach_with_low_limits_names_them() {
     }
     let disk = Disk::new(4 * MIB);
     let cases = [
+        // Enough to open the disk, and not for the thread that checks its key.
+        (libc::RLIMIT_MEMLOCK, 400 << 10, "LimitMEMLOCK="),
         // Enough for the control process, which unwraps the key, and for half of the queues.
         (libc::RLIMIT_MEMLOCK, 1 << 20, "LimitMEMLOCK="),
         // Enough for the queues, and too few for what a frontend sends.
@@ -175,8 +196,49 @@ fn an_attach_with_low_limits_names_them() {
         assert_attach_refused(&disk, &["--num-queues", "16"], &[named], |command| {
             rlimits::limit(command, resource, most);
         });
+        assert_nothing_left(&disk);
     }
     assert_served(&disk);
+}
+
+/// What README says that an ordinary user needs is enough, of which buffers take nothing that rings need.
+#[test]
+fn an_ordinary_user_is_served_with_as_much_locked_memory_as_is_said() {
+    if is_qsd() {
+        return;
+    }
+    let disk = Disk::new(4 * MIB);
+    for (queues, layers) in [(16, 1), (16, 3), (1, 3), (40, 3)] {
+        while layers_of(&disk) < layers {
+            let name = format!("s{}", layers_of(&disk));
+            let made = ["snapshot", "create", &name, "--source", "disk"];
+            expect_success(&mut disk.command(&made));
+        }
+        let locked = (512 + queues * (128 + 16 * layers as u64)) << 10;
+        let (mut command, socket) = attach_command(&disk, &["--num-queues", &queues.to_string()]);
+        rlimits::limit(&mut command, libc::RLIMIT_MEMLOCK, locked);
+        let mut child = command.spawn().unwrap();
+        let end = Instant::now() + PATIENCE;
+        while !socket.exists() && child.try_wait().unwrap().is_none() {
+            assert!(Instant::now() < end);
+            thread::sleep(Duration::from_millis(5));
+        }
+        let is_served = socket.exists();
+        let pid = rustix::process::Pid::from_child(&child);
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            is_served && output.status.success(),
+            "{queues} queues, {layers} layers: {said}"
+        );
+    }
+}
+
+fn layers_of(disk: &Disk) -> usize {
+    let shown = expect_success(&mut disk.command(&["disk", "show", "disk", "-o", "json"])).stdout;
+    let shown: serde_json::Value = serde_json::from_slice(&shown).unwrap();
+    shown["layers"].as_array().unwrap().len()
 }
 
 /// The kernel has no memory for the moment, again and again, under load: no request fails, and the process

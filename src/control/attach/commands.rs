@@ -44,6 +44,11 @@ impl Commands {
         }
     }
 
+    /// Keeps everybody's commands back: the data plane has to get its setup before.
+    pub(super) fn lock(&self) -> MutexGuard<'_, UnixStream> {
+        self.control()
+    }
+
     /// Has the disk, whose files have grown, served with `size` bytes.
     pub(super) fn resize(&self, size: u64) -> Result<(), String> {
         let served = self.ask_line(&format!("{RESIZE}{size}"), PATIENCE)?;

@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
 
-use crate::frontend::{CONTROL_FD, DiskFiles, SOCKET_FD, Setup, send_setup};
-use crate::keys::DekStack;
+use crate::frontend::{CONTROL_FD, SOCKET_FD};
 
 use super::commands::Commands;
 use super::{AttachError, Socket};
@@ -64,15 +63,6 @@ impl DataPlane {
         Ok(Self { child, control })
     }
 
-    pub(super) fn send(
-        &mut self,
-        setup: &Setup,
-        files: &DiskFiles,
-        deks: &DekStack,
-    ) -> Result<(), AttachError> {
-        Ok(send_setup(&mut self.control, setup, files, deks)?)
-    }
-
     /// For commands, from now on.
     pub(super) fn commands(&self) -> Result<Commands, AttachError> {
         let fail = process("duplicate the data plane's socket");
@@ -104,5 +94,14 @@ impl DataPlane {
         log::error!("the data plane says nothing more and does not end, so it is killed");
         self.kill();
         self.child.wait().map_err(fail)
+    }
+}
+
+/// Whoever has it no more has nobody to tell what becomes of it.
+impl Drop for DataPlane {
+    fn drop(&mut self) {
+        // Neither does anything when it was waited for.
+        self.kill();
+        let _ = self.child.wait();
     }
 }

@@ -7,8 +7,9 @@
 //!
 //! # Order
 //!
-//! The disk is claimed first, so that everything after happens once at a time. The socket is bound
-//! before anything on disk changes, so a refused attach leaves nothing behind; it gets its name when the
+//! The disk is claimed first, so that everything after happens once at a time. The socket is bound, and the
+//! data plane's process started, before anything on disk changes; what fails after that takes the change
+//! back, so a refused attach leaves nothing behind. The socket gets its name when the
 //! data plane has all that it needs, so that nobody connects to what cannot serve. The runtime map is
 //! stamped with the new attach id before the header is: it counts for the old id as well as the new
 //! one, so a crash between the two loses nothing. `disks/session.rs` has what the header says from then
@@ -46,12 +47,14 @@ use uuid::Uuid;
 
 use crate::control::disks::{self, Disk, DiskError, Left, Unflushed};
 use crate::control::{Installation, files, goes_at_logout, runtime_map};
-use crate::envelope::{FailedSync, Header, HeaderFile, HeaderKey, HeaderPayload};
-use crate::frontend::{Discard, DiskFiles, Limits, OnFull, Setup, Stack, StackLayer, signal_pipe};
+use crate::envelope::{FailedSync, Header, HeaderFile, HeaderKey, HeaderLock, HeaderPayload};
+use crate::frontend::{
+    Discard, DiskFiles, Limits, OnFull, Setup, Stack, StackLayer, send_setup, signal_pipe,
+};
 use crate::keys::{DekStack, harden_process, with_wiped_stack};
 use crate::pipeline::PipelineError;
 use crate::store::LayerFile;
-use crate::volume::{CacheMode, RuntimeMap, check_data_file};
+use crate::volume::{CacheMode, Geometry, RuntimeMap, check_data_file};
 
 use board::Board;
 use checker::Checker;
@@ -63,7 +66,7 @@ use jobs::{Jobs, Work};
 use marker::Marker;
 use records::{Operation, Record, Recorder};
 use serving::{Now, Serving};
-use supervise::{Attached, Ended, Supervision};
+use supervise::{Attached, Ended, Supervision, Watched};
 
 pub use change_layers::LayerChanges;
 pub use control_socket::{events, key_status, set_limits};
@@ -128,6 +131,17 @@ struct Opened {
     socket: Socket,
     /// Where others ask and tell this attach something.
     control: ControlSocket,
+    /// The process, which waits for all this.
+    data_plane: DataPlane,
+    commands: Arc<Commands>,
+    begun: Begun,
+}
+
+/// What the header and the runtime directory have of an attach once it has begun.
+struct Begun {
+    /// Authenticates headers of the top layer.
+    key: HeaderKey,
+    runtime: RuntimeMap,
     runtime_path: PathBuf,
     /// The runtime map has what a process that died had not flushed.
     recovered: bool,
@@ -175,6 +189,8 @@ fn open(
     let socket = Socket::open(&request.socket)?;
 
     let control = ControlSocket::bind(&request.runtime_dir, header.disk)?;
+    let data_plane = DataPlane::spawn(&socket)?;
+    let commands = Arc::new(data_plane.commands()?);
     // Only now, under its lock, the header of this moment: it may have been wrapped anew, or have
     // another size, meanwhile.
     let mut lock = header_file.lock().map_err(DiskError::from)?;
@@ -198,22 +214,14 @@ fn open(
     }
     let failed = disk.failed_sync(&newest, &left)?;
     let stamped = stamp(request, &newest, left.cache()?, failed)?;
-    let runtime_path = runtime_map(&request.runtime_dir, newest.disk);
-    let (ids, cache) = ([newest.attach, stamped.attach], cache_of(&stamped));
-    let (runtime, recovered) = RuntimeMap::open_with(&runtime_path, &geometry, ids, Some(cache))
-        .map_err(DiskError::from)?;
-    if recovered {
-        log::warn!("the last data plane of this disk died; what it had completed is kept");
-    }
-    if let Some(failed) = &stamped.failed_sync {
-        let file = disks::as_in_runtime_map(failed);
-        runtime.note_failed_sync(file).map_err(DiskError::from)?;
-    }
-    lock.write(&stamped, deks.top()).map_err(DiskError::from)?;
-    drop((lock, left));
-
     let setup = setup(request, &stamped, socket.is_listening())?;
     let lower_maps = disks::lower_maps(&stamped, |layer| disk.layer_paths(layer))?;
+    let key = HeaderKey::of(deks.top()).map_err(DiskError::from)?;
+    let ids = [newest.attach, stamped.attach];
+    let begun = begin_session(request, (&stamped, &geometry, ids), key, &mut lock)?;
+    drop((lock, left));
+
+    let runtime = begun.runtime.try_clone().map_err(DiskError::from)?;
     Ok(Opened {
         setup,
         deks,
@@ -226,6 +234,40 @@ fn open(
         claim: kept,
         socket,
         control,
+        data_plane,
+        commands,
+        begun,
+    })
+}
+
+/// Stamps the runtime map and then the header. Where that fails there is no map that was not there before.
+fn begin_session(
+    request: &AttachRequest,
+    (stamped, geometry, ids): (&Header, &Geometry, [Uuid; 2]),
+    key: HeaderKey,
+    lock: &mut HeaderLock<'_>,
+) -> Result<Begun, DiskError> {
+    let runtime_path = runtime_map(&request.runtime_dir, stamped.disk);
+    let cache = Some(cache_of(stamped));
+    let (runtime, recovered) = RuntimeMap::open_with(&runtime_path, geometry, ids, cache)?;
+    if recovered {
+        log::warn!("the last data plane of this disk died; what it had completed is kept");
+    }
+    let mut write = || -> Result<(), DiskError> {
+        if let Some(failed) = &stamped.failed_sync {
+            runtime.note_failed_sync(disks::as_in_runtime_map(failed))?;
+        }
+        Ok(lock.write(stamped, &key)?)
+    };
+    if let Err(error) = write() {
+        if !recovered && let Err(error) = std::fs::remove_file(&runtime_path) {
+            log::warn!("cannot remove {}: {error}", runtime_path.display());
+        }
+        return Err(error);
+    }
+    Ok(Begun {
+        key,
+        runtime,
         runtime_path,
         recovered,
     })
@@ -270,6 +312,14 @@ fn claim(disk: &Disk, header_file: &HeaderFile) -> Result<LayerFile, DiskError> 
     }
 }
 
+/// What the data plane is given.
+struct Give {
+    setup: Setup,
+    files: DiskFiles,
+    deks: DekStack,
+    key_url: String,
+}
+
 /// What the guard asks the vault about.
 struct Served {
     installation: Arc<Installation>,
@@ -279,69 +329,38 @@ struct Served {
 
 impl Served {
     fn run(self, opened: Opened, signals: &UnixStream) -> Result<(), AttachError> {
-        let Opened {
-            setup,
-            deks,
-            key_url,
-            files,
-            claim,
-            socket,
-            control,
+        let Begun {
+            key,
+            runtime,
             runtime_path,
             recovered,
-        } = opened;
-        let disk = self.disk.clone();
-        let top = top_of(&setup)?;
-        let guard = Guard::new(self.options, key_url, Moment::now());
-        let runtime = files.runtime.try_clone().map_err(DiskError::from)?;
-        let key = HeaderKey::of(deks.top()).map_err(DiskError::from)?;
-        let begun = self.hand_over(&guard, &socket, (&setup, &files, &deks));
-        drop((files, deks));
-        let data_plane = begun.inspect_err(|_| {
+        } = opened.begun;
+        let now = Now {
+            top: top_of(&opened.setup)?,
+            size: opened.setup.size(),
+            runtime,
+            key,
+            claim: opened.claim,
+        };
+        let commands = opened.commands;
+        let serving = Serving::new(self.disk.clone(), commands.clone(), runtime_path, now);
+        let serving = Arc::new(serving);
+        let control = opened.control;
+        let give = Give {
+            setup: opened.setup,
+            files: opened.files,
+            deks: opened.deks,
+            key_url: opened.key_url,
+        };
+        let process = (opened.data_plane, opened.socket);
+        let begun = self.begin(give, process, (&control, signals), (&commands, &serving));
+        let (mut supervision, watched) = begun.inspect_err(|_| {
             // What a process that died had not flushed is still to be had from its map.
-            if !recovered && let Err(error) = disk.end_session(&key, &runtime, &runtime_path) {
+            if !recovered && let Err(error) = serving.detached() {
                 log::warn!("the header says that the disk is attached: {error}");
             }
         })?;
-        let commands = Arc::new(data_plane.commands()?);
-        let serving = Arc::new(Serving::new(
-            disk.clone(),
-            commands.clone(),
-            runtime_path,
-            Now {
-                top,
-                size: setup.size(),
-                runtime,
-                key,
-                claim,
-            },
-        ));
-        let installation = self.installation.clone();
-        let offered = Offered {
-            queues: setup.num_queues,
-            memory_bytes: setup.memory,
-        };
-        let mut supervision =
-            self.supervision(guard, (data_plane, socket, offered), &commands, &serving)?;
-        let attached = Handles {
-            board: supervision.hands.board.clone(),
-            jobs: Jobs::spawn(Work {
-                installation: installation.clone(),
-                disk: disk.clone(),
-                serving: serving.clone(),
-                commands: commands.clone(),
-                board: supervision.hands.board.clone(),
-            })
-            .map_err(data_plane::process("start the thread of the disk's jobs"))?,
-            installation,
-            disk,
-            serving: serving.clone(),
-            commands,
-        };
-        control
-            .serve(Arc::new(attached))
-            .map_err(data_plane::process("serve the control socket"))?;
-        let ended = supervision.run(signals);
+        let ended = supervision.run(watched);
         // A change of layers that is under way has files to remove, or gives up.
         let _turn = serving.changing();
         let (served, failed) = (supervision.served, supervision.failed_sync);
@@ -371,18 +390,56 @@ impl Served {
         }
     }
 
-    /// Starts the data plane and gives it what it needs, once that is on record.
-    fn hand_over(
-        &self,
-        guard: &Guard,
-        socket: &Socket,
-        (setup, files, deks): (&Setup, &DiskFiles, &DekStack),
-    ) -> Result<DataPlane, AttachError> {
-        self.record(Operation::HandOver, guard.key_url())
+    /// Starts all that serves the disk beside the data plane, and then gives that what it needs, once this
+    /// is on record. When anything of it fails the data plane has ended and has served nobody.
+    fn begin(
+        self,
+        give: Give,
+        (data_plane, socket): (DataPlane, Socket),
+        (control, signals): (&ControlSocket, &UnixStream),
+        (commands, serving): (&Arc<Commands>, &Arc<Serving>),
+    ) -> Result<(Supervision, Watched), AttachError> {
+        let (installation, disk) = (self.installation.clone(), self.disk.clone());
+        let offered = Offered {
+            queues: give.setup.num_queues,
+            memory_bytes: give.setup.memory,
+        };
+        // Whoever has a command for the data plane waits until that has its setup.
+        let mut to_data_plane = commands.lock();
+        let guard = Guard::new(self.options, give.key_url.clone(), Moment::now());
+        let supervision =
+            self.supervision(guard, (data_plane, socket, offered), commands, serving)?;
+        let mut watched = supervision.watch(signals)?;
+        let board = supervision.hands.board.clone();
+        let jobs = Jobs::spawn(Work {
+            installation: installation.clone(),
+            disk: disk.clone(),
+            serving: serving.clone(),
+            commands: commands.clone(),
+            board: board.clone(),
+        })
+        .map_err(data_plane::process("start the thread of the disk's jobs"))?;
+        let attached = Handles {
+            board,
+            jobs,
+            installation: installation.clone(),
+            disk: disk.clone(),
+            serving: serving.clone(),
+            commands: commands.clone(),
+        };
+        control
+            .serve(Arc::new(attached))
+            .map_err(data_plane::process("serve the control socket"))?;
+        record(&installation, &disk, Operation::HandOver, &give.key_url)
             .map_err(AttachError::Audit)?;
-        let mut data_plane = DataPlane::spawn(socket)?;
-        data_plane.send(setup, files, deks)?;
-        Ok(data_plane)
+        send_setup(&mut to_data_plane, &give.setup, &give.files, &give.deks).map_err(|error| {
+            // It may have said why it ended.
+            match watched.last_words() {
+                Some(why) => AttachError::Refused(why),
+                None => error.into(),
+            }
+        })?;
+        Ok((supervision, watched))
     }
 
     /// Starts the threads that the guard works through.
@@ -435,7 +492,7 @@ impl Served {
         else {
             return finding;
         };
-        match self.record(Operation::Restore, key_url) {
+        match record(&self.installation, &self.disk, Operation::Restore, key_url) {
             Ok(()) => finding,
             Err(error) => Finding::Withheld(Reason {
                 code: "AuditLog".into(),
@@ -443,18 +500,23 @@ impl Served {
             }),
         }
     }
+}
 
-    fn record(&self, operation: Operation, key_url: &str) -> Result<(), String> {
-        let record = Record {
-            time: OffsetDateTime::now_utc(),
-            operation,
-            disk: self.disk.id(),
-            name: self.disk.name().into(),
-            key_url: key_url.into(),
-            reason: None,
-        };
-        records::append(&self.installation, &record)
-    }
+fn record(
+    installation: &Installation,
+    disk: &Disk,
+    operation: Operation,
+    key_url: &str,
+) -> Result<(), String> {
+    let record = Record {
+        time: OffsetDateTime::now_utc(),
+        operation,
+        disk: disk.id(),
+        name: disk.name().into(),
+        key_url: key_url.into(),
+        reason: None,
+    };
+    records::append(installation, &record)
 }
 
 /// The disk of that name, or whose directory that is.

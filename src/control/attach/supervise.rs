@@ -15,7 +15,7 @@ use crate::audit::Space;
 use crate::envelope::SyncedFile;
 use crate::frontend::{
     DESTROYED, FRONTEND_MEMORY, FrontendMemory, MEMORY_NOT_SHARED, NOT_RESTORED, OnRevoke, READY,
-    RESTORED, STORAGE_FULL, STORAGE_OK, SYNC_FAILED, Waiter,
+    REFUSED, RESTORED, STORAGE_FULL, STORAGE_OK, SYNC_FAILED, Waiter,
 };
 
 use super::answers::{Answers, Heard};
@@ -66,6 +66,29 @@ pub(super) struct Supervision {
     pub(super) told_not_shared: Option<Instant>,
     /// Where the audit logs are.
     pub(super) state_dir: PathBuf,
+}
+
+/// What the supervision waits for.
+pub(super) struct Watched {
+    waiter: Waiter,
+    answers: Answers,
+    signals: UnixStream,
+}
+
+impl Watched {
+    /// Why a data plane has ended, if it has said that.
+    pub(super) fn last_words(&mut self) -> Option<String> {
+        let mut said = None;
+        loop {
+            match self.answers.take() {
+                Heard::Lines(lines) if !lines.is_empty() => {
+                    let mut refused = lines.iter().filter_map(|line| line.strip_prefix(REFUSED));
+                    said = refused.next_back().map(str::to_owned).or(said);
+                }
+                Heard::Lines(_) | Heard::End | Heard::Nonsense => return said,
+            }
+        }
+    }
 }
 
 /// What the guard acts on.
@@ -159,18 +182,36 @@ impl Attached {
 }
 
 impl Supervision {
+    /// Makes ready for waiting for the data plane, signals and the guard's findings.
+    ///
+    /// # Errors
+    /// [`AttachError::Process`].
+    pub(super) fn watch(&self, signals: &UnixStream) -> Result<Watched, AttachError> {
+        let watched = || {
+            let waiter = Waiter::new()?;
+            let answers = self.hands.data_plane.answers().try_clone()?;
+            let signals = signals.try_clone()?;
+            waiter.watch(&answers, CONTROL)?;
+            waiter.watch(&signals, SIGNAL)?;
+            waiter.watch(self.hands.checker.news(), FINDING)?;
+            Ok(Watched {
+                waiter,
+                answers: Answers::new(answers),
+                signals,
+            })
+        };
+        watched().map_err(process("watch the data plane"))
+    }
+
     /// Waits for the end of the data plane, which a signal to this process brings about, and guards
     /// its key meanwhile.
-    pub(super) fn run(&mut self, signals: &UnixStream) -> Result<Ended, AttachError> {
+    pub(super) fn run(&mut self, watched: Watched) -> Result<Ended, AttachError> {
         let fail = process("watch the data plane");
-        let waiter = Waiter::new().map_err(&fail)?;
-        let answers = self.hands.data_plane.answers().try_clone().map_err(&fail)?;
-        waiter.watch(&answers, CONTROL).map_err(&fail)?;
-        waiter.watch(signals, SIGNAL).map_err(&fail)?;
-        waiter
-            .watch(self.hands.checker.news(), FINDING)
-            .map_err(&fail)?;
-        let mut answers = Answers::new(answers);
+        let Watched {
+            waiter,
+            mut answers,
+            signals,
+        } = watched;
         let (mut reason, mut low) = (None, false);
         loop {
             self.hands.board.set_status(self.guard.status());
@@ -178,7 +219,7 @@ impl Supervision {
             match woken {
                 Some(SIGNAL) => {
                     self.hands.commands.end().map_err(&fail)?;
-                    waiter.unwatch(signals).map_err(&fail)?;
+                    waiter.unwatch(&signals).map_err(&fail)?;
                 }
                 Some(FINDING) => {
                     while let Some(finding) = self.hands.checker.take() {
@@ -280,7 +321,7 @@ impl Supervision {
             self.guard.restored(now, hands);
         } else if let Some(why) = line.strip_prefix(NOT_RESTORED) {
             self.guard.not_restored(why, now, hands);
-        } else if let Some(text) = line.strip_prefix("error ") {
+        } else if let Some(text) = line.strip_prefix(REFUSED) {
             *reason = Some(text.to_owned());
         } else {
             hands.commands.answered(line);
