@@ -18,6 +18,7 @@ pub mod envelope;
 pub mod frontend;
 pub mod keys;
 pub mod pipeline;
+mod read_only;
 pub mod request;
 pub mod server;
 pub mod sqlite;

@@ -20,7 +20,8 @@ use std::time::{Duration, Instant};
 use frontend::client::Status;
 use frontend::daemon::{AttachOptions, Daemon, Disk, expect_success};
 use frontend::rng::Rng;
-use frontend::small_fs::Overcommitted;
+use frontend::small_fs::{FailingFs, Overcommitted};
+use rustix::fs::{FallocateFlags, fallocate};
 use sealdisk::control::disks::Disk as Files;
 use sealdisk::control::{Installation, attach};
 use seccomp::supervise_this_thread;
@@ -279,6 +280,132 @@ fn a_failed_sync_is_not_forgotten_by_a_loss_of_power() {
     faulty.flush_fails(&daemon);
     faulty.detach_is_not_clean(&mut daemon);
     faulty.repair(&kept, &[]);
+}
+
+/// What the kernel makes of a file system whose storage fails is that nobody can write to it: also then it
+/// is told what has become of the disk, attached or not.
+#[test]
+fn a_failed_sync_is_told_when_the_file_system_is_read_only() {
+    let Some(storage) = FailingFs::mount() else {
+        return;
+    };
+    let disk = storage.disk(8 << 20);
+    let run = |arguments: &[&str]| disk.command(arguments).output().unwrap();
+    let json = |output: Output| -> Value { serde_json::from_slice(&output.stdout).unwrap() };
+    let mut daemon = disk.attach(&AttachOptions::default());
+    let mut frontend = daemon.connect();
+    frontend.queues[0].write(0, &[1; 4096]).unwrap();
+    let ballast = storage.fail();
+    assert_eq!(frontend.queues[0].flush(), Err(Status::IoErr));
+    drop(frontend);
+
+    let show = json(run(&["disk", "show", NAME, "-o", "json"]));
+    let list = json(run(&["disk", "list", "-o", "json"]));
+    for view in [&show, &list[0]] {
+        assert_eq!(view["diskState"], "SyncFailed", "{view}");
+        assert_eq!(view["session"]["state"], "Attached", "{view}");
+        assert!(view["problem"].is_null(), "{view}");
+    }
+    assert!(!show["failedSync"].is_null(), "{show}");
+    let one_line = |arguments: &[&str], words: &[&str]| {
+        let output = run(arguments);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
+        assert_eq!(said.lines().count(), 1, "{arguments:?}: {said}");
+        for word in words {
+            assert!(said.contains(word), "{arguments:?}: {said}");
+        }
+    };
+    one_line(&["disk", "check", NAME], &["in use"]);
+    assert!(!daemon.terminate().success());
+
+    let output = run(&["disk", "check", NAME, "-o", "json"]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let report = json(output);
+    assert_eq!(report["headerAuthenticated"], true, "{report}");
+    let problems = report["problems"].as_array().unwrap().iter();
+    let parts: Vec<_> = problems.map(|problem| &problem["part"]).collect();
+    assert_eq!(parts, ["sync"], "{report}");
+    for command in [
+        &["disk", "check", NAME, "--repair"][..],
+        &["disk", "resize", NAME, "--size", "16MiB"],
+    ] {
+        one_line(command, &["read-only", "mend the storage"]);
+    }
+    drop(ballast);
+}
+
+/// A file system that goes back to what its journal has leaves holes where the guest wrote since the last
+/// flush. Nothing of that is garbage to anybody, and a repair has them read as before.
+#[test]
+fn unflushed_data_that_are_lost_are_named_and_given_up_by_a_repair() {
+    let Some(faulty) = Faulty::new() else {
+        return;
+    };
+    let (before, data) = (Rng::new(1).bytes(8192), Rng::new(2).bytes(4096));
+    let mut daemon = faulty.attach();
+    daemon.connect().queues[0].write(0, &before).unwrap();
+    assert!(daemon.terminate().success());
+    faulty.json(&["snapshot", "create", "s", "--source", NAME]);
+    for fails in [true, false] {
+        let mut daemon = faulty.attach();
+        if fails {
+            faulty.fail_a_sync(&daemon, &data);
+        } else {
+            daemon.connect().queues[0].write(0, &data).unwrap();
+        }
+        daemon.connect().queues[0]
+            .write(4096 * 4 / 512, &data)
+            .unwrap();
+        daemon.kill();
+        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        let claims = faulty.claims();
+        let top = claims.layers.last().unwrap().id;
+        let (_, files) = faulty.files();
+        let top = fs::OpenOptions::new()
+            .write(true)
+            .open(files.directory().join(format!("{top}.data")))
+            .unwrap();
+        fallocate(&top, hole, 0, 4096).unwrap();
+
+        let output = faulty.run(&["disk", "check", NAME, "-o", "json"]);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        let lost = |report: &Value, repaired: bool| {
+            assert_eq!(
+                report["lostRanges"],
+                serde_json::json!([{"offset": 0, "length": 4096}]),
+                "{report}"
+            );
+            let problems = report["problems"].as_array().unwrap();
+            let problem = problems.iter().find(|p| p["part"] == "data").unwrap();
+            assert_eq!(problem["repaired"], repaired, "{report}");
+            let message = problem["message"].as_str().unwrap();
+            assert!(
+                message.contains("0+4096") && !message.contains("backup"),
+                "{message}"
+            );
+        };
+        lost(&serde_json::from_slice(&output.stdout).unwrap(), false);
+        let plain = faulty.fs.path().join("plain");
+        let refused = faulty.run(&[
+            "disk",
+            "decrypt",
+            NAME,
+            "--output-file",
+            plain.to_str().unwrap(),
+        ]);
+        assert!(!refused.status.success() && !plain.exists(), "{refused:?}");
+
+        lost(&faulty.json(&["disk", "check", NAME, "--repair"]), true);
+        assert_eq!(faulty.show()["diskState"], "Unattached");
+        let report = faulty.json(&["disk", "check", NAME]);
+        assert!(
+            report["problems"].as_array().unwrap().is_empty(),
+            "{report}"
+        );
+        let plaintext = expect_success(&mut faulty.disk.command(&["disk", "decrypt", NAME])).stdout;
+        assert!(plaintext[..8192] == before[..] && plaintext[4096 * 4..4096 * 5] == data[..]);
+    }
 }
 
 /// A command that does a job of a disk that nobody has attached meets the failure itself.

@@ -161,7 +161,9 @@ killed daemon had completed, so it has to be given the
 --runtime-dir that the disk was attached with. Where the runtime map that had it is lost, it needs
 --discard-unflushed. After a sync has failed it reads all data anew and makes durable what there is; what the
 guest wrote shortly before may be lost: run fsck in the guest. The report names the ranges that were written for
-the first time since the last flush, which read as random bytes where they are lost; others read as before.
+the first time since the last flush. Where the data file has holes there, or cannot be read, they are lost; the repair
+names these (`lostRanges`), and they read as before they were written. Others that are lost cannot be told:
+they read as random bytes, or, where something was written over, as before.
 
 Whether content was altered cannot be seen: XTS does not authenticate it.")]
     Check {
@@ -624,9 +626,9 @@ impl From<DiskError> for CliError {
             DiskError::Volume(_) | DiskError::Pipeline(_) => "DiskData",
             DiskError::Attached { .. } => "DataPlane",
             DiskError::SyncFailed { .. } => "SyncFailed",
-            DiskError::RuntimeMapElsewhere { .. } | DiskError::RuntimeMapMissing { .. } => {
-                "UnflushedWrites"
-            }
+            DiskError::RuntimeMapElsewhere { .. }
+            | DiskError::RuntimeMapMissing { .. }
+            | DiskError::UnflushedLost { .. } => "UnflushedWrites",
             DiskError::Key(_) => "KeyMaterial",
         };
         Self::new(code, message)

@@ -97,6 +97,8 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(30);
 pub struct HeaderFile {
     file: File,
     path: PathBuf,
+    /// Why it could be opened to be read only.
+    unwritable: Option<i32>,
 }
 
 impl HeaderFile {
@@ -126,24 +128,50 @@ impl HeaderFile {
         Ok(Self {
             file,
             path: path.to_owned(),
+            unwritable: None,
         })
     }
 
-    /// Opens an existing header file for reading and updating.
+    /// Opens an existing header file for reading and updating; only for reading where it cannot be written
+    /// to.
     ///
     /// # Errors
     /// [`EnvelopeError::Io`].
     pub fn open(path: &Path) -> Result<Self, EnvelopeError> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-            .open(path)
-            .map_err(io_error("open", path))?;
+        let open = |write| {
+            OpenOptions::new()
+                .read(true)
+                .write(write)
+                .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+                .open(path)
+        };
+        let (file, unwritable) = match open(true) {
+            Ok(file) => (Ok(file), None),
+            Err(error) => match error.raw_os_error() {
+                Some(why @ (libc::EROFS | libc::EACCES | libc::EPERM)) => {
+                    (open(false).map_err(|_| error), Some(why))
+                }
+                _ => (Err(error), None),
+            },
+        };
         Ok(Self {
-            file,
+            file: file.map_err(io_error("open", path))?,
             path: path.to_owned(),
+            unwritable,
         })
+    }
+
+    /// Whether it can be written to.
+    ///
+    /// # Errors
+    /// [`EnvelopeError::Io`] for why not.
+    pub fn is_writable(&self) -> Result<(), EnvelopeError> {
+        match self.unwritable {
+            Some(why) => Err(io_error("write", &self.path)(io::Error::from_raw_os_error(
+                why,
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// The newest whole copy, read under a shared lock so that no update is in the middle.
@@ -352,7 +380,8 @@ impl HeaderLock<'_> {
         let first = next(header, sequence)?;
         let slots =
             [first, next(header, first)?].map(|sequence| slot::encode(header, sequence, by));
-        let HeaderFile { file, path } = self.file;
+        self.file.is_writable()?;
+        let HeaderFile { file, path, .. } = self.file;
         file.set_len(HEADER_FILE_LEN)
             .map_err(io_error("make longer", path))?;
         file.sync_all().map_err(io_error("sync", path))?;
@@ -406,7 +435,8 @@ impl HeaderLock<'_> {
     }
 
     fn put(&self, bytes: &[u8], offset: usize) -> Result<(), EnvelopeError> {
-        let HeaderFile { file, path } = self.file;
+        self.file.is_writable()?;
+        let HeaderFile { file, path, .. } = self.file;
         file.write_all_at(bytes, offset as u64)
             .map_err(io_error("write", path))?;
         file.sync_all().map_err(io_error("sync", path))

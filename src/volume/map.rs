@@ -222,6 +222,22 @@ impl BlockMap {
         });
     }
 
+    /// Makes blocks what `durable` says of them, a loaded map of the same layer to which they are no data: what
+    /// was written to them is lost.
+    pub fn give_up(&self, blocks: Range<u64>, durable: &Self) {
+        for block in blocks {
+            let state = durable.get(block);
+            let becomes = match state {
+                BlockState::ZeroHeld => Becomes::Held,
+                _ => Becomes::Zeros,
+            };
+            let bits = state.repeated();
+            self.change(block..block + 1, becomes, |word, mask| {
+                (word & !mask) | (bits & mask)
+            });
+        }
+    }
+
     /// Applies `to` to every word of the range; its mask has both bits of each block meant.
     fn change(&self, blocks: Range<u64>, becomes: Becomes, to: impl Fn(u64, u64) -> u64) {
         let mut at = blocks.start;

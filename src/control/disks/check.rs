@@ -9,7 +9,8 @@
 //! map needs, which is given back; files that are longer than their layer, by nothing; and, when the
 //! header is proven to count, files of layers that it says are gone, or that it does not name and that
 //! hold nothing, which an interrupted push leaves. What a killed daemon had completed is made durable
-//! first. Everything else is told and left: a layer with content that the header does not name may
+//! first. What it had completed and is not in the data file (`lost.rs`) is named, and reads as before it was
+//! written afterwards. Everything else is told and left: a layer with content that the header does not name may
 //! be of a newer header, in whose place somebody put this one.
 
 use std::collections::BTreeSet;
@@ -82,6 +83,10 @@ pub struct CheckReport {
     /// Where these are, in rising order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unflushed_ranges: Vec<ByteRange>,
+    /// Which of these are lost: the data file has holes there, or cannot be read. A repair has them read as
+    /// before they were written.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lost_ranges: Vec<ByteRange>,
     /// Whether the header was proven to be written by somebody who had the disk's key.
     pub header_authenticated: bool,
     /// Why it could not be looked at, if that is the reason.
@@ -109,6 +114,10 @@ impl CheckReport {
 
     pub(super) fn damage(&mut self, part: &'static str, message: impl ToString) {
         self.add(ProblemKind::Damage, part, message.to_string(), false);
+    }
+
+    pub(super) fn repaired_damage(&mut self, part: &'static str, message: String) {
+        self.add(ProblemKind::Damage, part, message, true);
     }
 
     pub(super) fn note(&mut self, part: &'static str, message: String, repaired: bool) {
@@ -139,6 +148,7 @@ pub fn check(
         data_bytes: None,
         unflushed_bytes: None,
         unflushed_ranges: Vec::new(),
+        lost_ranges: Vec::new(),
         header_authenticated: false,
         not_authenticated_because: None,
         problems: Vec::new(),
@@ -150,6 +160,9 @@ pub fn check(
             return Ok(report);
         }
     };
+    if repair {
+        file.is_writable()?;
+    }
     let copies = file.copies();
     // No resize and no re-wrap in the middle.
     let mut lock = file.lock()?;
@@ -166,7 +179,7 @@ pub fn check(
         }
     };
     report.disk_size_bytes = Some(claims.size);
-    let claim = match disk.claim(&claims) {
+    let claim = match disk.claim_to_look(&claims) {
         Err(DiskError::Pipeline(error)) => {
             report.damage("data", error);
             return Ok(report);
@@ -197,6 +210,7 @@ pub fn check(
     let mut layers = Layers {
         disk: &disk,
         header: &claims,
+        gives_up: asked && is_authentic,
         unflushed: &mut |claim, repair| {
             if repair && is_authentic {
                 let how = (runtime_dir, unflushed);
@@ -231,7 +245,7 @@ pub fn check(
 }
 
 /// The first of some ranges, for a message.
-fn in_words(ranges: &[ByteRange]) -> String {
+pub(super) fn in_words(ranges: &[ByteRange]) -> String {
     const NAMED: usize = 8;
     if ranges.is_empty() {
         return String::new();

@@ -8,14 +8,14 @@ use std::path::Path;
 use rustix::fs::{Advice, FallocateFlags, FlockOperation, fadvise, fallocate, flock};
 use rustix::io::Errno;
 
-use super::check::{ByteRange, CheckReport, ProblemKind};
+use super::check::{CheckReport, ProblemKind, in_words};
 use super::extents::{Mismatch, compare, has_content};
-use super::{Disk, DiskError, dataplane};
+use super::{Disk, DiskError, dataplane, lost};
 use crate::envelope::{HeaderPayload, LayerRecord};
 use crate::store::LayerFile;
 use crate::units::BLOCK_SIZE;
 use crate::volume::{
-    BlockMap, Content, FailedSync, Geometry, LayerPaths, RuntimeMap, Volume, VolumeError,
+    BlockMap, FailedSync, Geometry, LayerMap, LayerPaths, RuntimeMap, Volume, VolumeError,
     check_data_file, examine_map, format,
 };
 
@@ -27,6 +27,8 @@ pub(super) type LeftOver<'a> =
 pub(super) struct Layers<'a> {
     pub(super) disk: &'a Disk,
     pub(super) header: &'a HeaderPayload,
+    /// What is lost of the unflushed data is given up.
+    pub(super) gives_up: bool,
     /// What a data plane that died had completed and not flushed of the top layer, whose claim it is
     /// given; in a repair that is made durable, and there is nothing of it then.
     pub(super) unflushed: &'a mut LeftOver<'a>,
@@ -125,10 +127,10 @@ impl Layers<'_> {
         if let Err(error) = check_data_file(data, geometry) {
             report.damage("data", error);
         }
-        let map = match OpenOptions::new().read(true).write(true).open(&paths.map) {
+        let map = match open_plain(&paths.map) {
             Ok(map) => map,
             Err(error) => {
-                report.damage("map", DiskError::file("open", &paths.map)(error));
+                report.damage("map", error);
                 return Ok(None);
             }
         };
@@ -142,7 +144,17 @@ impl Layers<'_> {
         let repair = repair && report.remaining(ProblemKind::Damage) == 0;
         let durable = dataplane::layer_map(self.header, layer.record, paths)?;
         let unflushed = match &layer.claim {
-            Some(claim) => (self.unflushed)(claim, repair)?,
+            Some(claim) => {
+                let left = (self.unflushed)(claim, false)?;
+                let gives_up = self.gives_up && report.remaining(ProblemKind::Damage) == 0;
+                if let Some(left) = &left {
+                    look_for_lost(layer, &durable, left, gives_up, report)?;
+                }
+                match repair && report.remaining(ProblemKind::Damage) == 0 {
+                    true => (self.unflushed)(claim, true)?,
+                    false => left,
+                }
+            }
             None => None,
         };
         let unflushed = match unflushed {
@@ -154,7 +166,7 @@ impl Layers<'_> {
             volume.map().load_all()?;
         }
         if let Some(unflushed) = &unflushed {
-            let ranges = new_data(&durable, unflushed);
+            let ranges = lost::unflushed(&durable, unflushed);
             report.unflushed_bytes = Some(ranges.iter().map(|range| range.length).sum());
             report.unflushed_ranges = ranges;
         }
@@ -164,7 +176,11 @@ impl Layers<'_> {
             .map(Volume::map)
             .collect();
         let fail = DiskError::file("look for holes in", &paths.data);
-        let mismatch = compare(data, geometry, &maps).map_err(&fail)?;
+        let mut mismatch = compare(data, geometry, &maps).map_err(&fail)?;
+        if !report.lost_ranges.is_empty() {
+            // Others are in the report already.
+            mismatch.missing = compare(data, geometry, &maps[..1]).map_err(&fail)?.missing;
+        }
         report_mismatch(&mismatch, report);
         let repair = repair && report.remaining(ProblemKind::Damage) == 0;
         let is_top = layer.claim.is_some();
@@ -181,23 +197,45 @@ impl Layers<'_> {
     }
 }
 
-/// What has data by the current map and not by the durable one, both of which are loaded.
-fn new_data(durable: &Volume, current: &Volume) -> Vec<ByteRange> {
-    let (mut at, blocks) = (0, current.map().blocks());
-    let mut ranges: Vec<ByteRange> = Vec::new();
-    while at < blocks {
-        let now = current.map().run(at, blocks - at);
-        let before = durable.map().run(at, now.blocks);
-        if now.what == Content::Data && before.what != Content::Data {
-            let (offset, length) = (at * BLOCK_SIZE, before.blocks * BLOCK_SIZE);
-            match ranges.last_mut() {
-                Some(last) if last.offset + last.length == offset => last.length += length,
-                _ => ranges.push(ByteRange { offset, length }),
-            }
-        }
-        at += before.blocks;
+/// Looks for unflushed data that the data file has not. They are given up when that is asked for: the
+/// runtime map says then what the durable one does.
+fn look_for_lost(
+    layer: &Layer<'_>,
+    durable: &LayerMap,
+    left: &RuntimeMap,
+    gives_up: bool,
+    report: &mut CheckReport,
+) -> Result<(), DiskError> {
+    let current = Volume::open_runtime(durable.clone(), Vec::new(), left)?;
+    let durable = Volume::open_private(durable.clone(), Vec::new())?;
+    for volume in [&durable, &current] {
+        volume.map().load_all()?;
     }
-    ranges
+    let lost = lost::lost(&layer.data, &lost::unflushed(&durable, &current));
+    let lost = lost.map_err(DiskError::file("look for holes in", &layer.paths.data))?;
+    if lost.is_empty() {
+        return Ok(());
+    }
+    let bytes: u64 = lost.iter().map(|range| range.length).sum();
+    let what = format!(
+        "{bytes} bytes that the guest wrote since the last flush are lost, since the data file has holes there or \
+         cannot be read{}",
+        in_words(&lost)
+    );
+    if gives_up {
+        // Should this process end before it prints the report.
+        log::warn!("{what}; they are given up");
+        lost::give_up(&lost, &durable, &current);
+        report.repaired_damage(
+            "data",
+            format!("{what}; they read as before these writes now: run fsck in the guest"),
+        );
+    } else {
+        let message = format!("{what}; --repair has them read as before these writes");
+        report.damage("data", message);
+    }
+    report.lost_ranges = lost;
+    Ok(())
 }
 
 /// Whether header, length and all sectors of the map are as they should be.
@@ -361,11 +399,13 @@ fn check_lengths(
     Ok(())
 }
 
-/// The data file without `O_DIRECT`.
+/// A file without `O_DIRECT`; to be read where its file system is read-only, of which nothing is repaired.
 fn open_plain(path: &Path) -> Result<File, DiskError> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(path)
+    let open = |write| OpenOptions::new().read(true).write(write).open(path);
+    open(true)
+        .or_else(|error| match error.kind() {
+            io::ErrorKind::ReadOnlyFilesystem => open(false),
+            _ => Err(error),
+        })
         .map_err(DiskError::file("open", path))
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::{Disk, DiskError, dataplane};
+use super::{Disk, DiskError, Unflushed, dataplane};
 use crate::control::Installation;
 use crate::control::files::{rename_new, try_rename_new};
 use crate::control::import::Cancel;
@@ -54,7 +54,8 @@ pub fn decrypt<P: FnMut(u64)>(
 }
 
 /// Opens an unattached disk, a snapshot or an image for reading; its header too. Snapshots and images
-/// may be read by several at once.
+/// may be read by several at once. A disk is refused of which something may be lost that was written and not
+/// flushed: it would be read as garbage.
 pub(super) fn open_to_read(
     installation: &Installation,
     disk: &Disk,
@@ -67,7 +68,15 @@ pub(super) fn open_to_read(
         ResourceKind::Snapshot | ResourceKind::Image => disk.claim_to_read(claims.claims())?,
     };
     // Read again: it may have been attached and detached until it was claimed.
-    let (header, deks) = disk.unlock_all(installation, file.read()?)?;
+    let found = file.read()?;
+    disk.refuse_unsynced(found.claims(), runtime_dir)?;
+    if let Some(runtime) = disk
+        .left(found.claims(), runtime_dir, Unflushed::Needed)?
+        .map()
+    {
+        disk.refuse_lost(found.claims(), &runtime)?;
+    }
+    let (header, deks) = disk.unlock_all(installation, found)?;
     let source = dataplane::open_existing(disk, claim, &header, &deks, runtime_dir)?;
     Ok((source, header))
 }

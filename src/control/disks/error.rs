@@ -11,6 +11,7 @@ use crate::control::import::ImportError;
 use crate::envelope::{EnvelopeError, FailedSync, JobKind, ResourceKind};
 use crate::keys::KeyError;
 use crate::pipeline::PipelineError;
+use crate::read_only;
 use crate::vault::VaultError;
 use crate::volume::VolumeError;
 
@@ -209,6 +210,19 @@ pub enum DiskError {
         /// What failed.
         failed: Box<FailedSync>,
     },
+    /// What the last user of the disk left is not in its data file.
+    #[error(
+        "{bytes} bytes that were written to the disk {name} and not flushed are lost{ranges}: mend its storage, \
+         and run `sealdisk disk check {name} --repair`, after which they read as before they were written"
+    )]
+    UnflushedLost {
+        /// The disk.
+        name: String,
+        /// How many bytes.
+        bytes: u64,
+        /// Where they are, in words.
+        ranges: String,
+    },
     /// Plaintext would go to a terminal.
     #[error("not writing a disk's plaintext to a terminal; redirect it or give --output-file")]
     Terminal,
@@ -225,7 +239,7 @@ pub enum DiskError {
         path: PathBuf,
     },
     /// A file operation failed.
-    #[error("cannot {call} {}: {source}", path.display())]
+    #[error("cannot {call} {}: {source}{}", path.display(), read_only::advice(source))]
     File {
         /// What was attempted.
         call: &'static str,

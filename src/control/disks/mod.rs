@@ -39,6 +39,7 @@ mod export;
 mod extents;
 mod failed_sync;
 mod grow;
+mod lost;
 mod rebuild;
 mod register;
 mod running;
@@ -163,7 +164,31 @@ impl Disk {
         self.check_identity(header)?;
         let top = header.top().ok_or_else(|| self.no_layer())?;
         let path = self.layer_paths(top).data;
-        claim_as(FlockOperation::NonBlockingLockShared, self.name(), &path)
+        let data = LayerFile::open(&path).map_err(PipelineError::from)?;
+        claim_as(
+            FlockOperation::NonBlockingLockShared,
+            self.name(),
+            (data, &path),
+        )
+    }
+
+    /// As [`Disk::claim`] of a disk that nobody may use meanwhile, and that is not changed: its file system may
+    /// be read-only.
+    fn claim_to_look(&self, header: &HeaderPayload) -> Result<LayerFile, DiskError> {
+        self.check_identity(header)?;
+        let top = header.top().ok_or_else(|| self.no_layer())?;
+        let path = self.layer_paths(top).data;
+        let data = LayerFile::open(&path)
+            .or_else(|error| match error.kind() {
+                std::io::ErrorKind::ReadOnlyFilesystem => LayerFile::open_to_read(&path),
+                _ => Err(error),
+            })
+            .map_err(PipelineError::from)?;
+        claim_as(
+            FlockOperation::NonBlockingLockExclusive,
+            self.name(),
+            (data, &path),
+        )
     }
 
     /// Has the catalog say what the disk's header says.
@@ -343,12 +368,16 @@ fn layer_paths(directory: &Path, layer: &LayerRecord) -> LayerPaths {
 /// Opens and exclusively locks a layer's data file. `disk show` holds a shared lock for a moment to
 /// see whether there is a lock, so a refusal counts only when it lasts.
 fn claim_data(name: &str, path: &Path) -> Result<LayerFile, DiskError> {
-    claim_as(FlockOperation::NonBlockingLockExclusive, name, path)
+    let data = LayerFile::open(path).map_err(PipelineError::from)?;
+    claim_as(FlockOperation::NonBlockingLockExclusive, name, (data, path))
 }
 
-fn claim_as(lock: FlockOperation, name: &str, path: &Path) -> Result<LayerFile, DiskError> {
+fn claim_as(
+    lock: FlockOperation,
+    name: &str,
+    (data, path): (LayerFile, &Path),
+) -> Result<LayerFile, DiskError> {
     const TRIES: u32 = 20;
-    let data = LayerFile::open(path).map_err(PipelineError::from)?;
     for _ in 0..TRIES {
         match flock(data.file(), lock) {
             Ok(()) => return Ok(data),
