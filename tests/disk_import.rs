@@ -12,11 +12,15 @@ mod rlimits;
 mod seccomp;
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
 use disk_support::{Host, noise, one_line, qemu_img, text};
+use landlock::{AccessFs, PathBeneath, Ruleset, RulesetAttr, RulesetCreatedAttr};
+
 /// A raw image with a GPT header in the second sector of `sector` bytes.
 fn gpt_image(host: &Host, name: &str, sector: usize) -> std::path::PathBuf {
     let mut content = vec![0; 8 << 20];
@@ -297,6 +301,46 @@ impl Drop for Ntfs<'_> {
     }
 }
 
+/// Has a command make no socket in any file system, as FUSE and some network file systems have none.
+fn without_sockets_in_files(command: &mut Command) {
+    // Without a rule for it, Landlock has nothing moved to another directory.
+    let anywhere = PathBeneath::new(fs::File::open("/").unwrap(), AccessFs::Refer);
+    let rules = Ruleset::default()
+        .handle_access(AccessFs::MakeSock | AccessFs::Refer)
+        .and_then(|rules| rules.create())
+        .and_then(|rules| rules.add_rule(anywhere))
+        .unwrap();
+    let mut rules = Some(rules);
+    let apply = move || match rules.take().map(|rules| rules.restrict_self()) {
+        Some(Ok(_)) => Ok(()),
+        _ => Err(io::Error::from(io::ErrorKind::PermissionDenied)),
+    };
+    // SAFETY: the closure makes system calls only.
+    unsafe { command.pre_exec(apply) };
+}
+
+/// What talks to QEMU's tools needs no place for a socket.
+#[test]
+fn images_are_read_and_written_where_no_socket_can_be_made() {
+    let host = Host::new();
+    let raw = host.raw_image("disk.raw");
+    let (source, exported) = (host.path("d.qcow2"), host.path("e.qcow2"));
+    let (source, exported) = (text(&source), text(&exported));
+    qemu_img(&["convert", "-O", "qcow2", text(&raw), source]);
+    for arguments in [
+        &["disk", "create", "d", "--source", source][..],
+        &[
+            "disk", "export", "d", "--file", exported, "--format", "qcow2",
+        ],
+    ] {
+        let mut command = host.command(arguments);
+        without_sockets_in_files(&mut command);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+    }
+    qemu_img(&["compare", exported, text(&raw)]);
+}
+
 #[test]
 fn disks_live_on_a_fuse_file_system() {
     let host = Host::new();
@@ -440,6 +484,47 @@ fn export_writable(qmp: &Path, nbd: &Path) {
         let answer = lines.next().unwrap().unwrap();
         assert!(answer.contains("return"), "{answer}");
     }
+}
+
+/// An image of the vault's own disks is none of its bytes, and a download may have failed.
+#[test]
+fn what_is_no_image_is_refused_by_name_and_truncated_ones_for_that() {
+    let host = Host::new();
+    let raw = host.raw_image("disk.raw");
+    host.ok(&["disk", "create", "d", "--source", text(&raw)]);
+    let files = fs::read_dir(host.disks().join("d")).unwrap().flatten();
+    let mut seen = Vec::new();
+    for file in files.map(|entry| entry.path()) {
+        let refusal = host.refused(&["disk", "create", "e", "--source", text(&file)]);
+        for what in ["the header", "the map", "the ciphertext"] {
+            if refusal.contains(&format!(
+                "is {what} of a disk of Sealdisk: `sealdisk disk register"
+            )) {
+                seen.push(what);
+            }
+        }
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, ["the ciphertext", "the header", "the map"]);
+
+    let vdi = host.path("d.vdi");
+    qemu_img(&["convert", "-O", "vdi", text(&raw), text(&vdi)]);
+    let file = fs::OpenOptions::new().write(true).open(&vdi).unwrap();
+    file.set_len(1024).unwrap();
+    for kind in ["disk", "image"] {
+        let create = [kind, "create", "t", "--source", text(&vdi)];
+        let refusal = host.refused_with("UnusableImage", &create);
+        assert!(refusal.contains("as vdi: it is truncated"), "{refusal}");
+    }
+    fs::write(host.path("page.img"), "<!doctype HTML>\n<title>404</title>").unwrap();
+    let refusal = host.refused(&[
+        "disk",
+        "create",
+        "t",
+        "--source",
+        text(&host.path("page.img")),
+    ]);
+    assert!(refusal.contains("a page of HTML or XML"), "{refusal}");
 }
 
 /// A raw image named so stays raw, whatever a guest wrote to it, and that is said.

@@ -87,10 +87,7 @@ pub(super) fn create_as<P: FnMut(u64)>(
     let disk = Uuid::new_v4();
     let mut staging = Staging::begin(installation, &parent, kind, &request.name)?;
     let mut source = match &request.source {
-        Some(spec) => {
-            let scratch = staging.directory();
-            Some(import::open(spec, scratch, cancel)?)
-        }
+        Some(spec) => Some(import::open(spec, cancel)?),
         None => None,
     };
     let logical_sector_size = logical_sector_size(request, source.as_ref())?;

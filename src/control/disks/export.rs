@@ -199,7 +199,7 @@ impl NewImage {
             .open(&partial)
             .map_err(DiskError::file("create", path))?;
         try_rename_new(&partial).map_err(DiskError::file("name", path))?;
-        let image = TargetImage::create(&partial, format, size, &this.directory, cancel)?;
+        let image = TargetImage::create(&partial, format, size, cancel)?;
         this.image = Some(image);
         Ok(this)
     }

@@ -1,7 +1,7 @@
 //! QEMU's programs as children of this process.
 
 use std::io::{self, Read};
-use std::process::{Child, Output};
+use std::process::{Child, ExitStatus, Output};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -61,6 +61,34 @@ pub(super) fn output(
     })
 }
 
+/// How a server that broke the connection ended and what it said, if it has ended or does now.
+pub(super) fn last_words(child: &mut Child) -> Option<Output> {
+    const MOST_WAIT: Duration = Duration::from_secs(2);
+    let deadline = Instant::now() + MOST_WAIT;
+    let status = loop {
+        match child.try_wait() {
+            Ok(Some(status)) => break status,
+            Ok(None) if Instant::now() < deadline => thread::sleep(Duration::from_millis(2)),
+            Ok(None) | Err(_) => return None,
+        }
+    };
+    Some(words(child, status))
+}
+
+/// What a child that ended with `status` said.
+pub(super) fn words(child: &mut Child, status: ExitStatus) -> Output {
+    let mut stderr = Vec::new();
+    if let Some(pipe) = child.stderr.take() {
+        // What cannot be read is missing from a message.
+        let _ = pipe.take(1 << 16).read_to_end(&mut stderr);
+    }
+    Output {
+        status,
+        stdout: Vec::new(),
+        stderr,
+    }
+}
+
 /// Ends a child that has nothing to finish: it only reads, or what it writes is given up.
 pub(super) fn end(child: &mut Child) {
     // Both calls fail only if it is gone already.
@@ -90,6 +118,9 @@ pub(super) fn cause(program: &str, output: &Output) -> String {
     let text: String = first
         .trim_start_matches(program)
         .trim_start_matches(": ")
+        // What qemu-nbd does about an error that it names then.
+        .trim_start_matches("Disconnect client, due to: ")
+        .trim_start_matches("Failed to send reply: ")
         .chars()
         .filter(|c| !c.is_control())
         .collect();

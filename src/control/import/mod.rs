@@ -44,13 +44,16 @@ mod probe;
 mod qemu;
 mod raw;
 mod references;
+mod socket;
 mod tar;
 mod target;
 #[cfg(test)]
 mod tests;
 mod vhd;
+mod whole;
 mod writer;
 
+use crate::units::SECTOR_SIZE;
 use qemu::{Bounds, QemuImage};
 use vhd::Vhd;
 
@@ -159,20 +162,13 @@ pub struct Source {
 
 /// Opens an image as what it is said to be, or as what its name and content say.
 ///
-/// `scratch` is a directory of this process's own, for the socket of a qemu-nbd child.
-///
 /// # Errors
 /// [`ImportError`].
-pub fn open(spec: &SourceSpec, scratch: &Path, cancel: &Cancel) -> Result<Source, ImportError> {
-    open_within(spec, scratch, cancel, Bounds::default())
+pub fn open(spec: &SourceSpec, cancel: &Cancel) -> Result<Source, ImportError> {
+    open_within(spec, cancel, Bounds::default())
 }
 
-fn open_within(
-    spec: &SourceSpec,
-    scratch: &Path,
-    cancel: &Cancel,
-    bounds: Bounds,
-) -> Result<Source, ImportError> {
+fn open_within(spec: &SourceSpec, cancel: &Cancel, bounds: Bounds) -> Result<Source, ImportError> {
     let path = &spec.path;
     let mut file = raw::RawImage::open(path)?;
     if !spec.force_share {
@@ -191,6 +187,12 @@ fn open_within(
         (ImageFormat::Raw, _) => Box::new(file),
         (_, Some(Vhd::Fixed(size))) => Box::new(file.start(size)),
         (_, vhd) => {
+            whole::refuse_truncated(&mut file, format, cancel)?;
+            if format == ImageFormat::Vhdx {
+                // What QEMU is fed is filled up to a sector, in which it would see no end.
+                let whole_sectors = file.size() / SECTOR_SIZE * SECTOR_SIZE;
+                file = file.start(whole_sectors);
+            }
             let size = match vhd {
                 Some(Vhd::Dynamic(size)) => Some(size),
                 _ => None,
@@ -202,7 +204,7 @@ fn open_within(
                 bounds,
                 cancel,
             };
-            Box::new(QemuImage::open(&file, &wanted, size, scratch)?)
+            Box::new(QemuImage::open(&file, &wanted, size)?)
         }
     };
     if image.size() == 0 {
@@ -230,7 +232,10 @@ fn examine(
     format: Option<ImageFormat>,
 ) -> Result<ImageFormat, ImportError> {
     let format = match format {
-        Some(format) => format,
+        Some(format) => {
+            probe::refuse_other(file, path, format)?;
+            format
+        }
         None => probe::format(file, path)?,
     };
     references::refuse(file, format, path)?;

@@ -5,6 +5,8 @@
 
 use std::path::Path;
 
+use uuid::Uuid;
+
 use super::raw::RawImage;
 use super::{ImageFormat, ImportError, SourceImage, tar, vhd};
 
@@ -16,6 +18,8 @@ const TRAILER: u64 = 512;
 /// Where a magic number stands.
 enum At {
     Start(usize),
+    /// Behind the bytes that are looked at together.
+    Far(u64),
     /// In the last 512 bytes.
     Trailer,
 }
@@ -27,11 +31,18 @@ enum Means {
     Container(&'static str, &'static str),
 }
 
-use At::{Start, Trailer};
+use At::{Far, Start, Trailer};
 use Means::{Container, Format};
 
 const DECOMPRESS: &str = "decompress it first";
 const UNPACK: &str = "unpack it first, and import the disk image in it";
+const DECRYPT: &str = "decrypt it first, and import the disk image in it";
+const SEALED: &str = "`sealdisk disk register --dir DIRECTORY` makes the disk known, then `disk copy` copies \
+                      it and `disk decrypt` gives its bytes";
+const NO_DISK: &str = "import the image of a disk";
+/// What a disk of Sealdisk keeps its wrapped keys in.
+const HEADER: &str = "the header of a disk of Sealdisk";
+const DOWNLOAD: &str = "a server's error or a login page probably: download the image again";
 const CONVERT: &str = "convert it to qcow2 with the program that made it";
 
 /// Every magic number that is known, with its place; the first that fits counts.
@@ -234,6 +245,106 @@ const KNOWN: &[(At, &[u8], Means)] = &[
     (Start(0), b"070701", Container("a cpio archive", UNPACK)),
     (Start(0), b"070702", Container("a cpio archive", UNPACK)),
     (Start(0), b"070707", Container("a cpio archive", UNPACK)),
+    (
+        Start(0),
+        b"!<arch>\ndebian-binary",
+        Container("a Debian package", UNPACK),
+    ),
+    (Start(0), b"!<arch>\n", Container("an ar archive", UNPACK)),
+    (
+        Start(0),
+        b"!<thin>\n",
+        Container("a thin ar archive", UNPACK),
+    ),
+    (
+        Start(0),
+        b"\xed\xab\xee\xdb",
+        Container("an RPM package", UNPACK),
+    ),
+    (
+        Start(0),
+        b"AFF10\x0d\x0a\0",
+        Container("an AFF image", CONVERT),
+    ),
+    (
+        Start(0),
+        b"SQLite format 3\0",
+        Container("an SQLite database", NO_DISK),
+    ),
+    (
+        Start(0),
+        b"age-encryption.org/",
+        Container("encrypted by age", DECRYPT),
+    ),
+    (
+        Start(0),
+        b"-----BEGIN AGE ",
+        Container("encrypted by age", DECRYPT),
+    ),
+    (
+        Start(0),
+        b"-----BEGIN PGP ",
+        Container("an OpenPGP message", DECRYPT),
+    ),
+    // Packets of RFC 9580 §4.2, in the form that GnuPG writes: a session key under a passphrase (of
+    // version 4), or for an RSA key of 2048, 3072 or 4096 bits or one of Curve25519 (of version 3).
+    (
+        Start(0),
+        b"\x8c\x0d\x04",
+        Container("an OpenPGP message", DECRYPT),
+    ),
+    (
+        Start(0),
+        b"\x85\x01\x0c\x03",
+        Container("an OpenPGP message", DECRYPT),
+    ),
+    (
+        Start(0),
+        b"\x85\x01\x8c\x03",
+        Container("an OpenPGP message", DECRYPT),
+    ),
+    (
+        Start(0),
+        b"\x85\x02\x0c\x03",
+        Container("an OpenPGP message", DECRYPT),
+    ),
+    (
+        Start(0),
+        b"\x84\x5e\x03",
+        Container("an OpenPGP message", DECRYPT),
+    ),
+    (
+        Start(0),
+        b"Salted__",
+        Container("encrypted by OpenSSL", DECRYPT),
+    ),
+    // docs/format.md has these of Sealdisk itself; a header of version 1 begins with its first slot.
+    (Start(0), b"SEALDISK\x01\0\0\0", Container(HEADER, SEALED)),
+    (
+        Far(64 << 10),
+        b"SEALDISK\x02\0\0\0",
+        Container(HEADER, SEALED),
+    ),
+    (
+        Far(128 << 10),
+        b"SEALDISK\x02\0\0\0",
+        Container(HEADER, SEALED),
+    ),
+    (
+        Start(0),
+        b"SDBLKMAP",
+        Container("the map of a disk of Sealdisk", SEALED),
+    ),
+    (
+        Start(0),
+        b"SDRUNMAP",
+        Container("the runtime map of a disk of Sealdisk", SEALED),
+    ),
+    (
+        Start(0),
+        b"SDKEYBK1",
+        Container("the backup of a key of Sealdisk", NO_DISK),
+    ),
     (Start(257), b"ustar", Container("a tar archive", UNPACK)),
 ];
 
@@ -276,7 +387,16 @@ pub(super) fn format(file: &mut RawImage, path: &Path) -> Result<ImageFormat, Im
         Some("hdd" | "hds") => Some(ImageFormat::Parallels),
         _ => None,
     };
+    if named.is_none() && is_ciphertext(path) {
+        return Err(ImportError::Container {
+            path: path.into(),
+            what: "the ciphertext of a disk of Sealdisk".into(),
+            advice: SEALED.into(),
+        });
+    }
     match (content(file)?, named) {
+        // A fixed VHD without its end is told by its name alone, and refused for that.
+        (Content::Format(ImageFormat::Raw), Some(ImageFormat::Vpc)) => Ok(ImageFormat::Vpc),
         (Content::Container { what, advice }, _) => Err(ImportError::Container {
             path: path.into(),
             what,
@@ -289,6 +409,50 @@ pub(super) fn format(file: &mut RawImage, path: &Path) -> Result<ImageFormat, Im
         }),
         (Content::Format(found), _) => Ok(found),
     }
+}
+
+/// Whether a file is `LAYER.data` of a disk, by its name and what is beside it: ciphertext has no mark.
+fn is_ciphertext(path: &Path) -> bool {
+    let stem = path.file_stem().and_then(|stem| stem.to_str());
+    let layer = stem.is_some_and(|stem| Uuid::try_parse(stem).is_ok());
+    layer
+        && path
+            .extension()
+            .is_some_and(|extension| extension == "data")
+        && RawImage::open(&path.with_file_name("header"))
+            .and_then(|mut header| content(&mut header))
+            .is_ok_and(|it| matches!(it, Content::Container { what, .. } if what == HEADER))
+}
+
+/// Refuses an image that is said to be of a format and has no mark of it, before a program says less. A
+/// VHD's mark is its footer, which says more.
+///
+/// # Errors
+/// [`ImportError::Damaged`], [`ImportError::Io`].
+pub(super) fn refuse_other(
+    file: &mut RawImage,
+    path: &Path,
+    format: ImageFormat,
+) -> Result<(), ImportError> {
+    let head = read(file, 0, HEAD)?;
+    let is_marked = KNOWN.iter().any(|(at, magic, means)| match (at, means) {
+        (Start(at), Format(of)) => {
+            *of == format && head.get(*at..).is_some_and(|rest| rest.starts_with(magic))
+        }
+        _ => false,
+    });
+    if is_marked || matches!(format, ImageFormat::Raw | ImageFormat::Vpc) {
+        return Ok(());
+    }
+    Err(ImportError::Damaged {
+        path: path.into(),
+        format,
+        why: format!(
+            "it does not begin as such an image does, its content is {}; say which it is with \
+             --source-format, or leave that away",
+            content(file)?.what()
+        ),
+    })
 }
 
 /// What a raw image looks like, if its bytes are also those of something else.
@@ -305,8 +469,17 @@ pub(super) fn looks_like(file: &mut RawImage) -> Result<Option<String>, ImportEr
 fn content(file: &mut RawImage) -> Result<Content, ImportError> {
     let head = read(file, 0, HEAD)?;
     let trailer = read(file, file.size().saturating_sub(TRAILER), HEAD)?;
+    let mut far = Vec::new();
+    for (at, magic, _) in KNOWN {
+        if let Far(at) = at {
+            far.push((at, read(file, *at, magic.len())?));
+        }
+    }
     let fits = |at: &At, magic: &[u8]| match at {
         Start(at) => head.get(*at..).is_some_and(|rest| rest.starts_with(magic)),
+        Far(at) => far
+            .iter()
+            .any(|(place, bytes)| *place == at && bytes.starts_with(magic)),
         Trailer => trailer.starts_with(magic),
     };
     let known = KNOWN.iter().find(|(at, magic, _)| fits(at, magic));
@@ -320,8 +493,21 @@ fn content(file: &mut RawImage) -> Result<Content, ImportError> {
         },
         Some((_, _, Format(format))) => Content::Format(*format),
         None if vhd::is_trailer(&trailer) => Content::Format(ImageFormat::Vpc),
+        None if is_markup(&head) => Content::Container {
+            what: "a page of HTML or XML".into(),
+            advice: DOWNLOAD.into(),
+        },
         None => Content::Format(ImageFormat::Raw),
     })
+}
+
+/// Whether a text begins as HTML or XML does, whatever the case and what is in front.
+fn is_markup(head: &[u8]) -> bool {
+    let text = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head);
+    let text = text.trim_ascii_start().to_ascii_lowercase();
+    [&b"<!doctype html"[..], b"<html", b"<head", b"<?xml"]
+        .iter()
+        .any(|start| text.starts_with(start))
 }
 
 /// An OVA is a tar archive that begins with its description.

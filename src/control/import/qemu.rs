@@ -1,16 +1,14 @@
 //! Images that QEMU's tools read: a confined `qemu-nbd` child that is fed the file over one socket and
 //! gives the disk over another.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::ops::Range;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -19,7 +17,7 @@ use super::feeder::{self, Progress};
 use super::helper::{self, QEMU_IMG, QEMU_NBD, Unfinished, cause, end};
 use super::nbd::{NbdClient, Patience};
 use super::raw::RawImage;
-use super::{Cancel, ImageFormat, ImportError, SourceImage, confined};
+use super::{Cancel, ImageFormat, ImportError, SourceImage, confined, socket};
 
 /// What the programs may take of the host for an image that may be made to be costly.
 #[derive(Debug, Clone, Copy)]
@@ -50,11 +48,6 @@ const STORAGE_PER_MEMORY: u64 = 16 << 10;
 /// Bytes of the disk for which its reader gets another second of CPU time; to decompress them takes a
 /// fiftieth of that.
 const BYTES_PER_CPU_SECOND: u64 = 2 << 20;
-/// How long a server that broke the connection is waited for, to hear why.
-const LAST_WORDS: Duration = Duration::from_secs(2);
-/// The name of the socket on which qemu-nbd listens, for a moment.
-const SOCKET: &str = "nbd.sock";
-
 /// An image behind a qemu-nbd child.
 pub(super) struct QemuImage {
     // In the order of dropping: the connection, which ends the server, then the server.
@@ -66,16 +59,15 @@ pub(super) struct QemuImage {
 
 impl QemuImage {
     /// Checks what the image refers to, starts qemu-nbd and connects. `size` is what the disk in it has
-    /// to have, where the image says that in one way only. A socket is in `scratch` for a moment.
+    /// to have, where the image says that in one way only.
     pub(super) fn open(
         file: &RawImage,
         image: &Image<'_>,
         size: Option<u64>,
-        scratch: &Path,
     ) -> Result<Self, ImportError> {
         let bytes = image.refuse_references(file)?;
         image.refuse_damaged(file)?;
-        let this = image.serve(file, bytes, scratch)?;
+        let this = image.serve(file, bytes)?;
         match size {
             Some(says) if says != this.client.size() => Err(ImportError::OtherSize {
                 path: image.path.into(),
@@ -89,15 +81,17 @@ impl QemuImage {
 
     /// What a broken conversation was about, if the server has ended.
     fn explain<T>(&mut self, result: Result<T, ImportError>) -> Result<T, ImportError> {
-        result.map_err(|error| match (&error, self.server.last_words()) {
-            (ImportError::Nbd(_), Some(output)) => ImportError::Unreadable {
-                program: QEMU_NBD,
-                path: self.path.clone(),
-                format: self.format,
-                message: cause(QEMU_NBD, &output),
+        result.map_err(
+            |error| match (&error, helper::last_words(&mut self.server.child)) {
+                (ImportError::Nbd(_), Some(output)) => ImportError::Unreadable {
+                    program: QEMU_NBD,
+                    path: self.path.clone(),
+                    format: self.format,
+                    message: cause(QEMU_NBD, &output),
+                },
+                _ => error,
             },
-            _ => error,
-        })
+        )
     }
 }
 
@@ -108,7 +102,24 @@ impl SourceImage for QemuImage {
 
     fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> Result<(), ImportError> {
         let read = self.client.read_at(offset, buffer);
-        self.explain(read)
+        self.explain(read).map_err(|error| match error {
+            ImportError::Unreadable {
+                program,
+                path,
+                format,
+                message,
+            } => ImportError::Unreadable {
+                program,
+                path,
+                format,
+                message: format!(
+                    "{message}, in the {} bytes of the disk from {offset} on: the image is damaged, \
+                     or truncated",
+                    buffer.len()
+                ),
+            },
+            other => other,
+        })
     }
 
     fn next_data(&mut self, offset: u64) -> Result<Option<Range<u64>>, ImportError> {
@@ -152,6 +163,13 @@ struct FormatData {
 #[derive(Deserialize)]
 struct Extent {
     filename: Option<String>,
+}
+
+/// What is of interest in `qemu-img check --output=json`.
+#[derive(Deserialize)]
+struct Check {
+    #[serde(default)]
+    corruptions: u64,
 }
 
 impl Image<'_> {
@@ -212,8 +230,7 @@ impl Image<'_> {
         })
     }
 
-    /// QEMU reads what lies behind the end of an image file as zeros, so a truncated image would
-    /// be imported as one with less in it.
+    /// A damaged image would be imported as one with other things in it, or less.
     fn refuse_damaged(&self, file: &RawImage) -> Result<(), ImportError> {
         // From qemu-img(1); leaked clusters do no harm, and a format without a check refuses such
         // images when it opens them.
@@ -223,6 +240,14 @@ impl Image<'_> {
         let output = self.qemu_img("check", file)?;
         match output.status.code() {
             Some(SOUND | ONLY_LEAKS | NO_CHECK) => Ok(()),
+            // QED's check says nothing but numbers.
+            _ if output.stderr.is_empty() => match serde_json::from_slice(&output.stdout) {
+                Ok(Check { corruptions }) => {
+                    let message = format!("its tables are damaged in {corruptions} places");
+                    Err(self.unreadable_because(QEMU_IMG, message))
+                }
+                Err(_) => Err(self.unreadable(QEMU_IMG, &output)),
+            },
             _ => Err(self.unreadable(QEMU_IMG, &output)),
         }
     }
@@ -270,10 +295,10 @@ impl Image<'_> {
     }
 
     /// Starts qemu-nbd, which is to read `bytes`, and connects to it.
-    fn serve(&self, file: &RawImage, bytes: u64, scratch: &Path) -> Result<QemuImage, ImportError> {
-        let (listener, stream) = connected(scratch).map_err(self.io_error("make a socket for"))?;
+    fn serve(&self, file: &RawImage, bytes: u64) -> Result<QemuImage, ImportError> {
+        let (listener, stream) = socket::connected().map_err(self.io_error("make a socket for"))?;
         let (feeder, progress) = self.feed(file)?;
-        let fds = vec![listener.into(), feeder];
+        let fds = vec![listener, feeder];
         let most = self.most(file, bytes)?;
         let child = confined::find(QEMU_NBD)
             .and_then(|program| confined::command(&program, fds, most))
@@ -299,7 +324,7 @@ impl Image<'_> {
                 path: self.path.into(),
                 format: self.format,
             }),
-            Err(error @ ImportError::Nbd(_)) => Err(match server.last_words() {
+            Err(error @ ImportError::Nbd(_)) => Err(match helper::last_words(&mut server.child) {
                 Some(output) => self.unreadable(QEMU_NBD, &output),
                 None => error,
             }),
@@ -324,7 +349,11 @@ impl Image<'_> {
     }
 
     fn unreadable(&self, program: &'static str, output: &Output) -> ImportError {
-        let mut message = cause(program, output);
+        self.unreadable_because(program, cause(program, output))
+    }
+
+    /// With the repair that there may be.
+    fn unreadable_because(&self, program: &'static str, mut message: String) -> ImportError {
         if let Some(why) = self.repair {
             message += &format!(
                 "; {why}: repair it, or a copy of it, with `qemu-img check -f {} -r all {}`",
@@ -355,45 +384,9 @@ fn quoted(path: &Path) -> String {
     }
 }
 
-/// A listening socket without a name, and a connection to it that it has not accepted yet. There is no
-/// second client.
-fn connected(scratch: &Path) -> io::Result<(UnixListener, UnixStream)> {
-    // Through the descriptor, because a socket's path has at most 107 bytes.
-    let directory = File::open(scratch)?;
-    let name = format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd());
-    let listener = UnixListener::bind(&name)?;
-    let stream = UnixStream::connect(&name);
-    std::fs::remove_file(&name)?;
-    Ok((listener, stream?))
-}
-
 /// A running qemu-nbd, ended when dropped.
 struct Server {
     child: Child,
-}
-
-impl Server {
-    /// How it ended and what it said, if it has ended or does now.
-    fn last_words(&mut self) -> Option<Output> {
-        let deadline = Instant::now() + LAST_WORDS;
-        let status = loop {
-            match self.child.try_wait() {
-                Ok(Some(status)) => break status,
-                Ok(None) if Instant::now() < deadline => thread::sleep(Duration::from_millis(2)),
-                Ok(None) | Err(_) => return None,
-            }
-        };
-        let mut stderr = Vec::new();
-        if let Some(pipe) = self.child.stderr.take() {
-            // What cannot be read is missing from a message.
-            let _ = pipe.take(1 << 16).read_to_end(&mut stderr);
-        }
-        Some(Output {
-            status,
-            stdout: Vec::new(),
-            stderr,
-        })
-    }
 }
 
 impl Drop for Server {

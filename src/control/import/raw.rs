@@ -68,6 +68,11 @@ impl RawImage {
         locks::hold(&self.file, &self.path)
     }
 
+    /// Where it was opened.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The first `size` bytes, which are there.
     pub(super) fn start(self, size: u64) -> Self {
         Self {

@@ -116,12 +116,12 @@ fn vhdx_log(file: &mut RawImage) -> Result<bool, ImportError> {
     Ok(newest.is_some_and(|(_, log)| log))
 }
 
-fn big(bytes: &[u8], at: usize, len: usize) -> Option<u64> {
+pub(super) fn big(bytes: &[u8], at: usize, len: usize) -> Option<u64> {
     let field = bytes.get(at..at + len)?;
     Some(field.iter().fold(0, |n, &b| n << 8 | u64::from(b)))
 }
 
-fn little(bytes: &[u8], at: usize, len: usize) -> Option<u64> {
+pub(super) fn little(bytes: &[u8], at: usize, len: usize) -> Option<u64> {
     let field = bytes.get(at..at + len)?;
     Some(field.iter().rev().fold(0, |n, &b| n << 8 | u64::from(b)))
 }

@@ -26,8 +26,7 @@ pub struct TargetImage {
 }
 
 impl TargetImage {
-    /// Makes an image of `size` bytes, all zeros, in the empty file at `path`. The server's socket is
-    /// in `scratch`, a directory of this process's own, for as long as it starts.
+    /// Makes an image of `size` bytes, all zeros, in the empty file at `path`.
     ///
     /// # Errors
     /// [`ImportError`].
@@ -35,14 +34,13 @@ impl TargetImage {
         path: &Path,
         format: ImageFormat,
         size: u64,
-        scratch: &Path,
         cancel: &Cancel,
     ) -> Result<Self, ImportError> {
         let image = NewImage::new(path, format)?;
         image.create(size, cancel)?;
-        let server = image.serve(scratch)?;
-        let (server, stream) = server.connect(&image, scratch, cancel)?;
-        let client = NbdClient::connect(stream, cancel.clone())?;
+        let (mut server, stream) = image.serve()?;
+        let client = NbdClient::connect(stream, cancel.clone())
+            .map_err(|error| server.explain(&image, error))?;
         if client.size() != size {
             return Err(ImportError::Nbd(format!(
                 "the image has {} bytes where {size} were asked for",

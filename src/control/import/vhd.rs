@@ -78,15 +78,22 @@ pub(super) fn examine(file: &mut RawImage, path: &Path) -> Result<Vhd, ImportErr
         (Found::Sound(last), Found::Nothing) => last,
         // The specification has the copy for the case that the end is lost. QEMU sees when blocks are.
         (Found::Nothing, Found::Sound(first)) if first.kind != FIXED => first,
-        (Found::Nothing, Found::Nothing) => return Err(damaged("it has no footer")),
-        (Found::Nothing, Found::Sound(_)) => return Err(damaged("its end is missing")),
+        (Found::Nothing, Found::Nothing) => {
+            return Err(damaged(
+                "it has no footer: it is truncated, or no VHD (--source-format raw takes its bytes for \
+                 the disk's)",
+            ));
+        }
+        (Found::Nothing, Found::Sound(_)) => {
+            return Err(damaged("it is truncated: its end is missing"));
+        }
         (Found::Sound(_) | Found::Torn, _) | (Found::Nothing, Found::Torn) => {
             return Err(damaged("the checksum of its footer is wrong"));
         }
     };
     match footer.kind {
         FIXED if footer.size > end => Err(damaged(&format!(
-            "it is to have {} bytes, and only {end} are there",
+            "it is truncated: it is to have {} bytes, and only {end} are there",
             footer.size
         ))),
         FIXED => Ok(Vhd::Fixed(footer.size)),

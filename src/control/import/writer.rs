@@ -1,20 +1,19 @@
-//! Images that QEMU's tools write: a `qemu-nbd` child behind a private socket. What it reads is what it
+//! Images that QEMU's tools write: a `qemu-nbd` child behind a socket. What it reads is what it
 //! wrote itself.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{self, Read};
-use std::os::fd::AsRawFd;
+use std::io;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use super::helper::{self, QEMU_IMG, QEMU_NBD, Unfinished, cause, end};
-use super::{Backing, Cancel, ImageFormat, ImportError};
+use command_fds::{CommandFdExt, FdMapping};
 
-const SOCKET: &str = "nbd.sock";
+use super::helper::{self, QEMU_IMG, QEMU_NBD, Unfinished, cause, end};
+use super::{Backing, Cancel, ImageFormat, ImportError, confined, socket};
 
 /// What QEMU's tools are told about a new image.
 pub(super) struct NewImage {
@@ -91,25 +90,41 @@ impl NewImage {
         }
     }
 
-    /// Starts the server that takes the image's content.
-    pub(super) fn serve(&self, scratch: &Path) -> Result<Server, ImportError> {
-        let child = Command::new(QEMU_NBD)
-            .args(["--shared=1", "--image-opts"])
-            // The child's working directory, because a socket's path has at most 107 bytes.
-            .arg(format!("--socket=/proc/self/cwd/{SOCKET}"))
-            .arg(&self.options)
-            .current_dir(scratch)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            // A terminal's Ctrl-C is for this process, which then ends the child in order.
-            .process_group(0)
-            .spawn()
+    /// Starts the server that takes the image's content, and connects to it.
+    pub(super) fn serve(&self) -> Result<(Server, UnixStream), ImportError> {
+        let (listener, stream) = socket::connected().map_err(|source| ImportError::Io {
+            call: "make a socket for",
+            path: self.path.clone(),
+            source,
+        })?;
+        let start = |program: PathBuf| {
+            // `$$` is the process that will be the program: who is given a listening socket asks for that.
+            let mut command = Command::new("/bin/sh");
+            command
+                .args(["-c", "LISTEN_PID=$$ exec \"$0\" \"$@\""])
+                .arg(program)
+                .env("LISTEN_FDS", "1")
+                .args(["--shared=1", "--image-opts"])
+                .arg(&self.options)
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped())
+                // A terminal's Ctrl-C is for this process, which then ends the child in order.
+                .process_group(0);
+            let given = FdMapping {
+                parent_fd: listener,
+                child_fd: 3,
+            };
+            command
+                .fd_mappings(vec![given])
+                .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+            // The command, and with it our end of the listening socket, goes here.
+            command.spawn()
+        };
+        let child = confined::find(QEMU_NBD)
+            .and_then(start)
             .map_err(|e| self.no_helper(QEMU_NBD, e))?;
-        Ok(Server {
-            child,
-            socket: scratch.join(SOCKET),
-        })
+        Ok((Server { child }, stream))
     }
 
     fn no_helper(&self, program: &'static str, source: io::Error) -> ImportError {
@@ -129,52 +144,18 @@ impl NewImage {
     }
 }
 
-/// A running qemu-nbd; ended, and its socket removed, when dropped.
+/// A running qemu-nbd; ended when dropped.
 pub(super) struct Server {
     child: Child,
-    socket: PathBuf,
 }
 
 impl Server {
-    /// Waits until the server accepts a connection, then takes the socket's name away: there is
-    /// to be no second client.
-    pub(super) fn connect(
-        mut self,
-        image: &NewImage,
-        scratch: &Path,
-        cancel: &Cancel,
-    ) -> Result<(Self, UnixStream), ImportError> {
-        let io_error = |source| ImportError::Io {
-            call: "connect to qemu-nbd for",
-            path: image.path.clone(),
-            source,
-        };
-        let directory = std::fs::File::open(scratch).map_err(io_error)?;
-        let socket = format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd());
-        loop {
-            cancel.check()?;
-            if let Ok(stream) = UnixStream::connect(&socket) {
-                std::fs::remove_file(&self.socket).map_err(io_error)?;
-                return Ok((self, stream));
-            }
-            if let Some(status) = self.child.try_wait().map_err(io_error)? {
-                let output = self.last_words(status).map_err(io_error)?;
-                return Err(image.unwritable(QEMU_NBD, &output));
-            }
-            thread::sleep(Duration::from_millis(5));
+    /// Why a conversation broke, if the server has ended.
+    pub(super) fn explain(&mut self, image: &NewImage, error: ImportError) -> ImportError {
+        match (&error, helper::last_words(&mut self.child)) {
+            (ImportError::Nbd(_), Some(output)) => image.unwritable(QEMU_NBD, &output),
+            _ => error,
         }
-    }
-
-    fn last_words(&mut self, status: ExitStatus) -> io::Result<Output> {
-        let mut stderr = Vec::new();
-        if let Some(mut pipe) = self.child.stderr.take() {
-            pipe.read_to_end(&mut stderr)?;
-        }
-        Ok(Output {
-            status,
-            stdout: Vec::new(),
-            stderr,
-        })
     }
 
     /// Waits for the end of a server whose client has gone: it completes the image before.
@@ -187,10 +168,12 @@ impl Server {
         loop {
             cancel.check()?;
             if let Some(status) = self.child.try_wait().map_err(io_error)? {
-                let output = self.last_words(status).map_err(io_error)?;
                 return match status.success() {
                     true => Ok(()),
-                    false => Err(image.unwritable(QEMU_NBD, &output)),
+                    false => {
+                        let output = helper::words(&mut self.child, status);
+                        Err(image.unwritable(QEMU_NBD, &output))
+                    }
                 };
             }
             thread::sleep(Duration::from_millis(5));
@@ -201,8 +184,6 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         end(&mut self.child);
-        // Gone already unless connecting failed.
-        let _ = std::fs::remove_file(&self.socket);
     }
 }
 

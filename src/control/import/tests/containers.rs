@@ -42,6 +42,49 @@ fn containers_are_refused_by_name_and_raw_insists() {
         (at(0, b"VMA\0"), "Proxmox"),
         (at(0, b"MSWIM\0\0\0"), "WIM"),
         (at(0, b"Bochs Virtual HD Image"), "Bochs"),
+        (at(0, b"!<arch>\ndebian-binary   "), "a Debian package"),
+        (at(0, b"!<arch>\n/       "), "an ar archive"),
+        (at(0, b"AFF10\r\n\0"), "an AFF image"),
+        (at(0, b"\xed\xab\xee\xdb"), "an RPM package"),
+        (at(0, b"age-encryption.org/v1\n"), "encrypted by age"),
+        (
+            at(0, b"-----BEGIN AGE ENCRYPTED FILE-----\n"),
+            "encrypted by age",
+        ),
+        (
+            at(0, b"-----BEGIN PGP MESSAGE-----\n"),
+            "an OpenPGP message",
+        ),
+        (at(0, b"\x8c\x0d\x04\x09\x03\x0a"), "an OpenPGP message"),
+        (at(0, b"\x85\x02\x0c\x03"), "an OpenPGP message"),
+        (at(0, b"Salted__"), "encrypted by OpenSSL"),
+        (at(0, b"SQLite format 3\0"), "an SQLite database"),
+        (
+            at(0, b"<!DOCTYPE html><html><body>404"),
+            "a page of HTML or XML",
+        ),
+        (
+            at(0, b"\xef\xbb\xbf\r\n  <HTML lang=en>"),
+            "a page of HTML or XML",
+        ),
+        (
+            at(0, b"<?xml version=\"1.0\"?><Error>"),
+            "a page of HTML or XML",
+        ),
+        (
+            at(0, b"SEALDISK\x01\0\0\0"),
+            "the header of a disk of Sealdisk",
+        ),
+        (
+            at(64 << 10, b"SEALDISK\x02\0\0\0"),
+            "the header of a disk of Sealdisk",
+        ),
+        (
+            at(128 << 10, b"SEALDISK\x02\0\0\0"),
+            "the header of a disk of Sealdisk",
+        ),
+        (at(0, b"SDBLKMAP\x01"), "the map of a disk of Sealdisk"),
+        (at(0, b"SDRUNMAP\x01"), "the runtime map of a disk"),
     ] {
         for file in ["disk.img", "disk", "disk.qcow2"] {
             fs::write(s.path(file), &content).unwrap();
@@ -93,6 +136,8 @@ fn what_disks_begin_with_is_raw() {
         ("xfs", at(0, b"XFSB")),
         ("btrfs", at(0x10040, b"_BHRfS_M")),
         ("NTFS", at(3, b"NTFS    ")),
+        // The guest's: nobody else's key is at stake.
+        ("BitLocker", at(3, b"-FVE-FS-")),
         ("LVM", at(512, b"LABELONE")),
         ("swap", at(4086, b"SWAPSPACE2")),
         ("zeros", vec![0; 4096]),
@@ -135,6 +180,77 @@ fn differencing_images_of_other_programs_are_refused() {
     fs::rename(&hdd, s.path("d.hds")).unwrap();
     let refusal = s.refusal(s.dir.path(), None);
     assert!(refusal.contains("d.hds"), "{refusal}");
+}
+
+/// What is said of an image that is called what it is not, in the words of this program.
+#[test]
+fn an_image_that_is_said_to_be_another_is_refused_for_that() {
+    let s = setup();
+    let formats = [
+        ImageFormat::Qcow2,
+        ImageFormat::Vhdx,
+        ImageFormat::Vmdk,
+        ImageFormat::Vdi,
+        ImageFormat::Qed,
+        ImageFormat::Parallels,
+    ];
+    let vdi = s.converted("d.vdi", "vdi", &[]);
+    for format in formats {
+        let refusal = s.refusal(&s.path("disk.raw"), Some(format));
+        let what =
+            format!("as {format}: it does not begin as such an image does, its content is raw");
+        assert!(refusal.contains(&what), "{refusal}");
+        if format != ImageFormat::Vdi {
+            let refusal = s.refusal(&vdi, Some(format));
+            assert!(refusal.contains("its content is vdi"), "{refusal}");
+        }
+    }
+    let refusal = s.refusal(&s.path("disk.raw"), Some(ImageFormat::Vpc));
+    assert!(refusal.contains("no footer"), "{refusal}");
+}
+
+/// A check that says nothing but numbers, and a server that finds the damage when it reads.
+#[test]
+fn what_is_damaged_is_said_even_if_a_program_says_less() {
+    let s = setup();
+    let qed = s.converted("d.qed", "qed", &[]);
+    let mut bytes = fs::read(&qed).unwrap();
+    let at = |bytes: &[u8], at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+    let l1 = at(&bytes, 40) as usize;
+    let l2 = at(&bytes, l1) as usize;
+    // A cluster that is not one: within another.
+    let first = at(&bytes, l2) + 512;
+    bytes[l2..l2 + 8].copy_from_slice(&first.to_le_bytes());
+    fs::write(&qed, &bytes).unwrap();
+    let refusal = s.refusal(&qed, None);
+    assert!(refusal.contains("damaged in 1 places"), "{refusal}");
+
+    let vmdk = s.converted("d.vmdk", "vmdk", &["-o", "subformat=streamOptimized"]);
+    let mut bytes = fs::read(&vmdk).unwrap();
+    // Behind the header's 64 KiB: the sector, the length and the bytes of each grain, in whole sectors.
+    let grain = 64 << 10;
+    let len = u32::from_le_bytes(bytes[grain + 8..grain + 12].try_into().unwrap()) as usize;
+    let second = grain + (12 + len).next_multiple_of(512);
+    bytes[second + 50..second + 90].fill(0xff);
+    fs::write(&vmdk, &bytes).unwrap();
+    let mut source = s.open(&vmdk, None).unwrap();
+    let mut disk = MemoryDisk {
+        content: vec![0; s.content.len()],
+        written: 0,
+    };
+    let size = s.content.len() as u64;
+    let cancel = Cancel::default();
+    let Err(CopyError::Source(error)) =
+        copy(source.image.as_mut(), size, &mut disk, &cancel, |_| {})
+    else {
+        panic!("a damaged image was copied");
+    };
+    let text = error.to_string();
+    assert!(
+        text.contains("the image is damaged, or truncated"),
+        "{text}"
+    );
+    assert!(!text.contains("isconnect"), "{text}");
 }
 
 /// As QEMU leaves an image with lazy reference counts when it is killed.

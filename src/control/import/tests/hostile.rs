@@ -12,13 +12,8 @@ use crate::control::import::feeder::Progress;
 use crate::control::import::helper::Unfinished;
 use crate::control::import::{confined, helper};
 
-fn open_within_bounds(s: &Setup, path: &Path, bounds: Bounds) -> String {
-    let opened = open_within(
-        &spec(path, None),
-        s.scratch.path(),
-        &Cancel::default(),
-        bounds,
-    );
+fn open_within_bounds(path: &Path, bounds: Bounds) -> String {
+    let opened = open_within(&spec(path, None), &Cancel::default(), bounds);
     match opened {
         Ok(_) => panic!("{} was not refused", path.display()),
         Err(e) => e.to_string(),
@@ -29,7 +24,11 @@ fn open_within_bounds(s: &Setup, path: &Path, bounds: Bounds) -> String {
 #[test]
 fn a_table_that_is_larger_than_all_sound_ones_is_refused() {
     let s = setup();
-    let path = s.converted("huge.vdi", "vdi", &[]);
+    let path = s.path("huge.vdi");
+    qemu_img(
+        s.dir.path(),
+        &["create", "-q", "-f", "vdi", "huge.vdi", "24M"],
+    );
     let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
     let blocks: u32 = 0x1fff_ff80;
     file.write_all_at(&(u64::from(blocks) << 20).to_le_bytes(), 368)
@@ -39,7 +38,7 @@ fn a_table_that_is_larger_than_all_sound_ones_is_refused() {
     file.write_all_at(&((0x200 + table) as u32).to_le_bytes(), 344)
         .unwrap();
     file.set_len(0x200 + table + (1 << 20)).unwrap();
-    let refusal = open_within_bounds(&s, &path, Bounds::default());
+    let refusal = open_within_bounds(&path, Bounds::default());
     assert!(refusal.contains("cannot read the image"), "{refusal}");
     assert!(refusal.contains("memory"), "{refusal}");
 }
@@ -52,7 +51,7 @@ fn a_program_that_gets_too_little_memory_is_an_error() {
         memory: 32 << 20,
         ..Bounds::default()
     };
-    let refusal = open_within_bounds(&s, &path, bounds);
+    let refusal = open_within_bounds(&path, bounds);
     assert!(refusal.contains("cannot read the image"), "{refusal}");
 }
 

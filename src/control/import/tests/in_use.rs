@@ -55,7 +55,7 @@ fn an_image_that_a_qemu_writes_to_is_refused_until_it_is_closed() {
             force_share: true,
             ..spec(&image, None)
         };
-        drop(open(&insists, s.scratch.path(), &Cancel::default()).unwrap());
+        drop(open(&insists, &Cancel::default()).unwrap());
         drop(writer);
         let mut source = s.open(&image, None).unwrap();
         assert!(copied(&mut source, s.content.len()).content == s.content);
