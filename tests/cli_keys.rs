@@ -739,6 +739,25 @@ fn logs_are_archived_and_verified_with_what_was_taken_out_of_them() {
     assert_eq!(report[0]["checkpoints"], 1);
     let alone = host.lines("audit verify");
     assert_eq!(alone[0]["archived"], second[0]["last"]);
+    // One that was not given is no tampering.
+    let (older, newer) = (&first[0], &second[0]);
+    for (given, missing) in [(older, newer), (newer, older)] {
+        let file = given["file"].as_str().unwrap();
+        let verified = host.run(&format!(
+            "audit verify --vault myvault --archive {file} -o json"
+        ));
+        assert_eq!(verified.status.code(), Some(3), "{verified:?}");
+        let report = &json_lines(&verified.stdout)[0];
+        assert_eq!(
+            (&report["intact"], &report["finding"]),
+            (&true.into(), &Value::Null)
+        );
+        assert_eq!(report["notGiven"][0]["first"], missing["first"]);
+        assert_eq!(report["notGiven"][0]["last"], missing["last"]);
+        let said = String::from_utf8_lossy(&verified.stderr).into_owned();
+        assert!(said.contains("AuditSegmentNotGiven"), "{said}");
+        assert!(!said.contains("tampered"), "{said}");
+    }
     let file = second[0]["file"].as_str().unwrap();
     // Nothing is no log, and a log that is not there is not intact.
     fs::write(host.path("empty.jsonl"), "").unwrap();

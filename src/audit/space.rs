@@ -47,11 +47,23 @@ impl Space {
     /// What is said when there is little in `dir`.
     pub fn warning(&self, dir: &Path) -> String {
         format!(
-            "there are {} MiB left for the audit logs in {}, and what cannot be recorded is not done: \
-             make room, or archive records with `sealdisk audit archive`",
+            "there are {} MiB left for the audit logs in {}{}: make room, or archive records with \
+             `sealdisk audit archive`",
             self.available >> 20,
-            dir.display()
+            dir.display(),
+            self.consequence()
         )
+    }
+
+    /// What it means that there is no more, as the end of a sentence.
+    pub fn consequence(&self) -> String {
+        match self.available < SPENT {
+            true => ", and only what is essential is recorded and done".into(),
+            false => format!(
+                "; with less than {} MiB only what is essential is recorded and done",
+                SPENT >> 20
+            ),
+        }
     }
 
     /// Whether somebody should make room now.
@@ -148,5 +160,25 @@ impl Reserve {
     /// The room that it takes up, in bytes, 0 when it was given up.
     pub fn size(&self) -> u64 {
         std::fs::metadata(&self.path).map_or(0, |metadata| metadata.blocks() * 512)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_said_what_little_room_means_now() {
+        let warning = |mib: u64| {
+            let space = Space {
+                available: mib << 20,
+                total: 1 << 40,
+            };
+            space.warning(Path::new("/state"))
+        };
+        // All is done still.
+        assert!(warning(15).contains("; with less than 8 MiB only"));
+        assert!(warning(8).contains("; with less than 8 MiB only"));
+        assert!(warning(7).contains(", and only what is essential is"));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::BufRead;
+use std::ops::RangeInclusive;
 
 use rusqlite::Connection;
 
@@ -55,6 +56,8 @@ pub struct Report {
     pub records: u64,
     /// How many of these were archived, and are in no file that was looked at.
     pub archived: u64,
+    /// Which of these are missing although other segments of the log were given.
+    pub not_given: Vec<RangeInclusive<u64>>,
     /// How many checkpoints that were kept elsewhere the log was compared with.
     pub pins: usize,
     /// The end of the log, when it has one.
@@ -84,7 +87,7 @@ pub(super) struct Verifier {
     /// Whether what is read is the log's database, behind all files.
     at_log: bool,
     /// Records that were archived and are not looked at.
-    archived: u64,
+    archived: Vec<RangeInclusive<u64>>,
     /// The counters that the head has to cover.
     counters: Vec<Counter>,
     pub head: Option<Head>,
@@ -218,7 +221,7 @@ impl Verifier {
             segments: Vec::new(),
             own: None,
             at_log: false,
-            archived: 0,
+            archived: Vec::new(),
             counters: Vec::new(),
             head: None,
             finding: None,
@@ -278,6 +281,7 @@ impl Verifier {
         }
         let Segment { first, last, .. } = segment;
         let before = self.segments.iter().find(|known| known.last + 1 == first);
+        let after = self.segments.iter().find(|known| known.first == last + 1);
         if !segment.is_signed(&self.key, self.log) {
             self.found(
                 first,
@@ -286,6 +290,9 @@ impl Verifier {
         } else if before.is_some_and(|before| before.hash != segment.previous) {
             let what = format!("the segment from record {first} does not follow the one before it");
             self.found(first, what);
+        } else if after.is_some_and(|after| after.previous != segment.hash) {
+            let what = format!("the segment behind record {last} does not follow that record");
+            self.found(last + 1, what);
         } else if self.last == last && self.hash != segment.hash {
             let what = format!("record {last} is not what it was when it was archived");
             self.found(last, what);
@@ -294,8 +301,9 @@ impl Verifier {
         }
     }
 
-    /// A chain whose first records are not looked at begins behind a segment, or with one.
-    fn begin_at(&mut self, seq: u64) {
+    /// Passes over records that were archived and are in no file that was given: the chain goes on with
+    /// the segment that begins at `seq`, or behind the last one before it. Both hashes are signed.
+    fn pass_over(&mut self, seq: u64) {
         let with = self.segments.iter().find(|segment| segment.first == seq);
         let behind = self.segments.iter().filter(|segment| segment.last < seq);
         let (last, hash) = match (with, behind.max_by_key(|segment| segment.last)) {
@@ -303,7 +311,11 @@ impl Verifier {
             (None, Some(behind)) => (behind.last, behind.hash),
             (None, None) => return,
         };
-        (self.last, self.hash, self.witnessed, self.archived) = (last, hash, last, last);
+        if last <= self.last {
+            return;
+        }
+        self.archived.push(self.last + 1..=last);
+        (self.last, self.hash, self.witnessed) = (last, hash, last);
         let beyond = self.pins.split_off(&self.last);
         // What is in the segments cannot be compared here.
         let before = std::mem::replace(&mut self.pins, beyond);
@@ -344,23 +356,16 @@ impl Verifier {
         if self.finding.is_some() {
             return;
         }
-        if self.last == 0 && entry.seq > 1 {
-            self.begin_at(entry.seq);
+        self.settle_owed();
+        if entry.seq > self.last + 1 {
+            self.pass_over(entry.seq);
         }
         let mut segments = self.segments.iter();
         if let Some(own) = segments.find(|segment| segment.first == entry.seq) {
             self.own = Some(own.clone());
         }
         let expected = self.last + 1;
-        self.settle_owed();
-        let covered = |segment: &Segment| segment.first <= expected && expected <= segment.last;
-        if entry.seq > expected && self.segments.iter().any(covered) {
-            let to = entry.seq - 1;
-            let what = format!(
-                "records {expected} to {to} were archived, and are in no file that was given"
-            );
-            self.found(expected, what);
-        } else if entry.seq > expected {
+        if entry.seq > expected {
             self.found(expected, format!("record {expected} was removed"));
         } else if entry.seq < expected {
             self.found(entry.seq, self.out_of_place(entry.seq));
@@ -439,10 +444,9 @@ impl Verifier {
             self.settle_owed();
         }
         // All records of a log may be archived.
-        if self.last == 0
-            && let Some(end) = self.segments.iter().map(|segment| segment.last).max()
-        {
-            self.begin_at(end + 1);
+        let end = self.segments.iter().map(|segment| segment.last).max();
+        if let Some(end) = end.filter(|_| self.finding.is_none()) {
+            self.pass_over(end + 1);
         }
         let head = self.head.take();
         match &head {
@@ -489,7 +493,11 @@ impl Verifier {
             name: self.name,
             log: self.log,
             records: self.last,
-            archived: self.archived,
+            archived: self.archived.iter().map(|r| r.end() - r.start() + 1).sum(),
+            not_given: match self.own {
+                Some(_) => self.archived,
+                None => Vec::new(),
+            },
             pins: self.pinned,
             head,
             finding: self.finding,

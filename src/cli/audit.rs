@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, ErrorKind, Write};
+use std::ops::RangeInclusive;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -40,7 +41,8 @@ With -o json each record is a line.")]
   sealdisk audit verify --file export.jsonl --checkpoint 2026-11-24.jsonl
 
 Only a checkpoint that was exported earlier and kept elsewhere shows that a whole log was put back to
-an earlier state, or replaced by somebody who has its key. Exit status 1 when something is found.")]
+an earlier state, or replaced by somebody who has its key. Exit status 1 when something is found, 3 when
+nothing is but segments are missing that come before, or between, those that were given.")]
     Verify(VerifyArgs),
     /// Export logs as JSON lines, with their hashes and signatures, to be verified anywhere
     #[command(after_help = "Example:
@@ -59,7 +61,7 @@ through the segments into the log. Keep them all: `audit verify --archive` wants
     #[command(after_help = "Example:
   sealdisk audit status || mail -s 'audit logs' root
 
-Exit status 3 when there is little room: what cannot be recorded is not done.")]
+Exit status 3 when there is little room. With less than 8 MiB only what is essential is recorded and done.")]
     Status(StatusArgs),
 }
 
@@ -277,6 +279,22 @@ impl Tabular for EntryView {
     }
 }
 
+/// Records from the first to the last.
+#[derive(Serialize)]
+struct RecordsView {
+    first: u64,
+    last: u64,
+}
+
+impl From<RangeInclusive<u64>> for RecordsView {
+    fn from(records: RangeInclusive<u64>) -> Self {
+        Self {
+            first: *records.start(),
+            last: *records.end(),
+        }
+    }
+}
+
 /// What verification has found in one log.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -285,6 +303,8 @@ struct ReportView {
     records: u64,
     /// Of these, those that were archived and are in no file that was given.
     archived: u64,
+    /// Which of these are missing although other segments of the log were given.
+    not_given: Vec<RecordsView>,
     signed: Option<String>,
     /// How many checkpoints that were kept elsewhere it was compared with.
     checkpoints: usize,
@@ -299,6 +319,11 @@ impl From<Report> for ReportView {
             log: report.name,
             records: report.records,
             archived: report.archived,
+            not_given: report
+                .not_given
+                .into_iter()
+                .map(RecordsView::from)
+                .collect(),
             signed: report.head.map(|head| head.time),
             checkpoints: report.pins,
             intact: report.finding.is_none(),
@@ -315,6 +340,7 @@ impl ReportView {
             log,
             records: 0,
             archived: 0,
+            not_given: Vec::new(),
             signed: None,
             checkpoints: 0,
             intact: false,
@@ -324,11 +350,21 @@ impl ReportView {
     }
 }
 
+impl ReportView {
+    /// The numbers of the records that were not given.
+    fn missing(&self) -> Option<String> {
+        let ranges = self.not_given.iter();
+        let ranges: Vec<_> = ranges.map(|r| format!("{}-{}", r.first, r.last)).collect();
+        (!ranges.is_empty()).then(|| ranges.join(", "))
+    }
+}
+
 impl Tabular for ReportView {
     const COLUMNS: &'static [&'static str] = &[
         "log",
         "records",
         "archived",
+        "notGiven",
         "signed",
         "checkpoints",
         "intact",
@@ -341,6 +377,7 @@ impl Tabular for ReportView {
             self.log.clone(),
             self.records.to_string(),
             self.archived.to_string(),
+            self.missing().unwrap_or_else(|| "-".into()),
             optional(&self.signed),
             self.checkpoints.to_string(),
             self.intact.to_string(),
@@ -486,16 +523,29 @@ fn verify(context: &Context, args: &VerifyArgs) -> Result<(), CliError> {
         .filter(|view| !view.intact)
         .map(|view| view.log.as_str())
         .collect();
-    match bad.is_empty() {
-        true => Ok(()),
-        false => Err(CliError::new(
+    if !bad.is_empty() {
+        return Err(CliError::new(
             TAMPERED,
             format!(
                 "the audit log of {} was tampered with or damaged; compare it with earlier exports",
                 bad.join(", ")
             ),
-        )),
+        ));
     }
+    let missing = views.iter().find_map(|view| Some((view, view.missing()?)));
+    missing.map_or(Ok(()), |(view, records)| {
+        Err(CliError {
+            status: 3,
+            ..CliError::new(
+                "AuditSegmentNotGiven",
+                format!(
+                    "records {records} of the audit log {} were archived, and are in no file that was \
+                     given; nothing is wrong with what was looked at: give those segments too",
+                    view.log
+                ),
+            )
+        })
+    })
 }
 
 /// Reads segments and exports, each log's in their order, in whatever order they are given.

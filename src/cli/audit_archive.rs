@@ -74,6 +74,7 @@ impl Log {
             available_bytes: space.available,
             reserve_bytes: reserve,
             low: space.is_low(),
+            space,
         })
     }
 }
@@ -96,6 +97,8 @@ struct StatusView {
     /// 0 when it was given up.
     reserve_bytes: u64,
     low: bool,
+    #[serde(skip)]
+    space: Space,
 }
 
 impl Tabular for StatusView {
@@ -185,10 +188,11 @@ pub(super) fn status(context: &Context, args: &StatusArgs) -> Result<(), CliErro
         ..CliError::new(
             "AuditSpaceLow",
             format!(
-                "there are {} MiB left for the log {}, and what cannot be recorded is not done: make \
-                 room, or archive records with `sealdisk audit archive`",
+                "there are {} MiB left for the log {}{}: make room, or archive records with \
+                 `sealdisk audit archive`",
                 low.available_bytes >> 20,
-                low.log
+                low.log,
+                low.space.consequence()
             ),
         )
     })

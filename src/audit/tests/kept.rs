@@ -176,14 +176,19 @@ fn archived_segments_and_the_log_are_one_chain() {
     assert_eq!((&elsewhere[0].finding, elsewhere[0].archived), (&None, 0));
     let segment = read(&[&second.file], &[]).finish();
     assert_eq!((&segment[0].finding, segment[0].archived), (&None, 1003));
+    assert_eq!(segment[0].not_given, [1..=1003]);
 
-    // A segment that is missing, cut off, or changed.
+    // A segment that is missing, whichever: nothing is wrong with the others.
+    assert_eq!((alone.not_given, whole.not_given), (vec![], vec![]));
+    for (given, missing) in [(&first, 1004..=1024), (&second, 1..=1003)] {
+        let report = verify(&[&given.file]);
+        assert_eq!(report.finding, None);
+        assert_eq!(report.archived, missing.end() - missing.start() + 1);
+        assert_eq!(report.not_given, [missing]);
+    }
+
+    // One that was cut off, or changed.
     let finding = |files: &[&std::path::Path]| verify(files).finding.unwrap();
-    assert!(
-        finding(&[&first.file])
-            .what
-            .contains("1004 to 1024 were archived")
-    );
     let text = std::fs::read_to_string(&second.file).unwrap();
     let bad = dir.path().join("bad.jsonl");
     let cut: Vec<&str> = text.lines().take(9).collect();
@@ -200,6 +205,38 @@ fn archived_segments_and_the_log_are_one_chain() {
     fixture.tamper("UPDATE audit_segments SET last = 1026 WHERE first = 1004");
     let forged = fixture.report().finding.unwrap();
     assert!(forged.what.contains("segment"), "{forged:?}");
+}
+
+#[test]
+fn segments_are_missing_at_the_beginning_between_and_at_the_end() {
+    let fixture = Fixture::new(3);
+    let dir = tempfile::tempdir().unwrap();
+    let mut segments = Vec::new();
+    for _ in 0..5 {
+        segments.push(archive(&fixture, dir.path()));
+        fixture.append(2);
+    }
+    let at = |n: usize| segments[n].file.as_path();
+    let records = |n: usize| segments[n].segment.first..=segments[n].segment.last;
+    for given in [vec![1, 3], vec![0, 2, 4], vec![2], vec![0, 4], vec![4]] {
+        let files: Vec<_> = given.iter().map(|n| at(*n)).collect();
+        let mut archives = read(&files, &[]);
+        let report = fixture
+            .log
+            .read(|chain, db| chain.verify_behind(db, NAME, &[], &mut archives).unwrap());
+        assert_eq!(report.finding, None, "{given:?}");
+        let missing = (0..5).filter(|n| !given.contains(n));
+        let missing: Vec<u64> = missing.flat_map(records).collect();
+        let named: Vec<u64> = report.not_given.into_iter().flatten().collect();
+        assert_eq!(named, missing, "{given:?}");
+    }
+    // What hides in the gap is found: a segment whose own neighbours have other hashes.
+    fixture.tamper("UPDATE audit_segments SET hash = zeroblob(32) WHERE first = 1");
+    let mut archives = read(&[at(1)], &[]);
+    let report = fixture
+        .log
+        .read(|chain, db| chain.verify_behind(db, NAME, &[], &mut archives).unwrap());
+    assert!(report.finding.is_some());
 }
 
 #[test]
