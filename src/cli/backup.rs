@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use age::secrecy::SecretString;
+use age::secrecy::{ExposeSecret, SecretString};
 use clap::builder::BoolishValueParser;
 use clap::{ArgGroup, Args, Subcommand};
 use serde::Serialize;
@@ -22,6 +22,9 @@ use crate::vault::read_secret_file;
 
 /// The systemd credential with the passphrase.
 const CREDENTIAL: &str = "sealdisk-backup-passphrase";
+/// Characters of the shortest passphrase under which a backup is made. It is guessed at without end where
+/// the file is, at the pace that scrypt allows.
+const SHORTEST: usize = 12;
 /// Longest list of recipients or identities that is read.
 const LIST_LIMIT: u64 = 1 << 20;
 
@@ -70,8 +73,8 @@ docs/disaster-recovery.md has the whole way back, step by step.")]
 struct CreateArgs {
     /// The new file
     file: PathBuf,
-    /// Encrypt it with the passphrase in this file (mode 0600), or on stdin (-); without any of these
-    /// options, with that of the systemd credential sealdisk-backup-passphrase
+    /// Encrypt it with the passphrase in this file (mode 0600, or a pipe), or on stdin (-), of 12 characters
+    /// or more; without any of these options, with that of the systemd credential sealdisk-backup-passphrase
     #[arg(long, value_name = "FILE", conflicts_with_all = ["recipient", "recipients_file"])]
     passphrase_file: Option<PathBuf>,
     /// Encrypt it for who has the identity of this recipient, age1… as age-keygen prints it
@@ -311,7 +314,14 @@ fn protection(args: &CreateArgs) -> Result<Protection, CliError> {
         }
     }
     if texts.is_empty() {
-        return passphrase(args.passphrase_file.as_deref()).map(Protection::Passphrase);
+        let passphrase = passphrase(args.passphrase_file.as_deref())?;
+        if passphrase.expose_secret().chars().count() < SHORTEST {
+            return Err(CliError::usage(format!(
+                "the passphrase has less than {SHORTEST} characters, and whoever gets the backup can try \
+                 passphrases as long as they like: take a longer one, of several random words"
+            )));
+        }
+        return Ok(Protection::Passphrase(passphrase));
     }
     let recipients = texts.iter().map(|text| {
         text.parse().map_err(|why: &str| {

@@ -212,6 +212,25 @@ fn a_passphrase_comes_from_a_file_or_stdin_and_a_wrong_one_is_said_to_be() {
         .output()
         .unwrap();
     assert!(output.status.success(), "{output:?}");
+    // A shell's pipe.
+    let piped = format!(
+        "exec {} backup verify {} --passphrase-file <(echo correct horse battery)",
+        env!("CARGO_BIN_EXE_sealdisk"),
+        cheap.display()
+    );
+    let piped = program("bash", &["-c", &piped]);
+    let said = String::from_utf8(piped.stderr).unwrap();
+    assert!(said.contains("is no whole backup"), "{said}");
+    // One that is guessed soon.
+    private(&wrong, b"eleven char\n");
+    let short = host.bad(
+        &format!(
+            "backup create {file}.2 --passphrase-file {}",
+            wrong.display()
+        ),
+        "InvalidArgument",
+    );
+    assert!(short.contains("less than 12 characters"), "{short}");
     // None at all, an exposed file, a taken name.
     let none = host.line(&format!("backup create {file}.2"));
     assert_eq!(none.status.code(), Some(2), "{none:?}");
@@ -257,6 +276,48 @@ fn with_fips_a_backup_is_refused_unless_age_outside_of_the_module_is_allowed() {
         assert!(said.contains("--allow-non-fips"), "{said}");
     }
     assert!(create("allowed", &["--allow-non-fips"]).status.success());
+}
+
+#[test]
+fn a_backup_that_was_cut_off_is_named_wherever_it_ends() {
+    let host = host_with_disk(b"kept");
+    let file = create(&host, "--with-master-key");
+    let whole = fs::read(&file).unwrap();
+    let path = Path::new(&file);
+    fs::create_dir(host.path("work")).unwrap();
+    fs::set_permissions(host.path("work"), fs::Permissions::from_mode(0o700)).unwrap();
+    let work = || fs::read_dir(host.path("work")).unwrap().count();
+    let verify = with_identity(&host, "verify", &file);
+    let verify = format!("{verify} --work-dir {}", host.path("work").display());
+    let target = host.path("target");
+    let restore = with_identity(&host, "restore", &file);
+    let restore = format!("--state-dir {} {restore}", target.display());
+    let length = whole.len();
+    let parts = (1..8).map(|part| length * part / 8);
+    for cut in parts.chain([length - 100_000, length - 100, length - 1]) {
+        fs::write(path, &whole[..cut]).unwrap();
+        for line in [&verify, &restore] {
+            let message = host.bad(line, "BackupDamaged");
+            assert!(message.contains(&file), "{cut}: {message}");
+            assert!(message.contains("cut off"), "{cut}: {message}");
+        }
+        assert_eq!(work(), 0, "{cut}");
+        assert!(fs::read_dir(&target).is_ok_and(|mut left| left.next().is_none()));
+    }
+    // A file that cannot be written is not the backup's fault.
+    fs::write(path, &whole).unwrap();
+    let full = format!(
+        "ulimit -f 8; exec {} backup verify {file} --identity-file {} --work-dir {}",
+        env!("CARGO_BIN_EXE_sealdisk"),
+        host.path("identity").display(),
+        host.path("work").display()
+    );
+    let full = program("bash", &["-c", &format!("trap '' XFSZ; {full}")]);
+    let said = String::from_utf8(full.stderr).unwrap();
+    assert!(
+        said.contains("cannot write") && said.contains("/item"),
+        "{said}"
+    );
 }
 
 /// Writes another archive of the same form, with one entry changed.

@@ -110,7 +110,10 @@ pub(super) fn read<E: From<BackupError>>(
     let mut archive = tar::Archive::new(decrypt(path, decryptor, secret)?);
     let mut entries = archive.entries().map_err(|e| damaged(&e))?;
     let mut next = || -> Result<Option<_>, BackupError> {
-        entries.next().transpose().map_err(|e| damaged(&e))
+        entries
+            .next()
+            .transpose()
+            .map_err(|e| damaged(&format!("it was cut off or changed: {e}")))
     };
     let first = next()?.ok_or_else(|| damaged(&"it is empty"))?;
     if first.path_bytes().as_ref() != MANIFEST.as_bytes() {
@@ -138,10 +141,16 @@ pub(super) fn read<E: From<BackupError>>(
         if !is_file || !same || entry.size() != item.bytes {
             return Err(damaged(&format!("{} is not what the manifest says", item.path)).into());
         }
-        let mut content = Hashing::new(entry);
-        visit(item, &mut content)?;
-        io::copy(&mut content, &mut io::sink()).map_err(|e| damaged(&e))?;
-        if content.hex() != item.sha256 {
+        let mut content = Content::new(entry);
+        let visited = visit(item, &mut content);
+        // What could not be read is the archive's fault, whatever the visitor has made of it.
+        if let Some(why) = content.failed.take() {
+            return Err(damaged(&format!("it was cut off or changed: {why}")).into());
+        }
+        visited?;
+        io::copy(&mut content, &mut io::sink())
+            .map_err(|e| damaged(&format!("it was cut off or changed: {e}")))?;
+        if content.hashing.hex() != item.sha256 {
             return Err(damaged(&format!("{} is not what the manifest says", item.path)).into());
         }
     }
@@ -149,8 +158,37 @@ pub(super) fn read<E: From<BackupError>>(
         return Err(damaged(&"it has more entries than its manifest").into());
     }
     // The end is authenticated too.
-    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(|e| damaged(&e))?;
+    io::copy(&mut archive.into_inner(), &mut io::sink())
+        .map_err(|e| damaged(&format!("it was cut off or changed: {e}")))?;
     Ok(manifest)
+}
+
+/// The content of an entry, which is hashed, and keeps the first error of reading it.
+struct Content<R> {
+    hashing: Hashing<R>,
+    failed: Option<io::Error>,
+}
+
+impl<R: Read> Content<R> {
+    fn new(entry: R) -> Self {
+        Self {
+            hashing: Hashing::new(entry),
+            failed: None,
+        }
+    }
+}
+
+impl<R: Read> Read for Content<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.hashing.read(buffer).map_err(|e| {
+            if e.kind() == io::ErrorKind::Interrupted || self.failed.is_some() {
+                return e;
+            }
+            let said = io::Error::new(e.kind(), e.to_string());
+            self.failed = Some(e);
+            said
+        })
+    }
 }
 
 fn decrypt<R: io::BufRead>(
