@@ -593,3 +593,37 @@ fn files(dir: &Path) -> Vec<std::path::PathBuf> {
     }
     found
 }
+
+#[test]
+fn arguments_that_make_no_sense_are_explained_in_one_clear_line() {
+    let host = Host::new();
+    let said = |line: &str, option: Option<&str>| {
+        let mut command = host.command(line);
+        let output = command.args(option).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(said.lines().count(), 1, "{said}");
+        said
+    };
+    // The options that the environment gives are none that are required.
+    let usage = said("attach", None);
+    assert!(usage.contains("usage: sealdisk attach "), "{usage}");
+    assert!(!usage.contains("--state-dir"), "{usage}");
+    let policy = "keyvault set-policy myvault --key-permissions get --object-id";
+    for id in ["", "me"] {
+        let wrong = said(policy, Some(id));
+        assert!(wrong.contains("give the principalId"), "{wrong}");
+    }
+}
+
+#[test]
+fn a_key_url_is_taken_in_any_case() {
+    let host = Host::with_key();
+    let url = "HTTPS://MyVault.Vault.Localhost/Keys/MyKey";
+    let set = host.ok(&format!("disk-encryption-set create s --key-url {url}"));
+    let taken = set["activeKey"]["keyUrl"].as_str().unwrap();
+    assert!(
+        taken.starts_with("https://myvault.vault.localhost/keys/"),
+        "{taken}"
+    );
+}

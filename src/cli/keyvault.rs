@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::audit::EntryView;
 use super::{CliError, Context, Tabular, connect, key, master, serve, vault_lifecycle};
 use crate::catalog::{VaultKind, VaultRecord};
-use crate::control::Installation;
+use crate::control::{Installation, vault_notice};
 use crate::vault::{EmbeddedVault, KeyType, KeyVault, Permissions, VaultSettings};
 
 /// Arguments of `keyvault`.
@@ -163,7 +163,7 @@ struct SetPolicyArgs {
     /// The key vault
     name: String,
     /// The identity, as `disk-encryption-set show` prints it in identity.principalId
-    #[arg(long)]
+    #[arg(long, value_parser = parse_object_id)]
     object_id: Uuid,
     /// What it may do: all, or some of get list create import update wrapKey unwrapKey …
     #[arg(long, required = true, num_args = 1.., value_name = "PERMISSION")]
@@ -175,8 +175,16 @@ struct DeletePolicyArgs {
     /// The key vault
     name: String,
     /// The identity
-    #[arg(long)]
+    #[arg(long, value_parser = parse_object_id)]
     object_id: Uuid,
+}
+
+fn parse_object_id(text: &str) -> Result<Uuid, String> {
+    text.parse().map_err(|_| {
+        "give the principalId of an identity, as `disk-encryption-set show` or `identity show` prints it: \
+         6f0d2c1e-6f9b-4d6f-9a57-2f2a6b1d0c55"
+            .into()
+    })
 }
 
 #[derive(Serialize)]
@@ -276,6 +284,9 @@ fn dispatch(
             let (hsm, master) = (args.hsm.settings()?, args.master.place()?);
             let vault =
                 installation.create_vault_with(&args.name, &settings, hsm, master.as_ref())?;
+            if let Some(said) = vault_notice(installation, &vault) {
+                context.output.note(&said);
+            }
             context.output.show(&view(&vault)?)
         }
         KeyvaultCommand::Update(args) => {

@@ -122,8 +122,13 @@ pub(super) fn reseal(
             }
         }
     }
-    context.output.list(&views)?;
-    failed.map_or(Ok(()), Err)
+    match failed {
+        Some(error) if views.is_empty() => Err(error),
+        failed => {
+            context.output.list(&views)?;
+            failed.map_or(Ok(()), Err)
+        }
+    }
 }
 
 /// What is not ours to remove.

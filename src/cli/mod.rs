@@ -8,8 +8,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::LazyLock;
 
+use clap::builder::Resettable;
 use clap::error::ErrorKind;
-use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::control::{Installation, default_state_dir, platform_notice};
 use crate::keys::{crypto_module, harden_process, require_module};
@@ -151,8 +152,7 @@ pub fn main() -> ExitCode {
             Err(error) => ExitCode::from(error.status),
         };
     }
-    let named = named::positional(named::with_option(Cli::command()), &arguments);
-    let cli = match named.and_then(Cli::try_parse_from) {
+    let cli = match parse(&arguments) {
         Ok(cli) => cli,
         Err(error) => return usage(&error, &arguments),
     };
@@ -203,6 +203,27 @@ fn dispatch(context: &Context, command: Command) -> Result<(), CliError> {
         Command::DataPlane(args) => attach::run_data_plane(context, args),
         Command::Completions(args) => completions::run(context, &args),
     }
+}
+
+fn parse(arguments: &[OsString]) -> Result<Cli, clap::Error> {
+    let parsed = |commands: clap::Command| {
+        let arguments = named::positional(named::with_option(commands.clone()), arguments)?;
+        Cli::from_arg_matches(&commands.try_get_matches_from(arguments)?)
+    };
+    parsed(Cli::command()).map_err(|error| {
+        // The line of usage of an error has all options that have a value, those from the environment
+        // too, as if they had to be given: it is made without them.
+        match parsed(without_environment(Cli::command())) {
+            Err(without) if without.kind() == error.kind() => without,
+            _ => error,
+        }
+    })
+}
+
+/// The commands with no option that the environment gives.
+fn without_environment(commands: clap::Command) -> clap::Command {
+    let commands = commands.mut_args(|arg| arg.env(Resettable::Reset));
+    commands.mut_subcommands(without_environment)
 }
 
 /// Prints help and version as asked, and arguments that make no sense as an error of status 2.

@@ -216,7 +216,9 @@ fn flatten(prefix: &str, value: &Value, lines: &mut Vec<(String, String)>) {
         }
         Value::Array(items) if items.iter().all(|i| !i.is_object() && !i.is_array()) => {
             let items: Vec<String> = items.iter().map(scalar).collect();
-            lines.push((prefix.into(), items.join(" ")));
+            // Words need no more than a space; sentences do.
+            let spaced = items.iter().any(|item| item.contains(char::is_whitespace));
+            lines.push((prefix.into(), items.join(if spaced { "; " } else { " " })));
         }
         Value::Array(items) => {
             for (n, item) in items.iter().enumerate() {
@@ -263,6 +265,7 @@ mod tests {
             "key": {"kid": "u", "key_ops": ["wrapKey", "unwrapKey"]},
             "policies": [{"id": 1}],
             "none": null,
+            "said": ["one thing", "another"],
         });
         flatten("", &value, &mut lines);
         let lines: Vec<String> = lines.iter().map(|(n, v)| format!("{n}={v}")).collect();
@@ -271,6 +274,7 @@ mod tests {
             "key.key_ops=wrapKey unwrapKey",
             "policies[0].id=1",
             "none=-",
+            "said=one thing; another",
         ] {
             assert!(
                 lines.iter().any(|l| l == expected),

@@ -29,6 +29,6 @@ pub use principals::{DeletedIdentity, IdentitySecret};
 pub use rebuild::{Rebuilt, RebuiltSet};
 pub use runtime::{goes_at_logout, runtime_dir, runtime_map};
 pub use vault_lifecycle::DeletedVault;
-pub use vaults::platform_notice;
+pub use vaults::{platform_notice, vault_notice};
 
 use retry::retrying;

@@ -15,9 +15,9 @@ use super::{ControlError, Installation};
 use crate::catalog::{CatalogError, DesIdentity, HsmSettings, Kind, VaultKind, VaultRecord};
 use crate::vault::hsm::{HsmKeys, HsmToken};
 use crate::vault::{
-    EmbeddedVault, KeySize, KeyVault, MasterPlace, NewKey, Permissions, PrivateKeys, Resealed,
-    SoftwareKeys, SystemClock, VaultError, VaultErrorCode, VaultSettings, embedded_vault_name,
-    normal_vault_name, vault_url,
+    EmbeddedVault, KeySize, KeyType, KeyVault, MasterPlace, NewKey, Permissions, PrivateKeys,
+    Resealed, SoftwareKeys, SystemClock, VaultError, VaultErrorCode, VaultSettings,
+    embedded_vault_name, normal_vault_name, vault_url,
 };
 
 /// The vault of the platform-managed key.
@@ -284,6 +284,9 @@ impl Installation {
         keys: Arc<dyn PrivateKeys>,
     ) -> Result<(), ControlError> {
         let name = &record.name;
+        if !dir.join("vault.db").exists() {
+            return Err(no_vault_in(dir, name).into());
+        }
         let vault = open(dir, name, keys)?;
         let is = vault.settings()?;
         let in_token = matches!(record.kind, VaultKind::Hsm(_));
@@ -311,7 +314,9 @@ impl Installation {
             return Err(VaultError::new(
                 VaultErrorCode::Conflict,
                 format!(
-                    "{} has a key vault '{name}' that the catalog does not know; it {differs}, which is                      not what is asked for: make it known as it is with `sealdisk catalog rebuild`, or                      move it away",
+                    "{} has a key vault '{name}' that the catalog does not know; it {differs}, which is \
+                     not what is asked for: make it known as it is with `sealdisk catalog rebuild`, or \
+                     move it away",
                     dir.display()
                 ),
             )
@@ -369,6 +374,44 @@ pub(super) fn open(
     keys: Arc<dyn PrivateKeys>,
 ) -> Result<EmbeddedVault, VaultError> {
     EmbeddedVault::open_with(dir, name, Arc::new(SystemClock), keys)
+}
+
+/// A directory that has the name of a vault that is to be made, and no database in it.
+fn no_vault_in(dir: &Path, name: &str) -> VaultError {
+    let has_key = dir.join("master.key").exists();
+    let what = match has_key {
+        true => "a master key, but no vault.db",
+        false => "no vault.db",
+    };
+    let beware = match has_key {
+        true => "; what is encrypted under that key is lost without it",
+        false => "",
+    };
+    VaultError::new(
+        VaultErrorCode::Conflict,
+        format!(
+            "{} is there already, with {what}, so that no new key vault '{name}' is made in it: restore its \
+             files from a backup and run `sealdisk catalog rebuild`, or move the directory away and create \
+             the vault again{beware}",
+            dir.display()
+        ),
+    )
+}
+
+/// What is to be said when a vault was made whose master key lies beside the disks.
+pub fn vault_notice(installation: &Installation, vault: &EmbeddedVault) -> Option<String> {
+    let name = vault.name();
+    let file = installation.vaults_dir().join(name).join("master.key");
+    // The private keys of a token are not under it.
+    let beside = vault.key_type() == KeyType::Rsa && file.exists();
+    beside.then(|| {
+        format!(
+            "note: the keys of the key vault '{name}' are protected by {}, beside the disks that they \
+             protect: who gets both can read them. `sealdisk keyvault reseal {name}` moves it to this host's \
+             TPM (--tpm2), a systemd credential or a file elsewhere",
+            file.display()
+        )
+    })
 }
 
 /// What is to be said once, when a command has succeeded since the platform-managed key was made: where

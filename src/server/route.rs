@@ -66,14 +66,24 @@ pub enum NoRoute {
 }
 
 impl Route {
-    /// Finds the route. Empty segments are passed over, as clients double slashes and add one at
+    /// Finds the route, in whatever case. Empty segments are passed over, as clients double slashes and add one at
     /// the end; a segment may be percent-encoded.
     ///
     /// # Errors
     /// [`NoRoute`].
     pub fn find(method: &str, path: &str) -> Result<Self, NoRoute> {
         let segments = segments(path).ok_or(NoRoute::Path)?;
-        let segments: Vec<&str> = segments.iter().map(AsRef::as_ref).collect();
+        // Azure's paths are case-insensitive: only the name of a key keeps the case that it has.
+        let is_name = |at: usize| at == 1 && !segments[at].eq_ignore_ascii_case("restore");
+        let cased: Vec<Cow<'_, str>> = segments
+            .iter()
+            .enumerate()
+            .map(|(at, segment)| match is_name(at) {
+                true => segment.as_ref().into(),
+                false => segment.to_ascii_lowercase().into(),
+            })
+            .collect();
+        let segments: Vec<&str> = cased.iter().map(AsRef::as_ref).collect();
         match segments.as_slice() {
             ["keys", rest @ ..] => Self::of_keys(method, rest),
             ["deletedkeys", rest @ ..] => Self::of_deleted_keys(method, rest),
@@ -215,6 +225,24 @@ mod tests {
             ("GET /deletedkeys/n", Route::GetDeleted(n())),
             ("DELETE /deletedkeys/n", Route::Purge(n())),
             ("POST /deletedkeys/n/recover", Route::Recover(n())),
+        ] {
+            assert_eq!(find(line), Ok(route), "{line}");
+        }
+    }
+
+    #[test]
+    fn paths_have_any_case_and_the_names_of_keys_keep_theirs() {
+        let n = || "MyKey".to_owned();
+        for (line, route) in [
+            ("GET /Keys/MyKey", Route::Get(n(), None)),
+            ("GET /KEYS/MyKey/Versions", Route::ListVersions(n())),
+            (
+                "POST /Keys/MyKey/V/WrapKey",
+                Route::Crypt(n(), Some("v".into()), Crypt::Wrap),
+            ),
+            ("POST /keys/Restore", Route::Restore),
+            ("DELETE /DeletedKeys/MyKey", Route::Purge(n())),
+            ("POST /Rng", Route::Random),
         ] {
             assert_eq!(find(line), Ok(route), "{line}");
         }

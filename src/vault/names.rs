@@ -90,7 +90,10 @@ impl FromStr for KeyUrl {
                  https://VAULT.{DOMAIN}/keys/KEY or https://VAULT.{DOMAIN}/keys/KEY/VERSION"
             ))
         };
-        let rest = text.strip_prefix("https://").ok_or_else(refuse)?;
+        // Schemes are case-insensitive (RFC 3986 §3.1), and so is Azure's path.
+        let scheme = |text: &&str| text.eq_ignore_ascii_case("https://");
+        text.get(..8).filter(scheme).ok_or_else(refuse)?;
+        let rest = &text[8..];
         let (host, path) = rest.split_once('/').ok_or_else(refuse)?;
         // Azure's vault URLs end in a slash, so joining easily doubles one.
         let mut parts = path.split('/').filter(|part| !part.is_empty());
@@ -99,7 +102,10 @@ impl FromStr for KeyUrl {
         if host.is_empty() || !host.bytes().all(plain) {
             return Err(refuse());
         }
-        if parts.next() != Some("keys") {
+        if !parts
+            .next()
+            .is_some_and(|part| part.eq_ignore_ascii_case("keys"))
+        {
             return Err(refuse());
         }
         let name = parts.next().ok_or_else(refuse)?;
@@ -208,6 +214,16 @@ mod tests {
             "https://V.vault.localhost/keys/mykey/0123456789ABCDEF0123456789abcdef",
         );
         assert_eq!(url(one), url(other));
+        for odd in [
+            "HTTPS://V.Vault.LocalHost/Keys/MyKey",
+            "hTTps://v.vault.localhost/KEYS/mykey",
+        ] {
+            assert_eq!(
+                url(odd),
+                url("https://v.vault.localhost/keys/MyKey"),
+                "{odd}"
+            );
+        }
         assert!(same_key_url(one, other));
         assert_eq!(url(one).key.name, "MyKey", "the case is kept");
         let another = "https://v.vault.localhost/keys/mykey2";
@@ -232,6 +248,8 @@ mod tests {
             "https://\u{1b}[2Jv/keys/k",
             "https://v\u{e9}/keys/k",
             "https://u@v.vault.localhost/keys/k",
+            "httpſ://v.vault.localhost/keys/k",
+            "https:/",
             "mykey",
         ] {
             assert!(bad.parse::<KeyUrl>().is_err(), "{bad}");

@@ -38,6 +38,29 @@ fn the_first_use_says_that_the_platform_key_lies_beside_the_disks() {
 }
 
 #[test]
+fn whoever_makes_a_vault_is_told_that_its_master_key_lies_beside_the_disks() {
+    let host = Host::new();
+    let made = host.line("keyvault create vlt");
+    let said = String::from_utf8(made.stderr).unwrap();
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(said.contains("vlt/master.key, beside the disks"), "{said}");
+    assert!(said.contains("keyvault reseal vlt"), "{said}");
+    fs::create_dir(host.path("keys")).unwrap();
+    let elsewhere = host.path("keys").join("k");
+    let made = host.line(&format!(
+        "keyvault create two --master-key-file {}",
+        elsewhere.display()
+    ));
+    assert!(made.status.success() && made.stderr.is_empty(), "{made:?}");
+    // A refusal has no empty table before it.
+    let refused = host.line("keyvault reseal none");
+    assert!(
+        !refused.status.success() && refused.stdout.is_empty(),
+        "{refused:?}"
+    );
+}
+
+#[test]
 fn a_new_master_key_replaces_the_old_one_everywhere() {
     let host = host_with_disk(b"kept");
     let backup = host.path("k.backup");

@@ -81,6 +81,32 @@ fn a_lost_vault_comes_back_from_its_master_key_and_backups_of_its_keys() {
 
 /// `create` over what is there already takes all options, or refuses.
 #[test]
+fn a_leftover_directory_without_a_vault_is_named_and_left_alone() {
+    let host = Host::new();
+    host.good("keyvault create vlt");
+    let left = host.state().join("vaults/left");
+    fs::create_dir(&left).unwrap();
+    let line = "keyvault create left --enable-purge-protection";
+    for (file, what) in [(None, "no vault.db"), (Some("master.key"), "a master key")] {
+        if let Some(file) = file {
+            fs::write(left.join(file), [1; 32]).unwrap();
+        }
+        let message = host.bad(line, "Conflict");
+        for said in [
+            left.to_str().unwrap(),
+            "is there already",
+            what,
+            "move the directory away",
+        ] {
+            assert!(message.contains(said), "{message}");
+        }
+    }
+    assert_eq!(fs::read_dir(&left).unwrap().count(), 1);
+    fs::remove_dir_all(&left).unwrap();
+    host.good(line);
+}
+
+#[test]
 fn a_leftover_vault_is_adopted_only_as_what_is_asked_for() {
     let (host, other) = (Host::new(), Host::new());
     host.good("keyvault list");
