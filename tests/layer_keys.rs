@@ -189,34 +189,195 @@ fn a_new_key_of_a_set_wraps_its_layers_of_anybodys_disk() {
     assert_eq!(owners.layers(), after);
 }
 
+/// Two sets with disks, both moved to another key: nothing that is known here is under the first one, but
+/// for what has left the catalog.
+struct Leaving {
+    owners: Owners,
+    what_if: Vec<&'static str>,
+}
+
+impl Leaving {
+    fn new() -> Self {
+        let owners = Owners::new();
+        let new_key = ["keyvault", "key", "create", "key2", "--size", "2048"];
+        owners
+            .host
+            .ok(&[&new_key[..], &["--vault-name", VAULT]].concat());
+        let what_if = ["keyvault", "key", "what-if", "--disable", KEY];
+        let what_if = [&what_if[..], &["--vault-name", VAULT]].concat();
+        Self { owners, what_if }
+    }
+
+    fn move_sets(&self) {
+        let key2 = format!("https://{VAULT}.vault.localhost/keys/key2");
+        for set in ["mine", "golden"] {
+            let update = ["disk-encryption-set", "update", set, "--key-url", &key2];
+            self.owners.host.ok(&update);
+        }
+    }
+
+    /// The answers of `what-if` and, for the set, of `show-usage`, with the first reason.
+    fn answers(&self, set: &str) -> [(String, String); 2] {
+        let host = &self.owners.host;
+        let usage = host.json(&["disk-encryption-set", "show-usage", set]);
+        let mut usage = usage.as_array().unwrap().iter();
+        let of_key = |usage: &&serde_json::Value| {
+            let url = usage["keyUrl"].as_str().unwrap();
+            url.ends_with(&format!("/{KEY}")) || url.contains(&format!("/{KEY}/"))
+        };
+        let usage = usage.find(of_key).unwrap().clone();
+        [host.json(&self.what_if), usage].map(|found| {
+            let reason = found["reasons"][0].as_str().unwrap_or_default();
+            let answer = found["safeToDisable"].as_str().unwrap();
+            (answer.into(), reason.into())
+        })
+    }
+
+    fn is_unknown(&self, set: &str, because: &[&str]) {
+        for (answer, reason) in self.answers(set) {
+            assert_eq!(answer, "unknown", "{reason}");
+            for part in because {
+                assert!(reason.contains(part), "{part}: {reason}");
+            }
+        }
+    }
+
+    fn is_safe(&self, set: &str) {
+        for (answer, reason) in self.answers(set) {
+            assert_eq!(answer, "yes", "{reason}");
+        }
+    }
+}
+
 #[test]
 fn a_key_of_a_disk_that_was_unregistered_is_not_called_safe_to_disable() {
+    let leaving = Leaving::new();
+    let host = &leaving.owners.host;
+    let directory = host.disks().join("clone");
+    let directory = text(&directory);
+    host.ok(&["disk", "unregister", "clone"]);
+    leaving.move_sets();
+    let because = ["the disk 'clone'", "was unregistered", directory];
+    leaving.is_unknown("mine", &because);
+    leaving.is_unknown("golden", &because);
+    // It is not gone: its header is there.
+    let forget = ["catalog", "forget", "clone", "--yes"];
+    let refused = host.refused_with("InvalidArgument", &forget);
+    assert!(refused.contains(directory), "{refused}");
+    leaving.is_unknown("mine", &because);
+    // The copy of the catalog has it too.
+    for name in ["catalog.db", "catalog.db-wal", "catalog.db-shm"] {
+        let _ = fs::remove_file(host.state().join(name));
+    }
+    let away = host.path("away");
+    fs::rename(directory, &away).unwrap();
+    host.ok(&["catalog", "rebuild"]);
+    leaving.is_unknown("mine", &because);
+    // Known again, its header tells; deleted with it, nothing is left.
+    host.ok(&["disk", "register", "--dir", text(&away), "--name", "again"]);
+    assert_eq!(leaving.answers("mine")[0].0, "no");
+    assert_eq!(
+        host.json(&["catalog", "list-departed"]),
+        serde_json::json!([])
+    );
+    host.ok(&["disk", "delete", "again", "--yes"]);
+    leaving.is_safe("mine");
+}
+
+#[test]
+fn a_key_of_what_was_deleted_without_its_header_is_not_called_safe_to_disable() {
+    let leaving = Leaving::new();
+    let host = &leaving.owners.host;
+    let away = host.path("away");
+    let directory = host.disks().join("clone");
+    fs::rename(&directory, &away).unwrap();
+    host.ok(&["disk", "delete", "clone", "--yes"]);
+    // Of another only the header is missing.
+    let header = host.disks().join("base/header");
+    fs::rename(header, host.path("header")).unwrap();
+    host.ok(&["disk", "delete", "base", "--yes"]);
+    leaving.move_sets();
+    leaving.is_unknown("mine", &["was deleted", "without its header"]);
+    let vault = ["keyvault", "delete", VAULT, "--yes"];
+    let used = host.refused_with("VaultInUse", &vault);
+    assert!(
+        used.contains("the disk 'clone', which may still exist"),
+        "{used}"
+    );
+    // Another version of the key may wrap it: the catalog may have been behind.
+    let key = ["--vault-name", VAULT, KEY];
+    host.ok(&[&["keyvault", "key", "rotate"][..], &key].concat());
+    let [(answer, reason), _] = leaving.answers("mine");
+    assert_eq!(answer, "unknown");
+    assert!(reason.contains("another version"), "{reason}");
+    let departed = host.json(&["catalog", "list-departed"]);
+    let departed = departed.as_array().unwrap();
+    assert_eq!(departed.len(), 2);
+    assert!(
+        departed
+            .iter()
+            .all(|record| record["reason"] == "deletedUnseen")
+    );
+    for record in departed {
+        let id = record["id"].as_str().unwrap();
+        host.ok(&["catalog", "forget", id, "--yes"]);
+    }
+    leaving.is_safe("mine");
+    host.refused_with("ResourceNotFound", &["catalog", "forget", "clone", "--yes"]);
+    let log = host.run(&["audit", "list", "--installation"]);
+    assert!(String::from_utf8_lossy(&log.stdout).contains("CatalogForget"));
+}
+
+#[test]
+fn a_key_that_is_gone_for_good_is_needed_by_nothing() {
+    let leaving = Leaving::new();
+    let host = &leaving.owners.host;
+    host.ok(&["disk", "unregister", "clone"]);
+    leaving.move_sets();
+    let key = ["--vault-name", VAULT, KEY];
+    host.ok(&[&["keyvault", "key", "delete", "--yes"][..], &key].concat());
+    let usage = || {
+        let usage = host.json(&["disk-encryption-set", "show-usage", "mine"]);
+        let mut usage = usage.as_array().unwrap().clone().into_iter();
+        usage.find(|usage| usage["active"] == false).unwrap()["safeToDisable"].clone()
+    };
+    assert_eq!(usage(), "unknown", "it can be recovered");
+    host.ok(&[&["keyvault", "key", "purge", "--yes"][..], &key].concat());
+    assert_eq!(usage(), "yes");
+}
+
+#[test]
+fn what_if_without_a_version_names_the_other_versions_that_are_in_use() {
     let owners = Owners::new();
     let host = &owners.host;
-    let new_key = ["keyvault", "key", "create", "key2", "--size", "2048"];
-    host.ok(&[&new_key[..], &["--vault-name", VAULT]].concat());
-    let key2 = format!("https://{VAULT}.vault.localhost/keys/key2");
-    let what_if = ["keyvault", "key", "what-if", "--disable", KEY];
-    let what_if = [&what_if[..], &["--vault-name", VAULT]].concat();
-    host.ok(&["disk", "unregister", "clone"]);
-    for set in ["mine", "golden"] {
-        host.ok(&["disk-encryption-set", "update", set, "--key-url", &key2]);
-    }
-    let directory = host.disks().join("clone");
+    let key = ["--vault-name", VAULT, KEY];
+    host.ok(&[&["keyvault", "key", "rotate"][..], &key].concat());
+    let (old, _) = owners.layers().pop().map(|(set, url)| (url, set)).unwrap();
+    let what_if = [
+        "keyvault",
+        "key",
+        "what-if",
+        "--vault-name",
+        VAULT,
+        "--disable",
+        KEY,
+    ];
     let effect = host.json(&what_if);
-    assert_eq!(effect["resources"], serde_json::json!([]));
-    assert_eq!(effect["safeToDisable"], "unknown", "{effect}");
-    let reason = effect["reasons"][0].as_str().unwrap();
-    assert!(reason.contains("the disk 'clone'"), "{reason}");
-    assert!(reason.contains(text(&directory)), "{reason}");
-    // Known again, its header tells.
-    let register = ["disk", "register", "--dir", text(&directory)];
-    host.ok(&[&register[..], &["--name", "again"]].concat());
-    assert_eq!(host.json(&what_if)["safeToDisable"], "no");
-    for set in ["mine", "golden"] {
-        host.ok(&["disk-encryption-set", "update", set, "--key-url", &key2]);
-    }
-    assert_eq!(host.json(&what_if)["safeToDisable"], "yes");
+    assert_ne!(effect["keyUrl"], old.as_str());
+    let others = effect["otherVersionsInUse"].as_array().unwrap();
+    assert_eq!(others.len(), 1, "{effect}");
+    assert_eq!(others[0]["keyUrl"], old.as_str());
+    assert_eq!(others[0]["safeToDisable"], "no");
+    let said = host.run(&what_if);
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(
+        said.contains(&format!("{old} stays as it is, and is in use")),
+        "{said}"
+    );
+    let version = old.rsplit('/').next().unwrap();
+    let effect = host.json(&[&what_if[..], &["--version", version]].concat());
+    assert_eq!(effect["keyUrl"], old.as_str());
+    assert_eq!(effect["otherVersionsInUse"], serde_json::Value::Null);
 }
 
 #[test]

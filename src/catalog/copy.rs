@@ -1,7 +1,8 @@
 //! A copy of what the catalog alone knows: `STATE_DIR/catalog-copy.json`.
 //!
 //! Disks, snapshots and images are described by their headers. Vaults, disk encryption sets and
-//! identities are nowhere but in the catalog, and their random ids are what access policies name. So
+//! identities are nowhere but in the catalog, and their random ids are what access policies name; so is
+//! what has left the catalog and may still exist. So
 //! after each change of those the whole of them is written to this file, from which `sealdisk catalog
 //! rebuild` makes a lost catalog again with the same ids. There is no secret in it: of an identity's
 //! secret it has, as the catalog, the SHA-256.
@@ -22,7 +23,8 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CatalogError, DiskEncryptionSetRecord, IdentityRecord, InstallationRecord, VaultRecord,
+    CatalogError, DepartedRecord, DiskEncryptionSetRecord, IdentityRecord, InstallationRecord,
+    VaultRecord,
 };
 
 /// The name of the copy, beside the catalog.
@@ -43,6 +45,9 @@ pub struct CatalogCopy {
     pub disk_encryption_sets: Vec<DiskEncryptionSetRecord>,
     /// The identities that the token service knows.
     pub identities: Vec<IdentityRecord>,
+    /// What has no row and may still exist.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub departed: Vec<DepartedRecord>,
 }
 
 impl CatalogCopy {
@@ -52,6 +57,7 @@ impl CatalogCopy {
         vaults: Vec<VaultRecord>,
         disk_encryption_sets: Vec<DiskEncryptionSetRecord>,
         identities: Vec<IdentityRecord>,
+        departed: Vec<DepartedRecord>,
     ) -> Self {
         Self {
             format: FORMAT,
@@ -59,6 +65,7 @@ impl CatalogCopy {
             vaults,
             disk_encryption_sets,
             identities,
+            departed,
         }
     }
 

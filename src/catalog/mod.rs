@@ -17,6 +17,7 @@ use crate::envelope::ResourceKind;
 use crate::sqlite::DatabaseError;
 
 mod copy;
+mod departed;
 mod identities;
 mod resources;
 mod schema;
@@ -26,6 +27,7 @@ mod sqlite;
 mod tests;
 
 pub use copy::{COPY_FILE, CatalogCopy};
+pub use departed::{DepartedKey, DepartedRecord, Departure};
 pub use settings::{DesIdentity, HsmSettings, VaultKind};
 pub use sqlite::SqliteCatalog;
 
@@ -147,8 +149,10 @@ pub enum DiskState {
     Creating,
     /// In use.
     Ready,
-    /// The files are being removed.
+    /// The header is to be erased.
     Deleting,
+    /// The header was erased, the files are being removed.
+    Erased,
 }
 
 /// A layer of a disk, a snapshot or an image.
@@ -492,6 +496,36 @@ pub trait Catalog: Send + Sync {
     /// # Errors
     /// [`CatalogError::Changed`], [`CatalogError::NotFound`].
     fn delete_disk(&self, record: &DiskRecord, rev: Rev) -> Result<(), CatalogError>;
+
+    /// Deletes a record if it is still at `rev`, and keeps in mind that what it is of may still exist, until
+    /// [`insert_disk`](Self::insert_disk) adds it again.
+    ///
+    /// # Errors
+    /// As [`delete_disk`](Self::delete_disk).
+    fn depart_disk(
+        &self,
+        record: &DiskRecord,
+        rev: Rev,
+        departed: &DepartedRecord,
+    ) -> Result<(), CatalogError>;
+
+    /// Adds what was never known by a record, but may exist.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    fn insert_departed(&self, departed: &DepartedRecord) -> Result<(), CatalogError>;
+
+    /// What has no record any more and may still exist, by name and time.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    fn departed(&self) -> Result<Vec<DepartedRecord>, CatalogError>;
+
+    /// Forgets one of those: it is gone. False when there was none with that id.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    fn forget_departed(&self, id: Uuid) -> Result<bool, CatalogError>;
 
     /// Notes that a layer is to be merged into the one above it when that is possible.
     ///

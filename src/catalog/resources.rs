@@ -6,7 +6,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
 use super::sqlite::{constraint, damaged, missing, parse_json, parse_time, stale, time_text, uuid};
-use super::{CatalogError, DiskRecord, DiskState, LayerUse, Rev, Stored};
+use super::{CatalogError, DepartedRecord, DiskRecord, DiskState, LayerUse, Rev, Stored, departed};
 use crate::envelope::ResourceKind;
 
 /// What is under a set, by itself or by a layer.
@@ -25,7 +25,11 @@ pub(super) fn select(condition: &str) -> String {
     )
 }
 
-pub(super) fn insert(db: &mut Connection, record: &DiskRecord) -> Result<Rev, CatalogError> {
+/// Also whether it was among the departed.
+pub(super) fn insert(
+    db: &mut Connection,
+    record: &DiskRecord,
+) -> Result<(Rev, bool), CatalogError> {
     let name = &record.name;
     let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
     transaction
@@ -45,8 +49,9 @@ pub(super) fn insert(db: &mut Connection, record: &DiskRecord) -> Result<Rev, Ca
         )
         .map_err(|e| violated(e, record, record.disk_encryption_set.as_deref()))?;
     insert_layers(&transaction, record)?;
+    let returned = departed::returned(&transaction, record)?;
     transaction.commit()?;
-    Ok(Rev(1))
+    Ok((Rev(1), returned))
 }
 
 pub(super) fn update(
@@ -114,6 +119,19 @@ pub(super) fn delete(db: &Connection, rev: Rev, record: &DiskRecord) -> Result<(
     }
 }
 
+/// Deletes a row, and keeps in mind what it was of.
+pub(super) fn depart(
+    db: &mut Connection,
+    rev: Rev,
+    record: &DiskRecord,
+    departed: &DepartedRecord,
+) -> Result<(), CatalogError> {
+    let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    delete(&transaction, rev, record)?;
+    departed::insert(&transaction, departed)?;
+    Ok(transaction.commit()?)
+}
+
 fn gone_or_stale(db: &Connection, record: &DiskRecord) -> Result<CatalogError, CatalogError> {
     let id = record.id.to_string();
     let there: Option<i64> = db
@@ -160,6 +178,7 @@ impl DiskState {
             Self::Creating => "creating",
             Self::Ready => "ready",
             Self::Deleting => "deleting",
+            Self::Erased => "erased",
         }
     }
 }
@@ -171,6 +190,7 @@ pub(super) fn parse(row: &Row<'_>) -> Result<Stored<DiskRecord>, CatalogError> {
         "creating" => DiskState::Creating,
         "ready" => DiskState::Ready,
         "deleting" => DiskState::Deleting,
+        "erased" => DiskState::Erased,
         other => return Err(damaged(&name, format!("state '{other}'"))),
     };
     Ok(Stored {
@@ -190,7 +210,7 @@ pub(super) fn parse(row: &Row<'_>) -> Result<Stored<DiskRecord>, CatalogError> {
     })
 }
 
-fn parse_kind(name: &str, text: &str) -> Result<ResourceKind, CatalogError> {
+pub(super) fn parse_kind(name: &str, text: &str) -> Result<ResourceKind, CatalogError> {
     ResourceKind::ALL
         .into_iter()
         .find(|kind| kind.as_str() == text)

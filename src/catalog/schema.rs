@@ -1,6 +1,6 @@
 //! The tables of the catalog.
 
-use super::identities;
+use super::{departed, identities};
 use crate::sqlite::Schema;
 
 /// Times are RFC 3339 text, ids the usual text form of UUIDs, so that `sqlite3` shows them; a
@@ -13,6 +13,7 @@ pub(super) const SCHEMA: Schema = Schema {
         |db| db.execute_batch(VERSION_2),
         identities::create_table,
         |db| db.execute_batch(VERSION_4),
+        |db| db.execute_batch(departed::TABLE),
     ],
 };
 

@@ -13,8 +13,8 @@ use uuid::Uuid;
 use super::copy::{self, CatalogCopy};
 use super::schema::SCHEMA;
 use super::{
-    Catalog, CatalogError, DiskEncryptionSetRecord, DiskRecord, IdentityRecord, InstallationRecord,
-    Kind, Rev, Stored, VaultRecord, identities, resources,
+    Catalog, CatalogError, DepartedRecord, DiskEncryptionSetRecord, DiskRecord, IdentityRecord,
+    InstallationRecord, Kind, Rev, Stored, VaultRecord, departed, identities, resources,
 };
 use crate::envelope::ResourceKind;
 use crate::sqlite::{DatabaseError, open};
@@ -83,6 +83,9 @@ impl SqliteCatalog {
         for identity in &from.identities {
             identities::insert(&made.db(), identity)?;
         }
+        for record in &from.departed {
+            departed::insert(&made.db(), record)?;
+        }
         // Closing it puts everything into the main file, which is synced with that.
         drop(made);
         std::fs::rename(&new, path)
@@ -102,6 +105,7 @@ impl SqliteCatalog {
             records(self.vaults()?),
             records(self.all_des()?),
             records(self.identities()?),
+            self.departed()?,
         ))
     }
 
@@ -352,7 +356,11 @@ impl Catalog for SqliteCatalog {
     }
 
     fn insert_disk(&self, record: &DiskRecord) -> Result<Rev, CatalogError> {
-        resources::insert(&mut self.db(), record)
+        let (rev, returned) = resources::insert(&mut self.db(), record)?;
+        if returned {
+            self.copy();
+        }
+        Ok(rev)
     }
 
     fn resource(&self, kind: ResourceKind, name: &str) -> Result<Stored<DiskRecord>, CatalogError> {
@@ -376,6 +384,31 @@ impl Catalog for SqliteCatalog {
 
     fn delete_disk(&self, record: &DiskRecord, rev: Rev) -> Result<(), CatalogError> {
         resources::delete(&self.db(), rev, record)
+    }
+
+    fn depart_disk(
+        &self,
+        record: &DiskRecord,
+        rev: Rev,
+        departed: &DepartedRecord,
+    ) -> Result<(), CatalogError> {
+        let done = resources::depart(&mut self.db(), rev, record, departed);
+        self.copied(done)
+    }
+
+    fn insert_departed(&self, record: &DepartedRecord) -> Result<(), CatalogError> {
+        let inserted = departed::insert(&self.db(), record);
+        self.copied(inserted)
+    }
+
+    fn departed(&self) -> Result<Vec<DepartedRecord>, CatalogError> {
+        let sql = "SELECT * FROM departed ORDER BY kind, name, time, id";
+        self.select(sql, [], departed::parse)
+    }
+
+    fn forget_departed(&self, id: Uuid) -> Result<bool, CatalogError> {
+        let deleted = departed::delete(&self.db(), id);
+        self.copied(deleted)
     }
 
     fn insert_merge(&self, layer: Uuid) -> Result<(), CatalogError> {
@@ -527,7 +560,7 @@ pub(super) fn constraint(
     }
 }
 
-fn json(name: &str, value: &impl Serialize) -> Result<String, CatalogError> {
+pub(super) fn json(name: &str, value: &impl Serialize) -> Result<String, CatalogError> {
     serde_json::to_string(value).map_err(|e| damaged(name, e))
 }
 

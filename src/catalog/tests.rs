@@ -200,6 +200,66 @@ fn every_kind_of_vault_and_identity_comes_back_as_it_was_stored() {
 }
 
 #[test]
+fn what_has_departed_is_kept_in_mind_until_it_is_there_again_or_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("catalog.db");
+    let one = catalog(&dir);
+    one.installation().unwrap();
+    let layers = |url: &str| {
+        vec![LayerUse {
+            layer: Uuid::new_v4(),
+            disk_encryption_set: None,
+            key_url: url.into(),
+        }]
+    };
+    let row = DiskRecord {
+        layers: layers("https://v.vault.localhost/keys/below/1"),
+        ..disk("d", None)
+    };
+    let header = DiskRecord {
+        layers: layers("https://v.vault.localhost/keys/newer/2"),
+        ..row.clone()
+    };
+    let departed = DepartedRecord::new(&row, Some(&header), Departure::Unregistered);
+    let urls: Vec<&str> = departed
+        .keys
+        .iter()
+        .map(|key| key.key_url.as_str())
+        .collect();
+    let expected =
+        ["k/0123", "below/1", "newer/2"].map(|k| format!("https://v.vault.localhost/keys/{k}"));
+    assert_eq!(urls, expected);
+    let rev = one.insert_disk(&row).unwrap();
+    // Not before the row goes.
+    let stale = one.depart_disk(&row, Rev(7), &departed);
+    assert!(matches!(stale, Err(CatalogError::Changed { .. })));
+    assert!(one.departed().unwrap().is_empty());
+    one.depart_disk(&row, rev, &departed).unwrap();
+    assert_eq!(one.departed().unwrap(), std::slice::from_ref(&departed));
+    assert!(one.disks().unwrap().is_empty());
+    // It survives the catalog.
+    drop(one);
+    std::fs::remove_file(&path).unwrap();
+    let copy = CatalogCopy::read(&path).unwrap().unwrap();
+    let one = SqliteCatalog::make_again(&path, &copy).unwrap();
+    assert_eq!(one.departed().unwrap(), std::slice::from_ref(&departed));
+    // A new one of the same name is another one.
+    one.insert_disk(&disk("d", None)).unwrap();
+    assert_eq!(one.departed().unwrap().len(), 1);
+    let again = DiskRecord {
+        name: "again".into(),
+        ..row
+    };
+    one.insert_disk(&again).unwrap();
+    assert!(one.departed().unwrap().is_empty());
+    let copy = CatalogCopy::read(&path).unwrap().unwrap();
+    assert!(copy.departed.is_empty());
+    one.insert_departed(&departed).unwrap();
+    assert!(one.forget_departed(departed.id).unwrap());
+    assert!(!one.forget_departed(departed.id).unwrap());
+}
+
+#[test]
 fn a_vault_is_forgotten_only_when_no_set_and_no_disk_of_one_needs_it() {
     let dir = tempfile::tempdir().unwrap();
     let catalog = catalog(&dir);

@@ -6,8 +6,10 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{CliError, Context};
-use crate::control::{Installation, Rebuilt, RebuiltSet};
+use super::output::time_cell;
+use super::{CliError, Context, Tabular};
+use crate::catalog::{DepartedRecord, Departure};
+use crate::control::{Installation, Rebuilt, RebuiltSet, disks};
 use crate::envelope::ResourceKind;
 use crate::vault::{KeyUrl, Permissions};
 
@@ -29,6 +31,29 @@ Vaults, disk encryption sets and identities come from STATE_DIR/catalog-copy.jso
 access policies name; vaults by their directories; disks, snapshots and images by their headers. Of a
 set that only a header names the identity is new: it is printed with the command that grants it.")]
     Rebuild(RebuildArgs),
+    /// List what has left the catalog although its header may still exist
+    #[command(after_help = "Example:
+  sealdisk catalog list-departed
+
+Disks that were unregistered, whatever was deleted without its header, and what a vault's log names and
+`catalog rebuild` has not found. `key what-if` and `show-usage` do not call the key versions of these
+safe to disable until they are registered again, or forgotten with `catalog forget`.")]
+    ListDeparted,
+    /// Say that what has left the catalog is gone, so that its key versions are not needed for it
+    #[command(after_help = "Example:
+  sealdisk catalog forget web1
+
+It changes nothing but the answers of `key what-if` and `show-usage`.")]
+    Forget(ForgetArgs),
+}
+
+#[derive(Args)]
+struct ForgetArgs {
+    /// Its name, or its unique id where several had that name
+    name: String,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
 }
 
 #[derive(Args)]
@@ -45,6 +70,7 @@ struct RebuiltView {
     vaults: Vec<String>,
     disk_encryption_sets: Vec<SetView>,
     resources: Vec<ResourceView>,
+    not_found: Vec<String>,
     problems: Vec<String>,
 }
 
@@ -80,6 +106,7 @@ impl From<Rebuilt> for RebuiltView {
                     directory: record.directory,
                 })
                 .collect(),
+            not_found: rebuilt.not_found,
             problems: rebuilt.problems,
         }
     }
@@ -105,14 +132,78 @@ impl From<RebuiltSet> for SetView {
     }
 }
 
+impl Tabular for DepartedRecord {
+    const COLUMNS: &'static [&'static str] = &["type", "name", "id", "reason", "time", "directory"];
+
+    fn cells(&self) -> Vec<String> {
+        let reason = match self.reason {
+            Departure::Unregistered => "unregistered",
+            Departure::DeletedUnseen => "deleted without its header",
+            Departure::NotFound => "not found by a rebuild",
+        };
+        vec![
+            self.kind.to_string(),
+            self.name.clone(),
+            self.id.to_string(),
+            reason.into(),
+            time_cell(Some(self.time)),
+            self.directory.clone(),
+        ]
+    }
+}
+
 pub(super) fn run(context: &Context, args: &CatalogArgs) -> Result<(), CliError> {
-    let CatalogCommand::Rebuild(args) = &args.command;
+    match &args.command {
+        CatalogCommand::Rebuild(args) => rebuild(context, args),
+        CatalogCommand::ListDeparted => {
+            let departed = context.installation()?.catalog().departed()?;
+            context.output.list(&departed)
+        }
+        CatalogCommand::Forget(args) => forget(context, args),
+    }
+}
+
+fn forget(context: &Context, args: &ForgetArgs) -> Result<(), CliError> {
+    let installation = context.installation()?;
+    let (name, id) = (&args.name, args.name.parse::<Uuid>().ok());
+    let mut departed = installation.catalog().departed()?;
+    departed.retain(|record| record.name == *name || Some(record.id) == id);
+    let [record] = departed.as_slice() else {
+        let why = match departed.is_empty() {
+            true => format!("nothing called '{name}' has left the catalog"),
+            false => {
+                format!("several things called '{name}' have left the catalog: give the id of one")
+            }
+        };
+        return Err(CliError::new(
+            "ResourceNotFound",
+            format!("{why}; `sealdisk catalog list-departed` shows them"),
+        ));
+    };
+    context.output.confirm(
+        &format!(
+            "Is the {} '{name}' gone for good? What still has its header cannot be read once its key is disabled.",
+            record.kind
+        ),
+        args.yes,
+    )?;
+    Ok(disks::forget_departed(&installation, record)?)
+}
+
+fn rebuild(context: &Context, args: &RebuildArgs) -> Result<(), CliError> {
     let (_, rebuilt) = Installation::rebuild(&context.state_dir()?, &args.data_dir)?;
     let view = RebuiltView::from(rebuilt);
     for set in &view.disk_encryption_sets {
         context.output.note(&format!(
             "note: the identity of the disk encryption set '{}' is new: `{}`",
             set.name, set.command
+        ));
+    }
+    if !view.not_found.is_empty() {
+        context.output.note(&format!(
+            "note: by the logs of the key vaults these had keys unwrapped too, and were not found: {}; give \
+             their directories with --data-dir, or say that they are gone with `sealdisk catalog forget`",
+            view.not_found.join(", ")
         ));
     }
     context.output.show(&view)?;

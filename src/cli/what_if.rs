@@ -18,7 +18,7 @@ pub struct WhatIfArgs {
     /// Its vault
     #[arg(long)]
     vault_name: String,
-    /// Its version [default: the latest]
+    /// Its version [default: the latest, as `key set-attributes` has it; others that are in use are named]
     #[arg(long)]
     version: Option<String>,
 }
@@ -67,6 +67,13 @@ pub(super) fn run(
     for set in &effect.disk_encryption_sets {
         output.note(&format!(
             "no disk can be made with the disk encryption set '{set}'"
+        ));
+    }
+    for other in &effect.other_versions_in_use {
+        output.note(&format!(
+            "{} stays as it is, and is in use: safe to disable: {}",
+            other.key_url,
+            other.safety.summary()
         ));
     }
     match effect.resources.is_empty() {

@@ -21,7 +21,7 @@ mod vaults;
 pub use context::{Installation, RESTORING, default_state_dir};
 pub use des::{
     DeletedDes, DesChange, FollowedDes, KeyUsage, KeyUser, LeftBehind, NewDes, SafeToDisable,
-    Safety, UpdatedDes, WhatIf,
+    Safety, UpdatedDes, VersionInUse, WhatIf,
 };
 pub use error::ControlError;
 pub use identity::KeyAccess;

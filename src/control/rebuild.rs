@@ -5,6 +5,7 @@
 //! [`SqliteCatalog::make_again`]); vaults and disks are added one by one, and what is known already
 //! stays as it is. So a rebuild that was cut off is repeated.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -16,9 +17,10 @@ use super::vaults::{PLATFORM_VAULT, lock, open};
 use super::{ControlError, Installation, disks};
 use crate::audit::AuditRecord;
 use crate::catalog::{
-    CatalogCopy, CatalogError, DesIdentity, DiskEncryptionSetRecord, DiskRecord,
-    InstallationRecord, SqliteCatalog, VaultKind, VaultRecord,
+    CatalogCopy, CatalogError, DepartedKey, DepartedRecord, Departure, DesIdentity,
+    DiskEncryptionSetRecord, DiskRecord, InstallationRecord, SqliteCatalog, VaultKind, VaultRecord,
 };
+use crate::envelope::ResourceKind;
 use crate::vault::{KeyUrl, Permissions, SoftwareKeys, vault_url};
 use std::sync::Arc;
 
@@ -33,6 +35,8 @@ pub struct Rebuilt {
     pub sets: Vec<RebuiltSet>,
     /// Disks, snapshots and images that the catalog did not know.
     pub resources: Vec<DiskRecord>,
+    /// What used a key by a vault's log, and was not found.
+    pub not_found: Vec<String>,
     /// What could not be brought back, and why.
     pub problems: Vec<String>,
 }
@@ -70,7 +74,8 @@ impl Installation {
             with_identities: true,
             ..Rebuilt::default()
         };
-        let catalog = if path.exists() {
+        let lost = !path.exists();
+        let catalog = if !lost {
             SqliteCatalog::open(&path)?
         } else if let Some(copy) = CatalogCopy::read(&path)? {
             SqliteCatalog::make_again(&path, &copy)?
@@ -80,14 +85,79 @@ impl Installation {
                 operator: Uuid::new_v4(),
                 platform: Uuid::new_v4(),
             };
-            let empty = CatalogCopy::new(new, Vec::new(), Vec::new(), Vec::new());
+            let empty = CatalogCopy::new(new, Vec::new(), Vec::new(), Vec::new(), Vec::new());
             SqliteCatalog::make_again(&path, &empty)?
         };
         let installation = Self::with_catalog(state_dir, catalog)?;
         installation.take_up_vaults(&mut rebuilt)?;
         disks::rebuild(&installation, data_dirs, &mut rebuilt)?;
+        if lost {
+            installation.note_what_was_not_found()?;
+        }
+        let departed = installation.catalog().departed()?.into_iter();
+        let not_found = departed.filter(|record| record.reason == Departure::NotFound);
+        rebuilt.not_found = not_found.map(|record| record.name).collect();
         installation.record_rebuild(&rebuilt)?;
         Ok((installation, rebuilt))
+    }
+
+    /// The lost catalog may have known more than was found: what the vaults' logs say has used a key from
+    /// here. The keys of what is not found must not be called safe to disable because of that.
+    fn note_what_was_not_found(&self) -> Result<(), ControlError> {
+        let mut known: BTreeSet<String> = BTreeSet::new();
+        known.extend(
+            self.catalog()
+                .resources()?
+                .into_iter()
+                .map(|row| row.record.name),
+        );
+        known.extend(
+            self.catalog()
+                .departed()?
+                .into_iter()
+                .map(|record| record.name),
+        );
+        let mut keys: BTreeMap<String, Vec<DepartedKey>> = BTreeMap::new();
+        for vault in self.catalog().vaults()? {
+            if matches!(vault.record.kind, VaultKind::Https { .. }) {
+                continue;
+            }
+            let VaultRecord { name, url, .. } = vault.record;
+            let vault = match self.vault(&name) {
+                Ok(vault) => vault,
+                Err(error) => {
+                    log::warn!("the log of the key vault '{name}' was not looked at: {error}");
+                    continue;
+                }
+            };
+            for key in vault.used_keys()? {
+                for used in vault.last_uses(&key, None)? {
+                    let Some(disk) = used.disk.filter(|disk| !known.contains(disk)) else {
+                        continue;
+                    };
+                    let key = DepartedKey {
+                        disk_encryption_set: None,
+                        key_url: format!("{url}/keys/{key}/{}", used.version),
+                    };
+                    let of_disk = keys.entry(disk).or_default();
+                    if used.origin.starts_with("local") && !of_disk.contains(&key) {
+                        of_disk.push(key);
+                    }
+                }
+            }
+        }
+        for (name, keys) in keys.into_iter().filter(|(_, keys)| !keys.is_empty()) {
+            self.catalog().insert_departed(&DepartedRecord {
+                id: Uuid::new_v4(),
+                kind: ResourceKind::Disk,
+                name,
+                directory: String::new(),
+                keys,
+                reason: Departure::NotFound,
+                time: OffsetDateTime::now_utc(),
+            })?;
+        }
+        Ok(())
     }
 
     /// Registers the vaults whose directories are there.

@@ -221,6 +221,14 @@ impl Installation {
                 users.push(format!("the {} '{}'", resource.kind, resource.name));
             }
         }
+        for departed in self.catalog().departed()? {
+            if departed.keys.iter().any(|key| in_vault(&key.key_url)) {
+                users.push(format!(
+                    "the {} '{}', which may still exist",
+                    departed.kind, departed.name
+                ));
+            }
+        }
         if users.is_empty() {
             return Ok(());
         }

@@ -3,10 +3,6 @@
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// The operation of a disk that was unregistered while the key version wrapped it, in
-/// [`KeyUsed::operation`]; the origin is its directory then.
-pub const UNREGISTERED: &str = "DiskUnregister";
-
 /// Who has used a key version for what, and when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyUsed {
@@ -14,7 +10,7 @@ pub struct KeyUsed {
     pub version: String,
     /// The identity.
     pub caller: Uuid,
-    /// What it did: `KeyWrap`, `KeyUnwrap`, `KeyEncrypt` or `KeyDecrypt`; or [`UNREGISTERED`].
+    /// What it did: `KeyWrap`, `KeyUnwrap`, `KeyEncrypt` or `KeyDecrypt`.
     pub operation: String,
     /// For which disk, as the caller said; `None` where it did not.
     pub disk: Option<String>,

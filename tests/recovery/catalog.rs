@@ -57,6 +57,37 @@ fn a_lost_catalog_comes_back_with_the_identities_that_policies_name() {
 }
 
 #[test]
+fn what_a_lost_catalog_knew_and_is_not_found_may_need_its_key_still() {
+    let host = host_with_disk(b"kept");
+    let elsewhere = host.path("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    let line = "disk create e --size 1MiB --disk-encryption-set s --data-dir";
+    host.good(&format!("{line} {}", elsewhere.display()));
+    host.good("disk decrypt e --output-file /dev/null");
+    host.good("keyvault key create k2 --vault-name vlt --size 2048");
+    lose_catalog(&host);
+    let rebuilt = host.good("catalog rebuild");
+    assert_eq!(rebuilt["notFound"], serde_json::json!(["e"]), "{rebuilt}");
+    host.good("disk-encryption-set update s --key-url https://vlt.vault.localhost/keys/k2");
+    let what_if = || host.good("keyvault key what-if --disable k --vault-name vlt");
+    let effect = what_if();
+    assert_eq!(effect["safeToDisable"], "unknown", "{effect}");
+    let reason = effect["reasons"][0].as_str().unwrap();
+    assert!(
+        reason.contains("'e' used it by the vault's log"),
+        "{reason}"
+    );
+    // A new one of that name is another one.
+    host.good("disk create e --size 1MiB");
+    assert_eq!(what_if()["safeToDisable"], "unknown");
+    host.good("disk delete e --yes");
+    let found = format!("catalog rebuild --data-dir {}", elsewhere.display());
+    let rebuilt = host.good(&found);
+    assert_eq!(rebuilt["notFound"], serde_json::json!([]), "{rebuilt}");
+    assert_eq!(what_if()["safeToDisable"], "no");
+}
+
+#[test]
 fn without_the_copy_headers_bring_disks_and_sets_back_and_say_what_to_grant() {
     let host = host_with_disk(b"kept");
     let elsewhere = host.path("elsewhere");

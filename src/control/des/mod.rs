@@ -20,7 +20,7 @@ use crate::vault::{KeyUrl, KeyVault, VaultError, VaultErrorCode, same_key_url};
 
 pub use rotate::FollowedDes;
 pub use safety::{SafeToDisable, Safety};
-pub use usage::{KeyUsage, KeyUser, WhatIf};
+pub use usage::{KeyUsage, KeyUser, VersionInUse, WhatIf};
 
 /// A disk encryption set to be made.
 pub struct NewDes<'a> {

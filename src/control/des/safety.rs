@@ -1,18 +1,17 @@
 //! Whether a key version can be disabled without anything stopping. What is not known is never "yes".
 //!
-//! Three things are looked at: what is under the key version by the headers, and, where a header cannot
-//! be read, by the catalog; which sets make disks with it; and the vault's own log of its uses, which
-//! has the clients that keep their disks elsewhere.
-
-use std::collections::BTreeSet;
+//! Four things are looked at: what is under the key version by the headers, and, where a header cannot
+//! be read, by the catalog; what was under it when it left the catalog, and may still exist; which sets make
+//! disks with it; and the vault's own log of its uses, which has the clients that keep their disks elsewhere.
 
 use serde::Serialize;
 use time::{Duration, OffsetDateTime};
 
 use super::usage::KeyUser;
-use crate::catalog::{DiskRecord, VaultKind};
+use crate::audit::AuditRecord;
+use crate::catalog::{DepartedRecord, Departure, VaultKind};
 use crate::control::{ControlError, Installation};
-use crate::vault::{KeyUrl, KeyUsed, UNREGISTERED, same_key_url};
+use crate::vault::{KeyUrl, KeyUsed, same_key_url};
 
 /// A client that used a key version within this time is taken to need it still: a running disk uses
 /// its key at every check, and one that is attached now and then has its days.
@@ -115,9 +114,91 @@ impl Installation {
                 _ => {}
             }
         }
+        found.extend(self.departed_under(key_url)?);
         found.extend(self.uses_elsewhere(key_url)?);
         found.dedup();
         Ok(Safety::of(found))
+    }
+
+    /// What has left the catalog with its header, which may still need the key version.
+    fn departed_under(&self, key_url: &str) -> Result<Vec<(SafeToDisable, String)>, ControlError> {
+        let whole_key = without_version(key_url);
+        let mut found = Vec::new();
+        for departed in self.catalog().departed()? {
+            let has = |same: &dyn Fn(&str) -> bool| departed.keys.iter().any(|k| same(&k.key_url));
+            let this = has(&|url| is_version_of(url, key_url));
+            // Its header was not looked at, and may have been ahead of the catalog.
+            let unseen = departed.reason == Departure::DeletedUnseen;
+            let another = unseen && has(&|url| same_key_url(without_version(url), whole_key));
+            if this || another {
+                found.push((SafeToDisable::Unknown, why_departed(&departed, this)));
+            }
+        }
+        if !found.is_empty() && self.is_purged(key_url)? {
+            found.clear();
+        }
+        Ok(found)
+    }
+
+    /// Records that the operator says of something that has left the catalog that it is gone.
+    pub(in crate::control) fn record_forgotten(
+        &self,
+        departed: &DepartedRecord,
+    ) -> Result<(), ControlError> {
+        let operator = self.operator();
+        self.audit_log()?.append(&AuditRecord {
+            detail: Some(format!(
+                "the {} '{}' {}",
+                departed.kind, departed.name, departed.id
+            )),
+            ..AuditRecord::new(operator.object_id, &operator.origin, "CatalogForget")
+        })?;
+        Ok(())
+    }
+
+    /// Whether the key is gone for good, so that nothing can need it. A vault that cannot be asked does not
+    /// say so.
+    fn is_purged(&self, key_url: &str) -> Result<bool, ControlError> {
+        let url: KeyUrl = key_url.parse()?;
+        let Some(vault) = self.catalog().vault_by_url(&url.vault_url)? else {
+            return Ok(false);
+        };
+        let known = self
+            .vault(&vault.record.name)
+            .and_then(|vault| Ok(vault.has_key(&url.key.name)?));
+        Ok(matches!(known, Ok(false)))
+    }
+
+    /// The versions of the key of `key_url`, a version of it, that anything here or in the vault's log has
+    /// used, but that one.
+    pub(super) fn other_versions(
+        &self,
+        key_url: &str,
+        users: &[KeyUser],
+    ) -> Result<Vec<String>, ControlError> {
+        let url: KeyUrl = key_url.parse()?;
+        let mut urls: Vec<String> = users.iter().map(|user| user.key_url.clone()).collect();
+        for departed in self.catalog().departed()? {
+            urls.extend(departed.keys.into_iter().map(|key| key.key_url));
+        }
+        if let Some(vault) = self.catalog().vault_by_url(&url.vault_url)?
+            && let Ok(vault) = self.vault(&vault.record.name)
+            && let Ok(uses) = vault.last_uses(&url.key.name, None)
+        {
+            let key = without_version(key_url);
+            urls.extend(
+                uses.into_iter()
+                    .map(|used| format!("{key}/{}", used.version)),
+            );
+        }
+        urls.retain(|found| {
+            same_key_url(without_version(found), without_version(key_url))
+                && !same_key_url(found, key_url)
+        });
+        urls.iter_mut().for_each(|url| url.make_ascii_lowercase());
+        urls.sort();
+        urls.dedup();
+        Ok(urls)
     }
 
     /// What the vault's log says about clients whose disks are not in this installation.
@@ -152,9 +233,7 @@ impl Installation {
         let now = OffsetDateTime::now_utc();
         let mut found = Vec::new();
         for used in latest_of_each(uses) {
-            if used.operation == UNREGISTERED {
-                found.push((Unknown, unregistered(&used)));
-            } else if !self.is_of_here(&used)? {
+            if !self.is_of_here(&used)? {
                 let answer = match now - used.last < RECENT {
                     true => No,
                     false => Unknown,
@@ -163,37 +242,6 @@ impl Installation {
             }
         }
         Ok(found)
-    }
-
-    /// Has the vaults that are kept here keep in mind that a disk is not known here any more, or is
-    /// again. It is not known elsewhere: a key version that wraps its layers must not be called safe to
-    /// disable because of that.
-    pub(in crate::control) fn note_registration(&self, disk: &DiskRecord, registered: bool) {
-        let layers = disk.layers.iter().map(|layer| &layer.key_url);
-        let urls: BTreeSet<&String> = layers.chain([&disk.key_url]).collect();
-        for url in urls {
-            if let Err(error) = self.note_one(disk, url, registered) {
-                log::warn!(
-                    "the key vault of {url} does not keep in mind that the disk '{}' is under it: {error}",
-                    disk.name
-                );
-            }
-        }
-    }
-
-    fn note_one(&self, disk: &DiskRecord, url: &str, registered: bool) -> Result<(), ControlError> {
-        let url: KeyUrl = url.parse()?;
-        let vault = match self.catalog().vault_by_url(&url.vault_url)? {
-            Some(row) if !matches!(row.record.kind, VaultKind::Https { .. }) => row.record.name,
-            _ => return Ok(()),
-        };
-        let (vault, operator) = (self.vault(&vault)?, self.operator());
-        let directory = disk.directory.to_string_lossy();
-        match registered {
-            true => vault.note_registered(&operator, &disk.name, &directory)?,
-            false => vault.note_unregistered(&operator, &url.key, &disk.name, &directory)?,
-        }
-        Ok(())
     }
 
     /// Whether a use was for something that is in this installation, where headers and catalog tell
@@ -221,13 +269,34 @@ impl Installation {
     }
 }
 
-fn unregistered(used: &KeyUsed) -> String {
-    format!(
-        "the disk '{}' was under it when it was unregistered at {}, and its files were left in {}",
-        used.disk.as_deref().unwrap_or_default(),
-        shown(used.last),
-        used.origin
-    )
+fn why_departed(departed: &DepartedRecord, this: bool) -> String {
+    let DepartedRecord {
+        kind,
+        name,
+        directory,
+        time,
+        ..
+    } = departed;
+    let time = shown(*time);
+    let version = if this {
+        "it"
+    } else {
+        "another version of the key, by the catalog,"
+    };
+    match departed.reason {
+        Departure::Unregistered => format!(
+            "the {kind} '{name}' was under {version} when it was unregistered at {time}, and its header in \
+             {directory} may still exist; `sealdisk catalog forget {name}` says that it does not"
+        ),
+        Departure::DeletedUnseen => format!(
+            "the {kind} '{name}' was under {version} when it was deleted at {time} without its header, which \
+             was not in {directory} and may still exist; `sealdisk catalog forget {name}` says that it does not"
+        ),
+        Departure::NotFound => format!(
+            "'{name}' used it by the vault's log, and was not found when the catalog was made again at \
+             {time}; `sealdisk catalog forget {name}` says that it is gone"
+        ),
+    }
 }
 
 fn shown(time: OffsetDateTime) -> String {
@@ -243,7 +312,6 @@ fn latest_of_each(uses: Vec<KeyUsed>) -> Vec<KeyUsed> {
     for used in uses {
         let same = |known: &&mut KeyUsed| {
             (known.caller, &known.version, &known.disk) == (used.caller, &used.version, &used.disk)
-                && (known.operation == UNREGISTERED) == (used.operation == UNREGISTERED)
         };
         match latest.iter_mut().find(same) {
             Some(known) if known.last < used.last => *known = used,

@@ -62,6 +62,21 @@ pub struct WhatIf {
     pub resources: Vec<KeyUser>,
     /// Disk encryption sets with which no disk could be made.
     pub disk_encryption_sets: Vec<String>,
+    /// When no version was named: other versions of the key, which stay as they are, that something needs
+    /// or may need.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub other_versions_in_use: Vec<VersionInUse>,
+}
+
+/// A version of a key that stays as it is.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VersionInUse {
+    /// The key version.
+    pub key_url: String,
+    /// Why it could not be disabled, or why that is not known.
+    #[serde(flatten)]
+    pub safety: Safety,
 }
 
 /// What uses keys for something: itself with the key of its top layer, then, with another key each,
@@ -123,7 +138,12 @@ impl Installation {
         let of_set = |user: &&KeyUser| user.disk_encryption_set_id.as_deref() == Some(set);
         let mut urls = vec![active.clone()];
         let used = users.iter().filter(of_set).map(|user| &user.key_url);
-        for url in used.chain(&record.previous_keys) {
+        let departed = self.catalog().departed()?;
+        let departed = departed.iter().flat_map(|departed| &departed.keys);
+        let departed = departed
+            .filter(|key| key.disk_encryption_set.as_deref() == Some(set))
+            .map(|key| &key.key_url);
+        for url in used.chain(departed).chain(&record.previous_keys) {
             if !urls.iter().any(|known| same_key_url(known, url)) {
                 urls.push(url.clone());
             }
@@ -213,6 +233,10 @@ impl Installation {
                 disk_encryption_sets.push(set.name);
             }
         }
+        let other_versions_in_use = match key.version {
+            Some(_) => Vec::new(),
+            None => self.others_in_use(&key_url, &users)?,
+        };
         let with_it = |set: &String| (set.clone(), SafeToDisable::No);
         let needs = Needs {
             users: &users,
@@ -227,7 +251,29 @@ impl Installation {
                 .collect(),
             key_url,
             disk_encryption_sets,
+            other_versions_in_use,
         })
+    }
+
+    /// The other versions of the same key that something needs, or may need.
+    fn others_in_use(
+        &self,
+        key_url: &str,
+        users: &[KeyUser],
+    ) -> Result<Vec<VersionInUse>, ControlError> {
+        let active_keys = self.active_keys()?;
+        let mut in_use = Vec::new();
+        for key_url in self.other_versions(key_url, users)? {
+            let needs = Needs {
+                users,
+                sets: &sets_with(&active_keys, &key_url),
+            };
+            let safety = self.safety(&key_url, &needs)?;
+            if safety.safe_to_disable != SafeToDisable::Yes {
+                in_use.push(VersionInUse { key_url, safety });
+            }
+        }
+        Ok(in_use)
     }
 
     /// Whether a key can be deleted with all its versions.

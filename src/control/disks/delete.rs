@@ -8,7 +8,7 @@ use std::path::Path;
 use uuid::Uuid;
 
 use super::{Disk, DiskError, HEADER, claim_data, header_claims, lookup, staging::lock_directory};
-use crate::catalog::{DiskRecord, DiskState};
+use crate::catalog::{CatalogError, DepartedRecord, Departure, DiskRecord, DiskState, Stored};
 use crate::control::Installation;
 use crate::control::files::sync_dir;
 use crate::envelope::{HeaderFile, ResourceKind};
@@ -18,8 +18,9 @@ use crate::store::LayerFile;
 /// that the ciphertext is worthless at once, whatever becomes of its blocks; layers that others have
 /// too stay theirs.
 ///
-/// It works without any key, and for a disk whose header is damaged or missing. `runtime_dir` is
-/// where a killed daemon may have left the disk's map.
+/// It works without any key, and for a disk whose header is damaged or missing; of one whose header was not
+/// seen the catalog keeps in mind that it may still exist. `runtime_dir` is where a killed daemon may have
+/// left the disk's map.
 ///
 /// # Errors
 /// [`DiskError::InUse`]; others, after which the deletion can be repeated.
@@ -29,7 +30,6 @@ pub fn delete(
     name: &str,
     runtime_dir: &Path,
 ) -> Result<(), DiskError> {
-    let catalog = installation.catalog();
     let row = lookup(installation, kind, name)?;
     let directory = &row.record.directory;
     let busy = || DiskError::InUse {
@@ -39,28 +39,62 @@ pub fn delete(
     let lock = match lock_directory(directory) {
         Ok(lock) => lock.ok_or_else(busy)?,
         // What is left is the catalog's row.
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            warn_nothing_to_erase(directory);
-            return Ok(catalog.delete_disk(&row.record, row.rev)?);
-        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(forget(installation, &row)?),
         Err(e) => return Err(DiskError::file("lock", directory)(e)),
     };
     let claims = claim_own_data(&row.record)?;
-    let record = DiskRecord {
-        state: DiskState::Deleting,
-        ..row.record.clone()
-    };
-    let rev = catalog.update_disk(row.rev, &record)?;
     let session = header_claims(directory).ok().and_then(|h| h.session);
-    erase(directory)?;
+    let row = match row.record.state {
+        DiskState::Erased => row.clone(),
+        _ => set_state(installation, &row, DiskState::Deleting)?,
+    };
+    let row = erase(installation, row)?;
+    let directory = &row.record.directory;
     // Nobody can use it any more. NFS and FUSE keep a file that is open under another name in its directory,
     // which then is not empty.
     drop(claims);
     remove_files(directory)?;
-    let disk = Disk { record };
+    let disk = Disk {
+        record: row.record.clone(),
+    };
     disk.remove_maps(session.as_ref(), runtime_dir);
     drop(lock);
-    Ok(catalog.delete_disk(&disk.record, rev)?)
+    Ok(forget(installation, &row)?)
+}
+
+fn set_state(
+    installation: &Installation,
+    row: &Stored<DiskRecord>,
+    state: DiskState,
+) -> Result<Stored<DiskRecord>, CatalogError> {
+    let record = DiskRecord {
+        state,
+        ..row.record.clone()
+    };
+    let rev = installation.catalog().update_disk(row.rev, &record)?;
+    Ok(Stored { rev, record })
+}
+
+/// Deletes the row of what has no files any more. Where its header was not seen to be erased, the catalog
+/// keeps in mind that it may still exist.
+pub(super) fn forget(
+    installation: &Installation,
+    row: &Stored<DiskRecord>,
+) -> Result<(), CatalogError> {
+    let (catalog, record) = (installation.catalog(), &row.record);
+    if record.state == DiskState::Erased {
+        return catalog.delete_disk(record, row.rev);
+    }
+    log::warn!(
+        "the header of the {kind} '{name}' was not in {directory}, so no key was erased; if it is on a file \
+         system that is not mounted, remove it from there. Its key versions are not called safe to disable \
+         until `sealdisk catalog forget {name}` says that it is gone",
+        kind = record.kind,
+        name = record.name,
+        directory = record.directory.display()
+    );
+    let departed = DepartedRecord::new(record, None, Departure::DeletedUnseen);
+    catalog.depart_disk(record, row.rev, &departed)
 }
 
 /// Claims the data of the layers that nobody else has, and the top layer in any case, which whoever
@@ -83,27 +117,23 @@ fn claim_own_data(record: &DiskRecord) -> Result<Vec<LayerFile>, DiskError> {
     Ok(claims)
 }
 
-/// A directory that is not there may be on a file system that is not mounted.
-pub(super) fn warn_nothing_to_erase(directory: &Path) {
-    log::warn!(
-        "{} is not there, so no key was erased; if it is on a file system that is not mounted, \
-         remove it from there",
-        directory.display()
-    );
-}
-
-/// Erases the header, then removes files and directory.
-pub(super) fn erase_and_remove(directory: &Path) -> Result<(), DiskError> {
-    erase(directory)?;
-    remove_files(directory)
-}
-
-fn erase(directory: &Path) -> Result<(), DiskError> {
-    let header = directory.join(HEADER);
-    if header.exists() {
-        HeaderFile::open(&header)?.lock()?.erase()?;
+/// Erases the header and has the row say so; the row stays as it is when there is no header, or another
+/// one's.
+pub(super) fn erase(
+    installation: &Installation,
+    row: Stored<DiskRecord>,
+) -> Result<Stored<DiskRecord>, DiskError> {
+    let header = row.record.directory.join(HEADER);
+    if row.record.state == DiskState::Erased || !header.exists() {
+        return Ok(row);
     }
-    Ok(())
+    // One that is damaged claims nothing, and was this one's: it is in its directory.
+    let is_own = header_claims(&row.record.directory).map_or(true, |h| h.disk == row.record.id);
+    HeaderFile::open(&header)?.lock()?.erase()?;
+    match is_own {
+        true => Ok(set_state(installation, &row, DiskState::Erased)?),
+        false => Ok(row),
+    }
 }
 
 /// Removes a disk's files and its directory, which may be half made; nothing else that is in it.

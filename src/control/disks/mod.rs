@@ -73,7 +73,7 @@ pub use stack::{
     image_of_snapshot, layers_to_drop, merge_all, revert, run_unattached, shed,
 };
 pub use staging::sweep;
-pub use unregister::unregister;
+pub use unregister::{forget_departed, unregister};
 pub use update::{NewKey, rewrap, update};
 pub use view::{DiskView, EncryptionView, JobView, LayerView, SessionView, list, show};
 
@@ -104,7 +104,7 @@ impl Disk {
         name: &str,
     ) -> Result<Self, DiskError> {
         let record = lookup(installation, kind, name)?.record;
-        if record.state == DiskState::Deleting {
+        if matches!(record.state, DiskState::Deleting | DiskState::Erased) {
             return Err(DiskError::Unfinished {
                 kind,
                 name: name.into(),

@@ -95,7 +95,6 @@ pub fn register(
     lock.write_both(&header, &dek)?;
     let row = ready_row(&header, &directory);
     installation.catalog().insert_disk(&row)?;
-    installation.note_registration(&row, true);
     drop(files);
     Ok(name)
 }

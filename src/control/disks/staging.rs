@@ -17,8 +17,10 @@
 //! disk is whole and its header has the row's id: the next command does step 5. A failure or a signal
 //! undoes the steps.
 //!
-//! Deleting: lock the directory and the data, set the row to *deleting*, erase the header, remove
-//! files and directory, delete the row. Killed anywhere in between, the next command goes on.
+//! Deleting: lock the directory and the data, set the row to *deleting*, erase the header, set the row to
+//! *erased*, remove files and directory, delete the row. Killed anywhere in between, the next command goes
+//! on. A row that is not *erased* when there is no header is replaced by a record of that: what was not
+//! seen to be erased may still exist.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -28,7 +30,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 use uuid::Uuid;
 
-use super::delete::{remove_files, warn_nothing_to_erase};
+use super::delete::{erase, forget, remove_files};
 use super::{DiskError, header_claims};
 use crate::catalog::{CatalogError, DiskRecord, DiskState, Stored};
 use crate::control::Installation;
@@ -190,7 +192,7 @@ pub fn sweep(installation: &Installation, data_dir: Option<&Path>) -> Result<(),
         let swept = match row.record.state {
             DiskState::Ready => Ok(()),
             DiskState::Creating => sweep_creating(installation, &row),
-            DiskState::Deleting => sweep_deleting(installation, &row),
+            DiskState::Deleting | DiskState::Erased => sweep_deleting(installation, &row),
         };
         if let Err(e) = swept {
             let (kind, name) = (row.record.kind, &row.record.name);
@@ -243,13 +245,17 @@ fn sweep_creating(installation: &Installation, row: &Stored<DiskRecord>) -> Resu
 
 fn sweep_deleting(installation: &Installation, row: &Stored<DiskRecord>) -> Result<(), DiskError> {
     let directory = &row.record.directory;
-    match lock_directory(directory) {
+    let row = match lock_directory(directory) {
         Ok(None) => return Ok(()),
-        Ok(Some(_lock)) => super::delete::erase_and_remove(directory)?,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => warn_nothing_to_erase(directory),
+        Ok(Some(_lock)) => {
+            let row = erase(installation, row.clone())?;
+            remove_files(directory)?;
+            row
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => row.clone(),
         Err(e) => return Err(DiskError::file("lock", directory)(e)),
-    }
-    unless_overtaken(installation.catalog().delete_disk(&row.record, row.rev))
+    };
+    unless_overtaken(forget(installation, &row))
 }
 
 /// A row that changed since it was read is not left over any more: whoever works on it, or

@@ -192,7 +192,7 @@ fn view(record: &DiskRecord) -> DiskView {
     let is_dirty = |session: &SessionView| ["Dirty", "RuntimeMapMissing"].contains(&session.state);
     let disk_state = match (record.state, &problem) {
         (DiskState::Creating, _) => "Creating",
-        (DiskState::Deleting, _) => "Deleting",
+        (DiskState::Deleting | DiskState::Erased, _) => "Deleting",
         (DiskState::Ready, Some(_)) => "Damaged",
         (DiskState::Ready, None) if failed_sync.is_some() => "SyncFailed",
         (DiskState::Ready, None) if is_used => "Attached",

@@ -10,7 +10,7 @@ use super::{EmbeddedVault, Subject};
 use crate::audit::{Archived, AuditError, AuditRecord, Chain, Counted, Entry, REFUSALS};
 use crate::vault::refusal::shortened;
 use crate::vault::store;
-use crate::vault::{Caller, KeyId, KeyUsed, Origin, UNREGISTERED, VaultError, VaultErrorCode};
+use crate::vault::{Caller, KeyId, KeyUsed, Origin, VaultError, VaultErrorCode};
 
 /// For how long the checks that a running disk makes of its key are counted, before a record says how
 /// many there were.
@@ -42,57 +42,27 @@ impl EmbeddedVault {
         self.read(|db| store::key_uses(db, key, version))
     }
 
-    /// Keeps in mind that a disk which a key version wraps is not known to the installation any more,
-    /// while its files in `directory` are still there.
+    /// Whether there is a key of that name, or a deleted one that can be recovered. It is not recorded, and
+    /// needs no permission.
     ///
     /// # Errors
     /// [`VaultErrorCode::Internal`].
-    pub fn note_unregistered(
-        &self,
-        caller: &Caller,
-        key: &KeyId,
-        disk: &str,
-        directory: &str,
-    ) -> Result<(), VaultError> {
-        let subject = Subject {
-            key: Some(&key.name),
-            version: key.version.as_deref(),
-            detail: Some(format!("the disk '{}'", shortened(disk))),
-            ..Subject::vault(UNREGISTERED)
+    pub fn has_key(&self, name: &str) -> Result<bool, VaultError> {
+        let id = KeyId {
+            name: name.into(),
+            version: None,
         };
-        self.audited(caller, &subject, |db| {
-            store::note_use(
-                db,
-                &store::UseRow {
-                    name: &key.name,
-                    version: key.version.as_deref().unwrap_or_default(),
-                    caller: caller.object_id,
-                    operation: UNREGISTERED,
-                    disk,
-                    origin: directory,
-                    time: self.clock.now(),
-                },
-            )
-        })
+        self.read(
+            |db| Ok(store::key(db, &id)?.is_some() || store::deleted_key(db, name)?.is_some()),
+        )
     }
 
-    /// Forgets that again: the disk of that name, or in that directory, is known.
+    /// The keys that have been used.
     ///
     /// # Errors
     /// [`VaultErrorCode::Internal`].
-    pub fn note_registered(
-        &self,
-        caller: &Caller,
-        disk: &str,
-        directory: &str,
-    ) -> Result<(), VaultError> {
-        let subject = Subject {
-            detail: Some(format!("the disk '{}'", shortened(disk))),
-            ..Subject::vault("DiskRegister")
-        };
-        self.audited(caller, &subject, |db| {
-            store::forget_disk(db, UNREGISTERED, disk, directory)
-        })
+    pub fn used_keys(&self) -> Result<Vec<String>, VaultError> {
+        self.read(store::used_keys)
     }
 
     /// How many records of one identity the vault takes in 10 seconds.

@@ -78,17 +78,11 @@ pub(in crate::vault) fn key_uses(
     Ok(found)
 }
 
-/// Forgets, for whatever key, the rows of that operation that are about the disk of that name or from that
-/// origin.
-pub(in crate::vault) fn forget_disk(
-    db: &Connection,
-    operation: &str,
-    disk: &str,
-    origin: &str,
-) -> Result<(), VaultError> {
-    let sql = "DELETE FROM key_uses WHERE operation = ? AND (disk = ? OR origin = ?)";
-    db.execute(sql, params![operation, disk, origin])?;
-    Ok(())
+/// The names of the keys that have been used.
+pub(in crate::vault) fn used_keys(db: &Connection) -> Result<Vec<String>, VaultError> {
+    let mut statement = db.prepare("SELECT DISTINCT name FROM key_uses ORDER BY name")?;
+    let names = statement.query_map([], |row| row.get(0))?;
+    Ok(names.collect::<Result<_, _>>()?)
 }
 
 /// Forgets the uses of a key that is gone for good.

@@ -1,0 +1,170 @@
+//! What the catalog has no row of any more although its header may still exist: the key versions that
+//! wrap it must not be called safe to disable because of that.
+//!
+//! A record is made in the transaction that deletes the row, and goes in the one that adds a row with the
+//! same id again, or when the operator says that the thing is gone for good.
+
+use rusqlite::{Connection, Row, params};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::resources::parse_kind;
+use super::sqlite::{json, parse_json, parse_time, time_text, uuid};
+use super::{CatalogError, DiskRecord, DiskState};
+use crate::envelope::ResourceKind;
+
+/// The table.
+pub(super) const TABLE: &str = "
+CREATE TABLE departed (
+    id        TEXT PRIMARY KEY,
+    kind      TEXT NOT NULL,
+    name      TEXT NOT NULL,
+    directory TEXT NOT NULL,
+    keys      TEXT NOT NULL,
+    reason    TEXT NOT NULL,
+    time      TEXT NOT NULL
+) STRICT;
+";
+
+/// Why the catalog does not have it any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Departure {
+    /// It was unregistered: its files stayed where they were.
+    Unregistered,
+    /// It was deleted, but its header was not there to be erased.
+    DeletedUnseen,
+    /// A vault has a use of it on record, and it was not found when a lost catalog was made again.
+    NotFound,
+}
+
+/// A key version that wraps one or more of its layers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DepartedKey {
+    /// The set in whose name; `None` is the platform-managed key, or not known.
+    pub disk_encryption_set: Option<String>,
+    /// URL of the key, with its version.
+    pub key_url: String,
+}
+
+/// A disk, a snapshot or an image of which there is no row any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DepartedRecord {
+    /// Its unique id; one of this record alone for [`Departure::NotFound`].
+    pub id: Uuid,
+    /// What it is.
+    #[serde(rename = "type")]
+    pub kind: ResourceKind,
+    /// The name that it had.
+    pub name: String,
+    /// Where its header was, for a person; empty where that is not known.
+    pub directory: String,
+    /// The key versions that wrap its layers, by its header and by the catalog.
+    pub keys: Vec<DepartedKey>,
+    /// Why there is no row.
+    pub reason: Departure,
+    /// Since when.
+    #[serde(with = "time::serde::rfc3339")]
+    pub time: OffsetDateTime,
+}
+
+impl DepartedRecord {
+    /// Of what has that row now; `header` is the same as its header describes it, where that can be read:
+    /// the row may be behind it.
+    pub fn new(row: &DiskRecord, header: Option<&DiskRecord>, reason: Departure) -> Self {
+        let mut keys: Vec<DepartedKey> = Vec::new();
+        for record in std::iter::once(row).chain(header) {
+            let own = (&record.disk_encryption_set, &record.key_url);
+            let layers = record.layers.iter();
+            let layers = layers.map(|layer| (&layer.disk_encryption_set, &layer.key_url));
+            for (set, key_url) in std::iter::once(own).chain(layers) {
+                let key = DepartedKey {
+                    disk_encryption_set: set.clone(),
+                    key_url: key_url.clone(),
+                };
+                if !keys.contains(&key) {
+                    keys.push(key);
+                }
+            }
+        }
+        Self {
+            id: row.id,
+            kind: row.kind,
+            name: row.name.clone(),
+            directory: row.directory.to_string_lossy().into_owned(),
+            keys,
+            reason,
+            time: OffsetDateTime::now_utc(),
+        }
+    }
+}
+
+impl Departure {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Unregistered => "unregistered",
+            Self::DeletedUnseen => "deletedUnseen",
+            Self::NotFound => "notFound",
+        }
+    }
+}
+
+pub(super) fn insert(db: &Connection, record: &DepartedRecord) -> Result<(), CatalogError> {
+    let name = &record.name;
+    db.execute(
+        "INSERT OR REPLACE INTO departed VALUES (?, ?, ?, ?, ?, ?, ?)",
+        params![
+            record.id.to_string(),
+            record.kind.as_str(),
+            name,
+            record.directory,
+            json(name, &record.keys)?,
+            record.reason.text(),
+            time_text(name, record.time)?,
+        ],
+    )?;
+    Ok(())
+}
+
+/// Forgets what there is a row of again; whether there was something to forget. That which was not found
+/// is known by its name only, and a new one of that name is another one.
+pub(super) fn returned(db: &Connection, record: &DiskRecord) -> Result<bool, CatalogError> {
+    let is_new = record.state == DiskState::Creating;
+    let deleted = db.execute(
+        "DELETE FROM departed WHERE id = ?1 OR (reason = ?2 AND name = ?3 AND NOT ?4)",
+        params![
+            record.id.to_string(),
+            Departure::NotFound.text(),
+            record.name,
+            is_new
+        ],
+    )?;
+    Ok(deleted > 0)
+}
+
+/// Forgets one; whether there was one.
+pub(super) fn delete(db: &Connection, id: Uuid) -> Result<bool, CatalogError> {
+    let deleted = db.execute("DELETE FROM departed WHERE id = ?", [id.to_string()])?;
+    Ok(deleted > 0)
+}
+
+pub(super) fn parse(row: &Row<'_>) -> Result<DepartedRecord, CatalogError> {
+    let name: String = row.get("name")?;
+    Ok(DepartedRecord {
+        id: uuid(&name, &row.get::<_, String>("id")?)?,
+        kind: parse_kind(&name, &row.get::<_, String>("kind")?)?,
+        directory: row.get("directory")?,
+        keys: parse_json(&name, "keys", &row.get::<_, String>("keys")?)?,
+        reason: match row.get::<_, String>("reason")?.as_str() {
+            "unregistered" => Departure::Unregistered,
+            // Whatever it is, it is not known to be gone.
+            "notFound" => Departure::NotFound,
+            _ => Departure::DeletedUnseen,
+        },
+        time: parse_time(&name, &row.get::<_, String>("time")?)?,
+        name,
+    })
+}
