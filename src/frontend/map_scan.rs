@@ -1,12 +1,19 @@
 //! Goes through the map of a disk that was just opened, in the background: finds space that a former process
-//! had not given back, and damage, so that an operator hears of it before a guest does. A disk is served
+//! had not given back, of discarded blocks and of those that nothing speaks of (a write that failed, or that the
+//! power took), and damage, so that an operator hears of it before a guest does. A disk is served
 //! before its maps were read, however large it is.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use crate::store::{next_extent, tells_holes};
+use crate::units::BLOCK_SIZE;
+use crate::volume::format::BLOCKS_PER_SECTOR;
+use crate::volume::{BlockMap, VolumeError};
 
 use super::shared::Shared;
 
@@ -15,7 +22,7 @@ const REST: Duration = Duration::from_millis(1);
 
 /// The thread that does it; it ends with this.
 pub(super) struct MapScan {
-    stop: Arc<AtomicBool>,
+    pace: Arc<Pace>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -25,21 +32,56 @@ impl MapScan {
     /// # Errors
     /// When there can be no further thread.
     pub(super) fn spawn(shared: Arc<Shared>) -> io::Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let told = stop.clone();
+        let pace = Arc::new(Pace::default());
+        let told = pace.clone();
         let thread = thread::Builder::new()
             .name("map-scan".into())
-            .spawn(move || scan(&shared, &told))?;
+            .spawn(move || {
+                scan(&shared, &told);
+                find_strays(&shared, &told);
+            })?;
         Ok(Self {
-            stop,
+            pace,
             thread: Some(thread),
         })
+    }
+
+    /// Ends it, after it had a moment to come to its end.
+    pub(super) fn finish(self) {
+        self.pace.hurries.store(true, Ordering::Release);
+        let deadline = Instant::now() + PATIENCE;
+        while let Some(thread) = &self.thread
+            && !thread.is_finished()
+            && Instant::now() < deadline
+        {
+            thread.thread().unpark();
+            thread::sleep(REST);
+        }
+    }
+}
+
+/// How the thread goes on.
+#[derive(Default)]
+struct Pace {
+    stop: AtomicBool,
+    hurries: AtomicBool,
+}
+
+impl Pace {
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    fn rest(&self) {
+        if !self.hurries.load(Ordering::Acquire) {
+            thread::park_timeout(REST);
+        }
     }
 }
 
 impl Drop for MapScan {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Release);
+        self.pace.stop.store(true, Ordering::Release);
         if let Some(thread) = self.thread.take() {
             thread.thread().unpark();
             // A panic of any thread ends the process.
@@ -48,9 +90,16 @@ impl Drop for MapScan {
     }
 }
 
-fn scan(shared: &Shared, stop: &AtomicBool) {
+/// Ranges of the data file between two rests.
+const EXTENTS: u32 = 256;
+
+/// How long the end of the process waits for a scan: so that a disk which was attached for a moment is left
+/// without what a former process had not given back.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+fn scan(shared: &Shared, pace: &Pace) {
     let (mut from, mut damaged) = (0, 0);
-    while !stop.load(Ordering::Acquire) {
+    while !pace.is_stopped() {
         // Another one, when the disk has grown or has got another top layer.
         let volume = shared.extent().volume.clone();
         let map = volume.map();
@@ -66,9 +115,51 @@ fn scan(shared: &Shared, stop: &AtomicBool) {
             }
         }
         from = chunk + 1;
-        thread::park_timeout(REST);
+        pace.rest();
     }
     if damaged > 1 {
         log::error!("{damaged} parts of the map are damaged");
     }
+}
+
+/// Notes where the data file has space that the map speaks of nowhere, so that it is given back.
+fn find_strays(shared: &Shared, pace: &Pace) {
+    let extent = shared.extent();
+    let (map, data) = (extent.volume.map(), extent.files.data.file());
+    let len = extent.volume.geometry().data_len();
+    let find = || -> io::Result<()> {
+        if !tells_holes(data)? {
+            return Ok(());
+        }
+        let (mut at, mut since) = (0, 0);
+        while let Some(range) = next_extent(data, at, len)?.filter(|_| !pace.is_stopped()) {
+            let blocks = range.start / BLOCK_SIZE..range.end.div_ceil(BLOCK_SIZE);
+            find_in(map, blocks, pace).map_err(io::Error::other)?;
+            at = range.end;
+            since += 1;
+            if since % EXTENTS == 0 {
+                pace.rest();
+            }
+        }
+        Ok(())
+    };
+    if let Err(error) = find() {
+        log::warn!("space that nothing needs may not be found: {error}");
+    }
+    extent.volume.flushes().set_holes_due();
+}
+
+/// Looks at blocks that have space, a sector of the map at a time.
+fn find_in(map: &BlockMap, mut blocks: Range<u64>, pace: &Pace) -> Result<(), VolumeError> {
+    while !blocks.is_empty() && !pace.is_stopped() {
+        let end = (blocks.start / BLOCKS_PER_SECTOR + 1) * BLOCKS_PER_SECTOR;
+        let end = end.min(blocks.end);
+        // What is damaged was told already, and is not touched.
+        match map.find_strays(blocks.start..end) {
+            Err(VolumeError::MapDamaged { .. }) | Ok(()) => {}
+            Err(error) => return Err(error),
+        }
+        blocks.start = end;
+    }
+    Ok(())
 }

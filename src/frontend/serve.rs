@@ -154,7 +154,9 @@ fn serve_disk(control: &mut UnixStream) -> Result<(), FrontendError> {
         true => server.accept_all(&UnixListener::from(socket), control, &signals),
         false => server.serve_one(UnixStream::from(socket), control, &signals),
     };
-    drop(scan);
+    if let Some(scan) = scan {
+        scan.finish();
+    }
     server.handler().finish();
     server.close();
     server.copier.stop();

@@ -491,8 +491,10 @@ impl<S: Store> Pipeline<S> {
                 whole,
                 durable,
             } => {
-                if whole && result.is_ok() {
-                    self.volume.map().set_data(blocks.clone());
+                match whole && result.is_ok() {
+                    true => self.volume.map().set_data(blocks.clone()),
+                    false if result.is_err() => self.write_failed(blocks.clone()),
+                    false => {}
                 }
                 match exclusive {
                     true => self.volume.locks().release_exclusive(blocks),

@@ -45,6 +45,8 @@ pub(super) struct Punches {
     turn: Option<PunchTurn>,
     /// Where it goes on.
     at: u64,
+    /// What is left of the sector that it goes over for space of inherited blocks.
+    strays: Range<u64>,
     /// When the hole under way was begun.
     under_way: Option<Instant>,
     /// It does not go on before.
@@ -70,6 +72,7 @@ impl Default for Punches {
         Self {
             turn: None,
             at: 0,
+            strays: 0..0,
             under_way: None,
             due: None,
             unflushed: None,
@@ -150,6 +153,12 @@ impl<S: Store> Pipeline<S> {
         }
     }
 
+    /// A write to blocks, which are marked, has failed: what space it took is given back.
+    pub(super) fn write_failed(&mut self, blocks: Range<u64>) {
+        self.volume.map().note_failed_write(blocks);
+        self.volume.flushes().set_holes_due();
+    }
+
     fn end_turn_if_stopped(&mut self) {
         if self.punches.stopped && self.punches.under_way.is_none() {
             self.punches.turn = None;
@@ -186,7 +195,54 @@ impl<S: Store> Pipeline<S> {
                 None => self.punches.left_out = true,
             }
         }
-        self.end_pass();
+        match self.mark_stray() {
+            Some(blocks) => {
+                self.punches.under_way = Some(self.store.now());
+                self.make_hole(blocks);
+            }
+            None => self.end_pass(),
+        }
+    }
+
+    /// Marks the next inherited blocks that may have space, to be used by nobody else.
+    fn mark_stray(&mut self) -> Option<Range<u64>> {
+        let (map, locks) = (self.volume.map(), self.volume.locks());
+        let punches = &mut self.punches;
+        // What is put back is taken by the next pass.
+        let mut later = Vec::new();
+        let found = loop {
+            if punches.strays.is_empty() {
+                let Some(sector) = map.take_strays() else {
+                    break None;
+                };
+                if !matches!(map.ensure(sector.clone()), Ok(true)) {
+                    later.push(sector);
+                    continue;
+                }
+                punches.strays = sector;
+            }
+            let Some(run) = map.inherited_run(punches.strays.clone()) else {
+                punches.strays = 0..0;
+                continue;
+            };
+            let run = run.start..run.end.min(run.start + STEP);
+            punches.strays.start = run.end;
+            if !locks.try_exclusive(run.clone()) {
+                later.push(run);
+                continue;
+            }
+            // Only now does it stay so.
+            match map.inherited_run(run.clone()) {
+                Some(still) if still == run => break Some(run),
+                _ => {
+                    locks.release_exclusive(run.clone());
+                    later.push(run);
+                }
+            }
+        };
+        punches.left_out |= !later.is_empty();
+        later.iter().for_each(|blocks| map.put_strays_back(blocks));
+        found
     }
 
     /// Takes the turn, if there is something to do; whether it has it.
@@ -336,6 +392,7 @@ impl<S: Store> Pipeline<S> {
             &format_args!("discarded space is given back later: {error}"),
         );
         self.punches.failed = true;
+        self.volume.map().note_strays(blocks.clone());
         self.let_go(blocks);
     }
 

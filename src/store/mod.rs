@@ -16,6 +16,7 @@ use crate::units::LayerIndex;
 mod buffer;
 mod error;
 mod file;
+mod holes;
 mod locked;
 mod mapping;
 mod pause;
@@ -26,6 +27,7 @@ pub use buffer::{
 };
 pub use error::StoreError;
 pub use file::{LayerFile, StackFiles};
+pub use holes::{can_punch, next_extent, tells_holes};
 pub use locked::{keep_for_rings, locked_memory_limit};
 pub use mapping::DataMapping;
 pub use uring::{UringStore, Wait, WatchId};

@@ -6,6 +6,7 @@
 
 mod dirty;
 mod load;
+mod strays;
 
 use std::ops::Range;
 use std::sync::Arc;

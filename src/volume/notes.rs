@@ -29,6 +29,7 @@ pub(super) struct SectorNotes {
     dirty: Range<usize>,
     released: Place,
     held: Place,
+    strays: Place,
     /// Where the two numbers of each sector start.
     numbers: usize,
     sectors: u64,
@@ -48,13 +49,14 @@ impl SectorNotes {
             words: take(words),
             summary: take(words.div_ceil(PER_WORD)),
         };
-        let (released, held) = (place(), place());
+        let (released, held, strays) = (place(), place(), place());
         let numbers = take(2 * sectors);
         Ok(Self {
             memory: Mapped::private(numbers.end * 8)?,
             dirty,
             released,
             held,
+            strays,
             numbers: numbers.start,
             sectors,
         })
@@ -75,6 +77,12 @@ impl SectorNotes {
     /// Those that may have space to be given back.
     pub(super) fn held(&self) -> SectorSet<'_> {
         self.set(&self.held)
+    }
+
+    /// Those that may have space under blocks that are inherited: a write failed half-way, or a process died
+    /// or the power went before the map said that they are data.
+    pub(super) fn strays(&self) -> SectorSet<'_> {
+        self.set(&self.strays)
     }
 
     fn set(&self, place: &Place) -> SectorSet<'_> {
@@ -119,6 +127,7 @@ impl SectorNotes {
         for (mine, its) in [
             (self.released(), other.released()),
             (self.held(), other.held()),
+            (self.strays(), other.strays()),
         ] {
             let mut from = 0;
             while let Some(sector) = its.next(from) {

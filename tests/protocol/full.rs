@@ -266,6 +266,10 @@ fn a_last_flush_without_space_loses_nothing() {
         assert!(!daemon.terminate().success());
         let log = daemon.log();
         assert!(log.contains("the last flush of the disk failed"), "{log}");
+        let map = disk.runtime_dir().to_str().unwrap();
+        for said in ["make room", "attach the disk again", map] {
+            assert!(log.contains(said), "{log}");
+        }
         assert!(has_runtime_map(disk.runtime_dir()));
         drop(ballast);
         let mut daemon = attach(&disk, &[]);
@@ -276,4 +280,83 @@ fn a_last_flush_without_space_loses_nothing() {
         assert!(!has_runtime_map(disk.runtime_dir()));
         assert_eq!(durable_bytes(&disk), 4096);
     });
+}
+
+/// A write that finds no space may have taken some before it did.
+#[test]
+fn space_of_writes_that_failed_is_given_back() {
+    both(|fs| {
+        // No multiple of what is written at a time.
+        for (arguments, room) in [(ERROR, 220 << 10), (&[][..], 60 << 10)] {
+            let disk = fs.disk(64 * MIB);
+            let mut daemon = attach(&disk, arguments);
+            let mut frontend = daemon.connect();
+            let queue = &mut frontend.queues[0];
+            // Some of them find zeros that were data once.
+            queue.write(0, &[1; 1 << 20]).unwrap();
+            queue.discard(&[(0, 2048, 0)]).unwrap();
+            queue.flush().unwrap();
+            let ballast = fs.fill();
+            ballast.shrink(room);
+            let pending: Vec<_> = (0..16)
+                .map(|i| queue.begin_write(i * 256, &[2; 128 << 10]))
+                .collect();
+            if arguments == ERROR {
+                let ended = pending.into_iter().map(|p| queue.complete(p).status);
+                assert!(ended.filter(|status| *status != Status::Ok).count() > 0);
+            } else {
+                wait_for_event(&disk, "StorageFull");
+            }
+            drop(frontend);
+            // Whether the map finds a place or not.
+            let _ = daemon.terminate();
+            drop(ballast);
+            let mut daemon = attach(&disk, &[]);
+            daemon.connect().queues[0].flush().unwrap();
+            assert!(daemon.terminate().success(), "{}", daemon.log());
+            let check = &mut disk.command(&["disk", "check", "disk", "-o", "json"]);
+            let report: serde_json::Value =
+                serde_json::from_slice(&expect_success(check).stdout).unwrap();
+            assert_eq!(report["problems"], serde_json::json!([]), "{report}");
+            expect_success(&mut disk.command(&["disk", "delete", "disk", "--yes"]));
+        }
+    });
+}
+
+/// A ramfs makes no holes and tells none.
+#[test]
+fn a_discard_that_gives_nothing_back_is_no_leak() {
+    let Some(fs) = SmallFs::mount("ramfs") else {
+        return;
+    };
+    let disk = fs.disk(8 * MIB);
+    for discards in [false, true] {
+        let mut daemon = attach(&disk, &[]);
+        let mut frontend = daemon.connect();
+        let queue = &mut frontend.queues[0];
+        queue.write(0, &[1; 1 << 20]).unwrap();
+        if discards {
+            queue.discard(&[(0, 1024, 0)]).unwrap();
+        }
+        queue.flush().unwrap();
+        drop(frontend);
+        assert!(daemon.terminate().success(), "{}", daemon.log());
+        for repair in [
+            &["disk", "check", "disk", "-o", "json"][..],
+            &["disk", "check", "disk", "-o", "json", "--repair"],
+        ] {
+            let report = expect_success(&mut disk.command(repair)).stdout;
+            let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
+            let problems = report["problems"].as_array().unwrap();
+            assert_eq!(problems.len(), usize::from(discards), "{report}");
+            for problem in problems {
+                let message = problem["message"].as_str().unwrap();
+                assert!(
+                    problem["kind"] == "Note" && message.contains("cannot punch holes"),
+                    "{report}"
+                );
+                assert!(message.starts_with("524288 bytes"), "{report}");
+            }
+        }
+    }
 }

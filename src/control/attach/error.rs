@@ -117,6 +117,17 @@ pub enum AttachError {
     /// The data plane said that it cannot serve the disk.
     #[error("{0}")]
     Refused(String),
+    /// The data plane served the disk, and said why it ended without everything being durable.
+    #[error(
+        "{reason}; every completed write is kept by {}: make room if there is no space, or see to what else the \
+         error names, then attach the disk again", map.display()
+    )]
+    NotFlushed {
+        /// Why.
+        reason: String,
+        /// The runtime map.
+        map: PathBuf,
+    },
     /// The process may not have as much memory as the disk is to have.
     #[error(
         "--memory allows {wanted} bytes, and {limit_of} has {limit}: raise that (MemoryMax= of a systemd \

@@ -384,6 +384,10 @@ impl Served {
         }
         match ended? {
             Ended::Flushed => Ok(()),
+            Ended::Refused(reason) if served => Err(AttachError::NotFlushed {
+                reason,
+                map: serving.runtime_path().into(),
+            }),
             Ended::Refused(reason) => Err(AttachError::Refused(reason)),
             Ended::Died(status) if !served => Err(AttachError::DiedEarly(status)),
             Ended::Died(status) => Err(AttachError::Died(status)),

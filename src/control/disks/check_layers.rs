@@ -12,7 +12,7 @@ use super::check::{CheckReport, ProblemKind, in_words};
 use super::extents::{Mismatch, compare, has_content};
 use super::{Disk, DiskError, dataplane, lost};
 use crate::envelope::{HeaderPayload, LayerRecord};
-use crate::store::LayerFile;
+use crate::store::{LayerFile, can_punch, tells_holes};
 use crate::units::BLOCK_SIZE;
 use crate::volume::{
     BlockMap, FailedSync, Geometry, LayerMap, LayerPaths, RuntimeMap, Volume, VolumeError,
@@ -289,7 +289,7 @@ struct GiveBack<'a> {
     data: &'a File,
     map: &'a File,
     paths: &'a LayerPaths,
-    /// The next attach gives back by itself what is noted to be given back.
+    /// The next attach gives them back by itself.
     by_attach: bool,
 }
 
@@ -301,32 +301,56 @@ impl GiveBack<'_> {
         repair: bool,
         report: &mut CheckReport,
     ) -> Result<(), DiskError> {
-        let Mismatch { leaked, held, .. } = mismatch;
+        let Mismatch {
+            leaked, held, kept, ..
+        } = mismatch;
         let bytes = |ranges: &[Range<u64>]| -> u64 {
             ranges.iter().map(|range| range.end - range.start).sum()
         };
         let (leaks, discarded) = (bytes(&leaked), bytes(&held));
+        if leaks + discarded + kept == 0 {
+            return Ok(());
+        }
+        // Where all is said to be data, what was never written is too.
+        let tells = tells_holes(self.data).map_err(DiskError::file("look at", &self.paths.data))?;
+        let leaks = if tells { leaks } else { 0 };
+        if !can_punch(self.data) {
+            let all = leaks + discarded + kept;
+            if all > 0 {
+                let message = format!(
+                    "{all} bytes of space may be in use that the map does not need: the file system cannot punch \
+                     holes, so a discard gives nothing back"
+                );
+                report.note("data", message, false);
+            }
+            return Ok(());
+        }
         if leaks + discarded == 0 {
             return Ok(());
         }
         if repair {
-            self.punch(leaked.into_iter().chain(held))?;
+            let leaked = leaked.into_iter().filter(|_| tells);
+            self.punch(leaked.chain(held))?;
         }
         if leaks > 0 {
-            let message = format!("{leaks} bytes of space are in use that the map does not need");
-            report.leak("data", message, repair);
+            let what = format!("{leaks} bytes of space are in use that the map does not need");
+            self.tell(what, repair, report);
         }
         if discarded > 0 {
             let what = format!("{discarded} bytes of space are in use that the guest discarded");
-            match self.by_attach {
-                true => {
-                    let message = format!("{what}; the next attach gives them back");
-                    report.note("data", message, repair);
-                }
-                false => report.leak("data", what, repair),
-            }
+            self.tell(what, repair, report);
         }
         Ok(())
+    }
+
+    fn tell(&self, what: String, repaired: bool, report: &mut CheckReport) {
+        match self.by_attach {
+            true => {
+                let message = format!("{what}; the next attach gives them back");
+                report.note("data", message, repaired);
+            }
+            false => report.leak("data", what, repaired),
+        }
     }
 
     fn punch(&self, ranges: impl Iterator<Item = Range<u64>>) -> Result<(), DiskError> {

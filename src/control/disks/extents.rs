@@ -6,31 +6,10 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use rustix::fs::{SeekFrom, seek};
-use rustix::io::Errno;
-
+pub(super) use crate::store::next_extent;
 use crate::units::BLOCK_SIZE;
 use crate::volume::format::{self, HEADER_LEN, SECTOR_LEN};
 use crate::volume::{BlockMap, BlockState, Content, Geometry};
-
-/// The next range from `at` on, up to `len`, in which a file has data. A file system that does not
-/// tell holes has data everywhere.
-pub(super) fn next_extent(file: &File, at: u64, len: u64) -> io::Result<Option<Range<u64>>> {
-    if at >= len {
-        return Ok(None);
-    }
-    let start = match seek(file, SeekFrom::Data(at)) {
-        Ok(start) => start,
-        Err(Errno::NXIO) => return Ok(None),
-        Err(Errno::INVAL) => return Ok(Some(at..len)),
-        Err(error) => return Err(error.into()),
-    };
-    if start >= len {
-        return Ok(None);
-    }
-    let end = seek(file, SeekFrom::Hole(start))?.min(len);
-    Ok((start < end).then_some(start..end))
-}
 
 /// Whether anything but zeros is in a file between `at` and `len`.
 pub(super) fn has_content(file: &File, mut at: u64, len: u64) -> io::Result<bool> {
@@ -60,6 +39,8 @@ pub(super) struct Mismatch {
     pub(super) leaked: Vec<Range<u64>>,
     /// The same, of blocks that the newest map notes to be given back.
     pub(super) held: Vec<Range<u64>>,
+    /// Bytes in use under zeros, which a guest keeps, or of which no hole could be made.
+    pub(super) kept: u64,
 }
 
 impl Mismatch {
@@ -74,7 +55,7 @@ impl Mismatch {
             let end = next.map_or(extent.end, |block| block * BLOCK_SIZE);
             match state {
                 BlockState::ZeroHeld => self.held.push(at..end),
-                BlockState::Zero => {}
+                BlockState::Zero => self.kept += end - at,
                 BlockState::Inherit | BlockState::Data => self.leaked.push(at..end),
             }
             at = end;

@@ -92,7 +92,7 @@ impl BlockMap {
     }
 
     /// Gives the states of the sectors that the map file has to `each`.
-    fn each_durable(
+    pub(super) fn each_durable(
         &self,
         sectors: Range<u64>,
         mut each: impl FnMut(u64, &[u8; STATES_LEN]),

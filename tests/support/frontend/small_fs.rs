@@ -26,6 +26,7 @@ impl SmallFs {
         let mut mount = Command::new("mount");
         match kind {
             "tmpfs" => mount.args(["-t", "tmpfs", "-o", "size=32m,mode=0700", "sealdisk-test"]),
+            "ramfs" => mount.args(["-t", "ramfs", "-o", "mode=0700", "sealdisk-test"]),
             _ => {
                 let image = this.dir.path().join("image");
                 File::create(&image).unwrap().set_len(64 << 20).unwrap();
@@ -143,6 +144,15 @@ impl Drop for FailingFs {
 
 /// What takes the space.
 pub struct Ballast(PathBuf);
+
+impl Ballast {
+    /// Gives some bytes back.
+    pub fn shrink(&self, bytes: u64) {
+        let file = File::options().write(true).open(&self.0).unwrap();
+        let len = file.metadata().unwrap().len();
+        file.set_len(len - bytes).unwrap();
+    }
+}
 
 impl Drop for Ballast {
     fn drop(&mut self) {
