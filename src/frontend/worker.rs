@@ -241,6 +241,7 @@ impl Worker {
             {
                 if matches!(command, Command::Exit) {
                     self.end_ring();
+                    self.finish_hole();
                     let _ = answer.send(Ok(0));
                     return;
                 }
@@ -258,6 +259,17 @@ impl Worker {
                 .pipeline
                 .store_mut()
                 .take_events(&mut self.events);
+        }
+    }
+
+    /// Its blocks are marked, which whoever gives space back at the end would wait for.
+    fn finish_hole(&mut self) {
+        self.queue.pipeline.stop_punching();
+        while self.queue.pipeline.is_punching() {
+            if let Err(error) = self.wait(Wait::AtMost(RETRY)) {
+                return log::error!("queue {}: {error}", self.index);
+            }
+            self.queue.pipeline.poll();
         }
     }
 
