@@ -18,6 +18,7 @@ use sealdisk::volume::format::{self, HEADER_LEN, SECTOR_LEN, STATES_LEN};
 use crate::backends::Place;
 use crate::frontend::PATIENCE;
 use crate::frontend::daemon::expect_success;
+use crate::frontend::device::{Frontend, Setup};
 use crate::layers::sealdisk;
 
 const SIZES: [(&str, u64); 2] = [("1GiB", 1 << 30), ("15TiB", 15 << 40)];
@@ -78,7 +79,7 @@ fn fill(directory: &Path, size: u64) {
     }
 }
 
-/// Milliseconds of the median attach, from its start until its socket is there.
+/// Milliseconds of the median attach, from its start until a guest has read the first block.
 fn median(place: &Place, name: &str) -> f64 {
     let mut times: Vec<_> = (0..=ROUNDS).map(|_| attach(place, name)).skip(1).collect();
     times.sort_unstable();
@@ -93,12 +94,18 @@ fn attach(place: &Place, name: &str) -> Duration {
     command.stdin(Stdio::null()).stdout(Stdio::null());
     let start = Instant::now();
     let mut child = command.stderr(log).spawn().unwrap();
-    while !socket.exists() {
+    let setup = Setup::default();
+    let mut frontend = loop {
+        if let Ok(frontend) = Frontend::try_open(&socket, &setup) {
+            break frontend;
+        }
         assert!(start.elapsed() < PATIENCE, "{command:?} does not serve");
         assert!(child.try_wait().unwrap().is_none(), "{command:?} ended");
         thread::sleep(Duration::from_micros(500));
-    }
+    };
+    frontend.queues[0].read(0, 4096).unwrap();
     let took = start.elapsed();
+    drop(frontend);
     let pid = Pid::from_child(&child);
     kill_process(pid, Signal::TERM).unwrap();
     child.wait().unwrap();
