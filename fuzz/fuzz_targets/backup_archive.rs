@@ -106,6 +106,7 @@ impl Fixture {
             path: &path,
             protection: Protection::Recipients(vec![identity.to_public()]),
             master_keys: true,
+            allow_non_fips: false,
         };
         create(&installation, &request).unwrap();
         let file = fs::read(&path).unwrap();
