@@ -235,6 +235,12 @@ mod tests {
     }
 
     #[test]
+    fn hosts_of_a_network_of_containers_have_underscores() {
+        let url: KeyUrl = "https://key_vault:8443/keys/k".parse().unwrap();
+        assert_eq!(url.to_string(), "https://key_vault:8443/keys/k");
+    }
+
+    #[test]
     fn what_is_no_key_url_is_refused() {
         for bad in [
             "http://v.vault.localhost/keys/k",

@@ -65,6 +65,9 @@ pub(super) fn refuse_truncated(
         Err(Stop::TooLarge) => Err(damaged(
             "its table is larger than that of any sound image".into(),
         )),
+        Err(Stop::Overlapping) => Err(damaged(
+            "its tables lie over each other, as those of no sound image do".into(),
+        )),
         Err(Stop::Import(error)) => Err(error),
     }
 }
@@ -75,6 +78,8 @@ enum Stop {
     NoFooter,
     /// A first-level table is too large.
     TooLarge,
+    /// Tables of the second level overlap: read each, they were as much as their number times the file.
+    Overlapping,
     Import(ImportError),
 }
 
@@ -172,7 +177,7 @@ impl Extent<'_> {
     }
 
     /// As [`Extent::walk`], for tables in tables. `below` makes one of the second level out of an entry of
-    /// the first. The entries' places are counted through all of the second level.
+    /// the first; they differ in their places only. The entries' places are counted through all of the second level.
     fn walk_two_levels(
         &mut self,
         first: Table,
@@ -182,14 +187,26 @@ impl Extent<'_> {
         if first.len() > MOST_FIRST {
             return Err(Stop::TooLarge);
         }
-        let mut tables = Vec::new();
+        let (mut places, mut of_all) = (Vec::new(), None);
         self.walk(first, |_, index, entry| {
-            tables.extend(below(first.number(entry)).map(|table| (table.at, index, table)));
+            if let Some(table) = below(first.number(entry)) {
+                places.push((table.at, index));
+                of_all = Some(table);
+            }
         })?;
+        let Some(of_all) = of_all else {
+            return Ok(());
+        };
         // In the order of the file. Of two entries for one table, the first has more of the disk behind it.
-        tables.sort_unstable_by_key(|(at, index, _)| (*at, *index));
-        tables.dedup_by_key(|(at, ..)| *at);
-        for (_, index, table) in tables {
+        places.sort_unstable();
+        places.dedup_by_key(|(at, _)| *at);
+        let mut end = 0;
+        for (at, index) in places {
+            let table = Table { at, ..of_all };
+            if at < end {
+                return Err(Stop::Overlapping);
+            }
+            end = at.saturating_add(table.len());
             let before = index.saturating_mul(table.count);
             self.walk(table, |this, n, entry| {
                 each(this, before.saturating_add(n), entry);

@@ -212,6 +212,28 @@ fn small_images() -> &'static [(ImageFormat, Vec<u8>)] {
     })
 }
 
+/// Each entry of the first table names all that is behind it.
+#[test]
+fn tables_that_lie_over_each_other_are_refused() {
+    const CLUSTER: u32 = 4096;
+    let mut bytes = vec![0; 2 * CLUSTER as usize];
+    bytes[..4].copy_from_slice(b"QED\0");
+    bytes[4..8].copy_from_slice(&CLUSTER.to_le_bytes());
+    // Clusters of a table.
+    bytes[8..12].copy_from_slice(&1u32.to_le_bytes());
+    bytes[40..48].copy_from_slice(&u64::from(CLUSTER).to_le_bytes());
+    bytes[48..56].copy_from_slice(&(1u64 << 40).to_le_bytes());
+    for (place, entry) in (1..).zip(bytes[CLUSTER as usize..].chunks_exact_mut(8)) {
+        entry.copy_from_slice(&u64::to_le_bytes(CLUSTER as u64 + place));
+    }
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), &bytes).unwrap();
+    let mut file = raw::RawImage::open(file.path()).unwrap();
+    let refused = whole::refuse_truncated(&mut file, ImageFormat::Qed, &Cancel::default());
+    let refused = refused.unwrap_err().to_string();
+    assert!(refused.contains("lie over each other"), "{refused}");
+}
+
 proptest::proptest! {
     #[test]
     fn no_table_makes_its_reader_panic(
