@@ -52,7 +52,7 @@ impl Archives {
             let (number, line) = line?;
             if let Line::Log(log) = line {
                 if let Some(before) = current {
-                    self.logs[before].end_of_segment();
+                    self.logs[before].end_of_part();
                 }
                 let verifier = self.take(&log, pins);
                 self.logs.push(verifier);
@@ -75,7 +75,7 @@ impl Archives {
                 what: "there is no log in the file".into(),
             });
         };
-        self.logs[last].end_of_segment();
+        self.logs[last].end_of_part();
         Ok(())
     }
 

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::*;
 
+mod forged;
 mod kept;
 
 const NAME: &str = "test";

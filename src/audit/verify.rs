@@ -76,14 +76,16 @@ pub(super) struct Verifier {
     /// The last record that fits, and its hash.
     last: u64,
     hash: Hash,
-    /// The last record that a good checkpoint witnesses.
+    /// The last record that a good checkpoint, or the end of a segment, witnesses.
     witnessed: u64,
     /// Whether a checkpoint has to follow the last record.
     owed: bool,
     /// What was archived, as far as it is told.
     segments: Vec<Segment>,
-    /// The segment whose records are being read.
+    /// The segment whose records were read last.
     pub own: Option<Segment>,
+    /// Whether the file of that segment has not ended yet.
+    in_segment: bool,
     /// Whether what is read is the log's database, behind all files.
     at_log: bool,
     /// Records that were archived and are not looked at.
@@ -220,6 +222,7 @@ impl Verifier {
             owed: false,
             segments: Vec::new(),
             own: None,
+            in_segment: false,
             at_log: false,
             archived: Vec::new(),
             counters: Vec::new(),
@@ -314,6 +317,15 @@ impl Verifier {
         if last <= self.last {
             return;
         }
+        if self.last > self.witnessed {
+            let (from, to) = (self.witnessed + 1, self.last);
+            let what = format!(
+                "records {from} to {to} are covered by no signature: what followed was cut off, or they \
+                 were made up"
+            );
+            self.found(from, what);
+            return;
+        }
         self.archived.push(self.last + 1..=last);
         (self.last, self.hash, self.witnessed) = (last, hash, last);
         let beyond = self.pins.split_off(&self.last);
@@ -336,19 +348,30 @@ impl Verifier {
         }
     }
 
-    /// The end of a file: a segment that it has must be whole.
-    pub fn end_of_segment(&mut self) {
-        let Some(own) = self.own.clone().filter(|_| self.finding.is_none()) else {
+    /// The end of a file, or of a log's part of it: that is a whole segment, or has a signed head. Nothing
+    /// else vouches for its last records.
+    pub fn end_of_part(&mut self) {
+        if self.finding.is_some() {
             return;
-        };
+        }
         self.settle_owed();
-        if self.last < own.last {
-            let (from, to) = (self.last + 1, own.last);
-            let what = format!("the segment was cut off: records {from} to {to} are gone");
-            self.found(from, what);
-        } else if self.last == own.last && self.hash != own.hash {
-            let what = self.rewritten(own.last);
-            self.found(self.witnessed + 1, what);
+        let in_segment = std::mem::take(&mut self.in_segment);
+        // Its line is all that was left of one that is still to come.
+        let announced = self.segments.iter().map(|known| (known.first, known.last));
+        let cut_off = match &self.own {
+            Some(own) if in_segment => Some((self.last + 1, own.last)),
+            _ if self.head.is_none() => announced.filter(|(first, _)| *first > self.last).min(),
+            _ => None,
+        };
+        match cut_off.filter(|(from, to)| from <= to) {
+            Some((from, to)) => {
+                let what = format!("the segment was cut off: records {from} to {to} are gone");
+                self.found(from, what);
+            }
+            None if !in_segment && self.head.is_none() => {
+                self.found(self.last, "its signed head was removed");
+            }
+            None => {}
         }
     }
 
@@ -363,12 +386,18 @@ impl Verifier {
         let mut segments = self.segments.iter();
         if let Some(own) = segments.find(|segment| segment.first == entry.seq) {
             self.own = Some(own.clone());
+            self.in_segment = true;
         }
         let expected = self.last + 1;
+        let own = self.own.as_ref().filter(|_| self.in_segment);
+        let signed = own.map(|own| (own.last, own.hash));
         if entry.seq > expected {
             self.found(expected, format!("record {expected} was removed"));
         } else if entry.seq < expected {
             self.found(entry.seq, self.out_of_place(entry.seq));
+        } else if let Some((end, _)) = signed.filter(|(end, _)| *end < expected) {
+            let what = format!("record {expected} is behind the end of its segment, record {end}");
+            self.found(expected, what);
         }
         let hash = entry.hash(self.log, &self.hash);
         if hash != stored {
@@ -384,15 +413,24 @@ impl Verifier {
         (self.last, self.hash) = (expected, hash);
         self.owed = is_checkpoint(expected);
         self.compare_pins(expected);
+        match signed.filter(|(end, _)| *end == expected) {
+            Some((_, signed)) if signed != hash => {
+                let what = self.rewritten(expected);
+                self.found(self.witnessed + 1, what);
+            }
+            Some(_) => self.witnessed = expected,
+            None => {}
+        }
     }
 
     fn out_of_place(&self, seq: u64) -> String {
         let covered = |segment: &Segment| segment.first <= seq && seq <= segment.last;
         match (self.segments.iter().any(covered), self.at_log) {
             (true, true) => format!(
-                "the log has record {seq} itself, and a segment that was given has it too: the log was put \
-                 back to a state from before that was archived; leave the segment out to verify the log as \
-                 it is, and keep it, since it has what the log has lost"
+                "the log has record {seq} itself, and a segment that was given has it too: either \
+                 'audit archive' was cut off, then repeat it with the same --output-dir; or the log was put \
+                 back to a state from before that was archived, then leave the segment out to verify the \
+                 log as it is, and keep it, since it has what the log has lost"
             ),
             (true, false) => format!("record {seq} is in more than one of the files"),
             (false, _) => format!("record {seq} is out of place"),
@@ -451,7 +489,7 @@ impl Verifier {
         let head = self.head.take();
         match &head {
             // The file of a segment has another end.
-            None if self.own.as_ref().is_some_and(|own| own.last == self.last) => {}
+            None if !self.at_log && self.own.as_ref().is_some_and(|own| own.last == self.last) => {}
             None => self.found(self.last, "its signed head was removed"),
             Some(head) if !head.is_signed(&self.key, Purpose::Head, self.log) => {
                 let what = "its signed head was changed, or a counter that it covers was";

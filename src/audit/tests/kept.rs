@@ -115,13 +115,13 @@ fn what_happens_again_and_again_is_counted_and_none_of_it_is_lost() {
     assert_eq!((report.finding, report.pins), (None, pins.len()));
 }
 
-fn archive(fixture: &Fixture, dir: &std::path::Path) -> Archived {
+pub(super) fn archive(fixture: &Fixture, dir: &std::path::Path) -> Archived {
     let now = OffsetDateTime::now_utc();
     let archived = fixture.log.archive(NAME, dir, now, record(3)).unwrap();
     archived.unwrap()
 }
 
-fn read(files: &[&std::path::Path], pins: &[Pin]) -> Archives {
+pub(super) fn read(files: &[&std::path::Path], pins: &[Pin]) -> Archives {
     let mut archives = Archives::default();
     for file in files {
         let file = std::fs::read(file).unwrap();

@@ -10,11 +10,16 @@ use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::manifest::Item;
 use crate::audit::{self, Archives, Entry, Kept, Pin, Report, Segment, own_segment};
 use crate::keys::Hashing;
 
 /// The directory, below the state directory, into which segments are restored.
 pub(super) const DIRECTORY: &str = "segments";
+
+/// How many lines [`own_segment`] reads, and what is read of them at most: much more than they have.
+const START_LINES: usize = 3;
+const START_LIMIT: u64 = 3 << 20;
 
 /// Records that were archived before a backup was made. Field names are the manifest's.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -107,6 +112,16 @@ pub(super) fn find(
     Ok(None)
 }
 
+/// The lines by which a file says which segment it has.
+fn start_of(from: &mut impl BufRead) -> std::io::Result<Vec<u8>> {
+    let mut start = Vec::new();
+    let mut from = from.take(START_LIMIT);
+    for _ in 0..START_LINES {
+        from.read_until(b'\n', &mut start)?;
+    }
+    Ok(start)
+}
+
 fn hashed(path: &Path) -> std::io::Result<(File, u64, String)> {
     let mut file = OpenOptions::new()
         .read(true)
@@ -192,13 +207,20 @@ impl Chains {
     }
 
     /// Reads a segment of the backup, behind those outside of it that come before.
-    pub(super) fn segment(&mut self, path: &str, content: &mut dyn Read, pins: &[Pin]) {
+    pub(super) fn segment(&mut self, item: &Item, content: &mut dyn Read, pins: &[Pin]) {
+        let path = item.path.as_str();
         let named = |part: &ArchivedPart| part.included && part.entry() == path;
         let Some(index) = self.parts.iter().position(named) else {
             self.findings
                 .push(format!("{path} is a segment of no log of this backup"));
             return;
         };
+        let known = self.parts[index].sha256.as_ref();
+        if known.is_some_and(|known| *known != item.sha256) {
+            self.findings.push(format!(
+                "{path} is not the file that was archived: its SHA-256 is another one than its log knows"
+            ));
+        }
         self.read_outside(pins, Some(index));
         self.read(index, path, BufReader::new(content), pins);
     }
@@ -228,7 +250,28 @@ impl Chains {
         one.log_id == other.log_id && one.segment.first < other.segment.first
     }
 
-    fn read(&mut self, index: usize, name: &str, from: impl BufRead, pins: &[Pin]) {
+    fn read(&mut self, index: usize, name: &str, mut from: impl BufRead, pins: &[Pin]) {
+        let part = &self.parts[index];
+        let (start, own) = match start_of(&mut from) {
+            Ok(start) => {
+                let own = own_segment(start.as_slice());
+                (
+                    start,
+                    own.is_ok_and(|own| own.is_some_and(|(log, own)| part.has(log, &own))),
+                )
+            }
+            Err(e) => {
+                self.findings.push(format!("{name}: {e}"));
+                return;
+            }
+        };
+        if !own {
+            self.findings.push(format!(
+                "{name}: it is another segment than {}, or was cut off",
+                part.describe()
+            ));
+        }
+        let from = start.as_slice().chain(from);
         let mut apart = Archives::default();
         let alone = !self.leads_to_the_log(index);
         let archives = match alone {
@@ -288,5 +331,113 @@ impl Chains {
             ));
         }
         (self.findings, self.notes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use tempfile::TempDir;
+    use time::OffsetDateTime;
+
+    use super::*;
+    use crate::audit::{AuditLog, AuditRecord};
+    use crate::control::backup::manifest::ItemKind;
+
+    const LOG: &str = "vault/v";
+
+    fn record() -> AuditRecord {
+        AuditRecord {
+            time: OffsetDateTime::UNIX_EPOCH,
+            caller: Uuid::from_u128(1),
+            origin: "local".into(),
+            operation: "KeyWrap".into(),
+            key: None,
+            version: None,
+            disk: None,
+            detail: None,
+            refusal: None,
+        }
+    }
+
+    /// A log of which two segments were archived.
+    fn archived() -> (TempDir, AuditLog, Vec<ArchivedPart>) {
+        let dir = tempfile::tempdir().unwrap();
+        let log = AuditLog::open(&dir.path().join("audit.db")).unwrap();
+        for _ in 0..2 {
+            log.append(&record()).unwrap();
+            let now = OffsetDateTime::now_utc();
+            log.archive(LOG, dir.path(), now, record()).unwrap();
+        }
+        let kept = log.read(|_, db| audit::kept(db, LOG).unwrap());
+        let parts = kept.into_iter().map(|kept| ArchivedPart::new(LOG, kept));
+        let parts = parts.collect();
+        (dir, log, parts)
+    }
+
+    fn item(part: &ArchivedPart, content: &[u8]) -> Item {
+        Item {
+            path: part.entry(),
+            kind: ItemKind::Segment,
+            bytes: content.len() as u64,
+            sha256: crate::keys::hex(&crate::keys::sha256(content)),
+            moment: None,
+            keys: BTreeMap::new(),
+        }
+    }
+
+    /// What is found in a backup that has that as its first segment, and the second one as it is or not at
+    /// all.
+    fn findings(first: impl FnOnce(&[Vec<u8>]) -> Vec<u8>, with_second: bool) -> Vec<String> {
+        let (_dir, log, mut parts) = archived();
+        let files = parts
+            .iter()
+            .map(|part| fs::read(part.file.as_ref().unwrap()).unwrap());
+        let mut files: Vec<Vec<u8>> = files.collect();
+        files[0] = first(&files);
+        (parts[0].included, parts[1].included) = (true, with_second);
+        let mut chains = Chains::new(&parts, &[]);
+        for (part, file) in parts.iter().zip(&files).filter(|(part, _)| part.included) {
+            chains.segment(&item(part, file), &mut file.as_slice(), &[]);
+        }
+        let report = log.read(|_, db| chains.log(db, LOG, &[]).unwrap());
+        let (mut findings, _) = chains.finish();
+        findings.extend(report.finding.map(|finding| finding.what));
+        findings
+    }
+
+    #[test]
+    fn a_segment_in_a_backup_is_the_one_that_its_log_names() {
+        for with_second in [true, false] {
+            let genuine = findings(|files| files[0].clone(), with_second);
+            assert!(genuine.is_empty(), "{genuine:?}");
+        }
+        let other = findings(|files| files[1].clone(), false);
+        assert!(
+            other.iter().any(|what| what.contains("another segment")),
+            "{other:?}"
+        );
+        // Two lines and no record.
+        let cut_off = |files: &[Vec<u8>]| {
+            let lines = files[0].split_inclusive(|byte| *byte == b'\n');
+            lines.take(2).flatten().copied().collect()
+        };
+        for with_second in [true, false] {
+            let found = findings(cut_off, with_second);
+            assert!(
+                found.iter().any(|what| what.contains("cut off")),
+                "{found:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_segment_in_a_backup_has_the_hash_that_its_log_knows() {
+        let found = findings(|files| [files[0].as_slice(), b"\n"].concat(), true);
+        assert!(
+            found.iter().any(|what| what.contains("SHA-256")),
+            "{found:?}"
+        );
     }
 }

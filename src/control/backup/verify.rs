@@ -142,7 +142,7 @@ impl<'a> Look<'a> {
     /// Looks at an entry that is no database.
     pub(super) fn file(&mut self, item: &Item, content: &mut dyn Read) -> Result<(), BackupError> {
         if item.kind == ItemKind::Segment {
-            self.chains.segment(&item.path, content, self.pins);
+            self.chains.segment(item, content, self.pins);
         }
         if let (ItemKind::MasterKey, Some(vault)) = (item.kind, item.vault()) {
             let mut key = Zeroizing::new(Vec::with_capacity(KEY_LIMIT as usize));
