@@ -161,9 +161,10 @@ killed daemon had completed, so it has to be given the
 --runtime-dir that the disk was attached with. Where the runtime map that had it is lost, it needs
 --discard-unflushed. After a sync has failed it reads all data anew and makes durable what there is; what the
 guest wrote shortly before may be lost: run fsck in the guest. The report names the ranges that were written for
-the first time since the last flush. Where the data file has holes there, or cannot be read, they are lost; the repair
-names these (`lostRanges`), and they read as before they were written. Others that are lost cannot be told:
-they read as random bytes, or, where something was written over, as before.
+the first time since the last flush. Where the data file has holes there, they are lost; the repair
+names these (`lostRanges`), and they read as before they were written. Where it cannot be read
+(`unreadableRanges`) nothing is repaired: mend the storage, or give them up with --discard-unflushed. Others
+that are lost cannot be told: they read as random bytes, or, where something was written over, as before.
 
 Whether content was altered cannot be seen: XTS does not authenticate it.")]
     Check {
@@ -172,7 +173,8 @@ Whether content was altered cannot be seen: XTS does not authenticate it.")]
         /// Repair what is safe to repair
         #[arg(long)]
         repair: bool,
-        /// Go on without what was completed and not flushed, when the runtime map that has it is lost
+        /// Go on without what was completed and not flushed, when the runtime map that has it is lost, or where the
+        /// data file cannot be read
         #[arg(long, requires = "repair")]
         discard_unflushed: bool,
     },
@@ -628,7 +630,8 @@ impl From<DiskError> for CliError {
             DiskError::SyncFailed { .. } => "SyncFailed",
             DiskError::RuntimeMapElsewhere { .. }
             | DiskError::RuntimeMapMissing { .. }
-            | DiskError::UnflushedLost { .. } => "UnflushedWrites",
+            | DiskError::UnflushedLost { .. }
+            | DiskError::UnflushedUnreadable { .. } => "UnflushedWrites",
             DiskError::Key(_) => "KeyMaterial",
         };
         Self::new(code, message)

@@ -1,6 +1,7 @@
-//! A disk on storage whose syncs fail.
+//! A disk on storage whose syncs or reads fail.
 
 use std::fs;
+use std::process::{ExitStatus, Stdio};
 use std::time::Instant;
 
 use sealdisk::volume::{FailedSync, RuntimeMap};
@@ -8,9 +9,10 @@ use sealdisk::volume::{FailedSync, RuntimeMap};
 use crate::MIB;
 use crate::frontend::PATIENCE;
 use crate::frontend::client::Status;
-use crate::frontend::daemon::{AttachOptions, Disk};
+use crate::frontend::daemon::{AttachOptions, Backend, Disk, expect_success};
 use crate::frontend::rng::Rng;
 use crate::frontend::small_fs::FailingFs;
+use crate::seccomp;
 
 /// The runtime map of the only disk.
 fn runtime_map(disk: &Disk) -> Option<fs::File> {
@@ -58,4 +60,67 @@ fn after_a_failed_sync_no_flush_succeeds_and_the_end_is_not_clean() {
     assert!(!status.success(), "the end was clean:\n{}", daemon.log());
     let map = RuntimeMap::from_file(runtime_map(&disk).expect("the runtime map is gone"));
     assert_eq!(map.failed_sync().unwrap(), Some(FailedSync::Data));
+}
+
+/// What a daemon had completed and nobody flushed is on storage whose path is down for a moment: a repair
+/// leaves it, and what was written is there when the path is back.
+#[test]
+fn unflushed_data_that_cannot_be_read_stay_until_they_are_given_up() {
+    if Backend::chosen() == Backend::Qsd {
+        return;
+    }
+    // No other file of the disk is as long.
+    const PLACE: u64 = 4 << 20;
+    let disk = Disk::new(8 * MIB);
+    let data = Rng::new(1).bytes(4096);
+    let check = |arguments: &[&str], fails: bool| -> (ExitStatus, serde_json::Value) {
+        let arguments = [&["disk", "check", "disk", "-o", "json"], arguments].concat();
+        let mut command = disk.command(&arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let answer =
+            move |arguments: &[u64; 6]| (fails && arguments[3] == PLACE).then_some(libc::EIO);
+        let (child, supervisor) =
+            seccomp::spawn_supervised(&mut command, libc::SYS_pread64, answer).unwrap();
+        let output = child.wait_with_output().unwrap();
+        supervisor.join();
+        let report = serde_json::from_slice(&output.stdout).unwrap();
+        (output.status, report)
+    };
+    let decrypt = || expect_success(&mut disk.command(&["disk", "decrypt", "disk"])).stdout;
+    let ranges = serde_json::json!([{"offset": PLACE, "length": 4096}]);
+    for gives_up in [false, true] {
+        let mut daemon = disk.attach(&AttachOptions::default());
+        let queue = &mut daemon.connect().queues[0];
+        queue.write(PLACE / 512, &data).unwrap();
+        if gives_up {
+            queue.flush().unwrap();
+            queue.write_zeroes(&[(PLACE / 512, 8, 0)]).unwrap();
+            queue.flush().unwrap();
+            queue.write(PLACE / 512, &data).unwrap();
+        }
+        daemon.kill();
+
+        let (status, report) = check(&["--repair"], true);
+        assert_eq!(status.code(), Some(2), "{report}");
+        assert_eq!(report["unreadableRanges"], ranges, "{report}");
+        let problem = &report["problems"][0];
+        assert_eq!(problem["repaired"], false, "{report}");
+        let message = problem["message"].as_str().unwrap();
+        assert!(message.contains("--discard-unflushed"), "{message}");
+        assert!(runtime_map(&disk).is_some());
+
+        let mut expected = vec![0; 4096];
+        if gives_up {
+            let (status, report) = check(&["--repair", "--discard-unflushed"], true);
+            assert!(status.success(), "{report}");
+            assert_eq!(report["unreadableRanges"], ranges, "{report}");
+        } else {
+            let (status, report) = check(&["--repair"], false);
+            assert!(status.success(), "{report}");
+            assert!(report["unreadableRanges"].is_null(), "{report}");
+            expected = data.clone();
+        }
+        let place = PLACE as usize;
+        assert!(decrypt()[place..place + 4096] == expected);
+    }
 }

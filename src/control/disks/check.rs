@@ -9,8 +9,8 @@
 //! map needs, which is given back; files that are longer than their layer, by nothing; and, when the
 //! header is proven to count, files of layers that it says are gone, or that it does not name and that
 //! hold nothing, which an interrupted push leaves. What a killed daemon had completed is made durable
-//! first. What it had completed and is not in the data file (`lost.rs`) is named, and reads as before it was
-//! written afterwards. Everything else is told and left: a layer with content that the header does not name may
+//! first. What it had completed and is a hole of the data file (`lost.rs`) is named, and reads as before it was
+//! written afterwards; where it cannot be read, only when that is told to go on without it. Everything else is told and left: a layer with content that the header does not name may
 //! be of a newer header, in whose place somebody put this one.
 
 use std::collections::BTreeSet;
@@ -22,6 +22,7 @@ use uuid::Uuid;
 
 use super::check_layers::Layers;
 use super::extents::has_content;
+use super::lost::GiveUp;
 use super::session::Unflushed;
 use super::stack::remove_layer;
 use super::{Disk, DiskError, HEADER};
@@ -83,10 +84,14 @@ pub struct CheckReport {
     /// Where these are, in rising order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unflushed_ranges: Vec<ByteRange>,
-    /// Which of these are lost: the data file has holes there, or cannot be read. A repair has them read as
-    /// before they were written.
+    /// Which of these are lost: the data file has holes there. A repair has them read as before they were
+    /// written.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub lost_ranges: Vec<ByteRange>,
+    /// Which of these cannot be read at the moment. A repair has them read as before they were written only
+    /// when it is told to go on without them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unreadable_ranges: Vec<ByteRange>,
     /// Whether the header was proven to be written by somebody who had the disk's key.
     pub header_authenticated: bool,
     /// Why it could not be looked at, if that is the reason.
@@ -130,7 +135,8 @@ impl CheckReport {
 }
 
 /// Checks a disk that nobody uses, and repairs what is safe when `repair` says so. Its runtime map, when
-/// it was left dirty, is in `runtime_dir`; a repair may give up what that had if it is lost.
+/// it was left dirty, is in `runtime_dir`; a repair may give up what that had if it is lost, or its data cannot
+/// be read.
 ///
 /// # Errors
 /// [`DiskError`] when the check could not be made; what is wrong with the disk is in the report.
@@ -149,6 +155,7 @@ pub fn check(
         unflushed_bytes: None,
         unflushed_ranges: Vec::new(),
         lost_ranges: Vec::new(),
+        unreadable_ranges: Vec::new(),
         header_authenticated: false,
         not_authenticated_because: None,
         problems: Vec::new(),
@@ -210,7 +217,11 @@ pub fn check(
     let mut layers = Layers {
         disk: &disk,
         header: &claims,
-        gives_up: asked && is_authentic,
+        gives_up: match (asked && is_authentic, unflushed) {
+            (false, _) => GiveUp::Nothing,
+            (true, Unflushed::Needed) => GiveUp::Holes,
+            (true, Unflushed::GivenUp) => GiveUp::Unreadable,
+        },
         unflushed: &mut |claim, repair| {
             if repair && is_authentic {
                 let how = (runtime_dir, unflushed);

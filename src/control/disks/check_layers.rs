@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use super::check::{CheckReport, ProblemKind, in_words};
 use super::extents::{Mismatch, compare, has_content};
+use super::lost::GiveUp;
 use super::{Disk, DiskError, dataplane, lost};
 use crate::envelope::{HeaderPayload, LayerRecord};
 use crate::store::{LayerFile, can_punch, tells_holes};
@@ -27,8 +28,8 @@ pub(super) type LeftOver<'a> =
 pub(super) struct Layers<'a> {
     pub(super) disk: &'a Disk,
     pub(super) header: &'a HeaderPayload,
-    /// What is lost of the unflushed data is given up.
-    pub(super) gives_up: bool,
+    /// What is given up of the unflushed data.
+    pub(super) gives_up: GiveUp,
     /// What a data plane that died had completed and not flushed of the top layer, whose claim it is
     /// given; in a repair that is made durable, and there is nothing of it then.
     pub(super) unflushed: &'a mut LeftOver<'a>,
@@ -146,9 +147,8 @@ impl Layers<'_> {
         let unflushed = match &layer.claim {
             Some(claim) => {
                 let left = (self.unflushed)(claim, false)?;
-                let gives_up = self.gives_up && report.remaining(ProblemKind::Damage) == 0;
                 if let Some(left) = &left {
-                    look_for_lost(layer, &durable, left, gives_up, report)?;
+                    look_for_lost(layer, &durable, left, self.gives_up, report)?;
                 }
                 match repair && report.remaining(ProblemKind::Damage) == 0 {
                     true => (self.unflushed)(claim, true)?,
@@ -197,13 +197,13 @@ impl Layers<'_> {
     }
 }
 
-/// Looks for unflushed data that the data file has not. They are given up when that is asked for: the
-/// runtime map says then what the durable one does.
+/// Looks for unflushed data that the data file has not. They are given up when that is asked for and nothing else
+/// is damaged: the runtime map says then what the durable one does.
 fn look_for_lost(
     layer: &Layer<'_>,
     durable: &LayerMap,
     left: &RuntimeMap,
-    gives_up: bool,
+    gives_up: GiveUp,
     report: &mut CheckReport,
 ) -> Result<(), DiskError> {
     let current = Volume::open_runtime(durable.clone(), Vec::new(), left)?;
@@ -213,28 +213,42 @@ fn look_for_lost(
     }
     let lost = lost::lost(&layer.data, &lost::unflushed(&durable, &current));
     let lost = lost.map_err(DiskError::file("look for holes in", &layer.paths.data))?;
-    if lost.is_empty() {
-        return Ok(());
-    }
-    let bytes: u64 = lost.iter().map(|range| range.length).sum();
-    let what = format!(
-        "{bytes} bytes that the guest wrote since the last flush are lost, since the data file has holes there or \
-         cannot be read{}",
-        in_words(&lost)
-    );
-    if gives_up {
-        // Should this process end before it prints the report.
-        log::warn!("{what}; they are given up");
-        lost::give_up(&lost, &durable, &current);
-        report.repaired_damage(
-            "data",
-            format!("{what}; they read as before these writes now: run fsck in the guest"),
+    let kinds = [
+        (
+            &lost.unreadable,
+            GiveUp::Unreadable,
+            "cannot be read",
+            "mend the storage and check again; --repair --discard-unflushed gives them up, and has them read",
+        ),
+        (
+            &lost.holes,
+            GiveUp::Holes,
+            "are lost, since the data file has holes there",
+            "--repair has them read",
+        ),
+    ];
+    for (ranges, needed, why, advice) in kinds {
+        if ranges.is_empty() {
+            continue;
+        }
+        let what = format!(
+            "{} bytes that the guest wrote since the last flush {why}{}",
+            lost::bytes_of(ranges),
+            in_words(ranges)
         );
-    } else {
-        let message = format!("{what}; --repair has them read as before these writes");
-        report.damage("data", message);
+        if gives_up >= needed && report.remaining(ProblemKind::Damage) == 0 {
+            // Should this process end before it prints the report.
+            log::warn!("{what}; they are given up");
+            lost::give_up(ranges, &durable, &current);
+            let message =
+                format!("{what}; they read as before these writes now: run fsck in the guest");
+            report.repaired_damage("data", message);
+        } else {
+            report.damage("data", format!("{what}; {advice} as before these writes"));
+        }
     }
-    report.lost_ranges = lost;
+    report.lost_ranges = lost.holes;
+    report.unreadable_ranges = lost.unreadable;
     Ok(())
 }
 

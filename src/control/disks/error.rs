@@ -223,6 +223,19 @@ pub enum DiskError {
         /// Where they are, in words.
         ranges: String,
     },
+    /// What the last user of the disk left cannot be read.
+    #[error(
+        "{bytes} bytes that were written to the disk {name} and not flushed cannot be read{ranges}: mend its \
+         storage; `sealdisk disk check {name} --repair --discard-unflushed` gives them up"
+    )]
+    UnflushedUnreadable {
+        /// The disk.
+        name: String,
+        /// How many bytes.
+        bytes: u64,
+        /// Where they are, in words.
+        ranges: String,
+    },
     /// Plaintext would go to a terminal.
     #[error("not writing a disk's plaintext to a terminal; redirect it or give --output-file")]
     Terminal,

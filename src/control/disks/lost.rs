@@ -5,6 +5,9 @@
 //! may be a hole in their place, which would be decrypted into garbage, or something that cannot be read. The
 //! durable map never speaks of data before they are synced, so what it says of these blocks is still true: they
 //! read as they did before they were written, once the runtime map has that too.
+//!
+//! A hole stays a hole, so any repair gives these blocks up. What cannot be read may be back with the next path
+//! to the storage; only a repair that is told to go on without it gives it up.
 
 use std::fs::File;
 use std::io;
@@ -22,6 +25,26 @@ use crate::volume::{Content, RuntimeMap, Volume};
 /// Bytes that are read at a time.
 const CHUNK: usize = 1 << 20;
 
+/// Which lost blocks a check gives up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum GiveUp {
+    /// None: it only looks.
+    Nothing,
+    /// Those that are holes of the data file.
+    Holes,
+    /// Also those that cannot be read at the moment.
+    Unreadable,
+}
+
+/// Blocks that the data file has not.
+#[derive(Debug, Default)]
+pub(super) struct Lost {
+    /// It has holes there.
+    pub(super) holes: Vec<ByteRange>,
+    /// Reading them fails, now.
+    pub(super) unreadable: Vec<ByteRange>,
+}
+
 /// What has data by the current map and not by the durable one, both of which are loaded.
 pub(super) fn unflushed(durable: &Volume, current: &Volume) -> Vec<ByteRange> {
     let (mut at, blocks) = (0, current.map().blocks());
@@ -37,24 +60,24 @@ pub(super) fn unflushed(durable: &Volume, current: &Volume) -> Vec<ByteRange> {
     ranges
 }
 
-/// Which blocks of some ranges the data file has not: holes, and what cannot be read.
-pub(super) fn lost(data: &File, ranges: &[ByteRange]) -> io::Result<Vec<ByteRange>> {
+/// Which blocks of some ranges the data file has not.
+pub(super) fn lost(data: &File, ranges: &[ByteRange]) -> io::Result<Lost> {
     // What the page cache has proves nothing of what is stored.
     fadvise(data, 0, None, Advice::DontNeed)?;
-    let mut lost = Vec::new();
+    let mut lost = Lost::default();
     for range in ranges {
         let (mut at, end) = (range.offset, range.offset + range.length);
         while at < end {
             let extent = next_extent(data, at, end)?.unwrap_or(end..end);
             let whole = extent.end / BLOCK_SIZE * BLOCK_SIZE;
             if extent.start == at && whole > at {
-                read(data, at, whole, &mut lost)?;
+                read(data, at, whole, &mut lost.unreadable)?;
                 at = whole;
                 continue;
             }
             // A block of which a part is a hole is lost as a whole.
             let next = extent.start.max(at + 1).next_multiple_of(BLOCK_SIZE);
-            append(&mut lost, at, next - at);
+            append(&mut lost.holes, at, next - at);
             at = next;
         }
     }
@@ -62,7 +85,7 @@ pub(super) fn lost(data: &File, ranges: &[ByteRange]) -> io::Result<Vec<ByteRang
 }
 
 /// Reads blocks that are no holes.
-fn read(data: &File, mut at: u64, end: u64, lost: &mut Vec<ByteRange>) -> io::Result<()> {
+fn read(data: &File, mut at: u64, end: u64, unreadable: &mut Vec<ByteRange>) -> io::Result<()> {
     let mut buffer = vec![0; CHUNK];
     let block = BLOCK_SIZE as usize;
     while at < end {
@@ -72,7 +95,7 @@ fn read(data: &File, mut at: u64, end: u64, lost: &mut Vec<ByteRange>) -> io::Re
             Err(_) => match data.read_exact_at(&mut buffer[..block], at) {
                 Ok(()) => block,
                 Err(error) if error.raw_os_error() == Some(libc::EIO) => {
-                    append(lost, at, BLOCK_SIZE);
+                    append(unreadable, at, BLOCK_SIZE);
                     block
                 }
                 Err(error) => return Err(error),
@@ -92,6 +115,11 @@ pub(super) fn give_up(lost: &[ByteRange], durable: &Volume, current: &Volume) {
     }
 }
 
+/// How many bytes some ranges have.
+pub(super) fn bytes_of(ranges: &[ByteRange]) -> u64 {
+    ranges.iter().map(|range| range.length).sum()
+}
+
 fn append(ranges: &mut Vec<ByteRange>, offset: u64, length: u64) {
     match ranges.last_mut() {
         Some(last) if last.offset + last.length == offset => last.length += length,
@@ -104,7 +132,7 @@ impl Disk {
     /// garbage.
     ///
     /// # Errors
-    /// [`DiskError::UnflushedLost`].
+    /// [`DiskError::UnflushedLost`], [`DiskError::UnflushedUnreadable`].
     pub(super) fn refuse_lost(
         &self,
         header: &HeaderPayload,
@@ -121,13 +149,27 @@ impl Disk {
         let data = File::open(&paths.data).map_err(DiskError::file("open", &paths.data))?;
         let lost = lost(&data, &unflushed(&durable, &current));
         let lost = lost.map_err(DiskError::file("look for holes in", &paths.data))?;
-        match lost.is_empty() {
-            true => Ok(()),
-            false => Err(DiskError::UnflushedLost {
-                name: self.name().into(),
-                bytes: lost.iter().map(|range| range.length).sum(),
-                ranges: in_words(&lost),
-            }),
+        let unreadable = !lost.unreadable.is_empty();
+        let lost = match unreadable {
+            true => lost.unreadable,
+            false => lost.holes,
+        };
+        if lost.is_empty() {
+            return Ok(());
         }
+        let name = self.name().into();
+        let (bytes, ranges) = (bytes_of(&lost), in_words(&lost));
+        Err(match unreadable {
+            true => DiskError::UnflushedUnreadable {
+                name,
+                bytes,
+                ranges,
+            },
+            false => DiskError::UnflushedLost {
+                name,
+                bytes,
+                ranges,
+            },
+        })
     }
 }
