@@ -11,12 +11,13 @@
 //! The disk is claimed, its header locked and authentic, and the rest of the check has found no damage.
 //!
 //! 1. Every block that the current map calls data is read from storage.
-//! 2. The runtime map says that it was checked, so that its next flush writes all of the map anew; then the
+//! 2. Where only the runtime map has the mark, the header gets it too, in both copies.
+//! 3. The runtime map says that it was checked, so that its next flush writes all of the map anew; then the
 //!    data is synced, the map written, and synced. Without a runtime map both files are synced. A sync
 //!    that fails is noted as the first one was.
-//! 3. The header loses the mark, and the session with it, in both copies; then the runtime map goes.
+//! 4. The header loses the mark, and the session with it, in both copies; then the runtime map goes.
 //!
-//! A crash before 3 leaves the mark in the header, so that the repair is to be made again.
+//! A crash before 4 leaves the mark in the runtime map or in the header, so that the repair is to be made again.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
@@ -205,9 +206,14 @@ impl Disk {
     ) -> Result<u64, DiskError> {
         let (mut header, dek) = self.unlock(installation, lock.read()?)?;
         let left = self.left(&header, runtime_dir, Unflushed::Needed)?;
+        let failed = self.failed_sync(&header, &left)?;
         let cache = left.cache()?;
         let runtime = left.map();
         let read = self.read_all(&header, runtime.as_ref())?;
+        if header.failed_sync.is_none() && failed.is_some() {
+            header.failed_sync = failed;
+            lock.write_both(&header, &dek)?;
+        }
         let synced = match &runtime {
             Some(runtime) => {
                 runtime.forget_failed_sync()?;
@@ -272,5 +278,46 @@ impl Disk {
             file.sync_all().map_err(VolumeError::sync(which, path))?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::claim_data;
+    use super::super::session::tests::attached;
+    use super::*;
+
+    /// Only the runtime map has the mark, and the repair ends before it is done, by what is no sync.
+    #[test]
+    fn a_repair_that_ends_early_leaves_the_mark() {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = tempfile::tempdir_in("/dev/shm").unwrap();
+        let installation = Installation::open(&dir.path().join("state")).unwrap();
+        let disk = attached(&installation, runtime.path());
+        let read = || disk.header_file().unwrap().read().unwrap().claims().clone();
+        let left = || disk.left(&read(), runtime.path(), Unflushed::Needed);
+        let map = left().unwrap().map().unwrap();
+        map.note_failed_sync(volume::FailedSync::Data).unwrap();
+        assert!(read().failed_sync.is_none());
+
+        let path = disk.layer_paths(read().top().unwrap()).data;
+        let claim = claim_data("d", &path).unwrap();
+        let data = OpenOptions::new().write(true).open(&path).unwrap();
+        let repair = || {
+            let file = disk.header_file().unwrap();
+            let mut lock = file.lock().unwrap();
+            disk.repair_sync(&installation, &mut lock, &claim, runtime.path())
+        };
+        let len = data.metadata().unwrap().len();
+        data.set_len(len / 2).unwrap();
+        let error = repair().unwrap_err();
+        assert!(error.failed_sync().is_none(), "{error}");
+        let failed = disk.failed_sync(&read(), &left().unwrap()).unwrap();
+        let file = failed.expect("nobody knows of the failed sync").file;
+        assert_eq!(file, Some(SyncedFile::Data));
+
+        data.set_len(len).unwrap();
+        repair().unwrap();
+        assert!(read().failed_sync.is_none() && read().session.is_none());
     }
 }

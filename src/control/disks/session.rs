@@ -344,7 +344,7 @@ fn in_seconds(time: OffsetDateTime) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::{
         CreateRequest, FreezeRequest, NewStack, Running, claim_data, create, freeze_into,
     };
@@ -369,7 +369,8 @@ mod tests {
         fn end(&mut self) {}
     }
 
-    fn attached(installation: &Installation, runtime: &Path) -> Disk {
+    /// A disk "d" whose attach died before it served anything.
+    pub(in super::super) fn attached(installation: &Installation, runtime: &Path) -> Disk {
         let request = CreateRequest {
             name: "d".into(),
             size: Some(1 << 20),
