@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::process::{ExitStatus, Stdio};
+use std::sync::mpsc::sync_channel;
 use std::time::Instant;
 
 use sealdisk::volume::{FailedSync, RuntimeMap};
@@ -123,4 +124,38 @@ fn unflushed_data_that_cannot_be_read_stay_until_they_are_given_up() {
         let place = PLACE as usize;
         assert!(decrypt()[place..place + 4096] == expected);
     }
+}
+
+/// The header that an attach wrote may be on storage though its sync failed: the runtime map that it names
+/// stays, so that the disk is attached again.
+#[test]
+fn an_attach_whose_header_is_not_synced_leaves_a_disk_that_opens() {
+    if Backend::chosen() == Backend::Qsd {
+        return;
+    }
+    let disk = Disk::new(8 * MIB);
+    let socket = disk.runtime_dir().join("socket");
+    let mut command = disk.command(&["attach", "disk", "--socket-path", socket.to_str().unwrap()]);
+    command.stdin(Stdio::null()).stderr(Stdio::piped());
+    let (tell, pid) = sync_channel(1);
+    let mut process = None;
+    let answer = move |arguments: &[u64; 6]| {
+        let process = *process.get_or_insert_with(|| pid.recv().unwrap());
+        let path = fs::read_link(format!("/proc/{process}/fd/{}", arguments[0])).ok()?;
+        (path.file_name()? == "header").then_some(libc::EIO)
+    };
+    let (child, supervisor) =
+        seccomp::spawn_supervised(&mut command, libc::SYS_fsync, answer).unwrap();
+    tell.send(child.id()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    supervisor.join();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && stderr.contains("cannot sync"),
+        "{stderr}"
+    );
+
+    let mut daemon = disk.attach(&AttachOptions::default());
+    daemon.connect().queues[0].flush().unwrap();
+    assert!(daemon.terminate().success());
 }

@@ -240,7 +240,8 @@ fn open(
     })
 }
 
-/// Stamps the runtime map and then the header. Where that fails there is no map that was not there before.
+/// Stamps the runtime map and then the header. Where that fails there is no map that was not there before, unless
+/// the header has got as far as to name it.
 fn begin_session(
     request: &AttachRequest,
     (stamped, geometry, ids): (&Header, &Geometry, [Uuid; 2]),
@@ -260,7 +261,13 @@ fn begin_session(
         Ok(lock.write(stamped, &key)?)
     };
     if let Err(error) = write() {
-        if !recovered && let Err(error) = std::fs::remove_file(&runtime_path) {
+        // What was written may be on storage though its sync failed. The map counts for both ids.
+        let [before, _] = ids;
+        let is_unnamed = lock.read().is_ok_and(|now| now.claims().attach == before);
+        if !recovered
+            && is_unnamed
+            && let Err(error) = std::fs::remove_file(&runtime_path)
+        {
             log::warn!("cannot remove {}: {error}", runtime_path.display());
         }
         return Err(error);
