@@ -4,7 +4,7 @@
 //! noted twice, in the runtime map by the data plane that met it, and in the header by the process that
 //! started that one; either of them counts. A command that meets one itself (a job of a disk that nobody has
 //! attached, a resize, what makes durable what a daemon left) does both. What would make the disk's content last, or build on it, is
-//! refused until a repair; reading is not, nor is attaching, of which every flush fails.
+//! refused until a repair, and so is a copy of it in the clear; attaching is not, of which every flush fails.
 //!
 //! # Order of steps of a repair
 //!
