@@ -19,6 +19,7 @@ use crate::sqlite::DatabaseError;
 mod copy;
 mod departed;
 mod identities;
+mod noted;
 mod resources;
 mod schema;
 mod settings;
@@ -509,11 +510,20 @@ pub trait Catalog: Send + Sync {
         departed: &DepartedRecord,
     ) -> Result<(), CatalogError>;
 
-    /// Adds what was never known by a record, but may exist.
+    /// When this catalog was made again after a loss, if what the log of the vault with that URL names was
+    /// not compared with it since.
     ///
     /// # Errors
     /// [`CatalogError`].
-    fn insert_departed(&self, departed: &DepartedRecord) -> Result<(), CatalogError>;
+    fn not_noted_since(&self, vault_url: &str) -> Result<Option<OffsetDateTime>, CatalogError>;
+
+    /// Notes that it was compared, with what is not known by a record but may exist; or that the vault is
+    /// new.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    fn note_vault(&self, vault_url: &str, not_found: &[DepartedRecord])
+    -> Result<(), CatalogError>;
 
     /// What has no record any more and may still exist, by name and time.
     ///

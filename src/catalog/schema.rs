@@ -1,6 +1,6 @@
 //! The tables of the catalog.
 
-use super::{departed, identities};
+use super::{departed, identities, noted};
 use crate::sqlite::Schema;
 
 /// Times are RFC 3339 text, ids the usual text form of UUIDs, so that `sqlite3` shows them; a
@@ -14,6 +14,7 @@ pub(super) const SCHEMA: Schema = Schema {
         identities::create_table,
         |db| db.execute_batch(VERSION_4),
         |db| db.execute_batch(departed::TABLE),
+        |db| db.execute_batch(noted::TABLES),
     ],
 };
 

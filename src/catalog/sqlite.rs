@@ -14,7 +14,7 @@ use super::copy::{self, CatalogCopy};
 use super::schema::SCHEMA;
 use super::{
     Catalog, CatalogError, DepartedRecord, DiskEncryptionSetRecord, DiskRecord, IdentityRecord,
-    InstallationRecord, Kind, Rev, Stored, VaultRecord, departed, identities, resources,
+    InstallationRecord, Kind, Rev, Stored, VaultRecord, departed, identities, noted, resources,
 };
 use crate::envelope::ResourceKind;
 use crate::sqlite::{DatabaseError, open};
@@ -46,7 +46,8 @@ impl SqliteCatalog {
     }
 
     /// Makes a lost catalog at `path` again with what its copy has: under another name, which is
-    /// renamed when it is complete, so that a crash leaves no catalog or all of it.
+    /// renamed when it is complete, so that a crash leaves no catalog or all of it. It is marked as one of
+    /// which no vault's log is noted.
     ///
     /// # Errors
     /// [`CatalogError`]; there is no catalog at `path` then.
@@ -86,6 +87,7 @@ impl SqliteCatalog {
         for record in &from.departed {
             departed::insert(&made.db(), record)?;
         }
+        noted::mark(&made.db())?;
         // Closing it puts everything into the main file, which is synced with that.
         drop(made);
         std::fs::rename(&new, path)
@@ -326,6 +328,7 @@ impl Catalog for SqliteCatalog {
     }
 
     fn forget_vault(&self, name: &str) -> Result<(), CatalogError> {
+        noted::forget(&self.db(), name)?;
         let deleted = self
             .db()
             .execute("DELETE FROM vaults WHERE name = ?", [name]);
@@ -396,9 +399,17 @@ impl Catalog for SqliteCatalog {
         self.copied(done)
     }
 
-    fn insert_departed(&self, record: &DepartedRecord) -> Result<(), CatalogError> {
-        let inserted = departed::insert(&self.db(), record);
-        self.copied(inserted)
+    fn not_noted_since(&self, vault_url: &str) -> Result<Option<OffsetDateTime>, CatalogError> {
+        noted::missing_since(&self.db(), vault_url)
+    }
+
+    fn note_vault(
+        &self,
+        vault_url: &str,
+        not_found: &[DepartedRecord],
+    ) -> Result<(), CatalogError> {
+        let noted = noted::insert(&mut self.db(), vault_url, not_found);
+        self.copied(noted)
     }
 
     fn departed(&self) -> Result<Vec<DepartedRecord>, CatalogError> {

@@ -254,7 +254,14 @@ fn what_has_departed_is_kept_in_mind_until_it_is_there_again_or_forgotten() {
     assert!(one.departed().unwrap().is_empty());
     let copy = CatalogCopy::read(&path).unwrap().unwrap();
     assert!(copy.departed.is_empty());
-    one.insert_departed(&departed).unwrap();
+    // No vault is noted in a catalog that was made again, until it is.
+    let (noted, other) = ("https://v.vault.localhost", "https://w.vault.localhost");
+    assert!(one.not_noted_since(noted).unwrap().is_some());
+    one.note_vault(noted, std::slice::from_ref(&departed))
+        .unwrap();
+    assert_eq!(one.departed().unwrap(), std::slice::from_ref(&departed));
+    assert!(one.not_noted_since(noted).unwrap().is_none());
+    assert!(one.not_noted_since(other).unwrap().is_some());
     assert!(one.forget_departed(departed.id).unwrap());
     assert!(!one.forget_departed(departed.id).unwrap());
 }

@@ -3,13 +3,14 @@
 //!
 //! The catalog appears complete under its name once the copy's records are in it (see
 //! [`SqliteCatalog::make_again`]); vaults and disks are added one by one, and what is known already
-//! stays as it is. So a rebuild that was cut off is repeated.
+//! stays as it is. What the vaults' logs name and was not found is noted at the end, for each vault of which
+//! that was not done since the catalog was made again. So a rebuild that was cut off is repeated.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use time::OffsetDateTime;
+use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
 use super::context::prepared;
@@ -21,8 +22,18 @@ use crate::catalog::{
     DiskEncryptionSetRecord, DiskRecord, InstallationRecord, SqliteCatalog, VaultKind, VaultRecord,
 };
 use crate::envelope::ResourceKind;
-use crate::vault::{KeyUrl, Permissions, SoftwareKeys, vault_url};
+use crate::vault::{KeyUrl, NAMED_DISKS, Permissions, SoftwareKeys, same_key_url, vault_url};
 use std::sync::Arc;
+
+/// What stands for the disks that a log does not name because there are more than it tells apart. No disk
+/// can have such a name.
+const UNNAMED: &str = "disks without a name";
+
+/// For how long at most a key was used for something before the time at which it says it was made.
+const MAKING: Duration = Duration::MINUTE;
+
+/// URLs of key versions with the first time that each was used, by the name of what it was used for.
+type UsedBy = BTreeMap<String, BTreeMap<String, OffsetDateTime>>;
 
 /// What a rebuild has brought back.
 #[derive(Default)]
@@ -74,8 +85,7 @@ impl Installation {
             with_identities: true,
             ..Rebuilt::default()
         };
-        let lost = !path.exists();
-        let catalog = if !lost {
+        let catalog = if path.exists() {
             SqliteCatalog::open(&path)?
         } else if let Some(copy) = CatalogCopy::read(&path)? {
             SqliteCatalog::make_again(&path, &copy)?
@@ -91,73 +101,107 @@ impl Installation {
         let installation = Self::with_catalog(state_dir, catalog)?;
         installation.take_up_vaults(&mut rebuilt)?;
         disks::rebuild(&installation, data_dirs, &mut rebuilt)?;
-        if lost {
-            installation.note_what_was_not_found()?;
-        }
+        installation.note_what_was_not_found()?;
         let departed = installation.catalog().departed()?.into_iter();
         let not_found = departed.filter(|record| record.reason == Departure::NotFound);
         rebuilt.not_found = not_found.map(|record| record.name).collect();
+        rebuilt.not_found.dedup();
         installation.record_rebuild(&rebuilt)?;
         Ok((installation, rebuilt))
     }
 
-    /// The lost catalog may have known more than was found: what the vaults' logs say has used a key from
-    /// here. The keys of what is not found must not be called safe to disable because of that.
+    /// A lost catalog may have known more than was found: what the vaults' logs say has used a key from
+    /// here. The keys of what is not found must not be called safe to disable because of that. A vault that
+    /// cannot be looked at now stays without its note, and is with the next rebuild.
     fn note_what_was_not_found(&self) -> Result<(), ControlError> {
-        let mut known: BTreeSet<String> = BTreeSet::new();
-        known.extend(
-            self.catalog()
-                .resources()?
-                .into_iter()
-                .map(|row| row.record.name),
-        );
-        known.extend(
-            self.catalog()
-                .departed()?
-                .into_iter()
-                .map(|record| record.name),
-        );
-        let mut keys: BTreeMap<String, Vec<DepartedKey>> = BTreeMap::new();
         for vault in self.catalog().vaults()? {
-            if matches!(vault.record.kind, VaultKind::Https { .. }) {
+            let VaultRecord {
+                name, url, kind, ..
+            } = vault.record;
+            let is_noted = self.catalog().not_noted_since(&url)?.is_none();
+            if is_noted || matches!(kind, VaultKind::Https { .. }) {
                 continue;
             }
-            let VaultRecord { name, url, .. } = vault.record;
-            let vault = match self.vault(&name) {
-                Ok(vault) => vault,
-                Err(error) => {
-                    log::warn!("the log of the key vault '{name}' was not looked at: {error}");
-                    continue;
+            match self.used_from_here(&name, &url) {
+                Ok(used) => {
+                    let not_found = self.not_found(used)?;
+                    self.catalog().note_vault(&url, &not_found)?;
                 }
-            };
-            for key in vault.used_keys()? {
-                for used in vault.last_uses(&key, None)? {
-                    let Some(disk) = used.disk.filter(|disk| !known.contains(disk)) else {
-                        continue;
-                    };
-                    let key = DepartedKey {
-                        disk_encryption_set: None,
-                        key_url: format!("{url}/keys/{key}/{}", used.version),
-                    };
-                    let of_disk = keys.entry(disk).or_default();
-                    if used.origin.starts_with("local") && !of_disk.contains(&key) {
-                        of_disk.push(key);
-                    }
+                Err(error) => log::warn!(
+                    "the log of the key vault '{name}' was not looked at, and its keys are not called safe \
+                     to disable until another `sealdisk catalog rebuild` does: {error}"
+                ),
+            }
+        }
+        Ok(())
+    }
+
+    /// The versions of the keys of a vault that were used from here, with the first time, by the name of
+    /// what they were used for.
+    fn used_from_here(&self, vault: &str, url: &str) -> Result<UsedBy, ControlError> {
+        let vault = self.vault(vault)?;
+        let mut used_by = UsedBy::new();
+        for key in vault.used_keys()? {
+            let uses = vault.last_uses(&key, None)?;
+            for used in &uses {
+                let of_same = uses.iter().filter(|other| {
+                    (&other.version, other.caller, &other.operation)
+                        == (&used.version, used.caller, &used.operation)
+                });
+                let name: &str = match &used.disk {
+                    Some(name) => name,
+                    // A set that tries its key names no disk either.
+                    None if of_same.count() < usize::from(NAMED_DISKS) => continue,
+                    None => UNNAMED,
+                };
+                if used.origin.starts_with("local") {
+                    let key_url = format!("{url}/keys/{key}/{}", used.version);
+                    let of_name = used_by.entry(name.to_owned()).or_default();
+                    let first = of_name.entry(key_url).or_insert(used.first);
+                    *first = used.first.min(*first);
                 }
             }
         }
-        for (name, keys) in keys.into_iter().filter(|(_, keys)| !keys.is_empty()) {
-            self.catalog().insert_departed(&DepartedRecord {
-                id: Uuid::new_v4(),
-                kind: ResourceKind::Disk,
-                name,
-                directory: String::new(),
-                keys,
-                reason: Departure::NotFound,
-                time: OffsetDateTime::now_utc(),
-            })?;
+        Ok(used_by)
+    }
+
+    /// What of that is not known, with the key versions for which it is not.
+    fn not_found(&self, used: UsedBy) -> Result<Vec<DepartedRecord>, ControlError> {
+        let rows = self.catalog().resources()?;
+        let departed = self.catalog().departed()?;
+        // What has the name now and was made after it was used is another one.
+        let is_known = |name: &str, url: &str, first: OffsetDateTime| {
+            rows.iter().any(|row| {
+                row.record.name == name && row.record.created <= first.saturating_add(MAKING)
+            }) || departed.iter().any(|record| {
+                let mut keys = record.keys.iter();
+                record.name == name && keys.any(|key| same_key_url(&key.key_url, url))
+            })
+        };
+        let mut not_found = Vec::new();
+        for (name, urls) in used {
+            let urls = urls
+                .into_iter()
+                .filter(|(url, first)| !is_known(&name, url, *first));
+            let keys: Vec<DepartedKey> = urls
+                .map(|(key_url, _)| DepartedKey {
+                    disk_encryption_set: None,
+                    key_url,
+                })
+                .collect();
+            if !keys.is_empty() {
+                not_found.push(DepartedRecord {
+                    id: Uuid::new_v4(),
+                    kind: ResourceKind::Disk,
+                    name,
+                    directory: String::new(),
+                    keys,
+                    reason: Departure::NotFound,
+                    time: OffsetDateTime::now_utc(),
+                });
+            }
         }
-        Ok(())
+        Ok(not_found)
     }
 
     /// Registers the vaults whose directories are there.

@@ -244,7 +244,8 @@ impl Installation {
             Err(CatalogError::NotFound { .. }) => {}
             Err(e) => return Err(e.into()),
         }
-        if dir.exists() {
+        let is_new = !dir.exists();
+        if !is_new {
             self.adopt(&dir, settings, master, &record, keys.clone())?;
         } else {
             let staging = vaults.join(STAGING);
@@ -268,6 +269,9 @@ impl Installation {
         }
         record.created = open(&dir, name, keys)?.created();
         self.catalog().insert_vault(&record)?;
+        if is_new {
+            self.catalog().note_vault(&record.url, &[])?;
+        }
         Ok(true)
     }
 }

@@ -53,7 +53,7 @@ pub use rotation::{
 pub use rsa_key::{KeyMaterial, KeySize, PrivateJwk, RsaComponents, RsaKey};
 pub use secret_file::{read_credential, read_secret_file};
 pub use store::VaultDeletion;
-pub use used::KeyUsed;
+pub use used::{KeyUsed, NAMED_DISKS};
 
 /// A key of a vault, of a certain version or of whatever version is the latest. Names are compared
 /// without case, as Azure compares them.

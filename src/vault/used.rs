@@ -3,6 +3,10 @@
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+/// Names of disks that are told apart for one key version, caller and operation. They are a claim of
+/// the caller's, who could name a new one each time; what is beyond that is counted without a name.
+pub const NAMED_DISKS: u16 = 256;
+
 /// Who has used a key version for what, and when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyUsed {

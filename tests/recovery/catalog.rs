@@ -1,6 +1,7 @@
 //! A lost catalog.
 
 use std::fs;
+use std::path::PathBuf;
 
 use crate::disk_support::Host;
 use crate::support::{
@@ -85,6 +86,76 @@ fn what_a_lost_catalog_knew_and_is_not_found_may_need_its_key_still() {
     let rebuilt = host.good(&found);
     assert_eq!(rebuilt["notFound"], serde_json::json!([]), "{rebuilt}");
     assert_eq!(what_if()["safeToDisable"], "no");
+}
+
+/// A host that has the disk `e` in a directory of its own, which is returned, and the key `k2` to move to.
+fn host_with_disk_elsewhere() -> (Host, PathBuf) {
+    let host = host_with_disk(b"kept");
+    let elsewhere = host.path("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    let line = "disk create e --size 1MiB --disk-encryption-set s --data-dir";
+    host.good(&format!("{line} {}", elsewhere.display()));
+    host.good("disk decrypt e --output-file /dev/null");
+    host.good("keyvault key create k2 --vault-name vlt --size 2048");
+    (host, elsewhere)
+}
+
+/// That the key `k` is not called safe to disable.
+fn is_unknown(host: &Host, because: &str) {
+    let effect = host.good("keyvault key what-if --disable k --vault-name vlt");
+    assert_eq!(effect["safeToDisable"], "unknown", "{effect}");
+    let reason = effect["reasons"][0].as_str().unwrap();
+    assert!(reason.contains(because), "{reason}");
+}
+
+const MOVE: &str = "disk-encryption-set update s --key-url https://vlt.vault.localhost/keys/k2";
+const NOT_NOTED: &str = "the log of the key vault 'vlt' names was not compared";
+
+#[test]
+fn a_rebuild_that_failed_is_made_up_for_before_a_key_is_called_safe() {
+    let (host, _) = host_with_disk_elsewhere();
+    lose_catalog(&host);
+    let failed = host.line("catalog rebuild --data-dir /there/is/no/such/directory");
+    assert!(!failed.status.success());
+    host.good(MOVE);
+    is_unknown(&host, NOT_NOTED);
+    let rebuilt = host.good("catalog rebuild");
+    assert_eq!(rebuilt["notFound"], serde_json::json!(["e"]), "{rebuilt}");
+    is_unknown(&host, "'e' used it by the vault's log");
+    // One that is made afterwards has nothing to make up for.
+    host.good("keyvault create new");
+    host.good("keyvault key create k --vault-name new --size 2048");
+    let effect = host.good("keyvault key what-if --disable k --vault-name new");
+    assert_eq!(effect["safeToDisable"], "yes", "{effect}");
+    host.good("catalog forget e --yes");
+    host.good("catalog rebuild");
+    let effect = host.good("keyvault key what-if --disable k --vault-name vlt");
+    assert_eq!(effect["safeToDisable"], "yes", "{effect}");
+}
+
+#[test]
+fn a_vault_that_a_rebuild_could_not_open_is_made_up_for() {
+    let (host, _) = host_with_disk_elsewhere();
+    let (vault, away) = (host.state().join("vaults/vlt"), host.path("away"));
+    // As if the log had so many disks that it did not tell this one by its name any more.
+    let log = rusqlite::Connection::open(vault.join("vault.db")).unwrap();
+    let unnamed = "
+        UPDATE key_uses SET disk = '' WHERE disk = 'e';
+        WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 255)
+        INSERT INTO key_uses (name, version, caller, operation, disk, origin, first, last, uses)
+        SELECT name, version, caller, operation, 'other' || n, origin, first, last, uses
+        FROM key_uses, n WHERE disk = '' AND name = 'k'";
+    log.execute_batch(unnamed).unwrap();
+    drop(log);
+    lose_catalog(&host);
+    fs::rename(&vault, &away).unwrap();
+    host.good("catalog rebuild");
+    fs::rename(&away, &vault).unwrap();
+    host.good(MOVE);
+    is_unknown(&host, NOT_NOTED);
+    let rebuilt = host.good("catalog rebuild");
+    assert_eq!(rebuilt["notFound"][0], "disks without a name", "{rebuilt}");
+    is_unknown(&host, "'disks without a name' used it by the vault's log");
 }
 
 #[test]

@@ -241,6 +241,16 @@ impl Installation {
                 found.push((answer, self.described(&used)?));
             }
         }
+        if let Some(time) = self.catalog().not_noted_since(&url.vault_url)?
+            && !self.is_purged(key_url)?
+        {
+            let reason = format!(
+                "the catalog was made again at {}, and what the log of the key vault '{name}' names was not \
+                 compared with it yet; `sealdisk catalog rebuild` does so, with --data-dir for disks elsewhere",
+                shown(time)
+            );
+            found.push((Unknown, reason));
+        }
         Ok(found)
     }
 
@@ -294,7 +304,8 @@ fn why_departed(departed: &DepartedRecord, this: bool) -> String {
         ),
         Departure::NotFound => format!(
             "'{name}' used it by the vault's log, and was not found when the catalog was made again at \
-             {time}; `sealdisk catalog forget {name}` says that it is gone"
+             {time}; `sealdisk catalog forget {id}` says that it is gone",
+            id = departed.id
         ),
     }
 }

@@ -5,11 +5,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{text, time, uuid};
-use crate::vault::{KeyUsed, VaultError};
-
-/// Names of disks that are told apart for one key version, caller and operation. They are a claim of
-/// the caller's, who could name a new one each time; what is beyond that is counted without a name.
-const DISKS: i64 = 256;
+use crate::vault::{KeyUsed, NAMED_DISKS, VaultError};
 
 /// One use of a key version.
 pub(in crate::vault) struct UseRow<'a> {
@@ -44,7 +40,11 @@ pub(in crate::vault) fn note_use(db: &Connection, row: &UseRow<'_>) -> Result<()
                operation = ?";
     let key = params![row.name, row.version, caller, row.operation];
     let disks: i64 = db.prepare_cached(sql)?.query_row(key, |row| row.get(0))?;
-    let disk = if disks < DISKS { row.disk } else { "" };
+    let disk = if disks < i64::from(NAMED_DISKS) {
+        row.disk
+    } else {
+        ""
+    };
     let sql = "INSERT INTO key_uses (name, version, caller, operation, disk, origin, first, last, \
                uses) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, 1) ON CONFLICT DO UPDATE SET \
                uses = uses + 1, last = ?7, origin = ?6";
