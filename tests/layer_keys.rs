@@ -12,6 +12,7 @@ use std::fs;
 use std::path::Path;
 
 use disk_support::{Host, KEY, VAULT, text};
+use sealdisk::catalog::{DiskRecord, DiskState};
 use sealdisk::control::disks::{
     CloneRequest, Disk, FreezeRequest, NewKey, Unattached, clone, freeze_into, rewrap,
 };
@@ -326,6 +327,50 @@ fn a_key_of_what_was_deleted_without_its_header_is_not_called_safe_to_disable() 
     host.refused_with("ResourceNotFound", &["catalog", "forget", "clone", "--yes"]);
     let log = host.run(&["audit", "list", "--installation"]);
     assert!(String::from_utf8_lossy(&log.stdout).contains("CatalogForget"));
+}
+
+#[test]
+fn deleting_leaves_a_directory_that_has_another_disks_header() {
+    let owners = Owners::new();
+    let host = &owners.host;
+    let (base, clone) = (host.disks().join("base"), host.disks().join("clone"));
+    let away = host.path("away");
+    let files = |directory: &Path| {
+        let files = fs::read_dir(directory).unwrap().map(|file| {
+            let path = file.unwrap().path();
+            (path.clone(), fs::read(path).unwrap())
+        });
+        files.collect::<std::collections::BTreeMap<_, _>>()
+    };
+    // The clone was moved away, and base is where it was.
+    fs::rename(&clone, &away).unwrap();
+    fs::rename(&base, &clone).unwrap();
+    let before = files(&clone);
+    host.ok(&["disk", "delete", "clone", "--yes"]);
+    assert!(before == files(&clone), "another disk's files were touched");
+    // So is what a deletion that was killed has begun.
+    fs::rename(&away, &base).unwrap();
+    let before = files(&base);
+    let installation = host.installation();
+    let catalog = installation.catalog();
+    let row = catalog.disk("base").unwrap();
+    let record = DiskRecord {
+        state: DiskState::Deleting,
+        ..row.record
+    };
+    catalog.update_disk(row.rev, &record).unwrap();
+    assert_eq!(host.json(&["disk", "list"]), serde_json::json!([]));
+    assert!(before == files(&base), "another disk's files were touched");
+    let departed = host.json(&["catalog", "list-departed"]);
+    let departed = departed.as_array().unwrap().iter();
+    let departed: Vec<_> = departed
+        .map(|record| (record["name"].as_str(), record["reason"].as_str()))
+        .collect();
+    let unseen = Some("deletedUnseen");
+    assert_eq!(departed, [(Some("base"), unseen), (Some("clone"), unseen)]);
+    // The clone is whole, and can be made known where it is.
+    host.ok(&["disk", "register", "--dir", text(&base)]);
+    owners.is_readable();
 }
 
 #[test]

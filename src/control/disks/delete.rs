@@ -19,8 +19,8 @@ use crate::store::LayerFile;
 /// too stay theirs.
 ///
 /// It works without any key, and for a disk whose header is damaged or missing; of one whose header was not
-/// seen the catalog keeps in mind that it may still exist. `runtime_dir` is where a killed daemon may have
-/// left the disk's map.
+/// seen the catalog keeps in mind that it may still exist. Where its directory has the header of another disk
+/// now, nothing in it is touched. `runtime_dir` is where a killed daemon may have left the disk's map.
 ///
 /// # Errors
 /// [`DiskError::InUse`]; others, after which the deletion can be repeated.
@@ -42,6 +42,9 @@ pub fn delete(
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(forget(installation, &row)?),
         Err(e) => return Err(DiskError::file("lock", directory)(e)),
     };
+    if is_anothers(&row.record) {
+        return Ok(forget(installation, &row)?);
+    }
     let claims = claim_own_data(&row.record)?;
     let session = header_claims(directory).ok().and_then(|h| h.session);
     let row = match row.record.state {
@@ -117,8 +120,15 @@ fn claim_own_data(record: &DiskRecord) -> Result<Vec<LayerFile>, DiskError> {
     Ok(claims)
 }
 
-/// Erases the header and has the row say so; the row stays as it is when there is no header, or another
-/// one's.
+/// Whether the directory of a row has the header of another disk: that was moved or mounted there, and
+/// with its header are its data. One that is damaged claims nothing, and is the row's: it is in its
+/// directory.
+pub(super) fn is_anothers(record: &DiskRecord) -> bool {
+    header_claims(&record.directory).is_ok_and(|header| header.disk != record.id)
+}
+
+/// Erases the header, which is not [another's](is_anothers), and has the row say so; the row stays as it is
+/// when there is no header.
 pub(super) fn erase(
     installation: &Installation,
     row: Stored<DiskRecord>,
@@ -127,13 +137,8 @@ pub(super) fn erase(
     if row.record.state == DiskState::Erased || !header.exists() {
         return Ok(row);
     }
-    // One that is damaged claims nothing, and was this one's: it is in its directory.
-    let is_own = header_claims(&row.record.directory).map_or(true, |h| h.disk == row.record.id);
     HeaderFile::open(&header)?.lock()?.erase()?;
-    match is_own {
-        true => Ok(set_state(installation, &row, DiskState::Erased)?),
-        false => Ok(row),
-    }
+    Ok(set_state(installation, &row, DiskState::Erased)?)
 }
 
 /// Removes a disk's files and its directory, which may be half made; nothing else that is in it.

@@ -20,7 +20,8 @@
 //! Deleting: lock the directory and the data, set the row to *deleting*, erase the header, set the row to
 //! *erased*, remove files and directory, delete the row. Killed anywhere in between, the next command goes
 //! on. A row that is not *erased* when there is no header is replaced by a record of that: what was not
-//! seen to be erased may still exist.
+//! seen to be erased may still exist. So is one whose directory has another disk's header; that directory
+//! is left as it is.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -30,7 +31,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 use uuid::Uuid;
 
-use super::delete::{erase, forget, remove_files};
+use super::delete::{erase, forget, is_anothers, remove_files};
 use super::{DiskError, header_claims};
 use crate::catalog::{CatalogError, DiskRecord, DiskState, Stored};
 use crate::control::Installation;
@@ -247,6 +248,7 @@ fn sweep_deleting(installation: &Installation, row: &Stored<DiskRecord>) -> Resu
     let directory = &row.record.directory;
     let row = match lock_directory(directory) {
         Ok(None) => return Ok(()),
+        Ok(Some(_lock)) if is_anothers(&row.record) => row.clone(),
         Ok(Some(_lock)) => {
             let row = erase(installation, row.clone())?;
             remove_files(directory)?;
