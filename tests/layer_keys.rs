@@ -374,6 +374,45 @@ fn deleting_leaves_a_directory_that_has_another_disks_header() {
 }
 
 #[test]
+fn what_left_unseen_may_be_under_another_version_until_its_header_is_gone() {
+    let leaving = Leaving::new();
+    let host = &leaving.owners.host;
+    let (directory, away) = (host.disks().join("clone"), host.path("away"));
+    fs::rename(&directory, &away).unwrap();
+    host.ok(&["disk", "unregister", "clone"]);
+    leaving.move_sets();
+    // The catalog may have been behind: another version of the key may wrap it.
+    let key = ["--vault-name", VAULT, KEY];
+    host.ok(&[&["keyvault", "key", "rotate"][..], &key].concat());
+    let [(answer, reason), _] = leaving.answers("mine");
+    assert_eq!(answer, "unknown", "{reason}");
+    assert!(reason.contains("another version"), "{reason}");
+    // It is not gone, whatever wraps it, and when its header cannot be read either.
+    fs::rename(&away, &directory).unwrap();
+    let forget = ["catalog", "forget", "clone", "--yes"];
+    host.refused_with("InvalidArgument", &forget);
+    let header = fs::read(directory.join("header")).unwrap();
+    fs::write(directory.join("header"), &header[1..]).unwrap();
+    let refused = host.refused_with("InvalidArgument", &forget);
+    assert!(refused.contains("cannot be read"), "{refused}");
+    fs::write(directory.join("header"), &header).unwrap();
+    // A copy that is known says nothing of the original.
+    std::os::unix::fs::DirBuilderExt::mode(&mut fs::DirBuilder::new(), 0o700)
+        .create(&away)
+        .unwrap();
+    for file in fs::read_dir(&directory).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), away.join(file.file_name())).unwrap();
+    }
+    host.ok(&["disk", "register", "--dir", text(&away)]);
+    host.ok(&["disk", "delete", "clone", "--yes"]);
+    assert_eq!(leaving.answers("mine")[0].0, "unknown");
+    fs::remove_dir_all(&directory).unwrap();
+    host.ok(&forget);
+    leaving.is_safe("mine");
+}
+
+#[test]
 fn a_key_that_is_gone_for_good_is_needed_by_nothing() {
     let leaving = Leaving::new();
     let host = &leaving.owners.host;

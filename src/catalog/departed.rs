@@ -2,7 +2,8 @@
 //! wrap it must not be called safe to disable because of that.
 //!
 //! A record is made in the transaction that deletes the row, and goes in the one that adds a row with the
-//! same id again, or when the operator says that the thing is gone for good.
+//! same id and directory again, or when the operator says that the thing is gone for good. With another
+//! directory that row may be a copy's: the record goes when no header is left where it was.
 
 use rusqlite::{Connection, Row, params};
 use serde::{Deserialize, Serialize};
@@ -33,6 +34,8 @@ CREATE TABLE departed (
 pub enum Departure {
     /// It was unregistered: its files stayed where they were.
     Unregistered,
+    /// It was unregistered, and its header was not there to be read.
+    UnregisteredUnseen,
     /// It was deleted, but its header was not there to be erased.
     DeletedUnseen,
     /// A vault has a use of it on record, and it was not found when a lost catalog was made again.
@@ -103,9 +106,15 @@ impl DepartedRecord {
 }
 
 impl Departure {
+    /// Whether the header was not read, which may have been ahead of the catalog.
+    pub fn is_unseen(self) -> bool {
+        matches!(self, Self::UnregisteredUnseen | Self::DeletedUnseen)
+    }
+
     fn text(self) -> &'static str {
         match self {
             Self::Unregistered => "unregistered",
+            Self::UnregisteredUnseen => "unregisteredUnseen",
             Self::DeletedUnseen => "deletedUnseen",
             Self::NotFound => "notFound",
         }
@@ -129,17 +138,18 @@ pub(super) fn insert(db: &Connection, record: &DepartedRecord) -> Result<(), Cat
     Ok(())
 }
 
-/// Forgets what there is a row of again; whether there was something to forget. That which was not found
-/// is known by its name only, and a new one of that name is another one.
+/// Forgets what there is a row of again, in the same directory; whether there was something to forget. That
+/// which was not found is known by its name only, and a new one of that name is another one.
 pub(super) fn returned(db: &Connection, record: &DiskRecord) -> Result<bool, CatalogError> {
     let is_new = record.state == DiskState::Creating;
     let deleted = db.execute(
-        "DELETE FROM departed WHERE id = ?1 OR (reason = ?2 AND name = ?3 AND NOT ?4)",
+        "DELETE FROM departed WHERE (id = ?1 AND directory = ?5) OR (reason = ?2 AND name = ?3 AND NOT ?4)",
         params![
             record.id.to_string(),
             Departure::NotFound.text(),
             record.name,
-            is_new
+            is_new,
+            record.directory.to_string_lossy(),
         ],
     )?;
     Ok(deleted > 0)
@@ -160,6 +170,7 @@ pub(super) fn parse(row: &Row<'_>) -> Result<DepartedRecord, CatalogError> {
         keys: parse_json(&name, "keys", &row.get::<_, String>("keys")?)?,
         reason: match row.get::<_, String>("reason")?.as_str() {
             "unregistered" => Departure::Unregistered,
+            "unregisteredUnseen" => Departure::UnregisteredUnseen,
             // Whatever it is, it is not known to be gone.
             "notFound" => Departure::NotFound,
             _ => Departure::DeletedUnseen,

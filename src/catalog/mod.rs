@@ -499,7 +499,7 @@ pub trait Catalog: Send + Sync {
     fn delete_disk(&self, record: &DiskRecord, rev: Rev) -> Result<(), CatalogError>;
 
     /// Deletes a record if it is still at `rev`, and keeps in mind that what it is of may still exist, until
-    /// [`insert_disk`](Self::insert_disk) adds it again.
+    /// [`insert_disk`](Self::insert_disk) adds it again in the same directory.
     ///
     /// # Errors
     /// As [`delete_disk`](Self::delete_disk).

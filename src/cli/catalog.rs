@@ -138,6 +138,7 @@ impl Tabular for DepartedRecord {
     fn cells(&self) -> Vec<String> {
         let reason = match self.reason {
             Departure::Unregistered => "unregistered",
+            Departure::UnregisteredUnseen => "unregistered without its header",
             Departure::DeletedUnseen => "deleted without its header",
             Departure::NotFound => "not found by a rebuild",
         };

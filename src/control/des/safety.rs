@@ -128,8 +128,8 @@ impl Installation {
             let has = |same: &dyn Fn(&str) -> bool| departed.keys.iter().any(|k| same(&k.key_url));
             let this = has(&|url| is_version_of(url, key_url));
             // Its header was not looked at, and may have been ahead of the catalog.
-            let unseen = departed.reason == Departure::DeletedUnseen;
-            let another = unseen && has(&|url| same_key_url(without_version(url), whole_key));
+            let another = departed.reason.is_unseen()
+                && has(&|url| same_key_url(without_version(url), whole_key));
             if this || another {
                 found.push((SafeToDisable::Unknown, why_departed(&departed, this)));
             }
@@ -297,6 +297,11 @@ fn why_departed(departed: &DepartedRecord, this: bool) -> String {
         Departure::Unregistered => format!(
             "the {kind} '{name}' was under {version} when it was unregistered at {time}, and its header in \
              {directory} may still exist; `sealdisk catalog forget {name}` says that it does not"
+        ),
+        Departure::UnregisteredUnseen => format!(
+            "the {kind} '{name}' was under {version} when it was unregistered at {time} without its header, \
+             which was not in {directory} and may still exist; `sealdisk catalog forget {name}` says that it \
+             does not"
         ),
         Departure::DeletedUnseen => format!(
             "the {kind} '{name}' was under {version} when it was deleted at {time} without its header, which \

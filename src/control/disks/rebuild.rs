@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::register::ready_row;
+use super::unregister::forget_returned;
 use super::{HEADER, header_claims};
 use crate::catalog::{CatalogError, DiskRecord};
 use crate::control::{ControlError, Installation, Rebuilt};
@@ -103,6 +104,7 @@ fn take_up(
     }
     let row = ready_row(&header, directory);
     installation.catalog().insert_disk(&row).map_err(text)?;
+    forget_returned(installation, row.id).map_err(text)?;
     Ok(Some(row))
 }
 

@@ -15,6 +15,7 @@ use super::create::row;
 use super::dataplane::{geometry, layer_map, lower_layers, open_files};
 use super::session::{Unflushed, ended};
 use super::unlock::Unwrapper;
+use super::unregister::forget_returned;
 use super::{Disk, DiskError, HEADER, refuse_taken_name};
 use crate::catalog::{CatalogError, DiskRecord, DiskState};
 use crate::control::Installation;
@@ -95,6 +96,7 @@ pub fn register(
     lock.write_both(&header, &dek)?;
     let row = ready_row(&header, &directory);
     installation.catalog().insert_disk(&row)?;
+    forget_returned(installation, row.id)?;
     drop(files);
     Ok(name)
 }

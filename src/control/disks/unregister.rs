@@ -10,11 +10,13 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use uuid::Uuid;
+
 use super::register::ready_row;
 use super::{Disk, DiskError, lookup};
-use crate::catalog::{DepartedKey, DepartedRecord, Departure};
+use crate::catalog::{CatalogError, DepartedKey, DepartedRecord, Departure};
 use crate::control::Installation;
-use crate::envelope::ResourceKind;
+use crate::envelope::{EnvelopeError, HeaderPayload, ResourceKind};
 use crate::store::LayerFile;
 use crate::vault::same_key_url;
 
@@ -36,8 +38,13 @@ pub fn unregister(
         _ => Some(claim_settled(installation, &disk, runtime_dir)?),
     };
     let header = super::header_claims(&directory).ok();
+    let header = header.filter(|header| header.disk == row.record.id);
     let header = header.map(|header| ready_row(&header, &directory));
-    let departed = DepartedRecord::new(&row.record, header.as_ref(), Departure::Unregistered);
+    let reason = match header {
+        Some(_) => Departure::Unregistered,
+        None => Departure::UnregisteredUnseen,
+    };
+    let departed = DepartedRecord::new(&row.record, header.as_ref(), reason);
     installation
         .catalog()
         .depart_disk(&row.record, row.rev, &departed)?;
@@ -55,25 +62,58 @@ pub fn forget_departed(
     installation: &Installation,
     departed: &DepartedRecord,
 ) -> Result<(), DiskError> {
-    let directory = Path::new(&departed.directory);
-    let header = super::header_claims(directory).ok();
-    let header = header.filter(|header| header.disk == departed.id);
-    let needs = |key: &DepartedKey| {
-        let mut layers = header.iter().flat_map(|header| &header.layers);
-        layers.any(|layer| same_key_url(&layer.envelope.key_url(), &key.key_url))
+    let not_gone = |why: &str| {
+        DiskError::Argument(format!(
+            "the {} '{}' is not gone: its header is in {}{why}; make it known with `sealdisk disk register \
+             --dir`, and delete it",
+            departed.kind, departed.name, departed.directory
+        ))
     };
-    if departed.keys.iter().any(needs) {
-        return Err(DiskError::Argument(format!(
-            "the {} '{}' is not gone: its header is in {}; make it known with `sealdisk disk register --dir`, \
-             and delete it",
-            departed.kind,
-            departed.name,
-            directory.display()
-        )));
+    match header_left(departed) {
+        Ok(None) => {}
+        // What was not read may have been under other key versions than the catalog knew.
+        Ok(Some(_)) if departed.reason.is_unseen() => return Err(not_gone("")),
+        Ok(Some(header)) => {
+            let needs = |key: &DepartedKey| {
+                let mut layers = header.layers.iter();
+                layers.any(|layer| same_key_url(&layer.envelope.key_url(), &key.key_url))
+            };
+            if departed.keys.iter().any(needs) {
+                return Err(not_gone(""));
+            }
+        }
+        Err(error) => return Err(not_gone(&format!(", and cannot be read: {error}"))),
     }
     installation.record_forgotten(departed)?;
     installation.catalog().forget_departed(departed.id)?;
     Ok(())
+}
+
+/// Forgets that a disk had left the catalog which is known again, in whichever directory: unless its header
+/// is still where it was then, so that the known one is a copy.
+pub(super) fn forget_returned(installation: &Installation, disk: Uuid) -> Result<(), CatalogError> {
+    let departed = installation.catalog().departed()?;
+    for departed in departed.iter().filter(|departed| departed.id == disk) {
+        if matches!(header_left(departed), Ok(None)) {
+            installation.catalog().forget_departed(disk)?;
+        }
+    }
+    Ok(())
+}
+
+/// The header that what has departed still has where it was; an error is one that cannot be read.
+fn header_left(departed: &DepartedRecord) -> Result<Option<HeaderPayload>, EnvelopeError> {
+    // Of what is known by a log only there is no directory.
+    if departed.directory.is_empty() {
+        return Ok(None);
+    }
+    match super::header_claims(Path::new(&departed.directory)) {
+        Ok(header) => Ok(Some(header).filter(|header| header.disk == departed.id)),
+        Err(EnvelopeError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Claims the disk with all that was completed made durable.
