@@ -655,3 +655,120 @@ fn discards_that_nobody_flushes_are_given_back_after_a_while() {
     assert_eq!(punched(&rig.medium.take_log()), 10 * BLOCK);
     assert_eq!(rig.queues[0].idle_for(), None);
 }
+
+const SECTOR: u64 = format::BLOCKS_PER_SECTOR;
+
+/// Fails writes to these blocks, which are inherited, while nothing is given back.
+fn fail_writes(rig: &mut Rig, blocks: &[u64]) {
+    rig.queues[0].stop_punching();
+    rig.medium
+        .fail(|asked| matches!(asked, Asked::Write { .. }).then_some(libc::ENOSPC));
+    for block in blocks {
+        rig.write(*block..block + 1).unwrap_err();
+    }
+    rig.medium.fail(|_| None);
+    rig.medium.take_log();
+}
+
+#[test]
+fn a_hole_that_fails_under_inherited_blocks_is_left_to_a_later_pass() {
+    let mut rig = Rig::new(1);
+    rig.write(4500..4501).unwrap();
+    rig.flush().unwrap();
+    fail_writes(&mut rig, &[5, SECTOR + 5]);
+    let hole = |asked| matches!(asked, Asked::Punch { at, .. } if at < SECTOR * BLOCK);
+    rig.medium
+        .fail(move |asked| hole(asked).then_some(libc::ENOSPC));
+    rig.queues[0].punch_on();
+    // Not until it is idle, which it would never be if it went on with what fails.
+    (0..40).for_each(|_| drop(rig.poll(0)));
+    let log = rig.medium.take_log();
+    assert_eq!(
+        punched(&log),
+        2 * SECTOR * BLOCK,
+        "each sector once: {log:?}"
+    );
+    assert_eq!(rig.queues[0].idle_for(), Some(Duration::from_secs(1)));
+
+    // Nor does it keep what is discarded meanwhile from being given back.
+    rig.run(DISCARD, 4500..4501).unwrap();
+    rig.flush().unwrap();
+    rig.medium.take_log();
+    rig.medium.pass(Duration::from_secs(1));
+    (0..40).for_each(|_| drop(rig.poll(0)));
+    let log = rig.medium.take_log();
+    assert_eq!(punched(&log), (SECTOR + 1) * BLOCK, "{log:?}");
+
+    rig.medium.fail(|_| None);
+    rig.medium.pass(Duration::from_secs(60));
+    rig.settle(0);
+    assert_eq!(punched(&rig.medium.take_log()), SECTOR * BLOCK);
+    rig.medium.pass(Duration::from_secs(60));
+    rig.settle(0);
+    assert_eq!(rig.queues[0].idle_for(), None);
+}
+
+#[test]
+fn space_that_a_damaged_map_may_speak_of_is_left_alone() {
+    let mut rig = Rig::new(1);
+    rig.medium.damage_map(1);
+    for block in [0, 2 * SECTOR] {
+        rig.volume.map().find_strays(block..block + 1).unwrap();
+    }
+    rig.medium.take_map_reads();
+    rig.queues[0].punch_on();
+    (0..40).for_each(|_| drop(rig.poll(0)));
+    let reads = rig.medium.take_map_reads();
+    assert!(
+        (1..=3).contains(&reads),
+        "it is read for one sector: {reads}"
+    );
+    assert_eq!(rig.queues[0].idle_for(), None, "the turn is another's");
+    rig.flush().unwrap();
+    rig.medium.pass(Duration::from_secs(60));
+    rig.settle(0);
+    assert_eq!(rig.medium.take_map_reads(), 0);
+    assert_eq!(punched(&rig.medium.take_log()), 0);
+}
+
+#[test]
+fn a_map_that_cannot_be_read_is_asked_for_later() {
+    let mut rig = Rig::new(1);
+    for block in [0, 2 * SECTOR] {
+        rig.volume.map().find_strays(block..block + 1).unwrap();
+    }
+    rig.medium.set_map_unreadable(true);
+    rig.medium.take_map_reads();
+    rig.queues[0].punch_on();
+    (0..40).for_each(|_| drop(rig.poll(0)));
+    assert_eq!(rig.medium.take_map_reads(), 1);
+    assert_eq!(rig.queues[0].idle_for(), Some(Duration::from_secs(1)));
+    rig.medium.set_map_unreadable(false);
+    rig.medium.pass(Duration::from_secs(1));
+    rig.settle(0);
+    let log = rig.medium.take_log();
+    assert_eq!(punched(&log), (BLOCKS - SECTOR) * BLOCK, "{log:?}");
+}
+
+#[test]
+fn what_is_left_of_a_sector_stays_with_its_volume() {
+    let mut rig = Rig::new(1);
+    fail_writes(&mut rig, &[5]);
+    rig.medium.set_free(false);
+    rig.queues[0].punch_on();
+    rig.poll(0);
+    rig.queues[0].stop_punching();
+    rig.medium.set_free(true);
+    rig.settle(0);
+    let first = punched(&rig.medium.take_log());
+    assert!((1..SECTOR * BLOCK).contains(&first), "a part: {first}");
+
+    // Nothing of its map is loaded.
+    let other = Rig::new(0);
+    rig.queues[0].set_volume(other.volume.clone());
+    rig.settle(0);
+    assert_eq!(punched(&rig.medium.take_log()), 0);
+    rig.queues[0].set_volume(rig.volume.clone());
+    rig.settle(0);
+    assert_eq!(punched(&rig.medium.take_log()), SECTOR * BLOCK);
+}

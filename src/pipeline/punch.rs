@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 
 use crate::store::{BUFFER_LEN, IoBuffer, Store, StoreError, StoreFile, StoreOp};
 use crate::units::BLOCK_SIZE;
-use crate::volume::{FlushNumber, PunchTurn};
+use crate::volume::format::BLOCKS_PER_CHUNK;
+use crate::volume::{BlockMap, FlushNumber, PunchTurn, VolumeError};
 
 use super::OpError;
 use super::drive::Pipeline;
@@ -45,7 +46,9 @@ pub(super) struct Punches {
     turn: Option<PunchTurn>,
     /// Where it goes on.
     at: u64,
-    /// What is left of the sector that it goes over for space of inherited blocks.
+    /// Where it goes on with space of inherited blocks, once no discarded ones are left, and what is left
+    /// of the sector of these that it goes over.
+    strays_at: u64,
     strays: Range<u64>,
     /// When the hole under way was begun.
     under_way: Option<Instant>,
@@ -72,6 +75,7 @@ impl Default for Punches {
         Self {
             turn: None,
             at: 0,
+            strays_at: 0,
             strays: 0..0,
             under_way: None,
             due: None,
@@ -99,6 +103,43 @@ impl Punches {
     /// Whether it waits for a while since something failed.
     pub(super) fn has_failed(&self) -> bool {
         self.back_off > BACK_OFF
+    }
+
+    /// The next sector that may have space of inherited blocks, and is loaded.
+    fn next_strays(&mut self, map: &BlockMap) -> Option<Range<u64>> {
+        while let Some(sector) = map.take_strays(self.strays_at) {
+            self.strays_at = sector.end;
+            let error = match map.ensure(sector.clone()) {
+                Ok(true) => return Some(sector),
+                Ok(false) => {
+                    map.put_strays_back(&sector);
+                    self.left_out = true;
+                    continue;
+                }
+                Err(error) => error,
+            };
+            // It is the chunk that cannot be loaded, whichever of its sectors is asked for.
+            self.strays_at = (sector.start / BLOCKS_PER_CHUNK + 1) * BLOCKS_PER_CHUNK;
+            if let VolumeError::MapDamaged { .. } = error {
+                // A later try would find the same. Whoever opens the mended disk notes it again.
+                map.forget_strays(sector.start..self.strays_at);
+                continue;
+            }
+            map.put_strays_back(&sector);
+            self.failed = true;
+            self.tell(
+                io::ErrorKind::Other,
+                &format_args!("space that nothing needs is given back later: {error}"),
+            );
+        }
+        None
+    }
+
+    /// Says what is wrong, once for each kind of failure.
+    fn tell(&mut self, kind: io::ErrorKind, what: &dyn std::fmt::Display) {
+        if self.told.replace(kind) != Some(kind) {
+            log::warn!("{what}");
+        }
     }
 }
 
@@ -166,6 +207,11 @@ impl<S: Store> Pipeline<S> {
 
     fn end_turn_if_stopped(&mut self) {
         if self.punches.stopped && self.punches.under_way.is_none() {
+            // The next turn may be for another volume.
+            let rest = std::mem::take(&mut self.punches.strays);
+            if !rest.is_empty() {
+                self.volume.map().put_strays_back(&rest);
+            }
             self.punches.turn = None;
         }
     }
@@ -213,18 +259,9 @@ impl<S: Store> Pipeline<S> {
     fn mark_stray(&mut self) -> Option<Range<u64>> {
         let (map, locks) = (self.volume.map(), self.volume.locks());
         let punches = &mut self.punches;
-        // What is put back is taken by the next pass.
-        let mut later = Vec::new();
-        let found = loop {
+        loop {
             if punches.strays.is_empty() {
-                let Some(sector) = map.take_strays() else {
-                    break None;
-                };
-                if !matches!(map.ensure(sector.clone()), Ok(true)) {
-                    later.push(sector);
-                    continue;
-                }
-                punches.strays = sector;
+                punches.strays = punches.next_strays(map)?;
             }
             let Some(run) = map.inherited_run(punches.strays.clone()) else {
                 punches.strays = 0..0;
@@ -232,22 +269,17 @@ impl<S: Store> Pipeline<S> {
             };
             let run = run.start..run.end.min(run.start + STEP);
             punches.strays.start = run.end;
-            if !locks.try_exclusive(run.clone()) {
-                later.push(run);
-                continue;
-            }
-            // Only now does it stay so.
-            match map.inherited_run(run.clone()) {
-                Some(still) if still == run => break Some(run),
-                _ => {
-                    locks.release_exclusive(run.clone());
-                    later.push(run);
+            if locks.try_exclusive(run.clone()) {
+                // Only now does it stay so.
+                if map.inherited_run(run.clone()).as_ref() == Some(&run) {
+                    return Some(run);
                 }
+                locks.release_exclusive(run.clone());
             }
-        };
-        punches.left_out |= !later.is_empty();
-        later.iter().for_each(|blocks| map.put_strays_back(blocks));
-        found
+            // The next pass takes it.
+            map.put_strays_back(&run);
+            punches.left_out = true;
+        }
     }
 
     /// Takes the turn, if there is something to do; whether it has it.
@@ -262,7 +294,9 @@ impl<S: Store> Pipeline<S> {
     }
 
     fn restart_pass(&mut self) {
-        (self.punches.at, self.punches.left_out, self.punches.failed) = (0, false, false);
+        let punches = &mut self.punches;
+        (punches.at, punches.strays_at) = (0, 0);
+        (punches.left_out, punches.failed) = (false, false);
     }
 
     /// Everything was gone over: what was left out is tried again after a while.
@@ -375,7 +409,7 @@ impl<S: Store> Pipeline<S> {
                 self.punches.told = None;
                 self.punches.back_off = BACK_OFF;
             }
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => self.tell(
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => self.punches.tell(
                 io::ErrorKind::Unsupported,
                 &"the file system cannot punch holes: discarded space stays in use",
             ),
@@ -392,20 +426,13 @@ impl<S: Store> Pipeline<S> {
         kind: io::ErrorKind,
         error: &dyn std::fmt::Display,
     ) {
-        self.tell(
+        self.punches.tell(
             kind,
             &format_args!("discarded space is given back later: {error}"),
         );
         self.punches.failed = true;
         self.volume.map().note_strays(blocks.clone());
         self.let_go(blocks);
-    }
-
-    /// Says what is wrong, once for each kind of failure.
-    fn tell(&mut self, kind: io::ErrorKind, what: &dyn std::fmt::Display) {
-        if self.punches.told.replace(kind) != Some(kind) {
-            log::warn!("{what}");
-        }
     }
 
     /// Nothing is done to the blocks any more.

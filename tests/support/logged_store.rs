@@ -38,6 +38,9 @@ pub struct Medium {
     /// Operations complete by themselves.
     free: bool,
     now: Instant,
+    /// How often the map was read, and whether that fails.
+    map_reads: usize,
+    is_map_unreadable: bool,
 }
 
 /// A disk in memory.
@@ -56,6 +59,8 @@ impl SharedMedium {
             faults: Box::new(|_| None),
             free: true,
             now: Instant::now(),
+            map_reads: 0,
+            is_map_unreadable: false,
         })))
     }
 
@@ -86,6 +91,22 @@ impl SharedMedium {
     pub fn map(&self) -> Vec<u8> {
         self.lock().map.clone()
     }
+
+    /// Has a sector of the map say what no map says.
+    pub fn damage_map(&self, sector: u64) {
+        let at = format::sector_offset(sector) as usize;
+        self.lock().map[at..at + format::SECTOR_LEN].fill(0xa5);
+    }
+
+    /// Whether reads of the map fail from now on.
+    pub fn set_map_unreadable(&self, is_unreadable: bool) {
+        self.lock().is_map_unreadable = is_unreadable;
+    }
+
+    /// How often the map was read since the last call.
+    pub fn take_map_reads(&self) -> usize {
+        std::mem::take(&mut self.lock().map_reads)
+    }
 }
 
 impl ReadAt for SharedMedium {
@@ -94,8 +115,13 @@ impl ReadAt for SharedMedium {
     }
 
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let mut medium = self.lock();
+        medium.map_reads += 1;
+        if medium.is_map_unreadable {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
         let at = offset as usize;
-        buffer.copy_from_slice(&self.lock().map[at..at + buffer.len()]);
+        buffer.copy_from_slice(&medium.map[at..at + buffer.len()]);
         Ok(())
     }
 }

@@ -54,10 +54,11 @@ impl BlockMap {
         Ok(())
     }
 
-    /// The blocks of a sector that may have such space, which is noted no more.
-    pub fn take_strays(&self) -> Option<Range<u64>> {
+    /// The blocks of the first sector that begins at `from` or later and may have such space, which is noted
+    /// no more.
+    pub fn take_strays(&self, from: u64) -> Option<Range<u64>> {
         let strays = self.notes.strays();
-        let sector = strays.next(0)?;
+        let sector = strays.next(from.div_ceil(BLOCKS_PER_SECTOR))?;
         strays.remove(sector);
         let start = sector * BLOCKS_PER_SECTOR;
         Some(start..(start + BLOCKS_PER_SECTOR).min(self.blocks))
@@ -67,6 +68,18 @@ impl BlockMap {
     pub fn put_strays_back(&self, blocks: &Range<u64>) {
         let sector = blocks.start / BLOCKS_PER_SECTOR;
         self.notes.strays().insert(sector);
+    }
+
+    /// Forgets such space of blocks, in whole sectors, until the volume is opened again.
+    pub fn forget_strays(&self, blocks: Range<u64>) {
+        let strays = self.notes.strays();
+        let mut from = blocks.start.div_ceil(BLOCKS_PER_SECTOR);
+        while let Some(sector) = strays.next(from)
+            && sector * BLOCKS_PER_SECTOR < blocks.end
+        {
+            strays.remove(sector);
+            from = sector + 1;
+        }
     }
 
     /// The first run of blocks, which are loaded, that are inherited.
