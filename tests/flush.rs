@@ -772,3 +772,20 @@ fn what_is_left_of_a_sector_stays_with_its_volume() {
     rig.settle(0);
     assert_eq!(punched(&rig.medium.take_log()), SECTOR * BLOCK);
 }
+
+/// So that a queue which ends when nothing is under way hears of a sync that failed, which the kernel tells
+/// nobody else.
+#[test]
+fn the_flush_of_discards_is_under_way_though_nobody_waits_for_it() {
+    let mut rig = full();
+    rig.run(DISCARD, 0..10).unwrap();
+    rig.medium.set_free(false);
+    rig.medium.pass(Duration::from_secs(5));
+    rig.poll(0);
+    rig.queues[0].stop_punching();
+    assert!(!rig.queues[0].is_idle());
+    fail_once(&rig.medium, Asked::SyncData, libc::EIO);
+    rig.medium.set_free(true);
+    rig.settle(0);
+    assert_eq!(rig.volume.failed_sync(), Some(FailedSync::Data));
+}

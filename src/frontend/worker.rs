@@ -241,7 +241,7 @@ impl Worker {
             {
                 if matches!(command, Command::Exit) {
                     self.end_ring();
-                    self.finish_hole();
+                    self.finish_pipeline();
                     let _ = answer.send(Ok(0));
                     return;
                 }
@@ -262,10 +262,12 @@ impl Worker {
         }
     }
 
-    /// Its blocks are marked, which whoever gives space back at the end would wait for.
-    fn finish_hole(&mut self) {
+    /// Finishes what no request of the guest waits for: a hole, whose blocks are marked, and whoever gives
+    /// space back at the end would wait for them; and the flush of discards, whose sync may be the one that
+    /// is told of a failure.
+    fn finish_pipeline(&mut self) {
         self.queue.pipeline.stop_punching();
-        while self.queue.pipeline.is_punching() {
+        while !self.queue.pipeline.is_idle() {
             if let Err(error) = self.wait(Wait::AtMost(RETRY)) {
                 return log::error!("queue {}: {error}", self.index);
             }

@@ -150,11 +150,6 @@ impl<S: Store> Pipeline<S> {
         self.end_turn_if_stopped();
     }
 
-    /// Whether a hole is under way here, whose blocks are marked until it is done.
-    pub fn is_punching(&self) -> bool {
-        self.punches.under_way.is_some()
-    }
-
     /// Gives space back again.
     pub fn punch_on(&mut self) {
         self.punches.stopped = false;
