@@ -15,7 +15,7 @@ use crate::units::BLOCK_SIZE;
 use crate::volume::format::BLOCKS_PER_SECTOR;
 use crate::volume::{BlockMap, VolumeError};
 
-use super::shared::Shared;
+use super::shared::{Extent, Shared};
 
 /// A rest between two chunks of the map, 64 KiB of its file and 1 GiB of the disk: guests go first.
 const REST: Duration = Duration::from_millis(1);
@@ -124,34 +124,48 @@ fn scan(shared: &Shared, pace: &Pace) {
 
 /// Notes where the data file has space that the map speaks of nowhere, so that it is given back.
 fn find_strays(shared: &Shared, pace: &Pace) {
-    let extent = shared.extent();
+    loop {
+        let extent = shared.extent();
+        // What is noted of a volume is not seen by the one that follows it, when the disk has grown or has
+        // got another top layer: then it is all looked for again.
+        let is_current = || Arc::ptr_eq(&extent, &shared.extent());
+        let goes_on = || !pace.is_stopped() && is_current();
+        if let Err(error) = find_in_file(&extent, pace, &goes_on) {
+            log::warn!("space that nothing needs may not be found: {error}");
+        }
+        extent.volume.flushes().set_holes_due();
+        if pace.is_stopped() || is_current() {
+            return;
+        }
+    }
+}
+
+fn find_in_file(extent: &Extent, pace: &Pace, goes_on: &dyn Fn() -> bool) -> io::Result<()> {
     let (map, data) = (extent.volume.map(), extent.files.data.file());
     let len = extent.volume.geometry().data_len();
-    let find = || -> io::Result<()> {
-        if !tells_holes(data)? {
-            return Ok(());
-        }
-        let (mut at, mut since) = (0, 0);
-        while let Some(range) = next_extent(data, at, len)?.filter(|_| !pace.is_stopped()) {
-            let blocks = range.start / BLOCK_SIZE..range.end.div_ceil(BLOCK_SIZE);
-            find_in(map, blocks, pace).map_err(io::Error::other)?;
-            at = range.end;
-            since += 1;
-            if since % EXTENTS == 0 {
-                pace.rest();
-            }
-        }
-        Ok(())
-    };
-    if let Err(error) = find() {
-        log::warn!("space that nothing needs may not be found: {error}");
+    if !tells_holes(data)? {
+        return Ok(());
     }
-    extent.volume.flushes().set_holes_due();
+    let (mut at, mut since) = (0, 0);
+    while let Some(range) = next_extent(data, at, len)?.filter(|_| goes_on()) {
+        let blocks = range.start / BLOCK_SIZE..range.end.div_ceil(BLOCK_SIZE);
+        find_in(map, blocks, goes_on).map_err(io::Error::other)?;
+        at = range.end;
+        since += 1;
+        if since % EXTENTS == 0 {
+            pace.rest();
+        }
+    }
+    Ok(())
 }
 
 /// Looks at blocks that have space, a sector of the map at a time.
-fn find_in(map: &BlockMap, mut blocks: Range<u64>, pace: &Pace) -> Result<(), VolumeError> {
-    while !blocks.is_empty() && !pace.is_stopped() {
+fn find_in(
+    map: &BlockMap,
+    mut blocks: Range<u64>,
+    goes_on: &dyn Fn() -> bool,
+) -> Result<(), VolumeError> {
+    while !blocks.is_empty() && goes_on() {
         let end = (blocks.start / BLOCKS_PER_SECTOR + 1) * BLOCKS_PER_SECTOR;
         let end = end.min(blocks.end);
         // What is damaged was told already, and is not touched.
