@@ -396,7 +396,7 @@ fn discard_all(frontend: &mut Frontend) -> u16 {
 }
 
 /// Starts the first queue where it was stopped, and waits until nothing of it is under way.
-fn go_on(frontend: &mut Frontend, base: u16) {
+pub fn go_on(frontend: &mut Frontend, base: u16) {
     frontend.queues[0].base = base;
     frontend.start_queue(0).unwrap();
     let queue = &mut frontend.queues[0];

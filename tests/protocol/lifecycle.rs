@@ -10,6 +10,7 @@ use crate::frontend::device::{Frontend, Setup, feature};
 use crate::frontend::message::request;
 use crate::frontend::queue::{Queue, Seg};
 use crate::frontend::rng::Rng;
+use crate::host::go_on;
 
 /// Fills a queue with writes and doesn't wait.
 fn load(queue: &mut Queue, depth: u64, len: u32) -> Vec<Pending> {
@@ -45,13 +46,8 @@ fn stopping_a_queue_drains_it_and_tells_where_it_stood() {
             assert!(queue.poll().is_some());
         }
         // Goes on where it stood: the requests it didn't take are served now.
-        frontend.queues[0].base = base;
-        frontend.start_queue(0).unwrap();
+        go_on(&mut frontend, base);
         let queue = &mut frontend.queues[0];
-        queue.kick.signal();
-        while queue.in_flight() > 0 {
-            queue.next_used();
-        }
         for pending in pending {
             assert_eq!(queue.mem.read(pending.status, 1), [0]);
         }

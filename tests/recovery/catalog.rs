@@ -59,13 +59,7 @@ fn a_lost_catalog_comes_back_with_the_identities_that_policies_name() {
 
 #[test]
 fn what_a_lost_catalog_knew_and_is_not_found_may_need_its_key_still() {
-    let host = host_with_disk(b"kept");
-    let elsewhere = host.path("elsewhere");
-    fs::create_dir(&elsewhere).unwrap();
-    let line = "disk create e --size 1MiB --disk-encryption-set s --data-dir";
-    host.good(&format!("{line} {}", elsewhere.display()));
-    host.good("disk decrypt e --output-file /dev/null");
-    host.good("keyvault key create k2 --vault-name vlt --size 2048");
+    let (host, elsewhere) = host_with_disk_elsewhere();
     lose_catalog(&host);
     let rebuilt = host.good("catalog rebuild");
     assert_eq!(rebuilt["notFound"], serde_json::json!(["e"]), "{rebuilt}");
