@@ -9,11 +9,11 @@ use std::ptr::NonNull;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
+use keys::Dek;
+use keys::units::ByteOffset;
 #[cfg(not(feature = "fips"))]
-use sealdisk::cipher::PortableEngine;
-use sealdisk::cipher::{AwsLcEngine, Cipher, Cursor, DataUnit, SharedSlice, XtsEngine};
-use sealdisk::keys::Dek;
-use sealdisk::units::ByteOffset;
+use xts::PortableEngine;
+use xts::{AwsLcEngine, Cipher, Cursor, DataUnit, SharedSlice, XtsEngine};
 
 fn cipher(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("cipher");

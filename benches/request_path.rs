@@ -11,7 +11,7 @@ mod request_path;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use request_path::{Load, RequestPath};
-use sealdisk::cipher::DataUnit;
+use xts::DataUnit;
 
 fn request_path(criterion: &mut Criterion) {
     for (mapped, file) in [(false, "file"), (true, "mapped")] {

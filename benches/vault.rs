@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use rsa::pkcs8::DecodePrivateKey;
-use sealdisk::vault::{
+use uuid::Uuid;
+use vault::{
     Caller, EmbeddedVault, EncryptionAlgorithm, KeyId, KeySize, NewKey, Permissions, PrivateKeyId,
     PrivateKeys, SoftwareKeys, SystemClock, VaultSettings,
 };
-use uuid::Uuid;
 
 const OAEP: EncryptionAlgorithm = EncryptionAlgorithm::RsaOaep256;
 const SECRET: [u8; 64] = [7; 64];

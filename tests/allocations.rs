@@ -11,7 +11,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use request_path::{Load, RequestPath};
-use sealdisk::cipher::DataUnit;
+use xts::DataUnit;
 
 thread_local! {
     /// Allocations of this thread so far. The test harness has threads of its own.

@@ -20,10 +20,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use sealdisk::control::disks::{self, Disk};
 use sealdisk::control::runtime_map;
 use sealdisk::envelope::{Header, ResourceKind};
-use sealdisk::pipeline::DiskIo;
-use sealdisk::volume::{RuntimeMap, Volume};
 use tempfile::TempDir;
 use uuid::Uuid;
+use volume::pipeline::DiskIo;
+use volume::{RuntimeMap, Volume};
 
 const ALL: &[&str] = &["get", "wrapKey", "unwrapKey"];
 

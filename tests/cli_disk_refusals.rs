@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 use disk_support::{Host, KEY, VAULT, allocated, noise, one_line, qemu_img, text};
 use rustix::process::{Pid, Signal, kill_process};
 use sealdisk::catalog::{DiskRecord, DiskState};
-use sealdisk::vault::AttributeChange;
 use time::OffsetDateTime;
+use vault::AttributeChange;
 
 const ALL: &[&str] = &["get", "wrapKey", "unwrapKey"];
 

@@ -13,8 +13,8 @@ use std::thread;
 use std::time::Duration;
 
 use disk_support::{Host, text};
+use keys::{FIPS, crypto_module};
 use rustix::process::{Pid, Signal, kill_process};
-use sealdisk::keys::{FIPS, crypto_module};
 
 #[test]
 fn the_version_names_the_module() {
@@ -84,7 +84,7 @@ fn there_is_one_module_and_with_fips_no_other_cipher_for_disks_and_keys() {
     let of = |prefix| symbols.lines().any(|line| line.starts_with(prefix));
     assert_eq!(of("aws_lc_fips_"), FIPS, "the validated module");
     assert_eq!(of("aws_lc_0_"), !FIPS, "AWS-LC as it is otherwise");
-    for portable in ["aes", "xts_mode", "sealdisk::cipher::portable"] {
+    for portable in ["aes", "xts_mode", "xts::portable"] {
         assert_eq!(has_crate(&symbols, portable), !FIPS, "{portable}");
     }
 }

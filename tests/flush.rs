@@ -12,13 +12,13 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Duration;
 
+use keys::units::ByteOffset;
+use keys::{Dek, DekStack};
 use logged_store::{Asked, LoggedStore, SharedMedium};
-use sealdisk::cipher::{CipherStack, DataUnit, SharedSlice};
-use sealdisk::keys::{Dek, DekStack};
-use sealdisk::pipeline::{GuestBuffer, Op, OpError, OpKind, Pipeline, Token};
-use sealdisk::units::ByteOffset;
-use sealdisk::volume::{Content, FailedSync, Geometry, LayerMap, RuntimeMap, Volume, format};
 use uuid::Uuid;
+use volume::pipeline::{GuestBuffer, Op, OpError, OpKind, Pipeline, Token};
+use volume::{Content, FailedSync, Geometry, LayerMap, RuntimeMap, Volume, format};
+use xts::{CipherStack, DataUnit, SharedSlice};
 
 const BLOCK: u64 = 4096;
 const BLOCKS: u64 = 5000;

@@ -22,10 +22,10 @@ use sealdisk::control::disks::{
     Disk, FreezeRequest, Unattached, freeze_into, layer_map, lower_layers, open_files,
 };
 use sealdisk::envelope::{LayerRecord, ResourceKind};
-use sealdisk::pipeline::DiskIo;
-use sealdisk::volume::Volume;
 use serde_json::Value;
 use sha2::Sha256;
+use volume::Volume;
+use volume::pipeline::DiskIo;
 use xts_mode::Xts128;
 
 /// The shell commands behind the marker in docs/format.md.

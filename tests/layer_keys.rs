@@ -17,8 +17,8 @@ use sealdisk::control::disks::{
     CloneRequest, Disk, FreezeRequest, NewKey, Unattached, clone, freeze_into, rewrap,
 };
 use sealdisk::envelope::ResourceKind;
-use sealdisk::vault::{KeySize, NewKey as NewVaultKey};
 use uuid::Uuid;
+use vault::{KeySize, NewKey as NewVaultKey};
 
 const ALL: &[&str] = &["get", "wrapKey", "unwrapKey"];
 

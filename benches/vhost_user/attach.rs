@@ -11,9 +11,9 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use keys::units::BLOCK_SIZE;
 use rustix::process::{Pid, Signal, kill_process};
-use sealdisk::units::BLOCK_SIZE;
-use sealdisk::volume::format::{self, HEADER_LEN, SECTOR_LEN, STATES_LEN};
+use volume::format::{self, HEADER_LEN, SECTOR_LEN, STATES_LEN};
 
 use crate::backends::Place;
 use crate::frontend::PATIENCE;

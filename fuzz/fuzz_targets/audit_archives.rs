@@ -10,14 +10,14 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use libfuzzer_sys::fuzz_target;
-use sealdisk::audit::{
-    Archives, AuditLog, AuditRecord, Entry, Event, Hash, Report, export_start, own_segment, pins,
-    verify_export, write_export,
-};
 use sealdisk_fuzz::{Edit, edited};
 use serde_json::{Value, json};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
+use vault::audit::{
+    Archives, AuditLog, AuditRecord, Entry, Event, Hash, Report, export_start, own_segment, pins,
+    verify_export, write_export,
+};
 
 const NAME: &str = "vault/v";
 const LOG: Uuid = Uuid::from_u128(7);

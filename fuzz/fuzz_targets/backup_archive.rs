@@ -13,12 +13,12 @@ use sealdisk::control::Installation;
 use sealdisk::control::backup::{
     BackupError, CreateBackup, ItemKind, Protection, Secret, Verified, create, verify,
 };
-use sealdisk::vault::{KeySize, NewKey, Permissions, VaultSettings};
 use sealdisk_fuzz::{Edit, edited};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use time::{Duration, OffsetDateTime};
+use vault::{KeySize, NewKey, Permissions, VaultSettings};
 
 const KINDS: [&str; 6] = [
     "catalog",

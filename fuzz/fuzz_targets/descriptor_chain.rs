@@ -2,19 +2,19 @@
 #![no_main]
 
 use arbitrary::Arbitrary;
-use libfuzzer_sys::fuzz_target;
-use sealdisk::cipher::Cursor;
-use sealdisk::pipeline::OpKind;
-use sealdisk::request::{
+use dataplane::request::{
     Action, Chain, ChainError, ChainLimits, Disk, Memory, Scratch, Status, interpret, read_chain,
 };
-use sealdisk::units::Sector;
+use keys::units::Sector;
+use libfuzzer_sys::fuzz_target;
 use virtio_queue::desc::{RawDescriptor, split::Descriptor};
 use virtio_queue::mock::MockSplitQueue;
 use virtio_queue::{Queue, QueueOwnedT};
 use vm_memory::{Bytes, GuestAddress};
+use volume::pipeline::OpKind;
+use xts::Cursor;
 
-#[path = "../../src/request/tests/rules.rs"]
+#[path = "../../crates/dataplane/src/request/tests/rules.rs"]
 mod rules;
 
 const QUEUE_SIZE: u16 = 16;

@@ -4,12 +4,12 @@
 use std::cell::LazyCell;
 
 use arbitrary::Arbitrary;
+use keys::Dek;
 use libfuzzer_sys::fuzz_target;
 use sealdisk::envelope::{
     HEADER_FILE_LEN, HeaderFile, MAX_DISK_SIZE, MAX_LAYERS, SLOT_LEN, SLOT_OFFSETS,
     UnverifiedHeader, check_disk_name,
 };
-use sealdisk::keys::Dek;
 use sealdisk_fuzz::{Edit, Scratch, edited};
 
 /// Bytes of a slot of version 1, which are at the beginning of the file.

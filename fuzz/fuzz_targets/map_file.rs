@@ -5,10 +5,10 @@ use std::io;
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use sealdisk::cipher::DataUnit;
-use sealdisk::store::ReadAt;
-use sealdisk::volume::{BlockState, Geometry, LayerMap, Volume, format};
 use uuid::Uuid;
+use volume::store::ReadAt;
+use volume::{BlockState, Geometry, LayerMap, Volume, format};
+use xts::DataUnit;
 
 /// Two map sectors and the beginning of a third.
 const BLOCKS: u64 = 2 * format::BLOCKS_PER_SECTOR + 100;

@@ -8,11 +8,11 @@ use std::sync::LazyLock;
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use sealdisk::cipher::DataUnit;
-use sealdisk::store::ReadAt;
-use sealdisk::volume::{Found, Geometry, LayerMap, RuntimeMap, Volume, boot_id, format};
 use sealdisk_fuzz::Scratch;
 use uuid::Uuid;
+use volume::store::ReadAt;
+use volume::{Found, Geometry, LayerMap, RuntimeMap, Volume, boot_id, format};
+use xts::DataUnit;
 
 /// A chunk of the map and the beginning of another.
 const BLOCKS: u64 = format::BLOCKS_PER_CHUNK + format::BLOCKS_PER_SECTOR + 100;

@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use sealdisk::audit::{pins, verify_export};
-use sealdisk::vault::{
-    Caller, EmbeddedVault, KeyMaterial, KeyOps, KeySize, NewKey, Period, Permissions, PrivateJwk,
-    RotationPolicy, RsaKey, SystemClock, VaultErrorCode, VaultSettings,
-};
 use sealdisk_fuzz::{Edit, edited};
 use tempfile::TempDir;
 use uuid::Uuid;
+use vault::audit::{pins, verify_export};
+use vault::{
+    Caller, EmbeddedVault, KeyMaterial, KeyOps, KeySize, NewKey, Period, Permissions, PrivateJwk,
+    RotationPolicy, RsaKey, SystemClock, VaultErrorCode, VaultSettings,
+};
 
 const POLICY: &[u8] = br#"{"lifetimeActions":[{"trigger":{"timeAfterCreate":"P90D"},"action":{"type":"Rotate"}}],"attributes":{"expiryTime":"P1Y6M"}}"#;
 
@@ -57,7 +57,7 @@ impl Fixture {
         let mut export = Vec::new();
         vault
             .read_audit(|chain, db| {
-                sealdisk::audit::write_export(db, chain, "vault", true, &mut export)
+                vault::audit::write_export(db, chain, "vault", true, &mut export)
             })
             .unwrap();
         Self {

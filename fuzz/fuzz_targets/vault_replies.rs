@@ -5,10 +5,10 @@ use arbitrary::Arbitrary;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use libfuzzer_sys::fuzz_target;
-use sealdisk::vault::remote::answers;
-use sealdisk::vault::{KeyUrl, Verdict};
 use sealdisk_fuzz::{Edit, edited};
 use serde_json::Value;
+use vault::remote::answers;
+use vault::{KeyUrl, Verdict};
 
 const KEY: &[u8] = br#"{"key":{"kid":"https://v.vault.azure.net/keys/k/0123456789abcdef0123456789abcdef","kty":"RSA","key_ops":["wrapKey","unwrapKey"],"n":"uZkT2w","e":"AQAB"},"attributes":{"enabled":true,"nbf":1700000000,"exp":2000000000,"created":1690000000,"updated":1690000001,"recoveryLevel":"Recoverable","recoverableDays":90},"tags":{"a":"b"}}"#;
 const REFUSED: &[u8] = br#"{"error":{"code":"Forbidden","message":"Operation unwrapKey is not allowed on a disabled key.","innererror":{"code":"KeyDisabled","innererror":{"code":"AccessDenied"}}}}"#;

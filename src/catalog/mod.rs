@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::envelope::ResourceKind;
-use crate::sqlite::DatabaseError;
+use vault::sqlite::DatabaseError;
 
 mod copy;
 mod departed;

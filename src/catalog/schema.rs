@@ -1,7 +1,7 @@
 //! The tables of the catalog.
 
 use super::{departed, identities, noted};
-use crate::sqlite::Schema;
+use vault::sqlite::Schema;
 
 /// Times are RFC 3339 text, ids the usual text form of UUIDs, so that `sqlite3` shows them; a
 /// directory is a blob because a path need not be UTF-8.

@@ -17,7 +17,7 @@ use super::{
     InstallationRecord, Kind, Rev, Stored, VaultRecord, departed, identities, noted, resources,
 };
 use crate::envelope::ResourceKind;
-use crate::sqlite::{DatabaseError, open};
+use vault::sqlite::{DatabaseError, open};
 
 const VAULT_COLUMNS: &str = "name, rev, url, kind, created";
 const DES_COLUMNS: &str = "name, rev, identity, principal_id, key_url, previous_keys, \

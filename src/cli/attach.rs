@@ -12,8 +12,8 @@ use crate::control::attach::{
 };
 use crate::control::disks::{Unflushed, parse_size};
 use crate::control::runtime_dir;
-use crate::frontend::{self, Discard, FrontendError, OnFull, OnRevoke};
-use crate::volume::CacheMode;
+use dataplane::{self, Discard, FrontendError, OnFull, OnRevoke};
+use volume::CacheMode;
 
 use super::limits::LimitArgs;
 use super::{CliError, Context, Output};
@@ -134,9 +134,9 @@ fn ordinary_queues() -> u16 {
 
 /// Bytes that the disk may have, with so many queues.
 fn memory(asked: Option<u64>, queues: u16) -> Result<u64, CliError> {
-    let least = frontend::least_memory(queues);
+    let least = dataplane::least_memory(queues);
     match asked {
-        None => Ok(frontend::ordinary_memory(queues)),
+        None => Ok(dataplane::ordinary_memory(queues)),
         Some(memory) if memory >= least => Ok(memory),
         Some(_) => Err(CliError::usage(format!(
             "--memory is too little: {queues} queues need at least {}KiB; give more, or offer fewer \
@@ -285,7 +285,7 @@ pub(super) fn run(context: &Context, args: AttachArgs) -> Result<(), CliError> {
 
 /// Runs the data plane. What goes wrong is told to the control process, which prints it.
 pub(super) fn run_data_plane(_: &Context, _: DataPlaneArgs) -> Result<(), CliError> {
-    Ok(frontend::serve()?)
+    Ok(dataplane::serve()?)
 }
 
 impl From<AttachError> for CliError {

@@ -11,13 +11,13 @@ use serde::Serialize;
 
 use super::audit_archive::{self, ArchiveArgs, StatusArgs};
 use super::{CliError, Context, Tabular};
-use crate::audit::{
+use crate::catalog::VaultKind;
+use crate::control::Installation;
+use vault::audit::{
     Archives, AuditError, AuditLog, Chain, Counter, Entry, Event, Pin, Report, export_start, pins,
     write_export,
 };
-use crate::catalog::VaultKind;
-use crate::control::Installation;
-use crate::vault::{EmbeddedVault, VaultErrorCode};
+use vault::{EmbeddedVault, VaultErrorCode};
 
 /// Arguments of `audit`.
 #[derive(Args)]

@@ -8,8 +8,8 @@ use time::OffsetDateTime;
 
 use super::audit::{Log, WhichArgs, in_file, logs};
 use super::{CliError, Context, Tabular};
-use crate::audit::{Archived, AuditError, AuditRecord, Chain, Space};
 use crate::control::Installation;
+use vault::audit::{Archived, AuditError, AuditRecord, Chain, Space};
 
 /// Arguments of `audit archive`.
 #[derive(Args)]

@@ -13,12 +13,12 @@ use zeroize::Zeroizing;
 
 use super::output::time_cell;
 use super::{CliError, Context, Tabular};
-use crate::audit::{Pin, pins};
 use crate::control::backup::{
     self, BackupError, CreateBackup, ItemKind, Manifest, Protection, Restore, Secret, VerifiedItem,
 };
 use crate::control::runtime_dir;
-use crate::vault::read_secret_file;
+use vault::audit::{Pin, pins};
+use vault::read_secret_file;
 
 /// The systemd credential with the passphrase.
 const CREDENTIAL: &str = "sealdisk-backup-passphrase";
@@ -385,7 +385,7 @@ fn passphrase(file: Option<&Path>) -> Result<SecretString, CliError> {
                      there is no systemd credential {CREDENTIAL}"
                 ))
             })?;
-            crate::vault::read_credential(&path).map_err(CliError::usage)?
+            vault::read_credential(&path).map_err(CliError::usage)?
         }
     };
     if text.is_empty() {

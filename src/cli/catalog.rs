@@ -11,7 +11,7 @@ use super::{CliError, Context, Tabular};
 use crate::catalog::{DepartedRecord, Departure};
 use crate::control::{Installation, Rebuilt, RebuiltSet, disks};
 use crate::envelope::ResourceKind;
-use crate::vault::{KeyUrl, Permissions};
+use vault::{KeyUrl, Permissions};
 
 /// Arguments of `catalog`.
 #[derive(Args)]

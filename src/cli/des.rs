@@ -12,7 +12,7 @@ use super::des_identity::{self, DesIdentityArgs};
 use super::{CliError, Context, Tabular};
 use crate::catalog::{DesIdentity, DiskEncryptionSetRecord};
 use crate::control::{DeletedDes, DesChange, Installation, KeyUsage, NewDes, UpdatedDes};
-use crate::vault::KeyUrl;
+use vault::KeyUrl;
 
 /// Names of disks that a line of a table has; `-o json` has all.
 const SHOWN_RESOURCES: usize = 5;

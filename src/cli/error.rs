@@ -1,9 +1,9 @@
 //! The error that ends a command.
 
-use crate::audit::AuditError;
 use crate::catalog::{CatalogError, Kind};
 use crate::control::ControlError;
-use crate::vault::VaultError;
+use vault::VaultError;
+use vault::audit::AuditError;
 
 /// A refusal or failure as the user sees it.
 #[derive(Debug, PartialEq, Eq)]

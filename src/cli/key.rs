@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use super::output::time_cell;
 use super::{CliError, Context, Tabular, key_lifecycle, what_if};
 use crate::control::Installation;
-use crate::vault::{
+use vault::{
     AttributeChange, EmbeddedVault, KeyAttributes, KeyBundle, KeyChange, KeyId, KeyMaterial,
     KeyOps, KeySize, KeyType, KeyUrl, KeyVault, NewKey, PrivateJwk,
 };

@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use super::output::time_cell;
 use super::{CliError, Context, Tabular, what_if};
 use crate::control::Installation;
-use crate::vault::{DeletedKey, KeyUrl, RotationPolicy};
+use vault::{DeletedKey, KeyUrl, RotationPolicy};
 
 /// Largest backup or policy that is read: some hundred versions of a key.
 const FILE_LIMIT: u64 = 16 << 20;

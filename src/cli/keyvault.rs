@@ -9,7 +9,7 @@ use super::audit::EntryView;
 use super::{CliError, Context, Tabular, connect, key, master, serve, vault_lifecycle};
 use crate::catalog::{VaultKind, VaultRecord};
 use crate::control::{Installation, vault_notice};
-use crate::vault::{EmbeddedVault, KeyType, KeyVault, Permissions, VaultSettings};
+use vault::{EmbeddedVault, KeyType, KeyVault, Permissions, VaultSettings};
 
 /// Arguments of `keyvault`.
 #[derive(Args)]

@@ -9,7 +9,7 @@ use super::connect::absolute;
 use super::{CliError, Context, Tabular};
 use crate::catalog::VaultKind;
 use crate::control::Installation;
-use crate::vault::{MasterPlace, MasterSource};
+use vault::{MasterPlace, MasterSource};
 
 /// Where a new master key is to be.
 #[derive(Args)]

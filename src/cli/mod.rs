@@ -13,7 +13,7 @@ use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::control::{Installation, default_state_dir, platform_notice};
-use crate::keys::{crypto_module, harden_process, require_module};
+use keys::{crypto_module, harden_process, require_module};
 
 mod attach;
 mod audit;

@@ -7,7 +7,7 @@ use clap::Args;
 use super::{CliError, Context, Output, Tabular};
 use crate::control::{ControlError, Installation, KeyUser, SafeToDisable, Safety};
 use crate::envelope::ResourceKind;
-use crate::vault::KeyId;
+use vault::KeyId;
 
 /// Arguments of `keyvault key what-if`.
 #[derive(Args)]

@@ -4,9 +4,9 @@
 use time::OffsetDateTime;
 
 use super::{ControlError, Installation};
-use crate::audit::{AuditError, AuditLog, AuditRecord, Intent};
 use crate::catalog::CatalogError;
-use crate::vault::KeyUrl;
+use vault::KeyUrl;
+use vault::audit::{AuditError, AuditLog, AuditRecord, Intent};
 
 /// A change of a set, as the audit log names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,12 +14,12 @@ use uuid::Uuid;
 
 use super::ControlError;
 use super::files::private_dir;
-use crate::audit::{AuditLog, Reserve};
 use crate::catalog::{COPY_FILE, Catalog, CatalogError, InstallationRecord, SqliteCatalog};
 use crate::envelope::ResourceKind;
-use crate::keys::sha256;
-use crate::vault::Caller;
-use crate::vault::remote::TokenCache;
+use keys::sha256;
+use vault::Caller;
+use vault::audit::{AuditLog, Reserve};
+use vault::remote::TokenCache;
 
 /// How the directory begins in which a restore is made ready.
 pub const RESTORING: &str = ".restore-";

@@ -5,8 +5,8 @@ use time::OffsetDateTime;
 use super::vaults::{PLATFORM_VAULT, reserved};
 use super::{ControlError, Installation, disks, retrying};
 use crate::catalog::{DesIdentity, Stored, VaultKind, VaultRecord};
-use crate::vault::remote::{ManagedIdentity, RemoteVault, check_ca, checked_vault_url};
-use crate::vault::{VaultError, VaultErrorCode, embedded_vault_name, normal_vault_name};
+use vault::remote::{ManagedIdentity, RemoteVault, check_ca, checked_vault_url};
+use vault::{VaultError, VaultErrorCode, embedded_vault_name, normal_vault_name};
 
 impl Installation {
     /// The vault over HTTPS with that URL, seen by a managed identity.
@@ -128,7 +128,7 @@ fn managed(identity: &DesIdentity) -> Result<Option<ManagedIdentity>, VaultError
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vault::VaultSettings;
+    use vault::VaultSettings;
 
     #[test]
     fn a_vault_elsewhere_is_known_once_connected_and_kept_while_a_set_needs_it() {

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use crate::audit::AuditError;
 use crate::catalog::CatalogError;
-use crate::vault::VaultError;
+use vault::VaultError;
+use vault::audit::AuditError;
 
 /// Why a control operation was refused or failed.
 #[derive(Debug, Error)]

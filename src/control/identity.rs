@@ -3,7 +3,7 @@
 use super::vaults::PLATFORM_KEY;
 use super::{ControlError, Installation};
 use crate::catalog::{DesIdentity, DiskEncryptionSetRecord};
-use crate::vault::{Caller, KeyId, KeyUrl, KeyVault, VaultError, VaultErrorCode, WrapAlgorithm};
+use vault::{Caller, KeyId, KeyUrl, KeyVault, VaultError, VaultErrorCode, WrapAlgorithm};
 
 /// A key together with the vault that has it and the identity that uses it.
 pub struct KeyAccess {
@@ -139,8 +139,8 @@ fn current(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vault::WrapAlgorithm::RsaOaep256;
     use std::collections::BTreeSet;
+    use vault::WrapAlgorithm::RsaOaep256;
 
     #[test]
     fn many_at_once_make_one_platform_key() {

@@ -12,10 +12,10 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::{ControlError, Installation, retrying};
-use crate::audit::AuditRecord;
 use crate::catalog::{CatalogError, IdentityOwner, IdentityRecord, Kind, Stored};
-use crate::keys::{fill_random, sha256};
-use crate::vault::{Caller, VaultError, VaultErrorCode};
+use keys::{fill_random, sha256};
+use vault::audit::AuditRecord;
+use vault::{Caller, VaultError, VaultErrorCode};
 
 /// Random bytes of a secret.
 const SECRET_LEN: usize = 32;

@@ -16,14 +16,14 @@ use uuid::Uuid;
 use super::context::prepared;
 use super::vaults::{PLATFORM_VAULT, lock, open};
 use super::{ControlError, Installation, disks};
-use crate::audit::AuditRecord;
 use crate::catalog::{
     CatalogCopy, CatalogError, DepartedKey, DepartedRecord, Departure, DesIdentity,
     DiskEncryptionSetRecord, DiskRecord, InstallationRecord, SqliteCatalog, VaultKind, VaultRecord,
 };
 use crate::envelope::ResourceKind;
-use crate::vault::{KeyUrl, NAMED_DISKS, Permissions, SoftwareKeys, same_key_url, vault_url};
 use std::sync::Arc;
+use vault::audit::AuditRecord;
+use vault::{KeyUrl, NAMED_DISKS, Permissions, SoftwareKeys, same_key_url, vault_url};
 
 /// What stands for the disks that a log does not name because there are more than it tells apart. No disk
 /// can have such a name.

@@ -15,7 +15,7 @@ use super::files::sync_dir;
 use super::vaults::{PLATFORM_VAULT, lock, remove_if_there};
 use super::{ControlError, Installation, disks};
 use crate::catalog::{VaultKind, VaultRecord};
-use crate::vault::{VaultDatabase, VaultDeletion, VaultError, VaultErrorCode};
+use vault::{VaultDatabase, VaultDeletion, VaultError, VaultErrorCode};
 
 /// How the directory of a purged vault begins that is not removed yet; no vault can be called so.
 const PURGED: &str = ".purged-";

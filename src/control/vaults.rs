@@ -13,8 +13,8 @@ use uuid::Uuid;
 use super::files::sync_dir;
 use super::{ControlError, Installation};
 use crate::catalog::{CatalogError, DesIdentity, HsmSettings, Kind, VaultKind, VaultRecord};
-use crate::vault::hsm::{HsmKeys, HsmToken};
-use crate::vault::{
+use vault::hsm::{HsmKeys, HsmToken};
+use vault::{
     EmbeddedVault, KeySize, KeyType, KeyVault, MasterPlace, NewKey, Permissions, PrivateKeys,
     Resealed, SoftwareKeys, SystemClock, VaultError, VaultErrorCode, VaultSettings,
     embedded_vault_name, normal_vault_name, vault_url,

@@ -5,15 +5,14 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use crate::keys::KeyError;
-use crate::read_only;
-use crate::vault::VaultError;
+use keys::KeyError;
+use vault::VaultError;
 
 /// Errors of envelopes and header files. Where a file is meant, it was left as it was found.
 #[derive(Debug, Error)]
 pub enum EnvelopeError {
     /// A system call on the header file failed.
-    #[error("cannot {call} {}: {source}{}", path.display(), read_only::advice(source))]
+    #[error("cannot {call} {}: {source}{}", path.display(), volume::read_only::advice(source))]
     Io {
         /// What was attempted.
         call: &'static str,

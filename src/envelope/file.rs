@@ -39,7 +39,7 @@ use rustix::io::Errno;
 
 use super::slot::{self, Slot, VERSION_1, VERSION_2, Version};
 use super::{EnvelopeError, Header, HeaderAuthority, UnverifiedHeader};
-use crate::keys::Dek;
+use keys::Dek;
 
 /// Bytes of a header file.
 pub const HEADER_FILE_LEN: u64 = 192 << 10;

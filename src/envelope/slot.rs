@@ -27,7 +27,7 @@ use std::path::Path;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 
 use super::{EnvelopeError, HeaderAuthority, HeaderKey, HeaderPayload, version_1};
-use crate::keys::Dek;
+use keys::Dek;
 
 /// Bytes of one slot.
 pub const SLOT_LEN: usize = VERSION_2.slot_len;

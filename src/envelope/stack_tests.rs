@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::tests::header;
 use super::*;
-use crate::keys::{Dek, LockedBytes};
+use keys::{Dek, LockedBytes};
 
 /// A header as the last program of version 1 wrote it, its older copy under the key version `first`
 /// and its newer one under `second`; its DEK is the bytes from 0 to 63.

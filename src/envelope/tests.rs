@@ -9,8 +9,8 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::*;
-use crate::keys::{Dek, LockedBytes};
-use crate::vault::{Caller, KeyBundle, KeyId, KeyVault, VaultError, WrapAlgorithm, Wrapped};
+use keys::{Dek, LockedBytes};
+use vault::{Caller, KeyBundle, KeyId, KeyVault, VaultError, WrapAlgorithm, Wrapped};
 
 /// Where the slots are.
 const FIRST: usize = SLOT_OFFSETS[0] as usize;

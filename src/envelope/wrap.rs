@@ -9,8 +9,8 @@ use uuid::Uuid;
 use zeroize::Zeroize;
 
 use super::{EnvelopeError, LayerRecord};
-use crate::keys::{Dek, KeyError, LockedBytes};
-use crate::vault::{Caller, KeyId, KeyVault, WrapAlgorithm};
+use keys::{Dek, KeyError, LockedBytes};
+use vault::{Caller, KeyId, KeyVault, WrapAlgorithm};
 
 /// HKDF `info` of the key that authenticates headers.
 const HEADER_KEY: &str = "sealdisk header authentication v1";
@@ -215,7 +215,7 @@ impl hkdf::KeyType for SubkeyLen {
 #[cfg(all(test, feature = "fips"))]
 mod tests {
     use super::*;
-    use crate::keys::is_approved;
+    use keys::is_approved;
 
     #[test]
     fn the_validated_module_approves() {

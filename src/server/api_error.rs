@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::catalog::CatalogError;
 use crate::control::ControlError;
-use crate::vault::{Throttle, VaultError};
+use vault::{Throttle, VaultError};
 
 /// A refused request.
 #[derive(Debug, Clone, PartialEq, Eq)]

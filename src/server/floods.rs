@@ -16,7 +16,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
-use crate::audit::AuditRecord;
+use vault::audit::AuditRecord;
 
 /// Kinds that are told apart at a time.
 const KINDS: usize = 32;

@@ -34,7 +34,7 @@ use super::shared::{Cost, Lane, Shared};
 use super::token::{Flavour, TokenRequest};
 use crate::catalog::{CatalogError, IdentityRecord};
 use crate::control::ControlError;
-use crate::vault::{CHECK_HEADER, Caller, DISK_HEADER, LAYER_HEADER, Purpose};
+use vault::{CHECK_HEADER, Caller, DISK_HEADER, LAYER_HEADER, Purpose};
 
 /// Largest body that is read. The largest one that makes sense is a backup of a key.
 const BODY_LIMIT: usize = 1 << 20;

@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use super::ApiError;
 use super::host::VaultHost;
 use super::operation::{Protection, to_base64url};
-use crate::vault::{
+use vault::{
     AttributeChange, DeletedKey, KeyBundle, KeyChange, KeyOps, KeySize, NewKey, PrivateJwk,
     RotationPolicy, Tags,
 };

@@ -16,7 +16,7 @@ use super::model::{
 };
 use super::query::Query;
 use super::route::{Crypt, Route};
-use crate::vault::{
+use vault::{
     Caller, EmbeddedVault, EncryptionAlgorithm, KeyChange, KeyId, KeyMaterial, KeyPermission,
     KeyType, KeyVault, NewKey, Page, PrivateJwk, RotationPolicy,
 };

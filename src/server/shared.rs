@@ -14,10 +14,10 @@ use super::ApiError;
 use super::floods::Floods;
 use super::host::VaultHost;
 use super::token::TokenService;
-use crate::audit::Space;
 use crate::catalog::VaultKind;
 use crate::control::{FollowedDes, Installation, LeftBehind};
-use crate::vault::EmbeddedVault;
+use vault::EmbeddedVault;
+use vault::audit::Space;
 
 /// Operations under way at once in one vault. Far more than there are CPUs, because each waits for
 /// the disk too, and the vault makes the records of those that wait durable together.

@@ -28,7 +28,7 @@ use zeroize::Zeroizing;
 
 use super::ServerError;
 use crate::control::files::{private_dir, sync_dir};
-use crate::keys::{fill_random, sha256};
+use keys::{fill_random, sha256};
 
 /// How long the authority is valid. Clients trust it by a file that somebody copied to them.
 const CA_LIFETIME: Duration = Duration::days(20 * 365);
@@ -422,7 +422,7 @@ fn unusable(path: &Path, why: impl std::fmt::Display) -> ServerError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::keys::FIPS;
+    use keys::FIPS;
     use std::net::Ipv4Addr;
     use std::os::unix::fs::PermissionsExt;
 

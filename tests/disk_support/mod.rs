@@ -19,15 +19,13 @@ use sealdisk::catalog::{DesIdentity, DiskEncryptionSetRecord};
 use sealdisk::control::Installation;
 use sealdisk::control::disks::{Disk, layer_map, lower_layers, open_files};
 use sealdisk::envelope::{LayerRecord, ResourceKind};
-use sealdisk::pipeline::DiskIo;
-use sealdisk::vault::{
-    AttributeChange, KeyId, KeyPermission, KeySize, NewKey, Permissions, VaultSettings,
-};
-use sealdisk::volume::Volume;
 use serde_json::Value;
 use tempfile::TempDir;
 use time::OffsetDateTime;
 use uuid::Uuid;
+use vault::{AttributeChange, KeyId, KeyPermission, KeySize, NewKey, Permissions, VaultSettings};
+use volume::Volume;
+use volume::pipeline::DiskIo;
 
 /// The vault key that disk encryption sets of these tests name.
 pub const KEY: &str = "key1";

@@ -12,13 +12,13 @@ use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::object::{Attribute, AttributeType, ObjectClass};
 use cryptoki::session::UserType;
 use cryptoki::types::AuthPin;
-use sealdisk::vault::hsm::{HsmKeys, HsmToken};
-use sealdisk::vault::{
+use sha2::Sha256;
+use uuid::Uuid;
+use vault::hsm::{HsmKeys, HsmToken};
+use vault::{
     Caller, EmbeddedVault, EncryptionAlgorithm, KeySize, NewKey, Permissions, PrivateKeyId,
     PrivateKeys, SystemClock, VaultErrorCode, VaultSettings,
 };
-use sha2::Sha256;
-use uuid::Uuid;
 
 use super::token::{LABEL, PIN, Token};
 

@@ -5,7 +5,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::mpsc::sync_channel;
 use std::time::Instant;
 
-use sealdisk::volume::{FailedSync, RuntimeMap};
+use volume::{FailedSync, RuntimeMap};
 
 use crate::MIB;
 use crate::frontend::PATIENCE;

@@ -12,7 +12,7 @@ use crate::support::{
     ALL_MOMENTS, Lines, MOMENTS, age_keys, content, host_with_disk, killed, principal, private,
     program,
 };
-use sealdisk::keys::FIPS;
+use keys::FIPS;
 
 pub fn create(host: &Host, options: &str) -> String {
     let (_, recipient) = age_keys(host);

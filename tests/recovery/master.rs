@@ -162,7 +162,7 @@ fn a_process_that_has_the_vault_open_follows_to_the_new_key() {
     host.good("keyvault reseal vlt");
     let operator = installation.operator();
     // It seals under the new key, and opens what is under it.
-    let new = sealdisk::vault::NewKey::new(sealdisk::vault::KeySize::Rsa2048);
+    let new = vault::NewKey::new(vault::KeySize::Rsa2048);
     vault.create_key(&operator, "late", &new).unwrap();
     drop(vault);
     host.good("keyvault key show late --vault-name vlt");

@@ -10,8 +10,8 @@ use std::time::Instant;
 use sealdisk::control::NewDes;
 use sealdisk::control::disks::{CreateRequest, DEFAULT_SECTOR_SIZE, create};
 use sealdisk::control::import::Cancel;
-use sealdisk::vault::{KeySize, NewKey, Permissions, VaultSettings};
 use serde_json::Value;
+use vault::{KeySize, NewKey, Permissions, VaultSettings};
 
 use crate::disk_support::Host;
 

@@ -6,11 +6,9 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use sealdisk::keys::LockedBytes;
-use sealdisk::vault::remote::{ManagedIdentity, RemoteVault, TokenCache};
-use sealdisk::vault::{
-    Caller, KeyId, KeyVault, VaultError, VaultErrorCode, Verdict, WrapAlgorithm,
-};
+use keys::LockedBytes;
+use vault::remote::{ManagedIdentity, RemoteVault, TokenCache};
+use vault::{Caller, KeyId, KeyVault, VaultError, VaultErrorCode, Verdict, WrapAlgorithm};
 
 use super::identity::{Issuer, OBJECT_ID, challenge, token};
 use super::server::{HOST, Reply, Request, Server, azure_error, json};

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
-use sealdisk::vault::remote::{ManagedIdentity, RemoteVault, TokenCache};
+use vault::remote::{ManagedIdentity, RemoteVault, TokenCache};
 
 /// A request as it arrived.
 #[derive(Clone, Debug)]

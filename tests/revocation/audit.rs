@@ -3,8 +3,8 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use sealdisk::audit::{AuditError, Entry};
 use sealdisk::control::Installation;
+use vault::audit::{AuditError, Entry};
 
 use crate::MIB;
 use crate::customer::{Customer, FAIL};

@@ -1,8 +1,8 @@
 //! What is done to disks besides their guests' requests, step by step, with crashes between.
 
-use sealdisk::store::StoreFile;
-use sealdisk::units::MOST_LAYERS;
-use sealdisk::volume::format;
+use keys::units::MOST_LAYERS;
+use volume::format;
+use volume::store::StoreFile;
 
 use super::disk::{COPIER, Disk};
 use super::header::{Header, Job, LayerNumber, Seeker};

@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use sealdisk::pipeline::{GuestBuffer, Op, OpKind, Pipeline, Token};
-use sealdisk::units::ByteOffset;
-use sealdisk::volume::{RuntimeMap, Volume};
+use keys::units::ByteOffset;
+use volume::pipeline::{GuestBuffer, Op, OpKind, Pipeline, Token};
+use volume::{RuntimeMap, Volume};
 
 use super::disk::{Disk, PATIENCE, wait};
 use super::store::{Fault, SimStore};

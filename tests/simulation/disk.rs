@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use sealdisk::cipher::SharedSlice;
-use sealdisk::pipeline::{Finished, GuestBuffer, Op, OpError, OpKind, Pipeline, Token};
-use sealdisk::units::ByteOffset;
-use sealdisk::volume::{FailedSync, LowerLayer, RuntimeMap, Volume};
+use keys::units::ByteOffset;
 use uuid::Uuid;
+use volume::pipeline::{Finished, GuestBuffer, Op, OpError, OpKind, Pipeline, Token};
+use volume::{FailedSync, LowerLayer, RuntimeMap, Volume};
+use xts::SharedSlice;
 
 use super::content::{Stamp, fill, stamp_of};
 use super::faults::device;

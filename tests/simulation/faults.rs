@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use sealdisk::store::StoreError;
+use volume::store::StoreError;
 
 use super::rng::Rng;
 

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use sealdisk::pipeline::{OpKind, Token};
+use volume::pipeline::{OpKind, Token};
 
 use super::content::Windows;
 use super::model::FlushPoint;

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
 
-use sealdisk::cipher::{Cipher, CipherStack, Cursor, DataUnit, SharedSlice};
-use sealdisk::keys::Dek;
-use sealdisk::units::ByteOffset;
-use sealdisk::volume::{Geometry, LayerMap, LowerLayer, format};
+use keys::Dek;
+use keys::units::ByteOffset;
 use uuid::Uuid;
+use volume::{Geometry, LayerMap, LowerLayer, format};
+use xts::{Cipher, CipherStack, Cursor, DataUnit, SharedSlice};
 
 use super::content::{GARBAGE, stamp_of};
 use super::faults::{Calm, SharedDevice};

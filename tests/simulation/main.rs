@@ -20,9 +20,9 @@ mod rng;
 mod store;
 mod world;
 
-use sealdisk::cipher::DataUnit;
 use store::Fault;
 use world::{Counts, Options, World};
+use xts::DataUnit;
 
 fn crashes(default: u64) -> u64 {
     std::env::var("SEALDISK_SIM_CRASHES").map_or(default, |n| n.parse().unwrap())

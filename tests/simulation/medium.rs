@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use sealdisk::store::{ReadAt, StoreFile};
+use volume::store::{ReadAt, StoreFile};
 
 use super::faults::{Asked, SharedDevice, Trouble, device};
 use super::rng::Rng;

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use sealdisk::pipeline::{GuestBuffer, Op, OpKind, Pipeline, Token};
-use sealdisk::units::ByteOffset;
-use sealdisk::volume::Volume;
+use keys::units::ByteOffset;
+use volume::Volume;
+use volume::pipeline::{GuestBuffer, Op, OpKind, Pipeline, Token};
 
 use super::disk::{PATIENCE, wait};
 use super::header::{Header, Job, LayerNumber};

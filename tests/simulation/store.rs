@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::{MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
-use sealdisk::store::{IoBuffer, Store, StoreCompletion, StoreError, StoreFile, StoreOp, Tag};
+use volume::store::{IoBuffer, Store, StoreCompletion, StoreError, StoreFile, StoreOp, Tag};
 
 use super::faults::{Asked, Trouble, device, error};
 pub use super::medium::{Covered, MapReader, Sector, Shared, SimLayer, lock};

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::MutexGuard;
 
-use sealdisk::cipher::DataUnit;
-use sealdisk::pipeline::Pipeline;
-use sealdisk::volume::{Volume, format};
+use volume::pipeline::Pipeline;
+use volume::{Volume, format};
+use xts::DataUnit;
 
 use super::content::{Stamp, Windows};
 use super::disk::{self, Disk};

@@ -9,10 +9,10 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use sealdisk::store::{
+use volume::store::{
     IoBuffer, ReadAt, Store, StoreCompletion, StoreError, StoreFile, StoreOp, Tag,
 };
-use sealdisk::volume::{Geometry, format};
+use volume::{Geometry, format};
 
 /// What a store was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

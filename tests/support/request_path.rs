@@ -12,18 +12,18 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use sealdisk::cipher::{CipherStack, DataUnit, SharedSlice};
-use sealdisk::keys::Dek;
-use sealdisk::pipeline::{Finished, GuestBuffer, Op, Pipeline, Slots, Token};
-use sealdisk::request::{
+use dataplane::request::{
     Action, ChainLimits, Disk, Memory, Scratch, Status, interpret, read_chain,
 };
-use sealdisk::store::{ReadAt, Store, StoreCompletion, StoreOp, Tag};
-use sealdisk::units::{LayerIndex, Sector};
-use sealdisk::volume::{Geometry, LayerMap, Volume, format};
+use keys::Dek;
+use keys::units::{LayerIndex, Sector};
 use uuid::Uuid;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+use volume::pipeline::{Finished, GuestBuffer, Op, Pipeline, Slots, Token};
+use volume::store::{ReadAt, Store, StoreCompletion, StoreOp, Tag};
+use volume::{Geometry, LayerMap, Volume, format};
+use xts::{CipherStack, DataUnit, SharedSlice};
 
 /// Bytes of the disk.
 pub const DISK: u64 = 64 << 20;

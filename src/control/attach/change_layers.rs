@@ -11,7 +11,7 @@ use crate::control::disks::{
 };
 use crate::control::import::Cancel;
 use crate::envelope::JobKind;
-use crate::store::LayerFile;
+use volume::store::LayerFile;
 
 use super::AttachError;
 use super::exchange;

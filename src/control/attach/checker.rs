@@ -9,8 +9,8 @@ use crate::catalog::{CatalogError, Kind};
 use crate::control::disks::{Disk, DiskError};
 use crate::control::{ControlError, Installation};
 use crate::envelope::{EnvelopeError, HeaderPayload};
-use crate::keys::{ROOMY_STACK, spawn_with_keys, with_wiped_stack};
-use crate::vault::{VaultError, Verdict};
+use keys::{ROOMY_STACK, spawn_with_keys, with_wiped_stack};
+use vault::{VaultError, Verdict};
 
 use super::guard::{Finding, LayerKeys};
 use super::status::Reason;
@@ -156,7 +156,7 @@ fn cause(error: &DiskError) -> &DiskError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vault::VaultErrorCode;
+    use vault::VaultErrorCode;
 
     #[test]
     fn only_a_decision_about_the_key_is_a_refusal() {

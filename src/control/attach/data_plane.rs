@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
 
-use crate::frontend::{CONTROL_FD, SOCKET_FD};
+use dataplane::{CONTROL_FD, SOCKET_FD};
 
 use super::commands::Commands;
 use super::{AttachError, Socket};

@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use crate::control::disks::DiskError;
 use crate::envelope::SyncedFile;
-use crate::frontend::FrontendError;
+use dataplane::FrontendError;
 
 /// Errors of attaching.
 #[derive(Debug, Error)]

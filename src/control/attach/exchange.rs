@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::control::disks::{self, DiskError, FreezeRequest, JobChange};
 use crate::envelope::JobKind;
-use crate::keys::with_wiped_stack;
+use keys::with_wiped_stack;
 
 use super::AttachError;
 use super::control_socket::{Handles, change_layers};

@@ -14,8 +14,8 @@ use rand::Rng;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::frontend::OnRevoke;
-use crate::keys::DekStack;
+use dataplane::OnRevoke;
+use keys::DekStack;
 
 use super::status::{DekState, EventKind, GuardOptions, KeyState, KeyStatus, Reason};
 
@@ -444,7 +444,7 @@ impl Guard {
 
 fn unreachable(message: String) -> Reason {
     Reason {
-        code: crate::vault::VaultErrorCode::Unreachable.as_str().into(),
+        code: vault::VaultErrorCode::Unreachable.as_str().into(),
         message,
     }
 }

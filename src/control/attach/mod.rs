@@ -48,13 +48,13 @@ use uuid::Uuid;
 use crate::control::disks::{self, Disk, DiskError, Left, Unflushed};
 use crate::control::{Installation, files, goes_at_logout, runtime_map};
 use crate::envelope::{FailedSync, Header, HeaderFile, HeaderKey, HeaderLock, HeaderPayload};
-use crate::frontend::{
+use dataplane::{
     Discard, DiskFiles, Limits, OnFull, Setup, Stack, StackLayer, send_setup, signal_pipe,
 };
-use crate::keys::{DekStack, harden_process, with_wiped_stack};
-use crate::pipeline::PipelineError;
-use crate::store::LayerFile;
-use crate::volume::{CacheMode, Geometry, RuntimeMap, check_data_file};
+use keys::{DekStack, harden_process, with_wiped_stack};
+use volume::pipeline::PipelineError;
+use volume::store::LayerFile;
+use volume::{CacheMode, Geometry, RuntimeMap, check_data_file};
 
 use board::Board;
 use checker::Checker;
@@ -99,7 +99,7 @@ pub struct AttachRequest {
     pub queue_size: u16,
     /// Bytes that requests under way may take, over all queues; at least [`least_memory`].
     ///
-    /// [`least_memory`]: crate::frontend::least_memory
+    /// [`least_memory`]: dataplane::least_memory
     pub memory: u64,
     /// Take buffers from the huge pages that the host has set aside.
     pub huge_pages: bool,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::control::Installation;
 use crate::control::disks::{self, Disk, DiskError};
-use crate::store::LayerFile;
+use volume::store::LayerFile;
 
 use super::AttachError;
 use super::control_socket::{follow_size, key_status};

@@ -10,10 +10,10 @@ use uuid::Uuid;
 
 use crate::control::disks::{self, Disk, DiskError, NewStack, Running};
 use crate::envelope::{FailedSync, HeaderKey, HeaderPayload, LayerRecord, SyncedFile};
-use crate::frontend::DiskFiles;
-use crate::pipeline::PipelineError;
-use crate::store::LayerFile;
-use crate::volume::RuntimeMap;
+use dataplane::DiskFiles;
+use volume::RuntimeMap;
+use volume::pipeline::PipelineError;
+use volume::store::LayerFile;
 
 use super::commands::Commands;
 use super::stack_of;

@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::envelope::JobKind;
-use crate::frontend::OnRevoke;
+use dataplane::OnRevoke;
 
 /// Whether the vault grants the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

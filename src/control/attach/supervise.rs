@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::audit::Space;
 use crate::envelope::SyncedFile;
-use crate::frontend::{
+use dataplane::{
     DESTROYED, FRONTEND_MEMORY, FrontendMemory, MEMORY_NOT_SHARED, NOT_RESTORED, OnRevoke, READY,
     REFUSED, RESTORED, STORAGE_FULL, STORAGE_OK, SYNC_FAILED, Waiter,
 };
+use vault::audit::Space;
 
 use super::answers::{Answers, Heard};
 use super::board::Board;

@@ -10,7 +10,7 @@ use age::{Decryptor, Encryptor};
 
 use super::BackupError;
 use super::manifest::{FORMAT, Item, ItemKind, Manifest, is_plain};
-use crate::keys::Hashing;
+use keys::Hashing;
 
 /// The name of the first entry.
 const MANIFEST: &str = "manifest.json";
@@ -249,7 +249,7 @@ mod tests {
             path: (*path).into(),
             kind: *kind,
             bytes: 1,
-            sha256: crate::keys::hex(&crate::keys::sha256(b"x")),
+            sha256: keys::hex(&keys::sha256(b"x")),
             moment: None,
             keys: std::collections::BTreeMap::new(),
         };

@@ -24,12 +24,12 @@ use super::archive::Writer;
 use super::manifest::{FORMAT, Item, ItemKind, Manifest};
 use super::segments::{self, ArchivedPart};
 use super::{BackupError, Protection};
-use crate::audit::{self, AuditRecord};
 use crate::catalog::VaultKind;
 use crate::control::files::sync_dir;
 use crate::control::{ControlError, Installation};
-use crate::keys::{FIPS, Hashing, hex};
-use crate::vault::VaultDatabase;
+use keys::{FIPS, Hashing, hex};
+use vault::VaultDatabase;
+use vault::audit::{self, AuditRecord};
 
 /// How the directory of copies begins.
 const COPIES: &str = ".backup-";
@@ -262,7 +262,7 @@ impl Sources {
                 path,
                 kind,
                 bytes: bytes.len() as u64,
-                sha256: hex(&crate::keys::sha256(&bytes)),
+                sha256: hex(&keys::sha256(&bytes)),
                 moment: None,
                 keys: BTreeMap::new(),
             };

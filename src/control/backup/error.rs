@@ -94,8 +94,8 @@ impl BackupError {
     }
 }
 
-impl From<crate::vault::VaultError> for BackupError {
-    fn from(error: crate::vault::VaultError) -> Self {
+impl From<vault::VaultError> for BackupError {
+    fn from(error: vault::VaultError) -> Self {
         Self::Control(error.into())
     }
 }
@@ -106,8 +106,8 @@ impl From<crate::catalog::CatalogError> for BackupError {
     }
 }
 
-impl From<crate::audit::AuditError> for BackupError {
-    fn from(error: crate::audit::AuditError) -> Self {
+impl From<vault::audit::AuditError> for BackupError {
+    fn from(error: vault::audit::AuditError) -> Self {
         Self::Control(error.into())
     }
 }

@@ -23,11 +23,11 @@ use super::manifest::{ItemKind, Manifest};
 use super::segments::DIRECTORY;
 use super::verify::{Look, extract};
 use super::{BackupError, Verified};
-use crate::audit::{AuditRecord, Pin};
 use crate::catalog::{Catalog, SqliteCatalog};
 use crate::control::files::{private_dir, sync_dir};
 use crate::control::{ControlError, Installation, RESTORING};
-use crate::vault::VaultDatabase;
+use vault::VaultDatabase;
+use vault::audit::{AuditRecord, Pin};
 
 /// What a restore puts into the state directory.
 const PARTS: [&str; 7] = [

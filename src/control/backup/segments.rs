@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::manifest::Item;
-use crate::audit::{self, Archives, Entry, Kept, Pin, Report, Segment, own_segment};
-use crate::keys::Hashing;
+use keys::Hashing;
+use vault::audit::{self, Archives, Entry, Kept, Pin, Report, Segment, own_segment};
 
 /// The directory, below the state directory, into which segments are restored.
 pub(super) const DIRECTORY: &str = "segments";
@@ -342,8 +342,8 @@ mod tests {
     use time::OffsetDateTime;
 
     use super::*;
-    use crate::audit::{AuditLog, AuditRecord};
     use crate::control::backup::manifest::ItemKind;
+    use vault::audit::{AuditLog, AuditRecord};
 
     const LOG: &str = "vault/v";
 
@@ -381,7 +381,7 @@ mod tests {
             path: part.entry(),
             kind: ItemKind::Segment,
             bytes: content.len() as u64,
-            sha256: crate::keys::hex(&crate::keys::sha256(content)),
+            sha256: keys::hex(&keys::sha256(content)),
             moment: None,
             keys: BTreeMap::new(),
         }

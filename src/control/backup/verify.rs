@@ -15,9 +15,9 @@ use super::BackupError;
 use super::archive::{self, Secret};
 use super::manifest::{Item, ItemKind, Manifest};
 use super::segments::Chains;
-use crate::audit::{AuditLog, Pin, Report};
 use crate::catalog::{Catalog, SqliteCatalog};
-use crate::vault::{KeyUrl, VaultDatabase, VaultError};
+use vault::audit::{AuditLog, Pin, Report};
+use vault::{KeyUrl, VaultDatabase, VaultError};
 
 /// A master key has 32 bytes.
 const KEY_LIMIT: u64 = 64;

@@ -6,7 +6,7 @@ use super::{DeletedDes, identity_for};
 use crate::catalog::{DesIdentity, DiskEncryptionSetRecord, Stored};
 use crate::control::changes::DesOperation;
 use crate::control::{ControlError, Installation, retrying};
-use crate::vault::{KeyUrl, VaultError, VaultErrorCode};
+use vault::{KeyUrl, VaultError, VaultErrorCode};
 
 impl Installation {
     /// Removes the identity of a set. The set and its disks stay, but no vault grants them a key any

@@ -13,10 +13,10 @@ use uuid::Uuid;
 use super::changes::DesOperation;
 use super::disks::{self, DiskError};
 use super::{ControlError, Installation, retrying};
-use crate::audit::AuditLog;
 use crate::catalog::{DesIdentity, DiskEncryptionSetRecord, DiskRecord, Stored};
 use crate::envelope::ResourceKind;
-use crate::vault::{KeyUrl, KeyVault, VaultError, VaultErrorCode, same_key_url};
+use vault::audit::AuditLog;
+use vault::{KeyUrl, KeyVault, VaultError, VaultErrorCode, same_key_url};
 
 pub use rotate::FollowedDes;
 pub use safety::{SafeToDisable, Safety};

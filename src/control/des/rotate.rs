@@ -13,12 +13,12 @@ use std::thread;
 use time::OffsetDateTime;
 
 use super::{LeftBehind, UpdatedDes};
-use crate::audit::AuditLog;
 use crate::catalog::{DiskEncryptionSetRecord, DiskRecord, Rev, Stored};
 use crate::control::changes::DesOperation;
 use crate::control::disks::{self, DiskError, NewKey};
 use crate::control::{ControlError, Installation, KeyAccess, retrying};
-use crate::vault::same_key_url;
+use vault::audit::AuditLog;
+use vault::same_key_url;
 
 /// Disks that are wrapped at a time. Most of the time of one goes into waiting for its header and
 /// the catalog to be durable.

@@ -8,10 +8,10 @@ use serde::Serialize;
 use time::{Duration, OffsetDateTime};
 
 use super::usage::KeyUser;
-use crate::audit::AuditRecord;
 use crate::catalog::{DepartedRecord, Departure, VaultKind};
 use crate::control::{ControlError, Installation};
-use crate::vault::{KeyUrl, KeyUsed, same_key_url};
+use vault::audit::AuditRecord;
+use vault::{KeyUrl, KeyUsed, same_key_url};
 
 /// A client that used a key version within this time is taken to need it still: a running disk uses
 /// its key at every check, and one that is attached now and then has its days.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::control::import::Cancel;
-use crate::vault::{AttributeChange, KeySize, NewKey, Permissions, VaultSettings};
+use vault::{AttributeChange, KeySize, NewKey, Permissions, VaultSettings};
 
 struct Fixture {
     _dir: tempfile::TempDir,
@@ -157,7 +157,7 @@ fn a_new_key_wraps_the_sets_disks_or_nothing_changes() {
 
     allow("get wrapKey unwrapKey");
     let enable = |key: &str, enabled| {
-        let key = crate::vault::KeyId {
+        let key = vault::KeyId {
             name: key.into(),
             version: None,
         };

@@ -8,7 +8,7 @@ use crate::catalog::{DiskRecord, LayerUse, VaultKind};
 use crate::control::disks::{self, DiskView};
 use crate::control::{ControlError, Installation};
 use crate::envelope::ResourceKind;
-use crate::vault::{KeyId, KeyUrl, KeyVault, same_key_url};
+use vault::{KeyId, KeyUrl, KeyVault, same_key_url};
 
 /// One key version that a disk encryption set uses or used.
 #[derive(Debug, Clone, Serialize)]

@@ -28,8 +28,8 @@ use super::stack::remove_layer;
 use super::{Disk, DiskError, HEADER};
 use crate::control::Installation;
 use crate::envelope::{EnvelopeError, FailedSync, HeaderCopy, HeaderLock, HeaderPayload};
-use crate::pipeline::PipelineError;
-use crate::volume::format;
+use volume::format;
+use volume::pipeline::PipelineError;
 
 /// How grave a problem is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

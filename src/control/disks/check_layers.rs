@@ -13,9 +13,9 @@ use super::extents::{Mismatch, compare, has_content};
 use super::lost::GiveUp;
 use super::{Disk, DiskError, dataplane, lost};
 use crate::envelope::{HeaderPayload, LayerRecord};
-use crate::store::{LayerFile, can_punch, tells_holes};
-use crate::units::BLOCK_SIZE;
-use crate::volume::{
+use keys::units::BLOCK_SIZE;
+use volume::store::{LayerFile, can_punch, tells_holes};
+use volume::{
     BlockMap, FailedSync, Geometry, LayerMap, LayerPaths, RuntimeMap, Volume, VolumeError,
     check_data_file, examine_map, format,
 };

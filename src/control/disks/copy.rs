@@ -16,7 +16,7 @@ use super::{Disk, DiskError, HEADER, layer_paths, parent_of};
 use crate::control::Installation;
 use crate::control::files::{private_dir, rename_new, sync_dir, try_rename_new};
 use crate::control::import::Cancel;
-use crate::volume::set_length;
+use volume::set_length;
 
 /// Bytes that are copied between two looks at signals.
 const CHUNK: usize = 16 << 20;

@@ -15,7 +15,7 @@ use crate::envelope::{
     DekCheck, Header, HeaderFile, HeaderPayload, LayerRecord, MAX_DISK_SIZE, ResourceKind,
     USUAL_SECTOR_SIZE, check_resource_name, unwrap_dek, wrap_dek,
 };
-use crate::keys::{Dek, DekStack};
+use keys::{Dek, DekStack};
 
 /// The data unit of a disk for which none was asked: with 4096 bytes a block of the map is one
 /// unit, and XTS starts an eighth as often. Guests see 512-byte sectors either way.
@@ -156,7 +156,7 @@ fn write_data(
     };
     let paths = layer_paths(directory, layer);
     let geometry = dataplane::geometry(payload, layer)?;
-    crate::volume::create_layer(&paths, &geometry)?;
+    volume::create_layer(&paths, &geometry)?;
     match source {
         Some(source) => {
             let paths = |layer: &LayerRecord| layer_paths(directory, layer);

@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use super::session::Unflushed;
 use super::{Disk, DiskError};
-use crate::cipher::DataUnit;
 use crate::control::import::{self, Cancel, CopyError, PlaintextSink, SourceImage};
 use crate::envelope::{Header, HeaderPayload, LayerRecord};
-use crate::keys::DekStack;
-use crate::pipeline::{DiskIo, PipelineError};
-use crate::store::{LayerFile, StackFiles};
-use crate::volume::{Geometry, LayerMap, LayerPaths, LowerLayer, Volume, check_data_file};
+use keys::DekStack;
+use volume::pipeline::{DiskIo, PipelineError};
+use volume::store::{LayerFile, StackFiles};
+use volume::{Geometry, LayerMap, LayerPaths, LowerLayer, Volume, check_data_file};
+use xts::DataUnit;
 
 /// What the volume is told about a layer: its own size, which is the disk's for the top one only.
 ///

@@ -13,8 +13,8 @@ use crate::control::Installation;
 use crate::control::files::{rename_new, try_rename_new};
 use crate::control::import::Cancel;
 use crate::envelope::{Header, ResourceKind};
-use crate::pipeline::DiskIo;
-use crate::volume::set_length;
+use volume::pipeline::DiskIo;
+use volume::set_length;
 
 /// Bytes that are decrypted at a time.
 pub(super) const CHUNK: usize = 1 << 20;

@@ -12,7 +12,7 @@ use crate::catalog::{CatalogError, DepartedRecord, Departure, DiskRecord, DiskSt
 use crate::control::Installation;
 use crate::control::files::sync_dir;
 use crate::envelope::{HeaderFile, ResourceKind};
-use crate::store::LayerFile;
+use volume::store::LayerFile;
 
 /// Deletes what is not in use. Its header is overwritten before any file is unlinked, so
 /// that the ciphertext is worthless at once, whatever becomes of its blocks; layers that others have

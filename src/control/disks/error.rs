@@ -9,11 +9,10 @@ use crate::catalog::CatalogError;
 use crate::control::ControlError;
 use crate::control::import::ImportError;
 use crate::envelope::{EnvelopeError, FailedSync, JobKind, ResourceKind};
-use crate::keys::KeyError;
-use crate::pipeline::PipelineError;
-use crate::read_only;
-use crate::vault::VaultError;
-use crate::volume::VolumeError;
+use keys::KeyError;
+use vault::VaultError;
+use volume::VolumeError;
+use volume::pipeline::PipelineError;
 
 /// Errors of the operations on disks. After every one of them the disk is as it was, or, when it
 /// was to be made, not there.
@@ -252,7 +251,7 @@ pub enum DiskError {
         path: PathBuf,
     },
     /// A file operation failed.
-    #[error("cannot {call} {}: {source}{}", path.display(), read_only::advice(source))]
+    #[error("cannot {call} {}: {source}{}", path.display(), volume::read_only::advice(source))]
     File {
         /// What was attempted.
         call: &'static str,

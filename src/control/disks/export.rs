@@ -14,7 +14,7 @@ use crate::control::Installation;
 use crate::control::files::{rename_new, sync_dir, try_rename_new};
 use crate::control::import::{Backing, Cancel, ImageFormat, TargetImage};
 use crate::envelope::{HeaderPayload, ResourceKind};
-use crate::pipeline::DiskIo;
+use volume::pipeline::DiskIo;
 
 /// The largest VHD that QEMU writes and Azure takes: 2040 GiB.
 const MOST_VHD: u64 = 2040 << 30;

@@ -6,10 +6,10 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-pub(super) use crate::store::next_extent;
-use crate::units::BLOCK_SIZE;
-use crate::volume::format::{self, HEADER_LEN, SECTOR_LEN};
-use crate::volume::{BlockMap, BlockState, Content, Geometry};
+use keys::units::BLOCK_SIZE;
+use volume::format::{self, HEADER_LEN, SECTOR_LEN};
+pub(super) use volume::store::next_extent;
+use volume::{BlockMap, BlockState, Content, Geometry};
 
 /// Whether anything but zeros is in a file between `at` and `len`.
 pub(super) fn has_content(file: &File, mut at: u64, len: u64) -> io::Result<bool> {

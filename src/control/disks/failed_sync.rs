@@ -29,9 +29,9 @@ use super::session::{Left, Unflushed, ended};
 use super::{Disk, DiskError, geometry, layer_map, lower_layers};
 use crate::control::Installation;
 use crate::envelope::{FailedSync, HeaderFile, HeaderLock, HeaderPayload, LayerRecord, SyncedFile};
-use crate::store::LayerFile;
-use crate::units::BLOCK_SIZE;
-use crate::volume::{self, Content, RuntimeMap, Volume, VolumeError};
+use keys::units::BLOCK_SIZE;
+use volume::store::LayerFile;
+use volume::{self, Content, RuntimeMap, Volume, VolumeError};
 
 /// Bytes that are read at a time.
 const CHUNK: usize = 1 << 20;

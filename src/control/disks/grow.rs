@@ -11,13 +11,13 @@
 //! A crash after 1 leaves files that are longer than the disk, which is taken as it is; between the
 //! copies the newer one counts; after 2, the next command corrects the row. So the disk has its old or
 //! its new size, and the step can be repeated. Whoever serves the disk meanwhile knows of the new size
-//! only when it is told, which is why nothing of the runtime map changes here (see [`crate::volume`]).
+//! only when it is told, which is why nothing of the runtime map changes here (see [`volume`]).
 
 use super::{Disk, DiskError, described, geometry, lookup};
 use crate::catalog::CatalogError;
 use crate::control::Installation;
 use crate::envelope::MAX_DISK_SIZE;
-use crate::volume::grow_layer;
+use volume::grow_layer;
 
 /// A step of [`grow`] that is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,7 +104,7 @@ mod tests {
     use super::super::{CreateRequest, create, show};
     use super::*;
     use crate::control::import::Cancel;
-    use crate::pipeline::DiskIo;
+    use volume::pipeline::DiskIo;
 
     /// The last block is not whole.
     const OLD: u64 = (3 << 20) + 3 * 512;

@@ -19,8 +19,8 @@ use super::check::{ByteRange, in_words};
 use super::extents::next_extent;
 use super::{Disk, DiskError, layer_map};
 use crate::envelope::HeaderPayload;
-use crate::units::BLOCK_SIZE;
-use crate::volume::{Content, RuntimeMap, Volume};
+use keys::units::BLOCK_SIZE;
+use volume::{Content, RuntimeMap, Volume};
 
 /// Bytes that are read at a time.
 const CHUNK: usize = 1 << 20;

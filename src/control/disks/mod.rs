@@ -23,9 +23,9 @@ use rustix::io::Errno;
 use crate::catalog::{CatalogError, DiskRecord, DiskState, LayerUse, Stored};
 use crate::control::Installation;
 use crate::envelope::{EnvelopeError, HeaderFile, HeaderPayload, LayerRecord, ResourceKind};
-use crate::pipeline::PipelineError;
-use crate::store::LayerFile;
-use crate::volume::LayerPaths;
+use volume::LayerPaths;
+use volume::pipeline::PipelineError;
+use volume::store::LayerFile;
 
 mod check;
 mod check_layers;

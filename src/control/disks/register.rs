@@ -23,7 +23,7 @@ use crate::control::files::private_dir;
 use crate::envelope::{
     Header, HeaderFile, HeaderPayload, LayerRecord, ResourceKind, check_disk_name,
 };
-use crate::volume::{Volume, check_data_file};
+use volume::{Volume, check_data_file};
 
 /// What is to be registered.
 #[derive(Debug)]

@@ -25,8 +25,8 @@ use std::path::Path;
 use super::{Disk, DiskError};
 use crate::control::Installation;
 use crate::envelope::HeaderPayload;
-use crate::keys::DekStack;
-use crate::store::LayerFile;
+use keys::DekStack;
+use volume::store::LayerFile;
 
 /// A stack that the header names already.
 pub struct NewStack<'a> {
@@ -98,7 +98,7 @@ impl Unattached {
         Ok(self
             .claim
             .try_clone()
-            .map_err(crate::pipeline::PipelineError::from)?)
+            .map_err(volume::pipeline::PipelineError::from)?)
     }
 }
 

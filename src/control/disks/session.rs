@@ -32,9 +32,9 @@ use super::stack::remove_layer;
 use super::{Disk, DiskError};
 use crate::control::{Installation, runtime_map};
 use crate::envelope::{Header, HeaderKey, HeaderLock, HeaderPayload, LayerRecord, Session};
-use crate::pipeline::{DiskIo, PipelineError};
-use crate::store::LayerFile;
-use crate::volume::{CacheMode, Found, RuntimeMap, Volume, boot_id, check_data_file};
+use volume::pipeline::{DiskIo, PipelineError};
+use volume::store::LayerFile;
+use volume::{CacheMode, Found, RuntimeMap, Volume, boot_id, check_data_file};
 
 /// What becomes of a disk whose runtime map is needed and not to be found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

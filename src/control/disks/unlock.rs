@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::{Disk, DiskError};
 use crate::control::{Installation, KeyAccess};
 use crate::envelope::{Header, HeaderPayload, LayerRecord, UnverifiedHeader, unwrap_dek};
-use crate::keys::{Dek, DekStack};
+use keys::{Dek, DekStack};
 
 /// Unwraps DEKs, and opens a vault once for all layers that are under the same set.
 pub(super) struct Unwrapper<'a> {

@@ -17,8 +17,8 @@ use super::{Disk, DiskError, lookup};
 use crate::catalog::{CatalogError, DepartedKey, DepartedRecord, Departure};
 use crate::control::Installation;
 use crate::envelope::{EnvelopeError, HeaderPayload, ResourceKind};
-use crate::store::LayerFile;
-use crate::vault::same_key_url;
+use vault::same_key_url;
+use volume::store::LayerFile;
 
 /// Has the catalog forget an unattached disk; the directory in which its files and its header stay.
 /// No key is needed, unless a daemon was killed that had not flushed everything. A disk whose directory is not there is forgotten too.

@@ -4,12 +4,12 @@ use uuid::Uuid;
 
 use super::unlock::Unwrapper;
 use super::{Disk, DiskError, described, layer_uses, lookup};
-use crate::audit::AuditLog;
 use crate::catalog::{DiskRecord, Rev};
 use crate::control::{ControlError, Installation, KeyAccess, changes};
 use crate::envelope::{Header, HeaderLock, LayerRecord, ResourceKind, unwrap_dek, wrap_dek};
-use crate::keys::Dek;
-use crate::vault::same_key_url;
+use keys::Dek;
+use vault::audit::AuditLog;
+use vault::same_key_url;
 
 /// Wraps the DEKs of `name` under the active key of `disk_encryption_set`, or under the
 /// platform-managed key, also while the disk is attached. Layers that are under another set than the

@@ -18,8 +18,8 @@ use crate::control::Installation;
 use crate::envelope::{
     CloneSource, FailedSync, HeaderPayload, Job, LayerRecord, ResourceKind, Session,
 };
-use crate::units::BLOCK_SIZE;
-use crate::volume::{CacheMode, RuntimeMap, Volume};
+use keys::units::BLOCK_SIZE;
+use volume::{CacheMode, RuntimeMap, Volume};
 
 /// A disk, a snapshot or an image, with Azure's field names where it has them.
 #[derive(Debug, Clone, Serialize)]

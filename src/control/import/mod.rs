@@ -53,7 +53,7 @@ mod vhd;
 mod whole;
 mod writer;
 
-use crate::units::SECTOR_SIZE;
+use keys::units::SECTOR_SIZE;
 use qemu::{Bounds, QemuImage};
 use vhd::Vhd;
 

@@ -10,7 +10,7 @@ use crate::control::Installation;
 use crate::envelope::{
     CloneSource, Header, HeaderFile, HeaderPayload, MAX_DISK_SIZE, MAX_LAYERS, ResourceKind,
 };
-use crate::volume::create_layer;
+use volume::create_layer;
 
 /// What a clone is to be.
 #[derive(Debug, Clone)]

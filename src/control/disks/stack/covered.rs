@@ -2,7 +2,7 @@
 
 use super::super::{Disk, DiskError, layer_map, lower_layers};
 use crate::envelope::HeaderPayload;
-use crate::volume::Volume;
+use volume::Volume;
 
 /// Checks by the durable maps that nothing is missing without the layers that `goes` says. Whoever
 /// copied has made it durable by now; what a guest writes meanwhile only makes less be needed.

@@ -60,7 +60,7 @@ pub fn freeze_into(
     )?;
     let mut staging = Staging::begin(installation, &parent, *kind, name)?;
     let mut frozen = None;
-    let before = |old: &Header, deks: &crate::keys::DekStack| {
+    let before = |old: &Header, deks: &keys::DekStack| {
         let payload = HeaderPayload {
             generation: old.generation,
             incremental: request.incremental,

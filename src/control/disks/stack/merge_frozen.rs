@@ -20,10 +20,10 @@ use super::{covered, links};
 use crate::control::Installation;
 use crate::control::import::Cancel;
 use crate::envelope::{Header, LayerRecord, ResourceKind};
-use crate::keys::DekStack;
-use crate::pipeline::{DiskIo, PipelineError};
-use crate::store::{LayerFile, StackFiles};
-use crate::volume::{LowerLayer, Volume, check_data_file};
+use keys::DekStack;
+use volume::pipeline::{DiskIo, PipelineError};
+use volume::store::{LayerFile, StackFiles};
+use volume::{LowerLayer, Volume, check_data_file};
 
 /// Bytes that are gone through at a time.
 const STEP: u64 = 4 << 20;

@@ -12,9 +12,9 @@ use crate::control::Installation;
 use crate::control::changes::KeyDeed;
 use crate::control::files::sync_dir;
 use crate::envelope::{Header, HeaderLock, HeaderPayload, LayerRecord, MAX_LAYERS};
-use crate::keys::{Dek, DekStack};
-use crate::store::LayerFile;
-use crate::volume::{LayerPaths, create_layer};
+use keys::{Dek, DekStack};
+use volume::store::LayerFile;
+use volume::{LayerPaths, create_layer};
 
 /// Pushes a layer with a fresh DEK on a disk, whose user is `running`; see there for the order of
 /// steps. `before` is given the header and the keys that the disk has until then, before the user

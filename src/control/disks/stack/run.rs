@@ -11,10 +11,10 @@ use super::shed::shed;
 use crate::control::Installation;
 use crate::control::import::Cancel;
 use crate::envelope::{Header, Job};
-use crate::keys::DekStack;
-use crate::pipeline::DiskIo;
-use crate::units::BLOCK_SIZE;
-use crate::volume::Volume;
+use keys::DekStack;
+use keys::units::BLOCK_SIZE;
+use volume::Volume;
+use volume::pipeline::DiskIo;
 
 /// Bytes of the disk that are gone through at a time.
 const STEP: u64 = 4 << 20;

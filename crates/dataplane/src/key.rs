@@ -1,0 +1,101 @@
+//! The DEKs of the disk's layers in the data plane, for as long as the vaults grant them.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use keys::{DekStack, with_wiped_stack};
+use xts::{CipherStack, DataUnit};
+
+use super::{FrontendError, OnRevoke};
+
+/// Where queues that start get their ciphers from. Those that run have their own, so that no request
+/// ever looks here.
+pub(super) struct SharedKey(Mutex<Key>);
+
+enum Key {
+    Held(DekStack),
+    /// Revoked, and zeroed; what guests get meanwhile.
+    Destroyed(OnRevoke),
+}
+
+impl SharedKey {
+    pub(super) fn new(deks: DekStack) -> Self {
+        Self(Mutex::new(Key::Held(deks)))
+    }
+
+    /// Ciphers for one queue of layers with these data units, or what the queue does while the key
+    /// is revoked.
+    ///
+    /// # Errors
+    /// [`FrontendError::Cipher`].
+    pub(super) fn ciphers(
+        &self,
+        units: &[DataUnit],
+    ) -> Result<Result<CipherStack, OnRevoke>, FrontendError> {
+        match &*self.lock() {
+            Key::Held(deks) if deks.layers() != units.len() => Err(FrontendError::Setup(format!(
+                "{} keys for {} layers",
+                deks.layers(),
+                units.len()
+            ))),
+            Key::Held(deks) => Ok(Ok(with_wiped_stack(|| CipherStack::new(deks, units))?)),
+            Key::Destroyed(mode) => Ok(Err(*mode)),
+        }
+    }
+
+    /// Zeroes the DEKs. The queues must have let go of their ciphers before.
+    pub(super) fn destroy(&self, mode: OnRevoke) {
+        *self.lock() = Key::Destroyed(mode);
+    }
+
+    /// Holds DEKs again; what was done while they were revoked.
+    pub(super) fn hold(&self, deks: DekStack) -> Option<OnRevoke> {
+        match std::mem::replace(&mut *self.lock(), Key::Held(deks)) {
+            Key::Held(_) => None,
+            Key::Destroyed(mode) => Some(mode),
+        }
+    }
+
+    /// Whether it is not revoked.
+    pub(super) fn is_held(&self) -> bool {
+        matches!(&*self.lock(), Key::Held(_))
+    }
+
+    /// Holds the DEKs of another stack instead, unless they are revoked: then these are zeroed too.
+    pub(super) fn exchange(&self, deks: DekStack) {
+        if let Key::Held(held) = &mut *self.lock() {
+            *held = deks;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Key> {
+        // A key is replaced as a whole, so one whose holder panicked is whole too.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keys::Dek;
+
+    fn deks() -> DekStack {
+        Dek::generate().unwrap().into()
+    }
+
+    #[test]
+    fn ciphers_are_there_only_while_the_key_is() {
+        let key = SharedKey::new(deks());
+        let units = [DataUnit::B4096];
+        assert!(key.ciphers(&units).unwrap().is_ok());
+        key.destroy(OnRevoke::Pause);
+        assert_eq!(key.ciphers(&units).unwrap().err(), Some(OnRevoke::Pause));
+        assert_eq!(key.hold(deks()), Some(OnRevoke::Pause));
+        assert!(key.ciphers(&units).unwrap().is_ok());
+        assert!(key.ciphers(&[DataUnit::B512; 2]).is_err(), "a key for two");
+        key.exchange(deks().pushed(Dek::generate().unwrap()));
+        assert!(key.ciphers(&[DataUnit::B512; 2]).unwrap().is_ok());
+        key.destroy(OnRevoke::Error);
+        key.exchange(deks());
+        assert_eq!(key.ciphers(&units).unwrap().err(), Some(OnRevoke::Error));
+    }
+}

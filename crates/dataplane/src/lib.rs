@@ -1,0 +1,56 @@
+//! The vhost-user side: the messages of the virtual machine monitor, the virtqueues, and the
+//! process that serves them.
+//!
+//! One process serves one disk ([`serve`]). It gets its descriptors and the DEK over a socket from
+//! the control process, confines itself, and then serves one connection after another. Each
+//! virtqueue has a thread of its own (`worker`) that owns the ring, an io_uring, buffers and a
+//! cipher; the connection's thread (`handler`) only configures them.
+//!
+//! The `vhost` crate reads and checks the messages. `vhost-user-backend`, which would handle them,
+//! is not used: it cannot drain or restart a ring, its worker ends at the first error, and it costs
+//! a lock and several system calls an event (see `docs/architecture.md`).
+
+mod backend_channel;
+mod command;
+mod config_space;
+mod confine;
+mod copier;
+mod dirty_log;
+mod error;
+mod freeze;
+mod guest_memory;
+mod handler;
+mod key;
+mod limits;
+mod log_limit;
+mod map_scan;
+mod memory;
+mod message;
+mod notifier;
+mod polling;
+mod queue;
+pub mod request;
+mod ring;
+mod serve;
+mod shared;
+mod sharing;
+mod stalled;
+mod standing;
+mod sync_alarm;
+mod waiter;
+mod worker;
+
+pub use error::FrontendError;
+pub use limits::Limits;
+pub use memory::{least_memory, ordinary_memory};
+pub use message::{
+    CONTROL_FD, COPY, COPY_STOP, COPY_STOPPED, COPYING, CopyProgress, CopyRequest, CopyState,
+    DESTROYED, DISCONNECT, Discard, DiskFiles, FREEZE, FRONTEND_MEMORY, FROZEN, LIMITS,
+    MEMORY_NOT_SHARED, NOT_COPYING, NOT_FROZEN, NOT_RESIZED, NOT_RESTACKED, NOT_RESTORED, OnFull,
+    OnRevoke, PROGRESS, PROGRESS_IS, READY, REFUSED, RESIZE, RESIZED, RESTACK, RESTACKED, RESTORE,
+    RESTORED, REVOKE, SOCKET_FD, STORAGE_FULL, STORAGE_OK, SYNC_FAILED, Setup, Stack, StackLayer,
+    THAW, THAWED, receive_setup, send_setup, send_stack,
+};
+pub use serve::serve;
+pub use sharing::{FileId, FrontendMemory};
+pub use waiter::{Waiter, signal_pipe};

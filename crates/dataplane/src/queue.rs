@@ -1,0 +1,386 @@
+//! What a queue's thread does with one chain: taking it on, holding it back, returning it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::request::{Action, Disk, Memory, Scratch, Status, interpret, read_chain};
+use keys::units::ByteOffset;
+use volume::pipeline::{Finished, GuestBuffer, Op, OpError, OpKind, Pipeline, Slots, Token};
+use volume::store::UringStore;
+use xts::{CipherStack, SharedSlice};
+
+use super::log_limit::LogLimit;
+use super::ring::Ring;
+use super::shared::{Extent, Shared};
+use super::stalled::Stalled;
+use super::{Discard, FrontendError, OnFull};
+
+/// Bytes of reads and writes that a queue takes on before it leaves further chains in the ring: more
+/// than its buffers hold, so that they stay full, and little enough that they are soon done when the
+/// queue is drained, for a revoked key say.
+const MOST_UNDER_WAY: u64 = 32 << 20;
+
+/// A chain taken from the ring and not yet returned.
+struct Pending {
+    head: u16,
+    status: GuestAddress,
+    /// Bytes of data that the guest gets if all goes well.
+    writable: u32,
+    /// Where they go. It is kept of each request, since the guest's migration, for which it is noted,
+    /// may begin while the request is under way.
+    written: Vec<(GuestAddress, u32)>,
+    memory: Arc<Memory>,
+    /// What the pipeline was asked for.
+    asked: Option<(OpKind, ByteOffset, u64)>,
+    /// It found the host's storage full.
+    stalled: bool,
+}
+
+/// What taking a chain needs besides the ring.
+pub(super) struct QueueState {
+    pub(super) shared: Arc<Shared>,
+    pub(super) pipeline: Pipeline<UringStore>,
+    disk: Disk,
+    pending: Slots<Pending>,
+    /// The next request, when a limit holds it back; no chain is taken before it has passed.
+    pub(super) held: Option<Op>,
+    /// Requests that wait for space on the host.
+    stalled: Stalled,
+    scratch: Scratch,
+    /// Lists of requests that are done, to be used again.
+    lists: Vec<Vec<SharedSlice>>,
+    ranges: Vec<Vec<(GuestAddress, u32)>>,
+    /// Bytes of reads and writes in the pipeline.
+    under_way: u64,
+    bad_chains: LogLimit,
+    pub(super) broken_rings: LogLimit,
+    failures: LogLimit,
+}
+
+impl QueueState {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        extent: &Extent,
+        store: UringStore,
+        ciphers: Option<CipherStack>,
+    ) -> Result<Self, FrontendError> {
+        let pool = shared.queue_pool()?;
+        let mut pipeline = Pipeline::with_pool(extent.volume.clone(), store, ciphers, pool)?;
+        pipeline.set_overwrite(shared.discard == Discard::Overwrite);
+        Ok(Self {
+            pipeline,
+            disk: extent.disk.clone(),
+            pending: Slots::with_capacity(256),
+            held: None,
+            stalled: Stalled::new(shared.storage.clone()),
+            scratch: Scratch::default(),
+            lists: Vec::with_capacity(256),
+            ranges: Vec::with_capacity(256),
+            under_way: 0,
+            bad_chains: LogLimit::default(),
+            broken_rings: LogLimit::default(),
+            failures: LogLimit::default(),
+            shared,
+        })
+    }
+
+    /// How many more chains of this ring may be taken now.
+    pub(super) fn room(&self, ring: &Ring) -> usize {
+        match self.under_way < MOST_UNDER_WAY {
+            true => ring.size().saturating_sub(self.pending.len()),
+            false => 0,
+        }
+    }
+
+    /// Makes the tables large enough for a ring of `entries` at once, so that they don't grow under
+    /// requests.
+    pub(super) fn reserve(&mut self, entries: usize) {
+        self.pending.reserve(entries);
+        self.lists.reserve(entries);
+        self.ranges.reserve(entries);
+        self.pipeline.reserve(entries);
+    }
+
+    /// Hands a request to the pipeline.
+    fn submit(&mut self, op: Op) {
+        self.under_way += data_bytes(op.kind, op.len);
+        self.pipeline.submit(op);
+    }
+
+    /// Chains taken and not yet returned.
+    pub(super) fn in_flight(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Of these, those that wait for space on the host.
+    pub(super) fn stalled(&self) -> usize {
+        self.stalled.len()
+    }
+
+    /// Serves the disk of `extent` from now on. Nothing may be under way, but chains
+    /// may be taken that wait for space.
+    ///
+    /// # Errors
+    /// [`FrontendError`], after which the queue cannot go on.
+    pub(super) fn exchange(&mut self, extent: &Extent) -> Result<(), FrontendError> {
+        self.pipeline.store_mut().exchange(extent.files.clone())?;
+        self.pipeline.set_volume(extent.volume.clone());
+        self.disk = extent.disk.clone();
+        if self.pipeline.has_key() {
+            match self.shared.key.ciphers(&extent.volume.data_units())? {
+                Ok(ciphers) => self.pipeline.set_key(ciphers),
+                // It is revoked right now: the command for that follows.
+                Err(_) => drop(self.pipeline.drop_key()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether another chain may be taken: not while a limit holds one back, and not while a large range is
+    /// being zeroed, so that whoever waits for what was taken waits for one of these at most.
+    pub(super) fn may_take(&self) -> bool {
+        self.held.is_none() && self.under_way < MOST_UNDER_WAY && !self.pipeline.is_zeroing()
+    }
+
+    /// Puts the request that a limit holds back into the ring again. None was taken after it.
+    pub(super) fn put_back_held(&mut self, ring: &mut Ring) {
+        if let Some(op) = self.held.take() {
+            if let Some(pending) = self.pending.remove(op.token.0 as u32) {
+                self.ranges.push(cleared(pending.written));
+            }
+            self.lists.push(cleared(op.memory.slices));
+            ring.put_back();
+        }
+    }
+
+    /// Hands the request that was held back to the pipeline, if it may pass now or has to since the
+    /// ring is stopped; else how long it still waits.
+    pub(super) fn pass_held(&mut self, stopping: bool) -> Option<Duration> {
+        let op = self.held.take()?;
+        match self.shared.limiter.admit(op.len) {
+            Err(wait) if !stopping => {
+                self.held = Some(op);
+                Some(wait)
+            }
+            _ => {
+                self.submit(op);
+                None
+            }
+        }
+    }
+
+    /// Has the control process told when a sync has failed.
+    pub(super) fn look_at_syncs(&self) {
+        self.shared.sync_alarm.look(self.pipeline.volume());
+    }
+
+    /// Tries requests again that wait for space on the host, if it is time.
+    pub(super) fn retry_stalled(&mut self) {
+        let now = Instant::now();
+        while let Some(op) = self.stalled.next(now) {
+            self.submit(op);
+        }
+    }
+
+    /// How long it is until there is something for [`QueueState::retry_stalled`].
+    pub(super) fn stalled_wait(&self) -> Option<Duration> {
+        self.stalled.wait()
+    }
+
+    /// Fails all requests that wait for space on the host.
+    pub(super) fn fail_stalled(&mut self, ring: &mut Ring) -> Result<(), virtio_queue::Error> {
+        let mut result = Ok(());
+        while let Some(op) = self.stalled.give_up() {
+            self.stalled.ended(false);
+            self.lists.push(cleared(op.memory.slices));
+            if let Some(pending) = self.pending.remove(op.token.0 as u32) {
+                result = result.and(finish(ring, &pending, Status::IoError, 0));
+                self.ranges.push(cleared(pending.written));
+            }
+        }
+        result
+    }
+
+    /// Takes a chain on: answers it or hands it to the pipeline. Whether another may follow.
+    pub(super) fn take(
+        &mut self,
+        ring: &mut Ring,
+        descriptors: virtio_queue::DescriptorChain<&Memory>,
+    ) -> Result<bool, virtio_queue::Error> {
+        let head = descriptors.head_index();
+        if usize::from(head) >= ring.size() {
+            return Err(virtio_queue::Error::InvalidDescriptorIndex);
+        }
+        let list = self.lists.pop().unwrap_or_default();
+        let memory = ring.memory.clone();
+        let limits = self.shared.limits;
+        let chain = match read_chain(&memory, descriptors, limits, &mut self.scratch, list) {
+            Ok(chain) => chain,
+            Err(error) => {
+                self.bad_chains
+                    .warn(|| format!("a request cannot be understood: {error}"));
+                return ring.push_used(head, 0).map(|()| true);
+            }
+        };
+        let durable = self.shared.write_through.load(Ordering::Acquire);
+        // Looked at first, so that the queues do not fight for it.
+        if !self.shared.in_use.load(Ordering::Relaxed) {
+            self.shared.in_use.store(true, Ordering::Relaxed);
+        }
+        let action = interpret(&chain, &self.disk, durable);
+        let mut written = self.ranges.pop().unwrap_or_default();
+        written.extend_from_slice(&self.scratch.writable);
+        let pending = Pending {
+            head,
+            status: chain.status,
+            writable: chain.writable as u32,
+            written,
+            memory: memory.clone(),
+            asked: None,
+            stalled: false,
+        };
+        match action {
+            Action::Answer { status, written } => {
+                self.lists.push(cleared(chain.data));
+                let result = finish(ring, &pending, status, written);
+                self.ranges.push(cleared(pending.written));
+                result.map(|()| true)
+            }
+            Action::Submit { kind, at, len } => {
+                let asked = Some((kind, at, len));
+                let token = self.pending.insert(Pending { asked, ..pending });
+                let token = Token(u64::from(token));
+                let buffer = GuestBuffer {
+                    slices: chain.data,
+                    owner: Some(memory),
+                };
+                let op = Op {
+                    kind,
+                    at,
+                    len,
+                    memory: buffer,
+                    token,
+                };
+                // Without a key it only fails, for which there is no limit.
+                let limited = kind != OpKind::Flush && self.pipeline.has_key();
+                match self.shared.limiter.admit(len) {
+                    Err(_) if limited => self.held = Some(op),
+                    _ => self.submit(op),
+                }
+                Ok(self.may_take())
+            }
+        }
+    }
+
+    /// Returns a chain whose request is finished, unless the request is to wait for space.
+    pub(super) fn complete(
+        &mut self,
+        ring: &mut Ring,
+        done: Finished,
+    ) -> Result<(), virtio_queue::Error> {
+        if let Some(pending) = self.pending.get_mut(done.token.0 as u32)
+            && let Some((kind, _, len)) = pending.asked
+        {
+            self.under_way -= data_bytes(kind, len);
+        }
+        let Some(done) = self.keep_stalled(done) else {
+            return Ok(());
+        };
+        self.lists.push(cleared(done.memory.slices));
+        let Some(pending) = self.pending.remove(done.token.0 as u32) else {
+            return Ok(());
+        };
+        if pending.stalled {
+            self.stalled.ended(done.result.is_ok());
+        }
+        let result = match done.result {
+            Ok(()) => finish(ring, &pending, Status::Ok, pending.writable),
+            // Who revoked the key, and who watches it, know already.
+            Err(OpError::NoKey) => finish(ring, &pending, Status::IoError, 0),
+            Err(error) => {
+                self.failures.warn(|| describe(&error));
+                finish(ring, &pending, Status::IoError, 0)
+            }
+        };
+        self.ranges.push(cleared(pending.written));
+        result
+    }
+
+    /// Keeps a request that found the host's storage full, to be tried again; gives back any other.
+    fn keep_stalled(&mut self, done: Finished) -> Option<Finished> {
+        let Err(error) = &done.result else {
+            return Some(done);
+        };
+        // After a failed sync every try would fail.
+        if self.shared.on_full == OnFull::Error
+            || !error.is_no_space()
+            || self.pipeline.volume().failed_sync().is_some()
+        {
+            return Some(done);
+        }
+        let pending = self.pending.get_mut(done.token.0 as u32);
+        let Some((pending, (kind, at, len))) =
+            pending.and_then(|p| p.asked.map(|asked| (p, asked)))
+        else {
+            return Some(done);
+        };
+        let op = Op {
+            kind,
+            at,
+            len,
+            memory: done.memory,
+            token: done.token,
+        };
+        let again = std::mem::replace(&mut pending.stalled, true);
+        self.stalled.keep(op, again, error);
+        None
+    }
+}
+
+fn describe(error: &OpError) -> String {
+    match error.is_no_space() {
+        true => format!("a request failed: {error}; make space on the host's file system"),
+        false => format!("a request failed: {error}"),
+    }
+}
+
+fn cleared<T>(mut list: Vec<T>) -> Vec<T> {
+    list.clear();
+    list
+}
+
+/// What of a request counts as data: zeros only change the map.
+fn data_bytes(kind: OpKind, len: u64) -> u64 {
+    match kind {
+        OpKind::Read | OpKind::Write { .. } => len,
+        _ => 0,
+    }
+}
+
+/// The status byte first, then the used entry with the number of bytes written (§2.7.8).
+fn finish(
+    ring: &mut Ring,
+    pending: &Pending,
+    status: Status,
+    written: u32,
+) -> Result<(), virtio_queue::Error> {
+    if pending
+        .memory
+        .write_obj(status.byte(), pending.status)
+        .is_err()
+    {
+        return ring.push_used(pending.head, 0);
+    }
+    if let Some(log) = &ring.log {
+        log.mark(pending.status, 1);
+        for (at, len) in &pending.written {
+            log.mark(*at, u64::from(*len));
+        }
+    }
+    // A status that does not lie right behind the data would make the count say more than was
+    // written, which a driver must not rely on either way.
+    ring.push_used(pending.head, written.saturating_add(1))
+}

@@ -1,0 +1,474 @@
+//! The data plane process: from its first instruction to its last flush.
+
+use std::io::{self, Write};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+use vhost::vhost_user::{BackendReqHandler, Error as VhostError};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use crate::request::Disk;
+use keys::units::{SECTOR_SIZE, Sector};
+use keys::{DekStack, harden_process};
+use volume::pipeline::DiskIo;
+use volume::{LayerMap, Volume, check_data_file};
+
+use super::backend_channel::announced_channel;
+use super::command::{ControlCommand, receive_command};
+use super::config_space::{ConfigSpace, MOST_ZERO_SECTORS};
+use super::confine::confine;
+use super::copier::Copier;
+use super::handler::BlockHandler;
+use super::key::SharedKey;
+use super::log_limit::LogLimit;
+use super::map_scan::MapScan;
+use super::memory::raise_limits;
+use super::message::receive_stack;
+use super::shared::{Extent, Shared, open_lower, split};
+use super::sharing::peer;
+use super::stalled::StorageNews;
+use super::waiter::{Waiter, signal_pipe};
+use super::{
+    CONTROL_FD, COPY_STOPPED, COPYING, DESTROYED, Discard, DiskFiles, FrontendError, NOT_COPYING,
+    NOT_RESIZED, NOT_RESTACKED, NOT_RESTORED, PROGRESS_IS, READY, REFUSED, RESIZED, RESTORED,
+    SOCKET_FD, Setup, THAWED, receive_setup,
+};
+
+/// What woke the main thread.
+const CONTROL: u64 = 0;
+const SIGNAL: u64 = 1;
+const SOCKET: u64 = 2;
+const CONNECTION_ENDED: u64 = 3;
+const STORAGE: u64 = 4;
+const MEMORY: u64 = 6;
+const SYNC: u64 = 5;
+
+/// How long space is given back at the end, before the rest is left to the next attach.
+const LAST_RELEASE: Duration = Duration::from_secs(20);
+
+/// Runs the data plane in this process, which must have been started by the control process with
+/// the descriptors [`CONTROL_FD`] and [`SOCKET_FD`]. Returns after the last flush.
+///
+/// # Errors
+/// [`FrontendError`], which there is nobody to tell; what the control process could be told has ended the
+/// process.
+pub fn serve() -> Result<(), FrontendError> {
+    harden_process()?;
+    end_with_any_thread();
+    let mut control = UnixStream::from(inherited(CONTROL_FD)?);
+    let result = serve_disk(&mut control);
+    if let Err(error) = &result
+        && writeln!(control, "{REFUSED}{error}").is_ok()
+    {
+        // The control process prints it.
+        std::process::exit(1);
+    }
+    result
+}
+
+/// A queue whose thread panicked would hang its guest silently. The process ends instead: nothing
+/// that was completed is lost, and whoever supervises it starts another.
+fn end_with_any_thread() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        report(info);
+        std::process::abort();
+    }));
+}
+
+/// Takes over a descriptor that the control process left open for us.
+fn inherited(fd: RawFd) -> Result<OwnedFd, FrontendError> {
+    let what = "use the descriptors of the control process (`sealdisk attach` starts this)";
+    let fail = |e: rustix::io::Errno| FrontendError::Io {
+        what,
+        source: e.into(),
+    };
+    // SAFETY: only a look at whether the number is an open descriptor.
+    let borrowed = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
+    rustix::io::fcntl_setfd(borrowed, rustix::io::FdFlags::CLOEXEC).map_err(fail)?;
+    // SAFETY: the descriptor is open (just seen), the control process made it for this purpose, and
+    // each number is taken over once, at the start of the process.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn serve_disk(control: &mut UnixStream) -> Result<(), FrontendError> {
+    let socket = inherited(SOCKET_FD)?;
+    let (setup, opened, deks) = receive_setup(control)?;
+    raise_limits(setup.num_queues)?;
+    let DiskFiles {
+        mut files,
+        runtime,
+        lower_maps,
+    } = opened;
+    let (top, beneath) = split(&setup.stack)?;
+    let map = files.map.try_clone()?.into_file();
+    let top = LayerMap::new(top.geometry()?, map);
+    let lower = open_lower(beneath, &files, lower_maps, &[])?;
+    check_data_file(files.data.file(), &top.geometry)?;
+    files.map_memory(top.geometry.data_len())?;
+    let volume = Arc::new(Volume::open_runtime(top, lower, &runtime)?);
+    let signals = signal_pipe().map_err(io_error("handle signals"))?;
+    confine()?;
+
+    let config = ConfigSpace::new(&setup);
+    let extent = Extent {
+        volume,
+        files: Arc::new(files),
+        runtime,
+        disk: disk_of(&setup),
+    };
+    let shared = Arc::new(Shared::new(
+        extent,
+        SharedKey::new(deks),
+        config.limits(),
+        &setup,
+    )?);
+    // All that the queues need is there before anybody can connect, or it is said why not.
+    let handler = BlockHandler::new(shared.clone(), config, setup.num_queues)?;
+    let mut server = Server {
+        shared: shared.clone(),
+        handler: Arc::new(Mutex::new(handler)),
+        ended: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(io_error("make an eventfd"))?,
+        connection: None,
+        connections: 0,
+        news: StorageNews::default(),
+        copier: Copier::default(),
+    };
+    writeln!(control, "{READY}").map_err(io_error("tell that the disk is ready"))?;
+    // What a process before this one met.
+    shared.sync_alarm.tell(&shared.extent().volume, control);
+    log::info!(
+        "serving disk {} with {} queues",
+        setup.stack.disk,
+        setup.num_queues
+    );
+    let scan = match setup.read_only {
+        true => None,
+        false => Some(MapScan::spawn(shared.clone()).map_err(io_error("start a thread"))?),
+    };
+    let served = match setup.listening {
+        true => server.accept_all(&UnixListener::from(socket), control, &signals),
+        false => server.serve_one(UnixStream::from(socket), control, &signals),
+    };
+    if let Some(scan) = scan {
+        scan.finish();
+    }
+    server.handler().finish();
+    server.close();
+    server.copier.stop();
+    drop(server);
+    served?;
+    // The disk stays claimed until the control process has put everything away.
+    let flushed = last_flush(&shared);
+    shared.sync_alarm.tell(&shared.extent().volume, control);
+    flushed
+}
+
+fn disk_of(setup: &Setup) -> Disk {
+    let mut serial = [0; 20];
+    let len = setup.serial.len().min(serial.len());
+    serial[..len].copy_from_slice(&setup.serial.as_bytes()[..len]);
+    Disk {
+        capacity: Sector(setup.size() / SECTOR_SIZE),
+        block_sectors: u64::from(setup.logical_sector_size) / SECTOR_SIZE,
+        read_only: setup.read_only,
+        discard: setup.discard != Discard::Off,
+        serial,
+        most_zero_sectors: MOST_ZERO_SECTORS,
+    }
+}
+
+/// Makes what the guest had not flushed durable: the runtime map is not needed any more then. And gives
+/// back what was discarded. That takes no key, which may be revoked by now.
+fn last_flush(shared: &Shared) -> Result<(), FrontendError> {
+    let overwrite = shared.discard == Discard::Overwrite;
+    open_to_flush(shared)?
+        .flush_and_release(overwrite, LAST_RELEASE)
+        .map_err(FrontendError::Flush)
+}
+
+pub(super) fn open_to_flush(shared: &Shared) -> Result<DiskIo, FrontendError> {
+    let extent = shared.extent();
+    let (volume, files) = (extent.volume.clone(), extent.files.clone());
+    DiskIo::open_with(volume, files, None, shared.other_pool()?).map_err(FrontendError::Flush)
+}
+
+fn io_error(what: &'static str) -> impl Fn(io::Error) -> FrontendError {
+    move |source| FrontendError::Io { what, source }
+}
+
+/// The connection that is being served.
+struct Connection {
+    stream: UnixStream,
+    /// The process at its other end.
+    peer: u32,
+    thread: JoinHandle<()>,
+}
+
+pub(super) struct Server {
+    pub(super) shared: Arc<Shared>,
+    handler: Arc<Mutex<BlockHandler>>,
+    ended: EventFd,
+    connection: Option<Connection>,
+    /// Connections so far.
+    connections: u64,
+    news: StorageNews,
+    pub(super) copier: Copier,
+}
+
+impl Server {
+    /// Serves one connection after another until the control process or a signal says stop.
+    fn accept_all(
+        &mut self,
+        listener: &UnixListener,
+        control: &UnixStream,
+        signals: &UnixStream,
+    ) -> Result<(), FrontendError> {
+        let waiter = self.waiter(control, signals)?;
+        let fail = io_error("watch the socket");
+        waiter.watch(listener, SOCKET).map_err(&fail)?;
+        loop {
+            match self
+                .wait(&waiter, control)
+                .map_err(io_error("wait for events"))?
+            {
+                SOCKET => {
+                    let accepted = listener.accept();
+                    let started = accepted.and_then(|(stream, _)| self.start(stream));
+                    match started {
+                        // One frontend at a time: further ones wait in the socket's queue.
+                        Ok(()) => waiter.unwatch(listener).map_err(&fail)?,
+                        Err(error) => log::warn!("cannot serve a connection: {error}"),
+                    }
+                }
+                CONNECTION_ENDED => {
+                    self.close();
+                    waiter.watch(listener, SOCKET).map_err(&fail)?;
+                }
+                CONTROL if self.obey(control) => {}
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    /// Serves a connection that is there already; it ends with it.
+    fn serve_one(
+        &mut self,
+        stream: UnixStream,
+        control: &UnixStream,
+        signals: &UnixStream,
+    ) -> Result<(), FrontendError> {
+        let waiter = self.waiter(control, signals)?;
+        self.start(stream)
+            .map_err(io_error("serve the connection"))?;
+        let fail = io_error("wait for events");
+        while self.wait(&waiter, control).map_err(&fail)? == CONTROL && self.obey(control) {}
+        Ok(())
+    }
+
+    /// Waits until there is something to do, and tells what it is. The control process is told of
+    /// full storage and of a failed sync on the way.
+    fn wait(&mut self, waiter: &Waiter, mut control: &UnixStream) -> io::Result<u64> {
+        loop {
+            let woken = match self.news.deadline() {
+                Some(deadline) => waiter.wait_until(deadline)?,
+                None => Some(waiter.wait()?),
+            };
+            let full = self.shared.storage.is_full();
+            if let Some(line) = self.news.look(full, Instant::now()) {
+                // When the control process is gone its end of the socket says so next.
+                let _ = writeln!(control, "{line}");
+            }
+            let volume = &self.shared.extent().volume;
+            self.shared.sync_alarm.tell(volume, control);
+            let peer = self.connection.as_ref().map_or(0, |c| c.peer);
+            for line in self.shared.memory_news.take(self.connections, peer) {
+                let _ = writeln!(control, "{line}");
+            }
+            match woken {
+                Some(STORAGE | SYNC | MEMORY) | None => {}
+                Some(other) => return Ok(other),
+            }
+        }
+    }
+
+    /// Does what the control process sent. Whether the process goes on: not when the other end is
+    /// closed.
+    fn obey(&mut self, mut control: &UnixStream) -> bool {
+        let Ok(command) = receive_command(&mut control) else {
+            return false;
+        };
+        let done = match command {
+            Ok(ControlCommand::Limits(limits)) => {
+                self.shared.limiter.set(&limits);
+                log::info!("new limits: {limits:?}");
+                Ok(())
+            }
+            Ok(ControlCommand::Resize(size)) => {
+                // It knows the smaller volume only.
+                let copy = self.copier.stop();
+                let grown = self.handler().grow(size);
+                self.copy_again(copy);
+                match grown {
+                    Ok(()) => {
+                        log::info!("the disk has {size} bytes now");
+                        writeln!(control, "{RESIZED}{size}")
+                    }
+                    Err(reason) => writeln!(control, "{NOT_RESIZED}{reason}"),
+                }
+            }
+            Ok(ControlCommand::Revoke(mode)) => {
+                self.copier.stop();
+                self.handler().suspend(mode);
+                log::info!("the key was revoked: no DEK and no cipher is left");
+                writeln!(control, "{DESTROYED}")
+            }
+            Ok(ControlCommand::Restore(layers)) => match self.receive_keys(control, &layers) {
+                Ok(deks) => match self.handler().resume(deks) {
+                    Ok(()) => writeln!(control, "{RESTORED}"),
+                    Err(reason) => writeln!(control, "{NOT_RESTORED}{reason}"),
+                },
+                Err(error) => writeln!(control, "{NOT_RESTORED}{error}"),
+            },
+            Ok(ControlCommand::Freeze) => return self.freeze(control),
+            Ok(ControlCommand::Restack) => match receive_stack(control) {
+                Ok(_) => writeln!(control, "{NOT_RESTACKED}the disk does not stand still"),
+                Err(_) => return false,
+            },
+            Ok(ControlCommand::Thaw) => writeln!(control, "{THAWED}"),
+            Ok(ControlCommand::Copy(request)) => match self.copier.start(&self.shared, request) {
+                Ok(()) => writeln!(control, "{COPYING}"),
+                Err(reason) => writeln!(control, "{NOT_COPYING}{reason}"),
+            },
+            Ok(ControlCommand::CopyStop) => {
+                self.copier.stop();
+                writeln!(control, "{COPY_STOPPED}")
+            }
+            Ok(ControlCommand::Disconnect(number)) => {
+                self.disconnect(number);
+                Ok(())
+            }
+            Ok(ControlCommand::Progress) => writeln!(control, "{}", self.progress_line()),
+            Err(error) => {
+                log::warn!("the control process sent something that is not a command: {error}");
+                Ok(())
+            }
+        };
+        done.is_ok()
+    }
+
+    /// How far the copy is, as the control process is told.
+    pub(super) fn progress_line(&self) -> String {
+        let json = serde_json::to_string(&self.copier.progress());
+        // It has nothing that could not be written as JSON.
+        format!("{PROGRESS_IS}{}", json.unwrap_or_default())
+    }
+
+    /// Receives the DEKs of `layers`; they are of no use when the disk has others by now.
+    pub(super) fn receive_keys(
+        &self,
+        mut control: &UnixStream,
+        layers: &[Uuid],
+    ) -> Result<DekStack, FrontendError> {
+        let deks = DekStack::receive(&mut control, layers.len())?;
+        match self.shared.extent().layers().eq(layers.iter().copied()) {
+            true => Ok(deks),
+            false => Err(FrontendError::Setup(
+                "keys of another stack of layers".into(),
+            )),
+        }
+    }
+
+    pub(super) fn handler(&self) -> MutexGuard<'_, BlockHandler> {
+        // A panic of any thread ends the process.
+        self.handler.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn waiter(&self, control: &UnixStream, signals: &UnixStream) -> Result<Waiter, FrontendError> {
+        let watched = || {
+            let waiter = Waiter::new()?;
+            waiter.watch(control, CONTROL)?;
+            waiter.watch(signals, SIGNAL)?;
+            waiter.watch(&self.ended, CONNECTION_ENDED)?;
+            waiter.watch(self.shared.storage.changed(), STORAGE)?;
+            waiter.watch(self.shared.memory_news.changed(), MEMORY)?;
+            waiter.watch(self.shared.sync_alarm.event(), SYNC)?;
+            Ok(waiter)
+        };
+        watched().map_err(io_error("watch for the end"))
+    }
+
+    fn start(&mut self, stream: UnixStream) -> io::Result<()> {
+        stream.set_nonblocking(false)?;
+        let (ours, ended) = (stream.try_clone()?, self.ended.try_clone()?);
+        let handler = self.handler.clone();
+        let thread = std::thread::Builder::new()
+            .name("vhost-user".into())
+            .spawn(move || {
+                converse(stream, &handler);
+                let _ = ended.write(1);
+            })?;
+        self.connections += 1;
+        self.connection = Some(Connection {
+            peer: peer(&ours),
+            stream: ours,
+            thread,
+        });
+        Ok(())
+    }
+
+    /// Has the connection of that number end, if it is still there; its thread tells when it has.
+    pub(super) fn disconnect(&self, number: u64) {
+        if let Some(connection) = &self.connection
+            && number == self.connections
+        {
+            let _ = connection.stream.shutdown(std::net::Shutdown::Both);
+        }
+    }
+
+    /// Ends the connection, if there is one. What its rings have is completed, if it was not before.
+    fn close(&mut self) {
+        if let Some(Connection { stream, thread, .. }) = self.connection.take() {
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+            let _ = thread.join();
+            let _ = self.ended.read();
+        }
+    }
+}
+
+/// Handles the messages of a connection until it ends, then gives up everything it set up.
+fn converse(stream: UnixStream, handler: &Arc<Mutex<BlockHandler>>) {
+    let Ok(peek) = stream.try_clone() else {
+        return log::error!("cannot duplicate a socket: the connection ends");
+    };
+    let mut messages = BackendReqHandler::from_stream(stream, handler.clone());
+    let mut refusals = LogLimit::default();
+    loop {
+        let channel = announced_channel(&peek);
+        match handler.lock() {
+            Ok(mut handler) => handler.offer_channel(channel),
+            Err(poisoned) => poisoned.into_inner().offer_channel(channel),
+        }
+        match messages.handle_request() {
+            Ok(()) => {}
+            // A well-formed message that cannot be granted; the frontend was told if it asked. After
+            // every other error it may wait for a reply that never comes, so the connection ends.
+            Err(VhostError::ReqHandlerError(error)) => {
+                refusals.warn(|| format!("a vhost-user message was refused: {error}"));
+            }
+            Err(VhostError::Disconnected) => break,
+            Err(error) => {
+                log::warn!("the vhost-user connection ends: {error}");
+                break;
+            }
+        }
+    }
+    match handler.lock() {
+        Ok(mut handler) => handler.disconnect(),
+        Err(poisoned) => poisoned.into_inner().disconnect(),
+    }
+}

@@ -1,0 +1,247 @@
+//! What all queues of a disk share.
+
+use std::fs::File;
+use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::request::{ChainLimits, Disk};
+use keys::units::{SECTOR_SIZE, Sector};
+use volume::store::{BufferBudget, BufferPool, OWN_BUFFERS, Pages, StackFiles, StoreError};
+use volume::{LayerMap, LowerLayer, RuntimeMap, Volume, check_data_file};
+
+use super::key::SharedKey;
+use super::limits::Limiter;
+use super::memory::{MemoryPlan, most_workers};
+use super::sharing::MemoryNews;
+use super::stalled::FullStorage;
+use super::sync_alarm::SyncAlarm;
+use super::{Discard, DiskFiles, FrontendError, OnFull, Setup, Stack, StackLayer};
+
+/// What changes when the disk grows or gets other layers, as a whole and for all queues at once.
+pub(super) struct Extent {
+    pub(super) volume: Arc<Volume>,
+    pub(super) files: Arc<StackFiles>,
+    /// The runtime map of the top layer.
+    pub(super) runtime: RuntimeMap,
+    pub(super) disk: Disk,
+}
+
+impl Extent {
+    /// The ids of the disk's layers, from the top down.
+    pub(super) fn layers(&self) -> impl Iterator<Item = Uuid> {
+        let lower = self.volume.lower().iter();
+        std::iter::once(self.volume.geometry().layer)
+            .chain(lower.map(|layer| layer.geometry().layer))
+    }
+
+    /// The same disk with another stack, which its header names already and which was opened. What it
+    /// has of the top layer is used only when that is a new one.
+    ///
+    /// # Errors
+    /// [`FrontendError`] when it is no stack that the disk can go on with.
+    pub(super) fn restacked(
+        &self,
+        stack: &Stack,
+        opened: DiskFiles,
+    ) -> Result<Self, FrontendError> {
+        let (top, beneath) = split(stack)?;
+        let now = self.volume.geometry();
+        let geometry = top.geometry()?;
+        if geometry.size != now.size {
+            return Err(FrontendError::Setup(format!(
+                "the new stack has {} bytes, the disk {}",
+                geometry.size, now.size
+            )));
+        }
+        let DiskFiles {
+            mut files,
+            mut runtime,
+            lower_maps,
+        } = opened;
+        // A merge may have filled a layer that stays, so that what is known of its map is old.
+        let known = match stack.layers.len() > self.files.layers() {
+            true => self.volume.lower(),
+            false => &[],
+        };
+        let lower = open_lower(beneath, &files, lower_maps, known)?;
+        let volume = if top.id == now.layer {
+            files.data = self.files.data.try_clone()?;
+            files.map = self.files.map.try_clone()?;
+            runtime = self.runtime.try_clone()?;
+            self.volume.over(lower)?
+        } else {
+            check_data_file(files.data.file(), &geometry)?;
+            let map = files.map.try_clone()?.into_file();
+            Volume::open_runtime(LayerMap::new(geometry, map), lower, &runtime)?
+        };
+        files.map_memory(volume.geometry().data_len())?;
+        Ok(Self {
+            volume: Arc::new(volume),
+            files: Arc::new(files),
+            runtime,
+            disk: self.disk.clone(),
+        })
+    }
+}
+
+/// The top layer, and those beneath it.
+pub(super) fn split(stack: &Stack) -> Result<(&StackLayer, &[StackLayer]), FrontendError> {
+    let layer = stack.layers.split_first();
+    layer.ok_or_else(|| FrontendError::Setup("a disk has a layer".into()))
+}
+
+/// The layers beneath the top, with their maps; one that is `known` already is taken as it is.
+pub(super) fn open_lower(
+    layers: &[StackLayer],
+    files: &StackFiles,
+    maps: Vec<File>,
+    known: &[Arc<LowerLayer>],
+) -> Result<Vec<Arc<LowerLayer>>, FrontendError> {
+    let mut lower = Vec::new();
+    for ((layer, map), data) in layers.iter().zip(maps).zip(&files.lower) {
+        let geometry = layer.geometry()?;
+        check_data_file(data.file(), &geometry)?;
+        lower.push(
+            match known.iter().find(|known| *known.geometry() == geometry) {
+                Some(known) => known.clone(),
+                None => LowerLayer::open(LayerMap::new(geometry, map))?,
+            },
+        );
+    }
+    Ok(lower)
+}
+
+/// What all queues of the disk share.
+pub(super) struct Shared {
+    extent: Mutex<Arc<Extent>>,
+    pub(super) key: SharedKey,
+    pub(super) limits: ChainLimits,
+    /// The longest time that a queue looks busily for work before it sleeps.
+    pub(super) poll: Duration,
+    /// What all queues together may do at most.
+    pub(super) limiter: Limiter,
+    /// What becomes of discarded blocks.
+    pub(super) discard: Discard,
+    /// What becomes of requests that find the host's storage full.
+    pub(super) on_full: OnFull,
+    /// Whether there are any.
+    pub(super) storage: Arc<FullStorage>,
+    /// Whether a sync has failed.
+    pub(super) sync_alarm: SyncAlarm,
+    /// What is to be told of the frontend's memory.
+    pub(super) memory_news: MemoryNews,
+    /// A guest has asked for something since the copier last looked.
+    pub(super) in_use: AtomicBool,
+    /// Writes are to be durable before they complete.
+    pub(super) write_through: AtomicBool,
+    /// Buffers that each queue has for good, and what all have together beyond that.
+    own_buffers: usize,
+    budget: Arc<BufferBudget>,
+    /// Rings that are being served.
+    pub(super) rings: AtomicU32,
+    /// Threads of the kernel that work for all of them at once.
+    workers: u32,
+}
+
+impl Shared {
+    /// The disk of `extent`, served as `setup` says and written through for now.
+    ///
+    /// # Errors
+    /// [`FrontendError::Io`].
+    pub(super) fn new(
+        extent: Extent,
+        key: SharedKey,
+        limits: ChainLimits,
+        setup: &Setup,
+    ) -> Result<Self, FrontendError> {
+        let fail = |source| FrontendError::Io {
+            what: "make an eventfd",
+            source,
+        };
+        let storage = FullStorage::new().map_err(fail)?;
+        let sync_alarm = SyncAlarm::new().map_err(fail)?;
+        let plan = MemoryPlan::new(setup.memory, setup.num_queues);
+        let pages = match setup.huge_pages {
+            true => Pages::SetAside,
+            false => Pages::Ordinary,
+        };
+        Ok(Self {
+            extent: Mutex::new(Arc::new(extent)),
+            key,
+            limits,
+            poll: Duration::from_micros(setup.poll_us.into()),
+            limiter: Limiter::new(&setup.limits),
+            discard: setup.discard,
+            on_full: setup.on_full,
+            storage: Arc::new(storage),
+            sync_alarm,
+            memory_news: MemoryNews::new().map_err(fail)?,
+            in_use: false.into(),
+            write_through: true.into(),
+            own_buffers: plan.own_buffers,
+            budget: BufferBudget::new(plan.shared, pages),
+            rings: 0.into(),
+            workers: most_workers(),
+        })
+    }
+
+    /// The buffers of a queue.
+    ///
+    /// # Errors
+    /// [`StoreError::Setup`].
+    pub(super) fn queue_pool(&self) -> Result<BufferPool, StoreError> {
+        BufferPool::new(self.own_buffers, &self.budget)
+    }
+
+    /// Buffers for what else works on the disk for a while.
+    ///
+    /// # Errors
+    /// [`StoreError::Setup`].
+    pub(super) fn other_pool(&self) -> Result<BufferPool, StoreError> {
+        BufferPool::new(OWN_BUFFERS, &self.budget)
+    }
+
+    /// How many threads of the kernel may work for a ring at once, while `rings` are served.
+    pub(super) fn workers_of(&self, rings: u32) -> u32 {
+        (self.workers / rings.max(1)).max(1)
+    }
+
+    /// The disk as it is now.
+    pub(super) fn extent(&self) -> Arc<Extent> {
+        self.lock_extent().clone()
+    }
+
+    /// Makes the disk `size` bytes large, while no queue has a request under way. Its files and its
+    /// runtime map have grown already.
+    pub(super) fn grow(&self, size: u64) -> Result<Arc<Extent>, FrontendError> {
+        let now = self.extent();
+        let volume = now.volume.grown(size, &now.runtime)?;
+        check_data_file(now.files.data.file(), volume.geometry())?;
+        let mut files = now.files.try_clone()?;
+        files.map_grown(volume.geometry().data_len())?;
+        let grown = Arc::new(Extent {
+            volume: Arc::new(volume),
+            files: Arc::new(files),
+            runtime: now.runtime.try_clone()?,
+            disk: Disk {
+                capacity: Sector(size / SECTOR_SIZE),
+                ..now.disk.clone()
+            },
+        });
+        self.replace(grown.clone());
+        Ok(grown)
+    }
+
+    /// Makes the disk another, while no queue has a request under way.
+    pub(super) fn replace(&self, extent: Arc<Extent>) {
+        *self.lock_extent() = extent;
+    }
+
+    fn lock_extent(&self) -> MutexGuard<'_, Arc<Extent>> {
+        // It is replaced as a whole, so one whose holder panicked is whole too.
+        self.extent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,57 @@
+//! Telling the control process that a sync has failed, as soon as any thread sees it.
+
+use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use volume::Volume;
+
+use super::SYNC_FAILED;
+
+/// Wakes the main thread when a sync has failed.
+pub(super) struct SyncAlarm {
+    raised: AtomicBool,
+    told: AtomicBool,
+    event: EventFd,
+}
+
+impl SyncAlarm {
+    /// # Errors
+    /// What the kernel says.
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self {
+            raised: false.into(),
+            told: false.into(),
+            event: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
+        })
+    }
+
+    /// To be called by whoever may have seen a sync of `volume` fail.
+    pub(super) fn look(&self, volume: &Volume) {
+        if volume.failed_sync().is_some() && !self.raised.swap(true, Ordering::AcqRel) {
+            // It cannot overflow: it is written once.
+            let _ = self.event.write(1);
+        }
+    }
+
+    /// Has something to read when the control process is to be told.
+    pub(super) fn event(&self) -> &EventFd {
+        &self.event
+    }
+
+    /// Tells the control process, once, if a sync of `volume` has failed.
+    pub(super) fn tell(&self, volume: &Volume, mut control: &UnixStream) {
+        // There is nothing to read when nobody raised it.
+        let _ = self.event.read();
+        let Some(file) = volume.failed_sync() else {
+            return;
+        };
+        if !self.told.swap(true, Ordering::AcqRel) {
+            let why = volume.why_sync_failed().replace('\n', " ");
+            // When the control process is gone its end of the socket says so next.
+            let _ = writeln!(control, "{SYNC_FAILED}{file} {why}");
+        }
+    }
+}

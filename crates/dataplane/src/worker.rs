@@ -1,0 +1,591 @@
+//! The thread of one virtqueue: it owns the ring, the pipeline and the wait for both.
+//!
+//! Each turn it takes commands from the connection's thread, carries the pipeline on, completes
+//! what is finished, takes new chains, notifies the guest once, and waits for a kick, a completion
+//! or a command in one system call that submits new I/O as well.
+
+#![deny(clippy::disallowed_types)]
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::task::Wake;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use crate::request::Memory;
+use keys::{QUEUE_STACK, spawn_with_keys, wipe_stack};
+use volume::pipeline::Finished;
+use volume::store::{StoreError, UringStore, Wait, WatchId};
+use xts::CipherStack;
+
+use super::dirty_log::DirtyLog;
+use super::notifier::Notifier;
+use super::polling::{Polling, WaitingFor};
+use super::queue::QueueState;
+use super::ring::{Ring, RingSetup};
+use super::shared::{Extent, Shared};
+use super::{FrontendError, OnRevoke};
+
+const WAKE: WatchId = WatchId(0);
+const KICK: WatchId = WatchId(1);
+
+/// How long a request waits at most for a limit, before it looks whether the limit was changed.
+const LIMIT_LOOK: Duration = Duration::from_millis(50);
+
+/// How long a request waits that another queue is in the way of, before it is tried again.
+const RETRY: Duration = Duration::from_micros(200);
+
+/// What a worker is told. Each command is answered when it is done.
+pub(super) enum Command {
+    /// Serve a ring.
+    Start(Box<RingSetup>),
+    /// Serve it no more: take no new chain, complete those taken.
+    Stop,
+    /// Use this memory from now on.
+    Memory(Arc<Memory>),
+    /// Note written pages here, or nowhere.
+    Log(Option<Arc<DirtyLog>>),
+    /// Notify the guest through this.
+    Call(Option<Box<Notifier>>),
+    /// Tell of a broken ring through this.
+    Err(Option<File>),
+    /// Complete what was taken, then destroy the cipher; afterwards requests fail or stay in the
+    /// ring. One that a limit held back stays in the ring in any case.
+    Suspend(OnRevoke),
+    /// Make a cipher of the shared key, and go on.
+    Resume,
+    /// Complete what was taken, and stand still until the disk's new extent comes; when none comes,
+    /// go on with the old one.
+    Exchange(Receiver<Told>),
+    /// End the thread.
+    Exit,
+}
+
+/// What a worker is told that stands still.
+pub(super) enum Told {
+    /// Serve this from now on.
+    Serve(Arc<Extent>),
+    /// Destroy the cipher, as for [`Command::Suspend`], and stand on.
+    Destroy(OnRevoke, SyncSender<Answer>),
+}
+
+pub(super) type Answer = Result<u16, String>;
+
+/// What a worker takes no chains for, until those taken before are completed.
+enum Drain {
+    Stop,
+    Suspend(OnRevoke),
+    Exchange(Receiver<Told>),
+}
+
+impl Drain {
+    /// Whether requests that wait for space on the host go on waiting afterwards. Else they fail: a
+    /// ring that is stopped has to have everything returned.
+    fn keeps_stalled(&self) -> bool {
+        matches!(self, Self::Exchange(_) | Self::Suspend(OnRevoke::Pause))
+    }
+}
+
+/// The other threads' end of a worker.
+pub(super) struct WorkerHandle {
+    commands: SyncSender<(Command, SyncSender<Answer>)>,
+    wake: Arc<EventFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl WorkerHandle {
+    /// Starts the thread of queue `index`, with all that it needs.
+    ///
+    /// # Errors
+    /// [`FrontendError`] for what of it cannot be had.
+    pub(super) fn spawn(shared: Arc<Shared>, index: usize) -> Result<Self, FrontendError> {
+        let wake =
+            EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(|source| StoreError::Setup {
+                what: "make an eventfd",
+                source,
+            })?;
+        let wake = Arc::new(wake);
+        let wake_worker = wake.clone();
+        let (commands, receiver) = sync_channel(1);
+        let (ready, is_ready) = sync_channel(1);
+        let serve = move || match Worker::new(shared, index, receiver, wake_worker) {
+            Ok(worker) => {
+                let _ = ready.send(Ok(()));
+                worker.run();
+            }
+            Err(error) => {
+                let _ = ready.send(Err(error));
+            }
+        };
+        let thread = spawn_with_keys(format!("queue-{index}"), QUEUE_STACK, serve)?;
+        let gone = || FrontendError::Setup("a queue's thread ended at its start".into());
+        is_ready.recv().map_err(|_| gone())??;
+        Ok(Self {
+            commands,
+            wake,
+            thread: Some(thread),
+        })
+    }
+
+    /// Has the worker do something and waits until it is done. The answer is the index of the next
+    /// entry of the avail ring, or why it could not be done.
+    pub(super) fn tell(&self, command: Command) -> Answer {
+        self.ask(command)?.recv().map_err(|_| gone())?
+    }
+
+    /// As [`WorkerHandle::tell`], without waiting for the answer.
+    pub(super) fn ask(&self, command: Command) -> Result<Receiver<Answer>, String> {
+        let (answer, answered) = sync_channel(1);
+        self.commands.send((command, answer)).map_err(|_| gone())?;
+        self.wake.write(1).map_err(|e| e.to_string())?;
+        Ok(answered)
+    }
+}
+
+/// Has a queue's thread take another turn.
+struct QueueWaker(EventFd);
+
+impl Wake for QueueWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        // It fails when the counter is at its end, after 2^64 of these.
+        let _ = self.0.write(1);
+    }
+}
+
+fn gone() -> String {
+    "the queue's thread has ended".into()
+}
+
+impl Drop for WorkerHandle {
+    fn drop(&mut self) {
+        let _ = self.tell(Command::Exit);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Worker {
+    index: usize,
+    ring: Option<Ring>,
+    queue: QueueState,
+    commands: Receiver<(Command, SyncSender<Answer>)>,
+    /// Kept open for as long as the ring of the store watches it.
+    _wake: Arc<EventFd>,
+    /// How many rings are served, for the share that this one has of what all have together.
+    rings: u32,
+    polling: Polling,
+    /// Who waits for the end of what.
+    draining: Option<(Drain, SyncSender<Answer>)>,
+    /// The key is revoked.
+    suspended: Option<OnRevoke>,
+    finished: Vec<Finished>,
+    events: Vec<WatchId>,
+}
+
+impl Worker {
+    fn new(
+        shared: Arc<Shared>,
+        index: usize,
+        commands: Receiver<(Command, SyncSender<Answer>)>,
+        wake: Arc<EventFd>,
+    ) -> Result<Self, FrontendError> {
+        let extent = shared.extent();
+        let (mut ciphers, suspended) = match shared.key.ciphers(&extent.volume.data_units())? {
+            Ok(ciphers) => (Some(ciphers), None),
+            Err(mode) => (None, Some(mode)),
+        };
+        if let (0, Some(cipher)) = (index, ciphers.as_mut().and_then(CipherStack::top)) {
+            log::info!("AES-256-XTS by the engine {}", cipher.engine_name());
+        }
+        let mut store = UringStore::new(extent.files.clone())?;
+        store.limit_workers(shared.workers_of(1))?;
+        store.watch(WAKE, wake.as_raw_fd());
+        let polling = Polling::new(shared.poll);
+        let mut queue = QueueState::new(shared, &extent, store, ciphers)?;
+        let fail = |source| FrontendError::Io {
+            what: "duplicate an eventfd",
+            source,
+        };
+        let waker = QueueWaker(wake.try_clone().map_err(fail)?);
+        queue.pipeline.set_waker(index, Arc::new(waker).into());
+        Ok(Self {
+            index,
+            ring: None,
+            queue,
+            commands,
+            _wake: wake,
+            rings: 1,
+            polling,
+            draining: None,
+            suspended,
+            finished: Vec::with_capacity(256),
+            events: Vec::with_capacity(2),
+        })
+    }
+
+    fn run(mut self) {
+        loop {
+            while self.draining.is_none()
+                && let Ok((command, answer)) = self.commands.try_recv()
+            {
+                if matches!(command, Command::Exit) {
+                    self.end_ring();
+                    self.finish_pipeline();
+                    let _ = answer.send(Ok(0));
+                    return;
+                }
+                self.obey(command, answer);
+            }
+            let wait = self.turn();
+            if let Err(error) = self.wait(wait) {
+                // Without its ring the queue is lost. What was completed to the guest is kept by
+                // the runtime map, and the frontend can connect to the next process.
+                log::error!("queue {}: {error}", self.index);
+                std::process::exit(1);
+            }
+            self.events.clear();
+            self.queue
+                .pipeline
+                .store_mut()
+                .take_events(&mut self.events);
+        }
+    }
+
+    /// Finishes what no request of the guest waits for: a hole, whose blocks are marked, and whoever gives
+    /// space back at the end would wait for them; and the flush of discards, whose sync may be the one that
+    /// is told of a failure.
+    fn finish_pipeline(&mut self) {
+        self.queue.pipeline.stop_punching();
+        while !self.queue.pipeline.is_idle() {
+            if let Err(error) = self.wait(Wait::AtMost(RETRY)) {
+                return log::error!("queue {}: {error}", self.index);
+            }
+            self.queue.pipeline.poll();
+        }
+    }
+
+    /// One round of work; answers how to wait for the next.
+    fn turn(&mut self) -> Wait {
+        self.share_workers();
+        self.queue.pipeline.poll();
+        self.queue.look_at_syncs();
+        let held = self.queue.pass_held(self.draining.is_some());
+        if self.takes() {
+            self.queue.retry_stalled();
+        }
+        self.complete_finished();
+        let mut more = false;
+        if self.takes()
+            && self.queue.may_take()
+            && let Some(ring) = self.ring.as_mut().filter(|ring| !ring.is_broken())
+        {
+            let most = self.queue.room(ring);
+            let queue = &mut self.queue;
+            match ring.pop(most, |ring, chain| queue.take(ring, chain)) {
+                Ok(answer) => more = answer && most > 0,
+                Err(error) => self.break_ring(&error),
+            }
+        }
+        // Now, so that all that were taken share a flush.
+        self.queue.pipeline.go_on_flushing();
+        // Reads of zeros and the like are finished without any I/O.
+        self.complete_finished();
+        let standing = self.settle_stalled();
+        if let Some(ring) = self.ring.as_mut()
+            && let Err(error) = ring.notify()
+        {
+            self.break_ring(&error);
+        }
+        if self.is_drained(standing)
+            && let Some((what, answer)) = self.draining.take()
+        {
+            self.drained(what, &answer);
+            more = true;
+        }
+        let held = held.or(self.queue.held.as_ref().map(|_| RETRY));
+        let held = held.map(|wait| wait.min(LIMIT_LOOK));
+        let stalled = self.queue.stalled_wait().filter(|_| self.takes());
+        let due = self.queue.pipeline.idle_for();
+        let pipeline = &self.queue.pipeline;
+        match (
+            more || pipeline.is_between_bursts(),
+            pipeline.waits_for_others(),
+            held.into_iter().chain(stalled).chain(due).min(),
+        ) {
+            (true, _, _) => Wait::No,
+            (false, true, _) => Wait::AtMost(RETRY),
+            (false, false, Some(wait)) => Wait::AtMost(wait),
+            (false, false, None) => Wait::Forever,
+        }
+    }
+
+    /// While the queue is drained: fails the requests that wait for space, unless they are to wait on.
+    /// How many of them do.
+    fn settle_stalled(&mut self) -> usize {
+        if let Some((drain, _)) = &self.draining
+            && !drain.keeps_stalled()
+            && let Some(ring) = &mut self.ring
+            && let Err(error) = self.queue.fail_stalled(ring)
+        {
+            self.break_ring(&error);
+        }
+        self.queue.stalled()
+    }
+
+    /// Whether what is drained for has nothing under way any more but the `standing` requests that wait.
+    fn is_drained(&self, standing: usize) -> bool {
+        let idle = match &self.draining {
+            // The files are others then: no hole may be under way either.
+            Some((Drain::Exchange(_), _)) => self.queue.pipeline.is_idle(),
+            _ => true,
+        };
+        idle && self.queue.in_flight() == standing
+    }
+
+    /// Whether new chains are taken.
+    fn takes(&self) -> bool {
+        self.draining.is_none() && self.suspended != Some(OnRevoke::Pause)
+    }
+
+    /// Everything that was taken is completed: does what that was waited for, and answers.
+    fn drained(&mut self, what: Drain, answer: &SyncSender<Answer>) {
+        let result = match what {
+            Drain::Stop => {
+                self.queue.pipeline.store_mut().unwatch(KICK);
+                Ok(self.end_ring().map_or(0, |ring| ring.next_avail()))
+            }
+            Drain::Suspend(mode) => self.drop_key(mode),
+            Drain::Exchange(told) => {
+                let _ = answer.send(Ok(0));
+                self.stand_still(&told);
+                return self.queue.pipeline.punch_on();
+            }
+        };
+        let _ = answer.send(result);
+    }
+
+    fn drop_key(&mut self, mode: OnRevoke) -> Answer {
+        self.suspended = Some(mode);
+        let gone = self.queue.pipeline.drop_key();
+        // What has encrypted and decrypted was called from here, or deeper.
+        wipe_stack();
+        match gone {
+            true => Ok(0),
+            false => Err("a request without a chain is under way".into()),
+        }
+    }
+
+    /// All queues stand here before any goes on, so that none serves the old disk while another
+    /// serves the new one.
+    fn stand_still(&mut self, told: &Receiver<Told>) {
+        while let Ok(told) = told.recv() {
+            match told {
+                Told::Destroy(mode, answer) => {
+                    let _ = answer.send(self.drop_key(mode));
+                }
+                Told::Serve(extent) => {
+                    if let Err(error) = self.queue.exchange(&extent) {
+                        // What was completed is kept; whoever supervises this starts another.
+                        log::error!("queue {}: {error}", self.index);
+                        std::process::exit(1);
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Waits, after having looked busily for a moment if that has paid lately.
+    fn wait(&mut self, wait: Wait) -> Result<(), StoreError> {
+        if !matches!(wait, Wait::Forever) {
+            let wait = if self.arm(wait) { Wait::No } else { wait };
+            return self.queue.pipeline.store_mut().enter(wait);
+        }
+        let what = match self.queue.pipeline.store_mut().is_busy() {
+            true => WaitingFor::Store,
+            false => WaitingFor::Guest,
+        };
+        let idle = Instant::now();
+        if self.look_busily(what, idle)? {
+            return Ok(());
+        }
+        let wait = match (self.arm(wait), self.queue.pipeline.keeps_memory_for()) {
+            (true, _) => Wait::No,
+            // To give memory back that is not needed any more.
+            (false, Some(idle)) => Wait::AtMost(idle),
+            (false, None) => wait,
+        };
+        self.queue.pipeline.store_mut().enter(wait)?;
+        self.polling.slept(what, idle.elapsed());
+        Ok(())
+    }
+
+    /// Asks the guest for a kick before a wait. Whether there is no need to wait.
+    fn arm(&mut self, wait: Wait) -> bool {
+        let takes = self.takes() && self.queue.may_take();
+        let queue = &self.queue;
+        let serving = self
+            .ring
+            .as_mut()
+            .filter(|r| takes && !r.is_broken() && queue.room(r) > 0);
+        let (Some(ring), false) = (serving, matches!(wait, Wait::No)) else {
+            return false;
+        };
+        match ring.arm() {
+            Ok(more) => more,
+            Err(error) => {
+                self.break_ring(&error);
+                false
+            }
+        }
+    }
+
+    /// Looks for a chain or a completion until the polling window is over. Whether there is one.
+    fn look_busily(&mut self, what: WaitingFor, start: Instant) -> Result<bool, StoreError> {
+        let window = self.polling.window(what);
+        let serving = self
+            .ring
+            .as_ref()
+            .filter(|ring| !ring.is_broken() && self.queue.room(ring) > 0);
+        let serving = serving.filter(|_| self.takes() && self.queue.may_take());
+        let store = self.queue.pipeline.store_mut();
+        if window.is_zero() {
+            return Ok(false);
+        }
+        loop {
+            if store.is_busy() {
+                store.enter(Wait::No)?;
+                if store.has_news() {
+                    return Ok(true);
+                }
+            }
+            if serving.is_some_and(Ring::has_available) {
+                return Ok(true);
+            }
+            if start.elapsed() >= window {
+                return Ok(false);
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    fn obey(&mut self, command: Command, answer: SyncSender<Answer>) {
+        let result = match command {
+            Command::Start(setup) => self.start(*setup),
+            Command::Stop => {
+                self.draining = Some((Drain::Stop, answer));
+                return;
+            }
+            Command::Suspend(mode) => return self.drain(Drain::Suspend(mode), answer),
+            Command::Exchange(extent) => {
+                self.queue.pipeline.stop_punching();
+                return self.drain(Drain::Exchange(extent), answer);
+            }
+            Command::Resume => self.resume(),
+            Command::Memory(memory) => self.with_ring(|ring| ring.memory = memory),
+            Command::Log(log) => self.with_ring(|ring| ring.log = log),
+            Command::Call(call) => self.with_ring(|ring| ring.set_call(call.map(|call| *call))),
+            Command::Err(err) => self.with_ring(|ring| ring.set_err(err)),
+            Command::Exit => Ok(0),
+        };
+        let _ = answer.send(result);
+    }
+
+    /// Takes no more chains until those taken are completed. One that a limit holds back is put back
+    /// into the ring.
+    fn drain(&mut self, what: Drain, answer: SyncSender<Answer>) {
+        if let Some(ring) = &mut self.ring {
+            self.queue.put_back_held(ring);
+        }
+        self.draining = Some((what, answer));
+    }
+
+    fn start(&mut self, setup: RingSetup) -> Answer {
+        let ring = Ring::new(setup).map_err(|e| e.to_string())?;
+        self.queue.reserve(ring.size());
+        self.queue.pipeline.store_mut().watch(KICK, ring.kick_fd());
+        let next = ring.next_avail();
+        if self.ring.replace(ring).is_none() {
+            self.queue.shared.rings.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(next)
+    }
+
+    /// Serves the ring no more, if there is one.
+    fn end_ring(&mut self) -> Option<Ring> {
+        let ring = self.ring.take()?;
+        self.queue.shared.rings.fetch_sub(1, Ordering::Relaxed);
+        Some(ring)
+    }
+
+    /// Has the kernel work for this ring with its share of the threads that the disk may have, once that
+    /// has changed.
+    fn share_workers(&mut self) {
+        let rings = self.queue.shared.rings.load(Ordering::Relaxed);
+        if rings == self.rings || self.ring.is_none() {
+            return;
+        }
+        self.rings = rings;
+        let most = self.queue.shared.workers_of(rings);
+        if let Err(error) = self.queue.pipeline.store_mut().limit_workers(most) {
+            log::debug!("queue {}: {error}", self.index);
+        }
+    }
+
+    /// The next turn looks at the ring, so that nobody needs to kick for what waits in it.
+    fn resume(&mut self) -> Answer {
+        let shared = &self.queue.shared;
+        let units = shared.extent().volume.data_units();
+        match shared.key.ciphers(&units).map_err(|e| e.to_string())? {
+            Ok(ciphers) => {
+                self.queue.pipeline.set_key(ciphers);
+                self.suspended = None;
+            }
+            Err(mode) => self.suspended = Some(mode),
+        }
+        Ok(0)
+    }
+
+    fn with_ring(&mut self, change: impl FnOnce(&mut Ring)) -> Answer {
+        if let Some(ring) = &mut self.ring {
+            change(ring);
+        }
+        Ok(0)
+    }
+
+    fn break_ring(&mut self, error: &virtio_queue::Error) {
+        let index = self.index;
+        self.queue.broken_rings.warn(|| {
+            format!("queue {index}: the guest broke its ring: {error}; it is served no more")
+        });
+        if let Some(ring) = &mut self.ring {
+            ring.set_broken();
+        }
+    }
+
+    fn complete_finished(&mut self) {
+        self.queue.pipeline.take_finished(&mut self.finished);
+        let mut broken = None;
+        for done in self.finished.drain(..) {
+            if let Some(ring) = &mut self.ring
+                && let Err(error) = self.queue.complete(ring, done)
+            {
+                broken = Some(error);
+            }
+        }
+        if let Some(error) = broken {
+            self.break_ring(&error);
+        }
+    }
+}

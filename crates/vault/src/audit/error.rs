@@ -1,0 +1,82 @@
+//! Errors of audit logs.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::sqlite::DatabaseError;
+use keys::SealingError;
+
+/// Why a log could not be read or written.
+#[derive(Debug, Error)]
+pub enum AuditError {
+    /// The database could not be opened.
+    #[error(transparent)]
+    Open(#[from] DatabaseError),
+    /// SQLite failed.
+    #[error("the audit log could not be read or written: {0}")]
+    Sqlite(#[from] rusqlite::Error),
+    /// The key that the signing key is sealed under could not be had.
+    #[error("the key of the audit log is not to be had: {0}")]
+    Key(#[source] SealingError),
+    /// The log says something that this program did not write there.
+    #[error(
+        "the audit log was tampered with or damaged: {what}; nothing is appended to it: look at \
+         `sealdisk audit verify`, and restore it from a backup"
+    )]
+    Tampered {
+        /// What does not fit.
+        what: String,
+    },
+    /// The directory has a file in the place of the segment that is to be written.
+    #[error(
+        "{path} is in the way of the next segment of this log and was left as it is ({what}): archive into \
+         another directory"
+    )]
+    SegmentTaken {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        what: String,
+    },
+    /// There is room for essential records only.
+    #[error(
+        "there is no space left for the audit log but for what is essential, and what cannot be \
+         recorded is not done: make room, or archive records with `sealdisk audit archive`"
+    )]
+    Full,
+    /// A signature could not be made.
+    #[error("the audit log could not be signed")]
+    Sign,
+    /// A record cannot be stored as it is.
+    #[error("a record of the audit log has no valid time: {0}")]
+    Time(#[from] time::error::Format),
+    /// A file could not be read or written.
+    #[error("cannot {call} {path}: {source}")]
+    Io {
+        /// What was tried.
+        call: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A line of an export is none.
+    #[error("line {line} is not one of an exported audit log: {what}")]
+    Export {
+        /// Its number, from 1.
+        line: usize,
+        /// What is wrong.
+        what: String,
+    },
+    /// An export could not be written.
+    #[error("the export could not be written: {0}")]
+    Write(#[source] std::io::Error),
+}
+
+impl AuditError {
+    pub(super) fn tampered(what: impl Into<String>) -> Self {
+        Self::Tampered { what: what.into() }
+    }
+}

@@ -1,0 +1,285 @@
+//! Group commit: the uses of keys that end at about the same time share one durable transaction.
+//!
+//! A use of a key is done in three steps. It is checked on a reading connection; RSA runs outside
+//! of any lock; then the same checks are made again in the transaction that records the use, and
+//! only they count. So each use is as if it had been done whole inside that transaction, while many
+//! wait for one sync of the disk. Who finds the database free settles for all that wait.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use super::{EmbeddedVault, Subject};
+use crate::audit::AuditRecord;
+use crate::refusal;
+use crate::store::{self, KeyRow, UseRow};
+use crate::{Caller, KeyId, KeyPermission, VaultError, VaultErrorCode};
+
+/// How often a use starts again because its key was changed meanwhile.
+const RETRIES: usize = 16;
+
+/// A use of a key that is to be checked and recorded.
+pub(super) struct KeyUse {
+    pub caller: Caller,
+    pub key: KeyId,
+    /// The name in the audit log.
+    pub operation: &'static str,
+    pub permission: KeyPermission,
+}
+
+/// How a use was settled.
+enum Settled {
+    /// Allowed and recorded.
+    Done(Box<KeyRow>),
+    /// The key is not as it was when RSA ran; nothing was recorded.
+    Again,
+}
+
+/// What was done before settling.
+enum Speculation {
+    /// Nothing, there is nothing to do or it was refused.
+    None,
+    /// RSA ran with the key version as it was at that revision, with this result.
+    Ran {
+        seq: i64,
+        rev: i64,
+        result: Result<(), VaultErrorCode>,
+    },
+}
+
+struct Ticket {
+    key_use: Arc<KeyUse>,
+    speculation: Speculation,
+    outcome: Mutex<Option<Result<Settled, VaultError>>>,
+}
+
+/// The tickets that nobody has taken up yet.
+#[derive(Default)]
+pub(super) struct Queue(Mutex<Vec<Arc<Ticket>>>);
+
+impl EmbeddedVault {
+    /// Checks and records a use that has no work, and gives the key version.
+    pub(super) fn look(&self, key_use: KeyUse) -> Result<KeyRow, VaultError> {
+        match self.settle(Arc::new(key_use), Speculation::None)? {
+            Settled::Done(row) => Ok(*row),
+            Settled::Again => Err(busy(&self.name)),
+        }
+    }
+
+    /// Checks a use, does its work, and records it; gives what the work gave, and the version.
+    pub(super) fn work<T>(
+        &self,
+        key_use: KeyUse,
+        work: impl Fn(&KeyRow) -> Result<T, VaultError>,
+    ) -> Result<(T, KeyRow), VaultError> {
+        let key_use = Arc::new(key_use);
+        for _ in 0..RETRIES {
+            let Ok(row) = self.read(|db| self.check(db, &key_use)) else {
+                // The refusal that counts is the one that is recorded.
+                match self.settle(key_use.clone(), Speculation::None)? {
+                    Settled::Done(_) | Settled::Again => continue,
+                }
+            };
+            let result = work(&row);
+            let speculation = Speculation::Ran {
+                seq: row.seq,
+                rev: row.rev,
+                result: result.as_ref().map(drop).map_err(|e| e.code),
+            };
+            if let Settled::Done(row) = self.settle(key_use.clone(), speculation)? {
+                return Ok((result?, *row));
+            }
+        }
+        Err(busy(&self.name))
+    }
+
+    /// The checks of a use; the key version that it uses.
+    fn check(&self, db: &Connection, key_use: &KeyUse) -> Result<KeyRow, VaultError> {
+        let KeyUse {
+            caller,
+            key,
+            permission,
+            operation,
+        } = key_use;
+        self.refuse_deleted(db)?;
+        if !self.only_counts(db, key_use)? {
+            self.admit(db, caller, operation)?;
+        }
+        self.authorize(db, caller, *permission)?;
+        if *permission == KeyPermission::Get {
+            return self.find(db, key);
+        }
+        let decrypts = matches!(
+            permission,
+            KeyPermission::UnwrapKey | KeyPermission::Decrypt
+        );
+        if decrypts && key.version.is_none() {
+            let message = "unwrapping needs the key version that wrapped";
+            return Err(VaultError::new(VaultErrorCode::BadParameter, message));
+        }
+        let row = self.find(db, key)?;
+        if let Some(refusal) = refusal::unusable(&self.name, &row, self.clock.now()) {
+            return Err(refusal);
+        }
+        if !row.key_ops.contains(permission.name()) {
+            return Err(refusal::operation(&self.name, &row, *permission));
+        }
+        Ok(row)
+    }
+
+    /// Whether this is a check of a running disk, of which only a counter would tell.
+    fn only_counts(&self, db: &Connection, key_use: &KeyUse) -> Result<bool, VaultError> {
+        if !key_use.caller.purpose.check {
+            return Ok(false);
+        }
+        let subject = Subject::of(key_use.operation, &key_use.key);
+        let record = self.record(&key_use.caller, &subject, None, None);
+        Ok(self.chain.is_counted(db, &record)?)
+    }
+
+    fn settle(
+        &self,
+        key_use: Arc<KeyUse>,
+        speculation: Speculation,
+    ) -> Result<Settled, VaultError> {
+        let ticket = Arc::new(Ticket {
+            key_use,
+            speculation,
+            outcome: Mutex::new(None),
+        });
+        self.queue.lock().push(ticket.clone());
+        let mut db = self.db();
+        // Whoever had the database before may have settled this one too.
+        if let Some(outcome) = ticket.take() {
+            return outcome;
+        }
+        let batch = std::mem::take(&mut *self.queue.lock());
+        self.settle_all(&mut db, &batch);
+        // Only a thread that panicked in the middle of a batch leaves a ticket without an outcome.
+        ticket.take().unwrap_or_else(|| Err(busy(&self.name)))
+    }
+
+    /// Settles all of `batch` in one transaction; outcomes are told once it is durable.
+    fn settle_all(&self, db: &mut Connection, batch: &[Arc<Ticket>]) {
+        let settled = (|| {
+            // Disks that run go on when the file system is full.
+            let unwraps =
+                |ticket: &Arc<Ticket>| ticket.key_use.permission == KeyPermission::UnwrapKey;
+            if batch.iter().any(unwraps) {
+                self.reserve.make_room(db);
+            }
+            let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let mut outcomes = Vec::with_capacity(batch.len());
+            let mut records = Vec::with_capacity(batch.len());
+            for ticket in batch {
+                let outcome = self.settle_one(&transaction, ticket);
+                if let Some((used, code)) = recorded(&outcome, &ticket.speculation) {
+                    let key_use = &ticket.key_use;
+                    let subject = Subject::of(key_use.operation, &key_use.key);
+                    let record = self.record(&key_use.caller, &subject, used, code);
+                    note_use(&transaction, &record)?;
+                    records.push(self.counted(&transaction, &key_use.caller, record)?);
+                }
+                outcomes.push(outcome);
+            }
+            if !records.is_empty() {
+                let now = self.clock.now();
+                self.chain.append_counted(&transaction, &records, now)?;
+            }
+            transaction.commit()?;
+            self.seen.note(&self.chain, db);
+            Ok::<_, VaultError>(outcomes)
+        })();
+        match settled {
+            Ok(outcomes) => {
+                for (ticket, outcome) in batch.iter().zip(outcomes) {
+                    ticket.put(outcome);
+                }
+            }
+            // What cannot be recorded is not answered, to nobody of the batch.
+            Err(error) => {
+                for ticket in batch {
+                    ticket.put(Err(VaultError::new(error.code, error.message.clone())));
+                }
+            }
+        }
+    }
+
+    fn settle_one(&self, db: &Connection, ticket: &Ticket) -> Result<Settled, VaultError> {
+        let row = self.check(db, &ticket.key_use)?;
+        match ticket.speculation {
+            Speculation::None if ticket.key_use.permission == KeyPermission::Get => {}
+            Speculation::Ran { seq, rev, .. } if (seq, rev) == (row.seq, row.rev) => {}
+            _ => return Ok(Settled::Again),
+        }
+        Ok(Settled::Done(Box::new(row)))
+    }
+}
+
+/// What the audit log says of an outcome: the version that was used and the code of a refusal;
+/// `None` when the use starts again.
+fn recorded<'a>(
+    outcome: &'a Result<Settled, VaultError>,
+    speculation: &Speculation,
+) -> Option<(Option<&'a str>, Option<VaultErrorCode>)> {
+    match outcome {
+        Err(refusal) => Some((None, Some(refusal.code))),
+        Ok(Settled::Again) => None,
+        Ok(Settled::Done(row)) => {
+            let code = match speculation {
+                Speculation::Ran { result, .. } => result.err(),
+                Speculation::None => None,
+            };
+            Some((Some(&row.version), code))
+        }
+    }
+}
+
+/// What uses a key, and not only looks at it.
+const USES: [&str; 4] = ["KeyWrap", "KeyUnwrap", "KeyEncrypt", "KeyDecrypt"];
+
+/// Keeps who used which key version last, beside the log.
+pub(super) fn note_use(db: &Connection, record: &AuditRecord) -> Result<(), VaultError> {
+    let (None, Some(name), Some(version)) = (&record.refusal, &record.key, &record.version) else {
+        return Ok(());
+    };
+    if !USES.contains(&record.operation.as_str()) {
+        return Ok(());
+    }
+    let row = UseRow {
+        name,
+        version,
+        caller: record.caller,
+        operation: &record.operation,
+        disk: record.disk.as_deref().unwrap_or_default(),
+        origin: &record.origin,
+        time: record.time,
+    };
+    store::note_use(db, &row)
+}
+
+fn busy(vault: &str) -> VaultError {
+    VaultError::new(
+        VaultErrorCode::Internal,
+        format!("a key of the key vault '{vault}' is being changed all the time; try again"),
+    )
+}
+
+impl Queue {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Ticket>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ticket {
+    fn put(&self, outcome: Result<Settled, VaultError>) {
+        *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
+    }
+
+    fn take(&self) -> Option<Result<Settled, VaultError>> {
+        self.outcome
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+}

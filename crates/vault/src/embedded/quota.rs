@@ -1,0 +1,133 @@
+//! A limit on what one identity may have recorded, so that it neither fills the log nor keeps others
+//! from the vault.
+//!
+//! A vault takes so many records of an identity in [`SPAN`], at once or spread over it; from then on
+//! it takes them as they would fit into that time (the generic cell rate algorithm of ATM, ITU-T
+//! I.371). A refusal weighs as much as [`REFUSAL`] records. What only counts costs nothing, and the
+//! checks of a running disk only count, so that a disk is never refused because of what its identity
+//! does besides.
+
+use rusqlite::{Connection, OptionalExtension, params};
+use thiserror::Error;
+use time::{Duration, OffsetDateTime};
+
+use super::EmbeddedVault;
+use crate::audit::{AuditError, AuditRecord};
+use crate::{Caller, Origin, VaultError, VaultErrorCode, store};
+
+/// The time that the limit is about; Azure's is about 10 seconds too.
+const SPAN: Duration = Duration::seconds(10);
+/// What a refusal weighs.
+const REFUSAL: i64 = 10;
+/// Identities that are kept in mind; those that have asked for nothing in a while are forgotten.
+const KNOWN: i64 = 1000;
+
+/// What is never refused because of the limit: it takes something away, or takes a use of it back.
+const ESSENTIAL: [&str; 5] = [
+    "KeyUpdate",
+    "KeyDelete",
+    "VaultSetPolicy",
+    "VaultDeletePolicy",
+    "VaultUpdate",
+];
+
+/// The audit log's name for what was refused because of the limit.
+pub(super) const THROTTLED: &str = "Throttled";
+
+/// When an identity over its limit may come again.
+#[derive(Debug, Error)]
+#[error("the limit is over for {seconds} s")]
+pub struct Throttle {
+    /// In so many seconds, at least 1.
+    pub seconds: u64,
+}
+
+/// Whether an operation is to be recorded though there is no room, and in spite of the limit.
+pub(super) fn is_essential(operation: &str) -> bool {
+    ESSENTIAL.contains(&operation)
+}
+
+impl EmbeddedVault {
+    /// Whether the caller may have something recorded now: there is room for it, and it is within the
+    /// caller's limit.
+    pub(super) fn admit(
+        &self,
+        db: &Connection,
+        caller: &Caller,
+        operation: &str,
+    ) -> Result<(), VaultError> {
+        if caller.origin == Origin::Vault || is_essential(operation) {
+            return Ok(());
+        }
+        if operation != "KeyUnwrap" && self.reserve.is_spent() {
+            return Err(AuditError::Full.into());
+        }
+        let over = until(db, caller)? - micros(self.clock.now()) - SPAN_MICROS;
+        if over <= 0 {
+            return Ok(());
+        }
+        let seconds = over.unsigned_abs().div_ceil(1_000_000);
+        let limit = store::operations_limit(db)?;
+        Err(VaultError {
+            code: VaultErrorCode::Throttled,
+            message: format!(
+                "the identity {} has used the key vault '{}' more often than {limit} times in {} s \
+                 (a refusal counts as {REFUSAL}); try again in {seconds} s, or raise the limit with \
+                 `sealdisk keyvault update {} --operations-limit N`",
+                caller.object_id,
+                self.name,
+                SPAN.whole_seconds(),
+                self.name
+            ),
+            source: Some(Box::new(Throttle { seconds })),
+        })
+    }
+
+    /// Notes what a record of the caller weighs; `counted` for one that is only counted.
+    pub(super) fn charge(
+        &self,
+        db: &Connection,
+        caller: &Caller,
+        record: &AuditRecord,
+        counted: bool,
+    ) -> Result<(), VaultError> {
+        let weight = match &record.refusal {
+            _ if caller.origin == Origin::Vault || record.operation == THROTTLED => 0,
+            Some(_) => REFUSAL,
+            None if counted => 0,
+            None => 1,
+        };
+        if weight == 0 {
+            return Ok(());
+        }
+        let now = micros(self.clock.now());
+        let each = SPAN_MICROS / store::operations_limit(db)?.max(1);
+        let until = until(db, caller)?.max(now) + weight * each;
+        db.prepare_cached("INSERT OR REPLACE INTO audit_quota (caller, until) VALUES (?, ?)")?
+            .execute(params![caller.object_id.to_string(), until])?;
+        let known: i64 = db
+            .prepare_cached("SELECT count(*) FROM audit_quota")?
+            .query_row([], |row| row.get(0))?;
+        if known > KNOWN {
+            db.execute("DELETE FROM audit_quota WHERE until < ?", [now])?;
+        }
+        Ok(())
+    }
+}
+
+/// [`SPAN`] in microseconds.
+const SPAN_MICROS: i64 = SPAN.whole_seconds() * 1_000_000;
+
+/// Until when what the caller had recorded would have taken, in microseconds since 1970.
+fn until(db: &Connection, caller: &Caller) -> Result<i64, VaultError> {
+    let sql = "SELECT until FROM audit_quota WHERE caller = ?";
+    let found = db
+        .prepare_cached(sql)?
+        .query_row([caller.object_id.to_string()], |row| row.get(0))
+        .optional()?;
+    Ok(found.unwrap_or(0))
+}
+
+fn micros(time: OffsetDateTime) -> i64 {
+    i64::try_from(time.unix_timestamp_nanos() / 1000).unwrap_or(i64::MAX)
+}

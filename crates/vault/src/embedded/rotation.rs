@@ -1,0 +1,144 @@
+//! New versions of keys: on request, and by the rotation policy.
+
+use rusqlite::Connection;
+use time::OffsetDateTime;
+
+use super::keys::{Gate, Make, NewVersion, latest};
+use super::{EmbeddedVault, Subject};
+use crate::rotation::RotationPolicy;
+use crate::store::{self, KeyRow};
+use crate::{
+    AttributeChange, Caller, KeyBundle, KeyPermission, KeySize, VaultError, VaultErrorCode,
+};
+
+impl EmbeddedVault {
+    /// Makes a new version of a key, like the latest one; its expiry is that of the rotation policy.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::Forbidden`] without the permission `rotate`,
+    /// [`VaultErrorCode::KeyNotFound`].
+    pub fn rotate_key(&self, caller: &Caller, name: &str) -> Result<KeyBundle, VaultError> {
+        let subject = Subject::key("KeyRotate", name);
+        let gate: Gate<'_> = &|db| {
+            self.authorize(db, caller, KeyPermission::Rotate)?;
+            self.find(db, &latest(name)).map(drop)
+        };
+        let Ok(basis) = self.read(|db| gate(db).and_then(|()| self.basis(db, name))) else {
+            // The refusal that counts is the one that is recorded.
+            return self.audited(caller, &subject, |db| {
+                gate(db)?;
+                Err::<KeyBundle, _>(changed(name))
+            });
+        };
+        self.add_like(caller, &subject, gate, &basis)
+    }
+
+    /// The rotation policy of a key; Azure's default for one that was given none.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::Forbidden`] without the permission `getrotationpolicy`,
+    /// [`VaultErrorCode::KeyNotFound`].
+    pub fn rotation_policy(
+        &self,
+        caller: &Caller,
+        name: &str,
+    ) -> Result<RotationPolicy, VaultError> {
+        self.audited(caller, &Subject::key("KeyRotationPolicyGet", name), |db| {
+            self.authorize(db, caller, KeyPermission::GetRotationPolicy)?;
+            self.find(db, &latest(name))?;
+            Ok(store::rotation_policy(db, name)?.unwrap_or_default())
+        })
+    }
+
+    /// Replaces the rotation policy of a key.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::Forbidden`] without the permission `setrotationpolicy`,
+    /// [`VaultErrorCode::KeyNotFound`], [`VaultErrorCode::BadParameter`].
+    pub fn set_rotation_policy(
+        &self,
+        caller: &Caller,
+        name: &str,
+        policy: &RotationPolicy,
+    ) -> Result<RotationPolicy, VaultError> {
+        self.audited(caller, &Subject::key("KeyRotationPolicySet", name), |db| {
+            self.authorize(db, caller, KeyPermission::SetRotationPolicy)?;
+            let name = self.find(db, &latest(name))?.name;
+            policy.check()?;
+            let now = self.clock.now().truncate_to_second();
+            let before = store::rotation_policy(db, &name)?;
+            let created = before.and_then(|policy| policy.attributes.created);
+            let mut policy = policy.clone();
+            policy.attributes.created = created.or(Some(now));
+            policy.attributes.updated = Some(now);
+            store::set_rotation_policy(db, &name, &policy)?;
+            Ok(policy)
+        })
+    }
+
+    pub(super) fn rotate_due(&self, name: &str) -> Result<KeyBundle, VaultError> {
+        let basis = self.read(|db| self.basis(db, name))?;
+        let subject = Subject {
+            detail: Some("by the rotation policy".into()),
+            ..Subject::key("KeyRotate", name)
+        };
+        let gate: Gate<'_> = &|db| match self.is_due(db, name, &basis.1, self.clock.now())? {
+            true => Ok(()),
+            false => Err(changed(name)),
+        };
+        self.add_like(&Caller::vault(), &subject, gate, &basis)
+    }
+
+    /// What the next version of a key is made after.
+    fn basis(&self, db: &Connection, name: &str) -> Result<Basis, VaultError> {
+        let row = self.find(db, &latest(name))?;
+        Ok((row, store::rotation_policy(db, name)?.unwrap_or_default()))
+    }
+
+    pub(super) fn is_due(
+        &self,
+        db: &Connection,
+        name: &str,
+        policy: &RotationPolicy,
+        now: OffsetDateTime,
+    ) -> Result<bool, VaultError> {
+        let Some(row) = store::key(db, &latest(name))? else {
+            return Ok(false);
+        };
+        let at = policy.rotates_at(row.created, row.expires);
+        Ok(at.is_some_and(|at| at <= now))
+    }
+
+    /// Adds a version that is like the one before.
+    fn add_like(
+        &self,
+        caller: &Caller,
+        subject: &Subject<'_>,
+        gate: Gate<'_>,
+        (row, policy): &Basis,
+    ) -> Result<KeyBundle, VaultError> {
+        let size = KeySize::of_modulus(&row.n)?;
+        let attributes = AttributeChange {
+            expires: policy.expires_at(self.clock.now()).map(Some),
+            ..AttributeChange::default()
+        };
+        let new = NewVersion {
+            name: &row.name,
+            key_ops: &row.key_ops,
+            attributes: &attributes,
+            tags: &row.tags,
+        };
+        let make: Make<'_> = &|id| self.keys.generate(id, size);
+        self.add_version(caller, subject, gate, &new, make)
+    }
+}
+
+/// The latest version of a key and its rotation policy.
+type Basis = (KeyRow, RotationPolicy);
+
+pub(super) fn changed(name: &str) -> VaultError {
+    VaultError::new(
+        VaultErrorCode::Conflict,
+        format!("the key '{name}' was changed at the same time; try again"),
+    )
+}

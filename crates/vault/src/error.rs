@@ -1,0 +1,249 @@
+//! Errors of a vault, with the codes that the Azure Key Vault API uses.
+
+use thiserror::Error;
+
+use crate::audit::AuditError;
+use crate::sqlite::DatabaseError;
+use keys::SealingError;
+
+/// The code of a refusal, named as Azure names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum VaultErrorCode {
+    /// The vault does not exist.
+    VaultNotFound,
+    /// The vault is deleted and can still be recovered.
+    VaultDeleted,
+    /// No such key, or no such version of it.
+    KeyNotFound,
+    /// The key's `enabled` attribute is false.
+    KeyDisabled,
+    /// The key's expiry lies in the past.
+    KeyExpired,
+    /// The key's not-before lies in the future.
+    KeyNotYetValid,
+    /// The caller's access policy lacks the permission.
+    Forbidden,
+    /// The vault's own rules forbid it to everybody, whatever the access policy says.
+    ForbiddenByPolicy,
+    /// The key does not permit the operation (`key_ops`).
+    KeyOperationForbidden,
+    /// A vault or key of that name exists.
+    Conflict,
+    /// An argument is not acceptable.
+    BadParameter,
+    /// A wrapped value could not be unwrapped; why is deliberately not said.
+    UnwrapFailed,
+    /// There is no access policy for that identity.
+    PolicyNotFound,
+    /// The master key is missing, exposed to others, or not this vault's.
+    MasterKey,
+    /// The token that has the vault's private keys does not let us in: its PIN is missing, exposed,
+    /// wrong or locked.
+    HsmAccess,
+    /// A key at rest fails its authentication: the vault's files were tampered with or damaged.
+    Tampered,
+    /// The key is deleted and can still be recovered.
+    KeyDeleted,
+    /// The key is deleted for good, but its private key is not destroyed yet.
+    KeyBeingPurged,
+    /// The vault does not know the caller: its identity is deleted, or its token is not accepted.
+    Unauthorized,
+    /// The vault does not answer, or answers that it cannot now.
+    Unreachable,
+    /// The identity has used the vault more often than its limit.
+    Throttled,
+    /// The vault's own storage failed.
+    Internal,
+}
+
+/// What a failed operation says about whether its key may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Whoever controls the key has said no: disabled, outside its time, deleted, not granted.
+    Refused,
+    /// Nothing was decided: the vault could not be asked, or failed. Asking again may help.
+    Unknown,
+}
+
+impl VaultErrorCode {
+    /// The code as it is printed and logged.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::VaultNotFound => "VaultNotFound",
+            Self::VaultDeleted => "VaultDeleted",
+            Self::KeyNotFound => "KeyNotFound",
+            Self::KeyDisabled => "KeyDisabled",
+            Self::KeyExpired => "KeyExpired",
+            Self::KeyNotYetValid => "KeyNotYetValid",
+            Self::Forbidden => "Forbidden",
+            Self::ForbiddenByPolicy => "ForbiddenByPolicy",
+            Self::KeyOperationForbidden => "KeyOperationForbidden",
+            Self::Conflict => "Conflict",
+            Self::BadParameter => "BadParameter",
+            Self::UnwrapFailed => "UnwrapFailed",
+            Self::PolicyNotFound => "PolicyNotFound",
+            Self::MasterKey => "VaultMasterKey",
+            Self::HsmAccess => "VaultHsmAccess",
+            Self::Tampered => "VaultTampered",
+            Self::KeyDeleted => "ObjectIsDeletedButRecoverable",
+            Self::KeyBeingPurged => "ObjectIsBeingDeleted",
+            Self::Unauthorized => "Unauthorized",
+            Self::Unreachable => "VaultUnreachable",
+            Self::Throttled => "TooManyRequests",
+            Self::Internal => "InternalError",
+        }
+    }
+
+    /// Whether a refusal with this code is a decision about the key. Damage and failures are none,
+    /// whoever caused them: a running disk outlives those for its grace period.
+    pub fn verdict(self) -> Verdict {
+        match self {
+            Self::KeyNotFound
+            | Self::VaultDeleted
+            | Self::KeyDisabled
+            | Self::KeyExpired
+            | Self::KeyNotYetValid
+            | Self::KeyDeleted
+            | Self::KeyOperationForbidden
+            | Self::Unauthorized
+            | Self::Forbidden => Verdict::Refused,
+            Self::VaultNotFound
+            | Self::ForbiddenByPolicy
+            | Self::Conflict
+            | Self::Throttled
+            | Self::KeyBeingPurged
+            | Self::BadParameter
+            | Self::UnwrapFailed
+            | Self::PolicyNotFound
+            | Self::MasterKey
+            | Self::HsmAccess
+            | Self::Tampered
+            | Self::Unreachable
+            | Self::Internal => Verdict::Unknown,
+        }
+    }
+}
+
+/// A refusal in the words of the Azure Key Vault API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AzureError {
+    /// The HTTP status.
+    pub status: u16,
+    /// `error.code`.
+    pub code: &'static str,
+    /// `error.innererror.code`.
+    pub inner: Option<&'static str>,
+}
+
+impl VaultErrorCode {
+    /// The status and codes that Azure Key Vault gives for such a refusal.
+    pub fn azure(self) -> AzureError {
+        let (status, code, inner) = match self {
+            Self::VaultNotFound => (404, "VaultNotFound", None),
+            Self::KeyNotFound => (404, "KeyNotFound", None),
+            Self::PolicyNotFound => (404, "PolicyNotFound", None),
+            Self::Forbidden => (403, "Forbidden", Some("AccessDenied")),
+            Self::KeyDisabled
+            | Self::VaultDeleted
+            | Self::KeyExpired
+            | Self::KeyNotYetValid
+            | Self::ForbiddenByPolicy
+            | Self::KeyOperationForbidden => (403, "Forbidden", Some(self.as_str())),
+            Self::Conflict => (409, "Conflict", None),
+            Self::KeyDeleted | Self::KeyBeingPurged => (409, "Conflict", Some(self.as_str())),
+            Self::BadParameter | Self::UnwrapFailed => (400, "BadParameter", None),
+            Self::Unauthorized => (401, "Unauthorized", None),
+            Self::Unreachable => (503, "ServiceUnavailable", None),
+            Self::Throttled => (429, "Throttled", None),
+            Self::MasterKey | Self::HsmAccess | Self::Tampered | Self::Internal => {
+                (500, "InternalServerError", None)
+            }
+        };
+        AzureError {
+            status,
+            code,
+            inner,
+        }
+    }
+}
+
+/// A refusal or failure of a vault operation: one line that says what, why and what to do.
+#[derive(Debug, Error)]
+#[error("{message}")]
+pub struct VaultError {
+    /// What kind of refusal.
+    pub code: VaultErrorCode,
+    /// One line for a person.
+    pub message: String,
+    /// The failure beneath, where there is one.
+    #[source]
+    pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl VaultError {
+    /// A refusal with nothing beneath it.
+    pub fn new(code: VaultErrorCode, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            source: None,
+        }
+    }
+
+    /// A failure that something beneath has caused; its text becomes part of the message.
+    pub fn caused(
+        code: VaultErrorCode,
+        what: impl std::fmt::Display,
+        source: impl std::error::Error + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            code,
+            message: format!("{what}: {source}"),
+            source: Some(Box::new(source)),
+        }
+    }
+}
+
+impl From<rusqlite::Error> for VaultError {
+    fn from(source: rusqlite::Error) -> Self {
+        let what = match source.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DiskFull) => {
+                "there is no space left for the key vault's database; make room and try again"
+            }
+            _ => "the key vault's database could not be read or written",
+        };
+        Self::caused(VaultErrorCode::Internal, what, source)
+    }
+}
+
+impl From<DatabaseError> for VaultError {
+    fn from(source: DatabaseError) -> Self {
+        Self {
+            code: VaultErrorCode::Internal,
+            message: source.to_string(),
+            source: Some(Box::new(source)),
+        }
+    }
+}
+
+impl From<AuditError> for VaultError {
+    fn from(source: AuditError) -> Self {
+        let code = match source {
+            AuditError::Tampered { .. } => VaultErrorCode::Tampered,
+            AuditError::Sqlite(source) => return source.into(),
+            _ => VaultErrorCode::Internal,
+        };
+        Self {
+            code,
+            message: source.to_string(),
+            source: Some(Box::new(source)),
+        }
+    }
+}
+
+impl From<SealingError> for VaultError {
+    fn from(source: SealingError) -> Self {
+        let what = "the vault's master key could not be used";
+        Self::caused(VaultErrorCode::Internal, what, source)
+    }
+}

@@ -1,0 +1,239 @@
+//! Key versions and rotation policies in `vault.db`.
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use time::OffsetDateTime;
+
+use super::{text, time};
+use crate::rotation::RotationPolicy;
+use crate::{KeyId, KeyOps, Tags, VaultError, VaultErrorCode};
+
+/// One version of a key.
+#[derive(Clone)]
+pub(crate) struct KeyRow {
+    pub seq: i64,
+    pub name: String,
+    pub version: String,
+    pub rev: i64,
+    pub enabled: bool,
+    pub not_before: Option<OffsetDateTime>,
+    pub expires: Option<OffsetDateTime>,
+    pub created: OffsetDateTime,
+    pub updated: OffsetDateTime,
+    pub n: Vec<u8>,
+    pub e: Vec<u8>,
+    pub sealed: Vec<u8>,
+    pub kty: String,
+    pub key_ops: KeyOps,
+    pub tags: Tags,
+}
+
+const COLUMNS: &str = "seq, name, version, rev, enabled, not_before, expires, created, updated, n, \
+                       e, sealed, kty, key_ops, tags";
+
+/// The rest of a query for keys that are not deleted.
+const LIVE: &str = "name NOT IN (SELECT name FROM deleted_keys)";
+
+/// The rest of a query for the latest version of every key.
+const LATEST: &str = "seq IN (SELECT max(seq) FROM key_versions GROUP BY name)";
+
+/// Adds a version; `key.seq` is not looked at.
+pub(crate) fn insert_key(db: &Connection, key: &KeyRow) -> Result<(), VaultError> {
+    db.execute(
+        "INSERT INTO key_versions (name, version, rev, enabled, not_before, expires, created, \
+         updated, n, e, sealed, kty, key_ops, tags) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        params![
+            key.name,
+            key.version,
+            key.rev,
+            key.enabled,
+            key.not_before.map(text).transpose()?,
+            key.expires.map(text).transpose()?,
+            text(key.created)?,
+            text(key.updated)?,
+            key.n,
+            key.e,
+            key.sealed,
+            key.kty,
+            key.key_ops.to_string(),
+            tags_text(&key.tags)?,
+        ],
+    )?;
+    Ok(())
+}
+
+/// That version, or the latest, of a key that is not deleted.
+pub(crate) fn key(db: &Connection, id: &KeyId) -> Result<Option<KeyRow>, VaultError> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM key_versions WHERE name = ?1 AND (?2 IS NULL OR version = ?2) \
+         AND {LIVE} ORDER BY seq DESC LIMIT 1"
+    );
+    Ok(select(db, &sql, params![id.name, id.version])?.pop())
+}
+
+/// The latest version of at most `max` keys behind the name `after`, by name.
+pub(crate) fn latest_keys(
+    db: &Connection,
+    after: &str,
+    max: usize,
+) -> Result<Vec<KeyRow>, VaultError> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM key_versions WHERE {LATEST} AND {LIVE} AND name > ? ORDER BY name \
+         LIMIT ?"
+    );
+    select(db, &sql, params![after, limit(max)])
+}
+
+/// At most `max` versions of a key, deleted or not, behind the one with number `after`, the oldest
+/// first.
+pub(crate) fn key_versions(
+    db: &Connection,
+    name: &str,
+    after: i64,
+    max: usize,
+) -> Result<Vec<KeyRow>, VaultError> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM key_versions WHERE name = ? AND seq > ? ORDER BY seq LIMIT ?"
+    );
+    select(db, &sql, params![name, after, limit(max)])
+}
+
+/// The latest version of a key, deleted or not.
+pub(crate) fn latest_version(db: &Connection, name: &str) -> Result<Option<KeyRow>, VaultError> {
+    let sql =
+        format!("SELECT {COLUMNS} FROM key_versions WHERE name = ? ORDER BY seq DESC LIMIT 1");
+    Ok(select(db, &sql, [name])?.pop())
+}
+
+/// Writes back what may change of a version that was read at `key.rev`.
+pub(crate) fn update_key(db: &Connection, key: &KeyRow) -> Result<(), VaultError> {
+    let changed = db.execute(
+        "UPDATE key_versions SET rev = rev + 1, enabled = ?, not_before = ?, expires = ?, \
+         updated = ?, key_ops = ?, tags = ? WHERE name = ? AND version = ? AND rev = ?",
+        params![
+            key.enabled,
+            key.not_before.map(text).transpose()?,
+            key.expires.map(text).transpose()?,
+            text(key.updated)?,
+            key.key_ops.to_string(),
+            tags_text(&key.tags)?,
+            key.name,
+            key.version,
+            key.rev,
+        ],
+    )?;
+    if changed == 0 {
+        return Err(VaultError::new(
+            VaultErrorCode::Conflict,
+            format!(
+                "the key '{}' was changed at the same time; try again",
+                key.name
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// Removes every version of a key, its rotation policy and who has used it.
+pub(crate) fn erase_key(db: &Connection, name: &str) -> Result<(), VaultError> {
+    db.execute("DELETE FROM key_versions WHERE name = ?", [name])?;
+    db.execute("DELETE FROM rotation_policies WHERE name = ?", [name])?;
+    super::uses::erase_uses(db, name)
+}
+
+/// The rotation policy of a key, where it was given one.
+pub(crate) fn rotation_policy(
+    db: &Connection,
+    name: &str,
+) -> Result<Option<RotationPolicy>, VaultError> {
+    let sql = "SELECT policy FROM rotation_policies WHERE name = ?";
+    let found: Option<String> = db.query_row(sql, [name], |row| row.get(0)).optional()?;
+    found.as_deref().map(parse_policy).transpose()
+}
+
+/// The rotation policies of all keys that are not deleted.
+pub(crate) fn rotation_policies(
+    db: &Connection,
+) -> Result<Vec<(String, RotationPolicy)>, VaultError> {
+    let sql = format!("SELECT name, policy FROM rotation_policies WHERE {LIVE} ORDER BY name");
+    let mut statement = db.prepare_cached(&sql)?;
+    let mut rows = statement.query([])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push((row.get(0)?, parse_policy(&row.get::<_, String>(1)?)?));
+    }
+    Ok(found)
+}
+
+/// Replaces a key's rotation policy.
+pub(crate) fn set_rotation_policy(
+    db: &Connection,
+    name: &str,
+    policy: &RotationPolicy,
+) -> Result<(), VaultError> {
+    let text = serde_json::to_string(policy).map_err(unstorable)?;
+    let sql = "INSERT OR REPLACE INTO rotation_policies (name, policy) VALUES (?, ?)";
+    db.execute(sql, [name, &text])?;
+    Ok(())
+}
+
+fn parse_policy(text: &str) -> Result<RotationPolicy, VaultError> {
+    serde_json::from_str(text).map_err(|e| {
+        let what = "the key vault's database is damaged: a rotation policy is none";
+        VaultError::caused(VaultErrorCode::Internal, what, e)
+    })
+}
+
+fn tags_text(tags: &Tags) -> Result<String, VaultError> {
+    serde_json::to_string(tags).map_err(unstorable)
+}
+
+fn unstorable(source: serde_json::Error) -> VaultError {
+    VaultError::caused(VaultErrorCode::Internal, "it cannot be stored", source)
+}
+
+/// SQLite's integers are signed.
+fn limit(max: usize) -> i64 {
+    i64::try_from(max).unwrap_or(i64::MAX)
+}
+
+pub(super) fn select(
+    db: &Connection,
+    sql: &str,
+    parameters: impl rusqlite::Params,
+) -> Result<Vec<KeyRow>, VaultError> {
+    let mut statement = db.prepare_cached(sql)?;
+    let mut rows = statement.query(parameters)?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push(key_row(row)?);
+    }
+    Ok(found)
+}
+
+fn key_row(row: &Row<'_>) -> Result<KeyRow, VaultError> {
+    let optional_time = |column| -> Result<_, VaultError> {
+        let text: Option<String> = row.get(column)?;
+        text.as_deref().map(time).transpose()
+    };
+    let tags: String = row.get("tags")?;
+    Ok(KeyRow {
+        seq: row.get("seq")?,
+        name: row.get("name")?,
+        version: row.get("version")?,
+        rev: row.get("rev")?,
+        enabled: row.get("enabled")?,
+        not_before: optional_time("not_before")?,
+        expires: optional_time("expires")?,
+        created: time(&row.get::<_, String>("created")?)?,
+        updated: time(&row.get::<_, String>("updated")?)?,
+        n: row.get("n")?,
+        e: row.get("e")?,
+        sealed: row.get("sealed")?,
+        kty: row.get("kty")?,
+        key_ops: row.get::<_, String>("key_ops")?.parse()?,
+        tags: serde_json::from_str(&tags).map_err(|e| {
+            let what = "the key vault's database is damaged: a key's tags are none";
+            VaultError::caused(VaultErrorCode::Internal, what, e)
+        })?,
+    })
+}

@@ -1,0 +1,81 @@
+//! What is due and failed: when it is tried again.
+
+use rusqlite::{Connection, OptionalExtension, params};
+use time::OffsetDateTime;
+
+use super::{text, time};
+use crate::VaultError;
+
+/// Something that a vault does by itself when its time has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DueKind {
+    /// The end of a deleted key.
+    Purge,
+    /// A new version by the rotation policy.
+    Rotate,
+}
+
+impl DueKind {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Purge => "purge",
+            Self::Rotate => "rotate",
+        }
+    }
+}
+
+/// How often it has failed, and when it is tried again.
+pub(crate) struct Retry {
+    pub attempts: u32,
+    pub next: OffsetDateTime,
+}
+
+/// What failed before; `None` for what has not.
+pub(crate) fn retry(
+    db: &Connection,
+    kind: DueKind,
+    name: &str,
+) -> Result<Option<Retry>, VaultError> {
+    let sql = "SELECT attempts, next FROM due_retries WHERE kind = ? AND name = ?";
+    let columns = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get::<_, String>(1)?));
+    let found = db
+        .prepare_cached(sql)?
+        .query_row([kind.as_str(), name], columns)
+        .optional()?;
+    found
+        .map(|(attempts, next)| {
+            let next = time(&next)?;
+            Ok(Retry { attempts, next })
+        })
+        .transpose()
+}
+
+/// Notes a failure.
+pub(crate) fn put_retry(
+    db: &Connection,
+    kind: DueKind,
+    name: &str,
+    retry: &Retry,
+) -> Result<(), VaultError> {
+    let sql = "INSERT OR REPLACE INTO due_retries (kind, name, attempts, next) VALUES (?, ?, ?, ?)";
+    db.prepare_cached(sql)?.execute(params![
+        kind.as_str(),
+        name,
+        retry.attempts,
+        text(retry.next)?
+    ])?;
+    Ok(())
+}
+
+/// Lets everything be tried again at once.
+pub(crate) fn end_pauses(db: &Connection, now: OffsetDateTime) -> Result<(), VaultError> {
+    db.execute("UPDATE due_retries SET next = ?", [text(now)?])?;
+    Ok(())
+}
+
+/// It was done, or is not due any more.
+pub(crate) fn clear_retry(db: &Connection, kind: DueKind, name: &str) -> Result<(), VaultError> {
+    let sql = "DELETE FROM due_retries WHERE kind = ? AND name = ?";
+    db.prepare_cached(sql)?.execute([kind.as_str(), name])?;
+    Ok(())
+}

@@ -1,0 +1,221 @@
+//! Loading the map: chunk by chunk, when it is asked for, and over the holes of its file.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::super::VolumeError;
+use super::super::format::{
+    self, BLOCKS_PER_CHUNK, BLOCKS_PER_SECTOR, SECTOR_LEN, SECTORS_PER_CHUNK, STATES_LEN,
+};
+use super::{BlockMap, Content, LOW, Run, WORDS_PER_SECTOR, no_memory};
+
+/// How often a chunk is read that seems damaged: another process may be writing a sector of it, as a
+/// merge does with a frozen layer's map, and a reader can meet it half written.
+const TRIES: u32 = 3;
+
+/// How far a chunk is loaded.
+const UNLOADED: u64 = 0;
+pub(super) const LOADING: u64 = 1;
+pub(super) const LOADED: u64 = 2;
+
+impl BlockMap {
+    /// Has the map of `blocks` in memory: whether it is. When it is not, somebody else is loading
+    /// it, and it is to be asked for again soon. Everything else here may only be called for blocks
+    /// that were loaded.
+    ///
+    /// # Errors
+    /// [`VolumeError`] when it cannot be read or is damaged; it can be tried again.
+    pub fn ensure(&self, blocks: Range<u64>) -> Result<bool, VolumeError> {
+        if blocks.is_empty() {
+            return Ok(true);
+        }
+        let flags = self.words.flags();
+        for chunk in blocks.start / BLOCKS_PER_CHUNK..=(blocks.end - 1) / BLOCKS_PER_CHUNK {
+            let flag = &flags[chunk as usize];
+            if flag.load(Ordering::Acquire) == LOADED {
+                continue;
+            }
+            if !self.load(chunk, flag)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Loads all of it. There must be nobody else who does.
+    ///
+    /// # Errors
+    /// As [`BlockMap::ensure`].
+    pub fn load_all(&self) -> Result<(), VolumeError> {
+        while !self.ensure(0..self.blocks)? {
+            std::thread::yield_now();
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn load(&self, chunk: u64, flag: &AtomicU64) -> Result<bool, VolumeError> {
+        let mine = flag.compare_exchange(UNLOADED, LOADING, Ordering::AcqRel, Ordering::Acquire);
+        if let Err(found) = mine {
+            return Ok(found == LOADED);
+        }
+        let loaded = self.read_chunk(chunk);
+        let now = if loaded.is_ok() { LOADED } else { UNLOADED };
+        flag.store(now, Ordering::Release);
+        loaded.map(|()| true)
+    }
+
+    fn read_chunk(&self, chunk: u64) -> Result<(), VolumeError> {
+        let first = chunk * SECTORS_PER_CHUNK;
+        let end = (first + SECTORS_PER_CHUNK).min(format::sectors(self.blocks));
+        // All of the chunk, also what the disk has not of it yet: it may grow.
+        let words = SECTORS_PER_CHUNK * WORDS_PER_SECTOR;
+        self.words
+            .allocate(chunk as usize, words as usize)
+            .map_err(no_memory)?;
+        let mut tries = TRIES;
+        loop {
+            match self.read_sectors(first..end) {
+                Err(VolumeError::MapDamaged { .. }) if tries > 1 => tries -= 1,
+                read => return read,
+            }
+        }
+    }
+
+    fn read_sectors(&self, sectors: Range<u64>) -> Result<(), VolumeError> {
+        self.each_durable(sectors, |sector, states| {
+            self.load_sector(sector, states);
+            if has_held(states) {
+                self.notes.held().insert(sector);
+            }
+        })
+    }
+
+    /// Gives the states of the sectors that the map file has to `each`.
+    pub(super) fn each_durable(
+        &self,
+        sectors: Range<u64>,
+        mut each: impl FnMut(u64, &[u8; STATES_LEN]),
+    ) -> Result<(), VolumeError> {
+        let mut bytes = vec![0; (sectors.end - sectors.start) as usize * SECTOR_LEN];
+        self.durable
+            .read_exact_at(&mut bytes, format::sector_offset(sectors.start))
+            .map_err(unreadable)?;
+        for (sector, raw) in sectors.zip(bytes.as_chunks::<SECTOR_LEN>().0) {
+            if let Some(states) = format::decode_sector(sector, raw)? {
+                each(sector, states);
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets who was loading when a process died that had the same words.
+    pub(crate) fn forget_loaders(&self) {
+        for flag in self.words.flags() {
+            let _ = flag.compare_exchange(LOADING, UNLOADED, Ordering::AcqRel, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the chunk of a map sector is loaded already.
+    pub(super) fn is_loaded(&self, sector: u64) -> bool {
+        let chunk = (sector / SECTORS_PER_CHUNK) as usize;
+        self.words.flags()[chunk].load(Ordering::Acquire) == LOADED
+    }
+
+    /// Takes over the states of a map sector from the durable map.
+    fn load_sector(&self, sector: u64, states: &[u8; STATES_LEN]) {
+        for (bytes, word) in states.chunks_exact(8).zip(self.sector_words(sector)) {
+            let mut value = [0; 8];
+            value.copy_from_slice(bytes);
+            word.store(u64::from_le_bytes(value), Ordering::Release);
+        }
+    }
+
+    /// As [`BlockMap::run_in_chunk`], but what is not loaded and a hole of the map file is passed over as a
+    /// whole, and not loaded: for whoever goes through all of a map.
+    ///
+    /// # Errors
+    /// As [`BlockMap::ensure`].
+    pub fn run_or_hole(&self, first: u64, most: u64) -> Result<Option<Run<Content>>, VolumeError> {
+        let chunk = first / BLOCKS_PER_CHUNK;
+        let flag = &self.words.flags()[chunk as usize];
+        if flag.load(Ordering::Acquire) == UNLOADED {
+            let next = self
+                .next_chunk(chunk)?
+                .unwrap_or(format::chunks(self.blocks));
+            if next > chunk {
+                let end = (next * BLOCKS_PER_CHUNK).min(self.blocks);
+                let (what, blocks) = (Content::Inherited, most.min(end - first));
+                return Ok(Some(Run { what, blocks }));
+            }
+        }
+        self.run_in_chunk(first, most)
+    }
+
+    /// The first chunk from `chunk` on that is loaded, or that the map file may have something of.
+    ///
+    /// # Errors
+    /// [`VolumeError::Io`].
+    pub fn next_chunk(&self, chunk: u64) -> Result<Option<u64>, VolumeError> {
+        let chunks = format::chunks(self.blocks);
+        if chunk >= chunks {
+            return Ok(None);
+        }
+        let flags = self.words.flags();
+        let mut rest = chunk as usize..flags.len();
+        let loaded = rest.find(|chunk| flags[*chunk].load(Ordering::Acquire) != UNLOADED);
+        let data = self.next_data(chunk)?;
+        let next = loaded.map_or(data, |loaded| data.min(loaded as u64));
+        Ok((next < chunks).then_some(next))
+    }
+
+    /// The first chunk from `chunk` on that the map file may have something of, or one behind the last.
+    fn next_data(&self, chunk: u64) -> Result<u64, VolumeError> {
+        let from = format::sector_offset(chunk * SECTORS_PER_CHUNK);
+        let data = self.durable.next_data(from).map_err(unreadable)?;
+        Ok(data.map_or(format::chunks(self.blocks), |at| {
+            chunk + (at.max(from) - from) / (SECTORS_PER_CHUNK * SECTOR_LEN as u64)
+        }))
+    }
+
+    /// Looks in one chunk for space to be given back that a former process left, and notes it.
+    ///
+    /// # Errors
+    /// As [`BlockMap::ensure`]; the map file may be damaged there.
+    pub fn find_held(&self, chunk: u64) -> Result<(), VolumeError> {
+        let sectors = chunk * SECTORS_PER_CHUNK
+            ..((chunk + 1) * SECTORS_PER_CHUNK).min(format::sectors(self.blocks));
+        if self.is_loaded(sectors.start) {
+            for sector in sectors {
+                if has_held(&self.sector_states(sector)) {
+                    self.notes.held().insert(sector);
+                }
+            }
+        } else if self.durable_has_held(sectors.clone())? {
+            // It notes what it finds. When somebody else loads it, they do.
+            self.ensure(sectors.start * BLOCKS_PER_SECTOR..sectors.start * BLOCKS_PER_SECTOR + 1)?;
+        }
+        Ok(())
+    }
+
+    fn durable_has_held(&self, sectors: Range<u64>) -> Result<bool, VolumeError> {
+        let mut held = false;
+        self.each_durable(sectors, |_, states| held |= has_held(states))?;
+        Ok(held)
+    }
+}
+
+/// Whether the states of a sector have [`BlockState::ZeroHeld`].
+fn has_held(states: &[u8; STATES_LEN]) -> bool {
+    let words = states.as_chunks::<8>().0.iter();
+    words
+        .map(|bytes| u64::from_le_bytes(*bytes))
+        .any(|word| word & (word >> 1) & LOW != 0)
+}
+
+fn unreadable(source: std::io::Error) -> VolumeError {
+    VolumeError::Io {
+        what: "read the map file",
+        source,
+    }
+}

@@ -1,0 +1,289 @@
+//! A disk without a guest: for import and decryption, by the code that serves guests.
+
+use std::io;
+use std::ops::Range;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::store::{BufferPool, StackFiles, StoreError, UringStore, Wait};
+use crate::{Source, Volume, VolumeError};
+use keys::DekStack;
+use keys::units::{BLOCK_SIZE, ByteOffset};
+use xts::{CipherStack, SharedSlice};
+
+use super::{Finished, GuestBuffer, Op, OpKind, Pipeline, PipelineError, Token};
+
+/// How long a request waits for what another thread has, before it is tried again.
+const RETRY: Duration = Duration::from_micros(200);
+
+/// Threads of the kernel that work for it at once.
+const WORKERS: u32 = 8;
+
+/// Synchronous access to an opened volume.
+pub struct DiskIo {
+    /// `None` after the ring has failed.
+    pipeline: Option<Pipeline<UringStore>>,
+    volume: Arc<Volume>,
+}
+
+impl DiskIo {
+    /// Makes a pipeline over the disk's files.
+    ///
+    /// # Errors
+    /// [`PipelineError`] when the ring, the buffers or the cipher cannot be made.
+    pub fn open(
+        volume: Arc<Volume>,
+        files: StackFiles,
+        deks: &DekStack,
+    ) -> Result<Self, PipelineError> {
+        let ciphers = CipherStack::new(deks, &volume.data_units())?;
+        Self::open_with(volume, files, Some(ciphers), BufferPool::alone()?)
+    }
+
+    /// As [`DiskIo::open`] for a disk whose key is not there: what was completed before can be
+    /// made durable all the same.
+    ///
+    /// # Errors
+    /// [`PipelineError`] when the ring or the buffers cannot be made.
+    pub fn open_to_flush(volume: Arc<Volume>, files: StackFiles) -> Result<Self, PipelineError> {
+        Self::open_with(volume, files, None, BufferPool::alone()?)
+    }
+
+    /// As [`DiskIo::open`] with ciphers that are there already, or without any, and with these buffers.
+    ///
+    /// # Errors
+    /// [`PipelineError`] when the ring cannot be made.
+    pub fn open_with(
+        volume: Arc<Volume>,
+        files: impl Into<Arc<StackFiles>>,
+        ciphers: Option<CipherStack>,
+        pool: BufferPool,
+    ) -> Result<Self, PipelineError> {
+        let mut store = UringStore::new(files)?;
+        store.limit_workers(WORKERS)?;
+        let mut pipeline = Pipeline::with_pool(volume.clone(), store, ciphers, pool)?;
+        pipeline.stop_punching();
+        Ok(Self {
+            pipeline: Some(pipeline),
+            volume,
+        })
+    }
+
+    /// Encrypts `plaintext` to `offset`; both in whole 512-byte sectors.
+    ///
+    /// # Errors
+    /// [`PipelineError::Op`] when the store fails or the range is not on the disk.
+    pub fn write_at(&mut self, offset: u64, plaintext: &[u8]) -> Result<(), PipelineError> {
+        let from = NonNull::from(plaintext).cast();
+        // SAFETY: `plaintext` is borrowed until `run` has seen the request finished, and a write
+        // only reads from it.
+        let slice = unsafe { SharedSlice::new(from, plaintext.len()) };
+        self.run(
+            OpKind::Write { durable: false },
+            offset,
+            plaintext.len() as u64,
+            Some(slice),
+        )
+    }
+
+    /// Decrypts what is at `offset` into `plaintext`; both in whole 512-byte sectors.
+    ///
+    /// # Errors
+    /// As [`DiskIo::write_at`].
+    pub fn read_at(&mut self, offset: u64, plaintext: &mut [u8]) -> Result<(), PipelineError> {
+        let len = plaintext.len();
+        // SAFETY: `plaintext` is borrowed mutably until `run` has seen the request finished.
+        let slice = unsafe { SharedSlice::new(NonNull::from(plaintext).cast(), len) };
+        self.run(OpKind::Read, offset, len as u64, Some(slice))
+    }
+
+    /// The next range from `offset` on that has data; everything before it reads as zeros.
+    ///
+    /// # Errors
+    /// [`PipelineError::Volume`] when a map cannot be loaded.
+    pub fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>, PipelineError> {
+        self.next_range(offset, |block, most| {
+            let run = self.volume.lookup(block, most)?;
+            Ok(run.map(|run| (run.what != Source::Zeros, run.blocks)))
+        })
+    }
+
+    /// The next range from `offset` on of which the topmost `layers` layers have something, data or
+    /// zeros; everything before it is as the layers beneath have it.
+    ///
+    /// # Errors
+    /// As [`DiskIo::next_data`].
+    pub fn next_held(
+        &self,
+        offset: u64,
+        layers: usize,
+    ) -> Result<Option<Range<u64>>, PipelineError> {
+        self.next_range(offset, |block, most| {
+            let run = self.volume.is_held(block, most, layers)?;
+            Ok(run.map(|run| (run.what, run.blocks)))
+        })
+    }
+
+    /// The next range from `offset` on of which `look` says so: it is given a block and how many there
+    /// are at most, and says of how many it speaks.
+    fn next_range(
+        &self,
+        offset: u64,
+        look: impl Fn(u64, u64) -> Result<Option<(bool, u64)>, VolumeError>,
+    ) -> Result<Option<Range<u64>>, PipelineError> {
+        let size = self.volume.geometry().size;
+        let blocks = self.volume.map().blocks();
+        let mut at = offset;
+        while at < size {
+            let block = ByteOffset(at).block().0;
+            let Some((wanted, count)) = look(block, blocks - block)? else {
+                std::thread::sleep(RETRY);
+                continue;
+            };
+            let end = ((block + count) * BLOCK_SIZE).min(size);
+            if wanted {
+                return Ok(Some(at..end));
+            }
+            at = end;
+        }
+        Ok(None)
+    }
+
+    /// Copies into the top layer what it lacks of a range of whole blocks when the `drop` layers
+    /// beneath it are to go; how many bytes it lacked.
+    ///
+    /// # Errors
+    /// As [`DiskIo::write_at`].
+    pub fn raise(&mut self, offset: u64, len: u64, drop: u8) -> Result<u64, PipelineError> {
+        let (first, end) = (
+            ByteOffset(offset).block().0,
+            (offset + len).div_ceil(BLOCK_SIZE),
+        );
+        let lacking = self
+            .volume
+            .lacking(first..end, usize::from(drop), &|| true)?;
+        // Zeros are to be noted too, where layers remain beneath.
+        if lacking > 0 || usize::from(drop) < self.volume.lower().len() {
+            self.run(OpKind::Raise { drop }, offset, len, None)?;
+        }
+        Ok(lacking * BLOCK_SIZE)
+    }
+
+    /// The disk that this is of.
+    pub fn volume(&self) -> &Arc<Volume> {
+        &self.volume
+    }
+
+    /// Makes everything written so far durable.
+    ///
+    /// # Errors
+    /// [`PipelineError::Op`] when a sync fails.
+    pub fn flush(&mut self) -> Result<(), PipelineError> {
+        self.run(OpKind::Flush, 0, 0, None)
+    }
+
+    /// As [`DiskIo::flush`], and gives back the space of discarded blocks, overwritten first if
+    /// `overwrite` says so, for as long as `patience` allows: whatever is left, or fails, the next who
+    /// opens the disk gives back. Afterwards the durable map says what is free.
+    ///
+    /// # Errors
+    /// [`PipelineError::Op`] when a sync fails.
+    pub fn flush_and_release(
+        &mut self,
+        overwrite: bool,
+        patience: Duration,
+    ) -> Result<(), PipelineError> {
+        self.flush()?;
+        let deadline = Instant::now() + patience;
+        let pipeline = self.pipeline.as_mut().ok_or_else(ring_failed)?;
+        pipeline.set_overwrite(overwrite);
+        pipeline.release_all(true);
+        while let Some(pipeline) = &mut self.pipeline
+            && pipeline.is_releasing()
+            && Instant::now() < deadline
+        {
+            pipeline.poll();
+            self.enter(Wait::AtMost(RETRY))?;
+        }
+        self.settle()?;
+        match self.volume.map().mark_released_dirty() {
+            true => self.flush(),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether the ring has failed. Blocks that it was working on stay marked then, so that others who
+    /// share the volume would wait for them for ever.
+    pub fn has_failed(&self) -> bool {
+        self.pipeline.is_none()
+    }
+
+    /// Finishes the holes that were begun, whose blocks are marked in a volume that others may share,
+    /// and begins no more.
+    fn settle(&mut self) -> Result<(), PipelineError> {
+        let pipeline = self.pipeline.as_mut().ok_or_else(ring_failed)?;
+        pipeline.release_all(false);
+        while let Some(pipeline) = &mut self.pipeline
+            && !pipeline.is_idle()
+        {
+            self.enter(Wait::AtMost(RETRY))?;
+            if let Some(pipeline) = &mut self.pipeline {
+                pipeline.poll();
+            }
+        }
+        Ok(())
+    }
+
+    fn enter(&mut self, wait: Wait) -> Result<(), PipelineError> {
+        let pipeline = self.pipeline.as_mut().ok_or_else(ring_failed)?;
+        if let Err(error) = pipeline.store_mut().enter(wait) {
+            // A request may still name the caller's memory: nothing may carry it on later.
+            self.pipeline = None;
+            return Err(error.into());
+        }
+        Ok(())
+    }
+
+    fn run(
+        &mut self,
+        kind: OpKind,
+        offset: u64,
+        len: u64,
+        slice: Option<SharedSlice>,
+    ) -> Result<(), PipelineError> {
+        let memory = GuestBuffer {
+            slices: slice.into_iter().collect(),
+            owner: None,
+        };
+        let pipeline = self.pipeline.as_mut().ok_or_else(ring_failed)?;
+        pipeline.submit(Op {
+            kind,
+            at: ByteOffset(offset),
+            len,
+            memory,
+            token: Token(0),
+        });
+        let mut finished: Vec<Finished> = Vec::with_capacity(1);
+        loop {
+            let pipeline = self.pipeline.as_mut().ok_or_else(ring_failed)?;
+            pipeline.poll();
+            pipeline.take_finished(&mut finished);
+            if let Some(done) = finished.pop() {
+                return Ok(done.result?);
+            }
+            let wait = match pipeline.waits_for_others() {
+                true => Wait::AtMost(RETRY),
+                false => Wait::Forever,
+            };
+            self.enter(wait)?;
+        }
+    }
+}
+
+fn ring_failed() -> StoreError {
+    StoreError::Io {
+        what: "go on after a failure of io_uring",
+        source: io::ErrorKind::Other.into(),
+    }
+}

@@ -1,0 +1,365 @@
+//! Flushing: a flush of a disk's data and map, which whoever waits for one shares.
+//!
+//! A request that is to be durable waits for the number of the flush that covers it
+//! ([`Flushes`](crate::Flushes)). A queue whose requests wait, and that finds no flush under way,
+//! runs the next one; it belongs to no request, and is told of by its number to all.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use crate::format::{self, SECTOR_LEN, STATES_LEN};
+use crate::store::{Store, StoreFile, StoreOp};
+use crate::{BegunWrites, FailedSync, FlushNumber, FlushTurn};
+
+use super::OpError;
+use super::drive::Pipeline;
+use super::outcome::Outcome;
+use super::piece::{Piece, RequestId};
+
+/// Bytes of a buffer for a few map sectors that lie together.
+pub(super) const MAP_BUFFER_LEN: usize = 4096;
+/// How many of these there are.
+pub(super) const MAP_BUFFERS: usize = 16;
+/// Sectors that lie in one page of the map file: what is between two of them is written as well.
+const TOGETHER: u64 = (MAP_BUFFER_LEN / SECTOR_LEN) as u64;
+/// Sectors that a flush writes at most for no other reason than that space of theirs was given back.
+const RELEASED_AT_ONCE: usize = 16;
+/// Sectors whose copies are kept room for between flushes.
+const USUAL_SECTORS: usize = 256;
+
+/// Which step of a flush is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Step {
+    #[default]
+    SyncData,
+    /// Until it is known how durable writes of any queue ended that began before: when one has failed, the
+    /// data that the map is to call so may be lost.
+    AwaitData,
+    WriteMap,
+    SyncMap,
+    /// The same before anybody is told.
+    AwaitWrites,
+}
+
+/// The flushes of one queue.
+#[derive(Default)]
+pub(super) struct FlushJob {
+    /// Who waits for which flush, in rising order.
+    waiters: VecDeque<(Waiter, FlushNumber)>,
+    /// The flush that this queue runs.
+    turn: Option<FlushTurn>,
+    step: Step,
+    /// Its operations not completed yet.
+    outstanding: u32,
+    /// Durable writes that it waits for, once it knows which.
+    begun: Option<BegunWrites>,
+    outcome: Outcome,
+    /// The copy of the changed map sectors, taken before the data is synced.
+    sectors: Vec<u64>,
+    states: Vec<[u8; STATES_LEN]>,
+    /// Sectors of the copy that were handed to the store.
+    written: usize,
+}
+
+/// Who waits for a flush.
+pub(super) enum Waiter {
+    Request(RequestId),
+    /// Blocks that were overwritten and are to become a hole, which are marked.
+    Overwritten(Range<u64>),
+    /// Nobody: a discard that the guest does not flush is to become durable all the same.
+    Discards,
+}
+
+impl FlushJob {
+    /// Whether nobody waits for a flush, and none is under way here.
+    pub(super) fn is_idle(&self) -> bool {
+        self.waiters.is_empty() && self.turn.is_none()
+    }
+
+    /// Whether the flush under way here waits for durable writes, which may be of other queues.
+    pub(super) fn awaits_writes(&self) -> bool {
+        matches!(self.step, Step::AwaitData | Step::AwaitWrites) && self.turn.is_some()
+    }
+
+    /// What the first that waits for another queue's flush waits for.
+    pub(super) fn waits_for(&self) -> Option<FlushNumber> {
+        match &self.turn {
+            Some(_) => None,
+            None => self.waiters.front().map(|(_, flush)| *flush),
+        }
+    }
+}
+
+impl<S: Store> Pipeline<S> {
+    /// Has a request, or blocks, wait for the flush that covers what was done until now.
+    pub(super) fn await_flush(&mut self, waiter: Waiter) {
+        let flush = self.volume.flushes().covering();
+        self.flush.waiters.push_back((waiter, flush));
+    }
+
+    /// Begins a flush for the requests that wait for one, if none is under way, and carries on with one
+    /// that is. To be called when a batch of requests was submitted, so that they share it;
+    /// [`Pipeline::poll`] does it as well.
+    pub fn go_on_flushing(&mut self) {
+        loop {
+            self.serve_waiters();
+            if self.flush.turn.is_none() && !self.begin_flush() {
+                return;
+            }
+            if !self.advance_flush() {
+                return;
+            }
+        }
+    }
+
+    /// Ends the wait of whom a flush has served, or of all when none can any more.
+    fn serve_waiters(&mut self) {
+        let ours = self.flush.turn.as_ref().map(FlushTurn::number);
+        while let Some((waiter, flush)) = self.flush.waiters.front() {
+            // Those have the outcome of this queue's own flush, in the end.
+            if ours.is_some_and(|ours| *flush <= ours) {
+                return;
+            }
+            // The hole follows at once.
+            if matches!(waiter, Waiter::Overwritten(_)) && !self.store.has_room() {
+                return;
+            }
+            let result = match self.volume.flushes().is_done(*flush) {
+                true => Ok(()),
+                false => match self.volume.failed_sync() {
+                    Some(file) => Err(OpError::Lost(file)),
+                    None => return,
+                },
+            };
+            self.serve_waiter(result);
+        }
+    }
+
+    /// Ends the wait of the first.
+    fn serve_waiter(&mut self, result: Result<(), OpError>) {
+        let Some((waiter, _)) = self.flush.waiters.pop_front() else {
+            return;
+        };
+        match waiter {
+            Waiter::Request(id) => {
+                if let Err(error) = result {
+                    self.fail(id, error);
+                }
+                self.finish(id);
+            }
+            Waiter::Overwritten(blocks) => self.overwrite_flushed(blocks, result),
+            // One that has failed is told of by whoever asks for one.
+            Waiter::Discards => {}
+        }
+    }
+
+    /// Takes the turn and copies what has changed; whether that could be.
+    fn begin_flush(&mut self) -> bool {
+        if self.flush.waiters.is_empty() || !self.store.has_room() {
+            return false;
+        }
+        let Some(turn) = self.volume.flushes().try_begin() else {
+            return false;
+        };
+        let (map, job) = (self.volume.map(), &mut self.flush);
+        job.turn = Some(turn);
+        // The copy comes before the sync: whatever it calls data was completely written before it
+        // was called so, hence before the sync.
+        map.take_dirty(&mut job.sectors, RELEASED_AT_ONCE);
+        fill_gaps(&mut job.sectors);
+        let states = job.sectors.iter().map(|sector| map.sector_states(*sector));
+        job.states.extend(states);
+        job.step = Step::SyncData;
+        self.flush_sync(FailedSync::Data);
+        true
+    }
+
+    /// Takes the flush on; whether it can be taken on at once again.
+    fn advance_flush(&mut self) -> bool {
+        let job = &self.flush;
+        let through = job.outstanding == 0;
+        if job.outcome.has_failed() {
+            if through {
+                self.end_flush();
+            }
+            return through;
+        }
+        match job.step {
+            Step::SyncData if through => self.flush.step = Step::AwaitData,
+            Step::AwaitData => match (self.writes_have_ended(), self.volume.failed_sync()) {
+                (false, _) => return false,
+                (true, Some(file)) => self.flush.outcome.fail(OpError::Lost(file)),
+                (true, None) => {
+                    self.flush.begun = None;
+                    self.flush.step = Step::WriteMap;
+                }
+            },
+            Step::WriteMap if job.written < job.sectors.len() => return self.write_map(),
+            Step::WriteMap if through => {
+                if job.sectors.is_empty() && self.volume.is_map_synced() {
+                    self.flush.step = Step::AwaitWrites;
+                } else if self.store.has_room() {
+                    self.flush.step = Step::SyncMap;
+                    self.flush_sync(FailedSync::Map);
+                } else {
+                    return false;
+                }
+            }
+            Step::SyncMap if through => self.flush.step = Step::AwaitWrites,
+            Step::AwaitWrites => match self.writes_have_ended() {
+                true => self.end_flush(),
+                false => return false,
+            },
+            Step::SyncData | Step::WriteMap | Step::SyncMap => return false,
+        }
+        true
+    }
+
+    /// Whether it is known how all durable writes ended that began before this flush had synced: the kernel may
+    /// have told one of them what it does not tell the sync.
+    fn writes_have_ended(&mut self) -> bool {
+        let writes = self.volume.flushes().durable_writes();
+        if self.flush.begun.is_none() {
+            self.flush.begun = writes.begun();
+        }
+        let begun = self.flush.begun.as_ref();
+        begun.is_some_and(|begun| writes.have_ended(begun))
+    }
+
+    /// Writes a run of neighbouring sectors from one buffer; whether there was room for it.
+    fn write_map(&mut self) -> bool {
+        let job = &self.flush;
+        let (sectors, states) = (&job.sectors[job.written..], &job.states[job.written..]);
+        let Some(&first) = sectors.first() else {
+            return true;
+        };
+        let neighbours = sectors
+            .iter()
+            .zip(first..)
+            .take_while(|(sector, expected)| *sector == expected);
+        let run = neighbours.count();
+        let few = run <= TOGETHER as usize;
+        if !self.store.has_room() {
+            return false;
+        }
+        let small = self.map_pool.take();
+        let buffer = match (few, small) {
+            (true, small) => small,
+            (false, small) => match (self.pool.take(), small) {
+                (Some(large), Some(small)) => {
+                    self.map_pool.put(small);
+                    Some(large)
+                }
+                (large, small) => large.or(small),
+            },
+        };
+        let Some(mut buffer) = buffer else {
+            return false;
+        };
+        let mut count = 0;
+        let places = buffer.as_mut_slice().as_chunks_mut::<SECTOR_LEN>().0;
+        for ((into, sector), states) in places.iter_mut().zip(&sectors[..run]).zip(states) {
+            *into = format::encode_sector(*sector, states);
+            count += 1;
+        }
+        self.flush.written += count;
+        let op = StoreOp::Write {
+            file: StoreFile::Map,
+            at: format::sector_offset(first),
+            len: count * SECTOR_LEN,
+            durable: false,
+            buffer,
+        };
+        self.flush_operation(Piece::WriteMap, op);
+        true
+    }
+
+    fn flush_sync(&mut self, what: FailedSync) {
+        let file = match what {
+            FailedSync::Data => StoreFile::TOP,
+            FailedSync::Map => StoreFile::Map,
+        };
+        self.flush_operation(Piece::Sync { file: what }, StoreOp::Sync { file });
+    }
+
+    fn flush_operation(&mut self, piece: Piece, op: StoreOp) {
+        self.flush.outstanding += 1;
+        self.submit_piece(piece, op);
+    }
+
+    /// Notes the end of an operation of the flush.
+    pub(super) fn flush_operation_done(&mut self, result: Result<(), OpError>) {
+        self.flush.outstanding -= 1;
+        if let Err(error) = result {
+            self.flush.outcome.fail(error);
+        }
+    }
+
+    /// Nothing of the flush is under way any more: it is done, or has failed.
+    fn end_flush(&mut self) {
+        let Some(turn) = self.flush.turn.take() else {
+            return;
+        };
+        let mut outcome = std::mem::take(&mut self.flush.outcome);
+        // A durable write may have met meanwhile what the kernel says only once.
+        if let Some(file) = self.volume.failed_sync() {
+            outcome.fail(OpError::Lost(file));
+        }
+        let number = turn.number();
+        match outcome.into_result() {
+            Ok(()) => {
+                self.volume.set_map_synced();
+                self.volume.map().end_flush(&self.flush.sectors);
+                turn.succeed();
+            }
+            Err(error) => {
+                // Nothing of the copy may be taken for durable: the next flush writes it again.
+                for sector in &self.flush.sectors {
+                    self.volume.map().mark_dirty(*sector);
+                }
+                self.volume.map().end_flush(&self.flush.sectors);
+                drop(turn);
+                let fails = |flush: &FlushNumber| *flush <= number;
+                while self.flush.waiters.front().is_some_and(|(_, f)| fails(f)) {
+                    self.serve_waiter(Err(error.clone()));
+                }
+            }
+        }
+        let job = &mut self.flush;
+        job.begun = None;
+        job.sectors.clear();
+        job.states.clear();
+        job.sectors.shrink_to(USUAL_SECTORS);
+        job.states.shrink_to(USUAL_SECTORS);
+        job.written = 0;
+    }
+}
+
+/// Adds the sectors that lie between others in one page of the map file: one write for all of them costs
+/// less than several. What the map says of them is as true as of the others.
+fn fill_gaps(sectors: &mut Vec<u64>) {
+    let page = |sector: u64| format::sector_offset(sector) / MAP_BUFFER_LEN as u64;
+    let count = sectors.len();
+    for index in 1..count {
+        let (before, this) = (sectors[index - 1], sectors[index]);
+        if page(before) == page(this) {
+            sectors.extend(before + 1..this);
+        }
+    }
+    if sectors.len() > count {
+        sectors.sort_unstable();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sectors_of_one_page_are_written_together() {
+        let mut sectors = vec![0, 3, 7, 8, 17, 20, 40];
+        fill_gaps(&mut sectors);
+        let expected: Vec<u64> = (0..=8).chain(17..=20).chain([40]).collect();
+        assert_eq!(sectors, expected);
+    }
+}

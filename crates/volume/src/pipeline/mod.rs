@@ -1,0 +1,30 @@
+//! From a block request to ciphertext on the store and back.
+//!
+//! A [`Pipeline`] belongs to one thread, with its store, its buffers and its cipher. It cuts a
+//! request into pieces of at most one buffer, encrypts each from guest memory into a buffer that
+//! goes to the store (a write), or decrypts it from the buffer into guest memory (a read), and keeps
+//! the order of writes that [`crate`] describes. It never waits: what cannot go on (no
+//! buffer, a block in use, a flush under way in another queue) is kept and tried again. So running
+//! out of buffers is backpressure, never an error.
+
+#![deny(clippy::disallowed_types)]
+
+mod disk_io;
+mod drive;
+mod durable;
+mod error;
+mod flush;
+mod issue;
+mod op;
+mod outcome;
+mod piece;
+mod punch;
+mod slots;
+#[cfg(test)]
+mod tests;
+
+pub use disk_io::DiskIo;
+pub use drive::Pipeline;
+pub use error::{OpError, PipelineError};
+pub use op::{Finished, GuestBuffer, Op, OpKind, Token};
+pub use slots::Slots;

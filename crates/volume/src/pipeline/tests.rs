@@ -1,0 +1,122 @@
+//! What a pipeline does between two looks at what has completed.
+
+use std::io;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::*;
+use crate::store::{ReadAt, Store, StoreCompletion, StoreOp, Tag};
+use crate::{BlockState, Geometry, LayerMap, Volume, format};
+use keys::Dek;
+use keys::units::{BLOCK_SIZE, ByteOffset};
+use xts::{CipherStack, DataUnit};
+
+/// Completes everything at once.
+#[derive(Default)]
+struct Instant(Vec<StoreCompletion>);
+
+impl Store for Instant {
+    fn alignment(&self) -> u64 {
+        512
+    }
+
+    fn has_room(&self) -> bool {
+        true
+    }
+
+    fn submit(&mut self, tag: Tag, op: StoreOp) {
+        let buffer = match op {
+            StoreOp::Read { buffer, .. } | StoreOp::Write { buffer, .. } => Some(buffer),
+            StoreOp::Sync { .. } | StoreOp::Punch { .. } => None,
+        };
+        let result = Ok(());
+        self.0.push(StoreCompletion {
+            tag,
+            result,
+            buffer,
+        });
+    }
+
+    fn reap(&mut self, into: &mut Vec<StoreCompletion>) {
+        into.append(&mut self.0);
+    }
+}
+
+/// The map of a disk that was never written to.
+struct FreshMap(Geometry);
+
+impl ReadAt for FreshMap {
+    fn size(&self) -> io::Result<u64> {
+        Ok(format::file_len(self.0.blocks()))
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        buffer.fill(0);
+        if let Some(rest) = format::encode_header(&self.0).get(offset as usize..) {
+            let len = rest.len().min(buffer.len());
+            buffer[..len].copy_from_slice(&rest[..len]);
+        }
+        Ok(())
+    }
+}
+
+const GIB: u64 = 1 << 30;
+
+fn pipeline(size: u64) -> Pipeline<Instant> {
+    let geometry = Geometry {
+        disk: Uuid::from_u128(1),
+        layer: Uuid::from_u128(2),
+        size,
+        data_unit: DataUnit::B4096,
+    };
+    let map = LayerMap::new(geometry.clone(), FreshMap(geometry));
+    let volume = Volume::open_private(map, vec![]).unwrap();
+    let deks = Dek::generate().unwrap().into();
+    let ciphers = CipherStack::new(&deks, &[DataUnit::B4096]).unwrap();
+    Pipeline::new(Arc::new(volume), Instant::default(), ciphers).unwrap()
+}
+
+fn zero(at: u64, len: u64) -> Op {
+    Op {
+        kind: OpKind::Zero {
+            release: true,
+            durable: false,
+        },
+        at: ByteOffset(at),
+        len,
+        memory: GuestBuffer::default(),
+        token: Token(at),
+    }
+}
+
+/// While a gigabyte is discarded commands are looked at again and again, and no further request needs
+/// to be taken.
+#[test]
+fn a_large_discard_is_done_in_slices() {
+    let mut pipeline = pipeline(4 * GIB);
+    pipeline.submit(zero(0, GIB));
+    let mut finished = Vec::new();
+    let mut turns = 0;
+    loop {
+        pipeline.take_finished(&mut finished);
+        if !finished.is_empty() {
+            break;
+        }
+        assert!(pipeline.is_zeroing() && pipeline.is_between_bursts());
+        pipeline.poll();
+        turns += 1;
+    }
+    assert!((10..100).contains(&turns), "{turns} turns");
+    assert!(!pipeline.is_zeroing() && pipeline.is_idle());
+    assert!(finished[0].result.is_ok());
+    let map = pipeline.volume.map();
+    assert_ne!(map.get(GIB / BLOCK_SIZE - 1), BlockState::Data);
+
+    // Small ones are done at once.
+    pipeline.poll();
+    pipeline.submit(zero(0, 1 << 20));
+    assert!(!pipeline.is_zeroing());
+    pipeline.take_finished(&mut finished);
+    assert_eq!(finished.len(), 2);
+}

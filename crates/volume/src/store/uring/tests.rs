@@ -1,0 +1,329 @@
+//! What the kernel may refuse, refused by a real kernel: a seccomp filter on the test's own thread fails
+//! calls of io_uring_enter. Completions that say so are given to the store by hand.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use tempfile::TempDir;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::*;
+use crate::store::{BufferPool, IoBuffer, LayerFile};
+
+#[path = "../../../../../tests/support/seccomp.rs"]
+mod seccomp;
+
+struct Fixture {
+    store: UringStore,
+    pool: BufferPool,
+    directory: TempDir,
+}
+
+const LEN: u64 = 1 << 20;
+
+impl Fixture {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let open = |name: &str| {
+            let path = directory.path().join(name);
+            File::create(&path).unwrap().set_len(LEN).unwrap();
+            LayerFile::open(&path).unwrap()
+        };
+        let files = StackFiles::new(open("data"), open("map"), Vec::new());
+        let mut store = UringStore::new(files).unwrap();
+        let pool = BufferPool::alone().unwrap();
+        pool.introduce(&mut store);
+        Self {
+            store,
+            pool,
+            directory,
+        }
+    }
+
+    fn buffer(&mut self) -> IoBuffer {
+        if let Some(buffer) = self.pool.take() {
+            return buffer;
+        }
+        self.pool.tend(&mut self.store);
+        self.pool.take().unwrap()
+    }
+
+    fn write(&mut self, at: u64, byte: u8) -> StoreOp {
+        let mut buffer = self.buffer();
+        buffer.as_mut_slice().fill(byte);
+        StoreOp::Write {
+            file: StoreFile::TOP,
+            at,
+            len: 4096,
+            durable: false,
+            buffer,
+        }
+    }
+
+    /// Waits until so many operations have completed.
+    fn finish(&mut self, count: usize) -> Result<Vec<StoreCompletion>, StoreError> {
+        let mut done = Vec::new();
+        while done.len() < count {
+            self.store.enter(Wait::Forever)?;
+            self.store.reap(&mut done);
+        }
+        Ok(done)
+    }
+
+    /// What is in the data file at `at`.
+    fn byte(&mut self, at: u64) -> u8 {
+        let buffer = self.buffer();
+        let op = StoreOp::Read {
+            file: StoreFile::TOP,
+            at,
+            len: 4096,
+            buffer,
+        };
+        self.store.submit(Tag(99), op);
+        let done = self.finish(1).unwrap().pop().unwrap();
+        done.result.unwrap();
+        let buffer = done.buffer.unwrap();
+        let bytes = &buffer.as_slice()[..4096];
+        assert!(bytes.iter().all(|byte| *byte == bytes[0]));
+        let byte = bytes[0];
+        self.pool.put(buffer);
+        byte
+    }
+}
+
+#[test]
+fn a_refused_submission_or_wait_is_tried_again() {
+    for errno in [libc::EAGAIN, libc::ENOMEM, libc::EBUSY, libc::EINTR] {
+        std::thread::spawn(move || {
+            let mut fixture = Fixture::new();
+            let calls = Arc::new(AtomicU32::new(0));
+            let counted = calls.clone();
+            let supervisor = seccomp::supervise_this_thread(libc::SYS_io_uring_enter, move |_| {
+                (counted.fetch_add(1, Ordering::Relaxed) < 12).then_some(errno)
+            });
+            for i in 0..8 {
+                let op = fixture.write(4096 * i, i as u8 + 1);
+                fixture.store.submit(Tag(i as u32), op);
+            }
+            let done = fixture.finish(8).unwrap();
+            assert!(done.iter().all(|done| done.result.is_ok()));
+            done.into_iter()
+                .for_each(|done| fixture.pool.put(done.buffer.unwrap()));
+            assert!(calls.load(Ordering::Relaxed) > 12);
+            assert!((0..8).all(|i| fixture.byte(4096 * i) == i as u8 + 1));
+            supervisor
+        })
+        .join()
+        .unwrap()
+        .join();
+    }
+}
+
+/// Waiting a little for what has been submitted, without submitting more, frees what the kernel lacks.
+#[test]
+fn completions_are_taken_while_submissions_are_refused() {
+    std::thread::spawn(|| {
+        let mut fixture = Fixture::new();
+        let first = fixture.write(0, 1);
+        fixture.store.submit(Tag(1), first);
+        fixture.store.enter(Wait::No).unwrap();
+        // The second argument is how many entries are to be submitted.
+        let supervisor = seccomp::supervise_this_thread(libc::SYS_io_uring_enter, |arguments| {
+            (arguments[1] > 0).then_some(libc::EAGAIN)
+        });
+        let second = fixture.write(4096, 2);
+        fixture.store.submit(Tag(2), second);
+        let done = fixture.finish(1).unwrap();
+        assert_eq!(done[0].tag, Tag(1));
+        // It can never be submitted, so nobody waits for it.
+        fixture
+            .store
+            .in_flight
+            .iter_mut()
+            .for_each(|slot| *slot = None);
+        fixture.store.free = (0..DEPTH).collect();
+        supervisor
+    })
+    .join()
+    .unwrap()
+    .join();
+}
+
+#[test]
+fn a_broken_ring_is_an_error() {
+    for errno in [libc::EBADF, libc::ENXIO, libc::EFAULT] {
+        std::thread::spawn(move || {
+            let mut fixture = Fixture::new();
+            let op = fixture.write(0, 1);
+            fixture.store.submit(Tag(1), op);
+            let calls = AtomicU32::new(0);
+            let supervisor = seccomp::supervise_this_thread(libc::SYS_io_uring_enter, move |_| {
+                (calls.fetch_add(1, Ordering::Relaxed) == 0).then_some(errno)
+            });
+            let result = fixture.store.enter(Wait::Forever);
+            assert!(matches!(result, Err(StoreError::Uring(_))), "{errno}");
+            fixture.finish(1).unwrap();
+            supervisor
+        })
+        .join()
+        .unwrap()
+        .join();
+    }
+}
+
+/// The kernel stops a submission at an entry that makes no sense, and has taken those before it.
+#[test]
+fn what_was_not_taken_of_several_entries_is_submitted_next() {
+    let mut fixture = Fixture::new();
+    let first = fixture.write(0, 1);
+    fixture.store.submit(Tag(1), first);
+    let unknown = opcode::Nop::new().build().personality(777);
+    fixture.store.push(unknown.user_data(IGNORED));
+    for i in 1..4 {
+        let op = fixture.write(4096 * i, 1);
+        fixture.store.submit(Tag(1), op);
+    }
+    let done = fixture.finish(4).unwrap();
+    assert!(done.iter().all(|done| done.result.is_ok()));
+}
+
+#[test]
+fn more_entries_than_the_ring_has_room_for_wait_for_their_turn() {
+    let mut fixture = Fixture::new();
+    let fds: Vec<_> = (0..400)
+        .map(|_| EventFd::new(EFD_NONBLOCK).unwrap())
+        .collect();
+    for (id, fd) in (0..).zip(&fds) {
+        fixture.store.watch(WatchId(id), fd.as_raw_fd());
+    }
+    fds.iter().for_each(|fd| fd.write(1).unwrap());
+    let mut fired = Vec::new();
+    while fired.len() < fds.len() {
+        fixture.store.enter(Wait::Forever).unwrap();
+        fixture.store.take_events(&mut fired);
+        fired.sort_by_key(|id| id.0);
+        fired.dedup();
+    }
+}
+
+/// Has an operation that was not submitted complete with a result.
+fn completed(fixture: &mut Fixture, op: StoreOp, result: i32) -> Option<StoreCompletion> {
+    let slot = fixture.store.free.pop().unwrap();
+    let tag = Tag(7);
+    fixture.store.in_flight[slot as usize] = Some(InFlight { tag, op, done: 0 });
+    fixture.store.complete(slot, result);
+    fixture.store.finished.pop_front()
+}
+
+#[test]
+fn an_operation_that_the_kernel_has_no_memory_for_is_done_later() {
+    for errno in [libc::EAGAIN, libc::ENOMEM, libc::EBUSY, libc::EINTR, 512] {
+        let mut fixture = Fixture::new();
+        let op = fixture.write(8192, 5);
+        assert!(completed(&mut fixture, op, -errno).is_none(), "{errno}");
+        let punch = StoreOp::Punch {
+            at: 65536,
+            len: 65536,
+        };
+        assert!(completed(&mut fixture, punch, -errno).is_none());
+        let done = fixture.finish(2).unwrap();
+        assert!(done.iter().all(|done| done.result.is_ok()));
+        assert_eq!(fixture.byte(8192), 5, "{errno}");
+    }
+}
+
+/// Linux tells of an error of writing back once: the next sync would succeed without what was lost.
+#[test]
+fn a_sync_that_failed_is_not_tried_again() {
+    for errno in [libc::EAGAIN, libc::ENOMEM, libc::EBUSY, libc::EIO] {
+        let mut fixture = Fixture::new();
+        let file = StoreFile::TOP;
+        let done = completed(&mut fixture, StoreOp::Sync { file }, -errno).unwrap();
+        assert!(matches!(done.result, Err(StoreError::Io { .. })), "{errno}");
+    }
+    let mut fixture = Fixture::new();
+    let file = StoreFile::TOP;
+    assert!(completed(&mut fixture, StoreOp::Sync { file }, -libc::EINTR).is_none());
+    assert!(fixture.finish(1).unwrap()[0].result.is_ok());
+}
+
+#[test]
+fn a_short_write_goes_on_where_it_ended() {
+    let mut fixture = Fixture::new();
+    for at in [0, 512] {
+        let op = fixture.write(at, 1);
+        fixture.store.submit(Tag(1), op);
+    }
+    fixture.finish(2).unwrap();
+    // 512 bytes of it are said to be done that are not.
+    let op = fixture.write(0, 9);
+    assert!(completed(&mut fixture, op, 512).is_none());
+    assert!(fixture.finish(1).unwrap()[0].result.is_ok());
+    let buffer = fixture.buffer();
+    fixture.store.submit(
+        Tag(2),
+        StoreOp::Read {
+            file: StoreFile::TOP,
+            at: 0,
+            len: 4096,
+            buffer,
+        },
+    );
+    let done = fixture.finish(1).unwrap().pop().unwrap();
+    let buffer = done.buffer.unwrap();
+    assert_eq!(buffer.as_slice()[..512], [1; 512]);
+    assert_eq!(buffer.as_slice()[512..4096], [9; 3584]);
+}
+
+/// A kick that nobody watches for any more would hang a guest.
+#[test]
+fn a_watch_that_the_kernel_has_no_memory_for_is_armed_again() {
+    let mut fixture = Fixture::new();
+    let fd = EventFd::new(EFD_NONBLOCK).unwrap();
+    let id = WatchId(3);
+    fixture.store.watches.push(Watch {
+        id,
+        fd: fd.as_raw_fd(),
+    });
+    fixture.store.fired(id, -libc::ENOMEM, false);
+    let mut events = Vec::new();
+    fixture.store.take_events(&mut events);
+    assert_eq!(events, [id], "what came meanwhile is looked for");
+    fd.write(1).unwrap();
+    events.clear();
+    while events.is_empty() {
+        fixture.store.enter(Wait::Forever).unwrap();
+        fixture.store.take_events(&mut events);
+    }
+    assert_eq!(events, [id]);
+}
+
+/// Dropping a store waits for the kernel, and for nothing that the kernel does not have.
+#[test]
+fn a_store_with_operations_to_be_tried_again_can_be_dropped() {
+    let mut fixture = Fixture::new();
+    let op = fixture.write(0, 1);
+    assert!(completed(&mut fixture, op, -libc::ENOMEM).is_none());
+    let op = fixture.write(4096, 1);
+    fixture.store.submit(Tag(1), op);
+}
+
+/// Who uses a disk holds a lock of its data file, which must not outlive the store.
+#[test]
+fn a_claim_ends_with_the_store() {
+    use rustix::fs::{FlockOperation::NonBlockingLockExclusive, flock};
+    for _ in 0..20 {
+        let mut fixture = Fixture::new();
+        flock(fixture.store.files.data.file(), NonBlockingLockExclusive).unwrap();
+        let op = fixture.write(0, 1);
+        fixture.store.submit(Tag(1), op);
+        fixture.finish(1).unwrap();
+        let Fixture {
+            store, directory, ..
+        } = fixture;
+        drop(store);
+        let another = File::open(directory.path().join("data")).unwrap();
+        flock(another, NonBlockingLockExclusive).unwrap();
+    }
+}
