@@ -8,6 +8,7 @@
 mod frontend;
 
 mod chains;
+mod confinement;
 mod fuzz;
 mod messages;
 mod requests;
