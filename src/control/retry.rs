@@ -3,8 +3,6 @@
 use std::thread;
 use std::time::Duration;
 
-use rand::Rng as _;
-
 use super::ControlError;
 use crate::catalog::CatalogError;
 
@@ -25,7 +23,7 @@ pub(super) fn retrying<T>(
     for _ in 1..ATTEMPTS {
         match attempt() {
             Err(ControlError::Catalog(CatalogError::Changed { .. })) => {
-                thread::sleep(PAUSE.mul_f64(rand::rng().random::<f64>()));
+                thread::sleep(PAUSE.mul_f64(rand::random::<f64>()));
             }
             outcome => return outcome,
         }

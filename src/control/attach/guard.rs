@@ -10,7 +10,6 @@
 
 use std::time::{Duration, Instant};
 
-use rand::Rng;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -452,5 +451,5 @@ fn unreachable(message: String) -> Reason {
 /// A little less than the interval, so that the checks of disks that were attached together spread,
 /// and never more: the interval is a promise.
 fn jittered(interval: Duration) -> Duration {
-    interval.mul_f64(rand::rng().random_range(0.8..=1.0))
+    interval.mul_f64(rand::random_range(0.8..=1.0))
 }

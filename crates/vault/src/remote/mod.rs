@@ -22,7 +22,6 @@ use azure_security_keyvault_keys::models::{
 use azure_security_keyvault_keys::{KeyClient, KeyClientOptions};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use rand::Rng as _;
 use serde::Deserialize;
 use thiserror::Error as ThisError;
 use time::OffsetDateTime;
@@ -394,7 +393,7 @@ fn runtime() -> Result<Runtime, VaultError> {
 }
 
 fn jittered(wait: Duration) -> Duration {
-    wait + wait.mul_f64(rand::rng().random::<f64>())
+    wait + wait.mul_f64(rand::random::<f64>())
 }
 
 fn algorithm(algorithm: WrapAlgorithm) -> EncryptionAlgorithm {
