@@ -140,7 +140,7 @@ fn what_is_in_use_is_not_deleted_and_a_size_does_not_shrink() {
 }
 
 #[test]
-fn a_parent_that_is_missing_or_anothers_is_told() {
+fn a_parent_that_is_missing_or_another_one_is_told() {
     let disk = Written::new(&[]);
     let host = &disk.host;
     host.ok(&["image", "create", "i", "--source", "d"]);

@@ -216,7 +216,7 @@ impl Operation {
                 view.bundle(&vault.update_key(caller, key, change)?).into()
             }
             Self::Crypt(key, crypt, algorithm, value) => {
-                crypted(&view, vault, caller, key, (*crypt, *algorithm), value)?.into()
+                use_key(&view, vault, caller, key, (*crypt, *algorithm), value)?.into()
             }
             Self::ListVersions(name) => {
                 let page = vault.key_versions_page(caller, name, after, max)?;
@@ -259,7 +259,7 @@ impl Operation {
     }
 }
 
-fn crypted(
+fn use_key(
     view: &View<'_>,
     vault: &EmbeddedVault,
     caller: &Caller,

@@ -42,7 +42,7 @@ pub fn delete(
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(forget(installation, &row)?),
         Err(e) => return Err(DiskError::file("lock", directory)(e)),
     };
-    if is_anothers(&row.record) {
+    if has_another_header(&row.record) {
         return Ok(forget(installation, &row)?);
     }
     let claims = claim_own_data(&row.record)?;
@@ -123,11 +123,11 @@ fn claim_own_data(record: &DiskRecord) -> Result<Vec<LayerFile>, DiskError> {
 /// Whether the directory of a row has the header of another disk: that was moved or mounted there, and
 /// with its header are its data. One that is damaged claims nothing, and is the row's: it is in its
 /// directory.
-pub(super) fn is_anothers(record: &DiskRecord) -> bool {
+pub(super) fn has_another_header(record: &DiskRecord) -> bool {
     header_claims(&record.directory).is_ok_and(|header| header.disk != record.id)
 }
 
-/// Erases the header, which is not [another's](is_anothers), and has the row say so; the row stays as it is
+/// Erases the header, which is not [another's](has_another_header), and has the row say so; the row stays as it is
 /// when there is no header.
 pub(super) fn erase(
     installation: &Installation,

@@ -31,7 +31,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 use uuid::Uuid;
 
-use super::delete::{erase, forget, is_anothers, remove_files};
+use super::delete::{erase, forget, has_another_header, remove_files};
 use super::{DiskError, header_claims};
 use crate::catalog::{CatalogError, DiskRecord, DiskState, Stored};
 use crate::control::Installation;
@@ -248,7 +248,7 @@ fn sweep_deleting(installation: &Installation, row: &Stored<DiskRecord>) -> Resu
     let directory = &row.record.directory;
     let row = match lock_directory(directory) {
         Ok(None) => return Ok(()),
-        Ok(Some(_lock)) if is_anothers(&row.record) => row.clone(),
+        Ok(Some(_lock)) if has_another_header(&row.record) => row.clone(),
         Ok(Some(_lock)) => {
             let row = erase(installation, row.clone())?;
             remove_files(directory)?;

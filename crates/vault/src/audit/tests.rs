@@ -311,7 +311,7 @@ fn what_is_no_export_is_refused_with_its_line() {
     for (bad, line) in [
         (text.replace("\"format\":1", "\"format\":2"), 1),
         (without_log, 1),
-        (text.replace("\"record\"", "\"recrod\""), 2),
+        (text.replace("\"record\"", "\"records\""), 2),
         (format!("{text}x\n"), 6),
         ("x".repeat(2 << 20), 1),
     ] {
