@@ -44,7 +44,7 @@ impl Installation {
     /// of disk encryption sets.
     ///
     /// # Errors
-    /// [`VaultErrorCode::BadParameter`], [`CatalogError::Exists`].
+    /// [`VaultErrorCode::BadParameter`], `CatalogError::Exists`.
     pub fn connect_vault(
         &self,
         name: &str,
@@ -89,7 +89,7 @@ impl Installation {
     /// Forgets a vault elsewhere.
     ///
     /// # Errors
-    /// [`CatalogError::VaultInUse`] while a disk encryption set, or a disk of one, needs it;
+    /// `CatalogError::VaultInUse` while a disk encryption set, or a disk of one, needs it;
     /// [`ControlError::VaultHere`] for one that is kept here.
     pub fn disconnect_vault(&self, name: &str) -> Result<(), ControlError> {
         retrying(|| self.try_disconnect_vault(name))

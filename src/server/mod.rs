@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The network is served by as many threads as there are CPUs; RSA and the vault's disk block other
-//! threads ([`shared`]).
+//! threads (`shared.rs`).
 
 mod api_error;
 mod connections;

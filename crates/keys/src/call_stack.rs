@@ -42,7 +42,7 @@ thread_local! {
 }
 
 /// Locks the calling thread's stack and keeps it out of core dumps, to the end of the thread: what is in
-/// use, and [`DEPTH`] bytes more where there are as many. Pages take memory only when they are used, but
+/// use, and `DEPTH` bytes more where there are as many. Pages take memory only when they are used, but
 /// all of them count against `RLIMIT_MEMLOCK`.
 ///
 /// # Errors

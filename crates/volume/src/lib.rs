@@ -1,7 +1,7 @@
 //! The disk as a stack of layers: for each 4 KiB block, where its content is.
 //!
 //! A layer is a sparse `data` file of ciphertext, in which the guest's offset is the file's offset,
-//! and a `map` file with two bits a block ([`BlockState`]; layout in [`format`]). What is above asks
+//! and a `map` file with two bits a block ([`BlockState`]; layout in [`mod@format`]). What is above asks
 //! for the state of a run of blocks and tells what became of it; it never sees files.
 //!
 //! # Order of writes

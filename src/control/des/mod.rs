@@ -155,7 +155,7 @@ impl Installation {
     /// Deletes a set that nothing has a layer under, and with it its identity.
     ///
     /// # Errors
-    /// [`InUse`](crate::catalog::CatalogError::InUse), [`CatalogError::NotFound`].
+    /// [`InUse`](crate::catalog::CatalogError::InUse), `CatalogError::NotFound`.
     pub fn delete_des(&self, name: &str) -> Result<DeletedDes, ControlError> {
         let url = self.known_key_url(name);
         let record = self.recorded(DesOperation::Delete, name, url.as_deref(), |_| {

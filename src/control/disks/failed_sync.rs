@@ -97,10 +97,10 @@ impl Disk {
         }
     }
 
-    /// As [`Disk::refuse_failed_sync`] for a claimed disk, or as what its last user left says.
+    /// As `Disk::refuse_failed_sync` for a claimed disk, or as what its last user left says.
     ///
     /// # Errors
-    /// As [`Disk::refuse_failed_sync`] and [`Disk::left`].
+    /// As `Disk::refuse_failed_sync` and [`Disk::left`].
     pub fn refuse_unsynced(
         &self,
         header: &HeaderPayload,

@@ -15,13 +15,13 @@
 //! header stays raw when it is named `*.raw` or called raw. What is packed, compressed or encrypted
 //! is no disk's bytes and is refused by its name, unless it is called raw.
 //!
-//! QEMU's programs read such an image [`confined`]: they are fed its bytes over a socket ([`feeder`])
+//! QEMU's programs read such an image confined (`confined.rs`): they are fed its bytes over a socket (`feeder.rs`)
 //! and can reach nothing else of the host.
 //!
 //! # An image is in use
 //!
 //! A running QEMU locks its images. Those locks are honoured, and held for as long as an image is
-//! read ([`locks`]).
+//! read (`locks.rs`).
 //!
 //! The way back, an export, is here too: [`TargetImage`] has QEMU write a new image.
 

@@ -403,7 +403,7 @@ impl BufferPool {
         }
     }
 
-    /// How long it is until [`BufferPool::tend`] may have something to give back, though nothing happens.
+    /// How long it is until `BufferPool::tend` may have something to give back, though nothing happens.
     pub fn idle_for(&self) -> Option<Duration> {
         let since = self.unneeded?;
         Some(KEPT.saturating_sub(since.elapsed()))
