@@ -8,8 +8,8 @@ use std::os::unix::net::UnixStream;
 use std::sync::LazyLock;
 
 use arbitrary::Arbitrary;
-use dataplane::{Discard, Limits, OnFull, Setup, Stack, StackLayer, receive_setup, send_setup};
 use libfuzzer_sys::fuzz_target;
+use protocol::{Discard, Limits, OnFull, Setup, Stack, StackLayer, receive_setup, send_setup};
 use sealdisk_fuzz::{Edit, edited};
 use uuid::Uuid;
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;

@@ -12,7 +12,8 @@ use crate::control::attach::{
 };
 use crate::control::disks::{Unflushed, parse_size};
 use crate::control::runtime_dir;
-use dataplane::{self, Discard, FrontendError, OnFull, OnRevoke};
+use dataplane::FrontendError;
+use protocol::{Discard, OnFull, OnRevoke};
 use volume::CacheMode;
 
 use super::limits::LimitArgs;

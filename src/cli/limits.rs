@@ -3,7 +3,7 @@
 use clap::Args;
 
 use crate::control::disks::parse_size;
-use dataplane::Limits;
+use protocol::Limits;
 
 /// Limits over all queues of a disk.
 #[derive(Args)]

@@ -16,7 +16,7 @@ use crate::frontend::daemon::{Daemon, alive};
 fn voice(daemon: &Daemon) -> UnixStream {
     let pid = Pid::from_raw(daemon.data_plane().cast_signed()).unwrap();
     let process = pidfd_open(pid, PidfdFlags::empty()).unwrap();
-    let number = dataplane::CONTROL_FD;
+    let number = protocol::CONTROL_FD;
     pidfd_getfd(process, number, PidfdGetfdFlags::empty())
         .unwrap()
         .into()

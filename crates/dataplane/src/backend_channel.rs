@@ -16,7 +16,7 @@ use rustix::net::{
 };
 use vhost::vhost_user::message::{BackendReq, FrontendReq};
 
-use super::Waiter;
+use protocol::Waiter;
 
 /// Bytes of a message's header: request, flags, length of the body.
 const HEADER_LEN: usize = 12;

@@ -13,9 +13,8 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 
 use crate::request::ChainLimits;
 use keys::units::{BLOCK_SIZE, SECTOR_SIZE};
+use protocol::{Discard, Setup};
 use volume::CacheMode;
-
-use super::{Discard, Setup};
 
 /// `struct virtio_blk_config` up to the fields of features that are not offered (§5.2.4).
 const CONFIG_LEN: usize = 60;
@@ -186,7 +185,7 @@ impl ConfigSpace {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Limits, OnFull, Stack, StackLayer};
+    use protocol::{Limits, OnFull, Stack, StackLayer};
     use uuid::Uuid;
 
     fn config() -> ConfigSpace {

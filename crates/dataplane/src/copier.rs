@@ -16,10 +16,10 @@ use std::time::{Duration, Instant};
 
 use keys::units::BLOCK_SIZE;
 use keys::{ROOMY_STACK, spawn_with_keys};
+use protocol::{CopyProgress, CopyRequest, CopyState};
 use volume::pipeline::{DiskIo, PipelineError};
 use volume::{Lack, Run, Volume, VolumeError};
 
-use super::message::{CopyProgress, CopyRequest, CopyState};
 use super::shared::{Extent, Shared};
 use super::sync_alarm::SyncAlarm;
 

@@ -5,6 +5,7 @@ use std::io;
 use thiserror::Error;
 
 use keys::KeyError;
+use protocol::ProtocolError;
 use volume::VolumeError;
 use volume::store::StoreError;
 use xts::CipherError;
@@ -21,7 +22,10 @@ pub enum FrontendError {
         #[source]
         source: io::Error,
     },
-    /// The control process sent something else than a setup.
+    /// What the control process sent could not be received.
+    #[error(transparent)]
+    Protocol(#[from] ProtocolError),
+    /// The control process sent a setup that cannot be served.
     #[error("the data plane got no valid setup from the control process: {0}")]
     Setup(String),
     /// The process could not be confined; it must not serve a guest then.

@@ -5,16 +5,16 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
-use super::command::{ControlCommand, receive_command};
+use protocol::{
+    COPY_STOPPED, ControlCommand, CopyRequest, DESTROYED, Discard, FROZEN, NOT_COPYING, NOT_FROZEN,
+    NOT_RESIZED, NOT_RESTACKED, NOT_RESTORED, RESTACKED, THAWED, receive_command, receive_stack,
+};
+
+use super::FrontendError;
 use super::handler::BlockHandler;
-use super::message::{CopyRequest, receive_stack};
 use super::serve::{Server, open_to_flush};
 use super::shared::{Extent, Shared};
 use super::standing::Standing;
-use super::{
-    DESTROYED, Discard, FROZEN, FrontendError, NOT_COPYING, NOT_FROZEN, NOT_RESIZED, NOT_RESTACKED,
-    NOT_RESTORED, RESTACKED, THAWED,
-};
 
 /// How long what the guest has asked for may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -151,7 +151,7 @@ impl Frozen<'_> {
                 Ok(ControlCommand::Copy(_)) => refused(NOT_COPYING),
                 Ok(ControlCommand::CopyStop) => {
                     self.copy = None;
-                    super::COPY_STOPPED.into()
+                    COPY_STOPPED.into()
                 }
                 Ok(ControlCommand::Disconnect(number)) => {
                     server.disconnect(number);
@@ -178,6 +178,7 @@ impl Frozen<'_> {
     ) -> Result<Result<(), FrontendError>, FrontendError> {
         let (stack, opened, deks) = receive_stack(control)?;
         let old = server.shared.extent();
+        let opened = opened.map_err(FrontendError::from);
         let new = match opened.and_then(|opened| old.restacked(&stack, opened)) {
             Ok(new) => Arc::new(new),
             Err(error) => return Ok(Err(error)),

@@ -8,8 +8,9 @@ use vhost::vhost_user::message::VhostUserMemoryRegion;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
 
 use crate::request::Memory;
+use protocol::FileId;
 
-use super::sharing::{FileId, file_id};
+use super::sharing::file_id;
 
 /// Where a region is in the frontend's own address space, in which it names ring addresses.
 struct Mapping {

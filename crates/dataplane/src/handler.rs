@@ -20,7 +20,9 @@ use vhost::vhost_user::{
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 
 use keys::DekStack;
+use protocol::OnRevoke;
 
+use super::FrontendError;
 use super::backend_channel::BackendChannel;
 use super::config_space::ConfigSpace;
 use super::dirty_log::DirtyLog;
@@ -30,7 +32,6 @@ use super::ring::{RingAddresses, RingSetup};
 use super::shared::Shared;
 use super::standing::{Standing, await_destruction};
 use super::worker::{Command, WorkerHandle};
-use super::{FrontendError, OnRevoke};
 
 /// Entries of a queue at most. QEMU's virtio-mmio machines ask for this many, and so does its
 /// `queue-size=1024`; vhost-user has no message that would have them ask for fewer.

@@ -3,9 +3,10 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use keys::{DekStack, with_wiped_stack};
+use protocol::OnRevoke;
 use xts::{CipherStack, DataUnit};
 
-use super::{FrontendError, OnRevoke};
+use super::FrontendError;
 
 /// Where queues that start get their ciphers from. Those that run have their own, so that no request
 /// ever looks here.

@@ -11,7 +11,6 @@
 //! a lock and several system calls an event (see `docs/architecture.md`).
 
 mod backend_channel;
-mod command;
 mod config_space;
 mod confine;
 mod copier;
@@ -21,11 +20,10 @@ mod freeze;
 mod guest_memory;
 mod handler;
 mod key;
-mod limits;
+mod limiter;
 mod log_limit;
 mod map_scan;
 mod memory;
-mod message;
 mod notifier;
 mod polling;
 mod queue;
@@ -37,20 +35,8 @@ mod sharing;
 mod stalled;
 mod standing;
 mod sync_alarm;
-mod waiter;
 mod worker;
 
 pub use error::FrontendError;
-pub use limits::Limits;
 pub use memory::{least_memory, ordinary_memory};
-pub use message::{
-    CONTROL_FD, COPY, COPY_STOP, COPY_STOPPED, COPYING, CopyProgress, CopyRequest, CopyState,
-    DESTROYED, DISCONNECT, Discard, DiskFiles, FREEZE, FRONTEND_MEMORY, FROZEN, LIMITS,
-    MEMORY_NOT_SHARED, NOT_COPYING, NOT_FROZEN, NOT_RESIZED, NOT_RESTACKED, NOT_RESTORED, OnFull,
-    OnRevoke, PROGRESS, PROGRESS_IS, READY, REFUSED, RESIZE, RESIZED, RESTACK, RESTACKED, RESTORE,
-    RESTORED, REVOKE, SOCKET_FD, STORAGE_FULL, STORAGE_OK, SYNC_FAILED, Setup, Stack, StackLayer,
-    THAW, THAWED, receive_setup, send_setup, send_stack,
-};
 pub use serve::serve;
-pub use sharing::{FileId, FrontendMemory};
-pub use waiter::{Waiter, signal_pipe};

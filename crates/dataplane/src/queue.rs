@@ -8,15 +8,16 @@ use vm_memory::{Bytes, GuestAddress};
 
 use crate::request::{Action, Disk, Memory, Scratch, Status, interpret, read_chain};
 use keys::units::ByteOffset;
+use protocol::{Discard, OnFull};
 use volume::pipeline::{Finished, GuestBuffer, Op, OpError, OpKind, Pipeline, Slots, Token};
 use volume::store::UringStore;
 use xts::{CipherStack, SharedSlice};
 
+use super::FrontendError;
 use super::log_limit::LogLimit;
 use super::ring::Ring;
 use super::shared::{Extent, Shared};
 use super::stalled::Stalled;
-use super::{Discard, FrontendError, OnFull};
 
 /// Bytes of reads and writes that a queue takes on before it leaves further chains in the ring: more
 /// than its buffers hold, so that they stay full, and little enough that they are soon done when the

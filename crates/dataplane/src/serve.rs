@@ -14,11 +14,16 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use crate::request::Disk;
 use keys::units::{SECTOR_SIZE, Sector};
 use keys::{DekStack, harden_process};
+use protocol::{
+    CONTROL_FD, COPY_STOPPED, COPYING, ControlCommand, DESTROYED, Discard, DiskFiles, NOT_COPYING,
+    NOT_RESIZED, NOT_RESTACKED, NOT_RESTORED, PROGRESS_IS, READY, REFUSED, RESIZED, RESTORED,
+    SOCKET_FD, Setup, THAWED, Waiter, receive_command, receive_setup, receive_stack, signal_pipe,
+};
 use volume::pipeline::DiskIo;
 use volume::{LayerMap, Volume, check_data_file};
 
+use super::FrontendError;
 use super::backend_channel::announced_channel;
-use super::command::{ControlCommand, receive_command};
 use super::config_space::{ConfigSpace, MOST_ZERO_SECTORS};
 use super::confine::confine;
 use super::copier::Copier;
@@ -27,16 +32,9 @@ use super::key::SharedKey;
 use super::log_limit::LogLimit;
 use super::map_scan::MapScan;
 use super::memory::raise_limits;
-use super::message::receive_stack;
 use super::shared::{Extent, Shared, open_lower, split};
 use super::sharing::peer;
 use super::stalled::StorageNews;
-use super::waiter::{Waiter, signal_pipe};
-use super::{
-    CONTROL_FD, COPY_STOPPED, COPYING, DESTROYED, Discard, DiskFiles, FrontendError, NOT_COPYING,
-    NOT_RESIZED, NOT_RESTACKED, NOT_RESTORED, PROGRESS_IS, READY, REFUSED, RESIZED, RESTORED,
-    SOCKET_FD, Setup, THAWED, receive_setup,
-};
 
 /// What woke the main thread.
 const CONTROL: u64 = 0;

@@ -9,16 +9,17 @@ use uuid::Uuid;
 
 use crate::request::{ChainLimits, Disk};
 use keys::units::{SECTOR_SIZE, Sector};
+use protocol::{Discard, DiskFiles, OnFull, Setup, Stack, StackLayer};
 use volume::store::{BufferBudget, BufferPool, OWN_BUFFERS, Pages, StackFiles, StoreError};
 use volume::{LayerMap, LowerLayer, RuntimeMap, Volume, check_data_file};
 
+use super::FrontendError;
 use super::key::SharedKey;
-use super::limits::Limiter;
+use super::limiter::Limiter;
 use super::memory::{MemoryPlan, most_workers};
 use super::sharing::MemoryNews;
 use super::stalled::FullStorage;
 use super::sync_alarm::SyncAlarm;
-use super::{Discard, DiskFiles, FrontendError, OnFull, Setup, Stack, StackLayer};
 
 /// What changes when the disk grows or gets other layers, as a whole and for all queues at once.
 pub(super) struct Extent {

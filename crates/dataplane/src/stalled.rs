@@ -1,6 +1,6 @@
 //! Requests that wait for space on the host.
 //!
-//! With [`OnFull::Pause`](super::OnFull::Pause) a request that failed because the host's storage is
+//! With [`OnFull::Pause`](protocol::OnFull::Pause) a request that failed because the host's storage is
 //! full stays with its queue, which submits it again as a whole: its guest memory is still there, and
 //! doing all of a request once more does no harm, since the guest was told nothing of it yet. What it
 //! had done already is done again, also when its flush could not write the map.
@@ -19,10 +19,10 @@ use std::time::{Duration, Instant};
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
+use protocol::{STORAGE_FULL, STORAGE_OK};
 use volume::pipeline::{Op, OpError};
 
 use super::log_limit::LogLimit;
-use super::{STORAGE_FULL, STORAGE_OK};
 
 /// The time between two tries.
 const PERIOD: Duration = Duration::from_millis(500);

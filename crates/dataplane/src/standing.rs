@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use super::OnRevoke;
+use protocol::OnRevoke;
+
 use super::shared::Extent;
 use super::worker::{Answer, Command, Told, WorkerHandle};
 

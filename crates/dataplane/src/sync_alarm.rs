@@ -6,9 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
+use protocol::SYNC_FAILED;
 use volume::Volume;
-
-use super::SYNC_FAILED;
 
 /// Wakes the main thread when a sync has failed.
 pub(super) struct SyncAlarm {

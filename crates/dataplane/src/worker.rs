@@ -20,17 +20,18 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::request::Memory;
 use keys::{QUEUE_STACK, spawn_with_keys, wipe_stack};
+use protocol::OnRevoke;
 use volume::pipeline::Finished;
 use volume::store::{StoreError, UringStore, Wait, WatchId};
 use xts::CipherStack;
 
+use super::FrontendError;
 use super::dirty_log::DirtyLog;
 use super::notifier::Notifier;
 use super::polling::{Polling, WaitingFor};
 use super::queue::QueueState;
 use super::ring::{Ring, RingSetup};
 use super::shared::{Extent, Shared};
-use super::{FrontendError, OnRevoke};
 
 const WAKE: WatchId = WatchId(0);
 const KICK: WatchId = WatchId(1);

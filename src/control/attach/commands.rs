@@ -8,13 +8,13 @@ use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use dataplane::{
+use keys::DekStack;
+use protocol::{
     COPY, COPY_STOP, COPY_STOPPED, COPYING, CopyProgress, CopyRequest, DISCONNECT, DiskFiles,
     FREEZE, FROZEN, LIMITS, Limits, NOT_COPYING, NOT_FROZEN, NOT_RESIZED, NOT_RESTACKED, OnRevoke,
     PROGRESS, PROGRESS_IS, RESIZE, RESIZED, RESTACK, RESTACKED, RESTORE, REVOKE, Stack, THAW,
     THAWED, send_stack,
 };
-use keys::DekStack;
 
 use super::guard::LayerKeys;
 

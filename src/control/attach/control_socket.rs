@@ -22,7 +22,7 @@ use uuid::Uuid;
 use crate::control::Installation;
 use crate::control::disks::Disk;
 use crate::control::files::bind_private;
-use dataplane::Limits;
+use protocol::Limits;
 
 use super::AttachError;
 use super::board::{Board, Line};

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
 
-use dataplane::{CONTROL_FD, SOCKET_FD};
+use protocol::{CONTROL_FD, SOCKET_FD};
 
 use super::commands::Commands;
 use super::{AttachError, Socket};

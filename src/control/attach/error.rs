@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use crate::control::disks::DiskError;
 use crate::envelope::SyncedFile;
-use dataplane::FrontendError;
+use protocol::ProtocolError;
 
 /// Errors of attaching.
 #[derive(Debug, Error)]
@@ -100,7 +100,7 @@ pub enum AttachError {
     },
     /// The setup could not be handed over.
     #[error(transparent)]
-    Frontend(#[from] FrontendError),
+    Protocol(#[from] ProtocolError),
     /// A sync failed while the disk was attached, or before, so the detach is not clean.
     #[error(
         "a sync of the disk {name} has failed ({file}), so writes that were completed may be lost; {} is \

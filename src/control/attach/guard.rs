@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use dataplane::OnRevoke;
 use keys::DekStack;
+use protocol::OnRevoke;
 
 use super::status::{DekState, EventKind, GuardOptions, KeyState, KeyStatus, Reason};
 

@@ -7,8 +7,8 @@ use time::OffsetDateTime;
 
 use super::guard::{Finding, Guard, Hands, LayerKeys, Moment, News};
 use super::status::{DekState, EventKind, GuardOptions, KeyState, Reason};
-use dataplane::OnRevoke;
 use keys::Dek;
+use protocol::OnRevoke;
 
 const INTERVAL: Duration = Duration::from_secs(10);
 const GRACE: Duration = Duration::from_secs(60);

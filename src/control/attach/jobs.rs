@@ -11,8 +11,8 @@ use std::time::Duration;
 use crate::control::Installation;
 use crate::control::disks::{self, Disk, DiskError};
 use crate::envelope::{Header, Job};
-use dataplane::{CopyProgress, CopyRequest, CopyState};
 use keys::with_wiped_stack;
+use protocol::{CopyProgress, CopyRequest, CopyState};
 
 use super::board::Board;
 use super::commands::Commands;

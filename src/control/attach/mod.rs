@@ -48,10 +48,10 @@ use uuid::Uuid;
 use crate::control::disks::{self, Disk, DiskError, Left, Unflushed};
 use crate::control::{Installation, files, goes_at_logout, runtime_map};
 use crate::envelope::{FailedSync, Header, HeaderFile, HeaderKey, HeaderLock, HeaderPayload};
-use dataplane::{
+use keys::{DekStack, harden_process, with_wiped_stack};
+use protocol::{
     Discard, DiskFiles, Limits, OnFull, Setup, Stack, StackLayer, send_setup, signal_pipe,
 };
-use keys::{DekStack, harden_process, with_wiped_stack};
 use volume::pipeline::PipelineError;
 use volume::store::LayerFile;
 use volume::{CacheMode, Geometry, RuntimeMap, check_data_file};

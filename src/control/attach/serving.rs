@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::control::disks::{self, Disk, DiskError, NewStack, Running};
 use crate::envelope::{FailedSync, HeaderKey, HeaderPayload, LayerRecord, SyncedFile};
-use dataplane::DiskFiles;
+use protocol::DiskFiles;
 use volume::RuntimeMap;
 use volume::pipeline::PipelineError;
 use volume::store::LayerFile;

@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::envelope::JobKind;
-use dataplane::OnRevoke;
+use protocol::OnRevoke;
 
 /// Whether the vault grants the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::envelope::SyncedFile;
-use dataplane::{
+use protocol::{
     DESTROYED, FRONTEND_MEMORY, FrontendMemory, MEMORY_NOT_SHARED, NOT_RESTORED, OnRevoke, READY,
     REFUSED, RESTORED, STORAGE_FULL, STORAGE_OK, SYNC_FAILED, Waiter,
 };

@@ -54,7 +54,7 @@ use volume::store::{LayerFile, StackFiles};
 use volume::{Geometry, RuntimeMap};
 use xts::DataUnit;
 
-use super::{FrontendError, Limits};
+use crate::{Limits, ProtocolError};
 
 /// The descriptor of the control socket in the data plane process.
 pub const CONTROL_FD: i32 = 3;
@@ -127,7 +127,7 @@ pub const DISCONNECT: &str = "disconnect ";
 /// The start of the line that tells which memory a frontend announced; a [`FrontendMemory`] follows as
 /// JSON.
 ///
-/// [`FrontendMemory`]: super::FrontendMemory
+/// [`FrontendMemory`]: crate::FrontendMemory
 pub const FRONTEND_MEMORY: &str = "frontend-memory ";
 /// The line that says that a connection was ended since a queue of it is in no shared memory.
 pub const MEMORY_NOT_SHARED: &str = "memory-not-shared";
@@ -321,8 +321,8 @@ impl StackLayer {
     /// The layer as the volume knows it.
     ///
     /// # Errors
-    /// [`FrontendError::Cipher`] for an unknown data unit.
-    pub fn geometry(&self) -> Result<Geometry, FrontendError> {
+    /// [`ProtocolError::Cipher`] for an unknown data unit.
+    pub fn geometry(&self) -> Result<Geometry, ProtocolError> {
         Ok(Geometry {
             disk: self.origin,
             layer: self.id,
@@ -360,9 +360,9 @@ impl DiskFiles {
     }
 
     /// Of a disk of `layers` layers.
-    fn from_descriptors(files: Vec<File>, layers: usize) -> Result<Self, FrontendError> {
+    fn from_descriptors(files: Vec<File>, layers: usize) -> Result<Self, ProtocolError> {
         let count = files.len();
-        let refuse = || FrontendError::Setup(format!("{count} descriptors for {layers} layers"));
+        let refuse = || ProtocolError::Message(format!("{count} descriptors for {layers} layers"));
         if layers == 0 || count != 1 + 2 * layers {
             return Err(refuse());
         }
@@ -373,7 +373,7 @@ impl DiskFiles {
         let runtime = RuntimeMap::from_file(next()?);
         let lower = (1..layers)
             .map(|_| Ok(LayerFile::from_file(next()?)?))
-            .collect::<Result<_, FrontendError>>()?;
+            .collect::<Result<_, ProtocolError>>()?;
         Ok(Self {
             files: StackFiles::new(data, map, lower),
             runtime,
@@ -385,13 +385,13 @@ impl DiskFiles {
 /// Sends setup, files and DEKs to the data plane.
 ///
 /// # Errors
-/// [`FrontendError::Io`] when the data plane is gone.
+/// [`ProtocolError::Io`] when the data plane is gone.
 pub fn send_setup(
     to: &mut UnixStream,
     setup: &Setup,
     files: &DiskFiles,
     deks: &DekStack,
-) -> Result<(), FrontendError> {
+) -> Result<(), ProtocolError> {
     send_json(to, setup, files)?;
     Ok(deks.send(to)?)
 }
@@ -399,8 +399,8 @@ pub fn send_setup(
 /// Receives what [`send_setup`] sent.
 ///
 /// # Errors
-/// [`FrontendError::Setup`], or [`FrontendError::Key`].
-pub fn receive_setup(from: &mut UnixStream) -> Result<(Setup, DiskFiles, DekStack), FrontendError> {
+/// [`ProtocolError::Message`], or [`ProtocolError::Key`].
+pub fn receive_setup(from: &mut UnixStream) -> Result<(Setup, DiskFiles, DekStack), ProtocolError> {
     let (setup, files): (Setup, _) = receive_json(from)?;
     let layers = setup.stack.layers.len();
     let files = DiskFiles::from_descriptors(files, layers)?;
@@ -417,24 +417,24 @@ pub fn send_stack(
     stack: &Stack,
     files: &DiskFiles,
     deks: &DekStack,
-) -> Result<(), FrontendError> {
+) -> Result<(), ProtocolError> {
     send_json(to, stack, files)?;
     Ok(deks.send(to)?)
 }
 
 /// What [`send_stack`] sent; the files can be wrong by themselves.
-pub(super) type ReceivedStack = (Stack, Result<DiskFiles, FrontendError>, DekStack);
+pub type ReceivedStack = (Stack, Result<DiskFiles, ProtocolError>, DekStack);
 
 /// Receives what [`send_stack`] sent. All of it is taken before anything in it is refused, so that
 /// commands can follow it.
 ///
 /// # Errors
 /// As [`receive_setup`]; nothing that follows can be told apart from it then.
-pub(super) fn receive_stack(mut from: &UnixStream) -> Result<ReceivedStack, FrontendError> {
+pub fn receive_stack(mut from: &UnixStream) -> Result<ReceivedStack, ProtocolError> {
     let (stack, files): (Stack, _) = receive_json(from)?;
     let layers = stack.layers.len();
     if !(1..=MOST_LAYERS).contains(&layers) {
-        return Err(FrontendError::Setup(format!("{layers} layers")));
+        return Err(ProtocolError::Message(format!("{layers} layers")));
     }
     let deks = DekStack::receive(&mut from, layers)?;
     Ok((stack, DiskFiles::from_descriptors(files, layers), deks))
@@ -444,12 +444,12 @@ fn send_json(
     to: &mut UnixStream,
     value: &impl Serialize,
     files: &DiskFiles,
-) -> Result<(), FrontendError> {
-    let fail = |source| FrontendError::Io {
+) -> Result<(), ProtocolError> {
+    let fail = |source| ProtocolError::Io {
         what: "send a disk to the data plane",
         source,
     };
-    let json = serde_json::to_vec(value).map_err(|e| FrontendError::Setup(e.to_string()))?;
+    let json = serde_json::to_vec(value).map_err(|e| ProtocolError::Message(e.to_string()))?;
     let len = (json.len() as u32).to_le_bytes();
     let sent = to
         .send_with_fds(&[&len[..]], &files.descriptors())
@@ -460,8 +460,8 @@ fn send_json(
 
 fn receive_json<T: DeserializeOwned>(
     mut from: &UnixStream,
-) -> Result<(T, Vec<File>), FrontendError> {
-    let refuse = |error: &dyn std::fmt::Display| FrontendError::Setup(error.to_string());
+) -> Result<(T, Vec<File>), ProtocolError> {
+    let refuse = |error: &dyn std::fmt::Display| ProtocolError::Message(error.to_string());
     let mut len = [0; 4];
     let (received, files) = receive_with_files(from, &mut len).map_err(|e| refuse(&e))?;
     from.read_exact(&mut len[received..])

@@ -6,17 +6,17 @@ use uuid::Uuid;
 
 use keys::units::MOST_LAYERS;
 
-use super::message::{
+use crate::message::{
     COPY, COPY_STOP, CopyRequest, DISCONNECT, FREEZE, LIMITS, PROGRESS, RESIZE, RESTACK, RESTORE,
     REVOKE, THAW,
 };
-use super::{FrontendError, Limits, OnRevoke};
+use crate::{Limits, OnRevoke, ProtocolError};
 
 /// A command is far shorter.
 const MOST_COMMAND_LEN: usize = 4096;
 
 /// A command of the control process.
-pub(super) enum ControlCommand {
+pub enum ControlCommand {
     /// New limits.
     Limits(Limits),
     /// A new size in bytes.
@@ -46,9 +46,7 @@ pub(super) enum ControlCommand {
 ///
 /// # Errors
 /// [`io::ErrorKind::UnexpectedEof`] when the other end is closed, and what the kernel says.
-pub(super) fn receive_command(
-    from: &mut impl Read,
-) -> io::Result<Result<ControlCommand, FrontendError>> {
+pub fn receive_command(from: &mut impl Read) -> io::Result<Result<ControlCommand, ProtocolError>> {
     let mut line = Vec::new();
     loop {
         let mut byte = [0];
@@ -63,8 +61,8 @@ pub(super) fn receive_command(
     }
 }
 
-fn parse_command(line: &str) -> Result<ControlCommand, FrontendError> {
-    let refuse = |error: &dyn std::fmt::Display| FrontendError::Setup(error.to_string());
+fn parse_command(line: &str) -> Result<ControlCommand, ProtocolError> {
+    let refuse = |error: &dyn std::fmt::Display| ProtocolError::Message(error.to_string());
     if let Some(json) = line.strip_prefix(LIMITS) {
         let limits = serde_json::from_str(json).map_err(|e| refuse(&e))?;
         return Ok(ControlCommand::Limits(limits));
