@@ -5,10 +5,11 @@ use std::cell::LazyCell;
 
 use arbitrary::Arbitrary;
 use keys::Dek;
+use keys::units::MAX_LAYERS;
 use libfuzzer_sys::fuzz_target;
 use sealdisk::envelope::{
-    HEADER_FILE_LEN, HeaderFile, MAX_DISK_SIZE, MAX_LAYERS, SLOT_LEN, SLOT_OFFSETS,
-    UnverifiedHeader, check_disk_name,
+    HEADER_FILE_LEN, HeaderFile, MAX_DISK_SIZE, SLOT_LEN, SLOT_OFFSETS, UnverifiedHeader,
+    check_disk_name,
 };
 use sealdisk_fuzz::{Edit, Scratch, edited};
 

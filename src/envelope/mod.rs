@@ -34,8 +34,8 @@ mod tests;
 pub use error::EnvelopeError;
 pub use file::{HEADER_FILE_LEN, HeaderCopy, HeaderFile, HeaderLock, SLOT_OFFSETS};
 pub use payload::{
-    CloneSource, HeaderPayload, Job, JobKind, LayerRecord, MAX_DISK_SIZE, MAX_GONE, MAX_LAYERS,
-    ResourceKind, USUAL_SECTOR_SIZE, check_disk_name, check_resource_name,
+    CloneSource, HeaderPayload, Job, JobKind, LayerRecord, MAX_DISK_SIZE, MAX_GONE, ResourceKind,
+    USUAL_SECTOR_SIZE, check_disk_name, check_resource_name,
 };
 pub use session::{FailedSync, Session, SyncedFile};
 pub use slot::{FORMAT_VERSION, Header, MAX_PAYLOAD_LEN, SLOT_LEN, UnverifiedHeader};

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use keys::units::MAX_LAYERS;
+
 use super::{DekCheck, Envelope, FailedSync, Session};
 
 /// The largest disk, 64 TiB (Azure's Ultra disks have the same limit): far below where offsets in
@@ -15,10 +17,6 @@ pub const MAX_DISK_SIZE: u64 = 64 << 40;
 
 /// The logical sector size that is not written down: that of nearly all disks.
 pub const USUAL_SECTOR_SIZE: u32 = 512;
-
-/// The most layers that a header names: their envelopes fit into a slot even when every one of them
-/// is by a 4096-bit RSA key.
-pub const MAX_LAYERS: usize = 32;
 
 /// The most layers that were dropped and that a header still names.
 pub const MAX_GONE: usize = 64;

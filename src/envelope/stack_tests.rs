@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::tests::header;
 use super::*;
+use keys::units::MAX_LAYERS;
 use keys::{Dek, LockedBytes};
 
 /// A header as the last program of version 1 wrote it, its older copy under the key version `first`

@@ -1,6 +1,6 @@
 //! What is done to disks besides their guests' requests, step by step, with crashes between.
 
-use keys::units::MOST_LAYERS;
+use keys::units::MAX_LAYERS;
 use volume::format;
 use volume::store::StoreFile;
 
@@ -72,7 +72,7 @@ impl World {
             return Ok(());
         };
         self.cx.count("pushes");
-        if frozen.len() + 1 == MOST_LAYERS {
+        if frozen.len() + 1 == MAX_LAYERS {
             self.cx.count("chains of 32 layers");
         }
         let contents = self.disks[index].model.contents();
@@ -96,7 +96,7 @@ impl World {
         job: Option<Job>,
     ) -> Result<Option<Vec<(LayerNumber, u64)>>, Stop> {
         let size = self.disks[index].header.size();
-        if self.disks[index].header.layers.len() >= MOST_LAYERS {
+        if self.disks[index].header.layers.len() >= MAX_LAYERS {
             return Ok(None);
         }
         let top = self.cx.make_layer(size);
@@ -133,7 +133,7 @@ impl World {
         let source = self.any_snapshot();
         let Snapshot { header, contents } = &self.snapshots[source];
         let (mut layers, contents) = (header.layers.clone(), contents.clone());
-        if layers.len() >= MOST_LAYERS {
+        if layers.len() >= MAX_LAYERS {
             return Ok(());
         }
         let size = self.larger(header.size());
@@ -259,7 +259,7 @@ impl World {
         let size = self.disks[index].header.size();
         let Snapshot { header, contents } = &self.snapshots[snapshot];
         let (mut layers, contents) = (header.layers.clone(), contents.clone());
-        if layers.len() >= MOST_LAYERS || layers[0].1 > size {
+        if layers.len() >= MAX_LAYERS || layers[0].1 > size {
             return Ok(());
         }
         let (cx, disk) = (&mut self.cx, &mut self.disks[index]);

@@ -8,7 +8,7 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use keys::QUEUE_STACK;
-use keys::units::MOST_LAYERS;
+use keys::units::MAX_LAYERS;
 use volume::store::{BUFFER_LEN, OWN_BUFFERS, keep_for_rings};
 
 use super::FrontendError;
@@ -97,7 +97,7 @@ pub(super) fn raise_limits(queues: u16) -> Result<(), FrontendError> {
         );
     }
     keep_for_rings(u64::from(queues) + OTHER_RINGS);
-    let layers = 2 * MOST_LAYERS as u64;
+    let layers = 2 * MAX_LAYERS as u64;
     let needed = u64::from(queues) * QUEUE_FILES + REGION_FILES + layers + OTHER_FILES;
     match getrlimit(Resource::Nofile).maximum {
         Some(most) if most < needed => Err(FrontendError::Needs(format!(

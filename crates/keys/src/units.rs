@@ -62,5 +62,6 @@ impl LayerIndex {
     }
 }
 
-/// The most layers of a disk.
-pub const MOST_LAYERS: usize = 32;
+/// The most layers of a disk. The envelopes of that many fit into a header's slot even when every one of
+/// them is by a 4096-bit RSA key.
+pub const MAX_LAYERS: usize = 32;

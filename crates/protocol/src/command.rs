@@ -4,7 +4,7 @@ use std::io::{self, Read};
 
 use uuid::Uuid;
 
-use keys::units::MOST_LAYERS;
+use keys::units::MAX_LAYERS;
 
 use crate::message::{
     COPY, COPY_STOP, CopyRequest, DISCONNECT, FREEZE, LIMITS, PROGRESS, RESIZE, RESTACK, RESTORE,
@@ -84,7 +84,7 @@ fn parse_command(line: &str) -> Result<ControlCommand, ProtocolError> {
     if let Some(json) = line.strip_prefix(RESTORE) {
         let layers: Vec<Uuid> = serde_json::from_str(json).map_err(|e| refuse(&e))?;
         return match layers.len() {
-            1..=MOST_LAYERS => Ok(ControlCommand::Restore(layers)),
+            1..=MAX_LAYERS => Ok(ControlCommand::Restore(layers)),
             count => Err(refuse(&format!("{count} layers"))),
         };
     }

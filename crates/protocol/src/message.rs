@@ -49,7 +49,7 @@ use uuid::Uuid;
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 use keys::DekStack;
-use keys::units::MOST_LAYERS;
+use keys::units::MAX_LAYERS;
 use volume::store::{LayerFile, StackFiles};
 use volume::{Geometry, RuntimeMap};
 use xts::DataUnit;
@@ -433,7 +433,7 @@ pub type ReceivedStack = (Stack, Result<DiskFiles, ProtocolError>, DekStack);
 pub fn receive_stack(mut from: &UnixStream) -> Result<ReceivedStack, ProtocolError> {
     let (stack, files): (Stack, _) = receive_json(from)?;
     let layers = stack.layers.len();
-    if !(1..=MOST_LAYERS).contains(&layers) {
+    if !(1..=MAX_LAYERS).contains(&layers) {
         return Err(ProtocolError::Message(format!("{layers} layers")));
     }
     let deks = DekStack::receive(&mut from, layers)?;
@@ -480,7 +480,7 @@ fn receive_json<T: DeserializeOwned>(
 
 /// Receives some bytes and the descriptors that came with them.
 fn receive_with_files(from: &UnixStream, into: &mut [u8]) -> io::Result<(usize, Vec<File>)> {
-    let mut numbers = [-1; 1 + 2 * MOST_LAYERS];
+    let mut numbers = [-1; 1 + 2 * MAX_LAYERS];
     let mut place = [libc::iovec {
         iov_base: into.as_mut_ptr().cast(),
         iov_len: into.len(),

@@ -148,7 +148,7 @@ pub enum VolumeError {
     #[error("going through the maps was stopped")]
     Stopped,
     /// Too many layers.
-    #[error("a disk of {layers} layers; {most} are possible: flatten it first", most = keys::units::MOST_LAYERS)]
+    #[error("a disk of {layers} layers; {most} are possible: flatten it first", most = keys::units::MAX_LAYERS)]
     TooManyLayers {
         /// How many there are.
         layers: usize,

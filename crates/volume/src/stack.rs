@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::store::{ReadAt, StoreError};
-use keys::units::{LayerIndex, MOST_LAYERS};
+use keys::units::{LayerIndex, MAX_LAYERS};
 use xts::DataUnit;
 
 use super::failed_sync::{CHECKED, FailedSync, Reason};
@@ -352,7 +352,7 @@ impl Volume {
             most = run.blocks;
             let source = match run.what {
                 Content::Inherited => continue,
-                // There are at most `MOST_LAYERS`.
+                // There are at most `MAX_LAYERS`.
                 Content::Data => Source::Layer(LayerIndex(index as u8 + 1)),
                 Content::Zeros => Source::Zeros,
             };
@@ -499,7 +499,7 @@ fn count<T>(
 
 /// A layer reaches no further than the one above it.
 fn check_order(top: &Geometry, lower: &[Arc<LowerLayer>]) -> Result<(), VolumeError> {
-    if lower.len() >= MOST_LAYERS {
+    if lower.len() >= MAX_LAYERS {
         return Err(VolumeError::TooManyLayers {
             layers: lower.len() + 1,
         });

@@ -84,7 +84,7 @@ fn stacks_that_cannot_be_are_refused() {
     let bottom = lower(dir.path(), 2, 9);
     let opened = Volume::open_private(layer(dir.path(), 1, 8 * 4096), vec![bottom.clone()]);
     assert!(matches!(opened, Err(VolumeError::LowerIsLarger { .. })));
-    let tall = vec![bottom; MOST_LAYERS];
+    let tall = vec![bottom; MAX_LAYERS];
     let opened = Volume::open_private(layer(dir.path(), 3, 9 * 4096), tall);
     assert!(matches!(opened, Err(VolumeError::TooManyLayers { .. })));
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use io_uring::types::{Fixed, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
-use keys::units::{LayerIndex, MOST_LAYERS};
+use keys::units::{LayerIndex, MAX_LAYERS};
 
 use super::locked::Pinned;
 use super::pause::Pause;
@@ -24,7 +24,7 @@ const DEPTH: u32 = 256;
 
 /// Registered files: those of all layers and a map. While layers are pushed and dropped there may be
 /// some more for a moment.
-const MOST_FILES: usize = MOST_LAYERS + 8;
+const MOST_FILES: usize = MAX_LAYERS + 8;
 
 /// How often what makes or changes a ring is tried while the kernel lacks memory, and the time between.
 const TRIES: u32 = 100;

@@ -8,8 +8,9 @@ use super::super::{Created, DiskError, HEADER, geometry, layer_paths};
 use super::{freeze, links};
 use crate::control::Installation;
 use crate::envelope::{
-    CloneSource, Header, HeaderFile, HeaderPayload, MAX_DISK_SIZE, MAX_LAYERS, ResourceKind,
+    CloneSource, Header, HeaderFile, HeaderPayload, MAX_DISK_SIZE, ResourceKind,
 };
+use keys::units::MAX_LAYERS;
 use volume::create_layer;
 
 /// What a clone is to be.

@@ -15,7 +15,8 @@ use super::links;
 use super::push::{make_files, refuse_job, remove_files, top_layer};
 use crate::control::Installation;
 use crate::control::files::sync_dir;
-use crate::envelope::{Header, MAX_LAYERS, ResourceKind};
+use crate::envelope::{Header, ResourceKind};
+use keys::units::MAX_LAYERS;
 
 /// Makes a disk, of which `running` has the claim, hold what `snapshot` holds. It keeps its size; what
 /// it got beyond the snapshot's size reads as zeros. What it held since is destroyed, but for what its
