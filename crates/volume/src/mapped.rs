@@ -68,6 +68,7 @@ impl Mapped {
 
     /// The `count` words from byte `at` on; `at` is a multiple of 8.
     pub(super) fn words(&self, at: usize, count: usize) -> &[AtomicU64] {
+        // Panics: for a fault of ours; offsets come from the geometry of the map, not from a guest.
         assert!(
             at.is_multiple_of(8) && at + count * 8 <= self.len,
             "words behind the mapping"

@@ -146,7 +146,7 @@ impl XtsEngine for AwsLcEngine {
         };
         // SAFETY: the caller promises `src` and `dst` for `len` bytes, apart from each other.
         let done = unsafe { EVP_Cipher(ctx, dst, src, len) };
-        // Both only fail for a missing key or a length below 16 or beyond 2^20 blocks, none of which
+        // Panics: never. Both only fail for a missing key or a length below 16 or beyond 2^20 blocks, none of which
         // can be. Going on would leave the destination as it was, so it is not even thought of.
         assert!(set == 1 && done >= 0, "AWS-LC refused a run of {len} bytes");
     }

@@ -1,0 +1,111 @@
+//! Rules for files as text.
+
+use crate::{assert_none, files, line_of, read, word_at};
+
+/// A file that is longer does two things.
+const MAX_LINES: usize = 600;
+
+/// Files that are still longer, by the ends of their paths. Empty when the restructuring is done.
+const STILL_LONGER: &[&str] = &[
+    "/catalog/mod.rs",
+    "/catalog/sqlite.rs",
+    "/cli/audit.rs",
+    "/cli/disk.rs",
+    "/attach/mod.rs",
+    "/dataplane/src/handler.rs",
+    "/store/uring.rs",
+    "/cli_disk_attached.rs",
+    "/cli_disk_refusals.rs",
+    "/cli_keys.rs",
+    "/cli_keyvault.rs",
+    "/flush.rs",
+];
+
+#[test]
+fn no_file_is_longer_than_600_lines() {
+    let mut breaches = Vec::new();
+    for folder in ["src", "crates", "tests", "benches", "fuzz"] {
+        for path in files(folder, &["rs"]) {
+            let lines = read(&path).lines().count();
+            if lines > MAX_LINES && !STILL_LONGER.iter().any(|end| path.ends_with(end)) {
+                breaches.push(format!("{path}: {lines} lines"));
+            }
+        }
+    }
+    assert_none(
+        &breaches,
+        "split what has more than 600 lines by what it does",
+    );
+}
+
+/// The limit of layers is in the format, and in a header's bounds: one constant for all.
+#[test]
+fn the_limit_of_layers_is_written_once() {
+    let mut places = Vec::new();
+    for folder in ["src", "crates"] {
+        for path in files(folder, &["rs"]) {
+            let text = read(&path);
+            for (at, _) in text.match_indices("const ") {
+                let declaration = text[at..].split(';').next().unwrap_or_default();
+                if declaration.contains("LAYERS") && word_at(declaration, "32").is_some() {
+                    places.push(format!("{path}:{}: {declaration}", line_of(&text, at)));
+                }
+            }
+        }
+    }
+    assert_eq!(
+        places.len(),
+        1,
+        "one constant says how many layers a disk may have:\n{places:#?}"
+    );
+}
+
+/// A test is named by the folder or file that it is in and its function, `hostile::chains::…`.
+#[test]
+fn the_tests_of_the_threat_model_exist() {
+    let model = read("docs/threat-model.md");
+    let sources: Vec<_> = ["src", "crates", "tests"]
+        .iter()
+        .flat_map(|folder| files(folder, &["rs"]))
+        .map(|path| (read(&path), path))
+        .collect();
+    let named: Vec<_> = model
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|name| is_test(name))
+        .collect();
+    assert!(named.len() > 50, "the threat model names tests: {named:?}");
+    let missing: Vec<_> = named
+        .iter()
+        .filter(|name| {
+            !sources
+                .iter()
+                .any(|(text, path)| has_test(text, path, name))
+        })
+        .map(|name| (*name).to_owned())
+        .collect();
+    assert_none(
+        &missing,
+        "docs/threat-model.md names tests that are not there: follow what was renamed",
+    );
+}
+
+/// Whether what stands in back-quotes is the name of a test.
+fn is_test(name: &str) -> bool {
+    name.contains("::")
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "_:".contains(c))
+}
+
+/// Whether a file has the test, and lies where its name says.
+fn has_test(text: &str, path: &str, name: &str) -> bool {
+    let mut places: Vec<_> = name.split("::").collect();
+    let function = places.pop().unwrap_or_default();
+    let mut folders = path.trim_end_matches(".rs").split('/');
+    let lies_there = places
+        .iter()
+        .all(|place| folders.any(|folder| folder == *place));
+    lies_there && word_at(text, &format!("fn {function}")).is_some() && text.contains("#[test]")
+}
