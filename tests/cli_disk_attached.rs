@@ -8,7 +8,9 @@
 mod disk_support;
 
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -522,6 +524,55 @@ fn a_disk_whose_daemon_died_grows_and_keeps_what_was_completed() {
     expected[39 << 20..(39 << 20) + 4096].fill(2);
     let decrypted = host.ok(&[&["disk", "decrypt", "d"], &options[..]].concat());
     assert!(decrypted == expected);
+}
+
+/// What is refused has the same code whoever has the disk.
+#[test]
+fn changes_of_layers_are_refused_alike_with_a_guest_and_without_one() {
+    let host = Host::new();
+    let runtime = runtime_dir();
+    let options = ["--runtime-dir", text(runtime.path())];
+    host.ok(&["disk", "create", "d", "--size", "1MiB"]);
+    let snapshot = ["snapshot", "create", "s", "--source", "d"];
+    host.ok(&[&snapshot[..], &options].concat());
+    let refused = |code: &str, arguments: &[&str]| {
+        host.refused_with(code, &[arguments, &options].concat());
+    };
+    let both = || {
+        refused(
+            "InvalidArgument",
+            &["disk", "resize", "d", "--size", "512KiB"],
+        );
+        refused("Conflict", &snapshot);
+        refused("NotFound", &["disk", "flatten", "d", "--abort"]);
+    };
+    both();
+    let attached = Attached::start(&host, &runtime, "d");
+    both();
+    let revert = ["disk", "revert", "d", "--snapshot", "s", "--yes"];
+    refused("OperationNotAllowed", &revert);
+    attached.detach();
+    host.ok(&[&revert[..], &options].concat());
+}
+
+/// A command of an older version asks what this one does not know any more.
+#[test]
+fn a_request_of_another_version_is_refused_in_a_sentence() {
+    let host = Host::new();
+    let runtime = runtime_dir();
+    host.ok(&["disk", "create", "d", "--size", "1MiB"]);
+    let attached = Attached::start(&host, &runtime, "d");
+    let id = Disk::find(&host.installation(), "d").unwrap().id();
+    let mut socket = UnixStream::connect(runtime.path().join(format!("{id}.control"))).unwrap();
+    socket.write_all(b"\"resize\"\n").unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    assert!(
+        answer.starts_with("{\"error\":\"it is attached by sealdisk "),
+        "{answer}"
+    );
+    assert!(answer.contains("attach it again"), "{answer}");
+    attached.detach();
 }
 
 #[test]

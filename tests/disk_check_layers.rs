@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use disk_support::{Host, allocated, text};
 use rustix::fs::{FlockOperation, flock};
-use sealdisk::control::disks::{Disk, FreezeRequest, Unattached, freeze_into};
+use sealdisk::control::disks::{Disk, LayerOp, SnapshotRequest, Unattached};
 use sealdisk::envelope::ResourceKind;
 use serde_json::Value;
 use uuid::Uuid;
@@ -40,15 +40,15 @@ impl Layered {
         let disk = Disk::find(&installation, "d").unwrap();
         let header = disk.header_file().unwrap().read().unwrap();
         let claim = disk.claim(header.claims()).unwrap();
-        let request = FreezeRequest {
+        let snapshot = LayerOp::CreateSnapshot(SnapshotRequest {
             kind: ResourceKind::Snapshot,
             name: "s".into(),
             incremental: false,
             data_dir: None,
-        };
+        });
         let nowhere = Path::new("/dev/shm/there-is-no-such-directory");
         let mut nobody = Unattached::settled(&installation, &disk, claim, nowhere).unwrap();
-        freeze_into(&installation, &request, &disk, &mut nobody).unwrap();
+        snapshot.apply(&installation, &disk, &mut nobody).unwrap();
         let header = disk.header_file().unwrap().read().unwrap();
         let layers: Vec<_> = header.claims().layers.iter().map(|l| l.id).collect();
         let [lower, top] = layers[..] else {

@@ -15,6 +15,8 @@ mod seccomp;
 
 use std::fs;
 use std::process::Output;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use frontend::client::Status;
@@ -22,8 +24,10 @@ use frontend::daemon::{AttachOptions, Daemon, Disk, expect_success};
 use frontend::rng::Rng;
 use frontend::small_fs::{FailingFs, Overcommitted};
 use rustix::fs::{FallocateFlags, fallocate};
-use sealdisk::control::disks::Disk as Files;
-use sealdisk::control::{Installation, attach};
+use sealdisk::control::Installation;
+use sealdisk::control::attach::LayerChanges;
+use sealdisk::control::disks::{Disk as Files, LayerOp};
+use sealdisk::control::import::Cancel;
 use seccomp::supervise_this_thread;
 use serde_json::Value;
 use uuid::Uuid;
@@ -475,19 +479,33 @@ fn a_job_whose_sync_failed_is_refused_until_the_disk_is_repaired() {
 fn a_resize_whose_sync_failed_is_known_to_everybody() {
     for attached in [false, true] {
         let disk = Disk::new(8 << 20);
-        let mut daemon = attached.then(|| disk.attach(&AttachOptions::default()));
-        let installation = Installation::open(disk.state_dir()).unwrap();
-        let runtime = disk.runtime_dir().to_owned();
-        let resize = move || {
-            let supervisor = supervise_this_thread(libc::SYS_fsync, |arguments| {
-                let path = fs::read_link(format!("/proc/self/fd/{}", arguments[0])).ok()?;
+        // Of whose syncs of the data none succeeds: who grows the files.
+        let victim = Arc::new(AtomicU32::new(0));
+        let resize = || {
+            let of = victim.clone();
+            let supervisor = supervise_this_thread(libc::SYS_fsync, move |arguments| {
+                let pid = of.load(Ordering::Relaxed);
+                let path = fs::read_link(format!("/proc/{pid}/fd/{}", arguments[0])).ok()?;
                 (path.extension()? == "data").then_some(libc::EIO)
             });
-            let result = attach::resize(&installation, NAME, 16 << 20, &runtime);
-            (result.unwrap_err().to_string(), supervisor)
+            // Its processes are supervised as this thread is.
+            let daemon = attached.then(|| disk.attach(&AttachOptions::default()));
+            let pid = daemon.as_ref().map_or_else(std::process::id, Daemon::pid);
+            victim.store(pid, Ordering::Relaxed);
+            let installation = Installation::open(disk.state_dir()).unwrap();
+            let changes = LayerChanges {
+                installation: &installation,
+                runtime_dir: disk.runtime_dir(),
+                cancel: &Cancel::default(),
+                wait: false,
+            };
+            let files = Files::find(&installation, NAME).unwrap();
+            let grow = LayerOp::Grow { size: 16 << 20 };
+            let result = changes.change_layers(&files, &grow, &mut |_| {});
+            (result.unwrap_err().to_string(), daemon, supervisor)
         };
-        let (error, supervisor) = std::thread::spawn(resize).join().unwrap();
-        supervisor.join();
+        let (error, mut daemon, supervisor) =
+            std::thread::scope(|scope| scope.spawn(resize).join().unwrap());
         assert!(error.contains("cannot sync"), "{error}");
 
         let show = || {
@@ -500,6 +518,7 @@ fn a_resize_whose_sync_failed_is_known_to_everybody() {
             assert_eq!(daemon.connect().queues[0].flush(), Err(Status::IoErr));
             assert!(!daemon.terminate().success());
         }
+        supervisor.join();
         let mut resize = disk.command(&["disk", "resize", NAME, "--size", "16MiB"]);
         let refused = resize.output().unwrap();
         assert!(String::from_utf8_lossy(&refused.stderr).contains("disk check"));

@@ -19,7 +19,7 @@ use disk_support::{Host, MARKER, text};
 use hkdf::Hkdf;
 use hmac::{Hmac, Mac};
 use sealdisk::control::disks::{
-    Disk, FreezeRequest, Unattached, freeze_into, layer_map, lower_layers, open_files,
+    Disk, LayerOp, SnapshotRequest, Unattached, layer_map, lower_layers, open_files,
 };
 use sealdisk::envelope::{LayerRecord, ResourceKind};
 use serde_json::Value;
@@ -213,21 +213,21 @@ fn a_disk_is_read_back_by_what_the_document_says() {
     }
 }
 
-/// Freezes the top layer of a disk that nobody uses into a snapshot, then writes to the disk.
+/// Makes a snapshot of a disk that nobody has attached, then writes to the disk.
 fn push_and_write(host: &Host, name: &str, snapshot: &str, at: u64, bytes: &[u8]) {
     let installation = host.installation();
     let disk = Disk::find(&installation, name).unwrap();
     let header = disk.header_file().unwrap().read().unwrap();
     let claim = disk.claim(header.claims()).unwrap();
-    let request = FreezeRequest {
+    let snapshot = LayerOp::CreateSnapshot(SnapshotRequest {
         kind: ResourceKind::Snapshot,
         name: snapshot.into(),
         incremental: false,
         data_dir: None,
-    };
+    });
     let nowhere = Path::new("/dev/shm/there-is-no-such-directory");
     let mut nobody = Unattached::settled(&installation, &disk, claim, nowhere).unwrap();
-    freeze_into(&installation, &request, &disk, &mut nobody).unwrap();
+    snapshot.apply(&installation, &disk, &mut nobody).unwrap();
     let header = disk.header_file().unwrap().read().unwrap();
     let (header, deks) = disk.unlock_all(&installation, header).unwrap();
     let paths = |layer: &LayerRecord| disk.layer_paths(layer);

@@ -14,7 +14,7 @@ use std::path::Path;
 use disk_support::{Host, KEY, VAULT, text};
 use sealdisk::catalog::{DiskRecord, DiskState};
 use sealdisk::control::disks::{
-    CloneRequest, Disk, FreezeRequest, NewKey, Unattached, clone, freeze_into, rewrap,
+    CloneRequest, Disk, LayerOp, NewKey, SnapshotRequest, Unattached, clone, rewrap,
 };
 use sealdisk::envelope::ResourceKind;
 use uuid::Uuid;
@@ -44,15 +44,15 @@ impl Owners {
         let base = Disk::find(&installation, "base").unwrap();
         let header = base.header_file().unwrap().read().unwrap();
         let claim = base.claim(header.claims()).unwrap();
-        let request = FreezeRequest {
+        let snapshot = LayerOp::CreateSnapshot(SnapshotRequest {
             kind: ResourceKind::Image,
             name: "image".into(),
             incremental: false,
             data_dir: None,
-        };
+        });
         let nowhere = Path::new("/dev/shm/there-is-no-such-directory");
         let mut nobody = Unattached::settled(&installation, &base, claim, nowhere).unwrap();
-        freeze_into(&installation, &request, &base, &mut nobody).unwrap();
+        snapshot.apply(&installation, &base, &mut nobody).unwrap();
         drop(nobody);
         let request = CloneRequest {
             name: "clone".into(),

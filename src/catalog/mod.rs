@@ -348,6 +348,26 @@ pub enum CatalogError {
     Sqlite(#[from] rusqlite::Error),
 }
 
+impl CatalogError {
+    /// A code for programs, Azure's where it has one.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NotFound {
+                kind: Kind::Vault, ..
+            } => "VaultNotFound",
+            Self::NotFound { .. } => "ResourceNotFound",
+            Self::Exists { .. } | Self::Changed { .. } => "Conflict",
+            Self::InUse { .. } => "InUseDiskEncryptionSetCannotBeDeleted",
+            Self::VaultInUse { .. } => "VaultInUse",
+            Self::NotSystemAssigned { .. } => "BadParameter",
+            Self::Lost { .. } => "CatalogLost",
+            Self::Damaged { .. } | Self::Copy { .. } | Self::Open(_) | Self::Sqlite(_) => {
+                "CatalogError"
+            }
+        }
+    }
+}
+
 fn command(kind: Kind) -> &'static str {
     match kind {
         Kind::Vault => "keyvault",

@@ -7,9 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use nix::unistd::Group;
 
-use crate::control::attach::{
-    AttachError, AttachRequest, GuardOptions, SocketAccess, SocketSource, attach,
-};
+use crate::control::attach::{AttachRequest, GuardOptions, SocketAccess, SocketSource, attach};
 use crate::control::disks::{Unflushed, parse_size};
 use crate::control::runtime_dir;
 use dataplane::FrontendError;
@@ -287,20 +285,6 @@ pub(super) fn run(context: &Context, args: AttachArgs) -> Result<(), CliError> {
 /// Runs the data plane. What goes wrong is told to the control process, which prints it.
 pub(super) fn run_data_plane(_: &Context, _: DataPlaneArgs) -> Result<(), CliError> {
     Ok(dataplane::serve()?)
-}
-
-impl From<AttachError> for CliError {
-    fn from(error: AttachError) -> Self {
-        match error {
-            AttachError::Disk(error) => error.into(),
-            AttachError::NotAttached { .. } => Self::new("DiskNotAttached", error.to_string()),
-            AttachError::SyncFailed { .. } => Self::new("SyncFailed", error.to_string()),
-            AttachError::Audit(_) => Self::new("AuditLog", error.to_string()),
-            AttachError::SizeNotServed { .. } => Self::new("SizeNotServed", error.to_string()),
-            AttachError::SocketInUse { .. } => Self::new("Conflict", error.to_string()),
-            _ => Self::new("AttachFailed", error.to_string()),
-        }
-    }
 }
 
 impl From<FrontendError> for CliError {

@@ -510,7 +510,7 @@ fn verify(context: &Context, args: &VerifyArgs) -> Result<(), CliError> {
     let unseen = |pin: &&Pin| !views.iter().any(|view| view.log == pin.log_name());
     if let Some(pin) = known.iter().find(unseen).filter(|_| whole) {
         return Err(CliError::new(
-            TAMPERED,
+            AuditError::TAMPERED,
             format!(
                 "the checkpoints are of the log {} too, which is not here: it was removed; if its key \
                  vault was purged, export checkpoints anew",
@@ -525,7 +525,7 @@ fn verify(context: &Context, args: &VerifyArgs) -> Result<(), CliError> {
         .collect();
     if !bad.is_empty() {
         return Err(CliError::new(
-            TAMPERED,
+            AuditError::TAMPERED,
             format!(
                 "the audit log of {} was tampered with or damaged; compare it with earlier exports",
                 bad.join(", ")
@@ -574,15 +574,12 @@ fn verify_log(
     let tampered = VaultErrorCode::Tampered.as_str();
     match log {
         Ok(log) => Ok(log.verify(known, archives)?.into()),
-        Err(e) if e.code == tampered || e.code == TAMPERED => {
+        Err(e) if e.code == tampered || e.code == AuditError::TAMPERED => {
             Ok(ReportView::unreadable(name, e.message))
         }
         Err(e) => Err(e),
     }
 }
-
-/// The code of an error that says that a log was tampered with.
-pub(super) const TAMPERED: &str = "AuditLogTampered";
 
 fn open(path: &Path) -> Result<File, CliError> {
     File::open(path).map_err(|e| in_file(path, &e))

@@ -12,12 +12,12 @@ use super::limits::LimitArgs;
 use super::{CliError, Context, Tabular};
 use crate::control::attach::{self, KeyStatus, Offered, set_limits};
 use crate::control::disks::{
-    self, DiskError, DiskView, ExportRequest, Plaintext, ProblemKind, RegisterRequest, Since,
+    self, DiskView, ExportRequest, LayerOp, Plaintext, ProblemKind, RegisterRequest, Since,
     Unflushed, parse_size,
 };
-use crate::control::import::{Cancel, ImageFormat, ImportError};
+use crate::control::import::{Cancel, ImageFormat};
 use crate::control::runtime_dir;
-use crate::envelope::{EnvelopeError, JobKind, ResourceKind};
+use crate::envelope::{JobKind, ResourceKind};
 
 /// Arguments of `disk`.
 #[derive(Args)]
@@ -365,13 +365,8 @@ pub(super) fn run(context: &Context, args: DiskArgs) -> Result<(), CliError> {
             )?)
         }
         DiskCommand::Resize { name, size } => {
-            let installation = context.installation()?;
-            let runtime_dir = runtime_dir(context.runtime_dir.as_deref());
-            attach::resize(&installation, &name, size, &runtime_dir)?;
-            show(
-                context,
-                disks::show(&installation, ResourceKind::Disk, &name)?,
-            )
+            disk_layers::change(context, &name, &LayerOp::Grow { size })?;
+            show_disk(context, &name)
         }
         DiskCommand::Revert(args) => disk_layers::revert(context, &args),
         DiskCommand::Flatten(args) => disk_layers::job(context, JobKind::Flatten, &args),
@@ -548,12 +543,12 @@ fn check(
     match (damage, leaks) {
         (0, 0) => Ok(()),
         (0, _) => Err(CliError {
-            code: "DiskLeaks",
+            code: "DiskLeaks".into(),
             message: format!("the disk {name} has {leaks} leaks; --repair gives space back"),
             status: 3,
         }),
         _ => Err(CliError {
-            code: "DiskDamaged",
+            code: "DiskDamaged".into(),
             message: format!(
                 "the disk {name} is damaged in {damage} ways; the report on stdout names them"
             ),
@@ -589,51 +584,4 @@ pub(super) fn show_bar(bar: &ProgressBar, size: u64) {
 pub(super) fn cancel_on_signals() -> Result<Cancel, CliError> {
     Cancel::on_signals()
         .map_err(|e| CliError::new("InternalError", format!("cannot watch for signals: {e}")))
-}
-
-impl From<DiskError> for CliError {
-    fn from(error: DiskError) -> Self {
-        let message = error.to_string();
-        let code = match error {
-            DiskError::Argument(message) => return Self::usage(message),
-            DiskError::Control(error) => return error.into(),
-            DiskError::Envelope(EnvelopeError::Vault(error)) => return error.into(),
-            // The code of the reason, and the words that name the layer.
-            DiskError::Layer { source, .. } => {
-                return Self {
-                    message,
-                    ..Self::from(*source)
-                };
-            }
-            DiskError::Import(ImportError::UnknownFormat(_)) | DiskError::Terminal => {
-                return Self::usage(message);
-            }
-            DiskError::InUse { .. }
-            | DiskError::JobUnderWay { .. }
-            | DiskError::Needed { .. }
-            | DiskError::HasClones { .. } => "OperationNotAllowed",
-            DiskError::NoJob { .. } => "NotFound",
-            DiskError::Unfinished { .. }
-            | DiskError::PathTaken { .. }
-            | DiskError::OutputExists { .. }
-            | DiskError::Registered { .. }
-            | DiskError::Envelope(EnvelopeError::Busy { .. }) => "Conflict",
-            DiskError::Import(ImportError::Interrupted) => "Cancelled",
-            DiskError::Import(_) => "UnusableImage",
-            DiskError::OtherDisk { .. } | DiskError::Envelope(_) => "UnusableHeader",
-            DiskError::OtherFileSystem { .. }
-            | DiskError::NoLinks { .. }
-            | DiskError::LeftBehind { .. }
-            | DiskError::File { .. } => "FileSystem",
-            DiskError::Volume(_) | DiskError::Pipeline(_) => "DiskData",
-            DiskError::Attached { .. } => "DataPlane",
-            DiskError::SyncFailed { .. } => "SyncFailed",
-            DiskError::RuntimeMapElsewhere { .. }
-            | DiskError::RuntimeMapMissing { .. }
-            | DiskError::UnflushedLost { .. }
-            | DiskError::UnflushedUnreadable { .. } => "UnflushedWrites",
-            DiskError::Key(_) => "KeyMaterial",
-        };
-        Self::new(code, message)
-    }
 }

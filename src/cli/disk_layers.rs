@@ -7,7 +7,7 @@ use indicatif::ProgressBar;
 use super::disk::{cancel_on_signals, show_bar, show_disk};
 use super::{CliError, Context};
 use crate::control::attach::LayerChanges;
-use crate::control::disks::{JobChange, JobProgress, parse_size};
+use crate::control::disks::{Applied, Disk, JobChange, LayerOp, parse_size};
 use crate::control::runtime_dir;
 use crate::envelope::JobKind;
 
@@ -23,7 +23,7 @@ pub struct JobArgs {
     /// Only begin, when nobody uses the disk: the next attach or --resume goes on
     #[arg(long)]
     no_wait: bool,
-    /// Have what was begun stand still, until it is resumed
+    /// Pause the running job, until it is resumed
     #[arg(long, group = "change", conflicts_with_all = ["rate", "no_wait"])]
     pause: bool,
     /// Go on with what was paused or interrupted, at --rate
@@ -61,9 +61,8 @@ pub(super) fn revert(context: &Context, args: &RevertArgs) -> Result<(), CliErro
         args.name, args.snapshot
     );
     context.output.confirm(&question, args.yes)?;
-    with_changes(context, |changes| {
-        Ok(changes.revert(&args.name, &args.snapshot)?)
-    })?;
+    let snapshot = args.snapshot.clone();
+    change(context, &args.name, &LayerOp::Revert { snapshot })?;
     show_disk(context, &args.name)
 }
 
@@ -74,29 +73,28 @@ pub(super) fn job(context: &Context, kind: JobKind, args: &JobArgs) -> Result<()
         (_, _, true) => Some(JobChange::Abort),
         _ => None,
     };
-    let bar = ProgressBar::hidden();
-    let mut progress = |now: JobProgress| {
-        if bar.is_hidden() {
-            show_bar(&bar, now.total);
-        }
-        bar.set_position(now.done);
+    let rate = args.rate;
+    let op = match (change, kind) {
+        (Some(change), kind) => LayerOp::Job {
+            kind: Some(kind),
+            change,
+        },
+        (None, JobKind::Rotate) => LayerOp::RotateDek { rate },
+        (None, JobKind::Flatten | JobKind::Merge) => LayerOp::Flatten { rate },
     };
-    let wait = !args.no_wait;
-    let done = with_changes(context, |changes| match (change, kind) {
-        (Some(change), kind) => {
-            changes.change_job(&args.name, kind, change, wait, &mut progress)?;
-            Ok(true)
-        }
-        (None, JobKind::Rotate) => {
-            changes.rotate_dek(&args.name, args.rate, wait, &mut progress)?;
-            Ok(true)
-        }
-        (None, JobKind::Flatten | JobKind::Merge) => {
-            Ok(changes.flatten(&args.name, args.rate, wait, &mut progress)?)
-        }
-    });
-    bar.finish_and_clear();
-    if !done? {
+    let applied = with_changes(context, !args.no_wait, |changes| {
+        let disk = Disk::find(changes.installation, &args.name)?;
+        let bar = ProgressBar::hidden();
+        let applied = changes.change_layers(&disk, &op, &mut |now| {
+            if bar.is_hidden() {
+                show_bar(&bar, now.total);
+            }
+            bar.set_position(now.done);
+        });
+        bar.finish_and_clear();
+        Ok(applied?)
+    })?;
+    if applied == Applied::Nothing {
         context.output.note(&format!(
             "note: the disk {} depends on nothing already",
             args.name
@@ -105,8 +103,20 @@ pub(super) fn job(context: &Context, kind: JobKind, args: &JobArgs) -> Result<()
     show_disk(context, &args.name)
 }
 
-fn with_changes<T>(
+/// Applies an operation that begins no job.
+pub(super) fn change(context: &Context, disk: &str, op: &LayerOp) -> Result<(), CliError> {
+    with_changes(context, false, |changes| {
+        let disk = Disk::find(changes.installation, disk)?;
+        changes.change_layers(&disk, op, &mut |_| {})?;
+        Ok(())
+    })
+}
+
+/// What changes layers; with `wait` the jobs that it begins are done when it returns, unless the disk is
+/// attached.
+pub(super) fn with_changes<T>(
     context: &Context,
+    wait: bool,
     change: impl FnOnce(&LayerChanges<'_>) -> Result<T, CliError>,
 ) -> Result<T, CliError> {
     let cancel = cancel_on_signals()?;
@@ -116,5 +126,6 @@ fn with_changes<T>(
         installation: &installation,
         runtime_dir: &runtime_dir,
         cancel: &cancel,
+        wait,
     })
 }

@@ -165,7 +165,7 @@ impl Output {
             message: &'a str,
         }
         let view = View {
-            code: error.code,
+            code: &error.code,
             message: &error.message,
         };
         let line = match self.format {

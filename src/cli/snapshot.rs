@@ -7,11 +7,10 @@ use indicatif::ProgressBar;
 
 use super::disk::{cancel_on_signals, show_bar};
 use super::disk_create::source_note;
+use super::disk_layers;
 use super::{CliError, Context};
-use crate::control::attach::LayerChanges;
-use crate::control::disks::{self, FreezeRequest, ImageRequest, delete_source, merge_all};
+use crate::control::disks::{self, ImageRequest, LayerOp, SnapshotRequest, delete_source};
 use crate::control::import::{ImageFormat, SourceSpec};
-use crate::control::runtime_dir;
 use crate::envelope::ResourceKind;
 
 /// Arguments of `snapshot`.
@@ -105,7 +104,7 @@ pub struct ImageArgs {
 
 #[derive(Subcommand)]
 enum ImageCommand {
-    /// Make an image, of which disks are made at once, from a file, a disk or a snapshot
+    /// Make an image for instant clones from a file, a disk or a snapshot
     #[command(after_help = "Examples:
   sealdisk image create debian --source debian.qcow2 --disk-encryption-set myset
   sealdisk image create golden --source boot1
@@ -143,7 +142,7 @@ struct ImageCreateArgs {
     /// A file, a disk or a snapshot
     #[arg(long, value_name = "SOURCE")]
     source: String,
-    /// The file's format: raw, qcow2, vpc (vhd), vhdx, vmdk, vdi, qed or parallels [default: found out]
+    /// The file's format: raw, qcow2, vpc (vhd), vhdx, vmdk, vdi, qed or parallels [default: probed]
     #[arg(long, value_name = "FORMAT")]
     source_format: Option<ImageFormat>,
     /// Read the file even though a running QEMU may write to it, as `qemu-img -U` does
@@ -168,13 +167,13 @@ pub(super) fn run_snapshot(context: &Context, args: SnapshotArgs) -> Result<(), 
     let kind = ResourceKind::Snapshot;
     match args.command {
         SnapshotCommand::Create(args) => {
-            let request = FreezeRequest {
+            let request = SnapshotRequest {
                 kind,
                 name: args.name.clone(),
                 incremental: args.incremental,
                 data_dir: absolute(args.data_dir)?,
             };
-            freeze(context, &args.source, request)?;
+            disk_layers::change(context, &args.source, &LayerOp::CreateSnapshot(request))?;
             show(context, kind, &args.name)
         }
         SnapshotCommand::List => list(context, kind),
@@ -253,13 +252,13 @@ fn create_image(context: &Context, args: ImageCreateArgs) -> Result<(), CliError
             disks::image_of_snapshot(&installation, &args.name, &snapshot, args.data_dir)?;
         }
         Meant::Resource(_, disk) => {
-            let request = FreezeRequest {
+            let request = SnapshotRequest {
                 kind,
                 name: args.name.clone(),
                 incremental: false,
                 data_dir: absolute(args.data_dir)?,
             };
-            freeze(context, &disk, request)?;
+            disk_layers::change(context, &disk, &LayerOp::CreateSnapshot(request))?;
         }
         Meant::File(path) => {
             let cancel = cancel_on_signals()?;
@@ -299,18 +298,6 @@ fn absolute(dir: Option<PathBuf>) -> Result<Option<PathBuf>, CliError> {
         .map_err(|e| CliError::new("FileSystem", format!("cannot find --data-dir: {e}")))
 }
 
-fn freeze(context: &Context, disk: &str, request: FreezeRequest) -> Result<(), CliError> {
-    let cancel = cancel_on_signals()?;
-    let installation = context.installation()?;
-    let runtime_dir = runtime_dir(context.runtime_dir.as_deref());
-    let changes = LayerChanges {
-        installation: &installation,
-        runtime_dir: &runtime_dir,
-        cancel: &cancel,
-    };
-    Ok(changes.freeze(disk, request)?)
-}
-
 fn list(context: &Context, kind: ResourceKind) -> Result<(), CliError> {
     let views = disks::list(&context.installation()?, kind)?;
     context.output.list(&views)
@@ -328,36 +315,30 @@ fn update(context: &Context, kind: ResourceKind, args: &UpdateArgs) -> Result<()
 }
 
 fn delete(context: &Context, kind: ResourceKind, args: &DeleteArgs) -> Result<(), CliError> {
-    let cancel = cancel_on_signals()?;
-    let installation = context.installation()?;
-    // A name that does not exist is said before anything is asked.
-    disks::show(&installation, kind, &args.name)?;
-    let question = format!("The {kind} {} will be destroyed. Continue?", args.name);
-    context.output.confirm(&question, args.yes)?;
-    let runtime_dir = runtime_dir(context.runtime_dir.as_deref());
-    delete_source(&installation, kind, &args.name, &runtime_dir)?;
-    if args.no_wait {
-        return Ok(());
-    }
-    let changes = LayerChanges {
-        installation: &installation,
-        runtime_dir: &runtime_dir,
-        cancel: &cancel,
-    };
-    let bar = ProgressBar::hidden();
-    let merged = merge_all(&installation, &changes, &cancel, &mut |done, total| {
-        if bar.is_hidden() {
-            show_bar(&bar, total);
+    disk_layers::with_changes(context, true, |changes| {
+        // A name that does not exist is said before anything is asked.
+        disks::show(changes.installation, kind, &args.name)?;
+        let question = format!("The {kind} {} will be destroyed. Continue?", args.name);
+        context.output.confirm(&question, args.yes)?;
+        delete_source(changes.installation, kind, &args.name, changes.runtime_dir)?;
+        if args.no_wait {
+            return Ok(());
         }
-        bar.set_position(done);
-    });
-    bar.finish_and_clear();
-    if let Err(error) = merged {
-        // It is deleted; the rest is done by the next deletion.
-        context.output.note(&format!(
-            "note: the {kind} {} is deleted, but layers that can be merged are not yet: {error}",
-            args.name
-        ));
-    }
-    Ok(())
+        let bar = ProgressBar::hidden();
+        let merged = changes.merge_all(&mut |done, total| {
+            if bar.is_hidden() {
+                show_bar(&bar, total);
+            }
+            bar.set_position(done);
+        });
+        bar.finish_and_clear();
+        if let Err(error) = merged {
+            // It is deleted; the rest is done by the next deletion.
+            context.output.note(&format!(
+                "note: the {kind} {} is deleted, but layers that can be merged are not yet: {error}",
+                args.name
+            ));
+        }
+        Ok(())
+    })
 }

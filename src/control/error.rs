@@ -92,3 +92,23 @@ pub enum ControlError {
     #[error("there is no home directory to keep the state in; give --state-dir")]
     NoStateDirectory,
 }
+
+impl ControlError {
+    /// A code for programs, Azure's where it has one.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Catalog(error) => error.code(),
+            Self::Vault(error) => error.code.as_str(),
+            Self::NotConnected { .. } => "VaultNotFound",
+            Self::VaultElsewhere { .. } | Self::VaultHere { .. } | Self::Identity { .. } => {
+                "OperationNotAllowed"
+            }
+            Self::VaultUsed { .. } => "VaultInUse",
+            Self::Disks(error) => error.code(),
+            Self::Audit(error) => error.code(),
+            Self::Directory { .. } | Self::Exposed { .. } | Self::NoStateDirectory => {
+                "StateDirectory"
+            }
+        }
+    }
+}

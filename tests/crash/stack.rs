@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use sealdisk::control::attach::{self, DekState};
-use sealdisk::control::disks::{Disk as Resource, FreezeRequest, JobChange};
+use sealdisk::control::disks::{Applied, Disk as Resource, JobChange, LayerOp, SnapshotRequest};
 use sealdisk::control::{Installation, attach::AttachError};
 use sealdisk::envelope::ResourceKind;
 use uuid::Uuid;
@@ -37,30 +37,30 @@ impl<'a> Changes<'a> {
         }
     }
 
-    fn timed<T>(&mut self, change: impl FnOnce(&Self) -> T) -> T {
+    fn timed(&mut self, op: &LayerOp) -> Result<Applied, AttachError> {
         let begun = Instant::now();
-        let changed = change(self);
+        let applied = attach::send_layer_op(self.runtime_dir, self.disk, op);
         self.longest = self.longest.max(begun.elapsed());
-        changed
+        applied
     }
 
-    fn snapshot(&mut self) -> Result<(), AttachError> {
+    fn snapshot(&mut self) -> Result<Applied, AttachError> {
         self.snapshots += 1;
-        let request = FreezeRequest {
+        let snapshot = LayerOp::CreateSnapshot(SnapshotRequest {
             kind: ResourceKind::Snapshot,
             name: format!("s{}-{}", self.snapshots, Uuid::new_v4().simple()),
             incremental: false,
             data_dir: None,
-        };
-        self.timed(|this| attach::freeze_into(this.runtime_dir, this.disk, &request))
+        });
+        self.timed(&snapshot)
     }
 
-    fn rotate(&mut self, rate: Option<u64>) -> Result<(), AttachError> {
-        self.timed(|this| attach::begin_rotation(this.runtime_dir, this.disk, rate))
+    fn rotate(&mut self, rate: Option<u64>) -> Result<Applied, AttachError> {
+        self.timed(&LayerOp::RotateDek { rate })
     }
 
-    fn flatten(&mut self) -> Result<bool, AttachError> {
-        self.timed(|this| attach::begin_flatten(this.runtime_dir, this.disk, None))
+    fn flatten(&mut self) -> Result<Applied, AttachError> {
+        self.timed(&LayerOp::Flatten { rate: None })
     }
 
     /// Waits until the job is done.
@@ -144,7 +144,7 @@ fn as_many_layers_as_there_can_be_are_served_and_flattened() {
     let daemon = disk.attach(&AttachOptions::default());
     world.verify(&daemon);
     world.run(daemon.connect(), Mix::All, 2, || {
-        assert!(changes.flatten().unwrap());
+        assert_eq!(changes.flatten().unwrap(), Applied::JobBegun);
         changes.await_job();
     });
     assert_eq!(Changes::layers(&disk), 1);
@@ -205,8 +205,8 @@ fn a_key_revoked_during_a_rotation_stops_the_copy_until_it_is_back() {
         assert_eq!(Changes::layers(&disk), 3);
         run("keyvault key set-attributes k --vault-name vault1 --enabled true");
         until(DekState::Held);
-        let faster = JobChange::Resume(None);
-        attach::change_job(disk.runtime_dir(), changes.disk, None, faster).unwrap();
+        let (kind, change) = (None, JobChange::Resume(None));
+        changes.timed(&LayerOp::Job { kind, change }).unwrap();
         changes.await_job();
         assert_eq!(Changes::layers(&disk), 1);
     });

@@ -21,7 +21,7 @@ use super::guard::LayerKeys;
 /// How long the data plane may take for what it answers when the guest's requests, or a flush, are
 /// done.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long it may take to stand still: it flushes before, which can be long.
+/// How long it may take to quiesce: it flushes before, which can be long.
 const FREEZE_PATIENCE: Duration = Duration::from_secs(120);
 /// How long it may take for what it answers at once, after what it was told before.
 const COPY_PATIENCE: Duration = Duration::from_secs(120);
@@ -58,18 +58,18 @@ impl Commands {
         }
     }
 
-    /// Has the data plane make everything durable and stand still.
+    /// Has the data plane make everything durable and quiesce.
     pub(super) fn freeze(&self) -> Result<(), String> {
         self.ask_line(FREEZE, FREEZE_PATIENCE)
             .map(drop)
             .inspect_err(|_| {
-                // Should it come to stand still later, it goes on at once. If it cannot be told, it
+                // Should it be quiesced later, it resumes at once. If it cannot be told, it
                 // is at its end.
                 let _ = self.post(|control| writeln!(control, "{THAW}"));
             })
     }
 
-    /// Has the data plane, which stands still, go on with another stack.
+    /// Has the data plane, which is quiesced, swap its layers for others and resume.
     pub(super) fn restack(
         &self,
         stack: &Stack,
@@ -83,7 +83,7 @@ impl Commands {
         self.ask(send, PATIENCE).map(drop)
     }
 
-    /// Has it go on as before.
+    /// Has it resume with the layers that it has.
     pub(super) fn thaw(&self) -> Result<(), String> {
         self.ask_line(THAW, PATIENCE).map(drop)
     }
@@ -121,6 +121,11 @@ impl Commands {
     /// Ends a connection of the frontend, whose guest's memory is not shared.
     pub(super) fn disconnect(&self, connection: u64) -> io::Result<()> {
         self.line(&format!("{DISCONNECT}{connection}"))
+    }
+
+    /// Whether the data plane has ended.
+    pub(super) fn has_ended(&self) -> bool {
+        self.waiting().is_none()
     }
 
     /// There will be no more answers.

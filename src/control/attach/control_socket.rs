@@ -20,30 +20,29 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::control::Installation;
-use crate::control::disks::Disk;
+use crate::control::disks::{Applied, Disk, DiskError, LayerOp};
 use crate::control::files::bind_private;
+use keys::with_wiped_stack;
 use protocol::Limits;
 
 use super::AttachError;
-use super::board::{Board, Line};
+use super::attached_disk::AttachedDisk;
 use super::commands::Commands;
-use super::exchange::Change;
+use super::error::Refusal;
+use super::event_hub::{EventHub, Line};
 use super::jobs::Jobs;
-use super::serving::Serving;
 use super::status::KeyStatus;
 
 /// Bytes of a line at most.
-const MOST_LINE: u64 = 16 * 1024;
+const MAX_LINE: u64 = 16 * 1024;
 /// How long the other end may take.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How long a new size may take: longer than the data plane may.
-const RESIZE_PATIENCE: Duration = Duration::from_secs(40);
 /// How long a change of layers may take: the data plane flushes, and the vault is asked.
 const CHANGE_PATIENCE: Duration = Duration::from_secs(300);
 /// How long the end of the attach waits for clients that are being answered.
 const FAREWELL: Duration = Duration::from_millis(500);
 /// Clients at once; more are sent away.
-const MOST_CLIENTS: usize = 32;
+const MAX_CLIENTS: usize = 32;
 
 /// What a client may ask for.
 #[derive(Serialize, Deserialize)]
@@ -51,32 +50,51 @@ const MOST_CLIENTS: usize = 32;
 enum Request {
     /// These limits, instead of those that the disk has.
     Limits(Limits),
-    /// The size that the disk's header says, from now on.
-    Resize,
-    /// Something else of its layers.
-    Change(Change),
+    /// A change of its layers.
+    ApplyLayerOp(LayerOp),
     /// What the guard knows of the key, and what is being done to the layers.
     Status,
     /// The events so far, and with `follow` those to come.
     Events { follow: bool },
 }
 
-/// The answer to a request that is not for events.
+/// The answer to a request that is not for events. Every version has said [`Reply::Error`] of a request that it
+/// does not know.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 enum Reply<T> {
     Ok(T),
+    /// The operation was not applied.
+    Refused(Refusal),
     Error(String),
 }
 
 /// What the clients' requests go to.
 pub(super) struct Handles {
-    pub(super) board: Arc<Board>,
+    pub(super) event_hub: Arc<EventHub>,
     pub(super) commands: Arc<Commands>,
     pub(super) installation: Arc<Installation>,
     pub(super) disk: Arc<Disk>,
-    pub(super) serving: Arc<Serving>,
+    pub(super) attached_disk: Arc<AttachedDisk>,
     pub(super) jobs: Jobs,
+}
+
+impl Handles {
+    /// Applies an operation that another process asks for.
+    fn apply(&self, op: &LayerOp) -> Result<Applied, DiskError> {
+        let turn = self.attached_disk.changing();
+        let mut volume = &*self.attached_disk;
+        let applied = with_wiped_stack(|| op.apply(&self.installation, &self.disk, &mut volume));
+        if let Ok(header) = self.disk.header_file().and_then(|file| Ok(file.read()?))
+            && let Some(job) = &header.claims().job
+        {
+            // Whoever asked for it sees it at once, until it is done.
+            self.event_hub.announce_job(job.kind, job.paused);
+        }
+        drop(turn);
+        self.jobs.look();
+        applied
+    }
 }
 
 /// The serving end.
@@ -107,13 +125,13 @@ impl ControlSocket {
     }
 
     /// Serves clients from now on, until the end of the process.
-    pub(super) fn serve(&self, attached: Arc<Handles>) -> io::Result<()> {
+    pub(super) fn serve(&self, handles: Arc<Handles>) -> io::Result<()> {
         let listener = self.listener.try_clone()?;
         let clients = self.clients.clone();
         let accept = move || {
             loop {
                 match listener.accept() {
-                    Ok((client, _)) => greet(client, &clients, &attached),
+                    Ok((client, _)) => greet(client, &clients, &handles),
                     Err(error) => {
                         log::warn!("a client of the control socket is lost: {error}");
                         std::thread::sleep(Duration::from_millis(100));
@@ -143,17 +161,17 @@ impl Drop for ControlSocket {
 }
 
 /// Gives a client a thread of its own, unless there are too many.
-fn greet(client: UnixStream, clients: &Arc<AtomicUsize>, attached: &Arc<Handles>) {
-    if clients.fetch_add(1, Ordering::Relaxed) >= MOST_CLIENTS {
+fn greet(client: UnixStream, clients: &Arc<AtomicUsize>, handles: &Arc<Handles>) {
+    if clients.fetch_add(1, Ordering::Relaxed) >= MAX_CLIENTS {
         clients.fetch_sub(1, Ordering::Relaxed);
         return;
     }
-    let (count, attached) = (clients.clone(), attached.clone());
+    let (count, handles) = (clients.clone(), handles.clone());
     let spawned = std::thread::Builder::new()
         .name("control-client".into())
         .spawn(move || {
             // A client that went away needs no answer.
-            let _ = serve_client(client, &attached);
+            let _ = serve_client(client, &handles);
             count.fetch_sub(1, Ordering::Relaxed);
         });
     if spawned.is_err() {
@@ -161,33 +179,28 @@ fn greet(client: UnixStream, clients: &Arc<AtomicUsize>, attached: &Arc<Handles>
     }
 }
 
-fn serve_client(mut client: UnixStream, attached: &Handles) -> io::Result<()> {
+fn serve_client(mut client: UnixStream, handles: &Handles) -> io::Result<()> {
     let Handles {
-        board,
+        event_hub,
         commands,
-        serving,
         ..
-    } = attached;
+    } = handles;
     client.set_read_timeout(Some(PATIENCE))?;
     client.set_write_timeout(Some(PATIENCE))?;
     let mut line = String::new();
-    BufReader::new(Read::by_ref(&mut client).take(MOST_LINE)).read_line(&mut line)?;
+    BufReader::new(Read::by_ref(&mut client).take(MAX_LINE)).read_line(&mut line)?;
     match serde_json::from_str(&line) {
         Ok(Request::Limits(limits)) => match commands.limits(&limits) {
             Ok(()) => reply(&mut client, &Reply::Ok(())),
             Err(error) => reply::<()>(&mut client, &Reply::Error(error.to_string())),
         },
-        Ok(Request::Resize) => match serving.follow_header() {
-            Ok(size) => reply(&mut client, &Reply::Ok(size)),
-            Err(error) => reply::<u64>(&mut client, &Reply::Error(error)),
+        Ok(Request::ApplyLayerOp(op)) => match handles.apply(&op) {
+            Ok(applied) => reply(&mut client, &Reply::Ok(applied)),
+            Err(error) => reply::<Applied>(&mut client, &Reply::Refused(Refusal::of(&error))),
         },
-        Ok(Request::Change(change)) => match change.make(attached) {
-            Ok(made) => reply(&mut client, &Reply::Ok(made)),
-            Err(error) => reply::<bool>(&mut client, &Reply::Error(error)),
-        },
-        Ok(Request::Status) => reply(&mut client, &Reply::Ok(board.status())),
+        Ok(Request::Status) => reply(&mut client, &Reply::Ok(event_hub.status())),
         Ok(Request::Events { follow }) => {
-            let (history, events) = board.subscribe();
+            let (history, events) = event_hub.subscribe();
             for line in history {
                 writeln!(client, "{line}")?;
             }
@@ -196,7 +209,14 @@ fn serve_client(mut client: UnixStream, attached: &Handles) -> io::Result<()> {
                 false => Ok(()),
             }
         }
-        Err(error) => reply::<()>(&mut client, &Reply::Error(error.to_string())),
+        Err(error) => {
+            let version = env!("CARGO_PKG_VERSION");
+            let why = format!(
+                "it is attached by sealdisk {version}, which does not know this request; use that \
+                 version, or detach the disk and attach it again ({error})"
+            );
+            reply::<()>(&mut client, &Reply::Error(why))
+        }
     }
 }
 
@@ -229,33 +249,22 @@ pub fn set_limits(runtime_dir: &Path, disk: Uuid, limits: &Limits) -> Result<(),
     ask(runtime_dir, disk, &Request::Limits(*limits))
 }
 
-/// Has an attached disk, whose files have grown, served with the size that its header says; which
-/// that is.
+/// Has the process that has a disk attached apply an operation.
 ///
 /// # Errors
-/// [`AttachError::NotAttached`], or [`AttachError::Refused`].
-pub fn follow_size(runtime_dir: &Path, disk: Uuid) -> Result<u64, AttachError> {
-    let socket = connect(runtime_dir, disk)?;
-    socket
-        .set_read_timeout(Some(RESIZE_PATIENCE))
-        .map_err(not_attached)?;
-    ask_over(socket, &Request::Resize)
-}
-
-/// Has an attached disk's layers changed; whether there was anything to change.
-///
-/// # Errors
-/// [`AttachError::NotAttached`], or [`AttachError::Refused`].
-pub(super) fn change_layers(
-    runtime_dir: &Path,
-    disk: Uuid,
-    change: Change,
-) -> Result<bool, AttachError> {
+/// [`AttachError::NotAttached`], [`AttachError::NotApplied`], [`AttachError::OtherVersion`], or
+/// [`AttachError::Refused`].
+pub fn send_layer_op(runtime_dir: &Path, disk: Uuid, op: &LayerOp) -> Result<Applied, AttachError> {
     let socket = connect(runtime_dir, disk)?;
     socket
         .set_read_timeout(Some(CHANGE_PATIENCE))
         .map_err(not_attached)?;
-    ask_over(socket, &Request::Change(change))
+    send(&socket, &Request::ApplyLayerOp(op.clone()))?;
+    match receive(socket)? {
+        Some(Reply::Ok(applied)) => Ok(applied),
+        Some(Reply::Refused(refusal)) => Err(AttachError::NotApplied(refusal)),
+        Some(Reply::Error(_)) | None => Err(AttachError::OtherVersion),
+    }
 }
 
 /// What is known of the key of an attached disk.
@@ -313,22 +322,78 @@ fn ask<T: DeserializeOwned>(
     disk: Uuid,
     request: &Request,
 ) -> Result<T, AttachError> {
-    ask_over(connect(runtime_dir, disk)?, request)
-}
-
-fn ask_over<T: DeserializeOwned>(socket: UnixStream, request: &Request) -> Result<T, AttachError> {
+    let socket = connect(runtime_dir, disk)?;
     send(&socket, request)?;
-    let mut answer = String::new();
-    BufReader::new(socket.take(MOST_LINE))
-        .read_line(&mut answer)
-        .map_err(not_attached)?;
-    match serde_json::from_str(&answer) {
-        Ok(Reply::Ok(value)) => Ok(value),
-        Ok(Reply::Error(error)) => Err(AttachError::Refused(format!(
+    match receive(socket)? {
+        Some(Reply::Ok(value)) => Ok(value),
+        Some(Reply::Refused(refusal)) => Err(AttachError::NotApplied(refusal)),
+        Some(Reply::Error(error)) => Err(AttachError::Refused(format!(
             "the attached disk refused: {error}"
         ))),
-        Err(error) => Err(AttachError::Refused(format!(
-            "the attached disk did not answer as it should: {error}"
-        ))),
+        None => Err(AttachError::OtherVersion),
+    }
+}
+
+/// The answer to a request; `None` for one that this version does not know.
+fn receive<T: DeserializeOwned>(socket: UnixStream) -> Result<Option<Reply<T>>, AttachError> {
+    let mut answer = String::new();
+    BufReader::new(socket.take(MAX_LINE))
+        .read_line(&mut answer)
+        .map_err(not_attached)?;
+    if answer.is_empty() {
+        return Err(AttachError::Refused(
+            "the disk was detached before it answered; `disk show` tells what it has".into(),
+        ));
+    }
+    Ok(serde_json::from_str(&answer).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What comes of an operation that a process answers which is not of this version.
+    fn answered(answer: &'static str) -> AttachError {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Uuid::from_u128(1);
+        let listener = UnixListener::bind(path_of(dir.path(), disk)).unwrap();
+        let serve = move || {
+            let (client, _) = listener.accept().unwrap();
+            let mut request = String::new();
+            BufReader::new(&client).read_line(&mut request).unwrap();
+            (&client).write_all(answer.as_bytes()).unwrap();
+        };
+        let serving = std::thread::spawn(serve);
+        let op = LayerOp::Flatten { rate: None };
+        let error = send_layer_op(dir.path(), disk, &op).unwrap_err();
+        serving.join().unwrap();
+        error
+    }
+
+    #[test]
+    fn an_attach_of_another_version_is_told_from_one_that_refuses() {
+        // As every version says it of a request that it does not know.
+        let unknown = "{\"error\":\"unknown variant `applyLayerOp`, expected one of `limits`\"}\n";
+        for other in [unknown, "{\"ok\":\"somethingNew\"}\n", "nonsense\n"] {
+            let error = answered(other);
+            assert!(matches!(error, AttachError::OtherVersion), "{error:?}");
+            assert!(error.to_string().contains("another version"), "{error}");
+        }
+        let refused = "{\"refused\":{\"code\":\"Conflict\",\"message\":\"why\"}}\n";
+        let error = answered(refused);
+        assert_eq!((error.code(), &*error.to_string()), ("Conflict", "why"));
+        let error = answered("");
+        assert!(error.to_string().contains("detached"), "{error}");
+    }
+
+    #[test]
+    fn nobody_who_listens_was_sent_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (disk, op) = (Uuid::from_u128(1), LayerOp::Flatten { rate: None });
+        let error = send_layer_op(dir.path(), disk, &op).unwrap_err();
+        assert!(error.nobody_listens(), "{error:?}");
+        drop(UnixListener::bind(path_of(dir.path(), disk)).unwrap());
+        let error = send_layer_op(dir.path(), disk, &op).unwrap_err();
+        assert!(error.nobody_listens(), "{error:?}");
     }
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::control::disks::DiskError;
@@ -85,19 +86,15 @@ pub enum AttachError {
         #[source]
         source: io::Error,
     },
-    /// The header of an attached disk says the new size, and its guest does not see it.
+    /// The process that has the disk attached did not apply a change of its layers.
+    #[error(transparent)]
+    NotApplied(Refusal),
+    /// The process that has the disk attached does not know the request, or says what this one does not know.
     #[error(
-        "the disk {name} has {size} bytes now, but what serves it keeps the old size ({reason}); try \
-         again, or attach it again"
+        "the disk is attached by another version of sealdisk, which does not know this request: use that \
+         version, or detach the disk and attach it again"
     )]
-    SizeNotServed {
-        /// The disk.
-        name: String,
-        /// Its size.
-        size: u64,
-        /// Why.
-        reason: String,
-    },
+    OtherVersion,
     /// The setup could not be handed over.
     #[error(transparent)]
     Protocol(#[from] ProtocolError),
@@ -152,4 +149,49 @@ pub enum AttachError {
         "the data plane ended by itself ({0}); every completed write is kept: attach the disk again"
     )]
     Died(ExitStatus),
+}
+
+impl AttachError {
+    /// Whether nobody was there to be asked, so that nothing was sent.
+    pub(super) fn nobody_listens(&self) -> bool {
+        let Self::NotAttached { source } = self else {
+            return false;
+        };
+        matches!(
+            source.kind(),
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+        )
+    }
+
+    /// A code for programs, Azure's where it has one.
+    pub fn code(&self) -> &str {
+        match self {
+            Self::Disk(error) => error.code(),
+            Self::NotApplied(refusal) => &refusal.code,
+            Self::NotAttached { .. } => "DiskNotAttached",
+            Self::SyncFailed { .. } => "SyncFailed",
+            Self::Audit(_) => "AuditLog",
+            Self::SocketInUse { .. } => "Conflict",
+            _ => "AttachFailed",
+        }
+    }
+}
+
+/// Why an operation was not applied, as another process tells it.
+#[derive(Debug, Clone, PartialEq, Eq, Error, Serialize, Deserialize)]
+#[error("{message}")]
+pub struct Refusal {
+    /// As [`DiskError::code`].
+    pub code: String,
+    /// One line.
+    pub message: String,
+}
+
+impl Refusal {
+    pub(super) fn of(error: &DiskError) -> Self {
+        Self {
+            code: error.code().into(),
+            message: error.to_string().replace('\n', " "),
+        }
+    }
 }

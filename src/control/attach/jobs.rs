@@ -9,14 +9,14 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use crate::control::Installation;
-use crate::control::disks::{self, Disk, DiskError};
+use crate::control::disks::{self, Disk, DiskError, LayerOp};
 use crate::envelope::{Header, Job};
 use keys::with_wiped_stack;
 use protocol::{CopyProgress, CopyRequest, CopyState};
 
-use super::board::Board;
+use super::attached_disk::AttachedDisk;
 use super::commands::Commands;
-use super::serving::Serving;
+use super::event_hub::EventHub;
 use super::status::JobStatus;
 
 /// How often the data plane is asked how far it is.
@@ -31,9 +31,9 @@ pub(super) struct Jobs(Sender<()>);
 pub(super) struct Work {
     pub(super) installation: Arc<Installation>,
     pub(super) disk: Arc<Disk>,
-    pub(super) serving: Arc<Serving>,
+    pub(super) attached_disk: Arc<AttachedDisk>,
     pub(super) commands: Arc<Commands>,
-    pub(super) board: Arc<Board>,
+    pub(super) event_hub: Arc<EventHub>,
 }
 
 /// What is to be done next.
@@ -73,7 +73,7 @@ impl Work {
         loop {
             let next = self.follow(woken).unwrap_or_else(|error| {
                 let error = error.to_string();
-                self.board.job_held_up(error.clone());
+                self.event_hub.job_held_up(error.clone());
                 if known.as_ref() != Some(&error) {
                     log::warn!("the job of the disk {} waits: {error}", self.disk.name());
                     known = Some(error);
@@ -97,7 +97,7 @@ impl Work {
         let header = match self.disk.header_file()?.read()?.claims().job {
             Some(_) => self.authentic_header()?,
             None => {
-                if self.board.set_job(None).is_some() {
+                if self.event_hub.set_job(None).is_some() {
                     self.told(self.commands.copy_stop())?;
                 }
                 return Ok(Next::Rest);
@@ -118,14 +118,15 @@ impl Work {
         self.told(self.commands.copy(&request))?;
         match self.watch(job, woken)? {
             CopyState::Done => {
-                let _turn = self.serving.changing();
+                let _turn = self.attached_disk.changing();
                 // Another job, of another top layer, may have taken its place.
                 if self.disk.header_file()?.read()?.claims().job.as_ref() != Some(job) {
                     return Ok(Next::Look);
                 }
+                let (layers, mut volume) = (job.drop.clone(), &*self.attached_disk);
+                let drop_layers = LayerOp::DropLayers { layers };
                 with_wiped_stack(|| {
-                    let mut running = &*self.serving;
-                    disks::shed(&self.installation, &self.disk, &mut running, &job.drop)
+                    drop_layers.apply(&self.installation, &self.disk, &mut volume)
                 })?;
                 log::info!("the job of the disk {} is done", self.disk.name());
                 Ok(Next::Look)
@@ -157,7 +158,7 @@ impl Work {
 
     fn show(&self, job: &Job, progress: Option<&CopyProgress>) {
         let known = self
-            .board
+            .event_hub
             .status()
             .job
             .filter(|known| known.kind == job.kind);
@@ -166,7 +167,7 @@ impl Work {
             (None, Some(known)) => (known.bytes_done, known.bytes_total),
             (None, None) => (0, 0),
         };
-        self.board.set_job(Some(JobStatus {
+        self.event_hub.set_job(Some(JobStatus {
             kind: job.kind,
             paused: job.paused,
             bytes_done,

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::envelope::SyncedFile;
 
-use super::serving::Serving;
+use super::attached_disk::AttachedDisk;
 
 /// How long after a failure the mark is tried again.
 const RETRY: Duration = Duration::from_secs(2);
@@ -29,14 +29,14 @@ pub(super) struct Marker {
 impl Marker {
     /// # Errors
     /// What the kernel says.
-    pub(super) fn spawn(serving: Arc<Serving>) -> io::Result<Self> {
+    pub(super) fn spawn(attached_disk: Arc<AttachedDisk>) -> io::Result<Self> {
         let (failures, queue) = channel::<Failure>();
         let thread = std::thread::Builder::new()
             .name("sync-marker".into())
             .spawn(move || {
                 while let Ok((file, why)) = queue.recv() {
                     let mut known = false;
-                    while let Err(error) = serving.note_failed_sync(file, &why) {
+                    while let Err(error) = attached_disk.note_failed_sync(file, &why) {
                         if !std::mem::replace(&mut known, true) {
                             log::error!("the header does not say yet that a sync failed: {error}");
                         }

@@ -16,23 +16,21 @@
 //! on, and when that ends. The claim is kept until then, so that nobody else begins in between.
 
 mod answers;
-mod board;
-mod change_layers;
+mod attached_disk;
 mod checker;
 mod commands;
 mod control_socket;
 mod data_plane;
 mod error;
-mod exchange;
+mod event_hub;
 mod guard;
 #[cfg(test)]
 mod guard_tests;
 mod host_memory;
 mod jobs;
+mod layer_changes;
 mod marker;
 mod records;
-mod resize;
-mod serving;
 mod socket;
 mod status;
 mod supervise;
@@ -56,23 +54,21 @@ use volume::pipeline::PipelineError;
 use volume::store::LayerFile;
 use volume::{CacheMode, Geometry, RuntimeMap, check_data_file};
 
-use board::Board;
+use attached_disk::{AttachedDisk, Now};
 use checker::Checker;
 use commands::Commands;
 use control_socket::{ControlSocket, Handles};
 use data_plane::DataPlane;
+use event_hub::EventHub;
 use guard::{Finding, Guard, Moment};
 use jobs::{Jobs, Work};
 use marker::Marker;
 use records::{Operation, Record, Recorder};
-use serving::{Now, Serving};
 use supervise::{Attached, Ended, Supervision, Watched};
 
-pub use change_layers::LayerChanges;
-pub use control_socket::{events, key_status, set_limits};
-pub use error::AttachError;
-pub use exchange::{begin_flatten, begin_merge, begin_rotation, change_job, freeze_into, shed};
-pub use resize::resize;
+pub use control_socket::{events, key_status, send_layer_op, set_limits};
+pub use error::{AttachError, Refusal};
+pub use layer_changes::LayerChanges;
 pub use socket::{Socket, SocketAccess, SocketSource};
 pub use status::{
     DekState, Event, EventKind, GuardOptions, JobStatus, KeyState, KeyStatus, Offered, Reason,
@@ -103,7 +99,7 @@ pub struct AttachRequest {
     pub memory: u64,
     /// Take buffers from the huge pages that the host has set aside.
     pub huge_pages: bool,
-    /// Microseconds that a queue looks busily for work at most.
+    /// Microseconds that a queue polls busily for work at most; 0 disables it.
     pub poll_us: u32,
     /// What the disk may do at most.
     pub limits: Limits,
@@ -350,8 +346,9 @@ impl Served {
             claim: opened.claim,
         };
         let commands = opened.commands;
-        let serving = Serving::new(self.disk.clone(), commands.clone(), runtime_path, now);
-        let serving = Arc::new(serving);
+        let attached_disk =
+            AttachedDisk::new(self.disk.clone(), commands.clone(), runtime_path, now);
+        let attached_disk = Arc::new(attached_disk);
         let control = opened.control;
         let give = Give {
             setup: opened.setup,
@@ -360,16 +357,21 @@ impl Served {
             key_url: opened.key_url,
         };
         let process = (opened.data_plane, opened.socket);
-        let begun = self.begin(give, process, (&control, signals), (&commands, &serving));
+        let begun = self.begin(
+            give,
+            process,
+            (&control, signals),
+            (&commands, &attached_disk),
+        );
         let (mut supervision, watched) = begun.inspect_err(|_| {
             // What a process that died had not flushed is still to be had from its map.
-            if !recovered && let Err(error) = serving.detached() {
+            if !recovered && let Err(error) = attached_disk.detached() {
                 log::warn!("the header says that the disk is attached: {error}");
             }
         })?;
         let ended = supervision.run(watched);
         // A change of layers that is under way has files to remove, or gives up.
-        let _turn = serving.changing();
+        let _turn = attached_disk.changing();
         let (served, failed) = (supervision.served, supervision.failed_sync);
         supervision.close();
         control.finish();
@@ -377,23 +379,23 @@ impl Served {
         let never_served = matches!(ended, Ok(Ended::Refused(_))) && !served && !recovered;
         // Everything is in the durable map, or nothing was ever written.
         let noted = match clean || never_served {
-            true => serving.detached(),
+            true => attached_disk.detached(),
             false => Ok(()),
         };
-        serving.let_go();
+        attached_disk.let_go();
         noted?;
         if let Some(file) = failed {
             return Err(AttachError::SyncFailed {
-                name: serving.name().into(),
+                name: attached_disk.name().into(),
                 file,
-                map: serving.runtime_path().into(),
+                map: attached_disk.runtime_path().into(),
             });
         }
         match ended? {
             Ended::Flushed => Ok(()),
             Ended::Refused(reason) if served => Err(AttachError::NotFlushed {
                 reason,
-                map: serving.runtime_path().into(),
+                map: attached_disk.runtime_path().into(),
             }),
             Ended::Refused(reason) => Err(AttachError::Refused(reason)),
             Ended::Died(status) if !served => Err(AttachError::DiedEarly(status)),
@@ -408,7 +410,7 @@ impl Served {
         give: Give,
         (data_plane, socket): (DataPlane, Socket),
         (control, signals): (&ControlSocket, &UnixStream),
-        (commands, serving): (&Arc<Commands>, &Arc<Serving>),
+        (commands, attached_disk): (&Arc<Commands>, &Arc<AttachedDisk>),
     ) -> Result<(Supervision, Watched), AttachError> {
         let (installation, disk) = (self.installation.clone(), self.disk.clone());
         let offered = Offered {
@@ -418,28 +420,32 @@ impl Served {
         // Whoever has a command for the data plane waits until that has its setup.
         let mut to_data_plane = commands.lock();
         let guard = Guard::new(self.options, give.key_url.clone(), Moment::now());
-        let supervision =
-            self.supervision(guard, (data_plane, socket, offered), commands, serving)?;
+        let supervision = self.supervision(
+            guard,
+            (data_plane, socket, offered),
+            commands,
+            attached_disk,
+        )?;
         let mut watched = supervision.watch(signals)?;
-        let board = supervision.hands.board.clone();
+        let event_hub = supervision.hands.event_hub.clone();
         let jobs = Jobs::spawn(Work {
             installation: installation.clone(),
             disk: disk.clone(),
-            serving: serving.clone(),
+            attached_disk: attached_disk.clone(),
             commands: commands.clone(),
-            board: board.clone(),
+            event_hub: event_hub.clone(),
         })
         .map_err(data_plane::process("start the thread of the disk's jobs"))?;
-        let attached = Handles {
-            board,
+        let handles = Handles {
+            event_hub,
             jobs,
             installation: installation.clone(),
             disk: disk.clone(),
-            serving: serving.clone(),
+            attached_disk: attached_disk.clone(),
             commands: commands.clone(),
         };
         control
-            .serve(Arc::new(attached))
+            .serve(Arc::new(handles))
             .map_err(data_plane::process("serve the control socket"))?;
         record(&installation, &disk, Operation::HandOver, &give.key_url)
             .map_err(AttachError::Audit)?;
@@ -459,18 +465,18 @@ impl Served {
         guard: Guard,
         (data_plane, socket, offered): (DataPlane, Socket, Offered),
         commands: &Arc<Commands>,
-        serving: &Arc<Serving>,
+        attached_disk: &Arc<AttachedDisk>,
     ) -> Result<Supervision, AttachError> {
         let fail = data_plane::process("start the guard of the disk's key");
         let (name, id) = (self.disk.name().to_owned(), self.disk.id());
-        let marked = serving.clone();
-        let serving = serving.clone();
+        let marked = attached_disk.clone();
+        let attached_disk = attached_disk.clone();
         let state_dir = self.installation.state_dir().to_owned();
         let installation = self.installation.clone();
         let recorder =
             Recorder::spawn(move |record| records::append(&installation, record)).map_err(&fail)?;
-        let checker =
-            Checker::spawn(move |with_key| self.check(serving.top(), with_key)).map_err(&fail)?;
+        let checker = Checker::spawn(move |with_key| self.check(attached_disk.top(), with_key))
+            .map_err(&fail)?;
         let marker = Marker::spawn(marked).map_err(&fail)?;
         let hands = Attached {
             commands: commands.clone(),
@@ -478,7 +484,7 @@ impl Served {
             checker,
             recorder,
             marker,
-            board: Arc::new(Board::new(guard.status(), offered)),
+            event_hub: Arc::new(EventHub::new(guard.status(), offered)),
             disk: id,
             name,
         };

@@ -19,10 +19,10 @@ use protocol::{
 use vault::audit::Space;
 
 use super::answers::{Answers, Heard};
-use super::board::Board;
 use super::checker::Checker;
 use super::commands::Commands;
 use super::data_plane::{DataPlane, process};
+use super::event_hub::EventHub;
 use super::guard::{Guard, Hands, LayerKeys, Moment, News};
 use super::marker::Marker;
 use super::records::{Operation, Record, Recorder};
@@ -98,7 +98,7 @@ pub(super) struct Attached {
     pub(super) checker: Checker,
     pub(super) recorder: Recorder,
     pub(super) marker: Marker,
-    pub(super) board: Arc<Board>,
+    pub(super) event_hub: Arc<EventHub>,
     pub(super) disk: Uuid,
     /// The disk's name.
     pub(super) name: String,
@@ -154,7 +154,7 @@ impl Hands for Attached {
             }
             _ => log::warn!("{event}"),
         }
-        self.board.publish(&event);
+        self.event_hub.publish(&event);
         let status = event.to_string();
         // Without systemd there is nobody to notify.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Status(&status)]);
@@ -214,7 +214,7 @@ impl Supervision {
         } = watched;
         let (mut reason, mut low) = (None, false);
         loop {
-            self.hands.board.set_status(self.guard.status());
+            self.hands.event_hub.set_status(self.guard.status());
             let woken = waiter.wait_until(self.guard.deadline()).map_err(&fail)?;
             match woken {
                 Some(SIGNAL) => {
@@ -371,7 +371,7 @@ impl Supervision {
             hands.record_destruction(now.time, guard.key_url(), Some(reason));
         }
         hands.tell(guard.news(EventKind::Detached, now.time, None));
-        hands.board.close();
+        hands.event_hub.close();
         hands.marker.finish();
         hands.recorder.finish();
     }

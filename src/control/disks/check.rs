@@ -22,9 +22,9 @@ use uuid::Uuid;
 
 use super::check_layers::Layers;
 use super::extents::has_content;
+use super::layers::remove_layer;
 use super::lost::GiveUp;
 use super::session::Unflushed;
-use super::stack::remove_layer;
 use super::{Disk, DiskError, HEADER};
 use crate::control::Installation;
 use crate::envelope::{EnvelopeError, FailedSync, HeaderCopy, HeaderLock, HeaderPayload};

@@ -165,6 +165,19 @@ pub enum DiskError {
         /// What went wrong, and how it goes on.
         why: String,
     },
+    /// The header of an attached disk says the new size, and its guest does not see it.
+    #[error(
+        "the disk {name} has {size} bytes now, but what serves it keeps the old size ({reason}); try \
+         again, or attach it again"
+    )]
+    SizeNotServed {
+        /// The disk.
+        name: String,
+        /// Its size.
+        size: u64,
+        /// Why.
+        reason: String,
+    },
     /// The runtime map is in another directory than the one that was given.
     #[error(
         "the disk {name} was not detached in order, and {} has what was completed and not flushed: give \
@@ -294,6 +307,44 @@ impl From<VaultError> for DiskError {
 }
 
 impl DiskError {
+    /// A code for programs, Azure's where it has one.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Argument(_) | Self::Import(ImportError::UnknownFormat(_)) | Self::Terminal => {
+                "InvalidArgument"
+            }
+            Self::Control(error) => error.code(),
+            Self::Envelope(EnvelopeError::Vault(error)) => error.code.as_str(),
+            Self::Layer { source, .. } => source.code(),
+            Self::InUse { .. }
+            | Self::JobUnderWay { .. }
+            | Self::Needed { .. }
+            | Self::HasClones { .. } => "OperationNotAllowed",
+            Self::NoJob { .. } => "NotFound",
+            Self::Unfinished { .. }
+            | Self::PathTaken { .. }
+            | Self::OutputExists { .. }
+            | Self::Registered { .. }
+            | Self::Envelope(EnvelopeError::Busy { .. }) => "Conflict",
+            Self::Import(ImportError::Interrupted) => "Cancelled",
+            Self::Import(_) => "UnusableImage",
+            Self::OtherDisk { .. } | Self::Envelope(_) => "UnusableHeader",
+            Self::OtherFileSystem { .. }
+            | Self::NoLinks { .. }
+            | Self::LeftBehind { .. }
+            | Self::File { .. } => "FileSystem",
+            Self::Volume(_) | Self::Pipeline(_) => "DiskData",
+            Self::Attached { .. } => "DataPlane",
+            Self::SizeNotServed { .. } => "SizeNotServed",
+            Self::SyncFailed { .. } => "SyncFailed",
+            Self::RuntimeMapElsewhere { .. }
+            | Self::RuntimeMapMissing { .. }
+            | Self::UnflushedLost { .. }
+            | Self::UnflushedUnreadable { .. } => "UnflushedWrites",
+            Self::Key(_) => "KeyMaterial",
+        }
+    }
+
     /// For `map_err` of file operations.
     pub(super) fn file(call: &'static str, path: &Path) -> impl Fn(io::Error) -> Self {
         let path = path.to_owned();

@@ -38,14 +38,12 @@ mod error;
 mod export;
 mod extents;
 mod failed_sync;
-mod grow;
+mod layers;
 mod lost;
 mod rebuild;
 mod register;
-mod running;
 mod session;
 mod size;
-mod stack;
 mod staging;
 mod unlock;
 mod unregister;
@@ -61,17 +59,15 @@ pub use delete::delete;
 pub use error::DiskError;
 pub use export::{ExportRequest, Since, export};
 pub use failed_sync::{as_in_runtime_map, synced_file};
-pub use grow::grow;
+pub use layers::{
+    Applied, ChangeLayers, ClaimedElsewhere, CloneRequest, ImageRequest, JobChange, JobProgress,
+    LayerOp, NewLayers, SnapshotRequest, SwapVolume, Unattached, clone, delete_source,
+    image_of_file, image_of_snapshot, layers_to_drop, merge_all, run_unattached,
+};
 pub(super) use rebuild::rebuild;
 pub use register::{RegisterRequest, register};
-pub use running::{NewStack, Running, Unattached};
 pub use session::{Left, Unflushed, begun, ended, log_other_boot};
 pub use size::parse_size;
-pub use stack::{
-    CloneRequest, FreezeRequest, ImageRequest, JobChange, JobProgress, Merge, Reach, begin_flatten,
-    begin_merge, begin_rotation, change_job, clone, delete_source, freeze_into, image_of_file,
-    image_of_snapshot, layers_to_drop, merge_all, revert, run_unattached, shed,
-};
 pub use staging::sweep;
 pub use unregister::{forget_departed, unregister};
 pub use update::{NewKey, rewrap, update};
@@ -207,6 +203,17 @@ impl Disk {
             path: self.record.directory.clone(),
             found: claims.disk,
         })
+    }
+
+    /// That somebody has claimed it.
+    fn in_use(&self) -> DiskError {
+        let claimed = header_claims(self.directory())
+            .ok()
+            .and_then(|header| Some(self.layer_paths(header.top()?).data));
+        DiskError::InUse {
+            name: self.name().into(),
+            path: claimed.unwrap_or_else(|| self.directory().into()),
+        }
     }
 
     /// A header that was read has a layer; this keeps the claim out of the callers.

@@ -14,8 +14,8 @@
 //!    its map, which agrees with the durable one; one after it leaves a map that counts for nothing.
 //! 3. *What a daemon that died left* is made durable, when a command has to ([`Disk::settle`]), in the
 //!    order of a detach.
-//! 4. *Another top layer* ([`super::stack`]): what was completed is flushed, the header names the new
-//!    stack, and only then a new map takes the old one's place. A crash in between leaves the map of a
+//! 4. *Another top layer* ([`super::layers`]): what was completed is flushed, the header names the new
+//!    layers, and only then a new map takes the old one's place. A crash in between leaves the map of a
 //!    layer that the header has beneath its top: nothing of it is needed any more.
 //!
 //! So within one boot a session without its map is never what a crash left. Somebody took the map
@@ -28,7 +28,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::dataplane::{geometry, layer_map, lower_layers, open_files};
-use super::stack::remove_layer;
+use super::layers::remove_layer;
 use super::{Disk, DiskError};
 use crate::control::{Installation, runtime_map};
 use crate::envelope::{Header, HeaderKey, HeaderLock, HeaderPayload, LayerRecord, Session};
@@ -346,27 +346,36 @@ fn in_seconds(time: OffsetDateTime) -> String {
 #[cfg(test)]
 pub(super) mod tests {
     use super::super::{
-        CreateRequest, FreezeRequest, NewStack, Running, claim_data, create, freeze_into,
+        CreateRequest, LayerOp, NewLayers, SnapshotRequest, SwapVolume, Unattached, claim_data,
+        create,
     };
     use super::*;
     use crate::control::import::Cancel;
     use crate::envelope::ResourceKind;
 
-    /// An attach that dies when the header names another stack.
+    /// An attach that dies when the header names other layers.
     struct Dies;
 
-    impl Running for Dies {
-        fn freeze(&mut self, _: &HeaderPayload) -> Result<(), DiskError> {
+    impl SwapVolume for Dies {
+        fn quiesce(&mut self, _: &HeaderPayload) -> Result<(), DiskError> {
             Ok(())
         }
 
-        fn restack(&mut self, _: NewStack<'_>) -> Result<(), DiskError> {
+        fn swap(&mut self, _: NewLayers<'_>) -> Result<(), DiskError> {
             Ok(())
         }
 
-        fn thaw(&mut self) {}
+        fn resume(&mut self) {}
 
         fn end(&mut self) {}
+
+        fn grow(&mut self, _: &HeaderPayload) -> Result<(), DiskError> {
+            Ok(())
+        }
+
+        fn unattached(&mut self) -> Option<&mut Unattached> {
+            None
+        }
     }
 
     /// A disk "d" whose attach died before it served anything.
@@ -406,13 +415,13 @@ pub(super) mod tests {
         let read = || disk.header_file().unwrap().read().unwrap().claims().clone();
         let left = |header: &HeaderPayload| disk.left(header, runtime.path(), Unflushed::Needed);
         assert!(matches!(left(&read()), Ok(Left::Map(_))));
-        let request = FreezeRequest {
+        let snapshot = LayerOp::CreateSnapshot(SnapshotRequest {
             kind: ResourceKind::Snapshot,
             name: "s".into(),
             incremental: false,
             data_dir: None,
-        };
-        freeze_into(&installation, &request, &disk, &mut Dies).unwrap();
+        });
+        snapshot.apply(&installation, &disk, &mut Dies).unwrap();
 
         let header = read();
         assert!(header.session.is_some());

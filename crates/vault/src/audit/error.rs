@@ -76,6 +76,19 @@ pub enum AuditError {
 }
 
 impl AuditError {
+    /// The code of [`AuditError::Tampered`].
+    pub const TAMPERED: &str = "AuditLogTampered";
+
+    /// A code for programs, Azure's where it has one.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Tampered { .. } => Self::TAMPERED,
+            Self::SegmentTaken { .. } | Self::Export { .. } => "BadParameter",
+            Self::Write(_) => "OutputError",
+            _ => "AuditLogError",
+        }
+    }
+
     pub(super) fn tampered(what: impl Into<String>) -> Self {
         Self::Tampered { what: what.into() }
     }

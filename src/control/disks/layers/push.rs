@@ -1,13 +1,13 @@
-//! Pushing a new, empty layer on a disk: the one beneath is frozen from then on.
+//! Pushing a new, empty layer on a disk: the one beneath is read-only from then on.
 
 use std::fs;
 
 use time::OffsetDateTime;
 
 use super::super::create::{NewLayer, new_layer};
-use super::super::running::{NewStack, Running};
 use super::super::{Disk, DiskError, claim_data, geometry};
 use super::links;
+use super::swap_volume::{NewLayers, SwapVolume};
 use crate::control::Installation;
 use crate::control::changes::KeyDeed;
 use crate::control::files::sync_dir;
@@ -17,16 +17,16 @@ use keys::{Dek, DekStack};
 use volume::store::LayerFile;
 use volume::{LayerPaths, create_layer};
 
-/// Pushes a layer with a fresh DEK on a disk, whose user is `running`; see there for the order of
-/// steps. `before` is given the header and the keys that the disk has until then, before the user
-/// stands still; `change` changes whatever else the new header says.
+/// Pushes a layer with a fresh DEK on a disk, whose user is `volume`; `swap_volume.rs` has the order of steps.
+/// `before` is given the header and the keys that the disk has until then, before the user is quiesced;
+/// `change` changes whatever else the new header says.
 ///
 /// # Errors
 /// [`DiskError`]. Unless it is [`DiskError::Attached`] or about the catalog, the disk is as before.
 pub(super) fn push(
     installation: &Installation,
     disk: &Disk,
-    running: &mut dyn Running,
+    volume: &mut dyn SwapVolume,
     before: impl FnOnce(&Header, &DekStack) -> Result<(), DiskError>,
     change: impl FnOnce(&mut HeaderPayload),
 ) -> Result<(), DiskError> {
@@ -50,15 +50,15 @@ pub(super) fn push(
     let paths = disk.layer_paths(&layer);
     let made = make_files(disk, &new, &layer, &paths)
         .and_then(|claim| before(&old, &deks).map(|()| claim));
-    let frozen = made.and_then(|claim| running.freeze(&old).map(|()| claim));
-    let claim = match frozen {
+    let quiesced = made.and_then(|claim| volume.quiesce(&old).map(|()| claim));
+    let claim = match quiesced {
         Ok(claim) => claim,
         Err(error) => {
             remove_files(&paths);
             return Err(error);
         }
     };
-    switch(&mut lock, running, &new, &dek).inspect_err(|error| {
+    write_quiesced(&mut lock, volume, &new, &dek).inspect_err(|error| {
         // After anything else the header may name the layer.
         if !matches!(error, DiskError::Attached { .. }) {
             remove_files(&paths);
@@ -66,7 +66,7 @@ pub(super) fn push(
     })?;
     let deks = deks.pushed(dek);
     let claim = Some(claim);
-    running.restack(NewStack {
+    volume.swap(NewLayers {
         header: &new,
         deks: &deks,
         claim,
@@ -110,11 +110,11 @@ pub(super) fn refuse_job(disk: &Disk, header: &HeaderPayload) -> Result<(), Disk
     }
 }
 
-/// Has the header say something else while the disk's user stands still. When it cannot be said
-/// whether it does, the user is ended: whoever comes next reads what it says.
-pub(super) fn switch(
+/// Writes a header that names other layers while the disk's user is quiesced. When nobody can tell whether it
+/// was written, the user is ended: whoever comes next reads what it says.
+pub(super) fn write_quiesced(
     lock: &mut HeaderLock<'_>,
-    running: &mut dyn Running,
+    volume: &mut dyn SwapVolume,
     new: &Header,
     dek: &Dek,
 ) -> Result<(), DiskError> {
@@ -128,13 +128,13 @@ pub(super) fn switch(
     };
     match says_new(lock) {
         Ok(false) => {
-            running.thaw();
+            volume.resume();
             Err(error)
         }
         // It was written and may not be durable. Nothing may be written under it before it is.
         Ok(true) if lock.write(new, dek).is_ok() => Ok(()),
         Ok(true) | Err(_) => {
-            running.end();
+            volume.end();
             Err(DiskError::Attached {
                 name: new.name.clone(),
                 why: format!("it has ended, since its header cannot be written: {error}"),

@@ -2,21 +2,23 @@
 //!
 //! # Order of steps
 //!
-//! All under the header's exclusive lock:
+//! The first two under the header's exclusive lock:
 //!
 //! 1. the layer's files are made longer and synced, by nothing but holes;
 //! 2. the header says the new size, one copy after the other: this alone decides;
-//! 3. the catalog's row follows.
+//! 3. the catalog's row follows;
+//! 4. the disk's user serves the new size.
 //!
 //! A crash after 1 leaves files that are longer than the disk, which is taken as it is; between the
 //! copies the newer one counts; after 2, the next command corrects the row. So the disk has its old or
-//! its new size, and the step can be repeated. Whoever serves the disk meanwhile knows of the new size
-//! only when it is told, which is why nothing of the runtime map changes here (see [`volume`]).
+//! its new size, and all of it can be repeated. Whoever serves the disk meanwhile knows of the new size only
+//! by 4, which is why nothing of the runtime map changes before (see [`volume`]).
 
-use super::{Disk, DiskError, described, geometry, lookup};
+use super::super::{Disk, DiskError, described, geometry, lookup};
+use super::swap_volume::SwapVolume;
 use crate::catalog::CatalogError;
 use crate::control::Installation;
-use crate::envelope::MAX_DISK_SIZE;
+use crate::envelope::{Header, MAX_DISK_SIZE};
 use volume::grow_layer;
 
 /// A step of [`grow`] that is done.
@@ -27,14 +29,20 @@ enum Step {
     Header,
 }
 
-/// Makes a disk `size` bytes large. The caller has claimed it, or has whoever serves it told
-/// afterwards. A disk that has that size already stays as it is.
+/// Makes a disk, whose user is `volume`, `size` bytes large. A disk that has that size already stays as it is,
+/// and its user is told again.
 ///
 /// # Errors
-/// [`DiskError::Argument`] for a size that the disk cannot have; others, after which it has its old
-/// size, or, when only the catalog failed, its new one.
-pub fn grow(installation: &Installation, disk: &Disk, size: u64) -> Result<(), DiskError> {
-    grow_by_steps(installation, disk, size, |_| Ok(()))
+/// [`DiskError::Argument`] for a size that the disk cannot have; [`DiskError::SizeNotServed`], after which it
+/// has its new size; others, after which it has its old size, or, when only the catalog failed, its new one.
+pub(super) fn grow(
+    installation: &Installation,
+    disk: &Disk,
+    volume: &mut dyn SwapVolume,
+    size: u64,
+) -> Result<(), DiskError> {
+    let header = grow_by_steps(installation, disk, size, |_| Ok(()))?;
+    volume.grow(&header)
 }
 
 fn grow_by_steps(
@@ -42,7 +50,7 @@ fn grow_by_steps(
     disk: &Disk,
     size: u64,
     done: impl Fn(Step) -> Result<(), DiskError>,
-) -> Result<(), DiskError> {
+) -> Result<Header, DiskError> {
     let file = disk.header_file()?;
     let mut lock = file.lock()?;
     let (mut header, dek) = disk.unlock(installation, lock.read()?)?;
@@ -69,9 +77,10 @@ fn grow_by_steps(
     let row = lookup(installation, disk.kind(), disk.name())?;
     let record = described(&row.record, &header);
     match installation.catalog().update_disk(row.rev, &record) {
-        Err(CatalogError::Changed { .. }) => disk.note(installation),
-        result => Ok(result.map(drop)?),
+        Err(CatalogError::Changed { .. }) => disk.note(installation)?,
+        result => drop(result?),
     }
+    Ok(header)
 }
 
 fn check_size(name: &str, now: u64, size: u64, unit: u64) -> Result<(), DiskError> {
@@ -100,8 +109,10 @@ fn check_size(name: &str, now: u64, size: u64, unit: u64) -> Result<(), DiskErro
 mod tests {
     use std::path::Path;
 
-    use super::super::dataplane::open_existing;
-    use super::super::{CreateRequest, create, show};
+    use super::super::super::dataplane::open_existing;
+    use super::super::super::{CreateRequest, create, show};
+    use super::super::op::{Applied, LayerOp};
+    use super::super::swap_volume::Unattached;
     use super::*;
     use crate::control::import::Cancel;
     use volume::pipeline::DiskIo;
@@ -132,6 +143,14 @@ mod tests {
         let nothing = Path::new("/dev/shm/there-is-no-such-directory");
         let io = open_existing(disk, claim, &header, &deks, nothing).unwrap();
         (io, header.size)
+    }
+
+    /// Grows the disk as nobody has it attached.
+    fn grow(installation: &Installation, disk: &Disk, size: u64) -> Result<Applied, DiskError> {
+        let claim = disk.claim(disk.header_file()?.read()?.claims())?;
+        let nothing = Path::new("/dev/shm/there-is-no-such-directory");
+        let mut volume = Unattached::settled(installation, disk, claim, nothing)?;
+        LayerOp::Grow { size }.apply(installation, disk, &mut volume)
     }
 
     fn read(io: &mut DiskIo, at: u64, len: usize) -> Vec<u8> {
@@ -173,7 +192,7 @@ mod tests {
                 size
             );
 
-            grow(&installation, &disk, NEW).unwrap();
+            assert_eq!(grow(&installation, &disk, NEW).unwrap(), Applied::Done);
             let (mut io, size) = open(&installation, &disk);
             assert_eq!(size, NEW);
             // The rest of the block that was not whole, and everything after it.
@@ -209,7 +228,7 @@ mod tests {
             let error = grow(&installation, &disk, size).unwrap_err().to_string();
             assert!(error.contains(why), "{size}: {error}");
         }
-        grow(&installation, &disk, OLD).unwrap();
+        assert_eq!(grow(&installation, &disk, OLD).unwrap(), Applied::Done);
         assert_eq!(open(&installation, &disk).1, OLD);
     }
 }

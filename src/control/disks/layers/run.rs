@@ -1,13 +1,13 @@
-//! Doing the job of a disk that nobody uses.
+//! Running the job of a disk that nobody has attached.
 
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::super::running::{Running, Unattached};
 use super::super::{Disk, DiskError, layer_map, lower_layers, open_files};
+use super::drop_layers::drop_layers;
 use super::job::layers_to_drop;
-use super::shed::shed;
+use super::swap_volume::Unattached;
 use crate::control::Installation;
 use crate::control::import::Cancel;
 use crate::envelope::{Header, Job};
@@ -48,7 +48,7 @@ enum End {
 pub fn run_unattached(
     installation: &Installation,
     disk: &Disk,
-    running: &mut Unattached,
+    volume: &mut Unattached,
     cancel: &Cancel,
     progress: &mut dyn FnMut(JobProgress),
 ) -> Result<bool, DiskError> {
@@ -56,15 +56,14 @@ pub fn run_unattached(
     let Some(job) = header.job.clone().filter(|job| !job.paused) else {
         return Ok(header.job.is_none());
     };
-    running.freeze(&header)?;
-    let copied = copy(disk, running, &header, &job, &deks, cancel, progress);
+    let copied = copy(disk, volume, &header, &job, &deks, cancel, progress);
     match disk.keeping_failed_sync(installation, copied)? {
         End::Stopped => Ok(false),
         // Not for a job that was aborted since the last look.
         End::Copied if !goes_on(disk, &job)? => Ok(false),
         End::Copied => {
             drop(deks);
-            shed(installation, disk, running, &job.drop)?;
+            drop_layers(installation, disk, volume, &job.drop)?;
             Ok(true)
         }
     }
@@ -72,7 +71,7 @@ pub fn run_unattached(
 
 fn copy(
     disk: &Disk,
-    running: &Unattached,
+    unattached: &Unattached,
     header: &Header,
     job: &Job,
     deks: &DekStack,
@@ -82,7 +81,7 @@ fn copy(
     let drop = layers_to_drop(header, job)?;
     let paths = |layer: &_| disk.layer_paths(layer);
     let top = header.top().ok_or_else(|| disk.no_layer())?;
-    let files = open_files(running.claimed()?, header, paths)?;
+    let files = open_files(unattached.claimed()?, header, paths)?;
     let map = layer_map(header, top, &paths(top))?;
     let volume = Arc::new(Volume::open_private(map, lower_layers(header, paths)?)?);
     // A run before this one may have failed, and its header may not have taken the word of it.

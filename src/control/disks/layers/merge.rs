@@ -3,7 +3,7 @@
 //! # Which layers are merged
 //!
 //! A snapshot's top layer is noted in the catalog when the snapshot goes (or is made, see
-//! `freeze.rs`). It is merged into the layer above it once it is no resource's top any more and all
+//! `snapshot.rs`). It is merged into the layer above it once it is no resource's top any more and all
 //! that have it have the same layer above it:
 //!
 //! - into the top layer of a disk: that is a job of the disk, as flattening is;
@@ -20,29 +20,15 @@ use uuid::Uuid;
 
 use super::super::{Disk, DiskError, delete, header_claims, lookup};
 use super::merge_frozen::merge_frozen;
+use super::op::{ChangeLayers, LayerOp};
 use crate::catalog::DiskState;
 use crate::control::Installation;
 use crate::control::import::Cancel;
 use crate::envelope::{HeaderPayload, ResourceKind};
 
-/// How disks are reached that may be attached.
-pub trait Reach {
-    /// Drops layers of a disk whose content is in the layers above them.
-    ///
-    /// # Errors
-    /// [`DiskError`].
-    fn shed(&self, disk: &Disk, layers: &[Uuid]) -> Result<(), DiskError>;
-
-    /// Has a layer merged into the top layer of a disk above it, now or in the background.
-    ///
-    /// # Errors
-    /// [`DiskError`].
-    fn merge_into_top(&self, disk: &Disk, layer: Uuid) -> Result<(), DiskError>;
-}
-
 /// A layer that can be merged.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Merge {
+enum Merge {
     /// Into the top layer of this disk.
     IntoTop {
         /// The disk's name.
@@ -95,13 +81,13 @@ pub fn delete_source(
     delete(installation, kind, name, runtime_dir)
 }
 
-/// Merges every layer that was noted and can be. What cannot be done now stays noted.
+/// Merges every layer that was noted and can be, by `change` where a disk is concerned. What cannot be done now stays noted.
 ///
 /// # Errors
 /// [`DiskError`] of the first that failed; what was done stays done.
 pub fn merge_all(
     installation: &Installation,
-    reach: &dyn Reach,
+    change: &mut ChangeLayers<'_>,
     cancel: &Cancel,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<(), DiskError> {
@@ -111,7 +97,7 @@ pub fn merge_all(
             Possible::Later => {}
             Possible::Now(Merge::IntoTop { disk, layer }) => {
                 let disk = Disk::find(installation, &disk)?;
-                reach.merge_into_top(&disk, layer)?;
+                change(&disk, &LayerOp::Merge { layer })?;
             }
             Possible::Now(Merge::IntoFrozen {
                 holders,
@@ -122,7 +108,7 @@ pub fn merge_all(
                     installation,
                     &holders,
                     (layer, above),
-                    reach,
+                    change,
                     cancel,
                     progress,
                 )?;

@@ -15,19 +15,19 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::super::create::{data_dir, free_place, row};
-use super::super::running::Running;
 use super::super::staging::Staging;
 use super::super::{Disk, DiskError, HEADER, parent_of};
 use super::links;
 use super::push::push;
+use super::swap_volume::SwapVolume;
 use crate::control::Installation;
 use crate::control::files::sync_dir;
 use crate::envelope::{Header, HeaderFile, HeaderPayload, ResourceKind, check_resource_name};
 
-/// What is to be made of a disk.
+/// A snapshot or an image that is to be made of a disk.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct FreezeRequest {
+pub struct SnapshotRequest {
     /// A snapshot or an image.
     pub kind: ResourceKind,
     /// Its name.
@@ -38,20 +38,20 @@ pub struct FreezeRequest {
     pub data_dir: Option<PathBuf>,
 }
 
-/// Makes a snapshot or an image of what `disk` holds now, which `running` uses. It takes the same
+/// Makes a snapshot or an image of what `disk` holds now, whose user is `volume`. It takes the same
 /// time whatever the disk holds.
 ///
 /// # Errors
 /// [`DiskError`]. Unless it is [`DiskError::Attached`] the disk is as before, and there is no
 /// snapshot.
-pub fn freeze_into(
+pub(super) fn create_snapshot(
     installation: &Installation,
-    request: &FreezeRequest,
+    request: &SnapshotRequest,
     disk: &Disk,
-    running: &mut dyn Running,
+    volume: &mut dyn SwapVolume,
 ) -> Result<(), DiskError> {
-    let FreezeRequest { kind, name, .. } = request;
-    let (parent, directory) = shelf(
+    let SnapshotRequest { kind, name, .. } = request;
+    let (parent, directory) = resource_dir(
         installation,
         *kind,
         name,
@@ -77,7 +77,7 @@ pub fn freeze_into(
         }
         Ok(())
     };
-    push(installation, disk, running, before, |_| ())?;
+    push(installation, disk, volume, before, |_| ())?;
     staging.finish(&directory)?;
     if let Some(layer) = frozen {
         installation.catalog().delete_merge(layer)?;
@@ -107,7 +107,7 @@ pub(super) fn described(kind: ResourceKind, name: &str, of: &HeaderPayload) -> H
 
 /// The directory in which a new resource gets its own, and that: where `given` says, or beside the one
 /// that it shares layers of.
-pub(super) fn shelf(
+pub(super) fn resource_dir(
     installation: &Installation,
     kind: ResourceKind,
     name: &str,
@@ -117,14 +117,14 @@ pub(super) fn shelf(
     check_resource_name(kind, name).map_err(DiskError::Argument)?;
     let parent = match given {
         Some(given) => data_dir(given)?,
-        None => default_shelf(installation, kind, beside),
+        None => default_resource_dir(installation, kind, beside),
     };
     let directory = free_place(installation, kind, name, &parent)?;
     Ok((parent, directory))
 }
 
 /// Below the state directory for what is there, else below the directory in which the disk's is.
-fn default_shelf(installation: &Installation, kind: ResourceKind, beside: &Path) -> PathBuf {
+fn default_resource_dir(installation: &Installation, kind: ResourceKind, beside: &Path) -> PathBuf {
     let at = parent_of(beside);
     let own = ResourceKind::ALL.map(|kind| installation.resources_dir(kind));
     if own.iter().any(|dir| dir == at) {

@@ -1,4 +1,4 @@
-//! What an attached disk is served as: its size and its stack of layers, and how both change.
+//! An attached disk: its size and its layers as the data plane has them, and how both change.
 //!
 //! The disk's header says first what is to be; this brings the data plane there.
 
@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::fs::{FlockOperation, flock};
 use uuid::Uuid;
 
-use crate::control::disks::{self, Disk, DiskError, NewStack, Running};
+use crate::control::disks::{self, Disk, DiskError, NewLayers, SwapVolume, Unattached};
 use crate::envelope::{FailedSync, HeaderKey, HeaderPayload, LayerRecord, SyncedFile};
 use protocol::DiskFiles;
 use volume::RuntimeMap;
@@ -19,7 +19,7 @@ use super::commands::Commands;
 use super::stack_of;
 
 /// An attached disk, of which one thing is changed at a time.
-pub(super) struct Serving {
+pub(super) struct AttachedDisk {
     disk: Arc<Disk>,
     commands: Arc<Commands>,
     runtime_path: PathBuf,
@@ -41,7 +41,7 @@ pub(super) struct Now {
     pub(super) claim: LayerFile,
 }
 
-impl Serving {
+impl AttachedDisk {
     /// The disk as it was attached.
     pub(super) fn new(
         disk: Arc<Disk>,
@@ -69,25 +69,24 @@ impl Serving {
         self.now().top
     }
 
-    /// Has the disk served with the size that its header says; which that is.
+    /// Has the disk served with the size that its header says.
     ///
     /// # Errors
-    /// Why it is served with the old size, as a line.
-    pub(super) fn follow_header(&self) -> Result<u64, String> {
-        let line = |error: DiskError| error.to_string().replace('\n', " ");
-        // Before anything else is locked: whoever changes the layers locks the header first.
-        let header = self.disk.header_file().map_err(line)?.read();
-        let header = header.map_err(|e| line(e.into()))?;
+    /// Why it is served with the old size.
+    fn serve_size(&self, header: &HeaderPayload) -> Result<(), String> {
         let mut now = self.now();
-        let claims = header.claims();
-        let Some(top) = claims.top().filter(|top| top.id == now.top) else {
+        let Some(top) = header.top().filter(|top| top.id == now.top) else {
             return Err("the disk's header does not name the layer that is attached".into());
         };
-        let geometry = disks::geometry(claims, top).map_err(line)?;
-        now.runtime.grow(&geometry).map_err(|e| line(e.into()))?;
-        self.commands.resize(claims.size)?;
-        now.size = claims.size;
-        Ok(claims.size)
+        let geometry = disks::geometry(header, top).map_err(|e| e.to_string())?;
+        now.runtime.grow(&geometry).map_err(|e| e.to_string())?;
+        match self.commands.resize(header.size) {
+            // The next attach serves what the header says.
+            Err(_) if self.commands.has_ended() => {}
+            resized => resized?,
+        }
+        now.size = header.size;
+        Ok(())
     }
 
     /// Has the header say something else, while nobody can be asked for the disk's key.
@@ -166,14 +165,14 @@ impl Serving {
         }
     }
 
-    /// Opens all that the data plane needs of a stack, and has it go on with that.
-    fn hand_over(&self, stack: NewStack<'_>) -> Result<(), DiskError> {
+    /// Opens all that the data plane needs of other layers, and has it swap them.
+    fn hand_over(&self, layers: NewLayers<'_>) -> Result<(), DiskError> {
         let mut now = self.now();
-        let NewStack {
+        let NewLayers {
             header,
             deks,
             claim,
-        } = stack;
+        } = layers;
         let top = header
             .top()
             .ok_or_else(|| self.failed("its header has no layer".into()))?;
@@ -189,7 +188,7 @@ impl Serving {
         };
         let data = match claim {
             Some(claim) => claim,
-            // The data plane goes on with what it has of it.
+            // The data plane keeps what it has of it.
             None => LayerFile::open(&paths(top).data).map_err(PipelineError::from)?,
         };
         let kept = data.try_clone().map_err(PipelineError::from)?;
@@ -208,8 +207,8 @@ impl Serving {
     }
 }
 
-impl Running for &Serving {
-    fn freeze(&mut self, header: &HeaderPayload) -> Result<(), DiskError> {
+impl SwapVolume for &AttachedDisk {
+    fn quiesce(&mut self, header: &HeaderPayload) -> Result<(), DiskError> {
         let now = self.now();
         if header.top().is_none_or(|top| top.id != now.top) {
             return Err(
@@ -225,22 +224,22 @@ impl Running for &Serving {
         drop(now);
         self.commands
             .freeze()
-            .map_err(|why| self.failed(format!("it goes on as before, since {why}")))
+            .map_err(|why| self.failed(format!("it is not quiesced, and its guest goes on: {why}")))
     }
 
-    fn restack(&mut self, stack: NewStack<'_>) -> Result<(), DiskError> {
-        self.hand_over(stack).map_err(|error| {
+    fn swap(&mut self, layers: NewLayers<'_>) -> Result<(), DiskError> {
+        self.hand_over(layers).map_err(|error| {
             self.end();
             self.failed(format!(
-                "its layers are changed, but it has ended, since it could not go on with them: \
+                "its layers are changed, but it has ended, since its data plane did not swap them: \
                  {error}; attach it again"
             ))
         })
     }
 
-    fn thaw(&mut self) {
+    fn resume(&mut self) {
         if let Err(why) = self.commands.thaw() {
-            log::error!("the data plane does not go on: {why}");
+            log::error!("the data plane does not resume: {why}");
             self.end();
         }
     }
@@ -250,5 +249,18 @@ impl Running for &Serving {
         if let Err(error) = self.commands.end() {
             log::warn!("the data plane cannot be told to end: {error}");
         }
+    }
+
+    fn grow(&mut self, header: &HeaderPayload) -> Result<(), DiskError> {
+        self.serve_size(header)
+            .map_err(|reason| DiskError::SizeNotServed {
+                name: self.name().into(),
+                size: header.size,
+                reason,
+            })
+    }
+
+    fn unattached(&mut self) -> Option<&mut Unattached> {
+        None
     }
 }

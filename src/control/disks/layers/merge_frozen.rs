@@ -14,9 +14,10 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::super::{Disk, DiskError, claim_data, geometry, layer_map};
-use super::merge::Reach;
-use super::shed::without;
-use super::{covered, links};
+use super::drop_layers::without;
+use super::links;
+use super::op::{ChangeLayers, LayerOp};
+use super::verify_covered::verify_covered;
 use crate::control::Installation;
 use crate::control::import::Cancel;
 use crate::envelope::{Header, LayerRecord, ResourceKind};
@@ -35,7 +36,7 @@ pub(super) fn merge_frozen(
     installation: &Installation,
     holders: &[(ResourceKind, String)],
     (layer, above): (Uuid, Uuid),
-    reach: &dyn Reach,
+    change: &mut ChangeLayers<'_>,
     cancel: &Cancel,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<(), DiskError> {
@@ -66,7 +67,10 @@ pub(super) fn merge_frozen(
     drop(io);
     for holder in &holders {
         match holder.kind() {
-            ResourceKind::Disk => reach.shed(holder, &[layer])?,
+            ResourceKind::Disk => {
+                let layers = vec![layer];
+                change(holder, &LayerOp::DropLayers { layers })?;
+            }
             ResourceKind::Snapshot | ResourceKind::Image => forget(installation, holder, layer)?,
         }
     }
@@ -142,7 +146,7 @@ fn forget(installation: &Installation, holder: &Disk, layer: Uuid) -> Result<(),
     let mut new = without(&old, |id| *id == layer);
     links::note_gone(holder.directory(), &old, &mut new);
     if new.layers != old.layers {
-        covered::check(holder, &old, |at| old.layers[at].id == layer)?;
+        verify_covered(holder, &old, |at| old.layers[at].id == layer)?;
         lock.write_both(&new, &dek)?;
     }
     drop(lock);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::super::create::{CreateRequest, Created, create_as, row};
 use super::super::staging::Staging;
 use super::super::{DiskError, HEADER};
-use super::{freeze, links};
+use super::{links, snapshot};
 use crate::control::Installation;
 use crate::control::files::sync_dir;
 use crate::control::import::{Cancel, SourceSpec};
@@ -63,14 +63,14 @@ pub fn image_of_snapshot(
     let kind = ResourceKind::Image;
     let (source, _lock) = links::hold(installation, ResourceKind::Snapshot, snapshot)?;
     let (from, dek) = source.unlock(installation, source.header_file()?.read()?)?;
-    let (parent, directory) = freeze::shelf(
+    let (parent, directory) = snapshot::resource_dir(
         installation,
         kind,
         name,
         source.directory(),
         data_dir.as_deref(),
     )?;
-    let payload = freeze::described(kind, name, &from);
+    let payload = snapshot::described(kind, name, &from);
     let mut staging = Staging::begin(installation, &parent, kind, name)?;
     staging.reserve(row(&payload, &directory))?;
     links::share(&from.layers, source.directory(), staging.directory())?;

@@ -2,15 +2,16 @@
 
 use uuid::Uuid;
 
-use super::super::running::{NewStack, Running};
 use super::super::{Disk, DiskError};
-use super::{covered, links, push};
+use super::push::{record, write_quiesced};
+use super::swap_volume::{NewLayers, SwapVolume};
+use super::{links, verify_covered};
 use crate::control::Installation;
 use crate::control::files::sync_dir;
 use crate::envelope::{Header, HeaderPayload};
 
 /// Drops layers beneath the top of a disk: those above them have all of their content, at the latest
-/// when `running` stands still. A job that was about them is over. Layers that the disk does not have
+/// when `volume` is quiesced. A job that was about them is over. Layers that the disk does not have
 /// any more are none.
 ///
 /// The wrapped DEKs go first, from both copies of the header; then the ciphertext. A crash between
@@ -19,10 +20,10 @@ use crate::envelope::{Header, HeaderPayload};
 ///
 /// # Errors
 /// [`DiskError`]; the disk has all of its layers then, or none of those that were to go.
-pub fn shed(
+pub(super) fn drop_layers(
     installation: &Installation,
     disk: &Disk,
-    running: &mut dyn Running,
+    volume: &mut dyn SwapVolume,
     layers: &[Uuid],
 ) -> Result<(), DiskError> {
     let file = disk.header_file()?;
@@ -46,14 +47,14 @@ pub fn shed(
         });
     }
     if old.layers.iter().any(|layer| goes(&layer.id)) {
-        covered::check(disk, &old, |at| goes(&old.layers[at].id))?;
+        verify_covered::verify_covered(disk, &old, |at| goes(&old.layers[at].id))?;
         let mut new = without(&old, goes);
         links::note_gone(disk.directory(), &old, &mut new);
         let from_top: Vec<_> = old.layers.iter().rev().map(|layer| layer.id).collect();
         deks.retain_lower(|index| !goes(&from_top[index]));
-        running.freeze(&old)?;
-        push::switch(&mut lock, running, &new, deks.top())?;
-        running.restack(NewStack {
+        volume.quiesce(&old)?;
+        write_quiesced(&mut lock, volume, &new, deks.top())?;
+        volume.swap(NewLayers {
             header: &new,
             deks: &deks,
             claim: None,
@@ -61,7 +62,7 @@ pub fn shed(
         lock.write_both(&new, deks.top())?;
         for gone in old.layers.iter().filter(|layer| goes(&layer.id)) {
             // What is gone is gone, whether or not that can be written down.
-            if let Err(error) = push::record(installation, disk, "DekDrop", gone) {
+            if let Err(error) = record(installation, disk, "DekDrop", gone) {
                 log::error!("{error}");
             }
         }

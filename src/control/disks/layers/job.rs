@@ -4,9 +4,9 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::super::running::Running;
 use super::super::{Disk, DiskError};
 use super::push::{push, refuse_job};
+use super::swap_volume::SwapVolume;
 use crate::control::Installation;
 use crate::envelope::{Header, HeaderPayload, Job, JobKind};
 
@@ -14,7 +14,7 @@ use crate::envelope::{Header, HeaderPayload, Job, JobKind};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum JobChange {
-    /// It stands still until it is resumed, also when the disk is attached anew.
+    /// It is paused until it is resumed, also when the disk is attached anew.
     Pause,
     /// It goes on, with this limit in bytes per second.
     Resume(Option<u64>),
@@ -25,17 +25,17 @@ pub enum JobChange {
 /// Gives a disk a new DEK: a layer with it is pushed, into which everything beneath is to be copied.
 ///
 /// # Errors
-/// As [`super::freeze_into`].
-pub fn begin_rotation(
+/// As [`create_snapshot`](super::snapshot::create_snapshot).
+pub(super) fn begin_rotation(
     installation: &Installation,
     disk: &Disk,
-    running: &mut dyn Running,
+    volume: &mut dyn SwapVolume,
     rate: Option<u64>,
 ) -> Result<(), DiskError> {
     push(
         installation,
         disk,
-        running,
+        volume,
         |_, _| Ok(()),
         |header| {
             header.generation = header.generation.saturating_add(1);
@@ -54,7 +54,7 @@ pub fn begin_rotation(
 ///
 /// # Errors
 /// [`DiskError::JobUnderWay`], and others, after which nothing has changed.
-pub fn begin_flatten(
+pub(super) fn begin_flatten(
     installation: &Installation,
     disk: &Disk,
     rate: Option<u64>,
@@ -79,7 +79,7 @@ pub fn begin_flatten(
 ///
 /// # Errors
 /// As [`begin_flatten`].
-pub fn begin_merge(
+pub(super) fn begin_merge(
     installation: &Installation,
     disk: &Disk,
     layer: Uuid,
@@ -103,7 +103,7 @@ pub fn begin_merge(
 ///
 /// # Errors
 /// [`DiskError::NoJob`], and others, after which nothing has changed.
-pub fn change_job(
+pub(super) fn change_job(
     installation: &Installation,
     disk: &Disk,
     kind: Option<JobKind>,

@@ -20,7 +20,7 @@ const BACKLOG: usize = 256;
 pub(super) type Line = Arc<str>;
 
 /// Shared by the guard, which writes, and the clients of the control socket.
-pub(super) struct Board(Mutex<Content>);
+pub(super) struct EventHub(Mutex<Content>);
 
 struct Content {
     status: KeyStatus,
@@ -30,7 +30,7 @@ struct Content {
     subscribers: Vec<SyncSender<Line>>,
 }
 
-impl Board {
+impl EventHub {
     pub(super) fn new(status: KeyStatus, offered: Offered) -> Self {
         Self(Mutex::new(Content {
             status,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::super::create::{NewLayer, new_layer, row};
 use super::super::staging::Staging;
 use super::super::{Created, DiskError, HEADER, geometry, layer_paths};
-use super::{freeze, links};
+use super::{links, snapshot};
 use crate::control::Installation;
 use crate::envelope::{
     CloneSource, Header, HeaderFile, HeaderPayload, MAX_DISK_SIZE, ResourceKind,
@@ -50,7 +50,7 @@ pub fn clone(installation: &Installation, request: &CloneRequest) -> Result<Crea
     }
     let unit = request.sector_size.unwrap_or(top.data_unit);
     let size = size(request, &from, unit)?;
-    let (parent, directory) = freeze::shelf(
+    let (parent, directory) = snapshot::resource_dir(
         installation,
         ResourceKind::Disk,
         &request.name,
@@ -70,7 +70,7 @@ pub fn clone(installation: &Installation, request: &CloneRequest) -> Result<Crea
             id: from.disk,
             name: name.clone(),
         }),
-        ..freeze::described(ResourceKind::Disk, &request.name, &from)
+        ..snapshot::described(ResourceKind::Disk, &request.name, &from)
     };
     let new = NewLayer {
         name: &request.name,

@@ -9,25 +9,25 @@
 //! `disk check` tells of them. One after it leaves the reverted disk with files of layers that the
 //! header says are gone; `disk check --repair` removes them.
 
-use super::super::running::{Running, Unattached};
 use super::super::{Disk, DiskError};
 use super::links;
 use super::push::{make_files, refuse_job, remove_files, top_layer};
+use super::swap_volume::Unattached;
 use crate::control::Installation;
 use crate::control::files::sync_dir;
 use crate::envelope::{Header, ResourceKind};
 use keys::units::MAX_LAYERS;
 
-/// Makes a disk, of which `running` has the claim, hold what `snapshot` holds. It keeps its size; what
+/// Makes a disk, of which `volume` has the claim, hold what `snapshot` holds. It keeps its size; what
 /// it got beyond the snapshot's size reads as zeros. What it held since is destroyed, but for what its
 /// other snapshots hold.
 ///
 /// # Errors
 /// [`DiskError`]; the disk holds what it held then.
-pub fn revert(
+pub(super) fn revert(
     installation: &Installation,
     disk: &Disk,
-    running: &mut Unattached,
+    volume: &mut Unattached,
     snapshot: &str,
 ) -> Result<(), DiskError> {
     let (source, _lock) = links::hold(installation, ResourceKind::Snapshot, snapshot)?;
@@ -37,7 +37,6 @@ pub fn revert(
     let (old, _) = disk.unlock(installation, lock.read()?)?;
     refuse_job(disk, &old)?;
     refuse_foreign(disk, snapshot, &old, &from)?;
-    running.freeze(&old)?;
     let (dek, layer) = top_layer(installation, disk, &old)?;
     let mut new = old.clone();
     new.layers.clone_from(&from.layers);
@@ -48,7 +47,7 @@ pub fn revert(
     let written = make_files(disk, &new, &layer, &paths)
         .and_then(|claim| Ok(lock.write_both(&new, &dek).map(|()| claim)?));
     match written {
-        Ok(claim) => running.take_claim(claim),
+        Ok(claim) => volume.take_claim(claim),
         Err(error) => {
             // Only while the header does not name them.
             if lock

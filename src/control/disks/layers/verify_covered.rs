@@ -1,4 +1,4 @@
-//! The last look before a layer is dropped: do the layers above it have all of its content?
+//! The last check before a layer is dropped: the layers above it have all of its content.
 
 use super::super::{Disk, DiskError, layer_map, lower_layers};
 use crate::envelope::HeaderPayload;
@@ -9,7 +9,7 @@ use volume::Volume;
 ///
 /// # Errors
 /// [`DiskError::Needed`], and what is wrong with a map.
-pub(super) fn check(
+pub(super) fn verify_covered(
     disk: &Disk,
     header: &HeaderPayload,
     goes: impl Fn(usize) -> bool,
