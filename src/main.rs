@@ -1,4 +1,12 @@
-//! The `sealdisk` command.
+//! The `sealdisk` command: server-side encryption for VM disks.
+//!
+//! A vhost-user daemon serves virtio-blk queues straight from guest memory and encrypts each
+//! request with the disk's data encryption key (DEK, AES-256-XTS). DEKs are stored only wrapped
+//! (RSA-OAEP-256) by a key in a key vault. `docs/architecture.md` is the living picture.
+//!
+//! This package is the command line; the work is done by the crates below `crates/`.
+
+mod cli;
 
 use std::alloc::System;
 use std::process::ExitCode;
@@ -11,5 +19,5 @@ use zeroizing_alloc::ZeroAlloc;
 static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 
 fn main() -> ExitCode {
-    sealdisk::cli::main()
+    cli::main()
 }

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 
 use disk_support::{Host, MARKER, allocated, holds, one_line, qemu_img, text};
-use sealdisk::control::disks::Disk;
+use disks::Disk;
 
 const ALL: &[&str] = &["get", "wrapKey", "unwrapKey"];
 

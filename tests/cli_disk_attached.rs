@@ -18,10 +18,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use disk_support::{Host, holds, text};
+use disks::{self, Disk};
+use installation::envelope::{Header, ResourceKind};
+use installation::runtime_map;
 use rustix::process::{Pid, Signal, kill_process};
-use sealdisk::control::disks::{self, Disk};
-use sealdisk::control::runtime_map;
-use sealdisk::envelope::{Header, ResourceKind};
 use tempfile::TempDir;
 use uuid::Uuid;
 use volume::pipeline::DiskIo;

@@ -16,8 +16,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use disk_support::{Host, KEY, VAULT, allocated, noise, one_line, qemu_img, text};
+use installation::catalog::{DiskRecord, DiskState};
 use rustix::process::{Pid, Signal, kill_process};
-use sealdisk::catalog::{DiskRecord, DiskState};
 use time::OffsetDateTime;
 use vault::AttributeChange;
 

@@ -15,9 +15,9 @@ use std::process::Command;
 use aes::Aes256;
 use aes::cipher::KeyInit;
 use disk_support::{Host, holds, text};
+use disks::Disk;
+use installation::envelope::ResourceKind;
 use rustix::fs::{FallocateFlags, fallocate};
-use sealdisk::control::disks::Disk;
-use sealdisk::envelope::ResourceKind;
 use xts_mode::{Xts128, get_tweak_default};
 
 const ALL: &[&str] = &["get", "wrapKey", "unwrapKey"];

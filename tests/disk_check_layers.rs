@@ -13,9 +13,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use disk_support::{Host, allocated, text};
+use disks::{Disk, LayerOp, SnapshotRequest, Unattached};
+use installation::envelope::ResourceKind;
 use rustix::fs::{FlockOperation, flock};
-use sealdisk::control::disks::{Disk, LayerOp, SnapshotRequest, Unattached};
-use sealdisk::envelope::ResourceKind;
 use serde_json::Value;
 use uuid::Uuid;
 

@@ -440,7 +440,7 @@ fn a_snapshot_is_read_by_several_at_once_and_not_deleted_meanwhile() {
     host.ok(&["disk", "create", "d", "--source", text(&raw)]);
     host.ok(&["snapshot", "create", "s", "--source", "d"]);
     host.ok(&["image", "create", "i", "--source", "snapshot:s"]);
-    let layer = host.layers(sealdisk::envelope::ResourceKind::Snapshot, "s")[0];
+    let layer = host.layers(installation::envelope::ResourceKind::Snapshot, "s")[0];
     let reader = fs::File::open(host.disks().join(format!("d/{layer}.data"))).unwrap();
     rustix::fs::flock(&reader, rustix::fs::FlockOperation::NonBlockingLockShared).unwrap();
     let content = fs::read(&raw).unwrap();

@@ -19,15 +19,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use attach::LayerChanges;
+use disks::import::Cancel;
+use disks::{Disk as Files, LayerOp};
 use frontend::client::Status;
 use frontend::daemon::{AttachOptions, Daemon, Disk, expect_success};
 use frontend::rng::Rng;
 use frontend::small_fs::{FailingFs, Overcommitted};
+use installation::Installation;
 use rustix::fs::{FallocateFlags, fallocate};
-use sealdisk::control::Installation;
-use sealdisk::control::attach::LayerChanges;
-use sealdisk::control::disks::{Disk as Files, LayerOp};
-use sealdisk::control::import::Cancel;
 use seccomp::supervise_this_thread;
 use serde_json::Value;
 use uuid::Uuid;
@@ -119,7 +119,7 @@ impl Faulty {
         (installation, files)
     }
 
-    fn claims(&self) -> sealdisk::envelope::HeaderPayload {
+    fn claims(&self) -> installation::envelope::HeaderPayload {
         let (_, files) = self.files();
         let header = files.header_file().unwrap().read().unwrap();
         header.claims().clone()
@@ -537,7 +537,7 @@ fn mark(installation: &Installation, files: &Files) {
     let (mut header, dek) = files.unlock(installation, lock.read().unwrap()).unwrap();
     header.session.as_mut().unwrap().boot = Uuid::new_v4();
     let layer = header.top().unwrap().id;
-    let failed = sealdisk::envelope::FailedSync::new(layer, None, "Input/output error");
+    let failed = installation::envelope::FailedSync::new(layer, None, "Input/output error");
     header.failed_sync = Some(failed);
     lock.write(&header, &dek).unwrap();
 }

@@ -16,12 +16,10 @@ use std::sync::Arc;
 use aes::Aes256;
 use aes::cipher::KeyInit;
 use disk_support::{Host, MARKER, text};
+use disks::{Disk, LayerOp, SnapshotRequest, Unattached, layer_map, lower_layers, open_files};
 use hkdf::Hkdf;
 use hmac::{Hmac, Mac};
-use sealdisk::control::disks::{
-    Disk, LayerOp, SnapshotRequest, Unattached, layer_map, lower_layers, open_files,
-};
-use sealdisk::envelope::{LayerRecord, ResourceKind};
+use installation::envelope::{LayerRecord, ResourceKind};
 use serde_json::Value;
 use sha2::Sha256;
 use volume::Volume;

@@ -12,11 +12,9 @@ use std::fs;
 use std::path::Path;
 
 use disk_support::{Host, KEY, VAULT, text};
-use sealdisk::catalog::{DiskRecord, DiskState};
-use sealdisk::control::disks::{
-    CloneRequest, Disk, LayerOp, NewKey, SnapshotRequest, Unattached, clone, rewrap,
-};
-use sealdisk::envelope::ResourceKind;
+use disks::{CloneRequest, Disk, LayerOp, NewKey, SnapshotRequest, Unattached, clone, rewrap};
+use installation::catalog::{DiskRecord, DiskState};
+use installation::envelope::ResourceKind;
 use uuid::Uuid;
 use vault::{KeySize, NewKey as NewVaultKey};
 

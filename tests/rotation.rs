@@ -13,11 +13,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use disk_support::{Host, KEY, VAULT};
+use disks::import::Cancel;
+use disks::{self, CreateRequest, Disk, NewKey};
+use installation::Installation;
+use installation::envelope::ResourceKind;
 use rustix::process::{Pid, Signal, kill_process};
-use sealdisk::control::Installation;
-use sealdisk::control::disks::{self, CreateRequest, Disk, NewKey};
-use sealdisk::control::import::Cancel;
-use sealdisk::envelope::ResourceKind;
 
 const ALL: &[&str] = &["get", "wrapKey", "unwrapKey"];
 const SET: &str = "set1";

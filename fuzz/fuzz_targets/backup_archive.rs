@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use age::x25519::Identity;
 use age::{Decryptor, Encryptor};
 use arbitrary::Arbitrary;
-use libfuzzer_sys::fuzz_target;
-use sealdisk::control::Installation;
-use sealdisk::control::backup::{
+use installation::Installation;
+use installation::backup::{
     BackupError, CreateBackup, ItemKind, Protection, Secret, Verified, create, verify,
 };
+use libfuzzer_sys::fuzz_target;
 use sealdisk_fuzz::{Edit, edited};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};

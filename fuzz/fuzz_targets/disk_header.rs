@@ -4,13 +4,13 @@
 use std::cell::LazyCell;
 
 use arbitrary::Arbitrary;
-use keys::Dek;
-use keys::units::MAX_LAYERS;
-use libfuzzer_sys::fuzz_target;
-use sealdisk::envelope::{
+use installation::envelope::{
     HEADER_FILE_LEN, HeaderFile, MAX_DISK_SIZE, SLOT_LEN, SLOT_OFFSETS, UnverifiedHeader,
     check_disk_name,
 };
+use keys::Dek;
+use keys::units::MAX_LAYERS;
+use libfuzzer_sys::fuzz_target;
 use sealdisk_fuzz::{Edit, Scratch, edited};
 
 /// Bytes of a slot of version 1, which are at the beginning of the file.

@@ -5,7 +5,7 @@
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use sealdisk::server::{Flavour, Operation, Query, Route, TokenRequest, VaultHost};
+use server::{Flavour, Operation, Query, Route, TokenRequest, VaultHost};
 
 #[derive(Debug, Arbitrary)]
 struct Input<'a> {

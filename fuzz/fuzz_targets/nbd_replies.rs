@@ -6,8 +6,8 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 
 use arbitrary::Arbitrary;
+use disks::import::{Cancel, NbdClient};
 use libfuzzer_sys::fuzz_target;
-use sealdisk::control::import::{Cancel, NbdClient};
 
 /// The answers wait in the socket, and so do the client's requests: neither may fill it.
 const MOST_BYTES: usize = 4096;

@@ -7,8 +7,8 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 
 use arbitrary::Arbitrary;
+use disks::import::feed;
 use libfuzzer_sys::fuzz_target;
-use sealdisk::control::import::feed;
 
 /// Not a multiple of a sector: the last one is filled up with zeros.
 const SIZE: usize = 1000;

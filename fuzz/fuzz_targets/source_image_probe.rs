@@ -5,8 +5,8 @@ use std::cell::LazyCell;
 use std::path::Path;
 
 use arbitrary::Arbitrary;
+use disks::import::{Cancel, ImageFormat, SourceSpec, identify, open};
 use libfuzzer_sys::fuzz_target;
-use sealdisk::control::import::{Cancel, ImageFormat, SourceSpec, identify, open};
 use sealdisk_fuzz::Scratch;
 
 /// Extensions of images, and what their names promise.

@@ -7,10 +7,10 @@ use std::time::Duration;
 use clap::Args;
 use nix::unistd::Group;
 
-use crate::control::attach::{AttachRequest, GuardOptions, SocketAccess, SocketSource, attach};
-use crate::control::disks::{Unflushed, parse_size};
-use crate::control::runtime_dir;
+use attach::{AttachRequest, GuardOptions, SocketAccess, SocketSource, attach};
 use dataplane::FrontendError;
+use disks::{Unflushed, parse_size};
+use installation::runtime_dir;
 use protocol::{Discard, OnFull, OnRevoke};
 use volume::CacheMode;
 

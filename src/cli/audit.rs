@@ -11,8 +11,8 @@ use serde::Serialize;
 
 use super::audit_archive::{self, ArchiveArgs, StatusArgs};
 use super::{CliError, Context, Tabular};
-use crate::catalog::VaultKind;
-use crate::control::Installation;
+use installation::Installation;
+use installation::catalog::VaultKind;
 use vault::audit::{
     Archives, AuditError, AuditLog, Chain, Counter, Entry, Event, Pin, Report, export_start, pins,
     write_export,

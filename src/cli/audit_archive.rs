@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 
 use super::audit::{Log, WhichArgs, in_file, logs};
 use super::{CliError, Context, Tabular};
-use crate::control::Installation;
+use installation::Installation;
 use vault::audit::{Archived, AuditError, AuditRecord, Chain, Space};
 
 /// Arguments of `audit archive`.

@@ -13,10 +13,10 @@ use zeroize::Zeroizing;
 
 use super::output::time_cell;
 use super::{CliError, Context, Tabular};
-use crate::control::backup::{
+use installation::backup::{
     self, BackupError, CreateBackup, ItemKind, Manifest, Protection, Restore, Secret, VerifiedItem,
 };
-use crate::control::runtime_dir;
+use installation::runtime_dir;
 use vault::audit::{Pin, pins};
 use vault::read_secret_file;
 

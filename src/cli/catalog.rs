@@ -8,9 +8,9 @@ use uuid::Uuid;
 
 use super::output::time_cell;
 use super::{CliError, Context, Tabular};
-use crate::catalog::{DepartedRecord, Departure};
-use crate::control::{Installation, Rebuilt, RebuiltSet, disks};
-use crate::envelope::ResourceKind;
+use disks::{Rebuilt, RebuiltSet};
+use installation::catalog::{DepartedRecord, Departure};
+use installation::envelope::ResourceKind;
 use vault::{KeyUrl, Permissions};
 
 /// Arguments of `catalog`.
@@ -192,7 +192,7 @@ fn forget(context: &Context, args: &ForgetArgs) -> Result<(), CliError> {
 }
 
 fn rebuild(context: &Context, args: &RebuildArgs) -> Result<(), CliError> {
-    let (_, rebuilt) = Installation::rebuild(&context.state_dir()?, &args.data_dir)?;
+    let (_, rebuilt) = disks::rebuild(&context.state_dir()?, &args.data_dir)?;
     let view = RebuiltView::from(rebuilt);
     for set in &view.disk_encryption_sets {
         context.output.note(&format!(

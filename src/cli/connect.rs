@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::{CliError, Context};
-use crate::catalog::{HsmSettings, VaultRecord};
-use crate::control::Installation;
+use installation::Installation;
+use installation::catalog::{HsmSettings, VaultRecord};
 
 #[derive(Args)]
+#[allow(rustdoc::bare_urls, reason = "the help text shows it as it is")]
 pub(super) struct ConnectArgs {
     /// The name that the key vault has here
     pub(super) name: String,
@@ -81,7 +82,7 @@ pub(super) fn disconnect(
     installation: &Installation,
     args: &DisconnectArgs,
 ) -> Result<(), CliError> {
-    installation.disconnect_vault(&args.name)?;
+    installation.disconnect_vault(&args.name, disks::reconcile)?;
     context.output.note(&format!(
         "the key vault '{}' is not known here any more",
         args.name

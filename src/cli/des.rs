@@ -10,8 +10,9 @@ use uuid::Uuid;
 use super::connect::absolute;
 use super::des_identity::{self, DesIdentityArgs};
 use super::{CliError, Context, Tabular};
-use crate::catalog::{DesIdentity, DiskEncryptionSetRecord};
-use crate::control::{DeletedDes, DesChange, Installation, KeyUsage, NewDes, UpdatedDes};
+use disks::des::{DeletedDes, DesChange, KeyUsage, NewDes, UpdatedDes};
+use installation::Installation;
+use installation::catalog::{DesIdentity, DiskEncryptionSetRecord};
 use vault::KeyUrl;
 
 /// Names of disks that a line of a table has; `-o json` has all.
@@ -272,13 +273,16 @@ pub(super) fn run(context: &Context, args: DesArgs) -> Result<(), CliError> {
     let output = &context.output;
     match args.command {
         DesCommand::Create(args) => {
-            let record = installation.create_des(&NewDes {
-                name: &args.name,
-                key_url: &args.key_url,
-                source_vault: args.source_vault.as_deref(),
-                auto_rotation: args.enable_auto_key_rotation,
-                identity: args.identity.identity()?,
-            })?;
+            let record = disks::des::create(
+                &installation,
+                &NewDes {
+                    name: &args.name,
+                    key_url: &args.key_url,
+                    source_vault: args.source_vault.as_deref(),
+                    auto_rotation: args.enable_auto_key_rotation,
+                    identity: args.identity.identity()?,
+                },
+            )?;
             output.show(&DesView::from(record))
         }
         DesCommand::List => {
@@ -292,7 +296,9 @@ pub(super) fn run(context: &Context, args: DesArgs) -> Result<(), CliError> {
         }
         DesCommand::Update(args) => update(context, &installation, &args),
         DesCommand::Rotate(args) => rotate(context, &installation, args.name.as_deref()),
-        DesCommand::ShowUsage(args) => output.list(&installation.key_usage(&args.name)?),
+        DesCommand::ShowUsage(args) => {
+            output.list(&disks::des::key_usage(&installation, &args.name)?)
+        }
         DesCommand::Identity(args) => des_identity::run(context, args),
         DesCommand::Delete(args) => delete(context, &installation, &args),
     }
@@ -313,7 +319,7 @@ fn update(
         source_vault: args.source_vault.as_deref(),
         auto_rotation: args.enable_auto_key_rotation,
     };
-    let updated = installation.update_des(&args.name, &change)?;
+    let updated = disks::des::update(installation, &args.name, &change)?;
     let (record, refused) = report(context, updated);
     context.output.show(&DesView::from(record))?;
     refused.map_or(Ok(()), Err)
@@ -335,7 +341,7 @@ fn rotate(
     }
     let mut refused = None;
     let mut views = Vec::new();
-    for followed in installation.follow_latest_keys(name)? {
+    for followed in disks::des::follow_latest_keys(installation, name)? {
         match followed.outcome {
             Ok(updated) => {
                 let (record, left) = report(context, updated);
@@ -412,7 +418,7 @@ fn delete(
     installation.catalog().des(name)?;
     let question = format!("Delete the disk encryption set '{name}' and its identity?");
     context.output.confirm(&question, args.yes)?;
-    let deleted = installation.delete_des(name)?;
+    let deleted = disks::des::delete(installation, name)?;
     note_policies(context, &deleted);
     Ok(())
 }

@@ -56,12 +56,12 @@ pub(super) fn run(context: &Context, args: DesIdentityArgs) -> Result<(), CliErr
                  those that are attached."
             );
             output.confirm(&question, yes)?;
-            note_policies(context, &installation.remove_des_identity(&name)?);
+            note_policies(context, &disks::des::remove_identity(&installation, &name)?);
             Ok(())
         }
         DesIdentityCommand::Assign { name, identity } => {
             let wanted = identity.identity()?;
-            let record = installation.assign_des_identity(&name, wanted.as_ref())?;
+            let record = disks::des::assign_identity(&installation, &name, wanted.as_ref())?;
             output.show(&DesView::from(record).identity)
         }
         DesIdentityCommand::Show { name } => {

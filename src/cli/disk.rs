@@ -10,14 +10,14 @@ use super::disk_create::{CreateArgs, create};
 use super::disk_layers::{self, JobArgs, RevertArgs};
 use super::limits::LimitArgs;
 use super::{CliError, Context, Tabular};
-use crate::control::attach::{self, KeyStatus, Offered, set_limits};
-use crate::control::disks::{
+use attach::{self, KeyStatus, Offered, set_limits};
+use disks::import::{Cancel, ImageFormat};
+use disks::{
     self, DiskView, ExportRequest, LayerOp, Plaintext, ProblemKind, RegisterRequest, Since,
     Unflushed, parse_size,
 };
-use crate::control::import::{Cancel, ImageFormat};
-use crate::control::runtime_dir;
-use crate::envelope::{JobKind, ResourceKind};
+use installation::envelope::{JobKind, ResourceKind};
+use installation::runtime_dir;
 
 /// Arguments of `disk`.
 #[derive(Args)]

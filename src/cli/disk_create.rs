@@ -8,9 +8,9 @@ use indicatif::ProgressBar;
 use super::disk::{cancel_on_signals, show_bar, show_disk};
 use super::snapshot::{Meant, source};
 use super::{CliError, Context};
-use crate::control::disks::{self, CloneRequest, CreateRequest, Created, parse_size};
-use crate::control::import::{ImageFormat, SourceSpec};
-use crate::envelope::ResourceKind;
+use disks::import::{ImageFormat, SourceSpec};
+use disks::{CloneRequest, CreateRequest, Created, parse_size};
+use installation::envelope::ResourceKind;
 
 #[derive(Args)]
 pub(super) struct CreateArgs {

@@ -6,10 +6,10 @@ use indicatif::ProgressBar;
 
 use super::disk::{cancel_on_signals, show_bar, show_disk};
 use super::{CliError, Context};
-use crate::control::attach::LayerChanges;
-use crate::control::disks::{Applied, Disk, JobChange, LayerOp, parse_size};
-use crate::control::runtime_dir;
-use crate::envelope::JobKind;
+use attach::LayerChanges;
+use disks::{Applied, Disk, JobChange, LayerOp, parse_size};
+use installation::envelope::JobKind;
+use installation::runtime_dir;
 
 /// Arguments of `disk flatten` and `disk rotate-dek`.
 #[derive(Args)]

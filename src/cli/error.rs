@@ -2,10 +2,10 @@
 
 use std::borrow::Cow;
 
-use crate::catalog::CatalogError;
-use crate::control::ControlError;
-use crate::control::attach::AttachError;
-use crate::control::disks::DiskError;
+use attach::AttachError;
+use disks::DiskError;
+use installation::InstallationError;
+use installation::catalog::CatalogError;
 use vault::VaultError;
 use vault::audit::AuditError;
 
@@ -58,8 +58,8 @@ impl From<VaultError> for CliError {
     }
 }
 
-impl From<ControlError> for CliError {
-    fn from(error: ControlError) -> Self {
+impl From<InstallationError> for CliError {
+    fn from(error: InstallationError) -> Self {
         Self::new(error.code(), error.to_string())
     }
 }

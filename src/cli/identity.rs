@@ -12,8 +12,8 @@ use uuid::Uuid;
 
 use super::output::time_cell;
 use super::{CliError, Context, Tabular};
-use crate::catalog::{IdentityOwner, IdentityRecord};
-use crate::control::{IdentitySecret, Installation};
+use installation::catalog::{IdentityOwner, IdentityRecord};
+use installation::{IdentitySecret, Installation};
 
 /// Arguments of `identity`.
 #[derive(Args)]

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use super::output::time_cell;
 use super::{CliError, Context, Tabular, key_lifecycle, what_if};
-use crate::control::Installation;
+use installation::Installation;
 use vault::{
     AttributeChange, EmbeddedVault, KeyAttributes, KeyBundle, KeyChange, KeyId, KeyMaterial,
     KeyOps, KeySize, KeyType, KeyUrl, KeyVault, NewKey, PrivateJwk,
@@ -363,7 +363,7 @@ pub(super) fn run(
             let vault = installation.vault(&args.version.vault_name)?;
             if change.takes_away(OffsetDateTime::now_utc()) && !args.yes {
                 let (vault, key) = (&args.version.vault_name, args.version.key_id());
-                let effect = installation.what_if_disabled(vault, &key);
+                let effect = disks::des::what_if_disabled(installation, vault, &key);
                 let safety = effect.map(|effect| effect.safety);
                 what_if::warn(output, "make this key version unusable", safety)?;
             }

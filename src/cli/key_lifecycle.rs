@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 
 use super::output::time_cell;
 use super::{CliError, Context, Tabular, what_if};
-use crate::control::Installation;
+use installation::Installation;
 use vault::{DeletedKey, KeyUrl, RotationPolicy};
 
 /// Largest backup or policy that is read: some hundred versions of a key.
@@ -163,7 +163,7 @@ pub(super) fn run(
         LifecycleCommand::Delete(ConfirmArgs { key, yes }) => {
             let vault = vault(&key)?;
             if !yes {
-                let safety = installation.what_if_deleted(&key.vault_name, &key.name);
+                let safety = disks::des::what_if_deleted(installation, &key.vault_name, &key.name);
                 what_if::warn(output, "delete this key", safety)?;
             }
             output.show(&vault.delete_key(&operator, &key.name)?)

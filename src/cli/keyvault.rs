@@ -7,8 +7,8 @@ use uuid::Uuid;
 
 use super::audit::EntryView;
 use super::{CliError, Context, Tabular, connect, key, master, serve, vault_lifecycle};
-use crate::catalog::{VaultKind, VaultRecord};
-use crate::control::{Installation, vault_notice};
+use installation::catalog::{VaultKind, VaultRecord};
+use installation::{Installation, vault_notice};
 use vault::{EmbeddedVault, KeyType, KeyVault, Permissions, VaultSettings};
 
 /// Arguments of `keyvault`.

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use crate::control::disks::parse_size;
+use disks::parse_size;
 use protocol::Limits;
 
 /// Limits over all queues of a disk.

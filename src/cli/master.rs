@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::connect::absolute;
 use super::{CliError, Context, Tabular};
-use crate::catalog::VaultKind;
-use crate::control::Installation;
+use installation::Installation;
+use installation::catalog::VaultKind;
 use vault::{MasterPlace, MasterSource};
 
 /// Where a new master key is to be.

@@ -12,7 +12,7 @@ use clap::builder::Resettable;
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::control::{Installation, default_state_dir, platform_notice};
+use installation::{Installation, default_state_dir, platform_notice};
 use keys::{crypto_module, harden_process, require_module};
 
 mod attach;

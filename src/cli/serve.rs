@@ -9,9 +9,9 @@ use nix::unistd::User;
 use serde::Serialize;
 
 use super::{CliError, Context, OutputFormat};
-use crate::catalog::VaultKind;
-use crate::control::{ControlError, Installation};
-use crate::server::{
+use installation::catalog::VaultKind;
+use installation::{Installation, InstallationError};
+use server::{
     CertificateSource, DEFAULT_DOMAIN, Imds, MAX_LIFETIME, MIN_LIFETIME, ServeOptions, ServerError,
     Serving, ensure_ca, serve,
 };
@@ -229,7 +229,7 @@ fn domains(given: &[String]) -> Result<Vec<String>, ServerError> {
 impl From<ServerError> for CliError {
     fn from(error: ServerError) -> Self {
         match error {
-            ServerError::Control(error) => ControlError::into(error),
+            ServerError::Control(error) => InstallationError::into(error),
             ServerError::NotLoopback { .. } | ServerError::Domain { .. } => {
                 Self::usage(error.to_string())
             }

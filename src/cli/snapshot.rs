@@ -9,9 +9,9 @@ use super::disk::{cancel_on_signals, show_bar};
 use super::disk_create::source_note;
 use super::disk_layers;
 use super::{CliError, Context};
-use crate::control::disks::{self, ImageRequest, LayerOp, SnapshotRequest, delete_source};
-use crate::control::import::{ImageFormat, SourceSpec};
-use crate::envelope::ResourceKind;
+use disks::import::{ImageFormat, SourceSpec};
+use disks::{self, ImageRequest, LayerOp, SnapshotRequest, delete_source};
+use installation::envelope::ResourceKind;
 
 /// Arguments of `snapshot`.
 #[derive(Args)]
@@ -215,7 +215,7 @@ pub(super) fn source(
     if source.contains('/') {
         return Ok(Meant::File(source.into()));
     }
-    let known = context.installation()?.resources_named(source)?;
+    let known = disks::resources_named(&context.installation()?, source)?;
     let mut named = kinds.iter().filter(|kind| known.contains(kind));
     let is_file = PathBuf::from(source).exists();
     match (named.next(), named.next(), is_file) {

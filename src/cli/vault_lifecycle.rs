@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 
 use super::output::time_cell;
 use super::{CliError, Context, Tabular};
-use crate::control::{DeletedVault, Installation};
+use installation::{DeletedVault, Installation};
 
 #[derive(Args)]
 pub(super) struct NameArgs {
@@ -90,7 +90,7 @@ pub(super) fn delete(
     context
         .output
         .confirm(&format!("Delete the key vault '{name}'?"), args.yes)?;
-    let deleted = installation.delete_vault(name, args.force)?;
+    let deleted = installation.delete_vault(name, args.force, disks::reconcile)?;
     if deleted.deletion.is_none() {
         context.output.note(&format!(
             "the files of the key vault '{name}' were gone; it is forgotten, and its name is free"

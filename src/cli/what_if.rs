@@ -5,8 +5,10 @@ use std::io::{self, IsTerminal};
 use clap::Args;
 
 use super::{CliError, Context, Output, Tabular};
-use crate::control::{ControlError, Installation, KeyUser, SafeToDisable, Safety};
-use crate::envelope::ResourceKind;
+use disks::DiskError;
+use disks::des::{KeyUser, SafeToDisable, Safety};
+use installation::Installation;
+use installation::envelope::ResourceKind;
 use vault::KeyId;
 
 /// Arguments of `keyvault key what-if`.
@@ -54,7 +56,7 @@ pub(super) fn run(
         name: args.disable.clone(),
         version: args.version.as_ref().map(|v| v.to_ascii_lowercase()),
     };
-    let effect = installation.what_if_disabled(&args.vault_name, &key)?;
+    let effect = disks::des::what_if_disabled(installation, &args.vault_name, &key)?;
     let output = &context.output;
     if output.format() == super::OutputFormat::Json {
         return output.show(&effect);
@@ -91,7 +93,7 @@ pub(super) fn run(
 pub(super) fn warn(
     output: &Output,
     what: &str,
-    safety: Result<Safety, ControlError>,
+    safety: Result<Safety, DiskError>,
 ) -> Result<(), CliError> {
     let summary = match safety {
         Ok(safety) if safety.safe_to_disable == SafeToDisable::Yes => return Ok(()),

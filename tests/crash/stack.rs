@@ -3,10 +3,11 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use sealdisk::control::attach::{self, DekState};
-use sealdisk::control::disks::{Applied, Disk as Resource, JobChange, LayerOp, SnapshotRequest};
-use sealdisk::control::{Installation, attach::AttachError};
-use sealdisk::envelope::ResourceKind;
+use attach::AttachError;
+use attach::{self, DekState};
+use disks::{Applied, Disk as Resource, JobChange, LayerOp, SnapshotRequest};
+use installation::Installation;
+use installation::envelope::ResourceKind;
 use uuid::Uuid;
 
 use super::clean::assert_clean_disk;

@@ -15,10 +15,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
-use sealdisk::catalog::{DesIdentity, DiskEncryptionSetRecord};
-use sealdisk::control::Installation;
-use sealdisk::control::disks::{Disk, layer_map, lower_layers, open_files};
-use sealdisk::envelope::{LayerRecord, ResourceKind};
+use disks::{Disk, layer_map, lower_layers, open_files};
+use installation::Installation;
+use installation::catalog::{DesIdentity, DiskEncryptionSetRecord};
+use installation::envelope::{LayerRecord, ResourceKind};
 use serde_json::Value;
 use tempfile::TempDir;
 use time::OffsetDateTime;

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Instant;
 
-use sealdisk::control::NewDes;
-use sealdisk::control::disks::{CreateRequest, DEFAULT_SECTOR_SIZE, create};
-use sealdisk::control::import::Cancel;
+use disks::des::NewDes;
+use disks::import::Cancel;
+use disks::{CreateRequest, DEFAULT_SECTOR_SIZE, create};
 use serde_json::Value;
 use vault::{KeySize, NewKey, Permissions, VaultSettings};
 
@@ -77,7 +77,7 @@ pub fn host_with_disk(text: &[u8]) -> Host {
         auto_rotation: false,
         identity: None,
     };
-    let set = installation.create_des(&set).unwrap();
+    let set = disks::des::create(&installation, &set).unwrap();
     vault
         .set_policy(&operator, set.principal_id, &Permissions::for_disks())
         .unwrap();

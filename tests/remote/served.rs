@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use installation::Installation;
 use rustix::process::{Pid, Signal, kill_process};
-use sealdisk::control::{Installation, disks};
 use serde_json::Value;
 use tempfile::TempDir;
 

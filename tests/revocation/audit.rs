@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use sealdisk::control::Installation;
+use installation::Installation;
 use vault::audit::{AuditError, Entry};
 
 use crate::MIB;

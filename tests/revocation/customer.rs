@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use sealdisk::control::Installation;
-use sealdisk::control::disks;
+use installation::Installation;
 use serde_json::Value;
 
 use crate::frontend::PATIENCE;

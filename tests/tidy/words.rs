@@ -35,7 +35,7 @@ const STILL_THERE: &[(Banned, &str)] = &[
     (File("standing.rs"), "quiesce"),
     (File("stalled.rs"), "no_space"),
     (File("drive.rs"), "scheduler"),
-    (Name("KeyDeed"), "KeyEvent"),
+    (Name("KeyEvent"), "KeyEvent"),
     (Name("Hands"), "GuardActions"),
     (Name("News"), "GuardEvent"),
     (Name("freeze_into"), "create_snapshot"),

@@ -1,6 +1,7 @@
 //! Plaintext key material: types that cannot be printed, cloned by accident or swapped, in memory
 //! that is locked, kept out of core dumps and zeroed when it is given back.
 
+pub mod read_only;
 pub mod units;
 
 mod call_stack;

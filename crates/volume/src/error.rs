@@ -7,7 +7,6 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use super::FailedSync;
-use crate::read_only;
 
 /// What opening or making a layer can fail with.
 #[derive(Debug, Error)]
@@ -21,7 +20,7 @@ pub enum VolumeError {
         why: &'static str,
     },
     /// A file or directory operation failed.
-    #[error("cannot {what} {path}: {source}{}", read_only::advice(source))]
+    #[error("cannot {what} {path}: {source}{}", keys::read_only::advice(source))]
     File {
         /// What was tried, as a verb.
         what: &'static str,

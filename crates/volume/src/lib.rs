@@ -59,7 +59,6 @@ mod map;
 mod mapped;
 mod notes;
 pub mod pipeline;
-pub mod read_only;
 mod runtime;
 mod stack;
 mod state;

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use super::locked::locked_memory_limit;
-use crate::read_only;
 
 /// What a store can fail with.
 #[derive(Debug, Error)]
@@ -27,7 +26,7 @@ pub enum StoreError {
         at: u64,
     },
     /// A file of the disk cannot be opened.
-    #[error("cannot open {path}: {source}{}", read_only::advice(source))]
+    #[error("cannot open {path}: {source}{}", keys::read_only::advice(source))]
     Open {
         /// The file.
         path: PathBuf,

@@ -1,0 +1,266 @@
+//! An attached disk: its size and its layers as the data plane has them, and how both change.
+//!
+//! The disk's header says first what is to be; this brings the data plane there.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::fs::{FlockOperation, flock};
+use uuid::Uuid;
+
+use disks::{self, Disk, DiskError, NewLayers, SwapVolume, Unattached};
+use installation::envelope::{FailedSync, HeaderKey, HeaderPayload, LayerRecord, SyncedFile};
+use protocol::DiskFiles;
+use volume::RuntimeMap;
+use volume::pipeline::PipelineError;
+use volume::store::LayerFile;
+
+use super::commands::Commands;
+use super::stack_of;
+
+/// An attached disk, of which one thing is changed at a time.
+pub(super) struct AttachedDisk {
+    disk: Arc<Disk>,
+    commands: Arc<Commands>,
+    runtime_path: PathBuf,
+    now: Mutex<Now>,
+    changing: Mutex<()>,
+}
+
+/// What the data plane has.
+pub(super) struct Now {
+    pub(super) top: Uuid,
+    /// Bytes.
+    pub(super) size: u64,
+    /// The top layer's.
+    pub(super) runtime: RuntimeMap,
+    /// Authenticates headers of that top layer.
+    pub(super) key: HeaderKey,
+    /// A second handle of its data file. The lock is both processes': it is given up when this one has
+    /// put everything away, or when both have ended.
+    pub(super) claim: LayerFile,
+}
+
+impl AttachedDisk {
+    /// The disk as it was attached.
+    pub(super) fn new(
+        disk: Arc<Disk>,
+        commands: Arc<Commands>,
+        runtime_path: PathBuf,
+        now: Now,
+    ) -> Self {
+        Self {
+            disk,
+            commands,
+            runtime_path,
+            now: Mutex::new(now),
+            changing: Mutex::new(()),
+        }
+    }
+
+    /// For whoever changes the disk's layers or its job, or relies on that neither changes.
+    pub(super) fn changing(&self) -> MutexGuard<'_, ()> {
+        // Nothing is guarded but the turn.
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The top layer that is served.
+    pub(super) fn top(&self) -> Uuid {
+        self.now().top
+    }
+
+    /// Has the disk served with the size that its header says.
+    ///
+    /// # Errors
+    /// Why it is served with the old size.
+    fn serve_size(&self, header: &HeaderPayload) -> Result<(), String> {
+        let mut now = self.now();
+        let Some(top) = header.top().filter(|top| top.id == now.top) else {
+            return Err("the disk's header does not name the layer that is attached".into());
+        };
+        let geometry = disks::geometry(header, top).map_err(|e| e.to_string())?;
+        now.runtime.grow(&geometry).map_err(|e| e.to_string())?;
+        match self.commands.resize(header.size) {
+            // The next attach serves what the header says.
+            Err(_) if self.commands.has_ended() => {}
+            resized => resized?,
+        }
+        now.size = header.size;
+        Ok(())
+    }
+
+    /// Has the header say something else, while nobody can be asked for the disk's key.
+    ///
+    /// # Errors
+    /// [`DiskError`]; the header says what it said.
+    fn note(&self, change: impl FnOnce(&mut HeaderPayload)) -> Result<(), DiskError> {
+        let file = self.disk.header_file()?;
+        let mut lock = file.lock()?;
+        let now = self.now();
+        let mut header = lock.read()?.authenticate_by(&now.key)?;
+        change(&mut header);
+        Ok(lock.write(&header, &now.key)?)
+    }
+
+    /// Has the header say that a sync failed, until the disk is repaired. The first failure counts.
+    ///
+    /// # Errors
+    /// [`DiskError`]; the runtime map says so in any case.
+    pub(super) fn note_failed_sync(&self, file: SyncedFile, why: &str) -> Result<(), DiskError> {
+        let claims = self.disk.header_file()?.read()?;
+        if claims.claims().failed_sync.is_some() {
+            return Ok(());
+        }
+        self.note(|header| {
+            if let Some(top) = header.top().map(|top| top.id) {
+                header.failed_sync = Some(FailedSync::new(top, Some(file), why));
+            }
+        })
+    }
+
+    /// The disk's name.
+    pub(super) fn name(&self) -> &str {
+        self.disk.name()
+    }
+
+    /// Where the runtime map is.
+    pub(super) fn runtime_path(&self) -> &Path {
+        &self.runtime_path
+    }
+
+    /// After the end of the data plane: has the header say that the disk was detached in order, since all
+    /// that was completed is durable. Only then the runtime map goes.
+    ///
+    /// # Errors
+    /// [`DiskError`]; the map stays, so that the disk can be attached again.
+    pub(super) fn detached(&self) -> Result<(), DiskError> {
+        let now = self.now();
+        let ended = self
+            .disk
+            .end_session(&now.key, &now.runtime, &self.runtime_path);
+        ended.map_err(|error| {
+            self.failed(format!(
+                "all that it was given is durable, but its header cannot say that it was detached \
+                 ({error}); attach and detach it again"
+            ))
+        })
+    }
+
+    /// Gives up the claim of the disk.
+    pub(super) fn let_go(&self) {
+        if let Err(error) = flock(self.now().claim.file(), FlockOperation::Unlock) {
+            log::warn!("the claim of the disk ends with this process only: {error}");
+        }
+    }
+
+    fn now(&self) -> MutexGuard<'_, Now> {
+        // A holder that panicked has left a map that counts, as a crash there does.
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failed(&self, why: String) -> DiskError {
+        DiskError::Attached {
+            name: self.disk.name().into(),
+            why,
+        }
+    }
+
+    /// Opens all that the data plane needs of other layers, and has it swap them.
+    fn hand_over(&self, layers: NewLayers<'_>) -> Result<(), DiskError> {
+        let mut now = self.now();
+        let NewLayers {
+            header,
+            deks,
+            claim,
+        } = layers;
+        let top = header
+            .top()
+            .ok_or_else(|| self.failed("its header has no layer".into()))?;
+        let paths = |layer: &LayerRecord| self.disk.layer_paths(layer);
+        let runtime = match claim {
+            // Stamped for the layer, so that what was left at the path counts no more.
+            Some(_) => {
+                let geometry = disks::geometry(header, top)?;
+                let (ids, cache) = ([header.attach; 2], now.runtime.cache()?);
+                RuntimeMap::open_with(&self.runtime_path, &geometry, ids, cache)?.0
+            }
+            None => now.runtime.try_clone()?,
+        };
+        let data = match claim {
+            Some(claim) => claim,
+            // The data plane keeps what it has of it.
+            None => LayerFile::open(&paths(top).data).map_err(PipelineError::from)?,
+        };
+        let kept = data.try_clone().map_err(PipelineError::from)?;
+        let key = HeaderKey::of(deks.top())?;
+        let files = DiskFiles {
+            files: disks::open_files(data, header, paths)?,
+            lower_maps: disks::lower_maps(header, paths)?,
+            runtime: runtime.try_clone()?,
+        };
+        if top.id != now.top {
+            (now.top, now.runtime, now.key, now.claim) = (top.id, runtime, key, kept);
+        }
+        self.commands
+            .restack(&stack_of(header)?, &files, deks)
+            .map_err(|why| self.failed(why))
+    }
+}
+
+impl SwapVolume for &AttachedDisk {
+    fn quiesce(&mut self, header: &HeaderPayload) -> Result<(), DiskError> {
+        let now = self.now();
+        if header.top().is_none_or(|top| top.id != now.top) {
+            return Err(
+                self.failed("its header names another top layer than what is served".into())
+            );
+        }
+        if header.size != now.size {
+            return Err(self.failed(format!(
+                "its header says {} bytes, and {} are served; resize it again",
+                header.size, now.size
+            )));
+        }
+        drop(now);
+        self.commands
+            .freeze()
+            .map_err(|why| self.failed(format!("it is not quiesced, and its guest goes on: {why}")))
+    }
+
+    fn swap(&mut self, layers: NewLayers<'_>) -> Result<(), DiskError> {
+        self.hand_over(layers).map_err(|error| {
+            self.end();
+            self.failed(format!(
+                "its layers are changed, but it has ended, since its data plane did not swap them: \
+                 {error}; attach it again"
+            ))
+        })
+    }
+
+    fn resume(&mut self) {
+        if let Err(why) = self.commands.thaw() {
+            log::error!("the data plane does not resume: {why}");
+            self.end();
+        }
+    }
+
+    fn end(&mut self) {
+        // One that cannot be told is at its end.
+        if let Err(error) = self.commands.end() {
+            log::warn!("the data plane cannot be told to end: {error}");
+        }
+    }
+
+    fn grow(&mut self, header: &HeaderPayload) -> Result<(), DiskError> {
+        self.serve_size(header)
+            .map_err(|reason| DiskError::SizeNotServed {
+                name: self.name().into(),
+                size: header.size,
+                reason,
+            })
+    }
+
+    fn unattached(&mut self) -> Option<&mut Unattached> {
+        None
+    }
+}

@@ -1,0 +1,216 @@
+//! The thread that asks the vault, which may take its time: the guard does not wait for it.
+
+use std::io;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use disks::{Disk, DiskError};
+use installation::catalog::{CatalogError, Kind};
+use installation::envelope::{EnvelopeError, HeaderPayload};
+use installation::{Installation, InstallationError};
+use keys::{ROOMY_STACK, spawn_with_keys, with_wiped_stack};
+use vault::{VaultError, Verdict};
+
+use super::guard::{Finding, LayerKeys};
+use super::status::Reason;
+
+/// Asks the vault when told to.
+pub(super) struct Checker {
+    asks: Sender<bool>,
+    findings: Receiver<Finding>,
+    news: EventFd,
+}
+
+impl Checker {
+    /// Starts the thread. `check` is told whether the DEK is wanted.
+    pub(super) fn spawn(
+        mut check: impl FnMut(bool) -> Finding + Send + 'static,
+    ) -> io::Result<Self> {
+        let news = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
+        let tell = news.try_clone()?;
+        let (asks, asked) = channel();
+        let (found, findings) = channel();
+        // It is never joined: a vault that does not answer must not delay the end of the attach.
+        let answer = move || {
+            while let Ok(with_key) = asked.recv() {
+                if found.send(check(with_key)).is_err() || tell.write(1).is_err() {
+                    return;
+                }
+            }
+        };
+        spawn_with_keys("key-check".into(), ROOMY_STACK, answer).map_err(io::Error::other)?;
+        Ok(Self {
+            asks,
+            findings,
+            news,
+        })
+    }
+
+    /// Has the vault asked.
+    pub(super) fn ask(&self, with_key: bool) {
+        // Should the thread have ended, the check stays unanswered, which the guard can judge.
+        let _ = self.asks.send(with_key);
+    }
+
+    /// Becomes readable when there is a finding.
+    pub(super) fn news(&self) -> &EventFd {
+        &self.news
+    }
+
+    /// The next finding, if there is one.
+    pub(super) fn take(&self) -> Option<Finding> {
+        let _ = self.news.read();
+        self.findings.try_recv().ok()
+    }
+}
+
+/// Unwraps DEKs of an attached disk in the name of its identities, as its header says now: one under
+/// each key, or, when they are wanted, those of all layers. `top` is the top layer that is attached.
+pub(super) fn check(
+    installation: &Installation,
+    disk: &Disk,
+    top: uuid::Uuid,
+    with_key: bool,
+) -> Finding {
+    let unlocked = with_wiped_stack(|| -> Result<_, DiskError> {
+        let header = disk.header_file()?.read()?;
+        match with_key {
+            true => {
+                let (header, deks) = disk.unlock_all(installation, header)?;
+                let layers = header.layers.iter().rev().map(|layer| layer.id).collect();
+                Ok((header, Some(LayerKeys { layers, deks })))
+            }
+            false => Ok((disk.check_keys(installation, header)?, None)),
+        }
+    });
+    match unlocked {
+        // While the layers are being changed it names the top that was, beneath a new one.
+        Ok((header, keys)) if header.layer(top).is_some() => Finding::Granted {
+            key_url: key_url(&header),
+            keys,
+        },
+        Ok(_) => Finding::Unknown(Reason {
+            code: "UnusableHeader".into(),
+            message: "the disk's header does not name the layer that is attached".into(),
+        }),
+        Err(error) => match verdict(&error) {
+            Verdict::Refused => Finding::Refused(reason(&error)),
+            Verdict::Unknown => Finding::Unknown(reason(&error)),
+        },
+    }
+}
+
+/// The key version that wraps the top layer's DEK.
+fn key_url(header: &HeaderPayload) -> String {
+    let top = header.top().map(|top| top.envelope.key_url());
+    top.unwrap_or_default()
+}
+
+/// What an error says about the key. A set that is gone has taken its identity with it, so nobody
+/// can be granted the key any more; everything else beside the vault's own refusals decides nothing.
+fn verdict(error: &DiskError) -> Verdict {
+    match (vault_error(error), cause(error)) {
+        (Some(error), _) => error.code.verdict(),
+        (
+            None,
+            DiskError::Control(InstallationError::Catalog(CatalogError::NotFound {
+                kind: Kind::DiskEncryptionSet,
+                ..
+            })),
+        ) => Verdict::Refused,
+        (None, _) => Verdict::Unknown,
+    }
+}
+
+/// The reason as the guard keeps it.
+pub(super) fn reason(error: &DiskError) -> Reason {
+    let code = match (vault_error(error), verdict(error)) {
+        (Some(error), _) => error.code.as_str(),
+        (None, Verdict::Refused) => "IdentityNotFound",
+        (None, Verdict::Unknown) => "InternalError",
+    };
+    Reason {
+        code: code.into(),
+        message: error.to_string().replace('\n', " "),
+    }
+}
+
+fn vault_error(error: &DiskError) -> Option<&VaultError> {
+    match error {
+        DiskError::Layer { source, .. } => vault_error(source),
+        DiskError::Control(InstallationError::Vault(error))
+        | DiskError::Envelope(EnvelopeError::Vault(error)) => Some(error),
+        _ => None,
+    }
+}
+
+/// What is wrong with a layer's key, whichever layer's it is.
+fn cause(error: &DiskError) -> &DiskError {
+    match error {
+        DiskError::Layer { source, .. } => source,
+        error => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vault::VaultErrorCode;
+
+    #[test]
+    fn only_a_decision_about_the_key_is_a_refusal() {
+        let vault = |code| DiskError::from(VaultError::new(code, "why"));
+        let gone = |kind| {
+            DiskError::from(CatalogError::NotFound {
+                kind,
+                name: "x".into(),
+            })
+        };
+        // What is said of the key of a layer beneath the top one decides as well.
+        let of_layer = |source| DiskError::Layer {
+            kind: installation::envelope::ResourceKind::Disk,
+            name: "d".into(),
+            layer: uuid::Uuid::nil(),
+            from: "the disk golden".into(),
+            key_url: "https://v.vault.localhost/keys/k/1".into(),
+            source: Box::new(source),
+        };
+        for (error, expected, code) in [
+            (
+                vault(VaultErrorCode::KeyDisabled),
+                Verdict::Refused,
+                "KeyDisabled",
+            ),
+            (
+                EnvelopeError::Vault(VaultError::new(VaultErrorCode::Forbidden, "why")).into(),
+                Verdict::Refused,
+                "Forbidden",
+            ),
+            (
+                vault(VaultErrorCode::Unreachable),
+                Verdict::Unknown,
+                "VaultUnreachable",
+            ),
+            (
+                gone(Kind::DiskEncryptionSet),
+                Verdict::Refused,
+                "IdentityNotFound",
+            ),
+            (gone(Kind::Vault), Verdict::Unknown, "InternalError"),
+            (
+                of_layer(vault(VaultErrorCode::KeyDisabled)),
+                Verdict::Refused,
+                "KeyDisabled",
+            ),
+            (
+                of_layer(gone(Kind::DiskEncryptionSet)),
+                Verdict::Refused,
+                "IdentityNotFound",
+            ),
+        ] {
+            assert_eq!(verdict(&error), expected, "{error}");
+            assert_eq!(reason(&error).code, code);
+        }
+    }
+}

@@ -1,0 +1,399 @@
+//! Asking and telling an attached disk something: a socket in the runtime directory that `attach`
+//! serves.
+//!
+//! A client sends one line of JSON, a [`Request`], and gets one line back, a [`Reply`]; for events it
+//! gets a line for each instead, until it or the attach ends. Only the owner of the runtime
+//! directory reaches the socket. Each client has a thread, so that none can keep others, or the key
+//! guard, waiting.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use rustix::net::{RecvFlags, recv};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use disks::{Applied, Disk, DiskError, LayerOp};
+use installation::Installation;
+use installation::files::bind_private;
+use keys::with_wiped_stack;
+use protocol::Limits;
+
+use super::AttachError;
+use super::attached_disk::AttachedDisk;
+use super::commands::Commands;
+use super::error::Refusal;
+use super::event_hub::{EventHub, Line};
+use super::jobs::Jobs;
+use super::status::KeyStatus;
+
+/// Bytes of a line at most.
+const MAX_LINE: u64 = 16 * 1024;
+/// How long the other end may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a change of layers may take: the data plane flushes, and the vault is asked.
+const CHANGE_PATIENCE: Duration = Duration::from_secs(300);
+/// How long the end of the attach waits for clients that are being answered.
+const FAREWELL: Duration = Duration::from_millis(500);
+/// Clients at once; more are sent away.
+const MAX_CLIENTS: usize = 32;
+
+/// What a client may ask for.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum Request {
+    /// These limits, instead of those that the disk has.
+    Limits(Limits),
+    /// A change of its layers.
+    ApplyLayerOp(LayerOp),
+    /// What the guard knows of the key, and what is being done to the layers.
+    Status,
+    /// The events so far, and with `follow` those to come.
+    Events { follow: bool },
+}
+
+/// The answer to a request that is not for events. Every version has said [`Reply::Error`] of a request that it
+/// does not know.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum Reply<T> {
+    Ok(T),
+    /// The operation was not applied.
+    Refused(Refusal),
+    Error(String),
+}
+
+/// What the clients' requests go to.
+pub(super) struct Handles {
+    pub(super) event_hub: Arc<EventHub>,
+    pub(super) commands: Arc<Commands>,
+    pub(super) installation: Arc<Installation>,
+    pub(super) disk: Arc<Disk>,
+    pub(super) attached_disk: Arc<AttachedDisk>,
+    pub(super) jobs: Jobs,
+}
+
+impl Handles {
+    /// Applies an operation that another process asks for.
+    fn apply(&self, op: &LayerOp) -> Result<Applied, DiskError> {
+        let turn = self.attached_disk.changing();
+        let mut volume = &*self.attached_disk;
+        let applied = with_wiped_stack(|| op.apply(&self.installation, &self.disk, &mut volume));
+        if let Ok(header) = self.disk.header_file().and_then(|file| Ok(file.read()?))
+            && let Some(job) = &header.claims().job
+        {
+            // Whoever asked for it sees it at once, until it is done.
+            self.event_hub.announce_job(job.kind, job.paused);
+        }
+        drop(turn);
+        self.jobs.look();
+        applied
+    }
+}
+
+/// The serving end.
+pub(super) struct ControlSocket {
+    listener: UnixListener,
+    path: PathBuf,
+    clients: Arc<AtomicUsize>,
+}
+
+fn path_of(runtime_dir: &Path, disk: Uuid) -> PathBuf {
+    runtime_dir.join(format!("{disk}.control"))
+}
+
+impl ControlSocket {
+    /// Binds the socket of a disk that this process has claimed: one that is there already was left
+    /// behind.
+    pub(super) fn bind(runtime_dir: &Path, disk: Uuid) -> Result<Self, AttachError> {
+        let path = path_of(runtime_dir, disk);
+        let _ = std::fs::remove_file(&path);
+        match bind_private(&path) {
+            Ok(listener) => Ok(Self {
+                listener,
+                path,
+                clients: Arc::default(),
+            }),
+            Err(source) => Err(AttachError::Socket { path, source }),
+        }
+    }
+
+    /// Serves clients from now on, until the end of the process.
+    pub(super) fn serve(&self, handles: Arc<Handles>) -> io::Result<()> {
+        let listener = self.listener.try_clone()?;
+        let clients = self.clients.clone();
+        let accept = move || {
+            loop {
+                match listener.accept() {
+                    Ok((client, _)) => greet(client, &clients, &handles),
+                    Err(error) => {
+                        log::warn!("a client of the control socket is lost: {error}");
+                        std::thread::sleep(Duration::from_millis(100));
+                    }
+                }
+            }
+        };
+        std::thread::Builder::new()
+            .name("control-socket".into())
+            .spawn(accept)
+            .map(drop)
+    }
+
+    /// Waits a moment for clients that are being told the last things.
+    pub(super) fn finish(&self) {
+        let deadline = Instant::now() + FAREWELL;
+        while self.clients.load(Ordering::Relaxed) > 0 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Gives a client a thread of its own, unless there are too many.
+fn greet(client: UnixStream, clients: &Arc<AtomicUsize>, handles: &Arc<Handles>) {
+    if clients.fetch_add(1, Ordering::Relaxed) >= MAX_CLIENTS {
+        clients.fetch_sub(1, Ordering::Relaxed);
+        return;
+    }
+    let (count, handles) = (clients.clone(), handles.clone());
+    let spawned = std::thread::Builder::new()
+        .name("control-client".into())
+        .spawn(move || {
+            // A client that went away needs no answer.
+            let _ = serve_client(client, &handles);
+            count.fetch_sub(1, Ordering::Relaxed);
+        });
+    if spawned.is_err() {
+        clients.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn serve_client(mut client: UnixStream, handles: &Handles) -> io::Result<()> {
+    let Handles {
+        event_hub,
+        commands,
+        ..
+    } = handles;
+    client.set_read_timeout(Some(PATIENCE))?;
+    client.set_write_timeout(Some(PATIENCE))?;
+    let mut line = String::new();
+    BufReader::new(Read::by_ref(&mut client).take(MAX_LINE)).read_line(&mut line)?;
+    match serde_json::from_str(&line) {
+        Ok(Request::Limits(limits)) => match commands.limits(&limits) {
+            Ok(()) => reply(&mut client, &Reply::Ok(())),
+            Err(error) => reply::<()>(&mut client, &Reply::Error(error.to_string())),
+        },
+        Ok(Request::ApplyLayerOp(op)) => match handles.apply(&op) {
+            Ok(applied) => reply(&mut client, &Reply::Ok(applied)),
+            Err(error) => reply::<Applied>(&mut client, &Reply::Refused(Refusal::of(&error))),
+        },
+        Ok(Request::Status) => reply(&mut client, &Reply::Ok(event_hub.status())),
+        Ok(Request::Events { follow }) => {
+            let (history, events) = event_hub.subscribe();
+            for line in history {
+                writeln!(client, "{line}")?;
+            }
+            match follow {
+                true => pass_on(&client, &events),
+                false => Ok(()),
+            }
+        }
+        Err(error) => {
+            let version = env!("CARGO_PKG_VERSION");
+            let why = format!(
+                "it is attached by sealdisk {version}, which does not know this request; use that \
+                 version, or detach the disk and attach it again ({error})"
+            );
+            reply::<()>(&mut client, &Reply::Error(why))
+        }
+    }
+}
+
+/// Sends events until there will be no more, or the client is gone.
+fn pass_on(mut client: &UnixStream, events: &Receiver<Line>) -> io::Result<()> {
+    loop {
+        match events.recv_timeout(PATIENCE) {
+            Ok(line) => writeln!(client, "{line}")?,
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            Err(RecvTimeoutError::Timeout) => {
+                let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+                if recv(client, &mut [0; 1], flags).is_ok_and(|(_, bytes)| bytes == 0) {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+fn reply<T: Serialize>(client: &mut UnixStream, reply: &Reply<T>) -> io::Result<()> {
+    let json = serde_json::to_string(reply)?;
+    writeln!(client, "{json}")
+}
+
+/// Changes the limits of an attached disk.
+///
+/// # Errors
+/// [`AttachError::NotAttached`], or [`AttachError::Refused`].
+pub fn set_limits(runtime_dir: &Path, disk: Uuid, limits: &Limits) -> Result<(), AttachError> {
+    ask(runtime_dir, disk, &Request::Limits(*limits))
+}
+
+/// Has the process that has a disk attached apply an operation.
+///
+/// # Errors
+/// [`AttachError::NotAttached`], [`AttachError::NotApplied`], [`AttachError::OtherVersion`], or
+/// [`AttachError::Refused`].
+pub fn send_layer_op(runtime_dir: &Path, disk: Uuid, op: &LayerOp) -> Result<Applied, AttachError> {
+    let socket = connect(runtime_dir, disk)?;
+    socket
+        .set_read_timeout(Some(CHANGE_PATIENCE))
+        .map_err(not_attached)?;
+    send(&socket, &Request::ApplyLayerOp(op.clone()))?;
+    match receive(socket)? {
+        Some(Reply::Ok(applied)) => Ok(applied),
+        Some(Reply::Refused(refusal)) => Err(AttachError::NotApplied(refusal)),
+        Some(Reply::Error(_)) | None => Err(AttachError::OtherVersion),
+    }
+}
+
+/// What is known of the key of an attached disk.
+///
+/// # Errors
+/// [`AttachError::NotAttached`], or [`AttachError::Refused`].
+pub fn key_status(runtime_dir: &Path, disk: Uuid) -> Result<KeyStatus, AttachError> {
+    ask(runtime_dir, disk, &Request::Status)
+}
+
+/// Gives the events of an attached disk to `each`, a line of JSON at a time: those that are kept,
+/// and with `follow` those that happen, until the disk is detached.
+///
+/// # Errors
+/// [`AttachError::NotAttached`], and what `each` says.
+pub fn events(
+    runtime_dir: &Path,
+    disk: Uuid,
+    follow: bool,
+    mut each: impl FnMut(&str) -> io::Result<()>,
+) -> Result<(), AttachError> {
+    let (socket, gone) = (connect(runtime_dir, disk)?, not_attached);
+    send(&socket, &Request::Events { follow })?;
+    socket.set_read_timeout(None).map_err(gone)?;
+    for line in BufReader::new(socket).lines() {
+        let line = line.map_err(gone)?;
+        each(&line).map_err(|source| AttachError::Process {
+            what: "write an event",
+            source,
+        })?;
+    }
+    Ok(())
+}
+
+fn not_attached(source: io::Error) -> AttachError {
+    AttachError::NotAttached { source }
+}
+
+fn connect(runtime_dir: &Path, disk: Uuid) -> Result<UnixStream, AttachError> {
+    let socket = UnixStream::connect(path_of(runtime_dir, disk)).map_err(not_attached)?;
+    socket
+        .set_read_timeout(Some(PATIENCE))
+        .and_then(|()| socket.set_write_timeout(Some(PATIENCE)))
+        .map_err(not_attached)?;
+    Ok(socket)
+}
+
+fn send(mut socket: &UnixStream, request: &Request) -> Result<(), AttachError> {
+    let json = serde_json::to_string(request).map_err(|e| AttachError::Refused(e.to_string()))?;
+    writeln!(socket, "{json}").map_err(not_attached)
+}
+
+fn ask<T: DeserializeOwned>(
+    runtime_dir: &Path,
+    disk: Uuid,
+    request: &Request,
+) -> Result<T, AttachError> {
+    let socket = connect(runtime_dir, disk)?;
+    send(&socket, request)?;
+    match receive(socket)? {
+        Some(Reply::Ok(value)) => Ok(value),
+        Some(Reply::Refused(refusal)) => Err(AttachError::NotApplied(refusal)),
+        Some(Reply::Error(error)) => Err(AttachError::Refused(format!(
+            "the attached disk refused: {error}"
+        ))),
+        None => Err(AttachError::OtherVersion),
+    }
+}
+
+/// The answer to a request; `None` for one that this version does not know.
+fn receive<T: DeserializeOwned>(socket: UnixStream) -> Result<Option<Reply<T>>, AttachError> {
+    let mut answer = String::new();
+    BufReader::new(socket.take(MAX_LINE))
+        .read_line(&mut answer)
+        .map_err(not_attached)?;
+    if answer.is_empty() {
+        return Err(AttachError::Refused(
+            "the disk was detached before it answered; `disk show` tells what it has".into(),
+        ));
+    }
+    Ok(serde_json::from_str(&answer).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What comes of an operation that a process answers which is not of this version.
+    fn answered(answer: &'static str) -> AttachError {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Uuid::from_u128(1);
+        let listener = UnixListener::bind(path_of(dir.path(), disk)).unwrap();
+        let serve = move || {
+            let (client, _) = listener.accept().unwrap();
+            let mut request = String::new();
+            BufReader::new(&client).read_line(&mut request).unwrap();
+            (&client).write_all(answer.as_bytes()).unwrap();
+        };
+        let serving = std::thread::spawn(serve);
+        let op = LayerOp::Flatten { rate: None };
+        let error = send_layer_op(dir.path(), disk, &op).unwrap_err();
+        serving.join().unwrap();
+        error
+    }
+
+    #[test]
+    fn an_attach_of_another_version_is_told_from_one_that_refuses() {
+        // As every version says it of a request that it does not know.
+        let unknown = "{\"error\":\"unknown variant `applyLayerOp`, expected one of `limits`\"}\n";
+        for other in [unknown, "{\"ok\":\"somethingNew\"}\n", "nonsense\n"] {
+            let error = answered(other);
+            assert!(matches!(error, AttachError::OtherVersion), "{error:?}");
+            assert!(error.to_string().contains("another version"), "{error}");
+        }
+        let refused = "{\"refused\":{\"code\":\"Conflict\",\"message\":\"why\"}}\n";
+        let error = answered(refused);
+        assert_eq!((error.code(), &*error.to_string()), ("Conflict", "why"));
+        let error = answered("");
+        assert!(error.to_string().contains("detached"), "{error}");
+    }
+
+    #[test]
+    fn nobody_who_listens_was_sent_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (disk, op) = (Uuid::from_u128(1), LayerOp::Flatten { rate: None });
+        let error = send_layer_op(dir.path(), disk, &op).unwrap_err();
+        assert!(error.nobody_listens(), "{error:?}");
+        drop(UnixListener::bind(path_of(dir.path(), disk)).unwrap());
+        let error = send_layer_op(dir.path(), disk, &op).unwrap_err();
+        assert!(error.nobody_listens(), "{error:?}");
+    }
+}

@@ -1,0 +1,197 @@
+//! Why a disk is not attached.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use disks::DiskError;
+use installation::envelope::SyncedFile;
+use protocol::ProtocolError;
+
+/// Errors of attaching.
+#[derive(Debug, Error)]
+pub enum AttachError {
+    /// The disk cannot be used.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The header has no layer; one that was read always has.
+    #[error("the disk's header names no layer")]
+    NoLayer,
+    /// Another process listens on the socket.
+    #[error("{} is in use by another process; choose another --socket-path", path.display())]
+    SocketInUse {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// Something else than a socket is there.
+    #[error("{} exists and is not a socket; choose another --socket-path", path.display())]
+    NotASocket {
+        /// What is there.
+        path: PathBuf,
+    },
+    /// The socket cannot be made.
+    #[error("cannot make the socket {}: {source}", path.display())]
+    Socket {
+        /// The socket.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The socket's group cannot be changed.
+    #[error(
+        "cannot give the socket {} to the group {group}: {source}; be a member of it, or root",
+        path.display()
+    )]
+    SocketGroup {
+        /// The socket.
+        path: PathBuf,
+        /// The group's id.
+        group: u32,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// `--fd` does not name what it should.
+    #[error("--fd {fd} is not an open Unix stream socket: {source}")]
+    Fd {
+        /// The number.
+        fd: i32,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The data plane cannot be started or watched.
+    #[error("cannot {what}: {source}")]
+    Process {
+        /// What was tried.
+        what: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The handing over of the DEK could not be recorded, so it was not done.
+    #[error("the audit log of the installation cannot be written: {0}")]
+    Audit(String),
+    /// Nobody serves the disk.
+    #[error(
+        "the disk is not attached, at least not with this --runtime-dir ({source}); limits and \
+         events belong to an attached disk: `sealdisk attach` takes the one and makes the other"
+    )]
+    NotAttached {
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The process that has the disk attached did not apply a change of its layers.
+    #[error(transparent)]
+    NotApplied(Refusal),
+    /// The process that has the disk attached does not know the request, or says what this one does not know.
+    #[error(
+        "the disk is attached by another version of sealdisk, which does not know this request: use that \
+         version, or detach the disk and attach it again"
+    )]
+    OtherVersion,
+    /// The setup could not be handed over.
+    #[error(transparent)]
+    Protocol(#[from] ProtocolError),
+    /// A sync failed while the disk was attached, or before, so the detach is not clean.
+    #[error(
+        "a sync of the disk {name} has failed ({file}), so writes that were completed may be lost; {} is \
+         kept: mend the storage, then `sealdisk disk check {name} --repair`", map.display()
+    )]
+    SyncFailed {
+        /// The disk.
+        name: String,
+        /// Of which file.
+        file: SyncedFile,
+        /// The runtime map.
+        map: PathBuf,
+    },
+    /// The data plane said that it cannot serve the disk.
+    #[error("{0}")]
+    Refused(String),
+    /// The data plane served the disk, and said why it ended without everything being durable.
+    #[error(
+        "{reason}; every completed write is kept by {}: make room if there is no space, or see to what else the \
+         error names, then attach the disk again", map.display()
+    )]
+    NotFlushed {
+        /// Why.
+        reason: String,
+        /// The runtime map.
+        map: PathBuf,
+    },
+    /// The process may not have as much memory as the disk is to have.
+    #[error(
+        "--memory allows {wanted} bytes, and {limit_of} has {limit}: raise that (MemoryMax= of a systemd \
+         unit), or lower --memory"
+    )]
+    Memory {
+        /// Bytes that were asked for.
+        wanted: u64,
+        /// What sets the limit.
+        limit_of: String,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// The data plane ended while it was getting what it needs.
+    #[error(
+        "the data plane ended before the disk was served ({0}); if it was killed for want of memory, \
+         raise MemoryMax= of the systemd unit or the memory limit of the container, or lower --memory"
+    )]
+    DiedEarly(ExitStatus),
+    /// The data plane ended without having been told to.
+    #[error(
+        "the data plane ended by itself ({0}); every completed write is kept: attach the disk again"
+    )]
+    Died(ExitStatus),
+}
+
+impl AttachError {
+    /// Whether nobody was there to be asked, so that nothing was sent.
+    pub(super) fn nobody_listens(&self) -> bool {
+        let Self::NotAttached { source } = self else {
+            return false;
+        };
+        matches!(
+            source.kind(),
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+        )
+    }
+
+    /// A code for programs, Azure's where it has one.
+    pub fn code(&self) -> &str {
+        match self {
+            Self::Disk(error) => error.code(),
+            Self::NotApplied(refusal) => &refusal.code,
+            Self::NotAttached { .. } => "DiskNotAttached",
+            Self::SyncFailed { .. } => "SyncFailed",
+            Self::Audit(_) => "AuditLog",
+            Self::SocketInUse { .. } => "Conflict",
+            _ => "AttachFailed",
+        }
+    }
+}
+
+/// Why an operation was not applied, as another process tells it.
+#[derive(Debug, Clone, PartialEq, Eq, Error, Serialize, Deserialize)]
+#[error("{message}")]
+pub struct Refusal {
+    /// As [`DiskError::code`].
+    pub code: String,
+    /// One line.
+    pub message: String,
+}
+
+impl Refusal {
+    pub(super) fn of(error: &DiskError) -> Self {
+        Self {
+            code: error.code().into(),
+            message: error.to_string().replace('\n', " "),
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Records about DEKs in the audit log of the installation.
+//!
+//! That a DEK is handed to a data plane is recorded before it is done, and not done otherwise. That
+//! one was destroyed is recorded afterwards: a log that cannot be written must not keep a key alive.
+
+use std::fmt;
+use std::io;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use installation::Installation;
+use installation::KeyEvent;
+
+use super::status::Reason;
+
+/// How long after a failure a record is tried again.
+const RETRY: Duration = Duration::from_secs(2);
+/// How long the end of an attach waits for records that are not written yet.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What was done with a DEK.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Operation {
+    /// Given to a data plane when the disk was attached.
+    HandOver,
+    /// Given to it again after a revocation.
+    Restore,
+    /// Destroyed: it is in no memory any more.
+    Destroy,
+}
+
+impl Operation {
+    /// As the audit log names it.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::HandOver => "DekHandOver",
+            Self::Restore => "DekRestore",
+            Self::Destroy => "DekDestroy",
+        }
+    }
+}
+
+/// One record.
+#[derive(Debug, Clone)]
+pub(super) struct Record {
+    pub(super) time: OffsetDateTime,
+    pub(super) operation: Operation,
+    pub(super) disk: Uuid,
+    /// The disk's name.
+    pub(super) name: String,
+    /// The key version that wraps the DEK.
+    pub(super) key_url: String,
+    pub(super) reason: Option<Reason>,
+}
+
+impl fmt::Display for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (time, operation) = (self.time, self.operation.as_str());
+        write!(
+            f,
+            "{time} {operation} {} ({}) {}",
+            self.name, self.disk, self.key_url
+        )?;
+        match &self.reason {
+            Some(reason) => write!(f, ": {reason}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Writes audit records in the order in which they were given, each until it is written.
+pub(super) struct Recorder {
+    records: Sender<Record>,
+    thread: JoinHandle<()>,
+}
+
+impl Recorder {
+    pub(super) fn spawn(
+        append: impl Fn(&Record) -> Result<(), String> + Send + 'static,
+    ) -> io::Result<Self> {
+        let (records, queue) = channel::<Record>();
+        let thread = std::thread::Builder::new()
+            .name("audit".into())
+            .spawn(move || {
+                while let Ok(record) = queue.recv() {
+                    let mut known = false;
+                    while let Err(error) = append(&record) {
+                        if !std::mem::replace(&mut known, true) {
+                            log::error!("not yet in the audit log, since {error}: {record}");
+                        }
+                        std::thread::sleep(RETRY);
+                    }
+                }
+            })?;
+        Ok(Self { records, thread })
+    }
+
+    pub(super) fn put(&self, record: Record) {
+        // The thread lives for as long as `self` does.
+        let _ = self.records.send(record);
+    }
+
+    /// Waits for a while until all is written.
+    pub(super) fn finish(self) {
+        let Self { records, thread } = self;
+        drop(records);
+        let deadline = Instant::now() + PATIENCE;
+        while !thread.is_finished() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        if !thread.is_finished() {
+            log::error!("the audit log of the installation could not be written to its end");
+        }
+    }
+}
+
+/// Writes a record, durably.
+///
+/// # Errors
+/// What is wrong, as a part of a sentence.
+pub(super) fn append(installation: &Installation, record: &Record) -> Result<(), String> {
+    let id = record.disk;
+    let deed = KeyEvent {
+        time: record.time,
+        operation: record.operation.as_str(),
+        key_url: &record.key_url,
+        disk: Some(&record.name),
+        detail: match &record.reason {
+            Some(reason) => format!("disk id {id}; {}: {}", reason.code, reason.message),
+            None => format!("disk id {id}"),
+        },
+    };
+    let log = installation.audit_log().map_err(|e| e.to_string())?;
+    installation.append(&log, deed).map_err(|e| e.to_string())
+}

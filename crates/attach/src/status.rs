@@ -1,0 +1,252 @@
+//! What is known of the key of an attached disk, and what happens to it: the forms in which it is
+//! shown, sent over the control socket and read by programs.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use installation::envelope::JobKind;
+use protocol::OnRevoke;
+
+/// Whether the vault grants the key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KeyState {
+    /// Granted when it was last asked for.
+    Active,
+    /// The vault could not be asked, or failed; the disk is served for the grace period.
+    KeyUnreachable,
+    /// Refused, or unreachable for longer than the grace period: the disk is stopped.
+    KeyRevoked,
+}
+
+/// Where the DEK of an attached disk is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DekState {
+    /// In the memory of the data plane.
+    Held,
+    /// Requests that were begun before the revocation are being finished with it.
+    BeingDestroyed,
+    /// In no memory.
+    Destroyed,
+    /// On its way to the data plane.
+    BeingRestored,
+}
+
+/// Why a key was not granted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reason {
+    /// For programs, Azure's where it has one.
+    pub code: String,
+    /// One line: what, why, and what to do.
+    pub message: String,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.message, self.code)
+    }
+}
+
+/// The key of an attached disk, as `disk show` prints it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KeyStatus {
+    /// Whether it is granted.
+    pub state: KeyState,
+    /// When that began.
+    #[serde(with = "time::serde::rfc3339")]
+    pub since: OffsetDateTime,
+    /// When the grace period of an unreachable key ends.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "time::serde::rfc3339::option"
+    )]
+    pub until: Option<OffsetDateTime>,
+    /// Why it is not granted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+    /// Where the DEK is.
+    pub dek: DekState,
+    /// The key version that wrapped the DEK at the last check that succeeded.
+    pub key_url: String,
+    /// When the last check began.
+    #[serde(with = "time::serde::rfc3339")]
+    pub last_check: OffsetDateTime,
+    /// When the vault last granted the key.
+    #[serde(with = "time::serde::rfc3339")]
+    pub last_granted: OffsetDateTime,
+    /// What went wrong in the last check, if it did: beside `reason`, why the disk is not yet served
+    /// again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<Reason>,
+    /// The longest time between two checks.
+    pub check_interval_seconds: u64,
+    /// How long an unreachable key is served on.
+    pub grace_seconds: u64,
+    /// What becomes of requests while the key is revoked.
+    pub on_revoke: OnRevoke,
+    /// What is being done to the disk's layers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobStatus>,
+    /// What the data plane serves with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offered: Option<Offered>,
+}
+
+/// What an attached disk has of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Offered {
+    /// Queues that a guest may use.
+    pub queues: u16,
+    /// Bytes that requests under way take at most, over all queues (`attach --memory`).
+    pub memory_bytes: u64,
+}
+
+/// The job of an attached disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JobStatus {
+    /// What it is for.
+    pub kind: JobKind,
+    /// It is not to go on until somebody says so.
+    pub paused: bool,
+    /// Bytes that the top layer has, by the copy or by the guest, of what is to be in it.
+    pub bytes_done: u64,
+    /// Bytes that the layers have which are to go.
+    pub bytes_total: u64,
+    /// What holds it up; it is tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EventKind {
+    /// The disk is served.
+    Attached,
+    /// The disk is not served any more: the last event.
+    Detached,
+    /// The key cannot be checked; the grace period has begun.
+    KeyUnreachable,
+    /// The key can be checked again and is granted; nothing was stopped.
+    KeyReachable,
+    /// The key is refused, or its grace period is over: the disk is being stopped.
+    KeyRevoked,
+    /// No copy of the DEK is left.
+    DekDestroyed,
+    /// The key is granted again, and the disk is served again.
+    KeyRestored,
+    /// The key is granted again, but the data plane could not use the DEK; it is tried again.
+    KeyNotRestored,
+    /// Another key version wraps the DEK now.
+    KeyChanged,
+    /// Requests wait for space on the host.
+    StorageFull,
+    /// No request waits for space any more.
+    StorageOk,
+    /// A sync failed: completed writes may be lost, and no flush succeeds until the disk is repaired.
+    SyncFailed,
+    /// A connection was ended: the guest's memory is not shared with the back-end.
+    MemoryNotShared,
+    /// There is little room for the audit logs, without which the key cannot be used.
+    AuditSpaceLow,
+    /// There is room for them again.
+    AuditSpaceOk,
+}
+
+/// Something that happened to an attached disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Event {
+    /// When.
+    #[serde(with = "time::serde::rfc3339")]
+    pub time: OffsetDateTime,
+    /// What.
+    pub event: EventKind,
+    /// The disk's name.
+    pub disk: String,
+    /// Its id.
+    pub disk_id: Uuid,
+    /// The key version that wraps its DEK.
+    pub key_url: String,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+    /// When the grace period ends.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "time::serde::rfc3339::option"
+    )]
+    pub until: Option<OffsetDateTime>,
+}
+
+impl fmt::Display for Event {
+    /// One line for the log and for systemd.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { disk, key_url, .. } = self;
+        match self.event {
+            EventKind::Attached => write!(f, "the disk {disk} is attached"),
+            EventKind::Detached => write!(f, "the disk {disk} is detached"),
+            EventKind::KeyUnreachable => write!(f, "the key of the disk {disk} cannot be checked")
+                .and_then(
+                    |()| match self.until.map(|time| time.truncate_to_second()) {
+                        Some(until) => write!(f, "; it is served until {until}"),
+                        None => Ok(()),
+                    },
+                ),
+            EventKind::KeyReachable => write!(f, "the key of the disk {disk} is granted as before"),
+            EventKind::KeyRevoked => write!(f, "the key of the disk {disk} is revoked"),
+            EventKind::DekDestroyed => write!(
+                f,
+                "the disk {disk} is stopped and its data encryption key destroyed"
+            ),
+            EventKind::KeyRestored => write!(
+                f,
+                "the key of the disk {disk} is granted again, and the disk is served"
+            ),
+            EventKind::KeyNotRestored => write!(
+                f,
+                "the key of the disk {disk} is granted again, but the disk cannot be served yet"
+            ),
+            EventKind::KeyChanged => write!(f, "{key_url} wraps the key of the disk {disk} now"),
+            EventKind::StorageFull => write!(
+                f,
+                "requests of the disk {disk} wait, since the host's storage is full: make space"
+            ),
+            EventKind::SyncFailed => write!(
+                f,
+                "a sync of the disk {disk} has failed, so completed writes may be lost, and no flush \
+                 succeeds until it is detached and repaired (`disk check`)"
+            ),
+            EventKind::MemoryNotShared => {
+                write!(f, "a connection to the disk {disk} was ended")
+            }
+            EventKind::StorageOk => {
+                write!(f, "no request of the disk {disk} waits for space any more")
+            }
+            EventKind::AuditSpaceLow => write!(f, "the disk {disk} may lose its key soon"),
+            EventKind::AuditSpaceOk => write!(f, "there is room for the audit logs again"),
+        }?;
+        match &self.reason {
+            Some(reason) => write!(f, ": {reason}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// How a disk's key is guarded.
+#[derive(Debug, Clone, Copy)]
+pub struct GuardOptions {
+    /// The longest time between two checks.
+    pub interval: Duration,
+    /// How long a disk is served on whose key cannot be checked.
+    pub grace: Duration,
+    /// What becomes of requests while the key is revoked.
+    pub on_revoke: OnRevoke,
+}

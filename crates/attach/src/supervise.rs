@@ -1,0 +1,378 @@
+//! The life of an attached disk, as its control process sees it: one loop that waits for the data
+//! plane, for signals, for what the vault has said, and for the guard's next deadline. Everything
+//! else that can take long is in a thread of its own.
+
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use installation::envelope::SyncedFile;
+use protocol::{
+    DESTROYED, FRONTEND_MEMORY, FrontendMemory, MEMORY_NOT_SHARED, NOT_RESTORED, OnRevoke, READY,
+    REFUSED, RESTORED, STORAGE_FULL, STORAGE_OK, SYNC_FAILED, Waiter,
+};
+use vault::audit::Space;
+
+use super::answers::{Answers, Heard};
+use super::checker::Checker;
+use super::commands::Commands;
+use super::data_plane::{DataPlane, process};
+use super::event_hub::EventHub;
+use super::guard::{Guard, Hands, LayerKeys, Moment, News};
+use super::marker::Marker;
+use super::records::{Operation, Record, Recorder};
+use super::status::{Event, EventKind, Reason};
+use super::{AttachError, Socket};
+
+/// Of several that are ready the lowest is told, so a data plane that never stops speaking comes last.
+const SIGNAL: u64 = 0;
+const FINDING: u64 = 1;
+const CONTROL: u64 = 2;
+
+/// Why a connection was ended, and what is to be done about it.
+const NOT_SHARED: &str = "its guest's memory is not shared, so that no request can be seen; with QEMU, \
+    give '-object memory-backend-memfd,id=mem,size=...,share=on' and '-machine memory-backend=mem' (or \
+    share=on to the memory of each NUMA node); with libvirt, <memoryBacking> with <source \
+    type='memfd'/> and <access mode='shared'/>; with Cloud Hypervisor, '--memory ...,shared=on'";
+/// A frontend that connects again and again must not fill the log, nor drive other events away.
+const NOT_SHARED_PERIOD: Duration = Duration::from_secs(60);
+
+/// How the data plane ended.
+pub(super) enum Ended {
+    /// It flushed everything.
+    Flushed,
+    /// It said why it cannot serve the disk, or not make its last writes durable.
+    Refused(String),
+    /// It ended without a word.
+    Died(ExitStatus),
+}
+
+/// An attached disk under supervision.
+pub(super) struct Supervision {
+    pub(super) guard: Guard,
+    pub(super) hands: Attached,
+    /// Where guests connect, from when they are served.
+    pub(super) socket: Socket,
+    /// Guests were served: they may have written something.
+    pub(super) served: bool,
+    /// The file of which a sync has failed, in this attach or in one before.
+    pub(super) failed_sync: Option<SyncedFile>,
+    /// When it was last told that a guest's memory is not shared.
+    pub(super) told_not_shared: Option<Instant>,
+    /// Where the audit logs are.
+    pub(super) state_dir: PathBuf,
+}
+
+/// What the supervision waits for.
+pub(super) struct Watched {
+    waiter: Waiter,
+    answers: Answers,
+    signals: UnixStream,
+}
+
+impl Watched {
+    /// Why a data plane has ended, if it has said that.
+    pub(super) fn last_words(&mut self) -> Option<String> {
+        let mut said = None;
+        loop {
+            match self.answers.take() {
+                Heard::Lines(lines) if !lines.is_empty() => {
+                    let mut refused = lines.iter().filter_map(|line| line.strip_prefix(REFUSED));
+                    said = refused.next_back().map(str::to_owned).or(said);
+                }
+                Heard::Lines(_) | Heard::End | Heard::Nonsense => return said,
+            }
+        }
+    }
+}
+
+/// What the guard acts on.
+pub(super) struct Attached {
+    pub(super) data_plane: DataPlane,
+    pub(super) commands: Arc<Commands>,
+    pub(super) checker: Checker,
+    pub(super) recorder: Recorder,
+    pub(super) marker: Marker,
+    pub(super) event_hub: Arc<EventHub>,
+    pub(super) disk: Uuid,
+    /// The disk's name.
+    pub(super) name: String,
+}
+
+impl Hands for Attached {
+    fn check(&mut self, with_key: bool) {
+        self.checker.ask(with_key);
+    }
+
+    fn destroy(&mut self, mode: OnRevoke) {
+        // A data plane that cannot be told is at its end, and its key with it.
+        if let Err(error) = self.commands.revoke(mode) {
+            log::warn!("the data plane cannot be told to destroy its key: {error}");
+        }
+    }
+
+    fn restore(&mut self, keys: &LayerKeys) {
+        if let Err(error) = self.commands.restore(keys) {
+            log::warn!("the data plane cannot be given its key: {error}");
+        }
+    }
+
+    fn kill(&mut self) {
+        log::error!(
+            "the data plane of the disk {} does not finish what it had begun, so it is killed: its \
+             revoked key must not live on; look at the storage and attach the disk again",
+            self.name
+        );
+        self.data_plane.kill();
+    }
+
+    fn tell(&mut self, news: News) {
+        if news.event == EventKind::DekDestroyed {
+            self.record_destruction(news.time, &news.key_url, news.reason.clone());
+        }
+        let event = Event {
+            time: news.time,
+            event: news.event,
+            disk: self.name.clone(),
+            disk_id: self.disk,
+            key_url: news.key_url,
+            reason: news.reason,
+            until: news.until,
+        };
+        match event.event {
+            EventKind::Attached
+            | EventKind::Detached
+            | EventKind::KeyChanged
+            | EventKind::AuditSpaceOk
+            | EventKind::StorageOk => {
+                log::info!("{event}");
+            }
+            _ => log::warn!("{event}"),
+        }
+        self.event_hub.publish(&event);
+        let status = event.to_string();
+        // Without systemd there is nobody to notify.
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Status(&status)]);
+    }
+}
+
+impl Attached {
+    fn end(&self) {
+        // A data plane that cannot be told is at its end.
+        if let Err(error) = self.commands.end() {
+            log::warn!("the data plane cannot be told to end: {error}");
+        }
+    }
+
+    fn record_destruction(&self, time: OffsetDateTime, key_url: &str, reason: Option<Reason>) {
+        self.recorder.put(Record {
+            time,
+            operation: Operation::Destroy,
+            disk: self.disk,
+            name: self.name.clone(),
+            key_url: key_url.into(),
+            reason,
+        });
+    }
+}
+
+impl Supervision {
+    /// Makes ready for waiting for the data plane, signals and the guard's findings.
+    ///
+    /// # Errors
+    /// [`AttachError::Process`].
+    pub(super) fn watch(&self, signals: &UnixStream) -> Result<Watched, AttachError> {
+        let watched = || {
+            let waiter = Waiter::new()?;
+            let answers = self.hands.data_plane.answers().try_clone()?;
+            let signals = signals.try_clone()?;
+            waiter.watch(&answers, CONTROL)?;
+            waiter.watch(&signals, SIGNAL)?;
+            waiter.watch(self.hands.checker.news(), FINDING)?;
+            Ok(Watched {
+                waiter,
+                answers: Answers::new(answers),
+                signals,
+            })
+        };
+        watched().map_err(process("watch the data plane"))
+    }
+
+    /// Waits for the end of the data plane, which a signal to this process brings about, and guards
+    /// its key meanwhile.
+    pub(super) fn run(&mut self, watched: Watched) -> Result<Ended, AttachError> {
+        let fail = process("watch the data plane");
+        let Watched {
+            waiter,
+            mut answers,
+            signals,
+        } = watched;
+        let (mut reason, mut low) = (None, false);
+        loop {
+            self.hands.event_hub.set_status(self.guard.status());
+            let woken = waiter.wait_until(self.guard.deadline()).map_err(&fail)?;
+            match woken {
+                Some(SIGNAL) => {
+                    self.hands.commands.end().map_err(&fail)?;
+                    waiter.unwatch(&signals).map_err(&fail)?;
+                }
+                Some(FINDING) => {
+                    while let Some(finding) = self.hands.checker.take() {
+                        self.guard.found(finding, Moment::now(), &mut self.hands);
+                    }
+                    self.watch_space(&mut low);
+                }
+                Some(_) if !self.listen(&mut answers, &mut reason) => break,
+                Some(_) | None => {}
+            }
+            self.guard.tick(Moment::now(), &mut self.hands);
+        }
+        self.hands.commands.ended();
+        let status = self.hands.data_plane.wait()?;
+        Ok(match reason {
+            Some(reason) => Ended::Refused(reason),
+            None if status.success() => Ended::Flushed,
+            None => Ended::Died(status),
+        })
+    }
+
+    /// Tells when there is little room for the audit logs, and when there is room again.
+    fn watch_space(&mut self, was_low: &mut bool) {
+        let Ok(space) = Space::at(&self.state_dir) else {
+            return;
+        };
+        let event = match (space.is_low(), std::mem::replace(was_low, space.is_low())) {
+            (true, false) => EventKind::AuditSpaceLow,
+            (false, true) => EventKind::AuditSpaceOk,
+            _ => return,
+        };
+        let reason = (event == EventKind::AuditSpaceLow).then(|| Reason {
+            code: "AuditSpaceLow".into(),
+            message: space.warning(&self.state_dir),
+        });
+        let news = self.guard.news(event, OffsetDateTime::now_utc(), reason);
+        self.hands.tell(news);
+    }
+
+    /// Takes what the data plane says. Whether it goes on.
+    fn listen(&mut self, answers: &mut Answers, reason: &mut Option<String>) -> bool {
+        match answers.take() {
+            Heard::Lines(lines) => {
+                lines.iter().for_each(|line| self.answered(line, reason));
+                true
+            }
+            Heard::End => false,
+            Heard::Nonsense => {
+                log::error!(
+                    "the data plane of the disk {} says what none does, so it is killed: a guest may \
+                     have taken it over",
+                    self.hands.name
+                );
+                self.hands.data_plane.kill();
+                false
+            }
+        }
+    }
+
+    fn answered(&mut self, line: &str, reason: &mut Option<String>) {
+        if let Some(json) = line.strip_prefix(FRONTEND_MEMORY) {
+            return self.look_at_memory(json);
+        } else if line == MEMORY_NOT_SHARED {
+            return self.tell_not_shared();
+        }
+        let (now, hands) = (Moment::now(), &mut self.hands);
+        if line == READY {
+            if let Err(error) = self.socket.publish() {
+                *reason = Some(error.to_string());
+                hands.end();
+                return;
+            }
+            self.served = true;
+            hands.tell(self.guard.news(EventKind::Attached, now.time, None));
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        } else if line == STORAGE_FULL {
+            hands.tell(self.guard.news(EventKind::StorageFull, now.time, None));
+        } else if line == STORAGE_OK {
+            hands.tell(self.guard.news(EventKind::StorageOk, now.time, None));
+        } else if let Some(what) = line.strip_prefix(SYNC_FAILED) {
+            let (file, why) = what.split_once(' ').unwrap_or((what, ""));
+            let file = match file {
+                "map" => SyncedFile::Map,
+                _ => SyncedFile::Data,
+            };
+            self.failed_sync = Some(file);
+            hands.marker.put(file, why);
+            let reason = Reason {
+                code: "SyncFailed".into(),
+                message: format!("{file}: {why}"),
+            };
+            hands.tell(
+                self.guard
+                    .news(EventKind::SyncFailed, now.time, Some(reason)),
+            );
+        } else if line == DESTROYED {
+            self.guard.destroyed(now, hands);
+        } else if line == RESTORED {
+            self.guard.restored(now, hands);
+        } else if let Some(why) = line.strip_prefix(NOT_RESTORED) {
+            self.guard.not_restored(why, now, hands);
+        } else if let Some(text) = line.strip_prefix(REFUSED) {
+            *reason = Some(text.to_owned());
+        } else {
+            hands.commands.answered(line);
+        }
+    }
+
+    /// Ends the connection of a frontend that has the guest's memory mapped for itself alone.
+    fn look_at_memory(&mut self, json: &str) {
+        let memory: FrontendMemory = match serde_json::from_str(json) {
+            Ok(memory) => memory,
+            Err(error) => return log::warn!("the frontend's memory is not known: {error}"),
+        };
+        if !memory.is_private() {
+            return;
+        }
+        // A data plane that cannot be told is at its end, and the connection with it.
+        let _ = self.hands.commands.disconnect(memory.connection);
+        self.tell_not_shared();
+    }
+
+    fn tell_not_shared(&mut self) {
+        let told = self.told_not_shared;
+        if told.is_some_and(|told| told.elapsed() < NOT_SHARED_PERIOD) {
+            return;
+        }
+        self.told_not_shared = Some(Instant::now());
+        let reason = Reason {
+            code: "MemoryNotShared".into(),
+            message: NOT_SHARED.into(),
+        };
+        let event = EventKind::MemoryNotShared;
+        let news = self.guard.news(event, Moment::now().time, Some(reason));
+        self.hands.tell(news);
+    }
+
+    /// After the end of the data plane: with it its DEK is gone, if it still had it.
+    pub(super) fn close(self) {
+        let Self {
+            guard, mut hands, ..
+        } = self;
+        let now = Moment::now();
+        if guard.holds_key() {
+            let reason = guard.reason().cloned().unwrap_or_else(|| Reason {
+                code: "Detached".into(),
+                message: "the data plane has ended".into(),
+            });
+            hands.record_destruction(now.time, guard.key_url(), Some(reason));
+        }
+        hands.tell(guard.news(EventKind::Detached, now.time, None));
+        hands.event_hub.close();
+        hands.marker.finish();
+        hands.recorder.finish();
+    }
+}

@@ -1,0 +1,88 @@
+//! Taking a set's identity away, and giving it another one.
+
+use uuid::Uuid;
+
+use super::{DeletedDes, identity_for, known_key_url};
+use installation::DesOperation;
+use installation::catalog::{DesIdentity, DiskEncryptionSetRecord, Stored};
+use installation::{Installation, InstallationError, retrying};
+use vault::{KeyUrl, VaultError, VaultErrorCode};
+
+/// Removes the identity of a set. The set and its disks stay, but no vault grants them a key any
+/// more, so those that are attached stop at their next check.
+///
+/// # Errors
+/// When there is no such set, or it has no identity.
+pub fn remove_identity(
+    installation: &Installation,
+    name: &str,
+) -> Result<DeletedDes, InstallationError> {
+    let (url, operation) = (
+        known_key_url(installation, name),
+        DesOperation::RemoveIdentity,
+    );
+    let principal_id = installation.recorded(operation, name, url.as_deref(), |_| {
+        retrying(|| remove_identity_now(installation, name))
+    })?;
+    Ok(DeletedDes {
+        principal_id,
+        vaults_with_policy: installation.vaults_with_policy(principal_id)?,
+    })
+}
+
+fn remove_identity_now(installation: &Installation, name: &str) -> Result<Uuid, InstallationError> {
+    let Stored { rev, mut record } = installation.catalog().des(name)?;
+    if record.identity == DesIdentity::None {
+        let message = format!("the disk encryption set '{name}' has no identity");
+        return Err(VaultError::new(VaultErrorCode::Conflict, message).into());
+    }
+    let principal_id = std::mem::take(&mut record.principal_id);
+    record.identity = DesIdentity::None;
+    installation.catalog().update_des(rev, &record)?;
+    Ok(principal_id)
+}
+
+/// Gives a set whose identity was removed another one: a new one of its own, as Azure does,
+/// which no policy knows yet, or, for a key in a vault elsewhere, a managed identity.
+///
+/// # Errors
+/// When the set has an identity, or its vault cannot know the wanted one.
+pub fn assign_identity(
+    installation: &Installation,
+    name: &str,
+    wanted: Option<&DesIdentity>,
+) -> Result<DiskEncryptionSetRecord, InstallationError> {
+    let (url, operation) = (
+        known_key_url(installation, name),
+        DesOperation::AssignIdentity,
+    );
+    installation.recorded(operation, name, url.as_deref(), |_| {
+        retrying(|| assign_identity_now(installation, name, wanted))
+    })
+}
+
+fn assign_identity_now(
+    installation: &Installation,
+    name: &str,
+    wanted: Option<&DesIdentity>,
+) -> Result<DiskEncryptionSetRecord, InstallationError> {
+    let Stored { rev, mut record } = installation.catalog().des(name)?;
+    if record.identity != DesIdentity::None {
+        let message = format!(
+            "the disk encryption set '{name}' has an identity; remove that first with `sealdisk \
+             disk-encryption-set identity remove {name}`"
+        );
+        return Err(VaultError::new(VaultErrorCode::Conflict, message).into());
+    }
+    let url: KeyUrl = record.key_url.parse()?;
+    record.identity = identity_for(&url, wanted)?;
+    record.principal_id = match record.identity {
+        DesIdentity::SystemAssigned => Uuid::new_v4(),
+        _ => {
+            let vault = installation.remote_vault(&url.vault_url, &record.identity)?;
+            vault.introduce(&url.key)?.0
+        }
+    };
+    installation.catalog().update_des(rev, &record)?;
+    Ok(record)
+}

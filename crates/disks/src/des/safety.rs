@@ -1,0 +1,400 @@
+//! Whether a key version can be disabled without anything stopping. What is not known is never "yes".
+//!
+//! Four things are looked at: what is under the key version by the headers, and, where a header cannot
+//! be read, by the catalog; what was under it when it left the catalog, and may still exist; which sets make
+//! disks with it; and the vault's own log of its uses, which has the clients that keep their disks elsewhere.
+
+use serde::Serialize;
+use time::{Duration, OffsetDateTime};
+
+use super::usage::KeyUser;
+use installation::catalog::{DepartedRecord, Departure, VaultKind};
+use installation::{Installation, InstallationError};
+use vault::audit::AuditRecord;
+use vault::{KeyUrl, KeyUsed, same_key_url};
+
+/// A client that used a key version within this time is taken to need it still: a running disk uses
+/// its key at every check, and one that is attached now and then has its days.
+const RECENT: Duration = Duration::DAY;
+
+/// The answer; the worst of what was found counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum SafeToDisable {
+    /// Nothing needs it.
+    Yes,
+    /// It cannot be known from here.
+    Unknown,
+    /// Something needs it.
+    No,
+}
+
+/// The answer with what it is based on.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Safety {
+    /// Whether it is safe.
+    pub safe_to_disable: SafeToDisable,
+    /// Why not, or why it is not known; nothing when it is safe.
+    pub reasons: Vec<String>,
+}
+
+impl Safety {
+    fn of(found: Vec<(SafeToDisable, String)>) -> Self {
+        let worst = found.iter().map(|(answer, _)| *answer).max();
+        let mut found = found;
+        // What decides comes first.
+        found.sort_by_key(|(answer, _)| std::cmp::Reverse(*answer));
+        Self {
+            safe_to_disable: worst.unwrap_or(SafeToDisable::Yes),
+            reasons: found.into_iter().map(|(_, reason)| reason).collect(),
+        }
+    }
+
+    /// In one line.
+    pub fn summary(&self) -> String {
+        let answer = match self.safe_to_disable {
+            SafeToDisable::Yes => return "yes".into(),
+            SafeToDisable::Unknown => "unknown",
+            SafeToDisable::No => "no",
+        };
+        let more = match self.reasons.len() {
+            0 | 1 => String::new(),
+            reasons => format!(" (and {} more)", reasons - 1),
+        };
+        let first = self.reasons.first().map_or("", String::as_str);
+        format!("{answer}, because {first}{more}")
+    }
+}
+
+/// What this installation has under a key, and the sets that make disks with it.
+pub(super) struct Needs<'a> {
+    /// All that is under any key.
+    pub users: &'a [KeyUser],
+    /// The sets that wrap new disks with the key version (`No`), or may (`Unknown`).
+    pub sets: &'a [(String, SafeToDisable)],
+}
+
+/// Whether the key version with that URL can be disabled. A URL without a version means all
+/// versions of the key.
+///
+/// # Errors
+/// When the catalog cannot be read. A vault that cannot be asked makes the answer unknown.
+pub(super) fn safety_of(
+    installation: &Installation,
+    key_url: &str,
+    needs: &Needs<'_>,
+) -> Result<Safety, InstallationError> {
+    use SafeToDisable::{No, Unknown};
+    let mut found = Vec::new();
+    for (set, answer) in needs.sets {
+        let reason = match answer {
+            Unknown => format!(
+                "the key vault does not say which version of the key the disk encryption set \
+                 '{set}' wraps new disks with"
+            ),
+            _ => format!("the disk encryption set '{set}' wraps new disks with it"),
+        };
+        found.push((*answer, reason));
+    }
+    for user in needs.users {
+        let (kind, name) = (user.kind, &user.name);
+        let whole_key = same_key_url(without_version(&user.key_url), without_version(key_url));
+        match (&user.problem, is_version_of(&user.key_url, key_url)) {
+            (None, true) => found.push((No, format!("it wraps the {kind} '{name}'"))),
+            (Some(why), true) => found.push((
+                No,
+                format!(
+                    "it wraps the {kind} '{name}' by the catalog; its header is not readable: {why}"
+                ),
+            )),
+            // The catalog may be behind what the header would say.
+            (Some(why), false) if whole_key => found.push((
+                Unknown,
+                format!(
+                    "the {kind} '{name}' is under another version of the key by the catalog, and \
+                     its header is not readable: {why}"
+                ),
+            )),
+            _ => {}
+        }
+    }
+    found.extend(departed_under(installation, key_url)?);
+    found.extend(uses_elsewhere(installation, key_url)?);
+    found.dedup();
+    Ok(Safety::of(found))
+}
+
+/// What has left the catalog with its header, which may still need the key version.
+fn departed_under(
+    installation: &Installation,
+    key_url: &str,
+) -> Result<Vec<(SafeToDisable, String)>, InstallationError> {
+    let whole_key = without_version(key_url);
+    let mut found = Vec::new();
+    for departed in installation.catalog().departed()? {
+        let has = |same: &dyn Fn(&str) -> bool| departed.keys.iter().any(|k| same(&k.key_url));
+        let this = has(&|url| is_version_of(url, key_url));
+        // Its header was not looked at, and may have been ahead of the catalog.
+        let another = departed.reason.is_unseen()
+            && has(&|url| same_key_url(without_version(url), whole_key));
+        if this || another {
+            found.push((SafeToDisable::Unknown, why_departed(&departed, this)));
+        }
+    }
+    if !found.is_empty() && is_purged(installation, key_url)? {
+        found.clear();
+    }
+    Ok(found)
+}
+
+/// Records that the operator says of something that has left the catalog that it is gone.
+pub fn record_forgotten(
+    installation: &Installation,
+    departed: &DepartedRecord,
+) -> Result<(), InstallationError> {
+    let operator = installation.operator();
+    installation.audit_log()?.append(&AuditRecord {
+        detail: Some(format!(
+            "the {} '{}' {}",
+            departed.kind, departed.name, departed.id
+        )),
+        ..AuditRecord::new(operator.object_id, &operator.origin, "CatalogForget")
+    })?;
+    Ok(())
+}
+
+/// Whether the key is gone for good, so that nothing can need it. A vault that cannot be asked does not
+/// say so.
+fn is_purged(installation: &Installation, key_url: &str) -> Result<bool, InstallationError> {
+    let url: KeyUrl = key_url.parse()?;
+    let Some(vault) = installation.catalog().vault_by_url(&url.vault_url)? else {
+        return Ok(false);
+    };
+    let known = installation
+        .vault(&vault.record.name)
+        .and_then(|vault| Ok(vault.has_key(&url.key.name)?));
+    Ok(matches!(known, Ok(false)))
+}
+
+/// The versions of the key of `key_url`, a version of it, that anything here or in the vault's log has
+/// used, but that one.
+pub(super) fn other_versions(
+    installation: &Installation,
+    key_url: &str,
+    users: &[KeyUser],
+) -> Result<Vec<String>, InstallationError> {
+    let url: KeyUrl = key_url.parse()?;
+    let mut urls: Vec<String> = users.iter().map(|user| user.key_url.clone()).collect();
+    for departed in installation.catalog().departed()? {
+        urls.extend(departed.keys.into_iter().map(|key| key.key_url));
+    }
+    if let Some(vault) = installation.catalog().vault_by_url(&url.vault_url)?
+        && let Ok(vault) = installation.vault(&vault.record.name)
+        && let Ok(uses) = vault.last_uses(&url.key.name, None)
+    {
+        let key = without_version(key_url);
+        urls.extend(
+            uses.into_iter()
+                .map(|used| format!("{key}/{}", used.version)),
+        );
+    }
+    urls.retain(|found| {
+        same_key_url(without_version(found), without_version(key_url))
+            && !same_key_url(found, key_url)
+    });
+    urls.iter_mut().for_each(|url| url.make_ascii_lowercase());
+    urls.sort();
+    urls.dedup();
+    Ok(urls)
+}
+
+/// What the vault's log says about clients whose disks are not in this installation.
+fn uses_elsewhere(
+    installation: &Installation,
+    key_url: &str,
+) -> Result<Vec<(SafeToDisable, String)>, InstallationError> {
+    use SafeToDisable::{No, Unknown};
+    let url: KeyUrl = key_url.parse()?;
+    let Some(vault) = installation.catalog().vault_by_url(&url.vault_url)? else {
+        let reason = format!("the key vault {} is not known here", url.vault_url);
+        return Ok(vec![(Unknown, reason)]);
+    };
+    let name = vault.record.name;
+    if matches!(vault.record.kind, VaultKind::Https { .. }) {
+        return Ok(vec![(
+            Unknown,
+            format!(
+                "the key vault '{name}' is kept elsewhere, and only its log there says who else \
+                 uses the key"
+            ),
+        )]);
+    }
+    let (key, version) = (&url.key.name, url.key.version.as_deref());
+    let uses = installation
+        .vault(&name)
+        .and_then(|vault| Ok(vault.last_uses(key, version)?));
+    let uses = match uses {
+        Ok(uses) => uses,
+        Err(error) => {
+            let reason = format!("the log of the key vault '{name}' is not readable: {error}");
+            return Ok(vec![(Unknown, reason)]);
+        }
+    };
+    let now = OffsetDateTime::now_utc();
+    let mut found = Vec::new();
+    for used in latest_of_each(uses) {
+        if !is_of_here(installation, &used)? {
+            let answer = match now - used.last < RECENT {
+                true => No,
+                false => Unknown,
+            };
+            found.push((answer, described(installation, &used)?));
+        }
+    }
+    if let Some(time) = installation.catalog().not_noted_since(&url.vault_url)?
+        && !is_purged(installation, key_url)?
+    {
+        let reason = format!(
+            "the catalog was made again at {}, and what the log of the key vault '{name}' names was not \
+             compared with it yet; `sealdisk catalog rebuild` does so, with --data-dir for disks elsewhere",
+            shown(time)
+        );
+        found.push((Unknown, reason));
+    }
+    Ok(found)
+}
+
+/// Whether a use was for something that is in this installation, where headers and catalog tell
+/// more: one of a process here. An identity that was given a secret can be used elsewhere too, and
+/// the log has only its last origin.
+fn is_of_here(installation: &Installation, used: &KeyUsed) -> Result<bool, InstallationError> {
+    let known = installation.catalog().identity_by_object(used.caller)?;
+    let has_secret = known.is_some_and(|identity| identity.secret_hash.is_some());
+    Ok(used.origin.starts_with("local") && !has_secret)
+}
+
+fn described(installation: &Installation, used: &KeyUsed) -> Result<String, InstallationError> {
+    let known = installation.catalog().identity_by_object(used.caller)?;
+    let who = match known {
+        Some(identity) => format!("the identity '{}'", identity.owner),
+        None => format!("the identity {}", used.caller),
+    };
+    let disk = used.disk.as_ref();
+    let disk = disk.map_or_else(String::new, |disk| format!(" for its disk '{disk}'"));
+    let last = shown(used.last);
+    Ok(format!(
+        "{who} used it{disk} from {} at {last}, and its disks are not known here",
+        used.origin
+    ))
+}
+
+fn why_departed(departed: &DepartedRecord, this: bool) -> String {
+    let DepartedRecord {
+        kind,
+        name,
+        directory,
+        time,
+        ..
+    } = departed;
+    let time = shown(*time);
+    let version = if this {
+        "it"
+    } else {
+        "another version of the key, by the catalog,"
+    };
+    match departed.reason {
+        Departure::Unregistered => format!(
+            "the {kind} '{name}' was under {version} when it was unregistered at {time}, and its header in \
+             {directory} may still exist; `sealdisk catalog forget {name}` says that it does not"
+        ),
+        Departure::UnregisteredUnseen => format!(
+            "the {kind} '{name}' was under {version} when it was unregistered at {time} without its header, \
+             which was not in {directory} and may still exist; `sealdisk catalog forget {name}` says that it \
+             does not"
+        ),
+        Departure::DeletedUnseen => format!(
+            "the {kind} '{name}' was under {version} when it was deleted at {time} without its header, which \
+             was not in {directory} and may still exist; `sealdisk catalog forget {name}` says that it does not"
+        ),
+        Departure::NotFound => format!(
+            "'{name}' used it by the vault's log, and was not found when the catalog was made again at \
+             {time}; `sealdisk catalog forget {id}` says that it is gone",
+            id = departed.id
+        ),
+    }
+}
+
+fn shown(time: OffsetDateTime) -> String {
+    time.replace_nanosecond(0)
+        .unwrap_or(time)
+        .format(&time::format_description::well_known::Rfc3339)
+        .unwrap_or_default()
+}
+
+/// One use for each caller, disk and version: what it did last.
+fn latest_of_each(uses: Vec<KeyUsed>) -> Vec<KeyUsed> {
+    let mut latest: Vec<KeyUsed> = Vec::new();
+    for used in uses {
+        let same = |known: &&mut KeyUsed| {
+            (known.caller, &known.version, &known.disk) == (used.caller, &used.version, &used.disk)
+        };
+        match latest.iter_mut().find(same) {
+            Some(known) if known.last < used.last => *known = used,
+            Some(_) => {}
+            None => latest.push(used),
+        }
+    }
+    latest
+}
+
+/// Whether `url` is that key version, or a version of that key when `key_url` names none.
+pub(super) fn is_version_of(url: &str, key_url: &str) -> bool {
+    same_key_url(url, key_url)
+        || (without_version(key_url) == key_url && same_key_url(without_version(url), key_url))
+}
+
+/// A key's URL without its version, where it has one.
+fn without_version(url: &str) -> &str {
+    match url.rsplit_once('/') {
+        Some((key, version)) if version.len() == 32 && !key.ends_with("/keys") => key,
+        _ => url,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_of_a_key_are_told_from_another_keys() {
+        let version = "0123456789abcdef0123456789abcdef";
+        let key = "https://v.vault.localhost/keys/k";
+        let of = |key: &str| format!("{key}/{version}");
+        assert!(is_version_of(&of(key), key));
+        assert!(is_version_of(
+            &of(key),
+            &of(&key.replace("/k", "/K").replace("/Keys", "/keys"))
+        ));
+        assert!(is_version_of(key, key));
+        assert!(!is_version_of(key, &of(key)));
+        assert!(!is_version_of(
+            &of("https://v.vault.localhost/keys/k2"),
+            key
+        ));
+        // A name of 32 digits is no version.
+        let name = format!("https://v.vault.localhost/keys/{version}");
+        assert_eq!(without_version(&name), name);
+    }
+
+    #[test]
+    fn the_worst_counts_and_comes_first() {
+        use SafeToDisable::{No, Unknown, Yes};
+        assert_eq!(Safety::of(Vec::new()).safe_to_disable, Yes);
+        let mixed = Safety::of(vec![(Unknown, "a".into()), (No, "b".into())]);
+        assert_eq!(mixed.safe_to_disable, No);
+        assert_eq!(mixed.summary(), "no, because b (and 1 more)");
+        let unknown = Safety::of(vec![(Unknown, "a".into())]);
+        assert_eq!(unknown.summary(), "unknown, because a");
+    }
+}

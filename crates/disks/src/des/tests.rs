@@ -1,0 +1,214 @@
+//! Disk encryption sets as their callers see them.
+
+use super::*;
+use crate::import::Cancel;
+use vault::{AttributeChange, KeySize, NewKey, Permissions, VaultSettings};
+
+struct Fixture {
+    _dir: tempfile::TempDir,
+    installation: Installation,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let installation = Installation::open(dir.path()).unwrap();
+        let vault = installation
+            .create_vault("myvault", &VaultSettings::default())
+            .unwrap();
+        for key in ["k", "l"] {
+            vault
+                .create_key(
+                    &installation.operator(),
+                    key,
+                    &NewKey::new(KeySize::Rsa2048),
+                )
+                .unwrap();
+        }
+        Self {
+            _dir: dir,
+            installation,
+        }
+    }
+
+    fn create(&self, key_url: &str, source_vault: Option<&str>) -> Result<(), InstallationError> {
+        let new = NewDes {
+            name: "set",
+            key_url,
+            source_vault,
+            auto_rotation: false,
+            identity: None,
+        };
+        create(&self.installation, &new).map(drop)
+    }
+}
+
+fn url(key: &str) -> String {
+    format!("https://myvault.vault.localhost/keys/{key}")
+}
+
+#[test]
+fn its_identity_wraps_only_once_it_may() {
+    let fixture = Fixture::new();
+    fixture.create(&url("k"), Some("MyVault")).unwrap();
+    let installation = &fixture.installation;
+    let error = installation.wrapping_key(Some("set")).err().unwrap();
+    let id = installation.identity(Some("set")).unwrap().object_id;
+    let command =
+        format!("set-policy myvault --object-id {id} --key-permissions get wrapKey unwrapKey");
+    assert!(error.to_string().contains(&command), "{error}");
+    let vault = installation.vault("myvault").unwrap();
+    vault
+        .set_policy(&installation.operator(), id, &Permissions::for_disks())
+        .unwrap();
+    let access = installation.wrapping_key(Some("set")).unwrap();
+    assert_eq!(access.key.name, "k");
+    assert_eq!(access.key.version.map(|v| v.len()), Some(32));
+
+    let deleted = delete(installation, "set").unwrap();
+    assert_eq!(deleted.principal_id, id);
+    assert_eq!(deleted.vaults_with_policy, ["myvault"]);
+    assert!(installation.wrapping_key(Some("set")).is_err());
+}
+
+#[test]
+fn a_key_that_is_not_there_or_elsewhere_is_refused() {
+    let fixture = Fixture::new();
+    for (key_url, source, why) in [
+        (url("none"), None, "no key 'none'"),
+        (
+            format!("{}/{}", url("k"), "0".repeat(32)),
+            None,
+            "no version",
+        ),
+        (
+            "https://other.vault.localhost/keys/k".into(),
+            None,
+            "no key vault named 'other'",
+        ),
+        (
+            "https://v.example.net/keys/k".into(),
+            None,
+            "keyvault connect",
+        ),
+        ("k".into(), None, "no key URL"),
+        (url("k"), Some("other"), "not in the key vault 'other'"),
+    ] {
+        let error = fixture.create(&key_url, source).unwrap_err();
+        assert!(error.to_string().contains(why), "{error} for {why}");
+    }
+    assert!(fixture.installation.catalog().all_des().unwrap().is_empty());
+}
+
+#[test]
+fn a_new_key_makes_the_old_one_a_previous_one() {
+    let fixture = Fixture::new();
+    fixture.create(&url("k"), None).unwrap();
+    let installation = &fixture.installation;
+    let change = |key: &str| {
+        let url = url(key);
+        let change = DesChange {
+            key_url: Some(&url),
+            ..DesChange::default()
+        };
+        update(installation, "set", &change).unwrap()
+    };
+    assert_eq!(change("k").record.last_rotation, None, "nothing changed");
+    let set = change("l").record;
+    assert!(set.last_rotation.is_some());
+    assert_eq!(set.key_url, url("l"));
+    assert_eq!(set.previous_keys, [url("k")]);
+    assert_eq!(change("k").record.previous_keys, [url("l")]);
+}
+
+#[test]
+fn a_new_key_wraps_the_sets_disks_or_nothing_changes() {
+    let fixture = Fixture::new();
+    let installation = &fixture.installation;
+    fixture.create(&url("k"), None).unwrap();
+    let vault = installation.vault("myvault").unwrap();
+    let operator = installation.operator();
+    let id = installation.identity(Some("set")).unwrap().object_id;
+    let allow = |permissions: &str| {
+        let permissions = permissions.parse().unwrap();
+        vault.set_policy(&operator, id, &permissions).unwrap();
+    };
+    allow("get wrapKey unwrapKey");
+    let request = crate::CreateRequest {
+        name: "disk".into(),
+        size: Some(1 << 20),
+        source: None,
+        disk_encryption_set: Some("set".into()),
+        sector_size: 4096,
+        logical_sector_size: None,
+        data_dir: None,
+    };
+    crate::create(installation, &request, &Cancel::default(), |_| |_| ()).unwrap();
+    let url = url("l");
+    let change = DesChange {
+        key_url: Some(&url),
+        ..DesChange::default()
+    };
+    let before = installation.catalog().des("set").unwrap();
+    allow("get wrapKey");
+    let error = update(installation, "set", &change).err().unwrap();
+    assert!(error.to_string().contains("'unwrapKey'"), "{error}");
+    assert_eq!(installation.catalog().des("set").unwrap(), before);
+
+    allow("get wrapKey unwrapKey");
+    let enable = |key: &str, enabled| {
+        let key = vault::KeyId {
+            name: key.into(),
+            version: None,
+        };
+        let enabled = AttributeChange {
+            enabled: Some(enabled),
+            ..AttributeChange::default()
+        };
+        vault.update_key(&operator, &key, &enabled.into()).unwrap();
+    };
+    enable("k", false);
+    let updated = update(installation, "set", &change).unwrap();
+    assert_eq!(updated.left.len(), 1, "the old key refuses");
+    enable("k", true);
+    let updated = update(installation, "set", &change).unwrap();
+    assert_eq!(updated.rewrapped, [(ResourceKind::Disk, "disk".into())]);
+    let disk = installation.catalog().disk("disk").unwrap().record;
+    assert!(disk.key_url.starts_with(&url), "{}", disk.key_url);
+    let updated = update(installation, "set", &change).unwrap();
+    assert!(updated.rewrapped.is_empty() && updated.left.is_empty());
+
+    let error = delete(installation, "set").err().unwrap();
+    assert!(error.to_string().contains("'disk'"), "{error}");
+}
+
+#[test]
+fn a_removed_identity_is_refused_and_a_new_one_is_another() {
+    let fixture = Fixture::new();
+    fixture.create(&url("k"), None).unwrap();
+    let installation = &fixture.installation;
+    let before = installation.identity(Some("set")).unwrap().object_id;
+    let token_identity = installation.catalog().identity_of_des("set").unwrap();
+    assert_eq!(token_identity.record.object_id, before);
+
+    assert!(assign_identity(installation, "set", None).is_err());
+    let removed = remove_identity(installation, "set").unwrap();
+    assert_eq!(removed.principal_id, before);
+    assert!(remove_identity(installation, "set").is_err());
+    let InstallationError::Vault(error) = installation.wrapping_key(Some("set")).err().unwrap()
+    else {
+        panic!("not a refusal");
+    };
+    assert_eq!(error.code, VaultErrorCode::Unauthorized);
+    assert!(error.message.contains("identity assign set"), "{error}");
+    // The token service knows it no more, and gives no other one out.
+    let known = installation.catalog().identity_by_object(before).unwrap();
+    assert_eq!(known, None);
+    assert!(installation.catalog().identity_of_des("set").is_err());
+
+    let set = assign_identity(installation, "set", None).unwrap();
+    assert_eq!(set.identity, DesIdentity::SystemAssigned);
+    assert_ne!(set.principal_id, before);
+    let token_identity = installation.catalog().identity_of_des("set").unwrap();
+    assert_eq!(token_identity.record.object_id, set.principal_id);
+}

@@ -1,0 +1,154 @@
+//! Merging a frozen layer into the frozen layer above it; see `merge.rs`.
+//!
+//! # A sync that fails
+//!
+//! It ends the merge, and no header says so: a merge only adds blocks to a frozen layer, so of what was
+//! completed, or made durable, before it nothing is at stake, and those who have the layer attached go on. It can
+//! be repeated: what the kernel may have dropped is written again. Of the data those are blocks of which the
+//! map file says nothing yet, since it is written after a sync of the data that succeeded; of the map those are
+//! sectors of which the page cache may show more than the disk has, so all of it is written anew. The lower
+//! layer goes only when all of that was synced.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::super::{Disk, DiskError, claim_data, geometry, layer_map};
+use super::drop_layers::without;
+use super::links;
+use super::op::{ChangeLayers, LayerOp};
+use super::verify_covered::verify_covered;
+use crate::import::Cancel;
+use installation::Installation;
+use installation::envelope::{Header, LayerRecord, ResourceKind};
+use keys::DekStack;
+use volume::pipeline::{DiskIo, PipelineError};
+use volume::store::{LayerFile, StackFiles};
+use volume::{LowerLayer, Volume, check_data_file};
+
+/// Bytes that are gone through at a time.
+const STEP: u64 = 4 << 20;
+/// Bytes that are copied until they are made durable, so that a kill costs no more.
+const FLUSH_EVERY: u64 = 256 << 20;
+
+/// Copies what `above` inherits from `layer` into it, then drops `layer` from all `holders`.
+pub(super) fn merge_frozen(
+    installation: &Installation,
+    holders: &[(ResourceKind, String)],
+    (layer, above): (Uuid, Uuid),
+    change: &mut ChangeLayers<'_>,
+    cancel: &Cancel,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<(), DiskError> {
+    let holders = holders
+        .iter()
+        .map(|(kind, name)| Disk::of_kind(installation, *kind, name))
+        .collect::<Result<Vec<_>, _>>()?;
+    let first = holders
+        .first()
+        .ok_or_else(|| DiskError::Argument("nobody has the layer".into()))?;
+    let (header, deks) = first.unlock_all(installation, first.header_file()?.read()?)?;
+    let upper = Upper::of(first, &header, above)?;
+    let mut io = upper.open(deks)?;
+    let size = io.volume().geometry().size;
+    let (mut at, mut since) = (0, 0);
+    while at < size {
+        cancel.check()?;
+        let len = STEP.min(size - at);
+        since += io.raise(at, len, 1)?;
+        at += len;
+        progress(at, size);
+        if since > FLUSH_EVERY {
+            io.flush()?;
+            since = 0;
+        }
+    }
+    io.flush()?;
+    drop(io);
+    for holder in &holders {
+        match holder.kind() {
+            ResourceKind::Disk => {
+                let layers = vec![layer];
+                change(holder, &LayerOp::DropLayers { layers })?;
+            }
+            ResourceKind::Snapshot | ResourceKind::Image => forget(installation, holder, layer)?,
+        }
+    }
+    Ok(())
+}
+
+/// A frozen layer as the top of what is beneath it.
+struct Upper<'a> {
+    disk: &'a Disk,
+    header: &'a Header,
+    /// Its place among the header's layers.
+    at: usize,
+}
+
+impl<'a> Upper<'a> {
+    fn of(disk: &'a Disk, header: &'a Header, layer: Uuid) -> Result<Self, DiskError> {
+        let at = header.layers.iter().position(|l| l.id == layer);
+        // A disk's top layer is not frozen; a snapshot's is.
+        let end = match disk.kind() {
+            ResourceKind::Disk => header.layers.len() - 1,
+            ResourceKind::Snapshot | ResourceKind::Image => header.layers.len(),
+        };
+        match at.filter(|at| (1..end).contains(at)) {
+            Some(at) => Ok(Self { disk, header, at }),
+            None => Err(DiskError::Argument(format!(
+                "the layers of {} have changed meanwhile; try again",
+                disk.name()
+            ))),
+        }
+    }
+
+    fn layers(&self) -> impl Iterator<Item = &'a LayerRecord> {
+        self.header.layers[..=self.at].iter().rev()
+    }
+
+    /// Opens it to be written to, which nobody else may do at the same time.
+    fn open(&self, mut deks: DekStack) -> Result<DiskIo, DiskError> {
+        let top = &self.header.layers[self.at];
+        let paths = self.disk.layer_paths(top);
+        let data = claim_data(self.disk.name(), &paths.data)?;
+        check_data_file(data.file(), &geometry(self.header, top)?)?;
+        let map = std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&paths.map)
+            .map_err(DiskError::file("open", &paths.map))?;
+        let map = LayerFile::from_file(map).map_err(PipelineError::from)?;
+        let (mut files, mut lower) = (Vec::new(), Vec::new());
+        for layer in self.layers().skip(1) {
+            let paths = self.disk.layer_paths(layer);
+            let file = LayerFile::open_to_read(&paths.data).map_err(PipelineError::from)?;
+            check_data_file(file.file(), &geometry(self.header, layer)?)?;
+            files.push(file);
+            lower.push(LowerLayer::open(layer_map(self.header, layer, &paths)?)?);
+        }
+        let volume = Volume::open_private(layer_map(self.header, top, &paths)?, lower)?;
+        // A merge before this one may have failed, which no header tells; see the module.
+        volume.write_map_anew()?;
+        let above = self.header.layers.len() - 1 - self.at;
+        deks.drop_upper(above);
+        let files = StackFiles::new(data, map, files);
+        Ok(DiskIo::open(Arc::new(volume), files, &deks)?)
+    }
+}
+
+/// Drops a layer from a snapshot or an image, which nobody reads meanwhile: a reader may have the map
+/// of before, and find nothing in the files of the layer.
+fn forget(installation: &Installation, holder: &Disk, layer: Uuid) -> Result<(), DiskError> {
+    let file = holder.header_file()?;
+    let mut lock = file.lock()?;
+    let _claim = holder.claim(lock.read()?.claims())?;
+    let (old, dek) = holder.unlock(installation, lock.read()?)?;
+    let mut new = without(&old, |id| *id == layer);
+    links::note_gone(holder.directory(), &old, &mut new);
+    if new.layers != old.layers {
+        verify_covered(holder, &old, |at| old.layers[at].id == layer)?;
+        lock.write_both(&new, &dek)?;
+    }
+    drop(lock);
+    links::remove(holder.directory(), layer)
+}

@@ -1,0 +1,138 @@
+//! Every change of a disk's layers, and the one place that applies it.
+//!
+//! Where nobody has the disk attached, the command that asks for the change claims the disk and applies it.
+//! Otherwise the process that has the disk attached applies it, since its data plane takes part. Both call
+//! [`LayerOp::apply`]; what differs between them is behind [`SwapVolume`]. A new operation is a variant of
+//! [`LayerOp`] and its arm of `apply`.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::super::{Disk, DiskError};
+use super::drop_layers::drop_layers;
+use super::grow::grow;
+use super::job::{JobChange, begin_flatten, begin_merge, begin_rotation, change_job};
+use super::revert::revert;
+use super::snapshot::{SnapshotRequest, create_snapshot};
+use super::swap_volume::SwapVolume;
+use installation::Installation;
+use installation::envelope::JobKind;
+
+/// A change of a disk's layers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum LayerOp {
+    /// Makes a snapshot or an image of what the disk holds; the disk gets a new, empty top layer.
+    CreateSnapshot(SnapshotRequest),
+    /// Gives the disk a new top layer under a new DEK, and begins the job that copies everything into it.
+    RotateDek {
+        /// Bytes per second to copy at most.
+        rate: Option<u64>,
+    },
+    /// Begins the job that copies everything beneath the top layer into it.
+    Flatten {
+        /// Bytes per second to copy at most.
+        rate: Option<u64>,
+    },
+    /// Begins the job that copies the layer right beneath the top layer into it.
+    Merge {
+        /// The layer that goes.
+        layer: Uuid,
+    },
+    /// Drops layers whose content is in those above them.
+    DropLayers {
+        /// The layers; those that the disk does not have are skipped.
+        layers: Vec<Uuid>,
+    },
+    /// Makes the disk hold what one of its snapshots holds. Nobody may have it attached.
+    Revert {
+        /// The snapshot's name.
+        snapshot: String,
+    },
+    /// Grows the disk.
+    Grow {
+        /// Its new size in bytes.
+        size: u64,
+    },
+    /// Pauses, resumes or aborts the job of the disk.
+    Job {
+        /// What the job must be, if it is given.
+        kind: Option<JobKind>,
+        /// What becomes of it.
+        change: JobChange,
+    },
+}
+
+/// Applies an operation to a disk, which may be attached.
+pub type ChangeLayers<'a> = dyn FnMut(&Disk, &LayerOp) -> Result<Applied, DiskError> + 'a;
+
+/// What an operation did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Applied {
+    /// All that was asked for.
+    Done,
+    /// The header names a job, which copies what remains: in the background while the disk is attached, else
+    /// when somebody calls [`run_unattached`](super::run_unattached).
+    JobBegun,
+    /// Nothing, since there was nothing to change.
+    Nothing,
+}
+
+impl Applied {
+    fn job_begun(begun: bool) -> Self {
+        match begun {
+            true => Self::JobBegun,
+            false => Self::Nothing,
+        }
+    }
+}
+
+impl LayerOp {
+    /// Applies the operation to a disk whose user is `volume`.
+    ///
+    /// # Errors
+    /// [`DiskError`]. Unless it is [`DiskError::Attached`], [`DiskError::SizeNotServed`] or about the catalog,
+    /// the disk has the layers and the size that it had.
+    pub fn apply(
+        &self,
+        installation: &Installation,
+        disk: &Disk,
+        volume: &mut dyn SwapVolume,
+    ) -> Result<Applied, DiskError> {
+        match self {
+            Self::CreateSnapshot(request) => {
+                create_snapshot(installation, request, disk, volume).map(|()| Applied::Done)
+            }
+            Self::RotateDek { rate } => {
+                begin_rotation(installation, disk, volume, *rate).map(|()| Applied::JobBegun)
+            }
+            Self::Flatten { rate } => {
+                begin_flatten(installation, disk, *rate).map(Applied::job_begun)
+            }
+            Self::Merge { layer } => {
+                begin_merge(installation, disk, *layer).map(Applied::job_begun)
+            }
+            Self::DropLayers { layers } => {
+                drop_layers(installation, disk, volume, layers).map(|()| Applied::Done)
+            }
+            Self::Revert { snapshot } => {
+                let volume = volume.unattached().ok_or_else(|| disk.in_use())?;
+                revert(installation, disk, volume, snapshot).map(|()| Applied::Done)
+            }
+            Self::Grow { size } => grow(installation, disk, volume, *size).map(|()| Applied::Done),
+            Self::Job { kind, change } => {
+                change_job(installation, disk, *kind, *change).map(|()| match change {
+                    JobChange::Resume(_) => Applied::JobBegun,
+                    JobChange::Pause | JobChange::Abort => Applied::Done,
+                })
+            }
+        }
+    }
+
+    /// Whether it takes the lock of the header alone, so that it is applied to a disk that another command has
+    /// claimed: whoever does a job reads from time to time what the header says of it.
+    pub fn needs_no_claim(&self) -> bool {
+        matches!(self, Self::Job { .. })
+    }
+}

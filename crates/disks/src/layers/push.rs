@@ -1,0 +1,186 @@
+//! Pushing a new, empty layer on a disk: the one beneath is read-only from then on.
+
+use std::fs;
+
+use time::OffsetDateTime;
+
+use super::super::create::{NewLayer, new_layer};
+use super::super::{Disk, DiskError, claim_data, geometry};
+use super::links;
+use super::swap_volume::{NewLayers, SwapVolume};
+use installation::Installation;
+use installation::KeyEvent;
+use installation::envelope::{Header, HeaderLock, HeaderPayload, LayerRecord};
+use installation::files::sync_dir;
+use keys::units::MAX_LAYERS;
+use keys::{Dek, DekStack};
+use volume::store::LayerFile;
+use volume::{LayerPaths, create_layer};
+
+/// Pushes a layer with a fresh DEK on a disk, whose user is `volume`; `swap_volume.rs` has the order of steps.
+/// `before` is given the header and the keys that the disk has until then, before the user is quiesced;
+/// `change` changes whatever else the new header says.
+///
+/// # Errors
+/// [`DiskError`]. Unless it is [`DiskError::Attached`] or about the catalog, the disk is as before.
+pub(super) fn push(
+    installation: &Installation,
+    disk: &Disk,
+    volume: &mut dyn SwapVolume,
+    before: impl FnOnce(&Header, &DekStack) -> Result<(), DiskError>,
+    change: impl FnOnce(&mut HeaderPayload),
+) -> Result<(), DiskError> {
+    let file = disk.header_file()?;
+    let mut lock = file.lock()?;
+    let (old, deks) = disk.unlock_all(installation, lock.read()?)?;
+    refuse_job(disk, &old)?;
+    if old.layers.len() >= MAX_LAYERS {
+        return Err(DiskError::Argument(format!(
+            "the disk {0} has {MAX_LAYERS} layers, which is the most: delete snapshots, or make it \
+             independent with `disk flatten {0}`",
+            disk.name()
+        )));
+    }
+    let (dek, layer) = top_layer(installation, disk, &old)?;
+    record(installation, disk, "DekCreate", &layer)?;
+    let mut new = old.clone();
+    new.layers.push(layer.clone());
+    links::note_gone(disk.directory(), &old, &mut new);
+    change(&mut new);
+    let paths = disk.layer_paths(&layer);
+    let made = make_files(disk, &new, &layer, &paths)
+        .and_then(|claim| before(&old, &deks).map(|()| claim));
+    let quiesced = made.and_then(|claim| volume.quiesce(&old).map(|()| claim));
+    let claim = match quiesced {
+        Ok(claim) => claim,
+        Err(error) => {
+            remove_files(&paths);
+            return Err(error);
+        }
+    };
+    write_quiesced(&mut lock, volume, &new, &dek).inspect_err(|error| {
+        // After anything else the header may name the layer.
+        if !matches!(error, DiskError::Attached { .. }) {
+            remove_files(&paths);
+        }
+    })?;
+    let deks = deks.pushed(dek);
+    let claim = Some(claim);
+    volume.swap(NewLayers {
+        header: &new,
+        deks: &deks,
+        claim,
+    })?;
+    // So that the older copy names the new layer too.
+    lock.write(&new, deks.top())?;
+    drop(lock);
+    disk.note(installation)
+}
+
+/// Notes in the audit log of the installation what becomes of the DEK of a layer.
+///
+/// # Errors
+/// [`DiskError::Control`].
+pub(super) fn record(
+    installation: &Installation,
+    disk: &Disk,
+    operation: &'static str,
+    layer: &LayerRecord,
+) -> Result<(), DiskError> {
+    let log = installation.audit_log()?;
+    let deed = KeyEvent {
+        time: OffsetDateTime::now_utc(),
+        operation,
+        key_url: &layer.envelope.key_url(),
+        disk: Some(disk.name()),
+        detail: format!("{} id {}, layer {}", disk.kind(), disk.id(), layer.id),
+    };
+    Ok(installation.append(&log, deed)?)
+}
+
+/// Refuses what would get into the way of work that goes on, or build on what may not last.
+pub(super) fn refuse_job(disk: &Disk, header: &HeaderPayload) -> Result<(), DiskError> {
+    disk.refuse_failed_sync(header)?;
+    match &header.job {
+        None => Ok(()),
+        Some(job) => Err(DiskError::JobUnderWay {
+            name: disk.name().into(),
+            job: job.kind,
+        }),
+    }
+}
+
+/// Writes a header that names other layers while the disk's user is quiesced. When nobody can tell whether it
+/// was written, the user is ended: whoever comes next reads what it says.
+pub(super) fn write_quiesced(
+    lock: &mut HeaderLock<'_>,
+    volume: &mut dyn SwapVolume,
+    new: &Header,
+    dek: &Dek,
+) -> Result<(), DiskError> {
+    let Err(error) = lock.write(new, dek) else {
+        return Ok(());
+    };
+    let error = DiskError::from(error);
+    let says_new = |lock: &HeaderLock<'_>| {
+        let found = lock.read()?;
+        Ok::<_, DiskError>(found.claims().layers == new.layers)
+    };
+    match says_new(lock) {
+        Ok(false) => {
+            volume.resume();
+            Err(error)
+        }
+        // It was written and may not be durable. Nothing may be written under it before it is.
+        Ok(true) if lock.write(new, dek).is_ok() => Ok(()),
+        Ok(true) | Err(_) => {
+            volume.end();
+            Err(DiskError::Attached {
+                name: new.name.clone(),
+                why: format!("it has ended, since its header cannot be written: {error}"),
+            })
+        }
+    }
+}
+
+/// A layer that is to become the disk's top one, and its DEK.
+pub(super) fn top_layer(
+    installation: &Installation,
+    disk: &Disk,
+    header: &HeaderPayload,
+) -> Result<(Dek, LayerRecord), DiskError> {
+    let top = header.top().ok_or_else(|| disk.no_layer())?;
+    let set = header.disk_encryption_set.as_deref();
+    let access = installation.wrapping_key(set)?;
+    let new = NewLayer {
+        name: disk.name(),
+        origin: header.disk,
+        size: header.size,
+        data_unit: top.data_unit,
+        set,
+    };
+    new_layer(&access, &new)
+}
+
+/// Makes and claims the files of the top layer of `header`.
+pub(super) fn make_files(
+    disk: &Disk,
+    header: &HeaderPayload,
+    layer: &LayerRecord,
+    paths: &LayerPaths,
+) -> Result<LayerFile, DiskError> {
+    create_layer(paths, &geometry(header, layer)?)?;
+    sync_dir(disk.directory()).map_err(DiskError::file("sync", disk.directory()))?;
+    claim_data(disk.name(), &paths.data)
+}
+
+/// Files that no header names; what is left of them is found by `disk check`.
+pub(super) fn remove_files(paths: &LayerPaths) {
+    for path in [&paths.data, &paths.map] {
+        if let Err(error) = fs::remove_file(path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            log::warn!("cannot remove {}: {error}", path.display());
+        }
+    }
+}

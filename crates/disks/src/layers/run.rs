@@ -1,0 +1,130 @@
+//! Running the job of a disk that nobody has attached.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::super::{Disk, DiskError, layer_map, lower_layers, open_files};
+use super::drop_layers::drop_layers;
+use super::job::layers_to_drop;
+use super::swap_volume::Unattached;
+use crate::import::Cancel;
+use installation::Installation;
+use installation::envelope::{Header, Job};
+use keys::DekStack;
+use keys::units::BLOCK_SIZE;
+use volume::Volume;
+use volume::pipeline::DiskIo;
+
+/// Bytes of the disk that are gone through at a time.
+const STEP: u64 = 4 << 20;
+/// How often what was copied is made durable, so that a kill costs no more, and the header is looked
+/// at for somebody else's wish to stop.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// How far a job is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JobProgress {
+    /// Bytes that the top layer has of what it is to have.
+    pub done: u64,
+    /// Bytes that it is to have.
+    pub total: u64,
+}
+
+/// How a job ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// All is copied.
+    Copied,
+    /// Somebody paused or aborted it.
+    Stopped,
+}
+
+/// Does the job of a disk to its end, if it has one that is not paused; whether it is at its end.
+/// What is interrupted can be gone on with.
+///
+/// # Errors
+/// [`DiskError`].
+pub fn run_unattached(
+    installation: &Installation,
+    disk: &Disk,
+    volume: &mut Unattached,
+    cancel: &Cancel,
+    progress: &mut dyn FnMut(JobProgress),
+) -> Result<bool, DiskError> {
+    let (header, deks) = disk.unlock_all(installation, disk.header_file()?.read()?)?;
+    let Some(job) = header.job.clone().filter(|job| !job.paused) else {
+        return Ok(header.job.is_none());
+    };
+    let copied = copy(disk, volume, &header, &job, &deks, cancel, progress);
+    match disk.keeping_failed_sync(installation, copied)? {
+        End::Stopped => Ok(false),
+        // Not for a job that was aborted since the last look.
+        End::Copied if !goes_on(disk, &job)? => Ok(false),
+        End::Copied => {
+            drop(deks);
+            drop_layers(installation, disk, volume, &job.drop)?;
+            Ok(true)
+        }
+    }
+}
+
+fn copy(
+    disk: &Disk,
+    unattached: &Unattached,
+    header: &Header,
+    job: &Job,
+    deks: &DekStack,
+    cancel: &Cancel,
+    progress: &mut dyn FnMut(JobProgress),
+) -> Result<End, DiskError> {
+    let drop = layers_to_drop(header, job)?;
+    let paths = |layer: &_| disk.layer_paths(layer);
+    let top = header.top().ok_or_else(|| disk.no_layer())?;
+    let files = open_files(unattached.claimed()?, header, paths)?;
+    let map = layer_map(header, top, &paths(top))?;
+    let volume = Arc::new(Volume::open_private(map, lower_layers(header, paths)?)?);
+    // A run before this one may have failed, and its header may not have taken the word of it.
+    volume.write_map_anew()?;
+    let share = |volume: &Volume| -> Result<JobProgress, DiskError> {
+        let share = volume.share_raised(usize::from(drop), &|| cancel.check().is_ok());
+        cancel.check()?;
+        let (done, total) = share?;
+        Ok(JobProgress {
+            done: done * BLOCK_SIZE,
+            total: total * BLOCK_SIZE,
+        })
+    };
+    let mut now = share(&volume)?;
+    progress(now);
+    let mut io = DiskIo::open(volume.clone(), files, deks)?;
+    let (mut at, mut looked) = (0, Instant::now());
+    while at < header.size {
+        cancel.check()?;
+        let (len, begun) = (STEP.min(header.size - at), Instant::now());
+        let copied = io.raise(at, len, drop)?;
+        at += len;
+        now.done = (now.done + copied).min(now.total);
+        progress(now);
+        if let Some(rate) = job.rate {
+            let least = Duration::from_secs_f64(copied as f64 / rate as f64);
+            thread::sleep(least.saturating_sub(begun.elapsed()));
+        }
+        if looked.elapsed() > LOOK {
+            io.flush()?;
+            if !goes_on(disk, job)? {
+                return Ok(End::Stopped);
+            }
+            looked = Instant::now();
+        }
+    }
+    io.flush()?;
+    Ok(End::Copied)
+}
+
+/// Whether the header still says that the job is to be done.
+fn goes_on(disk: &Disk, job: &Job) -> Result<bool, DiskError> {
+    let header = disk.header_file()?.read()?;
+    let still = |now: &Job| now.kind == job.kind && now.drop == job.drop && !now.paused;
+    Ok(header.claims().job.as_ref().is_some_and(still))
+}

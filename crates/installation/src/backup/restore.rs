@@ -1,0 +1,302 @@
+//! Bringing an installation back from a backup, into an empty state directory.
+//!
+//! # Order of steps
+//!
+//! 1. Everything is extracted into `STATE_DIR/.restore-UUID`, synced and verified there.
+//! 2. What is in it is moved up, the catalog last, and the state directory is synced before that.
+//!
+//! No command opens a state directory without a catalog in which there is anything of an installation,
+//! or such a directory. Killed before the last rename, the next restore finds `.restore-UUID/catalog.db`
+//! and so knows that all the rest is of a restore that was cut off: it removes that and begins anew.
+//! After the last rename it is complete.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use uuid::Uuid;
+
+use super::archive::{self, Secret};
+use super::manifest::{ItemKind, Manifest};
+use super::segments::DIRECTORY;
+use super::verify::{Look, extract};
+use super::{BackupError, Verified};
+use crate::catalog::{Catalog, SqliteCatalog};
+use crate::files::{private_dir, sync_dir};
+use crate::{Installation, InstallationError, RESTORING};
+use vault::VaultDatabase;
+use vault::audit::{AuditRecord, Pin};
+
+/// What a restore puts into the state directory.
+const PARTS: [&str; 7] = [
+    "vaults",
+    "audit.db",
+    "audit.key",
+    "tokens",
+    "tls",
+    DIRECTORY,
+    "catalog-copy.json",
+];
+/// What is there last, and makes it an installation.
+const CATALOG: &str = "catalog.db";
+
+/// What is to be restored.
+pub struct Restore<'a> {
+    /// The backup.
+    pub path: &'a Path,
+    /// What opens it.
+    pub secret: &'a Secret,
+    /// Heads of audit logs that were exported earlier.
+    pub pins: &'a [Pin],
+    /// Archived segments that are not in the backup.
+    pub segments: &'a [PathBuf],
+}
+
+/// What was brought back.
+pub struct Restored {
+    /// What was found in the backup.
+    pub verified: Verified,
+    /// What is still to be done.
+    pub notes: Vec<String>,
+}
+
+/// Restores a backup into `state_dir`.
+///
+/// # Errors
+/// [`BackupError::NotEmpty`], [`BackupError::Bad`] for one in which [`verify`](super::verify) would find
+/// something; nothing is in the state directory then.
+pub fn restore(request: &Restore<'_>, state_dir: &Path) -> Result<Restored, BackupError> {
+    let path = request.path;
+    private_dir(state_dir)?;
+    let state_dir = std::path::absolute(state_dir).map_err(BackupError::io("find", state_dir))?;
+    prepare(&state_dir)?;
+    let staging = Staging::new(&state_dir)?;
+    let verified = extract_all(request, &staging.dir)?;
+    if !verified.findings.is_empty() {
+        return Err(BackupError::Bad {
+            path: path.into(),
+            findings: verified.findings,
+        });
+    }
+    let mut notes = settle(&staging.dir, &verified.manifest, &state_dir)?;
+    staging.publish(&state_dir)?;
+    let installation = Installation::open(&state_dir)?;
+    record(&installation, path, &verified.manifest)?;
+    notes.extend(verified.notes.iter().cloned());
+    for row in installation.catalog().resources()? {
+        let resource = row.record;
+        if !resource.directory.join("header").exists() {
+            notes.push(format!(
+                "the {} '{}' is not in {}: put its directory there",
+                resource.kind,
+                resource.name,
+                resource.directory.display()
+            ));
+        }
+    }
+    Ok(Restored { verified, notes })
+}
+
+/// Refuses a state directory that is in use; removes what a restore that was cut off has left.
+fn prepare(state_dir: &Path) -> Result<(), BackupError> {
+    let names = list(state_dir)?;
+    let unfinished: Vec<&String> = names
+        .iter()
+        .filter(|name| name.starts_with(RESTORING))
+        .collect();
+    let cut_off = !names.iter().any(|name| name == CATALOG)
+        && unfinished
+            .iter()
+            .any(|name| state_dir.join(name).join(CATALOG).exists());
+    for name in &names {
+        let path = state_dir.join(name);
+        let ours = name.starts_with(RESTORING) || (cut_off && PARTS.contains(&name.as_str()));
+        // The root of a file system has one.
+        if name == "lost+found" {
+            continue;
+        }
+        if !ours && !is_empty_dir(&path) {
+            return Err(BackupError::NotEmpty {
+                path: state_dir.into(),
+                found: name.clone(),
+            });
+        }
+    }
+    // The sign that a restore was cut off goes last.
+    let (last, first): (Vec<&String>, Vec<&String>) = names
+        .iter()
+        .filter(|name| *name != "lost+found")
+        .partition(|name| name.starts_with(RESTORING));
+    for name in first.into_iter().chain(last) {
+        let path = state_dir.join(name);
+        let removed = match path.is_dir() {
+            true => fs::remove_dir_all(&path),
+            false => fs::remove_file(&path),
+        };
+        removed.map_err(BackupError::io("remove", &path))?;
+    }
+    sync_dir(state_dir).map_err(BackupError::io("sync", state_dir))
+}
+
+fn is_empty_dir(path: &Path) -> bool {
+    fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+fn list(dir: &Path) -> Result<Vec<String>, BackupError> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir).map_err(BackupError::io("list", dir))? {
+        let entry = entry.map_err(BackupError::io("list", dir))?;
+        names.push(entry.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Extracts every entry, and looks at it.
+fn extract_all(request: &Restore<'_>, dir: &Path) -> Result<Verified, BackupError> {
+    let manifest = archive::read(
+        request.path,
+        request.secret,
+        |_| Ok(()),
+        |item, content| {
+            let file = dir.join(&item.path);
+            if let Some(parent) = file.parent() {
+                DirBuilder::new()
+                    .mode(0o700)
+                    .recursive(true)
+                    .create(parent)
+                    .map_err(BackupError::io("make", parent))?;
+            }
+            extract(&file, content)
+        },
+    )?;
+    let mut look = Look::new(request.pins);
+    look.begin(&manifest, request.segments);
+    for item in &manifest.items {
+        let file = dir.join(&item.path);
+        match item.kind {
+            ItemKind::Catalog | ItemKind::Vault | ItemKind::AuditLog => look.database(item, &file),
+            ItemKind::MasterKey | ItemKind::Segment | ItemKind::File => {
+                let mut content = File::open(&file).map_err(BackupError::io("open", &file))?;
+                look.file(item, &mut content)?;
+            }
+        }
+    }
+    Ok(look.finish(manifest))
+}
+
+/// Has the databases fit to where they are restored; what is left to be done.
+fn settle(dir: &Path, manifest: &Manifest, state_dir: &Path) -> Result<Vec<String>, BackupError> {
+    let mut notes = Vec::new();
+    for item in manifest.items.iter().filter(|i| i.kind == ItemKind::Vault) {
+        let Some(name) = item.vault() else {
+            continue;
+        };
+        let database = VaultDatabase::open(&dir.join(&item.path))?;
+        let has_key = dir.join("vaults").join(name).join("master.key").exists();
+        if has_key {
+            let before = database.describe_master()?;
+            database.expect_master_beside()?;
+            notes.push(format!(
+                "the master key of the vault '{name}' is in vaults/{name}/master.key now (before: \
+                 {before}): `sealdisk keyvault reseal {name}` gives it a new one elsewhere"
+            ));
+        } else {
+            notes.push(format!(
+                "the vault '{name}' needs its master key: {}",
+                database.describe_master()?
+            ));
+        }
+    }
+    move_directories(dir, Path::new(&manifest.state_dir), state_dir)?;
+    Ok(notes)
+}
+
+/// What lay in the state directory from then lies in the one from now.
+fn move_directories(dir: &Path, from: &Path, to: &Path) -> Result<(), BackupError> {
+    if from == to {
+        return Ok(());
+    }
+    let catalog = SqliteCatalog::open(&dir.join(CATALOG))?;
+    for row in catalog.resources()? {
+        let mut record = row.record;
+        if let Ok(below) = record.directory.strip_prefix(from) {
+            let moved = to.join(below).as_os_str().as_bytes().to_vec();
+            record.directory = std::ffi::OsString::from_vec(moved).into();
+            catalog.update_disk(row.rev, &record)?;
+        }
+    }
+    Ok(())
+}
+
+fn record(
+    installation: &Installation,
+    path: &Path,
+    manifest: &Manifest,
+) -> Result<(), BackupError> {
+    let operator = installation.operator();
+    let append = || -> Result<(), InstallationError> {
+        installation.audit_log()?.append(&AuditRecord {
+            detail: Some(format!("{} of {}", path.display(), manifest.created)),
+            ..AuditRecord::new(operator.object_id, &operator.origin, "BackupRestore")
+        })?;
+        Ok(())
+    };
+    Ok(append()?)
+}
+
+/// The directory in which a restore is made ready.
+struct Staging {
+    dir: PathBuf,
+}
+
+impl Staging {
+    fn new(state_dir: &Path) -> Result<Self, BackupError> {
+        let dir = state_dir.join(format!("{RESTORING}{}", Uuid::new_v4()));
+        DirBuilder::new()
+            .mode(0o700)
+            .create(&dir)
+            .map_err(BackupError::io("make", &dir))?;
+        Ok(Self { dir })
+    }
+
+    /// Moves everything to its place, the catalog last.
+    fn publish(&self, state_dir: &Path) -> Result<(), BackupError> {
+        sync_all(&self.dir).map_err(BackupError::io("sync", &self.dir))?;
+        let sync = || sync_dir(state_dir).map_err(BackupError::io("sync", state_dir));
+        sync()?;
+        for name in list(&self.dir)?.iter().filter(|name| *name != CATALOG) {
+            let to = state_dir.join(name);
+            fs::rename(self.dir.join(name), &to).map_err(BackupError::io("make", &to))?;
+        }
+        sync()?;
+        let to = state_dir.join(CATALOG);
+        fs::rename(self.dir.join(CATALOG), &to).map_err(BackupError::io("make", &to))?;
+        sync()
+    }
+}
+
+/// What was not moved is of no use.
+impl Drop for Staging {
+    fn drop(&mut self) {
+        match fs::remove_dir_all(&self.dir) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                log::warn!("cannot remove {}: {e}", self.dir.display());
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Makes the names in a directory, and in those below it, durable.
+fn sync_all(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_all(&entry.path())?;
+        }
+    }
+    sync_dir(dir)
+}

@@ -1,0 +1,110 @@
+//! Errors of the control operations.
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::catalog::CatalogError;
+use vault::VaultError;
+use vault::audit::AuditError;
+
+/// Why a control operation was refused or failed.
+#[derive(Debug, Error)]
+pub enum InstallationError {
+    /// The catalog refused or failed.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// A vault refused or failed.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+    /// A directory could not be made or looked into.
+    #[error("cannot use the directory {path}: {source}")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Others could replace what is in a directory.
+    #[error(
+        "others than this user can write into the directory {path}; \
+         use another one, or `chown` and `chmod go-w` it"
+    )]
+    Exposed {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A key URL or an envelope names a vault elsewhere that was not made known.
+    #[error(
+        "the key vault {url} is not known here; make it known with `sealdisk keyvault connect NAME \
+         --url {url}`, and with --ca-file if its certificate is not vouched for by one that this \
+         system trusts"
+    )]
+    NotConnected {
+        /// The vault.
+        url: String,
+    },
+    /// A vault is administrated where it is kept.
+    #[error(
+        "the key vault '{name}' is at {url}; administrate its keys and policies there, with \
+         `sealdisk` or `az keyvault`"
+    )]
+    VaultElsewhere {
+        /// The vault.
+        name: String,
+        /// Where it is.
+        url: String,
+    },
+    /// A vault of this installation cannot be disconnected.
+    #[error("the key vault '{name}' is kept here, not elsewhere; it cannot be disconnected")]
+    VaultHere {
+        /// The vault.
+        name: String,
+    },
+    /// A vault that something uses is deleted only by force.
+    #[error(
+        "the keys of the key vault '{name}' are used by {users}; what uses them stops when the vault \
+         is deleted: give them another key first, or delete it all the same with --force"
+    )]
+    VaultUsed {
+        /// The vault.
+        name: String,
+        /// What uses its keys.
+        users: String,
+    },
+    /// The vault cannot know an identity of that kind.
+    #[error("the key vault {vault} cannot know the identity of this disk encryption set: {why}")]
+    Identity {
+        /// The vault.
+        vault: String,
+        /// Why, and what to do.
+        why: &'static str,
+    },
+    /// The audit log of the installation refused or failed.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// Where the state is kept is not known.
+    #[error("there is no home directory to keep the state in; give --state-dir")]
+    NoStateDirectory,
+}
+
+impl InstallationError {
+    /// A code for programs, Azure's where it has one.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Catalog(error) => error.code(),
+            Self::Vault(error) => error.code.as_str(),
+            Self::NotConnected { .. } => "VaultNotFound",
+            Self::VaultElsewhere { .. } | Self::VaultHere { .. } | Self::Identity { .. } => {
+                "OperationNotAllowed"
+            }
+            Self::VaultUsed { .. } => "VaultInUse",
+            Self::Audit(error) => error.code(),
+            Self::Directory { .. } | Self::Exposed { .. } | Self::NoStateDirectory => {
+                "StateDirectory"
+            }
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! An installation: its state directory, its catalog and its vaults.
+//!
+//! ```text
+//! STATE_DIR/catalog.db
+//! STATE_DIR/catalog-copy.json
+//! STATE_DIR/audit.{db,key}
+//! STATE_DIR/vaults/NAME/{vault.db,master.key}
+//! STATE_DIR/disks/NAME/{header,LAYER.data,LAYER.map}
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use uuid::Uuid;
+
+use super::InstallationError;
+use super::files::private_dir;
+use crate::catalog::{COPY_FILE, Catalog, CatalogError, InstallationRecord, SqliteCatalog};
+use crate::envelope::ResourceKind;
+use keys::sha256;
+use vault::Caller;
+use vault::audit::{AuditLog, Reserve};
+use vault::remote::TokenCache;
+
+/// How the directory begins in which a restore is made ready.
+pub const RESTORING: &str = ".restore-";
+
+/// Everything that commands work on.
+pub struct Installation {
+    state_dir: PathBuf,
+    catalog: Box<dyn Catalog>,
+    principals: InstallationRecord,
+    tokens: TokenCache,
+}
+
+impl Installation {
+    /// Opens the installation in `state_dir`; the first call makes it.
+    ///
+    /// # Errors
+    /// [`InstallationError`], for a directory that others can write into too, and
+    /// [`CatalogError::Lost`] for one whose catalog is gone.
+    pub fn open(state_dir: &Path) -> Result<Self, InstallationError> {
+        let state_dir = prepared_state_dir(state_dir)?;
+        let catalog = state_dir.join("catalog.db");
+        if let Some(found) = left_of(&catalog) {
+            let path = catalog;
+            return Err(CatalogError::Lost { path, found }.into());
+        }
+        // On a full file system the catalog cannot be opened either.
+        Reserve::of(&state_dir.join("audit.db")).release_if_full();
+        Self::with_catalog(state_dir, SqliteCatalog::open(&catalog)?)
+    }
+
+    /// With a catalog that is there.
+    pub fn with_catalog(
+        state_dir: PathBuf,
+        catalog: SqliteCatalog,
+    ) -> Result<Self, InstallationError> {
+        Ok(Self {
+            principals: catalog.installation()?,
+            catalog: Box::new(catalog),
+            tokens: TokenCache::default(),
+            state_dir,
+        })
+    }
+
+    /// The catalog.
+    pub fn catalog(&self) -> &dyn Catalog {
+        self.catalog.as_ref()
+    }
+
+    /// The state directory.
+    pub fn state_dir(&self) -> &Path {
+        &self.state_dir
+    }
+
+    /// Tells the installation from others: the tenant of its identities.
+    pub fn id(&self) -> Uuid {
+        // Made of what is random and stays, so that it need not be stored.
+        let operator = self.principals.operator;
+        let hash = sha256(
+            &[
+                b"sealdisk installation id v1\0".as_slice(),
+                operator.as_bytes(),
+            ]
+            .concat(),
+        );
+        let mut id = [0; 16];
+        id.copy_from_slice(&hash[..16]);
+        uuid::Builder::from_custom_bytes(id).into_uuid()
+    }
+
+    /// Where what is of that kind is kept that was not given a `--data-dir`.
+    pub fn resources_dir(&self, kind: ResourceKind) -> PathBuf {
+        self.state_dir.join(match kind {
+            ResourceKind::Disk => "disks",
+            ResourceKind::Snapshot => "snapshots",
+            ResourceKind::Image => "images",
+        })
+    }
+
+    /// Where the embedded vaults are kept.
+    pub fn vaults_dir(&self) -> PathBuf {
+        self.state_dir.join("vaults")
+    }
+
+    /// The tokens of managed identities that this process was given.
+    pub fn tokens(&self) -> &TokenCache {
+        &self.tokens
+    }
+
+    /// The log of what this installation does with keys that no vault sees: DEKs that are handed to
+    /// data planes and destroyed, sets that are changed. The first call makes it.
+    ///
+    /// # Errors
+    /// [`InstallationError::Audit`].
+    pub fn audit_log(&self) -> Result<AuditLog, InstallationError> {
+        Ok(AuditLog::open(&self.state_dir.join("audit.db"))?)
+    }
+
+    /// The principal on whose behalf the command line administrates.
+    pub fn operator(&self) -> Caller {
+        Caller::local(self.principals.operator)
+    }
+
+    /// The principal that uses the platform-managed key.
+    pub fn platform(&self) -> Caller {
+        Caller::local(self.principals.platform)
+    }
+}
+
+/// The state directory as an absolute path, with what belongs into it: what is recorded must mean the
+/// same from every working directory.
+pub fn prepared_state_dir(state_dir: &Path) -> Result<PathBuf, InstallationError> {
+    private_dir(state_dir)?;
+    let state_dir =
+        std::path::absolute(state_dir).map_err(|source| InstallationError::Directory {
+            path: state_dir.into(),
+            source,
+        })?;
+    for below in ["vaults", "disks"] {
+        private_dir(&state_dir.join(below))?;
+    }
+    Ok(state_dir)
+}
+
+/// What shows that there was a catalog at `path`, where there is none.
+fn left_of(path: &Path) -> Option<PathBuf> {
+    if path.symlink_metadata().is_ok() {
+        return None;
+    }
+    // Of these only a restore that was cut off has the catalog in it.
+    let entries = std::fs::read_dir(path.parent().unwrap_or(Path::new(".")));
+    let entries = entries.into_iter().flatten().flatten();
+    let restoring = entries
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(RESTORING))
+        .map(|entry| entry.path());
+    let files = [COPY_FILE, "audit.db"].map(|name| path.with_file_name(name));
+    let vaults = std::fs::read_dir(path.with_file_name("vaults"));
+    let vaults = vaults.into_iter().flatten().flatten();
+    files
+        .into_iter()
+        .chain(restoring)
+        .chain(vaults.map(|entry| entry.path().join("vault.db")))
+        .find(|path| path.exists())
+}
+
+/// `/var/lib/sealdisk` for root, the XDG state directory for other users.
+///
+/// # Errors
+/// [`InstallationError::NoStateDirectory`] when the environment names no home.
+pub fn default_state_dir() -> Result<PathBuf, InstallationError> {
+    if rustix::process::geteuid().is_root() {
+        return Ok("/var/lib/sealdisk".into());
+    }
+    // The XDG base directory specification has relative paths ignored.
+    let absolute = |name| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    absolute("XDG_STATE_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
+        .map(|base| base.join("sealdisk"))
+        .ok_or(InstallationError::NoStateDirectory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn principals_stay_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        let first = Installation::open(&state).unwrap();
+        let second = Installation::open(&state).unwrap();
+        assert_eq!(first.operator(), second.operator());
+        assert_eq!(first.platform(), second.platform());
+        assert_ne!(first.operator(), first.platform());
+        assert!(
+            second.resources_dir(ResourceKind::Disk).is_absolute() && second.vaults_dir().is_dir()
+        );
+    }
+}

@@ -1,0 +1,192 @@
+//! In whose name, in which vault and with which key a disk's DEK is wrapped and unwrapped.
+
+use super::vaults::PLATFORM_KEY;
+use super::{Installation, InstallationError};
+use crate::catalog::{DesIdentity, DiskEncryptionSetRecord};
+use vault::{Caller, KeyId, KeyUrl, KeyVault, VaultError, VaultErrorCode, WrapAlgorithm};
+
+/// A key together with the vault that has it and the identity that uses it.
+pub struct KeyAccess {
+    /// The vault.
+    pub vault: Box<dyn KeyVault>,
+    /// The identity.
+    pub caller: Caller,
+    /// The key; its version is given.
+    pub key: KeyId,
+}
+
+impl KeyAccess {
+    /// The key's URL, with its version.
+    pub fn key_url(&self) -> KeyUrl {
+        KeyUrl {
+            vault_url: self.vault.url().into(),
+            key: self.key.clone(),
+        }
+    }
+
+    /// Wraps and unwraps something worthless, to see whether the identity may do both now.
+    ///
+    /// # Errors
+    /// The vault's refusal.
+    pub fn probe(&self) -> Result<(), VaultError> {
+        let algorithm = WrapAlgorithm::RsaOaep256;
+        let wrapped = self
+            .vault
+            .wrap_key(&self.caller, &self.key, algorithm, b"probe")?;
+        self.vault
+            .unwrap_key(&self.caller, &self.key, algorithm, &wrapped.value)?;
+        Ok(())
+    }
+}
+
+impl Installation {
+    /// The key that wraps new disks of a disk encryption set, or (`None`) the platform-managed
+    /// key, which is made at its first use. Looking the version up takes the permission `get`.
+    ///
+    /// # Errors
+    /// When there is no such set, vault or key, or the identity lacks the permission `get`.
+    pub fn wrapping_key(&self, des: Option<&str>) -> Result<KeyAccess, InstallationError> {
+        let Some(name) = des else {
+            let key = KeyId {
+                name: PLATFORM_KEY.into(),
+                version: None,
+            };
+            return current(Box::new(self.platform_vault()?), self.platform(), &key);
+        };
+        self.wrapping_key_of(&self.catalog().des(name)?.record)
+    }
+
+    /// The key that wraps new disks of a set with that record.
+    pub fn wrapping_key_of(
+        &self,
+        set: &DiskEncryptionSetRecord,
+    ) -> Result<KeyAccess, InstallationError> {
+        let mut url: KeyUrl = set.key_url.parse()?;
+        if set.auto_rotation {
+            url.key.version = None;
+        }
+        let caller = identity_of(set)?;
+        let vault = self.key_vault_at(&url.vault_url, &set.identity)?;
+        current(vault, caller, &url.key)
+    }
+
+    /// Access to the key version that an envelope names, in the name of the disk's encryption set,
+    /// or (`None`) of the platform.
+    ///
+    /// # Errors
+    /// When there is no such set or vault. Whether the identity may use the key shows when it does.
+    pub fn unwrapping_key(
+        &self,
+        des: Option<&str>,
+        vault_url: &str,
+        key: KeyId,
+    ) -> Result<KeyAccess, InstallationError> {
+        let (caller, identity) = match des {
+            None => (self.platform(), DesIdentity::SystemAssigned),
+            Some(name) => {
+                let set = self.catalog().des(name)?.record;
+                (identity_of(&set)?, set.identity)
+            }
+        };
+        Ok(KeyAccess {
+            caller,
+            vault: self.key_vault_at(vault_url, &identity)?,
+            key,
+        })
+    }
+
+    /// The identity of a disk encryption set, or (`None`) of the platform.
+    ///
+    /// # Errors
+    /// When there is no such set, or its identity was removed.
+    pub fn identity(&self, des: Option<&str>) -> Result<Caller, InstallationError> {
+        match des {
+            None => Ok(self.platform()),
+            Some(name) => Ok(identity_of(&self.catalog().des(name)?.record)?),
+        }
+    }
+}
+
+/// The identity of a set; a removed one is refused by every vault, so it is not even named.
+fn identity_of(set: &DiskEncryptionSetRecord) -> Result<Caller, VaultError> {
+    if set.identity != DesIdentity::None {
+        return Ok(Caller::local(set.principal_id));
+    }
+    Err(VaultError::new(
+        VaultErrorCode::Unauthorized,
+        format!(
+            "the disk encryption set '{name}' has no identity any more; give it one with `sealdisk \
+             disk-encryption-set identity assign {name}`, and grant that the key",
+            name = set.name
+        ),
+    ))
+}
+
+/// Fixes the version, so that what is wrapped and what is recorded cannot differ.
+fn current(
+    vault: Box<dyn KeyVault>,
+    caller: Caller,
+    key: &KeyId,
+) -> Result<KeyAccess, InstallationError> {
+    let kid: KeyUrl = vault.key(&caller, key)?.key.kid.parse()?;
+    Ok(KeyAccess {
+        vault,
+        caller,
+        key: kid.key,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+    use vault::WrapAlgorithm::RsaOaep256;
+
+    #[test]
+    fn many_at_once_make_one_platform_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let versions: BTreeSet<String> = std::thread::scope(|scope| {
+            let makers: Vec<_> = (0..4)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let installation = Installation::open(dir.path()).unwrap();
+                        let access = installation.wrapping_key(None).unwrap();
+                        access.key.version.unwrap()
+                    })
+                })
+                .collect();
+            makers.into_iter().map(|m| m.join().unwrap()).collect()
+        });
+        assert_eq!(versions.len(), 1);
+
+        let installation = Installation::open(dir.path()).unwrap();
+        let access = installation.wrapping_key(None).unwrap();
+        let (vault, caller) = (&access.vault, &access.caller);
+        let wrapped = vault
+            .wrap_key(caller, &access.key, RsaOaep256, &[3; 64])
+            .unwrap();
+        assert_eq!(wrapped.value.len(), 3072 / 8);
+        let access = installation
+            .unwrapping_key(None, vault.url(), access.key.clone())
+            .unwrap();
+        let secret = access
+            .vault
+            .unwrap_key(&access.caller, &access.key, RsaOaep256, &wrapped.value)
+            .unwrap();
+        assert_eq!(secret.as_slice(), &[3; 64]);
+    }
+
+    #[test]
+    fn a_permission_taken_from_the_platform_stays_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let installation = Installation::open(dir.path()).unwrap();
+        installation.wrapping_key(None).unwrap();
+        let vault = installation.vault("platform").unwrap();
+        let platform = installation.platform().object_id;
+        vault
+            .delete_policy(&installation.operator(), platform)
+            .unwrap();
+        let error = installation.wrapping_key(None).err().unwrap();
+        assert!(error.to_string().contains(&platform.to_string()), "{error}");
+    }
+}

@@ -1,0 +1,29 @@
+//! One installation: its catalog, the headers of its disks, its vaults, and the identities that may use
+//! their keys.
+
+mod audit_records;
+pub mod backup;
+pub mod catalog;
+pub mod envelope;
+mod error;
+pub mod files;
+mod found_vaults;
+mod identities;
+mod installation;
+mod key_access;
+mod remote_vaults;
+mod retry;
+mod runtime;
+mod vault_lifecycle;
+mod vaults;
+
+pub use audit_records::{DesOperation, KeyEvent, code_of};
+pub use error::InstallationError;
+pub use found_vaults::{FoundVaults, VaultsLock};
+pub use identities::{DeletedIdentity, IdentitySecret};
+pub use installation::{Installation, RESTORING, default_state_dir, prepared_state_dir};
+pub use key_access::KeyAccess;
+pub use retry::retrying;
+pub use runtime::{goes_at_logout, runtime_dir, runtime_map};
+pub use vault_lifecycle::{DeletedVault, Reconcile};
+pub use vaults::{platform_notice, vault_notice};

@@ -1,0 +1,265 @@
+//! Deleting a vault that is kept here, getting it back, and destroying it.
+//!
+//! A deleted vault stays where it is and says in its own database that it is deleted, so its name stays
+//! taken, as in Azure. Purging is done in this order: the keys are destroyed, in a token too; the
+//! directory gets another name; the catalog forgets the vault; the directory is removed. After a crash
+//! in between the vault is still deleted, or its files are gone and the catalog's row is left: purging
+//! it again, or making a vault of that name, goes on from there.
+
+use std::fs;
+use std::path::Path;
+
+use uuid::Uuid;
+
+use super::files::sync_dir;
+use super::vaults::{PLATFORM_VAULT, lock, remove_if_there};
+use super::{Installation, InstallationError};
+use crate::catalog::{CatalogError, VaultKind, VaultRecord};
+use vault::{VaultDatabase, VaultDeletion, VaultError, VaultErrorCode};
+
+/// How the directory of a purged vault begins that is not removed yet; no vault can be called so.
+const PURGED: &str = ".purged-";
+/// So many users are named in a message.
+const NAMED: usize = 5;
+
+/// Brings the catalog up to what the headers of the disks say, which decides whether a vault is used: the
+/// crate `disks`, which reads the headers, has it.
+pub type Reconcile = fn(&Installation) -> Result<(), CatalogError>;
+
+/// A vault that is deleted.
+pub struct DeletedVault {
+    /// Its name.
+    pub name: String,
+    /// Its URL.
+    pub url: String,
+    /// Since and until when; `None` for one whose files were gone, which nobody can recover.
+    pub deletion: Option<VaultDeletion>,
+    /// Whether nobody can purge it earlier.
+    pub purge_protection: bool,
+}
+
+impl Installation {
+    /// Deletes a vault that is kept here: from then on it refuses everything, to attached disks too,
+    /// until it is recovered. One whose files are gone is forgotten.
+    ///
+    /// # Errors
+    /// [`InstallationError::VaultUsed`] when something uses its keys and `force` is not given;
+    /// [`VaultErrorCode::VaultDeleted`]; [`InstallationError::VaultElsewhere`].
+    pub fn delete_vault(
+        &self,
+        name: &str,
+        force: bool,
+        reconcile: Reconcile,
+    ) -> Result<DeletedVault, InstallationError> {
+        let record = self.kept_here(name)?;
+        if !force {
+            self.refuse_used(&record, reconcile)?;
+        }
+        if self.is_lost(&record) {
+            let _lock = lock(&self.vaults_dir()).map_err(|e| self.directory_error(e))?;
+            self.forget(&record.name)?;
+            return Ok(DeletedVault {
+                name: record.name,
+                url: record.url,
+                deletion: None,
+                purge_protection: false,
+            });
+        }
+        let vault = self.vault(&record.name)?;
+        let deletion = vault.delete(&self.operator())?;
+        Ok(DeletedVault {
+            purge_protection: vault.settings()?.purge_protection,
+            name: record.name,
+            url: record.url,
+            deletion: Some(deletion),
+        })
+    }
+
+    /// Brings a deleted vault back as it was.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::Conflict`] for one that is not deleted.
+    pub fn recover_vault(&self, name: &str) -> Result<(), InstallationError> {
+        let record = self.kept_here(name)?;
+        Ok(self.vault(&record.name)?.recover(&self.operator())?)
+    }
+
+    /// Destroys a deleted vault with all its keys: nothing that they wrapped can be read any more.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::Conflict`] for one that is not deleted,
+    /// [`VaultErrorCode::ForbiddenByPolicy`] for one with purge protection.
+    pub fn purge_vault(&self, name: &str) -> Result<(), InstallationError> {
+        let record = self.kept_here(name)?;
+        let _lock = lock(&self.vaults_dir()).map_err(|e| self.directory_error(e))?;
+        if self.is_lost(&record) {
+            return self.forget(&record.name);
+        }
+        self.vault(&record.name)?.purge(&self.operator())?;
+        self.forget(&record.name)
+    }
+
+    /// The deleted vaults, by name. One that cannot be opened is not among them.
+    ///
+    /// # Errors
+    /// [`CatalogError`](crate::catalog::CatalogError).
+    pub fn deleted_vaults(&self) -> Result<Vec<DeletedVault>, InstallationError> {
+        let mut found = Vec::new();
+        for record in self.vaults_here()? {
+            found.extend(self.deleted(&record));
+        }
+        Ok(found)
+    }
+
+    /// A vault, if it is deleted. What cannot be looked at says so when it is used.
+    fn deleted(&self, record: &VaultRecord) -> Option<DeletedVault> {
+        let path = self.vaults_dir().join(&record.name).join("vault.db");
+        let database = VaultDatabase::open(&path).ok()?;
+        Some(DeletedVault {
+            name: record.name.clone(),
+            url: record.url.clone(),
+            deletion: Some(database.deletion().ok()??),
+            purge_protection: database.settings().purge_protection,
+        })
+    }
+
+    /// Destroys the deleted vaults whose retention time is over; their names.
+    ///
+    /// # Errors
+    /// As [`Installation::purge_vault`].
+    pub fn purge_due_vaults(&self) -> Result<Vec<String>, InstallationError> {
+        let mut purged = Vec::new();
+        for vault in self.deleted_vaults()? {
+            if self.purge_due_vault(&vault.name)? {
+                purged.push(vault.name);
+            }
+        }
+        Ok(purged)
+    }
+
+    /// Destroys a vault if it is deleted and its retention time is over; whether it was.
+    ///
+    /// # Errors
+    /// As [`Installation::purge_vault`].
+    pub fn purge_due_vault(&self, name: &str) -> Result<bool, InstallationError> {
+        let record = self.catalog().vault(name)?.record;
+        let now = time::OffsetDateTime::now_utc();
+        let deletion = self.deleted(&record).and_then(|vault| vault.deletion);
+        let due = deletion.is_some_and(|deletion| deletion.scheduled_purge <= now);
+        if due {
+            self.purge_vault(name)?;
+        }
+        Ok(due)
+    }
+
+    /// The vaults that are kept in this installation, by name.
+    pub fn vaults_here(&self) -> Result<Vec<VaultRecord>, InstallationError> {
+        let all = self.catalog().vaults()?.into_iter();
+        Ok(all
+            .map(|vault| vault.record)
+            .filter(|record| !matches!(record.kind, VaultKind::Https { .. }))
+            .collect())
+    }
+
+    /// Whether the catalog knows a vault whose database is not there any more.
+    pub fn is_lost(&self, record: &VaultRecord) -> bool {
+        let database = self.vaults_dir().join(&record.name).join("vault.db");
+        !matches!(record.kind, VaultKind::Https { .. }) && !database.exists()
+    }
+
+    /// Removes what a purge that was cut off has left.
+    pub fn sweep_purged(vaults: &Path) -> std::io::Result<()> {
+        for entry in fs::read_dir(vaults)? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with(PURGED) {
+                remove_if_there(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn kept_here(&self, name: &str) -> Result<VaultRecord, InstallationError> {
+        let record = self.catalog().vault(&name.to_ascii_lowercase())?.record;
+        if let VaultKind::Https { .. } = record.kind {
+            return Err(InstallationError::VaultElsewhere {
+                name: record.name,
+                url: record.url,
+            });
+        }
+        if record.name == PLATFORM_VAULT && !self.is_lost(&record) {
+            return Err(VaultError::new(
+                VaultErrorCode::BadParameter,
+                "the vault 'platform' has the platform-managed key of this installation and cannot be \
+                 deleted",
+            )
+            .into());
+        }
+        Ok(record)
+    }
+
+    /// The caller holds the lock of the vaults.
+    fn forget(&self, name: &str) -> Result<(), InstallationError> {
+        let vaults = self.vaults_dir();
+        let dir = vaults.join(name);
+        if dir.exists() {
+            let gone = vaults.join(format!("{PURGED}{}", Uuid::new_v4()));
+            fs::rename(&dir, &gone)
+                .and_then(|()| sync_dir(&vaults))
+                .map_err(|e| self.directory_error(e))?;
+        }
+        self.catalog().forget_vault(name)?;
+        Self::sweep_purged(&vaults).map_err(|e| self.directory_error(e))
+    }
+
+    /// Refuses the deletion of a vault that anything uses.
+    fn refuse_used(
+        &self,
+        record: &VaultRecord,
+        reconcile: Reconcile,
+    ) -> Result<(), InstallationError> {
+        // A disk whose header names the vault needs it, whatever the catalog says.
+        reconcile(self)?;
+        let keys = format!("{}/keys/", record.url);
+        let in_vault = |url: &str| url.starts_with(&keys);
+        let mut users = Vec::new();
+        for set in self.catalog().all_des()? {
+            if in_vault(&set.record.key_url) {
+                users.push(format!("the disk encryption set '{}'", set.record.name));
+            }
+        }
+        for row in self.catalog().resources()? {
+            let resource = row.record;
+            let layers = resource.layers.iter().map(|layer| layer.key_url.as_str());
+            if layers.chain([resource.key_url.as_str()]).any(in_vault) {
+                users.push(format!("the {} '{}'", resource.kind, resource.name));
+            }
+        }
+        for departed in self.catalog().departed()? {
+            if departed.keys.iter().any(|key| in_vault(&key.key_url)) {
+                users.push(format!(
+                    "the {} '{}', which may still exist",
+                    departed.kind, departed.name
+                ));
+            }
+        }
+        if users.is_empty() {
+            return Ok(());
+        }
+        let more = users.len().saturating_sub(NAMED);
+        users.truncate(NAMED);
+        if more > 0 {
+            users.push(format!("{more} more"));
+        }
+        Err(InstallationError::VaultUsed {
+            name: record.name.clone(),
+            users: users.join(", "),
+        })
+    }
+
+    pub(super) fn directory_error(&self, source: std::io::Error) -> InstallationError {
+        InstallationError::Directory {
+            path: self.vaults_dir(),
+            source,
+        }
+    }
+}

@@ -1,0 +1,596 @@
+//! From an HTTP request to its answer.
+//!
+//! The order is Azure's, and that of its clients, whose first request has neither a token nor a
+//! body: who asks (401 with a challenge), then what for (404, 405, 400), then the body (413, 408,
+//! 400), then the vault's own checks. A body is not even read for somebody unknown, and not parsed
+//! for an identity that is gone.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, HttpBody};
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::header::{
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, PRAGMA, WWW_AUTHENTICATE,
+};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::response::Response;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use super::ApiError;
+use super::connections::Connections;
+use super::floods::Refused;
+use super::host::VaultHost;
+use super::local::LocalOnly;
+use super::operation::{Answer, Operation};
+use super::query::Query;
+use super::route::{NoRoute, Route, segments};
+use super::shared::{Cost, Lane, Shared};
+use super::token::{Flavour, TokenRequest};
+use installation::InstallationError;
+use installation::catalog::{CatalogError, IdentityRecord};
+use vault::{CHECK_HEADER, Caller, DISK_HEADER, LAYER_HEADER, Purpose};
+
+/// Largest body that is read. The largest one that makes sense is a backup of a key.
+const BODY_LIMIT: usize = 1 << 20;
+
+/// What a listener serves.
+pub enum Service {
+    /// Vaults, over TLS, and the token service with [`Flavour::IdentityEndpoint`].
+    Vaults,
+    /// Tokens of whoever proves to be their identity, in the clear, for this host alone.
+    IdentityEndpoint,
+    /// Tokens of the identities named, in the clear, for this host alone.
+    Imds(Vec<String>),
+}
+
+/// One address that is listened on.
+pub struct Listener {
+    /// What all listeners have in common.
+    pub shared: Arc<Shared>,
+    /// Its connections.
+    pub connections: Connections,
+    /// What it serves.
+    pub service: Service,
+    /// Who may ask, where it gives tokens in the clear.
+    pub local: Option<LocalOnly>,
+    /// How long a client may take to send a request's body.
+    pub patience: Duration,
+}
+
+/// A status, a body, and how to prove who asks.
+struct Reply {
+    status: StatusCode,
+    body: Option<Value>,
+    challenge: Option<String>,
+    retry_after: Option<u64>,
+}
+
+/// Answers one request.
+pub async fn handle(
+    State(listener): State<Arc<Listener>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+) -> Response {
+    let _working = listener.connections.begin(peer);
+    let id = Uuid::new_v4();
+    let (parts, body) = request.into_parts();
+    let path = parts.uri.path();
+    let reply = match &listener.service {
+        _ if let Err(error) = listener.admit(peer, &parts).await => TokenError(error).into(),
+        Service::Imds(names) => listener.imds(names, peer, &parts).await,
+        _ if is(path, &["msi", "token"]) => listener.identity_endpoint(peer, &parts).await,
+        Service::IdentityEndpoint => not_found(path).into(),
+        Service::Vaults => listener.vaults(peer, &parts, body).await,
+    };
+    log::debug!(
+        "{id} {peer} {} {} {}",
+        parts.method,
+        super::shortened(path),
+        reply.status.as_u16()
+    );
+    respond(id, &parts.headers, reply)
+}
+
+impl Listener {
+    /// Refuses whoever may not ask a listener of this host alone, whatever is asked. The log says who
+    /// was refused.
+    async fn admit(&self, peer: SocketAddr, parts: &Parts) -> Result<(), ApiError> {
+        let Some(local) = &self.local else {
+            return Ok(());
+        };
+        let admitted = match local.check_host(parts) {
+            Ok(()) => {
+                let local = local.clone();
+                let work = move |_: &Shared| local.check_peer(peer).map(drop);
+                self.shared.blocking(Lane::Tokens, Cost::Usual, work).await
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = &admitted {
+            log::warn!("no token for {peer}: {}", error.message);
+            self.note_token(peer, None, error);
+        }
+        admitted
+    }
+
+    async fn vaults(&self, peer: SocketAddr, parts: &Parts, body: Body) -> Reply {
+        let host = match vault_host(parts, &self.shared.domains) {
+            Ok(host) => host,
+            Err(error) => return error.into(),
+        };
+        match self.vault_operation(peer, parts, body, &host).await {
+            Ok(answer) => answer.into(),
+            Err(error) if error.status == StatusCode::UNAUTHORIZED => Reply {
+                challenge: Some(self.shared.challenge(&host)),
+                ..error.into()
+            },
+            Err(error) => error.into(),
+        }
+    }
+
+    async fn vault_operation(
+        &self,
+        peer: SocketAddr,
+        parts: &Parts,
+        body: Body,
+        host: &VaultHost,
+    ) -> Result<Answer, ApiError> {
+        let token = bearer(&parts.headers)?;
+        let verified = self.shared.tokens.verify(token);
+        let claims =
+            verified.inspect_err(|e| self.note_login(peer, &host.vault, Uuid::nil(), e))?;
+        let (method, path) = (parts.method.as_str(), parts.uri.path());
+        let route = Route::find(method, path).map_err(|no| match no {
+            NoRoute::Path => not_found(path),
+            NoRoute::Method => ApiError::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "MethodNotAllowed",
+                format!("{method} is not what can be done with this path"),
+            ),
+        })?;
+        let query = Query::parse(parts.uri.query().unwrap_or_default())?;
+        let body = read(&parts.headers, body, self.patience).await?;
+        let cost = match route.is_slow() {
+            true => Cost::Slow,
+            false => Cost::Usual,
+        };
+        let caller = Caller {
+            purpose: claimed_purpose(&parts.headers),
+            ..Caller::remote(claims.oid, peer)
+        };
+        let (name, oid) = (host.vault.clone(), claims.oid);
+        // What takes something away is let through, and so are the checks of running disks: the
+        // vault itself tells which of those cost nothing.
+        let uses = matches!(route, Route::Crypt(..) | Route::Get(..) | Route::List);
+        if uses
+            && !caller.purpose.check
+            && let Some(seconds) = self.shared.over_limit(&name, oid)
+        {
+            self.note_throttled(peer, &name, oid);
+            return Err(ApiError::throttled(seconds));
+        }
+        let host = host.clone();
+        let lane = Lane::Vault(name.clone(), oid);
+        let answer = self
+            .shared
+            .blocking(lane, cost, move |shared| {
+                run(shared, &caller, route, &query, &body, &host)
+            })
+            .await;
+        match &answer {
+            Err(e) if e.status == StatusCode::UNAUTHORIZED => {
+                self.note_login(peer, &name, oid, e);
+            }
+            Err(ApiError {
+                status: StatusCode::TOO_MANY_REQUESTS,
+                retry_after: Some(seconds),
+                ..
+            }) => self.shared.set_over_limit(&name, oid, *seconds),
+            _ => {}
+        }
+        answer
+    }
+
+    /// Notes for the log that a token was not accepted.
+    fn note_login(&self, peer: SocketAddr, vault: &str, identity: Uuid, error: &ApiError) {
+        let refused = Refused {
+            operation: "LoginRefused",
+            caller: identity,
+            code: error.code.into(),
+            detail: format!("key vault {}: {}", super::shortened(vault), error.message),
+        };
+        self.shared.floods.note(refused, peer);
+    }
+
+    fn note_throttled(&self, peer: SocketAddr, vault: &str, identity: Uuid) {
+        let refused = Refused {
+            operation: "VaultThrottled",
+            caller: identity,
+            code: "TooManyRequests".into(),
+            detail: format!("key vault {vault}"),
+        };
+        self.shared.floods.note(refused, peer);
+    }
+
+    /// Notes for the log that somebody was given no token. `claimed` is whom the request is about, as
+    /// it says.
+    fn note_token(&self, peer: SocketAddr, claimed: Option<Uuid>, error: &ApiError) {
+        if !error.status.is_client_error() {
+            return;
+        }
+        let claimed = claimed.map(|id| format!("; claimed client id {id}"));
+        let refused = Refused {
+            operation: "TokenRefused",
+            caller: Uuid::nil(),
+            code: error.code.into(),
+            detail: format!(
+                "{}{}",
+                super::shortened(&error.message),
+                claimed.unwrap_or_default()
+            ),
+        };
+        self.shared.floods.note(refused, peer);
+    }
+
+    async fn imds(&self, names: &[String], peer: SocketAddr, parts: &Parts) -> Reply {
+        let path = parts.uri.path();
+        if !is(path, &["metadata", "identity", "oauth2", "token"]) {
+            return TokenError(not_found(path)).into();
+        }
+        let names = names.to_vec();
+        let reply = imds_request(parts);
+        let reply = match reply {
+            Ok(request) => {
+                let work = move |shared: &Shared| {
+                    let identity = choose(shared, &names, &request)?;
+                    give(shared, &identity, &request, peer)
+                };
+                self.shared.blocking(Lane::Tokens, Cost::Usual, work).await
+            }
+            Err(error) => Err(error),
+        };
+        reply.map_or_else(
+            |error| {
+                self.note_token(peer, None, &error);
+                TokenError(error).into()
+            },
+            Reply::ok,
+        )
+    }
+
+    async fn identity_endpoint(&self, peer: SocketAddr, parts: &Parts) -> Reply {
+        let reply = match identity_request(parts) {
+            Ok((request, secret)) => {
+                let work = move |shared: &Shared| {
+                    let identity = shared
+                        .installation
+                        .identity_by_secret(&secret)?
+                        .ok_or_else(|| {
+                            ApiError::new(
+                                StatusCode::UNAUTHORIZED,
+                                "invalid_client",
+                                "X-IDENTITY-HEADER is not the secret of an identity",
+                            )
+                        })?;
+                    if !request.means(&identity) {
+                        return Err(super::token::bad(
+                            "Identity not found: the secret belongs to another one",
+                        ));
+                    }
+                    give(shared, &identity, &request, peer)
+                };
+                self.shared.blocking(Lane::Tokens, Cost::Usual, work).await
+            }
+            Err(error) => Err(error),
+        };
+        // The first part of a secret is the client id, which is none.
+        let claimed = || {
+            let secret = parts.headers.get("x-identity-header")?.to_str().ok()?;
+            Uuid::try_parse(secret.split_once('.')?.0).ok()
+        };
+        reply.map_or_else(
+            |error| {
+                self.note_token(peer, claimed(), &error);
+                TokenError(error).into()
+            },
+            Reply::ok,
+        )
+    }
+}
+
+/// What a client says that it wants a key for; see [`Purpose`].
+fn claimed_purpose(headers: &HeaderMap) -> Purpose {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let is_name = |name: &&str| (1..=127).contains(&name.len());
+    Purpose {
+        disk: text(DISK_HEADER).filter(is_name).map(Into::into),
+        layer: text(LAYER_HEADER).and_then(|id| Uuid::try_parse(id).ok()),
+        check: text(CHECK_HEADER) == Some("true"),
+    }
+}
+
+/// The part of an operation that blocks.
+fn run(
+    shared: &Shared,
+    caller: &Caller,
+    route: Route,
+    query: &Query,
+    body: &[u8],
+    host: &VaultHost,
+) -> Result<Answer, ApiError> {
+    let known = shared
+        .installation
+        .catalog()
+        .identity_by_object(caller.object_id);
+    if known.map_err(ApiError::internal)?.is_none() {
+        return Err(ApiError::unauthorized(
+            "AKV10046: The identity of the token was deleted.",
+        ));
+    }
+    let vault = shared.vault(&host.vault)?;
+    let permission = route.permission();
+    match Operation::parse(route, body) {
+        Ok(operation) => operation.run(&vault, caller, host, query),
+        Err(malformed) => {
+            // Who may not do it at all is told that, and nothing about the form of requests.
+            if let Some(permission) = permission {
+                vault.check_permission(caller, permission)?;
+            }
+            Err(malformed)
+        }
+    }
+}
+
+/// A token, once it is recorded who gets it.
+fn give(
+    shared: &Shared,
+    identity: &IdentityRecord,
+    request: &TokenRequest,
+    peer: SocketAddr,
+) -> Result<Value, ApiError> {
+    let issued = shared.tokens.issue(identity, &request.resource)?;
+    shared.installation.record_token(identity, peer)?;
+    Ok(request.answer(identity, &issued))
+}
+
+/// The identity that a request to a listener of these identities means.
+fn choose(
+    shared: &Shared,
+    names: &[String],
+    request: &TokenRequest,
+) -> Result<IdentityRecord, ApiError> {
+    if names.len() > 1 && request.is_open() {
+        return Err(super::token::bad(
+            "Multiple identities are assigned to this endpoint; choose one with client_id",
+        ));
+    }
+    for name in names {
+        let identity = match shared.installation.find_identity(name) {
+            Ok(found) => found.record,
+            // It was deleted since, or its set has an identity of elsewhere now.
+            Err(InstallationError::Catalog(
+                CatalogError::NotFound { .. } | CatalogError::NotSystemAssigned { .. },
+            )) => continue,
+            // A catalog that cannot be read says nothing about who exists.
+            Err(error) => return Err(ApiError::internal(error)),
+        };
+        if request.means(&identity) {
+            return Ok(identity);
+        }
+    }
+    Err(super::token::bad("Identity not found"))
+}
+
+/// A page in a browser, or a server that is tricked into fetching a URL, can set no header, and a
+/// proxy says for whom it asks: neither gets a token. What is wrong with the request has a code of its
+/// own: `invalid_request` says to clients that the identity is gone.
+fn imds_request(parts: &Parts) -> Result<TokenRequest, ApiError> {
+    is_get(parts)?;
+    if parts.headers.contains_key("x-forwarded-for") {
+        return Err(ApiError::new(
+            StatusCode::BAD_REQUEST,
+            "proxied_request",
+            "requests through a proxy are refused",
+        ));
+    }
+    let metadata = parts.headers.get("metadata").and_then(|v| v.to_str().ok());
+    if !metadata.is_some_and(|v| v.eq_ignore_ascii_case("true")) {
+        // Azure's code.
+        return Err(ApiError::new(
+            StatusCode::BAD_REQUEST,
+            "bad_request_102",
+            "Required metadata header not specified",
+        ));
+    }
+    TokenRequest::parse(Flavour::Imds, parts.uri.query().unwrap_or_default())
+}
+
+fn identity_request(parts: &Parts) -> Result<(TokenRequest, String), ApiError> {
+    is_get(parts)?;
+    let secret = parts.headers.get("x-identity-header");
+    let secret = secret
+        .and_then(|v| v.to_str().ok())
+        .ok_or_else(|| super::token::bad("the header X-IDENTITY-HEADER is missing"))?;
+    let query = parts.uri.query().unwrap_or_default();
+    let request = TokenRequest::parse(Flavour::IdentityEndpoint, query)?;
+    Ok((request, secret.into()))
+}
+
+fn is_get(parts: &Parts) -> Result<(), ApiError> {
+    if parts.method == axum::http::Method::GET {
+        return Ok(());
+    }
+    Err(ApiError::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "invalid_request",
+        "tokens are asked for with GET",
+    ))
+}
+
+fn is(path: &str, expected: &[&str]) -> bool {
+    segments(path).is_some_and(|segments| {
+        segments.len() == expected.len()
+            && segments
+                .iter()
+                .zip(expected)
+                .all(|(segment, expected)| segment.eq_ignore_ascii_case(expected))
+    })
+}
+
+fn vault_host(parts: &Parts, domains: &[String]) -> Result<VaultHost, ApiError> {
+    let header = || parts.headers.get(HOST).and_then(|host| host.to_str().ok());
+    // A request line with a whole URL overrides the header (RFC 9112 §3.2.2).
+    let authority = parts
+        .uri
+        .authority()
+        .map(axum::http::uri::Authority::as_str);
+    VaultHost::parse(authority.or_else(header).unwrap_or_default(), domains)
+}
+
+fn bearer(headers: &HeaderMap) -> Result<&str, ApiError> {
+    let value = headers.get(AUTHORIZATION).and_then(|v| v.to_str().ok());
+    value
+        .and_then(|value| value.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .map(|(_, token)| token.trim())
+        .ok_or_else(|| {
+            ApiError::unauthorized("AKV10000: Request is missing a Bearer or PoP token.")
+        })
+}
+
+fn not_found(path: &str) -> ApiError {
+    let path = super::shortened(path);
+    ApiError::new(
+        StatusCode::NOT_FOUND,
+        "NotFound",
+        format!("there is nothing at {path}"),
+    )
+}
+
+/// Reads the body, as long as it is not too large and does not take too long.
+async fn read(headers: &HeaderMap, body: Body, patience: Duration) -> Result<Vec<u8>, ApiError> {
+    let announced = headers
+        .get(axum::http::header::CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|length| length > BODY_LIMIT as u64) {
+        return Err(too_large());
+    }
+    timeout(patience, collect(body)).await.unwrap_or_else(|_| {
+        Err(ApiError::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "RequestTimeout",
+            "the request's body took too long",
+        ))
+    })
+}
+
+async fn collect(mut body: Body) -> Result<Vec<u8>, ApiError> {
+    let mut content = Vec::new();
+    while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        let frame = frame.map_err(|_| ApiError::bad("the request's body broke off"))?;
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        if content.len() + data.len() > BODY_LIMIT {
+            return Err(too_large());
+        }
+        content.extend_from_slice(&data);
+    }
+    Ok(content)
+}
+
+fn too_large() -> ApiError {
+    ApiError::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "RequestBodyTooLarge",
+        format!("the request's body is larger than {BODY_LIMIT} bytes"),
+    )
+}
+
+impl Reply {
+    fn ok(body: Value) -> Self {
+        Self {
+            status: StatusCode::OK,
+            body: Some(body),
+            challenge: None,
+            retry_after: None,
+        }
+    }
+}
+
+impl From<Answer> for Reply {
+    fn from(answer: Answer) -> Self {
+        Self {
+            status: answer.status,
+            body: answer.body,
+            challenge: None,
+            retry_after: None,
+        }
+    }
+}
+
+impl From<ApiError> for Reply {
+    fn from(error: ApiError) -> Self {
+        Self {
+            status: error.status,
+            body: Some(error.body()),
+            challenge: None,
+            retry_after: error.retry_after,
+        }
+    }
+}
+
+/// A refusal of the token service: OAuth's form (RFC 6749 §5.2).
+struct TokenError(ApiError);
+
+impl From<TokenError> for Reply {
+    fn from(TokenError(error): TokenError) -> Self {
+        Self {
+            status: error.status,
+            body: Some(json!({"error": error.code, "error_description": error.message})),
+            challenge: None,
+            retry_after: error.retry_after,
+        }
+    }
+}
+
+/// The id under which a client finds its request in its own log is given back to it.
+fn respond(id: Uuid, request: &HeaderMap, reply: Reply) -> Response {
+    let client_request_id = HeaderName::from_static("x-ms-client-request-id");
+    let body = reply.body.map(|body| body.to_string());
+    let has_body = body.is_some();
+    let mut response = Response::new(body.map_or_else(Body::empty, Body::from));
+    *response.status_mut() = reply.status;
+    let headers = response.headers_mut();
+    if has_body {
+        let json = HeaderValue::from_static("application/json; charset=utf-8");
+        headers.insert(CONTENT_TYPE, json);
+    }
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(PRAGMA, HeaderValue::from_static("no-cache"));
+    headers.insert(
+        HeaderName::from_static("x-content-type-options"),
+        HeaderValue::from_static("nosniff"),
+    );
+    // Made of what was checked to have no character that a header may not.
+    let text = |text: &str| HeaderValue::from_str(text).ok();
+    if let Some(id) = text(&id.to_string()) {
+        headers.insert(HeaderName::from_static("x-ms-request-id"), id);
+    }
+    if let Some(theirs) = request.get(&client_request_id) {
+        headers.insert(client_request_id, theirs.clone());
+    }
+    if let Some(challenge) = reply.challenge.as_deref().and_then(text) {
+        headers.insert(WWW_AUTHENTICATE, challenge);
+    }
+    if let Some(seconds) = reply.retry_after {
+        headers.insert(axum::http::header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}

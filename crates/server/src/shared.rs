@@ -1,0 +1,384 @@
+//! What all listeners of a server have in common: the vaults, the tokens, and the threads on which
+//! what blocks is done.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use super::ApiError;
+use super::floods::Floods;
+use super::host::VaultHost;
+use super::token::TokenService;
+use disks::des::{FollowedDes, LeftBehind};
+use installation::Installation;
+use installation::catalog::VaultKind;
+use vault::EmbeddedVault;
+use vault::audit::Space;
+
+/// Operations under way at once in one vault. Far more than there are CPUs, because each waits for
+/// the disk too, and the vault makes the records of those that wait durable together.
+const VAULT_THREADS: usize = 64;
+/// Of these, those of one identity: the rest stays free for the disks of others.
+const IDENTITY_THREADS: usize = 48;
+/// Searches for primes at once in one vault.
+const SLOW_THREADS: usize = 2;
+/// Threads of all vaults together. A vault whose token or disk hangs holds its own places only, so
+/// that eight such vaults leave the others all of theirs.
+pub const THREADS: usize = 16 * VAULT_THREADS;
+/// How long a request waits for its turn.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Private keys of a vault that are kept ready for use.
+const READY_KEYS: usize = 256;
+
+/// How often it is said that there is little room.
+const SPACE_REMINDER: Duration = Duration::from_secs(3600);
+
+/// How long an operation takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cost {
+    /// Milliseconds.
+    Usual,
+    /// Seconds.
+    Slow,
+}
+
+/// Whose places an operation takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lane {
+    /// The token service's.
+    Tokens,
+    /// Those of a vault, for that identity.
+    Vault(String, Uuid),
+}
+
+/// What there is for each vault: nothing that one of them waits for keeps another waiting.
+struct Place {
+    vault: Mutex<Option<Arc<EmbeddedVault>>>,
+    usual: Semaphore,
+    slow: Semaphore,
+    identities: Mutex<HashMap<Uuid, Arc<Semaphore>>>,
+    /// What is due is being done.
+    busy: AtomicBool,
+    /// Identities over their limit, and until when: who comes nevertheless costs the vault nothing.
+    over: Mutex<HashMap<Uuid, Instant>>,
+}
+
+/// What all listeners have in common.
+pub struct Shared {
+    /// The installation whose vaults are served.
+    pub installation: Installation,
+    /// The token service.
+    pub tokens: TokenService,
+    /// The domains below which vaults have their names.
+    pub domains: Vec<String>,
+    /// What is refused before it reaches a vault.
+    pub floods: Floods,
+    /// When it was said last that there is little room.
+    low_since: Mutex<Option<Instant>>,
+    places: Mutex<HashMap<String, Arc<Place>>>,
+    /// For the token service, and for names that are no vault's as far as is known.
+    other: Arc<Place>,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self {
+            vault: Mutex::new(None),
+            usual: Semaphore::new(VAULT_THREADS),
+            slow: Semaphore::new(SLOW_THREADS),
+            identities: Mutex::default(),
+            busy: AtomicBool::new(false),
+            over: Mutex::default(),
+        }
+    }
+
+    /// The places of an identity. Those of identities that ask for nothing now are forgotten.
+    fn identity(&self, identity: Uuid) -> Arc<Semaphore> {
+        let mut identities = locked(&self.identities);
+        identities.retain(|_, places| Arc::strong_count(places) > 1);
+        let places = identities
+            .entry(identity)
+            .or_insert_with(|| Arc::new(Semaphore::new(IDENTITY_THREADS)));
+        Arc::clone(places)
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    /// For the vaults of that installation.
+    pub fn new(installation: Installation, tokens: TokenService, domains: Vec<String>) -> Self {
+        Self {
+            installation,
+            tokens,
+            domains,
+            floods: Floods::default(),
+            low_since: Mutex::default(),
+            places: Mutex::default(),
+            other: Arc::new(Place::new()),
+        }
+    }
+
+    /// The vault of that name, which stays open.
+    ///
+    /// # Errors
+    /// 404 when there is none.
+    pub fn vault(&self, name: &str) -> Result<Arc<EmbeddedVault>, ApiError> {
+        let place = self.place(name);
+        let found = place
+            .as_ref()
+            .and_then(|place| locked(&place.vault).clone());
+        if let Some(vault) = found.filter(|vault| vault.is_current()) {
+            return Ok(vault);
+        }
+        let vault = self.installation.vault(name)?;
+        vault.cache_private_keys(READY_KEYS);
+        let vault = Arc::new(vault);
+        let place = place.unwrap_or_else(|| self.new_place(name));
+        // Another thread may have been faster: then its vault is the one.
+        let mut kept = locked(&place.vault);
+        // One that was purged, or restored from a backup, is not the vault of that name any more.
+        if kept.as_ref().is_some_and(|kept| !kept.is_current()) {
+            *kept = None;
+        }
+        Ok(Arc::clone(kept.get_or_insert(vault)))
+    }
+
+    fn place(&self, name: &str) -> Option<Arc<Place>> {
+        locked(&self.places).get(name).cloned()
+    }
+
+    /// The place of a vault that exists.
+    fn new_place(&self, name: &str) -> Arc<Place> {
+        let mut places = locked(&self.places);
+        let place = places
+            .entry(name.into())
+            .or_insert_with(|| Arc::new(Place::new()));
+        Arc::clone(place)
+    }
+
+    /// How to prove who asks, in the form that Azure's SDKs parse.
+    pub fn challenge(&self, host: &VaultHost) -> String {
+        format!(
+            "Bearer authorization=\"https://login.vault.localhost/{}\", resource=\"{}\"",
+            self.tokens.tenant(),
+            host.resource
+        )
+    }
+
+    /// Does something that blocks on a thread of its own, so that the network is served meanwhile.
+    ///
+    /// # Errors
+    /// What `work` returned; 503 when its turn did not come.
+    pub async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        lane: Lane,
+        cost: Cost,
+        work: impl FnOnce(&Self) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let (place, identity) = match lane {
+            Lane::Tokens => (Arc::clone(&self.other), None),
+            Lane::Vault(name, identity) => {
+                let place = self.place(&name).unwrap_or_else(|| Arc::clone(&self.other));
+                let identity = place.identity(identity);
+                (place, Some(identity))
+            }
+        };
+        let permits = async {
+            let identity = match &identity {
+                Some(places) => Some(places.acquire().await),
+                None => None,
+            };
+            let slow = match cost {
+                Cost::Slow => Some(place.slow.acquire().await),
+                Cost::Usual => None,
+            };
+            (identity, slow, place.usual.acquire().await)
+        };
+        let _permits = timeout(PATIENCE, permits)
+            .await
+            .map_err(|_| ApiError::busy("the vault has too much to do; try again"))?;
+        let shared = Arc::clone(self);
+        tokio::task::spawn_blocking(move || work(&shared))
+            .await
+            .unwrap_or_else(|e| Err(ApiError::internal(format!("an operation failed: {e}"))))
+    }
+
+    /// For how many seconds an identity is over its limit in a vault, as far as is known here.
+    pub fn over_limit(&self, vault: &str, identity: Uuid) -> Option<u64> {
+        let place = self.place(vault)?;
+        let mut over = locked(&place.over);
+        let now = Instant::now();
+        over.retain(|_, until| *until > now);
+        let left = over.get(&identity)?.saturating_duration_since(now);
+        Some(left.as_secs() + 1)
+    }
+
+    /// Notes that an identity is over its limit for so many seconds.
+    pub fn set_over_limit(&self, vault: &str, identity: Uuid, seconds: u64) {
+        if let Some(place) = self.place(vault) {
+            let until = Instant::now() + Duration::from_secs(seconds.min(60));
+            locked(&place.over).insert(identity, until);
+        }
+    }
+
+    /// What is to be done without anybody asking: rotations and purges that are due, new signing
+    /// keys. Each vault has a thread for that, since one may hang. Failures are logged; the next
+    /// time tries again.
+    pub fn run_due(self: &Arc<Self>) {
+        if let Err(error) = self.tokens.run_due() {
+            log::error!("the token service's key was not replaced: {error}");
+        }
+        let vaults = match self.installation.catalog().vaults() {
+            Ok(vaults) => vaults,
+            Err(error) => return log::error!("the catalog cannot be read: {error}"),
+        };
+        for vault in vaults {
+            if matches!(vault.record.kind, VaultKind::Https { .. }) {
+                continue;
+            }
+            let name = vault.record.name;
+            let place = self.new_place(&name);
+            if place.busy.swap(true, Ordering::AcqRel) {
+                continue;
+            }
+            let shared = Arc::clone(self);
+            let started = std::thread::Builder::new()
+                .name("due".into())
+                .spawn(move || {
+                    shared.run_due_of(&name);
+                    place.busy.store(false, Ordering::Release);
+                });
+            if let Err(error) = started {
+                log::error!("looking for what is due failed: {error}");
+            }
+        }
+    }
+
+    /// Says when there is little room for the logs, and again each hour, and when there is room again.
+    pub fn watch_space(&self) {
+        let dir = self.installation.state_dir();
+        let space = match Space::at(dir) {
+            Ok(space) => space,
+            Err(e) => return log::error!("the room in {} is not known: {e}", dir.display()),
+        };
+        let mut told = locked(&self.low_since);
+        match *told {
+            Some(at) if space.is_low() && at.elapsed() < SPACE_REMINDER => {}
+            _ if space.is_low() => {
+                log::error!("{}", space.warning(dir));
+                *told = Some(Instant::now());
+            }
+            Some(_) => {
+                log::info!(
+                    "there is room for the audit logs in {} again",
+                    dir.display()
+                );
+                *told = None;
+            }
+            None => {}
+        }
+    }
+
+    fn run_due_of(&self, name: &str) {
+        match self.installation.purge_due_vault(name) {
+            Ok(false) => {}
+            Ok(true) => return log::info!("the key vault '{name}' was purged"),
+            Err(error) => return log::error!("key vault '{name}': {error}"),
+        }
+        let due = match self.vault(name).map(|vault| vault.run_due()) {
+            Ok(Ok(due)) => due,
+            Ok(Err(error)) => return log::error!("key vault '{name}': {error}"),
+            Err(error) => return log::error!("key vault '{name}': {}", error.message),
+        };
+        for what in due.done {
+            log::info!("key vault '{name}': {what}");
+        }
+        for what in due.failed {
+            log::error!("key vault '{name}': {what}");
+        }
+    }
+
+    /// Wraps the disks of sets that follow their key's latest version under that, whoever made it.
+    pub fn follow_latest_keys(&self) {
+        let followed = match disks::des::follow_latest_keys(&self.installation, None) {
+            Ok(followed) => followed,
+            Err(error) => return log::error!("the sets cannot be looked through: {error}"),
+        };
+        for FollowedDes { name, outcome } in followed {
+            let updated = match outcome {
+                Ok(updated) => updated,
+                Err(error) => {
+                    log::error!("disk encryption set '{name}': {error}");
+                    continue;
+                }
+            };
+            let count = updated.rewrapped.len();
+            log::info!("disk encryption set '{name}': {count} disks follow its key's new version");
+            for LeftBehind { record, reason, .. } in updated.left {
+                let (kind, name) = (record.kind, record.name);
+                log::error!("the {kind} '{name}' is still wrapped by an older version: {reason}");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    /// A vault whose token hangs, and a client that asks it without end, leave others their places.
+    #[test]
+    fn a_vault_that_hangs_keeps_no_other_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        let installation = Installation::open(dir.path()).unwrap();
+        let (id, hour) = (installation.id(), Duration::from_secs(3600));
+        let domains = vec!["vault.localhost".to_owned()];
+        let tokens = TokenService::open(dir.path(), id, hour, domains.clone()).unwrap();
+        let shared = Arc::new(Shared::new(installation, tokens, domains));
+        for name in ["hung", "calm"] {
+            shared.new_place(name);
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .max_blocking_threads(THREADS)
+            .enable_all()
+            .build()
+            .unwrap();
+        let (let_go, hang) = channel::<()>();
+        let hang = Arc::new(Mutex::new(hang));
+        let (greedy, other) = (Uuid::new_v4(), Uuid::new_v4());
+        let work = |name: &str, identity| Lane::Vault(name.into(), identity);
+        runtime.block_on(async {
+            for _ in 0..2 * VAULT_THREADS {
+                let (shared, hang) = (Arc::clone(&shared), Arc::clone(&hang));
+                let lane = work("hung", greedy);
+                tokio::spawn(async move {
+                    let wait = move |_: &Shared| {
+                        let _ = locked(&hang).recv();
+                        Ok(())
+                    };
+                    shared.blocking(lane, Cost::Usual, wait).await
+                });
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            for lane in [work("calm", greedy), work("hung", other), Lane::Tokens] {
+                let cost = match lane {
+                    Lane::Tokens => Cost::Usual,
+                    Lane::Vault(..) => Cost::Slow,
+                };
+                shared.blocking(lane, cost, |_| Ok(())).await.unwrap();
+            }
+        });
+        drop(let_go);
+        runtime.shutdown_background();
+    }
+}
