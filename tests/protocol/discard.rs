@@ -55,6 +55,31 @@ fn without_discards_zeros_keep_their_space() {
     assert_eq!(allocated(&disk), before);
 }
 
+/// What a clone discards, it does not read from its source any more; its neighbour is still inherited.
+#[test]
+fn a_discarded_block_of_a_clone_reads_as_zeros() {
+    if Backend::chosen() == Backend::Qsd {
+        return;
+    }
+    let disk = Disk::new(8 * MIB);
+    let mut daemon = disk.attach(&AttachOptions::default());
+    daemon.connect().queues[0].write(0, &[7; 8192]).unwrap();
+    assert!(daemon.terminate().success());
+    expect_success(&mut disk.command(&["snapshot", "create", "s", "--source", "disk"]));
+    expect_success(&mut disk.command(&["disk", "create", "clone", "--source", "s"]));
+
+    let daemon = disk.attach(&AttachOptions {
+        disk: Some("clone"),
+        ..Default::default()
+    });
+    let mut frontend = daemon.connect();
+    let queue = &mut frontend.queues[0];
+    assert_eq!(queue.read(0, 8192).unwrap(), [7; 8192]);
+    queue.discard(&[(0, 8, 0)]).unwrap();
+    assert_eq!(queue.read(0, 4096).unwrap(), [0; 4096]);
+    assert_eq!(queue.read(8, 4096).unwrap(), [7; 4096]);
+}
+
 #[test]
 fn overwritten_blocks_read_as_zeros_and_give_their_space_back() {
     if Backend::chosen() == Backend::Qsd {

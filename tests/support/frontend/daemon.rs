@@ -20,6 +20,8 @@ use super::message::{Connection, request};
 /// How a disk is attached.
 #[derive(Clone, Debug, Default)]
 pub struct AttachOptions {
+    /// Another disk of the same installation, a clone say, instead of the one that was made first.
+    pub disk: Option<&'static str>,
     pub read_only: bool,
     /// Queues offered, else the daemon's default.
     pub queues: Option<u32>,
@@ -141,7 +143,7 @@ impl Disk {
     }
 
     fn sealdisk_attach(&self, options: &AttachOptions) -> Command {
-        let mut command = self.command(&["attach", DISK, "--socket-path"]);
+        let mut command = self.command(&["attach", options.disk.unwrap_or(DISK), "--socket-path"]);
         command.arg(self.socket());
         if options.read_only {
             command.arg("--read-only");
