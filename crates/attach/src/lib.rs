@@ -95,9 +95,7 @@ pub struct AttachRequest {
     pub num_queues: u16,
     /// Entries of a queue that a request may fill.
     pub queue_size: u16,
-    /// Bytes that requests under way may take, over all queues; at least [`least_memory`].
-    ///
-    /// [`least_memory`]: dataplane::least_memory
+    /// Bytes that requests under way may take, over all queues; at least `dataplane::least_memory`.
     pub memory: u64,
     /// Take buffers from the huge pages that the host has set aside.
     pub huge_pages: bool,
