@@ -15,6 +15,7 @@ use crate::frontend::daemon::AttachOptions;
 use super::token::{Customer, KEY, LABEL, PIN, SET, VAULT};
 
 const GUARDED: AttachOptions = AttachOptions {
+    disk: None,
     read_only: false,
     queues: None,
     serial: None,
