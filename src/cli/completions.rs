@@ -1,9 +1,9 @@
 //! `sealdisk completions`.
 
-use clap::{Args, CommandFactory};
+use clap::{Args, Command};
 use clap_complete::{Shell, generate};
 
-use super::{Cli, CliError, Context, named};
+use super::{CliError, Context, named};
 
 /// Arguments of `completions`.
 #[derive(Args)]
@@ -14,9 +14,13 @@ pub struct CompletionsArgs {
     shell: Shell,
 }
 
-pub(super) fn run(context: &Context, args: &CompletionsArgs) -> Result<(), CliError> {
+pub(super) fn run(
+    context: &Context,
+    args: &CompletionsArgs,
+    commands: Command,
+) -> Result<(), CliError> {
     let mut script = Vec::new();
-    let mut commands = named::with_option(Cli::command());
+    let mut commands = named::with_option(commands);
     generate(args.shell, &mut commands, "sealdisk", &mut script);
     context.output.text(&String::from_utf8_lossy(&script))
 }

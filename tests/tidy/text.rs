@@ -10,7 +10,6 @@ const STILL_LONGER: &[&str] = &[
     "/attach/src/lib.rs",
     "/catalog/mod.rs",
     "/catalog/sqlite.rs",
-    "/cli/audit.rs",
     "/dataplane/src/handler.rs",
     "/store/uring.rs",
     "/cli_disk_attached.rs",

@@ -6,8 +6,9 @@ use clap::Args;
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use super::audit::{Log, WhichArgs, in_file, logs};
-use super::{CliError, Context, Tabular};
+use super::log::{Log, WhichArgs, logs};
+use crate::cli::files::in_file;
+use crate::cli::{CliError, Context, Tabular};
 use installation::Installation;
 use vault::audit::{Archived, AuditError, AuditRecord, Chain, Space};
 

@@ -1,22 +1,14 @@
-//! `sealdisk disk-encryption-set`.
-
-use std::path::PathBuf;
+//! The subcommands of `disk-encryption-set`.
 
 use clap::{Args, Subcommand};
-use serde::Serialize;
-use time::OffsetDateTime;
-use uuid::Uuid;
 
-use super::connect::absolute;
-use super::des_identity::{self, DesIdentityArgs};
-use super::{CliError, Context, Tabular};
-use disks::des::{DeletedDes, DesChange, KeyUsage, NewDes, UpdatedDes};
+use super::identity::{self, DesIdentityArgs};
+use super::identity_options::IdentityOptions;
+use super::view::{DesView, note_policies};
+use crate::cli::{CliError, Context};
+use disks::des::{DesChange, NewDes, UpdatedDes};
 use installation::Installation;
-use installation::catalog::{DesIdentity, DiskEncryptionSetRecord};
-use vault::KeyUrl;
-
-/// Names of disks that a line of a table has; `-o json` has all.
-const SHOWN_RESOURCES: usize = 5;
+use installation::catalog::DiskEncryptionSetRecord;
 
 /// Arguments of `disk-encryption-set`.
 #[derive(Args)]
@@ -91,51 +83,6 @@ struct CreateArgs {
     identity: IdentityOptions,
 }
 
-/// The managed identity that uses the key of a vault elsewhere.
-#[derive(Args)]
-pub(super) struct IdentityOptions {
-    /// The managed identity that Azure gives this machine: `system` (the default for a vault over
-    /// HTTPS), or the client id of one of several
-    #[arg(long, value_name = "system|CLIENT-ID", value_parser = client_id)]
-    identity: Option<ClientId>,
-    /// Who issues tokens instead of Azure, such as the token service of `sealdisk keyvault serve`
-    #[arg(long, value_name = "URL", requires = "identity_header_file")]
-    identity_endpoint: Option<String>,
-    /// The file (mode 0600) with the secret that the endpoint asks for
-    #[arg(long, value_name = "FILE", requires = "identity_endpoint")]
-    identity_header_file: Option<PathBuf>,
-}
-
-/// Which managed identity; `None` is the system-assigned one.
-#[derive(Clone, Copy)]
-struct ClientId(Option<Uuid>);
-
-fn client_id(text: &str) -> Result<ClientId, String> {
-    match text {
-        "system" => Ok(ClientId(None)),
-        id => Uuid::parse_str(id)
-            .map(|id| ClientId(Some(id)))
-            .map_err(|_| "give `system` or a client id, which is a UUID".into()),
-    }
-}
-
-impl IdentityOptions {
-    pub(super) fn identity(self) -> Result<Option<DesIdentity>, CliError> {
-        let client_id = self.identity.and_then(|id| id.0);
-        Ok(match (self.identity_endpoint, self.identity_header_file) {
-            (Some(url), Some(file)) => {
-                let header_file = absolute("--identity-header-file", &file)?;
-                Some(DesIdentity::Endpoint {
-                    url,
-                    header_file,
-                    client_id,
-                })
-            }
-            _ => self.identity.map(|_| DesIdentity::Imds { client_id }),
-        })
-    }
-}
-
 #[derive(Args)]
 struct UpdateArgs {
     /// The disk encryption set
@@ -166,109 +113,7 @@ struct DeleteArgs {
     yes: bool,
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct DesView {
-    name: String,
-    pub(super) identity: IdentityView,
-    encryption_type: &'static str,
-    active_key: ActiveKeyView,
-    previous_keys: Vec<ActiveKeyView>,
-    rotation_to_latest_key_version_enabled: bool,
-    #[serde(with = "time::serde::rfc3339::option")]
-    last_key_rotation_timestamp: Option<OffsetDateTime>,
-    #[serde(with = "time::serde::rfc3339")]
-    created: OffsetDateTime,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct IdentityView {
-    r#type: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    principal_id: Option<Uuid>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    client_id: Option<Uuid>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    endpoint: Option<String>,
-}
-
-impl IdentityView {
-    fn new(principal_id: Uuid, identity: DesIdentity) -> Self {
-        let removed = identity == DesIdentity::None;
-        let (client_id, endpoint) = match identity {
-            DesIdentity::None | DesIdentity::SystemAssigned => (None, None),
-            DesIdentity::Imds { client_id } => (client_id, None),
-            DesIdentity::Endpoint { url, client_id, .. } => (client_id, Some(url)),
-        };
-        Self {
-            r#type: match client_id {
-                _ if removed => "None",
-                Some(_) => "UserAssigned",
-                None => "SystemAssigned",
-            },
-            principal_id: (!removed).then_some(principal_id),
-            client_id,
-            endpoint,
-        }
-    }
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct ActiveKeyView {
-    key_url: String,
-    source_vault: SourceVaultView,
-}
-
-#[derive(Serialize)]
-struct SourceVaultView {
-    id: String,
-}
-
-impl From<String> for ActiveKeyView {
-    fn from(key_url: String) -> Self {
-        let vault_url = key_url.parse::<KeyUrl>().map(|url| url.vault_url);
-        Self {
-            source_vault: SourceVaultView {
-                id: vault_url.unwrap_or_default(),
-            },
-            key_url,
-        }
-    }
-}
-
-impl From<DiskEncryptionSetRecord> for DesView {
-    fn from(record: DiskEncryptionSetRecord) -> Self {
-        Self {
-            name: record.name,
-            identity: IdentityView::new(record.principal_id, record.identity),
-            encryption_type: "EncryptionAtRestWithCustomerKey",
-            active_key: record.key_url.into(),
-            previous_keys: record.previous_keys.into_iter().map(Into::into).collect(),
-            rotation_to_latest_key_version_enabled: record.auto_rotation,
-            last_key_rotation_timestamp: record.last_rotation,
-            created: record.created,
-        }
-    }
-}
-
-impl Tabular for DesView {
-    const COLUMNS: &'static [&'static str] = &["name", "keyUrl", "principalId", "autoRotation"];
-
-    fn cells(&self) -> Vec<String> {
-        vec![
-            self.name.clone(),
-            self.active_key.key_url.clone(),
-            self.identity
-                .principal_id
-                .map_or_else(|| "-".into(), |id| id.to_string()),
-            self.rotation_to_latest_key_version_enabled.to_string(),
-        ]
-    }
-}
-
-pub(super) fn run(context: &Context, args: DesArgs) -> Result<(), CliError> {
+pub fn run(context: &Context, args: DesArgs) -> Result<(), CliError> {
     let installation = context.installation()?;
     let output = &context.output;
     match args.command {
@@ -299,7 +144,7 @@ pub(super) fn run(context: &Context, args: DesArgs) -> Result<(), CliError> {
         DesCommand::ShowUsage(args) => {
             output.list(&disks::des::key_usage(&installation, &args.name)?)
         }
-        DesCommand::Identity(args) => des_identity::run(context, args),
+        DesCommand::Identity(args) => identity::run(context, args),
         DesCommand::Delete(args) => delete(context, &installation, &args),
     }
 }
@@ -386,29 +231,6 @@ fn report(context: &Context, updated: UpdatedDes) -> (DiskEncryptionSetRecord, O
     (updated.record, refused)
 }
 
-impl Tabular for KeyUsage {
-    const COLUMNS: &'static [&'static str] = &["keyUrl", "active", "safeToDisable", "resources"];
-
-    fn cells(&self) -> Vec<String> {
-        let names: Vec<&str> = self.resources.iter().map(|r| r.name.as_str()).collect();
-        let resources = match names.len() {
-            0 => "-".into(),
-            1..=SHOWN_RESOURCES => names.join(" "),
-            more => format!(
-                "{} and {} more",
-                names[..SHOWN_RESOURCES].join(" "),
-                more - SHOWN_RESOURCES
-            ),
-        };
-        vec![
-            self.key_url.clone(),
-            self.active.to_string(),
-            self.safety.summary(),
-            resources,
-        ]
-    }
-}
-
 fn delete(
     context: &Context,
     installation: &Installation,
@@ -421,15 +243,4 @@ fn delete(
     let deleted = disks::des::delete(installation, name)?;
     note_policies(context, &deleted);
     Ok(())
-}
-
-/// What is left of an identity that is gone.
-pub(super) fn note_policies(context: &Context, deleted: &DeletedDes) {
-    for vault in &deleted.vaults_with_policy {
-        context.output.note(&format!(
-            "note: the key vault '{vault}' still has an access policy for its identity; remove it \
-             with `sealdisk keyvault delete-policy {vault} --object-id {}`",
-            deleted.principal_id
-        ));
-    }
 }

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
-use super::output::time_cell;
-use super::{CliError, Context, Tabular, what_if};
+use super::what_if;
+use crate::cli::output::time_cell;
+use crate::cli::{CliError, Context, Tabular};
 use installation::Installation;
 use vault::{DeletedKey, KeyUrl, RotationPolicy};
 

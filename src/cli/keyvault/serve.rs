@@ -8,7 +8,7 @@ use clap::Args;
 use nix::unistd::User;
 use serde::Serialize;
 
-use super::{CliError, Context, OutputFormat};
+use crate::cli::{CliError, Context, OutputFormat};
 use installation::catalog::VaultKind;
 use installation::{Installation, InstallationError};
 use server::{

@@ -1,15 +1,17 @@
-//! `sealdisk keyvault`.
+//! The subcommands of `keyvault`.
 
 use clap::{Args, Subcommand};
-use serde::Serialize;
-use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::audit::EntryView;
-use super::{CliError, Context, Tabular, connect, key, master, serve, vault_lifecycle};
-use installation::catalog::{VaultKind, VaultRecord};
+use super::due::run_due;
+use super::hsm::HsmOptions;
+use super::view::{VaultView, view};
+use super::{connect, lifecycle, master, serve};
+use crate::cli::audit::EntryView;
+use crate::cli::{CliError, Context, key};
+use installation::catalog::VaultKind;
 use installation::{Installation, vault_notice};
-use vault::{EmbeddedVault, KeyType, KeyVault, Permissions, VaultSettings};
+use vault::{Permissions, VaultSettings};
 
 /// Arguments of `keyvault`.
 #[derive(Args)]
@@ -71,16 +73,16 @@ one. Backups of keys that were made before can still be restored into this vault
 
 Its keys are refused from then on, to attached disks too. --force is needed while disks or sets use
 them. A vault whose files are gone is forgotten at once.")]
-    Delete(vault_lifecycle::DeleteArgs),
+    Delete(lifecycle::DeleteArgs),
     /// List the deleted key vaults
     #[command(after_help = "Example:\n  sealdisk keyvault list-deleted")]
     ListDeleted,
     /// Bring a deleted key vault back, with its keys, policies and log
     #[command(after_help = "Example:\n  sealdisk keyvault recover myvault")]
-    Recover(vault_lifecycle::NameArgs),
+    Recover(lifecycle::NameArgs),
     /// Destroy a deleted key vault: nothing that its keys wrapped can be read any more
     #[command(after_help = "Example:\n  sealdisk keyvault purge myvault --yes")]
-    Purge(vault_lifecycle::PurgeArgs),
+    Purge(lifecycle::PurgeArgs),
     /// Make a key vault known that is reached over HTTPS: Azure's, or one that is served elsewhere
     #[command(after_help = "Example:
   sealdisk keyvault connect myvault --url https://myvault.vault.azure.net
@@ -121,7 +123,7 @@ struct CreateArgs {
     #[command(flatten)]
     settings: SettingsArgs,
     #[command(flatten)]
-    hsm: connect::HsmOptions,
+    hsm: HsmOptions,
     #[command(flatten)]
     master: master::MasterOptions,
 }
@@ -187,80 +189,7 @@ fn parse_object_id(text: &str) -> Result<Uuid, String> {
     })
 }
 
-#[derive(Serialize)]
-struct VaultView {
-    name: String,
-    #[serde(with = "time::serde::rfc3339")]
-    created: OffsetDateTime,
-    properties: VaultProperties,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct VaultProperties {
-    vault_uri: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    kind: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    own_ca: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    soft_delete_retention_in_days: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    enable_purge_protection: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    operations_limit: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    access_policies: Option<Vec<PolicyView>>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct PolicyView {
-    object_id: Uuid,
-    permissions: PermissionsView,
-}
-
-#[derive(Serialize)]
-struct PermissionsView {
-    keys: Vec<&'static str>,
-}
-
-impl From<VaultRecord> for VaultView {
-    fn from(record: VaultRecord) -> Self {
-        let (kind, own_ca) = match record.kind {
-            VaultKind::Embedded => ("Embedded", None),
-            VaultKind::Hsm(_) => ("Hsm", None),
-            VaultKind::Https { ca } => ("Https", Some(ca.is_some())),
-        };
-        Self {
-            name: record.name,
-            created: record.created,
-            properties: VaultProperties {
-                vault_uri: record.url,
-                kind: Some(kind),
-                own_ca,
-                soft_delete_retention_in_days: None,
-                enable_purge_protection: None,
-                operations_limit: None,
-                access_policies: None,
-            },
-        }
-    }
-}
-
-impl Tabular for VaultView {
-    const COLUMNS: &'static [&'static str] = &["name", "vaultUri", "kind"];
-
-    fn cells(&self) -> Vec<String> {
-        vec![
-            self.name.clone(),
-            self.properties.vault_uri.clone(),
-            self.properties.kind.unwrap_or("-").into(),
-        ]
-    }
-}
-
-pub(super) fn run(context: &Context, args: KeyvaultArgs) -> Result<(), CliError> {
+pub fn run(context: &Context, args: KeyvaultArgs) -> Result<(), CliError> {
     let installation = context.installation()?;
     if let KeyvaultCommand::Serve(args) = args.command {
         return serve::run(context, installation, args);
@@ -329,15 +258,15 @@ fn dispatch(
             context.output.list(&views)
         }
         KeyvaultCommand::Reseal(args) => master::reseal(context, installation, args),
-        KeyvaultCommand::Delete(args) => vault_lifecycle::delete(context, installation, &args),
-        KeyvaultCommand::ListDeleted => vault_lifecycle::list_deleted(context, installation),
+        KeyvaultCommand::Delete(args) => lifecycle::delete(context, installation, &args),
+        KeyvaultCommand::ListDeleted => lifecycle::list_deleted(context, installation),
         KeyvaultCommand::Recover(args) => {
             installation.recover_vault(&args.name)?;
             context
                 .output
                 .show(&view(&installation.vault(&args.name)?)?)
         }
-        KeyvaultCommand::Purge(args) => vault_lifecycle::purge(context, installation, &args),
+        KeyvaultCommand::Purge(args) => lifecycle::purge(context, installation, &args),
         KeyvaultCommand::Connect(args) => {
             let record = connect::connect(installation, args)?;
             context.output.show(&VaultView::from(record))
@@ -357,73 +286,4 @@ fn list(context: &Context, installation: &Installation) -> Result<(), CliError> 
         .map(|vault| VaultView::from(vault.record))
         .collect();
     context.output.list(&views)
-}
-
-fn run_due(context: &Context, installation: &Installation) -> Result<(), CliError> {
-    for name in installation.purge_due_vaults()? {
-        context
-            .output
-            .note(&format!("purged the key vault '{name}'"));
-    }
-    let mut failed = Vec::new();
-    for vault in installation.catalog().vaults()? {
-        if matches!(vault.record.kind, VaultKind::Https { .. }) {
-            continue;
-        }
-        let name = vault.record.name;
-        // One vault that cannot be opened keeps none of the others waiting.
-        let done = installation
-            .vault(&name)
-            .map_err(CliError::from)
-            .and_then(|vault| {
-                // A person, or a timer, asks for it: what has failed is tried again now.
-                vault.end_pauses()?;
-                Ok(vault.run_due()?)
-            });
-        match done {
-            Ok(due) => {
-                for line in &due.done {
-                    context.output.note(&format!("{name}: {line}"));
-                }
-                let lines = due.failed.iter().map(|line| format!("{name}: {line}"));
-                failed.extend(lines.map(|line| CliError::new("DueFailed", line)));
-            }
-            Err(e) => failed.push(e),
-        }
-    }
-    let mut failed = failed.into_iter();
-    let first = failed.next();
-    for error in failed {
-        context.output.note(&error.message);
-    }
-    first.map_or(Ok(()), Err)
-}
-
-fn view(vault: &EmbeddedVault) -> Result<VaultView, CliError> {
-    let policies = vault.policies()?.into_iter();
-    let access_policies = policies
-        .map(|(object_id, permissions)| PolicyView {
-            object_id,
-            permissions: PermissionsView {
-                keys: permissions.names(),
-            },
-        })
-        .collect();
-    let settings = vault.settings()?;
-    Ok(VaultView {
-        name: vault.name().into(),
-        created: vault.created(),
-        properties: VaultProperties {
-            vault_uri: vault.url().into(),
-            kind: Some(match vault.key_type() {
-                KeyType::Rsa => "Embedded",
-                KeyType::RsaHsm => "Hsm",
-            }),
-            own_ca: None,
-            soft_delete_retention_in_days: Some(settings.retention_days),
-            enable_purge_protection: Some(settings.purge_protection),
-            operations_limit: Some(vault.operations_limit()?),
-            access_policies: Some(access_policies),
-        },
-    })
 }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
-use super::connect::absolute;
-use super::{CliError, Context, Tabular};
+use crate::cli::files::absolute;
+use crate::cli::{CliError, Context, Tabular};
 use installation::Installation;
 use installation::catalog::VaultKind;
 use vault::{MasterPlace, MasterSource};

@@ -2,8 +2,9 @@
 
 use clap::{Args, Subcommand};
 
-use super::des::{DesView, IdentityOptions, note_policies};
-use super::{CliError, Context};
+use super::identity_options::IdentityOptions;
+use super::view::{DesView, note_policies};
+use crate::cli::{CliError, Context};
 
 /// Arguments of `disk-encryption-set identity`.
 #[derive(Args)]

@@ -4,8 +4,8 @@ use clap::Args;
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use super::output::time_cell;
-use super::{CliError, Context, Tabular};
+use crate::cli::output::time_cell;
+use crate::cli::{CliError, Context, Tabular};
 use installation::{DeletedVault, Installation};
 
 #[derive(Args)]

@@ -1,11 +1,11 @@
-//! The commands of `disk` that change its layers: making a clone, reverting, flattening, and giving it
-//! a new DEK.
+//! The commands of `disk` that change its layers: reverting, flattening, and giving it a new DEK.
 
 use clap::{ArgGroup, Args};
 use indicatif::ProgressBar;
 
-use super::disk::{cancel_on_signals, show_bar, show_disk};
-use super::{CliError, Context};
+use super::show::show_disk;
+use crate::cli::progress::{cancel_on_signals, show_bar};
+use crate::cli::{CliError, Context};
 use attach::LayerChanges;
 use disks::{Applied, Disk, JobChange, LayerOp, parse_size};
 use installation::envelope::JobKind;
@@ -104,7 +104,7 @@ pub(super) fn job(context: &Context, kind: JobKind, args: &JobArgs) -> Result<()
 }
 
 /// Applies an operation that begins no job.
-pub(super) fn change(context: &Context, disk: &str, op: &LayerOp) -> Result<(), CliError> {
+pub fn change(context: &Context, disk: &str, op: &LayerOp) -> Result<(), CliError> {
     with_changes(context, false, |changes| {
         let disk = Disk::find(changes.installation, disk)?;
         changes.change_layers(&disk, op, &mut |_| {})?;
@@ -114,7 +114,7 @@ pub(super) fn change(context: &Context, disk: &str, op: &LayerOp) -> Result<(), 
 
 /// What changes layers; with `wait` the jobs that it begins are done when it returns, unless the disk is
 /// attached.
-pub(super) fn with_changes<T>(
+pub fn with_changes<T>(
     context: &Context,
     wait: bool,
     change: impl FnOnce(&LayerChanges<'_>) -> Result<T, CliError>,

@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use clap::Args;
 use indicatif::ProgressBar;
 
-use super::disk::{cancel_on_signals, show_bar, show_disk};
-use super::snapshot::{Meant, source};
-use super::{CliError, Context};
+use super::show::show_disk;
+use crate::cli::progress::{cancel_on_signals, show_bar};
+use crate::cli::source::{Meant, source, source_note};
+use crate::cli::{CliError, Context};
 use disks::import::{ImageFormat, SourceSpec};
-use disks::{CloneRequest, CreateRequest, Created, parse_size};
+use disks::{CloneRequest, CreateRequest, parse_size};
 use installation::envelope::ResourceKind;
 
 #[derive(Args)]
@@ -122,49 +123,4 @@ fn create_disk(
     result?;
     let view = disks::show(&installation, ResourceKind::Disk, &request.name)?;
     context.output.show(&view)
-}
-
-/// What the operator may not expect: a guessed format, and a size that was filled up.
-pub(super) fn source_note(created: &Created, guessed: bool) -> Option<String> {
-    let (format, size) = created.source?;
-    let mut parts = Vec::new();
-    if guessed {
-        let though = match &created.looks_like {
-            Some(other) => format!(", as it is named, although its content looks like {other}"),
-            None => String::new(),
-        };
-        parts.push(format!(
-            "the image is read as {format}{though} (--source-format overrides that)"
-        ));
-    }
-    if !size.is_multiple_of(512) || created.size - size < 4096 && created.size != size {
-        parts.push(format!(
-            "its {size} bytes are filled up with zeros to {} bytes",
-            created.size
-        ));
-    }
-    (!parts.is_empty()).then(|| format!("note: {}", parts.join("; ")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn note(size: u64, image: u64, guessed: bool) -> Option<String> {
-        let created = Created {
-            size,
-            source: Some((ImageFormat::Raw, image)),
-            looks_like: None,
-        };
-        source_note(&created, guessed)
-    }
-
-    #[test]
-    fn what_is_guessed_or_filled_up_is_said() {
-        assert_eq!(note(8192, 8192, false), None);
-        assert!(note(8192, 8192, true).unwrap().contains("read as raw"));
-        assert!(note(8192, 8000, false).unwrap().contains("8000 bytes"));
-        assert_eq!(note(1 << 30, 8192, false), None);
-        assert!(note(1 << 30, 8001, false).unwrap().contains("filled up"));
-    }
 }

@@ -1,0 +1,70 @@
+//! The logs of an installation: one of each vault, and its own.
+
+use clap::Args;
+
+use crate::cli::CliError;
+use installation::Installation;
+use installation::catalog::VaultKind;
+use vault::EmbeddedVault;
+use vault::audit::AuditLog;
+
+#[derive(Args)]
+#[group(multiple = false)]
+pub(super) struct WhichArgs {
+    /// Only the log of this key vault [default: all logs]
+    #[arg(long, value_name = "NAME")]
+    vault: Option<String>,
+    /// Only the installation's own log: keys of disks handed out and destroyed, changes of sets
+    #[arg(long)]
+    installation: bool,
+}
+
+/// A log of this installation.
+pub(super) enum Log {
+    Vault(Box<EmbeddedVault>),
+    Installation(Box<AuditLog>),
+}
+
+impl Log {
+    /// What an export calls it.
+    pub(super) fn name(&self) -> String {
+        match self {
+            Self::Vault(vault) => vault_log(vault.name()),
+            Self::Installation(_) => INSTALLATION.into(),
+        }
+    }
+}
+
+const INSTALLATION: &str = "installation";
+
+fn vault_log(name: &str) -> String {
+    format!("vault/{name}")
+}
+
+pub(super) type Logs = Vec<(String, Result<Log, CliError>)>;
+
+/// The logs that are meant; one that cannot be opened is there with its error.
+pub(super) fn logs(installation: &Installation, which: &WhichArgs) -> Result<Logs, CliError> {
+    let mut logs = Logs::new();
+    if let Some(name) = &which.vault {
+        let name = name.to_ascii_lowercase();
+        let vault = installation.vault(&name).map(|v| Log::Vault(v.into()));
+        return Ok(vec![(vault_log(&name), vault.map_err(CliError::from))]);
+    }
+    if !which.installation {
+        for vault in installation.catalog().vaults()? {
+            // A vault elsewhere keeps its log there.
+            if matches!(vault.record.kind, VaultKind::Https { .. }) {
+                continue;
+            }
+            let name = vault.record.name;
+            let vault = installation.vault(&name).map(|v| Log::Vault(v.into()));
+            logs.push((vault_log(&name), vault.map_err(CliError::from)));
+        }
+    }
+    let own = installation
+        .audit_log()
+        .map(|log| Log::Installation(log.into()));
+    logs.push((INSTALLATION.into(), own.map_err(CliError::from)));
+    Ok(logs)
+}

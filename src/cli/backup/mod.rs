@@ -1,0 +1,6 @@
+//! `sealdisk backup`.
+
+mod command;
+mod secret;
+
+pub use command::{BackupArgs, run};

@@ -1,0 +1,55 @@
+//! The options that name the managed identity of a disk encryption set.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use uuid::Uuid;
+
+use crate::cli::CliError;
+use crate::cli::files::absolute;
+use installation::catalog::DesIdentity;
+
+/// The managed identity that uses the key of a vault elsewhere.
+#[derive(Args)]
+pub(super) struct IdentityOptions {
+    /// The managed identity that Azure gives this machine: `system` (the default for a vault over
+    /// HTTPS), or the client id of one of several
+    #[arg(long, value_name = "system|CLIENT-ID", value_parser = client_id)]
+    identity: Option<ClientId>,
+    /// Who issues tokens instead of Azure, such as the token service of `sealdisk keyvault serve`
+    #[arg(long, value_name = "URL", requires = "identity_header_file")]
+    identity_endpoint: Option<String>,
+    /// The file (mode 0600) with the secret that the endpoint asks for
+    #[arg(long, value_name = "FILE", requires = "identity_endpoint")]
+    identity_header_file: Option<PathBuf>,
+}
+
+/// Which managed identity; `None` is the system-assigned one.
+#[derive(Clone, Copy)]
+struct ClientId(Option<Uuid>);
+
+fn client_id(text: &str) -> Result<ClientId, String> {
+    match text {
+        "system" => Ok(ClientId(None)),
+        id => Uuid::parse_str(id)
+            .map(|id| ClientId(Some(id)))
+            .map_err(|_| "give `system` or a client id, which is a UUID".into()),
+    }
+}
+
+impl IdentityOptions {
+    pub(super) fn identity(self) -> Result<Option<DesIdentity>, CliError> {
+        let client_id = self.identity.and_then(|id| id.0);
+        Ok(match (self.identity_endpoint, self.identity_header_file) {
+            (Some(url), Some(file)) => {
+                let header_file = absolute("--identity-header-file", &file)?;
+                Some(DesIdentity::Endpoint {
+                    url,
+                    header_file,
+                    client_id,
+                })
+            }
+            _ => self.identity.map(|_| DesIdentity::Imds { client_id }),
+        })
+    }
+}

@@ -1,0 +1,52 @@
+//! `sealdisk disk check`.
+
+use clap::Args;
+
+use crate::cli::{CliError, Context};
+use disks::{ProblemKind, Unflushed};
+use installation::runtime_dir;
+
+#[derive(Args)]
+pub(super) struct CheckArgs {
+    /// The disk
+    name: String,
+    /// Repair what is safe to repair
+    #[arg(long)]
+    repair: bool,
+    /// Go on without what was completed and not flushed, when the runtime map that has it is lost, or where the
+    /// data file cannot be read
+    #[arg(long, requires = "repair")]
+    discard_unflushed: bool,
+}
+
+/// Prints what was found; the exit status says how grave it is.
+pub(super) fn check(context: &Context, args: &CheckArgs) -> Result<(), CliError> {
+    let name = &args.name;
+    let installation = context.installation()?;
+    let runtime_dir = runtime_dir(context.runtime_dir.as_deref());
+    let unflushed = match args.discard_unflushed {
+        true => Unflushed::GivenUp,
+        false => Unflushed::Needed,
+    };
+    let report = disks::check(&installation, name, args.repair, (&runtime_dir, unflushed))?;
+    context.output.show(&report)?;
+    let (damage, leaks) = (
+        report.remaining(ProblemKind::Damage),
+        report.remaining(ProblemKind::Leak),
+    );
+    match (damage, leaks) {
+        (0, 0) => Ok(()),
+        (0, _) => Err(CliError {
+            code: "DiskLeaks".into(),
+            message: format!("the disk {name} has {leaks} leaks; --repair gives space back"),
+            status: 3,
+        }),
+        _ => Err(CliError {
+            code: "DiskDamaged".into(),
+            message: format!(
+                "the disk {name} is damaged in {damage} ways; the report on stdout names them"
+            ),
+            status: 2,
+        }),
+    }
+}

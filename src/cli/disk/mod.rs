@@ -1,0 +1,13 @@
+//! `sealdisk disk`.
+
+mod check;
+mod command;
+mod create;
+mod export;
+mod layers;
+mod moving;
+mod show;
+mod update;
+
+pub use command::{DiskArgs, run};
+pub use layers::{change, with_changes};

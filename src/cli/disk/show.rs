@@ -1,0 +1,82 @@
+//! What a disk is, and what happens to it: `sealdisk disk show` and `events`.
+
+use serde::Serialize;
+
+use crate::cli::{CliError, Context, Tabular};
+use attach::{KeyStatus, Offered};
+use disks::DiskView;
+use installation::envelope::ResourceKind;
+use installation::runtime_dir;
+
+/// A disk, and the key of its attach.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct AttachedDiskView {
+    #[serde(flatten)]
+    disk: DiskView,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_access: Option<KeyStatus>,
+    /// What the attach has of the host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    serving: Option<Offered>,
+}
+
+impl Tabular for DiskView {
+    const COLUMNS: &'static [&'static str] = &[
+        "name",
+        "diskState",
+        "diskSizeBytes",
+        "usedBytes",
+        "dataBytes",
+        "diskEncryptionSetId",
+        "keyUrl",
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        let set = self.encryption.disk_encryption_set_id.as_deref();
+        vec![
+            self.name.clone(),
+            self.disk_state.into(),
+            self.disk_size_bytes.to_string(),
+            self.used_bytes.to_string(),
+            self.data_bytes
+                .map_or("-".into(), |bytes| bytes.to_string()),
+            set.unwrap_or("-").into(),
+            self.encryption.key_url.clone(),
+        ]
+    }
+}
+
+/// Prints a disk with what its attach knows of its key, if there is one and it answers.
+pub(super) fn show(context: &Context, mut disk: DiskView) -> Result<(), CliError> {
+    let runtime_dir = runtime_dir(context.runtime_dir.as_deref());
+    let mut key_access = match disk.disk_state {
+        "Attached" | "SyncFailed" => attach::key_status(&runtime_dir, disk.unique_id).ok(),
+        _ => None,
+    };
+    let running = key_access.as_ref().and_then(|key| key.job.as_ref());
+    if let (Some(job), Some(running)) = (&mut disk.job, running.filter(|job| job.bytes_total > 0)) {
+        job.bytes_done = Some(running.bytes_done);
+        job.bytes_total = Some(running.bytes_total);
+    }
+    let serving = key_access.as_mut().and_then(|key| key.offered.take());
+    context.output.show(&AttachedDiskView {
+        disk,
+        key_access,
+        serving,
+    })
+}
+
+pub(super) fn show_disk(context: &Context, name: &str) -> Result<(), CliError> {
+    show(
+        context,
+        disks::show(&context.installation()?, ResourceKind::Disk, name)?,
+    )
+}
+
+pub(super) fn events(context: &Context, name: &str, follow: bool) -> Result<(), CliError> {
+    let disk = disks::show(&context.installation()?, ResourceKind::Disk, name)?;
+    let runtime_dir = runtime_dir(context.runtime_dir.as_deref());
+    let print = |line: &str| context.output.line(line);
+    Ok(attach::events(&runtime_dir, disk.unique_id, follow, print)?)
+}

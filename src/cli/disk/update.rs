@@ -1,0 +1,53 @@
+//! `sealdisk disk update`.
+
+use clap::Args;
+
+use super::show::show;
+use crate::cli::limits::LimitArgs;
+use crate::cli::{CliError, Context};
+use attach::set_limits;
+use installation::envelope::ResourceKind;
+use installation::runtime_dir;
+
+#[derive(Args)]
+pub(super) struct UpdateArgs {
+    /// The disk
+    name: String,
+    /// Wrap under the active key of this disk encryption set
+    #[arg(long, value_name = "NAME", group = "key")]
+    disk_encryption_set: Option<String>,
+    /// Wrap under the platform-managed key
+    #[arg(long, group = "key")]
+    platform_managed: bool,
+    /// The limits of the attached disk, instead of those it has
+    #[command(flatten)]
+    limits: LimitArgs,
+    /// Take every limit of the attached disk back
+    #[arg(long, conflicts_with = "limits")]
+    no_limits: bool,
+}
+
+pub(super) fn update(context: &Context, args: UpdateArgs) -> Result<(), CliError> {
+    let installation = context.installation()?;
+    let limit = args.no_limits || !args.limits.is_empty();
+    let wrap = args.platform_managed || args.disk_encryption_set.is_some();
+    if !limit && !wrap {
+        return Err(CliError::usage(
+            "nothing to update: give --disk-encryption-set, --platform-managed, limits or --no-limits",
+        ));
+    }
+    if wrap {
+        disks::update(
+            &installation,
+            ResourceKind::Disk,
+            &args.name,
+            args.disk_encryption_set.as_deref(),
+        )?;
+    }
+    let view = disks::show(&installation, ResourceKind::Disk, &args.name)?;
+    if limit {
+        let runtime_dir = runtime_dir(context.runtime_dir.as_deref());
+        set_limits(&runtime_dir, view.unique_id, &args.limits.limits())?;
+    }
+    show(context, view)
+}

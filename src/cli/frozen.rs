@@ -1,0 +1,100 @@
+//! What snapshots and images have in common: how they are shown, wrapped anew and deleted.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use indicatif::ProgressBar;
+
+use super::disk::with_changes;
+use super::progress::show_bar;
+use super::{CliError, Context};
+use disks::delete_source;
+use installation::envelope::ResourceKind;
+
+#[derive(Args)]
+pub(super) struct UpdateArgs {
+    /// Its name
+    name: String,
+    /// Wrap under the active key of this disk encryption set
+    #[arg(
+        long,
+        value_name = "NAME",
+        required_unless_present = "platform_managed"
+    )]
+    disk_encryption_set: Option<String>,
+    /// Wrap under the platform-managed key
+    #[arg(long, conflicts_with = "disk_encryption_set")]
+    platform_managed: bool,
+}
+
+#[derive(Args)]
+pub(super) struct DeleteArgs {
+    /// Its name
+    name: String,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+    /// Leave what can be merged to the next deletion of a snapshot
+    #[arg(long)]
+    no_wait: bool,
+}
+
+/// The process that has the disk attached may be in another directory.
+pub(super) fn absolute(dir: Option<PathBuf>) -> Result<Option<PathBuf>, CliError> {
+    dir.map(std::path::absolute)
+        .transpose()
+        .map_err(|e| CliError::new("FileSystem", format!("cannot find --data-dir: {e}")))
+}
+
+pub(super) fn list(context: &Context, kind: ResourceKind) -> Result<(), CliError> {
+    let views = disks::list(&context.installation()?, kind)?;
+    context.output.list(&views)
+}
+
+pub(super) fn show(context: &Context, kind: ResourceKind, name: &str) -> Result<(), CliError> {
+    let view = disks::show(&context.installation()?, kind, name)?;
+    context.output.show(&view)
+}
+
+pub(super) fn update(
+    context: &Context,
+    kind: ResourceKind,
+    args: &UpdateArgs,
+) -> Result<(), CliError> {
+    let set = args.disk_encryption_set.as_deref();
+    disks::update(&context.installation()?, kind, &args.name, set)?;
+    show(context, kind, &args.name)
+}
+
+pub(super) fn delete(
+    context: &Context,
+    kind: ResourceKind,
+    args: &DeleteArgs,
+) -> Result<(), CliError> {
+    with_changes(context, true, |changes| {
+        // A name that does not exist is said before anything is asked.
+        disks::show(changes.installation, kind, &args.name)?;
+        let question = format!("The {kind} {} will be destroyed. Continue?", args.name);
+        context.output.confirm(&question, args.yes)?;
+        delete_source(changes.installation, kind, &args.name, changes.runtime_dir)?;
+        if args.no_wait {
+            return Ok(());
+        }
+        let bar = ProgressBar::hidden();
+        let merged = changes.merge_all(&mut |done, total| {
+            if bar.is_hidden() {
+                show_bar(&bar, total);
+            }
+            bar.set_position(done);
+        });
+        bar.finish_and_clear();
+        if let Err(error) = merged {
+            // It is deleted; the rest is done by the next deletion.
+            context.output.note(&format!(
+                "note: the {kind} {} is deleted, but layers that can be merged are not yet: {error}",
+                args.name
+            ));
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,55 @@
+//! The global options, and what they mean for every command.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args};
+
+use installation::{Installation, default_state_dir};
+
+use super::{CliError, Output, OutputFormat};
+
+#[derive(Args)]
+#[command(next_help_heading = "Global options")]
+pub(super) struct GlobalArgs {
+    /// Where catalog, vaults and disks are kept [default: /var/lib/sealdisk for root, else
+    /// $XDG_STATE_HOME/sealdisk]
+    #[arg(long, global = true, env = "SEALDISK_STATE_DIR", value_name = "DIR")]
+    pub(super) state_dir: Option<PathBuf>,
+    /// A directory on a tmpfs for what attached disks must not lose when a process dies [default:
+    /// /run/sealdisk for root, else $XDG_RUNTIME_DIR/sealdisk]
+    #[arg(long, global = true, env = "SEALDISK_RUNTIME_DIR", value_name = "DIR")]
+    pub(super) runtime_dir: Option<PathBuf>,
+    /// How results and errors are printed
+    #[arg(long, short, global = true, value_enum, default_value_t = OutputFormat::Table)]
+    pub(super) output: OutputFormat,
+    /// Log more to stderr: -v information, -vv debugging, -vvv everything (RUST_LOG overrides it)
+    #[arg(long, short, global = true, action = ArgAction::Count)]
+    pub(super) verbose: u8,
+}
+
+/// What the global options say, for every command.
+pub struct Context {
+    /// Prints results in the wanted form.
+    pub output: Output,
+    /// `--runtime-dir`, when it was given.
+    pub runtime_dir: Option<PathBuf>,
+    pub(super) state_dir: Option<PathBuf>,
+}
+
+impl Context {
+    /// Opens the installation that `--state-dir` names.
+    ///
+    /// # Errors
+    /// See [`Installation::open`].
+    pub fn installation(&self) -> Result<Installation, CliError> {
+        Ok(Installation::open(&self.state_dir()?)?)
+    }
+
+    /// The directory that `--state-dir` names, or the default.
+    pub(super) fn state_dir(&self) -> Result<PathBuf, CliError> {
+        match &self.state_dir {
+            Some(dir) => Ok(dir.clone()),
+            None => Ok(default_state_dir()?),
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Remote vaults: `sealdisk keyvault connect` and `disconnect`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::cli::{CliError, Context};
+use installation::Installation;
+use installation::catalog::VaultRecord;
+
+#[derive(Args)]
+#[allow(rustdoc::bare_urls, reason = "the help text shows it as it is")]
+pub(super) struct ConnectArgs {
+    /// The name that the key vault has here
+    pub(super) name: String,
+    /// Its URL, as https://NAME.vault.azure.net or https://NAME.vault.localhost:8443
+    #[arg(long)]
+    url: String,
+    /// The certificates (PEM) that alone vouch for it, instead of those that this system trusts
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(super) struct DisconnectArgs {
+    /// The key vault
+    pub(super) name: String,
+}
+
+/// Longest CA file that is read: hundreds of certificates.
+const CA_LIMIT: u64 = 1 << 20;
+
+pub(super) fn connect(
+    installation: &Installation,
+    args: ConnectArgs,
+) -> Result<VaultRecord, CliError> {
+    let ca = args.ca_file.map(read_ca).transpose()?;
+    Ok(installation.connect_vault(&args.name, &args.url, ca)?)
+}
+
+pub(super) fn disconnect(
+    context: &Context,
+    installation: &Installation,
+    args: &DisconnectArgs,
+) -> Result<(), CliError> {
+    installation.disconnect_vault(&args.name, disks::reconcile)?;
+    context.output.note(&format!(
+        "the key vault '{}' is not known here any more",
+        args.name
+    ));
+    Ok(())
+}
+
+fn read_ca(path: PathBuf) -> Result<String, CliError> {
+    let fail = |e: &dyn std::fmt::Display| {
+        CliError::usage(format!("cannot read the CA file {}: {e}", path.display()))
+    };
+    let size = std::fs::metadata(&path).map_err(|e| fail(&e))?.len();
+    if size > CA_LIMIT {
+        return Err(fail(&"it is larger than 1 MiB"));
+    }
+    std::fs::read_to_string(&path).map_err(|e| fail(&e))
+}

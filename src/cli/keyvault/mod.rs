@@ -1,0 +1,12 @@
+//! `sealdisk keyvault`.
+
+mod command;
+mod connect;
+mod due;
+mod hsm;
+mod lifecycle;
+mod master;
+mod serve;
+mod view;
+
+pub use command::{KeyvaultArgs, run};

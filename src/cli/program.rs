@@ -1,0 +1,259 @@
+//! The program: takes the command line apart, and runs one command.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::sync::LazyLock;
+
+use clap::builder::Resettable;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use installation::platform_notice;
+use keys::{crypto_module, harden_process, require_module};
+
+use super::global::{Context, GlobalArgs};
+use super::{
+    CliError, Output, OutputFormat, attach, audit, backup, catalog, completions, des, disk,
+    identity, image, keyvault, named, snapshot,
+};
+
+/// The version, and by which module keys are made and used.
+static VERSION: LazyLock<String> =
+    LazyLock::new(|| format!("{} ({})", env!("CARGO_PKG_VERSION"), crypto_module()));
+
+#[derive(Parser)]
+#[command(
+    name = "sealdisk",
+    version,
+    long_version = VERSION.as_str(),
+    about = "Encrypted disks for virtual machines, under keys that a key vault decides about",
+    max_term_width = 100,
+    after_help = "Example:
+  sealdisk keyvault create myvault
+  sealdisk keyvault key create mykey --vault-name myvault --kty RSA --size 3072
+  sealdisk disk-encryption-set create myset --key-url https://myvault.vault.localhost/keys/mykey
+  sealdisk disk create mydisk --size 10GiB --disk-encryption-set myset"
+)]
+struct Cli {
+    #[command(flatten)]
+    global: GlobalArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Manage key vaults, their keys and who may use them
+    Keyvault(keyvault::KeyvaultArgs),
+    /// Manage disk encryption sets: which key encrypts disks, in whose name
+    DiskEncryptionSet(des::DesArgs),
+    /// Manage the identities that a served key vault knows
+    Identity(identity::IdentityArgs),
+    /// Look at the audit logs, verify that nobody tampered with them, and export them
+    Audit(audit::AuditArgs),
+    /// Back up vaults, sets, identities and logs, look at a backup, and bring it back
+    Backup(backup::BackupArgs),
+    /// Make the list of vaults, sets and disks again when it is lost
+    Catalog(catalog::CatalogArgs),
+    /// Manage encrypted disks
+    Disk(disk::DiskArgs),
+    /// Manage snapshots of disks
+    Snapshot(snapshot::SnapshotArgs),
+    /// Manage images, of which disks are made at once
+    Image(image::ImageArgs),
+    /// Serve a disk to a virtual machine over vhost-user
+    Attach(attach::AttachArgs),
+    /// Serve the queues of one disk; started by `attach`
+    #[command(hide = true)]
+    DataPlane(attach::DataPlaneArgs),
+    /// Print the completion script of a shell
+    Completions(completions::CompletionsArgs),
+}
+
+/// Parses the arguments and runs one command.
+pub fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    if attach::wants_capabilities(&arguments) {
+        return match attach::print_capabilities(&Output::new(OutputFormat::Json)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => ExitCode::from(error.status),
+        };
+    }
+    let cli = match parse(&arguments) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error, &arguments),
+    };
+    start_log(cli.global.verbose);
+    log::info!("sealdisk {}", *VERSION);
+    let context = Context {
+        output: Output::new(cli.global.output),
+        runtime_dir: cli.global.runtime_dir,
+        state_dir: cli.global.state_dir,
+    };
+    // That one is confined by now: it can look at no file, and has nothing to tell anybody.
+    let is_confined = matches!(cli.command, Command::DataPlane(_));
+    match harden_process()
+        .map_err(|e| CliError::new("Hardening", e.to_string()))
+        .and_then(|()| require_module().map_err(|e| CliError::new("Module", e.to_string())))
+        .and_then(|()| dispatch(&context, cli.command))
+    {
+        Ok(()) if is_confined => ExitCode::SUCCESS,
+        Ok(()) => {
+            let said = context
+                .state_dir()
+                .ok()
+                .and_then(|dir| platform_notice(&dir));
+            if let Some(said) = said {
+                context.output.note(&said);
+            }
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            context.output.error(&error);
+            ExitCode::from(error.status)
+        }
+    }
+}
+
+fn dispatch(context: &Context, command: Command) -> Result<(), CliError> {
+    match command {
+        Command::Keyvault(args) => keyvault::run(context, args),
+        Command::DiskEncryptionSet(args) => des::run(context, args),
+        Command::Identity(args) => identity::run(context, args),
+        Command::Audit(args) => audit::run(context, args),
+        Command::Backup(args) => backup::run(context, args),
+        Command::Catalog(args) => catalog::run(context, &args),
+        Command::Disk(args) => disk::run(context, args),
+        Command::Snapshot(args) => snapshot::run(context, args),
+        Command::Image(args) => image::run(context, args),
+        Command::Attach(args) => attach::run(context, args),
+        Command::DataPlane(args) => attach::run_data_plane(context, args),
+        Command::Completions(args) => completions::run(context, &args, Cli::command()),
+    }
+}
+
+fn parse(arguments: &[OsString]) -> Result<Cli, clap::Error> {
+    let parsed = |commands: clap::Command| {
+        let arguments = named::positional(named::with_option(commands.clone()), arguments)?;
+        Cli::from_arg_matches(&commands.try_get_matches_from(arguments)?)
+    };
+    parsed(Cli::command()).map_err(|error| {
+        // The line of usage of an error has all options that have a value, those from the environment
+        // too, as if they had to be given: it is made without them.
+        match parsed(without_environment(Cli::command())) {
+            Err(without) if without.kind() == error.kind() => without,
+            _ => error,
+        }
+    })
+}
+
+/// The commands with no option that the environment gives.
+fn without_environment(commands: clap::Command) -> clap::Command {
+    let commands = commands.mut_args(|arg| arg.env(Resettable::Reset));
+    commands.mut_subcommands(without_environment)
+}
+
+/// Prints help and version as asked, and arguments that make no sense as an error of status 2.
+fn usage(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
+    if error.use_stderr() && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let format = match wants_json(arguments) {
+            true => OutputFormat::Json,
+            false => OutputFormat::Table,
+        };
+        let message = one_line(&error.render().to_string());
+        Output::new(format).error(&CliError::usage(message));
+    } else {
+        // A closed stdout or stderr leaves nobody to tell.
+        let _ = error.print();
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+/// What clap says in paragraphs (what is wrong, tips, usage, a pointer to --help) as one line.
+fn one_line(text: &str) -> String {
+    let text = text.strip_prefix("error: ").unwrap_or(text);
+    let lines = text.lines().map(str::trim);
+    let said: Vec<&str> = lines
+        .filter(|line| !line.is_empty() && !line.starts_with("For more information"))
+        .collect();
+    said.join(" ")
+        .replace(" Usage: ", "; usage: ")
+        .replace(" tip: ", "; tip: ")
+}
+
+/// The arguments could not be parsed, so this only looks for the option.
+fn wants_json(arguments: &[OsString]) -> bool {
+    let joined = ["-ojson", "-o=json", "--output=json"];
+    arguments.iter().any(|a| joined.iter().any(|j| a == j))
+        || arguments
+            .windows(2)
+            .any(|pair| (pair[0] == "-o" || pair[0] == "--output") && pair[1] == "json")
+}
+
+fn start_log(verbose: u8) {
+    let level = match verbose {
+        0 => "warn",
+        1 => "info",
+        2 => "debug",
+        _ => "trace",
+    };
+    let environment = env_logger::Env::default().default_filter_or(level);
+    // virtio_queue logs an error of its own for much that a guest can do wrong, as often as it does;
+    // the data plane says the same things, but not without end.
+    // Initialising fails only when a logger is set already, which then logs.
+    let _ = env_logger::Builder::from_env(environment)
+        .filter_module("virtio_queue", log::LevelFilter::Off)
+        .try_init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_argument_definitions_are_consistent() {
+        Cli::command().debug_assert();
+        named::with_option(Cli::command()).debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_an_example() {
+        fn check(command: &clap::Command, path: &str) {
+            for sub in command.get_subcommands().filter(|c| !c.is_hide_set()) {
+                let path = format!("{path} {}", sub.get_name());
+                if sub.get_subcommands().next().is_none() {
+                    let help = sub.get_after_help().map(ToString::to_string);
+                    let has_example = help.is_some_and(|h| h.contains(&path));
+                    assert!(has_example, "`{path}` has no example in its help");
+                }
+                check(sub, &path);
+            }
+        }
+        check(&Cli::command(), "sealdisk");
+    }
+
+    #[test]
+    fn a_usage_error_is_one_line_that_names_what_is_missing() {
+        let parsed = Cli::try_parse_from(["sealdisk", "keyvault", "key", "create", "k"]);
+        let line = one_line(&parsed.err().unwrap().render().to_string());
+        assert!(
+            line.contains("not provided: --vault-name <VAULT_NAME>; usage: sealdisk"),
+            "{line}"
+        );
+        assert!(!line.contains('\n'));
+        let parsed = Cli::try_parse_from(["sealdisk", "keyvault", "lits"]);
+        let line = one_line(&parsed.err().unwrap().render().to_string());
+        assert!(
+            line.starts_with("unrecognized subcommand 'lits'; tip: "),
+            "{line}"
+        );
+    }
+
+    #[test]
+    fn json_is_recognised_in_arguments_that_do_not_parse() {
+        let args = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
+        assert!(wants_json(&args("sealdisk disk bogus -o json")));
+        assert!(wants_json(&args("sealdisk --output=json disk")));
+        assert!(!wants_json(&args("sealdisk disk json -o table")));
+    }
+}
