@@ -62,6 +62,47 @@ fn a_flood_of_lines_does_not_keep_the_key() {
     flood.join().unwrap();
 }
 
+/// A message in its frame.
+fn frame(json: &str) -> String {
+    format!("{:05} {json}\n", json.len())
+}
+
+#[test]
+fn an_event_that_no_version_has_is_refused_by_name() {
+    let customer = Customer::new(4 * MIB);
+    let mut daemon = customer.attach(FAIL);
+    customer.wait_served();
+    let event = frame(r#"{"event":"on-\u001b[2Jfire"}"#);
+    voice(&daemon).write_all(event.as_bytes()).unwrap();
+    customer.enable(false);
+    customer.wait_stopped();
+    assert!(daemon.terminate().success(), "{}", daemon.log());
+    let log = daemon.log();
+    assert!(log.contains("unknown variant `on-[2Jfire`"), "{log}");
+}
+
+#[test]
+fn an_answer_that_nobody_asked_for_is_the_data_planes_end() {
+    let customer = Customer::new(4 * MIB);
+    let daemon = customer.attach(FAIL);
+    customer.wait_served();
+    let pid = daemon.data_plane();
+    let answer = frame(r#"{"reply":{"number":1,"reply":"key-destroyed"}}"#);
+    voice(&daemon).write_all(answer.as_bytes()).unwrap();
+    wait_killed(&daemon, pid);
+}
+
+fn wait_killed(daemon: &Daemon, pid: u32) {
+    let end = Instant::now() + PATIENCE;
+    while alive(pid) {
+        assert!(Instant::now() < end, "it goes on");
+        thread::sleep(Duration::from_millis(5));
+    }
+    // It is told before it is killed.
+    let log = daemon.log();
+    assert!(log.contains("says what none does"), "{log}");
+}
+
 #[test]
 fn a_line_without_an_end_is_the_data_planes_end() {
     let customer = Customer::new(4 * MIB);
@@ -69,15 +110,6 @@ fn a_line_without_an_end_is_the_data_planes_end() {
     customer.wait_served();
     let (pid, mut voice) = (daemon.data_plane(), voice(&daemon));
     let flood = thread::spawn(move || while voice.write_all(&[b'x'; 4096]).is_ok() {});
-    let end = Instant::now() + PATIENCE;
-    while alive(pid) {
-        assert!(Instant::now() < end, "it goes on");
-        thread::sleep(Duration::from_millis(5));
-    }
+    wait_killed(&daemon, pid);
     flood.join().unwrap();
-    assert!(
-        daemon.log().contains("says what none does"),
-        "{}",
-        daemon.log()
-    );
 }

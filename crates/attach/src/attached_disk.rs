@@ -10,12 +10,11 @@ use uuid::Uuid;
 
 use disks::{self, Disk, DiskError, NewLayers, SwapVolume, Unattached};
 use installation::envelope::{FailedSync, HeaderKey, HeaderPayload, LayerRecord, SyncedFile};
-use protocol::DiskFiles;
+use protocol::{Commands, DiskFiles};
 use volume::RuntimeMap;
 use volume::pipeline::PipelineError;
 use volume::store::LayerFile;
 
-use super::commands::Commands;
 use super::stack_of;
 
 /// An attached disk, of which one thing is changed at a time.
@@ -83,7 +82,7 @@ impl AttachedDisk {
         match self.commands.resize(header.size) {
             // The next attach serves what the header says.
             Err(_) if self.commands.has_ended() => {}
-            resized => resized?,
+            resized => resized.map_err(|e| e.to_string())?,
         }
         now.size = header.size;
         Ok(())
@@ -202,8 +201,8 @@ impl AttachedDisk {
             (now.top, now.runtime, now.key, now.claim) = (top.id, runtime, key, kept);
         }
         self.commands
-            .restack(&stack_of(header)?, &files, deks)
-            .map_err(|why| self.failed(why))
+            .swap_volume(stack_of(header)?, &files, deks)
+            .map_err(|why| self.failed(why.to_string()))
     }
 }
 
@@ -223,7 +222,7 @@ impl SwapVolume for &AttachedDisk {
         }
         drop(now);
         self.commands
-            .freeze()
+            .quiesce()
             .map_err(|why| self.failed(format!("it is not quiesced, and its guest goes on: {why}")))
     }
 
@@ -238,7 +237,7 @@ impl SwapVolume for &AttachedDisk {
     }
 
     fn resume(&mut self) {
-        if let Err(why) = self.commands.thaw() {
+        if let Err(why) = self.commands.resume() {
             log::error!("the data plane does not resume: {why}");
             self.end();
         }

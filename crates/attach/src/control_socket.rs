@@ -23,11 +23,10 @@ use disks::{Applied, Disk, DiskError, LayerOp};
 use installation::Installation;
 use installation::files::bind_private;
 use keys::with_wiped_stack;
-use protocol::Limits;
+use protocol::{Commands, Limits};
 
 use super::AttachError;
 use super::attached_disk::AttachedDisk;
-use super::commands::Commands;
 use super::error::Refusal;
 use super::event_hub::{EventHub, Line};
 use super::jobs::Jobs;
@@ -190,7 +189,7 @@ fn serve_client(mut client: UnixStream, handles: &Handles) -> io::Result<()> {
     let mut line = String::new();
     BufReader::new(Read::by_ref(&mut client).take(MAX_LINE)).read_line(&mut line)?;
     match serde_json::from_str(&line) {
-        Ok(Request::Limits(limits)) => match commands.limits(&limits) {
+        Ok(Request::Limits(limits)) => match commands.set_limits(limits) {
             Ok(()) => reply(&mut client, &Reply::Ok(())),
             Err(error) => reply::<()>(&mut client, &Reply::Error(error.to_string())),
         },

@@ -8,9 +8,8 @@ use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
 
-use protocol::{CONTROL_FD, SOCKET_FD};
+use protocol::{CONTROL_FD, Commands, Messages, SOCKET_FD};
 
-use super::commands::Commands;
 use super::{AttachError, Socket};
 
 /// How long the data plane may take to take a command, and to end after it closed its socket.
@@ -65,13 +64,17 @@ impl DataPlane {
 
     /// For commands, from now on.
     pub(super) fn commands(&self) -> Result<Commands, AttachError> {
-        let fail = process("duplicate the data plane's socket");
-        self.control.try_clone().map(Commands::new).map_err(fail)
+        Ok(Commands::new(self.duplicate()?)?)
     }
 
-    /// Where it answers, a line at a time. Becomes readable when it ends, too.
-    pub(super) fn answers(&self) -> &UnixStream {
-        &self.control
+    /// What it says.
+    pub(super) fn messages(&self) -> Result<Messages, AttachError> {
+        Ok(Messages::new(self.duplicate()?))
+    }
+
+    fn duplicate(&self) -> Result<UnixStream, AttachError> {
+        let fail = process("duplicate the data plane's socket");
+        self.control.try_clone().map_err(fail)
     }
 
     /// Ends it at once. What it had completed is kept by the runtime map.

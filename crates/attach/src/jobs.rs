@@ -12,10 +12,9 @@ use disks::{self, Disk, DiskError, LayerOp};
 use installation::Installation;
 use installation::envelope::{Header, Job};
 use keys::with_wiped_stack;
-use protocol::{CopyProgress, CopyRequest, CopyState};
+use protocol::{Commands, CopyProgress, CopyRequest, CopyState, ProtocolError};
 
 use super::attached_disk::AttachedDisk;
-use super::commands::Commands;
 use super::event_hub::EventHub;
 use super::status::JobStatus;
 
@@ -98,7 +97,7 @@ impl Work {
             Some(_) => self.authentic_header()?,
             None => {
                 if self.event_hub.set_job(None).is_some() {
-                    self.told(self.commands.copy_stop())?;
+                    self.told(self.commands.stop_copy_up())?;
                 }
                 return Ok(Next::Rest);
             }
@@ -108,14 +107,14 @@ impl Work {
         };
         self.show(job, None);
         if job.paused {
-            self.told(self.commands.copy_stop())?;
+            self.told(self.commands.stop_copy_up())?;
             return Ok(Next::Rest);
         }
         let request = CopyRequest {
             drop: disks::layers_to_drop(&header, job)?,
             rate: job.rate,
         };
-        self.told(self.commands.copy(&request))?;
+        self.told(self.commands.start_copy_up(request))?;
         match self.watch(job, woken)? {
             CopyState::Done => {
                 let _turn = self.attached_disk.changing();
@@ -141,7 +140,7 @@ impl Work {
     /// Waits for the end of the copy, or until woken.
     fn watch(&self, job: &Job, woken: &Receiver<()>) -> Result<CopyState, DiskError> {
         loop {
-            let progress = self.told(self.commands.progress())?;
+            let progress = self.told(self.commands.copy_up_progress())?;
             self.show(job, Some(&progress));
             if progress.state != CopyState::Running || woken.recv_timeout(LOOK).is_ok() {
                 return Ok(progress.state);
@@ -172,14 +171,14 @@ impl Work {
             paused: job.paused,
             bytes_done,
             bytes_total,
-            error: progress.and_then(|progress| progress.error.clone()),
+            error: progress.and_then(|progress| progress.error.clone().map(String::from)),
         }));
     }
 
-    fn told<T>(&self, result: Result<T, String>) -> Result<T, DiskError> {
+    fn told<T>(&self, result: Result<T, ProtocolError>) -> Result<T, DiskError> {
         result.map_err(|why| DiskError::Attached {
             name: self.disk.name().into(),
-            why,
+            why: why.to_string(),
         })
     }
 }

@@ -15,10 +15,8 @@
 //! one, so a crash between the two loses nothing. `disks/session.rs` has what the header says from then
 //! on, and when that ends. The claim is kept until then, so that nobody else begins in between.
 
-mod answers;
 mod attached_disk;
 mod checker;
-mod commands;
 mod control_socket;
 mod data_plane;
 mod error;
@@ -50,7 +48,8 @@ use installation::envelope::{
 use installation::{Installation, files, goes_at_logout, runtime_map};
 use keys::{DekStack, harden_process, with_wiped_stack};
 use protocol::{
-    Discard, DiskFiles, Limits, OnFull, Setup, Stack, StackLayer, send_setup, signal_pipe,
+    Commands, Discard, DiskFiles, Limits, OnFull, ProtocolError, Setup, Stack, StackLayer,
+    signal_pipe,
 };
 use volume::pipeline::PipelineError;
 use volume::store::LayerFile;
@@ -58,7 +57,6 @@ use volume::{CacheMode, Geometry, RuntimeMap, check_data_file};
 
 use attached_disk::{AttachedDisk, Now};
 use checker::Checker;
-use commands::Commands;
 use control_socket::{ControlSocket, Handles};
 use data_plane::DataPlane;
 use event_hub::EventHub;
@@ -78,6 +76,8 @@ pub use status::{
 
 /// How long a disk that is in use is waited for.
 const CLAIM_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a data plane may take to start and to say which protocol it speaks, on a busy host.
+const GREETING_PATIENCE: Duration = Duration::from_secs(60);
 
 /// What is to be attached, and how.
 pub struct AttachRequest {
@@ -418,9 +418,9 @@ impl Served {
             memory_bytes: give.setup.memory,
         };
         // Whoever has a command for the data plane waits until that has its setup.
-        let mut to_data_plane = commands.lock();
+        let opening = commands.open();
         let guard = Guard::new(self.options, give.key_url.clone(), Moment::now());
-        let supervision = self.supervision(
+        let mut supervision = self.supervision(
             guard,
             (data_plane, socket, offered),
             commands,
@@ -447,9 +447,19 @@ impl Served {
         control
             .serve(Arc::new(handles))
             .map_err(data_plane::process("serve the control socket"))?;
+        let greeted = watched.messages.greet(Instant::now() + GREETING_PATIENCE);
+        let version = match greeted {
+            Err(ProtocolError::Ended(_)) => {
+                let status = supervision.hands.data_plane.wait()?;
+                return Err(AttachError::DiedEarly(status));
+            }
+            greeted => greeted?,
+        };
+        log::debug!("the data plane and this use protocol {version}");
         record(&installation, &disk, Operation::HandOver, &give.key_url)
             .map_err(AttachError::Audit)?;
-        send_setup(&mut to_data_plane, &give.setup, &give.files, &give.deks).map_err(|error| {
+        let given = opening.serve(give.setup, &give.files, &give.deks);
+        given.map_err(|error| {
             // It may have said why it ended.
             match watched.last_words() {
                 Some(why) => AttachError::Refused(why),

@@ -13,14 +13,12 @@ use uuid::Uuid;
 
 use installation::envelope::SyncedFile;
 use protocol::{
-    DESTROYED, FRONTEND_MEMORY, FrontendMemory, MEMORY_NOT_SHARED, NOT_RESTORED, OnRevoke, READY,
-    REFUSED, RESTORED, STORAGE_FULL, STORAGE_OK, SYNC_FAILED, Waiter,
+    CommandKind, Commands, Event as DataPlaneEvent, FrontendMemory, Heard, Message, Messages,
+    OnRevoke, ProtocolError, Reply, Waiter,
 };
 use vault::audit::Space;
 
-use super::answers::{Answers, Heard};
 use super::checker::Checker;
-use super::commands::Commands;
 use super::data_plane::{DataPlane, process};
 use super::event_hub::EventHub;
 use super::guard::{Guard, Hands, LayerKeys, Moment, News};
@@ -71,7 +69,7 @@ pub(super) struct Supervision {
 /// What the supervision waits for.
 pub(super) struct Watched {
     waiter: Waiter,
-    answers: Answers,
+    pub(super) messages: Messages,
     signals: UnixStream,
 }
 
@@ -80,12 +78,14 @@ impl Watched {
     pub(super) fn last_words(&mut self) -> Option<String> {
         let mut said = None;
         loop {
-            match self.answers.take() {
-                Heard::Lines(lines) if !lines.is_empty() => {
-                    let mut refused = lines.iter().filter_map(|line| line.strip_prefix(REFUSED));
-                    said = refused.next_back().map(str::to_owned).or(said);
+            let messages = match self.messages.take() {
+                Heard::Messages(messages) if !messages.is_empty() => messages,
+                Heard::Messages(_) | Heard::End | Heard::Endless => return said,
+            };
+            for message in messages {
+                if let Message::Event(DataPlaneEvent::Failed { why }) = message {
+                    said = Some(why.into());
                 }
-                Heard::Lines(_) | Heard::End | Heard::Nonsense => return said,
             }
         }
     }
@@ -111,13 +111,13 @@ impl Hands for Attached {
 
     fn destroy(&mut self, mode: OnRevoke) {
         // A data plane that cannot be told is at its end, and its key with it.
-        if let Err(error) = self.commands.revoke(mode) {
+        if let Err(error) = self.commands.revoke_key(mode) {
             log::warn!("the data plane cannot be told to destroy its key: {error}");
         }
     }
 
     fn restore(&mut self, keys: &LayerKeys) {
-        if let Err(error) = self.commands.restore(keys) {
+        if let Err(error) = self.commands.restore_key(keys.layers.clone(), &keys.deks) {
             log::warn!("the data plane cannot be given its key: {error}");
         }
     }
@@ -187,16 +187,16 @@ impl Supervision {
     /// # Errors
     /// [`AttachError::Process`].
     pub(super) fn watch(&self, signals: &UnixStream) -> Result<Watched, AttachError> {
+        let messages = self.hands.data_plane.messages()?;
         let watched = || {
             let waiter = Waiter::new()?;
-            let answers = self.hands.data_plane.answers().try_clone()?;
             let signals = signals.try_clone()?;
-            waiter.watch(&answers, CONTROL)?;
+            waiter.watch(&messages, CONTROL)?;
             waiter.watch(&signals, SIGNAL)?;
             waiter.watch(self.hands.checker.news(), FINDING)?;
             Ok(Watched {
                 waiter,
-                answers: Answers::new(answers),
+                messages,
                 signals,
             })
         };
@@ -209,7 +209,7 @@ impl Supervision {
         let fail = process("watch the data plane");
         let Watched {
             waiter,
-            mut answers,
+            mut messages,
             signals,
         } = watched;
         let (mut reason, mut low) = (None, false);
@@ -227,7 +227,7 @@ impl Supervision {
                     }
                     self.watch_space(&mut low);
                 }
-                Some(_) if !self.listen(&mut answers, &mut reason) => break,
+                Some(_) if !self.listen(&mut messages, &mut reason) => break,
                 Some(_) | None => {}
             }
             self.guard.tick(Moment::now(), &mut self.hands);
@@ -255,85 +255,113 @@ impl Supervision {
             code: "AuditSpaceLow".into(),
             message: space.warning(&self.state_dir),
         });
-        let news = self.guard.news(event, OffsetDateTime::now_utc(), reason);
-        self.hands.tell(news);
+        self.tell(event, reason);
     }
 
     /// Takes what the data plane says. Whether it goes on.
-    fn listen(&mut self, answers: &mut Answers, reason: &mut Option<String>) -> bool {
-        match answers.take() {
-            Heard::Lines(lines) => {
-                lines.iter().for_each(|line| self.answered(line, reason));
-                true
+    fn listen(&mut self, messages: &mut Messages, reason: &mut Option<String>) -> bool {
+        let heard = match messages.take() {
+            Heard::Messages(heard) => heard,
+            Heard::End => return false,
+            Heard::Endless => {
+                self.kill_captured("a message that does not end");
+                return false;
             }
-            Heard::End => false,
-            Heard::Nonsense => {
-                log::error!(
-                    "the data plane of the disk {} says what none does, so it is killed: a guest may \
-                     have taken it over",
-                    self.hands.name
-                );
-                self.hands.data_plane.kill();
-                false
+        };
+        for message in heard {
+            match message {
+                Message::Event(event) => self.happened(event, reason),
+                Message::Reply { number, reply } => {
+                    if let Err(error) = self.answered(number, reply, reason) {
+                        self.kill_captured(&error.to_string());
+                        return false;
+                    }
+                }
             }
+        }
+        true
+    }
+
+    fn kill_captured(&mut self, said: &str) {
+        log::error!(
+            "the data plane of the disk {} says what none does, so it is killed: a guest may have taken \
+             it over ({said})",
+            self.hands.name
+        );
+        self.hands.data_plane.kill();
+    }
+
+    /// Takes the answer to a command.
+    ///
+    /// # Errors
+    /// [`ProtocolError::Unasked`].
+    fn answered(
+        &mut self,
+        number: u64,
+        reply: Reply,
+        reason: &mut Option<String>,
+    ) -> Result<(), ProtocolError> {
+        let (now, hands) = (Moment::now(), &mut self.hands);
+        match hands.commands.answered(number, reply)? {
+            Some((_, Reply::Serving)) => self.publish(reason),
+            Some((_, Reply::KeyDestroyed)) => self.guard.destroyed(now, hands),
+            Some((_, Reply::KeyRestored)) => self.guard.restored(now, hands),
+            Some((CommandKind::RestoreKey, Reply::Refused { why })) => {
+                self.guard.not_restored(why.as_str(), now, hands);
+            }
+            Some((command, Reply::Refused { why })) => {
+                log::warn!("the data plane refuses a command ({command}): {why}");
+            }
+            Some(_) | None => {}
+        }
+        Ok(())
+    }
+
+    /// Lets guests connect: the data plane serves them.
+    fn publish(&mut self, reason: &mut Option<String>) {
+        if let Err(error) = self.socket.publish() {
+            *reason = Some(error.to_string());
+            self.hands.end();
+            return;
+        }
+        self.served = true;
+        self.tell(EventKind::Attached, None);
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    }
+
+    /// Takes what the data plane says unasked.
+    fn happened(&mut self, event: DataPlaneEvent, reason: &mut Option<String>) {
+        match event {
+            DataPlaneEvent::FrontendMemory(memory) => self.look_at_memory(&memory),
+            DataPlaneEvent::MemoryNotShared => self.tell_not_shared(),
+            DataPlaneEvent::StorageFull => self.tell(EventKind::StorageFull, None),
+            DataPlaneEvent::StorageOk => self.tell(EventKind::StorageOk, None),
+            DataPlaneEvent::SyncFailed { file, why } => self.sync_failed(file, why.as_str()),
+            DataPlaneEvent::Failed { why } => *reason = Some(why.into()),
         }
     }
 
-    fn answered(&mut self, line: &str, reason: &mut Option<String>) {
-        if let Some(json) = line.strip_prefix(FRONTEND_MEMORY) {
-            return self.look_at_memory(json);
-        } else if line == MEMORY_NOT_SHARED {
-            return self.tell_not_shared();
-        }
-        let (now, hands) = (Moment::now(), &mut self.hands);
-        if line == READY {
-            if let Err(error) = self.socket.publish() {
-                *reason = Some(error.to_string());
-                hands.end();
-                return;
-            }
-            self.served = true;
-            hands.tell(self.guard.news(EventKind::Attached, now.time, None));
-            let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-        } else if line == STORAGE_FULL {
-            hands.tell(self.guard.news(EventKind::StorageFull, now.time, None));
-        } else if line == STORAGE_OK {
-            hands.tell(self.guard.news(EventKind::StorageOk, now.time, None));
-        } else if let Some(what) = line.strip_prefix(SYNC_FAILED) {
-            let (file, why) = what.split_once(' ').unwrap_or((what, ""));
-            let file = match file {
-                "map" => SyncedFile::Map,
-                _ => SyncedFile::Data,
-            };
-            self.failed_sync = Some(file);
-            hands.marker.put(file, why);
-            let reason = Reason {
-                code: "SyncFailed".into(),
-                message: format!("{file}: {why}"),
-            };
-            hands.tell(
-                self.guard
-                    .news(EventKind::SyncFailed, now.time, Some(reason)),
-            );
-        } else if line == DESTROYED {
-            self.guard.destroyed(now, hands);
-        } else if line == RESTORED {
-            self.guard.restored(now, hands);
-        } else if let Some(why) = line.strip_prefix(NOT_RESTORED) {
-            self.guard.not_restored(why, now, hands);
-        } else if let Some(text) = line.strip_prefix(REFUSED) {
-            *reason = Some(text.to_owned());
-        } else {
-            hands.commands.answered(line);
-        }
+    fn sync_failed(&mut self, file: protocol::SyncedFile, why: &str) {
+        let file = match file {
+            protocol::SyncedFile::Data => SyncedFile::Data,
+            protocol::SyncedFile::Map => SyncedFile::Map,
+        };
+        self.failed_sync = Some(file);
+        self.hands.marker.put(file, why);
+        let reason = Reason {
+            code: "SyncFailed".into(),
+            message: format!("{file}: {why}"),
+        };
+        self.tell(EventKind::SyncFailed, Some(reason));
+    }
+
+    fn tell(&mut self, event: EventKind, reason: Option<Reason>) {
+        let news = self.guard.news(event, Moment::now().time, reason);
+        self.hands.tell(news);
     }
 
     /// Ends the connection of a frontend that has the guest's memory mapped for itself alone.
-    fn look_at_memory(&mut self, json: &str) {
-        let memory: FrontendMemory = match serde_json::from_str(json) {
-            Ok(memory) => memory,
-            Err(error) => return log::warn!("the frontend's memory is not known: {error}"),
-        };
+    fn look_at_memory(&mut self, memory: &FrontendMemory) {
         if !memory.is_private() {
             return;
         }
@@ -352,9 +380,7 @@ impl Supervision {
             code: "MemoryNotShared".into(),
             message: NOT_SHARED.into(),
         };
-        let event = EventKind::MemoryNotShared;
-        let news = self.guard.news(event, Moment::now().time, Some(reason));
-        self.hands.tell(news);
+        self.tell(EventKind::MemoryNotShared, Some(reason));
     }
 
     /// After the end of the data plane: with it its DEK is gone, if it still had it.

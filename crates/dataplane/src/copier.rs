@@ -5,8 +5,8 @@
 //! any kind finds what is left by it. The thread has ciphers of its own while it works and leaves none
 //! behind; a revoked key ends it before anything else of the key is destroyed.
 //!
-//! It uses the volume that it began with. So it is stopped before that is exchanged for another, and
-//! begun again afterwards where the copy is still to be done (the disk has grown, or was thawed).
+//! It uses the volume that it began with. So it is stopped before that is swapped for another, and
+//! begun again afterwards where the copy is still to be done (the disk has grown, or was resumed).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use keys::units::BLOCK_SIZE;
 use keys::{ROOMY_STACK, spawn_with_keys};
-use protocol::{CopyProgress, CopyRequest, CopyState};
+use protocol::{CopyProgress, CopyRequest, CopyState, Line};
 use volume::pipeline::{DiskIo, PipelineError};
 use volume::{Lack, Run, Volume, VolumeError};
 
@@ -157,7 +157,7 @@ fn work(
         Err(Ended::Failed(error)) => {
             log::warn!("copying up into the top layer has failed: {error}");
             progress.state = CopyState::Failed;
-            progress.error = Some(error);
+            progress.error = Some(error.into());
         }
     }
 }
@@ -299,6 +299,7 @@ impl<'a> Copy<'a> {
             std::process::exit(1);
         }
         let HeldUp(error) = error.into();
+        let error = Line::from(error);
         let known = lock(self.progress).error.replace(error.clone());
         if known.as_ref() != Some(&error) {
             log::warn!("copying up into the top layer is held up: {error}; it is tried again");

@@ -1,18 +1,13 @@
-//! Standing still, and going on with another stack.
+//! Quiescing, and going on with another stack.
 
-use std::io::Write;
-use std::os::unix::net::UnixStream;
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
-use protocol::{
-    COPY_STOPPED, ControlCommand, CopyRequest, DESTROYED, Discard, FROZEN, NOT_COPYING, NOT_FROZEN,
-    NOT_RESIZED, NOT_RESTACKED, NOT_RESTORED, RESTACKED, THAWED, receive_command, receive_stack,
-};
+use protocol::{Cargo, Command, CopyRequest, DataPlaneEnd, Discard, Received, Reply, Stack};
 
 use super::FrontendError;
 use super::handler::BlockHandler;
-use super::serve::{Server, open_to_flush};
+use super::serve::{Server, next_command, open_to_flush};
 use super::shared::{Extent, Shared};
 use super::standing::Standing;
 
@@ -22,9 +17,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// holds.
 const RELEASE: Duration = Duration::from_secs(1);
 /// Why a command is refused meanwhile.
-const STANDS_STILL: &str = "the disk stands still while its layers are changed";
+const IS_QUIESCED: &str = "the disk is quiesced while its layers are changed";
 
-/// A disk that stands still.
+/// A disk that is quiesced.
 struct Frozen<'a> {
     /// Held for as long, so that messages of the frontend wait, which would wait for the queues.
     _handler: MutexGuard<'a, BlockHandler>,
@@ -36,37 +31,38 @@ struct Frozen<'a> {
 /// How it goes on.
 enum GoesOn {
     AsBefore(Option<CopyRequest>),
-    Restacked,
-    /// Not at all: the control process is gone.
+    Swapped,
+    /// Not at all: the attach process is gone.
     Ended,
 }
 
 impl Server {
-    /// Freezes the disk, and obeys until it is told how to go on. Whether it does.
-    pub(super) fn freeze(&mut self, control: &UnixStream) -> bool {
+    /// Quiesces the disk, which answers the command of that number, and obeys until it is told how to go on.
+    /// Whether it does.
+    pub(super) fn freeze(&mut self, control: &DataPlaneEnd, number: u64) -> bool {
         // Most of what is to be flushed is, before anybody has to wait for it.
         if let Err(error) = flush(&self.shared, Some(RELEASE)) {
-            return answer(control, &format!("{NOT_FROZEN}{error}"));
+            return control.reply(number, Reply::refused(&error)).is_ok();
         }
         let copy = self.copier.stop();
-        let goes_on = self.stand_still(control, copy);
+        let goes_on = self.quiesce(control, number, copy);
         match goes_on {
             Ok(GoesOn::AsBefore(copy)) => {
                 self.copy_again(copy);
                 true
             }
-            Ok(GoesOn::Restacked) => true,
+            Ok(GoesOn::Swapped) => true,
             Ok(GoesOn::Ended) => {
                 // The header may name another stack by now, so nothing of this one may be touched.
                 // What was completed is durable.
                 log::info!(
-                    "the control process went away while the disk stood still: it is served no more"
+                    "the attach process went away while the disk was quiesced: it is served no more"
                 );
                 std::process::exit(0);
             }
             Err(reason) => {
                 self.copy_again(copy);
-                answer(control, &format!("{NOT_FROZEN}{reason}"))
+                control.reply(number, Reply::refused(&reason)).is_ok()
             }
         }
     }
@@ -80,9 +76,10 @@ impl Server {
         }
     }
 
-    fn stand_still(
+    fn quiesce(
         &self,
-        control: &UnixStream,
+        control: &DataPlaneEnd,
+        number: u64,
         copy: Option<CopyRequest>,
     ) -> Result<GoesOn, String> {
         let mut handler = self.handler();
@@ -93,96 +90,83 @@ impl Server {
             standing,
             copy,
         };
-        Ok(match answer(control, FROZEN) {
-            true => frozen.obey(self, control),
-            false => GoesOn::Ended,
+        Ok(match control.reply(number, Reply::Quiesced) {
+            Ok(()) => frozen.obey(self, control),
+            Err(_) => GoesOn::Ended,
         })
     }
 }
 
 impl Frozen<'_> {
-    fn obey(mut self, server: &Server, mut control: &UnixStream) -> GoesOn {
+    fn obey(mut self, server: &Server, control: &DataPlaneEnd) -> GoesOn {
         loop {
-            let Ok(command) = receive_command(&mut control) else {
-                return GoesOn::Ended;
+            let Received {
+                number,
+                command,
+                cargo,
+            } = match next_command(control) {
+                Some(Some(received)) => received,
+                Some(None) => continue,
+                None => return GoesOn::Ended,
             };
-            let refused = |prefix| format!("{prefix}{STANDS_STILL}");
-            let line = match command {
-                Ok(ControlCommand::Thaw) => {
-                    return match answer(control, THAWED) {
-                        true => GoesOn::AsBefore(self.copy),
-                        false => GoesOn::Ended,
-                    };
-                }
-                Ok(ControlCommand::Restack) => match self.restack(server, control) {
-                    Ok(Ok(())) => {
-                        return match answer(control, RESTACKED) {
-                            true => GoesOn::Restacked,
-                            false => GoesOn::Ended,
-                        };
-                    }
-                    Ok(Err(error)) => format!("{NOT_RESTACKED}{error}"),
-                    // Where the next command begins is not known: it could be taken from a key.
-                    Err(error) => {
-                        answer(control, &format!("{NOT_RESTACKED}{error}"));
-                        return GoesOn::Ended;
-                    }
+            let (reply, goes_on) = match command {
+                Command::Resume => (Reply::Resumed, Some(GoesOn::AsBefore(self.copy.take()))),
+                Command::SwapVolume(stack) => match self.swap(server, &stack, cargo) {
+                    Ok(()) => (Reply::VolumeSwapped, Some(GoesOn::Swapped)),
+                    Err(error) => (Reply::refused(&error), None),
                 },
-                Ok(ControlCommand::Revoke(mode)) => {
-                    self.standing.destroy(mode);
-                    server.shared.key.destroy(mode);
-                    self.copy = None;
-                    log::info!("the key was revoked: no DEK and no cipher is left");
-                    DESTROYED.into()
-                }
-                Ok(ControlCommand::Restore(layers)) => {
-                    match server.receive_keys(control, &layers) {
-                        // They are zeroed here; the control process tries again.
-                        Ok(_) => refused(NOT_RESTORED),
-                        Err(error) => format!("{NOT_RESTORED}{error}"),
-                    }
-                }
-                Ok(ControlCommand::Limits(limits)) => {
-                    server.shared.limiter.set(&limits);
-                    continue;
-                }
-                Ok(ControlCommand::Resize(_)) => refused(NOT_RESIZED),
-                Ok(ControlCommand::Freeze) => refused(NOT_FROZEN),
-                Ok(ControlCommand::Copy(_)) => refused(NOT_COPYING),
-                Ok(ControlCommand::CopyStop) => {
-                    self.copy = None;
-                    COPY_STOPPED.into()
-                }
-                Ok(ControlCommand::Disconnect(number)) => {
-                    server.disconnect(number);
-                    continue;
-                }
-                Ok(ControlCommand::Progress) => server.progress_line(),
-                Err(error) => {
-                    log::warn!("the control process sent something that is not a command: {error}");
-                    continue;
-                }
+                other => (self.answer(server, other, cargo), None),
             };
-            if !answer(control, &line) {
-                return GoesOn::Ended;
+            match (control.reply(number, reply), goes_on) {
+                (Err(_), _) => return GoesOn::Ended,
+                (Ok(()), Some(goes_on)) => return goes_on,
+                (Ok(()), None) => {}
             }
         }
     }
 
-    /// Takes the stack that is sent. On an inner error nothing has changed; on an outer one nothing
-    /// more can be received.
-    fn restack(
-        &self,
-        server: &Server,
-        control: &UnixStream,
-    ) -> Result<Result<(), FrontendError>, FrontendError> {
-        let (stack, opened, deks) = receive_stack(control)?;
+    /// Obeys a command after which the disk is still quiesced.
+    fn answer(&mut self, server: &Server, command: Command, cargo: Cargo) -> Reply {
+        match command {
+            Command::RevokeKey { on_revoke } => {
+                self.standing.destroy(on_revoke);
+                server.shared.key.destroy(on_revoke);
+                self.copy = None;
+                log::info!("the key was revoked: no DEK and no cipher is left");
+                Reply::KeyDestroyed
+            }
+            Command::RestoreKey { layers } => match server.keys_of(cargo, &layers) {
+                // They are zeroed here; the attach process tries again.
+                Ok(_) => Reply::refused(&IS_QUIESCED),
+                Err(error) => Reply::refused(&error),
+            },
+            Command::SetLimits(limits) => {
+                server.shared.limiter.set(&limits);
+                Reply::LimitsSet
+            }
+            Command::StopCopyUp => {
+                self.copy = None;
+                Reply::CopyUpStopped
+            }
+            Command::CopyUpProgress => Reply::CopyUpProgress(server.copier.progress()),
+            Command::Disconnect { connection } => {
+                server.disconnect(connection);
+                Reply::Disconnected
+            }
+            Command::Serve(_)
+            | Command::Resize { .. }
+            | Command::Quiesce
+            | Command::SwapVolume(_)
+            | Command::Resume
+            | Command::StartCopyUp(_) => Reply::refused(&IS_QUIESCED),
+        }
+    }
+
+    /// Takes the stack that came. On an error nothing has changed.
+    fn swap(&self, server: &Server, stack: &Stack, cargo: Cargo) -> Result<(), FrontendError> {
+        let (opened, deks) = cargo.disk()?;
         let old = server.shared.extent();
-        let opened = opened.map_err(FrontendError::from);
-        let new = match opened.and_then(|opened| old.restacked(&stack, opened)) {
-            Ok(new) => Arc::new(new),
-            Err(error) => return Ok(Err(error)),
-        };
+        let new = Arc::new(old.swapped(stack, opened)?);
         server.shared.key.exchange(deks);
         server.shared.replace(new.clone());
         self.standing.go_on(&new);
@@ -190,7 +174,7 @@ impl Frozen<'_> {
             no_longer_written(&old);
         }
         log::info!("serving a stack of {} layers now", new.files.layers());
-        Ok(Ok(()))
+        Ok(())
     }
 }
 
@@ -216,8 +200,4 @@ fn no_longer_written(old: &Extent) {
     if let Err(error) = rustix::fs::flock(file, rustix::fs::FlockOperation::Unlock) {
         log::warn!("the claim of a layer that is not written to any more stays: {error}");
     }
-}
-
-fn answer(mut control: &UnixStream, line: &str) -> bool {
-    writeln!(control, "{line}").is_ok()
 }

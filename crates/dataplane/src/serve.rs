@@ -1,6 +1,6 @@
 //! The data plane process: from its first instruction to its last flush.
 
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,9 +15,8 @@ use crate::request::Disk;
 use keys::units::{SECTOR_SIZE, Sector};
 use keys::{DekStack, harden_process};
 use protocol::{
-    CONTROL_FD, COPY_STOPPED, COPYING, ControlCommand, DESTROYED, Discard, DiskFiles, NOT_COPYING,
-    NOT_RESIZED, NOT_RESTACKED, NOT_RESTORED, PROGRESS_IS, READY, REFUSED, RESIZED, RESTORED,
-    SOCKET_FD, Setup, THAWED, Waiter, receive_command, receive_setup, receive_stack, signal_pipe,
+    CONTROL_FD, Cargo, Command, DataPlaneEnd, Discard, DiskFiles, Event, Line, ProtocolError,
+    Received, Reply, SOCKET_FD, Setup, Waiter, signal_pipe,
 };
 use volume::pipeline::DiskIo;
 use volume::{LayerMap, Volume, check_data_file};
@@ -57,12 +56,20 @@ const LAST_RELEASE: Duration = Duration::from_secs(20);
 pub fn serve() -> Result<(), FrontendError> {
     harden_process()?;
     end_with_any_thread();
-    let mut control = UnixStream::from(inherited(CONTROL_FD)?);
-    let result = serve_disk(&mut control);
+    let control = DataPlaneEnd::open(UnixStream::from(inherited(CONTROL_FD)?))?;
+    log::debug!(
+        "the attach process and this use protocol {}",
+        control.version()
+    );
+    let result = serve_disk(&control);
     if let Err(error) = &result
-        && writeln!(control, "{REFUSED}{error}").is_ok()
+        && control
+            .tell(Event::Failed {
+                why: Line::of(error),
+            })
+            .is_ok()
     {
-        // The control process prints it.
+        // The attach process prints it.
         std::process::exit(1);
     }
     result
@@ -93,9 +100,17 @@ fn inherited(fd: RawFd) -> Result<OwnedFd, FrontendError> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-fn serve_disk(control: &mut UnixStream) -> Result<(), FrontendError> {
+fn serve_disk(control: &DataPlaneEnd) -> Result<(), FrontendError> {
     let socket = inherited(SOCKET_FD)?;
-    let (setup, opened, deks) = receive_setup(control)?;
+    let Some(Received {
+        number,
+        command: Command::Serve(setup),
+        cargo,
+    }) = control.receive()?
+    else {
+        return Err(FrontendError::Setup("its first command is another".into()));
+    };
+    let (opened, deks) = cargo.disk()?;
     raise_limits(setup.num_queues)?;
     let DiskFiles {
         mut files,
@@ -136,7 +151,7 @@ fn serve_disk(control: &mut UnixStream) -> Result<(), FrontendError> {
         news: StorageNews::default(),
         copier: Copier::default(),
     };
-    writeln!(control, "{READY}").map_err(io_error("tell that the disk is ready"))?;
+    control.reply(number, Reply::Serving)?;
     // What a process before this one met.
     shared.sync_alarm.tell(&shared.extent().volume, control);
     log::info!(
@@ -223,7 +238,7 @@ impl Server {
     fn accept_all(
         &mut self,
         listener: &UnixListener,
-        control: &UnixStream,
+        control: &DataPlaneEnd,
         signals: &UnixStream,
     ) -> Result<(), FrontendError> {
         let waiter = self.waiter(control, signals)?;
@@ -257,7 +272,7 @@ impl Server {
     fn serve_one(
         &mut self,
         stream: UnixStream,
-        control: &UnixStream,
+        control: &DataPlaneEnd,
         signals: &UnixStream,
     ) -> Result<(), FrontendError> {
         let waiter = self.waiter(control, signals)?;
@@ -268,24 +283,24 @@ impl Server {
         Ok(())
     }
 
-    /// Waits until there is something to do, and tells what it is. The control process is told of
+    /// Waits until there is something to do, and tells what it is. The attach process is told of
     /// full storage and of a failed sync on the way.
-    fn wait(&mut self, waiter: &Waiter, mut control: &UnixStream) -> io::Result<u64> {
+    fn wait(&mut self, waiter: &Waiter, control: &DataPlaneEnd) -> io::Result<u64> {
         loop {
             let woken = match self.news.deadline() {
                 Some(deadline) => waiter.wait_until(deadline)?,
                 None => Some(waiter.wait()?),
             };
             let full = self.shared.storage.is_full();
-            if let Some(line) = self.news.look(full, Instant::now()) {
-                // When the control process is gone its end of the socket says so next.
-                let _ = writeln!(control, "{line}");
+            if let Some(event) = self.news.look(full, Instant::now()) {
+                // When the attach process is gone its end of the socket says so next.
+                let _ = control.tell(event);
             }
             let volume = &self.shared.extent().volume;
             self.shared.sync_alarm.tell(volume, control);
             let peer = self.connection.as_ref().map_or(0, |c| c.peer);
-            for line in self.shared.memory_news.take(self.connections, peer) {
-                let _ = writeln!(control, "{line}");
+            for event in self.shared.memory_news.take(self.connections, peer) {
+                let _ = control.tell(event);
             }
             match woken {
                 Some(STORAGE | SYNC | MEMORY) | None => {}
@@ -296,83 +311,72 @@ impl Server {
 
     /// Does what the control process sent. Whether the process goes on: not when the other end is
     /// closed.
-    fn obey(&mut self, mut control: &UnixStream) -> bool {
-        let Ok(command) = receive_command(&mut control) else {
-            return false;
+    fn obey(&mut self, control: &DataPlaneEnd) -> bool {
+        let Received {
+            number,
+            command,
+            cargo,
+        } = match next_command(control) {
+            Some(Some(received)) => received,
+            Some(None) => return true,
+            None => return false,
         };
-        let done = match command {
-            Ok(ControlCommand::Limits(limits)) => {
+        let reply = match command {
+            Command::Serve(_) => Reply::refused(&"a disk is served already"),
+            Command::SetLimits(limits) => {
                 self.shared.limiter.set(&limits);
                 log::info!("new limits: {limits:?}");
-                Ok(())
+                Reply::LimitsSet
             }
-            Ok(ControlCommand::Resize(size)) => {
-                // It knows the smaller volume only.
-                let copy = self.copier.stop();
-                let grown = self.handler().grow(size);
-                self.copy_again(copy);
-                match grown {
-                    Ok(()) => {
-                        log::info!("the disk has {size} bytes now");
-                        writeln!(control, "{RESIZED}{size}")
-                    }
-                    Err(reason) => writeln!(control, "{NOT_RESIZED}{reason}"),
-                }
-            }
-            Ok(ControlCommand::Revoke(mode)) => {
+            Command::Resize { size } => self.resize(size),
+            Command::RevokeKey { on_revoke } => {
                 self.copier.stop();
-                self.handler().suspend(mode);
+                self.handler().suspend(on_revoke);
                 log::info!("the key was revoked: no DEK and no cipher is left");
-                writeln!(control, "{DESTROYED}")
+                Reply::KeyDestroyed
             }
-            Ok(ControlCommand::Restore(layers)) => match self.receive_keys(control, &layers) {
-                Ok(deks) => match self.handler().resume(deks) {
-                    Ok(()) => writeln!(control, "{RESTORED}"),
-                    Err(reason) => writeln!(control, "{NOT_RESTORED}{reason}"),
-                },
-                Err(error) => writeln!(control, "{NOT_RESTORED}{error}"),
-            },
-            Ok(ControlCommand::Freeze) => return self.freeze(control),
-            Ok(ControlCommand::Restack) => match receive_stack(control) {
-                Ok(_) => writeln!(control, "{NOT_RESTACKED}the disk does not stand still"),
-                Err(_) => return false,
-            },
-            Ok(ControlCommand::Thaw) => writeln!(control, "{THAWED}"),
-            Ok(ControlCommand::Copy(request)) => match self.copier.start(&self.shared, request) {
-                Ok(()) => writeln!(control, "{COPYING}"),
-                Err(reason) => writeln!(control, "{NOT_COPYING}{reason}"),
-            },
-            Ok(ControlCommand::CopyStop) => {
+            Command::RestoreKey { layers } => {
+                let restored = self.keys_of(cargo, &layers);
+                let restored = restored.map_err(|error| error.to_string());
+                answer(
+                    restored.and_then(|deks| self.handler().resume(deks)),
+                    Reply::KeyRestored,
+                )
+            }
+            Command::Quiesce => return self.freeze(control, number),
+            Command::SwapVolume(_) => Reply::refused(&"the disk is not quiesced"),
+            Command::Resume => Reply::Resumed,
+            Command::StartCopyUp(request) => answer(
+                self.copier.start(&self.shared, request),
+                Reply::CopyUpStarted,
+            ),
+            Command::StopCopyUp => {
                 self.copier.stop();
-                writeln!(control, "{COPY_STOPPED}")
+                Reply::CopyUpStopped
             }
-            Ok(ControlCommand::Disconnect(number)) => {
-                self.disconnect(number);
-                Ok(())
-            }
-            Ok(ControlCommand::Progress) => writeln!(control, "{}", self.progress_line()),
-            Err(error) => {
-                log::warn!("the control process sent something that is not a command: {error}");
-                Ok(())
+            Command::CopyUpProgress => Reply::CopyUpProgress(self.copier.progress()),
+            Command::Disconnect { connection } => {
+                self.disconnect(connection);
+                Reply::Disconnected
             }
         };
-        done.is_ok()
+        control.reply(number, reply).is_ok()
     }
 
-    /// How far the copy is, as the control process is told.
-    pub(super) fn progress_line(&self) -> String {
-        let json = serde_json::to_string(&self.copier.progress());
-        // It has nothing that could not be written as JSON.
-        format!("{PROGRESS_IS}{}", json.unwrap_or_default())
+    fn resize(&mut self, size: u64) -> Reply {
+        // It knows the smaller volume only.
+        let copy = self.copier.stop();
+        let grown = self.handler().grow(size);
+        self.copy_again(copy);
+        if grown.is_ok() {
+            log::info!("the disk has {size} bytes now");
+        }
+        answer(grown, Reply::Resized { size })
     }
 
-    /// Receives the DEKs of `layers`; they are of no use when the disk has others by now.
-    pub(super) fn receive_keys(
-        &self,
-        mut control: &UnixStream,
-        layers: &[Uuid],
-    ) -> Result<DekStack, FrontendError> {
-        let deks = DekStack::receive(&mut control, layers.len())?;
+    /// The DEKs of `layers`, which came with a command; they are of no use when the disk has others by now.
+    pub(super) fn keys_of(&self, cargo: Cargo, layers: &[Uuid]) -> Result<DekStack, FrontendError> {
+        let deks = cargo.keys()?;
         match self.shared.extent().layers().eq(layers.iter().copied()) {
             true => Ok(deks),
             false => Err(FrontendError::Setup(
@@ -386,7 +390,11 @@ impl Server {
         self.handler.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn waiter(&self, control: &UnixStream, signals: &UnixStream) -> Result<Waiter, FrontendError> {
+    fn waiter(
+        &self,
+        control: &DataPlaneEnd,
+        signals: &UnixStream,
+    ) -> Result<Waiter, FrontendError> {
         let watched = || {
             let waiter = Waiter::new()?;
             waiter.watch(control, CONTROL)?;
@@ -435,6 +443,27 @@ impl Server {
             let _ = thread.join();
             let _ = self.ended.read();
         }
+    }
+}
+
+/// The next command; an inner `None` for one that was refused already, and an outer one when no more can be
+/// received.
+pub(super) fn next_command(control: &DataPlaneEnd) -> Option<Option<Received>> {
+    match control.receive() {
+        Ok(received) => Some(received),
+        Err(ProtocolError::Ended(_)) => None,
+        Err(error) => {
+            log::error!("the attach process cannot be understood any more: {error}");
+            None
+        }
+    }
+}
+
+/// The answer to a command that was done, or was not.
+pub(super) fn answer<E: std::fmt::Display>(result: Result<(), E>, done: Reply) -> Reply {
+    match result {
+        Ok(()) => done,
+        Err(why) => Reply::refused(&why),
     }
 }
 

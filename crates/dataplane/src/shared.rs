@@ -43,11 +43,7 @@ impl Extent {
     ///
     /// # Errors
     /// [`FrontendError`] when it is no stack that the disk can go on with.
-    pub(super) fn restacked(
-        &self,
-        stack: &Stack,
-        opened: DiskFiles,
-    ) -> Result<Self, FrontendError> {
+    pub(super) fn swapped(&self, stack: &Stack, opened: DiskFiles) -> Result<Self, FrontendError> {
         let (top, beneath) = split(stack)?;
         let now = self.volume.geometry();
         let geometry = top.geometry()?;

@@ -14,7 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use protocol::{FRONTEND_MEMORY, FileId, FrontendMemory, MEMORY_NOT_SHARED};
+use protocol::{Event, FileId, FrontendMemory};
 
 /// What the thread of a connection has for the main thread to tell the control process.
 pub(super) struct MemoryNews {
@@ -53,21 +53,19 @@ impl MemoryNews {
         self.tell();
     }
 
-    /// The lines that are to be sent now.
-    pub(super) fn take(&self, connection: u64, process: u32) -> Vec<String> {
+    /// What the attach process is to be told now.
+    pub(super) fn take(&self, connection: u64, process: u32) -> Vec<Event> {
         // There is nothing to read when there are none.
         let _ = self.changed.read();
         let Content { files, not_shared } = std::mem::take(&mut *self.content());
-        let memory = files.and_then(|files| {
-            let memory = FrontendMemory {
+        let memory = files.map(|files| {
+            Event::FrontendMemory(FrontendMemory {
                 connection,
                 process,
                 files,
-            };
-            serde_json::to_string(&memory).ok()
+            })
         });
-        let memory = memory.map(|json| format!("{FRONTEND_MEMORY}{json}"));
-        let not_shared = not_shared.then(|| MEMORY_NOT_SHARED.to_owned());
+        let not_shared = not_shared.then_some(Event::MemoryNotShared);
         memory.into_iter().chain(not_shared).collect()
     }
 
@@ -101,13 +99,16 @@ mod tests {
     fn news_are_told_once() {
         let news = MemoryNews::new().unwrap();
         assert!(news.take(1, 2).is_empty());
-        news.announced(vec![file_id(&tempfile::tempfile().unwrap()).unwrap()]);
+        let files = vec![file_id(&tempfile::tempfile().unwrap()).unwrap()];
+        news.announced(files.clone());
         news.not_shared();
-        let lines = news.take(1, 2);
-        let json = lines[0].strip_prefix(FRONTEND_MEMORY).unwrap();
-        let memory: FrontendMemory = serde_json::from_str(json).unwrap();
-        assert_eq!((memory.connection, memory.process), (1, 2));
-        assert_eq!(lines[1], MEMORY_NOT_SHARED);
+        let memory = FrontendMemory {
+            connection: 1,
+            process: 2,
+            files,
+        };
+        let told = [Event::FrontendMemory(memory), Event::MemoryNotShared];
+        assert_eq!(news.take(1, 2), told);
         assert!(news.take(1, 2).is_empty() && news.changed().read().is_err());
     }
 }

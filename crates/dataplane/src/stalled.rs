@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use protocol::{STORAGE_FULL, STORAGE_OK};
+use protocol::Event;
 use volume::pipeline::{Op, OpError};
 
 use super::log_limit::LogLimit;
@@ -83,13 +83,13 @@ pub(super) struct StorageNews {
 }
 
 impl StorageNews {
-    /// The line that is to be sent now, if any.
-    pub(super) fn look(&mut self, full: bool, now: Instant) -> Option<&'static str> {
+    /// What the attach process is to be told now, if anything.
+    pub(super) fn look(&mut self, full: bool, now: Instant) -> Option<Event> {
         if full {
             self.ok_since = None;
             return match std::mem::replace(&mut self.told_full, true) {
                 true => None,
-                false => Some(STORAGE_FULL),
+                false => Some(Event::StorageFull),
             };
         }
         if !self.told_full {
@@ -100,7 +100,7 @@ impl StorageNews {
             return None;
         }
         *self = Self::default();
-        Some(STORAGE_OK)
+        Some(Event::StorageOk)
     }
 
     /// When to look again, though nothing may have happened.
@@ -277,7 +277,7 @@ mod tests {
         let mut news = StorageNews::default();
         let start = Instant::now();
         assert_eq!(news.look(false, start), None);
-        assert_eq!(news.look(true, start), Some(STORAGE_FULL));
+        assert_eq!(news.look(true, start), Some(Event::StorageFull));
         assert_eq!(news.look(true, start), None);
         assert_eq!(news.deadline(), None);
         assert_eq!(news.look(false, start), None);
@@ -286,7 +286,10 @@ mod tests {
         assert_eq!(news.look(true, start + SETTLED / 2), None);
         assert_eq!(news.deadline(), None);
         assert_eq!(news.look(false, start + SETTLED), None);
-        assert_eq!(news.look(false, start + SETTLED * 2), Some(STORAGE_OK));
+        assert_eq!(
+            news.look(false, start + SETTLED * 2),
+            Some(Event::StorageOk)
+        );
         assert_eq!(news.look(false, start + SETTLED * 3), None);
         assert_eq!(news.deadline(), None);
     }

@@ -1,12 +1,11 @@
 //! Telling the control process that a sync has failed, as soon as any thread sees it.
 
-use std::io::{self, Write};
-use std::os::unix::net::UnixStream;
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use protocol::SYNC_FAILED;
+use protocol::{DataPlaneEnd, Event, Line};
 use volume::Volume;
 
 /// Wakes the main thread when a sync has failed.
@@ -41,16 +40,18 @@ impl SyncAlarm {
     }
 
     /// Tells the control process, once, if a sync of `volume` has failed.
-    pub(super) fn tell(&self, volume: &Volume, mut control: &UnixStream) {
+    pub(super) fn tell(&self, volume: &Volume, control: &DataPlaneEnd) {
         // There is nothing to read when nobody raised it.
         let _ = self.event.read();
         let Some(file) = volume.failed_sync() else {
             return;
         };
         if !self.told.swap(true, Ordering::AcqRel) {
-            let why = volume.why_sync_failed().replace('\n', " ");
-            // When the control process is gone its end of the socket says so next.
-            let _ = writeln!(control, "{SYNC_FAILED}{file} {why}");
+            // When the attach process is gone its end of the socket says so next.
+            let _ = control.tell(Event::SyncFailed {
+                file: file.into(),
+                why: Line::of(&volume.why_sync_failed()),
+            });
         }
     }
 }

@@ -1,146 +1,152 @@
-//! The commands of the control process, as the data plane reads them.
+//! What an attach process tells its data plane.
 
-use std::io::{self, Read};
+use std::fmt;
 
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use keys::units::MAX_LAYERS;
+use crate::{CopyRequest, Limits, OnRevoke, Setup, Stack};
 
-use crate::message::{
-    COPY, COPY_STOP, CopyRequest, DISCONNECT, FREEZE, LIMITS, PROGRESS, RESIZE, RESTACK, RESTORE,
-    REVOKE, THAW,
-};
-use crate::{Limits, OnRevoke, ProtocolError};
-
-/// A command is far shorter.
-const MOST_COMMAND_LEN: usize = 4096;
-
-/// A command of the control process.
-pub enum ControlCommand {
-    /// New limits.
-    Limits(Limits),
-    /// A new size in bytes.
-    Resize(u64),
-    /// Take the key away.
-    Revoke(OnRevoke),
-    /// Serve again, with the DEKs of these layers, which follow the line.
-    Restore(Vec<Uuid>),
-    /// Stand still with everything durable.
-    Freeze,
-    /// Go on with the stack that follows the line.
-    Restack,
-    /// Go on as before [`ControlCommand::Freeze`].
-    Thaw,
-    /// Copy up into the top layer.
-    Copy(CopyRequest),
-    /// Copy no more.
-    CopyStop,
-    /// End the connection of that number: its guest's memory is not shared.
-    Disconnect(u64),
-    /// Tell how far the copy is.
-    Progress,
+/// A command under its number. The data plane answers each with one [`Reply`](crate::Reply), in their
+/// order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    /// Counts the commands of a connection, from 0.
+    pub number: u64,
+    /// The command.
+    pub command: Command,
 }
 
-/// Reads the line of one command and not a byte more: a DEK may follow, which must get into no
-/// buffer. The inner result is an error for a line that is no command.
-///
-/// # Errors
-/// [`io::ErrorKind::UnexpectedEof`] when the other end is closed, and what the kernel says.
-pub fn receive_command(from: &mut impl Read) -> io::Result<Result<ControlCommand, ProtocolError>> {
-    let mut line = Vec::new();
-    loop {
-        let mut byte = [0];
-        from.read_exact(&mut byte)?;
-        match byte {
-            [b'\n'] => return Ok(parse_command(&String::from_utf8_lossy(&line))),
-            [_] if line.len() >= MOST_COMMAND_LEN => {
-                return Err(io::ErrorKind::InvalidData.into());
-            }
-            [byte] => line.push(byte),
+/// The number of a request whose command is not known.
+#[derive(Deserialize)]
+pub(crate) struct RequestNumber {
+    pub(crate) number: u64,
+}
+
+/// What the data plane is to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Command {
+    /// Serve a disk, whose files come with this and whose keys follow. The first command, and only once.
+    Serve(Setup),
+    /// Change the disk's limits.
+    SetLimits(Limits),
+    /// Serve the disk, whose files have grown, with a new size.
+    Resize {
+        /// Bytes.
+        size: u64,
+    },
+    /// Complete what was begun, then destroy all keys and ciphers.
+    RevokeKey {
+        /// What becomes of the guest's requests meanwhile.
+        on_revoke: OnRevoke,
+    },
+    /// Serve the disk again with the keys that follow.
+    RestoreKey {
+        /// The layers that they are of, from the top down: keys that were unwrapped for an older stack are
+        /// never used for a newer one.
+        layers: Vec<Uuid>,
+    },
+    /// Make durable what was completed, and begin nothing more.
+    Quiesce,
+    /// Resume a quiesced disk with another stack, whose files come with this and whose keys follow. Of the
+    /// top layer's files the data plane goes on with those that it has, if it has that layer.
+    SwapVolume(Stack),
+    /// Resume a quiesced disk as it was.
+    Resume,
+    /// Copy up, in the background, what the top layer lacks.
+    StartCopyUp(CopyRequest),
+    /// End the copy-up. What is done of it stays.
+    StopCopyUp,
+    /// Tell how far the copy-up is.
+    CopyUpProgress,
+    /// End a connection of the frontend, which does not share the guest's memory.
+    Disconnect {
+        /// Its number, as in [`FrontendMemory`](crate::FrontendMemory).
+        connection: u64,
+    },
+}
+
+/// Which command it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "they are those of `Command`")]
+pub enum CommandKind {
+    Serve,
+    SetLimits,
+    Resize,
+    RevokeKey,
+    RestoreKey,
+    Quiesce,
+    SwapVolume,
+    Resume,
+    StartCopyUp,
+    StopCopyUp,
+    CopyUpProgress,
+    Disconnect,
+}
+
+impl Command {
+    /// Which it is.
+    pub fn kind(&self) -> CommandKind {
+        match self {
+            Self::Serve(_) => CommandKind::Serve,
+            Self::SetLimits(_) => CommandKind::SetLimits,
+            Self::Resize { .. } => CommandKind::Resize,
+            Self::RevokeKey { .. } => CommandKind::RevokeKey,
+            Self::RestoreKey { .. } => CommandKind::RestoreKey,
+            Self::Quiesce => CommandKind::Quiesce,
+            Self::SwapVolume(_) => CommandKind::SwapVolume,
+            Self::Resume => CommandKind::Resume,
+            Self::StartCopyUp(_) => CommandKind::StartCopyUp,
+            Self::StopCopyUp => CommandKind::StopCopyUp,
+            Self::CopyUpProgress => CommandKind::CopyUpProgress,
+            Self::Disconnect { .. } => CommandKind::Disconnect,
         }
     }
-}
 
-fn parse_command(line: &str) -> Result<ControlCommand, ProtocolError> {
-    let refuse = |error: &dyn std::fmt::Display| ProtocolError::Message(error.to_string());
-    if let Some(json) = line.strip_prefix(LIMITS) {
-        let limits = serde_json::from_str(json).map_err(|e| refuse(&e))?;
-        return Ok(ControlCommand::Limits(limits));
+    /// How many keys follow the command.
+    pub(crate) fn keys(&self) -> usize {
+        match self {
+            Self::Serve(setup) => setup.stack.layers.len(),
+            Self::SwapVolume(stack) => stack.layers.len(),
+            Self::RestoreKey { layers } => layers.len(),
+            Self::SetLimits(_)
+            | Self::Resize { .. }
+            | Self::RevokeKey { .. }
+            | Self::Quiesce
+            | Self::Resume
+            | Self::StartCopyUp(_)
+            | Self::StopCopyUp
+            | Self::CopyUpProgress
+            | Self::Disconnect { .. } => 0,
+        }
     }
-    if let Some(size) = line.strip_prefix(RESIZE) {
-        return Ok(ControlCommand::Resize(
-            size.parse().map_err(|e| refuse(&e))?,
-        ));
-    }
-    if let Some(number) = line.strip_prefix(DISCONNECT) {
-        let number = number.parse().map_err(|e| refuse(&e))?;
-        return Ok(ControlCommand::Disconnect(number));
-    }
-    if let Some(mode) = line.strip_prefix(REVOKE) {
-        return Ok(ControlCommand::Revoke(
-            mode.parse().map_err(|e| refuse(&e))?,
-        ));
-    }
-    if let Some(json) = line.strip_prefix(RESTORE) {
-        let layers: Vec<Uuid> = serde_json::from_str(json).map_err(|e| refuse(&e))?;
-        return match layers.len() {
-            1..=MAX_LAYERS => Ok(ControlCommand::Restore(layers)),
-            count => Err(refuse(&format!("{count} layers"))),
-        };
-    }
-    if let Some(json) = line.strip_prefix(COPY) {
-        let request = serde_json::from_str(json).map_err(|e| refuse(&e))?;
-        return Ok(ControlCommand::Copy(request));
-    }
-    match line {
-        FREEZE => Ok(ControlCommand::Freeze),
-        RESTACK => Ok(ControlCommand::Restack),
-        THAW => Ok(ControlCommand::Thaw),
-        COPY_STOP => Ok(ControlCommand::CopyStop),
-        PROGRESS => Ok(ControlCommand::Progress),
-        _ => Err(refuse(&"there is no such command")),
+
+    /// Whether keys belong to it.
+    pub(crate) fn has_keys(&self) -> bool {
+        matches!(
+            self,
+            Self::Serve(_) | Self::SwapVolume(_) | Self::RestoreKey { .. }
+        )
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use keys::Dek;
-
-    #[test]
-    fn a_command_is_read_to_its_end_and_not_further() {
-        let dek = Dek::generate().unwrap();
-        let mut pipe =
-            b"revoke pause\nlimits {\"iops\":7}\nbogus\nrevoke never\nresize 8192\nresize -1\ncopy {\"drop\":2,\"rate\":null}\nfreeze\ndisconnect 3\nrestore []\n\
-              restore [\"00000000-0000-0000-0000-000000000007\"]\n"
-                .to_vec();
-        dek.send(&mut pipe).unwrap();
-        let from = &mut pipe.as_slice();
-        let mut next = || receive_command(from).unwrap();
-        assert!(matches!(
-            next(),
-            Ok(ControlCommand::Revoke(OnRevoke::Pause))
-        ));
-        assert!(matches!(
-            next(),
-            Ok(ControlCommand::Limits(Limits { iops: Some(7), .. }))
-        ));
-        assert!(next().is_err());
-        assert!(next().is_err());
-        assert!(matches!(next(), Ok(ControlCommand::Resize(8192))));
-        assert!(next().is_err());
-        let copy = CopyRequest {
-            drop: 2,
-            rate: None,
-        };
-        assert!(matches!(next(), Ok(ControlCommand::Copy(found)) if found == copy));
-        assert!(matches!(next(), Ok(ControlCommand::Freeze)));
-        assert!(matches!(next(), Ok(ControlCommand::Disconnect(3))));
-        assert!(next().is_err(), "no layers");
-        let layers = [Uuid::from_u128(7)];
-        assert!(matches!(next(), Ok(ControlCommand::Restore(found)) if found == layers));
-        assert_eq!(Dek::receive(from).unwrap().expose(), dek.expose());
-        assert!(receive_command(from).is_err(), "the other end is closed");
-        assert!(receive_command(&mut [b'x'; 10_000].as_slice()).is_err());
+impl fmt::Display for CommandKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Serve => "serve",
+            Self::SetLimits => "set-limits",
+            Self::Resize => "resize",
+            Self::RevokeKey => "revoke-key",
+            Self::RestoreKey => "restore-key",
+            Self::Quiesce => "quiesce",
+            Self::SwapVolume => "swap-volume",
+            Self::Resume => "resume",
+            Self::StartCopyUp => "start-copy-up",
+            Self::StopCopyUp => "stop-copy-up",
+            Self::CopyUpProgress => "copy-up-progress",
+            Self::Disconnect => "disconnect",
+        })
     }
 }

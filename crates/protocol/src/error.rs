@@ -8,7 +8,9 @@ use keys::KeyError;
 use volume::store::StoreError;
 use xts::CipherError;
 
-/// Why a message could not be sent, or not be understood.
+use crate::{CommandKind, Line, MAX_MESSAGE_LEN, Peer, Versions};
+
+/// Why a message could not be sent, or not be taken, or why a command was not done.
 #[derive(Debug, Error)]
 pub enum ProtocolError {
     /// The socket failed.
@@ -20,9 +22,50 @@ pub enum ProtocolError {
         #[source]
         source: io::Error,
     },
-    /// The other process sent something else than it may.
-    #[error("the data plane got no valid setup from the control process: {0}")]
-    Message(String),
+    /// The other process is gone, or has said its last.
+    #[error("the {0} has ended")]
+    Ended(Peer),
+    /// It said nothing for too long.
+    #[error("the {0} does not answer")]
+    Silent(Peer),
+    /// There is no version that both processes speak.
+    #[error(
+        "the {peer} speaks protocol {theirs}, this program {ours}: start both from versions of sealdisk \
+         that have one in common"
+    )]
+    Version {
+        /// The other process.
+        peer: Peer,
+        /// What it speaks.
+        theirs: Versions,
+        /// What this program speaks.
+        ours: Versions,
+    },
+    /// What came is not a frame.
+    #[error("what came is not a whole frame of the protocol")]
+    NoFrame,
+    /// A message is longer than any may be, of which this is the length in bytes.
+    #[error("a message of {0} bytes, and {MAX_MESSAGE_LEN} are the most")]
+    TooLong(usize),
+    /// A frame has a message that the protocol does not have, or fields that the message does not have.
+    #[error("not a message of this protocol: {0}")]
+    Malformed(Line),
+    /// A command came without the files or the keys that belong to it, or with others.
+    #[error("{0}")]
+    Cargo(String),
+    /// The data plane answers what it was not asked.
+    #[error("the data plane answers command {number} with \"{reply}\", and {}", expected(*.asked))]
+    Unasked {
+        /// The command that it names.
+        number: u64,
+        /// What it says, without details.
+        reply: &'static str,
+        /// The next command that is to be answered.
+        asked: Option<(u64, CommandKind)>,
+    },
+    /// The data plane did not do what it was told.
+    #[error("{0}")]
+    Refused(Line),
     /// A key could not be sent or received.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -32,4 +75,16 @@ pub enum ProtocolError {
     /// A descriptor is not one of a layer's file.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+fn expected(asked: Option<(u64, CommandKind)>) -> String {
+    match asked {
+        Some((number, kind)) => format!("the next answer is that of {number} ({kind})"),
+        None => "no command waits for an answer".into(),
+    }
+}
+
+/// For the socket's errors.
+pub(crate) fn io_error(what: &'static str) -> impl Fn(io::Error) -> ProtocolError {
+    move |source| ProtocolError::Io { what, source }
 }

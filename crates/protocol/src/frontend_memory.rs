@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// A file, by the numbers of its device and its inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct FileId {
     device: u64,
     inode: u64,
@@ -24,6 +25,7 @@ impl FileId {
 
 /// What a frontend announced as the guest's memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct FrontendMemory {
     /// Which connection it was, of those of this process.
     pub connection: u64,

@@ -1,23 +1,84 @@
-//! What an attach process (the control process) and its data plane say to each other, over the socket
-//! that the data plane gets as descriptor [`CONTROL_FD`].
+//! What an attach process and its data plane say to each other, over the socket that the data plane gets as
+//! descriptor [`CONTROL_FD`].
+//!
+//! The attach process has the vault's word on the disk's key; the data plane has the guest. Each side first
+//! says which versions it speaks ([`Versions`]). Then the attach process sends commands, of which the first
+//! is [`Command::Serve`], and the data plane answers each with one [`Reply`], in their order and under
+//! their numbers; it tells an [`Event`] when something happens. When either end goes away, the other notices
+//! it by the end of the socket.
+//!
+//! Each message is one frame: its length, JSON and a newline ([`encode`], [`decode`]). The descriptors of a
+//! disk's files come with the first byte of a frame, as [`DiskFiles`] has them. The 64 bytes of each layer's
+//! DEK follow the frame, from the top down: no key is in a message, in a buffer, in an argument or in the
+//! environment, and the socket is in no file system.
+//!
+//! | Command | With it | What the data plane does | Answer |
+//! |---|---|---|---|
+//! | [`Serve`](Command::Serve) | files, keys | serves the disk; the first command, once | [`Serving`](Reply::Serving), or it ends with [`Event::Failed`] |
+//! | [`SetLimits`](Command::SetLimits) | | changes the disk's limits | [`LimitsSet`](Reply::LimitsSet) |
+//! | [`Resize`](Command::Resize) | | serves the disk, whose files have grown, with a new size | [`Resized`](Reply::Resized) |
+//! | [`RevokeKey`](Command::RevokeKey) | | completes what was begun, then destroys all keys and ciphers | [`KeyDestroyed`](Reply::KeyDestroyed) |
+//! | [`RestoreKey`](Command::RestoreKey) | keys | serves the disk again | [`KeyRestored`](Reply::KeyRestored) |
+//! | [`Quiesce`](Command::Quiesce) | | makes durable what was completed, and begins nothing more | [`Quiesced`](Reply::Quiesced) |
+//! | [`SwapVolume`](Command::SwapVolume) | files, keys | resumes with another stack, if it is quiesced | [`VolumeSwapped`](Reply::VolumeSwapped) |
+//! | [`Resume`](Command::Resume) | | resumes as before | [`Resumed`](Reply::Resumed) |
+//! | [`StartCopyUp`](Command::StartCopyUp) | | copies up what the top layer lacks, in the background | [`CopyUpStarted`](Reply::CopyUpStarted) |
+//! | [`StopCopyUp`](Command::StopCopyUp) | | ends the copy-up | [`CopyUpStopped`](Reply::CopyUpStopped) |
+//! | [`CopyUpProgress`](Command::CopyUpProgress) | | tells how far the copy-up is | [`CopyUpProgress`](Reply::CopyUpProgress) |
+//! | [`Disconnect`](Command::Disconnect) | | ends a connection that does not share the guest's memory | [`Disconnected`](Reply::Disconnected) |
+//!
+//! Instead of each answer [`Reply::Refused`] can come, which says why.
+//!
+//! # A quiesced disk
+//!
+//! Between [`Command::Quiesce`] and what follows it the disk's header may come to name another stack, so a
+//! quiesced data plane never resumes by itself: when the attach process goes away it ends, with nothing left to
+//! be flushed. A stack that it cannot take leaves it quiesced; the attach process ends it then. A key that is
+//! revoked meanwhile is destroyed as ever, and what a new stack brings of keys is zeroed too: the disk goes
+//! on without, until it is restored.
+//!
+//! # Two adversaries
+//!
+//! A guest that escapes owns the data plane and says what it likes: [`Messages`] takes only whole frames of
+//! bounded length, never waits for one, and prints no control character; [`Commands`] takes an answer only
+//! in its turn. The data plane trusts the attach process, which gives it the keys; it still refuses what it
+//! does not know by name, and ends when it cannot tell where the next command begins.
 
 mod command;
+mod commands;
+mod data_plane_end;
 mod error;
+mod files;
+mod frame;
 mod frontend_memory;
 mod limits;
-mod message;
+mod line;
+mod messages;
+mod reply;
+mod setup;
+#[cfg(test)]
+mod tests;
+mod version;
 mod waiter;
 
-pub use command::{ControlCommand, receive_command};
+pub use command::{Command, CommandKind, Request};
+pub use commands::{Commands, Opening};
+pub use data_plane_end::{Cargo, DataPlaneEnd, Received};
 pub use error::ProtocolError;
+pub use files::DiskFiles;
+pub use frame::{MAX_MESSAGE_LEN, decode, encode};
 pub use frontend_memory::{FileId, FrontendMemory};
 pub use limits::Limits;
-pub use message::{
-    CONTROL_FD, COPY, COPY_STOP, COPY_STOPPED, COPYING, CopyProgress, CopyRequest, CopyState,
-    DESTROYED, DISCONNECT, Discard, DiskFiles, FREEZE, FRONTEND_MEMORY, FROZEN, LIMITS,
-    MEMORY_NOT_SHARED, NOT_COPYING, NOT_FROZEN, NOT_RESIZED, NOT_RESTACKED, NOT_RESTORED, OnFull,
-    OnRevoke, PROGRESS, PROGRESS_IS, READY, REFUSED, RESIZE, RESIZED, RESTACK, RESTACKED, RESTORE,
-    RESTORED, REVOKE, ReceivedStack, SOCKET_FD, STORAGE_FULL, STORAGE_OK, SYNC_FAILED, Setup,
-    Stack, StackLayer, THAW, THAWED, receive_setup, receive_stack, send_setup, send_stack,
+pub use line::Line;
+pub use messages::{Heard, Messages};
+pub use reply::{Event, Message, Reply, SyncedFile};
+pub use setup::{
+    CopyProgress, CopyRequest, CopyState, Discard, OnFull, OnRevoke, Setup, Stack, StackLayer,
 };
+pub use version::{Hello, Peer, SUPPORTED, Versions};
 pub use waiter::{Waiter, signal_pipe};
+
+/// The descriptor of the control socket in the data plane process.
+pub const CONTROL_FD: i32 = 3;
+/// That of the vhost-user socket, listening or connected.
+pub const SOCKET_FD: i32 = 4;

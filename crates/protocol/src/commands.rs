@@ -1,0 +1,406 @@
+//! The sending half of the attach process's end of the control socket.
+
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use uuid::Uuid;
+use vmm_sys_util::sock_ctrl_msg::ScmSocket;
+
+use keys::DekStack;
+
+use crate::error::io_error;
+use crate::frame::encode;
+use crate::version::{Hello, SUPPORTED};
+use crate::{
+    Command, CommandKind, CopyProgress, CopyRequest, DiskFiles, Limits, OnRevoke, Peer,
+    ProtocolError, Reply, Request, Setup, Stack,
+};
+
+/// How long the data plane may take for what it answers when the guest's requests, or a flush, are
+/// done.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long it may take to quiesce: it flushes before, which can be long.
+const QUIESCE_PATIENCE: Duration = Duration::from_secs(120);
+/// How long it may take for what it answers at once, after what it was told before.
+const COPY_PATIENCE: Duration = Duration::from_secs(120);
+
+/// Tells the data plane what to do, from whichever thread. Commands do not mix: each is written whole.
+#[derive(Debug)]
+pub struct Commands {
+    control: Mutex<Control>,
+    /// The commands that are not answered, in their order; `None` after the data plane's end.
+    unanswered: Mutex<Option<VecDeque<Unanswered>>>,
+}
+
+#[derive(Debug)]
+struct Control {
+    stream: UnixStream,
+    /// The number of the next command.
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Unanswered {
+    number: u64,
+    kind: CommandKind,
+    /// Who waits for the answer.
+    waiting: Option<SyncSender<Reply>>,
+}
+
+/// The files and the keys that go with a command.
+enum Cargo<'a> {
+    None,
+    Keys(&'a DekStack),
+    Disk(&'a DiskFiles, &'a DekStack),
+}
+
+/// Keeps everybody's commands back: the data plane has to get its disk before.
+pub struct Opening<'a> {
+    commands: &'a Commands,
+    control: MutexGuard<'a, Control>,
+}
+
+impl Opening<'_> {
+    /// Gives the data plane its disk, and lets others' commands follow.
+    ///
+    /// # Errors
+    /// [`ProtocolError`], when the data plane has ended among others.
+    pub fn serve(
+        mut self,
+        setup: Setup,
+        files: &DiskFiles,
+        deks: &DekStack,
+    ) -> Result<(), ProtocolError> {
+        let (command, cargo) = (Command::Serve(setup), Cargo::Disk(files, deks));
+        self.commands.send(&mut self.control, command, cargo, None)
+    }
+}
+
+impl Commands {
+    /// Greets the data plane. Its own hello is for [`Messages::greet`](crate::Messages::greet).
+    ///
+    /// # Errors
+    /// [`ProtocolError::Io`].
+    pub fn new(stream: UnixStream) -> Result<Self, ProtocolError> {
+        let hello = encode(&Hello { hello: SUPPORTED })?;
+        let fail = io_error("greet the data plane");
+        (&stream).write_all(&hello).map_err(fail)?;
+        Ok(Self {
+            control: Mutex::new(Control { stream, next: 0 }),
+            unanswered: Mutex::new(Some(VecDeque::new())),
+        })
+    }
+
+    /// Whoever has a command waits until the data plane has its disk.
+    pub fn open(&self) -> Opening<'_> {
+        Opening {
+            commands: self,
+            control: self.control(),
+        }
+    }
+
+    /// Has the disk, whose files have grown, served with `size` bytes.
+    ///
+    /// # Errors
+    /// [`ProtocolError`]: why it keeps its size.
+    pub fn resize(&self, size: u64) -> Result<(), ProtocolError> {
+        match self.ask(Command::Resize { size }, Cargo::None, PATIENCE)? {
+            Reply::Resized { size: served } if served != size => {
+                let why = format!("the data plane serves {served} bytes");
+                Err(ProtocolError::Refused(why.into()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Has the data plane make everything durable and begin nothing more.
+    ///
+    /// # Errors
+    /// [`ProtocolError`]: why it goes on.
+    pub fn quiesce(&self) -> Result<(), ProtocolError> {
+        self.ask(Command::Quiesce, Cargo::None, QUIESCE_PATIENCE)
+            .map(drop)
+            .inspect_err(|_| {
+                // Should it be quiesced later, it resumes at once. If it cannot be told, it is at
+                // its end.
+                let _ = self.post(Command::Resume);
+            })
+    }
+
+    /// Has the data plane, which is quiesced, swap its layers for others and resume.
+    ///
+    /// # Errors
+    /// [`ProtocolError`]: why it does not; it stays quiesced.
+    pub fn swap_volume(
+        &self,
+        stack: Stack,
+        files: &DiskFiles,
+        deks: &DekStack,
+    ) -> Result<(), ProtocolError> {
+        let cargo = Cargo::Disk(files, deks);
+        self.ask(Command::SwapVolume(stack), cargo, PATIENCE)
+            .map(drop)
+    }
+
+    /// Has it resume with the layers that it has.
+    ///
+    /// # Errors
+    /// [`ProtocolError`].
+    pub fn resume(&self) -> Result<(), ProtocolError> {
+        self.ask(Command::Resume, Cargo::None, PATIENCE).map(drop)
+    }
+
+    /// Has it copy up into the top layer.
+    ///
+    /// # Errors
+    /// [`ProtocolError`]: why it does not.
+    pub fn start_copy_up(&self, request: CopyRequest) -> Result<(), ProtocolError> {
+        self.ask(Command::StartCopyUp(request), Cargo::None, COPY_PATIENCE)
+            .map(drop)
+    }
+
+    /// Has it copy up no more.
+    ///
+    /// # Errors
+    /// [`ProtocolError`].
+    pub fn stop_copy_up(&self) -> Result<(), ProtocolError> {
+        self.ask(Command::StopCopyUp, Cargo::None, COPY_PATIENCE)
+            .map(drop)
+    }
+
+    /// How far the copy-up is.
+    ///
+    /// # Errors
+    /// [`ProtocolError`].
+    pub fn copy_up_progress(&self) -> Result<CopyProgress, ProtocolError> {
+        match self.ask(Command::CopyUpProgress, Cargo::None, COPY_PATIENCE)? {
+            Reply::CopyUpProgress(progress) => Ok(progress),
+            other => Err(ProtocolError::Refused(other.name().into())),
+        }
+    }
+
+    /// Ends a connection of the frontend, whose guest's memory is not shared. Nobody waits for the answer.
+    ///
+    /// # Errors
+    /// [`ProtocolError`].
+    pub fn disconnect(&self, connection: u64) -> Result<(), ProtocolError> {
+        self.post(Command::Disconnect { connection })
+    }
+
+    /// Changes the disk's limits. Nobody waits for the answer.
+    ///
+    /// # Errors
+    /// [`ProtocolError`].
+    pub fn set_limits(&self, limits: Limits) -> Result<(), ProtocolError> {
+        self.post(Command::SetLimits(limits))
+    }
+
+    /// Has the data plane destroy its keys. The answer is what [`Commands::answered`] gives back.
+    ///
+    /// # Errors
+    /// [`ProtocolError`].
+    pub fn revoke_key(&self, on_revoke: OnRevoke) -> Result<(), ProtocolError> {
+        self.post(Command::RevokeKey { on_revoke })
+    }
+
+    /// Gives the data plane the keys of these layers. The answer is what [`Commands::answered`] gives back.
+    ///
+    /// # Errors
+    /// [`ProtocolError`].
+    pub fn restore_key(&self, layers: Vec<Uuid>, deks: &DekStack) -> Result<(), ProtocolError> {
+        let command = Command::RestoreKey { layers };
+        self.send(&mut self.control(), command, Cargo::Keys(deks), None)
+    }
+
+    /// Takes an answer of the data plane, for whoever waits for it. An answer that nobody waits for is given
+    /// back, with the kind of its command.
+    ///
+    /// # Errors
+    /// [`ProtocolError::Unasked`] when it is not the answer to the command that was to be answered next.
+    pub fn answered(
+        &self,
+        number: u64,
+        reply: Reply,
+    ) -> Result<Option<(CommandKind, Reply)>, ProtocolError> {
+        let mut unanswered = self.unanswered();
+        let Some(unanswered) = unanswered.as_mut() else {
+            return Ok(None);
+        };
+        match unanswered.pop_front() {
+            Some(asked) if asked.number == number && reply.answers(asked.kind) => {
+                let Some(waiting) = asked.waiting else {
+                    return Ok(Some((asked.kind, reply)));
+                };
+                // Who waited has given up at most.
+                let _ = waiting.try_send(reply);
+                Ok(None)
+            }
+            asked => Err(ProtocolError::Unasked {
+                number,
+                reply: reply.name(),
+                asked: asked.map(|asked| (asked.number, asked.kind)),
+            }),
+        }
+    }
+
+    /// Whether the data plane has ended.
+    pub fn has_ended(&self) -> bool {
+        self.unanswered().is_none()
+    }
+
+    /// There will be no more answers.
+    pub fn ended(&self) {
+        *self.unanswered() = None;
+    }
+
+    /// The data plane sees the end of the socket, and ends.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn end(&self) -> io::Result<()> {
+        self.control().stream.shutdown(Shutdown::Write)
+    }
+
+    /// Sends a command whose answer nobody waits for.
+    fn post(&self, command: Command) -> Result<(), ProtocolError> {
+        self.send(&mut self.control(), command, Cargo::None, None)
+    }
+
+    /// Sends a command, and waits for its answer. Whoever waits no more still has the answer taken.
+    fn ask(
+        &self,
+        command: Command,
+        cargo: Cargo<'_>,
+        patience: Duration,
+    ) -> Result<Reply, ProtocolError> {
+        let answered = self.ask_later(command, cargo)?;
+        let reply = answered.recv_timeout(patience).map_err(|e| match e {
+            RecvTimeoutError::Timeout => ProtocolError::Silent(Peer::DataPlane),
+            RecvTimeoutError::Disconnected => ProtocolError::Ended(Peer::DataPlane),
+        })?;
+        match reply {
+            Reply::Refused { why } => Err(ProtocolError::Refused(why)),
+            reply => Ok(reply),
+        }
+    }
+
+    fn ask_later(
+        &self,
+        command: Command,
+        cargo: Cargo<'_>,
+    ) -> Result<Receiver<Reply>, ProtocolError> {
+        let (waiting, answered) = sync_channel(1);
+        self.send(&mut self.control(), command, cargo, Some(waiting))?;
+        Ok(answered)
+    }
+
+    /// Until the command is written nobody else's comes in between: `control` is locked.
+    fn send(
+        &self,
+        control: &mut Control,
+        command: Command,
+        cargo: Cargo<'_>,
+        waiting: Option<SyncSender<Reply>>,
+    ) -> Result<(), ProtocolError> {
+        let (number, kind) = (control.next, command.kind());
+        let frame = encode(&Request { number, command })?;
+        control.next += 1;
+        match self.unanswered().as_mut() {
+            Some(unanswered) => unanswered.push_back(Unanswered {
+                number,
+                kind,
+                waiting,
+            }),
+            None => return Err(ProtocolError::Ended(Peer::DataPlane)),
+        }
+        let (files, deks) = match cargo {
+            Cargo::None => (Vec::new(), None),
+            Cargo::Keys(deks) => (Vec::new(), Some(deks)),
+            Cargo::Disk(files, deks) => (files.descriptors(), Some(deks)),
+        };
+        let fail = io_error("tell the data plane");
+        let sent = match files.is_empty() {
+            true => 0,
+            false => control
+                .stream
+                .send_with_fds(&[&frame[..]], &files)
+                .map_err(|e| fail(e.into()))?,
+        };
+        control.stream.write_all(&frame[sent..]).map_err(fail)?;
+        match deks {
+            Some(deks) => Ok(deks.send(&mut control.stream)?),
+            None => Ok(()),
+        }
+    }
+
+    fn unanswered(&self) -> MutexGuard<'_, Option<VecDeque<Unanswered>>> {
+        // Nothing is half changed at any point where a holder could panic.
+        self.unanswered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn control(&self) -> MutexGuard<'_, Control> {
+        // A command that was cut off ends the data plane, whoever holds the lock.
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn commands() -> (Commands, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (Commands::new(ours).unwrap(), theirs)
+    }
+
+    #[test]
+    fn answers_go_to_whom_they_are_for() {
+        let (commands, _theirs) = commands();
+        let ask = |command| commands.ask_later(command, Cargo::None).unwrap();
+        drop(ask(Command::Quiesce));
+        let (resume, progress) = (ask(Command::Resume), ask(Command::CopyUpProgress));
+        commands.revoke_key(OnRevoke::Error).unwrap();
+        let swap = ask(Command::Quiesce);
+        let answer = |number, reply| commands.answered(number, reply).unwrap();
+        assert!(answer(0, Reply::refused(&"why")).is_none());
+        assert!(answer(1, Reply::Resumed).is_none());
+        assert_eq!(resume.recv().unwrap(), Reply::Resumed);
+        let idle = Reply::CopyUpProgress(CopyProgress::default());
+        assert!(answer(2, idle.clone()).is_none());
+        assert_eq!(progress.recv().unwrap(), idle);
+        let given_back = answer(3, Reply::KeyDestroyed);
+        let expected = (CommandKind::RevokeKey, Reply::KeyDestroyed);
+        assert_eq!(given_back, Some(expected));
+        answer(4, Reply::refused(&"why"));
+        assert_eq!(swap.recv().unwrap(), Reply::refused(&"why"));
+        let lost = ask(Command::StopCopyUp);
+        commands.ended();
+        assert!(lost.recv().is_err());
+        let ended = commands.resume();
+        assert!(matches!(ended, Err(ProtocolError::Ended(Peer::DataPlane))));
+        assert!(commands.answered(5, Reply::CopyUpStopped).is_ok());
+    }
+
+    #[test]
+    fn an_answer_to_another_command_is_refused() {
+        for (number, reply, why) in [
+            (1, Reply::Quiesced, "the next answer is that of 0 (quiesce)"),
+            (0, Reply::Resumed, "answers command 0 with \"resumed\""),
+        ] {
+            let (commands, _theirs) = commands();
+            let _waiting = commands.ask_later(Command::Quiesce, Cargo::None).unwrap();
+            let error = commands.answered(number, reply).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
+        let (commands, _theirs) = commands();
+        let error = commands.answered(0, Reply::Resumed).unwrap_err();
+        assert!(error.to_string().contains("no command waits"), "{error}");
+    }
+}

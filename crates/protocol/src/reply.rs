@@ -1,0 +1,151 @@
+//! What a data plane says: answers to commands, and events that nobody asked for.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{CommandKind, CopyProgress, FrontendMemory, Line};
+
+/// A message of the data plane.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Message {
+    /// The answer to a command.
+    Reply {
+        /// The number of the command.
+        number: u64,
+        /// What became of it.
+        reply: Reply,
+    },
+    /// Something happened.
+    Event(Event),
+}
+
+/// What became of a command. Each answers one kind of command, but [`Reply::Refused`] any.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Reply {
+    /// Guests are served.
+    Serving,
+    /// The limits are the new ones.
+    LimitsSet,
+    /// The disk has a new size.
+    Resized {
+        /// Bytes.
+        size: u64,
+    },
+    /// No DEK and no cipher is left in the data plane.
+    KeyDestroyed,
+    /// Guests are served again.
+    KeyRestored,
+    /// All that was completed is durable, and nothing more begins.
+    Quiesced,
+    /// The new stack is served.
+    VolumeSwapped,
+    /// The disk is served as before it was quiesced.
+    Resumed,
+    /// The copy-up has begun.
+    CopyUpStarted,
+    /// There is no copy-up any more.
+    CopyUpStopped,
+    /// How far the copy-up is.
+    CopyUpProgress(CopyProgress),
+    /// The connection ends, if it was still there.
+    Disconnected,
+    /// The command was not done. A quiesced disk stays quiesced, and a key that came is gone again.
+    Refused {
+        /// Why.
+        why: Line,
+    },
+}
+
+impl Reply {
+    /// The refusal of a command.
+    pub fn refused(why: &impl fmt::Display) -> Self {
+        Self::Refused { why: Line::of(why) }
+    }
+
+    /// Whether it can be the answer to such a command.
+    pub fn answers(&self, command: CommandKind) -> bool {
+        let answered = match self {
+            Self::Serving => CommandKind::Serve,
+            Self::LimitsSet => CommandKind::SetLimits,
+            Self::Resized { .. } => CommandKind::Resize,
+            Self::KeyDestroyed => CommandKind::RevokeKey,
+            Self::KeyRestored => CommandKind::RestoreKey,
+            Self::Quiesced => CommandKind::Quiesce,
+            Self::VolumeSwapped => CommandKind::SwapVolume,
+            Self::Resumed => CommandKind::Resume,
+            Self::CopyUpStarted => CommandKind::StartCopyUp,
+            Self::CopyUpStopped => CommandKind::StopCopyUp,
+            Self::CopyUpProgress(_) => CommandKind::CopyUpProgress,
+            Self::Disconnected => CommandKind::Disconnect,
+            Self::Refused { .. } => return true,
+        };
+        answered == command
+    }
+
+    /// Its name, without details.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Serving => "serving",
+            Self::LimitsSet => "limits-set",
+            Self::Resized { .. } => "resized",
+            Self::KeyDestroyed => "key-destroyed",
+            Self::KeyRestored => "key-restored",
+            Self::Quiesced => "quiesced",
+            Self::VolumeSwapped => "volume-swapped",
+            Self::Resumed => "resumed",
+            Self::CopyUpStarted => "copy-up-started",
+            Self::CopyUpStopped => "copy-up-stopped",
+            Self::CopyUpProgress(_) => "copy-up-progress",
+            Self::Disconnected => "disconnected",
+            Self::Refused { .. } => "refused",
+        }
+    }
+}
+
+/// What the data plane says unasked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Event {
+    /// A frontend announced the guest's memory.
+    FrontendMemory(FrontendMemory),
+    /// A connection was ended, since a queue of it is in no shared memory.
+    MemoryNotShared,
+    /// Requests begin to wait for space on the host.
+    StorageFull,
+    /// None waits any more.
+    StorageOk,
+    /// A sync has failed, so that no flush succeeds until the disk was checked. It is said once.
+    SyncFailed {
+        /// Of which file.
+        file: SyncedFile,
+        /// The kernel's words.
+        why: Line,
+    },
+    /// The data plane ends without having done all of its work.
+    Failed {
+        /// Why.
+        why: Line,
+    },
+}
+
+/// A file of the top layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SyncedFile {
+    /// The ciphertext.
+    Data,
+    /// The block map.
+    Map,
+}
+
+impl From<volume::FailedSync> for SyncedFile {
+    fn from(file: volume::FailedSync) -> Self {
+        match file {
+            volume::FailedSync::Data => Self::Data,
+            volume::FailedSync::Map => Self::Map,
+        }
+    }
+}
