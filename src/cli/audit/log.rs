@@ -13,10 +13,10 @@ use vault::audit::AuditLog;
 pub(super) struct WhichArgs {
     /// Only the log of this key vault [default: all logs]
     #[arg(long, value_name = "NAME")]
-    vault: Option<String>,
+    pub(super) vault: Option<String>,
     /// Only the installation's own log: keys of disks handed out and destroyed, changes of sets
     #[arg(long)]
-    installation: bool,
+    pub(super) installation: bool,
 }
 
 /// A log of this installation.
