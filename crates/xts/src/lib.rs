@@ -1,10 +1,17 @@
-//! AES-256-XTS: the only way by which data gets from guest memory to the host and back.
+#![doc = include_str!("../README.md")]
 //!
-//! The tweak is dm-crypt's `plain64`: the number of the data unit's first 512-byte sector,
-//! little-endian, in bytes 0..8 of the tweak, also for 4096-byte data units. So
-//! `cryptsetup open --type plain --cipher aes-xts-plain64 --key-size 512 --sector-size N` reads
-//! what is written here. XTS is IEEE 1619-2018; SP 800-38E limits a data unit to 2^20 blocks,
-//! which 256 never reaches.
+//! # Standards
+//!
+//! XTS is IEEE 1619-2018. The tweak is dm-crypt's `plain64`: the number of the data unit's first 512-byte sector,
+//! little-endian, in bytes 0..8 of the tweak, also for data units of 4096 bytes. SP 800-38E limits a data unit to
+//! 2^20 blocks; one of 4096 bytes has 256.
+//!
+//! # Engines
+//!
+//! [`Cipher`] does all that scattered memory asks for, once for all engines. An [`XtsEngine`] transforms runs of
+//! whole AES blocks within one data unit. [`Cipher::new`] takes the engine that suits the CPU,
+//! [`Cipher::with_engine`] one that the caller chooses. [`CipherStack`] has the ciphers of several layers of a
+//! disk, and re-encrypts from one key to another.
 
 #![deny(clippy::disallowed_types)]
 
