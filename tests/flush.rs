@@ -16,7 +16,9 @@ use keys::units::ByteOffset;
 use keys::{Dek, DekStack};
 use logged_store::{Asked, LoggedStore, SharedMedium};
 use uuid::Uuid;
-use volume::pipeline::{GuestBuffer, Op, OpError, OpKind, Pipeline, Token};
+use volume::pipeline::{
+    BlockRequest, Finished, GuestBuffer, Pipeline, RequestError, RequestKind, Submission, Token,
+};
 use volume::{Content, FailedSync, Geometry, LayerMap, RuntimeMap, Volume, format};
 use xts::{CipherStack, DataUnit, SharedSlice};
 
@@ -89,44 +91,40 @@ impl Rig {
         self.make_queues(queues);
     }
 
-    fn submit(&mut self, queue: usize, kind: OpKind, blocks: std::ops::Range<u64>) -> Token {
+    fn submit(&mut self, queue: usize, kind: RequestKind, blocks: std::ops::Range<u64>) -> Token {
         self.next += 1;
         let (token, len) = (Token(self.next), (blocks.end - blocks.start) * BLOCK);
         let slices = match kind {
-            OpKind::Write { .. } | OpKind::Read => {
+            RequestKind::Write { .. } | RequestKind::Read => {
                 let bytes: &'static mut [u8] = vec![7; len as usize].leak();
                 let start = NonNull::from(&mut *bytes).cast();
                 // SAFETY: the bytes are never freed, and nobody else knows of them.
                 vec![unsafe { SharedSlice::new(start, bytes.len()) }]
             }
-            OpKind::Zero { .. } | OpKind::Raise { .. } | OpKind::Flush => vec![],
+            RequestKind::Zero { .. } | RequestKind::CopyUp { .. } | RequestKind::Flush => vec![],
         };
-        self.queues[queue].submit(Op {
-            kind,
-            at: ByteOffset(blocks.start * BLOCK),
-            len,
-            memory: GuestBuffer {
-                slices,
-                owner: None,
-            },
-            token,
-        });
+        let at = ByteOffset(blocks.start * BLOCK);
+        let owner = None;
+        let memory = GuestBuffer { slices, owner };
+        let request = BlockRequest { kind, at, len };
+        self.queues[queue].submit(Submission::new(token, request, memory));
         token
     }
 
     /// Carries a queue on; what is finished.
-    fn poll(&mut self, queue: usize) -> Vec<(Token, Result<(), OpError>)> {
+    fn poll(&mut self, queue: usize) -> Vec<(Token, Result<(), RequestError>)> {
         let mut finished = Vec::new();
         self.queues[queue].poll();
         self.queues[queue].take_finished(&mut finished);
         finished
             .into_iter()
-            .map(|done| (done.token, done.result))
+            .map(Finished::take)
+            .map(|(token, result, _)| (token, result))
             .collect()
     }
 
     /// Carries a queue on until nothing of it is under way.
-    fn settle(&mut self, queue: usize) -> Vec<(Token, Result<(), OpError>)> {
+    fn settle(&mut self, queue: usize) -> Vec<(Token, Result<(), RequestError>)> {
         let mut all = self.poll(queue);
         while !self.queues[queue].is_idle() {
             all.extend(self.poll(queue));
@@ -135,7 +133,7 @@ impl Rig {
     }
 
     /// Does one thing alone.
-    fn run(&mut self, kind: OpKind, blocks: std::ops::Range<u64>) -> Result<(), OpError> {
+    fn run(&mut self, kind: RequestKind, blocks: std::ops::Range<u64>) -> Result<(), RequestError> {
         let token = self.submit(0, kind, blocks);
         let mut done = self.settle(0);
         assert_eq!(done.len(), 1);
@@ -144,16 +142,16 @@ impl Rig {
         result
     }
 
-    fn write(&mut self, blocks: std::ops::Range<u64>) -> Result<(), OpError> {
-        self.run(OpKind::Write { durable: false }, blocks)
+    fn write(&mut self, blocks: std::ops::Range<u64>) -> Result<(), RequestError> {
+        self.run(RequestKind::Write { durable: false }, blocks)
     }
 
-    fn write_through(&mut self, blocks: std::ops::Range<u64>) -> Result<(), OpError> {
-        self.run(OpKind::Write { durable: true }, blocks)
+    fn write_through(&mut self, blocks: std::ops::Range<u64>) -> Result<(), RequestError> {
+        self.run(RequestKind::Write { durable: true }, blocks)
     }
 
-    fn flush(&mut self) -> Result<(), OpError> {
-        self.run(OpKind::Flush, 0..0)
+    fn flush(&mut self) -> Result<(), RequestError> {
+        self.run(RequestKind::Flush, 0..0)
     }
 }
 
@@ -181,7 +179,10 @@ fn a_sync_that_failed_once_fails_every_later_flush() {
             rig.write(0..3).unwrap();
             fail_once(&rig.medium, which, number);
             let error = rig.flush().unwrap_err();
-            assert!(matches!(error, OpError::SyncFailed { .. }), "{error:?}");
+            assert!(
+                matches!(error, RequestError::SyncFailed { .. }),
+                "{error:?}"
+            );
             // The first error stays, whatever space there may be again.
             assert!(!error.is_no_space());
             for _ in 0..3 {
@@ -190,10 +191,10 @@ fn a_sync_that_failed_once_fails_every_later_flush() {
             }
             // What is not promised to be durable goes on; what is, fails.
             rig.write(3..4).unwrap();
-            rig.run(OpKind::Read, 0..4).unwrap();
+            rig.run(RequestKind::Read, 0..4).unwrap();
             let durable = [
-                OpKind::Write { durable: true },
-                OpKind::Zero {
+                RequestKind::Write { durable: true },
+                RequestKind::Zero {
                     release: true,
                     durable: true,
                 },
@@ -203,9 +204,9 @@ fn a_sync_that_failed_once_fails_every_later_flush() {
                 assert_eq!(error.failed_sync(), Some(file));
             }
             // In another queue as well.
-            rig.submit(1, OpKind::Flush, 0..0);
+            rig.submit(1, RequestKind::Flush, 0..0);
             let done = rig.settle(1);
-            assert!(matches!(done[..], [(_, Err(OpError::Lost(_)))]));
+            assert!(matches!(done[..], [(_, Err(RequestError::Lost(_)))]));
             assert_eq!(rig.volume.failed_sync(), Some(file));
         }
     }
@@ -224,7 +225,10 @@ fn a_sync_that_failed_is_remembered_by_the_next_process_until_the_disk_was_check
     for _ in 0..2 {
         rig.restart();
         let error = rig.flush().unwrap_err();
-        assert!(matches!(error, OpError::Lost(FailedSync::Map)), "{error}");
+        assert!(
+            matches!(error, RequestError::Lost(FailedSync::Map)),
+            "{error}"
+        );
     }
 
     rig.runtime.forget_failed_sync().unwrap();
@@ -271,7 +275,7 @@ fn a_map_that_cannot_be_written_fails_its_flush_alone() {
     );
 }
 
-const DISCARD: OpKind = OpKind::Zero {
+const DISCARD: RequestKind = RequestKind::Zero {
     release: true,
     durable: false,
 };
@@ -286,12 +290,12 @@ fn flushes_that_come_while_one_runs_share_the_next_whichever_queue_they_are_of()
     rig.write(0..1).unwrap();
     rig.medium.take_log();
     rig.medium.set_free(false);
-    rig.submit(0, OpKind::Flush, 0..0);
+    rig.submit(0, RequestKind::Flush, 0..0);
     assert!(rig.poll(0).is_empty());
     let mut waiting = 1;
     for queue in 0..4 {
         for _ in 0..4 {
-            rig.submit(queue, OpKind::Flush, 0..0);
+            rig.submit(queue, RequestKind::Flush, 0..0);
             waiting += 1;
         }
         assert!(rig.poll(queue).is_empty());
@@ -317,16 +321,16 @@ fn a_queue_that_flushes_all_the_time_keeps_no_other_from_it() {
     let mut rig = Rig::new(2);
     rig.write(0..1).unwrap();
     rig.medium.set_free(false);
-    rig.submit(0, OpKind::Flush, 0..0);
+    rig.submit(0, RequestKind::Flush, 0..0);
     rig.poll(0);
-    rig.submit(1, OpKind::Flush, 0..0);
+    rig.submit(1, RequestKind::Flush, 0..0);
     let mut others = 0;
     loop {
         rig.queues[0].store_mut().step();
         let done = rig.poll(0).len();
         others += done;
         (0..done).for_each(|_| {
-            rig.submit(0, OpKind::Flush, 0..0);
+            rig.submit(0, RequestKind::Flush, 0..0);
         });
         // The busy one always has the first look.
         rig.poll(0);
@@ -422,11 +426,11 @@ fn a_flush_waits_until_it_is_known_how_durable_writes_of_other_queues_ended() {
             let which = Asked::WriteDurably { at: 0, len: 4096 };
             fail_once(&rig.medium, which, number);
         }
-        rig.submit(0, OpKind::Write { durable: true }, 0..1);
+        rig.submit(0, RequestKind::Write { durable: true }, 0..1);
         // It has ended, and its queue has not looked yet.
         assert!(rig.queues[0].store_mut().step());
         rig.medium.set_free(true);
-        rig.submit(1, OpKind::Flush, 0..0);
+        rig.submit(1, RequestKind::Flush, 0..0);
         for _ in 0..10 {
             assert!(
                 rig.poll(1).is_empty(),
@@ -452,13 +456,13 @@ fn durable_writes_that_begin_later_keep_no_flush_from_its_end() {
     let mut rig = Rig::new(2);
     rig.write_through(0..2).unwrap();
     rig.medium.set_free(false);
-    rig.submit(0, OpKind::Write { durable: true }, 0..1);
-    rig.submit(1, OpKind::Flush, 0..0);
+    rig.submit(0, RequestKind::Write { durable: true }, 0..1);
+    rig.submit(1, RequestKind::Flush, 0..0);
     let mut turns = 0;
     loop {
         // There is always one under way.
         rig.queues[0].store_mut().step();
-        rig.submit(0, OpKind::Write { durable: true }, 1..2);
+        rig.submit(0, RequestKind::Write { durable: true }, 1..2);
         rig.poll(0);
         rig.queues[1].store_mut().step();
         if let Some((_, result)) = rig.poll(1).pop() {
@@ -481,7 +485,7 @@ fn a_failed_sync_counts_for_what_is_seen_to_end_with_it() {
     };
     fail_once(&rig.medium, which, libc::EIO);
     for block in 0..2 {
-        rig.submit(0, OpKind::Write { durable: true }, block..block + 1);
+        rig.submit(0, RequestKind::Write { durable: true }, block..block + 1);
     }
     while rig.queues[0].store_mut().step() {}
     let done = rig.poll(0);
@@ -559,7 +563,7 @@ fn discarded_space_is_given_back_by_itself_and_writes_no_map() {
     rig.run(DISCARD, 0..BLOCKS).unwrap();
     rig.settle(0);
     assert_eq!(punched(&rig.medium.take_log()), 0, "it is not durable yet");
-    rig.submit(0, OpKind::Flush, 0..0);
+    rig.submit(0, RequestKind::Flush, 0..0);
     let mut done = Vec::new();
     for _ in 0..50 {
         done.extend(rig.settle(0));
@@ -619,10 +623,10 @@ fn a_block_that_was_written_and_discarded_again_waits_for_a_flush_of_its_own() {
     let mut rig = full();
     rig.medium.set_free(false);
     rig.submit(0, DISCARD, 7..8);
-    rig.submit(0, OpKind::Flush, 0..0);
+    rig.submit(0, RequestKind::Flush, 0..0);
     rig.poll(0);
     // While that flush runs, which says zero of the block.
-    rig.submit(1, OpKind::Write { durable: false }, 7..8);
+    rig.submit(1, RequestKind::Write { durable: false }, 7..8);
     rig.poll(1);
     rig.queues[1].store_mut().step();
     assert_eq!(rig.poll(1).len(), 1);
@@ -632,10 +636,11 @@ fn a_block_that_was_written_and_discarded_again_waits_for_a_flush_of_its_own() {
     rig.settle(1);
     assert_eq!(punched(&rig.medium.take_log()), 0);
     // Another sector's discards do not keep it from its turn, nor do writes beside it.
-    rig.submit(0, OpKind::Flush, 0..0);
+    rig.submit(0, RequestKind::Flush, 0..0);
     rig.settle(0);
     rig.run(DISCARD, 4000..4001).unwrap();
-    rig.run(OpKind::Write { durable: false }, 8..9).unwrap();
+    rig.run(RequestKind::Write { durable: false }, 8..9)
+        .unwrap();
     rig.settle(0);
     assert_eq!(punched(&rig.medium.take_log()), BLOCK);
 }

@@ -11,7 +11,7 @@ use virtio_queue::desc::{RawDescriptor, split::Descriptor};
 use virtio_queue::mock::MockSplitQueue;
 use virtio_queue::{Queue, QueueOwnedT};
 use vm_memory::{Bytes, GuestAddress};
-use volume::pipeline::OpKind;
+use volume::pipeline::{BlockRequest, RequestKind};
 use xts::Cursor;
 
 #[path = "../../crates/dataplane/src/request/tests/rules.rs"]

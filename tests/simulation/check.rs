@@ -3,8 +3,7 @@
 
 use std::sync::Arc;
 
-use keys::units::ByteOffset;
-use volume::pipeline::{GuestBuffer, Op, OpKind, Pipeline, Token};
+use volume::pipeline::{BlockRequest, GuestBuffer, Pipeline, Submission, Token};
 use volume::{RuntimeMap, Volume};
 
 use super::disk::{Disk, PATIENCE, wait};
@@ -109,19 +108,15 @@ impl Disk {
         let store = SimStore::new(cx.layers.files(&self.header), cx.options.alignment);
         let mut pipeline = Pipeline::new(volume, store, None).unwrap();
         pipeline.stop_punching();
-        pipeline.submit(Op {
-            kind: OpKind::Flush,
-            at: ByteOffset(0),
-            len: 0,
-            memory: GuestBuffer::default(),
-            token: Token(0),
-        });
+        let flush = Submission::new(Token(0), BlockRequest::FLUSH, GuestBuffer::default());
+        pipeline.submit(flush);
         let (mut finished, mut patience) = (Vec::new(), PATIENCE);
         loop {
             pipeline.poll();
             pipeline.take_finished(&mut finished);
             if let Some(done) = finished.pop() {
-                return Ok(done.result.is_ok());
+                let (_, result, _) = done.take();
+                return Ok(result.is_ok());
             }
             if let Err(stop) = cx.may_crash(800) {
                 pipeline.store_mut().kill(&mut cx.rng);

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use keys::units::ByteOffset;
 use uuid::Uuid;
-use volume::pipeline::{Finished, GuestBuffer, Op, OpError, OpKind, Pipeline, Token};
+use volume::pipeline::{
+    BlockRequest, Finished, GuestBuffer, Pipeline, RequestError, RequestKind, Submission, Token,
+};
 use volume::{FailedSync, LowerLayer, RuntimeMap, Volume};
 use xts::SharedSlice;
 
@@ -198,8 +200,10 @@ impl Disk {
         let mut finished = Vec::new();
         queue.poll();
         queue.take_finished(&mut finished);
-        let mut finished = finished.into_iter();
-        finished.try_for_each(|done| self.finish(cx, done))
+        let finished: Vec<_> = finished.into_iter().map(Finished::take).collect();
+        finished
+            .into_iter()
+            .try_for_each(|(token, result, _)| self.finish(cx, token, result))
     }
 
     fn poll_all(&mut self, cx: &mut Context) -> Result<(), Stop> {
@@ -216,7 +220,7 @@ impl Disk {
         let kind = guest::kind(&mut cx.rng, &cx.options);
         let size = self.process().volume.geometry().size;
         let sectors = match kind {
-            OpKind::Flush => 0..0,
+            RequestKind::Flush => 0..0,
             _ => guest::range(&mut cx.rng, &cx.options, &cx.windows, size),
         };
         let taken = |r: &Request| r.sectors.start < sectors.end && sectors.start < r.sectors.end;
@@ -225,20 +229,20 @@ impl Disk {
         }
         let stamp = cx.stamp();
         let mut memory = Vec::new();
-        if matches!(kind, OpKind::Write { .. } | OpKind::Read) {
+        if matches!(kind, RequestKind::Write { .. } | RequestKind::Read) {
             memory = vec![0xee; ((sectors.end - sectors.start) * 512) as usize];
         }
         match kind {
-            OpKind::Write { .. } => {
+            RequestKind::Write { .. } => {
                 for (sector, bytes) in sectors.clone().zip(memory.chunks_mut(512)) {
                     fill(bytes, sector, stamp);
                     self.model.begin(sector, stamp);
                 }
             }
-            OpKind::Zero { .. } => sectors
+            RequestKind::Zero { .. } => sectors
                 .clone()
                 .for_each(|sector| self.model.begin(sector, 0)),
-            OpKind::Read | OpKind::Raise { .. } | OpKind::Flush => {}
+            RequestKind::Read | RequestKind::CopyUp { .. } | RequestKind::Flush => {}
         }
         self.start(cx, queue, kind, sectors, memory);
     }
@@ -247,7 +251,7 @@ impl Disk {
         &mut self,
         cx: &mut Context,
         queue: usize,
-        kind: OpKind,
+        kind: RequestKind,
         sectors: std::ops::Range<u64>,
         mut memory: Vec<u8>,
     ) -> Token {
@@ -260,13 +264,13 @@ impl Disk {
         let point = self.model.flush_point();
         // Guests do as they like while content is raised.
         let sectors = match kind {
-            OpKind::Raise { .. } => 0..0,
+            RequestKind::CopyUp { .. } => 0..0,
             _ => sectors,
         };
         // What one queue does not know yet a write of another one may not have met, but a flush has.
         let after_failure = match kind {
-            OpKind::Flush | OpKind::Zero { .. } => cx.files(&self.header).sync_fails,
-            OpKind::Write { .. } | OpKind::Read | OpKind::Raise { .. } => {
+            RequestKind::Flush | RequestKind::Zero { .. } => cx.files(&self.header).sync_fails,
+            RequestKind::Write { .. } | RequestKind::Read | RequestKind::CopyUp { .. } => {
                 cx.files(&self.header).sync_failed
             }
         };
@@ -286,13 +290,8 @@ impl Disk {
             slices,
             owner: None,
         };
-        process.queues[queue].submit(Op {
-            kind,
-            at,
-            len,
-            memory,
-            token,
-        });
+        let request = BlockRequest { kind, at, len };
+        process.queues[queue].submit(Submission::new(token, request, memory));
         token
     }
 
@@ -309,13 +308,19 @@ impl Disk {
         let blocks = [1, 4, 16, 3000][cx.rng.below(4) as usize];
         process.raised = (at + blocks * BLOCK).min(end);
         let sectors = at / 512..process.raised / 512;
-        self.start(cx, COPIER, OpKind::Raise { drop }, sectors, Vec::new());
+        self.start(
+            cx,
+            COPIER,
+            RequestKind::CopyUp { drop },
+            sectors,
+            Vec::new(),
+        );
     }
 
     /// Whether everything that the disk's job is about was raised.
     pub fn is_raised(&mut self, fault: Fault) -> bool {
         let process = self.process();
-        let raises = |request: &Request| matches!(request.kind, OpKind::Raise { .. });
+        let raises = |request: &Request| matches!(request.kind, RequestKind::CopyUp { .. });
         process.raised >= process.volume.geometry().size
             && (fault == Fault::DropBeforeRaised || !process.requests.iter().any(raises))
     }
@@ -325,17 +330,22 @@ impl Disk {
         self.process().raised = 0;
     }
 
-    fn finish(&mut self, cx: &Context, done: Finished) -> Result<(), Stop> {
+    fn finish(
+        &mut self,
+        cx: &Context,
+        token: Token,
+        result: Result<(), RequestError>,
+    ) -> Result<(), Stop> {
         let requests = &mut self.process().requests;
-        let index = requests.iter().position(|r| r.token == done.token);
+        let index = requests.iter().position(|r| r.token == token);
         let request = requests.swap_remove(index.unwrap());
-        if let Err(error) = done.result {
+        if let Err(error) = result {
             return self.has_failed(cx, request, &error);
         }
         let durable = match request.kind {
-            OpKind::Flush => true,
-            OpKind::Write { durable } | OpKind::Zero { durable, .. } => durable,
-            OpKind::Read | OpKind::Raise { .. } => false,
+            RequestKind::Flush => true,
+            RequestKind::Write { durable } | RequestKind::Zero { durable, .. } => durable,
+            RequestKind::Read | RequestKind::CopyUp { .. } => false,
         };
         if durable && request.after_failure {
             let what = format!("{:?} succeeded after a sync had failed", request.kind);
@@ -343,15 +353,15 @@ impl Disk {
         }
         let sectors = request.sectors;
         match request.kind {
-            OpKind::Read => {
+            RequestKind::Read => {
                 for (sector, bytes) in sectors.zip(request.memory.chunks(512)) {
                     let read = self.model.read(sector, stamp_of(bytes, sector));
                     read.map_err(Stop::Wrong)?;
                 }
             }
-            OpKind::Raise { .. } => {}
-            OpKind::Flush => self.model.flushed(request.point),
-            OpKind::Write { durable } | OpKind::Zero { durable, .. } => {
+            RequestKind::CopyUp { .. } => {}
+            RequestKind::Flush => self.model.flushed(request.point),
+            RequestKind::Write { durable } | RequestKind::Zero { durable, .. } => {
                 sectors
                     .clone()
                     .for_each(|sector| self.model.complete(sector));
@@ -364,20 +374,25 @@ impl Disk {
     }
 
     /// A request has failed, which it may only where the device has, or where a sync had failed.
-    fn has_failed(&mut self, cx: &Context, request: Request, error: &OpError) -> Result<(), Stop> {
+    fn has_failed(
+        &mut self,
+        cx: &Context,
+        request: Request,
+        error: &RequestError,
+    ) -> Result<(), Stop> {
         let told = error.failed_sync().is_some() && cx.files(&self.header).sync_failed;
         if !told && device(&cx.layers.device).errors == request.errors {
             let what = format!("{:?} failed though nothing did: {error}", request.kind);
             return Err(Stop::Wrong(what));
         }
         match request.kind {
-            OpKind::Read => {}
-            OpKind::Flush => self.process().failed.push(request.token),
-            OpKind::Raise { .. } => {
+            RequestKind::Read => {}
+            RequestKind::Flush => self.process().failed.push(request.token),
+            RequestKind::CopyUp { .. } => {
                 let process = self.process();
                 process.raised = process.raised.min(request.at);
             }
-            OpKind::Write { .. } | OpKind::Zero { .. } => {
+            RequestKind::Write { .. } | RequestKind::Zero { .. } => {
                 request.sectors.for_each(|sector| self.model.fail(sector));
             }
         }
@@ -386,7 +401,7 @@ impl Disk {
 
     /// Makes everything completed durable, while others go on; whether it is.
     pub fn flush(&mut self, cx: &mut Context, queue: usize) -> Result<bool, Stop> {
-        let token = self.start(cx, queue, OpKind::Flush, 0..0, Vec::new());
+        let token = self.start(cx, queue, RequestKind::Flush, 0..0, Vec::new());
         let mut patience = PATIENCE;
         while self.process().requests.iter().any(|r| r.token == token) {
             cx.may_crash(800)?;
@@ -570,18 +585,20 @@ pub fn read_all(cx: &mut Context, queue: &mut Queue, size: u64) -> Vec<Option<St
             slices,
             owner: None,
         };
-        queue.submit(Op {
-            kind: OpKind::Read,
+        let request = BlockRequest {
+            kind: RequestKind::Read,
             at: ByteOffset(start * 512),
             len: len * 512,
-            memory: memory_of_guest,
-            token: Token(0),
-        });
+        };
+        queue.submit(Submission::new(Token(0), request, memory_of_guest));
         let mut finished = Vec::new();
         while finished.is_empty() {
             queue.store_mut().step(&mut cx.rng);
             queue.poll();
             queue.take_finished(&mut finished);
+        }
+        for done in finished {
+            let _ = done.take();
         }
         for (sector, bytes) in (start..).zip(memory.chunks(512)) {
             found[cx.windows.index(sector)] = Some(stamp_of(bytes, sector));

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use volume::pipeline::{OpKind, Token};
+use volume::pipeline::{RequestKind, Token};
 
 use super::content::Windows;
 use super::model::FlushPoint;
@@ -15,7 +15,7 @@ const CROWD: u64 = 7;
 /// A request that is under way.
 pub struct Request {
     pub token: Token,
-    pub kind: OpKind,
+    pub kind: RequestKind,
     pub sectors: Range<u64>,
     /// The guest's memory.
     pub memory: Vec<u8>,
@@ -29,26 +29,26 @@ pub struct Request {
     pub errors: u64,
 }
 
-pub fn kind(rng: &mut Rng, options: &Options) -> OpKind {
+pub fn kind(rng: &mut Rng, options: &Options) -> RequestKind {
     if options.crowded {
         return match rng.below(8) {
-            0..3 => OpKind::Write { durable: false },
-            3..6 => OpKind::Zero {
+            0..3 => RequestKind::Write { durable: false },
+            3..6 => RequestKind::Zero {
                 release: true,
                 durable: false,
             },
-            _ => OpKind::Flush,
+            _ => RequestKind::Flush,
         };
     }
     let durable = rng.one_in(8);
     match rng.below(16) {
-        0..7 => OpKind::Write { durable },
-        7..10 => OpKind::Read,
-        10..13 => OpKind::Zero {
+        0..7 => RequestKind::Write { durable },
+        7..10 => RequestKind::Read,
+        10..13 => RequestKind::Zero {
             release: rng.one_in(2),
             durable,
         },
-        _ => OpKind::Flush,
+        _ => RequestKind::Flush,
     }
 }
 

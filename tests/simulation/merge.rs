@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use keys::units::ByteOffset;
 use volume::Volume;
-use volume::pipeline::{GuestBuffer, Op, OpKind, Pipeline, Token};
+use volume::pipeline::{
+    BlockRequest, Finished, GuestBuffer, Pipeline, RequestKind, Submission, Token,
+};
 
 use super::disk::{PATIENCE, wait};
 use super::header::{Header, Job, LayerNumber};
@@ -38,15 +40,12 @@ impl MergeRun {
         self.at >= self.volume.geometry().size && self.under_way == 0 && !self.failed
     }
 
-    fn submit(&mut self, kind: OpKind, at: u64, len: u64) {
+    fn submit(&mut self, kind: RequestKind, at: u64, len: u64) {
         self.under_way += 1;
-        self.pipeline.submit(Op {
-            kind,
-            at: ByteOffset(at),
-            len,
-            memory: GuestBuffer::default(),
-            token: Token(0),
-        });
+        let at = ByteOffset(at);
+        let request = BlockRequest { kind, at, len };
+        let submission = Submission::new(Token(0), request, GuestBuffer::default());
+        self.pipeline.submit(submission);
     }
 
     fn poll(&mut self, rng: &mut Rng, faulty: bool) -> Result<(), Stop> {
@@ -54,9 +53,9 @@ impl MergeRun {
         let mut finished = Vec::new();
         self.pipeline.poll();
         self.pipeline.take_finished(&mut finished);
-        for done in finished {
+        for (_, result, _) in finished.into_iter().map(Finished::take).collect::<Vec<_>>() {
             self.under_way -= 1;
-            match done.result {
+            match result {
                 Ok(()) => {}
                 Err(_) if faulty => self.failed = true,
                 Err(error) => return Err(Stop::Wrong(format!("a merge failed: {error}"))),
@@ -133,7 +132,7 @@ impl World {
         if at < end && self.cx.rng.one_in(3) {
             let blocks = [1, 4, 16, 3000][self.cx.rng.below(4) as usize];
             run.at = (at + blocks * 4096).min(end);
-            run.submit(OpKind::Raise { drop: 1 }, at, run.at - at);
+            run.submit(RequestKind::CopyUp { drop: 1 }, at, run.at - at);
         }
         run.poll(&mut self.cx.rng, self.cx.options.faulty)?;
         if run.failed {
@@ -155,7 +154,7 @@ impl World {
             return Ok(());
         };
         if self.cx.options.fault != Fault::MergeBeforeFlush {
-            run.submit(OpKind::Flush, 0, 0);
+            run.submit(RequestKind::Flush, 0, 0);
             let mut patience = PATIENCE;
             while run.under_way > 0 {
                 wait(&mut patience)?;

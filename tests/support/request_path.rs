@@ -17,10 +17,11 @@ use dataplane::request::{
 };
 use keys::Dek;
 use keys::units::{LayerIndex, Sector};
+use slab::Slab;
 use uuid::Uuid;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
-use volume::pipeline::{Finished, GuestBuffer, Op, Pipeline, Slots, Token};
+use volume::pipeline::{Finished, GuestBuffer, Pipeline, Submission, Token};
 use volume::store::{ReadAt, Store, StoreCompletion, StoreOp, Tag};
 use volume::{Geometry, LayerMap, Volume, format};
 use xts::{CipherStack, DataUnit, SharedSlice};
@@ -124,7 +125,7 @@ pub struct RequestPath {
     queue: Queue,
     pipeline: Pipeline<InstantStore>,
     disk: Disk,
-    pending: Slots<Pending>,
+    pending: Slab<Pending>,
     scratch: Scratch,
     lists: Vec<Vec<SharedSlice>>,
     finished: Vec<Finished>,
@@ -177,7 +178,7 @@ impl RequestPath {
                 discard: true,
                 most_zero_sectors: 1,
             },
-            pending: Slots::with_capacity(256),
+            pending: Slab::with_capacity(256),
             scratch: Scratch::default(),
             lists: Vec::with_capacity(256),
             finished: Vec::with_capacity(256),
@@ -288,7 +289,7 @@ impl RequestPath {
                 bytes: 4 << 20,
             };
             let chain = read_chain(&memory, chain, limits, &mut self.scratch, list).unwrap();
-            let Action::Submit { kind, at, len } = interpret(&chain, &self.disk, false) else {
+            let Action::Submit(request) = interpret(&chain, &self.disk, false) else {
                 panic!("a read or write is for the pipeline");
             };
             let writable = chain.writable as u32;
@@ -297,19 +298,14 @@ impl RequestPath {
                 status: chain.status,
                 writable,
             };
-            let token = Token(u64::from(self.pending.insert(pending)));
+            let token = Token(self.pending.insert(pending) as u64);
             let owner: Arc<dyn std::any::Any + Send + Sync> = memory.clone();
             let memory = GuestBuffer {
                 slices: chain.data,
                 owner: Some(owner),
             };
-            self.pipeline.submit(Op {
-                kind,
-                at,
-                len,
-                memory,
-                token,
-            });
+            self.pipeline
+                .submit(Submission::new(token, request, memory));
         }
     }
 
@@ -317,9 +313,10 @@ impl RequestPath {
         self.pipeline.take_finished(&mut self.finished);
         let count = self.finished.len() as u64;
         for done in self.finished.drain(..) {
-            let pending = self.pending.remove(done.token.0 as u32).unwrap();
-            done.result.unwrap();
-            let mut list = done.memory.slices;
+            let (token, result, memory) = done.take();
+            let pending = self.pending.remove(token.place());
+            result.unwrap();
+            let mut list = memory.slices;
             list.clear();
             self.lists.push(list);
             self.memory

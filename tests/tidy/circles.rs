@@ -19,7 +19,6 @@ const STILL_WITH_CIRCLES: &[&str] = &[
     "crates/installation/src/lib.rs",
     "crates/server/src/lib.rs",
     "crates/vault/src/lib.rs",
-    "crates/volume/src/lib.rs",
 ];
 
 /// A module of a crate.

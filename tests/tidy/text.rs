@@ -11,7 +11,6 @@ const STILL_LONGER: &[&str] = &[
     "/catalog/mod.rs",
     "/catalog/sqlite.rs",
     "/dataplane/src/handler.rs",
-    "/store/uring.rs",
     "/cli_disk_attached.rs",
     "/cli_disk_refusals.rs",
     "/cli_keys.rs",

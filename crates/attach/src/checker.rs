@@ -9,7 +9,7 @@ use disks::{Disk, DiskError};
 use installation::catalog::{CatalogError, Kind};
 use installation::envelope::{EnvelopeError, HeaderPayload};
 use installation::{Installation, InstallationError};
-use keys::{ROOMY_STACK, spawn_with_keys, with_wiped_stack};
+use keys::{ROOMY_STACK, spawn_with_keys, with_wiped_call_stack};
 use vault::{VaultError, Verdict};
 
 use super::guard::{Finding, LayerKeys};
@@ -73,7 +73,7 @@ pub(super) fn check(
     top: uuid::Uuid,
     with_key: bool,
 ) -> Finding {
-    let unlocked = with_wiped_stack(|| -> Result<_, DiskError> {
+    let unlocked = with_wiped_call_stack(|| -> Result<_, DiskError> {
         let header = disk.header_file()?.read()?;
         match with_key {
             true => {

@@ -22,7 +22,7 @@ use uuid::Uuid;
 use disks::{Applied, Disk, DiskError, LayerOp};
 use installation::Installation;
 use installation::files::bind_private;
-use keys::with_wiped_stack;
+use keys::with_wiped_call_stack;
 use protocol::{Commands, Limits};
 
 use super::AttachError;
@@ -83,7 +83,8 @@ impl Handles {
     fn apply(&self, op: &LayerOp) -> Result<Applied, DiskError> {
         let turn = self.attached_disk.changing();
         let mut volume = &*self.attached_disk;
-        let applied = with_wiped_stack(|| op.apply(&self.installation, &self.disk, &mut volume));
+        let applied =
+            with_wiped_call_stack(|| op.apply(&self.installation, &self.disk, &mut volume));
         if let Ok(header) = self.disk.header_file().and_then(|file| Ok(file.read()?))
             && let Some(job) = &header.claims().job
         {

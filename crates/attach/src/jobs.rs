@@ -11,7 +11,7 @@ use std::time::Duration;
 use disks::{self, Disk, DiskError, LayerOp};
 use installation::Installation;
 use installation::envelope::{Header, Job};
-use keys::with_wiped_stack;
+use keys::with_wiped_call_stack;
 use protocol::{Commands, CopyProgress, CopyRequest, CopyState, ProtocolError};
 
 use super::attached_disk::AttachedDisk;
@@ -124,7 +124,7 @@ impl Work {
                 }
                 let (layers, mut volume) = (job.drop.clone(), &*self.attached_disk);
                 let drop_layers = LayerOp::DropLayers { layers };
-                with_wiped_stack(|| {
+                with_wiped_call_stack(|| {
                     drop_layers.apply(&self.installation, &self.disk, &mut volume)
                 })?;
                 log::info!("the job of the disk {} is done", self.disk.name());
@@ -149,7 +149,7 @@ impl Work {
     }
 
     fn authentic_header(&self) -> Result<Header, DiskError> {
-        with_wiped_stack(|| {
+        with_wiped_call_stack(|| {
             let header = self.disk.header_file()?.read()?;
             Ok(self.disk.unlock(&self.installation, header)?.0)
         })

@@ -46,7 +46,7 @@ use installation::envelope::{
     FailedSync, Header, HeaderFile, HeaderKey, HeaderLock, HeaderPayload,
 };
 use installation::{Installation, files, goes_at_logout, runtime_map};
-use keys::{DekStack, harden_process, with_wiped_stack};
+use keys::{DekStack, harden_process, with_wiped_call_stack};
 use protocol::{
     Commands, Discard, DiskFiles, Limits, OnFull, ProtocolError, Setup, Stack, StackLayer,
     signal_pipe,
@@ -153,7 +153,7 @@ pub fn attach(installation: Installation, request: AttachRequest) -> Result<(), 
     let signals = signal_pipe().map_err(data_plane::process("handle signals"))?;
     host_memory::check(request.memory)?;
     let disk = find(&installation, &request.disk)?;
-    let opened = with_wiped_stack(|| open(&installation, &disk, &request))?;
+    let opened = with_wiped_call_stack(|| open(&installation, &disk, &request))?;
     let served = Served {
         installation: Arc::new(installation),
         disk: Arc::new(disk),

@@ -19,7 +19,7 @@ use volume::CacheMode;
 /// `struct virtio_blk_config` up to the fields of features that are not offered (§5.2.4).
 const CONFIG_LEN: usize = 60;
 /// The largest configuration space that vhost-user can carry.
-const MOST_CONFIG_LEN: usize = 256;
+const MAX_CONFIG_LEN: usize = 256;
 /// Where frontends may start to count: the offset of the device's configuration in a PCI BAR of
 /// old, which Cloud Hypervisor still adds.
 const PCI_CONFIG_OFFSET: u32 = 0x100;
@@ -30,9 +30,9 @@ const WRITEBACK_AT: u32 = 32;
 /// does not attach to a disk whose segments are shorter than its `kern.maxphys`, and viostor of
 /// Windows multiplies `size_max` by `seg_max`. So this is more than any driver makes by itself (Linux
 /// has 1 to 4 MiB), and less than what the length of a used entry can count.
-const MOST_REQUEST_BYTES: u64 = 1 << 30;
+const MAX_REQUEST_BYTES: u64 = 1 << 30;
 /// Sectors of one discard or write-zeroes request: 1 GiB, which only changes the map.
-pub(super) const MOST_ZERO_SECTORS: u32 = (1 << 30) / SECTOR_SIZE as u32;
+pub(super) const MAX_ZERO_SECTORS: u32 = (1 << 30) / SECTOR_SIZE as u32;
 
 /// The device as the driver sees it.
 pub(super) struct ConfigSpace {
@@ -109,7 +109,7 @@ impl ConfigSpace {
     pub(super) fn limits(&self) -> ChainLimits {
         ChainLimits {
             segments: usize::from(self.seg_max()),
-            bytes: MOST_REQUEST_BYTES,
+            bytes: MAX_REQUEST_BYTES,
         }
     }
 
@@ -118,7 +118,7 @@ impl ConfigSpace {
     pub(super) fn read(&self, offset: u32, size: u32) -> Option<Vec<u8>> {
         let offset = offset.checked_sub(PCI_CONFIG_OFFSET).unwrap_or(offset) as usize;
         let end = offset.checked_add(size as usize)?;
-        let mut all = [0; MOST_CONFIG_LEN];
+        let mut all = [0; MAX_CONFIG_LEN];
         all[..CONFIG_LEN].copy_from_slice(&self.encode());
         all.get(offset..end).map(<[u8]>::to_vec)
     }
@@ -171,10 +171,10 @@ impl ConfigSpace {
         put(34, &self.num_queues.to_le_bytes());
         if !self.read_only {
             // Those of discards too where they are not offered: a driver (viostor) may divide by them.
-            put(36, &MOST_ZERO_SECTORS.to_le_bytes());
+            put(36, &MAX_ZERO_SECTORS.to_le_bytes());
             put(40, &1u32.to_le_bytes());
             put(44, &((BLOCK_SIZE / SECTOR_SIZE) as u32).to_le_bytes());
-            put(48, &MOST_ZERO_SECTORS.to_le_bytes());
+            put(48, &MAX_ZERO_SECTORS.to_le_bytes());
             put(52, &1u32.to_le_bytes());
             put(56, &[u8::from(self.discard)]);
         }

@@ -18,7 +18,7 @@ use keys::units::BLOCK_SIZE;
 use keys::{ROOMY_STACK, spawn_with_keys};
 use protocol::{CopyProgress, CopyRequest, CopyState, Line};
 use volume::pipeline::{DiskIo, PipelineError};
-use volume::{Lack, Run, Volume, VolumeError};
+use volume::{Missing, Run, Volume, VolumeError};
 
 use super::shared::{Extent, Shared};
 use super::sync_alarm::SyncAlarm;
@@ -32,7 +32,7 @@ const LOOK: u64 = 1 << 20;
 const RETRY: Duration = Duration::from_micros(200);
 /// How long after an error it is tried again, at first and at most.
 const BACK_OFF: Duration = Duration::from_millis(500);
-const MOST_BACK_OFF: Duration = Duration::from_secs(8);
+const MAX_BACK_OFF: Duration = Duration::from_secs(8);
 
 /// The copy of this process: there is one at most.
 #[derive(Default)]
@@ -207,7 +207,7 @@ impl<'a> Copy<'a> {
         let drop = usize::from(self.request.drop);
         let (done, total) = loop {
             let goes_on = || self.pause(Duration::ZERO).is_ok();
-            match self.volume.share_raised(drop, &goes_on) {
+            match self.volume.copy_up_progress(drop, &goes_on) {
                 Ok(share) => break share,
                 Err(VolumeError::Stopped) => return Err(Ended::Stopped),
                 Err(error) => self.hold_up(error)?,
@@ -238,7 +238,10 @@ impl<'a> Copy<'a> {
         while at < blocks {
             self.pause(Duration::ZERO)?;
             let most = LOOK.min(blocks - at);
-            match self.volume.lack(at, most, usize::from(self.request.drop)) {
+            match self
+                .volume
+                .missing(at, most, usize::from(self.request.drop))
+            {
                 Ok(Some(Run { what, blocks })) => at += each(self, Found { at, what, blocks })?,
                 Ok(None) => self.pause(RETRY)?,
                 Err(error) => self.hold_up(error)?,
@@ -250,9 +253,9 @@ impl<'a> Copy<'a> {
     /// Copies the first of the blocks that are lacking. None when that fails: it is tried again.
     fn step(&mut self, run: Found) -> Result<u64, Ended> {
         let content = match run.what {
-            Lack::Nothing => return Ok(run.blocks),
-            Lack::Content(_) => true,
-            Lack::Zeros => false,
+            Missing::Nothing => return Ok(run.blocks),
+            Missing::Content(_) => true,
+            Missing::Zeros => false,
         };
         let blocks = match content {
             true => run.blocks.min(STEP / BLOCK_SIZE),
@@ -261,7 +264,7 @@ impl<'a> Copy<'a> {
         let start = run.at * BLOCK_SIZE;
         let len = (blocks * BLOCK_SIZE).min(self.volume.geometry().size - start);
         let begun = Instant::now();
-        if let Err(error) = self.io.raise(start, len, self.request.drop) {
+        if let Err(error) = self.io.copy_up(start, len, self.request.drop) {
             self.hold_up(error)?;
             return Ok(0);
         }
@@ -305,7 +308,7 @@ impl<'a> Copy<'a> {
             log::warn!("copying up into the top layer is held up: {error}; it is tried again");
         }
         let wait = self.back_off;
-        self.back_off = (wait * 2).min(MOST_BACK_OFF);
+        self.back_off = (wait * 2).min(MAX_BACK_OFF);
         self.pause(wait)
     }
 
@@ -321,7 +324,7 @@ impl<'a> Copy<'a> {
 /// Neighbouring blocks that lack the same.
 struct Found {
     at: u64,
-    what: Lack,
+    what: Missing,
     blocks: u64,
 }
 

@@ -35,10 +35,10 @@ use super::worker::{Command, WorkerHandle};
 
 /// Entries of a queue at most. QEMU's virtio-mmio machines ask for this many, and so does its
 /// `queue-size=1024`; vhost-user has no message that would have them ask for fewer.
-const MOST_QUEUE_SIZE: u16 = 1024;
+const MAX_QUEUE_SIZE: u16 = 1024;
 
 /// Memory regions that a frontend may have: as many as the kernel's vhost takes.
-const MOST_MEMORY_SLOTS: u64 = 509;
+const MAX_MEMORY_SLOTS: u64 = 509;
 
 /// How long queues may take until they stand still for a new size.
 const GROWTH_PATIENCE: Duration = Duration::from_secs(25);
@@ -412,7 +412,7 @@ impl VhostUserBackendReqHandlerMut for BlockHandler {
 
     fn set_vring_num(&mut self, index: u32, num: u32) -> Result<()> {
         let size = u16::try_from(num).map_err(|_| refused("the queue is too large"))?;
-        if !size.is_power_of_two() || size > MOST_QUEUE_SIZE {
+        if !size.is_power_of_two() || size > MAX_QUEUE_SIZE {
             return Err(refused(
                 "a queue's size must be a power of two, and 1024 at most",
             ));
@@ -582,7 +582,7 @@ impl VhostUserBackendReqHandlerMut for BlockHandler {
     }
 
     fn get_max_mem_slots(&mut self) -> Result<u64> {
-        Ok(MOST_MEMORY_SLOTS)
+        Ok(MAX_MEMORY_SLOTS)
     }
 
     fn add_mem_region(

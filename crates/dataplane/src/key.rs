@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use keys::{DekStack, with_wiped_stack};
+use keys::{DekStack, with_wiped_call_stack};
 use protocol::OnRevoke;
 use xts::{CipherStack, DataUnit};
 
@@ -38,7 +38,7 @@ impl SharedKey {
                 deks.layers(),
                 units.len()
             ))),
-            Key::Held(deks) => Ok(Ok(with_wiped_stack(|| CipherStack::new(deks, units))?)),
+            Key::Held(deks) => Ok(Ok(with_wiped_call_stack(|| CipherStack::new(deks, units))?)),
             Key::Destroyed(mode) => Ok(Err(*mode)),
         }
     }

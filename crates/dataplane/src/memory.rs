@@ -34,8 +34,8 @@ const REGION_FILES: u64 = 512;
 const OTHER_FILES: u64 = 64;
 
 /// Threads of the kernel that work for a disk at once, for operations that block.
-const FEWEST_WORKERS: usize = 16;
-const MOST_WORKERS: usize = 64;
+const MIN_WORKERS: usize = 16;
+const MAX_WORKERS: usize = 64;
 const WORKERS_PER_CPU: usize = 4;
 
 /// How the memory of a disk is divided.
@@ -75,7 +75,7 @@ pub fn ordinary_memory(queues: u16) -> u64 {
 /// Threads of the kernel for all rings of a disk, which those divide that are in use.
 pub(super) fn most_workers() -> u32 {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    (cpus * WORKERS_PER_CPU).clamp(FEWEST_WORKERS, MOST_WORKERS) as u32
+    (cpus * WORKERS_PER_CPU).clamp(MIN_WORKERS, MAX_WORKERS) as u32
 }
 
 /// Makes the soft limits of descriptors and of locked memory what the hard ones are, and sees whether

@@ -4,29 +4,32 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use slab::Slab;
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::request::{Action, Disk, Memory, Scratch, Status, interpret, read_chain};
-use keys::units::ByteOffset;
 use protocol::{Discard, OnFull};
-use volume::pipeline::{Finished, GuestBuffer, Op, OpError, OpKind, Pipeline, Slots, Token};
+use volume::must_complete::lost;
+use volume::pipeline::{
+    BlockRequest, Finished, GuestBuffer, Pipeline, RequestError, RequestKind, Submission, Token,
+};
 use volume::store::UringStore;
 use xts::{CipherStack, SharedSlice};
 
 use super::FrontendError;
 use super::log_limit::LogLimit;
-use super::ring::Ring;
+use super::ring::{Ring, TakenChain};
 use super::shared::{Extent, Shared};
 use super::stalled::Stalled;
 
 /// Bytes of reads and writes that a queue takes on before it leaves further chains in the ring: more
 /// than its buffers hold, so that they stay full, and little enough that they are soon done when the
 /// queue is drained, for a revoked key say.
-const MOST_UNDER_WAY: u64 = 32 << 20;
+const MAX_UNDER_WAY: u64 = 32 << 20;
 
 /// A chain taken from the ring and not yet returned.
 struct Pending {
-    head: u16,
+    chain: TakenChain,
     status: GuestAddress,
     /// Bytes of data that the guest gets if all goes well.
     writable: u32,
@@ -34,8 +37,6 @@ struct Pending {
     /// may begin while the request is under way.
     written: Vec<(GuestAddress, u32)>,
     memory: Arc<Memory>,
-    /// What the pipeline was asked for.
-    asked: Option<(OpKind, ByteOffset, u64)>,
     /// It found the host's storage full.
     stalled: bool,
 }
@@ -45,9 +46,9 @@ pub(super) struct QueueState {
     pub(super) shared: Arc<Shared>,
     pub(super) pipeline: Pipeline<UringStore>,
     disk: Disk,
-    pending: Slots<Pending>,
+    pending: Slab<Pending>,
     /// The next request, when a limit holds it back; no chain is taken before it has passed.
-    pub(super) held: Option<Op>,
+    pub(super) held: Option<Submission>,
     /// Requests that wait for space on the host.
     stalled: Stalled,
     scratch: Scratch,
@@ -74,7 +75,7 @@ impl QueueState {
         Ok(Self {
             pipeline,
             disk: extent.disk.clone(),
-            pending: Slots::with_capacity(256),
+            pending: Slab::with_capacity(256),
             held: None,
             stalled: Stalled::new(shared.storage.clone()),
             scratch: Scratch::default(),
@@ -90,7 +91,7 @@ impl QueueState {
 
     /// How many more chains of this ring may be taken now.
     pub(super) fn room(&self, ring: &Ring) -> usize {
-        match self.under_way < MOST_UNDER_WAY {
+        match self.under_way < MAX_UNDER_WAY {
             true => ring.size().saturating_sub(self.pending.len()),
             false => 0,
         }
@@ -99,16 +100,17 @@ impl QueueState {
     /// Makes the tables large enough for a ring of `entries` at once, so that they don't grow under
     /// requests.
     pub(super) fn reserve(&mut self, entries: usize) {
-        self.pending.reserve(entries);
+        self.pending
+            .reserve(entries.saturating_sub(self.pending.len()));
         self.lists.reserve(entries);
         self.ranges.reserve(entries);
         self.pipeline.reserve(entries);
     }
 
     /// Hands a request to the pipeline.
-    fn submit(&mut self, op: Op) {
-        self.under_way += data_bytes(op.kind, op.len);
-        self.pipeline.submit(op);
+    fn submit(&mut self, submission: Submission) {
+        self.under_way += data_bytes(submission.request());
+        self.pipeline.submit(submission);
     }
 
     /// Chains taken and not yet returned.
@@ -127,7 +129,7 @@ impl QueueState {
     /// # Errors
     /// [`FrontendError`], after which the queue cannot go on.
     pub(super) fn exchange(&mut self, extent: &Extent) -> Result<(), FrontendError> {
-        self.pipeline.store_mut().exchange(extent.files.clone())?;
+        self.pipeline.store_mut().swap_files(extent.files.clone())?;
         self.pipeline.set_volume(extent.volume.clone());
         self.disk = extent.disk.clone();
         if self.pipeline.has_key() {
@@ -143,31 +145,39 @@ impl QueueState {
     /// Whether another chain may be taken: not while a limit holds one back, and not while a large range is
     /// being zeroed, so that whoever waits for what was taken waits for one of these at most.
     pub(super) fn may_take(&self) -> bool {
-        self.held.is_none() && self.under_way < MOST_UNDER_WAY && !self.pipeline.is_zeroing()
+        self.held.is_none() && self.under_way < MAX_UNDER_WAY && !self.pipeline.is_zeroing()
     }
 
     /// Puts the request that a limit holds back into the ring again. None was taken after it.
     pub(super) fn put_back_held(&mut self, ring: &mut Ring) {
-        if let Some(op) = self.held.take() {
-            if let Some(pending) = self.pending.remove(op.token.0 as u32) {
-                self.ranges.push(cleared(pending.written));
-            }
-            self.lists.push(cleared(op.memory.slices));
-            ring.put_back();
+        if let Some(held) = self.held.take() {
+            let (token, memory) = held.withdraw();
+            self.lists.push(cleared(memory.slices));
+            let pending = self.take_pending(token);
+            self.ranges.push(cleared(pending.written));
+            ring.put_back(pending.chain);
+        }
+    }
+
+    /// The chain of a request, which is to be returned now.
+    fn take_pending(&mut self, token: Token) -> Pending {
+        match self.pending.try_remove(token.place()) {
+            Some(pending) => pending,
+            None => lost(&format_args!("the chain of a request ({token})")),
         }
     }
 
     /// Hands the request that was held back to the pipeline, if it may pass now or has to since the
     /// ring is stopped; else how long it still waits.
     pub(super) fn pass_held(&mut self, stopping: bool) -> Option<Duration> {
-        let op = self.held.take()?;
-        match self.shared.limiter.admit(op.len) {
+        let held = self.held.take()?;
+        match self.shared.limiter.admit(held.request().len) {
             Err(wait) if !stopping => {
-                self.held = Some(op);
+                self.held = Some(held);
                 Some(wait)
             }
             _ => {
-                self.submit(op);
+                self.submit(held);
                 None
             }
         }
@@ -181,8 +191,8 @@ impl QueueState {
     /// Tries requests again that wait for space on the host, if it is time.
     pub(super) fn retry_stalled(&mut self) {
         let now = Instant::now();
-        while let Some(op) = self.stalled.next(now) {
-            self.submit(op);
+        while let Some(submission) = self.stalled.next(now) {
+            self.submit(submission);
         }
     }
 
@@ -194,13 +204,12 @@ impl QueueState {
     /// Fails all requests that wait for space on the host.
     pub(super) fn fail_stalled(&mut self, ring: &mut Ring) -> Result<(), virtio_queue::Error> {
         let mut result = Ok(());
-        while let Some(op) = self.stalled.give_up() {
+        while let Some(submission) = self.stalled.give_up() {
             self.stalled.ended(false);
-            self.lists.push(cleared(op.memory.slices));
-            if let Some(pending) = self.pending.remove(op.token.0 as u32) {
-                result = result.and(finish(ring, &pending, Status::IoError, 0));
-                self.ranges.push(cleared(pending.written));
-            }
+            let (token, memory) = submission.withdraw();
+            self.lists.push(cleared(memory.slices));
+            let pending = self.take_pending(token);
+            result = result.and(self.answer(ring, pending, Status::IoError, 0));
         }
         result
     }
@@ -209,12 +218,9 @@ impl QueueState {
     pub(super) fn take(
         &mut self,
         ring: &mut Ring,
+        taken: TakenChain,
         descriptors: virtio_queue::DescriptorChain<&Memory>,
     ) -> Result<bool, virtio_queue::Error> {
-        let head = descriptors.head_index();
-        if usize::from(head) >= ring.size() {
-            return Err(virtio_queue::Error::InvalidDescriptorIndex);
-        }
         let list = self.lists.pop().unwrap_or_default();
         let memory = ring.memory.clone();
         let limits = self.shared.limits;
@@ -223,7 +229,7 @@ impl QueueState {
             Err(error) => {
                 self.bad_chains
                     .warn(|| format!("a request cannot be understood: {error}"));
-                return ring.push_used(head, 0).map(|()| true);
+                return ring.push_used(taken, 0).map(|()| true);
             }
         };
         let durable = self.shared.write_through.load(Ordering::Acquire);
@@ -234,42 +240,34 @@ impl QueueState {
         let action = interpret(&chain, &self.disk, durable);
         let mut written = self.ranges.pop().unwrap_or_default();
         written.extend_from_slice(&self.scratch.writable);
-        let pending = Pending {
-            head,
+        let mut pending = Pending {
+            chain: taken,
             status: chain.status,
             writable: chain.writable as u32,
             written,
             memory: memory.clone(),
-            asked: None,
             stalled: false,
         };
         match action {
             Action::Answer { status, written } => {
                 self.lists.push(cleared(chain.data));
-                let result = finish(ring, &pending, status, written);
-                self.ranges.push(cleared(pending.written));
-                result.map(|()| true)
+                self.answer(ring, pending, status, written).map(|()| true)
             }
-            Action::Submit { kind, at, len } => {
-                let asked = Some((kind, at, len));
-                let token = self.pending.insert(Pending { asked, ..pending });
-                let token = Token(u64::from(token));
-                let buffer = GuestBuffer {
+            Action::Submit(request) => {
+                pending.chain.asks_for(request);
+                let place = self.pending.vacant_key();
+                let token = pending.chain.token(place as u32);
+                self.pending.insert(pending);
+                let memory = GuestBuffer {
                     slices: chain.data,
                     owner: Some(memory),
                 };
-                let op = Op {
-                    kind,
-                    at,
-                    len,
-                    memory: buffer,
-                    token,
-                };
+                let submission = Submission::new(token, request, memory);
                 // Without a key it only fails, for which there is no limit.
-                let limited = kind != OpKind::Flush && self.pipeline.has_key();
-                match self.shared.limiter.admit(len) {
-                    Err(_) if limited => self.held = Some(op),
-                    _ => self.submit(op),
+                let limited = request.kind != RequestKind::Flush && self.pipeline.has_key();
+                match self.shared.limiter.admit(request.len) {
+                    Err(_) if limited => self.held = Some(submission),
+                    _ => self.submit(submission),
                 }
                 Ok(self.may_take())
             }
@@ -282,32 +280,28 @@ impl QueueState {
         ring: &mut Ring,
         done: Finished,
     ) -> Result<(), virtio_queue::Error> {
-        if let Some(pending) = self.pending.get_mut(done.token.0 as u32)
-            && let Some((kind, _, len)) = pending.asked
-        {
-            self.under_way -= data_bytes(kind, len);
-        }
+        self.under_way -= data_bytes(done.request());
         let Some(done) = self.keep_stalled(done) else {
             return Ok(());
         };
-        self.lists.push(cleared(done.memory.slices));
-        let Some(pending) = self.pending.remove(done.token.0 as u32) else {
-            return Ok(());
-        };
+        let (token, result, memory) = done.take();
+        self.lists.push(cleared(memory.slices));
+        let pending = self.take_pending(token);
         if pending.stalled {
-            self.stalled.ended(done.result.is_ok());
+            self.stalled.ended(result.is_ok());
         }
-        let result = match done.result {
-            Ok(()) => finish(ring, &pending, Status::Ok, pending.writable),
+        match result {
+            Ok(()) => {
+                let written = pending.writable;
+                self.answer(ring, pending, Status::Ok, written)
+            }
             // Who revoked the key, and who watches it, know already.
-            Err(OpError::NoKey) => finish(ring, &pending, Status::IoError, 0),
+            Err(RequestError::NoKey) => self.answer(ring, pending, Status::IoError, 0),
             Err(error) => {
                 self.failures.warn(|| describe(&error));
-                finish(ring, &pending, Status::IoError, 0)
+                self.answer(ring, pending, Status::IoError, 0)
             }
-        };
-        self.ranges.push(cleared(pending.written));
-        result
+        }
     }
 
     /// Keeps a request that found the host's storage full, to be tried again; gives back any other.
@@ -322,26 +316,55 @@ impl QueueState {
         {
             return Some(done);
         }
-        let pending = self.pending.get_mut(done.token.0 as u32);
-        let Some((pending, (kind, at, len))) =
-            pending.and_then(|p| p.asked.map(|asked| (p, asked)))
-        else {
-            return Some(done);
+        let (submission, error) = match done.retry() {
+            Ok(failed) => failed,
+            Err(done) => return Some(done),
         };
-        let op = Op {
-            kind,
-            at,
-            len,
-            memory: done.memory,
-            token: done.token,
+        let token = submission.token();
+        let Some(pending) = self.pending.get_mut(token.place()) else {
+            lost(&format_args!("the chain of a request ({token})"));
         };
         let again = std::mem::replace(&mut pending.stalled, true);
-        self.stalled.keep(op, again, error);
+        self.stalled.keep(submission, again, &error);
         None
+    }
+
+    /// Returns a chain to the guest: the status byte first, then the used entry with the number of bytes
+    /// written (§2.7.8).
+    fn answer(
+        &mut self,
+        ring: &mut Ring,
+        pending: Pending,
+        status: Status,
+        written: u32,
+    ) -> Result<(), virtio_queue::Error> {
+        let Pending {
+            chain,
+            status: at,
+            written: ranges,
+            memory,
+            ..
+        } = pending;
+        let has_status = memory.write_obj(status.byte(), at).is_ok();
+        if let (true, Some(log)) = (has_status, &ring.log) {
+            log.mark(at, 1);
+            for (at, len) in &ranges {
+                log.mark(*at, u64::from(*len));
+            }
+        }
+        self.ranges.push(cleared(ranges));
+        // A status that does not lie right behind the data would make the count say more than was
+        // written, which a driver must not rely on either way.
+        let written = if has_status {
+            written.saturating_add(1)
+        } else {
+            0
+        };
+        ring.push_used(chain, written)
     }
 }
 
-fn describe(error: &OpError) -> String {
+fn describe(error: &RequestError) -> String {
     match error.is_no_space() {
         true => format!("a request failed: {error}; make space on the host's file system"),
         false => format!("a request failed: {error}"),
@@ -354,34 +377,9 @@ fn cleared<T>(mut list: Vec<T>) -> Vec<T> {
 }
 
 /// What of a request counts as data: zeros only change the map.
-fn data_bytes(kind: OpKind, len: u64) -> u64 {
-    match kind {
-        OpKind::Read | OpKind::Write { .. } => len,
-        _ => 0,
+fn data_bytes(request: BlockRequest) -> u64 {
+    match request.kind.has_data() {
+        true => request.len,
+        false => 0,
     }
-}
-
-/// The status byte first, then the used entry with the number of bytes written (§2.7.8).
-fn finish(
-    ring: &mut Ring,
-    pending: &Pending,
-    status: Status,
-    written: u32,
-) -> Result<(), virtio_queue::Error> {
-    if pending
-        .memory
-        .write_obj(status.byte(), pending.status)
-        .is_err()
-    {
-        return ring.push_used(pending.head, 0);
-    }
-    if let Some(log) = &ring.log {
-        log.mark(pending.status, 1);
-        for (at, len) in &pending.written {
-            log.mark(*at, u64::from(*len));
-        }
-    }
-    // A status that does not lie right behind the data would make the count say more than was
-    // written, which a driver must not rely on either way.
-    ring.push_used(pending.head, written.saturating_add(1))
 }

@@ -2,6 +2,7 @@
 
 #![deny(clippy::disallowed_types)]
 
+use std::fmt;
 use std::fs::File;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
@@ -12,6 +13,8 @@ use virtio_queue::{DescriptorChain, Error as QueueError, Queue, QueueOwnedT, Que
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::request::Memory;
+use volume::must_complete::MustComplete;
+use volume::pipeline::{BlockRequest, Token};
 
 use super::dirty_log::DirtyLog;
 use super::notifier::Notifier;
@@ -38,9 +41,53 @@ pub(super) struct RingSetup {
     pub(super) log: Option<Arc<DirtyLog>>,
 }
 
+/// What is said of a chain that was lost.
+#[derive(Debug, Clone, Copy)]
+struct ChainName {
+    queue: u16,
+    head: u16,
+    request: Option<BlockRequest>,
+}
+
+impl fmt::Display for ChainName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the descriptor chain of queue {}, head {}",
+            self.queue, self.head
+        )?;
+        match &self.request {
+            Some(request) => write!(f, " ({request})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A chain that was taken from the ring. The guest waits until it is in the used ring, so it has to be given to
+/// [`Ring::push_used`] once, or to [`Ring::put_back`].
+#[must_use = "a chain that is dropped ends the process"]
+pub(super) struct TakenChain(MustComplete<ChainName>);
+
+impl TakenChain {
+    /// Notes what the chain asks for.
+    pub(super) fn asks_for(&mut self, request: BlockRequest) {
+        self.0.get_mut().request = Some(request);
+    }
+
+    /// The name of its request, which is kept at `place`.
+    pub(super) fn token(&self, place: u32) -> Token {
+        let ChainName { queue, head, .. } = *self.0.get();
+        Token::of_chain(queue, head, place)
+    }
+}
+
 /// A ring that is being served.
 pub(super) struct Ring {
+    /// Which of the device's queues it is.
+    index: u16,
     queue: Queue,
+    /// Chains that were taken and neither returned nor put back.
+    taken: u32,
     kick: File,
     call: Option<Notifier>,
     err: Option<File>,
@@ -57,7 +104,7 @@ pub(super) struct Ring {
 impl Ring {
     /// Sets the ring up. The used ring goes on where it is in guest memory: `SET_VRING_BASE` only
     /// tells the avail index.
-    pub(super) fn new(setup: RingSetup) -> Result<Self, QueueError> {
+    pub(super) fn new(index: u16, setup: RingSetup) -> Result<Self, QueueError> {
         let RingSetup {
             size,
             addresses,
@@ -79,7 +126,9 @@ impl Ring {
         queue.set_next_used(queue.used_idx(&*memory, Ordering::Acquire)?.0);
         queue.set_ready(true);
         Ok(Self {
+            index,
             queue,
+            taken: 0,
             kick,
             call,
             err,
@@ -111,7 +160,8 @@ impl Ring {
 
     /// Puts the chain that was taken last back: it is the next one to be taken. Nothing may have
     /// been taken after it.
-    pub(super) fn put_back(&mut self) {
+    pub(super) fn put_back(&mut self, chain: TakenChain) {
+        self.settle(chain);
         self.queue
             .set_next_avail(self.queue.next_avail().wrapping_sub(1));
     }
@@ -134,7 +184,11 @@ impl Ring {
     pub(super) fn pop(
         &mut self,
         most: usize,
-        mut take: impl FnMut(&mut Self, DescriptorChain<&Memory>) -> Result<bool, QueueError>,
+        mut take: impl FnMut(
+            &mut Self,
+            TakenChain,
+            DescriptorChain<&Memory>,
+        ) -> Result<bool, QueueError>,
     ) -> Result<bool, QueueError> {
         let memory = self.memory.clone();
         self.set_kicks(&memory, false)?;
@@ -142,7 +196,18 @@ impl Ring {
             let Some(chain) = self.queue.iter(&*memory)?.next() else {
                 return Ok(false);
             };
-            if !take(self, chain)? {
+            let head = chain.head_index();
+            if usize::from(head) >= self.size() {
+                // No entry of the used ring can name it.
+                return Err(QueueError::InvalidDescriptorIndex);
+            }
+            self.taken += 1;
+            let taken = TakenChain(MustComplete::new(ChainName {
+                queue: self.index,
+                head,
+                request: None,
+            }));
+            if !take(self, taken, chain)? {
                 return Ok(false);
             }
         }
@@ -185,7 +250,8 @@ impl Ring {
     ///
     /// # Errors
     /// The used ring is not in guest memory any more.
-    pub(super) fn push_used(&mut self, head: u16, len: u32) -> Result<(), QueueError> {
+    pub(super) fn push_used(&mut self, chain: TakenChain, len: u32) -> Result<(), QueueError> {
+        let head = self.settle(chain);
         let slot = u64::from(self.queue.next_used() % self.queue.size());
         self.queue.add_used(&*self.memory, head, len)?;
         self.unnotified = true;
@@ -195,6 +261,15 @@ impl Ring {
             log.mark(GuestAddress(used + 4 + 8 * slot), 8);
         }
         Ok(())
+    }
+
+    /// Nobody has to return the chain any more; its head.
+    fn settle(&mut self, chain: TakenChain) -> u16 {
+        let ChainName { queue, head, .. } = chain.0.complete();
+        debug_assert_eq!(queue, self.index, "a chain of another queue");
+        debug_assert!(self.taken > 0, "more chains returned than taken");
+        self.taken = self.taken.saturating_sub(1);
+        head
     }
 
     /// Notifies the guest of new used entries, if it wants that.
@@ -246,5 +321,134 @@ impl Ring {
             log.mark(GuestAddress(used), 2);
             log.mark(GuestAddress(used + 4 + 8 * u64::from(self.queue.size())), 2);
         }
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        debug_assert!(
+            self.taken == 0 || std::thread::panicking(),
+            "a ring that ends before its chains"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Output};
+
+    use virtio_queue::desc::RawDescriptor;
+    use virtio_queue::desc::split::Descriptor;
+    use virtio_queue::mock::MockSplitQueue;
+
+    use super::*;
+    use keys::units::ByteOffset;
+    use volume::must_complete::EXIT_STATUS;
+    use volume::pipeline::RequestKind;
+
+    /// Tells a child of this test what to do with a chain.
+    const END: &str = "SEALDISK_TEST_CHAIN_END";
+
+    /// A ring in which the guest has made the chains of `heads` available.
+    fn ring(heads: &[u16]) -> Ring {
+        let memory = Memory::from_ranges(&[(GuestAddress(0), 0x1_0000)]).unwrap();
+        let guest = MockSplitQueue::new(&memory, 8);
+        for head in heads {
+            let descriptor = Descriptor::new(0x8000, 16, 0, 0);
+            let descriptor = RawDescriptor::from(descriptor);
+            guest.desc_table().store(*head, descriptor).unwrap();
+        }
+        for (place, head) in heads.iter().enumerate() {
+            guest
+                .avail()
+                .ring()
+                .ref_at(place)
+                .unwrap()
+                .store(head.to_le());
+        }
+        guest.avail().idx().store((heads.len() as u16).to_le());
+        let addresses = RingAddresses {
+            descriptors: guest.desc_table_addr(),
+            avail: guest.avail_addr(),
+            used: guest.used_addr(),
+        };
+        let setup = RingSetup {
+            size: 8,
+            addresses,
+            next_avail: 0,
+            event_idx: false,
+            kick: tempfile::tempfile().unwrap(),
+            call: None,
+            err: None,
+            memory: Arc::new(memory),
+            log: None,
+        };
+        Ring::new(3, setup).unwrap()
+    }
+
+    fn child(end: &str) -> Output {
+        let test = "ring::tests::a_lost_chain_ends_the_process";
+        Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", test, "--nocapture"])
+            .env(END, end)
+            .output()
+            .unwrap()
+    }
+
+    #[test]
+    fn a_lost_chain_ends_the_process() {
+        let Ok(end) = std::env::var(END) else {
+            for end in ["return", "put back"] {
+                assert!(child(end).status.success(), "{end}");
+            }
+            let lost = child("lose");
+            let said = String::from_utf8_lossy(&lost.stderr);
+            assert_eq!(lost.status.code(), Some(EXIT_STATUS), "{said}");
+            let expected = "the descriptor chain of queue 3, head 5 (write of 1024 bytes at sector 7) was \
+                            dropped";
+            assert!(said.contains(expected), "{said}");
+            return;
+        };
+        let mut ring = ring(&[5]);
+        let taken = ring.pop(1, |ring, mut chain, _| {
+            let kind = RequestKind::Write { durable: false };
+            let at = ByteOffset(7 * 512);
+            chain.asks_for(BlockRequest {
+                kind,
+                at,
+                len: 1024,
+            });
+            match end.as_str() {
+                "return" => ring.push_used(chain, 1).map(|()| true),
+                "put back" => {
+                    ring.put_back(chain);
+                    Ok(false)
+                }
+                _ => Ok(true),
+            }
+        });
+        assert_eq!(taken.unwrap(), end != "put back");
+        assert_eq!(ring.next_avail(), u16::from(end == "return"));
+    }
+
+    /// What a guest does with heads is its own affair: none of it may end the process.
+    #[test]
+    fn a_head_may_come_twice_and_one_beyond_the_table_breaks_the_ring() {
+        let mut twice = ring(&[5, 5]);
+        let mut taken = Vec::new();
+        let more = twice.pop(8, |_, chain, _| {
+            taken.push(chain);
+            Ok(true)
+        });
+        assert!(!more.unwrap());
+        assert_eq!(taken.len(), 2);
+        for chain in taken {
+            twice.push_used(chain, 1).unwrap();
+        }
+        let mut beyond = ring(&[2]);
+        let avail = GuestAddress(beyond.queue.avail_ring() + 4);
+        beyond.memory.write_obj(0xffffu16, avail).unwrap();
+        let broken = beyond.pop(8, |_, _, _| unreachable!("there is no such chain"));
+        assert!(matches!(broken, Err(QueueError::InvalidDescriptorIndex)));
     }
 }

@@ -23,7 +23,7 @@ use volume::{LayerMap, Volume, check_data_file};
 
 use super::FrontendError;
 use super::backend_channel::announced_channel;
-use super::config_space::{ConfigSpace, MOST_ZERO_SECTORS};
+use super::config_space::{ConfigSpace, MAX_ZERO_SECTORS};
 use super::confine::confine;
 use super::copier::Copier;
 use super::handler::BlockHandler;
@@ -191,7 +191,7 @@ fn disk_of(setup: &Setup) -> Disk {
         read_only: setup.read_only,
         discard: setup.discard != Discard::Off,
         serial,
-        most_zero_sectors: MOST_ZERO_SECTORS,
+        most_zero_sectors: MAX_ZERO_SECTORS,
     }
 }
 

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use protocol::Event;
-use volume::pipeline::{Op, OpError};
+use volume::pipeline::{RequestError, Submission};
 
 use super::log_limit::LogLimit;
 
@@ -113,10 +113,10 @@ impl StorageNews {
 pub(super) struct Stalled {
     storage: Arc<FullStorage>,
     /// Those that are not being tried just now.
-    ops: VecDeque<Op>,
+    submissions: VecDeque<Submission>,
     /// All of them, also those that are being tried.
     count: usize,
-    /// How many of `ops` are to be tried at once.
+    /// How many of `submissions` are to be tried at once.
     hurry: usize,
     /// When the next one is tried.
     due: Instant,
@@ -127,7 +127,7 @@ impl Stalled {
     pub(super) fn new(storage: Arc<FullStorage>) -> Self {
         Self {
             storage,
-            ops: VecDeque::new(),
+            submissions: VecDeque::new(),
             count: 0,
             hurry: 0,
             due: Instant::now(),
@@ -137,11 +137,11 @@ impl Stalled {
 
     /// Requests that are not being tried just now.
     pub(super) fn len(&self) -> usize {
-        self.ops.len()
+        self.submissions.len()
     }
 
     /// Keeps a request that found no space, `again` if it was kept before.
-    pub(super) fn keep(&mut self, op: Op, again: bool, error: &OpError) {
+    pub(super) fn keep(&mut self, submission: Submission, again: bool, error: &RequestError) {
         if !again {
             if self.count == 0 {
                 self.due = Instant::now() + PERIOD;
@@ -155,13 +155,13 @@ impl Stalled {
                  some"
             )
         });
-        self.ops.push_back(op);
+        self.submissions.push_back(submission);
     }
 
     /// Notes the end of a request that was kept, which got through if there was space.
     pub(super) fn ended(&mut self, space: bool) {
         if space {
-            self.hurry = self.ops.len();
+            self.hurry = self.submissions.len();
         }
         self.count -= 1;
         if self.count == 0 {
@@ -170,20 +170,20 @@ impl Stalled {
     }
 
     /// The next request that is to be tried now.
-    pub(super) fn next(&mut self, now: Instant) -> Option<Op> {
+    pub(super) fn next(&mut self, now: Instant) -> Option<Submission> {
         if self.hurry > 0 {
             self.hurry -= 1;
-        } else if self.ops.is_empty() || now < self.due {
+        } else if self.submissions.is_empty() || now < self.due {
             return None;
         } else {
             self.due = now + PERIOD;
         }
-        self.ops.pop_front()
+        self.submissions.pop_front()
     }
 
     /// How long [`Stalled::next`] will have nothing.
     pub(super) fn wait(&self) -> Option<Duration> {
-        match (self.ops.is_empty(), self.hurry) {
+        match (self.submissions.is_empty(), self.hurry) {
             (true, _) => None,
             (false, 0) => Some(self.due.saturating_duration_since(Instant::now())),
             (false, _) => Some(Duration::ZERO),
@@ -191,38 +191,27 @@ impl Stalled {
     }
 
     /// Gives up one that waits. Its end is still to be noted.
-    pub(super) fn give_up(&mut self) -> Option<Op> {
+    pub(super) fn give_up(&mut self) -> Option<Submission> {
         self.hurry = 0;
-        self.ops.pop_front()
-    }
-}
-
-impl Drop for Stalled {
-    fn drop(&mut self) {
-        if self.count > 0 {
-            self.storage.leave();
-        }
+        self.submissions.pop_front()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use keys::units::ByteOffset;
-    use volume::pipeline::{GuestBuffer, OpKind, Token};
+    use volume::pipeline::{BlockRequest, GuestBuffer, Token};
     use volume::store::StoreError;
 
-    fn op(token: u64) -> Op {
-        Op {
-            kind: OpKind::Flush,
-            at: ByteOffset(0),
-            len: 0,
-            memory: GuestBuffer::default(),
-            token: Token(token),
-        }
+    fn flush(token: u64) -> Submission {
+        Submission::new(Token(token), BlockRequest::FLUSH, GuestBuffer::default())
     }
 
-    fn full() -> OpError {
+    fn withdrawn(submission: Option<Submission>) -> Option<u64> {
+        submission.map(|submission| submission.withdraw().0.0)
+    }
+
+    fn full() -> RequestError {
         let error = StoreError::Io {
             what: "write ciphertext",
             source: io::ErrorKind::StorageFull.into(),
@@ -234,25 +223,24 @@ mod tests {
     fn one_is_tried_at_a_time_until_one_gets_through() {
         let storage = Arc::new(FullStorage::new().unwrap());
         let mut stalled = Stalled::new(storage.clone());
-        (1..=4).for_each(|token| stalled.keep(op(token), false, &full()));
+        (1..=4).for_each(|token| stalled.keep(flush(token), false, &full()));
         assert!(storage.is_full());
         let now = Instant::now();
         assert!(stalled.next(now).is_none());
         assert!(stalled.wait().unwrap() <= PERIOD);
         let now = now + PERIOD;
         let first = stalled.next(now).unwrap();
-        assert_eq!(first.token, Token(1));
+        assert_eq!(first.token(), Token(1));
         assert!(stalled.next(now).is_none());
         stalled.keep(first, true, &full());
 
         // Each has its turn, so one that is too large keeps no other.
         let now = now + PERIOD;
-        assert_eq!(stalled.next(now).unwrap().token, Token(2));
+        assert_eq!(withdrawn(stalled.next(now)), Some(2));
         stalled.ended(true);
         assert_eq!(stalled.wait(), Some(Duration::ZERO));
-        let all: Vec<_> = std::iter::from_fn(|| stalled.next(now)).collect();
-        let tokens: Vec<_> = all.iter().map(|op| op.token.0).collect();
-        assert_eq!(tokens, [3, 4, 1]);
+        let all: Vec<_> = std::iter::from_fn(|| withdrawn(stalled.next(now))).collect();
+        assert_eq!(all, [3, 4, 1]);
         assert!(stalled.wait().is_none());
         assert!(storage.is_full(), "they are being tried");
         all.iter().for_each(|_| stalled.ended(false));
@@ -263,12 +251,14 @@ mod tests {
     fn the_storage_is_full_while_any_queue_waits() {
         let storage = Arc::new(FullStorage::new().unwrap());
         let (mut one, mut two) = (Stalled::new(storage.clone()), Stalled::new(storage.clone()));
-        one.keep(op(1), false, &full());
-        two.keep(op(1), false, &full());
-        assert!(one.give_up().is_some() && one.give_up().is_none());
+        one.keep(flush(1), false, &full());
+        two.keep(flush(1), false, &full());
+        assert_eq!(withdrawn(one.give_up()), Some(1));
+        assert_eq!(withdrawn(one.give_up()), None);
         one.ended(false);
         assert!(storage.is_full());
-        drop(two);
+        assert_eq!(withdrawn(two.give_up()), Some(1));
+        two.ended(false);
         assert!(!storage.is_full());
     }
 

@@ -19,7 +19,7 @@ use std::os::fd::AsRawFd;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::request::Memory;
-use keys::{QUEUE_STACK, spawn_with_keys, wipe_stack};
+use keys::{QUEUE_STACK, spawn_with_keys, wipe_call_stack};
 use protocol::OnRevoke;
 use volume::pipeline::Finished;
 use volume::store::{StoreError, UringStore, Wait, WatchId};
@@ -64,7 +64,7 @@ pub(super) enum Command {
     /// Complete what was taken, and stand still until the disk's new extent comes; when none comes,
     /// go on with the old one.
     Exchange(Receiver<Told>),
-    /// End the thread.
+    /// Complete what was taken, and end the thread.
     Exit,
 }
 
@@ -83,6 +83,7 @@ enum Drain {
     Stop,
     Suspend(OnRevoke),
     Exchange(Receiver<Told>),
+    Exit,
 }
 
 impl Drain {
@@ -188,6 +189,8 @@ struct Worker {
     polling: Polling,
     /// Who waits for the end of what.
     draining: Option<(Drain, SyncSender<Answer>)>,
+    /// The thread ends, and whoever waits for that.
+    exit: Option<SyncSender<Answer>>,
     /// The key is revoked.
     suspended: Option<OnRevoke>,
     finished: Vec<Finished>,
@@ -229,6 +232,7 @@ impl Worker {
             rings: 1,
             polling,
             draining: None,
+            exit: None,
             suspended,
             finished: Vec::with_capacity(256),
             events: Vec::with_capacity(2),
@@ -240,15 +244,14 @@ impl Worker {
             while self.draining.is_none()
                 && let Ok((command, answer)) = self.commands.try_recv()
             {
-                if matches!(command, Command::Exit) {
-                    self.end_ring();
-                    self.finish_pipeline();
-                    let _ = answer.send(Ok(0));
-                    return;
-                }
                 self.obey(command, answer);
             }
             let wait = self.turn();
+            if let Some(answer) = self.exit.take() {
+                self.finish_pipeline();
+                let _ = answer.send(Ok(0));
+                return;
+            }
             if let Err(error) = self.wait(wait) {
                 // Without its ring the queue is lost. What was completed to the guest is kept by
                 // the runtime map, and the frontend can connect to the next process.
@@ -293,7 +296,7 @@ impl Worker {
         {
             let most = self.queue.room(ring);
             let queue = &mut self.queue;
-            match ring.pop(most, |ring, chain| queue.take(ring, chain)) {
+            match ring.pop(most, |ring, taken, chain| queue.take(ring, taken, chain)) {
                 Ok(answer) => more = answer && most > 0,
                 Err(error) => self.break_ring(&error),
             }
@@ -311,7 +314,7 @@ impl Worker {
         if self.is_drained(standing)
             && let Some((what, answer)) = self.draining.take()
         {
-            self.drained(what, &answer);
+            self.drained(what, answer);
             more = true;
         }
         let held = held.or(self.queue.held.as_ref().map(|_| RETRY));
@@ -360,13 +363,18 @@ impl Worker {
     }
 
     /// Everything that was taken is completed: does what that was waited for, and answers.
-    fn drained(&mut self, what: Drain, answer: &SyncSender<Answer>) {
+    fn drained(&mut self, what: Drain, answer: SyncSender<Answer>) {
         let result = match what {
             Drain::Stop => {
                 self.queue.pipeline.store_mut().unwatch(KICK);
                 Ok(self.end_ring().map_or(0, |ring| ring.next_avail()))
             }
             Drain::Suspend(mode) => self.drop_key(mode),
+            Drain::Exit => {
+                self.end_ring();
+                self.exit = Some(answer);
+                return;
+            }
             Drain::Exchange(told) => {
                 let _ = answer.send(Ok(0));
                 self.stand_still(&told);
@@ -380,7 +388,7 @@ impl Worker {
         self.suspended = Some(mode);
         let gone = self.queue.pipeline.drop_key();
         // What has encrypted and decrypted was called from here, or deeper.
-        wipe_stack();
+        wipe_call_stack();
         match gone {
             true => Ok(0),
             false => Err("a request without a chain is under way".into()),
@@ -498,7 +506,10 @@ impl Worker {
             Command::Log(log) => self.with_ring(|ring| ring.log = log),
             Command::Call(call) => self.with_ring(|ring| ring.set_call(call.map(|call| *call))),
             Command::Err(err) => self.with_ring(|ring| ring.set_err(err)),
-            Command::Exit => Ok(0),
+            Command::Exit => {
+                self.draining = Some((Drain::Exit, answer));
+                return;
+            }
         };
         let _ = answer.send(result);
     }
@@ -513,7 +524,7 @@ impl Worker {
     }
 
     fn start(&mut self, setup: RingSetup) -> Answer {
-        let ring = Ring::new(setup).map_err(|e| e.to_string())?;
+        let ring = Ring::new(self.index as u16, setup).map_err(|e| e.to_string())?;
         self.queue.reserve(ring.size());
         self.queue.pipeline.store_mut().watch(KICK, ring.kick_fd());
         let next = ring.next_avail();

@@ -4,7 +4,7 @@
 //!
 //! The data is claimed and the header locked; the header is unlocked with the key that it names, by the
 //! identity of a set of this installation; the header gets the disk's name and set here, and a new
-//! attach id, so that no pending map of another copy counts; then the catalog gets its row. A crash
+//! attach id, so that no runtime map of another copy counts; then the catalog gets its row. A crash
 //! before the last step leaves a directory that can be registered as before. What a killed daemon had
 //! completed on this boot is made durable before the header is written; its runtime map is left, since
 //! it may be that of a disk of which this is a copy.

@@ -291,7 +291,7 @@ fn job_view(directory: &Path, header: &HeaderPayload) -> Option<JobView> {
         let map = open::layer_map(header, top, &paths(top)).ok()?;
         let lower = open::lower_layers(header, paths).ok()?;
         let volume = Volume::open_private(map, lower).ok()?;
-        volume.share_raised(usize::from(drop), &|| true).ok()
+        volume.copy_up_progress(usize::from(drop), &|| true).ok()
     };
     let share = share();
     let bytes = |blocks: u64| blocks * BLOCK_SIZE;

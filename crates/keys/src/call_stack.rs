@@ -1,6 +1,6 @@
 //! The call stacks of threads that work with keys, and starting such threads.
 //!
-//! Ciphers and hashes of a library put parts of a secret on the stack of whoever calls them: AWS-LC's
+//! Ciphers and hashes of a library put parts of a secret on the stack of their caller: AWS-LC's
 //! widest instructions take the round keys of AES from copies there, and leave them. Such a stack is
 //! therefore locked (never swapped) and kept out of core dumps, like all other memory that a key is in,
 //! and wiped where the key is to be gone.
@@ -144,7 +144,7 @@ pub fn spawn_with_keys(
         let usable = result.is_ok();
         let _ = locked.send(result);
         if usable {
-            with_wiped_stack(f);
+            with_wiped_call_stack(f);
         }
     };
     let builder = std::thread::Builder::new().name(name).stack_size(stack);
@@ -156,7 +156,7 @@ pub fn spawn_with_keys(
 
 /// Runs `f` and wipes the stack that it used: decryption and hashing leave parts of a secret there,
 /// which would stay until something else happens to be written over them.
-pub fn with_wiped_stack<T>(f: impl FnOnce() -> T) -> T {
+pub fn with_wiped_call_stack<T>(f: impl FnOnce() -> T) -> T {
     #[inline(never)]
     fn apart<T>(f: impl FnOnce() -> T) -> T {
         f()
@@ -164,12 +164,12 @@ pub fn with_wiped_stack<T>(f: impl FnOnce() -> T) -> T {
     // Where that fails no key is made: see `Dek`.
     let _ = lock_stack();
     let value = apart(f);
-    wipe_stack();
+    wipe_call_stack();
     value
 }
 
 /// Overwrites the stack below the caller, as far as it is locked, or 256 KiB of it.
-pub fn wipe_stack() {
+pub fn wipe_call_stack() {
     // What this needs for itself.
     const OWN: usize = 8 * 1024;
     const KIB: usize = 1024;
@@ -253,7 +253,7 @@ mod tests {
             secret.as_ptr().expose_provenance()
         }
         let thread = spawn_with_keys("wiped".into(), QUEUE_STACK, || {
-            let at = with_wiped_stack(dirty);
+            let at = with_wiped_call_stack(dirty);
             let memory = std::fs::File::open("/proc/self/mem").unwrap();
             let mut bytes = vec![0; 64 * 1024];
             std::os::unix::fs::FileExt::read_exact_at(&memory, &mut bytes, at as u64).unwrap();

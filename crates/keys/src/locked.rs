@@ -14,7 +14,7 @@ use rustix::mm::{
 use zeroize::Zeroize;
 
 use super::KeyError;
-use super::call_stack::wipe_stack;
+use super::call_stack::wipe_call_stack;
 
 /// A fixed number of secret bytes on pages of their own.
 ///
@@ -118,7 +118,7 @@ impl<T> Locked<T> {
         }
         let pages = LockedBytes::zeroed(size_of::<T>())?;
         Self::place(pages.ptr.cast::<T>(), make);
-        wipe_stack();
+        wipe_call_stack();
         Ok(Self {
             pages,
             value: PhantomData,
@@ -153,7 +153,7 @@ static LOCKED_PAGES: Mutex<BTreeMap<usize, usize>> = Mutex::new(BTreeMap::new())
 
 /// Keeps memory that a library allocated for key material in RAM and out of core dumps.
 ///
-/// Whoever has the memory freed drops this afterwards; the library must have wiped it by then.
+/// The owner of the memory drops this after it is freed; the library must have wiped it by then.
 pub struct PageLock {
     start: usize,
     len: usize,

@@ -17,7 +17,7 @@ pub const SEALING_KEY_LEN: usize = 32;
 /// Bytes of a GCM nonce (SP 800-38D §8.2.2: random, at most 2^32 secrets under one key).
 const NONCE_LEN: usize = 12;
 
-/// Why a sealing key could not be had or used.
+/// Why a sealing key is unavailable or cannot be used.
 #[derive(Debug, Error)]
 pub enum SealingError {
     /// The file could not be read or written.
@@ -108,7 +108,7 @@ impl SealingKey {
         Ok(Self(bytes))
     }
 
-    /// The key itself, for whoever stores it elsewhere.
+    /// The key itself, to be stored in another place.
     pub fn expose(&self) -> &[u8] {
         self.0.as_slice()
     }

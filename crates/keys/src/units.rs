@@ -1,4 +1,6 @@
-//! Units that must not be confused, shared by all folders of the data path.
+//! Units that must not be confused, shared by all crates of the data path.
+
+use std::ops::Range;
 
 /// Bytes of a virtio-blk sector, whatever the logical block size is (virtio 1.2 §5.2.4).
 pub const SECTOR_SIZE: u64 = 512;
@@ -19,6 +21,11 @@ impl ByteOffset {
     /// The 4 KiB block that this offset lies in.
     pub fn block(self) -> Block {
         Block(self.0 / BLOCK_SIZE)
+    }
+
+    /// The blocks that `len` bytes from this offset on touch.
+    pub fn blocks(self, len: u64) -> Range<u64> {
+        self.block().0..(self.0 + len).div_ceil(BLOCK_SIZE)
     }
 
     /// Bytes from the start of the block to this offset.

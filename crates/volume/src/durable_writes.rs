@@ -11,7 +11,7 @@
 //! # Why none is missed
 //!
 //! A write counts itself, and looks then whether its place is still the current one; if not, it counts
-//! itself anew. All of that is sequentially consistent. So either the flush sees it counted, or the write
+//! itself again. All of that is sequentially consistent. So either the flush sees it counted, or the write
 //! begins after the flush has changed places, hence after its syncs have ended.
 
 use std::sync::Arc;

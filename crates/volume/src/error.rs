@@ -143,7 +143,7 @@ pub enum VolumeError {
         /// The size of the one above.
         above: u64,
     },
-    /// Whoever asked does not want to know any more.
+    /// The caller has cancelled it.
     #[error("going through the maps was stopped")]
     Stopped,
     /// Too many layers.

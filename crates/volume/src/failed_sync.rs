@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// The word when no sync has failed.
 const NONE: u64 = 0;
 /// The word after a check: of the map file only the page cache may have what was written to it, so the
-/// first flush writes it anew. No sync counts as failed.
+/// first flush writes all of it again. No sync counts as failed.
 pub(super) const CHECKED: u64 = 3;
 
 /// Which of a layer's files a sync has failed of.

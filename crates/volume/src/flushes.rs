@@ -3,15 +3,15 @@
 //!
 //! # Group commit
 //!
-//! Flushes are numbered as they begin. Whoever wants to be sure of something asks for the number of the
-//! next flush, [`Flushes::covering`], and waits until that one, or a later one, is done. Whoever finds
-//! none under way runs it. So all who come while one runs share the next, whichever queue they are of,
-//! and nobody waits for more than two flushes.
+//! Flushes are numbered as they begin. A request that needs a flush asks for the number of the next one,
+//! [`Flushes::covering`], and waits until that one, or a later one, is done. A queue with waiting requests
+//! that finds no flush under way runs the next. So all requests that come while one runs share the next,
+//! whichever queue they are of, and none waits for more than two flushes.
 //!
-//! A flush that fails for a reason that passes is not done: who waits for its number is served by the
-//! next one. A flush that ends wakes the queues that sleep for it.
+//! A flush that fails for a temporary reason is not done: the next one serves those who wait for its number.
+//! A flush that ends wakes the queues that sleep for it.
 //!
-//! # Why nobody is forgotten
+//! # Why no wake-up is lost
 //!
 //! `covering` writes to the counter that a flush reads at its beginning (a read-modify-write that adds
 //! nothing), so a flush that begins afterwards sees all that was done before. A queue that goes to sleep
@@ -113,7 +113,7 @@ impl Flushes {
     }
 
     /// Has `waker` woken when a flush ends while `place` sleeps. False when the place is none or has
-    /// another waker already: whoever it is has to look again by itself.
+    /// another waker already: that queue has to look again from time to time.
     pub fn register(&self, place: usize, waker: &Waker) -> bool {
         let sleeper = self.sleepers.get(place);
         sleeper.is_some_and(|sleeper| sleeper.waker.get_or_init(|| waker.clone()).will_wake(waker))
@@ -144,7 +144,7 @@ impl Flushes {
         }
     }
 
-    /// Whether a flush was done since somebody last took the turn to give space back.
+    /// Whether a flush was done since a queue last took the turn to give space back.
     pub fn holes_are_due(&self) -> bool {
         self.holes_due.load(Ordering::SeqCst)
     }
@@ -164,7 +164,7 @@ impl Flushes {
         Some(PunchTurn(self.clone()))
     }
 
-    /// Whether somebody has that turn.
+    /// Whether a queue has that turn.
     pub fn is_punching(&self) -> bool {
         self.punching.load(Ordering::SeqCst)
     }

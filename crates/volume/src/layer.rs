@@ -1,80 +1,15 @@
-//! A layer on disk.
+//! The files of a layer: creating, growing and checking them.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use uuid::Uuid;
-
 use crate::store::ReadAt;
-use keys::units::{BLOCK_SIZE, SECTOR_SIZE};
-use xts::DataUnit;
+use keys::units::BLOCK_SIZE;
 
 use super::format::{self, HEADER_LEN, SECTOR_LEN};
-use super::{FailedSync, VolumeError};
-
-/// The largest disk: 64 TiB, whose map takes 4 GiB of memory.
-const MOST_BYTES: u64 = 1 << 46;
-
-/// What a layer is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Geometry {
-    /// The disk it belongs to.
-    pub disk: Uuid,
-    /// The layer.
-    pub layer: Uuid,
-    /// Bytes that the guest sees, a multiple of 512.
-    pub size: u64,
-    /// Bytes encrypted under one tweak.
-    pub data_unit: DataUnit,
-}
-
-impl Geometry {
-    /// Blocks of the disk, the last one perhaps only partly used.
-    pub fn blocks(&self) -> u64 {
-        self.size.div_ceil(BLOCK_SIZE)
-    }
-
-    /// Bytes of the data file: the disk's, rounded up to whole blocks.
-    pub fn data_len(&self) -> u64 {
-        self.blocks() * BLOCK_SIZE
-    }
-
-    /// The same layer with another size, which is not smaller.
-    ///
-    /// # Errors
-    /// [`VolumeError::Size`], [`VolumeError::Shrink`].
-    pub fn grown(&self, size: u64) -> Result<Self, VolumeError> {
-        let grown = Self {
-            size,
-            ..self.clone()
-        };
-        grown.check()?;
-        if size < self.size {
-            return Err(VolumeError::Shrink {
-                from: self.size,
-                to: size,
-            });
-        }
-        Ok(grown)
-    }
-
-    /// Checks the size.
-    ///
-    /// # Errors
-    /// [`VolumeError::Size`].
-    pub fn check(&self) -> Result<(), VolumeError> {
-        let size = self.size;
-        let refuse = |why| Err(VolumeError::Size { size, why });
-        match size {
-            0 => refuse("it must not be empty"),
-            s if !s.is_multiple_of(SECTOR_SIZE) => refuse("it must be a multiple of 512"),
-            s if s > MOST_BYTES => refuse("64 TiB is the most"),
-            _ => Ok(()),
-        }
-    }
-}
+use super::{FailedSync, Geometry, VolumeError};
 
 /// What a sector of a map says.
 pub type SectorStates<'a> = Result<Option<&'a [u8; format::STATES_LEN]>, VolumeError>;
@@ -284,8 +219,11 @@ pub fn check_data_file(data: &File, geometry: &Geometry) -> Result<(), VolumeErr
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::super::{LayerMap, Volume};
     use super::*;
+    use xts::DataUnit;
 
     const OLD: u64 = 5 * 4096 + 512;
 

@@ -20,7 +20,7 @@
 //! - A sync that fails, of either file, ends this for good: the kernel may have dropped what it could
 //!   not write, and would say so only once. It is noted beside the current map before anybody is told
 //!   ([`FailedSync`]), and no flush succeeds any more, in this process or in a later one.
-//! - A flush is for all queues: whoever comes while one runs shares the next ([`Flushes`]). It writes the map, and
+//! - A flush is for all queues: requests that come while one runs share the next ([`Flushes`]). It writes the map, and
 //!   ends well, only when no durable write of any queue has failed that began before its syncs ended
 //!   ([`DurableWrites`]).
 //! - A write that is to be durable by itself, into blocks that the durable map calls `Data` already, is
@@ -31,7 +31,7 @@
 //!   after a flush made that durable, and never while the block is used or was written again. A
 //!   crash before leaves the old content, one after leaves zeros: `ZeroHeld` is kept in the durable
 //!   map too, so the space is given back later. Where old ciphertext is to be overwritten, that
-//!   comes, with a flush after it, before the hole: nobody reads there any more, and a crash leaves
+//!   comes, with a flush after it, before the hole: no request reads there any more, and a crash leaves
 //!   `ZeroHeld`, after which it is done again.
 //! - Whether the durable map says zero is known by the map sector: each has the number of the flush that
 //!   makes the last discard in it durable. While a block is marked and `ZeroHeld`, and that flush is
@@ -42,7 +42,7 @@
 //! - Growing: `data` is made longer and synced; `map` is made longer and synced; the disk's header
 //!   says the new size (it alone decides); the runtime map is made longer and stamped with the new
 //!   size; then guests are served the new size. A crash before the header leaves files that are
-//!   longer than the disk, by what nobody ever wrote to: they are taken as they are. One after it
+//!   longer than the disk, by what was never written to: they are taken as they are. One after it
 //!   leaves a runtime map of the old size, which counts: what it does not reach was never served.
 //!   The rest of a last block that was not whole is encrypted zeros already, or zeros by the map.
 
@@ -53,10 +53,12 @@ mod error;
 mod failed_sync;
 mod flushes;
 pub mod format;
+mod geometry;
 mod layer;
-mod locks;
 mod map;
 mod mapped;
+mod marks;
+pub mod must_complete;
 mod notes;
 pub mod pipeline;
 mod runtime;
@@ -68,12 +70,13 @@ pub use durable_writes::{BegunWrites, DurableWrite, DurableWrites};
 pub use error::VolumeError;
 pub use failed_sync::FailedSync;
 pub use flushes::{FlushNumber, FlushTurn, Flushes, PunchTurn};
+pub use geometry::Geometry;
 pub use layer::{
-    Geometry, LayerPaths, SectorStates, check_data_file, check_map_file, create_layer, examine_map,
+    LayerPaths, SectorStates, check_data_file, check_map_file, create_layer, examine_map,
     grow_layer, set_length,
 };
-pub use locks::{BlockLocks, MOST_BLOCKS};
 pub use map::{BlockMap, Content, MapFile, Run};
+pub use marks::{BlockMark, BlockMarks, MAX_BLOCKS};
 pub use runtime::{CacheMode, Found, RuntimeMap, boot_id};
-pub use stack::{Lack, LayerMap, LowerLayer, Source, Volume};
+pub use stack::{LayerMap, LowerLayer, Missing, Source, Volume};
 pub use state::BlockState;

@@ -3,7 +3,7 @@
 //!
 //! A sector is one of the map file's: 2016 blocks, 8 MiB of the disk. Which sectors are to be written
 //! is kept with the states and outlives the process. All else is memory of the process, which takes none
-//! before it is touched; whoever opens a volume finds it out anew.
+//! before it is touched; opening a volume finds it out again.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -157,8 +157,8 @@ impl SectorSet<'_> {
     pub(super) fn insert(self, sector: u64) {
         let (word, bit) = split(sector);
         self.words[word].fetch_or(bit, Ordering::SeqCst);
-        // After the bit itself, and even when that was there: whoever put it there may not have come
-        // here yet. Whoever takes the set clears this first.
+        // After the bit itself, and even when that was there: the thread that put it there may not have come
+        // here yet. Taking the set clears this first.
         let (word, bit) = split(word as u64);
         if self.summary[word].load(Ordering::SeqCst) & bit == 0 {
             self.summary[word].fetch_or(bit, Ordering::SeqCst);
@@ -204,7 +204,7 @@ impl SectorSet<'_> {
                 some &= some - 1;
                 let mut bits = self.words[index].load(Ordering::SeqCst);
                 first(index, bits);
-                // What came meanwhile stays, and whoever put it there leads to it.
+                // What came meanwhile stays, and its thread sets the summary.
                 self.words[index].fetch_and(!bits, Ordering::SeqCst);
                 while bits != 0 {
                     into.push(index as u64 * PER_WORD + u64::from(bits.trailing_zeros()));

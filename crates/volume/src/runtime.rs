@@ -27,14 +27,14 @@
 //!
 //! The file is sparse. A chunk gets its space when it is first used, and counts only when its word
 //! says that it is loaded; of all others the map file speaks. A sector's bit in the second set is set
-//! before the one in the first is cleared, so that whoever opens the map after a kill at any moment finds
+//! before the one in the first is cleared, so that the next process, after a kill at any moment, finds
 //! what has to be flushed without reading the map file.
 //!
 //! The word at 512 belongs to no stamp and to no checksum: a data plane that sees a sync fail sets it
 //! with one store, whatever becomes of it then. Once it is 1 or 2 every volume opened on this map fails
-//! its flushes, also after it was stamped anew. Only a check of the disk takes that back, by a 3: the
+//! its flushes, also after it was stamped again. Only a check of the disk takes that back, by a 3: the
 //! page cache may show of the map file what is not on the disk, so the next volume writes all of it that
-//! is loaded here anew, and its first flush makes it 0.
+//! is loaded here again, and its first flush makes it 0.
 //!
 //! The cache mode is what the guest last chose through `writeback`. No frontend says it again after a
 //! reconnect, so it is here as soon as it is acknowledged, and outlives the process. A clean detach
@@ -203,7 +203,7 @@ impl RuntimeMap {
     }
 
     /// Makes the map of an attached disk ready for the size that `geometry` has now, which its
-    /// header says already. Whoever serves the old size goes on meanwhile.
+    /// header says already. The old size can be served meanwhile.
     ///
     /// # Errors
     /// [`VolumeError::Io`]; the map serves the old size as before then.
@@ -390,8 +390,8 @@ impl RuntimeMap {
         })
     }
 
-    /// Takes back that a sync has failed, since the disk was checked. Nobody may serve it meanwhile. The
-    /// next volume that is opened on this map writes the map file anew.
+    /// Takes back that a sync has failed, since the disk was checked. The disk must not be served meanwhile. The
+    /// next volume that is opened on this map writes the whole map file again.
     ///
     /// # Errors
     /// [`VolumeError::Io`].

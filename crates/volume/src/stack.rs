@@ -11,8 +11,8 @@ use xts::DataUnit;
 use super::failed_sync::{CHECKED, FailedSync, Reason};
 use super::flushes::Flushes;
 use super::layer::{check_map_file, examine_map};
-use super::locks::BlockLocks;
 use super::map::{BlockMap, Content, MapFile, Run};
+use super::marks::BlockMarks;
 use super::runtime::RuntimeMap;
 use super::{Geometry, VolumeError, format};
 
@@ -75,9 +75,9 @@ pub enum Source {
     Zeros,
 }
 
-/// What a block of the top layer lacks, when layers beneath it are to go.
+/// What a block of the top layer is missing, when layers beneath it are to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lack {
+pub enum Missing {
     /// Nothing: it has its own content, or the layers that go have none.
     Nothing,
     /// The content that this layer has.
@@ -99,7 +99,7 @@ pub struct Volume {
 /// What stays the same when the disk grows or loses layers.
 #[derive(Default)]
 struct State {
-    locks: BlockLocks,
+    marks: BlockMarks,
     /// Why a sync has failed; the word of the current map says whether.
     reason: Reason,
     map_synced: AtomicBool,
@@ -121,7 +121,7 @@ impl Volume {
     /// Opens a disk whose current map is `runtime`, as an attached disk has it. When the map was
     /// left behind by a process that died, it has what that process had not flushed, and which sectors
     /// that is. Maps are loaded, and checked, as they are needed, so that the size of a disk and the
-    /// number of its layers cost nothing here: a guest waits for this when its daemon is started anew.
+    /// number of its layers cost nothing here: a guest waits for this when its daemon is started again.
     ///
     /// # Errors
     /// A [`VolumeError`] that says what is wrong with the header or the length of a map.
@@ -226,7 +226,7 @@ impl Volume {
     }
 
     /// Where the content of the blocks from `first` on is, and of how many of them, at most `most`,
-    /// it is there. `None` while somebody else loads a map that is needed.
+    /// it is there. `None` while another thread loads a map that is needed.
     ///
     /// # Errors
     /// A [`VolumeError`] when a map cannot be loaded.
@@ -282,42 +282,42 @@ impl Volume {
         }))
     }
 
-    /// What the top layer lacks of the blocks from `first` on, when the `drop` layers beneath it are
+    /// What the top layer is missing of the blocks from `first` on, when the `drop` layers beneath it are
     /// to go; otherwise as [`Volume::lookup`].
     ///
     /// # Errors
     /// As [`Volume::lookup`].
-    pub fn lack(
+    pub fn missing(
         &self,
         first: u64,
         most: u64,
         drop: usize,
-    ) -> Result<Option<Run<Lack>>, VolumeError> {
-        self.lack_by(BlockMap::run_in_chunk, first, most, drop)
+    ) -> Result<Option<Run<Missing>>, VolumeError> {
+        self.missing_by(BlockMap::run_in_chunk, first, most, drop)
     }
 
-    fn lack_by(
+    fn missing_by(
         &self,
         look: Look,
         first: u64,
         most: u64,
         drop: usize,
-    ) -> Result<Option<Run<Lack>>, VolumeError> {
+    ) -> Result<Option<Run<Missing>>, VolumeError> {
         let Some(run) = look(&self.map, first, most)? else {
             return Ok(None);
         };
         if run.what != Content::Inherited {
-            let (what, blocks) = (Lack::Nothing, run.blocks);
+            let (what, blocks) = (Missing::Nothing, run.blocks);
             return Ok(Some(Run { what, blocks }));
         }
         let Some(run) = self.beneath_by(look, first, run.blocks, drop)? else {
             return Ok(None);
         };
         let what = match run.what {
-            Some(Source::Layer(layer)) => Lack::Content(layer),
+            Some(Source::Layer(layer)) => Missing::Content(layer),
             // With nothing left beneath, what is inherited is zeros too.
-            Some(Source::Zeros) if drop < self.lower.len() => Lack::Zeros,
-            Some(Source::Zeros) | None => Lack::Nothing,
+            Some(Source::Zeros) if drop < self.lower.len() => Missing::Zeros,
+            Some(Source::Zeros) | None => Missing::Nothing,
         };
         let blocks = run.blocks;
         Ok(Some(Run { what, blocks }))
@@ -368,15 +368,15 @@ impl Volume {
     ///
     /// # Errors
     /// As [`Volume::lookup`]; [`VolumeError::Stopped`].
-    pub fn lacking(
+    pub fn count_missing(
         &self,
         blocks: Range<u64>,
         drop: usize,
         goes_on: &dyn Fn() -> bool,
     ) -> Result<u64, VolumeError> {
-        let is_lack = |what: &Lack| matches!(what, Lack::Content(_));
-        let look = |at, most| self.lack_by(BlockMap::run_or_hole, at, most, drop);
-        count(blocks, is_lack, look, goes_on)
+        let is_missing = |what: &Missing| matches!(what, Missing::Content(_));
+        let look = |at, most| self.missing_by(BlockMap::run_or_hole, at, most, drop);
+        count(blocks, is_missing, look, goes_on)
     }
 
     /// Whether nothing is missing when the `drop` layers beneath the top go. It loads what the maps have.
@@ -387,8 +387,8 @@ impl Volume {
         let all = 0..self.map.blocks();
         let mut at = all.start;
         while at < all.end {
-            match self.lack_by(BlockMap::run_or_hole, at, all.end - at, drop)? {
-                Some(run) if run.what == Lack::Nothing => at += run.blocks,
+            match self.missing_by(BlockMap::run_or_hole, at, all.end - at, drop)? {
+                Some(run) if run.what == Missing::Nothing => at += run.blocks,
                 Some(_) => return Ok(false),
                 None => std::thread::yield_now(),
             }
@@ -397,11 +397,11 @@ impl Volume {
     }
 
     /// How many blocks of all that have content in the `drop` layers beneath the top need not, or not
-    /// any more, be copied up; and how many there are. Otherwise as [`Volume::lacking`].
+    /// any more, be copied up; and how many there are. Otherwise as [`Volume::count_missing`].
     ///
     /// # Errors
-    /// As [`Volume::lacking`].
-    pub fn share_raised(
+    /// As [`Volume::count_missing`].
+    pub fn copy_up_progress(
         &self,
         drop: usize,
         goes_on: &dyn Fn() -> bool,
@@ -410,13 +410,13 @@ impl Volume {
         let has_content = |what: &Option<Source>| matches!(what, Some(Source::Layer(_)));
         let look = |at, most| self.beneath_by(BlockMap::run_or_hole, at, most, drop);
         let total = count(all.clone(), has_content, look, goes_on)?;
-        let lacking = self.lacking(all, drop, goes_on)?;
-        Ok((total.saturating_sub(lacking), total))
+        let missing = self.count_missing(all, drop, goes_on)?;
+        Ok((total.saturating_sub(missing), total))
     }
 
     /// The marks of blocks being worked on.
-    pub fn locks(&self) -> &BlockLocks {
-        &self.state.locks
+    pub fn marks(&self) -> &BlockMarks {
+        &self.state.marks
     }
 
     /// The flushes of all queues.
@@ -433,14 +433,14 @@ impl Volume {
     /// Notes that the map file was synced.
     pub fn set_map_synced(&self) {
         self.state.map_synced.store(true, Ordering::Release);
-        // It was written anew, if that was to be done.
+        // All of it was written again, if that was to be done.
         let word = self.map.failed_sync();
         let _ = word.compare_exchange(CHECKED, 0, Ordering::SeqCst, Ordering::SeqCst);
     }
 
     /// Has the first flush write all of the map, as far as it says anything: what was read from the file
     /// may be what only the page cache has, since a process before this one could not sync it, of which
-    /// nobody else would know. For whoever writes to a layer without a runtime map. It loads all of the
+    /// nothing else tells. For writing to a layer without a runtime map. It loads all of the
     /// map.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! Memory that somebody else may change at any time.
+//! Memory that another process or a guest may change at any time.
 
 use std::ptr::NonNull;
 
@@ -104,7 +104,7 @@ impl Cursor {
             let Some((at, len)) = self.piece(slices, left) else {
                 return;
             };
-            // SAFETY: `piece` gives `len` bytes of a slice, which whoever made the slice promised
+            // SAFETY: `piece` gives `len` bytes of a slice, which the maker of the slice promised
             // to be writable.
             unsafe { std::ptr::write_bytes(at, 0, len) };
             self.offset += len;
@@ -134,7 +134,7 @@ impl Cursor {
             let Some((at, len)) = self.piece(slices, from.len() - done) else {
                 return;
             };
-            // SAFETY: as in `read`, and whoever made the slice promised that it is writable.
+            // SAFETY: as in `read`, and the maker of the slice promised that it is writable.
             unsafe { std::ptr::copy_nonoverlapping(from[done..].as_ptr(), at, len) };
             self.offset += len;
             done += len;

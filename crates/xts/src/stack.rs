@@ -1,4 +1,4 @@
-//! The ciphers of a disk's layers, and the way of a block from a layer to the top.
+//! The ciphers of a disk's layers, and re-encryption from one layer's key to the top layer's.
 
 use zeroize::Zeroize;
 
@@ -55,12 +55,12 @@ impl CipherStack {
         self.layers.get_mut(layer.get())
     }
 
-    /// Encrypts anew, in place, under the top layer's key what is the ciphertext of `layer` at disk
+    /// Re-encrypts in place, under the top layer's key, what is the ciphertext of `layer` at disk
     /// offset `at`, the start of a block, in whole blocks.
     ///
     /// A block is plaintext for an instant, in one page of locked memory that is kept out of core
     /// dumps and wiped before this returns: no cipher of a library goes from key to key without.
-    pub fn raise(&mut self, layer: LayerIndex, at: ByteOffset, blocks: &mut [u8]) {
+    pub fn reencrypt(&mut self, layer: LayerIndex, at: ByteOffset, blocks: &mut [u8]) {
         let Some((top, lower)) = self.layers.split_first_mut() else {
             return;
         };
@@ -85,7 +85,7 @@ mod tests {
     use keys::Dek;
 
     #[test]
-    fn a_raised_block_is_what_the_top_layer_would_have_written() {
+    fn a_reencrypted_block_is_what_the_top_layer_would_have_written() {
         for (lower_unit, top_unit) in [
             (DataUnit::B512, DataUnit::B4096),
             (DataUnit::B4096, DataUnit::B512),
@@ -109,7 +109,7 @@ mod tests {
             assert_ne!(blocks, expected);
             let deks = DekStack::new(top, vec![between, bottom]);
             let mut stack = CipherStack::new(&deks, &[top_unit, top_unit, lower_unit]).unwrap();
-            stack.raise(LayerIndex(2), at, &mut blocks);
+            stack.reencrypt(LayerIndex(2), at, &mut blocks);
             assert_eq!(blocks, expected);
             assert!(stack.scratch.as_mut_slice().iter().all(|byte| *byte == 0));
         }

@@ -9,7 +9,7 @@ use xts_mode::{Xts128, get_tweak_default};
 
 use super::*;
 use keys::units::{ByteOffset, Sector};
-use keys::{Dek, LockedBytes, ROOMY_STACK, spawn_with_keys, with_wiped_stack};
+use keys::{Dek, LockedBytes, ROOMY_STACK, spawn_with_keys, with_wiped_call_stack};
 
 #[path = "../../../tests/support/key_search/schedule.rs"]
 mod schedule;
@@ -209,7 +209,8 @@ fn nothing_of_a_key_is_left_on_the_stack() {
         }
     }
     let look = move || {
-        let mut cipher = with_wiped_stack(|| Cipher::new(&dek(&key), DataUnit::B4096)).unwrap();
+        let mut cipher =
+            with_wiped_call_stack(|| Cipher::new(&dek(&key), DataUnit::B4096)).unwrap();
         let (from, mut into) = (vec![7; 8192], vec![0; 8192]);
         let memory = std::fs::File::open("/proc/self/mem").unwrap();
         let mut below = vec![0u8; 128 * 1024];

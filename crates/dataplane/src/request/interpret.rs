@@ -7,7 +7,7 @@ use virtio_bindings::virtio_blk::{
 };
 
 use keys::units::{ByteOffset, SECTOR_SIZE, Sector};
-use volume::pipeline::OpKind;
+use volume::pipeline::{BlockRequest, RequestKind};
 use xts::Cursor;
 
 use super::Chain;
@@ -66,14 +66,7 @@ pub struct Disk {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// Have the pipeline do it.
-    Submit {
-        /// What.
-        kind: OpKind,
-        /// Where.
-        at: ByteOffset,
-        /// Bytes.
-        len: u64,
-    },
+    Submit(BlockRequest),
     /// It is answered already, with `written` bytes of data before the status.
     Answer {
         /// How it ended.
@@ -88,15 +81,13 @@ pub enum Action {
 pub fn interpret(chain: &Chain, disk: &Disk, durable: bool) -> Action {
     let (readable, writable) = (chain.readable, chain.writable);
     match chain.header.kind & !BARRIER {
-        VIRTIO_BLK_T_IN if readable == 0 => transfer(chain, disk, OpKind::Read, writable),
+        VIRTIO_BLK_T_IN if readable == 0 => transfer(chain, disk, RequestKind::Read, writable),
         VIRTIO_BLK_T_OUT if writable == 0 && !disk.read_only => {
-            transfer(chain, disk, OpKind::Write { durable }, readable)
+            transfer(chain, disk, RequestKind::Write { durable }, readable)
         }
-        VIRTIO_BLK_T_FLUSH | FLUSH_OUT if readable == 0 && writable == 0 => Action::Submit {
-            kind: OpKind::Flush,
-            at: ByteOffset(0),
-            len: 0,
-        },
+        VIRTIO_BLK_T_FLUSH | FLUSH_OUT if readable == 0 && writable == 0 => {
+            Action::Submit(BlockRequest::FLUSH)
+        }
         VIRTIO_BLK_T_GET_ID if readable == 0 => {
             let len = disk.serial.len().min(writable as usize);
             Cursor::default().write(&chain.data, &disk.serial[..len]);
@@ -127,10 +118,12 @@ fn refuse(status: Status) -> Action {
     Action::Answer { status, written: 0 }
 }
 
-fn transfer(chain: &Chain, disk: &Disk, kind: OpKind, len: u64) -> Action {
+fn transfer(chain: &Chain, disk: &Disk, kind: RequestKind, len: u64) -> Action {
     let sectors = len / SECTOR_SIZE;
     match range(chain.header.sector, sectors, disk) {
-        Some(at) if len.is_multiple_of(SECTOR_SIZE) => Action::Submit { kind, at, len },
+        Some(at) if len.is_multiple_of(SECTOR_SIZE) => {
+            Action::Submit(BlockRequest { kind, at, len })
+        }
         _ => refuse(Status::IoError),
     }
 }
@@ -159,15 +152,15 @@ fn zero(chain: &Chain, disk: &Disk, durable: bool, discard: bool) -> Action {
     let start = Sector(u64::from_le_bytes(sector));
     match range(start, u64::from(sectors), disk) {
         Some(at) if sectors <= disk.most_zero_sectors => {
-            let kind = OpKind::Zero {
+            let kind = RequestKind::Zero {
                 release: disk.discard && (discard || unmap),
                 durable,
             };
-            Action::Submit {
+            Action::Submit(BlockRequest {
                 kind,
                 at,
                 len: u64::from(sectors) * SECTOR_SIZE,
-            }
+            })
         }
         _ => refuse(Status::IoError),
     }

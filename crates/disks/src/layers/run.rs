@@ -87,7 +87,7 @@ fn copy(
     // A run before this one may have failed, and its header may not have taken the word of it.
     volume.write_map_anew()?;
     let share = |volume: &Volume| -> Result<JobProgress, DiskError> {
-        let share = volume.share_raised(usize::from(drop), &|| cancel.check().is_ok());
+        let share = volume.copy_up_progress(usize::from(drop), &|| cancel.check().is_ok());
         cancel.check()?;
         let (done, total) = share?;
         Ok(JobProgress {
@@ -102,7 +102,7 @@ fn copy(
     while at < header.size {
         cancel.check()?;
         let (len, begun) = (STEP.min(header.size - at), Instant::now());
-        let copied = io.raise(at, len, drop)?;
+        let copied = io.copy_up(at, len, drop)?;
         at += len;
         now.done = (now.done + copied).min(now.total);
         progress(now);

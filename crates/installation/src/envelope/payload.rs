@@ -86,7 +86,7 @@ pub struct HeaderPayload {
     /// The disk encryption set whose key wraps the layers that are its own, the top one among them;
     /// `None` is the platform-managed key.
     pub disk_encryption_set: Option<String>,
-    /// Changes with each attach and ties the pending map on tmpfs to the disk's state.
+    /// Changes with each attach and ties the runtime map on tmpfs to the disk's state.
     pub attach: Uuid,
     /// How many DEKs a disk was rotated through, from 1 on.
     pub generation: u32,

@@ -24,7 +24,7 @@ use super::HsmToken;
 use super::error::HsmError;
 use super::lane::Lane;
 use crate::secret_file::read_secret;
-use keys::{sha256, with_wiped_stack};
+use keys::{sha256, with_wiped_call_stack};
 
 /// Free sessions that are kept for a token at most.
 const POOL: usize = 8;
@@ -93,7 +93,7 @@ impl Module {
             .name("hsm".into())
             .spawn(move || {
                 // A decrypted key was on this stack, which another thread may get.
-                let outcome = with_wiped_stack(|| module.run(&its_token, &operation));
+                let outcome = with_wiped_call_stack(|| module.run(&its_token, &operation));
                 if let Err(late_answer) = answer.send(outcome)
                     && let Ok(value) = late_answer.0
                 {

@@ -3,12 +3,13 @@
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
-use super::super::format::{self, BLOCKS_PER_SECTOR};
-use super::super::mapped::NOTE_WORDS;
-use super::super::notes::SectorSet;
-use super::super::state::BlockState;
+use crate::BlockState;
+use crate::format::{self, BLOCKS_PER_SECTOR};
+use crate::mapped::NOTE_WORDS;
+use crate::notes::SectorSet;
+
+use super::block_map::{Becomes, BlockMap, Content, Run};
 use super::load::LOADED;
-use super::{Becomes, BlockMap, Content, Run};
 
 impl BlockMap {
     /// Notes that blocks of a sector have changed. After their states: a flush that takes this note then
@@ -39,7 +40,7 @@ impl BlockMap {
     }
 
     /// Takes over what a process that had the same words was to flush when it died: what was dirty, and
-    /// what a flush was writing; with `all`, every sector that is loaded. Nobody else may use the map.
+    /// what a flush was writing; with `all`, every sector that is loaded. No other thread may use the map.
     pub(crate) fn adopt_dirty(&self, all: bool) {
         let (dirty, flushing) = (self.words.dirty(), self.words.flushing());
         self.mark_all_dirty(|index| match all {

@@ -3,11 +3,13 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::super::VolumeError;
-use super::super::format::{
+use crate::VolumeError;
+use crate::format::{
     self, BLOCKS_PER_CHUNK, BLOCKS_PER_SECTOR, SECTOR_LEN, SECTORS_PER_CHUNK, STATES_LEN,
 };
-use super::{BlockMap, Content, LOW, Run, WORDS_PER_SECTOR, no_memory};
+use crate::mapped::MapWords;
+
+use super::block_map::{BlockMap, Content, LOW, Run, WORDS_PER_SECTOR, no_memory};
 
 /// How often a chunk is read that seems damaged: another process may be writing a sector of it, as a
 /// merge does with a frozen layer's map, and a reader can meet it half written.
@@ -18,8 +20,15 @@ const UNLOADED: u64 = 0;
 pub(super) const LOADING: u64 = 1;
 pub(super) const LOADED: u64 = 2;
 
+/// Whether it is known of each chunk how far it is loaded. A word with any other value says neither that what
+/// was completed is here nor that it is not.
+pub(crate) fn is_sound(words: &MapWords) -> bool {
+    let known = |flag: &AtomicU64| flag.load(Ordering::Acquire) <= LOADED;
+    words.flags().iter().all(known)
+}
+
 impl BlockMap {
-    /// Has the map of `blocks` in memory: whether it is. When it is not, somebody else is loading
+    /// Loads the map of `blocks`, and says whether it is in memory. When it is not, another thread is loading
     /// it, and it is to be asked for again soon. Everything else here may only be called for blocks
     /// that were loaded.
     ///
@@ -42,7 +51,7 @@ impl BlockMap {
         Ok(true)
     }
 
-    /// Loads all of it. There must be nobody else who does.
+    /// Loads all of it. No other thread may do so.
     ///
     /// # Errors
     /// As [`BlockMap::ensure`].
@@ -132,7 +141,7 @@ impl BlockMap {
     }
 
     /// As [`BlockMap::run_in_chunk`], but what is not loaded and a hole of the map file is passed over as a
-    /// whole, and not loaded: for whoever goes through all of a map.
+    /// whole, and not loaded: for going through all of a map.
     ///
     /// # Errors
     /// As [`BlockMap::ensure`].
@@ -192,7 +201,7 @@ impl BlockMap {
                 }
             }
         } else if self.durable_has_held(sectors.clone())? {
-            // It notes what it finds. When somebody else loads it, they do.
+            // Whichever thread loads it notes what it finds.
             self.ensure(sectors.start * BLOCKS_PER_SECTOR..sectors.start * BLOCKS_PER_SECTOR + 1)?;
         }
         Ok(())

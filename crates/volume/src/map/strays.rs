@@ -2,15 +2,15 @@
 //! flushed before the power went.
 //!
 //! A block that is inherited needs no space in the layer's data file, whatever is there, and its durable
-//! state is the same: nothing becomes inherited again. So a hole can be made there at any time, as long as
-//! nobody writes to it.
+//! state is the same: nothing becomes inherited again. So a hole can be made there at any time when no write
+//! is under way.
 
 use std::ops::Range;
 
-use super::super::VolumeError;
-use super::super::format::{BLOCKS_PER_SECTOR, STATES_LEN};
-use super::super::state::BlockState;
-use super::{Becomes, BlockMap, LOW};
+use crate::format::{BLOCKS_PER_SECTOR, STATES_LEN};
+use crate::{BlockState, VolumeError};
+
+use super::block_map::{Becomes, BlockMap, LOW};
 
 impl BlockMap {
     /// Notes that a write to blocks has failed, which may have taken space for them. They are marked, so that

@@ -1,10 +1,16 @@
 //! The map against a plain array.
 
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
 use proptest::prelude::*;
 
-use super::super::format::SECTORS_PER_CHUNK;
 use super::load::LOADING;
 use super::*;
+use crate::BlockState;
+use crate::format::{self, BLOCKS_PER_CHUNK, BLOCKS_PER_SECTOR, SECTORS_PER_CHUNK};
+use crate::store::ReadAt;
 
 /// The states of a map file that is never written to.
 pub(super) struct Empty;

@@ -12,7 +12,9 @@ use keys::DekStack;
 use keys::units::{BLOCK_SIZE, ByteOffset};
 use xts::{CipherStack, SharedSlice};
 
-use super::{Finished, GuestBuffer, Op, OpKind, Pipeline, PipelineError, Token};
+use super::{
+    BlockRequest, Finished, GuestBuffer, Pipeline, PipelineError, RequestKind, Submission, Token,
+};
 
 /// How long a request waits for what another thread has, before it is tried again.
 const RETRY: Duration = Duration::from_micros(200);
@@ -73,18 +75,14 @@ impl DiskIo {
     /// Encrypts `plaintext` to `offset`; both in whole 512-byte sectors.
     ///
     /// # Errors
-    /// [`PipelineError::Op`] when the store fails or the range is not on the disk.
+    /// [`PipelineError::Request`] when the store fails or the range is not on the disk.
     pub fn write_at(&mut self, offset: u64, plaintext: &[u8]) -> Result<(), PipelineError> {
         let from = NonNull::from(plaintext).cast();
         // SAFETY: `plaintext` is borrowed until `run` has seen the request finished, and a write
         // only reads from it.
         let slice = unsafe { SharedSlice::new(from, plaintext.len()) };
-        self.run(
-            OpKind::Write { durable: false },
-            offset,
-            plaintext.len() as u64,
-            Some(slice),
-        )
+        let kind = RequestKind::Write { durable: false };
+        self.run(request(kind, offset, plaintext.len()), Some(slice))
     }
 
     /// Decrypts what is at `offset` into `plaintext`; both in whole 512-byte sectors.
@@ -95,7 +93,7 @@ impl DiskIo {
         let len = plaintext.len();
         // SAFETY: `plaintext` is borrowed mutably until `run` has seen the request finished.
         let slice = unsafe { SharedSlice::new(NonNull::from(plaintext).cast(), len) };
-        self.run(OpKind::Read, offset, len as u64, Some(slice))
+        self.run(request(RequestKind::Read, offset, len), Some(slice))
     }
 
     /// The next range from `offset` on that has data; everything before it reads as zeros.
@@ -150,24 +148,26 @@ impl DiskIo {
         Ok(None)
     }
 
-    /// Copies into the top layer what it lacks of a range of whole blocks when the `drop` layers
-    /// beneath it are to go; how many bytes it lacked.
+    /// Copies into the top layer what it is missing of a range of whole blocks when the `drop` layers
+    /// beneath it are to go; how many bytes it was missing.
     ///
     /// # Errors
     /// As [`DiskIo::write_at`].
-    pub fn raise(&mut self, offset: u64, len: u64, drop: u8) -> Result<u64, PipelineError> {
+    pub fn copy_up(&mut self, offset: u64, len: u64, drop: u8) -> Result<u64, PipelineError> {
         let (first, end) = (
             ByteOffset(offset).block().0,
             (offset + len).div_ceil(BLOCK_SIZE),
         );
-        let lacking = self
+        let missing = self
             .volume
-            .lacking(first..end, usize::from(drop), &|| true)?;
+            .count_missing(first..end, usize::from(drop), &|| true)?;
         // Zeros are to be noted too, where layers remain beneath.
-        if lacking > 0 || usize::from(drop) < self.volume.lower().len() {
-            self.run(OpKind::Raise { drop }, offset, len, None)?;
+        if missing > 0 || usize::from(drop) < self.volume.lower().len() {
+            let kind = RequestKind::CopyUp { drop };
+            let at = ByteOffset(offset);
+            self.run(BlockRequest { kind, at, len }, None)?;
         }
-        Ok(lacking * BLOCK_SIZE)
+        Ok(missing * BLOCK_SIZE)
     }
 
     /// The disk that this is of.
@@ -178,17 +178,17 @@ impl DiskIo {
     /// Makes everything written so far durable.
     ///
     /// # Errors
-    /// [`PipelineError::Op`] when a sync fails.
+    /// [`PipelineError::Request`] when a sync fails.
     pub fn flush(&mut self) -> Result<(), PipelineError> {
-        self.run(OpKind::Flush, 0, 0, None)
+        self.run(BlockRequest::FLUSH, None)
     }
 
     /// As [`DiskIo::flush`], and gives back the space of discarded blocks, overwritten first if
-    /// `overwrite` says so, for as long as `patience` allows: whatever is left, or fails, the next who
-    /// opens the disk gives back. Afterwards the durable map says what is free.
+    /// `overwrite` says so, for `patience` at most. What is left, or fails, is given back by the next process
+    /// that opens the disk. Afterwards the durable map says what is free.
     ///
     /// # Errors
-    /// [`PipelineError::Op`] when a sync fails.
+    /// [`PipelineError::Request`] when a sync fails.
     pub fn flush_and_release(
         &mut self,
         overwrite: bool,
@@ -247,9 +247,7 @@ impl DiskIo {
 
     fn run(
         &mut self,
-        kind: OpKind,
-        offset: u64,
-        len: u64,
+        request: BlockRequest,
         slice: Option<SharedSlice>,
     ) -> Result<(), PipelineError> {
         let memory = GuestBuffer {
@@ -257,20 +255,15 @@ impl DiskIo {
             owner: None,
         };
         let pipeline = self.pipeline.as_mut().ok_or_else(ring_failed)?;
-        pipeline.submit(Op {
-            kind,
-            at: ByteOffset(offset),
-            len,
-            memory,
-            token: Token(0),
-        });
+        pipeline.submit(Submission::new(Token(0), request, memory));
         let mut finished: Vec<Finished> = Vec::with_capacity(1);
         loop {
             let pipeline = self.pipeline.as_mut().ok_or_else(ring_failed)?;
             pipeline.poll();
             pipeline.take_finished(&mut finished);
             if let Some(done) = finished.pop() {
-                return Ok(done.result?);
+                let (_, result, _) = done.take();
+                return Ok(result?);
             }
             let wait = match pipeline.waits_for_others() {
                 true => Wait::AtMost(RETRY),
@@ -278,6 +271,14 @@ impl DiskIo {
             };
             self.enter(wait)?;
         }
+    }
+}
+
+fn request(kind: RequestKind, offset: u64, len: usize) -> BlockRequest {
+    BlockRequest {
+        kind,
+        at: ByteOffset(offset),
+        len: len as u64,
     }
 }
 

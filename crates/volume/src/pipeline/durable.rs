@@ -6,10 +6,10 @@ use std::sync::Arc;
 use crate::store::{BUFFER_LEN, Store, StoreCompletion, StoreError};
 use crate::{DurableWrite, FailedSync};
 
-use super::OpError;
-use super::drive::{Pipeline, Request};
-use super::op::OpKind;
+use super::RequestError;
 use super::piece::{Piece, RequestId};
+use super::request::RequestKind;
+use super::scheduler::{Pipeline, find};
 
 impl<S: Store> Pipeline<S> {
     /// Whether the write of `blocks`, which are marked, makes a part of the request durable by itself;
@@ -21,10 +21,8 @@ impl<S: Store> Pipeline<S> {
         blocks: &Range<u64>,
         can: bool,
     ) -> bool {
-        let Some(request) = self.requests.get_mut(id) else {
-            return false;
-        };
-        if !matches!(request.op.kind, OpKind::Write { durable: true }) {
+        let request = find(&mut self.requests, id);
+        if !matches!(request.asked().kind, RequestKind::Write { durable: true }) {
             return false;
         }
         let alone = can && self.volume.map().has_durable_data(blocks.clone());
@@ -39,8 +37,8 @@ impl<S: Store> Pipeline<S> {
         id: RequestId,
         blocks: &Range<u64>,
     ) -> Option<DurableWrite> {
-        let small = |request: &mut Request| request.op.len <= BUFFER_LEN as u64;
-        let can = self.store.writes_durably() && self.requests.get_mut(id).is_some_and(small);
+        let is_small = find(&mut self.requests, id).asked().len <= BUFFER_LEN as u64;
+        let can = self.store.writes_durably() && is_small;
         let alone = self.is_durable_alone(id, blocks, can);
         alone.then(|| self.volume.flushes().durable_writes().begin())
     }
@@ -50,19 +48,19 @@ impl<S: Store> Pipeline<S> {
         let Err(error) = &completion.result else {
             return;
         };
-        match self.pieces.get(completion.tag.0) {
+        match self.pieces.get(completion.tag.0 as usize) {
             Some(Piece::Write {
                 durable: Some(_), ..
             }) if is_failed_sync(error) => self.volume.set_failed_sync(FailedSync::Data, error),
-            Some(Piece::Sync { file }) => self.volume.set_failed_sync(*file, error),
+            Some(Piece::Sync { file, .. }) => self.volume.set_failed_sync(*file, error),
             _ => {}
         }
     }
 
     /// Notes that a sync failed.
-    pub(super) fn sync_failed(&mut self, file: FailedSync, error: StoreError) -> OpError {
+    pub(super) fn sync_failed(&mut self, file: FailedSync, error: StoreError) -> RequestError {
         self.volume.set_failed_sync(file, &error);
-        OpError::SyncFailed {
+        RequestError::SyncFailed {
             file,
             source: Arc::new(error),
         }

@@ -10,7 +10,7 @@ use xts::CipherError;
 
 /// Why one request failed. The guest sees an I/O error; the log has this.
 #[derive(Debug, Clone, Error)]
-pub enum OpError {
+pub enum RequestError {
     /// The store failed a piece of the request.
     #[error(transparent)]
     Store(Arc<StoreError>),
@@ -44,7 +44,7 @@ pub enum OpError {
     },
 }
 
-impl OpError {
+impl RequestError {
     /// Whether the host has no space left: for data, for the map, or in the runtime directory. The
     /// request can be tried again as a whole.
     pub fn is_no_space(&self) -> bool {
@@ -54,9 +54,7 @@ impl OpError {
             Self::SyncFailed { .. } | Self::Lost(_) | Self::NoKey | Self::Range { .. } => false,
         }
     }
-}
 
-impl OpError {
     /// Of which file a sync has failed, if that is what the request failed for.
     pub fn failed_sync(&self) -> Option<FailedSync> {
         match self {
@@ -66,13 +64,13 @@ impl OpError {
     }
 }
 
-impl From<StoreError> for OpError {
+impl From<StoreError> for RequestError {
     fn from(error: StoreError) -> Self {
         Self::Store(Arc::new(error))
     }
 }
 
-impl From<VolumeError> for OpError {
+impl From<VolumeError> for RequestError {
     fn from(error: VolumeError) -> Self {
         Self::Volume(Arc::new(error))
     }
@@ -83,7 +81,7 @@ impl From<VolumeError> for OpError {
 pub enum PipelineError {
     /// A request failed.
     #[error(transparent)]
-    Op(#[from] OpError),
+    Request(#[from] RequestError),
     /// The store could not be made ready, or its ring failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -96,10 +94,10 @@ pub enum PipelineError {
 }
 
 impl PipelineError {
-    /// As [`OpError::failed_sync`].
+    /// As [`RequestError::failed_sync`].
     pub fn failed_sync(&self) -> Option<FailedSync> {
         match self {
-            Self::Op(error) => error.failed_sync(),
+            Self::Request(error) => error.failed_sync(),
             Self::Store(_) | Self::Volume(_) | Self::Cipher(_) => None,
         }
     }

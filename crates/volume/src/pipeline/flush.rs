@@ -1,94 +1,23 @@
-//! Flushing: a flush of a disk's data and map, which whoever waits for one shares.
+//! Flushing the data and the map of a disk: one flush serves all requests that wait for it.
 //!
 //! A request that is to be durable waits for the number of the flush that covers it
 //! ([`Flushes`](crate::Flushes)). A queue whose requests wait, and that finds no flush under way,
 //! runs the next one; it belongs to no request, and is told of by its number to all.
 
-use std::collections::VecDeque;
-use std::ops::Range;
-
-use crate::format::{self, SECTOR_LEN, STATES_LEN};
+use crate::format::{self, SECTOR_LEN};
+use crate::must_complete::MustComplete;
 use crate::store::{Store, StoreFile, StoreOp};
-use crate::{BegunWrites, FailedSync, FlushNumber, FlushTurn};
+use crate::{FailedSync, FlushNumber, FlushTurn};
 
-use super::OpError;
-use super::drive::Pipeline;
-use super::outcome::Outcome;
-use super::piece::{Piece, RequestId};
+use super::RequestError;
+use super::flush_job::{MAP_BUFFER_LEN, Step, USUAL_SECTORS, Waiter};
+use super::piece::{FlushOperation, Piece};
+use super::scheduler::Pipeline;
 
-/// Bytes of a buffer for a few map sectors that lie together.
-pub(super) const MAP_BUFFER_LEN: usize = 4096;
-/// How many of these there are.
-pub(super) const MAP_BUFFERS: usize = 16;
 /// Sectors that lie in one page of the map file: what is between two of them is written as well.
 const TOGETHER: u64 = (MAP_BUFFER_LEN / SECTOR_LEN) as u64;
 /// Sectors that a flush writes at most for no other reason than that space of theirs was given back.
 const RELEASED_AT_ONCE: usize = 16;
-/// Sectors whose copies are kept room for between flushes.
-const USUAL_SECTORS: usize = 256;
-
-/// Which step of a flush is under way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Step {
-    #[default]
-    SyncData,
-    /// Until it is known how durable writes of any queue ended that began before: when one has failed, the
-    /// data that the map is to call so may be lost.
-    AwaitData,
-    WriteMap,
-    SyncMap,
-    /// The same before anybody is told.
-    AwaitWrites,
-}
-
-/// The flushes of one queue.
-#[derive(Default)]
-pub(super) struct FlushJob {
-    /// Who waits for which flush, in rising order.
-    waiters: VecDeque<(Waiter, FlushNumber)>,
-    /// The flush that this queue runs.
-    turn: Option<FlushTurn>,
-    step: Step,
-    /// Its operations not completed yet.
-    outstanding: u32,
-    /// Durable writes that it waits for, once it knows which.
-    begun: Option<BegunWrites>,
-    outcome: Outcome,
-    /// The copy of the changed map sectors, taken before the data is synced.
-    sectors: Vec<u64>,
-    states: Vec<[u8; STATES_LEN]>,
-    /// Sectors of the copy that were handed to the store.
-    written: usize,
-}
-
-/// Who waits for a flush.
-pub(super) enum Waiter {
-    Request(RequestId),
-    /// Blocks that were overwritten and are to become a hole, which are marked.
-    Overwritten(Range<u64>),
-    /// Nobody: a discard that the guest does not flush is to become durable all the same.
-    Discards,
-}
-
-impl FlushJob {
-    /// Whether nobody waits for a flush, and none is under way here.
-    pub(super) fn is_idle(&self) -> bool {
-        self.waiters.is_empty() && self.turn.is_none()
-    }
-
-    /// Whether the flush under way here waits for durable writes, which may be of other queues.
-    pub(super) fn awaits_writes(&self) -> bool {
-        matches!(self.step, Step::AwaitData | Step::AwaitWrites) && self.turn.is_some()
-    }
-
-    /// What the first that waits for another queue's flush waits for.
-    pub(super) fn waits_for(&self) -> Option<FlushNumber> {
-        match &self.turn {
-            Some(_) => None,
-            None => self.waiters.front().map(|(_, flush)| *flush),
-        }
-    }
-}
 
 impl<S: Store> Pipeline<S> {
     /// Has a request, or blocks, wait for the flush that covers what was done until now.
@@ -127,7 +56,7 @@ impl<S: Store> Pipeline<S> {
             let result = match self.volume.flushes().is_done(*flush) {
                 true => Ok(()),
                 false => match self.volume.failed_sync() {
-                    Some(file) => Err(OpError::Lost(file)),
+                    Some(file) => Err(RequestError::Lost(file)),
                     None => return,
                 },
             };
@@ -136,7 +65,7 @@ impl<S: Store> Pipeline<S> {
     }
 
     /// Ends the wait of the first.
-    fn serve_waiter(&mut self, result: Result<(), OpError>) {
+    fn serve_waiter(&mut self, result: Result<(), RequestError>) {
         let Some((waiter, _)) = self.flush.waiters.pop_front() else {
             return;
         };
@@ -147,8 +76,8 @@ impl<S: Store> Pipeline<S> {
                 }
                 self.finish(id);
             }
-            Waiter::Overwritten(blocks) => self.overwrite_flushed(blocks, result),
-            // One that has failed is told of by whoever asks for one.
+            Waiter::Overwritten(mark) => self.overwrite_flushed(mark, result),
+            // A flush that has failed is reported to those who asked for one.
             Waiter::Discards => {}
         }
     }
@@ -188,7 +117,7 @@ impl<S: Store> Pipeline<S> {
             Step::SyncData if through => self.flush.step = Step::AwaitData,
             Step::AwaitData => match (self.writes_have_ended(), self.volume.failed_sync()) {
                 (false, _) => return false,
-                (true, Some(file)) => self.flush.outcome.fail(OpError::Lost(file)),
+                (true, Some(file)) => self.flush.outcome.fail(RequestError::Lost(file)),
                 (true, None) => {
                     self.flush.begun = None;
                     self.flush.step = Step::WriteMap;
@@ -270,7 +199,8 @@ impl<S: Store> Pipeline<S> {
             durable: false,
             buffer,
         };
-        self.flush_operation(Piece::WriteMap, op);
+        let owed = self.flush_operation("a write of the map by a flush");
+        self.submit_piece(Piece::WriteMap { owed }, op);
         true
     }
 
@@ -279,16 +209,28 @@ impl<S: Store> Pipeline<S> {
             FailedSync::Data => StoreFile::TOP,
             FailedSync::Map => StoreFile::Map,
         };
-        self.flush_operation(Piece::Sync { file: what }, StoreOp::Sync { file });
+        let owed = self.flush_operation("a sync by a flush");
+        let piece = Piece::Sync { owed, file: what };
+        self.submit_piece(piece, StoreOp::Sync { file });
     }
 
-    fn flush_operation(&mut self, piece: Piece, op: StoreOp) {
+    /// Counts one more operation that the flush waits for.
+    fn flush_operation(&mut self, what: &'static str) -> FlushOperation {
         self.flush.outstanding += 1;
-        self.submit_piece(piece, op);
+        MustComplete::new(what)
     }
 
     /// Notes the end of an operation of the flush.
-    pub(super) fn flush_operation_done(&mut self, result: Result<(), OpError>) {
+    pub(super) fn flush_operation_done(
+        &mut self,
+        owed: FlushOperation,
+        result: Result<(), RequestError>,
+    ) {
+        owed.complete();
+        debug_assert!(
+            self.flush.outstanding > 0,
+            "an operation that no flush began"
+        );
         self.flush.outstanding -= 1;
         if let Err(error) = result {
             self.flush.outcome.fail(error);
@@ -303,7 +245,7 @@ impl<S: Store> Pipeline<S> {
         let mut outcome = std::mem::take(&mut self.flush.outcome);
         // A durable write may have met meanwhile what the kernel says only once.
         if let Some(file) = self.volume.failed_sync() {
-            outcome.fail(OpError::Lost(file));
+            outcome.fail(RequestError::Lost(file));
         }
         let number = turn.number();
         match outcome.into_result() {

@@ -9,22 +9,23 @@
 
 #![deny(clippy::disallowed_types)]
 
+mod complete;
 mod disk_io;
-mod drive;
 mod durable;
 mod error;
 mod flush;
+mod flush_job;
 mod issue;
-mod op;
 mod outcome;
 mod piece;
 mod punch;
-mod slots;
+mod punches;
+mod request;
+mod scheduler;
 #[cfg(test)]
 mod tests;
 
 pub use disk_io::DiskIo;
-pub use drive::Pipeline;
-pub use error::{OpError, PipelineError};
-pub use op::{Finished, GuestBuffer, Op, OpKind, Token};
-pub use slots::Slots;
+pub use error::{PipelineError, RequestError};
+pub use request::{BlockRequest, Finished, GuestBuffer, RequestKind, Submission, Token};
+pub use scheduler::Pipeline;

@@ -1,17 +1,21 @@
 //! The part of a request that is one operation on the store.
 
-use std::ops::Range;
+use std::fmt;
 
+use crate::marks::BlockMark;
+use crate::must_complete::MustComplete;
 use crate::{DurableWrite, FailedSync};
 use keys::units::{ByteOffset, LayerIndex};
 use xts::Cursor;
 
-/// Names a request inside a pipeline.
-pub(super) type RequestId = u32;
+use super::request::NamedRequest;
+
+/// Where a request is in a pipeline's table.
+pub(super) type RequestId = usize;
 
 /// A part of one block.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Part {
+pub(super) struct PartOfBlock {
     pub(super) at: ByteOffset,
     pub(super) len: usize,
     /// Where in the guest's memory it is.
@@ -20,11 +24,31 @@ pub(super) struct Part {
     pub(super) zeros: bool,
 }
 
+/// A piece, and the request that is not finished before it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PieceOf {
+    pub(super) id: RequestId,
+    /// The request, with the range of the piece.
+    pub(super) part: NamedRequest,
+}
+
+impl fmt::Display for PieceOf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a piece of a request: {}", self.part)
+    }
+}
+
+/// Counts among the pieces that its request waits for.
+pub(super) type Owed = MustComplete<PieceOf>;
+
+/// An operation that the flush of a queue waits for.
+pub(super) type FlushOperation = MustComplete<&'static str>;
+
 /// What is to be done when an operation of the store completes.
 pub(super) enum Piece {
-    /// Decrypt what was read, then let go of the blocks (shared).
+    /// Decrypt what was read, then release the blocks (shared).
     Read {
-        request: RequestId,
+        owed: Owed,
         /// First byte that the guest gets.
         at: ByteOffset,
         /// Bytes that it gets.
@@ -34,32 +58,53 @@ pub(super) enum Piece {
         /// Whose ciphertext it is.
         layer: LayerIndex,
         cursor: Cursor,
-        blocks: Range<u64>,
+        mark: BlockMark,
     },
-    /// Note that the blocks have data, then let go of them.
+    /// Note that the blocks have data, then release them.
     Write {
-        request: RequestId,
-        blocks: Range<u64>,
-        exclusive: bool,
+        owed: Owed,
+        mark: BlockMark,
         /// The blocks were written as a whole.
         whole: bool,
-        /// It was to be durable by itself, and is counted as long as nobody knows how it ended.
+        /// It is to be durable by itself, and counts as begun until its end is known.
         durable: Option<DurableWrite>,
     },
-    /// The old ciphertext of blocks, of a layer's, that becomes the top layer's: all of it, but for
-    /// what is replaced.
+    /// Write the old ciphertext of blocks of a layer, all of it but the part that is replaced, to the top
+    /// layer.
     Rewrite {
-        request: RequestId,
-        blocks: Range<u64>,
+        owed: Owed,
+        mark: BlockMark,
         layer: LayerIndex,
-        part: Option<Part>,
+        part: Option<PartOfBlock>,
     },
     /// A part of the map, written by a flush.
-    WriteMap,
+    WriteMap { owed: FlushOperation },
     /// A sync of a flush.
-    Sync { file: FailedSync },
+    Sync {
+        owed: FlushOperation,
+        file: FailedSync,
+    },
     /// Random bytes over the first `done` blocks of what is to become a hole.
-    Overwrite { blocks: Range<u64>, done: u64 },
+    Overwrite { mark: BlockMark, done: u64 },
     /// A hole, which belongs to no request.
-    Punch { blocks: Range<u64> },
+    Punch { mark: BlockMark },
+}
+
+impl Piece {
+    /// Gives it up, with its whole pipeline: no one waits for it there any more. Its blocks stay marked, so
+    /// nobody may go on with the volume either.
+    pub(super) fn abandon(self) {
+        match self {
+            Self::Read { owed, mark, .. }
+            | Self::Write { owed, mark, .. }
+            | Self::Rewrite { owed, mark, .. } => {
+                owed.complete();
+                mark.abandon();
+            }
+            Self::WriteMap { owed } | Self::Sync { owed, .. } => {
+                owed.complete();
+            }
+            Self::Overwrite { mark, .. } | Self::Punch { mark } => mark.abandon(),
+        }
+    }
 }

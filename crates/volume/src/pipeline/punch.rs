@@ -1,7 +1,7 @@
 //! Giving space back, in the background.
 //!
 //! One queue of a disk at a time goes over what is to be given back, one hole after the other, and rests
-//! between two of them so that guests have the storage for the most part. It goes on by itself until
+//! between two of them so that guests have the storage most of the time. It continues by itself until
 //! nothing is left that may become a hole; a flush that is done may make more.
 //!
 //! Discards that the guest does not flush are flushed after a few seconds, so that their space comes back
@@ -12,136 +12,30 @@
 
 use std::io;
 use std::ops::Range;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::format::BLOCKS_PER_CHUNK;
+use crate::marks::BlockMark;
 use crate::store::{BUFFER_LEN, IoBuffer, Store, StoreError, StoreFile, StoreOp};
-use crate::{BlockMap, FlushNumber, PunchTurn, VolumeError};
 use keys::units::BLOCK_SIZE;
 
-use super::OpError;
-use super::drive::Pipeline;
-use super::flush::Waiter;
+use super::RequestError;
+use super::flush_job::Waiter;
 use super::piece::Piece;
+use super::punches::{BACK_OFF, UNFLUSHED};
+use super::scheduler::Pipeline;
 
 /// Blocks that are given back by one hole.
 const STEP: u64 = 1024;
 /// How long blocks are left alone that were in use.
 const IN_USE: Duration = Duration::from_millis(5);
-/// How long after a failure it is tried again, at first and at most.
-const BACK_OFF: Duration = Duration::from_secs(1);
-const MOST_BACK_OFF: Duration = Duration::from_secs(60);
-/// How long discards wait for a flush of the guest.
-const UNFLUSHED: Duration = Duration::from_secs(5);
+/// The longest time between a failure and the next try.
+const MAX_BACK_OFF: Duration = Duration::from_secs(60);
 /// How long it rests after a hole, as a multiple of the time that the hole took: while this queue has
 /// requests under way, and while it has none.
 const REST_BUSY: u32 = 3;
 const REST_IDLE: u32 = 1;
 /// The longest rest: one slow hole tells little about the next.
-const MOST_REST: Duration = Duration::from_millis(100);
-
-/// What one queue gives back.
-pub(super) struct Punches {
-    /// Held while it goes over the disk, or rests meanwhile.
-    turn: Option<PunchTurn>,
-    /// Where it goes on.
-    at: u64,
-    /// Where it goes on with space of inherited blocks, once no discarded ones are left, and what is left
-    /// of the sector of these that it goes over.
-    strays_at: u64,
-    strays: Range<u64>,
-    /// When the hole under way was begun.
-    under_way: Option<Instant>,
-    /// It does not go on before.
-    due: Option<Instant>,
-    /// Since when there are discards of this queue that no flush has covered, and which would.
-    unflushed: Option<(Instant, FlushNumber)>,
-    /// Blocks were left out of this pass since they were in use, or since they failed.
-    left_out: bool,
-    failed: bool,
-    back_off: Duration,
-    /// The failure that was told last.
-    told: Option<io::ErrorKind>,
-    /// None is begun.
-    pub(super) stopped: bool,
-    /// It does not rest.
-    pub(super) hurries: bool,
-    /// Old ciphertext is overwritten first.
-    pub(super) overwrite: bool,
-}
-
-impl Default for Punches {
-    fn default() -> Self {
-        Self {
-            turn: None,
-            at: 0,
-            strays_at: 0,
-            strays: 0..0,
-            under_way: None,
-            due: None,
-            unflushed: None,
-            left_out: false,
-            failed: false,
-            back_off: BACK_OFF,
-            told: None,
-            stopped: false,
-            hurries: false,
-            overwrite: false,
-        }
-    }
-}
-
-impl Punches {
-    /// When there is more to do, though nothing may have happened.
-    pub(super) fn due(&self) -> Option<Instant> {
-        let unflushed = self.unflushed.filter(|_| !self.stopped);
-        let flush = unflushed.map(|(since, _)| since + UNFLUSHED);
-        let hole = self.due.filter(|_| self.turn.is_some());
-        hole.into_iter().chain(flush).min()
-    }
-
-    /// Whether it waits for a while since something failed.
-    pub(super) fn has_failed(&self) -> bool {
-        self.back_off > BACK_OFF
-    }
-
-    /// The next sector that may have space of inherited blocks, and is loaded.
-    fn next_strays(&mut self, map: &BlockMap) -> Option<Range<u64>> {
-        while let Some(sector) = map.take_strays(self.strays_at) {
-            self.strays_at = sector.end;
-            let error = match map.ensure(sector.clone()) {
-                Ok(true) => return Some(sector),
-                Ok(false) => {
-                    map.put_strays_back(&sector);
-                    self.left_out = true;
-                    continue;
-                }
-                Err(error) => error,
-            };
-            // It is the chunk that cannot be loaded, whichever of its sectors is asked for.
-            self.strays_at = (sector.start / BLOCKS_PER_CHUNK + 1) * BLOCKS_PER_CHUNK;
-            if let VolumeError::MapDamaged { .. } = error {
-                // A later try would find the same. Whoever opens the mended disk notes it again.
-                map.forget_strays(sector.start..self.strays_at);
-                continue;
-            }
-            map.put_strays_back(&sector);
-            self.failed = true;
-            self.tell(
-                io::ErrorKind::Other,
-                &format_args!("space that nothing needs is given back later: {error}"),
-            );
-        }
-        None
-    }
-
-    /// Says what is wrong, once for each kind of failure.
-    fn tell(&mut self, kind: io::ErrorKind, what: &dyn std::fmt::Display) {
-        if self.told.replace(kind) != Some(kind) {
-            log::warn!("{what}");
-        }
-    }
-}
+const MAX_REST: Duration = Duration::from_millis(100);
 
 impl<S: Store> Pipeline<S> {
     /// Begins no more holes, until [`Pipeline::punch_on`]. One that is under way is finished.
@@ -250,9 +144,9 @@ impl<S: Store> Pipeline<S> {
         }
     }
 
-    /// Marks the next inherited blocks that may have space, to be used by nobody else.
-    fn mark_stray(&mut self) -> Option<Range<u64>> {
-        let (map, locks) = (self.volume.map(), self.volume.locks());
+    /// Marks the next inherited blocks that may have space, exclusively.
+    fn mark_stray(&mut self) -> Option<BlockMark> {
+        let (map, marks) = (self.volume.map(), self.volume.marks());
         let punches = &mut self.punches;
         loop {
             if punches.strays.is_empty() {
@@ -264,12 +158,12 @@ impl<S: Store> Pipeline<S> {
             };
             let run = run.start..run.end.min(run.start + STEP);
             punches.strays.start = run.end;
-            if locks.try_exclusive(run.clone()) {
+            if let Some(mark) = marks.try_exclusive(run.clone()) {
                 // Only now does it stay so.
                 if map.inherited_run(run.clone()).as_ref() == Some(&run) {
-                    return Some(run);
+                    return Some(mark);
                 }
-                locks.release_exclusive(run.clone());
+                marks.release(mark);
             }
             // The next pass takes it.
             map.put_strays_back(&run);
@@ -301,7 +195,7 @@ impl<S: Store> Pipeline<S> {
         let wait = match (punches.failed, punches.left_out) {
             (true, _) => {
                 let wait = punches.back_off;
-                punches.back_off = (wait * 2).min(MOST_BACK_OFF);
+                punches.back_off = (wait * 2).min(MAX_BACK_OFF);
                 wait
             }
             (false, true) => IN_USE,
@@ -314,51 +208,53 @@ impl<S: Store> Pipeline<S> {
         self.restart_pass();
     }
 
-    /// Marks the first of the blocks that may become a hole, to be used by nobody else; none when they
+    /// Marks the first of the blocks that may become a hole, exclusively; none when they
     /// are in use, or have become something else.
-    fn mark_held(&mut self, blocks: Range<u64>) -> Option<Range<u64>> {
-        let (map, locks) = (self.volume.map(), self.volume.locks());
-        if !locks.try_exclusive(blocks.clone()) {
-            return None;
-        }
+    fn mark_held(&mut self, blocks: Range<u64>) -> Option<BlockMark> {
+        let (map, marks) = (self.volume.map(), self.volume.marks());
+        let mark = marks.try_exclusive(blocks.clone())?;
         // Only now does it stay so. The guest may have written some of them, and discarded them again
         // without that being durable yet: then a hole would be read as ciphertext after a power loss.
-        let held = map.held_run(blocks.clone());
-        let held = held.filter(|held| map.may_release(held.start));
-        let kept = held.clone().unwrap_or(blocks.end..blocks.end);
-        locks.release_exclusive(blocks.start..kept.start);
-        locks.release_exclusive(kept.end..blocks.end);
-        if held.is_some() {
-            self.punches.at = kept.end;
+        let held = map.held_run(blocks);
+        match held.filter(|held| map.may_release(held.start)) {
+            Some(held) => {
+                self.punches.at = held.end;
+                Some(marks.narrow(mark, held))
+            }
+            None => {
+                marks.release(mark);
+                None
+            }
         }
-        held
     }
 
-    fn make_hole(&mut self, blocks: Range<u64>) {
+    fn make_hole(&mut self, mark: BlockMark) {
+        let blocks = mark.blocks();
         let op = StoreOp::Punch {
             at: blocks.start * BLOCK_SIZE,
             len: (blocks.end - blocks.start) * BLOCK_SIZE,
         };
-        self.submit_piece(Piece::Punch { blocks }, op);
+        self.submit_piece(Piece::Punch { mark }, op);
     }
 
     /// Writes random bytes over the next buffer's worth of what is to become a hole. The durable map
-    /// says zeros already, so nobody reads there, and the blocks are ours alone until the hole is made.
+    /// says zeros already, so no request reads there, and the mark is exclusive until the hole is made.
     #[expect(
         clippy::disallowed_methods,
         reason = "noise that keeps nothing secret, and the kernel makes it without memory of this process"
     )]
-    fn overwrite(&mut self, blocks: Range<u64>, done: u64, buffer: Option<IoBuffer>) {
+    fn overwrite(&mut self, mark: BlockMark, done: u64, buffer: Option<IoBuffer>) {
+        let blocks = mark.blocks();
         let next = blocks.start + done;
         let count = (blocks.end - next).min(BUFFER_LEN as u64 / BLOCK_SIZE);
         let Some(mut buffer) = buffer.or_else(|| self.pool.take()) else {
             self.punches.left_out = true;
-            return self.let_go(blocks);
+            return self.release_hole(mark);
         };
         let len = (count * BLOCK_SIZE) as usize;
         if let Err(error) = getrandom::fill(&mut buffer.as_mut_slice()[..len]) {
             self.pool.put(buffer);
-            return self.hole_failed(blocks, io::ErrorKind::Other, &error);
+            return self.hole_failed(mark, io::ErrorKind::Other, &error);
         }
         let done = done + count;
         let op = StoreOp::Write {
@@ -368,37 +264,38 @@ impl<S: Store> Pipeline<S> {
             durable: false,
             buffer,
         };
-        self.submit_piece(Piece::Overwrite { blocks, done }, op);
+        self.submit_piece(Piece::Overwrite { mark, done }, op);
     }
 
     pub(super) fn overwritten(
         &mut self,
-        blocks: Range<u64>,
+        mark: BlockMark,
         done: u64,
         result: Result<(), StoreError>,
         buffer: Option<IoBuffer>,
     ) {
+        let blocks = mark.blocks();
         if result.is_ok() && blocks.start + done < blocks.end {
-            return self.overwrite(blocks, done, buffer);
+            return self.overwrite(mark, done, buffer);
         }
         if let Some(buffer) = buffer {
             self.pool.put(buffer);
         }
         match result {
             // Before the hole: a file system drops what it has not written yet of blocks that it frees.
-            Ok(()) => self.await_flush(Waiter::Overwritten(blocks)),
-            Err(error) => self.hole_failed(blocks, error.kind(), &error),
+            Ok(()) => self.await_flush(Waiter::Overwritten(mark)),
+            Err(error) => self.hole_failed(mark, error.kind(), &error),
         }
     }
 
-    pub(super) fn overwrite_flushed(&mut self, blocks: Range<u64>, result: Result<(), OpError>) {
+    pub(super) fn overwrite_flushed(&mut self, mark: BlockMark, result: Result<(), RequestError>) {
         match result {
-            Ok(()) => self.make_hole(blocks),
-            Err(error) => self.hole_failed(blocks, io::ErrorKind::Other, &error),
+            Ok(()) => self.make_hole(mark),
+            Err(error) => self.hole_failed(mark, io::ErrorKind::Other, &error),
         }
     }
 
-    pub(super) fn punched(&mut self, blocks: Range<u64>, result: Result<(), StoreError>) {
+    pub(super) fn punched(&mut self, mark: BlockMark, result: Result<(), StoreError>) {
         match result {
             Ok(()) => {
                 self.punches.told = None;
@@ -408,31 +305,26 @@ impl<S: Store> Pipeline<S> {
                 io::ErrorKind::Unsupported,
                 &"the file system cannot punch holes: discarded space stays in use",
             ),
-            Err(error) => return self.hole_failed(blocks, error.kind(), &error),
+            Err(error) => return self.hole_failed(mark, error.kind(), &error),
         }
-        self.volume.map().set_released(blocks.clone());
-        self.let_go(blocks);
+        self.volume.map().set_released(mark.blocks());
+        self.release_hole(mark);
     }
 
     /// Leaves blocks to a later pass.
-    fn hole_failed(
-        &mut self,
-        blocks: Range<u64>,
-        kind: io::ErrorKind,
-        error: &dyn std::fmt::Display,
-    ) {
+    fn hole_failed(&mut self, mark: BlockMark, kind: io::ErrorKind, error: &dyn std::fmt::Display) {
         self.punches.tell(
             kind,
             &format_args!("discarded space is given back later: {error}"),
         );
         self.punches.failed = true;
-        self.volume.map().note_strays(blocks.clone());
-        self.let_go(blocks);
+        self.volume.map().note_strays(mark.blocks());
+        self.release_hole(mark);
     }
 
     /// Nothing is done to the blocks any more.
-    fn let_go(&mut self, blocks: Range<u64>) {
-        self.volume.locks().release_exclusive(blocks);
+    fn release_hole(&mut self, mark: BlockMark) {
+        self.volume.marks().release(mark);
         let begun = self.punches.under_way.take();
         self.end_turn_if_stopped();
         if self.punches.hurries || self.punches.turn.is_none() {
@@ -444,6 +336,6 @@ impl<S: Store> Pipeline<S> {
             true => REST_IDLE,
             false => REST_BUSY,
         };
-        self.punches.due = Some(now + (took * rest).min(MOST_REST));
+        self.punches.due = Some(now + (took * rest).min(MAX_REST));
     }
 }

@@ -77,17 +77,14 @@ fn pipeline(size: u64) -> Pipeline<Instant> {
     Pipeline::new(Arc::new(volume), Instant::default(), ciphers).unwrap()
 }
 
-fn zero(at: u64, len: u64) -> Op {
-    Op {
-        kind: OpKind::Zero {
-            release: true,
-            durable: false,
-        },
-        at: ByteOffset(at),
-        len,
-        memory: GuestBuffer::default(),
-        token: Token(at),
-    }
+fn zero(at: u64, len: u64) -> Submission {
+    let kind = RequestKind::Zero {
+        release: true,
+        durable: false,
+    };
+    let at = ByteOffset(at);
+    let request = BlockRequest { kind, at, len };
+    Submission::new(Token(at.0), request, GuestBuffer::default())
 }
 
 /// While a gigabyte is discarded commands are looked at again and again, and no further request needs
@@ -119,4 +116,7 @@ fn a_large_discard_is_done_in_slices() {
     assert!(!pipeline.is_zeroing());
     pipeline.take_finished(&mut finished);
     assert_eq!(finished.len(), 2);
+    finished.into_iter().for_each(|done| {
+        let _ = done.take();
+    });
 }

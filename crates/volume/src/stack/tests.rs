@@ -64,18 +64,26 @@ fn the_topmost_layer_that_has_something_counts() {
         let run = volume.lookup(first, 1000).unwrap();
         assert_eq!(run, Some(Run { what, blocks }), "from block {first}");
     }
-    let lacking = |drop| volume.lacking(0..70, drop, &|| true).unwrap();
-    assert_eq!(lacking(2), 5 + 4 + 10 + 5 + 3 + 10 + 1);
-    assert_eq!(lacking(1), 5 + 3 + 1);
+    let missing = |drop| volume.count_missing(0..70, drop, &|| true).unwrap();
+    assert_eq!(missing(2), 5 + 4 + 10 + 5 + 3 + 10 + 1);
+    assert_eq!(missing(1), 5 + 3 + 1);
     assert!(!volume.has_all_of(1).unwrap() && !volume.has_all_of(2).unwrap());
     // Block 5 and two that are hidden were written since.
-    assert_eq!(volume.share_raised(2, &|| true).unwrap(), (3, 41));
-    let lack = |first, drop| volume.lack(first, 1000, drop).unwrap().unwrap().what;
-    assert_eq!(lack(12, 1), Lack::Zeros, "the bottom has data there");
-    assert_eq!(lack(12, 2), Lack::Nothing, "nothing is left beneath");
-    assert_eq!(lack(20, 1), Lack::Nothing);
-    assert_eq!(lack(35, 2), Lack::Nothing);
-    assert_eq!(lack(20, 2), Lack::Content(LayerIndex(2)));
+    assert_eq!(volume.copy_up_progress(2, &|| true).unwrap(), (3, 41));
+    let missing_of = |first, drop| volume.missing(first, 1000, drop).unwrap().unwrap().what;
+    assert_eq!(
+        missing_of(12, 1),
+        Missing::Zeros,
+        "the bottom has data there"
+    );
+    assert_eq!(
+        missing_of(12, 2),
+        Missing::Nothing,
+        "nothing is left beneath"
+    );
+    assert_eq!(missing_of(20, 1), Missing::Nothing);
+    assert_eq!(missing_of(35, 2), Missing::Nothing);
+    assert_eq!(missing_of(20, 2), Missing::Content(LayerIndex(2)));
 }
 
 #[test]
@@ -197,15 +205,15 @@ fn opening_reads_headers_only_and_going_through_a_map_passes_over_holes() {
     let volume = Volume::open_runtime(top, lower, &runtime.map).unwrap();
     assert_eq!(reads.load(Ordering::Relaxed), 16, "a header for each layer");
 
-    assert_eq!(volume.share_raised(15, &|| true).unwrap(), (0, 0));
+    assert_eq!(volume.copy_up_progress(15, &|| true).unwrap(), (0, 0));
     assert!(volume.has_all_of(15).unwrap());
     assert_eq!(volume.map().next_chunk(0).unwrap(), None);
     assert_eq!(reads.load(Ordering::Relaxed), 16, "all of it is holes");
     volume.lower()[14].map().ensure(7..8).unwrap();
     volume.lower()[14].map().set_data(7..9);
-    assert_eq!(volume.share_raised(15, &|| true).unwrap(), (0, 2));
+    assert_eq!(volume.copy_up_progress(15, &|| true).unwrap(), (0, 2));
     assert!(!volume.has_all_of(15).unwrap());
-    let stopped = volume.share_raised(15, &|| false);
+    let stopped = volume.copy_up_progress(15, &|| false);
     assert!(matches!(stopped, Err(VolumeError::Stopped)));
 }
 

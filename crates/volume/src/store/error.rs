@@ -34,7 +34,7 @@ pub enum StoreError {
         #[source]
         source: io::Error,
     },
-    /// A ring, or memory for one, cannot be had.
+    /// A ring, or memory for one, is unavailable.
     #[error("cannot {what}: {source}; {}", advice(what, source))]
     Setup {
         /// What was tried, as a verb.

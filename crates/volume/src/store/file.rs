@@ -172,7 +172,7 @@ impl StackFiles {
         Ok(())
     }
 
-    /// Maps the top layer's data file anew, which has grown to `len` bytes, if it was mapped.
+    /// Maps the top layer's data file again, which has grown to `len` bytes, if it was mapped.
     ///
     /// # Errors
     /// [`StoreError::Io`]; the old mapping stays.

@@ -53,24 +53,24 @@ fn segment(guest: &Guest, kind: u32, (sector, sectors, flags): (u64, u32, u32)) 
     act(guest, &DISK, kind, u64::MAX, (16, 0))
 }
 
-fn submit(kind: OpKind, at: u64, len: u64) -> Action {
-    Action::Submit {
+fn submit(kind: RequestKind, at: u64, len: u64) -> Action {
+    Action::Submit(BlockRequest {
         kind,
         at: ByteOffset(at),
         len,
-    }
+    })
 }
 
 #[test]
 fn reads_and_writes_of_whole_sectors_on_the_disk() {
     let guest = Guest::new();
-    let write = OpKind::Write { durable: true };
+    let write = RequestKind::Write { durable: true };
     let read = act(&guest, &DISK, VIRTIO_BLK_T_IN, 998, (0, 1024));
-    assert_eq!(read, submit(OpKind::Read, 998 * 512, 1024));
+    assert_eq!(read, submit(RequestKind::Read, 998 * 512, 1024));
     let written = act(&guest, &DISK, VIRTIO_BLK_T_OUT, 0, (512, 0));
     assert_eq!(written, submit(write, 0, 512));
     let none = act(&guest, &DISK, VIRTIO_BLK_T_IN, 1000, (0, 0));
-    assert_eq!(none, submit(OpKind::Read, 1000 * 512, 0));
+    assert_eq!(none, submit(RequestKind::Read, 1000 * 512, 0));
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn the_legacy_barrier_flag_changes_nothing() {
 fn a_flush_of_old_drivers_is_a_flush() {
     let guest = Guest::new();
     let action = act(&guest, &DISK, FLUSH_OUT, 0, (0, 0));
-    assert_eq!(action, submit(OpKind::Flush, 0, 0));
+    assert_eq!(action, submit(RequestKind::Flush, 0, 0));
     assert_eq!(act(&guest, &DISK, FLUSH_OUT, 0, (512, 0)), IO_ERROR);
 }
 
@@ -168,7 +168,7 @@ fn a_read_only_disk_is_only_read() {
         assert_eq!(action, IO_ERROR, "type {kind}");
     }
     let read = act(&guest, &READ_ONLY, VIRTIO_BLK_T_IN, 0, (0, 512));
-    assert_eq!(read, submit(OpKind::Read, 0, 512));
+    assert_eq!(read, submit(RequestKind::Read, 0, 512));
 }
 
 #[test]
@@ -190,7 +190,7 @@ fn the_serial_number_goes_as_far_as_there_is_room() {
 #[test]
 fn discard_and_write_zeroes_take_one_segment_on_the_disk() {
     let guest = Guest::new();
-    let zero = |release| OpKind::Zero {
+    let zero = |release| RequestKind::Zero {
         release,
         durable: true,
     };
@@ -250,7 +250,7 @@ proptest! {
         let action = act(&guest, &DISK, VIRTIO_BLK_T_IN, sector, (0, sectors * 512));
         let inside = u128::from(sector) + u128::from(sectors) <= 1000;
         let expected = if inside {
-            submit(OpKind::Read, sector * 512, u64::from(sectors) * 512)
+            submit(RequestKind::Read, sector * 512, u64::from(sectors) * 512)
         } else {
             IO_ERROR
         };

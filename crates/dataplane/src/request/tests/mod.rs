@@ -14,7 +14,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 use keys::units::{ByteOffset, Sector};
-use volume::pipeline::OpKind;
+use volume::pipeline::{BlockRequest, RequestKind};
 use xts::Cursor;
 
 const NEXT: u16 = VRING_DESC_F_NEXT as u16;

@@ -4,8 +4,8 @@
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::{
-    Action, Chain, ChainError, ChainLimits, Cursor, Descriptor, Disk, Memory, OpKind, Status,
-    interpret,
+    Action, BlockRequest, Chain, ChainError, ChainLimits, Cursor, Descriptor, Disk, Memory,
+    RequestKind, Status, interpret,
 };
 
 /// Holds `result`, of reading the chain that has `descriptors`, against the rules, and if it was
@@ -113,31 +113,31 @@ fn action(chain: &Chain, disk: &Disk, action: Action) {
             assert!(known || status == Status::Unsupported, "type {asked}");
             return;
         }
-        Action::Submit { kind, at, len } => (kind, at, len),
+        Action::Submit(BlockRequest { kind, at, len }) => (kind, at, len),
     };
     assert!(at.0.is_multiple_of(512) && len.is_multiple_of(512));
     let end = u128::from(at.0) + u128::from(len);
     assert!(end <= u128::from(disk.capacity.0) * 512);
     let types: &[u32] = match kind {
-        OpKind::Read => &[0],
-        OpKind::Write { .. } => &[1],
-        OpKind::Flush => &[4, 5],
-        OpKind::Zero { .. } => &[11, 13],
-        OpKind::Raise { .. } => &[],
+        RequestKind::Read => &[0],
+        RequestKind::Write { .. } => &[1],
+        RequestKind::Flush => &[4, 5],
+        RequestKind::Zero { .. } => &[11, 13],
+        RequestKind::CopyUp { .. } => &[],
     };
     assert!(types.contains(&asked), "type {asked}");
     let block = u128::from(disk.block_sectors) * 512;
     assert!(end.is_multiple_of(block) && u128::from(len).is_multiple_of(block));
     match kind {
-        OpKind::Read => assert_eq!((len, chain.readable), (chain.writable, 0)),
-        OpKind::Write { .. } => assert_eq!((len, chain.writable), (chain.readable, 0)),
-        OpKind::Zero { .. } => {
+        RequestKind::Read => assert_eq!((len, chain.readable), (chain.writable, 0)),
+        RequestKind::Write { .. } => assert_eq!((len, chain.writable), (chain.readable, 0)),
+        RequestKind::Zero { .. } => {
             assert_eq!((chain.readable, chain.writable), (16, 0));
             assert!(len <= u64::from(disk.most_zero_sectors) * 512);
         }
-        OpKind::Flush => assert_eq!(len, 0),
-        OpKind::Raise { .. } => unreachable!("no guest asks for it"),
+        RequestKind::Flush => assert_eq!(len, 0),
+        RequestKind::CopyUp { .. } => unreachable!("no guest asks for it"),
     }
-    let changes = matches!(kind, OpKind::Write { .. } | OpKind::Zero { .. });
+    let changes = matches!(kind, RequestKind::Write { .. } | RequestKind::Zero { .. });
     assert!(!(disk.read_only && changes));
 }

@@ -2,14 +2,22 @@
 //! calls of io_uring_enter. Completions that say so are given to the store by hand.
 
 use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use tempfile::TempDir;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::*;
-use crate::store::{BufferPool, IoBuffer, LayerFile};
+use io_uring::opcode;
+
+use super::entry::InFlight;
+use super::ring::{UringStore, Wait};
+use super::watch::{IGNORED, Watch, WatchId};
+use crate::store::{
+    BufferPool, IoBuffer, LayerFile, StackFiles, Store, StoreCompletion, StoreError, StoreFile,
+    StoreOp, Tag,
+};
 
 #[path = "../../../../../tests/support/seccomp.rs"]
 mod seccomp;
@@ -137,12 +145,7 @@ fn completions_are_taken_while_submissions_are_refused() {
         let done = fixture.finish(1).unwrap();
         assert_eq!(done[0].tag, Tag(1));
         // It can never be submitted, so nobody waits for it.
-        fixture
-            .store
-            .in_flight
-            .iter_mut()
-            .for_each(|slot| *slot = None);
-        fixture.store.free = (0..DEPTH).collect();
+        fixture.store.in_flight.clear();
         supervisor
     })
     .join()
@@ -209,9 +212,11 @@ fn more_entries_than_the_ring_has_room_for_wait_for_their_turn() {
 
 /// Has an operation that was not submitted complete with a result.
 fn completed(fixture: &mut Fixture, op: StoreOp, result: i32) -> Option<StoreCompletion> {
-    let slot = fixture.store.free.pop().unwrap();
     let tag = Tag(7);
-    fixture.store.in_flight[slot as usize] = Some(InFlight { tag, op, done: 0 });
+    let slot = fixture
+        .store
+        .in_flight
+        .insert(InFlight { tag, op, done: 0 });
     fixture.store.complete(slot, result);
     fixture.store.finished.pop_front()
 }

@@ -1,12 +1,8 @@
 //! The current map: two bits a block, read and changed by all queue threads without a lock.
 //!
 //! It is loaded from the map file in chunks, each when it is first asked for, so that a large disk
-//! takes memory only for the parts of it that are used. A chunk is loaded by whoever comes first;
-//! others are told to come again.
-
-mod dirty;
-mod load;
-mod strays;
+//! takes memory only for the parts of it that are used. The first thread that needs a chunk loads it;
+//! others try again.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,19 +10,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::store::ReadAt;
 
-use super::VolumeError;
-use super::flushes::Flushes;
-use super::format::{self, BLOCKS_PER_CHUNK, BLOCKS_PER_SECTOR, STATES_LEN};
-use super::mapped::MapWords;
-use super::notes::SectorNotes;
-use super::state::BlockState;
+use crate::flushes::Flushes;
+use crate::format::{self, BLOCKS_PER_CHUNK, BLOCKS_PER_SECTOR, STATES_LEN};
+use crate::mapped::MapWords;
+use crate::notes::SectorNotes;
+use crate::{BlockState, VolumeError};
 
 /// Blocks in a word.
 const PER_WORD: u64 = 32;
 /// Words in a map sector.
-const WORDS_PER_SECTOR: u64 = STATES_LEN as u64 / 8;
+pub(super) const WORDS_PER_SECTOR: u64 = STATES_LEN as u64 / 8;
 /// The lower bit of each of the 32 places of a word.
-const LOW: u64 = 0x5555_5555_5555_5555;
+pub(super) const LOW: u64 = 0x5555_5555_5555_5555;
 
 /// The durable map, from wherever it is read.
 pub type MapFile = Arc<dyn ReadAt + Send + Sync>;
@@ -53,16 +48,16 @@ pub struct Run<T> {
 
 /// The current map of a layer and which of its sectors differ from the durable one.
 pub struct BlockMap {
-    words: MapWords,
-    durable: MapFile,
-    notes: SectorNotes,
-    flushes: Arc<Flushes>,
-    blocks: u64,
+    pub(super) words: MapWords,
+    pub(super) durable: MapFile,
+    pub(super) notes: SectorNotes,
+    pub(super) flushes: Arc<Flushes>,
+    pub(super) blocks: u64,
 }
 
-/// What blocks become, for whoever makes it durable.
+/// What blocks become, for the flush that makes it durable.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Becomes {
+pub(super) enum Becomes {
     Data,
     Zeros,
     /// Zeros with space to be given back.
@@ -71,20 +66,13 @@ enum Becomes {
     Released,
 }
 
-/// Whether it is known of each chunk how far it is loaded. A word that nobody writes says neither that what
-/// was completed is here nor that it is not.
-pub(super) fn is_sound(words: &MapWords) -> bool {
-    let known = |flag: &AtomicU64| flag.load(Ordering::Acquire) <= load::LOADED;
-    words.flags().iter().all(known)
-}
-
 impl BlockMap {
     /// A map over `words`, which must have [`BlockMap::words_for`] of them, and a flag for each of
     /// the chunks of `blocks`.
     ///
     /// # Errors
     /// [`VolumeError::Io`] when there is no memory for what is noted of it.
-    pub(super) fn new(
+    pub(crate) fn new(
         words: MapWords,
         durable: MapFile,
         blocks: u64,
@@ -100,7 +88,7 @@ impl BlockMap {
     }
 
     /// A map in this process alone, of which nothing is loaded.
-    pub(super) fn private(durable: MapFile, blocks: u64) -> Result<Self, VolumeError> {
+    pub(crate) fn private(durable: MapFile, blocks: u64) -> Result<Self, VolumeError> {
         let chunks = format::chunks(blocks) as usize;
         let words = MapWords::private(chunks, Self::words_for(blocks)).map_err(no_memory)?;
         Self::new(words, durable, blocks, Arc::default())
@@ -112,22 +100,22 @@ impl BlockMap {
     }
 
     /// Notes what `other`, a map of the same words and of no more blocks, has changed.
-    pub(super) fn take_over_notes(&self, other: &Self) {
+    pub(crate) fn take_over_notes(&self, other: &Self) {
         self.notes.take_over(&other.notes);
     }
 
     /// Words that the map of `blocks` blocks takes.
-    pub(super) fn words_for(blocks: u64) -> usize {
+    pub(crate) fn words_for(blocks: u64) -> usize {
         (format::sectors(blocks) * WORDS_PER_SECTOR) as usize
     }
 
     /// The file that the map is loaded from.
-    pub(super) fn durable(&self) -> &MapFile {
+    pub(crate) fn durable(&self) -> &MapFile {
         &self.durable
     }
 
-    /// Whether a sync of the layer has failed, as [`FailedSync`](super::FailedSync) has it.
-    pub(super) fn failed_sync(&self) -> &AtomicU64 {
+    /// Whether a sync of the layer has failed, as [`FailedSync`](crate::FailedSync) has it.
+    pub(crate) fn failed_sync(&self) -> &AtomicU64 {
         self.words.failed_sync()
     }
 
@@ -161,7 +149,7 @@ impl BlockMap {
     }
 
     /// As [`BlockMap::run`] for blocks that need not be loaded yet, but not beyond their chunk;
-    /// `None` while somebody else loads them.
+    /// `None` while another thread loads them.
     ///
     /// # Errors
     /// As [`BlockMap::ensure`].
@@ -240,7 +228,12 @@ impl BlockMap {
     }
 
     /// Applies `to` to every word of the range; its mask has both bits of each block meant.
-    fn change(&self, blocks: Range<u64>, becomes: Becomes, to: impl Fn(u64, u64) -> u64) {
+    pub(super) fn change(
+        &self,
+        blocks: Range<u64>,
+        becomes: Becomes,
+        to: impl Fn(u64, u64) -> u64,
+    ) {
         let mut at = blocks.start;
         while at < blocks.end {
             let sector = at / BLOCKS_PER_SECTOR;
@@ -282,7 +275,7 @@ impl BlockMap {
         states
     }
 
-    fn sector_words(&self, sector: u64) -> &[AtomicU64] {
+    pub(super) fn sector_words(&self, sector: u64) -> &[AtomicU64] {
         let start = (sector * WORDS_PER_SECTOR) as usize;
         &self.words.states()[start..start + WORDS_PER_SECTOR as usize]
     }
@@ -294,7 +287,7 @@ impl BlockMap {
 }
 
 impl Content {
-    fn of(state: BlockState) -> Self {
+    pub(super) fn of(state: BlockState) -> Self {
         match state {
             BlockState::Inherit => Self::Inherited,
             BlockState::Data => Self::Data,
@@ -317,12 +310,9 @@ fn data_in(word: u64) -> u64 {
     word & !(word >> 1) & LOW
 }
 
-fn no_memory(source: std::io::Error) -> VolumeError {
+pub(super) fn no_memory(source: std::io::Error) -> VolumeError {
     VolumeError::Io {
         what: "make room in memory for the block map (runtime directory)",
         source,
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,26 +1,29 @@
-//! The pipeline: how requests are cut, issued, continued and finished.
+//! The pipeline: which request goes on when, from its submission to its end.
+//!
+//! A request is cut into pieces, each of which is one operation on the store ([`Piece`]). The files of `issue`
+//! begin pieces, `complete` ends them; neither waits. A request that cannot go on is kept here and tried again.
 
 use std::collections::VecDeque;
-use std::ops::Range;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
+use slab::Slab;
+
+use crate::Volume;
+use crate::must_complete::{MustComplete, lost};
 use crate::store::{
-    BUFFER_LEN, BufferPool, IoBuffer, OWN_BUFFERS, Store, StoreCompletion, StoreError, StoreOp, Tag,
+    BUFFER_LEN, BufferPool, OWN_BUFFERS, Store, StoreCompletion, StoreError, StoreOp, Tag,
 };
-use crate::{FailedSync, Volume};
-use keys::units::{BLOCK_SIZE, Block, ByteOffset, LayerIndex, SECTOR_SIZE};
+use keys::units::{BLOCK_SIZE, ByteOffset, SECTOR_SIZE};
 use xts::{CipherStack, Cursor};
 
-use super::OpError;
-use super::durable::is_failed_sync;
-use super::flush::{FlushJob, MAP_BUFFER_LEN, MAP_BUFFERS, Waiter};
-use super::op::{Finished, Op, OpKind};
+use super::RequestError;
+use super::flush_job::{FlushJob, MAP_BUFFER_LEN, MAP_BUFFERS, Waiter};
 use super::outcome::Outcome;
-use super::piece::{Part, Piece, RequestId};
-use super::punch::Punches;
-use super::slots::Slots;
+use super::piece::{Owed, Piece, PieceOf, RequestId};
+use super::punches::Punches;
+use super::request::{BlockRequest, Finished, GuestBuffer, NamedRequest, RequestKind, Submission};
 
 /// Bytes that are issued before completions are looked at: pieces are encrypted, or decrypted again,
 /// while they are in the L2 cache, and what is encrypted is on its way while the next is.
@@ -31,7 +34,8 @@ pub(super) const ZERO_BURST: u64 = 16384;
 
 /// A request under way.
 pub(super) struct Request {
-    pub(super) op: Op,
+    name: MustComplete<NamedRequest>,
+    pub(super) memory: GuestBuffer,
     /// Bytes of the range for which pieces were issued.
     issued: u64,
     /// Where in the guest's memory the next piece starts.
@@ -45,32 +49,54 @@ pub(super) struct Request {
     pub(super) unsynced: bool,
 }
 
-/// How far a request came when it was driven.
+impl Request {
+    pub(super) fn asked(&self) -> BlockRequest {
+        self.name.get().request
+    }
+
+    /// Whether no more pieces are to be issued.
+    pub(super) fn is_through(&self) -> bool {
+        self.outcome.has_failed() || self.issued == self.asked().len
+    }
+}
+
+/// How far a request has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Progress {
     /// It can go on at once.
     More,
     /// Everything is issued; completions will carry it on.
     Issued,
-    /// No buffer or no room in the store: whoever comes later has to wait too.
+    /// No buffer or no room in the store: later requests have to wait too.
     NoRoom,
     /// Its blocks are in use: later requests may pass.
     InUse,
+}
+
+/// What of a request is still to be issued.
+#[derive(Clone, Copy)]
+pub(super) struct Rest {
+    /// Where it starts on the disk.
+    pub(super) at: ByteOffset,
+    /// Bytes.
+    pub(super) len: u64,
+    /// Where it starts in the guest's memory.
+    pub(super) cursor: Cursor,
 }
 
 /// Serves requests on one volume for one thread.
 pub struct Pipeline<S> {
     pub(super) volume: Arc<Volume>,
     pub(super) store: S,
-    /// Taken away only while no request is under way, so whoever carries one on finds them.
+    /// Taken away only while no request is under way, so every request finds them.
     pub(super) ciphers: Option<CipherStack>,
     pub(super) pool: BufferPool,
     /// For map sectors that lie together.
     pub(super) map_pool: BufferPool,
-    pub(super) requests: Slots<Request>,
-    pub(super) pieces: Slots<Piece>,
+    pub(super) requests: Slab<Request>,
+    pub(super) pieces: Slab<Piece>,
     /// Requests that could not go on, in the order in which they came.
-    waiting: VecDeque<RequestId>,
+    pub(super) waiting: VecDeque<RequestId>,
     /// The first of `waiting` needs a buffer or room.
     starved: bool,
     /// Bytes issued since completions were looked at.
@@ -117,8 +143,8 @@ impl<S: Store> Pipeline<S> {
             ciphers: ciphers.into(),
             pool,
             map_pool: BufferPool::fixed(MAP_BUFFERS, MAP_BUFFER_LEN)?,
-            requests: Slots::with_capacity(256),
-            pieces: Slots::with_capacity(256),
+            requests: Slab::with_capacity(256),
+            pieces: Slab::with_capacity(256),
             waiting: VecDeque::with_capacity(256),
             starved: false,
             burst: 0,
@@ -134,7 +160,8 @@ impl<S: Store> Pipeline<S> {
 
     /// Makes room for `requests` at a time; it grows by itself where there are more.
     pub fn reserve(&mut self, requests: usize) {
-        self.requests.reserve(requests);
+        self.requests
+            .reserve(requests.saturating_sub(self.requests.len()));
         self.waiting
             .reserve(requests.saturating_sub(self.waiting.len()));
         self.finished
@@ -162,7 +189,7 @@ impl<S: Store> Pipeline<S> {
     }
 
     /// Destroys the ciphers, if no request is under way; whether they are gone. From then on flushes
-    /// are served and everything else fails with [`OpError::NoKey`], reads of zeros too: a disk
+    /// are served and everything else fails with [`RequestError::NoKey`], reads of zeros too: a disk
     /// whose key is revoked tells a guest nothing.
     pub fn drop_key(&mut self) -> bool {
         if self.requests.is_empty() {
@@ -201,11 +228,15 @@ impl<S: Store> Pipeline<S> {
     }
 
     /// Takes a request on. Its end comes out of [`Pipeline::take_finished`], perhaps at once.
-    pub fn submit(&mut self, op: Op) {
-        let range = self.check_range(&op);
-        let large = matches!(op.kind, OpKind::Zero { .. }) && op.len > ZERO_BURST * BLOCK_SIZE;
+    pub fn submit(&mut self, submission: Submission) {
+        let asked = submission.request();
+        let range = self.check_range(asked);
+        let is_zero = matches!(asked.kind, RequestKind::Zero { .. });
+        let is_large = is_zero && asked.len > ZERO_BURST * BLOCK_SIZE;
+        let Submission { name, memory } = submission;
         let id = self.requests.insert(Request {
-            op,
+            name,
+            memory,
             issued: 0,
             cursor: Cursor::default(),
             outstanding: 0,
@@ -217,14 +248,14 @@ impl<S: Store> Pipeline<S> {
             self.fail(id, error);
             return self.finish(id);
         }
-        if large {
+        if is_large {
             self.zeroing = Some(id);
         }
         if self.starved {
             self.waiting.push_back(id);
             return;
         }
-        match self.drive(id) {
+        match self.schedule(id) {
             Progress::More | Progress::Issued => {}
             Progress::NoRoom => {
                 self.starved = true;
@@ -252,6 +283,7 @@ impl<S: Store> Pipeline<S> {
         self.flush_discards();
         self.go_on_flushing();
         self.punch_some();
+        debug_assert!(self.carries_all_on(), "a request that nothing carries on");
     }
 
     /// Moves the requests that were finished to the end of `into`.
@@ -259,7 +291,7 @@ impl<S: Store> Pipeline<S> {
         into.append(&mut self.finished);
     }
 
-    /// Whether a request waits for something that another queue has, whose end wakes nobody:
+    /// Whether a request waits for something of another queue, whose end does not wake this one:
     /// [`Pipeline::poll`] has to be called again soon. To be asked right before a wait.
     pub fn waits_for_others(&self) -> bool {
         if !self.waiting.is_empty() || self.flush.awaits_writes() {
@@ -290,14 +322,12 @@ impl<S: Store> Pipeline<S> {
         self.pool.idle_for()
     }
 
-    /// Whether a large range is being zeroed, a part at a time. Whoever takes no further requests
-    /// meanwhile never has to finish many of them when told to stop.
+    /// Whether a large range is being zeroed, a part at a time. A queue that takes no further requests
+    /// meanwhile never has to finish many of them when it is stopped.
     pub fn is_zeroing(&self) -> bool {
         let request = self.zeroing.and_then(|id| self.requests.get(id));
         request.is_some_and(|request| {
-            matches!(request.op.kind, OpKind::Zero { .. })
-                && !request.outcome.has_failed()
-                && request.issued < request.op.len
+            matches!(request.asked().kind, RequestKind::Zero { .. }) && !request.is_through()
         })
     }
 
@@ -306,13 +336,29 @@ impl<S: Store> Pipeline<S> {
         self.requests.is_empty() && self.pieces.is_empty() && self.flush.is_idle()
     }
 
-    fn check_range(&self, op: &Op) -> Result<(), OpError> {
-        let end = op.at.0.saturating_add(op.len);
-        let whole = op.at.0.is_multiple_of(SECTOR_SIZE) && op.len.is_multiple_of(SECTOR_SIZE);
+    /// Whether each request has something that carries it on: a piece, a flush, or a place among those that
+    /// wait.
+    fn carries_all_on(&self) -> bool {
+        let is_left = |request: &&Request| request.outstanding == 0 && !request.flushing;
+        let requests = self.requests.iter().map(|(_, request)| request);
+        requests.filter(is_left).count() <= self.waiting.len()
+    }
+
+    /// Whether there is a cipher for each layer.
+    fn has_all_keys(&self) -> bool {
+        let layers = 1 + self.volume.lower().len();
+        let ciphers = self.ciphers.as_ref();
+        ciphers.is_some_and(|ciphers| ciphers.layers() >= layers)
+    }
+
+    fn check_range(&self, asked: BlockRequest) -> Result<(), RequestError> {
+        let BlockRequest { at, len, .. } = asked;
+        let end = at.0.saturating_add(len);
+        let whole = at.0.is_multiple_of(SECTOR_SIZE) && len.is_multiple_of(SECTOR_SIZE);
         if whole && end <= self.volume.geometry().size {
             Ok(())
         } else {
-            Err(OpError::Range { at: op.at.0, end })
+            Err(RequestError::Range { at: at.0, end })
         }
     }
 
@@ -322,7 +368,7 @@ impl<S: Store> Pipeline<S> {
             let Some(id) = self.waiting.pop_front() else {
                 return;
             };
-            match self.drive(id) {
+            match self.schedule(id) {
                 Progress::More | Progress::Issued => {}
                 Progress::InUse => self.waiting.push_back(id),
                 Progress::NoRoom => {
@@ -335,28 +381,28 @@ impl<S: Store> Pipeline<S> {
     }
 
     /// Issues pieces of a request until it is through, or cannot go on now.
-    fn drive(&mut self, id: RequestId) -> Progress {
+    pub(super) fn schedule(&mut self, id: RequestId) -> Progress {
         loop {
-            let Some(request) = self.requests.get_mut(id) else {
+            let has_keys = self.has_all_keys();
+            let request = find(&mut self.requests, id);
+            if request.flushing {
                 return Progress::Issued;
-            };
-            let progress = if request.flushing {
-                return Progress::Issued;
-            } else if request.outcome.has_failed() || request.issued == request.op.len {
+            }
+            let progress = if request.is_through() {
                 if request.outstanding > 0 {
                     return Progress::Issued;
                 }
                 self.after_data(id)
-            } else if self.ciphers.is_none() {
-                request.outcome.fail(OpError::NoKey);
+            } else if !has_keys {
+                request.outcome.fail(RequestError::NoKey);
                 Progress::More
             } else {
-                match request.op.kind {
-                    OpKind::Read => self.issue_read(id),
-                    OpKind::Write { .. } => self.issue_write(id),
-                    OpKind::Zero { release, .. } => self.issue_zero(id, release),
-                    OpKind::Raise { drop } => self.issue_raise(id, usize::from(drop)),
-                    OpKind::Flush => Progress::Issued,
+                match request.asked().kind {
+                    RequestKind::Read => self.issue_read(id),
+                    RequestKind::Write { .. } => self.issue_write(id),
+                    RequestKind::Zero { release, .. } => self.issue_zero(id, release),
+                    RequestKind::CopyUp { drop } => self.issue_copy_up(id, usize::from(drop)),
+                    RequestKind::Flush => self.after_data(id),
                 }
             };
             if progress != Progress::More {
@@ -365,55 +411,50 @@ impl<S: Store> Pipeline<S> {
         }
     }
 
-    /// All pieces are done: flush, if the request asks for it, or finish.
+    /// All pieces are done: flushes, if the request asks for it, or finishes it.
     fn after_data(&mut self, id: RequestId) -> Progress {
-        let Some(request) = self.requests.get_mut(id) else {
-            return Progress::Issued;
-        };
-        if request.outcome.has_failed() {
-            self.finish(id);
-            return Progress::Issued;
-        }
-        let flushes = match request.op.kind {
-            OpKind::Flush | OpKind::Zero { durable: true, .. } => true,
-            OpKind::Write { durable: true } => request.unsynced,
-            OpKind::Read | OpKind::Write { .. } | OpKind::Zero { .. } | OpKind::Raise { .. } => {
-                false
+        let failed_sync = self.volume.failed_sync();
+        let request = find(&mut self.requests, id);
+        let kind = request.asked().kind;
+        if !request.outcome.has_failed() {
+            let flushes = match kind {
+                RequestKind::Flush | RequestKind::Zero { durable: true, .. } => true,
+                RequestKind::Write { durable: true } => request.unsynced,
+                RequestKind::Read
+                | RequestKind::Write { .. }
+                | RequestKind::Zero { .. }
+                | RequestKind::CopyUp { .. } => false,
+            };
+            if flushes {
+                request.flushing = true;
+                self.await_flush(Waiter::Request(id));
+                return Progress::Issued;
             }
-        };
-        if flushes {
-            request.flushing = true;
-            self.await_flush(Waiter::Request(id));
-            return Progress::Issued;
-        }
-        if let (OpKind::Write { durable: true }, Some(file)) =
-            (request.op.kind, self.volume.failed_sync())
-        {
-            request.outcome.fail(OpError::Lost(file));
+            if let (RequestKind::Write { durable: true }, Some(file)) = (kind, failed_sync) {
+                request.outcome.fail(RequestError::Lost(file));
+            }
         }
         self.finish(id);
         Progress::Issued
     }
 
     /// Has a request fail once what it has under way is done.
-    pub(super) fn fail(&mut self, id: RequestId, error: impl Into<OpError>) -> Progress {
-        if let Some(request) = self.requests.get_mut(id) {
-            request.outcome.fail(error);
-        }
+    pub(super) fn fail(&mut self, id: RequestId, error: impl Into<RequestError>) -> Progress {
+        find(&mut self.requests, id).outcome.fail(error);
         Progress::More
     }
 
     /// Ends a request, as its outcome says.
     pub(super) fn finish(&mut self, id: RequestId) {
-        if let Some(request) = self.requests.remove(id) {
-            let Op { token, memory, .. } = request.op;
-            let result = request.outcome.into_result();
-            self.finished.push(Finished {
-                token,
-                result,
-                memory,
-            });
-        }
+        let Some(request) = self.requests.try_remove(id) else {
+            no_such_request(id);
+        };
+        debug_assert_eq!(request.outstanding, 0, "pieces of a finished request");
+        self.finished.push(Finished {
+            name: request.name,
+            result: request.outcome.into_result(),
+            memory: request.memory,
+        });
     }
 
     pub(super) fn has_room(&self) -> bool {
@@ -429,170 +470,88 @@ impl<S: Store> Pipeline<S> {
         self.burst += blocks * BURST / ZERO_BURST;
     }
 
-    /// Where the next piece of a request starts, how many bytes are left, and its cursor.
-    pub(super) fn position(&mut self, id: RequestId) -> Option<(ByteOffset, u64, Cursor)> {
-        let request = self.requests.get_mut(id)?;
-        let at = request.op.at.plus(request.issued);
-        Some((at, request.op.len - request.issued, request.cursor))
+    /// What of a request is not issued yet.
+    pub(super) fn rest(&self, id: RequestId) -> Rest {
+        let Some(request) = self.requests.get(id) else {
+            no_such_request(id);
+        };
+        let asked = request.asked();
+        Rest {
+            at: asked.at.plus(request.issued),
+            len: asked.len - request.issued,
+            cursor: request.cursor,
+        }
     }
 
-    /// Notes that `bytes` more of the request were issued, with or without an operation.
-    pub(super) fn advance(&mut self, id: RequestId, bytes: u64, operation: bool) {
-        if operation {
-            self.burst += bytes;
-        }
-        if let Some(request) = self.requests.get_mut(id) {
-            request.issued += bytes;
-            request.outstanding += u32::from(operation);
-            request
-                .cursor
-                .advance(&request.op.memory.slices, bytes as usize);
-        }
+    /// Notes that `bytes` more of the request are done, without an operation on the store.
+    pub(super) fn advance(&mut self, id: RequestId, bytes: u64) -> Progress {
+        let request = find(&mut self.requests, id);
+        request.issued += bytes;
+        let slices = &request.memory.slices;
+        request.cursor.advance(slices, bytes as usize);
+        Progress::More
+    }
+
+    /// Notes that `bytes` more of the request are issued as one piece, which it waits for from now on.
+    pub(super) fn begin_piece(&mut self, id: RequestId, bytes: u64) -> Owed {
+        self.burst += bytes;
+        let request = find(&mut self.requests, id);
+        let NamedRequest {
+            token,
+            request: asked,
+        } = *request.name.get();
+        let part = BlockRequest {
+            at: asked.at.plus(request.issued),
+            len: bytes,
+            ..asked
+        };
+        request.outstanding += 1;
+        self.advance(id, bytes);
+        let part = NamedRequest {
+            token,
+            request: part,
+        };
+        MustComplete::new(PieceOf { id, part })
     }
 
     pub(super) fn submit_piece(&mut self, piece: Piece, op: StoreOp) {
-        let tag = Tag(self.pieces.insert(piece));
+        let tag = Tag(self.pieces.insert(piece) as u32);
         self.store.submit(tag, op);
     }
+}
 
-    fn complete(&mut self, completion: StoreCompletion) {
-        let StoreCompletion {
-            tag,
-            result,
-            buffer,
-        } = completion;
-        let Some(piece) = self.pieces.remove(tag.0) else {
-            return;
-        };
-        let request = match piece {
-            Piece::Read {
-                request,
-                at,
-                len,
-                skip,
-                layer,
-                cursor,
-                blocks,
-            } => {
-                let cipher = self.ciphers.as_mut().and_then(|all| all.layer(layer));
-                if let (Ok(()), Some(buffer), Some(request), Some(cipher)) =
-                    (&result, &buffer, self.requests.get_mut(request), cipher)
-                {
-                    let from = &buffer.as_slice()[skip..skip + len];
-                    cipher.decrypt(at, from, &request.op.memory.slices, cursor);
-                }
-                self.volume.locks().release_shared(blocks);
-                request
-            }
-            Piece::Write {
-                request,
-                blocks,
-                exclusive,
-                whole,
-                durable,
-            } => {
-                match whole && result.is_ok() {
-                    true => self.volume.map().set_data(blocks.clone()),
-                    false if result.is_err() => self.write_failed(blocks.clone()),
-                    false => {}
-                }
-                match exclusive {
-                    true => self.volume.locks().release_exclusive(blocks),
-                    false => self.volume.locks().release_shared(blocks),
-                }
-                let result = result.map_err(|error| match durable {
-                    Some(_) if is_failed_sync(&error) => self.sync_failed(FailedSync::Data, error),
-                    _ => error.into(),
-                });
-                // Only now, with a failure noted.
-                drop(durable);
-                return self.piece_done(request, result, buffer);
-            }
-            Piece::Rewrite {
-                request,
-                blocks,
-                layer,
-                part,
-            } => match (&result, buffer) {
-                (Ok(()), Some(buffer)) => {
-                    return self.rewrite(request, blocks, layer, part, buffer);
-                }
-                (_, buffer) => {
-                    self.volume.locks().release_exclusive(blocks);
-                    return self.piece_done(request, result.map_err(OpError::from), buffer);
-                }
-            },
-            Piece::WriteMap => {
-                match buffer {
-                    Some(small) if small.as_slice().len() == MAP_BUFFER_LEN => {
-                        self.map_pool.put(small);
-                    }
-                    Some(large) => self.pool.put(large),
-                    None => {}
-                }
-                return self.flush_operation_done(result.map_err(OpError::from));
-            }
-            Piece::Sync { file } => {
-                let result = result.map_err(|error| self.sync_failed(file, error));
-                return self.flush_operation_done(result);
-            }
-            Piece::Overwrite { blocks, done } => {
-                return self.overwritten(blocks, done, result, buffer);
-            }
-            Piece::Punch { blocks } => return self.punched(blocks, result),
-        };
-        self.piece_done(request, result.map_err(OpError::from), buffer);
+impl<S> Pipeline<S> {
+    /// Gives up all that is under way, and leaves its blocks marked: the volume is given up as well, or the
+    /// process ends.
+    fn abandon(&mut self) {
+        for request in self.requests.drain() {
+            request.name.complete();
+        }
+        for piece in self.pieces.drain() {
+            piece.abandon();
+        }
+        for finished in self.finished.drain(..) {
+            let _ = finished.take();
+        }
+        self.flush.abandon();
     }
+}
 
-    /// Writes what was read of blocks, some layer's, to the top layer, with a part of it replaced.
-    fn rewrite(
-        &mut self,
-        request: RequestId,
-        blocks: Range<u64>,
-        layer: LayerIndex,
-        part: Option<Part>,
-        mut buffer: IoBuffer,
-    ) {
-        let start = Block(blocks.start).offset();
-        let len = ((blocks.end - blocks.start) * BLOCK_SIZE) as usize;
-        let bytes = &mut buffer.as_mut_slice()[..len];
-        if let Some(ciphers) = &mut self.ciphers {
-            ciphers.raise(layer, start, bytes);
-        }
-        if let Some(part) = part {
-            let skip = (part.at.0 - start.0) as usize;
-            self.encrypt(request, part, &mut bytes[skip..skip + part.len]);
-        }
-        let durable = self.durable_write(request, &blocks);
-        let piece = Piece::Write {
-            request,
-            blocks,
-            exclusive: true,
-            // Of the top layer's own blocks the state stays what it is.
-            whole: layer != LayerIndex::TOP,
-            durable,
-        };
-        self.submit_write(piece, start, len, buffer);
+/// The request at a place of the table, which is not finished while anything names it.
+pub(super) fn find(requests: &mut Slab<Request>, id: RequestId) -> &mut Request {
+    match requests.get_mut(id) {
+        Some(request) => request,
+        None => no_such_request(id),
     }
+}
 
-    /// Gives the buffer of a completed piece back and carries its request on.
-    fn piece_done(&mut self, id: RequestId, result: Result<(), OpError>, buffer: Option<IoBuffer>) {
-        if let Some(buffer) = buffer {
-            self.pool.put(buffer);
-        }
-        let Some(request) = self.requests.get_mut(id) else {
-            return;
-        };
-        request.outstanding -= 1;
-        if let Err(error) = result {
-            request.outcome.fail(error);
-        }
-        let through = request.issued == request.op.len || request.outcome.has_failed();
-        if request.outstanding == 0 && through && !self.waiting.contains(&id) {
-            match self.drive(id) {
-                Progress::More | Progress::Issued => {}
-                Progress::NoRoom | Progress::InUse => self.waiting.push_back(id),
-            }
-        }
+#[cold]
+fn no_such_request(id: RequestId) -> ! {
+    lost(&format_args!("request {id} of a pipeline"));
+}
+
+impl<S> Drop for Pipeline<S> {
+    fn drop(&mut self) {
+        self.abandon();
     }
 }

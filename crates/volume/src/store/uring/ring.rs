@@ -5,40 +5,27 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::RawFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use io_uring::types::{Fixed, FsyncFlags, SubmitArgs, Timespec};
+use io_uring::types::{SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
+use slab::Slab;
 
-use keys::units::{LayerIndex, MAX_LAYERS};
+use crate::must_complete::lost;
+use crate::store::locked::Pinned;
+use crate::store::pause::Pause;
+use crate::store::{MAX_CHUNKS, StackFiles, Store, StoreCompletion, StoreError, StoreOp, Tag};
+use keys::units::LayerIndex;
 
-use super::locked::Pinned;
-use super::pause::Pause;
-use super::{MOST_CHUNKS, StackFiles, Store, StoreCompletion, StoreError, StoreFile, StoreOp, Tag};
+use super::entry::{InFlight, verb};
+use super::retry::{Again, is_interrupted, is_nothing, is_transient, patiently};
+use super::watch::{IGNORED, WATCH_BIT, Watch, WatchId};
 
 /// Operations in flight at once; further ones wait above.
-const DEPTH: u32 = 256;
-
-/// Registered files: those of all layers and a map. While layers are pushed and dropped there may be
-/// some more for a moment.
-const MOST_FILES: usize = MAX_LAYERS + 8;
-
-/// How often what makes or changes a ring is tried while the kernel lacks memory, and the time between.
-const TRIES: u32 = 100;
-const TRY_AGAIN: Duration = Duration::from_millis(20);
-
-/// User data of a watched descriptor has this bit set; that of an operation does not.
-const WATCH_BIT: u64 = 1 << 63;
-
-/// User data of the removal of a watch, whose completion says nothing.
-const IGNORED: u64 = WATCH_BIT | (1 << 62);
-
-/// A descriptor that the ring watches for readability, as the watcher calls it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WatchId(pub u32);
+const DEPTH: usize = 256;
 
 /// How long to wait for something to happen.
 #[derive(Debug, Clone, Copy)]
@@ -51,61 +38,28 @@ pub enum Wait {
     Forever,
 }
 
-/// Numbers of the registered files; the data of the layers beneath the top follow.
-const DATA: Fixed = Fixed(0);
-const MAP: Fixed = Fixed(1);
-
-struct InFlight {
-    tag: Tag,
-    op: StoreOp,
-    done: usize,
-}
-
-struct Watch {
-    id: WatchId,
-    fd: RawFd,
-}
-
 /// Files and eventfds behind one io_uring.
 ///
 /// A kernel that has no memory for the moment, or too much to do, refuses a submission, a wait or a single
 /// operation. None of these is an error of the disk: what has completed is taken, and after a pause it is
 /// tried again, for as long as it takes. Only a ring that does not work any more is given up.
 pub struct UringStore {
-    ring: IoUring,
-    files: Arc<StackFiles>,
+    pub(super) ring: IoUring,
+    pub(super) files: Arc<StackFiles>,
     /// Of all data files together.
-    alignment: u64,
-    in_flight: Vec<Option<InFlight>>,
-    free: Vec<u32>,
-    finished: VecDeque<StoreCompletion>,
-    watches: Vec<Watch>,
+    pub(super) alignment: u64,
+    pub(super) in_flight: Slab<InFlight>,
+    pub(super) finished: VecDeque<StoreCompletion>,
+    pub(super) watches: Vec<Watch>,
     events: Vec<WatchId>,
     /// Entries that the submission queue has no room for, after those that are in it.
     backlog: VecDeque<squeue::Entry>,
     /// What the kernel could not do for the moment, to be begun again.
-    again: Again,
+    pub(super) again: Again,
     /// Between submissions that the kernel refuses.
     pause: Pause,
     /// Chunks of buffers that are registered with the kernel: pinned, and mapped once for all operations.
-    registered: [Option<Pinned>; MOST_CHUNKS],
-}
-
-/// Operations and watches that are begun again later.
-#[derive(Default)]
-struct Again {
-    slots: Vec<u32>,
-    watches: Vec<WatchId>,
-    at: Option<Instant>,
-    pause: Pause,
-}
-
-impl Again {
-    fn note(&mut self, error: &io::Error) {
-        if self.at.is_none() {
-            self.at = Some(Instant::now() + self.pause.next(error));
-        }
-    }
+    pub(super) registered: [Option<Pinned>; MAX_CHUNKS],
 }
 
 /// `struct io_uring_getevents_arg` of linux/io_uring.h.
@@ -132,26 +86,24 @@ impl UringStore {
                 .setup_coop_taskrun()
                 .setup_defer_taskrun()
                 .setup_taskrun_flag()
-                .build(DEPTH)
+                .build(DEPTH as u32)
         })
         .map_err(fail(StoreError::MAKE_RING))?;
         let mut store = Self {
             ring,
             alignment: files.alignment(),
             files,
-            in_flight: (0..DEPTH).map(|_| None).collect(),
-            free: (0..DEPTH).rev().collect(),
-            finished: VecDeque::with_capacity(DEPTH as usize),
+            in_flight: Slab::with_capacity(DEPTH),
+            finished: VecDeque::with_capacity(DEPTH),
             watches: Vec::new(),
             events: Vec::new(),
             backlog: VecDeque::new(),
             again: Again::default(),
             pause: Pause::default(),
-            registered: [const { None }; MOST_CHUNKS],
+            registered: [const { None }; MAX_CHUNKS],
         };
-        let submitter = store.ring.submitter();
-        patiently(|| submitter.register_files_sparse(MOST_FILES as u32))
-            .and_then(|()| patiently(|| submitter.register_buffers_sparse(MOST_CHUNKS as u32)))
+        store
+            .make_tables()
             .map_err(fail("register with io_uring"))?;
         store.register_files()?;
         store.push(opcode::Nop::new().build().user_data(IGNORED));
@@ -178,41 +130,6 @@ impl UringStore {
         })
     }
 
-    /// Uses `files` from now on. No operation may be under way.
-    ///
-    /// # Errors
-    /// [`StoreError::Setup`], after which the store cannot be used.
-    pub fn exchange(&mut self, files: impl Into<Arc<StackFiles>>) -> Result<(), StoreError> {
-        debug_assert!(!self.is_busy(), "operations on the old files");
-        self.files = files.into();
-        self.alignment = self.files.alignment();
-        self.register_files()
-    }
-
-    /// In the order of the numbers; what the others were is let go of.
-    fn register_files(&self) -> Result<(), StoreError> {
-        let fail = |source| StoreError::Setup {
-            what: "register files with io_uring",
-            source,
-        };
-        let mut numbers = [-1; MOST_FILES];
-        let descriptors = descriptors(&self.files);
-        let into = numbers
-            .get_mut(..descriptors.len())
-            .ok_or_else(|| fail(io::ErrorKind::InvalidInput.into()))?;
-        into.copy_from_slice(&descriptors);
-        let mut done = 0;
-        while done < numbers.len() {
-            let submitter = self.ring.submitter();
-            let update = || submitter.register_files_update(done as u32, &numbers[done..]);
-            match patiently(update).map_err(fail)? {
-                0 => return Err(fail(io::ErrorKind::Other.into())),
-                some => done += some,
-            }
-        }
-        Ok(())
-    }
-
     /// Reports `id` whenever `fd` (an eventfd) is written to, until [`UringStore::unwatch`].
     ///
     /// The watch is edge-triggered, so the eventfd's counter is never read: that would be a system
@@ -233,7 +150,7 @@ impl UringStore {
         }
     }
 
-    /// Submits everything queued and waits as told. What has happened is then to be had from
+    /// Submits everything queued and waits as told. What has happened then comes from
     /// [`Store::reap`] and [`UringStore::take_events`]; it may be nothing.
     ///
     /// # Errors
@@ -334,7 +251,7 @@ impl UringStore {
 
     /// Whether operations are under way, for which it makes sense to ask again soon.
     pub fn is_busy(&self) -> bool {
-        self.free.len() < self.in_flight.len()
+        !self.in_flight.is_empty()
     }
 
     /// Whether there is something for [`Store::reap`] or [`UringStore::take_events`].
@@ -347,13 +264,6 @@ impl UringStore {
         into.append(&mut self.events);
     }
 
-    fn register_buffer(&mut self, chunk: usize, memory: libc::iovec) -> io::Result<()> {
-        let submitter = self.ring.submitter();
-        // SAFETY: the memory is mapped for as long as any buffer of it is, and the kernel pins its pages:
-        // nothing depends on it staying mapped.
-        unsafe { submitter.register_buffers_update(chunk as u32, &[memory], None) }
-    }
-
     fn arm(&mut self, id: WatchId, fd: RawFd) {
         let entry = opcode::PollAdd::new(io_uring::types::Fd(fd), libc::POLLIN as u32)
             .multi(true)
@@ -362,7 +272,7 @@ impl UringStore {
     }
 
     /// Queues an entry for the next [`UringStore::enter`].
-    fn push(&mut self, entry: squeue::Entry) {
+    pub(super) fn push(&mut self, entry: squeue::Entry) {
         self.backlog.push_back(entry);
         self.fill();
     }
@@ -383,65 +293,13 @@ impl UringStore {
     }
 
     /// Puts the part of an operation that is not done yet on the ring.
-    fn start(&mut self, slot: u32) {
-        let Some(Some(flight)) = self.in_flight.get(slot as usize) else {
+    pub(super) fn start(&mut self, slot: usize) {
+        let Some(flight) = self.in_flight.get(slot) else {
             return;
         };
-        let done = flight.done;
-        let fixed = |file: &StoreFile| match file {
-            &StoreFile::TOP => DATA,
-            StoreFile::Data(layer) => Fixed(MAP.0 + u32::from(layer.0)),
-            StoreFile::Map => MAP,
-        };
-        let entry = match &flight.op {
-            StoreOp::Read {
-                file,
-                at,
-                len,
-                buffer,
-            } => {
-                let (into, len) = (buffer.ptr().wrapping_add(done), (len - done) as u32);
-                let (file, at) = (fixed(file), at + done as u64);
-                match self.registered.get(buffer.slot()) {
-                    Some(Some(_)) => opcode::ReadFixed::new(file, into, len, buffer.slot() as u16)
-                        .offset(at)
-                        .build(),
-                    _ => opcode::Read::new(file, into, len).offset(at).build(),
-                }
-            }
-            StoreOp::Write {
-                file,
-                at,
-                len,
-                durable,
-                buffer,
-            } => {
-                let flags = if *durable { libc::RWF_DSYNC } else { 0 };
-                let (from, len) = (buffer.ptr().wrapping_add(done), (len - done) as u32);
-                let (file, at) = (fixed(file), at + done as u64);
-                match self.registered.get(buffer.slot()) {
-                    Some(Some(_)) => opcode::WriteFixed::new(file, from, len, buffer.slot() as u16)
-                        .offset(at)
-                        .rw_flags(flags)
-                        .build(),
-                    _ => opcode::Write::new(file, from, len)
-                        .offset(at)
-                        .rw_flags(flags)
-                        .build(),
-                }
-            }
-            StoreOp::Sync { file } => opcode::Fsync::new(fixed(file))
-                .flags(FsyncFlags::DATASYNC)
-                .build(),
-            StoreOp::Punch { at, len } => {
-                let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-                opcode::Fallocate::new(DATA, *len)
-                    .offset(*at)
-                    .mode(mode)
-                    .build()
-            }
-        };
-        self.push(entry.user_data(u64::from(slot)));
+        let is_registered = |chunk: usize| matches!(self.registered.get(chunk), Some(Some(_)));
+        let entry = flight.entry(is_registered);
+        self.push(entry.user_data(slot as u64));
     }
 
     /// Moves what the kernel has completed to `finished` and `events`.
@@ -457,7 +315,7 @@ impl UringStore {
                 let id = WatchId((entry.user_data() & !WATCH_BIT) as u32);
                 self.fired(id, entry.result(), cqueue::more(entry.flags()));
             } else {
-                self.complete(entry.user_data() as u32, entry.result());
+                self.complete(entry.user_data() as usize, entry.result());
             }
         }
     }
@@ -468,7 +326,7 @@ impl UringStore {
     }
 
     /// A watch has something to report, and may be at its end.
-    fn fired(&mut self, id: WatchId, result: i32, goes_on: bool) {
+    pub(super) fn fired(&mut self, id: WatchId, result: i32, goes_on: bool) {
         let Some(fd) = self.watched(id) else {
             return;
         };
@@ -493,13 +351,9 @@ impl UringStore {
         }
     }
 
-    fn complete(&mut self, slot: u32, result: i32) {
-        let Some(flight) = self
-            .in_flight
-            .get_mut(slot as usize)
-            .and_then(Option::as_mut)
-        else {
-            return;
+    pub(super) fn complete(&mut self, slot: usize, result: i32) {
+        let Some(flight) = self.in_flight.get_mut(slot) else {
+            lost(&format_args!("operation {slot} of a store"));
         };
         let outcome = match (&flight.op, result) {
             (op, r) if r < 0 => {
@@ -542,11 +396,10 @@ impl UringStore {
         self.finish(slot, outcome);
     }
 
-    fn finish(&mut self, slot: u32, outcome: Result<(), StoreError>) {
-        let Some(flight) = self.in_flight[slot as usize].take() else {
-            return;
+    fn finish(&mut self, slot: usize, outcome: Result<(), StoreError>) {
+        let Some(flight) = self.in_flight.try_remove(slot) else {
+            lost(&format_args!("operation {slot} of a store"));
         };
-        self.free.push(slot);
         let buffer = match flight.op {
             StoreOp::Read { buffer, .. } | StoreOp::Write { buffer, .. } => Some(buffer),
             StoreOp::Sync { .. } | StoreOp::Punch { .. } => None,
@@ -562,104 +415,17 @@ impl UringStore {
 const IORING_ENTER_GETEVENTS: u32 = 1;
 const IORING_ENTER_EXT_ARG: u32 = 1 << 3;
 
-/// Nothing has happened within the time, or before a signal.
-fn is_nothing(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::ETIME) || is_interrupted(error)
-}
-
-/// Interrupted before anything was done. Those from 512 on the kernel means for itself (ERESTARTSYS and
-/// its like), and lets some of them through.
-fn is_interrupted(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EINTR | 512..=514 | 516))
-}
-
-/// What passes: no memory for the moment, or too much to do (io_uring_enter(2)).
-fn is_transient(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EAGAIN | libc::EBUSY | libc::ENOMEM)
-    )
-}
-
-/// Tries what makes or changes a ring again for a while where the kernel only lacks something for now.
-fn patiently<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    for _ in 1..TRIES {
-        match attempt() {
-            Err(error) if is_interrupted(&error) || is_transient(&error) => {
-                std::thread::sleep(TRY_AGAIN);
-            }
-            result => return result,
-        }
-    }
-    attempt()
-}
-
-/// In the order of the numbers.
-fn descriptors(files: &StackFiles) -> Vec<RawFd> {
-    let top = [files.data.file().as_raw_fd(), files.map.file().as_raw_fd()];
-    let lower = files.lower.iter().map(|file| file.file().as_raw_fd());
-    top.into_iter().chain(lower).collect()
-}
-
-fn verb(op: &StoreOp) -> &'static str {
-    match op {
-        StoreOp::Read {
-            file: StoreFile::Data(_),
-            ..
-        } => "read ciphertext",
-        StoreOp::Read {
-            file: StoreFile::Map,
-            ..
-        } => "read the block map",
-        StoreOp::Write {
-            file: StoreFile::Data(_),
-            ..
-        } => "write ciphertext",
-        StoreOp::Write {
-            file: StoreFile::Map,
-            ..
-        } => "write the block map",
-        StoreOp::Sync {
-            file: StoreFile::Data(_),
-        } => "sync the data file",
-        StoreOp::Sync {
-            file: StoreFile::Map,
-        } => "sync the block map",
-        StoreOp::Punch { .. } => "punch a hole into the data file",
-    }
-}
-
 impl Store for UringStore {
     fn alignment(&self) -> u64 {
         self.alignment
     }
 
     fn adopt(&mut self, chunk: usize, start: NonNull<u8>, len: usize) {
-        let memory = libc::iovec {
-            iov_base: start.as_ptr().cast(),
-            iov_len: len,
-        };
-        // An ordinary user may lock less memory than that: it works all the same.
-        let Some(pinned) = Pinned::new(len) else {
-            return warn_unregistered(&io::ErrorKind::OutOfMemory.into());
-        };
-        match self.register_buffer(chunk, memory) {
-            Ok(()) => self.registered[chunk] = Some(pinned),
-            Err(error) => warn_unregistered(&error),
-        }
+        self.register_memory(chunk, start, len);
     }
 
     fn disown(&mut self, chunk: usize) {
-        if self.registered[chunk].take().is_some() {
-            let nothing = libc::iovec {
-                iov_base: std::ptr::null_mut(),
-                iov_len: 0,
-            };
-            if let Err(error) = self.register_buffer(chunk, nothing) {
-                // Its pages stay pinned until other memory takes its place.
-                log::warn!("memory of buffers stays registered with io_uring: {error}");
-            }
-        }
+        self.unregister_memory(chunk);
     }
 
     fn mapped(&self, layer: LayerIndex, at: u64, len: usize) -> Option<NonNull<u8>> {
@@ -671,15 +437,12 @@ impl Store for UringStore {
     }
 
     fn has_room(&self) -> bool {
-        !self.free.is_empty()
+        self.in_flight.len() < DEPTH
     }
 
     fn submit(&mut self, tag: Tag, op: StoreOp) {
-        let Some(slot) = self.free.pop() else {
-            debug_assert!(false, "submitted without room");
-            return;
-        };
-        self.in_flight[slot as usize] = Some(InFlight { tag, op, done: 0 });
+        debug_assert!(self.has_room(), "submitted without room");
+        let slot = self.in_flight.insert(InFlight { tag, op, done: 0 });
         self.start(slot);
     }
 
@@ -688,28 +451,17 @@ impl Store for UringStore {
     }
 }
 
-/// Says once what more locked memory would be good for.
-fn warn_unregistered(error: &io::Error) {
-    static SAID: std::sync::Once = std::sync::Once::new();
-    SAID.call_once(|| {
-        log::warn!(
-            "buffers are not registered with io_uring, which costs some CPU time: {error}; raise \
-             RLIMIT_MEMLOCK (`ulimit -l`, LimitMEMLOCK= of a systemd unit)"
-        );
-    });
-}
-
 impl UringStore {
-    /// Waits until the kernel has let go of every buffer: freeing one before would let it write
-    /// into memory that belongs to somebody else.
+    /// Waits until the kernel uses no buffer any more: freeing one before would let it write
+    /// into memory that has another owner.
     fn drain(&mut self) -> Result<(), StoreError> {
-        while self.free.len() < self.in_flight.len() {
-            // These the kernel has let go of.
+        while !self.in_flight.is_empty() {
+            // The kernel uses these no more.
             self.again.at = None;
             for slot in std::mem::take(&mut self.again.slots) {
                 self.finish(slot, Ok(()));
             }
-            if self.free.len() == self.in_flight.len() {
+            if self.in_flight.is_empty() {
                 return Ok(());
             }
             self.enter(Wait::Forever)?;
@@ -726,7 +478,7 @@ impl Drop for UringStore {
         if let Err(e) = self.drain() {
             // Buffers that may still be written to must never be freed.
             log::error!("cannot wait for I/O in flight: {e}");
-            for flight in self.in_flight.drain(..) {
+            for flight in self.in_flight.drain() {
                 std::mem::forget(flight);
             }
             return;
@@ -738,6 +490,3 @@ impl Drop for UringStore {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,0 +1,11 @@
+//! The block map of one layer: which state each block has, which of it is durable, and where space is free.
+
+mod block_map;
+mod dirty;
+mod load;
+mod strays;
+#[cfg(test)]
+mod tests;
+
+pub use block_map::{BlockMap, Content, MapFile, Run};
+pub(crate) use load::is_sound;

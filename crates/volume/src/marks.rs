@@ -1,0 +1,191 @@
+//! Marks of the blocks that requests of all queues are working on. No thread ever waits for a mark.
+//!
+//! Reads and writes of whole blocks share a block. An operation that no other may overlap within a block takes
+//! it exclusively: filling the rest of a block around a smaller write, changing a block of a file that cannot
+//! take smaller writes, discarding, punching a hole. An operation that does not get all of its blocks gives
+//! back those that it got and tries again later, so there is no deadlock.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::must_complete::MustComplete;
+
+/// Slots, a power of two. Blocks that are this far apart share one, which only costs a retry.
+const SLOTS: u64 = 1 << 16;
+/// A slot with this value is held exclusively; any other value counts the sharers.
+const EXCLUSIVE: u32 = u32::MAX;
+
+/// The most blocks of one mark.
+pub const MAX_BLOCKS: u64 = 4096;
+
+/// Blocks that are marked.
+#[derive(Debug, Clone, Copy)]
+struct Marked {
+    start: u64,
+    end: u64,
+    exclusive: bool,
+}
+
+impl fmt::Display for Marked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let how = if self.exclusive {
+            "exclusive"
+        } else {
+            "shared"
+        };
+        write!(f, "the {how} mark of blocks {}..{}", self.start, self.end)
+    }
+}
+
+/// A range of blocks that is marked until it is given to [`BlockMarks::release`].
+#[must_use = "a mark that is dropped ends the process"]
+pub struct BlockMark(MustComplete<Marked>);
+
+impl BlockMark {
+    fn new(blocks: Range<u64>, exclusive: bool) -> Self {
+        let Range { start, end } = blocks;
+        Self(MustComplete::new(Marked {
+            start,
+            end,
+            exclusive,
+        }))
+    }
+
+    /// The blocks.
+    pub fn blocks(&self) -> Range<u64> {
+        let marked = self.0.get();
+        marked.start..marked.end
+    }
+
+    /// Leaves the blocks marked for ever: their volume is given up with all who use it.
+    pub(crate) fn abandon(self) {
+        self.0.complete();
+    }
+}
+
+/// Reader-writer marks for ranges of blocks.
+pub struct BlockMarks {
+    slots: Box<[AtomicU32]>,
+}
+
+impl Default for BlockMarks {
+    fn default() -> Self {
+        Self {
+            slots: (0..SLOTS).map(|_| AtomicU32::new(0)).collect(),
+        }
+    }
+}
+
+impl BlockMarks {
+    /// Shares all of `blocks`, or none of them.
+    pub fn try_shared(&self, blocks: Range<u64>) -> Option<BlockMark> {
+        let all = self.try_all(
+            blocks.clone(),
+            |held| (held < EXCLUSIVE - 1).then(|| held + 1),
+            |slot| {
+                slot.fetch_sub(1, Ordering::Release);
+            },
+        );
+        all.then(|| BlockMark::new(blocks, false))
+    }
+
+    /// Takes all of `blocks` alone, or none of them.
+    pub fn try_exclusive(&self, blocks: Range<u64>) -> Option<BlockMark> {
+        let all = self.try_all(
+            blocks.clone(),
+            |held| (held == 0).then_some(EXCLUSIVE),
+            |slot| {
+                slot.store(0, Ordering::Release);
+            },
+        );
+        all.then(|| BlockMark::new(blocks, true))
+    }
+
+    /// Ends a mark.
+    pub fn release(&self, mark: BlockMark) {
+        let marked = mark.0.complete();
+        self.unmark(marked.start..marked.end, marked.exclusive);
+    }
+
+    /// Ends the mark of all blocks but `kept`, which lie among them.
+    pub fn narrow(&self, mark: BlockMark, kept: Range<u64>) -> BlockMark {
+        let Marked {
+            start,
+            end,
+            exclusive,
+        } = mark.0.complete();
+        debug_assert!(start <= kept.start && kept.end <= end);
+        self.unmark(start..kept.start, exclusive);
+        self.unmark(kept.end..end, exclusive);
+        BlockMark::new(kept, exclusive)
+    }
+
+    fn unmark(&self, blocks: Range<u64>, exclusive: bool) {
+        for block in blocks {
+            let slot = self.slot(block);
+            if exclusive {
+                debug_assert_eq!(slot.load(Ordering::Relaxed), EXCLUSIVE, "block {block}");
+                slot.store(0, Ordering::Release);
+            } else {
+                let before = slot.fetch_sub(1, Ordering::Release);
+                debug_assert!(before != 0 && before != EXCLUSIVE, "block {block}");
+            }
+        }
+    }
+
+    fn try_all(
+        &self,
+        blocks: Range<u64>,
+        take: impl Fn(u32) -> Option<u32>,
+        undo: impl Fn(&AtomicU32),
+    ) -> bool {
+        debug_assert!(blocks.end - blocks.start <= MAX_BLOCKS);
+        for block in blocks.clone() {
+            let taken = self
+                .slot(block)
+                .try_update(Ordering::Acquire, Ordering::Relaxed, &take)
+                .is_ok();
+            if !taken {
+                (blocks.start..block).for_each(|held| undo(self.slot(held)));
+                return false;
+            }
+        }
+        true
+    }
+
+    fn slot(&self, block: u64) -> &AtomicU32 {
+        &self.slots[(block % SLOTS) as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sharers_and_owners_exclude_each_other() {
+        let marks = BlockMarks::default();
+        let first = marks.try_shared(10..20).unwrap();
+        let second = marks.try_shared(15..25).unwrap();
+        assert!(marks.try_exclusive(19..21).is_none());
+        marks.release(first);
+        assert!(marks.try_exclusive(14..16).is_none());
+        let owner = marks.try_exclusive(13..15).unwrap();
+        assert!(marks.try_shared(0..100).is_none(), "14 is taken");
+        let before = marks.try_exclusive(0..13);
+        let before = before.expect("the failed call above gave everything back");
+        marks.release(second);
+        marks.release(before);
+        marks.release(owner);
+        let all = marks.try_exclusive(0..100).unwrap();
+        let some = marks.narrow(all, 40..50);
+        assert_eq!(some.blocks(), 40..50);
+        assert!(marks.try_shared(39..41).is_none());
+        for blocks in [0..40, 50..100] {
+            marks.release(marks.try_exclusive(blocks).unwrap());
+        }
+        marks.release(some);
+        marks.release(marks.try_exclusive(0..100).unwrap());
+    }
+}
