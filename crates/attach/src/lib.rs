@@ -12,7 +12,7 @@
 //! back, so a refused attach leaves nothing behind. The socket gets its name when the
 //! data plane has all that it needs, so that nobody connects to what cannot serve. The runtime map is
 //! stamped with the new attach id before the header is: it counts for the old id as well as the new
-//! one, so a crash between the two loses nothing. `disks/session.rs` has what the header says from then
+//! one, so a crash between the two loses nothing. `session.rs` of the disks has what the header says from then
 //! on, and when that ends. The claim is kept until then, so that nobody else begins in between.
 
 mod attached_disk;

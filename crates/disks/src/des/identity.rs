@@ -2,7 +2,8 @@
 
 use uuid::Uuid;
 
-use super::{DeletedDes, identity_for, known_key_url};
+use super::outcome::DeletedDes;
+use super::set::{identity_for, known_key_url};
 use installation::DesOperation;
 use installation::catalog::{DesIdentity, DiskEncryptionSetRecord, Stored};
 use installation::{Installation, InstallationError, retrying};

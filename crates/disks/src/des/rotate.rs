@@ -12,7 +12,7 @@ use std::thread;
 
 use time::OffsetDateTime;
 
-use super::{LeftBehind, UpdatedDes};
+use super::outcome::{LeftBehind, UpdatedDes};
 use crate::{DiskError, NewKey};
 use installation::DesOperation;
 use installation::catalog::{DiskEncryptionSetRecord, DiskRecord, Rev, Stored};

@@ -7,7 +7,7 @@
 use serde::Serialize;
 use time::{Duration, OffsetDateTime};
 
-use super::usage::KeyUser;
+use super::key_user::KeyUser;
 use installation::catalog::{DepartedRecord, Departure, VaultKind};
 use installation::{Installation, InstallationError};
 use vault::audit::AuditRecord;

@@ -2,7 +2,10 @@
 
 use super::*;
 use crate::import::Cancel;
-use vault::{AttributeChange, KeySize, NewKey, Permissions, VaultSettings};
+use installation::catalog::DesIdentity;
+use installation::envelope::ResourceKind;
+use installation::{Installation, InstallationError};
+use vault::{AttributeChange, KeySize, NewKey, Permissions, VaultErrorCode, VaultSettings};
 
 struct Fixture {
     _dir: tempfile::TempDir,

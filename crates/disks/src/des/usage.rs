@@ -1,8 +1,8 @@
 //! Which key version wraps what, and what would stop without it.
 
 use serde::Serialize;
-use uuid::Uuid;
 
+use super::key_user::KeyUser;
 use super::safety::{Needs, SafeToDisable, Safety, is_version_of, other_versions, safety_of};
 use crate::{DiskError, DiskView};
 use installation::catalog::{DiskRecord, LayerUse, VaultKind};
@@ -23,30 +23,6 @@ pub struct KeyUsage {
     pub safety: Safety,
     /// What it wraps.
     pub resources: Vec<KeyUser>,
-}
-
-/// Something whose DEK a key version wraps.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct KeyUser {
-    /// What it is.
-    #[serde(rename = "type")]
-    pub kind: ResourceKind,
-    /// Its name.
-    pub name: String,
-    /// The layer that it wraps, when that is not the top one: one that was shared with it, as by the
-    /// image that a disk is a clone of.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub layer: Option<Uuid>,
-    /// The disk encryption set in whose name; none for the platform-managed key.
-    pub disk_encryption_set_id: Option<String>,
-    /// The key version that wraps it.
-    pub key_url: String,
-    /// As `disk show` has it.
-    pub disk_state: &'static str,
-    /// Why its header cannot be read, where this is what the catalog says.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub problem: Option<String>,
 }
 
 /// What disabling a key version would do.

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use uuid::Uuid;
 
+use super::raw;
 use super::raw::RawImage;
 use super::{ImageFormat, ImportError, SourceImage, tar, vhd};
 
@@ -434,7 +435,7 @@ pub(super) fn refuse_other(
     path: &Path,
     format: ImageFormat,
 ) -> Result<(), ImportError> {
-    let head = read(file, 0, HEAD)?;
+    let head = raw::read(file, 0, HEAD)?;
     let is_marked = KNOWN.iter().any(|(at, magic, means)| match (at, means) {
         (Start(at), Format(of)) => {
             *of == format && head.get(*at..).is_some_and(|rest| rest.starts_with(magic))
@@ -467,12 +468,12 @@ pub(super) fn looks_like(file: &mut RawImage) -> Result<Option<String>, ImportEr
 }
 
 fn content(file: &mut RawImage) -> Result<Content, ImportError> {
-    let head = read(file, 0, HEAD)?;
-    let trailer = read(file, file.size().saturating_sub(TRAILER), HEAD)?;
+    let head = raw::read(file, 0, HEAD)?;
+    let trailer = raw::read(file, file.size().saturating_sub(TRAILER), HEAD)?;
     let mut far = Vec::new();
     for (at, magic, _) in KNOWN {
         if let Far(at) = at {
-            far.push((at, read(file, *at, magic.len())?));
+            far.push((at, raw::read(file, *at, magic.len())?));
         }
     }
     let fits = |at: &At, magic: &[u8]| match at {
@@ -540,17 +541,4 @@ fn tar_archive(file: &mut RawImage, advice: &str) -> Result<Content, ImportError
             None => advice.into(),
         },
     })
-}
-
-/// Up to `length` bytes at `offset`, fewer at the end of the image.
-pub(super) fn read(
-    file: &mut RawImage,
-    offset: u64,
-    length: usize,
-) -> Result<Vec<u8>, ImportError> {
-    let rest = file.size().saturating_sub(offset);
-    let length = usize::try_from(rest).map_or(length, |rest| rest.min(length));
-    let mut bytes = vec![0; length];
-    file.read_at(offset, &mut bytes)?;
-    Ok(bytes)
 }

@@ -132,3 +132,16 @@ fn error(call: &'static str, path: &Path) -> impl Fn(io::Error) -> ImportError {
         source,
     }
 }
+
+/// Up to `length` bytes at `offset`, fewer at the end of the image.
+pub(super) fn read(
+    file: &mut RawImage,
+    offset: u64,
+    length: usize,
+) -> Result<Vec<u8>, ImportError> {
+    let rest = file.size().saturating_sub(offset);
+    let length = usize::try_from(rest).map_or(length, |rest| rest.min(length));
+    let mut bytes = vec![0; length];
+    file.read_at(offset, &mut bytes)?;
+    Ok(bytes)
+}

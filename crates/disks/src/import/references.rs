@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use super::raw;
 use super::raw::RawImage;
-use super::{ImageFormat, ImportError, parallels, probe, vhd};
+use super::{ImageFormat, ImportError, parallels, vhd};
 
 /// Refuses an image that its first bytes show to need other files, before QEMU opens those.
 pub(super) fn refuse(
@@ -13,10 +14,10 @@ pub(super) fn refuse(
 ) -> Result<(), ImportError> {
     let what = match format {
         ImageFormat::Raw | ImageFormat::Vhdx => None,
-        ImageFormat::Qcow2 => qcow2(&probe::read(file, 0, 80)?),
-        ImageFormat::Vmdk => vmdk(&probe::read(file, 0, 80)?),
-        ImageFormat::Qed => qed(&probe::read(file, 0, 24)?),
-        ImageFormat::Vdi => vdi(&probe::read(file, 0, 464)?),
+        ImageFormat::Qcow2 => qcow2(&raw::read(file, 0, 80)?),
+        ImageFormat::Vmdk => vmdk(&raw::read(file, 0, 80)?),
+        ImageFormat::Qed => qed(&raw::read(file, 0, 24)?),
+        ImageFormat::Vdi => vdi(&raw::read(file, 0, 464)?),
         ImageFormat::Parallels => parallels::reference(path),
         ImageFormat::Vpc => return vhd::examine(file, path).map(drop),
     };
@@ -77,7 +78,7 @@ pub(super) fn not_closed(
     file: &mut RawImage,
     format: ImageFormat,
 ) -> Result<Option<&'static str>, ImportError> {
-    let head = probe::read(file, 0, 512)?;
+    let head = raw::read(file, 0, 512)?;
     Ok(match format {
         // As above; bit 0 is dirty (lazy reference counts), bit 1 corrupt.
         ImageFormat::Qcow2 if big(&head, 4, 4).is_some_and(|version| version >= 3) => {
@@ -107,7 +108,7 @@ pub(super) fn not_closed(
 fn vhdx_log(file: &mut RawImage) -> Result<bool, ImportError> {
     let mut newest = None;
     for at in [64 << 10, 128 << 10] {
-        let header = probe::read(file, at, 64)?;
+        let header = raw::read(file, at, 64)?;
         if let (true, Some(sequence)) = (header.starts_with(b"head"), little(&header, 8, 8)) {
             let log = header[48..64].iter().any(|&b| b != 0);
             newest = newest.max(Some((sequence, log)));

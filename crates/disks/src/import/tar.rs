@@ -1,7 +1,8 @@
 //! The names in a tar archive, of which an OVA is one.
 
+use super::raw;
 use super::raw::RawImage;
-use super::{ImportError, SourceImage, probe};
+use super::{ImportError, SourceImage};
 
 /// Bytes of a header, and what members are filled up to.
 const RECORD: u64 = 512;
@@ -17,7 +18,7 @@ pub(super) fn members(file: &mut RawImage) -> Result<Vec<String>, ImportError> {
     let mut names = Vec::new();
     let mut at = 0;
     while names.len() < MOST && at < file.size() {
-        let header = probe::read(file, at, RECORD as usize)?;
+        let header = raw::read(file, at, RECORD as usize)?;
         let (Some(name), Some(size)) = (header.get(..100), header.get(124..136)) else {
             break;
         };

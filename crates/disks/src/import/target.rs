@@ -1,20 +1,11 @@
 //! New images that QEMU writes: a `qemu-nbd` child behind a private socket gets the plaintext and puts
 //! it where it is to be, so that there is no intermediate file.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::nbd::NbdClient;
-use super::writer::{NewImage, Server};
+use super::writer::{Backing, NewImage, Server};
 use super::{Cancel, ImageFormat, ImportError};
-
-/// The image in which is what another one does not have.
-#[derive(Debug, Clone)]
-pub struct Backing {
-    /// Its name, relative to the directory of the other one. It is not looked for.
-    pub name: PathBuf,
-    /// Its format.
-    pub format: ImageFormat,
-}
 
 /// A new image. Dropped before it is finished, it is worth nothing.
 pub struct TargetImage {

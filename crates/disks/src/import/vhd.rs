@@ -18,8 +18,9 @@
 
 use std::path::Path;
 
+use super::raw;
 use super::raw::RawImage;
-use super::{ImageFormat, ImportError, SourceImage, probe};
+use super::{ImageFormat, ImportError, SourceImage};
 
 const LEN: usize = 512;
 const COOKIE: &[u8] = b"conectix";
@@ -61,8 +62,8 @@ pub(super) fn examine(file: &mut RawImage, path: &Path) -> Result<Vhd, ImportErr
         why: why.into(),
     };
     let end = file.size().saturating_sub(LEN as u64);
-    let last = Found::in_bytes(&probe::read(file, end, LEN)?);
-    let first = Found::in_bytes(&probe::read(file, 0, LEN)?);
+    let last = Found::in_bytes(&raw::read(file, end, LEN)?);
+    let first = Found::in_bytes(&raw::read(file, 0, LEN)?);
     let footer = match (last, first) {
         // What a fixed disk begins with is the guest's.
         (Found::Sound(last), _) if last.kind == FIXED => last,

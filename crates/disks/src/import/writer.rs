@@ -13,7 +13,16 @@ use std::time::Duration;
 use command_fds::{CommandFdExt, FdMapping};
 
 use super::helper::{self, QEMU_IMG, QEMU_NBD, Unfinished, cause, end};
-use super::{Backing, Cancel, ImageFormat, ImportError, confined, socket};
+use super::{Cancel, ImageFormat, ImportError, confined, socket};
+
+/// The image in which is what another one does not have.
+#[derive(Debug, Clone)]
+pub struct Backing {
+    /// Its name, relative to the directory of the other one. It is not looked for.
+    pub name: PathBuf,
+    /// Its format.
+    pub format: ImageFormat,
+}
 
 /// What QEMU's tools are told about a new image.
 pub(super) struct NewImage {

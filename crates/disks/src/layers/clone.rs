@@ -2,10 +2,15 @@
 
 use std::path::PathBuf;
 
-use super::super::create::{NewLayer, new_layer, row};
-use super::super::staging::Staging;
-use super::super::{Created, DiskError, HEADER, geometry, layer_paths};
-use super::{links, snapshot};
+use crate::layers::hold::hold;
+use crate::layers::snapshot;
+use crate::lifecycle::create::Created;
+use crate::lifecycle::new_resource::{NewLayer, new_layer, row};
+use crate::resource::directory::{HEADER, layer_paths};
+use crate::resource::error::DiskError;
+use crate::resource::layer_files;
+use crate::resource::open::geometry;
+use crate::resource::staging::Staging;
 use installation::Installation;
 use installation::envelope::{
     CloneSource, Header, HeaderFile, HeaderPayload, MAX_DISK_SIZE, ResourceKind,
@@ -38,7 +43,7 @@ pub struct CloneRequest {
 /// [`DiskError`]; nothing of the disk is left then.
 pub fn clone(installation: &Installation, request: &CloneRequest) -> Result<Created, DiskError> {
     let (kind, name) = &request.source;
-    let (source, _lock) = links::hold(installation, *kind, name)?;
+    let (source, _lock) = hold(installation, *kind, name)?;
     let found = source.header_file()?.read()?;
     let (from, _) = source.unlock_all(installation, found)?;
     let top = from.top().ok_or_else(|| source.no_layer())?;
@@ -83,7 +88,7 @@ pub fn clone(installation: &Installation, request: &CloneRequest) -> Result<Crea
     payload.layers.push(layer.clone());
     let mut staging = Staging::begin(installation, &parent, ResourceKind::Disk, &request.name)?;
     staging.reserve(row(&payload, &directory))?;
-    links::share(&from.layers, source.directory(), staging.directory())?;
+    layer_files::share(&from.layers, source.directory(), staging.directory())?;
     let paths = layer_paths(staging.directory(), &layer);
     create_layer(&paths, &geometry(&payload, &layer)?)?;
     let header = Header::new(payload);

@@ -2,10 +2,12 @@
 
 use uuid::Uuid;
 
-use super::super::{Disk, DiskError};
-use super::push::{record, write_quiesced};
-use super::swap_volume::{NewLayers, SwapVolume};
-use super::{links, verify_covered};
+use crate::layers::push::{record, write_quiesced};
+use crate::layers::swap_volume::{NewLayers, SwapVolume};
+use crate::layers::verify_covered;
+use crate::resource::disk::Disk;
+use crate::resource::error::DiskError;
+use crate::resource::layer_files;
 use installation::Installation;
 use installation::envelope::{Header, HeaderPayload};
 use installation::files::sync_dir;
@@ -49,7 +51,7 @@ pub(super) fn drop_layers(
     if old.layers.iter().any(|layer| goes(&layer.id)) {
         verify_covered::verify_covered(disk, &old, |at| goes(&old.layers[at].id))?;
         let mut new = without(&old, goes);
-        links::note_gone(disk.directory(), &old, &mut new);
+        layer_files::note_gone(disk.directory(), &old, &mut new);
         let from_top: Vec<_> = old.layers.iter().rev().map(|layer| layer.id).collect();
         deks.retain_lower(|index| !goes(&from_top[index]));
         volume.quiesce(&old)?;
@@ -69,7 +71,7 @@ pub(super) fn drop_layers(
     }
     drop(lock);
     for layer in layers {
-        links::remove(disk.directory(), *layer)?;
+        layer_files::remove(disk.directory(), *layer)?;
     }
     sync_dir(disk.directory()).map_err(DiskError::file("sync", disk.directory()))?;
     disk.note(installation)

@@ -14,8 +14,12 @@
 //! its new size, and all of it can be repeated. Whoever serves the disk meanwhile knows of the new size only
 //! by 4, which is why nothing of the runtime map changes before (see [`volume`]).
 
-use super::super::{Disk, DiskError, described, geometry, lookup};
-use super::swap_volume::SwapVolume;
+use crate::layers::swap_volume::SwapVolume;
+use crate::resource::disk::Disk;
+use crate::resource::error::DiskError;
+use crate::resource::lookup::lookup;
+use crate::resource::open::geometry;
+use crate::resource::reconcile::described;
 use installation::Installation;
 use installation::catalog::CatalogError;
 use installation::envelope::{Header, MAX_DISK_SIZE};
@@ -109,12 +113,13 @@ fn check_size(name: &str, now: u64, size: u64, unit: u64) -> Result<(), DiskErro
 mod tests {
     use std::path::Path;
 
-    use super::super::super::open::open_existing;
-    use super::super::super::{CreateRequest, create, show};
-    use super::super::op::{Applied, LayerOp};
-    use super::super::swap_volume::Unattached;
     use super::*;
     use crate::import::Cancel;
+    use crate::layers::op::{Applied, LayerOp};
+    use crate::layers::swap_volume::Unattached;
+    use crate::lifecycle::create::{CreateRequest, create};
+    use crate::resource::offline::open_existing;
+    use crate::show;
     use volume::pipeline::DiskIo;
 
     /// The last block is not whole.

@@ -2,11 +2,15 @@
 
 use std::path::PathBuf;
 
-use super::super::create::{CreateRequest, Created, create_as, row};
-use super::super::staging::Staging;
-use super::super::{DiskError, HEADER};
-use super::{links, snapshot};
 use crate::import::{Cancel, SourceSpec};
+use crate::layers::hold::hold;
+use crate::layers::snapshot;
+use crate::lifecycle::create::{CreateRequest, Created, create_as};
+use crate::lifecycle::new_resource::row;
+use crate::resource::directory::HEADER;
+use crate::resource::error::DiskError;
+use crate::resource::layer_files;
+use crate::resource::staging::Staging;
 use installation::Installation;
 use installation::envelope::{Header, HeaderFile, ResourceKind};
 use installation::files::sync_dir;
@@ -61,7 +65,7 @@ pub fn image_of_snapshot(
     data_dir: Option<PathBuf>,
 ) -> Result<(), DiskError> {
     let kind = ResourceKind::Image;
-    let (source, _lock) = links::hold(installation, ResourceKind::Snapshot, snapshot)?;
+    let (source, _lock) = hold(installation, ResourceKind::Snapshot, snapshot)?;
     let (from, dek) = source.unlock(installation, source.header_file()?.read()?)?;
     let (parent, directory) = snapshot::resource_dir(
         installation,
@@ -73,7 +77,7 @@ pub fn image_of_snapshot(
     let payload = snapshot::described(kind, name, &from);
     let mut staging = Staging::begin(installation, &parent, kind, name)?;
     staging.reserve(row(&payload, &directory))?;
-    links::share(&from.layers, source.directory(), staging.directory())?;
+    layer_files::share(&from.layers, source.directory(), staging.directory())?;
     HeaderFile::create(
         &staging.directory().join(HEADER),
         &Header::new(payload),

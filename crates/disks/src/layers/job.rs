@@ -4,9 +4,10 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::super::{Disk, DiskError};
-use super::push::{push, refuse_job};
-use super::swap_volume::SwapVolume;
+use crate::layers::push::{push, refuse_job};
+use crate::layers::swap_volume::SwapVolume;
+use crate::resource::disk::Disk;
+use crate::resource::error::DiskError;
 use installation::Installation;
 use installation::envelope::{Header, HeaderPayload, Job, JobKind};
 

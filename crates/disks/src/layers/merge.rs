@@ -18,10 +18,14 @@ use std::path::Path;
 
 use uuid::Uuid;
 
-use super::super::{Disk, DiskError, delete, header_claims, lookup};
-use super::merge_frozen::merge_frozen;
-use super::op::{ChangeLayers, LayerOp};
 use crate::import::Cancel;
+use crate::layers::merge_frozen::merge_frozen;
+use crate::layers::op::{ChangeLayers, LayerOp};
+use crate::lifecycle::delete::delete;
+use crate::resource::directory::header_claims;
+use crate::resource::disk::Disk;
+use crate::resource::error::DiskError;
+use crate::resource::lookup::lookup;
 use installation::Installation;
 use installation::catalog::DiskState;
 use installation::envelope::{HeaderPayload, ResourceKind};

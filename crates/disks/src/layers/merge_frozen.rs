@@ -13,12 +13,14 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::super::{Disk, DiskError, claim_data, geometry, layer_map};
-use super::drop_layers::without;
-use super::links;
-use super::op::{ChangeLayers, LayerOp};
-use super::verify_covered::verify_covered;
 use crate::import::Cancel;
+use crate::layers::drop_layers::without;
+use crate::layers::op::{ChangeLayers, LayerOp};
+use crate::layers::verify_covered::verify_covered;
+use crate::resource::disk::{Disk, claim_data};
+use crate::resource::error::DiskError;
+use crate::resource::layer_files;
+use crate::resource::open::{geometry, layer_map};
 use installation::Installation;
 use installation::envelope::{Header, LayerRecord, ResourceKind};
 use keys::DekStack;
@@ -144,11 +146,11 @@ fn forget(installation: &Installation, holder: &Disk, layer: Uuid) -> Result<(),
     let _claim = holder.claim(lock.read()?.claims())?;
     let (old, dek) = holder.unlock(installation, lock.read()?)?;
     let mut new = without(&old, |id| *id == layer);
-    links::note_gone(holder.directory(), &old, &mut new);
+    layer_files::note_gone(holder.directory(), &old, &mut new);
     if new.layers != old.layers {
         verify_covered(holder, &old, |at| old.layers[at].id == layer)?;
         lock.write_both(&new, &dek)?;
     }
     drop(lock);
-    links::remove(holder.directory(), layer)
+    layer_files::remove(holder.directory(), layer)
 }

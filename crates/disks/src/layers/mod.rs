@@ -11,9 +11,9 @@
 mod clone;
 mod drop_layers;
 mod grow;
+mod hold;
 mod image;
 mod job;
-mod links;
 mod merge;
 mod merge_frozen;
 mod op;
@@ -27,7 +27,6 @@ mod verify_covered;
 pub use clone::{CloneRequest, clone};
 pub use image::{ImageRequest, image_of_file, image_of_snapshot};
 pub use job::{JobChange, layers_to_drop};
-pub(super) use links::remove as remove_layer;
 pub use merge::{delete_source, merge_all};
 pub use op::{Applied, ChangeLayers, LayerOp};
 pub use run::{JobProgress, run_unattached};

@@ -8,13 +8,14 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::super::{Disk, DiskError};
-use super::drop_layers::drop_layers;
-use super::grow::grow;
-use super::job::{JobChange, begin_flatten, begin_merge, begin_rotation, change_job};
-use super::revert::revert;
-use super::snapshot::{SnapshotRequest, create_snapshot};
-use super::swap_volume::SwapVolume;
+use crate::layers::drop_layers::drop_layers;
+use crate::layers::grow::grow;
+use crate::layers::job::{JobChange, begin_flatten, begin_merge, begin_rotation, change_job};
+use crate::layers::revert::revert;
+use crate::layers::snapshot::{SnapshotRequest, create_snapshot};
+use crate::layers::swap_volume::SwapVolume;
+use crate::resource::disk::Disk;
+use crate::resource::error::DiskError;
 use installation::Installation;
 use installation::envelope::JobKind;
 

@@ -4,10 +4,12 @@ use std::fs;
 
 use time::OffsetDateTime;
 
-use super::super::create::{NewLayer, new_layer};
-use super::super::{Disk, DiskError, claim_data, geometry};
-use super::links;
-use super::swap_volume::{NewLayers, SwapVolume};
+use crate::layers::swap_volume::{NewLayers, SwapVolume};
+use crate::lifecycle::new_resource::{NewLayer, new_layer};
+use crate::resource::disk::{Disk, claim_data};
+use crate::resource::error::DiskError;
+use crate::resource::layer_files;
+use crate::resource::open::geometry;
 use installation::Installation;
 use installation::KeyEvent;
 use installation::envelope::{Header, HeaderLock, HeaderPayload, LayerRecord};
@@ -45,7 +47,7 @@ pub(super) fn push(
     record(installation, disk, "DekCreate", &layer)?;
     let mut new = old.clone();
     new.layers.push(layer.clone());
-    links::note_gone(disk.directory(), &old, &mut new);
+    layer_files::note_gone(disk.directory(), &old, &mut new);
     change(&mut new);
     let paths = disk.layer_paths(&layer);
     let made = make_files(disk, &new, &layer, &paths)

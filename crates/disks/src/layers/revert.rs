@@ -9,10 +9,12 @@
 //! `disk check` tells of them. One after it leaves the reverted disk with files of layers that the
 //! header says are gone; `disk check --repair` removes them.
 
-use super::super::{Disk, DiskError};
-use super::links;
-use super::push::{make_files, refuse_job, remove_files, top_layer};
-use super::swap_volume::Unattached;
+use crate::layers::hold::hold;
+use crate::layers::push::{make_files, refuse_job, remove_files, top_layer};
+use crate::layers::swap_volume::Unattached;
+use crate::resource::disk::Disk;
+use crate::resource::error::DiskError;
+use crate::resource::layer_files;
 use installation::Installation;
 use installation::envelope::{Header, ResourceKind};
 use installation::files::sync_dir;
@@ -30,7 +32,7 @@ pub(super) fn revert(
     volume: &mut Unattached,
     snapshot: &str,
 ) -> Result<(), DiskError> {
-    let (source, _lock) = links::hold(installation, ResourceKind::Snapshot, snapshot)?;
+    let (source, _lock) = hold(installation, ResourceKind::Snapshot, snapshot)?;
     let (from, _) = source.unlock_all(installation, source.header_file()?.read()?)?;
     let file = disk.header_file()?;
     let mut lock = file.lock()?;
@@ -41,8 +43,8 @@ pub(super) fn revert(
     let mut new = old.clone();
     new.layers.clone_from(&from.layers);
     new.layers.push(layer.clone());
-    links::note_gone(disk.directory(), &old, &mut new);
-    links::share(&from.layers, source.directory(), disk.directory())?;
+    layer_files::note_gone(disk.directory(), &old, &mut new);
+    layer_files::share(&from.layers, source.directory(), disk.directory())?;
     let paths = disk.layer_paths(&layer);
     let written = make_files(disk, &new, &layer, &paths)
         .and_then(|claim| Ok(lock.write_both(&new, &dek).map(|()| claim)?));
@@ -65,7 +67,7 @@ pub(super) fn revert(
     }
     drop(lock);
     for gone in old.layers.iter().filter(|l| new.layer(l.id).is_none()) {
-        links::remove(disk.directory(), gone.id)?;
+        layer_files::remove(disk.directory(), gone.id)?;
     }
     sync_dir(disk.directory()).map_err(DiskError::file("sync", disk.directory()))?;
     disk.note(installation)

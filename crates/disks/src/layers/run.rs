@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::super::{Disk, DiskError, layer_map, lower_layers, open_files};
-use super::drop_layers::drop_layers;
-use super::job::layers_to_drop;
-use super::swap_volume::Unattached;
 use crate::import::Cancel;
+use crate::layers::drop_layers::drop_layers;
+use crate::layers::job::layers_to_drop;
+use crate::layers::swap_volume::Unattached;
+use crate::resource::disk::Disk;
+use crate::resource::error::DiskError;
+use crate::resource::open::{layer_map, lower_layers, open_files};
 use installation::Installation;
 use installation::envelope::{Header, Job};
 use keys::DekStack;

@@ -14,12 +14,14 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::super::create::{data_dir, free_place, row};
-use super::super::staging::Staging;
-use super::super::{Disk, DiskError, HEADER, parent_of};
-use super::links;
-use super::push::push;
-use super::swap_volume::SwapVolume;
+use crate::layers::push::push;
+use crate::layers::swap_volume::SwapVolume;
+use crate::lifecycle::new_resource::{data_dir, free_place, row};
+use crate::resource::directory::{HEADER, parent_of};
+use crate::resource::disk::Disk;
+use crate::resource::error::DiskError;
+use crate::resource::layer_files;
+use crate::resource::staging::Staging;
 use installation::Installation;
 use installation::envelope::{
     Header, HeaderFile, HeaderPayload, ResourceKind, check_resource_name,
@@ -69,7 +71,7 @@ pub(super) fn create_snapshot(
             ..described(*kind, name, old)
         };
         staging.reserve(row(&payload, &directory))?;
-        links::share(&old.layers, disk.directory(), staging.directory())?;
+        layer_files::share(&old.layers, disk.directory(), staging.directory())?;
         let header = Header::new(payload);
         HeaderFile::create(&staging.directory().join(HEADER), &header, deks.top())?;
         sync_dir(staging.directory()).map_err(DiskError::file("sync", staging.directory()))?;

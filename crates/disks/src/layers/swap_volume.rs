@@ -21,7 +21,8 @@
 
 use std::path::Path;
 
-use super::super::{Disk, DiskError};
+use crate::resource::disk::Disk;
+use crate::resource::error::DiskError;
 use installation::Installation;
 use installation::envelope::HeaderPayload;
 use keys::DekStack;

@@ -1,6 +1,8 @@
 //! The last check before a layer is dropped: the layers above it have all of its content.
 
-use super::super::{Disk, DiskError, layer_map, lower_layers};
+use crate::resource::disk::Disk;
+use crate::resource::error::DiskError;
+use crate::resource::open::{layer_map, lower_layers};
 use installation::envelope::HeaderPayload;
 use volume::Volume;
 

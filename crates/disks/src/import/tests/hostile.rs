@@ -10,6 +10,8 @@ use super::*;
 use crate::import::confined::Most;
 use crate::import::feeder::Progress;
 use crate::import::helper::Unfinished;
+use crate::import::open::open_within;
+use crate::import::qemu::Bounds;
 use crate::import::{confined, helper};
 
 fn open_within_bounds(path: &Path, bounds: Bounds) -> String {

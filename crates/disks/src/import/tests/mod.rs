@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::fs;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};

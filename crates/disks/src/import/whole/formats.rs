@@ -1,8 +1,9 @@
 //! The tables of each format.
 
-use super::{Extent, Order, SECTOR, Stop, Table, part_of_disk};
+use super::table::{Extent, Order, SECTOR, Stop, Table, part_of_disk};
+use crate::import::SourceImage;
+use crate::import::raw;
 use crate::import::references::{big, little};
-use crate::import::{SourceImage, probe};
 
 /// QEMU's docs/interop/qcow2.txt. Big-endian: version at 4, cluster bits at 20, size of the disk at 24,
 /// entries of the L1 table at 36 and its place at 40; from version 3 on the incompatible features at 72,
@@ -19,7 +20,7 @@ pub(super) fn qcow2(extent: &mut Extent<'_>) -> Result<(), Stop> {
     const COMPRESSED: u64 = 1 << 62;
     const ZEROS: u64 = 1;
     let head = extent.head(72)?;
-    let head = [head, probe::read(extent.file, 72, 8)?].concat();
+    let head = [head, raw::read(extent.file, 72, 8)?].concat();
     let field = |at, len| big(&head, at, len);
     let (Some(version), Some(bits), Some(size)) = (field(4, 4), field(20, 4), field(24, 8)) else {
         return Ok(());
@@ -125,7 +126,7 @@ pub(super) fn vmdk(extent: &mut Extent<'_>) -> Result<(), Stop> {
     }
     if little(&head, 56, 8) == Some(AT_END) {
         let footer = extent.file.size().saturating_sub(2 * SECTOR);
-        head = probe::read(extent.file, footer, SECTOR as usize)?;
+        head = raw::read(extent.file, footer, SECTOR as usize)?;
         if !head.starts_with(b"KDMV") {
             return Err(Stop::NoFooter);
         }
@@ -158,7 +159,7 @@ pub(super) fn vmdk(extent: &mut Extent<'_>) -> Result<(), Stop> {
     walk_grains(extent, &grains, |_, place, _| last = last.max(place))?;
     if last != 0 {
         // A marker: the sector of the disk (8 bytes), the bytes that follow (4 bytes).
-        let marker = probe::read(extent.file, last, 12)?;
+        let marker = raw::read(extent.file, last, 12)?;
         extent.has(last, 12 + little(&marker, 8, 4).unwrap_or(0));
     }
     Ok(())
@@ -276,7 +277,7 @@ pub(super) fn dynamic_vhd(extent: &mut Extent<'_>) -> Result<(), Stop> {
         return Ok(());
     };
     extent.has(header, 2 * SECTOR);
-    let header = probe::read(extent.file, header, 2 * SECTOR as usize)?;
+    let header = raw::read(extent.file, header, 2 * SECTOR as usize)?;
     let field = |at, len| big(&header, at, len);
     let (Some(at), Some(count), Some(block)) = (field(16, 8), field(28, 4), field(32, 4)) else {
         return Ok(());
@@ -306,7 +307,7 @@ pub(super) fn dynamic_vhd(extent: &mut Extent<'_>) -> Result<(), Stop> {
 /// the table of blocks and the metadata.
 pub(super) fn vhdx(extent: &mut Extent<'_>) -> Result<(), Stop> {
     extent.has(0, 1 << 20);
-    let table = probe::read(extent.file, 192 << 10, 64 << 10)?;
+    let table = raw::read(extent.file, 192 << 10, 64 << 10)?;
     if !table.starts_with(b"regi") {
         return Ok(());
     }

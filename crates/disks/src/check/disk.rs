@@ -1,0 +1,325 @@
+//! Checking a disk's files, and repairing what can be repaired without a doubt.
+//!
+//! A sync that failed (`failed_sync.rs`) is told, and repaired when nothing else is damaged.
+//!
+//! A disk that was left dirty (`session.rs`) needs its runtime map for the check too; where that is lost,
+//! the check says so, and a repair gives it up only when it is told to.
+//!
+//! Repaired are: a header copy that is not whole, from the whole one; space of a data file that no
+//! map needs, which is given back; files that are longer than their layer, by nothing; and, when the
+//! header is proven to count, files of layers that it says are gone, or that it does not name and that
+//! hold nothing, which an interrupted push leaves. What a killed daemon had completed is made durable
+//! first. What it had completed and is a hole of the data file (`lost.rs`) is named, and reads as before it was
+//! written afterwards; where it cannot be read, only when that is told to go on without it. Everything else is told and left: a layer with content that the header does not name may
+//! be of a newer header, in whose place somebody put this one.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::Path;
+
+use uuid::Uuid;
+
+use crate::check::layers::Layers;
+use crate::check::lost::GiveUp;
+use crate::check::report::{CheckReport, Problem, ProblemKind, in_words};
+use crate::resource::directory::HEADER;
+use crate::resource::disk::Disk;
+use crate::resource::error::DiskError;
+use crate::resource::extents::has_content;
+use crate::resource::layer_files;
+use crate::resource::session::Unflushed;
+use installation::Installation;
+use installation::envelope::{EnvelopeError, FailedSync, HeaderCopy, HeaderLock, HeaderPayload};
+use volume::format;
+use volume::pipeline::PipelineError;
+
+/// Checks a disk that nobody uses, and repairs what is safe when `repair` says so. Its runtime map, when
+/// it was left dirty, is in `runtime_dir`; a repair may give up what that had if it is lost, or its data cannot
+/// be read.
+///
+/// # Errors
+/// [`DiskError`] when the check could not be made; what is wrong with the disk is in the report.
+pub fn check(
+    installation: &Installation,
+    name: &str,
+    repair: bool,
+    (runtime_dir, unflushed): (&Path, Unflushed),
+) -> Result<CheckReport, DiskError> {
+    let disk = Disk::find(installation, name)?;
+    let mut report = CheckReport {
+        name: name.into(),
+        unique_id: disk.id(),
+        disk_size_bytes: None,
+        data_bytes: None,
+        unflushed_bytes: None,
+        unflushed_ranges: Vec::new(),
+        lost_ranges: Vec::new(),
+        unreadable_ranges: Vec::new(),
+        header_authenticated: false,
+        not_authenticated_because: None,
+        problems: Vec::new(),
+    };
+    let file = match disk.header_file() {
+        Ok(file) => file,
+        Err(error) => {
+            report.damage("header", error);
+            return Ok(report);
+        }
+    };
+    if repair {
+        file.is_writable()?;
+    }
+    let copies = file.copies();
+    // No resize and no re-wrap in the middle.
+    let mut lock = file.lock()?;
+    let claims = match lock.read() {
+        Ok(header) if header.claims().disk == disk.id() => header.claims().clone(),
+        Ok(header) => {
+            let error = disk.check_identity(header.claims());
+            error.err().iter().for_each(|e| report.damage("header", e));
+            return Ok(report);
+        }
+        Err(error) => {
+            report.damage("header", error);
+            return Ok(report);
+        }
+    };
+    report.disk_size_bytes = Some(claims.size);
+    let claim = match disk.claim_to_look(&claims) {
+        Err(DiskError::Pipeline(error)) => {
+            report.damage("data", error);
+            return Ok(report);
+        }
+        claim => claim?,
+    };
+    authenticate(installation, &disk, &lock, &mut report)?;
+    let mut failed = claims.failed_sync.clone();
+    let lost = match disk.left(&claims, runtime_dir, Unflushed::Needed) {
+        Ok(left) => {
+            failed = disk.failed_sync(&claims, &left)?;
+            None
+        }
+        Err(lost @ DiskError::RuntimeMapMissing { .. }) => Some(lost.to_string()),
+        Err(error) => return Err(error),
+    };
+    let give_up = repair && unflushed == Unflushed::GivenUp;
+    if let Some(lost) = lost.as_ref().filter(|_| !give_up) {
+        report.damage("session", lost);
+    }
+    // A header that was altered proves nothing about the rest.
+    let repair = repair && report.problems.is_empty();
+    check_copies(copies?, &mut lock, repair, &mut report)?;
+    let is_authentic = report.header_authenticated;
+    // What is repaired otherwise is made durable, which nothing is before this is repaired.
+    let (asked, repair) = (repair, repair && failed.is_none());
+    let same_claim = claim.try_clone().map_err(PipelineError::from)?;
+    let mut layers = Layers {
+        disk: &disk,
+        header: &claims,
+        gives_up: match (asked && is_authentic, unflushed) {
+            (false, _) => GiveUp::Nothing,
+            (true, Unflushed::Needed) => GiveUp::Holes,
+            (true, Unflushed::GivenUp) => GiveUp::Unreadable,
+        },
+        unflushed: &mut |claim, repair| {
+            if repair && is_authentic {
+                let how = (runtime_dir, unflushed);
+                disk.settle_under(installation, &mut lock, claim, how)?;
+            }
+            match disk.left(lock.read()?.claims(), runtime_dir, Unflushed::Needed) {
+                // It is in the report.
+                Err(DiskError::RuntimeMapMissing { .. }) => Ok(None),
+                left => Ok(left?.map()),
+            }
+        },
+    };
+    layers
+        .check(claim, repair, &mut report)
+        .inspect_err(|error| disk.keep_failed_sync(installation, &mut lock, error))?;
+    if let Some(lost) = lost.filter(|_| give_up) {
+        let settled = lock.read()?.claims().session.is_none();
+        report.add(ProblemKind::Damage, "session", lost, settled);
+    }
+    if let Some(failed) = failed {
+        let repair = asked && is_authentic && report.remaining(ProblemKind::Damage) == 0;
+        let repaired = match repair {
+            true => Some(disk.repair_sync(installation, &mut lock, &same_claim, runtime_dir)),
+            false => None,
+        };
+        report_failed_sync(&failed, repaired, &mut report);
+    }
+    // Only a header that counts tells which files are of no use.
+    let repair = repair && report.header_authenticated;
+    check_directory(&disk, &claims, repair, &mut report)?;
+    Ok(report)
+}
+
+/// Puts a failed sync before what else was found, since it may be the cause of that.
+fn report_failed_sync(
+    failed: &FailedSync,
+    repaired: Option<Result<u64, DiskError>>,
+    report: &mut CheckReport,
+) {
+    let time = failed.time.truncate_to_second();
+    let mut message = format!("a sync failed at {time} ({failed}), and no flush succeeded since");
+    if let Some(bytes) = report.unflushed_bytes {
+        message += &format!(
+            "; {bytes} bytes were written for the first time since the last one that did{}, and others \
+             perhaps again",
+            in_words(&report.unflushed_ranges)
+        );
+    }
+    let is_repaired = matches!(repaired, Some(Ok(_)));
+    message += &match repaired {
+        None => "; mend the storage, then --repair".to_owned(),
+        Some(Ok(bytes)) => format!(
+            "; all {bytes} bytes of data could be read and are durable now, but what the guest wrote \
+             shortly before may be lost: what was written for the first time reads as random bytes then, \
+             and the rest as before; run fsck in the guest"
+        ),
+        Some(Err(error)) => format!("; the repair failed: {error}").replace('\n', " "),
+    };
+    let (kind, part, repaired) = (ProblemKind::Damage, "sync", is_repaired);
+    let problem = Problem {
+        kind,
+        part,
+        message,
+        repaired,
+    };
+    report.problems.insert(0, problem);
+}
+
+fn authenticate(
+    installation: &Installation,
+    disk: &Disk,
+    lock: &HeaderLock<'_>,
+    report: &mut CheckReport,
+) -> Result<(), DiskError> {
+    match disk.unlock(installation, lock.read()?) {
+        Ok(_) => report.header_authenticated = true,
+        Err(DiskError::Envelope(
+            error @ (EnvelopeError::Unauthentic { .. } | EnvelopeError::WrongDek { .. }),
+        )) => report.damage("header", error),
+        Err(error) => report.not_authenticated_because = Some(error.to_string()),
+    }
+    Ok(())
+}
+
+fn check_copies(
+    copies: [HeaderCopy; 2],
+    lock: &mut HeaderLock<'_>,
+    repair: bool,
+    report: &mut CheckReport,
+) -> Result<(), DiskError> {
+    for (number, copy) in copies.iter().enumerate() {
+        let what = match copy {
+            HeaderCopy::Whole { .. } => continue,
+            HeaderCopy::Torn => "is torn or damaged",
+            HeaderCopy::NoHeader => "is no header",
+            HeaderCopy::Unusable(why) => why.as_str(),
+        };
+        let message = format!("copy {number} of the header {what}; the other one is used");
+        let repaired = repair && lock.mend()?;
+        report.add(ProblemKind::Damage, "header", message, repaired);
+    }
+    Ok(())
+}
+
+/// What is in the directory and not of the disk.
+fn check_directory(
+    disk: &Disk,
+    claims: &HeaderPayload,
+    repair: bool,
+    report: &mut CheckReport,
+) -> Result<(), DiskError> {
+    let directory = disk.directory();
+    let fail = DiskError::file("list", directory);
+    let mut unnamed = BTreeSet::new();
+    for entry in std::fs::read_dir(directory).map_err(&fail)? {
+        let name = entry.map_err(&fail)?.file_name();
+        let name = name.to_string_lossy();
+        match layer_of(&name) {
+            _ if name == HEADER => {}
+            Some(layer) if claims.layer(layer).is_some() => {}
+            Some(layer) => drop(unnamed.insert(layer)),
+            None => {
+                let path = directory.join(&*name);
+                let message = format!(
+                    "{} is not of this disk; look at it and remove it",
+                    path.display()
+                );
+                report.leak("directory", message, false);
+            }
+        }
+    }
+    check_unnamed(directory, claims, &unnamed, repair, report)
+}
+
+/// Files of layers that the header does not name. Those of one that holds something and was not
+/// dropped on purpose may be of a newer header; then the others are left too, because that header may
+/// name them.
+fn check_unnamed(
+    directory: &Path,
+    claims: &HeaderPayload,
+    unnamed: &BTreeSet<Uuid>,
+    repair: bool,
+    report: &mut CheckReport,
+) -> Result<(), DiskError> {
+    let mut foreign = BTreeSet::new();
+    for layer in unnamed {
+        if !claims.gone.contains(layer) && !is_empty(directory, *layer)? {
+            foreign.insert(*layer);
+        }
+    }
+    let repair = repair && foreign.is_empty() && report.remaining(ProblemKind::Damage) == 0;
+    for layer in unnamed {
+        if repair {
+            layer_files::remove(directory, *layer)?;
+        }
+        if report.header_authenticated && claims.gone.contains(layer) {
+            let message = format!(
+                "the layer {layer} was dropped, and its files are left; the next attach removes them"
+            );
+            report.note("directory", message, repair);
+            continue;
+        }
+        let why = if foreign.contains(layer) {
+            " and holds something: if an older header was put back, put the newest one back, else \
+             move its files away"
+        } else {
+            ""
+        };
+        let message = format!(
+            "the layer {layer} is in {} and the header does not name it{why}",
+            directory.display()
+        );
+        report.leak("directory", message, repair);
+    }
+    Ok(())
+}
+
+/// Whether neither the map of a layer says anything nor its data file has anything.
+fn is_empty(directory: &Path, layer: Uuid) -> Result<bool, DiskError> {
+    for (extension, from) in [("data", 0), ("map", format::HEADER_LEN as u64)] {
+        let path = directory.join(format!("{layer}.{extension}"));
+        let fail = DiskError::file("read", &path);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(fail(e)),
+        };
+        let len = file.metadata().map_err(&fail)?.len();
+        if has_content(&file, from, len).map_err(&fail)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The layer whose file has that name.
+fn layer_of(name: &str) -> Option<Uuid> {
+    let id = name
+        .strip_suffix(".data")
+        .or_else(|| name.strip_suffix(".map"))?;
+    Uuid::parse_str(id).ok()
+}

@@ -1,0 +1,28 @@
+//! A snapshot or an image that is read, so that it may not go meanwhile.
+
+use std::fs::File;
+
+use crate::resource::disk::Disk;
+use crate::resource::error::DiskError;
+use crate::resource::staging::lock_directory;
+use installation::Installation;
+use installation::envelope::ResourceKind;
+
+/// A snapshot or an image, which nobody deletes for as long as the returned lock is there.
+///
+/// # Errors
+/// [`DiskError::InUse`], and others when there is no such thing.
+pub(super) fn hold(
+    installation: &Installation,
+    kind: ResourceKind,
+    name: &str,
+) -> Result<(Disk, File), DiskError> {
+    let source = Disk::of_kind(installation, kind, name)?;
+    let lock = lock_directory(source.directory())
+        .map_err(DiskError::file("lock", source.directory()))?
+        .ok_or_else(|| DiskError::InUse {
+            name: name.into(),
+            path: source.directory().into(),
+        })?;
+    Ok((source, lock))
+}

@@ -1,0 +1,23 @@
+//! From the making of a resource to its end: creating, listing, registering, re-wrapping, unregistering and
+//! deleting it, and making a new catalog of what is there.
+
+pub(crate) mod create;
+pub(crate) mod delete;
+mod import_image;
+pub(crate) mod new_resource;
+mod rebuild_catalog;
+mod rebuild_resources;
+mod rebuilt;
+mod register;
+mod unregister;
+mod update;
+mod view;
+
+pub use create::{CreateRequest, Created, DEFAULT_SECTOR_SIZE, create};
+pub use delete::delete;
+pub use rebuild_catalog::rebuild;
+pub use rebuilt::{Rebuilt, RebuiltSet};
+pub use register::{RegisterRequest, register};
+pub use unregister::{forget_departed, unregister};
+pub use update::{NewKey, rewrap, update};
+pub use view::{DiskView, EncryptionView, JobView, LayerView, SessionView, list, show};

@@ -1,0 +1,162 @@
+//! Finding disks, snapshots and images by their headers, for a catalog that was lost.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::des::check_des_name;
+use crate::lifecycle::new_resource::ready_row;
+use crate::lifecycle::rebuilt::{Rebuilt, RebuiltSet};
+use crate::lifecycle::unregister::forget_returned;
+use crate::resource::directory::{HEADER, header_claims};
+use installation::catalog::{CatalogError, DesIdentity, DiskEncryptionSetRecord, DiskRecord};
+use installation::envelope::{HeaderPayload, ResourceKind};
+use installation::{Installation, InstallationError};
+use vault::KeyUrl;
+
+/// Adds a row for each header in the usual directories and in `data_dirs`, each of which is the
+/// directory of a disk or has such directories in it. What a header claims is not proven, and need not
+/// be: a row is an index, and whoever uses the disk authenticates its header.
+pub fn rebuild_resources(
+    installation: &Installation,
+    data_dirs: &[PathBuf],
+    rebuilt: &mut Rebuilt,
+) -> Result<(), InstallationError> {
+    let usual = ResourceKind::ALL.map(|kind| installation.resources_dir(kind));
+    for dir in usual.iter().chain(data_dirs) {
+        let given = data_dirs.contains(dir);
+        let directories = match directories(dir) {
+            Ok(directories) => directories,
+            Err(e) if e.kind() == io::ErrorKind::NotFound && !given => continue,
+            Err(source) => {
+                let path = dir.clone();
+                return Err(InstallationError::Directory { path, source });
+            }
+        };
+        for directory in directories {
+            match take_up(installation, &directory, rebuilt) {
+                Ok(Some(record)) => rebuilt.resources.push(record),
+                Ok(None) => {}
+                Err(why) => {
+                    let path = directory.display();
+                    rebuilt.problems.push(format!("{path}: {why}"));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The directories with a header: `dir` itself, or those in it, by name.
+fn directories(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let dir = dir.canonicalize()?;
+    if dir.join(HEADER).exists() {
+        return Ok(vec![dir]);
+    }
+    let mut found = Vec::new();
+    for entry in fs::read_dir(&dir)? {
+        let path = entry?.path();
+        // What a killed command has left begins with a dot.
+        let hidden = |path: &Path| {
+            let name = path.file_name().unwrap_or_default();
+            name.to_string_lossy().starts_with('.')
+        };
+        if !hidden(&path) && path.join(HEADER).exists() {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// `None` when the catalog has it already.
+fn take_up(
+    installation: &Installation,
+    directory: &Path,
+    rebuilt: &mut Rebuilt,
+) -> Result<Option<DiskRecord>, String> {
+    let header = header_claims(directory).map_err(|e| e.to_string())?;
+    let text = |e: CatalogError| e.to_string();
+    for known in installation.catalog().resources().map_err(text)? {
+        let known = known.record;
+        if known.id == header.disk && known.directory == directory {
+            return Ok(None);
+        }
+        if known.id == header.disk {
+            return Err(format!(
+                "it is a copy of the {} '{}' in {}",
+                known.kind,
+                known.name,
+                known.directory.display()
+            ));
+        }
+        if (known.kind, &known.name) == (header.kind, &header.name) {
+            return Err(format!(
+                "there is another {} '{}'; register it under another name with `sealdisk disk \
+                 register {} --name NAME`",
+                known.kind,
+                known.name,
+                directory.display()
+            ));
+        }
+    }
+    for (set, key_url) in sets(&header) {
+        rebuild_set(installation, set, &key_url, rebuilt).map_err(|e| e.to_string())?;
+    }
+    let row = ready_row(&header, directory);
+    installation.catalog().insert_disk(&row).map_err(text)?;
+    forget_returned(installation, row.id).map_err(text)?;
+    Ok(Some(row))
+}
+
+/// The sets that a header names, each with a key of it; the top layer's comes first, because it is the
+/// latest.
+fn sets(header: &HeaderPayload) -> impl Iterator<Item = (&str, String)> {
+    let layers = header.layers.iter().rev();
+    layers.filter_map(|layer| {
+        let set = layer.disk_encryption_set.as_deref()?;
+        Some((set, layer.envelope.key_url()))
+    })
+}
+
+/// The set `name`, which a header names with that key; made again when the catalog does not know it.
+fn rebuild_set(
+    installation: &Installation,
+    name: &str,
+    key_url: &str,
+    rebuilt: &mut Rebuilt,
+) -> Result<(), InstallationError> {
+    match installation.catalog().des(name) {
+        Ok(_) => return Ok(()),
+        Err(CatalogError::NotFound { .. }) => {}
+        Err(e) => return Err(e.into()),
+    }
+    check_des_name(name)?;
+    let mut url: KeyUrl = key_url.parse()?;
+    url.key.version = None;
+    let (identity, principal_id) = match url.vault_name() {
+        Some(_) => (DesIdentity::SystemAssigned, Some(Uuid::new_v4())),
+        None => (DesIdentity::None, None),
+    };
+    installation
+        .catalog()
+        .insert_des(&DiskEncryptionSetRecord {
+            name: name.into(),
+            identity,
+            principal_id: principal_id.unwrap_or_default(),
+            key_url: url.to_string(),
+            previous_keys: Vec::new(),
+            auto_rotation: false,
+            last_rotation: None,
+            created: OffsetDateTime::now_utc(),
+        })?;
+    rebuilt.sets.push(RebuiltSet {
+        name: name.into(),
+        key_url: url.to_string(),
+        principal_id,
+    });
+    Ok(())
+}

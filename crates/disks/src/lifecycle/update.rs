@@ -1,0 +1,239 @@
+//! Re-wrapping a disk's DEK under another key, no data touched.
+
+use uuid::Uuid;
+
+use crate::resource::disk::Disk;
+use crate::resource::error::DiskError;
+use crate::resource::lookup::lookup;
+use crate::resource::reconcile::{described, layer_uses};
+use crate::resource::unlock::Unwrapper;
+use installation::catalog::{DiskRecord, Rev};
+use installation::envelope::{Header, HeaderLock, LayerRecord, ResourceKind, unwrap_dek, wrap_dek};
+use installation::{Installation, InstallationError, KeyAccess};
+use keys::Dek;
+use vault::audit::AuditLog;
+use vault::same_key_url;
+
+/// Wraps the DEKs of `name` under the active key of `disk_encryption_set`, or under the
+/// platform-managed key, also while the disk is attached. Layers that are under another set than the
+/// disk's, those of the image of somebody else that it was cloned from, stay under that one.
+///
+/// The old key must still unwrap; the new one is tried both ways before anything is written. Both
+/// header copies are written, so the old wrapping is gone when this returns.
+///
+/// # Order of steps
+///
+/// All under the header's exclusive lock, so that no other update is lost:
+///
+/// 1. the catalog's row names the new set, which cannot be deleted from then on;
+/// 2. the header is written;
+/// 3. the row gets the rest of what the header says.
+///
+/// A failure of 2 and a crash in between leave a row that says something else than the header, which
+/// counts: [`reconcile`](super::reconcile) corrects the row, here and in later commands.
+///
+/// # Errors
+/// [`DiskError`]; the disk keeps its old wrapping then.
+pub fn update(
+    installation: &Installation,
+    kind: ResourceKind,
+    name: &str,
+    disk_encryption_set: Option<&str>,
+) -> Result<(), DiskError> {
+    let disk = Disk::of_kind(installation, kind, name)?;
+    let access = installation.wrapping_key(disk_encryption_set)?;
+    let file = disk.header_file()?;
+    let lock = file.lock()?;
+    let mut keys = Unwrapper::new(installation);
+    let (header, top) = disk.unlock_by(&mut keys, lock.read()?)?;
+    let new = NewKey {
+        set: disk_encryption_set,
+        access: &access,
+        log: &installation.audit_log()?,
+    };
+    let own = &header.disk_encryption_set;
+    let layers = header.layers.iter();
+    let rewrap = Rewrap {
+        layers: layers
+            .filter(|layer| layer.disk_encryption_set == *own)
+            .map(|layer| layer.id)
+            .collect(),
+        set: disk_encryption_set.map(Into::into),
+        header,
+        top,
+    };
+    rewrap.run(installation, &disk, &new, lock, &mut keys)
+}
+
+/// The key that is to wrap a disk.
+pub struct NewKey<'a> {
+    /// Its set; `None` for the platform-managed key.
+    pub set: Option<&'a str>,
+    /// The key.
+    pub access: &'a KeyAccess,
+    /// The audit log of the installation.
+    pub log: &'a AuditLog,
+}
+
+/// Wraps the DEKs of those layers anew that are under the set of the key, whose ever the disk is. A
+/// disk that has none any more, or whose are wrapped by the key already, is left alone: false then.
+///
+/// # Errors
+/// As [`update`].
+pub fn rewrap(
+    installation: &Installation,
+    kind: ResourceKind,
+    name: &str,
+    new: &NewKey<'_>,
+) -> Result<bool, DiskError> {
+    let disk = Disk::of_kind(installation, kind, name)?;
+    let file = disk.header_file()?;
+    let lock = file.lock()?;
+    let found = lock.read()?;
+    let claims = found.claims();
+    disk.check_identity(claims)?;
+    let url = new.access.key_url().to_string();
+    let stale = |layer: &&LayerRecord| {
+        layer.disk_encryption_set.as_deref() == new.set
+            && !same_key_url(&layer.envelope.key_url(), &url)
+    };
+    let layers: Vec<Uuid> = claims.layers.iter().filter(stale).map(|l| l.id).collect();
+    if layers.is_empty() {
+        drop(lock);
+        disk.note(installation)?;
+        return Ok(false);
+    }
+    // The vault is open already when both keys are in it, as with a new version.
+    let mut keys = Unwrapper::knowing(installation, new.set, new.access);
+    let (header, top) = disk.unlock_by(&mut keys, found)?;
+    let rewrap = Rewrap {
+        layers,
+        set: header.disk_encryption_set.clone(),
+        header,
+        top,
+    };
+    rewrap.run(installation, &disk, new, lock, &mut keys)?;
+    Ok(true)
+}
+
+/// What is to be wrapped anew.
+struct Rewrap {
+    /// As it is now.
+    header: Header,
+    /// The DEK of its top layer, which authenticates it.
+    top: Dek,
+    /// The layers whose DEKs another key is to wrap.
+    layers: Vec<Uuid>,
+    /// The set of the disk afterwards.
+    set: Option<String>,
+}
+
+impl Rewrap {
+    fn run(
+        self,
+        installation: &Installation,
+        disk: &Disk,
+        new: &NewKey<'_>,
+        lock: HeaderLock<'_>,
+        keys: &mut Unwrapper<'_>,
+    ) -> Result<(), DiskError> {
+        let (header, before) = self.wrapped(disk, new, keys)?;
+        let name = disk.name();
+        let row = lookup(installation, disk.kind(), name)?;
+        let pinned = pinned(&row.record, &header);
+        let detail = format!(
+            "{} id {}, set {}, before {}",
+            header.kind,
+            header.disk,
+            new.set.unwrap_or("-"),
+            before.join(" ")
+        );
+        let url = new.access.key_url().to_string();
+        let intent = installation.begin_rewrap(new.log, &url, name, detail)?;
+        let written = write(
+            installation,
+            disk,
+            (row.rev, &pinned),
+            &header,
+            &self.top,
+            lock,
+        );
+        let refusal = written.as_ref().err().map(code_of);
+        let recorded = new.log.end(intent, refusal);
+        written?;
+        Ok(recorded.map_err(InstallationError::from)?)
+    }
+
+    /// The header as it is to be, and the key versions that wrapped the layers before.
+    fn wrapped(
+        &self,
+        disk: &Disk,
+        new: &NewKey<'_>,
+        keys: &mut Unwrapper<'_>,
+    ) -> Result<(Header, Vec<String>), DiskError> {
+        let KeyAccess { vault, caller, key } = new.access;
+        let (mut header, mut before) = (self.header.clone(), Vec::new());
+        header.disk_encryption_set.clone_from(&self.set);
+        let top = self.header.top().map(|top| top.id);
+        for layer in &mut header.layers {
+            if !self.layers.contains(&layer.id) {
+                continue;
+            }
+            let url = layer.envelope.key_url();
+            if !before.contains(&url) {
+                before.push(url);
+            }
+            let lower = match top == Some(layer.id) {
+                true => None,
+                false => Some(disk.unlock_layer(keys, &self.header, layer)?),
+            };
+            let dek = lower.as_ref().unwrap_or(&self.top);
+            let caller = caller.for_layer(disk.name(), layer.id);
+            layer.envelope = wrap_dek(vault.as_ref(), &caller, key, dek)?;
+            layer.disk_encryption_set = new.set.map(Into::into);
+            unwrap_dek(vault.as_ref(), &caller, layer)?;
+        }
+        Ok((header, before))
+    }
+}
+
+/// Writes the header, and before and after it the row: `row` is the one that [`pinned`] made, of the
+/// revision that it replaces.
+fn write(
+    installation: &Installation,
+    disk: &Disk,
+    (rev, pinned): (Rev, &DiskRecord),
+    header: &Header,
+    top: &Dek,
+    mut lock: HeaderLock<'_>,
+) -> Result<(), DiskError> {
+    let catalog = installation.catalog();
+    let rev = catalog.update_disk(rev, pinned)?;
+    let written = lock.write_both(header, top);
+    // Reading the header, which the correction of a row does, takes the lock too.
+    drop(lock);
+    if let Err(e) = written {
+        disk.note(installation)?;
+        return Err(e.into());
+    }
+    catalog.update_disk(rev, &described(pinned, header))?;
+    Ok(())
+}
+
+/// How the log names a failure.
+fn code_of(error: &DiskError) -> String {
+    match error {
+        DiskError::Control(error) => installation::code_of(error),
+        _ => "Failed".into(),
+    }
+}
+
+/// A row that names the sets that the header is going to, which cannot be deleted from then on, and
+/// the keys that wrap the layers until it does.
+fn pinned(row: &DiskRecord, header: &Header) -> DiskRecord {
+    DiskRecord {
+        disk_encryption_set: header.disk_encryption_set.clone(),
+        layers: layer_uses(header),
+        ..row.clone()
+    }
+}

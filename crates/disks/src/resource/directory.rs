@@ -1,0 +1,31 @@
+//! What is in the directory of a resource, and where.
+
+use std::path::{Path, PathBuf};
+
+use installation::envelope::{EnvelopeError, HeaderFile, HeaderPayload, LayerRecord};
+use volume::LayerPaths;
+
+/// The name of the header in a disk's directory.
+pub(crate) const HEADER: &str = "header";
+
+/// What the header in a disk's directory claims, unauthenticated.
+pub(crate) fn header_claims(directory: &Path) -> Result<HeaderPayload, EnvelopeError> {
+    let header = HeaderFile::open(&directory.join(HEADER))?.read()?;
+    Ok(header.claims().clone())
+}
+
+/// The directory in which `path` is.
+pub(crate) fn parent_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+pub(crate) fn layer_paths(directory: &Path, layer: &LayerRecord) -> LayerPaths {
+    let file = |extension: &str| -> PathBuf { directory.join(format!("{}.{extension}", layer.id)) };
+    LayerPaths {
+        data: file("data"),
+        map: file("map"),
+    }
+}

@@ -1,0 +1,127 @@
+//! Where files have data, and what maps say of it.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use keys::units::BLOCK_SIZE;
+use volume::format::{self, HEADER_LEN, SECTOR_LEN};
+pub(crate) use volume::store::next_extent;
+use volume::{BlockMap, BlockState, Content, Geometry};
+
+/// Whether anything but zeros is in a file between `at` and `len`.
+pub(crate) fn has_content(file: &File, mut at: u64, len: u64) -> io::Result<bool> {
+    let mut buffer = vec![0; 1 << 16];
+    while let Some(extent) = next_extent(file, at, len)? {
+        at = extent.start;
+        while at < extent.end {
+            let rest = extent.end - at;
+            let most = usize::try_from(rest).map_or(buffer.len(), |n| n.min(buffer.len()));
+            let chunk = &mut buffer[..most];
+            file.read_exact_at(chunk, at)?;
+            if chunk.iter().any(|byte| *byte != 0) {
+                return Ok(true);
+            }
+            at += most as u64;
+        }
+    }
+    Ok(false)
+}
+
+/// What is not as the map says: ranges of the data file, in bytes.
+#[derive(Debug, Default)]
+pub(crate) struct Mismatch {
+    /// The map says data, and there is a hole.
+    pub(crate) missing: Vec<Range<u64>>,
+    /// There is space in use, and no map says data.
+    pub(crate) leaked: Vec<Range<u64>>,
+    /// The same, of blocks that the newest map notes to be given back.
+    pub(crate) held: Vec<Range<u64>>,
+    /// Bytes in use under zeros, which a guest keeps, or of which no hole could be made.
+    pub(crate) kept: u64,
+}
+
+impl Mismatch {
+    /// Tells space that is noted to be given back, and what a guest keeps under zeros that it wrote
+    /// without giving the space back (virtio 1.2 §5.2.6: without `unmap`), from space that nothing knows of.
+    fn in_use(&mut self, extent: Range<u64>, newest: &BlockMap) {
+        let mut at = extent.start;
+        while at < extent.end {
+            let (first, last) = (at / BLOCK_SIZE, extent.end.div_ceil(BLOCK_SIZE));
+            let state = newest.get(first);
+            let next = (first..last).find(|block| newest.get(*block) != state);
+            let end = next.map_or(extent.end, |block| block * BLOCK_SIZE);
+            match state {
+                BlockState::ZeroHeld => self.held.push(at..end),
+                BlockState::Zero => self.kept += end - at,
+                BlockState::Inherit | BlockState::Data => self.leaked.push(at..end),
+            }
+            at = end;
+        }
+    }
+}
+
+/// Compares a data file with the maps of its layer, the newest one last: a block is needed when any of
+/// them says so.
+pub(crate) fn compare(
+    data: &File,
+    geometry: &Geometry,
+    maps: &[&BlockMap],
+) -> io::Result<Mismatch> {
+    let mut mismatch = Mismatch::default();
+    let blocks = geometry.blocks();
+    let mut block = 0;
+    while block < blocks {
+        let runs = maps.iter().map(|map| map.run(block, blocks - block));
+        let (needed, count) = runs.fold((false, blocks - block), |(needed, count), run| {
+            (needed | (run.what == Content::Data), count.min(run.blocks))
+        });
+        let (mut at, end) = (block * BLOCK_SIZE, (block + count) * BLOCK_SIZE);
+        while at < end {
+            let extent = next_extent(data, at, end)?.unwrap_or(end..end);
+            match needed {
+                true if at < extent.start => mismatch.missing.push(at..extent.start),
+                false if extent.start < extent.end => match maps.last() {
+                    Some(newest) => mismatch.in_use(extent.clone(), newest),
+                    None => mismatch.leaked.push(extent.clone()),
+                },
+                _ => {}
+            }
+            at = extent.end;
+        }
+        block += count;
+    }
+    Ok(mismatch)
+}
+
+/// Bytes of the blocks that a layer's durable map calls data, read without what of the file is a hole;
+/// `None` when it cannot be read or is damaged.
+pub(crate) fn data_bytes(map: &Path, geometry: &Geometry) -> Option<u64> {
+    let file = File::open(map).ok()?;
+    let mut header = [0; HEADER_LEN];
+    file.read_exact_at(&mut header, 0).ok()?;
+    format::check_header(&header, geometry).ok()?;
+    let len = format::file_len(geometry.blocks());
+    let (mut at, mut blocks) = (HEADER_LEN as u64, 0);
+    while let Some(extent) = next_extent(&file, at, len).ok()? {
+        let whole = SECTOR_LEN as u64;
+        at = extent.start / whole * whole;
+        while at < extent.end {
+            let mut sector = [0; SECTOR_LEN];
+            file.read_exact_at(&mut sector, at).ok()?;
+            let number = (at - HEADER_LEN as u64) / whole;
+            if let Some(states) = format::decode_sector(number, &sector).ok()? {
+                blocks += states.iter().map(|byte| data_in(*byte)).sum::<u64>();
+            }
+            at += whole;
+        }
+    }
+    Some(blocks * BLOCK_SIZE)
+}
+
+/// How many of the four states in a byte are data, 01.
+fn data_in(byte: u8) -> u64 {
+    u64::from((byte & !(byte >> 1) & 0x55).count_ones())
+}

@@ -1,0 +1,92 @@
+//! From a name to a resource.
+
+use crate::resource::disk::Disk;
+use crate::resource::error::DiskError;
+use crate::resource::staging::sweep;
+use installation::Installation;
+use installation::catalog::{CatalogError, DiskRecord, DiskState, Stored};
+use installation::envelope::ResourceKind;
+
+impl Disk {
+    /// The disk of that name.
+    ///
+    /// # Errors
+    /// When there is none, or it is being made or deleted.
+    pub fn find(installation: &Installation, name: &str) -> Result<Self, DiskError> {
+        Self::of_kind(installation, ResourceKind::Disk, name)
+    }
+
+    /// What has that name among those of its kind.
+    ///
+    /// # Errors
+    /// When there is none, or it is being made or deleted.
+    pub fn of_kind(
+        installation: &Installation,
+        kind: ResourceKind,
+        name: &str,
+    ) -> Result<Self, DiskError> {
+        let record = lookup(installation, kind, name)?.record;
+        if matches!(record.state, DiskState::Deleting | DiskState::Erased) {
+            return Err(DiskError::Unfinished {
+                kind,
+                name: name.into(),
+                doing: "deleted",
+            });
+        }
+        Ok(Self { record })
+    }
+}
+
+/// Refuses a name that something of this kind has already.
+pub(crate) fn refuse_taken_name(
+    installation: &Installation,
+    kind: ResourceKind,
+    name: &str,
+) -> Result<(), CatalogError> {
+    match installation.catalog().resource(kind, name) {
+        Err(CatalogError::NotFound { .. }) => Ok(()),
+        Ok(_) => Err(CatalogError::Exists {
+            kind: kind.into(),
+            name: name.into(),
+        }),
+        Err(error) => Err(error),
+    }
+}
+
+/// The catalog's row of a resource that is not in the making.
+pub(crate) fn lookup(
+    installation: &Installation,
+    kind: ResourceKind,
+    name: &str,
+) -> Result<Stored<DiskRecord>, DiskError> {
+    let catalog = installation.catalog();
+    let row = catalog.resource(kind, name)?;
+    if row.record.state != DiskState::Creating {
+        return Ok(row);
+    }
+    sweep(installation, None)?;
+    let row = catalog.resource(kind, name)?;
+    if row.record.state == DiskState::Creating {
+        return Err(DiskError::Unfinished {
+            kind,
+            name: name.into(),
+            doing: "created",
+        });
+    }
+    Ok(row)
+}
+
+/// The kinds of those disks, snapshots and images that have a name.
+///
+/// # Errors
+/// [`CatalogError`].
+pub fn resources_named(
+    installation: &Installation,
+    name: &str,
+) -> Result<Vec<ResourceKind>, CatalogError> {
+    let rows = installation.catalog().resources()?.into_iter();
+    Ok(rows
+        .filter(|row| row.record.name == name)
+        .map(|row| row.record.kind)
+        .collect())
+}

@@ -1,0 +1,40 @@
+//! Reading a disk that no guest uses.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::resource::disk::Disk;
+use crate::resource::error::DiskError;
+use crate::resource::open::{geometry, layer_map, lower_layers, open_files};
+use crate::resource::session::Unflushed;
+use installation::envelope::{Header, LayerRecord};
+use keys::DekStack;
+use volume::pipeline::DiskIo;
+use volume::store::LayerFile;
+use volume::{Volume, check_data_file};
+
+/// Opens a disk whose data were claimed, to be read. A runtime map that an attach left behind has the
+/// writes which were completed and not flushed.
+pub(crate) fn open_existing(
+    disk: &Disk,
+    claim: LayerFile,
+    header: &Header,
+    deks: &DekStack,
+    runtime_dir: &Path,
+) -> Result<DiskIo, DiskError> {
+    let top = header.top().ok_or_else(|| disk.no_layer())?;
+    let paths = |layer: &LayerRecord| disk.layer_paths(layer);
+    let geometry = geometry(header, top)?;
+    check_data_file(claim.file(), &geometry)?;
+    let files = open_files(claim, header, paths)?;
+    let (map, lower) = (
+        layer_map(header, top, &paths(top))?,
+        lower_layers(header, paths)?,
+    );
+    let left = disk.left(header, runtime_dir, Unflushed::Needed)?;
+    let volume = match left.map() {
+        Some(runtime) => Volume::open_runtime(map, lower, &runtime)?,
+        None => Volume::open_private(map, lower)?,
+    };
+    Ok(DiskIo::open(Arc::new(volume), files, deks)?)
+}

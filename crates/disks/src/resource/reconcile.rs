@@ -1,0 +1,89 @@
+//! What the catalog says of a resource, which its header has said first.
+
+use crate::resource::directory::header_claims;
+use crate::resource::disk::Disk;
+use crate::resource::error::DiskError;
+use crate::resource::lookup::lookup;
+use installation::Installation;
+use installation::catalog::{CatalogError, DiskRecord, DiskState, LayerUse, Stored};
+use installation::envelope::HeaderPayload;
+
+impl Disk {
+    /// Has the catalog say what the disk's header says.
+    pub(crate) fn note(&self, installation: &Installation) -> Result<(), DiskError> {
+        let row = lookup(installation, self.kind(), self.name())?;
+        reconcile_one(installation, row)?;
+        Ok(())
+    }
+}
+
+/// Brings the catalog's rows up to date with the headers: after a crash between a header's update
+/// and the catalog's, and for a disk whose directory was restored from a backup. A disk whose
+/// header cannot be read keeps its row.
+///
+/// It waits for updates of headers that are under way.
+///
+/// # Errors
+/// [`CatalogError`] when the catalog cannot be read.
+pub fn reconcile(installation: &Installation) -> Result<(), CatalogError> {
+    for row in installation.catalog().resources()? {
+        if row.record.state == DiskState::Ready {
+            reconcile_one(installation, row)?;
+        }
+    }
+    Ok(())
+}
+
+/// As [`reconcile`] for one row; returns what it says then.
+pub(crate) fn reconcile_one(
+    installation: &Installation,
+    row: Stored<DiskRecord>,
+) -> Result<DiskRecord, CatalogError> {
+    let claims = match header_claims(&row.record.directory) {
+        Ok(claims) if claims.disk == row.record.id => claims,
+        Ok(_) | Err(_) => return Ok(row.record),
+    };
+    let record = described(&row.record, &claims);
+    if record == row.record {
+        return Ok(record);
+    }
+    match installation.catalog().update_disk(row.rev, &record) {
+        Ok(_) => Ok(record),
+        // Whoever was faster had a newer header.
+        Err(CatalogError::Changed { .. }) => {
+            let now = installation.catalog().resource(record.kind, &record.name)?;
+            Ok(now.record)
+        }
+        // The header names a set that this installation does not have: the disk came from another.
+        Err(e @ CatalogError::NotFound { .. }) => {
+            log::warn!("the header of the disk {} counts, but: {e}", record.name);
+            Ok(record)
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// A row with what the header says.
+pub(crate) fn described(record: &DiskRecord, header: &HeaderPayload) -> DiskRecord {
+    DiskRecord {
+        size: header.size,
+        disk_encryption_set: header.disk_encryption_set.clone(),
+        key_url: header
+            .top()
+            .map_or_else(|| record.key_url.clone(), |layer| layer.envelope.key_url()),
+        layers: layer_uses(header),
+        ..record.clone()
+    }
+}
+
+/// The layers of a header as the catalog has them.
+pub(crate) fn layer_uses(header: &HeaderPayload) -> Vec<LayerUse> {
+    let layers = header.layers.iter();
+    layers
+        .map(|layer| LayerUse {
+            layer: layer.id,
+            disk_encryption_set: layer.disk_encryption_set.clone(),
+            key_url: layer.envelope.key_url(),
+        })
+        .collect()
+}

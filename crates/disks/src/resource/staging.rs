@@ -1,0 +1,299 @@
+//! Making a disk's directory so that it is there as a whole or not at all, and finding what an
+//! interrupted command left.
+//!
+//! # Order of steps
+//!
+//! A disk is made in `PARENT/.NAME.creating-UUID`, whose `flock` the maker holds until it is done:
+//!
+//! 1. make the directory and lock it, and give it another such name, as a trial of step 4;
+//! 2. add the catalog's row, state *creating*, which reserves the name and says where that is;
+//! 3. make the files, the header last: without it nobody, not even the maker, has the DEK;
+//! 4. rename the directory to `PARENT/NAME` (which must not exist; on some file systems it becomes an
+//!    empty directory first) and sync `PARENT`;
+//! 5. set the row to *ready* with the final directory.
+//!
+//! Killed after 1 or 2 or in 3, a directory is left that nobody has locked, perhaps with a row: the
+//! next `disk create` or `disk list` removes both, and in 4 the empty directory. Killed after 4, the
+//! disk is whole and its header has the row's id: the next command does step 5. A failure or a signal
+//! undoes the steps.
+//!
+//! Deleting: lock the directory and the data, set the row to *deleting*, erase the header, set the row to
+//! *erased*, remove files and directory, delete the row. Killed anywhere in between, the next command goes
+//! on. A row that is not *erased* when there is no header is replaced by a record of that: what was not
+//! seen to be erased may still exist. So is one whose directory has another disk's header; that directory
+//! is left as it is.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use uuid::Uuid;
+
+use crate::resource::directory::header_claims;
+use crate::resource::erase::{erase, forget, has_another_header, remove_files};
+use crate::resource::error::DiskError;
+use installation::Installation;
+use installation::catalog::{CatalogError, DiskRecord, DiskState, Stored};
+use installation::envelope::ResourceKind;
+use installation::files::{rename_new, sync_dir};
+
+const INFIX: &str = ".creating-";
+
+/// A disk in the making. Unless it is finished, dropping it removes all of it.
+pub(crate) struct Staging<'a> {
+    installation: &'a Installation,
+    directory: PathBuf,
+    _lock: File,
+    row: Option<Stored<DiskRecord>>,
+}
+
+impl<'a> Staging<'a> {
+    /// Step 1.
+    pub(crate) fn begin(
+        installation: &'a Installation,
+        parent: &Path,
+        kind: ResourceKind,
+        name: &str,
+    ) -> Result<Self, DiskError> {
+        const TRIES: u32 = 10;
+        let unused = || parent.join(format!(".{name}{INFIX}{}", Uuid::new_v4()));
+        for _ in 0..TRIES {
+            let directory = unused();
+            DirBuilder::new()
+                .mode(0o700)
+                .create(&directory)
+                .map_err(DiskError::file("create", &directory))?;
+            match lock_directory(&directory) {
+                Ok(Some(lock)) => {
+                    let mut staging = Self {
+                        installation,
+                        directory,
+                        _lock: lock,
+                        row: None,
+                    };
+                    let other = unused();
+                    rename_new(&staging.directory, &other)
+                        .map_err(DiskError::file("rename directories in", parent))?;
+                    staging.directory = other;
+                    return Ok(staging);
+                }
+                // A sweep took the new, still unlocked directory for a left one and removes it.
+                Ok(None) => {}
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => {
+                    // The next sweep removes it if this does not.
+                    let _ = fs::remove_dir(&directory);
+                    return Err(DiskError::file("lock", &directory)(e));
+                }
+            }
+        }
+        Err(DiskError::Unfinished {
+            kind,
+            name: name.into(),
+            doing: "created",
+        })
+    }
+
+    /// Where the disk's files are to be made.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Step 2; `record` says what the disk will be.
+    pub(crate) fn reserve(&mut self, record: DiskRecord) -> Result<(), DiskError> {
+        let record = DiskRecord {
+            directory: self.directory.clone(),
+            state: DiskState::Creating,
+            ..record
+        };
+        let rev = self.installation.catalog().insert_disk(&record)?;
+        self.row = Some(Stored { rev, record });
+        Ok(())
+    }
+
+    /// Steps 4 and 5.
+    pub(crate) fn finish(mut self, directory: &Path) -> Result<(), DiskError> {
+        rename_new(&self.directory, directory).map_err(|e| match e.kind() {
+            io::ErrorKind::AlreadyExists => DiskError::PathTaken {
+                path: directory.into(),
+            },
+            _ => DiskError::file("create", directory)(e),
+        })?;
+        // What has to be undone from here on is there.
+        self.directory = directory.into();
+        if let Some(parent) = directory.parent() {
+            sync_dir(parent).map_err(DiskError::file("sync", parent))?;
+        }
+        if let Some(row) = &self.row {
+            ready(self.installation, row, directory)?;
+        }
+        self.row = None;
+        self.directory = PathBuf::new();
+        Ok(())
+    }
+}
+
+impl Drop for Staging<'_> {
+    fn drop(&mut self) {
+        if self.directory.as_os_str().is_empty() {
+            return;
+        }
+        let undone = remove_files(&self.directory).and_then(|()| match &self.row {
+            Some(row) => {
+                let catalog = self.installation.catalog();
+                Ok(catalog.delete_disk(&row.record, row.rev)?)
+            }
+            None => Ok(()),
+        });
+        if let Err(e) = undone {
+            log::warn!("the next command will clean up after this one: {e}");
+        }
+    }
+}
+
+/// Sets a row to *ready* in its final directory.
+fn ready(
+    installation: &Installation,
+    row: &Stored<DiskRecord>,
+    directory: &Path,
+) -> Result<(), CatalogError> {
+    let record = DiskRecord {
+        directory: directory.into(),
+        state: DiskState::Ready,
+        ..row.record.clone()
+    };
+    installation.catalog().update_disk(row.rev, &record)?;
+    Ok(())
+}
+
+/// Locks a directory; `None` when someone else holds its lock, or removed it meanwhile.
+pub(crate) fn lock_directory(path: &Path) -> io::Result<Option<File>> {
+    let directory = File::open(path)?;
+    match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
+        Err(e) => return Err(e.into()),
+    }
+    // The lock counts only for the directory that still has the name.
+    let (locked, named) = (directory.metadata()?, fs::symlink_metadata(path));
+    let same = named.is_ok_and(|n| (n.dev(), n.ino()) == (locked.dev(), locked.ino()));
+    Ok(same.then_some(directory))
+}
+
+/// Finishes or removes what interrupted commands left: rows that are not *ready*, and directories
+/// of `disks/` and `data_dir` that no row knows of.
+///
+/// What another command is working on is left to it; what cannot be removed is warned of and left.
+///
+/// # Errors
+/// [`CatalogError`] when the catalog cannot be read.
+pub fn sweep(installation: &Installation, data_dir: Option<&Path>) -> Result<(), CatalogError> {
+    for row in installation.catalog().resources()? {
+        let swept = match row.record.state {
+            DiskState::Ready => Ok(()),
+            DiskState::Creating => sweep_creating(installation, &row),
+            DiskState::Deleting | DiskState::Erased => sweep_deleting(installation, &row),
+        };
+        if let Err(e) = swept {
+            let (kind, name) = (row.record.kind, &row.record.name);
+            log::warn!("cannot clean up after an interrupted command on the {kind} {name}: {e}");
+        }
+    }
+    let own = ResourceKind::ALL.map(|kind| installation.resources_dir(kind));
+    let elsewhere = data_dir.filter(|dir| own.iter().all(|own| own != dir));
+    for parent in own.iter().map(PathBuf::as_path).chain(elsewhere) {
+        if let Err(e) = sweep_directory(installation, parent) {
+            log::warn!("cannot clean up after an interrupted command: {e}");
+        }
+    }
+    Ok(())
+}
+
+fn sweep_creating(installation: &Installation, row: &Stored<DiskRecord>) -> Result<(), DiskError> {
+    let DiskRecord {
+        id,
+        kind,
+        name,
+        directory,
+        ..
+    } = &row.record;
+    let catalog = installation.catalog();
+    match lock_directory(directory) {
+        Ok(None) => Ok(()),
+        Ok(Some(_lock)) => {
+            remove_files(directory)?;
+            // Empty if that is where the maker was killed; anything else is not the maker's.
+            let _ = fs::remove_dir(directory.with_file_name(name));
+            unless_overtaken(catalog.delete_disk(&row.record, row.rev))?;
+            log::warn!("removed the {kind} {name}, whose creation was interrupted");
+            Ok(())
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let finished = directory.with_file_name(name);
+            match lock_directory(&finished) {
+                // Its maker is between the last two steps.
+                Ok(None) => Ok(()),
+                Ok(Some(_lock)) if header_claims(&finished).is_ok_and(|h| h.disk == *id) => {
+                    unless_overtaken(ready(installation, row, &finished))
+                }
+                _ => unless_overtaken(catalog.delete_disk(&row.record, row.rev)),
+            }
+        }
+        Err(e) => Err(DiskError::file("lock", directory)(e)),
+    }
+}
+
+fn sweep_deleting(installation: &Installation, row: &Stored<DiskRecord>) -> Result<(), DiskError> {
+    let directory = &row.record.directory;
+    let row = match lock_directory(directory) {
+        Ok(None) => return Ok(()),
+        Ok(Some(_lock)) if has_another_header(&row.record) => row.clone(),
+        Ok(Some(_lock)) => {
+            let row = erase(installation, row.clone())?;
+            remove_files(directory)?;
+            row
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => row.clone(),
+        Err(e) => return Err(DiskError::file("lock", directory)(e)),
+    };
+    unless_overtaken(forget(installation, &row))
+}
+
+/// A row that changed since it was read is not left over any more: whoever works on it, or
+/// another sweep, was faster.
+fn unless_overtaken(result: Result<(), CatalogError>) -> Result<(), DiskError> {
+    match result {
+        Err(CatalogError::Changed { .. } | CatalogError::NotFound { .. }) => Ok(()),
+        result => Ok(result?),
+    }
+}
+
+/// Removes directories of makers that were killed before they could add a row.
+fn sweep_directory(installation: &Installation, parent: &Path) -> Result<(), DiskError> {
+    let entries = match fs::read_dir(parent) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(DiskError::file("list", parent)(e)),
+    };
+    for entry in entries {
+        let entry = entry.map_err(DiskError::file("list", parent))?;
+        let name = entry.file_name();
+        let Some((stem, id)) = name.to_str().and_then(|n| n.rsplit_once(INFIX)) else {
+            continue;
+        };
+        if !stem.starts_with('.') || Uuid::parse_str(id).is_err() {
+            continue;
+        }
+        let path = entry.path();
+        // Locked: in the making. An error: its maker removed or renamed it meanwhile.
+        if let Ok(Some(_lock)) = lock_directory(&path) {
+            let known = installation.catalog().resources()?;
+            if known.iter().all(|row| row.record.directory != path) {
+                remove_files(&path)?;
+            }
+        }
+    }
+    Ok(())
+}

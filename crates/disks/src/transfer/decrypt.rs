@@ -1,0 +1,255 @@
+//! Streaming a disk's plaintext out, for those who hold the key.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use crate::import::Cancel;
+use crate::resource::disk::Disk;
+use crate::resource::error::DiskError;
+use crate::resource::offline::open_existing;
+use crate::resource::session::Unflushed;
+use installation::Installation;
+use installation::envelope::{Header, ResourceKind};
+use installation::files::{rename_new, try_rename_new};
+use volume::pipeline::DiskIo;
+use volume::set_length;
+
+/// Bytes that are decrypted at a time.
+pub(crate) const CHUNK: usize = 1 << 20;
+
+/// Where the plaintext goes.
+#[derive(Debug)]
+pub enum Plaintext {
+    /// Standard output, unless it is a terminal.
+    Stdout,
+    /// A file that does not exist yet, or a device or pipe that does.
+    Path(PathBuf),
+}
+
+/// Writes the plaintext of an unattached disk, a snapshot or an image. `runtime_dir` is where the maps of attached disks
+/// are, which may hold what a killed daemon had completed and not flushed.
+///
+/// A new file is sparse where the disk has nothing, has mode 0600 and gets its name when it is
+/// complete; a failure or a signal leaves none.
+///
+/// # Errors
+/// [`DiskError`].
+pub fn decrypt<P: FnMut(u64)>(
+    installation: &Installation,
+    (kind, name): (ResourceKind, &str),
+    to: &Plaintext,
+    runtime_dir: &Path,
+    cancel: &Cancel,
+    started: impl FnOnce(u64) -> P,
+) -> Result<(), DiskError> {
+    let mut sink = Sink::open(to)?;
+    let disk = Disk::of_kind(installation, kind, name)?;
+    let (mut source, header) = open_to_read(installation, &disk, runtime_dir)?;
+    let size = header.size;
+    sink.reserve(size)?;
+    stream(&mut source, size, &mut sink, cancel, started(size))?;
+    sink.finish()
+}
+
+/// Opens an unattached disk, a snapshot or an image for reading; its header too. Snapshots and images
+/// may be read by several at once. A disk is refused of which something may be lost that was written and not
+/// flushed: it would be read as garbage.
+pub(crate) fn open_to_read(
+    installation: &Installation,
+    disk: &Disk,
+    runtime_dir: &Path,
+) -> Result<(DiskIo, Header), DiskError> {
+    let file = disk.header_file()?;
+    let claims = file.read()?;
+    let claim = match disk.kind() {
+        ResourceKind::Disk => disk.claim(claims.claims())?,
+        ResourceKind::Snapshot | ResourceKind::Image => disk.claim_to_read(claims.claims())?,
+    };
+    // Read again: it may have been attached and detached until it was claimed.
+    let found = file.read()?;
+    disk.refuse_unsynced(found.claims(), runtime_dir)?;
+    if let Some(runtime) = disk
+        .left(found.claims(), runtime_dir, Unflushed::Needed)?
+        .map()
+    {
+        disk.refuse_lost(found.claims(), &runtime)?;
+    }
+    let (header, deks) = disk.unlock_all(installation, found)?;
+    let source = open_existing(disk, claim, &header, &deks, runtime_dir)?;
+    Ok((source, header))
+}
+
+/// What plaintext goes to, in order.
+pub(crate) trait Output {
+    /// Bytes at `offset`, which is where the last call ended.
+    fn data(&mut self, offset: u64, plaintext: &[u8]) -> Result<(), DiskError>;
+
+    /// The next `count` bytes are zeros.
+    fn zeros(&mut self, count: u64, cancel: &Cancel) -> Result<(), DiskError>;
+}
+
+/// Reads data and skips what is known to be zeros.
+pub(crate) fn stream(
+    source: &mut DiskIo,
+    size: u64,
+    sink: &mut impl Output,
+    cancel: &Cancel,
+    mut progress: impl FnMut(u64),
+) -> Result<(), DiskError> {
+    let mut buffer = Zeroizing::new(vec![0; CHUNK]);
+    let mut position = 0;
+    while let Some(extent) = source.next_data(position)? {
+        let end = extent.end.min(size);
+        sink.zeros(extent.start - position, cancel)?;
+        position = extent.start;
+        while position < end {
+            cancel.check()?;
+            let length = usize::try_from(end - position).map_or(CHUNK, |rest| rest.min(CHUNK));
+            let chunk = &mut buffer[..length];
+            source.read_at(position, chunk)?;
+            sink.data(position, chunk)?;
+            position += length as u64;
+            progress(position);
+        }
+    }
+    sink.zeros(size - position, cancel)?;
+    progress(size);
+    Ok(())
+}
+
+/// An output, random access or sequential.
+enum Sink {
+    /// A regular file under a temporary name; holes stay holes.
+    New {
+        file: File,
+        partial: PathBuf,
+        path: PathBuf,
+    },
+    /// A pipe, a device, or standard output: every byte is written in order.
+    Stream { file: File, path: PathBuf },
+}
+
+impl Sink {
+    fn open(to: &Plaintext) -> Result<Self, DiskError> {
+        let path = match to {
+            Plaintext::Stdout => {
+                let path = PathBuf::from("standard output");
+                let stdout = io::stdout();
+                if stdout.is_terminal() {
+                    return Err(DiskError::Terminal);
+                }
+                let duplicate = rustix::io::fcntl_dupfd_cloexec(&stdout, 3)
+                    .map_err(|e| DiskError::file("write to", &path)(e.into()))?;
+                return Ok(Self::Stream {
+                    file: duplicate.into(),
+                    path,
+                });
+            }
+            Plaintext::Path(path) => path.clone(),
+        };
+        match fs::metadata(&path) {
+            Ok(there) if there.is_file() => Err(DiskError::OutputExists { path }),
+            Ok(_) => {
+                let file = OpenOptions::new()
+                    .write(true)
+                    .open(&path)
+                    .map_err(DiskError::file("open", &path))?;
+                if file.is_terminal() {
+                    return Err(DiskError::Terminal);
+                }
+                Ok(Self::Stream { file, path })
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Self::create(path),
+            Err(e) => Err(DiskError::file("inspect", &path)(e)),
+        }
+    }
+
+    fn create(path: PathBuf) -> Result<Self, DiskError> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let partial = path.with_file_name(format!(".{name}.partial-{}", Uuid::new_v4()));
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&partial)
+            .map_err(DiskError::file("create", &path))?;
+        let named = try_rename_new(&partial).map_err(DiskError::file("name", &path));
+        let this = Self::New {
+            file,
+            partial,
+            path,
+        };
+        named.map(|()| this)
+    }
+
+    /// Makes a new file as long as the disk, which a file system may not have.
+    fn reserve(&self, size: u64) -> Result<(), DiskError> {
+        match self {
+            Self::New { file, path, .. } => Ok(set_length(file, path, size)?),
+            Self::Stream { .. } => Ok(()),
+        }
+    }
+
+    /// Makes a new file durable and gives it its name.
+    fn finish(&mut self) -> Result<(), DiskError> {
+        let Self::New {
+            file,
+            partial,
+            path,
+        } = self
+        else {
+            return Ok(());
+        };
+        file.sync_all().map_err(DiskError::file("write", path))?;
+        rename_new(partial, path).map_err(|e| match e.kind() {
+            io::ErrorKind::AlreadyExists => DiskError::OutputExists { path: path.clone() },
+            _ => DiskError::file("name", path)(e),
+        })?;
+        *partial = PathBuf::new();
+        Ok(())
+    }
+}
+
+impl Output for Sink {
+    fn data(&mut self, offset: u64, plaintext: &[u8]) -> Result<(), DiskError> {
+        match self {
+            Self::New { file, path, .. } => file
+                .write_all_at(plaintext, offset)
+                .map_err(DiskError::file("write", path)),
+            Self::Stream { file, path } => file
+                .write_all(plaintext)
+                .map_err(DiskError::file("write to", path)),
+        }
+    }
+
+    fn zeros(&mut self, mut count: u64, cancel: &Cancel) -> Result<(), DiskError> {
+        static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+        let Self::Stream { file, path } = self else {
+            return Ok(());
+        };
+        while count > 0 {
+            cancel.check()?;
+            let length = usize::try_from(count).map_or(ZEROS.len(), |n| n.min(ZEROS.len()));
+            file.write_all(&ZEROS[..length])
+                .map_err(DiskError::file("write to", path))?;
+            count -= length as u64;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        if let Self::New { partial, .. } = self
+            && !partial.as_os_str().is_empty()
+            && let Err(e) = fs::remove_file(&*partial)
+        {
+            log::error!("remove the plaintext in {}: {e}", partial.display());
+        }
+    }
+}

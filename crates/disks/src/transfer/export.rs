@@ -1,0 +1,259 @@
+//! Exporting a disk's plaintext as an image that other programs read.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use crate::import::{Backing, Cancel, ImageFormat, TargetImage};
+use crate::resource::directory::parent_of;
+use crate::resource::disk::Disk;
+use crate::resource::error::DiskError;
+use crate::transfer::decrypt::{CHUNK, Output, Plaintext, decrypt, open_to_read, stream};
+use installation::Installation;
+use installation::envelope::{HeaderPayload, ResourceKind};
+use installation::files::{rename_new, sync_dir, try_rename_new};
+use volume::pipeline::DiskIo;
+
+/// The largest VHD that QEMU writes and Azure takes: 2040 GiB.
+const MOST_VHD: u64 = 2040 << 30;
+/// Bytes of a cluster of a new qcow2 image, QEMU's default.
+const CLUSTER: u64 = 64 << 10;
+/// The image in its directory while it is written.
+const PARTIAL: &str = "image";
+
+/// What an export is to be.
+#[derive(Debug)]
+pub struct ExportRequest {
+    /// What is exported, and its name.
+    pub source: (ResourceKind, String),
+    /// The file to make.
+    pub file: PathBuf,
+    /// Its format.
+    pub format: ImageFormat,
+    /// Only what changed since a snapshot.
+    pub since: Option<Since>,
+}
+
+/// Of what an incremental export has the changes.
+#[derive(Debug)]
+pub struct Since {
+    /// The snapshot.
+    pub snapshot: String,
+    /// The name of the full image of the snapshot, on which the export lies; `SNAPSHOT.qcow2` when it is
+    /// not given. It is taken for raw when it ends in `.raw`, else for qcow2.
+    pub backing: Option<PathBuf>,
+}
+
+/// Writes the plaintext of an unattached disk, a snapshot or an image to a new file, which gets mode
+/// 0600, its holes, and its name when it is complete. Nothing of the plaintext is written anywhere else;
+/// a failure or a signal leaves nothing.
+///
+/// # Errors
+/// [`DiskError`].
+pub fn export<P: FnMut(u64)>(
+    installation: &Installation,
+    request: &ExportRequest,
+    runtime_dir: &Path,
+    cancel: &Cancel,
+    started: impl FnOnce(u64) -> P,
+) -> Result<(), DiskError> {
+    let (path, format) = (&request.file, request.format);
+    let (kind, name) = &request.source;
+    if path.symlink_metadata().is_ok() {
+        return Err(DiskError::OutputExists { path: path.into() });
+    }
+    if request.since.is_some() && format != ImageFormat::Qcow2 {
+        return Err(DiskError::Argument(format!(
+            "a {format} image cannot lie on another one; export changes as qcow2"
+        )));
+    }
+    let disk = Disk::of_kind(installation, *kind, name)?;
+    disk.refuse_unsynced(disk.header_file()?.read()?.claims(), runtime_dir)?;
+    if format == ImageFormat::Raw {
+        let to = Plaintext::Path(path.into());
+        let source = (*kind, name.as_str());
+        return decrypt(installation, source, &to, runtime_dir, cancel, started);
+    }
+    let (mut source, header) = open_to_read(installation, &disk, runtime_dir)?;
+    let size = header.size;
+    if format == ImageFormat::Vpc && size > MOST_VHD {
+        return Err(DiskError::Argument(format!(
+            "a VHD holds {MOST_VHD} bytes at most, the {kind} has {size}; export it as raw or qcow2"
+        )));
+    }
+    if format == ImageFormat::Vpc && header.logical_sector_size != 512 {
+        return Err(DiskError::Argument(format!(
+            "a VHD is a disk with sectors of 512 bytes, and those of the {kind} have {}; export it as raw \
+             or qcow2",
+            header.logical_sector_size
+        )));
+    }
+    let changed = match &request.since {
+        Some(since) => Some(layers_above(installation, &disk, &header, &since.snapshot)?),
+        None => None,
+    };
+    let mut image = NewImage::create(path, format, size, cancel)?;
+    let progress = started(size);
+    match changed {
+        Some(layers) => stream_held(&mut source, (size, layers), &mut image, cancel, progress)?,
+        None => stream(&mut source, size, &mut image, cancel, progress)?,
+    }
+    image.finish(request.since.as_ref().map(backing).as_ref())
+}
+
+/// How many layers a disk has above those that a snapshot has too.
+fn layers_above(
+    installation: &Installation,
+    disk: &Disk,
+    header: &HeaderPayload,
+    snapshot: &str,
+) -> Result<usize, DiskError> {
+    let base = Disk::of_kind(installation, ResourceKind::Snapshot, snapshot)?;
+    let (base_header, _) = base.unlock(installation, base.header_file()?.read()?)?;
+    let top = base_header.top().ok_or_else(|| base.no_layer())?.id;
+    let from_top = header.layers.iter().rev().position(|layer| layer.id == top);
+    from_top.ok_or_else(|| {
+        DiskError::Argument(format!(
+            "the {} {} does not lie on the snapshot {snapshot} any more, or never did, so nobody knows \
+             what changed since; export all of it",
+            disk.kind(),
+            disk.name()
+        ))
+    })
+}
+
+fn backing(since: &Since) -> Backing {
+    let name = match &since.backing {
+        Some(name) => name.clone(),
+        None => format!("{}.qcow2", since.snapshot).into(),
+    };
+    let format = match name.extension().is_some_and(|e| e == "raw") {
+        true => ImageFormat::Raw,
+        false => ImageFormat::Qcow2,
+    };
+    Backing { name, format }
+}
+
+/// Copies the clusters in which something is that one of the topmost `layers` layers has. The rest of
+/// such a cluster is copied too: the image is not to depend on what is beneath while it is written.
+fn stream_held(
+    source: &mut DiskIo,
+    (size, layers): (u64, usize),
+    image: &mut NewImage,
+    cancel: &Cancel,
+    mut progress: impl FnMut(u64),
+) -> Result<(), DiskError> {
+    let mut buffer = Zeroizing::new(vec![0; CHUNK]);
+    let mut at = 0;
+    while let Some(held) = source.next_held(at, layers)? {
+        at = held.start / CLUSTER * CLUSTER;
+        let end = held.end.next_multiple_of(CLUSTER).min(size);
+        while at < end {
+            cancel.check()?;
+            let len = usize::try_from(end - at).map_or(CHUNK, |rest| rest.min(CHUNK));
+            let chunk = &mut buffer[..len];
+            source.read_at(at, chunk)?;
+            image.data(at, chunk)?;
+            at += len as u64;
+            progress(at);
+        }
+    }
+    progress(size);
+    Ok(())
+}
+
+/// An image in a private directory beside its final place, which goes with it unless it is finished.
+struct NewImage {
+    directory: PathBuf,
+    path: PathBuf,
+    /// `None` when it is complete, or was never begun.
+    image: Option<TargetImage>,
+}
+
+impl NewImage {
+    fn create(
+        path: &Path,
+        format: ImageFormat,
+        size: u64,
+        cancel: &Cancel,
+    ) -> Result<Self, DiskError> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let directory = path.with_file_name(format!(".{name}.partial-{}", Uuid::new_v4()));
+        DirBuilder::new()
+            .mode(0o700)
+            .create(&directory)
+            .map_err(DiskError::file("create", path))?;
+        let mut this = Self {
+            directory,
+            path: path.into(),
+            image: None,
+        };
+        let partial = this.partial();
+        // Made here, so that it has this mode before anything is in it.
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&partial)
+            .map_err(DiskError::file("create", path))?;
+        try_rename_new(&partial).map_err(DiskError::file("name", path))?;
+        let image = TargetImage::create(&partial, format, size, cancel)?;
+        this.image = Some(image);
+        Ok(this)
+    }
+
+    fn partial(&self) -> PathBuf {
+        self.directory.join(PARTIAL)
+    }
+
+    fn finish(mut self, backing: Option<&Backing>) -> Result<(), DiskError> {
+        if let Some(image) = self.image.take() {
+            image.finish(backing)?;
+        }
+        let (partial, path) = (self.partial(), &self.path);
+        File::open(&partial)
+            .and_then(|file| file.sync_all())
+            .map_err(DiskError::file("sync", path))?;
+        rename_new(&partial, path).map_err(|e| match e.kind() {
+            ErrorKind::AlreadyExists => DiskError::OutputExists { path: path.clone() },
+            _ => DiskError::file("name", path)(e),
+        })?;
+        let parent = parent_of(path);
+        sync_dir(parent).map_err(DiskError::file("sync", parent))
+    }
+}
+
+impl Output for NewImage {
+    fn data(&mut self, offset: u64, plaintext: &[u8]) -> Result<(), DiskError> {
+        match &mut self.image {
+            Some(image) => Ok(image.write_at(offset, plaintext)?),
+            None => Ok(()),
+        }
+    }
+
+    /// A new image is zeros.
+    fn zeros(&mut self, _: u64, cancel: &Cancel) -> Result<(), DiskError> {
+        Ok(cancel.check()?)
+    }
+}
+
+impl Drop for NewImage {
+    fn drop(&mut self) {
+        // QEMU has to be gone first.
+        self.image = None;
+        let partial = self.partial();
+        match fs::remove_file(&partial) {
+            Err(e) if e.kind() != ErrorKind::NotFound => {
+                log::error!("remove the plaintext in {}: {e}", partial.display());
+            }
+            _ => {}
+        }
+        if let Err(e) = fs::remove_dir(&self.directory) {
+            log::warn!("cannot remove {}: {e}", self.directory.display());
+        }
+    }
+}

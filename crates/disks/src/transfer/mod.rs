@@ -1,0 +1,9 @@
+//! Copies of a disk: its plaintext, an image of another format, or its directory as it is.
+
+mod copy;
+mod decrypt;
+mod export;
+
+pub use copy::copy;
+pub use decrypt::{Plaintext, decrypt};
+pub use export::{ExportRequest, Since, export};
