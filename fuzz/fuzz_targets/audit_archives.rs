@@ -66,17 +66,10 @@ struct Fixture {
 }
 
 fn record(second: i64) -> AuditRecord {
-    AuditRecord {
-        time: OffsetDateTime::UNIX_EPOCH + Duration::seconds(second),
-        caller: Uuid::from_u128(1),
-        origin: "local".into(),
-        operation: "KeyWrap".into(),
-        key: Some("k".into()),
-        version: None,
-        disk: None,
-        detail: None,
-        refusal: None,
-    }
+    let mut record = AuditRecord::new(Uuid::from_u128(1), "local", "KeyWrap")
+        .at(OffsetDateTime::UNIX_EPOCH + Duration::seconds(second));
+    record.event.key = Some("k".into());
+    record
 }
 
 impl Fixture {

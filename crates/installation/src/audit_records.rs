@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use super::{Installation, InstallationError};
 use crate::catalog::CatalogError;
 use vault::KeyUrl;
-use vault::audit::{AuditError, AuditLog, AuditRecord, Intent};
+use vault::audit::{AuditError, AuditLog, AuditRecord, Event, Intent};
 
 /// A change of a set, as the audit log names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,14 +136,16 @@ impl Installation {
         };
         AuditRecord {
             time: event.time,
-            caller: operator.object_id,
-            origin: operator.origin.to_string(),
-            operation: event.operation.into(),
-            key,
-            version,
-            disk: event.disk.map(Into::into),
-            detail: Some(event.detail),
-            refusal: None,
+            event: Event {
+                caller: operator.object_id.to_string(),
+                origin: operator.origin.to_string(),
+                operation: event.operation.into(),
+                key,
+                version,
+                disk: event.disk.map(Into::into),
+                detail: Some(event.detail),
+                code: None,
+            },
         }
     }
 }

@@ -158,10 +158,8 @@ impl Installation {
 
 /// The record of what is done with an identity.
 fn identity_record(operation: &str, identity: &IdentityRecord, caller: &Caller) -> AuditRecord {
-    AuditRecord {
-        detail: Some(format!("{} {}", identity.object_id, identity.owner)),
-        ..AuditRecord::new(caller.object_id, &caller.origin, operation)
-    }
+    AuditRecord::new(caller.object_id, &caller.origin, operation)
+        .with_detail(format!("{} {}", identity.object_id, identity.owner))
 }
 
 /// `CLIENT_ID.RANDOM`: the first part finds the identity, the second proves it.

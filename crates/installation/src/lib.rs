@@ -14,6 +14,7 @@ mod key_access;
 mod remote_vaults;
 mod retry;
 mod runtime;
+mod vault_backends;
 mod vault_lifecycle;
 mod vaults;
 

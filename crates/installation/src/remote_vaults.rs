@@ -2,6 +2,7 @@
 
 use time::OffsetDateTime;
 
+use super::vault_backends::{VaultBackend, vault_backend};
 use super::vaults::{PLATFORM_VAULT, reserved};
 use super::{Installation, InstallationError, Reconcile, retrying};
 use crate::catalog::{DesIdentity, Stored, VaultKind, VaultRecord};
@@ -19,24 +20,17 @@ impl Installation {
         identity: &DesIdentity,
     ) -> Result<RemoteVault, InstallationError> {
         let found = self.catalog().vault_by_url(url)?.map(|vault| vault.record);
-        let Some(VaultRecord {
-            kind: VaultKind::Https { ca },
-            ..
-        }) = found
-        else {
-            return Err(InstallationError::NotConnected { url: url.into() });
+        let not_connected = || InstallationError::NotConnected { url: url.into() };
+        let found = found.ok_or_else(not_connected)?;
+        let VaultBackend::Remote { ca } = vault_backend(&found) else {
+            return Err(not_connected());
         };
         let identity = managed(identity)?.ok_or_else(|| InstallationError::Identity {
             vault: url.into(),
             why: "it is elsewhere and needs a managed identity: make a set with --identity or \
                   --identity-endpoint, and move disks to it with `sealdisk disk update`",
         })?;
-        Ok(RemoteVault::new(
-            url,
-            ca.as_deref(),
-            identity,
-            self.tokens(),
-        )?)
+        Ok(RemoteVault::new(url, ca, identity, self.tokens())?)
     }
 
     /// Makes a vault elsewhere known under a name, or, when that name is its already, replaces the
@@ -105,7 +99,7 @@ impl Installation {
         reconcile: Reconcile,
     ) -> Result<(), InstallationError> {
         let Stored { rev, record } = self.catalog().vault(&name.to_ascii_lowercase())?;
-        if !matches!(record.kind, VaultKind::Https { .. }) {
+        if !record.kind.is_remote() {
             return Err(InstallationError::VaultHere { name: record.name });
         }
         // A disk whose header names the vault needs it, whatever the catalog says.

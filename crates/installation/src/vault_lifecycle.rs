@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::files::sync_dir;
 use super::vaults::{PLATFORM_VAULT, lock, remove_if_there};
 use super::{Installation, InstallationError};
-use crate::catalog::{CatalogError, VaultKind, VaultRecord};
+use crate::catalog::{CatalogError, VaultRecord};
 use vault::{VaultDatabase, VaultDeletion, VaultError, VaultErrorCode};
 
 /// How the directory of a purged vault begins that is not removed yet; no vault can be called so.
@@ -157,14 +157,14 @@ impl Installation {
         let all = self.catalog().vaults()?.into_iter();
         Ok(all
             .map(|vault| vault.record)
-            .filter(|record| !matches!(record.kind, VaultKind::Https { .. }))
+            .filter(|record| !record.kind.is_remote())
             .collect())
     }
 
     /// Whether the catalog knows a vault whose database is not there any more.
     pub fn is_lost(&self, record: &VaultRecord) -> bool {
         let database = self.vaults_dir().join(&record.name).join("vault.db");
-        !matches!(record.kind, VaultKind::Https { .. }) && !database.exists()
+        !record.kind.is_remote() && !database.exists()
     }
 
     /// Removes what a purge that was cut off has left.
@@ -180,7 +180,7 @@ impl Installation {
 
     fn kept_here(&self, name: &str) -> Result<VaultRecord, InstallationError> {
         let record = self.catalog().vault(&name.to_ascii_lowercase())?.record;
-        if let VaultKind::Https { .. } = record.kind {
+        if record.kind.is_remote() {
             return Err(InstallationError::VaultElsewhere {
                 name: record.name,
                 url: record.url,

@@ -11,13 +11,13 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::files::sync_dir;
+use super::vault_backends::{VaultBackend, hsm_keys, vault_backend};
 use super::{Installation, InstallationError};
 use crate::catalog::{CatalogError, DesIdentity, HsmSettings, Kind, VaultKind, VaultRecord};
-use vault::hsm::{HsmKeys, HsmToken};
 use vault::{
     EmbeddedVault, KeySize, KeyType, KeyVault, MasterPlace, NewKey, Permissions, PrivateKeys,
-    Resealed, SoftwareKeys, SystemClock, VaultError, VaultErrorCode, VaultSettings,
-    embedded_vault_name, normal_vault_name, vault_url,
+    Resealed, SystemClock, VaultError, VaultErrorCode, VaultSettings, embedded_vault_name,
+    normal_vault_name, vault_url,
 };
 
 /// The vault of the platform-managed key.
@@ -150,7 +150,7 @@ impl Installation {
     pub fn vaults_with_policy(&self, object_id: Uuid) -> Result<Vec<String>, InstallationError> {
         let mut found = Vec::new();
         for vault in self.catalog().vaults()? {
-            if matches!(vault.record.kind, VaultKind::Https { .. }) {
+            if vault.record.kind.is_remote() {
                 continue;
             }
             let name = vault.record.name;
@@ -175,7 +175,7 @@ impl Installation {
             Err(e) => return log::error!("the catalog cannot be read: {e}"),
         };
         for vault in vaults {
-            if !matches!(vault.record.kind, VaultKind::Hsm(_)) {
+            if vault.record.kind.token().is_none() {
                 continue;
             }
             let name = vault.record.name;
@@ -297,7 +297,7 @@ impl Installation {
         }
         let vault = open(dir, name, keys)?;
         let is = vault.settings()?;
-        let in_token = matches!(record.kind, VaultKind::Hsm(_));
+        let in_token = record.kind.token().is_some();
         let differs = if let Some(deletion) = vault.deletion()? {
             Some(format!(
                 "is deleted and is purged at {}",
@@ -357,7 +357,7 @@ impl Installation {
             )
             .into());
         }
-        let here = !matches!(known.kind, VaultKind::Https { .. });
+        let here = !known.kind.is_remote();
         let deletion = match here.then(|| self.vault(name)) {
             Some(Ok(vault)) => vault.deletion()?,
             _ => None,
@@ -438,25 +438,15 @@ pub fn platform_notice(state_dir: &Path) -> Option<String> {
     })
 }
 
-/// Where the private keys are of a vault that is kept here.
+/// The private keys of a vault that is kept here.
 fn private_keys(record: &VaultRecord) -> Result<Arc<dyn PrivateKeys>, InstallationError> {
-    match &record.kind {
-        VaultKind::Embedded => Ok(Arc::new(SoftwareKeys)),
-        VaultKind::Hsm(hsm) => Ok(Arc::new(hsm_keys(&record.name, hsm))),
-        VaultKind::Https { .. } => Err(InstallationError::VaultElsewhere {
+    match vault_backend(record) {
+        VaultBackend::Local(keys) => Ok(keys),
+        VaultBackend::Remote { .. } => Err(InstallationError::VaultElsewhere {
             name: record.name.clone(),
             url: record.url.clone(),
         }),
     }
-}
-
-fn hsm_keys(vault: &str, hsm: &HsmSettings) -> HsmKeys {
-    HsmKeys::new(HsmToken {
-        module: hsm.module.clone(),
-        label: hsm.token.clone(),
-        pin_file: hsm.pin_file.clone(),
-        credential: format!("sealdisk-hsm-{vault}"),
-    })
 }
 
 pub(super) fn reserved() -> VaultError {

@@ -165,12 +165,10 @@ fn close(kinds: &mut HashMap<(Refused, String), Kind>, all: bool) -> Vec<AuditRe
 }
 
 fn record(refused: &Refused, origin: String, detail: String, time: OffsetDateTime) -> AuditRecord {
-    AuditRecord {
-        time,
-        detail: Some(detail),
-        refusal: Some(refused.code.clone()),
-        ..AuditRecord::new(refused.caller, origin, refused.operation)
-    }
+    AuditRecord::new(refused.caller, origin, refused.operation)
+        .at(time)
+        .with_detail(detail)
+        .with_code(refused.code.clone())
 }
 
 #[cfg(test)]
@@ -208,16 +206,16 @@ mod tests {
         });
         let records = records.into_inner().unwrap();
         assert!(records.len() < 2 * (KINDS + 1) + 2, "{}", records.len());
-        assert_eq!(records[0].detail.as_deref(), Some("wrong secret"));
-        assert_eq!(records[0].origin, "10.0.0.1:4711");
+        assert_eq!(records[0].event.detail.as_deref(), Some("wrong secret"));
+        assert_eq!(records[0].event.origin, "10.0.0.1:4711");
         let count = |record: &AuditRecord| {
-            let detail = record.detail.as_deref().unwrap();
+            let detail = record.event.detail.as_deref().unwrap();
             let counted = detail.split("; ").nth(1);
             counted.map_or(1, |text| {
                 text.split(' ').next().unwrap().parse::<u64>().unwrap()
             })
         };
         assert_eq!(records.iter().map(count).sum::<u64>(), 5200);
-        assert!(records.iter().any(|record| record.origin == MANY));
+        assert!(records.iter().any(|record| record.event.origin == MANY));
     }
 }

@@ -1,6 +1,7 @@
 //! Which vault a request is for: the host name that the client used.
 
 use super::ApiError;
+use super::shortened::shortened;
 
 /// A domain below which the embedded vaults have their names, whatever else is given.
 pub const DEFAULT_DOMAIN: &str = "vault.localhost";
@@ -45,7 +46,7 @@ impl VaultHost {
         let Some((vault, domain)) = vault.filter(|(vault, _)| is_label(vault)) else {
             return Err(ApiError::bad(format!(
                 "the host '{}' names no key vault; use NAME.{}",
-                super::shortened(host),
+                shortened(host),
                 domains.first().map_or(DEFAULT_DOMAIN, String::as_str)
             )));
         };

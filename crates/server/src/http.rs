@@ -31,6 +31,7 @@ use super::operation::{Answer, Operation};
 use super::query::Query;
 use super::route::{NoRoute, Route, segments};
 use super::shared::{Cost, Lane, Shared};
+use super::shortened::shortened;
 use super::token::{Flavour, TokenRequest};
 use installation::InstallationError;
 use installation::catalog::{CatalogError, IdentityRecord};
@@ -91,7 +92,7 @@ pub async fn handle(
     log::debug!(
         "{id} {peer} {} {} {}",
         parts.method,
-        super::shortened(path),
+        shortened(path),
         reply.status.as_u16()
     );
     respond(id, &parts.headers, reply)
@@ -203,7 +204,7 @@ impl Listener {
             operation: "LoginRefused",
             caller: identity,
             code: error.code.into(),
-            detail: format!("key vault {}: {}", super::shortened(vault), error.message),
+            detail: format!("key vault {}: {}", shortened(vault), error.message),
         };
         self.shared.floods.note(refused, peer);
     }
@@ -231,7 +232,7 @@ impl Listener {
             code: error.code.into(),
             detail: format!(
                 "{}{}",
-                super::shortened(&error.message),
+                shortened(&error.message),
                 claimed.unwrap_or_default()
             ),
         };
@@ -465,7 +466,7 @@ fn bearer(headers: &HeaderMap) -> Result<&str, ApiError> {
 }
 
 fn not_found(path: &str) -> ApiError {
-    let path = super::shortened(path);
+    let path = shortened(path);
     ApiError::new(
         StatusCode::NOT_FOUND,
         "NotFound",

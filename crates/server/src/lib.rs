@@ -10,6 +10,7 @@
 //! threads (`shared.rs`).
 
 mod api_error;
+mod base64url;
 mod connections;
 mod error;
 mod floods;
@@ -19,9 +20,11 @@ mod listen;
 mod local;
 mod model;
 mod operation;
+mod protection;
 mod query;
 mod route;
 mod shared;
+mod shortened;
 mod tls;
 mod token;
 
@@ -34,14 +37,3 @@ pub use query::Query;
 pub use route::{NoRoute, Route};
 pub use tls::{CertificateSource, ensure_ca};
 pub use token::{Flavour, MAX_LIFETIME, MIN_LIFETIME, TokenRequest};
-
-/// Longest piece of a request that an answer or the log repeats.
-const REPEATED: usize = 127;
-
-/// What an answer or the log repeats of a request.
-fn shortened(text: &str) -> String {
-    text.chars()
-        .take(REPEATED)
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
-}

@@ -14,6 +14,7 @@ use axum::http::header::HOST;
 use axum::http::request::Parts;
 
 use super::ApiError;
+use super::shortened::shortened;
 
 /// The tables of this process's network namespace. They are below /proc/self so that a unit with
 /// `ProcSubset=pid` has them.
@@ -64,7 +65,7 @@ impl LocalOnly {
             "misdirected_request",
             format!(
                 "the host '{}' is not this endpoint; ask it as http://{}",
-                super::shortened(host),
+                shortened(host),
                 self.address
             ),
         ))

@@ -5,8 +5,10 @@ use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
 use super::ApiError;
+use super::base64url::to_base64url;
 use super::host::VaultHost;
-use super::operation::{Protection, to_base64url};
+use super::protection::Protection;
+use super::shortened::shortened;
 use vault::{
     AttributeChange, DeletedKey, KeyBundle, KeyChange, KeyOps, KeySize, NewKey, PrivateJwk,
     RotationPolicy, Tags,
@@ -110,7 +112,7 @@ impl CreateBody {
             other => {
                 return Err(ApiError::bad(format!(
                     "the key type '{}' is not supported, use RSA",
-                    super::shortened(other)
+                    shortened(other)
                 )));
             }
         };

@@ -1,31 +1,23 @@
 //! What a request wants done, and doing it on the vault.
 
 use axum::http::StatusCode;
-use base64::Engine as _;
-use base64::alphabet::URL_SAFE;
-use base64::engine::general_purpose::{NO_PAD, URL_SAFE_NO_PAD};
-use base64::engine::{DecodePaddingMode, GeneralPurpose};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::ApiError;
+use super::base64url::base64url;
 use super::host::VaultHost;
 use super::model::{
     self, CreateBody, CryptBody, ImportBody, RandomBody, RestoreBody, UpdateBody, View,
 };
+use super::protection::Protection;
 use super::query::Query;
 use super::route::{Crypt, Route};
 use vault::{
     Caller, EmbeddedVault, EncryptionAlgorithm, KeyChange, KeyId, KeyMaterial, KeyPermission,
-    KeyType, KeyVault, NewKey, Page, PrivateJwk, RotationPolicy,
+    KeyVault, NewKey, Page, PrivateJwk, RotationPolicy,
 };
-
-/// Some clients pad base64url, which RFC 7515 §2 does not.
-const BASE64URL: GeneralPurpose = GeneralPurpose::new(
-    &URL_SAFE,
-    NO_PAD.with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
 
 /// A request of which everything has been parsed.
 pub enum Operation {
@@ -65,35 +57,6 @@ pub enum Operation {
     Purge(String),
     /// Bring a deleted key back.
     Recover(String),
-}
-
-/// What a client asks for in the type of a new key, or of one that it brings in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protection {
-    /// `RSA`: whatever the vault has.
-    Any,
-    /// `RSA-HSM`.
-    Hardware,
-}
-
-impl Protection {
-    /// Stronger protection than was asked for is given, weaker is not.
-    fn check(
-        self,
-        vault: &EmbeddedVault,
-        caller: &Caller,
-        permission: KeyPermission,
-    ) -> Result<(), ApiError> {
-        if self == Self::Hardware && vault.key_type() != KeyType::RsaHsm {
-            vault.check_permission(caller, permission)?;
-            return Err(ApiError::bad(format!(
-                "Hardware key operation not allowed on standard vault: the key vault '{}' has no \
-                 hardware security module; ask for an RSA key",
-                vault.name()
-            )));
-        }
-        Ok(())
-    }
 }
 
 /// What a request is answered with.
@@ -323,14 +286,4 @@ fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     // are strings, of which only that they are strings can be wrong.
     serde_json::from_slice(body)
         .map_err(|e| ApiError::bad(format!("the request body is not understood: {e}")))
-}
-
-pub(super) fn base64url(field: &str, text: &str) -> Result<Vec<u8>, ApiError> {
-    BASE64URL
-        .decode(text)
-        .map_err(|_| ApiError::bad(format!("'{field}' is not base64url")))
-}
-
-pub(super) fn to_base64url(bytes: &[u8]) -> String {
-    URL_SAFE_NO_PAD.encode(bytes)
 }

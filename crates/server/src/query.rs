@@ -5,6 +5,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use url::form_urlencoded;
 
 use super::ApiError;
+use super::shortened::shortened;
 
 /// The versions of Azure's key vault API that are understood, with the previews of each before it (the
 /// Azure CLI asks with one). What they have of keys differs only in what is added: rotation and
@@ -95,7 +96,7 @@ fn known_version(text: &str) -> Result<&'static str, ApiError> {
         ApiError::bad(format!(
             "The specified version ({}) is not recognized. Consider using the latest supported \
              version ({LATEST}).",
-            super::shortened(text)
+            shortened(text)
         ))
     })
 }

@@ -16,7 +16,6 @@ use super::host::VaultHost;
 use super::token::TokenService;
 use disks::des::{FollowedDes, LeftBehind};
 use installation::Installation;
-use installation::catalog::VaultKind;
 use vault::EmbeddedVault;
 use vault::audit::Space;
 
@@ -241,7 +240,7 @@ impl Shared {
             Err(error) => return log::error!("the catalog cannot be read: {error}"),
         };
         for vault in vaults {
-            if matches!(vault.record.kind, VaultKind::Https { .. }) {
+            if vault.record.kind.is_remote() {
                 continue;
             }
             let name = vault.record.name;

@@ -2,14 +2,11 @@
 
 use std::fmt;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::store::KeyRow;
-use super::{KeyId, KeyUrl, Tags, VaultError, VaultErrorCode, VaultSettings};
+use super::Tags;
 
 /// The public part of a key version, as a JSON Web Key (RFC 7517, RFC 7518 §6.3.1).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -80,42 +77,6 @@ pub struct DeletedKey {
     pub scheduled_purge: OffsetDateTime,
 }
 
-impl KeyBundle {
-    pub(super) fn new(vault_url: &str, settings: &VaultSettings, row: &KeyRow) -> Self {
-        let kid = KeyUrl {
-            vault_url: vault_url.into(),
-            key: KeyId {
-                name: row.name.clone(),
-                version: Some(row.version.clone()),
-            },
-        };
-        Self {
-            key: JsonWebKey {
-                kid: kid.to_string(),
-                kty: row.kty.clone(),
-                key_ops: row
-                    .key_ops
-                    .names()
-                    .iter()
-                    .map(ToString::to_string)
-                    .collect(),
-                n: URL_SAFE_NO_PAD.encode(&row.n),
-                e: URL_SAFE_NO_PAD.encode(&row.e),
-            },
-            attributes: KeyAttributes {
-                enabled: row.enabled,
-                not_before: row.not_before,
-                expires: row.expires,
-                created: row.created,
-                updated: row.updated,
-                recoverable_days: Some(settings.retention_days),
-                recovery_level: Some(settings.recovery_level().into()),
-            },
-            tags: row.tags.clone(),
-        }
-    }
-}
-
 /// Attributes to set; what is `None` stays as it is (for a new key: enabled, no time limits), and
 /// `Some(None)` takes a limit away.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -126,28 +87,6 @@ pub struct AttributeChange {
     pub not_before: Option<Option<OffsetDateTime>>,
     /// The first moment at which it may no longer be used.
     pub expires: Option<Option<OffsetDateTime>>,
-}
-
-impl AttributeChange {
-    pub(super) fn apply(&self, row: &mut KeyRow, now: OffsetDateTime) -> Result<(), VaultError> {
-        row.enabled = self.enabled.unwrap_or(row.enabled);
-        row.not_before = self.not_before.unwrap_or(row.not_before);
-        row.expires = self.expires.unwrap_or(row.expires);
-        row.updated = now;
-        if let (Some(from), Some(until)) = (row.not_before, row.expires)
-            && from >= until
-        {
-            return Err(VaultError::new(
-                VaultErrorCode::BadParameter,
-                format!(
-                    "the key would expire at {}, before it becomes valid at {}",
-                    shown(until),
-                    shown(from)
-                ),
-            ));
-        }
-        Ok(())
-    }
 }
 
 /// The fields that change, for the audit log.

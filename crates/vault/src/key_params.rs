@@ -1,19 +1,12 @@
 //! What is asked of a vault when a key is made or changed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
 use time::OffsetDateTime;
 
-use super::{AttributeChange, KeySize, VaultError, VaultErrorCode};
-
-/// Names and values that a user attaches to a key; the vault only keeps them.
-pub type Tags = BTreeMap<String, String>;
-
-/// Azure's limits on tags.
-const MAX_TAGS: usize = 15;
-const MAX_TAG_LEN: usize = 256;
+use super::{AttributeChange, KeySize, Tags, VaultError, VaultErrorCode};
 
 /// The days for which a deleted key can be recovered, where nothing else is said.
 pub const DEFAULT_RETENTION_DAYS: u32 = 90;
@@ -214,23 +207,6 @@ impl fmt::Display for KeyChange {
     }
 }
 
-/// Checks the number and the length of tags (Azure's limits).
-pub(super) fn check_tags(tags: &Tags) -> Result<(), VaultError> {
-    if tags.len() > MAX_TAGS {
-        return Err(bad(format!(
-            "{} tags are too many; a key has at most {MAX_TAGS}",
-            tags.len()
-        )));
-    }
-    let long = |text: &String| text.chars().count() > MAX_TAG_LEN;
-    if tags.iter().any(|(name, value)| long(name) || long(value)) {
-        return Err(bad(format!(
-            "a tag's name and its value have at most {MAX_TAG_LEN} characters each"
-        )));
-    }
-    Ok(())
-}
-
 /// A part of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page<T> {
@@ -256,16 +232,6 @@ mod tests {
         assert_eq!(ops.to_string().parse::<KeyOps>().unwrap(), ops);
         assert!("import".parse::<KeyOps>().is_err());
         assert_eq!(KeyOps::default().names().len(), 4);
-    }
-
-    #[test]
-    fn tags_have_azures_limits() {
-        let tags = |n: usize, len: usize| -> Tags {
-            (0..n).map(|i| (format!("t{i}"), "ä".repeat(len))).collect()
-        };
-        check_tags(&tags(15, 256)).unwrap();
-        assert!(check_tags(&tags(16, 1)).is_err());
-        assert!(check_tags(&tags(1, 257)).is_err());
     }
 
     #[test]

@@ -186,3 +186,11 @@ pub(super) fn operation(vault: &str, row: &KeyRow, operation: KeyPermission) -> 
         ),
     )
 }
+
+/// A key that somebody else changed between the checks and the change.
+pub(super) fn changed(name: &str) -> VaultError {
+    VaultError::new(
+        VaultErrorCode::Conflict,
+        format!("the key '{name}' was changed at the same time; try again"),
+    )
+}

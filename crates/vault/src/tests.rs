@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::audit::Entry;
+use keys::LockedBytes;
 
 mod concurrent;
 mod due;

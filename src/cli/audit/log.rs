@@ -4,7 +4,6 @@ use clap::Args;
 
 use crate::cli::CliError;
 use installation::Installation;
-use installation::catalog::VaultKind;
 use vault::EmbeddedVault;
 use vault::audit::AuditLog;
 
@@ -54,7 +53,7 @@ pub(super) fn logs(installation: &Installation, which: &WhichArgs) -> Result<Log
     if !which.installation {
         for vault in installation.catalog().vaults()? {
             // A vault elsewhere keeps its log there.
-            if matches!(vault.record.kind, VaultKind::Https { .. }) {
+            if vault.record.kind.is_remote() {
                 continue;
             }
             let name = vault.record.name;

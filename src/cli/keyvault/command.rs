@@ -9,7 +9,6 @@ use super::view::{VaultView, view};
 use super::{connect, lifecycle, master, serve};
 use crate::cli::audit::EntryView;
 use crate::cli::{CliError, Context, key};
-use installation::catalog::VaultKind;
 use installation::{Installation, vault_notice};
 use vault::{Permissions, VaultSettings};
 
@@ -234,7 +233,7 @@ fn dispatch(
                 .catalog()
                 .vault(&args.name.to_ascii_lowercase())?
                 .record;
-            if matches!(record.kind, VaultKind::Https { .. }) {
+            if record.kind.is_remote() {
                 return context.output.show(&VaultView::from(record));
             }
             let vault = installation.vault(&args.name)?;

@@ -2,7 +2,6 @@
 
 use crate::cli::{CliError, Context};
 use installation::Installation;
-use installation::catalog::VaultKind;
 
 pub(super) fn run_due(context: &Context, installation: &Installation) -> Result<(), CliError> {
     for name in installation.purge_due_vaults()? {
@@ -12,7 +11,7 @@ pub(super) fn run_due(context: &Context, installation: &Installation) -> Result<
     }
     let mut failed = Vec::new();
     for vault in installation.catalog().vaults()? {
-        if matches!(vault.record.kind, VaultKind::Https { .. }) {
+        if vault.record.kind.is_remote() {
             continue;
         }
         let name = vault.record.name;

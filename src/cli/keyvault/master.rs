@@ -8,7 +8,6 @@ use serde::Serialize;
 use crate::cli::files::absolute;
 use crate::cli::{CliError, Context, Tabular};
 use installation::Installation;
-use installation::catalog::VaultKind;
 use vault::{MasterPlace, MasterSource};
 
 /// Where a new master key is to be.
@@ -94,7 +93,7 @@ pub(super) fn reseal(
             let vaults = installation.catalog().vaults()?.into_iter();
             vaults
                 .map(|vault| vault.record)
-                .filter(|record| !matches!(record.kind, VaultKind::Https { .. }))
+                .filter(|record| !record.kind.is_remote())
                 .map(|record| record.name)
                 .collect()
         }

@@ -9,7 +9,6 @@ use nix::unistd::User;
 use serde::Serialize;
 
 use crate::cli::{CliError, Context, OutputFormat};
-use installation::catalog::VaultKind;
 use installation::{Installation, InstallationError};
 use server::{
     CertificateSource, DEFAULT_DOMAIN, Imds, MAX_LIFETIME, MIN_LIFETIME, ServeOptions, ServerError,
@@ -164,7 +163,7 @@ pub(super) fn run(
         },
     };
     let vaults = installation.catalog().vaults()?.into_iter();
-    let kept_here = vaults.filter(|v| !matches!(v.record.kind, VaultKind::Https { .. }));
+    let kept_here = vaults.filter(|v| !v.record.kind.is_remote());
     let names = kept_here.map(|vault| vault.record.name).collect();
     // The operator's own domain is the one that clients elsewhere know.
     let domain = domains.last().cloned().unwrap_or_default();

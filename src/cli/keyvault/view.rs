@@ -5,7 +5,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::cli::{CliError, Tabular};
-use installation::catalog::{VaultKind, VaultRecord};
+use installation::catalog::VaultRecord;
 use vault::{EmbeddedVault, KeyType, KeyVault};
 
 #[derive(Serialize)]
@@ -48,18 +48,13 @@ struct PermissionsView {
 
 impl From<VaultRecord> for VaultView {
     fn from(record: VaultRecord) -> Self {
-        let (kind, own_ca) = match record.kind {
-            VaultKind::Embedded => ("Embedded", None),
-            VaultKind::Hsm(_) => ("Hsm", None),
-            VaultKind::Https { ca } => ("Https", Some(ca.is_some())),
-        };
         Self {
             name: record.name,
             created: record.created,
             properties: VaultProperties {
                 vault_uri: record.url,
-                kind: Some(kind),
-                own_ca,
+                kind: Some(record.kind.name()),
+                own_ca: record.kind.has_own_ca(),
                 soft_delete_retention_in_days: None,
                 enable_purge_protection: None,
                 operations_limit: None,

@@ -8,7 +8,7 @@ use serde::Serialize;
 use time::{Duration, OffsetDateTime};
 
 use super::key_user::KeyUser;
-use installation::catalog::{DepartedRecord, Departure, VaultKind};
+use installation::catalog::{DepartedRecord, Departure};
 use installation::{Installation, InstallationError};
 use vault::audit::AuditRecord;
 use vault::{KeyUrl, KeyUsed, same_key_url};
@@ -154,13 +154,11 @@ pub fn record_forgotten(
     departed: &DepartedRecord,
 ) -> Result<(), InstallationError> {
     let operator = installation.operator();
-    installation.audit_log()?.append(&AuditRecord {
-        detail: Some(format!(
-            "the {} '{}' {}",
-            departed.kind, departed.name, departed.id
-        )),
-        ..AuditRecord::new(operator.object_id, &operator.origin, "CatalogForget")
-    })?;
+    installation.audit_log()?.append(
+        &AuditRecord::new(operator.object_id, &operator.origin, "CatalogForget").with_detail(
+            format!("the {} '{}' {}", departed.kind, departed.name, departed.id),
+        ),
+    )?;
     Ok(())
 }
 
@@ -221,7 +219,7 @@ fn uses_elsewhere(
         return Ok(vec![(Unknown, reason)]);
     };
     let name = vault.record.name;
-    if matches!(vault.record.kind, VaultKind::Https { .. }) {
+    if vault.record.kind.is_remote() {
         return Ok(vec![(
             Unknown,
             format!(

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::key_user::KeyUser;
 use super::safety::{Needs, SafeToDisable, Safety, is_version_of, other_versions, safety_of};
 use crate::{DiskError, DiskView};
-use installation::catalog::{DiskRecord, LayerUse, VaultKind};
+use installation::catalog::{DiskRecord, LayerUse};
 use installation::envelope::ResourceKind;
 use installation::{Installation, InstallationError};
 use vault::{KeyId, KeyUrl, KeyVault, same_key_url};
@@ -193,9 +193,9 @@ pub fn what_if_disabled(
         key: key.clone(),
         ..versionless.clone()
     };
-    let (key_url, latest) = match record.kind {
-        VaultKind::Https { .. } => (given.to_string(), key.version.is_none()),
-        _ => {
+    let (key_url, latest) = match record.kind.is_remote() {
+        true => (given.to_string(), key.version.is_none()),
+        false => {
             let vault = installation.vault(vault)?;
             let latest = vault
                 .key(&installation.operator(), &versionless.key)?

@@ -16,7 +16,7 @@ use crate::lifecycle::rebuild_resources::rebuild_resources;
 use crate::lifecycle::rebuilt::Rebuilt;
 use installation::catalog::{
     CatalogCopy, DepartedKey, DepartedRecord, Departure, InstallationRecord, SqliteCatalog,
-    VaultKind, VaultRecord,
+    VaultRecord,
 };
 use installation::envelope::ResourceKind;
 use installation::{Installation, InstallationError, VaultsLock, prepared_state_dir};
@@ -86,7 +86,7 @@ fn note_what_was_not_found(installation: &Installation) -> Result<(), Installati
             name, url, kind, ..
         } = vault.record;
         let is_noted = installation.catalog().not_noted_since(&url)?.is_none();
-        if is_noted || matches!(kind, VaultKind::Https { .. }) {
+        if is_noted || kind.is_remote() {
             continue;
         }
         match used_from_here(installation, &name, &url) {
@@ -180,15 +180,12 @@ fn not_found(
 
 fn record_rebuild(installation: &Installation, rebuilt: &Rebuilt) -> Result<(), InstallationError> {
     let operator = installation.operator();
-    installation.audit_log()?.append(&AuditRecord {
-        detail: Some(format!(
+    installation.audit_log()?.append(&AuditRecord::new(operator.object_id, &operator.origin, "CatalogRebuild").with_detail(format!(
             "{} vaults, {} sets with new identities, {} disks, snapshots and images, {} problems",
             rebuilt.vaults.len(),
             rebuilt.sets.len(),
             rebuilt.resources.len(),
             rebuilt.problems.len()
-        )),
-        ..AuditRecord::new(operator.object_id, &operator.origin, "CatalogRebuild")
-    })?;
+        )))?;
     Ok(())
 }

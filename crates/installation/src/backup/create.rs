@@ -21,10 +21,10 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::archive::Writer;
+use super::archived::ArchivedPart;
 use super::manifest::{FORMAT, Item, ItemKind, Manifest};
-use super::segments::{self, ArchivedPart};
+use super::segments;
 use super::{BackupError, Protection};
-use crate::catalog::VaultKind;
 use crate::files::sync_dir;
 use crate::{Installation, InstallationError};
 use keys::{FIPS, Hashing, hex};
@@ -133,18 +133,16 @@ impl Sources {
         let vaults = installation.catalog().vaults()?.into_iter();
         for vault in vaults.map(|vault| vault.record) {
             let name = &vault.name;
-            match &vault.kind {
-                VaultKind::Https { .. } => {
-                    let what =
-                        format!("the keys of the vault '{name}', which are at {}", vault.url);
-                    sources.left_out.push(what);
-                    continue;
-                }
-                VaultKind::Hsm(hsm) => sources.left_out.push(format!(
+            if vault.kind.is_remote() {
+                let what = format!("the keys of the vault '{name}', which are at {}", vault.url);
+                sources.left_out.push(what);
+                continue;
+            }
+            if let Some(hsm) = vault.kind.token() {
+                sources.left_out.push(format!(
                     "the token '{}' with the private keys of the vault '{name}', and its PIN",
                     hsm.token
-                )),
-                VaultKind::Embedded => {}
+                ));
             }
             sources.begin(state, &format!("vaults/{name}/vault.db"), ItemKind::Vault)?;
         }
@@ -535,10 +533,10 @@ fn record(installation: &Installation, request: &CreateBackup<'_>) -> Result<(),
         false => "without master keys",
     };
     let append = || -> Result<(), InstallationError> {
-        installation.audit_log()?.append(&AuditRecord {
-            detail: Some(format!("{} {keys}, for {whom}", request.path.display())),
-            ..AuditRecord::new(operator.object_id, &operator.origin, "BackupCreate")
-        })?;
+        installation.audit_log()?.append(
+            &AuditRecord::new(operator.object_id, &operator.origin, "BackupCreate")
+                .with_detail(format!("{} {keys}, for {whom}", request.path.display())),
+        )?;
         Ok(())
     };
     Ok(append()?)

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::segments::{ArchivedPart, DIRECTORY};
+use super::archived::{ArchivedPart, DIRECTORY};
 
 /// The format of the manifest and of the archive.
 pub(super) const FORMAT: u32 = 1;

@@ -35,6 +35,7 @@
 //! secret there as the databases beside them.
 
 mod archive;
+mod archived;
 mod create;
 mod error;
 mod manifest;
@@ -43,9 +44,9 @@ mod segments;
 mod verify;
 
 pub use archive::{Protection, Secret};
+pub use archived::ArchivedPart;
 pub use create::{CreateBackup, CreatedBackup, create};
 pub use error::BackupError;
 pub use manifest::{Item, ItemKind, Manifest};
 pub use restore::{Restore, Restored, restore};
-pub use segments::ArchivedPart;
 pub use verify::{Verified, VerifiedItem, verify};

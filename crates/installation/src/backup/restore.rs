@@ -19,8 +19,8 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 use super::archive::{self, Secret};
+use super::archived::DIRECTORY;
 use super::manifest::{ItemKind, Manifest};
-use super::segments::DIRECTORY;
 use super::verify::{Look, extract};
 use super::{BackupError, Verified};
 use crate::catalog::{Catalog, SqliteCatalog};
@@ -238,10 +238,10 @@ fn record(
 ) -> Result<(), BackupError> {
     let operator = installation.operator();
     let append = || -> Result<(), InstallationError> {
-        installation.audit_log()?.append(&AuditRecord {
-            detail: Some(format!("{} of {}", path.display(), manifest.created)),
-            ..AuditRecord::new(operator.object_id, &operator.origin, "BackupRestore")
-        })?;
+        installation.audit_log()?.append(
+            &AuditRecord::new(operator.object_id, &operator.origin, "BackupRestore")
+                .with_detail(format!("{} of {}", path.display(), manifest.created)),
+        )?;
         Ok(())
     };
     Ok(append()?)

@@ -7,78 +7,16 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::archived::ArchivedPart;
 use super::manifest::Item;
 use keys::Hashing;
-use vault::audit::{self, Archives, Entry, Kept, Pin, Report, Segment, own_segment};
-
-/// The directory, below the state directory, into which segments are restored.
-pub(super) const DIRECTORY: &str = "segments";
+use vault::audit::{self, Archives, Entry, Pin, Report, own_segment};
 
 /// How many lines [`own_segment`] reads, and what is read of them at most: much more than they have.
 const START_LINES: usize = 3;
 const START_LIMIT: u64 = 3 << 20;
-
-/// Records that were archived before a backup was made. Field names are the manifest's.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ArchivedPart {
-    /// Whose log it is, as exports call it.
-    pub log: String,
-    /// The log's id.
-    pub log_id: Uuid,
-    /// The records, as the log has them on record.
-    #[serde(flatten)]
-    pub segment: Segment,
-    /// The name that the file was given.
-    pub name: String,
-    /// Where the file was written, when that is known.
-    pub file: Option<String>,
-    /// The SHA-256 of the file, in hexadecimal, when that is known.
-    pub sha256: Option<String>,
-    /// Whether it is in the backup, as `segments/NAME`.
-    pub included: bool,
-}
-
-impl ArchivedPart {
-    pub(super) fn new(log: &str, kept: Kept) -> Self {
-        Self {
-            log: log.into(),
-            log_id: kept.log,
-            segment: kept.segment,
-            name: kept.name,
-            file: kept.file.map(|file| file.to_string_lossy().into_owned()),
-            sha256: kept.sha256,
-            included: false,
-        }
-    }
-
-    /// The path of its entry, when it is included.
-    pub(super) fn entry(&self) -> String {
-        format!("{DIRECTORY}/{}", self.name)
-    }
-
-    /// What it is, for a person.
-    pub fn describe(&self) -> String {
-        let sum = match &self.sha256 {
-            Some(sha256) => format!(", SHA-256 {sha256}"),
-            None => String::new(),
-        };
-        format!(
-            "records {} to {} of the audit log {}, which were archived to {}{sum}",
-            self.segment.first,
-            self.segment.last,
-            self.log,
-            self.file.as_deref().unwrap_or(&self.name)
-        )
-    }
-
-    fn has(&self, log: Uuid, segment: &Segment) -> bool {
-        (self.log_id, &self.segment) == (log, segment)
-    }
-}
 
 /// The file of a segment, when it is in the state directory: its length and SHA-256. Opened, it is whole
 /// even if it is removed meanwhile.
@@ -348,17 +286,7 @@ mod tests {
     const LOG: &str = "vault/v";
 
     fn record() -> AuditRecord {
-        AuditRecord {
-            time: OffsetDateTime::UNIX_EPOCH,
-            caller: Uuid::from_u128(1),
-            origin: "local".into(),
-            operation: "KeyWrap".into(),
-            key: None,
-            version: None,
-            disk: None,
-            detail: None,
-            refusal: None,
-        }
+        AuditRecord::new(Uuid::from_u128(1), "local", "KeyWrap").at(OffsetDateTime::UNIX_EPOCH)
     }
 
     /// A log of which two segments were archived.

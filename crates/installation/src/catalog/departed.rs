@@ -10,8 +10,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::resources::parse_kind;
-use super::sqlite::{json, parse_json, parse_time, time_text, uuid};
+use super::columns::{json, parse_json, parse_kind, parse_time, time_text, uuid};
 use super::{CatalogError, DiskRecord, DiskState};
 use crate::envelope::ResourceKind;
 

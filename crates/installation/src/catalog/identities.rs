@@ -5,7 +5,9 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::sqlite::{constraint, damaged, missing, parse_json, parse_time, stale, time_text, uuid};
+use super::columns::{
+    constraint, damaged, missing, parse_json, parse_time, stale, time_text, uuid,
+};
 use super::{CatalogError, DesIdentity, IdentityOwner, IdentityRecord, Kind, Rev, Stored};
 
 /// The step of the catalog's schema that adds the table. The secret of an identity is stored as its

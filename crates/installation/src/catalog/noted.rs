@@ -9,7 +9,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 use time::OffsetDateTime;
 
-use super::sqlite::{parse_time, time_text};
+use super::columns::{parse_time, time_text};
 use super::{CatalogError, DepartedRecord, departed};
 
 /// The tables.

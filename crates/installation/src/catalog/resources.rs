@@ -5,9 +5,10 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
-use super::sqlite::{constraint, damaged, missing, parse_json, parse_time, stale, time_text, uuid};
+use super::columns::{
+    constraint, damaged, missing, parse_json, parse_kind, parse_time, stale, time_text, uuid,
+};
 use super::{CatalogError, DepartedRecord, DiskRecord, DiskState, LayerUse, Rev, Stored, departed};
-use crate::envelope::ResourceKind;
 
 /// What is under a set, by itself or by a layer.
 pub(super) const UNDER_SET: &str = "des IS ?1 OR EXISTS (
@@ -208,13 +209,6 @@ pub(super) fn parse(row: &Row<'_>) -> Result<Stored<DiskRecord>, CatalogError> {
             name,
         },
     })
-}
-
-pub(super) fn parse_kind(name: &str, text: &str) -> Result<ResourceKind, CatalogError> {
-    ResourceKind::ALL
-        .into_iter()
-        .find(|kind| kind.as_str() == text)
-        .ok_or_else(|| damaged(name, format!("kind '{text}'")))
 }
 
 /// Says what a violated constraint means.

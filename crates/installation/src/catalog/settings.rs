@@ -14,12 +14,47 @@ pub enum VaultKind {
     Embedded,
     /// In a directory of this installation, its private keys in a token behind PKCS#11.
     Hsm(HsmSettings),
-    /// Elsewhere, reached over HTTPS.
+    /// A remote vault, reached over HTTPS.
     Https {
-        /// The certificates (PEM) that alone are trusted to vouch for it; the system's when none
-        /// are given.
+        /// The certificates (PEM) that alone are trusted to have signed its own; the system's when
+        /// none are given.
         ca: Option<String>,
     },
+}
+
+impl VaultKind {
+    /// The kind in one word, for output.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Embedded => "Embedded",
+            Self::Hsm(_) => "Hsm",
+            Self::Https { .. } => "Https",
+        }
+    }
+
+    /// Whether another installation, or Azure, keeps the vault: its keys, its policies and its log.
+    pub fn is_remote(&self) -> bool {
+        match self {
+            Self::Embedded | Self::Hsm(_) => false,
+            Self::Https { .. } => true,
+        }
+    }
+
+    /// The token that has the private keys, where one has.
+    pub fn token(&self) -> Option<&HsmSettings> {
+        match self {
+            Self::Hsm(token) => Some(token),
+            Self::Embedded | Self::Https { .. } => None,
+        }
+    }
+
+    /// Whether certificates of its own are trusted for a remote vault.
+    pub fn has_own_ca(&self) -> Option<bool> {
+        match self {
+            Self::Https { ca } => Some(ca.is_some()),
+            Self::Embedded | Self::Hsm(_) => None,
+        }
+    }
 }
 
 /// The token that has a vault's private keys.

@@ -1,27 +1,24 @@
 //! The catalog in an SQLite file.
 
+use super::columns::{one, uuid};
+use super::copy::{self, CatalogCopy};
+use super::departed::{self, DepartedRecord};
+use super::error::CatalogError;
+use super::interface::Catalog;
+use super::record::{
+    DiskEncryptionSetRecord, DiskRecord, IdentityRecord, InstallationRecord, Kind, Rev, Stored,
+    VaultRecord,
+};
+use super::rows::{DES_COLUMNS, VAULT_COLUMNS, parse_des, parse_vault};
+use super::schema::SCHEMA;
+use super::{identities, noted, resources};
+use crate::envelope::ResourceKind;
+use rusqlite::{Connection, Row, TransactionBehavior, params};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-
-use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, ffi, params};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
-
-use super::copy::{self, CatalogCopy};
-use super::schema::SCHEMA;
-use super::{
-    Catalog, CatalogError, DepartedRecord, DiskEncryptionSetRecord, DiskRecord, IdentityRecord,
-    InstallationRecord, Kind, Rev, Stored, VaultRecord, departed, identities, noted, resources,
-};
-use crate::envelope::ResourceKind;
 use vault::sqlite::{DatabaseError, open};
-
-const VAULT_COLUMNS: &str = "name, rev, url, kind, created";
-const DES_COLUMNS: &str = "name, rev, identity, principal_id, key_url, previous_keys, \
-                           auto_rotation, last_rotation, created";
 
 /// The default catalog: `catalog.db` in the state directory.
 pub struct SqliteCatalog {
@@ -126,7 +123,7 @@ impl SqliteCatalog {
         changed
     }
 
-    fn db(&self) -> MutexGuard<'_, Connection> {
+    pub(super) fn db(&self) -> MutexGuard<'_, Connection> {
         // A panic elsewhere rolled its transaction back; the connection itself is intact.
         self.db.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -145,142 +142,6 @@ impl SqliteCatalog {
             found.push(parse(row)?);
         }
         Ok(found)
-    }
-
-    fn add_vault(&self, record: &VaultRecord) -> Result<(), CatalogError> {
-        let VaultRecord {
-            name,
-            url,
-            kind,
-            created,
-        } = record;
-        self.db()
-            .execute(
-                &format!("INSERT INTO vaults ({VAULT_COLUMNS}) VALUES (?, 1, ?, ?, ?)"),
-                params![name, url, json(name, kind)?, time_text(name, *created)?],
-            )
-            .map_err(|e| constraint(e, Kind::Vault, name, None))?;
-        Ok(())
-    }
-
-    fn change_vault(&self, rev: Rev, record: &VaultRecord) -> Result<Rev, CatalogError> {
-        let name = &record.name;
-        let changed = self
-            .db()
-            .execute(
-                "UPDATE vaults SET rev = rev + 1, url = ?, kind = ?, created = ? \
-                 WHERE name = ? AND rev = ?",
-                params![
-                    record.url,
-                    json(name, &record.kind)?,
-                    time_text(name, record.created)?,
-                    name,
-                    rev.0,
-                ],
-            )
-            .map_err(|e| constraint(e, Kind::Vault, name, None))?;
-        if changed == 0 {
-            self.vault(name)?;
-            return Err(stale(Kind::Vault, name));
-        }
-        Ok(Rev(rev.0 + 1))
-    }
-
-    fn remove_vault(&self, name: &str, rev: Rev) -> Result<(), CatalogError> {
-        let url = self.vault(name)?.record.url;
-        let mut db = self.db();
-        let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        if let Some(set) = set_with_key_in(&transaction, &url)? {
-            return Err(CatalogError::VaultInUse {
-                name: name.into(),
-                set,
-            });
-        }
-        let deleted = transaction.execute(
-            "DELETE FROM vaults WHERE name = ? AND rev = ?",
-            params![name, rev.0],
-        )?;
-        transaction.commit()?;
-        drop(db);
-        if deleted == 0 {
-            self.vault(name)?;
-            return Err(stale(Kind::Vault, name));
-        }
-        Ok(())
-    }
-
-    fn add_des(&self, record: &DiskEncryptionSetRecord) -> Result<(), CatalogError> {
-        let name = &record.name;
-        self.db()
-            .execute(
-                &format!(
-                    "INSERT INTO disk_encryption_sets ({DES_COLUMNS}) \
-                     VALUES (?, 1, ?, ?, ?, ?, ?, ?, ?)"
-                ),
-                params![
-                    name,
-                    json(name, &record.identity)?,
-                    record.principal_id.to_string(),
-                    record.key_url,
-                    json(name, &record.previous_keys)?,
-                    record.auto_rotation,
-                    optional_time_text(name, record.last_rotation)?,
-                    time_text(name, record.created)?,
-                ],
-            )
-            .map_err(|e| constraint(e, Kind::DiskEncryptionSet, name, None))?;
-        Ok(())
-    }
-
-    fn change_des(&self, rev: Rev, record: &DiskEncryptionSetRecord) -> Result<Rev, CatalogError> {
-        let name = &record.name;
-        let mut db = self.db();
-        let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let changed = transaction.execute(
-            "UPDATE disk_encryption_sets SET rev = rev + 1, identity = ?, principal_id = ?, \
-             key_url = ?, previous_keys = ?, auto_rotation = ?, last_rotation = ?, created = ? \
-             WHERE name = ? AND rev = ?",
-            params![
-                json(name, &record.identity)?,
-                record.principal_id.to_string(),
-                record.key_url,
-                json(name, &record.previous_keys)?,
-                record.auto_rotation,
-                optional_time_text(name, record.last_rotation)?,
-                time_text(name, record.created)?,
-                name,
-                rev.0,
-            ],
-        )?;
-        if changed == 0 {
-            drop(transaction);
-            drop(db);
-            self.des(name)?;
-            return Err(stale(Kind::DiskEncryptionSet, name));
-        }
-        transaction.execute(
-            "DELETE FROM identities WHERE des = ? AND object_id <> ?",
-            params![name, record.principal_id.to_string()],
-        )?;
-        transaction.commit()?;
-        Ok(Rev(rev.0 + 1))
-    }
-
-    fn remove_des(&self, name: &str, rev: Rev) -> Result<(), CatalogError> {
-        let mut db = self.db();
-        let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        resources::refuse_set_in_use(&transaction, name)?;
-        let deleted = transaction.execute(
-            "DELETE FROM disk_encryption_sets WHERE name = ? AND rev = ?",
-            params![name, rev.0],
-        )?;
-        transaction.commit()?;
-        drop(db);
-        if deleted == 0 {
-            self.des(name)?;
-            return Err(stale(Kind::DiskEncryptionSet, name));
-        }
-        Ok(())
     }
 }
 
@@ -490,127 +351,4 @@ impl Catalog for SqliteCatalog {
         let deleted = identities::delete(&self.db(), identity);
         self.copied(deleted)
     }
-}
-
-fn parse_vault(row: &Row<'_>) -> Result<Stored<VaultRecord>, CatalogError> {
-    let name: String = row.get("name")?;
-    Ok(Stored {
-        rev: Rev(row.get("rev")?),
-        record: VaultRecord {
-            url: row.get("url")?,
-            kind: parse_json(&name, "kind", &row.get::<_, String>("kind")?)?,
-            created: parse_time(&name, &row.get::<_, String>("created")?)?,
-            name,
-        },
-    })
-}
-
-fn parse_des(row: &Row<'_>) -> Result<Stored<DiskEncryptionSetRecord>, CatalogError> {
-    let name: String = row.get("name")?;
-    let previous: String = row.get("previous_keys")?;
-    let last_rotation: Option<String> = row.get("last_rotation")?;
-    Ok(Stored {
-        rev: Rev(row.get("rev")?),
-        record: DiskEncryptionSetRecord {
-            identity: parse_json(&name, "identity", &row.get::<_, String>("identity")?)?,
-            principal_id: uuid(&name, &row.get::<_, String>("principal_id")?)?,
-            key_url: row.get("key_url")?,
-            previous_keys: parse_json(&name, "previous_keys", &previous)?,
-            auto_rotation: row.get("auto_rotation")?,
-            last_rotation: last_rotation.map(|t| parse_time(&name, &t)).transpose()?,
-            created: parse_time(&name, &row.get::<_, String>("created")?)?,
-            name,
-        },
-    })
-}
-
-fn one<T>(found: Vec<T>, kind: Kind, name: &str) -> Result<T, CatalogError> {
-    found.into_iter().next().ok_or_else(|| missing(kind, name))
-}
-
-pub(super) fn missing(kind: Kind, name: &str) -> CatalogError {
-    CatalogError::NotFound {
-        kind,
-        name: name.into(),
-    }
-}
-
-pub(super) fn stale(kind: Kind, name: &str) -> CatalogError {
-    CatalogError::Changed {
-        kind,
-        name: name.into(),
-    }
-}
-
-pub(super) fn damaged(name: &str, what: impl ToString) -> CatalogError {
-    CatalogError::Damaged {
-        name: name.into(),
-        what: what.to_string(),
-    }
-}
-
-/// Says what a violated constraint means: a taken name, or a disk encryption set that is not there.
-pub(super) fn constraint(
-    error: rusqlite::Error,
-    kind: Kind,
-    name: &str,
-    des: Option<&str>,
-) -> CatalogError {
-    let extended = error.sqlite_error().map(|e| e.extended_code);
-    match (extended, des) {
-        (Some(ffi::SQLITE_CONSTRAINT_FOREIGNKEY), Some(des)) => {
-            missing(Kind::DiskEncryptionSet, des)
-        }
-        (Some(ffi::SQLITE_CONSTRAINT_PRIMARYKEY | ffi::SQLITE_CONSTRAINT_UNIQUE), _) => {
-            CatalogError::Exists {
-                kind,
-                name: name.into(),
-            }
-        }
-        _ => error.into(),
-    }
-}
-
-pub(super) fn json(name: &str, value: &impl Serialize) -> Result<String, CatalogError> {
-    serde_json::to_string(value).map_err(|e| damaged(name, e))
-}
-
-pub(super) fn parse_json<T: DeserializeOwned>(
-    name: &str,
-    what: &str,
-    text: &str,
-) -> Result<T, CatalogError> {
-    serde_json::from_str(text).map_err(|e| damaged(name, format!("{what}: {e}")))
-}
-
-/// The first disk encryption set whose active key, or that of anything under it, is in a vault.
-fn set_with_key_in(db: &Connection, vault_url: &str) -> Result<Option<String>, CatalogError> {
-    let keys = format!("{vault_url}/keys/");
-    // Compared as bytes: LIKE would take '_' for anything.
-    let sql = "SELECT name FROM (
-                   SELECT name, key_url FROM disk_encryption_sets
-                   UNION ALL SELECT des, key_url FROM resources WHERE des IS NOT NULL
-                   UNION ALL SELECT des, key_url FROM layer_uses WHERE des IS NOT NULL
-               ) WHERE substr(key_url, 1, length(?1)) = ?1 ORDER BY name LIMIT 1";
-    let name = db.query_row(sql, [keys], |row| row.get(0)).optional()?;
-    Ok(name)
-}
-
-pub(super) fn uuid(name: &str, text: &str) -> Result<Uuid, CatalogError> {
-    Uuid::parse_str(text).map_err(|e| damaged(name, format!("'{text}': {e}")))
-}
-
-pub(super) fn parse_time(name: &str, text: &str) -> Result<OffsetDateTime, CatalogError> {
-    OffsetDateTime::parse(text, &Rfc3339).map_err(|e| damaged(name, format!("'{text}': {e}")))
-}
-
-pub(super) fn time_text(name: &str, time: OffsetDateTime) -> Result<String, CatalogError> {
-    time.format(&Rfc3339).map_err(|e| damaged(name, e))
-}
-
-fn optional_time_text(
-    name: &str,
-    time: Option<OffsetDateTime>,
-) -> Result<Option<String>, CatalogError> {
-    time.map(|t| time_text(name, t)).transpose()
 }

@@ -2,6 +2,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::*;
+use crate::envelope::ResourceKind;
 
 fn catalog(dir: &tempfile::TempDir) -> SqliteCatalog {
     SqliteCatalog::open(&dir.path().join("catalog.db")).unwrap()

@@ -23,6 +23,7 @@ mod file;
 mod payload;
 mod session;
 mod slot;
+mod unwrap;
 mod version_1;
 mod wrap;
 
@@ -39,4 +40,5 @@ pub use payload::{
 };
 pub use session::{FailedSync, Session, SyncedFile};
 pub use slot::{FORMAT_VERSION, Header, MAX_PAYLOAD_LEN, SLOT_LEN, UnverifiedHeader};
-pub use wrap::{DekCheck, Envelope, HeaderAuthority, HeaderKey, unwrap_dek, wrap_dek};
+pub use unwrap::unwrap_dek;
+pub use wrap::{DekCheck, Envelope, HeaderAuthority, HeaderKey, wrap_dek};

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use uuid::Uuid;
 use zeroize::Zeroize;
 
-use super::{EnvelopeError, LayerRecord};
+use super::error::EnvelopeError;
 use keys::{Dek, KeyError, LockedBytes};
 use vault::{Caller, KeyId, KeyVault, WrapAlgorithm};
 
@@ -72,30 +72,6 @@ pub fn wrap_dek(
         algorithm,
         wrapped: wrapped.value,
     })
-}
-
-/// Unwraps a layer's DEK and compares it with the layer's check value.
-///
-/// # Errors
-/// The vault's refusal; [`EnvelopeError::OtherVault`]; [`EnvelopeError::WrongDek`] when the vault
-/// gave a key back that is not this layer's.
-pub fn unwrap_dek(
-    vault: &dyn KeyVault,
-    caller: &Caller,
-    layer: &LayerRecord,
-) -> Result<Dek, EnvelopeError> {
-    let envelope = &layer.envelope;
-    if vault.url() != envelope.vault_url {
-        return Err(EnvelopeError::OtherVault {
-            wanted: envelope.vault_url.clone(),
-            given: vault.url().to_owned(),
-        });
-    }
-    let key = envelope.key_id();
-    let bytes = vault.unwrap_key(caller, &key, envelope.algorithm, &envelope.wrapped)?;
-    let dek = Dek::from_locked(bytes)?;
-    layer.check.verify(layer.id, &dek)?;
-    Ok(dek)
 }
 
 /// 32 bytes that a DEK and its layer's id determine and that reveal nothing about the DEK:

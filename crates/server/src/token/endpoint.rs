@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use url::form_urlencoded;
 use uuid::Uuid;
 
-use super::super::ApiError;
-use super::Issued;
+use super::issued::Issued;
+use crate::ApiError;
 use installation::catalog::IdentityRecord;
 
 /// Which protocol is spoken.

@@ -19,8 +19,8 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::super::ServerError;
-use super::MAX_LIFETIME;
+use super::lifetime::{LEEWAY, MAX_LIFETIME};
+use crate::ServerError;
 use installation::files::{private_dir, sync_dir};
 
 /// How long a key signs.
@@ -169,7 +169,7 @@ fn make(dir: &Path, now: i64) -> Result<KeyFile, ServerError> {
 
 /// Deletes the keys whose successor has signed for longer than any token lives.
 fn retire(files: &mut Vec<KeyFile>, now: i64) -> Result<(), ServerError> {
-    let overlap = seconds(MAX_LIFETIME) + 2 * seconds(super::LEEWAY);
+    let overlap = seconds(MAX_LIFETIME) + 2 * seconds(LEEWAY);
     while let [oldest, successor, ..] = files.as_slice() {
         if now - successor.created <= overlap {
             break;

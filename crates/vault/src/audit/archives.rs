@@ -3,11 +3,11 @@
 use std::io::BufRead;
 
 use super::AuditError;
-use super::chain::{Entry, LogId};
-use super::export::{ExportedLog, Line, read_export};
+use super::entry::{Entry, LogId};
+use super::line::{ExportedLog, Line, read_export};
 use super::segment::Segment;
 use super::signer::PublicKey;
-use super::verify::{Pin, Report, Verifier};
+use super::verifier::{Pin, Report, Verifier};
 
 /// Verifies every log of an export.
 ///

@@ -1,119 +1,311 @@
-//! What is hashed and what is signed. Both are fixed: a change makes every log that exists invalid.
+//! A log's chain, in an SQLite database, beside whatever else that database holds.
 
-use aws_lc_rs::digest::{Context, SHA256};
-use serde::{Deserialize, Serialize};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::event::{Event, hash_texts};
-use super::export::{encoded, encoded_hash, ordinal};
+use super::counter::{self, Counter};
+use super::encoding::{Hash, text};
+use super::entry::{Entry, GENESIS, Head, LogId, is_checkpoint};
+use super::event::Event;
+use super::line::ExportedLog;
+use super::record::{AuditRecord, Counted};
 use super::signer::{PublicKey, Purpose, Signer};
-use super::{AuditError, CHECKPOINT_INTERVAL};
+use super::store::{insert, read_head, stored, write_checkpoint, write_head};
+use super::{AuditError, segment};
+use keys::SealingKey;
 
-/// The hash of a record.
-pub type Hash = [u8; 32];
-
-/// The id of a log, which is part of every hash: a record of one log is none of another.
-pub type LogId = Uuid;
-
-/// What the first record takes for the hash of the record before it.
-pub(super) const GENESIS: Hash = [0; 32];
-
-/// A record as it is stored: text, exactly as it was hashed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
-    /// Its number, from 1, without gaps.
-    #[serde(deserialize_with = "ordinal")]
-    pub seq: u64,
-    /// When, RFC 3339.
-    pub time: String,
-    /// What happened.
-    #[serde(flatten)]
-    pub event: Event,
+/// The log of a database: its id and the key that signs it.
+pub struct Chain {
+    log: LogId,
+    created: String,
+    pub(super) signer: Signer,
+    public_key: PublicKey,
 }
 
-impl Entry {
-    /// The record's hash, behind the record that has the hash `previous`.
-    pub fn hash(&self, log: LogId, previous: &Hash) -> Hash {
-        let mut hash = Context::new(&SHA256);
-        hash.update(b"sealdisk audit record v1\0");
-        hash.update(log.as_bytes());
-        hash.update(&self.seq.to_le_bytes());
-        hash.update(previous);
-        let time = std::iter::once(Some(self.time.as_str()));
-        hash_texts(&mut hash, time.chain(self.event.texts()));
-        let mut finished = Hash::default();
-        finished.copy_from_slice(hash.finish().as_ref());
-        finished
-    }
-}
-
-/// How far a chain reaches: the number and hash of a record, and when that was signed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Head {
-    /// The record's number, 0 for an empty log.
-    #[serde(deserialize_with = "ordinal")]
-    pub seq: u64,
-    /// Its hash.
-    #[serde(with = "encoded_hash")]
-    pub hash: Hash,
-    /// What it covers of the counters that are open: SHA-256 over them; `None` when there are none,
-    /// and in a checkpoint.
-    #[serde(
-        default,
-        with = "encoded_hash::option",
-        skip_serializing_if = "Option::is_none"
-    )]
-    pub counters: Option<Hash>,
-    /// When it was signed, RFC 3339.
-    pub time: String,
-    /// The signature over all that.
-    #[serde(with = "encoded")]
-    pub signature: Vec<u8>,
-}
-
-impl Head {
-    pub(super) fn sign(
-        signer: &Signer,
-        purpose: Purpose,
-        log: LogId,
-        (seq, hash): (u64, Hash),
-        counters: Option<Hash>,
-        time: &str,
+impl Chain {
+    /// Makes an empty log in the tables of `db`, in the caller's transaction. Its signing key is
+    /// stored sealed under `sealing`.
+    ///
+    /// # Errors
+    /// [`AuditError`].
+    pub fn create(
+        db: &Connection,
+        sealing: &SealingKey,
+        now: OffsetDateTime,
     ) -> Result<Self, AuditError> {
-        let mut head = Self {
-            seq,
-            hash,
-            counters,
-            time: time.into(),
-            signature: Vec::new(),
+        let (signer, secret) = Signer::generate()?;
+        let (log, public_key) = (Uuid::new_v4(), signer.public_key()?);
+        let sealed = sealing
+            .seal(&associated(log, &public_key), &secret)
+            .map_err(AuditError::Key)?;
+        let created = text(now)?;
+        db.execute(
+            "INSERT INTO audit_log VALUES (1, ?, ?, ?, ?)",
+            params![log.to_string(), created, public_key.0, sealed],
+        )?;
+        let chain = Self {
+            log,
+            created,
+            signer,
+            public_key,
         };
-        head.signature = signer.sign(head.purpose(purpose), &head.message(log))?;
-        Ok(head)
+        let head = Head::sign(
+            &chain.signer,
+            Purpose::Head,
+            log,
+            (0, GENESIS),
+            None,
+            &chain.created,
+        )?;
+        write_head(db, &head)?;
+        Ok(chain)
     }
 
-    pub(super) fn is_signed(&self, key: &PublicKey, purpose: Purpose, log: LogId) -> bool {
-        key.verifies(self.purpose(purpose), &self.message(log), &self.signature)
+    /// The log in the tables of `db`; `None` when none was made there yet.
+    ///
+    /// # Errors
+    /// [`AuditError::Tampered`] when its signing key was exchanged, or is sealed under another key
+    /// than `sealing`.
+    pub fn load(db: &Connection, sealing: &SealingKey) -> Result<Option<Self>, AuditError> {
+        let sql = "SELECT log_id, created, public_key, sealed_key FROM audit_log";
+        let columns = |row: &Row<'_>| {
+            let id: String = row.get(0)?;
+            let created: String = row.get(1)?;
+            let key: Vec<u8> = row.get(2)?;
+            Ok((id, created, key, row.get::<_, Vec<u8>>(3)?))
+        };
+        let Some((id, created, public_key, sealed)) = db.query_row(sql, [], columns).optional()?
+        else {
+            return Ok(None);
+        };
+        let log = Uuid::parse_str(&id).map_err(|_| AuditError::tampered("its id is none"))?;
+        let public_key = PublicKey(public_key);
+        let secret = sealing
+            .open(&associated(log, &public_key), &sealed)
+            .map_err(|_| AuditError::tampered("its signing key was exchanged"))?;
+        Ok(Some(Self {
+            log,
+            created,
+            signer: Signer::from_stored(&secret)?,
+            public_key,
+        }))
     }
 
-    /// A head that covers counters is signed as another kind than one that covers none.
-    fn purpose(&self, purpose: Purpose) -> Purpose {
-        match (purpose, self.counters) {
-            (Purpose::Head, Some(_)) => Purpose::CountingHead,
-            (purpose, _) => purpose,
+    /// Stores the signing key sealed under another key, in the caller's transaction.
+    ///
+    /// # Errors
+    /// [`AuditError::Tampered`] when it is not sealed under `old`.
+    pub fn reseal(
+        &self,
+        db: &Connection,
+        old: &SealingKey,
+        new: &SealingKey,
+    ) -> Result<(), AuditError> {
+        let sql = "SELECT sealed_key FROM audit_log";
+        let sealed: Vec<u8> = db.query_row(sql, [], |row| row.get(0))?;
+        let bound = associated(self.log, &self.public_key);
+        let secret = old
+            .open(&bound, &sealed)
+            .map_err(|_| AuditError::tampered("its signing key was exchanged"))?;
+        let sealed = new.seal(&bound, &secret).map_err(AuditError::Key)?;
+        db.execute("UPDATE audit_log SET sealed_key = ?", [sealed])?;
+        Ok(())
+    }
+
+    /// The log's id.
+    pub fn log_id(&self) -> LogId {
+        self.log
+    }
+
+    /// When the log was made, RFC 3339.
+    pub fn created(&self) -> &str {
+        &self.created
+    }
+
+    /// What exports say about the log, which they call `name`.
+    pub(super) fn exported(&self, name: &str) -> ExportedLog {
+        ExportedLog::new(
+            name,
+            self.log,
+            self.created.clone(),
+            self.public_key.clone(),
+        )
+    }
+
+    /// The key that verifies heads and checkpoints.
+    pub fn public_key(&self) -> &PublicKey {
+        &self.public_key
+    }
+
+    /// Appends records and signs the new head, in the caller's transaction, which must hold the
+    /// database's write lock from its beginning (`BEGIN IMMEDIATE`).
+    ///
+    /// # Errors
+    /// [`AuditError::Tampered`] when the head is not one that this log signed: a chain that
+    /// somebody else has written is not gone on with.
+    pub fn append(&self, db: &Connection, records: &[AuditRecord]) -> Result<(), AuditError> {
+        let Some(last) = records.last() else {
+            return Ok(());
+        };
+        let counted = |record: &AuditRecord| Counted {
+            record: record.clone(),
+            window: None,
+        };
+        let records: Vec<_> = records.iter().map(counted).collect();
+        self.append_counted(db, &records, last.time)
+    }
+
+    /// As [`append`](Self::append), for records of which some are only counted, and records the
+    /// counters whose window is over at `now`.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append).
+    pub fn append_counted(
+        &self,
+        db: &Connection,
+        records: &[Counted],
+        now: OffsetDateTime,
+    ) -> Result<(), AuditError> {
+        let head = self.head(db)?;
+        let mut end = (head.seq, head.hash);
+        for counter in counter::overdue(db, now)? {
+            match counter.count {
+                0 => counter::close(db, counter.id)?,
+                _ => self.put_counter(db, &mut end, &counter, now)?,
+            }
+        }
+        for Counted { record, window } in records {
+            if window.is_some() && counter::count(db, record)? {
+                continue;
+            }
+            // What was counted beside it came before it.
+            for counter in counter::beside(db, record)? {
+                self.put_counter(db, &mut end, &counter, now)?;
+            }
+            self.put(db, &mut end, entry(record)?)?;
+            if let Some(window) = window {
+                counter::open(db, record, *window)?;
+            }
+        }
+        let counters = counter::digest(self.log, &counter::read(db)?);
+        let purpose = Purpose::Head;
+        let head = Head::sign(&self.signer, purpose, self.log, end, counters, &text(now)?)?;
+        write_head(db, &head)
+    }
+
+    /// Whether a record like this would only be counted.
+    ///
+    /// # Errors
+    /// [`AuditError`].
+    pub fn is_counted(&self, db: &Connection, record: &AuditRecord) -> Result<bool, AuditError> {
+        counter::is_open(db, record)
+    }
+
+    /// The number of the last record that was archived, 0 when none was.
+    ///
+    /// # Errors
+    /// [`AuditError`].
+    pub fn archived(&self, db: &Connection) -> Result<u64, AuditError> {
+        Ok(segment::base(db)?.0)
+    }
+
+    /// Whether there are counters whose window is over.
+    ///
+    /// # Errors
+    /// [`AuditError`].
+    pub fn has_overdue(&self, db: &Connection, now: OffsetDateTime) -> Result<bool, AuditError> {
+        Ok(!counter::overdue(db, now)?.is_empty())
+    }
+
+    /// The counters that are open.
+    ///
+    /// # Errors
+    /// [`AuditError`].
+    pub fn counters(&self, db: &Connection) -> Result<Vec<Counter>, AuditError> {
+        counter::read(db)
+    }
+
+    fn put_counter(
+        &self,
+        db: &Connection,
+        end: &mut (u64, Hash),
+        counter: &Counter,
+        now: OffsetDateTime,
+    ) -> Result<(), AuditError> {
+        let entry = Entry {
+            seq: 0,
+            time: text(now)?,
+            event: Event {
+                detail: Some(counter.detail()),
+                ..counter.event.clone()
+            },
+        };
+        self.put(db, end, entry)?;
+        counter::restart(db, counter.id, now)
+    }
+
+    /// Puts an entry behind the `end` of the chain, which is its number and hash then.
+    fn put(
+        &self,
+        db: &Connection,
+        end: &mut (u64, Hash),
+        mut entry: Entry,
+    ) -> Result<(), AuditError> {
+        entry.seq = end.0 + 1;
+        *end = (entry.seq, entry.hash(self.log, &end.1));
+        insert(db, &entry, &end.1)?;
+        if is_checkpoint(entry.seq) {
+            let (purpose, time) = (Purpose::Checkpoint, &entry.time);
+            let checkpoint = Head::sign(&self.signer, purpose, self.log, *end, None, time)?;
+            write_checkpoint(db, &checkpoint)?;
+        }
+        Ok(())
+    }
+
+    /// The signed head, when it is one.
+    fn head(&self, db: &Connection) -> Result<Head, AuditError> {
+        let head =
+            read_head(db, self.log)?.ok_or_else(|| AuditError::tampered("its head is missing"))?;
+        match head.is_signed(&self.public_key, Purpose::Head, self.log) {
+            true => Ok(head),
+            false => Err(AuditError::tampered("its head has no valid signature")),
         }
     }
 
-    fn message(&self, log: LogId) -> Vec<u8> {
-        let mut message = log.as_bytes().to_vec();
-        message.extend(self.seq.to_le_bytes());
-        message.extend(self.hash);
-        message.extend(self.counters.iter().flatten());
-        message.extend(self.time.as_bytes());
-        message
+    /// Visits the records behind number `after`, in order.
+    ///
+    /// # Errors
+    /// [`AuditError`], or what `visit` returns.
+    pub fn for_each<E: From<AuditError>>(
+        &self,
+        db: &Connection,
+        after: u64,
+        mut visit: impl FnMut(Entry) -> Result<(), E>,
+    ) -> Result<(), E> {
+        stored(db, after, |stored| visit(stored.entry))
+    }
+
+    /// The number of the last record, as the head has it.
+    ///
+    /// # Errors
+    /// [`AuditError`].
+    pub fn last(&self, db: &Connection) -> Result<u64, AuditError> {
+        Ok(read_head(db, self.log)?.map_or(0, |head| head.seq))
     }
 }
 
-/// Whether a checkpoint is kept after the record with that number.
-pub(super) fn is_checkpoint(seq: u64) -> bool {
-    seq.is_multiple_of(CHECKPOINT_INTERVAL)
+/// What the sealed signing key is bound to.
+fn associated(log: LogId, public_key: &PublicKey) -> Vec<u8> {
+    let context: &[u8] = b"sealdisk audit signing key v1\0";
+    [context, log.as_bytes(), &public_key.0].concat()
+}
+
+/// The entry of a record, whose number is set when it is put into the chain.
+fn entry(record: &AuditRecord) -> Result<Entry, AuditError> {
+    Ok(Entry {
+        seq: 0,
+        time: text(record.time)?,
+        event: record.event.clone(),
+    })
 }

@@ -11,9 +11,9 @@ use rusqlite::{Connection, Row, ToSql, params, params_from_iter};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::chain::{Hash, LogId};
+use super::encoding::{Hash, text};
+use super::entry::LogId;
 use super::event::{self, Event, hash_texts};
-use super::store::text;
 use super::{AuditError, AuditRecord};
 
 /// The table of counters. `closes` and `window` are in microseconds.
@@ -115,10 +115,11 @@ fn place(origin: &str) -> String {
 /// The event of which those that are like `record` are counted: refusals are told apart by who, what,
 /// key and code, what was done by version and disk too.
 fn kind(record: &AuditRecord) -> Event {
-    let event = Event::of(record);
-    let told = |text: Option<String>| text.filter(|_| record.refusal.is_none());
+    let event = record.event.clone();
+    let is_refusal = event.code.is_some();
+    let told = |text: Option<String>| text.filter(|_| !is_refusal);
     Event {
-        origin: place(&record.origin),
+        origin: place(&event.origin),
         version: told(event.version),
         disk: told(event.disk),
         ..event
@@ -141,7 +142,7 @@ pub(super) fn beside(db: &Connection, record: &AuditRecord) -> Result<Vec<Counte
     select(
         db,
         condition,
-        params![record.caller.to_string(), record.key],
+        params![record.event.caller, record.event.key],
     )
 }
 

@@ -4,8 +4,6 @@ use aws_lc_rs::digest::Context;
 use rusqlite::{Row, ToSql};
 use serde::{Deserialize, Serialize};
 
-use super::AuditRecord;
-
 /// The columns that have an event, in every table that does.
 pub(super) const COLUMNS: &str = "caller, origin, operation, key, version, disk, detail, code";
 /// As many parameters.
@@ -20,34 +18,21 @@ pub struct Event {
     pub caller: String,
     /// From where.
     pub origin: String,
-    /// What was asked for.
+    /// What was asked for, with the names of Azure's log: `KeyWrap`, `KeyUnwrap`, `KeyGet`, …
     pub operation: String,
-    /// With which key.
+    /// With which key: its name in a vault's log, its URL in the installation's.
     pub key: Option<String>,
     /// In which version.
     pub version: Option<String>,
     /// For which disk.
     pub disk: Option<String>,
-    /// What exactly.
+    /// What exactly was to be changed, where something was.
     pub detail: Option<String>,
     /// The code of the refusal; `None` when it was allowed.
     pub code: Option<String>,
 }
 
 impl Event {
-    pub(super) fn of(record: &AuditRecord) -> Self {
-        Self {
-            caller: record.caller.to_string(),
-            origin: record.origin.clone(),
-            operation: record.operation.clone(),
-            key: record.key.clone(),
-            version: record.version.clone(),
-            disk: record.disk.clone(),
-            detail: record.detail.clone(),
-            code: record.refusal.clone(),
-        }
-    }
-
     /// From the columns [`COLUMNS`] of a row, the first of which is `at`.
     pub(super) fn read(row: &Row<'_>, at: usize) -> rusqlite::Result<Self> {
         Ok(Self {

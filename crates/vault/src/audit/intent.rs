@@ -11,23 +11,8 @@ use rusqlite::{Connection, TransactionBehavior, params};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::event::Event;
 use super::{AuditError, AuditLog, AuditRecord};
-
-/// The table of changes whose outcome is not recorded yet. `owner` tells their process from every
-/// other one since the world began: boot, process id, and when it was started.
-pub(super) const TABLE: &str = "
-CREATE TABLE audit_intents (
-    id        TEXT PRIMARY KEY,
-    owner     TEXT NOT NULL,
-    caller    TEXT NOT NULL,
-    origin    TEXT NOT NULL,
-    operation TEXT NOT NULL,
-    key       TEXT,
-    version   TEXT,
-    disk      TEXT,
-    detail    TEXT
-) STRICT;
-";
 
 /// What the operation of an intent ends with in the log.
 const INTENT: &str = "Intent";
@@ -49,29 +34,25 @@ impl AuditLog {
     /// [`AuditError`]; the change must not be made then.
     pub fn begin(&self, record: AuditRecord) -> Result<Intent, AuditError> {
         let id = Uuid::new_v4();
-        let detail = record.detail.clone().unwrap_or_default();
-        let record = AuditRecord {
-            detail: Some(format!("{detail}; change {id}")),
-            ..record
-        };
-        let intent = AuditRecord {
-            operation: format!("{}{INTENT}", record.operation),
-            ..record.clone()
-        };
-        self.write(&intent.operation, |chain, db| {
+        let detail = record.event.detail.clone().unwrap_or_default();
+        let record = record.with_detail(format!("{detail}; change {id}"));
+        let mut intent = record.clone();
+        intent.event.operation.push_str(INTENT);
+        self.write(&intent.event.operation, |chain, db| {
             chain.append(db, std::slice::from_ref(&intent))?;
+            let event = &record.event;
             db.execute(
                 "INSERT INTO audit_intents VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 params![
                     id.to_string(),
                     owner(std::process::id()),
-                    record.caller.to_string(),
-                    record.origin,
-                    record.operation,
-                    record.key,
-                    record.version,
-                    record.disk,
-                    record.detail,
+                    event.caller,
+                    event.origin,
+                    event.operation,
+                    event.key,
+                    event.version,
+                    event.disk,
+                    event.detail,
                 ],
             )?;
             Ok(())
@@ -84,12 +65,9 @@ impl AuditLog {
     /// # Errors
     /// [`AuditError`]; the intent stays, and somebody will record that its outcome is not known.
     pub fn end(&self, intent: Intent, refusal: Option<String>) -> Result<(), AuditError> {
-        let record = AuditRecord {
-            time: OffsetDateTime::now_utc(),
-            refusal,
-            ..intent.record
-        };
-        self.write(&record.operation, |chain, db| {
+        let mut record = intent.record.at(OffsetDateTime::now_utc());
+        record.event.code = refusal;
+        self.write(&record.event.operation, |chain, db| {
             let sql = "DELETE FROM audit_intents WHERE id = ?";
             db.execute(sql, [intent.id.to_string()])?;
             chain.append(db, std::slice::from_ref(&record))
@@ -109,8 +87,8 @@ impl AuditLog {
         for (id, record) in dead(&transaction)? {
             log::warn!(
                 "a process died over the change {id} ({}, {}): look whether it was made",
-                record.operation,
-                record.detail.as_deref().unwrap_or_default()
+                record.event.operation,
+                record.event.detail.as_deref().unwrap_or_default()
             );
             transaction.execute("DELETE FROM audit_intents WHERE id = ?", [id])?;
             records.push(record);
@@ -133,18 +111,18 @@ fn dead(db: &Connection) -> Result<Vec<(String, AuditRecord)>, AuditError> {
         if pid.is_some_and(|pid| owner(pid) == its) {
             continue;
         }
-        let caller: String = row.get(2)?;
-        let record = AuditRecord {
-            time: OffsetDateTime::now_utc(),
-            caller: Uuid::parse_str(&caller).unwrap_or_default(),
+        let event = Event {
+            caller: row.get(2)?,
             origin: row.get(3)?,
             operation: row.get(4)?,
             key: row.get(5)?,
             version: row.get(6)?,
             disk: row.get(7)?,
             detail: row.get(8)?,
-            refusal: Some(UNFINISHED.into()),
+            code: Some(UNFINISHED.into()),
         };
+        let time = OffsetDateTime::now_utc();
+        let record = AuditRecord { time, event };
         found.push((row.get(0)?, record));
     }
     Ok(found)

@@ -8,10 +8,32 @@ use std::time::Duration;
 use rusqlite::{Connection, TransactionBehavior};
 use time::OffsetDateTime;
 
+use super::AuditError;
+use super::archive::Archived;
+use super::chain::Chain;
+use super::record::{AuditRecord, Counted};
+use super::seen::Seen;
+use super::space::Reserve;
 use super::store::{TABLES, TABLES_2, TABLES_3};
-use super::{Archived, AuditError, AuditRecord, Chain, Counted, Finding, Reserve, Seen, intent};
+use super::verifier::Finding;
 use crate::sqlite::{self, Schema};
 use keys::{FileGuard, SealingKey};
+
+/// The table of changes whose outcome is not recorded yet. `owner` tells their process from every
+/// other one since the world began: boot, process id, and when it was started.
+const INTENTS: &str = "
+CREATE TABLE audit_intents (
+    id        TEXT PRIMARY KEY,
+    owner     TEXT NOT NULL,
+    caller    TEXT NOT NULL,
+    origin    TEXT NOT NULL,
+    operation TEXT NOT NULL,
+    key       TEXT,
+    version   TEXT,
+    disk      TEXT,
+    detail    TEXT
+) STRICT;
+";
 
 const SCHEMA: Schema = Schema {
     what: "audit log",
@@ -19,7 +41,7 @@ const SCHEMA: Schema = Schema {
     steps: &[
         |db| db.execute_batch(TABLES),
         |db| {
-            db.execute_batch(intent::TABLE)?;
+            db.execute_batch(INTENTS)?;
             TABLES_2
                 .iter()
                 .try_for_each(|table| db.execute_batch(table))
@@ -114,7 +136,7 @@ impl AuditLog {
     /// # Errors
     /// [`AuditError`].
     pub fn append(&self, record: &AuditRecord) -> Result<(), AuditError> {
-        self.write(&record.operation, |chain, db| {
+        self.write(&record.event.operation, |chain, db| {
             chain.append(db, std::slice::from_ref(record))
         })
     }

@@ -15,10 +15,11 @@ use std::sync::{Mutex, PoisonError};
 use rusqlite::{Connection, OptionalExtension};
 
 use super::AuditError;
-use super::chain::Head;
-use super::export::{Line, write_line};
-use super::store::{self, Chain};
-use super::verify::{Finding, Pin, pins};
+use super::chain::Chain;
+use super::entry::Head;
+use super::line::{Line, write_line};
+use super::store;
+use super::verifier::{Finding, Pin, pins};
 
 /// The file's length: what is not needed is empty lines, so that it is written in one piece over what was
 /// there.

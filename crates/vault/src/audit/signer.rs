@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::AuditError;
-use super::export::encoded;
+use super::encoding::encoded;
 
 /// What a signature is about. It is the start of the signed message, so that no signature of one
 /// kind passes as one of the other.

@@ -1,17 +1,14 @@
-//! A chain in an SQLite database, beside whatever else that database holds.
+//! The rows of a log in its database.
 
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, params, params_from_iter};
-use serde::{Deserialize, Serialize};
-use time::format_description::well_known::Rfc3339;
-use time::{OffsetDateTime, UtcOffset};
 use uuid::Uuid;
 
-use super::chain::{Entry, GENESIS, Hash, Head, LogId, is_checkpoint};
+use super::encoding::{Hash, number};
+use super::entry::{Entry, Head, LogId, StoredEntry};
 use super::event::{self, Event};
-use super::export::{ExportedLog, encoded};
-use super::signer::{PublicKey, Purpose, Signer};
-use super::{AuditError, AuditRecord, Counted, Counter, counter, segment};
-use keys::SealingKey;
+use super::line::ExportedLog;
+use super::signer::PublicKey;
+use super::{AuditError, counter, segment};
 
 /// The tables of a log. Records are only ever appended; what ties them together is in
 /// [`Entry::hash`] and in the signatures.
@@ -57,297 +54,6 @@ pub const TABLES_2: &[&str] = &[counter::TABLE, segment::TABLE];
 /// What the third version changes in them.
 pub const TABLES_3: &str = segment::COLUMNS_3;
 
-/// A record with the hash that is stored beside it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StoredEntry {
-    /// The record.
-    #[serde(flatten)]
-    pub entry: Entry,
-    /// The hash, which is to be compared with the record's.
-    #[serde(with = "encoded")]
-    pub hash: Vec<u8>,
-}
-
-/// The log of a database: its id and the key that signs it.
-pub struct Chain {
-    log: LogId,
-    created: String,
-    pub(super) signer: Signer,
-    public_key: PublicKey,
-}
-
-impl Chain {
-    /// Makes an empty log in the tables of `db`, in the caller's transaction. Its signing key is
-    /// stored sealed under `sealing`.
-    ///
-    /// # Errors
-    /// [`AuditError`].
-    pub fn create(
-        db: &Connection,
-        sealing: &SealingKey,
-        now: OffsetDateTime,
-    ) -> Result<Self, AuditError> {
-        let (signer, secret) = Signer::generate()?;
-        let (log, public_key) = (Uuid::new_v4(), signer.public_key()?);
-        let sealed = sealing
-            .seal(&associated(log, &public_key), &secret)
-            .map_err(AuditError::Key)?;
-        let created = text(now)?;
-        db.execute(
-            "INSERT INTO audit_log VALUES (1, ?, ?, ?, ?)",
-            params![log.to_string(), created, public_key.0, sealed],
-        )?;
-        let chain = Self {
-            log,
-            created,
-            signer,
-            public_key,
-        };
-        let head = Head::sign(
-            &chain.signer,
-            Purpose::Head,
-            log,
-            (0, GENESIS),
-            None,
-            &chain.created,
-        )?;
-        write_head(db, &head)?;
-        Ok(chain)
-    }
-
-    /// The log in the tables of `db`; `None` when none was made there yet.
-    ///
-    /// # Errors
-    /// [`AuditError::Tampered`] when its signing key was exchanged, or is sealed under another key
-    /// than `sealing`.
-    pub fn load(db: &Connection, sealing: &SealingKey) -> Result<Option<Self>, AuditError> {
-        let sql = "SELECT log_id, created, public_key, sealed_key FROM audit_log";
-        let columns = |row: &Row<'_>| {
-            let id: String = row.get(0)?;
-            let created: String = row.get(1)?;
-            let key: Vec<u8> = row.get(2)?;
-            Ok((id, created, key, row.get::<_, Vec<u8>>(3)?))
-        };
-        let Some((id, created, public_key, sealed)) = db.query_row(sql, [], columns).optional()?
-        else {
-            return Ok(None);
-        };
-        let log = Uuid::parse_str(&id).map_err(|_| AuditError::tampered("its id is none"))?;
-        let public_key = PublicKey(public_key);
-        let secret = sealing
-            .open(&associated(log, &public_key), &sealed)
-            .map_err(|_| AuditError::tampered("its signing key was exchanged"))?;
-        Ok(Some(Self {
-            log,
-            created,
-            signer: Signer::from_stored(&secret)?,
-            public_key,
-        }))
-    }
-
-    /// Stores the signing key sealed under another key, in the caller's transaction.
-    ///
-    /// # Errors
-    /// [`AuditError::Tampered`] when it is not sealed under `old`.
-    pub fn reseal(
-        &self,
-        db: &Connection,
-        old: &SealingKey,
-        new: &SealingKey,
-    ) -> Result<(), AuditError> {
-        let sql = "SELECT sealed_key FROM audit_log";
-        let sealed: Vec<u8> = db.query_row(sql, [], |row| row.get(0))?;
-        let bound = associated(self.log, &self.public_key);
-        let secret = old
-            .open(&bound, &sealed)
-            .map_err(|_| AuditError::tampered("its signing key was exchanged"))?;
-        let sealed = new.seal(&bound, &secret).map_err(AuditError::Key)?;
-        db.execute("UPDATE audit_log SET sealed_key = ?", [sealed])?;
-        Ok(())
-    }
-
-    /// The log's id.
-    pub fn log_id(&self) -> LogId {
-        self.log
-    }
-
-    /// When the log was made, RFC 3339.
-    pub fn created(&self) -> &str {
-        &self.created
-    }
-
-    /// What exports say about the log, which they call `name`.
-    pub(super) fn exported(&self, name: &str) -> ExportedLog {
-        ExportedLog::new(
-            name,
-            self.log,
-            self.created.clone(),
-            self.public_key.clone(),
-        )
-    }
-
-    /// The key that verifies heads and checkpoints.
-    pub fn public_key(&self) -> &PublicKey {
-        &self.public_key
-    }
-
-    /// Appends records and signs the new head, in the caller's transaction, which must hold the
-    /// database's write lock from its beginning (`BEGIN IMMEDIATE`).
-    ///
-    /// # Errors
-    /// [`AuditError::Tampered`] when the head is not one that this log signed: a chain that
-    /// somebody else has written is not gone on with.
-    pub fn append(&self, db: &Connection, records: &[AuditRecord]) -> Result<(), AuditError> {
-        let Some(last) = records.last() else {
-            return Ok(());
-        };
-        let counted = |record: &AuditRecord| Counted {
-            record: record.clone(),
-            window: None,
-        };
-        let records: Vec<_> = records.iter().map(counted).collect();
-        self.append_counted(db, &records, last.time)
-    }
-
-    /// As [`append`](Self::append), for records of which some are only counted, and records the
-    /// counters whose window is over at `now`.
-    ///
-    /// # Errors
-    /// As [`append`](Self::append).
-    pub fn append_counted(
-        &self,
-        db: &Connection,
-        records: &[Counted],
-        now: OffsetDateTime,
-    ) -> Result<(), AuditError> {
-        let head = self.head(db)?;
-        let mut end = (head.seq, head.hash);
-        for counter in counter::overdue(db, now)? {
-            match counter.count {
-                0 => counter::close(db, counter.id)?,
-                _ => self.put_counter(db, &mut end, &counter, now)?,
-            }
-        }
-        for Counted { record, window } in records {
-            if window.is_some() && counter::count(db, record)? {
-                continue;
-            }
-            // What was counted beside it came before it.
-            for counter in counter::beside(db, record)? {
-                self.put_counter(db, &mut end, &counter, now)?;
-            }
-            self.put(db, &mut end, entry(record)?)?;
-            if let Some(window) = window {
-                counter::open(db, record, *window)?;
-            }
-        }
-        let counters = counter::digest(self.log, &counter::read(db)?);
-        let purpose = Purpose::Head;
-        let head = Head::sign(&self.signer, purpose, self.log, end, counters, &text(now)?)?;
-        write_head(db, &head)
-    }
-
-    /// Whether a record like this would only be counted.
-    ///
-    /// # Errors
-    /// [`AuditError`].
-    pub fn is_counted(&self, db: &Connection, record: &AuditRecord) -> Result<bool, AuditError> {
-        counter::is_open(db, record)
-    }
-
-    /// The number of the last record that was archived, 0 when none was.
-    ///
-    /// # Errors
-    /// [`AuditError`].
-    pub fn archived(&self, db: &Connection) -> Result<u64, AuditError> {
-        Ok(segment::base(db)?.0)
-    }
-
-    /// Whether there are counters whose window is over.
-    ///
-    /// # Errors
-    /// [`AuditError`].
-    pub fn has_overdue(&self, db: &Connection, now: OffsetDateTime) -> Result<bool, AuditError> {
-        Ok(!counter::overdue(db, now)?.is_empty())
-    }
-
-    /// The counters that are open.
-    ///
-    /// # Errors
-    /// [`AuditError`].
-    pub fn counters(&self, db: &Connection) -> Result<Vec<Counter>, AuditError> {
-        counter::read(db)
-    }
-
-    fn put_counter(
-        &self,
-        db: &Connection,
-        end: &mut (u64, Hash),
-        counter: &Counter,
-        now: OffsetDateTime,
-    ) -> Result<(), AuditError> {
-        let entry = Entry {
-            seq: 0,
-            time: text(now)?,
-            event: Event {
-                detail: Some(counter.detail()),
-                ..counter.event.clone()
-            },
-        };
-        self.put(db, end, entry)?;
-        counter::restart(db, counter.id, now)
-    }
-
-    /// Puts an entry behind the `end` of the chain, which is its number and hash then.
-    fn put(
-        &self,
-        db: &Connection,
-        end: &mut (u64, Hash),
-        mut entry: Entry,
-    ) -> Result<(), AuditError> {
-        entry.seq = end.0 + 1;
-        *end = (entry.seq, entry.hash(self.log, &end.1));
-        insert(db, &entry, &end.1)?;
-        if is_checkpoint(entry.seq) {
-            let (purpose, time) = (Purpose::Checkpoint, &entry.time);
-            let checkpoint = Head::sign(&self.signer, purpose, self.log, *end, None, time)?;
-            write_checkpoint(db, &checkpoint)?;
-        }
-        Ok(())
-    }
-
-    /// The signed head, when it is one.
-    fn head(&self, db: &Connection) -> Result<Head, AuditError> {
-        let head =
-            read_head(db, self.log)?.ok_or_else(|| AuditError::tampered("its head is missing"))?;
-        match head.is_signed(&self.public_key, Purpose::Head, self.log) {
-            true => Ok(head),
-            false => Err(AuditError::tampered("its head has no valid signature")),
-        }
-    }
-
-    /// Visits the records behind number `after`, in order.
-    ///
-    /// # Errors
-    /// [`AuditError`], or what `visit` returns.
-    pub fn for_each<E: From<AuditError>>(
-        &self,
-        db: &Connection,
-        after: u64,
-        mut visit: impl FnMut(Entry) -> Result<(), E>,
-    ) -> Result<(), E> {
-        stored(db, after, |stored| visit(stored.entry))
-    }
-
-    /// The number of the last record, as the head has it.
-    ///
-    /// # Errors
-    /// [`AuditError`].
-    pub fn last(&self, db: &Connection) -> Result<u64, AuditError> {
-        Ok(read_head(db, self.log)?.map_or(0, |head| head.seq))
-    }
-}
-
 /// What the log in the tables of `db` is, without the key that signs it.
 pub(super) fn exported(db: &Connection, name: &str) -> Result<ExportedLog, AuditError> {
     let sql = "SELECT log_id, created, public_key FROM audit_log";
@@ -359,26 +65,7 @@ pub(super) fn exported(db: &Connection, name: &str) -> Result<ExportedLog, Audit
     Ok(ExportedLog::new(name, log, created, PublicKey(public_key)))
 }
 
-/// What the sealed signing key is bound to.
-fn associated(log: LogId, public_key: &PublicKey) -> Vec<u8> {
-    let context: &[u8] = b"sealdisk audit signing key v1\0";
-    [context, log.as_bytes(), &public_key.0].concat()
-}
-
-/// The entry of a record, whose number is set when it is put into the chain.
-fn entry(record: &AuditRecord) -> Result<Entry, AuditError> {
-    Ok(Entry {
-        seq: 0,
-        time: text(record.time)?,
-        event: Event::of(record),
-    })
-}
-
-pub(super) fn text(time: OffsetDateTime) -> Result<String, AuditError> {
-    Ok(time.to_offset(UtcOffset::UTC).format(&Rfc3339)?)
-}
-
-fn insert(db: &Connection, entry: &Entry, hash: &Hash) -> Result<(), AuditError> {
+pub(super) fn insert(db: &Connection, entry: &Entry, hash: &Hash) -> Result<(), AuditError> {
     let sql = format!(
         "INSERT INTO audit (seq, time, hash, {}) VALUES (?, ?, ?, {})",
         event::COLUMNS,
@@ -479,7 +166,7 @@ fn signed(row: &Row<'_>) -> rusqlite::Result<Result<Head, AuditError>> {
     }))
 }
 
-fn write_head(db: &Connection, head: &Head) -> Result<(), AuditError> {
+pub(super) fn write_head(db: &Connection, head: &Head) -> Result<(), AuditError> {
     let sql = "INSERT OR REPLACE INTO audit_head (id, seq, hash, time, signature) \
                VALUES (1, ?, ?, ?, ?)";
     db.prepare_cached(sql)?.execute(params![
@@ -491,7 +178,7 @@ fn write_head(db: &Connection, head: &Head) -> Result<(), AuditError> {
     Ok(())
 }
 
-fn write_checkpoint(db: &Connection, checkpoint: &Head) -> Result<(), AuditError> {
+pub(super) fn write_checkpoint(db: &Connection, checkpoint: &Head) -> Result<(), AuditError> {
     db.prepare_cached("INSERT INTO audit_checkpoints VALUES (?, ?, ?, ?)")?
         .execute(params![
             number(checkpoint.seq)?,
@@ -505,9 +192,4 @@ fn write_checkpoint(db: &Connection, checkpoint: &Head) -> Result<(), AuditError
 /// A negative number, which nothing here writes, becomes one that no record can have.
 fn seq(row: &Row<'_>) -> rusqlite::Result<u64> {
     Ok(row.get::<_, i64>(0)?.cast_unsigned())
-}
-
-/// SQLite's integers are signed.
-pub(super) fn number(seq: u64) -> Result<i64, AuditError> {
-    i64::try_from(seq).map_err(|_| AuditError::tampered("a record's number is none"))
 }

@@ -78,14 +78,16 @@ impl Fixture {
 fn record(n: u64) -> AuditRecord {
     AuditRecord {
         time: OffsetDateTime::UNIX_EPOCH + time::Duration::seconds(n.try_into().unwrap()),
-        caller: Uuid::from_u128(n.into()),
-        origin: "local".into(),
-        operation: "KeyWrap".into(),
-        key: n.is_multiple_of(3).then(|| "k".into()),
-        version: (n % 3 == 1).then(|| "k".into()),
-        disk: None,
-        detail: n.is_multiple_of(2).then(String::new),
-        refusal: n.is_multiple_of(5).then(|| "Forbidden".into()),
+        event: Event {
+            caller: Uuid::from_u128(n.into()).to_string(),
+            origin: "local".into(),
+            operation: "KeyWrap".into(),
+            key: n.is_multiple_of(3).then(|| "k".into()),
+            version: (n % 3 == 1).then(|| "k".into()),
+            disk: None,
+            detail: n.is_multiple_of(2).then(String::new),
+            code: n.is_multiple_of(5).then(|| "Forbidden".into()),
+        },
     }
 }
 
@@ -199,7 +201,7 @@ fn rewritten_hashes_do_not_fit_what_was_signed() {
     let fixture = Fixture::new(1510);
     let id = fixture.log.read(|chain, _| chain.log_id());
     let db = Connection::open(fixture.path()).unwrap();
-    let mut hash = chain::GENESIS;
+    let mut hash = entry::GENESIS;
     db.execute("UPDATE audit SET caller = 'x' WHERE seq = 1200", [])
         .unwrap();
     let mut rewritten = Vec::new();

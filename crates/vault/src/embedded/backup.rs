@@ -8,11 +8,12 @@ use time::OffsetDateTime;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use super::keys::latest;
-use super::{Done, EmbeddedVault, Subject};
-use crate::key_params::check_tags;
+use super::subject::{Done, Subject};
+use super::vault::EmbeddedVault;
 use crate::refusal;
 use crate::rotation::RotationPolicy;
 use crate::store::{self, KeyRow};
+use crate::tags::check_tags;
 use crate::{
     Caller, KeyBundle, KeyPermission, KeyType, Tags, VaultError, VaultErrorCode, check_key_name,
 };

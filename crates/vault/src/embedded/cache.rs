@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::KeyRow;
 use crate::private_keys::PrivateKey;
+use crate::store::KeyRow;
 
 /// Reading a key checks it and sets up its arithmetic, which costs more than its use. Only who
 /// serves many requests keeps keys: in other processes none is in memory for longer than it is

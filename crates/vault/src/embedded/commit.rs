@@ -5,57 +5,20 @@
 //! only they count. So each use is as if it had been done whole inside that transaction, while many
 //! wait for one sync of the disk. Who finds the database free settles for all that wait.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use rusqlite::{Connection, TransactionBehavior};
 
-use super::{EmbeddedVault, Subject};
-use crate::audit::AuditRecord;
+use super::queue::{KeyUse, Settled, Speculation, Ticket};
+use super::subject::Subject;
+use super::uses::note_use;
+use super::vault::EmbeddedVault;
 use crate::refusal;
-use crate::store::{self, KeyRow, UseRow};
-use crate::{Caller, KeyId, KeyPermission, VaultError, VaultErrorCode};
+use crate::store::KeyRow;
+use crate::{KeyPermission, VaultError, VaultErrorCode};
 
 /// How often a use starts again because its key was changed meanwhile.
 const RETRIES: usize = 16;
-
-/// A use of a key that is to be checked and recorded.
-pub(super) struct KeyUse {
-    pub caller: Caller,
-    pub key: KeyId,
-    /// The name in the audit log.
-    pub operation: &'static str,
-    pub permission: KeyPermission,
-}
-
-/// How a use was settled.
-enum Settled {
-    /// Allowed and recorded.
-    Done(Box<KeyRow>),
-    /// The key is not as it was when RSA ran; nothing was recorded.
-    Again,
-}
-
-/// What was done before settling.
-enum Speculation {
-    /// Nothing, there is nothing to do or it was refused.
-    None,
-    /// RSA ran with the key version as it was at that revision, with this result.
-    Ran {
-        seq: i64,
-        rev: i64,
-        result: Result<(), VaultErrorCode>,
-    },
-}
-
-struct Ticket {
-    key_use: Arc<KeyUse>,
-    speculation: Speculation,
-    outcome: Mutex<Option<Result<Settled, VaultError>>>,
-}
-
-/// The tickets that nobody has taken up yet.
-#[derive(Default)]
-pub(super) struct Queue(Mutex<Vec<Arc<Ticket>>>);
 
 impl EmbeddedVault {
     /// Checks and records a use that has no work, and gives the key version.
@@ -235,51 +198,9 @@ fn recorded<'a>(
     }
 }
 
-/// What uses a key, and not only looks at it.
-const USES: [&str; 4] = ["KeyWrap", "KeyUnwrap", "KeyEncrypt", "KeyDecrypt"];
-
-/// Keeps who used which key version last, beside the log.
-pub(super) fn note_use(db: &Connection, record: &AuditRecord) -> Result<(), VaultError> {
-    let (None, Some(name), Some(version)) = (&record.refusal, &record.key, &record.version) else {
-        return Ok(());
-    };
-    if !USES.contains(&record.operation.as_str()) {
-        return Ok(());
-    }
-    let row = UseRow {
-        name,
-        version,
-        caller: record.caller,
-        operation: &record.operation,
-        disk: record.disk.as_deref().unwrap_or_default(),
-        origin: &record.origin,
-        time: record.time,
-    };
-    store::note_use(db, &row)
-}
-
 fn busy(vault: &str) -> VaultError {
     VaultError::new(
         VaultErrorCode::Internal,
         format!("a key of the key vault '{vault}' is being changed all the time; try again"),
     )
-}
-
-impl Queue {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Ticket>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Ticket {
-    fn put(&self, outcome: Result<Settled, VaultError>) {
-        *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
-    }
-
-    fn take(&self) -> Option<Result<Settled, VaultError>> {
-        self.outcome
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
-    }
 }

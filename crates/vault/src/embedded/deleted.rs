@@ -5,7 +5,8 @@ use time::Duration;
 
 use super::due::PURGE;
 use super::keys::latest;
-use super::{Done, EmbeddedVault, Subject};
+use super::subject::{Done, Subject};
+use super::vault::EmbeddedVault;
 use crate::refusal;
 use crate::store::{self, DeletedRow};
 use crate::{Caller, DeletedKey, KeyBundle, KeyPermission, Page, VaultError};

@@ -18,7 +18,8 @@
 use rusqlite::{Connection, TransactionBehavior};
 use time::{Duration, OffsetDateTime};
 
-use super::{EmbeddedVault, Subject};
+use super::subject::Subject;
+use super::vault::EmbeddedVault;
 use crate::audit::AuditRecord;
 use crate::store::{self, DueKind, KeyRow, Retry};
 use crate::{Caller, KeyType, VaultError, VaultErrorCode};

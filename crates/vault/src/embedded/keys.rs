@@ -3,13 +3,14 @@
 use rusqlite::Connection;
 use uuid::Uuid;
 
-use super::{Done, EmbeddedVault, Subject};
-use crate::key_params::check_tags;
+use super::subject::{Done, Subject};
+use super::vault::EmbeddedVault;
 use crate::master::Slot;
 use crate::private_keys::{NewPrivateKey, PrivateKeyId};
 use crate::refusal;
 use crate::rsa_key::{KeyMaterial, RsaKey};
 use crate::store::{self, KeyRow};
+use crate::tags::check_tags;
 use crate::{
     AttributeChange, Caller, KeyBundle, KeyChange, KeyId, KeyOps, KeyPermission, NewKey, Page,
     Tags, VaultError, VaultErrorCode, check_key_name,
@@ -190,7 +191,7 @@ impl EmbeddedVault {
             self.may_add(db, gate, new)?;
             // Where the gate was opened between the two looks, the first refusal stands.
             let key = std::mem::replace(&mut made, Ok(None))?;
-            let key = key.ok_or_else(|| super::rotation::changed(new.name))?;
+            let key = key.ok_or_else(|| refusal::changed(new.name))?;
             // A key keeps the case in which its name was given first.
             let known = store::latest_version(db, new.name)?;
             let name = known.map_or_else(|| new.name.to_owned(), |latest| latest.name);

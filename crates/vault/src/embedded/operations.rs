@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::commit::KeyUse;
-use super::{EmbeddedVault, Subject};
+use super::queue::KeyUse;
+use super::subject::Subject;
+use super::vault::EmbeddedVault;
 use crate::private_keys::PrivateKey;
 use crate::store::KeyRow;
 use crate::{

@@ -11,7 +11,8 @@ use rusqlite::{Connection, OptionalExtension, params};
 use thiserror::Error;
 use time::{Duration, OffsetDateTime};
 
-use super::EmbeddedVault;
+use super::subject::is_essential;
+use super::vault::EmbeddedVault;
 use crate::audit::{AuditError, AuditRecord};
 use crate::{Caller, Origin, VaultError, VaultErrorCode, store};
 
@@ -22,15 +23,6 @@ const REFUSAL: i64 = 10;
 /// Identities that are kept in mind; those that have asked for nothing in a while are forgotten.
 const KNOWN: i64 = 1000;
 
-/// What is never refused because of the limit: it takes something away, or takes a use of it back.
-const ESSENTIAL: [&str; 5] = [
-    "KeyUpdate",
-    "KeyDelete",
-    "VaultSetPolicy",
-    "VaultDeletePolicy",
-    "VaultUpdate",
-];
-
 /// The audit log's name for what was refused because of the limit.
 pub(super) const THROTTLED: &str = "Throttled";
 
@@ -40,11 +32,6 @@ pub(super) const THROTTLED: &str = "Throttled";
 pub struct Throttle {
     /// In so many seconds, at least 1.
     pub seconds: u64,
-}
-
-/// Whether an operation is to be recorded though there is no room, and in spite of the limit.
-pub(super) fn is_essential(operation: &str) -> bool {
-    ESSENTIAL.contains(&operation)
 }
 
 impl EmbeddedVault {
@@ -91,8 +78,8 @@ impl EmbeddedVault {
         record: &AuditRecord,
         counted: bool,
     ) -> Result<(), VaultError> {
-        let weight = match &record.refusal {
-            _ if caller.origin == Origin::Vault || record.operation == THROTTLED => 0,
+        let weight = match &record.event.code {
+            _ if caller.origin == Origin::Vault || record.event.operation == THROTTLED => 0,
             Some(_) => REFUSAL,
             None if counted => 0,
             None => 1,

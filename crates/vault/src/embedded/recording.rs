@@ -6,8 +6,9 @@ use rusqlite::{Connection, TransactionBehavior};
 use time::OffsetDateTime;
 
 use super::quota::THROTTLED;
-use super::{EmbeddedVault, Subject};
-use crate::audit::{Archived, AuditError, AuditRecord, Chain, Counted, Entry, REFUSALS};
+use super::subject::Subject;
+use super::vault::EmbeddedVault;
+use crate::audit::{Archived, AuditError, AuditRecord, Chain, Counted, Entry, Event, REFUSALS};
 use crate::refusal::shortened;
 use crate::store;
 use crate::{Caller, KeyId, KeyUsed, Origin, VaultError, VaultErrorCode};
@@ -147,9 +148,9 @@ impl EmbeddedVault {
         caller: &Caller,
         record: AuditRecord,
     ) -> Result<Counted, VaultError> {
-        let window = match &record.refusal {
+        let window = match &record.event.code {
             Some(_) => Some(REFUSALS),
-            None if caller.purpose.check && record.operation == "KeyUnwrap" => Some(CHECKS),
+            None if caller.purpose.check && record.event.operation == "KeyUnwrap" => Some(CHECKS),
             None => None,
         };
         let counted = window.is_some() && self.chain.is_counted(db, &record)?;
@@ -167,12 +168,10 @@ impl EmbeddedVault {
         // Whatever is refused because of the limit is of one kind: an identity that varies what it
         // asks for adds no more records than one that does not.
         if refusal == Some(VaultErrorCode::Throttled) {
-            return AuditRecord {
-                time: self.clock.now(),
-                detail: Some(format!("the first was {}", subject.operation)),
-                refusal: refusal.map(|code| code.as_str().into()),
-                ..AuditRecord::new(caller.object_id, &caller.origin, THROTTLED)
-            };
+            return AuditRecord::new(caller.object_id, &caller.origin, THROTTLED)
+                .at(self.clock.now())
+                .with_detail(format!("the first was {}", subject.operation))
+                .with_code(VaultErrorCode::Throttled.as_str());
         }
         // Whoever changes something says what, and whoever uses a key, for which disk.
         let (disk, detail) = match &subject.detail {
@@ -181,14 +180,16 @@ impl EmbeddedVault {
         };
         AuditRecord {
             time: self.clock.now(),
-            caller: caller.object_id,
-            origin: caller.origin.to_string(),
-            operation: subject.operation.into(),
-            key: subject.key.map(shortened),
-            version: used.or(subject.version).map(shortened),
-            disk: disk.map(shortened),
-            detail,
-            refusal: refusal.map(|code| code.as_str().into()),
+            event: Event {
+                caller: caller.object_id.to_string(),
+                origin: caller.origin.to_string(),
+                operation: subject.operation.into(),
+                key: subject.key.map(shortened),
+                version: used.or(subject.version).map(shortened),
+                disk: disk.map(shortened),
+                detail,
+                code: refusal.map(|code| code.as_str().into()),
+            },
         }
     }
 }

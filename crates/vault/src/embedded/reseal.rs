@@ -19,7 +19,9 @@
 
 use rusqlite::Connection;
 
-use super::{EmbeddedVault, Held, Subject};
+use super::held::Held;
+use super::subject::Subject;
+use super::vault::EmbeddedVault;
 use crate::master::{
     DEFAULT_FILE, MasterKey, MasterPlace, MasterSource, Slot, default_source, destroy, is_own_file,
 };

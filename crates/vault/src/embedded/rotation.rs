@@ -4,12 +4,12 @@ use rusqlite::Connection;
 use time::OffsetDateTime;
 
 use super::keys::{Gate, Make, NewVersion, latest};
-use super::{EmbeddedVault, Subject};
+use super::subject::Subject;
+use super::vault::EmbeddedVault;
+use crate::refusal;
 use crate::rotation::RotationPolicy;
 use crate::store::{self, KeyRow};
-use crate::{
-    AttributeChange, Caller, KeyBundle, KeyPermission, KeySize, VaultError, VaultErrorCode,
-};
+use crate::{AttributeChange, Caller, KeyBundle, KeyPermission, KeySize, VaultError};
 
 impl EmbeddedVault {
     /// Makes a new version of a key, like the latest one; its expiry is that of the rotation policy.
@@ -27,7 +27,7 @@ impl EmbeddedVault {
             // The refusal that counts is the one that is recorded.
             return self.audited(caller, &subject, |db| {
                 gate(db)?;
-                Err::<KeyBundle, _>(changed(name))
+                Err::<KeyBundle, _>(refusal::changed(name))
             });
         };
         self.add_like(caller, &subject, gate, &basis)
@@ -84,7 +84,7 @@ impl EmbeddedVault {
         };
         let gate: Gate<'_> = &|db| match self.is_due(db, name, &basis.1, self.clock.now())? {
             true => Ok(()),
-            false => Err(changed(name)),
+            false => Err(refusal::changed(name)),
         };
         self.add_like(&Caller::vault(), &subject, gate, &basis)
     }
@@ -135,10 +135,3 @@ impl EmbeddedVault {
 
 /// The latest version of a key and its rotation policy.
 type Basis = (KeyRow, RotationPolicy);
-
-pub(super) fn changed(name: &str) -> VaultError {
-    VaultError::new(
-        VaultErrorCode::Conflict,
-        format!("the key '{name}' was changed at the same time; try again"),
-    )
-}

@@ -3,21 +3,12 @@
 
 use time::Duration;
 
-use super::{EmbeddedVault, Subject};
+use super::subject::{Subject, VAULT_DELETE, VAULT_PURGE, VAULT_RECOVER};
+use super::vault::EmbeddedVault;
 use crate::bundle::shown;
 use crate::refusal;
 use crate::store::{self, VaultDeletion};
 use crate::{Caller, VaultError, VaultErrorCode};
-
-/// The audit log's names.
-const DELETE: &str = "VaultDelete";
-const RECOVER: &str = "VaultRecover";
-const PURGE: &str = "VaultPurge";
-
-/// Whether an operation is one on a deleted vault.
-pub(super) fn is_for_deleted(operation: &str) -> bool {
-    matches!(operation, DELETE | RECOVER | PURGE)
-}
 
 impl EmbeddedVault {
     /// Deletes the vault; it can be recovered until its retention time is over. As for policies, who
@@ -26,7 +17,7 @@ impl EmbeddedVault {
     /// # Errors
     /// [`VaultErrorCode::VaultDeleted`] for one that is deleted already.
     pub fn delete(&self, caller: &Caller) -> Result<VaultDeletion, VaultError> {
-        self.audited(caller, &Subject::vault(DELETE), |db| {
+        self.audited(caller, &Subject::vault(VAULT_DELETE), |db| {
             if let Some(deletion) = store::deletion(db)? {
                 return Err(refusal::vault_deleted(&self.name, &deletion));
             }
@@ -46,7 +37,7 @@ impl EmbeddedVault {
     /// # Errors
     /// [`VaultErrorCode::Conflict`] for one that is not deleted, or is being purged.
     pub fn recover(&self, caller: &Caller) -> Result<(), VaultError> {
-        self.audited(caller, &Subject::vault(RECOVER), |db| {
+        self.audited(caller, &Subject::vault(VAULT_RECOVER), |db| {
             if self.find_deletion(db)?.scheduled_purge <= self.clock.now() {
                 return Err(VaultError::new(
                     VaultErrorCode::Conflict,
@@ -84,7 +75,7 @@ impl EmbeddedVault {
     /// [`VaultErrorCode::ForbiddenByPolicy`] for one with purge protection before its time; what the token
     /// says.
     pub fn purge(&self, caller: &Caller) -> Result<(), VaultError> {
-        let rows = self.audited(caller, &Subject::vault(PURGE), |db| {
+        let rows = self.audited(caller, &Subject::vault(VAULT_PURGE), |db| {
             let deletion = self.find_deletion(db)?;
             let now = self.clock.now();
             if deletion.scheduled_purge > now && self.settings_in(db)?.purge_protection {

@@ -6,7 +6,7 @@ use cryptoki::context::Function;
 use cryptoki::error::{Error, RvError};
 use thiserror::Error as ThisError;
 
-use super::HsmToken;
+use super::token::HsmToken;
 use crate::rsa_key::unwrap_failed;
 use crate::{VaultError, VaultErrorCode};
 use keys::KeyError;

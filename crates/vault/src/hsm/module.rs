@@ -20,9 +20,9 @@ use cryptoki::session::{Session, UserType};
 use cryptoki::slot::Slot;
 use cryptoki::types::AuthPin;
 
-use super::HsmToken;
 use super::error::HsmError;
 use super::lane::Lane;
+use super::token::HsmToken;
 use crate::secret_file::read_secret;
 use keys::{sha256, with_wiped_call_stack};
 

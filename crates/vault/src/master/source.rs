@@ -7,10 +7,13 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::key::{MasterKey, unavailable};
 use super::tpm::{self, Tpm2Options};
-use super::{DEFAULT_FILE, MasterKey, credential, unavailable};
 use crate::{VaultError, VaultErrorCode};
 use keys::{FileGuard, SealingKey};
+
+/// The file of a vault that was made without a choice.
+pub(crate) const DEFAULT_FILE: &str = "master.key";
 
 /// Where the master key of a vault is. It is stored as JSON in the vault's database, and changes in the
 /// transaction that encrypts what is stored under the new key.
@@ -220,4 +223,9 @@ fn odd(file: &str) -> VaultError {
         VaultErrorCode::Tampered,
         format!("the vault's database names '{file}' as the file of its master key"),
     )
+}
+
+/// The file of a systemd credential; `None` where systemd provides none at all.
+pub(super) fn credential(name: &str) -> Option<PathBuf> {
+    Some(PathBuf::from(std::env::var_os("CREDENTIALS_DIRECTORY")?).join(name))
 }

@@ -21,7 +21,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::unavailable;
+use super::key::unavailable;
 use crate::{VaultError, VaultErrorCode};
 use keys::{LockedBytes, SEALING_KEY_LEN, SealingKey};
 

@@ -12,12 +12,10 @@ use azure_core::error::{Error, ErrorKind};
 use azure_core::http::headers::{RETRY_AFTER, WWW_AUTHENTICATE};
 use serde_json::Value;
 
-use super::Operation;
+use super::cause::{chain, one_line};
 use super::identity::NoToken;
+use super::operation::Operation;
 use crate::VaultErrorCode;
-
-/// Characters of a server's text that a message repeats at most.
-const REPEATED: usize = 200;
 
 /// Why a call failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -253,32 +251,6 @@ fn find<T: StdError + 'static>(error: &Error) -> Option<&T> {
     None
 }
 
-/// An error with its causes in one line; libraries say the essential in the last of them.
-pub(super) fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    one_line(&text)
-}
-
-/// A server's text as a part of a message: one line, of printable characters, not too long.
-pub(super) fn one_line(text: &str) -> String {
-    let words: Vec<&str> = text.split_whitespace().collect();
-    let line: String = words
-        .join(" ")
-        .chars()
-        .filter(|c| !c.is_control())
-        .take(REPEATED)
-        .collect();
-    line
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -422,12 +394,6 @@ mod tests {
                 assert_eq!(code.verdict(), Verdict::Unknown, "{status} {body}");
             }
         }
-    }
-
-    #[test]
-    fn a_servers_text_becomes_one_printable_line() {
-        assert_eq!(one_line("a\r\n b\tc\u{1b}[31m"), "a b c[31m");
-        assert_eq!(one_line(&"x".repeat(1000)).len(), REPEATED);
     }
 
     proptest! {

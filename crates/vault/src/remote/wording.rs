@@ -1,7 +1,9 @@
 //! The refusals of a vault over HTTPS, with the command that helps where that vault is kept.
 
+use uuid::Uuid;
+
 use super::failure::Failure;
-use super::{Operation, RemoteVault};
+use super::operation::Operation;
 use crate::{KeyId, VaultError, VaultErrorCode, Verdict};
 
 /// The domains of Azure's vaults, in its several clouds.
@@ -39,9 +41,17 @@ impl Admin {
     }
 }
 
+/// Who was asked.
+pub(super) struct Asked<'a> {
+    pub url: &'a str,
+    pub host: &'a str,
+    /// The object id of the identity that asked, when a token has told it.
+    pub identity: Option<Uuid>,
+}
+
 /// The error that a caller of `operation` with `key` gets.
 pub(super) fn worded(
-    vault: &RemoteVault,
+    vault: &Asked<'_>,
     operation: Operation,
     key: &KeyId,
     failure: Failure,
@@ -49,8 +59,8 @@ pub(super) fn worded(
     let place = Place {
         vault,
         key,
-        admin: Admin::of(vault.host()),
-        short: vault.host().split('.').next().unwrap_or_default(),
+        admin: Admin::of(vault.host),
+        short: vault.host.split('.').next().unwrap_or_default(),
     };
     let mut message = match failure.code {
         VaultErrorCode::Forbidden => place.forbidden(operation),
@@ -92,7 +102,7 @@ pub(super) fn worded(
 }
 
 struct Place<'a> {
-    vault: &'a RemoteVault,
+    vault: &'a Asked<'a>,
     key: &'a KeyId,
     admin: Admin,
     /// The vault's name where it is kept: the first part of its host name.
@@ -135,7 +145,7 @@ impl Place<'_> {
     }
 
     fn identity(&self) -> String {
-        match self.vault.known_object_id() {
+        match self.vault.identity {
             Some(id) => id.to_string(),
             None => "OBJECT-ID".into(),
         }

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use time::OffsetDateTime;
 
-use super::{text, time};
+use super::columns::{text, time};
 use crate::rotation::RotationPolicy;
 use crate::{KeyId, KeyOps, Tags, VaultError, VaultErrorCode};
 

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 use time::OffsetDateTime;
 
-use super::{text, time};
+use super::columns::{text, time};
 use crate::VaultError;
 
 /// Something that a vault does by itself when its time has come.

@@ -2,16 +2,15 @@
 
 use rusqlite::{Connection, Row, params};
 use time::OffsetDateTime;
-use uuid::Uuid;
 
-use super::{text, time, uuid};
+use super::columns::{text, time, uuid};
 use crate::{KeyUsed, NAMED_DISKS, VaultError};
 
 /// One use of a key version.
 pub(crate) struct UseRow<'a> {
     pub name: &'a str,
     pub version: &'a str,
-    pub caller: Uuid,
+    pub caller: &'a str,
     pub operation: &'a str,
     pub disk: &'a str,
     pub origin: &'a str,
@@ -20,7 +19,7 @@ pub(crate) struct UseRow<'a> {
 
 /// Counts a use.
 pub(crate) fn note_use(db: &Connection, row: &UseRow<'_>) -> Result<(), VaultError> {
-    let caller = row.caller.to_string();
+    let caller = row.caller;
     let at = text(row.time)?;
     let sql = "UPDATE key_uses SET uses = uses + 1, last = ?, origin = ? WHERE name = ? AND \
                version = ? AND caller = ? AND operation = ? AND disk = ?";

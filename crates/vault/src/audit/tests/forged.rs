@@ -5,8 +5,8 @@ use std::path::Path;
 
 use super::kept::{archive, read};
 use super::*;
-use crate::audit::export::{Line, write_line};
-use crate::audit::store::StoredEntry;
+use crate::audit::entry::StoredEntry;
+use crate::audit::line::{Line, write_line};
 
 /// A log with `segments` segments and records behind them.
 fn archived(segments: usize) -> (Fixture, TempDir, Vec<Archived>) {

@@ -3,17 +3,13 @@
 use super::*;
 
 fn refused(seconds: i64) -> AuditRecord {
-    AuditRecord {
-        time: OffsetDateTime::UNIX_EPOCH + time::Duration::milliseconds(seconds * 100),
-        caller: Uuid::from_u128(7),
-        origin: format!("127.0.0.1:{}", 1024 + seconds % 1000),
-        operation: "KeyUnwrap".into(),
-        key: Some("k".into()),
-        version: Some(format!("v{seconds}")),
-        disk: None,
-        detail: None,
-        refusal: Some("KeyDisabled".into()),
-    }
+    let origin = format!("127.0.0.1:{}", 1024 + seconds % 1000);
+    let mut record = AuditRecord::new(Uuid::from_u128(7), origin, "KeyUnwrap")
+        .at(OffsetDateTime::UNIX_EPOCH + time::Duration::milliseconds(seconds * 100))
+        .with_code("KeyDisabled");
+    record.event.key = Some("k".into());
+    record.event.version = Some(format!("v{seconds}"));
+    record
 }
 
 fn entries(fixture: &Fixture) -> Vec<Entry> {
@@ -95,7 +91,7 @@ fn what_happens_again_and_again_is_counted_and_none_of_it_is_lost() {
     }
     // Something else about the key tells how many there were before it.
     let mut other = refused(210);
-    (other.refusal, other.operation) = (None, "KeyGet".into());
+    (other.event.code, other.event.operation) = (None, "KeyGet".into());
     fixture.log.append(&other).unwrap();
     let log = entries(&fixture);
     let sum: u64 = log[2..log.len() - 1]

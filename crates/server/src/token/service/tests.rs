@@ -242,7 +242,7 @@ fn a_new_key_of_another_server_is_learnt() {
     let name = old.file_name().into_string().unwrap();
     let (created, kid) = name.split_once('-').unwrap();
     let created: i64 = created.parse().unwrap();
-    let period = i64::try_from(keys::PERIOD.as_secs()).unwrap();
+    let period = i64::try_from(crate::token::keys::PERIOD.as_secs()).unwrap();
     let before = fixture
         .service
         .issue(&fixture.alice, RESOURCE)

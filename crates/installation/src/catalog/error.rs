@@ -1,0 +1,141 @@
+//! Why the catalog refused or failed.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use super::record::Kind;
+use crate::envelope::ResourceKind;
+use vault::sqlite::DatabaseError;
+
+/// Why the catalog refused or failed.
+#[derive(Debug, Error)]
+pub enum CatalogError {
+    /// There is no such record.
+    #[error("there is no {kind} named '{name}'; `sealdisk {} list` shows those that exist",
+        command(*kind))]
+    NotFound {
+        /// What was looked for.
+        kind: Kind,
+        /// Its name.
+        name: String,
+    },
+    /// The name is taken.
+    #[error("a {kind} named '{name}' exists already; choose another name")]
+    Exists {
+        /// What was to be made.
+        kind: Kind,
+        /// Its name.
+        name: String,
+    },
+    /// The record changed since it was read.
+    #[error("the {kind} '{name}' was changed by someone else at the same time; try again")]
+    Changed {
+        /// What was to be changed.
+        kind: Kind,
+        /// Its name.
+        name: String,
+    },
+    /// A disk encryption set cannot go while anything is encrypted under it.
+    #[error(
+        "the disk encryption set '{name}' is used by the {kind} '{user}' ({count} in all); \
+         delete them or move them with `sealdisk {kind} update {user} --platform-managed`"
+    )]
+    InUse {
+        /// The set.
+        name: String,
+        /// What the first of them is.
+        kind: ResourceKind,
+        /// Its name.
+        user: String,
+        /// How many there are.
+        count: i64,
+    },
+    /// A vault cannot be disconnected while the key of a disk encryption set is in it.
+    #[error(
+        "the key vault '{name}' has the key of the disk encryption set '{set}'; give the set \
+         another key with `sealdisk disk-encryption-set update {set} --key-url …` or delete it"
+    )]
+    VaultInUse {
+        /// The vault.
+        name: String,
+        /// The first set that uses it.
+        set: String,
+    },
+    /// A disk encryption set whose identity somebody else manages.
+    #[error(
+        "the identity of the disk encryption set '{name}' is not system-assigned: ask whoever \
+         manages it for its tokens"
+    )]
+    NotSystemAssigned {
+        /// The set.
+        name: String,
+    },
+    /// A row holds something that this program never writes.
+    #[error("the catalog's record of '{name}' is damaged: {what}")]
+    Damaged {
+        /// The record.
+        name: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The catalog is gone, and making an empty one would give everything new identities.
+    #[error(
+        "the catalog {path} is not there, but {found} is: making a new one would give every \
+         identity a new id, which no access policy knows; restore a backup (`sealdisk backup \
+         restore`), or make it again from what is there with `sealdisk catalog rebuild`"
+    )]
+    Lost {
+        /// Where it should be.
+        path: PathBuf,
+        /// What shows that there was one.
+        found: PathBuf,
+    },
+    /// The copy of what no header says could not be read or written.
+    #[error("cannot {call} the catalog's copy {path}: {why}")]
+    Copy {
+        /// What was tried.
+        call: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
+    /// The database was not opened.
+    #[error(transparent)]
+    Open(#[from] DatabaseError),
+    /// A statement failed.
+    #[error("the catalog could not be read or written: {0}")]
+    Sqlite(#[from] rusqlite::Error),
+}
+
+impl CatalogError {
+    /// A code for programs, Azure's where it has one.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NotFound {
+                kind: Kind::Vault, ..
+            } => "VaultNotFound",
+            Self::NotFound { .. } => "ResourceNotFound",
+            Self::Exists { .. } | Self::Changed { .. } => "Conflict",
+            Self::InUse { .. } => "InUseDiskEncryptionSetCannotBeDeleted",
+            Self::VaultInUse { .. } => "VaultInUse",
+            Self::NotSystemAssigned { .. } => "BadParameter",
+            Self::Lost { .. } => "CatalogLost",
+            Self::Damaged { .. } | Self::Copy { .. } | Self::Open(_) | Self::Sqlite(_) => {
+                "CatalogError"
+            }
+        }
+    }
+}
+
+fn command(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Vault => "keyvault",
+        Kind::DiskEncryptionSet => "disk-encryption-set",
+        Kind::Disk => "disk",
+        Kind::Snapshot => "snapshot",
+        Kind::Image => "image",
+        Kind::Identity => "identity",
+    }
+}

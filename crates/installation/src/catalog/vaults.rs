@@ -1,0 +1,87 @@
+//! Adding, changing and removing vaults in the SQLite catalog.
+
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+
+use super::columns::{constraint, json, stale, time_text};
+use super::error::CatalogError;
+use super::interface::Catalog;
+use super::record::{Kind, Rev, VaultRecord};
+use super::rows::VAULT_COLUMNS;
+use super::sqlite::SqliteCatalog;
+
+impl SqliteCatalog {
+    pub(super) fn add_vault(&self, record: &VaultRecord) -> Result<(), CatalogError> {
+        let VaultRecord {
+            name,
+            url,
+            kind,
+            created,
+        } = record;
+        self.db()
+            .execute(
+                &format!("INSERT INTO vaults ({VAULT_COLUMNS}) VALUES (?, 1, ?, ?, ?)"),
+                params![name, url, json(name, kind)?, time_text(name, *created)?],
+            )
+            .map_err(|e| constraint(e, Kind::Vault, name, None))?;
+        Ok(())
+    }
+
+    pub(super) fn change_vault(&self, rev: Rev, record: &VaultRecord) -> Result<Rev, CatalogError> {
+        let name = &record.name;
+        let changed = self
+            .db()
+            .execute(
+                "UPDATE vaults SET rev = rev + 1, url = ?, kind = ?, created = ? \
+                 WHERE name = ? AND rev = ?",
+                params![
+                    record.url,
+                    json(name, &record.kind)?,
+                    time_text(name, record.created)?,
+                    name,
+                    rev.0,
+                ],
+            )
+            .map_err(|e| constraint(e, Kind::Vault, name, None))?;
+        if changed == 0 {
+            self.vault(name)?;
+            return Err(stale(Kind::Vault, name));
+        }
+        Ok(Rev(rev.0 + 1))
+    }
+
+    pub(super) fn remove_vault(&self, name: &str, rev: Rev) -> Result<(), CatalogError> {
+        let url = self.vault(name)?.record.url;
+        let mut db = self.db();
+        let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        if let Some(set) = set_with_key_in(&transaction, &url)? {
+            return Err(CatalogError::VaultInUse {
+                name: name.into(),
+                set,
+            });
+        }
+        let deleted = transaction.execute(
+            "DELETE FROM vaults WHERE name = ? AND rev = ?",
+            params![name, rev.0],
+        )?;
+        transaction.commit()?;
+        drop(db);
+        if deleted == 0 {
+            self.vault(name)?;
+            return Err(stale(Kind::Vault, name));
+        }
+        Ok(())
+    }
+}
+
+/// The first disk encryption set whose active key, or that of anything under it, is in a vault.
+fn set_with_key_in(db: &Connection, vault_url: &str) -> Result<Option<String>, CatalogError> {
+    let keys = format!("{vault_url}/keys/");
+    // Compared as bytes: LIKE would take '_' for anything.
+    let sql = "SELECT name FROM (
+                   SELECT name, key_url FROM disk_encryption_sets
+                   UNION ALL SELECT des, key_url FROM resources WHERE des IS NOT NULL
+                   UNION ALL SELECT des, key_url FROM layer_uses WHERE des IS NOT NULL
+               ) WHERE substr(key_url, 1, length(?1)) = ?1 ORDER BY name LIMIT 1";
+    let name = db.query_row(sql, [keys], |row| row.get(0)).optional()?;
+    Ok(name)
+}

@@ -1,0 +1,267 @@
+//! Issuing tokens, and verifying them.
+
+use super::issued::Issued;
+use super::keys::SigningKeys;
+use super::lifetime::{LEEWAY, MAX_LIFETIME, MIN_LIFETIME};
+use crate::host::audience;
+use crate::shortened::shortened;
+use crate::{ApiError, ServerError};
+use installation::catalog::IdentityRecord;
+use jsonwebtoken::errors::ErrorKind;
+use jsonwebtoken::{Algorithm, Header, Validation, decode, decode_header, encode};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+/// An unknown key makes the keys be read again, but not more often than this.
+const REREAD: Duration = Duration::from_secs(5);
+
+/// Longest token that is looked at; those of this service have less than 1 KiB.
+const MAX_TOKEN: usize = 8 * 1024;
+
+/// What a token says (Azure's claims of an application's token).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claims {
+    /// For which service it is.
+    pub aud: String,
+    /// Who issued it.
+    pub iss: String,
+    /// When, in Unix seconds.
+    pub iat: i64,
+    /// Not valid before.
+    pub nbf: i64,
+    /// Not valid from then on.
+    pub exp: i64,
+    /// The identity.
+    pub oid: Uuid,
+    /// The identity again.
+    pub sub: Uuid,
+    /// The installation.
+    pub tid: Uuid,
+    /// The identity's client id.
+    pub appid: Uuid,
+    /// That it is no person.
+    pub idtyp: String,
+    /// Tells it from every other token.
+    pub uti: Uuid,
+    /// Which claims to expect.
+    pub ver: String,
+}
+
+/// Issues and verifies the tokens of one installation.
+pub struct TokenService {
+    tenant: Uuid,
+    issuer: String,
+    lifetime: Duration,
+    domains: Vec<String>,
+    keys: RwLock<SigningKeys>,
+    reread: Mutex<Instant>,
+    verified: Mutex<HashMap<String, Arc<Claims>>>,
+}
+
+/// Verified tokens that are remembered: verifying one costs ten times as much as finding it.
+const REMEMBERED: usize = 1024;
+
+impl TokenService {
+    /// Opens the keys of the installation, which the first call makes. `tenant` is the
+    /// installation's id.
+    ///
+    /// # Errors
+    /// [`ServerError`]: a key that cannot be used.
+    pub fn open(
+        state_dir: &Path,
+        tenant: Uuid,
+        lifetime: Duration,
+        domains: Vec<String>,
+    ) -> Result<Self, ServerError> {
+        Ok(Self {
+            tenant,
+            issuer: format!("https://sts.vault.localhost/{tenant}/"),
+            lifetime: lifetime.clamp(MIN_LIFETIME, MAX_LIFETIME),
+            domains,
+            keys: RwLock::new(SigningKeys::open(state_dir)?),
+            reread: Mutex::new(Instant::now()),
+            verified: Mutex::new(HashMap::new()),
+        })
+    }
+
+    /// The installation's id, Azure's tenant.
+    pub fn tenant(&self) -> Uuid {
+        self.tenant
+    }
+
+    /// Issues a token of an identity for the service that `resource` names.
+    ///
+    /// # Errors
+    /// 400 for a resource that is no vault of this installation.
+    pub fn issue(&self, identity: &IdentityRecord, resource: &str) -> Result<Issued, ApiError> {
+        let Some(_) = audience(resource, &self.domains) else {
+            return Err(ApiError::new(
+                axum::http::StatusCode::BAD_REQUEST,
+                "invalid_resource",
+                format!(
+                    "the resource '{}' is not served here; ask for https://{}",
+                    shortened(resource),
+                    self.domains.first().map_or("", String::as_str)
+                ),
+            ));
+        };
+        let now = OffsetDateTime::now_utc().unix_timestamp();
+        let lifetime = self.lifetime.as_secs();
+        let claims = Claims {
+            aud: resource.into(),
+            iss: self.issuer.clone(),
+            iat: now,
+            nbf: now,
+            exp: now.saturating_add_unsigned(lifetime),
+            oid: identity.object_id,
+            sub: identity.object_id,
+            tid: self.tenant,
+            appid: identity.client_id,
+            idtyp: "app".into(),
+            uti: Uuid::new_v4(),
+            ver: "1.0".into(),
+        };
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        let (kid, key) = keys.signing();
+        let header = Header {
+            kid: Some(kid.into()),
+            ..Header::new(Algorithm::ES256)
+        };
+        let token = encode(&header, &claims, key)
+            .map_err(|e| ApiError::internal(format!("a token could not be signed: {e}")))?;
+        Ok(Issued {
+            token,
+            expires_on: claims.exp,
+            expires_in: lifetime,
+        })
+    }
+
+    /// What a token says, if it is one of this service that is valid now. Whether its identity still
+    /// exists is to be looked up each time.
+    ///
+    /// # Errors
+    /// 401.
+    pub fn verify(&self, token: &str) -> Result<Arc<Claims>, ApiError> {
+        let now = OffsetDateTime::now_utc().unix_timestamp();
+        if let Some(claims) = self.remembered(token) {
+            if now < claims.exp.saturating_add_unsigned(LEEWAY.as_secs()) {
+                return Ok(claims);
+            }
+            return Err(refused(&ErrorKind::ExpiredSignature));
+        }
+        let claims = Arc::new(self.decode(token)?);
+        let mut verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
+        if verified.len() >= REMEMBERED {
+            verified.clear();
+        }
+        verified.insert(token.into(), Arc::clone(&claims));
+        Ok(claims)
+    }
+
+    /// Replaces the signing key when it has served its time.
+    ///
+    /// # Errors
+    /// [`ServerError`]: the keys stay as they were.
+    pub fn run_due(&self) -> Result<(), ServerError> {
+        let due = self
+            .keys
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_due();
+        if due {
+            self.reopen()?;
+        }
+        Ok(())
+    }
+
+    fn remembered(&self, token: &str) -> Option<Arc<Claims>> {
+        let verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
+        verified.get(token).cloned()
+    }
+
+    fn decode(&self, token: &str) -> Result<Claims, ApiError> {
+        if token.len() > MAX_TOKEN {
+            return Err(refused(&ErrorKind::InvalidToken));
+        }
+        let header = decode_header(token).map_err(|e| refused(e.kind()))?;
+        // Only what this service itself puts into a header is looked at: the algorithm is not the
+        // token's choice, and a key comes from the directory or not at all.
+        if header.alg != Algorithm::ES256 {
+            return Err(refused(&ErrorKind::InvalidAlgorithm));
+        }
+        let kid = header.kid.unwrap_or_default();
+        self.reread_for(&kid);
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(key) = keys.verifying(&kid) else {
+            return Err(refused(&ErrorKind::InvalidSignature));
+        };
+        let mut validation = Validation::new(Algorithm::ES256);
+        validation.leeway = LEEWAY.as_secs();
+        validation.validate_nbf = true;
+        validation.set_required_spec_claims(&["exp", "nbf", "aud", "iss", "sub"]);
+        validation.set_issuer(&[&self.issuer]);
+        // Compared below: with any port, and whatever a client put at its end.
+        validation.validate_aud = false;
+        let claims = decode::<Claims>(token, key, &validation)
+            .map_err(|e| refused(e.kind()))?
+            .claims;
+        if audience(&claims.aud, &self.domains).is_none() {
+            return Err(refused(&ErrorKind::InvalidAudience));
+        }
+        Ok(claims)
+    }
+
+    /// Another server of the installation may have made a new key.
+    fn reread_for(&self, kid: &str) {
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        if keys.verifying(kid).is_some() {
+            return;
+        }
+        drop(keys);
+        let mut last = self.reread.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.elapsed() < REREAD {
+            return;
+        }
+        *last = Instant::now();
+        drop(last);
+        if let Err(error) = self.reopen() {
+            log::warn!("the keys of the token service could not be read again: {error}");
+        }
+    }
+
+    fn reopen(&self) -> Result<(), ServerError> {
+        let newer = self
+            .keys
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .reopen()?;
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = newer;
+        // A key that went takes its tokens along.
+        self.verified
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+        Ok(())
+    }
+}
+
+/// Says as much as helps the owner of a token, as Azure does, and nothing about the keys.
+fn refused(kind: &ErrorKind) -> ApiError {
+    ApiError::unauthorized(match kind {
+        ErrorKind::ExpiredSignature => "AKV10046: The token has expired.",
+        ErrorKind::ImmatureSignature => {
+            "AKV10046: The token is not valid yet; compare the clocks of client and server."
+        }
+        ErrorKind::InvalidAudience => "AKV10022: Invalid audience.",
+        ErrorKind::InvalidIssuer => "AKV10032: Invalid issuer.",
+        _ => "AKV10046: The token is not one that the token service of this vault has signed.",
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,130 @@
+//! What a vault does with deleted keys, and who may do what in it.
+
+use rusqlite::Connection;
+use uuid::Uuid;
+
+use super::subject::Subject;
+use super::vault::EmbeddedVault;
+use crate::refusal;
+use crate::store;
+use crate::{Caller, KeyPermission, Permissions, VaultError, VaultErrorCode, VaultSettings};
+
+impl EmbeddedVault {
+    /// What the vault does with deleted keys.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::Internal`].
+    pub fn settings(&self) -> Result<VaultSettings, VaultError> {
+        self.settings_in(&self.db())
+    }
+
+    /// Changes that. As for policies, who may reach the vault's files administrates it.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::BadParameter`] for another retention time than the vault was made with,
+    /// which cannot be changed; [`VaultErrorCode::ForbiddenByPolicy`] when purge protection is to be
+    /// switched off.
+    pub fn update_settings(
+        &self,
+        caller: &Caller,
+        settings: &VaultSettings,
+    ) -> Result<(), VaultError> {
+        let subject = Subject {
+            detail: Some(format!(
+                "retentionDays={} purgeProtection={}",
+                settings.retention_days, settings.purge_protection
+            )),
+            ..Subject::vault("VaultUpdate")
+        };
+        self.audited(caller, &subject, |db| {
+            settings.check()?;
+            let now = self.settings_in(db)?;
+            if settings.retention_days != now.retention_days {
+                return Err(refusal::fixed_retention(&self.name, now.retention_days));
+            }
+            if now.purge_protection && !settings.purge_protection {
+                return Err(VaultError::new(
+                    VaultErrorCode::ForbiddenByPolicy,
+                    format!(
+                        "purge protection of the key vault '{}' cannot be switched off any more",
+                        self.name
+                    ),
+                ));
+            }
+            store::update_vault(db, settings)
+        })
+    }
+
+    /// All access policies. Who may reach the vault's files administrates it, so that this and the
+    /// changes of policies need no policy; they are recorded all the same.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::Internal`].
+    pub fn policies(&self) -> Result<Vec<(Uuid, Permissions)>, VaultError> {
+        store::policies(&self.db())
+    }
+
+    /// Replaces what an identity may do with the vault's keys.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::Internal`].
+    pub fn set_policy(
+        &self,
+        caller: &Caller,
+        object_id: Uuid,
+        permissions: &Permissions,
+    ) -> Result<(), VaultError> {
+        let subject = Subject::policy("VaultSetPolicy", object_id, permissions);
+        self.audited(caller, &subject, |db| {
+            store::set_policy(db, object_id, permissions)
+        })
+    }
+
+    /// Takes everything from an identity.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::PolicyNotFound`] when it had nothing.
+    pub fn delete_policy(&self, caller: &Caller, object_id: Uuid) -> Result<(), VaultError> {
+        let none = Permissions::default();
+        let subject = Subject::policy("VaultDeletePolicy", object_id, &none);
+        self.audited(caller, &subject, |db| {
+            if store::delete_policy(db, object_id)? {
+                return Ok(());
+            }
+            Err(VaultError::new(
+                VaultErrorCode::PolicyNotFound,
+                format!(
+                    "the key vault '{name}' has no access policy for {object_id}; \
+                     `sealdisk keyvault show {name}` shows those that it has",
+                    name = self.name
+                ),
+            ))
+        })
+    }
+
+    /// Whether an identity has a permission, for a request that never becomes an operation. Nothing
+    /// is recorded.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::Forbidden`].
+    pub fn check_permission(
+        &self,
+        caller: &Caller,
+        permission: KeyPermission,
+    ) -> Result<(), VaultError> {
+        self.authorize(&self.db(), caller, permission)
+    }
+
+    pub(super) fn authorize(
+        &self,
+        db: &Connection,
+        caller: &Caller,
+        permission: KeyPermission,
+    ) -> Result<(), VaultError> {
+        let granted = store::permissions(db, caller.object_id)?;
+        if granted.contains(permission) {
+            return Ok(());
+        }
+        Err(refusal::forbidden(&self.name, caller, permission, &granted))
+    }
+}

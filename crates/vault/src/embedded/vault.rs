@@ -1,0 +1,336 @@
+//! The vault as a process has it open.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rusqlite::{Connection, TransactionBehavior};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::cache::KeyCache;
+use super::held::{Held, load_master};
+use super::queue::Queue;
+use super::uses::note_use;
+use crate::audit::{AuditRecord, Chain, Finding, Reserve, Seen};
+use crate::bundle::KeyBundle;
+use crate::clock::Clock;
+use crate::master::{MasterKey, MasterPlace};
+use crate::private_keys::{PrivateKeys, SoftwareKeys};
+use crate::refusal;
+use crate::sqlite;
+use crate::store::{self, KeyRow, VaultRow};
+use crate::{Caller, KeyId, KeyType, VaultError, VaultErrorCode, VaultSettings, vault_url};
+
+/// A key vault in a directory: `vault.db` and, unless systemd provides it, `master.key`.
+///
+/// Any number of threads may use one, and any number of processes may have the same vault open.
+pub struct EmbeddedVault {
+    pub(super) id: Uuid,
+    pub(super) name: String,
+    pub(super) url: String,
+    pub(super) created: OffsetDateTime,
+    pub(super) master: Mutex<Arc<Held>>,
+    pub(super) keys: Arc<dyn PrivateKeys>,
+    pub(super) chain: Chain,
+    pub(super) seen: Seen,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) path: PathBuf,
+    /// Device and inode of the database.
+    pub(super) file: (u64, u64),
+    /// What writes.
+    pub(super) db: Mutex<Connection>,
+    /// What reads while another thread commits; opened at its first use.
+    pub(super) reader: Mutex<Option<Connection>>,
+    pub(super) queue: Queue,
+    pub(super) cache: KeyCache,
+    pub(super) reserve: Reserve,
+}
+
+impl EmbeddedVault {
+    /// Makes the vault `name` in `dir`, an empty directory. A caller that must not leave half a
+    /// vault behind makes it in a temporary directory and renames that.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::BadParameter`] for a retention time out of bounds,
+    /// [`VaultErrorCode::Internal`], [`VaultErrorCode::MasterKey`].
+    pub fn create(
+        dir: &Path,
+        name: &str,
+        settings: &VaultSettings,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, VaultError> {
+        Self::create_with(dir, name, settings, clock, Arc::new(SoftwareKeys))
+    }
+
+    /// As [`create`](Self::create), with the private keys elsewhere than in the database.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub fn create_with(
+        dir: &Path,
+        name: &str,
+        settings: &VaultSettings,
+        clock: Arc<dyn Clock>,
+        keys: Arc<dyn PrivateKeys>,
+    ) -> Result<Self, VaultError> {
+        Self::create_at(dir, name, settings, clock, keys, None)
+    }
+
+    /// As [`create`](Self::create), with the private keys elsewhere than in the database, and the
+    /// master key in that place; without one, as a systemd credential when there is one, else in the
+    /// file `master.key`.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub fn create_at(
+        dir: &Path,
+        name: &str,
+        settings: &VaultSettings,
+        clock: Arc<dyn Clock>,
+        keys: Arc<dyn PrivateKeys>,
+        master: Option<&MasterPlace>,
+    ) -> Result<Self, VaultError> {
+        settings.check()?;
+        let path = dir.join("vault.db");
+        let mut db = sqlite::open(&path, &store::SCHEMA)?;
+        let (master, source) = match master {
+            None => (MasterKey::create(dir, name)?, None),
+            Some(place) => {
+                let (master, source) = place.make(dir)?;
+                (master, Some(source))
+            }
+        };
+        let id = Uuid::new_v4();
+        let row = VaultRow {
+            id,
+            name: name.into(),
+            created: clock.now(),
+            master_check: master.check_value(id)?.to_vec(),
+            settings: *settings,
+            master: source,
+        };
+        store::insert_vault(&db, &row)?;
+        let chain = chain(&mut db, &master, clock.as_ref())?;
+        Self::new(row, master, keys, chain, clock, path, db)
+    }
+
+    /// Opens the vault `name` in `dir`. Keys whose retention time is over are purged, unless a
+    /// device has them: that may take long, and is left to [`run_due`](Self::run_due).
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::VaultNotFound`], [`VaultErrorCode::MasterKey`] for one that is missing,
+    /// exposed or another vault's, [`VaultErrorCode::Internal`] for damaged files,
+    /// [`VaultErrorCode::Tampered`] for an audit log with a foreign signing key.
+    pub fn open(dir: &Path, name: &str, clock: Arc<dyn Clock>) -> Result<Self, VaultError> {
+        Self::open_with(dir, name, clock, Arc::new(SoftwareKeys))
+    }
+
+    /// As [`open`](Self::open), with the private keys elsewhere than in the database.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_with(
+        dir: &Path,
+        name: &str,
+        clock: Arc<dyn Clock>,
+        keys: Arc<dyn PrivateKeys>,
+    ) -> Result<Self, VaultError> {
+        let missing = || {
+            VaultError::new(
+                VaultErrorCode::VaultNotFound,
+                format!(
+                    "there is no key vault '{name}' in {}; restore the directory from a backup",
+                    dir.display()
+                ),
+            )
+        };
+        let path = dir.join("vault.db");
+        if !path.exists() {
+            return Err(missing());
+        }
+        Reserve::of(&path).release_if_full();
+        let mut db = sqlite::open(&path, &store::SCHEMA)?;
+        let row = store::vault(&db)?
+            .filter(|row| row.name == name)
+            .ok_or_else(missing)?;
+        let master = load_master(dir, &row)?;
+        let chain = chain(&mut db, &master, clock.as_ref())?;
+        let vault = Self::new(row, master, keys, chain, clock, path, db)?;
+        if !vault.in_device() {
+            vault.purge_in_passing();
+        }
+        vault.reserve.keep();
+        vault.settle_in_passing();
+        Ok(vault)
+    }
+
+    fn new(
+        row: VaultRow,
+        master: MasterKey,
+        keys: Arc<dyn PrivateKeys>,
+        chain: Chain,
+        clock: Arc<dyn Clock>,
+        path: PathBuf,
+        db: Connection,
+    ) -> Result<Self, VaultError> {
+        let seen = Seen::open(&chain, &db, &path, &format!("vault/{}", row.name))?;
+        if let Some(finding) = seen.finding() {
+            log::warn!("the key vault '{}': {}", row.name, finding.what);
+        }
+        let file = file_id(&path).map_err(|e| {
+            let what = format!("cannot look at {}", path.display());
+            VaultError::caused(VaultErrorCode::Internal, what, e)
+        })?;
+        Ok(Self {
+            seen,
+            file,
+            reserve: Reserve::of(&path),
+            id: row.id,
+            url: vault_url(&row.name),
+            name: row.name,
+            created: row.created,
+            master: Mutex::new(Arc::new(Held {
+                check: row.master_check,
+                key: master,
+            })),
+            keys,
+            chain,
+            clock,
+            path,
+            db: Mutex::new(db),
+            reader: Mutex::new(None),
+            queue: Queue::default(),
+            cache: KeyCache::default(),
+        })
+    }
+
+    /// Purges what is due; what fails is logged and keeps nobody from the vault.
+    fn purge_in_passing(&self) {
+        let failed = match self.purge_due() {
+            Ok(due) => due.failed,
+            Err(e) => vec![e.to_string()],
+        };
+        for line in failed {
+            log::error!("key vault '{}': {line}", self.name);
+        }
+    }
+
+    /// Whether the database that is open is still the one of that name, and not one that was removed or
+    /// replaced.
+    pub fn is_current(&self) -> bool {
+        file_id(&self.path).is_ok_and(|now| now == self.file)
+    }
+
+    /// The vault's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The kind of its keys.
+    pub fn key_type(&self) -> KeyType {
+        self.keys.key_type()
+    }
+
+    /// When the vault was made.
+    pub fn created(&self) -> OffsetDateTime {
+        self.created
+    }
+
+    /// Keeps up to `count` private keys ready for use, for a process that serves many requests.
+    /// Without it every use reads its key anew, and none stays in memory.
+    pub fn cache_private_keys(&self, count: usize) {
+        self.cache.resize(count);
+    }
+
+    /// What shows that the audit log, and with it the vault, is not the one that was seen last: an
+    /// earlier state that was put back.
+    pub fn older(&self) -> Option<&Finding> {
+        self.seen.finding()
+    }
+
+    /// A deleted vault does nothing but be recovered or purged.
+    pub(super) fn refuse_deleted(&self, db: &Connection) -> Result<(), VaultError> {
+        match store::deletion(db)? {
+            Some(deletion) => Err(refusal::vault_deleted(&self.name, &deletion)),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn find(&self, db: &Connection, key: &KeyId) -> Result<KeyRow, VaultError> {
+        if let Some(row) = store::key(db, key)? {
+            return Ok(row);
+        }
+        Err(match self.deleted_row(db, &key.name)? {
+            Some(deleted) => refusal::deleted(&self.name, &deleted),
+            None => refusal::no_key(&self.name, &key.name, key.version.as_deref()),
+        })
+    }
+
+    pub(super) fn settings_in(&self, db: &Connection) -> Result<VaultSettings, VaultError> {
+        Ok(self.row_in(db)?.settings)
+    }
+
+    pub(super) fn row_in(&self, db: &Connection) -> Result<VaultRow, VaultError> {
+        let gone = || VaultError::new(VaultErrorCode::Internal, "the vault's first row is gone");
+        store::vault(db)?.ok_or_else(gone)
+    }
+
+    pub(super) fn bundle(&self, settings: &VaultSettings, row: &KeyRow) -> KeyBundle {
+        KeyBundle::new(&self.url, settings, row)
+    }
+
+    pub(super) fn db(&self) -> MutexGuard<'_, Connection> {
+        // A panic elsewhere rolled its transaction back; the connection itself is intact.
+        self.db.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at the database while another thread may be writing.
+    pub(super) fn read<T>(
+        &self,
+        look: impl FnOnce(&Connection) -> Result<T, VaultError>,
+    ) -> Result<T, VaultError> {
+        let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        let db = match reader.take() {
+            Some(db) => db,
+            None => sqlite::open(&self.path, &store::SCHEMA)?,
+        };
+        look(reader.insert(db))
+    }
+}
+
+fn file_id(path: &Path) -> std::io::Result<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    let metadata = std::fs::metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+/// The chain of the audit log; the first process that opens the database makes it, and puts the
+/// records into it that a version of this program without chains has left.
+fn chain(db: &mut Connection, master: &MasterKey, clock: &dyn Clock) -> Result<Chain, VaultError> {
+    let sealing = master.for_audit()?;
+    if let Some(chain) = Chain::load(db, &sealing)? {
+        return Ok(chain);
+    }
+    let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    if let Some(chain) = Chain::load(&transaction, &sealing)? {
+        return Ok(chain);
+    }
+    let now = clock.now();
+    let chain = Chain::create(&transaction, &sealing, now)?;
+    let mut records = store::take_unchained_audit(&transaction)?;
+    if !records.is_empty() {
+        let vault = Caller::vault();
+        for record in &records {
+            note_use(&transaction, record)?;
+        }
+        let note = format!(
+            "{} records are from before this log was chained, as they were found",
+            records.len()
+        );
+        let chained = AuditRecord::new(vault.object_id, &vault.origin, "AuditChained");
+        records.push(chained.at(now).with_detail(note));
+        chain.append(&transaction, &records)?;
+    }
+    transaction.commit()?;
+    Ok(chain)
+}
