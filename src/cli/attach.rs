@@ -8,7 +8,7 @@ use clap::Args;
 use nix::unistd::Group;
 
 use attach::{AttachRequest, GuardOptions, SocketAccess, SocketSource, attach};
-use dataplane::FrontendError;
+use dataplane::DataplaneError;
 use disks::{Unflushed, parse_size};
 use installation::runtime_dir;
 use protocol::{Discard, OnFull, OnRevoke};
@@ -88,7 +88,7 @@ pub struct AttachArgs {
     /// Take some of that memory from the huge pages that the host has set aside, while there are any
     #[arg(long)]
     huge_pages: bool,
-    /// Microseconds that a queue may look busily for work before it sleeps; 0 never looks
+    /// Busy-poll time of a queue in µs before it sleeps, 0 disables it
     #[arg(long, value_name = "US", default_value_t = POLL_US,
           value_parser = clap::value_parser!(u32).range(..=1000))]
     poll_us: u32,
@@ -287,8 +287,8 @@ pub(super) fn run_data_plane(_: &Context, _: DataPlaneArgs) -> Result<(), CliErr
     Ok(dataplane::serve()?)
 }
 
-impl From<FrontendError> for CliError {
-    fn from(error: FrontendError) -> Self {
+impl From<DataplaneError> for CliError {
+    fn from(error: DataplaneError) -> Self {
         Self::new("DataPlaneFailed", error.to_string())
     }
 }

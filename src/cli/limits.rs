@@ -12,13 +12,13 @@ pub(super) struct LimitArgs {
     /// Requests a second at most
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     iops: Option<u64>,
-    /// Requests at once after a time of rest [default: what a tenth of a second has]
+    /// Burst of requests (token bucket) [default: the requests of a tenth of a second]
     #[arg(long, value_name = "N", requires = "iops")]
     iops_burst: Option<u64>,
     /// Bytes a second at most, as 100MiB
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     bandwidth: Option<u64>,
-    /// Bytes at once after a time of rest [default: what a tenth of a second has]
+    /// Burst of bytes (token bucket) [default: the bytes of a tenth of a second]
     #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "bandwidth")]
     bandwidth_burst: Option<u64>,
 }

@@ -201,7 +201,7 @@ fn a_ring_that_is_stopped_returns_what_waits_for_space() {
     });
 }
 
-/// The queues stand still for a moment, and what waits goes on waiting.
+/// The queues are quiesced for a moment, and what waits goes on waiting.
 #[test]
 fn a_disk_grows_while_requests_wait_for_space() {
     both(|fs| {

@@ -4,11 +4,8 @@ use std::path::PathBuf;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use keys::units::ByteOffset;
 use uuid::Uuid;
-use volume::pipeline::{
-    BlockRequest, Finished, GuestBuffer, Pipeline, RequestError, RequestKind, Submission, Token,
-};
+use volume::pipeline::{Finished, Pipeline, RequestError, RequestKind, Submission, Token};
 use volume::{FailedSync, LowerLayer, RuntimeMap, Volume};
 use xts::SharedSlice;
 
@@ -257,10 +254,7 @@ impl Disk {
     ) -> Token {
         let token = Token(cx.stamp());
         let slices = cut(&mut cx.rng, &mut memory);
-        let (at, len) = (
-            ByteOffset(sectors.start * 512),
-            (sectors.end - sectors.start) * 512,
-        );
+        let asked = guest::request(kind, &sectors);
         let point = self.model.flush_point();
         // Guests do as they like while content is raised.
         let sectors = match kind {
@@ -282,16 +276,12 @@ impl Disk {
             sectors,
             memory,
             point,
-            at: at.0,
+            at: asked.at.0,
             after_failure,
             errors,
         });
-        let memory = GuestBuffer {
-            slices,
-            owner: None,
-        };
-        let request = BlockRequest { kind, at, len };
-        process.queues[queue].submit(Submission::new(token, request, memory));
+        let submission = Submission::new(token, asked, guest::memory(slices));
+        process.queues[queue].submit(submission);
         token
     }
 
@@ -581,16 +571,8 @@ pub fn read_all(cx: &mut Context, queue: &mut Queue, size: u64) -> Vec<Option<St
         let (start, len) = cx.windows.present(window, size);
         let mut memory = vec![0xee; (len * 512) as usize];
         let slices = cut(&mut cx.rng, &mut memory);
-        let memory_of_guest = GuestBuffer {
-            slices,
-            owner: None,
-        };
-        let request = BlockRequest {
-            kind: RequestKind::Read,
-            at: ByteOffset(start * 512),
-            len: len * 512,
-        };
-        queue.submit(Submission::new(Token(0), request, memory_of_guest));
+        let request = guest::request(RequestKind::Read, &(start..start + len));
+        queue.submit(Submission::new(Token(0), request, guest::memory(slices)));
         let mut finished = Vec::new();
         while finished.is_empty() {
             queue.store_mut().step(&mut cx.rng);

@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
-use volume::pipeline::{RequestKind, Token};
+use keys::units::ByteOffset;
+use volume::pipeline::{BlockRequest, GuestBuffer, RequestKind, Token};
+use xts::SharedSlice;
 
 use super::content::Windows;
 use super::model::FlushPoint;
@@ -70,4 +72,17 @@ pub fn range(rng: &mut Rng, options: &Options, windows: &Windows, size: u64) -> 
     }
     let last = (first + 1 + rng.below(most)).min(start + len);
     first..last
+}
+
+/// What a request for sectors asks for.
+pub fn request(kind: RequestKind, sectors: &Range<u64>) -> BlockRequest {
+    let at = ByteOffset(sectors.start * 512);
+    let len = (sectors.end - sectors.start) * 512;
+    BlockRequest { kind, at, len }
+}
+
+/// Memory of a request, which its pipeline need not keep.
+pub fn memory(slices: Vec<SharedSlice>) -> GuestBuffer {
+    let owner = None;
+    GuestBuffer { slices, owner }
 }

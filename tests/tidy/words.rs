@@ -34,6 +34,17 @@ const BANNED: &[(Banned, &str)] = &[
     (Name("Lack"), "Missing"),
     (Name("wipe_stack"), "wipe_call_stack"),
     (Words("pending map"), "runtime map"),
+    (File("standing.rs"), "quiesce"),
+    (File("stalled.rs"), "no_space"),
+    (Name("stand_still"), "quiesce"),
+    (Name("Exchange"), "SwapVolume"),
+    (Words("stand still"), "quiesce, or pause a job"),
+    (Words("look busily for work"), "busy-poll time"),
+    (Words("after a time of rest"), "burst (token bucket)"),
+    (
+        Words("storage half of the time"),
+        "throttles copy-up to a 50 % duty cycle",
+    ),
     (Name("KeyDeed"), "KeyEvent"),
     (Name("freeze_into"), "create_snapshot"),
     (Name("shed"), "drop_layers"),
@@ -42,22 +53,11 @@ const BANNED: &[(Banned, &str)] = &[
 
 /// What is still to be replaced everywhere, to be moved to [`BANNED`] then. Empty when the restructuring is done.
 const STILL_THERE: &[(Banned, &str)] = &[
-    (File("standing.rs"), "quiesce"),
-    (File("stalled.rs"), "no_space"),
     (Name("Hands"), "GuardActions"),
     (Name("News"), "GuardEvent"),
     (Name("covered"), "verify_covered"),
-    (Name("stand_still"), "quiesce"),
     (Name("Told"), "a word for what it is"),
-    (Name("Exchange"), "SwapVolume"),
     (Begin("MOST_"), "MAX_…"),
-    (Words("stand still"), "quiesce, or pause a job"),
-    (
-        Words("storage half of the time"),
-        "throttles copy-up to a 50 % duty cycle",
-    ),
-    (Words("look busily for work"), "busy-poll time"),
-    (Words("after a time of rest"), "burst (token bucket)"),
     (Words("default: found out"), "default: probed"),
     (
         Words("keys that a key vault decides about"),

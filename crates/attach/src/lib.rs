@@ -99,7 +99,7 @@ pub struct AttachRequest {
     pub memory: u64,
     /// Take buffers from the huge pages that the host has set aside.
     pub huge_pages: bool,
-    /// Microseconds that a queue polls busily for work at most; 0 disables it.
+    /// Busy-poll time of a queue in microseconds; 0 disables it.
     pub poll_us: u32,
     /// What the disk may do at most.
     pub limits: Limits,

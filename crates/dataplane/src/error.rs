@@ -12,7 +12,7 @@ use xts::CipherError;
 
 /// Why the data plane could not start or go on.
 #[derive(Debug, Error)]
-pub enum FrontendError {
+pub enum DataplaneError {
     /// Something of the operating system failed.
     #[error("cannot {what}: {source}")]
     Io {
@@ -22,11 +22,11 @@ pub enum FrontendError {
         #[source]
         source: io::Error,
     },
-    /// What the control process sent could not be received.
+    /// What the attach process sent could not be received.
     #[error(transparent)]
     Protocol(#[from] ProtocolError),
-    /// The control process sent a setup that cannot be served.
-    #[error("the data plane got no valid setup from the control process: {0}")]
+    /// The attach process sent a setup that cannot be served.
+    #[error("the data plane got no valid setup from the attach process: {0}")]
     Setup(String),
     /// The process could not be confined; it must not serve a guest then.
     #[error("cannot confine the data plane ({what}): {reason}")]

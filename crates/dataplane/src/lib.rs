@@ -1,42 +1,30 @@
-//! The vhost-user side: the messages of the virtual machine monitor, the virtqueues, and the
-//! process that serves them.
+//! The data plane: the process that serves one disk to one guest, as a virtio-blk device over vhost-user.
 //!
-//! One process serves one disk ([`serve`]). It gets its descriptors and the DEK over a socket from
-//! the control process, confines itself, and then serves one connection after another. Each
-//! virtqueue has a thread of its own (`worker`) that owns the ring, an io_uring, buffers and a
-//! cipher; the connection's thread (`handler`) only configures them.
+//! It gets its descriptors and the DEK over a socket from the attach process, confines itself, and then serves
+//! one connection after another ([`serve`]). Each virtqueue has a thread of its own that owns the ring, an
+//! io_uring, buffers and a cipher; the connection's thread only configures them.
+//!
+//! Each folder uses only those above it:
+//!
+//! | Folder | What is in it |
+//! |---|---|
+//! | `request` | from a descriptor chain to a block request: every check of what a guest says |
+//! | `disk` | what all queues share: volume and files, key, limits, memory |
+//! | `queue` | a virtqueue and its thread: chains in, used entries out |
+//! | `vhost_user` | the messages of a frontend, and what a driver reads of the device |
+//! | `process` | start, confinement, commands of the attach process, the last flush |
 //!
 //! The `vhost` crate reads and checks the messages. `vhost-user-backend`, which would handle them,
 //! is not used: it cannot drain or restart a ring, its worker ends at the first error, and it costs
 //! a lock and several system calls an event (see `docs/architecture.md`).
 
-mod backend_channel;
-mod config_space;
-mod confine;
-mod copier;
-mod dirty_log;
+mod disk;
 mod error;
-mod freeze;
-mod guest_memory;
-mod handler;
-mod key;
-mod limiter;
-mod log_limit;
-mod map_scan;
-mod memory;
-mod notifier;
-mod polling;
+mod process;
 mod queue;
 pub mod request;
-mod ring;
-mod serve;
-mod shared;
-mod sharing;
-mod stalled;
-mod standing;
-mod sync_alarm;
-mod worker;
+mod vhost_user;
 
-pub use error::FrontendError;
-pub use memory::{least_memory, ordinary_memory};
-pub use serve::serve;
+pub use disk::memory::{least_memory, ordinary_memory};
+pub use error::DataplaneError;
+pub use process::serve::serve;

@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 pub struct Limits {
     /// Requests a second.
     pub iops: Option<u64>,
-    /// Requests that may be made at once after a time of rest; else what a tenth of a second has.
+    /// Burst of requests (token bucket); by default the requests of a tenth of a second.
     pub iops_burst: Option<u64>,
     /// Bytes a second.
     pub bandwidth: Option<u64>,
-    /// Bytes that may be moved at once after a time of rest; else what a tenth of a second has.
+    /// Burst of bytes (token bucket); by default the bytes of a tenth of a second.
     pub bandwidth_burst: Option<u64>,
 }

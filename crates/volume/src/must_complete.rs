@@ -78,9 +78,10 @@ mod tests {
     const WAY: &str = "SEALDISK_TEST_MUST_COMPLETE";
 
     fn child(way: &str) -> Output {
-        let test = "must_complete::tests::what_is_dropped_ends_the_process";
+        let (_, module) = module_path!().split_once("::").unwrap();
+        let test = format!("{module}::what_is_dropped_ends_the_process");
         Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", test, "--nocapture"])
+            .args(["--exact", &test, "--nocapture"])
             .env(WAY, way)
             .output()
             .unwrap()

@@ -9,12 +9,11 @@
 mod chain;
 mod error;
 mod interpret;
+mod memory;
 #[cfg(test)]
 mod tests;
 
 pub use chain::{Chain, ChainLimits, Header, Scratch, read_chain};
 pub use error::ChainError;
 pub use interpret::{Action, Disk, Status, interpret};
-
-/// Guest memory as the frontend gave it to us.
-pub type Memory = vm_memory::GuestMemoryMmap<()>;
+pub use memory::Memory;

@@ -324,9 +324,9 @@ mod tests {
 
     /// Knows which memory it was told of.
     #[derive(Default)]
-    struct Told(Vec<usize>);
+    struct Adopted(Vec<usize>);
 
-    impl Store for Told {
+    impl Store for Adopted {
         fn alignment(&self) -> u64 {
             512
         }
@@ -343,7 +343,7 @@ mod tests {
         fn reap(&mut self, _: &mut Vec<StoreCompletion>) {}
     }
 
-    fn fill(pool: &mut BufferPool, store: &mut Told) -> Vec<IoBuffer> {
+    fn fill(pool: &mut BufferPool, store: &mut Adopted) -> Vec<IoBuffer> {
         let mut taken = Vec::new();
         loop {
             let before = taken.len();
@@ -358,7 +358,7 @@ mod tests {
     #[test]
     fn a_pool_grows_to_the_budget_and_gives_it_back() {
         let budget = BufferBudget::new(3 * CHUNK_LEN, Pages::Ordinary);
-        let (mut store, mut pool) = (Told::default(), BufferPool::new(4, &budget).unwrap());
+        let (mut store, mut pool) = (Adopted::default(), BufferPool::new(4, &budget).unwrap());
         pool.introduce(&mut store);
         let mut taken = fill(&mut pool, &mut store);
         assert_eq!(taken.len(), 4 + 3 * 32);
@@ -385,7 +385,7 @@ mod tests {
     #[test]
     fn what_is_beyond_a_share_goes_to_who_lacks() {
         let budget = BufferBudget::new(4 * CHUNK_LEN, Pages::Ordinary);
-        let mut stores = [Told::default(), Told::default()];
+        let mut stores = [Adopted::default(), Adopted::default()];
         let mut pools = [0, 1].map(|_| BufferPool::new(1, &budget).unwrap());
         let [greedy, poor] = &mut pools;
         let mut taken = fill(greedy, &mut stores[0]);

@@ -62,14 +62,14 @@ fn cost(units: u64, rate: u64) -> u64 {
 }
 
 /// The limits of a disk, shared by its queues and changed while it is attached.
-pub(super) struct Limiter {
+pub(crate) struct Limiter {
     start: Instant,
     requests: Bucket,
     bytes: Bucket,
 }
 
 impl Limiter {
-    pub(super) fn new(limits: &Limits) -> Self {
+    pub(crate) fn new(limits: &Limits) -> Self {
         let this = Self {
             start: Instant::now(),
             requests: Bucket::default(),
@@ -80,14 +80,14 @@ impl Limiter {
     }
 
     /// Changes the limits; requests that wait follow the new ones.
-    pub(super) fn set(&self, limits: &Limits) {
+    pub(crate) fn set(&self, limits: &Limits) {
         self.requests.set(limits.iops, limits.iops_burst);
         self.bytes.set(limits.bandwidth, limits.bandwidth_burst);
     }
 
     /// Lets a request of `bytes` bytes through, or tells how long it has to wait before it is to be
     /// tried again.
-    pub(super) fn admit(&self, bytes: u64) -> Result<(), Duration> {
+    pub(crate) fn admit(&self, bytes: u64) -> Result<(), Duration> {
         if self.is_unlimited() {
             return Ok(());
         }

@@ -15,13 +15,13 @@ use volume::format::BLOCKS_PER_SECTOR;
 use volume::store::{next_extent, tells_holes};
 use volume::{BlockMap, VolumeError};
 
-use super::shared::{Extent, Shared};
+use crate::disk::shared::{Extent, Shared};
 
 /// A rest between two chunks of the map, 64 KiB of its file and 1 GiB of the disk: guests go first.
 const REST: Duration = Duration::from_millis(1);
 
 /// The thread that does it; it ends with this.
-pub(super) struct MapScan {
+pub(crate) struct MapScan {
     pace: Arc<Pace>,
     thread: Option<JoinHandle<()>>,
 }
@@ -31,7 +31,7 @@ impl MapScan {
     ///
     /// # Errors
     /// When there can be no further thread.
-    pub(super) fn spawn(shared: Arc<Shared>) -> io::Result<Self> {
+    pub(crate) fn spawn(shared: Arc<Shared>) -> io::Result<Self> {
         let pace = Arc::new(Pace::default());
         let told = pace.clone();
         let thread = thread::Builder::new()
@@ -47,7 +47,7 @@ impl MapScan {
     }
 
     /// Ends it, after it had a moment to come to its end.
-    pub(super) fn finish(self) {
+    pub(crate) fn finish(self) {
         self.pace.hurries.store(true, Ordering::Release);
         let deadline = Instant::now() + PATIENCE;
         while let Some(thread) = &self.thread

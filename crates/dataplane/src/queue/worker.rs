@@ -8,30 +8,27 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender};
 use std::task::Wake;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use std::fs::File;
 use std::os::fd::AsRawFd;
 
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
 
-use crate::request::Memory;
-use keys::{QUEUE_STACK, spawn_with_keys, wipe_call_stack};
+use keys::wipe_call_stack;
 use protocol::OnRevoke;
 use volume::pipeline::Finished;
 use volume::store::{StoreError, UringStore, Wait, WatchId};
 use xts::CipherStack;
 
-use super::FrontendError;
-use super::dirty_log::DirtyLog;
-use super::notifier::Notifier;
+use crate::DataplaneError;
+use crate::disk::shared::Shared;
+
+use super::chains::QueueState;
+use super::command::{Answer, Command, WhileQuiesced};
 use super::polling::{Polling, WaitingFor};
-use super::queue::QueueState;
 use super::ring::{Ring, RingSetup};
-use super::shared::{Extent, Shared};
 
 const WAKE: WatchId = WatchId(0);
 const KICK: WatchId = WatchId(1);
@@ -42,111 +39,19 @@ const LIMIT_LOOK: Duration = Duration::from_millis(50);
 /// How long a request waits that another queue is in the way of, before it is tried again.
 const RETRY: Duration = Duration::from_micros(200);
 
-/// What a worker is told. Each command is answered when it is done.
-pub(super) enum Command {
-    /// Serve a ring.
-    Start(Box<RingSetup>),
-    /// Serve it no more: take no new chain, complete those taken.
-    Stop,
-    /// Use this memory from now on.
-    Memory(Arc<Memory>),
-    /// Note written pages here, or nowhere.
-    Log(Option<Arc<DirtyLog>>),
-    /// Notify the guest through this.
-    Call(Option<Box<Notifier>>),
-    /// Tell of a broken ring through this.
-    Err(Option<File>),
-    /// Complete what was taken, then destroy the cipher; afterwards requests fail or stay in the
-    /// ring. One that a limit held back stays in the ring in any case.
-    Suspend(OnRevoke),
-    /// Make a cipher of the shared key, and go on.
-    Resume,
-    /// Complete what was taken, and stand still until the disk's new extent comes; when none comes,
-    /// go on with the old one.
-    Exchange(Receiver<Told>),
-    /// Complete what was taken, and end the thread.
-    Exit,
-}
-
-/// What a worker is told that stands still.
-pub(super) enum Told {
-    /// Serve this from now on.
-    Serve(Arc<Extent>),
-    /// Destroy the cipher, as for [`Command::Suspend`], and stand on.
-    Destroy(OnRevoke, SyncSender<Answer>),
-}
-
-pub(super) type Answer = Result<u16, String>;
-
-/// What a worker takes no chains for, until those taken before are completed.
+/// Why a worker drains: it takes no chains until those taken before are completed.
 enum Drain {
     Stop,
     Suspend(OnRevoke),
-    Exchange(Receiver<Told>),
+    Quiesce(Receiver<WhileQuiesced>),
     Exit,
 }
 
 impl Drain {
     /// Whether requests that wait for space on the host go on waiting afterwards. Else they fail: a
     /// ring that is stopped has to have everything returned.
-    fn keeps_stalled(&self) -> bool {
-        matches!(self, Self::Exchange(_) | Self::Suspend(OnRevoke::Pause))
-    }
-}
-
-/// The other threads' end of a worker.
-pub(super) struct WorkerHandle {
-    commands: SyncSender<(Command, SyncSender<Answer>)>,
-    wake: Arc<EventFd>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl WorkerHandle {
-    /// Starts the thread of queue `index`, with all that it needs.
-    ///
-    /// # Errors
-    /// [`FrontendError`] for what of it cannot be had.
-    pub(super) fn spawn(shared: Arc<Shared>, index: usize) -> Result<Self, FrontendError> {
-        let wake =
-            EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(|source| StoreError::Setup {
-                what: "make an eventfd",
-                source,
-            })?;
-        let wake = Arc::new(wake);
-        let wake_worker = wake.clone();
-        let (commands, receiver) = sync_channel(1);
-        let (ready, is_ready) = sync_channel(1);
-        let serve = move || match Worker::new(shared, index, receiver, wake_worker) {
-            Ok(worker) => {
-                let _ = ready.send(Ok(()));
-                worker.run();
-            }
-            Err(error) => {
-                let _ = ready.send(Err(error));
-            }
-        };
-        let thread = spawn_with_keys(format!("queue-{index}"), QUEUE_STACK, serve)?;
-        let gone = || FrontendError::Setup("a queue's thread ended at its start".into());
-        is_ready.recv().map_err(|_| gone())??;
-        Ok(Self {
-            commands,
-            wake,
-            thread: Some(thread),
-        })
-    }
-
-    /// Has the worker do something and waits until it is done. The answer is the index of the next
-    /// entry of the avail ring, or why it could not be done.
-    pub(super) fn tell(&self, command: Command) -> Answer {
-        self.ask(command)?.recv().map_err(|_| gone())?
-    }
-
-    /// As [`WorkerHandle::tell`], without waiting for the answer.
-    pub(super) fn ask(&self, command: Command) -> Result<Receiver<Answer>, String> {
-        let (answer, answered) = sync_channel(1);
-        self.commands.send((command, answer)).map_err(|_| gone())?;
-        self.wake.write(1).map_err(|e| e.to_string())?;
-        Ok(answered)
+    fn keeps_waiting(&self) -> bool {
+        matches!(self, Self::Quiesce(_) | Self::Suspend(OnRevoke::Pause))
     }
 }
 
@@ -164,20 +69,8 @@ impl Wake for QueueWaker {
     }
 }
 
-fn gone() -> String {
-    "the queue's thread has ended".into()
-}
-
-impl Drop for WorkerHandle {
-    fn drop(&mut self) {
-        let _ = self.tell(Command::Exit);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-struct Worker {
+/// A queue's thread.
+pub(super) struct Worker {
     index: usize,
     ring: Option<Ring>,
     queue: QueueState,
@@ -187,9 +80,9 @@ struct Worker {
     /// How many rings are served, for the share that this one has of what all have together.
     rings: u32,
     polling: Polling,
-    /// Who waits for the end of what.
+    /// What the queue drains for, and where to answer.
     draining: Option<(Drain, SyncSender<Answer>)>,
-    /// The thread ends, and whoever waits for that.
+    /// The thread ends; where to answer.
     exit: Option<SyncSender<Answer>>,
     /// The key is revoked.
     suspended: Option<OnRevoke>,
@@ -198,12 +91,12 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(
+    pub(super) fn new(
         shared: Arc<Shared>,
         index: usize,
         commands: Receiver<(Command, SyncSender<Answer>)>,
         wake: Arc<EventFd>,
-    ) -> Result<Self, FrontendError> {
+    ) -> Result<Self, DataplaneError> {
         let extent = shared.extent();
         let (mut ciphers, suspended) = match shared.key.ciphers(&extent.volume.data_units())? {
             Ok(ciphers) => (Some(ciphers), None),
@@ -217,7 +110,7 @@ impl Worker {
         store.watch(WAKE, wake.as_raw_fd());
         let polling = Polling::new(shared.poll);
         let mut queue = QueueState::new(shared, &extent, store, ciphers)?;
-        let fail = |source| FrontendError::Io {
+        let fail = |source| DataplaneError::Io {
             what: "duplicate an eventfd",
             source,
         };
@@ -239,7 +132,7 @@ impl Worker {
         })
     }
 
-    fn run(mut self) {
+    pub(super) fn run(mut self) {
         loop {
             while self.draining.is_none()
                 && let Ok((command, answer)) = self.commands.try_recv()
@@ -266,8 +159,8 @@ impl Worker {
         }
     }
 
-    /// Finishes what no request of the guest waits for: a hole, whose blocks are marked, and whoever gives
-    /// space back at the end would wait for them; and the flush of discards, whose sync may be the one that
+    /// Finishes what no request of the guest waits for: a hole, whose blocks stay marked until then while giving
+    /// space back at the end waits for them; and the flush of discards, whose sync may be the one that
     /// is told of a failure.
     fn finish_pipeline(&mut self) {
         self.queue.pipeline.stop_punching();
@@ -286,7 +179,7 @@ impl Worker {
         self.queue.look_at_syncs();
         let held = self.queue.pass_held(self.draining.is_some());
         if self.takes() {
-            self.queue.retry_stalled();
+            self.queue.retry_for_space();
         }
         self.complete_finished();
         let mut more = false;
@@ -305,13 +198,13 @@ impl Worker {
         self.queue.pipeline.go_on_flushing();
         // Reads of zeros and the like are finished without any I/O.
         self.complete_finished();
-        let standing = self.settle_stalled();
+        let waiting = self.settle_no_space();
         if let Some(ring) = self.ring.as_mut()
             && let Err(error) = ring.notify()
         {
             self.break_ring(&error);
         }
-        if self.is_drained(standing)
+        if self.is_drained(waiting)
             && let Some((what, answer)) = self.draining.take()
         {
             self.drained(what, answer);
@@ -319,13 +212,13 @@ impl Worker {
         }
         let held = held.or(self.queue.held.as_ref().map(|_| RETRY));
         let held = held.map(|wait| wait.min(LIMIT_LOOK));
-        let stalled = self.queue.stalled_wait().filter(|_| self.takes());
+        let space = self.queue.next_space_retry().filter(|_| self.takes());
         let due = self.queue.pipeline.idle_for();
         let pipeline = &self.queue.pipeline;
         match (
             more || pipeline.is_between_bursts(),
             pipeline.waits_for_others(),
-            held.into_iter().chain(stalled).chain(due).min(),
+            held.into_iter().chain(space).chain(due).min(),
         ) {
             (true, _, _) => Wait::No,
             (false, true, _) => Wait::AtMost(RETRY),
@@ -336,25 +229,25 @@ impl Worker {
 
     /// While the queue is drained: fails the requests that wait for space, unless they are to wait on.
     /// How many of them do.
-    fn settle_stalled(&mut self) -> usize {
+    fn settle_no_space(&mut self) -> usize {
         if let Some((drain, _)) = &self.draining
-            && !drain.keeps_stalled()
+            && !drain.keeps_waiting()
             && let Some(ring) = &mut self.ring
-            && let Err(error) = self.queue.fail_stalled(ring)
+            && let Err(error) = self.queue.fail_waiting_for_space(ring)
         {
             self.break_ring(&error);
         }
-        self.queue.stalled()
+        self.queue.waiting_for_space()
     }
 
-    /// Whether what is drained for has nothing under way any more but the `standing` requests that wait.
-    fn is_drained(&self, standing: usize) -> bool {
+    /// Whether nothing is under way any more but the `waiting` requests that wait for space.
+    fn is_drained(&self, waiting: usize) -> bool {
         let idle = match &self.draining {
             // The files are others then: no hole may be under way either.
-            Some((Drain::Exchange(_), _)) => self.queue.pipeline.is_idle(),
+            Some((Drain::Quiesce(_), _)) => self.queue.pipeline.is_idle(),
             _ => true,
         };
-        idle && self.queue.in_flight() == standing
+        idle && self.queue.in_flight() == waiting
     }
 
     /// Whether new chains are taken.
@@ -375,9 +268,9 @@ impl Worker {
                 self.exit = Some(answer);
                 return;
             }
-            Drain::Exchange(told) => {
+            Drain::Quiesce(told) => {
                 let _ = answer.send(Ok(0));
-                self.stand_still(&told);
+                self.stay_quiesced(&told);
                 return self.queue.pipeline.punch_on();
             }
         };
@@ -395,17 +288,17 @@ impl Worker {
         }
     }
 
-    /// All queues stand here before any goes on, so that none serves the old disk while another
+    /// All queues wait here before any goes on, so that none serves the old disk while another
     /// serves the new one.
-    fn stand_still(&mut self, told: &Receiver<Told>) {
+    fn stay_quiesced(&mut self, told: &Receiver<WhileQuiesced>) {
         while let Ok(told) = told.recv() {
             match told {
-                Told::Destroy(mode, answer) => {
+                WhileQuiesced::DestroyKey(mode, answer) => {
                     let _ = answer.send(self.drop_key(mode));
                 }
-                Told::Serve(extent) => {
-                    if let Err(error) = self.queue.exchange(&extent) {
-                        // What was completed is kept; whoever supervises this starts another.
+                WhileQuiesced::Serve(extent) => {
+                    if let Err(error) = self.queue.swap_volume(&extent) {
+                        // What was completed is kept; the supervisor starts another process.
                         log::error!("queue {}: {error}", self.index);
                         std::process::exit(1);
                     }
@@ -415,7 +308,7 @@ impl Worker {
         }
     }
 
-    /// Waits, after having looked busily for a moment if that has paid lately.
+    /// Waits, after busy-polling for a moment if that has paid off lately.
     fn wait(&mut self, wait: Wait) -> Result<(), StoreError> {
         if !matches!(wait, Wait::Forever) {
             let wait = if self.arm(wait) { Wait::No } else { wait };
@@ -426,7 +319,7 @@ impl Worker {
             false => WaitingFor::Guest,
         };
         let idle = Instant::now();
-        if self.look_busily(what, idle)? {
+        if self.busy_poll(what, idle)? {
             return Ok(());
         }
         let wait = match (self.arm(wait), self.queue.pipeline.keeps_memory_for()) {
@@ -461,7 +354,7 @@ impl Worker {
     }
 
     /// Looks for a chain or a completion until the polling window is over. Whether there is one.
-    fn look_busily(&mut self, what: WaitingFor, start: Instant) -> Result<bool, StoreError> {
+    fn busy_poll(&mut self, what: WaitingFor, start: Instant) -> Result<bool, StoreError> {
         let window = self.polling.window(what);
         let serving = self
             .ring
@@ -497,9 +390,9 @@ impl Worker {
                 return;
             }
             Command::Suspend(mode) => return self.drain(Drain::Suspend(mode), answer),
-            Command::Exchange(extent) => {
+            Command::Quiesce(told) => {
                 self.queue.pipeline.stop_punching();
-                return self.drain(Drain::Exchange(extent), answer);
+                return self.drain(Drain::Quiesce(told), answer);
             }
             Command::Resume => self.resume(),
             Command::Memory(memory) => self.with_ring(|ring| ring.memory = memory),
@@ -555,7 +448,7 @@ impl Worker {
         }
     }
 
-    /// The next turn looks at the ring, so that nobody needs to kick for what waits in it.
+    /// The next turn looks at the ring, so that what waits in it needs no kick.
     fn resume(&mut self) -> Answer {
         let shared = &self.queue.shared;
         let units = shared.extent().volume.data_units();

@@ -11,18 +11,18 @@ use keys::QUEUE_STACK;
 use keys::units::MAX_LAYERS;
 use volume::store::{BUFFER_LEN, OWN_BUFFERS, keep_for_rings};
 
-use super::FrontendError;
+use crate::DataplaneError;
 
 /// Bytes of a ring with 256 entries in the kernel, and of a queue's buffers for the map.
 const RING: usize = 128 * 1024;
-/// Of the copier and of a flush for the control process: they have a stack, a ring and buffers too.
+/// Of the copier and of a flush for the attach process: they have a stack, a ring and buffers too.
 const OTHERS: usize = 1 << 20;
 /// What is allowed when nothing is said.
 const ORDINARY: u64 = 64 << 20;
 /// The same for each queue of a disk that has very many.
 const ORDINARY_PER_QUEUE: u64 = 512 * 1024;
 
-/// Rings of the copier, of a flush for the control process, and of those that just ended: the kernel takes
+/// Rings of the copier, of a flush for the attach process, and of those that just ended: the kernel takes
 /// them apart a little later.
 const OTHER_RINGS: u64 = 4;
 
@@ -40,16 +40,16 @@ const WORKERS_PER_CPU: usize = 4;
 
 /// How the memory of a disk is divided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct MemoryPlan {
+pub(crate) struct MemoryPlan {
     /// Buffers that each queue has for good.
-    pub(super) own_buffers: usize,
-    /// Bytes of buffers for whoever needs more.
-    pub(super) shared: usize,
+    pub(crate) own_buffers: usize,
+    /// Bytes of buffers for the queues that need more.
+    pub(crate) shared: usize,
 }
 
 impl MemoryPlan {
     /// Divides `memory` bytes for so many queues, which [`least_memory`] is for too.
-    pub(super) fn new(memory: u64, queues: u16) -> Self {
+    pub(crate) fn new(memory: u64, queues: u16) -> Self {
         let queues = usize::from(queues).max(1);
         let memory = usize::try_from(memory).unwrap_or(usize::MAX);
         let rest = memory.saturating_sub(OTHERS + queues * (QUEUE_STACK + RING));
@@ -73,7 +73,7 @@ pub fn ordinary_memory(queues: u16) -> u64 {
 }
 
 /// Threads of the kernel for all rings of a disk, which those divide that are in use.
-pub(super) fn most_workers() -> u32 {
+pub(crate) fn most_workers() -> u32 {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     (cpus * WORKERS_PER_CPU).clamp(MIN_WORKERS, MAX_WORKERS) as u32
 }
@@ -83,8 +83,8 @@ pub(super) fn most_workers() -> u32 {
 /// of these the locked memory that they need.
 ///
 /// # Errors
-/// [`FrontendError::Needs`].
-pub(super) fn raise_limits(queues: u16) -> Result<(), FrontendError> {
+/// [`DataplaneError::Needs`].
+pub(crate) fn raise_limits(queues: u16) -> Result<(), DataplaneError> {
     for resource in [Resource::Nofile, Resource::Memlock] {
         let Rlimit { maximum, .. } = getrlimit(resource);
         // Where that fails it stays what it is.
@@ -100,7 +100,7 @@ pub(super) fn raise_limits(queues: u16) -> Result<(), FrontendError> {
     let layers = 2 * MAX_LAYERS as u64;
     let needed = u64::from(queues) * QUEUE_FILES + REGION_FILES + layers + OTHER_FILES;
     match getrlimit(Resource::Nofile).maximum {
-        Some(most) if most < needed => Err(FrontendError::Needs(format!(
+        Some(most) if most < needed => Err(DataplaneError::Needs(format!(
             "{queues} queues need {needed} file descriptors, and this process may have {most}: raise \
              RLIMIT_NOFILE (`ulimit -n`, LimitNOFILE= of a systemd unit), or offer fewer queues \
              (--num-queues)"

@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Waits for the next message of a frontend and looks at it without taking it. The channel that it
 /// announces, if it does.
-pub(super) fn announced_channel(connection: &UnixStream) -> Option<UnixStream> {
+pub(crate) fn announced_channel(connection: &UnixStream) -> Option<UnixStream> {
     let mut header = [0; HEADER_LEN];
     let (_, len) = recv(connection, &mut header, RecvFlags::PEEK).ok()?;
     let request = u32::from_ne_bytes(*header.first_chunk()?);
@@ -59,17 +59,17 @@ pub(super) fn announced_channel(connection: &UnixStream) -> Option<UnixStream> {
 /// The channel to the frontend. No call waits for it: a frontend that does not read, or does not
 /// answer, keeps only a thread of its own from ending for a while.
 #[derive(Clone)]
-pub(super) struct BackendChannel(Arc<Mutex<UnixStream>>);
+pub(crate) struct BackendChannel(Arc<Mutex<UnixStream>>);
 
 impl BackendChannel {
-    pub(super) fn new(stream: UnixStream) -> Self {
+    pub(crate) fn new(stream: UnixStream) -> Self {
         Self(Arc::new(Mutex::new(stream)))
     }
 
     /// Tells the frontend that the configuration space has changed; `acknowledged` says whether it
     /// answers. It may ask for the configuration before it does, so whoever serves that must not
     /// wait for this.
-    pub(super) fn config_changed(&self, acknowledged: bool) {
+    pub(crate) fn config_changed(&self, acknowledged: bool) {
         let channel = self.clone();
         let tell = move || match channel.send_config_change(acknowledged) {
             Ok(()) => log::info!("the frontend was told of the disk's new size"),

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use protocol::{Cargo, Command, CopyRequest, DataPlaneEnd, Discard, Received, Reply, Stack};
 
-use super::FrontendError;
-use super::handler::BlockHandler;
+use crate::DataplaneError;
+use crate::disk::shared::{Extent, Shared};
+use crate::queue::quiesce::QuiescedQueues;
+use crate::vhost_user::handler::BlockHandler;
+
 use super::serve::{Server, next_command, open_to_flush};
-use super::shared::{Extent, Shared};
-use super::standing::Standing;
 
 /// How long what the guest has asked for may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -20,10 +21,10 @@ const RELEASE: Duration = Duration::from_secs(1);
 const IS_QUIESCED: &str = "the disk is quiesced while its layers are changed";
 
 /// A disk that is quiesced.
-struct Frozen<'a> {
+struct QuiescedDisk<'a> {
     /// Held for as long, so that messages of the frontend wait, which would wait for the queues.
     _handler: MutexGuard<'a, BlockHandler>,
-    standing: Standing,
+    queues: QuiescedQueues,
     /// The copy that was under way.
     copy: Option<CopyRequest>,
 }
@@ -39,13 +40,13 @@ enum GoesOn {
 impl Server {
     /// Quiesces the disk, which answers the command of that number, and obeys until it is told how to go on.
     /// Whether it does.
-    pub(super) fn freeze(&mut self, control: &DataPlaneEnd, number: u64) -> bool {
+    pub(crate) fn quiesce(&mut self, control: &DataPlaneEnd, number: u64) -> bool {
         // Most of what is to be flushed is, before anybody has to wait for it.
         if let Err(error) = flush(&self.shared, Some(RELEASE)) {
             return control.reply(number, Reply::refused(&error)).is_ok();
         }
         let copy = self.copier.stop();
-        let goes_on = self.quiesce(control, number, copy);
+        let goes_on = self.quiesce_queues(control, number, copy);
         match goes_on {
             Ok(GoesOn::AsBefore(copy)) => {
                 self.copy_again(copy);
@@ -68,7 +69,7 @@ impl Server {
     }
 
     /// Goes on with a copy that was stopped for something else.
-    pub(super) fn copy_again(&mut self, copy: Option<CopyRequest>) {
+    pub(crate) fn copy_again(&mut self, copy: Option<CopyRequest>) {
         if let Some(request) = copy
             && let Err(reason) = self.copier.start(&self.shared, request)
         {
@@ -76,28 +77,28 @@ impl Server {
         }
     }
 
-    fn quiesce(
+    fn quiesce_queues(
         &self,
         control: &DataPlaneEnd,
         number: u64,
         copy: Option<CopyRequest>,
     ) -> Result<GoesOn, String> {
         let mut handler = self.handler();
-        let standing = handler.stand_still(PATIENCE)?;
+        let queues = handler.quiesce(PATIENCE)?;
         flush(&self.shared, None).map_err(|e| e.to_string())?;
-        let frozen = Frozen {
+        let quiesced = QuiescedDisk {
             _handler: handler,
-            standing,
+            queues,
             copy,
         };
         Ok(match control.reply(number, Reply::Quiesced) {
-            Ok(()) => frozen.obey(self, control),
+            Ok(()) => quiesced.obey(self, control),
             Err(_) => GoesOn::Ended,
         })
     }
 }
 
-impl Frozen<'_> {
+impl QuiescedDisk<'_> {
     fn obey(mut self, server: &Server, control: &DataPlaneEnd) -> GoesOn {
         loop {
             let Received {
@@ -129,7 +130,7 @@ impl Frozen<'_> {
     fn answer(&mut self, server: &Server, command: Command, cargo: Cargo) -> Reply {
         match command {
             Command::RevokeKey { on_revoke } => {
-                self.standing.destroy(on_revoke);
+                self.queues.destroy_key(on_revoke);
                 server.shared.key.destroy(on_revoke);
                 self.copy = None;
                 log::info!("the key was revoked: no DEK and no cipher is left");
@@ -163,13 +164,13 @@ impl Frozen<'_> {
     }
 
     /// Takes the stack that came. On an error nothing has changed.
-    fn swap(&self, server: &Server, stack: &Stack, cargo: Cargo) -> Result<(), FrontendError> {
+    fn swap(&self, server: &Server, stack: &Stack, cargo: Cargo) -> Result<(), DataplaneError> {
         let (opened, deks) = cargo.disk()?;
         let old = server.shared.extent();
         let new = Arc::new(old.swapped(stack, opened)?);
         server.shared.key.exchange(deks);
         server.shared.replace(new.clone());
-        self.standing.go_on(&new);
+        self.queues.serve(&new);
         if new.volume.geometry().layer != old.volume.geometry().layer {
             no_longer_written(&old);
         }
@@ -179,7 +180,7 @@ impl Frozen<'_> {
 }
 
 /// Makes durable what was completed, among others who use the volume, and gives space back for as long.
-fn flush(shared: &Shared, release: Option<Duration>) -> Result<(), FrontendError> {
+fn flush(shared: &Shared, release: Option<Duration>) -> Result<(), DataplaneError> {
     let mut io = open_to_flush(shared)?;
     let overwrite = shared.discard == Discard::Overwrite;
     let flushed = match release {
@@ -187,11 +188,11 @@ fn flush(shared: &Shared, release: Option<Duration>) -> Result<(), FrontendError
         None => io.flush(),
     };
     if io.has_failed() {
-        // Blocks may stay marked that guests would wait for: whoever supervises this starts another.
+        // Blocks may stay marked that guests would wait for: the supervisor starts another process.
         log::error!("the ring of a flush has failed");
         std::process::exit(1);
     }
-    flushed.map_err(FrontendError::Flush)
+    flushed.map_err(DataplaneError::Flush)
 }
 
 /// Lets go of the claim of a layer that is beneath others now: who claims the disk claims its top.

@@ -11,7 +11,6 @@ use uuid::Uuid;
 use vhost::vhost_user::{BackendReqHandler, Error as VhostError};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use crate::request::Disk;
 use keys::units::{SECTOR_SIZE, Sector};
 use keys::{DekStack, harden_process};
 use protocol::{
@@ -21,19 +20,22 @@ use protocol::{
 use volume::pipeline::DiskIo;
 use volume::{LayerMap, Volume, check_data_file};
 
-use super::FrontendError;
-use super::backend_channel::announced_channel;
-use super::config_space::{ConfigSpace, MAX_ZERO_SECTORS};
+use crate::request::Disk;
+
+use crate::DataplaneError;
+use crate::disk::full_storage::StorageNews;
+use crate::disk::key::SharedKey;
+use crate::disk::log_limit::LogLimit;
+use crate::disk::memory::raise_limits;
+use crate::disk::shared::{Extent, Shared, open_lower, split};
+use crate::disk::sharing::peer;
+use crate::vhost_user::backend_channel::announced_channel;
+use crate::vhost_user::config_space::{ConfigSpace, MAX_ZERO_SECTORS};
+use crate::vhost_user::handler::BlockHandler;
+
 use super::confine::confine;
 use super::copier::Copier;
-use super::handler::BlockHandler;
-use super::key::SharedKey;
-use super::log_limit::LogLimit;
 use super::map_scan::MapScan;
-use super::memory::raise_limits;
-use super::shared::{Extent, Shared, open_lower, split};
-use super::sharing::peer;
-use super::stalled::StorageNews;
 
 /// What woke the main thread.
 const CONTROL: u64 = 0;
@@ -47,13 +49,13 @@ const SYNC: u64 = 5;
 /// How long space is given back at the end, before the rest is left to the next attach.
 const LAST_RELEASE: Duration = Duration::from_secs(20);
 
-/// Runs the data plane in this process, which must have been started by the control process with
+/// Runs the data plane in this process, which must have been started by the attach process with
 /// the descriptors [`CONTROL_FD`] and [`SOCKET_FD`]. Returns after the last flush.
 ///
 /// # Errors
-/// [`FrontendError`], which there is nobody to tell; what the control process could be told has ended the
+/// [`DataplaneError`], which there is nobody to tell; what the attach process could be told has ended the
 /// process.
-pub fn serve() -> Result<(), FrontendError> {
+pub fn serve() -> Result<(), DataplaneError> {
     harden_process()?;
     end_with_any_thread();
     let control = DataPlaneEnd::open(UnixStream::from(inherited(CONTROL_FD)?))?;
@@ -76,7 +78,7 @@ pub fn serve() -> Result<(), FrontendError> {
 }
 
 /// A queue whose thread panicked would hang its guest silently. The process ends instead: nothing
-/// that was completed is lost, and whoever supervises it starts another.
+/// that was completed is lost, and the supervisor starts another.
 fn end_with_any_thread() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
@@ -85,22 +87,22 @@ fn end_with_any_thread() {
     }));
 }
 
-/// Takes over a descriptor that the control process left open for us.
-fn inherited(fd: RawFd) -> Result<OwnedFd, FrontendError> {
-    let what = "use the descriptors of the control process (`sealdisk attach` starts this)";
-    let fail = |e: rustix::io::Errno| FrontendError::Io {
+/// Takes over a descriptor that the attach process left open for us.
+fn inherited(fd: RawFd) -> Result<OwnedFd, DataplaneError> {
+    let what = "use the descriptors of the attach process (`sealdisk attach` starts this)";
+    let fail = |e: rustix::io::Errno| DataplaneError::Io {
         what,
         source: e.into(),
     };
     // SAFETY: only a look at whether the number is an open descriptor.
     let borrowed = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
     rustix::io::fcntl_setfd(borrowed, rustix::io::FdFlags::CLOEXEC).map_err(fail)?;
-    // SAFETY: the descriptor is open (just seen), the control process made it for this purpose, and
+    // SAFETY: the descriptor is open (just seen), the attach process made it for this purpose, and
     // each number is taken over once, at the start of the process.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-fn serve_disk(control: &DataPlaneEnd) -> Result<(), FrontendError> {
+fn serve_disk(control: &DataPlaneEnd) -> Result<(), DataplaneError> {
     let socket = inherited(SOCKET_FD)?;
     let Some(Received {
         number,
@@ -108,7 +110,7 @@ fn serve_disk(control: &DataPlaneEnd) -> Result<(), FrontendError> {
         cargo,
     }) = control.receive()?
     else {
-        return Err(FrontendError::Setup("its first command is another".into()));
+        return Err(DataplaneError::Setup("its first command is another".into()));
     };
     let (opened, deks) = cargo.disk()?;
     raise_limits(setup.num_queues)?;
@@ -175,7 +177,7 @@ fn serve_disk(control: &DataPlaneEnd) -> Result<(), FrontendError> {
     server.copier.stop();
     drop(server);
     served?;
-    // The disk stays claimed until the control process has put everything away.
+    // The disk stays claimed until the attach process has put everything away.
     let flushed = last_flush(&shared);
     shared.sync_alarm.tell(&shared.extent().volume, control);
     flushed
@@ -197,21 +199,21 @@ fn disk_of(setup: &Setup) -> Disk {
 
 /// Makes what the guest had not flushed durable: the runtime map is not needed any more then. And gives
 /// back what was discarded. That takes no key, which may be revoked by now.
-fn last_flush(shared: &Shared) -> Result<(), FrontendError> {
+fn last_flush(shared: &Shared) -> Result<(), DataplaneError> {
     let overwrite = shared.discard == Discard::Overwrite;
     open_to_flush(shared)?
         .flush_and_release(overwrite, LAST_RELEASE)
-        .map_err(FrontendError::Flush)
+        .map_err(DataplaneError::Flush)
 }
 
-pub(super) fn open_to_flush(shared: &Shared) -> Result<DiskIo, FrontendError> {
+pub(crate) fn open_to_flush(shared: &Shared) -> Result<DiskIo, DataplaneError> {
     let extent = shared.extent();
     let (volume, files) = (extent.volume.clone(), extent.files.clone());
-    DiskIo::open_with(volume, files, None, shared.other_pool()?).map_err(FrontendError::Flush)
+    DiskIo::open_with(volume, files, None, shared.other_pool()?).map_err(DataplaneError::Flush)
 }
 
-fn io_error(what: &'static str) -> impl Fn(io::Error) -> FrontendError {
-    move |source| FrontendError::Io { what, source }
+fn io_error(what: &'static str) -> impl Fn(io::Error) -> DataplaneError {
+    move |source| DataplaneError::Io { what, source }
 }
 
 /// The connection that is being served.
@@ -222,25 +224,25 @@ struct Connection {
     thread: JoinHandle<()>,
 }
 
-pub(super) struct Server {
-    pub(super) shared: Arc<Shared>,
+pub(crate) struct Server {
+    pub(crate) shared: Arc<Shared>,
     handler: Arc<Mutex<BlockHandler>>,
     ended: EventFd,
     connection: Option<Connection>,
     /// Connections so far.
     connections: u64,
     news: StorageNews,
-    pub(super) copier: Copier,
+    pub(crate) copier: Copier,
 }
 
 impl Server {
-    /// Serves one connection after another until the control process or a signal says stop.
+    /// Serves one connection after another until the attach process or a signal says stop.
     fn accept_all(
         &mut self,
         listener: &UnixListener,
         control: &DataPlaneEnd,
         signals: &UnixStream,
-    ) -> Result<(), FrontendError> {
+    ) -> Result<(), DataplaneError> {
         let waiter = self.waiter(control, signals)?;
         let fail = io_error("watch the socket");
         waiter.watch(listener, SOCKET).map_err(&fail)?;
@@ -274,7 +276,7 @@ impl Server {
         stream: UnixStream,
         control: &DataPlaneEnd,
         signals: &UnixStream,
-    ) -> Result<(), FrontendError> {
+    ) -> Result<(), DataplaneError> {
         let waiter = self.waiter(control, signals)?;
         self.start(stream)
             .map_err(io_error("serve the connection"))?;
@@ -309,7 +311,7 @@ impl Server {
         }
     }
 
-    /// Does what the control process sent. Whether the process goes on: not when the other end is
+    /// Does what the attach process sent. Whether the process goes on: not when the other end is
     /// closed.
     fn obey(&mut self, control: &DataPlaneEnd) -> bool {
         let Received {
@@ -343,7 +345,7 @@ impl Server {
                     Reply::KeyRestored,
                 )
             }
-            Command::Quiesce => return self.freeze(control, number),
+            Command::Quiesce => return self.quiesce(control, number),
             Command::SwapVolume(_) => Reply::refused(&"the disk is not quiesced"),
             Command::Resume => Reply::Resumed,
             Command::StartCopyUp(request) => answer(
@@ -375,17 +377,21 @@ impl Server {
     }
 
     /// The DEKs of `layers`, which came with a command; they are of no use when the disk has others by now.
-    pub(super) fn keys_of(&self, cargo: Cargo, layers: &[Uuid]) -> Result<DekStack, FrontendError> {
+    pub(crate) fn keys_of(
+        &self,
+        cargo: Cargo,
+        layers: &[Uuid],
+    ) -> Result<DekStack, DataplaneError> {
         let deks = cargo.keys()?;
         match self.shared.extent().layers().eq(layers.iter().copied()) {
             true => Ok(deks),
-            false => Err(FrontendError::Setup(
+            false => Err(DataplaneError::Setup(
                 "keys of another stack of layers".into(),
             )),
         }
     }
 
-    pub(super) fn handler(&self) -> MutexGuard<'_, BlockHandler> {
+    pub(crate) fn handler(&self) -> MutexGuard<'_, BlockHandler> {
         // A panic of any thread ends the process.
         self.handler.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -394,7 +400,7 @@ impl Server {
         &self,
         control: &DataPlaneEnd,
         signals: &UnixStream,
-    ) -> Result<Waiter, FrontendError> {
+    ) -> Result<Waiter, DataplaneError> {
         let watched = || {
             let waiter = Waiter::new()?;
             waiter.watch(control, CONTROL)?;
@@ -428,7 +434,7 @@ impl Server {
     }
 
     /// Has the connection of that number end, if it is still there; its thread tells when it has.
-    pub(super) fn disconnect(&self, number: u64) {
+    pub(crate) fn disconnect(&self, number: u64) {
         if let Some(connection) = &self.connection
             && number == self.connections
         {
@@ -448,7 +454,7 @@ impl Server {
 
 /// The next command; an inner `None` for one that was refused already, and an outer one when no more can be
 /// received.
-pub(super) fn next_command(control: &DataPlaneEnd) -> Option<Option<Received>> {
+pub(crate) fn next_command(control: &DataPlaneEnd) -> Option<Option<Received>> {
     match control.receive() {
         Ok(received) => Some(received),
         Err(ProtocolError::Ended(_)) => None,
@@ -460,7 +466,7 @@ pub(super) fn next_command(control: &DataPlaneEnd) -> Option<Option<Received>> {
 }
 
 /// The answer to a command that was done, or was not.
-pub(super) fn answer<E: std::fmt::Display>(result: Result<(), E>, done: Reply) -> Reply {
+pub(crate) fn answer<E: std::fmt::Display>(result: Result<(), E>, done: Reply) -> Reply {
     match result {
         Ok(()) => done,
         Err(why) => Reply::refused(&why),

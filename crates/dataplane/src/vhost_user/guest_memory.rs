@@ -7,10 +7,11 @@ use std::sync::Arc;
 use vhost::vhost_user::message::VhostUserMemoryRegion;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
 
-use crate::request::Memory;
 use protocol::FileId;
 
-use super::sharing::file_id;
+use crate::request::Memory;
+
+use crate::disk::sharing::file_id;
 
 /// Where a region is in the frontend's own address space, in which it names ring addresses.
 struct Mapping {
@@ -23,19 +24,19 @@ struct Mapping {
 /// The current regions. Each change makes a new [`Memory`]; requests keep the one they started with
 /// until they are done.
 #[derive(Default)]
-pub(super) struct GuestMemory {
+pub(crate) struct GuestMemory {
     memory: Arc<Memory>,
     mappings: Vec<Mapping>,
 }
 
 impl GuestMemory {
     /// The memory as it is now.
-    pub(super) fn current(&self) -> Arc<Memory> {
+    pub(crate) fn current(&self) -> Arc<Memory> {
         self.memory.clone()
     }
 
     /// Replaces all regions, which may come in any order.
-    pub(super) fn replace(
+    pub(crate) fn replace(
         &mut self,
         regions: &[VhostUserMemoryRegion],
         files: Vec<File>,
@@ -58,7 +59,7 @@ impl GuestMemory {
     }
 
     /// Adds a region.
-    pub(super) fn add(&mut self, region: &VhostUserMemoryRegion, file: File) -> io::Result<()> {
+    pub(crate) fn add(&mut self, region: &VhostUserMemoryRegion, file: File) -> io::Result<()> {
         let mapping = Mapping::of(region, &file)?;
         let mapped = Arc::new(map(region, file)?);
         let memory = self
@@ -71,7 +72,7 @@ impl GuestMemory {
     }
 
     /// Removes a region; guest address, length and the frontend's address must be those of one.
-    pub(super) fn remove(&mut self, region: &VhostUserMemoryRegion) -> io::Result<()> {
+    pub(crate) fn remove(&mut self, region: &VhostUserMemoryRegion) -> io::Result<()> {
         let same = |m: &Mapping| {
             (m.guest, m.len, m.user)
                 == (region.guest_phys_addr, region.memory_size, region.user_addr)
@@ -91,7 +92,7 @@ impl GuestMemory {
     }
 
     /// The files that it lies in.
-    pub(super) fn files(&self) -> Vec<FileId> {
+    pub(crate) fn files(&self) -> Vec<FileId> {
         let mut files: Vec<FileId> = Vec::new();
         for mapping in &self.mappings {
             if !files.contains(&mapping.file) {
@@ -102,7 +103,7 @@ impl GuestMemory {
     }
 
     /// The guest address of the frontend's address `user`.
-    pub(super) fn guest_address(&self, user: u64) -> Option<GuestAddress> {
+    pub(crate) fn guest_address(&self, user: u64) -> Option<GuestAddress> {
         self.mappings.iter().find_map(|m| {
             let inside = user.checked_sub(m.user).filter(|offset| *offset < m.len)?;
             m.guest.checked_add(inside).map(GuestAddress)
@@ -110,7 +111,7 @@ impl GuestMemory {
     }
 
     /// Whether `len` bytes from `at` on are all there.
-    pub(super) fn has(&self, at: GuestAddress, len: usize) -> bool {
+    pub(crate) fn has(&self, at: GuestAddress, len: usize) -> bool {
         GuestMemoryBackend::check_range(&*self.memory, at, len)
     }
 }

@@ -7,32 +7,34 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use crate::request::{ChainLimits, Disk};
 use keys::units::{SECTOR_SIZE, Sector};
 use protocol::{Discard, DiskFiles, OnFull, Setup, Stack, StackLayer};
 use volume::store::{BufferBudget, BufferPool, OWN_BUFFERS, Pages, StackFiles, StoreError};
 use volume::{LayerMap, LowerLayer, RuntimeMap, Volume, check_data_file};
 
-use super::FrontendError;
+use crate::request::{ChainLimits, Disk};
+
+use crate::DataplaneError;
+
+use super::full_storage::FullStorage;
 use super::key::SharedKey;
 use super::limiter::Limiter;
 use super::memory::{MemoryPlan, most_workers};
 use super::sharing::MemoryNews;
-use super::stalled::FullStorage;
 use super::sync_alarm::SyncAlarm;
 
 /// What changes when the disk grows or gets other layers, as a whole and for all queues at once.
-pub(super) struct Extent {
-    pub(super) volume: Arc<Volume>,
-    pub(super) files: Arc<StackFiles>,
+pub(crate) struct Extent {
+    pub(crate) volume: Arc<Volume>,
+    pub(crate) files: Arc<StackFiles>,
     /// The runtime map of the top layer.
-    pub(super) runtime: RuntimeMap,
-    pub(super) disk: Disk,
+    pub(crate) runtime: RuntimeMap,
+    pub(crate) disk: Disk,
 }
 
 impl Extent {
     /// The ids of the disk's layers, from the top down.
-    pub(super) fn layers(&self) -> impl Iterator<Item = Uuid> {
+    pub(crate) fn layers(&self) -> impl Iterator<Item = Uuid> {
         let lower = self.volume.lower().iter();
         std::iter::once(self.volume.geometry().layer)
             .chain(lower.map(|layer| layer.geometry().layer))
@@ -42,13 +44,13 @@ impl Extent {
     /// has of the top layer is used only when that is a new one.
     ///
     /// # Errors
-    /// [`FrontendError`] when it is no stack that the disk can go on with.
-    pub(super) fn swapped(&self, stack: &Stack, opened: DiskFiles) -> Result<Self, FrontendError> {
+    /// [`DataplaneError`] when it is no stack that the disk can go on with.
+    pub(crate) fn swapped(&self, stack: &Stack, opened: DiskFiles) -> Result<Self, DataplaneError> {
         let (top, beneath) = split(stack)?;
         let now = self.volume.geometry();
         let geometry = top.geometry()?;
         if geometry.size != now.size {
-            return Err(FrontendError::Setup(format!(
+            return Err(DataplaneError::Setup(format!(
                 "the new stack has {} bytes, the disk {}",
                 geometry.size, now.size
             )));
@@ -85,18 +87,18 @@ impl Extent {
 }
 
 /// The top layer, and those beneath it.
-pub(super) fn split(stack: &Stack) -> Result<(&StackLayer, &[StackLayer]), FrontendError> {
+pub(crate) fn split(stack: &Stack) -> Result<(&StackLayer, &[StackLayer]), DataplaneError> {
     let layer = stack.layers.split_first();
-    layer.ok_or_else(|| FrontendError::Setup("a disk has a layer".into()))
+    layer.ok_or_else(|| DataplaneError::Setup("a disk has a layer".into()))
 }
 
 /// The layers beneath the top, with their maps; one that is `known` already is taken as it is.
-pub(super) fn open_lower(
+pub(crate) fn open_lower(
     layers: &[StackLayer],
     files: &StackFiles,
     maps: Vec<File>,
     known: &[Arc<LowerLayer>],
-) -> Result<Vec<Arc<LowerLayer>>, FrontendError> {
+) -> Result<Vec<Arc<LowerLayer>>, DataplaneError> {
     let mut lower = Vec::new();
     for ((layer, map), data) in layers.iter().zip(maps).zip(&files.lower) {
         let geometry = layer.geometry()?;
@@ -112,33 +114,33 @@ pub(super) fn open_lower(
 }
 
 /// What all queues of the disk share.
-pub(super) struct Shared {
+pub(crate) struct Shared {
     extent: Mutex<Arc<Extent>>,
-    pub(super) key: SharedKey,
-    pub(super) limits: ChainLimits,
-    /// The longest time that a queue looks busily for work before it sleeps.
-    pub(super) poll: Duration,
+    pub(crate) key: SharedKey,
+    pub(crate) limits: ChainLimits,
+    /// The longest time that a queue busy-polls before it sleeps.
+    pub(crate) poll: Duration,
     /// What all queues together may do at most.
-    pub(super) limiter: Limiter,
+    pub(crate) limiter: Limiter,
     /// What becomes of discarded blocks.
-    pub(super) discard: Discard,
+    pub(crate) discard: Discard,
     /// What becomes of requests that find the host's storage full.
-    pub(super) on_full: OnFull,
+    pub(crate) on_full: OnFull,
     /// Whether there are any.
-    pub(super) storage: Arc<FullStorage>,
+    pub(crate) storage: Arc<FullStorage>,
     /// Whether a sync has failed.
-    pub(super) sync_alarm: SyncAlarm,
+    pub(crate) sync_alarm: SyncAlarm,
     /// What is to be told of the frontend's memory.
-    pub(super) memory_news: MemoryNews,
+    pub(crate) memory_news: MemoryNews,
     /// A guest has asked for something since the copier last looked.
-    pub(super) in_use: AtomicBool,
+    pub(crate) in_use: AtomicBool,
     /// Writes are to be durable before they complete.
-    pub(super) write_through: AtomicBool,
+    pub(crate) write_through: AtomicBool,
     /// Buffers that each queue has for good, and what all have together beyond that.
     own_buffers: usize,
     budget: Arc<BufferBudget>,
     /// Rings that are being served.
-    pub(super) rings: AtomicU32,
+    pub(crate) rings: AtomicU32,
     /// Threads of the kernel that work for all of them at once.
     workers: u32,
 }
@@ -147,14 +149,14 @@ impl Shared {
     /// The disk of `extent`, served as `setup` says and written through for now.
     ///
     /// # Errors
-    /// [`FrontendError::Io`].
-    pub(super) fn new(
+    /// [`DataplaneError::Io`].
+    pub(crate) fn new(
         extent: Extent,
         key: SharedKey,
         limits: ChainLimits,
         setup: &Setup,
-    ) -> Result<Self, FrontendError> {
-        let fail = |source| FrontendError::Io {
+    ) -> Result<Self, DataplaneError> {
+        let fail = |source| DataplaneError::Io {
             what: "make an eventfd",
             source,
         };
@@ -189,7 +191,7 @@ impl Shared {
     ///
     /// # Errors
     /// [`StoreError::Setup`].
-    pub(super) fn queue_pool(&self) -> Result<BufferPool, StoreError> {
+    pub(crate) fn queue_pool(&self) -> Result<BufferPool, StoreError> {
         BufferPool::new(self.own_buffers, &self.budget)
     }
 
@@ -197,23 +199,23 @@ impl Shared {
     ///
     /// # Errors
     /// [`StoreError::Setup`].
-    pub(super) fn other_pool(&self) -> Result<BufferPool, StoreError> {
+    pub(crate) fn other_pool(&self) -> Result<BufferPool, StoreError> {
         BufferPool::new(OWN_BUFFERS, &self.budget)
     }
 
     /// How many threads of the kernel may work for a ring at once, while `rings` are served.
-    pub(super) fn workers_of(&self, rings: u32) -> u32 {
+    pub(crate) fn workers_of(&self, rings: u32) -> u32 {
         (self.workers / rings.max(1)).max(1)
     }
 
     /// The disk as it is now.
-    pub(super) fn extent(&self) -> Arc<Extent> {
+    pub(crate) fn extent(&self) -> Arc<Extent> {
         self.lock_extent().clone()
     }
 
     /// Makes the disk `size` bytes large, while no queue has a request under way. Its files and its
     /// runtime map have grown already.
-    pub(super) fn grow(&self, size: u64) -> Result<Arc<Extent>, FrontendError> {
+    pub(crate) fn grow(&self, size: u64) -> Result<Arc<Extent>, DataplaneError> {
         let now = self.extent();
         let volume = now.volume.grown(size, &now.runtime)?;
         check_data_file(now.files.data.file(), volume.geometry())?;
@@ -233,7 +235,7 @@ impl Shared {
     }
 
     /// Makes the disk another, while no queue has a request under way.
-    pub(super) fn replace(&self, extent: Arc<Extent>) {
+    pub(crate) fn replace(&self, extent: Arc<Extent>) {
         *self.lock_extent() = extent;
     }
 

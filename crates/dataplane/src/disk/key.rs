@@ -6,11 +6,11 @@ use keys::{DekStack, with_wiped_call_stack};
 use protocol::OnRevoke;
 use xts::{CipherStack, DataUnit};
 
-use super::FrontendError;
+use crate::DataplaneError;
 
 /// Where queues that start get their ciphers from. Those that run have their own, so that no request
 /// ever looks here.
-pub(super) struct SharedKey(Mutex<Key>);
+pub(crate) struct SharedKey(Mutex<Key>);
 
 enum Key {
     Held(DekStack),
@@ -19,7 +19,7 @@ enum Key {
 }
 
 impl SharedKey {
-    pub(super) fn new(deks: DekStack) -> Self {
+    pub(crate) fn new(deks: DekStack) -> Self {
         Self(Mutex::new(Key::Held(deks)))
     }
 
@@ -27,13 +27,13 @@ impl SharedKey {
     /// is revoked.
     ///
     /// # Errors
-    /// [`FrontendError::Cipher`].
-    pub(super) fn ciphers(
+    /// [`DataplaneError::Cipher`].
+    pub(crate) fn ciphers(
         &self,
         units: &[DataUnit],
-    ) -> Result<Result<CipherStack, OnRevoke>, FrontendError> {
+    ) -> Result<Result<CipherStack, OnRevoke>, DataplaneError> {
         match &*self.lock() {
-            Key::Held(deks) if deks.layers() != units.len() => Err(FrontendError::Setup(format!(
+            Key::Held(deks) if deks.layers() != units.len() => Err(DataplaneError::Setup(format!(
                 "{} keys for {} layers",
                 deks.layers(),
                 units.len()
@@ -43,13 +43,13 @@ impl SharedKey {
         }
     }
 
-    /// Zeroes the DEKs. The queues must have let go of their ciphers before.
-    pub(super) fn destroy(&self, mode: OnRevoke) {
+    /// Zeroes the DEKs. The queues must have destroyed their ciphers before.
+    pub(crate) fn destroy(&self, mode: OnRevoke) {
         *self.lock() = Key::Destroyed(mode);
     }
 
     /// Holds DEKs again; what was done while they were revoked.
-    pub(super) fn hold(&self, deks: DekStack) -> Option<OnRevoke> {
+    pub(crate) fn hold(&self, deks: DekStack) -> Option<OnRevoke> {
         match std::mem::replace(&mut *self.lock(), Key::Held(deks)) {
             Key::Held(_) => None,
             Key::Destroyed(mode) => Some(mode),
@@ -57,12 +57,12 @@ impl SharedKey {
     }
 
     /// Whether it is not revoked.
-    pub(super) fn is_held(&self) -> bool {
+    pub(crate) fn is_held(&self) -> bool {
         matches!(&*self.lock(), Key::Held(_))
     }
 
     /// Holds the DEKs of another stack instead, unless they are revoked: then these are zeroed too.
-    pub(super) fn exchange(&self, deks: DekStack) {
+    pub(crate) fn exchange(&self, deks: DekStack) {
         if let Key::Held(held) = &mut *self.lock() {
             *held = deks;
         }

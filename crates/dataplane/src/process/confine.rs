@@ -13,16 +13,16 @@ use seccompiler::{
     SeccompRule, TargetArch,
 };
 
-use super::FrontendError;
+use crate::DataplaneError;
 
 /// Confines this process for good. It must still have a single thread: threads started later
 /// inherit everything.
 ///
 /// # Errors
-/// [`FrontendError::Confine`]; no guest must be served then. A kernel without Landlock, or one that
+/// [`DataplaneError::Confine`]; no guest must be served then. A kernel without Landlock, or one that
 /// gives no namespaces to ordinary users, is only warned of: seccomp alone already keeps the process
 /// from opening files by itself.
-pub(super) fn confine() -> Result<(), FrontendError> {
+pub(crate) fn confine() -> Result<(), DataplaneError> {
     leave_network();
     rustix::thread::set_no_new_privs(true).map_err(|e| refuse("no new privileges", &e))?;
     forbid_files()?;
@@ -30,8 +30,8 @@ pub(super) fn confine() -> Result<(), FrontendError> {
     seccompiler::apply_filter(&filter).map_err(|e| refuse("seccomp", &e))
 }
 
-fn refuse(what: &'static str, reason: &dyn std::fmt::Display) -> FrontendError {
-    FrontendError::Confine {
+fn refuse(what: &'static str, reason: &dyn std::fmt::Display) -> DataplaneError {
+    DataplaneError::Confine {
         what,
         reason: reason.to_string(),
     }
@@ -52,7 +52,7 @@ fn leave_network() {
 }
 
 /// An empty Landlock rule set: no path can be opened, made, renamed or removed any more.
-fn forbid_files() -> Result<(), FrontendError> {
+fn forbid_files() -> Result<(), DataplaneError> {
     let fail = |e: landlock::RulesetError| refuse("Landlock", &e);
     let status = Ruleset::default()
         .handle_access(AccessFs::from_all(ABI::V5))
@@ -160,7 +160,7 @@ fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
         libc::SYS_fallocate,
         vec![only(1, libc::FALLOC_FL_KEEP_SIZE as u64)?],
     );
-    // A process that aborts signals itself; nobody else can be signalled.
+    // A process that aborts signals itself; no other process can be signalled.
     rules.insert(
         libc::SYS_tgkill,
         vec![only(0, u64::from(std::process::id()))?],

@@ -1,6 +1,6 @@
-//! Signalling an eventfd of the frontend's without ever waiting for whoever reads it.
+//! Signalling an eventfd of the frontend's without ever waiting for its reader.
 //!
-//! A write to an eventfd whose counter is full waits until somebody reads it, unless the file
+//! A write to an eventfd whose counter is full waits until it is read, unless the file
 //! description is non-blocking. That flag is the frontend's as much as ours, since it has the same
 //! description: setting it changes how *its* reads behave, and it can take it back at any time. So
 //! nothing is written here. An io_uring of its own has the eventfd registered, and the kernel signals
@@ -21,7 +21,7 @@ use io_uring::{IoUring, opcode};
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Signals one eventfd.
-pub(super) struct Notifier {
+pub(crate) struct Notifier {
     ring: IoUring,
 }
 
@@ -30,7 +30,7 @@ impl Notifier {
     ///
     /// # Errors
     /// [`io::ErrorKind::InvalidInput`] for a descriptor that is none, and what else the kernel says.
-    pub(super) fn new(eventfd: &impl AsFd) -> io::Result<Self> {
+    pub(crate) fn new(eventfd: &impl AsFd) -> io::Result<Self> {
         let ring = IoUring::new(1)?;
         ring.submitter()
             .register_eventfd(eventfd.as_fd().as_raw_fd())?;
@@ -38,7 +38,7 @@ impl Notifier {
     }
 
     /// Adds one to the counter, if it is not full.
-    pub(super) fn signal(&mut self) {
+    pub(crate) fn signal(&mut self) {
         let nothing = opcode::Nop::new().build();
         // SAFETY: the operation names no memory and no descriptor. There is always room for it: the
         // one before it was submitted, or is still there and does as well.

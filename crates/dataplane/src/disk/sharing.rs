@@ -2,8 +2,8 @@
 //!
 //! A private mapping of a file looks to the VMM like its guest's memory, and to whoever maps the same
 //! file like an empty one: the guest's rings never have anything, and the guest waits for ever. That
-//! can be seen in one place only, the VMM's own table of mappings, which the control process reads
-//! ([`FrontendMemory::is_private`]); this process may open nothing. So it tells the control process which
+//! can be seen in one place only, the VMM's own table of mappings, which the attach process reads
+//! ([`FrontendMemory::is_private`]); this process may open nothing. So it tells the attach process which
 //! files a frontend announced, and may be told to end that connection. Memory without a file is never
 //! announced: then a ring is where no memory is, which is seen here.
 
@@ -16,8 +16,8 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use protocol::{Event, FileId, FrontendMemory};
 
-/// What the thread of a connection has for the main thread to tell the control process.
-pub(super) struct MemoryNews {
+/// What the thread of a connection has for the main thread to tell the attach process.
+pub(crate) struct MemoryNews {
     content: Mutex<Content>,
     changed: EventFd,
 }
@@ -29,7 +29,7 @@ struct Content {
 }
 
 impl MemoryNews {
-    pub(super) fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
             content: Mutex::default(),
             changed: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
@@ -37,24 +37,24 @@ impl MemoryNews {
     }
 
     /// Has something to read when there are news.
-    pub(super) fn changed(&self) -> &EventFd {
+    pub(crate) fn changed(&self) -> &EventFd {
         &self.changed
     }
 
     /// The frontend has announced memory in these files.
-    pub(super) fn announced(&self, files: Vec<FileId>) {
+    pub(crate) fn announced(&self, files: Vec<FileId>) {
         self.content().files = Some(files);
         self.tell();
     }
 
     /// A queue of the frontend's is in memory that it has not announced.
-    pub(super) fn not_shared(&self) {
+    pub(crate) fn not_shared(&self) {
         self.content().not_shared = true;
         self.tell();
     }
 
     /// What the attach process is to be told now.
-    pub(super) fn take(&self, connection: u64, process: u32) -> Vec<Event> {
+    pub(crate) fn take(&self, connection: u64, process: u32) -> Vec<Event> {
         // There is nothing to read when there are none.
         let _ = self.changed.read();
         let Content { files, not_shared } = std::mem::take(&mut *self.content());
@@ -81,13 +81,13 @@ impl MemoryNews {
 }
 
 /// The process at the other end of a connection; 0 when the kernel does not tell.
-pub(super) fn peer(stream: &UnixStream) -> u32 {
+pub(crate) fn peer(stream: &UnixStream) -> u32 {
     let credentials = rustix::net::sockopt::socket_peercred(stream);
     credentials.map_or(0, |peer| peer.pid.as_raw_pid().unsigned_abs())
 }
 
 /// The file behind a piece of guest memory.
-pub(super) fn file_id(file: &File) -> io::Result<FileId> {
+pub(crate) fn file_id(file: &File) -> io::Result<FileId> {
     file.metadata().map(|metadata| FileId::of(&metadata))
 }
 

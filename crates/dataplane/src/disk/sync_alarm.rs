@@ -1,4 +1,4 @@
-//! Telling the control process that a sync has failed, as soon as any thread sees it.
+//! Telling the attach process that a sync has failed, as soon as any thread sees it.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +9,7 @@ use protocol::{DataPlaneEnd, Event, Line};
 use volume::Volume;
 
 /// Wakes the main thread when a sync has failed.
-pub(super) struct SyncAlarm {
+pub(crate) struct SyncAlarm {
     raised: AtomicBool,
     told: AtomicBool,
     event: EventFd,
@@ -18,7 +18,7 @@ pub(super) struct SyncAlarm {
 impl SyncAlarm {
     /// # Errors
     /// What the kernel says.
-    pub(super) fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
             raised: false.into(),
             told: false.into(),
@@ -26,22 +26,22 @@ impl SyncAlarm {
         })
     }
 
-    /// To be called by whoever may have seen a sync of `volume` fail.
-    pub(super) fn look(&self, volume: &Volume) {
+    /// To be called after a sync of `volume` may have failed.
+    pub(crate) fn look(&self, volume: &Volume) {
         if volume.failed_sync().is_some() && !self.raised.swap(true, Ordering::AcqRel) {
             // It cannot overflow: it is written once.
             let _ = self.event.write(1);
         }
     }
 
-    /// Has something to read when the control process is to be told.
-    pub(super) fn event(&self) -> &EventFd {
+    /// Has something to read when the attach process is to be told.
+    pub(crate) fn event(&self) -> &EventFd {
         &self.event
     }
 
-    /// Tells the control process, once, if a sync of `volume` has failed.
-    pub(super) fn tell(&self, volume: &Volume, control: &DataPlaneEnd) {
-        // There is nothing to read when nobody raised it.
+    /// Tells the attach process, once, if a sync of `volume` has failed.
+    pub(crate) fn tell(&self, volume: &Volume, control: &DataPlaneEnd) {
+        // There is nothing to read when it was not raised.
         let _ = self.event.read();
         let Some(file) = volume.failed_sync() else {
             return;

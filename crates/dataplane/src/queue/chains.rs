@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::request::{Action, Disk, Memory, Scratch, Status, interpret, read_chain};
 use protocol::{Discard, OnFull};
 use volume::must_complete::lost;
 use volume::pipeline::{
@@ -16,11 +15,14 @@ use volume::pipeline::{
 use volume::store::UringStore;
 use xts::{CipherStack, SharedSlice};
 
-use super::FrontendError;
-use super::log_limit::LogLimit;
+use crate::request::{Action, Disk, Memory, Scratch, Status, interpret, read_chain};
+
+use crate::DataplaneError;
+use crate::disk::log_limit::LogLimit;
+use crate::disk::shared::{Extent, Shared};
+
+use super::no_space::NoSpace;
 use super::ring::{Ring, TakenChain};
-use super::shared::{Extent, Shared};
-use super::stalled::Stalled;
 
 /// Bytes of reads and writes that a queue takes on before it leaves further chains in the ring: more
 /// than its buffers hold, so that they stay full, and little enough that they are soon done when the
@@ -38,19 +40,19 @@ struct Pending {
     written: Vec<(GuestAddress, u32)>,
     memory: Arc<Memory>,
     /// It found the host's storage full.
-    stalled: bool,
+    waits_for_space: bool,
 }
 
 /// What taking a chain needs besides the ring.
-pub(super) struct QueueState {
-    pub(super) shared: Arc<Shared>,
-    pub(super) pipeline: Pipeline<UringStore>,
+pub(crate) struct QueueState {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) pipeline: Pipeline<UringStore>,
     disk: Disk,
     pending: Slab<Pending>,
     /// The next request, when a limit holds it back; no chain is taken before it has passed.
-    pub(super) held: Option<Submission>,
+    pub(crate) held: Option<Submission>,
     /// Requests that wait for space on the host.
-    stalled: Stalled,
+    no_space: NoSpace,
     scratch: Scratch,
     /// Lists of requests that are done, to be used again.
     lists: Vec<Vec<SharedSlice>>,
@@ -58,17 +60,17 @@ pub(super) struct QueueState {
     /// Bytes of reads and writes in the pipeline.
     under_way: u64,
     bad_chains: LogLimit,
-    pub(super) broken_rings: LogLimit,
+    pub(crate) broken_rings: LogLimit,
     failures: LogLimit,
 }
 
 impl QueueState {
-    pub(super) fn new(
+    pub(crate) fn new(
         shared: Arc<Shared>,
         extent: &Extent,
         store: UringStore,
         ciphers: Option<CipherStack>,
-    ) -> Result<Self, FrontendError> {
+    ) -> Result<Self, DataplaneError> {
         let pool = shared.queue_pool()?;
         let mut pipeline = Pipeline::with_pool(extent.volume.clone(), store, ciphers, pool)?;
         pipeline.set_overwrite(shared.discard == Discard::Overwrite);
@@ -77,7 +79,7 @@ impl QueueState {
             disk: extent.disk.clone(),
             pending: Slab::with_capacity(256),
             held: None,
-            stalled: Stalled::new(shared.storage.clone()),
+            no_space: NoSpace::new(shared.storage.clone()),
             scratch: Scratch::default(),
             lists: Vec::with_capacity(256),
             ranges: Vec::with_capacity(256),
@@ -90,7 +92,7 @@ impl QueueState {
     }
 
     /// How many more chains of this ring may be taken now.
-    pub(super) fn room(&self, ring: &Ring) -> usize {
+    pub(crate) fn room(&self, ring: &Ring) -> usize {
         match self.under_way < MAX_UNDER_WAY {
             true => ring.size().saturating_sub(self.pending.len()),
             false => 0,
@@ -99,7 +101,7 @@ impl QueueState {
 
     /// Makes the tables large enough for a ring of `entries` at once, so that they don't grow under
     /// requests.
-    pub(super) fn reserve(&mut self, entries: usize) {
+    pub(crate) fn reserve(&mut self, entries: usize) {
         self.pending
             .reserve(entries.saturating_sub(self.pending.len()));
         self.lists.reserve(entries);
@@ -114,21 +116,21 @@ impl QueueState {
     }
 
     /// Chains taken and not yet returned.
-    pub(super) fn in_flight(&self) -> usize {
+    pub(crate) fn in_flight(&self) -> usize {
         self.pending.len()
     }
 
     /// Of these, those that wait for space on the host.
-    pub(super) fn stalled(&self) -> usize {
-        self.stalled.len()
+    pub(crate) fn waiting_for_space(&self) -> usize {
+        self.no_space.len()
     }
 
     /// Serves the disk of `extent` from now on. Nothing may be under way, but chains
     /// may be taken that wait for space.
     ///
     /// # Errors
-    /// [`FrontendError`], after which the queue cannot go on.
-    pub(super) fn exchange(&mut self, extent: &Extent) -> Result<(), FrontendError> {
+    /// [`DataplaneError`], after which the queue cannot go on.
+    pub(crate) fn swap_volume(&mut self, extent: &Extent) -> Result<(), DataplaneError> {
         self.pipeline.store_mut().swap_files(extent.files.clone())?;
         self.pipeline.set_volume(extent.volume.clone());
         self.disk = extent.disk.clone();
@@ -143,13 +145,13 @@ impl QueueState {
     }
 
     /// Whether another chain may be taken: not while a limit holds one back, and not while a large range is
-    /// being zeroed, so that whoever waits for what was taken waits for one of these at most.
-    pub(super) fn may_take(&self) -> bool {
+    /// being zeroed, so that draining the queue waits for one of these at most.
+    pub(crate) fn may_take(&self) -> bool {
         self.held.is_none() && self.under_way < MAX_UNDER_WAY && !self.pipeline.is_zeroing()
     }
 
     /// Puts the request that a limit holds back into the ring again. None was taken after it.
-    pub(super) fn put_back_held(&mut self, ring: &mut Ring) {
+    pub(crate) fn put_back_held(&mut self, ring: &mut Ring) {
         if let Some(held) = self.held.take() {
             let (token, memory) = held.withdraw();
             self.lists.push(cleared(memory.slices));
@@ -169,7 +171,7 @@ impl QueueState {
 
     /// Hands the request that was held back to the pipeline, if it may pass now or has to since the
     /// ring is stopped; else how long it still waits.
-    pub(super) fn pass_held(&mut self, stopping: bool) -> Option<Duration> {
+    pub(crate) fn pass_held(&mut self, stopping: bool) -> Option<Duration> {
         let held = self.held.take()?;
         match self.shared.limiter.admit(held.request().len) {
             Err(wait) if !stopping => {
@@ -183,29 +185,32 @@ impl QueueState {
         }
     }
 
-    /// Has the control process told when a sync has failed.
-    pub(super) fn look_at_syncs(&self) {
+    /// Has the attach process told when a sync has failed.
+    pub(crate) fn look_at_syncs(&self) {
         self.shared.sync_alarm.look(self.pipeline.volume());
     }
 
     /// Tries requests again that wait for space on the host, if it is time.
-    pub(super) fn retry_stalled(&mut self) {
+    pub(crate) fn retry_for_space(&mut self) {
         let now = Instant::now();
-        while let Some(submission) = self.stalled.next(now) {
+        while let Some(submission) = self.no_space.next(now) {
             self.submit(submission);
         }
     }
 
-    /// How long it is until there is something for [`QueueState::retry_stalled`].
-    pub(super) fn stalled_wait(&self) -> Option<Duration> {
-        self.stalled.wait()
+    /// How long it is until there is something for [`QueueState::retry_for_space`].
+    pub(crate) fn next_space_retry(&self) -> Option<Duration> {
+        self.no_space.wait()
     }
 
     /// Fails all requests that wait for space on the host.
-    pub(super) fn fail_stalled(&mut self, ring: &mut Ring) -> Result<(), virtio_queue::Error> {
+    pub(crate) fn fail_waiting_for_space(
+        &mut self,
+        ring: &mut Ring,
+    ) -> Result<(), virtio_queue::Error> {
         let mut result = Ok(());
-        while let Some(submission) = self.stalled.give_up() {
-            self.stalled.ended(false);
+        while let Some(submission) = self.no_space.give_up() {
+            self.no_space.ended(false);
             let (token, memory) = submission.withdraw();
             self.lists.push(cleared(memory.slices));
             let pending = self.take_pending(token);
@@ -215,7 +220,7 @@ impl QueueState {
     }
 
     /// Takes a chain on: answers it or hands it to the pipeline. Whether another may follow.
-    pub(super) fn take(
+    pub(crate) fn take(
         &mut self,
         ring: &mut Ring,
         taken: TakenChain,
@@ -246,7 +251,7 @@ impl QueueState {
             writable: chain.writable as u32,
             written,
             memory: memory.clone(),
-            stalled: false,
+            waits_for_space: false,
         };
         match action {
             Action::Answer { status, written } => {
@@ -275,20 +280,20 @@ impl QueueState {
     }
 
     /// Returns a chain whose request is finished, unless the request is to wait for space.
-    pub(super) fn complete(
+    pub(crate) fn complete(
         &mut self,
         ring: &mut Ring,
         done: Finished,
     ) -> Result<(), virtio_queue::Error> {
         self.under_way -= data_bytes(done.request());
-        let Some(done) = self.keep_stalled(done) else {
+        let Some(done) = self.keep_for_space(done) else {
             return Ok(());
         };
         let (token, result, memory) = done.take();
         self.lists.push(cleared(memory.slices));
         let pending = self.take_pending(token);
-        if pending.stalled {
-            self.stalled.ended(result.is_ok());
+        if pending.waits_for_space {
+            self.no_space.ended(result.is_ok());
         }
         match result {
             Ok(()) => {
@@ -305,7 +310,7 @@ impl QueueState {
     }
 
     /// Keeps a request that found the host's storage full, to be tried again; gives back any other.
-    fn keep_stalled(&mut self, done: Finished) -> Option<Finished> {
+    fn keep_for_space(&mut self, done: Finished) -> Option<Finished> {
         let Err(error) = &done.result else {
             return Some(done);
         };
@@ -324,8 +329,8 @@ impl QueueState {
         let Some(pending) = self.pending.get_mut(token.place()) else {
             lost(&format_args!("the chain of a request ({token})"));
         };
-        let again = std::mem::replace(&mut pending.stalled, true);
-        self.stalled.keep(submission, again, &error);
+        let again = std::mem::replace(&mut pending.waits_for_space, true);
+        self.no_space.keep(submission, again, &error);
         None
     }
 

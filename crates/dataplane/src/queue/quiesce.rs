@@ -1,4 +1,4 @@
-//! Queues that stand still while the disk is exchanged for another, or that let go of its key.
+//! Quiescing all queues while the disk is swapped for another, and destroying their ciphers.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -6,20 +6,22 @@ use std::time::{Duration, Instant};
 
 use protocol::OnRevoke;
 
-use super::shared::Extent;
-use super::worker::{Answer, Command, Told, WorkerHandle};
+use crate::disk::shared::Extent;
 
-/// Queues that stand still.
-pub(super) struct Standing {
-    queues: Vec<SyncSender<Told>>,
+use super::command::{Answer, Command, WhileQuiesced};
+use super::worker_handle::WorkerHandle;
+
+/// Queues that are quiesced: nothing is under way, and they take nothing.
+pub(crate) struct QuiescedQueues {
+    queues: Vec<SyncSender<WhileQuiesced>>,
 }
 
-impl Standing {
-    /// Has the queues complete what they took, and stand still.
+impl QuiescedQueues {
+    /// Has the queues complete what they took, and stay quiesced.
     ///
     /// # Errors
     /// Why one does not, after which all go on as before.
-    pub(super) fn of<'a>(
+    pub(crate) fn quiesce<'a>(
         workers: impl Iterator<Item = &'a WorkerHandle>,
         patience: Duration,
     ) -> Result<Self, String> {
@@ -29,7 +31,7 @@ impl Standing {
             .map(|worker| {
                 let (go, told) = sync_channel(1);
                 queues.push(go);
-                worker.ask(Command::Exchange(told))
+                worker.ask(Command::Quiesce(told))
             })
             .collect();
         for asked in asked {
@@ -42,21 +44,21 @@ impl Standing {
     }
 
     /// Has all of them serve `extent` from now on.
-    pub(super) fn go_on(&self, extent: &Arc<Extent>) {
+    pub(crate) fn serve(&self, extent: &Arc<Extent>) {
         for queue in &self.queues {
             // It waits for this.
-            let _ = queue.send(Told::Serve(extent.clone()));
+            let _ = queue.send(WhileQuiesced::Serve(extent.clone()));
         }
     }
 
-    /// Has all of them destroy their ciphers, and stand on. Should one not, the process ends.
-    pub(super) fn destroy(&self, mode: OnRevoke) {
+    /// Has all of them destroy their ciphers, and stay quiesced. Should one not, the process ends.
+    pub(crate) fn destroy_key(&self, mode: OnRevoke) {
         let told: Vec<_> = self
             .queues
             .iter()
             .map(|queue| {
                 let (answer, answered) = sync_channel(1);
-                let told = queue.send(Told::Destroy(mode, answer));
+                let told = queue.send(WhileQuiesced::DestroyKey(mode, answer));
                 told.map_err(|e| e.to_string()).map(|()| answered)
             })
             .collect();
@@ -66,7 +68,7 @@ impl Standing {
 
 /// Waits until queues have destroyed their ciphers. Should one not let go of its key, the process
 /// ends: its memory is gone then in any case.
-pub(super) fn await_destruction(asked: Vec<Result<Receiver<Answer>, String>>) {
+pub(crate) fn await_destruction(asked: Vec<Result<Receiver<Answer>, String>>) {
     for asked in asked {
         let answer = asked.and_then(|answer| answer.recv().map_err(|e| e.to_string())?);
         if let Err(reason) = answer {

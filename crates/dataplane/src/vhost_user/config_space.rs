@@ -11,10 +11,11 @@ use virtio_bindings::virtio_blk::{
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
-use crate::request::ChainLimits;
 use keys::units::{BLOCK_SIZE, SECTOR_SIZE};
 use protocol::{Discard, Setup};
 use volume::CacheMode;
+
+use crate::request::ChainLimits;
 
 /// `struct virtio_blk_config` up to the fields of features that are not offered (§5.2.4).
 const CONFIG_LEN: usize = 60;
@@ -32,10 +33,10 @@ const WRITEBACK_AT: u32 = 32;
 /// has 1 to 4 MiB), and less than what the length of a used entry can count.
 const MAX_REQUEST_BYTES: u64 = 1 << 30;
 /// Sectors of one discard or write-zeroes request: 1 GiB, which only changes the map.
-pub(super) const MAX_ZERO_SECTORS: u32 = (1 << 30) / SECTOR_SIZE as u32;
+pub(crate) const MAX_ZERO_SECTORS: u32 = (1 << 30) / SECTOR_SIZE as u32;
 
 /// The device as the driver sees it.
-pub(super) struct ConfigSpace {
+pub(crate) struct ConfigSpace {
     size: AtomicU64,
     /// Bytes of a logical block.
     logical: u64,
@@ -49,7 +50,7 @@ pub(super) struct ConfigSpace {
 }
 
 impl ConfigSpace {
-    pub(super) fn new(setup: &Setup) -> Self {
+    pub(crate) fn new(setup: &Setup) -> Self {
         let (num_queues, queue_size) = (setup.num_queues, setup.queue_size);
         Self {
             size: setup.size().into(),
@@ -63,7 +64,7 @@ impl ConfigSpace {
     }
 
     /// The feature bits of the device and of vhost-user.
-    pub(super) fn features(&self) -> u64 {
+    pub(crate) fn features(&self) -> u64 {
         let mut bits = vec![
             VIRTIO_F_VERSION_1,
             VIRTIO_RING_F_EVENT_IDX,
@@ -89,7 +90,7 @@ impl ConfigSpace {
     }
 
     /// The extensions of the vhost-user protocol.
-    pub(super) fn protocol_features() -> VhostUserProtocolFeatures {
+    pub(crate) fn protocol_features() -> VhostUserProtocolFeatures {
         VhostUserProtocolFeatures::CONFIG
             | VhostUserProtocolFeatures::MQ
             | VhostUserProtocolFeatures::REPLY_ACK
@@ -106,7 +107,7 @@ impl ConfigSpace {
     }
 
     /// What a chain may be at most, in bytes and segments.
-    pub(super) fn limits(&self) -> ChainLimits {
+    pub(crate) fn limits(&self) -> ChainLimits {
         ChainLimits {
             segments: usize::from(self.seg_max()),
             bytes: MAX_REQUEST_BYTES,
@@ -115,7 +116,7 @@ impl ConfigSpace {
 
     /// `size` bytes from `offset` on, zeros behind the end of the structure; `None` when that is
     /// not in the configuration space.
-    pub(super) fn read(&self, offset: u32, size: u32) -> Option<Vec<u8>> {
+    pub(crate) fn read(&self, offset: u32, size: u32) -> Option<Vec<u8>> {
         let offset = offset.checked_sub(PCI_CONFIG_OFFSET).unwrap_or(offset) as usize;
         let end = offset.checked_add(size as usize)?;
         let mut all = [0; MAX_CONFIG_LEN];
@@ -124,7 +125,7 @@ impl ConfigSpace {
     }
 
     /// What a write of the driver asks for: only `writeback` can be written (§5.2.5.2).
-    pub(super) fn asks_for(offset: u32, bytes: &[u8]) -> Option<CacheMode> {
+    pub(crate) fn asks_for(offset: u32, bytes: &[u8]) -> Option<CacheMode> {
         let offset = offset.checked_sub(PCI_CONFIG_OFFSET).unwrap_or(offset);
         match (offset, bytes) {
             (WRITEBACK_AT, [0]) => Some(CacheMode::WriteThrough),
@@ -134,19 +135,19 @@ impl ConfigSpace {
     }
 
     /// Has `writeback` say what the driver asked for.
-    pub(super) fn set_cache(&self, cache: CacheMode) {
+    pub(crate) fn set_cache(&self, cache: CacheMode) {
         let writeback = cache == CacheMode::WriteBack;
         self.writeback.store(writeback, Ordering::Release);
     }
 
     /// Shows another size of the disk, in bytes.
-    pub(super) fn set_size(&self, size: u64) {
+    pub(crate) fn set_size(&self, size: u64) {
         self.size.store(size, Ordering::Release);
     }
 
     /// Whether writes must be durable before they complete, for a driver that acknowledged
     /// `features`: one that knows no flush, or asked for it through `writeback` (§5.2.5.2).
-    pub(super) fn is_write_through(&self, features: u64) -> bool {
+    pub(crate) fn is_write_through(&self, features: u64) -> bool {
         let has = |bit: u32| features & (1 << bit) != 0;
         !has(VIRTIO_BLK_F_FLUSH)
             || (has(VIRTIO_BLK_F_CONFIG_WCE) && !self.writeback.load(Ordering::Acquire))

@@ -11,13 +11,13 @@ const PAGE: u64 = 4096;
 
 /// The bitmap that the frontend shares with `SET_LOG_BASE`: bit `n` is set when the guest's page
 /// `n` was written.
-pub(super) struct DirtyLog {
+pub(crate) struct DirtyLog {
     region: MmapRegion<()>,
 }
 
 impl DirtyLog {
     /// Maps `len` bytes of `file` from `offset` on.
-    pub(super) fn new(file: File, offset: u64, len: u64) -> io::Result<Self> {
+    pub(crate) fn new(file: File, offset: u64, len: u64) -> io::Result<Self> {
         let file_len = file.metadata()?.len();
         let len = usize::try_from(len).map_err(io::Error::other)?;
         if offset
@@ -34,7 +34,7 @@ impl DirtyLog {
 
     /// Notes that `len` bytes at `at` were written. Pages that the bitmap does not cover are not
     /// the guest's.
-    pub(super) fn mark(&self, at: GuestAddress, len: u64) {
+    pub(crate) fn mark(&self, at: GuestAddress, len: u64) {
         let Some(last) = len.checked_sub(1).and_then(|rest| at.0.checked_add(rest)) else {
             return;
         };

@@ -12,33 +12,34 @@ use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
 use virtio_queue::{DescriptorChain, Error as QueueError, Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::request::Memory;
 use volume::must_complete::MustComplete;
 use volume::pipeline::{BlockRequest, Token};
+
+use crate::request::Memory;
 
 use super::dirty_log::DirtyLog;
 use super::notifier::Notifier;
 
 /// Where a ring's three parts are in guest memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct RingAddresses {
-    pub(super) descriptors: GuestAddress,
-    pub(super) avail: GuestAddress,
-    pub(super) used: GuestAddress,
+pub(crate) struct RingAddresses {
+    pub(crate) descriptors: GuestAddress,
+    pub(crate) avail: GuestAddress,
+    pub(crate) used: GuestAddress,
 }
 
 /// Everything that starts a ring.
-pub(super) struct RingSetup {
-    pub(super) size: u16,
-    pub(super) addresses: RingAddresses,
+pub(crate) struct RingSetup {
+    pub(crate) size: u16,
+    pub(crate) addresses: RingAddresses,
     /// Index of the next entry of the avail ring.
-    pub(super) next_avail: u16,
-    pub(super) event_idx: bool,
-    pub(super) kick: File,
-    pub(super) call: Option<Notifier>,
-    pub(super) err: Option<File>,
-    pub(super) memory: Arc<Memory>,
-    pub(super) log: Option<Arc<DirtyLog>>,
+    pub(crate) next_avail: u16,
+    pub(crate) event_idx: bool,
+    pub(crate) kick: File,
+    pub(crate) call: Option<Notifier>,
+    pub(crate) err: Option<File>,
+    pub(crate) memory: Arc<Memory>,
+    pub(crate) log: Option<Arc<DirtyLog>>,
 }
 
 /// What is said of a chain that was lost.
@@ -66,23 +67,23 @@ impl fmt::Display for ChainName {
 /// A chain that was taken from the ring. The guest waits until it is in the used ring, so it has to be given to
 /// [`Ring::push_used`] once, or to [`Ring::put_back`].
 #[must_use = "a chain that is dropped ends the process"]
-pub(super) struct TakenChain(MustComplete<ChainName>);
+pub(crate) struct TakenChain(MustComplete<ChainName>);
 
 impl TakenChain {
     /// Notes what the chain asks for.
-    pub(super) fn asks_for(&mut self, request: BlockRequest) {
+    pub(crate) fn asks_for(&mut self, request: BlockRequest) {
         self.0.get_mut().request = Some(request);
     }
 
     /// The name of its request, which is kept at `place`.
-    pub(super) fn token(&self, place: u32) -> Token {
+    pub(crate) fn token(&self, place: u32) -> Token {
         let ChainName { queue, head, .. } = *self.0.get();
         Token::of_chain(queue, head, place)
     }
 }
 
 /// A ring that is being served.
-pub(super) struct Ring {
+pub(crate) struct Ring {
     /// Which of the device's queues it is.
     index: u16,
     queue: Queue,
@@ -91,9 +92,9 @@ pub(super) struct Ring {
     kick: File,
     call: Option<Notifier>,
     err: Option<File>,
-    pub(super) memory: Arc<Memory>,
-    pub(super) log: Option<Arc<DirtyLog>>,
-    /// The guest broke the ring for good; it is left alone until it is set up anew.
+    pub(crate) memory: Arc<Memory>,
+    pub(crate) log: Option<Arc<DirtyLog>>,
+    /// The guest broke the ring for good; it is left alone until it is set up again.
     broken: bool,
     /// The guest was asked to kick.
     kicks: bool,
@@ -104,7 +105,7 @@ pub(super) struct Ring {
 impl Ring {
     /// Sets the ring up. The used ring goes on where it is in guest memory: `SET_VRING_BASE` only
     /// tells the avail index.
-    pub(super) fn new(index: u16, setup: RingSetup) -> Result<Self, QueueError> {
+    pub(crate) fn new(index: u16, setup: RingSetup) -> Result<Self, QueueError> {
         let RingSetup {
             size,
             addresses,
@@ -140,37 +141,37 @@ impl Ring {
         })
     }
 
-    pub(super) fn kick_fd(&self) -> RawFd {
+    pub(crate) fn kick_fd(&self) -> RawFd {
         self.kick.as_raw_fd()
     }
 
-    pub(super) fn set_call(&mut self, call: Option<Notifier>) {
+    pub(crate) fn set_call(&mut self, call: Option<Notifier>) {
         self.call = call;
         // What the old descriptor may have been told is said again: too often is harmless.
         self.signal();
     }
 
-    pub(super) fn set_err(&mut self, err: Option<File>) {
+    pub(crate) fn set_err(&mut self, err: Option<File>) {
         self.err = err;
     }
 
-    pub(super) fn next_avail(&self) -> u16 {
+    pub(crate) fn next_avail(&self) -> u16 {
         self.queue.next_avail()
     }
 
     /// Puts the chain that was taken last back: it is the next one to be taken. Nothing may have
     /// been taken after it.
-    pub(super) fn put_back(&mut self, chain: TakenChain) {
+    pub(crate) fn put_back(&mut self, chain: TakenChain) {
         self.settle(chain);
         self.queue
             .set_next_avail(self.queue.next_avail().wrapping_sub(1));
     }
 
-    pub(super) fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         usize::from(self.queue.size())
     }
 
-    pub(super) fn is_broken(&self) -> bool {
+    pub(crate) fn is_broken(&self) -> bool {
         self.broken
     }
 
@@ -181,7 +182,7 @@ impl Ring {
     ///
     /// # Errors
     /// The ring is broken for good, in a way that this tells.
-    pub(super) fn pop(
+    pub(crate) fn pop(
         &mut self,
         most: usize,
         mut take: impl FnMut(
@@ -219,13 +220,13 @@ impl Ring {
     ///
     /// # Errors
     /// The rings are not in guest memory any more.
-    pub(super) fn arm(&mut self) -> Result<bool, QueueError> {
+    pub(crate) fn arm(&mut self) -> Result<bool, QueueError> {
         let memory = self.memory.clone();
         self.set_kicks(&memory, true)
     }
 
     /// Whether there is a chain to be taken: one look at guest memory.
-    pub(super) fn has_available(&self) -> bool {
+    pub(crate) fn has_available(&self) -> bool {
         let index = self.queue.avail_idx(&*self.memory, Ordering::Acquire);
         index.is_ok_and(|index| index.0 != self.queue.next_avail())
     }
@@ -250,7 +251,7 @@ impl Ring {
     ///
     /// # Errors
     /// The used ring is not in guest memory any more.
-    pub(super) fn push_used(&mut self, chain: TakenChain, len: u32) -> Result<(), QueueError> {
+    pub(crate) fn push_used(&mut self, chain: TakenChain, len: u32) -> Result<(), QueueError> {
         let head = self.settle(chain);
         let slot = u64::from(self.queue.next_used() % self.queue.size());
         self.queue.add_used(&*self.memory, head, len)?;
@@ -263,7 +264,7 @@ impl Ring {
         Ok(())
     }
 
-    /// Nobody has to return the chain any more; its head.
+    /// Ends the duty to return a chain; its head.
     fn settle(&mut self, chain: TakenChain) -> u16 {
         let ChainName { queue, head, .. } = chain.0.complete();
         debug_assert_eq!(queue, self.index, "a chain of another queue");
@@ -276,7 +277,7 @@ impl Ring {
     ///
     /// # Errors
     /// The rings are not in guest memory any more.
-    pub(super) fn notify(&mut self) -> Result<(), QueueError> {
+    pub(crate) fn notify(&mut self) -> Result<(), QueueError> {
         if !std::mem::take(&mut self.unnotified) {
             return Ok(());
         }
@@ -289,7 +290,7 @@ impl Ring {
     }
 
     /// Marks the ring as broken and tells the frontend through the err eventfd.
-    pub(super) fn set_broken(&mut self) {
+    pub(crate) fn set_broken(&mut self) {
         self.broken = true;
         let notifier = self.err.as_ref().map(Notifier::new).transpose();
         match notifier {
@@ -387,9 +388,10 @@ mod tests {
     }
 
     fn child(end: &str) -> Output {
-        let test = "ring::tests::a_lost_chain_ends_the_process";
+        let (_, module) = module_path!().split_once("::").unwrap();
+        let test = format!("{module}::a_lost_chain_ends_the_process");
         Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", test, "--nocapture"])
+            .args(["--exact", &test, "--nocapture"])
             .env(END, end)
             .output()
             .unwrap()

@@ -1,7 +1,7 @@
 //! Copying up into the top layer, in the background, what it lacks when layers beneath it are to go.
 //!
 //! A thread of its own goes over the disk once, among the guest's requests and by the same block
-//! marks. The durable map is all that is known of what is done: whoever begins again after an end of
+//! marks. The durable map is all that is known of what is done: beginning again after an end of
 //! any kind finds what is left by it. The thread has ciphers of its own while it works and leaves none
 //! behind; a revoked key ends it before anything else of the key is destroyed.
 //!
@@ -20,8 +20,8 @@ use protocol::{CopyProgress, CopyRequest, CopyState, Line};
 use volume::pipeline::{DiskIo, PipelineError};
 use volume::{Missing, Run, Volume, VolumeError};
 
-use super::shared::{Extent, Shared};
-use super::sync_alarm::SyncAlarm;
+use crate::disk::shared::{Extent, Shared};
+use crate::disk::sync_alarm::SyncAlarm;
 
 /// Bytes that are copied between two looks at whether to stop. Their blocks are the guest's to wait
 /// for meanwhile, some at a time.
@@ -36,7 +36,7 @@ const MAX_BACK_OFF: Duration = Duration::from_secs(8);
 
 /// The copy of this process: there is one at most.
 #[derive(Default)]
-pub(super) struct Copier {
+pub(crate) struct Copier {
     progress: Arc<Mutex<CopyProgress>>,
     running: Option<Running>,
 }
@@ -53,7 +53,7 @@ impl Copier {
     ///
     /// # Errors
     /// Why there is none now.
-    pub(super) fn start(
+    pub(crate) fn start(
         &mut self,
         shared: &Arc<Shared>,
         request: CopyRequest,
@@ -99,7 +99,7 @@ impl Copier {
 
     /// Ends the copy after the step that is under way; which it was, unless it had come to its end. No
     /// key of it is left then.
-    pub(super) fn stop(&mut self) -> Option<CopyRequest> {
+    pub(crate) fn stop(&mut self) -> Option<CopyRequest> {
         let Running {
             request,
             _go_on,
@@ -116,7 +116,7 @@ impl Copier {
         (was == CopyState::Running).then_some(request)
     }
 
-    pub(super) fn progress(&self) -> CopyProgress {
+    pub(crate) fn progress(&self) -> CopyProgress {
         lock(&self.progress).clone()
     }
 }
@@ -165,7 +165,7 @@ fn work(
 /// A copy under way.
 struct Copy<'a> {
     volume: &'a Volume,
-    /// Set by whoever serves a guest.
+    /// Set by the queues when a guest asks for something.
     in_use: &'a AtomicBool,
     sync_alarm: &'a SyncAlarm,
     io: DiskIo,
@@ -275,7 +275,7 @@ impl<'a> Copy<'a> {
             progress.bytes_done = (progress.bytes_done + len).min(progress.bytes_total);
             drop(progress);
             self.keep_rate(len)?;
-            // A guest that works has the storage for itself half of the time.
+            // A duty cycle of 50 % while the guest is active.
             if self.in_use.swap(false, Ordering::Relaxed) {
                 self.pause(begun.elapsed())?;
             }
@@ -297,7 +297,7 @@ impl<'a> Copy<'a> {
     /// Waits a while after an error, longer each time.
     fn hold_up(&mut self, error: impl Into<HeldUp>) -> Result<(), Ended> {
         if self.io.has_failed() {
-            // Blocks stay marked that guests would wait for: whoever supervises this starts another.
+            // Blocks stay marked that guests would wait for: the supervisor starts another process.
             log::error!("the copier's ring has failed");
             std::process::exit(1);
         }

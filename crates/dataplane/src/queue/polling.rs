@@ -1,4 +1,4 @@
-//! How long to look busily for work before sleeping.
+//! How long to busy-poll before sleeping.
 
 #![deny(clippy::disallowed_types)]
 
@@ -9,7 +9,7 @@ const SHORTEST: Duration = Duration::from_micros(1);
 
 /// What there is to wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum WaitingFor {
+pub(crate) enum WaitingFor {
     /// The guest's next request only.
     Guest,
     /// The store as well.
@@ -23,14 +23,14 @@ pub(super) enum WaitingFor {
 /// an idle queue, or one on a slow disk, soon sleeps at once. A guest is waited for longer than the
 /// store: without being woken it takes its time, while a store that is not done within
 /// a few microseconds is a disk, for which a wake-up more does not count.
-pub(super) struct Polling {
+pub(crate) struct Polling {
     guest: Window,
     store: Window,
 }
 
 impl Polling {
     /// Starts without windows; they never get longer than `most`.
-    pub(super) fn new(most: Duration) -> Self {
+    pub(crate) fn new(most: Duration) -> Self {
         Self {
             guest: Window::new(most),
             store: Window::new(most / 8),
@@ -38,12 +38,12 @@ impl Polling {
     }
 
     /// How long to look now.
-    pub(super) fn window(&mut self, what: WaitingFor) -> Duration {
+    pub(crate) fn window(&mut self, what: WaitingFor) -> Duration {
         self.of(what).now
     }
 
     /// Looking did not find work, or was not tried, and there was none for `idle` in all.
-    pub(super) fn slept(&mut self, what: WaitingFor, idle: Duration) {
+    pub(crate) fn slept(&mut self, what: WaitingFor, idle: Duration) {
         self.of(what).slept(idle);
     }
 

@@ -7,14 +7,14 @@ const PERIOD: Duration = Duration::from_secs(5);
 
 /// Lets one line through in a while and counts the others.
 #[derive(Default)]
-pub(super) struct LogLimit {
+pub(crate) struct LogLimit {
     last: Option<Instant>,
     suppressed: u64,
 }
 
 impl LogLimit {
     /// Logs a warning, unless there was one a moment ago.
-    pub(super) fn warn(&mut self, text: impl FnOnce() -> String) {
+    pub(crate) fn warn(&mut self, text: impl FnOnce() -> String) {
         if self.last.is_some_and(|last| last.elapsed() < PERIOD) {
             self.suppressed += 1;
             return;

@@ -1,0 +1,7 @@
+//! The process that serves one disk: its start and confinement, what the attach process tells it, its end.
+
+pub(crate) mod confine;
+pub(crate) mod copier;
+pub(crate) mod map_scan;
+pub(crate) mod quiesce;
+pub(crate) mod serve;

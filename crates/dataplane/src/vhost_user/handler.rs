@@ -1,0 +1,343 @@
+//! What one connection has set up: features, memory, rings.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use vhost::vhost_user::{Error, Result, VhostUserVirtioFeatures};
+use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
+
+use keys::DekStack;
+use protocol::OnRevoke;
+
+use crate::DataplaneError;
+use crate::disk::shared::Shared;
+use crate::queue::command::Command;
+use crate::queue::dirty_log::DirtyLog;
+use crate::queue::notifier::Notifier;
+use crate::queue::quiesce::{QuiescedQueues, await_destruction};
+use crate::queue::ring::{RingAddresses, RingSetup};
+use crate::queue::worker_handle::WorkerHandle;
+
+use super::backend_channel::BackendChannel;
+use super::config_space::ConfigSpace;
+use super::guest_memory::GuestMemory;
+
+/// How long quiescing the queues for a new size may take.
+const GROWTH_PATIENCE: Duration = Duration::from_secs(25);
+
+/// What was said of a ring so far.
+#[derive(Default)]
+pub(super) struct RingState {
+    pub(super) size: u16,
+    pub(super) addresses: Option<RingAddresses>,
+    pub(super) next_avail: u16,
+    pub(super) kick: Option<File>,
+    pub(super) call: Option<File>,
+    pub(super) err: Option<File>,
+    pub(super) enabled: bool,
+    pub(super) running: bool,
+    pub(super) worker: Option<WorkerHandle>,
+}
+
+/// Serves the messages of one connection after another.
+pub(crate) struct BlockHandler {
+    pub(super) shared: Arc<Shared>,
+    pub(super) config: ConfigSpace,
+    pub(super) features: u64,
+    pub(super) memory: GuestMemory,
+    pub(super) log: Option<Arc<DirtyLog>>,
+    pub(super) rings: Vec<RingState>,
+    /// Whether the frontend acknowledges messages of its back-end.
+    pub(super) acknowledges: bool,
+    /// What may become the channel, if the next message says so.
+    pub(super) offered_channel: Option<UnixStream>,
+    pub(super) channel: Option<BackendChannel>,
+    /// No ring is started any more.
+    finished: bool,
+}
+
+impl BlockHandler {
+    /// Starts a thread for each queue, with all that it needs.
+    ///
+    /// # Errors
+    /// [`DataplaneError`] when some of it is unavailable.
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        config: ConfigSpace,
+        num_queues: u16,
+    ) -> std::result::Result<Self, DataplaneError> {
+        let ring = |index| {
+            let worker = WorkerHandle::spawn(shared.clone(), index)?;
+            Ok(RingState {
+                worker: Some(worker),
+                ..RingState::default()
+            })
+        };
+        let rings = (0..usize::from(num_queues))
+            .map(ring)
+            .collect::<std::result::Result<_, DataplaneError>>()?;
+        let memory = GuestMemory::default();
+        Ok(Self {
+            shared,
+            config,
+            features: 0,
+            memory,
+            log: None,
+            rings,
+            acknowledges: false,
+            offered_channel: None,
+            channel: None,
+            finished: false,
+        })
+    }
+
+    /// Has every ring complete what it has, all at the same time, with the guest told; none takes
+    /// anything from then on. The connection is to be ended only after that: a frontend that sees its
+    /// end may look at the rings, and hand them to another process.
+    pub(crate) fn finish(&mut self) {
+        self.finished = true;
+        let asked: Vec<_> = self
+            .rings
+            .iter_mut()
+            .filter_map(|ring| {
+                let running = std::mem::take(&mut ring.running);
+                let worker = ring.worker.as_ref().filter(|_| running)?;
+                Some((&mut ring.next_avail, worker.ask(Command::Stop)))
+            })
+            .collect();
+        for (next_avail, asked) in asked {
+            match asked.and_then(|answer| answer.recv().map_err(|e| e.to_string())?) {
+                Ok(next) => *next_avail = next,
+                Err(error) => log::warn!("a queue does not complete what it has: {error}"),
+            }
+        }
+    }
+
+    /// Stops every ring, completing what it has, and forgets everything of the frontend.
+    pub(crate) fn disconnect(&mut self) {
+        self.reset_rings();
+        self.forget_features();
+        self.log = None;
+        self.memory = GuestMemory::default();
+        self.acknowledges = false;
+        self.channel = None;
+    }
+
+    /// Has the next message, if it announces a channel for messages to the frontend, mean this one.
+    pub(crate) fn offer_channel(&mut self, channel: Option<UnixStream>) {
+        self.offered_channel = channel;
+    }
+
+    /// Serves the disk, whose files and runtime map have grown, with `size` bytes: every queue
+    /// completes what it took, and none goes on before all have the new size. Then the frontend is
+    /// told, if it has a channel for that.
+    ///
+    /// # Errors
+    /// Why the disk keeps its size.
+    pub(crate) fn grow(&mut self, size: u64) -> std::result::Result<(), String> {
+        if size == self.shared.extent().volume.geometry().size {
+            return Ok(());
+        }
+        let queues = self.quiesce(GROWTH_PATIENCE)?;
+        let grown = self.shared.grow(size).map_err(|e| e.to_string())?;
+        queues.serve(&grown);
+        self.config.set_size(size);
+        match &self.channel {
+            Some(channel) => channel.config_changed(self.acknowledges),
+            None => log::info!("no frontend wants to be told of the disk's new size"),
+        }
+        Ok(())
+    }
+
+    /// Quiesces every queue, until what is returned says how it goes on; as before when that is dropped.
+    ///
+    /// # Errors
+    /// Why they go on.
+    pub(crate) fn quiesce(
+        &mut self,
+        patience: Duration,
+    ) -> std::result::Result<QuiescedQueues, String> {
+        QuiescedQueues::quiesce(self.workers(), patience)
+    }
+
+    /// Takes the key away: every queue completes what it took and destroys its cipher, all at the
+    /// same time, and then the DEK is zeroed. Rings are set up, stopped and reset as ever meanwhile.
+    ///
+    /// Should a queue not let go of its key, the process ends: its memory is gone then in any case.
+    pub(crate) fn suspend(&mut self, mode: OnRevoke) {
+        let asked: Vec<_> = self
+            .workers()
+            .map(|worker| worker.ask(Command::Suspend(mode)))
+            .collect();
+        await_destruction(asked);
+        self.shared.key.destroy(mode);
+    }
+
+    /// Serves again, with these DEKs.
+    ///
+    /// # Errors
+    /// Why a queue got no cipher; the key was taken away from all of them again.
+    pub(crate) fn resume(&mut self, deks: DekStack) -> std::result::Result<(), String> {
+        let revoked = self.shared.key.hold(deks);
+        let resumed = self
+            .workers()
+            .try_for_each(|worker| worker.tell(Command::Resume).map(drop));
+        if let (Err(_), Some(mode)) = (&resumed, revoked) {
+            self.suspend(mode);
+        }
+        resumed
+    }
+
+    fn workers(&self) -> impl Iterator<Item = &WorkerHandle> {
+        self.rings.iter().filter_map(|ring| ring.worker.as_ref())
+    }
+
+    pub(super) fn reset_rings(&mut self) {
+        for index in 0..self.rings.len() {
+            if let Err(error) = self.stop(index) {
+                log::warn!("queue {index}: {error}");
+            }
+            let worker = self.rings[index].worker.take();
+            self.rings[index] = RingState {
+                worker,
+                ..RingState::default()
+            };
+        }
+    }
+
+    /// Forgets that a flush was negotiated, so that a driver which does not say anything of features
+    /// is written through. What it chose through `writeback` stays.
+    pub(super) fn forget_features(&mut self) {
+        self.features = 0;
+        self.publish_write_through();
+    }
+
+    pub(super) fn ring(&mut self, index: usize) -> Result<&mut RingState> {
+        self.rings
+            .get_mut(index)
+            .ok_or_else(|| refused("there is no such queue"))
+    }
+
+    /// Stops a ring, if it runs; afterwards `next_avail` is where it was.
+    pub(super) fn stop(&mut self, index: usize) -> Result<()> {
+        let ring = self.ring(index)?;
+        if std::mem::take(&mut ring.running)
+            && let Some(worker) = &ring.worker
+        {
+            ring.next_avail = worker.tell(Command::Stop).map_err(internal)?;
+        }
+        Ok(())
+    }
+
+    /// Starts a ring, if everything that it needs was said. A ring is started by its kick
+    /// descriptor and stopped by `GET_VRING_BASE`; it is served while it is enabled.
+    pub(super) fn start(&mut self, index: usize) -> Result<()> {
+        if self.finished {
+            return Ok(());
+        }
+        let event_idx = self.features & (1 << VIRTIO_RING_F_EVENT_IDX) != 0;
+        let (memory, log) = (self.memory.current(), self.active_log());
+        let ring = self.ring(index)?;
+        let (Some(kick), Some(addresses), true, false) =
+            (&ring.kick, ring.addresses, ring.enabled, ring.running)
+        else {
+            return Ok(());
+        };
+        let setup = RingSetup {
+            size: ring.size,
+            addresses,
+            next_avail: ring.next_avail,
+            event_idx,
+            kick: kick.try_clone().map_err(Error::ReqHandlerError)?,
+            call: notifier(ring.call.as_ref())?,
+            err: duplicate(ring.err.as_ref())?,
+            memory,
+            log,
+        };
+        if let Some(worker) = &ring.worker {
+            worker
+                .tell(Command::Start(Box::new(setup)))
+                .map_err(internal)?;
+            ring.running = true;
+        }
+        Ok(())
+    }
+
+    /// Changes a ring that may be running.
+    pub(super) fn change(
+        &mut self,
+        index: usize,
+        change: impl FnOnce(&mut RingState),
+    ) -> Result<()> {
+        self.stop(index)?;
+        change(self.ring(index)?);
+        self.start(index)
+    }
+
+    fn tell_running(&self, command: impl Fn() -> Command) -> Result<()> {
+        for ring in self.rings.iter().filter(|ring| ring.running) {
+            if let Some(worker) = &ring.worker {
+                worker.tell(command()).map_err(internal)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// New requests use the new memory; those under way keep what they started with.
+    pub(super) fn publish_memory(&self) -> Result<()> {
+        self.tell_running(|| Command::Memory(self.memory.current()))
+    }
+
+    fn active_log(&self) -> Option<Arc<DirtyLog>> {
+        let wanted = self.features & VhostUserVirtioFeatures::LOG_ALL.bits() != 0;
+        self.log.clone().filter(|_| wanted)
+    }
+
+    pub(super) fn publish_log(&self) -> Result<()> {
+        self.tell_running(|| Command::Log(self.active_log()))
+    }
+
+    pub(super) fn publish_write_through(&self) {
+        let write_through = self.config.is_write_through(self.features);
+        self.shared
+            .write_through
+            .store(write_through, Ordering::Release);
+    }
+
+    /// Whether all three parts of a ring of `size` entries lie in guest memory.
+    pub(super) fn ring_is_there(&self, addresses: RingAddresses, size: u16) -> bool {
+        let size = usize::from(size);
+        self.memory.has(addresses.descriptors, 16 * size)
+            && self.memory.has(addresses.avail, 6 + 2 * size)
+            && self.memory.has(addresses.used, 6 + 8 * size)
+    }
+}
+
+pub(super) fn internal(error: impl std::fmt::Display) -> Error {
+    Error::ReqHandlerError(io::Error::other(error.to_string()))
+}
+
+/// A message that cannot be granted. If the frontend asked for an acknowledgement it is told, and
+/// the connection goes on.
+pub(super) fn refused(why: &'static str) -> Error {
+    Error::ReqHandlerError(io::Error::new(io::ErrorKind::InvalidInput, why))
+}
+
+/// What signals the frontend through a descriptor, if there is one. It must be an eventfd: nothing
+/// else can be signalled, or waited for, without the risk that a queue hangs.
+pub(super) fn notifier(file: Option<&File>) -> Result<Option<Notifier>> {
+    let notifier = file.map(Notifier::new).transpose();
+    notifier.map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidInput => refused("a kick, call or error descriptor is no eventfd"),
+        _ => Error::ReqHandlerError(error),
+    })
+}
+
+pub(super) fn duplicate(file: Option<&File>) -> Result<Option<File>> {
+    let duplicate = file.map(File::try_clone).transpose();
+    duplicate.map_err(Error::ReqHandlerError)
+}

@@ -1,0 +1,7 @@
+//! The messages of a frontend (vhost-user), and what a driver reads of the device.
+
+pub(crate) mod backend_channel;
+pub(crate) mod config_space;
+pub(crate) mod guest_memory;
+pub(crate) mod handler;
+pub(crate) mod messages;
