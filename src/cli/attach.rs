@@ -19,8 +19,8 @@ use super::{CliError, Context, Output};
 
 /// Queues offered when nothing is said, at least: QEMU refuses a back-end that has fewer than the guest
 /// has vCPUs. On a host with more CPUs it is as many as these.
-const FEWEST_QUEUES: u16 = 16;
-const MOST_QUEUES: u16 = 256;
+const MIN_QUEUES: u16 = 16;
+const MAX_QUEUES: u16 = 256;
 /// Entries of a queue when nothing is said: requests of 1 MiB in pages of 4 KiB fit.
 const QUEUE_SIZE: u16 = 256;
 
@@ -38,84 +38,83 @@ const POLL_US: u32 = 100;
   sealdisk attach mydisk --socket-path /run/sealdisk/mydisk.sock --socket-group libvirt-qemu
   sealdisk attach --print-capabilities
 
-QEMU before 9.2 has reconnect=1 in the place of reconnect-ms=1000. The directory of the socket must let
-its users pass: /run/sealdisk does.")]
+QEMU before 9.2 has reconnect=1 instead of reconnect-ms=1000. Users of the socket need execute
+permission on its directory, as /run/sealdisk gives it.")]
 pub struct AttachArgs {
-    /// The disk, by its name or its directory
+    /// The disk: its name or its directory
     #[arg(value_name = "DISK", required_unless_present_any = ["blk_file", "print_capabilities"])]
     disk: Option<String>,
-    /// The disk, as QEMU's convention has it
+    /// The disk, by QEMU's convention for vhost-user back-ends
     #[arg(long, value_name = "DISK", conflicts_with = "disk")]
     blk_file: Option<String>,
-    /// The Unix socket to make and listen on
+    /// The Unix socket to create and listen on
     #[arg(long, value_name = "PATH", conflicts_with = "fd",
           required_unless_present_any = ["fd", "print_capabilities"])]
     socket_path: Option<PathBuf>,
-    /// The permission bits of the socket that is made, in octal: who may write to it may connect
-    /// [default: 0600, with --socket-group 0660]
+    /// Permissions of the socket, in octal: who may write to it may connect [default: 0600, with
+    /// --socket-group 0660]
     #[arg(long, value_name = "MODE", conflicts_with = "fd", value_parser = socket_mode)]
     socket_mode: Option<u32>,
-    /// The group that the socket is given to, by name or number: that of a VMM which runs as another user
+    /// Group of the socket, by name or number, for a VMM that runs as another user
     #[arg(long, value_name = "GROUP", conflicts_with = "fd", value_parser = group)]
     socket_group: Option<u32>,
     /// An inherited Unix socket, listening or connected
     #[arg(long, value_name = "N")]
     fd: Option<i32>,
-    /// Let the guest read only
+    /// Attach the disk read-only
     #[arg(long)]
     read_only: bool,
-    /// What becomes of blocks that the guest discards: 'punch' gives their space back, 'overwrite'
-    /// writes random bytes over their ciphertext before, 'off' offers no discard
+    /// How to discard blocks: 'punch' frees their space, 'overwrite' first writes random bytes over
+    /// their ciphertext, 'off' offers no discard
     #[arg(long, value_name = "off|punch|overwrite", default_value = "punch")]
     discard: Discard,
-    /// What becomes of the guest's requests that find the host's storage full: 'pause' keeps them
-    /// and tries them again until there is space, 'error' fails them
+    /// What to do with requests that find the host's storage full: 'pause' retries them until there is
+    /// space, 'error' fails them
     #[arg(long, value_name = "pause|error", default_value = "pause")]
     on_full: OnFull,
-    /// Queues to offer, at least one for each vCPU [default: one for each CPU of the host, and at least
+    /// Number of queues, at least one for each vCPU [default: one for each CPU of the host, at least
     /// 16]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(MOST_QUEUES)))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_QUEUES)))]
     num_queues: Option<u16>,
-    /// The size of the guest's queues that requests are cut for, a power of two: the guest is told to
-    /// use two segments less in a request. Queues of any size up to 1024 are served, whatever this
-    /// says
+    /// Queue size that requests must fit, a power of two: the guest is told to use two segments less in
+    /// a request. Queues of any size up to 1024 are served
     #[arg(long, value_name = "N", default_value_t = QUEUE_SIZE, value_parser = queue_size)]
     queue_size: u16,
-    /// Memory that the guest's requests may take while they are under way, over all queues, as 64MiB
-    /// [default: 64MiB, or 512KiB for each queue where that is more]
+    /// Memory for requests in flight, over all queues, as 64MiB [default: 64MiB, or 512KiB for each
+    /// queue if that is more]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     memory: Option<u64>,
-    /// Take some of that memory from the huge pages that the host has set aside, while there are any
+    /// Use reserved huge pages of the host for that memory, as far as there are any
     #[arg(long)]
     huge_pages: bool,
-    /// Busy-poll time of a queue in µs before it sleeps, 0 disables it
+    /// Busy-poll time of a queue in µs, 0 disables
     #[arg(long, value_name = "US", default_value_t = POLL_US,
           value_parser = clap::value_parser!(u32).range(..=1000))]
     poll_us: u32,
     #[command(flatten)]
     limits: LimitArgs,
-    /// The longest time between two checks that the vault still grants the disk's key: seconds, or
-    /// a number with s, m, h or d; at least 1 s
+    /// Interval of the checks that the vault still grants the disk's key: seconds, or a number with s,
+    /// m, h or d; at least 1 s
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = check_interval)]
     key_check_interval: Duration,
-    /// How long a disk is served on whose vault cannot be asked
+    /// Grace period: how long to serve the disk while its vault is unreachable
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
     key_grace: Duration,
-    /// What becomes of the guest's requests while the vault refuses the key: 'error' fails them,
-    /// 'pause' leaves them in the queue until the key is granted again
+    /// What to do with requests while the vault refuses the key: 'error' fails them, 'pause' leaves
+    /// them in the queue until the key is granted again
     #[arg(long, value_name = "error|pause", default_value = "error")]
     on_revoke: OnRevoke,
-    /// The cache mode that the guest finds; a driver can choose the other one, which is then kept for
-    /// later attaches too [default: the one that was chosen last, at first writeback]
+    /// Initial cache mode; a driver can change it, and later attaches keep that [default: the one that
+    /// was set last, at first writeback]
     #[arg(long, value_name = "writeback|writethrough", value_parser = cache_mode)]
     cache: Option<CacheMode>,
-    /// Go on without what was completed and not flushed, when the runtime map that has it is lost
+    /// Give up completed but unflushed writes whose runtime map is lost
     #[arg(long)]
     discard_unflushed: bool,
     /// The serial number that the guest sees [default: the start of the disk's id]
     #[arg(long, value_name = "TEXT", value_parser = serial)]
     serial: Option<String>,
-    /// Print what this back-end can do, as JSON, and ignore all else
+    /// Print the capabilities of this back-end as JSON, and ignore all other arguments
     #[arg(long)]
     print_capabilities: bool,
 }
@@ -127,8 +126,8 @@ pub struct DataPlaneArgs {}
 fn ordinary_queues() -> u16 {
     let cpus = std::thread::available_parallelism().map_or(0, usize::from);
     u16::try_from(cpus)
-        .unwrap_or(MOST_QUEUES)
-        .clamp(FEWEST_QUEUES, MOST_QUEUES)
+        .unwrap_or(MAX_QUEUES)
+        .clamp(MIN_QUEUES, MAX_QUEUES)
 }
 
 /// Bytes that the disk may have, with so many queues.
@@ -282,7 +281,7 @@ pub(super) fn run(context: &Context, args: AttachArgs) -> Result<(), CliError> {
     Ok(attach(context.installation()?, request)?)
 }
 
-/// Runs the data plane. What goes wrong is told to the control process, which prints it.
+/// Runs the data plane. It tells errors to the attach process, which prints them.
 pub(super) fn run_data_plane(_: &Context, _: DataPlaneArgs) -> Result<(), CliError> {
     Ok(dataplane::serve()?)
 }

@@ -22,43 +22,45 @@ pub struct CatalogArgs {
 
 #[derive(Subcommand)]
 enum CatalogCommand {
-    /// Add what is there and not in the catalog, which is made when it is gone
+    /// Rebuild the catalog: create it if it is lost, and add what is missing from it
     #[command(after_help = "Example:
   sealdisk catalog rebuild
   sealdisk catalog rebuild --data-dir /srv/disks --data-dir /mnt/fast/web
 
-Vaults, disk encryption sets and identities come from STATE_DIR/catalog-copy.json, with the ids that
-access policies name; vaults by their directories; disks, snapshots and images by their headers. Of a
-set that only a header names the identity is new: it is printed with the command that grants it.")]
+Connected vaults, disk encryption sets and identities come from STATE_DIR/catalog-copy.json, with
+the ids that access policies name; other vaults from their directories; disks, snapshots and images
+from their headers. A set that only a header names gets a new identity, and the command prints how
+to grant it the key.")]
     Rebuild(RebuildArgs),
-    /// List what has left the catalog although its header may still exist
+    /// List resources that left the catalog although their headers may still exist
     #[command(after_help = "Example:
   sealdisk catalog list-departed
 
-Disks that were unregistered, whatever was deleted without its header, and what a vault's log names and
-`catalog rebuild` has not found. `key what-if` and `show-usage` do not call the key versions of these
-safe to disable until they are registered again, or forgotten with `catalog forget`.")]
+These are disks that were unregistered, resources that were deleted without their header, and
+resources that a vault's log names but `catalog rebuild` did not find. `key what-if` and
+`show-usage` do not report their key versions as safe to disable until you register them again, or
+forget them with `catalog forget`.")]
     ListDeparted,
-    /// Say that what has left the catalog is gone, so that its key versions are not needed for it
+    /// Confirm that a resource that left the catalog is gone, so that its key versions are not needed
     #[command(after_help = "Example:
   sealdisk catalog forget web1
 
-It changes nothing but the answers of `key what-if` and `show-usage`.")]
+This changes only the answers of `key what-if` and `show-usage`.")]
     Forget(ForgetArgs),
 }
 
 #[derive(Args)]
 struct ForgetArgs {
-    /// Its name, or its unique id where several had that name
+    /// Its name, or its unique id if several had that name
     name: String,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long, short)]
     yes: bool,
 }
 
 #[derive(Args)]
 struct RebuildArgs {
-    /// A directory with disks, or of one disk, besides those in the state directory
+    /// A directory of disks, or of one disk, outside of the state directory
     #[arg(long, value_name = "DIR")]
     data_dir: Vec<PathBuf>,
 }

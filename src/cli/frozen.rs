@@ -31,10 +31,10 @@ pub(super) struct UpdateArgs {
 pub(super) struct DeleteArgs {
     /// Its name
     name: String,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long, short)]
     yes: bool,
-    /// Leave what can be merged to the next deletion of a snapshot
+    /// Leave the merge to the next deletion of a snapshot
     #[arg(long)]
     no_wait: bool,
 }

@@ -11,18 +11,18 @@ use super::{CliError, Output, OutputFormat};
 #[derive(Args)]
 #[command(next_help_heading = "Global options")]
 pub(super) struct GlobalArgs {
-    /// Where catalog, vaults and disks are kept [default: /var/lib/sealdisk for root, else
-    /// $XDG_STATE_HOME/sealdisk]
+    /// The directory of the catalog, the vaults and the disks [default: /var/lib/sealdisk for root,
+    /// else $XDG_STATE_HOME/sealdisk]
     #[arg(long, global = true, env = "SEALDISK_STATE_DIR", value_name = "DIR")]
     pub(super) state_dir: Option<PathBuf>,
-    /// A directory on a tmpfs for what attached disks must not lose when a process dies [default:
+    /// A directory on tmpfs for the control sockets and runtime maps of attached disks [default:
     /// /run/sealdisk for root, else $XDG_RUNTIME_DIR/sealdisk]
     #[arg(long, global = true, env = "SEALDISK_RUNTIME_DIR", value_name = "DIR")]
     pub(super) runtime_dir: Option<PathBuf>,
-    /// How results and errors are printed
+    /// Output format of results and errors
     #[arg(long, short, global = true, value_enum, default_value_t = OutputFormat::Table)]
     pub(super) output: OutputFormat,
-    /// Log more to stderr: -v information, -vv debugging, -vvv everything (RUST_LOG overrides it)
+    /// Log more to stderr: -v info, -vv debug, -vvv trace (RUST_LOG overrides it)
     #[arg(long, short, global = true, action = ArgAction::Count)]
     pub(super) verbose: u8,
 }

@@ -24,26 +24,26 @@ pub struct IdentityArgs {
 
 #[derive(Subcommand)]
 enum IdentityCommand {
-    /// Make the identity of a user or program that asks `keyvault serve` for tokens
+    /// Create an identity for a user or program that gets tokens from `keyvault serve`
     #[command(after_help = "Example:
   sealdisk identity create backup-job --secret-file /etc/backup-job.secret
   sealdisk keyvault set-policy myvault --key-permissions get list backup --object-id \\
     $(sealdisk identity show backup-job -o json | jq -r .principalId)")]
     Create(CreateArgs),
-    /// List the identities of users, and those of disk encryption sets that were ever used so
+    /// List the identities of users, and those of disk encryption sets that have used `keyvault serve`
     #[command(after_help = "Example:\n  sealdisk identity list")]
     List,
     /// Show the identity of a user
     #[command(after_help = "Example:\n  sealdisk identity show backup-job -o json")]
     Show(NameArgs),
-    /// Delete the identity of a user; its secret and its tokens are refused from then on
+    /// Delete the identity of a user, and revoke its secret and its tokens
     #[command(after_help = "Example:\n  sealdisk identity delete backup-job --yes")]
     Delete(DeleteArgs),
-    /// Give the identity of a user a new secret in place of the old one
+    /// Reset the secret of the identity of a user
     #[command(after_help = "Example:
   sealdisk identity reset-secret backup-job --secret-file /etc/backup-job.secret")]
     ResetSecret(ResetArgs),
-    /// Give the identity of a disk encryption set a new secret in place of the old one
+    /// Reset the secret of the identity of a disk encryption set
     #[command(after_help = "Example:
   sealdisk identity secret --disk-encryption-set myset --secret-file /etc/sealdisk/myset.secret")]
     Secret(SecretArgs),
@@ -57,7 +57,7 @@ struct NameArgs {
 
 #[derive(Args)]
 struct SecretFileArgs {
-    /// Write the secret into this new file (mode 0600) in place of printing it
+    /// Write the secret to this new file (mode 0600) instead of printing it
     #[arg(long, value_name = "PATH")]
     secret_file: Option<PathBuf>,
 }
@@ -74,7 +74,7 @@ struct CreateArgs {
 struct DeleteArgs {
     /// The identity
     name: String,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long, short)]
     yes: bool,
 }

@@ -30,7 +30,7 @@ enum ImageCommand {
   sealdisk image create golden2 --source snapshot:before-upgrade
 
 A source without '/' is the snapshot or the disk of that name, if there is one; disk:NAME, snapshot:NAME
-and ./FILE say which is meant. An image of a disk or a snapshot shares its layers and is under its disk
+and ./FILE are unambiguous. An image of a disk or a snapshot shares its layers and has its disk
 encryption set.")]
     Create(ImageCreateArgs),
     /// List the images
@@ -42,7 +42,7 @@ encryption set.")]
         /// The image
         name: String,
     },
-    /// Wrap an image's key under another vault key
+    /// Rewrap an image's DEKs under another key
     #[command(after_help = "Example:
   sealdisk image update debian --disk-encryption-set myset")]
     Update(UpdateArgs),
@@ -50,7 +50,7 @@ encryption set.")]
     #[command(after_help = "Example:
   sealdisk image delete debian --yes
 
-An image that disks were made of is not deleted before these are flattened or deleted.")]
+An image with clones cannot be deleted until they are flattened or deleted.")]
     Delete(DeleteArgs),
 }
 
@@ -67,14 +67,13 @@ struct ImageCreateArgs {
     /// Read the file even though a running QEMU may write to it, as `qemu-img -U` does
     #[arg(long)]
     force_share: bool,
-    /// The disk encryption set whose key protects what is read from a file [default: the
-    /// platform-managed key]
+    /// The disk encryption set of an image from a file [default: the platform-managed key]
     #[arg(long, value_name = "NAME")]
     disk_encryption_set: Option<String>,
-    /// Bytes that are encrypted under one tweak, of what is read from a file: 512 or 4096
+    /// Size of a data unit (encrypted under one tweak), for a file: 512 or 4096
     #[arg(long, value_name = "BYTES", default_value_t = disks::DEFAULT_SECTOR_SIZE)]
     sector_size: u32,
-    /// The logical sectors that guests see, of what is read from a file: 512 or 4096 [default: 512]
+    /// Logical sector size that guests see, for a file: 512 or 4096 [default: 512]
     #[arg(long, value_name = "BYTES")]
     logical_sector_size: Option<u32>,
     /// Keep it in DIR/NAME

@@ -9,16 +9,16 @@ use protocol::Limits;
 #[derive(Args)]
 #[group(id = "limits", multiple = true)]
 pub(super) struct LimitArgs {
-    /// Requests a second at most
+    /// Maximum requests per second
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     iops: Option<u64>,
-    /// Burst of requests (token bucket) [default: the requests of a tenth of a second]
+    /// Burst of requests (token bucket) [default: a tenth of --iops]
     #[arg(long, value_name = "N", requires = "iops")]
     iops_burst: Option<u64>,
-    /// Bytes a second at most, as 100MiB
+    /// Maximum bytes per second, as 100MiB
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     bandwidth: Option<u64>,
-    /// Burst of bytes (token bucket) [default: the bytes of a tenth of a second]
+    /// Burst of bytes (token bucket) [default: a tenth of --bandwidth]
     #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "bandwidth")]
     bandwidth_burst: Option<u64>,
 }

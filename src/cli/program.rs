@@ -26,7 +26,7 @@ static VERSION: LazyLock<String> =
     name = "sealdisk",
     version,
     long_version = VERSION.as_str(),
-    about = "Encrypted disks for virtual machines, under keys that a key vault decides about",
+    about = "Server-side encryption for virtual machine disks, with customer-managed keys",
     max_term_width = 100,
     after_help = "Example:
   sealdisk keyvault create myvault
@@ -43,23 +43,23 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Manage key vaults, their keys and who may use them
+    /// Manage key vaults, keys and access policies
     Keyvault(keyvault::KeyvaultArgs),
-    /// Manage disk encryption sets: which key encrypts disks, in whose name
+    /// Manage disk encryption sets: the key that protects disks, and the identity that uses it
     DiskEncryptionSet(des::DesArgs),
-    /// Manage the identities that a served key vault knows
+    /// Manage the identities of clients of a served key vault
     Identity(identity::IdentityArgs),
-    /// Look at the audit logs, verify that nobody tampered with them, and export them
+    /// List, verify, export and archive audit logs
     Audit(audit::AuditArgs),
-    /// Back up vaults, sets, identities and logs, look at a backup, and bring it back
+    /// Back up, verify and restore everything but the disks
     Backup(backup::BackupArgs),
-    /// Make the list of vaults, sets and disks again when it is lost
+    /// Rebuild the catalog of vaults, disk encryption sets and disks
     Catalog(catalog::CatalogArgs),
     /// Manage encrypted disks
     Disk(disk::DiskArgs),
     /// Manage snapshots of disks
     Snapshot(snapshot::SnapshotArgs),
-    /// Manage images, of which disks are made at once
+    /// Manage images for instant clones
     Image(image::ImageArgs),
     /// Serve a disk to a virtual machine over vhost-user
     Attach(attach::AttachArgs),

@@ -19,13 +19,14 @@ pub struct SnapshotArgs {
 
 #[derive(Subcommand)]
 enum SnapshotCommand {
-    /// Keep what a disk holds now, also while it is attached
+    /// Create a snapshot of a disk, also while it is attached
     #[command(after_help = "Examples:
   sealdisk snapshot create before-upgrade --source boot1
   sealdisk snapshot create daily-17 --source data1 --incremental
 
-It takes the same short time whatever the disk holds: the snapshot shares the disk's layers, and the
-disk goes on with a new one that has a key of its own. It is under the disk encryption set of the disk.")]
+This takes the same short time for any amount of data: the snapshot shares the disk's layers, and
+the disk continues on a new layer with its own DEK. The snapshot has the disk encryption set of the
+disk.")]
     Create(SnapshotCreateArgs),
     /// List the snapshots
     #[command(after_help = "Example:\n  sealdisk snapshot list -o json")]
@@ -36,16 +37,16 @@ disk goes on with a new one that has a key of its own. It is under the disk encr
         /// The snapshot
         name: String,
     },
-    /// Wrap a snapshot's key under another vault key
+    /// Rewrap a snapshot's DEKs under another key
     #[command(after_help = "Example:
   sealdisk snapshot update before-upgrade --disk-encryption-set myset")]
     Update(UpdateArgs),
-    /// Delete a snapshot; what only it needed is merged into the layer above it
+    /// Delete a snapshot, and merge its layer into the one above
     #[command(after_help = "Example:
   sealdisk snapshot delete before-upgrade --yes
 
-A snapshot that disks were made of is not deleted before these are flattened or deleted. Its layer is
-merged while the disk is in use, if it is.")]
+A snapshot with clones cannot be deleted until they are flattened or deleted. The merge also works
+while the disk is attached.")]
     Delete(DeleteArgs),
 }
 
@@ -56,7 +57,7 @@ struct SnapshotCreateArgs {
     /// The disk
     #[arg(long, value_name = "DISK")]
     source: String,
-    /// Note that it is an incremental snapshot, as Azure does: either kind has only what changed
+    /// Mark it as incremental, as in Azure: both kinds store only what changed
     #[arg(long)]
     incremental: bool,
     /// Keep it in DIR/NAME, which must be on the file system of the disk [default: beside the disk]

@@ -48,7 +48,7 @@ fn who_keeps_the_vault_knows_by_its_log_who_else_needs_a_key_version() {
     let of_old = of_old.next().unwrap();
     assert_eq!(of_old["safeToDisable"], "unknown", "{usage}");
     let reason = of_old["reasons"][0].as_str().unwrap();
-    assert!(reason.contains("kept elsewhere"), "{reason}");
+    assert!(reason.contains("is a remote vault"), "{reason}");
     // A moment ago it was still used, and headers elsewhere may name it for ever.
     assert_ne!(keeper.what_if(&old)["safeToDisable"], "yes");
     drop(daemon);

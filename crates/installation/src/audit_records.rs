@@ -166,7 +166,7 @@ pub fn code_of(error: &InstallationError) -> String {
             "InUseDiskEncryptionSetCannotBeDeleted"
         }
         InstallationError::NotConnected { .. } => "VaultNotFound",
-        InstallationError::VaultElsewhere { .. }
+        InstallationError::RemoteVault { .. }
         | InstallationError::VaultHere { .. }
         | InstallationError::Identity { .. } => "OperationNotAllowed",
         _ => "Failed",

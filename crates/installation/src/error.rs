@@ -36,29 +36,30 @@ pub enum InstallationError {
         /// The directory.
         path: PathBuf,
     },
-    /// A key URL or an envelope names a vault elsewhere that was not made known.
+    /// A key URL or an envelope names a remote vault that is not connected.
     #[error(
-        "the key vault {url} is not known here; make it known with `sealdisk keyvault connect NAME \
-         --url {url}`, and with --ca-file if its certificate is not vouched for by one that this \
-         system trusts"
+        "the key vault {url} is not connected; connect it with `sealdisk keyvault connect NAME --url \
+         {url}`, and with --ca-file if this system does not trust the CA that signed its certificate"
     )]
     NotConnected {
         /// The vault.
         url: String,
     },
-    /// A vault is administrated where it is kept.
+    /// A remote vault is managed where it is kept.
     #[error(
-        "the key vault '{name}' is at {url}; administrate its keys and policies there, with \
+        "the key vault '{name}' is a remote vault at {url}; manage its keys and policies there, with \
          `sealdisk` or `az keyvault`"
     )]
-    VaultElsewhere {
+    RemoteVault {
         /// The vault.
         name: String,
         /// Where it is.
         url: String,
     },
     /// A vault of this installation cannot be disconnected.
-    #[error("the key vault '{name}' is kept here, not elsewhere; it cannot be disconnected")]
+    #[error(
+        "the key vault '{name}' is kept in this installation; only remote vaults can be disconnected"
+    )]
     VaultHere {
         /// The vault.
         name: String,
@@ -97,7 +98,7 @@ impl InstallationError {
             Self::Catalog(error) => error.code(),
             Self::Vault(error) => error.code.as_str(),
             Self::NotConnected { .. } => "VaultNotFound",
-            Self::VaultElsewhere { .. } | Self::VaultHere { .. } | Self::Identity { .. } => {
+            Self::RemoteVault { .. } | Self::VaultHere { .. } | Self::Identity { .. } => {
                 "OperationNotAllowed"
             }
             Self::VaultUsed { .. } => "VaultInUse",

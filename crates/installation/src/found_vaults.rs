@@ -70,7 +70,7 @@ impl Installation {
         let vault = open(dir, name, Arc::new(SoftwareKeys)).map_err(|e| e.to_string())?;
         if vault.has_token_keys().map_err(|e| e.to_string())? {
             return Err(format!(
-                "its private keys are in a token: make it known with `sealdisk keyvault create {name} \
+                "its private keys are in a token: register it with `sealdisk keyvault create {name} \
                  --hsm-module … --hsm-token …`"
             ));
         }

@@ -28,7 +28,7 @@ pub const RESTORING: &str = ".restore-";
 pub struct Installation {
     state_dir: PathBuf,
     catalog: Box<dyn Catalog>,
-    principals: InstallationRecord,
+    identities: InstallationRecord,
     tokens: TokenCache,
 }
 
@@ -56,7 +56,7 @@ impl Installation {
         catalog: SqliteCatalog,
     ) -> Result<Self, InstallationError> {
         Ok(Self {
-            principals: catalog.installation()?,
+            identities: catalog.installation()?,
             catalog: Box::new(catalog),
             tokens: TokenCache::default(),
             state_dir,
@@ -76,7 +76,7 @@ impl Installation {
     /// Tells the installation from others: the tenant of its identities.
     pub fn id(&self) -> Uuid {
         // Made of what is random and stays, so that it need not be stored.
-        let operator = self.principals.operator;
+        let operator = self.identities.operator;
         let hash = sha256(
             &[
                 b"sealdisk installation id v1\0".as_slice(),
@@ -117,14 +117,14 @@ impl Installation {
         Ok(AuditLog::open(&self.state_dir.join("audit.db"))?)
     }
 
-    /// The principal on whose behalf the command line administrates.
+    /// The identity on whose behalf the command line manages vaults.
     pub fn operator(&self) -> Caller {
-        Caller::local(self.principals.operator)
+        Caller::local(self.identities.operator)
     }
 
     /// The principal that uses the platform-managed key.
     pub fn platform(&self) -> Caller {
-        Caller::local(self.principals.platform)
+        Caller::local(self.identities.platform)
     }
 }
 

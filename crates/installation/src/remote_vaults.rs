@@ -1,4 +1,4 @@
-//! Key vaults that are kept elsewhere and reached over HTTPS.
+//! Remote key vaults: those that are reached over HTTPS.
 
 use time::OffsetDateTime;
 
@@ -27,14 +27,14 @@ impl Installation {
         };
         let identity = managed(identity)?.ok_or_else(|| InstallationError::Identity {
             vault: url.into(),
-            why: "it is elsewhere and needs a managed identity: make a set with --identity or \
+            why: "a remote vault needs a managed identity: create a set with --identity or \
                   --identity-endpoint, and move disks to it with `sealdisk disk update`",
         })?;
         Ok(RemoteVault::new(url, ca, identity, self.tokens())?)
     }
 
-    /// Makes a vault elsewhere known under a name, or, when that name is its already, replaces the
-    /// certificates that vouch for it. It is not asked anything: the identities that may are those
+    /// Connects a remote vault under a name, or, when that name is its already, replaces the
+    /// certificates that are trusted. It is not asked anything: the identities that may are those
     /// of disk encryption sets.
     ///
     /// # Errors
@@ -80,7 +80,7 @@ impl Installation {
         })
     }
 
-    /// Forgets a vault elsewhere.
+    /// Disconnects a remote vault.
     ///
     /// # Errors
     /// `CatalogError::VaultInUse` while a disk encryption set, or a disk of one, needs it;
@@ -133,7 +133,7 @@ mod tests {
     use vault::VaultSettings;
 
     #[test]
-    fn a_vault_elsewhere_is_known_once_connected_and_kept_while_a_set_needs_it() {
+    fn a_remote_vault_is_known_once_connected_and_kept_while_a_set_needs_it() {
         let dir = tempfile::tempdir().unwrap();
         let installation = Installation::open(dir.path()).unwrap();
         let url = "https://far.vault.example:8443";
@@ -149,8 +149,8 @@ mod tests {
         installation.key_vault_at(url, &imds).unwrap();
         let identity = installation.key_vault_at(url, &system).err().unwrap();
         assert!(identity.to_string().contains("--identity"), "{identity}");
-        let elsewhere = installation.vault("far").err().unwrap();
-        assert!(elsewhere.to_string().contains(url), "{elsewhere}");
+        let remote = installation.vault("far").err().unwrap();
+        assert!(remote.to_string().contains(url), "{remote}");
 
         installation
             .create_vault("near", &VaultSettings::default())

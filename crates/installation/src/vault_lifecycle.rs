@@ -44,7 +44,7 @@ impl Installation {
     ///
     /// # Errors
     /// [`InstallationError::VaultUsed`] when something uses its keys and `force` is not given;
-    /// [`VaultErrorCode::VaultDeleted`]; [`InstallationError::VaultElsewhere`].
+    /// [`VaultErrorCode::VaultDeleted`]; [`InstallationError::RemoteVault`].
     pub fn delete_vault(
         &self,
         name: &str,
@@ -181,7 +181,7 @@ impl Installation {
     fn kept_here(&self, name: &str) -> Result<VaultRecord, InstallationError> {
         let record = self.catalog().vault(&name.to_ascii_lowercase())?.record;
         if record.kind.is_remote() {
-            return Err(InstallationError::VaultElsewhere {
+            return Err(InstallationError::RemoteVault {
                 name: record.name,
                 url: record.url,
             });

@@ -121,7 +121,7 @@ impl Installation {
     /// The vault of that name, which is kept in this installation.
     ///
     /// # Errors
-    /// [`CatalogError::NotFound`], [`InstallationError::VaultElsewhere`], or why it cannot be opened.
+    /// [`CatalogError::NotFound`], [`InstallationError::RemoteVault`], or why it cannot be opened.
     pub fn vault(&self, name: &str) -> Result<EmbeddedVault, InstallationError> {
         let record = self.catalog().vault(&name.to_ascii_lowercase())?.record;
         let dir = self.vaults_dir().join(&record.name);
@@ -133,7 +133,7 @@ impl Installation {
     ///
     /// # Errors
     /// [`CatalogError::NotFound`] for a vault that this installation does not have,
-    /// [`InstallationError::NotConnected`] for one elsewhere that it does not know, and
+    /// [`InstallationError::NotConnected`] for a remote one that is not connected, and
     /// [`InstallationError::Identity`] when the vault cannot know that identity.
     pub fn key_vault_at(
         &self,
@@ -314,7 +314,7 @@ impl Installation {
         } else if master
             .is_some_and(|place| !vault.master_source().is_ok_and(|is| place.is(is.as_ref())))
         {
-            Some("has its master key elsewhere".into())
+            Some("has its master key in another place".into())
         } else {
             None
         };
@@ -323,7 +323,7 @@ impl Installation {
                 VaultErrorCode::Conflict,
                 format!(
                     "{} has a key vault '{name}' that the catalog does not know; it {differs}, which is \
-                     not what is asked for: make it known as it is with `sealdisk catalog rebuild`, or \
+                     not what is asked for: register it as it is with `sealdisk catalog rebuild`, or \
                      move it away",
                     dir.display()
                 ),
@@ -333,7 +333,7 @@ impl Installation {
         self.grant_operator(&vault)
     }
 
-    /// Has the operator administrate a vault that was made by another catalog's.
+    /// Lets the operator manage a vault that the operator of another catalog made.
     pub fn grant_operator(&self, vault: &EmbeddedVault) -> Result<(), InstallationError> {
         let operator = self.operator();
         let policies = vault.policies()?;
@@ -416,7 +416,7 @@ pub fn vault_notice(installation: &Installation, vault: &EmbeddedVault) -> Optio
         format!(
             "note: the keys of the key vault '{name}' are protected by {}, beside the disks that they \
              protect: who gets both can read them. `sealdisk keyvault reseal {name}` moves it to this host's \
-             TPM (--tpm2), a systemd credential or a file elsewhere",
+             TPM (--tpm2), a systemd credential or another file",
             file.display()
         )
     })
@@ -432,7 +432,7 @@ pub fn platform_notice(state_dir: &Path) -> Option<String> {
         format!(
             "note: the platform-managed key was made; it is protected by {}, beside the disks that it \
              protects: who gets both can read them. `sealdisk keyvault reseal platform` moves it to this \
-             host's TPM (--tpm2), a systemd credential or a file elsewhere",
+             host's TPM (--tpm2), a systemd credential or another file",
             file.display()
         )
     })
@@ -442,7 +442,7 @@ pub fn platform_notice(state_dir: &Path) -> Option<String> {
 fn private_keys(record: &VaultRecord) -> Result<Arc<dyn PrivateKeys>, InstallationError> {
     match vault_backend(record) {
         VaultBackend::Local(keys) => Ok(keys),
-        VaultBackend::Remote { .. } => Err(InstallationError::VaultElsewhere {
+        VaultBackend::Remote { .. } => Err(InstallationError::RemoteVault {
             name: record.name.clone(),
             url: record.url.clone(),
         }),

@@ -20,7 +20,7 @@ pub(super) struct ArchiveArgs {
     /// An existing directory for the files
     #[arg(long, value_name = "DIR")]
     output_dir: PathBuf,
-    /// Leave records of the last so many days in the logs
+    /// Keep the records of the last DAYS days in the logs
     #[arg(long, value_name = "DAYS", default_value_t = 0)]
     older_than: u32,
 }

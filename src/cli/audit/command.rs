@@ -19,40 +19,41 @@ pub struct AuditArgs {
 
 #[derive(Subcommand)]
 enum AuditCommand {
-    /// List what was done with which key, by whom and from where, allowed or why not
+    /// List audit records: who used which key, from where, and whether it was allowed
     #[command(after_help = "Example:
   sealdisk audit list --vault myvault --last 20
   sealdisk audit list -o json | jq 'select(.outcome == \"refused\")'
 
 With -o json each record is a line.")]
     List(ListArgs),
-    /// Look for records that were changed, removed, moved, inserted or cut off
+    /// Verify that no record was changed, removed, moved, inserted or cut off
     #[command(after_help = "Example:
   sealdisk audit verify --checkpoint /media/usb/2026-11-24.jsonl
   sealdisk audit verify --file export.jsonl --checkpoint 2026-11-24.jsonl
 
-Only a checkpoint that was exported earlier and kept elsewhere shows that a whole log was put back to
-an earlier state, or replaced by somebody who has its key. Exit status 1 when something is found, 3 when
-nothing is but segments are missing that come before, or between, those that were given.")]
+Only an earlier export, kept on another machine, shows that a whole log was rolled back, or replaced
+by somebody who has its key. Exit status: 0 intact; 1 tampered with or damaged; 3 intact, but
+archived segments before or between the given ones are missing.")]
     Verify(VerifyArgs),
-    /// Export logs as JSON lines, with their hashes and signatures, to be verified anywhere
+    /// Export logs as JSON lines with hashes and signatures, to verify them on any machine
     #[command(after_help = "Example:
   sealdisk audit export --output-file logs.jsonl
   sealdisk audit export --checkpoints-only > /media/usb/$(date -I).jsonl")]
     Export(ExportArgs),
-    /// Move old records out of the logs into files that are verified with them
+    /// Move old records from the logs into segment files
     #[command(after_help = "Example:
   sealdisk audit archive --output-dir /srv/audit --older-than 90
   sealdisk audit verify --archive /srv/audit/*.jsonl
 
 Each log gets a file LOG-FIRST-LAST.jsonl, a segment, in the form of an export. The chain of hashes runs
-through the segments into the log. Keep them all: `audit verify --archive` wants each.")]
+through the segments into the log. Keep all segments: `audit verify --archive` needs each.")]
     Archive(ArchiveArgs),
-    /// Show how large the logs are, and whether there is room for them
+    /// Show the size of the logs and the free space
     #[command(after_help = "Example:
   sealdisk audit status || mail -s 'audit logs' root
 
-Exit status 3 when there is little room. With less than 8 MiB only what is essential is recorded and done.")]
+Exit status 3 when space is low. With less than 8 MiB free, only essential operations are recorded
+and done.")]
     Status(StatusArgs),
 }
 
@@ -60,10 +61,10 @@ Exit status 3 when there is little room. With less than 8 MiB only what is essen
 struct ListArgs {
     #[command(flatten)]
     which: WhichArgs,
-    /// Only records behind the one with this number
+    /// Only records after this number
     #[arg(long, value_name = "SEQ", default_value_t = 0)]
     after: u64,
-    /// Only the last so many records of each log
+    /// Only the last N records of each log
     #[arg(long, value_name = "N")]
     last: Option<u64>,
 }

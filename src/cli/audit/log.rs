@@ -13,7 +13,7 @@ pub(super) struct WhichArgs {
     /// Only the log of this key vault [default: all logs]
     #[arg(long, value_name = "NAME")]
     pub(super) vault: Option<String>,
-    /// Only the installation's own log: keys of disks handed out and destroyed, changes of sets
+    /// Only the installation's own log: DEKs handed out and destroyed, changes of sets
     #[arg(long)]
     pub(super) installation: bool,
 }
@@ -52,7 +52,7 @@ pub(super) fn logs(installation: &Installation, which: &WhichArgs) -> Result<Log
     }
     if !which.installation {
         for vault in installation.catalog().vaults()? {
-            // A vault elsewhere keeps its log there.
+            // A remote vault keeps its own log.
             if vault.record.kind.is_remote() {
                 continue;
             }

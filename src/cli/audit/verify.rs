@@ -18,13 +18,13 @@ use vault::audit::{Archives, AuditError, Chain, Pin, Report, export_start, pins}
 pub(super) struct VerifyArgs {
     #[command(flatten)]
     which: WhichArgs,
-    /// An earlier export to compare with; only its signed heads and checkpoints are looked at
+    /// An earlier export to compare with; only its signed heads and checkpoints are used
     #[arg(long, value_name = "FILE")]
     checkpoint: Option<PathBuf>,
-    /// Verify these exports and segments, instead of the logs themselves; it needs no installation
+    /// Verify these exports and segments instead of the logs; needs no installation
     #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["vault", "installation"])]
     file: Vec<PathBuf>,
-    /// Verify these segments of the logs too, which were archived
+    /// Verify these archived segments of the logs too
     #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with = "file")]
     archive: Vec<PathBuf>,
 }

@@ -27,34 +27,35 @@ pub struct BackupArgs {
 
 #[derive(Subcommand)]
 enum BackupCommand {
-    /// Copy everything but the disks into one encrypted file, while servers and disks go on
+    /// Back up everything but the disks into one encrypted file, online
     #[command(after_help = "Example:
   age-keygen -o /media/usb/backup.identity
   sealdisk backup create /backup/monday.age --recipient age1… --with-master-key
   sealdisk backup create /backup/monday.age --passphrase-file /etc/sealdisk/backup.passphrase
 
-In it are the vaults, the catalog (sets, identities, connections to vaults elsewhere), the audit logs,
-the keys that sign tokens and the TLS authority. The vaults' private keys are sealed under their master
-keys, which are in it only --with-master-key: then whoever opens the file has every key of every vault.
-Archived segments of audit logs are in it when they are in the state directory; others are named.
-The file is one of age (age-encryption.org) with a tar archive in it. Disks have `disk copy` and `disk
-export`.")]
+It has the vaults, the catalog (sets, identities, connections to remote vaults), the audit logs, the
+keys that sign tokens and the TLS CA. The vaults' private keys are encrypted under their master
+keys. These are included only --with-master-key, and then whoever opens the file has every key of
+every vault. Archived segments of audit logs are included if they are in the state directory; others
+are named. The file is a tar archive encrypted with age (age-encryption.org). For disks, see `disk
+copy` and `disk export`.")]
     Create(CreateArgs),
-    /// Look whether a backup is whole and good; needs no installation
+    /// Verify that a backup is complete and intact; needs no installation
     #[command(after_help = "Example:
   sealdisk backup verify /backup/monday.age --identity-file /media/usb/backup.identity
 
-It reads all of it: the archive, each database, each audit log to its signed head, that each key's newest
-version is there and every version that a disk needs, and that master keys open what is under them. With
---checkpoint, an earlier `audit export --checkpoints-only`, it also shows a log that was replaced or is
-older than that. Segments of audit logs that were archived to a place outside of the state directory are
-not in it; it names those that it needs, and reads them with --archive. Exit status 1 when something is found.")]
+It checks the archive, each database, each audit log up to its signed head, that each key's newest
+version is there and every version that a disk needs, and that the master keys decrypt what is
+stored under them. With --checkpoint, an earlier `audit export --checkpoints-only`, it also finds a
+log that was replaced or rolled back. Segments that were archived outside of the state directory are
+not in the backup: it names those that it needs; give them with --archive. Exit status 1 when
+something is wrong.")]
     Verify(ReadArgs),
-    /// Bring an installation back, into a state directory that is empty or not there
+    /// Restore an installation into a state directory that is empty or does not exist
     #[command(after_help = "Example:
   sealdisk backup restore /backup/monday.age --identity-file /media/usb/backup.identity
 
-docs/disaster-recovery.md has the whole way back, step by step.")]
+docs/disaster-recovery.md has all steps of a recovery.")]
     Restore(RestoreArgs),
 }
 
@@ -64,12 +65,12 @@ struct CreateArgs {
     file: PathBuf,
     #[command(flatten)]
     protection: ProtectionArgs,
-    /// Put the vaults' master keys into it: who opens it has every key. Without them a lost master key
-    /// is lost with all that the vault's keys wrap
+    /// Include the vaults' master keys: whoever opens the backup has every key. Without them, the
+    /// backup does not help against the loss of a master key
     #[arg(long)]
     with_master_key: bool,
-    /// Make it with a program that was built with `fips` too: age is outside of its validated module.
-    /// The file then has to lie where a validated module encrypts it once more
+    /// Allow a backup in a build with `fips`, although age is outside of the validated module. Then
+    /// store the file where a validated module encrypts it
     #[arg(long, env = "SEALDISK_ALLOW_NON_FIPS", value_parser = BoolishValueParser::new())]
     allow_non_fips: bool,
 }
@@ -86,8 +87,8 @@ struct ReadArgs {
     /// Verify these archived segments of the audit logs too, which are not in the backup
     #[arg(long, value_name = "FILE", num_args = 1..)]
     archive: Vec<PathBuf>,
-    /// Where one database at a time is put while it is looked at, readable to this user only [default:
-    /// the runtime directory]
+    /// A directory for one database at a time, readable by this user only [default: the runtime
+    /// directory]
     #[arg(long, value_name = "DIR")]
     work_dir: Option<PathBuf>,
 }

@@ -25,25 +25,25 @@ const LIST_LIMIT: u64 = 1 << 20;
 #[derive(Args)]
 #[command(group = ArgGroup::new("for").args(["passphrase_file", "recipient", "recipients_file"]).multiple(true))]
 pub(super) struct ProtectionArgs {
-    /// Encrypt it with the passphrase in this file (mode 0600, or a pipe), or on stdin (-), of 12 characters
-    /// or more; without any of these options, with that of the systemd credential sealdisk-backup-passphrase
+    /// Encrypt it with the passphrase in this file (mode 0600, or a pipe), or from stdin (-): at least
+    /// 12 characters [default: the systemd credential sealdisk-backup-passphrase]
     #[arg(long, value_name = "FILE", conflicts_with_all = ["recipient", "recipients_file"])]
     passphrase_file: Option<PathBuf>,
-    /// Encrypt it for who has the identity of this recipient, age1… as age-keygen prints it
+    /// Encrypt it for this recipient: age1…, as age-keygen prints it
     #[arg(long, value_name = "RECIPIENT")]
     recipient: Vec<String>,
-    /// Encrypt it for the recipients in this file, one in a line
+    /// Encrypt it for the recipients in this file, one per line
     #[arg(long, value_name = "FILE")]
     recipients_file: Option<PathBuf>,
 }
 
 #[derive(Args)]
 pub(super) struct SecretArgs {
-    /// The passphrase is in this file (mode 0600), or on stdin (-); without any of these options, in the
-    /// systemd credential sealdisk-backup-passphrase
+    /// A file (mode 0600) with the passphrase, or - for stdin [default: the systemd credential
+    /// sealdisk-backup-passphrase]
     #[arg(long, value_name = "FILE", conflicts_with = "identity_file")]
     passphrase_file: Option<PathBuf>,
-    /// The identities (AGE-SECRET-KEY-1…) are in this file (mode 0600), as age-keygen writes it
+    /// A file (mode 0600) with the identities (AGE-SECRET-KEY-1…), as age-keygen writes it
     #[arg(long, value_name = "FILE")]
     identity_file: Option<PathBuf>,
 }

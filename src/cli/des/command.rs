@@ -19,13 +19,13 @@ pub struct DesArgs {
 
 #[derive(Subcommand)]
 enum DesCommand {
-    /// Make a disk encryption set and its identity
+    /// Create a disk encryption set and its identity
     #[command(after_help = "Example:
   sealdisk disk-encryption-set create myset --key-url https://myvault.vault.localhost/keys/mykey
   sealdisk keyvault set-policy myvault --key-permissions get wrapKey unwrapKey --object-id \\
     $(sealdisk disk-encryption-set show myset -o json | jq -r .identity.principalId)
 
-With a vault over HTTPS, which `keyvault connect` has made known:
+With a remote vault that `keyvault connect` has connected:
   sealdisk disk-encryption-set create far --key-url https://far.vault.azure.net/keys/mykey \\
     --identity system")]
     Create(CreateArgs),
@@ -35,24 +35,23 @@ With a vault over HTTPS, which `keyvault connect` has made known:
     /// Show a disk encryption set
     #[command(after_help = "Example:\n  sealdisk disk-encryption-set show myset -o json")]
     Show(NameArgs),
-    /// Change the key of a disk encryption set, or whether it follows the key's latest version, and
-    /// wrap its disks again, also while they are attached
+    /// Change the key of a disk encryption set, or its key rotation, and rewrap its disks, also
+    /// attached ones
     #[command(after_help = "Example:
   sealdisk disk-encryption-set update myset --key-url https://myvault.vault.localhost/keys/newkey")]
     Update(UpdateArgs),
-    /// Wrap the disks of sets that follow the latest version of their key under that version, also
-    /// while they are attached
+    /// Rewrap the disks of sets with automatic key rotation under the latest version of their key, also
+    /// attached ones
     #[command(after_help = "Example:
   sealdisk disk-encryption-set rotate
 
-`sealdisk keyvault serve` does this by itself. Without it, run this from a timer, or after a new key
-version was made.")]
+`sealdisk keyvault serve` does this by itself. Without it, run this from a timer, or
+after you create a key version.")]
     Rotate(RotateArgs),
-    /// List the key versions of a set with what each wraps, and whether it is safe to disable: yes, no
-    /// or unknown, with why
+    /// List the key versions of a set, what each wraps, and whether it is safe to disable
     #[command(after_help = "Example:\n  sealdisk disk-encryption-set show-usage myset -o json")]
     ShowUsage(NameArgs),
-    /// Remove a set's identity, which stops its disks, or give it a new one
+    /// Remove, assign or show the identity of a set
     Identity(DesIdentityArgs),
     /// Delete a disk encryption set that no disk uses
     #[command(after_help = "Example:\n  sealdisk disk-encryption-set delete myset --yes")]
@@ -69,13 +68,13 @@ struct NameArgs {
 struct CreateArgs {
     /// The disk encryption set
     name: String,
-    /// URL of its key, with or without a version (the latest then)
+    /// URL of its key; without a version, the latest one is used
     #[arg(long, value_name = "URL")]
     key_url: String,
     /// Name or URL of the key's vault, checked against the key's URL
     #[arg(long, value_name = "VAULT")]
     source_vault: Option<String>,
-    /// Use the latest version of the key
+    /// Follow the latest version of the key
     #[arg(long, num_args = 0..=1, default_value_t = false, default_missing_value = "true",
           value_name = "true|false")]
     enable_auto_key_rotation: bool,
@@ -87,20 +86,20 @@ struct CreateArgs {
 struct UpdateArgs {
     /// The disk encryption set
     name: String,
-    /// URL of its new key, with or without a version (the latest then)
+    /// URL of its new key; without a version, the latest one is used
     #[arg(long, value_name = "URL")]
     key_url: Option<String>,
     /// Name or URL of the new key's vault, checked against the key's URL
     #[arg(long, value_name = "VAULT", requires = "key_url")]
     source_vault: Option<String>,
-    /// Use the latest version of the key
+    /// Follow the latest version of the key
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "true|false")]
     enable_auto_key_rotation: Option<bool>,
 }
 
 #[derive(Args)]
 struct RotateArgs {
-    /// The disk encryption set [default: all that follow their key]
+    /// The disk encryption set [default: all with automatic key rotation]
     name: Option<String>,
 }
 
@@ -108,7 +107,7 @@ struct RotateArgs {
 struct DeleteArgs {
     /// The disk encryption set
     name: String,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long, short)]
     yes: bool,
 }

@@ -15,18 +15,17 @@ pub struct DesIdentityArgs {
 
 #[derive(Subcommand)]
 enum DesIdentityCommand {
-    /// Remove a set's identity: the vault grants its disks no key any more, also not those that are
-    /// attached
+    /// Remove the identity of a set; its disks stop, also attached ones
     #[command(after_help = "Example:
   sealdisk disk-encryption-set identity remove myset --yes")]
     Remove {
         /// The disk encryption set
         name: String,
-        /// Do not ask
+        /// Do not ask for confirmation
         #[arg(long, short)]
         yes: bool,
     },
-    /// Give a set whose identity was removed a new one, which is to be granted its key again
+    /// Assign a new identity to a set; grant it the key permissions next
     #[command(after_help = "Example:
   sealdisk disk-encryption-set identity assign myset
   sealdisk keyvault set-policy myvault --key-permissions get wrapKey unwrapKey --object-id \\
@@ -37,7 +36,7 @@ enum DesIdentityCommand {
         #[command(flatten)]
         identity: IdentityOptions,
     },
-    /// Show a set's identity
+    /// Show the identity of a set
     #[command(after_help = "Example:
   sealdisk disk-encryption-set identity show myset -o json")]
     Show {

@@ -9,17 +9,17 @@ use crate::cli::CliError;
 use crate::cli::files::absolute;
 use installation::catalog::DesIdentity;
 
-/// The managed identity that uses the key of a vault elsewhere.
+/// The managed identity that uses the key of a remote vault.
 #[derive(Args)]
 pub(super) struct IdentityOptions {
-    /// The managed identity that Azure gives this machine: `system` (the default for a vault over
-    /// HTTPS), or the client id of one of several
+    /// For a remote vault, the managed identity of this machine: `system` (the default), or the client
+    /// id of a user-assigned one
     #[arg(long, value_name = "system|CLIENT-ID", value_parser = client_id)]
     identity: Option<ClientId>,
-    /// Who issues tokens instead of Azure, such as the token service of `sealdisk keyvault serve`
+    /// The endpoint that issues tokens instead of Azure, such as that of `sealdisk keyvault serve`
     #[arg(long, value_name = "URL", requires = "identity_header_file")]
     identity_endpoint: Option<String>,
-    /// The file (mode 0600) with the secret that the endpoint asks for
+    /// A file (mode 0600) with the secret for the endpoint
     #[arg(long, value_name = "FILE", requires = "identity_endpoint")]
     identity_header_file: Option<PathBuf>,
 }

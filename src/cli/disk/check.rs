@@ -13,8 +13,8 @@ pub(super) struct CheckArgs {
     /// Repair what is safe to repair
     #[arg(long)]
     repair: bool,
-    /// Go on without what was completed and not flushed, when the runtime map that has it is lost, or where the
-    /// data file cannot be read
+    /// Give up completed but unflushed writes whose runtime map is lost, or where the data file cannot
+    /// be read
     #[arg(long, requires = "repair")]
     discard_unflushed: bool,
 }

@@ -23,20 +23,20 @@ pub struct DiskArgs {
 
 #[derive(Subcommand)]
 enum DiskCommand {
-    /// Make an encrypted disk, empty or from an image
+    /// Create an encrypted disk: empty, from an image file, or as a clone
     #[command(after_help = "Examples:
   sealdisk disk create data1 --size 10GiB --disk-encryption-set myset
   sealdisk disk create boot1 --source debian.qcow2 --size 20GiB
   sealdisk disk create clone1 --source before-upgrade
 
-A source without '/' that a snapshot or an image of this installation has as its name is that one;
-snapshot:NAME, image:NAME and ./FILE say which is meant. Such a disk is there at once: it shares what
-it is made of, which stays under the key that it has, until `disk flatten` makes the disk independent.
+A source without '/' is the snapshot or image of that name, if there is one; snapshot:NAME,
+image:NAME and ./FILE are unambiguous. A clone is instant: it shares the layers of its source, which
+stay under their own keys, until `disk flatten` makes the disk independent.
 
-An image file is streamed: no plaintext is written anywhere. Its format is what --source-format says,
-else what its extension (.raw, .qcow2, .vhd, .vhdx, .vmdk) says and its content does not contradict,
-else what its first bytes say. An image that refers to other files (backing files, flat extents) is
-refused. Reading anything but raw images needs the package qemu-utils.")]
+An image file is streamed: no plaintext is written to disk. Its format is --source-format, else that
+of its extension (.raw, .qcow2, .vhd, .vhdx, .vmdk) unless the content contradicts it, else probed
+from its first bytes. Images that refer to other files (backing files, flat extents) are refused.
+Formats other than raw need the package qemu-utils.")]
     Create(CreateArgs),
     /// List the disks
     #[command(after_help = "Example:\n  sealdisk disk list -o json")]
@@ -48,27 +48,27 @@ refused. Reading anything but raw images needs the package qemu-utils.")]
         /// The disk
         name: String,
     },
-    /// Print what happens to an attached disk and its key, a line of JSON for each event
+    /// Print the events of an attached disk and its key, one JSON object per line
     #[command(after_help = "Examples:
   sealdisk disk events boot1
   sealdisk disk events boot1 --follow | jq -r 'select(.event == \"KeyRevoked\") | .reason.message'
 
 Events: Attached, Detached, KeyUnreachable, KeyReachable, KeyRevoked, DekDestroyed, KeyRestored,
-KeyNotRestored, KeyChanged, StorageFull, StorageOk, SyncFailed, MemoryNotShared. docs/key-vault.md says
-when each comes.")]
+KeyNotRestored, KeyChanged, StorageFull, StorageOk, SyncFailed, MemoryNotShared. docs/key-vault.md
+explains each.")]
     Events {
         /// The disk
         name: String,
-        /// Go on with those to come, until the disk is detached
+        /// Print new events until the disk is detached
         #[arg(long, short)]
         follow: bool,
     },
-    /// Make a disk larger, also while it is attached
+    /// Grow a disk, also while it is attached
     #[command(after_help = "Example:
   sealdisk disk resize boot1 --size 40GiB
 
-A guest under QEMU sees the new size at once (`dmesg` tells); others see it when they start again or
-connect anew. Growing partitions and file systems is the guest's own work. A disk is not made smaller.")]
+A guest under QEMU sees the new size at once (see `dmesg`), under other VMMs after a restart or a
+reconnect. Grow partitions and file systems in the guest. A disk cannot shrink.")]
     Resize {
         /// The disk
         name: String,
@@ -76,42 +76,45 @@ connect anew. Growing partitions and file systems is the guest's own work. A dis
         #[arg(long, value_parser = parse_size, value_name = "SIZE")]
         size: u64,
     },
-    /// Give an unattached disk what one of its snapshots holds
+    /// Revert an unattached disk to one of its snapshots
     #[command(after_help = "Example:
   sealdisk disk revert boot1 --snapshot before-upgrade
 
-The disk keeps its size and its other snapshots. What it held since is destroyed.")]
+The disk keeps its size and its other snapshots. What was written since is
+destroyed.")]
     Revert(RevertArgs),
-    /// Make a disk independent of the image, snapshot and layers beneath it, also while it is attached
+    /// Flatten a disk, so that it depends on no image, snapshot or lower layer, also while it is
+    /// attached
     #[command(after_help = "Examples:
   sealdisk disk flatten clone1 --rate 100MiB
   sealdisk disk flatten clone1 --pause
 
-Of an attached disk it goes on in the background (`disk show` tells how far it is); of one that nobody
-uses it is done when the command returns. What is interrupted goes on with --resume or the next attach.")]
+For an attached disk the job runs in the background (`disk show` prints its progress); for an
+unattached one it is done when the command returns. An interrupted job continues with --resume or
+with the next attach.")]
     Flatten(JobArgs),
-    /// Give a disk a new data encryption key, also while it is attached
+    /// Rotate the data encryption key (DEK) of a disk, also while it is attached
     #[command(after_help = "Examples:
   sealdisk disk rotate-dek boot1
   sealdisk disk rotate-dek boot1 --pause
   sealdisk disk rotate-dek boot1 --resume --rate 200MiB
   sealdisk disk rotate-dek boot1 --abort
 
-All data is encrypted anew under the new key; then the old key is destroyed, and the old ciphertext given
-back. Of an attached disk it goes on in the background (`disk show` tells the generation and how far it
-is). It survives a kill and a power loss. --abort keeps both keys; the next rotate-dek replaces both.
-What snapshots hold stays under the keys that they have.")]
+All data is re-encrypted under a new DEK; then the old DEK is destroyed and the space of the old
+ciphertext is freed. For an attached disk the job runs in the background (`disk show` prints the
+generation and the progress). It survives a crash and a power loss. --abort keeps both DEKs; the
+next rotate-dek replaces both. Snapshots keep their DEKs.")]
     RotateDek(JobArgs),
-    /// Delete a disk: its wrapped key is overwritten first, then its files are removed
+    /// Delete a disk: overwrite its wrapped DEKs, then remove its files
     #[command(after_help = "Example:\n  sealdisk disk delete boot1 --yes")]
     Delete {
         /// The disk
         name: String,
-        /// Do not ask
+        /// Do not ask for confirmation
         #[arg(long, short)]
         yes: bool,
     },
-    /// Wrap a disk's key under another vault key, or change its limits, also while it is attached
+    /// Rewrap a disk's DEKs under another key, or change its limits, also while it is attached
     #[command(
         group(ArgGroup::new("key")),
         after_help = "Examples:
@@ -119,7 +122,7 @@ What snapshots hold stays under the keys that they have.")]
   sealdisk disk update boot1 --platform-managed
   sealdisk disk update boot1 --iops 5000 --bandwidth 200MiB
 
-Wrapping touches no data. Limits are those of the attached disk and end with it."
+Rewrapping moves no data. Limits apply to the attached disk until it is detached."
     )]
     Update(UpdateArgs),
     /// Write the plaintext of a disk, a snapshot or an image to a file or a pipe
@@ -127,67 +130,67 @@ Wrapping touches no data. Limits are those of the attached disk and end with it.
   sealdisk disk decrypt boot1 --output-file boot1.raw
   sealdisk disk decrypt snapshot:before-upgrade | sha256sum")]
     Decrypt(DecryptArgs),
-    /// Write the plaintext of an unattached disk, a snapshot or an image to a new image file for other
-    /// programs
+    /// Export the plaintext of an unattached disk, a snapshot or an image as an image file
     #[command(after_help = "Examples:
   sealdisk disk export boot1 --file boot1.qcow2 --format qcow2
   sealdisk disk export boot1 --file boot1.vhd --format vhd
   sealdisk disk export snapshot:monday --file monday.qcow2 --format qcow2
   sealdisk disk export boot1 --file tuesday.qcow2 --format qcow2 --incremental --base monday
 
-The image is sparse and appears when it is complete; plaintext is written nowhere else. A VHD is a fixed
-one of exactly the disk's size, as Azure takes it when that is whole MiB. Anything but raw needs the
-package qemu-utils. An incremental export has the 64 KiB clusters in which something changed since the
-snapshot, and lies on a full export of the snapshot, in the same directory unless --backing says
-otherwise.")]
+The image file is sparse and appears when it is complete; plaintext is written nowhere else. A VHD
+is fixed and has exactly the disk's size; Azure takes whole MiB only. Formats other than raw need
+the package qemu-utils. An incremental export has the 64 KiB clusters that changed since the
+snapshot. Its backing file is a full export of the snapshot, in the same directory unless --backing
+says otherwise.")]
     Export(ExportArgs),
     /// Check the files of an unattached disk: header, map, data and space
     #[command(after_help = "Examples:
   sealdisk disk check boot1
   sealdisk disk check boot1 --repair -o json
 
-Exit status, as qemu-img check has it: 0 nothing is wrong, or only what the next attach puts away; 1 the check could not be made; 2 there is
-damage; 3 there are only leaks, which is space in use for nothing. After --repair it speaks of what
-remains.
+Exit status, as of qemu-img check: 0 nothing is wrong, or only what the next attach cleans up; 1 the
+check failed; 2 damage; 3 only leaks, which is space in use for nothing. After --repair it is about
+what remains.
 
---repair does only what is safe without a doubt: it writes a torn header copy anew from the other one,
-gives leaked space back, removes files of layers that were dropped or never used, and makes durable what a
-killed daemon had completed, so it has to be given the
---runtime-dir that the disk was attached with. Where the runtime map that had it is lost, it needs
---discard-unflushed. After a sync has failed it reads all data anew and makes durable what there is; what the
-guest wrote shortly before may be lost: run fsck in the guest. The report names the ranges that were written for
-the first time since the last flush. Where the data file has holes there, they are lost; the repair
-names these (`lostRanges`), and they read as before they were written. Where it cannot be read
-(`unreadableRanges`) nothing is repaired: mend the storage, or give them up with --discard-unflushed. Others
-that are lost cannot be told: they read as random bytes, or, where something was written over, as before.
+--repair does only what is safe: it rewrites a torn header copy from the other one, frees leaked
+space, removes files of layers that were dropped or never used, and makes durable what a killed
+daemon had completed, so give it the --runtime-dir that the disk was attached with. If that runtime
+map is lost, it needs --discard-unflushed. After a failed sync it reads all data again and makes
+durable what is there; what the guest wrote shortly before may be lost: run fsck in the guest. The
+report names the ranges that were written for the first time since the last flush. Where the data
+file has holes in these, they are lost: the repair names them (`lostRanges`), and they read as
+before they were written. Where it cannot be read (`unreadableRanges`), nothing is repaired: repair
+the storage, or give the ranges up with --discard-unflushed. Other lost writes cannot be detected:
+they read as random bytes or, where they overwrote something, as before.
 
-Whether content was altered cannot be seen: XTS does not authenticate it.")]
+The check cannot tell whether content was altered: XTS does not authenticate it.")]
     Check(CheckArgs),
     /// Copy an unattached disk as it is: ciphertext, map and header
     #[command(after_help = "Example:
   sealdisk disk copy boot1 --to /mnt/backup/boot1
 
-No key is needed, unless a killed daemon left something to be made durable. `disk register` makes the copy known to another installation, which needs access to
-the key vault that has the disk's key; `disk update --disk-encryption-set` puts it under such a key.")]
+No key is needed, unless a killed daemon left unflushed writes. `disk register` registers the copy
+with another installation, which needs access to the key vault of the disk's key; `disk update
+--disk-encryption-set` first moves the disk to a key that it can use.")]
     Copy(CopyArgs),
-    /// Make a disk known that was copied from another installation; its files stay where they are
+    /// Register a disk that was copied from another installation; its files stay in place
     #[command(after_help = "Examples:
   sealdisk disk register --dir /mnt/backup/boot1
   sealdisk disk register --dir /mnt/backup/boot1 --name boot2 --disk-encryption-set theirset
 
-The key that wraps the disk must be reachable under the same URL, through a disk encryption set of this
-installation that may use it. A copy is the same disk as its original: an installation knows one of
-them. `disk delete` deletes the files of a registered disk as of any other.")]
+The key that wraps the disk must be available under the same URL, to a disk encryption set of this
+installation. A copy is the same disk as its original: an installation can register only one of
+them. `disk delete` also deletes the files of a registered disk.")]
     Register(RegisterArgs),
-    /// Forget an unattached disk; its files, its header and its key stay what they are
+    /// Unregister an unattached disk; its files, header and key stay as they are
     #[command(after_help = "Examples:
   sealdisk disk unregister boot1
   sealdisk disk register --dir /mnt/backup/boot1
 
-The disk can be registered again, here or elsewhere, from the directory that the command names. What a
-killed daemon had completed is made durable first, so give the --runtime-dir that the disk was attached
-with. Nothing here knows that the disk still needs its key: keep its key, and its disk encryption set or
-another one that may use the key.")]
+The disk can be registered again, in this or another installation, from the directory that the
+command prints. Writes that a killed daemon had completed are made durable first, so give the
+--runtime-dir that the disk was attached with. Nothing in this installation keeps the key of the
+disk from then on: keep it yourself, and a disk encryption set that may use it.")]
     Unregister {
         /// The disk
         name: String,

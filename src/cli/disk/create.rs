@@ -20,11 +20,10 @@ pub(super) struct CreateArgs {
     /// Its size: bytes, or a number with KiB, MiB, GiB or TiB (G means GiB) [default: the source's]
     #[arg(long, value_parser = parse_size, value_name = "SIZE")]
     size: Option<u64>,
-    /// An image file, or a snapshot or an image of this installation, that the disk is to hold
+    /// The content: an image file, or a snapshot or image of this installation
     #[arg(long, value_name = "SOURCE")]
     source: Option<String>,
-    /// The image's format: raw, qcow2, vpc (vhd), vhdx, vmdk, vdi, qed or parallels [default: found
-    /// out]
+    /// The image's format: raw, qcow2, vpc (vhd), vhdx, vmdk, vdi, qed or parallels [default: probed]
     #[arg(long, value_name = "FORMAT", requires = "source")]
     source_format: Option<ImageFormat>,
     /// Read the image file even though a running QEMU may write to it, as `qemu-img -U` does
@@ -34,14 +33,14 @@ pub(super) struct CreateArgs {
     /// else the platform-managed key]
     #[arg(long, value_name = "NAME")]
     disk_encryption_set: Option<String>,
-    /// Protect the disk by the platform-managed key, whatever it is made of
+    /// Use the platform-managed key, whatever key the source uses
     #[arg(long, conflicts_with = "disk_encryption_set")]
     platform_managed: bool,
-    /// Bytes that are encrypted under one tweak: 512 or 4096 [default: that of the snapshot or image,
-    /// else 4096]
+    /// Size of a data unit (encrypted under one tweak): 512 or 4096 [default: that of the snapshot or
+    /// image, else 4096]
     #[arg(long, value_name = "BYTES")]
     sector_size: Option<u32>,
-    /// The logical sectors that guests see: 512, or 4096 for the image of a 4Kn disk, which boots
+    /// Logical sector size that the guest sees: 512, or 4096 for the image of a 4Kn disk, which boots
     /// through UEFI only [default: that of the snapshot or image, else 512]
     #[arg(long, value_name = "BYTES")]
     logical_sector_size: Option<u32>,

@@ -17,7 +17,7 @@ pub(super) struct DecryptArgs {
     /// The disk, or snapshot:NAME or image:NAME
     #[arg(value_name = "DISK")]
     name: String,
-    /// The file to make, or an existing device or pipe; '-' is stdout
+    /// The file to create, or an existing device or pipe; '-' is stdout
     #[arg(long, value_name = "FILE", default_value = "-")]
     output_file: PathBuf,
 }
@@ -27,7 +27,7 @@ pub(super) struct ExportArgs {
     /// The disk, or snapshot:NAME or image:NAME
     #[arg(value_name = "DISK")]
     name: String,
-    /// The file to make
+    /// The file to create
     #[arg(long, value_name = "FILE")]
     file: PathBuf,
     /// The image's format
@@ -39,8 +39,8 @@ pub(super) struct ExportArgs {
     /// The snapshot
     #[arg(long, value_name = "SNAPSHOT", requires = "incremental")]
     base: Option<String>,
-    /// The full image of the snapshot, as it is to be found from the new file's directory: raw if it ends
-    /// in .raw, else qcow2 [default: SNAPSHOT.qcow2]
+    /// The full image of the snapshot, relative to the directory of the new file: raw if it ends in
+    /// .raw, else qcow2 [default: SNAPSHOT.qcow2]
     #[arg(long, value_name = "FILE", requires = "incremental")]
     backing: Option<PathBuf>,
 }

@@ -17,19 +17,19 @@ use installation::runtime_dir;
 pub struct JobArgs {
     /// The disk
     name: String,
-    /// Copy this much in a second at most: bytes, or a number with KiB, MiB or GiB
+    /// Copy at most this much per second: bytes, or a number with KiB, MiB or GiB
     #[arg(long, value_parser = parse_rate, value_name = "SIZE")]
     rate: Option<u64>,
-    /// Only begin, when nobody uses the disk: the next attach or --resume goes on
+    /// Only start the job of an unattached disk; the next attach or --resume continues it
     #[arg(long)]
     no_wait: bool,
-    /// Pause the running job, until it is resumed
+    /// Pause the running job
     #[arg(long, group = "change", conflicts_with_all = ["rate", "no_wait"])]
     pause: bool,
-    /// Go on with what was paused or interrupted, at --rate
+    /// Resume a paused or interrupted job, at --rate
     #[arg(long, group = "change")]
     resume: bool,
-    /// End what was begun: the disk keeps the layers, and keys, that it has
+    /// Abort the job: the disk keeps its present layers and DEKs
     #[arg(long, group = "change", conflicts_with_all = ["rate", "no_wait"])]
     abort: bool,
 }
@@ -42,7 +42,7 @@ pub struct RevertArgs {
     /// A snapshot of it
     #[arg(long, value_name = "SNAPSHOT")]
     snapshot: String,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long, short)]
     yes: bool,
 }

@@ -15,7 +15,7 @@ use installation::runtime_dir;
 pub(super) struct CopyArgs {
     /// The disk
     name: String,
-    /// The directory to make
+    /// The directory to create
     #[arg(long, value_name = "DIR")]
     to: PathBuf,
 }
@@ -70,7 +70,7 @@ pub(super) fn unregister(context: &Context, name: &str) -> Result<(), CliError> 
     let runtime_dir = runtime_dir(context.runtime_dir.as_deref());
     let directory = disks::unregister(&context.installation()?, name, &runtime_dir)?;
     context.output.note(&format!(
-        "the disk {name} is not known here any more; its files stay in {}",
+        "the disk {name} is unregistered; its files stay in {}",
         directory.display()
     ));
     Ok(())

@@ -22,7 +22,7 @@ pub(super) struct UpdateArgs {
     /// The limits of the attached disk, instead of those it has
     #[command(flatten)]
     limits: LimitArgs,
-    /// Take every limit of the attached disk back
+    /// Remove all limits of the attached disk
     #[arg(long, conflicts_with = "limits")]
     no_limits: bool,
 }

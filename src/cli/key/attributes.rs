@@ -10,19 +10,19 @@ use vault::{AttributeChange, KeyChange, KeyOps};
 
 #[derive(Args)]
 pub(super) struct AttributeArgs {
-    /// Whether the key may be used
+    /// Whether the key is enabled
     #[arg(long, value_name = "true|false")]
     enabled: Option<bool>,
-    /// When it stops being valid, as 2027-01-31, 2027-01-31T12:00Z or with seconds and zone; '' for never
+    /// Expiry time, as 2027-01-31, 2027-01-31T12:00Z or with seconds and zone; '' for none
     #[arg(long, value_name = "TIME", value_parser = parse_limit)]
     expires: Option<Limit>,
-    /// When it starts being valid, in the same forms; '' for always
+    /// Start of validity, in the same forms; '' for none
     #[arg(long, value_name = "TIME", value_parser = parse_limit)]
     not_before: Option<Limit>,
-    /// What it may be used for: some of encrypt decrypt wrapKey unwrapKey sign verify
+    /// Permitted operations: some of encrypt decrypt wrapKey unwrapKey sign verify
     #[arg(long, num_args = 1.., value_name = "OPERATION")]
     ops: Vec<String>,
-    /// What you attach to it, in place of what it has: NAME=VALUE, or '' for nothing
+    /// Tags, in place of those that it has: NAME=VALUE, or '' for none
     #[arg(long, num_args = 1.., value_name = "NAME=VALUE", value_parser = parse_tag)]
     tags: Vec<Option<(String, String)>>,
 }

@@ -24,31 +24,31 @@ pub struct KeyArgs {
 
 #[derive(Subcommand)]
 enum KeyCommand {
-    /// Make a key, or a new version of it when there is one of that name
+    /// Create a key, or a new version of an existing key
     #[command(after_help = "Example:
   sealdisk keyvault key create mykey --vault-name myvault --kty RSA --size 3072")]
     Create(CreateArgs),
-    /// Bring in an RSA private key; a new version when there is one of that name
+    /// Import an RSA private key, as a new key or as a new version of an existing key
     #[command(after_help = "Example:
   sealdisk keyvault key import mykey --vault-name myvault --pem-file mykey.pem")]
     Import(ImportArgs),
     /// List the keys of a vault
     #[command(after_help = "Example:\n  sealdisk keyvault key list --vault-name myvault")]
     List(ListArgs),
-    /// List the versions of a key, the oldest first
+    /// List the versions of a key, oldest first
     #[command(after_help = "Example:
   sealdisk keyvault key list-versions mykey --vault-name myvault")]
     ListVersions(ListVersionsArgs),
     /// Show a key's public part and attributes
     #[command(after_help = "Example:\n  sealdisk keyvault key show mykey --vault-name myvault")]
     Show(VersionArgs),
-    /// Enable or disable a key version, or limit the time in which it is valid
+    /// Enable or disable a key version, or set when it is valid
     #[command(after_help = "Example:
   sealdisk keyvault key set-attributes mykey --vault-name myvault --enabled false
 
 A key version that is disabled, expired or not yet valid neither wraps nor unwraps: disks under it
-cannot be made, attached or decrypted until it is valid again, and attached ones stop. It is said whether
-that is safe, as by `what-if`, and asked when there is a terminal.")]
+cannot be created, attached or decrypted until it is valid again, and attached ones stop. The
+command warns unless that is safe, as `what-if` does, and asks on a terminal.")]
     SetAttributes(SetAttributesArgs),
     /// List what would stop if a key version were disabled
     #[command(after_help = "Example:
@@ -65,10 +65,10 @@ struct CreateArgs {
     /// Its vault
     #[arg(long)]
     vault_name: String,
-    /// The kind of key
+    /// The key type
     #[arg(long, value_enum, ignore_case = true, default_value_t = Kty::Rsa)]
     kty: Kty,
-    /// Bits of the modulus: 2048, 3072 or 4096
+    /// The key size in bits: 2048, 3072 or 4096
     #[arg(long, default_value_t = 3072)]
     size: u32,
     #[command(flatten)]
@@ -97,13 +97,13 @@ enum Protection {
 
 #[derive(Args)]
 struct PlacementArgs {
-    /// Where the private key has to be; the vault decides where it is
+    /// Where the private key must be kept; a vault that keeps it in another place refuses
     #[arg(long, value_enum)]
     protection: Option<Protection>,
 }
 
 impl PlacementArgs {
-    /// Refuses a vault that would keep the key elsewhere than it has to be.
+    /// Refuses a vault that would keep the key in another place than it must be.
     fn check(&self, vault: &EmbeddedVault, kty: Kty) -> Result<(), CliError> {
         let wanted = match (self.protection, kty) {
             (Some(Protection::Hsm), _) | (None, Kty::RsaHsm) => Some(KeyType::RsaHsm),
@@ -163,7 +163,7 @@ struct VersionArgs {
     /// Its vault
     #[arg(long)]
     vault_name: String,
-    /// The version, instead of the latest
+    /// The key version [default: the latest]
     #[arg(long)]
     version: Option<String>,
 }
@@ -183,7 +183,7 @@ struct SetAttributesArgs {
     version: VersionArgs,
     #[command(flatten)]
     attributes: AttributeArgs,
-    /// Do not say or ask what would stop
+    /// Do not warn or ask
     #[arg(long, short)]
     yes: bool,
 }

@@ -18,12 +18,12 @@ const FILE_LIMIT: u64 = 16 << 20;
 
 #[derive(Subcommand)]
 pub(super) enum LifecycleCommand {
-    /// Delete a key with all its versions; it can be recovered until its retention time is over
+    /// Delete a key with all its versions; it can be recovered during its retention period
     #[command(after_help = "Example:
   sealdisk keyvault key delete mykey --vault-name myvault
 
-Disks under the key stop at their next key check and cannot be attached until it is recovered. It is said
-whether that is safe, and asked when there is a terminal.")]
+Disks under the key stop at their next key check and cannot be attached until it is recovered. The
+command warns unless that is safe, and asks on a terminal.")]
     Delete(ConfirmArgs),
     /// List the deleted keys that can still be recovered
     #[command(after_help = "Example:
@@ -33,7 +33,7 @@ whether that is safe, and asked when there is a terminal.")]
     #[command(after_help = "Example:
   sealdisk keyvault key show-deleted mykey --vault-name myvault")]
     ShowDeleted(NameArgs),
-    /// Bring a deleted key back, as it was
+    /// Recover a deleted key
     #[command(after_help = "Example:
   sealdisk keyvault key recover mykey --vault-name myvault")]
     Recover(NameArgs),
@@ -49,15 +49,15 @@ Nothing that the key has wrapped can be read again, unless there is a backup of 
 
 It can be restored only into this vault, or into one that has the same master key.")]
     Backup(FileArgs),
-    /// Bring a key back from a backup
+    /// Restore a key from a backup
     #[command(after_help = "Example:
   sealdisk keyvault key restore --vault-name myvault --file mykey.backup")]
     Restore(RestoreArgs),
-    /// Make a new version of a key now, as its rotation policy does by itself
+    /// Create a new version of a key now
     #[command(after_help = "Example:
   sealdisk keyvault key rotate mykey --vault-name myvault")]
     Rotate(NameArgs),
-    /// Say when a key gets new versions by itself
+    /// Manage the rotation policy of a key
     RotationPolicy(RotationPolicyArgs),
 }
 
@@ -81,7 +81,7 @@ pub(super) struct NameArgs {
 pub(super) struct ConfirmArgs {
     #[command(flatten)]
     key: NameArgs,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long, short)]
     yes: bool,
 }
@@ -121,11 +121,11 @@ enum RotationPolicyCommand {
     #[command(after_help = r#"Example:
   sealdisk keyvault key rotation-policy update mykey --vault-name myvault --value policy.json
 
-policy.json, as the Azure CLI has it:
+policy.json has the form of the Azure CLI:
   {"lifetimeActions": [{"trigger": {"timeAfterCreate": "P90D"}, "action": {"type": "Rotate"}}],
    "attributes": {"expiryTime": "P2Y"}}
 
-`keyvault serve` carries policies out by itself, and so does every `keyvault run-due`."#)]
+`keyvault serve` applies policies by itself; `keyvault run-due` applies them once."#)]
     Update(PolicyUpdateArgs),
 }
 

@@ -20,7 +20,7 @@ pub struct WhatIfArgs {
     /// Its vault
     #[arg(long)]
     vault_name: String,
-    /// Its version [default: the latest, as `key set-attributes` has it; others that are in use are named]
+    /// Its version [default: the latest; other versions in use are named]
     #[arg(long)]
     version: Option<String>,
 }

@@ -21,21 +21,21 @@ pub struct KeyvaultArgs {
 
 #[derive(Subcommand)]
 enum KeyvaultCommand {
-    /// Make a key vault; the operator may do everything in it
+    /// Create a key vault; the operator gets all permissions in it
     #[command(after_help = "Example:
   sealdisk keyvault create myvault
 
-Its private keys are encrypted under a master key. Without one of the options below that is the systemd
-credential sealdisk-vault-NAME when there is one (32 bytes, LoadCredentialEncrypted=), else the file
-STATE_DIR/vaults/NAME/master.key, which is made with the vault and lies beside the disks: `keyvault
-reseal` moves it elsewhere, at any time. Without the master key nothing that the vault's keys wrap can
-be read again: have a backup (`sealdisk backup create --with-master-key`), or a copy of it.")]
+A master key encrypts the vault's private keys. By default it is the systemd credential
+sealdisk-vault-NAME if there is one (32 bytes, LoadCredentialEncrypted=), else the new file
+STATE_DIR/vaults/NAME/master.key, which lies beside the disks. `keyvault reseal` moves it at any
+time. If the master key is lost, so is everything that the vault's keys wrap: keep a backup
+(`sealdisk backup create --with-master-key`) or a copy.")]
     Create(CreateArgs),
-    /// Change what a vault does with deleted keys
+    /// Change the settings of a key vault
     #[command(after_help = "Example:
   sealdisk keyvault update myvault --enable-purge-protection true
 
-Purge protection cannot be switched off again.")]
+Purge protection cannot be turned off again.")]
     Update(UpdateArgs),
     /// List the key vaults
     #[command(after_help = "Example:\n  sealdisk keyvault list -o json")]
@@ -43,53 +43,53 @@ Purge protection cannot be switched off again.")]
     /// Show a key vault and its access policies
     #[command(after_help = "Example:\n  sealdisk keyvault show myvault")]
     Show(NameArgs),
-    /// Say what an identity may do with the keys of a vault, in place of what it might before
+    /// Set the key permissions of an identity, in place of those that it has
     #[command(after_help = "Example:
   sealdisk keyvault set-policy myvault --object-id 6f0d2c1e-6f9b-4d6f-9a57-2f2a6b1d0c55 \\
     --key-permissions get wrapKey unwrapKey")]
     SetPolicy(SetPolicyArgs),
-    /// Take everything in a vault from an identity
+    /// Delete the access policy of an identity
     #[command(after_help = "Example:
   sealdisk keyvault delete-policy myvault --object-id 6f0d2c1e-6f9b-4d6f-9a57-2f2a6b1d0c55")]
     DeletePolicy(DeletePolicyArgs),
-    /// Print a vault's log of every operation, allowed or refused
+    /// Print the audit log of a vault: every operation, allowed or refused
     #[command(after_help = "Example:\n  sealdisk keyvault audit-log myvault")]
     AuditLog(NameArgs),
-    /// Give a key vault a new master key, in a place of your choice, and destroy the old one
+    /// Replace the master key of a key vault, and choose where the new one is kept
     #[command(after_help = "Example:
   sealdisk keyvault reseal platform --tpm2
   sealdisk keyvault reseal --all --tpm2 --tpm2-pcrs sha256:7
   sealdisk keyvault reseal myvault --master-key-file /media/keys/myvault.key
 
-Without an option the new key is in a file beside the vault's database again. All that is stored is
-encrypted anew in one transaction: a kill at any moment leaves the vault under the old key or the new
-one. Backups of keys that were made before can still be restored into this vault.")]
+Without an option, the new key is a file beside the vault's database. One transaction re-encrypts
+everything that is stored, so that after a crash the vault has either the old key or the new one.
+Then the old key is destroyed. Key backups from before can still be restored into this vault.")]
     Reseal(master::ResealArgs),
-    /// Delete a key vault; it can be recovered until its retention time is over
+    /// Delete a key vault; it can be recovered during its retention period
     #[command(after_help = "Example:
   sealdisk keyvault delete myvault --yes
   sealdisk keyvault delete myvault --force --yes
 
-Its keys are refused from then on, to attached disks too. --force is needed while disks or sets use
-them. A vault whose files are gone is forgotten at once.")]
+From then on the vault refuses every use of its keys, also to attached disks. While disks or sets
+use its keys, --force is needed. A vault whose files are gone leaves the catalog at once.")]
     Delete(lifecycle::DeleteArgs),
     /// List the deleted key vaults
     #[command(after_help = "Example:\n  sealdisk keyvault list-deleted")]
     ListDeleted,
-    /// Bring a deleted key vault back, with its keys, policies and log
+    /// Recover a deleted key vault with its keys, policies and audit log
     #[command(after_help = "Example:\n  sealdisk keyvault recover myvault")]
     Recover(lifecycle::NameArgs),
-    /// Destroy a deleted key vault: nothing that its keys wrapped can be read any more
+    /// Destroy a deleted key vault for good: nothing that its keys wrapped can be read again
     #[command(after_help = "Example:\n  sealdisk keyvault purge myvault --yes")]
     Purge(lifecycle::PurgeArgs),
-    /// Make a key vault known that is reached over HTTPS: Azure's, or one that is served elsewhere
+    /// Connect a remote key vault: one of Azure, or of another installation
     #[command(after_help = "Example:
   sealdisk keyvault connect myvault --url https://myvault.vault.azure.net
   sealdisk keyvault connect far --url https://far.vault.localhost:8443 --ca-file ca.pem
 
-Its keys and policies are administrated where it is kept. Doing it again replaces the CA file.")]
+Manage its keys and policies where the vault is kept. Connecting it again replaces the CA file.")]
     Connect(connect::ConnectArgs),
-    /// Forget a key vault that is reached over HTTPS and that no disk encryption set needs
+    /// Disconnect a remote key vault that no disk encryption set needs
     #[command(after_help = "Example:\n  sealdisk keyvault disconnect far")]
     Disconnect(connect::DisconnectArgs),
     /// Serve all key vaults over HTTPS, with the REST API of Azure Key Vault, until SIGTERM
@@ -99,11 +99,11 @@ Its keys and policies are administrated where it is kept. Doing it again replace
   REQUESTS_CA_BUNDLE=/var/lib/sealdisk/tls/ca.pem IDENTITY_ENDPOINT=https://localhost:8443/msi/token \\
     IDENTITY_HEADER=$(cat backup-job.secret) python3 backup.py")]
     Serve(serve::ServeArgs),
-    /// Do what is due now: rotate keys by their policies, purge keys whose retention time is over
+    /// Rotate the keys and purge the deleted keys that are due
     #[command(after_help = "Example:
   sealdisk keyvault run-due
 
-`keyvault serve` does this by itself; without it, a timer can.")]
+`keyvault serve` does this by itself. Without it, run this from a timer.")]
     RunDue,
     /// Manage the keys of a vault
     Key(key::KeyArgs),
@@ -131,7 +131,7 @@ struct CreateArgs {
 struct UpdateArgs {
     /// The key vault
     name: String,
-    /// How many recorded operations the vault takes of one identity in 10 seconds [default: 4000]
+    /// Recorded operations that one identity may do in 10 seconds [default: 4000]
     #[arg(long, value_name = "N")]
     operations_limit: Option<u32>,
     #[command(flatten)]
@@ -140,11 +140,11 @@ struct UpdateArgs {
 
 #[derive(Args)]
 struct SettingsArgs {
-    /// For how many days a deleted key can be recovered: 7 to 90 [default: 90]; chosen when a vault is
-    /// made, and never changed
+    /// Days in which a deleted key can be recovered: 7 to 90 [default: 90]. Set when a vault is
+    /// created, and never changed
     #[arg(long, value_name = "DAYS")]
     retention_days: Option<u32>,
-    /// Let nobody purge a deleted key before that time
+    /// Let nobody purge a deleted key before its retention period is over
     #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true")]
     enable_purge_protection: Option<bool>,
 }
@@ -166,7 +166,7 @@ struct SetPolicyArgs {
     /// The identity, as `disk-encryption-set show` prints it in identity.principalId
     #[arg(long, value_parser = parse_object_id)]
     object_id: Uuid,
-    /// What it may do: all, or some of get list create import update wrapKey unwrapKey …
+    /// Its key permissions: all, or some of get list create import update wrapKey unwrapKey …
     #[arg(long, required = true, num_args = 1.., value_name = "PERMISSION")]
     key_permissions: Vec<String>,
 }

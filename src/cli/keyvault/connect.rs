@@ -11,12 +11,12 @@ use installation::catalog::VaultRecord;
 #[derive(Args)]
 #[allow(rustdoc::bare_urls, reason = "the help text shows it as it is")]
 pub(super) struct ConnectArgs {
-    /// The name that the key vault has here
+    /// The key vault's name in this installation
     pub(super) name: String,
     /// Its URL, as https://NAME.vault.azure.net or https://NAME.vault.localhost:8443
     #[arg(long)]
     url: String,
-    /// The certificates (PEM) that alone vouch for it, instead of those that this system trusts
+    /// Trust only TLS certificates signed by a CA in this file (PEM), instead of the system's CAs
     #[arg(long, value_name = "FILE")]
     ca_file: Option<PathBuf>,
 }
@@ -44,10 +44,9 @@ pub(super) fn disconnect(
     args: &DisconnectArgs,
 ) -> Result<(), CliError> {
     installation.disconnect_vault(&args.name, disks::reconcile)?;
-    context.output.note(&format!(
-        "the key vault '{}' is not known here any more",
-        args.name
-    ));
+    context
+        .output
+        .note(&format!("the key vault '{}' is disconnected", args.name));
     Ok(())
 }
 

@@ -14,11 +14,10 @@ pub(super) struct HsmOptions {
     /// Keep the private keys in a hardware security module: its PKCS#11 library
     #[arg(long, value_name = "FILE", requires = "hsm_token")]
     hsm_module: Option<PathBuf>,
-    /// The label of the token in it
+    /// The token's label
     #[arg(long, value_name = "LABEL", requires = "hsm_module")]
     hsm_token: Option<String>,
-    /// The file (mode 0600) with the PIN of the token's user; without it, the systemd credential
-    /// sealdisk-hsm-NAME
+    /// A file (mode 0600) with the token's user PIN [default: the systemd credential sealdisk-hsm-NAME]
     #[arg(long, value_name = "FILE", requires = "hsm_module")]
     hsm_pin_file: Option<PathBuf>,
 }

@@ -18,10 +18,10 @@ pub(super) struct NameArgs {
 pub(super) struct DeleteArgs {
     /// The key vault
     name: String,
-    /// Delete it although disks or disk encryption sets use its keys
+    /// Delete it even if disks or disk encryption sets use its keys
     #[arg(long)]
     force: bool,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long, short)]
     yes: bool,
 }
@@ -30,7 +30,7 @@ pub(super) struct DeleteArgs {
 pub(super) struct PurgeArgs {
     /// The key vault
     name: String,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long, short)]
     yes: bool,
 }

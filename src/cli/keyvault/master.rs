@@ -14,19 +14,19 @@ use vault::{MasterPlace, MasterSource};
 #[derive(Args)]
 #[command(next_help_heading = "The master key")]
 pub(super) struct MasterOptions {
-    /// Keep it in this file: 32 bytes, mode 0600; one that is there is used, else it is made
+    /// Keep it in this file (32 bytes, mode 0600), which is created unless it exists
     #[arg(long, value_name = "FILE", conflicts_with_all = ["master_credential", "tpm2"])]
     master_key_file: Option<PathBuf>,
     /// Take it from this systemd credential, which every process that opens the vault needs
     #[arg(long, value_name = "NAME", conflicts_with = "tpm2")]
     master_credential: Option<String>,
-    /// Seal it to this host's TPM 2.0 (by tpm2-tools)
+    /// Seal it to this host's TPM 2.0 (needs tpm2-tools)
     #[arg(long)]
     tpm2: bool,
-    /// Have the TPM give it out only while these PCRs are as they are now, for example sha256:7
+    /// Bind it to the current values of these PCRs, for example sha256:7
     #[arg(long, value_name = "PCRS", requires = "tpm2")]
     tpm2_pcrs: Option<String>,
-    /// The TPM, as tpm2-tools name it (TPM2TOOLS_TCTI), for example device:/dev/tpmrm0
+    /// The TPM, in the form of TPM2TOOLS_TCTI, for example device:/dev/tpmrm0
     #[arg(long, value_name = "TCTI", requires = "tpm2")]
     tpm2_device: Option<String>,
 }
@@ -53,7 +53,7 @@ pub(super) struct ResealArgs {
     /// The key vault
     #[arg(required_unless_present = "all")]
     name: Option<String>,
-    /// All key vaults that are kept here
+    /// All key vaults of this installation
     #[arg(long, conflicts_with = "name")]
     all: bool,
     #[command(flatten)]

@@ -21,46 +21,46 @@ const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALH
 /// Arguments of `keyvault serve`.
 #[derive(Args)]
 pub struct ServeArgs {
-    /// The address on which all vaults are served, told apart by their host names
+    /// The address to serve all vaults on; clients choose one by its host name
     #[arg(long, value_name = "ADDR", default_value_t = LISTEN)]
     listen: SocketAddr,
-    /// A TLS certificate with its chain, PEM, in place of a generated one; read again when it changes
+    /// TLS certificate chain (PEM) [default: generated]; reloaded when it changes
     #[arg(long, value_name = "PEM", requires = "key")]
     cert: Option<PathBuf>,
-    /// The private key of --cert, PEM
+    /// Private key (PEM) of --cert
     #[arg(long, value_name = "PEM", requires = "cert")]
     key: Option<PathBuf>,
-    /// A further domain below which the vaults have their names, besides vault.localhost
+    /// Another domain of the vaults' host names, besides vault.localhost
     #[arg(long, value_name = "NAME")]
     domain: Vec<String>,
-    /// Print the certificate authority that clients have to trust, and end
+    /// Print the CA certificate that clients must trust, and exit
     #[arg(long)]
     print_ca: bool,
-    /// Serve tokens as Azure's instance metadata service does; an address of this host alone
+    /// Serve tokens like Azure's instance metadata service (IMDS) on this loopback address
     #[arg(long, value_name = "ADDR", requires = "imds_identity")]
     imds_listen: Option<SocketAddr>,
-    /// The identity whose tokens --imds-listen gives to every process of the users that --allow-user
-    /// names: a name, or disk-encryption-set/SET
+    /// Identities that --imds-listen issues tokens for, to every process of the users in --allow-user:
+    /// names, or disk-encryption-set/SET
     #[arg(long, value_name = "NAME", requires = "imds_listen", num_args = 1..)]
     imds_identity: Vec<String>,
-    /// Serve IDENTITY_ENDPOINT without TLS too; an address of this host alone
+    /// Serve IDENTITY_ENDPOINT without TLS on this loopback address too
     #[arg(long, value_name = "ADDR")]
     identity_listen: Option<SocketAddr>,
-    /// The user, by name or uid, whose processes may ask --imds-listen and --identity-listen, and
-    /// nobody else [default: root and the user that this runs as]. Not the user of a VMM with user
-    /// networking: its guests are that user too
+    /// The only users, by name or uid, whose processes may use --imds-listen and --identity-listen
+    /// [default: root and the current user]. Never the user of a VMM with user networking: its guests
+    /// act as that user
     #[arg(long, alias = "allow-uid", value_name = "USER", num_args = 1.., value_parser = user)]
     allow_user: Vec<u32>,
-    /// How long a token is valid, in seconds
+    /// Lifetime of tokens, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 3600,
           value_parser = clap::value_parser!(u64)
               .range(MIN_LIFETIME.as_secs()..=MAX_LIFETIME.as_secs()))]
     token_lifetime: u64,
-    /// Connections at a time; the one that is idle for longest makes room for a new one
+    /// Maximum number of connections; a new one replaces the one that is idle for longest
     #[arg(long, value_name = "N", default_value_t = 1024,
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     max_connections: u32,
-    /// How long a client may take to send a request, or keep a connection without one, in seconds
+    /// Seconds that a client may take to send a request, or keep an idle connection
     #[arg(long, value_name = "SECONDS", default_value_t = 60,
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     client_timeout: u64,
@@ -165,7 +165,7 @@ pub(super) fn run(
     let vaults = installation.catalog().vaults()?.into_iter();
     let kept_here = vaults.filter(|v| !v.record.kind.is_remote());
     let names = kept_here.map(|vault| vault.record.name).collect();
-    // The operator's own domain is the one that clients elsewhere know.
+    // The operator's own domain is the one that clients on other hosts know.
     let domain = domains.last().cloned().unwrap_or_default();
     let options = ServeOptions {
         address: args.listen,

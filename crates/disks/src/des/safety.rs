@@ -223,8 +223,8 @@ fn uses_elsewhere(
         return Ok(vec![(
             Unknown,
             format!(
-                "the key vault '{name}' is kept elsewhere, and only its log there says who else \
-                 uses the key"
+                "the key vault '{name}' is a remote vault, and only its own log says who else uses \
+                 the key"
             ),
         )]);
     }

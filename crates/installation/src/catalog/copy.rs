@@ -37,7 +37,7 @@ const FORMAT: u32 = 1;
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CatalogCopy {
     format: u32,
-    /// The installation's principals.
+    /// The installation's own identities.
     pub installation: InstallationRecord,
     /// Its vaults.
     pub vaults: Vec<VaultRecord>,

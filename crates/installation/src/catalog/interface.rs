@@ -13,7 +13,7 @@ use crate::envelope::ResourceKind;
 
 /// The records of an installation. A method returns only after what it changed is durable.
 pub trait Catalog: Send + Sync {
-    /// The installation's principals; the first call makes them.
+    /// The installation's own identities; the first call makes them.
     ///
     /// # Errors
     /// [`CatalogError`].

@@ -1,5 +1,12 @@
 //! The catalog in an SQLite file.
 
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rusqlite::{Connection, Row, TransactionBehavior, params};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
 use super::columns::{one, uuid};
 use super::copy::{self, CatalogCopy};
 use super::departed::{self, DepartedRecord};
@@ -13,11 +20,6 @@ use super::rows::{DES_COLUMNS, VAULT_COLUMNS, parse_des, parse_vault};
 use super::schema::SCHEMA;
 use super::{identities, noted, resources};
 use crate::envelope::ResourceKind;
-use rusqlite::{Connection, Row, TransactionBehavior, params};
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use time::OffsetDateTime;
-use uuid::Uuid;
 use vault::sqlite::{DatabaseError, open};
 
 /// The default catalog: `catalog.db` in the state directory.

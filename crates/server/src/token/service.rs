@@ -1,5 +1,16 @@
 //! Issuing tokens, and verifying them.
 
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use jsonwebtoken::errors::ErrorKind;
+use jsonwebtoken::{Algorithm, Header, Validation, decode, decode_header, encode};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
 use super::issued::Issued;
 use super::keys::SigningKeys;
 use super::lifetime::{LEEWAY, MAX_LIFETIME, MIN_LIFETIME};
@@ -7,15 +18,6 @@ use crate::host::audience;
 use crate::shortened::shortened;
 use crate::{ApiError, ServerError};
 use installation::catalog::IdentityRecord;
-use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::{Algorithm, Header, Validation, decode, decode_header, encode};
-use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
-use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, Instant};
-use time::OffsetDateTime;
-use uuid::Uuid;
 
 /// An unknown key makes the keys be read again, but not more often than this.
 const REREAD: Duration = Duration::from_secs(5);

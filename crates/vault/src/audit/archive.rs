@@ -13,6 +13,14 @@
 //! A crash before 2 leaves every record in the log. A segment that has its name by then is complete:
 //! the next run finds it, verifies it, and goes on with 2. A `.part` file is worth nothing.
 
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufReader, BufWriter, ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+use time::OffsetDateTime;
+
 use super::archives::verify_segment;
 use super::chain::Chain;
 use super::encoding::{Hash, number, text};
@@ -22,12 +30,6 @@ use super::segment::{Segment, base, read};
 use super::store;
 use super::{AuditError, AuditRecord};
 use keys::Hashing;
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
-use std::fs::{self, File, OpenOptions};
-use std::io::{BufReader, BufWriter, ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use time::OffsetDateTime;
 
 /// A segment and the file that has it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -38,7 +38,7 @@ CREATE INDEX audit_open_of ON audit_open (caller, operation);
 ";
 
 /// Counters at a time, at most; what would need another one is recorded each time.
-const MOST: i64 = 4096;
+const MAX_COUNTERS: i64 = 4096;
 
 /// A counter that is not closed yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -188,7 +188,7 @@ pub(super) fn open(
     let open: i64 = db
         .prepare_cached("SELECT count(*) FROM audit_open")?
         .query_row([], |row| row.get(0))?;
-    if open >= MOST {
+    if open >= MAX_COUNTERS {
         return Ok(());
     }
     let event = kind(record);

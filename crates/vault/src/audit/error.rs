@@ -16,8 +16,8 @@ pub enum AuditError {
     /// SQLite failed.
     #[error("the audit log could not be read or written: {0}")]
     Sqlite(#[from] rusqlite::Error),
-    /// The key that the signing key is sealed under could not be had.
-    #[error("the key of the audit log is not to be had: {0}")]
+    /// The key that the signing key is sealed under is unavailable.
+    #[error("the key of the audit log is unavailable: {0}")]
     Key(#[source] SealingError),
     /// The log says something that this program did not write there.
     #[error(

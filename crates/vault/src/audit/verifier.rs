@@ -278,7 +278,7 @@ impl Verifier {
     }
 
     /// The end of a file, or of a log's part of it: that is a whole segment, or has a signed head. Nothing
-    /// else vouches for its last records.
+    /// else covers its last records.
     pub fn end_of_part(&mut self) {
         if self.finding.is_some() {
             return;
@@ -353,8 +353,8 @@ impl Verifier {
     }
 
     fn out_of_place(&self, seq: u64) -> String {
-        let covered = |segment: &Segment| segment.first <= seq && seq <= segment.last;
-        match (self.segments.iter().any(covered), self.at_log) {
+        let has_it = |segment: &Segment| segment.first <= seq && seq <= segment.last;
+        match (self.segments.iter().any(has_it), self.at_log) {
             (true, true) => format!(
                 "the log has record {seq} itself, and a segment that was given has it too: either \
                  'audit archive' was cut off, then repeat it with the same --output-dir; or the log was put \

@@ -18,7 +18,7 @@ impl EmbeddedVault {
         self.settings_in(&self.db())
     }
 
-    /// Changes that. As for policies, who may reach the vault's files administrates it.
+    /// Changes that. As for policies, who may reach the vault's files manages it.
     ///
     /// # Errors
     /// [`VaultErrorCode::BadParameter`] for another retention time than the vault was made with,
@@ -55,7 +55,7 @@ impl EmbeddedVault {
         })
     }
 
-    /// All access policies. Who may reach the vault's files administrates it, so that this and the
+    /// All access policies. Who may reach the vault's files manages it, so that this and the
     /// changes of policies need no policy; they are recorded all the same.
     ///
     /// # Errors

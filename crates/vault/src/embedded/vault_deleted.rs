@@ -12,7 +12,7 @@ use crate::{Caller, VaultError, VaultErrorCode};
 
 impl EmbeddedVault {
     /// Deletes the vault; it can be recovered until its retention time is over. As for policies, who
-    /// may reach the vault's files administrates it.
+    /// may reach the vault's files manages it.
     ///
     /// # Errors
     /// [`VaultErrorCode::VaultDeleted`] for one that is deleted already.

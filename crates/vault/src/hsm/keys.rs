@@ -1,11 +1,9 @@
 //! The private keys of a vault that are in a token.
 
-use super::error::{HsmError, decryption};
-use super::module::{Module, Operation};
-use super::token::HsmToken;
-use crate::private_keys::{NewPrivateKey, PrivateKey, PrivateKeyId, PrivateKeys};
-use crate::rsa_key::RsaKey;
-use crate::{EncryptionAlgorithm, KeySize, KeyType, VaultError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, SHA256};
 use cryptoki::error::{Error, RvError};
 use cryptoki::mechanism::rsa::{PkcsMgfType, PkcsOaepParams, PkcsOaepSource};
@@ -14,12 +12,16 @@ use cryptoki::object::{
     Attribute, AttributeType, KeyType as ObjectKeyType, ObjectClass, ObjectHandle,
 };
 use cryptoki::session::Session;
-use keys::LockedBytes;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 use uuid::Uuid;
 use zeroize::Zeroizing;
+
+use super::error::{HsmError, decryption};
+use super::module::{Module, Operation};
+use super::token::HsmToken;
+use crate::private_keys::{NewPrivateKey, PrivateKey, PrivateKeyId, PrivateKeys};
+use crate::rsa_key::RsaKey;
+use crate::{EncryptionAlgorithm, KeySize, KeyType, VaultError};
+use keys::LockedBytes;
 
 /// The private keys of a vault that are in a token.
 pub struct HsmKeys(Arc<Shared>);

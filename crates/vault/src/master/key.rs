@@ -105,6 +105,6 @@ fn backup_key_slot(vault: Uuid) -> Vec<u8> {
 }
 
 pub(super) fn unavailable(source: SealingError) -> VaultError {
-    let what = "the vault's master key is not to be had";
+    let what = "the vault's master key is unavailable";
     VaultError::caused(VaultErrorCode::MasterKey, what, source)
 }

@@ -1,9 +1,7 @@
 //! Tokens from who issues them, for Azure's client.
 
-use super::cause::{chain, one_line};
-use super::identity::{HEADER_CREDENTIAL, ManagedIdentity, NoToken, TokenCache};
-use super::wire::{Connection, IdentityWire};
-use crate::secret_file::read_secret;
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use azure_core::credentials::{AccessToken, TokenCredential, TokenRequestOptions};
 use azure_core::error::{Error, ErrorKind};
@@ -12,10 +10,14 @@ use azure_core::http::{ClientOptions, Context, Method, Request, Transport};
 use azure_identity::{ManagedIdentityCredential, ManagedIdentityCredentialOptions, UserAssignedId};
 use serde::Deserialize;
 use serde_json::Value;
-use std::sync::Arc;
 use time::OffsetDateTime;
 use url::Url;
 use uuid::Uuid;
+
+use super::cause::{chain, one_line};
+use super::identity::{HEADER_CREDENTIAL, ManagedIdentity, NoToken, TokenCache};
+use super::wire::{Connection, IdentityWire};
+use crate::secret_file::read_secret;
 
 /// The version of the protocol that App Service's endpoint speaks.
 const ENDPOINT_VERSION: &str = "2019-08-01";

@@ -1,5 +1,19 @@
 //! A vault over HTTPS, as an identity sees it.
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use azure_core::http::{ClientMethodOptions, ClientOptions, Context, RetryOptions, Transport};
+use azure_security_keyvault_keys::models::{
+    EncryptionAlgorithm, Key, KeyClientGetKeyOptions, KeyClientUnwrapKeyOptions,
+    KeyClientWrapKeyOptions, KeyOperationParameters, KeyOperationResult,
+};
+use azure_security_keyvault_keys::{KeyClient, KeyClientOptions};
+use time::OffsetDateTime;
+use tokio::runtime::Runtime;
+use url::Url;
+use uuid::Uuid;
+
 use super::answer::{Odd, bundle, unwrapped};
 use super::credential::Credential;
 use super::failure::Failure;
@@ -11,19 +25,7 @@ use crate::{
     Caller, KeyBundle, KeyId, KeyUrl, KeyVault, Purpose, VaultError, VaultErrorCode, Verdict,
     WrapAlgorithm, Wrapped,
 };
-use azure_core::http::{ClientMethodOptions, ClientOptions, Context, RetryOptions, Transport};
-use azure_security_keyvault_keys::models::{
-    EncryptionAlgorithm, Key, KeyClientGetKeyOptions, KeyClientUnwrapKeyOptions,
-    KeyClientWrapKeyOptions, KeyOperationParameters, KeyOperationResult,
-};
-use azure_security_keyvault_keys::{KeyClient, KeyClientOptions};
 use keys::LockedBytes;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
-use time::OffsetDateTime;
-use tokio::runtime::Runtime;
-use url::Url;
-use uuid::Uuid;
 
 /// How long one attempt may take, with the token that it may need.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(10);
@@ -57,9 +59,9 @@ pub fn check_ca(pem: &str) -> Result<(), VaultError> {
 }
 
 impl RemoteVault {
-    /// The vault at `url`, which [`checked_vault_url`](super::checked_vault_url) returned, asked by `identity`. `ca` has the
-    /// certificates that alone vouch for it and for the identity's endpoint (PEM); the system's do
-    /// when there are none. Nothing is asked yet.
+    /// The vault at `url`, which [`checked_vault_url`](super::checked_vault_url) returned, asked by
+    /// `identity`. Only certificates in `ca` (PEM) are trusted to have signed its own and that of
+    /// the identity's endpoint, or the system's when it has none. Nothing is asked yet.
     ///
     /// # Errors
     /// [`VaultErrorCode::BadParameter`] for certificates that are none.

@@ -20,7 +20,7 @@ const AZURE_HSMS: [&str; 3] = [
     ".managedhsm.usgovcloudapi.net",
 ];
 
-/// What administrates a vault.
+/// What manages a vault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Admin {
     AzureVault,
@@ -127,7 +127,7 @@ impl Place<'_> {
         self.key_command("set-attributes", &format!("{version} {option}"))
     }
 
-    /// A command about the key, for whoever administrates the vault.
+    /// A command about the key, for whoever manages the vault.
     fn key_command(&self, command: &str, options: &str) -> String {
         let (name, short) = (&self.key.name, self.short);
         match self.admin {

@@ -1,12 +1,13 @@
 //! The vault itself: its schema, its row, its policies and its sealed keys.
 
+use rusqlite::{Connection, OptionalExtension, ffi, params};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
 use super::columns::{text, time, uuid};
 use crate::audit::{self, AuditRecord, Event};
 use crate::sqlite::Schema;
 use crate::{MasterSource, Permissions, VaultError, VaultErrorCode, VaultSettings};
-use rusqlite::{Connection, OptionalExtension, ffi, params};
-use time::OffsetDateTime;
-use uuid::Uuid;
 
 /// Private keys are the only secrets in it, and they are sealed under the master key
 /// (`sealed` = nonce ‖ ciphertext ‖ tag). A version's `seq` orders versions: the latest of a key
