@@ -153,7 +153,7 @@ pub enum AttachError {
 
 impl AttachError {
     /// Whether nobody was there to be asked, so that nothing was sent.
-    pub(super) fn nobody_listens(&self) -> bool {
+    pub(crate) fn nobody_listens(&self) -> bool {
         let Self::NotAttached { source } = self else {
             return false;
         };
@@ -188,7 +188,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    pub(super) fn of(error: &DiskError) -> Self {
+    pub(crate) fn of(error: &DiskError) -> Self {
         Self {
             code: error.code().into(),
             message: error.to_string().replace('\n', " "),

@@ -3,13 +3,12 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::error::AttachError;
+use crate::serve::control_socket::{key_status, send_layer_op};
 use disks::import::Cancel;
 use disks::{self, Applied, ClaimedElsewhere, Disk, DiskError, JobProgress, LayerOp, Unattached};
 use installation::Installation;
 use volume::store::LayerFile;
-
-use super::AttachError;
-use super::control_socket::{key_status, send_layer_op};
 
 /// How long an attach that has begun is waited for until it can be asked.
 const PATIENCE: Duration = Duration::from_secs(5);

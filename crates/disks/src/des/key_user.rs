@@ -1,8 +1,9 @@
 //! What a key version wraps.
 
-use installation::envelope::ResourceKind;
 use serde::Serialize;
 use uuid::Uuid;
+
+use installation::envelope::ResourceKind;
 
 /// Something whose DEK a key version wraps.
 #[derive(Debug, Clone, Serialize)]

@@ -3,8 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use keys::units::SECTOR_SIZE;
-
 use super::cancel::Cancel;
 use super::error::ImportError;
 use super::format::ImageFormat;
@@ -12,6 +10,7 @@ use super::image::SourceImage;
 use super::qemu::{Bounds, QemuImage};
 use super::vhd::Vhd;
 use super::{partitions, probe, qemu, raw, references, vhd, whole};
+use keys::units::SECTOR_SIZE;
 
 impl FromStr for ImageFormat {
     type Err = ImportError;

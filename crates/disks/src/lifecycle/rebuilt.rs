@@ -1,7 +1,8 @@
 //! What a new catalog has.
 
-use installation::catalog::DiskRecord;
 use uuid::Uuid;
+
+use installation::catalog::DiskRecord;
 
 /// What a rebuild has brought back.
 #[derive(Default)]

@@ -4,12 +4,13 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
 use crate::resource::directory::{HEADER, header_claims, layer_paths};
 use crate::resource::error::DiskError;
 use installation::catalog::DiskRecord;
 use installation::envelope::{EnvelopeError, HeaderFile, HeaderPayload, LayerRecord, ResourceKind};
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
 use volume::LayerPaths;
 use volume::pipeline::PipelineError;
 use volume::store::LayerFile;

@@ -11,21 +11,21 @@ use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use crate::begin::data_plane::{DataPlane, process};
+use crate::begin::socket::Socket;
+use crate::error::AttachError;
+use crate::guard::checker::Checker;
+use crate::guard::key_guard::{Guard, GuardActions, GuardEvent, LayerKeys, Moment};
+use crate::guard::records::{Operation, Record, Recorder};
+use crate::serve::event_hub::EventHub;
+use crate::serve::marker::Marker;
+use crate::status::{Event, EventKind, Reason};
 use installation::envelope::SyncedFile;
 use protocol::{
     CommandKind, Commands, Event as DataPlaneEvent, FrontendMemory, Heard, Message, Messages,
     OnRevoke, ProtocolError, Reply, Waiter,
 };
 use vault::audit::Space;
-
-use super::checker::Checker;
-use super::data_plane::{DataPlane, process};
-use super::event_hub::EventHub;
-use super::guard::{Guard, Hands, LayerKeys, Moment, News};
-use super::marker::Marker;
-use super::records::{Operation, Record, Recorder};
-use super::status::{Event, EventKind, Reason};
-use super::{AttachError, Socket};
 
 /// Of several that are ready the lowest is told, so a data plane that never stops speaking comes last.
 const SIGNAL: u64 = 0;
@@ -41,7 +41,7 @@ const NOT_SHARED: &str = "its guest's memory is not shared, so that no request c
 const NOT_SHARED_PERIOD: Duration = Duration::from_secs(60);
 
 /// How the data plane ended.
-pub(super) enum Ended {
+pub(crate) enum Ended {
     /// It flushed everything.
     Flushed,
     /// It said why it cannot serve the disk, or not make its last writes durable.
@@ -51,31 +51,31 @@ pub(super) enum Ended {
 }
 
 /// An attached disk under supervision.
-pub(super) struct Supervision {
-    pub(super) guard: Guard,
-    pub(super) hands: Attached,
+pub(crate) struct Supervision {
+    pub(crate) guard: Guard,
+    pub(crate) hands: Attached,
     /// Where guests connect, from when they are served.
-    pub(super) socket: Socket,
+    pub(crate) socket: Socket,
     /// Guests were served: they may have written something.
-    pub(super) served: bool,
+    pub(crate) served: bool,
     /// The file of which a sync has failed, in this attach or in one before.
-    pub(super) failed_sync: Option<SyncedFile>,
+    pub(crate) failed_sync: Option<SyncedFile>,
     /// When it was last told that a guest's memory is not shared.
-    pub(super) told_not_shared: Option<Instant>,
+    pub(crate) told_not_shared: Option<Instant>,
     /// Where the audit logs are.
-    pub(super) state_dir: PathBuf,
+    pub(crate) state_dir: PathBuf,
 }
 
 /// What the supervision waits for.
-pub(super) struct Watched {
+pub(crate) struct Watched {
     waiter: Waiter,
-    pub(super) messages: Messages,
+    pub(crate) messages: Messages,
     signals: UnixStream,
 }
 
 impl Watched {
     /// Why a data plane has ended, if it has said that.
-    pub(super) fn last_words(&mut self) -> Option<String> {
+    pub(crate) fn last_words(&mut self) -> Option<String> {
         let mut said = None;
         loop {
             let messages = match self.messages.take() {
@@ -92,19 +92,19 @@ impl Watched {
 }
 
 /// What the guard acts on.
-pub(super) struct Attached {
-    pub(super) data_plane: DataPlane,
-    pub(super) commands: Arc<Commands>,
-    pub(super) checker: Checker,
-    pub(super) recorder: Recorder,
-    pub(super) marker: Marker,
-    pub(super) event_hub: Arc<EventHub>,
-    pub(super) disk: Uuid,
+pub(crate) struct Attached {
+    pub(crate) data_plane: DataPlane,
+    pub(crate) commands: Arc<Commands>,
+    pub(crate) checker: Checker,
+    pub(crate) recorder: Recorder,
+    pub(crate) marker: Marker,
+    pub(crate) event_hub: Arc<EventHub>,
+    pub(crate) disk: Uuid,
     /// The disk's name.
-    pub(super) name: String,
+    pub(crate) name: String,
 }
 
-impl Hands for Attached {
+impl GuardActions for Attached {
     fn check(&mut self, with_key: bool) {
         self.checker.ask(with_key);
     }
@@ -131,7 +131,7 @@ impl Hands for Attached {
         self.data_plane.kill();
     }
 
-    fn tell(&mut self, news: News) {
+    fn tell(&mut self, news: GuardEvent) {
         if news.event == EventKind::DekDestroyed {
             self.record_destruction(news.time, &news.key_url, news.reason.clone());
         }
@@ -186,7 +186,7 @@ impl Supervision {
     ///
     /// # Errors
     /// [`AttachError::Process`].
-    pub(super) fn watch(&self, signals: &UnixStream) -> Result<Watched, AttachError> {
+    pub(crate) fn watch(&self, signals: &UnixStream) -> Result<Watched, AttachError> {
         let messages = self.hands.data_plane.messages()?;
         let watched = || {
             let waiter = Waiter::new()?;
@@ -205,7 +205,7 @@ impl Supervision {
 
     /// Waits for the end of the data plane, which a signal to this process brings about, and guards
     /// its key meanwhile.
-    pub(super) fn run(&mut self, watched: Watched) -> Result<Ended, AttachError> {
+    pub(crate) fn run(&mut self, watched: Watched) -> Result<Ended, AttachError> {
         let fail = process("watch the data plane");
         let Watched {
             waiter,
@@ -384,7 +384,7 @@ impl Supervision {
     }
 
     /// After the end of the data plane: with it its DEK is gone, if it still had it.
-    pub(super) fn close(self) {
+    pub(crate) fn close(self) {
         let Self {
             guard, mut hands, ..
         } = self;

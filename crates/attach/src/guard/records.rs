@@ -12,10 +12,9 @@ use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use crate::status::Reason;
 use installation::Installation;
 use installation::KeyEvent;
-
-use super::status::Reason;
 
 /// How long after a failure a record is tried again.
 const RETRY: Duration = Duration::from_secs(2);
@@ -24,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What was done with a DEK.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Operation {
+pub(crate) enum Operation {
     /// Given to a data plane when the disk was attached.
     HandOver,
     /// Given to it again after a revocation.
@@ -35,7 +34,7 @@ pub(super) enum Operation {
 
 impl Operation {
     /// As the audit log names it.
-    pub(super) fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::HandOver => "DekHandOver",
             Self::Restore => "DekRestore",
@@ -46,15 +45,15 @@ impl Operation {
 
 /// One record.
 #[derive(Debug, Clone)]
-pub(super) struct Record {
-    pub(super) time: OffsetDateTime,
-    pub(super) operation: Operation,
-    pub(super) disk: Uuid,
+pub(crate) struct Record {
+    pub(crate) time: OffsetDateTime,
+    pub(crate) operation: Operation,
+    pub(crate) disk: Uuid,
     /// The disk's name.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// The key version that wraps the DEK.
-    pub(super) key_url: String,
-    pub(super) reason: Option<Reason>,
+    pub(crate) key_url: String,
+    pub(crate) reason: Option<Reason>,
 }
 
 impl fmt::Display for Record {
@@ -73,13 +72,13 @@ impl fmt::Display for Record {
 }
 
 /// Writes audit records in the order in which they were given, each until it is written.
-pub(super) struct Recorder {
+pub(crate) struct Recorder {
     records: Sender<Record>,
     thread: JoinHandle<()>,
 }
 
 impl Recorder {
-    pub(super) fn spawn(
+    pub(crate) fn spawn(
         append: impl Fn(&Record) -> Result<(), String> + Send + 'static,
     ) -> io::Result<Self> {
         let (records, queue) = channel::<Record>();
@@ -99,13 +98,13 @@ impl Recorder {
         Ok(Self { records, thread })
     }
 
-    pub(super) fn put(&self, record: Record) {
+    pub(crate) fn put(&self, record: Record) {
         // The thread lives for as long as `self` does.
         let _ = self.records.send(record);
     }
 
     /// Waits for a while until all is written.
-    pub(super) fn finish(self) {
+    pub(crate) fn finish(self) {
         let Self { records, thread } = self;
         drop(records);
         let deadline = Instant::now() + PATIENCE;
@@ -122,7 +121,7 @@ impl Recorder {
 ///
 /// # Errors
 /// What is wrong, as a part of a sentence.
-pub(super) fn append(installation: &Installation, record: &Record) -> Result<(), String> {
+pub(crate) fn append(installation: &Installation, record: &Record) -> Result<(), String> {
     let id = record.disk;
     let deed = KeyEvent {
         time: record.time,

@@ -9,9 +9,8 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::serve::attached_disk::AttachedDisk;
 use installation::envelope::SyncedFile;
-
-use super::attached_disk::AttachedDisk;
 
 /// How long after a failure the mark is tried again.
 const RETRY: Duration = Duration::from_secs(2);
@@ -21,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// A sync that failed: of which file, and what the kernel said.
 type Failure = (SyncedFile, String);
 
-pub(super) struct Marker {
+pub(crate) struct Marker {
     failures: Sender<Failure>,
     thread: JoinHandle<()>,
 }
@@ -29,7 +28,7 @@ pub(super) struct Marker {
 impl Marker {
     /// # Errors
     /// What the kernel says.
-    pub(super) fn spawn(attached_disk: Arc<AttachedDisk>) -> io::Result<Self> {
+    pub(crate) fn spawn(attached_disk: Arc<AttachedDisk>) -> io::Result<Self> {
         let (failures, queue) = channel::<Failure>();
         let thread = std::thread::Builder::new()
             .name("sync-marker".into())
@@ -47,13 +46,13 @@ impl Marker {
         Ok(Self { failures, thread })
     }
 
-    pub(super) fn put(&self, file: SyncedFile, why: &str) {
+    pub(crate) fn put(&self, file: SyncedFile, why: &str) {
         // The thread lives for as long as `self` does.
         let _ = self.failures.send((file, why.into()));
     }
 
     /// Waits for a while until the header says it. The runtime map says it in any case.
-    pub(super) fn finish(self) {
+    pub(crate) fn finish(self) {
         let Self { failures, thread } = self;
         drop(failures);
         let deadline = Instant::now() + PATIENCE;

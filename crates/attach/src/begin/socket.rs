@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::sockopt::socket_acceptconn;
 
-use super::AttachError;
+use crate::error::AttachError;
 use installation::files::{bind_private, rename_new};
 
 /// The permission to connect of a socket that this process made: that to write (unix(7)).
@@ -29,7 +29,7 @@ pub struct SocketAccess {
 
 impl SocketAccess {
     /// Whether anybody else is to connect.
-    pub(super) fn is_for_others(&self) -> bool {
+    pub(crate) fn is_for_others(&self) -> bool {
         self.mode.is_some() || self.group.is_some()
     }
 
@@ -66,7 +66,7 @@ pub enum SocketSource {
 
 impl SocketSource {
     /// Whether others are to reach the socket in `directory`.
-    pub(super) fn is_for_others_in(&self, directory: &Path) -> bool {
+    pub(crate) fn is_for_others_in(&self, directory: &Path) -> bool {
         match self {
             Self::Path(path, access) => {
                 let parent = path.parent().and_then(|parent| parent.canonicalize().ok());

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
 
+use crate::begin::socket::Socket;
+use crate::error::AttachError;
 use protocol::{CONTROL_FD, Commands, Messages, SOCKET_FD};
-
-use super::{AttachError, Socket};
 
 /// How long the data plane may take to take a command, and to end after it closed its socket.
 const LAST_PATIENCE: Duration = Duration::from_secs(10);
@@ -18,18 +18,18 @@ const LAST_PATIENCE: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(2);
 
 /// The running data plane.
-pub(super) struct DataPlane {
+pub(crate) struct DataPlane {
     child: Child,
     control: UnixStream,
 }
 
-pub(super) fn process(what: &'static str) -> impl Fn(io::Error) -> AttachError {
+pub(crate) fn process(what: &'static str) -> impl Fn(io::Error) -> AttachError {
     move |source| AttachError::Process { what, source }
 }
 
 impl DataPlane {
     /// Starts this program again as the data plane, with nothing but its two sockets.
-    pub(super) fn spawn(socket: &Socket) -> Result<Self, AttachError> {
+    pub(crate) fn spawn(socket: &Socket) -> Result<Self, AttachError> {
         let fail = process("start the data plane");
         let (control, theirs) = UnixStream::pair().map_err(&fail)?;
         // Commands are short: it takes them, or it is not to be waited for.
@@ -63,12 +63,12 @@ impl DataPlane {
     }
 
     /// For commands, from now on.
-    pub(super) fn commands(&self) -> Result<Commands, AttachError> {
+    pub(crate) fn commands(&self) -> Result<Commands, AttachError> {
         Ok(Commands::new(self.duplicate()?)?)
     }
 
     /// What it says.
-    pub(super) fn messages(&self) -> Result<Messages, AttachError> {
+    pub(crate) fn messages(&self) -> Result<Messages, AttachError> {
         Ok(Messages::new(self.duplicate()?))
     }
 
@@ -78,14 +78,14 @@ impl DataPlane {
     }
 
     /// Ends it at once. What it had completed is kept by the runtime map.
-    pub(super) fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         // It fails only when it has ended already.
         let _ = self.child.kill();
     }
 
     /// Waits for its end, which has begun: its socket is closed, which it never does by itself before
     /// that. One that does not come to it is killed.
-    pub(super) fn wait(&mut self) -> Result<ExitStatus, AttachError> {
+    pub(crate) fn wait(&mut self) -> Result<ExitStatus, AttachError> {
         let fail = process("wait for the data plane");
         let deadline = Instant::now() + LAST_PATIENCE;
         while Instant::now() < deadline {

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use time::OffsetDateTime;
 
-use super::guard::{Finding, Guard, Hands, LayerKeys, Moment, News};
-use super::status::{DekState, EventKind, GuardOptions, KeyState, Reason};
+use crate::guard::key_guard::{Finding, Guard, GuardActions, GuardEvent, LayerKeys, Moment};
+use crate::status::{DekState, EventKind, GuardOptions, KeyState, Reason};
 use keys::Dek;
 use protocol::OnRevoke;
 
@@ -25,7 +25,7 @@ struct World {
     reasons: Vec<Option<Reason>>,
 }
 
-impl Hands for World {
+impl GuardActions for World {
     fn check(&mut self, with_key: bool) {
         self.checks.push(with_key);
     }
@@ -43,7 +43,7 @@ impl Hands for World {
         self.kills += 1;
     }
 
-    fn tell(&mut self, news: News) {
+    fn tell(&mut self, news: GuardEvent) {
         self.events.push(news.event);
         self.reasons.push(news.reason);
     }

@@ -7,9 +7,8 @@ use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::status::{Event, JobStatus, KeyStatus, Offered};
 use installation::envelope::JobKind;
-
-use super::status::{Event, JobStatus, KeyStatus, Offered};
 
 /// Events that are kept for those who ask later.
 const HISTORY: usize = 256;
@@ -17,10 +16,10 @@ const HISTORY: usize = 256;
 const BACKLOG: usize = 256;
 
 /// One event as a line of JSON.
-pub(super) type Line = Arc<str>;
+pub(crate) type Line = Arc<str>;
 
 /// Shared by the guard, which writes, and the clients of the control socket.
-pub(super) struct EventHub(Mutex<Content>);
+pub(crate) struct EventHub(Mutex<Content>);
 
 struct Content {
     status: KeyStatus,
@@ -31,7 +30,7 @@ struct Content {
 }
 
 impl EventHub {
-    pub(super) fn new(status: KeyStatus, offered: Offered) -> Self {
+    pub(crate) fn new(status: KeyStatus, offered: Offered) -> Self {
         Self(Mutex::new(Content {
             status,
             offered,
@@ -41,7 +40,7 @@ impl EventHub {
         }))
     }
 
-    pub(super) fn status(&self) -> KeyStatus {
+    pub(crate) fn status(&self) -> KeyStatus {
         let content = self.content();
         KeyStatus {
             job: content.job.clone(),
@@ -50,17 +49,17 @@ impl EventHub {
         }
     }
 
-    pub(super) fn set_status(&self, status: KeyStatus) {
+    pub(crate) fn set_status(&self, status: KeyStatus) {
         self.content().status = status;
     }
 
     /// Shows what is being done to the disk's layers; returns what was shown.
-    pub(super) fn set_job(&self, job: Option<JobStatus>) -> Option<JobStatus> {
+    pub(crate) fn set_job(&self, job: Option<JobStatus>) -> Option<JobStatus> {
         std::mem::replace(&mut self.content().job, job)
     }
 
     /// Shows that there is a job, if none is shown.
-    pub(super) fn announce_job(&self, kind: JobKind, paused: bool) {
+    pub(crate) fn announce_job(&self, kind: JobKind, paused: bool) {
         self.content().job.get_or_insert(JobStatus {
             kind,
             paused,
@@ -71,14 +70,14 @@ impl EventHub {
     }
 
     /// Shows what holds the job up, if there is one.
-    pub(super) fn job_held_up(&self, error: String) {
+    pub(crate) fn job_held_up(&self, error: String) {
         if let Some(job) = &mut self.content().job {
             job.error = Some(error);
         }
     }
 
     /// Keeps an event and passes it on.
-    pub(super) fn publish(&self, event: &Event) {
+    pub(crate) fn publish(&self, event: &Event) {
         let Ok(line) = serde_json::to_string(event) else {
             return;
         };
@@ -94,7 +93,7 @@ impl EventHub {
     }
 
     /// The events so far, and those to come, without a gap between them.
-    pub(super) fn subscribe(&self) -> (Vec<Line>, Receiver<Line>) {
+    pub(crate) fn subscribe(&self) -> (Vec<Line>, Receiver<Line>) {
         let (subscriber, events) = sync_channel(BACKLOG);
         let mut content = self.content();
         content.subscribers.push(subscriber);
@@ -102,7 +101,7 @@ impl EventHub {
     }
 
     /// Ends all subscriptions.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         self.content().subscribers.clear();
     }
 

@@ -5,6 +5,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
+use crate::guard::key_guard::{Finding, LayerKeys};
+use crate::status::Reason;
 use disks::{Disk, DiskError};
 use installation::catalog::{CatalogError, Kind};
 use installation::envelope::{EnvelopeError, HeaderPayload};
@@ -12,11 +14,8 @@ use installation::{Installation, InstallationError};
 use keys::{ROOMY_STACK, spawn_with_keys, with_wiped_call_stack};
 use vault::{VaultError, Verdict};
 
-use super::guard::{Finding, LayerKeys};
-use super::status::Reason;
-
 /// Asks the vault when told to.
-pub(super) struct Checker {
+pub(crate) struct Checker {
     asks: Sender<bool>,
     findings: Receiver<Finding>,
     news: EventFd,
@@ -24,7 +23,7 @@ pub(super) struct Checker {
 
 impl Checker {
     /// Starts the thread. `check` is told whether the DEK is wanted.
-    pub(super) fn spawn(
+    pub(crate) fn spawn(
         mut check: impl FnMut(bool) -> Finding + Send + 'static,
     ) -> io::Result<Self> {
         let news = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
@@ -48,18 +47,18 @@ impl Checker {
     }
 
     /// Has the vault asked.
-    pub(super) fn ask(&self, with_key: bool) {
+    pub(crate) fn ask(&self, with_key: bool) {
         // Should the thread have ended, the check stays unanswered, which the guard can judge.
         let _ = self.asks.send(with_key);
     }
 
     /// Becomes readable when there is a finding.
-    pub(super) fn news(&self) -> &EventFd {
+    pub(crate) fn news(&self) -> &EventFd {
         &self.news
     }
 
     /// The next finding, if there is one.
-    pub(super) fn take(&self) -> Option<Finding> {
+    pub(crate) fn take(&self) -> Option<Finding> {
         let _ = self.news.read();
         self.findings.try_recv().ok()
     }
@@ -67,7 +66,7 @@ impl Checker {
 
 /// Unwraps DEKs of an attached disk in the name of its identities, as its header says now: one under
 /// each key, or, when they are wanted, those of all layers. `top` is the top layer that is attached.
-pub(super) fn check(
+pub(crate) fn check(
     installation: &Installation,
     disk: &Disk,
     top: uuid::Uuid,
@@ -124,7 +123,7 @@ fn verdict(error: &DiskError) -> Verdict {
 }
 
 /// The reason as the guard keeps it.
-pub(super) fn reason(error: &DiskError) -> Reason {
+pub(crate) fn reason(error: &DiskError) -> Reason {
     let code = match (vault_error(error), verdict(error)) {
         (Some(error), _) => error.code.as_str(),
         (None, Verdict::Refused) => "IdentityNotFound",

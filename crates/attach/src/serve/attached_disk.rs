@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::fs::{FlockOperation, flock};
 use uuid::Uuid;
 
+use crate::begin::setup::stack_of;
 use disks::{self, Disk, DiskError, NewLayers, SwapVolume, Unattached};
 use installation::envelope::{FailedSync, HeaderKey, HeaderPayload, LayerRecord, SyncedFile};
 use protocol::{Commands, DiskFiles};
@@ -15,10 +16,8 @@ use volume::RuntimeMap;
 use volume::pipeline::PipelineError;
 use volume::store::LayerFile;
 
-use super::stack_of;
-
 /// An attached disk, of which one thing is changed at a time.
-pub(super) struct AttachedDisk {
+pub(crate) struct AttachedDisk {
     disk: Arc<Disk>,
     commands: Arc<Commands>,
     runtime_path: PathBuf,
@@ -27,22 +26,22 @@ pub(super) struct AttachedDisk {
 }
 
 /// What the data plane has.
-pub(super) struct Now {
-    pub(super) top: Uuid,
+pub(crate) struct Now {
+    pub(crate) top: Uuid,
     /// Bytes.
-    pub(super) size: u64,
+    pub(crate) size: u64,
     /// The top layer's.
-    pub(super) runtime: RuntimeMap,
+    pub(crate) runtime: RuntimeMap,
     /// Authenticates headers of that top layer.
-    pub(super) key: HeaderKey,
+    pub(crate) key: HeaderKey,
     /// A second handle of its data file. The lock is both processes': it is given up when this one has
     /// put everything away, or when both have ended.
-    pub(super) claim: LayerFile,
+    pub(crate) claim: LayerFile,
 }
 
 impl AttachedDisk {
     /// The disk as it was attached.
-    pub(super) fn new(
+    pub(crate) fn new(
         disk: Arc<Disk>,
         commands: Arc<Commands>,
         runtime_path: PathBuf,
@@ -58,13 +57,13 @@ impl AttachedDisk {
     }
 
     /// For whoever changes the disk's layers or its job, or relies on that neither changes.
-    pub(super) fn changing(&self) -> MutexGuard<'_, ()> {
+    pub(crate) fn changing(&self) -> MutexGuard<'_, ()> {
         // Nothing is guarded but the turn.
         self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The top layer that is served.
-    pub(super) fn top(&self) -> Uuid {
+    pub(crate) fn top(&self) -> Uuid {
         self.now().top
     }
 
@@ -105,7 +104,7 @@ impl AttachedDisk {
     ///
     /// # Errors
     /// [`DiskError`]; the runtime map says so in any case.
-    pub(super) fn note_failed_sync(&self, file: SyncedFile, why: &str) -> Result<(), DiskError> {
+    pub(crate) fn note_failed_sync(&self, file: SyncedFile, why: &str) -> Result<(), DiskError> {
         let claims = self.disk.header_file()?.read()?;
         if claims.claims().failed_sync.is_some() {
             return Ok(());
@@ -118,12 +117,12 @@ impl AttachedDisk {
     }
 
     /// The disk's name.
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         self.disk.name()
     }
 
     /// Where the runtime map is.
-    pub(super) fn runtime_path(&self) -> &Path {
+    pub(crate) fn runtime_path(&self) -> &Path {
         &self.runtime_path
     }
 
@@ -132,7 +131,7 @@ impl AttachedDisk {
     ///
     /// # Errors
     /// [`DiskError`]; the map stays, so that the disk can be attached again.
-    pub(super) fn detached(&self) -> Result<(), DiskError> {
+    pub(crate) fn detached(&self) -> Result<(), DiskError> {
         let now = self.now();
         let ended = self
             .disk
@@ -146,7 +145,7 @@ impl AttachedDisk {
     }
 
     /// Gives up the claim of the disk.
-    pub(super) fn let_go(&self) {
+    pub(crate) fn let_go(&self) {
         if let Err(error) = flock(self.now().claim.file(), FlockOperation::Unlock) {
             log::warn!("the claim of the disk ends with this process only: {error}");
         }

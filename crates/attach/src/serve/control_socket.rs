@@ -19,18 +19,16 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::error::{AttachError, Refusal};
+use crate::serve::attached_disk::AttachedDisk;
+use crate::serve::event_hub::{EventHub, Line};
+use crate::serve::jobs::Jobs;
+use crate::status::KeyStatus;
 use disks::{Applied, Disk, DiskError, LayerOp};
 use installation::Installation;
 use installation::files::bind_private;
 use keys::with_wiped_call_stack;
 use protocol::{Commands, Limits};
-
-use super::AttachError;
-use super::attached_disk::AttachedDisk;
-use super::error::Refusal;
-use super::event_hub::{EventHub, Line};
-use super::jobs::Jobs;
-use super::status::KeyStatus;
 
 /// Bytes of a line at most.
 const MAX_LINE: u64 = 16 * 1024;
@@ -69,13 +67,13 @@ enum Reply<T> {
 }
 
 /// What the clients' requests go to.
-pub(super) struct Handles {
-    pub(super) event_hub: Arc<EventHub>,
-    pub(super) commands: Arc<Commands>,
-    pub(super) installation: Arc<Installation>,
-    pub(super) disk: Arc<Disk>,
-    pub(super) attached_disk: Arc<AttachedDisk>,
-    pub(super) jobs: Jobs,
+pub(crate) struct Handles {
+    pub(crate) event_hub: Arc<EventHub>,
+    pub(crate) commands: Arc<Commands>,
+    pub(crate) installation: Arc<Installation>,
+    pub(crate) disk: Arc<Disk>,
+    pub(crate) attached_disk: Arc<AttachedDisk>,
+    pub(crate) jobs: Jobs,
 }
 
 impl Handles {
@@ -98,7 +96,7 @@ impl Handles {
 }
 
 /// The serving end.
-pub(super) struct ControlSocket {
+pub(crate) struct ControlSocket {
     listener: UnixListener,
     path: PathBuf,
     clients: Arc<AtomicUsize>,
@@ -111,7 +109,7 @@ fn path_of(runtime_dir: &Path, disk: Uuid) -> PathBuf {
 impl ControlSocket {
     /// Binds the socket of a disk that this process has claimed: one that is there already was left
     /// behind.
-    pub(super) fn bind(runtime_dir: &Path, disk: Uuid) -> Result<Self, AttachError> {
+    pub(crate) fn bind(runtime_dir: &Path, disk: Uuid) -> Result<Self, AttachError> {
         let path = path_of(runtime_dir, disk);
         let _ = std::fs::remove_file(&path);
         match bind_private(&path) {
@@ -125,7 +123,7 @@ impl ControlSocket {
     }
 
     /// Serves clients from now on, until the end of the process.
-    pub(super) fn serve(&self, handles: Arc<Handles>) -> io::Result<()> {
+    pub(crate) fn serve(&self, handles: Arc<Handles>) -> io::Result<()> {
         let listener = self.listener.try_clone()?;
         let clients = self.clients.clone();
         let accept = move || {
@@ -146,7 +144,7 @@ impl ControlSocket {
     }
 
     /// Waits a moment for clients that are being told the last things.
-    pub(super) fn finish(&self) {
+    pub(crate) fn finish(&self) {
         let deadline = Instant::now() + FAREWELL;
         while self.clients.load(Ordering::Relaxed) > 0 && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(2));

@@ -2,7 +2,7 @@
 //! data plane must lose its DEK and may have it again.
 //!
 //! It is a state machine without threads, clocks or sockets of its own: [`Guard`] is told what
-//! happened and when, and acts through [`Hands`].
+//! happened and when, and acts through [`GuardActions`].
 //!
 //! Two things are kept apart: whether the vault grants the key, and where the DEK is. A refusal that
 //! comes while the DEK is on its way to the data plane, or a grant while it is still being destroyed,
@@ -13,10 +13,9 @@ use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use crate::status::{DekState, EventKind, GuardOptions, KeyState, KeyStatus, Reason};
 use keys::DekStack;
 use protocol::OnRevoke;
-
-use super::status::{DekState, EventKind, GuardOptions, KeyState, KeyStatus, Reason};
 
 /// A check that takes longer than this, and longer than the interval, counts as unanswered.
 const CHECK_PATIENCE: Duration = Duration::from_secs(5);
@@ -26,13 +25,13 @@ const DESTROY_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A moment on the clock that never jumps, and as it is shown.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Moment {
-    pub(super) instant: Instant,
-    pub(super) time: OffsetDateTime,
+pub(crate) struct Moment {
+    pub(crate) instant: Instant,
+    pub(crate) time: OffsetDateTime,
 }
 
 impl Moment {
-    pub(super) fn now() -> Self {
+    pub(crate) fn now() -> Self {
         Self {
             instant: Instant::now(),
             time: OffsetDateTime::now_utc(),
@@ -41,13 +40,13 @@ impl Moment {
 }
 
 /// The DEKs of a disk, and which layers they are of, from the top down.
-pub(super) struct LayerKeys {
-    pub(super) layers: Vec<Uuid>,
-    pub(super) deks: DekStack,
+pub(crate) struct LayerKeys {
+    pub(crate) layers: Vec<Uuid>,
+    pub(crate) deks: DekStack,
 }
 
 /// What a check of the key found.
-pub(super) enum Finding {
+pub(crate) enum Finding {
     /// The vault unwrapped the DEK, which is here if it was wanted.
     Granted {
         key_url: String,
@@ -62,7 +61,7 @@ pub(super) enum Finding {
 }
 
 /// What the guard does to the world. Nothing of it waits.
-pub(super) trait Hands {
+pub(crate) trait GuardActions {
     /// Has the vault asked; the answer is given to [`Guard::found`].
     fn check(&mut self, with_key: bool);
     /// Has the data plane destroy its DEK; it answers to [`Guard::destroyed`].
@@ -72,17 +71,17 @@ pub(super) trait Hands {
     /// Kills the data plane.
     fn kill(&mut self);
     /// Tells everybody.
-    fn tell(&mut self, news: News);
+    fn tell(&mut self, news: GuardEvent);
 }
 
 /// An event, without what is the same in all of a disk.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct News {
-    pub(super) time: OffsetDateTime,
-    pub(super) event: EventKind,
-    pub(super) key_url: String,
-    pub(super) reason: Option<Reason>,
-    pub(super) until: Option<OffsetDateTime>,
+pub(crate) struct GuardEvent {
+    pub(crate) time: OffsetDateTime,
+    pub(crate) event: EventKind,
+    pub(crate) key_url: String,
+    pub(crate) reason: Option<Reason>,
+    pub(crate) until: Option<OffsetDateTime>,
 }
 
 /// What the vault last said that counts.
@@ -113,7 +112,7 @@ struct Asked {
 }
 
 /// The guard of one attached disk.
-pub(super) struct Guard {
+pub(crate) struct Guard {
     options: GuardOptions,
     access: Access,
     /// When `access` became what it is.
@@ -130,7 +129,7 @@ pub(super) struct Guard {
 
 impl Guard {
     /// For a disk whose DEK the vault has just unwrapped, with the key of that URL.
-    pub(super) fn new(options: GuardOptions, key_url: String, now: Moment) -> Self {
+    pub(crate) fn new(options: GuardOptions, key_url: String, now: Moment) -> Self {
         Self {
             options,
             access: Access::Granted,
@@ -146,7 +145,7 @@ impl Guard {
     }
 
     /// When [`Guard::tick`] has something to do, if nothing happens before.
-    pub(super) fn deadline(&self) -> Instant {
+    pub(crate) fn deadline(&self) -> Instant {
         let check = match &self.asked {
             None => Some(self.next_check),
             Some(asked) if !asked.overdue => Some(asked.at.instant + self.patience()),
@@ -166,7 +165,7 @@ impl Guard {
     }
 
     /// Does what is due.
-    pub(super) fn tick(&mut self, now: Moment, hands: &mut impl Hands) {
+    pub(crate) fn tick(&mut self, now: Moment, hands: &mut impl GuardActions) {
         let patience = self.patience();
         match &mut self.asked {
             None if now.instant >= self.next_check => self.ask(now, hands),
@@ -190,7 +189,7 @@ impl Guard {
     }
 
     /// Takes the answer to a check.
-    pub(super) fn found(&mut self, finding: Finding, now: Moment, hands: &mut impl Hands) {
+    pub(crate) fn found(&mut self, finding: Finding, now: Moment, hands: &mut impl GuardActions) {
         let asked = self.asked.take().map_or(now, |asked| asked.at);
         match finding {
             Finding::Granted { key_url, keys } => {
@@ -213,7 +212,7 @@ impl Guard {
     }
 
     /// The data plane has no DEK any more.
-    pub(super) fn destroyed(&mut self, now: Moment, hands: &mut impl Hands) {
+    pub(crate) fn destroyed(&mut self, now: Moment, hands: &mut impl GuardActions) {
         if let Key::BeingDestroyed { .. } = self.key {
             self.key = Key::Destroyed;
             let reason = self.reason().cloned();
@@ -222,7 +221,7 @@ impl Guard {
     }
 
     /// The data plane serves again.
-    pub(super) fn restored(&mut self, now: Moment, hands: &mut impl Hands) {
+    pub(crate) fn restored(&mut self, now: Moment, hands: &mut impl GuardActions) {
         match self.key {
             Key::BeingRestored { refused: false } => {
                 self.key = Key::Held;
@@ -237,7 +236,7 @@ impl Guard {
     }
 
     /// The data plane could not use the DEK, and has not kept it.
-    pub(super) fn not_restored(&mut self, why: &str, now: Moment, hands: &mut impl Hands) {
+    pub(crate) fn not_restored(&mut self, why: &str, now: Moment, hands: &mut impl GuardActions) {
         if let Key::BeingRestored { .. } = self.key {
             self.key = Key::Destroyed;
             let reason = Reason {
@@ -249,7 +248,7 @@ impl Guard {
     }
 
     /// Told once, not at each of the tries that follow.
-    fn withheld(&mut self, reason: Reason, now: Moment, hands: &mut impl Hands) {
+    fn withheld(&mut self, reason: Reason, now: Moment, hands: &mut impl GuardActions) {
         let known = self.last_failure.replace(reason.clone());
         if known.is_none_or(|known| known.code != reason.code) {
             self.tell(EventKind::KeyNotRestored, now.time, Some(reason), hands);
@@ -257,17 +256,17 @@ impl Guard {
     }
 
     /// Whether the DEK is still, or again, in the data plane.
-    pub(super) fn holds_key(&self) -> bool {
+    pub(crate) fn holds_key(&self) -> bool {
         !matches!(self.key, Key::Destroyed)
     }
 
     /// The key version that wrapped the DEK at the last check that succeeded.
-    pub(super) fn key_url(&self) -> &str {
+    pub(crate) fn key_url(&self) -> &str {
         &self.key_url
     }
 
     /// As `disk show` prints it.
-    pub(super) fn status(&self) -> KeyStatus {
+    pub(crate) fn status(&self) -> KeyStatus {
         let (state, until) = match &self.access {
             Access::Granted => (KeyState::Active, None),
             Access::Unreachable { since, .. } => {
@@ -300,14 +299,14 @@ impl Guard {
     }
 
     /// Why the key is not granted.
-    pub(super) fn reason(&self) -> Option<&Reason> {
+    pub(crate) fn reason(&self) -> Option<&Reason> {
         match &self.access {
             Access::Granted => None,
             Access::Unreachable { reason, .. } | Access::Stopped { reason } => Some(reason),
         }
     }
 
-    fn ask(&mut self, now: Moment, hands: &mut impl Hands) {
+    fn ask(&mut self, now: Moment, hands: &mut impl GuardActions) {
         self.asked = Some(Asked {
             at: now,
             overdue: false,
@@ -323,7 +322,7 @@ impl Guard {
         key_url: String,
         keys: Option<LayerKeys>,
         now: Moment,
-        hands: &mut impl Hands,
+        hands: &mut impl GuardActions,
     ) {
         self.last_granted = now.time;
         if self.key_url != key_url {
@@ -346,7 +345,7 @@ impl Guard {
         }
     }
 
-    fn refused(&mut self, reason: Reason, now: Moment, hands: &mut impl Hands) {
+    fn refused(&mut self, reason: Reason, now: Moment, hands: &mut impl GuardActions) {
         if let Key::BeingRestored { refused } = &mut self.key {
             *refused = true;
         }
@@ -356,7 +355,7 @@ impl Guard {
         }
     }
 
-    fn unknown(&mut self, asked: Moment, reason: Reason, hands: &mut impl Hands) {
+    fn unknown(&mut self, asked: Moment, reason: Reason, hands: &mut impl GuardActions) {
         match &mut self.access {
             Access::Granted => {
                 let until = asked.time + self.options.grace;
@@ -365,7 +364,7 @@ impl Guard {
                     since: asked,
                     reason: reason.clone(),
                 };
-                hands.tell(News {
+                hands.tell(GuardEvent {
                     until: Some(until),
                     ..self.news(EventKind::KeyUnreachable, asked.time, Some(reason))
                 });
@@ -376,7 +375,7 @@ impl Guard {
         }
     }
 
-    fn end_grace(&mut self, now: Moment, hands: &mut impl Hands) {
+    fn end_grace(&mut self, now: Moment, hands: &mut impl GuardActions) {
         if let Access::Unreachable { since, reason } = &self.access
             && now.instant >= since.instant + self.options.grace
         {
@@ -392,7 +391,7 @@ impl Guard {
         }
     }
 
-    fn stop(&mut self, reason: Reason, now: Moment, hands: &mut impl Hands) {
+    fn stop(&mut self, reason: Reason, now: Moment, hands: &mut impl GuardActions) {
         self.access = Access::Stopped {
             reason: reason.clone(),
         };
@@ -402,7 +401,7 @@ impl Guard {
         self.tell(EventKind::KeyRevoked, now.time, Some(reason), hands);
     }
 
-    fn destroy(&mut self, now: Moment, hands: &mut impl Hands) {
+    fn destroy(&mut self, now: Moment, hands: &mut impl GuardActions) {
         self.key = Key::BeingDestroyed {
             since: now.instant,
             killed: false,
@@ -415,19 +414,19 @@ impl Guard {
         event: EventKind,
         time: OffsetDateTime,
         reason: Option<Reason>,
-        hands: &mut impl Hands,
+        hands: &mut impl GuardActions,
     ) {
         hands.tell(self.news(event, time, reason));
     }
 
     /// An event of this moment.
-    pub(super) fn news(
+    pub(crate) fn news(
         &self,
         event: EventKind,
         time: OffsetDateTime,
         reason: Option<Reason>,
-    ) -> News {
-        News {
+    ) -> GuardEvent {
+        GuardEvent {
             time,
             event,
             key_url: self.key_url.clone(),

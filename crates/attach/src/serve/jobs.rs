@@ -8,15 +8,14 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
+use crate::serve::attached_disk::AttachedDisk;
+use crate::serve::event_hub::EventHub;
+use crate::status::JobStatus;
 use disks::{self, Disk, DiskError, LayerOp};
 use installation::Installation;
 use installation::envelope::{Header, Job};
 use keys::with_wiped_call_stack;
 use protocol::{Commands, CopyProgress, CopyRequest, CopyState, ProtocolError};
-
-use super::attached_disk::AttachedDisk;
-use super::event_hub::EventHub;
-use super::status::JobStatus;
 
 /// How often the data plane is asked how far it is.
 const LOOK: Duration = Duration::from_millis(200);
@@ -24,15 +23,15 @@ const LOOK: Duration = Duration::from_millis(200);
 const AGAIN: Duration = Duration::from_secs(2);
 
 /// Wakes the thread.
-pub(super) struct Jobs(Sender<()>);
+pub(crate) struct Jobs(Sender<()>);
 
 /// What the thread works with.
-pub(super) struct Work {
-    pub(super) installation: Arc<Installation>,
-    pub(super) disk: Arc<Disk>,
-    pub(super) attached_disk: Arc<AttachedDisk>,
-    pub(super) commands: Arc<Commands>,
-    pub(super) event_hub: Arc<EventHub>,
+pub(crate) struct Work {
+    pub(crate) installation: Arc<Installation>,
+    pub(crate) disk: Arc<Disk>,
+    pub(crate) attached_disk: Arc<AttachedDisk>,
+    pub(crate) commands: Arc<Commands>,
+    pub(crate) event_hub: Arc<EventHub>,
 }
 
 /// What is to be done next.
@@ -50,7 +49,7 @@ impl Jobs {
     ///
     /// # Errors
     /// What the kernel says.
-    pub(super) fn spawn(work: Work) -> std::io::Result<Self> {
+    pub(crate) fn spawn(work: Work) -> std::io::Result<Self> {
         let (wake, woken) = channel();
         // It is never joined: it ends with the process, wherever it is.
         std::thread::Builder::new()
@@ -60,7 +59,7 @@ impl Jobs {
     }
 
     /// Has the header looked at again, which says something else of the job.
-    pub(super) fn look(&self) {
+    pub(crate) fn look(&self) {
         // It has ended only with its panic, after which a job goes on with the next attach.
         let _ = self.0.send(());
     }

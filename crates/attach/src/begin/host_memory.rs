@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::AttachError;
+use crate::error::AttachError;
 
 /// Where control groups are.
 const ROOT: &str = "/sys/fs/cgroup";
@@ -12,7 +12,7 @@ const ROOT: &str = "/sys/fs/cgroup";
 ///
 /// # Errors
 /// [`AttachError::Memory`].
-pub(super) fn check(wanted: u64) -> Result<(), AttachError> {
+pub(crate) fn check(wanted: u64) -> Result<(), AttachError> {
     let Ok(groups) = std::fs::read_to_string("/proc/self/cgroup") else {
         return Ok(());
     };

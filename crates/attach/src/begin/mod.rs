@@ -1,0 +1,11 @@
+//! What is opened, claimed and started before a disk is served.
+
+pub(crate) mod data_plane;
+pub(crate) mod host_memory;
+pub(crate) mod open;
+pub(crate) mod request;
+pub(crate) mod setup;
+pub(crate) mod socket;
+
+pub use request::AttachRequest;
+pub use socket::{Socket, SocketAccess, SocketSource};

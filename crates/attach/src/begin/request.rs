@@ -1,0 +1,45 @@
+//! What is to be attached, and how.
+
+use std::path::PathBuf;
+
+use crate::begin::socket::SocketSource;
+use crate::status::GuardOptions;
+use disks::{self, Unflushed};
+use protocol::{Discard, Limits, OnFull};
+use volume::CacheMode;
+
+/// What is to be attached, and how.
+pub struct AttachRequest {
+    /// The disk's name, or its directory.
+    pub disk: String,
+    /// Where the frontend connects.
+    pub socket: SocketSource,
+    /// Refuse the guest's writes.
+    pub read_only: bool,
+    /// What becomes of blocks that the guest discards.
+    pub discard: Discard,
+    /// What becomes of requests that find the host's storage full.
+    pub on_full: OnFull,
+    /// Queues offered.
+    pub num_queues: u16,
+    /// Entries of a queue that a request may fill.
+    pub queue_size: u16,
+    /// Bytes that requests under way may take, over all queues; at least `dataplane::least_memory`.
+    pub memory: u64,
+    /// Take buffers from the huge pages that the host has set aside.
+    pub huge_pages: bool,
+    /// Busy-poll time of a queue in microseconds; 0 disables it.
+    pub poll_us: u32,
+    /// What the disk may do at most.
+    pub limits: Limits,
+    /// How its key is guarded.
+    pub guard: GuardOptions,
+    /// The serial number that the guest sees; else one made of the disk's id.
+    pub serial: Option<String>,
+    /// A directory on tmpfs.
+    pub runtime_dir: PathBuf,
+    /// What becomes of the attach when the runtime map of the last one is needed and lost.
+    pub unflushed: Unflushed,
+    /// The cache mode with which the guest begins; else the one that the last guest chose.
+    pub cache: Option<CacheMode>,
+}

@@ -1,0 +1,313 @@
+//! An attach from its beginning to its end.
+//!
+//! # Order
+//!
+//! The disk is claimed first, so that everything after happens once at a time. The socket is bound, and the
+//! data plane's process started, before anything on disk changes; what fails after that takes the change
+//! back, so a refused attach leaves nothing behind. The socket gets its name when the
+//! data plane has all that it needs, so that nobody connects to what cannot serve. The runtime map is
+//! stamped with the new attach id before the header is: it counts for the old id as well as the new
+//! one, so a crash between the two loses nothing. `session.rs` of the disks has what the header says from then
+//! on, and when that ends. The claim is kept until then, so that nobody else begins in between.
+
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::begin::data_plane::DataPlane;
+use crate::begin::open::{Begun, Opened, open};
+use crate::begin::request::AttachRequest;
+use crate::begin::setup::top_of;
+use crate::begin::socket::Socket;
+use crate::begin::{data_plane, host_memory};
+use crate::error::AttachError;
+use crate::guard::checker::Checker;
+use crate::guard::key_guard::{Finding, Guard, Moment};
+use crate::guard::records::{Operation, Record, Recorder};
+use crate::guard::{checker, records};
+use crate::serve::attached_disk::{AttachedDisk, Now};
+use crate::serve::control_socket::{ControlSocket, Handles};
+use crate::serve::event_hub::EventHub;
+use crate::serve::jobs::{Jobs, Work};
+use crate::serve::marker::Marker;
+use crate::serve::supervise::{Attached, Ended, Supervision, Watched};
+use crate::status::{GuardOptions, Offered, Reason};
+use disks::{self, Disk, DiskError};
+use installation::Installation;
+use keys::{DekStack, harden_process, with_wiped_call_stack};
+use protocol::{Commands, DiskFiles, ProtocolError, Setup, signal_pipe};
+
+/// How long a data plane may take to start and to say which protocol it speaks, on a busy host.
+const GREETING_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Serves a disk until a signal, or until the connection ends that it was given.
+///
+/// # Errors
+/// [`AttachError`]: the disk was not served, or is not any more.
+pub fn attach(installation: Installation, request: AttachRequest) -> Result<(), AttachError> {
+    harden_process().map_err(DiskError::Key)?;
+    // Before anything can take long: a signal during the attach is then not lost.
+    let signals = signal_pipe().map_err(data_plane::process("handle signals"))?;
+    host_memory::check(request.memory)?;
+    let disk = find(&installation, &request.disk)?;
+    let opened = with_wiped_call_stack(|| open(&installation, &disk, &request))?;
+    let served = Served {
+        installation: Arc::new(installation),
+        disk: Arc::new(disk),
+        options: request.guard,
+    };
+    served.run(opened, &signals)
+}
+
+/// What the data plane is given.
+struct Give {
+    setup: Setup,
+    files: DiskFiles,
+    deks: DekStack,
+    key_url: String,
+}
+
+/// What the guard asks the vault about.
+struct Served {
+    installation: Arc<Installation>,
+    disk: Arc<Disk>,
+    options: GuardOptions,
+}
+
+impl Served {
+    fn run(self, opened: Opened, signals: &UnixStream) -> Result<(), AttachError> {
+        let Begun {
+            key,
+            runtime,
+            runtime_path,
+            recovered,
+        } = opened.begun;
+        let now = Now {
+            top: top_of(&opened.setup)?,
+            size: opened.setup.size(),
+            runtime,
+            key,
+            claim: opened.claim,
+        };
+        let commands = opened.commands;
+        let attached_disk =
+            AttachedDisk::new(self.disk.clone(), commands.clone(), runtime_path, now);
+        let attached_disk = Arc::new(attached_disk);
+        let control = opened.control;
+        let give = Give {
+            setup: opened.setup,
+            files: opened.files,
+            deks: opened.deks,
+            key_url: opened.key_url,
+        };
+        let process = (opened.data_plane, opened.socket);
+        let begun = self.begin(
+            give,
+            process,
+            (&control, signals),
+            (&commands, &attached_disk),
+        );
+        let (mut supervision, watched) = begun.inspect_err(|_| {
+            // What a process that died had not flushed is still to be had from its map.
+            if !recovered && let Err(error) = attached_disk.detached() {
+                log::warn!("the header says that the disk is attached: {error}");
+            }
+        })?;
+        let ended = supervision.run(watched);
+        // A change of layers that is under way has files to remove, or gives up.
+        let _turn = attached_disk.changing();
+        let (served, failed) = (supervision.served, supervision.failed_sync);
+        supervision.close();
+        control.finish();
+        let clean = matches!(ended, Ok(Ended::Flushed)) && failed.is_none();
+        let never_served = matches!(ended, Ok(Ended::Refused(_))) && !served && !recovered;
+        // Everything is in the durable map, or nothing was ever written.
+        let noted = match clean || never_served {
+            true => attached_disk.detached(),
+            false => Ok(()),
+        };
+        attached_disk.let_go();
+        noted?;
+        if let Some(file) = failed {
+            return Err(AttachError::SyncFailed {
+                name: attached_disk.name().into(),
+                file,
+                map: attached_disk.runtime_path().into(),
+            });
+        }
+        match ended? {
+            Ended::Flushed => Ok(()),
+            Ended::Refused(reason) if served => Err(AttachError::NotFlushed {
+                reason,
+                map: attached_disk.runtime_path().into(),
+            }),
+            Ended::Refused(reason) => Err(AttachError::Refused(reason)),
+            Ended::Died(status) if !served => Err(AttachError::DiedEarly(status)),
+            Ended::Died(status) => Err(AttachError::Died(status)),
+        }
+    }
+
+    /// Starts all that serves the disk beside the data plane, and then gives that what it needs, once this
+    /// is on record. When anything of it fails the data plane has ended and has served nobody.
+    fn begin(
+        self,
+        give: Give,
+        (data_plane, socket): (DataPlane, Socket),
+        (control, signals): (&ControlSocket, &UnixStream),
+        (commands, attached_disk): (&Arc<Commands>, &Arc<AttachedDisk>),
+    ) -> Result<(Supervision, Watched), AttachError> {
+        let (installation, disk) = (self.installation.clone(), self.disk.clone());
+        let offered = Offered {
+            queues: give.setup.num_queues,
+            memory_bytes: give.setup.memory,
+        };
+        // Whoever has a command for the data plane waits until that has its setup.
+        let opening = commands.open();
+        let guard = Guard::new(self.options, give.key_url.clone(), Moment::now());
+        let mut supervision = self.supervision(
+            guard,
+            (data_plane, socket, offered),
+            commands,
+            attached_disk,
+        )?;
+        let mut watched = supervision.watch(signals)?;
+        let event_hub = supervision.hands.event_hub.clone();
+        let jobs = Jobs::spawn(Work {
+            installation: installation.clone(),
+            disk: disk.clone(),
+            attached_disk: attached_disk.clone(),
+            commands: commands.clone(),
+            event_hub: event_hub.clone(),
+        })
+        .map_err(data_plane::process("start the thread of the disk's jobs"))?;
+        let handles = Handles {
+            event_hub,
+            jobs,
+            installation: installation.clone(),
+            disk: disk.clone(),
+            attached_disk: attached_disk.clone(),
+            commands: commands.clone(),
+        };
+        control
+            .serve(Arc::new(handles))
+            .map_err(data_plane::process("serve the control socket"))?;
+        let greeted = watched.messages.greet(Instant::now() + GREETING_PATIENCE);
+        let version = match greeted {
+            Err(ProtocolError::Ended(_)) => {
+                let status = supervision.hands.data_plane.wait()?;
+                return Err(AttachError::DiedEarly(status));
+            }
+            greeted => greeted?,
+        };
+        log::debug!("the data plane and this use protocol {version}");
+        record(&installation, &disk, Operation::HandOver, &give.key_url)
+            .map_err(AttachError::Audit)?;
+        let given = opening.serve(give.setup, &give.files, &give.deks);
+        given.map_err(|error| {
+            // It may have said why it ended.
+            match watched.last_words() {
+                Some(why) => AttachError::Refused(why),
+                None => error.into(),
+            }
+        })?;
+        Ok((supervision, watched))
+    }
+
+    /// Starts the threads that the guard works through.
+    fn supervision(
+        self,
+        guard: Guard,
+        (data_plane, socket, offered): (DataPlane, Socket, Offered),
+        commands: &Arc<Commands>,
+        attached_disk: &Arc<AttachedDisk>,
+    ) -> Result<Supervision, AttachError> {
+        let fail = data_plane::process("start the guard of the disk's key");
+        let (name, id) = (self.disk.name().to_owned(), self.disk.id());
+        let marked = attached_disk.clone();
+        let attached_disk = attached_disk.clone();
+        let state_dir = self.installation.state_dir().to_owned();
+        let installation = self.installation.clone();
+        let recorder =
+            Recorder::spawn(move |record| records::append(&installation, record)).map_err(&fail)?;
+        let checker = Checker::spawn(move |with_key| self.check(attached_disk.top(), with_key))
+            .map_err(&fail)?;
+        let marker = Marker::spawn(marked).map_err(&fail)?;
+        let hands = Attached {
+            commands: commands.clone(),
+            data_plane,
+            checker,
+            recorder,
+            marker,
+            event_hub: Arc::new(EventHub::new(guard.status(), offered)),
+            disk: id,
+            name,
+        };
+        Ok(Supervision {
+            guard,
+            hands,
+            socket,
+            served: false,
+            failed_sync: None,
+            told_not_shared: None,
+            state_dir,
+        })
+    }
+
+    /// Asks the vault. A DEK that is wanted is handed out only once that is recorded.
+    fn check(&self, top: Uuid, with_key: bool) -> Finding {
+        let finding = checker::check(&self.installation, &self.disk, top, with_key);
+        let Finding::Granted {
+            key_url,
+            keys: Some(_),
+        } = &finding
+        else {
+            return finding;
+        };
+        match record(&self.installation, &self.disk, Operation::Restore, key_url) {
+            Ok(()) => finding,
+            Err(error) => Finding::Withheld(Reason {
+                code: "AuditLog".into(),
+                message: error,
+            }),
+        }
+    }
+}
+
+fn record(
+    installation: &Installation,
+    disk: &Disk,
+    operation: Operation,
+    key_url: &str,
+) -> Result<(), String> {
+    let record = Record {
+        time: OffsetDateTime::now_utc(),
+        operation,
+        disk: disk.id(),
+        name: disk.name().into(),
+        key_url: key_url.into(),
+        reason: None,
+    };
+    records::append(installation, &record)
+}
+
+/// The disk of that name, or whose directory that is.
+fn find(installation: &Installation, disk: &str) -> Result<Disk, DiskError> {
+    if !disk.contains('/') {
+        return Disk::find(installation, disk);
+    }
+    let directory = std::fs::canonicalize(disk)
+        .map_err(|e| DiskError::Argument(format!("no disk is in {disk}: {e}")))?;
+    let disks = installation.catalog().disks()?;
+    let here = |row: &&installation::catalog::Stored<installation::catalog::DiskRecord>| {
+        std::fs::canonicalize(&row.record.directory).is_ok_and(|d| d == directory)
+    };
+    match disks.iter().find(here) {
+        Some(row) => Disk::find(installation, &row.record.name),
+        None => Err(DiskError::Argument(format!(
+            "no disk is in {disk}; `disk list` names them"
+        ))),
+    }
+}

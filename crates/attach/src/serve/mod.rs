@@ -1,0 +1,13 @@
+//! The life of an attached disk: one process supervises its data plane, changes its layers, and answers what
+//! other processes ask.
+
+mod attach;
+pub(crate) mod attached_disk;
+pub(crate) mod control_socket;
+mod event_hub;
+mod jobs;
+mod marker;
+mod supervise;
+
+pub use attach::attach;
+pub use control_socket::{events, key_status, send_layer_op, set_limits};
