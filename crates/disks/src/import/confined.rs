@@ -37,7 +37,7 @@ use seccompiler::{
 /// The user and the group that own nothing: `nobody` of Debian and of Linux itself (the overflow ids).
 const NOBODY: u32 = 65534;
 /// Descriptors that a program may have.
-const MOST_FILES: u64 = 64;
+const MAX_FILES: u64 = 64;
 
 /// What a program may take of the host.
 #[derive(Debug, Clone, Copy)]
@@ -145,7 +145,7 @@ fn limit(most: Most) -> io::Result<()> {
         (Resource::Cpu, most.cpu_seconds),
         (Resource::Core, 0),
         (Resource::Fsize, 0),
-        (Resource::Nofile, MOST_FILES),
+        (Resource::Nofile, MAX_FILES),
     ] {
         let limit = Rlimit {
             current: Some(most),

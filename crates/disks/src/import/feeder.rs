@@ -37,9 +37,9 @@ const CMD_READ: u16 = 0;
 const CMD_DISCONNECT: u16 = 2;
 
 /// No option is longer; what a client sends behind its head is read and forgotten.
-const MOST_OPTION: u32 = 64 << 10;
+const MAX_OPTION: u32 = 64 << 10;
 /// The longest read, which is what NBD's clients may rely on.
-const MOST_READ: u32 = 32 << 20;
+const MAX_READ: u32 = 32 << 20;
 
 /// What a feeder does, for whoever waits for its client.
 #[derive(Debug, Default)]
@@ -152,7 +152,7 @@ impl Feeder {
                         REP_INFO,
                         &[&INFO_EXPORT.to_be_bytes(), &size, &flags],
                     )?;
-                    let blocks = [1u32, 4096, MOST_READ].map(u32::to_be_bytes);
+                    let blocks = [1u32, 4096, MAX_READ].map(u32::to_be_bytes);
                     let blocks = blocks.as_flattened();
                     self.reply(option, REP_INFO, &[&INFO_BLOCK_SIZE.to_be_bytes(), blocks])?;
                     self.reply(option, REP_ACK, &[])?;
@@ -180,7 +180,7 @@ impl Feeder {
             let length = self.u32()?;
             let error = match command {
                 CMD_DISCONNECT => return Ok(()),
-                CMD_READ if length > MOST_READ => libc::EOVERFLOW,
+                CMD_READ if length > MAX_READ => libc::EOVERFLOW,
                 CMD_READ => self.read(offset, length, &mut buffer),
                 // Nothing follows the head of any other command but a write's, which is not read.
                 _ => return Err(invalid("a command that is not offered")),
@@ -237,7 +237,7 @@ impl Feeder {
     }
 
     fn skip(&mut self, length: u32) -> io::Result<()> {
-        if length > MOST_OPTION {
+        if length > MAX_OPTION {
             return Err(invalid("too long an option"));
         }
         let mut rest = Read::by_ref(&mut self.stream).take(length.into());

@@ -63,8 +63,8 @@ pub(super) fn output(
 
 /// How a server that broke the connection ended and what it said, if it has ended or does now.
 pub(super) fn last_words(child: &mut Child) -> Option<Output> {
-    const MOST_WAIT: Duration = Duration::from_secs(2);
-    let deadline = Instant::now() + MOST_WAIT;
+    const MAX_WAIT: Duration = Duration::from_secs(2);
+    let deadline = Instant::now() + MAX_WAIT;
     let status = loop {
         match child.try_wait() {
             Ok(Some(status)) => break status,

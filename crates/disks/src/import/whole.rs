@@ -9,7 +9,7 @@
 //! the disk has.
 //!
 //! An image is hostile: holes of its file are not read, no table of the second level is read twice, and
-//! those of the first level have at most [`table::MOST_FIRST`] bytes. So the work is bounded by the storage that
+//! those of the first level have at most [`table::MAX_FIRST`] bytes. So the work is bounded by the storage that
 //! the image takes. What is no sound header at all is left to QEMU's refusal.
 
 use super::raw::RawImage;

@@ -19,7 +19,7 @@ use installation::files::{rename_new, sync_dir, try_rename_new};
 use volume::pipeline::DiskIo;
 
 /// The largest VHD that QEMU writes and Azure takes: 2040 GiB.
-const MOST_VHD: u64 = 2040 << 30;
+const MAX_VHD: u64 = 2040 << 30;
 /// Bytes of a cluster of a new qcow2 image, QEMU's default.
 const CLUSTER: u64 = 64 << 10;
 /// The image in its directory while it is written.
@@ -80,9 +80,9 @@ pub fn export<P: FnMut(u64)>(
     }
     let (mut source, header) = open_to_read(installation, &disk, runtime_dir)?;
     let size = header.size;
-    if format == ImageFormat::Vpc && size > MOST_VHD {
+    if format == ImageFormat::Vpc && size > MAX_VHD {
         return Err(DiskError::Argument(format!(
-            "a VHD holds {MOST_VHD} bytes at most, the {kind} has {size}; export it as raw or qcow2"
+            "a VHD holds {MAX_VHD} bytes at most, the {kind} has {size}; export it as raw or qcow2"
         )));
     }
     if format == ImageFormat::Vpc && header.logical_sector_size != 512 {

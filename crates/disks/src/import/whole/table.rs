@@ -5,7 +5,7 @@ use super::super::references::{big, little};
 use super::super::{Cancel, ImportError, SourceImage};
 
 /// Bytes of a first-level table; QEMU's limit for qcow2, the others' are smaller.
-pub(super) const MOST_FIRST: u64 = 32 << 20;
+pub(super) const MAX_FIRST: u64 = 32 << 20;
 
 /// Bytes of a table that are read at a time.
 pub(super) const CHUNK: u64 = 1 << 20;
@@ -125,7 +125,7 @@ impl Extent<'_> {
         below: impl Fn(u64) -> Option<Table>,
         mut each: impl FnMut(&mut Self, u64, &[u8]),
     ) -> Result<(), Stop> {
-        if first.len() > MOST_FIRST {
+        if first.len() > MAX_FIRST {
             return Err(Stop::TooLarge);
         }
         let (mut places, mut of_all) = (Vec::new(), None);
