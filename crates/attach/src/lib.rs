@@ -2,7 +2,7 @@
 //!
 //! This process unwraps the DEK, opens the files, hands both to the data plane over inherited
 //! descriptors and a socket, and forgets the DEK. It stays for as long as the disk is attached: it
-//! guards the disk's key (`guard.rs`), waits for a signal or for the end of the data plane, and puts
+//! guards the disk's key (`guard`), waits for a signal or for the end of the data plane, and puts
 //! things away afterwards.
 //!
 //! | Room | What is in it |
