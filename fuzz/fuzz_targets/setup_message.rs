@@ -1,4 +1,4 @@
-//! What the two ends of an attach's control socket read: commands with descriptors and DEKs in the data
+//! What the two ends of an attach's command channel read: commands with descriptors and DEKs in the data
 //! plane, and messages of a data plane that a guest has taken over.
 #![no_main]
 

@@ -187,7 +187,7 @@ fn an_attach_with_low_limits_names_them() {
     let cases = [
         // Enough to open the disk, and not for the thread that checks its key.
         (libc::RLIMIT_MEMLOCK, 400 << 10, "LimitMEMLOCK="),
-        // Enough for the control process, which unwraps the key, and for half of the queues.
+        // Enough for the attach process, which unwraps the key, and for half of the queues.
         (libc::RLIMIT_MEMLOCK, 1 << 20, "LimitMEMLOCK="),
         // Enough for the queues, and too few for what a frontend sends.
         (libc::RLIMIT_NOFILE, 600, "LimitNOFILE="),

@@ -376,7 +376,7 @@ fn no_key_is_left_in_the_process_that_asked_for_it_over_https() {
     // After several checks too, each of which unwraps the DEK.
     std::thread::sleep(Duration::from_secs(3));
     let found = search(daemon.pid(), &needles);
-    assert!(found.is_empty(), "in the control process: {found:#?}");
+    assert!(found.is_empty(), "in the attach process: {found:#?}");
     keeper.enable(false);
     wait_served(queue, false);
     for pid in [daemon.pid(), daemon.data_plane()] {

@@ -12,11 +12,11 @@ use crate::customer::{Customer, FAIL};
 use crate::frontend::PATIENCE;
 use crate::frontend::daemon::{Daemon, alive};
 
-/// The end of the control socket that the data plane has, as its captor has it.
+/// The end of the command channel that the data plane has, as its captor has it.
 fn voice(daemon: &Daemon) -> UnixStream {
     let pid = Pid::from_raw(daemon.data_plane().cast_signed()).unwrap();
     let process = pidfd_open(pid, PidfdFlags::empty()).unwrap();
-    let number = protocol::CONTROL_FD;
+    let number = protocol::COMMAND_FD;
     pidfd_getfd(process, number, PidfdGetfdFlags::empty())
         .unwrap()
         .into()

@@ -1,4 +1,4 @@
-//! Revocation that reaches a running disk: the real control process, data plane and vault, and a
+//! Revocation that reaches a running disk: the real attach process, data plane and vault, and a
 //! frontend in user space instead of a guest.
 
 // Clippy exempts only functions with #[test], and helpers of tests panic as tests do.

@@ -34,12 +34,12 @@ fn no_key_is_left(mode: &'static [&'static str]) {
         let [control, data_plane] = search_both(&daemon, &needles);
         assert!(held(&data_plane, "the DEK"), "the search finds nothing");
         assert!(held(&data_plane, "round key 7 of half 2"), "{data_plane:?}");
-        assert!(control.is_empty(), "in the control process: {control:#?}");
+        assert!(control.is_empty(), "in the attach process: {control:#?}");
 
         customer.enable(false);
         customer.wait_stopped();
         let [control, data_plane] = search_both(&daemon, &needles);
-        assert!(control.is_empty(), "in the control process: {control:#?}");
+        assert!(control.is_empty(), "in the attach process: {control:#?}");
         assert!(data_plane.is_empty(), "in the data plane: {data_plane:#?}");
         customer.enable(true);
     }

@@ -96,7 +96,7 @@ pub enum AttachError {
     )]
     OtherVersion,
     /// The setup could not be handed over.
-    #[error(transparent)]
+    #[error("the data plane cannot be given the disk: {0}")]
     Protocol(#[from] ProtocolError),
     /// A sync failed while the disk was attached, or before, so the detach is not clean.
     #[error(

@@ -1,11 +1,9 @@
 //! What an attach process tells its data plane.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{CopyRequest, Limits, OnRevoke, Setup, Stack};
+use crate::{CommandKind, CopyRequest, Limits, OnRevoke, Setup, Stack};
 
 /// A command under its number. The data plane answers each with one [`Reply`](crate::Reply), in their
 /// order.
@@ -68,24 +66,6 @@ pub enum Command {
     },
 }
 
-/// Which command it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "they are those of `Command`")]
-pub enum CommandKind {
-    Serve,
-    SetLimits,
-    Resize,
-    RevokeKey,
-    RestoreKey,
-    Quiesce,
-    SwapVolume,
-    Resume,
-    StartCopyUp,
-    StopCopyUp,
-    CopyUpProgress,
-    Disconnect,
-}
-
 impl Command {
     /// Which it is.
     pub fn kind(&self) -> CommandKind {
@@ -129,24 +109,5 @@ impl Command {
             self,
             Self::Serve(_) | Self::SwapVolume(_) | Self::RestoreKey { .. }
         )
-    }
-}
-
-impl fmt::Display for CommandKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Serve => "serve",
-            Self::SetLimits => "set-limits",
-            Self::Resize => "resize",
-            Self::RevokeKey => "revoke-key",
-            Self::RestoreKey => "restore-key",
-            Self::Quiesce => "quiesce",
-            Self::SwapVolume => "swap-volume",
-            Self::Resume => "resume",
-            Self::StartCopyUp => "start-copy-up",
-            Self::StopCopyUp => "stop-copy-up",
-            Self::CopyUpProgress => "copy-up-progress",
-            Self::Disconnect => "disconnect",
-        })
     }
 }

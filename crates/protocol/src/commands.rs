@@ -1,4 +1,4 @@
-//! The sending half of the attach process's end of the control socket.
+//! The sending half of the attach process's end of the command channel.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -15,7 +15,7 @@ use keys::DekStack;
 
 use crate::error::io_error;
 use crate::frame::encode;
-use crate::version::{Hello, SUPPORTED};
+use crate::hello::{Hello, SUPPORTED};
 use crate::{
     Command, CommandKind, CopyProgress, CopyRequest, DiskFiles, Limits, OnRevoke, Peer,
     ProtocolError, Reply, Request, Setup, Stack,
@@ -28,6 +28,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const QUIESCE_PATIENCE: Duration = Duration::from_secs(120);
 /// How long it may take for what it answers at once, after what it was told before.
 const COPY_PATIENCE: Duration = Duration::from_secs(120);
+/// Commands without an answer at most: a data plane that answers none of them is not worth the memory.
+const MAX_UNANSWERED: usize = 4096;
 
 /// Tells the data plane what to do, from whichever thread. Commands do not mix: each is written whole.
 #[derive(Debug)]
@@ -88,8 +90,11 @@ impl Commands {
     /// [`ProtocolError::Io`].
     pub fn new(stream: UnixStream) -> Result<Self, ProtocolError> {
         let hello = encode(&Hello { hello: SUPPORTED })?;
-        let fail = io_error("greet the data plane");
-        (&stream).write_all(&hello).map_err(fail)?;
+        match (&stream).write_all(&hello) {
+            // It has ended already, which `Messages::greet` finds.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            sent => sent.map_err(io_error("greet the data plane"))?,
+        }
         Ok(Self {
             control: Mutex::new(Control { stream, next: 0 }),
             unanswered: Mutex::new(Some(VecDeque::new())),
@@ -309,8 +314,10 @@ impl Commands {
     ) -> Result<(), ProtocolError> {
         let (number, kind) = (control.next, command.kind());
         let frame = encode(&Request { number, command })?;
-        control.next += 1;
         match self.unanswered().as_mut() {
+            Some(unanswered) if unanswered.len() >= MAX_UNANSWERED => {
+                return Err(ProtocolError::Silent(Peer::DataPlane));
+            }
             Some(unanswered) => unanswered.push_back(Unanswered {
                 number,
                 kind,
@@ -318,12 +325,16 @@ impl Commands {
             }),
             None => return Err(ProtocolError::Ended(Peer::DataPlane)),
         }
+        control.next += 1;
         let (files, deks) = match cargo {
             Cargo::None => (Vec::new(), None),
             Cargo::Keys(deks) => (Vec::new(), Some(deks)),
             Cargo::Disk(files, deks) => (files.descriptors(), Some(deks)),
         };
-        let fail = io_error("tell the data plane");
+        let fail = |error: io::Error| match error.kind() {
+            io::ErrorKind::BrokenPipe => ProtocolError::Ended(Peer::DataPlane),
+            _ => io_error("tell the data plane")(error),
+        };
         let sent = match files.is_empty() {
             true => 0,
             false => control
@@ -386,6 +397,36 @@ mod tests {
         let ended = commands.resume();
         assert!(matches!(ended, Err(ProtocolError::Ended(Peer::DataPlane))));
         assert!(commands.answered(5, Reply::CopyUpStopped).is_ok());
+    }
+
+    #[test]
+    fn a_data_plane_that_answers_nothing_is_told_nothing_more() {
+        let (commands, mut theirs) = commands();
+        let drain = std::thread::spawn(move || io::copy(&mut theirs, &mut io::sink()));
+        for _ in 0..MAX_UNANSWERED {
+            commands.disconnect(1).unwrap();
+        }
+        let silent = commands.disconnect(1);
+        assert!(matches!(
+            silent,
+            Err(ProtocolError::Silent(Peer::DataPlane))
+        ));
+        commands.answered(0, Reply::Disconnected).unwrap();
+        commands.disconnect(1).unwrap();
+        commands.end().unwrap();
+        drain.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn a_data_plane_that_ended_is_found_by_its_silence() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        drop(theirs);
+        let mut messages = crate::Messages::new(ours.try_clone().unwrap());
+        let commands = Commands::new(ours).unwrap();
+        let ended = messages.greet(std::time::Instant::now() + PATIENCE);
+        assert!(matches!(ended, Err(ProtocolError::Ended(Peer::DataPlane))));
+        let ended = commands.resume();
+        assert!(matches!(ended, Err(ProtocolError::Ended(Peer::DataPlane))));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The data plane's end of the control socket.
+//! The data plane's end of the command channel.
 
 use std::fmt;
 use std::fs::File;
@@ -14,7 +14,7 @@ use crate::command::RequestNumber;
 use crate::error::io_error;
 use crate::files::MAX_FILES;
 use crate::frame::{HEAD_LEN, decode, encode, message_len};
-use crate::version::{Hello, SUPPORTED, choose};
+use crate::hello::{Hello, SUPPORTED, choose};
 use crate::{Command, DiskFiles, Event, Message, Peer, ProtocolError, Reply, Request};
 
 /// Receives commands, and says what becomes of them and what happens.

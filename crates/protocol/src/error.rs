@@ -8,7 +8,7 @@ use keys::KeyError;
 use volume::store::StoreError;
 use xts::CipherError;
 
-use crate::{CommandKind, Line, MAX_MESSAGE_LEN, Peer, Versions};
+use crate::{CommandKind, Line, Peer, Versions};
 
 /// Why a message could not be sent, or not be taken, or why a command was not done.
 #[derive(Debug, Error)]
@@ -45,7 +45,7 @@ pub enum ProtocolError {
     #[error("what came is not a whole frame of the protocol")]
     NoFrame,
     /// A message is longer than any may be, of which this is the length in bytes.
-    #[error("a message of {0} bytes, and {MAX_MESSAGE_LEN} are the most")]
+    #[error("a message of {0} bytes is longer than any of the protocol")]
     TooLong(usize),
     /// A frame has a message that the protocol does not have, or fields that the message does not have.
     #[error("not a message of this protocol: {0}")]

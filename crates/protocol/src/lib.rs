@@ -1,5 +1,5 @@
 //! What an attach process and its data plane say to each other, over the socket that the data plane gets as
-//! descriptor [`CONTROL_FD`].
+//! descriptor [`COMMAND_FD`].
 //!
 //! The attach process has the vault's word on the disk's key; the data plane has the guest. Each side first
 //! says which versions it speaks ([`Versions`]). Then the attach process sends commands, of which the first
@@ -45,12 +45,14 @@
 //! does not know by name, and ends when it cannot tell where the next command begins.
 
 mod command;
+mod command_kind;
 mod commands;
 mod data_plane_end;
 mod error;
 mod files;
 mod frame;
 mod frontend_memory;
+mod hello;
 mod limits;
 mod line;
 mod messages;
@@ -61,13 +63,15 @@ mod tests;
 mod version;
 mod waiter;
 
-pub use command::{Command, CommandKind, Request};
+pub use command::{Command, Request};
+pub use command_kind::CommandKind;
 pub use commands::{Commands, Opening};
 pub use data_plane_end::{Cargo, DataPlaneEnd, Received};
 pub use error::ProtocolError;
 pub use files::DiskFiles;
 pub use frame::{MAX_MESSAGE_LEN, decode, encode};
 pub use frontend_memory::{FileId, FrontendMemory};
+pub use hello::{Hello, SUPPORTED};
 pub use limits::Limits;
 pub use line::Line;
 pub use messages::{Heard, Messages};
@@ -75,10 +79,10 @@ pub use reply::{Event, Message, Reply, SyncedFile};
 pub use setup::{
     CopyProgress, CopyRequest, CopyState, Discard, OnFull, OnRevoke, Setup, Stack, StackLayer,
 };
-pub use version::{Hello, Peer, SUPPORTED, Versions};
+pub use version::{Peer, Versions};
 pub use waiter::{Waiter, signal_pipe};
 
-/// The descriptor of the control socket in the data plane process.
-pub const CONTROL_FD: i32 = 3;
+/// The descriptor of the command channel in the data plane process.
+pub const COMMAND_FD: i32 = 3;
 /// That of the vhost-user socket, listening or connected.
 pub const SOCKET_FD: i32 = 4;

@@ -1,4 +1,4 @@
-//! The hearing half of the attach process's end of the control socket.
+//! The hearing half of the attach process's end of the command channel.
 //!
 //! A guest may have taken the data plane over. Whatever that says must not keep the attach process from
 //! guarding the disk's key: the end of a frame is never waited for, no frame is longer than
@@ -15,7 +15,7 @@ use rustix::net::{RecvFlags, recv};
 
 use crate::error::io_error;
 use crate::frame::{MAX_FRAME_LEN, decode};
-use crate::version::{Hello, SUPPORTED, choose};
+use crate::hello::{Hello, SUPPORTED, choose};
 use crate::{Message, Peer, ProtocolError, Waiter};
 
 /// Bytes that are taken at a time.
@@ -109,7 +109,9 @@ impl Messages {
                 // A data plane that says nothing else must not fill the log.
                 if self.refused.is_power_of_two() {
                     let count = self.refused;
-                    log::warn!("the data plane said {count} times what is no message: {error}");
+                    log::warn!(
+                        "a message of the data plane is refused ({count} until now): {error}"
+                    );
                 }
             })
             .ok()

@@ -10,7 +10,7 @@ use command_fds::{CommandFdExt, FdMapping};
 
 use crate::begin::socket::Socket;
 use crate::error::AttachError;
-use protocol::{CONTROL_FD, Commands, Messages, SOCKET_FD};
+use protocol::{COMMAND_FD, Commands, Messages, SOCKET_FD};
 
 /// How long the data plane may take to take a command, and to end after it closed its socket.
 const LAST_PATIENCE: Duration = Duration::from_secs(10);
@@ -41,7 +41,7 @@ impl DataPlane {
             child_fd,
         };
         let mappings = vec![
-            map(theirs.into(), CONTROL_FD),
+            map(theirs.into(), COMMAND_FD),
             map(socket.duplicate()?, SOCKET_FD),
         ];
         let program = std::env::current_exe().map_err(&fail)?;

@@ -194,26 +194,24 @@ impl Served {
         control
             .serve(Arc::new(handles))
             .map_err(data_plane::process("serve the control socket"))?;
-        let greeted = watched.messages.greet(Instant::now() + GREETING_PATIENCE);
-        let version = match greeted {
-            Err(ProtocolError::Ended(_)) => {
-                let status = supervision.hands.data_plane.wait()?;
-                return Err(AttachError::DiedEarly(status));
-            }
-            greeted => greeted?,
-        };
-        log::debug!("the data plane and this use protocol {version}");
-        record(&installation, &disk, Operation::HandOver, &give.key_url)
-            .map_err(AttachError::Audit)?;
-        let given = opening.serve(give.setup, &give.files, &give.deks);
-        given.map_err(|error| {
-            // It may have said why it ended.
-            match watched.last_words() {
-                Some(why) => AttachError::Refused(why),
-                None => error.into(),
-            }
-        })?;
-        Ok((supervision, watched))
+        let given = watched
+            .messages
+            .greet(Instant::now() + GREETING_PATIENCE)
+            .map_err(AttachError::from)
+            .and_then(|version| {
+                log::debug!("the data plane and this use protocol {version}");
+                record(&installation, &disk, Operation::HandOver, &give.key_url)
+                    .map_err(AttachError::Audit)?;
+                Ok(opening.serve(give.setup, &give.files, &give.deks)?)
+            });
+        match given {
+            Ok(()) => Ok((supervision, watched)),
+            Err(error) => Err(why_refused(
+                error,
+                &mut watched,
+                &mut supervision.hands.data_plane,
+            )),
+        }
     }
 
     /// Starts the threads that the guard works through.
@@ -273,6 +271,25 @@ impl Served {
                 message: error,
             }),
         }
+    }
+}
+
+/// Why a data plane did not take its disk: it may have said why it ended.
+fn why_refused(
+    error: AttachError,
+    watched: &mut Watched,
+    data_plane: &mut DataPlane,
+) -> AttachError {
+    let AttachError::Protocol(error) = error else {
+        return error;
+    };
+    match (watched.last_words(), error) {
+        (Some(why), _) => AttachError::Refused(why),
+        (None, ProtocolError::Ended(_)) => match data_plane.wait() {
+            Ok(status) => AttachError::DiedEarly(status),
+            Err(error) => error,
+        },
+        (None, error) => error.into(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The life of an attached disk, as its control process sees it: one loop that waits for the data
+//! The life of an attached disk, as its attach process sees it: one loop that waits for the data
 //! plane, for signals, for what the vault has said, and for the guard's next deadline. Everything
 //! else that can take long is in a thread of its own.
 
@@ -269,14 +269,13 @@ impl Supervision {
             }
         };
         for message in heard {
-            match message {
+            let taken = match message {
                 Message::Event(event) => self.happened(event, reason),
-                Message::Reply { number, reply } => {
-                    if let Err(error) = self.answered(number, reply, reason) {
-                        self.kill_captured(&error.to_string());
-                        return false;
-                    }
-                }
+                Message::Reply { number, reply } => self.answered(number, reply, reason),
+            };
+            if let Err(error) = taken {
+                self.kill_captured(&error.to_string());
+                return false;
             }
         }
         true
@@ -309,6 +308,10 @@ impl Supervision {
             Some((CommandKind::RestoreKey, Reply::Refused { why })) => {
                 self.guard.not_restored(why.as_str(), now, hands);
             }
+            Some((CommandKind::Serve, Reply::Refused { why })) => {
+                *reason = Some(why.into());
+                hands.end();
+            }
             Some((command, Reply::Refused { why })) => {
                 log::warn!("the data plane refuses a command ({command}): {why}");
             }
@@ -330,15 +333,23 @@ impl Supervision {
     }
 
     /// Takes what the data plane says unasked.
-    fn happened(&mut self, event: DataPlaneEvent, reason: &mut Option<String>) {
+    ///
+    /// # Errors
+    /// [`ProtocolError`], when it does not take what has to be done about it.
+    fn happened(
+        &mut self,
+        event: DataPlaneEvent,
+        reason: &mut Option<String>,
+    ) -> Result<(), ProtocolError> {
         match event {
-            DataPlaneEvent::FrontendMemory(memory) => self.look_at_memory(&memory),
+            DataPlaneEvent::FrontendMemory(memory) => self.look_at_memory(&memory)?,
             DataPlaneEvent::MemoryNotShared => self.tell_not_shared(),
             DataPlaneEvent::StorageFull => self.tell(EventKind::StorageFull, None),
             DataPlaneEvent::StorageOk => self.tell(EventKind::StorageOk, None),
             DataPlaneEvent::SyncFailed { file, why } => self.sync_failed(file, why.as_str()),
             DataPlaneEvent::Failed { why } => *reason = Some(why.into()),
         }
+        Ok(())
     }
 
     fn sync_failed(&mut self, file: protocol::SyncedFile, why: &str) {
@@ -361,13 +372,18 @@ impl Supervision {
     }
 
     /// Ends the connection of a frontend that has the guest's memory mapped for itself alone.
-    fn look_at_memory(&mut self, memory: &FrontendMemory) {
+    fn look_at_memory(&mut self, memory: &FrontendMemory) -> Result<(), ProtocolError> {
         if !memory.is_private() {
-            return;
+            return Ok(());
         }
-        // A data plane that cannot be told is at its end, and the connection with it.
-        let _ = self.hands.commands.disconnect(memory.connection);
+        match self.hands.commands.disconnect(memory.connection) {
+            // The connection ended with it.
+            Ok(()) | Err(ProtocolError::Ended(_)) => {}
+            // It must not hold the guard up again and again.
+            Err(error) => return Err(error),
+        }
         self.tell_not_shared();
+        Ok(())
     }
 
     fn tell_not_shared(&mut self) {

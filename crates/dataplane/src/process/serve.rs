@@ -14,7 +14,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use keys::units::{SECTOR_SIZE, Sector};
 use keys::{DekStack, harden_process};
 use protocol::{
-    CONTROL_FD, Cargo, Command, DataPlaneEnd, Discard, DiskFiles, Event, Line, ProtocolError,
+    COMMAND_FD, Cargo, Command, DataPlaneEnd, Discard, DiskFiles, Event, Line, ProtocolError,
     Received, Reply, SOCKET_FD, Setup, Waiter, signal_pipe,
 };
 use volume::pipeline::DiskIo;
@@ -50,7 +50,7 @@ const SYNC: u64 = 5;
 const LAST_RELEASE: Duration = Duration::from_secs(20);
 
 /// Runs the data plane in this process, which must have been started by the attach process with
-/// the descriptors [`CONTROL_FD`] and [`SOCKET_FD`]. Returns after the last flush.
+/// the descriptors [`COMMAND_FD`] and [`SOCKET_FD`]. Returns after the last flush.
 ///
 /// # Errors
 /// [`DataplaneError`], which there is nobody to tell; what the attach process could be told has ended the
@@ -58,7 +58,7 @@ const LAST_RELEASE: Duration = Duration::from_secs(20);
 pub fn serve() -> Result<(), DataplaneError> {
     harden_process()?;
     end_with_any_thread();
-    let control = DataPlaneEnd::open(UnixStream::from(inherited(CONTROL_FD)?))?;
+    let control = DataPlaneEnd::open(UnixStream::from(inherited(COMMAND_FD)?))?;
     log::debug!(
         "the attach process and this use protocol {}",
         control.version()

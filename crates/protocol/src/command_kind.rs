@@ -1,0 +1,40 @@
+//! The names of the commands.
+
+use std::fmt;
+
+/// Which command it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "they are those of `Command`")]
+pub enum CommandKind {
+    Serve,
+    SetLimits,
+    Resize,
+    RevokeKey,
+    RestoreKey,
+    Quiesce,
+    SwapVolume,
+    Resume,
+    StartCopyUp,
+    StopCopyUp,
+    CopyUpProgress,
+    Disconnect,
+}
+
+impl fmt::Display for CommandKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Serve => "serve",
+            Self::SetLimits => "set-limits",
+            Self::Resize => "resize",
+            Self::RevokeKey => "revoke-key",
+            Self::RestoreKey => "restore-key",
+            Self::Quiesce => "quiesce",
+            Self::SwapVolume => "swap-volume",
+            Self::Resume => "resume",
+            Self::StartCopyUp => "start-copy-up",
+            Self::StopCopyUp => "stop-copy-up",
+            Self::CopyUpProgress => "copy-up-progress",
+            Self::Disconnect => "disconnect",
+        })
+    }
+}
