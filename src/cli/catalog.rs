@@ -204,8 +204,8 @@ fn rebuild(context: &Context, args: &RebuildArgs) -> Result<(), CliError> {
     }
     if !view.not_found.is_empty() {
         context.output.note(&format!(
-            "note: by the logs of the key vaults these had keys unwrapped too, and were not found: {}; give \
-             their directories with --data-dir, or say that they are gone with `sealdisk catalog forget`",
+            "note: the logs of the key vaults name resources that were not found: {}; give their directories \
+             with --data-dir, or forget them with `sealdisk catalog forget`",
             view.not_found.join(", ")
         ));
     }
@@ -214,7 +214,10 @@ fn rebuild(context: &Context, args: &RebuildArgs) -> Result<(), CliError> {
         [] => Ok(()),
         problems => Err(CliError::new(
             "CatalogIncomplete",
-            format!("not everything was brought back: {}", problems.join("; ")),
+            format!(
+                "the catalog was not rebuilt completely: {}",
+                problems.join("; ")
+            ),
         )),
     }
 }

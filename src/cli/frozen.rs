@@ -72,7 +72,7 @@ pub(super) fn delete(
     args: &DeleteArgs,
 ) -> Result<(), CliError> {
     with_changes(context, true, |changes| {
-        // A name that does not exist is said before anything is asked.
+        // A name that does not exist is refused before the question.
         disks::show(changes.installation, kind, &args.name)?;
         let question = format!("The {kind} {} will be destroyed. Continue?", args.name);
         context.output.confirm(&question, args.yes)?;
@@ -91,7 +91,7 @@ pub(super) fn delete(
         if let Err(error) = merged {
             // It is deleted; the rest is done by the next deletion.
             context.output.note(&format!(
-                "note: the {kind} {} is deleted, but layers that can be merged are not yet: {error}",
+                "note: the {kind} {} is deleted, but its layers are not merged yet: {error}",
                 args.name
             ));
         }

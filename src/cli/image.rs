@@ -103,7 +103,7 @@ fn create_image(context: &Context, args: ImageCreateArgs) -> Result<(), CliError
             || args.logical_sector_size.is_some())
     {
         return Err(CliError::usage(
-            "an image of a disk or a snapshot is under the set of that, and has no format: \
+            "an image of a disk or a snapshot has its disk encryption set, and no format: \
              --disk-encryption-set, --source-format, --force-share and --logical-sector-size are for \
              files (`image update` gives it another set)",
         ));

@@ -130,7 +130,7 @@ impl Output {
         let _ = writeln!(io::stderr(), "{text}");
     }
 
-    /// Asks on the terminal before something is done that cannot be undone, unless `yes`.
+    /// Asks for confirmation on the terminal before something that cannot be undone, unless `yes`.
     ///
     /// # Errors
     /// When the answer is not yes, and when there is no terminal to ask on.
@@ -141,9 +141,7 @@ impl Output {
         if !io::stdin().is_terminal() {
             return Err(CliError::new(
                 "ConfirmationRequired",
-                format!(
-                    "there is no terminal to ask on: '{question}'; give --yes if that is wanted"
-                ),
+                format!("cannot ask without a terminal: '{question}'; give --yes to confirm"),
             ));
         }
         let mut answer = String::new();

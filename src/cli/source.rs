@@ -36,7 +36,7 @@ pub(super) fn source(
         (Some(kind), other, _) => {
             let or = other.map_or("./".to_owned(), |other| format!("{other}:"));
             Err(CliError::usage(format!(
-                "'{source}' is not clear: say {kind}:{source} or {or}{source}"
+                "'{source}' is ambiguous: use {kind}:{source} or {or}{source}"
             )))
         }
     }

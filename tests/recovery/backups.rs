@@ -220,7 +220,7 @@ fn a_passphrase_comes_from_a_file_or_stdin_and_a_wrong_one_is_said_to_be() {
     );
     let piped = program("bash", &["-c", &piped]);
     let said = String::from_utf8(piped.stderr).unwrap();
-    assert!(said.contains("is no whole backup"), "{said}");
+    assert!(said.contains("is not a complete backup"), "{said}");
     // One that is guessed soon.
     private(&wrong, b"eleven char\n");
     let short = host.bad(

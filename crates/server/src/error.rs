@@ -13,7 +13,7 @@ use installation::InstallationError;
 pub enum ServerError {
     /// The installation refused or failed.
     #[error(transparent)]
-    Control(#[from] InstallationError),
+    Installation(#[from] InstallationError),
     /// A key of the token service cannot be used.
     #[error("the token service cannot use its key {path}: {why}")]
     SigningKey {

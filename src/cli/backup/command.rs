@@ -269,7 +269,7 @@ fn checkpoints(path: Option<&Path>) -> Result<Vec<Pin>, CliError> {
 impl From<BackupError> for CliError {
     fn from(error: BackupError) -> Self {
         let code = match error {
-            BackupError::Control(error) => return error.into(),
+            BackupError::Installation(error) => return error.into(),
             BackupError::Argument(_) => "BadParameter",
             BackupError::OutsideModule => "NotInFipsModule",
             BackupError::Io { .. } | BackupError::Database { .. } => "BackupFailed",

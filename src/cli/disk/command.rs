@@ -226,7 +226,7 @@ pub fn run(context: &Context, args: DiskArgs) -> Result<(), CliError> {
 
 fn delete(context: &Context, name: &str, yes: bool) -> Result<(), CliError> {
     let installation = context.installation()?;
-    // A name that does not exist is said before anything is asked.
+    // A name that does not exist is refused before the question.
     disks::show(&installation, ResourceKind::Disk, name)?;
     let question = format!("The disk {name} and all its data will be destroyed. Continue?");
     context.output.confirm(&question, yes)?;

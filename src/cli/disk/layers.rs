@@ -56,8 +56,8 @@ fn parse_rate(text: &str) -> Result<u64, String> {
 
 pub(super) fn revert(context: &Context, args: &RevertArgs) -> Result<(), CliError> {
     let question = format!(
-        "What the disk {} holds will be what the snapshot {} holds; what was written since is \
-         destroyed. Continue?",
+        "The disk {} will be reverted to the snapshot {}; everything written since is destroyed. \
+         Continue?",
         args.name, args.snapshot
     );
     context.output.confirm(&question, args.yes)?;
@@ -96,7 +96,7 @@ pub(super) fn job(context: &Context, kind: JobKind, args: &JobArgs) -> Result<()
     })?;
     if applied == Applied::Nothing {
         context.output.note(&format!(
-            "note: the disk {} depends on nothing already",
+            "note: the disk {} is flat already: it depends on no other layer",
             args.name
         ));
     }

@@ -68,7 +68,7 @@ pub(super) fn run(
     }
     for set in &effect.disk_encryption_sets {
         output.note(&format!(
-            "no disk can be made with the disk encryption set '{set}'"
+            "no disk can be created with the disk encryption set '{set}'"
         ));
     }
     for other in &effect.other_versions_in_use {
@@ -87,9 +87,9 @@ pub(super) fn run(
     }
 }
 
-/// Says what would stop before a key is made unusable, and asks where there is somebody to ask. Without
-/// a terminal it is done all the same, and an answer that cannot be had is no obstacle: who takes a key
-/// away in an emergency must not be held up.
+/// Warns of what would stop before a key is made unusable, and asks on a terminal. Without a terminal
+/// it goes on, also when the answer is unknown: whoever revokes a key in an emergency must not be held
+/// up.
 pub(super) fn warn(
     output: &Output,
     what: &str,
@@ -102,7 +102,7 @@ pub(super) fn warn(
     };
     output.note(&format!("warning: is it safe to {what}? {summary}"));
     match io::stdin().is_terminal() {
-        true => output.confirm(&format!("{what} all the same?"), false),
+        true => output.confirm(&format!("{what} anyway?"), false),
         false => Ok(()),
     }
 }

@@ -93,7 +93,7 @@ pub(super) fn delete(
     let deleted = installation.delete_vault(name, args.force, disks::reconcile)?;
     if deleted.deletion.is_none() {
         context.output.note(&format!(
-            "the files of the key vault '{name}' were gone; it is forgotten, and its name is free"
+            "the files of the key vault '{name}' were gone; it left the catalog, and its name is free"
         ));
     }
     context.output.show(&DeletedView::from(deleted))
@@ -117,6 +117,6 @@ pub(super) fn purge(
     installation.purge_vault(name)?;
     context
         .output
-        .note(&format!("the key vault '{name}' is gone for good"));
+        .note(&format!("the key vault '{name}' is purged"));
     Ok(())
 }

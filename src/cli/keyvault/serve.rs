@@ -228,7 +228,7 @@ fn domains(given: &[String]) -> Result<Vec<String>, ServerError> {
 impl From<ServerError> for CliError {
     fn from(error: ServerError) -> Self {
         match error {
-            ServerError::Control(error) => InstallationError::into(error),
+            ServerError::Installation(error) => InstallationError::into(error),
             ServerError::NotLoopback { .. } | ServerError::Domain { .. } => {
                 Self::usage(error.to_string())
             }

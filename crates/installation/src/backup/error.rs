@@ -7,12 +7,12 @@ use thiserror::Error;
 
 use crate::InstallationError;
 
-/// Why a backup was not made, is not good, or was not restored.
+/// Why a backup was not made, has errors, or was not restored.
 #[derive(Debug, Error)]
 pub enum BackupError {
     /// The installation refused or failed.
     #[error(transparent)]
-    Control(#[from] InstallationError),
+    Installation(#[from] InstallationError),
     /// An argument is not acceptable.
     #[error("{0}")]
     Argument(String),
@@ -43,7 +43,7 @@ pub enum BackupError {
         source: rusqlite::Error,
     },
     /// The archive was not opened by the passphrase or identity that was given.
-    #[error("{path} is not opened by what was given: {why}")]
+    #[error("{path} cannot be decrypted with the given secret: {why}")]
     Key {
         /// The archive.
         path: PathBuf,
@@ -51,7 +51,7 @@ pub enum BackupError {
         why: String,
     },
     /// The archive is none, or was cut off or changed.
-    #[error("{path} is no whole backup of this program: {why}; nothing was taken from it")]
+    #[error("{path} is not a complete backup of this program: {why}; nothing was restored from it")]
     Damaged {
         /// The archive.
         path: PathBuf,
@@ -59,7 +59,7 @@ pub enum BackupError {
         why: String,
     },
     /// Something in the archive does not fit.
-    #[error("the backup {path} is not good: {}", findings.join("; "))]
+    #[error("the backup {path} has errors: {}", findings.join("; "))]
     Bad {
         /// The archive.
         path: PathBuf,
@@ -96,18 +96,18 @@ impl BackupError {
 
 impl From<vault::VaultError> for BackupError {
     fn from(error: vault::VaultError) -> Self {
-        Self::Control(error.into())
+        Self::Installation(error.into())
     }
 }
 
 impl From<crate::catalog::CatalogError> for BackupError {
     fn from(error: crate::catalog::CatalogError) -> Self {
-        Self::Control(error.into())
+        Self::Installation(error.into())
     }
 }
 
 impl From<vault::audit::AuditError> for BackupError {
     fn from(error: vault::audit::AuditError) -> Self {
-        Self::Control(error.into())
+        Self::Installation(error.into())
     }
 }
