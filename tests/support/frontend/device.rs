@@ -268,7 +268,7 @@ impl Frontend {
         self.set(request::SET_VRING_ADDR, &body, &[])
     }
 
-    /// Hands over the kick, call and error fds of a queue.
+    /// Passes the kick, call and error fds of a queue.
     pub fn set_queue_fds(&self, index: u32) -> io::Result<()> {
         let queue = &self.queues[index as usize];
         let body = words(&[u64::from(index)]);

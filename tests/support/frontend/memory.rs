@@ -75,7 +75,7 @@ impl Region {
         self.fd.as_fd()
     }
 
-    /// Hands out `len` bytes that nobody else has, for good.
+    /// Allocates `len` bytes that nobody else has, for good.
     pub fn alloc(&self, len: u64, align: u64) -> u64 {
         let start = self
             .next

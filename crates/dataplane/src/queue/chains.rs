@@ -109,7 +109,7 @@ impl QueueState {
         self.pipeline.reserve(entries);
     }
 
-    /// Hands a request to the pipeline.
+    /// Gives a request to the pipeline.
     fn submit(&mut self, submission: Submission) {
         self.under_way += data_bytes(submission.request());
         self.pipeline.submit(submission);
