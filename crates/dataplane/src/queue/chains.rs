@@ -169,7 +169,7 @@ impl QueueState {
         }
     }
 
-    /// Hands the request that was held back to the pipeline, if it may pass now or has to since the
+    /// Gives the request that was held back to the pipeline, if it may pass now or has to since the
     /// ring is stopped; else how long it still waits.
     pub(crate) fn pass_held(&mut self, stopping: bool) -> Option<Duration> {
         let held = self.held.take()?;
