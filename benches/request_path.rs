@@ -6,11 +6,8 @@
 // `criterion_group!` makes a public function.
 #![allow(missing_docs)]
 
-#[path = "../tests/support/request_path.rs"]
-mod request_path;
-
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use request_path::{Load, RequestPath};
+use test_support::request_path::{Load, RequestPath};
 use xts::DataUnit;
 
 fn request_path(criterion: &mut Criterion) {

@@ -4,13 +4,10 @@
 // Clippy exempts only functions with #[test], and helpers of tests panic as tests do.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "support/request_path.rs"]
-mod request_path;
-
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use request_path::{Load, RequestPath};
+use test_support::request_path::{Load, RequestPath};
 use xts::DataUnit;
 
 thread_local! {

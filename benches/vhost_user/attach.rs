@@ -13,12 +13,11 @@ use std::time::{Duration, Instant};
 
 use keys::units::BLOCK_SIZE;
 use rustix::process::{Pid, Signal, kill_process};
+use test_support::frontend::device::{Frontend, Setup};
+use test_support::{PATIENCE, expect_success};
 use volume::format::{self, HEADER_LEN, SECTOR_LEN, STATES_LEN};
 
 use crate::backends::Place;
-use crate::frontend::PATIENCE;
-use crate::frontend::daemon::expect_success;
-use crate::frontend::device::{Frontend, Setup};
 use crate::layers::sealdisk;
 
 const SIZES: [(&str, u64); 2] = [("1GiB", 1 << 30), ("15TiB", 15 << 40)];

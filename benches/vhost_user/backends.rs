@@ -6,9 +6,8 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::frontend::PATIENCE;
-use crate::frontend::daemon::{children, expect_success, kill};
-use crate::frontend::device::{Frontend, Setup, feature};
+use test_support::frontend::device::{Frontend, Setup, feature};
+use test_support::{PATIENCE, children, expect_success, kill};
 
 /// Which one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]

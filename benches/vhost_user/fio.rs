@@ -5,8 +5,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use test_support::expect_success;
 
-use crate::frontend::daemon::expect_success;
 use crate::load::Pattern;
 use crate::machine::{busy_time, children_time};
 use crate::report::Measured;

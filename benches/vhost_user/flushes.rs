@@ -9,11 +9,12 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use test_support::frontend::client::{Status, kind};
+use test_support::frontend::device::Config;
+use test_support::frontend::queue::Queue;
+use test_support::rng::Rng;
+
 use crate::backends::{Backend, Kind, Place};
-use crate::frontend::client::{Status, kind};
-use crate::frontend::device::Config;
-use crate::frontend::queue::Queue;
-use crate::frontend::rng::Rng;
 use crate::load::{Load, Pattern, Until};
 
 const DISK: &str = "flushed";

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use serde_json::Value;
+use test_support::expect_success;
 
 use crate::backends::{Backend, Kind, Place, raw_file};
-use crate::frontend::daemon::expect_success;
 use crate::load::{Load, Pattern, Until};
 use crate::start;
 

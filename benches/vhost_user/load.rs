@@ -12,11 +12,10 @@ use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-
-use crate::frontend::PATIENCE;
-use crate::frontend::client::{NO_STATUS, kind, request_header};
-use crate::frontend::queue::{Desc, INDIRECT, NEXT, Queue, WRITE};
-use crate::frontend::rng::Rng;
+use test_support::PATIENCE;
+use test_support::frontend::client::{NO_STATUS, kind, request_header};
+use test_support::frontend::queue::{Desc, INDIRECT, NEXT, Queue, WRITE};
+use test_support::rng::Rng;
 
 /// What the load is.
 #[derive(Clone, Copy, Debug)]

@@ -15,8 +15,6 @@ mod attach;
 mod backends;
 mod fio;
 mod flushes;
-#[path = "../../tests/support/frontend/mod.rs"]
-mod frontend;
 mod layers;
 mod load;
 mod machine;
@@ -33,6 +31,7 @@ use clap::Parser;
 use hdrhistogram::Histogram;
 use serde_json::json;
 use tempfile::TempDir;
+use test_support::program;
 
 use backends::{Backend, Kind, Place};
 use load::{Load, Outcome, Pattern, Until};
@@ -88,7 +87,7 @@ struct Options {
     #[arg(long, default_value_t = 1)]
     load_cpu: usize,
     /// Another program than the one of this build
-    #[arg(long, default_value = env!("CARGO_BIN_EXE_sealdisk"))]
+    #[arg(long, default_value = program().as_os_str())]
     sealdisk: PathBuf,
     /// Where JSON lines go
     #[arg(long)]
@@ -112,7 +111,7 @@ struct LayerOptions {
     #[arg(long, default_value_t = 0)]
     backend_cpu: usize,
     /// Another program than the one of this build
-    #[arg(long, default_value = env!("CARGO_BIN_EXE_sealdisk"))]
+    #[arg(long, default_value = program().as_os_str())]
     sealdisk: PathBuf,
 }
 

@@ -1,6 +1,6 @@
 //! A Linux with GRUB boots from an encrypted disk.
 
-use crate::backend::Host;
+use crate::backend::CustomerHost;
 use crate::images;
 use crate::qemu::{Disk, Firmware, Machine};
 
@@ -20,7 +20,7 @@ sha256sum -c /root/sums
 ";
 
 fn boots(firmware: Firmware, name: &str, device_options: &str) {
-    let host = Host::new();
+    let host = CustomerHost::new();
     host.import_disk("boot", &images::bootable_disk());
     let daemon = host.attach("boot");
     let mut guest = Machine::new(firmware, WRITE_REBOOT_CHECK)
@@ -90,7 +90,7 @@ sha256sum --quiet -c /root/usr-sums
 ";
 
 fn debian(firmware: Firmware, name: &str) {
-    let host = Host::new();
+    let host = CustomerHost::new();
     host.import_disk("debian", &images::debian_disk());
     let daemon = host.attach("debian");
     let mut guest = Machine::new(firmware, DEBIAN)

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::backend::Host;
+use crate::backend::CustomerHost;
 use crate::images;
 use crate::qemu::{Disk, Firmware, Machine};
 
@@ -41,7 +41,7 @@ fn direct() -> Firmware {
     Firmware::Direct(images::initramfs())
 }
 
-fn run_on_disk(host: &Host, name: &str, job: &str) -> String {
+fn run_on_disk(host: &CustomerHost, name: &str, job: &str) -> String {
     let daemon = host.attach(name);
     let console = Machine::new(direct(), job)
         .disk(Disk::vhost_user(daemon.socket()))
@@ -52,7 +52,7 @@ fn run_on_disk(host: &Host, name: &str, job: &str) -> String {
 
 #[test]
 fn ext4_survives_reboots_with_its_checksums() {
-    let host = Host::new();
+    let host = CustomerHost::new();
     host.create_disk("data", "512MiB", &[]);
     run_on_disk(&host, "data", WRITE_EXT4);
     run_on_disk(&host, "data", CHECK_EXT4);
@@ -61,7 +61,7 @@ fn ext4_survives_reboots_with_its_checksums() {
 /// The ciphertext file, as a second host without sealdisk would have it, and the DEK are all
 /// that a guest's dm-crypt needs.
 fn cryptsetup_opens(sector_size: &str) {
-    let host = Host::new();
+    let host = CustomerHost::new();
     host.create_disk("data", "256MiB", &["--sector-size", sector_size]);
     run_on_disk(&host, "data", WRITE_EXT4);
     assert_eq!(host.data_unit("data").to_string(), sector_size);
@@ -98,7 +98,7 @@ fn cryptsetup_opens_the_ciphertext_of_4096_byte_data_units() {
 /// Random reads and writes of 512 bytes to 1 MiB by several jobs over a number of queues, each
 /// block verified by fio.
 fn fio_verifies(queues: u32, disk: &[&str]) {
-    let host = Host::new();
+    let host = CustomerHost::new();
     host.create_disk("data", "256MiB", disk);
     let daemon = host.attach_with("data", &["--num-queues", &queues.to_string()]);
     let job = "
@@ -138,7 +138,7 @@ fn fio_verifies_random_reads_and_writes_over_four_queues_in_memory() {
 
 #[test]
 fn xfs_btrfs_and_ntfs_are_made_filled_and_checked() {
-    let host = Host::new();
+    let host = CustomerHost::new();
     host.create_disk("data", "1GiB", &[]);
     let job = "
 set -e
@@ -179,7 +179,7 @@ fn allocated(path: &Path) -> u64 {
 
 #[test]
 fn what_the_guest_discards_is_given_back_and_reads_as_zeros() {
-    let host = Host::new();
+    let host = CustomerHost::new();
     host.create_disk("data", "256MiB", &[]);
     let file = host.ciphertext("data");
     let job = "

@@ -9,8 +9,9 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+use test_support::{Daemon, program, text};
 
-use crate::backend::{Daemon, Host, path};
+use crate::backend::CustomerHost;
 use crate::images;
 
 /// A limit ends a hang and measures nothing: emulators on a busy machine are slow.
@@ -38,7 +39,7 @@ impl Board {
             .args(["-serial", "stdio"])
             .args(arguments);
         for (n, (daemon, device)) in disks.iter().enumerate() {
-            let socket = path(daemon.socket());
+            let socket = text(daemon.socket());
             command
                 .args(["-chardev", &format!("socket,id=c{n},path={socket}")])
                 .args(["-device", &format!("{device},chardev=c{n}")]);
@@ -103,8 +104,8 @@ impl Drop for Board {
 }
 
 /// A host with an empty disk of 64 MiB, `disk`.
-fn host() -> Host {
-    let host = Host::new();
+fn host() -> CustomerHost {
+    let host = CustomerHost::new();
     host.create_disk("disk", "64MiB", &[]);
     host
 }
@@ -140,9 +141,9 @@ fn u_boot(program: &str, arguments: &[&str], device: &str, memory: u64) {
     assert!(same.contains("16384 byte(s) were the same"), "{same}");
     drop(board);
     daemon.stop();
-    let image = host.runtime_dir().join("image");
+    let image = host.runtime().join("image");
     let export = ["disk", "export", "disk", "--format", "raw", "--file"];
-    host.run(&[&export[..], &[path(&image)]].concat());
+    host.ok(&[&export[..], &[text(&image)]].concat());
     let image = fs::read(image).expect("the image can be read");
     assert!(image[..4096].iter().all(|byte| *byte == 0));
     let pattern = 0x5ea1_d15c_u32.to_le_bytes();
@@ -204,8 +205,8 @@ fn u_boot_on_riscv64_over_mmio() {
 #[test]
 #[ignore = "needs emulators of other machines: scripts/test --full runs it"]
 fn slof_boots_a_pseries_machine() {
-    let host = Host::new();
-    let image = host.runtime_dir().join("prep");
+    let host = CustomerHost::new();
+    let image = host.runtime().join("prep");
     fs::write(&image, prep_disk()).expect("a file on tmpfs");
     host.import_disk("disk", &image);
     let daemon = host.attach("disk");
@@ -270,10 +271,10 @@ fn an_arm64_linux_boots_through_aavmf() {
     let host = host();
     host.import_disk("boot", &images::arm64_disk());
     let (boot, data) = (host.attach("boot"), host.attach("disk"));
-    let variables = host.runtime_dir().join("AAVMF_VARS.fd");
+    let variables = host.runtime().join("AAVMF_VARS.fd");
     fs::copy("/usr/share/AAVMF/AAVMF_VARS.fd", &variables).expect("AAVMF is there");
     let code = "if=pflash,format=raw,readonly=on,file=/usr/share/AAVMF/AAVMF_CODE.fd";
-    let variables = format!("if=pflash,format=raw,file={}", path(&variables));
+    let variables = format!("if=pflash,format=raw,file={}", text(&variables));
     let machine = [
         &ARM[..4],
         &["-smp", "2", "-drive", code, "-drive", &variables],
@@ -295,7 +296,7 @@ fn assert_told_to_share(memory: &str) {
     let host = host();
     let daemon = host.attach("disk");
     let mut command = Command::new("qemu-system-x86_64");
-    let socket = format!("socket,id=c0,path={}", path(daemon.socket()));
+    let socket = format!("socket,id=c0,path={}", text(daemon.socket()));
     let mut qemu = command
         .args(["-nodefaults", "-no-user-config", "-display", "none"])
         .args(["-M", "q35,memory-backend=mem", "-m", "256M"])
@@ -309,7 +310,7 @@ fn assert_told_to_share(memory: &str) {
     while !told() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(20));
     }
-    let events = host.run(&["disk", "events", "disk"]);
+    let events = host.text(&["disk", "events", "disk"]);
     // Both fail only when it has ended already.
     let _ = qemu.kill();
     let _ = qemu.wait();
@@ -334,7 +335,7 @@ fn qemu_with_anonymous_memory_is_told_to_share_it() {
 fn qemus_own_tests_of_vhost_user_blk_pass() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vm/qtests.sh");
     let output = Command::new(script)
-        .arg(env!("CARGO_BIN_EXE_sealdisk"))
+        .arg(program())
         .stdin(Stdio::null())
         .output()
         .expect("qtests.sh can be started");

@@ -8,12 +8,13 @@ use std::process::Stdio;
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::Value;
+use test_support::clean::assert_clean_disk;
+use test_support::rng::Rng;
+use test_support::{Daemon, text};
 
-use crate::backend::{Daemon, Host, path};
-use crate::clean::assert_clean_disk;
+use crate::backend::CustomerHost;
 use crate::images;
 use crate::qemu::{Disk, Firmware, Machine, Qemu};
-use crate::rng::Rng;
 
 const MIB: u64 = 1 << 20;
 
@@ -21,8 +22,8 @@ const MIB: u64 = 1 << 20;
 struct Signal(Daemon);
 
 impl Signal {
-    fn new(host: &Host) -> Self {
-        host.run(&["disk", "create", "signal", "--size", "1MiB"]);
+    fn new(host: &CustomerHost) -> Self {
+        host.ok(&["disk", "create", "signal", "--size", "1MiB"]);
         Self(host.attach("signal"))
     }
 
@@ -102,11 +103,11 @@ sha256sum -c /root/sums
 
 #[test]
 fn a_guest_under_fio_goes_through_every_change_of_layers() {
-    let host = Host::new();
+    let host = CustomerHost::new();
     let image = images::bootable_disk();
     let set = ["--disk-encryption-set", "customer-set"];
-    let create = ["disk", "create", "data", "--source", path(&image)];
-    host.run(&[&create[..], &["--size", "320MiB"], &set].concat());
+    let create = ["disk", "create", "data", "--source", text(&image)];
+    host.ok(&[&create[..], &["--size", "320MiB"], &set].concat());
     let daemon = host.attach("data");
     let signal = Signal::new(&host);
     let job = FIO_UNTIL_TOLD.replace("SUM", &checksum("/dev/vda", 304, 8));
@@ -121,12 +122,12 @@ fn a_guest_under_fio_goes_through_every_change_of_layers() {
     one_more_round(&mut guest);
     clone_boots_and_is_flattened(&host, &signal, &sum);
 
-    host.run(&["disk", "rotate-dek", "data"]);
+    host.ok(&["disk", "rotate-dek", "data"]);
     one_more_round(&mut guest);
     let disk = host.wait_for_job("data");
     assert_eq!(disk["generation"], 2, "{disk}");
     assert_eq!(layers(&disk).len(), 1, "{disk}");
-    host.run(&["snapshot", "delete", "first", "--yes"]);
+    host.ok(&["snapshot", "delete", "first", "--yes"]);
 
     // A layer that is merged into one that is frozen too, then into the disk's top layer.
     snapshot(&host, "second");
@@ -134,7 +135,7 @@ fn a_guest_under_fio_goes_through_every_change_of_layers() {
     snapshot(&host, "third");
     one_more_round(&mut guest);
     for (name, left) in [("second", 2), ("third", 1)] {
-        host.run(&["snapshot", "delete", name, "--yes"]);
+        host.ok(&["snapshot", "delete", name, "--yes"]);
         let disk = host.wait_for_job("data");
         assert_eq!(layers(&disk).len(), left, "{disk}");
         one_more_round(&mut guest);
@@ -142,22 +143,22 @@ fn a_guest_under_fio_goes_through_every_change_of_layers() {
 
     snapshot(&host, "fourth");
     one_more_round(&mut guest);
-    host.run(&["disk", "flatten", "data"]);
+    host.ok(&["disk", "flatten", "data"]);
     let disk = host.wait_for_job("data");
     assert_eq!(layers(&disk).len(), 1, "{disk}");
     assert_eq!(disk["sharedBytes"], 0, "{disk}");
-    host.run(&["snapshot", "delete", "fourth", "--yes"]);
+    host.ok(&["snapshot", "delete", "fourth", "--yes"]);
 
-    host.run(&["disk", "resize", "data", "--size", "384MiB"]);
+    host.ok(&["disk", "resize", "data", "--size", "384MiB"]);
     one_more_round(&mut guest);
     signal.end(guest);
     daemon.stop();
     assert_clean_disk(|arguments| host.command(arguments), "data");
-    assert!(host.run(&["snapshot", "list"]).lines().count() <= 1);
+    assert!(host.text(&["snapshot", "list"]).lines().count() <= 1);
 }
 
-fn snapshot(host: &Host, name: &str) {
-    host.run(&["snapshot", "create", name, "--source", "data"]);
+fn snapshot(host: &CustomerHost, name: &str) {
+    host.ok(&["snapshot", "create", name, "--source", "data"]);
 }
 
 /// The layers that `disk show` has, bottom to top.
@@ -166,8 +167,8 @@ fn layers(disk: &Value) -> &[Value] {
 }
 
 /// A second guest runs on a clone of the first one's snapshot while that becomes independent.
-fn clone_boots_and_is_flattened(host: &Host, signal: &Signal, sum: &str) {
-    host.run(&["disk", "create", "clone", "--source", "first"]);
+fn clone_boots_and_is_flattened(host: &CustomerHost, signal: &Signal, sum: &str) {
+    host.ok(&["disk", "create", "clone", "--source", "first"]);
     let daemon = host.attach("clone");
     let job = USE_THE_CLONE.replace("SUM", &checksum("/dev/vda", 304, 8));
     let mut guest = Machine::new(Firmware::SeaBios, &job)
@@ -177,7 +178,7 @@ fn clone_boots_and_is_flattened(host: &Host, signal: &Signal, sum: &str) {
     one_more_round(&mut guest);
     let refusal = host.refused(&["snapshot", "delete", "first", "--yes"]);
     assert!(refusal.contains("clone"), "{refusal}");
-    host.run(&["disk", "flatten", "clone"]);
+    host.ok(&["disk", "flatten", "clone"]);
     let clone = host.wait_for_job("clone");
     assert_eq!(layers(&clone).len(), 1, "{clone}");
     assert!(clone["source"].is_null(), "{clone}");
@@ -223,7 +224,7 @@ fn a_rotation_of_the_dek_outlives_ten_deaths_of_the_daemon() {
         });
     eprintln!("seed {seed}: SEALDISK_LAYERS_SEED repeats it");
     let mut rng = Rng::new(seed);
-    let host = Host::new();
+    let host = CustomerHost::new();
     host.create_disk("data", "64MiB", &[]);
     let mut daemon = host.attach("data");
     let signal = Signal::new(&host);
@@ -250,16 +251,16 @@ fn a_rotation_of_the_dek_outlives_ten_deaths_of_the_daemon() {
             silent.spawn().expect("sealdisk can be started")
         });
         std::thread::sleep(delay);
-        let killed = daemon.kill();
+        daemon.kill();
         if let Some(mut command) = command {
             command.wait().expect("sealdisk can be waited for");
         }
-        daemon = host.reattach(killed);
+        daemon = host.reattach(daemon);
         one_more_round(&mut guest);
     }
     let mut disk = host.wait_for_job("data");
     if disk["generation"] == 1 {
-        host.run(&["disk", "rotate-dek", "data"]);
+        host.ok(&["disk", "rotate-dek", "data"]);
         disk = host.wait_for_job("data");
     }
     assert!(disk["generation"].as_u64() > Some(1), "{disk}");
@@ -270,7 +271,7 @@ fn a_rotation_of_the_dek_outlives_ten_deaths_of_the_daemon() {
     let check = host.command(&["disk", "check", "data"]).output();
     let check = check.expect("sealdisk can be started");
     assert!(matches!(check.status.code(), Some(0 | 3)), "{check:?}");
-    host.run(&["disk", "check", "data", "--repair"]);
+    host.ok(&["disk", "check", "data", "--repair"]);
     let left = files_of(&host.disk_dir("data"));
     assert_eq!(left.len(), 3, "header, data and map: {left:?}");
 }
@@ -287,10 +288,10 @@ sync
 
 #[test]
 fn ten_disks_on_one_image_boot_ten_guests_and_its_data_is_stored_once() {
-    let host = Host::new();
+    let host = CustomerHost::new();
     let source = images::bootable_disk();
-    let create = ["image", "create", "golden", "--source", path(&source)];
-    host.run(&[&create[..], &["--disk-encryption-set", "customer-set"]].concat());
+    let create = ["image", "create", "golden", "--source", text(&source)];
+    host.ok(&[&create[..], &["--disk-encryption-set", "customer-set"]].concat());
     let image = host.json(&["image", "show", "golden"]);
     let image_bytes = image["usedBytes"].as_u64().unwrap();
     assert!(image_bytes > 32 * MIB, "{image}");
@@ -299,7 +300,7 @@ fn ten_disks_on_one_image_boot_ten_guests_and_its_data_is_stored_once() {
         let name = format!("boot-{n}");
         host.create_set(&name);
         let create = ["disk", "create", &name, "--source", "golden"];
-        host.run(&[&create[..], &["--disk-encryption-set", &name]].concat());
+        host.ok(&[&create[..], &["--disk-encryption-set", &name]].concat());
         let daemon = host.attach(&name);
         Machine::new(Firmware::SeaBios, BOOT_ONE_OF_MANY)
             .memory_mib(256)
@@ -326,7 +327,7 @@ fn ten_disks_on_one_image_boot_ten_guests_and_its_data_is_stored_once() {
         assert!(shared + MIB > image_bytes, "{disk}");
         assert!(used - shared < 8 * MIB, "{disk}");
     }
-    let stored = allocated_below(&host.state_dir().join("disks"));
+    let stored = allocated_below(&host.state().join("disks"));
     assert!(
         stored < image_bytes + 10 * 8 * MIB,
         "{stored} bytes are stored, {image_bytes} of them the image's"
@@ -379,8 +380,8 @@ done
 fn after_a_rotation_nothing_of_the_disk_decrypts_under_the_old_dek() {
     const BLOCK: usize = 4096;
     const DISK: usize = 8 << 20;
-    let host = Host::new();
-    let plain = host.runtime_dir().join("plain.raw");
+    let host = CustomerHost::new();
+    let plain = host.runtime().join("plain.raw");
     fs::write(&plain, LINE.repeat(DISK / LINE.len())).unwrap();
     host.import_disk("data", &plain);
     let old_dek = host.dek("data");
@@ -389,7 +390,7 @@ fn after_a_rotation_nothing_of_the_disk_decrypts_under_the_old_dek() {
     let old_wrapped = old_layer["envelope"]["wrapped"].as_str().unwrap();
 
     let daemon = host.attach("data");
-    host.run(&["disk", "rotate-dek", "data"]);
+    host.ok(&["disk", "rotate-dek", "data"]);
     host.wait_for_job("data");
     daemon.stop();
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::backend::Host;
+use crate::backend::CustomerHost;
 use crate::images;
 use crate::qemu::{Disk, Firmware, Machine};
 
@@ -14,7 +14,7 @@ fn direct() -> Firmware {
 /// one is there after it.
 #[test]
 fn a_guest_goes_on_after_kill_9_of_the_daemon() {
-    let host = Host::new();
+    let host = CustomerHost::new();
     host.create_disk("data", "256MiB", &[]);
     let mut daemon = host.attach("data");
     let job = "
@@ -46,9 +46,9 @@ done </tmp/sums
         .start();
     for step in ["SEALDISK-STEP first", "SEALDISK-STEP second"] {
         guest.wait_for(step);
-        let killed = daemon.kill();
+        daemon.kill();
         std::thread::sleep(Duration::from_millis(300));
-        daemon = host.reattach(killed);
+        daemon = host.reattach(daemon);
     }
     guest.finish();
     daemon.stop();
@@ -58,9 +58,9 @@ done </tmp/sums
 /// died together.
 #[test]
 fn completed_writes_outlive_the_daemon_without_a_flush() {
-    let host = Host::new();
+    let host = CustomerHost::new();
     host.create_disk("data", "64MiB", &[]);
-    let daemon = host.attach("data");
+    let mut daemon = host.attach("data");
     let job = "
 set -e
 yes 'completed and not flushed' | head -c 4194304 >/tmp/block
@@ -73,9 +73,9 @@ sleep 600
         .disk(Disk::vhost_user(daemon.socket()))
         .start();
     guest.wait_for("SEALDISK-STEP written");
-    let killed = daemon.kill();
+    daemon.kill();
     guest.kill();
-    let daemon = host.reattach(killed);
+    let daemon = host.reattach(daemon);
     let job = "
 set -e
 yes 'completed and not flushed' | head -c 4194304 >/tmp/block
@@ -91,7 +91,7 @@ cmp /tmp/block /tmp/read
 /// The disk grows under a mounted file system, which then fills the new space.
 #[test]
 fn a_guest_sees_its_disk_grow_and_its_file_system_follows() {
-    let host = Host::new();
+    let host = CustomerHost::new();
     host.create_disk("data", "64MiB", &[]);
     let daemon = host.attach("data");
     let job = "
@@ -120,7 +120,7 @@ e2fsck -fn /dev/vda
         .disk(Disk::vhost_user(daemon.socket()))
         .start();
     guest.wait_for("SEALDISK-STEP grow");
-    host.run(&["disk", "resize", "data", "--size", "256MiB"]);
+    host.ok(&["disk", "resize", "data", "--size", "256MiB"]);
     guest.finish();
     assert!(daemon.log().contains("was told of the disk's new size"));
     daemon.stop();
@@ -128,7 +128,7 @@ e2fsck -fn /dev/vda
 
 #[test]
 fn a_disk_is_plugged_into_a_running_guest_and_out_again() {
-    let host = Host::new();
+    let host = CustomerHost::new();
     host.create_disk("first", "64MiB", &[]);
     host.create_disk("hot", "96MiB", &[]);
     let first = host.attach("first");
@@ -167,7 +167,7 @@ dd if=/dev/vda of=/dev/null bs=1M status=none
 /// QEMU asks for a queue for each vCPU unless told otherwise, and refuses a back-end with fewer.
 #[test]
 fn a_guest_with_four_vcpus_gets_its_queues_by_default() {
-    let host = Host::new();
+    let host = CustomerHost::new();
     host.create_disk("data", "64MiB", &[]);
     let daemon = host.attach("data");
     let job = "
@@ -194,7 +194,7 @@ done
 
 #[test]
 fn a_read_only_disk_is_read_only_in_the_guest() {
-    let host = Host::new();
+    let host = CustomerHost::new();
     host.create_disk("data", "64MiB", &[]);
     let daemon = host.attach_with("data", &["--read-only"]);
     let job = "
@@ -215,7 +215,7 @@ blockdev --setrw /dev/vda
 /// be read as it was.
 #[test]
 fn a_disabled_key_refuses_the_attach_and_enabling_it_brings_the_disk_back() {
-    let host = Host::new();
+    let host = CustomerHost::new();
     host.create_disk("data", "64MiB", &[]);
     let daemon = host.attach("data");
     Machine::new(direct(), "mkfs.ext4 -q /dev/vda")
@@ -227,7 +227,7 @@ fn a_disabled_key_refuses_the_attach_and_enabling_it_brings_the_disk_back() {
     daemon.stop();
 
     let enabled = |value: &str| {
-        host.run(&[
+        host.ok(&[
             "keyvault",
             "key",
             "set-attributes",

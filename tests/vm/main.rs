@@ -7,15 +7,6 @@
 // All of this is test code, the helpers outside of `#[test]` functions too.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
-#[path = "../support/clean.rs"]
-#[allow(dead_code, reason = "it is shared with tests that need more of it")]
-mod clean;
-#[path = "../support/key_search/mod.rs"]
-mod key_search;
-#[path = "../support/frontend/rng.rs"]
-#[allow(dead_code, reason = "it is shared with tests that need more of it")]
-mod rng;
-
 mod backend;
 mod boot;
 mod filesystems;

@@ -3,7 +3,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 
-use crate::backend::Host;
+use crate::backend::CustomerHost;
 use crate::images;
 use crate::qemu::{Disk, Firmware, Machine};
 
@@ -15,7 +15,7 @@ fn a_guest_of_another_user_boots_from_a_socket_of_its_group() {
     if !rustix::process::geteuid().is_root() {
         return eprintln!("only root can be somebody else");
     }
-    let host = Host::new();
+    let host = CustomerHost::new();
     host.import_disk("boot", &images::bootable_disk());
     let group = NOBODY.to_string();
     let daemon = host.attach_with("boot", &["--socket-group", &group]);
@@ -35,7 +35,7 @@ fn a_guest_of_another_user_boots_from_a_socket_of_its_group() {
 /// A disk of 4096-byte sectors is one in the guest too, with a GPT where such a disk has it.
 #[test]
 fn a_guest_sees_the_logical_sectors_of_a_4kn_disk() {
-    let host = Host::new();
+    let host = CustomerHost::new();
     host.create_disk("data", "64MiB", &["--logical-sector-size", "4096"]);
     let daemon = host.attach("data");
     let job = "

@@ -4,12 +4,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use test_support::Daemon;
+use test_support::key_search::{may_read_memory, needles, search};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::backend::{Daemon, Host};
+use crate::backend::CustomerHost;
 use crate::images;
-use crate::key_search::{may_read_memory, needles, search};
 use crate::qemu::{Disk, Firmware, Machine, Qemu};
 
 /// An interval of 1 s, another second, and what an emulated guest on a loaded machine adds.
@@ -22,12 +23,12 @@ fn with_fio() -> Firmware {
     Firmware::Direct(images::initramfs_with_fio())
 }
 
-fn key_access(host: &Host) -> Value {
+fn key_access(host: &CustomerHost) -> Value {
     host.json(&["disk", "show", "data"])["keyAccess"].take()
 }
 
 /// Waits until `disk show` has the key in that state and the DEK there.
-fn wait_for(host: &Host, daemon: &Daemon, state: &str, dek: &str) -> Value {
+fn wait_for(host: &CustomerHost, daemon: &Daemon, state: &str, dek: &str) -> Value {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let access = key_access(host);
@@ -43,9 +44,9 @@ fn wait_for(host: &Host, daemon: &Daemon, state: &str, dek: &str) -> Value {
     }
 }
 
-fn set_key(host: &Host, attribute: &[&str]) {
+fn set_key(host: &CustomerHost, attribute: &[&str]) {
     let key = ["keyvault", "key", "set-attributes", "disk-key"];
-    host.run(&[&key[..], &["--vault-name", "customer"], attribute].concat());
+    host.ok(&[&key[..], &["--vault-name", "customer"], attribute].concat());
 }
 
 /// The guest writes until that fails, prints each success, and goes on when it can.
@@ -82,7 +83,7 @@ check
 
 #[test]
 fn a_guests_requests_fail_within_the_bound_and_nothing_is_lost() {
-    let host = Host::new();
+    let host = CustomerHost::new();
     host.create_disk("data", "128MiB", &[]);
     let dek = host.dek("data");
     let daemon = host.attach_with("data", &["--key-check-interval", "1s"]);
@@ -170,10 +171,10 @@ done
 /// Each way of taking a key away, under load, with `pause`: the guest waits, and sees no error.
 #[test]
 fn a_paused_guest_outlives_every_revocation_without_an_error() {
-    let host = Host::new();
+    let host = CustomerHost::new();
     host.create_disk("data", "64MiB", &[]);
     // Not under the customer's key: it would be stopped with the other one.
-    host.run(&["disk", "create", "signal", "--size", "1MiB"]);
+    host.ok(&["disk", "create", "signal", "--size", "1MiB"]);
     let signal = host.attach("signal");
     let options = ["--key-check-interval", "1s", "--key-grace", "3s"];
     let daemon = host.attach_with("data", &[&options[..], &["--on-revoke", "pause"]].concat());
@@ -208,7 +209,7 @@ fn a_paused_guest_outlives_every_revocation_without_an_error() {
 }
 
 /// What takes the key away, the code that it has in the status, and what gives it back.
-type Revocation = (&'static str, fn(&Host), fn(&Host));
+type Revocation = (&'static str, fn(&CustomerHost), fn(&CustomerHost));
 
 fn revocations() -> Vec<Revocation> {
     vec![
@@ -226,16 +227,16 @@ fn revocations() -> Vec<Revocation> {
             },
             |host| set_key(host, &["--expires", "2099-01-01"]),
         ),
-        ("Forbidden", revoke_policy, Host::grant),
+        ("Forbidden", revoke_policy, CustomerHost::grant),
         ("Unauthorized", remove_identity, assign_identity),
         ("KeyNotFound", |h| key(h, "delete"), |h| key(h, "recover")),
         ("VaultNotFound", hide_vault, show_vault),
     ]
 }
 
-fn revoke_policy(host: &Host) {
+fn revoke_policy(host: &CustomerHost) {
     let identity = host.identity();
-    host.run(&[
+    host.ok(&[
         "keyvault",
         "delete-policy",
         "customer",
@@ -245,8 +246,8 @@ fn revoke_policy(host: &Host) {
 }
 
 /// `keyvault key delete`, or `recover`.
-fn key(host: &Host, what: &str) {
-    host.run(&[
+fn key(host: &CustomerHost, what: &str) {
+    host.ok(&[
         "keyvault",
         "key",
         what,
@@ -256,22 +257,22 @@ fn key(host: &Host, what: &str) {
     ]);
 }
 
-fn remove_identity(host: &Host) {
+fn remove_identity(host: &CustomerHost) {
     let remove = ["disk-encryption-set", "identity", "remove"];
-    host.run(&[&remove[..], &["customer-set", "--yes"]].concat());
+    host.ok(&[&remove[..], &["customer-set", "--yes"]].concat());
 }
 
-fn assign_identity(host: &Host) {
-    host.run(&["disk-encryption-set", "identity", "assign", "customer-set"]);
+fn assign_identity(host: &CustomerHost) {
+    host.ok(&["disk-encryption-set", "identity", "assign", "customer-set"]);
     host.grant();
 }
 
-fn hide_vault(host: &Host) {
-    let vaults = host.state_dir().join("vaults");
-    std::fs::rename(vaults.join("customer"), host.state_dir().join("away")).unwrap();
+fn hide_vault(host: &CustomerHost) {
+    let vaults = host.state().join("vaults");
+    std::fs::rename(vaults.join("customer"), host.state().join("away")).unwrap();
 }
 
-fn show_vault(host: &Host) {
-    let vaults = host.state_dir().join("vaults");
-    std::fs::rename(host.state_dir().join("away"), vaults.join("customer")).unwrap();
+fn show_vault(host: &CustomerHost) {
+    let vaults = host.state().join("vaults");
+    std::fs::rename(host.state().join("away"), vaults.join("customer")).unwrap();
 }

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use rustix::process::Signal;
+use test_support::{Daemon, text};
 
-use crate::backend::{Daemon, Host};
+use crate::backend::CustomerHost;
 use crate::images;
 use crate::qemu::{Disk, Firmware, Machine};
 
@@ -28,7 +29,7 @@ sleep 600
 
 #[test]
 fn plaintext_and_dek_are_nowhere_on_the_host() {
-    let host = Host::new();
+    let host = CustomerHost::new();
     host.create_disk("secret", "256MiB", &[]);
     let daemon = host.attach("secret");
     let mut guest = Machine::new(Firmware::Direct(images::initramfs()), WRITE_MARKER)
@@ -47,7 +48,7 @@ fn plaintext_and_dek_are_nowhere_on_the_host() {
         log.is_ascii() || !log.is_empty(),
         "the daemon logged nothing"
     );
-    for file in files_below(host.state_dir()) {
+    for file in files_below(&host.state()) {
         assert_clean(
             &file,
             &fs::read(&file).expect("a file of the state"),
@@ -56,9 +57,9 @@ fn plaintext_and_dek_are_nowhere_on_the_host() {
     }
 
     // The search finds what is there: the same needles in what the key's holder may see.
-    let plain = host.runtime_dir().join("plain");
-    let file = crate::backend::path(&plain);
-    host.run(&["disk", "decrypt", "secret", "--output-file", file]);
+    let plain = host.runtime().join("plain");
+    let file = text(&plain);
+    host.ok(&["disk", "decrypt", "secret", "--output-file", file]);
     let plain = fs::read(plain).expect("the decrypted disk");
     assert!(contains(&plain, MARKER.as_bytes()));
 }
@@ -86,8 +87,8 @@ fn needles(dek: &[u8]) -> Vec<(String, Vec<u8>)> {
     needles
 }
 
-fn search(host: &Host, daemon: &Daemon, needles: &[(String, Vec<u8>)]) {
-    for dir in [host.state_dir(), host.runtime_dir(), daemon.dir()] {
+fn search(host: &CustomerHost, daemon: &Daemon, needles: &[(String, Vec<u8>)]) {
+    for dir in [&host.state(), host.runtime(), daemon.dir()] {
         for file in files_below(dir) {
             assert_clean(&file, &fs::read(&file).unwrap_or_default(), needles);
         }
@@ -142,7 +143,7 @@ fn files_below(dir: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn a_crash_leaves_no_core_dump() {
-    let host = Host::new();
+    let host = CustomerHost::new();
     host.create_disk("secret", "64MiB", &[]);
     // Both dump core by default. (SEGV needs a real fault: Rust's handler swallows a sent one.)
     for signal in [Signal::ABORT, Signal::QUIT] {

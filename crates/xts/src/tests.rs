@@ -5,14 +5,12 @@ use std::ptr::NonNull;
 use aes::Aes256;
 use aes::cipher::KeyInit;
 use proptest::prelude::*;
+use test_support::key_schedule;
 use xts_mode::{Xts128, get_tweak_default};
 
 use super::*;
 use keys::units::{ByteOffset, Sector};
 use keys::{Dek, LockedBytes, ROOMY_STACK, spawn_with_keys, with_wiped_call_stack};
-
-#[path = "../../../tests/support/key_search/schedule.rs"]
-mod schedule;
 
 fn dek(bytes: &[u8]) -> Dek {
     let mut locked = LockedBytes::zeroed(bytes.len()).unwrap();
@@ -203,8 +201,8 @@ fn nothing_of_a_key_is_left_on_the_stack() {
     let key: Vec<u8> = (0..64).map(|i| i * 3 + 1).collect();
     let mut needles = Vec::new();
     for half in key.chunks(32) {
-        for round in schedule::round_keys(half) {
-            needles.push(schedule::for_decryption(&round));
+        for round in key_schedule::round_keys(half) {
+            needles.push(key_schedule::for_decryption(&round));
             needles.push(round);
         }
     }

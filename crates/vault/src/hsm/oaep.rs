@@ -78,7 +78,7 @@ mod tests {
     }
 
     /// EME-OAEP encoding, step 2 of RFC 8017 §7.1.1. That other libraries pad so is seen in
-    /// `tests/hsm`, where they wrap and a token unwraps.
+    /// `tests/vaults/hsm`, where they wrap and a token unwraps.
     fn pad(message: &[u8], seed: [u8; 32], k: usize) -> Vec<u8> {
         let mut db = digest::digest(&SHA256, b"").as_ref().to_vec();
         db.resize(k - 33 - message.len() - 1, 0);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use tempfile::TempDir;
+use test_support::seccomp;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use io_uring::opcode;
@@ -18,9 +19,6 @@ use crate::store::{
     BufferPool, IoBuffer, LayerFile, StackFiles, Store, StoreCompletion, StoreError, StoreFile,
     StoreOp, Tag,
 };
-
-#[path = "../../../../../tests/support/seccomp.rs"]
-mod seccomp;
 
 struct Fixture {
     store: UringStore,

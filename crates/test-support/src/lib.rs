@@ -1,0 +1,65 @@
+//! What the tests of several crates share.
+//!
+//! Without features: faults of system calls ([`seccomp`]), limits of resources ([`rlimits`]), a random
+//! generator that repeats itself ([`rng`]), and the round keys of a DEK ([`key_schedule`]). With the feature
+//! `program` also what works on the whole program: an installation ([`Host`]), a disk of its own that can be
+//! attached ([`Disk`], [`Daemon`]), a customer who holds the disk's key ([`Customer`]), a server of
+//! vaults ([`Server`]), and a vhost-user-blk frontend in place of a guest ([`frontend`]).
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests panic as tests do"
+)]
+
+pub mod key_schedule;
+pub mod rlimits;
+pub mod rng;
+pub mod seccomp;
+
+#[cfg(feature = "program")]
+pub mod clean;
+#[cfg(feature = "program")]
+mod customer;
+#[cfg(feature = "program")]
+mod daemon;
+#[cfg(feature = "program")]
+mod disk;
+#[cfg(feature = "program")]
+mod files;
+#[cfg(feature = "program")]
+pub mod frontend;
+#[cfg(feature = "program")]
+mod host;
+#[cfg(feature = "program")]
+mod installed;
+#[cfg(feature = "program")]
+pub mod key_search;
+#[cfg(feature = "program")]
+mod processes;
+#[cfg(feature = "program")]
+mod program;
+#[cfg(feature = "program")]
+pub mod request_path;
+#[cfg(feature = "program")]
+mod server;
+#[cfg(feature = "program")]
+pub mod small_fs;
+
+#[cfg(feature = "program")]
+pub use {
+    customer::Customer,
+    daemon::{AttachOptions, Daemon},
+    disk::{Backend, Disk},
+    files::{MARKER, allocated, holds, noise, qemu_img, text},
+    host::{Host, Words, one_line},
+    installed::{DiskFiles, KEY, VAULT},
+    processes::{alive, children, kill, stat},
+    program::{expect_success, program, scratch},
+    server::Server,
+};
+
+/// How long anything may take before a test calls it a hang. It measures nothing.
+#[cfg(feature = "program")]
+pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);

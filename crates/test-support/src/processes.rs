@@ -1,0 +1,62 @@
+//! Other processes, as `/proc` shows them.
+
+use std::fs;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Sends SIGKILL to a process that may be gone already.
+pub fn kill(pid: u32) {
+    signal(pid, Signal::KILL);
+}
+
+/// Sends a signal to a process that may be gone already.
+pub(crate) fn signal(pid: u32, signal: Signal) {
+    if let Some(pid) = Pid::from_raw(pid as i32) {
+        let _ = kill_process(pid, signal);
+    }
+}
+
+/// True while any thread of a process runs. The first thread can be a zombie while others still
+/// hold the process's files.
+pub fn alive(pid: u32) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return false;
+    };
+    let states = threads.filter_map(|thread| {
+        let thread = thread.ok()?.file_name().into_string().ok()?;
+        fs::read_to_string(format!("/proc/{pid}/task/{thread}/stat")).ok()
+    });
+    states
+        .filter_map(|stat| stat_fields(&stat))
+        .any(|fields| fields[0] != "Z" && fields[0] != "X")
+}
+
+/// Processes whose parent is `pid`.
+pub fn children(pid: u32) -> Vec<u32> {
+    let entries = fs::read_dir("/proc").unwrap();
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let parent = pid.to_string();
+    pids.filter(|&child| stat(child).is_some_and(|fields| fields[1] == parent))
+        .collect()
+}
+
+/// A process and all its descendants, itself first.
+pub(crate) fn with_descendants(pid: u32) -> Vec<u32> {
+    let mut found = vec![pid];
+    let mut next = 0;
+    while let Some(&process) = found.get(next) {
+        found.extend(children(process));
+        next += 1;
+    }
+    found
+}
+
+/// The fields of /proc/PID/stat after the command's name: state, parent, …
+pub fn stat(pid: u32) -> Option<Vec<String>> {
+    stat_fields(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+fn stat_fields(text: &str) -> Option<Vec<String>> {
+    let rest = text.rsplit_once(") ")?.1;
+    Some(rest.split(' ').map(str::to_owned).collect())
+}

@@ -1,0 +1,20 @@
+//! The program as its operators see it: what works, what is refused in one line, what is on disk afterwards.
+
+// Clippy exempts only functions with #[test], and helpers of tests panic as tests do.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod cli_disk;
+mod cli_disk_attached;
+mod cli_disk_refusals;
+mod cli_keys;
+mod cli_keyvault;
+mod cli_layers;
+mod disk_check;
+mod disk_check_layers;
+mod disk_export;
+mod disk_import;
+mod fips;
+mod format;
+mod key_interop;
+mod layer_keys;
+mod rotation;

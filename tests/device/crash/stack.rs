@@ -1,0 +1,263 @@
+//! Other layers under a guest that works: snapshots, new DEKs, flattening, and kills among them.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use attach::AttachError;
+use attach::{self, DekState};
+use disks::{Applied, Disk as Resource, JobChange, LayerOp, SnapshotRequest};
+use installation::envelope::ResourceKind;
+use test_support::clean::assert_clean_disk;
+use test_support::rng::Rng;
+use test_support::{AttachOptions, Backend, Disk, PATIENCE, expect_success};
+use uuid::Uuid;
+
+use super::load::{self, Mix, World};
+use super::{Victims, strike};
+
+/// Asks for changes of an attached disk's layers, as commands do.
+struct Changes<'a> {
+    runtime_dir: &'a Path,
+    disk: Uuid,
+    snapshots: u32,
+    /// The longest that a change took.
+    longest: Duration,
+}
+
+impl<'a> Changes<'a> {
+    fn of(disk: &'a Disk) -> Self {
+        let installation = disk.installation();
+        let found = Resource::find(&installation, "disk").unwrap();
+        Self {
+            runtime_dir: disk.runtime(),
+            disk: found.id(),
+            snapshots: 0,
+            longest: Duration::ZERO,
+        }
+    }
+
+    fn timed(&mut self, op: &LayerOp) -> Result<Applied, AttachError> {
+        let begun = Instant::now();
+        let applied = attach::send_layer_op(self.runtime_dir, self.disk, op);
+        self.longest = self.longest.max(begun.elapsed());
+        applied
+    }
+
+    fn snapshot(&mut self) -> Result<Applied, AttachError> {
+        self.snapshots += 1;
+        let snapshot = LayerOp::CreateSnapshot(SnapshotRequest {
+            kind: ResourceKind::Snapshot,
+            name: format!("s{}-{}", self.snapshots, Uuid::new_v4().simple()),
+            incremental: false,
+            data_dir: None,
+        });
+        self.timed(&snapshot)
+    }
+
+    fn rotate(&mut self, rate: Option<u64>) -> Result<Applied, AttachError> {
+        self.timed(&LayerOp::RotateDek { rate })
+    }
+
+    fn flatten(&mut self) -> Result<Applied, AttachError> {
+        self.timed(&LayerOp::Flatten { rate: None })
+    }
+
+    /// Waits until the job is done.
+    fn await_job(&self) {
+        let end = Instant::now() + PATIENCE;
+        while let Some(job) = attach::key_status(self.runtime_dir, self.disk).unwrap().job {
+            assert!(Instant::now() < end, "the job isn't done: {job:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn layers(disk: &Disk) -> usize {
+        let installation = disk.installation();
+        let found = Resource::find(&installation, "disk").unwrap();
+        let header = found.header_file().unwrap().read().unwrap();
+        header.claims().layers.len()
+    }
+}
+
+fn not_ours() -> bool {
+    Backend::chosen() != Backend::Sealdisk
+}
+
+#[test]
+fn a_guest_under_load_does_not_notice_other_layers() {
+    if not_ours() {
+        return;
+    }
+    let disk = Disk::new(load::DISK_BYTES);
+    let mut world = World::new();
+    for round in 0..3 {
+        let daemon = disk.attach(&AttachOptions::default());
+        world.verify(&daemon);
+        let mut changes = Changes::of(&disk);
+        let frontend = daemon.connect_with(&load::setup(round));
+        let done = world.run(frontend, Mix::All, round.into(), || {
+            for _ in 0..3 {
+                changes.snapshot().unwrap();
+                changes.snapshot().unwrap();
+                changes.rotate(None).unwrap();
+                changes.await_job();
+            }
+        });
+        assert_eq!(Changes::layers(&disk), 1);
+        eprintln!(
+            "{done} requests, a change took {:?} at most",
+            changes.longest
+        );
+        assert!(done > 100, "only {done} requests: no load to speak of");
+        world.verify(&daemon);
+    }
+    let mut daemon = disk.attach(&AttachOptions::default());
+    world.verify(&daemon);
+    assert!(daemon.terminate().success());
+    is_clean(&disk);
+}
+
+/// Holds a disk that was detached in order to the rule of [`test_support::clean`].
+fn is_clean(disk: &Disk) {
+    assert_clean_disk(|arguments| disk.command(arguments), "disk");
+}
+
+#[test]
+fn as_many_layers_as_there_can_be_are_served_and_flattened() {
+    if not_ours() {
+        return;
+    }
+    let disk = Disk::new(load::DISK_BYTES);
+    let mut world = World::new();
+    let daemon = disk.attach(&AttachOptions::default());
+    let mut changes = Changes::of(&disk);
+    world.run(daemon.connect(), Mix::All, 1, || {
+        for _ in 0..31 {
+            changes.snapshot().unwrap();
+        }
+    });
+    assert_eq!(Changes::layers(&disk), 32);
+    assert!(changes.snapshot().is_err(), "32 layers are the most");
+    world.verify(&daemon);
+    drop(daemon);
+    let daemon = disk.attach(&AttachOptions::default());
+    world.verify(&daemon);
+    world.run(daemon.connect(), Mix::All, 2, || {
+        assert_eq!(changes.flatten().unwrap(), Applied::JobBegun);
+        changes.await_job();
+    });
+    assert_eq!(Changes::layers(&disk), 1);
+    world.verify(&daemon);
+}
+
+/// A key that is disabled in the midst of a rotation stops the copy as well, and both go on with it.
+#[test]
+fn a_key_revoked_during_a_rotation_stops_the_copy_until_it_is_back() {
+    if not_ours() {
+        return;
+    }
+    let disk = Disk::new(load::DISK_BYTES);
+    let run = |line: &str| {
+        let arguments: Vec<&str> = line.split_whitespace().collect();
+        expect_success(&mut disk.command(&arguments)).stdout
+    };
+    run("keyvault create vault1");
+    run("keyvault key create k --vault-name vault1 --size 2048");
+    run("disk-encryption-set create set --key-url https://vault1.vault.localhost/keys/k");
+    let set = run("disk-encryption-set show set -o json");
+    let set: serde_json::Value = serde_json::from_slice(&set).unwrap();
+    let id = set["identity"]["principalId"].as_str().unwrap();
+    run(&format!(
+        "keyvault set-policy vault1 --object-id {id} --key-permissions get wrapKey unwrapKey"
+    ));
+    run("disk update disk --disk-encryption-set set");
+
+    let mut world = World::new();
+    let daemon = disk.attach(&AttachOptions {
+        arguments: &["--key-check-interval", "1s", "--on-revoke", "pause"],
+        ..AttachOptions::default()
+    });
+    let mut changes = Changes::of(&disk);
+    world.run(daemon.connect_with(&load::setup(0)), Mix::All, 1, || {
+        std::thread::sleep(Duration::from_secs(1));
+    });
+    world.run(daemon.connect_with(&load::setup(1)), Mix::All, 2, || {
+        changes.snapshot().unwrap();
+        // So slow that it is not done before the key is gone, however busy the machine is.
+        changes.rotate(Some(64 << 10)).unwrap();
+        std::thread::sleep(Duration::from_millis(700));
+        run("keyvault key set-attributes k --vault-name vault1 --enabled false");
+        let status = || attach::key_status(disk.runtime(), changes.disk).unwrap();
+        let until = |state: DekState| {
+            let end = Instant::now() + PATIENCE;
+            while status().dek != state {
+                assert!(Instant::now() < end, "{:?}", status());
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        };
+        until(DekState::Destroyed);
+        std::thread::sleep(Duration::from_millis(500));
+        let stopped = status().job.expect("the job goes on some time");
+        std::thread::sleep(Duration::from_secs(3));
+        let still = status().job.expect("the job goes on some time");
+        assert_eq!(still.bytes_done, stopped.bytes_done, "copied without a key");
+        assert_eq!(Changes::layers(&disk), 3);
+        run("keyvault key set-attributes k --vault-name vault1 --enabled true");
+        until(DekState::Held);
+        let (kind, change) = (None, JobChange::Resume(None));
+        changes.timed(&LayerOp::Job { kind, change }).unwrap();
+        changes.await_job();
+        assert_eq!(Changes::layers(&disk), 1);
+    });
+    world.verify(&daemon);
+}
+
+/// Snapshots and rotations one after the other, and a kill at a random moment of one.
+#[test]
+fn kills_in_the_midst_of_changes_lose_nothing() {
+    if not_ours() {
+        return;
+    }
+    let seed = std::env::var("SEALDISK_CRASH_SEED").ok();
+    let seed = seed.and_then(|seed| seed.parse().ok()).unwrap_or_else(|| {
+        std::time::UNIX_EPOCH
+            .elapsed()
+            .map_or(1, |now| u64::from(now.subsec_nanos()))
+    });
+    eprintln!("seed {seed}: SEALDISK_CRASH_SEED repeats it");
+    let mut rng = Rng::new(seed);
+    let disk = Disk::new(load::DISK_BYTES);
+    let mut world = World::new();
+    for round in 0..12 {
+        let mut daemon = disk.attach(&AttachOptions::default());
+        world.verify(&daemon);
+        let delay = Duration::from_millis(rng.within(20..900));
+        let victims = rng.pick(&[Victims::Both, Victims::Parent, Victims::Child]);
+        let frontend = daemon.connect_with(&load::setup(round));
+        let (mut made, slow) = (0, rng.one_in(2).then_some(20 << 20));
+        world.run(frontend, Mix::All, rng.next(), || {
+            std::thread::scope(|scope| {
+                let made = &mut made;
+                scope.spawn(|| {
+                    let mut changes = Changes::of(&disk);
+                    // Until there is nobody to ask.
+                    while attach::key_status(changes.runtime_dir, changes.disk).is_ok() {
+                        *made += u32::from(changes.snapshot().is_ok());
+                        *made += u32::from(changes.rotate(slow).is_ok());
+                    }
+                });
+                std::thread::sleep(delay);
+                strike(&mut daemon, victims);
+            });
+        });
+        let layers = Changes::layers(&disk);
+        eprintln!("round {round}: {victims:?} after {delay:?}, {made} changes, {layers} layers");
+    }
+    let daemon = disk.attach(&AttachOptions::default());
+    world.verify(&daemon);
+    let mut changes = Changes::of(&disk);
+    changes.await_job();
+    changes.flatten().unwrap();
+    changes.await_job();
+    world.verify(&daemon);
+}

@@ -1,0 +1,59 @@
+//! Limits of an attached disk, changed while it is attached.
+
+use test_support::frontend::client::kind;
+use test_support::frontend::queue::Seg;
+use test_support::{AttachOptions, Disk, expect_success};
+
+use super::MIB;
+
+/// 4096 bytes every eight seconds: what follows the first request waits.
+#[test]
+fn a_limit_holds_requests_back_until_it_is_taken_back() {
+    let disk = Disk::new(16 * MIB);
+    let arguments = &["--bandwidth", "512", "--bandwidth-burst", "1"];
+    let daemon = disk.attach(&AttachOptions {
+        arguments,
+        ..AttachOptions::default()
+    });
+    let mut frontend = daemon.connect();
+    let queue = &mut frontend.queues[0];
+    let at = queue.arena.alloc(3 * 4096, 4096);
+    let pending: Vec<_> = (0..3)
+        .map(|i| queue.request(kind::IN, 8 * i, &[Seg::into(at + 4096 * i, 4096)]))
+        .collect();
+    let first = queue.next_used();
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    assert!(
+        queue.poll().is_none(),
+        "the second request was not held back"
+    );
+
+    expect_success(&mut disk.command(&["disk", "update", "disk", "--no-limits"]));
+    let mut heads = vec![first.id, queue.next_used().id, queue.next_used().id];
+    heads.sort_unstable();
+    heads.dedup();
+    assert_eq!(heads.len(), pending.len());
+    for pending in pending {
+        assert_eq!(queue.mem.read(pending.status, 1), [0]);
+    }
+    queue.assert_serves(2048, 7);
+}
+
+/// A ring that is stopped is drained, whatever limits it.
+#[test]
+fn a_limit_does_not_hold_a_stop_back() {
+    let disk = Disk::new(16 * MIB);
+    let arguments = &["--iops", "1", "--iops-burst", "1"];
+    let daemon = disk.attach(&AttachOptions {
+        arguments,
+        ..AttachOptions::default()
+    });
+    let mut frontend = daemon.connect();
+    let queue = &mut frontend.queues[0];
+    let at = queue.arena.alloc(16 * 512, 4096);
+    for i in 0..16 {
+        queue.request(kind::IN, i, &[Seg::into(at + 512 * i, 512)]);
+    }
+    let base = frontend.stop_queue(0).unwrap();
+    assert_eq!(base, frontend.queues[0].used_idx());
+}

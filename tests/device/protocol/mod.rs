@@ -1,0 +1,15 @@
+//! What a correct vhost-user-blk frontend may expect of an attached disk.
+
+mod config;
+mod discard;
+mod full;
+mod host;
+mod lifecycle;
+mod limits;
+mod lost;
+mod memory;
+mod requests;
+mod resize;
+mod rings;
+
+use super::MIB;

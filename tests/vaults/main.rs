@@ -1,0 +1,11 @@
+//! Key vaults and what depends on them: Azure's clients, vaults over HTTPS and in HSMs, revocation of a running
+//! disk's key, backups and recovery.
+
+// Clippy exempts only functions with #[test], and helpers of tests panic as tests do.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod azure;
+mod hsm;
+mod recovery;
+mod remote;
+mod revocation;

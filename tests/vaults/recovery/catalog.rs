@@ -1,0 +1,226 @@
+//! A lost catalog.
+
+use std::fs;
+use std::path::PathBuf;
+
+use test_support::Host;
+
+use super::support::{
+    ALL_MOMENTS, Lines, MOMENTS, content, grant, host_with_disk, killed, principal,
+};
+
+fn lose_catalog(host: &Host) {
+    for name in ["catalog.db", "catalog.db-wal", "catalog.db-shm"] {
+        let _ = fs::remove_file(host.state().join(name));
+    }
+}
+
+#[test]
+fn a_lost_catalog_comes_back_with_the_identities_that_policies_name() {
+    let host = host_with_disk(b"kept");
+    let secret = host.good("identity create alice")["secret"].clone();
+    let ids = || {
+        let alice = host.good("identity show alice");
+        let platform = host.installation().platform().object_id;
+        (
+            principal(&host, "s"),
+            alice["principalId"].clone(),
+            alice["clientId"].clone(),
+            platform,
+        )
+    };
+    host.good("disk create p --size 1MiB");
+    host.good("snapshot create snap --source d");
+    let before = ids();
+    lose_catalog(&host);
+    // Nothing makes new identities in its place.
+    let message = host.bad("disk list", "CatalogLost");
+    assert!(message.contains("catalog rebuild"), "{message}");
+    assert!(!host.state().join("catalog.db").exists());
+
+    let rebuilt = host.good("catalog rebuild");
+    assert_eq!(rebuilt["identitiesKept"], true);
+    assert_eq!(rebuilt["diskEncryptionSets"], serde_json::json!([]));
+    assert_eq!(
+        rebuilt["resources"].as_array().unwrap().len(),
+        3,
+        "{rebuilt}"
+    );
+    assert_eq!(ids(), before);
+    assert_eq!(content(&host, 4), b"kept");
+    host.good("disk decrypt p --output-file /dev/null");
+    // The secret too is still the identity's.
+    let installation = host.installation();
+    let found = installation.identity_by_secret(secret.as_str().unwrap());
+    assert!(found.unwrap().is_some());
+    // Again changes nothing.
+    let again = host.good("catalog rebuild");
+    assert_eq!(again["resources"], serde_json::json!([]));
+}
+
+#[test]
+fn what_a_lost_catalog_knew_and_is_not_found_may_need_its_key_still() {
+    let (host, elsewhere) = host_with_disk_elsewhere();
+    lose_catalog(&host);
+    let rebuilt = host.good("catalog rebuild");
+    assert_eq!(rebuilt["notFound"], serde_json::json!(["e"]), "{rebuilt}");
+    host.good("disk-encryption-set update s --key-url https://vlt.vault.localhost/keys/k2");
+    let what_if = || host.good("keyvault key what-if --disable k --vault-name vlt");
+    let effect = what_if();
+    assert_eq!(effect["safeToDisable"], "unknown", "{effect}");
+    let reason = effect["reasons"][0].as_str().unwrap();
+    assert!(
+        reason.contains("'e' used it by the vault's log"),
+        "{reason}"
+    );
+    // A new one of that name is another one.
+    host.good("disk create e --size 1MiB");
+    assert_eq!(what_if()["safeToDisable"], "unknown");
+    host.good("disk delete e --yes");
+    let found = format!("catalog rebuild --data-dir {}", elsewhere.display());
+    let rebuilt = host.good(&found);
+    assert_eq!(rebuilt["notFound"], serde_json::json!([]), "{rebuilt}");
+    assert_eq!(what_if()["safeToDisable"], "no");
+}
+
+/// A host that has the disk `e` in a directory of its own, which is returned, and the key `k2` to move to.
+fn host_with_disk_elsewhere() -> (Host, PathBuf) {
+    let host = host_with_disk(b"kept");
+    let elsewhere = host.path("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    let line = "disk create e --size 1MiB --disk-encryption-set s --data-dir";
+    host.good(&format!("{line} {}", elsewhere.display()));
+    host.good("disk decrypt e --output-file /dev/null");
+    host.good("keyvault key create k2 --vault-name vlt --size 2048");
+    (host, elsewhere)
+}
+
+/// That the key `k` is not called safe to disable.
+fn is_unknown(host: &Host, because: &str) {
+    let effect = host.good("keyvault key what-if --disable k --vault-name vlt");
+    assert_eq!(effect["safeToDisable"], "unknown", "{effect}");
+    let reason = effect["reasons"][0].as_str().unwrap();
+    assert!(reason.contains(because), "{reason}");
+}
+
+const MOVE: &str = "disk-encryption-set update s --key-url https://vlt.vault.localhost/keys/k2";
+const NOT_NOTED: &str = "the log of the key vault 'vlt' names was not compared";
+
+#[test]
+fn a_rebuild_that_failed_is_made_up_for_before_a_key_is_called_safe() {
+    let (host, _) = host_with_disk_elsewhere();
+    lose_catalog(&host);
+    let failed = host.line("catalog rebuild --data-dir /there/is/no/such/directory");
+    assert!(!failed.status.success());
+    host.good(MOVE);
+    is_unknown(&host, NOT_NOTED);
+    let rebuilt = host.good("catalog rebuild");
+    assert_eq!(rebuilt["notFound"], serde_json::json!(["e"]), "{rebuilt}");
+    is_unknown(&host, "'e' used it by the vault's log");
+    // One that is made afterwards has nothing to make up for.
+    host.good("keyvault create new");
+    host.good("keyvault key create k --vault-name new --size 2048");
+    let effect = host.good("keyvault key what-if --disable k --vault-name new");
+    assert_eq!(effect["safeToDisable"], "yes", "{effect}");
+    host.good("catalog forget e --yes");
+    host.good("catalog rebuild");
+    let effect = host.good("keyvault key what-if --disable k --vault-name vlt");
+    assert_eq!(effect["safeToDisable"], "yes", "{effect}");
+}
+
+#[test]
+fn a_vault_that_a_rebuild_could_not_open_is_made_up_for() {
+    let (host, _) = host_with_disk_elsewhere();
+    let (vault, away) = (host.state().join("vaults/vlt"), host.path("away"));
+    // As if the log had so many disks that it did not tell this one by its name any more.
+    let log = rusqlite::Connection::open(vault.join("vault.db")).unwrap();
+    let unnamed = "
+        UPDATE key_uses SET disk = '' WHERE disk = 'e';
+        WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 255)
+        INSERT INTO key_uses (name, version, caller, operation, disk, origin, first, last, uses)
+        SELECT name, version, caller, operation, 'other' || n, origin, first, last, uses
+        FROM key_uses, n WHERE disk = '' AND name = 'k'";
+    log.execute_batch(unnamed).unwrap();
+    drop(log);
+    lose_catalog(&host);
+    fs::rename(&vault, &away).unwrap();
+    host.good("catalog rebuild");
+    fs::rename(&away, &vault).unwrap();
+    host.good(MOVE);
+    is_unknown(&host, NOT_NOTED);
+    let rebuilt = host.good("catalog rebuild");
+    assert_eq!(rebuilt["notFound"][0], "disks without a name", "{rebuilt}");
+    is_unknown(&host, "'disks without a name' used it by the vault's log");
+}
+
+#[test]
+fn without_the_copy_headers_bring_disks_and_sets_back_and_say_what_to_grant() {
+    let host = host_with_disk(b"kept");
+    let elsewhere = host.path("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    let line = format!(
+        "disk create e --size 1MiB --disk-encryption-set s --data-dir {}",
+        elsewhere.display()
+    );
+    host.good(&line);
+    host.good("disk create p --size 1MiB");
+    let old = principal(&host, "s");
+    lose_catalog(&host);
+    fs::remove_file(host.state().join("catalog-copy.json")).unwrap();
+    host.bad("keyvault list", "CatalogLost");
+
+    let rebuilt = host.good(&format!(
+        "catalog rebuild --data-dir {}",
+        elsewhere.display()
+    ));
+    assert_eq!(rebuilt["identitiesKept"], false);
+    assert_eq!(rebuilt["vaults"], serde_json::json!(["platform", "vlt"]));
+    assert_eq!(
+        rebuilt["resources"].as_array().unwrap().len(),
+        3,
+        "{rebuilt}"
+    );
+    let set = &rebuilt["diskEncryptionSets"][0];
+    assert_eq!(set["keyUrl"], "https://vlt.vault.localhost/keys/k");
+    assert_ne!(set["principalId"], old.as_str());
+    let grant_command = set["command"].as_str().unwrap();
+    assert!(
+        grant_command.contains(&principal(&host, "s")),
+        "{grant_command}"
+    );
+    // The platform's key is usable at once, the customer's once it is granted.
+    host.good("disk decrypt p --output-file /dev/null");
+    assert!(
+        !host
+            .line("disk decrypt d --output-file /dev/null")
+            .status
+            .success()
+    );
+    grant(&host, "vlt", "s");
+    assert_eq!(content(&host, 4), b"kept");
+    host.good("disk decrypt e --output-file /dev/null");
+}
+
+#[test]
+fn a_rebuild_that_is_killed_is_repeated() {
+    kill_rebuilds(MOMENTS);
+}
+
+#[test]
+#[ignore = "more moments of the same: scripts/test --full"]
+fn a_rebuild_that_is_killed_at_any_moment_is_repeated() {
+    kill_rebuilds(ALL_MOMENTS);
+}
+
+fn kill_rebuilds(moments: u32) {
+    let host = host_with_disk(b"kept");
+    let before = principal(&host, "s");
+    lose_catalog(&host);
+    let command = |_| host.command(&["catalog", "rebuild"]);
+    killed(moments, command, |n| {
+        host.good("catalog rebuild");
+        assert_eq!(principal(&host, "s"), before, "moment {n}");
+        assert_eq!(content(&host, 4), b"kept");
+        lose_catalog(&host);
+    });
+}

@@ -1,0 +1,58 @@
+//! What is left of a DEK in the memory of the processes that had it.
+
+use test_support::key_search::{Needle, may_read_memory, needles, search};
+use test_support::{Customer, Daemon, PATIENCE};
+
+use super::load::Load;
+use super::{FAIL, MIB, PAUSE};
+
+/// Both processes.
+fn search_both(daemon: &Daemon, needles: &[Needle]) -> [Vec<String>; 2] {
+    [daemon.pid(), daemon.data_plane()].map(|pid| search(pid, needles))
+}
+
+/// Before the revocation the DEK and its schedule are in the data plane, and in the data plane only;
+/// afterwards nothing of them is in either process; and the same again when it was restored.
+fn no_key_is_left(mode: &'static [&'static str]) {
+    if !may_read_memory() {
+        return;
+    }
+    let customer = Customer::new(16 * MIB);
+    let needles = needles(&customer.dek());
+    let daemon = customer.attach(mode);
+    let mut frontend = daemon.connect();
+    let (first, second) = frontend.queues.split_at_mut(1);
+    let queues = [&mut first[0], &mut second[0]];
+    let mut loads = [0, 1].map(|n| Load::new(queues[n], n as u64 * Load::LEN, 11 + n as u64));
+    for (load, queue) in loads.iter_mut().zip(queues) {
+        load.run_until(queue, PATIENCE, |stats| stats.done > 300);
+        load.finish(queue);
+    }
+    let held = |found: &[String], what: &str| found.iter().any(|f| f.starts_with(what));
+    for _ in 0..2 {
+        customer.wait_served();
+        let [control, data_plane] = search_both(&daemon, &needles);
+        assert!(held(&data_plane, "the DEK"), "the search finds nothing");
+        assert!(held(&data_plane, "round key 7 of half 2"), "{data_plane:?}");
+        assert!(control.is_empty(), "in the attach process: {control:#?}");
+
+        customer.enable(false);
+        customer.wait_stopped();
+        let [control, data_plane] = search_both(&daemon, &needles);
+        assert!(control.is_empty(), "in the attach process: {control:#?}");
+        assert!(data_plane.is_empty(), "in the data plane: {data_plane:#?}");
+        customer.enable(true);
+    }
+    customer.wait_served();
+    frontend.queues[0].assert_serves(0, 5);
+}
+
+#[test]
+fn no_key_is_left_after_a_revocation() {
+    no_key_is_left(FAIL);
+}
+
+#[test]
+fn no_key_is_left_after_a_pause() {
+    no_key_is_left(PAUSE);
+}
