@@ -28,7 +28,7 @@ const WRITING: Duration = Duration::from_secs(5);
 /// Bytes of a discard.
 const DISCARD: u64 = 128 << 20;
 /// How long discarded space is waited for.
-const MOST_WAIT: Duration = Duration::from_secs(120);
+const MAX_WAIT: Duration = Duration::from_secs(120);
 
 pub fn measure(place: &Place, cpu: usize) {
     let mut backend = Backend::start_with(Kind::Sealdisk, place, DISK, cpu, (QUEUES, 0));
@@ -154,7 +154,7 @@ fn trim(backend: &mut Backend, place: &Place) {
     let first = flush(queue);
     let start = Instant::now();
     let mut times = Vec::new();
-    while start.elapsed() < MOST_WAIT && allocated() >= DISCARD * 2 {
+    while start.elapsed() < MAX_WAIT && allocated() >= DISCARD * 2 {
         times.push(flush(queue));
         thread::sleep(Duration::from_millis(2));
     }

@@ -10,8 +10,8 @@ use disks::import::{Cancel, NbdClient};
 use libfuzzer_sys::fuzz_target;
 
 /// The answers wait in the socket, and so do the client's requests: neither may fill it.
-const MOST_BYTES: usize = 4096;
-const MOST_CALLS: usize = 16;
+const MAX_BYTES: usize = 4096;
+const MAX_CALLS: usize = 16;
 
 #[derive(Debug, Arbitrary)]
 enum Chunk {
@@ -151,7 +151,7 @@ fn bytes(input: &Input) -> Vec<u8> {
             }
         }
     }
-    bytes.truncate(MOST_BYTES);
+    bytes.truncate(MAX_BYTES);
     bytes
 }
 
@@ -162,7 +162,7 @@ fuzz_target!(|input: Input| {
     let Ok(mut client) = NbdClient::connect(ours, Cancel::default()) else {
         return;
     };
-    for call in input.calls.iter().take(MOST_CALLS) {
+    for call in input.calls.iter().take(MAX_CALLS) {
         let result = match call {
             Call::Read {
                 offset,

@@ -14,8 +14,8 @@ use libfuzzer_sys::fuzz_target;
 const SIZE: usize = 1000;
 const PADDED: u64 = 1024;
 /// The replies wait in the socket, which may not be full.
-const MOST_REQUESTS: usize = 32;
-const MOST_BYTES: usize = 4096;
+const MAX_REQUESTS: usize = 32;
+const MAX_BYTES: usize = 4096;
 /// The protocol's error numbers.
 const EINVAL: u32 = 22;
 const EOVERFLOW: u32 = 75;
@@ -129,7 +129,7 @@ fn answers(bytes: &[u8]) -> Vec<u8> {
 
 fuzz_target!(|input: Input| match input {
     Input::Raw(mut bytes) => {
-        bytes.truncate(MOST_BYTES);
+        bytes.truncate(MAX_BYTES);
         answers(&bytes);
     }
     Input::Talk {
@@ -139,11 +139,11 @@ fuzz_target!(|input: Input| match input {
         mut requests,
         mut rest,
     } => {
-        requests.truncate(MOST_REQUESTS);
-        rest.truncate(MOST_BYTES);
+        requests.truncate(MAX_REQUESTS);
+        rest.truncate(MAX_BYTES);
         let mut bytes = (1 | u32::from(no_zeroes) << 1).to_be_bytes().to_vec();
         let known = |number: u32| matches!(number, 1 | 2 | 7);
-        let other = other.filter(|(number, body)| !known(*number) && body.len() < MOST_BYTES);
+        let other = other.filter(|(number, body)| !known(*number) && body.len() < MAX_BYTES);
         if let Some((number, body)) = &other {
             option(&mut bytes, *number, body);
         }

@@ -2,15 +2,14 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
+use std::process::Command;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use disks::{self, Disk};
+use disks::Disk;
 use installation::envelope::{Header, ResourceKind};
 use installation::runtime_map;
 use rustix::process::{Pid, Signal, kill_process};
@@ -20,70 +19,9 @@ use uuid::Uuid;
 use volume::pipeline::DiskIo;
 use volume::{RuntimeMap, Volume};
 
+use super::attached::{Attached, runtime_dir};
+
 const ALL: &[&str] = &["get", "wrapKey", "unwrapKey"];
-
-/// A runtime directory, which has to be on tmpfs.
-fn runtime_dir() -> TempDir {
-    tempfile::tempdir_in("/dev/shm").unwrap()
-}
-
-/// An attached disk; its daemon is ended when this is dropped.
-struct Attached(Child);
-
-impl Attached {
-    fn start(host: &Host, runtime: &TempDir, disk: &str) -> Self {
-        Self::start_with(host, runtime, disk, &[])
-    }
-
-    fn start_with(host: &Host, runtime: &TempDir, disk: &str, more: &[&str]) -> Self {
-        let socket = host.path("socket");
-        Self::start_at(host, runtime.path(), disk, &socket, more)
-    }
-
-    fn start_at(host: &Host, runtime: &Path, disk: &str, socket: &Path, options: &[&str]) -> Self {
-        let attach = ["attach", disk, "--socket-path", text(socket)];
-        let runtime = ["--runtime-dir", text(runtime)];
-        let command = host.command(&[&attach[..], &runtime, options].concat());
-        Self::spawn_at(socket, command)
-    }
-
-    fn spawn(host: &Host, command: Command) -> Self {
-        Self::spawn_at(&host.path("socket"), command)
-    }
-
-    fn spawn_at(socket: &Path, mut command: Command) -> Self {
-        // One that was killed leaves it.
-        let _ = fs::remove_file(socket);
-        let child = command.stderr(Stdio::piped()).spawn().unwrap();
-        let mut attached = Self(child);
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while !socket.exists() {
-            assert!(attached.0.try_wait().unwrap().is_none(), "attach ended");
-            assert!(Instant::now() < deadline, "attach does not become ready");
-            thread::sleep(Duration::from_millis(5));
-        }
-        attached
-    }
-
-    fn detach(mut self) {
-        kill_process(Pid::from_child(&self.0), Signal::TERM).unwrap();
-        assert!(self.0.wait().unwrap().success());
-    }
-
-    /// Kills the process that was started; the data plane flushes and ends by itself then.
-    fn kill(mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
-}
-
-impl Drop for Attached {
-    fn drop(&mut self) {
-        // It has ended already when the test went well.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 #[test]
 fn an_attached_disk_is_re_wrapped_and_nothing_else_is_done_to_it() {
@@ -581,97 +519,4 @@ fn a_disk_that_another_command_uses_does_not_grow() {
     host.refused_with("OperationNotAllowed", &[&resize[..], &options].concat());
     drop(claim);
     assert_eq!(host.json(&["disk", "show", "d"])["diskSizeBytes"], 1 << 20);
-}
-
-/// The permission bits of what is at `path`.
-fn mode(path: &Path) -> u32 {
-    fs::symlink_metadata(path).unwrap().mode() & 0o777
-}
-
-/// Waits for what comes about soon after the socket is there.
-fn wait_until(what: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !what() {
-        assert!(Instant::now() < deadline, "it does not come about");
-        thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// The control socket in a runtime directory, when the disk is served.
-fn control_socket(run: &Path) -> Option<PathBuf> {
-    let entries = fs::read_dir(run).unwrap().flatten();
-    let mut paths = entries.map(|entry| entry.path());
-    paths.find(|path| path.extension().is_some_and(|it| it == "control"))
-}
-
-/// Whether a process of the user and the group nobody can connect.
-fn nobody_connects(socket: &Path) -> bool {
-    let script = "use Socket; socket(my $s, AF_UNIX, SOCK_STREAM, 0) or die;
-        connect($s, pack_sockaddr_un($ARGV[0])) or exit 1";
-    Command::new("setpriv")
-        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
-        .args(["perl", "-e", script])
-        .arg(socket)
-        .current_dir("/")
-        .status()
-        .unwrap()
-        .success()
-}
-
-#[test]
-fn the_first_attach_of_a_host_makes_the_directory_of_its_socket() {
-    let host = Host::new();
-    host.ok(&["disk", "create", "d", "--size", "1M"]);
-    let tmpfs = runtime_dir();
-    let run = tmpfs.path().join("run/sealdisk");
-    let socket = run.join("web.sock");
-    let attached = Attached::start_at(&host, &run, "d", &socket, &[]);
-    assert_eq!(mode(&run), 0o711);
-    assert_eq!(mode(&socket), 0o600);
-    wait_until(|| control_socket(&run).is_some());
-    for entry in fs::read_dir(&run).unwrap().flatten() {
-        assert_eq!(mode(&entry.path()), 0o600, "{:?}", entry.path());
-    }
-    attached.detach();
-}
-
-#[test]
-fn a_vmm_of_another_user_connects_when_its_group_is_named_and_to_nothing_else() {
-    if !rustix::process::geteuid().is_root() {
-        return eprintln!("only root can be somebody else");
-    }
-    let host = Host::new();
-    host.ok(&["disk", "create", "d", "--size", "1M"]);
-    let tmpfs = runtime_dir();
-    fs::set_permissions(tmpfs.path(), fs::Permissions::from_mode(0o711)).unwrap();
-    let run = tmpfs.path().join("run");
-    // As an earlier version of this program left it.
-    fs::create_dir(&run).unwrap();
-    fs::set_permissions(&run, fs::Permissions::from_mode(0o700)).unwrap();
-    let socket = run.join("web.sock");
-    let attached = Attached::start_at(&host, &run, "d", &socket, &[]);
-    assert!(!nobody_connects(&socket));
-    attached.detach();
-
-    for (options, wanted) in [
-        (&["--socket-group", "65534"][..], 0o660),
-        (&["--socket-mode", "0666"], 0o666),
-        (
-            &["--socket-group", "nogroup", "--socket-mode", "0620"],
-            0o620,
-        ),
-    ] {
-        let attached = Attached::start_at(&host, &run, "d", &socket, options);
-        wait_until(|| control_socket(&run).is_some());
-        assert_eq!((mode(&run), mode(&socket)), (0o711, wanted), "{options:?}");
-        assert!(nobody_connects(&socket), "{options:?}");
-        assert!(!nobody_connects(&control_socket(&run).unwrap()));
-        attached.detach();
-    }
-    let start = |options: &[&str]| {
-        let attach = ["attach", "d", "--socket-path", text(&socket)];
-        host.refused(&[&attach[..], options].concat())
-    };
-    assert!(start(&["--socket-group", "there is none"]).contains("no such group"));
-    assert!(start(&["--socket-mode", "rw"]).contains("octal"));
 }

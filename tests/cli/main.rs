@@ -3,6 +3,8 @@
 // Clippy exempts only functions with #[test], and helpers of tests panic as tests do.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod attached;
+mod cli_audit;
 mod cli_disk;
 mod cli_disk_attached;
 mod cli_disk_refusals;
@@ -11,10 +13,13 @@ mod cli_keyvault;
 mod cli_layers;
 mod disk_check;
 mod disk_check_layers;
+mod disk_cut_off;
 mod disk_export;
 mod disk_import;
+mod disk_sockets;
 mod fips;
 mod format;
 mod key_interop;
 mod layer_keys;
+mod my_vault;
 mod rotation;

@@ -45,6 +45,8 @@ const BANNED: &[(Banned, &str)] = &[
         Words("storage half of the time"),
         "throttles copy-up to a 50 % duty cycle",
     ),
+    (Begin("MOST_"), "MAX_…"),
+    (Name("Told"), "a word for what it is"),
     (Name("KeyDeed"), "KeyEvent"),
     (Name("freeze_into"), "create_snapshot"),
     (Name("shed"), "drop_layers"),
@@ -61,13 +63,6 @@ const BANNED: &[(Banned, &str)] = &[
         Words("of which disks are made at once"),
         "images for instant clones",
     ),
-];
-
-/// What is still to be replaced everywhere, to be moved to [`BANNED`] then. Empty when the restructuring is done.
-const STILL_THERE: &[(Banned, &str)] = &[
-    (Name("covered"), "verify_covered"),
-    (Name("Told"), "a word for what it is"),
-    (Begin("MOST_"), "MAX_…"),
 ];
 
 /// Where the words are used. CHANGELOG.md says what things were called, and this test does.
@@ -96,20 +91,6 @@ fn no_banned_phrase_is_used() {
     assert_none(
         &breaches(BANNED),
         "say it in the words of the glossary (docs/architecture.md)",
-    );
-}
-
-/// What is still listed as to be replaced and is not there any more is banned from then on.
-#[test]
-#[ignore = "words are being replaced"]
-fn what_was_replaced_is_banned() {
-    let gone = STILL_THERE
-        .iter()
-        .filter(|entry| breaches(&[**entry]).is_empty());
-    let gone: Vec<_> = gone.map(|(banned, _)| banned.text().to_owned()).collect();
-    assert_none(
-        &gone,
-        "move these from STILL_THERE to BANNED in tests/tidy/words.rs",
     );
 }
 

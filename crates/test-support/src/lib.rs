@@ -2,9 +2,9 @@
 //!
 //! Without features: faults of system calls ([`seccomp`]), limits of resources ([`rlimits`]), a random
 //! generator that repeats itself ([`rng`]), and the round keys of a DEK ([`key_schedule`]). With the feature
-//! `program` also what works on the whole program: an installation ([`Host`]), a disk of its own that can be
-//! attached ([`Disk`], [`Daemon`]), a customer who holds the disk's key ([`Customer`]), a server of
-//! vaults ([`Server`]), and a vhost-user-blk frontend in place of a guest ([`frontend`]).
+//! `program` also what works on the whole program: an installation (`Host`), a disk of its own that can be
+//! attached (`Disk`, `Daemon`), a customer who holds the disk's key (`Customer`), a server of
+//! vaults (`Server`), and a vhost-user-blk frontend in place of a guest (`frontend`).
 
 #![allow(
     clippy::unwrap_used,

@@ -35,7 +35,7 @@ const REQUESTS: u64 = 0x1_0000;
 const REQUEST_LEN: u64 = 0x2000;
 const DATA: u64 = 0x100_0000;
 const DATA_LEN: u64 = 1 << 20;
-const MOST_IN_FLIGHT: u64 = ENTRIES as u64;
+const MAX_IN_FLIGHT: u64 = ENTRIES as u64;
 
 /// A store without a medium.
 pub struct InstantStore {
@@ -153,7 +153,7 @@ impl RequestPath {
             mapping: mapped.then(|| memory(DISK as usize)),
         };
         let pipeline = Pipeline::new(Arc::new(volume), store, ciphers).unwrap();
-        let memory = memory((DATA + MOST_IN_FLIGHT * DATA_LEN) as usize);
+        let memory = memory((DATA + MAX_IN_FLIGHT * DATA_LEN) as usize);
         let mut queue = Queue::new(ENTRIES).unwrap();
         queue
             .try_set_desc_table_address(GuestAddress(DESCRIPTORS))
@@ -198,7 +198,7 @@ impl RequestPath {
 
     /// The guest writes the chains of a load: one indirect table for each request.
     pub fn prepare(&mut self, load: &Load) {
-        assert!(load.depth <= MOST_IN_FLIGHT && u64::from(load.bytes) <= DATA_LEN);
+        assert!(load.depth <= MAX_IN_FLIGHT && u64::from(load.bytes) <= DATA_LEN);
         for i in 0..load.depth {
             let base = REQUESTS + i * REQUEST_LEN;
             let each = load.bytes / load.segments;

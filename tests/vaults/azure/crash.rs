@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What a client was told about a key.
 #[derive(Default)]
-struct Told {
+struct Acknowledged {
     /// Versions that were made.
     versions: Vec<String>,
     /// Whether its purge was begun, and whether it was confirmed.
@@ -25,14 +25,14 @@ struct Told {
     purged: bool,
 }
 
-type Ledger = Mutex<BTreeMap<String, Told>>;
+type Ledger = Mutex<BTreeMap<String, Acknowledged>>;
 
 /// Makes, rotates and purges keys until the server is gone.
 fn work(client: &Client<'_>, number: usize, round: usize, ledger: &Ledger) {
     for n in 0.. {
         let name = format!("r{round}-c{number}-{n}");
         let body = json!({"kty": "RSA"});
-        let told = |change: &dyn Fn(&mut Told)| {
+        let told = |change: &dyn Fn(&mut Acknowledged)| {
             change(ledger.lock().unwrap().entry(name.clone()).or_default());
         };
         for line in ["create", "rotate", "rotate"] {

@@ -247,7 +247,7 @@ impl Guard {
         }
     }
 
-    /// Told once, not at each of the tries that follow.
+    /// Reported once, not at each of the tries that follow.
     fn withheld(&mut self, reason: Reason, now: Moment, hands: &mut impl GuardActions) {
         let known = self.last_failure.replace(reason.clone());
         if known.is_none_or(|known| known.code != reason.code) {

@@ -30,7 +30,7 @@ use vault::same_key_url;
 /// 3. the row gets the rest of what the header says.
 ///
 /// A failure of 2 and a crash in between leave a row that says something else than the header, which
-/// counts: [`reconcile`](super::reconcile) corrects the row, here and in later commands.
+/// counts: [`reconcile`](crate::reconcile) corrects the row, here and in later commands.
 ///
 /// # Errors
 /// [`DiskError`]; the disk keeps its old wrapping then.

@@ -15,8 +15,8 @@ impl EmbeddedVault {
     /// Makes a new version of a key, like the latest one; its expiry is that of the rotation policy.
     ///
     /// # Errors
-    /// [`VaultErrorCode::Forbidden`] without the permission `rotate`,
-    /// [`VaultErrorCode::KeyNotFound`].
+    /// `VaultErrorCode::Forbidden` without the permission `rotate`,
+    /// `VaultErrorCode::KeyNotFound`.
     pub fn rotate_key(&self, caller: &Caller, name: &str) -> Result<KeyBundle, VaultError> {
         let subject = Subject::key("KeyRotate", name);
         let gate: Gate<'_> = &|db| {
@@ -36,8 +36,8 @@ impl EmbeddedVault {
     /// The rotation policy of a key; Azure's default for one that was given none.
     ///
     /// # Errors
-    /// [`VaultErrorCode::Forbidden`] without the permission `getrotationpolicy`,
-    /// [`VaultErrorCode::KeyNotFound`].
+    /// `VaultErrorCode::Forbidden` without the permission `getrotationpolicy`,
+    /// `VaultErrorCode::KeyNotFound`.
     pub fn rotation_policy(
         &self,
         caller: &Caller,
@@ -53,8 +53,8 @@ impl EmbeddedVault {
     /// Replaces the rotation policy of a key.
     ///
     /// # Errors
-    /// [`VaultErrorCode::Forbidden`] without the permission `setrotationpolicy`,
-    /// [`VaultErrorCode::KeyNotFound`], [`VaultErrorCode::BadParameter`].
+    /// `VaultErrorCode::Forbidden` without the permission `setrotationpolicy`,
+    /// `VaultErrorCode::KeyNotFound`, `VaultErrorCode::BadParameter`.
     pub fn set_rotation_policy(
         &self,
         caller: &Caller,

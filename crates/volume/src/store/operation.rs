@@ -83,7 +83,7 @@ pub trait Store {
     fn alignment(&self) -> u64;
 
     /// Tells memory of buffers that operations will name, before the first of them, by the number that
-    /// the buffers have ([`MAX_CHUNKS`] at most). A store that can prepare for it does so.
+    /// the buffers have (`MAX_CHUNKS` at most). A store that can prepare for it does so.
     fn adopt(&mut self, _chunk: usize, _start: NonNull<u8>, _len: usize) {}
 
     /// Tells that no operation names buffers of that memory any more; none is under way.

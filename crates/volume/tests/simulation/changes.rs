@@ -11,8 +11,8 @@ use super::store::{Fault, lock};
 use super::world::{Snapshot, Stop, World};
 
 /// Disks and snapshots at most: each is read after each crash.
-const MOST_DISKS: usize = 3;
-const MOST_SNAPSHOTS: usize = 4;
+const MAX_DISKS: usize = 3;
+const MAX_SNAPSHOTS: usize = 4;
 
 impl World {
     /// Now and then begins or ends something.
@@ -78,7 +78,7 @@ impl World {
         let contents = self.disks[index].model.contents();
         self.cx.may_crash(12)?;
         // A snapshot names the frozen layers only when the disk does not write to them any more.
-        if self.snapshots.len() < MOST_SNAPSHOTS && !self.cx.rng.one_in(8) {
+        if self.snapshots.len() < MAX_SNAPSHOTS && !self.cx.rng.one_in(8) {
             let header = Header::new(frozen);
             self.snapshots.push(Snapshot { header, contents });
         } else {
@@ -127,7 +127,7 @@ impl World {
 
     /// A new disk over the layers of a snapshot.
     fn clone_snapshot(&mut self) -> Result<(), Stop> {
-        if self.disks.len() >= MOST_DISKS || self.snapshots.is_empty() {
+        if self.disks.len() >= MAX_DISKS || self.snapshots.is_empty() {
             return Ok(());
         }
         let source = self.any_snapshot();

@@ -109,7 +109,7 @@ const SECTORS: u64 = (2 * BORDER + 40) * 8 + 3;
 const STACK_SECTORS: u64 = (BORDER + 40) * 8 + 3;
 const BORDER: u64 = format::BLOCKS_PER_SECTOR;
 /// Sectors by which disks grow at most: what of the last window is not there yet is not used.
-const MOST_GROWTH: u64 = 90;
+const MAX_GROWTH: u64 = 90;
 
 /// Where guests work: the start, the borders between map sectors, and the end.
 fn windows(rng: &mut Rng, stacks: bool) -> Windows {
@@ -118,7 +118,7 @@ fn windows(rng: &mut Rng, stacks: bool) -> Windows {
             (0, 320),
             (BORDER * 8 - 96, 192),
             (BORDER * 16 - 40, 80),
-            (SECTORS - 67, 67 + MOST_GROWTH),
+            (SECTORS - 67, 67 + MAX_GROWTH),
         ]);
     }
     // Large requests take long, so few worlds have room for them.
@@ -126,7 +126,7 @@ fn windows(rng: &mut Rng, stacks: bool) -> Windows {
     Windows::new(&[
         (0, first),
         (BORDER * 8 - 24, 48),
-        (STACK_SECTORS - 27, 27 + MOST_GROWTH),
+        (STACK_SECTORS - 27, 27 + MAX_GROWTH),
     ])
 }
 
@@ -170,7 +170,7 @@ impl World {
             merging: None,
             reader: None,
             crashes: 0,
-            most_size: (sectors + MOST_GROWTH) * 512,
+            most_size: (sectors + MAX_GROWTH) * 512,
         };
         let top = this.cx.make_layer(sectors * 512);
         let header = Header::new(vec![(top, sectors * 512)]);
