@@ -25,12 +25,14 @@ use super::token::{LABEL, PIN, Token};
 /// Runs the ignored test of that name with a token of its own.
 fn in_own_process(test: &str) {
     let token = Token::new();
+    // The harness leaves the name of the crate out.
+    let (_, module) = module_path!().split_once("::").unwrap();
     let output = Command::new(std::env::current_exe().unwrap())
         .args([
             "--ignored",
             "--exact",
             "--nocapture",
-            &format!("keys::{test}"),
+            &format!("{module}::{test}"),
         ])
         .env("SOFTHSM2_CONF", token.conf())
         .env("TEST_PIN_FILE", token.pin_file())
