@@ -3,7 +3,9 @@
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use test_support::frontend::device::{Frontend, Setup};
 use test_support::frontend::eventfd::EventFd;
 use test_support::frontend::message::{
@@ -263,12 +265,14 @@ fn frontends_that_stall() {
     for len in [1, 4, 11, 12] {
         let mut conn = UnixStream::connect(victim.daemon.socket()).unwrap();
         conn.write_all(&features[..len]).unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(30));
+        std::thread::sleep(Duration::from_millis(30));
         drop(conn);
         victim.assert_unharmed(&format!("{len} bytes of a message, then nothing"));
     }
-    // Says all it has to say and reads no answer.
+    // Says all it has to say and reads no answer: soon the socket is full, and stays so.
     let conn = open(&victim);
+    let a_moment = Some(Duration::from_millis(500));
+    set_socket_timeout(&conn, Timeout::Send, a_moment).unwrap();
     for _ in 0..2000 {
         if conn.send(request::GET_FEATURES, 0, &[], &[]).is_err() {
             break;
