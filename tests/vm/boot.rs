@@ -51,11 +51,13 @@ fn grub_boots_through_seabios_from_a_transitional_device() {
 }
 
 #[test]
+#[ignore = "takes minutes with all four: scripts/test --full"]
 fn grub_boots_through_seabios_from_a_virtio_1_device() {
     boots(Firmware::SeaBios, "bios", "disable-legacy=on");
 }
 
 #[test]
+#[ignore = "takes minutes with all four: scripts/test --full"]
 fn grub_boots_through_ovmf_from_a_transitional_device() {
     boots(Firmware::Ovmf, "efi", "");
 }
