@@ -2,7 +2,8 @@
 //! synced, driven by a random guest and checked against a plain model after each crash.
 //!
 //! A run is determined by its seed, which a failure prints. `SEALDISK_SIM_SEED` repeats one,
-//! `SEALDISK_SIM_CRASHES` sets how many crashes a test goes through.
+//! `SEALDISK_SIM_CRASHES` sets how many crashes a test goes through, `SEALDISK_SIM_TIMES` how many times as many as
+//! in a run that a developer waits for.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
@@ -25,7 +26,9 @@ use world::{Counts, Options, World};
 use xts::DataUnit;
 
 fn crashes(default: u64) -> u64 {
-    std::env::var("SEALDISK_SIM_CRASHES").map_or(default, |n| n.parse().unwrap())
+    let number = |name| std::env::var(name).ok().map(|n| n.parse::<u64>().unwrap());
+    number("SEALDISK_SIM_CRASHES")
+        .unwrap_or_else(|| default * number("SEALDISK_SIM_TIMES").unwrap_or(1))
 }
 
 /// Runs seeds until enough crashes were seen; the first violation of the model ends it.
@@ -64,7 +67,7 @@ const SOUND: Options = Options {
 
 #[test]
 fn completed_writes_survive_kills_and_flushed_ones_power_losses() {
-    run(SOUND, crashes(1500)).unwrap();
+    run(SOUND, crashes(300)).unwrap();
 }
 
 #[test]
@@ -74,7 +77,7 @@ fn the_same_with_small_data_units() {
             unit: Some(DataUnit::B512),
             ..SOUND
         },
-        crashes(700),
+        crashes(140),
     )
     .unwrap();
 }
@@ -86,7 +89,7 @@ fn the_same_on_a_device_of_4096_byte_sectors() {
             alignment: 4096,
             ..SOUND
         },
-        crashes(1500),
+        crashes(300),
     )
     .unwrap();
 }
@@ -164,7 +167,7 @@ fn no_hole_comes_before_the_map_that_makes_it_harmless() {
             crowded: true,
             ..SOUND
         },
-        crashes(1500),
+        crashes(300),
     )
     .unwrap();
 }
@@ -178,7 +181,7 @@ fn ciphertext_is_overwritten_before_its_space_is_given_back() {
             overwrite: true,
             ..SOUND
         };
-        run(options, crashes(1500)).unwrap();
+        run(options, crashes(300)).unwrap();
     }
 }
 
@@ -190,7 +193,7 @@ const STACKS: Options = Options {
 
 #[test]
 fn stacks_of_layers_survive_kills_and_power_losses() {
-    run(STACKS, crashes(600)).unwrap();
+    run(STACKS, crashes(120)).unwrap();
 }
 
 #[test]
@@ -199,7 +202,7 @@ fn stacks_on_a_device_of_4096_byte_sectors() {
         alignment: 4096,
         ..STACKS
     };
-    run(options, crashes(400)).unwrap();
+    run(options, crashes(80)).unwrap();
 }
 
 #[test]
@@ -209,7 +212,7 @@ fn stacks_whose_discarded_blocks_are_overwritten_and_given_back() {
         overwrite: true,
         ..STACKS
     };
-    run(options, crashes(400)).unwrap();
+    run(options, crashes(80)).unwrap();
 }
 
 /// What goes wrong with stacks is seen too.
@@ -239,7 +242,7 @@ const FAULTY: Options = Options {
 
 #[test]
 fn a_device_that_fails_loses_nothing_that_was_promised() {
-    run(FAULTY, crashes(300)).unwrap();
+    run(FAULTY, crashes(60)).unwrap();
 }
 
 #[test]
@@ -248,7 +251,7 @@ fn a_device_of_4096_byte_sectors_that_fails() {
         alignment: 4096,
         ..FAULTY
     };
-    run(options, crashes(150)).unwrap();
+    run(options, crashes(30)).unwrap();
 }
 
 #[test]
@@ -260,7 +263,7 @@ fn space_is_given_back_on_a_device_that_fails() {
             overwrite,
             ..FAULTY
         };
-        run(options, crashes(100)).unwrap();
+        run(options, crashes(20)).unwrap();
     }
 }
 
@@ -270,7 +273,7 @@ fn stacks_on_a_device_that_fails() {
         faulty: true,
         ..STACKS
     };
-    run(options, crashes(120)).unwrap();
+    run(options, crashes(24)).unwrap();
 }
 
 /// An error that is noted in one step and overwritten in another: a later flush that says that all is
