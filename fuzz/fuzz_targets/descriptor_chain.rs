@@ -3,7 +3,8 @@
 
 use arbitrary::Arbitrary;
 use dataplane::request::{
-    Action, Chain, ChainError, ChainLimits, Disk, Memory, Scratch, Status, interpret, read_chain,
+    Action, Chain, ChainError, ChainLimits, Descriptors, Disk, Memory, Scratch, Status, interpret,
+    read_chain,
 };
 use keys::units::Sector;
 use libfuzzer_sys::fuzz_target;
@@ -143,6 +144,9 @@ fuzz_target!(|input: Input| {
         most_zero_sectors: 1 << 21,
     };
     let descriptors: Vec<_> = chain.clone().collect();
+    let walked = Descriptors::new(&memory, ring.desc_table_addr(), QUEUE_SIZE, head);
+    let parts = |d: Descriptor| (d.addr(), d.len(), d.flags(), d.next());
+    assert!(walked.map(parts).eq(descriptors.iter().copied().map(parts)));
     let mut scratch = Scratch::default();
     let result = read_chain(&memory, chain, limits, &mut scratch, Vec::new());
     rules::check(&memory, &descriptors, limits, &disk, result);

@@ -4,6 +4,7 @@ use std::io;
 
 use thiserror::Error;
 
+use crate::inflight::InflightError;
 use keys::KeyError;
 use protocol::ProtocolError;
 use volume::VolumeError;
@@ -51,6 +52,9 @@ pub enum DataplaneError {
     /// The store could not be made ready.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The region that says which requests are in flight could not be used.
+    #[error(transparent)]
+    Inflight(#[from] InflightError),
     /// The last flush before the end failed.
     #[error("the last flush of the disk failed: {0}")]
     Flush(#[source] volume::pipeline::PipelineError),

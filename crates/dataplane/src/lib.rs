@@ -10,6 +10,7 @@
 //! |---|---|
 //! | `request` | from a descriptor chain to a block request: every check of what a guest says |
 //! | `disk` | what all queues share: volume and files, key, limits, memory |
+//! | `inflight` | which requests are in flight, in memory that outlives the process |
 //! | `queue` | a virtqueue and its thread: chains in, used entries out |
 //! | `vhost_user` | the messages of a frontend, and what a driver reads of the device |
 //! | `process` | start, confinement, commands of the attach process, the last flush |
@@ -20,6 +21,7 @@
 
 mod disk;
 mod error;
+mod inflight;
 mod process;
 mod queue;
 pub mod request;
@@ -27,4 +29,5 @@ mod vhost_user;
 
 pub use disk::memory::{least_memory, ordinary_memory};
 pub use error::DataplaneError;
+pub use inflight::InflightError;
 pub use process::serve::serve;

@@ -51,8 +51,12 @@ fn is_of_the_disk(file: &Path) -> bool {
     )
 }
 
-/// Standard streams, which the test connects to a file, and the memory that the frontend has sent.
+/// Standard streams, which the test connects to a file, the memory that the frontend has sent, and what says
+/// which requests are in flight.
 fn is_of_the_process(file: &Path) -> bool {
     let name = file.to_string_lossy();
-    name == "/dev/null" || name.ends_with("/stderr") || name.starts_with("/memfd:guest-memory")
+    let memory = ["/memfd:guest-memory", "/memfd:sealdisk-inflight"];
+    name == "/dev/null"
+        || name.ends_with("/stderr")
+        || memory.iter().any(|memory| name.starts_with(memory))
 }

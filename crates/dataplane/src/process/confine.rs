@@ -93,6 +93,9 @@ fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
         libc::SYS_lseek,
         libc::SYS_pread64,
         libc::SYS_eventfd2,
+        // In-flight regions.
+        libc::SYS_memfd_create,
+        libc::SYS_ftruncate,
         libc::SYS_epoll_create1,
         libc::SYS_epoll_ctl,
         libc::SYS_epoll_pwait,

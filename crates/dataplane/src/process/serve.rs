@@ -29,6 +29,7 @@ use crate::disk::log_limit::LogLimit;
 use crate::disk::memory::raise_limits;
 use crate::disk::shared::{Extent, Shared, open_lower, split};
 use crate::disk::sharing::peer;
+use crate::inflight::{InflightRegion, MAX_QUEUE_SIZE};
 use crate::vhost_user::backend_channel::announced_channel;
 use crate::vhost_user::config_space::{ConfigSpace, MAX_ZERO_SECTORS};
 use crate::vhost_user::handler::BlockHandler;
@@ -143,7 +144,8 @@ fn serve_disk(control: &DataPlaneEnd) -> Result<(), DataplaneError> {
         &setup,
     )?);
     // All that the queues need is there before anybody can connect, or it is said why not.
-    let handler = BlockHandler::new(shared.clone(), config, setup.num_queues)?;
+    let kept = InflightRegion::create(setup.num_queues, MAX_QUEUE_SIZE)?;
+    let handler = BlockHandler::new(shared.clone(), config, setup.num_queues, kept)?;
     let mut server = Server {
         shared: shared.clone(),
         handler: Arc::new(Mutex::new(handler)),

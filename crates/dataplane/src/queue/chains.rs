@@ -15,7 +15,9 @@ use volume::pipeline::{
 use volume::store::UringStore;
 use xts::{CipherStack, SharedSlice};
 
-use crate::request::{Action, Disk, Memory, Scratch, Status, interpret, read_chain};
+use crate::request::{
+    Action, Chain, ChainError, Descriptors, Disk, Memory, Scratch, Status, interpret, read_chain,
+};
 
 use crate::DataplaneError;
 use crate::disk::log_limit::LogLimit;
@@ -203,10 +205,12 @@ impl QueueState {
         self.no_space.wait()
     }
 
-    /// Fails all requests that wait for space on the host.
-    pub(crate) fn fail_waiting_for_space(
+    /// Gives up all requests that wait for space on the host: they stay in flight for whoever serves the ring next, or
+    /// fail.
+    pub(crate) fn give_up_waiting(
         &mut self,
         ring: &mut Ring,
+        stay_in_flight: bool,
     ) -> Result<(), virtio_queue::Error> {
         let mut result = Ok(());
         while let Some(submission) = self.no_space.give_up() {
@@ -214,9 +218,33 @@ impl QueueState {
             let (token, memory) = submission.withdraw();
             self.lists.push(cleared(memory.slices));
             let pending = self.take_pending(token);
-            result = result.and(self.answer(ring, pending, Status::IoError, 0));
+            result = result.and(match stay_in_flight {
+                true => {
+                    self.ranges.push(cleared(pending.written));
+                    ring.leave(pending.chain);
+                    Ok(())
+                }
+                false => self.answer(ring, pending, Status::IoError, 0),
+            });
         }
         result
+    }
+
+    /// Fails the chains that a process before this one had taken, and that cannot be done now.
+    pub(crate) fn fail_again(&mut self, ring: &mut Ring) -> Result<(), virtio_queue::Error> {
+        while let Some(taken) = ring.next_again() {
+            let memory = ring.memory.clone();
+            let descriptors = ring.descriptors(&memory, &taken);
+            match self.read(&memory, descriptors) {
+                Ok(chain) => {
+                    let pending = self.pending_of(taken, &chain, memory.clone());
+                    self.lists.push(cleared(chain.data));
+                    self.answer(ring, pending, Status::IoError, 0)?;
+                }
+                Err(_) => ring.push_used(taken, 0)?,
+            }
+        }
+        Ok(())
     }
 
     /// Takes a chain on: answers it or hands it to the pipeline. Whether another may follow.
@@ -224,12 +252,10 @@ impl QueueState {
         &mut self,
         ring: &mut Ring,
         taken: TakenChain,
-        descriptors: virtio_queue::DescriptorChain<&Memory>,
+        descriptors: Descriptors<'_>,
     ) -> Result<bool, virtio_queue::Error> {
-        let list = self.lists.pop().unwrap_or_default();
         let memory = ring.memory.clone();
-        let limits = self.shared.limits;
-        let chain = match read_chain(&memory, descriptors, limits, &mut self.scratch, list) {
+        let chain = match self.read(&memory, descriptors) {
             Ok(chain) => chain,
             Err(error) => {
                 self.bad_chains
@@ -243,16 +269,7 @@ impl QueueState {
             self.shared.in_use.store(true, Ordering::Relaxed);
         }
         let action = interpret(&chain, &self.disk, durable);
-        let mut written = self.ranges.pop().unwrap_or_default();
-        written.extend_from_slice(&self.scratch.writable);
-        let mut pending = Pending {
-            chain: taken,
-            status: chain.status,
-            writable: chain.writable as u32,
-            written,
-            memory: memory.clone(),
-            waits_for_space: false,
-        };
+        let mut pending = self.pending_of(taken, &chain, memory.clone());
         match action {
             Action::Answer { status, written } => {
                 self.lists.push(cleared(chain.data));
@@ -276,6 +293,26 @@ impl QueueState {
                 }
                 Ok(self.may_take())
             }
+        }
+    }
+
+    fn read(&mut self, memory: &Memory, descriptors: Descriptors<'_>) -> Result<Chain, ChainError> {
+        let list = self.lists.pop().unwrap_or_default();
+        let limits = self.shared.limits;
+        read_chain(memory, descriptors, limits, &mut self.scratch, list)
+    }
+
+    /// What is kept of the chain that was read last.
+    fn pending_of(&mut self, taken: TakenChain, chain: &Chain, memory: Arc<Memory>) -> Pending {
+        let mut written = self.ranges.pop().unwrap_or_default();
+        written.extend_from_slice(&self.scratch.writable);
+        Pending {
+            chain: taken,
+            status: chain.status,
+            writable: chain.writable as u32,
+            written,
+            memory,
+            waits_for_space: false,
         }
     }
 

@@ -18,7 +18,7 @@ pub(crate) enum Command {
     /// Serve a ring.
     Start(Box<RingSetup>),
     /// Serve it no more: take no new chain, complete those taken.
-    Stop,
+    Stop(Waiting),
     /// Use this memory from now on.
     Memory(Arc<Memory>),
     /// Note written pages here, or nowhere.
@@ -37,6 +37,15 @@ pub(crate) enum Command {
     Quiesce(Receiver<WhileQuiesced>),
     /// Complete what was taken, and end the thread.
     Exit,
+}
+
+/// What becomes of requests that wait, for space on the host or for the key, when their ring is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Waiting {
+    /// They fail: who starts the ring again knows of no request that was taken and not returned.
+    Fail,
+    /// They stay in flight: who starts the ring again has the in-flight region.
+    StayInFlight,
 }
 
 /// What a quiesced worker is told.

@@ -9,13 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
-use virtio_queue::{DescriptorChain, Error as QueueError, Queue, QueueOwnedT, QueueT};
+use virtio_queue::{Error as QueueError, Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
 use volume::must_complete::MustComplete;
 use volume::pipeline::{BlockRequest, Token};
 
-use crate::request::Memory;
+use crate::inflight::{InflightError, InflightQueue, Resumed};
+use crate::request::{Descriptors, Memory};
 
 use super::dirty_log::DirtyLog;
 use super::notifier::Notifier;
@@ -32,8 +33,9 @@ pub(crate) struct RingAddresses {
 pub(crate) struct RingSetup {
     pub(crate) size: u16,
     pub(crate) addresses: RingAddresses,
-    /// Index of the next entry of the avail ring.
+    /// Index of the next entry of the avail ring, unless the in-flight region says that the ring goes on.
     pub(crate) next_avail: u16,
+    pub(crate) inflight: InflightQueue,
     pub(crate) event_idx: bool,
     pub(crate) kick: File,
     pub(crate) call: Option<Notifier>,
@@ -47,6 +49,8 @@ pub(crate) struct RingSetup {
 struct ChainName {
     queue: u16,
     head: u16,
+    /// A process before this one had taken it.
+    again: bool,
     request: Option<BlockRequest>,
 }
 
@@ -65,7 +69,7 @@ impl fmt::Display for ChainName {
 }
 
 /// A chain that was taken from the ring. The guest waits until it is in the used ring, so it has to be given to
-/// [`Ring::push_used`] once, or to [`Ring::put_back`].
+/// [`Ring::push_used`] once, to [`Ring::put_back`], or to [`Ring::leave`].
 #[must_use = "a chain that is dropped ends the process"]
 pub(crate) struct TakenChain(MustComplete<ChainName>);
 
@@ -89,6 +93,10 @@ pub(crate) struct Ring {
     queue: Queue,
     /// Chains that were taken and neither returned nor put back.
     taken: u32,
+    /// Knows them when this process is gone.
+    inflight: InflightQueue,
+    /// Heads of chains that a process before this one had taken, the next one last.
+    again: Vec<u16>,
     kick: File,
     call: Option<Notifier>,
     err: Option<File>,
@@ -104,12 +112,14 @@ pub(crate) struct Ring {
 
 impl Ring {
     /// Sets the ring up. The used ring goes on where it is in guest memory: `SET_VRING_BASE` only
-    /// tells the avail index.
+    /// tells the avail index. What the in-flight region has of the ring is done first. A region that does
+    /// not belong to the ring breaks it.
     pub(crate) fn new(index: u16, setup: RingSetup) -> Result<Self, QueueError> {
         let RingSetup {
             size,
             addresses,
             next_avail,
+            mut inflight,
             event_idx,
             kick,
             call,
@@ -123,13 +133,16 @@ impl Ring {
         queue.try_set_avail_ring_address(addresses.avail)?;
         queue.try_set_used_ring_address(addresses.used)?;
         queue.set_event_idx(event_idx);
-        queue.set_next_avail(next_avail);
-        queue.set_next_used(queue.used_idx(&*memory, Ordering::Acquire)?.0);
+        let used = queue.used_idx(&*memory, Ordering::Acquire)?.0;
+        queue.set_next_used(used);
+        let begun = inflight.begin(size, used, next_avail);
         queue.set_ready(true);
-        Ok(Self {
+        let mut ring = Self {
             index,
             queue,
             taken: 0,
+            inflight,
+            again: Vec::new(),
             kick,
             call,
             err,
@@ -138,7 +151,31 @@ impl Ring {
             broken: false,
             kicks: true,
             unnotified: false,
-        })
+        };
+        ring.resume(begun);
+        Ok(ring)
+    }
+
+    fn resume(&mut self, begun: Result<Resumed, InflightError>) {
+        let index = self.index;
+        let resumed = match begun {
+            Ok(resumed) => resumed,
+            Err(error) => {
+                log::error!("queue {index}: {error}; it is not served");
+                return self.set_broken();
+            }
+        };
+        self.queue.set_next_avail(resumed.next_avail);
+        self.again = resumed.again;
+        self.again.reverse();
+        if resumed.goes_on {
+            log::info!(
+                "queue {index} goes on, with {} requests in flight",
+                self.again.len()
+            );
+            // What was returned last may not have been told.
+            self.signal();
+        }
     }
 
     pub(crate) fn kick_fd(&self) -> RawFd {
@@ -162,9 +199,25 @@ impl Ring {
     /// Puts the chain that was taken last back: it is the next one to be taken. Nothing may have
     /// been taken after it.
     pub(crate) fn put_back(&mut self, chain: TakenChain) {
+        let ChainName { head, again, .. } = self.settle(chain);
+        match again {
+            true => self.again.push(head),
+            false => {
+                self.inflight.put_back(head);
+                let before = self.queue.next_avail().wrapping_sub(1);
+                self.queue.set_next_avail(before);
+            }
+        }
+    }
+
+    /// Leaves a chain in flight for whoever serves the ring next.
+    pub(crate) fn leave(&mut self, chain: TakenChain) {
         self.settle(chain);
-        self.queue
-            .set_next_avail(self.queue.next_avail().wrapping_sub(1));
+    }
+
+    /// How many chains there are that a process before this one had taken, and that were not taken again.
+    pub(crate) fn again(&self) -> usize {
+        self.again.len()
     }
 
     pub(crate) fn size(&self) -> usize {
@@ -175,8 +228,9 @@ impl Ring {
         self.broken
     }
 
-    /// Gives at most `most` available chains to `take`, until it answers that it takes no more for
-    /// now. Whether there may be more that it takes.
+    /// Gives at most `most` chains to `take`, until it answers that it takes no more for now: first
+    /// those that are in flight from a process before this one, then available ones. Whether there may be more
+    /// that it takes.
     ///
     /// The guest does not kick for chains that come later, until [`Ring::arm`] asks it to.
     ///
@@ -185,34 +239,62 @@ impl Ring {
     pub(crate) fn pop(
         &mut self,
         most: usize,
-        mut take: impl FnMut(
-            &mut Self,
-            TakenChain,
-            DescriptorChain<&Memory>,
-        ) -> Result<bool, QueueError>,
+        mut take: impl FnMut(&mut Self, TakenChain, Descriptors<'_>) -> Result<bool, QueueError>,
     ) -> Result<bool, QueueError> {
         let memory = self.memory.clone();
         self.set_kicks(&memory, false)?;
         for _ in 0..most {
-            let Some(chain) = self.queue.iter(&*memory)?.next() else {
+            let Some(taken) = self.next_chain(&memory)? else {
                 return Ok(false);
             };
-            let head = chain.head_index();
-            if usize::from(head) >= self.size() {
-                // No entry of the used ring can name it.
-                return Err(QueueError::InvalidDescriptorIndex);
-            }
-            self.taken += 1;
-            let taken = TakenChain(MustComplete::new(ChainName {
-                queue: self.index,
-                head,
-                request: None,
-            }));
+            let chain = self.descriptors(&memory, &taken);
             if !take(self, taken, chain)? {
                 return Ok(false);
             }
         }
         Ok(true)
+    }
+
+    /// The next of the chains that are in flight from a process before this one.
+    pub(crate) fn next_again(&mut self) -> Option<TakenChain> {
+        let head = self.again.pop()?;
+        Some(self.taken(head, true))
+    }
+
+    fn next_chain(&mut self, memory: &Memory) -> Result<Option<TakenChain>, QueueError> {
+        if let Some(taken) = self.next_again() {
+            return Ok(Some(taken));
+        }
+        let Some(chain) = self.queue.iter(memory)?.next() else {
+            return Ok(None);
+        };
+        let head = chain.head_index();
+        if usize::from(head) >= self.size() {
+            // No entry of the used ring can name it.
+            return Err(QueueError::InvalidDescriptorIndex);
+        }
+        self.inflight.take(head);
+        Ok(Some(self.taken(head, false)))
+    }
+
+    fn taken(&mut self, head: u16, again: bool) -> TakenChain {
+        self.taken += 1;
+        TakenChain(MustComplete::new(ChainName {
+            queue: self.index,
+            head,
+            again,
+            request: None,
+        }))
+    }
+
+    /// The descriptors of a chain.
+    pub(crate) fn descriptors<'a>(
+        &self,
+        memory: &'a Memory,
+        chain: &TakenChain,
+    ) -> Descriptors<'a> {
+        let table = GuestAddress(self.queue.desc_table());
+        Descriptors::new(memory, table, self.queue.size(), chain.0.get().head)
     }
 
     /// Asks the guest to kick for new chains. Whether there are some already: those it does not kick
@@ -222,7 +304,7 @@ impl Ring {
     /// The rings are not in guest memory any more.
     pub(crate) fn arm(&mut self) -> Result<bool, QueueError> {
         let memory = self.memory.clone();
-        self.set_kicks(&memory, true)
+        Ok(self.set_kicks(&memory, true)? || self.again() > 0)
     }
 
     /// Whether there is a chain to be taken: one look at guest memory.
@@ -252,9 +334,11 @@ impl Ring {
     /// # Errors
     /// The used ring is not in guest memory any more.
     pub(crate) fn push_used(&mut self, chain: TakenChain, len: u32) -> Result<(), QueueError> {
-        let head = self.settle(chain);
+        let head = self.settle(chain).head;
         let slot = u64::from(self.queue.next_used() % self.queue.size());
+        self.inflight.begin_return(head);
         self.queue.add_used(&*self.memory, head, len)?;
+        self.inflight.end_return(head, self.queue.next_used());
         self.unnotified = true;
         if let Some(log) = &self.log {
             let used = self.queue.used_ring();
@@ -264,13 +348,13 @@ impl Ring {
         Ok(())
     }
 
-    /// Ends the duty to return a chain; its head.
-    fn settle(&mut self, chain: TakenChain) -> u16 {
-        let ChainName { queue, head, .. } = chain.0.complete();
-        debug_assert_eq!(queue, self.index, "a chain of another queue");
+    /// Ends the duty to return a chain.
+    fn settle(&mut self, chain: TakenChain) -> ChainName {
+        let name = chain.0.complete();
+        debug_assert_eq!(name.queue, self.index, "a chain of another queue");
         debug_assert!(self.taken > 0, "more chains returned than taken");
         self.taken = self.taken.saturating_sub(1);
-        head
+        name
     }
 
     /// Notifies the guest of new used entries, if it wants that.
@@ -343,6 +427,7 @@ mod tests {
     use virtio_queue::mock::MockSplitQueue;
 
     use super::*;
+    use crate::inflight::InflightRegion;
     use keys::units::ByteOffset;
     use volume::must_complete::EXIT_STATUS;
     use volume::pipeline::RequestKind;
@@ -377,6 +462,8 @@ mod tests {
             size: 8,
             addresses,
             next_avail: 0,
+            inflight: InflightQueue::of(&Arc::new(InflightRegion::create(4, 8).unwrap()), 3)
+                .unwrap(),
             event_idx: false,
             kick: tempfile::tempfile().unwrap(),
             call: None,

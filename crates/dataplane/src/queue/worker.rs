@@ -26,7 +26,7 @@ use crate::DataplaneError;
 use crate::disk::shared::Shared;
 
 use super::chains::QueueState;
-use super::command::{Answer, Command, WhileQuiesced};
+use super::command::{Answer, Command, Waiting, WhileQuiesced};
 use super::polling::{Polling, WaitingFor};
 use super::ring::{Ring, RingSetup};
 
@@ -41,17 +41,25 @@ const RETRY: Duration = Duration::from_micros(200);
 
 /// Why a worker drains: it takes no chains until those taken before are completed.
 enum Drain {
-    Stop,
+    Stop(Waiting),
     Suspend(OnRevoke),
     Quiesce(Receiver<WhileQuiesced>),
     Exit,
 }
 
 impl Drain {
-    /// Whether requests that wait for space on the host go on waiting afterwards. Else they fail: a
-    /// ring that is stopped has to have everything returned.
-    fn keeps_waiting(&self) -> bool {
-        matches!(self, Self::Quiesce(_) | Self::Suspend(OnRevoke::Pause))
+    /// What becomes of requests that wait for space on the host, if they do not go on waiting.
+    fn ends_waiting(&self) -> Option<Waiting> {
+        match self {
+            Self::Quiesce(_) | Self::Suspend(OnRevoke::Pause) => None,
+            Self::Stop(waiting) => Some(*waiting),
+            Self::Suspend(OnRevoke::Error) | Self::Exit => Some(Waiting::Fail),
+        }
+    }
+
+    /// Whether nothing that was taken before, by whatever process, may be in flight afterwards.
+    fn leaves_nothing(&self) -> bool {
+        matches!(self, Self::Stop(Waiting::Fail))
     }
 }
 
@@ -183,11 +191,14 @@ impl Worker {
         }
         self.complete_finished();
         let mut more = false;
-        if self.takes()
+        if (self.takes() || self.takes_again())
             && self.queue.may_take()
             && let Some(ring) = self.ring.as_mut().filter(|ring| !ring.is_broken())
         {
-            let most = self.queue.room(ring);
+            let mut most = self.queue.room(ring);
+            if self.draining.is_some() {
+                most = most.min(ring.again());
+            }
             let queue = &mut self.queue;
             match ring.pop(most, |ring, taken, chain| queue.take(ring, taken, chain)) {
                 Ok(answer) => more = answer && most > 0,
@@ -198,7 +209,7 @@ impl Worker {
         self.queue.pipeline.go_on_flushing();
         // Reads of zeros and the like are finished without any I/O.
         self.complete_finished();
-        let waiting = self.settle_no_space();
+        let waiting = self.end_waiting();
         if let Some(ring) = self.ring.as_mut()
             && let Err(error) = ring.notify()
         {
@@ -227,15 +238,21 @@ impl Worker {
         }
     }
 
-    /// While the queue is drained: fails the requests that wait for space, unless they are to wait on.
-    /// How many of them do.
-    fn settle_no_space(&mut self) -> usize {
+    /// While the queue is drained: ends the waiting of requests that wait for space or for the key, unless they
+    /// are to wait on. How many do.
+    fn end_waiting(&mut self) -> usize {
         if let Some((drain, _)) = &self.draining
-            && !drain.keeps_waiting()
+            && let Some(waiting) = drain.ends_waiting()
             && let Some(ring) = &mut self.ring
-            && let Err(error) = self.queue.fail_waiting_for_space(ring)
         {
-            self.break_ring(&error);
+            let stay = waiting == Waiting::StayInFlight;
+            let mut ended = self.queue.give_up_waiting(ring, stay);
+            if drain.leaves_nothing() && self.suspended == Some(OnRevoke::Pause) {
+                ended = ended.and(self.queue.fail_again(ring));
+            }
+            if let Err(error) = ended {
+                self.break_ring(&error);
+            }
         }
         self.queue.waiting_for_space()
     }
@@ -245,9 +262,25 @@ impl Worker {
         let idle = match &self.draining {
             // The files are others then: no hole may be under way either.
             Some((Drain::Quiesce(_), _)) => self.queue.pipeline.is_idle(),
+            Some((drain, _)) if drain.leaves_nothing() => self.again() == 0,
             _ => true,
         };
         idle && self.queue.in_flight() == waiting
+    }
+
+    /// Whether chains are taken that a process before this one had taken: also while a ring is stopped that
+    /// must leave none in flight.
+    fn takes_again(&self) -> bool {
+        let stopping = self.draining.as_ref();
+        stopping.is_some_and(|(drain, _)| drain.leaves_nothing())
+            && self.suspended != Some(OnRevoke::Pause)
+            && self.again() > 0
+    }
+
+    /// How many of these there are.
+    fn again(&self) -> usize {
+        let served = self.ring.as_ref().filter(|ring| !ring.is_broken());
+        served.map_or(0, Ring::again)
     }
 
     /// Whether new chains are taken.
@@ -258,7 +291,7 @@ impl Worker {
     /// Everything that was taken is completed: does what that was waited for, and answers.
     fn drained(&mut self, what: Drain, answer: SyncSender<Answer>) {
         let result = match what {
-            Drain::Stop => {
+            Drain::Stop(_) => {
                 self.queue.pipeline.store_mut().unwatch(KICK);
                 Ok(self.end_ring().map_or(0, |ring| ring.next_avail()))
             }
@@ -385,8 +418,8 @@ impl Worker {
     fn obey(&mut self, command: Command, answer: SyncSender<Answer>) {
         let result = match command {
             Command::Start(setup) => self.start(*setup),
-            Command::Stop => {
-                self.draining = Some((Drain::Stop, answer));
+            Command::Stop(waiting) => {
+                self.draining = Some((Drain::Stop(waiting), answer));
                 return;
             }
             Command::Suspend(mode) => return self.drain(Drain::Suspend(mode), answer),

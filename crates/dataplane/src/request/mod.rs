@@ -7,6 +7,7 @@
 #![deny(clippy::disallowed_types)]
 
 mod chain;
+mod descriptors;
 mod error;
 mod interpret;
 mod memory;
@@ -14,6 +15,7 @@ mod memory;
 mod tests;
 
 pub use chain::{Chain, ChainLimits, Header, Scratch, read_chain};
+pub use descriptors::Descriptors;
 pub use error::ChainError;
 pub use interpret::{Action, Disk, Status, interpret};
 pub use memory::Memory;

@@ -15,7 +15,8 @@ use protocol::OnRevoke;
 
 use crate::DataplaneError;
 use crate::disk::shared::Shared;
-use crate::queue::command::Command;
+use crate::inflight::{InflightQueue, InflightRegion};
+use crate::queue::command::{Command, Waiting};
 use crate::queue::dirty_log::DirtyLog;
 use crate::queue::notifier::Notifier;
 use crate::queue::quiesce::{QuiescedQueues, await_destruction};
@@ -51,6 +52,10 @@ pub(crate) struct BlockHandler {
     pub(super) memory: GuestMemory,
     pub(super) log: Option<Arc<DirtyLog>>,
     pub(super) rings: Vec<RingState>,
+    /// What the frontend keeps of requests in flight, to give it to the next back-end.
+    pub(super) inflight: Option<Arc<InflightRegion>>,
+    /// The same for a frontend that keeps nothing. Whoever starts this process has it.
+    kept: Arc<InflightRegion>,
     /// Whether the frontend acknowledges messages of its back-end.
     pub(super) acknowledges: bool,
     /// What may become the channel, if the next message says so.
@@ -69,6 +74,7 @@ impl BlockHandler {
         shared: Arc<Shared>,
         config: ConfigSpace,
         num_queues: u16,
+        kept: InflightRegion,
     ) -> std::result::Result<Self, DataplaneError> {
         let ring = |index| {
             let worker = WorkerHandle::spawn(shared.clone(), index)?;
@@ -88,6 +94,8 @@ impl BlockHandler {
             memory,
             log: None,
             rings,
+            inflight: None,
+            kept: Arc::new(kept),
             acknowledges: false,
             offered_channel: None,
             channel: None,
@@ -100,13 +108,14 @@ impl BlockHandler {
     /// end may look at the rings, and hand them to another process.
     pub(crate) fn finish(&mut self) {
         self.finished = true;
+        let waiting = self.waiting();
         let asked: Vec<_> = self
             .rings
             .iter_mut()
             .filter_map(|ring| {
                 let running = std::mem::take(&mut ring.running);
                 let worker = ring.worker.as_ref().filter(|_| running)?;
-                Some((&mut ring.next_avail, worker.ask(Command::Stop)))
+                Some((&mut ring.next_avail, worker.ask(Command::Stop(waiting))))
             })
             .collect();
         for (next_avail, asked) in asked {
@@ -123,6 +132,7 @@ impl BlockHandler {
         self.forget_features();
         self.log = None;
         self.memory = GuestMemory::default();
+        self.inflight = None;
         self.acknowledges = false;
         self.channel = None;
     }
@@ -224,13 +234,51 @@ impl BlockHandler {
 
     /// Stops a ring, if it runs; afterwards `next_avail` is where it was.
     pub(super) fn stop(&mut self, index: usize) -> Result<()> {
+        let waiting = self.waiting();
         let ring = self.ring(index)?;
         if std::mem::take(&mut ring.running)
             && let Some(worker) = &ring.worker
         {
-            ring.next_avail = worker.tell(Command::Stop).map_err(internal)?;
+            let stopped = worker.tell(Command::Stop(waiting));
+            ring.next_avail = stopped.map_err(internal)?;
+            // Nothing is in flight: the frontend says where the ring goes on.
+            if let Some(mut queue) = InflightQueue::of(&self.kept, index) {
+                queue.forget();
+            }
         }
         Ok(())
+    }
+
+    /// What becomes of requests that wait when their ring is stopped. While pages are logged the guest is
+    /// on its way to another host, which gets the ring and no in-flight region.
+    fn waiting(&self) -> Waiting {
+        match self.inflight.is_some() && self.active_log().is_none() {
+            true => Waiting::StayInFlight,
+            false => Waiting::Fail,
+        }
+    }
+
+    /// Where the requests of a ring that are in flight are noted.
+    fn inflight_of(&self, index: usize) -> Result<InflightQueue> {
+        let region = self.inflight.as_ref().unwrap_or(&self.kept);
+        InflightQueue::of(region, index)
+            .ok_or_else(|| refused("the in-flight region does not have that queue"))
+    }
+
+    /// Whether a ring is served.
+    pub(super) fn is_running(&self) -> bool {
+        self.rings.iter().any(|ring| ring.running)
+    }
+
+    /// Forgets what is in flight: the device was reset, and nobody waits for it.
+    pub(super) fn forget_in_flight(&mut self) {
+        for index in 0..self.rings.len() {
+            for region in self.inflight.iter().chain([&self.kept]) {
+                if let Some(mut queue) = InflightQueue::of(region, index) {
+                    queue.forget();
+                }
+            }
+        }
     }
 
     /// Starts a ring, if everything that it needs was said. A ring is started by its kick
@@ -241,6 +289,8 @@ impl BlockHandler {
         }
         let event_idx = self.features & (1 << VIRTIO_RING_F_EVENT_IDX) != 0;
         let (memory, log) = (self.memory.current(), self.active_log());
+        self.ring(index)?;
+        let inflight = self.inflight_of(index)?;
         let ring = self.ring(index)?;
         let (Some(kick), Some(addresses), true, false) =
             (&ring.kick, ring.addresses, ring.enabled, ring.running)
@@ -251,6 +301,7 @@ impl BlockHandler {
             size: ring.size,
             addresses,
             next_avail: ring.next_avail,
+            inflight,
             event_idx,
             kick: kick.try_clone().map_err(Error::ReqHandlerError)?,
             call: notifier(ring.call.as_ref())?,

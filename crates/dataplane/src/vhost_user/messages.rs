@@ -14,6 +14,7 @@ use vhost::vhost_user::{
     VhostUserVirtioFeatures,
 };
 
+use crate::inflight::{InflightError, InflightRegion, MAX_QUEUE_SIZE};
 use crate::queue::command::Command;
 use crate::queue::dirty_log::DirtyLog;
 use crate::queue::notifier::Notifier;
@@ -22,10 +23,6 @@ use crate::queue::ring::RingAddresses;
 use super::backend_channel::BackendChannel;
 use super::config_space::ConfigSpace;
 use super::handler::{BlockHandler, duplicate, internal, notifier, refused};
-
-/// Entries of a queue at most. QEMU's virtio-mmio machines ask for this many, and so does its
-/// `queue-size=1024`; vhost-user has no message that would have them ask for fewer.
-const MAX_QUEUE_SIZE: u16 = 1024;
 
 /// Memory regions that a frontend may have: as many as the kernel's vhost takes.
 const MAX_MEMORY_SLOTS: u64 = 509;
@@ -42,6 +39,7 @@ impl VhostUserBackendReqHandlerMut for BlockHandler {
 
     fn reset_device(&mut self) -> Result<()> {
         self.reset_rings();
+        self.forget_in_flight();
         self.forget_features();
         Ok(())
     }
@@ -244,12 +242,38 @@ impl VhostUserBackendReqHandlerMut for BlockHandler {
         unsupported()
     }
 
-    fn get_inflight_fd(&mut self, _: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
-        unsupported()
+    fn get_inflight_fd(&mut self, of: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
+        // There is no reply that says no, so a wrong size ends the connection.
+        let made = self.has_shape(of).and_then(|()| {
+            let region = InflightRegion::create(of.num_queues, of.queue_size)?;
+            let file = region.file().map_err(|source| InflightError::Io {
+                what: "duplicate an in-flight region",
+                source,
+            })?;
+            Ok((InflightRegion::len_of(of.num_queues, of.queue_size), file))
+        });
+        let (len, file) = made.map_err(|error| {
+            log::warn!("the frontend gets no in-flight region: {error}");
+            Error::InvalidMessage
+        })?;
+        Ok((
+            VhostUserInflight {
+                mmap_size: len,
+                mmap_offset: 0,
+                ..*of
+            },
+            file,
+        ))
     }
 
-    fn set_inflight_fd(&mut self, _: &VhostUserInflight, _: File) -> Result<()> {
-        unsupported()
+    fn set_inflight_fd(&mut self, of: &VhostUserInflight, file: File) -> Result<()> {
+        if self.is_running() {
+            return Err(refused("an in-flight region for a queue that runs"));
+        }
+        self.has_shape(of).map_err(internal)?;
+        let region = InflightRegion::map(file, of.mmap_offset, of.num_queues, of.queue_size);
+        self.inflight = Some(Arc::new(region.map_err(internal)?));
+        Ok(())
     }
 
     fn get_max_mem_slots(&mut self) -> Result<u64> {
@@ -296,6 +320,22 @@ impl VhostUserBackendReqHandlerMut for BlockHandler {
         let log = DirtyLog::new(file, log.mmap_offset, log.mmap_size);
         self.log = Some(Arc::new(log.map_err(|_| Error::InvalidMessage)?));
         self.publish_log()
+    }
+}
+
+impl BlockHandler {
+    /// Whether an in-flight region is for a device like this.
+    fn has_shape(&self, of: &VhostUserInflight) -> std::result::Result<(), InflightError> {
+        let (queues, entries) = (of.num_queues, of.queue_size);
+        let most = self.rings.len() as u16;
+        match (1..=most).contains(&queues) && (1..=MAX_QUEUE_SIZE).contains(&entries) {
+            true => Ok(()),
+            false => Err(InflightError::Shape {
+                queues,
+                entries,
+                most,
+            }),
+        }
     }
 }
 

@@ -121,6 +121,15 @@ impl Guest {
     }
 }
 
+fn parts(descriptor: Descriptor) -> Desc {
+    (
+        descriptor.addr().0,
+        descriptor.len(),
+        descriptor.flags(),
+        descriptor.next(),
+    )
+}
+
 fn raw(&(addr, len, flags, next): &Desc) -> RawDescriptor {
     Descriptor::new(addr, len, flags, next).into()
 }

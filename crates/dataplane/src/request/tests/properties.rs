@@ -95,6 +95,9 @@ proptest! {
         }
         let chain = guest.chain(&direct, head);
         let descriptors: Vec<_> = chain.clone().collect();
+        let table = MockSplitQueue::new(&guest.memory, QUEUE_SIZE).desc_table_addr();
+        let walked = Descriptors::new(&guest.memory, table, QUEUE_SIZE, head);
+        prop_assert!(walked.map(parts).eq(descriptors.iter().copied().map(parts)));
         let limits = ChainLimits { segments, ..LIMITS };
         let disk = Disk {
             capacity: Sector(capacity),
