@@ -55,7 +55,7 @@ pub use {
     files::{MARKER, allocated, holds, noise, qemu_img, text},
     host::{Host, Words, one_line},
     installed::{DiskFiles, KEY, VAULT},
-    processes::{alive, children, kill, stat},
+    processes::{alive, children, is_stopped, kill, stat},
     program::{expect_success, program, scratch},
     server::Server,
 };

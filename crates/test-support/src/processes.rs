@@ -19,16 +19,30 @@ pub(crate) fn signal(pid: u32, signal: Signal) {
 /// True while any thread of a process runs. The first thread can be a zombie while others still
 /// hold the process's files.
 pub fn alive(pid: u32) -> bool {
+    thread_states(pid)
+        .iter()
+        .any(|state| state != "Z" && state != "X")
+}
+
+/// True when a signal has stopped all threads of a process.
+pub fn is_stopped(pid: u32) -> bool {
+    let states = thread_states(pid);
+    !states.is_empty() && states.iter().all(|state| state == "T")
+}
+
+/// The state of each thread of a process.
+fn thread_states(pid: u32) -> Vec<String> {
     let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
-        return false;
+        return Vec::new();
     };
-    let states = threads.filter_map(|thread| {
+    let stat = |thread: std::io::Result<fs::DirEntry>| {
         let thread = thread.ok()?.file_name().into_string().ok()?;
         fs::read_to_string(format!("/proc/{pid}/task/{thread}/stat")).ok()
-    });
-    states
-        .filter_map(|stat| stat_fields(&stat))
-        .any(|fields| fields[0] != "Z" && fields[0] != "X")
+    };
+    let fields = threads
+        .filter_map(stat)
+        .filter_map(|text| stat_fields(&text));
+    fields.map(|mut fields| fields.swap_remove(0)).collect()
 }
 
 /// Processes whose parent is `pid`.

@@ -1,14 +1,14 @@
 //! Load with a model that knows, for every sector, what was completed and what was in flight.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use test_support::Daemon;
 use test_support::frontend::SECTOR;
 use test_support::frontend::client::{NO_STATUS, kind, range_segment, request_header};
 use test_support::frontend::device::{Frontend, Setup, feature};
 use test_support::frontend::queue::{Queue, Seg};
 use test_support::rng::Rng;
+use test_support::{Daemon, PATIENCE};
 
 /// Bytes of the disk under load.
 pub const DISK_BYTES: u64 = 32 << 20;
@@ -17,9 +17,11 @@ const SECTORS: u64 = DISK_BYTES / SECTOR as u64;
 /// Queues under load.
 const QUEUES: u64 = 3;
 /// Requests that each queue keeps in flight.
-const DEPTH: usize = 20;
+const DEPTH: usize = 32;
 /// The largest request.
 const LARGEST: u64 = 1 << 20;
+/// The largest of every other slot.
+const LARGEST_OF_SMALL: u64 = LARGEST / 8;
 /// Sectors at the beginning that belong to the queues in turn, one by one, so that several queues
 /// write into the same block.
 const SHARED: u64 = 2048;
@@ -33,7 +35,7 @@ pub enum Mix {
     All,
 }
 
-/// How the device is set up in a round: by turns with event indices and without write-back.
+/// How the device is set up in a round: by turns with event indices and indirect tables, and without write-back.
 pub fn setup(round: u32) -> Setup {
     let setup = Setup {
         queues: QUEUES as u32,
@@ -41,7 +43,10 @@ pub fn setup(round: u32) -> Setup {
     };
     match round % 3 {
         0 => setup,
-        1 => setup.with(feature::EVENT_IDX),
+        1 => Setup {
+            indirect: true,
+            ..setup.with(feature::EVENT_IDX)
+        },
         _ => setup.without(feature::FLUSH),
     }
 }
@@ -101,6 +106,8 @@ fn owner(sector: u64) -> usize {
 
 /// A request in flight.
 struct InFlight {
+    /// How many the queue's load had submitted by then.
+    number: u64,
     kind: u32,
     sector: u64,
     sectors: u64,
@@ -110,8 +117,99 @@ struct InFlight {
 struct Slot {
     header: u64,
     status: u64,
+    /// An indirect table.
+    table: u64,
     data: u64,
+    /// Sectors that `data` has room for.
+    room: u64,
     in_flight: Option<(u16, InFlight)>,
+    /// First sector and sectors of what was completed last.
+    last: Option<(u64, u64)>,
+}
+
+impl Slot {
+    fn new(queue: &mut Queue, place: usize) -> Self {
+        let room = match place % 2 {
+            0 => LARGEST,
+            _ => LARGEST_OF_SMALL,
+        };
+        Self {
+            header: queue.arena.alloc(16, 16),
+            status: queue.arena.alloc(1, 1),
+            table: queue.arena.alloc(4 * 16, 16),
+            data: queue.arena.alloc(room + 1, 1),
+            room: room / SECTOR as u64,
+            in_flight: None,
+            last: None,
+        }
+    }
+}
+
+/// How far a queue's load is.
+#[derive(Default)]
+struct Counts {
+    submitted: AtomicU64,
+    /// All requests before this one have come back.
+    oldest: AtomicU64,
+}
+
+/// What a load that has failed is said to be at: nobody waits for it.
+const FAILED: u64 = u64::MAX;
+
+/// How far the loads are, for whoever lets their back-end die.
+pub struct Progress(Vec<Counts>);
+
+impl Progress {
+    /// Waits until all requests that are in flight now have come back. Whether the loads go on: not when one has found
+    /// something wrong.
+    pub fn await_those_in_flight(&self) -> bool {
+        let end = Instant::now() + PATIENCE;
+        for (counts, queue) in self.0.iter().zip(0..) {
+            let last = counts.submitted.load(Ordering::Acquire);
+            loop {
+                let oldest = counts.oldest.load(Ordering::Acquire);
+                if oldest > last {
+                    break;
+                }
+                assert!(
+                    Instant::now() < end,
+                    "queue {queue}: request {oldest} of {last} does not come back"
+                );
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        let oldest = |counts: &Counts| counts.oldest.load(Ordering::Acquire);
+        self.0.iter().all(|counts| oldest(counts) != FAILED)
+    }
+}
+
+/// Keeps nobody waiting for a load that panics.
+struct FailedIfPanicking<'a>(&'a Counts);
+
+impl Drop for FailedIfPanicking<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.oldest.store(FAILED, Ordering::Release);
+        }
+    }
+}
+
+/// What becomes of requests in flight when a load ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// Their device is gone: only those count that have come back.
+    Abandons,
+    /// All of them come back.
+    Drains,
+}
+
+/// Has the loads end, also when whoever drops it panics.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
 }
 
 /// What one queue knows about its sectors.
@@ -119,6 +217,7 @@ struct Model {
     queue: usize,
     sectors: Vec<Sector>,
     version: u64,
+    submitted: u64,
     completed: u64,
 }
 
@@ -134,6 +233,7 @@ impl World {
             queue,
             sectors: vec![Sector::default(); SECTORS as usize],
             version: 0,
+            submitted: 0,
             completed: 0,
         };
         Self {
@@ -149,19 +249,52 @@ impl World {
     /// Loads all queues until `strike` returns, and takes what was completed by then. Returns how
     /// many requests that were.
     pub fn run(&mut self, frontend: Frontend, mix: Mix, seed: u64, strike: impl FnOnce()) -> u64 {
-        let before = self.completed();
-        let stop = AtomicBool::new(false);
         let Frontend { conn, queues, .. } = frontend;
-        std::thread::scope(|scope| {
-            for (model, mut queue) in self.models.iter_mut().zip(queues) {
-                let stop = &stop;
-                let rng = Rng::new(seed ^ u64::from(queue.index) << 40);
-                scope.spawn(move || model.load(&mut queue, mix, rng, stop));
-            }
-            strike();
-            stop.store(true, Ordering::Release);
-        });
+        let done = self.load(queues, mix, seed, Ending::Abandons, |_| strike());
         drop(conn);
+        done
+    }
+
+    /// Loads all queues while `deaths` lets their back-end die and come back. In the end all requests come back.
+    /// Returns how many there were.
+    pub fn run_across(
+        &mut self,
+        queues: Vec<Queue>,
+        mix: Mix,
+        seed: u64,
+        deaths: impl FnOnce(&Progress),
+    ) -> u64 {
+        self.load(queues, mix, seed, Ending::Drains, deaths)
+    }
+
+    fn load(
+        &mut self,
+        queues: Vec<Queue>,
+        mix: Mix,
+        seed: u64,
+        ending: Ending,
+        strike: impl FnOnce(&Progress),
+    ) -> u64 {
+        let before = self.completed();
+        let stop = &AtomicBool::new(false);
+        let progress = &Progress(queues.iter().map(|_| Counts::default()).collect());
+        std::thread::scope(|scope| {
+            let _stop = Stop(stop);
+            let queues = queues.into_iter().zip(&progress.0);
+            for (model, (mut queue, counts)) in self.models.iter_mut().zip(queues) {
+                let mut rng = Rng::new(seed ^ u64::from(queue.index) << 40);
+                scope.spawn(move || {
+                    let _failed = FailedIfPanicking(counts);
+                    let mut slots: Vec<Slot> =
+                        (0..DEPTH).map(|n| Slot::new(&mut queue, n)).collect();
+                    while !stop.load(Ordering::Acquire) {
+                        model.turn(&mut queue, &mut slots, mix, &mut rng, counts);
+                    }
+                    model.end(&mut queue, &mut slots, ending);
+                });
+            }
+            strike(progress);
+        });
         self.completed() - before
     }
 
@@ -192,27 +325,37 @@ impl World {
 }
 
 impl Model {
-    /// Keeps the queue full until told to stop, and takes then what has come back.
-    fn load(&mut self, queue: &mut Queue, mix: Mix, mut rng: Rng, stop: &AtomicBool) {
-        let mut slots: Vec<Slot> = (0..DEPTH)
-            .map(|_| Slot {
-                header: queue.arena.alloc(16, 16),
-                status: queue.arena.alloc(1, 1),
-                data: queue.arena.alloc(LARGEST + 1, 1),
-                in_flight: None,
-            })
-            .collect();
-        while !stop.load(Ordering::Acquire) {
-            for slot in slots.iter_mut().filter(|slot| slot.in_flight.is_none()) {
-                self.submit(queue, slot, mix, &mut rng);
-            }
-            if let Some(used) = queue.next_within(Duration::from_millis(20)) {
-                self.take(queue, &mut slots, used.id);
-            }
+    /// Fills the queue up and takes one request that comes back, if one does soon.
+    fn turn(
+        &mut self,
+        queue: &mut Queue,
+        slots: &mut [Slot],
+        mix: Mix,
+        rng: &mut Rng,
+        counts: &Counts,
+    ) {
+        for slot in slots.iter_mut().filter(|slot| slot.in_flight.is_none()) {
+            self.submit(queue, slot, mix, rng);
         }
+        let in_flight = slots.iter().filter_map(|slot| slot.in_flight.as_ref());
+        let oldest = in_flight.map(|(_, request)| request.number).min();
+        let oldest = oldest.unwrap_or(self.submitted + 1);
+        counts.submitted.store(self.submitted, Ordering::Release);
+        counts.oldest.store(oldest, Ordering::Release);
+        if let Some(used) = queue.next_within(Duration::from_millis(20)) {
+            self.take(queue, slots, used.id);
+        }
+    }
+
+    /// Takes what has come back and, unless the device is gone, what still does.
+    fn end(&mut self, queue: &mut Queue, slots: &mut [Slot], ending: Ending) {
         // Completed before the end, whether or not the call still came.
         while let Some(used) = queue.poll() {
-            self.take(queue, &mut slots, used.id);
+            self.take(queue, slots, used.id);
+        }
+        while ending == Ending::Drains && queue.in_flight() > 0 {
+            let used = queue.next_used();
+            self.take(queue, slots, used.id);
         }
     }
 
@@ -225,9 +368,11 @@ impl Model {
             (26..36, Mix::All) => kind::WRITE_ZEROES,
             _ => kind::OUT,
         };
-        let (sector, sectors) = match kind {
-            kind::FLUSH => (0, 0),
-            _ => self.place(kind, rng),
+        let (sector, sectors) = match (kind, slot.last) {
+            (kind::FLUSH, _) => (0, 0),
+            // At once where something was completed last, so that it shows if that is done once more.
+            (kind::IN | kind::OUT | kind::WRITE_ZEROES, Some(last)) if rng.one_in(2) => last,
+            _ => self.place(kind, slot.room, rng),
         };
         let range = sector as usize..(sector + sectors) as usize;
         let own = range.clone().all(|at| owner(at as u64) == self.queue);
@@ -257,26 +402,33 @@ impl Model {
         let mut segs = vec![Seg::out(slot.header, 16)];
         segs.extend(data);
         segs.push(Seg::into(slot.status, 1));
-        let head = queue.submit(&segs);
-        slot.in_flight = Some((
-            head,
-            InFlight {
-                kind,
-                sector,
-                sectors,
-            },
-        ));
+        let head = match queue.indirect && !rng.one_in(4) {
+            true => queue.indirect_chain(slot.table, &segs),
+            false => queue.direct_chain(&segs),
+        };
+        queue.push(head);
+        queue.kick_if_wanted(1);
+        self.submitted += 1;
+        let request = InFlight {
+            number: self.submitted,
+            kind,
+            sector,
+            sectors,
+        };
+        slot.in_flight = Some((head, request));
     }
 
     /// A random range: many small ones, some large, and in the shared area single sectors.
-    fn place(&self, kind: u32, rng: &mut Rng) -> (u64, u64) {
+    fn place(&self, kind: u32, room: u64, rng: &mut Rng) -> (u64, u64) {
         if kind != kind::DISCARD && rng.one_in(3) {
             let sector = rng.within(0..SHARED / QUEUES) * QUEUES + self.queue as u64;
             return (sector.min(SHARED - 1), 1);
         }
         let each = (SECTORS - SHARED) / QUEUES;
         let start = SHARED + each * self.queue as u64;
-        let most = rng.pick(&[1, 7, 8, 16, 64, 256, LARGEST / SECTOR as u64]);
+        let most = rng
+            .pick(&[1, 7, 8, 16, 64, 256, LARGEST / SECTOR as u64])
+            .min(room);
         let sectors = rng.within(1..most + 1);
         let sector = start + rng.within(0..each - sectors);
         // A discard may leave what isn't a whole block.
@@ -293,6 +445,7 @@ impl Model {
             .find(|slot| matches!(&slot.in_flight, Some((head, _)) if u32::from(*head) == id))
             .expect("a request in flight");
         let (_, request) = slot.in_flight.take().unwrap();
+        slot.last = (request.sectors > 0).then_some((request.sector, request.sectors));
         let status = queue.mem.read(slot.status, 1)[0];
         assert_eq!(status, 0, "request {} at {}", request.kind, request.sector);
         self.completed += 1;
@@ -350,6 +503,10 @@ fn fill(
     }
     let len = (sectors as usize * SECTOR) as u32;
     let writable = kind == kind::IN;
+    if writable {
+        // What a write has left here is not what the read is to find.
+        queue.mem.fill(slot.data, NO_STATUS, len as usize);
+    }
     let seg = |from: u32, to: u32| Seg {
         addr: slot.data + u64::from(from),
         len: to - from,

@@ -1,6 +1,8 @@
 //! kill -9 of the daemon under load: what was completed to the guest is there afterwards.
 
 mod load;
+mod points;
+mod reconnect;
 mod stack;
 
 use std::time::{Duration, Instant};
@@ -47,18 +49,21 @@ fn strike(daemon: &mut Daemon, victims: Victims) {
     await_end(child);
 }
 
-/// Rounds of load, a kill at a random moment, a new attach and the look at every sector.
-fn kill_under_load(rounds: u32, mix: Mix, victims: Victims, arguments: &[&str]) {
-    let seed = std::env::var("SEALDISK_CRASH_SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok());
-    let seed = seed.unwrap_or_else(|| {
+/// A generator whose seed is printed, and can be given.
+fn random() -> Rng {
+    let seed = std::env::var("SEALDISK_CRASH_SEED").ok();
+    let seed = seed.and_then(|seed| seed.parse().ok()).unwrap_or_else(|| {
         std::time::UNIX_EPOCH
             .elapsed()
             .map_or(1, |now| u64::from(now.subsec_nanos()))
     });
     eprintln!("seed {seed}: SEALDISK_CRASH_SEED repeats it");
-    let mut rng = Rng::new(seed);
+    Rng::new(seed)
+}
+
+/// Rounds of load, a kill at a random moment, a new attach and the look at every sector.
+fn kill_under_load(rounds: u32, mix: Mix, victims: Victims, arguments: &[&str]) {
+    let mut rng = random();
     let disk = Disk::with(load::DISK_BYTES, arguments);
     let mut world = World::new();
     for round in 0..rounds {

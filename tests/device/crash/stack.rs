@@ -8,7 +8,6 @@ use attach::{self, DekState};
 use disks::{Applied, Disk as Resource, JobChange, LayerOp, SnapshotRequest};
 use installation::envelope::ResourceKind;
 use test_support::clean::assert_clean_disk;
-use test_support::rng::Rng;
 use test_support::{AttachOptions, Backend, Disk, PATIENCE, expect_success};
 use uuid::Uuid;
 
@@ -218,14 +217,7 @@ fn kills_in_the_midst_of_changes_lose_nothing() {
     if not_ours() {
         return;
     }
-    let seed = std::env::var("SEALDISK_CRASH_SEED").ok();
-    let seed = seed.and_then(|seed| seed.parse().ok()).unwrap_or_else(|| {
-        std::time::UNIX_EPOCH
-            .elapsed()
-            .map_or(1, |now| u64::from(now.subsec_nanos()))
-    });
-    eprintln!("seed {seed}: SEALDISK_CRASH_SEED repeats it");
-    let mut rng = Rng::new(seed);
+    let mut rng = super::random();
     let disk = Disk::new(load::DISK_BYTES);
     let mut world = World::new();
     for round in 0..12 {

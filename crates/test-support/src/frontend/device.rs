@@ -5,9 +5,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
 
+use super::inflight::InflightArea;
 use super::memory::{GuestMemory, Region, USER_BASE};
 use super::message::{Connection, NEED_REPLY, protocol, request, vring_state, words};
-use super::queue::Queue;
+use super::queue::{Queue, Vring};
 
 /// Feature bits (virtio 1.2 §5.2.3, §6; vhost-user).
 pub mod feature {
@@ -66,8 +67,8 @@ impl Default for Setup {
                 | INDIRECT_DESC
                 | PROTOCOL_FEATURES
                 | VERSION_1,
-            // The inflight area and the back-end's own channel are of no use to a frontend that
-            // doesn't serve them.
+            // The in-flight area is of use to a frontend that connects anew, and the back-end's own
+            // channel to one that serves it.
             protocol: protocol::MQ
                 | protocol::REPLY_ACK
                 | protocol::CONFIG
@@ -94,6 +95,12 @@ impl Setup {
         self.features &= !features;
         self
     }
+
+    /// With an in-flight area, which the next back-end gets.
+    pub fn with_inflight(mut self) -> Self {
+        self.protocol |= protocol::INFLIGHT_SHMFD;
+        self
+    }
 }
 
 /// A device that is set up.
@@ -109,6 +116,8 @@ pub struct Frontend {
     pub protocol_offered: u64,
     /// Protocol feature bits in use.
     pub protocol: u64,
+    /// Where the back-end notes which requests are in flight, if that was negotiated.
+    pub inflight: Option<InflightArea>,
 }
 
 /// The body of SET_VRING_ADDR, with the three user addresses as they are.
@@ -141,6 +150,11 @@ impl Frontend {
     /// Negotiates and starts the queues on a connection.
     pub fn start(conn: Connection, setup: &Setup) -> io::Result<Self> {
         let mut frontend = Self::negotiate(conn, setup)?;
+        if frontend.protocol & protocol::INFLIGHT_SHMFD != 0 {
+            let area = frontend.get_inflight(setup.queues as u16, setup.queue_size)?;
+            frontend.set_inflight(&area)?;
+            frontend.inflight = Some(area);
+        }
         frontend.set_mem_table()?;
         for index in 0..setup.queues {
             let mut queue = Queue::new(&frontend.mem, index, setup.queue_size);
@@ -160,28 +174,34 @@ impl Frontend {
 
     /// Negotiates features only.
     pub fn negotiate(conn: Connection, setup: &Setup) -> io::Result<Self> {
-        let offered = conn.call(request::GET_FEATURES, &[], &[])?.value();
-        let features = offered & setup.features;
-        let (mut protocol_offered, mut protocol) = (0, 0);
-        if features & feature::PROTOCOL_FEATURES != 0 {
-            protocol_offered = conn.call(request::GET_PROTOCOL_FEATURES, &[], &[])?.value();
-            protocol = protocol_offered & setup.protocol;
-            conn.send(request::SET_PROTOCOL_FEATURES, 0, &words(&[protocol]), &[])?;
-        }
-        let mem = Arc::new(GuestMemory::new());
-        let queues = Vec::new();
         let mut frontend = Self {
             conn,
-            mem,
-            queues,
-            offered,
-            features,
-            protocol_offered,
-            protocol,
+            mem: Arc::new(GuestMemory::new()),
+            queues: Vec::new(),
+            offered: 0,
+            features: 0,
+            protocol_offered: 0,
+            protocol: 0,
+            inflight: None,
         };
-        frontend.conn.send(request::SET_OWNER, 0, &[], &[])?;
-        frontend.set_features(features)?;
+        frontend.greet(setup.features, setup.protocol)?;
         Ok(frontend)
+    }
+
+    /// Negotiates what of these features and protocol features the back-end of the connection offers.
+    pub(super) fn greet(&mut self, features: u64, protocol: u64) -> io::Result<()> {
+        let conn = &self.conn;
+        self.offered = conn.call(request::GET_FEATURES, &[], &[])?.value();
+        let features = self.offered & features;
+        (self.protocol_offered, self.protocol) = (0, 0);
+        if features & feature::PROTOCOL_FEATURES != 0 {
+            self.protocol_offered = conn.call(request::GET_PROTOCOL_FEATURES, &[], &[])?.value();
+            self.protocol = self.protocol_offered & protocol;
+            let accepted = words(&[self.protocol]);
+            conn.send(request::SET_PROTOCOL_FEATURES, 0, &accepted, &[])?;
+        }
+        conn.send(request::SET_OWNER, 0, &[], &[])?;
+        self.set_features(features)
     }
 
     /// Sends a message, with an acknowledgement where that was negotiated.
@@ -242,39 +262,57 @@ impl Frontend {
         self.set(request::REM_MEM_REG, &body, &[])
     }
 
+    /// An in-flight area of the back-end's, for so many queues of so many entries.
+    pub fn get_inflight(&self, queues: u16, entries: u16) -> io::Result<InflightArea> {
+        let body = InflightArea::body_of(0, 0, queues, entries);
+        let reply = self.conn.call(request::GET_INFLIGHT_FD, &body, &[])?;
+        Ok(InflightArea::from_reply(reply))
+    }
+
+    /// Has the back-end use an in-flight area.
+    pub fn set_inflight(&self, area: &InflightArea) -> io::Result<()> {
+        self.set(request::SET_INFLIGHT_FD, &area.body(), &[area.fd()])
+    }
+
     /// Tells where a queue is, and enables it.
     pub fn start_queue(&self, index: u32) -> io::Result<()> {
-        self.describe_queue(index, 0)?;
-        self.set_queue_fds(index)?;
-        self.enable(index, true)
+        let queue = &self.queues[index as usize];
+        self.start_vring(&queue.vring(), queue.base)
+    }
+
+    /// Tells where a ring is, and that it goes on at `base`, and enables it.
+    pub fn start_vring(&self, vring: &Vring, base: u16) -> io::Result<()> {
+        self.describe(vring, base, 0)?;
+        self.set_vring_fds(vring)?;
+        self.enable(vring.index, true)
     }
 
     /// Size, start index and addresses of a queue. `flags` 1 logs its used ring.
     pub fn describe_queue(&self, index: u32, flags: u32) -> io::Result<()> {
         let queue = &self.queues[index as usize];
-        self.set(
-            request::SET_VRING_NUM,
-            &vring_state(index, u32::from(queue.size)),
-            &[],
-        )?;
-        self.set(
-            request::SET_VRING_BASE,
-            &vring_state(index, u32::from(queue.base)),
-            &[],
-        )?;
+        self.describe(&queue.vring(), queue.base, flags)
+    }
+
+    fn describe(&self, vring: &Vring, base: u16, flags: u32) -> io::Result<()> {
+        let state = |num: u16| vring_state(vring.index, u32::from(num));
+        self.set(request::SET_VRING_NUM, &state(vring.size), &[])?;
+        self.set(request::SET_VRING_BASE, &state(base), &[])?;
         let user = |gpa| gpa + USER_BASE;
-        let (desc, used, avail) = (user(queue.desc), user(queue.used), user(queue.avail));
-        let body = vring_addr(index, flags, desc, used, avail, queue.used);
+        let (desc, used, avail) = (user(vring.desc), user(vring.used), user(vring.avail));
+        let body = vring_addr(vring.index, flags, desc, used, avail, vring.used);
         self.set(request::SET_VRING_ADDR, &body, &[])
     }
 
     /// Passes the kick, call and error fds of a queue.
     pub fn set_queue_fds(&self, index: u32) -> io::Result<()> {
-        let queue = &self.queues[index as usize];
-        let body = words(&[u64::from(index)]);
-        self.set(request::SET_VRING_ERR, &body, &[queue.err.as_fd()])?;
-        self.set(request::SET_VRING_CALL, &body, &[queue.call.as_fd()])?;
-        self.set(request::SET_VRING_KICK, &body, &[queue.kick.as_fd()])
+        self.set_vring_fds(&self.queues[index as usize].vring())
+    }
+
+    fn set_vring_fds(&self, vring: &Vring) -> io::Result<()> {
+        let body = words(&[u64::from(vring.index)]);
+        self.set(request::SET_VRING_ERR, &body, &[vring.err.as_fd()])?;
+        self.set(request::SET_VRING_CALL, &body, &[vring.call.as_fd()])?;
+        self.set(request::SET_VRING_KICK, &body, &[vring.kick.as_fd()])
     }
 
     /// Enables or disables a queue. Without PROTOCOL_FEATURES they are always enabled.

@@ -15,6 +15,11 @@ impl EventFd {
         Self(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).unwrap())
     }
 
+    /// Another descriptor of the same counter.
+    pub fn duplicate(&self) -> Self {
+        Self(self.0.try_clone().unwrap())
+    }
+
     /// Adds one to the counter.
     pub fn signal(&self) {
         rustix::io::write(&self.0, &1u64.to_ne_bytes()).unwrap();

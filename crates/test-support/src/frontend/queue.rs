@@ -102,6 +102,18 @@ impl Arena {
 /// Bytes of a queue's arena.
 const ARENA: u64 = 24 << 20;
 
+/// What a VMM knows of a queue: where its rings are, and what signals it.
+pub struct Vring {
+    pub index: u32,
+    pub size: u16,
+    pub desc: u64,
+    pub avail: u64,
+    pub used: u64,
+    pub kick: EventFd,
+    pub call: EventFd,
+    pub err: EventFd,
+}
+
 /// One queue: its rings, its file descriptors, and what its driver remembers.
 pub struct Queue {
     pub mem: Arc<GuestMemory>,
@@ -183,6 +195,20 @@ impl Queue {
         self.want_call();
     }
 
+    /// What its VMM knows of it.
+    pub fn vring(&self) -> Vring {
+        Vring {
+            index: self.index,
+            size: self.size,
+            desc: self.desc,
+            avail: self.avail,
+            used: self.used,
+            kick: self.kick.duplicate(),
+            call: self.call.duplicate(),
+            err: self.err.duplicate(),
+        }
+    }
+
     /// How many chains the device holds.
     pub fn in_flight(&self) -> usize {
         self.taken.len()
@@ -246,40 +272,30 @@ impl Queue {
 
     /// Writes a chain into free descriptors (or an indirect table) and returns its head.
     pub fn chain(&mut self, segs: &[Seg]) -> u16 {
-        let flags = |i: usize, seg: &Seg| {
-            (if seg.writable { WRITE } else { 0 }) | (if i + 1 < segs.len() { NEXT } else { 0 })
-        };
         if self.indirect {
             let table = self.arena.alloc(16 * segs.len() as u64, 16);
-            for (i, seg) in segs.iter().enumerate() {
-                let next = if i + 1 < segs.len() { i as u16 + 1 } else { 0 };
-                let desc = Desc {
-                    addr: seg.addr,
-                    len: seg.len,
-                    flags: flags(i, seg),
-                    next,
-                };
-                self.mem.write(table + 16 * i as u64, &desc.bytes());
-            }
-            let len = 16 * segs.len() as u32;
-            return self.own_chain(&[Desc {
-                addr: table,
-                len,
-                flags: INDIRECT,
-                next: 0,
-            }]);
+            return self.indirect_chain(table, segs);
         }
-        let descs: Vec<Desc> = segs
-            .iter()
-            .enumerate()
-            .map(|(i, seg)| Desc {
-                addr: seg.addr,
-                len: seg.len,
-                flags: flags(i, seg),
-                next: 0,
-            })
-            .collect();
-        self.own_chain(&descs)
+        self.direct_chain(segs)
+    }
+
+    /// Writes a chain into free descriptors and returns its head.
+    pub fn direct_chain(&mut self, segs: &[Seg]) -> u16 {
+        let chain: Vec<Desc> = descs(segs).collect();
+        self.own_chain(&chain)
+    }
+
+    /// Writes a chain into a table at `table`, which has room for it, and returns its head.
+    pub fn indirect_chain(&mut self, table: u64, segs: &[Seg]) -> u16 {
+        for (desc, at) in descs(segs).zip((table..).step_by(16)) {
+            self.mem.write(at, &desc.bytes());
+        }
+        self.own_chain(&[Desc {
+            addr: table,
+            len: 16 * segs.len() as u32,
+            flags: INDIRECT,
+            next: 0,
+        }])
     }
 
     /// Puts descriptors into free places of the table, links those with NEXT, and takes them.
@@ -300,6 +316,13 @@ impl Queue {
         let head = places[0];
         self.taken.insert(u32::from(head), places);
         head
+    }
+
+    /// Has the next chains begin among the last `count` descriptors, while these are free.
+    pub fn use_last(&mut self, count: u16) {
+        let first = self.size - count;
+        self.free
+            .sort_unstable_by_key(|place| (*place >= first, std::cmp::Reverse(*place)));
     }
 
     /// Takes `count` descriptors and returns them, for a test that writes them itself. The first
@@ -414,4 +437,18 @@ impl Queue {
             self.done.insert(used.id, used);
         }
     }
+}
+
+/// The descriptors of a chain, in places that follow each other from 0 on.
+fn descs(segs: &[Seg]) -> impl Iterator<Item = Desc> + '_ {
+    segs.iter().zip(1u16..).map(|(seg, next)| {
+        let last = usize::from(next) == segs.len();
+        let direction = if seg.writable { WRITE } else { 0 };
+        Desc {
+            addr: seg.addr,
+            len: seg.len,
+            flags: direction | if last { 0 } else { NEXT },
+            next: if last { 0 } else { next },
+        }
+    })
 }
