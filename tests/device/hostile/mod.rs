@@ -4,6 +4,7 @@
 mod chains;
 mod confinement;
 mod fuzz;
+mod inflight;
 mod messages;
 mod requests;
 mod rings;

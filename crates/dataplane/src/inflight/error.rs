@@ -15,6 +15,14 @@ pub enum InflightError {
         /// Bytes that its queues take.
         needs: u64,
     },
+    /// It is said to have another length, so its parts may lie elsewhere.
+    #[error("an in-flight region of {said} bytes, whose queues take {needs}")]
+    Length {
+        /// Bytes that it is said to have.
+        said: u64,
+        /// Bytes that its queues take.
+        needs: u64,
+    },
     /// It is for another device.
     #[error(
         "an in-flight region for {queues} queues of {entries} entries; the device has {most} queues"

@@ -270,9 +270,12 @@ impl VhostUserBackendReqHandlerMut for BlockHandler {
         if self.is_running() {
             return Err(refused("an in-flight region for a queue that runs"));
         }
-        self.has_shape(of).map_err(internal)?;
-        let region = InflightRegion::map(file, of.mmap_offset, of.num_queues, of.queue_size);
-        self.inflight = Some(Arc::new(region.map_err(internal)?));
+        // QEMU does not ask whether it was taken, and would rely on it: the connection ends.
+        let region = self.region_of(of, file).map_err(|error| {
+            log::warn!("{error}: it is refused");
+            Error::InvalidMessage
+        })?;
+        self.inflight = Some(Arc::new(region));
         Ok(())
     }
 
@@ -324,6 +327,21 @@ impl VhostUserBackendReqHandlerMut for BlockHandler {
 }
 
 impl BlockHandler {
+    /// The in-flight region that a frontend passes.
+    fn region_of(
+        &self,
+        of: &VhostUserInflight,
+        file: File,
+    ) -> std::result::Result<InflightRegion, InflightError> {
+        self.has_shape(of)?;
+        let needs = InflightRegion::len_of(of.num_queues, of.queue_size);
+        if of.mmap_size != needs {
+            let said = of.mmap_size;
+            return Err(InflightError::Length { said, needs });
+        }
+        InflightRegion::map(file, of.mmap_offset, of.num_queues, of.queue_size)
+    }
+
     /// Whether an in-flight region is for a device like this.
     fn has_shape(&self, of: &VhostUserInflight) -> std::result::Result<(), InflightError> {
         let (queues, entries) = (of.num_queues, of.queue_size);
