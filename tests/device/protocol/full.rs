@@ -19,14 +19,14 @@ const A_WHILE: Duration = Duration::from_millis(1200);
 
 const ERROR: &[&str] = &["--on-full", "error"];
 
-fn both(test: fn(&SmallFs)) {
+pub(super) fn both(test: fn(&SmallFs)) {
     ["tmpfs", "ext4"]
         .into_iter()
         .filter_map(SmallFs::mount)
         .for_each(|fs| test(&fs));
 }
 
-fn attach(disk: &Disk, arguments: &'static [&'static str]) -> Daemon {
+pub(super) fn attach(disk: &Disk, arguments: &'static [&'static str]) -> Daemon {
     disk.attach(&AttachOptions {
         arguments,
         ..AttachOptions::default()
@@ -34,7 +34,7 @@ fn attach(disk: &Disk, arguments: &'static [&'static str]) -> Daemon {
 }
 
 /// 256 KiB each, from 8 MiB on.
-fn begin_writes(queue: &mut Queue, data: &[Vec<u8>]) -> Vec<Pending> {
+pub(super) fn begin_writes(queue: &mut Queue, data: &[Vec<u8>]) -> Vec<Pending> {
     let sectors = (16_384..).step_by(512);
     data.iter()
         .zip(sectors)
@@ -42,13 +42,13 @@ fn begin_writes(queue: &mut Queue, data: &[Vec<u8>]) -> Vec<Pending> {
         .collect()
 }
 
-fn eight(seed: u64) -> Vec<Vec<u8>> {
+pub(super) fn eight(seed: u64) -> Vec<Vec<u8>> {
     (0..8)
         .map(|i| Rng::new(seed + i).bytes(256 << 10))
         .collect()
 }
 
-fn assert_all_written(queue: &mut Queue, pending: Vec<Pending>, data: &[Vec<u8>]) {
+pub(super) fn assert_all_written(queue: &mut Queue, pending: Vec<Pending>, data: &[Vec<u8>]) {
     for pending in pending {
         assert_eq!(queue.complete(pending).status, Status::Ok);
     }
@@ -60,7 +60,7 @@ fn assert_all_written(queue: &mut Queue, pending: Vec<Pending>, data: &[Vec<u8>]
     }
 }
 
-fn assert_waits(queue: &mut Queue) {
+pub(super) fn assert_waits(queue: &mut Queue) {
     assert_eq!(queue.next_within(A_WHILE), None);
 }
 

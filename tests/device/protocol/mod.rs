@@ -11,5 +11,6 @@ mod memory;
 mod requests;
 mod resize;
 mod rings;
+mod waiting;
 
 use super::MIB;

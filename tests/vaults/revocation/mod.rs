@@ -10,6 +10,7 @@ mod memory;
 mod modes;
 mod no_space;
 mod reasons;
+mod waiting;
 mod watching;
 
 use std::time::Duration;
