@@ -18,3 +18,4 @@ mod other_user;
 mod qemu;
 mod revocation;
 mod secrecy;
+mod survive;

@@ -331,6 +331,11 @@ impl Qemu {
         }
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Ends it at once, as a power cut would end a guest.
     pub fn kill(mut self) {
         self.end();
@@ -381,6 +386,18 @@ impl Qemu {
     /// Takes that disk out again.
     pub fn unplug(&self) {
         self.qmp("device_del", json!({"id": "hotdisk"}));
+    }
+
+    /// Plugs an empty disk of QEMU's own into the running guest: a sign to its job.
+    pub fn plug_sign(&self) {
+        self.qmp(
+            "blockdev-add",
+            json!({"driver": "null-co", "node-name": "sign", "size": 1 << 20}),
+        );
+        self.qmp(
+            "device_add",
+            json!({"driver": "virtio-blk-pci", "id": "sign", "drive": "sign", "bus": "hotplug-slot"}),
+        );
     }
 
     fn report(&self) -> String {
