@@ -48,8 +48,9 @@ impl Installation {
     /// private keys in a token if one is given.
     ///
     /// # Errors
-    /// As [`create_vault`](Self::create_vault) and [`create_hsm_vault`](Self::create_hsm_vault), and
-    /// [`VaultErrorCode::MasterKey`].
+    /// As [`create_vault`](Self::create_vault), [`VaultErrorCode::MasterKey`],
+    /// [`VaultErrorCode::Unreachable`] for a token that is not there, and
+    /// [`VaultErrorCode::HsmAccess`] for one that does not let us in.
     pub fn create_vault_with(
         &self,
         name: &str,
@@ -77,20 +78,6 @@ impl Installation {
         place: &MasterPlace,
     ) -> Result<Resealed, InstallationError> {
         Ok(self.vault(name)?.reseal(&self.operator(), place)?)
-    }
-
-    /// As [`create_vault`](Self::create_vault), with the private keys in a token.
-    ///
-    /// # Errors
-    /// As [`create_vault`](Self::create_vault), [`VaultErrorCode::Unreachable`] for a token that is
-    /// not there, and [`VaultErrorCode::HsmAccess`] for one that does not let us in.
-    pub fn create_hsm_vault(
-        &self,
-        name: &str,
-        settings: &VaultSettings,
-        hsm: HsmSettings,
-    ) -> Result<EmbeddedVault, InstallationError> {
-        self.create_vault_with(name, settings, Some(hsm), None)
     }
 
     fn create_vault_of(

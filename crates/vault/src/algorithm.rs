@@ -29,14 +29,6 @@ impl EncryptionAlgorithm {
             Self::RsaOaep => "RSA-OAEP",
         }
     }
-
-    /// Bytes of the hash.
-    pub fn hash_len(self) -> usize {
-        match self {
-            Self::RsaOaep256 => 32,
-            Self::RsaOaep => 20,
-        }
-    }
 }
 
 impl From<WrapAlgorithm> for EncryptionAlgorithm {
