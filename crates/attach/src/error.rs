@@ -78,8 +78,8 @@ pub enum AttachError {
     Audit(String),
     /// Nobody serves the disk.
     #[error(
-        "the disk is not attached, at least not with this --runtime-dir ({source}); limits and \
-         events belong to an attached disk: `sealdisk attach` takes the one and makes the other"
+        "the disk is not attached with this --runtime-dir ({source}); only an attached disk has limits \
+         and events: attach it, with its limits as options of `sealdisk attach`"
     )]
     NotAttached {
         /// What the kernel said.
@@ -116,8 +116,8 @@ pub enum AttachError {
     Refused(String),
     /// The data plane served the disk, and said why it ended without everything being durable.
     #[error(
-        "{reason}; every completed write is kept by {}: make room if there is no space, or see to what else the \
-         error names, then attach the disk again", map.display()
+        "{reason}; every completed write is kept by {}: make room if there is no space, or remove the other \
+         cause that is named, then attach the disk again", map.display()
     )]
     NotFlushed {
         /// Why.
@@ -140,7 +140,7 @@ pub enum AttachError {
     },
     /// The data plane ended while it was getting what it needs.
     #[error(
-        "the data plane ended before the disk was served ({0}); if it was killed for want of memory, \
+        "the data plane ended before the disk was served ({0}); if it was killed because memory ran out, \
          raise MemoryMax= of the systemd unit or the memory limit of the container, or lower --memory"
     )]
     DiedEarly(ExitStatus),

@@ -96,7 +96,7 @@ impl EmbeddedVault {
                 return Err(VaultError::new(
                     VaultErrorCode::BadParameter,
                     format!(
-                        "{count} random bytes cannot be had at once; ask for 1 to {MAX_RANDOM}"
+                        "{count} is no number of random bytes for one call; ask for 1 to {MAX_RANDOM}"
                     ),
                 ));
             }

@@ -55,7 +55,7 @@ impl EmbeddedVault {
     /// Gives the vault a new master key in that place, and destroys the old one.
     ///
     /// # Errors
-    /// [`VaultErrorCode::MasterKey`] when the new one cannot be had; the vault is as it was then.
+    /// [`VaultErrorCode::MasterKey`] when the new one is unavailable; the vault is as it was then.
     pub fn reseal(&self, caller: &Caller, place: &MasterPlace) -> Result<Resealed, VaultError> {
         let dir = self.dir().to_owned();
         let fail = |e: std::io::Error| {

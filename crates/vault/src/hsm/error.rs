@@ -24,7 +24,7 @@ pub(super) enum HsmError {
     NoToken,
     #[error("there are several tokens with this label; give them different ones")]
     SeveralTokens,
-    #[error("its PIN cannot be had: {0}")]
+    #[error("its PIN is unavailable: {0}")]
     PinFile(String),
     #[error("it refuses the PIN; correct the PIN file")]
     Pin,

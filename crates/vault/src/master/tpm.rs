@@ -291,7 +291,7 @@ fn check_pcrs(pcrs: &str) -> Result<(), VaultError> {
 fn refused(what: String) -> VaultError {
     VaultError::new(
         VaultErrorCode::MasterKey,
-        format!("the vault's master key cannot be had from the TPM: {what}"),
+        format!("the TPM does not give the vault's master key: {what}"),
     )
 }
 
