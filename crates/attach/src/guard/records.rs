@@ -123,7 +123,7 @@ impl Recorder {
 /// What is wrong, as a part of a sentence.
 pub(crate) fn append(installation: &Installation, record: &Record) -> Result<(), String> {
     let id = record.disk;
-    let deed = KeyEvent {
+    let event = KeyEvent {
         time: record.time,
         operation: record.operation.as_str(),
         key_url: &record.key_url,
@@ -134,5 +134,5 @@ pub(crate) fn append(installation: &Installation, record: &Record) -> Result<(),
         },
     };
     let log = installation.audit_log().map_err(|e| e.to_string())?;
-    installation.append(&log, deed).map_err(|e| e.to_string())
+    installation.append(&log, event).map_err(|e| e.to_string())
 }

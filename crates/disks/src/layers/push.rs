@@ -90,14 +90,14 @@ pub(super) fn record(
     layer: &LayerRecord,
 ) -> Result<(), DiskError> {
     let log = installation.audit_log()?;
-    let deed = KeyEvent {
+    let event = KeyEvent {
         time: OffsetDateTime::now_utc(),
         operation,
         key_url: &layer.envelope.key_url(),
         disk: Some(disk.name()),
         detail: format!("{} id {}, layer {}", disk.kind(), disk.id(), layer.id),
     };
-    Ok(installation.append(&log, deed)?)
+    Ok(installation.append(&log, event)?)
 }
 
 /// Refuses what would get into the way of work that goes on, or build on what may not last.
