@@ -44,13 +44,12 @@ fn the_limit_of_layers_is_written_once() {
     );
 }
 
-/// Documents that name files of the source, which move.
-const DOCUMENTS: [&str; 4] = [
-    "CONTRIBUTING.md",
-    "SECURITY.md",
-    "docs/testing.md",
-    "docs/threat-model.md",
-];
+/// Documents that name files of the source and test programs, which move.
+fn documents() -> Vec<String> {
+    let mut documents = files("docs", &["md"]);
+    documents.extend(["CONTRIBUTING.md", "README.md", "SECURITY.md"].map(str::to_owned));
+    documents
+}
 
 /// What is made when it is needed.
 const NOT_KEPT: [&str; 1] = ["fuzz/corpus"];
@@ -62,8 +61,8 @@ fn documents_name_files_that_exist() {
         ".config/",
     ];
     let mut breaches = Vec::new();
-    for document in DOCUMENTS {
-        let text = read(document);
+    for document in documents() {
+        let text = read(&document);
         for quoted in text.split('`').skip(1).step_by(2) {
             let is_path = FOLDERS.iter().any(|folder| quoted.starts_with(folder));
             // A pattern, a command, or a name in capitals that stands for others.
@@ -78,6 +77,35 @@ fn documents_name_files_that_exist() {
     assert_none(
         &breaches,
         "these files are not there: follow what was moved",
+    );
+}
+
+/// Each file and each folder of `tests` is a test program of its package, unless it has no `main.rs`.
+#[test]
+fn documents_name_test_programs_that_exist() {
+    let is_program = |name: &str| {
+        let folders = ["tests/".to_owned()].into_iter();
+        let of_crates = files("crates", &["toml"]).into_iter();
+        let of_crates = of_crates.map(|manifest| manifest.replace("Cargo.toml", "tests/"));
+        folders.chain(of_crates).any(|folder| {
+            let at = root().join(folder).join(name);
+            at.with_extension("rs").exists() || at.join("main.rs").exists()
+        })
+    };
+    let mut breaches = Vec::new();
+    for document in documents() {
+        let text = read(&document);
+        for (at, option) in text.match_indices("--test ") {
+            let name = text[at + option.len()..].split([' ', '`', '\n']).next();
+            if let Some(name) = name.filter(|name| !is_program(name)) {
+                let line = line_of(&text, at);
+                breaches.push(format!("{document}:{line}: --test {name}"));
+            }
+        }
+    }
+    assert_none(
+        &breaches,
+        "there are no such test programs: name the folder that the test is in now",
     );
 }
 
