@@ -20,11 +20,11 @@ impl World {
         let fault = self.cx.options.fault;
         for index in 0..self.disks.len() {
             let disk = &mut self.disks[index];
-            if disk.header.job.is_some() && !disk.is_failed() && disk.is_raised(fault) {
+            if disk.header.job.is_some() && !disk.is_failed() && disk.is_copied_up(fault) {
                 self.finish_job(index)?;
             }
         }
-        if self.merging.as_mut().is_some_and(|run| run.is_raised()) {
+        if self.merging.as_mut().is_some_and(|run| run.is_copied_up()) {
             self.finish_merge()?;
         }
         if self.merging.is_none() && self.cx.rng.one_in(if self.deep { 2000 } else { 60 }) {
@@ -191,7 +191,7 @@ impl World {
         }
     }
 
-    /// Everything that a disk's job is about was raised: the layers go that it makes needless.
+    /// Everything that a disk's job is about was copied up: the layers go that it makes needless.
     fn finish_job(&mut self, index: usize) -> Result<(), Stop> {
         if self.cx.options.fault != Fault::DropBeforeFlush
             && !self.disks[index].flush(&mut self.cx, COPIER)?

@@ -17,7 +17,7 @@ use super::model::Model;
 use super::store::{Fault, SimStore};
 use super::world::{Context, Stop};
 
-/// The queue of what raises content from layer to layer, after those of the guest.
+/// The queue of what copies content up from layer to layer, after those of the guest.
 pub const COPIER: usize = 2;
 const QUEUES: usize = 3;
 /// Bytes of a block.
@@ -45,7 +45,7 @@ struct Process {
     /// The queue that alone is served for a while; [`QUEUES`] and more for all.
     awake: usize,
     /// Where the disk's job goes on.
-    raised: u64,
+    copied_up: u64,
     /// Flushes that have failed.
     failed: Vec<Token>,
 }
@@ -89,7 +89,7 @@ impl Disk {
             volume,
             requests: Vec::new(),
             awake: QUEUES,
-            raised: 0,
+            copied_up: 0,
             failed: Vec::new(),
         };
         process.make_queues(cx, COPIER);
@@ -160,7 +160,7 @@ impl Disk {
             _ => cx.rng.below(queues) as usize,
         };
         match cx.rng.below(5) {
-            0 | 1 if queue == COPIER => self.raise(cx),
+            0 | 1 if queue == COPIER => self.copy_up(cx),
             0 | 1 if process.requests.len() < 24 => self.submit(cx, queue),
             2 => {}
             _ => {
@@ -256,7 +256,7 @@ impl Disk {
         let slices = cut(&mut cx.rng, &mut memory);
         let asked = guest::request(kind, &sectors);
         let point = self.model.flush_point();
-        // Guests do as they like while content is raised.
+        // Guests do as they like while content is copied up.
         let sectors = match kind {
             RequestKind::CopyUp { .. } => 0..0,
             _ => sectors,
@@ -285,19 +285,19 @@ impl Disk {
         token
     }
 
-    /// Raises the next part of what the disk's job is about.
-    fn raise(&mut self, cx: &mut Context) {
+    /// Copies up the next part of what the disk's job is about.
+    fn copy_up(&mut self, cx: &mut Context) {
         let Some(job) = &self.header.job else { return };
         let drop = job.drop.len() as u8;
         let process = self.process.as_mut().unwrap();
         process.make_queues(cx, QUEUES);
-        let (at, end) = (process.raised, process.volume.geometry().size);
+        let (at, end) = (process.copied_up, process.volume.geometry().size);
         if at >= end || process.requests.len() > 24 {
             return;
         }
         let blocks = [1, 4, 16, 3000][cx.rng.below(4) as usize];
-        process.raised = (at + blocks * BLOCK).min(end);
-        let sectors = at / 512..process.raised / 512;
+        process.copied_up = (at + blocks * BLOCK).min(end);
+        let sectors = at / 512..process.copied_up / 512;
         self.start(
             cx,
             COPIER,
@@ -307,17 +307,17 @@ impl Disk {
         );
     }
 
-    /// Whether everything that the disk's job is about was raised.
-    pub fn is_raised(&mut self, fault: Fault) -> bool {
+    /// Whether everything that the disk's job is about was copied up.
+    pub fn is_copied_up(&mut self, fault: Fault) -> bool {
         let process = self.process();
-        let raises = |request: &Request| matches!(request.kind, RequestKind::CopyUp { .. });
-        process.raised >= process.volume.geometry().size
-            && (fault == Fault::DropBeforeRaised || !process.requests.iter().any(raises))
+        let copies_up = |request: &Request| matches!(request.kind, RequestKind::CopyUp { .. });
+        process.copied_up >= process.volume.geometry().size
+            && (fault == Fault::DropBeforeCopiedUp || !process.requests.iter().any(copies_up))
     }
 
     /// A job begins.
     pub fn restart_job(&mut self) {
-        self.process().raised = 0;
+        self.process().copied_up = 0;
     }
 
     fn finish(
@@ -380,7 +380,7 @@ impl Disk {
             RequestKind::Flush => self.process().failed.push(request.token),
             RequestKind::CopyUp { .. } => {
                 let process = self.process();
-                process.raised = process.raised.min(request.at);
+                process.copied_up = process.copied_up.min(request.at);
             }
             RequestKind::Write { .. } | RequestKind::Zero { .. } => {
                 request.sectors.for_each(|sector| self.model.fail(sector));
@@ -466,8 +466,8 @@ impl Disk {
             queue.set_key(cx.layers.ciphers(header));
         }
         process.volume = volume;
-        // What was raised may not be all of it any more.
-        process.raised = 0;
+        // What was copied up may not be all of it any more.
+        process.copied_up = 0;
         process.served = header.clone();
         process.part_copier(cx);
     }
@@ -518,7 +518,7 @@ impl Process {
 
     /// Has the copier work on a volume of its own, if that is the fault.
     fn part_copier(&mut self, cx: &Context) {
-        if cx.options.fault != Fault::RaisesUnmarked || self.queues.len() <= COPIER {
+        if cx.options.fault != Fault::CopiesUpUnmarked || self.queues.len() <= COPIER {
             return;
         }
         let _calm = cx.layers.calm();

@@ -223,9 +223,9 @@ fn faults_in_what_is_done_to_stacks_are_found() {
         Fault::MapSyncLies,
         Fault::PushBeforeFlush,
         Fault::DropBeforeFlush,
-        Fault::DropBeforeRaised,
+        Fault::DropBeforeCopiedUp,
         Fault::MergeBeforeFlush,
-        Fault::RaisesUnmarked,
+        Fault::CopiesUpUnmarked,
         Fault::OldMapsAfterMerge,
     ] {
         let found = run(Options { fault, ..STACKS }, 1000);

@@ -36,7 +36,7 @@ impl MergeRun {
         self.pipeline.store_mut().kill(rng);
     }
 
-    pub fn is_raised(&mut self) -> bool {
+    pub fn is_copied_up(&mut self) -> bool {
         self.at >= self.volume.geometry().size && self.under_way == 0 && !self.failed
     }
 
@@ -148,7 +148,7 @@ impl World {
         }
     }
 
-    /// Everything was raised: all who have the layer beneath that one drop it.
+    /// Everything was copied up: all who have the layer beneath that one drop it.
     pub fn finish_merge(&mut self) -> Result<(), Stop> {
         let Some(mut run) = self.merging.take() else {
             return Ok(());

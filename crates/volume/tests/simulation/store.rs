@@ -26,14 +26,14 @@ pub enum Fault {
     PunchesAreDurable,
     /// The header names a new top layer before the old one was flushed.
     PushBeforeFlush,
-    /// The header names layers no more whose content was raised and not flushed yet.
+    /// The header names layers no more whose content was copied up and not flushed yet.
     DropBeforeFlush,
     /// As [`Fault::DropBeforeFlush`], for a layer that was merged into a frozen one.
     MergeBeforeFlush,
-    /// Layers are dropped while the last of their content is being raised.
-    DropBeforeRaised,
-    /// What raises content has its own marks of blocks, and does not see those of the guest.
-    RaisesUnmarked,
+    /// Layers are dropped while the last of their content is being copied up.
+    DropBeforeCopiedUp,
+    /// What copies content up has its own marks of blocks, and does not see those of the guest.
+    CopiesUpUnmarked,
     /// A layer goes that was merged into the one above, whose old map is read on.
     OldMapsAfterMerge,
     /// That a sync has failed is forgotten: the next one "succeeds".
