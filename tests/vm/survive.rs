@@ -82,14 +82,15 @@ fn deaths() -> usize {
 }
 
 /// Waits for a moment at which several requests are in flight, but not for ever: the guest has pauses.
-fn await_load(area: &File) {
+fn await_load(region: &File) {
     // Of two queues with 128 entries, as libvhost-user and DPDK have it.
     const PART: usize = 2112;
     let end = Instant::now() + Duration::from_secs(4);
     let mut content = vec![0; 2 * PART];
     while Instant::now() < end {
-        area.read_exact_at(&mut content, 0)
-            .expect("the area is read");
+        region
+            .read_exact_at(&mut content, 0)
+            .expect("the region is read");
         let marks = content
             .chunks(PART)
             .flat_map(|part| part[16..].chunks_exact(16));
@@ -99,14 +100,14 @@ fn await_load(area: &File) {
     }
 }
 
-/// The in-flight area, which QEMU keeps.
-fn area_of(guest: &Qemu) -> File {
+/// The in-flight region, which QEMU keeps.
+fn region_of(guest: &Qemu) -> File {
     let descriptors = format!("/proc/{}/fd", guest.pid());
     let mut open = fs::read_dir(descriptors).expect("QEMU runs").flatten();
-    let area = open.find(|fd| {
+    let region = open.find(|fd| {
         fs::read_link(fd.path()).is_ok_and(|file| file.to_string_lossy().contains("inflight"))
     });
-    File::open(area.expect("QEMU has the in-flight area").path()).expect("it can be opened")
+    File::open(region.expect("QEMU has the in-flight region").path()).expect("it can be opened")
 }
 
 /// How many requests were in flight whenever a queue went on.
@@ -156,14 +157,14 @@ fn a_guest_outlives_deaths_of_its_back_end_without_an_error() {
         })
         .start();
     guest.wait_for("SEALDISK-STEP started");
-    let area = area_of(&guest);
+    let region = region_of(&guest);
     let mut rng = Rng::new(1);
     for death in 0..3 * deaths() {
         thread::sleep(Duration::from_millis(rng.within(100..900)));
         assert_unharmed(&guest, &daemon);
         let before = in_flight(&daemon).len();
         let data_plane = daemon.data_plane();
-        await_load(&area);
+        await_load(&region);
         [End::KillBoth, End::KillAttach, End::Sigterm][death % 3].of(&mut daemon, data_plane);
         daemon = host.reattach(daemon);
         await_queues(&guest, &daemon, before);

@@ -8,7 +8,7 @@ use rustix::fs::ftruncate;
 use rustix::process::Signal;
 use test_support::frontend::client::{NO_STATUS, Pending, Status, kind};
 use test_support::frontend::device::{Frontend, Setup, feature};
-use test_support::frontend::inflight::InflightArea;
+use test_support::frontend::inflight::InflightRegion;
 use test_support::frontend::queue::{Queue, Seg};
 use test_support::frontend::vmm::Vmm;
 use test_support::rng::Rng;
@@ -22,16 +22,16 @@ const PAGE: u64 = 4096;
 /// Requests at once, each of a MiB, so that they are under way for a while.
 const REQUESTS: u64 = 20;
 
-/// Entries of the queue: a page of the used ring, and more than a page of the in-flight area.
+/// Entries of the queue: a page of the used ring, and more than a page of the in-flight region.
 const ENTRIES: u16 = 512;
 
-/// Its entry of the in-flight area, and those after it, are not on the first page.
+/// Its entry of the in-flight region, and those after it, are not on the first page.
 const ON_SECOND_PAGE: u16 = 256;
 
 /// A store on the way of a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Store {
-    /// Into its entry of the in-flight area, when it is taken.
+    /// Into its entry of the in-flight region, when it is taken.
     Mark,
     /// The same, when it is returned.
     Next,
@@ -42,7 +42,7 @@ enum Store {
 }
 
 impl Store {
-    fn is_in_the_area(self) -> bool {
+    fn is_in_the_region(self) -> bool {
         matches!(self, Self::Mark | Self::Next)
     }
 }
@@ -71,9 +71,9 @@ fn connect(daemon: &Daemon, store: Store) -> (Frontend, Setup) {
         Store::Mark | Store::Next => {}
     }
     // One that the frontend has made can be made shorter.
-    let area = InflightArea::new(1, ENTRIES);
-    frontend.set_inflight(&area).unwrap();
-    frontend.inflight = Some(area);
+    let region = InflightRegion::new(1, ENTRIES);
+    frontend.set_inflight(&region).unwrap();
+    frontend.inflight = Some(region);
     frontend.start_queue(0).unwrap();
     frontend.barrier().unwrap();
     (frontend, setup)
@@ -89,11 +89,11 @@ struct Tail<'a> {
 impl<'a> Tail<'a> {
     /// What is stored to.
     fn of(frontend: &'a Frontend, store: Store) -> Self {
-        let area = frontend.inflight.as_ref().unwrap();
-        let region = &frontend.mem.regions()[0];
-        let (file, from, len) = match store.is_in_the_area() {
-            true => (area.fd(), PAGE, area.size),
-            false => (region.fd(), region.size - PAGE, region.size),
+        let region = frontend.inflight.as_ref().unwrap();
+        let memory = &frontend.mem.regions()[0];
+        let (file, from, len) = match store.is_in_the_region() {
+            true => (region.fd(), PAGE, region.size),
+            false => (memory.fd(), memory.size - PAGE, memory.size),
         };
         let mut content = vec![0; (len - from) as usize];
         let read = rustix::io::pread(file, &mut content[..], from).unwrap();
@@ -122,7 +122,7 @@ type Write = (Pending, Vec<u8>);
 fn begin(frontend: &mut Frontend, store: Store, seed: u64) -> Vec<Write> {
     let queue = &mut frontend.queues[0];
     queue.arena.reset();
-    if store.is_in_the_area() {
+    if store.is_in_the_region() {
         queue.use_last(ENTRIES - ON_SECOND_PAGE);
     }
     let write = |n: u64| {
@@ -159,10 +159,10 @@ fn stop_midway(daemon: &Daemon, frontend: &mut Frontend, store: Store, seed: u64
     while Instant::now() < end {
         let writes = begin(frontend, store, seed);
         let last = writes.last().unwrap().0.head;
-        let area = frontend.inflight.as_ref().unwrap();
+        let region = frontend.inflight.as_ref().unwrap();
         let queue = &mut frontend.queues[0];
         let out = |queue: &Queue| queue.avail_idx.wrapping_sub(queue.used_idx());
-        while !area.is_marked(0, last) && out(queue) > 0 {}
+        while !region.is_marked(0, last) && out(queue) > 0 {}
         stop();
         // Of the last one alone it would not show that another was lost.
         if out(queue) > 3 {

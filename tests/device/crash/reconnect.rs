@@ -1,5 +1,5 @@
 //! A guest that goes on while its back-end dies under load: the next one gets the same memory, rings and in-flight
-//! area from the VMM. Each request comes back once, done once, without an error.
+//! region from the VMM. Each request comes back once, done once, without an error.
 
 use std::time::Duration;
 
@@ -47,7 +47,7 @@ fn outlives(end: End) {
     for round in 0..3 {
         let setup = load::setup(round).with_inflight();
         let (mut vmm, queues) = Vmm::of(daemon.connect_with(&setup), &setup);
-        assert!(vmm.frontend.inflight.is_some(), "no in-flight area");
+        assert!(vmm.frontend.inflight.is_some(), "no in-flight region");
         let mut ended = 0;
         let done = world.run_across(queues, Mix::All, rng.next(), |progress| {
             for _ in 0..deaths().div_ceil(3) {

@@ -1,4 +1,4 @@
-//! In-flight areas that lie: what they say of a queue is not followed, and no other queue has to do with it.
+//! In-flight regions that lie: what they say of a queue is not followed, and no other queue has to do with it.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,7 +10,7 @@ use test_support::frontend::client::kind;
 use test_support::frontend::device::{Frontend, Setup};
 use test_support::frontend::eventfd::EventFd;
 use test_support::frontend::inflight::{
-    COUNTER, DESC_NUM, INFLIGHT, InflightArea, LAST_BATCH_HEAD, NEXT, USED_IDX, VERSION,
+    COUNTER, DESC_NUM, INFLIGHT, InflightRegion, LAST_BATCH_HEAD, NEXT, USED_IDX, VERSION,
 };
 use test_support::frontend::message::request;
 use test_support::frontend::queue::{Desc, Seg};
@@ -21,11 +21,11 @@ use super::{KEPT, Victim};
 /// Long enough for what must not happen to have happened.
 const A_WHILE: Duration = Duration::from_millis(50);
 
-/// Entries of an area: more than the rings have.
+/// Entries of a region: more than the rings have.
 const ENTRIES: u16 = 256;
 
-/// Changes an area of which the first queue's part is in use.
-type Lie = fn(&InflightArea);
+/// Changes a region of which the first queue's part is in use.
+type Lie = fn(&InflightRegion);
 
 fn connect(victim: &Victim) -> Frontend {
     victim.connect_with(&Setup::default().with_inflight())
@@ -44,54 +44,54 @@ fn start(frontend: &Frontend) {
     frontend.barrier().unwrap();
 }
 
-/// An area that is in use, as a back-end leaves it with nothing in flight.
-fn used_area() -> InflightArea {
-    let area = InflightArea::new(2, ENTRIES);
-    area.write(area.field(0, VERSION), &[1]);
-    area.write(area.field(0, DESC_NUM), &ENTRIES.to_le_bytes());
-    area
+/// A region that is in use, as a back-end leaves it with nothing in flight.
+fn used_region() -> InflightRegion {
+    let region = InflightRegion::new(2, ENTRIES);
+    region.write(region.field(0, VERSION), &[1]);
+    region.write(region.field(0, DESC_NUM), &ENTRIES.to_le_bytes());
+    region
 }
 
-fn mark(area: &InflightArea, head: u16) {
-    area.write(area.entry(0, head, INFLIGHT), &[1]);
+fn mark(region: &InflightRegion, head: u16) {
+    region.write(region.entry(0, head, INFLIGHT), &[1]);
 }
 
-fn set_u16(area: &InflightArea, field: u64, value: u16) {
-    area.write(area.field(0, field), &value.to_le_bytes());
+fn set_u16(region: &InflightRegion, field: u64, value: u16) {
+    region.write(region.field(0, field), &value.to_le_bytes());
 }
 
 #[test]
-fn an_area_that_lies_breaks_its_ring_and_only_that() {
+fn a_region_that_lies_breaks_its_ring_and_only_that() {
     let lies: [(&str, Lie); 7] = [
-        ("another version", |area| set_u16(area, VERSION, 2)),
-        ("other entries", |area| set_u16(area, DESC_NUM, 128)),
-        ("a head that the ring has not", |area| mark(area, 200)),
-        ("a last head that there is not", |area| {
-            mark(area, 3);
-            set_u16(area, USED_IDX, 0xffff);
-            set_u16(area, LAST_BATCH_HEAD, 0xffff);
+        ("another version", |region| set_u16(region, VERSION, 2)),
+        ("other entries", |region| set_u16(region, DESC_NUM, 128)),
+        ("a head that the ring has not", |region| mark(region, 200)),
+        ("a last head that there is not", |region| {
+            mark(region, 3);
+            set_u16(region, USED_IDX, 0xffff);
+            set_u16(region, LAST_BATCH_HEAD, 0xffff);
         }),
-        ("a head before it that there is not", |area| {
-            mark(area, 3);
-            set_u16(area, USED_IDX, 0xfffe);
-            set_u16(area, LAST_BATCH_HEAD, 3);
-            area.write(area.entry(0, 3, NEXT), &300u16.to_le_bytes());
+        ("a head before it that there is not", |region| {
+            mark(region, 3);
+            set_u16(region, USED_IDX, 0xfffe);
+            set_u16(region, LAST_BATCH_HEAD, 3);
+            region.write(region.entry(0, 3, NEXT), &300u16.to_le_bytes());
         }),
-        ("another used ring", |area| {
-            mark(area, 3);
-            set_u16(area, USED_IDX, 1000);
+        ("another used ring", |region| {
+            mark(region, 3);
+            set_u16(region, USED_IDX, 1000);
         }),
-        ("something else", |area| {
-            area.write(area.field(0, 0), &[0xa5; 1024]);
+        ("something else", |region| {
+            region.write(region.field(0, 0), &[0xa5; 1024]);
         }),
     ];
     let victim = Victim::new();
     for (case, lie) in lies {
         let mut frontend = connect(&victim);
         stop(&frontend);
-        let area = used_area();
-        lie(&area);
-        frontend.set_inflight(&area).unwrap();
+        let region = used_region();
+        lie(&region);
+        frontend.set_inflight(&region).unwrap();
         frontend.queues.iter_mut().for_each(|queue| queue.reset(0));
         start(&frontend);
         let queue = &mut frontend.queues[0];
@@ -106,7 +106,7 @@ fn an_area_that_lies_breaks_its_ring_and_only_that() {
         // With an honest one it is served again.
         stop(&frontend);
         frontend
-            .set_inflight(&InflightArea::new(2, ENTRIES))
+            .set_inflight(&InflightRegion::new(2, ENTRIES))
             .unwrap();
         frontend.queues.iter_mut().for_each(|queue| queue.reset(0));
         start(&frontend);
@@ -117,20 +117,20 @@ fn an_area_that_lies_breaks_its_ring_and_only_that() {
 
 /// Chains that were never submitted, a list that goes round, and counters at their end.
 #[test]
-fn what_an_area_says_of_chains_ends() {
+fn what_a_region_says_of_chains_ends() {
     let victim = Victim::new();
     let mut frontend = connect(&victim);
     stop(&frontend);
-    let area = used_area();
+    let region = used_region();
     for (head, counter) in [(5, u64::MAX), (6, u64::MAX - 1), (7, u64::MAX)] {
-        mark(&area, head);
-        area.write(area.entry(0, head, COUNTER), &counter.to_le_bytes());
+        mark(&region, head);
+        region.write(region.entry(0, head, COUNTER), &counter.to_le_bytes());
     }
     // The last four that were returned are all the same.
-    set_u16(&area, USED_IDX, 0xfffc);
-    set_u16(&area, LAST_BATCH_HEAD, 7);
-    area.write(area.entry(0, 7, NEXT), &7u16.to_le_bytes());
-    frontend.set_inflight(&area).unwrap();
+    set_u16(&region, USED_IDX, 0xfffc);
+    set_u16(&region, LAST_BATCH_HEAD, 7);
+    region.write(region.entry(0, 7, NEXT), &7u16.to_le_bytes());
+    frontend.set_inflight(&region).unwrap();
     let queue = &mut frontend.queues[0];
     queue.reset(0);
     for head in [5, 6] {
@@ -153,32 +153,32 @@ fn what_an_area_says_of_chains_ends() {
     assert_eq!(returned, [5, 6]);
     assert_eq!(queue.next_within(A_WHILE), None);
     queue.assert_serves(KEPT, 1);
-    assert!(area.marked(0).is_empty());
+    assert!(region.marked(0).is_empty());
     victim.assert_unharmed_after(frontend, "counters at their end");
 }
 
 #[test]
-fn random_areas() {
+fn random_regions() {
     let victim = Victim::new();
     let mut rng = Rng::new(12);
     for round in 0..40u64 {
         let mut frontend = connect(&victim);
         stop(&frontend);
-        let area = InflightArea::new(2, ENTRIES);
-        let second = area.field(1, 0) as usize;
-        area.write(0, &rng.bytes(second));
+        let region = InflightRegion::new(2, ENTRIES);
+        let second = region.field(1, 0) as usize;
+        region.write(0, &rng.bytes(second));
         if !rng.one_in(4) {
-            set_u16(&area, VERSION, 1);
-            set_u16(&area, DESC_NUM, ENTRIES);
+            set_u16(&region, VERSION, 1);
+            set_u16(&region, DESC_NUM, ENTRIES);
             for head in 128..ENTRIES {
-                area.write(area.entry(0, head, INFLIGHT), &[0]);
+                region.write(region.entry(0, head, INFLIGHT), &[0]);
             }
         }
         if rng.one_in(2) {
-            set_u16(&area, USED_IDX, rng.within(0..4) as u16);
-            set_u16(&area, LAST_BATCH_HEAD, rng.within(0..128) as u16);
+            set_u16(&region, USED_IDX, rng.within(0..4) as u16);
+            set_u16(&region, LAST_BATCH_HEAD, rng.within(0..128) as u16);
         }
-        frontend.set_inflight(&area).unwrap();
+        frontend.set_inflight(&region).unwrap();
         let table = rng.bytes(16 * 128);
         let queue = &frontend.queues[0];
         queue.mem.write(queue.desc, &table);
@@ -188,14 +188,14 @@ fn random_areas() {
         frontend.queues[1].assert_serves(KEPT + 16, round);
         stop(&frontend);
         drop(frontend);
-        victim.assert_serving(&format!("random area {round}"));
+        victim.assert_serving(&format!("random region {round}"));
     }
 }
 
 #[test]
-fn an_area_of_another_shape_is_refused_and_ends_the_connection() {
+fn a_region_of_another_shape_is_refused_and_ends_the_connection() {
     let victim = Victim::new();
-    let honest = InflightArea::new(2, 128);
+    let honest = InflightRegion::new(2, 128);
     let (size, page) = (honest.size, 4096);
     for (said, offset, queues, entries) in [
         (0, 0, 2, 128),
@@ -213,7 +213,7 @@ fn an_area_of_another_shape_is_refused_and_ends_the_connection() {
         (size, 0, 65_535, 65_535),
     ] {
         let case = format!("{said} bytes at {offset:#x} for {queues} queues of {entries}");
-        let body = InflightArea::body_of(said, offset, queues, entries);
+        let body = InflightRegion::body_of(said, offset, queues, entries);
         assert_refused(
             &victim,
             &case,
@@ -223,7 +223,7 @@ fn an_area_of_another_shape_is_refused_and_ends_the_connection() {
     }
 }
 
-/// Refused, whether or not the frontend wants to know: it would rely on the area else.
+/// Refused, whether or not the frontend wants to know: it would rely on the region otherwise.
 fn assert_refused(victim: &Victim, case: &str, body: &[u8], file: Option<OwnedFd>) {
     for asks in [true, false] {
         let frontend = connect(victim);
@@ -243,15 +243,15 @@ fn assert_refused(victim: &Victim, case: &str, body: &[u8], file: Option<OwnedFd
 }
 
 #[test]
-fn a_file_that_can_be_no_area_is_refused() {
+fn a_file_that_can_be_no_region_is_refused() {
     let victim = Victim::new();
-    let area = InflightArea::new(2, 128);
-    let body = area.body();
+    let region = InflightRegion::new(2, 128);
+    let body = region.body();
     let memfd = || memfd_create("other", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
     let short = memfd();
-    ftruncate(&short, area.size - 1).unwrap();
+    ftruncate(&short, region.size - 1).unwrap();
     let sealed = memfd();
-    ftruncate(&sealed, area.size).unwrap();
+    ftruncate(&sealed, region.size).unwrap();
     fcntl_add_seals(&sealed, SealFlags::WRITE).unwrap();
     let (pipe, _other_end) = std::io::pipe().unwrap();
     let eventfd = EventFd::new().as_fd().try_clone_to_owned().unwrap();
@@ -270,10 +270,10 @@ fn a_file_that_can_be_no_area_is_refused() {
 }
 
 #[test]
-fn an_area_for_a_ring_that_runs_is_refused() {
+fn a_region_for_a_ring_that_runs_is_refused() {
     let victim = Victim::new();
     let mut frontend = connect(&victim);
-    let other = InflightArea::new(2, 128);
+    let other = InflightRegion::new(2, 128);
     for index in 0..2 {
         assert!(frontend.set_inflight(&other).is_err());
         for queue in &mut frontend.queues[index..] {
@@ -285,16 +285,16 @@ fn an_area_for_a_ring_that_runs_is_refused() {
     std::os::unix::fs::FileExt::read_exact_at(&other.file, &mut content, 0).unwrap();
     assert!(content.iter().all(|byte| *byte == 0), "it was used");
     frontend.set_inflight(&other).unwrap();
-    victim.assert_unharmed_after(frontend, "an area for a ring that runs");
+    victim.assert_unharmed_after(frontend, "a region for a ring that runs");
 }
 
 #[test]
-fn nobody_gets_an_area_of_a_shape_that_there_is_not() {
+fn nobody_gets_a_region_of_a_shape_that_there_is_not() {
     let victim = Victim::new();
     for (queues, entries) in [(0, 128), (1000, 128), (2, 0), (2, 1025), (65_535, 65_535)] {
         let frontend = connect(&victim);
         assert!(frontend.get_inflight(queues, entries).is_err());
-        let case = format!("an area for {queues} queues of {entries}");
+        let case = format!("a region for {queues} queues of {entries}");
         victim.assert_unharmed_after(frontend, &case);
     }
 }

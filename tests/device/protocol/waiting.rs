@@ -1,4 +1,4 @@
-//! Rings that are stopped while their requests wait for space on the host: a frontend that has an in-flight area keeps
+//! Rings that are stopped while their requests wait for space on the host: a frontend that has an in-flight region keeps
 //! them, and they are done when the ring is started again. `virsh suspend` on a host that is full gives no error.
 
 use std::os::fd::AsFd;
@@ -56,10 +56,10 @@ impl Guest {
             assert_eq!(queue.mem.read(pending.status, 1), [NO_STATUS]);
         }
         assert_eq!(queue.used_idx(), queue.seen);
-        let area = self.vmm.frontend.inflight.as_ref().unwrap();
+        let region = self.vmm.frontend.inflight.as_ref().unwrap();
         let mut heads: Vec<u16> = self.pending.iter().map(|pending| pending.head).collect();
         heads.sort_unstable();
-        assert_eq!(area.marked(0), heads);
+        assert_eq!(region.marked(0), heads);
     }
 
     /// Makes space, after which all writes are done.
@@ -131,7 +131,7 @@ fn requests_that_wait_for_space_outlive_sigterm() {
     });
 }
 
-/// The host that the guest is on its way to gets its rings, but not the in-flight area.
+/// The host that the guest is on its way to gets its rings, but not the in-flight region.
 #[test]
 fn while_pages_are_logged_a_stopped_ring_returns_what_waits() {
     both(|fs| {
@@ -153,7 +153,7 @@ fn while_pages_are_logged_a_stopped_ring_returns_what_waits() {
         for pending in std::mem::take(&mut guest.pending) {
             assert_eq!(queue.complete(pending).status, Status::IoErr);
         }
-        let area = guest.vmm.frontend.inflight.as_ref().unwrap();
-        assert!(area.marked(0).is_empty());
+        let region = guest.vmm.frontend.inflight.as_ref().unwrap();
+        assert!(region.marked(0).is_empty());
     });
 }

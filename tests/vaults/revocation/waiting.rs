@@ -1,5 +1,5 @@
 //! Requests in flight that wait for the key too: a ring that is stopped meanwhile keeps them, for a frontend that has
-//! the in-flight area.
+//! the in-flight region.
 
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -57,8 +57,8 @@ impl Guest {
         for pending in &self.pending {
             assert_eq!(queue.mem.read(pending.status, 1), [NO_STATUS]);
         }
-        let area = self.vmm.frontend.inflight.as_ref().unwrap();
-        assert_eq!(area.marked(0).len(), self.pending.len());
+        let region = self.vmm.frontend.inflight.as_ref().unwrap();
+        assert_eq!(region.marked(0).len(), self.pending.len());
     }
 
     /// Stops the rings and starts them again: now those in flight are another's, which are to be done again.
@@ -112,7 +112,7 @@ fn what_is_in_flight_without_a_key_outlives_both_processes() {
     });
 }
 
-/// The host that the guest is on its way to gets its rings, but not the in-flight area.
+/// The host that the guest is on its way to gets its rings, but not the in-flight region.
 #[test]
 fn while_pages_are_logged_what_waits_for_the_key_is_returned() {
     guest(|mut guest| {
@@ -132,7 +132,7 @@ fn while_pages_are_logged_what_waits_for_the_key_is_returned() {
         for pending in guest.pending {
             assert_eq!(queue.complete(pending).status, Status::IoErr);
         }
-        let area = guest.vmm.frontend.inflight.as_ref().unwrap();
-        assert!(area.marked(0).is_empty());
+        let region = guest.vmm.frontend.inflight.as_ref().unwrap();
+        assert!(region.marked(0).is_empty());
     });
 }

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::inflight::InflightArea;
+use super::inflight::InflightRegion;
 use super::memory::{GuestMemory, Region, USER_BASE};
 use super::message::{Connection, NEED_REPLY, protocol, request, vring_state, words};
 use super::queue::{Queue, Vring};
@@ -67,7 +67,7 @@ impl Default for Setup {
                 | INDIRECT_DESC
                 | PROTOCOL_FEATURES
                 | VERSION_1,
-            // The in-flight area is of use to a frontend that connects anew, and the back-end's own
+            // The in-flight region is of use to a frontend that connects anew, and the back-end's own
             // channel to one that serves it.
             protocol: protocol::MQ
                 | protocol::REPLY_ACK
@@ -96,7 +96,7 @@ impl Setup {
         self
     }
 
-    /// With an in-flight area, which the next back-end gets.
+    /// With an in-flight region, which the next back-end gets.
     pub fn with_inflight(mut self) -> Self {
         self.protocol |= protocol::INFLIGHT_SHMFD;
         self
@@ -117,7 +117,7 @@ pub struct Frontend {
     /// Protocol feature bits in use.
     pub protocol: u64,
     /// Where the back-end notes which requests are in flight, if that was negotiated.
-    pub inflight: Option<InflightArea>,
+    pub inflight: Option<InflightRegion>,
 }
 
 /// The body of SET_VRING_ADDR, with the three user addresses as they are.
@@ -151,9 +151,9 @@ impl Frontend {
     pub fn start(conn: Connection, setup: &Setup) -> io::Result<Self> {
         let mut frontend = Self::negotiate(conn, setup)?;
         if frontend.protocol & protocol::INFLIGHT_SHMFD != 0 {
-            let area = frontend.get_inflight(setup.queues as u16, setup.queue_size)?;
-            frontend.set_inflight(&area)?;
-            frontend.inflight = Some(area);
+            let region = frontend.get_inflight(setup.queues as u16, setup.queue_size)?;
+            frontend.set_inflight(&region)?;
+            frontend.inflight = Some(region);
         }
         frontend.set_mem_table()?;
         for index in 0..setup.queues {
@@ -262,16 +262,16 @@ impl Frontend {
         self.set(request::REM_MEM_REG, &body, &[])
     }
 
-    /// An in-flight area of the back-end's, for so many queues of so many entries.
-    pub fn get_inflight(&self, queues: u16, entries: u16) -> io::Result<InflightArea> {
-        let body = InflightArea::body_of(0, 0, queues, entries);
+    /// An in-flight region of the back-end's, for so many queues of so many entries.
+    pub fn get_inflight(&self, queues: u16, entries: u16) -> io::Result<InflightRegion> {
+        let body = InflightRegion::body_of(0, 0, queues, entries);
         let reply = self.conn.call(request::GET_INFLIGHT_FD, &body, &[])?;
-        Ok(InflightArea::from_reply(reply))
+        Ok(InflightRegion::from_reply(reply))
     }
 
-    /// Has the back-end use an in-flight area.
-    pub fn set_inflight(&self, area: &InflightArea) -> io::Result<()> {
-        self.set(request::SET_INFLIGHT_FD, &area.body(), &[area.fd()])
+    /// Has the back-end use an in-flight region.
+    pub fn set_inflight(&self, region: &InflightRegion) -> io::Result<()> {
+        self.set(request::SET_INFLIGHT_FD, &region.body(), &[region.fd()])
     }
 
     /// Tells where a queue is, and enables it.

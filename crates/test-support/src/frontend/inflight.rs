@@ -1,4 +1,4 @@
-//! The in-flight area that a frontend keeps for the next back-end (vhost-user, "Inflight I/O tracking").
+//! The in-flight region that a frontend keeps for the next back-end (vhost-user, "Inflight I/O tracking").
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -23,8 +23,8 @@ pub const INFLIGHT: u64 = 0;
 pub const NEXT: u64 = 6;
 pub const COUNTER: u64 = 8;
 
-/// Such an area, as SET_INFLIGHT_FD describes it.
-pub struct InflightArea {
+/// Such a region, as SET_INFLIGHT_FD describes it.
+pub struct InflightRegion {
     pub file: File,
     pub size: u64,
     pub offset: u64,
@@ -32,7 +32,7 @@ pub struct InflightArea {
     pub entries: u16,
 }
 
-impl InflightArea {
+impl InflightRegion {
     /// One of the frontend's own that nobody has used, in a file that can be made shorter.
     pub fn new(queues: u16, entries: u16) -> Self {
         let size = u64::from(queues) * part_len(entries);

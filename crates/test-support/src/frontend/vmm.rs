@@ -36,7 +36,7 @@ impl Vmm {
         );
     }
 
-    /// Connects to the next back-end, with the same memory, rings and in-flight area. Each ring is said to go on at
+    /// Connects to the next back-end, with the same memory, rings and in-flight region. Each ring is said to go on at
     /// its used index, as by QEMU (`virtio_queue_restore_last_avail_idx`).
     pub fn reconnect(&mut self, path: &Path) -> io::Result<()> {
         self.frontend.conn = Connection::open(path)?;
@@ -69,9 +69,9 @@ impl Vmm {
     fn start(&self, bases: &[u16]) -> io::Result<()> {
         let frontend = &self.frontend;
         if frontend.protocol & protocol::INFLIGHT_SHMFD != 0
-            && let Some(area) = &frontend.inflight
+            && let Some(region) = &frontend.inflight
         {
-            frontend.set_inflight(area)?;
+            frontend.set_inflight(region)?;
         }
         frontend.set_mem_table()?;
         for (vring, base) in self.vrings.iter().zip(bases) {
