@@ -125,22 +125,21 @@ impl<S: Store> Pipeline<S> {
         while let Some(blocks) = self.volume.map().next_held(self.punches.at, STEP) {
             self.punches.at = blocks.end;
             match self.mark_held(blocks) {
-                Some(held) => {
-                    self.punches.under_way = Some(self.store.now());
-                    return match self.punches.overwrite {
-                        true => self.overwrite(held, 0, None),
-                        false => self.make_hole(held),
-                    };
-                }
+                Some(held) => return self.give_back(held),
                 None => self.punches.left_out = true,
             }
         }
         match self.mark_stray() {
-            Some(blocks) => {
-                self.punches.under_way = Some(self.store.now());
-                self.make_hole(blocks);
-            }
+            Some(blocks) => self.give_back(blocks),
             None => self.end_pass(),
+        }
+    }
+
+    fn give_back(&mut self, mark: BlockMark) {
+        self.punches.under_way = Some(self.store.now());
+        match self.punches.overwrite {
+            true => self.overwrite(mark, 0, None),
+            false => self.make_hole(mark),
         }
     }
 
@@ -238,7 +237,8 @@ impl<S: Store> Pipeline<S> {
     }
 
     /// Writes random bytes over the next buffer's worth of what is to become a hole. The durable map
-    /// says zeros already, so no request reads there, and the mark is exclusive until the hole is made.
+    /// says zeros already, or that the blocks are inherited, so no request reads there, and the mark is exclusive
+    /// until the hole is made.
     #[expect(
         clippy::disallowed_methods,
         reason = "noise that keeps nothing secret, and the kernel makes it without memory of this process"
@@ -275,6 +275,11 @@ impl<S: Store> Pipeline<S> {
         buffer: Option<IoBuffer>,
     ) {
         let blocks = mark.blocks();
+        let result = match result {
+            // Of inherited blocks it is not known which have space: those that get none had none.
+            Err(error) if error.is_no_space() && self.is_stray(&mark) => Ok(()),
+            result => result,
+        };
         if result.is_ok() && blocks.start + done < blocks.end {
             return self.overwrite(mark, done, buffer);
         }
@@ -286,6 +291,11 @@ impl<S: Store> Pipeline<S> {
             Ok(()) => self.await_flush(Waiter::Overwritten(mark)),
             Err(error) => self.hole_failed(mark, error.kind(), &error),
         }
+    }
+
+    fn is_stray(&self, mark: &BlockMark) -> bool {
+        let blocks = mark.blocks();
+        self.volume.map().inherited_run(blocks.clone()) == Some(blocks)
     }
 
     pub(super) fn overwrite_flushed(&mut self, mark: BlockMark, result: Result<(), RequestError>) {

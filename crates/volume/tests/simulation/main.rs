@@ -267,6 +267,18 @@ fn space_is_given_back_on_a_device_that_fails() {
     }
 }
 
+/// A write that fails may leave ciphertext in blocks that stay inherited. Their space was given back as it was.
+#[test]
+fn what_a_failed_write_left_is_overwritten_too() {
+    let options = Options {
+        fault: Fault::PunchesAreDurable,
+        crowded: true,
+        overwrite: true,
+        ..FAULTY
+    };
+    World::new(12, options).run().unwrap();
+}
+
 #[test]
 fn stacks_on_a_device_that_fails() {
     let options = Options {
