@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use test_support::frontend::device::{Frontend, Setup, feature};
-use test_support::{PATIENCE, children, expect_success, kill};
+use test_support::{PATIENCE, expect_success, kill, with_descendants};
 
 /// Which one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
@@ -106,11 +106,9 @@ impl Backend {
         }
     }
 
-    /// The processes of it: the one that was started, and the data plane where that is another.
+    /// The processes of it: the one that was started, and all that this has started.
     pub fn processes(&self) -> Vec<u32> {
-        let mut pids = children(self.child.id());
-        pids.push(self.child.id());
-        pids
+        with_descendants(self.child.id())
     }
 }
 

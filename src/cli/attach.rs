@@ -5,17 +5,23 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use nix::unistd::Group;
+use nix::unistd::{Group, Uid};
+use rustix::process::geteuid;
+use serde::Serialize;
 
 use attach::{AttachRequest, GuardOptions, SocketAccess, SocketSource, attach};
 use dataplane::DataplaneError;
 use disks::{Unflushed, parse_size};
 use installation::runtime_dir;
 use protocol::{Discard, OnFull, OnRevoke};
+use sandbox::{Launch, Rule, Sandbox, User};
 use volume::CacheMode;
 
 use super::limits::LimitArgs;
-use super::{CliError, Context, Output};
+use super::{CliError, Context, Output, Tabular};
+
+/// The subcommand that is the data plane.
+const DATA_PLANE: &str = "data-plane";
 
 /// Queues offered when nothing is said, at least: QEMU refuses a back-end that has fewer than the guest
 /// has vCPUs. On a host with more CPUs it is as many as these.
@@ -36,20 +42,22 @@ const POLL_US: u32 = 100;
     -chardev socket,id=c0,path=/run/sealdisk/mydisk.sock,reconnect-ms=1000 \\
     -device vhost-user-blk-pci,chardev=c0
   sealdisk attach mydisk --socket-path /run/sealdisk/mydisk.sock --socket-group libvirt-qemu
+  sealdisk attach mydisk --socket-path /run/sealdisk/mydisk.sock --sandbox strict --user disks
   sealdisk attach --print-capabilities
+  sealdisk attach --print-sandbox -o json
 
 QEMU before 9.2 has reconnect=1 instead of reconnect-ms=1000. Users of the socket need execute
 permission on its directory, as /run/sealdisk gives it.")]
 pub struct AttachArgs {
     /// The disk: its name or its directory
-    #[arg(value_name = "DISK", required_unless_present_any = ["blk_file", "print_capabilities"])]
+    #[arg(value_name = "DISK", required_unless_present_any = ["blk_file", "print_capabilities", "print_sandbox"])]
     disk: Option<String>,
     /// The disk, by QEMU's convention for vhost-user back-ends
     #[arg(long, value_name = "DISK", conflicts_with = "disk")]
     blk_file: Option<String>,
     /// The Unix socket to create and listen on
     #[arg(long, value_name = "PATH", conflicts_with = "fd",
-          required_unless_present_any = ["fd", "print_capabilities"])]
+          required_unless_present_any = ["fd", "print_capabilities", "print_sandbox"])]
     socket_path: Option<PathBuf>,
     /// Permissions of the socket, in octal: who may write to it may connect [default: 0600, with
     /// --socket-group 0660]
@@ -114,14 +122,43 @@ pub struct AttachArgs {
     /// The serial number that the guest sees [default: the start of the disk's id]
     #[arg(long, value_name = "TEXT", value_parser = serial)]
     serial: Option<String>,
+    /// How confined the data plane has to be: 'strict' refuses to serve the disk without a part of its
+    /// confinement, 'best-effort' says what is missing [default: strict for root, else best-effort]
+    #[arg(long, value_name = "strict|best-effort")]
+    sandbox: Option<Sandbox>,
+    /// User that the data plane runs as, by name or number, when this process is root's [default: one
+    /// that no other data plane has]
+    #[arg(long, value_name = "USER", value_parser = user)]
+    user: Option<User>,
+    /// Another directory in which snapshots and images may be made while the disk is attached
+    #[arg(long, value_name = "DIR")]
+    allow_data_dir: Vec<PathBuf>,
+    /// Print what the data plane and this process may do, and why, and ignore the other arguments
+    #[arg(long)]
+    print_sandbox: bool,
     /// Print the capabilities of this back-end as JSON, and ignore all other arguments
     #[arg(long)]
     print_capabilities: bool,
 }
 
-/// Arguments of the data plane: none, it gets everything over its control socket.
+/// Arguments of the data plane and of its launcher. All else they get over their sockets.
 #[derive(Args)]
-pub struct DataPlaneArgs {}
+pub struct DataPlaneArgs {
+    #[arg(long)]
+    sandbox: Sandbox,
+    /// As UID:GID.
+    #[arg(long)]
+    user: Option<User>,
+}
+
+impl DataPlaneArgs {
+    fn launch(&self) -> Launch {
+        Launch {
+            sandbox: self.sandbox,
+            user: self.user,
+        }
+    }
+}
 
 fn ordinary_queues() -> u16 {
     let cpus = std::thread::available_parallelism().map_or(0, usize::from);
@@ -183,6 +220,30 @@ fn group(text: &str) -> Result<u32, String> {
     }
 }
 
+/// A user of this host, with its group.
+fn user(text: &str) -> Result<User, String> {
+    let found = match text.parse() {
+        Ok(uid) => nix::unistd::User::from_uid(Uid::from_raw(uid)),
+        Err(_) => nix::unistd::User::from_name(text),
+    };
+    let user = match (found, text.parse::<u32>()) {
+        (Ok(Some(user)), _) => User {
+            uid: user.uid.as_raw(),
+            gid: user.gid.as_raw(),
+        },
+        (_, Ok(uid)) => User { uid, gid: uid },
+        (Ok(None), _) => return Err("there is no such user".into()),
+        (Err(e), _) => return Err(format!("the host's users cannot be looked up: {e}")),
+    };
+    match (user.uid, geteuid().is_root()) {
+        (0, _) => Err("a data plane that runs as root is not confined; name another user".into()),
+        (uid, false) if uid != geteuid().as_raw() => {
+            Err("only root can have the data plane run as another user".into())
+        }
+        _ => Ok(user),
+    }
+}
+
 fn serial(text: &str) -> Result<String, String> {
     if text.len() <= 20 && text.bytes().all(|b| b.is_ascii_graphic() || b == b' ') {
         Ok(text.into())
@@ -237,6 +298,9 @@ pub(super) fn run(context: &Context, args: AttachArgs) -> Result<(), CliError> {
     if args.print_capabilities {
         return print_capabilities(&context.output);
     }
+    if args.print_sandbox {
+        return print_sandbox(&context.output);
+    }
     let Some(disk) = args.disk.or(args.blk_file) else {
         return Err(CliError::usage("name the disk to attach"));
     };
@@ -270,6 +334,12 @@ pub(super) fn run(context: &Context, args: AttachArgs) -> Result<(), CliError> {
             grace: args.key_grace,
             on_revoke: args.on_revoke,
         },
+        launch: Launch {
+            sandbox: args.sandbox.unwrap_or_else(Sandbox::ordinary),
+            // Who is no other user has nothing to change to.
+            user: args.user.filter(|_| geteuid().is_root()),
+        },
+        data_dirs: args.allow_data_dir,
         serial: args.serial,
         cache: args.cache,
         unflushed: match args.discard_unflushed {
@@ -282,8 +352,60 @@ pub(super) fn run(context: &Context, args: AttachArgs) -> Result<(), CliError> {
 }
 
 /// Runs the data plane. It tells errors to the attach process, which prints them.
-pub(super) fn run_data_plane(_: &Context, _: DataPlaneArgs) -> Result<(), CliError> {
-    Ok(dataplane::serve()?)
+pub(super) fn run_data_plane(args: &DataPlaneArgs) -> Result<(), CliError> {
+    Ok(dataplane::serve(args.launch())?)
+}
+
+/// Runs the launcher of data planes.
+pub(super) fn run_launcher(args: &DataPlaneArgs) -> Result<(), CliError> {
+    sandbox::run_launcher(DATA_PLANE, args.launch())
+        .map_err(|error| CliError::new("LauncherFailed", error.to_string()))
+}
+
+/// A line of `--print-sandbox`.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct RuleView {
+    process: &'static str,
+    by: &'static str,
+    what: String,
+    allowed: String,
+    why: String,
+}
+
+impl Tabular for RuleView {
+    const COLUMNS: &'static [&'static str] = &["Process", "By", "What", "Allowed", "Why"];
+
+    fn cells(&self) -> Vec<String> {
+        let Self {
+            process,
+            by,
+            what,
+            allowed,
+            why,
+        } = self;
+        vec![
+            (*process).into(),
+            (*by).into(),
+            what.clone(),
+            allowed.clone(),
+            why.clone(),
+        ]
+    }
+}
+
+/// Prints what the processes of an attach may do, from the tables that they are confined by.
+fn print_sandbox(output: &Output) -> Result<(), CliError> {
+    let view = |rule: Rule| RuleView {
+        process: rule.process,
+        by: rule.by,
+        what: rule.what.into(),
+        allowed: rule.allowed.into(),
+        why: rule.why.into(),
+    };
+    let rules = [dataplane::sandbox_rules(), attach::sandbox_rules()].concat();
+    let rules: Vec<_> = rules.into_iter().map(view).collect();
+    output.list(&rules)
 }
 
 impl From<DataplaneError> for CliError {
@@ -306,6 +428,23 @@ mod tests {
         assert_eq!(group("root"), Ok(0));
         assert_eq!(group("12345"), Ok(12345));
         assert!(group("no such group").is_err());
+    }
+
+    #[test]
+    fn users_are_those_of_the_host_and_never_root() {
+        for bad in ["root", "0", "no such user"] {
+            assert!(user(bad).is_err(), "{bad}");
+        }
+        if geteuid().is_root() {
+            let unnamed = User {
+                uid: 4_000_000,
+                gid: 4_000_000,
+            };
+            assert_eq!(user("4000000"), Ok(unnamed));
+            assert!(user("nobody").is_ok());
+        } else {
+            assert!(user("4000000").is_err(), "that is somebody else");
+        }
     }
 
     #[test]

@@ -66,6 +66,9 @@ enum Command {
     /// Serve the queues of one disk; started by `attach`
     #[command(hide = true)]
     DataPlane(attach::DataPlaneArgs),
+    /// Start data planes of one disk; started by `attach`
+    #[command(hide = true)]
+    DataPlaneLauncher(attach::DataPlaneArgs),
     /// Print the completion script of a shell
     Completions(completions::CompletionsArgs),
 }
@@ -90,8 +93,11 @@ pub fn main() -> ExitCode {
         runtime_dir: cli.global.runtime_dir,
         state_dir: cli.global.state_dir,
     };
-    // That one is confined by now: it can look at no file, and has nothing to tell anybody.
-    let is_confined = matches!(cli.command, Command::DataPlane(_));
+    // These are confined by now: they can look at no file, and have nothing to tell anybody.
+    let is_confined = matches!(
+        cli.command,
+        Command::DataPlane(_) | Command::DataPlaneLauncher(_)
+    );
     match harden_process()
         .map_err(|e| CliError::new("Hardening", e.to_string()))
         .and_then(|()| require_module().map_err(|e| CliError::new("Module", e.to_string())))
@@ -127,7 +133,8 @@ fn dispatch(context: &Context, command: Command) -> Result<(), CliError> {
         Command::Snapshot(args) => snapshot::run(context, args),
         Command::Image(args) => image::run(context, args),
         Command::Attach(args) => attach::run(context, args),
-        Command::DataPlane(args) => attach::run_data_plane(context, args),
+        Command::DataPlane(args) => attach::run_data_plane(&args),
+        Command::DataPlaneLauncher(args) => attach::run_launcher(&args),
         Command::Completions(args) => completions::run(context, &args, Cli::command()),
     }
 }

@@ -10,6 +10,7 @@ use thiserror::Error;
 use disks::DiskError;
 use installation::envelope::SyncedFile;
 use protocol::ProtocolError;
+use sandbox::SandboxError;
 
 /// Errors of attaching.
 #[derive(Debug, Error)]
@@ -95,6 +96,9 @@ pub enum AttachError {
          version, or detach the disk and attach it again"
     )]
     OtherVersion,
+    /// The data plane could not be started, killed or waited for.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
     /// The setup could not be handed over.
     #[error("the data plane cannot be given the disk: {0}")]
     Protocol(#[from] ProtocolError),

@@ -19,10 +19,10 @@ mod layer_changes;
 mod serve;
 mod status;
 
-pub use begin::{AttachRequest, Socket, SocketAccess, SocketSource};
+pub use begin::{AttachRequest, Socket, SocketAccess, SocketSource, sandbox_rules};
 pub use error::{AttachError, Refusal};
 pub use layer_changes::LayerChanges;
-pub use serve::{attach, events, key_status, send_layer_op, set_limits};
+pub use serve::{LAUNCHER, attach, events, key_status, send_layer_op, set_limits};
 pub use status::{
     DekState, Event, EventKind, GuardOptions, JobStatus, KeyState, KeyStatus, Offered, Reason,
 };

@@ -7,6 +7,7 @@ use thiserror::Error;
 use crate::inflight::InflightError;
 use keys::KeyError;
 use protocol::ProtocolError;
+use sandbox::SandboxError;
 use volume::VolumeError;
 use volume::store::StoreError;
 use xts::CipherError;
@@ -30,13 +31,8 @@ pub enum DataplaneError {
     #[error("the data plane got no valid setup from the attach process: {0}")]
     Setup(String),
     /// The process could not be confined; it must not serve a guest then.
-    #[error("cannot confine the data plane ({what}): {reason}")]
-    Confine {
-        /// Which part.
-        what: &'static str,
-        /// Why.
-        reason: String,
-    },
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
     /// The host does not let the process have what it needs.
     #[error("{0}")]
     Needs(String),

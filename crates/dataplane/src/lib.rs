@@ -31,3 +31,8 @@ pub use disk::memory::{least_memory, ordinary_memory};
 pub use error::DataplaneError;
 pub use inflight::InflightError;
 pub use process::serve::serve;
+
+/// What a confined data plane may do, and what is kept from it, with the reasons.
+pub fn sandbox_rules() -> Vec<sandbox::Rule> {
+    process::confine::rules()
+}

@@ -73,6 +73,15 @@ pub fn lock_stack() -> Result<(), KeyError> {
     Ok(())
 }
 
+/// The same in a process that was forked: it has the stack of its parent, and none of its locks.
+///
+/// # Errors
+/// As [`lock_stack`].
+pub fn lock_stack_again() -> Result<(), KeyError> {
+    LOWEST.set(None);
+    lock_stack()
+}
+
 fn own_stack() -> io::Result<Range<usize>> {
     let here = address_on_stack();
     let whole = match gettid() == getpid() {

@@ -14,8 +14,8 @@ mod sealing;
 mod stack;
 
 pub use call_stack::{
-    QUEUE_STACK, ROOMY_STACK, lock_stack, scrub_stack, spawn_with_keys, wipe_call_stack,
-    with_wiped_call_stack,
+    QUEUE_STACK, ROOMY_STACK, lock_stack, lock_stack_again, scrub_stack, spawn_with_keys,
+    wipe_call_stack, with_wiped_call_stack,
 };
 pub use dek::{DEK_LEN, Dek, DekHalf, harden_process};
 pub use digest::{Hashing, hex, sha256};

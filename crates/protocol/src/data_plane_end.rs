@@ -15,7 +15,9 @@ use crate::error::io_error;
 use crate::files::MAX_FILES;
 use crate::frame::{HEAD_LEN, decode, encode, message_len};
 use crate::hello::{Hello, SUPPORTED, choose};
-use crate::{Command, DiskFiles, Event, Message, Peer, ProtocolError, Reply, Request};
+use crate::{
+    Command, DiskFiles, Event, FrontendMemory, Message, Peer, ProtocolError, Reply, Request,
+};
 
 /// Receives commands, and says what becomes of them and what happens.
 #[derive(Debug)]
@@ -143,6 +145,25 @@ impl DataPlaneEnd {
     /// As [`DataPlaneEnd::reply`].
     pub fn tell(&self, event: Event) -> Result<(), ProtocolError> {
         self.say(&Message::Event(event))
+    }
+
+    /// Tells what a frontend has announced, with the socket that it is connected to: who that is only the attach
+    /// process can find out, since this one is in a PID namespace of its own.
+    ///
+    /// # Errors
+    /// As [`DataPlaneEnd::reply`].
+    pub fn tell_memory(
+        &self,
+        memory: FrontendMemory,
+        connection: &UnixStream,
+    ) -> Result<(), ProtocolError> {
+        let fail = io_error("tell the attach process");
+        let frame = encode(&Message::Event(Event::FrontendMemory(memory)))?;
+        let sent = self
+            .stream
+            .send_with_fd(&frame[..], connection.as_raw_fd())
+            .map_err(|error| fail(error.into()))?;
+        (&self.stream).write_all(&frame[sent..]).map_err(fail)
     }
 
     fn say(&self, message: &Message) -> Result<(), ProtocolError> {

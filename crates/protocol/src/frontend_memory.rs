@@ -29,27 +29,14 @@ impl FileId {
 pub struct FrontendMemory {
     /// Which connection it was, of those of this process.
     pub connection: u64,
-    /// The process that connected.
-    pub process: u32,
     /// The files of the memory.
     pub files: Vec<FileId>,
 }
 
 impl FrontendMemory {
-    /// Whether the frontend has a part of it mapped, but for itself alone. Not if that cannot be found
-    /// out: the process may be another user's, or only have passed the connection on.
-    pub fn is_private(&self) -> bool {
-        match std::fs::read_to_string(format!("/proc/{}/maps", self.process)) {
-            Ok(maps) => self.is_private_in(&maps),
-            Err(error) => {
-                log::debug!("the frontend's mappings cannot be seen: {error}");
-                false
-            }
-        }
-    }
-
-    /// `maps` is a `/proc/PID/maps`, see proc_pid_maps(5).
-    fn is_private_in(&self, maps: &str) -> bool {
+    /// Whether a process has a part of it mapped, but for itself alone. `maps` is its `/proc/PID/maps`, see
+    /// proc_pid_maps(5).
+    pub fn is_private_in(&self, maps: &str) -> bool {
         let mappings: Vec<_> = maps.lines().filter_map(mapping).collect();
         self.files.iter().any(|file| {
             let mut of_file = mappings.iter().filter(|(mapped, _)| mapped == file);
@@ -89,7 +76,6 @@ not a mapping
         };
         let memory = FrontendMemory {
             connection: 1,
-            process: 0,
             files: files.iter().map(id).collect(),
         };
         memory.is_private_in(MAPS)

@@ -6,12 +6,14 @@
 //! ([`Line`](crate::Line)). A line that is no message of this version is refused by its name in the log, and
 //! the next one is heard.
 
-use std::os::fd::{AsRawFd, RawFd};
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, recv};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 use crate::error::io_error;
 use crate::frame::{MAX_FRAME_LEN, decode};
@@ -29,6 +31,8 @@ pub struct Messages {
     rest: Vec<u8>,
     /// How many lines were no message.
     refused: u64,
+    /// The socket that came last: the frontend is at its other end.
+    frontend: Option<OwnedFd>,
 }
 
 /// What was heard.
@@ -49,6 +53,7 @@ impl Messages {
             stream,
             rest: Vec::new(),
             refused: 0,
+            frontend: None,
         }
     }
 
@@ -102,6 +107,11 @@ impl Messages {
         }
     }
 
+    /// The socket of the frontend that [`Event::FrontendMemory`](crate::Event::FrontendMemory) speaks of.
+    pub fn frontend(&self) -> Option<BorrowedFd<'_>> {
+        self.frontend.as_ref().map(AsFd::as_fd)
+    }
+
     fn understood(&mut self, line: &[u8]) -> Option<Message> {
         decode(line)
             .inspect_err(|error| {
@@ -126,9 +136,21 @@ impl Messages {
 
     fn fill(&mut self) -> Filled {
         let mut buffer = [0; MAX_READ];
-        match recv(&self.stream, &mut buffer, RecvFlags::DONTWAIT) {
-            Ok((_, 0)) => Filled::End,
-            Ok((_, read)) => {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut into = [IoSliceMut::new(&mut buffer)];
+        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+        let received = recvmsg(&self.stream, &mut into, &mut control, flags);
+        let sockets = control.drain().filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(sockets) => Some(sockets),
+            _ => None,
+        });
+        if let Some(socket) = sockets.flatten().last() {
+            self.frontend = Some(socket);
+        }
+        match received.map(|received| received.bytes) {
+            Ok(0) => Filled::End,
+            Ok(read) => {
                 self.rest.extend(&buffer[..read]);
                 Filled::Some
             }
@@ -154,12 +176,14 @@ enum Filled {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::{Read, Write};
     use std::time::Duration;
+
+    use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
     use super::*;
     use crate::frame::encode;
-    use crate::{Event, Reply, Versions};
+    use crate::{Event, FrontendMemory, Reply, Versions};
 
     fn pair() -> (Messages, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
@@ -265,5 +289,28 @@ mod tests {
             messages.greet(soon()),
             Err(ProtocolError::NoFrame)
         ));
+    }
+
+    #[test]
+    fn whose_memory_it_is_the_socket_tells() {
+        let (mut messages, theirs) = pair();
+        let (connection, frontend) = UnixStream::pair().unwrap();
+        let memory = FrontendMemory {
+            connection: 3,
+            files: vec![],
+        };
+        let told = Message::Event(Event::FrontendMemory(memory));
+        let frame = encode(&told).unwrap();
+        theirs
+            .send_with_fd(&frame[..5], connection.as_raw_fd())
+            .unwrap();
+        drop(connection);
+        assert_eq!(messages.take(), Heard::Messages(vec![]));
+        (&theirs).write_all(&frame[5..]).unwrap();
+        assert_eq!(messages.take(), Heard::Messages(vec![told]));
+        let socket = messages.frontend().unwrap().try_clone_to_owned().unwrap();
+        drop(messages);
+        (&UnixStream::from(socket)).write_all(b"x").unwrap();
+        assert_eq!((&frontend).read(&mut [0; 8]).unwrap(), 1);
     }
 }

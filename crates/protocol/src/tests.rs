@@ -142,7 +142,6 @@ fn events() -> Vec<(Event, String)> {
     assert!(files.starts_with(r#"{"device":"#) && files.contains(r#","inode":"#));
     let memory = FrontendMemory {
         connection: 1,
-        process: 2,
         files: vec![id],
     };
     let why = || "why".into();
@@ -150,7 +149,7 @@ fn events() -> Vec<(Event, String)> {
     vec![
         (
             Event::FrontendMemory(memory),
-            format!(r#"{{"frontend-memory":{{"connection":1,"process":2,"files":[{files}]}}}}"#),
+            format!(r#"{{"frontend-memory":{{"connection":1,"files":[{files}]}}}}"#),
         ),
         (Event::MemoryNotShared, r#""memory-not-shared""#.into()),
         (Event::StorageFull, r#""storage-full""#.into()),

@@ -13,8 +13,8 @@ use tempfile::TempDir;
 
 use crate::frontend::device::{Frontend, Setup};
 use crate::frontend::message::{Connection, request};
-use crate::processes::{signal, with_descendants};
-use crate::{Host, PATIENCE, alive, children, kill, text};
+use crate::processes::{data_plane_of, signal, with_descendants};
+use crate::{Host, PATIENCE, alive, kill, text};
 
 /// How a disk is attached.
 #[derive(Clone, Debug, Default)]
@@ -152,9 +152,9 @@ impl Daemon {
         self.child.id()
     }
 
-    /// The process that serves the queues: the child of the one that was started, if it has one.
+    /// The process that serves the queues; the one that was started, if that does it itself.
     pub fn data_plane(&self) -> u32 {
-        children(self.pid()).first().copied().unwrap_or(self.pid())
+        data_plane_of(self.pid()).unwrap_or(self.pid())
     }
 
     /// A frontend with the usual features.

@@ -80,6 +80,11 @@ impl Disk {
         self.host.set_env(name, value);
     }
 
+    /// As [`Host::give_to`].
+    pub fn give_to(&mut self, user: u32) {
+        self.host.give_to(user);
+    }
+
     fn raw(&self) -> PathBuf {
         self.state().join("raw")
     }

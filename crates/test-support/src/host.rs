@@ -1,6 +1,7 @@
 //! An installation and the program that works on it.
 
 use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -15,6 +16,8 @@ pub struct Host {
     /// On tmpfs. Without it commands have the default, or what they are told.
     runtime: Option<TempDir>,
     environment: Vec<(&'static str, OsString)>,
+    /// Who runs its commands, if that is not who runs the tests.
+    user: Option<u32>,
 }
 
 impl Host {
@@ -24,6 +27,7 @@ impl Host {
             dir: tempfile::tempdir().unwrap(),
             runtime: None,
             environment: Vec::new(),
+            user: None,
         }
     }
 
@@ -34,7 +38,22 @@ impl Host {
             dir: TempDir::new_in(scratch()).unwrap(),
             runtime: Some(TempDir::new_in("/dev/shm").unwrap()),
             environment: Vec::new(),
+            user: None,
         }
+    }
+
+    /// Gives all of it to another user, who runs its commands from now on. That takes root.
+    pub fn give_to(&mut self, user: u32) {
+        let all = [self.dir.path()].into_iter();
+        for path in all.chain(self.runtime.as_ref().map(TempDir::path)) {
+            let chown = Command::new("chown")
+                .arg("-R")
+                .arg(format!("{user}:{user}"))
+                .arg(path)
+                .status();
+            assert!(chown.unwrap().success());
+        }
+        self.user = Some(user);
     }
 
     /// A path for this test's own files.
@@ -91,6 +110,9 @@ impl Host {
             .stdin(Stdio::null());
         if let Some(runtime) = &self.runtime {
             command.env("SEALDISK_RUNTIME_DIR", runtime.path());
+        }
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
         }
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
     }

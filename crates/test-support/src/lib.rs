@@ -18,6 +18,8 @@ pub mod rlimits;
 pub mod rng;
 pub mod seccomp;
 
+#[cfg(all(feature = "program", target_arch = "x86_64"))]
+pub mod captive;
 #[cfg(feature = "program")]
 pub mod clean;
 #[cfg(feature = "program")]
@@ -55,7 +57,7 @@ pub use {
     files::{MARKER, allocated, holds, noise, qemu_img, text},
     host::{Host, Words, one_line},
     installed::{DiskFiles, KEY, VAULT},
-    processes::{alive, children, is_stopped, kill, stat},
+    processes::{alive, children, data_plane_of, is_stopped, kill, stat, with_descendants},
     program::{expect_success, program, scratch},
     server::Server,
 };

@@ -55,7 +55,7 @@ pub fn children(pid: u32) -> Vec<u32> {
 }
 
 /// A process and all its descendants, itself first.
-pub(crate) fn with_descendants(pid: u32) -> Vec<u32> {
+pub fn with_descendants(pid: u32) -> Vec<u32> {
     let mut found = vec![pid];
     let mut next = 0;
     while let Some(&process) = found.get(next) {
@@ -63,6 +63,15 @@ pub(crate) fn with_descendants(pid: u32) -> Vec<u32> {
         next += 1;
     }
     found
+}
+
+/// The data plane among the descendants of a process.
+pub fn data_plane_of(pid: u32) -> Option<u32> {
+    let is_data_plane = |pid: &u32| {
+        let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        arguments.split(|byte| *byte == 0).nth(1) == Some(b"data-plane")
+    };
+    with_descendants(pid).into_iter().find(is_data_plane)
 }
 
 /// The fields of /proc/PID/stat after the command's name: state, parent, …

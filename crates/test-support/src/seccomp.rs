@@ -62,6 +62,17 @@ pub fn forbid(command: &mut Command, calls: &[libc::c_long], errno: i32) {
 
 /// As [`forbid`], where the lower half of an argument of the call is not 0: for calls with flags.
 pub fn forbid_flags(command: &mut Command, call: libc::c_long, argument: u32, errno: i32) {
+    forbid_bits(command, call, argument, u32::MAX, errno);
+}
+
+/// The same where any of these bits is set.
+pub fn forbid_bits(
+    command: &mut Command,
+    call: libc::c_long,
+    argument: u32,
+    bits: u32,
+    errno: i32,
+) {
     let filter = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter {
         code: code as u16,
         jt,
@@ -69,17 +80,14 @@ pub fn forbid_flags(command: &mut Command, call: libc::c_long, argument: u32, er
         k,
     };
     let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
-    let (jump, end) = (
-        libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
-        libc::BPF_RET | libc::BPF_K,
-    );
+    let (jump, end) = (libc::BPF_JMP | libc::BPF_K, libc::BPF_RET | libc::BPF_K);
     // The arguments of `struct seccomp_data` begin at 16, with 8 bytes each.
     let half = if cfg!(target_endian = "big") { 4 } else { 0 };
     let program = [
         filter(load, 0, 0, 0),
-        filter(jump, 0, 3, call as u32),
+        filter(jump | libc::BPF_JEQ, 0, 3, call as u32),
         filter(load, 0, 0, 16 + 8 * argument + half),
-        filter(jump, 1, 0, 0),
+        filter(jump | libc::BPF_JSET, 0, 1, bits),
         filter(end, 0, 0, libc::SECCOMP_RET_ERRNO | errno as u32),
         filter(end, 0, 0, ALLOW),
     ];

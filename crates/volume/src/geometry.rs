@@ -7,8 +7,8 @@ use xts::DataUnit;
 
 use super::VolumeError;
 
-/// The largest disk: 64 TiB, whose map takes 4 GiB of memory.
-const MAX_BYTES: u64 = 1 << 46;
+/// Bytes of the largest disk: 64 TiB, whose map takes 4 GiB of memory. No file of a disk is longer.
+pub const MAX_DISK_SIZE: u64 = 1 << 46;
 
 /// What a layer is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,7 +63,7 @@ impl Geometry {
         match size {
             0 => refuse("it must not be empty"),
             s if !s.is_multiple_of(SECTOR_SIZE) => refuse("it must be a multiple of 512"),
-            s if s > MAX_BYTES => refuse("64 TiB is the most"),
+            s if s > MAX_DISK_SIZE => refuse("64 TiB is the most"),
             _ => Ok(()),
         }
     }

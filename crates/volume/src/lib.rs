@@ -70,7 +70,7 @@ pub use durable_writes::{BegunWrites, DurableWrite, DurableWrites};
 pub use error::VolumeError;
 pub use failed_sync::FailedSync;
 pub use flushes::{FlushNumber, FlushTurn, Flushes, PunchTurn};
-pub use geometry::Geometry;
+pub use geometry::{Geometry, MAX_DISK_SIZE};
 pub use layer::{
     LayerPaths, SectorStates, check_data_file, check_map_file, create_layer, examine_map,
     grow_layer, set_length,

@@ -1,6 +1,8 @@
 //! A hostile guest and a hostile VMM: nothing that they write makes the daemon end, hang, leak, or
 //! stop serving those who behave.
 
+#[cfg(target_arch = "x86_64")]
+mod captured;
 mod chains;
 mod confinement;
 mod fuzz;
@@ -20,7 +22,7 @@ use super::MIB;
 struct Victim {
     daemon: Daemon,
     // Goes after its daemon.
-    _disk: Disk,
+    disk: Disk,
     pid: u32,
     data_plane: u32,
     fds: usize,
@@ -32,8 +34,11 @@ const KEPT: u64 = 1024;
 
 impl Victim {
     fn new() -> Self {
-        let disk = Disk::new(16 * MIB);
-        let daemon = disk.attach(&AttachOptions::default());
+        Self::of(Disk::new(16 * MIB), &AttachOptions::default())
+    }
+
+    fn of(disk: Disk, options: &AttachOptions) -> Self {
+        let daemon = disk.attach(options);
         let content = Rng::new(99).bytes(KEPT as usize * 512);
         // More queues than the tests use: what a queue keeps open after its first use is no leak.
         let mut frontend = daemon.connect_with(&Setup {
@@ -48,7 +53,7 @@ impl Victim {
         let fds = daemon.open_fds();
         Self {
             daemon,
-            _disk: disk,
+            disk,
             pid,
             data_plane,
             fds,

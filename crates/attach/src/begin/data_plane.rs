@@ -1,26 +1,26 @@
 //! Starting the data plane process, and its end.
 
-use std::io;
-use std::os::fd::OwnedFd;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::ExitStatus;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-use command_fds::{CommandFdExt, FdMapping};
 
 use crate::begin::socket::Socket;
 use crate::error::AttachError;
 use protocol::{COMMAND_FD, Commands, Messages, SOCKET_FD};
+use sandbox::Launcher;
 
 /// How long the data plane may take to take a command, and to end after it closed its socket.
 const LAST_PATIENCE: Duration = Duration::from_secs(10);
-/// How often it is looked whether it has ended.
-const LOOK: Duration = Duration::from_millis(2);
 
 /// The running data plane.
 pub(crate) struct DataPlane {
-    child: Child,
+    launcher: Arc<Launcher>,
     control: UnixStream,
+    /// Its end has been told.
+    ended: bool,
 }
 
 pub(crate) fn process(what: &'static str) -> impl Fn(io::Error) -> AttachError {
@@ -28,38 +28,27 @@ pub(crate) fn process(what: &'static str) -> impl Fn(io::Error) -> AttachError {
 }
 
 impl DataPlane {
-    /// Starts this program again as the data plane, with nothing but its two sockets.
-    pub(crate) fn spawn(socket: &Socket) -> Result<Self, AttachError> {
+    /// Has the launcher start this program again as the data plane, with nothing but its two sockets.
+    pub(crate) fn spawn(launcher: Arc<Launcher>, socket: &Socket) -> Result<Self, AttachError> {
         let fail = process("start the data plane");
         let (control, theirs) = UnixStream::pair().map_err(&fail)?;
         // Commands are short: it takes them, or it is not to be waited for.
         control
             .set_write_timeout(Some(LAST_PATIENCE))
             .map_err(&fail)?;
-        let map = |parent_fd: OwnedFd, child_fd| FdMapping {
-            parent_fd,
-            child_fd,
-        };
-        let mappings = vec![
-            map(theirs.into(), COMMAND_FD),
-            map(socket.duplicate()?, SOCKET_FD),
+        let fds = [
+            (COMMAND_FD, OwnedFd::from(theirs)),
+            (SOCKET_FD, socket.duplicate()?),
         ];
-        let program = std::env::current_exe().map_err(&fail)?;
-        let mut command = Command::new(program);
-        command
-            .arg("data-plane")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .env_clear();
-        if let Some(level) = std::env::var_os("RUST_LOG") {
-            command.env("RUST_LOG", level);
-        } else {
-            command.env("RUST_LOG", log::max_level().as_str());
-        }
-        let collision = |_| fail(io::ErrorKind::InvalidInput.into());
-        command.fd_mappings(mappings).map_err(collision)?;
-        let child = command.spawn().map_err(&fail)?;
-        Ok(Self { child, control })
+        let from_3 = fds.iter().zip(3..).all(|((number, _), at)| *number == at);
+        debug_assert!(from_3, "the launcher gives descriptors numbers from 3 on");
+        let fds: Vec<_> = fds.iter().map(|(_, fd)| fd.as_fd()).collect();
+        launcher.launch(&fds)?;
+        Ok(Self {
+            launcher,
+            control,
+            ended: false,
+        })
     }
 
     /// For commands, from now on.
@@ -77,34 +66,47 @@ impl DataPlane {
         self.control.try_clone().map_err(fail)
     }
 
+    /// The mappings of the process at the other end of a connection, as /proc/PID/maps has them.
+    pub(crate) fn mappings_at(&self, connection: BorrowedFd<'_>) -> Result<String, AttachError> {
+        let mut maps = String::new();
+        self.launcher
+            .mappings_at(connection)?
+            .read_to_string(&mut maps)
+            .map_err(process("read the mappings of a process"))?;
+        Ok(maps)
+    }
+
     /// Ends it at once. What it had completed is kept by the runtime map.
     pub(crate) fn kill(&mut self) {
-        // It fails only when it has ended already.
-        let _ = self.child.kill();
+        if let Err(error) = self.launcher.kill() {
+            log::error!("{error}");
+        }
     }
 
     /// Waits for its end, which has begun: its socket is closed, which it never does by itself before
     /// that. One that does not come to it is killed.
     pub(crate) fn wait(&mut self) -> Result<ExitStatus, AttachError> {
-        let fail = process("wait for the data plane");
-        let deadline = Instant::now() + LAST_PATIENCE;
-        while Instant::now() < deadline {
-            if let Some(status) = self.child.try_wait().map_err(&fail)? {
+        let mut killed = false;
+        loop {
+            if let Some(status) = self.launcher.ended(Instant::now() + LAST_PATIENCE)? {
+                self.ended = true;
                 return Ok(status);
             }
-            std::thread::sleep(LOOK);
+            if !killed {
+                log::error!("the data plane says nothing more and does not end, so it is killed");
+            }
+            self.kill();
+            killed = true;
         }
-        log::error!("the data plane says nothing more and does not end, so it is killed");
-        self.kill();
-        self.child.wait().map_err(fail)
     }
 }
 
 /// Whoever has it no more has nobody to tell what becomes of it.
 impl Drop for DataPlane {
     fn drop(&mut self) {
-        // Neither does anything when it was waited for.
-        self.kill();
-        let _ = self.child.wait();
+        if !self.ended {
+            self.kill();
+            let _ = self.wait();
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! What is opened, claimed and started before a disk is served.
 
+pub(crate) mod confine;
 pub(crate) mod data_plane;
 pub(crate) mod host_memory;
 pub(crate) mod open;
@@ -7,5 +8,6 @@ pub(crate) mod request;
 pub(crate) mod setup;
 pub(crate) mod socket;
 
+pub use confine::sandbox_rules;
 pub use request::AttachRequest;
 pub use socket::{Socket, SocketAccess, SocketSource};

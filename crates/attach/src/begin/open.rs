@@ -16,9 +16,10 @@ use disks::{self, Disk, DiskError, Left};
 use installation::envelope::{
     FailedSync, Header, HeaderFile, HeaderKey, HeaderLock, HeaderPayload,
 };
-use installation::{Installation, files, goes_at_logout, runtime_map};
+use installation::{Installation, goes_at_logout, runtime_map};
 use keys::DekStack;
 use protocol::{Commands, DiskFiles, Setup};
+use sandbox::Launcher;
 use volume::pipeline::PipelineError;
 use volume::store::LayerFile;
 use volume::{CacheMode, Geometry, RuntimeMap, check_data_file};
@@ -59,6 +60,7 @@ pub(crate) fn open(
     installation: &Installation,
     disk: &Disk,
     request: &AttachRequest,
+    launcher: Arc<Launcher>,
 ) -> Result<Opened, AttachError> {
     let header_file = disk.header_file()?;
     let claim = claim(disk, &header_file)?;
@@ -68,16 +70,10 @@ pub(crate) fn open(
     let kept = claim.try_clone().map_err(PipelineError::from);
     let kept = kept.map_err(DiskError::from)?;
     let files = disks::open_files(claim, &header, |layer| disk.layer_paths(layer))?;
-    // The socket may be in it.
-    files::passable_dir(
-        &request.runtime_dir,
-        request.socket.is_for_others_in(&request.runtime_dir),
-    )
-    .map_err(DiskError::from)?;
     let socket = Socket::open(&request.socket)?;
 
     let control = ControlSocket::bind(&request.runtime_dir, header.disk)?;
-    let data_plane = DataPlane::spawn(&socket)?;
+    let data_plane = DataPlane::spawn(launcher, &socket)?;
     let commands = Arc::new(data_plane.commands()?);
     // Only now, under its lock, the header of this moment: it may have been wrapped anew, or have
     // another size, meanwhile.

@@ -6,6 +6,7 @@ use crate::begin::socket::SocketSource;
 use crate::status::GuardOptions;
 use disks::{self, Unflushed};
 use protocol::{Discard, Limits, OnFull};
+use sandbox::Launch;
 use volume::CacheMode;
 
 /// What is to be attached, and how.
@@ -32,10 +33,14 @@ pub struct AttachRequest {
     pub poll_us: u32,
     /// What the disk may do at most.
     pub limits: Limits,
+    /// How confined its data plane is, and who that runs as.
+    pub launch: Launch,
     /// How its key is guarded.
     pub guard: GuardOptions,
     /// The serial number that the guest sees; else one made of the disk's id.
     pub serial: Option<String>,
+    /// Directories in which snapshots and images may be made while the disk is attached, beside its own.
+    pub data_dirs: Vec<PathBuf>,
     /// A directory on tmpfs.
     pub runtime_dir: PathBuf,
     /// What becomes of the attach when the runtime map of the last one is needed and lost.

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use crate::begin::confine::confine;
 use crate::begin::data_plane::DataPlane;
 use crate::begin::open::{Begun, Opened, open};
 use crate::begin::request::AttachRequest;
@@ -36,12 +37,16 @@ use crate::serve::marker::Marker;
 use crate::serve::supervise::{Attached, Ended, Supervision, Watched};
 use crate::status::{GuardOptions, Offered, Reason};
 use disks::{self, Disk, DiskError};
-use installation::Installation;
+use installation::{Installation, files};
 use keys::{DekStack, harden_process, with_wiped_call_stack};
 use protocol::{Commands, DiskFiles, ProtocolError, Setup, signal_pipe};
+use sandbox::Launcher;
 
 /// How long a data plane may take to start and to say which protocol it speaks, on a busy host.
 const GREETING_PATIENCE: Duration = Duration::from_secs(60);
+
+/// The subcommand that is the launcher of data planes.
+pub const LAUNCHER: &str = "data-plane-launcher";
 
 /// Serves a disk until a signal, or until the connection ends that it was given.
 ///
@@ -52,8 +57,17 @@ pub fn attach(installation: Installation, request: AttachRequest) -> Result<(), 
     // Before anything can take long: a signal during the attach is then not lost.
     let signals = signal_pipe().map_err(data_plane::process("handle signals"))?;
     host_memory::check(request.memory)?;
+    // It is to have no key, nothing open and nothing forbidden.
+    let launcher = Arc::new(Launcher::start(LAUNCHER, &request.launch)?);
     let disk = find(&installation, &request.disk)?;
-    let opened = with_wiped_call_stack(|| open(&installation, &disk, &request))?;
+    // The socket may be in it.
+    files::passable_dir(
+        &request.runtime_dir,
+        request.socket.is_for_others_in(&request.runtime_dir),
+    )
+    .map_err(DiskError::from)?;
+    confine(&installation, &disk, &request)?;
+    let opened = with_wiped_call_stack(|| open(&installation, &disk, &request, launcher))?;
     let served = Served {
         installation: Arc::new(installation),
         disk: Arc::new(disk),

@@ -83,6 +83,7 @@ impl Handles {
         let mut volume = &*self.attached_disk;
         let applied =
             with_wiped_call_stack(|| op.apply(&self.installation, &self.disk, &mut volume));
+        let applied = applied.map_err(|error| confined_by(op, error));
         if let Ok(header) = self.disk.header_file().and_then(|file| Ok(file.read()?))
             && let Some(job) = &header.claims().job
         {
@@ -92,6 +93,25 @@ impl Handles {
         drop(turn);
         self.jobs.look();
         applied
+    }
+}
+
+/// What is forbidden to this process is not what the user lacks.
+fn confined_by(op: &LayerOp, error: DiskError) -> DiskError {
+    match (op, &error) {
+        (LayerOp::CreateSnapshot(request), DiskError::File { source, .. })
+            if source.kind() == io::ErrorKind::PermissionDenied =>
+        {
+            let Some(dir) = &request.data_dir else {
+                return error;
+            };
+            DiskError::Argument(format!(
+                "{error}: while the disk is attached, its process makes snapshots beside the disk, and in the \
+                 directories that `attach --allow-data-dir` names; {} is none of them",
+                dir.display()
+            ))
+        }
+        _ => error,
     }
 }
 

@@ -9,5 +9,5 @@ mod jobs;
 mod marker;
 mod supervise;
 
-pub use attach::attach;
+pub use attach::{LAUNCHER, attach};
 pub use control_socket::{events, key_status, send_layer_op, set_limits};

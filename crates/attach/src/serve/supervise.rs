@@ -2,6 +2,7 @@
 //! plane, for signals, for what the vault has said, and for the guard's next deadline. Everything
 //! else that can take long is in a thread of its own.
 
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitStatus;
@@ -270,6 +271,9 @@ impl Supervision {
         };
         for message in heard {
             let taken = match message {
+                Message::Event(DataPlaneEvent::FrontendMemory(memory)) => {
+                    self.look_at_memory(&memory, messages.frontend())
+                }
                 Message::Event(event) => self.happened(event, reason),
                 Message::Reply { number, reply } => self.answered(number, reply, reason),
             };
@@ -342,7 +346,8 @@ impl Supervision {
         reason: &mut Option<String>,
     ) -> Result<(), ProtocolError> {
         match event {
-            DataPlaneEvent::FrontendMemory(memory) => self.look_at_memory(&memory)?,
+            // The socket that comes with it is with who hears it.
+            DataPlaneEvent::FrontendMemory(_) => {}
             DataPlaneEvent::MemoryNotShared => self.tell_not_shared(),
             DataPlaneEvent::StorageFull => self.tell(EventKind::StorageFull, None),
             DataPlaneEvent::StorageOk => self.tell(EventKind::StorageOk, None),
@@ -372,8 +377,23 @@ impl Supervision {
     }
 
     /// Ends the connection of a frontend that has the guest's memory mapped for itself alone.
-    fn look_at_memory(&mut self, memory: &FrontendMemory) -> Result<(), ProtocolError> {
-        if !memory.is_private() {
+    fn look_at_memory(
+        &mut self,
+        memory: &FrontendMemory,
+        frontend: Option<BorrowedFd<'_>>,
+    ) -> Result<(), ProtocolError> {
+        let Some(frontend) = frontend else {
+            return Ok(());
+        };
+        // It may be another user's, or only have passed the connection on.
+        let is_private = match self.hands.data_plane.mappings_at(frontend) {
+            Ok(maps) => memory.is_private_in(&maps),
+            Err(error) => {
+                log::debug!("the frontend's mappings cannot be seen: {error}");
+                false
+            }
+        };
+        if !is_private {
             return Ok(());
         }
         match self.hands.commands.disconnect(memory.connection) {

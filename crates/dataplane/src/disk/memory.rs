@@ -13,6 +13,8 @@ use volume::store::{BUFFER_LEN, OWN_BUFFERS, keep_for_rings};
 
 use crate::DataplaneError;
 
+use super::rings::rings_for;
+
 /// Bytes of a ring with 256 entries in the kernel, and of a queue's buffers for the map.
 const RING: usize = 128 * 1024;
 /// Of the copier and of a flush for the attach process: they have a stack, a ring and buffers too.
@@ -22,15 +24,11 @@ const ORDINARY: u64 = 64 << 20;
 /// The same for each queue of a disk that has very many.
 const ORDINARY_PER_QUEUE: u64 = 512 * 1024;
 
-/// Rings of the copier, of a flush for the attach process, and of those that just ended: the kernel takes
-/// them apart a little later.
-const OTHER_RINGS: u64 = 4;
-
-/// Descriptors of a queue: ring, wake-up twice, and kick, call and err of the frontend twice.
-const QUEUE_FILES: u64 = 9;
+/// Descriptors of a queue beside its rings: wake-up twice, and kick, call and err of the frontend twice.
+const QUEUE_FILES: u64 = 8;
 /// Memory regions of a frontend, each of which comes with one.
 const REGION_FILES: u64 = 512;
-/// Sockets, the copier's ring and the like.
+/// Sockets and the like.
 const OTHER_FILES: u64 = 64;
 
 /// Threads of the kernel that work for a disk at once, for operations that block.
@@ -78,6 +76,13 @@ pub(crate) fn most_workers() -> u32 {
     (cpus * WORKERS_PER_CPU).clamp(MIN_WORKERS, MAX_WORKERS) as u32
 }
 
+/// Descriptors that a data plane with so many queues may need.
+pub(crate) fn needed_files(queues: u16) -> u64 {
+    let layers = 2 * MAX_LAYERS as u64;
+    let of_queues = u64::from(queues) * QUEUE_FILES + rings_for(queues) as u64;
+    of_queues + REGION_FILES + layers + OTHER_FILES
+}
+
 /// Makes the soft limits of descriptors and of locked memory what the hard ones are, and sees whether
 /// there are enough descriptors for `queues` queues and whatever a frontend sends. Buffers leave the rings
 /// of these the locked memory that they need.
@@ -96,9 +101,8 @@ pub(crate) fn raise_limits(queues: u16) -> Result<(), DataplaneError> {
             },
         );
     }
-    keep_for_rings(u64::from(queues) + OTHER_RINGS);
-    let layers = 2 * MAX_LAYERS as u64;
-    let needed = u64::from(queues) * QUEUE_FILES + REGION_FILES + layers + OTHER_FILES;
+    keep_for_rings(rings_for(queues) as u64);
+    let needed = needed_files(queues);
     match getrlimit(Resource::Nofile).maximum {
         Some(most) if most < needed => Err(DataplaneError::Needs(format!(
             "{queues} queues need {needed} file descriptors, and this process may have {most}: raise \

@@ -5,6 +5,7 @@ pub(crate) mod key;
 pub(crate) mod limiter;
 pub(crate) mod log_limit;
 pub(crate) mod memory;
+pub(crate) mod rings;
 pub(crate) mod shared;
 pub(crate) mod sharing;
 pub(crate) mod sync_alarm;

@@ -9,7 +9,9 @@ use uuid::Uuid;
 
 use keys::units::{SECTOR_SIZE, Sector};
 use protocol::{Discard, DiskFiles, OnFull, Setup, Stack, StackLayer};
-use volume::store::{BufferBudget, BufferPool, OWN_BUFFERS, Pages, StackFiles, StoreError};
+use volume::store::{
+    BufferBudget, BufferPool, OWN_BUFFERS, Pages, StackFiles, StoreError, UringStore,
+};
 use volume::{LayerMap, LowerLayer, RuntimeMap, Volume, check_data_file};
 
 use crate::request::{ChainLimits, Disk};
@@ -20,6 +22,7 @@ use super::full_storage::FullStorage;
 use super::key::SharedKey;
 use super::limiter::Limiter;
 use super::memory::{MemoryPlan, most_workers};
+use super::rings::Rings;
 use super::sharing::MemoryNews;
 use super::sync_alarm::SyncAlarm;
 
@@ -139,7 +142,9 @@ pub(crate) struct Shared {
     /// Buffers that each queue has for good, and what all have together beyond that.
     own_buffers: usize,
     budget: Arc<BufferBudget>,
-    /// Rings that are being served.
+    /// What works on the disk's files.
+    pub(crate) io_rings: Rings,
+    /// Rings of the guest that are being served.
     pub(crate) rings: AtomicU32,
     /// Threads of the kernel that work for all of them at once.
     workers: u32,
@@ -153,6 +158,7 @@ impl Shared {
     pub(crate) fn new(
         extent: Extent,
         key: SharedKey,
+        io_rings: Rings,
         limits: ChainLimits,
         setup: &Setup,
     ) -> Result<Self, DataplaneError> {
@@ -182,6 +188,7 @@ impl Shared {
             write_through: true.into(),
             own_buffers: plan.own_buffers,
             budget: BufferBudget::new(plan.shared, pages),
+            io_rings,
             rings: 0.into(),
             workers: most_workers(),
         })
@@ -201,6 +208,14 @@ impl Shared {
     /// [`StoreError::Setup`].
     pub(crate) fn other_pool(&self) -> Result<BufferPool, StoreError> {
         BufferPool::new(OWN_BUFFERS, &self.budget)
+    }
+
+    /// A store of these files on a ring that is lent, for what else works on the disk for a while.
+    ///
+    /// # Errors
+    /// [`StoreError::Setup`].
+    pub(crate) fn lent_store(&self, files: Arc<StackFiles>) -> Result<UringStore, StoreError> {
+        UringStore::on(self.io_rings.lend()?, files)
     }
 
     /// How many threads of the kernel may work for a ring at once, while `rings` are served.

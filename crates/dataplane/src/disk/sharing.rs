@@ -9,12 +9,11 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use protocol::{Event, FileId, FrontendMemory};
+use protocol::{FileId, FrontendMemory};
 
 /// What the thread of a connection has for the main thread to tell the attach process.
 pub(crate) struct MemoryNews {
@@ -53,20 +52,14 @@ impl MemoryNews {
         self.tell();
     }
 
-    /// What the attach process is to be told now.
-    pub(crate) fn take(&self, connection: u64, process: u32) -> Vec<Event> {
+    /// What the attach process is to be told now: of memory that was announced on the connection of that
+    /// number, and whether a queue is in none.
+    pub(crate) fn take(&self, connection: u64) -> (Option<FrontendMemory>, bool) {
         // There is nothing to read when there are none.
         let _ = self.changed.read();
         let Content { files, not_shared } = std::mem::take(&mut *self.content());
-        let memory = files.map(|files| {
-            Event::FrontendMemory(FrontendMemory {
-                connection,
-                process,
-                files,
-            })
-        });
-        let not_shared = not_shared.then_some(Event::MemoryNotShared);
-        memory.into_iter().chain(not_shared).collect()
+        let memory = files.map(|files| FrontendMemory { connection, files });
+        (memory, not_shared)
     }
 
     fn tell(&self) {
@@ -78,12 +71,6 @@ impl MemoryNews {
         // Nothing is half changed at any point where a holder could panic.
         self.content.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The process at the other end of a connection; 0 when the kernel does not tell.
-pub(crate) fn peer(stream: &UnixStream) -> u32 {
-    let credentials = rustix::net::sockopt::socket_peercred(stream);
-    credentials.map_or(0, |peer| peer.pid.as_raw_pid().unsigned_abs())
 }
 
 /// The file behind a piece of guest memory.
@@ -98,17 +85,16 @@ mod tests {
     #[test]
     fn news_are_told_once() {
         let news = MemoryNews::new().unwrap();
-        assert!(news.take(1, 2).is_empty());
+        assert_eq!(news.take(1), (None, false));
         let files = vec![file_id(&tempfile::tempfile().unwrap()).unwrap()];
         news.announced(files.clone());
         news.not_shared();
         let memory = FrontendMemory {
             connection: 1,
-            process: 2,
             files,
         };
-        let told = [Event::FrontendMemory(memory), Event::MemoryNotShared];
-        assert_eq!(news.take(1, 2), told);
-        assert!(news.take(1, 2).is_empty() && news.changed().read().is_err());
+        assert_eq!(news.take(1), (Some(memory), true));
+        assert_eq!(news.take(1), (None, false));
+        assert!(news.changed().read().is_err());
     }
 }

@@ -1,174 +1,235 @@
 //! Confining the data plane before the first byte of a guest is read.
 //!
-//! Whatever a guest can make this process do, it can do only with the descriptors that it has: no
-//! file can be opened (Landlock), no program started, no socket connected, no other process traced
-//! or signalled (seccomp), and nothing of that can be undone (no new privileges).
+//! Whatever a guest can make this process do, it can do only with the descriptors and the memory that it has. It is
+//! confined in three steps, each as soon as it can be. At its start it moves to namespaces of its own
+//! ([`Confinement::begin`]). Once its rings are made, which takes privileges, it leaves its root directory and its
+//! user, and gives up all capabilities and all paths ([`Confinement::leave_host`]): so the maps of a disk, which a
+//! writer may have changed, are read without any. Once all is open it gives up what else it does not need
+//! ([`Confinement::finish`]).
 
-use std::collections::BTreeMap;
+use std::io::Write;
 
-use landlock::{ABI, Access, AccessFs, Ruleset, RulesetAttr, RulesetStatus};
-use rustix::thread::{UnshareFlags, unshare_unsafe};
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch,
+use rustix::process::{Pid, Resource};
+
+use keys::QUEUE_STACK;
+use keys::units::MAX_LAYERS;
+use sandbox::landlock::{Keeps, restrict};
+use sandbox::{
+    Isolated, Launch, Missing, NAMESPACES, Privileges, Rule, User, calls, empty_root, isolate,
+    limit, raise,
 };
+use volume::MAX_DISK_SIZE;
+use volume::store::{RING_OPERATIONS, RING_REGISTRATIONS, RingRule, locked_memory_limit};
 
 use crate::DataplaneError;
+use crate::disk::memory::{most_workers, needed_files};
+use crate::disk::rings::{SIGNAL_OPERATIONS, SIGNAL_REGISTRATIONS, rings_for};
 
-/// Confines this process for good. It must still have a single thread: threads started later
-/// inherit everything.
-///
-/// # Errors
-/// [`DataplaneError::Confine`]; no guest must be served then. A kernel without Landlock, or one that
-/// gives no namespaces to ordinary users, is only warned of: seccomp alone already keeps the process
-/// from opening files by itself.
-pub(crate) fn confine() -> Result<(), DataplaneError> {
-    leave_network();
-    rustix::thread::set_no_new_privs(true).map_err(|e| refuse("no new privileges", &e))?;
-    forbid_files()?;
-    let filter = filter().map_err(|e| refuse("seccomp", &e))?;
-    seccompiler::apply_filter(&filter).map_err(|e| refuse("seccomp", &e))
+use super::calls::allowed;
+
+/// As the attach process calls it.
+const PROCESS: &str = "data plane";
+
+/// Bytes of locked memory of a data plane: some for the process, and for each queue its stack and, for each layer,
+/// the schedule of a cipher.
+const LOCKED: u64 = 1 << 20;
+const LOCKED_PER_LAYER: u64 = 16 << 10;
+
+/// Threads beside those of the queues, and threads of the kernel beside those that have a limit of their own.
+const OTHER_THREADS: u64 = 64;
+
+/// A process that is being confined.
+pub(crate) struct Confinement {
+    launch: Launch,
+    isolated: Isolated,
+    missing: Missing,
 }
 
-fn refuse(what: &'static str, reason: &dyn std::fmt::Display) -> DataplaneError {
-    DataplaneError::Confine {
-        what,
-        reason: reason.to_string(),
+impl Confinement {
+    /// Goes on in namespaces of its own: in a child, whose id this process tells on its standard output. It must
+    /// have one thread.
+    ///
+    /// # Errors
+    /// [`DataplaneError::Sandbox`].
+    pub(crate) fn begin(launch: Launch) -> Result<Self, DataplaneError> {
+        let mut missing = Missing::default();
+        let isolated = isolate(&mut missing, tell)?;
+        close_standard_output()?;
+        Ok(Self {
+            launch,
+            isolated,
+            missing,
+        })
+    }
+
+    /// Leaves the host's files, its users and its privileges behind. What it will lock of memory is to be allowed
+    /// before, since locked memory counts for the user.
+    pub(crate) fn leave_host(&mut self, queues: u16) {
+        raise(Resource::Memlock, locked_memory(queues));
+        if self.isolated.has_mounts() {
+            self.missing
+                .or_note("an empty root directory", empty_root());
+        }
+        let user = self.launch.user;
+        if user.is_none() && rustix::process::geteuid().is_root() {
+            self.missing
+                .note("a user of its own", "it runs as root, and none was named");
+        }
+        Privileges { user }.give_up(&mut self.missing);
+        restrict(Keeps::All, [], &mut self.missing);
+    }
+
+    /// Gives up all other system calls and resources. It must still have one thread: those that are started later
+    /// inherit everything.
+    ///
+    /// # Errors
+    /// [`DataplaneError::Sandbox`]: it is not confined as it must be, and no guest must be served.
+    pub(crate) fn finish(mut self, queues: u16) -> Result<(), DataplaneError> {
+        for (resource, name, most) in limits(queues) {
+            let holds = match resource {
+                // Where other processes of the user count as well, it would keep this one from starting threads.
+                Resource::Nproc => self.counts_alone(),
+                // Where buffers count, they have as much as the user may.
+                Resource::Memlock => locked_memory_limit().is_none(),
+                _ => true,
+            };
+            if !holds {
+                continue;
+            }
+            self.missing
+                .or_note(&format!("a limit ({name})"), limit(resource, most));
+        }
+        self.missing
+            .or_note("a filter of system calls", calls::allow(&allowed()));
+        Ok(self.missing.settle(self.launch.sandbox, PROCESS)?)
+    }
+
+    /// Whether no process outside counts as one of its user's.
+    fn counts_alone(&self) -> bool {
+        self.isolated.counts_alone() || self.launch.user.is_some_and(User::is_nobody_elses)
     }
 }
 
-/// io_uring can make sockets without a system call that seccomp sees, so the process is moved to a
-/// network namespace in which there is nothing. Descriptors that are open already stay usable.
-fn leave_network() {
-    let unshare = |flags| {
-        // SAFETY: neither flag shares or unshares memory or the descriptor table, which is what
-        // could break I/O safety; the process has one thread.
-        unsafe { unshare_unsafe(flags) }
+fn tell(id: Pid) {
+    // Who started it learns of a failure by the end of the process.
+    let _ = std::io::stdout().write_all(&id.as_raw_pid().to_le_bytes());
+    let _ = std::io::stdout().flush();
+}
+
+/// Whoever waits for the id waits no more. What stands in its place is what standard input is.
+fn close_standard_output() -> Result<(), DataplaneError> {
+    let nothing = std::io::stdin();
+    rustix::stdio::dup2_stdout(nothing).map_err(|source| DataplaneError::Io {
+        what: "close standard output",
+        source: source.into(),
+    })
+}
+
+/// Bytes that a data plane with so many queues may lock.
+fn locked_memory(queues: u16) -> u64 {
+    let of_a_queue = QUEUE_STACK as u64 + MAX_LAYERS as u64 * LOCKED_PER_LAYER;
+    LOCKED + u64::from(queues) * of_a_queue
+}
+
+/// What a data plane with so many queues may take.
+fn limits(queues: u16) -> [(Resource, &'static str, u64); 5] {
+    // A thread of each queue, and in the kernel one at least for each ring.
+    let threads = u64::from(queues) + rings_for(queues) as u64 + u64::from(most_workers());
+    [
+        (Resource::Nofile, "RLIMIT_NOFILE", needed_files(queues)),
+        (Resource::Nproc, "RLIMIT_NPROC", threads + OTHER_THREADS),
+        (Resource::Fsize, "RLIMIT_FSIZE", MAX_DISK_SIZE),
+        (Resource::Memlock, "RLIMIT_MEMLOCK", locked_memory(queues)),
+        (Resource::Core, "RLIMIT_CORE", 0),
+    ]
+}
+
+/// What the data plane may do, and what is kept from it, with the reasons.
+pub(crate) fn rules() -> Vec<Rule> {
+    let mut rules = Vec::new();
+    let mut add = |by, what: &str, allowed: String, why: &str| {
+        rules.push(Rule {
+            process: PROCESS,
+            by,
+            what: what.to_owned().into(),
+            allowed: allowed.into(),
+            why: why.to_owned().into(),
+        });
     };
-    let alone = UnshareFlags::NEWNET;
-    if let Err(error) = unshare(alone).or_else(|_| unshare(alone | UnshareFlags::NEWUSER)) {
-        log::warn!("the data plane keeps the host's network namespace: {error}");
+    for (_, name, why) in NAMESPACES {
+        add("namespaces", name, "its own".into(), why);
     }
-}
-
-/// An empty Landlock rule set: no path can be opened, made, renamed or removed any more.
-fn forbid_files() -> Result<(), DataplaneError> {
-    let fail = |e: landlock::RulesetError| refuse("Landlock", &e);
-    let status = Ruleset::default()
-        .handle_access(AccessFs::from_all(ABI::V5))
-        .and_then(|ruleset| ruleset.create())
-        .and_then(|ruleset| ruleset.restrict_self())
-        .map_err(fail)?;
-    if status.ruleset == RulesetStatus::NotEnforced {
-        log::warn!("this kernel has no Landlock: the data plane is confined by seccomp alone");
+    let user = "processes and files of other users are out of reach; for an ordinary user it stays that user";
+    add("user", "user and group", "its own".into(), user);
+    let capabilities = "no privilege is left, and none can be had again";
+    add(
+        "user",
+        "capabilities",
+        "none, in any set".into(),
+        capabilities,
+    );
+    add(
+        "user",
+        "no_new_privs",
+        "yes".into(),
+        "no program gives it a privilege",
+    );
+    let landlock = "no path can be opened, made, renamed or removed; no TCP port, no abstract socket, no signal \
+        reaches beyond it";
+    add(
+        "Landlock",
+        "files, networks, scopes",
+        "nothing".into(),
+        landlock,
+    );
+    for (resource, name, _) in limits(1) {
+        add(
+            "limits",
+            name,
+            limit_in_words(resource).into(),
+            limit_reason(resource),
+        );
     }
-    Ok(())
-}
+    for call in allowed() {
+        let arguments = call.arguments();
+        let allowed = if arguments.is_empty() {
+            "yes".into()
+        } else {
+            arguments
+        };
+        add("seccomp", call.name, allowed, call.why);
+    }
 
-/// What the data plane needs, and nothing else; all else fails with `EPERM`.
-///
-/// It is not killed for a call that is not listed: a C library that tries a newer call first and
-/// falls back must not take a guest's disk away.
-fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
-    let always = [
-        // Messages, eventfds and the ring.
-        libc::SYS_read,
-        libc::SYS_write,
-        libc::SYS_readv,
-        libc::SYS_writev,
-        libc::SYS_recvfrom,
-        libc::SYS_sendto,
-        libc::SYS_recvmsg,
-        libc::SYS_sendmsg,
-        libc::SYS_accept4,
-        libc::SYS_shutdown,
-        libc::SYS_getsockopt,
-        libc::SYS_close,
-        libc::SYS_fcntl,
-        libc::SYS_flock,
-        libc::SYS_fstat,
-        libc::SYS_fstatfs,
-        libc::SYS_newfstatat,
-        libc::SYS_statx,
-        libc::SYS_lseek,
-        libc::SYS_pread64,
-        libc::SYS_eventfd2,
-        // In-flight regions.
-        libc::SYS_memfd_create,
-        libc::SYS_ftruncate,
-        libc::SYS_epoll_create1,
-        libc::SYS_epoll_ctl,
-        libc::SYS_epoll_pwait,
-        libc::SYS_ppoll,
-        libc::SYS_io_uring_setup,
-        libc::SYS_io_uring_enter,
-        libc::SYS_io_uring_register,
-        // Memory and threads.
-        libc::SYS_munmap,
-        libc::SYS_mremap,
-        libc::SYS_madvise,
-        libc::SYS_mlock,
-        libc::SYS_mlock2,
-        libc::SYS_munlock,
-        libc::SYS_brk,
-        libc::SYS_futex,
-        libc::SYS_clone3,
-        libc::SYS_clone,
-        libc::SYS_set_robust_list,
-        libc::SYS_rseq,
-        libc::SYS_sched_yield,
-        libc::SYS_sched_getaffinity,
-        libc::SYS_sigaltstack,
-        libc::SYS_rt_sigaction,
-        libc::SYS_rt_sigprocmask,
-        libc::SYS_rt_sigreturn,
-        libc::SYS_restart_syscall,
-        libc::SYS_gettid,
-        libc::SYS_getpid,
-        libc::SYS_clock_gettime,
-        libc::SYS_clock_nanosleep,
-        libc::SYS_nanosleep,
-        libc::SYS_getrandom,
-        libc::SYS_exit,
-        libc::SYS_exit_group,
+    let rings: [(&str, &str, &[RingRule]); 4] = [
+        ("io_uring (disk)", "on registered files", RING_OPERATIONS),
+        ("io_uring (disk)", "yes", RING_REGISTRATIONS),
+        ("io_uring (signals)", "yes", SIGNAL_OPERATIONS),
+        ("io_uring (signals)", "yes", SIGNAL_REGISTRATIONS),
     ];
-    // Older architectures have these beside the calls that replaced them.
-    #[cfg(target_arch = "x86_64")]
-    let older = [libc::SYS_epoll_wait, libc::SYS_poll];
-    #[cfg(not(target_arch = "x86_64"))]
-    let older = [];
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = always
-        .into_iter()
-        .chain(older)
-        .map(|call| (call, Vec::new()))
-        .collect();
-    // No memory that can be executed.
-    let not_executable = SeccompCondition::new(
-        2,
-        SeccompCmpArgLen::Dword,
-        SeccompCmpOp::MaskedEq(libc::PROT_EXEC as u64),
-        0,
-    )?;
-    for call in [libc::SYS_mmap, libc::SYS_mprotect] {
-        rules.insert(call, vec![SeccompRule::new(vec![not_executable.clone()])?]);
+    for (by, allowed, listed) in rings {
+        for rule in listed {
+            add(by, rule.name, allowed.into(), rule.why);
+        }
     }
-    let only = |argument, value: u64| {
-        let is = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)?;
-        SeccompRule::new(vec![is])
-    };
-    rules.insert(libc::SYS_ioctl, vec![only(1, libc::FIONBIO)?]);
-    rules.insert(libc::SYS_prctl, vec![only(0, libc::PR_SET_NAME as u64)?]);
-    // The runtime map gets its memory as it is needed, and keeps its length.
-    rules.insert(
-        libc::SYS_fallocate,
-        vec![only(1, libc::FALLOC_FL_KEEP_SIZE as u64)?],
-    );
-    // A process that aborts signals itself; no other process can be signalled.
-    rules.insert(
-        libc::SYS_tgkill,
-        vec![only(0, u64::from(std::process::id()))?],
-    );
-    let arch = TargetArch::try_from(std::env::consts::ARCH)?;
-    let denied = SeccompAction::Errno(libc::EPERM as u32);
-    SeccompFilter::new(rules, denied, SeccompAction::Allow, arch)?.try_into()
+    rules
+}
+
+fn limit_in_words(resource: Resource) -> &'static str {
+    match resource {
+        Resource::Core => "none",
+        Resource::Fsize => "the largest disk",
+        _ => "what its queues need",
+    }
+}
+
+fn limit_reason(resource: Resource) -> &'static str {
+    match resource {
+        Resource::Core => "a core dump would have the key",
+        Resource::Fsize => "a file of the disk is no longer than the largest disk",
+        Resource::Memlock => {
+            "memory that cannot be swapped out, once rings and buffers are registered"
+        }
+        Resource::Nproc => "threads, and threads of the kernel for its I/O",
+        _ => "descriptors of the disk and of a frontend",
+    }
 }

@@ -188,8 +188,11 @@ impl<'a> Copy<'a> {
         let volume = &extent.volume;
         let ciphers = shared.key.ciphers(&volume.data_units())?;
         let ciphers = ciphers.map_err(|_| Ended::Failed("the disk's key is revoked".into()))?;
-        let (files, pool) = (extent.files.clone(), shared.other_pool()?);
-        let io = DiskIo::open_with(volume.clone(), files, Some(ciphers), pool)?;
+        let (store, pool) = (
+            shared.lent_store(extent.files.clone())?,
+            shared.other_pool()?,
+        );
+        let io = DiskIo::on(store, volume.clone(), Some(ciphers), pool)?;
         Ok(Self {
             volume,
             in_use: &shared.in_use,

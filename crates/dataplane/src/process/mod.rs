@@ -1,5 +1,6 @@
 //! The process that serves one disk: its start and confinement, what the attach process tells it, its end.
 
+pub(crate) mod calls;
 pub(crate) mod confine;
 pub(crate) mod copier;
 pub(crate) mod map_scan;

@@ -12,11 +12,12 @@ use vhost::vhost_user::{BackendReqHandler, Error as VhostError};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use keys::units::{SECTOR_SIZE, Sector};
-use keys::{DekStack, harden_process};
+use keys::{DekStack, harden_process, lock_stack_again};
 use protocol::{
     COMMAND_FD, Cargo, Command, DataPlaneEnd, Discard, DiskFiles, Event, Line, ProtocolError,
     Received, Reply, SOCKET_FD, Setup, Waiter, signal_pipe,
 };
+use sandbox::Launch;
 use volume::pipeline::DiskIo;
 use volume::{LayerMap, Volume, check_data_file};
 
@@ -27,14 +28,14 @@ use crate::disk::full_storage::StorageNews;
 use crate::disk::key::SharedKey;
 use crate::disk::log_limit::LogLimit;
 use crate::disk::memory::raise_limits;
+use crate::disk::rings::Rings;
 use crate::disk::shared::{Extent, Shared, open_lower, split};
-use crate::disk::sharing::peer;
 use crate::inflight::{InflightRegion, MAX_QUEUE_SIZE};
 use crate::vhost_user::backend_channel::announced_channel;
 use crate::vhost_user::config_space::{ConfigSpace, MAX_ZERO_SECTORS};
 use crate::vhost_user::handler::BlockHandler;
 
-use super::confine::confine;
+use super::confine::Confinement;
 use super::copier::Copier;
 use super::map_scan::MapScan;
 
@@ -51,20 +52,23 @@ const SYNC: u64 = 5;
 const LAST_RELEASE: Duration = Duration::from_secs(20);
 
 /// Runs the data plane in this process, which must have been started by the attach process with
-/// the descriptors [`COMMAND_FD`] and [`SOCKET_FD`]. Returns after the last flush.
+/// the descriptors [`COMMAND_FD`] and [`SOCKET_FD`]. Returns after the last flush. It may go on in a child.
 ///
 /// # Errors
 /// [`DataplaneError`], which there is nobody to tell; what the attach process could be told has ended the
 /// process.
-pub fn serve() -> Result<(), DataplaneError> {
+pub fn serve(launch: Launch) -> Result<(), DataplaneError> {
     harden_process()?;
     end_with_any_thread();
+    let confinement = Confinement::begin(launch)?;
+    // Where that is /proc tells, while there is one.
+    lock_stack_again()?;
     let control = DataPlaneEnd::open(UnixStream::from(inherited(COMMAND_FD)?))?;
     log::debug!(
         "the attach process and this use protocol {}",
         control.version()
     );
-    let result = serve_disk(&control);
+    let result = serve_disk(&control, confinement);
     if let Err(error) = &result
         && control
             .tell(Event::Failed {
@@ -103,7 +107,7 @@ fn inherited(fd: RawFd) -> Result<OwnedFd, DataplaneError> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-fn serve_disk(control: &DataPlaneEnd) -> Result<(), DataplaneError> {
+fn serve_disk(control: &DataPlaneEnd, mut confinement: Confinement) -> Result<(), DataplaneError> {
     let socket = inherited(SOCKET_FD)?;
     let Some(Received {
         number,
@@ -115,6 +119,8 @@ fn serve_disk(control: &DataPlaneEnd) -> Result<(), DataplaneError> {
     };
     let (opened, deks) = cargo.disk()?;
     raise_limits(setup.num_queues)?;
+    let rings = Rings::make(setup.num_queues)?;
+    confinement.leave_host(setup.num_queues);
     let DiskFiles {
         mut files,
         runtime,
@@ -128,7 +134,7 @@ fn serve_disk(control: &DataPlaneEnd) -> Result<(), DataplaneError> {
     files.map_memory(top.geometry.data_len())?;
     let volume = Arc::new(Volume::open_runtime(top, lower, &runtime)?);
     let signals = signal_pipe().map_err(io_error("handle signals"))?;
-    confine()?;
+    confinement.finish(setup.num_queues)?;
 
     let config = ConfigSpace::new(&setup);
     let extent = Extent {
@@ -140,6 +146,7 @@ fn serve_disk(control: &DataPlaneEnd) -> Result<(), DataplaneError> {
     let shared = Arc::new(Shared::new(
         extent,
         SharedKey::new(deks),
+        rings,
         config.limits(),
         &setup,
     )?);
@@ -210,8 +217,9 @@ fn last_flush(shared: &Shared) -> Result<(), DataplaneError> {
 
 pub(crate) fn open_to_flush(shared: &Shared) -> Result<DiskIo, DataplaneError> {
     let extent = shared.extent();
-    let (volume, files) = (extent.volume.clone(), extent.files.clone());
-    DiskIo::open_with(volume, files, None, shared.other_pool()?).map_err(DataplaneError::Flush)
+    let store = shared.lent_store(extent.files.clone())?;
+    let (volume, pool) = (extent.volume.clone(), shared.other_pool()?);
+    DiskIo::on(store, volume, None, pool).map_err(DataplaneError::Flush)
 }
 
 fn io_error(what: &'static str) -> impl Fn(io::Error) -> DataplaneError {
@@ -221,8 +229,6 @@ fn io_error(what: &'static str) -> impl Fn(io::Error) -> DataplaneError {
 /// The connection that is being served.
 struct Connection {
     stream: UnixStream,
-    /// The process at its other end.
-    peer: u32,
     thread: JoinHandle<()>,
 }
 
@@ -302,14 +308,22 @@ impl Server {
             }
             let volume = &self.shared.extent().volume;
             self.shared.sync_alarm.tell(volume, control);
-            let peer = self.connection.as_ref().map_or(0, |c| c.peer);
-            for event in self.shared.memory_news.take(self.connections, peer) {
-                let _ = control.tell(event);
-            }
+            self.tell_memory(control);
             match woken {
                 Some(STORAGE | SYNC | MEMORY) | None => {}
                 Some(other) => return Ok(other),
             }
+        }
+    }
+
+    /// Tells what is new of the frontend's memory.
+    fn tell_memory(&self, control: &DataPlaneEnd) {
+        let (memory, not_shared) = self.shared.memory_news.take(self.connections);
+        if let (Some(memory), Some(connection)) = (memory, &self.connection) {
+            let _ = control.tell_memory(memory, &connection.stream);
+        }
+        if not_shared {
+            let _ = control.tell(Event::MemoryNotShared);
         }
     }
 
@@ -428,7 +442,6 @@ impl Server {
             })?;
         self.connections += 1;
         self.connection = Some(Connection {
-            peer: peer(&ours),
             stream: ours,
             thread,
         });

@@ -15,6 +15,7 @@ use vm_memory::{Bytes, GuestAddress};
 use volume::must_complete::MustComplete;
 use volume::pipeline::{BlockRequest, Token};
 
+use crate::disk::rings::SignalRings;
 use crate::inflight::{InflightError, InflightQueue, Resumed};
 use crate::request::{Descriptors, Memory};
 
@@ -40,6 +41,8 @@ pub(crate) struct RingSetup {
     pub(crate) kick: File,
     pub(crate) call: Option<Notifier>,
     pub(crate) err: Option<File>,
+    /// Rings that signal descriptors of the frontend.
+    pub(crate) signals: Arc<SignalRings>,
     pub(crate) memory: Arc<Memory>,
     pub(crate) log: Option<Arc<DirtyLog>>,
 }
@@ -100,6 +103,7 @@ pub(crate) struct Ring {
     kick: File,
     call: Option<Notifier>,
     err: Option<File>,
+    signals: Arc<SignalRings>,
     pub(crate) memory: Arc<Memory>,
     pub(crate) log: Option<Arc<DirtyLog>>,
     /// The guest broke the ring for good; it is left alone until it is set up again.
@@ -124,6 +128,7 @@ impl Ring {
             kick,
             call,
             err,
+            signals,
             memory,
             log,
         } = setup;
@@ -146,6 +151,7 @@ impl Ring {
             kick,
             call,
             err,
+            signals,
             memory,
             log,
             broken: false,
@@ -376,8 +382,9 @@ impl Ring {
     /// Marks the ring as broken and tells the frontend through the err eventfd.
     pub(crate) fn set_broken(&mut self) {
         self.broken = true;
-        let notifier = self.err.as_ref().map(Notifier::new).transpose();
-        match notifier {
+        let err = self.err.as_ref();
+        let notifier = err.map(|err| Notifier::new(&self.signals, err));
+        match notifier.transpose() {
             Ok(notifier) => notifier.into_iter().for_each(|mut err| err.signal()),
             Err(error) => log::warn!("the frontend is not told of a broken ring: {error}"),
         }
@@ -468,6 +475,7 @@ mod tests {
             kick: tempfile::tempfile().unwrap(),
             call: None,
             err: None,
+            signals: Arc::new(SignalRings::make(1).unwrap()),
             memory: Arc::new(memory),
             log: None,
         };

@@ -113,9 +113,9 @@ impl Worker {
         if let (0, Some(cipher)) = (index, ciphers.as_mut().and_then(CipherStack::top)) {
             log::info!("AES-256-XTS by the engine {}", cipher.engine_name());
         }
-        let mut store = UringStore::new(extent.files.clone())?;
+        let mut store = UringStore::on(shared.io_rings.for_queue()?, extent.files.clone())?;
         store.limit_workers(shared.workers_of(1))?;
-        store.watch(WAKE, wake.as_raw_fd());
+        store.watch(WAKE, wake.as_raw_fd())?;
         let polling = Polling::new(shared.poll);
         let mut queue = QueueState::new(shared, &extent, store, ciphers)?;
         let fail = |source| DataplaneError::Io {
@@ -452,7 +452,10 @@ impl Worker {
     fn start(&mut self, setup: RingSetup) -> Answer {
         let ring = Ring::new(self.index as u16, setup).map_err(|e| e.to_string())?;
         self.queue.reserve(ring.size());
-        self.queue.pipeline.store_mut().watch(KICK, ring.kick_fd());
+        let store = self.queue.pipeline.store_mut();
+        store
+            .watch(KICK, ring.kick_fd())
+            .map_err(|e| e.to_string())?;
         let next = ring.next_avail();
         if self.ring.replace(ring).is_none() {
             self.queue.shared.rings.fetch_add(1, Ordering::Relaxed);

@@ -14,6 +14,7 @@ use keys::DekStack;
 use protocol::OnRevoke;
 
 use crate::DataplaneError;
+use crate::disk::rings::SignalRings;
 use crate::disk::shared::Shared;
 use crate::inflight::{InflightQueue, InflightRegion};
 use crate::queue::command::{Command, Waiting};
@@ -289,6 +290,7 @@ impl BlockHandler {
         }
         let event_idx = self.features & (1 << VIRTIO_RING_F_EVENT_IDX) != 0;
         let (memory, log) = (self.memory.current(), self.active_log());
+        let signals = self.shared.io_rings.signals().clone();
         self.ring(index)?;
         let inflight = self.inflight_of(index)?;
         let ring = self.ring(index)?;
@@ -304,8 +306,9 @@ impl BlockHandler {
             inflight,
             event_idx,
             kick: kick.try_clone().map_err(Error::ReqHandlerError)?,
-            call: notifier(ring.call.as_ref())?,
+            call: notifier(&signals, ring.call.as_ref())?,
             err: duplicate(ring.err.as_ref())?,
+            signals,
             memory,
             log,
         };
@@ -380,9 +383,12 @@ pub(super) fn refused(why: &'static str) -> Error {
 
 /// What signals the frontend through a descriptor, if there is one. It must be an eventfd: nothing
 /// else can be signalled, or waited for, without the risk that a queue hangs.
-pub(super) fn notifier(file: Option<&File>) -> Result<Option<Notifier>> {
-    let notifier = file.map(Notifier::new).transpose();
-    notifier.map_err(|error| match error.kind() {
+pub(super) fn notifier(
+    signals: &Arc<SignalRings>,
+    file: Option<&File>,
+) -> Result<Option<Notifier>> {
+    let notifier = file.map(|file| Notifier::new(signals, file));
+    notifier.transpose().map_err(|error| match error.kind() {
         io::ErrorKind::InvalidInput => refused("a kick, call or error descriptor is no eventfd"),
         _ => Error::ReqHandlerError(error),
     })

@@ -148,13 +148,14 @@ impl VhostUserBackendReqHandlerMut for BlockHandler {
     fn set_vring_kick(&mut self, index: u8, file: Option<File>) -> Result<()> {
         // A ring without a kick descriptor would have to be polled for ever.
         let file = file.ok_or_else(|| refused("a queue without a kick descriptor"))?;
-        notifier(Some(&file))?;
+        notifier(self.shared.io_rings.signals(), Some(&file))?;
         self.change(usize::from(index), |ring| ring.kick = Some(file))
     }
 
     fn set_vring_call(&mut self, index: u8, file: Option<File>) -> Result<()> {
+        let signals = self.shared.io_rings.signals().clone();
         let ring = self.ring(usize::from(index))?;
-        let mut call = notifier(file.as_ref())?;
+        let mut call = notifier(&signals, file.as_ref())?;
         ring.call = file;
         match (ring.running, &ring.worker) {
             (true, Some(worker)) => {
@@ -168,8 +169,9 @@ impl VhostUserBackendReqHandlerMut for BlockHandler {
     }
 
     fn set_vring_err(&mut self, index: u8, file: Option<File>) -> Result<()> {
+        let signals = self.shared.io_rings.signals().clone();
         let ring = self.ring(usize::from(index))?;
-        notifier(file.as_ref())?;
+        notifier(&signals, file.as_ref())?;
         ring.err = file;
         if let (true, Some(worker)) = (ring.running, &ring.worker) {
             let err = duplicate(ring.err.as_ref())?;

@@ -40,7 +40,8 @@ impl DiskIo {
         deks: &DekStack,
     ) -> Result<Self, PipelineError> {
         let ciphers = CipherStack::new(deks, &volume.data_units())?;
-        Self::open_with(volume, files, Some(ciphers), BufferPool::alone()?)
+        let store = UringStore::new(files)?;
+        Self::on(store, volume, Some(ciphers), BufferPool::alone()?)
     }
 
     /// As [`DiskIo::open`] for a disk whose key is not there: what was completed before can be
@@ -49,20 +50,21 @@ impl DiskIo {
     /// # Errors
     /// [`PipelineError`] when the ring or the buffers cannot be made.
     pub fn open_to_flush(volume: Arc<Volume>, files: StackFiles) -> Result<Self, PipelineError> {
-        Self::open_with(volume, files, None, BufferPool::alone()?)
+        let store = UringStore::new(files)?;
+        Self::on(store, volume, None, BufferPool::alone()?)
     }
 
-    /// As [`DiskIo::open`] with ciphers that are there already, or without any, and with these buffers.
+    /// As [`DiskIo::open`] on a store of the disk's files, with ciphers that are there already, or without any,
+    /// and with these buffers.
     ///
     /// # Errors
-    /// [`PipelineError`] when the ring cannot be made.
-    pub fn open_with(
+    /// [`PipelineError`] when the ring cannot be used.
+    pub fn on(
+        mut store: UringStore,
         volume: Arc<Volume>,
-        files: impl Into<Arc<StackFiles>>,
         ciphers: Option<CipherStack>,
         pool: BufferPool,
     ) -> Result<Self, PipelineError> {
-        let mut store = UringStore::new(files)?;
         store.limit_workers(WORKERS)?;
         let mut pipeline = Pipeline::with_pool(volume.clone(), store, ciphers, pool)?;
         pipeline.stop_punching();

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use rustix::fs::{AtFlags, OFlags, StatxFlags, fcntl_getfl, statx};
 
+use super::length::file_len;
 use super::mapping::Access;
 use super::{DataMapping, StoreError};
 use keys::units::{BLOCK_SIZE, LayerIndex, SECTOR_SIZE};
@@ -162,11 +163,11 @@ impl StackFiles {
         let top = DataMapping::of(self.data.file(), len, Access::ReadWrite)?;
         self.mappings = vec![top.map(Arc::new)];
         for lower in &self.lower {
-            let len = lower.file().metadata().map_err(|source| StoreError::Io {
+            let len = file_len(lower.file()).map_err(|source| StoreError::Io {
                 what: "read the length of a data file",
                 source,
             })?;
-            let mapping = DataMapping::of(lower.file(), len.len(), Access::Read)?;
+            let mapping = DataMapping::of(lower.file(), len, Access::Read)?;
             self.mappings.push(mapping.map(Arc::new));
         }
         Ok(())

@@ -8,6 +8,8 @@ use std::os::unix::fs::MetadataExt;
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 use rustix::io::Errno;
 
+use super::length::file_len;
+
 /// The next range from `at` on, up to `len`, in which a file has data. A file system that does not
 /// tell holes has data everywhere.
 ///
@@ -37,7 +39,11 @@ pub fn next_extent(file: &File, at: u64, len: u64) -> io::Result<Option<Range<u6
 /// What the kernel says.
 pub fn tells_holes(file: &File) -> io::Result<bool> {
     const ST_BLOCKS_UNIT: u64 = 512; // stat(2)
-    let metadata = file.metadata()?;
+    let metadata = match file.metadata() {
+        // What is for another user alone tells nothing.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(false),
+        found => found?,
+    };
     let len = metadata.len();
     let all = next_extent(file, 0, len)? == Some(0..len);
     Ok(!all || metadata.blocks() * ST_BLOCKS_UNIT >= len)
@@ -47,7 +53,7 @@ pub fn tells_holes(file: &File) -> io::Result<bool> {
 pub fn can_punch(file: &File) -> bool {
     let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     // Behind the end there is nothing.
-    let Ok(len) = file.metadata().map(|metadata| metadata.len()) else {
+    let Ok(len) = file_len(file) else {
         return true;
     };
     !matches!(

@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use std::ptr::{self, NonNull};
 
 use rustix::fs::{AtFlags, StatxAttributes, StatxFlags, fstatfs, statx};
+use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::StoreError;
@@ -99,11 +100,15 @@ fn is_memory(file: &File) -> io::Result<bool> {
     if fstatfs(file)?.f_type as u64 == TMPFS_MAGIC {
         return Ok(true);
     }
-    let stat = statx(
+    let stat = match statx(
         file.as_fd(),
         c"",
         AtFlags::EMPTY_PATH,
         StatxFlags::BASIC_STATS,
-    )?;
+    ) {
+        // What is for another user alone tells nothing.
+        Err(Errno::ACCESS) => return Ok(false),
+        stat => stat?,
+    };
     Ok(stat.stx_attributes.contains(StatxAttributes::DAX))
 }

@@ -11,6 +11,7 @@ mod buffer;
 mod error;
 mod file;
 mod holes;
+mod length;
 mod locked;
 mod mapping;
 mod operation;
@@ -23,9 +24,13 @@ pub use buffer::{BUFFER_LEN, CHUNK_LEN, IoBuffer, Pages};
 pub use error::StoreError;
 pub use file::{LayerFile, StackFiles};
 pub use holes::{can_punch, next_extent, tells_holes};
+pub use length::file_len;
 pub use locked::{keep_for_rings, locked_memory_limit};
 pub use mapping::DataMapping;
 pub use operation::{Store, StoreCompletion, StoreFile, StoreOp, Tag};
 pub use pool::{BufferBudget, BufferPool, MAX_CHUNKS, OWN_BUFFERS};
 pub use read_at::ReadAt;
-pub use uring::{UringStore, Wait, WatchId};
+pub use uring::{
+    BareRing, ENABLE_RINGS, RING_OPERATIONS, RING_REGISTRATIONS, RingRule, UringStore, Wait,
+    WatchId, restrict,
+};

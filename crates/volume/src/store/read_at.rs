@@ -2,6 +2,8 @@
 
 use std::io;
 
+use super::length::file_len;
+
 /// Positioned reads of a whole file, for loading a map.
 pub trait ReadAt {
     /// Bytes in the file.
@@ -28,7 +30,7 @@ pub trait ReadAt {
 
 impl ReadAt for std::fs::File {
     fn size(&self) -> io::Result<u64> {
-        Ok(self.metadata()?.len())
+        file_len(self)
     }
 
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {

@@ -1,5 +1,6 @@
 //! The default store: local files through io_uring.
 
+mod bare;
 mod entry;
 mod registered;
 mod retry;
@@ -8,5 +9,6 @@ mod ring;
 mod tests;
 mod watch;
 
+pub use bare::{BareRing, ENABLE_RINGS, RING_OPERATIONS, RING_REGISTRATIONS, RingRule, restrict};
 pub use ring::{UringStore, Wait};
 pub use watch::WatchId;

@@ -6,18 +6,41 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use crate::store::locked::Pinned;
-use crate::store::{MAX_CHUNKS, StackFiles, StoreError};
+use crate::store::{StackFiles, StoreError};
 
 use super::entry::MAX_FILES;
 use super::retry::patiently;
 use super::ring::UringStore;
+use super::watch::{MAX_WATCHES, Watch};
 
 impl UringStore {
-    /// Makes the tables of registered files and buffers, all empty.
-    pub(super) fn make_tables(&self) -> io::Result<()> {
+    /// Makes the table of registered files, all of it empty.
+    pub(super) fn make_file_table(&self) -> io::Result<()> {
         let submitter = self.ring.submitter();
-        patiently(|| submitter.register_files_sparse(MAX_FILES as u32))?;
-        patiently(|| submitter.register_buffers_sparse(MAX_CHUNKS as u32))
+        patiently(|| submitter.register_files_sparse((MAX_FILES + MAX_WATCHES) as u32))
+    }
+
+    /// Registers the descriptor that a watch is of.
+    ///
+    /// # Errors
+    /// [`StoreError::Setup`].
+    pub(super) fn register_watched(&self, watch: Watch, fd: RawFd) -> Result<(), StoreError> {
+        let update = || {
+            let submitter = self.ring.submitter();
+            submitter.register_files_update(watch.file().0, &[fd])
+        };
+        let what = "watch a descriptor with io_uring";
+        patiently(update)
+            .map(drop)
+            .map_err(|source| StoreError::Setup { what, source })
+    }
+
+    /// Takes it out again.
+    pub(super) fn unregister_watched(&self, watch: Watch) {
+        if let Err(error) = self.register_watched(watch, -1) {
+            // The next one takes its place.
+            log::debug!("a descriptor that is not watched stays registered: {error}");
+        }
     }
 
     /// Uses `files` from now on. No operation may be under way.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use io_uring::types::{SubmitArgs, Timespec};
-use io_uring::{IoUring, cqueue, opcode, squeue};
+use io_uring::{cqueue, opcode, squeue};
 use slab::Slab;
 
 use crate::must_complete::lost;
@@ -20,12 +20,10 @@ use crate::store::pause::Pause;
 use crate::store::{MAX_CHUNKS, StackFiles, Store, StoreCompletion, StoreError, StoreOp, Tag};
 use keys::units::LayerIndex;
 
+use super::bare::{BareRing, DEPTH};
 use super::entry::{InFlight, verb};
 use super::retry::{Again, is_interrupted, is_nothing, is_transient, patiently};
-use super::watch::{IGNORED, WATCH_BIT, Watch, WatchId};
-
-/// Operations in flight at once; further ones wait above.
-const DEPTH: usize = 256;
+use super::watch::{IGNORED, WATCH_BIT, Watch, WatchId, Watches};
 
 /// How long to wait for something to happen.
 #[derive(Debug, Clone, Copy)]
@@ -44,13 +42,13 @@ pub enum Wait {
 /// operation. None of these is an error of the disk: what has completed is taken, and after a pause it is
 /// tried again, for as long as it takes. Only a ring that does not work any more is given up.
 pub struct UringStore {
-    pub(super) ring: IoUring,
+    pub(super) ring: BareRing,
     pub(super) files: Arc<StackFiles>,
     /// Of all data files together.
     pub(super) alignment: u64,
     pub(super) in_flight: Slab<InFlight>,
     pub(super) finished: VecDeque<StoreCompletion>,
-    pub(super) watches: Vec<Watch>,
+    pub(super) watches: Watches,
     events: Vec<WatchId>,
     /// Entries that the submission queue has no room for, after those that are in it.
     backlog: VecDeque<squeue::Entry>,
@@ -73,29 +71,28 @@ struct GetEventsArg {
 }
 
 impl UringStore {
-    /// Sets up the ring, and tries it. It must be used by the thread that makes it.
+    /// Sets up a ring, and tries it. It must be used by the thread that makes it.
     ///
     /// # Errors
     /// [`StoreError::Setup`].
     pub fn new(files: impl Into<Arc<StackFiles>>) -> Result<Self, StoreError> {
+        Self::on(BareRing::for_one_thread()?, files)
+    }
+
+    /// The same on a ring that was made before. It must be used by the thread that calls this.
+    ///
+    /// # Errors
+    /// [`StoreError::Setup`].
+    pub fn on(ring: BareRing, files: impl Into<Arc<StackFiles>>) -> Result<Self, StoreError> {
         let fail = |what| move |source| StoreError::Setup { what, source };
         let files = files.into();
-        let ring = patiently(|| {
-            IoUring::builder()
-                .setup_single_issuer()
-                .setup_coop_taskrun()
-                .setup_defer_taskrun()
-                .setup_taskrun_flag()
-                .build(DEPTH as u32)
-        })
-        .map_err(fail(StoreError::MAKE_RING))?;
         let mut store = Self {
             ring,
             alignment: files.alignment(),
             files,
             in_flight: Slab::with_capacity(DEPTH),
             finished: VecDeque::with_capacity(DEPTH),
-            watches: Vec::new(),
+            watches: Watches::default(),
             events: Vec::new(),
             backlog: VecDeque::new(),
             again: Again::default(),
@@ -103,10 +100,13 @@ impl UringStore {
             registered: [const { None }; MAX_CHUNKS],
         };
         store
-            .make_tables()
+            .ring
+            .enable()
+            .and_then(|()| store.make_file_table())
             .map_err(fail("register with io_uring"))?;
         store.register_files()?;
-        store.push(opcode::Nop::new().build().user_data(IGNORED));
+        let nothing = opcode::Nop::new().build().flags(squeue::Flags::FIXED_FILE);
+        store.push(nothing.user_data(IGNORED));
         patiently(|| store.ring.submit_and_wait(1)).map_err(fail("use io_uring"))?;
         store.collect();
         Ok(store)
@@ -134,19 +134,28 @@ impl UringStore {
     ///
     /// The watch is edge-triggered, so the eventfd's counter is never read: that would be a system
     /// call for each kick. A counter that is not zero at the start is reported at once, so a kick
-    /// that came before is not lost.
-    pub fn watch(&mut self, id: WatchId, fd: RawFd) {
+    /// that came before is not lost. The ring keeps the descriptor's file open until then.
+    ///
+    /// # Errors
+    /// [`StoreError::Setup`]: the kernel does not take it, or too many are watched.
+    pub fn watch(&mut self, id: WatchId, fd: RawFd) -> Result<(), StoreError> {
         self.unwatch(id);
-        self.watches.push(Watch { id, fd });
-        self.arm(id, fd);
+        let watch = self.watches.add(id)?;
+        if let Err(error) = self.register_watched(watch, fd) {
+            self.watches.remove(id);
+            return Err(error);
+        }
+        self.arm(watch);
+        Ok(())
     }
 
     /// Stops reporting `id`.
     pub fn unwatch(&mut self, id: WatchId) {
-        if let Some(index) = self.watches.iter().position(|watch| watch.id == id) {
-            self.watches.swap_remove(index);
+        if let Some(watch) = self.watches.remove(id) {
             let entry = opcode::PollRemove::new(WATCH_BIT | u64::from(id.0)).build();
+            let entry = entry.flags(squeue::Flags::FIXED_FILE);
             self.push(entry.user_data(IGNORED));
+            self.unregister_watched(watch);
         }
     }
 
@@ -237,8 +246,8 @@ impl UringStore {
             self.start(slot);
         }
         while let Some(id) = self.again.watches.pop() {
-            if let Some(fd) = self.watched(id) {
-                self.arm(id, fd);
+            if let Some(watch) = self.watches.get(id) {
+                self.arm(watch);
             }
         }
         wait
@@ -264,11 +273,11 @@ impl UringStore {
         into.append(&mut self.events);
     }
 
-    fn arm(&mut self, id: WatchId, fd: RawFd) {
-        let entry = opcode::PollAdd::new(io_uring::types::Fd(fd), libc::POLLIN as u32)
+    fn arm(&mut self, watch: Watch) {
+        let entry = opcode::PollAdd::new(watch.file(), libc::POLLIN as u32)
             .multi(true)
             .build();
-        self.push(entry.user_data(WATCH_BIT | u64::from(id.0)));
+        self.push(entry.user_data(WATCH_BIT | u64::from(watch.id.0)));
     }
 
     /// Queues an entry for the next [`UringStore::enter`].
@@ -282,9 +291,8 @@ impl UringStore {
     fn fill(&mut self) {
         let mut queue = self.ring.submission();
         while let Some(entry) = self.backlog.front() {
-            // SAFETY: an entry names either an eventfd that its owner keeps open while it is watched,
-            // or a file of `self.files` and a buffer in `self.in_flight`; both live until the
-            // completion, since `Drop` waits for all of them.
+            // SAFETY: an entry names files that are registered, and a buffer in `self.in_flight`, which
+            // lives until the completion, since `Drop` waits for all of them.
             if unsafe { queue.push(entry) }.is_err() {
                 return;
             }
@@ -320,14 +328,9 @@ impl UringStore {
         }
     }
 
-    fn watched(&self, id: WatchId) -> Option<RawFd> {
-        let mut watches = self.watches.iter();
-        watches.find(|watch| watch.id == id).map(|watch| watch.fd)
-    }
-
     /// A watch has something to report, and may be at its end.
     pub(super) fn fired(&mut self, id: WatchId, result: i32, goes_on: bool) {
-        let Some(fd) = self.watched(id) else {
+        let Some(watch) = self.watches.get(id) else {
             return;
         };
         if result == -libc::ECANCELED {
@@ -342,7 +345,7 @@ impl UringStore {
         }
         let error = io::Error::from_raw_os_error(-result);
         if result >= 0 {
-            self.arm(id, fd);
+            self.arm(watch);
         } else if is_nothing(&error) || is_transient(&error) {
             self.again.watches.push(id);
             self.again.note(&error);
@@ -478,6 +481,7 @@ impl Drop for UringStore {
         if let Err(e) = self.drain() {
             // Buffers that may still be written to must never be freed.
             log::error!("cannot wait for I/O in flight: {e}");
+            self.ring.give_up();
             for flight in self.in_flight.drain() {
                 std::mem::forget(flight);
             }
@@ -487,6 +491,9 @@ impl Drop for UringStore {
         // claim of a registered data file would last, and the disk seem to be in use.
         if let Err(e) = self.ring.submitter().unregister_files() {
             log::debug!("the claims of the files end a little later: {e}");
+        }
+        if self.ring.is_lent() {
+            (0..MAX_CHUNKS).for_each(|chunk| self.unregister_memory(chunk));
         }
     }
 }

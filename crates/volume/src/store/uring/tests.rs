@@ -10,11 +10,12 @@ use tempfile::TempDir;
 use test_support::seccomp;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use io_uring::opcode;
+use io_uring::{opcode, squeue, types};
 
+use super::bare::BareRing;
 use super::entry::InFlight;
 use super::ring::{UringStore, Wait};
-use super::watch::{IGNORED, Watch, WatchId};
+use super::watch::{IGNORED, MAX_WATCHES, WatchId};
 use crate::store::{
     BufferPool, IoBuffer, LayerFile, StackFiles, Store, StoreCompletion, StoreError, StoreFile,
     StoreOp, Tag,
@@ -30,6 +31,10 @@ const LEN: u64 = 1 << 20;
 
 impl Fixture {
     fn new() -> Self {
+        Self::on(BareRing::for_one_thread().unwrap())
+    }
+
+    fn on(ring: BareRing) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let open = |name: &str| {
             let path = directory.path().join(name);
@@ -37,7 +42,7 @@ impl Fixture {
             LayerFile::open(&path).unwrap()
         };
         let files = StackFiles::new(open("data"), open("map"), Vec::new());
-        let mut store = UringStore::new(files).unwrap();
+        let mut store = UringStore::on(ring, files).unwrap();
         let pool = BufferPool::alone().unwrap();
         pool.introduce(&mut store);
         Self {
@@ -180,6 +185,7 @@ fn what_was_not_taken_of_several_entries_is_submitted_next() {
     let first = fixture.write(0, 1);
     fixture.store.submit(Tag(1), first);
     let unknown = opcode::Nop::new().build().personality(777);
+    let unknown = unknown.flags(squeue::Flags::FIXED_FILE);
     fixture.store.push(unknown.user_data(IGNORED));
     for i in 1..4 {
         let op = fixture.write(4096 * i, 1);
@@ -195,17 +201,105 @@ fn more_entries_than_the_ring_has_room_for_wait_for_their_turn() {
     let fds: Vec<_> = (0..400)
         .map(|_| EventFd::new(EFD_NONBLOCK).unwrap())
         .collect();
-    for (id, fd) in (0..).zip(&fds) {
-        fixture.store.watch(WatchId(id), fd.as_raw_fd());
+    for (n, fd) in (0..).zip(&fds) {
+        let id = WatchId(n % MAX_WATCHES as u32);
+        fixture.store.watch(id, fd.as_raw_fd()).unwrap();
     }
-    fds.iter().for_each(|fd| fd.write(1).unwrap());
+    let watched = &fds[fds.len() - MAX_WATCHES..];
+    watched.iter().for_each(|fd| fd.write(1).unwrap());
     let mut fired = Vec::new();
-    while fired.len() < fds.len() {
+    while fired.len() < watched.len() {
         fixture.store.enter(Wait::Forever).unwrap();
         fixture.store.take_events(&mut fired);
         fired.sort_by_key(|id| id.0);
         fired.dedup();
     }
+}
+
+#[test]
+fn what_cannot_be_watched_is_an_error_and_takes_no_place() {
+    let mut fixture = Fixture::new();
+    let fd = EventFd::new(EFD_NONBLOCK).unwrap();
+    for id in 0..2 * MAX_WATCHES as u32 {
+        assert!(fixture.store.watch(WatchId(id), 9999).is_err());
+    }
+    for id in 0..MAX_WATCHES as u32 {
+        fixture.store.watch(WatchId(id), fd.as_raw_fd()).unwrap();
+    }
+    assert!(fixture.store.watch(WatchId(77), fd.as_raw_fd()).is_err());
+    fixture.store.unwatch(WatchId(0));
+    fixture.store.watch(WatchId(77), fd.as_raw_fd()).unwrap();
+}
+
+/// What a ring may not do, the kernel refuses, whoever submits it; and what it may, on registered files alone.
+#[test]
+fn a_ring_does_nothing_but_what_a_store_asks_of_it() {
+    let mut fixture = Fixture::new();
+    let fd = types::Fd(fixture.store.files.data.file().as_raw_fd());
+    let path = c"/".as_ptr();
+    let mut byte = 0u8;
+    let refused = [
+        opcode::Socket::new(libc::AF_UNIX, libc::SOCK_STREAM, 0).build(),
+        opcode::Connect::new(fd, std::ptr::null(), 0).build(),
+        opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), path).build(),
+        opcode::Fsync::new(fd).build(),
+        opcode::Read::new(fd, &raw mut byte, 1).build(),
+        opcode::PollAdd::new(fd, libc::POLLIN as u32).build(),
+        opcode::Close::new(fd).build(),
+        opcode::Nop::new().build(),
+        // With other flags as well.
+        opcode::Fsync::new(types::Fixed(0))
+            .build()
+            .flags(squeue::Flags::ASYNC | squeue::Flags::FIXED_FILE),
+        opcode::UringCmd16::new(types::Fixed(0), 0).build(),
+        opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), path)
+            .build()
+            .flags(squeue::Flags::FIXED_FILE),
+    ];
+    for entry in refused {
+        // SAFETY: what it names lives until the completion, which is waited for.
+        unsafe { fixture.store.ring.submission().push(&entry) }.unwrap();
+        fixture.store.ring.submit_and_wait(1).unwrap();
+        let done = fixture.store.ring.completion().next().unwrap();
+        assert_eq!(done.result(), -libc::EACCES, "{entry:?}");
+    }
+    let submitter = fixture.store.ring.submitter();
+    let refused = [
+        submitter.register_personality().map(drop),
+        submitter.register_eventfd(0),
+        submitter.register_restrictions(&mut []),
+        submitter.register_enable_rings(),
+    ];
+    for result in refused {
+        let error = result.unwrap_err().raw_os_error();
+        assert!(
+            matches!(error, Some(libc::EACCES | libc::EBADFD)),
+            "{error:?}"
+        );
+    }
+    let op = fixture.write(0, 3);
+    fixture.store.submit(Tag(1), op);
+    assert!(fixture.finish(1).unwrap()[0].result.is_ok());
+}
+
+/// It is as good as new, whichever thread has it.
+#[test]
+fn a_ring_that_was_lent_comes_back() {
+    let (home, rings) = std::sync::mpsc::channel();
+    drop(BareRing::lent_by(home).unwrap());
+    for round in 0..3 {
+        let ring = rings.recv().unwrap();
+        let use_it = move || {
+            let mut fixture = Fixture::on(ring);
+            let op = fixture.write(0, round + 1);
+            fixture.store.submit(Tag(1), op);
+            assert!(fixture.finish(1).unwrap()[0].result.is_ok());
+            assert_eq!(fixture.byte(0), round + 1);
+        };
+        std::thread::spawn(use_it).join().unwrap();
+    }
+    drop(rings.recv().unwrap());
+    drop(rings);
 }
 
 /// Has an operation that was not submitted complete with a result.
@@ -285,10 +379,11 @@ fn a_watch_that_the_kernel_has_no_memory_for_is_armed_again() {
     let mut fixture = Fixture::new();
     let fd = EventFd::new(EFD_NONBLOCK).unwrap();
     let id = WatchId(3);
-    fixture.store.watches.push(Watch {
-        id,
-        fd: fd.as_raw_fd(),
-    });
+    let watch = fixture.store.watches.add(id).unwrap();
+    fixture
+        .store
+        .register_watched(watch, fd.as_raw_fd())
+        .unwrap();
     fixture.store.fired(id, -libc::ENOMEM, false);
     let mut events = Vec::new();
     fixture.store.take_events(&mut events);

@@ -1,0 +1,10 @@
+//! The launcher of confined processes: see the documentation of the crate.
+
+mod client;
+mod message;
+mod program;
+mod server;
+
+pub use client::{Launch, Launcher};
+pub use message::LAUNCHER_FD;
+pub use server::run_launcher;

@@ -1,0 +1,254 @@
+//! The launcher itself: one thread, which waits for an order or for the end of what it has started.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
+use std::process::{Command, Stdio};
+
+use command_fds::{CommandFdExt, FdMapping};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::{Errno, FdFlags, fcntl_setfd};
+use rustix::net::sockopt::socket_peercred;
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitOptions, geteuid, pidfd_open, pidfd_send_signal, waitpid,
+};
+use rustix::thread::{CapabilitySet, set_no_new_privs};
+
+use crate::capabilities::drop_to;
+use crate::error::io_error;
+use crate::user::OwnUser;
+use crate::{Launch, Sandbox, SandboxError};
+
+use super::message::{LAUNCHER_FD, Notice, Order, next_order, tell, tell_mappings};
+use super::program::program;
+
+/// What a confined process needs until it is confined, and this one to kill it and to look at a VMM's mappings.
+const KEPT: CapabilitySet = CapabilitySet::SYS_ADMIN
+    .union(CapabilitySet::SETUID)
+    .union(CapabilitySet::SETGID)
+    .union(CapabilitySet::SETPCAP)
+    .union(CapabilitySet::SYS_RESOURCE)
+    .union(CapabilitySet::IPC_LOCK)
+    .union(CapabilitySet::KILL)
+    .union(CapabilitySet::SYS_PTRACE);
+
+/// Runs the launcher in this process, which [`Launcher::start`](super::Launcher::start) has started: until the other
+/// end of its socket is closed and what it started last has ended. What it starts is this program with the
+/// subcommand `subcommand`.
+///
+/// # Errors
+/// [`SandboxError::Io`]; its owner notices the end.
+pub fn run_launcher(subcommand: &str, launch: Launch) -> Result<(), SandboxError> {
+    let socket = inherited().map_err(io_error("use the socket of the attach process"))?;
+    outlive_signals();
+    let (own, refused) = match own_user(&launch) {
+        Ok(own) => (own, None),
+        Err(why) => (None, Some(why.to_string())),
+    };
+    let user = launch.user.or(own.as_ref().map(|own| own.user));
+    let launch = Launch { user, ..launch };
+    set_no_new_privs(true).map_err(io_error("give up new privileges"))?;
+    if geteuid().is_root()
+        && let Err(error) = drop_to(KEPT)
+    {
+        log::info!("the launcher keeps its capabilities: {error}");
+    }
+    let mut server = Server {
+        subcommand,
+        launch,
+        refused,
+        socket,
+        running: None,
+    };
+    let served = server.run();
+    // The user stays taken until the process has ended that has it.
+    if let Some(running) = server.running.take() {
+        let _ = running.end();
+    }
+    drop(own);
+    served.map_err(io_error("serve the attach process"))
+}
+
+/// The user of a process of root's for which none was named.
+fn own_user(launch: &Launch) -> Result<Option<OwnUser>, SandboxError> {
+    if launch.user.is_some() || !geteuid().is_root() {
+        return Ok(None);
+    }
+    match OwnUser::choose() {
+        Ok(own) => Ok(Some(own)),
+        Err(error) if launch.sandbox == Sandbox::BestEffort => {
+            log::warn!("{error}");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn inherited() -> io::Result<OwnedFd> {
+    // SAFETY: only a look at whether the number is an open descriptor.
+    let look = unsafe { BorrowedFd::borrow_raw(LAUNCHER_FD) };
+    fcntl_setfd(look, FdFlags::CLOEXEC)?;
+    // SAFETY: it is open (just seen), its maker left it open for this, and it is taken over once, at the start.
+    Ok(unsafe { OwnedFd::from_raw_fd(LAUNCHER_FD) })
+}
+
+/// What ends its owner and the process that it has started is no reason to end: the one tells by its socket, the other
+/// by its end. A handler is not inherited by a program that is started.
+fn outlive_signals() {
+    extern "C" fn nothing(_: libc::c_int) {}
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT] {
+        // SAFETY: the handler does nothing.
+        unsafe {
+            libc::signal(
+                signal,
+                nothing as extern "C" fn(libc::c_int) as libc::sighandler_t,
+            )
+        };
+    }
+}
+
+struct Server<'a> {
+    subcommand: &'a str,
+    launch: Launch,
+    /// Why nothing is started.
+    refused: Option<String>,
+    socket: OwnedFd,
+    running: Option<Running>,
+}
+
+/// A process that was started.
+struct Running {
+    process: Pid,
+    pidfd: OwnedFd,
+}
+
+impl Running {
+    fn kill(&self) {
+        // It fails only when it has ended.
+        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+    }
+
+    /// Waits for its end; the status of wait(2).
+    fn end(self) -> io::Result<i32> {
+        loop {
+            match waitpid(Some(self.process), WaitOptions::empty()) {
+                Ok(Some((_, status))) => return Ok(status.as_raw()),
+                Ok(None) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+impl Server<'_> {
+    /// Obeys until there will be no more orders.
+    fn run(&mut self) -> io::Result<()> {
+        loop {
+            let (ordered, ended) = self.wait()?;
+            if ended && let Some(running) = self.running.take() {
+                let status = running.end()?;
+                if tell(&self.socket, &Notice::Ended(status)).is_err() {
+                    // There is nobody any more.
+                    return Ok(());
+                }
+            }
+            if !ordered {
+                continue;
+            }
+            match next_order(&self.socket)? {
+                Some(Order::Start(fds)) => {
+                    let notice = self.start(fds);
+                    tell(&self.socket, &notice)?;
+                }
+                Some(Order::Kill) => {
+                    if let Some(running) = &self.running {
+                        running.kill();
+                    }
+                }
+                Some(Order::Look(connection)) => {
+                    let maps = mappings_at(&connection);
+                    tell_mappings(&self.socket, maps)?;
+                }
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Waits for an order, and for the end of the process.
+    fn wait(&self) -> io::Result<(bool, bool)> {
+        let mut watched = vec![PollFd::new(&self.socket, PollFlags::IN)];
+        if let Some(running) = &self.running {
+            watched.push(PollFd::new(&running.pidfd, PollFlags::IN));
+        }
+        match poll(&mut watched, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let is_ready = |at: usize| watched.get(at).is_some_and(|fd| !fd.revents().is_empty());
+        Ok((is_ready(0), is_ready(1)))
+    }
+
+    fn start(&mut self, fds: Vec<OwnedFd>) -> Notice {
+        if let Some(why) = &self.refused {
+            return Notice::NotStarted(why.clone());
+        }
+        if self.running.is_some() {
+            return Notice::NotStarted("there is one already".into());
+        }
+        match started(self.subcommand, &self.launch, fds) {
+            Ok(running) => {
+                let id = running.process.as_raw_pid().unsigned_abs();
+                self.running = Some(running);
+                Notice::Started(id)
+            }
+            Err(error) => Notice::NotStarted(error.to_string()),
+        }
+    }
+}
+
+/// Starts the program, which goes on in a child of this process with namespaces of its own, and tells its id on
+/// standard output.
+fn started(subcommand: &str, launch: &Launch, fds: Vec<OwnedFd>) -> io::Result<Running> {
+    let mut command = Command::new(program()?);
+    command
+        .arg(subcommand)
+        .args(launch.arguments())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    let mappings = fds
+        .into_iter()
+        .zip(3..)
+        .map(|(parent_fd, child_fd)| FdMapping {
+            parent_fd,
+            child_fd,
+        });
+    command
+        .fd_mappings(mappings.collect())
+        .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let mut first = command.spawn()?;
+    let mut told = [0; 4];
+    let said = match first.stdout.take() {
+        Some(mut stdout) => stdout.read_exact(&mut told),
+        None => Err(io::ErrorKind::BrokenPipe.into()),
+    };
+    let id = i32::from_le_bytes(told);
+    if said.is_ok() && id.unsigned_abs() == first.id() {
+        // It could not be isolated, and goes on itself.
+        return running(id);
+    }
+    let status = first.wait()?;
+    said.map_err(|_| io::Error::other(format!("it has ended at once ({status})")))?;
+    running(id)
+}
+
+/// What the process at the other end of a connection has mapped. Landlock forbids the attach process to look.
+fn mappings_at(connection: &OwnedFd) -> io::Result<File> {
+    let peer = socket_peercred(connection)?.pid;
+    File::open(format!("/proc/{}/maps", peer.as_raw_pid()))
+}
+
+fn running(id: i32) -> io::Result<Running> {
+    let process = Pid::from_raw(id).ok_or(io::ErrorKind::InvalidData)?;
+    let pidfd = pidfd_open(process, PidfdFlags::empty())?;
+    Ok(Running { process, pidfd })
+}

@@ -1,0 +1,37 @@
+//! What confines a process, and the launcher of confined processes.
+//!
+//! A process that is confined gives up, in this order, what it does not need: its namespaces and its root directory
+//! ([`isolate`], [`empty_root`]), its user and its capabilities ([`Privileges`]), files ([`landlock`]), resources
+//! ([`limit`]) and system calls ([`calls`]). None of it can be taken back.
+//!
+//! The kernel may refuse any of it. What could not be had is noted ([`Missing`]); [`Sandbox`] says whether the
+//! process goes on without.
+//!
+//! # The launcher
+//!
+//! A process that Landlock confines can give no child a root directory of its own: Landlock forbids to mount. One
+//! that has several threads can enter no user namespace, and one that has dropped its capabilities no namespace
+//! at all. An attach process is all three, and starts data planes for as long as it lives. So it begins with a
+//! [`Launcher`]: a process with one thread, which is told to start, to kill, and nothing else, and which no guest
+//! and no network reaches.
+
+pub mod calls;
+pub mod landlock;
+
+mod capabilities;
+mod error;
+mod launcher;
+mod level;
+mod limits;
+mod namespaces;
+mod rule;
+mod user;
+
+pub use capabilities::{Privileges, drop_to};
+pub use error::SandboxError;
+pub use launcher::{LAUNCHER_FD, Launch, Launcher, run_launcher};
+pub use level::{Missing, Sandbox};
+pub use limits::{limit, raise};
+pub use namespaces::{Isolated, NAMESPACES, empty_root, isolate};
+pub use rule::Rule;
+pub use user::User;
