@@ -87,7 +87,10 @@ pub fn main() -> ExitCode {
         Err(error) => return usage(&error, &arguments),
     };
     start_log(cli.global.verbose);
-    log::info!("sealdisk {}", *VERSION);
+    // Nothing that the launcher does has to do with keys.
+    if !matches!(cli.command, Command::DataPlaneLauncher(_)) {
+        log::info!("sealdisk {}", *VERSION);
+    }
     let context = Context {
         output: Output::new(cli.global.output),
         runtime_dir: cli.global.runtime_dir,
