@@ -8,6 +8,7 @@ mod call_stack;
 mod dek;
 mod digest;
 mod error;
+mod kept;
 mod locked;
 mod random;
 mod sealing;
@@ -20,6 +21,7 @@ pub use call_stack::{
 pub use dek::{DEK_LEN, Dek, DekHalf, harden_process};
 pub use digest::{Hashing, hex, sha256};
 pub use error::KeyError;
+pub use kept::KeptDeks;
 pub use locked::{Locked, LockedBytes, PageLock};
 #[cfg(all(test, feature = "fips"))]
 pub(crate) use random::is_approved;
