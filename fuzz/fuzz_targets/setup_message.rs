@@ -88,6 +88,8 @@ fn setup(layers: u8) -> Setup {
         serial: "disk".into(),
         write_through: false,
         listening: true,
+        revoked: None,
+        restart: None,
     }
 }
 
@@ -199,7 +201,7 @@ fn receive_all(hello: &[u8], bytes: &[u8], files: usize) {
         };
         let (ours, theirs) = UnixStream::pair().unwrap();
         let commands = Commands::new(ours).unwrap();
-        commands.open().serve(setup, &files, &deks).unwrap();
+        commands.open().serve(setup, &files, Some(&deks)).unwrap();
         let end = DataPlaneEnd::open(theirs).unwrap();
         let same = end.receive().unwrap().unwrap();
         assert_eq!(same.command, command);

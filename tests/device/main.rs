@@ -8,5 +8,6 @@ mod crash;
 mod failed_sync;
 mod hostile;
 mod protocol;
+mod supervise;
 
 const MIB: u64 = 1 << 20;

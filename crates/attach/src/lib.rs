@@ -24,5 +24,6 @@ pub use error::{AttachError, Refusal};
 pub use layer_changes::LayerChanges;
 pub use serve::{LAUNCHER, attach, events, key_status, send_layer_op, set_limits};
 pub use status::{
-    DekState, Event, EventKind, GuardOptions, JobStatus, KeyState, KeyStatus, Offered, Reason,
+    DekState, Event, EventKind, GuardOptions, JobStatus, KeyState, KeyStatus, LastRestart, Offered,
+    Reason,
 };

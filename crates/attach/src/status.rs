@@ -97,14 +97,31 @@ pub struct KeyStatus {
     pub offered: Option<Offered>,
 }
 
-/// What an attached disk has of the host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// What an attached disk has of the host, and what became of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Offered {
     /// Queues that a guest may use.
     pub queues: u16,
     /// Bytes that requests under way take at most, over all queues (`attach --memory`).
     pub memory_bytes: u64,
+    /// How many data planes died and were replaced by another.
+    #[serde(default)]
+    pub restarts: u64,
+    /// When the last one died, and of what.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_restart: Option<LastRestart>,
+}
+
+/// The last death of a data plane.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LastRestart {
+    /// When.
+    #[serde(with = "time::serde::rfc3339")]
+    pub time: OffsetDateTime,
+    /// What is known of why, as the end of a sentence.
+    pub reason: String,
 }
 
 /// The job of an attached disk.
@@ -153,6 +170,8 @@ pub enum EventKind {
     SyncFailed,
     /// A connection was ended: the guest's memory is not shared with the back-end.
     MemoryNotShared,
+    /// The data plane died, and another one goes on for it.
+    DataPlaneRestarted,
     /// There is little room for the audit logs, without which the key cannot be used.
     AuditSpaceLow,
     /// There is room for them again.
@@ -226,6 +245,9 @@ impl fmt::Display for Event {
             ),
             EventKind::MemoryNotShared => {
                 write!(f, "a connection to the disk {disk} was ended")
+            }
+            EventKind::DataPlaneRestarted => {
+                write!(f, "another data plane of the disk {disk} was started")
             }
             EventKind::StorageOk => {
                 write!(f, "no request of the disk {disk} waits for space any more")

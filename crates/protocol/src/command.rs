@@ -26,7 +26,8 @@ pub(crate) struct RequestNumber {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Command {
-    /// Serve a disk, whose files come with this and whose keys follow. The first command, and only once.
+    /// Serve a disk, whose files come with this and whose keys follow, unless they are revoked. The first
+    /// command, and only once.
     Serve(Setup),
     /// Change the disk's limits.
     SetLimits(Limits),
@@ -88,6 +89,7 @@ impl Command {
     /// How many keys follow the command.
     pub(crate) fn keys(&self) -> usize {
         match self {
+            Self::Serve(setup) if setup.revoked.is_some() => 0,
             Self::Serve(setup) => setup.stack.layers.len(),
             Self::SwapVolume(stack) => stack.layers.len(),
             Self::RestoreKey { layers } => layers.len(),
@@ -105,9 +107,10 @@ impl Command {
 
     /// Whether keys belong to it.
     pub(crate) fn has_keys(&self) -> bool {
-        matches!(
-            self,
-            Self::Serve(_) | Self::SwapVolume(_) | Self::RestoreKey { .. }
-        )
+        match self {
+            Self::Serve(setup) => setup.revoked.is_none(),
+            Self::SwapVolume(_) | Self::RestoreKey { .. } => true,
+            _ => false,
+        }
     }
 }

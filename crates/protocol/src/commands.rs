@@ -44,6 +44,8 @@ struct Control {
     stream: UnixStream,
     /// The number of the next command.
     next: u64,
+    /// The data plane is to end.
+    ending: bool,
 }
 
 #[derive(Debug)]
@@ -58,7 +60,7 @@ struct Unanswered {
 enum Cargo<'a> {
     None,
     Keys(&'a DekStack),
-    Disk(&'a DiskFiles, &'a DekStack),
+    Disk(&'a DiskFiles, Option<&'a DekStack>),
 }
 
 /// Keeps everybody's commands back: the data plane has to get its disk before.
@@ -68,7 +70,8 @@ pub struct Opening<'a> {
 }
 
 impl Opening<'_> {
-    /// Gives the data plane its disk, and lets others' commands follow.
+    /// Gives the data plane its disk, and lets others' commands follow. There are keys unless the setup says that they
+    /// are revoked.
     ///
     /// # Errors
     /// [`ProtocolError`], when the data plane has ended among others.
@@ -76,10 +79,24 @@ impl Opening<'_> {
         mut self,
         setup: Setup,
         files: &DiskFiles,
-        deks: &DekStack,
+        deks: Option<&DekStack>,
     ) -> Result<(), ProtocolError> {
+        if setup.revoked.is_some() == deks.is_some() {
+            let why = "a disk is served with its keys, or without any while they are revoked";
+            return Err(ProtocolError::Cargo(why.into()));
+        }
         let (command, cargo) = (Command::Serve(setup), Cargo::Disk(files, deks));
-        self.commands.send(&mut self.control, command, cargo, None)
+        self.commands
+            .send(&mut self.control, command, cargo, None)?;
+        match self.control.ending {
+            // It was told before there was a data plane to hear it.
+            true => self
+                .control
+                .stream
+                .shutdown(Shutdown::Write)
+                .map_err(io_error("tell the data plane to end")),
+            false => Ok(()),
+        }
     }
 }
 
@@ -89,15 +106,30 @@ impl Commands {
     /// # Errors
     /// [`ProtocolError::Io`].
     pub fn new(stream: UnixStream) -> Result<Self, ProtocolError> {
-        let hello = encode(&Hello { hello: SUPPORTED })?;
-        match (&stream).write_all(&hello) {
-            // It has ended already, which `Messages::greet` finds.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-            sent => sent.map_err(io_error("greet the data plane"))?,
-        }
+        greet(&stream)?;
         Ok(Self {
-            control: Mutex::new(Control { stream, next: 0 }),
+            control: Mutex::new(Control {
+                stream,
+                next: 0,
+                ending: false,
+            }),
             unanswered: Mutex::new(Some(VecDeque::new())),
+        })
+    }
+
+    /// Greets another data plane, in the place of the one that has ended. Whoever has a command waits until it
+    /// has its disk.
+    ///
+    /// # Errors
+    /// [`ProtocolError::Io`].
+    pub fn open_again(&self, stream: UnixStream) -> Result<Opening<'_>, ProtocolError> {
+        greet(&stream)?;
+        let mut control = self.control();
+        (control.stream, control.next) = (stream, 0);
+        *self.unanswered() = Some(VecDeque::new());
+        Ok(Opening {
+            commands: self,
+            control,
         })
     }
 
@@ -147,7 +179,7 @@ impl Commands {
         files: &DiskFiles,
         deks: &DekStack,
     ) -> Result<(), ProtocolError> {
-        let cargo = Cargo::Disk(files, deks);
+        let cargo = Cargo::Disk(files, Some(deks));
         self.ask(Command::SwapVolume(stack), cargo, PATIENCE)
             .map(drop)
     }
@@ -263,12 +295,19 @@ impl Commands {
         *self.unanswered() = None;
     }
 
-    /// The data plane sees the end of the socket, and ends.
+    /// The data plane sees the end of the socket, and ends; so does one that is opened later.
     ///
     /// # Errors
     /// What the kernel says.
     pub fn end(&self) -> io::Result<()> {
-        self.control().stream.shutdown(Shutdown::Write)
+        let mut control = self.control();
+        control.ending = true;
+        control.stream.shutdown(Shutdown::Write)
+    }
+
+    /// Whether it was told to end.
+    pub fn is_ending(&self) -> bool {
+        self.control().ending
     }
 
     /// Sends a command whose answer nobody waits for.
@@ -329,7 +368,7 @@ impl Commands {
         let (files, deks) = match cargo {
             Cargo::None => (Vec::new(), None),
             Cargo::Keys(deks) => (Vec::new(), Some(deks)),
-            Cargo::Disk(files, deks) => (files.descriptors(), Some(deks)),
+            Cargo::Disk(files, deks) => (files.descriptors(), deks),
         };
         let fail = |error: io::Error| match error.kind() {
             io::ErrorKind::BrokenPipe => ProtocolError::Ended(Peer::DataPlane),
@@ -359,6 +398,16 @@ impl Commands {
     fn control(&self) -> MutexGuard<'_, Control> {
         // A command that was cut off ends the data plane, whoever holds the lock.
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Says this program's hello.
+fn greet(mut stream: &UnixStream) -> Result<(), ProtocolError> {
+    let hello = encode(&Hello { hello: SUPPORTED })?;
+    match stream.write_all(&hello) {
+        // It has ended already, which `Messages::greet` finds.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        sent => sent.map_err(io_error("greet the data plane")),
     }
 }
 
@@ -427,6 +476,23 @@ mod tests {
         assert!(matches!(ended, Err(ProtocolError::Ended(Peer::DataPlane))));
         let ended = commands.resume();
         assert!(matches!(ended, Err(ProtocolError::Ended(Peer::DataPlane))));
+    }
+
+    #[test]
+    fn another_data_plane_begins_anew() {
+        let (commands, theirs) = commands();
+        let lost = commands.ask_later(Command::Quiesce, Cargo::None).unwrap();
+        drop(theirs);
+        commands.ended();
+        assert!(lost.recv().is_err());
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        drop(commands.open_again(ours).unwrap());
+        assert!(!commands.has_ended() && !commands.is_ending());
+        let asked = commands.ask_later(Command::Resume, Cargo::None).unwrap();
+        commands.answered(0, Reply::Resumed).unwrap();
+        assert_eq!(asked.recv().unwrap(), Reply::Resumed);
+        commands.end().unwrap();
+        assert!(commands.is_ending());
     }
 
     #[test]

@@ -53,6 +53,14 @@ impl Cargo {
         self.deks.ok_or_else(missing)
     }
 
+    /// The files of [`Command::Serve`] while the key is revoked, for a disk of so many layers.
+    ///
+    /// # Errors
+    /// As [`Cargo::disk`].
+    pub fn files(self, layers: usize) -> Result<DiskFiles, ProtocolError> {
+        DiskFiles::from_descriptors(self.files, layers)
+    }
+
     /// The files and the keys of [`Command::Serve`] or [`Command::SwapVolume`].
     ///
     /// # Errors

@@ -14,7 +14,7 @@
 //!
 //! | Command | With it | What the data plane does | Answer |
 //! |---|---|---|---|
-//! | [`Serve`](Command::Serve) | files, keys | serves the disk; the first command, once | [`Serving`](Reply::Serving), or it ends with [`Event::Failed`] |
+//! | [`Serve`](Command::Serve) | files, keys if any | serves the disk; the first command, once | [`Serving`](Reply::Serving), or it ends with [`Event::Failed`] |
 //! | [`SetLimits`](Command::SetLimits) | | changes the disk's limits | [`LimitsSet`](Reply::LimitsSet) |
 //! | [`Resize`](Command::Resize) | | serves the disk, whose files have grown, with a new size | [`Resized`](Reply::Resized) |
 //! | [`RevokeKey`](Command::RevokeKey) | | completes what was begun, then destroys all keys and ciphers | [`KeyDestroyed`](Reply::KeyDestroyed) |
@@ -28,6 +28,14 @@
 //! | [`Disconnect`](Command::Disconnect) | | ends a connection that does not share the guest's memory | [`Disconnected`](Reply::Disconnected) |
 //!
 //! Instead of each answer [`Reply::Refused`] can come, which says why.
+//!
+//! # What outlives a data plane
+//!
+//! A data plane that dies is replaced by another ([`Setup::restart`]), and the frontend does not notice. For
+//! that it sends on what the frontend sets up, through a second socket ([`KEEP_FD`], [`Kept`]), and notes in
+//! memory that it shares with the attach process which requests are in flight ([`REGION_FD`], [`KeptRegion`]).
+//! The next one gets the same memory, and what was kept through its own second socket, right after
+//! [`Command::Serve`]. While the key is revoked no keys follow that ([`Setup::revoked`]).
 //!
 //! # A quiesced disk
 //!
@@ -53,6 +61,9 @@ mod files;
 mod frame;
 mod frontend_memory;
 mod hello;
+mod keep_socket;
+mod kept;
+mod kept_region;
 mod limits;
 mod line;
 mod messages;
@@ -72,12 +83,21 @@ pub use files::DiskFiles;
 pub use frame::{MAX_MESSAGE_LEN, decode, encode};
 pub use frontend_memory::{FileId, FrontendMemory};
 pub use hello::{Hello, SUPPORTED};
+pub use keep_socket::KeepSocket;
+pub use kept::{
+    Change, InflightPlace, Kept, KeptKey, KeptMemory, KeptRing, KeptThings, MAX_MEMORY_REGIONS,
+};
+pub use kept_region::{
+    INFLIGHT_AT, INFLIGHT_ENTRY, INFLIGHT_HEADER, INFLIGHT_USED_IDX, KeptRegion, MAX_QUEUE_SIZE,
+    inflight_len, inflight_part_len, inflight_progress, sealed_memory,
+};
 pub use limits::Limits;
 pub use line::Line;
 pub use messages::{Heard, Messages};
 pub use reply::{Event, Message, Reply, SyncedFile};
 pub use setup::{
-    CopyProgress, CopyRequest, CopyState, Discard, OnFull, OnRevoke, Setup, Stack, StackLayer,
+    CopyProgress, CopyRequest, CopyState, Discard, OnFull, OnRevoke, Restart, Setup, Stack,
+    StackLayer,
 };
 pub use version::{Peer, Versions};
 pub use waiter::{Waiter, signal_pipe};
@@ -86,3 +106,7 @@ pub use waiter::{Waiter, signal_pipe};
 pub const COMMAND_FD: i32 = 3;
 /// That of the vhost-user socket, listening or connected.
 pub const SOCKET_FD: i32 = 4;
+/// That of the socket through which things are kept ([`KeepSocket`]).
+pub const KEEP_FD: i32 = 5;
+/// That of the memory that outlives the process ([`KeptRegion`]).
+pub const REGION_FD: i32 = 6;

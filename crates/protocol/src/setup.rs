@@ -154,6 +154,24 @@ pub struct Setup {
     pub write_through: bool,
     /// Whether the socket listens; else it is connected and the process ends with the connection.
     pub listening: bool,
+    /// Set while the key is revoked: no keys follow, and this becomes of the guest's requests.
+    pub revoked: Option<OnRevoke>,
+    /// Set when a data plane before this one has died.
+    pub restart: Option<Restart>,
+}
+
+/// What a data plane is told that goes on for one that died.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Restart {
+    /// How many things are kept of the frontend's connection, which follow through
+    /// [`KEEP_FD`](crate::KEEP_FD).
+    pub kept: u32,
+    /// How many died before it, one after the other, each soon after its start. With any it says in the log
+    /// which requests it does again.
+    pub short_lives: u32,
+    /// The disk has another size than the frontend was told.
+    pub resized: bool,
 }
 
 impl Setup {

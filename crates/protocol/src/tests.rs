@@ -45,6 +45,12 @@ fn setup(layers: u128) -> Setup {
         serial: "disk".into(),
         write_through: false,
         listening: true,
+        revoked: None,
+        restart: Some(Restart {
+            kept: 7,
+            short_lives: 2,
+            resized: true,
+        }),
     }
 }
 
@@ -55,7 +61,7 @@ fn commands() -> Vec<(Command, String)> {
     let stack_json = format!(r#"{{"disk":"{id}1","layers":[{layer}]}}"#);
     let limits = r#"{"iops":5,"iops_burst":null,"bandwidth":null,"bandwidth_burst":null}"#;
     let setup_json = format!(
-        r#"{{"stack":{stack_json},"read_only":true,"discard":"overwrite","on_full":"error","logical_sector_size":512,"num_queues":2,"queue_size":64,"memory":1048576,"huge_pages":true,"poll_us":32,"serial":"disk","limits":{limits},"write_through":false,"listening":true}}"#
+        r#"{{"stack":{stack_json},"read_only":true,"discard":"overwrite","on_full":"error","logical_sector_size":512,"num_queues":2,"queue_size":64,"memory":1048576,"huge_pages":true,"poll_us":32,"serial":"disk","limits":{limits},"write_through":false,"listening":true,"revoked":null,"restart":{{"kept":7,"short_lives":2,"resized":true}}}}"#
     );
     let copy_up = CopyRequest {
         drop: 2,
@@ -318,7 +324,10 @@ fn receive(from: &DataPlaneEnd) -> Received {
 fn files_and_keys_travel_with_their_commands() {
     let (commands, mut messages, data_plane) = ends();
     let (files, deks) = disk();
-    commands.open().serve(setup(3), &files, &deks).unwrap();
+    commands
+        .open()
+        .serve(setup(3), &files, Some(&deks))
+        .unwrap();
     let layers = vec![Uuid::from_u128(7); 3];
     commands.restore_key(layers.clone(), &deks).unwrap();
     commands.set_limits(Limits::default()).unwrap();
@@ -369,7 +378,7 @@ fn files_that_are_not_the_disks_are_refused_and_commands_go_on() {
         for _ in 1..layers {
             keys = keys.pushed(Dek::generate().unwrap());
         }
-        opening.serve(setup(layers), files, &keys).unwrap();
+        opening.serve(setup(layers), files, Some(&keys)).unwrap();
         let error = receive(&data_plane).cargo.disk().err().unwrap();
         assert!(matches!(error, ProtocolError::Cargo(_)), "{error}");
     }
@@ -378,10 +387,32 @@ fn files_that_are_not_the_disks_are_refused_and_commands_go_on() {
 }
 
 #[test]
+fn a_disk_whose_key_is_revoked_is_served_without_keys() {
+    let (commands, _messages, data_plane) = ends();
+    let (files, deks) = disk();
+    let revoked = Setup {
+        revoked: Some(OnRevoke::Pause),
+        ..setup(3)
+    };
+    let mixed = commands.open().serve(revoked.clone(), &files, Some(&deks));
+    assert!(matches!(mixed, Err(ProtocolError::Cargo(_))));
+    let none = commands.open().serve(setup(3), &files, None);
+    assert!(matches!(none, Err(ProtocolError::Cargo(_))));
+    commands.open().serve(revoked, &files, None).unwrap();
+    commands.set_limits(Limits::default()).unwrap();
+    let served = receive(&data_plane);
+    assert!(served.cargo.files(3).is_ok());
+    assert_eq!(receive(&data_plane).number, 1);
+}
+
+#[test]
 fn no_key_is_in_what_is_printed() {
     let (commands, _messages, data_plane) = ends();
     let (files, deks) = disk();
-    commands.open().serve(setup(3), &files, &deks).unwrap();
+    commands
+        .open()
+        .serve(setup(3), &files, Some(&deks))
+        .unwrap();
     commands.restore_key(vec![Uuid::nil(); 3], &deks).unwrap();
     let mut printed = format!("{commands:?}{data_plane:?}");
     for _ in 0..2 {

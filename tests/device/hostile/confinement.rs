@@ -343,7 +343,11 @@ fn is_of_the_disk(file: &Path) -> bool {
 /// which requests are in flight.
 fn is_of_the_process(file: &Path) -> bool {
     let name = file.to_string_lossy();
-    let memory = ["/memfd:guest-memory", "/memfd:sealdisk-inflight"];
+    let memory = [
+        "/memfd:guest-memory",
+        "/memfd:sealdisk-inflight",
+        "/memfd:sealdisk-kept",
+    ];
     name == "/dev/null"
         || name.ends_with("/stderr")
         || memory.iter().any(|memory| name.starts_with(memory))

@@ -4,15 +4,18 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use test_support::frontend::client::kind;
+use rustix::process::Signal;
+use test_support::frontend::client::{Status, kind};
+use test_support::frontend::device::Frontend;
 use test_support::frontend::queue::Seg;
+use test_support::key_search::{may_read_memory, needles, search};
 use test_support::rng::Rng;
 use test_support::{Customer, Daemon, PATIENCE, alive, kill};
 
 use super::{FAIL, MIB, PAUSE};
 
 /// A disk with something that was completed and not flushed, stopped.
-fn stopped(customer: &Customer, mode: &'static [&'static str], seed: u64) -> Daemon {
+fn stopped(customer: &Customer, mode: &'static [&'static str], seed: u64) -> (Daemon, Frontend) {
     let daemon = customer.attach(mode);
     let mut frontend = daemon.connect();
     let data = Rng::new(seed).bytes(65536);
@@ -24,7 +27,7 @@ fn stopped(customer: &Customer, mode: &'static [&'static str], seed: u64) -> Dae
     queue.arena.reset();
     let at = queue.arena.alloc(4096, 4096);
     queue.request(kind::OUT, 0, &[Seg::out(at, 4096)]);
-    daemon
+    (daemon, frontend)
 }
 
 fn wait_for_the_end_of(pid: u32) {
@@ -48,7 +51,8 @@ fn assert_nothing_lost(customer: &Customer, seed: u64) {
 fn a_stopped_disk_is_detached_and_flushed_without_its_key() {
     for (mode, seed) in [(FAIL, 1), (PAUSE, 2)] {
         let customer = Customer::new(4 * MIB);
-        let mut daemon = stopped(&customer, mode, seed);
+        let (mut daemon, frontend) = stopped(&customer, mode, seed);
+        drop(frontend);
         assert!(daemon.terminate().success(), "{}", daemon.log());
         // The map that outlives a process is not needed: everything is durable.
         let left: Vec<_> = fs::read_dir(customer.disk.runtime())
@@ -72,17 +76,80 @@ fn a_stopped_disk_is_detached_and_flushed_without_its_key() {
 }
 
 #[test]
-fn either_process_is_killed_while_the_key_is_revoked() {
+fn both_processes_end_with_the_attach_process_while_the_key_is_revoked() {
     for (mode, seed) in [(FAIL, 3), (PAUSE, 4)] {
-        for data_plane in [true, false] {
-            let customer = Customer::new(4 * MIB);
-            let mut daemon = stopped(&customer, mode, seed);
-            let (parent, child) = (daemon.pid(), daemon.data_plane());
-            assert_ne!(parent, child);
-            kill(if data_plane { child } else { parent });
-            assert!(!daemon.wait().success());
-            wait_for_the_end_of(child);
-            assert_nothing_lost(&customer, seed);
-        }
+        let customer = Customer::new(4 * MIB);
+        let (mut daemon, _frontend) = stopped(&customer, mode, seed);
+        let (parent, child) = (daemon.pid(), daemon.data_plane());
+        assert_ne!(parent, child);
+        kill(parent);
+        assert!(!daemon.wait().success());
+        wait_for_the_end_of(child);
+        assert_nothing_lost(&customer, seed);
     }
+}
+
+/// The next data plane gets no key, and is served as any other when the key is granted again. The frontend
+/// notices neither.
+#[test]
+fn a_data_plane_that_dies_while_the_key_is_revoked_comes_back_without_it() {
+    for (mode, seed) in [(FAIL, 5), (PAUSE, 6)] {
+        let customer = Customer::new(4 * MIB);
+        let needles = needles(&customer.dek());
+        let (daemon, mut frontend) = stopped(&customer, mode, seed);
+        let dead = daemon.data_plane();
+        kill(dead);
+        wait_for_the_end_of(dead);
+        let end = Instant::now() + PATIENCE;
+        while !daemon.log().contains("is served again") {
+            assert!(Instant::now() < end, "{}", daemon.log());
+            thread::sleep(Duration::from_millis(5));
+        }
+        customer.wait_stopped();
+        if may_read_memory() {
+            for pid in [daemon.pid(), daemon.data_plane()] {
+                let found = search(pid, &needles);
+                assert!(found.is_empty(), "{found:#?}");
+            }
+        }
+        let queue = &mut frontend.queues[0];
+        match mode {
+            FAIL => {
+                let pending = queue.begin_write(0, &[1; 512]);
+                assert_eq!(queue.complete(pending).status, Status::IoErr);
+            }
+            _ => assert_eq!(queue.next_within(Duration::from_millis(300)), None),
+        }
+        customer.enable(true);
+        customer.wait_served();
+        frontend.barrier().expect("the connection is still there");
+        if mode == PAUSE {
+            // What waited in the ring.
+            frontend.queues[0].next_used();
+        }
+        let found = frontend.queues[0].read(77, 65536);
+        assert!(found == Ok(Rng::new(seed).bytes(65536)), "seed {seed}");
+        assert!(!customer.events().contains(&"KeyNotRestored".to_owned()));
+    }
+}
+
+/// A key that is on its way to a data plane that dies, or is being destroyed in one, is destroyed with it.
+#[test]
+fn a_revocation_comes_to_its_end_with_the_data_plane() {
+    let customer = Customer::new(4 * MIB);
+    let daemon = customer.attach(FAIL);
+    let mut frontend = daemon.connect();
+    frontend.queues[0].assert_serves(0, 1);
+    let dead = daemon.data_plane();
+    // It does not answer to what it is told.
+    daemon.signal_all(&[dead], Signal::STOP);
+    customer.enable(false);
+    customer.wait_for("KeyRevoked", "BeingDestroyed");
+    kill(dead);
+    customer.wait_stopped();
+    let pending = frontend.queues[0].begin_write(0, &[1; 512]);
+    assert_eq!(frontend.queues[0].complete(pending).status, Status::IoErr);
+    customer.enable(true);
+    customer.wait_served();
+    frontend.queues[0].assert_serves(0, 2);
 }

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use crate::begin::socket::Socket;
 use crate::error::AttachError;
-use protocol::{COMMAND_FD, Commands, Messages, SOCKET_FD};
+use protocol::{
+    COMMAND_FD, Commands, KEEP_FD, KeepSocket, KeptRegion, Messages, REGION_FD, SOCKET_FD,
+};
 use sandbox::Launcher;
 
 /// How long the data plane may take to take a command, and to end after it closed its socket.
@@ -19,8 +21,8 @@ const LAST_PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) struct DataPlane {
     launcher: Arc<Launcher>,
     control: UnixStream,
-    /// Its end has been told.
-    ended: bool,
+    /// How it has ended, once that was told.
+    ended: Option<ExitStatus>,
 }
 
 pub(crate) fn process(what: &'static str) -> impl Fn(io::Error) -> AttachError {
@@ -28,40 +30,58 @@ pub(crate) fn process(what: &'static str) -> impl Fn(io::Error) -> AttachError {
 }
 
 impl DataPlane {
-    /// Has the launcher start this program again as the data plane, with nothing but its two sockets.
-    pub(crate) fn spawn(launcher: Arc<Launcher>, socket: &Socket) -> Result<Self, AttachError> {
+    /// Has the launcher start this program again as the data plane, with nothing but its sockets and the memory that
+    /// outlives it. Through the socket that is given back it has things kept.
+    pub(crate) fn spawn(
+        launcher: Arc<Launcher>,
+        socket: &Socket,
+        region: &KeptRegion,
+    ) -> Result<(Self, KeepSocket), AttachError> {
         let fail = process("start the data plane");
         let (control, theirs) = UnixStream::pair().map_err(&fail)?;
         // Commands are short: it takes them, or it is not to be waited for.
         control
             .set_write_timeout(Some(LAST_PATIENCE))
             .map_err(&fail)?;
+        let (keep, kept) = KeepSocket::pair(LAST_PATIENCE).map_err(&fail)?;
         let fds = [
             (COMMAND_FD, OwnedFd::from(theirs)),
             (SOCKET_FD, socket.duplicate()?),
+            (KEEP_FD, kept),
+            (
+                REGION_FD,
+                region.as_fd().try_clone_to_owned().map_err(&fail)?,
+            ),
         ];
         let from_3 = fds.iter().zip(3..).all(|((number, _), at)| *number == at);
         debug_assert!(from_3, "the launcher gives descriptors numbers from 3 on");
         let fds: Vec<_> = fds.iter().map(|(_, fd)| fd.as_fd()).collect();
         launcher.launch(&fds)?;
-        Ok(Self {
+        let this = Self {
             launcher,
             control,
-            ended: false,
-        })
+            ended: None,
+        };
+        Ok((this, keep))
     }
 
     /// For commands, from now on.
     pub(crate) fn commands(&self) -> Result<Commands, AttachError> {
-        Ok(Commands::new(self.duplicate()?)?)
+        Ok(Commands::new(self.stream()?)?)
     }
 
     /// What it says.
     pub(crate) fn messages(&self) -> Result<Messages, AttachError> {
-        Ok(Messages::new(self.duplicate()?))
+        Ok(Messages::new(self.stream()?))
     }
 
-    fn duplicate(&self) -> Result<UnixStream, AttachError> {
+    /// What starts data planes.
+    pub(crate) fn launcher(&self) -> Arc<Launcher> {
+        self.launcher.clone()
+    }
+
+    /// The command channel.
+    pub(crate) fn stream(&self) -> Result<UnixStream, AttachError> {
         let fail = process("duplicate the data plane's socket");
         self.control.try_clone().map_err(fail)
     }
@@ -78,6 +98,9 @@ impl DataPlane {
 
     /// Ends it at once. What it had completed is kept by the runtime map.
     pub(crate) fn kill(&mut self) {
+        if self.ended.is_some() {
+            return;
+        }
         if let Err(error) = self.launcher.kill() {
             log::error!("{error}");
         }
@@ -87,9 +110,12 @@ impl DataPlane {
     /// that. One that does not come to it is killed.
     pub(crate) fn wait(&mut self) -> Result<ExitStatus, AttachError> {
         let mut killed = false;
+        if let Some(status) = self.ended {
+            return Ok(status);
+        }
         loop {
             if let Some(status) = self.launcher.ended(Instant::now() + LAST_PATIENCE)? {
-                self.ended = true;
+                self.ended = Some(status);
                 return Ok(status);
             }
             if !killed {
@@ -104,7 +130,7 @@ impl DataPlane {
 /// Whoever has it no more has nobody to tell what becomes of it.
 impl Drop for DataPlane {
     fn drop(&mut self) {
-        if !self.ended {
+        if self.ended.is_none() {
             self.kill();
             let _ = self.wait();
         }

@@ -3,6 +3,7 @@
 pub(crate) mod confine;
 pub(crate) mod data_plane;
 pub(crate) mod host_memory;
+pub(crate) mod map_lock;
 pub(crate) mod open;
 pub(crate) mod request;
 pub(crate) mod setup;

@@ -6,19 +6,21 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use crate::begin::data_plane::DataPlane;
+use crate::begin::data_plane::{DataPlane, process};
+use crate::begin::map_lock::await_map;
 use crate::begin::request::AttachRequest;
 use crate::begin::setup::setup;
 use crate::begin::socket::Socket;
 use crate::error::AttachError;
 use crate::serve::control_socket::ControlSocket;
+use crate::serve::keeping::Keeping;
 use disks::{self, Disk, DiskError, Left};
 use installation::envelope::{
     FailedSync, Header, HeaderFile, HeaderKey, HeaderLock, HeaderPayload,
 };
 use installation::{Installation, goes_at_logout, runtime_map};
 use keys::DekStack;
-use protocol::{Commands, DiskFiles, Setup};
+use protocol::{Commands, DiskFiles, KeepSocket, Setup};
 use sandbox::Launcher;
 use volume::pipeline::PipelineError;
 use volume::store::LayerFile;
@@ -30,6 +32,8 @@ const CLAIM_PATIENCE: Duration = Duration::from_secs(2);
 /// Everything that the data plane is given.
 pub(crate) struct Opened {
     pub(crate) setup: Setup,
+    /// The header, which is stamped.
+    pub(crate) header: HeaderPayload,
     pub(crate) deks: DekStack,
     /// The key version that unwrapped the top layer's.
     pub(crate) key_url: String,
@@ -41,6 +45,9 @@ pub(crate) struct Opened {
     pub(crate) control: ControlSocket,
     /// The process, which waits for all this.
     pub(crate) data_plane: DataPlane,
+    /// Through which it has things kept, and where they are.
+    pub(crate) keep: KeepSocket,
+    pub(crate) keeping: Keeping,
     pub(crate) commands: Arc<Commands>,
     pub(crate) begun: Begun,
 }
@@ -70,10 +77,13 @@ pub(crate) fn open(
     let kept = claim.try_clone().map_err(PipelineError::from);
     let kept = kept.map_err(DiskError::from)?;
     let files = disks::open_files(claim, &header, |layer| disk.layer_paths(layer))?;
+    await_map(&files)?;
     let socket = Socket::open(&request.socket)?;
 
     let control = ControlSocket::bind(&request.runtime_dir, header.disk)?;
-    let data_plane = DataPlane::spawn(launcher, &socket)?;
+    let keeping = Keeping::new(request.num_queues);
+    let keeping = keeping.map_err(process("make the memory that outlives the data plane"))?;
+    let (data_plane, keep) = DataPlane::spawn(launcher, &socket, keeping.region())?;
     let commands = Arc::new(data_plane.commands()?);
     // Only now, under its lock, the header of this moment: it may have been wrapped anew, or have
     // another size, meanwhile.
@@ -108,6 +118,7 @@ pub(crate) fn open(
     let runtime = begun.runtime.try_clone().map_err(DiskError::from)?;
     Ok(Opened {
         setup,
+        header: (*stamped).clone(),
         deks,
         key_url: top.envelope.key_url(),
         files: DiskFiles {
@@ -119,6 +130,8 @@ pub(crate) fn open(
         socket,
         control,
         data_plane,
+        keep,
+        keeping,
         commands,
         begun,
     })

@@ -32,6 +32,8 @@ pub(crate) fn setup(
         write_through: header.write_through,
         serial,
         listening,
+        revoked: None,
+        restart: None,
     })
 }
 

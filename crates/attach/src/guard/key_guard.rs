@@ -64,10 +64,12 @@ pub(crate) enum Finding {
 pub(crate) trait GuardActions {
     /// Has the vault asked; the answer is given to [`Guard::found`].
     fn check(&mut self, with_key: bool);
-    /// Has the data plane destroy its DEK; it answers to [`Guard::destroyed`].
+    /// Has the data plane destroy its DEK, and destroys what is kept of it; it answers to [`Guard::destroyed`].
     fn destroy(&mut self, mode: OnRevoke);
     /// Gives the data plane the DEK; it answers to [`Guard::restored`] or [`Guard::not_restored`].
     fn restore(&mut self, keys: &LayerKeys);
+    /// Destroys what is kept of a DEK that the data plane does not have.
+    fn forget(&mut self);
     /// Kills the data plane.
     fn kill(&mut self);
     /// Tells everybody.
@@ -235,10 +237,20 @@ impl Guard {
         }
     }
 
+    /// There is no data plane, so no DEK is in it: what it was to do with one is done, or has failed.
+    pub(crate) fn without_data_plane(&mut self, now: Moment, hands: &mut impl GuardActions) {
+        match self.key {
+            Key::BeingDestroyed { .. } => self.destroyed(now, hands),
+            Key::BeingRestored { .. } => self.not_restored("the data plane has ended", now, hands),
+            Key::Held | Key::Destroyed => {}
+        }
+    }
+
     /// The data plane could not use the DEK, and has not kept it.
     pub(crate) fn not_restored(&mut self, why: &str, now: Moment, hands: &mut impl GuardActions) {
         if let Key::BeingRestored { .. } = self.key {
             self.key = Key::Destroyed;
+            hands.forget();
             let reason = Reason {
                 code: "DataPlaneFailed".into(),
                 message: why.into(),
@@ -258,6 +270,11 @@ impl Guard {
     /// Whether the DEK is still, or again, in the data plane.
     pub(crate) fn holds_key(&self) -> bool {
         !matches!(self.key, Key::Destroyed)
+    }
+
+    /// What becomes of requests while the key is revoked.
+    pub(crate) fn on_revoke(&self) -> OnRevoke {
+        self.options.on_revoke
     }
 
     /// The key version that wrapped the DEK at the last check that succeeded.

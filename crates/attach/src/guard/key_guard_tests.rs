@@ -21,6 +21,8 @@ struct World {
     destroys: u32,
     restores: u32,
     kills: u32,
+    /// The DEK is kept for the next data plane.
+    kept: bool,
     events: Vec<EventKind>,
     reasons: Vec<Option<Reason>>,
 }
@@ -33,10 +35,16 @@ impl GuardActions for World {
     fn destroy(&mut self, mode: OnRevoke) {
         assert_eq!(mode, OnRevoke::Pause);
         self.destroys += 1;
+        self.kept = false;
     }
 
     fn restore(&mut self, _: &LayerKeys) {
         self.restores += 1;
+        self.kept = true;
+    }
+
+    fn forget(&mut self) {
+        self.kept = false;
     }
 
     fn kill(&mut self) {
@@ -72,7 +80,10 @@ impl Bench {
         };
         Self {
             guard: Guard::new(options, "key1".into(), now),
-            world: World::default(),
+            world: World {
+                kept: true,
+                ..World::default()
+            },
             now,
         }
     }
@@ -375,7 +386,7 @@ proptest! {
     /// plane keeps its key while the vault grants it, and after a refusal it has none before the
     /// vault grants it again.
     #[test]
-    fn the_data_plane_has_the_key_exactly_while_it_is_granted(steps in prop::collection::vec((0u8..7, 1u64..30), 1..200)) {
+    fn the_data_plane_has_the_key_exactly_while_it_is_granted(steps in prop::collection::vec((0u8..8, 1u64..30), 1..200)) {
         let mut bench = Bench::new();
         let (mut wants_key, mut last_refused) = (None, false);
         for (step, seconds) in steps {
@@ -399,11 +410,18 @@ proptest! {
                 (3, _) => bench.destroyed(),
                 (4, _) => bench.restored(),
                 (5, _) => bench.guard.not_restored("x", bench.now, &mut bench.world),
+                (6, _) => {
+                    bench.guard.without_data_plane(bench.now, &mut bench.world);
+                    let dek = bench.state().1;
+                    prop_assert!(matches!(dek, DekState::Held | DekState::Destroyed));
+                }
                 _ => {}
             }
             prop_assert!(bench.world.destroys - destroys <= 1);
             prop_assert!(bench.world.restores - restores <= 1);
             let (state, dek) = bench.state();
+            let may_be_kept = matches!(dek, DekState::Held | DekState::BeingRestored);
+            prop_assert_eq!(bench.world.kept, may_be_kept, "{:?}", dek);
             if last_refused {
                 prop_assert_eq!(state, KeyState::KeyRevoked);
                 prop_assert!(dek != DekState::Held);

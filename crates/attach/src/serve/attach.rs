@@ -12,7 +12,7 @@
 
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -33,17 +33,18 @@ use crate::serve::attached_disk::{AttachedDisk, Now};
 use crate::serve::control_socket::{ControlSocket, Handles};
 use crate::serve::event_hub::EventHub;
 use crate::serve::jobs::{Jobs, Work};
+use crate::serve::keeping::{Keeping, raise_file_limit};
+use crate::serve::kept_keys::KeptKeys;
+use crate::serve::lives::Lives;
 use crate::serve::marker::Marker;
-use crate::serve::supervise::{Attached, Ended, Supervision, Watched};
+use crate::serve::restart::GREETING_PATIENCE;
+use crate::serve::supervise::{Attached, Ended, Stage, Supervision, Watched};
 use crate::status::{GuardOptions, Offered, Reason};
 use disks::{self, Disk, DiskError};
 use installation::{Installation, files};
 use keys::{DekStack, harden_process, with_wiped_call_stack};
-use protocol::{Commands, DiskFiles, ProtocolError, Setup, signal_pipe};
+use protocol::{Commands, DiskFiles, KeepSocket, ProtocolError, Setup, signal_pipe};
 use sandbox::Launcher;
-
-/// How long a data plane may take to start and to say which protocol it speaks, on a busy host.
-const GREETING_PATIENCE: Duration = Duration::from_secs(60);
 
 /// The subcommand that is the launcher of data planes.
 pub const LAUNCHER: &str = "data-plane-launcher";
@@ -54,6 +55,7 @@ pub const LAUNCHER: &str = "data-plane-launcher";
 /// [`AttachError`]: the disk was not served, or is not any more.
 pub fn attach(installation: Installation, request: AttachRequest) -> Result<(), AttachError> {
     harden_process().map_err(DiskError::Key)?;
+    raise_file_limit();
     // Before anything can take long: a signal during the attach is then not lost.
     let signals = signal_pipe().map_err(data_plane::process("handle signals"))?;
     host_memory::check(request.memory)?;
@@ -82,6 +84,11 @@ struct Give {
     files: DiskFiles,
     deks: DekStack,
     key_url: String,
+    /// Where the DEKs are kept.
+    keys: Arc<KeptKeys>,
+    /// Where it has things kept.
+    keep: KeepSocket,
+    keeping: Keeping,
 }
 
 /// What the guard asks the vault about.
@@ -105,10 +112,13 @@ impl Served {
             runtime,
             key,
             claim: opened.claim,
+            header: opened.header,
+            limits: opened.setup.limits,
         };
         let commands = opened.commands;
-        let attached_disk =
-            AttachedDisk::new(self.disk.clone(), commands.clone(), runtime_path, now);
+        let keys = Arc::new(KeptKeys::new());
+        let (disk, told) = (self.disk.clone(), commands.clone());
+        let attached_disk = AttachedDisk::new(disk, told, keys.clone(), runtime_path, now);
         let attached_disk = Arc::new(attached_disk);
         let control = opened.control;
         let give = Give {
@@ -116,6 +126,9 @@ impl Served {
             files: opened.files,
             deks: opened.deks,
             key_url: opened.key_url,
+            keys,
+            keep: opened.keep,
+            keeping: opened.keeping,
         };
         let process = (opened.data_plane, opened.socket);
         let begun = self.begin(
@@ -177,13 +190,15 @@ impl Served {
         let offered = Offered {
             queues: give.setup.num_queues,
             memory_bytes: give.setup.memory,
+            restarts: 0,
+            last_restart: None,
         };
         // Whoever has a command for the data plane waits until that has its setup.
         let opening = commands.open();
         let guard = Guard::new(self.options, give.key_url.clone(), Moment::now());
         let mut supervision = self.supervision(
-            guard,
-            (data_plane, socket, offered),
+            (guard, give.keys.clone(), give.setup.clone()),
+            (data_plane, socket, offered, give.keeping),
             commands,
             attached_disk,
         )?;
@@ -203,7 +218,6 @@ impl Served {
             installation: installation.clone(),
             disk: disk.clone(),
             attached_disk: attached_disk.clone(),
-            commands: commands.clone(),
         };
         control
             .serve(Arc::new(handles))
@@ -216,7 +230,13 @@ impl Served {
                 log::debug!("the data plane and this use protocol {version}");
                 record(&installation, &disk, Operation::HandOver, &give.key_url)
                     .map_err(AttachError::Audit)?;
-                Ok(opening.serve(give.setup, &give.files, &give.deks)?)
+                let layers = give.setup.stack.layers.iter().map(|layer| layer.id);
+                give.keys.hold(layers.collect(), &give.deks);
+                Ok(opening.serve(give.setup, &give.files, Some(&give.deks))?)
+            })
+            .and_then(|()| {
+                let listening = supervision.keeping.listen(give.keep);
+                listening.map_err(data_plane::process("start the thread of what is kept"))
             });
         match given {
             Ok(()) => Ok((supervision, watched)),
@@ -231,15 +251,15 @@ impl Served {
     /// Starts the threads that the guard works through.
     fn supervision(
         self,
-        guard: Guard,
-        (data_plane, socket, offered): (DataPlane, Socket, Offered),
+        (guard, keys, setup): (Guard, Arc<KeptKeys>, Setup),
+        (data_plane, socket, offered, keeping): (DataPlane, Socket, Offered, Keeping),
         commands: &Arc<Commands>,
         attached_disk: &Arc<AttachedDisk>,
     ) -> Result<Supervision, AttachError> {
         let fail = data_plane::process("start the guard of the disk's key");
         let (name, id) = (self.disk.name().to_owned(), self.disk.id());
         let marked = attached_disk.clone();
-        let attached_disk = attached_disk.clone();
+        let (attached_disk, supervised) = (attached_disk.clone(), attached_disk.clone());
         let state_dir = self.installation.state_dir().to_owned();
         let installation = self.installation.clone();
         let recorder =
@@ -249,6 +269,7 @@ impl Served {
         let marker = Marker::spawn(marked).map_err(&fail)?;
         let hands = Attached {
             commands: commands.clone(),
+            keys,
             data_plane,
             checker,
             recorder,
@@ -265,6 +286,17 @@ impl Served {
             failed_sync: None,
             told_not_shared: None,
             state_dir,
+            attached_disk: supervised,
+            setup,
+            keeping,
+            keep: None,
+            lives: Lives::new(Instant::now()),
+            stage: Stage::Given,
+            reason: None,
+            serving: false,
+            captured: false,
+            restarts: 0,
+            last_death: None,
         })
     }
 

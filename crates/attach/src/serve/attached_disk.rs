@@ -3,23 +3,26 @@
 //! The disk's header says first what is to be; this brings the data plane there.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use rustix::fs::{FlockOperation, flock};
 use uuid::Uuid;
 
+use crate::begin::map_lock::lock_map;
 use crate::begin::setup::stack_of;
+use crate::serve::kept_keys::KeptKeys;
 use disks::{self, Disk, DiskError, NewLayers, SwapVolume, Unattached};
 use installation::envelope::{FailedSync, HeaderKey, HeaderPayload, LayerRecord, SyncedFile};
-use protocol::{Commands, DiskFiles};
-use volume::RuntimeMap;
+use protocol::{Commands, DiskFiles, Limits, ProtocolError, Setup};
 use volume::pipeline::PipelineError;
 use volume::store::LayerFile;
+use volume::{CacheMode, RuntimeMap};
 
 /// An attached disk, of which one thing is changed at a time.
 pub(crate) struct AttachedDisk {
     disk: Arc<Disk>,
     commands: Arc<Commands>,
+    keys: Arc<KeptKeys>,
     runtime_path: PathBuf,
     now: Mutex<Now>,
     changing: Mutex<()>,
@@ -37,6 +40,20 @@ pub(crate) struct Now {
     /// A second handle of its data file. The lock is both processes': it is given up when this one has
     /// put everything away, or when both have ended.
     pub(crate) claim: LayerFile,
+    /// The header as the data plane serves it. The next one serves the same, whoever has the file locked.
+    pub(crate) header: HeaderPayload,
+    /// What the disk may do at most.
+    pub(crate) limits: Limits,
+}
+
+/// What the next data plane is given of a disk.
+pub(crate) struct OpenedAgain {
+    pub(crate) setup: Setup,
+    pub(crate) files: DiskFiles,
+    /// The layers, from the top down.
+    pub(crate) layers: Vec<Uuid>,
+    /// The size is another than what the last one served.
+    pub(crate) resized: bool,
 }
 
 impl AttachedDisk {
@@ -44,12 +61,14 @@ impl AttachedDisk {
     pub(crate) fn new(
         disk: Arc<Disk>,
         commands: Arc<Commands>,
+        keys: Arc<KeptKeys>,
         runtime_path: PathBuf,
         now: Now,
     ) -> Self {
         Self {
             disk,
             commands,
+            keys,
             runtime_path,
             now: Mutex::new(now),
             changing: Mutex::new(()),
@@ -60,6 +79,67 @@ impl AttachedDisk {
     pub(crate) fn changing(&self) -> MutexGuard<'_, ()> {
         // Nothing is guarded but the turn.
         self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same, if nobody has the turn.
+    pub(crate) fn try_changing(&self) -> Option<MutexGuard<'_, ()>> {
+        match self.changing.try_lock() {
+            Ok(turn) => Some(turn),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// Changes what the disk may do at most, in this data plane and in those that follow it.
+    ///
+    /// # Errors
+    /// [`ProtocolError`].
+    pub(crate) fn set_limits(&self, limits: Limits) -> Result<(), ProtocolError> {
+        self.now().limits = limits;
+        match self.commands.set_limits(limits) {
+            Err(ProtocolError::Ended(_)) => Ok(()),
+            told => told,
+        }
+    }
+
+    /// Opens again all that a data plane is given, of the disk as it was served last; `first` is what the first
+    /// one was told. Nobody may be changing the disk. `None` while something of the last one is still under way.
+    ///
+    /// # Errors
+    /// [`DiskError`].
+    pub(crate) fn open_again(&self, first: &Setup) -> Result<Option<OpenedAgain>, DiskError> {
+        let now = self.now();
+        let header = &now.header;
+        let paths = |layer: &LayerRecord| self.disk.layer_paths(layer);
+        let data = now.claim.try_clone().map_err(PipelineError::from)?;
+        let cache = now.runtime.cache()?;
+        let write_through = cache.map_or(header.write_through, |c| c == CacheMode::WriteThrough);
+        let stack = stack_of(header)?;
+        let files = disks::open_files(data, header, paths)?;
+        if !lock_map(&files).map_err(|e| self.failed(e.to_string()))? {
+            return Ok(None);
+        }
+        Ok(Some(OpenedAgain {
+            layers: stack.layers.iter().map(|layer| layer.id).collect(),
+            resized: header.size != now.size,
+            setup: Setup {
+                stack,
+                limits: now.limits,
+                write_through,
+                ..first.clone()
+            },
+            files: DiskFiles {
+                files,
+                lower_maps: disks::lower_maps(header, paths)?,
+                runtime: now.runtime.try_clone()?,
+            },
+        }))
+    }
+
+    /// The data plane serves the disk as it was opened last.
+    pub(crate) fn served_again(&self) {
+        let mut now = self.now();
+        now.size = now.header.size;
     }
 
     /// The top layer that is served.
@@ -79,11 +159,12 @@ impl AttachedDisk {
         let geometry = disks::geometry(header, top).map_err(|e| e.to_string())?;
         now.runtime.grow(&geometry).map_err(|e| e.to_string())?;
         match self.commands.resize(header.size) {
-            // The next attach serves what the header says.
-            Err(_) if self.commands.has_ended() => {}
-            resized => resized.map_err(|e| e.to_string())?,
+            Ok(()) => now.size = header.size,
+            // The next data plane serves what the header says.
+            Err(ProtocolError::Ended(_)) => {}
+            Err(error) => return Err(error.to_string()),
         }
-        now.size = header.size;
+        now.header = header.clone();
         Ok(())
     }
 
@@ -175,6 +256,7 @@ impl AttachedDisk {
             .top()
             .ok_or_else(|| self.failed("its header has no layer".into()))?;
         let paths = |layer: &LayerRecord| self.disk.layer_paths(layer);
+        let is_new = claim.is_some();
         let runtime = match claim {
             // Stamped for the layer, so that what was left at the path counts no more.
             Some(_) => {
@@ -196,12 +278,25 @@ impl AttachedDisk {
             lower_maps: disks::lower_maps(header, paths)?,
             runtime: runtime.try_clone()?,
         };
+        // Of a layer that it has already the data plane goes on with its own.
+        if is_new && !lock_map(&files.files).map_err(|e| self.failed(e.to_string()))? {
+            return Err(self.failed("the map of its new layer is in use".into()));
+        }
         if top.id != now.top {
             (now.top, now.runtime, now.key, now.claim) = (top.id, runtime, key, kept);
         }
-        self.commands
-            .swap_volume(stack_of(header)?, &files, deks)
-            .map_err(|why| self.failed(why.to_string()))
+        now.header = header.clone();
+        let layers = header.layers.iter().rev().map(|layer| layer.id);
+        self.keys.exchange(layers.collect(), deks);
+        match self.commands.swap_volume(stack_of(header)?, &files, deks) {
+            Err(error @ ProtocolError::Ended(_)) => {
+                log::warn!(
+                    "{error} while its layers were swapped; the next one serves the new ones"
+                );
+                Ok(())
+            }
+            swapped => swapped.map_err(|why| self.failed(why.to_string())),
+        }
     }
 }
 
@@ -236,9 +331,13 @@ impl SwapVolume for &AttachedDisk {
     }
 
     fn resume(&mut self) {
-        if let Err(why) = self.commands.resume() {
-            log::error!("the data plane does not resume: {why}");
-            self.end();
+        match self.commands.resume() {
+            // The next one is not quiesced.
+            Ok(()) | Err(ProtocolError::Ended(_)) => {}
+            Err(why) => {
+                log::error!("the data plane does not resume: {why}");
+                self.end();
+            }
         }
     }
 

@@ -28,7 +28,7 @@ use disks::{Applied, Disk, DiskError, LayerOp};
 use installation::Installation;
 use installation::files::bind_private;
 use keys::with_wiped_call_stack;
-use protocol::{Commands, Limits};
+use protocol::Limits;
 
 /// Bytes of a line at most.
 const MAX_LINE: u64 = 16 * 1024;
@@ -69,7 +69,6 @@ enum Reply<T> {
 /// What the clients' requests go to.
 pub(crate) struct Handles {
     pub(crate) event_hub: Arc<EventHub>,
-    pub(crate) commands: Arc<Commands>,
     pub(crate) installation: Arc<Installation>,
     pub(crate) disk: Arc<Disk>,
     pub(crate) attached_disk: Arc<AttachedDisk>,
@@ -200,7 +199,7 @@ fn greet(client: UnixStream, clients: &Arc<AtomicUsize>, handles: &Arc<Handles>)
 fn serve_client(mut client: UnixStream, handles: &Handles) -> io::Result<()> {
     let Handles {
         event_hub,
-        commands,
+        attached_disk,
         ..
     } = handles;
     client.set_read_timeout(Some(PATIENCE))?;
@@ -208,7 +207,7 @@ fn serve_client(mut client: UnixStream, handles: &Handles) -> io::Result<()> {
     let mut line = String::new();
     BufReader::new(Read::by_ref(&mut client).take(MAX_LINE)).read_line(&mut line)?;
     match serde_json::from_str(&line) {
-        Ok(Request::Limits(limits)) => match commands.set_limits(limits) {
+        Ok(Request::Limits(limits)) => match attached_disk.set_limits(limits) {
             Ok(()) => reply(&mut client, &Reply::Ok(())),
             Err(error) => reply::<()>(&mut client, &Reply::Error(error.to_string())),
         },

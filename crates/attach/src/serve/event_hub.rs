@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::status::{Event, JobStatus, KeyStatus, Offered};
+use crate::status::{Event, JobStatus, KeyStatus, LastRestart, Offered};
 use installation::envelope::JobKind;
 
 /// Events that are kept for those who ask later.
@@ -44,9 +44,16 @@ impl EventHub {
         let content = self.content();
         KeyStatus {
             job: content.job.clone(),
-            offered: Some(content.offered),
+            offered: Some(content.offered.clone()),
             ..content.status.clone()
         }
+    }
+
+    /// Shows that a data plane has died, and another one is started.
+    pub(crate) fn restarts(&self, last: LastRestart) {
+        let offered = &mut self.content().offered;
+        offered.restarts += 1;
+        offered.last_restart = Some(last);
     }
 
     pub(crate) fn set_status(&self, status: KeyStatus) {

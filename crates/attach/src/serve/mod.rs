@@ -6,7 +6,11 @@ pub(crate) mod attached_disk;
 pub(crate) mod control_socket;
 mod event_hub;
 mod jobs;
+pub(crate) mod keeping;
+mod kept_keys;
+mod lives;
 mod marker;
+mod restart;
 mod supervise;
 
 pub use attach::{LAUNCHER, attach};

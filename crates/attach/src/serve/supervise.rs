@@ -2,6 +2,7 @@
 //! plane, for signals, for what the vault has said, and for the guard's next deadline. Everything
 //! else that can take long is in a thread of its own.
 
+use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -18,13 +19,17 @@ use crate::error::AttachError;
 use crate::guard::checker::Checker;
 use crate::guard::key_guard::{Guard, GuardActions, GuardEvent, LayerKeys, Moment};
 use crate::guard::records::{Operation, Record, Recorder};
+use crate::serve::attached_disk::AttachedDisk;
 use crate::serve::event_hub::EventHub;
+use crate::serve::keeping::Keeping;
+use crate::serve::kept_keys::KeptKeys;
+use crate::serve::lives::Lives;
 use crate::serve::marker::Marker;
 use crate::status::{Event, EventKind, Reason};
 use installation::envelope::SyncedFile;
 use protocol::{
-    CommandKind, Commands, Event as DataPlaneEvent, FrontendMemory, Heard, Message, Messages,
-    OnRevoke, ProtocolError, Reply, Waiter,
+    CommandKind, Commands, Event as DataPlaneEvent, FrontendMemory, Heard, KeepSocket, Message,
+    Messages, OnRevoke, ProtocolError, Reply, Setup, Waiter,
 };
 use vault::audit::Space;
 
@@ -65,6 +70,38 @@ pub(crate) struct Supervision {
     pub(crate) told_not_shared: Option<Instant>,
     /// Where the audit logs are.
     pub(crate) state_dir: PathBuf,
+    pub(crate) attached_disk: Arc<AttachedDisk>,
+    /// What the first data plane was told.
+    pub(crate) setup: Setup,
+    /// What outlives a data plane of its frontend's connection.
+    pub(crate) keeping: Keeping,
+    /// Through which the next one gets that.
+    pub(crate) keep: Option<KeepSocket>,
+    pub(crate) lives: Lives,
+    pub(crate) stage: Stage,
+    /// Why the data plane that runs cannot serve the disk.
+    pub(crate) reason: Option<String>,
+    /// It serves guests.
+    pub(crate) serving: bool,
+    /// A guest may have taken it over, so that none goes on for it.
+    pub(crate) captured: bool,
+    /// How many died.
+    pub(crate) restarts: u64,
+    /// When the last one did, and of what, until the next one serves.
+    pub(crate) last_death: Option<(Instant, String)>,
+}
+
+/// How far the data plane is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Stage {
+    /// There is none; it is started then.
+    Paused { until: Instant },
+    /// It was started, and has to say until then which protocol it speaks.
+    Greeting { deadline: Instant },
+    /// It has; whether it can get the disk is looked at then.
+    Greeted { look: Instant },
+    /// It has its disk.
+    Given,
 }
 
 /// What the supervision waits for.
@@ -75,6 +112,23 @@ pub(crate) struct Watched {
 }
 
 impl Watched {
+    /// Waits for the data plane that was heard no more.
+    pub(crate) fn forget_data_plane(&mut self) -> Result<(), AttachError> {
+        let forgotten = self.waiter.unwatch(&self.messages);
+        match forgotten {
+            // It was forgotten before.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.map_err(process("watch the data plane")),
+        }
+    }
+
+    /// Waits for another data plane.
+    pub(crate) fn hear(&mut self, messages: Messages) -> Result<(), AttachError> {
+        self.messages = messages;
+        let watched = self.waiter.watch(&self.messages, CONTROL);
+        watched.map_err(process("watch the data plane"))
+    }
+
     /// Why a data plane has ended, if it has said that.
     pub(crate) fn last_words(&mut self) -> Option<String> {
         let mut said = None;
@@ -96,6 +150,8 @@ impl Watched {
 pub(crate) struct Attached {
     pub(crate) data_plane: DataPlane,
     pub(crate) commands: Arc<Commands>,
+    /// Its keys, for the next data plane.
+    pub(crate) keys: Arc<KeptKeys>,
     pub(crate) checker: Checker,
     pub(crate) recorder: Recorder,
     pub(crate) marker: Marker,
@@ -111,6 +167,7 @@ impl GuardActions for Attached {
     }
 
     fn destroy(&mut self, mode: OnRevoke) {
+        self.keys.destroy();
         // A data plane that cannot be told is at its end, and its key with it.
         if let Err(error) = self.commands.revoke_key(mode) {
             log::warn!("the data plane cannot be told to destroy its key: {error}");
@@ -118,15 +175,20 @@ impl GuardActions for Attached {
     }
 
     fn restore(&mut self, keys: &LayerKeys) {
+        self.keys.hold(keys.layers.clone(), &keys.deks);
         if let Err(error) = self.commands.restore_key(keys.layers.clone(), &keys.deks) {
             log::warn!("the data plane cannot be given its key: {error}");
         }
     }
 
+    fn forget(&mut self) {
+        self.keys.destroy();
+    }
+
     fn kill(&mut self) {
         log::error!(
             "the data plane of the disk {} does not finish what it had begun, so it is killed: its \
-             revoked key must not live on; look at the storage and attach the disk again",
+             revoked key must not live on; look at the storage",
             self.name
         );
         self.data_plane.kill();
@@ -134,7 +196,7 @@ impl GuardActions for Attached {
 
     fn tell(&mut self, news: GuardEvent) {
         if news.event == EventKind::DekDestroyed {
-            self.record_destruction(news.time, &news.key_url, news.reason.clone());
+            self.record(Operation::Destroy, &news.key_url, news.reason.clone());
         }
         let event = Event {
             time: news.time,
@@ -163,17 +225,18 @@ impl GuardActions for Attached {
 }
 
 impl Attached {
-    fn end(&self) {
+    pub(crate) fn end(&self) {
         // A data plane that cannot be told is at its end.
         if let Err(error) = self.commands.end() {
             log::warn!("the data plane cannot be told to end: {error}");
         }
     }
 
-    fn record_destruction(&self, time: OffsetDateTime, key_url: &str, reason: Option<Reason>) {
+    /// Has it recorded what was done with the DEK.
+    pub(crate) fn record(&self, operation: Operation, key_url: &str, reason: Option<Reason>) {
         self.recorder.put(Record {
-            time,
-            operation: Operation::Destroy,
+            time: OffsetDateTime::now_utc(),
+            operation,
             disk: self.disk,
             name: self.name.clone(),
             key_url: key_url.into(),
@@ -204,23 +267,19 @@ impl Supervision {
         watched().map_err(process("watch the data plane"))
     }
 
-    /// Waits for the end of the data plane, which a signal to this process brings about, and guards
-    /// its key meanwhile.
-    pub(crate) fn run(&mut self, watched: Watched) -> Result<Ended, AttachError> {
+    /// Waits for the end of the disk, which a signal to this process brings about, and guards its key
+    /// meanwhile. A data plane that dies is replaced by another.
+    pub(crate) fn run(&mut self, mut watched: Watched) -> Result<Ended, AttachError> {
         let fail = process("watch the data plane");
-        let Watched {
-            waiter,
-            mut messages,
-            signals,
-        } = watched;
-        let (mut reason, mut low) = (None, false);
+        let mut low = false;
         loop {
             self.hands.event_hub.set_status(self.guard.status());
-            let woken = waiter.wait_until(self.guard.deadline()).map_err(&fail)?;
+            let woken = watched.waiter.wait_until(self.deadline()).map_err(&fail)?;
+            let mut ended = None;
             match woken {
                 Some(SIGNAL) => {
                     self.hands.commands.end().map_err(&fail)?;
-                    waiter.unwatch(&signals).map_err(&fail)?;
+                    watched.waiter.unwatch(&watched.signals).map_err(&fail)?;
                 }
                 Some(FINDING) => {
                     while let Some(finding) = self.hands.checker.take() {
@@ -228,18 +287,33 @@ impl Supervision {
                     }
                     self.watch_space(&mut low);
                 }
-                Some(_) if !self.listen(&mut messages, &mut reason) => break,
+                Some(_) if matches!(self.stage, Stage::Greeting { .. }) => {
+                    ended = self.greet(&mut watched)?;
+                }
+                Some(_) if !self.listen(&mut watched.messages) => {
+                    ended = self.ended(&mut watched)?;
+                }
                 Some(_) | None => {}
             }
             self.guard.tick(Moment::now(), &mut self.hands);
+            if ended.is_none() {
+                ended = self.go_on(&mut watched)?;
+            }
+            if let Some(ended) = ended {
+                return Ok(ended);
+            }
         }
-        self.hands.commands.ended();
-        let status = self.hands.data_plane.wait()?;
-        Ok(match reason {
-            Some(reason) => Ended::Refused(reason),
-            None if status.success() => Ended::Flushed,
-            None => Ended::Died(status),
-        })
+    }
+
+    /// When something is to be done, if nothing happens before.
+    fn deadline(&self) -> Instant {
+        let guard = self.guard.deadline();
+        match self.stage {
+            Stage::Paused { until: due }
+            | Stage::Greeting { deadline: due }
+            | Stage::Greeted { look: due } => guard.min(due),
+            Stage::Given => guard,
+        }
     }
 
     /// Tells when there is little room for the audit logs, and when there is room again.
@@ -260,7 +334,7 @@ impl Supervision {
     }
 
     /// Takes what the data plane says. Whether it goes on.
-    fn listen(&mut self, messages: &mut Messages, reason: &mut Option<String>) -> bool {
+    fn listen(&mut self, messages: &mut Messages) -> bool {
         let heard = match messages.take() {
             Heard::Messages(heard) => heard,
             Heard::End => return false,
@@ -274,8 +348,8 @@ impl Supervision {
                 Message::Event(DataPlaneEvent::FrontendMemory(memory)) => {
                     self.look_at_memory(&memory, messages.frontend())
                 }
-                Message::Event(event) => self.happened(event, reason),
-                Message::Reply { number, reply } => self.answered(number, reply, reason),
+                Message::Event(event) => self.happened(event),
+                Message::Reply { number, reply } => self.answered(number, reply),
             };
             if let Err(error) = taken {
                 self.kill_captured(&error.to_string());
@@ -291,6 +365,7 @@ impl Supervision {
              it over ({said})",
             self.hands.name
         );
+        self.captured = true;
         self.hands.data_plane.kill();
     }
 
@@ -298,22 +373,17 @@ impl Supervision {
     ///
     /// # Errors
     /// [`ProtocolError::Unasked`].
-    fn answered(
-        &mut self,
-        number: u64,
-        reply: Reply,
-        reason: &mut Option<String>,
-    ) -> Result<(), ProtocolError> {
+    fn answered(&mut self, number: u64, reply: Reply) -> Result<(), ProtocolError> {
         let (now, hands) = (Moment::now(), &mut self.hands);
         match hands.commands.answered(number, reply)? {
-            Some((_, Reply::Serving)) => self.publish(reason),
+            Some((_, Reply::Serving)) => self.publish(),
             Some((_, Reply::KeyDestroyed)) => self.guard.destroyed(now, hands),
             Some((_, Reply::KeyRestored)) => self.guard.restored(now, hands),
             Some((CommandKind::RestoreKey, Reply::Refused { why })) => {
                 self.guard.not_restored(why.as_str(), now, hands);
             }
             Some((CommandKind::Serve, Reply::Refused { why })) => {
-                *reason = Some(why.into());
+                self.reason = Some(why.into());
                 hands.end();
             }
             Some((command, Reply::Refused { why })) => {
@@ -325,9 +395,13 @@ impl Supervision {
     }
 
     /// Lets guests connect: the data plane serves them.
-    fn publish(&mut self, reason: &mut Option<String>) {
+    fn publish(&mut self) {
+        self.serving = true;
+        if self.served {
+            return self.serves_again();
+        }
         if let Err(error) = self.socket.publish() {
-            *reason = Some(error.to_string());
+            self.reason = Some(error.to_string());
             self.hands.end();
             return;
         }
@@ -340,11 +414,7 @@ impl Supervision {
     ///
     /// # Errors
     /// [`ProtocolError`], when it does not take what has to be done about it.
-    fn happened(
-        &mut self,
-        event: DataPlaneEvent,
-        reason: &mut Option<String>,
-    ) -> Result<(), ProtocolError> {
+    fn happened(&mut self, event: DataPlaneEvent) -> Result<(), ProtocolError> {
         match event {
             // The socket that comes with it is with who hears it.
             DataPlaneEvent::FrontendMemory(_) => {}
@@ -352,7 +422,7 @@ impl Supervision {
             DataPlaneEvent::StorageFull => self.tell(EventKind::StorageFull, None),
             DataPlaneEvent::StorageOk => self.tell(EventKind::StorageOk, None),
             DataPlaneEvent::SyncFailed { file, why } => self.sync_failed(file, why.as_str()),
-            DataPlaneEvent::Failed { why } => *reason = Some(why.into()),
+            DataPlaneEvent::Failed { why } => self.reason = Some(why.into()),
         }
         Ok(())
     }
@@ -371,7 +441,7 @@ impl Supervision {
         self.tell(EventKind::SyncFailed, Some(reason));
     }
 
-    fn tell(&mut self, event: EventKind, reason: Option<Reason>) {
+    pub(crate) fn tell(&mut self, event: EventKind, reason: Option<Reason>) {
         let news = self.guard.news(event, Moment::now().time, reason);
         self.hands.tell(news);
     }
@@ -425,12 +495,13 @@ impl Supervision {
             guard, mut hands, ..
         } = self;
         let now = Moment::now();
+        hands.keys.destroy();
         if guard.holds_key() {
             let reason = guard.reason().cloned().unwrap_or_else(|| Reason {
                 code: "Detached".into(),
                 message: "the data plane has ended".into(),
             });
-            hands.record_destruction(now.time, guard.key_url(), Some(reason));
+            hands.record(Operation::Destroy, guard.key_url(), Some(reason));
         }
         hands.tell(guard.news(EventKind::Detached, now.time, None));
         hands.event_hub.close();

@@ -23,6 +23,11 @@ impl SharedKey {
         Self(Mutex::new(Key::Held(deks)))
     }
 
+    /// A key that is revoked already.
+    pub(crate) fn revoked(mode: OnRevoke) -> Self {
+        Self(Mutex::new(Key::Destroyed(mode)))
+    }
+
     /// Ciphers for one queue of layers with these data units, or what the queue does while the key
     /// is revoked.
     ///

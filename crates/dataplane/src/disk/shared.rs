@@ -144,6 +144,8 @@ pub(crate) struct Shared {
     budget: Arc<BufferBudget>,
     /// What works on the disk's files.
     pub(crate) io_rings: Rings,
+    /// What processes before this one died of may be a request: those that are done again are named.
+    pub(crate) names_again: bool,
     /// Rings of the guest that are being served.
     pub(crate) rings: AtomicU32,
     /// Threads of the kernel that work for all of them at once.
@@ -189,6 +191,7 @@ impl Shared {
             own_buffers: plan.own_buffers,
             budget: BufferBudget::new(plan.shared, pages),
             io_rings,
+            names_again: setup.restart.is_some_and(|restart| restart.short_lives > 0),
             rings: 0.into(),
             workers: most_workers(),
         })

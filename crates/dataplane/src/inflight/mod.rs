@@ -8,4 +8,4 @@ mod tests;
 
 pub use error::InflightError;
 pub(crate) use queue::{InflightQueue, Resumed};
-pub(crate) use region::{InflightRegion, MAX_QUEUE_SIZE};
+pub(crate) use region::InflightRegion;

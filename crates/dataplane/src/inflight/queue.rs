@@ -38,15 +38,16 @@ use std::sync::atomic::Ordering;
 
 use vm_memory::{AtomicAccess, Bytes};
 
+use protocol::{INFLIGHT_ENTRY, INFLIGHT_HEADER, INFLIGHT_USED_IDX};
 use volume::must_complete::lost;
 
 use super::InflightError;
-use super::region::{ENTRY, HEADER, InflightRegion};
+use super::region::InflightRegion;
 
 const VERSION: usize = 8;
 const DESC_NUM: usize = 10;
 const LAST_BATCH_HEAD: usize = 12;
-const USED_IDX: usize = 14;
+const USED_IDX: usize = INFLIGHT_USED_IDX;
 
 /// Fields of an entry.
 #[derive(Debug, Clone, Copy)]
@@ -235,11 +236,14 @@ impl InflightQueue {
     }
 
     fn get<T: AtomicAccess>(&self, head: u16, field: Field) -> T {
-        self.load(HEADER + ENTRY * usize::from(head) + field as usize)
+        self.load(INFLIGHT_HEADER + INFLIGHT_ENTRY * usize::from(head) + field as usize)
     }
 
     fn set<T: AtomicAccess>(&mut self, head: u16, field: Field, value: T) {
-        self.store(HEADER + ENTRY * usize::from(head) + field as usize, value);
+        self.store(
+            INFLIGHT_HEADER + INFLIGHT_ENTRY * usize::from(head) + field as usize,
+            value,
+        );
     }
 
     fn load<T: AtomicAccess>(&self, at: usize) -> T {

@@ -3,23 +3,14 @@
 use std::fs::File;
 use std::io;
 
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use vm_memory::{FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
 
+use protocol::{
+    INFLIGHT_AT, INFLIGHT_ENTRY, INFLIGHT_HEADER, MAX_QUEUE_SIZE, inflight_len, inflight_part_len,
+    sealed_memory,
+};
+
 use super::InflightError;
-
-/// Entries of a queue at most. QEMU's virtio-mmio machines ask for this many, and so does its
-/// `queue-size=1024`; vhost-user has no message that would have them ask for fewer.
-pub(crate) const MAX_QUEUE_SIZE: u16 = 1024;
-
-/// Bytes of a queue's part before its entries.
-pub(super) const HEADER: usize = 16;
-/// Bytes of an entry.
-pub(super) const ENTRY: usize = 16;
-
-/// The parts of the queues begin at multiples of this, as those of other back-ends do: one of these
-/// may have made the region, or get it next.
-const ALIGNMENT: u64 = 64;
 
 /// Memory that is shared with whoever starts the next back-end.
 #[derive(Debug)]
@@ -32,7 +23,7 @@ pub(crate) struct InflightRegion {
 impl InflightRegion {
     /// Bytes of a region.
     pub(crate) fn len_of(queues: u16, entries: u16) -> u64 {
-        u64::from(queues) * part_len(entries)
+        inflight_len(queues, entries)
     }
 
     /// Makes a region that nobody has used, for a frontend to keep. Nobody can make it shorter, which
@@ -41,13 +32,17 @@ impl InflightRegion {
     /// # Errors
     /// [`InflightError::Io`].
     pub(crate) fn create(queues: u16, entries: u16) -> Result<Self, InflightError> {
-        let fail = |e: rustix::io::Errno| io_error("make an in-flight region", e.into());
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let file = memfd_create("sealdisk-inflight", flags).map_err(fail)?;
-        ftruncate(&file, Self::len_of(queues, entries)).map_err(fail)?;
-        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
-        fcntl_add_seals(&file, seals).map_err(fail)?;
-        Self::map(file.into(), 0, queues, entries)
+        let file = sealed_memory("sealdisk-inflight", Self::len_of(queues, entries))
+            .map_err(|e| io_error("make an in-flight region", e))?;
+        Self::map(file, 0, queues, entries)
+    }
+
+    /// Maps the region that the attach process keeps for frontends that keep none.
+    ///
+    /// # Errors
+    /// As [`InflightRegion::map`].
+    pub(crate) fn kept(file: File, queues: u16) -> Result<Self, InflightError> {
+        Self::map(file, INFLIGHT_AT, queues, MAX_QUEUE_SIZE)
     }
 
     /// Maps a region of `queues` queues with `entries` entries each, which begins at `offset` of the file.
@@ -98,19 +93,14 @@ impl InflightRegion {
 
     /// The memory of a queue's part, which has a header and as many entries as were said.
     pub(super) fn part(&self, index: usize) -> VolatileSlice<'_> {
-        let len = HEADER + ENTRY * usize::from(self.entries);
-        let at = index * part_len(self.entries) as usize;
+        let len = INFLIGHT_HEADER + INFLIGHT_ENTRY * usize::from(self.entries);
+        let at = index * inflight_part_len(self.entries) as usize;
         match self.map.get_slice(at, len) {
             Ok(part) => part,
             // Every index is below `queues`, whose parts all lie in the mapping.
             Err(error) => volume::must_complete::lost(&error),
         }
     }
-}
-
-/// Bytes from the part of one queue to that of the next.
-fn part_len(entries: u16) -> u64 {
-    ((HEADER + ENTRY * usize::from(entries)) as u64).next_multiple_of(ALIGNMENT)
 }
 
 pub(super) fn io_error(what: &'static str, source: io::Error) -> InflightError {

@@ -24,6 +24,7 @@ pub(super) fn allowed() -> Vec<Call> {
             SYS_read, SYS_write, SYS_readv, SYS_writev, SYS_recvfrom, SYS_sendto, SYS_recvmsg, SYS_sendmsg;
         "one frontend after another": SYS_accept4, SYS_shutdown, SYS_getsockopt;
         "descriptors that are not needed any more": SYS_close;
+        "the connection of a data plane that died, in the place of another socket": SYS_dup3;
         "the claim of a layer that is beneath others now": SYS_flock;
         "the length and the kind of files that came": SYS_fstat, SYS_fstatfs, SYS_newfstatat, SYS_statx, SYS_lseek;
         "chunks of a map": SYS_pread64;

@@ -1,5 +1,6 @@
 //! The data plane process: from its first instruction to its last flush.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -8,14 +9,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
-use vhost::vhost_user::{BackendReqHandler, Error as VhostError};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use keys::units::{SECTOR_SIZE, Sector};
 use keys::{DekStack, harden_process, lock_stack_again};
 use protocol::{
-    COMMAND_FD, Cargo, Command, DataPlaneEnd, Discard, DiskFiles, Event, Line, ProtocolError,
-    Received, Reply, SOCKET_FD, Setup, Waiter, signal_pipe,
+    COMMAND_FD, Cargo, Command, DataPlaneEnd, Discard, DiskFiles, Event, KEEP_FD, KeepSocket, Line,
+    ProtocolError, REGION_FD, Received, Reply, SOCKET_FD, Setup, Waiter, signal_pipe,
 };
 use sandbox::Launch;
 use volume::pipeline::DiskIo;
@@ -26,14 +26,16 @@ use crate::request::Disk;
 use crate::DataplaneError;
 use crate::disk::full_storage::StorageNews;
 use crate::disk::key::SharedKey;
-use crate::disk::log_limit::LogLimit;
 use crate::disk::memory::raise_limits;
 use crate::disk::rings::Rings;
 use crate::disk::shared::{Extent, Shared, open_lower, split};
-use crate::inflight::{InflightRegion, MAX_QUEUE_SIZE};
-use crate::vhost_user::backend_channel::announced_channel;
+use crate::inflight::InflightRegion;
+use crate::queue::pulse::{PERIOD, Watchdog};
 use crate::vhost_user::config_space::{ConfigSpace, MAX_ZERO_SECTORS};
+use crate::vhost_user::conversation::Conversation;
 use crate::vhost_user::handler::BlockHandler;
+use crate::vhost_user::keeper::Keeper;
+use crate::vhost_user::restore::KeptConnection;
 
 use super::confine::Confinement;
 use super::copier::Copier;
@@ -52,7 +54,8 @@ const SYNC: u64 = 5;
 const LAST_RELEASE: Duration = Duration::from_secs(20);
 
 /// Runs the data plane in this process, which must have been started by the attach process with
-/// the descriptors [`COMMAND_FD`] and [`SOCKET_FD`]. Returns after the last flush. It may go on in a child.
+/// the descriptors [`COMMAND_FD`], [`SOCKET_FD`], [`KEEP_FD`] and [`REGION_FD`]. Returns after the last flush. It may
+/// go on in a child.
 ///
 /// # Errors
 /// [`DataplaneError`], which there is nobody to tell; what the attach process could be told has ended the
@@ -109,6 +112,8 @@ fn inherited(fd: RawFd) -> Result<OwnedFd, DataplaneError> {
 
 fn serve_disk(control: &DataPlaneEnd, mut confinement: Confinement) -> Result<(), DataplaneError> {
     let socket = inherited(SOCKET_FD)?;
+    let keep = KeepSocket::from(inherited(KEEP_FD)?);
+    let region = File::from(inherited(REGION_FD)?);
     let Some(Received {
         number,
         command: Command::Serve(setup),
@@ -117,8 +122,12 @@ fn serve_disk(control: &DataPlaneEnd, mut confinement: Confinement) -> Result<()
     else {
         return Err(DataplaneError::Setup("its first command is another".into()));
     };
-    let (opened, deks) = cargo.disk()?;
+    let (opened, key) = disk_and_key(&setup, cargo)?;
     raise_limits(setup.num_queues)?;
+    let kept = match &setup.restart {
+        Some(restart) => KeptConnection::receive(&keep, restart.kept)?,
+        None => None,
+    };
     let rings = Rings::make(setup.num_queues)?;
     confinement.leave_host(setup.num_queues);
     let DiskFiles {
@@ -143,18 +152,16 @@ fn serve_disk(control: &DataPlaneEnd, mut confinement: Confinement) -> Result<()
         runtime,
         disk: disk_of(&setup),
     };
-    let shared = Arc::new(Shared::new(
-        extent,
-        SharedKey::new(deks),
-        rings,
-        config.limits(),
-        &setup,
-    )?);
+    let shared = Arc::new(Shared::new(extent, key, rings, config.limits(), &setup)?);
     // All that the queues need is there before anybody can connect, or it is said why not.
-    let kept = InflightRegion::create(setup.num_queues, MAX_QUEUE_SIZE)?;
-    let handler = BlockHandler::new(shared.clone(), config, setup.num_queues, kept)?;
+    let keeper = Keeper::new(keep, &region).map_err(io_error("map what outlives this process"))?;
+    let in_flight = InflightRegion::kept(region, setup.num_queues)?;
+    let keeping = (Arc::new(keeper), in_flight);
+    let handler = BlockHandler::new(shared.clone(), config, setup.num_queues, keeping)?;
     let mut server = Server {
         shared: shared.clone(),
+        watchdogs: handler.watchdogs(),
+        next_look: Instant::now(),
         handler: Arc::new(Mutex::new(handler)),
         ended: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(io_error("make an eventfd"))?,
         connection: None,
@@ -162,6 +169,9 @@ fn serve_disk(control: &DataPlaneEnd, mut confinement: Confinement) -> Result<()
         news: StorageNews::default(),
         copier: Copier::default(),
     };
+    if let Some(kept) = kept {
+        server.go_on(kept, setup.restart.is_some_and(|restart| restart.resized));
+    }
     control.reply(number, Reply::Serving)?;
     // What a process before this one met.
     shared.sync_alarm.tell(&shared.extent().volume, control);
@@ -190,6 +200,20 @@ fn serve_disk(control: &DataPlaneEnd, mut confinement: Confinement) -> Result<()
     let flushed = last_flush(&shared);
     shared.sync_alarm.tell(&shared.extent().volume, control);
     flushed
+}
+
+/// The disk's files and its key, which may be revoked.
+fn disk_and_key(setup: &Setup, cargo: Cargo) -> Result<(DiskFiles, SharedKey), DataplaneError> {
+    match setup.revoked {
+        Some(mode) => {
+            let files = cargo.files(setup.stack.layers.len())?;
+            Ok((files, SharedKey::revoked(mode)))
+        }
+        None => {
+            let (files, deks) = cargo.disk()?;
+            Ok((files, SharedKey::new(deks)))
+        }
+    }
 }
 
 fn disk_of(setup: &Setup) -> Disk {
@@ -241,6 +265,10 @@ pub(crate) struct Server {
     connections: u64,
     news: StorageNews,
     pub(crate) copier: Copier,
+    /// One for each queue.
+    watchdogs: Vec<Watchdog>,
+    /// When they look next.
+    next_look: Instant,
 }
 
 impl Server {
@@ -253,7 +281,9 @@ impl Server {
     ) -> Result<(), DataplaneError> {
         let waiter = self.waiter(control, signals)?;
         let fail = io_error("watch the socket");
-        waiter.watch(listener, SOCKET).map_err(&fail)?;
+        if self.connection.is_none() {
+            waiter.watch(listener, SOCKET).map_err(&fail)?;
+        }
         loop {
             match self
                 .wait(&waiter, control)
@@ -286,8 +316,10 @@ impl Server {
         signals: &UnixStream,
     ) -> Result<(), DataplaneError> {
         let waiter = self.waiter(control, signals)?;
-        self.start(stream)
-            .map_err(io_error("serve the connection"))?;
+        if self.connection.is_none() {
+            self.start(stream)
+                .map_err(io_error("serve the connection"))?;
+        }
         let fail = io_error("wait for events");
         while self.wait(&waiter, control).map_err(&fail)? == CONTROL && self.obey(control) {}
         Ok(())
@@ -297,10 +329,10 @@ impl Server {
     /// full storage and of a failed sync on the way.
     fn wait(&mut self, waiter: &Waiter, control: &DataPlaneEnd) -> io::Result<u64> {
         loop {
-            let woken = match self.news.deadline() {
-                Some(deadline) => waiter.wait_until(deadline)?,
-                None => Some(waiter.wait()?),
-            };
+            let news = self.news.deadline();
+            let deadline = news.map_or(self.next_look, |news| news.min(self.next_look));
+            let woken = waiter.wait_until(deadline)?;
+            self.look_at_queues();
             let full = self.shared.storage.is_full();
             if let Some(event) = self.news.look(full, Instant::now()) {
                 // When the attach process is gone its end of the socket says so next.
@@ -430,14 +462,60 @@ impl Server {
         watched().map_err(io_error("watch for the end"))
     }
 
+    /// Ends the process when a queue's thread does not take its turns any more.
+    fn look_at_queues(&mut self) {
+        let now = Instant::now();
+        if now < self.next_look {
+            return;
+        }
+        self.next_look = now + PERIOD;
+        if let Some(why) = self.watchdogs.iter_mut().find_map(Watchdog::ask) {
+            log::error!("{why}; the process ends, so that another goes on for it");
+            std::process::abort();
+        }
+    }
+
     fn start(&mut self, stream: UnixStream) -> io::Result<()> {
         stream.set_nonblocking(false)?;
-        let (ours, ended) = (stream.try_clone()?, self.ended.try_clone()?);
-        let handler = self.handler.clone();
+        let ours = stream.try_clone()?;
+        let conversation = Conversation::begin(stream, self.handler.clone())?;
+        self.converse(ours, conversation)
+    }
+
+    /// Goes on with the connection of a process that has died. One that cannot be as it was ends, and the
+    /// frontend can connect anew.
+    fn go_on(&mut self, kept: KeptConnection, resized: bool) {
+        let keeper = self.handler().keeper.clone();
+        let KeptConnection {
+            stream,
+            setup,
+            pair,
+        } = kept;
+        let gone_on = keeper
+            .while_restoring(|| setup.restore(&stream, pair, &self.handler))
+            .and_then(|conversation| self.converse(stream.try_clone()?, conversation));
+        if gone_on.is_ok() && resized {
+            self.handler().tell_of_new_size();
+        }
+        if let Err(error) = gone_on {
+            log::warn!(
+                "the connection to the frontend ends, since it cannot be as it was: {error}"
+            );
+            // The attach process has its socket too.
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+            keeper.begin();
+            self.handler().disconnect();
+            keeper.forget_connection();
+            keeper.end();
+        }
+    }
+
+    fn converse(&mut self, ours: UnixStream, conversation: Conversation) -> io::Result<()> {
+        let ended = self.ended.try_clone()?;
         let thread = std::thread::Builder::new()
             .name("vhost-user".into())
             .spawn(move || {
-                converse(stream, &handler);
+                conversation.hold();
                 let _ = ended.write(1);
             })?;
         self.connections += 1;
@@ -485,38 +563,5 @@ pub(crate) fn answer<E: std::fmt::Display>(result: Result<(), E>, done: Reply) -
     match result {
         Ok(()) => done,
         Err(why) => Reply::refused(&why),
-    }
-}
-
-/// Handles the messages of a connection until it ends, then gives up everything it set up.
-fn converse(stream: UnixStream, handler: &Arc<Mutex<BlockHandler>>) {
-    let Ok(peek) = stream.try_clone() else {
-        return log::error!("cannot duplicate a socket: the connection ends");
-    };
-    let mut messages = BackendReqHandler::from_stream(stream, handler.clone());
-    let mut refusals = LogLimit::default();
-    loop {
-        let channel = announced_channel(&peek);
-        match handler.lock() {
-            Ok(mut handler) => handler.offer_channel(channel),
-            Err(poisoned) => poisoned.into_inner().offer_channel(channel),
-        }
-        match messages.handle_request() {
-            Ok(()) => {}
-            // A well-formed message that cannot be granted; the frontend was told if it asked. After
-            // every other error it may wait for a reply that never comes, so the connection ends.
-            Err(VhostError::ReqHandlerError(error)) => {
-                refusals.warn(|| format!("a vhost-user message was refused: {error}"));
-            }
-            Err(VhostError::Disconnected) => break,
-            Err(error) => {
-                log::warn!("the vhost-user connection ends: {error}");
-                break;
-            }
-        }
-    }
-    match handler.lock() {
-        Ok(mut handler) => handler.disconnect(),
-        Err(poisoned) => poisoned.into_inner().disconnect(),
     }
 }

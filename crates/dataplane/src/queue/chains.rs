@@ -277,6 +277,13 @@ impl QueueState {
             }
             Action::Submit(request) => {
                 pending.chain.asks_for(request);
+                if self.shared.names_again && pending.chain.is_taken_again() {
+                    let head = pending.chain.head();
+                    log::warn!(
+                        "queue {}: head {head} is done again: {request}",
+                        ring.index()
+                    );
+                }
                 let place = self.pending.vacant_key();
                 let token = pending.chain.token(place as u32);
                 self.pending.insert(pending);

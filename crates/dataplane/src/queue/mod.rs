@@ -6,6 +6,7 @@ pub(crate) mod dirty_log;
 pub(crate) mod no_space;
 pub(crate) mod notifier;
 pub(crate) mod polling;
+pub(crate) mod pulse;
 pub(crate) mod quiesce;
 pub(crate) mod ring;
 pub(crate) mod worker;

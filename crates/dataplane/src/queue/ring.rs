@@ -82,6 +82,16 @@ impl TakenChain {
         self.0.get_mut().request = Some(request);
     }
 
+    /// Whether a process before this one had taken it.
+    pub(crate) fn is_taken_again(&self) -> bool {
+        self.0.get().again
+    }
+
+    /// Its number in the ring.
+    pub(crate) fn head(&self) -> u16 {
+        self.0.get().head
+    }
+
     /// The name of its request, which is kept at `place`.
     pub(crate) fn token(&self, place: u32) -> Token {
         let ChainName { queue, head, .. } = *self.0.get();
@@ -179,9 +189,15 @@ impl Ring {
                 "queue {index} goes on, with {} requests in flight",
                 self.again.len()
             );
-            // What was returned last may not have been told.
+            // What was returned last may neither have been told nor noted.
+            self.log_used_ring();
             self.signal();
         }
+    }
+
+    /// Which of the device's queues it is.
+    pub(crate) fn index(&self) -> u16 {
+        self.index
     }
 
     pub(crate) fn kick_fd(&self) -> RawFd {
@@ -402,6 +418,14 @@ impl Ring {
     fn signal(&mut self) {
         if let Some(call) = &mut self.call {
             call.signal();
+        }
+    }
+
+    /// Notes the whole used ring as written.
+    fn log_used_ring(&self) {
+        if let Some(log) = &self.log {
+            let len = 4 + 8 * u64::from(self.queue.size()) + 2;
+            log.mark(GuestAddress(self.queue.used_ring()), len);
         }
     }
 

@@ -28,6 +28,7 @@ use crate::disk::shared::Shared;
 use super::chains::QueueState;
 use super::command::{Answer, Command, Waiting, WhileQuiesced};
 use super::polling::{Polling, WaitingFor};
+use super::pulse::{Doing, Pulse};
 use super::ring::{Ring, RingSetup};
 
 const WAKE: WatchId = WatchId(0);
@@ -85,6 +86,7 @@ pub(super) struct Worker {
     commands: Receiver<(Command, SyncSender<Answer>)>,
     /// Kept open for as long as the ring of the store watches it.
     _wake: Arc<EventFd>,
+    pulse: Arc<Pulse>,
     /// How many rings are served, for the share that this one has of what all have together.
     rings: u32,
     polling: Polling,
@@ -103,7 +105,7 @@ impl Worker {
         shared: Arc<Shared>,
         index: usize,
         commands: Receiver<(Command, SyncSender<Answer>)>,
-        wake: Arc<EventFd>,
+        (wake, pulse): (Arc<EventFd>, Arc<Pulse>),
     ) -> Result<Self, DataplaneError> {
         let extent = shared.extent();
         let (mut ciphers, suspended) = match shared.key.ciphers(&extent.volume.data_units())? {
@@ -130,6 +132,7 @@ impl Worker {
             queue,
             commands,
             _wake: wake,
+            pulse,
             rings: 1,
             polling,
             draining: None,
@@ -142,6 +145,8 @@ impl Worker {
 
     pub(super) fn run(mut self) {
         loop {
+            self.pulse.beat();
+            self.pulse.does(Doing::Commands);
             while self.draining.is_none()
                 && let Ok((command, answer)) = self.commands.try_recv()
             {
@@ -153,9 +158,10 @@ impl Worker {
                 let _ = answer.send(Ok(0));
                 return;
             }
+            self.pulse.does(Doing::Waiting);
             if let Err(error) = self.wait(wait) {
                 // Without its ring the queue is lost. What was completed to the guest is kept by
-                // the runtime map, and the frontend can connect to the next process.
+                // the runtime map, and the supervisor starts another process.
                 log::error!("queue {}: {error}", self.index);
                 std::process::exit(1);
             }
@@ -183,6 +189,7 @@ impl Worker {
     /// One round of work; answers how to wait for the next.
     fn turn(&mut self) -> Wait {
         self.share_workers();
+        self.pulse.does(Doing::Completions);
         self.queue.pipeline.poll();
         self.queue.look_at_syncs();
         let held = self.queue.pass_held(self.draining.is_some());
@@ -191,6 +198,7 @@ impl Worker {
         }
         self.complete_finished();
         let mut more = false;
+        self.pulse.does(Doing::Requests);
         if (self.takes() || self.takes_again())
             && self.queue.may_take()
             && let Some(ring) = self.ring.as_mut().filter(|ring| !ring.is_broken())
@@ -324,6 +332,7 @@ impl Worker {
     /// All queues wait here before any goes on, so that none serves the old disk while another
     /// serves the new one.
     fn stay_quiesced(&mut self, told: &Receiver<WhileQuiesced>) {
+        self.pulse.does(Doing::Quiesced);
         while let Ok(told) = told.recv() {
             match told {
                 WhileQuiesced::DestroyKey(mode, answer) => {

@@ -13,12 +13,15 @@ use crate::DataplaneError;
 use crate::disk::shared::Shared;
 
 use super::command::{Answer, Command};
+use super::pulse::{Pulse, Watchdog};
 use super::worker::Worker;
 
 /// The other threads' end of a worker.
 pub(crate) struct WorkerHandle {
     commands: SyncSender<(Command, SyncSender<Answer>)>,
     wake: Arc<EventFd>,
+    pulse: Arc<Pulse>,
+    index: usize,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -35,9 +38,11 @@ impl WorkerHandle {
             })?;
         let wake = Arc::new(wake);
         let wake_worker = wake.clone();
+        let pulse = Arc::new(Pulse::default());
+        let its_pulse = pulse.clone();
         let (commands, receiver) = sync_channel(1);
         let (ready, is_ready) = sync_channel(1);
-        let serve = move || match Worker::new(shared, index, receiver, wake_worker) {
+        let serve = move || match Worker::new(shared, index, receiver, (wake_worker, its_pulse)) {
             Ok(worker) => {
                 let _ = ready.send(Ok(()));
                 worker.run();
@@ -52,6 +57,8 @@ impl WorkerHandle {
         Ok(Self {
             commands,
             wake,
+            pulse,
+            index,
             thread: Some(thread),
         })
     }
@@ -60,6 +67,11 @@ impl WorkerHandle {
     /// entry of the avail ring, or why it could not be done.
     pub(crate) fn tell(&self, command: Command) -> Answer {
         self.ask(command)?.recv().map_err(|_| gone())?
+    }
+
+    /// What watches whether the thread takes its turns.
+    pub(crate) fn watchdog(&self) -> Watchdog {
+        Watchdog::new(self.index, self.pulse.clone(), self.wake.clone())
     }
 
     /// As [`WorkerHandle::tell`], without waiting for the answer.

@@ -21,7 +21,7 @@ use protocol::Waiter;
 /// Bytes of a message's header: request, flags, length of the body.
 const HEADER_LEN: usize = 12;
 /// Flags: the protocol's version, a reply, and the wish for one.
-const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 1;
 const REPLY: u32 = 1 << 2;
 const NEED_REPLY: u32 = 1 << 3;
 /// A header and the body of an acknowledgement, a `u64`.

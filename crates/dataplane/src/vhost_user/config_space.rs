@@ -214,6 +214,8 @@ mod tests {
             limits: Limits::default(),
             write_through: false,
             listening: true,
+            revoked: None,
+            restart: None,
         })
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use vhost::vhost_user::message::VhostUserMemoryRegion;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
 
-use protocol::FileId;
+use protocol::{FileId, KeptMemory};
 
 use crate::request::Memory;
 
@@ -100,6 +100,21 @@ impl GuestMemory {
             }
         }
         files
+    }
+
+    /// All regions, each with its file.
+    pub(crate) fn regions(&self) -> impl Iterator<Item = (KeptMemory, &File)> {
+        self.mappings.iter().filter_map(|mapping| {
+            let region = self.memory.find_region(GuestAddress(mapping.guest))?;
+            let file = region.file_offset()?;
+            let region = KeptMemory {
+                guest: mapping.guest,
+                len: mapping.len,
+                user: mapping.user,
+                offset: file.start(),
+            };
+            Some((region, file.file()))
+        })
     }
 
     /// The guest address of the frontend's address `user`.

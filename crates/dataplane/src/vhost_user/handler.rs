@@ -11,7 +11,7 @@ use vhost::vhost_user::{Error, Result, VhostUserVirtioFeatures};
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 
 use keys::DekStack;
-use protocol::OnRevoke;
+use protocol::{Change, Kept, KeptRing, OnRevoke};
 
 use crate::DataplaneError;
 use crate::disk::rings::SignalRings;
@@ -20,6 +20,7 @@ use crate::inflight::{InflightQueue, InflightRegion};
 use crate::queue::command::{Command, Waiting};
 use crate::queue::dirty_log::DirtyLog;
 use crate::queue::notifier::Notifier;
+use crate::queue::pulse::Watchdog;
 use crate::queue::quiesce::{QuiescedQueues, await_destruction};
 use crate::queue::ring::{RingAddresses, RingSetup};
 use crate::queue::worker_handle::WorkerHandle;
@@ -27,6 +28,7 @@ use crate::queue::worker_handle::WorkerHandle;
 use super::backend_channel::BackendChannel;
 use super::config_space::ConfigSpace;
 use super::guest_memory::GuestMemory;
+use super::keeper::Keeper;
 
 /// How long quiescing the queues for a new size may take.
 const GROWTH_PATIENCE: Duration = Duration::from_secs(25);
@@ -49,7 +51,11 @@ pub(super) struct RingState {
 pub(crate) struct BlockHandler {
     pub(super) shared: Arc<Shared>,
     pub(super) config: ConfigSpace,
+    /// Has kept what is set up.
+    pub(crate) keeper: Arc<Keeper>,
     pub(super) features: u64,
+    /// What the frontend said last, which counts until the device is reset.
+    pub(super) acknowledged: u64,
     pub(super) memory: GuestMemory,
     pub(super) log: Option<Arc<DirtyLog>>,
     pub(super) rings: Vec<RingState>,
@@ -75,7 +81,7 @@ impl BlockHandler {
         shared: Arc<Shared>,
         config: ConfigSpace,
         num_queues: u16,
-        kept: InflightRegion,
+        (keeper, kept): (Arc<Keeper>, InflightRegion),
     ) -> std::result::Result<Self, DataplaneError> {
         let ring = |index| {
             let worker = WorkerHandle::spawn(shared.clone(), index)?;
@@ -91,7 +97,9 @@ impl BlockHandler {
         Ok(Self {
             shared,
             config,
+            keeper,
             features: 0,
+            acknowledged: 0,
             memory,
             log: None,
             rings,
@@ -136,6 +144,9 @@ impl BlockHandler {
         self.inflight = None;
         self.acknowledges = false;
         self.channel = None;
+        // The next frontend says where the rings go on.
+        self.forget_in_flight();
+        self.keeper.forget(Change::ForgetSetup);
     }
 
     /// Has the next message, if it announces a channel for messages to the frontend, mean this one.
@@ -157,11 +168,21 @@ impl BlockHandler {
         let grown = self.shared.grow(size).map_err(|e| e.to_string())?;
         queues.serve(&grown);
         self.config.set_size(size);
+        self.tell_of_new_size();
+        Ok(())
+    }
+
+    /// Tells the frontend that the disk has another size, if it has a channel for that.
+    pub(crate) fn tell_of_new_size(&self) {
         match &self.channel {
             Some(channel) => channel.config_changed(self.acknowledges),
             None => log::info!("no frontend wants to be told of the disk's new size"),
         }
-        Ok(())
+    }
+
+    /// What watches the queues' threads.
+    pub(crate) fn watchdogs(&self) -> Vec<Watchdog> {
+        self.workers().map(WorkerHandle::watchdog).collect()
     }
 
     /// Quiesces every queue, until what is returned says how it goes on; as before when that is dropped.
@@ -217,6 +238,8 @@ impl BlockHandler {
                 worker,
                 ..RingState::default()
             };
+            let ring = index as u16;
+            self.keeper.forget(Change::ForgetRing { ring });
         }
     }
 
@@ -225,6 +248,34 @@ impl BlockHandler {
     pub(super) fn forget_features(&mut self) {
         self.features = 0;
         self.publish_write_through();
+        self.keep_features(false);
+    }
+
+    pub(super) fn keep_features(&self, in_use: bool) {
+        let acknowledged = self.acknowledged;
+        let features = Kept::Features {
+            acknowledged,
+            in_use,
+        };
+        self.keeper.put(features, None);
+    }
+
+    /// Has a ring kept as it is now.
+    pub(super) fn keep_ring(&self, index: usize) {
+        let Some(ring) = self.rings.get(index) else {
+            return;
+        };
+        let addresses = ring
+            .addresses
+            .map(|at| [at.descriptors, at.avail, at.used].map(|address| address.0));
+        let kept = KeptRing {
+            index: index as u16,
+            size: ring.size,
+            addresses,
+            next_avail: ring.next_avail,
+            enabled: ring.enabled,
+        };
+        self.keeper.put(Kept::Ring(kept), None);
     }
 
     pub(super) fn ring(&mut self, index: usize) -> Result<&mut RingState> {
@@ -329,7 +380,34 @@ impl BlockHandler {
     ) -> Result<()> {
         self.stop(index)?;
         change(self.ring(index)?);
+        self.keep_ring(index);
         self.start(index)
+    }
+
+    /// Has a ring be at these addresses of the guest.
+    pub(super) fn set_ring_addresses(
+        &mut self,
+        index: usize,
+        addresses: RingAddresses,
+    ) -> Result<()> {
+        let RingAddresses {
+            descriptors,
+            avail,
+            used,
+        } = addresses;
+        // virtio 1.2 §2.7: the alignment of the three parts.
+        if descriptors.0 % 16 != 0 || avail.0 % 2 != 0 || used.0 % 4 != 0 {
+            return Err(refused("a ring that is not aligned"));
+        }
+        let ring = self.ring(index)?;
+        if ring.addresses == Some(addresses) {
+            return Ok(());
+        }
+        let size = ring.size;
+        if !self.ring_is_there(addresses, size) {
+            return Err(refused("a ring that leaves guest memory"));
+        }
+        self.change(index, |ring| ring.addresses = Some(addresses))
     }
 
     fn tell_running(&self, command: impl Fn() -> Command) -> Result<()> {
@@ -363,7 +441,7 @@ impl BlockHandler {
     }
 
     /// Whether all three parts of a ring of `size` entries lie in guest memory.
-    pub(super) fn ring_is_there(&self, addresses: RingAddresses, size: u16) -> bool {
+    fn ring_is_there(&self, addresses: RingAddresses, size: u16) -> bool {
         let size = usize::from(size);
         self.memory.has(addresses.descriptors, 16 * size)
             && self.memory.has(addresses.avail, 6 + 2 * size)

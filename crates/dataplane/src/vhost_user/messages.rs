@@ -1,6 +1,7 @@
 //! The messages of a frontend, each of which changes what its connection has set up.
 
 use std::fs::File;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use vhost::VhostUserMemoryRegionBase;
@@ -14,7 +15,9 @@ use vhost::vhost_user::{
     VhostUserVirtioFeatures,
 };
 
-use crate::inflight::{InflightError, InflightRegion, MAX_QUEUE_SIZE};
+use protocol::{Change, InflightPlace, Kept, KeptKey, MAX_MEMORY_REGIONS, MAX_QUEUE_SIZE};
+
+use crate::inflight::{InflightError, InflightRegion};
 use crate::queue::command::Command;
 use crate::queue::dirty_log::DirtyLog;
 use crate::queue::notifier::Notifier;
@@ -23,9 +26,6 @@ use crate::queue::ring::RingAddresses;
 use super::backend_channel::BackendChannel;
 use super::config_space::ConfigSpace;
 use super::handler::{BlockHandler, duplicate, internal, notifier, refused};
-
-/// Memory regions that a frontend may have: as many as the kernel's vhost takes.
-const MAX_MEMORY_SLOTS: u64 = 509;
 
 impl VhostUserBackendReqHandlerMut for BlockHandler {
     fn set_owner(&mut self) -> Result<()> {
@@ -52,13 +52,15 @@ impl VhostUserBackendReqHandlerMut for BlockHandler {
         if features & !self.config.features() != 0 {
             return Err(refused("features that were not offered"));
         }
-        self.features = features;
+        (self.features, self.acknowledged) = (features, features);
+        self.keep_features(true);
         self.publish_write_through();
         self.publish_log()?;
         if features & VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits() == 0 {
             // Without the protocol features there is no message to enable rings: they all are.
             for index in 0..self.rings.len() {
                 self.rings[index].enabled = true;
+                self.keep_ring(index);
                 self.start(index)?;
             }
         }
@@ -74,6 +76,8 @@ impl VhostUserBackendReqHandlerMut for BlockHandler {
         self.memory
             .replace(regions, files)
             .map_err(Error::ReqHandlerError)?;
+        self.keeper.forget(Change::ForgetMemory);
+        self.keep_memory(None);
         self.shared.memory_news.announced(self.memory.files());
         self.publish_memory()?;
         Ok(None)
@@ -108,24 +112,12 @@ impl VhostUserBackendReqHandlerMut for BlockHandler {
             })
         };
         let (descriptors, avail, used) = (at(descriptor)?, at(available)?, at(used)?);
-        // virtio 1.2 §2.7: the alignment of the three parts.
-        if descriptors.0 % 16 != 0 || avail.0 % 2 != 0 || used.0 % 4 != 0 {
-            return Err(refused("a ring that is not aligned"));
-        }
         let addresses = RingAddresses {
             descriptors,
             avail,
             used,
         };
-        let ring = self.ring(index as usize)?;
-        if ring.addresses == Some(addresses) {
-            return Ok(());
-        }
-        let size = ring.size;
-        if !self.ring_is_there(addresses, size) {
-            return Err(refused("a ring that leaves guest memory"));
-        }
-        self.change(index as usize, |ring| ring.addresses = Some(addresses))
+        self.set_ring_addresses(index as usize, addresses)
     }
 
     fn set_vring_base(&mut self, index: u32, base: u32) -> Result<()> {
@@ -142,20 +134,33 @@ impl VhostUserBackendReqHandlerMut for BlockHandler {
             .map_err(|_| Error::InvalidMessage)?;
         ring.kick = None;
         ring.call = None;
-        Ok(VhostUserVringState::new(index, u32::from(ring.next_avail)))
+        let state = VhostUserVringState::new(index, u32::from(ring.next_avail));
+        self.keep_ring(index as usize);
+        for key in [
+            KeptKey::Kick { ring: index as u16 },
+            KeptKey::Call { ring: index as u16 },
+        ] {
+            self.keeper.forget(Change::Forget(key));
+        }
+        Ok(state)
     }
 
     fn set_vring_kick(&mut self, index: u8, file: Option<File>) -> Result<()> {
         // A ring without a kick descriptor would have to be polled for ever.
         let file = file.ok_or_else(|| refused("a queue without a kick descriptor"))?;
         notifier(self.shared.io_rings.signals(), Some(&file))?;
+        self.ring(usize::from(index))?;
+        let kick = Kept::Kick { ring: index.into() };
+        self.keeper.put(kick, Some(file.as_fd()));
         self.change(usize::from(index), |ring| ring.kick = Some(file))
     }
 
     fn set_vring_call(&mut self, index: u8, file: Option<File>) -> Result<()> {
         let signals = self.shared.io_rings.signals().clone();
-        let ring = self.ring(usize::from(index))?;
         let mut call = notifier(&signals, file.as_ref())?;
+        let keeper = self.keeper.clone();
+        let ring = self.ring(usize::from(index))?;
+        keeper.put_file(Kept::Call { ring: index.into() }, file.as_ref());
         ring.call = file;
         match (ring.running, &ring.worker) {
             (true, Some(worker)) => {
@@ -170,8 +175,10 @@ impl VhostUserBackendReqHandlerMut for BlockHandler {
 
     fn set_vring_err(&mut self, index: u8, file: Option<File>) -> Result<()> {
         let signals = self.shared.io_rings.signals().clone();
-        let ring = self.ring(usize::from(index))?;
         notifier(&signals, file.as_ref())?;
+        let keeper = self.keeper.clone();
+        let ring = self.ring(usize::from(index))?;
+        keeper.put_file(Kept::Err { ring: index.into() }, file.as_ref());
         ring.err = file;
         if let (true, Some(worker)) = (ring.running, &ring.worker) {
             let err = duplicate(ring.err.as_ref())?;
@@ -189,14 +196,20 @@ impl VhostUserBackendReqHandlerMut for BlockHandler {
             return Err(refused("protocol features that were not offered"));
         }
         self.acknowledges = features & VhostUserProtocolFeatures::REPLY_ACK.bits() != 0;
+        self.keeper.put(Kept::ProtocolFeatures(features), None);
         Ok(())
     }
 
     fn set_backend_req_fd(&mut self, _: Backend) {
-        self.channel = self.offered_channel.take().map(BackendChannel::new);
-        if self.channel.is_none() {
-            log::warn!("the frontend's channel was not understood; it is told nothing");
+        let offered = self.offered_channel.take();
+        match &offered {
+            Some(socket) => self.keeper.put(Kept::Channel, Some(socket.as_fd())),
+            None => {
+                self.keeper.forget(Change::Forget(KeptKey::Channel));
+                log::warn!("the frontend's channel was not understood; it is told nothing");
+            }
         }
+        self.channel = offered.map(BackendChannel::new);
     }
 
     fn get_queue_num(&mut self) -> Result<u64> {
@@ -211,11 +224,12 @@ impl VhostUserBackendReqHandlerMut for BlockHandler {
         }
         let index = index as usize;
         self.ring(index)?.enabled = enable;
-        if enable {
-            self.start(index)
-        } else {
-            self.stop(index)
-        }
+        let done = match enable {
+            true => self.start(index),
+            false => self.stop(index),
+        };
+        self.keep_ring(index);
+        done
     }
 
     fn get_config(&mut self, offset: u32, size: u32, _: VhostUserConfigFlags) -> Result<Vec<u8>> {
@@ -277,12 +291,19 @@ impl VhostUserBackendReqHandlerMut for BlockHandler {
             log::warn!("{error}: it is refused");
             Error::InvalidMessage
         })?;
+        let place = InflightPlace {
+            offset: of.mmap_offset,
+            queues: of.num_queues,
+            entries: of.queue_size,
+        };
+        let kept = region.file().map_err(Error::ReqHandlerError)?;
+        self.keeper.put(Kept::Inflight(place), Some(kept.as_fd()));
         self.inflight = Some(Arc::new(region));
         Ok(())
     }
 
     fn get_max_mem_slots(&mut self) -> Result<u64> {
-        Ok(MAX_MEMORY_SLOTS)
+        Ok(MAX_MEMORY_REGIONS as u64)
     }
 
     fn add_mem_region(
@@ -294,6 +315,7 @@ impl VhostUserBackendReqHandlerMut for BlockHandler {
         self.memory
             .add(region, file)
             .map_err(Error::ReqHandlerError)?;
+        self.keep_memory(Some(region.guest_phys_addr));
         self.shared.memory_news.announced(self.memory.files());
         self.publish_memory()?;
         Ok(None)
@@ -301,6 +323,9 @@ impl VhostUserBackendReqHandlerMut for BlockHandler {
 
     fn remove_mem_region(&mut self, region: &VhostUserSingleMemoryRegion) -> Result<()> {
         self.memory.remove(region).map_err(Error::ReqHandlerError)?;
+        let guest = region.guest_phys_addr;
+        self.keeper
+            .forget(Change::Forget(KeptKey::Memory { guest }));
         self.publish_memory()
     }
 
@@ -322,8 +347,12 @@ impl VhostUserBackendReqHandlerMut for BlockHandler {
     }
 
     fn set_log_base(&mut self, log: &VhostUserLog, file: File) -> Result<()> {
-        let log = DirtyLog::new(file, log.mmap_offset, log.mmap_size);
+        let kept = duplicate(Some(&file))?;
+        let (offset, len) = (log.mmap_offset, log.mmap_size);
+        let log = DirtyLog::new(file, offset, len);
         self.log = Some(Arc::new(log.map_err(|_| Error::InvalidMessage)?));
+        self.keeper
+            .put_file(Kept::Log { offset, len }, kept.as_ref());
         self.publish_log()
     }
 }
@@ -342,6 +371,15 @@ impl BlockHandler {
             return Err(InflightError::Length { said, needs });
         }
         InflightRegion::map(file, of.mmap_offset, of.num_queues, of.queue_size)
+    }
+
+    /// Has the guest's memory kept, or the part of it at that address.
+    fn keep_memory(&self, only: Option<u64>) {
+        for (region, file) in self.memory.regions() {
+            if only.is_none_or(|guest| guest == region.guest) {
+                self.keeper.put(Kept::Memory(region), Some(file.as_fd()));
+            }
+        }
     }
 
     /// Whether an in-flight region is for a device like this.

@@ -2,6 +2,9 @@
 
 pub(crate) mod backend_channel;
 pub(crate) mod config_space;
+pub(crate) mod conversation;
 pub(crate) mod guest_memory;
 pub(crate) mod handler;
+pub(crate) mod keeper;
 pub(crate) mod messages;
+pub(crate) mod restore;

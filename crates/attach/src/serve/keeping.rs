@@ -1,0 +1,212 @@
+//! Keeping what the frontend set up, for the next data plane.
+//!
+//! A thread takes what the data plane has kept, until that has ended, so that this never waits for anything else.
+//! What was kept is whole then, unless the data plane died in the middle of a message ([`KeptRegion`]).
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use rustix::net;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use protocol::{
+    Change, KeepSocket, KeptKey, KeptRegion, KeptThings, ProtocolError, inflight_progress,
+};
+
+/// What outlives a data plane of its frontend's connection.
+pub(crate) struct Keeping {
+    queues: u16,
+    region: KeptRegion,
+    things: Arc<Mutex<KeptThings>>,
+    /// The thread of the data plane that runs, with a second handle of its socket.
+    thread: Option<(OwnedFd, JoinHandle<()>)>,
+}
+
+impl Keeping {
+    /// Nothing yet, of a device with so many queues.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(crate) fn new(queues: u16) -> io::Result<Self> {
+        Ok(Self {
+            queues,
+            region: KeptRegion::create(queues)?,
+            things: Arc::new(Mutex::new(KeptThings::new(queues))),
+            thread: None,
+        })
+    }
+
+    /// The memory that the data plane shares.
+    pub(crate) fn region(&self) -> &KeptRegion {
+        &self.region
+    }
+
+    /// How many things there are.
+    pub(crate) fn len(&self) -> u32 {
+        lock(&self.things).len() as u32
+    }
+
+    /// Sends what is kept to a data plane, which expects it.
+    ///
+    /// # Errors
+    /// [`ProtocolError`].
+    pub(crate) fn send(&self, to: &KeepSocket) -> Result<(), ProtocolError> {
+        lock(&self.things)
+            .iter()
+            .try_for_each(|(kept, descriptor)| to.send(&Change::Put(kept), descriptor))
+    }
+
+    /// Takes what a data plane has kept from now on.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(crate) fn listen(&mut self, to: KeepSocket) -> io::Result<()> {
+        let end = std::os::fd::AsFd::as_fd(&to).try_clone_to_owned()?;
+        let things = self.things.clone();
+        let thread = std::thread::Builder::new()
+            .name("keeper".into())
+            .spawn(move || {
+                if let Err(error) = keep(&to, &things) {
+                    log::warn!(
+                        "what the data plane has kept is not understood, so its frontend would have to \
+                         connect anew: {error}"
+                    );
+                    lock(&things).clear();
+                    // Whoever sends more learns that it is not kept.
+                    let _ = net::shutdown(&to, net::Shutdown::Both);
+                }
+            })?;
+        self.thread = Some((end, thread));
+        Ok(())
+    }
+
+    /// After the end of the data plane: takes what is left. A message that it died over ends the connection.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(crate) fn finish(&mut self) -> io::Result<()> {
+        if let Some((end, thread)) = self.thread.take() {
+            // What was sent is still received. Somebody else may have the other end, and must not be waited for.
+            let _ = net::shutdown(&end, net::Shutdown::Read);
+            let _ = thread.join();
+        }
+        let mut things = lock(&self.things);
+        if self.region.is_busy().unwrap_or(true) {
+            if let Some(connection) = things.descriptor(KeptKey::Connection) {
+                log::warn!(
+                    "the data plane died over a message of the frontend, which has to connect anew"
+                );
+                // It fails when it has ended already.
+                let _ = net::shutdown(connection, net::Shutdown::Both);
+            }
+            things.clear();
+        }
+        if things.is_empty() {
+            // The next frontend says where the rings go on.
+            self.region = KeptRegion::create(self.queues)?;
+        }
+        Ok(())
+    }
+
+    /// How far the queues are: another value after any request was returned.
+    pub(crate) fn progress(&self) -> Vec<u16> {
+        let things = lock(&self.things);
+        let own = things.inflight().and_then(|(place, file)| {
+            let file = File::from(file.try_clone_to_owned().ok()?);
+            inflight_progress(&file, place.offset, place.queues, place.entries).ok()
+        });
+        let kept = self.region.progress().unwrap_or_default();
+        kept.into_iter().chain(own.into_iter().flatten()).collect()
+    }
+}
+
+/// Lets this process have as many descriptors as it may: a frontend may have one for each part of its guest's
+/// memory.
+pub(crate) fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        log::debug!("the limit of open files stays as it is: {error}");
+    }
+}
+
+/// Takes changes until there are no more.
+fn keep(from: &KeepSocket, things: &Mutex<KeptThings>) -> Result<(), ProtocolError> {
+    while let Some((change, descriptor)) = from.receive()? {
+        lock(things).apply(change, descriptor)?;
+    }
+    Ok(())
+}
+
+fn lock(things: &Mutex<KeptThings>) -> MutexGuard<'_, KeptThings> {
+    // Nothing is half changed at any point where a holder could panic.
+    things.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::FileExt;
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    use protocol::Kept;
+
+    use super::*;
+
+    fn keeping() -> (Keeping, KeepSocket) {
+        let mut keeping = Keeping::new(1).unwrap();
+        let (ours, theirs) = KeepSocket::pair(Duration::from_secs(20)).unwrap();
+        keeping.listen(ours).unwrap();
+        (keeping, theirs.into())
+    }
+
+    /// Whether the other end of the connection has been closed.
+    fn is_closed(frontend: &UnixStream) -> bool {
+        use net::RecvFlags;
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        net::recv(frontend, &mut [0u8; 1], flags).is_ok_and(|(_, len)| len == 0)
+    }
+
+    #[test]
+    fn a_connection_stays_unless_a_message_was_half_handled() {
+        for busy in [false, true] {
+            let (mut keeping, data_plane) = keeping();
+            let (frontend, connection) = UnixStream::pair().unwrap();
+            let put = Change::Put(Kept::Connection);
+            data_plane.send(&put, Some(connection.as_fd())).unwrap();
+            drop(connection);
+            let file = File::from(keeping.region().as_fd().try_clone_to_owned().unwrap());
+            file.write_all_at(&u32::from(busy).to_ne_bytes(), 0)
+                .unwrap();
+            // Somebody else has the socket, and keeps nobody waiting.
+            keeping.finish().unwrap();
+            assert_eq!(keeping.len(), u32::from(!busy));
+            assert_eq!(is_closed(&frontend), busy);
+            assert!(!keeping.region().is_busy().unwrap());
+            let sent = data_plane.send(&Change::ForgetMemory, None);
+            assert!(sent.is_err());
+        }
+    }
+
+    #[test]
+    fn what_is_not_understood_is_all_forgotten() {
+        let (mut keeping, data_plane) = keeping();
+        let (_frontend, connection) = UnixStream::pair().unwrap();
+        let put = Change::Put(Kept::Connection);
+        data_plane.send(&put, Some(connection.as_fd())).unwrap();
+        let none = Change::Put(Kept::Kick { ring: 7 });
+        data_plane.send(&none, Some(connection.as_fd())).unwrap();
+        while data_plane.send(&Change::ForgetMemory, None).is_ok() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        keeping.finish().unwrap();
+        assert_eq!(keeping.len(), 0);
+    }
+}

@@ -1,0 +1,73 @@
+//! Deaths of the data plane: another one goes on with the same connection, and the frontend does not notice.
+
+mod connection;
+mod kills;
+mod load;
+mod loops;
+mod setup;
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use test_support::frontend::device::Frontend;
+use test_support::{Backend, Daemon, Disk, PATIENCE, data_plane_of, kill};
+
+/// Bytes of a small disk.
+const MIB_8: u64 = 8 * super::MIB;
+
+/// Whether it is another program that serves, of which none of this is said.
+fn is_qsd() -> bool {
+    Backend::chosen() == Backend::Qsd
+}
+
+/// Waits until there is another data plane than `dead`.
+fn next_data_plane(daemon: &Daemon, dead: u32) -> u32 {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(next) = data_plane_of(daemon.pid()).filter(|pid| *pid != dead) {
+            return next;
+        }
+        assert!(
+            Instant::now() < end,
+            "no other data plane is started\n{}",
+            daemon.log()
+        );
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Lets the data plane come back from the last message, whose answer is here already: between the two it may
+/// not die without ending the connection.
+fn settle() {
+    std::thread::sleep(Duration::from_millis(50));
+}
+
+/// Kills the data plane, and waits for the next one to begin.
+fn strike(daemon: &Daemon) -> u32 {
+    settle();
+    let dead = daemon.data_plane();
+    kill(dead);
+    next_data_plane(daemon, dead)
+}
+
+/// The connection is the same, and every queue serves.
+fn assert_goes_on(frontend: &mut Frontend, seed: u64) {
+    frontend.barrier().expect("the connection is still there");
+    for queue in &mut frontend.queues {
+        queue.assert_serves(0, seed);
+    }
+}
+
+/// What `disk show` says of the process.
+fn serving(disk: &Disk) -> Value {
+    disk.json("disk show disk")["serving"].take()
+}
+
+/// Waits until so many data planes have died.
+fn await_restarts(disk: &Disk, count: u64) {
+    let end = Instant::now() + PATIENCE;
+    while serving(disk)["restarts"] != count {
+        assert!(Instant::now() < end, "{}", serving(disk));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}

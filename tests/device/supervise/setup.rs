@@ -1,0 +1,131 @@
+//! What the next data plane serves is what the last one served: layers, limits, and what is wrong with the host.
+
+use std::time::{Duration, Instant};
+
+use test_support::frontend::client::Status;
+use test_support::rng::Rng;
+use test_support::small_fs::SmallFs;
+use test_support::{AttachOptions, Customer, Disk};
+
+use super::{MIB_8, assert_goes_on, await_restarts, is_qsd, strike};
+
+#[test]
+fn layers_that_were_changed_are_served_by_the_next_one() {
+    if is_qsd() {
+        return;
+    }
+    let disk = Disk::new(MIB_8);
+    let daemon = disk.attach(&AttachOptions::default());
+    let mut frontend = daemon.connect();
+    let (old, new) = (Rng::new(1).bytes(65536), Rng::new(2).bytes(4096));
+    frontend.queues[0].write(0, &old).unwrap();
+    disk.ok("snapshot create s --source disk");
+    frontend.queues[0].write(8, &new).unwrap();
+    strike(&daemon);
+    let mut expected = old.clone();
+    expected[4096..8192].copy_from_slice(&new);
+    assert!(frontend.queues[1].read(0, old.len()).as_ref() == Ok(&expected));
+    // And they can be changed again.
+    disk.ok("snapshot create t --source disk");
+    strike(&daemon);
+    disk.ok("disk flatten disk");
+    strike(&daemon);
+    assert!(frontend.queues[1].read(0, old.len()).as_ref() == Ok(&expected));
+    drop(frontend);
+    daemon.stop();
+}
+
+#[test]
+fn a_job_goes_on_with_the_next_one() {
+    if is_qsd() {
+        return;
+    }
+    let disk = Disk::new(4 * MIB_8);
+    let daemon = disk.attach(&AttachOptions::default());
+    let mut frontend = daemon.connect();
+    let data = Rng::new(3).bytes(MIB_8 as usize);
+    for part in 0..4 {
+        let sector = part * MIB_8 / 512;
+        frontend.queues[0].write(sector, &data).unwrap();
+    }
+    disk.ok("disk rotate-dek disk --no-wait --rate 8MiB");
+    std::thread::sleep(Duration::from_millis(300));
+    strike(&daemon);
+    let end = Instant::now() + test_support::PATIENCE;
+    while !disk.json("disk show disk")["job"].is_null() {
+        assert!(Instant::now() < end, "{}", daemon.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_goes_on(&mut frontend, 4);
+}
+
+#[test]
+fn limits_that_were_changed_hold_for_the_next_one() {
+    if is_qsd() {
+        return;
+    }
+    let disk = Disk::new(MIB_8);
+    let daemon = disk.attach(&AttachOptions::default());
+    let mut frontend = daemon.connect();
+    disk.ok("disk update disk --iops 40 --iops-burst 1");
+    strike(&daemon);
+    let queue = &mut frontend.queues[0];
+    queue.read(0, 512).unwrap();
+    let begun = Instant::now();
+    for _ in 0..20 {
+        queue.arena.reset();
+        queue.read(0, 512).unwrap();
+    }
+    assert!(
+        begun.elapsed() > Duration::from_millis(400),
+        "no limit holds"
+    );
+}
+
+/// Requests that wait for space are taken on by the next one, which tries them again.
+#[test]
+fn requests_that_wait_for_space_wait_on() {
+    let Some(fs) = SmallFs::mount("tmpfs") else {
+        return;
+    };
+    let disk = fs.disk(2 * MIB_8);
+    let daemon = disk.attach(&AttachOptions::default());
+    let mut frontend = daemon.connect();
+    let ballast = fs.fill();
+    let data = Rng::new(5).bytes(1 << 20);
+    let queue = &mut frontend.queues[0];
+    queue.arena.reset();
+    let pending: Vec<_> = (0..4).map(|i| queue.begin_write(2048 * i, &data)).collect();
+    assert_eq!(queue.next_within(Duration::from_millis(800)), None);
+    strike(&daemon);
+    assert_eq!(queue.next_within(Duration::from_millis(800)), None);
+    drop(ballast);
+    for pending in pending {
+        assert_eq!(queue.complete(pending).status, Status::Ok);
+    }
+    for i in 0..4 {
+        queue.arena.reset();
+        assert!(queue.read(2048 * i, data.len()).as_ref() == Ok(&data));
+    }
+}
+
+/// No vault is asked: the key waits in the attach process.
+#[test]
+fn a_vault_that_is_down_keeps_nobody_from_going_on() {
+    if is_qsd() {
+        return;
+    }
+    let customer = Customer::new(MIB_8);
+    let daemon = customer.attach(&["--key-check-interval", "1s", "--key-grace", "10m"]);
+    let mut frontend = daemon.connect();
+    let data = Rng::new(6).bytes(65536);
+    frontend.queues[0].write(0, &data).unwrap();
+    customer.hide_vault();
+    customer.wait_for("KeyUnreachable", "Held");
+    strike(&daemon);
+    assert!(frontend.queues[1].read(0, data.len()).as_ref() == Ok(&data));
+    await_restarts(&customer.disk, 1);
+    customer.show_vault();
+    customer.wait_served();
+    assert_goes_on(&mut frontend, 6);
+}
