@@ -35,8 +35,9 @@ fn those_that_die_at_once_are_started_more_and_more_rarely() {
     let mut daemon = disk.attach(&AttachOptions::default());
     let mut frontend = daemon.connect();
     let died = kill_all(&daemon, Duration::from_secs(4));
-    // At 0, 0.25, 0.75, 1.75 and 3.75 s, and less on a busy host.
-    assert!((2..=6).contains(&died), "{died} were started");
+    // At 0, 0.25, 0.75, 1.75 and 3.75 s, and less on a busy host. Each is two processes for a moment, until it
+    // has namespaces of its own.
+    assert!((2..=12).contains(&died), "{died} were killed");
     // The next one goes on, when its time has come.
     assert_goes_on(&mut frontend, 1);
     assert!(daemon.log().contains("another one is started in 500 ms"));
