@@ -44,6 +44,19 @@ pub enum Only {
     Oneself(u8),
 }
 
+/// System calls by their names in `libc`, with what each is for.
+#[macro_export]
+macro_rules! listed {
+    ($($why:literal: $($name:ident),+;)+) => {
+        vec![$($($crate::calls::Call {
+            number: libc::$name,
+            name: &stringify!($name)[4..],
+            only: Vec::new(),
+            why: $why,
+        }),+),+]
+    };
+}
+
 /// Name and value of constants of `libc`.
 #[macro_export]
 macro_rules! named {

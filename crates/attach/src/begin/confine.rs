@@ -22,7 +22,7 @@ use disks::{Disk, DiskError};
 use installation::Installation;
 use sandbox::calls::{Call, Only, refuse};
 use sandbox::landlock::{Keeps, Use, restrict};
-use sandbox::{Missing, Rule, drop_to, named};
+use sandbox::{Missing, Rule, drop_to, listed, named};
 
 /// As it is called in messages.
 const PROCESS: &str = "attach process";
@@ -140,20 +140,9 @@ fn changed(
     Ok(directories)
 }
 
-macro_rules! calls {
-    ($($why:literal: $($name:ident),+;)+) => {
-        vec![$($(Call {
-            number: libc::$name,
-            name: &stringify!($name)[4..],
-            only: Vec::new(),
-            why: $why,
-        }),+),+]
-    };
-}
-
 /// What it never calls, and what that could be used for.
 fn refused() -> Vec<Call> {
-    let mut calls = calls! {
+    let mut calls = listed! {
         "to trace or change other processes": SYS_ptrace, SYS_process_vm_writev, SYS_pidfd_getfd, SYS_kcmp,
             SYS_process_madvise;
         "to mount, and to change what is mounted": SYS_mount, SYS_umount2, SYS_move_mount, SYS_open_tree, SYS_fsopen,
@@ -170,7 +159,7 @@ fn refused() -> Vec<Call> {
         "known for holes": SYS_userfaultfd, SYS_personality, SYS_nfsservctl;
     };
     #[cfg(target_arch = "x86_64")]
-    calls.extend(calls! {
+    calls.extend(listed! {
         "to load code into the kernel, by older names": SYS_kexec_file_load;
         "ports and segments of the processor": SYS_iopl, SYS_ioperm, SYS_modify_ldt;
         "devices": SYS_mknod;

@@ -1,25 +1,14 @@
 //! The system calls that the data plane needs once it is confined, and what for.
 
 use sandbox::calls::{Call, Only};
-use sandbox::named;
+use sandbox::{listed, named};
 use volume::store::{ENABLE_RINGS, RING_REGISTRATIONS};
 
 use crate::disk::rings::SIGNAL_REGISTRATIONS;
 
-macro_rules! calls {
-    ($($why:literal: $($name:ident),+;)+) => {
-        vec![$($(Call {
-            number: libc::$name,
-            name: &stringify!($name)[4..],
-            only: Vec::new(),
-            why: $why,
-        }),+),+]
-    };
-}
-
 /// What it may call, and nothing else.
 pub(super) fn allowed() -> Vec<Call> {
-    let mut calls = calls! {
+    let mut calls = listed! {
         "messages of the frontend and of the attach process; eventfds":
             SYS_read, SYS_write, SYS_readv, SYS_writev, SYS_recvfrom, SYS_sendto, SYS_recvmsg, SYS_sendmsg;
         "one frontend after another": SYS_accept4, SYS_shutdown, SYS_getsockopt;
@@ -41,7 +30,7 @@ pub(super) fn allowed() -> Vec<Call> {
         "random tweaks and hash seeds": SYS_getrandom;
     };
     #[cfg(target_arch = "x86_64")]
-    calls.extend(calls! { "waiting, by older names": SYS_epoll_wait, SYS_poll; });
+    calls.extend(listed! { "waiting, by older names": SYS_epoll_wait, SYS_poll; });
     calls.extend(by_argument());
     calls
 }
