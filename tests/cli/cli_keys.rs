@@ -10,7 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rsa::traits::{PrivateKeyParts, PublicKeyParts};
 use serde_json::{Value, json};
-use test_support::{Host, program};
+use test_support::{Host, deaths, program};
 
 use super::my_vault::{IN_VAULT, MyVault, host_with_vault};
 
@@ -179,7 +179,7 @@ fn a_kill_at_any_moment_loses_nothing() {
         "purge gone --yes",
     ];
     let mut moment = 7_u64;
-    for round in 0..30 {
+    for round in 0..deaths(10) as usize {
         // `gone` is there to be purged in each round.
         host.run(&format!("keyvault key recover gone {IN_VAULT}"));
         host.key("create gone --size 2048");

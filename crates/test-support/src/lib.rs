@@ -49,6 +49,12 @@ mod server;
 #[cfg(feature = "program")]
 pub mod small_fs;
 
+/// How many deaths a test has: `usual`, or what `SEALDISK_DEATHS` says, as in `scripts/test --full`.
+pub fn deaths(usual: u32) -> u32 {
+    let told = std::env::var("SEALDISK_DEATHS").ok();
+    told.and_then(|n| n.parse().ok()).unwrap_or(usual)
+}
+
 #[cfg(feature = "program")]
 pub use {
     customer::Customer,

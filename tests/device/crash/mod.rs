@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use load::{Mix, World};
 use test_support::rng::Rng;
-use test_support::{AttachOptions, Backend, Daemon, Disk, PATIENCE, alive, expect_success, kill};
+use test_support::{
+    AttachOptions, Backend, Daemon, Disk, PATIENCE, alive, deaths, expect_success, kill,
+};
 
 /// Who is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,13 +82,18 @@ fn kill_under_load(rounds: u32, mix: Mix, victims: Victims, arguments: &[&str]) 
 
 #[test]
 fn completed_writes_survive_kill_9() {
-    kill_under_load(12, Mix::Writes, Victims::Both, &[]);
+    kill_under_load(deaths(6), Mix::Writes, Victims::Both, &[]);
 }
 
 #[test]
 fn completed_writes_survive_kill_9_with_512_byte_data_units() {
     if Backend::chosen() == Backend::Sealdisk {
-        kill_under_load(5, Mix::All, Victims::Both, &["--sector-size", "512"]);
+        kill_under_load(
+            deaths(5),
+            Mix::All,
+            Victims::Both,
+            &["--sector-size", "512"],
+        );
     }
 }
 
@@ -96,13 +103,13 @@ fn completed_writes_survive_kill_9_where_the_file_is_memory() {
     if Backend::chosen() == Backend::Sealdisk {
         let dir = tempfile::TempDir::new_in("/dev/shm").unwrap();
         let data_dir = ["--data-dir", dir.path().to_str().unwrap()];
-        kill_under_load(5, Mix::All, Victims::Both, &data_dir);
+        kill_under_load(deaths(5), Mix::All, Victims::Both, &data_dir);
     }
 }
 
 #[test]
 fn completed_discards_and_zeroes_survive_kill_9() {
-    kill_under_load(12, Mix::All, Victims::Both, &[]);
+    kill_under_load(deaths(6), Mix::All, Victims::Both, &[]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use attach::{self, DekState};
 use disks::{Applied, Disk as Resource, JobChange, LayerOp, SnapshotRequest};
 use installation::envelope::ResourceKind;
 use test_support::clean::assert_clean_disk;
-use test_support::{AttachOptions, Backend, Disk, PATIENCE, expect_success};
+use test_support::{AttachOptions, Backend, Disk, PATIENCE, deaths, expect_success};
 use uuid::Uuid;
 
 use super::load::{self, Mix, World};
@@ -95,12 +95,10 @@ fn a_guest_under_load_does_not_notice_other_layers() {
         let mut changes = Changes::of(&disk);
         let frontend = daemon.connect_with(&load::setup(round));
         let done = world.run(frontend, Mix::All, round.into(), || {
-            for _ in 0..3 {
-                changes.snapshot().unwrap();
-                changes.snapshot().unwrap();
-                changes.rotate(None).unwrap();
-                changes.await_job();
-            }
+            changes.snapshot().unwrap();
+            changes.snapshot().unwrap();
+            changes.rotate(None).unwrap();
+            changes.await_job();
         });
         assert_eq!(Changes::layers(&disk), 1);
         eprintln!(
@@ -220,7 +218,7 @@ fn kills_in_the_midst_of_changes_lose_nothing() {
     let mut rng = super::random();
     let disk = Disk::new(load::DISK_BYTES);
     let mut world = World::new();
-    for round in 0..12 {
+    for round in 0..deaths(5) {
         let mut daemon = disk.attach(&AttachOptions::default());
         world.verify(&daemon);
         let delay = Duration::from_millis(rng.within(20..900));

@@ -1,5 +1,6 @@
 //! Copying a source image into a disk: data only, zeros stay holes.
 
+use keys::units::is_zero;
 use zeroize::Zeroizing;
 
 use super::{Cancel, ImportError, SourceImage};
@@ -92,7 +93,7 @@ fn read_padded(
 
 /// Writes the runs of blocks that are not all zeros.
 fn write_data<S: PlaintextSink>(sink: &mut S, offset: u64, chunk: &[u8]) -> Result<(), S::Error> {
-    let is_data = |block: &[u8]| block.iter().any(|&b| b != 0);
+    let is_data = |block: &[u8]| !is_zero(block);
     let mut at = 0;
     for run in chunk
         .chunks(BLOCK)

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use keys::units::BLOCK_SIZE;
+use keys::units::{BLOCK_SIZE, is_zero};
 use volume::format::{self, HEADER_LEN, SECTOR_LEN};
 pub(crate) use volume::store::next_extent;
 use volume::{BlockMap, BlockState, Content, Geometry};
@@ -21,7 +21,7 @@ pub(crate) fn has_content(file: &File, mut at: u64, len: u64) -> io::Result<bool
             let most = usize::try_from(rest).map_or(buffer.len(), |n| n.min(buffer.len()));
             let chunk = &mut buffer[..most];
             file.read_exact_at(chunk, at)?;
-            if chunk.iter().any(|byte| *byte != 0) {
+            if !is_zero(chunk) {
                 return Ok(true);
             }
             at += most as u64;
