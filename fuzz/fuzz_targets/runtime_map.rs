@@ -11,7 +11,7 @@ use libfuzzer_sys::fuzz_target;
 use sealdisk_fuzz::Scratch;
 use uuid::Uuid;
 use volume::store::ReadAt;
-use volume::{Found, Geometry, LayerMap, RuntimeMap, Volume, boot_id, format};
+use volume::{Found, Geometry, LayerMap, RuntimeMap, Volume, VolumeError, boot_id, format};
 use xts::DataUnit;
 
 /// A chunk of the map and the beginning of another.
@@ -25,10 +25,12 @@ const OTHER: Uuid = Uuid::from_u128(9);
 /// As the module's text has it.
 const FAILED_SYNC: u64 = 512;
 const CACHE: u64 = 1024;
+const CHANGING: u64 = 2048;
 const FLAGS: u64 = 4096;
 const DIRTY: u64 = 1 << 20;
 const FLUSHING: u64 = 3 << 20;
-const STATES: u64 = 6 << 20;
+const SLOTS: u64 = 5 << 20;
+const STATES: u64 = 8 << 20;
 const LOADED: u64 = 2;
 
 /// A map file that has something else of each sector.
@@ -58,6 +60,8 @@ enum Word {
     Dirty(u8),
     Flushing(u8),
     State(u16),
+    Slot(u16),
+    Changing(u8),
 }
 
 #[derive(Debug, Arbitrary)]
@@ -115,7 +119,7 @@ fn stamp(start: &Start) -> (Vec<u8>, bool) {
             attach,
             flip,
         } => (
-            version.unwrap_or(5),
+            version.unwrap_or(6),
             *other_disk,
             *other_layer,
             size.unwrap_or(SIZE),
@@ -140,7 +144,7 @@ fn stamp(start: &Start) -> (Vec<u8>, bool) {
         let at = usize::from(*at) % bytes.len();
         bytes[at] ^= bits;
     }
-    let counts = version == 5
+    let counts = version == 6
         && !(other_disk || other_layer || other_boot)
         && (attach[0] || attach[1])
         && size <= SIZE
@@ -175,6 +179,8 @@ impl Made {
                 Word::Flag(n) => FLAGS + u64::from(n % 2) * 8,
                 Word::Dirty(n) => DIRTY + u64::from(n % 4) * 8,
                 Word::Flushing(n) => FLUSHING + u64::from(n % 4) * 8,
+                Word::Changing(n) => CHANGING + u64::from(n % 32) * 64,
+                Word::Slot(n) => SLOTS + u64::from(*n) % 512 * 64,
                 Word::State(n) => STATES + u64::from(*n) % 8190 * 8,
             };
             made.file.write_all_at(&value.to_le_bytes(), at).unwrap();
@@ -190,8 +196,15 @@ impl Made {
             let chunks = format::chunks(size.div_ceil(4096));
             let known = |chunk| made.word(FLAGS + chunk * 8) <= LOADED;
             counts = (0..chunks).all(known);
+            counts &= made.slots().iter().all(|word| is_of_a_block(*word, size));
         }
         (made, counts)
+    }
+
+    /// The words of all slots that say something.
+    fn slots(&self) -> Vec<u64> {
+        let words = (0..512).map(|slot| self.word(SLOTS + slot * 64));
+        words.filter(|word| *word != 0).collect()
     }
 
     fn word(&self, at: u64) -> u64 {
@@ -201,7 +214,30 @@ impl Made {
     }
 }
 
+/// Whether the word of a slot names sectors of one block of a disk.
+fn is_of_a_block(word: u64, size: u64) -> bool {
+    let (first, count) = (word / 256, word % 256);
+    let last = first + count.max(1) - 1;
+    count != 0 && first / 8 == last / 8 && last < size / 512
+}
+
+/// Writes that are not finished keep the disk from being served, until they are.
+fn finish(made: &Made, map: &RuntimeMap) {
+    let named = made.slots().len();
+    let layer = LayerMap::new(geometry(), Durable);
+    let opened = Volume::open_runtime(layer, Vec::new(), map);
+    assert_eq!(matches!(opened, Err(VolumeError::Unfinished)), named > 0);
+    DATA.with(|data| {
+        data.fill(&[]);
+        let file = File::options().read(true).write(true).open(data.path());
+        let finished = map.finish_writes(&geometry(), &file.unwrap());
+        assert_eq!(finished.unwrap(), named);
+    });
+    assert_eq!(made.slots(), []);
+}
+
 fn serve(made: &Made, map: &RuntimeMap) {
+    finish(made, map);
     let cache = map.cache().unwrap();
     assert_eq!(cache.is_some(), matches!(made.word(CACHE), 1 | 2));
     let failed = map.failed_sync().unwrap();
@@ -236,6 +272,7 @@ fn serve(made: &Made, map: &RuntimeMap) {
 
 thread_local! {
     static FILE: Scratch = Scratch::new(".map");
+    static DATA: Scratch = Scratch::new(".data");
 }
 
 fuzz_target!(|input: Input| {

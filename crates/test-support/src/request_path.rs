@@ -20,7 +20,7 @@ use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 use volume::pipeline::{Finished, GuestBuffer, Pipeline, Submission, Token};
 use volume::store::{ReadAt, Store, StoreCompletion, StoreOp, Tag};
-use volume::{Geometry, LayerMap, Volume, format};
+use volume::{Geometry, LayerMap, RuntimeMap, Volume, format};
 use xts::{CipherStack, DataUnit, SharedSlice};
 
 /// Bytes of the disk.
@@ -53,6 +53,10 @@ impl Store for InstantStore {
         let mut slices =
             GuestMemoryBackend::get_slices(self.mapping.as_ref()?, GuestAddress(at), len);
         NonNull::new(slices.next()?.ok()?.ptr_guard_mut().as_ptr())
+    }
+
+    fn mapped_to_write(&self, at: u64, len: usize) -> Option<NonNull<u8>> {
+        self.mapped(LayerIndex::TOP, at, len)
     }
 
     fn has_room(&self) -> bool {
@@ -94,6 +98,15 @@ impl ReadAt for FreshMap {
         }
         Ok(())
     }
+}
+
+/// A runtime map without a name.
+fn runtime_map(geometry: &Geometry) -> RuntimeMap {
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let path = dir.path().join("map");
+    RuntimeMap::open(&path, geometry, Uuid::nil(), Uuid::nil())
+        .unwrap()
+        .0
 }
 
 /// What a guest asks for.
@@ -142,9 +155,9 @@ impl RequestPath {
             size: DISK,
             data_unit,
         };
-        let volume =
-            Volume::open_private(LayerMap::new(geometry.clone(), FreshMap(geometry)), vec![])
-                .unwrap();
+        let runtime = runtime_map(&geometry);
+        let map = LayerMap::new(geometry.clone(), FreshMap(geometry));
+        let volume = Volume::open_runtime(map, vec![], &runtime).unwrap();
         let deks = Dek::generate().unwrap().into();
         let ciphers = CipherStack::new(&deks, &[data_unit]).unwrap();
         let memory = |len| Memory::from_ranges(&[(GuestAddress(0), len)]).unwrap();

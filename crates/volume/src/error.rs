@@ -133,6 +133,12 @@ pub enum VolumeError {
         /// Its version.
         found: u8,
     },
+    /// Another process may still serve the disk, or what it was writing when it died was not finished.
+    #[error(
+        "writes into the data file that the runtime map names are not finished: end the process that serves the \
+         disk, and attach it again"
+    )]
+    Unfinished,
     /// A layer beneath another is larger than it.
     #[error("the layer {lower} has {size} bytes, more than the layer above it ({above})")]
     LowerIsLarger {

@@ -13,6 +13,9 @@
 //! - A write: ciphertext to `data`; when that has completed, the current map says `Data`; then the
 //!   guest is told. If we die after any of these steps, the current map is still there and true.
 //!   If the power goes, the durable map counts, and it says what was flushed.
+//! - A write into blocks that have data already, of a data file that is memory and mapped: the ciphertext of each
+//!   block goes into a slot of the runtime map's file first, and from there into the data file, so that a
+//!   kill between two stores leaves no block that is neither old nor new (module `redo` has the steps).
 //! - A flush: copy the changed sectors of the current map; sync `data` (each block that the copy
 //!   calls `Data` was completely written before); write the copy into `map`; sync `map`. A crash
 //!   between any two leaves sectors of the durable map old or new, each true by itself: a block is
@@ -61,6 +64,7 @@ mod marks;
 pub mod must_complete;
 mod notes;
 pub mod pipeline;
+mod redo;
 mod runtime;
 mod stack;
 mod state;

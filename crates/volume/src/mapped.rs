@@ -83,6 +83,14 @@ impl Mapped {
             )
         }
     }
+
+    /// The address of the `len` bytes from `at` on.
+    pub(super) fn bytes(&self, at: usize, len: usize) -> NonNull<u8> {
+        // Panics: as in `words`.
+        assert!(at + len <= self.len, "bytes behind the mapping");
+        // SAFETY: `at` lies in the mapping (asserted).
+        unsafe { self.ptr.add(at) }
+    }
 }
 
 impl Drop for Mapped {
@@ -104,12 +112,16 @@ pub(super) struct Words {
 pub(super) struct MapParts {
     /// The word that says whether a sync has failed.
     pub(super) failed_sync: usize,
+    /// Where the words start that say what is being changed, each in a line of its own.
+    pub(super) changing: usize,
     /// For each chunk a word that says how far it is loaded.
     pub(super) flags: Words,
     /// A bit for each sector that a flush has to write.
     pub(super) dirty: Words,
     /// A bit for each sector that a flush is writing.
     pub(super) flushing: Words,
+    /// Where the slots of writes into the data file start; nothing where they would end with the process.
+    pub(super) redo: Option<usize>,
     /// The states.
     pub(super) states: Words,
 }
@@ -125,13 +137,20 @@ impl MapParts {
         };
         Self {
             failed_sync: 0,
+            changing: take(CHANGING * LINE / 8).at,
             flags: take(chunks),
             dirty: take(chunks * NOTE_WORDS),
             flushing: take(chunks * NOTE_WORDS),
+            redo: None,
             states: take(states),
         }
     }
 }
+
+/// Words that say what is being changed.
+pub(super) const CHANGING: usize = 32;
+/// Bytes of a line of the cache, so that threads that have each their word don't take it from each other.
+pub(super) const LINE: usize = 64;
 
 /// Words of a set of sectors that belong to one chunk: a bit for each of its sectors.
 pub(super) const NOTE_WORDS: usize = (SECTORS_PER_CHUNK / 64) as usize;
@@ -162,6 +181,11 @@ impl MapWords {
         &self.mapped.words(self.parts.failed_sync, 1)[0]
     }
 
+    /// One of the words that say what is being changed.
+    pub(super) fn changing(&self, place: usize) -> &AtomicU64 {
+        &self.mapped.words(self.parts.changing + place * LINE, 1)[0]
+    }
+
     pub(super) fn flags(&self) -> &[AtomicU64] {
         self.part(self.parts.flags)
     }
@@ -177,6 +201,16 @@ impl MapWords {
 
     pub(super) fn states(&self) -> &[AtomicU64] {
         self.part(self.parts.states)
+    }
+
+    /// All of it.
+    pub(super) fn memory(&self) -> &Mapped {
+        &self.mapped
+    }
+
+    /// Where the slots of writes into the data file start; nothing where they would end with the process.
+    pub(super) fn redo(&self) -> Option<usize> {
+        self.parts.redo
     }
 
     fn part(&self, part: Words) -> &[AtomicU64] {

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! byte 0      signature "SDRUNMAP"                        8 bytes
-//!      8      format version (5)                          u32
+//!      8      format version (6)                          u32
 //!      12     zero                                        u32
 //!      16     disk id, layer id                           2 UUIDs
 //!      48     disk size in bytes                          u64
@@ -15,6 +15,9 @@
 //!             and the disk was checked since
 //!      1024   cache mode: 0 not said here, 1 write-back,  u64
 //!             2 write-through
+//!      2048   of 32 threads which map sectors each is         a line of 64
+//!             changing the states of: the first one times     bytes each
+//!             2^32, plus how many; 0: none
 //!      4096   for each chunk of 128 map sectors how far    u64 each
 //!             it is loaded: 2 when it is
 //!      1 MiB  a bit for each map sector that is to be       64 a word
@@ -22,13 +25,22 @@
 //!      3 MiB  a bit for each map sector that a flush is     64 a word
 //!             writing, which counts as the above when
 //!             nobody is left to end that flush
-//!      6 MiB  states as in the map file, without gaps: 504 bytes for each map sector
+//!      5 MiB  512 slots for writes into a data file that is    a line of 64
+//!             memory: of each the sector on the disk that its  bytes each
+//!             content belongs to, times 256, plus how many
+//!             sectors it has (1 to 8, of one block); 0: none
+//!      + 32 KiB  the content of the slots, ciphertext      4096 bytes each
+//!      8 MiB  states as in the map file, without gaps: 504 bytes for each map sector
 //! ```
 //!
 //! The file is sparse. A chunk gets its space when it is first used, and counts only when its word
 //! says that it is loaded; of all others the map file speaks. A sector's bit in the second set is set
 //! before the one in the first is cleared, so that the next process, after a kill at any moment, finds
-//! what has to be flushed without reading the map file.
+//! what has to be flushed without reading the map file. The same is true of what a thread was changing:
+//! `map::changing` has why.
+//!
+//! What a slot names, a process was copying into the data file when it died. It is copied again before
+//! anything is served, and then it is named no more.
 //!
 //! The word at 512 belongs to no stamp and to no checksum: a data plane that sees a sync fail sets it
 //! with one store, whatever becomes of it then. Once it is 1 or 2 every volume opened on this map fails
@@ -59,25 +71,35 @@ use std::sync::atomic::Ordering;
 use rustix::fs::{FallocateFlags, fallocate, fstatfs};
 use uuid::Uuid;
 
+use keys::units::BLOCK_SIZE;
+
 use super::failed_sync::{CHECKED, FailedSync};
 use super::map::{BlockMap, is_sound};
-use super::mapped::{MapParts, MapWords, Mapped, NOTE_WORDS, Words};
+use super::mapped::{CHANGING, LINE, MapParts, MapWords, Mapped, NOTE_WORDS, Words};
+use super::redo::{self, Unfinished};
 use super::{Geometry, VolumeError, format};
 
 const SIGNATURE: &[u8; 8] = b"SDRUNMAP";
 const STAMP_LEN: usize = 108;
-const VERSION: u8 = 5;
+const VERSION: u8 = 6;
 /// Where it says whether a sync has failed.
 const FAILED_SYNC_AT: usize = 512;
 /// Room for the chunks of the largest disk.
 const FLAGS_AT: usize = 4096;
 const DIRTY_AT: usize = 1 << 20;
 const FLUSHING_AT: usize = 3 << 20;
-const STATES_AT: usize = 6 << 20;
+const REDO_AT: usize = 5 << 20;
+const STATES_AT: usize = 8 << 20;
 /// Where the cache mode is, in the page of the stamp.
 const CACHE_AT: usize = 1024;
+/// Where it says what is being changed, in the page of the stamp.
+const CHANGING_AT: usize = 2048;
 /// Bytes that are mapped for words beside the stamp.
 const PAGE: usize = 4096;
+// Panics: the compiler, which looks at it.
+const _: () = assert!(CHANGING_AT + CHANGING * LINE <= PAGE);
+// Panics: as above.
+const _: () = assert!(REDO_AT + redo::LEN <= STATES_AT);
 /// `TMPFS_MAGIC` of linux/magic.h.
 const TMPFS_MAGIC: u64 = 0x0102_1994;
 
@@ -427,16 +449,68 @@ impl RuntimeMap {
         let words = |at, count| Words { at, count };
         let parts = MapParts {
             failed_sync: FAILED_SYNC_AT,
+            changing: CHANGING_AT,
             flags: words(FLAGS_AT, chunks),
             dirty: words(DIRTY_AT, chunks * NOTE_WORDS),
             flushing: words(FLUSHING_AT, chunks * NOTE_WORDS),
+            redo: Some(REDO_AT),
             states: words(STATES_AT, BlockMap::words_for(geometry.blocks())),
         };
         let words = MapWords::mapped(mapped, parts);
+        self.unfinished(geometry)?;
         match is_sound(&words) {
             true => Ok(words),
             false => Err(fail(io::ErrorKind::InvalidData.into())),
         }
+    }
+
+    /// Finishes writes into a data file that is memory, which a process was copying there when it died; how many
+    /// there were. The disk must be claimed and not be served. To be done before anything is read from it or
+    /// written to it.
+    ///
+    /// # Errors
+    /// [`VolumeError::Io`]; what was not finished still can be.
+    pub fn finish_writes(&self, geometry: &Geometry, data: &File) -> Result<usize, VolumeError> {
+        /// As direct I/O wants it.
+        #[repr(align(4096))]
+        struct Aligned([u8; BLOCK_SIZE as usize]);
+        let all = self.unfinished(geometry)?;
+        let mut content = Aligned([0; BLOCK_SIZE as usize]);
+        for Unfinished { slot, at, len } in &all {
+            let content = &mut content.0[..*len];
+            let block = REDO_AT + redo::block_at(*slot);
+            let word = REDO_AT + slot * LINE;
+            let copied = self
+                .file
+                .read_exact_at(content, block as u64)
+                .and_then(|()| data.write_all_at(content, at.0))
+                .and_then(|()| self.file.write_all_at(&[0; 8], word as u64));
+            copied.map_err(|source| VolumeError::Io {
+                what: "finish a write into the data file that a process which died had begun",
+                source,
+            })?;
+        }
+        Ok(all.len())
+    }
+
+    /// Whether there are writes that are to be finished first.
+    ///
+    /// # Errors
+    /// [`VolumeError::Io`].
+    pub fn has_unfinished(&self, geometry: &Geometry) -> Result<bool, VolumeError> {
+        Ok(!self.unfinished(geometry)?.is_empty())
+    }
+
+    /// The writes that the slots name. Where one names what it cannot, that is `InvalidData`.
+    fn unfinished(&self, geometry: &Geometry) -> Result<Vec<Unfinished>, VolumeError> {
+        let mut words = vec![0; redo::WORDS_LEN];
+        self.file
+            .read_exact_at(&mut words, REDO_AT as u64)
+            .and_then(|()| Unfinished::all(&words, geometry.size))
+            .map_err(|source| VolumeError::Io {
+                what: "read the runtime map",
+                source,
+            })
     }
 }
 

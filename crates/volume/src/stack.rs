@@ -13,6 +13,7 @@ use super::flushes::Flushes;
 use super::layer::{check_map_file, examine_map};
 use super::map::{BlockMap, Content, MapFile, Run};
 use super::marks::BlockMarks;
+use super::redo::{RedoSlot, TakenSlots};
 use super::runtime::RuntimeMap;
 use super::{Geometry, VolumeError, format};
 
@@ -100,6 +101,7 @@ pub struct Volume {
 #[derive(Default)]
 struct State {
     marks: BlockMarks,
+    redo: Arc<TakenSlots>,
     /// Why a sync has failed; the word of the current map says whether.
     reason: Reason,
     map_synced: AtomicBool,
@@ -122,15 +124,20 @@ impl Volume {
     /// left behind by a process that died, it has what that process had not flushed, and which sectors
     /// that is. Maps are loaded, and checked, as they are needed, so that the size of a disk and the
     /// number of its layers cost nothing here: a guest waits for this when its daemon is started again.
+    /// Writes that the process had not finished are to be finished first, by [`RuntimeMap::finish_writes`].
     ///
     /// # Errors
-    /// A [`VolumeError`] that says what is wrong with the header or the length of a map.
+    /// A [`VolumeError`] that says what is wrong with the header or the length of a map, or
+    /// [`VolumeError::Unfinished`].
     pub fn open_runtime(
         top: LayerMap,
         lower: Vec<Arc<LowerLayer>>,
         runtime: &RuntimeMap,
     ) -> Result<Self, VolumeError> {
         check_map_file(&*top.file, &top.geometry)?;
+        if runtime.has_unfinished(&top.geometry)? {
+            return Err(VolumeError::Unfinished);
+        }
         let words = runtime.words(&top.geometry)?;
         let blocks = top.geometry.blocks();
         let map = BlockMap::new(words, top.file, blocks, Arc::default())?;
@@ -417,6 +424,12 @@ impl Volume {
     /// The marks of blocks being worked on.
     pub fn marks(&self) -> &BlockMarks {
         &self.state.marks
+    }
+
+    /// A slot for writes into the data file where that is memory. None where it would not outlive the process,
+    /// and none when there is none left.
+    pub(super) fn redo_slot(&self) -> Option<RedoSlot> {
+        RedoSlot::take(&self.map, &self.state.redo)
     }
 
     /// The flushes of all queues.

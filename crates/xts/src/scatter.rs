@@ -4,7 +4,7 @@ use std::ptr::NonNull;
 
 use zeroize::Zeroize;
 
-use keys::units::{ByteOffset, SECTOR_SIZE};
+use keys::units::{BLOCK_SIZE, ByteOffset, SECTOR_SIZE};
 use keys::{Dek, lock_stack, scrub_stack};
 
 use super::CipherError;
@@ -99,20 +99,32 @@ impl Cipher {
         self.walk(Direction::Decrypt, at, slices, cursor, host, from.len());
     }
 
-    /// As [`Cipher::encrypt`], into memory that is only known by its address.
+    /// As [`Cipher::encrypt`] of `len` bytes, each block of the disk, or what the range has of it, into the same
+    /// `block`. After each `then` is told how many bytes of the range came before it, and how many it has.
     ///
     /// # Safety
-    /// `into` must be writable for `len` bytes and apart from the slices, and no reference to it may
+    /// `block` must be writable for [`BLOCK_SIZE`] bytes and apart from the slices, and no reference to it may
     /// be alive meanwhile.
-    pub unsafe fn encrypt_to(
+    pub unsafe fn encrypt_by_blocks(
         &mut self,
         at: ByteOffset,
         slices: &[SharedSlice],
-        cursor: Cursor,
-        into: NonNull<u8>,
+        mut cursor: Cursor,
         len: usize,
+        block: NonNull<u8>,
+        mut then: impl FnMut(usize, usize),
     ) {
-        self.walk(Direction::Encrypt, at, slices, cursor, into.as_ptr(), len);
+        let mut done = 0;
+        while done < len {
+            let start = at.plus(done as u64);
+            let part = (len - done).min((BLOCK_SIZE - start.in_block()) as usize);
+            let into = block.as_ptr();
+            self.scattered_runs(Direction::Encrypt, start, slices, cursor, into, part);
+            then(done, part);
+            cursor.advance(slices, part);
+            done += part;
+        }
+        scrub_stack::<DEPTH>();
     }
 
     /// As [`Cipher::decrypt`], from memory that is only known by its address.

@@ -157,6 +157,19 @@ proptest! {
             cipher.encrypt(at, &slices, Cursor::default(), &mut out);
             prop_assert_eq!(&out, &whole[range.clone()]);
 
+            let (mut block, mut by_blocks) = ([0u8; 4096], Vec::new());
+            let block = NonNull::from(&mut block).cast::<u8>();
+            let then = |done, part| {
+                // SAFETY: the block is an array that nobody else looks at, and the cipher is not at it now.
+                let bytes = unsafe { std::slice::from_raw_parts(block.as_ptr(), part) };
+                assert_eq!(done, by_blocks.len());
+                by_blocks.extend_from_slice(bytes);
+                assert!((at.0 + by_blocks.len() as u64).is_multiple_of(4096) || by_blocks.len() == range.len());
+            };
+            // SAFETY: the block has 4096 bytes, apart from the guest's.
+            unsafe { cipher.encrypt_by_blocks(at, &slices, Cursor::default(), range.len(), block, then) };
+            prop_assert_eq!(&by_blocks, &out);
+
             let mut back: Vec<_> = guest.iter().map(|piece| vec![0xee; piece.len()]).collect();
             let slices: Vec<_> = back.iter_mut().map(|piece| shared_mut(piece)).collect();
             // The second half alone, by a cursor, then the first.

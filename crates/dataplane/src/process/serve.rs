@@ -140,6 +140,9 @@ fn serve_disk(control: &DataPlaneEnd, mut confinement: Confinement) -> Result<()
     let top = LayerMap::new(top.geometry()?, map);
     let lower = open_lower(beneath, &files, lower_maps, &[])?;
     check_data_file(files.data.file(), &top.geometry)?;
+    if runtime.finish_writes(&top.geometry, files.data.file())? > 0 {
+        log::info!("finished what the last process was writing when it died");
+    }
     files.map_memory(top.geometry.data_len())?;
     let volume = Arc::new(Volume::open_runtime(top, lower, &runtime)?);
     let signals = signal_pipe().map_err(io_error("handle signals"))?;

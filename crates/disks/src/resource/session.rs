@@ -21,6 +21,7 @@
 //! So within one boot a session without its map is never what a crash left. Somebody took the map
 //! away, or looks in another directory, and to go on would lose what guests were told is written.
 
+use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -35,7 +36,7 @@ use installation::envelope::{Header, HeaderKey, HeaderLock, HeaderPayload, Layer
 use installation::{Installation, runtime_map};
 use volume::pipeline::{DiskIo, PipelineError};
 use volume::store::LayerFile;
-use volume::{CacheMode, Found, RuntimeMap, Volume, boot_id, check_data_file};
+use volume::{CacheMode, Found, Geometry, RuntimeMap, Volume, boot_id, check_data_file};
 
 /// What becomes of a disk whose runtime map is needed and not to be found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,7 +113,8 @@ pub fn ended(header: &mut HeaderPayload, cache: Option<CacheMode>) {
 }
 
 impl Disk {
-    /// What the last user of the disk left, whose header that is. The caller has claimed the disk.
+    /// What the last user of the disk left, whose header that is. The caller has claimed the disk. What that user
+    /// was copying into a data file that is memory is finished.
     ///
     /// # Errors
     /// [`DiskError::RuntimeMapElsewhere`], [`DiskError::RuntimeMapMissing`].
@@ -130,7 +132,7 @@ impl Disk {
             // An attach that died before its header was written leaves an empty one, and one of an
             // earlier version of this program had no session.
             return Ok(match found {
-                Found::Counts(map) => Left::Map(map),
+                Found::Counts(map) => Left::Map(self.finished(map, &geometry, top)?),
                 _ => Left::Nothing,
             });
         };
@@ -138,7 +140,7 @@ impl Disk {
             return Ok(Left::OtherBoot(session.clone()));
         }
         let why = match found {
-            Found::Counts(map) => return Ok(Left::Map(map)),
+            Found::Counts(map) => return Ok(Left::Map(self.finished(map, &geometry, top)?)),
             Found::OfLayer(layer, map) if is_beneath(header, layer) => {
                 return Ok(Left::Frozen(map));
             }
@@ -147,6 +149,22 @@ impl Disk {
             Found::Foreign(why) => why,
         };
         self.missing(header, session, (&path, why), missing)
+    }
+
+    /// The map that a process left, whose writes into a data file that is memory are finished.
+    fn finished(
+        &self,
+        map: RuntimeMap,
+        geometry: &Geometry,
+        top: &LayerRecord,
+    ) -> Result<RuntimeMap, DiskError> {
+        if map.has_unfinished(geometry)? {
+            let path = self.layer_paths(top).data;
+            let data = OpenOptions::new().read(true).write(true).open(&path);
+            let data = data.map_err(DiskError::file("open", &path))?;
+            map.finish_writes(geometry, &data)?;
+        }
+        Ok(map)
     }
 
     /// The map is not at `path`; it may be where the header says.

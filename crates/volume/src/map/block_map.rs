@@ -94,6 +94,11 @@ impl BlockMap {
         Self::new(words, durable, blocks, Arc::default())
     }
 
+    /// Its memory.
+    pub(crate) fn words(&self) -> &MapWords {
+        &self.words
+    }
+
     /// The flushes that make it durable.
     pub fn flushes(&self) -> &Arc<Flushes> {
         &self.flushes
@@ -234,6 +239,16 @@ impl BlockMap {
         becomes: Becomes,
         to: impl Fn(u64, u64) -> u64,
     ) {
+        let is_other = |(index, mask): (usize, u64)| {
+            let word = self.words.states()[index].load(Ordering::Acquire);
+            to(word, mask) != word
+        };
+        // Mostly nothing is another, and nothing is to be said.
+        if !words_of(blocks.clone()).any(is_other) {
+            return;
+        }
+        let sectors = blocks.start / BLOCKS_PER_SECTOR..blocks.end.div_ceil(BLOCKS_PER_SECTOR);
+        let changing = self.begin_change(sectors);
         let mut at = blocks.start;
         while at < blocks.end {
             let sector = at / BLOCKS_PER_SECTOR;
@@ -243,25 +258,24 @@ impl BlockMap {
             }
             at = end;
         }
+        drop(changing);
     }
 
     /// As [`BlockMap::change`] in one sector; whether anything is another now.
     fn change_in_sector(&self, blocks: Range<u64>, to: impl Fn(u64, u64) -> u64) -> bool {
-        let (mut at, mut changed) = (blocks.start, false);
-        while at < blocks.end {
-            let in_word = at % PER_WORD;
-            let count = (PER_WORD - in_word).min(blocks.end - at);
-            let mask = (u64::MAX >> (64 - 2 * count)) << (2 * in_word);
-            debug_assert!(self.is_loaded(at / BLOCKS_PER_SECTOR), "not loaded");
-            let word = &self.words.states()[(at / PER_WORD) as usize];
+        debug_assert!(
+            self.is_loaded(blocks.start / BLOCKS_PER_SECTOR),
+            "not loaded"
+        );
+        let mut changed = false;
+        for (index, mask) in words_of(blocks) {
             let update = |old| {
                 let new = to(old, mask);
                 (new != old).then_some(new)
             };
-            changed |= word
+            changed |= self.words.states()[index]
                 .try_update(Ordering::AcqRel, Ordering::Acquire, update)
                 .is_ok();
-            at += count;
         }
         changed
     }
@@ -303,6 +317,18 @@ impl Content {
             Self::Zeros => !(word >> 1) & LOW,
         }
     }
+}
+
+/// The words that have the states of some blocks, each with a mask of both bits of each of these.
+fn words_of(blocks: Range<u64>) -> impl Iterator<Item = (usize, u64)> {
+    let mut at = blocks.start;
+    std::iter::from_fn(move || {
+        let in_word = at % PER_WORD;
+        let count = (PER_WORD - in_word).min(blocks.end.saturating_sub(at));
+        let index = (at / PER_WORD) as usize;
+        at += count;
+        (count > 0).then(|| (index, (u64::MAX >> (64 - 2 * count)) << (2 * in_word)))
+    })
 }
 
 /// The low bit of each place of a word whose block has data: state 01.

@@ -39,9 +39,11 @@ impl BlockMap {
         self.notes.dirty(self.words.dirty())
     }
 
-    /// Takes over what a process that had the same words was to flush when it died: what was dirty, and
-    /// what a flush was writing; with `all`, every sector that is loaded. No other thread may use the map.
+    /// Takes over what a process that had the same words was to flush when it died: what was dirty, what
+    /// a flush was writing, and what was being changed; with `all`, every sector that is loaded. No other thread
+    /// may use the map.
     pub(crate) fn adopt_dirty(&self, all: bool) {
+        self.adopt_changing();
         let (dirty, flushing) = (self.words.dirty(), self.words.flushing());
         self.mark_all_dirty(|index| match all {
             true => u64::MAX,

@@ -1,6 +1,7 @@
 //! The block map of one layer: which state each block has, which of it is durable, and where space is free.
 
 mod block_map;
+mod changing;
 mod dirty;
 mod load;
 mod strays;

@@ -1,16 +1,22 @@
 //! The map against a plain array.
 
+use std::cell::Cell;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use keys::units::BLOCK_SIZE;
 use proptest::prelude::*;
+use uuid::Uuid;
+use xts::DataUnit;
 
+use super::block_map::Becomes;
 use super::load::LOADING;
 use super::*;
-use crate::BlockState;
 use crate::format::{self, BLOCKS_PER_CHUNK, BLOCKS_PER_SECTOR, SECTORS_PER_CHUNK};
 use crate::store::ReadAt;
+use crate::{BlockState, Geometry, RuntimeMap};
 
 /// The states of a map file that is never written to.
 pub(super) struct Empty;
@@ -109,6 +115,59 @@ fn only_chunks_that_were_asked_for_are_loaded() {
     assert!(!map.ensure(0..3 * BLOCKS_PER_CHUNK).unwrap());
     map.forget_loaders();
     assert!(map.ensure(0..3 * BLOCKS_PER_CHUNK).unwrap());
+}
+
+/// A map that outlives the process: its file is copied where a kill would leave it, and opened as the next process
+/// does.
+#[test]
+fn what_is_changed_when_a_process_dies_is_flushed_by_the_next() {
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let (path, left) = (dir.path().join("map"), dir.path().join("left"));
+    let geometry = Geometry {
+        disk: Uuid::from_u128(1),
+        layer: Uuid::from_u128(2),
+        size: 2 * BLOCKS_PER_CHUNK * BLOCK_SIZE,
+        data_unit: DataUnit::B4096,
+    };
+    let open = |path: &Path| {
+        let (runtime, _) = RuntimeMap::open(path, &geometry, Uuid::nil(), Uuid::nil()).unwrap();
+        let (words, blocks) = (runtime.words(&geometry).unwrap(), geometry.blocks());
+        let map = BlockMap::new(words, Arc::new(Empty), blocks, Arc::default()).unwrap();
+        map.adopt_dirty(false);
+        map
+    };
+    let dirty = |map: &BlockMap| {
+        let mut sectors = Vec::new();
+        map.take_dirty(&mut sectors, 0);
+        sectors
+    };
+    let map = open(&path);
+    map.load_all().unwrap();
+    // The last block of a sector and the first of the next, in two words.
+    let blocks = BLOCKS_PER_SECTOR - 1..BLOCKS_PER_SECTOR + 1;
+    let data = BlockState::Data.repeated();
+    let changes = Cell::new(0);
+    map.change(blocks.clone(), Becomes::Data, |word, mask| {
+        changes.set(changes.get() + 1);
+        // It was looked at whether anything changes. Then came the first word, and now comes the second.
+        if changes.get() == 3 {
+            std::fs::copy(&path, &left).unwrap();
+        }
+        (word & !mask) | (data & mask)
+    });
+    assert_eq!(dirty(&map), [0, 1]);
+    map.end_flush(&[0, 1]);
+    let next = open(&left);
+    assert_eq!(next.get(blocks.start), BlockState::Data);
+    assert_eq!(next.get(blocks.start + 1), BlockState::Inherit);
+    assert_eq!(dirty(&next), [0, 1]);
+    // What is done again changes what is left to do, and a map that is whole is not written again.
+    next.set_data(blocks);
+    assert_eq!(dirty(&next), [1]);
+    next.end_flush(&[0, 1]);
+    drop(next);
+    assert_eq!(dirty(&open(&left)), [0u64; 0]);
+    assert_eq!(dirty(&open(&path)), [0u64; 0]);
 }
 
 proptest! {

@@ -12,6 +12,7 @@ use slab::Slab;
 
 use crate::Volume;
 use crate::must_complete::{MustComplete, lost};
+use crate::redo::RedoSlot;
 use crate::store::{
     BUFFER_LEN, BufferPool, OWN_BUFFERS, Store, StoreCompletion, StoreError, StoreOp, Tag,
 };
@@ -90,6 +91,8 @@ pub struct Pipeline<S> {
     pub(super) store: S,
     /// Taken away only while no request is under way, so every request finds them.
     pub(super) ciphers: Option<CipherStack>,
+    /// For writes into a data file that is memory, from the first one on.
+    pub(super) redo: Option<RedoSlot>,
     pub(super) pool: BufferPool,
     /// For map sectors that lie together.
     pub(super) map_pool: BufferPool,
@@ -141,6 +144,7 @@ impl<S: Store> Pipeline<S> {
             volume,
             store,
             ciphers: ciphers.into(),
+            redo: None,
             pool,
             map_pool: BufferPool::fixed(MAP_BUFFERS, MAP_BUFFER_LEN)?,
             requests: Slab::with_capacity(256),
@@ -203,6 +207,7 @@ impl<S: Store> Pipeline<S> {
     pub fn set_volume(&mut self, volume: Arc<Volume>) {
         debug_assert!(self.is_idle(), "requests of the old volume");
         self.stop_punching();
+        self.redo = None;
         self.volume = volume;
         self.register();
         self.punch_on();

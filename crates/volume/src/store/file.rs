@@ -11,7 +11,6 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, OFlags, StatxFlags, fcntl_getfl, statx};
 
 use super::length::file_len;
-use super::mapping::Access;
 use super::{DataMapping, StoreError};
 use keys::units::{BLOCK_SIZE, LayerIndex, SECTOR_SIZE};
 
@@ -160,14 +159,14 @@ impl StackFiles {
     /// # Errors
     /// [`StoreError::Io`].
     pub fn map_memory(&mut self, len: u64) -> Result<(), StoreError> {
-        let top = DataMapping::of(self.data.file(), len, Access::ReadWrite)?;
+        let top = DataMapping::of_top(self.data.file(), len)?;
         self.mappings = vec![top.map(Arc::new)];
         for lower in &self.lower {
             let len = file_len(lower.file()).map_err(|source| StoreError::Io {
                 what: "read the length of a data file",
                 source,
             })?;
-            let mapping = DataMapping::of(lower.file(), len, Access::Read)?;
+            let mapping = DataMapping::of_lower(lower.file(), len)?;
             self.mappings.push(mapping.map(Arc::new));
         }
         Ok(())
@@ -178,8 +177,8 @@ impl StackFiles {
     /// # Errors
     /// [`StoreError::Io`]; the old mapping stays.
     pub fn map_grown(&mut self, len: u64) -> Result<(), StoreError> {
-        if let Some(Some(mapping)) = self.mappings.first_mut() {
-            *mapping = Arc::new(DataMapping::map(self.data.file(), len, Access::ReadWrite)?);
+        if let Some(mapping @ Some(_)) = self.mappings.first_mut() {
+            *mapping = DataMapping::of_top(self.data.file(), len)?.map(Arc::new);
         }
         Ok(())
     }
@@ -207,6 +206,12 @@ impl StackFiles {
     pub(super) fn mapped(&self, layer: LayerIndex, at: u64, len: usize) -> Option<NonNull<u8>> {
         let mapping = self.mappings.get(layer.get())?;
         mapping.as_ref()?.range(at, len)
+    }
+
+    /// The address of a range of the top layer's data file, where it is mapped and may be written to in this way.
+    pub(super) fn mapped_to_write(&self, at: u64, len: usize) -> Option<NonNull<u8>> {
+        let mapping = self.mappings.first()?.as_ref()?;
+        mapping.is_writable().then(|| mapping.range(at, len))?
     }
 
     /// Second handles of all, for another thread.

@@ -90,9 +90,14 @@ pub trait Store {
     fn disown(&mut self, _chunk: usize) {}
 
     /// The address of `len` bytes of a layer's data file from `at` on, where the file is memory and
-    /// mapped. It is good for as long as the store is, and to be written to in the top layer alone.
-    /// Only to be used for blocks that have data.
+    /// mapped. It is good for as long as the store is. Only to be used for blocks that have data.
     fn mapped(&self, _layer: LayerIndex, _at: u64, _len: usize) -> Option<NonNull<u8>> {
+        None
+    }
+
+    /// As [`Store::mapped`] of the top layer, where its file may be written to in this way too: a loss of power
+    /// takes all of it.
+    fn mapped_to_write(&self, _at: u64, _len: usize) -> Option<NonNull<u8>> {
         None
     }
 

@@ -5,22 +5,63 @@ use crate::pipeline::scheduler::{Pipeline, Progress, find};
 use crate::store::Store;
 use crate::{Run, Source, Volume};
 use keys::units::{ByteOffset, LayerIndex};
-use xts::{Cursor, Direction};
+use xts::{Cipher, Cursor, SharedSlice};
 
 impl<S: Store> Pipeline<S> {
-    /// Transforms a range in a layer's data file itself, where that is memory and has all of its
-    /// blocks: the map stays as it is, and no buffer and no operation is needed. `None` when this is
-    /// not the way.
-    pub(super) fn in_place(
+    /// Decrypts a range from a layer's data file itself, where that is memory and has all of its blocks. `None`
+    /// when this is not the way.
+    pub(super) fn read_in_place(
         &mut self,
         id: RequestId,
         at: ByteOffset,
         len: u64,
         cursor: Cursor,
         layer: LayerIndex,
-        direction: Direction,
     ) -> Option<Progress> {
         let host = self.store.mapped(layer, at.0, len as usize)?;
+        self.in_place(id, at, len, layer, |cipher, slices| {
+            // SAFETY: the store maps `len` bytes at `host` for as long as it lives; the blocks have data, so
+            // their pages are there. Guest memory is mapped elsewhere.
+            unsafe { cipher.decrypt_from(at, host, len as usize, slices, cursor) };
+        })
+    }
+
+    /// Encrypts a range into the top layer's data file itself, where that is memory and has all of its blocks: the
+    /// map stays as it is. Each block goes through this pipeline's slot, so that a death leaves it
+    /// old or new. `None` when this is not the way.
+    pub(super) fn write_in_place(
+        &mut self,
+        id: RequestId,
+        at: ByteOffset,
+        len: u64,
+        cursor: Cursor,
+    ) -> Option<Progress> {
+        let host = self.store.mapped_to_write(at.0, len as usize)?;
+        let redo = self.redo.take().or_else(|| self.volume.redo_slot())?;
+        let progress = self.in_place(id, at, len, LayerIndex::TOP, |cipher, slices| {
+            let copy = |done: usize, part: usize| {
+                // SAFETY: the store maps `len` bytes at `host` to be written to for as long as it lives; the
+                // blocks have data, so their pages are there; `done` and `part` lie within `len`.
+                unsafe { redo.copy(at.plus(done as u64), part, host.add(done)) };
+            };
+            // SAFETY: the slot's block is this pipeline's alone, and guest memory is mapped elsewhere.
+            unsafe {
+                cipher.encrypt_by_blocks(at, slices, cursor, len as usize, redo.block(), copy);
+            }
+        });
+        self.redo = Some(redo);
+        progress
+    }
+
+    /// Has `transform` done with a range that has data of `layer` alone: no buffer and no operation is needed.
+    fn in_place(
+        &mut self,
+        id: RequestId,
+        at: ByteOffset,
+        len: u64,
+        layer: LayerIndex,
+        transform: impl FnOnce(&mut Cipher, &[SharedSlice]),
+    ) -> Option<Progress> {
         let blocks = at.blocks(len);
         let count = blocks.end - blocks.start;
         let found = Run {
@@ -40,25 +81,12 @@ impl<S: Store> Pipeline<S> {
         // With the blocks marked the answer stays true: none of them can become a hole.
         let still = has_all(&self.volume);
         if still {
-            // Memory keeps nothing that a sync would.
+            // What is written in place keeps nothing that a sync would.
             self.is_durable_alone(id, &blocks, true);
         }
         let cipher = self.ciphers.as_mut().and_then(|all| all.layer(layer));
         if let (true, Some(cipher)) = (still, cipher) {
-            let slices = &find(&mut self.requests, id).memory.slices;
-            let len = len as usize;
-            match direction {
-                // SAFETY: the store maps `len` bytes at `host` for as long as it lives, the top layer's
-                // to be written to; the blocks have data, so their pages are there. Guest memory is
-                // mapped elsewhere, and nobody makes references into the mapping.
-                Direction::Encrypt => unsafe {
-                    cipher.encrypt_to(at, slices, cursor, host, len);
-                },
-                // SAFETY: as above.
-                Direction::Decrypt => unsafe {
-                    cipher.decrypt_from(at, host, len, slices, cursor);
-                },
-            }
+            transform(cipher, &find(&mut self.requests, id).memory.slices);
         }
         self.volume.marks().release(mark);
         still.then(|| self.advance(id, len))

@@ -5,7 +5,6 @@ use crate::pipeline::scheduler::{Pipeline, Progress, Rest, find};
 use crate::store::{BUFFER_LEN, Store, StoreFile, StoreOp};
 use crate::{Source, VolumeError};
 use keys::units::{BLOCK_SIZE, ByteOffset};
-use xts::Direction;
 
 impl<S: Store> Pipeline<S> {
     pub(in crate::pipeline) fn issue_read(&mut self, id: RequestId) -> Progress {
@@ -25,7 +24,7 @@ impl<S: Store> Pipeline<S> {
             cursor.fill_zeros(&request.memory.slices, len as usize);
             return self.advance(id, len);
         };
-        if let Some(progress) = self.in_place(id, at, len, cursor, layer, Direction::Decrypt) {
+        if let Some(progress) = self.read_in_place(id, at, len, cursor, layer) {
             return progress;
         }
         if !self.has_room() {

@@ -3,8 +3,8 @@
 use crate::pipeline::piece::{Piece, RequestId};
 use crate::pipeline::scheduler::{Pipeline, Progress, Rest, find};
 use crate::store::{BUFFER_LEN, IoBuffer, Store, StoreFile, StoreOp};
-use keys::units::{BLOCK_SIZE, ByteOffset, LayerIndex};
-use xts::{CipherStack, Direction};
+use keys::units::{BLOCK_SIZE, ByteOffset};
+use xts::CipherStack;
 
 impl<S: Store> Pipeline<S> {
     pub(in crate::pipeline) fn issue_write(&mut self, id: RequestId) -> Progress {
@@ -20,8 +20,7 @@ impl<S: Store> Pipeline<S> {
             Ok(false) => return Progress::InUse,
             Err(error) => return self.fail(id, error),
         }
-        let top = LayerIndex::TOP;
-        if let Some(progress) = self.in_place(id, at, most, cursor, top, Direction::Encrypt) {
+        if let Some(progress) = self.write_in_place(id, at, most, cursor) {
             return progress;
         }
         if at.in_block() != 0 || left < BLOCK_SIZE {

@@ -435,6 +435,10 @@ impl Store for UringStore {
         self.files.mapped(layer, at, len)
     }
 
+    fn mapped_to_write(&self, at: u64, len: usize) -> Option<NonNull<u8>> {
+        self.files.mapped_to_write(at, len)
+    }
+
     fn writes_durably(&self) -> bool {
         self.files.data.is_direct()
     }
