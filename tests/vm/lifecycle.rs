@@ -109,7 +109,7 @@ until [ \"$(cat /sys/block/vda/size)\" = 524288 ]; do
     [ $n -lt 600 ]
 done
 resize2fs /dev/vda
-dd if=/dev/urandom of=/mnt/new bs=1M count=160 conv=fsync status=none
+dd if=/dev/urandom of=/mnt/new bs=1M count=80 conv=fsync status=none
 sha256sum /mnt/new >>/tmp/sums
 echo 3 >/proc/sys/vm/drop_caches
 sha256sum -c /tmp/sums

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use rustix::process::Signal;
-use test_support::{Daemon, text};
+use test_support::{Daemon, contains, text};
 
 use crate::backend::CustomerHost;
 use crate::images;
@@ -112,18 +112,6 @@ fn assert_clean(path: &Path, content: &[u8], needles: &[(String, Vec<u8>)]) {
             path.display()
         );
     }
-}
-
-fn contains(haystack: &[u8], needle: &[u8]) -> bool {
-    // The first byte by a fast search: the files are hundreds of megabytes, mostly zeros.
-    let mut rest = haystack;
-    while let Some(at) = rest.iter().position(|b| *b == needle[0]) {
-        if rest[at..].starts_with(needle) {
-            return true;
-        }
-        rest = &rest[at + 1..];
-    }
-    false
 }
 
 /// Regular files only: no sockets.

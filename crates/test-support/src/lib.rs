@@ -60,7 +60,7 @@ pub use {
     customer::Customer,
     daemon::{AttachOptions, Daemon},
     disk::{Backend, Disk},
-    files::{MARKER, allocated, holds, noise, qemu_img, text},
+    files::{MARKER, allocated, contains, holds, noise, qemu_img, text},
     host::{Host, Words, one_line},
     installed::{DiskFiles, KEY, VAULT},
     processes::{alive, children, data_plane_of, is_stopped, kill, stat, with_descendants},
