@@ -203,6 +203,8 @@ fn receive_all(hello: &[u8], bytes: &[u8], files: usize) {
         let commands = Commands::new(ours).unwrap();
         commands.open().serve(setup, &files, Some(&deks)).unwrap();
         let end = DataPlaneEnd::open(theirs).unwrap();
+        let prepare = end.receive().unwrap().unwrap();
+        assert!(matches!(prepare.command, Command::Prepare { .. }));
         let same = end.receive().unwrap().unwrap();
         assert_eq!(same.command, command);
         assert!(same.cargo.disk().is_ok());

@@ -141,7 +141,7 @@ pub struct AttachArgs {
     print_capabilities: bool,
 }
 
-/// Arguments of the data plane and of its launcher. All else they get over their sockets.
+/// Arguments of the data plane. All else it gets over its sockets.
 #[derive(Args)]
 pub struct DataPlaneArgs {
     #[arg(long)]
@@ -149,6 +149,16 @@ pub struct DataPlaneArgs {
     /// As UID:GID.
     #[arg(long)]
     user: Option<User>,
+}
+
+/// Arguments of the launcher of data planes.
+#[derive(Args)]
+pub struct LauncherArgs {
+    #[command(flatten)]
+    data_plane: DataPlaneArgs,
+    /// Where the attach process may change files.
+    #[arg(long)]
+    changed: Vec<PathBuf>,
 }
 
 impl DataPlaneArgs {
@@ -357,8 +367,8 @@ pub(super) fn run_data_plane(args: &DataPlaneArgs) -> Result<(), CliError> {
 }
 
 /// Runs the launcher of data planes.
-pub(super) fn run_launcher(args: &DataPlaneArgs) -> Result<(), CliError> {
-    sandbox::run_launcher(DATA_PLANE, args.launch())
+pub(super) fn run_launcher(args: LauncherArgs) -> Result<(), CliError> {
+    sandbox::run_launcher(DATA_PLANE, args.data_plane.launch(), args.changed)
         .map_err(|error| CliError::new("LauncherFailed", error.to_string()))
 }
 

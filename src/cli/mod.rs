@@ -25,6 +25,7 @@ mod program;
 mod progress;
 mod snapshot;
 mod source;
+mod upgrade;
 
 pub use error::CliError;
 pub use global::Context;

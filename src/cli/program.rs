@@ -14,7 +14,7 @@ use keys::{crypto_module, harden_process, require_module};
 use super::global::{Context, GlobalArgs};
 use super::{
     CliError, Output, OutputFormat, attach, audit, backup, catalog, completions, des, disk,
-    identity, image, keyvault, named, snapshot,
+    identity, image, keyvault, named, snapshot, upgrade,
 };
 
 /// The version, and by which module keys are made and used.
@@ -68,7 +68,9 @@ enum Command {
     DataPlane(attach::DataPlaneArgs),
     /// Start data planes of one disk; started by `attach`
     #[command(hide = true)]
-    DataPlaneLauncher(attach::DataPlaneArgs),
+    DataPlaneLauncher(attach::LauncherArgs),
+    /// Have attached disks served by another version of this program, without a pause for their guests
+    Upgrade(upgrade::UpgradeArgs),
     /// Print the completion script of a shell
     Completions(completions::CompletionsArgs),
 }
@@ -137,7 +139,8 @@ fn dispatch(context: &Context, command: Command) -> Result<(), CliError> {
         Command::Image(args) => image::run(context, args),
         Command::Attach(args) => attach::run(context, args),
         Command::DataPlane(args) => attach::run_data_plane(&args),
-        Command::DataPlaneLauncher(args) => attach::run_launcher(&args),
+        Command::DataPlaneLauncher(args) => attach::run_launcher(args),
+        Command::Upgrade(args) => upgrade::run(context, args),
         Command::Completions(args) => completions::run(context, &args, Cli::command()),
     }
 }

@@ -9,5 +9,6 @@ mod failed_sync;
 mod hostile;
 mod protocol;
 mod supervise;
+mod upgrade;
 
 const MIB: u64 = 1 << 20;

@@ -96,6 +96,18 @@ pub enum AttachError {
          version, or detach the disk and attach it again"
     )]
     OtherVersion,
+    /// A program that is to serve a disk cannot be opened.
+    #[error("cannot open the program {}: {source}", path.display())]
+    Program {
+        /// The program.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// An attached disk goes on being served by the program that has served it.
+    #[error("the disk is not upgraded, and goes on as it was: {0}")]
+    NotUpgraded(String),
     /// The data plane could not be started, killed or waited for.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
@@ -176,6 +188,7 @@ impl AttachError {
             Self::SyncFailed { .. } => "SyncFailed",
             Self::Audit(_) => "AuditLog",
             Self::SocketInUse { .. } => "Conflict",
+            Self::NotUpgraded(_) => "NotUpgraded",
             _ => "AttachFailed",
         }
     }

@@ -111,6 +111,46 @@ pub struct Offered {
     /// When the last one died, and of what.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_restart: Option<LastRestart>,
+    /// The version of the data plane's program.
+    #[serde(default)]
+    pub version: String,
+    /// The last time that another program took over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_upgrade: Option<LastUpgrade>,
+}
+
+/// What came of an upgrade.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Upgraded {
+    /// The version that served before.
+    pub from: String,
+    /// The version that serves now.
+    pub to: String,
+    /// Milliseconds that guests were not served at most.
+    pub stall_ms: u64,
+}
+
+impl fmt::Display for Upgraded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { from, to, stall_ms } = self;
+        write!(
+            f,
+            "version {to} goes on for {from}, after {stall_ms} ms at most"
+        )
+    }
+}
+
+/// The last time that another program took over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LastUpgrade {
+    /// When.
+    #[serde(with = "time::serde::rfc3339")]
+    pub time: OffsetDateTime,
+    /// What came of it.
+    #[serde(flatten)]
+    pub upgraded: Upgraded,
 }
 
 /// The last death of a data plane.
@@ -172,6 +212,10 @@ pub enum EventKind {
     MemoryNotShared,
     /// The data plane died, and another one goes on for it.
     DataPlaneRestarted,
+    /// Another program serves the disk.
+    DataPlaneUpgraded,
+    /// Another program was to serve the disk, and does not: the one that served goes on.
+    UpgradeFailed,
     /// There is little room for the audit logs, without which the key cannot be used.
     AuditSpaceLow,
     /// There is room for them again.
@@ -248,6 +292,13 @@ impl fmt::Display for Event {
             }
             EventKind::DataPlaneRestarted => {
                 write!(f, "another data plane of the disk {disk} was started")
+            }
+            EventKind::DataPlaneUpgraded => write!(f, "another program serves the disk {disk}"),
+            EventKind::UpgradeFailed => {
+                write!(
+                    f,
+                    "the disk {disk} goes on with the program that has served it"
+                )
             }
             EventKind::StorageOk => {
                 write!(f, "no request of the disk {disk} waits for space any more")

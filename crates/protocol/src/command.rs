@@ -26,7 +26,13 @@ pub(crate) struct RequestNumber {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Command {
-    /// Serve a disk, whose files come with this and whose keys follow, unless they are revoked. The first
+    /// Test the cipher, make all that a disk with so many queues needs, and be confined. The first command, and only
+    /// once.
+    Prepare {
+        /// Queues that will be offered.
+        queues: u16,
+    },
+    /// Serve a disk, whose files come with this and whose keys follow, unless they are revoked. The second
     /// command, and only once.
     Serve(Setup),
     /// Change the disk's limits.
@@ -65,12 +71,16 @@ pub enum Command {
         /// Its number, as in [`FrontendMemory`](crate::FrontendMemory).
         connection: u64,
     },
+    /// Complete what was taken and leave in flight what waits; destroy all keys and ciphers; let go of the disk, and
+    /// end without touching it again: another data plane goes on from what is kept.
+    HandOver,
 }
 
 impl Command {
     /// Which it is.
     pub fn kind(&self) -> CommandKind {
         match self {
+            Self::Prepare { .. } => CommandKind::Prepare,
             Self::Serve(_) => CommandKind::Serve,
             Self::SetLimits(_) => CommandKind::SetLimits,
             Self::Resize { .. } => CommandKind::Resize,
@@ -83,6 +93,7 @@ impl Command {
             Self::StopCopyUp => CommandKind::StopCopyUp,
             Self::CopyUpProgress => CommandKind::CopyUpProgress,
             Self::Disconnect { .. } => CommandKind::Disconnect,
+            Self::HandOver => CommandKind::HandOver,
         }
     }
 
@@ -93,7 +104,8 @@ impl Command {
             Self::Serve(setup) => setup.stack.layers.len(),
             Self::SwapVolume(stack) => stack.layers.len(),
             Self::RestoreKey { layers } => layers.len(),
-            Self::SetLimits(_)
+            Self::Prepare { .. }
+            | Self::SetLimits(_)
             | Self::Resize { .. }
             | Self::RevokeKey { .. }
             | Self::Quiesce
@@ -101,7 +113,8 @@ impl Command {
             | Self::StartCopyUp(_)
             | Self::StopCopyUp
             | Self::CopyUpProgress
-            | Self::Disconnect { .. } => 0,
+            | Self::Disconnect { .. }
+            | Self::HandOver => 0,
         }
     }
 

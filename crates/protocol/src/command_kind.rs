@@ -6,6 +6,7 @@ use std::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "they are those of `Command`")]
 pub enum CommandKind {
+    Prepare,
     Serve,
     SetLimits,
     Resize,
@@ -18,11 +19,13 @@ pub enum CommandKind {
     StopCopyUp,
     CopyUpProgress,
     Disconnect,
+    HandOver,
 }
 
 impl fmt::Display for CommandKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Prepare => "prepare",
             Self::Serve => "serve",
             Self::SetLimits => "set-limits",
             Self::Resize => "resize",
@@ -35,6 +38,7 @@ impl fmt::Display for CommandKind {
             Self::StopCopyUp => "stop-copy-up",
             Self::CopyUpProgress => "copy-up-progress",
             Self::Disconnect => "disconnect",
+            Self::HandOver => "hand-over",
         })
     }
 }

@@ -15,7 +15,8 @@ use keys::DekStack;
 
 use crate::error::io_error;
 use crate::frame::encode;
-use crate::hello::{Hello, SUPPORTED};
+use crate::hello::greet;
+use crate::prepare::PREPARED;
 use crate::{
     Command, CommandKind, CopyProgress, CopyRequest, DiskFiles, Limits, OnRevoke, Peer,
     ProtocolError, Reply, Request, Setup, Stack,
@@ -67,6 +68,8 @@ enum Cargo<'a> {
 pub struct Opening<'a> {
     commands: &'a Commands,
     control: MutexGuard<'a, Control>,
+    /// It is prepared already.
+    prepared: bool,
 }
 
 impl Opening<'_> {
@@ -84,6 +87,12 @@ impl Opening<'_> {
         if setup.revoked.is_some() == deks.is_some() {
             let why = "a disk is served with its keys, or without any while they are revoked";
             return Err(ProtocolError::Cargo(why.into()));
+        }
+        if !self.prepared {
+            let queues = setup.num_queues;
+            let command = Command::Prepare { queues };
+            self.commands
+                .send(&mut self.control, command, Cargo::None, None)?;
         }
         let (command, cargo) = (Command::Serve(setup), Cargo::Disk(files, deks));
         self.commands
@@ -124,13 +133,27 @@ impl Commands {
     /// [`ProtocolError::Io`].
     pub fn open_again(&self, stream: UnixStream) -> Result<Opening<'_>, ProtocolError> {
         greet(&stream)?;
+        Ok(self.turn_to(stream, 0))
+    }
+
+    /// The same with one that was greeted and is prepared ([`prepare`](crate::prepare)).
+    pub fn open_prepared(&self, stream: UnixStream) -> Opening<'_> {
+        Opening {
+            prepared: true,
+            ..self.turn_to(stream, PREPARED)
+        }
+    }
+
+    /// Commands go to another data plane from now on, which has had so many.
+    fn turn_to(&self, stream: UnixStream, next: u64) -> Opening<'_> {
         let mut control = self.control();
-        (control.stream, control.next) = (stream, 0);
+        (control.stream, control.next) = (stream, next);
         *self.unanswered() = Some(VecDeque::new());
-        Ok(Opening {
+        Opening {
             commands: self,
             control,
-        })
+            prepared: false,
+        }
     }
 
     /// Whoever has a command waits until the data plane has its disk.
@@ -138,6 +161,7 @@ impl Commands {
         Opening {
             commands: self,
             control: self.control(),
+            prepared: false,
         }
     }
 
@@ -227,6 +251,14 @@ impl Commands {
     /// [`ProtocolError`].
     pub fn disconnect(&self, connection: u64) -> Result<(), ProtocolError> {
         self.post(Command::Disconnect { connection })
+    }
+
+    /// Has the data plane hand its disk over and end. The answer is what [`Commands::answered`] gives back.
+    ///
+    /// # Errors
+    /// [`ProtocolError`].
+    pub fn hand_over(&self) -> Result<(), ProtocolError> {
+        self.post(Command::HandOver)
     }
 
     /// Changes the disk's limits. Nobody waits for the answer.
@@ -398,16 +430,6 @@ impl Commands {
     fn control(&self) -> MutexGuard<'_, Control> {
         // A command that was cut off ends the data plane, whoever holds the lock.
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Says this program's hello.
-fn greet(mut stream: &UnixStream) -> Result<(), ProtocolError> {
-    let hello = encode(&Hello { hello: SUPPORTED })?;
-    match stream.write_all(&hello) {
-        // It has ended already, which `Messages::greet` finds.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        sent => sent.map_err(io_error("greet the data plane")),
     }
 }
 

@@ -8,8 +8,13 @@
 //! or a field that the chosen version does not have is refused by its name, never skipped. Whoever adds
 //! one raises [`SUPPORTED`]`.highest`, and does not send it while a lower version is in use.
 
+use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
+
 use serde::{Deserialize, Serialize};
 
+use crate::error::io_error;
+use crate::frame::encode;
 use crate::{Peer, ProtocolError, Versions};
 
 /// The versions that this program speaks.
@@ -24,6 +29,16 @@ pub const SUPPORTED: Versions = Versions {
 pub struct Hello {
     /// What whoever sends it speaks.
     pub hello: Versions,
+}
+
+/// Says this program's hello.
+pub(crate) fn greet(mut stream: &UnixStream) -> Result<(), ProtocolError> {
+    let hello = encode(&Hello { hello: SUPPORTED })?;
+    match stream.write_all(&hello) {
+        // It has ended already, which `Messages::greet` finds.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        sent => sent.map_err(io_error("greet the data plane")),
+    }
 }
 
 /// The version to use with `peer`, which speaks `theirs`.

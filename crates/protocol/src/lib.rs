@@ -2,8 +2,8 @@
 //! descriptor [`COMMAND_FD`].
 //!
 //! The attach process has the vault's word on the disk's key; the data plane has the guest. Each side first
-//! says which versions it speaks ([`Versions`]). Then the attach process sends commands, of which the first
-//! is [`Command::Serve`], and the data plane answers each with one [`Reply`], in their order and under
+//! says which versions it speaks ([`Versions`]). Then the attach process sends commands, of which the first two
+//! are [`Command::Prepare`] and [`Command::Serve`], and the data plane answers each with one [`Reply`], in their order and under
 //! their numbers; it tells an [`Event`] when something happens. When either end goes away, the other notices
 //! it by the end of the socket.
 //!
@@ -14,7 +14,8 @@
 //!
 //! | Command | With it | What the data plane does | Answer |
 //! |---|---|---|---|
-//! | [`Serve`](Command::Serve) | files, keys if any | serves the disk; the first command, once | [`Serving`](Reply::Serving), or it ends with [`Event::Failed`] |
+//! | [`Prepare`](Command::Prepare) | | tests the cipher, makes what a disk needs, and is confined; the first command, once | [`Prepared`](Reply::Prepared), or it ends with [`Event::Failed`] |
+//! | [`Serve`](Command::Serve) | files, keys if any | serves the disk; the second command, once | [`Serving`](Reply::Serving), or it ends with [`Event::Failed`] |
 //! | [`SetLimits`](Command::SetLimits) | | changes the disk's limits | [`LimitsSet`](Reply::LimitsSet) |
 //! | [`Resize`](Command::Resize) | | serves the disk, whose files have grown, with a new size | [`Resized`](Reply::Resized) |
 //! | [`RevokeKey`](Command::RevokeKey) | | completes what was begun, then destroys all keys and ciphers | [`KeyDestroyed`](Reply::KeyDestroyed) |
@@ -26,6 +27,7 @@
 //! | [`StopCopyUp`](Command::StopCopyUp) | | ends the copy-up | [`CopyUpStopped`](Reply::CopyUpStopped) |
 //! | [`CopyUpProgress`](Command::CopyUpProgress) | | tells how far the copy-up is | [`CopyUpProgress`](Reply::CopyUpProgress) |
 //! | [`Disconnect`](Command::Disconnect) | | ends a connection that does not share the guest's memory | [`Disconnected`](Reply::Disconnected) |
+//! | [`HandOver`](Command::HandOver) | | completes what it took, destroys all keys, lets go of the disk and ends | [`HandedOver`](Reply::HandedOver) |
 //!
 //! Instead of each answer [`Reply::Refused`] can come, which says why.
 //!
@@ -36,6 +38,13 @@
 //! memory that it shares with the attach process which requests are in flight ([`REGION_FD`], [`KeptRegion`]).
 //! The next one gets the same memory, and what was kept through its own second socket, right after
 //! [`Command::Serve`]. While the key is revoked no keys follow that ([`Setup::revoked`]).
+//!
+//! # Another program
+//!
+//! A data plane of another program takes the place of one that serves without anybody noticing. It is prepared beside
+//! ([`prepare`]). Then the one that serves hands over ([`Command::HandOver`]): after its answer it touches neither the
+//! disk nor the memory of the guest, so that the other one can go on before it has ended, from what is kept, as after
+//! a death. Until it is told that, it can be left as it is at any time.
 //!
 //! # A quiesced disk
 //!
@@ -67,6 +76,7 @@ mod kept_region;
 mod limits;
 mod line;
 mod messages;
+mod prepare;
 mod reply;
 mod setup;
 #[cfg(test)]
@@ -94,13 +104,14 @@ pub use kept_region::{
 pub use limits::Limits;
 pub use line::Line;
 pub use messages::{Heard, Messages};
+pub use prepare::prepare;
 pub use reply::{Event, Message, Reply, SyncedFile};
 pub use setup::{
     CopyProgress, CopyRequest, CopyState, Discard, OnFull, OnRevoke, Restart, Setup, Stack,
     StackLayer,
 };
 pub use version::{Peer, Versions};
-pub use waiter::{Waiter, signal_pipe};
+pub use waiter::{Waiter, hangup_pipe, signal_pipe};
 
 /// The descriptor of the command channel in the data plane process.
 pub const COMMAND_FD: i32 = 3;

@@ -25,6 +25,11 @@ pub enum Message {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Reply {
+    /// The cipher is right, and all is there that can be before the disk is.
+    Prepared {
+        /// The version of the program.
+        program: Line,
+    },
     /// Guests are served.
     Serving,
     /// The limits are the new ones.
@@ -52,6 +57,9 @@ pub enum Reply {
     CopyUpProgress(CopyProgress),
     /// The connection ends, if it was still there.
     Disconnected,
+    /// No key and no cipher is left, and the disk is as if the process had died when nothing was under way. It ends
+    /// now.
+    HandedOver,
     /// The command was not done. A quiesced disk stays quiesced, and a key that came is gone again.
     Refused {
         /// Why.
@@ -68,6 +76,7 @@ impl Reply {
     /// Whether it can be the answer to such a command.
     pub fn answers(&self, command: CommandKind) -> bool {
         let answered = match self {
+            Self::Prepared { .. } => CommandKind::Prepare,
             Self::Serving => CommandKind::Serve,
             Self::LimitsSet => CommandKind::SetLimits,
             Self::Resized { .. } => CommandKind::Resize,
@@ -80,6 +89,7 @@ impl Reply {
             Self::CopyUpStopped => CommandKind::StopCopyUp,
             Self::CopyUpProgress(_) => CommandKind::CopyUpProgress,
             Self::Disconnected => CommandKind::Disconnect,
+            Self::HandedOver => CommandKind::HandOver,
             Self::Refused { .. } => return true,
         };
         answered == command
@@ -88,6 +98,7 @@ impl Reply {
     /// Its name, without details.
     pub fn name(&self) -> &'static str {
         match self {
+            Self::Prepared { .. } => "prepared",
             Self::Serving => "serving",
             Self::LimitsSet => "limits-set",
             Self::Resized { .. } => "resized",
@@ -100,6 +111,7 @@ impl Reply {
             Self::CopyUpStopped => "copy-up-stopped",
             Self::CopyUpProgress(_) => "copy-up-progress",
             Self::Disconnected => "disconnected",
+            Self::HandedOver => "handed-over",
             Self::Refused { .. } => "refused",
         }
     }

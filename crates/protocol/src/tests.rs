@@ -71,6 +71,10 @@ fn commands() -> Vec<(Command, String)> {
     let layers = vec![Uuid::from_u128(7)];
     vec![
         (
+            Command::Prepare { queues: 2 },
+            r#"{"prepare":{"queues":2}}"#.into(),
+        ),
+        (
             Command::Serve(setup(1)),
             format!(r#"{{"serve":{setup_json}}}"#),
         ),
@@ -106,6 +110,7 @@ fn commands() -> Vec<(Command, String)> {
             Command::Disconnect { connection: 3 },
             r#"{"disconnect":{"connection":3}}"#.into(),
         ),
+        (Command::HandOver, r#""hand-over""#.into()),
     ]
 }
 
@@ -118,6 +123,12 @@ fn replies() -> Vec<(Reply, &'static str)> {
         error: Some("why".into()),
     };
     vec![
+        (
+            Reply::Prepared {
+                program: "1.2.3".into(),
+            },
+            r#"{"prepared":{"program":"1.2.3"}}"#,
+        ),
         (Reply::Serving, r#""serving""#),
         (Reply::LimitsSet, r#""limits-set""#),
         (
@@ -136,6 +147,7 @@ fn replies() -> Vec<(Reply, &'static str)> {
             r#"{"copy-up-progress":{"state":"running","bytes_done":1,"bytes_total":2,"error":"why"}}"#,
         ),
         (Reply::Disconnected, r#""disconnected""#),
+        (Reply::HandedOver, r#""handed-over""#),
         (Reply::refused(&"why"), r#"{"refused":{"why":"why"}}"#),
     ]
 }
@@ -316,8 +328,14 @@ fn said(bytes: &[u8]) -> (DataPlaneEnd, UnixStream) {
     (end, ours)
 }
 
+/// The next command but the one that comes before the disk.
 fn receive(from: &DataPlaneEnd) -> Received {
-    from.receive().unwrap().unwrap()
+    loop {
+        let received = from.receive().unwrap().unwrap();
+        if received.command != (Command::Prepare { queues: 2 }) {
+            return received;
+        }
+    }
 }
 
 #[test]
@@ -337,24 +355,24 @@ fn files_and_keys_travel_with_their_commands() {
         command,
         cargo,
     } = receive(&data_plane);
-    assert_eq!((number, command), (0, Command::Serve(setup(3))));
+    assert_eq!((number, command), (1, Command::Serve(setup(3))));
     let (files, keys) = cargo.disk().unwrap();
     assert_eq!(keys.get(2).unwrap().expose(), deks.get(2).unwrap().expose());
     assert_eq!(text(files.files.data.file()), "data");
     assert_eq!(text(files.files.map.file()), "map");
     assert_eq!(text(files.files.lower[1].file()), "bottom");
     assert_eq!(text(&files.lower_maps[0]), "lower map");
-    data_plane.reply(0, Reply::Serving).unwrap();
+    data_plane.reply(1, Reply::Serving).unwrap();
 
     let restore = receive(&data_plane);
     assert_eq!(restore.command, Command::RestoreKey { layers });
     let keys = restore.cargo.keys().unwrap();
     assert_eq!(keys.get(1).unwrap().expose(), deks.get(1).unwrap().expose());
     let limits = receive(&data_plane);
-    assert_eq!(limits.number, 2);
+    assert_eq!(limits.number, 3);
     assert!(limits.cargo.keys().is_err());
     let serving = Message::Reply {
-        number: 0,
+        number: 1,
         reply: Reply::Serving,
     };
     assert_eq!(messages.take(), Heard::Messages(vec![serving]));
@@ -402,7 +420,35 @@ fn a_disk_whose_key_is_revoked_is_served_without_keys() {
     commands.set_limits(Limits::default()).unwrap();
     let served = receive(&data_plane);
     assert!(served.cargo.files(3).is_ok());
-    assert_eq!(receive(&data_plane).number, 1);
+    assert_eq!(receive(&data_plane).number, 2);
+}
+
+/// One that is prepared gets its disk at once, under the next number.
+#[test]
+fn a_data_plane_that_is_prepared_gets_its_disk() {
+    let (commands, _messages, data_plane) = ends();
+    drop(data_plane);
+    commands.ended();
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let other = std::thread::spawn(move || {
+        let data_plane = DataPlaneEnd::open(theirs).unwrap();
+        let prepare = data_plane.receive().unwrap().unwrap();
+        assert_eq!(prepare.command, Command::Prepare { queues: 2 });
+        let program = Line::from("1");
+        let prepared = Reply::Prepared { program };
+        data_plane.reply(prepare.number, prepared).unwrap();
+        let served = data_plane.receive().unwrap().unwrap();
+        (served.number, served.command)
+    });
+    let mut messages = Messages::new(ours.try_clone().unwrap());
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let program = prepare(&ours, &mut messages, 2, deadline).unwrap();
+    assert_eq!(program.as_str(), "1");
+    let (files, deks) = disk();
+    let opening = commands.open_prepared(ours);
+    opening.serve(setup(3), &files, Some(&deks)).unwrap();
+    let served = other.join().unwrap();
+    assert_eq!(served, (1, Command::Serve(setup(3))));
 }
 
 #[test]

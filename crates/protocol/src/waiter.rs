@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 /// Descriptors that are watched for something to read, each under a number.
@@ -85,8 +85,20 @@ impl Waiter {
 /// # Errors
 /// What the kernel says.
 pub fn signal_pipe() -> io::Result<UnixStream> {
+    told_of(&[SIGTERM, SIGINT])
+}
+
+/// A stream that has something to read when the process is told to take another program up (SIGHUP).
+///
+/// # Errors
+/// What the kernel says.
+pub fn hangup_pipe() -> io::Result<UnixStream> {
+    told_of(&[SIGHUP])
+}
+
+fn told_of(signals: &[i32]) -> io::Result<UnixStream> {
     let (read, write) = UnixStream::pair()?;
-    for signal in [SIGTERM, SIGINT] {
+    for signal in signals.iter().copied() {
         signal_hook::low_level::pipe::register(signal, write.try_clone()?)?;
     }
     Ok(read)

@@ -12,8 +12,9 @@
 //! A process that Landlock confines can give no child a root directory of its own: Landlock forbids to mount. One
 //! that has several threads can enter no user namespace, and one that has dropped its capabilities no namespace
 //! at all. An attach process is all three, and starts data planes for as long as it lives. So it begins with a
-//! [`Launcher`]: a process with one thread, which is told to start, to kill, and nothing else, and which no guest
-//! and no network reaches.
+//! [`Launcher`]: a process with one thread, which is told to start, to kill, and little else, and which no guest
+//! and no network reaches. A program that takes over from this one has a launcher of its own, which this one
+//! starts ([`Launcher::succeed`]).
 
 pub mod calls;
 pub mod landlock;

@@ -19,6 +19,7 @@ mod aws_lc;
 mod block;
 mod engine;
 mod error;
+mod known_answer;
 #[cfg(not(feature = "fips"))]
 mod portable;
 mod scatter;
@@ -31,6 +32,7 @@ mod tweak;
 pub use aws_lc::AwsLcEngine;
 pub use engine::{DataUnit, Direction, XtsEngine};
 pub use error::CipherError;
+pub use known_answer::self_test;
 #[cfg(not(feature = "fips"))]
 pub use portable::PortableEngine;
 pub use scatter::Cipher;

@@ -1,6 +1,6 @@
 //! kill -9 of the daemon under load: what was completed to the guest is there afterwards.
 
-mod load;
+pub mod load;
 mod points;
 mod reconnect;
 mod stack;
@@ -43,7 +43,7 @@ fn strike(daemon: &mut Daemon, victims: Victims) {
 }
 
 /// A generator whose seed is printed, and can be given.
-fn random() -> Rng {
+pub fn random() -> Rng {
     let seed = std::env::var("SEALDISK_CRASH_SEED").ok();
     let seed = seed.and_then(|seed| seed.parse().ok()).unwrap_or_else(|| {
         std::time::UNIX_EPOCH

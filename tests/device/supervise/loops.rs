@@ -65,7 +65,7 @@ fn one_that_cannot_be_started_is_tried_again() {
         };
         prlimit(attach, Resource::Nofile, limit).unwrap();
     };
-    limit(3);
+    limit(4);
     kill(daemon.data_plane());
     let end = Instant::now() + PATIENCE;
     // One more than the death.
@@ -82,7 +82,7 @@ fn one_that_cannot_be_started_is_tried_again() {
     let reason = reason.as_str().unwrap();
     assert!(reason.contains("Too many open files"), "{reason}");
 
-    limit(3);
+    limit(4);
     kill(daemon.data_plane());
     std::thread::sleep(Duration::from_millis(300));
     let status = daemon.terminate();

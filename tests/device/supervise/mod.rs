@@ -2,7 +2,7 @@
 
 mod connection;
 mod kills;
-mod load;
+pub mod load;
 mod loops;
 mod setup;
 
@@ -16,7 +16,7 @@ use test_support::{Backend, Daemon, Disk, PATIENCE, data_plane_of, kill};
 const MIB_8: u64 = 8 * super::MIB;
 
 /// Whether it is another program that serves, of which none of this is said.
-fn is_qsd() -> bool {
+pub fn is_qsd() -> bool {
     Backend::chosen() == Backend::Qsd
 }
 

@@ -77,16 +77,12 @@ const PROGRAMS: [&str; 9] = [
 /// What is not of an installation and may be changed all the same: temporary files, devices of TPMs and HSMs.
 const SCRATCH: [&str; 3] = ["/tmp", "/var/tmp", "/dev"];
 
-/// Confines this process for good, before it has a key. It should have one thread: others keep their capabilities and
-/// their files.
+/// Confines this process for good, before it has a key: `changed` is where it may change files. It should have one
+/// thread: others keep their capabilities and their files.
 ///
 /// # Errors
 /// [`AttachError::Sandbox`], by `--sandbox strict`, when a part of it cannot be had.
-pub(crate) fn confine(
-    installation: &Installation,
-    disk: &Disk,
-    request: &AttachRequest,
-) -> Result<(), AttachError> {
+pub(crate) fn confine(changed: &[PathBuf], request: &AttachRequest) -> Result<(), AttachError> {
     let mut missing = Missing::default();
     if geteuid().is_root() {
         let kept = KEPT
@@ -94,7 +90,6 @@ pub(crate) fn confine(
             .fold(CapabilitySet::empty(), |all, (one, ..)| all | *one);
         missing.or_note("fewer capabilities", drop_to(kept));
     }
-    let changed = changed(installation, disk, request)?;
     let programs = PROGRAMS
         .iter()
         .map(Path::new)
@@ -107,8 +102,23 @@ pub(crate) fn confine(
     Ok(missing.settle(request.launch.sandbox, PROCESS)?)
 }
 
+/// Everything: where the library of a token has its files only that knows.
+const EVERYWHERE: &str = "/";
+
+/// The directories of `changed` from which no program may be started with more privileges. Who may change everything
+/// may change this program too.
+pub(crate) fn untrusted(changed: &[PathBuf]) -> &[PathBuf] {
+    match changed {
+        [all] if all == Path::new(EVERYWHERE) => &[],
+        some => some,
+    }
+}
+
 /// The directories in which it changes files.
-fn changed(
+///
+/// # Errors
+/// [`AttachError::Disk`].
+pub(crate) fn changed(
     installation: &Installation,
     disk: &Disk,
     request: &AttachRequest,
@@ -119,8 +129,7 @@ fn changed(
         .iter()
         .any(|vault| vault.record.kind.token().is_some())
     {
-        // Where the library of a token has its files only that knows.
-        return Ok(vec!["/".into()]);
+        return Ok(vec![EVERYWHERE.into()]);
     }
     let mut directories = vec![
         installation.state_dir().to_owned(),

@@ -3,19 +3,24 @@
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::begin::socket::Socket;
+use rustix::process::Signal;
+
 use crate::error::AttachError;
-use protocol::{
-    COMMAND_FD, Commands, KEEP_FD, KeepSocket, KeptRegion, Messages, REGION_FD, SOCKET_FD,
-};
+use protocol::{COMMAND_FD, Commands, KEEP_FD, KeepSocket, Messages, REGION_FD, SOCKET_FD};
 use sandbox::Launcher;
 
 /// How long the data plane may take to take a command, and to end after it closed its socket.
 const LAST_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long one may take to start, on a busy host.
+pub(crate) const START_PATIENCE: Duration = Duration::from_secs(60);
+/// How long one that is given up may take to end.
+const ABANDON_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The running data plane.
 pub(crate) struct DataPlane {
@@ -30,12 +35,13 @@ pub(crate) fn process(what: &'static str) -> impl Fn(io::Error) -> AttachError {
 }
 
 impl DataPlane {
-    /// Has the launcher start this program again as the data plane, with nothing but its sockets and the memory that
-    /// outlives it. Through the socket that is given back it has things kept.
+    /// Has the launcher start its program again as the data plane, with nothing but its sockets (`socket` is that of
+    /// the frontends) and the memory that outlives it. Through the socket that is given back it has things kept.
     pub(crate) fn spawn(
         launcher: Arc<Launcher>,
-        socket: &Socket,
-        region: &KeptRegion,
+        socket: OwnedFd,
+        region: OwnedFd,
+        patience: Duration,
     ) -> Result<(Self, KeepSocket), AttachError> {
         let fail = process("start the data plane");
         let (control, theirs) = UnixStream::pair().map_err(&fail)?;
@@ -46,17 +52,14 @@ impl DataPlane {
         let (keep, kept) = KeepSocket::pair(LAST_PATIENCE).map_err(&fail)?;
         let fds = [
             (COMMAND_FD, OwnedFd::from(theirs)),
-            (SOCKET_FD, socket.duplicate()?),
+            (SOCKET_FD, socket),
             (KEEP_FD, kept),
-            (
-                REGION_FD,
-                region.as_fd().try_clone_to_owned().map_err(&fail)?,
-            ),
+            (REGION_FD, region),
         ];
         let from_3 = fds.iter().zip(3..).all(|((number, _), at)| *number == at);
         debug_assert!(from_3, "the launcher gives descriptors numbers from 3 on");
         let fds: Vec<_> = fds.iter().map(|(_, fd)| fd.as_fd()).collect();
-        launcher.launch(&fds)?;
+        launcher.launch(&fds, patience)?;
         let this = Self {
             launcher,
             control,
@@ -104,6 +107,15 @@ impl DataPlane {
         if let Err(error) = self.launcher.kill() {
             log::error!("{error}");
         }
+    }
+
+    /// Ends it, of which nothing is known: neither it nor its launcher may do what they are told.
+    pub(crate) fn abandon(&mut self) {
+        self.kill();
+        let deadline = Instant::now() + ABANDON_PATIENCE;
+        let status = self.launcher.ended(deadline).ok().flatten();
+        // Who is waited for no more is as good as one that was killed.
+        self.ended = Some(status.unwrap_or_else(|| ExitStatus::from_raw(Signal::KILL.as_raw())));
     }
 
     /// Waits for its end, which has begun: its socket is closed, which it never does by itself before

@@ -1,12 +1,13 @@
 //! Opening all that an attach needs, and stamping the header.
 
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use crate::begin::data_plane::{DataPlane, process};
+use crate::begin::data_plane::{DataPlane, START_PATIENCE, process};
 use crate::begin::map_lock::await_map;
 use crate::begin::request::AttachRequest;
 use crate::begin::setup::setup;
@@ -83,7 +84,10 @@ pub(crate) fn open(
     let control = ControlSocket::bind(&request.runtime_dir, header.disk)?;
     let keeping = Keeping::new(request.num_queues);
     let keeping = keeping.map_err(process("make the memory that outlives the data plane"))?;
-    let (data_plane, keep) = DataPlane::spawn(launcher, &socket, keeping.region())?;
+    let region = keeping.region().as_fd().try_clone_to_owned();
+    let region = region.map_err(process("start the data plane"))?;
+    let (data_plane, keep) =
+        DataPlane::spawn(launcher, socket.duplicate()?, region, START_PATIENCE)?;
     let commands = Arc::new(data_plane.commands()?);
     // Only now, under its lock, the header of this moment: it may have been wrapped anew, or have
     // another size, meanwhile.

@@ -10,14 +10,14 @@
 //! one, so a crash between the two loses nothing. `session.rs` of the disks has what the header says from then
 //! on, and when that ends. The claim is kept until then, so that nobody else begins in between.
 
-use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::begin::confine::confine;
+use crate::begin::confine::{changed, confine, untrusted};
 use crate::begin::data_plane::DataPlane;
 use crate::begin::open::{Begun, Opened, open};
 use crate::begin::request::AttachRequest;
@@ -38,12 +38,13 @@ use crate::serve::kept_keys::KeptKeys;
 use crate::serve::lives::Lives;
 use crate::serve::marker::Marker;
 use crate::serve::restart::GREETING_PATIENCE;
-use crate::serve::supervise::{Attached, Ended, Stage, Supervision, Watched};
+use crate::serve::supervise::{Attached, Ended, Signals, Stage, Supervision, Watched};
+use crate::serve::upgrades::Upgrades;
 use crate::status::{GuardOptions, Offered, Reason};
 use disks::{self, Disk, DiskError};
 use installation::{Installation, files};
 use keys::{DekStack, harden_process, with_wiped_call_stack};
-use protocol::{Commands, DiskFiles, KeepSocket, ProtocolError, Setup, signal_pipe};
+use protocol::{Commands, DiskFiles, KeepSocket, ProtocolError, Setup, hangup_pipe, signal_pipe};
 use sandbox::Launcher;
 
 /// The subcommand that is the launcher of data planes.
@@ -57,25 +58,46 @@ pub fn attach(installation: Installation, request: AttachRequest) -> Result<(), 
     harden_process().map_err(DiskError::Key)?;
     raise_file_limit();
     // Before anything can take long: a signal during the attach is then not lost.
-    let signals = signal_pipe().map_err(data_plane::process("handle signals"))?;
+    let signals = signals().map_err(data_plane::process("handle signals"))?;
+    let program = own_program().map_err(data_plane::process("find this program"))?;
     host_memory::check(request.memory)?;
-    // It is to have no key, nothing open and nothing forbidden.
-    let launcher = Arc::new(Launcher::start(LAUNCHER, &request.launch)?);
     let disk = find(&installation, &request.disk)?;
+    let changed = changed(&installation, &disk, &request)?;
+    // It is to have no key, and nothing forbidden.
+    let launcher = Launcher::start(LAUNCHER, &request.launch, untrusted(&changed))?;
+    let launcher = Arc::new(launcher);
     // The socket may be in it.
     files::passable_dir(
         &request.runtime_dir,
         request.socket.is_for_others_in(&request.runtime_dir),
     )
     .map_err(DiskError::from)?;
-    confine(&installation, &disk, &request)?;
+    confine(&changed, &request)?;
     let opened = with_wiped_call_stack(|| open(&installation, &disk, &request, launcher))?;
     let served = Served {
         installation: Arc::new(installation),
         disk: Arc::new(disk),
         options: request.guard,
+        program,
     };
-    served.run(opened, &signals)
+    served.run(opened, signals)
+}
+
+/// What is heard of signals.
+fn signals() -> std::io::Result<Signals> {
+    Ok(Signals {
+        end: signal_pipe()?,
+        hangup: hangup_pipe()?,
+    })
+}
+
+/// The path from which this process was started. What is there by now may be another program.
+fn own_program() -> std::io::Result<PathBuf> {
+    let path = std::env::current_exe()?;
+    let name = path
+        .to_str()
+        .and_then(|path| path.strip_suffix(" (deleted)"));
+    Ok(name.map_or_else(|| path.clone(), PathBuf::from))
 }
 
 /// What the data plane is given.
@@ -96,10 +118,12 @@ struct Served {
     installation: Arc<Installation>,
     disk: Arc<Disk>,
     options: GuardOptions,
+    /// Where this program is, or was.
+    program: PathBuf,
 }
 
 impl Served {
-    fn run(self, opened: Opened, signals: &UnixStream) -> Result<(), AttachError> {
+    fn run(self, opened: Opened, signals: Signals) -> Result<(), AttachError> {
         let Begun {
             key,
             runtime,
@@ -145,7 +169,7 @@ impl Served {
         })?;
         let ended = supervision.run(watched);
         // A change of layers that is under way has files to remove, or gives up.
-        let _turn = attached_disk.changing();
+        let _turn = attached_disk.turns().wait();
         let (served, failed) = (supervision.served, supervision.failed_sync);
         supervision.close();
         control.finish();
@@ -183,7 +207,7 @@ impl Served {
         self,
         give: Give,
         (data_plane, socket): (DataPlane, Socket),
-        (control, signals): (&ControlSocket, &UnixStream),
+        (control, signals): (&ControlSocket, Signals),
         (commands, attached_disk): (&Arc<Commands>, &Arc<AttachedDisk>),
     ) -> Result<(Supervision, Watched), AttachError> {
         let (installation, disk) = (self.installation.clone(), self.disk.clone());
@@ -192,6 +216,8 @@ impl Served {
             memory_bytes: give.setup.memory,
             restarts: 0,
             last_restart: None,
+            version: String::new(),
+            last_upgrade: None,
         };
         // Whoever has a command for the data plane waits until that has its setup.
         let opening = commands.open();
@@ -215,6 +241,7 @@ impl Served {
         let handles = Handles {
             event_hub,
             jobs,
+            upgrades: supervision.upgrades.desk.clone(),
             installation: installation.clone(),
             disk: disk.clone(),
             attached_disk: attached_disk.clone(),
@@ -261,6 +288,8 @@ impl Served {
         let marked = attached_disk.clone();
         let (attached_disk, supervised) = (attached_disk.clone(), attached_disk.clone());
         let state_dir = self.installation.state_dir().to_owned();
+        let upgrades = Upgrades::new(self.program.clone(), data_plane.launcher());
+        let upgrades = upgrades.map_err(&fail)?;
         let installation = self.installation.clone();
         let recorder =
             Recorder::spawn(move |record| records::append(&installation, record)).map_err(&fail)?;
@@ -297,6 +326,9 @@ impl Served {
             captured: false,
             restarts: 0,
             last_death: None,
+            turn: None,
+            upgrades,
+            handed_over: false,
         })
     }
 

@@ -3,7 +3,7 @@
 //! The disk's header says first what is to be; this brings the data plane there.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{FlockOperation, flock};
 use uuid::Uuid;
@@ -11,6 +11,7 @@ use uuid::Uuid;
 use crate::begin::map_lock::lock_map;
 use crate::begin::setup::stack_of;
 use crate::serve::kept_keys::KeptKeys;
+use crate::serve::turn::Turns;
 use disks::{self, Disk, DiskError, NewLayers, SwapVolume, Unattached};
 use installation::envelope::{FailedSync, HeaderKey, HeaderPayload, LayerRecord, SyncedFile};
 use protocol::{Commands, DiskFiles, Limits, ProtocolError, Setup};
@@ -25,7 +26,7 @@ pub(crate) struct AttachedDisk {
     keys: Arc<KeptKeys>,
     runtime_path: PathBuf,
     now: Mutex<Now>,
-    changing: Mutex<()>,
+    turns: Arc<Turns>,
 }
 
 /// What the data plane has.
@@ -71,23 +72,13 @@ impl AttachedDisk {
             keys,
             runtime_path,
             now: Mutex::new(now),
-            changing: Mutex::new(()),
+            turns: Arc::default(),
         }
     }
 
     /// For whoever changes the disk's layers or its job, or relies on that neither changes.
-    pub(crate) fn changing(&self) -> MutexGuard<'_, ()> {
-        // Nothing is guarded but the turn.
-        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The same, if nobody has the turn.
-    pub(crate) fn try_changing(&self) -> Option<MutexGuard<'_, ()>> {
-        match self.changing.try_lock() {
-            Ok(turn) => Some(turn),
-            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        }
+    pub(crate) fn turns(&self) -> &Arc<Turns> {
+        &self.turns
     }
 
     /// Changes what the disk may do at most, in this data plane and in those that follow it.

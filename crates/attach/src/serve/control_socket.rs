@@ -14,7 +14,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use rustix::net::sockopt::socket_peercred;
 use rustix::net::{RecvFlags, recv};
+use rustix::process::geteuid;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -23,7 +25,8 @@ use crate::error::{AttachError, Refusal};
 use crate::serve::attached_disk::AttachedDisk;
 use crate::serve::event_hub::{EventHub, Line};
 use crate::serve::jobs::Jobs;
-use crate::status::KeyStatus;
+use crate::serve::upgrades::UpgradeDesk;
+use crate::status::{KeyStatus, Upgraded};
 use disks::{Applied, Disk, DiskError, LayerOp};
 use installation::Installation;
 use installation::files::bind_private;
@@ -36,6 +39,8 @@ const MAX_LINE: u64 = 16 * 1024;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a change of layers may take: the data plane flushes, and the vault is asked.
 const CHANGE_PATIENCE: Duration = Duration::from_secs(300);
+/// How long an upgrade may take.
+const UPGRADE_PATIENCE: Duration = Duration::from_secs(120);
 /// How long the end of the attach waits for clients that are being answered.
 const FAREWELL: Duration = Duration::from_millis(500);
 /// Clients at once; more are sent away.
@@ -49,6 +54,9 @@ enum Request {
     Limits(Limits),
     /// A change of its layers.
     ApplyLayerOp(LayerOp),
+    /// To be served by another program, by that one which is now where the attach process was started from if none is
+    /// named.
+    Upgrade { program: Option<PathBuf> },
     /// What the guard knows of the key, and what is being done to the layers.
     Status,
     /// The events so far, and with `follow` those to come.
@@ -63,6 +71,8 @@ enum Reply<T> {
     Ok(T),
     /// The operation was not applied.
     Refused(Refusal),
+    /// The disk goes on with the program that serves it.
+    NotUpgraded(String),
     Error(String),
 }
 
@@ -73,12 +83,13 @@ pub(crate) struct Handles {
     pub(crate) disk: Arc<Disk>,
     pub(crate) attached_disk: Arc<AttachedDisk>,
     pub(crate) jobs: Jobs,
+    pub(crate) upgrades: UpgradeDesk,
 }
 
 impl Handles {
     /// Applies an operation that another process asks for.
     fn apply(&self, op: &LayerOp) -> Result<Applied, DiskError> {
-        let turn = self.attached_disk.changing();
+        let turn = self.attached_disk.turns().wait();
         let mut volume = &*self.attached_disk;
         let applied =
             with_wiped_call_stack(|| op.apply(&self.installation, &self.disk, &mut volume));
@@ -215,6 +226,16 @@ fn serve_client(mut client: UnixStream, handles: &Handles) -> io::Result<()> {
             Ok(applied) => reply(&mut client, &Reply::Ok(applied)),
             Err(error) => reply::<Applied>(&mut client, &Reply::Refused(Refusal::of(&error))),
         },
+        Ok(Request::Upgrade { program }) => {
+            let outcome = match may_upgrade(&client) {
+                true => handles.upgrades.ask(program),
+                false => Err("only root and the user of the attach process may upgrade it".into()),
+            };
+            match outcome {
+                Ok(upgraded) => reply(&mut client, &Reply::Ok(upgraded)),
+                Err(why) => reply::<Upgraded>(&mut client, &Reply::NotUpgraded(why)),
+            }
+        }
         Ok(Request::Status) => reply(&mut client, &Reply::Ok(event_hub.status())),
         Ok(Request::Events { follow }) => {
             let (history, events) = event_hub.subscribe();
@@ -235,6 +256,12 @@ fn serve_client(mut client: UnixStream, handles: &Handles) -> io::Result<()> {
             reply::<()>(&mut client, &Reply::Error(why))
         }
     }
+}
+
+/// Who has a socket's permission to write may have been given it; a program is named by its owner alone.
+fn may_upgrade(client: &UnixStream) -> bool {
+    let owner = geteuid();
+    socket_peercred(client).is_ok_and(|peer| peer.uid.is_root() || peer.uid == owner)
 }
 
 /// Sends events until there will be no more, or the client is gone.
@@ -280,7 +307,30 @@ pub fn send_layer_op(runtime_dir: &Path, disk: Uuid, op: &LayerOp) -> Result<App
     match receive(socket)? {
         Some(Reply::Ok(applied)) => Ok(applied),
         Some(Reply::Refused(refusal)) => Err(AttachError::NotApplied(refusal)),
-        Some(Reply::Error(_)) | None => Err(AttachError::OtherVersion),
+        Some(Reply::NotUpgraded(_) | Reply::Error(_)) | None => Err(AttachError::OtherVersion),
+    }
+}
+
+/// Has an attached disk served by another program: by that one, or by the one that is now where its attach process was
+/// started from.
+///
+/// # Errors
+/// [`AttachError::NotAttached`], [`AttachError::NotUpgraded`], [`AttachError::OtherVersion`], or
+/// [`AttachError::Refused`].
+pub fn upgrade(
+    runtime_dir: &Path,
+    disk: Uuid,
+    program: Option<PathBuf>,
+) -> Result<Upgraded, AttachError> {
+    let socket = connect(runtime_dir, disk)?;
+    socket
+        .set_read_timeout(Some(UPGRADE_PATIENCE))
+        .map_err(not_attached)?;
+    send(&socket, &Request::Upgrade { program })?;
+    match receive(socket)? {
+        Some(Reply::Ok(upgraded)) => Ok(upgraded),
+        Some(Reply::NotUpgraded(why)) => Err(AttachError::NotUpgraded(why)),
+        Some(Reply::Refused(_) | Reply::Error(_)) | None => Err(AttachError::OtherVersion),
     }
 }
 
@@ -347,7 +397,7 @@ fn ask<T: DeserializeOwned>(
         Some(Reply::Error(error)) => Err(AttachError::Refused(format!(
             "the attached disk refused: {error}"
         ))),
-        None => Err(AttachError::OtherVersion),
+        Some(Reply::NotUpgraded(_)) | None => Err(AttachError::OtherVersion),
     }
 }
 

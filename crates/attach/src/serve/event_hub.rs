@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::status::{Event, JobStatus, KeyStatus, LastRestart, Offered};
+use crate::status::{Event, JobStatus, KeyStatus, LastRestart, LastUpgrade, Offered};
 use installation::envelope::JobKind;
 
 /// Events that are kept for those who ask later.
@@ -54,6 +54,23 @@ impl EventHub {
         let offered = &mut self.content().offered;
         offered.restarts += 1;
         offered.last_restart = Some(last);
+    }
+
+    /// The version of the program that serves, or served last.
+    pub(crate) fn version(&self) -> String {
+        self.content().offered.version.clone()
+    }
+
+    /// Shows which version that is.
+    pub(crate) fn set_version(&self, version: String) {
+        self.content().offered.version = version;
+    }
+
+    /// Shows that another program has taken over.
+    pub(crate) fn upgraded(&self, last: LastUpgrade) {
+        let offered = &mut self.content().offered;
+        offered.version.clone_from(&last.upgraded.to);
+        offered.last_upgrade = Some(last);
     }
 
     pub(crate) fn set_status(&self, status: KeyStatus) {

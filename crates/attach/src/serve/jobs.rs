@@ -116,7 +116,7 @@ impl Work {
         self.told(self.commands.start_copy_up(request))?;
         match self.watch(job, woken)? {
             CopyState::Done => {
-                let _turn = self.attached_disk.changing();
+                let _turn = self.attached_disk.turns().wait();
                 // Another job, of another top layer, may have taken its place.
                 if self.disk.header_file()?.read()?.claims().job.as_ref() != Some(job) {
                     return Ok(Next::Look);

@@ -88,11 +88,7 @@ impl Keeping {
     /// # Errors
     /// What the kernel says.
     pub(crate) fn finish(&mut self) -> io::Result<()> {
-        if let Some((end, thread)) = self.thread.take() {
-            // What was sent is still received. Somebody else may have the other end, and must not be waited for.
-            let _ = net::shutdown(&end, net::Shutdown::Read);
-            let _ = thread.join();
-        }
+        self.handed_over();
         let mut things = lock(&self.things);
         if self.region.is_busy().unwrap_or(true) {
             if let Some(connection) = things.descriptor(KeptKey::Connection) {
@@ -109,6 +105,15 @@ impl Keeping {
             self.region = KeptRegion::create(self.queues)?;
         }
         Ok(())
+    }
+
+    /// After the data plane has handed over: takes what is left.
+    pub(crate) fn handed_over(&mut self) {
+        if let Some((end, thread)) = self.thread.take() {
+            // What was sent is still received. Somebody else may have the other end, and must not be waited for.
+            let _ = net::shutdown(&end, net::Shutdown::Read);
+            let _ = thread.join();
+        }
     }
 
     /// How far the queues are: another value after any request was returned.

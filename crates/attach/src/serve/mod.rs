@@ -3,6 +3,7 @@
 
 mod attach;
 pub(crate) mod attached_disk;
+mod candidate;
 pub(crate) mod control_socket;
 mod event_hub;
 mod jobs;
@@ -12,6 +13,9 @@ mod lives;
 mod marker;
 mod restart;
 mod supervise;
+mod turn;
+mod upgrade;
+mod upgrades;
 
 pub use attach::{LAUNCHER, attach};
-pub use control_socket::{events, key_status, send_layer_op, set_limits};
+pub use control_socket::{events, key_status, send_layer_op, set_limits, upgrade};

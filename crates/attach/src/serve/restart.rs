@@ -13,9 +13,10 @@
 //! No vault is asked, no header is read, and nothing is waited for meanwhile but the pauses: signals and the guard
 //! of the key are heard as ever.
 
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use crate::begin::data_plane::{DataPlane, process};
+use crate::begin::data_plane::{DataPlane, START_PATIENCE, process};
 use crate::error::AttachError;
 use crate::guard::key_guard::Moment;
 use crate::guard::records::Operation;
@@ -52,16 +53,21 @@ impl Supervision {
     pub(crate) fn ended(&mut self, watched: &mut Watched) -> Result<Option<Ended>, AttachError> {
         self.hands.commands.ended();
         watched.forget_data_plane()?;
-        let status = self.hands.data_plane.wait()?;
+        let status = self.hands.data_plane.wait();
         self.guard
             .without_data_plane(Moment::now(), &mut self.hands);
-        let ended = match self.reason.take() {
-            Some(reason) => Ended::Refused(reason),
-            None if status.success() => Ended::Flushed,
-            None => Ended::Died(status),
+        let ended = match (self.reason.take(), status) {
+            (Some(reason), Ok(_)) => Ended::Refused(reason),
+            (None, Ok(status)) if status.success() => Ended::Flushed,
+            (None, Ok(status)) => Ended::Died(status),
+            // The launcher of a new program: the one of the old program is still there.
+            (_, Err(error)) if self.upgrades.is_taking_over() => Ended::Refused(error.to_string()),
+            (_, Err(error)) => return Err(error),
         };
         let why = match &ended {
             Ended::Died(status) => status.to_string(),
+            // One that was just given the disk, and lets it go again.
+            Ended::Flushed if self.upgrades.is_taking_over() => "it ended before it served".into(),
             // It was to go on for another, and could not.
             Ended::Refused(reason) if !self.serving => reason.clone(),
             Ended::Refused(_) | Ended::Flushed => return Ok(Some(ended)),
@@ -76,7 +82,12 @@ impl Supervision {
     /// Has another one started in a while.
     fn died(&mut self, why: &str) -> Result<(), AttachError> {
         let now = Instant::now();
+        self.fail_upgrade(&match self.upgrades.is_taking_over() {
+            true => format!("the new program did not serve ({why})"),
+            false => format!("its data plane has died ({why})"),
+        });
         self.serving = false;
+        self.handed_over = false;
         self.restarts += 1;
         let pause = self.lives.died(now, &self.keeping.progress());
         let finished = self.keeping.finish();
@@ -116,9 +127,15 @@ impl Supervision {
                 let silent = ProtocolError::Silent(Peer::DataPlane);
                 return self.not_started(&silent.into(), watched);
             }
-            Stage::Greeted { look } if now >= look => match self.give() {
-                Ok(()) => self.stage = Stage::Given,
-                Err(NotGiven::Later) => self.stage = Stage::Greeted { look: now + TURN },
+            Stage::Greeted { look, prepared } if now >= look => match self.give(prepared) {
+                Ok(()) => {
+                    self.turn = None;
+                    self.stage = Stage::Given;
+                }
+                Err(NotGiven::Later) => {
+                    let look = now + TURN;
+                    self.stage = Stage::Greeted { look, prepared };
+                }
                 Err(NotGiven::Failed(error)) => return self.not_started(&error, watched),
                 Err(NotGiven::Never(why)) => return Ok(Some(Ended::Refused(why))),
             },
@@ -132,11 +149,17 @@ impl Supervision {
     }
 
     fn start(&mut self, watched: &mut Watched) -> Result<(), AttachError> {
-        let launcher = self.hands.data_plane.launcher();
-        let (data_plane, keep) = DataPlane::spawn(launcher, &self.socket, self.keeping.region())?;
+        // It has handed over, and its launcher starts one after the other.
+        self.upgrades.retiring = None;
+        let launcher = self.upgrades.launcher.clone();
+        let region = self.keeping.region().as_fd().try_clone_to_owned();
+        let region = region.map_err(process("start the data plane"))?;
+        let socket = self.socket.duplicate()?;
+        let (data_plane, keep) = DataPlane::spawn(launcher, socket, region, START_PATIENCE)?;
         watched.hear(data_plane.messages()?)?;
-        // The one that has ended is put away with this.
+        // The one that has ended is put away with this, and the launcher of a program that has failed.
         self.hands.data_plane = data_plane;
+        self.upgrades.launcher.abandon();
         self.keep = Some(keep);
         self.stage = Stage::Greeting {
             deadline: Instant::now() + GREETING_PATIENCE,
@@ -151,7 +174,10 @@ impl Supervision {
     pub(crate) fn greet(&mut self, watched: &mut Watched) -> Result<Option<Ended>, AttachError> {
         let now = Instant::now();
         match watched.messages.greet(now) {
-            Ok(_) => self.stage = Stage::Greeted { look: now },
+            Ok(_) => {
+                let (look, prepared) = (now, false);
+                self.stage = Stage::Greeted { look, prepared };
+            }
             // It has said a part of it.
             Err(ProtocolError::Silent(_)) => {}
             Err(error) => return self.not_started(&error.into(), watched),
@@ -168,7 +194,15 @@ impl Supervision {
         self.hands.data_plane.kill();
         self.hands.commands.ended();
         watched.forget_data_plane()?;
-        self.hands.data_plane.wait()?;
+        self.turn = None;
+        match self.hands.data_plane.wait() {
+            // The launcher of a new program.
+            Err(_) if self.upgrades.is_taking_over() => {}
+            ended => drop(ended?),
+        }
+        if !self.upgrades.launcher.is_alive() {
+            return Err(AttachError::Refused(error.to_string()));
+        }
         if self.hands.commands.is_ending() {
             return Ok(Some(Ended::Refused(error.to_string())));
         }
@@ -177,11 +211,12 @@ impl Supervision {
     }
 
     /// Gives the data plane the disk, as it was served last.
-    fn give(&mut self) -> Result<(), NotGiven> {
+    fn give(&mut self, prepared: bool) -> Result<(), NotGiven> {
         let attached_disk = self.attached_disk.clone();
-        let Some(_turn) = attached_disk.try_changing() else {
-            return Err(NotGiven::Later);
-        };
+        if self.turn.is_none() {
+            let turn = attached_disk.turns().take();
+            self.turn = Some(turn.ok_or(NotGiven::Later)?);
+        }
         let opened = attached_disk
             .open_again(&self.setup)?
             .ok_or(NotGiven::Later)?;
@@ -206,17 +241,30 @@ impl Supervision {
             .keep
             .take()
             .ok_or(ProtocolError::Ended(Peer::DataPlane))?;
-        let opening = self
-            .hands
-            .commands
-            .open_again(self.hands.data_plane.stream()?)?;
+        let stream = self.hands.data_plane.stream()?;
+        let opening = match prepared {
+            true => self.hands.commands.open_prepared(stream),
+            false => self.hands.commands.open_again(stream)?,
+        };
         self.lives.begin(Instant::now(), self.keeping.progress());
         opening.serve(setup, &opened.files, deks.as_ref())?;
         self.keeping.send(&keep)?;
         let listening = self.keeping.listen(keep);
         listening.map_err(process("start the thread of what is kept"))?;
         attached_disk.served_again();
-        self.tell_restarted(held);
+        match self.upgrades.is_taking_over() {
+            true if held => {
+                let reason = Reason {
+                    code: "Upgraded".into(),
+                    message: "another program serves the disk".into(),
+                };
+                let key_url = self.guard.key_url();
+                self.hands
+                    .record(Operation::HandOver, key_url, Some(reason));
+            }
+            true => {}
+            false => self.tell_restarted(held),
+        }
         Ok(())
     }
 

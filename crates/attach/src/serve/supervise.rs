@@ -2,7 +2,7 @@
 //! plane, for signals, for what the vault has said, and for the guard's next deadline. Everything
 //! else that can take long is in a thread of its own.
 
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -25,6 +25,8 @@ use crate::serve::keeping::Keeping;
 use crate::serve::kept_keys::KeptKeys;
 use crate::serve::lives::Lives;
 use crate::serve::marker::Marker;
+use crate::serve::turn::Turn;
+use crate::serve::upgrades::{Order, UpgradeNews, Upgrades};
 use crate::status::{Event, EventKind, Reason};
 use installation::envelope::SyncedFile;
 use protocol::{
@@ -36,7 +38,9 @@ use vault::audit::Space;
 /// Of several that are ready the lowest is told, so a data plane that never stops speaking comes last.
 const SIGNAL: u64 = 0;
 const FINDING: u64 = 1;
-const CONTROL: u64 = 2;
+const UPGRADE: u64 = 2;
+const HANGUP: u64 = 3;
+const CONTROL: u64 = 4;
 
 /// Why a connection was ended, and what is to be done about it.
 const NOT_SHARED: &str = "its guest's memory is not shared, so that no request can be seen; with QEMU, \
@@ -89,6 +93,11 @@ pub(crate) struct Supervision {
     pub(crate) restarts: u64,
     /// When the last one did, and of what, until the next one serves.
     pub(crate) last_death: Option<(Instant, String)>,
+    /// Held while the disk is given to a data plane, so that nobody changes it.
+    pub(crate) turn: Option<Turn>,
+    pub(crate) upgrades: Upgrades,
+    /// The data plane has said that it touches the disk no more.
+    pub(crate) handed_over: bool,
 }
 
 /// How far the data plane is.
@@ -98,8 +107,8 @@ pub(crate) enum Stage {
     Paused { until: Instant },
     /// It was started, and has to say until then which protocol it speaks.
     Greeting { deadline: Instant },
-    /// It has; whether it can get the disk is looked at then.
-    Greeted { look: Instant },
+    /// It has, and may be prepared already; whether it can get the disk is looked at then.
+    Greeted { look: Instant, prepared: bool },
     /// It has its disk.
     Given,
 }
@@ -108,7 +117,15 @@ pub(crate) enum Stage {
 pub(crate) struct Watched {
     waiter: Waiter,
     pub(crate) messages: Messages,
-    signals: UnixStream,
+    signals: Signals,
+}
+
+/// What has something to read after a signal.
+pub(crate) struct Signals {
+    /// One that tells the process to end.
+    pub(crate) end: UnixStream,
+    /// SIGHUP.
+    pub(crate) hangup: UnixStream,
 }
 
 impl Watched {
@@ -211,6 +228,7 @@ impl GuardActions for Attached {
             EventKind::Attached
             | EventKind::Detached
             | EventKind::KeyChanged
+            | EventKind::DataPlaneUpgraded
             | EventKind::AuditSpaceOk
             | EventKind::StorageOk => {
                 log::info!("{event}");
@@ -250,14 +268,15 @@ impl Supervision {
     ///
     /// # Errors
     /// [`AttachError::Process`].
-    pub(crate) fn watch(&self, signals: &UnixStream) -> Result<Watched, AttachError> {
+    pub(crate) fn watch(&self, signals: Signals) -> Result<Watched, AttachError> {
         let messages = self.hands.data_plane.messages()?;
         let watched = || {
             let waiter = Waiter::new()?;
-            let signals = signals.try_clone()?;
             waiter.watch(&messages, CONTROL)?;
-            waiter.watch(&signals, SIGNAL)?;
+            waiter.watch(&signals.end, SIGNAL)?;
+            waiter.watch(&signals.hangup, HANGUP)?;
             waiter.watch(self.hands.checker.news(), FINDING)?;
+            waiter.watch(self.upgrades.bell(), UPGRADE)?;
             Ok(Watched {
                 waiter,
                 messages,
@@ -269,7 +288,14 @@ impl Supervision {
 
     /// Waits for the end of the disk, which a signal to this process brings about, and guards its key
     /// meanwhile. A data plane that dies is replaced by another.
-    pub(crate) fn run(&mut self, mut watched: Watched) -> Result<Ended, AttachError> {
+    pub(crate) fn run(&mut self, watched: Watched) -> Result<Ended, AttachError> {
+        let ended = self.supervise(watched);
+        self.fail_upgrade("the disk is detached");
+        self.turn = None;
+        ended
+    }
+
+    fn supervise(&mut self, mut watched: Watched) -> Result<Ended, AttachError> {
         let fail = process("watch the data plane");
         let mut low = false;
         loop {
@@ -279,7 +305,16 @@ impl Supervision {
             match woken {
                 Some(SIGNAL) => {
                     self.hands.commands.end().map_err(&fail)?;
-                    watched.waiter.unwatch(&watched.signals).map_err(&fail)?;
+                    let unwatched = watched.waiter.unwatch(&watched.signals.end);
+                    unwatched.map_err(&fail)?;
+                }
+                Some(UPGRADE) => self.hear_of_upgrades(),
+                Some(HANGUP) => {
+                    // Several are one.
+                    let _ = (&watched.signals.hangup).read(&mut [0; 64]);
+                    let (program, answer) = (None, None);
+                    let order = UpgradeNews::Ordered(Order { program, answer });
+                    self.upgrades.desk.put(order);
                 }
                 Some(FINDING) => {
                     while let Some(finding) = self.hands.checker.take() {
@@ -295,6 +330,10 @@ impl Supervision {
                 }
                 Some(_) | None => {}
             }
+            if std::mem::take(&mut self.handed_over) {
+                self.take_over(&mut watched)?;
+            }
+            self.go_on_upgrading();
             self.guard.tick(Moment::now(), &mut self.hands);
             if ended.is_none() {
                 ended = self.go_on(&mut watched)?;
@@ -308,12 +347,13 @@ impl Supervision {
     /// When something is to be done, if nothing happens before.
     fn deadline(&self) -> Instant {
         let guard = self.guard.deadline();
-        match self.stage {
+        let stage = match self.stage {
             Stage::Paused { until: due }
             | Stage::Greeting { deadline: due }
-            | Stage::Greeted { look: due } => guard.min(due),
+            | Stage::Greeted { look: due, .. } => guard.min(due),
             Stage::Given => guard,
-        }
+        };
+        self.upgrade_deadline().map_or(stage, |due| stage.min(due))
     }
 
     /// Tells when there is little room for the audit logs, and when there is room again.
@@ -355,6 +395,9 @@ impl Supervision {
                 self.kill_captured(&error.to_string());
                 return false;
             }
+            if self.handed_over {
+                break;
+            }
         }
         true
     }
@@ -376,7 +419,12 @@ impl Supervision {
     fn answered(&mut self, number: u64, reply: Reply) -> Result<(), ProtocolError> {
         let (now, hands) = (Moment::now(), &mut self.hands);
         match hands.commands.answered(number, reply)? {
+            Some((_, Reply::Prepared { program })) => hands.event_hub.set_version(program.into()),
             Some((_, Reply::Serving)) => self.publish(),
+            Some((_, Reply::HandedOver)) => self.handed_over = true,
+            Some((CommandKind::HandOver, Reply::Refused { why })) => {
+                self.fail_upgrade(why.as_str());
+            }
             Some((_, Reply::KeyDestroyed)) => self.guard.destroyed(now, hands),
             Some((_, Reply::KeyRestored)) => self.guard.restored(now, hands),
             Some((CommandKind::RestoreKey, Reply::Refused { why })) => {
@@ -384,7 +432,11 @@ impl Supervision {
             }
             Some((CommandKind::Serve, Reply::Refused { why })) => {
                 self.reason = Some(why.into());
-                hands.end();
+                match self.upgrades.is_taking_over() {
+                    // The program that served before is still to be had.
+                    true => hands.data_plane.kill(),
+                    false => hands.end(),
+                }
             }
             Some((command, Reply::Refused { why })) => {
                 log::warn!("the data plane refuses a command ({command}): {why}");
@@ -398,6 +450,7 @@ impl Supervision {
     fn publish(&mut self) {
         self.serving = true;
         if self.served {
+            self.finish_upgrade();
             return self.serves_again();
         }
         if let Err(error) = self.socket.publish() {

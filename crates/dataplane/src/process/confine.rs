@@ -3,9 +3,8 @@
 //! Whatever a guest can make this process do, it can do only with the descriptors and the memory that it has. It is
 //! confined in three steps, each as soon as it can be. At its start it moves to namespaces of its own
 //! ([`Confinement::begin`]). Once its rings are made, which takes privileges, it leaves its root directory and its
-//! user, and gives up all capabilities and all paths ([`Confinement::leave_host`]): so the maps of a disk, which a
-//! writer may have changed, are read without any. Once all is open it gives up what else it does not need
-//! ([`Confinement::finish`]).
+//! user, and gives up all capabilities and all paths ([`Confinement::leave_host`]), and then what else it does not need
+//! ([`Confinement::finish`]): so the maps of a disk, which a writer may have changed, are read without any.
 
 use std::io::Write;
 

@@ -3,6 +3,8 @@
 pub(crate) mod calls;
 pub(crate) mod confine;
 pub(crate) mod copier;
+pub(crate) mod hand_over;
 pub(crate) mod map_scan;
+pub(crate) mod prepare;
 pub(crate) mod quiesce;
 pub(crate) mod serve;

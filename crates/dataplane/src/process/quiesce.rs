@@ -154,7 +154,9 @@ impl QuiescedDisk<'_> {
                 server.disconnect(connection);
                 Reply::Disconnected
             }
-            Command::Serve(_)
+            Command::Prepare { .. }
+            | Command::Serve(_)
+            | Command::HandOver
             | Command::Resize { .. }
             | Command::Quiesce
             | Command::SwapVolume(_)

@@ -15,7 +15,7 @@ use keys::units::{SECTOR_SIZE, Sector};
 use keys::{DekStack, harden_process, lock_stack_again};
 use protocol::{
     COMMAND_FD, Cargo, Command, DataPlaneEnd, Discard, DiskFiles, Event, KEEP_FD, KeepSocket, Line,
-    ProtocolError, REGION_FD, Received, Reply, SOCKET_FD, Setup, Waiter, signal_pipe,
+    ProtocolError, REGION_FD, Received, Reply, SOCKET_FD, Setup, Waiter,
 };
 use sandbox::Launch;
 use volume::pipeline::DiskIo;
@@ -26,8 +26,6 @@ use crate::request::Disk;
 use crate::DataplaneError;
 use crate::disk::full_storage::StorageNews;
 use crate::disk::key::SharedKey;
-use crate::disk::memory::raise_limits;
-use crate::disk::rings::Rings;
 use crate::disk::shared::{Extent, Shared, open_lower, split};
 use crate::inflight::InflightRegion;
 use crate::queue::pulse::{PERIOD, Watchdog};
@@ -40,6 +38,7 @@ use crate::vhost_user::restore::KeptConnection;
 use super::confine::Confinement;
 use super::copier::Copier;
 use super::map_scan::MapScan;
+use super::prepare::Prepared;
 
 /// What woke the main thread.
 const CONTROL: u64 = 0;
@@ -110,26 +109,38 @@ fn inherited(fd: RawFd) -> Result<OwnedFd, DataplaneError> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-fn serve_disk(control: &DataPlaneEnd, mut confinement: Confinement) -> Result<(), DataplaneError> {
+fn serve_disk(control: &DataPlaneEnd, confinement: Confinement) -> Result<(), DataplaneError> {
     let socket = inherited(SOCKET_FD)?;
     let keep = KeepSocket::from(inherited(KEEP_FD)?);
     let region = File::from(inherited(REGION_FD)?);
+    let Prepared {
+        queues,
+        rings,
+        signals,
+        pair,
+    } = Prepared::make(control, confinement)?;
     let Some(Received {
         number,
         command: Command::Serve(setup),
         cargo,
     }) = control.receive()?
     else {
-        return Err(DataplaneError::Setup("its first command is another".into()));
+        return Err(DataplaneError::Setup(
+            "its second command is another".into(),
+        ));
     };
+    if setup.num_queues != queues {
+        let why = format!(
+            "{} queues, and it was prepared for {queues}",
+            setup.num_queues
+        );
+        return Err(DataplaneError::Setup(why));
+    }
     let (opened, key) = disk_and_key(&setup, cargo)?;
-    raise_limits(setup.num_queues)?;
     let kept = match &setup.restart {
-        Some(restart) => KeptConnection::receive(&keep, restart.kept)?,
+        Some(restart) => KeptConnection::receive(&keep, restart.kept, pair)?,
         None => None,
     };
-    let rings = Rings::make(setup.num_queues)?;
-    confinement.leave_host(setup.num_queues);
     let DiskFiles {
         mut files,
         runtime,
@@ -145,8 +156,6 @@ fn serve_disk(control: &DataPlaneEnd, mut confinement: Confinement) -> Result<()
     }
     files.map_memory(top.geometry.data_len())?;
     let volume = Arc::new(Volume::open_runtime(top, lower, &runtime)?);
-    let signals = signal_pipe().map_err(io_error("handle signals"))?;
-    confinement.finish(setup.num_queues)?;
 
     let config = ConfigSpace::new(&setup);
     let extent = Extent {
@@ -375,7 +384,9 @@ impl Server {
             None => return false,
         };
         let reply = match command {
-            Command::Serve(_) => Reply::refused(&"a disk is served already"),
+            Command::Prepare { .. } | Command::Serve(_) => {
+                Reply::refused(&"a disk is served already")
+            }
             Command::SetLimits(limits) => {
                 self.shared.limiter.set(&limits);
                 log::info!("new limits: {limits:?}");
@@ -397,6 +408,7 @@ impl Server {
                 )
             }
             Command::Quiesce => return self.quiesce(control, number),
+            Command::HandOver => return self.hand_over(control, number),
             Command::SwapVolume(_) => Reply::refused(&"the disk is not quiesced"),
             Command::Resume => Reply::Resumed,
             Command::StartCopyUp(request) => answer(

@@ -2,12 +2,15 @@
 //!
 //! What is kept is complete whenever no message is being handled ([`Keeper::begin`], [`Keeper::end`]): if this
 //! process dies then, the next one takes the connection over, and the frontend does not notice. If it dies in
-//! between, nobody knows how far the message got, and the frontend has to connect anew.
+//! between, nobody knows how far the message got, and the frontend has to connect anew. Who hands over to another
+//! process keeps messages from being handled ([`Keeper::hold`]): they wait in the socket for that.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory};
 
@@ -25,6 +28,9 @@ pub(crate) struct Keeper {
     incomplete: AtomicBool,
     /// All that is said is kept already.
     restoring: AtomicBool,
+    /// Whether a message is being handled, or none may be.
+    turn: Mutex<bool>,
+    turn_ended: Condvar,
 }
 
 impl Keeper {
@@ -40,6 +46,8 @@ impl Keeper {
             status,
             incomplete: false.into(),
             restoring: false.into(),
+            turn: false.into(),
+            turn_ended: Condvar::new(),
         })
     }
 
@@ -51,8 +59,10 @@ impl Keeper {
         restored
     }
 
-    /// What is kept is not complete from now on.
+    /// What is kept is not complete from now on. That waits while messages are held.
     pub(crate) fn begin(&self) {
+        let turn = self.turn_ended.wait_while(self.turn(), |taken| *taken);
+        *turn.unwrap_or_else(PoisonError::into_inner) = true;
         self.set_busy(1);
     }
 
@@ -61,6 +71,39 @@ impl Keeper {
         if !self.incomplete.load(Ordering::Relaxed) {
             self.set_busy(0);
         }
+        self.release();
+    }
+
+    /// Has no message handled from now on, so that what is kept stays complete.
+    ///
+    /// # Errors
+    /// Why it is not complete within that time.
+    pub(crate) fn hold(&self, patience: Duration) -> Result<(), String> {
+        let waited = self
+            .turn_ended
+            .wait_timeout_while(self.turn(), patience, |taken| *taken);
+        let (mut turn, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        if waited.timed_out() {
+            return Err(format!(
+                "a message of the frontend is not handled within {patience:?}"
+            ));
+        }
+        if self.incomplete.load(Ordering::Relaxed) {
+            return Err("not all that the frontend has set up could be kept".into());
+        }
+        *turn = true;
+        Ok(())
+    }
+
+    /// Has messages handled again.
+    pub(crate) fn release(&self) {
+        *self.turn() = false;
+        self.turn_ended.notify_all();
+    }
+
+    fn turn(&self) -> MutexGuard<'_, bool> {
+        // A panic of any thread ends the process.
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has a thing kept.
@@ -110,8 +153,6 @@ impl Keeper {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use protocol::KeptRegion;
 
     use super::*;
@@ -142,5 +183,26 @@ mod tests {
         keeper.forget_connection();
         keeper.end();
         assert!(region.is_busy().unwrap(), "nobody hears that either");
+    }
+
+    #[test]
+    fn no_message_is_handled_while_they_are_held() {
+        let region = KeptRegion::create(1).unwrap();
+        let file = File::from(region.as_fd().try_clone_to_owned().unwrap());
+        let (_ours, theirs) = KeepSocket::pair(Duration::from_secs(20)).unwrap();
+        let keeper = Keeper::new(theirs.into(), &file).unwrap();
+        keeper.begin();
+        let soon = Duration::from_millis(20);
+        let held = keeper.hold(soon);
+        assert!(held.unwrap_err().contains("is not handled within"));
+        keeper.end();
+        keeper.hold(soon).unwrap();
+        std::thread::scope(|scope| {
+            let handling = scope.spawn(|| keeper.begin());
+            std::thread::sleep(soon);
+            assert!(!handling.is_finished() && !region.is_busy().unwrap());
+            keeper.release();
+        });
+        assert!(region.is_busy().unwrap());
     }
 }

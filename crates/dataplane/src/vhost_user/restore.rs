@@ -55,7 +55,7 @@ pub(crate) struct KeptConnection {
     pub(crate) stream: UnixStream,
     /// What was set up through it.
     pub(crate) setup: KeptSetup,
-    /// Through which it is said again what the frontend acknowledged. No sockets can be made later.
+    /// Through which it is said again what the frontend acknowledged.
     pub(crate) pair: (UnixStream, UnixStream),
 }
 
@@ -67,13 +67,15 @@ pub(crate) struct KeptSetup {
 }
 
 impl KeptConnection {
-    /// Receives `count` things; `None` when there is no connection.
+    /// Receives `count` things; `None` when there is no connection. The pair of sockets is for what a process that is
+    /// confined cannot make.
     ///
     /// # Errors
-    /// [`DataplaneError::Protocol`], [`DataplaneError::Io`].
+    /// [`DataplaneError::Protocol`].
     pub(crate) fn receive(
         from: &KeepSocket,
         count: u32,
+        pair: (UnixStream, UnixStream),
     ) -> std::result::Result<Option<Self>, DataplaneError> {
         let unexpected = || ProtocolError::Cargo("what was kept is not complete".into());
         let mut stream = None;
@@ -100,10 +102,6 @@ impl KeptConnection {
         let Some(stream) = stream else {
             return Ok(None);
         };
-        let pair = UnixStream::pair().map_err(|source| DataplaneError::Io {
-            what: "make a pair of sockets",
-            source,
-        })?;
         Ok(Some(Self {
             stream,
             setup,

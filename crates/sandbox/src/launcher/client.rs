@@ -3,25 +3,29 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, shutdown, socketpair};
+use rustix::process::{Pid, WaitOptions, getpid, set_child_subreaper, waitpid};
 
 use crate::error::io_error;
 use crate::{Sandbox, SandboxError, User};
 
 use super::message::{
-    LAUNCHER_FD, Notice, notice_in, order_kill, order_look, order_start, packet, receive,
+    LAUNCHER_FD, Notice, notice_in, order_abandon, order_kill, order_look, order_start,
+    order_succeed, packet, receive,
 };
 use super::program::program;
 
-/// How long a launcher may take for a start, on a busy host.
+/// How long a launcher may take for what it is told, on a busy host.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a launcher starts, and how confined that is.
@@ -48,25 +52,30 @@ impl Launch {
 #[derive(Debug)]
 pub struct Launcher {
     socket: UnixDatagram,
-    process: Child,
+    process: Pid,
+    /// Held from an order to its answer.
+    turn: Mutex<()>,
     /// How the process has ended, when that was heard before anybody asked.
     ended: Mutex<Option<ExitStatus>>,
+    /// The launcher has ended.
+    dead: AtomicBool,
 }
 
 impl Launcher {
-    /// Starts it, by this program's subcommand of that name. Whoever starts it confines itself afterwards.
+    /// Starts it, by this program's subcommand of that name. Whoever starts it confines itself afterwards, and may
+    /// change files in the directories `changed`: no program from there ever takes the launcher's place.
     ///
     /// # Errors
     /// [`SandboxError::Io`].
-    pub fn start(subcommand: &str, launch: &Launch) -> Result<Self, SandboxError> {
+    pub fn start(
+        subcommand: &str,
+        launch: &Launch,
+        changed: &[PathBuf],
+    ) -> Result<Self, SandboxError> {
         let fail = io_error("start the launcher of the data plane");
-        let (ours, theirs) = socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .map_err(|e| fail(e.into()))?;
+        // A launcher that follows another is that one's child, and is to be this process's after it.
+        set_child_subreaper(Some(getpid())).map_err(|e| fail(e.into()))?;
+        let (ours, theirs) = sockets().map_err(&fail)?;
         let mut command = Command::new(program().map_err(&fail)?);
         command
             .arg(subcommand)
@@ -74,6 +83,9 @@ impl Launcher {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .env_clear();
+        for directory in changed {
+            command.arg("--changed").arg(directory);
+        }
         let level = std::env::var_os("RUST_LOG");
         command.env(
             "RUST_LOG",
@@ -86,24 +98,58 @@ impl Launcher {
         let collision = |_| fail(io::ErrorKind::InvalidInput.into());
         command.fd_mappings(vec![socket]).map_err(collision)?;
         let process = command.spawn().map_err(&fail)?;
-        Ok(Self {
-            socket: ours.into(),
-            process,
-            ended: Mutex::default(),
-        })
+        let process = Pid::from_child(&process);
+        Ok(Self::of(ours, process))
     }
 
-    /// Has it start a process with these descriptors, from number 3 on; the process's id.
+    fn of(socket: OwnedFd, process: Pid) -> Self {
+        Self {
+            socket: socket.into(),
+            process,
+            turn: Mutex::default(),
+            ended: Mutex::default(),
+            dead: AtomicBool::new(false),
+        }
+    }
+
+    /// Has it start a launcher of another program, as it was started itself, which starts data planes of that program.
+    /// Both go on until they are dropped.
+    ///
+    /// # Errors
+    /// [`SandboxError::Io`]: the program cannot be started, or must not be, and why.
+    pub fn succeed(&self, program: &File) -> Result<Self, SandboxError> {
+        let fail = io_error("start the launcher of the new program");
+        let (ours, theirs) = sockets().map_err(&fail)?;
+        let order = || order_succeed(&self.socket, program.as_fd(), theirs.as_fd());
+        match self.answer(PATIENCE, order).map_err(&fail)?.0 {
+            Notice::Started(id) => {
+                let process = i32::try_from(id).ok().and_then(Pid::from_raw);
+                let process = process.ok_or_else(|| fail(io::ErrorKind::InvalidData.into()))?;
+                Ok(Self::of(ours, process))
+            }
+            Notice::NotStarted(why) => Err(fail(io::Error::other(why))),
+            _ => Err(fail(io::ErrorKind::InvalidData.into())),
+        }
+    }
+
+    /// Has it end the launcher that it has started last, if there is one, whatever that does.
+    pub fn abandon(&self) {
+        if let Err(error) = order_abandon(&self.socket) {
+            log::debug!("the launcher of another program is left alone: {error}");
+        }
+    }
+
+    /// Has it start a process with these descriptors, from number 3 on, within so long; the process's id.
     ///
     /// # Errors
     /// [`SandboxError::Io`].
-    pub fn launch(&self, fds: &[BorrowedFd<'_>]) -> Result<u32, SandboxError> {
+    pub fn launch(&self, fds: &[BorrowedFd<'_>], patience: Duration) -> Result<u32, SandboxError> {
         let fail = io_error("start the data plane");
-        order_start(&self.socket, fds).map_err(&fail)?;
-        match self.heard(Instant::now() + PATIENCE).map_err(&fail)? {
-            Some((Notice::Started(id), _)) => Ok(id),
-            Some((Notice::NotStarted(why), _)) => Err(fail(io::Error::other(why))),
-            Some(_) | None => Err(fail(io::ErrorKind::TimedOut.into())),
+        let order = || order_start(&self.socket, fds);
+        match self.answer(patience.min(PATIENCE), order).map_err(&fail)?.0 {
+            Notice::Started(id) => Ok(id),
+            Notice::NotStarted(why) => Err(fail(io::Error::other(why))),
+            _ => Err(fail(io::ErrorKind::InvalidData.into())),
         }
     }
 
@@ -121,21 +167,11 @@ impl Launcher {
     /// [`SandboxError::Io`]: they cannot be seen, or the launcher itself has ended.
     pub fn mappings_at(&self, connection: BorrowedFd<'_>) -> Result<File, SandboxError> {
         let fail = io_error("look at the mappings of a process");
-        order_look(&self.socket, connection).map_err(&fail)?;
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let heard = self.heard(deadline).map_err(&fail)?;
-            match heard {
-                Some((Notice::Mappings, Some(maps))) => return Ok(maps.into()),
-                Some((Notice::Mappings, None)) => {
-                    return Err(fail(io::ErrorKind::PermissionDenied.into()));
-                }
-                Some((Notice::Ended(status), _)) => {
-                    *self.noted() = Some(ExitStatus::from_raw(status));
-                }
-                Some(_) => {}
-                None => return Err(fail(io::ErrorKind::TimedOut.into())),
-            }
+        let order = || order_look(&self.socket, connection);
+        match self.answer(PATIENCE, order).map_err(&fail)? {
+            (Notice::Mappings, Some(maps)) => Ok(maps.into()),
+            (Notice::Mappings, None) => Err(fail(io::ErrorKind::PermissionDenied.into())),
+            _ => Err(fail(io::ErrorKind::InvalidData.into())),
         }
     }
 
@@ -145,11 +181,13 @@ impl Launcher {
     /// [`SandboxError::Io`]: the launcher itself has ended.
     pub fn ended(&self, deadline: Instant) -> Result<Option<ExitStatus>, SandboxError> {
         let fail = io_error("wait for the data plane");
+        let _turn = self.turn();
         loop {
             if let Some(status) = self.noted().take() {
                 return Ok(Some(status));
             }
-            match self.heard(deadline).map_err(&fail)? {
+            let heard = self.heard(deadline).map_err(|error| self.judged(error));
+            match heard.map_err(&fail)? {
                 Some((Notice::Ended(status), _)) => {
                     return Ok(Some(ExitStatus::from_raw(status)));
                 }
@@ -157,6 +195,49 @@ impl Launcher {
                 None => return Ok(None),
             }
         }
+    }
+
+    /// Gives an order, and waits for its answer and what comes with that.
+    fn answer(
+        &self,
+        patience: Duration,
+        order: impl FnOnce() -> io::Result<()>,
+    ) -> io::Result<(Notice, Option<OwnedFd>)> {
+        let _turn = self.turn();
+        order().map_err(|error| self.judged(error))?;
+        let deadline = Instant::now() + patience;
+        loop {
+            match self.heard(deadline).map_err(|error| self.judged(error))? {
+                Some((Notice::Ended(status), _)) => {
+                    *self.noted() = Some(ExitStatus::from_raw(status));
+                }
+                Some(answer) => return Ok(answer),
+                None => return Err(io::ErrorKind::TimedOut.into()),
+            }
+        }
+    }
+
+    /// Whether it was still there when it was told something last.
+    pub fn is_alive(&self) -> bool {
+        !self.dead.load(Ordering::Relaxed)
+    }
+
+    /// Says plainly that the launcher has ended, if that is what an error means.
+    fn judged(&self, error: io::Error) -> io::Error {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::ConnectionReset => {
+                self.dead.store(true, Ordering::Relaxed);
+                io::Error::other("its launcher has ended")
+            }
+            _ => error,
+        }
+    }
+
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        // Nothing is guarded but the turn.
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn noted(&self) -> MutexGuard<'_, Option<ExitStatus>> {
@@ -187,9 +268,26 @@ impl Launcher {
     }
 }
 
+/// Both ends of a launcher's socket.
+fn sockets() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
+    Ok(socketpair(AddressFamily::UNIX, kind, flags, None)?)
+}
+
 impl Drop for Launcher {
-    /// It ends once this end of the socket is closed and its process has ended; nobody waits for that.
+    /// It ends once this end of the socket is closed and its process has ended. A thread waits for that, and nobody
+    /// for the thread.
     fn drop(&mut self) {
-        let _ = self.process.try_wait();
+        let process = self.process;
+        // It fails when the other end is closed already.
+        let _ = shutdown(&self.socket, Shutdown::Both);
+        let wait = move || {
+            // One that another launcher has given up is not this process's child.
+            let _ = waitpid(Some(process), WaitOptions::empty());
+        };
+        let waiting = std::thread::Builder::new().name("launcher-end".into());
+        if let Err(error) = waiting.spawn(wait) {
+            log::debug!("nobody waits for the end of a launcher: {error}");
+        }
     }
 }

@@ -27,6 +27,15 @@ pub(super) enum Order {
     Kill,
     /// To open the mappings of the process at the other end of this connection.
     Look(OwnedFd),
+    /// To start a launcher of another program, with this socket.
+    Succeed {
+        /// The program's file.
+        program: File,
+        /// The socket of the new launcher.
+        socket: OwnedFd,
+    },
+    /// To end the launcher that it has started last.
+    Abandon,
 }
 
 /// What a launcher tells.
@@ -45,6 +54,8 @@ pub(super) enum Notice {
 const START: u8 = b's';
 const KILL: u8 = b'k';
 const LOOK: u8 = b'l';
+const SUCCEED: u8 = b'u';
+const ABANDON: u8 = b'a';
 const STARTED: u8 = b'p';
 const NOT_STARTED: u8 = b'n';
 const ENDED: u8 = b'e';
@@ -56,6 +67,18 @@ pub(super) fn order_start(socket: &impl AsFd, fds: &[BorrowedFd<'_>]) -> io::Res
 
 pub(super) fn order_look(socket: &impl AsFd, connection: BorrowedFd<'_>) -> io::Result<()> {
     send_with(socket, &[LOOK], &[connection])
+}
+
+pub(super) fn order_succeed(
+    socket: &impl AsFd,
+    program: BorrowedFd<'_>,
+    its_socket: BorrowedFd<'_>,
+) -> io::Result<()> {
+    send_with(socket, &[SUCCEED], &[program, its_socket])
+}
+
+pub(super) fn order_abandon(socket: &impl AsFd) -> io::Result<()> {
+    Ok(rustix::net::send(socket, &[ABANDON], SendFlags::NOSIGNAL).map(drop)?)
 }
 
 pub(super) fn tell_mappings(socket: &impl AsFd, maps: io::Result<File>) -> io::Result<()> {
@@ -108,6 +131,15 @@ pub(super) fn next_order(socket: &impl AsFd) -> io::Result<Option<Order>> {
             let connection = fds.pop().ok_or(io::ErrorKind::InvalidData)?;
             Ok(Some(Order::Look(connection)))
         }
+        (_, [SUCCEED]) => {
+            let [program, socket] = <[OwnedFd; 2]>::try_from(fds)
+                .map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+            Ok(Some(Order::Succeed {
+                program: program.into(),
+                socket,
+            }))
+        }
+        (_, [ABANDON]) => Ok(Some(Order::Abandon)),
         (_, [KILL]) => Ok(Some(Order::Kill)),
         _ => Err(io::ErrorKind::InvalidData.into()),
     }
@@ -178,6 +210,13 @@ mod tests {
             "{order:?}"
         );
         assert!(matches!(next_order(&theirs).unwrap(), Some(Order::Kill)));
+        order_succeed(&ours, reader.as_fd(), writer.as_fd()).unwrap();
+        order_abandon(&ours).unwrap();
+        let order = next_order(&theirs).unwrap();
+        assert!(matches!(order, Some(Order::Succeed { .. })), "{order:?}");
+        assert!(matches!(next_order(&theirs).unwrap(), Some(Order::Abandon)));
+        send_with(&ours, &[SUCCEED], &[reader.as_fd()]).unwrap();
+        assert!(next_order(&theirs).is_err(), "without a socket");
         let ours = UnixDatagram::from(ours);
         for notice in [
             Notice::Started(7),

@@ -4,6 +4,7 @@ mod client;
 mod message;
 mod program;
 mod server;
+mod trust;
 
 pub use client::{Launch, Launcher};
 pub use message::LAUNCHER_FD;

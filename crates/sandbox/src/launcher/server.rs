@@ -2,8 +2,10 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
-use std::process::{Command, Stdio};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 
 use command_fds::{CommandFdExt, FdMapping};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -12,7 +14,7 @@ use rustix::net::sockopt::socket_peercred;
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitOptions, geteuid, pidfd_open, pidfd_send_signal, waitpid,
 };
-use rustix::thread::{CapabilitySet, set_no_new_privs};
+use rustix::thread::{CapabilitySet, set_name, set_no_new_privs};
 
 use crate::capabilities::drop_to;
 use crate::error::io_error;
@@ -21,6 +23,7 @@ use crate::{Launch, Sandbox, SandboxError};
 
 use super::message::{LAUNCHER_FD, Notice, Order, next_order, tell, tell_mappings};
 use super::program::program;
+use super::trust::objection;
 
 /// What a confined process needs until it is confined, and this one to kill it and to look at a VMM's mappings.
 const KEPT: CapabilitySet = CapabilitySet::SYS_ADMIN
@@ -34,11 +37,18 @@ const KEPT: CapabilitySet = CapabilitySet::SYS_ADMIN
 
 /// Runs the launcher in this process, which [`Launcher::start`](super::Launcher::start) has started: until the other
 /// end of its socket is closed and what it started last has ended. What it starts is this program with the
-/// subcommand `subcommand`.
+/// subcommand `subcommand`. Its owner may change files in the directories `changed`, from which no program takes its
+/// place.
 ///
 /// # Errors
 /// [`SandboxError::Io`]; its owner notices the end.
-pub fn run_launcher(subcommand: &str, launch: Launch) -> Result<(), SandboxError> {
+pub fn run_launcher(
+    subcommand: &str,
+    launch: Launch,
+    changed: Vec<PathBuf>,
+) -> Result<(), SandboxError> {
+    // One that was started by its descriptor is called by a number.
+    let _ = set_name(c"sealdisk");
     let socket = inherited().map_err(io_error("use the socket of the attach process"))?;
     outlive_signals();
     let (own, refused) = match own_user(&launch) {
@@ -59,6 +69,8 @@ pub fn run_launcher(subcommand: &str, launch: Launch) -> Result<(), SandboxError
         refused,
         socket,
         running: None,
+        changed,
+        successor: None,
     };
     let served = server.run();
     // The user stays taken until the process has ended that has it.
@@ -114,6 +126,10 @@ struct Server<'a> {
     refused: Option<String>,
     socket: OwnedFd,
     running: Option<Running>,
+    /// Where its owner may change files.
+    changed: Vec<PathBuf>,
+    /// The launcher of another program that it has started last.
+    successor: Option<Child>,
 }
 
 /// A process that was started.
@@ -169,8 +185,55 @@ impl Server<'_> {
                     let maps = mappings_at(&connection);
                     tell_mappings(&self.socket, maps)?;
                 }
+                Some(Order::Succeed { program, socket }) => {
+                    let notice = self.succeed(&program, socket);
+                    tell(&self.socket, &notice)?;
+                }
+                Some(Order::Abandon) => self.abandon(),
                 None => return Ok(()),
             }
+        }
+    }
+
+    /// Starts a launcher of another program, in the same way as this one was started.
+    fn succeed(&mut self, program: &File, socket: OwnedFd) -> Notice {
+        self.abandon();
+        match objection(program, &self.changed) {
+            Ok(None) => {}
+            Ok(Some(why)) => return Notice::NotStarted(why),
+            Err(error) => return Notice::NotStarted(error.to_string()),
+        }
+        // This very file, whatever is at its path by now.
+        let mut command = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
+        command
+            .arg0("sealdisk")
+            .args(std::env::args_os().skip(1))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        let socket = FdMapping {
+            parent_fd: socket,
+            child_fd: LAUNCHER_FD,
+        };
+        let spawned = match command.fd_mappings(vec![socket]) {
+            Ok(command) => command.spawn(),
+            Err(_) => Err(io::ErrorKind::InvalidInput.into()),
+        };
+        match spawned {
+            Ok(child) => {
+                let id = child.id();
+                self.successor = Some(child);
+                Notice::Started(id)
+            }
+            Err(error) => Notice::NotStarted(error.to_string()),
+        }
+    }
+
+    /// Ends the launcher that it has started last, if there is one.
+    fn abandon(&mut self) {
+        if let Some(mut successor) = self.successor.take() {
+            // It fails when it has ended.
+            let _ = successor.kill();
+            let _ = successor.wait();
         }
     }
 

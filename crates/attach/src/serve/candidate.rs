@@ -1,0 +1,108 @@
+//! A data plane of another program, which is prepared beside the one that serves.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::begin::data_plane::DataPlane;
+use crate::error::AttachError;
+use protocol::{KeepSocket, Messages, prepare};
+use sandbox::Launcher;
+
+/// How long it may take until one is prepared, on a busy host.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What one is prepared with.
+pub(crate) struct Preparation {
+    /// The file of the program.
+    pub(crate) program: PathBuf,
+    /// The launcher of the program that serves.
+    pub(crate) launcher: Arc<Launcher>,
+    /// The socket of the frontends, listening or connected.
+    pub(crate) socket: OwnedFd,
+    /// The memory that outlives a data plane.
+    pub(crate) region: OwnedFd,
+    /// Queues that are offered.
+    pub(crate) queues: u16,
+}
+
+/// One that is prepared, and needs nothing but the disk.
+pub(crate) struct Candidate {
+    pub(crate) data_plane: DataPlane,
+    pub(crate) keep: KeepSocket,
+    pub(crate) messages: Messages,
+    /// The version of its program.
+    pub(crate) version: String,
+    /// The launcher that has started its launcher.
+    by: Arc<Launcher>,
+}
+
+impl Preparation {
+    /// Starts a launcher of the program, by that a data plane, and waits until this is prepared. Nothing of it is left
+    /// when it is not.
+    ///
+    /// # Errors
+    /// [`AttachError`]: why it cannot take the place of the one that serves.
+    pub(crate) fn make(self) -> Result<Candidate, AttachError> {
+        let deadline = Instant::now() + PATIENCE;
+        // From here on it is this file, whatever comes to its path.
+        let program = File::open(&self.program).map_err(|source| AttachError::Program {
+            path: self.program.clone(),
+            source,
+        })?;
+        if !program.metadata().is_ok_and(|found| found.is_file()) {
+            return Err(AttachError::Program {
+                path: self.program,
+                source: io::Error::other("it is not a file"),
+            });
+        }
+        let by = self.launcher.clone();
+        let launcher = Arc::new(by.succeed(&program)?);
+        let prepared = self.prepared(&launcher, deadline);
+        if prepared.is_err() {
+            // It may do nothing of what it is told, so it is not asked to end.
+            by.abandon();
+        }
+        prepared
+    }
+
+    fn prepared(
+        self,
+        launcher: &Arc<Launcher>,
+        deadline: Instant,
+    ) -> Result<Candidate, AttachError> {
+        let left = || deadline.saturating_duration_since(Instant::now());
+        let spawned = DataPlane::spawn(launcher.clone(), self.socket, self.region, left());
+        let (mut data_plane, keep) = spawned?;
+        let prepared = || {
+            let mut messages = data_plane.messages()?;
+            let stream = data_plane.stream()?;
+            let version = prepare(&stream, &mut messages, self.queues, deadline)?;
+            Ok((messages, version.into()))
+        };
+        match prepared() {
+            Ok((messages, version)) => Ok(Candidate {
+                data_plane,
+                keep,
+                messages,
+                version,
+                by: self.launcher,
+            }),
+            Err(error) => {
+                data_plane.abandon();
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Candidate {
+    /// Ends it, and its launcher.
+    pub(crate) fn give_up(mut self) {
+        self.data_plane.abandon();
+        self.by.abandon();
+    }
+}

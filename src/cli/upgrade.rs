@@ -1,0 +1,104 @@
+//! `sealdisk upgrade`: another version of this program serves disks that are attached.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{CliError, Context, Tabular};
+use attach::{AttachError, Upgraded};
+use disks::DiskView;
+use installation::envelope::ResourceKind;
+use installation::runtime_dir;
+
+/// Arguments of `upgrade`.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  sealdisk upgrade mydisk
+  sealdisk upgrade --all
+  sealdisk upgrade mydisk --binary /opt/sealdisk-1.1/bin/sealdisk
+
+The new program is started beside the old one and tested before anything stops. If it is not ready in
+time, or does not work, the old one goes on. An older version is taken up in the same way.")]
+pub struct UpgradeArgs {
+    /// Attached disks
+    #[arg(value_name = "DISK", required_unless_present = "all")]
+    disks: Vec<String>,
+    /// All disks that are attached with this --runtime-dir
+    #[arg(long, conflicts_with = "disks")]
+    all: bool,
+    /// The program that is to serve them [default: what is now at the path from which each was attached]
+    #[arg(long, value_name = "PATH")]
+    binary: Option<PathBuf>,
+}
+
+/// A disk that another program serves.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct UpgradedView {
+    name: String,
+    #[serde(flatten)]
+    upgraded: Upgraded,
+}
+
+impl Tabular for UpgradedView {
+    const COLUMNS: &'static [&'static str] = &["name", "from", "to", "stallMs"];
+
+    fn cells(&self) -> Vec<String> {
+        let Upgraded { from, to, stall_ms } = &self.upgraded;
+        vec![
+            self.name.clone(),
+            from.clone(),
+            to.clone(),
+            stall_ms.to_string(),
+        ]
+    }
+}
+
+pub(super) fn run(context: &Context, args: UpgradeArgs) -> Result<(), CliError> {
+    let program = args.binary.map(|path| {
+        // The attach process has another working directory.
+        path.canonicalize().map_err(|error| {
+            let path = path.display();
+            CliError::usage(format!("--binary {path} cannot be found: {error}"))
+        })
+    });
+    let program = program.transpose()?;
+    let installation = context.installation()?;
+    let disks = match args.all {
+        true => disks::list(&installation, ResourceKind::Disk)?,
+        false => args
+            .disks
+            .iter()
+            .map(|name| disks::show(&installation, ResourceKind::Disk, name))
+            .collect::<Result<_, _>>()?,
+    };
+    let runtime_dir = runtime_dir(context.runtime_dir.as_deref());
+    let (mut done, mut failed) = (Vec::new(), Vec::new());
+    for DiskView {
+        name, unique_id, ..
+    } in disks
+    {
+        match attach::upgrade(&runtime_dir, unique_id, program.clone()) {
+            Ok(upgraded) => done.push(UpgradedView { name, upgraded }),
+            Err(AttachError::NotAttached { .. }) if args.all => {}
+            Err(error) => failed.push((name, error)),
+        }
+    }
+    if !done.is_empty() || failed.is_empty() {
+        context.output.list(&done)?;
+    }
+    let several = done.len() + failed.len() > 1;
+    match (failed.pop(), several) {
+        (None, _) => Ok(()),
+        (Some((_, error)), false) => Err(error.into()),
+        (Some(last), true) => {
+            failed.push(last);
+            let each: Vec<_> = failed
+                .iter()
+                .map(|(name, error)| format!("{name}: {error}"))
+                .collect();
+            Err(CliError::new("NotUpgraded", each.join("; ")))
+        }
+    }
+}
