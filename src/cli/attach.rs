@@ -161,6 +161,16 @@ pub struct LauncherArgs {
     changed: Vec<PathBuf>,
 }
 
+/// Arguments of an attach process that goes on as this program.
+#[derive(Args)]
+pub struct ContinueArgs {
+    /// The disk, for whoever looks at the process
+    disk: String,
+    /// The descriptor of what the program before this one was at
+    #[arg(long)]
+    state: i32,
+}
+
 impl DataPlaneArgs {
     fn launch(&self) -> Launch {
         Launch {
@@ -364,6 +374,15 @@ pub(super) fn run(context: &Context, args: AttachArgs) -> Result<(), CliError> {
 /// Runs the data plane. It tells errors to the attach process, which prints them.
 pub(super) fn run_data_plane(args: &DataPlaneArgs) -> Result<(), CliError> {
     Ok(dataplane::serve(args.launch())?)
+}
+
+/// Goes on as the attach process that another program was.
+pub(super) fn continue_attach(context: &Context, args: &ContinueArgs) -> Result<(), CliError> {
+    log::debug!("going on with the disk {}", args.disk);
+    Ok(attach::continue_attach(
+        context.installation()?,
+        args.state,
+    )?)
 }
 
 /// Runs the launcher of data planes.

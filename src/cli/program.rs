@@ -69,6 +69,12 @@ enum Command {
     /// Start data planes of one disk; started by `attach`
     #[command(hide = true)]
     DataPlaneLauncher(attach::LauncherArgs),
+    /// Tell what this program reads of an attach process; asked before it takes over from one
+    #[command(hide = true)]
+    AttachVersions,
+    /// Go on as an attach process; executed by one
+    #[command(hide = true)]
+    ContinueAttach(attach::ContinueArgs),
     /// Have attached disks served by another version of this program, without a pause for their guests
     Upgrade(upgrade::UpgradeArgs),
     /// Print the completion script of a shell
@@ -140,6 +146,8 @@ fn dispatch(context: &Context, command: Command) -> Result<(), CliError> {
         Command::Attach(args) => attach::run(context, args),
         Command::DataPlane(args) => attach::run_data_plane(&args),
         Command::DataPlaneLauncher(args) => attach::run_launcher(args),
+        Command::AttachVersions => context.output.text(&::attach::attach_versions()),
+        Command::ContinueAttach(args) => attach::continue_attach(context, &args),
         Command::Upgrade(args) => upgrade::run(context, args),
         Command::Completions(args) => completions::run(context, &args, Cli::command()),
     }

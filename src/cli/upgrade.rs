@@ -45,7 +45,9 @@ impl Tabular for UpgradedView {
     const COLUMNS: &'static [&'static str] = &["name", "from", "to", "stallMs"];
 
     fn cells(&self) -> Vec<String> {
-        let Upgraded { from, to, stall_ms } = &self.upgraded;
+        let Upgraded {
+            from, to, stall_ms, ..
+        } = &self.upgraded;
         vec![
             self.name.clone(),
             from.clone(),
@@ -74,13 +76,23 @@ pub(super) fn run(context: &Context, args: UpgradeArgs) -> Result<(), CliError> 
             .collect::<Result<_, _>>()?,
     };
     let runtime_dir = runtime_dir(context.runtime_dir.as_deref());
+    let asked = disks.len();
     let (mut done, mut failed) = (Vec::new(), Vec::new());
     for DiskView {
         name, unique_id, ..
     } in disks
     {
         match attach::upgrade(&runtime_dir, unique_id, program.clone()) {
-            Ok(upgraded) => done.push(UpgradedView { name, upgraded }),
+            Ok(upgraded) => {
+                if let Some(why) = &upgraded.attach_kept {
+                    let error = AttachError::NotReplaced {
+                        version: upgraded.to.clone(),
+                        why: why.clone(),
+                    };
+                    failed.push((name.clone(), error));
+                }
+                done.push(UpgradedView { name, upgraded });
+            }
             Err(AttachError::NotAttached { .. }) if args.all => {}
             Err(error) => failed.push((name, error)),
         }
@@ -88,7 +100,7 @@ pub(super) fn run(context: &Context, args: UpgradeArgs) -> Result<(), CliError> 
     if !done.is_empty() || failed.is_empty() {
         context.output.list(&done)?;
     }
-    let several = done.len() + failed.len() > 1;
+    let several = asked > 1;
     match (failed.pop(), several) {
         (None, _) => Ok(()),
         (Some((_, error)), false) => Err(error.into()),

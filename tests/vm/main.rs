@@ -19,3 +19,4 @@ mod qemu;
 mod revocation;
 mod secrecy;
 mod survive;
+mod upgrade;

@@ -17,7 +17,7 @@ use crate::qemu::{Disk, Firmware, Machine, Qemu};
 /// disk is plugged in. What the kernel calls an error comes to the console at once.
 ///
 /// fio's times of completions are right, those of flushes are not (3.33).
-const LOAD: &str = r#"
+pub const LOAD: &str = r#"
 set -e
 dmesg -c >/dev/null
 echo 5 >/proc/sys/kernel/printk
@@ -133,7 +133,7 @@ fn await_queues(guest: &Qemu, daemon: &Daemon, before: usize) {
 }
 
 /// That the guest has met no error, and goes on.
-fn assert_unharmed(guest: &Qemu, daemon: &Daemon) {
+pub fn assert_unharmed(guest: &Qemu, daemon: &Daemon) {
     let console = guest.console();
     for sign in ["SEALDISK-EXIT", "I/O error", "not a head"] {
         assert!(

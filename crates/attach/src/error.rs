@@ -108,6 +108,17 @@ pub enum AttachError {
     /// An attached disk goes on being served by the program that has served it.
     #[error("the disk is not upgraded, and goes on as it was: {0}")]
     NotUpgraded(String),
+    /// The data plane is another program now, and the attach process is not.
+    #[error(
+        "version {version} serves the disk, and its attach process goes on with the program that it has: {why}; try \
+         again, or attach the disk again when its guest allows it"
+    )]
+    NotReplaced {
+        /// The version of the data plane.
+        version: String,
+        /// Why.
+        why: String,
+    },
     /// The data plane could not be started, killed or waited for.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
@@ -188,7 +199,7 @@ impl AttachError {
             Self::SyncFailed { .. } => "SyncFailed",
             Self::Audit(_) => "AuditLog",
             Self::SocketInUse { .. } => "Conflict",
-            Self::NotUpgraded(_) => "NotUpgraded",
+            Self::NotUpgraded(_) | Self::NotReplaced { .. } => "NotUpgraded",
             _ => "AttachFailed",
         }
     }

@@ -22,7 +22,10 @@ mod status;
 pub use begin::{AttachRequest, Socket, SocketAccess, SocketSource, sandbox_rules};
 pub use error::{AttachError, Refusal};
 pub use layer_changes::LayerChanges;
-pub use serve::{LAUNCHER, attach, events, key_status, send_layer_op, set_limits, upgrade};
+pub use serve::{
+    CONTINUE, LAUNCHER, VERSIONS, attach, attach_versions, continue_attach, events, key_status,
+    send_layer_op, set_limits, upgrade,
+};
 pub use status::{
     DekState, Event, EventKind, GuardOptions, JobStatus, KeyState, KeyStatus, LastRestart,
     LastUpgrade, Offered, Reason, Upgraded,

@@ -129,11 +129,16 @@ pub struct Upgraded {
     pub to: String,
     /// Milliseconds that guests were not served at most.
     pub stall_ms: u64,
+    /// Why the attach process itself goes on with the program that it had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attach_kept: Option<String>,
 }
 
 impl fmt::Display for Upgraded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { from, to, stall_ms } = self;
+        let Self {
+            from, to, stall_ms, ..
+        } = self;
         write!(
             f,
             "version {to} goes on for {from}, after {stall_ms} ms at most"
@@ -214,6 +219,8 @@ pub enum EventKind {
     DataPlaneRestarted,
     /// Another program serves the disk.
     DataPlaneUpgraded,
+    /// Another program supervises the data plane, in the same process.
+    AttachProcessUpgraded,
     /// Another program was to serve the disk, and does not: the one that served goes on.
     UpgradeFailed,
     /// There is little room for the audit logs, without which the key cannot be used.
@@ -294,6 +301,12 @@ impl fmt::Display for Event {
                 write!(f, "another data plane of the disk {disk} was started")
             }
             EventKind::DataPlaneUpgraded => write!(f, "another program serves the disk {disk}"),
+            EventKind::AttachProcessUpgraded => {
+                write!(
+                    f,
+                    "the attach process of the disk {disk} has gone on as another program"
+                )
+            }
             EventKind::UpgradeFailed => {
                 write!(
                     f,
@@ -314,7 +327,8 @@ impl fmt::Display for Event {
 }
 
 /// How a disk's key is guarded.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct GuardOptions {
     /// The longest time between two checks.
     pub interval: Duration,

@@ -72,6 +72,16 @@ pub struct Opening<'a> {
     prepared: bool,
 }
 
+/// Keeps everybody's commands back, for as long as it lives.
+pub struct FrozenCommands<'a>(MutexGuard<'a, Control>);
+
+impl FrozenCommands<'_> {
+    /// How many commands the data plane has had.
+    pub fn sent(&self) -> u64 {
+        self.0.next
+    }
+}
+
 impl Opening<'_> {
     /// Gives the data plane its disk, and lets others' commands follow. There are keys unless the setup says that they
     /// are revoked.
@@ -124,6 +134,26 @@ impl Commands {
             }),
             unanswered: Mutex::new(Some(VecDeque::new())),
         })
+    }
+
+    /// Goes on with a data plane whose commands the program before this one has sent, so many by now, each of which is
+    /// answered.
+    pub fn adopt(stream: UnixStream, next: u64) -> Self {
+        Self {
+            control: Mutex::new(Control {
+                stream,
+                next,
+                ending: false,
+            }),
+            unanswered: Mutex::new(Some(VecDeque::new())),
+        }
+    }
+
+    /// Keeps everybody's commands back, once all are answered that were sent; `None` before that.
+    pub fn freeze(&self) -> Option<FrozenCommands<'_>> {
+        let control = self.control();
+        let all_answered = self.unanswered().as_ref().is_some_and(VecDeque::is_empty);
+        (all_answered && !control.ending).then_some(FrozenCommands(control))
     }
 
     /// Greets another data plane, in the place of the one that has ended. Whoever has a command waits until it
@@ -498,6 +528,22 @@ mod tests {
         assert!(matches!(ended, Err(ProtocolError::Ended(Peer::DataPlane))));
         let ended = commands.resume();
         assert!(matches!(ended, Err(ProtocolError::Ended(Peer::DataPlane))));
+    }
+
+    #[test]
+    fn commands_are_kept_back_only_when_all_are_answered() {
+        let (commands, theirs) = commands();
+        let _asked = commands.ask_later(Command::Resume, Cargo::None).unwrap();
+        assert!(commands.freeze().is_none());
+        commands.answered(0, Reply::Resumed).unwrap();
+        let frozen = commands.freeze().unwrap();
+        assert_eq!(frozen.sent(), 1);
+        let adopted = Commands::adopt(theirs, frozen.sent());
+        drop(frozen);
+        let _asked = adopted.ask_later(Command::Resume, Cargo::None).unwrap();
+        assert!(adopted.answered(1, Reply::Resumed).is_ok());
+        commands.end().unwrap();
+        assert!(commands.freeze().is_none(), "it is to end");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -115,6 +115,13 @@ impl KeepSocket {
 impl From<OwnedFd> for KeepSocket {
     fn from(socket: OwnedFd) -> Self {
         Self(socket)
+    }
+}
+
+/// Becomes readable when there is a change to receive, or the end.
+impl AsRawFd for KeepSocket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
     }
 }
 

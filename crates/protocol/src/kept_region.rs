@@ -11,7 +11,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
@@ -69,6 +69,14 @@ impl KeptRegion {
         let len = INFLIGHT_AT + inflight_len(queues, MAX_QUEUE_SIZE);
         let file = sealed_memory("sealdisk-kept", len)?;
         Ok(Self { file, queues })
+    }
+
+    /// One that the program before this one has made, for so many queues.
+    pub fn adopt(file: OwnedFd, queues: u16) -> Self {
+        Self {
+            file: file.into(),
+            queues,
+        }
     }
 
     /// Whether a message was being handled when the data plane died.

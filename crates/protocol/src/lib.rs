@@ -86,7 +86,7 @@ mod waiter;
 
 pub use command::{Command, Request};
 pub use command_kind::CommandKind;
-pub use commands::{Commands, Opening};
+pub use commands::{Commands, FrozenCommands, Opening};
 pub use data_plane_end::{Cargo, DataPlaneEnd, Received};
 pub use error::ProtocolError;
 pub use files::DiskFiles;

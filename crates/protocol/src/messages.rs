@@ -57,6 +57,19 @@ impl Messages {
         }
     }
 
+    /// Of one that the program before this one has heard: `rest` is what it has heard of a frame.
+    pub fn adopt(stream: UnixStream, rest: Vec<u8>) -> Self {
+        Self {
+            rest,
+            ..Self::new(stream)
+        }
+    }
+
+    /// What was heard of a frame that has not come to its end.
+    pub fn rest(&self) -> &[u8] {
+        &self.rest
+    }
+
     /// Waits for the data plane's hello, until `deadline` at most. Is the version that both use.
     ///
     /// # Errors

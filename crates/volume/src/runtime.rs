@@ -63,7 +63,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -515,6 +515,12 @@ impl RuntimeMap {
 }
 
 /// To be given to another process.
+impl AsFd for RuntimeMap {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
 impl AsRawFd for RuntimeMap {
     fn as_raw_fd(&self) -> RawFd {
         self.file.as_raw_fd()

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use test_support::{AttachOptions, Daemon, Disk, program, scratch};
 
-use super::impostor::{Fault, Impostor};
+use super::impostor::{Fault, Impostor, beside_the_program};
 use super::{MIB_8, assert_goes_on, await_only_one, refusal, serving, upgrade};
 use crate::supervise::is_qsd;
 use crate::supervise::load::{DISK_BYTES, run, setup};
@@ -58,6 +58,15 @@ fn a_launcher_that_hangs_is_given_up() {
     is_refused(
         Fault::LauncherHangs,
         "cannot start the data plane: timed out",
+    );
+}
+
+#[test]
+fn a_program_that_cannot_go_on_as_the_attach_process_is_refused() {
+    is_refused(Fault::ReadsNothing, "it does not say what it can read");
+    is_refused(
+        Fault::ReadsOther,
+        "it reads version 7 of what an attach process tells",
     );
 }
 
@@ -136,7 +145,7 @@ fn a_program_whose_cipher_is_wrong_is_refused() {
     let disk = Disk::new(MIB_8);
     let daemon = disk.attach(&AttachOptions::default());
     let mut frontend = daemon.connect();
-    let directory = TempDir::new_in(scratch()).unwrap();
+    let directory = beside_the_program();
     let path = directory.path().join("wrong");
     with_another_answer(&path);
     let before = daemon.data_plane();
@@ -163,7 +172,7 @@ fn only_a_program_that_nobody_else_can_write_is_started() {
     let disk = Disk::new(MIB_8);
     let daemon = disk.attach(&AttachOptions::default());
     let mut frontend = daemon.connect();
-    let directory = TempDir::new_in(scratch()).unwrap();
+    let directory = beside_the_program();
     let path = directory.path().join("program");
     fs::write(&path, "#!/bin/sh\n").unwrap();
     let said = refusal(&disk, Some(&path));
@@ -171,7 +180,7 @@ fn only_a_program_that_nobody_else_can_write_is_started() {
     use std::os::unix::fs::PermissionsExt;
     for (mode, why) in [
         (0o777, "can be written to by others"),
-        (0o755, "its launcher has ended"),
+        (0o755, "does not say what it can read"),
     ] {
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
         let said = refusal(&disk, Some(&path));
@@ -185,7 +194,16 @@ fn only_a_program_that_nobody_else_can_write_is_started() {
         "{said}"
     );
     let said = refusal(&disk, Some(Path::new("/bin/true")));
-    assert!(said.contains("its launcher has ended"), "{said}");
+    assert!(said.contains("does not say what it can read"), "{said}");
+    // The attach process may start nothing from there.
+    let elsewhere = TempDir::new_in(scratch()).unwrap();
+    let elsewhere = elsewhere.path().join("sealdisk");
+    fs::hard_link(program(), &elsewhere).unwrap();
+    let said = refusal(&disk, Some(&elsewhere));
+    assert!(
+        said.contains("may start only what lies beside its own program"),
+        "{said}"
+    );
     assert_goes_on(&mut frontend, 1);
     await_only_one(&daemon);
 }

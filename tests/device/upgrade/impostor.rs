@@ -15,13 +15,17 @@ use protocol::{
     COMMAND_FD, Command, DataPlaneEnd, Event, Hello, Line, ProtocolError, Reply, Versions, encode,
 };
 use sandbox::Launch;
-use test_support::scratch;
+use test_support::program;
 
 /// What goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// Its launcher does nothing.
     LauncherHangs,
+    /// It reads nothing that an attach process tells.
+    ReadsNothing,
+    /// It reads another version of it.
+    ReadsOther,
     /// It ends at its start.
     Ends,
     /// It never says anything.
@@ -42,8 +46,10 @@ pub enum Fault {
     HangsWithDisk,
 }
 
-const FAULTS: [Fault; 10] = [
+const FAULTS: [Fault; 12] = [
     Fault::LauncherHangs,
+    Fault::ReadsNothing,
+    Fault::ReadsOther,
     Fault::Ends,
     Fault::Silent,
     Fault::Babbles,
@@ -63,7 +69,7 @@ pub struct Impostor {
 
 impl Impostor {
     pub fn new(fault: Fault) -> Self {
-        let directory = TempDir::new_in(scratch()).unwrap();
+        let directory = beside_the_program();
         let path = directory.path().join(format!("{fault:?}"));
         // The same file: a copy that was just written could be open for writing in another process for a moment.
         std::fs::hard_link(std::env::current_exe().unwrap(), &path).unwrap();
@@ -78,6 +84,11 @@ impl Impostor {
     }
 }
 
+/// Where the attach process may start programs.
+pub fn beside_the_program() -> TempDir {
+    TempDir::new_in(program().parent().unwrap()).unwrap()
+}
+
 /// Runs before the tests do, and instead of them if this process is to be a launcher or a data plane.
 #[used]
 #[unsafe(link_section = ".init_array")]
@@ -88,7 +99,8 @@ extern "C" fn begin() {
     let Some(job) = arguments.get(1).and_then(|job| job.to_str()) else {
         return;
     };
-    if job != "data-plane-launcher" && job != "data-plane" {
+    let jobs = ["data-plane-launcher", "data-plane", "attach-versions"];
+    if !jobs.contains(&job) {
         return;
     }
     let program = std::env::current_exe().unwrap();
@@ -97,7 +109,12 @@ extern "C" fn begin() {
         .into_iter()
         .find(|fault| name == Some(&format!("{fault:?}")));
     match (job, fault) {
-        (_, None) => exit(1),
+        (_, None) | ("attach-versions", Some(Fault::ReadsNothing)) => exit(1),
+        ("attach-versions", Some(fault)) => {
+            let version = if fault == Fault::ReadsOther { 7 } else { 1 };
+            println!(r#"{{"lowest":{version},"highest":{version}}}"#);
+            exit(0)
+        }
         ("data-plane-launcher", Some(Fault::LauncherHangs)) => hang(),
         ("data-plane-launcher", _) => launch(),
         (_, Some(fault)) => {

@@ -1,6 +1,7 @@
 //! Upgrades of the program under a guest that has requests in flight: it notices a stall and nothing else. A program that
 //! does not work is found out, and the one that served goes on.
 
+mod attach;
 mod faults;
 mod impostor;
 mod kills;

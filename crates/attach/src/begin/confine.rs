@@ -77,12 +77,16 @@ const PROGRAMS: [&str; 9] = [
 /// What is not of an installation and may be changed all the same: temporary files, devices of TPMs and HSMs.
 const SCRATCH: [&str; 3] = ["/tmp", "/var/tmp", "/dev"];
 
-/// Confines this process for good, before it has a key: `changed` is where it may change files. It should have one
-/// thread: others keep their capabilities and their files.
+/// Confines this process for good, before it has a key: `changed` is where it may change files, `program` the file of
+/// this program. It should have one thread: others keep their capabilities and their files.
 ///
 /// # Errors
 /// [`AttachError::Sandbox`], by `--sandbox strict`, when a part of it cannot be had.
-pub(crate) fn confine(changed: &[PathBuf], request: &AttachRequest) -> Result<(), AttachError> {
+pub(crate) fn confine(
+    changed: &[PathBuf],
+    program: &Path,
+    request: &AttachRequest,
+) -> Result<(), AttachError> {
     let mut missing = Missing::default();
     if geteuid().is_root() {
         let kept = KEPT
@@ -94,7 +98,14 @@ pub(crate) fn confine(changed: &[PathBuf], request: &AttachRequest) -> Result<()
         .iter()
         .map(Path::new)
         .map(|path| (path, Use::Execute));
+    // What takes over from this program is there as a rule. What could be written there must not be executed.
+    let own = program.parent().filter(|own| {
+        !untrusted(changed)
+            .iter()
+            .any(|changed| changed.canonicalize().is_ok_and(|it| own.starts_with(it)))
+    });
     let rules = programs
+        .chain(own.map(|own| (own, Use::Execute)))
         .chain([(Path::new("/"), Use::Read)])
         .chain(changed.iter().map(|path| (path.as_path(), Use::Change)));
     restrict(Keeps::Files, rules, &mut missing);
@@ -216,7 +227,13 @@ pub fn sandbox_rules() -> Vec<Rule> {
     );
     rules.extend([
         rule("Landlock", "/", "read".into(), "keys, certificates and settings, wherever they are"),
-        rule("Landlock", &PROGRAMS.join(" "), "execute".into(), "programs of a TPM"),
+        rule("Landlock", &PROGRAMS.join(" "), "execute".into(), "programs of a TPM; another version of this program"),
+        rule(
+            "Landlock",
+            "the directory of this program, unless it may change files there",
+            "execute".into(),
+            "another version of this program, which goes on in its place (upgrade)",
+        ),
         rule(
             "Landlock",
             "state directory, runtime directory, directories of the disk, of its snapshots and of the socket",

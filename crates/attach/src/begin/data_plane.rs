@@ -68,6 +68,15 @@ impl DataPlane {
         Ok((this, keep))
     }
 
+    /// One that the program before this one has started in this process.
+    pub(crate) fn adopt(launcher: Arc<Launcher>, control: UnixStream) -> Self {
+        Self {
+            launcher,
+            control,
+            ended: None,
+        }
+    }
+
     /// For commands, from now on.
     pub(crate) fn commands(&self) -> Result<Commands, AttachError> {
         Ok(Commands::new(self.stream()?)?)

@@ -2,7 +2,7 @@
 
 use std::fs::{Metadata, Permissions};
 use std::io;
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -90,7 +90,8 @@ struct Bound {
     path: PathBuf,
     /// Where it is now: beside that, under a name that nobody knows, until there is something to connect to.
     at: PathBuf,
-    made: Metadata,
+    /// Its device and its number there.
+    made: (u64, u64),
 }
 
 impl Socket {
@@ -113,7 +114,7 @@ impl Socket {
             source,
         };
         let (listener, at) = bind_beside(&path).map_err(&fail)?;
-        let made = std::fs::symlink_metadata(&at).map_err(&fail)?;
+        let made = place_of(&std::fs::symlink_metadata(&at).map_err(&fail)?);
         let this = Self {
             fd: listener.into(),
             listening: true,
@@ -170,6 +171,25 @@ impl Socket {
         })
     }
 
+    /// One that the program before this one had in this process, and that has its name.
+    pub(crate) fn adopt(fd: OwnedFd, listening: bool, bound: Option<(PathBuf, u64, u64)>) -> Self {
+        Self {
+            fd,
+            listening,
+            bound: bound.map(|(path, device, number)| Bound {
+                at: path.clone(),
+                path,
+                made: (device, number),
+            }),
+        }
+    }
+
+    /// Where it is in the file system, with its device and its number there, if it was bound.
+    pub(crate) fn bound(&self) -> Option<(PathBuf, u64, u64)> {
+        let Bound { at, made, .. } = self.bound.as_ref()?;
+        Some((at.clone(), made.0, made.1))
+    }
+
     /// Whether it listens; else it is connected.
     pub fn is_listening(&self) -> bool {
         self.listening
@@ -187,12 +207,23 @@ impl Socket {
     }
 }
 
+/// The device of a file, and its number there.
+fn place_of(file: &Metadata) -> (u64, u64) {
+    (file.dev(), file.ino())
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
 impl Drop for Socket {
     /// Removes the socket from the file system, unless somebody else's is there by now.
     fn drop(&mut self) {
         if let Some(Bound { at, made, .. }) = &self.bound
             && let Ok(now) = std::fs::symlink_metadata(at)
-            && (now.dev(), now.ino()) == (made.dev(), made.ino())
+            && place_of(&now) == *made
             && let Err(error) = std::fs::remove_file(at)
         {
             log::warn!("cannot remove {}: {error}", at.display());

@@ -5,6 +5,8 @@
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -74,6 +76,8 @@ impl fmt::Display for Record {
 /// Writes audit records in the order in which they were given, each until it is written.
 pub(crate) struct Recorder {
     records: Sender<Record>,
+    /// How many are not written yet.
+    waiting: Arc<AtomicUsize>,
     thread: JoinHandle<()>,
 }
 
@@ -82,6 +86,8 @@ impl Recorder {
         append: impl Fn(&Record) -> Result<(), String> + Send + 'static,
     ) -> io::Result<Self> {
         let (records, queue) = channel::<Record>();
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let left = waiting.clone();
         let thread = std::thread::Builder::new()
             .name("audit".into())
             .spawn(move || {
@@ -93,19 +99,32 @@ impl Recorder {
                         }
                         std::thread::sleep(RETRY);
                     }
+                    left.fetch_sub(1, Ordering::AcqRel);
                 }
             })?;
-        Ok(Self { records, thread })
+        Ok(Self {
+            records,
+            waiting,
+            thread,
+        })
+    }
+
+    /// Whether all are written.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.waiting.load(Ordering::Acquire) == 0
     }
 
     pub(crate) fn put(&self, record: Record) {
+        self.waiting.fetch_add(1, Ordering::AcqRel);
         // The thread lives for as long as `self` does.
         let _ = self.records.send(record);
     }
 
     /// Waits for a while until all is written.
     pub(crate) fn finish(self) {
-        let Self { records, thread } = self;
+        let Self {
+            records, thread, ..
+        } = self;
         drop(records);
         let deadline = Instant::now() + PATIENCE;
         while !thread.is_finished() && Instant::now() < deadline {

@@ -72,7 +72,7 @@ pub fn attach(installation: Installation, request: AttachRequest) -> Result<(), 
         request.socket.is_for_others_in(&request.runtime_dir),
     )
     .map_err(DiskError::from)?;
-    confine(&changed, &request)?;
+    confine(&changed, &program, &request)?;
     let opened = with_wiped_call_stack(|| open(&installation, &disk, &request, launcher))?;
     let served = Served {
         installation: Arc::new(installation),
@@ -84,7 +84,10 @@ pub fn attach(installation: Installation, request: AttachRequest) -> Result<(), 
 }
 
 /// What is heard of signals.
-fn signals() -> std::io::Result<Signals> {
+///
+/// # Errors
+/// What the kernel says.
+pub(crate) fn signals() -> std::io::Result<Signals> {
     Ok(Signals {
         end: signal_pipe()?,
         hangup: hangup_pipe()?,
@@ -114,12 +117,13 @@ struct Give {
 }
 
 /// What the guard asks the vault about.
-struct Served {
-    installation: Arc<Installation>,
-    disk: Arc<Disk>,
-    options: GuardOptions,
+#[derive(Clone)]
+pub(crate) struct Served {
+    pub(crate) installation: Arc<Installation>,
+    pub(crate) disk: Arc<Disk>,
+    pub(crate) options: GuardOptions,
     /// Where this program is, or was.
-    program: PathBuf,
+    pub(crate) program: PathBuf,
 }
 
 impl Served {
@@ -144,7 +148,7 @@ impl Served {
         let (disk, told) = (self.disk.clone(), commands.clone());
         let attached_disk = AttachedDisk::new(disk, told, keys.clone(), runtime_path, now);
         let attached_disk = Arc::new(attached_disk);
-        let control = opened.control;
+        let control = Arc::new(opened.control);
         let give = Give {
             setup: opened.setup,
             files: opened.files,
@@ -158,16 +162,32 @@ impl Served {
         let begun = self.begin(
             give,
             process,
-            (&control, signals),
+            (control, signals),
             (&commands, &attached_disk),
         );
-        let (mut supervision, watched) = begun.inspect_err(|_| {
+        let (supervision, watched) = begun.inspect_err(|_| {
             // What a process that died had not flushed is still to be had from its map.
             if !recovered && let Err(error) = attached_disk.detached() {
                 log::warn!("the header says that the disk is attached: {error}");
             }
         })?;
+        self.live(supervision, watched, &attached_disk, recovered)
+    }
+
+    /// Supervises the data plane until its end, and puts everything away. `recovered` is whether the runtime map had
+    /// something before.
+    ///
+    /// # Errors
+    /// [`AttachError`]: the disk was not served, or not all of it is durable.
+    pub(crate) fn live(
+        &self,
+        mut supervision: Supervision,
+        watched: Watched,
+        attached_disk: &AttachedDisk,
+        recovered: bool,
+    ) -> Result<(), AttachError> {
         let ended = supervision.run(watched);
+        let control = supervision.control.clone();
         // A change of layers that is under way has files to remove, or gives up.
         let _turn = attached_disk.turns().wait();
         let (served, failed) = (supervision.served, supervision.failed_sync);
@@ -204,13 +224,12 @@ impl Served {
     /// Starts all that serves the disk beside the data plane, and then gives that what it needs, once this
     /// is on record. When anything of it fails the data plane has ended and has served nobody.
     fn begin(
-        self,
+        &self,
         give: Give,
         (data_plane, socket): (DataPlane, Socket),
-        (control, signals): (&ControlSocket, Signals),
+        (control, signals): (Arc<ControlSocket>, Signals),
         (commands, attached_disk): (&Arc<Commands>, &Arc<AttachedDisk>),
     ) -> Result<(Supervision, Watched), AttachError> {
-        let (installation, disk) = (self.installation.clone(), self.disk.clone());
         let offered = Offered {
             queues: give.setup.num_queues,
             memory_bytes: give.setup.memory,
@@ -222,40 +241,23 @@ impl Served {
         // Whoever has a command for the data plane waits until that has its setup.
         let opening = commands.open();
         let guard = Guard::new(self.options, give.key_url.clone(), Moment::now());
-        let mut supervision = self.supervision(
+        let mut supervision = self.clone().supervision(
             (guard, give.keys.clone(), give.setup.clone()),
             (data_plane, socket, offered, give.keeping),
+            control,
             commands,
             attached_disk,
         )?;
         let mut watched = supervision.watch(signals)?;
-        let event_hub = supervision.hands.event_hub.clone();
-        let jobs = Jobs::spawn(Work {
-            installation: installation.clone(),
-            disk: disk.clone(),
-            attached_disk: attached_disk.clone(),
-            commands: commands.clone(),
-            event_hub: event_hub.clone(),
-        })
-        .map_err(data_plane::process("start the thread of the disk's jobs"))?;
-        let handles = Handles {
-            event_hub,
-            jobs,
-            upgrades: supervision.upgrades.desk.clone(),
-            installation: installation.clone(),
-            disk: disk.clone(),
-            attached_disk: attached_disk.clone(),
-        };
-        control
-            .serve(Arc::new(handles))
-            .map_err(data_plane::process("serve the control socket"))?;
+        self.answer_others(&supervision, commands, attached_disk)?;
         let given = watched
             .messages
             .greet(Instant::now() + GREETING_PATIENCE)
             .map_err(AttachError::from)
             .and_then(|version| {
                 log::debug!("the data plane and this use protocol {version}");
-                record(&installation, &disk, Operation::HandOver, &give.key_url)
+                let (installation, disk) = (&self.installation, &self.disk);
+                record(installation, disk, Operation::HandOver, &give.key_url)
                     .map_err(AttachError::Audit)?;
                 let layers = give.setup.stack.layers.iter().map(|layer| layer.id);
                 give.keys.hold(layers.collect(), &give.deks);
@@ -275,11 +277,46 @@ impl Served {
         }
     }
 
+    /// Has the disk's jobs go on, and clients of the control socket answered.
+    ///
+    /// # Errors
+    /// [`AttachError::Process`].
+    pub(crate) fn answer_others(
+        &self,
+        supervision: &Supervision,
+        commands: &Arc<Commands>,
+        attached_disk: &Arc<AttachedDisk>,
+    ) -> Result<(), AttachError> {
+        let event_hub = supervision.hands.event_hub.clone();
+        let jobs = Jobs::spawn(Work {
+            installation: self.installation.clone(),
+            disk: self.disk.clone(),
+            attached_disk: attached_disk.clone(),
+            commands: commands.clone(),
+            event_hub: event_hub.clone(),
+        })
+        .map_err(data_plane::process("start the thread of the disk's jobs"))?;
+        let handles = Handles {
+            event_hub,
+            jobs,
+            upgrades: supervision.upgrades.desk.clone(),
+            installation: self.installation.clone(),
+            disk: self.disk.clone(),
+            attached_disk: attached_disk.clone(),
+        };
+        let served = supervision.control.serve(Arc::new(handles));
+        served.map_err(data_plane::process("serve the control socket"))
+    }
+
     /// Starts the threads that the guard works through.
-    fn supervision(
+    ///
+    /// # Errors
+    /// [`AttachError::Process`].
+    pub(crate) fn supervision(
         self,
         (guard, keys, setup): (Guard, Arc<KeptKeys>, Setup),
         (data_plane, socket, offered, keeping): (DataPlane, Socket, Offered, Keeping),
+        control: Arc<ControlSocket>,
         commands: &Arc<Commands>,
         attached_disk: &Arc<AttachedDisk>,
     ) -> Result<Supervision, AttachError> {
@@ -316,6 +353,7 @@ impl Served {
             told_not_shared: None,
             state_dir,
             attached_disk: supervised,
+            control,
             setup,
             keeping,
             keep: None,

@@ -2,6 +2,7 @@
 //!
 //! The disk's header says first what is to be; this brings the data plane there.
 
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -11,6 +12,7 @@ use uuid::Uuid;
 use crate::begin::map_lock::lock_map;
 use crate::begin::setup::stack_of;
 use crate::serve::kept_keys::KeptKeys;
+use crate::serve::passed::{Parcel, Passed};
 use crate::serve::turn::Turns;
 use disks::{self, Disk, DiskError, NewLayers, SwapVolume, Unattached};
 use installation::envelope::{FailedSync, HeaderKey, HeaderPayload, LayerRecord, SyncedFile};
@@ -55,6 +57,16 @@ pub(crate) struct OpenedAgain {
     pub(crate) layers: Vec<Uuid>,
     /// The size is another than what the last one served.
     pub(crate) resized: bool,
+}
+
+/// What the next program of this process is told of a disk.
+pub(crate) struct ServedDisk {
+    pub(crate) header: HeaderPayload,
+    pub(crate) top: Uuid,
+    pub(crate) size: u64,
+    pub(crate) limits: Limits,
+    pub(crate) runtime: Passed,
+    pub(crate) claim: Passed,
 }
 
 impl AttachedDisk {
@@ -131,6 +143,32 @@ impl AttachedDisk {
     pub(crate) fn served_again(&self) {
         let mut now = self.now();
         now.size = now.header.size;
+    }
+
+    /// For the next program: the disk as it is served.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(crate) fn served(&self, parcel: &mut Parcel) -> io::Result<ServedDisk> {
+        let now = self.now();
+        Ok(ServedDisk {
+            header: now.header.clone(),
+            top: now.top,
+            size: now.size,
+            limits: now.limits,
+            runtime: parcel.put(&now.runtime)?,
+            claim: parcel.put(now.claim.file())?,
+        })
+    }
+
+    /// Writes the key of the header and the DEKs that are kept into a socket of the next program; of which layers
+    /// these are, if there are any.
+    ///
+    /// # Errors
+    /// [`DiskError::Key`].
+    pub(crate) fn send_keys(&self, to: &mut impl Write) -> Result<Option<Vec<Uuid>>, DiskError> {
+        self.now().key.send(to)?;
+        Ok(self.keys.send(to)?)
     }
 
     /// The top layer that is served.

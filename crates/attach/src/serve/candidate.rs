@@ -2,14 +2,17 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::begin::data_plane::DataPlane;
 use crate::error::AttachError;
-use protocol::{KeepSocket, Messages, prepare};
+use crate::serve::attach_state::{VERSIONS, common_version};
+use protocol::{KeepSocket, Messages, Waiter, prepare};
 use sandbox::Launcher;
 
 /// How long it may take until one is prepared, on a busy host.
@@ -29,6 +32,13 @@ pub(crate) struct Preparation {
     pub(crate) queues: u16,
 }
 
+/// The program of a candidate.
+pub(crate) struct NewProgram {
+    pub(crate) file: File,
+    /// The version in which it is told what an attach process is at.
+    pub(crate) version: u16,
+}
+
 /// One that is prepared, and needs nothing but the disk.
 pub(crate) struct Candidate {
     pub(crate) data_plane: DataPlane,
@@ -36,6 +46,7 @@ pub(crate) struct Candidate {
     pub(crate) messages: Messages,
     /// The version of its program.
     pub(crate) version: String,
+    pub(crate) program: NewProgram,
     /// The launcher that has started its launcher.
     by: Arc<Launcher>,
 }
@@ -61,7 +72,7 @@ impl Preparation {
         }
         let by = self.launcher.clone();
         let launcher = Arc::new(by.succeed(&program)?);
-        let prepared = self.prepared(&launcher, deadline);
+        let prepared = self.prepared(&launcher, program, deadline);
         if prepared.is_err() {
             // It may do nothing of what it is told, so it is not asked to end.
             by.abandon();
@@ -72,8 +83,14 @@ impl Preparation {
     fn prepared(
         self,
         launcher: &Arc<Launcher>,
+        program: File,
         deadline: Instant,
     ) -> Result<Candidate, AttachError> {
+        let version = version_read(&program, &self.program, deadline)?;
+        let program = NewProgram {
+            file: program,
+            version,
+        };
         let left = || deadline.saturating_duration_since(Instant::now());
         let spawned = DataPlane::spawn(launcher.clone(), self.socket, self.region, left());
         let (mut data_plane, keep) = spawned?;
@@ -89,6 +106,7 @@ impl Preparation {
                 keep,
                 messages,
                 version,
+                program,
                 by: self.launcher,
             }),
             Err(error) => {
@@ -97,6 +115,41 @@ impl Preparation {
             }
         }
     }
+}
+
+/// The version in which the program reads what an attach process is at: it is asked, as this process would execute it.
+fn version_read(program: &File, path: &Path, deadline: Instant) -> Result<u16, AttachError> {
+    let fail = |source| AttachError::Program {
+        path: path.to_owned(),
+        source,
+    };
+    let mut asked = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
+    asked
+        .arg0("sealdisk")
+        .arg(VERSIONS)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    let mut asked = asked.spawn().map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => fail(io::Error::other(
+            "the attach process may start only what lies beside its own program, or where programs are installed: put \
+             it there",
+        )),
+        _ => fail(error),
+    })?;
+    let said = asked.stdout.take().ok_or(io::ErrorKind::BrokenPipe);
+    let said = said.map_err(|kind| fail(kind.into()))?;
+    let waiter = Waiter::new().map_err(fail)?;
+    waiter.watch(&said, 0).map_err(fail)?;
+    let has_spoken = waiter.wait_until(deadline).map_err(fail)?.is_some();
+    let version = match has_spoken {
+        true => common_version(said),
+        false => Err("it does not say in time what it can read of an attach process".into()),
+    };
+    // What it had to say it has said.
+    let _ = asked.kill();
+    let _ = asked.wait();
+    version.map_err(|why| fail(io::Error::other(why)))
 }
 
 impl Candidate {

@@ -7,11 +7,12 @@
 //! guard, waiting.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::socket_peercred;
@@ -31,7 +32,7 @@ use disks::{Applied, Disk, DiskError, LayerOp};
 use installation::Installation;
 use installation::files::bind_private;
 use keys::with_wiped_call_stack;
-use protocol::Limits;
+use protocol::{Limits, Waiter};
 
 /// Bytes of a line at most.
 const MAX_LINE: u64 = 16 * 1024;
@@ -130,6 +131,33 @@ pub(crate) struct ControlSocket {
     listener: UnixListener,
     path: PathBuf,
     clients: Arc<AtomicUsize>,
+    /// Held while a client is let in, by which it is one that is being answered.
+    gate: Arc<Mutex<()>>,
+    /// Clients that are being answered.
+    busy: Arc<AtomicUsize>,
+}
+
+/// A client that is being answered.
+struct Busy(Option<Arc<AtomicUsize>>);
+
+impl Busy {
+    fn begin(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Self(Some(count.clone()))
+    }
+
+    /// From now on it waits for something, and need not have it.
+    fn end(&mut self) {
+        if let Some(count) = self.0.take() {
+            count.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.end();
+    }
 }
 
 fn path_of(runtime_dir: &Path, disk: Uuid) -> PathBuf {
@@ -143,23 +171,55 @@ impl ControlSocket {
         let path = path_of(runtime_dir, disk);
         let _ = std::fs::remove_file(&path);
         match bind_private(&path) {
-            Ok(listener) => Ok(Self {
-                listener,
-                path,
-                clients: Arc::default(),
-            }),
+            Ok(listener) => Ok(Self::of(listener, path)),
             Err(source) => Err(AttachError::Socket { path, source }),
         }
+    }
+
+    fn of(listener: UnixListener, path: PathBuf) -> Self {
+        Self {
+            listener,
+            path,
+            clients: Arc::default(),
+            gate: Arc::default(),
+            busy: Arc::default(),
+        }
+    }
+
+    /// The one that the program before this one had in this process.
+    pub(crate) fn adopt(listener: OwnedFd, path: PathBuf) -> Self {
+        Self::of(listener.into(), path)
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Lets no client in while the guard lives; `None` while one is being answered.
+    pub(crate) fn close(&self) -> Option<MutexGuard<'_, ()>> {
+        let gate = enter(&self.gate);
+        (self.busy.load(Ordering::Acquire) == 0).then_some(gate)
     }
 
     /// Serves clients from now on, until the end of the process.
     pub(crate) fn serve(&self, handles: Arc<Handles>) -> io::Result<()> {
         let listener = self.listener.try_clone()?;
-        let clients = self.clients.clone();
+        // It is waited for outside of the gate.
+        listener.set_nonblocking(true)?;
+        let waiter = Waiter::new()?;
+        waiter.watch(&listener, 0)?;
+        let (clients, gate, busy) = (self.clients.clone(), self.gate.clone(), self.busy.clone());
         let accept = move || {
             loop {
-                match listener.accept() {
-                    Ok((client, _)) => greet(client, &clients, &handles),
+                let accepted = waiter.wait().and_then(|_| {
+                    let _gate = enter(&gate);
+                    let (client, _) = listener.accept()?;
+                    Ok((client, Busy::begin(&busy)))
+                });
+                match accepted {
+                    Ok((client, busy)) => greet(client, busy, &clients, &handles),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     Err(error) => {
                         log::warn!("a client of the control socket is lost: {error}");
                         std::thread::sleep(Duration::from_millis(100));
@@ -182,14 +242,34 @@ impl ControlSocket {
     }
 }
 
+/// Where clients come in.
+impl AsFd for ControlSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+}
+
 impl Drop for ControlSocket {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.path);
     }
 }
 
+fn enter(gate: &Mutex<()>) -> MutexGuard<'_, ()> {
+    // Nothing is guarded but the way in.
+    gate.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Tells a client of the program before this one that what it has asked for is done.
+pub(crate) fn answer_upgrade(mut client: UnixStream, upgraded: Upgraded) {
+    // Who asked may have gone.
+    let _ = client
+        .set_write_timeout(Some(PATIENCE))
+        .and_then(|()| reply(&mut client, &Reply::Ok(upgraded)));
+}
+
 /// Gives a client a thread of its own, unless there are too many.
-fn greet(client: UnixStream, clients: &Arc<AtomicUsize>, handles: &Arc<Handles>) {
+fn greet(client: UnixStream, busy: Busy, clients: &Arc<AtomicUsize>, handles: &Arc<Handles>) {
     if clients.fetch_add(1, Ordering::Relaxed) >= MAX_CLIENTS {
         clients.fetch_sub(1, Ordering::Relaxed);
         return;
@@ -199,7 +279,7 @@ fn greet(client: UnixStream, clients: &Arc<AtomicUsize>, handles: &Arc<Handles>)
         .name("control-client".into())
         .spawn(move || {
             // A client that went away needs no answer.
-            let _ = serve_client(client, &handles);
+            let _ = serve_client(client, &handles, busy);
             count.fetch_sub(1, Ordering::Relaxed);
         });
     if spawned.is_err() {
@@ -207,7 +287,7 @@ fn greet(client: UnixStream, clients: &Arc<AtomicUsize>, handles: &Arc<Handles>)
     }
 }
 
-fn serve_client(mut client: UnixStream, handles: &Handles) -> io::Result<()> {
+fn serve_client(mut client: UnixStream, handles: &Handles, mut busy: Busy) -> io::Result<()> {
     let Handles {
         event_hub,
         attached_disk,
@@ -228,7 +308,12 @@ fn serve_client(mut client: UnixStream, handles: &Handles) -> io::Result<()> {
         },
         Ok(Request::Upgrade { program }) => {
             let outcome = match may_upgrade(&client) {
-                true => handles.upgrades.ask(program),
+                true => {
+                    let at_its_end = client.try_clone()?.into();
+                    // It may wait while this process goes on as another program.
+                    busy.end();
+                    handles.upgrades.ask(program, Some(at_its_end))
+                }
                 false => Err("only root and the user of the attach process may upgrade it".into()),
             };
             match outcome {
@@ -238,6 +323,7 @@ fn serve_client(mut client: UnixStream, handles: &Handles) -> io::Result<()> {
         }
         Ok(Request::Status) => reply(&mut client, &Reply::Ok(event_hub.status())),
         Ok(Request::Events { follow }) => {
+            busy.end();
             let (history, events) = event_hub.subscribe();
             for line in history {
                 writeln!(client, "{line}")?;

@@ -100,6 +100,18 @@ impl EventHub {
         }
     }
 
+    /// What there is of the host, and the events so far, for the program that goes on.
+    pub(crate) fn content_now(&self) -> (Offered, Vec<String>) {
+        let content = self.content();
+        let events = content.history.iter().map(|line| line.to_string());
+        (content.offered.clone(), events.collect())
+    }
+
+    /// Has the events of the program before this one.
+    pub(crate) fn resume(&self, events: Vec<String>) {
+        self.content().history = events.into_iter().map(Line::from).collect();
+    }
+
     /// Keeps an event and passes it on.
     pub(crate) fn publish(&self, event: &Event) {
         let Ok(line) = serde_json::to_string(event) else {

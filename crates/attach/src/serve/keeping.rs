@@ -12,8 +12,12 @@ use std::thread::JoinHandle;
 use rustix::net;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use crate::serve::passed::{Parcel, Passed};
 use protocol::{
-    Change, KeepSocket, KeptKey, KeptRegion, KeptThings, ProtocolError, inflight_progress,
+    Change, KeepSocket, Kept, KeptKey, KeptRegion, KeptThings, ProtocolError, Waiter,
+    inflight_progress,
 };
 
 /// What outlives a data plane of its frontend's connection.
@@ -21,8 +25,26 @@ pub(crate) struct Keeping {
     queues: u16,
     region: KeptRegion,
     things: Arc<Mutex<KeptThings>>,
-    /// The thread of the data plane that runs, with a second handle of its socket.
-    thread: Option<(OwnedFd, JoinHandle<()>)>,
+    /// The thread of the data plane that runs.
+    thread: Option<KeepingThread>,
+    /// The socket of a thread that has paused.
+    paused: Option<KeepSocket>,
+}
+
+/// What the next program of this process is told.
+pub(crate) struct PassedKeeping {
+    pub(crate) kept: Vec<(Kept, Option<Passed>)>,
+    /// The socket of the data plane.
+    pub(crate) keep: Passed,
+    pub(crate) region: Passed,
+}
+
+struct KeepingThread {
+    /// A second handle of its socket.
+    end: OwnedFd,
+    pause: EventFd,
+    /// Gives the socket back, unless there will be nothing more.
+    thread: JoinHandle<Option<KeepSocket>>,
 }
 
 impl Keeping {
@@ -36,7 +58,81 @@ impl Keeping {
             region: KeptRegion::create(queues)?,
             things: Arc::new(Mutex::new(KeptThings::new(queues))),
             thread: None,
+            paused: None,
         })
+    }
+
+    /// What the program before this one has kept, with the socket of the data plane that runs.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(crate) fn adopt(
+        queues: u16,
+        region: OwnedFd,
+        kept: Vec<(Kept, Option<Passed>)>,
+        from: KeepSocket,
+    ) -> io::Result<Self> {
+        let mut things = KeptThings::new(queues);
+        for (thing, descriptor) in kept {
+            let descriptor = descriptor.map(Passed::take).transpose()?;
+            let put = things.apply(Change::Put(thing), descriptor);
+            put.map_err(io::Error::other)?;
+        }
+        let mut this = Self {
+            queues,
+            region: KeptRegion::adopt(region, queues),
+            things: Arc::new(Mutex::new(things)),
+            thread: None,
+            paused: None,
+        };
+        this.listen(from)?;
+        Ok(this)
+    }
+
+    /// For the next program: what is kept, the socket of the data plane and the memory. The thread has paused.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(crate) fn passed(&self, parcel: &mut Parcel) -> io::Result<PassedKeeping> {
+        let things = lock(&self.things);
+        let kept = things.iter().map(|(kept, descriptor)| {
+            let passed = descriptor.map(|descriptor| parcel.put(descriptor));
+            Ok((kept, passed.transpose()?))
+        });
+        let kept = kept.collect::<io::Result<_>>()?;
+        let paused = self.paused.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        Ok(PassedKeeping {
+            kept,
+            keep: parcel.put(paused)?,
+            region: parcel.put(&self.region)?,
+        })
+    }
+
+    /// Has the thread take no change any more; those that come wait in the socket.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::NotConnected`] when there will be none.
+    pub(crate) fn pause(&mut self) -> io::Result<()> {
+        let Some(KeepingThread { pause, thread, .. }) = self.thread.take() else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
+        pause.write(1)?;
+        self.paused = thread.join().ok().flatten();
+        match self.paused {
+            Some(_) => Ok(()),
+            None => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    /// Has it go on.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(crate) fn go_on(&mut self) -> io::Result<()> {
+        match self.paused.take() {
+            Some(socket) => self.listen(socket),
+            None => Ok(()),
+        }
     }
 
     /// The memory that the data plane shares.
@@ -66,10 +162,14 @@ impl Keeping {
     pub(crate) fn listen(&mut self, to: KeepSocket) -> io::Result<()> {
         let end = std::os::fd::AsFd::as_fd(&to).try_clone_to_owned()?;
         let things = self.things.clone();
+        let pause = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
+        let told = pause.try_clone()?;
         let thread = std::thread::Builder::new()
             .name("keeper".into())
-            .spawn(move || {
-                if let Err(error) = keep(&to, &things) {
+            .spawn(move || match keep(&to, &told, &things) {
+                Ok(true) => Some(to),
+                Ok(false) => None,
+                Err(error) => {
                     log::warn!(
                         "what the data plane has kept is not understood, so its frontend would have to \
                          connect anew: {error}"
@@ -77,9 +177,10 @@ impl Keeping {
                     lock(&things).clear();
                     // Whoever sends more learns that it is not kept.
                     let _ = net::shutdown(&to, net::Shutdown::Both);
+                    None
                 }
             })?;
-        self.thread = Some((end, thread));
+        self.thread = Some(KeepingThread { end, pause, thread });
         Ok(())
     }
 
@@ -109,7 +210,7 @@ impl Keeping {
 
     /// After the data plane has handed over: takes what is left.
     pub(crate) fn handed_over(&mut self) {
-        if let Some((end, thread)) = self.thread.take() {
+        if let Some(KeepingThread { end, thread, .. }) = self.thread.take() {
             // What was sent is still received. Somebody else may have the other end, and must not be waited for.
             let _ = net::shutdown(&end, net::Shutdown::Read);
             let _ = thread.join();
@@ -141,12 +242,27 @@ pub(crate) fn raise_file_limit() {
     }
 }
 
-/// Takes changes until there are no more.
-fn keep(from: &KeepSocket, things: &Mutex<KeptThings>) -> Result<(), ProtocolError> {
-    while let Some((change, descriptor)) = from.receive()? {
+/// Takes changes until there are no more, or until it is to pause: whether that.
+fn keep(
+    from: &KeepSocket,
+    pause: &EventFd,
+    things: &Mutex<KeptThings>,
+) -> Result<bool, ProtocolError> {
+    const PAUSE: u64 = 0;
+    let fail = |source| ProtocolError::Io {
+        what: "wait for what is to be kept",
+        source,
+    };
+    let waiter = Waiter::new().map_err(fail)?;
+    waiter.watch(pause, PAUSE).map_err(fail)?;
+    waiter.watch(from, PAUSE + 1).map_err(fail)?;
+    while waiter.wait().map_err(fail)? != PAUSE {
+        let Some((change, descriptor)) = from.receive()? else {
+            return Ok(false);
+        };
         lock(things).apply(change, descriptor)?;
     }
-    Ok(())
+    Ok(true)
 }
 
 fn lock(things: &Mutex<KeptThings>) -> MutexGuard<'_, KeptThings> {
@@ -160,8 +276,6 @@ mod tests {
     use std::os::unix::fs::FileExt;
     use std::os::unix::net::UnixStream;
     use std::time::Duration;
-
-    use protocol::Kept;
 
     use super::*;
 

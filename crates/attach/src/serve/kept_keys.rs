@@ -4,11 +4,12 @@
 //! DEKs wait for that in memory of this process that is mapped only to write and read it ([`KeptDeks`]). A revocation
 //! wipes them first of all copies, before it is recorded that the key is destroyed.
 
+use std::io::Write;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use uuid::Uuid;
 
-use keys::{DekStack, KeptDeks};
+use keys::{DekStack, KeptDeks, KeyError, with_wiped_call_stack};
 
 /// The DEKs of the layers that are served, for as long as the vaults grant them.
 pub(crate) struct KeptKeys(Mutex<Kept>);
@@ -60,6 +61,20 @@ impl KeptKeys {
                 }
             },
             _ => None,
+        }
+    }
+
+    /// Writes them into a socket of the next program; of which layers they are, if there are any.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub(crate) fn send(&self, to: &mut impl Write) -> Result<Option<Vec<Uuid>>, KeyError> {
+        match &mut *self.kept() {
+            Kept::Held { layers, deks } => {
+                with_wiped_call_stack(|| deks.deks()?.send(to))?;
+                Ok(Some(layers.clone()))
+            }
+            Kept::Missing | Kept::Destroyed => Ok(None),
         }
     }
 

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -22,6 +23,8 @@ type Failure = (SyncedFile, String);
 
 pub(crate) struct Marker {
     failures: Sender<Failure>,
+    /// How many the header does not say yet.
+    waiting: Arc<AtomicUsize>,
     thread: JoinHandle<()>,
 }
 
@@ -30,6 +33,8 @@ impl Marker {
     /// What the kernel says.
     pub(crate) fn spawn(attached_disk: Arc<AttachedDisk>) -> io::Result<Self> {
         let (failures, queue) = channel::<Failure>();
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let left = waiting.clone();
         let thread = std::thread::Builder::new()
             .name("sync-marker".into())
             .spawn(move || {
@@ -41,19 +46,32 @@ impl Marker {
                         }
                         std::thread::sleep(RETRY);
                     }
+                    left.fetch_sub(1, Ordering::AcqRel);
                 }
             })?;
-        Ok(Self { failures, thread })
+        Ok(Self {
+            failures,
+            waiting,
+            thread,
+        })
+    }
+
+    /// Whether the header says all of them.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.waiting.load(Ordering::Acquire) == 0
     }
 
     pub(crate) fn put(&self, file: SyncedFile, why: &str) {
+        self.waiting.fetch_add(1, Ordering::AcqRel);
         // The thread lives for as long as `self` does.
         let _ = self.failures.send((file, why.into()));
     }
 
     /// Waits for a while until the header says it. The runtime map says it in any case.
     pub(crate) fn finish(self) {
-        let Self { failures, thread } = self;
+        let Self {
+            failures, thread, ..
+        } = self;
         drop(failures);
         let deadline = Instant::now() + PATIENCE;
         while !thread.is_finished() && Instant::now() < deadline {

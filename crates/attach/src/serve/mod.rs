@@ -2,6 +2,7 @@
 //! other processes ask.
 
 mod attach;
+mod attach_state;
 pub(crate) mod attached_disk;
 mod candidate;
 pub(crate) mod control_socket;
@@ -11,11 +12,17 @@ pub(crate) mod keeping;
 mod kept_keys;
 mod lives;
 mod marker;
+mod passed;
+mod replace;
 mod restart;
+mod resume;
 mod supervise;
 mod turn;
 mod upgrade;
 mod upgrades;
 
 pub use attach::{LAUNCHER, attach};
+pub use attach_state::{VERSIONS, attach_versions};
 pub use control_socket::{events, key_status, send_layer_op, set_limits, upgrade};
+pub use replace::CONTINUE;
+pub use resume::continue_attach;

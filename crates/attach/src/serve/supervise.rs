@@ -20,6 +20,7 @@ use crate::guard::checker::Checker;
 use crate::guard::key_guard::{Guard, GuardActions, GuardEvent, LayerKeys, Moment};
 use crate::guard::records::{Operation, Record, Recorder};
 use crate::serve::attached_disk::AttachedDisk;
+use crate::serve::control_socket::ControlSocket;
 use crate::serve::event_hub::EventHub;
 use crate::serve::keeping::Keeping;
 use crate::serve::kept_keys::KeptKeys;
@@ -75,6 +76,7 @@ pub(crate) struct Supervision {
     /// Where the audit logs are.
     pub(crate) state_dir: PathBuf,
     pub(crate) attached_disk: Arc<AttachedDisk>,
+    pub(crate) control: Arc<ControlSocket>,
     /// What the first data plane was told.
     pub(crate) setup: Setup,
     /// What outlives a data plane of its frontend's connection.
@@ -117,7 +119,7 @@ pub(crate) enum Stage {
 pub(crate) struct Watched {
     waiter: Waiter,
     pub(crate) messages: Messages,
-    signals: Signals,
+    pub(crate) signals: Signals,
 }
 
 /// What has something to read after a signal.
@@ -229,6 +231,7 @@ impl GuardActions for Attached {
             | EventKind::Detached
             | EventKind::KeyChanged
             | EventKind::DataPlaneUpgraded
+            | EventKind::AttachProcessUpgraded
             | EventKind::AuditSpaceOk
             | EventKind::StorageOk => {
                 log::info!("{event}");
@@ -269,7 +272,18 @@ impl Supervision {
     /// # Errors
     /// [`AttachError::Process`].
     pub(crate) fn watch(&self, signals: Signals) -> Result<Watched, AttachError> {
-        let messages = self.hands.data_plane.messages()?;
+        self.watch_from(signals, self.hands.data_plane.messages()?)
+    }
+
+    /// The same, where these messages of the data plane go on.
+    ///
+    /// # Errors
+    /// [`AttachError::Process`].
+    pub(crate) fn watch_from(
+        &self,
+        signals: Signals,
+        messages: Messages,
+    ) -> Result<Watched, AttachError> {
         let watched = || {
             let waiter = Waiter::new()?;
             waiter.watch(&messages, CONTROL)?;
@@ -312,9 +326,11 @@ impl Supervision {
                 Some(HANGUP) => {
                     // Several are one.
                     let _ = (&watched.signals.hangup).read(&mut [0; 64]);
-                    let (program, answer) = (None, None);
-                    let order = UpgradeNews::Ordered(Order { program, answer });
-                    self.upgrades.desk.put(order);
+                    self.upgrades.desk.put(UpgradeNews::Ordered(Order {
+                        program: None,
+                        answer: None,
+                        client: None,
+                    }));
                 }
                 Some(FINDING) => {
                     while let Some(finding) = self.hands.checker.take() {
@@ -334,6 +350,7 @@ impl Supervision {
                 self.take_over(&mut watched)?;
             }
             self.go_on_upgrading();
+            self.go_on_replacing(&watched);
             self.guard.tick(Moment::now(), &mut self.hands);
             if ended.is_none() {
                 ended = self.go_on(&mut watched)?;

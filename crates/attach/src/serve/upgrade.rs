@@ -11,7 +11,8 @@
 //! 4. If the new one fails before it serves, that is a death too, and one of the old program is started: its
 //!    launcher stays until the new one serves.
 //!
-//! A crash between any two of these is a death of whoever served then.
+//! A crash between any two of these is a death of whoever served then. In the end the attach process executes the same
+//! program (`replace.rs`).
 
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -31,6 +32,8 @@ const TURN_PATIENCE: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(5);
 /// How long a data plane may take to hand over, or to say why it does not.
 const HAND_OVER_PATIENCE: Duration = Duration::from_secs(15);
+/// How long a moment is waited for in which this process can go on as another program.
+const REPLACE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the new one may take from then on until it serves, on a busy host.
 const SERVE_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -59,7 +62,11 @@ impl Supervision {
 
     /// Starts what an order asks for, unless it cannot be now.
     fn begin_upgrade(&mut self, order: Order) {
-        let Order { program, answer } = order;
+        let Order {
+            program,
+            answer,
+            client,
+        } = order;
         let program = program.unwrap_or_else(|| self.upgrades.program.clone());
         let is_served = matches!(self.stage, Stage::Given) && self.serving;
         let refusal = match (&self.upgrades.now, is_served) {
@@ -77,6 +84,7 @@ impl Supervision {
         self.upgrades.count += 1;
         self.upgrades.now = Some(Upgrade {
             answer,
+            client,
             step: Step::Preparing,
         });
         log::info!(
@@ -162,6 +170,7 @@ impl Supervision {
         match self.upgrades.now.as_ref()?.step {
             Step::Waiting { .. } => Some(Instant::now() + LOOK),
             Step::HandingOver { since, .. } => Some(since + HAND_OVER_PATIENCE),
+            Step::Replacing { .. } => Some(Instant::now() + LOOK),
             Step::TakingOver { since, killed, .. } => (!killed).then_some(since + SERVE_PATIENCE),
             Step::Preparing => None,
         }
@@ -174,6 +183,7 @@ impl Supervision {
     pub(crate) fn take_over(&mut self, watched: &mut Watched) -> Result<(), AttachError> {
         let Some(Upgrade {
             answer,
+            client,
             step: Step::HandingOver { candidate, since },
         }) = self.upgrades.now.take()
         else {
@@ -198,20 +208,30 @@ impl Supervision {
         };
         self.upgrades.now = Some(Upgrade {
             answer,
+            client,
             step: Step::TakingOver {
                 version: candidate.version,
                 since,
                 killed: false,
+                program: candidate.program,
             },
         });
         Ok(())
     }
 
-    /// The new one serves, if there is one: what was of the old program ends.
+    /// The new one serves, if there is one: what was of the old program ends, and this process goes on as the new
+    /// program as soon as it can.
     pub(crate) fn finish_upgrade(&mut self) {
         let Some(Upgrade {
             answer,
-            step: Step::TakingOver { version, since, .. },
+            client,
+            step:
+                Step::TakingOver {
+                    version,
+                    since,
+                    program,
+                    ..
+                },
         }) = self
             .upgrades
             .now
@@ -222,16 +242,22 @@ impl Supervision {
         let stall = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.upgrades.launcher = self.hands.data_plane.launcher();
         if let Some(old) = self.upgrades.retiring.take() {
-            // Nobody waits for its end.
+            let launcher = old.launcher();
+            let leave = move || {
+                drop(old);
+                launcher.end();
+            };
             let end = std::thread::Builder::new().name("upgraded".into());
-            if let Err(error) = end.spawn(move || drop(old)) {
-                log::debug!("the end of the last data plane was waited for: {error}");
+            match end.spawn(leave) {
+                Ok(leaving) => self.upgrades.leaving = Some(leaving),
+                Err(error) => log::debug!("the end of the old program is not waited for: {error}"),
             }
         }
         let upgraded = Upgraded {
             from: self.hands.event_hub.version(),
             to: version,
             stall_ms: stall,
+            attach_kept: None,
         };
         self.hands.event_hub.upgraded(LastUpgrade {
             time: Moment::now().time,
@@ -242,16 +268,42 @@ impl Supervision {
             message: upgraded.to_string(),
         };
         self.tell(EventKind::DataPlaneUpgraded, Some(reason));
+        self.upgrades.now = Some(Upgrade {
+            answer,
+            client,
+            step: Step::Replacing {
+                program,
+                upgraded,
+                until: Instant::now() + REPLACE_PATIENCE,
+            },
+        });
+    }
+
+    /// The data plane is upgraded, and why this process is not.
+    pub(crate) fn end_upgrade(&mut self, attach_kept: Option<String>) {
+        let is_replacing = |now: &mut Upgrade| matches!(now.step, Step::Replacing { .. });
+        let Some(Upgrade {
+            answer,
+            step: Step::Replacing { upgraded, .. },
+            ..
+        }) = self.upgrades.now.take_if(is_replacing)
+        else {
+            return;
+        };
         tell_ready();
         if let Some(answer) = answer {
             // Who asked may have gone.
-            let _ = answer.try_send(Ok(upgraded));
+            let _ = answer.try_send(Ok(Upgraded {
+                attach_kept: attach_kept.map(|why| Line::of(&why).to_string()),
+                ..upgraded
+            }));
         }
     }
 
     /// Gives the upgrade up that is under way, if there is one.
     pub(crate) fn fail_upgrade(&mut self, why: &str) {
-        let Some(Upgrade { answer, step }) = self.upgrades.now.take() else {
+        self.end_upgrade(Some(why.to_owned()));
+        let Some(Upgrade { answer, step, .. }) = self.upgrades.now.take() else {
             return;
         };
         let why = Line::of(&why).to_string();
@@ -264,7 +316,7 @@ impl Supervision {
                     log::debug!("the end of a data plane was waited for: {error}");
                 }
             }
-            Step::Preparing | Step::TakingOver { .. } => {}
+            Step::Preparing | Step::TakingOver { .. } | Step::Replacing { .. } => {}
         }
         let reason = Reason {
             code: "NotUpgraded".into(),

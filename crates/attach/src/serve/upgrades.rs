@@ -1,16 +1,18 @@
 //! Upgrades of an attached disk: who asks for one, and how far it is. `upgrade.rs` has what is done for it.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::begin::data_plane::DataPlane;
 use crate::error::AttachError;
-use crate::serve::candidate::Candidate;
+use crate::serve::candidate::{Candidate, NewProgram};
 use crate::status::Upgraded;
 use sandbox::Launcher;
 
@@ -21,8 +23,9 @@ pub(crate) type Outcome = Result<Upgraded, String>;
 pub(crate) struct Order {
     /// The program; else the one that is at the path by now from which this process was started.
     pub(crate) program: Option<PathBuf>,
-    /// Who waits for what comes of it.
+    /// Who waits for what comes of it: a thread here, and a client at the other end of a socket.
     pub(crate) answer: Option<SyncSender<Outcome>>,
+    pub(crate) client: Option<OwnedFd>,
 }
 
 /// What the supervision hears of upgrades.
@@ -49,11 +52,13 @@ impl UpgradeDesk {
     }
 
     /// Asks for an upgrade, and waits for what comes of it.
-    pub(crate) fn ask(&self, program: Option<PathBuf>) -> Outcome {
+    /// The client has its answer by `client`, if another program goes on in this process meanwhile.
+    pub(crate) fn ask(&self, program: Option<PathBuf>, client: Option<OwnedFd>) -> Outcome {
         let (answer, answered) = sync_channel(1);
         self.put(UpgradeNews::Ordered(Order {
             program,
             answer: Some(answer),
+            client,
         }));
         let detached = |_| Err("the disk was detached meanwhile".into());
         answered.recv().unwrap_or_else(detached)
@@ -74,11 +79,14 @@ pub(crate) struct Upgrades {
     pub(crate) now: Option<Upgrade>,
     /// The data plane that has handed over, until it has ended.
     pub(crate) retiring: Option<DataPlane>,
+    /// Waits for the end of what was of the old program.
+    pub(crate) leaving: Option<JoinHandle<()>>,
 }
 
 /// An upgrade that is under way.
 pub(crate) struct Upgrade {
     pub(crate) answer: Option<SyncSender<Outcome>>,
+    pub(crate) client: Option<OwnedFd>,
     pub(crate) step: Step,
 }
 
@@ -101,6 +109,13 @@ pub(crate) enum Step {
         version: String,
         since: Instant,
         killed: bool,
+        program: NewProgram,
+    },
+    /// It serves; this process is to execute the same program, until then.
+    Replacing {
+        program: NewProgram,
+        upgraded: Upgraded,
+        until: Instant,
     },
 }
 
@@ -120,6 +135,7 @@ impl Upgrades {
             count: 0,
             now: None,
             retiring: None,
+            leaving: None,
         })
     }
 

@@ -139,6 +139,25 @@ impl HeaderKey {
         derive(dek, HEADER_KEY, key.as_mut_slice());
         Ok(Self(key))
     }
+
+    /// Writes it into a socket of the next program of this process.
+    ///
+    /// # Errors
+    /// [`KeyError::Transfer`].
+    pub fn send(&self, to: &mut impl std::io::Write) -> Result<(), KeyError> {
+        to.write_all(self.0.as_slice()).map_err(KeyError::Transfer)
+    }
+
+    /// Reads what [`HeaderKey::send`] wrote.
+    ///
+    /// # Errors
+    /// [`KeyError::Transfer`], [`KeyError::Lock`].
+    pub fn receive(from: &mut impl std::io::Read) -> Result<Self, KeyError> {
+        let mut key = LockedBytes::zeroed(SUBKEY_LEN)?;
+        from.read_exact(key.as_mut_slice())
+            .map_err(KeyError::Transfer)?;
+        Ok(Self(key))
+    }
 }
 
 impl HeaderAuthority for HeaderKey {

@@ -102,6 +102,23 @@ impl Launcher {
         Ok(Self::of(ours, process))
     }
 
+    /// One that the program before this one has started in this process: its socket, and its process, as
+    /// [`Launcher::as_fd`] and [`Launcher::process`] had them.
+    ///
+    /// # Errors
+    /// [`SandboxError::Io`]: that is no process.
+    pub fn adopt(socket: OwnedFd, process: i32) -> Result<Self, SandboxError> {
+        let fail = io_error::<io::Error>("go on with the launcher of the data plane");
+        let process = Pid::from_raw(process);
+        let process = process.ok_or_else(|| fail(io::ErrorKind::InvalidData.into()))?;
+        Ok(Self::of(socket, process))
+    }
+
+    /// The id of its process.
+    pub fn process(&self) -> i32 {
+        self.process.as_raw_pid()
+    }
+
     fn of(socket: OwnedFd, process: Pid) -> Self {
         Self {
             socket: socket.into(),
@@ -217,6 +234,13 @@ impl Launcher {
         }
     }
 
+    /// Has it end, once its process has, and waits for that.
+    pub fn end(&self) {
+        let _ = shutdown(&self.socket, Shutdown::Both);
+        // One that another launcher has given up is not this process's child.
+        let _ = waitpid(Some(self.process), WaitOptions::empty());
+    }
+
     /// Whether it was still there when it was told something last.
     pub fn is_alive(&self) -> bool {
         !self.dead.load(Ordering::Relaxed)
@@ -268,6 +292,13 @@ impl Launcher {
     }
 }
 
+/// Its socket.
+impl AsFd for Launcher {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
 /// Both ends of a launcher's socket.
 fn sockets() -> io::Result<(OwnedFd, OwnedFd)> {
     let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
@@ -275,19 +306,9 @@ fn sockets() -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 impl Drop for Launcher {
-    /// It ends once this end of the socket is closed and its process has ended. A thread waits for that, and nobody
-    /// for the thread.
+    /// It ends once this end of the socket is closed and its process has ended; nobody waits for that.
     fn drop(&mut self) {
-        let process = self.process;
         // It fails when the other end is closed already.
         let _ = shutdown(&self.socket, Shutdown::Both);
-        let wait = move || {
-            // One that another launcher has given up is not this process's child.
-            let _ = waitpid(Some(process), WaitOptions::empty());
-        };
-        let waiting = std::thread::Builder::new().name("launcher-end".into());
-        if let Err(error) = waiting.spawn(wait) {
-            log::debug!("nobody waits for the end of a launcher: {error}");
-        }
     }
 }

@@ -1,0 +1,146 @@
+//! Going on as the attach process that another program was in this process (`replace.rs`).
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::RawFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+use rustix::thread::set_name;
+
+use crate::begin::data_plane::{DataPlane, process};
+use crate::begin::socket::Socket;
+use crate::error::AttachError;
+use crate::guard::key_guard::{Guard, Moment};
+use crate::serve::attach::{Served, signals};
+use crate::serve::attach_state::{AttachState, SocketState};
+use crate::serve::attached_disk::{AttachedDisk, Now};
+use crate::serve::control_socket::{ControlSocket, answer_upgrade};
+use crate::serve::keeping::Keeping;
+use crate::serve::kept_keys::KeptKeys;
+use crate::serve::passed::Passed;
+use crate::serve::replace::unblock_signals;
+use crate::status::{EventKind, Reason};
+use disks::{Disk, DiskError};
+use installation::Installation;
+use installation::envelope::HeaderKey;
+use keys::{DekStack, harden_process, with_wiped_call_stack};
+use protocol::{Commands, Messages};
+use sandbox::Launcher;
+use volume::RuntimeMap;
+use volume::pipeline::PipelineError;
+use volume::store::LayerFile;
+
+/// Goes on with an attached disk, of which that descriptor says what the program before this one was at.
+///
+/// # Errors
+/// [`AttachError`]: the disk is not served any more.
+pub fn continue_attach(installation: Installation, state: RawFd) -> Result<(), AttachError> {
+    // It was started by a descriptor, and is called by its number.
+    let _ = set_name(c"sealdisk");
+    harden_process().map_err(DiskError::Key)?;
+    let fail = process("go on with what the attach process was at");
+    let file = File::from(Passed::numbered(state).take().map_err(&fail)?);
+    let state = AttachState::read(&file).map_err(&fail)?;
+    let heard = signals().map_err(&fail)?;
+    unblock_signals();
+    let disk = Arc::new(Disk::find(&installation, &state.disk)?);
+    let AttachState {
+        descriptors: passed,
+        setup,
+        ..
+    } = state;
+    let stream = UnixStream::from(passed.commands.take().map_err(&fail)?);
+    let twin = || {
+        stream
+            .try_clone()
+            .map_err(process("duplicate the data plane's socket"))
+    };
+    let commands = Arc::new(Commands::adopt(twin()?, state.sent));
+    let messages = Messages::adopt(twin()?, state.heard);
+    let launcher = Launcher::adopt(passed.launcher.take().map_err(&fail)?, state.launcher)?;
+    let data_plane = DataPlane::adopt(Arc::new(launcher), twin()?);
+    let (deks, key) = with_wiped_call_stack(|| {
+        let mut keys = UnixStream::from(passed.keys.take().map_err(&fail)?);
+        received(&mut keys, state.layers.as_ref().map(Vec::len))
+    })?;
+    let keys = Arc::new(KeptKeys::new());
+    if let (Some(layers), Some(deks)) = (state.layers, deks) {
+        keys.hold(layers, &deks);
+    }
+    let claim = LayerFile::from_file(passed.claim.take().map_err(&fail)?.into());
+    let now = Now {
+        top: state.top,
+        size: state.size,
+        runtime: RuntimeMap::from_file(passed.runtime.take().map_err(&fail)?.into()),
+        key,
+        claim: claim
+            .map_err(PipelineError::from)
+            .map_err(DiskError::from)?,
+        header: state.header,
+        limits: state.limits,
+    };
+    let (told, of) = (commands.clone(), disk.clone());
+    let attached_disk = AttachedDisk::new(of, told, keys.clone(), state.runtime_path, now);
+    let attached_disk = Arc::new(attached_disk);
+    let region = passed.region.take().map_err(&fail)?;
+    let keep = passed.keep.take().map_err(&fail)?;
+    let keeping = Keeping::adopt(setup.num_queues, region, state.kept, keep.into());
+    let SocketState { listening, bound } = state.socket;
+    let socket = Socket::adopt(passed.socket.take().map_err(&fail)?, listening, bound);
+    let control = passed.control.take().map_err(&fail)?;
+    let control = ControlSocket::adopt(control, state.control_path);
+    let served = Served {
+        installation: Arc::new(installation),
+        disk,
+        options: state.options,
+        program: state.program,
+    };
+    let guard = Guard::resumed(state.options, state.guard, Moment::now());
+    let mut supervision = served.clone().supervision(
+        (guard, keys, setup),
+        (data_plane, socket, state.offered, keeping.map_err(&fail)?),
+        Arc::new(control),
+        &commands,
+        &attached_disk,
+    )?;
+    supervision.served = true;
+    supervision.serving = true;
+    supervision.restarts = state.restarts;
+    supervision.failed_sync = state.failed_sync;
+    supervision.hands.event_hub.resume(state.events);
+    let watched = supervision.watch_from(heard, messages)?;
+    served.answer_others(&supervision, &commands, &attached_disk)?;
+    let end = passed.end.take().map_err(&fail)?;
+    if was_told(end.into()) && commands.end().is_err() {
+        log::warn!("the data plane cannot be told to end");
+    }
+    drop(passed.hangup.take());
+    let reason = Reason {
+        code: "Upgraded".into(),
+        message: format!("version {} supervises it", env!("CARGO_PKG_VERSION")),
+    };
+    supervision.tell(EventKind::AttachProcessUpgraded, Some(reason));
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    if let Some(client) = passed.client {
+        let client = UnixStream::from(client.take().map_err(&fail)?);
+        answer_upgrade(client, state.upgraded);
+    }
+    // A disk that is served has something to recover.
+    served.live(supervision, watched, &attached_disk, true)
+}
+
+/// The DEKs of so many layers, if they are kept, and the key of the header.
+fn received(
+    from: &mut UnixStream,
+    layers: Option<usize>,
+) -> Result<(Option<DekStack>, HeaderKey), AttachError> {
+    let key = HeaderKey::receive(from).map_err(DiskError::Key)?;
+    let deks = layers.map(|layers| DekStack::receive(from, layers));
+    Ok((deks.transpose().map_err(DiskError::Key)?, key))
+}
+
+/// Whether a signal came to the program before this one that it has not heard.
+fn was_told(mut pipe: UnixStream) -> bool {
+    pipe.set_nonblocking(true).is_ok() && pipe.read(&mut [0]).is_ok_and(|read| read > 0)
+}
