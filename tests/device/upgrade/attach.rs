@@ -1,5 +1,6 @@
 //! The attach process goes on as another program, under the same id.
 
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -39,6 +40,8 @@ fn both_processes_go_on_as_the_new_program() {
     let daemon = disk.attach(&AttachOptions::default());
     let mut frontend = daemon.connect_with(&setup());
     let (other, old) = (Other::new(), program().canonicalize().unwrap());
+    let mut follow = disk.command("disk events disk --follow");
+    let follow = follow.stdout(Stdio::piped()).spawn().unwrap();
     assert_eq!(program_of(&daemon), old);
     let done = run(&mut frontend, 1, || {
         for (binary, expected) in [(Some(&*other.1), &other.1), (None, &old)] {
@@ -69,6 +72,18 @@ fn both_processes_go_on_as_the_new_program() {
     drop(frontend);
     drop(other.0);
     daemon.stop();
+    // Who has followed the events has seen each once.
+    let seen = follow.wait_with_output().unwrap();
+    let seen = String::from_utf8(seen.stdout).unwrap();
+    for (event, count) in [
+        ("\"Attached\"", 1),
+        ("DataPlaneUpgraded", 2),
+        ("AttachProcessUpgraded", 2),
+        ("DataPlaneRestarted", 1),
+        ("\"Detached\"", 1),
+    ] {
+        assert_eq!(seen.matches(event).count(), count, "{event}: {seen}");
+    }
 }
 
 /// A signal that comes at any moment of an upgrade ends the attach, in order.
@@ -82,8 +97,8 @@ fn a_signal_during_an_upgrade_is_not_lost() {
     for _ in 0..6 {
         let mut daemon = disk.attach(&AttachOptions::default());
         let mut asked = command(&disk, None);
-        asked.stdout(std::process::Stdio::null());
-        let mut asked = asked.stderr(std::process::Stdio::null()).spawn().unwrap();
+        asked.stdout(Stdio::null());
+        let mut asked = asked.stderr(Stdio::null()).spawn().unwrap();
         std::thread::sleep(Duration::from_millis(rng.within(0..250)));
         let attach = Pid::from_raw(daemon.pid().cast_signed()).unwrap();
         kill_process(attach, Signal::TERM).unwrap();

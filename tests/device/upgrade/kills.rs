@@ -3,6 +3,7 @@
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use test_support::frontend::vmm::Vmm;
 use test_support::{AttachOptions, Daemon, Disk, PATIENCE, alive, kill};
 
 use super::{assert_goes_on, command, upgrade};
@@ -95,6 +96,47 @@ fn kills_at_any_moment_of_an_upgrade_lose_nothing() {
     }
     upgrade(&disk, None);
     world.verify(&daemon);
+    daemon.stop();
+}
+
+/// When the attach process dies in the midst of an upgrade, of its data plane or of itself, the next attach goes on.
+#[test]
+fn deaths_of_the_attach_process_lose_nothing() {
+    if is_qsd() {
+        return;
+    }
+    let mut rng = random();
+    let disk = Disk::new(load::DISK_BYTES);
+    let mut daemon = disk.attach(&AttachOptions::default());
+    let mut world = World::new();
+    for round in 0..rounds() {
+        let delay = Duration::from_millis(rng.within(0..250));
+        let setup = load::setup(round).with_inflight();
+        let (mut vmm, queues) = Vmm::of(daemon.connect_with(&setup), &setup);
+        world.run_across(queues, Mix::All, rng.next(), |progress| {
+            std::thread::sleep(Duration::from_millis(100));
+            let mut asked = command(&disk, None);
+            let asked = asked.stdout(Stdio::null()).stderr(Stdio::null());
+            let mut asked = asked.spawn().unwrap();
+            std::thread::sleep(delay);
+            let processes = daemon.processes();
+            kill(daemon.pid());
+            daemon.wait();
+            asked.wait().unwrap();
+            vmm.await_end();
+            let end = Instant::now() + PATIENCE;
+            while processes.iter().any(|pid| alive(*pid)) {
+                assert!(Instant::now() < end, "the others go on by themselves");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            daemon = disk.attach(&AttachOptions::default());
+            vmm.reconnect(daemon.socket()).unwrap();
+            progress.await_those_in_flight();
+        });
+        eprintln!("round {round}: the attach process is killed after {delay:?}");
+        drop(vmm);
+        world.verify(&daemon);
+    }
     daemon.stop();
 }
 

@@ -13,7 +13,7 @@ fn search_both(daemon: &Daemon, needles: &[Needle]) -> [Vec<String>; 2] {
 
 /// Before the revocation the DEK and its schedule are in the data plane, and in the data plane only;
 /// afterwards nothing of them is in either process; and the same again when it was restored.
-fn no_key_is_left(mode: &'static [&'static str]) {
+fn no_key_is_left(mode: &'static [&'static str], upgrades: bool) {
     if !may_read_memory() {
         return;
     }
@@ -31,6 +31,11 @@ fn no_key_is_left(mode: &'static [&'static str]) {
     let held = |found: &[String], what: &str| found.iter().any(|f| f.starts_with(what));
     for _ in 0..2 {
         customer.wait_served();
+        if upgrades {
+            customer.ok("upgrade disk");
+            loads[0].run_until(&mut frontend.queues[0], PATIENCE, |stats| stats.done > 600);
+            loads[0].finish(&mut frontend.queues[0]);
+        }
         let [control, data_plane] = search_both(&daemon, &needles);
         assert!(held(&data_plane, "the DEK"), "the search finds nothing");
         assert!(held(&data_plane, "round key 7 of half 2"), "{data_plane:?}");
@@ -49,10 +54,16 @@ fn no_key_is_left(mode: &'static [&'static str]) {
 
 #[test]
 fn no_key_is_left_after_a_revocation() {
-    no_key_is_left(FAIL);
+    no_key_is_left(FAIL, false);
 }
 
 #[test]
 fn no_key_is_left_after_a_pause() {
-    no_key_is_left(PAUSE);
+    no_key_is_left(PAUSE, false);
+}
+
+/// Nor where the keys were on their way to another program.
+#[test]
+fn no_key_is_left_after_an_upgrade() {
+    no_key_is_left(FAIL, true);
 }

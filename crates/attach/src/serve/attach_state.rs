@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::guard::key_guard::GuardState;
+use crate::serve::event_hub::EventsState;
 use crate::serve::passed::Passed;
 use crate::status::{GuardOptions, Offered, Upgraded};
 use installation::envelope::{HeaderPayload, SyncedFile};
@@ -62,8 +63,7 @@ pub(crate) struct AttachState {
     /// The layers whose DEKs are kept, from the top down.
     pub(crate) layers: Option<Vec<Uuid>>,
     pub(crate) offered: Offered,
-    /// The events so far, each a line of JSON.
-    pub(crate) events: Vec<String>,
+    pub(crate) events: EventsState,
     pub(crate) restarts: u64,
     /// How many commands the data plane has had.
     pub(crate) sent: u64,

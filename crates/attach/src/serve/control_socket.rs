@@ -11,12 +11,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::socket_peercred;
-use rustix::net::{RecvFlags, recv};
 use rustix::process::geteuid;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -24,7 +22,8 @@ use uuid::Uuid;
 
 use crate::error::{AttachError, Refusal};
 use crate::serve::attached_disk::AttachedDisk;
-use crate::serve::event_hub::{EventHub, Line};
+use crate::serve::event_hub::EventHub;
+use crate::serve::followers;
 use crate::serve::jobs::Jobs;
 use crate::serve::upgrades::UpgradeDesk;
 use crate::status::{KeyStatus, Upgraded};
@@ -324,14 +323,15 @@ fn serve_client(mut client: UnixStream, handles: &Handles, mut busy: Busy) -> io
         Ok(Request::Status) => reply(&mut client, &Reply::Ok(event_hub.status())),
         Ok(Request::Events { follow }) => {
             busy.end();
-            let (history, events) = event_hub.subscribe();
-            for line in history {
-                writeln!(client, "{line}")?;
+            if follow {
+                let at_its_end = client.try_clone()?.into();
+                followers::follow(&client, &event_hub.subscribe(at_its_end));
+                return Ok(());
             }
-            match follow {
-                true => pass_on(&client, &events),
-                false => Ok(()),
-            }
+            let history = event_hub.history();
+            history
+                .iter()
+                .try_for_each(|line| writeln!(client, "{line}"))
         }
         Err(error) => {
             let version = env!("CARGO_PKG_VERSION");
@@ -348,22 +348,6 @@ fn serve_client(mut client: UnixStream, handles: &Handles, mut busy: Busy) -> io
 fn may_upgrade(client: &UnixStream) -> bool {
     let owner = geteuid();
     socket_peercred(client).is_ok_and(|peer| peer.uid.is_root() || peer.uid == owner)
-}
-
-/// Sends events until there will be no more, or the client is gone.
-fn pass_on(mut client: &UnixStream, events: &Receiver<Line>) -> io::Result<()> {
-    loop {
-        match events.recv_timeout(PATIENCE) {
-            Ok(line) => writeln!(client, "{line}")?,
-            Err(RecvTimeoutError::Disconnected) => return Ok(()),
-            Err(RecvTimeoutError::Timeout) => {
-                let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-                if recv(client, &mut [0; 1], flags).is_ok_and(|(_, bytes)| bytes == 0) {
-                    return Ok(());
-                }
-            }
-        }
-    }
 }
 
 fn reply<T: Serialize>(client: &mut UnixStream, reply: &Reply<T>) -> io::Result<()> {

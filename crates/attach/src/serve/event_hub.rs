@@ -4,9 +4,14 @@
 //! subscription, which shows as the end of its stream.
 
 use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use serde::{Deserialize, Serialize};
+
+use crate::serve::passed::{Parcel, Passed};
 use crate::status::{Event, JobStatus, KeyStatus, LastRestart, LastUpgrade, Offered};
 use installation::envelope::JobKind;
 
@@ -18,6 +23,18 @@ const BACKLOG: usize = 256;
 /// One event as a line of JSON.
 pub(crate) type Line = Arc<str>;
 
+/// The events of an attach, for the program that goes on.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct EventsState {
+    /// Those that are kept, each a line of JSON.
+    lines: Vec<String>,
+    /// How many there were.
+    published: u64,
+    /// Who follows them, and how many each was sent.
+    followers: Vec<(Passed, u64)>,
+}
+
 /// Shared by the guard, which writes, and the clients of the control socket.
 pub(crate) struct EventHub(Mutex<Content>);
 
@@ -26,7 +43,55 @@ struct Content {
     offered: Offered,
     job: Option<JobStatus>,
     history: VecDeque<Line>,
-    subscribers: Vec<SyncSender<Line>>,
+    /// How many events there were.
+    published: u64,
+    subscribers: Vec<Subscriber>,
+    /// Those that are sent nothing while this process is to become another program.
+    parked: Vec<Parked>,
+}
+
+struct Subscriber {
+    lines: SyncSender<Line>,
+    /// Its socket.
+    client: OwnedFd,
+    /// It has not been sent everything, or waits for more.
+    follows: Weak<()>,
+}
+
+struct Parked {
+    client: OwnedFd,
+    /// How many events it was sent, or there were before it came.
+    sent: u64,
+    follows: Weak<()>,
+}
+
+/// What a client is to be sent that follows the events.
+pub(crate) struct Subscription {
+    /// What there was already.
+    pub(crate) lines: Vec<Line>,
+    /// What there is to come.
+    pub(crate) events: Receiver<Line>,
+    _follows: Arc<()>,
+}
+
+impl Content {
+    /// Has a client be sent what it has not been sent.
+    fn subscribe(&mut self, client: OwnedFd, sent: u64) -> Subscription {
+        let (lines, events) = sync_channel(BACKLOG);
+        let follows = Arc::new(());
+        self.subscribers.push(Subscriber {
+            lines,
+            client,
+            follows: Arc::downgrade(&follows),
+        });
+        let first = self.published - self.history.len() as u64;
+        let known = sent.saturating_sub(first) as usize;
+        Subscription {
+            lines: self.history.iter().skip(known).cloned().collect(),
+            events,
+            _follows: follows,
+        }
+    }
 }
 
 impl EventHub {
@@ -36,7 +101,9 @@ impl EventHub {
             offered,
             job: None,
             history: VecDeque::new(),
+            published: 0,
             subscribers: Vec::new(),
+            parked: Vec::new(),
         }))
     }
 
@@ -101,15 +168,38 @@ impl EventHub {
     }
 
     /// What there is of the host, and the events so far, for the program that goes on.
-    pub(crate) fn content_now(&self) -> (Offered, Vec<String>) {
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(crate) fn passed(&self, parcel: &mut Parcel) -> io::Result<(Offered, EventsState)> {
         let content = self.content();
-        let events = content.history.iter().map(|line| line.to_string());
-        (content.offered.clone(), events.collect())
+        let lines = content.history.iter().map(|line| line.to_string());
+        let followers = content.parked.iter();
+        let followers = followers.map(|one| Ok((parcel.put(&one.client)?, one.sent)));
+        let events = EventsState {
+            lines: lines.collect(),
+            published: content.published,
+            followers: followers.collect::<io::Result<_>>()?,
+        };
+        Ok((content.offered.clone(), events))
     }
 
-    /// Has the events of the program before this one.
-    pub(crate) fn resume(&self, events: Vec<String>) {
-        self.content().history = events.into_iter().map(Line::from).collect();
+    /// Has the events of the program before this one, and its clients, which are parked.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(crate) fn resume(&self, events: EventsState) -> io::Result<()> {
+        let mut content = self.content();
+        content.history = events.lines.into_iter().map(Line::from).collect();
+        content.published = events.published.max(content.history.len() as u64);
+        for (client, sent) in events.followers {
+            content.parked.push(Parked {
+                client: client.take()?,
+                sent,
+                follows: Weak::new(),
+            });
+        }
+        Ok(())
     }
 
     /// Keeps an event and passes it on.
@@ -123,22 +213,54 @@ impl EventHub {
             content.history.pop_front();
         }
         content.history.push_back(line.clone());
+        content.published += 1;
         content
             .subscribers
-            .retain(|subscriber| subscriber.try_send(line.clone()).is_ok());
+            .retain(|subscriber| subscriber.lines.try_send(line.clone()).is_ok());
     }
 
-    /// The events so far, and those to come, without a gap between them.
-    pub(crate) fn subscribe(&self) -> (Vec<Line>, Receiver<Line>) {
-        let (subscriber, events) = sync_channel(BACKLOG);
+    /// The events so far.
+    pub(crate) fn history(&self) -> Vec<Line> {
+        self.content().history.iter().cloned().collect()
+    }
+
+    /// The events so far, and those to come, without a gap between them, for the client at the other end of a socket.
+    pub(crate) fn subscribe(&self, client: OwnedFd) -> Subscription {
+        self.content().subscribe(client, 0)
+    }
+
+    /// Sends nobody anything more until [`EventHub::unpark`]. Whether all have been sent what there was.
+    pub(crate) fn park(&self) -> bool {
         let mut content = self.content();
-        content.subscribers.push(subscriber);
-        (content.history.iter().cloned().collect(), events)
+        let sent = content.published;
+        let parked = std::mem::take(&mut content.subscribers);
+        content
+            .parked
+            .extend(parked.into_iter().map(|subscriber| Parked {
+                client: subscriber.client,
+                sent,
+                follows: subscriber.follows,
+            }));
+        let has_all = |parked: &Parked| parked.follows.strong_count() == 0;
+        content.parked.iter().all(has_all)
+    }
+
+    /// Subscribes those again that were parked.
+    pub(crate) fn unpark(&self) -> Vec<(OwnedFd, Subscription)> {
+        let mut content = self.content();
+        let parked = std::mem::take(&mut content.parked);
+        let again = parked.into_iter().filter_map(|parked| {
+            let client = parked.client.try_clone().ok()?;
+            Some((client, content.subscribe(parked.client, parked.sent)))
+        });
+        again.collect()
     }
 
     /// Ends all subscriptions.
     pub(crate) fn close(&self) {
-        self.content().subscribers.clear();
+        let mut content = self.content();
+        content.subscribers.clear();
+        content.parked.clear();
     }
 
     fn content(&self) -> MutexGuard<'_, Content> {

@@ -7,6 +7,7 @@ pub(crate) mod attached_disk;
 mod candidate;
 pub(crate) mod control_socket;
 mod event_hub;
+mod followers;
 mod jobs;
 pub(crate) mod keeping;
 mod kept_keys;

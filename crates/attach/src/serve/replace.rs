@@ -28,6 +28,7 @@ use crate::begin::data_plane::process;
 use crate::error::AttachError;
 use crate::serve::attach_state::{AttachState, Descriptors, SocketState};
 use crate::serve::candidate::NewProgram;
+use crate::serve::followers::follow_again;
 use crate::serve::passed::Parcel;
 use crate::serve::supervise::{Stage, Supervision, Watched};
 use crate::serve::upgrades::{Step, Upgrade};
@@ -68,6 +69,7 @@ impl Supervision {
             Err(Stays::Failed(error)) => error.to_string(),
         };
         self.turn = None;
+        follow_again(&self.hands.event_hub);
         log::warn!(
             "the attach process of the disk {} goes on with the program that it has: {why}",
             self.hands.name
@@ -93,6 +95,9 @@ impl Supervision {
         }
         let control = self.control.clone();
         let _gate = control.close().ok_or(Stays::Later)?;
+        if !self.hands.event_hub.park() {
+            return Err(Stays::Later);
+        }
         let commands = self.hands.commands.clone();
         let frozen = commands.freeze().ok_or(Stays::Later)?;
         let fail = process("execute the new program");
@@ -134,7 +139,8 @@ impl Supervision {
         let client = client.as_ref().map(|client| parcel.put(client));
         let keeping = self.keeping.passed(&mut parcel).map_err(&fail)?;
         let launcher = self.hands.data_plane.launcher();
-        let (offered, events) = self.hands.event_hub.content_now();
+        let events = self.hands.event_hub.passed(&mut parcel);
+        let (offered, events) = events.map_err(&fail)?;
         let descriptors = Descriptors {
             commands: parcel.put(self.hands.data_plane.stream()?).map_err(&fail)?,
             launcher: parcel.put(&*launcher).map_err(&fail)?,

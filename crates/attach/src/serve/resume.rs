@@ -16,6 +16,7 @@ use crate::serve::attach::{Served, signals};
 use crate::serve::attach_state::{AttachState, SocketState};
 use crate::serve::attached_disk::{AttachedDisk, Now};
 use crate::serve::control_socket::{ControlSocket, answer_upgrade};
+use crate::serve::followers::follow_again;
 use crate::serve::keeping::Keeping;
 use crate::serve::kept_keys::KeptKeys;
 use crate::serve::passed::Passed;
@@ -108,7 +109,9 @@ pub fn continue_attach(installation: Installation, state: RawFd) -> Result<(), A
     supervision.serving = true;
     supervision.restarts = state.restarts;
     supervision.failed_sync = state.failed_sync;
-    supervision.hands.event_hub.resume(state.events);
+    let event_hub = supervision.hands.event_hub.clone();
+    event_hub.resume(state.events).map_err(&fail)?;
+    follow_again(&event_hub);
     let watched = supervision.watch_from(heard, messages)?;
     served.answer_others(&supervision, &commands, &attached_disk)?;
     let end = passed.end.take().map_err(&fail)?;
