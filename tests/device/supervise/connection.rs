@@ -208,7 +208,7 @@ fn a_connection_that_was_inherited_goes_on() {
 }
 
 /// `attach` with a socket that it inherits.
-fn attach_by_fd(disk: &Disk, socket: UnixStream) -> Child {
+pub fn attach_by_fd(disk: &Disk, socket: UnixStream) -> Child {
     // Beyond what the start of a process needs by itself.
     const NUMBER: i32 = 200;
     let mut command = disk.command(&["attach", "disk", "--fd", &NUMBER.to_string()]);

@@ -1,6 +1,6 @@
 //! Deaths of the data plane: another one goes on with the same connection, and the frontend does not notice.
 
-mod connection;
+pub mod connection;
 mod kills;
 pub mod load;
 mod loops;

@@ -1,15 +1,19 @@
 //! The attach process goes on as another program, under the same id.
 
+use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use test_support::frontend::device::{Frontend, Setup};
+use test_support::frontend::message::Connection;
 use test_support::rng::Rng;
 use test_support::{AttachOptions, Customer, Daemon, Disk, PATIENCE, kill, program, stat};
 
 use super::impostor::beside_the_program;
 use super::{MIB_8, assert_goes_on, await_only_one, command, serving, upgrade};
+use crate::supervise::connection::attach_by_fd;
 use crate::supervise::is_qsd;
 use crate::supervise::load::{DISK_BYTES, run, setup};
 
@@ -84,6 +88,33 @@ fn both_processes_go_on_as_the_new_program() {
     ] {
         assert_eq!(seen.matches(event).count(), count, "{event}: {seen}");
     }
+}
+
+/// A socket that was connected before (`--fd`) goes along, and ends the attach as ever.
+#[test]
+fn a_connection_that_was_inherited_goes_on() {
+    if is_qsd() {
+        return;
+    }
+    let disk = Disk::new(MIB_8);
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let mut attach = attach_by_fd(&disk, theirs);
+    let mut frontend = Frontend::start(Connection::from(ours), &Setup::default()).unwrap();
+    assert_goes_on(&mut frontend, 1);
+    for seed in 2..4 {
+        upgrade(&disk, None);
+        assert_goes_on(&mut frontend, seed);
+    }
+    drop(frontend);
+    let end = Instant::now() + PATIENCE;
+    let status = loop {
+        match attach.try_wait().unwrap() {
+            Some(status) => break status,
+            None => assert!(Instant::now() < end, "it does not end with its connection"),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    assert!(status.success(), "{status}");
 }
 
 /// A signal that comes at any moment of an upgrade ends the attach, in order.

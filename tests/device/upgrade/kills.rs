@@ -16,12 +16,13 @@ use crate::supervise::is_qsd;
 enum Victim {
     OldDataPlane,
     NewDataPlane,
+    OldLauncher,
     NewLauncher,
 }
 
 fn rounds() -> u32 {
     let told = std::env::var("SEALDISK_UPGRADE_KILLS").ok();
-    told.and_then(|kills| kills.parse().ok()).unwrap_or(6)
+    told.and_then(|kills| kills.parse().ok()).unwrap_or(8)
 }
 
 /// The processes of a kind among those of the daemon.
@@ -38,12 +39,12 @@ fn strike(daemon: &Daemon, victim: Victim, before: &[u32], upgrade: &mut Child) 
     loop {
         let processes = match victim {
             Victim::OldDataPlane | Victim::NewDataPlane => of_kind(daemon, "data-plane"),
-            Victim::NewLauncher => of_kind(daemon, "data-plane-launcher"),
+            Victim::OldLauncher | Victim::NewLauncher => of_kind(daemon, "data-plane-launcher"),
         };
         let is_old = |pid: &u32| before.contains(pid);
-        let found = processes
-            .iter()
-            .find(|pid| is_old(pid) == (victim == Victim::OldDataPlane));
+        let found = processes.iter().find(|pid| {
+            is_old(pid) == matches!(victim, Victim::OldDataPlane | Victim::OldLauncher)
+        });
         if let Some(pid) = found {
             return kill(*pid);
         }
@@ -68,6 +69,7 @@ fn kills_at_any_moment_of_an_upgrade_lose_nothing() {
         let victims = [
             Victim::OldDataPlane,
             Victim::NewDataPlane,
+            Victim::OldLauncher,
             Victim::NewLauncher,
         ];
         let victim = victims[round as usize % victims.len()];
