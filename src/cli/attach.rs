@@ -43,6 +43,7 @@ const POLL_US: u32 = 100;
     -device vhost-user-blk-pci,chardev=c0
   sealdisk attach mydisk --socket-path /run/sealdisk/mydisk.sock --socket-group libvirt-qemu
   sealdisk attach mydisk --socket-path /run/sealdisk/mydisk.sock --sandbox strict --user disks
+  sealdisk attach mydisk --socket-path /run/sealdisk/mydisk-in.sock --incoming
   sealdisk attach --print-capabilities
   sealdisk attach --print-sandbox -o json
 
@@ -69,6 +70,9 @@ pub struct AttachArgs {
     /// An inherited Unix socket, listening or connected
     #[arg(long, value_name = "N")]
     fd: Option<i32>,
+    /// Wait for the disk, which another attach has, until a guest that is migrated goes on here
+    #[arg(long)]
+    incoming: bool,
     /// Attach the disk read-only
     #[arg(long)]
     read_only: bool,
@@ -340,6 +344,7 @@ pub(super) fn run(context: &Context, args: AttachArgs) -> Result<(), CliError> {
     let request = AttachRequest {
         disk,
         socket,
+        incoming: args.incoming,
         read_only: args.read_only,
         discard: args.discard,
         on_full: args.on_full,

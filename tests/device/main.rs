@@ -7,6 +7,7 @@
 mod crash;
 mod failed_sync;
 mod hostile;
+mod migration;
 mod protocol;
 mod supervise;
 mod upgrade;

@@ -14,6 +14,7 @@ mod foreign;
 mod images;
 mod layers;
 mod lifecycle;
+mod migration;
 mod other_user;
 mod qemu;
 mod revocation;

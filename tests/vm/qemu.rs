@@ -69,6 +69,8 @@ pub struct Machine {
     pub memory_mib: u32,
     /// The user and the group that QEMU runs as, instead of those of the test.
     pub user: Option<(u32, u32)>,
+    /// Where the guest of another QEMU comes from, instead of one that boots.
+    pub incoming: Option<String>,
 }
 
 impl Machine {
@@ -81,7 +83,14 @@ impl Machine {
             vcpus: 2,
             memory_mib: 512,
             user: None,
+            incoming: None,
         }
+    }
+
+    /// Has QEMU wait for a guest that another one sends there.
+    pub fn incoming(mut self, uri: String) -> Self {
+        self.incoming = Some(uri);
+        self
     }
 
     /// Has QEMU run as somebody else, with no other group: as libvirt does.
@@ -149,6 +158,9 @@ impl Machine {
         self.boot(&mut command, dir.path());
         for (n, disk) in self.disks.iter().enumerate() {
             add_disk(&mut command, n, disk);
+        }
+        if let Some(uri) = &self.incoming {
+            command.args(["-incoming", uri]);
         }
         let started = Instant::now();
         let child = command
@@ -341,15 +353,15 @@ impl Qemu {
         self.end();
     }
 
-    /// One QMP command.
-    pub fn qmp(&self, command: &str, arguments: Value) {
+    /// One QMP command; what it returns.
+    pub fn qmp(&self, command: &str, arguments: Value) -> Value {
         let stream = UnixStream::connect(self.dir.path().join("qmp")).expect("QMP accepts");
         stream
             .set_read_timeout(Some(Duration::from_secs(60)))
             .expect("a timeout can be set");
         let mut reader = BufReader::new(stream.try_clone().expect("a socket can be cloned"));
         let mut writer = stream;
-        let mut line = String::new();
+        let (mut line, mut returned) = (String::new(), Value::Null);
         reader.read_line(&mut line).expect("QMP greets");
         let commands = [
             json!({"execute": "qmp_capabilities"}),
@@ -362,11 +374,15 @@ impl Qemu {
                 reader.read_line(&mut line).expect("QMP answers");
                 let answer: Value = serde_json::from_str(&line).expect("QMP speaks JSON");
                 if answer.get("event").is_none() {
-                    assert!(answer.get("return").is_some(), "{command}: {answer}");
+                    let value = answer.get("return");
+                    returned = value
+                        .unwrap_or_else(|| panic!("{command}: {answer}"))
+                        .clone();
                     break;
                 }
             }
         }
+        returned
     }
 
     /// Plugs a vhost-user disk into the running guest.

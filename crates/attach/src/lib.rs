@@ -24,9 +24,9 @@ pub use error::{AttachError, Refusal};
 pub use layer_changes::LayerChanges;
 pub use serve::{
     CONTINUE, LAUNCHER, VERSIONS, attach, attach_versions, continue_attach, events, key_status,
-    send_layer_op, set_limits, upgrade,
+    send_layer_op, set_limits, upgrade, waiting_attaches,
 };
 pub use status::{
-    DekState, Event, EventKind, GuardOptions, JobStatus, KeyState, KeyStatus, LastRestart,
-    LastUpgrade, Offered, Reason, Upgraded,
+    DekState, DiskHold, Event, EventKind, GuardOptions, JobStatus, KeyState, KeyStatus,
+    LastRestart, LastUpgrade, Offered, Reason, Upgraded,
 };

@@ -33,6 +33,20 @@ pub enum DekState {
     Destroyed,
     /// On its way to the data plane.
     BeingRestored,
+    /// Not unwrapped yet: the disk is waited for.
+    Absent,
+}
+
+/// Whose the disk of an attach is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DiskHold {
+    /// This attach has it.
+    #[default]
+    Held,
+    /// This attach waits for it (`--incoming`), and takes it when a ring is to run.
+    Awaited,
+    /// This attach has let go of it, for another that waited, and takes it back when a ring is to run.
+    LetGo,
 }
 
 /// Why a key was not granted.
@@ -105,6 +119,15 @@ pub struct Offered {
     pub queues: u16,
     /// Bytes that requests under way take at most, over all queues (`attach --memory`).
     pub memory_bytes: u64,
+    /// Names the attach in its events.
+    #[serde(default)]
+    pub attach: Uuid,
+    /// Whose the disk is.
+    #[serde(default)]
+    pub disk: DiskHold,
+    /// Why a ring was not started last, if it was not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<Reason>,
     /// How many data planes died and were replaced by another.
     #[serde(default)]
     pub restarts: u64,
@@ -191,6 +214,14 @@ pub struct JobStatus {
 pub enum EventKind {
     /// The disk is served.
     Attached,
+    /// The disk is waited for: a frontend can connect.
+    Waiting,
+    /// This attach has the disk from now on, and nobody else.
+    LockTaken,
+    /// It has it no more.
+    LockReleased,
+    /// A ring is not started, since the disk cannot be had; the connection ends.
+    RingRefused,
     /// The disk is not served any more: the last event.
     Detached,
     /// The key cannot be checked; the grace period has begun.
@@ -254,6 +285,9 @@ pub struct Event {
         with = "time::serde::rfc3339::option"
     )]
     pub until: Option<OffsetDateTime>,
+    /// Which attach it is, of an event about the lock of the disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attach: Option<Uuid>,
 }
 
 impl fmt::Display for Event {
@@ -262,6 +296,15 @@ impl fmt::Display for Event {
         let Self { disk, key_url, .. } = self;
         match self.event {
             EventKind::Attached => write!(f, "the disk {disk} is attached"),
+            EventKind::Waiting => write!(f, "the disk {disk} is waited for"),
+            EventKind::LockTaken => self.lock(f, "has taken"),
+            EventKind::LockReleased => self.lock(f, "lets go of"),
+            EventKind::RingRefused => {
+                write!(
+                    f,
+                    "a ring of the disk {disk} is not started, and its connection ends"
+                )
+            }
             EventKind::Detached => write!(f, "the disk {disk} is detached"),
             EventKind::KeyUnreachable => write!(f, "the key of the disk {disk} cannot be checked")
                 .and_then(
@@ -323,6 +366,19 @@ impl fmt::Display for Event {
             Some(reason) => write!(f, ": {reason}"),
             None => Ok(()),
         }
+    }
+}
+
+impl Event {
+    /// With its time, so that the logs of several attaches show that there was one at every moment.
+    fn lock(&self, f: &mut fmt::Formatter<'_>, does: &str) -> fmt::Result {
+        let attach = self.attach.unwrap_or_default();
+        let nanoseconds = self.time.unix_timestamp_nanos();
+        write!(
+            f,
+            "attach {attach} {does} the disk {} ({nanoseconds} ns)",
+            self.disk
+        )
     }
 }
 

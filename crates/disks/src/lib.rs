@@ -22,6 +22,8 @@
 //! * Updates of the header serialise by `flock` on the header file; they need no claim, so a disk
 //!   is re-wrapped while attached.
 //! * Whoever makes or deletes a disk holds a `flock` of its directory.
+//! * An attach that waits for the disk holds a `flock` of the file `awaited` ([`Disk::await_it`]); nobody but an attach
+//!   claims the disk meanwhile.
 
 mod check;
 pub mod des;
@@ -43,8 +45,8 @@ pub use lifecycle::{
     list, rebuild, register, rewrap, show, unregister, update,
 };
 pub use resource::{
-    Disk, DiskError, Left, Unflushed, as_in_runtime_map, begun, ended, geometry, layer_map,
-    log_other_boot, lower_layers, lower_maps, open_files, parse_size, reconcile, resources_named,
-    sweep, synced_file,
+    Awaiting, Disk, DiskError, Left, Unflushed, Waiter, as_in_runtime_map, begun, ended, geometry,
+    layer_map, log_other_boot, lower_layers, lower_maps, open_files, parse_size, reconcile,
+    resources_named, sweep, synced_file,
 };
 pub use transfer::{ExportRequest, Plaintext, Since, copy, decrypt, export};

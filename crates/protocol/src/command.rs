@@ -35,6 +35,15 @@ pub enum Command {
     /// Serve a disk, whose files come with this and whose keys follow, unless they are revoked. The second
     /// command, and only once.
     Serve(Setup),
+    /// Speak with a frontend for a disk that another attach has, until it comes. The first command instead of
+    /// [`Command::Serve`], and only once.
+    Wait(Setup),
+    /// Serve the disk that was waited for, whose files come with this and whose keys follow, unless they are
+    /// revoked. Rings that wait for it run then.
+    TakeDisk(Setup),
+    /// Make durable what was completed, close the disk and destroy its keys; go on as after [`Command::Wait`]. Refused
+    /// while a ring runs.
+    LetGo,
     /// Change the disk's limits.
     SetLimits(Limits),
     /// Serve the disk, whose files have grown, with a new size.
@@ -82,6 +91,9 @@ impl Command {
         match self {
             Self::Prepare { .. } => CommandKind::Prepare,
             Self::Serve(_) => CommandKind::Serve,
+            Self::Wait(_) => CommandKind::Wait,
+            Self::TakeDisk(_) => CommandKind::TakeDisk,
+            Self::LetGo => CommandKind::LetGo,
             Self::SetLimits(_) => CommandKind::SetLimits,
             Self::Resize { .. } => CommandKind::Resize,
             Self::RevokeKey { .. } => CommandKind::RevokeKey,
@@ -100,11 +112,13 @@ impl Command {
     /// How many keys follow the command.
     pub(crate) fn keys(&self) -> usize {
         match self {
-            Self::Serve(setup) if setup.revoked.is_some() => 0,
-            Self::Serve(setup) => setup.stack.layers.len(),
+            Self::Serve(setup) | Self::TakeDisk(setup) if setup.revoked.is_some() => 0,
+            Self::Serve(setup) | Self::TakeDisk(setup) => setup.stack.layers.len(),
             Self::SwapVolume(stack) => stack.layers.len(),
             Self::RestoreKey { layers } => layers.len(),
             Self::Prepare { .. }
+            | Self::Wait(_)
+            | Self::LetGo
             | Self::SetLimits(_)
             | Self::Resize { .. }
             | Self::RevokeKey { .. }
@@ -121,7 +135,7 @@ impl Command {
     /// Whether keys belong to it.
     pub(crate) fn has_keys(&self) -> bool {
         match self {
-            Self::Serve(setup) => setup.revoked.is_none(),
+            Self::Serve(setup) | Self::TakeDisk(setup) => setup.revoked.is_none(),
             Self::SwapVolume(_) | Self::RestoreKey { .. } => true,
             _ => false,
         }

@@ -8,6 +8,9 @@ use std::fmt;
 pub enum CommandKind {
     Prepare,
     Serve,
+    Wait,
+    TakeDisk,
+    LetGo,
     SetLimits,
     Resize,
     RevokeKey,
@@ -27,6 +30,9 @@ impl fmt::Display for CommandKind {
         f.write_str(match self {
             Self::Prepare => "prepare",
             Self::Serve => "serve",
+            Self::Wait => "wait",
+            Self::TakeDisk => "take-disk",
+            Self::LetGo => "let-go",
             Self::SetLimits => "set-limits",
             Self::Resize => "resize",
             Self::RevokeKey => "revoke-key",

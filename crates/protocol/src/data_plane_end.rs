@@ -53,7 +53,7 @@ impl Cargo {
         self.deks.ok_or_else(missing)
     }
 
-    /// The files of [`Command::Serve`] while the key is revoked, for a disk of so many layers.
+    /// The files of [`Command::Serve`] or [`Command::TakeDisk`] while the key is revoked, for a disk of so many layers.
     ///
     /// # Errors
     /// As [`Cargo::disk`].
@@ -61,7 +61,7 @@ impl Cargo {
         DiskFiles::from_descriptors(self.files, layers)
     }
 
-    /// The files and the keys of [`Command::Serve`] or [`Command::SwapVolume`].
+    /// The files and the keys of [`Command::Serve`], [`Command::TakeDisk`] or [`Command::SwapVolume`].
     ///
     /// # Errors
     /// [`ProtocolError::Cargo`] when they are not those of one disk, [`ProtocolError::Store`].

@@ -16,6 +16,9 @@
 //! |---|---|---|---|
 //! | [`Prepare`](Command::Prepare) | | tests the cipher, makes what a disk needs, and is confined; the first command, once | [`Prepared`](Reply::Prepared), or it ends with [`Event::Failed`] |
 //! | [`Serve`](Command::Serve) | files, keys if any | serves the disk; the second command, once | [`Serving`](Reply::Serving), or it ends with [`Event::Failed`] |
+//! | [`Wait`](Command::Wait) | | speaks with a frontend for a disk that another attach has; instead of the second command | [`Waiting`](Reply::Waiting) |
+//! | [`TakeDisk`](Command::TakeDisk) | files, keys if any | serves the disk that it has waited for | [`DiskTaken`](Reply::DiskTaken) |
+//! | [`LetGo`](Command::LetGo) | | makes durable what was completed, closes the disk, destroys its keys, and waits | [`DiskLetGo`](Reply::DiskLetGo) |
 //! | [`SetLimits`](Command::SetLimits) | | changes the disk's limits | [`LimitsSet`](Reply::LimitsSet) |
 //! | [`Resize`](Command::Resize) | | serves the disk, whose files have grown, with a new size | [`Resized`](Reply::Resized) |
 //! | [`RevokeKey`](Command::RevokeKey) | | completes what was begun, then destroys all keys and ciphers | [`KeyDestroyed`](Reply::KeyDestroyed) |
@@ -46,6 +49,13 @@
 //! disk nor the memory of the guest, so that the other one can go on before it has ended, from what is kept, as after
 //! a death. Until it is told that, it can be left as it is at any time.
 //!
+//! # A disk that is let go of
+//!
+//! While no ring runs the disk can go over to another attach. The data plane tells what its rings do
+//! ([`Event::Rings`]); told to [let go](Command::LetGo) it has neither files nor keys, and whatever the frontend sets up
+//! is kept until a ring is to run. Then the attach process gives it the disk again ([`Command::TakeDisk`]), or ends the
+//! connection. One that was started to wait for a disk is the same from the beginning ([`Command::Wait`]).
+//!
 //! # A quiesced disk
 //!
 //! Between [`Command::Quiesce`] and what follows it the disk's header may come to name another stack, so a
@@ -65,6 +75,8 @@ mod command;
 mod command_kind;
 mod commands;
 mod data_plane_end;
+#[cfg(test)]
+mod encoding_tests;
 mod error;
 mod files;
 mod frame;
@@ -86,7 +98,7 @@ mod waiter;
 
 pub use command::{Command, Request};
 pub use command_kind::CommandKind;
-pub use commands::{Commands, FrozenCommands, Opening};
+pub use commands::{Asked, Commands, FrozenCommands, Opening};
 pub use data_plane_end::{Cargo, DataPlaneEnd, Received};
 pub use error::ProtocolError;
 pub use files::DiskFiles;
@@ -105,7 +117,7 @@ pub use limits::Limits;
 pub use line::Line;
 pub use messages::{Heard, Messages};
 pub use prepare::prepare;
-pub use reply::{Event, Message, Reply, SyncedFile};
+pub use reply::{Event, Message, Reply, RingsDo, SyncedFile};
 pub use setup::{
     CopyProgress, CopyRequest, CopyState, Discard, OnFull, OnRevoke, Restart, Setup, Stack,
     StackLayer,

@@ -32,6 +32,12 @@ pub enum Reply {
     },
     /// Guests are served.
     Serving,
+    /// Frontends are spoken with, for a disk that another attach has.
+    Waiting,
+    /// The disk is served.
+    DiskTaken,
+    /// All that was completed is durable; no file, no DEK and no cipher of the disk is left in the data plane.
+    DiskLetGo,
     /// The limits are the new ones.
     LimitsSet,
     /// The disk has a new size.
@@ -78,6 +84,9 @@ impl Reply {
         let answered = match self {
             Self::Prepared { .. } => CommandKind::Prepare,
             Self::Serving => CommandKind::Serve,
+            Self::Waiting => CommandKind::Wait,
+            Self::DiskTaken => CommandKind::TakeDisk,
+            Self::DiskLetGo => CommandKind::LetGo,
             Self::LimitsSet => CommandKind::SetLimits,
             Self::Resized { .. } => CommandKind::Resize,
             Self::KeyDestroyed => CommandKind::RevokeKey,
@@ -100,6 +109,9 @@ impl Reply {
         match self {
             Self::Prepared { .. } => "prepared",
             Self::Serving => "serving",
+            Self::Waiting => "waiting",
+            Self::DiskTaken => "disk-taken",
+            Self::DiskLetGo => "disk-let-go",
             Self::LimitsSet => "limits-set",
             Self::Resized { .. } => "resized",
             Self::KeyDestroyed => "key-destroyed",
@@ -125,6 +137,13 @@ pub enum Event {
     FrontendMemory(FrontendMemory),
     /// A connection was ended, since a queue of it is in no shared memory.
     MemoryNotShared,
+    /// The rings do something else than before. It is said at the beginning too.
+    Rings {
+        /// What they do.
+        rings: RingsDo,
+        /// The number of the frontend's connection, as in [`FrontendMemory`].
+        connection: u64,
+    },
     /// Requests begin to wait for space on the host.
     StorageFull,
     /// None waits any more.
@@ -141,6 +160,18 @@ pub enum Event {
         /// Why.
         why: Line,
     },
+}
+
+/// What the rings of a device do, taken together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RingsDo {
+    /// None runs, and none is to.
+    Rest,
+    /// At least one is served.
+    Run,
+    /// At least one is to be served, for which there is no disk.
+    Wait,
 }
 
 /// A file of the top layer.

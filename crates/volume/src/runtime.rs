@@ -362,6 +362,15 @@ impl RuntimeMap {
         Ok(())
     }
 
+    /// Takes back that a cache mode was chosen.
+    ///
+    /// # Errors
+    /// [`VolumeError::Io`].
+    pub fn forget_cache(&self) -> Result<(), VolumeError> {
+        self.stamp_page()?.words(CACHE_AT, 1)[0].store(0, Ordering::Release);
+        Ok(())
+    }
+
     /// The page of the stamp, which has memory from the beginning.
     fn stamp_page(&self) -> Result<Mapped, VolumeError> {
         let fail = |source| VolumeError::Io {

@@ -19,6 +19,9 @@ struct AttachedDiskView {
     /// What the attach has of the host.
     #[serde(skip_serializing_if = "Option::is_none")]
     serving: Option<Offered>,
+    /// Attaches that do not have the disk: they wait for it, or have let go of it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    waiting: Vec<Offered>,
 }
 
 impl Tabular for DiskView {
@@ -60,10 +63,13 @@ pub(super) fn show(context: &Context, mut disk: DiskView) -> Result<(), CliError
         job.bytes_total = Some(running.bytes_total);
     }
     let serving = key_access.as_mut().and_then(|key| key.offered.take());
+    let waiting = attach::waiting_attaches(&runtime_dir, disk.unique_id);
+    let waiting = waiting.into_iter().filter_map(|key| key.offered).collect();
     context.output.show(&AttachedDiskView {
         disk,
         key_access,
         serving,
+        waiting,
     })
 }
 

@@ -347,6 +347,7 @@ fn is_of_the_process(file: &Path) -> bool {
         "/memfd:guest-memory",
         "/memfd:sealdisk-inflight",
         "/memfd:sealdisk-kept",
+        "/memfd:sealdisk-no-",
     ];
     name == "/dev/null"
         || name.ends_with("/stderr")

@@ -193,16 +193,17 @@ fn queues_in_memory_that_was_not_announced_end_the_connection() {
 }
 
 /// One bit per page of 4 KiB, as VHOST_LOG_PAGE has it.
-const LOG_PAGE: u64 = 4096;
+pub const LOG_PAGE: u64 = 4096;
 
-struct Log {
+/// The dirty log of a frontend.
+pub struct Log {
     fd: std::os::fd::OwnedFd,
     bytes: u64,
 }
 
 impl Log {
     /// A log for all guest memory up to `end`, announced to the back-end.
-    fn start(frontend: &mut Frontend, end: u64) -> Self {
+    pub fn start(frontend: &mut Frontend, end: u64) -> Self {
         let bytes = end / LOG_PAGE / 8;
         let fd = memfd_create("log", MemfdFlags::CLOEXEC).unwrap();
         ftruncate(&fd, bytes).unwrap();
@@ -225,7 +226,7 @@ impl Log {
     }
 
     /// Pages that were written since the last call.
-    fn take(&self) -> Vec<u64> {
+    pub fn take(&self) -> Vec<u64> {
         let mut bits = vec![0; self.bytes as usize];
         assert_eq!(
             rustix::io::pread(&self.fd, &mut bits, 0).unwrap(),

@@ -7,7 +7,7 @@ mod host;
 mod lifecycle;
 mod limits;
 mod lost;
-mod memory;
+pub mod memory;
 mod requests;
 mod resize;
 mod rings;

@@ -45,7 +45,7 @@ fn settle() {
 /// Kills the data plane, and waits for the next one to begin.
 fn strike(daemon: &Daemon) -> u32 {
     settle();
-    let dead = daemon.data_plane();
+    let dead = next_data_plane(daemon, 0);
     kill(dead);
     next_data_plane(daemon, dead)
 }

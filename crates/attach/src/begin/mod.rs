@@ -8,6 +8,7 @@ pub(crate) mod open;
 pub(crate) mod request;
 pub(crate) mod setup;
 pub(crate) mod socket;
+pub(crate) mod take;
 
 pub use confine::sandbox_rules;
 pub use request::AttachRequest;

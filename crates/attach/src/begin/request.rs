@@ -15,6 +15,8 @@ pub struct AttachRequest {
     pub disk: String,
     /// Where the frontend connects.
     pub socket: SocketSource,
+    /// Wait for the disk, which another attach has, until a guest that was migrated goes on here.
+    pub incoming: bool,
     /// Refuse the guest's writes.
     pub read_only: bool,
     /// What becomes of blocks that the guest discards.

@@ -5,12 +5,12 @@ use uuid::Uuid;
 use crate::begin::request::AttachRequest;
 use crate::error::AttachError;
 use disks::{self, DiskError};
-use installation::envelope::{Header, HeaderPayload};
+use installation::envelope::HeaderPayload;
 use protocol::{Setup, Stack, StackLayer};
 
 pub(crate) fn setup(
     request: &AttachRequest,
-    header: &Header,
+    header: &HeaderPayload,
     listening: bool,
 ) -> Result<Setup, AttachError> {
     let serial = request.serial.clone().unwrap_or_else(|| {

@@ -96,6 +96,8 @@ enum Access {
 
 /// Where the DEK is.
 enum Key {
+    /// The disk is waited for, so nobody is asked.
+    Absent,
     Held,
     BeingDestroyed {
         since: Instant,
@@ -220,7 +222,7 @@ impl Guard {
         let held = match self.key {
             Key::Held => true,
             Key::Destroyed => false,
-            Key::BeingDestroyed { .. } | Key::BeingRestored { .. } => return None,
+            Key::Absent | Key::BeingDestroyed { .. } | Key::BeingRestored { .. } => return None,
         };
         let access = match &self.access {
             Access::Granted => AccessState::Granted,
@@ -249,9 +251,25 @@ impl Guard {
         self.options
     }
 
+    /// As [`Guard::new`] for a disk that is waited for: it begins with [`Guard::begun`].
+    pub(crate) fn waiting(options: GuardOptions, key_url: String, now: Moment) -> Self {
+        Self {
+            key: Key::Absent,
+            ..Self::new(options, key_url, now)
+        }
+    }
+
+    /// The disk is here, and the vault has unwrapped its DEK with the key of that URL.
+    pub(crate) fn begun(&mut self, key_url: String, now: Moment) {
+        if matches!(self.key, Key::Absent) {
+            *self = Self::new(self.options, key_url, now);
+        }
+    }
+
     /// When [`Guard::tick`] has something to do, if nothing happens before.
     pub(crate) fn deadline(&self) -> Instant {
         let check = match &self.asked {
+            None if matches!(self.key, Key::Absent) => None,
             None => Some(self.next_check),
             Some(asked) if !asked.overdue => Some(asked.at.instant + self.patience()),
             Some(_) => None,
@@ -273,6 +291,7 @@ impl Guard {
     pub(crate) fn tick(&mut self, now: Moment, hands: &mut impl GuardActions) {
         let patience = self.patience();
         match &mut self.asked {
+            None if matches!(self.key, Key::Absent) => {}
             None if now.instant >= self.next_check => self.ask(now, hands),
             None => {}
             Some(asked) => {
@@ -345,7 +364,7 @@ impl Guard {
         match self.key {
             Key::BeingDestroyed { .. } => self.destroyed(now, hands),
             Key::BeingRestored { .. } => self.not_restored("the data plane has ended", now, hands),
-            Key::Held | Key::Destroyed => {}
+            Key::Absent | Key::Held | Key::Destroyed => {}
         }
     }
 
@@ -372,7 +391,7 @@ impl Guard {
 
     /// Whether the DEK is still, or again, in the data plane.
     pub(crate) fn holds_key(&self) -> bool {
-        !matches!(self.key, Key::Destroyed)
+        !matches!(self.key, Key::Absent | Key::Destroyed)
     }
 
     /// What becomes of requests while the key is revoked.
@@ -401,6 +420,7 @@ impl Guard {
             until,
             reason: self.reason().cloned(),
             dek: match self.key {
+                Key::Absent => DekState::Absent,
                 Key::Held => DekState::Held,
                 Key::BeingDestroyed { .. } => DekState::BeingDestroyed,
                 Key::Destroyed => DekState::Destroyed,

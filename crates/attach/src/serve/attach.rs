@@ -11,7 +11,7 @@
 //! on, and when that ends. The claim is kept until then, so that nobody else begins in between.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use time::OffsetDateTime;
@@ -19,30 +19,32 @@ use uuid::Uuid;
 
 use crate::begin::confine::{changed, confine, untrusted};
 use crate::begin::data_plane::DataPlane;
-use crate::begin::open::{Begun, Opened, open};
+use crate::begin::open::{DiskOf, Opened, open};
 use crate::begin::request::AttachRequest;
 use crate::begin::setup::top_of;
 use crate::begin::socket::Socket;
+use crate::begin::take::TakeOptions;
 use crate::begin::{data_plane, host_memory};
 use crate::error::AttachError;
 use crate::guard::checker::Checker;
 use crate::guard::key_guard::{Finding, Guard, Moment};
 use crate::guard::records::{Operation, Record, Recorder};
 use crate::guard::{checker, records};
-use crate::serve::attached_disk::{AttachedDisk, Now};
+use crate::serve::attached_disk::{AttachedDisk, Held, Now};
 use crate::serve::control_socket::{ControlSocket, Handles};
 use crate::serve::event_hub::EventHub;
-use crate::serve::jobs::{Jobs, Work};
+use crate::serve::jobs::{self, Jobs};
 use crate::serve::keeping::{Keeping, raise_file_limit};
 use crate::serve::kept_keys::KeptKeys;
 use crate::serve::lives::Lives;
 use crate::serve::marker::Marker;
+use crate::serve::migration::{self, Migration};
 use crate::serve::restart::GREETING_PATIENCE;
 use crate::serve::supervise::{Attached, Ended, Signals, Stage, Supervision, Watched};
 use crate::serve::upgrades::Upgrades;
-use crate::status::{GuardOptions, Offered, Reason};
-use disks::{self, Disk, DiskError};
-use installation::{Installation, files};
+use crate::status::{DiskHold, EventKind, GuardOptions, Offered, Reason};
+use disks::{self, Awaiting, Disk, DiskError};
+use installation::{Installation, files, runtime_map};
 use keys::{DekStack, harden_process, with_wiped_call_stack};
 use protocol::{Commands, DiskFiles, KeepSocket, ProtocolError, Setup, hangup_pipe, signal_pipe};
 use sandbox::Launcher;
@@ -80,7 +82,25 @@ pub fn attach(installation: Installation, request: AttachRequest) -> Result<(), 
         options: request.guard,
         program,
     };
-    served.run(opened, signals)
+    served.run(opened, TakeOptions::of(&request), signals)
+}
+
+/// What others are shown of an attach that begins.
+fn offered(give: &Give, attach: Uuid) -> Offered {
+    Offered {
+        queues: give.setup.num_queues,
+        memory_bytes: give.setup.memory,
+        attach,
+        disk: match give.disk {
+            Some(_) => DiskHold::Held,
+            None => DiskHold::Awaited,
+        },
+        refused: None,
+        restarts: 0,
+        last_restart: None,
+        version: String::new(),
+        last_upgrade: None,
+    }
 }
 
 /// What is heard of signals.
@@ -106,14 +126,31 @@ fn own_program() -> std::io::Result<PathBuf> {
 /// What the data plane is given.
 struct Give {
     setup: Setup,
-    files: DiskFiles,
-    deks: DekStack,
+    /// The disk, unless it is waited for.
+    disk: Option<GivenDisk>,
     key_url: String,
     /// Where the DEKs are kept.
     keys: Arc<KeptKeys>,
     /// Where it has things kept.
     keep: KeepSocket,
     keeping: Keeping,
+}
+
+struct GivenDisk {
+    files: DiskFiles,
+    deks: DekStack,
+}
+
+/// What serves the disk beside its data plane.
+pub(crate) struct Beside {
+    pub(crate) commands: Arc<Commands>,
+    pub(crate) attached_disk: Arc<AttachedDisk>,
+    pub(crate) control: Arc<ControlSocket>,
+    pub(crate) event_hub: Arc<EventHub>,
+    /// How the disk is taken.
+    pub(crate) options: TakeOptions,
+    /// Says that it is waited for.
+    pub(crate) awaiting: Option<Awaiting>,
 }
 
 /// What the guard asks the vault about.
@@ -127,51 +164,89 @@ pub(crate) struct Served {
 }
 
 impl Served {
-    fn run(self, opened: Opened, signals: Signals) -> Result<(), AttachError> {
-        let Begun {
-            key,
-            runtime,
-            runtime_path,
-            recovered,
-        } = opened.begun;
-        let now = Now {
+    fn run(
+        self,
+        opened: Opened,
+        options: TakeOptions,
+        signals: Signals,
+    ) -> Result<(), AttachError> {
+        let keys = Arc::new(KeptKeys::new());
+        let mut now = Now {
             top: top_of(&opened.setup)?,
             size: opened.setup.size(),
-            runtime,
-            key,
-            claim: opened.claim,
-            header: opened.header,
+            key: None,
+            held: None,
             limits: opened.setup.limits,
+            header: opened.header,
         };
+        let runtime_path = runtime_map(&options.runtime_dir, now.header.disk);
+        let top = now.header.top().ok_or(AttachError::NoLayer)?;
+        let mut key_url = top.envelope.key_url();
+        let (mut given, mut awaiting, mut claimed, mut recovered) = (None, None, None, false);
+        match opened.disk {
+            DiskOf::Another(waits) => awaiting = Some(waits),
+            DiskOf::This(taken) => {
+                let taken = *taken;
+                let (runtime, claim) = (taken.begun.runtime, taken.claim);
+                (now.key, now.held) = (Some(taken.begun.key), Some(Held { runtime, claim }));
+                (key_url, claimed, recovered) =
+                    (taken.key_url, Some(taken.at), taken.begun.recovered);
+                let files = taken.files;
+                given = taken.deks.map(|deks| GivenDisk { files, deks });
+            }
+        }
         let commands = opened.commands;
-        let keys = Arc::new(KeptKeys::new());
         let (disk, told) = (self.disk.clone(), commands.clone());
         let attached_disk = AttachedDisk::new(disk, told, keys.clone(), runtime_path, now);
         let attached_disk = Arc::new(attached_disk);
-        let control = Arc::new(opened.control);
         let give = Give {
             setup: opened.setup,
-            files: opened.files,
-            deks: opened.deks,
-            key_url: opened.key_url,
+            disk: given,
+            key_url,
             keys,
             keep: opened.keep,
             keeping: opened.keeping,
         };
         let process = (opened.data_plane, opened.socket);
-        let begun = self.begin(
-            give,
-            process,
-            (control, signals),
-            (&commands, &attached_disk),
-        );
+        let guard = self.guard(&give);
+        let event_hub = Arc::new(EventHub::new(guard.status(), offered(&give, opened.id)));
+        if let Some(at) = claimed {
+            event_hub.log_hold(&self.disk, EventKind::LockTaken, at, None);
+        }
+        let beside = Beside {
+            commands,
+            attached_disk: attached_disk.clone(),
+            control: Arc::new(opened.control),
+            event_hub: event_hub.clone(),
+            options,
+            awaiting,
+        };
+        let begun = self.begin(give, guard, process, signals, beside);
         let (supervision, watched) = begun.inspect_err(|_| {
             // What a process that died had not flushed is still to be had from its map.
             if !recovered && let Err(error) = attached_disk.detached() {
                 log::warn!("the header says that the disk is attached: {error}");
             }
+            self.let_go(&attached_disk, &event_hub);
         })?;
         self.live(supervision, watched, &attached_disk, recovered)
+    }
+
+    /// Gives up the claim of the disk, if this process has it.
+    fn let_go(&self, attached_disk: &AttachedDisk, event_hub: &EventHub) {
+        attached_disk.let_go(|| {
+            let now = OffsetDateTime::now_utc();
+            event_hub.log_hold(&self.disk, EventKind::LockReleased, now, None);
+        });
+    }
+
+    /// The guard of the key, which waits with the attach for the disk.
+    fn guard(&self, give: &Give) -> Guard {
+        let (key_url, now) = (give.key_url.clone(), Moment::now());
+        match give.disk {
+            Some(_) => Guard::new(self.options, key_url, now),
+            None => Guard::waiting(self.options, key_url, now),
+        }
     }
 
     /// Supervises the data plane until its end, and puts everything away. `recovered` is whether the runtime map had
@@ -188,7 +263,8 @@ impl Served {
     ) -> Result<(), AttachError> {
         let ended = supervision.run(watched);
         let control = supervision.control.clone();
-        // A change of layers that is under way has files to remove, or gives up.
+        let event_hub = supervision.hands.event_hub.clone();
+        // A change of layers, or a migration, that is under way has files to remove, or gives up.
         let _turn = attached_disk.turns().wait();
         let (served, failed) = (supervision.served, supervision.failed_sync);
         supervision.close();
@@ -200,7 +276,7 @@ impl Served {
             true => attached_disk.detached(),
             false => Ok(()),
         };
-        attached_disk.let_go();
+        self.let_go(attached_disk, &event_hub);
         noted?;
         if let Some(file) = failed {
             return Err(AttachError::SyncFailed {
@@ -226,42 +302,36 @@ impl Served {
     fn begin(
         &self,
         give: Give,
+        guard: Guard,
         (data_plane, socket): (DataPlane, Socket),
-        (control, signals): (Arc<ControlSocket>, Signals),
-        (commands, attached_disk): (&Arc<Commands>, &Arc<AttachedDisk>),
+        signals: Signals,
+        beside: Beside,
     ) -> Result<(Supervision, Watched), AttachError> {
-        let offered = Offered {
-            queues: give.setup.num_queues,
-            memory_bytes: give.setup.memory,
-            restarts: 0,
-            last_restart: None,
-            version: String::new(),
-            last_upgrade: None,
-        };
+        let (commands, attached_disk) = (beside.commands.clone(), beside.attached_disk.clone());
         // Whoever has a command for the data plane waits until that has its setup.
         let opening = commands.open();
-        let guard = Guard::new(self.options, give.key_url.clone(), Moment::now());
         let mut supervision = self.clone().supervision(
             (guard, give.keys.clone(), give.setup.clone()),
-            (data_plane, socket, offered, give.keeping),
-            control,
-            commands,
-            attached_disk,
+            (data_plane, socket, give.keeping),
+            beside,
         )?;
         let mut watched = supervision.watch(signals)?;
-        self.answer_others(&supervision, commands, attached_disk)?;
+        self.answer_others(&supervision, &attached_disk)?;
         let given = watched
             .messages
             .greet(Instant::now() + GREETING_PATIENCE)
             .map_err(AttachError::from)
             .and_then(|version| {
                 log::debug!("the data plane and this use protocol {version}");
+                let Some(GivenDisk { files, deks }) = &give.disk else {
+                    return Ok(opening.wait(give.setup)?);
+                };
                 let (installation, disk) = (&self.installation, &self.disk);
                 record(installation, disk, Operation::HandOver, &give.key_url)
                     .map_err(AttachError::Audit)?;
                 let layers = give.setup.stack.layers.iter().map(|layer| layer.id);
-                give.keys.hold(layers.collect(), &give.deks);
-                Ok(opening.serve(give.setup, &give.files, Some(&give.deks))?)
+                give.keys.hold(layers.collect(), deks);
+                Ok(opening.serve(give.setup, files, Some(deks))?)
             })
             .and_then(|()| {
                 let listening = supervision.keeping.listen(give.keep);
@@ -277,28 +347,18 @@ impl Served {
         }
     }
 
-    /// Has the disk's jobs go on, and clients of the control socket answered.
+    /// Has clients of the control socket answered.
     ///
     /// # Errors
     /// [`AttachError::Process`].
     pub(crate) fn answer_others(
         &self,
         supervision: &Supervision,
-        commands: &Arc<Commands>,
         attached_disk: &Arc<AttachedDisk>,
     ) -> Result<(), AttachError> {
-        let event_hub = supervision.hands.event_hub.clone();
-        let jobs = Jobs::spawn(Work {
-            installation: self.installation.clone(),
-            disk: self.disk.clone(),
-            attached_disk: attached_disk.clone(),
-            commands: commands.clone(),
-            event_hub: event_hub.clone(),
-        })
-        .map_err(data_plane::process("start the thread of the disk's jobs"))?;
         let handles = Handles {
-            event_hub,
-            jobs,
+            event_hub: supervision.hands.event_hub.clone(),
+            jobs: supervision.jobs.clone(),
             upgrades: supervision.upgrades.desk.clone(),
             installation: self.installation.clone(),
             disk: self.disk.clone(),
@@ -308,6 +368,43 @@ impl Served {
         served.map_err(data_plane::process("serve the control socket"))
     }
 
+    /// Starts the thread of the disk's jobs, and that of its migrations.
+    fn helpers(
+        &self,
+        keys: &Arc<KeptKeys>,
+        setup: &Setup,
+        beside: Beside,
+    ) -> Result<(Jobs, Migration), AttachError> {
+        let jobs = Jobs::spawn(jobs::Work {
+            installation: self.installation.clone(),
+            disk: self.disk.clone(),
+            attached_disk: beside.attached_disk.clone(),
+            commands: beside.commands.clone(),
+            event_hub: beside.event_hub.clone(),
+        });
+        let jobs = jobs.map_err(data_plane::process("start the thread of the disk's jobs"))?;
+        let migration = Migration::spawn(migration::Work {
+            installation: self.installation.clone(),
+            disk: self.disk.clone(),
+            attached_disk: beside.attached_disk,
+            commands: beside.commands,
+            keys: keys.clone(),
+            event_hub: beside.event_hub,
+            control: beside.control,
+            jobs: jobs.clone(),
+            options: TakeOptions {
+                guest_goes_on: true,
+                ..beside.options
+            },
+            setup: setup.clone(),
+            on_revoke: self.options.on_revoke,
+            has_begun: beside.awaiting.is_none().into(),
+            awaiting: Mutex::new(beside.awaiting),
+        });
+        let fail = data_plane::process("start the thread of migrations");
+        Ok((jobs, migration.map_err(fail)?))
+    }
+
     /// Starts the threads that the guard works through.
     ///
     /// # Errors
@@ -315,15 +412,16 @@ impl Served {
     pub(crate) fn supervision(
         self,
         (guard, keys, setup): (Guard, Arc<KeptKeys>, Setup),
-        (data_plane, socket, offered, keeping): (DataPlane, Socket, Offered, Keeping),
-        control: Arc<ControlSocket>,
-        commands: &Arc<Commands>,
-        attached_disk: &Arc<AttachedDisk>,
+        (data_plane, socket, keeping): (DataPlane, Socket, Keeping),
+        beside: Beside,
     ) -> Result<Supervision, AttachError> {
         let fail = data_plane::process("start the guard of the disk's key");
         let (name, id) = (self.disk.name().to_owned(), self.disk.id());
-        let marked = attached_disk.clone();
-        let (attached_disk, supervised) = (attached_disk.clone(), attached_disk.clone());
+        let attached_disk = beside.attached_disk.clone();
+        let (marked, supervised) = (attached_disk.clone(), attached_disk.clone());
+        let (commands, control) = (beside.commands.clone(), beside.control.clone());
+        let event_hub = beside.event_hub.clone();
+        let (jobs, migration) = self.helpers(&keys, &setup, beside)?;
         let state_dir = self.installation.state_dir().to_owned();
         let upgrades = Upgrades::new(self.program.clone(), data_plane.launcher());
         let upgrades = upgrades.map_err(&fail)?;
@@ -334,13 +432,14 @@ impl Served {
             .map_err(&fail)?;
         let marker = Marker::spawn(marked).map_err(&fail)?;
         let hands = Attached {
-            commands: commands.clone(),
+            commands,
             keys,
             data_plane,
             checker,
             recorder,
             marker,
-            event_hub: Arc::new(EventHub::new(guard.status(), offered)),
+            event_hub,
+            migration,
             disk: id,
             name,
         };
@@ -354,6 +453,7 @@ impl Served {
             state_dir,
             attached_disk: supervised,
             control,
+            jobs,
             setup,
             keeping,
             keep: None,

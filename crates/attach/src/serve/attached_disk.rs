@@ -36,17 +36,23 @@ pub(crate) struct Now {
     pub(crate) top: Uuid,
     /// Bytes.
     pub(crate) size: u64,
-    /// The top layer's.
-    pub(crate) runtime: RuntimeMap,
-    /// Authenticates headers of that top layer.
-    pub(crate) key: HeaderKey,
-    /// A second handle of its data file. The lock is both processes': it is given up when this one has
-    /// put everything away, or when both have ended.
-    pub(crate) claim: LayerFile,
+    /// Authenticates headers of that top layer; there is none before the disk was taken once.
+    pub(crate) key: Option<Arc<HeaderKey>>,
+    /// What this process has of the disk; nothing while another attach may have it.
+    pub(crate) held: Option<Held>,
     /// The header as the data plane serves it. The next one serves the same, whoever has the file locked.
     pub(crate) header: HeaderPayload,
     /// What the disk may do at most.
     pub(crate) limits: Limits,
+}
+
+/// What an attach has of a disk that it holds.
+pub(crate) struct Held {
+    /// The top layer's.
+    pub(crate) runtime: RuntimeMap,
+    /// A second handle of its data file. The lock is both processes': it is given up when this one has
+    /// put everything away, or when both have ended.
+    pub(crate) claim: LayerFile,
 }
 
 /// What the next data plane is given of a disk.
@@ -112,10 +118,11 @@ impl AttachedDisk {
     /// [`DiskError`].
     pub(crate) fn open_again(&self, first: &Setup) -> Result<Option<OpenedAgain>, DiskError> {
         let now = self.now();
+        let held = self.held(&now)?;
         let header = &now.header;
         let paths = |layer: &LayerRecord| self.disk.layer_paths(layer);
-        let data = now.claim.try_clone().map_err(PipelineError::from)?;
-        let cache = now.runtime.cache()?;
+        let data = held.claim.try_clone().map_err(PipelineError::from)?;
+        let cache = held.runtime.cache()?;
         let write_through = cache.map_or(header.write_through, |c| c == CacheMode::WriteThrough);
         let stack = stack_of(header)?;
         let files = disks::open_files(data, header, paths)?;
@@ -134,7 +141,7 @@ impl AttachedDisk {
             files: DiskFiles {
                 files,
                 lower_maps: disks::lower_maps(header, paths)?,
-                runtime: now.runtime.try_clone()?,
+                runtime: held.runtime.try_clone()?,
             },
         }))
     }
@@ -151,13 +158,14 @@ impl AttachedDisk {
     /// What the kernel says.
     pub(crate) fn served(&self, parcel: &mut Parcel) -> io::Result<ServedDisk> {
         let now = self.now();
+        let held = now.held.as_ref().ok_or(io::ErrorKind::NotFound)?;
         Ok(ServedDisk {
             header: now.header.clone(),
             top: now.top,
             size: now.size,
             limits: now.limits,
-            runtime: parcel.put(&now.runtime)?,
-            claim: parcel.put(now.claim.file())?,
+            runtime: parcel.put(&held.runtime)?,
+            claim: parcel.put(held.claim.file())?,
         })
     }
 
@@ -167,7 +175,8 @@ impl AttachedDisk {
     /// # Errors
     /// [`DiskError::Key`].
     pub(crate) fn send_keys(&self, to: &mut impl Write) -> Result<Option<Vec<Uuid>>, DiskError> {
-        self.now().key.send(to)?;
+        let key = self.now().key.clone();
+        key.ok_or_else(|| self.not_held())?.send(to)?;
         Ok(self.keys.send(to)?)
     }
 
@@ -186,7 +195,8 @@ impl AttachedDisk {
             return Err("the disk's header does not name the layer that is attached".into());
         };
         let geometry = disks::geometry(header, top).map_err(|e| e.to_string())?;
-        now.runtime.grow(&geometry).map_err(|e| e.to_string())?;
+        let held = self.held(&now).map_err(|e| e.to_string())?;
+        held.runtime.grow(&geometry).map_err(|e| e.to_string())?;
         match self.commands.resize(header.size) {
             Ok(()) => now.size = header.size,
             // The next data plane serves what the header says.
@@ -205,9 +215,11 @@ impl AttachedDisk {
         let file = self.disk.header_file()?;
         let mut lock = file.lock()?;
         let now = self.now();
-        let mut header = lock.read()?.authenticate_by(&now.key)?;
+        self.held(&now)?;
+        let key = now.key.as_ref().ok_or_else(|| self.not_held())?;
+        let mut header = lock.read()?.authenticate_by(key)?;
         change(&mut header);
-        Ok(lock.write(&header, &now.key)?)
+        Ok(lock.write(&header, &**key)?)
     }
 
     /// Has the header say that a sync failed, until the disk is repaired. The first failure counts.
@@ -243,9 +255,13 @@ impl AttachedDisk {
     /// [`DiskError`]; the map stays, so that the disk can be attached again.
     pub(crate) fn detached(&self) -> Result<(), DiskError> {
         let now = self.now();
+        let (Some(held), Some(key)) = (&now.held, &now.key) else {
+            // Another attach may have it.
+            return Ok(());
+        };
         let ended = self
             .disk
-            .end_session(&now.key, &now.runtime, &self.runtime_path);
+            .end_session(key, &held.runtime, &self.runtime_path);
         ended.map_err(|error| {
             self.failed(format!(
                 "all that it was given is durable, but its header cannot say that it was detached \
@@ -254,11 +270,59 @@ impl AttachedDisk {
         })
     }
 
-    /// Gives up the claim of the disk.
-    pub(crate) fn let_go(&self) {
-        if let Err(error) = flock(self.now().claim.file(), FlockOperation::Unlock) {
+    /// Gives up the claim of the disk, if this process has it. `before` is called right before that.
+    pub(crate) fn let_go(&self, before: impl FnOnce()) {
+        let Some(held) = self.now().held.take() else {
+            return;
+        };
+        before();
+        if let Err(error) = flock(held.claim.file(), FlockOperation::Unlock) {
             log::warn!("the claim of the disk ends with this process only: {error}");
         }
+    }
+
+    /// Whether this process has the disk.
+    pub(crate) fn is_held(&self) -> bool {
+        self.now().held.is_some()
+    }
+
+    /// That this process has the disk.
+    ///
+    /// # Errors
+    /// [`DiskError::Attached`].
+    pub(crate) fn check_held(&self) -> Result<(), DiskError> {
+        self.held(&self.now()).map(drop)
+    }
+
+    /// The top layer as it was last, and the key of its headers, if the disk was taken once.
+    pub(crate) fn known(&self) -> Option<(Uuid, Arc<HeaderKey>)> {
+        let now = self.now();
+        Some((now.top, now.key.clone()?))
+    }
+
+    /// The disk as it was served last, or as it was found when this process began to wait for it.
+    pub(crate) fn header(&self) -> HeaderPayload {
+        self.now().header.clone()
+    }
+
+    /// This process has the disk from now on.
+    pub(crate) fn hold(&self, header: HeaderPayload, key: Arc<HeaderKey>, held: Held) {
+        let mut now = self.now();
+        if let Some(top) = header.top() {
+            now.top = top.id;
+        }
+        now.size = header.size;
+        now.key = Some(key);
+        now.held = Some(held);
+        now.header = header;
+    }
+
+    fn held<'a>(&self, now: &'a Now) -> Result<&'a Held, DiskError> {
+        now.held.as_ref().ok_or_else(|| self.not_held())
+    }
+
+    fn not_held(&self) -> DiskError {
+        self.failed("another attach has it, or may have it; ask there".into())
     }
 
     fn now(&self) -> MutexGuard<'_, Now> {
@@ -286,14 +350,15 @@ impl AttachedDisk {
             .ok_or_else(|| self.failed("its header has no layer".into()))?;
         let paths = |layer: &LayerRecord| self.disk.layer_paths(layer);
         let is_new = claim.is_some();
+        let held = self.held(&now)?;
         let runtime = match claim {
             // Stamped for the layer, so that what was left at the path counts no more.
             Some(_) => {
                 let geometry = disks::geometry(header, top)?;
-                let (ids, cache) = ([header.attach; 2], now.runtime.cache()?);
+                let (ids, cache) = ([header.attach; 2], held.runtime.cache()?);
                 RuntimeMap::open_with(&self.runtime_path, &geometry, ids, cache)?.0
             }
-            None => now.runtime.try_clone()?,
+            None => held.runtime.try_clone()?,
         };
         let data = match claim {
             Some(claim) => claim,
@@ -312,7 +377,9 @@ impl AttachedDisk {
             return Err(self.failed("the map of its new layer is in use".into()));
         }
         if top.id != now.top {
-            (now.top, now.runtime, now.key, now.claim) = (top.id, runtime, key, kept);
+            let claim = kept;
+            (now.top, now.key) = (top.id, Some(Arc::new(key)));
+            now.held = Some(Held { runtime, claim });
         }
         now.header = header.clone();
         let layers = header.layers.iter().rev().map(|layer| layer.id);
@@ -332,6 +399,7 @@ impl AttachedDisk {
 impl SwapVolume for &AttachedDisk {
     fn quiesce(&mut self, header: &HeaderPayload) -> Result<(), DiskError> {
         let now = self.now();
+        self.held(&now)?;
         if header.top().is_none_or(|top| top.id != now.top) {
             return Err(
                 self.failed("its header names another top layer than what is served".into())

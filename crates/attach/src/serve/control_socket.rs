@@ -22,6 +22,7 @@ use uuid::Uuid;
 
 use crate::error::{AttachError, Refusal};
 use crate::serve::attached_disk::AttachedDisk;
+use crate::serve::control_name::{Names, path_of, paths_without_disk};
 use crate::serve::event_hub::EventHub;
 use crate::serve::followers;
 use crate::serve::jobs::Jobs;
@@ -29,7 +30,6 @@ use crate::serve::upgrades::UpgradeDesk;
 use crate::status::{KeyStatus, Upgraded};
 use disks::{Applied, Disk, DiskError, LayerOp};
 use installation::Installation;
-use installation::files::bind_private;
 use keys::with_wiped_call_stack;
 use protocol::{Limits, Waiter};
 
@@ -90,6 +90,7 @@ impl Handles {
     /// Applies an operation that another process asks for.
     fn apply(&self, op: &LayerOp) -> Result<Applied, DiskError> {
         let turn = self.attached_disk.turns().wait();
+        self.attached_disk.check_held()?;
         let mut volume = &*self.attached_disk;
         let applied =
             with_wiped_call_stack(|| op.apply(&self.installation, &self.disk, &mut volume));
@@ -128,7 +129,7 @@ fn confined_by(op: &LayerOp, error: DiskError) -> DiskError {
 /// The serving end.
 pub(crate) struct ControlSocket {
     listener: UnixListener,
-    path: PathBuf,
+    names: Names,
     clients: Arc<AtomicUsize>,
     /// Held while a client is let in, by which it is one that is being answered.
     gate: Arc<Mutex<()>>,
@@ -159,26 +160,33 @@ impl Drop for Busy {
     }
 }
 
-fn path_of(runtime_dir: &Path, disk: Uuid) -> PathBuf {
-    runtime_dir.join(format!("{disk}.control"))
-}
-
 impl ControlSocket {
-    /// Binds the socket of a disk that this process has claimed: one that is there already was left
-    /// behind.
-    pub(crate) fn bind(runtime_dir: &Path, disk: Uuid) -> Result<Self, AttachError> {
-        let path = path_of(runtime_dir, disk);
-        let _ = std::fs::remove_file(&path);
-        match bind_private(&path) {
-            Ok(listener) => Ok(Self::of(listener, path)),
-            Err(source) => Err(AttachError::Socket { path, source }),
-        }
+    /// Binds the socket of a disk that this process has claimed.
+    pub(crate) fn bind(runtime_dir: &Path, disk: Uuid, attach: Uuid) -> Result<Self, AttachError> {
+        let this = Self::bind_waiting(runtime_dir, disk, attach)?;
+        this.names.has_disk();
+        Ok(this)
     }
 
-    fn of(listener: UnixListener, path: PathBuf) -> Self {
+    /// Binds the socket of a disk that this process waits for.
+    pub(crate) fn bind_waiting(
+        runtime_dir: &Path,
+        disk: Uuid,
+        attach: Uuid,
+    ) -> Result<Self, AttachError> {
+        let (listener, names) = Names::bind(runtime_dir, disk, attach)?;
+        Ok(Self::of(listener, names))
+    }
+
+    /// The names that the socket has with the disk and without it.
+    pub(crate) fn names(&self) -> &Names {
+        &self.names
+    }
+
+    fn of(listener: UnixListener, names: Names) -> Self {
         Self {
             listener,
-            path,
+            names,
             clients: Arc::default(),
             gate: Arc::default(),
             busy: Arc::default(),
@@ -186,13 +194,16 @@ impl ControlSocket {
     }
 
     /// The one that the program before this one had in this process.
-    pub(crate) fn adopt(listener: OwnedFd, path: PathBuf) -> Self {
-        Self::of(listener.into(), path)
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(crate) fn adopt(listener: OwnedFd, path: &Path, attach: Uuid) -> io::Result<Self> {
+        Ok(Self::of(listener.into(), Names::adopt(path, attach)?))
     }
 
-    /// Where it is.
+    /// Where it is while this attach has the disk.
     pub(crate) fn path(&self) -> &Path {
-        &self.path
+        self.names.with_disk()
     }
 
     /// Lets no client in while the guard lives; `None` while one is being answered.
@@ -245,12 +256,6 @@ impl ControlSocket {
 impl AsFd for ControlSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.listener.as_fd()
-    }
-}
-
-impl Drop for ControlSocket {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
     }
 }
 
@@ -412,6 +417,22 @@ pub fn key_status(runtime_dir: &Path, disk: Uuid) -> Result<KeyStatus, AttachErr
     ask(runtime_dir, disk, &Request::Status)
 }
 
+/// What is known by each attach of the disk that does not have it, and answers: it waits for it, or has let go of it.
+pub fn waiting_attaches(runtime_dir: &Path, disk: Uuid) -> Vec<KeyStatus> {
+    let status = |path: PathBuf| {
+        let socket = connect_to(&path).ok()?;
+        send(&socket, &Request::Status).ok()?;
+        match receive(socket) {
+            Ok(Some(Reply::Ok(status))) => Some(status),
+            _ => None,
+        }
+    };
+    paths_without_disk(runtime_dir, disk)
+        .into_iter()
+        .filter_map(status)
+        .collect()
+}
+
 /// Gives the events of an attached disk to `each`, a line of JSON at a time: those that are kept,
 /// and with `follow` those that happen, until the disk is detached.
 ///
@@ -441,7 +462,11 @@ fn not_attached(source: io::Error) -> AttachError {
 }
 
 fn connect(runtime_dir: &Path, disk: Uuid) -> Result<UnixStream, AttachError> {
-    let socket = UnixStream::connect(path_of(runtime_dir, disk)).map_err(not_attached)?;
+    connect_to(&path_of(runtime_dir, disk))
+}
+
+fn connect_to(path: &Path) -> Result<UnixStream, AttachError> {
+    let socket = UnixStream::connect(path).map_err(not_attached)?;
     socket
         .set_read_timeout(Some(PATIENCE))
         .and_then(|()| socket.set_write_timeout(Some(PATIENCE)))

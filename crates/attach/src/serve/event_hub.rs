@@ -12,7 +12,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use serde::{Deserialize, Serialize};
 
 use crate::serve::passed::{Parcel, Passed};
-use crate::status::{Event, JobStatus, KeyStatus, LastRestart, LastUpgrade, Offered};
+use crate::status::{
+    DiskHold, Event, JobStatus, KeyStatus, LastRestart, LastUpgrade, Offered, Reason,
+};
 use installation::envelope::JobKind;
 
 /// Events that are kept for those who ask later.
@@ -138,6 +140,12 @@ impl EventHub {
         let offered = &mut self.content().offered;
         offered.version.clone_from(&last.upgraded.to);
         offered.last_upgrade = Some(last);
+    }
+
+    /// Shows whose the disk is, and why a ring was not started, if it was not.
+    pub(crate) fn set_hold(&self, disk: DiskHold, refused: Option<Reason>) {
+        let offered = &mut self.content().offered;
+        (offered.disk, offered.refused) = (disk, refused);
     }
 
     pub(crate) fn set_status(&self, status: KeyStatus) {

@@ -23,6 +23,7 @@ const LOOK: Duration = Duration::from_millis(200);
 const AGAIN: Duration = Duration::from_secs(2);
 
 /// Wakes the thread.
+#[derive(Clone)]
 pub(crate) struct Jobs(Sender<()>);
 
 /// What the thread works with.
@@ -91,6 +92,11 @@ impl Work {
 
     /// Does what the header says.
     fn follow(&self, woken: &Receiver<()>) -> Result<Next, DiskError> {
+        // The job goes on with whoever has the disk.
+        if !self.attached_disk.is_held() {
+            self.event_hub.set_job(None);
+            return Ok(Next::Later);
+        }
         // What is dropped in the end is destroyed, so only an authentic header says what.
         let header = match self.disk.header_file()?.read()?.claims().job {
             Some(_) => self.authentic_header()?,
@@ -117,6 +123,9 @@ impl Work {
         match self.watch(job, woken)? {
             CopyState::Done => {
                 let _turn = self.attached_disk.turns().wait();
+                if !self.attached_disk.is_held() {
+                    return Ok(Next::Look);
+                }
                 // Another job, of another top layer, may have taken its place.
                 if self.disk.header_file()?.read()?.claims().job.as_ref() != Some(job) {
                     return Ok(Next::Look);

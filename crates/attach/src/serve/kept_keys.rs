@@ -52,16 +52,32 @@ impl KeptKeys {
 
     /// The DEKs of these layers, if they are the ones that are kept.
     pub(crate) fn deks(&self, of: &[Uuid]) -> Option<DekStack> {
-        match &mut *self.kept() {
-            Kept::Held { layers, deks } if layers == of => match deks.deks() {
-                Ok(deks) => Some(deks),
-                Err(error) => {
-                    log::error!("the keys that are kept cannot be read: {error}");
-                    None
-                }
-            },
-            _ => None,
+        self.kept().deks(of)
+    }
+
+    /// The DEKs of these layers; an inner `None` while they are revoked, and an outer one when others are kept.
+    pub(crate) fn granted(&self, of: &[Uuid]) -> Option<Option<DekStack>> {
+        if matches!(*self.kept(), Kept::Destroyed) {
+            return Some(None);
         }
+        self.deks(of).map(Some)
+    }
+
+    /// Gives `give` the DEKs of these layers, which may have been `unwrapped` just now, or none while they are revoked.
+    /// They are not revoked before it returns.
+    pub(crate) fn give<T>(
+        &self,
+        of: &[Uuid],
+        unwrapped: Option<&DekStack>,
+        give: impl FnOnce(Option<&DekStack>) -> T,
+    ) -> T {
+        let mut kept = self.kept();
+        let deks = kept.deks(of);
+        let granted = match *kept {
+            Kept::Destroyed => None,
+            Kept::Held { .. } | Kept::Missing => deks.as_ref().or(unwrapped),
+        };
+        give(granted)
     }
 
     /// Writes them into a socket of the next program; of which layers they are, if there are any.
@@ -85,6 +101,19 @@ impl KeptKeys {
 }
 
 impl Kept {
+    fn deks(&mut self, of: &[Uuid]) -> Option<DekStack> {
+        match self {
+            Self::Held { layers, deks } if layers == of => match deks.deks() {
+                Ok(deks) => Some(deks),
+                Err(error) => {
+                    log::error!("the keys that are kept cannot be read: {error}");
+                    None
+                }
+            },
+            _ => None,
+        }
+    }
+
     fn of(layers: Vec<Uuid>, deks: &DekStack) -> Self {
         match KeptDeks::new(deks) {
             Ok(deks) => Self::Held { layers, deks },

@@ -5,14 +5,16 @@ mod attach;
 mod attach_state;
 pub(crate) mod attached_disk;
 mod candidate;
+mod control_name;
 pub(crate) mod control_socket;
 mod event_hub;
 mod followers;
 mod jobs;
 pub(crate) mod keeping;
-mod kept_keys;
+pub(crate) mod kept_keys;
 mod lives;
 mod marker;
+mod migration;
 mod passed;
 mod replace;
 mod restart;
@@ -24,6 +26,8 @@ mod upgrades;
 
 pub use attach::{LAUNCHER, attach};
 pub use attach_state::{VERSIONS, attach_versions};
-pub use control_socket::{events, key_status, send_layer_op, set_limits, upgrade};
+pub use control_socket::{
+    events, key_status, send_layer_op, set_limits, upgrade, waiting_attaches,
+};
 pub use replace::CONTINUE;
 pub use resume::continue_attach;

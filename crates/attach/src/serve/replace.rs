@@ -78,6 +78,7 @@ impl Supervision {
     }
 
     fn replace(&mut self, watched: &Watched) -> Result<Infallible, Stays> {
+        self.attached_disk.check_held()?;
         let is_served = matches!(self.stage, Stage::Given) && self.serving;
         let hands = &self.hands;
         let is_quiet = hands.recorder.is_idle() && hands.marker.is_idle();

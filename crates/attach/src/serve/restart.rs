@@ -17,6 +17,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use crate::begin::data_plane::{DataPlane, START_PATIENCE, process};
+use crate::begin::setup::stack_of;
 use crate::error::AttachError;
 use crate::guard::key_guard::Moment;
 use crate::guard::records::Operation;
@@ -217,6 +218,11 @@ impl Supervision {
             let turn = attached_disk.turns().take();
             self.turn = Some(turn.ok_or(NotGiven::Later)?);
         }
+        if !attached_disk.is_held() {
+            return self.give_nothing(prepared);
+        }
+        // Whoever took it has said so before its turn ended.
+        self.hear_taken();
         let opened = attached_disk
             .open_again(&self.setup)?
             .ok_or(NotGiven::Later)?;
@@ -264,6 +270,46 @@ impl Supervision {
             }
             true => {}
             false => self.tell_restarted(held),
+        }
+        Ok(())
+    }
+
+    /// The vaults have unwrapped the keys of the disk that was waited for: they are guarded from now on.
+    pub(crate) fn hear_taken(&mut self) {
+        while let Some(key_url) = self.hands.migration.taken() {
+            self.guard.begun(key_url, Moment::now());
+        }
+    }
+
+    /// Has the data plane wait for the disk, which another attach may have.
+    fn give_nothing(&mut self, prepared: bool) -> Result<(), NotGiven> {
+        let header = self.attached_disk.header();
+        let setup = Setup {
+            stack: stack_of(&header)?,
+            write_through: header.write_through,
+            restart: Some(Restart {
+                kept: self.keeping.len(),
+                short_lives: self.lives.short(),
+                resized: false,
+            }),
+            ..self.setup.clone()
+        };
+        let keep = self
+            .keep
+            .take()
+            .ok_or(ProtocolError::Ended(Peer::DataPlane))?;
+        let stream = self.hands.data_plane.stream()?;
+        let opening = match prepared {
+            true => self.hands.commands.open_prepared(stream),
+            false => self.hands.commands.open_again(stream)?,
+        };
+        self.lives.begin(Instant::now(), self.keeping.progress());
+        opening.wait(setup)?;
+        self.keeping.send(&keep)?;
+        let listening = self.keeping.listen(keep);
+        listening.map_err(process("start the thread of what is kept"))?;
+        if !self.upgrades.is_taking_over() {
+            self.tell_restarted(false);
         }
         Ok(())
     }

@@ -4,18 +4,21 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::RawFd;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 
 use rustix::thread::set_name;
 
 use crate::begin::data_plane::{DataPlane, process};
 use crate::begin::socket::Socket;
+use crate::begin::take::TakeOptions;
 use crate::error::AttachError;
 use crate::guard::key_guard::{Guard, Moment};
-use crate::serve::attach::{Served, signals};
+use crate::serve::attach::{Beside, Served, signals};
 use crate::serve::attach_state::{AttachState, SocketState};
-use crate::serve::attached_disk::{AttachedDisk, Now};
+use crate::serve::attached_disk::{AttachedDisk, Held, Now};
 use crate::serve::control_socket::{ControlSocket, answer_upgrade};
+use crate::serve::event_hub::EventHub;
 use crate::serve::followers::follow_again;
 use crate::serve::keeping::Keeping;
 use crate::serve::kept_keys::KeptKeys;
@@ -73,11 +76,13 @@ pub fn continue_attach(installation: Installation, state: RawFd) -> Result<(), A
     let now = Now {
         top: state.top,
         size: state.size,
-        runtime: RuntimeMap::from_file(passed.runtime.take().map_err(&fail)?.into()),
-        key,
-        claim: claim
-            .map_err(PipelineError::from)
-            .map_err(DiskError::from)?,
+        key: Some(Arc::new(key)),
+        held: Some(Held {
+            runtime: RuntimeMap::from_file(passed.runtime.take().map_err(&fail)?.into()),
+            claim: claim
+                .map_err(PipelineError::from)
+                .map_err(DiskError::from)?,
+        }),
         header: state.header,
         limits: state.limits,
     };
@@ -90,7 +95,8 @@ pub fn continue_attach(installation: Installation, state: RawFd) -> Result<(), A
     let SocketState { listening, bound } = state.socket;
     let socket = Socket::adopt(passed.socket.take().map_err(&fail)?, listening, bound);
     let control = passed.control.take().map_err(&fail)?;
-    let control = ControlSocket::adopt(control, state.control_path);
+    let control = ControlSocket::adopt(control, &state.control_path, state.offered.attach);
+    let runtime_dir = state.control_path.parent().unwrap_or(Path::new("."));
     let served = Served {
         installation: Arc::new(installation),
         disk,
@@ -98,22 +104,27 @@ pub fn continue_attach(installation: Installation, state: RawFd) -> Result<(), A
         program: state.program,
     };
     let guard = Guard::resumed(state.options, state.guard, Moment::now());
+    let event_hub = Arc::new(EventHub::new(guard.status(), state.offered));
     let mut supervision = served.clone().supervision(
         (guard, keys, setup),
-        (data_plane, socket, state.offered, keeping.map_err(&fail)?),
-        Arc::new(control),
-        &commands,
-        &attached_disk,
+        (data_plane, socket, keeping.map_err(&fail)?),
+        Beside {
+            commands: commands.clone(),
+            attached_disk: attached_disk.clone(),
+            control: Arc::new(control.map_err(&fail)?),
+            event_hub: event_hub.clone(),
+            options: TakeOptions::again(runtime_dir),
+            awaiting: None,
+        },
     )?;
     supervision.served = true;
     supervision.serving = true;
     supervision.restarts = state.restarts;
     supervision.failed_sync = state.failed_sync;
-    let event_hub = supervision.hands.event_hub.clone();
     event_hub.resume(state.events).map_err(&fail)?;
     follow_again(&event_hub);
     let watched = supervision.watch_from(heard, messages)?;
-    served.answer_others(&supervision, &commands, &attached_disk)?;
+    served.answer_others(&supervision, &attached_disk)?;
     let end = passed.end.take().map_err(&fail)?;
     if was_told(end.into()) && commands.end().is_err() {
         log::warn!("the data plane cannot be told to end");

@@ -22,10 +22,12 @@ use crate::guard::records::{Operation, Record, Recorder};
 use crate::serve::attached_disk::AttachedDisk;
 use crate::serve::control_socket::ControlSocket;
 use crate::serve::event_hub::EventHub;
+use crate::serve::jobs::Jobs;
 use crate::serve::keeping::Keeping;
 use crate::serve::kept_keys::KeptKeys;
 use crate::serve::lives::Lives;
 use crate::serve::marker::Marker;
+use crate::serve::migration::Migration;
 use crate::serve::turn::Turn;
 use crate::serve::upgrades::{Order, UpgradeNews, Upgrades};
 use crate::status::{Event, EventKind, Reason};
@@ -41,7 +43,9 @@ const SIGNAL: u64 = 0;
 const FINDING: u64 = 1;
 const UPGRADE: u64 = 2;
 const HANGUP: u64 = 3;
-const CONTROL: u64 = 4;
+/// The disk that was waited for was taken.
+const TAKEN: u64 = 4;
+const CONTROL: u64 = 5;
 
 /// Why a connection was ended, and what is to be done about it.
 const NOT_SHARED: &str = "its guest's memory is not shared, so that no request can be seen; with QEMU, \
@@ -77,6 +81,7 @@ pub(crate) struct Supervision {
     pub(crate) state_dir: PathBuf,
     pub(crate) attached_disk: Arc<AttachedDisk>,
     pub(crate) control: Arc<ControlSocket>,
+    pub(crate) jobs: Jobs,
     /// What the first data plane was told.
     pub(crate) setup: Setup,
     /// What outlives a data plane of its frontend's connection.
@@ -175,6 +180,7 @@ pub(crate) struct Attached {
     pub(crate) recorder: Recorder,
     pub(crate) marker: Marker,
     pub(crate) event_hub: Arc<EventHub>,
+    pub(crate) migration: Migration,
     pub(crate) disk: Uuid,
     /// The disk's name.
     pub(crate) name: String,
@@ -225,9 +231,11 @@ impl GuardActions for Attached {
             key_url: news.key_url,
             reason: news.reason,
             until: news.until,
+            attach: None,
         };
         match event.event {
             EventKind::Attached
+            | EventKind::Waiting
             | EventKind::Detached
             | EventKind::KeyChanged
             | EventKind::DataPlaneUpgraded
@@ -291,6 +299,7 @@ impl Supervision {
             waiter.watch(&signals.hangup, HANGUP)?;
             waiter.watch(self.hands.checker.news(), FINDING)?;
             waiter.watch(self.upgrades.bell(), UPGRADE)?;
+            waiter.watch(self.hands.migration.has_taken(), TAKEN)?;
             Ok(Watched {
                 waiter,
                 messages,
@@ -338,6 +347,7 @@ impl Supervision {
                     }
                     self.watch_space(&mut low);
                 }
+                Some(TAKEN) => self.hear_taken(),
                 Some(_) if matches!(self.stage, Stage::Greeting { .. }) => {
                     ended = self.greet(&mut watched)?;
                 }
@@ -437,10 +447,12 @@ impl Supervision {
         let (now, hands) = (Moment::now(), &mut self.hands);
         match hands.commands.answered(number, reply)? {
             Some((_, Reply::Prepared { program })) => hands.event_hub.set_version(program.into()),
-            Some((_, Reply::Serving)) => self.publish(),
             Some((_, Reply::HandedOver)) => self.handed_over = true,
             Some((CommandKind::HandOver, Reply::Refused { why })) => {
                 self.fail_upgrade(why.as_str());
+            }
+            Some((kind, Reply::Serving | Reply::Waiting)) => {
+                self.publish(kind == CommandKind::Serve);
             }
             Some((_, Reply::KeyDestroyed)) => self.guard.destroyed(now, hands),
             Some((_, Reply::KeyRestored)) => self.guard.restored(now, hands),
@@ -463,8 +475,8 @@ impl Supervision {
         Ok(())
     }
 
-    /// Lets guests connect: the data plane serves them.
-    fn publish(&mut self) {
+    /// Lets guests connect: the data plane serves them, or will.
+    fn publish(&mut self, has_disk: bool) {
         self.serving = true;
         if self.served {
             self.finish_upgrade();
@@ -476,7 +488,11 @@ impl Supervision {
             return;
         }
         self.served = true;
-        self.tell(EventKind::Attached, None);
+        let event = match has_disk {
+            true => EventKind::Attached,
+            false => EventKind::Waiting,
+        };
+        self.tell(event, None);
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     }
 
@@ -489,6 +505,9 @@ impl Supervision {
             // The socket that comes with it is with who hears it.
             DataPlaneEvent::FrontendMemory(_) => {}
             DataPlaneEvent::MemoryNotShared => self.tell_not_shared(),
+            DataPlaneEvent::Rings { rings, connection } => {
+                self.hands.migration.rings(rings, connection);
+            }
             DataPlaneEvent::StorageFull => self.tell(EventKind::StorageFull, None),
             DataPlaneEvent::StorageOk => self.tell(EventKind::StorageOk, None),
             DataPlaneEvent::SyncFailed { file, why } => self.sync_failed(file, why.as_str()),

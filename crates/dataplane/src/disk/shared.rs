@@ -22,6 +22,7 @@ use super::full_storage::FullStorage;
 use super::key::SharedKey;
 use super::limiter::Limiter;
 use super::memory::{MemoryPlan, most_workers};
+use super::ring_news::RingNews;
 use super::rings::Rings;
 use super::sharing::MemoryNews;
 use super::sync_alarm::SyncAlarm;
@@ -135,6 +136,8 @@ pub(crate) struct Shared {
     pub(crate) sync_alarm: SyncAlarm,
     /// What is to be told of the frontend's memory.
     pub(crate) memory_news: MemoryNews,
+    /// What is to be told of the rings.
+    pub(crate) ring_news: RingNews,
     /// A guest has asked for something since the copier last looked.
     pub(crate) in_use: AtomicBool,
     /// Writes are to be durable before they complete.
@@ -158,7 +161,7 @@ impl Shared {
     /// # Errors
     /// [`DataplaneError::Io`].
     pub(crate) fn new(
-        extent: Extent,
+        extent: Arc<Extent>,
         key: SharedKey,
         io_rings: Rings,
         limits: ChainLimits,
@@ -176,7 +179,7 @@ impl Shared {
             false => Pages::Ordinary,
         };
         Ok(Self {
-            extent: Mutex::new(Arc::new(extent)),
+            extent: Mutex::new(extent),
             key,
             limits,
             poll: Duration::from_micros(setup.poll_us.into()),
@@ -186,6 +189,7 @@ impl Shared {
             storage: Arc::new(storage),
             sync_alarm,
             memory_news: MemoryNews::new().map_err(fail)?,
+            ring_news: RingNews::new().map_err(fail)?,
             in_use: false.into(),
             write_through: true.into(),
             own_buffers: plan.own_buffers,

@@ -5,6 +5,8 @@ pub(crate) mod confine;
 pub(crate) mod copier;
 pub(crate) mod hand_over;
 pub(crate) mod map_scan;
+mod open;
 pub(crate) mod prepare;
 pub(crate) mod quiesce;
 pub(crate) mod serve;
+pub(crate) mod vacant;

@@ -9,6 +9,7 @@ use protocol::{Command, DataPlaneEnd, Received, Reply, signal_pipe};
 use crate::DataplaneError;
 use crate::disk::memory::raise_limits;
 use crate::disk::rings::Rings;
+use crate::disk::vacant::VacantFiles;
 
 use super::confine::Confinement;
 
@@ -17,6 +18,8 @@ pub(super) struct Prepared {
     /// Queues that all this is for.
     pub(super) queues: u16,
     pub(super) rings: Rings,
+    /// What stands in the place of the disk when that is another attach's.
+    pub(super) vacant: VacantFiles,
     /// Has something to read when the process is told to end.
     pub(super) signals: UnixStream,
     /// No sockets can be made any more.
@@ -43,6 +46,7 @@ impl Prepared {
         with_wiped_call_stack(xts::self_test)?;
         raise_limits(queues)?;
         let rings = Rings::make(queues)?;
+        let vacant = VacantFiles::make()?;
         let signals = signal_pipe().map_err(io_error("handle signals"))?;
         let pair = UnixStream::pair().map_err(io_error("make a pair of sockets"))?;
         confinement.leave_host(queues);
@@ -52,6 +56,7 @@ impl Prepared {
         Ok(Self {
             queues,
             rings,
+            vacant,
             signals,
             pair,
         })

@@ -13,7 +13,7 @@ use crate::vhost_user::handler::BlockHandler;
 use super::serve::{Server, next_command, open_to_flush};
 
 /// How long what the guest has asked for may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// How long space is given back before, while the guest goes on: a layer beneath others keeps what it
 /// holds.
 const RELEASE: Duration = Duration::from_secs(1);
@@ -156,6 +156,9 @@ impl QuiescedDisk<'_> {
             }
             Command::Prepare { .. }
             | Command::Serve(_)
+            | Command::Wait(_)
+            | Command::TakeDisk(_)
+            | Command::LetGo
             | Command::HandOver
             | Command::Resize { .. }
             | Command::Quiesce
@@ -182,7 +185,7 @@ impl QuiescedDisk<'_> {
 }
 
 /// Makes durable what was completed, among others who use the volume, and gives space back for as long.
-fn flush(shared: &Shared, release: Option<Duration>) -> Result<(), DataplaneError> {
+pub(super) fn flush(shared: &Shared, release: Option<Duration>) -> Result<(), DataplaneError> {
     let mut io = open_to_flush(shared)?;
     let overwrite = shared.discard == Discard::Overwrite;
     let flushed = match release {

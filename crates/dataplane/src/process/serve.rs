@@ -11,25 +11,21 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use keys::units::{SECTOR_SIZE, Sector};
 use keys::{DekStack, harden_process, lock_stack_again};
 use protocol::{
-    COMMAND_FD, Cargo, Command, DataPlaneEnd, Discard, DiskFiles, Event, KEEP_FD, KeepSocket, Line,
-    ProtocolError, REGION_FD, Received, Reply, SOCKET_FD, Setup, Waiter,
+    COMMAND_FD, Cargo, Command, DataPlaneEnd, Discard, Event, KEEP_FD, KeepSocket, Line,
+    ProtocolError, REGION_FD, Received, Reply, SOCKET_FD, Waiter,
 };
 use sandbox::Launch;
 use volume::pipeline::DiskIo;
-use volume::{LayerMap, Volume, check_data_file};
-
-use crate::request::Disk;
 
 use crate::DataplaneError;
 use crate::disk::full_storage::StorageNews;
 use crate::disk::key::SharedKey;
-use crate::disk::shared::{Extent, Shared, open_lower, split};
+use crate::disk::shared::{Extent, Shared};
 use crate::inflight::InflightRegion;
 use crate::queue::pulse::{PERIOD, Watchdog};
-use crate::vhost_user::config_space::{ConfigSpace, MAX_ZERO_SECTORS};
+use crate::vhost_user::config_space::ConfigSpace;
 use crate::vhost_user::conversation::Conversation;
 use crate::vhost_user::handler::BlockHandler;
 use crate::vhost_user::keeper::Keeper;
@@ -38,6 +34,7 @@ use crate::vhost_user::restore::KeptConnection;
 use super::confine::Confinement;
 use super::copier::Copier;
 use super::map_scan::MapScan;
+use super::open::{NO_DISK, WITHOUT, disk_of, files_and_keys, open_disk};
 use super::prepare::Prepared;
 
 /// What woke the main thread.
@@ -46,8 +43,9 @@ const SIGNAL: u64 = 1;
 const SOCKET: u64 = 2;
 const CONNECTION_ENDED: u64 = 3;
 const STORAGE: u64 = 4;
-const MEMORY: u64 = 6;
 const SYNC: u64 = 5;
+const MEMORY: u64 = 6;
+const RINGS: u64 = 7;
 
 /// How long space is given back at the end, before the rest is left to the next attach.
 const LAST_RELEASE: Duration = Duration::from_secs(20);
@@ -116,18 +114,23 @@ fn serve_disk(control: &DataPlaneEnd, confinement: Confinement) -> Result<(), Da
     let Prepared {
         queues,
         rings,
+        vacant,
         signals,
         pair,
     } = Prepared::make(control, confinement)?;
-    let Some(Received {
+    let not_second = || DataplaneError::Setup("its second command is another".into());
+    let Received {
         number,
-        command: Command::Serve(setup),
+        command,
         cargo,
-    }) = control.receive()?
-    else {
-        return Err(DataplaneError::Setup(
-            "its second command is another".into(),
-        ));
+    } = control.receive()?.ok_or_else(not_second)?;
+    let (setup, given) = match command {
+        Command::Serve(setup) => {
+            let given = files_and_keys(&setup, cargo)?;
+            (setup, Some(given))
+        }
+        Command::Wait(setup) => (setup, None),
+        _ => return Err(not_second()),
     };
     if setup.num_queues != queues {
         let why = format!(
@@ -136,40 +139,25 @@ fn serve_disk(control: &DataPlaneEnd, confinement: Confinement) -> Result<(), Da
         );
         return Err(DataplaneError::Setup(why));
     }
-    let (opened, key) = disk_and_key(&setup, cargo)?;
     let kept = match &setup.restart {
         Some(restart) => KeptConnection::receive(&keep, restart.kept, pair)?,
         None => None,
     };
-    let DiskFiles {
-        mut files,
-        runtime,
-        lower_maps,
-    } = opened;
-    let (top, beneath) = split(&setup.stack)?;
-    let map = files.map.try_clone()?.into_file();
-    let top = LayerMap::new(top.geometry()?, map);
-    let lower = open_lower(beneath, &files, lower_maps, &[])?;
-    check_data_file(files.data.file(), &top.geometry)?;
-    if runtime.finish_writes(&top.geometry, files.data.file())? > 0 {
-        log::info!("finished what the last process was writing when it died");
-    }
-    files.map_memory(top.geometry.data_len())?;
-    let volume = Arc::new(Volume::open_runtime(top, lower, &runtime)?);
+    let is_vacant = given.is_none();
+    let vacant = Extent::vacant(vacant, disk_of(&setup))?;
+    let (extent, key) = match given {
+        Some((files, deks)) => open_disk(&setup, files, deks)?,
+        None => (vacant.clone(), SharedKey::revoked(WITHOUT)),
+    };
 
     let config = ConfigSpace::new(&setup);
-    let extent = Extent {
-        volume,
-        files: Arc::new(files),
-        runtime,
-        disk: disk_of(&setup),
-    };
     let shared = Arc::new(Shared::new(extent, key, rings, config.limits(), &setup)?);
     // All that the queues need is there before anybody can connect, or it is said why not.
     let keeper = Keeper::new(keep, &region).map_err(io_error("map what outlives this process"))?;
     let in_flight = InflightRegion::kept(region, setup.num_queues)?;
     let keeping = (Arc::new(keeper), in_flight);
-    let handler = BlockHandler::new(shared.clone(), config, setup.num_queues, keeping)?;
+    let mut handler = BlockHandler::new(shared.clone(), config, setup.num_queues, keeping)?;
+    handler.set_vacant(is_vacant);
     let mut server = Server {
         shared: shared.clone(),
         watchdogs: handler.watchdogs(),
@@ -180,66 +168,48 @@ fn serve_disk(control: &DataPlaneEnd, confinement: Confinement) -> Result<(), Da
         connections: 0,
         news: StorageNews::default(),
         copier: Copier::default(),
+        scan: None,
+        read_only: setup.read_only,
+        vacant,
+        is_vacant,
     };
     if let Some(kept) = kept {
         server.go_on(kept, setup.restart.is_some_and(|restart| restart.resized));
     }
-    control.reply(number, Reply::Serving)?;
+    let answer = match is_vacant {
+        true => Reply::Waiting,
+        false => Reply::Serving,
+    };
+    control.reply(number, answer)?;
     // What a process before this one met.
     shared.sync_alarm.tell(&shared.extent().volume, control);
     log::info!(
-        "serving disk {} with {} queues",
+        "{} disk {} with {} queues",
+        if is_vacant { "waiting for" } else { "serving" },
         setup.stack.disk,
         setup.num_queues
     );
-    let scan = match setup.read_only {
-        true => None,
-        false => Some(MapScan::spawn(shared.clone()).map_err(io_error("start a thread"))?),
-    };
+    server.scan_again();
     let served = match setup.listening {
         true => server.accept_all(&UnixListener::from(socket), control, &signals),
         false => server.serve_one(UnixStream::from(socket), control, &signals),
     };
-    if let Some(scan) = scan {
+    if let Some(scan) = server.scan.take() {
         scan.finish();
     }
     server.handler().finish();
     server.close();
     server.copier.stop();
+    let is_vacant = server.is_vacant;
     drop(server);
     served?;
+    if is_vacant {
+        return Ok(());
+    }
     // The disk stays claimed until the attach process has put everything away.
     let flushed = last_flush(&shared);
     shared.sync_alarm.tell(&shared.extent().volume, control);
     flushed
-}
-
-/// The disk's files and its key, which may be revoked.
-fn disk_and_key(setup: &Setup, cargo: Cargo) -> Result<(DiskFiles, SharedKey), DataplaneError> {
-    match setup.revoked {
-        Some(mode) => {
-            let files = cargo.files(setup.stack.layers.len())?;
-            Ok((files, SharedKey::revoked(mode)))
-        }
-        None => {
-            let (files, deks) = cargo.disk()?;
-            Ok((files, SharedKey::new(deks)))
-        }
-    }
-}
-
-fn disk_of(setup: &Setup) -> Disk {
-    let mut serial = [0; 20];
-    let len = setup.serial.len().min(serial.len());
-    serial[..len].copy_from_slice(&setup.serial.as_bytes()[..len]);
-    Disk {
-        capacity: Sector(setup.size() / SECTOR_SIZE),
-        block_sectors: u64::from(setup.logical_sector_size) / SECTOR_SIZE,
-        read_only: setup.read_only,
-        discard: setup.discard != Discard::Off,
-        serial,
-        most_zero_sectors: MAX_ZERO_SECTORS,
-    }
 }
 
 /// Makes what the guest had not flushed durable: the runtime map is not needed any more then. And gives
@@ -274,13 +244,21 @@ pub(crate) struct Server {
     ended: EventFd,
     connection: Option<Connection>,
     /// Connections so far.
-    connections: u64,
+    pub(super) connections: u64,
     news: StorageNews,
     pub(crate) copier: Copier,
     /// One for each queue.
     watchdogs: Vec<Watchdog>,
     /// When they look next.
     next_look: Instant,
+    /// Looks through the map of the disk.
+    pub(super) scan: Option<MapScan>,
+    /// The disk is not written to.
+    pub(super) read_only: bool,
+    /// What stands in the place of the disk while another attach has it.
+    pub(super) vacant: Arc<Extent>,
+    /// It does.
+    pub(super) is_vacant: bool,
 }
 
 impl Server {
@@ -353,8 +331,9 @@ impl Server {
             let volume = &self.shared.extent().volume;
             self.shared.sync_alarm.tell(volume, control);
             self.tell_memory(control);
+            self.tell_rings(control);
             match woken {
-                Some(STORAGE | SYNC | MEMORY) | None => {}
+                Some(STORAGE | SYNC | MEMORY | RINGS) | None => {}
                 Some(other) => return Ok(other),
             }
         }
@@ -384,20 +363,28 @@ impl Server {
             None => return false,
         };
         let reply = match command {
-            Command::Prepare { .. } | Command::Serve(_) => {
+            Command::Prepare { .. } | Command::Serve(_) | Command::Wait(_) => {
                 Reply::refused(&"a disk is served already")
             }
+            Command::TakeDisk(setup) => self.take_disk(&setup, cargo),
+            Command::LetGo => self.let_disk_go(),
             Command::SetLimits(limits) => {
                 self.shared.limiter.set(&limits);
                 log::info!("new limits: {limits:?}");
                 Reply::LimitsSet
             }
-            Command::Resize { size } => self.resize(size),
             Command::RevokeKey { on_revoke } => {
                 self.copier.stop();
                 self.handler().suspend(on_revoke);
                 log::info!("the key was revoked: no DEK and no cipher is left");
                 Reply::KeyDestroyed
+            }
+            // It comes with the disk.
+            Command::RestoreKey { .. } if self.is_vacant => Reply::KeyRestored,
+            Command::Resize { .. } | Command::Quiesce | Command::StartCopyUp(_)
+                if self.is_vacant =>
+            {
+                Reply::refused(&NO_DISK)
             }
             Command::RestoreKey { layers } => {
                 let restored = self.keys_of(cargo, &layers);
@@ -407,6 +394,7 @@ impl Server {
                     Reply::KeyRestored,
                 )
             }
+            Command::Resize { size } => self.resize(size),
             Command::Quiesce => return self.quiesce(control, number),
             Command::HandOver => return self.hand_over(control, number),
             Command::SwapVolume(_) => Reply::refused(&"the disk is not quiesced"),
@@ -471,6 +459,7 @@ impl Server {
             waiter.watch(&self.ended, CONNECTION_ENDED)?;
             waiter.watch(self.shared.storage.changed(), STORAGE)?;
             waiter.watch(self.shared.memory_news.changed(), MEMORY)?;
+            waiter.watch(self.shared.ring_news.changed(), RINGS)?;
             waiter.watch(self.shared.sync_alarm.event(), SYNC)?;
             Ok(waiter)
         };
@@ -512,6 +501,7 @@ impl Server {
         if gone_on.is_ok() && resized {
             self.handler().tell_of_new_size();
         }
+        self.handler().tell_rings();
         if let Err(error) = gone_on {
             log::warn!(
                 "the connection to the frontend ends, since it cannot be as it was: {error}"

@@ -99,6 +99,7 @@ impl ConfigSpace {
             | VhostUserProtocolFeatures::LOG_SHMFD
             | VhostUserProtocolFeatures::INFLIGHT_SHMFD
             | VhostUserProtocolFeatures::RESET_DEVICE
+            | VhostUserProtocolFeatures::GET_VRING_BASE_INFLIGHT
     }
 
     /// Data segments of a request: what a queue of the size that was named has room for, beside header
@@ -144,6 +145,11 @@ impl ConfigSpace {
     /// Shows another size of the disk, in bytes.
     pub(crate) fn set_size(&self, size: u64) {
         self.size.store(size, Ordering::Release);
+    }
+
+    /// Bytes.
+    pub(crate) fn size(&self) -> u64 {
+        self.size.load(Ordering::Acquire)
     }
 
     /// Whether writes must be durable before they complete, for a driver that acknowledged

@@ -97,8 +97,12 @@ impl Conversation {
                 }
             }
             self.keeper.end();
+            lock(&self.handler).tell_rings();
         }
-        lock(&self.handler).disconnect();
+        let mut handler = lock(&self.handler);
+        handler.disconnect();
+        handler.tell_rings();
+        drop(handler);
         self.keeper.forget_connection();
         self.keeper.end();
     }

@@ -47,6 +47,14 @@ pub(super) struct RingState {
     pub(super) worker: Option<WorkerHandle>,
 }
 
+impl RingState {
+    /// What it is started with, if everything was said that it needs, and it does not run.
+    pub(super) fn is_to_run(&self) -> Option<(&File, RingAddresses)> {
+        let said = self.kick.as_ref().zip(self.addresses);
+        said.filter(|_| self.enabled && !self.running)
+    }
+}
+
 /// Serves the messages of one connection after another.
 pub(crate) struct BlockHandler {
     pub(super) shared: Arc<Shared>,
@@ -63,6 +71,8 @@ pub(crate) struct BlockHandler {
     pub(super) inflight: Option<Arc<InflightRegion>>,
     /// The same for a frontend that keeps nothing. Whoever starts this process has it.
     kept: Arc<InflightRegion>,
+    /// Whether it takes that region along with a guest that is migrated.
+    pub(super) moves_in_flight: bool,
     /// Whether the frontend acknowledges messages of its back-end.
     pub(super) acknowledges: bool,
     /// What may become the channel, if the next message says so.
@@ -70,6 +80,8 @@ pub(crate) struct BlockHandler {
     pub(super) channel: Option<BackendChannel>,
     /// No ring is started any more.
     finished: bool,
+    /// Another attach has the disk: rings that are to run wait for it.
+    pub(super) vacant: bool,
 }
 
 impl BlockHandler {
@@ -105,10 +117,12 @@ impl BlockHandler {
             rings,
             inflight: None,
             kept: Arc::new(kept),
+            moves_in_flight: false,
             acknowledges: false,
             offered_channel: None,
             channel: None,
             finished: false,
+            vacant: false,
         })
     }
 
@@ -142,6 +156,7 @@ impl BlockHandler {
         self.log = None;
         self.memory = GuestMemory::default();
         self.inflight = None;
+        self.moves_in_flight = false;
         self.acknowledges = false;
         self.channel = None;
         // The next frontend says where the rings go on.
@@ -302,9 +317,10 @@ impl BlockHandler {
     }
 
     /// What becomes of requests that wait when their ring is stopped. While pages are logged the guest is
-    /// on its way to another host, which gets the ring and no in-flight region.
+    /// on its way to another host, which gets the ring, and the in-flight region from some frontends only.
     fn waiting(&self) -> Waiting {
-        match self.inflight.is_some() && self.active_log().is_none() {
+        let is_kept = self.active_log().is_none() || self.moves_in_flight;
+        match self.inflight.is_some() && is_kept {
             true => Waiting::StayInFlight,
             false => Waiting::Fail,
         }
@@ -318,7 +334,7 @@ impl BlockHandler {
     }
 
     /// Whether a ring is served.
-    pub(super) fn is_running(&self) -> bool {
+    pub(crate) fn is_running(&self) -> bool {
         self.rings.iter().any(|ring| ring.running)
     }
 
@@ -336,7 +352,7 @@ impl BlockHandler {
     /// Starts a ring, if everything that it needs was said. A ring is started by its kick
     /// descriptor and stopped by `GET_VRING_BASE`; it is served while it is enabled.
     pub(super) fn start(&mut self, index: usize) -> Result<()> {
-        if self.finished {
+        if self.finished || self.vacant {
             return Ok(());
         }
         let event_idx = self.features & (1 << VIRTIO_RING_F_EVENT_IDX) != 0;
@@ -345,9 +361,7 @@ impl BlockHandler {
         self.ring(index)?;
         let inflight = self.inflight_of(index)?;
         let ring = self.ring(index)?;
-        let (Some(kick), Some(addresses), true, false) =
-            (&ring.kick, ring.addresses, ring.enabled, ring.running)
-        else {
+        let Some((kick, addresses)) = ring.is_to_run() else {
             return Ok(());
         };
         let setup = RingSetup {

@@ -195,6 +195,14 @@ impl VhostUserBackendReqHandlerMut for BlockHandler {
         if features & !ConfigSpace::protocol_features().bits() != 0 {
             return Err(refused("protocol features that were not offered"));
         }
+        let moves = VhostUserProtocolFeatures::GET_VRING_BASE_INFLIGHT.bits();
+        let tracks = VhostUserProtocolFeatures::INFLIGHT_SHMFD.bits();
+        if features & moves != 0 && features & tracks == 0 {
+            return Err(refused(
+                "rings that stop with requests in flight, without a region for these",
+            ));
+        }
+        self.moves_in_flight = features & moves != 0;
         self.acknowledges = features & VhostUserProtocolFeatures::REPLY_ACK.bits() != 0;
         self.keeper.put(Kept::ProtocolFeatures(features), None);
         Ok(())

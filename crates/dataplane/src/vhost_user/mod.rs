@@ -8,3 +8,4 @@ pub(crate) mod handler;
 pub(crate) mod keeper;
 pub(crate) mod messages;
 pub(crate) mod restore;
+mod vacancy;

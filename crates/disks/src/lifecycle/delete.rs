@@ -49,20 +49,22 @@ pub fn delete(
         return Ok(forget(installation, &row)?);
     }
     let claims = claim_own_data(&row.record)?;
+    let disk = Disk {
+        record: row.record.clone(),
+    };
+    if disk.awaited_by().is_some() {
+        return Err(disk.is_awaited());
+    }
     let session = header_claims(directory).ok().and_then(|h| h.session);
     let row = match row.record.state {
         DiskState::Erased => row.clone(),
         _ => set_state(installation, &row, DiskState::Deleting)?,
     };
     let row = erase(installation, row)?;
-    let directory = &row.record.directory;
     // Nobody can use it any more. NFS and FUSE keep a file that is open under another name in its directory,
     // which then is not empty.
     drop(claims);
     remove_files(directory)?;
-    let disk = Disk {
-        record: row.record.clone(),
-    };
     disk.remove_maps(session.as_ref(), runtime_dir);
     drop(lock);
     Ok(forget(installation, &row)?)

@@ -39,7 +39,8 @@ pub struct RegisterRequest {
     pub disk_encryption_set: Option<String>,
 }
 
-/// Makes a disk known; its name. Its directory and its key stay what they are.
+/// Makes a disk known; its name. Its directory and its key stay what they are. One that is in use, on another host say, can
+/// be made known under its own name and set.
 ///
 /// # Errors
 /// [`DiskError`]; the disk is not known then, and the catalog as it was.
@@ -73,7 +74,15 @@ pub fn register(
         record: ready_row(&found, &directory),
     };
     disk.record.name.clone_from(&name);
-    let claim = disk.claim(&found)?;
+    let claim = match disk.claim(&found) {
+        Err(DiskError::InUse { .. } | DiskError::Awaited { .. })
+            if name == found.name && set == found.disk_encryption_set =>
+        {
+            register_in_use(installation, &disk, &file)?;
+            return Ok(name);
+        }
+        claim => claim?,
+    };
     let mut lock = file.lock()?;
     let mut keys = Unwrapper::new(installation);
     let (mut header, dek) = disk.unlock_as(&mut keys, set.as_deref(), lock.read()?)?;
@@ -102,6 +111,19 @@ pub fn register(
     forget_returned(installation, row.id)?;
     drop(files);
     Ok(name)
+}
+
+/// Makes a disk known that another host has attached, to which a guest of that host is to move: as it is, since nothing
+/// of it may be changed. Its keys are tried.
+fn register_in_use(
+    installation: &Installation,
+    disk: &Disk,
+    file: &HeaderFile,
+) -> Result<(), DiskError> {
+    let header = disk.check_keys(installation, file.read()?)?;
+    let row = ready_row(&header, disk.directory());
+    installation.catalog().insert_disk(&row)?;
+    Ok(forget_returned(installation, row.id)?)
 }
 
 /// Has the layers that were under the disk's own set be under `set`, and, when that one was asked

@@ -10,6 +10,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::layers::layers_to_drop;
+use crate::resource::awaited::{Waiter, waiter_for};
 use crate::resource::directory::{header_claims, layer_paths};
 use crate::resource::error::DiskError;
 use crate::resource::failed_sync::synced_file;
@@ -69,6 +70,9 @@ pub struct DiskView {
     /// The attach that has not ended in order.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session: Option<SessionView>,
+    /// The attach that waits for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub awaited_by: Option<Waiter>,
     /// A sync of its files that failed; `disk check --repair` ends that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failed_sync: Option<FailedSync>,
@@ -228,6 +232,7 @@ fn view(record: &DiskRecord) -> DiskView {
         source: header.as_ref().and_then(|header| header.source.clone()),
         cache: header.as_ref().and_then(cache_view),
         session,
+        awaited_by: waiter_for(directory),
         failed_sync,
         job: header.and_then(|header| job_view(directory, &header)),
         directory: directory.clone(),

@@ -7,6 +7,8 @@ use volume::LayerPaths;
 
 /// The name of the header in a disk's directory.
 pub(crate) const HEADER: &str = "header";
+/// The name of the file that is locked by whoever waits for the disk.
+pub(crate) const AWAITED: &str = "awaited";
 
 /// What the header in a disk's directory claims, unauthenticated.
 pub(crate) fn header_claims(directory: &Path) -> Result<HeaderPayload, EnvelopeError> {

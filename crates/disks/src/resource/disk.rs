@@ -58,8 +58,22 @@ impl Disk {
     /// duplicate of it, is open. It is the top layer's data.
     ///
     /// # Errors
-    /// [`DiskError::InUse`] when somebody has it, [`DiskError::OtherDisk`].
+    /// [`DiskError::InUse`] when somebody has it, [`DiskError::Awaited`] when an attach waits for it,
+    /// [`DiskError::OtherDisk`].
     pub fn claim(&self, header: &HeaderPayload) -> Result<LayerFile, DiskError> {
+        let claim = self.claim_to_serve(header)?;
+        match self.awaited_by() {
+            // It is to find the disk as whoever let go of it has left it.
+            Some(_) => Err(self.is_awaited()),
+            None => Ok(claim),
+        }
+    }
+
+    /// As [`Disk::claim`] for an attach, whoever waits.
+    ///
+    /// # Errors
+    /// [`DiskError::InUse`] when somebody has it, [`DiskError::OtherDisk`].
+    pub fn claim_to_serve(&self, header: &HeaderPayload) -> Result<LayerFile, DiskError> {
         self.check_identity(header)?;
         let top = header.top().ok_or_else(|| self.no_layer())?;
         claim_data(self.name(), &self.layer_paths(top).data)
@@ -91,11 +105,15 @@ impl Disk {
                 _ => Err(error),
             })
             .map_err(PipelineError::from)?;
-        claim_as(
+        let claim = claim_as(
             FlockOperation::NonBlockingLockExclusive,
             self.name(),
             (data, &path),
-        )
+        )?;
+        match self.awaited_by() {
+            Some(_) => Err(self.is_awaited()),
+            None => Ok(claim),
+        }
     }
 
     pub(crate) fn check_identity(&self, claims: &HeaderPayload) -> Result<(), DiskError> {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use uuid::Uuid;
 
-use crate::resource::directory::{HEADER, header_claims};
+use crate::resource::directory::{AWAITED, HEADER, header_claims};
 use crate::resource::error::DiskError;
 use installation::Installation;
 use installation::catalog::{
@@ -91,7 +91,7 @@ pub(crate) fn disk_files(directory: &Path) -> Result<Vec<String>, DiskError> {
             .strip_suffix(".data")
             .or_else(|| name.strip_suffix(".map"))
             .is_some_and(|id| Uuid::parse_str(id).is_ok());
-        if of_layer || name == HEADER || name == "nbd.sock" {
+        if of_layer || [HEADER, AWAITED, "nbd.sock"].contains(&name.as_str()) {
             files.push(name);
         }
     }

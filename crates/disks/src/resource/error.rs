@@ -32,6 +32,26 @@ pub enum DiskError {
         /// What is locked.
         path: PathBuf,
     },
+    /// An attach waits for the disk.
+    #[error("an incoming attach waits for the disk {name} ({by}): end that before")]
+    Awaited {
+        /// The disk.
+        name: String,
+        /// Who waits.
+        by: String,
+    },
+    /// The attach that had the disk before has not let go of it in order, and left what only its host has.
+    #[error(
+        "the disk {name} was attached on {host} since {since} and not let go of in order, so what its guest has          written and not flushed is there: attach it there again, and migrate or detach it, or lose those          writes with `sealdisk attach --incoming --discard-unflushed`"
+    )]
+    NotLetGo {
+        /// The disk.
+        name: String,
+        /// Where it was attached.
+        host: String,
+        /// Since when.
+        since: String,
+    },
     /// An interrupted command left the disk half made or half deleted, or one is still at it.
     #[error("the {kind} {name} is being {doing} by another command")]
     Unfinished {
@@ -317,6 +337,7 @@ impl DiskError {
             Self::Envelope(EnvelopeError::Vault(error)) => error.code.as_str(),
             Self::Layer { source, .. } => source.code(),
             Self::InUse { .. }
+            | Self::Awaited { .. }
             | Self::JobUnderWay { .. }
             | Self::Needed { .. }
             | Self::HasClones { .. } => "OperationNotAllowed",
@@ -337,7 +358,8 @@ impl DiskError {
             Self::Attached { .. } => "DataPlane",
             Self::SizeNotServed { .. } => "SizeNotServed",
             Self::SyncFailed { .. } => "SyncFailed",
-            Self::RuntimeMapElsewhere { .. }
+            Self::NotLetGo { .. }
+            | Self::RuntimeMapElsewhere { .. }
             | Self::RuntimeMapMissing { .. }
             | Self::UnflushedLost { .. }
             | Self::UnflushedUnreadable { .. } => "UnflushedWrites",

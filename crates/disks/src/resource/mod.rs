@@ -1,6 +1,7 @@
 //! A disk, a snapshot or an image: its files, its header, its row of the catalog, and what whoever used it last
 //! has left.
 
+pub(crate) mod awaited;
 pub(crate) mod directory;
 pub(crate) mod disk;
 pub(crate) mod erase;
@@ -17,6 +18,7 @@ mod size;
 pub(crate) mod staging;
 pub(crate) mod unlock;
 
+pub use awaited::{Awaiting, Waiter};
 pub use disk::Disk;
 pub use error::DiskError;
 pub use failed_sync::{as_in_runtime_map, synced_file};

@@ -93,6 +93,17 @@ pub fn log_other_boot(disk: &str, session: &Session) {
     );
 }
 
+impl Disk {
+    /// That an attach on another host, or under another boot, has not let go of the disk in order.
+    pub fn not_let_go(&self, session: &Session) -> DiskError {
+        DiskError::NotLetGo {
+            name: self.name().into(),
+            host: session.host.clone(),
+            since: in_seconds(session.since),
+        }
+    }
+}
+
 /// Whether a disk's attach was under this boot of the kernel.
 ///
 /// # Errors

@@ -92,6 +92,13 @@ impl InflightRegion {
         self.field(queue, HEADER + ENTRY * u64::from(head) + field)
     }
 
+    /// Takes over what another one of the same shape has.
+    pub fn copy_from(&self, other: &Self) {
+        let mut bytes = vec![0; self.size as usize];
+        other.file.read_exact_at(&mut bytes, other.offset).unwrap();
+        self.file.write_all_at(&bytes, self.offset).unwrap();
+    }
+
     /// Writes bytes at an offset of the file.
     pub fn write(&self, at: u64, bytes: &[u8]) {
         self.file.write_all_at(bytes, at).unwrap();

@@ -56,6 +56,7 @@ pub mod protocol {
     pub const RESET_DEVICE: u64 = 1 << 13;
     pub const CONFIGURE_MEM_SLOTS: u64 = 1 << 15;
     pub const STATUS: u64 = 1 << 16;
+    pub const GET_VRING_BASE_INFLIGHT: u64 = 1 << 20;
 }
 
 /// The version that every header carries.

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use super::device::{Frontend, Setup};
+use super::inflight::InflightRegion;
 use super::message::{Connection, protocol};
 use super::queue::{Queue, Vring};
 
@@ -45,12 +46,60 @@ impl Vmm {
         frontend.greet(features, self.setup.protocol)?;
         let offers_as_much = (frontend.features, frontend.protocol) == (features, protocols);
         assert!(offers_as_much, "the next back-end offers less");
+        self.start(&self.used())
+    }
+
+    /// Goes over to another connection, which is that of a migration's destination; the old one is given back.
+    pub fn leave(&mut self, to: Connection) -> Connection {
+        std::mem::replace(&mut self.frontend.conn, to)
+    }
+
+    /// Begins with a migration's destination: with an in-flight region of that one's, and rings that stand at `bases`.
+    pub fn arrive(&mut self, bases: &[u16]) -> io::Result<()> {
+        let frontend = &mut self.frontend;
+        let (features, protocols) = (frontend.features, frontend.protocol);
+        frontend.greet(features, self.setup.protocol)?;
+        let offers_as_much = (frontend.features, frontend.protocol) == (features, protocols);
+        assert!(offers_as_much, "the destination offers less");
+        if frontend.protocol & protocol::INFLIGHT_SHMFD != 0 {
+            let before = frontend.inflight.take();
+            let queues = self.vrings.len() as u16;
+            let region = frontend.get_inflight(queues, self.setup.queue_size)?;
+            // As QEMU carries it over from version 11.1 on.
+            if frontend.protocol & protocol::GET_VRING_BASE_INFLIGHT != 0
+                && let Some(before) = before
+            {
+                region.copy_from(&before);
+            }
+            frontend.inflight = Some(region);
+        }
+        self.start(bases)
+    }
+
+    /// As both, with a destination that serves.
+    pub fn migrate(&mut self, path: &Path, bases: &[u16]) -> io::Result<Connection> {
+        let left = self.leave(Connection::open(path)?);
+        self.arrive(bases).map(|()| left)
+    }
+
+    /// Where each ring's used index is.
+    pub fn used(&self) -> Vec<u16> {
         let used = |vring: &Vring| {
             let index = self.frontend.mem.atomic(vring.used + 2);
             index.load(Ordering::Acquire)
         };
-        let bases: Vec<u16> = self.vrings.iter().map(used).collect();
-        self.start(&bases)
+        self.vrings.iter().map(used).collect()
+    }
+
+    /// Goes back to a connection that is still open, and to the in-flight region that belongs to it.
+    pub fn go_back(
+        &mut self,
+        (conn, inflight): (Connection, Option<InflightRegion>),
+        bases: &[u16],
+    ) -> io::Result<()> {
+        self.frontend.conn = conn;
+        self.frontend.inflight = inflight;
+        self.start(bases)
     }
 
     /// Stops all rings, as for a guest that is suspended; where each stands.

@@ -1,0 +1,58 @@
+//! Migration of a guest between two attaches of one disk: the same guest goes on at another back-end.
+
+mod faults;
+mod lock_log;
+mod logged;
+mod moves;
+mod others;
+mod refusals;
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use test_support::frontend::device::Setup;
+use test_support::{Backend, Daemon, Disk, PATIENCE};
+
+use super::crash::load;
+
+/// Bytes of a small disk.
+const MIB_8: u64 = 8 * super::MIB;
+
+/// Whether it is another program that serves, which has none of this.
+fn is_qsd() -> bool {
+    Backend::chosen() == Backend::Qsd
+}
+
+/// How many migrations a test has, unless the environment has another number.
+fn migrations() -> u32 {
+    let told = std::env::var("SEALDISK_MIGRATIONS").ok();
+    told.and_then(|n| n.parse().ok()).unwrap_or(4)
+}
+
+/// An attach that waits for the disk.
+fn incoming(disk: &Disk) -> Daemon {
+    disk.attach_with("disk", &["--incoming"])
+}
+
+/// A frontend under load, with an in-flight region.
+fn setup(round: u32) -> Setup {
+    load::setup(round).with_inflight()
+}
+
+/// What `disk show` says.
+fn shown(disk: &Disk) -> Value {
+    disk.json("disk show disk")
+}
+
+/// Waits until it holds for `disk show`.
+fn await_shown(disk: &Disk, what: impl Fn(&Value) -> bool) -> Value {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let shown = shown(disk);
+        if what(&shown) {
+            return shown;
+        }
+        assert!(Instant::now() < end, "{shown}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
