@@ -144,32 +144,21 @@ pub fn assert_unharmed(guest: &Qemu, daemon: &Daemon) {
     }
 }
 
-#[test]
-fn a_guest_outlives_deaths_of_its_back_end_without_an_error() {
-    let host = CustomerHost::new();
-    host.create_disk("data", "128MiB", &[]);
-    let mut daemon = host.attach("data");
+/// A guest under load.
+fn start(daemon: &Daemon, reconnect: bool) -> Qemu {
     let mut guest = Machine::new(Firmware::Direct(images::initramfs_with_fio()), LOAD)
         .disk(Disk::VhostUser {
             socket: daemon.socket().to_owned(),
             device_options: "num-queues=2".to_owned(),
-            reconnect: true,
+            reconnect,
         })
         .start();
     guest.wait_for("SEALDISK-STEP started");
-    let region = region_of(&guest);
-    let mut rng = Rng::new(1);
-    for death in 0..3 * deaths() {
-        thread::sleep(Duration::from_millis(rng.within(100..900)));
-        assert_unharmed(&guest, &daemon);
-        let before = in_flight(&daemon).len();
-        let data_plane = daemon.data_plane();
-        await_load(&region);
-        [End::KillBoth, End::KillAttach, End::Sigterm][death % 3].of(&mut daemon, data_plane);
-        daemon = host.reattach(daemon);
-        await_queues(&guest, &daemon, before);
-    }
-    // What was written last is verified to the end.
+    guest
+}
+
+/// Verifies to the end what the guest has written, and prints how long it had to wait.
+fn finish(guest: Qemu, daemon: Daemon) {
     guest.plug_sign();
     let console = guest.finish();
     let rounds = console
@@ -183,4 +172,46 @@ fn a_guest_outlives_deaths_of_its_back_end_without_an_error() {
         "no load to speak of"
     );
     daemon.stop();
+}
+
+#[test]
+fn a_guest_outlives_deaths_of_its_back_end_without_an_error() {
+    let host = CustomerHost::new();
+    host.create_disk("data", "128MiB", &[]);
+    let mut daemon = host.attach("data");
+    let guest = start(&daemon, true);
+    let region = region_of(&guest);
+    let mut rng = Rng::new(1);
+    for death in 0..3 * deaths() {
+        thread::sleep(Duration::from_millis(rng.within(100..900)));
+        assert_unharmed(&guest, &daemon);
+        let before = in_flight(&daemon).len();
+        let data_plane = daemon.data_plane();
+        await_load(&region);
+        [End::KillBoth, End::KillAttach, End::Sigterm][death % 3].of(&mut daemon, data_plane);
+        daemon = host.reattach(daemon);
+        await_queues(&guest, &daemon, before);
+    }
+    finish(guest, daemon);
+}
+
+/// QEMU is not told to connect again, and need not: the attach process keeps the connection.
+#[test]
+fn a_guest_does_not_notice_deaths_of_the_data_plane() {
+    let host = CustomerHost::new();
+    host.create_disk("data", "128MiB", &[]);
+    let daemon = host.attach("data");
+    let guest = start(&daemon, false);
+    let region = region_of(&guest);
+    let mut rng = Rng::new(2);
+    for _ in 0..4 * deaths() {
+        thread::sleep(Duration::from_millis(rng.within(100..500)));
+        assert_unharmed(&guest, &daemon);
+        let before = in_flight(&daemon).len();
+        let data_plane = daemon.data_plane();
+        await_load(&region);
+        kill(data_plane);
+        await_queues(&guest, &daemon, before);
+    }
+    finish(guest, daemon);
 }

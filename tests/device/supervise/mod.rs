@@ -21,7 +21,7 @@ pub fn is_qsd() -> bool {
 }
 
 /// Waits until there is another data plane than `dead`.
-fn next_data_plane(daemon: &Daemon, dead: u32) -> u32 {
+pub fn next_data_plane(daemon: &Daemon, dead: u32) -> u32 {
     let end = Instant::now() + PATIENCE;
     loop {
         if let Some(next) = data_plane_of(daemon.pid()).filter(|pid| *pid != dead) {
