@@ -193,14 +193,21 @@ fn defined_names(body: &str) -> BTreeSet<String> {
     names
 }
 
-/// The names in `mod name;`.
+/// The names in `mod name;`, but those with the path of a file elsewhere.
 fn declared_modules(shipped: &str) -> Vec<String> {
-    let after_mod = shipped.split("mod ").skip(1);
-    let names = after_mod
-        .filter_map(|rest| rest.split_once(';'))
-        .map(|(name, _)| name.trim());
-    let is_name = |name: &&str| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-    names.filter(is_name).map(str::to_owned).collect()
+    let is_name = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    let names = shipped.match_indices("mod ").filter_map(|(at, word)| {
+        let before = shipped[..at].trim_end();
+        // It is looked at where it is.
+        let is_of_another_crate = before.ends_with(']')
+            && before
+                .rfind("#[")
+                .is_some_and(|start| before[start..].starts_with("#[path"));
+        let (name, _) = shipped[at + word.len()..].split_once(';')?;
+        let name = name.trim();
+        (is_name(name) && !is_of_another_crate).then(|| name.to_owned())
+    });
+    names.collect()
 }
 
 /// The paths with `::` in code, and where they stand.

@@ -15,7 +15,8 @@
 //! begins after the flush has changed places, hence after its syncs have ended.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::sync::{AtomicU64, Ordering};
 
 /// The durable writes of a disk that are under way.
 #[derive(Default)]
@@ -78,6 +79,7 @@ impl Drop for DurableWrite {
 pub struct BegunWrites(usize);
 
 #[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
 

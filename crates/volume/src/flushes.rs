@@ -18,14 +18,14 @@
 //! says so first and looks once more then; a flush that ends says so first and looks for sleepers then.
 //! All of that is sequentially consistent, so that one of them sees the other.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 
 use super::durable_writes::DurableWrites;
+use super::sync::{AtomicBool, AtomicU64, Ordering};
 
 /// Queues that can sleep; further ones look again from time to time.
-const SLEEPERS: usize = 256;
+const SLEEPERS: usize = if cfg!(loom) { 2 } else { 256 };
 
 /// The number of a flush, counted since the disk was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -205,6 +205,7 @@ impl Drop for PunchTurn {
 }
 
 #[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use std::sync::atomic::AtomicUsize;
     use std::task::Wake;

@@ -69,6 +69,7 @@ mod runtime;
 mod stack;
 mod state;
 pub mod store;
+mod sync;
 
 pub use durable_writes::{BegunWrites, DurableWrite, DurableWrites};
 pub use error::VolumeError;

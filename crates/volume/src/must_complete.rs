@@ -68,7 +68,7 @@ pub fn lost(what: &dyn Display) -> ! {
     std::process::exit(EXIT_STATUS);
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use std::process::{Command, Output};
 

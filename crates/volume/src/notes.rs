@@ -6,10 +6,10 @@
 //! before it is touched; opening a volume finds it out again.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::flushes::FlushNumber;
 use super::mapped::Mapped;
+use super::sync::{AtomicU64, Ordering};
 
 /// Sectors in a word of a set.
 const PER_WORD: u64 = 64;
@@ -171,6 +171,7 @@ impl SectorSet<'_> {
     }
 
     #[cfg(test)]
+    #[cfg(not(loom))]
     pub(super) fn contains(self, sector: u64) -> bool {
         let (word, bit) = split(sector);
         self.words[word].load(Ordering::SeqCst) & bit != 0
@@ -233,6 +234,7 @@ fn split(bit: u64) -> (usize, u64) {
 }
 
 #[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use std::collections::BTreeSet;
 

@@ -6,7 +6,6 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::store::ReadAt;
 
@@ -14,6 +13,7 @@ use crate::flushes::Flushes;
 use crate::format::{self, BLOCKS_PER_CHUNK, BLOCKS_PER_SECTOR, STATES_LEN};
 use crate::mapped::MapWords;
 use crate::notes::SectorNotes;
+use crate::sync::{AtomicU64, Ordering};
 use crate::{BlockState, VolumeError};
 
 /// Blocks in a word.

@@ -4,13 +4,14 @@
 //! two would write the old ones. A death between the two would leave states that the map file never gets, since a request
 //! that is done again finds nothing to change. So a thread says first which sectors it changes, in a word of its own
 //! that outlives the process as the states do, and takes that back after the note. Who opens the map next notes what
-//! such a word names.
+//! such a word names. For the same reason a thread that finds such a word takes no state of its sectors for durable.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 
 use crate::format;
 use crate::mapped::CHANGING;
+use crate::sync::{AtomicU64, Ordering};
 
 use super::block_map::BlockMap;
 
@@ -29,15 +30,14 @@ impl Drop for Changing<'_> {
 impl BlockMap {
     /// Says that states of these sectors are about to be changed.
     pub(super) fn begin_change(&self, sectors: Range<u64>) -> Changing<'_> {
-        let count = (sectors.end - sectors.start).min(u64::from(u32::MAX));
-        let named = (sectors.start << 32) | count;
+        let naming = naming(&sectors);
         // Threads are fewer than words, mostly; where two share one, either takes the next.
         let mut place = own_place();
         loop {
             let word = self.words.changing(place);
             if word.load(Ordering::Relaxed) == NOTHING
                 && let Ok(_) =
-                    word.compare_exchange(NOTHING, named, Ordering::SeqCst, Ordering::Relaxed)
+                    word.compare_exchange(NOTHING, naming, Ordering::SeqCst, Ordering::Relaxed)
             {
                 return Changing(word);
             }
@@ -45,22 +45,37 @@ impl BlockMap {
         }
     }
 
+    /// Whether a thread may have changed states of these sectors without a note of it.
+    pub(super) fn is_changing(&self, sectors: &Range<u64>) -> bool {
+        (0..CHANGING).any(|place| {
+            let changed = named(self.words.changing(place).load(Ordering::SeqCst));
+            changed.start < sectors.end && sectors.start < changed.end
+        })
+    }
+
     /// Notes what a process that had the same words was changing when it died. No other thread may use the map.
     pub(super) fn adopt_changing(&self) {
         for place in 0..CHANGING {
             let word = self.words.changing(place);
-            let (first, count) = match word.load(Ordering::SeqCst) {
-                NOTHING => continue,
-                named => (named >> 32, named & u64::from(u32::MAX)),
-            };
-            let end = (first + count).min(format::sectors(self.blocks));
+            let Range { start, end } = named(word.load(Ordering::SeqCst));
             // Only what was loaded was changed.
-            (first..end)
+            (start..end.min(format::sectors(self.blocks)))
                 .filter(|sector| self.is_loaded(*sector))
                 .for_each(|sector| self.mark_dirty(sector));
             word.store(NOTHING, Ordering::SeqCst);
         }
     }
+}
+
+/// The word that names some sectors.
+fn naming(sectors: &Range<u64>) -> u64 {
+    (sectors.start << 32) | (sectors.end - sectors.start).min(u64::from(u32::MAX))
+}
+
+/// The sectors that a word names.
+fn named(word: u64) -> Range<u64> {
+    let (first, count) = (word >> 32, word & u64::from(u32::MAX));
+    first..first + count
 }
 
 /// The word that the thread takes if it is free.

@@ -1,12 +1,12 @@
 //! What changed of the map: which sectors a flush has to write, and where space is to be given back.
 
 use std::ops::Range;
-use std::sync::atomic::Ordering;
 
 use crate::BlockState;
 use crate::format::{self, BLOCKS_PER_SECTOR};
 use crate::mapped::NOTE_WORDS;
 use crate::notes::SectorSet;
+use crate::sync::Ordering;
 
 use super::block_map::{Becomes, BlockMap, Content, Run};
 use super::load::LOADED;
@@ -130,16 +130,15 @@ impl BlockMap {
             return true;
         }
         let count = blocks.end - blocks.start;
-        let what = Content::Data;
-        let sectors = blocks.start / BLOCKS_PER_SECTOR..=(blocks.end - 1) / BLOCKS_PER_SECTOR;
-        self.run(blocks.start, count)
-            == Run {
-                what,
-                blocks: count,
-            }
-            && sectors
-                .into_iter()
-                .all(|sector| self.flushes.is_done(self.notes.fill(sector)))
+        let all = Run {
+            what: Content::Data,
+            blocks: count,
+        };
+        let mut sectors = blocks.start / BLOCKS_PER_SECTOR..blocks.end.div_ceil(BLOCKS_PER_SECTOR);
+        // In this order: who has changed a state says so until it is noted.
+        self.run(blocks.start, count) == all
+            && !self.is_changing(&sectors)
+            && sectors.all(|sector| self.flushes.is_done(self.notes.fill(sector)))
     }
 
     /// Whether the durable map says of all blocks of the sector of `block` that are

@@ -1,13 +1,13 @@
 //! Loading the map: chunk by chunk, when it is asked for, and over the holes of its file.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::VolumeError;
 use crate::format::{
     self, BLOCKS_PER_CHUNK, BLOCKS_PER_SECTOR, SECTOR_LEN, SECTORS_PER_CHUNK, STATES_LEN,
 };
 use crate::mapped::MapWords;
+use crate::sync::{AtomicU64, Ordering};
 
 use super::block_map::{BlockMap, Content, LOW, Run, WORDS_PER_SECTOR, no_memory};
 

@@ -6,6 +6,7 @@ mod dirty;
 mod load;
 mod strays;
 #[cfg(test)]
+#[cfg(not(loom))]
 mod tests;
 
 pub use block_map::{BlockMap, Content, MapFile, Run};

@@ -1,0 +1,27 @@
+//! What must be true, whatever the order of the steps of some threads.
+
+mod flushes;
+mod map;
+mod marks;
+mod writes;
+
+pub use flushes::{a_flush_covers_what_came_before_it_was_asked_for, no_wake_up_is_lost};
+pub use map::{
+    nothing_is_called_durable_that_is_not, two_that_load_a_chunk_see_all_of_it,
+    what_a_dead_process_changed_is_flushed_by_the_next, what_is_changed_is_flushed,
+};
+pub use marks::{a_failed_mark_gives_all_back, marks_exclude_each_other};
+pub use writes::a_flush_knows_how_durable_writes_before_it_ended;
+
+use loom::model::Builder;
+
+/// Goes through all orders in which threads take turns at most so often where they need not.
+///
+/// Without a limit a check of some dozen steps takes hours; what is wrong shows with one or two, mostly.
+/// `SEALDISK_MODEL_TURNS` is another limit.
+fn check(turns: usize, model: impl Fn() + Send + Sync + 'static) {
+    let given = std::env::var("SEALDISK_MODEL_TURNS").ok();
+    let mut builder = Builder::new();
+    builder.preemption_bound = given.and_then(|turns| turns.parse().ok()).or(Some(turns));
+    builder.check(model);
+}

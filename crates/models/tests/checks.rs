@@ -1,0 +1,24 @@
+//! Each check by its name.
+
+use models::checks;
+
+macro_rules! tests {
+    ($($name:ident),* $(,)?) => {
+        $(#[test]
+        fn $name() {
+            checks::$name();
+        })*
+    };
+}
+
+tests!(
+    a_failed_mark_gives_all_back,
+    a_flush_covers_what_came_before_it_was_asked_for,
+    a_flush_knows_how_durable_writes_before_it_ended,
+    marks_exclude_each_other,
+    no_wake_up_is_lost,
+    nothing_is_called_durable_that_is_not,
+    two_that_load_a_chunk_see_all_of_it,
+    what_a_dead_process_changed_is_flushed_by_the_next,
+    what_is_changed_is_flushed,
+);
