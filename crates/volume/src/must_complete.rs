@@ -68,7 +68,7 @@ pub fn lost(what: &dyn Display) -> ! {
     std::process::exit(EXIT_STATUS);
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests {
     use std::process::{Command, Output};
 

@@ -4,7 +4,7 @@ use std::ptr::NonNull;
 
 use zeroize::Zeroize;
 
-use keys::units::{BLOCK_SIZE, ByteOffset, SECTOR_SIZE};
+use keys::units::{ByteOffset, SECTOR_SIZE};
 use keys::{Dek, lock_stack, scrub_stack};
 
 use super::CipherError;
@@ -103,27 +103,31 @@ impl Cipher {
     /// `block`. After each `then` is told how many bytes of the range came before it, and how many it has.
     ///
     /// # Safety
-    /// `block` must be writable for [`BLOCK_SIZE`] bytes and apart from the slices, and no reference to it may
+    /// `block` must be writable for the 4096 bytes of a block and apart from the slices, and no reference to it may
     /// be alive meanwhile.
     pub unsafe fn encrypt_by_blocks(
         &mut self,
         at: ByteOffset,
         slices: &[SharedSlice],
-        mut cursor: Cursor,
+        cursor: Cursor,
         len: usize,
         block: NonNull<u8>,
         mut then: impl FnMut(usize, usize),
     ) {
-        let mut done = 0;
-        while done < len {
-            let start = at.plus(done as u64);
-            let part = (len - done).min((BLOCK_SIZE - start.in_block()) as usize);
-            let into = block.as_ptr();
-            self.scattered_runs(Direction::Encrypt, start, slices, cursor, into, part);
-            then(done, part);
-            cursor.advance(slices, part);
-            done += part;
-        }
+        let block = block.as_ptr();
+        let in_block = |done: usize| at.plus(done as u64).in_block() as usize;
+        // Of the first block only its end may be in the range.
+        let start_of = |done: usize| done.saturating_sub(in_block(done));
+        // SAFETY: a block has more bytes than any part of it that begins at its start, or at that of the range.
+        let host = |done: usize| unsafe { block.add(done - start_of(done)) };
+        let mut told = 0;
+        let after = |done: usize| {
+            if done == len || in_block(done) == 0 {
+                then(told, done - told);
+                told = done;
+            }
+        };
+        self.scattered_runs(Direction::Encrypt, at, slices, cursor, len, host, after);
         scrub_stack::<DEPTH>();
     }
 
@@ -202,20 +206,29 @@ impl Cipher {
         host: *mut u8,
         len: usize,
     ) {
-        self.scattered_runs(direction, at, slices, cursor, host, len);
+        // SAFETY: `done` is less than `len`, the length of the host's memory.
+        let host = |done: usize| unsafe { host.add(done) };
+        self.scattered_runs(direction, at, slices, cursor, len, host, |_| {});
         scrub_stack::<DEPTH>();
     }
 
-    /// Cuts `len` bytes into runs that are contiguous on both sides and stay in one data unit.
+    /// Cuts `len` bytes into runs that are contiguous on both sides and stay in one data unit. `host` says where on
+    /// the host's side what comes after so many bytes is: the rest of a data unit in one piece. `after` is
+    /// told how many bytes are done.
     #[inline(never)]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "two sides of a copy, and what is between them"
+    )]
     fn scattered_runs(
         &mut self,
         direction: Direction,
         at: ByteOffset,
         slices: &[SharedSlice],
         mut cursor: Cursor,
-        host: *mut u8,
         len: usize,
+        host: impl Fn(usize) -> *mut u8,
+        mut after: impl FnMut(usize),
     ) {
         debug_assert!(at.0.is_multiple_of(AES_BLOCK as u64) && len.is_multiple_of(AES_BLOCK));
         // A processor that loads a value right after it stored it in halves waits for all stores
@@ -236,23 +249,24 @@ impl Cipher {
                 tweaks[turn] = self.tweak(at.plus(next as u64));
             }
             let tweak = &tweaks[tweak];
-            // SAFETY: `done` < `len`, the length of the host buffer behind `host`.
-            let here = unsafe { host.add(done) };
+            let here = host(done);
             if run == 0 {
                 self.straddle(direction, tweak, slices, cursor, here);
                 cursor.advance(slices, AES_BLOCK);
                 done += AES_BLOCK;
+                after(done);
                 continue;
             }
             let (src, dst) = match direction {
                 Direction::Encrypt => (guest.cast_const(), here),
                 Direction::Decrypt => (here.cast_const(), guest),
             };
-            // SAFETY: `piece` bytes of the guest's slice and `len - done` of the host buffer are
+            // SAFETY: `piece` bytes of the guest's slice and the rest of the data unit on the host's side are
             // there, `run` is at most both, and guest and host memory never overlap.
             unsafe { self.engine.run(direction, tweak, src, dst, run) };
             cursor.offset += run;
             done += run;
+            after(done);
         }
     }
 
