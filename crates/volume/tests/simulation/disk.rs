@@ -113,17 +113,19 @@ impl Disk {
         self.process.as_ref().unwrap().volume.lower()
     }
 
-    /// Ends the process as it stands.
-    pub fn kill(&mut self, cx: &mut Context) {
-        if let Some(mut process) = self.process.take() {
-            for queue in &mut process.queues {
-                // What is lost when the process dies right then is said in docs/architecture.md.
-                if queue.store_mut().has_failed_sync() {
-                    queue.poll();
-                }
-                queue.store_mut().kill(&mut cx.rng);
+    /// Ends the process as it stands. What the guest was not told of.
+    pub fn kill(&mut self, cx: &mut Context) -> Vec<Request> {
+        let Some(mut process) = self.process.take() else {
+            return Vec::new();
+        };
+        for queue in &mut process.queues {
+            // What is lost when the process dies right then is said in docs/architecture.md.
+            if queue.store_mut().has_failed_sync() {
+                queue.poll();
             }
+            queue.store_mut().kill(&mut cx.rng);
         }
+        process.requests
     }
 
     /// The runtime map is gone: with the power, or since the disk was detached or given back.
@@ -250,10 +252,9 @@ impl Disk {
         queue: usize,
         kind: RequestKind,
         sectors: std::ops::Range<u64>,
-        mut memory: Vec<u8>,
+        memory: Vec<u8>,
     ) -> Token {
         let token = Token(cx.stamp());
-        let slices = cut(&mut cx.rng, &mut memory);
         let asked = guest::request(kind, &sectors);
         let point = self.model.flush_point();
         // Guests do as they like while content is copied up.
@@ -269,20 +270,27 @@ impl Disk {
             }
         };
         let errors = device(&cx.layers.device).errors;
-        let process = self.process();
-        process.requests.push(Request {
+        let request = Request {
             token,
             kind,
             sectors,
             memory,
             point,
-            at: asked.at.0,
+            asked,
             after_failure,
             errors,
-        });
-        let submission = Submission::new(token, asked, guest::memory(slices));
-        process.queues[queue].submit(submission);
+        };
+        self.put(cx, queue, request);
         token
+    }
+
+    /// Gives a request to a queue.
+    pub(super) fn put(&mut self, cx: &mut Context, queue: usize, mut request: Request) {
+        let memory = guest::memory(cut(&mut cx.rng, &mut request.memory));
+        let submission = Submission::new(request.token, request.asked, memory);
+        let process = self.process();
+        process.requests.push(request);
+        process.queues[queue].submit(submission);
     }
 
     /// Copies up the next part of what the disk's job is about.
@@ -380,7 +388,7 @@ impl Disk {
             RequestKind::Flush => self.process().failed.push(request.token),
             RequestKind::CopyUp { .. } => {
                 let process = self.process();
-                process.copied_up = process.copied_up.min(request.at);
+                process.copied_up = process.copied_up.min(request.asked.at.0);
             }
             RequestKind::Write { .. } | RequestKind::Zero { .. } => {
                 request.sectors.for_each(|sector| self.model.fail(sector));

@@ -23,8 +23,8 @@ pub struct Request {
     pub memory: Vec<u8>,
     /// What a flush covers.
     pub point: FlushPoint,
-    /// The first byte.
-    pub at: u64,
+    /// What the pipeline is asked for.
+    pub asked: BlockRequest,
     /// It came after somebody was told that a sync has failed.
     pub after_failure: bool,
     /// Failures of the device before it came.

@@ -17,6 +17,7 @@ mod header;
 mod medium;
 mod merge;
 mod model;
+mod moves;
 mod rng;
 mod store;
 mod world;
@@ -63,6 +64,7 @@ const SOUND: Options = Options {
     overwrite: false,
     stacks: false,
     faulty: false,
+    moves: false,
 };
 
 #[test]
@@ -303,5 +305,36 @@ fn a_failed_sync_that_is_forgotten_is_found_within_100_crashes() {
         let found = run(Options { fault, ..options }, 100);
         assert!(found.is_err(), "nobody noticed");
         println!("{}", found.unwrap_err());
+    }
+}
+
+/// Requests that a process that died had under way are done again, and disks go from process to process and from host to
+/// host.
+const MOVING: Options = Options {
+    moves: true,
+    ..SOUND
+};
+
+#[test]
+fn a_guest_that_moves_loses_nothing() {
+    run(MOVING, crashes(150)).unwrap();
+    let options = Options {
+        unit: None,
+        stacks: true,
+        ..MOVING
+    };
+    run(options, crashes(24)).unwrap();
+}
+
+#[test]
+fn faults_in_moves_are_found() {
+    for fault in [
+        Fault::TellsWithoutDoing,
+        Fault::UpgradesWithoutMap,
+        Fault::MigratesUnflushed,
+    ] {
+        let found = run(Options { fault, ..MOVING }, 300);
+        assert!(found.is_err(), "nobody noticed: {fault:?}");
+        println!("{fault:?}: {}", found.unwrap_err());
     }
 }

@@ -38,6 +38,12 @@ pub enum Fault {
     OldMapsAfterMerge,
     /// That a sync has failed is forgotten: the next one "succeeds".
     ForgetsFailedSync,
+    /// A guest is told that a write is done that the process before this one had not done.
+    TellsWithoutDoing,
+    /// A process that takes a disk over has an empty runtime map.
+    UpgradesWithoutMap,
+    /// A disk goes to another host before it was flushed.
+    MigratesUnflushed,
 }
 
 /// An operation that has not completed yet.

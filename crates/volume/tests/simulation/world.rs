@@ -30,6 +30,8 @@ pub struct Options {
     pub stacks: bool,
     /// Operations fail, and devices hang.
     pub faulty: bool,
+    /// Requests are done again after a kill, and disks go to other processes and hosts.
+    pub moves: bool,
 }
 
 /// Why a run does not go on.
@@ -222,6 +224,10 @@ impl World {
                 let which = self.cx.rng.below(self.disks.len() as u64) as usize;
                 self.disks[which].look_after(&mut self.cx)?;
             }
+            if self.cx.options.moves {
+                let which = self.cx.rng.below(self.disks.len() as u64) as usize;
+                self.disks[which].move_on(&mut self.cx)?;
+            }
             if self.cx.options.stacks {
                 self.tend()?;
             }
@@ -282,13 +288,19 @@ impl World {
             self.cx.count("killed merges");
             run.kill(&mut self.cx.rng);
         }
-        for disk in &mut self.disks[killed.clone()] {
-            disk.kill(&mut self.cx);
-        }
+        let disks = &mut self.disks[killed.clone()];
+        let under_way: Vec<_> = disks
+            .iter_mut()
+            .map(|disk| disk.kill(&mut self.cx))
+            .collect();
         self.remove_unused();
-        for index in killed {
+        for (index, under_way) in killed.zip(under_way) {
             let disk = &mut self.disks[index];
             disk.open(&mut self.cx);
+            if self.cx.options.moves && self.cx.rng.one_in(2) {
+                disk.do_again(&mut self.cx, under_way);
+                continue;
+            }
             let found = disk.read_all(&mut self.cx);
             disk.model
                 .after_kill(&found)
