@@ -75,7 +75,7 @@ impl Preparation {
         let prepared = self.prepared(&launcher, program, deadline);
         if prepared.is_err() {
             // It may do nothing of what it is told, so it is not asked to end.
-            by.abandon();
+            by.abandon(&launcher);
         }
         prepared
     }
@@ -156,6 +156,6 @@ impl Candidate {
     /// Ends it, and its launcher.
     pub(crate) fn give_up(mut self) {
         self.data_plane.abandon();
-        self.by.abandon();
+        self.by.abandon(&self.data_plane.launcher());
     }
 }

@@ -159,8 +159,8 @@ impl Supervision {
         let (data_plane, keep) = DataPlane::spawn(launcher, socket, region, START_PATIENCE)?;
         watched.hear(data_plane.messages()?)?;
         // The one that has ended is put away with this, and the launcher of a program that has failed.
-        self.hands.data_plane = data_plane;
-        self.upgrades.launcher.abandon();
+        let ended = std::mem::replace(&mut self.hands.data_plane, data_plane);
+        self.upgrades.launcher.abandon(&ended.launcher());
         self.keep = Some(keep);
         self.stage = Stage::Greeting {
             deadline: Instant::now() + GREETING_PATIENCE,

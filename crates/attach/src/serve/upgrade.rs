@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use crate::begin::data_plane::process;
 use crate::error::AttachError;
 use crate::guard::key_guard::Moment;
-use crate::serve::candidate::Preparation;
+use crate::serve::candidate::{Candidate, Preparation};
 use crate::serve::supervise::{Stage, Supervision, Watched};
 use crate::serve::upgrades::{Order, Step, Upgrade, UpgradeNews};
 use crate::status::{EventKind, LastUpgrade, Reason, Upgraded};
@@ -51,7 +51,7 @@ impl Supervision {
                             let until = Instant::now() + TURN_PATIENCE;
                             upgrade.step = Step::Waiting { candidate, until };
                         }
-                        (Ok(candidate), None) => candidate.give_up(),
+                        (Ok(candidate), None) => give_up(candidate),
                         (Err(error), Some(_)) => self.fail_upgrade(&error.to_string()),
                         (Err(_), None) => {}
                     }
@@ -310,11 +310,7 @@ impl Supervision {
         match step {
             Step::Waiting { candidate, .. } | Step::HandingOver { candidate, .. } => {
                 self.turn = None;
-                // That may take a moment, in which the guard is to be heard.
-                let end = std::thread::Builder::new().name("given-up".into());
-                if let Err(error) = end.spawn(move || candidate.give_up()) {
-                    log::debug!("the end of a data plane was waited for: {error}");
-                }
+                give_up(candidate);
             }
             Step::Preparing | Step::TakingOver { .. } | Step::Replacing { .. } => {}
         }
@@ -327,6 +323,14 @@ impl Supervision {
         if let Some(answer) = answer {
             let _ = answer.try_send(Err(why));
         }
+    }
+}
+
+/// Ends a candidate. That may take a moment, in which the guard is to be heard.
+fn give_up(candidate: Candidate) {
+    let end = std::thread::Builder::new().name("given-up".into());
+    if let Err(error) = end.spawn(move || candidate.give_up()) {
+        log::debug!("the end of a data plane was waited for: {error}");
     }
 }
 

@@ -17,6 +17,10 @@ use super::serve::Server;
 /// completed: a guest waits meanwhile.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How the process ends. Whoever has not expected it takes it for a death: nothing was flushed, and the runtime map
+/// counts.
+const NOT_FLUSHED: i32 = 1;
+
 impl Server {
     /// Has the queues hold still, answers the command of that number and ends the process. Whether it goes on, if they
     /// do not.
@@ -26,7 +30,7 @@ impl Server {
                 // If nobody hears it, nobody goes on: the attach process has ended.
                 let _ = control.reply(number, Reply::HandedOver);
                 log::info!("the disk is handed over to another data plane");
-                std::process::exit(0);
+                std::process::exit(NOT_FLUSHED);
             }
             Err(why) => control.reply(number, Reply::refused(&why)).is_ok(),
         }

@@ -149,9 +149,10 @@ impl Launcher {
         }
     }
 
-    /// Has it end the launcher that it has started last, if there is one, whatever that does.
-    pub fn abandon(&self) {
-        if let Err(error) = order_abandon(&self.socket) {
+    /// Has it end a launcher that it has started, whatever that does; one that it has not it leaves alone.
+    pub fn abandon(&self, other: &Self) {
+        let id = other.process.as_raw_pid().unsigned_abs();
+        if let Err(error) = order_abandon(&self.socket, id) {
             log::debug!("the launcher of another program is left alone: {error}");
         }
     }

@@ -34,8 +34,8 @@ pub(super) enum Order {
         /// The socket of the new launcher.
         socket: OwnedFd,
     },
-    /// To end the launcher that it has started last.
-    Abandon,
+    /// To end a launcher that it has started, by its id.
+    Abandon(u32),
 }
 
 /// What a launcher tells.
@@ -77,8 +77,10 @@ pub(super) fn order_succeed(
     send_with(socket, &[SUCCEED], &[program, its_socket])
 }
 
-pub(super) fn order_abandon(socket: &impl AsFd) -> io::Result<()> {
-    Ok(rustix::net::send(socket, &[ABANDON], SendFlags::NOSIGNAL).map(drop)?)
+pub(super) fn order_abandon(socket: &impl AsFd, id: u32) -> io::Result<()> {
+    let [a, b, c, d] = id.to_le_bytes();
+    let packet = [ABANDON, a, b, c, d];
+    Ok(rustix::net::send(socket, &packet, SendFlags::NOSIGNAL).map(drop)?)
 }
 
 pub(super) fn tell_mappings(socket: &impl AsFd, maps: io::Result<File>) -> io::Result<()> {
@@ -122,16 +124,16 @@ pub(super) fn order_kill(socket: &impl AsFd) -> io::Result<()> {
 
 /// The next order; `None` when there will be no more.
 pub(super) fn next_order(socket: &impl AsFd) -> io::Result<Option<Order>> {
-    let mut packet = [0];
+    let mut packet = [0; 5];
     let (len, mut fds) = receive(socket, &mut packet)?;
-    match (len, packet) {
-        (0, _) => Ok(None),
-        (_, [START]) => Ok(Some(Order::Start(fds))),
-        (_, [LOOK]) => {
+    match packet[..len] {
+        [] => Ok(None),
+        [START] => Ok(Some(Order::Start(fds))),
+        [LOOK] => {
             let connection = fds.pop().ok_or(io::ErrorKind::InvalidData)?;
             Ok(Some(Order::Look(connection)))
         }
-        (_, [SUCCEED]) => {
+        [SUCCEED] => {
             let [program, socket] = <[OwnedFd; 2]>::try_from(fds)
                 .map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
             Ok(Some(Order::Succeed {
@@ -139,8 +141,8 @@ pub(super) fn next_order(socket: &impl AsFd) -> io::Result<Option<Order>> {
                 socket,
             }))
         }
-        (_, [ABANDON]) => Ok(Some(Order::Abandon)),
-        (_, [KILL]) => Ok(Some(Order::Kill)),
+        [ABANDON, a, b, c, d] => Ok(Some(Order::Abandon(u32::from_le_bytes([a, b, c, d])))),
+        [KILL] => Ok(Some(Order::Kill)),
         _ => Err(io::ErrorKind::InvalidData.into()),
     }
 }
@@ -211,10 +213,11 @@ mod tests {
         );
         assert!(matches!(next_order(&theirs).unwrap(), Some(Order::Kill)));
         order_succeed(&ours, reader.as_fd(), writer.as_fd()).unwrap();
-        order_abandon(&ours).unwrap();
+        order_abandon(&ours, 70000).unwrap();
         let order = next_order(&theirs).unwrap();
         assert!(matches!(order, Some(Order::Succeed { .. })), "{order:?}");
-        assert!(matches!(next_order(&theirs).unwrap(), Some(Order::Abandon)));
+        let order = next_order(&theirs).unwrap();
+        assert!(matches!(order, Some(Order::Abandon(70000))), "{order:?}");
         send_with(&ours, &[SUCCEED], &[reader.as_fd()]).unwrap();
         assert!(next_order(&theirs).is_err(), "without a socket");
         let ours = UnixDatagram::from(ours);

@@ -189,7 +189,12 @@ impl Server<'_> {
                     let notice = self.succeed(&program, socket);
                     tell(&self.socket, &notice)?;
                 }
-                Some(Order::Abandon) => self.abandon(),
+                Some(Order::Abandon(id)) => {
+                    // Another one may have taken its place, and ended it.
+                    if self.successor.as_ref().is_some_and(|it| it.id() == id) {
+                        self.abandon();
+                    }
+                }
                 None => return Ok(()),
             }
         }
