@@ -62,13 +62,15 @@ impl Supervision {
             return;
         };
         let is_late = Instant::now() >= *until;
-        let why = match self.replace(watched) {
+        let replaced = self.replace(watched);
+        // A client that is being answered may wait for it.
+        self.turn = None;
+        let why = match replaced {
             Ok(never) => match never {},
             Err(Stays::Later) if !is_late => return,
             Err(Stays::Later) => "something of it was under way all the time".into(),
             Err(Stays::Failed(error)) => error.to_string(),
         };
-        self.turn = None;
         follow_again(&self.hands.event_hub);
         log::warn!(
             "the attach process of the disk {} goes on with the program that it has: {why}",
@@ -78,7 +80,6 @@ impl Supervision {
     }
 
     fn replace(&mut self, watched: &Watched) -> Result<Infallible, Stays> {
-        self.attached_disk.check_held()?;
         let is_served = matches!(self.stage, Stage::Given) && self.serving;
         let hands = &self.hands;
         let is_quiet = hands.recorder.is_idle() && hands.marker.is_idle();
@@ -90,10 +91,10 @@ impl Supervision {
         if !is_served || !is_quiet || !has_left || self.captured {
             return Err(Stays::Later);
         }
-        if self.turn.is_none() {
-            let turn = self.attached_disk.turns().take();
-            self.turn = Some(turn.ok_or(Stays::Later)?);
-        }
+        let turn = self.attached_disk.turns().take();
+        self.turn = Some(turn.ok_or(Stays::Later)?);
+        // Whoever changes the disk waits for answers that this thread hears, so that is only asked in turn.
+        self.attached_disk.check_held()?;
         let control = self.control.clone();
         let _gate = control.close().ok_or(Stays::Later)?;
         if !self.hands.event_hub.park() {
