@@ -1,12 +1,13 @@
 //! What others may do with a disk meanwhile, and what they are shown.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use test_support::frontend::device::{Config, Setup};
 use test_support::frontend::queue::Queue;
 use test_support::frontend::vmm::Vmm;
 use test_support::rng::Rng;
-use test_support::{Daemon, Disk};
+use test_support::{Daemon, Disk, PATIENCE};
 
 use super::{MIB_8, await_shown, incoming, is_qsd, shown};
 
@@ -204,4 +205,32 @@ fn the_cache_mode_goes_with_the_guest() {
     assert_eq!(frontend.config().writeback(), 1);
     frontend.queues[0].assert_serves(0, 9);
     assert_eq!(shown(&scene.disk)["cache"], "writeback");
+}
+
+/// An attach of another program lets go of the disk like the one before it; one that waits gets another data plane.
+#[test]
+fn an_upgraded_attach_lets_go_of_the_disk() {
+    if is_qsd() {
+        return;
+    }
+    let mut scene = Scene::new();
+    let upgraded = scene.disk.json("upgrade disk");
+    assert!(upgraded[0]["attachKept"].is_null(), "{upgraded}");
+    let waiting = scene.destination.data_plane();
+    scene
+        .destination
+        .signal_all(&[scene.destination.pid()], Signal::HUP);
+    let end = Instant::now() + PATIENCE;
+    while scene.destination.log().matches("waiting for disk").count() < 2 {
+        assert!(Instant::now() < end, "{}", scene.destination.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    scene.migrate();
+    assert_ne!(scene.destination.data_plane(), waiting);
+    let bases = scene.vmm.suspend().unwrap();
+    scene.vmm.migrate(scene.source.socket(), &bases).unwrap();
+    scene.assert_serves();
+    let upgraded = scene.disk.json("upgrade disk");
+    assert!(upgraded[0]["attachKept"].is_null(), "{upgraded}");
+    scene.assert_serves();
 }
