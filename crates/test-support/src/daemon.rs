@@ -60,8 +60,13 @@ impl Host {
 
     /// Attaches again, at the same socket path, a disk whose daemon was killed.
     pub fn reattach(&self, killed: Daemon) -> Daemon {
+        self.reattach_with(killed, &[])
+    }
+
+    /// The same with further options.
+    pub fn reattach_with(&self, killed: Daemon, options: &[&str]) -> Daemon {
         let (disk, dir) = killed.into_disk_and_dir();
-        attach_notifying(self, &disk, dir, &[])
+        attach_notifying(self, &disk, dir, options)
     }
 }
 
