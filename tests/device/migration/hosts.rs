@@ -43,7 +43,7 @@ impl OtherHost {
         let mut command = Command::new("unshare");
         disk.prepare(&mut command);
         command.args(["-m", "sh", "-c", IN_ANOTHER_BOOT, "sh", text(&path("boot"))]);
-        command.args([text(&program()), "attach", "disk", "--incoming", "-vv"]);
+        command.args([text(program()), "attach", "disk", "--incoming", "-vv"]);
         command.args(["--socket-path", text(&path("socket"))]);
         command.args(["--runtime-dir", text(self.dir.path())]);
         Daemon::start(command, path("socket"), path("log"))
