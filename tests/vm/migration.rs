@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use test_support::rng::Rng;
-use test_support::{Daemon, PATIENCE, kill};
+use test_support::{Daemon, PATIENCE, kill, times};
 
 use crate::backend::CustomerHost;
 use crate::images;
@@ -16,8 +16,7 @@ use crate::survive::{LOAD, assert_unharmed};
 
 /// How often the guest is moved.
 fn migrations() -> u32 {
-    let told = std::env::var("SEALDISK_MIGRATIONS").ok();
-    told.and_then(|n| n.parse().ok()).unwrap_or(3)
+    times("SEALDISK_MIGRATIONS", 3)
 }
 
 fn machine(daemon: &Daemon) -> Machine {

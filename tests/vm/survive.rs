@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use test_support::rng::Rng;
-use test_support::{Daemon, PATIENCE, alive, kill};
+use test_support::{Daemon, PATIENCE, alive, deaths, kill};
 
 use crate::backend::CustomerHost;
 use crate::images;
@@ -73,12 +73,6 @@ impl End {
             }
         }
     }
-}
-
-/// How often the back-end ends in each way.
-fn deaths() -> usize {
-    let deaths = std::env::var("SEALDISK_DEATHS").ok();
-    deaths.and_then(|n| n.parse().ok()).unwrap_or(5)
 }
 
 /// Waits for a moment at which several requests are in flight, but not for ever: the guest has pauses.
@@ -182,13 +176,14 @@ fn a_guest_outlives_deaths_of_its_back_end_without_an_error() {
     let guest = start(&daemon, true);
     let region = region_of(&guest);
     let mut rng = Rng::new(1);
-    for death in 0..3 * deaths() {
+    for death in 0..3 * deaths(5) {
         thread::sleep(Duration::from_millis(rng.within(100..900)));
         assert_unharmed(&guest, &daemon);
         let before = in_flight(&daemon).len();
         let data_plane = daemon.data_plane();
         await_load(&region);
-        [End::KillBoth, End::KillAttach, End::Sigterm][death % 3].of(&mut daemon, data_plane);
+        [End::KillBoth, End::KillAttach, End::Sigterm][death as usize % 3]
+            .of(&mut daemon, data_plane);
         daemon = host.reattach(daemon);
         await_queues(&guest, &daemon, before);
     }
@@ -204,7 +199,7 @@ fn a_guest_does_not_notice_deaths_of_the_data_plane() {
     let guest = start(&daemon, false);
     let region = region_of(&guest);
     let mut rng = Rng::new(2);
-    for _ in 0..4 * deaths() {
+    for _ in 0..4 * deaths(5) {
         thread::sleep(Duration::from_millis(rng.within(100..500)));
         assert_unharmed(&guest, &daemon);
         let before = in_flight(&daemon).len();

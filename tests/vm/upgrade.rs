@@ -4,6 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use test_support::rng::Rng;
+use test_support::times;
 
 use crate::backend::CustomerHost;
 use crate::images;
@@ -11,9 +12,8 @@ use crate::qemu::{Disk, Firmware, Machine};
 use crate::survive::{LOAD, assert_unharmed};
 
 /// How often another program takes over.
-fn upgrades() -> usize {
-    let upgrades = std::env::var("SEALDISK_UPGRADES").ok();
-    upgrades.and_then(|n| n.parse().ok()).unwrap_or(5)
+fn upgrades() -> u32 {
+    times("SEALDISK_UPGRADES", 5)
 }
 
 #[test]

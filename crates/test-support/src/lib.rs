@@ -49,10 +49,15 @@ mod server;
 #[cfg(feature = "program")]
 pub mod small_fs;
 
-/// How many deaths a test has: `usual`, or what `SEALDISK_DEATHS` says, as in `scripts/test --full`.
-pub fn deaths(usual: u32) -> u32 {
-    let told = std::env::var("SEALDISK_DEATHS").ok();
+/// How often a test does something: `usual`, or what the environment variable says, as in `scripts/test --full`.
+pub fn times(variable: &str, usual: u32) -> u32 {
+    let told = std::env::var(variable).ok();
     told.and_then(|n| n.parse().ok()).unwrap_or(usual)
+}
+
+/// How many deaths a test has: `usual`, or what `SEALDISK_DEATHS` says.
+pub fn deaths(usual: u32) -> u32 {
+    times("SEALDISK_DEATHS", usual)
 }
 
 #[cfg(feature = "program")]

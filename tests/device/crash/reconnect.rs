@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use test_support::frontend::vmm::Vmm;
-use test_support::{AttachOptions, Backend, Daemon, Disk, kill};
+use test_support::{AttachOptions, Backend, Daemon, Disk, deaths, kill};
 
 use super::load::{self, Mix, World};
 use super::{Victims, random, strike};
@@ -30,12 +30,6 @@ impl End {
     }
 }
 
-/// How many deaths a test has.
-fn deaths() -> u32 {
-    let deaths = std::env::var("SEALDISK_DEATHS").ok();
-    deaths.and_then(|n| n.parse().ok()).unwrap_or(5)
-}
-
 /// With each kind of ring, lets the back-end end so often.
 fn outlives(end: End) {
     if Backend::chosen() != Backend::Sealdisk {
@@ -51,7 +45,7 @@ fn outlives(end: End) {
         assert!(vmm.frontend.inflight.is_some(), "no in-flight region");
         let mut ended = 0;
         let done = world.run_across(queues, Mix::All, rng.next(), |progress| {
-            for _ in 0..deaths().div_ceil(3) {
+            for _ in 0..deaths(5).div_ceil(3) {
                 std::thread::sleep(Duration::from_millis(rng.within(1..150)));
                 if rng.one_in(4) {
                     // A guest that is suspended for a moment.
@@ -93,7 +87,7 @@ fn does_not_notice(has_region: bool) {
         let (vmm, queues) = Vmm::of(daemon.connect_with(&setup), &setup);
         assert_eq!(vmm.frontend.inflight.is_some(), has_region);
         let done = world.run_across(queues, Mix::All, rng.next(), |progress| {
-            for _ in 0..deaths().div_ceil(3) {
+            for _ in 0..deaths(5).div_ceil(3) {
                 std::thread::sleep(Duration::from_millis(rng.within(1..150)));
                 let dead = daemon.data_plane();
                 kill(dead);

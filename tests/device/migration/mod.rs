@@ -12,22 +12,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use test_support::frontend::device::Setup;
-use test_support::{Backend, Daemon, Disk, PATIENCE};
+use test_support::{Daemon, Disk, PATIENCE, times};
 
 use super::crash::load;
-
-/// Bytes of a small disk.
-const MIB_8: u64 = 8 * super::MIB;
-
-/// Whether it is another program that serves, which has none of this.
-fn is_qsd() -> bool {
-    Backend::chosen() == Backend::Qsd
-}
+use super::supervise::{MIB_8, is_qsd};
 
 /// How many migrations a test has, unless the environment has another number.
 fn migrations() -> u32 {
-    let told = std::env::var("SEALDISK_MIGRATIONS").ok();
-    told.and_then(|n| n.parse().ok()).unwrap_or(4)
+    times("SEALDISK_MIGRATIONS", 4)
 }
 
 /// An attach that waits for the disk.

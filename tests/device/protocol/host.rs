@@ -9,15 +9,10 @@ use test_support::frontend::client::{kind, range_segment};
 use test_support::frontend::device::{Frontend, Setup};
 use test_support::frontend::queue::Seg;
 use test_support::rng::Rng;
-use test_support::{
-    AttachOptions, Backend, Daemon, Disk, PATIENCE, expect_success, rlimits, seccomp,
-};
+use test_support::{AttachOptions, Daemon, Disk, PATIENCE, expect_success, rlimits, seccomp};
 
 use super::MIB;
-
-fn is_qsd() -> bool {
-    Backend::chosen() == Backend::Qsd
-}
+use crate::supervise::is_qsd;
 
 fn attach_command(disk: &Disk, arguments: &[&str]) -> (Command, std::path::PathBuf) {
     let socket = disk.runtime().join("refused.sock");

@@ -3,27 +3,15 @@
 use std::time::{Duration, Instant};
 
 use test_support::frontend::device::{Setup, feature};
-use test_support::rng::Rng;
-use test_support::{AttachOptions, Disk, PATIENCE};
+use test_support::{AttachOptions, Disk, PATIENCE, times};
 
 use super::load::{DISK_BYTES, run, setup};
 use super::{assert_goes_on, await_restarts, is_qsd, serving, strike};
+use crate::crash::random;
 
 /// Kills in each test, unless the environment has another number.
 fn kills() -> u64 {
-    let told = std::env::var("SEALDISK_SUPERVISE_KILLS").ok();
-    told.and_then(|kills| kills.parse().ok()).unwrap_or(8)
-}
-
-fn seed() -> u64 {
-    let told = std::env::var("SEALDISK_CRASH_SEED").ok();
-    let seed = told.and_then(|seed| seed.parse().ok()).unwrap_or_else(|| {
-        std::time::UNIX_EPOCH
-            .elapsed()
-            .map_or(1, |now| u64::from(now.subsec_nanos()))
-    });
-    eprintln!("seed {seed}: SEALDISK_CRASH_SEED repeats it");
-    seed
+    times("SEALDISK_SUPERVISE_KILLS", 8).into()
 }
 
 /// Nothing is lost or done twice, there is no error, and the connection stays.
@@ -31,7 +19,7 @@ fn are_not_noticed(setup: &Setup, arguments: &'static [&'static str]) {
     if is_qsd() {
         return;
     }
-    let mut rng = Rng::new(seed());
+    let mut rng = random();
     let disk = Disk::new(DISK_BYTES);
     let daemon = disk.attach(&AttachOptions {
         arguments,

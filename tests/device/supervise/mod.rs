@@ -4,7 +4,7 @@ pub mod connection;
 mod kills;
 pub mod load;
 mod loops;
-mod setup;
+pub mod setup;
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use test_support::frontend::device::Frontend;
 use test_support::{Backend, Daemon, Disk, PATIENCE, data_plane_of, kill};
 
 /// Bytes of a small disk.
-const MIB_8: u64 = 8 * super::MIB;
+pub const MIB_8: u64 = 8 * super::MIB;
 
 /// Whether it is another program that serves, of which none of this is said.
 pub fn is_qsd() -> bool {
@@ -51,7 +51,7 @@ fn strike(daemon: &Daemon) -> u32 {
 }
 
 /// The connection is the same, and every queue serves.
-fn assert_goes_on(frontend: &mut Frontend, seed: u64) {
+pub fn assert_goes_on(frontend: &mut Frontend, seed: u64) {
     frontend.barrier().expect("the connection is still there");
     for queue in &mut frontend.queues {
         queue.assert_serves(0, seed);
@@ -59,7 +59,7 @@ fn assert_goes_on(frontend: &mut Frontend, seed: u64) {
 }
 
 /// What `disk show` says of the process.
-fn serving(disk: &Disk) -> Value {
+pub fn serving(disk: &Disk) -> Value {
     disk.json("disk show disk")["serving"].take()
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use test_support::frontend::client::Status;
 use test_support::rng::Rng;
 use test_support::small_fs::SmallFs;
-use test_support::{AttachOptions, Customer, Disk};
+use test_support::{AttachOptions, Customer, Daemon, Disk, PATIENCE};
 
 use super::{MIB_8, assert_goes_on, await_restarts, is_qsd, strike};
 
@@ -37,6 +37,13 @@ fn layers_that_were_changed_are_served_by_the_next_one() {
 
 #[test]
 fn a_job_goes_on_with_the_next_one() {
+    a_job_outlives(|_, daemon| {
+        strike(daemon);
+    });
+}
+
+/// A new DEK goes on to be given to a disk whose data plane is replaced in the midst of that.
+pub fn a_job_outlives(replace: impl FnOnce(&Disk, &Daemon)) {
     if is_qsd() {
         return;
     }
@@ -50,12 +57,14 @@ fn a_job_goes_on_with_the_next_one() {
     }
     disk.ok("disk rotate-dek disk --no-wait --rate 8MiB");
     std::thread::sleep(Duration::from_millis(300));
-    strike(&daemon);
-    let end = Instant::now() + test_support::PATIENCE;
+    replace(&disk, &daemon);
+    let end = Instant::now() + PATIENCE;
     while !disk.json("disk show disk")["job"].is_null() {
         assert!(Instant::now() < end, "{}", daemon.log());
         std::thread::sleep(Duration::from_millis(50));
     }
+    let queue = &mut frontend.queues[1];
+    assert!(queue.read(0, data.len()).as_ref() == Ok(&data));
     assert_goes_on(&mut frontend, 4);
 }
 

@@ -4,7 +4,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use test_support::frontend::vmm::Vmm;
-use test_support::{AttachOptions, Daemon, Disk, PATIENCE, alive, kill};
+use test_support::{AttachOptions, Daemon, Disk, PATIENCE, alive, kill, times};
 
 use super::{assert_goes_on, command, upgrade};
 use crate::crash::load::{self, Mix, World};
@@ -21,8 +21,7 @@ enum Victim {
 }
 
 fn rounds() -> u32 {
-    let told = std::env::var("SEALDISK_UPGRADE_KILLS").ok();
-    told.and_then(|kills| kills.parse().ok()).unwrap_or(8)
+    times("SEALDISK_UPGRADE_KILLS", 8)
 }
 
 /// The processes of a kind among those of the daemon.

@@ -13,11 +13,9 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use test_support::frontend::device::Frontend;
 use test_support::{Daemon, Disk, PATIENCE, expect_success, one_line, text};
 
-/// Bytes of a small disk.
-const MIB_8: u64 = 8 * super::MIB;
+use super::supervise::{MIB_8, assert_goes_on, serving};
 
 /// `sealdisk upgrade disk`, to the program at the path or to the one that the disk was attached with.
 fn command(disk: &Disk, binary: Option<&Path>) -> Command {
@@ -46,19 +44,6 @@ fn refused(output: &Output) -> String {
     let message = said["message"].as_str().unwrap();
     let why = message.strip_prefix("the disk is not upgraded, and goes on as it was: ");
     why.unwrap_or_else(|| panic!("{message}")).to_owned()
-}
-
-/// What `disk show` says of the process.
-fn serving(disk: &Disk) -> Value {
-    disk.json("disk show disk")["serving"].take()
-}
-
-/// The connection is the same, and every queue serves.
-fn assert_goes_on(frontend: &mut Frontend, seed: u64) {
-    frontend.barrier().expect("the connection is still there");
-    for queue in &mut frontend.queues {
-        queue.assert_serves(0, seed);
-    }
 }
 
 /// Waits until there is one data plane and one launcher, as before: nothing is left of those that have gone.

@@ -6,10 +6,11 @@ use test_support::frontend::client::Status;
 use test_support::frontend::message::{VERSION, header, request, words};
 use test_support::rng::Rng;
 use test_support::small_fs::SmallFs;
-use test_support::{AttachOptions, Customer, Disk, PATIENCE};
+use test_support::{AttachOptions, Customer, Disk};
 
 use super::{MIB_8, assert_goes_on, refusal, upgrade};
 use crate::supervise::is_qsd;
+use crate::supervise::setup::a_job_outlives;
 
 #[test]
 fn layers_can_be_changed_before_and_after() {
@@ -78,28 +79,7 @@ fn changes_of_layers_and_upgrades_take_turns() {
 
 #[test]
 fn a_job_goes_on_with_the_new_program() {
-    if is_qsd() {
-        return;
-    }
-    let disk = Disk::new(4 * MIB_8);
-    let daemon = disk.attach(&AttachOptions::default());
-    let mut frontend = daemon.connect();
-    let data = Rng::new(3).bytes(MIB_8 as usize);
-    for part in 0..4 {
-        let sector = part * MIB_8 / 512;
-        frontend.queues[0].write(sector, &data).unwrap();
-    }
-    disk.ok("disk rotate-dek disk --no-wait --rate 8MiB");
-    std::thread::sleep(Duration::from_millis(300));
-    upgrade(&disk, None);
-    let end = Instant::now() + PATIENCE;
-    while !disk.json("disk show disk")["job"].is_null() {
-        assert!(Instant::now() < end, "{}", daemon.log());
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    let queue = &mut frontend.queues[1];
-    assert!(queue.read(0, data.len()).as_ref() == Ok(&data));
-    assert_goes_on(&mut frontend, 4);
+    a_job_outlives(|disk, _| drop(upgrade(disk, None)));
 }
 
 /// Requests that wait for space wait on, and are done when there is some.

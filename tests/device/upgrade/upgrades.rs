@@ -6,7 +6,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use test_support::frontend::device::{Setup, feature};
 use test_support::rng::Rng;
-use test_support::{AttachOptions, Disk, PATIENCE};
+use test_support::{AttachOptions, Disk, PATIENCE, times};
 
 use super::{MIB_8, assert_goes_on, await_only_one, command, refused, serving, upgrade};
 use crate::crash::load::{self, Mix, World};
@@ -16,8 +16,7 @@ use crate::supervise::load::{DISK_BYTES, run, setup};
 
 /// Upgrades in each test, unless the environment has another number.
 fn upgrades() -> u64 {
-    let told = std::env::var("SEALDISK_UPGRADES").ok();
-    told.and_then(|upgrades| upgrades.parse().ok()).unwrap_or(5)
+    times("SEALDISK_UPGRADES", 5).into()
 }
 
 /// Every sector is what the guest was told, and every request comes back once.

@@ -23,7 +23,7 @@ use crate::guard::key_guard::Moment;
 use crate::guard::records::Operation;
 use crate::serve::supervise::{Ended, Stage, Supervision, Watched};
 use crate::status::{EventKind, LastRestart, Reason};
-use protocol::{Line, Peer, ProtocolError, Restart, Setup};
+use protocol::{Line, Opening, Peer, ProtocolError, Restart, Setup};
 
 /// How long a data plane may take to say which protocol it speaks, on a busy host.
 pub(crate) const GREETING_PATIENCE: Duration = Duration::from_secs(60);
@@ -236,27 +236,12 @@ impl Supervision {
         };
         let setup = Setup {
             revoked: (!held).then(|| self.guard.on_revoke()),
-            restart: Some(Restart {
-                kept: self.keeping.len(),
-                short_lives: self.lives.short(),
-                resized: opened.resized,
-            }),
+            restart: Some(self.restart(opened.resized)),
             ..opened.setup
         };
-        let keep = self
-            .keep
-            .take()
-            .ok_or(ProtocolError::Ended(Peer::DataPlane))?;
-        let stream = self.hands.data_plane.stream()?;
-        let opening = match prepared {
-            true => self.hands.commands.open_prepared(stream),
-            false => self.hands.commands.open_again(stream)?,
-        };
-        self.lives.begin(Instant::now(), self.keeping.progress());
-        opening.serve(setup, &opened.files, deks.as_ref())?;
-        self.keeping.send(&keep)?;
-        let listening = self.keeping.listen(keep);
-        listening.map_err(process("start the thread of what is kept"))?;
+        self.begin_life(prepared, |opening| {
+            opening.serve(setup, &opened.files, deks.as_ref())
+        })?;
         attached_disk.served_again();
         match self.upgrades.is_taking_over() {
             true if held => {
@@ -287,13 +272,34 @@ impl Supervision {
         let setup = Setup {
             stack: stack_of(&header)?,
             write_through: header.write_through,
-            restart: Some(Restart {
-                kept: self.keeping.len(),
-                short_lives: self.lives.short(),
-                resized: false,
-            }),
+            restart: Some(self.restart(false)),
             ..self.setup.clone()
         };
+        self.begin_life(prepared, |opening| opening.wait(setup))?;
+        if !self.upgrades.is_taking_over() {
+            self.tell_restarted(false);
+        }
+        Ok(())
+    }
+
+    /// What the next data plane is told of those before.
+    fn restart(&self, resized: bool) -> Restart {
+        Restart {
+            kept: self.keeping.len(),
+            short_lives: self.lives.short(),
+            resized,
+        }
+    }
+
+    /// Has `tell` say to the data plane what it is for, and passes on what was kept.
+    fn begin_life<E>(
+        &mut self,
+        prepared: bool,
+        tell: impl FnOnce(Opening) -> Result<(), E>,
+    ) -> Result<(), NotGiven>
+    where
+        NotGiven: From<E>,
+    {
         let keep = self
             .keep
             .take()
@@ -304,14 +310,10 @@ impl Supervision {
             false => self.hands.commands.open_again(stream)?,
         };
         self.lives.begin(Instant::now(), self.keeping.progress());
-        opening.wait(setup)?;
+        tell(opening)?;
         self.keeping.send(&keep)?;
         let listening = self.keeping.listen(keep);
-        listening.map_err(process("start the thread of what is kept"))?;
-        if !self.upgrades.is_taking_over() {
-            self.tell_restarted(false);
-        }
-        Ok(())
+        Ok(listening.map_err(process("start the thread of what is kept"))?)
     }
 
     fn tell_restarted(&mut self, with_key: bool) {
