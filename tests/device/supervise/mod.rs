@@ -20,11 +20,22 @@ pub fn is_qsd() -> bool {
     Backend::chosen() == Backend::Qsd
 }
 
+/// Whether a data plane is past its start: at that it is two processes for a moment, of which one tells the id of the
+/// other on a pipe and ends. The death of that one is nobody's after it has told.
+fn has_begun(pid: u32) -> bool {
+    match std::fs::read_link(format!("/proc/{pid}/fd/1")) {
+        Ok(standard_output) => !standard_output.to_string_lossy().starts_with("pipe:"),
+        // Who is not root cannot look at it.
+        Err(error) => error.kind() == std::io::ErrorKind::PermissionDenied,
+    }
+}
+
 /// Waits until there is another data plane than `dead`.
 pub fn next_data_plane(daemon: &Daemon, dead: u32) -> u32 {
     let end = Instant::now() + PATIENCE;
     loop {
-        if let Some(next) = data_plane_of(daemon.pid()).filter(|pid| *pid != dead) {
+        let found = data_plane_of(daemon.pid());
+        if let Some(next) = found.filter(|pid| *pid != dead && has_begun(*pid)) {
             return next;
         }
         assert!(
