@@ -18,7 +18,7 @@ use vault::{VaultError, Verdict};
 pub(crate) struct Checker {
     asks: Sender<bool>,
     findings: Receiver<Finding>,
-    news: EventFd,
+    readable: EventFd,
 }
 
 impl Checker {
@@ -26,14 +26,14 @@ impl Checker {
     pub(crate) fn spawn(
         mut check: impl FnMut(bool) -> Finding + Send + 'static,
     ) -> io::Result<Self> {
-        let news = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
-        let tell = news.try_clone()?;
+        let readable = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
+        let tell = readable.try_clone()?;
         let (asks, asked) = channel();
-        let (found, findings) = channel();
+        let (sender, findings) = channel();
         // It is never joined: a vault that does not answer must not delay the end of the attach.
         let answer = move || {
             while let Ok(with_key) = asked.recv() {
-                if found.send(check(with_key)).is_err() || tell.write(1).is_err() {
+                if sender.send(check(with_key)).is_err() || tell.write(1).is_err() {
                     return;
                 }
             }
@@ -42,7 +42,7 @@ impl Checker {
         Ok(Self {
             asks,
             findings,
-            news,
+            readable,
         })
     }
 
@@ -53,13 +53,13 @@ impl Checker {
     }
 
     /// Becomes readable when there is a finding.
-    pub(crate) fn news(&self) -> &EventFd {
-        &self.news
+    pub(crate) fn readable(&self) -> &EventFd {
+        &self.readable
     }
 
     /// The next finding, if there is one.
     pub(crate) fn take(&self) -> Option<Finding> {
-        let _ = self.news.read();
+        let _ = self.readable.read();
         self.findings.try_recv().ok()
     }
 }

@@ -74,7 +74,7 @@ pub(crate) trait GuardActions {
     /// Kills the data plane.
     fn kill(&mut self);
     /// Tells everybody.
-    fn tell(&mut self, news: GuardEvent);
+    fn tell(&mut self, event: GuardEvent);
 }
 
 /// An event, without what is the same in all of a disk.
@@ -288,104 +288,106 @@ impl Guard {
     }
 
     /// Does what is due.
-    pub(crate) fn tick(&mut self, now: Moment, hands: &mut impl GuardActions) {
+    pub(crate) fn tick(&mut self, now: Moment, actions: &mut impl GuardActions) {
         let patience = self.patience();
         match &mut self.asked {
             None if matches!(self.key, Key::Absent) => {}
-            None if now.instant >= self.next_check => self.ask(now, hands),
+            None if now.instant >= self.next_check => self.ask(now, actions),
             None => {}
             Some(asked) => {
                 let waited = now.instant.saturating_duration_since(asked.at.instant);
                 if waited >= patience && !std::mem::replace(&mut asked.overdue, true) {
                     let (at, seconds) = (asked.at, waited.as_secs());
                     let message = format!("the key vault has not answered for {seconds} s");
-                    self.unknown(at, unreachable(message), hands);
+                    self.unknown(at, unreachable(message), actions);
                 }
             }
         }
-        self.end_grace(now, hands);
+        self.end_grace(now, actions);
         if let Key::BeingDestroyed { since, killed } = &mut self.key
             && now.instant >= *since + DESTROY_PATIENCE
             && !std::mem::replace(killed, true)
         {
-            hands.kill();
+            actions.kill();
         }
     }
 
     /// Takes the answer to a check.
-    pub(crate) fn found(&mut self, finding: Finding, now: Moment, hands: &mut impl GuardActions) {
+    pub(crate) fn found(&mut self, finding: Finding, now: Moment, actions: &mut impl GuardActions) {
         let asked = self.asked.take().map_or(now, |asked| asked.at);
         match finding {
             Finding::Granted { key_url, keys } => {
                 if !matches!(self.access, Access::Stopped { .. }) {
                     self.last_failure = None;
                 }
-                self.granted(key_url, keys, now, hands);
+                self.granted(key_url, keys, now, actions);
             }
             Finding::Refused(reason) => {
                 self.last_failure = Some(reason.clone());
-                self.refused(reason, now, hands);
+                self.refused(reason, now, actions);
             }
             Finding::Unknown(reason) => {
                 self.last_failure = Some(reason.clone());
-                self.unknown(asked, reason, hands);
-                self.end_grace(now, hands);
+                self.unknown(asked, reason, actions);
+                self.end_grace(now, actions);
             }
-            Finding::Withheld(reason) => self.withheld(reason, now, hands),
+            Finding::Withheld(reason) => self.withheld(reason, now, actions),
         }
     }
 
     /// The data plane has no DEK any more.
-    pub(crate) fn destroyed(&mut self, now: Moment, hands: &mut impl GuardActions) {
+    pub(crate) fn destroyed(&mut self, now: Moment, actions: &mut impl GuardActions) {
         if let Key::BeingDestroyed { .. } = self.key {
             self.key = Key::Destroyed;
             let reason = self.reason().cloned();
-            self.tell(EventKind::DekDestroyed, now.time, reason, hands);
+            self.tell(EventKind::DekDestroyed, now.time, reason, actions);
         }
     }
 
     /// The data plane serves again.
-    pub(crate) fn restored(&mut self, now: Moment, hands: &mut impl GuardActions) {
+    pub(crate) fn restored(&mut self, now: Moment, actions: &mut impl GuardActions) {
         match self.key {
             Key::BeingRestored { refused: false } => {
                 self.key = Key::Held;
                 self.access = Access::Granted;
                 self.since = now.time;
                 self.last_failure = None;
-                self.tell(EventKind::KeyRestored, now.time, None, hands);
+                self.tell(EventKind::KeyRestored, now.time, None, actions);
             }
-            Key::BeingRestored { refused: true } => self.destroy(now, hands),
+            Key::BeingRestored { refused: true } => self.destroy(now, actions),
             _ => {}
         }
     }
 
     /// There is no data plane, so no DEK is in it: what it was to do with one is done, or has failed.
-    pub(crate) fn without_data_plane(&mut self, now: Moment, hands: &mut impl GuardActions) {
+    pub(crate) fn without_data_plane(&mut self, now: Moment, actions: &mut impl GuardActions) {
         match self.key {
-            Key::BeingDestroyed { .. } => self.destroyed(now, hands),
-            Key::BeingRestored { .. } => self.not_restored("the data plane has ended", now, hands),
+            Key::BeingDestroyed { .. } => self.destroyed(now, actions),
+            Key::BeingRestored { .. } => {
+                self.not_restored("the data plane has ended", now, actions)
+            }
             Key::Absent | Key::Held | Key::Destroyed => {}
         }
     }
 
     /// The data plane could not use the DEK, and has not kept it.
-    pub(crate) fn not_restored(&mut self, why: &str, now: Moment, hands: &mut impl GuardActions) {
+    pub(crate) fn not_restored(&mut self, why: &str, now: Moment, actions: &mut impl GuardActions) {
         if let Key::BeingRestored { .. } = self.key {
             self.key = Key::Destroyed;
-            hands.forget();
+            actions.forget();
             let reason = Reason {
                 code: "DataPlaneFailed".into(),
                 message: why.into(),
             };
-            self.withheld(reason, now, hands);
+            self.withheld(reason, now, actions);
         }
     }
 
     /// Reported once, not at each of the tries that follow.
-    fn withheld(&mut self, reason: Reason, now: Moment, hands: &mut impl GuardActions) {
+    fn withheld(&mut self, reason: Reason, now: Moment, actions: &mut impl GuardActions) {
         let known = self.last_failure.replace(reason.clone());
         if known.is_none_or(|known| known.code != reason.code) {
-            self.tell(EventKind::KeyNotRestored, now.time, Some(reason), hands);
+            self.tell(EventKind::KeyNotRestored, now.time, Some(reason), actions);
         }
     }
 
@@ -446,7 +448,7 @@ impl Guard {
         }
     }
 
-    fn ask(&mut self, now: Moment, hands: &mut impl GuardActions) {
+    fn ask(&mut self, now: Moment, actions: &mut impl GuardActions) {
         self.asked = Some(Asked {
             at: now,
             overdue: false,
@@ -454,7 +456,7 @@ impl Guard {
         self.last_check = now.time;
         // From start to start, so that a slow vault does not make the checks rarer.
         self.next_check = now.instant + jittered(self.options.interval);
-        hands.check(matches!(self.key, Key::Destroyed));
+        actions.check(matches!(self.key, Key::Destroyed));
     }
 
     fn granted(
@@ -462,22 +464,22 @@ impl Guard {
         key_url: String,
         keys: Option<LayerKeys>,
         now: Moment,
-        hands: &mut impl GuardActions,
+        actions: &mut impl GuardActions,
     ) {
         self.last_granted = now.time;
         if self.key_url != key_url {
             self.key_url = key_url;
-            self.tell(EventKind::KeyChanged, now.time, None, hands);
+            self.tell(EventKind::KeyChanged, now.time, None, actions);
         }
         match (&self.access, &self.key, keys) {
             (Access::Unreachable { .. }, ..) => {
                 self.access = Access::Granted;
                 self.since = now.time;
-                self.tell(EventKind::KeyReachable, now.time, None, hands);
+                self.tell(EventKind::KeyReachable, now.time, None, actions);
             }
             (Access::Stopped { .. }, Key::Destroyed, Some(keys)) => {
                 self.key = Key::BeingRestored { refused: false };
-                hands.restore(&keys);
+                actions.restore(&keys);
             }
             // The check had begun before the DEK was destroyed: it is asked for now.
             (Access::Stopped { .. }, Key::Destroyed, None) => self.next_check = now.instant,
@@ -485,17 +487,17 @@ impl Guard {
         }
     }
 
-    fn refused(&mut self, reason: Reason, now: Moment, hands: &mut impl GuardActions) {
+    fn refused(&mut self, reason: Reason, now: Moment, actions: &mut impl GuardActions) {
         if let Key::BeingRestored { refused } = &mut self.key {
             *refused = true;
         }
         match &mut self.access {
             Access::Stopped { reason: known } => *known = reason,
-            Access::Granted | Access::Unreachable { .. } => self.stop(reason, now, hands),
+            Access::Granted | Access::Unreachable { .. } => self.stop(reason, now, actions),
         }
     }
 
-    fn unknown(&mut self, asked: Moment, reason: Reason, hands: &mut impl GuardActions) {
+    fn unknown(&mut self, asked: Moment, reason: Reason, actions: &mut impl GuardActions) {
         match &mut self.access {
             Access::Granted => {
                 let until = asked.time + self.options.grace;
@@ -504,9 +506,9 @@ impl Guard {
                     since: asked,
                     reason: reason.clone(),
                 };
-                hands.tell(GuardEvent {
+                actions.tell(GuardEvent {
                     until: Some(until),
-                    ..self.news(EventKind::KeyUnreachable, asked.time, Some(reason))
+                    ..self.guard_event(EventKind::KeyUnreachable, asked.time, Some(reason))
                 });
             }
             Access::Unreachable { reason: known, .. } => *known = reason,
@@ -515,7 +517,7 @@ impl Guard {
         }
     }
 
-    fn end_grace(&mut self, now: Moment, hands: &mut impl GuardActions) {
+    fn end_grace(&mut self, now: Moment, actions: &mut impl GuardActions) {
         if let Access::Unreachable { since, reason } = &self.access
             && now.instant >= since.instant + self.options.grace
         {
@@ -527,26 +529,26 @@ impl Guard {
                     self.options.grace.as_secs()
                 ),
             };
-            self.stop(reason, now, hands);
+            self.stop(reason, now, actions);
         }
     }
 
-    fn stop(&mut self, reason: Reason, now: Moment, hands: &mut impl GuardActions) {
+    fn stop(&mut self, reason: Reason, now: Moment, actions: &mut impl GuardActions) {
         self.access = Access::Stopped {
             reason: reason.clone(),
         };
         self.since = now.time;
         // The key first: telling may take a moment.
-        self.destroy(now, hands);
-        self.tell(EventKind::KeyRevoked, now.time, Some(reason), hands);
+        self.destroy(now, actions);
+        self.tell(EventKind::KeyRevoked, now.time, Some(reason), actions);
     }
 
-    fn destroy(&mut self, now: Moment, hands: &mut impl GuardActions) {
+    fn destroy(&mut self, now: Moment, actions: &mut impl GuardActions) {
         self.key = Key::BeingDestroyed {
             since: now.instant,
             killed: false,
         };
-        hands.destroy(self.options.on_revoke);
+        actions.destroy(self.options.on_revoke);
     }
 
     fn tell(
@@ -554,13 +556,13 @@ impl Guard {
         event: EventKind,
         time: OffsetDateTime,
         reason: Option<Reason>,
-        hands: &mut impl GuardActions,
+        actions: &mut impl GuardActions,
     ) {
-        hands.tell(self.news(event, time, reason));
+        actions.tell(self.guard_event(event, time, reason));
     }
 
     /// An event of this moment.
-    pub(crate) fn news(
+    pub(crate) fn guard_event(
         &self,
         event: EventKind,
         time: OffsetDateTime,

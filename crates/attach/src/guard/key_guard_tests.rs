@@ -51,9 +51,9 @@ impl GuardActions for World {
         self.kills += 1;
     }
 
-    fn tell(&mut self, news: GuardEvent) {
-        self.events.push(news.event);
-        self.reasons.push(news.reason);
+    fn tell(&mut self, event: GuardEvent) {
+        self.events.push(event.event);
+        self.reasons.push(event.reason);
     }
 }
 

@@ -263,7 +263,7 @@ impl Served {
     ) -> Result<(), AttachError> {
         let ended = supervision.run(watched);
         let control = supervision.control.clone();
-        let event_hub = supervision.hands.event_hub.clone();
+        let event_hub = supervision.attached.event_hub.clone();
         // A change of layers, or a migration, that is under way has files to remove, or gives up.
         let _turn = attached_disk.turns().wait();
         let (served, failed) = (supervision.served, supervision.failed_sync);
@@ -342,7 +342,7 @@ impl Served {
             Err(error) => Err(why_refused(
                 error,
                 &mut watched,
-                &mut supervision.hands.data_plane,
+                &mut supervision.attached.data_plane,
             )),
         }
     }
@@ -357,7 +357,7 @@ impl Served {
         attached_disk: &Arc<AttachedDisk>,
     ) -> Result<(), AttachError> {
         let handles = Handles {
-            event_hub: supervision.hands.event_hub.clone(),
+            event_hub: supervision.attached.event_hub.clone(),
             jobs: supervision.jobs.clone(),
             upgrades: supervision.upgrades.desk.clone(),
             installation: self.installation.clone(),
@@ -431,7 +431,7 @@ impl Served {
         let checker = Checker::spawn(move |with_key| self.check(attached_disk.top(), with_key))
             .map_err(&fail)?;
         let marker = Marker::spawn(marked).map_err(&fail)?;
-        let hands = Attached {
+        let attached = Attached {
             commands,
             keys,
             data_plane,
@@ -445,7 +445,7 @@ impl Served {
         };
         Ok(Supervision {
             guard,
-            hands,
+            attached,
             socket,
             served: false,
             failed_sync: None,

@@ -60,7 +60,7 @@ type RingsOf = (RingsDo, u64);
 
 /// The thread, as the supervision sees it.
 pub(crate) struct Migration {
-    news: Sender<RingsOf>,
+    changes: Sender<RingsOf>,
     taken: Receiver<String>,
     has_taken: EventFd,
 }
@@ -91,7 +91,7 @@ impl Migration {
     /// # Errors
     /// What the kernel says.
     pub(crate) fn spawn(work: Work) -> io::Result<Self> {
-        let (news, told) = channel();
+        let (changes, told) = channel();
         let (tell, taken) = channel();
         let has_taken = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
         let thread = Thread {
@@ -103,7 +103,7 @@ impl Migration {
         let builder = std::thread::Builder::new().name("migration".into());
         builder.spawn(move || thread.run(&told))?;
         Ok(Self {
-            news,
+            changes,
             taken,
             has_taken,
         })
@@ -112,7 +112,7 @@ impl Migration {
     /// The rings of that connection do something else.
     pub(crate) fn rings(&self, rings: RingsDo, connection: u64) {
         // It has ended only with its panic, after which a ring that waits goes on waiting.
-        let _ = self.news.send((rings, connection));
+        let _ = self.changes.send((rings, connection));
     }
 
     /// Becomes readable when the keys of the disk were unwrapped.
@@ -140,7 +140,7 @@ impl Thread {
         let mut last: Option<RingsOf> = Some((RingsDo::Rest, 0));
         let mut known = None;
         loop {
-            let news = match last {
+            let change = match last {
                 Some((RingsDo::Rest, _)) if self.work.attached_disk.is_held() => {
                     told.recv_timeout(match known {
                         None => LOOK,
@@ -151,8 +151,8 @@ impl Thread {
                 Some((RingsDo::Wait, _)) => Err(RecvTimeoutError::Timeout),
                 _ => told.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
-            match news {
-                Ok(news) => last = Some(told.try_iter().last().unwrap_or(news)),
+            match change {
+                Ok(change) => last = Some(told.try_iter().last().unwrap_or(change)),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }

@@ -71,18 +71,18 @@ impl Supervision {
             Err(Stays::Later) => "something of it was under way all the time".into(),
             Err(Stays::Failed(error)) => error.to_string(),
         };
-        follow_again(&self.hands.event_hub);
+        follow_again(&self.attached.event_hub);
         log::warn!(
             "the attach process of the disk {} goes on with the program that it has: {why}",
-            self.hands.name
+            self.attached.name
         );
         self.end_upgrade(Some(why));
     }
 
     fn replace(&mut self, watched: &Watched) -> Result<Infallible, Stays> {
         let is_served = matches!(self.stage, Stage::Given) && self.serving;
-        let hands = &self.hands;
-        let is_quiet = hands.recorder.is_idle() && hands.marker.is_idle();
+        let attached = &self.attached;
+        let is_quiet = attached.recorder.is_idle() && attached.marker.is_idle();
         let Some(guard) = self.guard.state() else {
             return Err(Stays::Later);
         };
@@ -97,10 +97,10 @@ impl Supervision {
         self.attached_disk.check_held()?;
         let control = self.control.clone();
         let _gate = control.close().ok_or(Stays::Later)?;
-        if !self.hands.event_hub.park() {
+        if !self.attached.event_hub.park() {
             return Err(Stays::Later);
         }
-        let commands = self.hands.commands.clone();
+        let commands = self.attached.commands.clone();
         let frozen = commands.freeze().ok_or(Stays::Later)?;
         let fail = process("execute the new program");
         self.keeping.pause().map_err(&fail)?;
@@ -140,11 +140,13 @@ impl Supervision {
         let served = self.attached_disk.served(&mut parcel).map_err(&fail)?;
         let client = client.as_ref().map(|client| parcel.put(client));
         let keeping = self.keeping.passed(&mut parcel).map_err(&fail)?;
-        let launcher = self.hands.data_plane.launcher();
-        let events = self.hands.event_hub.passed(&mut parcel);
+        let launcher = self.attached.data_plane.launcher();
+        let events = self.attached.event_hub.passed(&mut parcel);
         let (offered, events) = events.map_err(&fail)?;
         let descriptors = Descriptors {
-            commands: parcel.put(self.hands.data_plane.stream()?).map_err(&fail)?,
+            commands: parcel
+                .put(self.attached.data_plane.stream()?)
+                .map_err(&fail)?,
             launcher: parcel.put(&*launcher).map_err(&fail)?,
             socket: parcel.put(&self.socket).map_err(&fail)?,
             control: parcel.put(&*self.control).map_err(&fail)?,
@@ -158,7 +160,7 @@ impl Supervision {
             client: client.transpose().map_err(&fail)?,
         };
         let state = AttachState {
-            disk: self.hands.name.clone(),
+            disk: self.attached.name.clone(),
             program: self.upgrades.program.clone(),
             options: self.guard.options(),
             setup: self.setup.clone(),
@@ -225,7 +227,7 @@ impl Supervision {
             "--state-dir".as_ref(),
             self.state_dir.as_os_str(),
             CONTINUE.as_ref(),
-            self.hands.name.as_ref(),
+            self.attached.name.as_ref(),
             "--state".as_ref(),
             number.as_ref(),
         ];

@@ -52,11 +52,11 @@ impl Supervision {
     /// # Errors
     /// [`AttachError::Process`].
     pub(crate) fn ended(&mut self, watched: &mut Watched) -> Result<Option<Ended>, AttachError> {
-        self.hands.commands.ended();
+        self.attached.commands.ended();
         watched.forget_data_plane()?;
-        let status = self.hands.data_plane.wait();
+        let status = self.attached.data_plane.wait();
         self.guard
-            .without_data_plane(Moment::now(), &mut self.hands);
+            .without_data_plane(Moment::now(), &mut self.attached);
         let ended = match (self.reason.take(), status) {
             (Some(reason), Ok(_)) => Ended::Refused(reason),
             (None, Ok(status)) if status.success() => Ended::Flushed,
@@ -73,7 +73,7 @@ impl Supervision {
             Ended::Refused(reason) if !self.serving => reason.clone(),
             Ended::Refused(_) | Ended::Flushed => return Ok(Some(ended)),
         };
-        if !self.served || self.captured || self.hands.commands.is_ending() {
+        if !self.served || self.captured || self.attached.commands.is_ending() {
             return Ok(Some(ended));
         }
         self.died(&why)?;
@@ -96,13 +96,13 @@ impl Supervision {
         log::error!(
             "the disk {} has no data plane ({why}); every completed write is kept, and another one is \
              started{}",
-            self.hands.name,
+            self.attached.name,
             match pause.is_zero() {
                 true => String::new(),
                 false => format!(" in {} ms", pause.as_millis()),
             }
         );
-        self.hands.event_hub.restarts(LastRestart {
+        self.attached.event_hub.restarts(LastRestart {
             time: Moment::now().time,
             reason: Line::of(&why).to_string(),
         });
@@ -119,7 +119,7 @@ impl Supervision {
         let now = Instant::now();
         match self.stage {
             // Without one that could flush there is no orderly end.
-            Stage::Paused { until } if now >= until || self.hands.commands.is_ending() => {
+            Stage::Paused { until } if now >= until || self.attached.commands.is_ending() => {
                 if let Err(error) = self.start(watched) {
                     return self.not_started(&error, watched);
                 }
@@ -144,7 +144,7 @@ impl Supervision {
         }
         if !matches!(self.stage, Stage::Given) {
             self.guard
-                .without_data_plane(Moment::now(), &mut self.hands);
+                .without_data_plane(Moment::now(), &mut self.attached);
         }
         Ok(None)
     }
@@ -159,7 +159,7 @@ impl Supervision {
         let (data_plane, keep) = DataPlane::spawn(launcher, socket, region, START_PATIENCE)?;
         watched.hear(data_plane.messages()?)?;
         // The one that has ended is put away with this, and the launcher of a program that has failed.
-        let ended = std::mem::replace(&mut self.hands.data_plane, data_plane);
+        let ended = std::mem::replace(&mut self.attached.data_plane, data_plane);
         self.upgrades.launcher.abandon(&ended.launcher());
         self.keep = Some(keep);
         self.stage = Stage::Greeting {
@@ -192,11 +192,11 @@ impl Supervision {
         error: &AttachError,
         watched: &mut Watched,
     ) -> Result<Option<Ended>, AttachError> {
-        self.hands.data_plane.kill();
-        self.hands.commands.ended();
+        self.attached.data_plane.kill();
+        self.attached.commands.ended();
         watched.forget_data_plane()?;
         self.turn = None;
-        match self.hands.data_plane.wait() {
+        match self.attached.data_plane.wait() {
             // The launcher of a new program.
             Err(_) if self.upgrades.is_taking_over() => {}
             ended => drop(ended?),
@@ -204,7 +204,7 @@ impl Supervision {
         if !self.upgrades.launcher.is_alive() {
             return Err(AttachError::Refused(error.to_string()));
         }
-        if self.hands.commands.is_ending() {
+        if self.attached.commands.is_ending() {
             return Ok(Some(Ended::Refused(error.to_string())));
         }
         self.died(&error.to_string())?;
@@ -228,7 +228,7 @@ impl Supervision {
             .ok_or(NotGiven::Later)?;
         let held = self.guard.holds_key();
         let deks = match held {
-            true => Some(self.hands.keys.deks(&opened.layers).ok_or_else(|| {
+            true => Some(self.attached.keys.deks(&opened.layers).ok_or_else(|| {
                 let why = "the keys of the layers that its header names were not kept";
                 NotGiven::Never(why.into())
             })?),
@@ -250,7 +250,7 @@ impl Supervision {
                     message: "another program serves the disk".into(),
                 };
                 let key_url = self.guard.key_url();
-                self.hands
+                self.attached
                     .record(Operation::HandOver, key_url, Some(reason));
             }
             true => {}
@@ -261,7 +261,7 @@ impl Supervision {
 
     /// The vaults have unwrapped the keys of the disk that was waited for: they are guarded from now on.
     pub(crate) fn hear_taken(&mut self) {
-        while let Some(key_url) = self.hands.migration.taken() {
+        while let Some(key_url) = self.attached.migration.taken() {
             self.guard.begun(key_url, Moment::now());
         }
     }
@@ -304,10 +304,10 @@ impl Supervision {
             .keep
             .take()
             .ok_or(ProtocolError::Ended(Peer::DataPlane))?;
-        let stream = self.hands.data_plane.stream()?;
+        let stream = self.attached.data_plane.stream()?;
         let opening = match prepared {
-            true => self.hands.commands.open_prepared(stream),
-            false => self.hands.commands.open_again(stream)?,
+            true => self.attached.commands.open_prepared(stream),
+            false => self.attached.commands.open_again(stream)?,
         };
         self.lives.begin(Instant::now(), self.keeping.progress());
         tell(opening)?;
@@ -326,7 +326,7 @@ impl Supervision {
             ),
         };
         if with_key {
-            self.hands.record(
+            self.attached.record(
                 Operation::HandOver,
                 self.guard.key_url(),
                 Some(reason.clone()),
@@ -340,7 +340,7 @@ impl Supervision {
         if let Some((death, _)) = self.last_death.take() {
             log::warn!(
                 "the disk {} is served again, {} ms after the death of its data plane",
-                self.hands.name,
+                self.attached.name,
                 death.elapsed().as_millis()
             );
         }

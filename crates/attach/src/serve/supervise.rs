@@ -29,7 +29,7 @@ use crate::serve::lives::Lives;
 use crate::serve::marker::Marker;
 use crate::serve::migration::Migration;
 use crate::serve::turn::Turn;
-use crate::serve::upgrades::{Order, UpgradeNews, Upgrades};
+use crate::serve::upgrades::{Order, UpgradeEvent, Upgrades};
 use crate::status::{Event, EventKind, Reason};
 use installation::envelope::SyncedFile;
 use protocol::{
@@ -68,7 +68,7 @@ pub(crate) enum Ended {
 /// An attached disk under supervision.
 pub(crate) struct Supervision {
     pub(crate) guard: Guard,
-    pub(crate) hands: Attached,
+    pub(crate) attached: Attached,
     /// Where guests connect, from when they are served.
     pub(crate) socket: Socket,
     /// Guests were served: they may have written something.
@@ -219,18 +219,18 @@ impl GuardActions for Attached {
         self.data_plane.kill();
     }
 
-    fn tell(&mut self, news: GuardEvent) {
-        if news.event == EventKind::DekDestroyed {
-            self.record(Operation::Destroy, &news.key_url, news.reason.clone());
+    fn tell(&mut self, event: GuardEvent) {
+        if event.event == EventKind::DekDestroyed {
+            self.record(Operation::Destroy, &event.key_url, event.reason.clone());
         }
         let event = Event {
-            time: news.time,
-            event: news.event,
+            time: event.time,
+            event: event.event,
             disk: self.name.clone(),
             disk_id: self.disk,
-            key_url: news.key_url,
-            reason: news.reason,
-            until: news.until,
+            key_url: event.key_url,
+            reason: event.reason,
+            until: event.until,
             attach: None,
         };
         match event.event {
@@ -280,7 +280,7 @@ impl Supervision {
     /// # Errors
     /// [`AttachError::Process`].
     pub(crate) fn watch(&self, signals: Signals) -> Result<Watched, AttachError> {
-        self.watch_from(signals, self.hands.data_plane.messages()?)
+        self.watch_from(signals, self.attached.data_plane.messages()?)
     }
 
     /// The same, where these messages of the data plane go on.
@@ -297,9 +297,9 @@ impl Supervision {
             waiter.watch(&messages, CONTROL)?;
             waiter.watch(&signals.end, SIGNAL)?;
             waiter.watch(&signals.hangup, HANGUP)?;
-            waiter.watch(self.hands.checker.news(), FINDING)?;
+            waiter.watch(self.attached.checker.readable(), FINDING)?;
             waiter.watch(self.upgrades.bell(), UPGRADE)?;
-            waiter.watch(self.hands.migration.has_taken(), TAKEN)?;
+            waiter.watch(self.attached.migration.has_taken(), TAKEN)?;
             Ok(Watched {
                 waiter,
                 messages,
@@ -322,12 +322,12 @@ impl Supervision {
         let fail = process("watch the data plane");
         let mut low = false;
         loop {
-            self.hands.event_hub.set_status(self.guard.status());
+            self.attached.event_hub.set_status(self.guard.status());
             let woken = watched.waiter.wait_until(self.deadline()).map_err(&fail)?;
             let mut ended = None;
             match woken {
                 Some(SIGNAL) => {
-                    self.hands.commands.end().map_err(&fail)?;
+                    self.attached.commands.end().map_err(&fail)?;
                     let unwatched = watched.waiter.unwatch(&watched.signals.end);
                     unwatched.map_err(&fail)?;
                 }
@@ -335,15 +335,15 @@ impl Supervision {
                 Some(HANGUP) => {
                     // Several are one.
                     let _ = (&watched.signals.hangup).read(&mut [0; 64]);
-                    self.upgrades.desk.put(UpgradeNews::Ordered(Order {
+                    self.upgrades.desk.put(UpgradeEvent::Ordered(Order {
                         program: None,
                         answer: None,
                         client: None,
                     }));
                 }
                 Some(FINDING) => {
-                    while let Some(finding) = self.hands.checker.take() {
-                        self.guard.found(finding, Moment::now(), &mut self.hands);
+                    while let Some(finding) = self.attached.checker.take() {
+                        self.guard.found(finding, Moment::now(), &mut self.attached);
                     }
                     self.watch_space(&mut low);
                 }
@@ -361,7 +361,7 @@ impl Supervision {
             }
             self.go_on_upgrading();
             self.go_on_replacing(&watched);
-            self.guard.tick(Moment::now(), &mut self.hands);
+            self.guard.tick(Moment::now(), &mut self.attached);
             if ended.is_none() {
                 ended = self.go_on(&mut watched)?;
             }
@@ -433,10 +433,10 @@ impl Supervision {
         log::error!(
             "the data plane of the disk {} says what none does, so it is killed: a guest may have taken \
              it over ({said})",
-            self.hands.name
+            self.attached.name
         );
         self.captured = true;
-        self.hands.data_plane.kill();
+        self.attached.data_plane.kill();
     }
 
     /// Takes the answer to a command.
@@ -444,9 +444,11 @@ impl Supervision {
     /// # Errors
     /// [`ProtocolError::Unasked`].
     fn answered(&mut self, number: u64, reply: Reply) -> Result<(), ProtocolError> {
-        let (now, hands) = (Moment::now(), &mut self.hands);
-        match hands.commands.answered(number, reply)? {
-            Some((_, Reply::Prepared { program })) => hands.event_hub.set_version(program.into()),
+        let (now, attached) = (Moment::now(), &mut self.attached);
+        match attached.commands.answered(number, reply)? {
+            Some((_, Reply::Prepared { program })) => {
+                attached.event_hub.set_version(program.into())
+            }
             Some((_, Reply::HandedOver)) => self.handed_over = true,
             Some((CommandKind::HandOver, Reply::Refused { why })) => {
                 self.fail_upgrade(why.as_str());
@@ -454,17 +456,17 @@ impl Supervision {
             Some((kind, Reply::Serving | Reply::Waiting)) => {
                 self.publish(kind == CommandKind::Serve);
             }
-            Some((_, Reply::KeyDestroyed)) => self.guard.destroyed(now, hands),
-            Some((_, Reply::KeyRestored)) => self.guard.restored(now, hands),
+            Some((_, Reply::KeyDestroyed)) => self.guard.destroyed(now, attached),
+            Some((_, Reply::KeyRestored)) => self.guard.restored(now, attached),
             Some((CommandKind::RestoreKey, Reply::Refused { why })) => {
-                self.guard.not_restored(why.as_str(), now, hands);
+                self.guard.not_restored(why.as_str(), now, attached);
             }
             Some((CommandKind::Serve, Reply::Refused { why })) => {
                 self.reason = Some(why.into());
                 match self.upgrades.is_taking_over() {
                     // The program that served before is still to be had.
-                    true => hands.data_plane.kill(),
-                    false => hands.end(),
+                    true => attached.data_plane.kill(),
+                    false => attached.end(),
                 }
             }
             Some((command, Reply::Refused { why })) => {
@@ -484,7 +486,7 @@ impl Supervision {
         }
         if let Err(error) = self.socket.publish() {
             self.reason = Some(error.to_string());
-            self.hands.end();
+            self.attached.end();
             return;
         }
         self.served = true;
@@ -506,7 +508,7 @@ impl Supervision {
             DataPlaneEvent::FrontendMemory(_) => {}
             DataPlaneEvent::MemoryNotShared => self.tell_not_shared(),
             DataPlaneEvent::Rings { rings, connection } => {
-                self.hands.migration.rings(rings, connection);
+                self.attached.migration.rings(rings, connection);
             }
             DataPlaneEvent::StorageFull => self.tell(EventKind::StorageFull, None),
             DataPlaneEvent::StorageOk => self.tell(EventKind::StorageOk, None),
@@ -522,7 +524,7 @@ impl Supervision {
             protocol::SyncedFile::Map => SyncedFile::Map,
         };
         self.failed_sync = Some(file);
-        self.hands.marker.put(file, why);
+        self.attached.marker.put(file, why);
         let reason = Reason {
             code: "SyncFailed".into(),
             message: format!("{file}: {why}"),
@@ -531,8 +533,8 @@ impl Supervision {
     }
 
     pub(crate) fn tell(&mut self, event: EventKind, reason: Option<Reason>) {
-        let news = self.guard.news(event, Moment::now().time, reason);
-        self.hands.tell(news);
+        let event = self.guard.guard_event(event, Moment::now().time, reason);
+        self.attached.tell(event);
     }
 
     /// Ends the connection of a frontend that has the guest's memory mapped for itself alone.
@@ -545,7 +547,7 @@ impl Supervision {
             return Ok(());
         };
         // It may be another user's, or only have passed the connection on.
-        let is_private = match self.hands.data_plane.mappings_at(frontend) {
+        let is_private = match self.attached.data_plane.mappings_at(frontend) {
             Ok(maps) => memory.is_private_in(&maps),
             Err(error) => {
                 log::debug!("the frontend's mappings cannot be seen: {error}");
@@ -555,7 +557,7 @@ impl Supervision {
         if !is_private {
             return Ok(());
         }
-        match self.hands.commands.disconnect(memory.connection) {
+        match self.attached.commands.disconnect(memory.connection) {
             // The connection ended with it.
             Ok(()) | Err(ProtocolError::Ended(_)) => {}
             // It must not hold the guard up again and again.
@@ -581,20 +583,22 @@ impl Supervision {
     /// After the end of the data plane: with it its DEK is gone, if it still had it.
     pub(crate) fn close(self) {
         let Self {
-            guard, mut hands, ..
+            guard,
+            mut attached,
+            ..
         } = self;
         let now = Moment::now();
-        hands.keys.destroy();
+        attached.keys.destroy();
         if guard.holds_key() {
             let reason = guard.reason().cloned().unwrap_or_else(|| Reason {
                 code: "Detached".into(),
                 message: "the data plane has ended".into(),
             });
-            hands.record(Operation::Destroy, guard.key_url(), Some(reason));
+            attached.record(Operation::Destroy, guard.key_url(), Some(reason));
         }
-        hands.tell(guard.news(EventKind::Detached, now.time, None));
-        hands.event_hub.close();
-        hands.marker.finish();
-        hands.recorder.finish();
+        attached.tell(guard.guard_event(EventKind::Detached, now.time, None));
+        attached.event_hub.close();
+        attached.marker.finish();
+        attached.recorder.finish();
     }
 }

@@ -22,7 +22,7 @@ use crate::error::AttachError;
 use crate::guard::key_guard::Moment;
 use crate::serve::candidate::{Candidate, Preparation};
 use crate::serve::supervise::{Stage, Supervision, Watched};
-use crate::serve::upgrades::{Order, Step, Upgrade, UpgradeNews};
+use crate::serve::upgrades::{Order, Step, Upgrade, UpgradeEvent};
 use crate::status::{EventKind, LastUpgrade, Reason, Upgraded};
 use protocol::Line;
 
@@ -40,10 +40,10 @@ const SERVE_PATIENCE: Duration = Duration::from_secs(10);
 impl Supervision {
     /// Hears what there is to hear of upgrades.
     pub(crate) fn hear_of_upgrades(&mut self) {
-        while let Some(news) = self.upgrades.take() {
-            match news {
-                UpgradeNews::Ordered(order) => self.begin_upgrade(order),
-                UpgradeNews::Prepared(number, prepared) => {
+        while let Some(event) = self.upgrades.take() {
+            match event {
+                UpgradeEvent::Ordered(order) => self.begin_upgrade(order),
+                UpgradeEvent::Prepared(number, prepared) => {
                     let now = self.upgrades.now.as_mut();
                     let waiting = now.filter(|_| number == self.upgrades.count);
                     match (prepared, waiting) {
@@ -78,7 +78,7 @@ impl Supervision {
             if let Some(answer) = answer {
                 let _ = answer.try_send(Err(why.into()));
             }
-            return log::warn!("the disk {} is not upgraded: {why}", self.hands.name);
+            return log::warn!("the disk {} is not upgraded: {why}", self.attached.name);
         }
         tell_reloading();
         self.upgrades.count += 1;
@@ -89,7 +89,7 @@ impl Supervision {
         });
         log::info!(
             "the disk {} is to be served by {}",
-            self.hands.name,
+            self.attached.name,
             program.display()
         );
         if let Err(error) = self.prepare(program) {
@@ -111,7 +111,7 @@ impl Supervision {
         let (desk, number) = (self.upgrades.desk.clone(), self.upgrades.count);
         std::thread::Builder::new()
             .name("upgrade".into())
-            .spawn(move || desk.put(UpgradeNews::Prepared(number, preparation.make())))
+            .spawn(move || desk.put(UpgradeEvent::Prepared(number, preparation.make())))
             .map(drop)
             .map_err(fail)
     }
@@ -136,21 +136,21 @@ impl Supervision {
             Some(Step::HandingOver { since, .. }) if now >= *since + HAND_OVER_PATIENCE => {
                 let why = "the data plane neither hands over nor goes on, so it is killed";
                 self.fail_upgrade(why);
-                self.hands.data_plane.kill();
+                self.attached.data_plane.kill();
             }
             Some(Step::TakingOver { since, killed, .. })
                 if !*killed && now >= *since + SERVE_PATIENCE =>
             {
                 *killed = true;
                 log::error!("the new data plane does not serve in time, so it is killed");
-                self.hands.data_plane.kill();
+                self.attached.data_plane.kill();
             }
             _ => {}
         }
     }
 
     fn ask_to_hand_over(&mut self, now: Instant) {
-        if let Err(error) = self.hands.commands.hand_over() {
+        if let Err(error) = self.attached.commands.hand_over() {
             return self.fail_upgrade(&error.to_string());
         }
         let Some(upgrade) = &mut self.upgrades.now else {
@@ -189,14 +189,14 @@ impl Supervision {
         else {
             return Ok(());
         };
-        self.hands.commands.ended();
+        self.attached.commands.ended();
         watched.forget_data_plane()?;
         // What it was to do with a key is done: it has none any more.
         self.guard
-            .without_data_plane(Moment::now(), &mut self.hands);
+            .without_data_plane(Moment::now(), &mut self.attached);
         self.keeping.handed_over();
         watched.hear(candidate.messages)?;
-        let mut old = std::mem::replace(&mut self.hands.data_plane, candidate.data_plane);
+        let mut old = std::mem::replace(&mut self.attached.data_plane, candidate.data_plane);
         // It ends by itself; one that a guest has taken over may not.
         old.kill();
         self.upgrades.retiring = Some(old);
@@ -240,7 +240,7 @@ impl Supervision {
             return;
         };
         let stall = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.upgrades.launcher = self.hands.data_plane.launcher();
+        self.upgrades.launcher = self.attached.data_plane.launcher();
         if let Some(old) = self.upgrades.retiring.take() {
             let launcher = old.launcher();
             let leave = move || {
@@ -254,12 +254,12 @@ impl Supervision {
             }
         }
         let upgraded = Upgraded {
-            from: self.hands.event_hub.version(),
+            from: self.attached.event_hub.version(),
             to: version,
             stall_ms: stall,
             attach_kept: None,
         };
-        self.hands.event_hub.upgraded(LastUpgrade {
+        self.attached.event_hub.upgraded(LastUpgrade {
             time: Moment::now().time,
             upgraded: upgraded.clone(),
         });

@@ -29,7 +29,7 @@ pub(crate) struct Order {
 }
 
 /// What the supervision hears of upgrades.
-pub(crate) enum UpgradeNews {
+pub(crate) enum UpgradeEvent {
     Ordered(Order),
     /// What came of the preparation of that number.
     Prepared(u64, Result<Candidate, AttachError>),
@@ -38,15 +38,15 @@ pub(crate) enum UpgradeNews {
 /// Where upgrades are asked for.
 #[derive(Clone)]
 pub(crate) struct UpgradeDesk {
-    sender: Sender<UpgradeNews>,
+    sender: Sender<UpgradeEvent>,
     bell: Arc<EventFd>,
 }
 
 impl UpgradeDesk {
     /// Has the supervision hear something.
-    pub(crate) fn put(&self, news: UpgradeNews) {
+    pub(crate) fn put(&self, event: UpgradeEvent) {
         // Without a supervision there is nothing to upgrade.
-        if self.sender.send(news).is_ok() {
+        if self.sender.send(event).is_ok() {
             let _ = self.bell.write(1);
         }
     }
@@ -55,7 +55,7 @@ impl UpgradeDesk {
     /// The client has its answer by `client`, if another program goes on in this process meanwhile.
     pub(crate) fn ask(&self, program: Option<PathBuf>, client: Option<OwnedFd>) -> Outcome {
         let (answer, answered) = sync_channel(1);
-        self.put(UpgradeNews::Ordered(Order {
+        self.put(UpgradeEvent::Ordered(Order {
             program,
             answer: Some(answer),
             client,
@@ -68,7 +68,7 @@ impl UpgradeDesk {
 /// The upgrades of an attached disk, one at a time.
 pub(crate) struct Upgrades {
     pub(crate) desk: UpgradeDesk,
-    news: Receiver<UpgradeNews>,
+    events: Receiver<UpgradeEvent>,
     /// The path from which this process was started.
     pub(crate) program: PathBuf,
     /// The launcher of the program that served last.
@@ -125,11 +125,11 @@ impl Upgrades {
     /// # Errors
     /// What the kernel says.
     pub(crate) fn new(program: PathBuf, launcher: Arc<Launcher>) -> io::Result<Self> {
-        let (sender, news) = channel();
+        let (sender, events) = channel();
         let bell = Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?);
         Ok(Self {
             desk: UpgradeDesk { sender, bell },
-            news,
+            events,
             program,
             launcher,
             count: 0,
@@ -145,9 +145,9 @@ impl Upgrades {
     }
 
     /// What was heard next, if there is something.
-    pub(crate) fn take(&self) -> Option<UpgradeNews> {
+    pub(crate) fn take(&self) -> Option<UpgradeEvent> {
         let _ = self.desk.bell.read();
-        self.news.try_recv().ok()
+        self.events.try_recv().ok()
     }
 
     /// Whether a data plane has handed over that the next one can be taken back from.
