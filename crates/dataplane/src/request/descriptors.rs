@@ -2,7 +2,7 @@
 
 use virtio_bindings::virtio_ring::VRING_DESC_ALIGN_SIZE;
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, VolatileSlice};
 
 use super::Memory;
 
@@ -14,6 +14,8 @@ use super::Memory;
 pub struct Descriptors<'a> {
     memory: &'a Memory,
     table: GuestAddress,
+    /// The table, where it is known to lie in one region: found once and not for each descriptor.
+    found: Option<VolatileSlice<'a>>,
     entries: u16,
     /// The next one, unless the chain has ended.
     next: Option<u16>,
@@ -30,6 +32,7 @@ impl<'a> Descriptors<'a> {
         Self {
             memory,
             table,
+            found: None,
             entries,
             next: Some(head),
             left: entries,
@@ -43,6 +46,9 @@ impl<'a> Descriptors<'a> {
             return None;
         }
         let offset = u64::from(index) * size_of::<Descriptor>() as u64;
+        if let Some(found) = &self.found {
+            return found.read_obj(offset as usize).ok();
+        }
         let at = self.table.0.checked_add(offset).map(GuestAddress)?;
         self.memory.read_obj(at).ok()
     }
@@ -56,6 +62,8 @@ impl<'a> Descriptors<'a> {
         }
         self.entries = u16::try_from(descriptor.len() / VRING_DESC_ALIGN_SIZE).ok()?;
         self.table = descriptor.addr();
+        let found = self.memory.get_slice(self.table, descriptor.len() as usize);
+        self.found = found.ok();
         self.left = self.entries;
         self.indirect = true;
         Some(())
