@@ -353,6 +353,40 @@ impl QueueState {
         }
     }
 
+    /// Returns what has finished while chains are taken, once it is enough to tell the guest.
+    ///
+    /// # Errors
+    /// The guest broke its ring.
+    pub(crate) fn complete_enough(
+        &mut self,
+        ring: &mut Ring,
+        finished: &mut Vec<Finished>,
+    ) -> Result<(), virtio_queue::Error> {
+        if !self.pipeline.has_enough() {
+            return Ok(());
+        }
+        self.complete_all(ring, finished)?;
+        ring.notify()
+    }
+
+    /// Returns all that has finished. `finished` is a list to be used again.
+    ///
+    /// # Errors
+    /// The guest broke its ring.
+    pub(crate) fn complete_all(
+        &mut self,
+        ring: &mut Ring,
+        finished: &mut Vec<Finished>,
+    ) -> Result<(), virtio_queue::Error> {
+        self.pipeline.take_finished(finished);
+        let mut result = Ok(());
+        for done in finished.drain(..) {
+            // Each of them is taken, whatever became of one before it.
+            result = self.complete(ring, done).and(result);
+        }
+        result
+    }
+
     /// Keeps a request that found the host's storage full, to be tried again; gives back any other.
     fn keep_for_space(&mut self, done: Finished) -> Option<Finished> {
         let Err(error) = &done.result else {

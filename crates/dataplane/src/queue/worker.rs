@@ -24,6 +24,7 @@ use xts::CipherStack;
 
 use crate::DataplaneError;
 use crate::disk::shared::Shared;
+use crate::request::Descriptors;
 
 use super::chains::QueueState;
 use super::command::{Answer, Command, Waiting, WhileQuiesced};
@@ -190,14 +191,13 @@ impl Worker {
     fn turn(&mut self) -> Wait {
         self.share_workers();
         self.pulse.does(Doing::Completions);
-        self.queue.pipeline.poll();
+        let mut more = self.queue.pipeline.poll_part();
         self.queue.look_at_syncs();
         let held = self.queue.pass_held(self.draining.is_some());
         if self.takes() {
             self.queue.retry_for_space();
         }
         self.complete_finished();
-        let mut more = false;
         self.pulse.does(Doing::Requests);
         if (self.takes() || self.takes_again())
             && self.queue.may_take()
@@ -207,9 +207,14 @@ impl Worker {
             if self.draining.is_some() {
                 most = most.min(ring.again());
             }
-            let queue = &mut self.queue;
-            match ring.pop(most, |ring, taken, chain| queue.take(ring, taken, chain)) {
-                Ok(answer) => more = answer && most > 0,
+            let (queue, finished) = (&mut self.queue, &mut self.finished);
+            let take = |ring: &mut Ring, taken, chain: Descriptors<'_>| {
+                let takes = queue.take(ring, taken, chain)?;
+                queue.complete_enough(ring, finished)?;
+                Ok(takes)
+            };
+            match ring.pop(most, take) {
+                Ok(answer) => more |= answer && most > 0,
                 Err(error) => self.break_ring(&error),
             }
         }
@@ -525,16 +530,9 @@ impl Worker {
     }
 
     fn complete_finished(&mut self) {
-        self.queue.pipeline.take_finished(&mut self.finished);
-        let mut broken = None;
-        for done in self.finished.drain(..) {
-            if let Some(ring) = &mut self.ring
-                && let Err(error) = self.queue.complete(ring, done)
-            {
-                broken = Some(error);
-            }
-        }
-        if let Some(error) = broken {
+        if let Some(ring) = &mut self.ring
+            && let Err(error) = self.queue.complete_all(ring, &mut self.finished)
+        {
             self.break_ring(&error);
         }
     }

@@ -1,6 +1,7 @@
 //! What a pipeline does between two looks at what has completed.
 
 use std::io;
+use std::ptr::NonNull;
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -10,7 +11,7 @@ use crate::store::{ReadAt, Store, StoreCompletion, StoreOp, Tag};
 use crate::{BlockState, Geometry, LayerMap, Volume, format};
 use keys::Dek;
 use keys::units::{BLOCK_SIZE, ByteOffset};
-use xts::{CipherStack, DataUnit};
+use xts::{CipherStack, DataUnit, SharedSlice};
 
 /// Completes everything at once.
 #[derive(Default)]
@@ -85,6 +86,45 @@ fn zero(at: u64, len: u64) -> Submission {
     let at = ByteOffset(at);
     let request = BlockRequest { kind, at, len };
     Submission::new(Token(at.0), request, GuestBuffer::default())
+}
+
+/// What is enough for the guest is told before more is decrypted, and nothing is forgotten.
+#[test]
+fn completions_are_looked_at_in_parts() {
+    const LEN: usize = 32 << 10;
+    let mut pipeline = pipeline(GIB);
+    let mut memory = [0; LEN];
+    let start = NonNull::from(&mut memory).cast();
+    for number in 0..3 {
+        let at = ByteOffset(number * LEN as u64);
+        let kind = RequestKind::Write { durable: false };
+        let len = LEN as u64;
+        // SAFETY: `memory` lives until all of them have completed, and nobody looks at it meanwhile.
+        let slices = vec![unsafe { SharedSlice::new(start, LEN) }];
+        let owner = None;
+        let memory = GuestBuffer { slices, owner };
+        pipeline.submit(Submission::new(
+            Token(number),
+            BlockRequest { kind, at, len },
+            memory,
+        ));
+    }
+    let mut finished = Vec::new();
+    let mut counts = Vec::new();
+    loop {
+        let more = pipeline.poll_part();
+        pipeline.take_finished(&mut finished);
+        counts.push(finished.len());
+        if !more {
+            break;
+        }
+        assert!(!pipeline.is_idle());
+    }
+    assert_eq!(counts, [1, 2, 3]);
+    assert!(pipeline.is_idle());
+    for done in finished {
+        assert!(done.take().1.is_ok());
+    }
 }
 
 /// While a gigabyte is discarded commands are looked at again and again, and no further request needs

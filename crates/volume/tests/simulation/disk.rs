@@ -197,7 +197,8 @@ impl Disk {
             return Ok(());
         };
         let mut finished = Vec::new();
-        queue.poll();
+        // What is left is looked at by the next call, as a queue's thread does it.
+        queue.poll_part();
         queue.take_finished(&mut finished);
         let finished: Vec<_> = finished.into_iter().map(Finished::take).collect();
         finished

@@ -286,6 +286,16 @@ impl UringStore {
         self.fill();
     }
 
+    /// Submits what is queued if the device has too little to do ([`is_batch`]), without waiting. What the kernel
+    /// refuses stays queued, and [`UringStore::enter`] judges the error.
+    fn submit_batch(&mut self) {
+        let queued = self.ring.submission().len();
+        let under_way = self.in_flight.len().saturating_sub(queued);
+        if is_batch(queued, under_way) {
+            let _ = self.ring.submitter().submit();
+        }
+    }
+
     /// Moves entries into the submission queue while there is room: once the kernel has taken those that
     /// are in it, there is.
     fn fill(&mut self) {
@@ -415,6 +425,16 @@ impl UringStore {
     }
 }
 
+/// The most operations that are kept back for the sake of one system call.
+const MAX_BATCH: usize = 4;
+
+/// Whether so many queued operations are submitted at once while the device has others under way: at least as many
+/// as those, so that the device gets more to do before it is done with what it has, or as many as a batch is worth.
+/// An idle device gets the first at once; docs/performance.md says more.
+pub(super) fn is_batch(queued: usize, under_way: usize) -> bool {
+    queued >= under_way.clamp(1, MAX_BATCH)
+}
+
 const IORING_ENTER_GETEVENTS: u32 = 1;
 const IORING_ENTER_EXT_ARG: u32 = 1 << 3;
 
@@ -451,6 +471,7 @@ impl Store for UringStore {
         debug_assert!(self.has_room(), "submitted without room");
         let slot = self.in_flight.insert(InFlight { tag, op, done: 0 });
         self.start(slot);
+        self.submit_batch();
     }
 
     fn reap(&mut self, into: &mut Vec<StoreCompletion>) {

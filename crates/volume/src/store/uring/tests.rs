@@ -14,7 +14,7 @@ use io_uring::{opcode, squeue, types};
 
 use super::bare::BareRing;
 use super::entry::InFlight;
-use super::ring::{UringStore, Wait};
+use super::ring::{UringStore, Wait, is_batch};
 use super::watch::{IGNORED, MAX_WATCHES, WatchId};
 use crate::store::{
     BufferPool, IoBuffer, LayerFile, StackFiles, Store, StoreCompletion, StoreError, StoreFile,
@@ -193,6 +193,24 @@ fn what_was_not_taken_of_several_entries_is_submitted_next() {
     }
     let done = fixture.finish(4).unwrap();
     assert!(done.iter().all(|done| done.result.is_ok()));
+}
+
+#[test]
+fn an_idle_device_gets_an_operation_at_once_and_a_busy_one_gets_batches() {
+    let grows: Vec<_> = (0..8)
+        .map(|under_way| (1..9).find(|queued| is_batch(*queued, under_way)))
+        .collect();
+    let batches = [1, 1, 2, 3, 4, 4, 4, 4].map(Some);
+    assert_eq!(grows, batches);
+
+    let mut fixture = Fixture::new();
+    let write = fixture.write(0, 7);
+    fixture.store.submit(Tag(1), write);
+    assert!(
+        fixture.store.ring.submission().is_empty(),
+        "it waits for nothing"
+    );
+    fixture.finish(1).unwrap();
 }
 
 #[test]
