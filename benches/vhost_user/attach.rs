@@ -13,12 +13,14 @@ use std::time::{Duration, Instant};
 
 use keys::units::BLOCK_SIZE;
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
 use test_support::frontend::device::{Frontend, Setup};
 use test_support::{PATIENCE, expect_success};
 use volume::format::{self, HEADER_LEN, SECTOR_LEN, STATES_LEN};
 
 use crate::backends::Place;
 use crate::layers::sealdisk;
+use crate::report::Report;
 
 const SIZES: [(&str, u64); 2] = [("1GiB", 1 << 30), ("15TiB", 15 << 40)];
 const LAYERS: [u32; 2] = [1, 16];
@@ -27,7 +29,7 @@ const ROUNDS: usize = 7;
 /// Four blocks in state 1, data.
 const DATA: u8 = 0b0101_0101;
 
-pub fn measure(place: &Place, _: usize) {
+pub fn measure(place: &Place, report: &mut Report) {
     for full in [false, true] {
         for layers in LAYERS {
             let times = SIZES.map(|(size, bytes)| {
@@ -37,10 +39,10 @@ pub fn measure(place: &Place, _: usize) {
                     fill(&place.dir.join("state/disks").join(&name), bytes);
                 }
                 let time = median(place, &name);
-                println!(
-                    "{size}, {layers} layers, {}: {time:.1} ms",
-                    if full { "full" } else { "empty" }
-                );
+                let written = if full { "full" } else { "empty" };
+                println!("{size}, {layers} layers, {written}: {time:.1} ms");
+                report.note(json!({ "growth": "attach", "unit": "ms", "layers": layers,
+                    "series": format!("{size}, {written}"), "value": time }));
                 time
             });
             println!("  the large one takes {:.2} x", times[1] / times[0]);

@@ -14,22 +14,38 @@ use test_support::{PATIENCE, expect_success, kill, with_descendants};
 pub enum Kind {
     /// This daemon.
     Sealdisk,
+    /// This daemon, of an older program.
+    #[value(name = "sealdisk-before")]
+    Before,
+    /// This daemon, a disk of eight layers: reads only.
+    #[value(name = "sealdisk-8-layers")]
+    Layers8,
     /// qemu-storage-daemon on a raw file, nothing encrypted.
     QsdRaw,
     /// qemu-storage-daemon with its own LUKS driver.
     QsdLuks,
     /// fio on the file of `qsd-raw`, without any daemon.
     Fio,
+    /// This daemon's cipher, without any daemon.
+    Cipher,
 }
 
 impl Kind {
     pub fn name(self) -> &'static str {
         match self {
             Self::Sealdisk => "sealdisk",
+            Self::Before => "sealdisk-before",
+            Self::Layers8 => "sealdisk-8-layers",
             Self::QsdRaw => "qsd-raw",
             Self::QsdLuks => "qsd-luks",
             Self::Fio => "fio",
+            Self::Cipher => "cipher",
         }
+    }
+
+    /// Whether a frontend can use it.
+    pub fn is_served(self) -> bool {
+        !matches!(self, Self::Fio | Self::Cipher)
     }
 }
 
@@ -39,6 +55,8 @@ pub struct Place<'a> {
     /// A directory on tmpfs.
     pub runtime: &'a Path,
     pub sealdisk: &'a Path,
+    /// The program of `sealdisk-before`.
+    pub before: Option<&'a Path>,
     /// Bytes of each disk.
     pub size: u64,
 }
@@ -66,10 +84,12 @@ impl Backend {
     ) -> Self {
         let socket = place.runtime.join(format!("{name}.sock"));
         let served = match kind {
-            Kind::Sealdisk => sealdisk(place, name, &socket, queues),
+            Kind::Sealdisk | Kind::Before | Kind::Layers8 => {
+                sealdisk(kind, place, name, &socket, queues)
+            }
             Kind::QsdRaw => qsd_raw(place, &socket),
             Kind::QsdLuks => qsd_luks(place, &socket),
-            Kind::Fio => unreachable!("fio serves nothing"),
+            Kind::Fio | Kind::Cipher => unreachable!("{kind:?} serves nothing"),
         };
         // Threads and child processes stay on the CPU that this one starts on.
         let mut command = Command::new("taskset");
@@ -121,10 +141,15 @@ impl Drop for Backend {
     }
 }
 
-fn sealdisk(place: &Place, name: &str, socket: &Path, queues: u32) -> Command {
+fn sealdisk(kind: Kind, place: &Place, name: &str, socket: &Path, queues: u32) -> Command {
+    // Programs of two versions may have different files.
+    let (program, state) = match kind {
+        Kind::Before => (place.before.expect("--before is given"), "before"),
+        _ => (place.sealdisk, "state"),
+    };
     let command = || {
-        let mut command = Command::new(place.sealdisk);
-        command.env("SEALDISK_STATE_DIR", place.dir.join("state"));
+        let mut command = Command::new(program);
+        command.env("SEALDISK_STATE_DIR", place.dir.join(state));
         command.env("SEALDISK_RUNTIME_DIR", place.runtime);
         command
     };
@@ -148,7 +173,10 @@ fn qsd_raw(place: &Place, socket: &Path) -> Command {
     File::create(&file).unwrap().set_len(place.size).unwrap();
     qsd(
         &file,
-        &["--blockdev", "driver=raw,node-name=disk,file=file"],
+        &[
+            "--blockdev",
+            "driver=raw,node-name=disk,file=file,discard=unmap",
+        ],
         socket,
     )
 }
@@ -172,7 +200,7 @@ fn qsd(file: &Path, format: &[&str], socket: &Path) -> Command {
     let mut command = Command::new("qemu-storage-daemon");
     let (file, socket) = (file.display(), socket.display());
     command.arg("--blockdev").arg(format!(
-        "driver=file,node-name=file,filename={file},cache.direct=on,aio=io_uring"
+        "driver=file,node-name=file,filename={file},cache.direct=on,aio=io_uring,discard=unmap"
     ));
     command.args(format);
     command.arg("--export").arg(format!(

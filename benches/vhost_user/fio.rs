@@ -7,17 +7,19 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use test_support::expect_success;
 
-use crate::load::Pattern;
 use crate::machine::{busy_time, children_time};
-use crate::report::Measured;
+use crate::pattern::{Pattern, READS_OF_TEN, Work};
+use crate::report::{Measured, QUANTILES};
 
 /// The same pattern by io_uring with O_DIRECT, on one CPU.
 pub fn measure(file: &Path, pattern: &Pattern, limit: Duration, cpu: usize) -> Measured {
-    let rw = match (pattern.random, pattern.write) {
-        (true, false) => "randread",
-        (true, true) => "randwrite",
-        (false, false) => "read",
-        (false, true) => "write",
+    let rw = match (pattern.random, pattern.work) {
+        (true, Work::Read) => "randread",
+        (true, Work::Write | Work::Synced) => "randwrite",
+        (true, Work::Mixed) => "randrw",
+        (false, Work::Read) => "read",
+        (false, Work::Write | Work::Synced) => "write",
+        (false, Work::Mixed) => "rw",
     };
     let mut fio = Command::new("fio");
     fio.args([
@@ -30,7 +32,18 @@ pub fn measure(file: &Path, pattern: &Pattern, limit: Duration, cpu: usize) -> M
     fio.arg(format!("--filename={}", file.display()));
     fio.arg(format!("--rw={rw}"))
         .arg(format!("--bs={}", pattern.bytes));
-    fio.arg(format!("--iodepth={}", pattern.depth));
+    fio.arg(format!("--rwmixread={}", 10 * READS_OF_TEN))
+        .arg("--unified_rw_reporting=1");
+    // A job of fio's that syncs after every write is one writer.
+    let (jobs, depth) = match pattern.work {
+        Work::Synced => (pattern.depth, 1),
+        _ => (1, pattern.depth),
+    };
+    if pattern.work == Work::Synced {
+        fio.args(["--fdatasync=1", "--thread", "--group_reporting"]);
+    }
+    fio.arg(format!("--numjobs={jobs}"))
+        .arg(format!("--iodepth={depth}"));
     fio.arg(format!("--runtime={}ms", limit.as_millis()));
     fio.arg(format!("--cpus_allowed={cpu}"));
     let (before, start) = ((busy_time(), children_time()), Instant::now());
@@ -43,18 +56,25 @@ pub fn measure(file: &Path, pattern: &Pattern, limit: Duration, cpu: usize) -> M
     // Notes come before the object.
     let json: Value = serde_json::from_str(&text[text.find('{').unwrap()..]).unwrap();
     let job = &json["jobs"][0];
-    let io = &job[if pattern.write { "write" } else { "read" }];
+    let io = &job["mixed"];
     let number = |value: &Value| value.as_f64().expect("a number in fio's output");
     let requests = number(&io["total_ios"]);
     let seconds = number(&io["runtime"]) / 1e3;
-    let percentile = |p: &str| number(&io["clat_ns"]["percentile"][p]) / 1e3;
+    let percentile = |quantile: f64| {
+        let percent = format!("{:.6}", 100.0 * quantile);
+        let latency = &io["clat_ns"]["percentile"][percent];
+        (quantile, number(latency) / 1e3)
+    };
+    // Of a write and its sync fio has two latencies, of which no distribution of both can be made.
+    let latency = match pattern.work {
+        Work::Synced => Vec::new(),
+        _ => QUANTILES.map(percentile).to_vec(),
+    };
     Measured {
         requests: requests as u64,
         seconds,
         cpu_seconds: cpu.as_secs_f64(),
-        p50_us: percentile("50.000000"),
-        p99_us: percentile("99.000000"),
-        p999_us: percentile("99.900000"),
+        latency,
         others,
     }
 }

@@ -15,7 +15,8 @@ use test_support::frontend::queue::Queue;
 use test_support::rng::Rng;
 
 use crate::backends::{Backend, Kind, Place};
-use crate::load::{Load, Pattern, Until};
+use crate::load::{Load, Until};
+use crate::pattern::{Pattern, Work};
 
 const DISK: &str = "flushed";
 /// As many as the memory of this guest has room for.
@@ -48,13 +49,7 @@ fn set_writeback(backend: &Backend, on: bool) {
 }
 
 fn fill(queue: &mut Queue, bytes: u64) {
-    let fill = Pattern {
-        write: true,
-        bytes: 1 << 20,
-        depth: 8,
-        random: false,
-    };
-    Load::new(queue, fill, bytes, Duration::ZERO).run(Until::Requests(bytes >> 20));
+    Load::new(queue, Pattern::FILL, bytes, Duration::ZERO).run(Until::Requests(bytes >> 20));
     queue.flush().unwrap();
 }
 
@@ -102,12 +97,7 @@ fn together(backend: &mut Backend) {
 
 /// One queue writes through with 16 requests in flight, another with one.
 fn write_through(backend: &mut Backend) {
-    let pattern = |depth| Pattern {
-        write: true,
-        bytes: 4096,
-        depth,
-        random: true,
-    };
+    let pattern = |depth| Pattern::small(Work::Write, depth);
     let [busy, calm, ..] = &mut backend.frontend.queues[..] else {
         unreachable!("there are more")
     };
@@ -134,7 +124,7 @@ fn write_through(backend: &mut Backend) {
 fn trim(backend: &mut Backend, place: &Place) {
     let queue = &mut backend.frontend.queues[0];
     fill(queue, place.size);
-    let data = data_file(place);
+    let data = data_file(place, DISK);
     let allocated = || fs::metadata(&data).unwrap().blocks() * 512;
     let full = allocated();
     let block = Rng::new(4).bytes(4096);
@@ -178,8 +168,9 @@ fn trim(backend: &mut Backend, place: &Place) {
     );
 }
 
-fn data_file(place: &Place) -> PathBuf {
-    let directory = place.dir.join("state/disks").join(DISK);
+/// The data file of a disk with one layer.
+pub fn data_file(place: &Place, disk: &str) -> PathBuf {
+    let directory = place.dir.join("state/disks").join(disk);
     let mut files = fs::read_dir(directory).unwrap().flatten();
     let data = files.find(|file| file.path().extension().is_some_and(|e| e == "data"));
     data.unwrap().path()

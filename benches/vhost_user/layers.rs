@@ -11,8 +11,9 @@ use serde_json::Value;
 use test_support::expect_success;
 
 use crate::backends::{Backend, Kind, Place, raw_file};
-use crate::load::{Load, Pattern, Until};
-use crate::start;
+use crate::load::{Load, Until};
+use crate::pattern::{Pattern, Work};
+use crate::run::start;
 
 /// The disk that a guest uses.
 const DISK: &str = "rotated";
@@ -32,17 +33,18 @@ pub fn measure(place: &Place, backend_cpu: usize) {
         "rotate-dek, guest idle: {idle:.0} MiB/s, {:.2} x of dd",
         idle / copy
     );
-    for (name, write, bytes, depth) in [
-        ("4 KiB randwrite qd8", true, 4096, 8),
-        ("4 KiB randread qd8", false, 4096, 8),
-        ("1 MiB read qd4", false, 1 << 20, 4),
+    let large_reads = Pattern {
+        work: Work::Read,
+        bytes: 1 << 20,
+        depth: 4,
+        random: false,
+    };
+    for pattern in [
+        Pattern::small(Work::Write, 8),
+        Pattern::small(Work::Read, 8),
+        large_reads,
     ] {
-        let pattern = Pattern {
-            write,
-            bytes,
-            depth,
-            random: bytes == 4096,
-        };
+        let name = pattern.name();
         let alone = rate(&mut backend, place, &pattern, || thread::sleep(ALONE)).0;
         let mut rotated = 0.0;
         let meanwhile = rate(&mut backend, place, &pattern, || rotated = rotate(place)).0;
@@ -53,12 +55,7 @@ pub fn measure(place: &Place, backend_cpu: usize) {
             meanwhile / alone
         );
     }
-    let writes = Pattern {
-        write: true,
-        bytes: 4096,
-        depth: 1,
-        random: true,
-    };
+    let writes = Pattern::small(Work::Write, 1);
     let mut commands = Vec::new();
     let (_, latency) = rate(&mut backend, place, &writes, || {
         for i in 0..SNAPSHOTS {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::mem::MaybeUninit;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -25,6 +26,18 @@ pub fn cpu_time(pid: u32) -> Duration {
         }
     };
     assert_eq!(result, 0, "process {pid} has a clock of its CPU time");
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// The same of the calling thread.
+pub fn thread_time() -> Duration {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the call only writes to the variable that it is given.
+    let result = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    assert_eq!(result, 0, "a thread has a clock of its CPU time");
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
@@ -69,24 +82,13 @@ pub fn cpus() -> usize {
 }
 
 /// What a result is worth nothing without.
-pub fn description(sealdisk: &std::path::Path) -> Value {
+pub fn description(sealdisk: &Path) -> Value {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpuinfo
         .lines()
         .find_map(|line| line.strip_prefix("model name"));
     let model = model.map_or("unknown", |rest| rest.trim_start_matches([' ', '\t', ':']));
     let vaes = cpuinfo.contains(" vaes");
-    let first_line = |program: &mut Command| {
-        let output = program
-            .output()
-            .map(|out| String::from_utf8_lossy(&out.stdout).into_owned());
-        output
-            .unwrap_or_default()
-            .lines()
-            .next()
-            .unwrap_or_default()
-            .to_owned()
-    };
     let version = |program: &str| first_line(Command::new(program).arg("--version"));
     json!({
         "cpu": model,
@@ -108,4 +110,96 @@ fn memory_gib() -> u64 {
         .nth(1)
         .and_then(|kib| kib.parse::<u64>().ok());
     total.unwrap_or_default().div_ceil(1 << 20)
+}
+
+/// The file system of a directory and the device below it.
+pub fn place(dir: &Path) -> Value {
+    let of_mount = |path: &Path, column: &str| {
+        first_line(
+            Command::new("findmnt")
+                .args(["-n", "-o", column, "-T"])
+                .arg(path),
+        )
+    };
+    let source = of_mount(dir, "SOURCE");
+    let mut device = match block_device(&source) {
+        Some(queue) => described(&source, &queue),
+        None => source.clone(),
+    };
+    let backing = block_device(&source)
+        .and_then(|queue| fs::read_to_string(queue.with_file_name("loop/backing_file")).ok());
+    if let Some(backing) = backing {
+        let backing = Path::new(backing.trim_end());
+        let (fs, below) = (of_mount(backing, "FSTYPE"), of_mount(backing, "SOURCE"));
+        let below = match block_device(&below) {
+            Some(queue) => described(&below, &queue),
+            None => below,
+        };
+        device = format!("{device}: a file on {fs} ({below})");
+    }
+    json!({ "fs": of_mount(dir, "FSTYPE"), "options": of_mount(dir, "OPTIONS"), "device": device })
+}
+
+/// Bytes of the smallest direct read or write.
+pub fn sector(dir: &Path) -> u32 {
+    let source = first_line(
+        Command::new("findmnt")
+            .args(["-n", "-o", "SOURCE", "-T"])
+            .arg(dir),
+    );
+    let sector = block_device(&source).and_then(|queue| {
+        let sector = fs::read_to_string(queue.join("logical_block_size")).ok()?;
+        sector.trim_end().parse().ok()
+    });
+    sector.unwrap_or(512)
+}
+
+/// Where the kernel tells of the queue of a block device, or of the disk that it is a part of.
+fn block_device(source: &str) -> Option<PathBuf> {
+    let name = source.strip_prefix("/dev/")?;
+    let name = name.strip_prefix("mapper/").map_or_else(
+        || Some(name.to_owned()),
+        |_| {
+            let target = fs::canonicalize(source).ok()?;
+            Some(target.file_name()?.to_str()?.to_owned())
+        },
+    )?;
+    let device = fs::canonicalize(Path::new("/sys/class/block").join(name)).ok()?;
+    let queue = device.join("queue");
+    if queue.exists() {
+        return Some(queue);
+    }
+    Some(device.parent()?.join("queue")).filter(|queue| queue.exists())
+}
+
+fn described(source: &str, queue: &Path) -> String {
+    let read = |path: PathBuf| fs::read_to_string(path).unwrap_or_default();
+    let sectors: u64 = read(queue.with_file_name("size"))
+        .trim()
+        .parse()
+        .unwrap_or(0);
+    let scheduler = read(queue.join("scheduler"));
+    let scheduler = scheduler.split(['[', ']']).nth(1).unwrap_or("none");
+    let model = read(queue.with_file_name("device/model"));
+    let direct = read(queue.with_file_name("loop/dio"));
+    let mut text = format!(
+        "{source}, {} GiB, sectors of {} bytes, scheduler {scheduler}",
+        sectors >> 21,
+        read(queue.join("logical_block_size")).trim(),
+    );
+    if !model.trim().is_empty() {
+        text = format!("{text}, {}", model.trim());
+    }
+    if direct.trim() == "1" {
+        text = format!("{text}, direct I/O");
+    }
+    text
+}
+
+fn first_line(program: &mut Command) -> String {
+    let output = program
+        .output()
+        .map(|out| String::from_utf8_lossy(&out.stdout).into_owned());
+    let output = output.unwrap_or_default();
+    output.lines().next().unwrap_or_default().to_owned()
 }

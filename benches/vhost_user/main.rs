@@ -13,57 +13,50 @@
 
 mod attach;
 mod backends;
+mod bare_cipher;
+mod chain;
 mod fio;
+mod fixed_rate;
 mod flushes;
 mod layers;
 mod load;
 mod machine;
+mod pattern;
 mod report;
+mod run;
 mod syscalls;
+mod trim;
 mod two_disks;
 
 use std::fs::File;
 use std::path::PathBuf;
-use std::thread;
-use std::time::Duration;
 
 use clap::Parser;
-use hdrhistogram::Histogram;
 use serde_json::json;
 use tempfile::TempDir;
 use test_support::program;
 
-use backends::{Backend, Kind, Place};
-use load::{Load, Outcome, Pattern, Until};
-use machine::{busy_time, cpu_time, pin};
-use report::{Measured, Report};
-
-/// How long each pattern runs before it is measured.
-const WARM_UP: Duration = Duration::from_millis(250);
+use backends::{Kind, Place};
+use report::Report;
 
 #[derive(Parser)]
 enum Program {
     /// Measures
     Run(Options),
     /// Measures what changing a disk's layers costs
-    Layers(LayerOptions),
+    Layers(PartOptions),
     /// Measures how long attaching takes, whatever the size of the disk
-    Attach(LayerOptions),
+    Attach(PartOptions),
     /// Measures flushes, writes through, and the giving back of discarded space
-    Flushes(LayerOptions),
+    Flushes(PartOptions),
+    /// Measures random reads and writes before and after a trim of fifteen sixteenths of a disk
+    Trim(PartOptions),
 }
 
 #[derive(clap::Args)]
 struct Options {
-    /// Where the disks go (a new directory in it)
-    #[arg(long, default_value = "/dev/shm")]
-    dir: PathBuf,
-    /// What the table calls that place
-    #[arg(long, default_value = "tmpfs")]
-    storage: String,
-    /// Bytes of each disk, all of them written before anything is measured
-    #[arg(long, default_value_t = 1 << 30)]
-    size: u64,
+    #[command(flatten)]
+    part: PartOptions,
     /// Seconds for each pattern, backend and round
     #[arg(long, default_value_t = 2.5)]
     seconds: f64,
@@ -76,22 +69,20 @@ struct Options {
         long,
         value_enum,
         value_delimiter = ',',
-        default_value = "sealdisk,qsd-raw,qsd-luks,fio"
+        default_value = "sealdisk,sealdisk-8-layers,qsd-raw,qsd-luks,fio,cipher"
     )]
     backends: Vec<Kind>,
     /// Microseconds that the guest looks at the used ring with more than one request in flight
     #[arg(long, default_value_t = 50)]
     guest_poll_us: u64,
-    #[arg(long, default_value_t = 0)]
-    backend_cpu: usize,
     #[arg(long, default_value_t = 1)]
     load_cpu: usize,
-    /// Another program than the one of this build
-    #[arg(long, default_value = program().as_os_str())]
-    sealdisk: PathBuf,
-    /// Where JSON lines go
+    /// An older program, measured as `sealdisk-before`
     #[arg(long)]
-    json: Option<PathBuf>,
+    before: Option<PathBuf>,
+    /// Also latencies at a fixed rate, half of what the closed loops reached
+    #[arg(long)]
+    fixed_rate: bool,
     /// Also two queues on two disks against one
     #[arg(long)]
     two_disks: bool,
@@ -100,12 +91,16 @@ struct Options {
     syscalls: bool,
 }
 
+/// What all parts have.
 #[derive(clap::Args)]
-struct LayerOptions {
+struct PartOptions {
     /// Where the disks go (a new directory in it)
     #[arg(long, default_value = "/dev/shm")]
     dir: PathBuf,
-    /// Bytes of the disk, all of them written
+    /// What the table calls that place
+    #[arg(long, default_value = "tmpfs")]
+    storage: String,
+    /// Bytes of each disk, all of them written before anything is measured
     #[arg(long, default_value_t = 1 << 30)]
     size: u64,
     #[arg(long, default_value_t = 0)]
@@ -113,37 +108,9 @@ struct LayerOptions {
     /// Another program than the one of this build
     #[arg(long, default_value = program().as_os_str())]
     sealdisk: PathBuf,
-}
-
-/// What is measured by default.
-fn patterns() -> Vec<(String, Pattern)> {
-    let mut all = Vec::new();
-    for (bytes, size, depths) in [
-        (4096, "4 KiB", &[1, 8, 32][..]),
-        (65536, "64 KiB", &[8]),
-        (1 << 20, "1 MiB", &[8]),
-    ] {
-        for &depth in depths {
-            for write in [false, true] {
-                let random = bytes == 4096;
-                let name = format!(
-                    "{size} {}{} qd{depth}",
-                    if random { "rand" } else { "" },
-                    if write { "write" } else { "read" },
-                );
-                all.push((
-                    name,
-                    Pattern {
-                        write,
-                        bytes,
-                        depth,
-                        random,
-                    },
-                ));
-            }
-        }
-    }
-    all
+    /// Where JSON lines go, behind those that are there
+    #[arg(long)]
+    json: Option<PathBuf>,
 }
 
 fn main() {
@@ -154,163 +121,48 @@ fn main() {
         return;
     }
     match Program::parse_from(arguments) {
-        Program::Run(options) => run(&options),
-        Program::Layers(options) => at_place(&options, layers::measure),
-        Program::Attach(options) => at_place(&options, attach::measure),
-        Program::Flushes(options) => at_place(&options, flushes::measure),
+        Program::Run(options) => at_place(
+            &options.part,
+            options.before.as_deref(),
+            |place, cpu, report| {
+                run::measure(&options, place, cpu, report);
+            },
+        ),
+        Program::Layers(options) => {
+            at_place(&options, None, |place, cpu, _| layers::measure(place, cpu));
+        }
+        Program::Attach(options) => {
+            at_place(&options, None, |place, _, report| {
+                attach::measure(place, report);
+            });
+        }
+        Program::Flushes(options) => {
+            at_place(&options, None, |place, cpu, _| flushes::measure(place, cpu));
+        }
+        Program::Trim(options) => at_place(&options, None, trim::measure),
     }
 }
 
-fn at_place(options: &LayerOptions, measure: fn(&Place, usize)) {
+/// Measures in a fresh directory, with back-ends on one CPU.
+fn at_place(
+    options: &PartOptions,
+    before: Option<&std::path::Path>,
+    measure: impl FnOnce(&Place, usize, &mut Report),
+) {
     let dir = TempDir::new_in(&options.dir).unwrap();
     let runtime = TempDir::new_in("/dev/shm").unwrap();
     let place = Place {
         dir: dir.path(),
         runtime: runtime.path(),
         sealdisk: &options.sealdisk,
+        before,
         size: options.size,
     };
-    measure(&place, options.backend_cpu % machine::cpus());
-}
-
-fn run(options: &Options) {
-    let cpus = machine::cpus();
-    let (backend_cpu, load_cpu) = (options.backend_cpu % cpus, options.load_cpu % cpus);
-    let dir = TempDir::new_in(&options.dir).unwrap();
-    let runtime = TempDir::new_in("/dev/shm").unwrap();
-    let place = Place {
-        dir: dir.path(),
-        runtime: runtime.path(),
-        sealdisk: &options.sealdisk,
-        size: options.size,
-    };
-    pin(load_cpu);
-    let json = options.json.as_ref().map(|path| {
-        File::options()
-            .create(true)
-            .append(true)
-            .open(path)
-            .unwrap()
-    });
+    let mut file = File::options();
+    let open = |path| file.create(true).append(true).open(path).unwrap();
+    let json = options.json.as_ref().map(open);
     let mut report = Report::new(json, options.storage.clone());
     report.note(json!({ "machine": machine::description(&options.sealdisk),
-        "storage": options.storage, "size": options.size, "seconds": options.seconds,
-        "rounds": options.rounds, "guest_poll_us": options.guest_poll_us }));
-
-    // fio reads the file of qsd-raw, which is therefore always there.
-    let served = [Kind::Sealdisk, Kind::QsdRaw, Kind::QsdLuks];
-    let needed = |kind: &Kind| {
-        options.backends.contains(kind)
-            || (*kind == Kind::QsdRaw && options.backends.contains(&Kind::Fio))
-    };
-    let mut backends: Vec<(Kind, Backend)> = served
-        .into_iter()
-        .filter(needed)
-        .map(|kind| (kind, start(kind, &place, kind.name(), backend_cpu)))
-        .collect();
-    let poll = Duration::from_micros(options.guest_poll_us);
-    let limit = Duration::from_secs_f64(options.seconds);
-    for round in 0..options.rounds {
-        for (name, pattern) in chosen(options) {
-            for &kind in &options.backends {
-                let measured = match backends.iter_mut().find(|backend| backend.0 == kind) {
-                    Some((_, backend)) => measure(backend, &pattern, options.size, limit, poll),
-                    None => fio::measure(&backends::raw_file(&place), &pattern, limit, backend_cpu),
-                };
-                report.add(&name, &pattern, kind, round, &measured);
-            }
-        }
-    }
-    for (kind, backend) in &backends {
-        let (cpu, seconds) = idle(backend);
-        report.add_idle(*kind, cpu, seconds);
-    }
-    if options.syscalls
-        && let Some((_, backend)) = backends.iter_mut().find(|b| b.0 == Kind::Sealdisk)
-    {
-        for (name, pattern) in chosen(options).filter(|(_, pattern)| pattern.bytes == 4096) {
-            syscalls::measure(backend, (&name, &pattern), &place, poll, &mut report);
-        }
-    }
-    drop(backends);
-    if options.two_disks {
-        two_disks::measure(&place, limit, poll, &mut report);
-    }
-}
-
-/// The patterns that the options leave.
-fn chosen(options: &Options) -> impl Iterator<Item = (String, Pattern)> {
-    let is_meant = |name: &str| name.contains(&options.only);
-    patterns()
-        .into_iter()
-        .filter(move |(name, _)| is_meant(name))
-}
-
-/// A backend whose disk is written in full.
-fn start(kind: Kind, place: &Place, name: &str, cpu: usize) -> Backend {
-    let mut backend = Backend::start(kind, place, name, cpu);
-    let queue = &mut backend.frontend.queues[0];
-    let fill = Pattern {
-        write: true,
-        bytes: 1 << 20,
-        depth: 8,
-        random: false,
-    };
-    let requests = place.size / u64::from(fill.bytes);
-    Load::new(queue, fill, place.size, Duration::ZERO).run(Until::Requests(requests));
-    backend
-}
-
-/// One pattern on one backend.
-fn measure(
-    backend: &mut Backend,
-    pattern: &Pattern,
-    disk: u64,
-    limit: Duration,
-    poll: Duration,
-) -> Measured {
-    let processes = backend.processes();
-    let cpu = || processes.iter().map(|&pid| cpu_time(pid)).sum::<Duration>();
-    let queue = &mut backend.frontend.queues[0];
-    let mut load = Load::new(queue, *pattern, disk, poll);
-    load.run(Until::Elapsed(WARM_UP));
-    let before = (cpu(), busy_time(), own_time());
-    let Outcome {
-        requests,
-        elapsed,
-        latency,
-    } = load.run(Until::Elapsed(limit));
-    let cpu = cpu() - before.0;
-    let others = (busy_time() - before.1).saturating_sub(cpu + (own_time() - before.2));
-    let percentile = |p| us(&latency, p);
-    Measured {
-        requests,
-        seconds: elapsed.as_secs_f64(),
-        cpu_seconds: cpu.as_secs_f64(),
-        p50_us: percentile(0.5),
-        p99_us: percentile(0.99),
-        p999_us: percentile(0.999),
-        others: others.as_secs_f64() / elapsed.as_secs_f64(),
-    }
-}
-
-fn us(latency: &Histogram<u64>, quantile: f64) -> f64 {
-    latency.value_at_quantile(quantile) as f64 / 1e3
-}
-
-fn own_time() -> Duration {
-    cpu_time(std::process::id())
-}
-
-/// CPU seconds that a backend uses that has nothing to do, and in how many seconds.
-fn idle(backend: &Backend) -> (f64, f64) {
-    let processes = backend.processes();
-    let cpu = || processes.iter().map(|&pid| cpu_time(pid)).sum::<Duration>();
-    thread::sleep(Duration::from_millis(100));
-    let (before, start) = (cpu(), std::time::Instant::now());
-    thread::sleep(Duration::from_secs(1));
-    (
-        (cpu() - before).as_secs_f64(),
-        start.elapsed().as_secs_f64(),
-    )
+        "place": machine::place(&options.dir), "size": options.size }));
+    measure(&place, options.backend_cpu % machine::cpus(), &mut report);
 }

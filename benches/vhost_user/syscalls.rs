@@ -9,7 +9,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 use crate::backends::{Backend, Place};
-use crate::load::{Load, Pattern, Until};
+use crate::load::{Load, Until};
+use crate::pattern::Pattern;
 use crate::report::Report;
 
 /// Long enough for strace to have attached to every thread; nothing is asked of the daemon before.
@@ -19,12 +20,13 @@ const ATTACH: Duration = Duration::from_millis(500);
 /// it returns: what this says at depth 1 is exact, and at greater depths a little too good.
 pub fn measure(
     backend: &mut Backend,
-    (name, pattern): (&str, &Pattern),
+    pattern: &Pattern,
     place: &Place,
     poll: Duration,
     report: &mut Report,
 ) {
     let output = place.runtime.join("strace");
+    let name = pattern.name();
     let mut strace = Command::new("strace");
     strace.args(["-c", "-f", "-o"]).arg(&output);
     for pid in backend.processes() {

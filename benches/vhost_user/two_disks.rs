@@ -6,10 +6,11 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::backends::{Backend, Kind, Place};
-use crate::load::{Load, Pattern, Until};
+use crate::load::{Load, Until};
 use crate::machine::{cpus, pin};
+use crate::pattern::{Pattern, Work};
 use crate::report::Report;
-use crate::{WARM_UP, start};
+use crate::run::{WARM_UP, start};
 
 /// 4 KiB at depth 32 on one disk, then on both at once, where each back-end and each load has a CPU
 /// of its own. With fewer CPUs it is 1 MiB at depth 8: such a load needs next to no CPU time, so that
@@ -30,28 +31,21 @@ pub fn measure(place: &Place, limit: Duration, poll: Duration, report: &mut Repo
     let mut disks: Vec<Backend> = (0..2)
         .map(|i| start(Kind::Sealdisk, place, &format!("disk{i}"), i))
         .collect();
-    for write in [false, true] {
+    for work in [Work::Read, Work::Write] {
         let pattern = Pattern {
-            write,
+            work,
             bytes,
             depth,
             random: !crossed,
         };
         let one = together(&mut disks[..1], &pattern, place.size, limit, poll, load_cpu);
         let two = together(&mut disks, &pattern, place.size, limit, poll, load_cpu);
-        let name = match (crossed, write) {
-            (false, false) => "4 KiB randread qd32",
-            (false, true) => "4 KiB randwrite qd32",
-            (true, false) => "1 MiB read qd8",
-            (true, true) => "1 MiB write qd8",
-        };
+        let name = pattern.name();
         println!(
             "two disks: {name}: {two:.0} IOPS against {one:.0}: {:.2} x",
             two / one
         );
-        report.note(
-            json!({ "pattern": "two disks", "name": name, "write": write, "one": one, "two": two }),
-        );
+        report.note(json!({ "pattern": "two disks", "name": name, "one": one, "two": two }));
     }
 }
 
