@@ -1,5 +1,6 @@
 //! What is measured: this daemon and qemu-storage-daemon, each a process on one CPU.
 
+use std::env;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -24,6 +25,8 @@ pub enum Kind {
     QsdRaw,
     /// qemu-storage-daemon with its own LUKS driver.
     QsdLuks,
+    /// The back-end of [`crate::reference`], nothing encrypted.
+    Reference,
     /// fio on the file of `qsd-raw`, without any daemon.
     Fio,
     /// This daemon's cipher, without any daemon.
@@ -38,6 +41,7 @@ impl Kind {
             Self::Layers8 => "sealdisk-8-layers",
             Self::QsdRaw => "qsd-raw",
             Self::QsdLuks => "qsd-luks",
+            Self::Reference => "reference",
             Self::Fio => "fio",
             Self::Cipher => "cipher",
         }
@@ -89,6 +93,7 @@ impl Backend {
             }
             Kind::QsdRaw => qsd_raw(place, &socket),
             Kind::QsdLuks => qsd_luks(place, &socket),
+            Kind::Reference => reference(place, &socket),
             Kind::Fio | Kind::Cipher => unreachable!("{kind:?} serves nothing"),
         };
         // Threads and child processes stay on the CPU that this one starts on.
@@ -193,6 +198,14 @@ fn qsd_luks(place: &Place, socket: &Path) -> Command {
     expect_success(create.arg(&file).arg(place.size.to_string()));
     let luks = "driver=luks,node-name=disk,file=file,key-secret=passphrase";
     qsd(&file, &["--object", secret, "--blockdev", luks], socket)
+}
+
+fn reference(place: &Place, socket: &Path) -> Command {
+    let file = place.dir.join("reference");
+    File::create(&file).unwrap().set_len(place.size).unwrap();
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.arg("reference").arg(file).arg(socket);
+    command
 }
 
 /// `format` are the arguments that make the node `disk` of the node `file`.

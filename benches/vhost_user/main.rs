@@ -22,6 +22,7 @@ mod layers;
 mod load;
 mod machine;
 mod pattern;
+mod reference;
 mod report;
 mod run;
 mod syscalls;
@@ -29,6 +30,7 @@ mod trim;
 mod two_disks;
 
 use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 use clap::Parser;
@@ -51,6 +53,9 @@ enum Program {
     Flushes(PartOptions),
     /// Measures random reads and writes before and after a trim of fifteen sixteenths of a disk
     Trim(PartOptions),
+    /// Serves a file by direct I/O, not encrypted: a back-end for `run`
+    #[command(hide = true)]
+    Reference { file: PathBuf, socket: PathBuf },
 }
 
 #[derive(clap::Args)]
@@ -69,7 +74,7 @@ struct Options {
         long,
         value_enum,
         value_delimiter = ',',
-        default_value = "sealdisk,sealdisk-8-layers,qsd-raw,qsd-luks,fio,cipher"
+        default_value = "sealdisk,sealdisk-8-layers,qsd-raw,qsd-luks,reference,fio,cipher"
     )]
     backends: Vec<Kind>,
     /// Microseconds that the guest looks at the used ring with more than one request in flight
@@ -140,6 +145,11 @@ fn main() {
             at_place(&options, None, |place, cpu, _| flushes::measure(place, cpu));
         }
         Program::Trim(options) => at_place(&options, None, trim::measure),
+        Program::Reference { file, socket } => {
+            let mut options = File::options();
+            let direct = options.read(true).write(true).custom_flags(libc::O_DIRECT);
+            reference::serve(direct.open(file).unwrap(), &socket);
+        }
     }
 }
 

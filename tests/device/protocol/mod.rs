@@ -8,6 +8,7 @@ mod lifecycle;
 mod limits;
 mod lost;
 pub mod memory;
+mod reference;
 mod requests;
 mod resize;
 mod rings;
