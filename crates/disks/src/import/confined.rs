@@ -96,7 +96,11 @@ pub(super) fn command(program: &Path, fds: Vec<OwnedFd>, most: Most) -> io::Resu
     command
         .fd_mappings(mappings.collect())
         .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-    let (files, filters) = (may_read(program)?, filters()?);
+    // Behind the numbers that the program's descriptors get, which would close it.
+    let files = may_read(program)?
+        .map(|rules| rustix::io::fcntl_dupfd_cloexec(rules, first_free as i32))
+        .transpose()?;
+    let filters = filters()?;
     let parent = rustix::process::getpid();
     let confine = move || {
         close_on_exec_from(first_free);
