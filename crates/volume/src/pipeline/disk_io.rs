@@ -1,5 +1,6 @@
 //! A disk without a guest: for import and decryption, by the code that serves guests.
 
+use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
 use std::ptr::NonNull;
@@ -12,21 +13,37 @@ use keys::DekStack;
 use keys::units::{BLOCK_SIZE, ByteOffset};
 use xts::{CipherStack, SharedSlice};
 
+use super::ahead::ReadAhead;
 use super::{
-    BlockRequest, Finished, GuestBuffer, Pipeline, PipelineError, RequestKind, Submission, Token,
+    BlockRequest, Finished, GuestBuffer, Pipeline, PipelineError, RequestError, RequestKind,
+    Submission, Token,
 };
 
 /// How long a request waits for what another thread has, before it is tried again.
-const RETRY: Duration = Duration::from_micros(200);
+pub(super) const RETRY: Duration = Duration::from_micros(200);
 
 /// Threads of the kernel that work for it at once.
 const WORKERS: u32 = 8;
 
-/// Synchronous access to an opened volume.
+/// The request that is waited for. Reads ahead have larger names.
+const OWN: Token = Token(0);
+/// All writes behind.
+pub(super) const BEHIND: Token = Token(1);
+
+/// Synchronous access to an opened volume, and reads ahead and writes behind of it.
 pub struct DiskIo {
     /// `None` after the ring has failed.
-    pipeline: Option<Pipeline<UringStore>>,
+    pub(super) pipeline: Option<Pipeline<UringStore>>,
     volume: Arc<Volume>,
+    /// Reads that were begun and not taken, in this order.
+    pub(super) reads: VecDeque<ReadAhead>,
+    /// Reads that were ever begun.
+    pub(super) reads_begun: u64,
+    /// Writes behind that have not ended.
+    pub(super) writes: usize,
+    /// What the first of the writes behind that failed has failed with, until it is told.
+    pub(super) failed: Option<RequestError>,
+    finished: Vec<Finished>,
 }
 
 impl DiskIo {
@@ -71,6 +88,11 @@ impl DiskIo {
         Ok(Self {
             pipeline: Some(pipeline),
             volume,
+            reads: VecDeque::new(),
+            reads_begun: 0,
+            writes: 0,
+            failed: None,
+            finished: Vec::with_capacity(16),
         })
     }
 
@@ -180,8 +202,10 @@ impl DiskIo {
     /// Makes everything written so far durable.
     ///
     /// # Errors
-    /// [`PipelineError::Request`] when a sync fails.
+    /// [`PipelineError::Request`] when a sync fails, or a write behind has failed.
     pub fn flush(&mut self) -> Result<(), PipelineError> {
+        // A flush covers what has ended before it.
+        self.end_writes()?;
         self.run(BlockRequest::FLUSH, None)
     }
 
@@ -237,7 +261,7 @@ impl DiskIo {
         Ok(())
     }
 
-    fn enter(&mut self, wait: Wait) -> Result<(), PipelineError> {
+    pub(super) fn enter(&mut self, wait: Wait) -> Result<(), PipelineError> {
         let pipeline = self.pipeline.as_mut().ok_or_else(ring_failed)?;
         if let Err(error) = pipeline.store_mut().enter(wait) {
             // A request may still name the caller's memory: nothing may carry it on later.
@@ -247,8 +271,9 @@ impl DiskIo {
         Ok(())
     }
 
-    fn run(
+    pub(super) fn submit(
         &mut self,
+        token: Token,
         request: BlockRequest,
         slice: Option<SharedSlice>,
     ) -> Result<(), PipelineError> {
@@ -257,26 +282,63 @@ impl DiskIo {
             owner: None,
         };
         let pipeline = self.pipeline.as_mut().ok_or_else(ring_failed)?;
-        pipeline.submit(Submission::new(Token(0), request, memory));
-        let mut finished: Vec<Finished> = Vec::with_capacity(1);
+        pipeline.submit(Submission::new(token, request, memory));
+        Ok(())
+    }
+
+    /// Carries on with everything, and notes what has ended; how the request did that is waited for, if it
+    /// has ended.
+    pub(super) fn poll(&mut self) -> Result<Option<Result<(), RequestError>>, PipelineError> {
+        let pipeline = self.pipeline.as_mut().ok_or_else(ring_failed)?;
+        pipeline.poll();
+        pipeline.take_finished(&mut self.finished);
+        let mut own = None;
+        for done in self.finished.drain(..) {
+            let (token, result, _) = done.take();
+            match token {
+                OWN => own = Some(result),
+                BEHIND => {
+                    self.writes -= 1;
+                    self.failed = self.failed.take().or(result.err());
+                }
+                token => {
+                    let read = self.reads.iter_mut().find(|read| read.token == token);
+                    if let Some(read) = read {
+                        read.result = Some(result);
+                    }
+                }
+            }
+        }
+        Ok(own)
+    }
+
+    /// Submits what there is and waits until something can be carried on.
+    pub(super) fn wait(&mut self) -> Result<(), PipelineError> {
+        let pipeline = self.pipeline.as_ref().ok_or_else(ring_failed)?;
+        let wait = match pipeline.waits_for_others() {
+            _ if pipeline.is_between_bursts() => Wait::No,
+            true => Wait::AtMost(RETRY),
+            false => Wait::Forever,
+        };
+        self.enter(wait)
+    }
+
+    fn run(
+        &mut self,
+        request: BlockRequest,
+        slice: Option<SharedSlice>,
+    ) -> Result<(), PipelineError> {
+        self.submit(OWN, request, slice)?;
         loop {
-            let pipeline = self.pipeline.as_mut().ok_or_else(ring_failed)?;
-            pipeline.poll();
-            pipeline.take_finished(&mut finished);
-            if let Some(done) = finished.pop() {
-                let (_, result, _) = done.take();
+            if let Some(result) = self.poll()? {
                 return Ok(result?);
             }
-            let wait = match pipeline.waits_for_others() {
-                true => Wait::AtMost(RETRY),
-                false => Wait::Forever,
-            };
-            self.enter(wait)?;
+            self.wait()?;
         }
     }
 }
 
-fn request(kind: RequestKind, offset: u64, len: usize) -> BlockRequest {
+pub(super) fn request(kind: RequestKind, offset: u64, len: usize) -> BlockRequest {
     BlockRequest {
         kind,
         at: ByteOffset(offset),
@@ -284,7 +346,7 @@ fn request(kind: RequestKind, offset: u64, len: usize) -> BlockRequest {
     }
 }
 
-fn ring_failed() -> StoreError {
+pub(super) fn ring_failed() -> StoreError {
     StoreError::Io {
         what: "go on after a failure of io_uring",
         source: io::ErrorKind::Other.into(),

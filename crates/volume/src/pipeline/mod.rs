@@ -9,6 +9,7 @@
 
 #![deny(clippy::disallowed_types)]
 
+mod ahead;
 mod complete;
 mod disk_io;
 mod durable;
@@ -25,6 +26,7 @@ mod scheduler;
 #[cfg(test)]
 mod tests;
 
+pub use ahead::Plaintext;
 pub use disk_io::DiskIo;
 pub use error::{PipelineError, RequestError};
 pub use request::{BlockRequest, Finished, GuestBuffer, RequestKind, Submission, Token};

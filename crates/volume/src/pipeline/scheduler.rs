@@ -359,6 +359,11 @@ impl<S: Store> Pipeline<S> {
         self.is_burst_over() && self.starved
     }
 
+    /// Whether a request has not issued all of its pieces, for want of a buffer or of a block.
+    pub(super) fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     /// How long it is until [`Pipeline::poll`] may have memory to give back, though nothing happens.
     pub fn keeps_memory_for(&self) -> Option<Duration> {
         self.pool.idle_for()
