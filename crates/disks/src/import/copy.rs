@@ -1,4 +1,10 @@
 //! Copying a source image into a disk: data only, zeros stay holes.
+//!
+//! A thread of its own reads the image while this one looks for zeros, encrypts and begins to write. Between
+//! them are a few buffers, and they wait for each other when all of these are full, or empty.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
 
 use keys::units::is_zero;
 use zeroize::Zeroizing;
@@ -6,7 +12,9 @@ use zeroize::Zeroizing;
 use super::{Cancel, ImportError, SourceImage};
 
 /// Bytes that are read, encrypted and written at a time.
-const CHUNK: usize = 1 << 20;
+const CHUNK: usize = 512 << 10;
+/// Buffers of as many bytes between reading and writing.
+const CHUNKS: usize = 8;
 /// Zeros are looked for in blocks of this size, which is the block map's.
 const BLOCK: usize = 4096;
 
@@ -15,11 +23,12 @@ pub trait PlaintextSink {
     /// What can go wrong.
     type Error;
 
-    /// Writes `plaintext` at `offset`, both multiples of 512.
+    /// Begins to write `plaintext` at `offset`, both multiples of 512. It may fail later: then a
+    /// later call does, or the one that makes all of it durable.
     ///
     /// # Errors
     /// The sink's.
-    fn write_at(&mut self, offset: u64, plaintext: &[u8]) -> Result<(), Self::Error>;
+    fn write_behind(&mut self, offset: u64, plaintext: &[u8]) -> Result<(), Self::Error>;
 }
 
 /// Which side of a copy failed.
@@ -37,21 +46,78 @@ impl<E> From<ImportError> for CopyError<E> {
     }
 }
 
+/// Plaintext of an image and where it begins. The buffer is zeroed when the copy ends, however it ends.
+struct Chunk {
+    offset: u64,
+    plaintext: Zeroizing<Vec<u8>>,
+}
+
 /// Copies the whole image into a new, empty disk of `disk_size` bytes (a multiple of 512, not less
 /// than the image's size; what the image does not cover is zeros). `progress` is told how far in
-/// the image the copy has come.
+/// the image the copy has come. Afterwards all writes are begun; the caller has the sink end them.
 ///
 /// # Errors
 /// [`CopyError`], also when a signal asked to stop.
 pub fn copy<S: PlaintextSink>(
-    source: &mut dyn SourceImage,
+    source: &mut (dyn SourceImage + Send),
     disk_size: u64,
     sink: &mut S,
     cancel: &Cancel,
     mut progress: impl FnMut(u64),
 ) -> Result<(), CopyError<S::Error>> {
-    // The only plaintext that is ever held here; zeroed when the copy ends, however it ends.
-    let mut buffer = Zeroizing::new(vec![0; CHUNK]);
+    let size = source.size();
+    let (full, to_write) = channel();
+    let (empty, to_fill) = channel();
+    for _ in 0..CHUNKS {
+        // The other end is here.
+        let _ = empty.send(Zeroizing::new(vec![0; CHUNK]));
+    }
+    thread::scope(|scope| {
+        let reader = thread::Builder::new()
+            .name("image-reader".into())
+            .spawn_scoped(scope, move || {
+                read_data(source, disk_size, &to_fill, &full, cancel)
+            })
+            .map_err(ImportError::Thread)?;
+        let written = write_chunks(to_write, empty, size, sink, cancel, &mut progress);
+        // It ends when there is nothing more to read or nobody to read for. What a failure of the source
+        // leaves unread is no failure of the sink.
+        let read = reader
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        written.and(read.map_err(CopyError::Source))
+    })?;
+    progress(size);
+    Ok(())
+}
+
+/// Writes what was read, until that ends, and gives the buffers back.
+fn write_chunks<S: PlaintextSink>(
+    to_write: Receiver<Chunk>,
+    empty: Sender<Zeroizing<Vec<u8>>>,
+    size: u64,
+    sink: &mut S,
+    cancel: &Cancel,
+    progress: &mut impl FnMut(u64),
+) -> Result<(), CopyError<S::Error>> {
+    for Chunk { offset, plaintext } in to_write {
+        cancel.check()?;
+        write_data(sink, offset, &plaintext).map_err(CopyError::Sink)?;
+        progress((offset + plaintext.len() as u64).min(size));
+        // A reader that has come to its end needs no more.
+        let _ = empty.send(plaintext);
+    }
+    Ok(())
+}
+
+/// Reads all that may be data, a chunk at a time, until there is no more of it or nobody wants it.
+fn read_data(
+    source: &mut dyn SourceImage,
+    disk_size: u64,
+    to_fill: &Receiver<Zeroizing<Vec<u8>>>,
+    full: &Sender<Chunk>,
+    cancel: &Cancel,
+) -> Result<(), ImportError> {
     let size = source.size();
     let block = BLOCK as u64;
     let mut position = 0;
@@ -64,17 +130,20 @@ pub fn copy<S: PlaintextSink>(
         let mut offset = (extent.start / block * block).max(position);
         let end = extent.end.next_multiple_of(block).min(disk_size);
         while offset < end {
+            let Ok(mut plaintext) = to_fill.recv() else {
+                return Ok(());
+            };
             cancel.check()?;
             let length = usize::try_from(end - offset).map_or(CHUNK, |rest| rest.min(CHUNK));
-            let chunk = &mut buffer[..length];
-            read_padded(source, offset, chunk)?;
-            write_data(sink, offset, chunk).map_err(CopyError::Sink)?;
+            plaintext.resize(length, 0);
+            read_padded(source, offset, &mut plaintext)?;
+            if full.send(Chunk { offset, plaintext }).is_err() {
+                return Ok(());
+            }
             offset += length as u64;
-            progress(offset.min(size));
         }
         position = end;
     }
-    progress(size);
     Ok(())
 }
 
@@ -102,7 +171,7 @@ fn write_data<S: PlaintextSink>(sink: &mut S, offset: u64, chunk: &[u8]) -> Resu
     {
         let length: usize = run.iter().map(|block| block.len()).sum();
         if is_data(run[0]) {
-            sink.write_at(offset + at as u64, &chunk[at..at + length])?;
+            sink.write_behind(offset + at as u64, &chunk[at..at + length])?;
         }
         at += length;
     }

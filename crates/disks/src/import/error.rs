@@ -162,6 +162,9 @@ pub enum ImportError {
     /// The conversation with qemu-nbd broke.
     #[error("going through qemu-nbd failed: {0}")]
     Nbd(String),
+    /// There is no thread to read the image.
+    #[error("cannot start a thread for the image: {0}")]
+    Thread(#[source] io::Error),
     /// SIGINT or SIGTERM came.
     #[error("interrupted by a signal")]
     Interrupted,

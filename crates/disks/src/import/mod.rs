@@ -16,7 +16,8 @@
 //! is no disk's bytes and is refused by its name, unless it is called raw.
 //!
 //! QEMU's programs read such an image confined (`confined.rs`): they are fed its bytes over a socket (`feeder.rs`)
-//! and can reach nothing else of the host.
+//! and can reach nothing else of the host. What a qcow2 image has uncompressed is read from its file, at the places
+//! that they tell (`map.rs`).
 //!
 //! # An image is in use
 //!
@@ -34,6 +35,7 @@ mod format;
 mod helper;
 mod image;
 mod locks;
+mod map;
 mod nbd;
 mod open;
 mod parallels;

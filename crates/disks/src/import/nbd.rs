@@ -61,7 +61,7 @@ pub(super) struct Patience {
 
 impl Patience {
     /// An error when the server, which has said nothing since `since`, is not to be waited for.
-    fn check(&self, since: &mut (Instant, u64)) -> Result<(), ImportError> {
+    pub(super) fn check(&self, since: &mut (Instant, u64)) -> Result<(), ImportError> {
         self.cancel.check()?;
         let Some((most, feeder)) = &self.stall else {
             return Ok(());
@@ -78,7 +78,8 @@ impl Patience {
         }
     }
 
-    fn start(&self) -> (Instant, u64) {
+    /// Where [`Patience::check`] begins.
+    pub(super) fn start(&self) -> (Instant, u64) {
         let answered = self
             .stall
             .as_ref()

@@ -44,7 +44,7 @@ pub struct SourceSpec {
 /// An opened source image.
 pub struct Source {
     /// Its content.
-    pub image: Box<dyn SourceImage>,
+    pub image: Box<dyn SourceImage + Send>,
     /// What it was read as.
     pub format: ImageFormat,
     /// What else a raw image looks like.
@@ -80,7 +80,7 @@ pub(super) fn open_within(
         ImageFormat::Vpc => Some(vhd::examine(&mut file, path)?),
         _ => None,
     };
-    let mut image: Box<dyn SourceImage> = match (format, vhd) {
+    let mut image: Box<dyn SourceImage + Send> = match (format, vhd) {
         (ImageFormat::Raw, _) => Box::new(file),
         (_, Some(Vhd::Fixed(size))) => Box::new(file.start(size)),
         (_, vhd) => {

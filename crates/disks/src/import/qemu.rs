@@ -10,11 +10,13 @@ use std::process::{Child, Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use keys::units::BLOCK_SIZE;
 use serde::Deserialize;
 
 use super::confined::Most;
 use super::feeder::{self, Progress};
 use super::helper::{self, QEMU_IMG, QEMU_NBD, Unfinished, cause, end};
+use super::map::{Map, Place};
 use super::nbd::{NbdClient, Patience};
 use super::raw::RawImage;
 use super::{Cancel, ImageFormat, ImportError, SourceImage, confined, socket};
@@ -55,7 +57,14 @@ pub(super) struct QemuImage {
     server: Server,
     path: PathBuf,
     format: ImageFormat,
+    /// Where its data are in its file, which is here, as far as QEMU tells.
+    map: Option<(Map, RawImage)>,
+    /// Bytes of its file that are known to be data: to find where they end takes as long as there are many.
+    found: Range<u64>,
 }
+
+/// Bytes in several places that are given as one range of data.
+const TOGETHER: u64 = 4 << 20;
 
 impl QemuImage {
     /// Checks what the image refers to, starts qemu-nbd and connects. `size` is what the disk in it has
@@ -67,7 +76,12 @@ impl QemuImage {
     ) -> Result<Self, ImportError> {
         let bytes = image.refuse_references(file)?;
         image.refuse_damaged(file)?;
-        let this = image.serve(file, bytes)?;
+        let map = match image.format {
+            ImageFormat::Qcow2 => Some((image.map(file)?, file.try_clone()?)),
+            _ => None,
+        };
+        let mut this = image.serve(file, bytes)?;
+        this.map = map;
         match size {
             Some(says) if says != this.client.size() => Err(ImportError::OtherSize {
                 path: image.path.into(),
@@ -95,12 +109,9 @@ impl QemuImage {
     }
 }
 
-impl SourceImage for QemuImage {
-    fn size(&self) -> u64 {
-        self.client.size()
-    }
-
-    fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> Result<(), ImportError> {
+impl QemuImage {
+    /// Reads through qemu-nbd.
+    fn read_packed(&mut self, offset: u64, buffer: &mut [u8]) -> Result<(), ImportError> {
         let read = self.client.read_at(offset, buffer);
         self.explain(read).map_err(|error| match error {
             ImportError::Unreadable {
@@ -122,9 +133,86 @@ impl SourceImage for QemuImage {
         })
     }
 
+    /// Where the disk's byte `at` is, and up to where what follows is there too. `None` when nothing is known
+    /// of it.
+    fn known(&mut self, at: u64) -> Result<Option<(Place, u64)>, ImportError> {
+        let Some((map, file)) = &mut self.map else {
+            return Ok(None);
+        };
+        let Some(extent) = map.at(at)? else {
+            return Ok(None);
+        };
+        let (place, end) = (extent.place_of(at), extent.range.end);
+        let Place::File(start) = place else {
+            return Ok(Some((place, end)));
+        };
+        // Space that the image has set aside may be a hole of its file.
+        let in_disk = |in_file: u64| at + (in_file - start);
+        if !self.found.contains(&start) {
+            match file.next_data(start)? {
+                Some(data) => self.found = data,
+                None => return Ok(Some((Place::Zeros, end))),
+            }
+        }
+        Ok(Some(match self.found.contains(&start) {
+            true => (place, end.min(in_disk(self.found.end))),
+            false => (Place::Zeros, end.min(in_disk(self.found.start))),
+        }))
+    }
+}
+
+impl SourceImage for QemuImage {
+    fn size(&self) -> u64 {
+        self.client.size()
+    }
+
+    fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> Result<(), ImportError> {
+        let mut done = 0;
+        while done < buffer.len() {
+            let at = offset + done as u64;
+            let rest = &mut buffer[done..];
+            let Some((place, end)) = self.known(at)? else {
+                return self.read_packed(at, rest);
+            };
+            let len = usize::try_from(end - at).map_or(rest.len(), |len| len.min(rest.len()));
+            let part = &mut rest[..len];
+            match (place, &mut self.map) {
+                (Place::Zeros, _) => part.fill(0),
+                (Place::File(start), Some((_, file))) => file.read_at(start, part)?,
+                (Place::File(_) | Place::Packed, _) => self.read_packed(at, part)?,
+            }
+            done += len;
+        }
+        Ok(())
+    }
+
     fn next_data(&mut self, offset: u64) -> Result<Option<Range<u64>>, ImportError> {
-        let found = self.client.next_data(offset);
-        self.explain(found)
+        if let Some((map, _)) = &mut self.map {
+            map.forget(offset.saturating_sub(BLOCK_SIZE));
+        }
+        let size = self.size();
+        let (mut start, mut at) = (None, offset);
+        while at < size {
+            let Some((place, end)) = self.known(at)? else {
+                break;
+            };
+            match (place, start) {
+                (Place::Zeros, None) => {}
+                (Place::Zeros, Some(start)) => return Ok(Some(start..at)),
+                (_, None) => start = Some(at),
+                (_, Some(start)) if end - start > TOGETHER => return Ok(Some(start..at)),
+                (_, Some(_)) => {}
+            }
+            at = end.min(size);
+        }
+        match start {
+            Some(start) => Ok(Some(start..at)),
+            None if at >= size => Ok(None),
+            None => {
+                let found = self.client.next_data(at);
+                self.explain(found)
+            }
+        }
     }
 }
 
@@ -230,6 +318,30 @@ impl Image<'_> {
         })
     }
 
+    /// Starts `qemu-img map` on the image.
+    fn map(&self, file: &RawImage) -> Result<Map, ImportError> {
+        let (feeder, progress) = self.feed(file)?;
+        let most = self.most(file, 0)?;
+        let map = confined::find(QEMU_IMG)
+            .and_then(|program| confined::command(&program, vec![feeder], most))
+            .and_then(|mut program| {
+                program
+                    .args(["map", "--output=json", "--image-opts", &self.options(3)])
+                    .stdout(Stdio::piped())
+                    .stderr(Stdio::null())
+                    .spawn()
+            })
+            .and_then(|child| Map::of(child, file.size(), self.patience(progress)));
+        map.map_err(|e| self.no_helper(QEMU_IMG, e))
+    }
+
+    fn patience(&self, progress: Arc<Progress>) -> Patience {
+        Patience {
+            cancel: self.cancel.clone(),
+            stall: Some((self.bounds.stall, progress)),
+        }
+    }
+
     /// A damaged image would be imported as one with other things in it, or less.
     fn refuse_damaged(&self, file: &RawImage) -> Result<(), ImportError> {
         // From qemu-img(1); leaked clusters do no harm, and a format without a check refuses such
@@ -313,16 +425,14 @@ impl Image<'_> {
             })
             .map_err(|e| self.no_helper(QEMU_NBD, e))?;
         let mut server = Server { child };
-        let patience = Patience {
-            cancel: self.cancel.clone(),
-            stall: Some((self.bounds.stall, progress)),
-        };
-        match NbdClient::connect_to(stream, patience) {
+        match NbdClient::connect_to(stream, self.patience(progress)) {
             Ok(client) => Ok(QemuImage {
                 client,
                 server,
                 path: self.path.into(),
                 format: self.format,
+                map: None,
+                found: 0..0,
             }),
             Err(error @ ImportError::Nbd(_)) => Err(match helper::last_words(&mut server.child) {
                 Some(output) => self.unreadable(QEMU_NBD, &output),

@@ -81,6 +81,15 @@ impl RawImage {
         }
     }
 
+    /// The same once more.
+    pub(super) fn try_clone(&self) -> Result<Self, ImportError> {
+        Ok(Self {
+            file: self.duplicate()?,
+            path: self.path.clone(),
+            ..*self
+        })
+    }
+
     /// The file, for reading by another thread; its locks are kept as long as either is open.
     pub(super) fn duplicate(&self) -> Result<File, ImportError> {
         self.file

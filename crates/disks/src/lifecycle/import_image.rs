@@ -32,7 +32,7 @@ pub(crate) fn open_new(
 /// Copies an image into a new layer and makes it durable.
 pub(crate) fn import_image(
     mut disk: DiskIo,
-    source: &mut dyn SourceImage,
+    source: &mut (dyn SourceImage + Send),
     size: u64,
     cancel: &Cancel,
     progress: impl FnMut(u64),
@@ -47,7 +47,7 @@ pub(crate) fn import_image(
 impl PlaintextSink for DiskIo {
     type Error = PipelineError;
 
-    fn write_at(&mut self, offset: u64, plaintext: &[u8]) -> Result<(), PipelineError> {
-        Self::write_at(self, offset, plaintext)
+    fn write_behind(&mut self, offset: u64, plaintext: &[u8]) -> Result<(), PipelineError> {
+        Self::write_behind(self, offset, plaintext)
     }
 }

@@ -27,7 +27,7 @@ struct MemoryDisk {
 impl PlaintextSink for MemoryDisk {
     type Error = Infallible;
 
-    fn write_at(&mut self, offset: u64, plaintext: &[u8]) -> Result<(), Infallible> {
+    fn write_behind(&mut self, offset: u64, plaintext: &[u8]) -> Result<(), Infallible> {
         assert!(offset.is_multiple_of(512) && plaintext.len().is_multiple_of(512));
         let offset = usize::try_from(offset).unwrap();
         self.content[offset..offset + plaintext.len()].copy_from_slice(plaintext);
