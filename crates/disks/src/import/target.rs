@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::nbd::NbdClient;
-use super::writer::{Backing, NewImage, Server};
+use super::writer::{NewImage, Server};
 use super::{Cancel, ImageFormat, ImportError};
 
 /// A new image. Dropped before it is finished, it is worth nothing.
@@ -54,13 +54,11 @@ impl TargetImage {
         self.client.write_at(offset, bytes)
     }
 
-    /// Completes the image and waits until QEMU has let go of it. What was not written is then what
-    /// `backing` has; zeros without one. Over one, whole clusters must have been written: those of
-    /// which a part was have zeros in the rest.
+    /// Completes the image and waits until QEMU has let go of it. What was not written is zeros.
     ///
     /// # Errors
     /// [`ImportError`].
-    pub fn finish(self, backing: Option<&Backing>) -> Result<(), ImportError> {
+    pub fn finish(self) -> Result<(), ImportError> {
         let Self {
             mut client,
             server,
@@ -69,10 +67,6 @@ impl TargetImage {
         } = self;
         client.flush()?;
         drop(client);
-        server.finish(&image, &cancel)?;
-        match backing {
-            Some(backing) => image.rebase(backing, &cancel),
-            None => Ok(()),
-        }
+        server.finish(&image, &cancel)
     }
 }

@@ -39,13 +39,8 @@ impl NewImage {
             path: path.into(),
             source,
         })?;
-        // Zeros are noted as such in qcow2, and take no space.
-        let own = match format {
-            ImageFormat::Qcow2 => "detect-zeroes=on,",
-            _ => "",
-        };
         let mut options = OsString::from(format!(
-            "{own}driver={format},read-only=off,file.driver=file,file.filename="
+            "driver={format},read-only=off,file.driver=file,file.filename="
         ));
         options.push(doubled_commas(absolute.as_os_str()));
         Ok(Self {
@@ -65,17 +60,6 @@ impl NewImage {
         }
         // An absolute path is never taken for a protocol.
         self.run(command.arg(&self.path).arg(size.to_string()), cancel)
-    }
-
-    /// Has the image say that what it does not have is in another one, which need not be there.
-    pub(super) fn rebase(&self, backing: &Backing, cancel: &Cancel) -> Result<(), ImportError> {
-        let mut command = Command::new(QEMU_IMG);
-        command
-            .args(["rebase", "-q", "-u", "-f", &self.format.to_string()])
-            .args(["-F", &backing.format.to_string(), "-b"])
-            .arg(&backing.name)
-            .arg(&self.path);
-        self.run(&mut command, cancel)
     }
 
     fn run(&self, command: &mut Command, cancel: &Cancel) -> Result<(), ImportError> {

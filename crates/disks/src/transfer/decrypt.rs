@@ -6,21 +6,18 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
-use zeroize::Zeroizing;
 
 use crate::import::Cancel;
 use crate::resource::disk::Disk;
 use crate::resource::error::DiskError;
 use crate::resource::offline::open_existing;
 use crate::resource::session::Unflushed;
+use crate::transfer::stream::{Output, stream};
 use installation::Installation;
 use installation::envelope::{Header, ResourceKind};
 use installation::files::{rename_new, try_rename_new};
 use volume::pipeline::DiskIo;
 use volume::set_length;
-
-/// Bytes that are decrypted at a time.
-pub(crate) const CHUNK: usize = 1 << 20;
 
 /// Where the plaintext goes.
 #[derive(Debug)]
@@ -59,7 +56,7 @@ pub fn decrypt<P: FnMut(u64)>(
 /// Opens an unattached disk, a snapshot or an image for reading; its header too. Snapshots and images
 /// may be read by several at once. A disk is refused of which something may be lost that was written and not
 /// flushed: it would be read as garbage.
-pub(crate) fn open_to_read(
+pub(super) fn open_to_read(
     installation: &Installation,
     disk: &Disk,
     runtime_dir: &Path,
@@ -82,44 +79,6 @@ pub(crate) fn open_to_read(
     let (header, deks) = disk.unlock_all(installation, found)?;
     let source = open_existing(disk, claim, &header, &deks, runtime_dir)?;
     Ok((source, header))
-}
-
-/// What plaintext goes to, in order.
-pub(crate) trait Output {
-    /// Bytes at `offset`, which is where the last call ended.
-    fn data(&mut self, offset: u64, plaintext: &[u8]) -> Result<(), DiskError>;
-
-    /// The next `count` bytes are zeros.
-    fn zeros(&mut self, count: u64, cancel: &Cancel) -> Result<(), DiskError>;
-}
-
-/// Reads data and skips what is known to be zeros.
-pub(crate) fn stream(
-    source: &mut DiskIo,
-    size: u64,
-    sink: &mut impl Output,
-    cancel: &Cancel,
-    mut progress: impl FnMut(u64),
-) -> Result<(), DiskError> {
-    let mut buffer = Zeroizing::new(vec![0; CHUNK]);
-    let mut position = 0;
-    while let Some(extent) = source.next_data(position)? {
-        let end = extent.end.min(size);
-        sink.zeros(extent.start - position, cancel)?;
-        position = extent.start;
-        while position < end {
-            cancel.check()?;
-            let length = usize::try_from(end - position).map_or(CHUNK, |rest| rest.min(CHUNK));
-            let chunk = &mut buffer[..length];
-            source.read_at(position, chunk)?;
-            sink.data(position, chunk)?;
-            position += length as u64;
-            progress(position);
-        }
-    }
-    sink.zeros(size - position, cancel)?;
-    progress(size);
-    Ok(())
 }
 
 /// An output, random access or sequential.

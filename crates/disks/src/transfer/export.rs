@@ -2,17 +2,19 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::ErrorKind;
+use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
-use zeroize::Zeroizing;
 
 use crate::import::{Backing, Cancel, ImageFormat, TargetImage};
 use crate::resource::directory::parent_of;
 use crate::resource::disk::Disk;
 use crate::resource::error::DiskError;
-use crate::transfer::decrypt::{CHUNK, Output, Plaintext, decrypt, open_to_read, stream};
+use crate::transfer::decrypt::{Plaintext, decrypt, open_to_read};
+use crate::transfer::qcow2::{CLUSTER, Qcow2};
+use crate::transfer::stream::{Output, stream, stream_ranges};
 use installation::Installation;
 use installation::envelope::{HeaderPayload, ResourceKind};
 use installation::files::{rename_new, sync_dir, try_rename_new};
@@ -20,8 +22,6 @@ use volume::pipeline::DiskIo;
 
 /// The largest VHD that QEMU writes and Azure takes: 2040 GiB.
 const MAX_VHD: u64 = 2040 << 30;
-/// Bytes of a cluster of a new qcow2 image, QEMU's default.
-const CLUSTER: u64 = 64 << 10;
 /// The image in its directory while it is written.
 const PARTIAL: &str = "image";
 
@@ -96,13 +96,14 @@ pub fn export<P: FnMut(u64)>(
         Some(since) => Some(layers_above(installation, &disk, &header, &since.snapshot)?),
         None => None,
     };
-    let mut image = NewImage::create(path, format, size, cancel)?;
+    let backing = request.since.as_ref().map(backing);
+    let mut image = NewImage::create(path, format, (size, backing), cancel)?;
     let progress = started(size);
     match changed {
         Some(layers) => stream_held(&mut source, (size, layers), &mut image, cancel, progress)?,
         None => stream(&mut source, size, &mut image, cancel, progress)?,
     }
-    image.finish(request.since.as_ref().map(backing).as_ref())
+    image.finish()
 }
 
 /// How many layers a disk has above those that a snapshot has too.
@@ -145,25 +146,15 @@ fn stream_held(
     (size, layers): (u64, usize),
     image: &mut NewImage,
     cancel: &Cancel,
-    mut progress: impl FnMut(u64),
+    progress: impl FnMut(u64),
 ) -> Result<(), DiskError> {
-    let mut buffer = Zeroizing::new(vec![0; CHUNK]);
-    let mut at = 0;
-    while let Some(held) = source.next_held(at, layers)? {
-        at = held.start / CLUSTER * CLUSTER;
-        let end = held.end.next_multiple_of(CLUSTER).min(size);
-        while at < end {
-            cancel.check()?;
-            let len = usize::try_from(end - at).map_or(CHUNK, |rest| rest.min(CHUNK));
-            let chunk = &mut buffer[..len];
-            source.read_at(at, chunk)?;
-            image.data(at, chunk)?;
-            at += len as u64;
-            progress(at);
-        }
-    }
-    progress(size);
-    Ok(())
+    let whole_clusters = |source: &DiskIo, at| {
+        let held = source.next_held(at, layers)?;
+        let clusters =
+            |held: Range<u64>| held.start / CLUSTER * CLUSTER..held.end.next_multiple_of(CLUSTER);
+        Ok(held.map(clusters))
+    };
+    stream_ranges(source, size, whole_clusters, image, cancel, progress)
 }
 
 /// An image in a private directory beside its final place, which goes with it unless it is finished.
@@ -171,14 +162,20 @@ struct NewImage {
     directory: PathBuf,
     path: PathBuf,
     /// `None` when it is complete, or was never begun.
-    image: Option<TargetImage>,
+    image: Option<Writer>,
+}
+
+/// Who writes an image.
+enum Writer {
+    Own(Qcow2),
+    Qemu(TargetImage),
 }
 
 impl NewImage {
     fn create(
         path: &Path,
         format: ImageFormat,
-        size: u64,
+        (size, backing): (u64, Option<Backing>),
         cancel: &Cancel,
     ) -> Result<Self, DiskError> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -194,15 +191,19 @@ impl NewImage {
         };
         let partial = this.partial();
         // Made here, so that it has this mode before anything is in it.
-        OpenOptions::new()
+        let file = OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o600)
             .open(&partial)
             .map_err(DiskError::file("create", path))?;
         try_rename_new(&partial).map_err(DiskError::file("name", path))?;
-        let image = TargetImage::create(&partial, format, size, cancel)?;
-        this.image = Some(image);
+        this.image = Some(match format {
+            ImageFormat::Qcow2 => Writer::Own(
+                Qcow2::new(file, size, backing).map_err(DiskError::file("create", path))?,
+            ),
+            _ => Writer::Qemu(TargetImage::create(&partial, format, size, cancel)?),
+        });
         Ok(this)
     }
 
@@ -210,9 +211,15 @@ impl NewImage {
         self.directory.join(PARTIAL)
     }
 
-    fn finish(mut self, backing: Option<&Backing>) -> Result<(), DiskError> {
-        if let Some(image) = self.image.take() {
-            image.finish(backing)?;
+    fn finish(mut self) -> Result<(), DiskError> {
+        match self.image.take() {
+            Some(Writer::Own(image)) => {
+                image
+                    .finish()
+                    .map_err(DiskError::file("write", &self.path))?;
+            }
+            Some(Writer::Qemu(image)) => image.finish()?,
+            None => {}
         }
         let (partial, path) = (self.partial(), &self.path);
         File::open(&partial)
@@ -230,7 +237,10 @@ impl NewImage {
 impl Output for NewImage {
     fn data(&mut self, offset: u64, plaintext: &[u8]) -> Result<(), DiskError> {
         match &mut self.image {
-            Some(image) => Ok(image.write_at(offset, plaintext)?),
+            Some(Writer::Own(image)) => image
+                .write(offset, plaintext)
+                .map_err(DiskError::file("write", &self.path)),
+            Some(Writer::Qemu(image)) => Ok(image.write_at(offset, plaintext)?),
             None => Ok(()),
         }
     }

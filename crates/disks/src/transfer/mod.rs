@@ -3,6 +3,8 @@
 mod copy;
 mod decrypt;
 mod export;
+mod qcow2;
+mod stream;
 
 pub use copy::copy;
 pub use decrypt::{Plaintext, decrypt};
