@@ -111,15 +111,14 @@ fn a_write_that_failed_is_told_by_the_flush_at_last() {
     let begun = disk.write_behind(0, &content[..4096]);
     let told = begun.and_then(|()| disk.flush());
     assert!(
-        matches!(
-            told,
-            Err(PipelineError::Request(RequestError::Store(_)))
-        ),
+        matches!(told, Err(PipelineError::Request(RequestError::Store(_)))),
         "{told:?}"
     );
     // Many of them, more than there are buffers: none is lost, and nothing waits for ever.
     let all = content.chunks(PART).zip((0..).step_by(PART));
-    let failed = all.map(|(part, at)| disk.write_behind(at, part)).any(|r| r.is_err());
+    let failed = all
+        .map(|(part, at)| disk.write_behind(at, part))
+        .any(|r| r.is_err());
     assert!(failed);
     let rest = disk.end_writes();
     drop(rest);

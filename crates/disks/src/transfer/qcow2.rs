@@ -156,16 +156,7 @@ impl Qcow2 {
     pub(super) fn finish(mut self) -> io::Result<()> {
         self.write_l2()?;
         let l1 = self.append(&big_endian(&self.l1))?;
-        // Blocks of reference counts count themselves too, and the table of these.
-        let (mut blocks, mut tables) = (0, 0);
-        loop {
-            let all = self.clusters + blocks + tables;
-            let needed = (all.div_ceil(COUNTS), blocks.div_ceil(ENTRIES).max(1));
-            if needed == (blocks, tables) {
-                break;
-            }
-            (blocks, tables) = needed;
-        }
+        let (blocks, tables) = refcount_clusters(self.clusters);
         let all = self.clusters + blocks + tables;
         let first = self.clusters;
         for block in 0..blocks {
@@ -229,9 +220,153 @@ impl Qcow2 {
     }
 }
 
+/// How many clusters the reference counts of an image take that has `clusters` others, and how many the table of
+/// these: they count themselves too.
+fn refcount_clusters(clusters: u64) -> (u64, u64) {
+    let (mut blocks, mut tables) = (0, 0);
+    loop {
+        let all = clusters + blocks + tables;
+        let needed = (all.div_ceil(COUNTS), blocks.div_ceil(ENTRIES).max(1));
+        if needed == (blocks, tables) {
+            return needed;
+        }
+        (blocks, tables) = needed;
+    }
+}
+
 fn big_endian(entries: &[u64]) -> Vec<u8> {
     entries
         .iter()
         .flat_map(|entry| entry.to_be_bytes())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+    use std::process::Command;
+
+    use super::*;
+    use crate::import::ImageFormat;
+
+    fn qemu_img(directory: &Path, arguments: &[&str]) {
+        let mut program = Command::new("qemu-img");
+        let output = program.args(arguments).current_dir(directory).output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+
+    /// Writes parts of an image and has QEMU check and read it.
+    fn read_back(
+        directory: &Path,
+        size: u64,
+        backing: Option<Backing>,
+        parts: &[(u64, Vec<u8>)],
+    ) -> Vec<u8> {
+        let path = directory.join("new.qcow2");
+        let _ = fs::remove_file(&path);
+        let mut image = Qcow2::new(File::create(&path).unwrap(), size, backing).unwrap();
+        for (offset, part) in parts {
+            image.write(*offset, part).unwrap();
+        }
+        image.finish().unwrap();
+        qemu_img(directory, &["check", "-q", "-f", "qcow2", "new.qcow2"]);
+        let convert = ["convert", "-f", "qcow2", "-O", "raw", "new.qcow2", "back"];
+        qemu_img(directory, &convert);
+        fs::read(directory.join("back")).unwrap()
+    }
+
+    #[test]
+    fn qemu_reads_what_was_written_and_finds_no_damage() {
+        let directory = tempfile::tempdir().unwrap();
+        let cluster = CLUSTER as usize;
+        for (size, parts) in [
+            (512, vec![(0, vec![1; 512])]),
+            (1 << 20, vec![]),
+            // Two parts of one cluster, one that is not whole at its end, and zeros among data.
+            (
+                1 << 20,
+                vec![
+                    (4096, vec![1; 4096]),
+                    (12288, vec![0; 4096]),
+                    (32768, vec![2; 2 * cluster]),
+                    (
+                        3 * CLUSTER,
+                        [vec![3; cluster], vec![0; cluster], vec![4; 512]].concat(),
+                    ),
+                    ((1 << 20) - 512, vec![5; 512]),
+                ],
+            ),
+            // The first cluster of one table and the last of the one before, with one between that is empty.
+            (
+                (2 << 29) + 512,
+                vec![((1 << 29) - 4096, vec![6; 8192]), (2 << 29, vec![7; 512])],
+            ),
+        ] {
+            let mut content = vec![0; size as usize];
+            for (offset, part) in &parts {
+                let at = *offset as usize;
+                content[at..at + part.len()].copy_from_slice(part);
+            }
+            let back = read_back(directory.path(), size, None, &parts);
+            assert!(back == content, "{size}");
+        }
+    }
+
+    #[test]
+    fn zeros_hide_what_a_backing_file_has() {
+        let directory = tempfile::tempdir().unwrap();
+        let size = 4 * CLUSTER;
+        fs::write(directory.path().join("base.raw"), vec![9; size as usize]).unwrap();
+        let backing = Backing {
+            name: "base.raw".into(),
+            format: ImageFormat::Raw,
+        };
+        let cluster = CLUSTER as usize;
+        let parts = [
+            (CLUSTER, vec![0; cluster]),
+            (
+                2 * CLUSTER,
+                [vec![0; 4096], vec![1; cluster - 4096]].concat(),
+            ),
+        ];
+        let back = read_back(directory.path(), size, Some(backing), &parts);
+        let expected = [
+            vec![9; cluster],
+            vec![0; cluster],
+            parts[1].1.clone(),
+            vec![9; cluster],
+        ];
+        assert!(back == expected.concat());
+        let name = "x".repeat(1024).into();
+        let long = Backing {
+            name,
+            format: ImageFormat::Raw,
+        };
+        let file = File::create(directory.path().join("long")).unwrap();
+        assert!(Qcow2::new(file, size, Some(long)).is_err());
+    }
+
+    #[test]
+    fn reference_counts_count_themselves() {
+        for clusters in [
+            1,
+            COUNTS - 3,
+            COUNTS - 2,
+            COUNTS - 1,
+            COUNTS,
+            1 << 24,
+            1 << 30,
+        ] {
+            let (blocks, tables) = refcount_clusters(clusters);
+            let all = clusters + blocks + tables;
+            assert!(
+                blocks * COUNTS >= all && tables * ENTRIES >= blocks,
+                "{clusters}"
+            );
+            // None too many.
+            assert!((blocks - 1) * COUNTS < all && (tables - 1) * ENTRIES < blocks);
+        }
+    }
 }

@@ -15,6 +15,7 @@ use super::*;
 mod containers;
 mod hostile;
 mod in_use;
+mod pipeline;
 mod truncated;
 mod vhd;
 
