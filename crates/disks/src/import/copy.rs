@@ -15,6 +15,8 @@ use super::{Cancel, ImportError, SourceImage};
 const CHUNK: usize = 512 << 10;
 /// Buffers of as many bytes between reading and writing.
 const CHUNKS: usize = 8;
+/// Bytes that storage is told of before they are read.
+const AHEAD: u64 = 4 << 20;
 /// Zeros are looked for in blocks of this size, which is the block map's.
 const BLOCK: usize = 4096;
 
@@ -129,6 +131,7 @@ fn read_data(
         // Whole blocks, so that one block is never written in two pieces.
         let mut offset = (extent.start / block * block).max(position);
         let end = extent.end.next_multiple_of(block).min(disk_size);
+        let mut told = extent.start;
         while offset < end {
             let Ok(mut plaintext) = to_fill.recv() else {
                 return Ok(());
@@ -136,6 +139,11 @@ fn read_data(
             cancel.check()?;
             let length = usize::try_from(end - offset).map_or(CHUNK, |rest| rest.min(CHUNK));
             plaintext.resize(length, 0);
+            if offset + AHEAD / 2 >= told && told < extent.end {
+                let next = told..(told + AHEAD).min(extent.end);
+                told = next.end;
+                source.will_read(next);
+            }
             read_padded(source, offset, &mut plaintext)?;
             if full.send(Chunk { offset, plaintext }).is_err() {
                 return Ok(());

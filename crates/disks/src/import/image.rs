@@ -20,4 +20,8 @@ pub trait SourceImage {
     /// # Errors
     /// [`ImportError`].
     fn next_data(&mut self, offset: u64) -> Result<Option<Range<u64>>, ImportError>;
+
+    /// Tells that a range, in which [`SourceImage::next_data`] found data, is read soon, so that its
+    /// storage can begin.
+    fn will_read(&mut self, _range: Range<u64>) {}
 }

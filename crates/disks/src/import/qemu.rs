@@ -186,6 +186,16 @@ impl SourceImage for QemuImage {
         Ok(())
     }
 
+    fn will_read(&mut self, range: Range<u64>) {
+        // Reading says what fails.
+        let Ok(Some((Place::File(start), end))) = self.known(range.start) else {
+            return;
+        };
+        if let Some((_, file)) = &mut self.map {
+            file.will_read(start..start + (end.min(range.end) - range.start));
+        }
+    }
+
     fn next_data(&mut self, offset: u64) -> Result<Option<Range<u64>>, ImportError> {
         if let Some((map, _)) = &mut self.map {
             map.forget(offset.saturating_sub(BLOCK_SIZE));

@@ -2,11 +2,12 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{SeekFrom as Whence, seek};
+use rustix::fs::{Advice, SeekFrom as Whence, fadvise, seek};
 use rustix::io::Errno;
 
 use super::{ImportError, SourceImage, locks, parallels};
@@ -130,6 +131,12 @@ impl SourceImage for RawImage {
             .map_err(|e| error("find holes in", &self.path)(e.into()))?;
         // The file may have grown since; the size it was opened with counts.
         Ok((start < self.size).then(|| start..end.min(self.size)))
+    }
+
+    fn will_read(&mut self, range: Range<u64>) {
+        let len = NonZeroU64::new(range.end.saturating_sub(range.start));
+        // Where it does nothing, the read does it all.
+        let _ = len.map(|len| fadvise(&self.file, range.start, Some(len), Advice::WillNeed));
     }
 }
 

@@ -57,7 +57,7 @@ pub(super) fn merge_frozen(
     while at < size {
         cancel.check()?;
         let len = STEP.min(size - at);
-        since += io.copy_up(at, len, 1)?;
+        since += io.copy_up_behind(at, len, 1)?;
         at += len;
         progress(at, size);
         if since > FLUSH_EVERY {

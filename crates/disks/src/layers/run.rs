@@ -104,7 +104,7 @@ fn copy(
     while at < header.size {
         cancel.check()?;
         let (len, begun) = (STEP.min(header.size - at), Instant::now());
-        let copied = io.copy_up(at, len, drop)?;
+        let copied = io.copy_up_behind(at, len, drop)?;
         at += len;
         now.done = (now.done + copied).min(now.total);
         progress(now);

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
@@ -13,6 +13,7 @@ use crate::resource::error::DiskError;
 use crate::resource::offline::open_existing;
 use crate::resource::session::Unflushed;
 use crate::transfer::stream::{Output, stream};
+use crate::transfer::write_back::WriteBack;
 use installation::Installation;
 use installation::envelope::{Header, ResourceKind};
 use installation::files::{rename_new, try_rename_new};
@@ -85,7 +86,7 @@ pub(super) fn open_to_read(
 enum Sink {
     /// A regular file under a temporary name; holes stay holes.
     New {
-        file: File,
+        file: WriteBack,
         partial: PathBuf,
         path: PathBuf,
     },
@@ -139,7 +140,7 @@ impl Sink {
             .map_err(DiskError::file("create", &path))?;
         let named = try_rename_new(&partial).map_err(DiskError::file("name", &path));
         let this = Self::New {
-            file,
+            file: WriteBack::new(file),
             partial,
             path,
         };
@@ -149,7 +150,7 @@ impl Sink {
     /// Makes a new file as long as the disk, which a file system may not have.
     fn reserve(&self, size: u64) -> Result<(), DiskError> {
         match self {
-            Self::New { file, path, .. } => Ok(set_length(file, path, size)?),
+            Self::New { file, path, .. } => Ok(set_length(file.file(), path, size)?),
             Self::Stream { .. } => Ok(()),
         }
     }
@@ -164,7 +165,9 @@ impl Sink {
         else {
             return Ok(());
         };
-        file.sync_all().map_err(DiskError::file("write", path))?;
+        file.file()
+            .sync_all()
+            .map_err(DiskError::file("write", path))?;
         rename_new(partial, path).map_err(|e| match e.kind() {
             io::ErrorKind::AlreadyExists => DiskError::OutputExists { path: path.clone() },
             _ => DiskError::file("name", path)(e),

@@ -5,6 +5,7 @@ mod decrypt;
 mod export;
 mod qcow2;
 mod stream;
+mod write_back;
 
 pub use copy::copy;
 pub use decrypt::{Plaintext, decrypt};

@@ -9,11 +9,11 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 
 use keys::units::is_zero;
 
 use crate::import::Backing;
+use crate::transfer::write_back::WriteBack;
 
 /// Bytes of a cluster, QEMU's default.
 pub(super) const CLUSTER: u64 = 1 << CLUSTER_BITS;
@@ -38,7 +38,7 @@ const ZERO: u64 = 1;
 
 /// A new image.
 pub(super) struct Qcow2 {
-    file: File,
+    file: WriteBack,
     size: u64,
     backing: Option<Backing>,
     /// Clusters of the file that are in use: those from 0 on.
@@ -72,7 +72,7 @@ impl Qcow2 {
         }
         let tables = size.div_ceil(CLUSTER).div_ceil(ENTRIES).max(1);
         Ok(Self {
-            file,
+            file: WriteBack::new(file),
             size,
             backing,
             // The first is the header's.
@@ -124,14 +124,14 @@ impl Qcow2 {
                 *entry = if self.backing.is_some() { ZERO } else { 0 };
                 return Ok(None);
             }
-            *entry = self.clusters * CLUSTER | COPIED;
+            *entry = (self.clusters * CLUSTER) | COPIED;
             self.clusters += 1;
         }
         // What was not written of the file is zeros.
         Ok((!zero).then_some((*entry & !COPIED) + offset % CLUSTER))
     }
 
-    fn write_run(&self, run: &Run, plaintext: &[u8]) -> io::Result<()> {
+    fn write_run(&mut self, run: &Run, plaintext: &[u8]) -> io::Result<()> {
         let bytes = &plaintext[run.from..run.from + run.len];
         self.file.write_all_at(bytes, run.to)
     }
@@ -167,7 +167,7 @@ impl Qcow2 {
         }
         let places: Vec<u64> = (0..blocks).map(|block| (first + block) * CLUSTER).collect();
         let refcounts = self.append(&big_endian(&places))?;
-        self.file.set_len(all * CLUSTER)?;
+        self.file.file().set_len(all * CLUSTER)?;
         let header = self.header(l1, refcounts, tables);
         self.file.write_all_at(&header, 0)
     }

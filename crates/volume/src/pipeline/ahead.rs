@@ -11,6 +11,9 @@ use super::disk_io::{BEHIND, DiskIo, request, ring_failed};
 use super::{PipelineError, RequestError, RequestKind, Token};
 use crate::store::Wait;
 
+/// Ranges that are copied up at once by [`DiskIo::copy_up_behind`].
+const COPIES: usize = 3;
+
 /// Plaintext on its way from or to a disk; it is zeroed when it is dropped.
 pub type Plaintext = Zeroizing<Vec<u8>>;
 
@@ -101,14 +104,40 @@ impl DiskIo {
         self.tell_failed()
     }
 
+    /// As [`DiskIo::copy_up`], and leaves it under way, so that the next can be begun before it ends. There are
+    /// three at most.
+    ///
+    /// # Errors
+    /// As [`DiskIo::write_behind`].
+    pub fn copy_up_behind(
+        &mut self,
+        offset: u64,
+        len: u64,
+        drop: u8,
+    ) -> Result<u64, PipelineError> {
+        self.await_writes(COPIES - 1)?;
+        let (request, missing) = self.to_copy_up(offset, len, drop)?;
+        if let Some(request) = request {
+            self.submit(BEHIND, request, None)?;
+            self.writes += 1;
+            self.issue()?;
+        }
+        Ok(missing)
+    }
+
     /// Waits for the writes that were begun. They are not durable.
     ///
     /// # Errors
     /// [`PipelineError::Request`] when one of them has failed.
     pub fn end_writes(&mut self) -> Result<(), PipelineError> {
-        while self.writes > 0 {
+        self.await_writes(0)
+    }
+
+    /// Waits until no more than so many of them are under way.
+    fn await_writes(&mut self, most: usize) -> Result<(), PipelineError> {
+        while self.writes > most {
             self.poll()?;
-            if self.writes > 0 {
+            if self.writes > most {
                 self.wait()?;
             }
         }

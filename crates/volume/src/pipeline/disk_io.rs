@@ -178,6 +178,20 @@ impl DiskIo {
     /// # Errors
     /// As [`DiskIo::write_at`].
     pub fn copy_up(&mut self, offset: u64, len: u64, drop: u8) -> Result<u64, PipelineError> {
+        let (request, missing) = self.to_copy_up(offset, len, drop)?;
+        if let Some(request) = request {
+            self.run(request, None)?;
+        }
+        Ok(missing)
+    }
+
+    /// What there is to do for [`DiskIo::copy_up`], if anything, and how many bytes are missing.
+    pub(super) fn to_copy_up(
+        &self,
+        offset: u64,
+        len: u64,
+        drop: u8,
+    ) -> Result<(Option<BlockRequest>, u64), PipelineError> {
         let (first, end) = (
             ByteOffset(offset).block().0,
             (offset + len).div_ceil(BLOCK_SIZE),
@@ -186,12 +200,13 @@ impl DiskIo {
             .volume
             .count_missing(first..end, usize::from(drop), &|| true)?;
         // Zeros are to be noted too, where layers remain beneath.
-        if missing > 0 || usize::from(drop) < self.volume.lower().len() {
-            let kind = RequestKind::CopyUp { drop };
-            let at = ByteOffset(offset);
-            self.run(BlockRequest { kind, at, len }, None)?;
-        }
-        Ok(missing * BLOCK_SIZE)
+        let is_needed = missing > 0 || usize::from(drop) < self.volume.lower().len();
+        let request = BlockRequest {
+            kind: RequestKind::CopyUp { drop },
+            at: ByteOffset(offset),
+            len,
+        };
+        Ok((is_needed.then_some(request), missing * BLOCK_SIZE))
     }
 
     /// The disk that this is of.
