@@ -26,6 +26,7 @@ mod reference;
 mod report;
 mod run;
 mod syscalls;
+mod transfer;
 mod trim;
 mod two_disks;
 
@@ -53,6 +54,8 @@ enum Program {
     Flushes(PartOptions),
     /// Measures random reads and writes before and after a trim of fifteen sixteenths of a disk
     Trim(PartOptions),
+    /// Measures import and export beside qemu-img
+    Transfer(PartOptions),
     /// Serves a file by direct I/O, not encrypted: a back-end for `run`
     #[command(hide = true)]
     Reference { file: PathBuf, socket: PathBuf },
@@ -145,6 +148,9 @@ fn main() {
             at_place(&options, None, |place, cpu, _| flushes::measure(place, cpu));
         }
         Program::Trim(options) => at_place(&options, None, trim::measure),
+        Program::Transfer(options) => {
+            at_place(&options, None, |place, cpu, _| transfer::measure(place, cpu));
+        }
         Program::Reference { file, socket } => {
             let mut options = File::options();
             let direct = options.read(true).write(true).custom_flags(libc::O_DIRECT);
