@@ -149,7 +149,9 @@ fn main() {
         }
         Program::Trim(options) => at_place(&options, None, trim::measure),
         Program::Transfer(options) => {
-            at_place(&options, None, |place, cpu, _| transfer::measure(place, cpu));
+            at_place(&options, None, |place, cpu, _| {
+                transfer::measure(place, cpu)
+            });
         }
         Program::Reference { file, socket } => {
             let mut options = File::options();
