@@ -147,7 +147,7 @@ fn an_export_that_fails_or_is_interrupted_leaves_no_plaintext() {
         "--file",
         text(&image),
         "--format",
-        "qcow2",
+        "vhd",
     ];
     let output = host
         .command(&export)

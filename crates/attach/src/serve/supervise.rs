@@ -582,12 +582,7 @@ impl Supervision {
 
     /// After the end of the data plane: with it its DEK is gone, if it still had it.
     pub(crate) fn close(self) {
-        let Self {
-            guard,
-            mut attached,
-            ..
-        } = self;
-        let now = Moment::now();
+        let (guard, mut attached) = (self.guard, self.attached);
         attached.keys.destroy();
         if guard.holds_key() {
             let reason = guard.reason().cloned().unwrap_or_else(|| Reason {
@@ -596,7 +591,7 @@ impl Supervision {
             });
             attached.record(Operation::Destroy, guard.key_url(), Some(reason));
         }
-        attached.tell(guard.guard_event(EventKind::Detached, now.time, None));
+        attached.tell(guard.guard_event(EventKind::Detached, Moment::now().time, None));
         attached.event_hub.close();
         attached.marker.finish();
         attached.recorder.finish();

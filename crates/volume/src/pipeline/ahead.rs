@@ -5,26 +5,13 @@ use std::ptr::NonNull;
 
 use keys::units::BLOCK_SIZE;
 use xts::SharedSlice;
-use zeroize::Zeroizing;
 
-use super::disk_io::{BEHIND, DiskIo, request, ring_failed};
-use super::{PipelineError, RequestError, RequestKind, Token};
+use super::disk_io::{BEHIND, DiskIo, Plaintext, ReadAhead, request, ring_failed};
+use super::{PipelineError, RequestKind, Token};
 use crate::store::Wait;
 
 /// Ranges that are copied up at once by [`DiskIo::copy_up_behind`].
 const COPIES: usize = 3;
-
-/// Plaintext on its way from or to a disk; it is zeroed when it is dropped.
-pub type Plaintext = Zeroizing<Vec<u8>>;
-
-/// A read that was begun.
-pub(super) struct ReadAhead {
-    pub(super) token: Token,
-    offset: u64,
-    plaintext: Plaintext,
-    /// Once it has ended.
-    pub(super) result: Option<Result<(), RequestError>>,
-}
 
 impl DiskIo {
     /// Begins to read what is at `offset` into all of `plaintext`; both in whole 512-byte sectors. The reads

@@ -12,8 +12,8 @@ use crate::{Source, Volume, VolumeError};
 use keys::DekStack;
 use keys::units::{BLOCK_SIZE, ByteOffset};
 use xts::{CipherStack, SharedSlice};
+use zeroize::Zeroizing;
 
-use super::ahead::ReadAhead;
 use super::{
     BlockRequest, Finished, GuestBuffer, Pipeline, PipelineError, RequestError, RequestKind,
     Submission, Token,
@@ -29,6 +29,18 @@ const WORKERS: u32 = 8;
 const OWN: Token = Token(0);
 /// All writes behind.
 pub(super) const BEHIND: Token = Token(1);
+
+/// Plaintext on its way from or to a disk; it is zeroed when it is dropped.
+pub type Plaintext = Zeroizing<Vec<u8>>;
+
+/// A read that was begun.
+pub(super) struct ReadAhead {
+    pub(super) token: Token,
+    pub(super) offset: u64,
+    pub(super) plaintext: Plaintext,
+    /// Once it has ended.
+    pub(super) result: Option<Result<(), RequestError>>,
+}
 
 /// Synchronous access to an opened volume, and reads ahead and writes behind of it.
 pub struct DiskIo {

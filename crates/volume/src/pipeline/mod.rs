@@ -26,8 +26,7 @@ mod scheduler;
 #[cfg(test)]
 mod tests;
 
-pub use ahead::Plaintext;
-pub use disk_io::DiskIo;
+pub use disk_io::{DiskIo, Plaintext};
 pub use error::{PipelineError, RequestError};
 pub use request::{BlockRequest, Finished, GuestBuffer, RequestKind, Submission, Token};
 pub use scheduler::Pipeline;

@@ -30,10 +30,6 @@ use super::request::{BlockRequest, Finished, GuestBuffer, NamedRequest, RequestK
 /// while they are in the L2 cache, and what is encrypted is on its way while the next is.
 const BURST: u64 = (OWN_BUFFERS * BUFFER_LEN) as u64;
 
-/// Bytes of finished requests that the guest is told of before more is encrypted or decrypted, which takes some 10 µs:
-/// a guest that looks for completions finds these before it goes to sleep, and asks for more meanwhile.
-const ENOUGH: u64 = 32 << 10;
-
 /// Blocks that are zeroed before commands and completions are looked at, which takes a millisecond or two.
 pub(super) const ZERO_BURST: u64 = 16384;
 
@@ -116,10 +112,10 @@ pub struct Pipeline<S> {
     waker: Option<(usize, Waker)>,
     /// The disk's flushes know of it.
     is_registered: bool,
-    finished: Vec<Finished>,
+    pub(super) finished: Vec<Finished>,
     /// What the store has completed and was not looked at yet.
-    completions: VecDeque<StoreCompletion>,
-    reaped: Vec<StoreCompletion>,
+    pub(super) completions: VecDeque<StoreCompletion>,
+    pub(super) reaped: Vec<StoreCompletion>,
 }
 
 impl<S: Store> Pipeline<S> {
@@ -283,32 +279,7 @@ impl<S: Store> Pipeline<S> {
         self.carry_on();
     }
 
-    /// As [`Pipeline::poll`], but no further than there is enough to tell the guest: while it looks at that, and
-    /// while what it asks for next is under way, the rest is decrypted. Whether there is a rest.
-    pub fn poll_part(&mut self) -> bool {
-        self.look_at_completions(ENOUGH);
-        self.carry_on();
-        !self.completions.is_empty()
-    }
-
-    /// Ends pieces until `enough` bytes of requests have finished.
-    fn look_at_completions(&mut self, enough: u64) {
-        self.store.reap(&mut self.reaped);
-        let mut reaped = std::mem::take(&mut self.reaped);
-        // First, whatever comes before it in the list: none of these ends well any more.
-        for completion in &reaped {
-            self.look_for_failed_sync(completion);
-        }
-        self.completions.extend(reaped.drain(..));
-        self.reaped = reaped;
-        while self.finished_bytes() < enough
-            && let Some(completion) = self.completions.pop_front()
-        {
-            self.complete(completion);
-        }
-    }
-
-    fn carry_on(&mut self) {
+    pub(super) fn carry_on(&mut self) {
         self.burst = 0;
         self.pool.tend(&mut self.store);
         self.retry_waiting();
@@ -316,16 +287,6 @@ impl<S: Store> Pipeline<S> {
         self.go_on_flushing();
         self.punch_some();
         debug_assert!(self.carries_all_on(), "a request that nothing carries on");
-    }
-
-    /// Bytes of the requests that [`Pipeline::take_finished`] would give now.
-    fn finished_bytes(&self) -> u64 {
-        self.finished.iter().map(|done| done.request().len).sum()
-    }
-
-    /// Whether enough has finished for the guest to be told at once.
-    pub fn has_enough(&self) -> bool {
-        self.finished_bytes() >= ENOUGH
     }
 
     /// Moves the requests that were finished to the end of `into`.
