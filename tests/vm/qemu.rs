@@ -357,7 +357,10 @@ impl Qemu {
 
     /// One QMP command; what it returns.
     pub fn qmp(&self, command: &str, arguments: Value) -> Value {
-        let stream = UnixStream::connect(self.dir.path().join("qmp")).expect("QMP accepts");
+        let stream = match UnixStream::connect(self.dir.path().join("qmp")) {
+            Ok(stream) => stream,
+            Err(error) => panic!("QEMU has ended: {error}\n{}", self.report()),
+        };
         stream
             .set_read_timeout(Some(Duration::from_secs(60)))
             .expect("a timeout can be set");
