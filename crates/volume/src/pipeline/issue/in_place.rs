@@ -103,8 +103,8 @@ impl<S: Store> Pipeline<S> {
 
 /// Has the start of a block of the data file fetched while what it will have is encrypted; once the copy has begun,
 /// the processor fetches the rest by itself. Without it a write of 4 KiB takes half as long again, and one of 64 KiB
-/// two thirds: the copy into it waits for each line. All of the block would be more than a processor keeps track
-/// of, and the cipher would wait.
+/// two thirds: the copy into it waits for each line. A profile showed a third of a write's
+/// time in the prefetches of a whole block; how many are best was not measured cleanly.
 #[cfg(target_arch = "x86_64")]
 fn bring_near(start: NonNull<u8>, len: usize) {
     use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
