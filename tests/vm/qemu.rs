@@ -143,8 +143,8 @@ impl Machine {
         command
             .args(["-nodefaults", "-no-user-config", "-display", "none"])
             .args(["-M", "q35,memory-backend=mem", "-cpu", "max"])
-            // With a thread for each vCPU, QEMU 7.2 damaged the memory of guests that it migrated, without Sealdisk
-            // too. A single thread takes no longer on two CPUs with two guests.
+            // A precaution: guests of QEMU 7.2 hung at boot and after migrations with a thread for each vCPU. That
+            // QEMU damages the memory of guests that it migrates, also without Sealdisk; whether threads matter is open.
             .args(["-accel", "tcg,thread=single"])
             .args(["-smp", &self.vcpus.to_string()])
             .args(["-m", &format!("{}M", self.memory_mib)])
