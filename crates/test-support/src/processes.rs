@@ -1,8 +1,11 @@
 //! Other processes, as `/proc` shows them.
 
-use std::fs;
+use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use rustix::process::{Pid, Signal, kill_process};
+
+use crate::PATIENCE;
 
 /// Sends SIGKILL to a process that may be gone already.
 pub fn kill(pid: u32) {
@@ -24,8 +27,22 @@ pub fn alive(pid: u32) -> bool {
         .any(|state| state != "Z" && state != "X")
 }
 
+/// Stops a process by SIGSTOP. The signal reaches the threads one by one: until it has reached all of them, any
+/// may still do something.
+///
+/// # Panics
+/// When it does not stop.
+pub fn stop(pid: u32) {
+    signal(pid, Signal::STOP);
+    let end = Instant::now() + PATIENCE;
+    while !is_stopped(pid) {
+        assert!(Instant::now() < end, "process {pid} does not stop");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// True when a signal has stopped all threads of a process.
-pub fn is_stopped(pid: u32) -> bool {
+fn is_stopped(pid: u32) -> bool {
     let states = thread_states(pid);
     !states.is_empty() && states.iter().all(|state| state == "T")
 }

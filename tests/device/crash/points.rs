@@ -12,7 +12,7 @@ use test_support::frontend::inflight::InflightRegion;
 use test_support::frontend::queue::{Queue, Seg};
 use test_support::frontend::vmm::Vmm;
 use test_support::rng::Rng;
-use test_support::{AttachOptions, Backend, Daemon, Disk, PATIENCE, is_stopped};
+use test_support::{AttachOptions, Backend, Daemon, Disk, PATIENCE, stop};
 
 use super::await_end;
 use crate::MIB;
@@ -143,16 +143,8 @@ fn begin(frontend: &mut Frontend, store: Store, seed: u64) -> Vec<Write> {
 /// Stops the data plane while requests are in flight, and gives these.
 fn stop_midway(daemon: &Daemon, frontend: &mut Frontend, store: Store, seed: u64) -> Vec<Write> {
     let data_plane = daemon.data_plane();
-    let stop = || {
-        daemon.signal_all(&[data_plane], Signal::STOP);
-        let end = Instant::now() + PATIENCE;
-        while !is_stopped(data_plane) {
-            assert!(Instant::now() < end, "it does not stop");
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    };
     if store == Store::Mark {
-        stop();
+        stop(data_plane);
         return begin(frontend, store, seed);
     }
     let end = Instant::now() + PATIENCE;
@@ -163,7 +155,7 @@ fn stop_midway(daemon: &Daemon, frontend: &mut Frontend, store: Store, seed: u64
         let queue = &mut frontend.queues[0];
         let out = |queue: &Queue| queue.avail_idx.wrapping_sub(queue.used_idx());
         while !region.is_marked(0, last) && out(queue) > 0 {}
-        stop();
+        stop(data_plane);
         // Of the last one alone it would not show that another was lost.
         if out(queue) > 3 {
             return writes;

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use test_support::frontend::device::Setup;
+use test_support::frontend::dirty_log::LOG_PAGE;
 use test_support::frontend::queue::Seg;
 use test_support::rng::Rng;
 use test_support::{Disk, data_plane_of, kill};
 
-use super::super::protocol::memory::{LOG_PAGE, Log};
 use super::{MIB_8, is_qsd};
 
 /// Reads that a data plane dies over are done by the next one, which notes every page that either has written.
@@ -23,8 +23,7 @@ fn every_page_is_logged_whoever_writes_it() {
     let mut frontend = daemon.connect_with(&Setup::default().with_inflight());
     let content = rng.bytes(1 << 20);
     frontend.queues[0].write(0, &content).unwrap();
-    let end = frontend.mem.regions().last().unwrap().end();
-    let log = Log::start(&mut frontend, end);
+    let log = frontend.log_all();
     for _ in 0..4 {
         log.take();
         let queue = &mut frontend.queues[0];

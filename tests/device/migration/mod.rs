@@ -6,6 +6,7 @@ mod lock_log;
 mod logged;
 mod moves;
 mod others;
+mod precopy;
 mod refusals;
 
 use std::time::{Duration, Instant};

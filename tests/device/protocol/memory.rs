@@ -1,11 +1,10 @@
 //! Memory tables, memory slots and the dirty log of a migration.
 
-use std::os::fd::AsFd;
 use std::time::Duration;
 
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use test_support::frontend::client::{Status, kind};
 use test_support::frontend::device::{Frontend, Setup, feature};
+use test_support::frontend::dirty_log::LOG_PAGE;
 use test_support::frontend::memory::Region;
 use test_support::frontend::message::{request, words};
 use test_support::frontend::queue::Seg;
@@ -192,53 +191,6 @@ fn queues_in_memory_that_was_not_announced_end_the_connection() {
     });
 }
 
-/// One bit per page of 4 KiB, as VHOST_LOG_PAGE has it.
-pub const LOG_PAGE: u64 = 4096;
-
-/// The dirty log of a frontend.
-pub struct Log {
-    fd: std::os::fd::OwnedFd,
-    bytes: u64,
-}
-
-impl Log {
-    /// A log for all guest memory up to `end`, announced to the back-end.
-    pub fn start(frontend: &mut Frontend, end: u64) -> Self {
-        let bytes = end / LOG_PAGE / 8;
-        let fd = memfd_create("log", MemfdFlags::CLOEXEC).unwrap();
-        ftruncate(&fd, bytes).unwrap();
-        let body = words(&[bytes, 0]);
-        // The reply is the acknowledgement, whatever was asked (vhost-user, SET_LOG_BASE).
-        frontend
-            .conn
-            .call(request::SET_LOG_BASE, &body, &[fd.as_fd()])
-            .unwrap();
-        let features = frontend.features | feature::LOG_ALL;
-        frontend.set_features(features).unwrap();
-        for index in 0..frontend.queues.len() as u32 {
-            let queue = &frontend.queues[index as usize];
-            let user = |gpa| gpa + frontend::memory::USER_BASE;
-            let (desc, used, avail) = (user(queue.desc), user(queue.used), user(queue.avail));
-            let body = frontend::device::vring_addr(index, 1, desc, used, avail, queue.used);
-            frontend.set(request::SET_VRING_ADDR, &body, &[]).unwrap();
-        }
-        Self { fd, bytes }
-    }
-
-    /// Pages that were written since the last call.
-    pub fn take(&self) -> Vec<u64> {
-        let mut bits = vec![0; self.bytes as usize];
-        assert_eq!(
-            rustix::io::pread(&self.fd, &mut bits, 0).unwrap(),
-            bits.len()
-        );
-        rustix::io::pwrite(&self.fd, &vec![0; bits.len()], 0).unwrap();
-        (0..self.bytes * 8)
-            .filter(|&i| bits[i as usize / 8] & 1 << (i % 8) != 0)
-            .collect()
-    }
-}
-
 #[test]
 fn a_migration_sees_every_page_that_is_written() {
     let disk = Disk::new(4 * MIB);
@@ -248,8 +200,7 @@ fn a_migration_sees_every_page_that_is_written() {
         frontend.queues[0]
             .write(0, &Rng::new(2).bytes(65536))
             .unwrap();
-        let end = frontend.mem.regions().last().unwrap().end();
-        let log = Log::start(&mut frontend, end);
+        let log = frontend.log_all();
         log.take();
         let queue = &mut frontend.queues[0];
         queue.arena.reset();
@@ -284,8 +235,7 @@ fn a_migration_sees_every_page_that_is_written() {
             );
         }
         // After the log is off, nothing is marked.
-        let features = frontend.features & !feature::LOG_ALL;
-        frontend.set_features(features).unwrap();
+        frontend.stop_log().unwrap();
         frontend.queues[0].assert_serves(0, 3);
     }
 }
@@ -304,7 +254,6 @@ fn reads_under_way_when_the_log_begins_are_in_it() {
             ..AttachOptions::default()
         });
         let mut frontend = daemon.connect();
-        let end = frontend.mem.regions().last().unwrap().end();
         let queue = &mut frontend.queues[0];
         let at = queue.arena.alloc(3 * 65536, 4096);
         let reads: Vec<_> = (0..3)
@@ -318,7 +267,7 @@ fn reads_under_way_when_the_log_begins_are_in_it() {
             queue.next_within(Duration::from_millis(50)).is_none(),
             "the second read was not held back"
         );
-        let started: Vec<_> = (0..logs).map(|_| Log::start(&mut frontend, end)).collect();
+        let started: Vec<_> = (0..logs).map(|_| frontend.log_all()).collect();
         let log = started.last().unwrap();
         log.take();
         let update = &["disk", "update", "disk", "--no-limits"];
@@ -344,8 +293,7 @@ fn a_whole_read_at_depth_is_logged() {
     let disk = Disk::new(16 * MIB);
     let daemon = disk.attach(&AttachOptions::default());
     let mut frontend = daemon.connect();
-    let end = frontend.mem.regions().last().unwrap().end();
-    let log = Log::start(&mut frontend, end);
+    let log = frontend.log_all();
     for queue in &mut frontend.queues {
         log.take();
         queue.arena.reset();

@@ -6,20 +6,15 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
 use test_support::frontend::client::Status;
 use test_support::frontend::device::{Frontend, Setup, feature};
 use test_support::frontend::message::{Connection, VERSION, header, protocol, request, words};
 use test_support::frontend::queue::Queue;
 use test_support::rng::Rng;
-use test_support::{AttachOptions, Disk, PATIENCE, data_plane_of, kill};
+use test_support::{AttachOptions, Disk, PATIENCE, data_plane_of, kill, stop};
 
 use super::load::{DISK_BYTES, run, setup};
 use super::{MIB_8, assert_goes_on, is_qsd, next_data_plane, settle, strike};
-
-fn signal(pid: u32, what: Signal) {
-    kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), what).unwrap();
-}
 
 /// The half of a message that was taken is lost with who took it: nobody can go on from there.
 #[test]
@@ -32,8 +27,7 @@ fn a_message_that_is_half_handled_ends_the_connection() {
     let frontend = daemon.connect();
     let half = header(request::SET_FEATURES, VERSION, 8);
     frontend.conn.send_raw(&half, &[]).unwrap();
-    // Until it is taken.
-    std::thread::sleep(Duration::from_millis(200));
+    // Which waits until it is taken.
     strike(&daemon);
     assert!(frontend.conn.closed_by_peer(), "{}", daemon.log());
     let mut frontend = daemon.connect();
@@ -50,8 +44,8 @@ fn a_message_that_was_not_taken_is_handled_by_the_next() {
     let daemon = disk.attach(&AttachOptions::default());
     let mut frontend = daemon.connect();
     let dead = daemon.data_plane();
-    settle();
-    signal(dead, Signal::STOP);
+    settle(dead);
+    stop(dead);
     let message = [
         &header(request::SET_FEATURES, VERSION, 8)[..],
         &words(&[frontend.features]),
@@ -191,8 +185,8 @@ fn a_connection_that_was_inherited_goes_on() {
     let mut attach = attach_by_fd(&disk, theirs);
     let mut frontend = Frontend::start(Connection::from(ours), &Setup::default()).unwrap();
     assert_goes_on(&mut frontend, 1);
-    settle();
     let dead = data_plane_of(attach.id()).expect("a data plane");
+    settle(dead);
     kill(dead);
     assert_goes_on(&mut frontend, 2);
     drop(frontend);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use test_support::frontend::device::Frontend;
-use test_support::{Backend, Daemon, Disk, PATIENCE, data_plane_of, kill};
+use test_support::{Backend, Daemon, Disk, PATIENCE, data_plane_of, kill, stat};
 
 /// Bytes of a small disk.
 pub const MIB_8: u64 = 8 * super::MIB;
@@ -48,15 +48,20 @@ pub fn next_data_plane(daemon: &Daemon, dead: u32) -> u32 {
 }
 
 /// Lets the data plane come back from the last message, whose answer is here already: between the two it may
-/// not die without ending the connection.
-fn settle() {
+/// not die without ending the connection. Its first thread, which takes messages, sleeps when it is back.
+pub fn settle(data_plane: u32) {
     std::thread::sleep(Duration::from_millis(50));
+    let end = Instant::now() + PATIENCE;
+    while stat(data_plane).is_some_and(|fields| fields[0] != "S") {
+        assert!(Instant::now() < end, "the data plane does not come to rest");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Kills the data plane, and waits for the next one to begin.
 fn strike(daemon: &Daemon) -> u32 {
-    settle();
     let dead = next_data_plane(daemon, 0);
+    settle(dead);
     kill(dead);
     next_data_plane(daemon, dead)
 }

@@ -4,13 +4,12 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
 use test_support::frontend::client::{Status, kind};
 use test_support::frontend::device::Frontend;
 use test_support::frontend::queue::Seg;
 use test_support::key_search::{may_read_memory, needles, search};
 use test_support::rng::Rng;
-use test_support::{Customer, Daemon, PATIENCE, alive, kill};
+use test_support::{Customer, Daemon, PATIENCE, alive, kill, stop};
 
 use super::{FAIL, MIB, PAUSE};
 
@@ -142,7 +141,7 @@ fn a_revocation_comes_to_its_end_with_the_data_plane() {
     frontend.queues[0].assert_serves(0, 1);
     let dead = daemon.data_plane();
     // It does not answer to what it is told.
-    daemon.signal_all(&[dead], Signal::STOP);
+    stop(dead);
     customer.enable(false);
     customer.wait_for("KeyRevoked", "BeingDestroyed");
     kill(dead);

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
 
+use super::dirty_log::DirtyLog;
 use super::inflight::InflightRegion;
 use super::memory::{GuestMemory, Region, USER_BASE};
 use super::message::{Connection, NEED_REPLY, protocol, request, vring_state, words};
@@ -136,6 +137,41 @@ pub fn mem_region(gpa: u64, size: u64, user: u64, offset: u64) -> Vec<u8> {
     words(&[0, gpa, size, user, offset])
 }
 
+/// Where the rings of a queue are.
+#[derive(Clone, Copy)]
+pub struct Rings {
+    index: u32,
+    desc: u64,
+    avail: u64,
+    used: u64,
+}
+
+impl From<&Queue> for Rings {
+    fn from(queue: &Queue) -> Self {
+        let (index, desc) = (queue.index, queue.desc);
+        let (avail, used) = (queue.avail, queue.used);
+        Self {
+            index,
+            desc,
+            avail,
+            used,
+        }
+    }
+}
+
+impl From<&Vring> for Rings {
+    fn from(vring: &Vring) -> Self {
+        let (index, desc) = (vring.index, vring.desc);
+        let (avail, used) = (vring.avail, vring.used);
+        Self {
+            index,
+            desc,
+            avail,
+            used,
+        }
+    }
+}
+
 impl Frontend {
     /// Connects, negotiates and starts the queues, in fresh memory.
     pub fn open(path: &Path, setup: &Setup) -> Self {
@@ -215,6 +251,34 @@ impl Frontend {
                 "request {request} failed: {error}"
             ))),
         }
+    }
+
+    /// A log for all memory, in which the back-end logs what it writes from now on.
+    pub fn log_all(&mut self) -> Arc<DirtyLog> {
+        let log = DirtyLog::new(self.mem.end());
+        let rings: Vec<_> = self.queues.iter().map(Rings::from).collect();
+        self.start_log(&log, &rings).expect("the back-end can log");
+        log
+    }
+
+    /// Has the back-end log what it writes from now on.
+    pub fn start_log(&mut self, log: &DirtyLog, rings: &[Rings]) -> io::Result<()> {
+        let body = words(&[log.bytes(), 0]);
+        // The reply is the acknowledgement, whatever was asked (vhost-user, SET_LOG_BASE).
+        self.conn.call(request::SET_LOG_BASE, &body, &[log.fd()])?;
+        self.set_features(self.features | feature::LOG_ALL)?;
+        for rings in rings {
+            let user = |gpa| gpa + USER_BASE;
+            let (desc, used, avail) = (user(rings.desc), user(rings.used), user(rings.avail));
+            let body = vring_addr(rings.index, 1, desc, used, avail, rings.used);
+            self.set(request::SET_VRING_ADDR, &body, &[])?;
+        }
+        Ok(())
+    }
+
+    /// Ends that.
+    pub fn stop_log(&mut self) -> io::Result<()> {
+        self.set_features(self.features & !feature::LOG_ALL)
     }
 
     /// Waits until the back-end has handled what was sent (GET_FEATURES has a reply always).

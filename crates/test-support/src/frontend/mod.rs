@@ -14,11 +14,13 @@
 
 pub mod client;
 pub mod device;
+pub mod dirty_log;
 pub mod eventfd;
 pub mod inflight;
 pub mod memory;
 pub mod message;
 pub mod queue;
+mod region;
 pub mod vmm;
 
 /// Bytes of a virtio-blk sector, the unit of `virtio_blk_req.sector` (virtio 1.2 §5.2.4).

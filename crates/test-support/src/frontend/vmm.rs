@@ -4,7 +4,8 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
-use super::device::{Frontend, Setup};
+use super::device::{Frontend, Rings, Setup};
+use super::dirty_log::DirtyLog;
 use super::inflight::InflightRegion;
 use super::message::{Connection, protocol};
 use super::queue::{Queue, Vring};
@@ -27,6 +28,15 @@ impl Vmm {
             vrings: queues.iter().map(Queue::vring).collect(),
         };
         (vmm, queues)
+    }
+
+    /// Has the back-end log what it writes into the guest's memory.
+    ///
+    /// # Errors
+    /// What the back-end or its connection says.
+    pub fn log_writes(&mut self, log: &DirtyLog) -> io::Result<()> {
+        let rings: Vec<_> = self.vrings.iter().map(Rings::from).collect();
+        self.frontend.start_log(log, &rings)
     }
 
     /// Waits until the back-end has closed the connection.
