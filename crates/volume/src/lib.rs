@@ -63,6 +63,7 @@ mod mapped;
 mod marks;
 pub mod must_complete;
 mod notes;
+mod past_caches;
 pub mod pipeline;
 mod redo;
 mod runtime;

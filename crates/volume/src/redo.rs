@@ -17,9 +17,13 @@
 //! marked, so that they have data. What another queue wrote to the same sectors meanwhile was in flight at the same
 //! time, and either may be the last.
 //!
-//! A process that looks after the death sees stores as another thread does, in their order where fences make one:
-//! `say` has one on both sides of each store to the word. The slot is memory, as the file is:
-//! a loss of power takes both.
+//! A process that looks after the death sees the stores that came before it, and none that come after: a kill
+//! is taken between two instructions, and the processor has finished all stores of the first when the kernel has
+//! ended the process. What is left to do is to keep the compiler from another order: `say` has a fence on both sides of
+//! each store to the word. The slot is memory, as the file is: a loss of power takes both.
+//!
+//! Into a file that is too large for the caches of the processor it is copied past them. Threads see that late, so that
+//! a request ends with [`RedoSlot::publish`].
 
 use std::io;
 use std::ptr::NonNull;
@@ -30,6 +34,7 @@ use keys::units::{BLOCK_SIZE, ByteOffset, SECTOR_SIZE};
 
 use super::map::BlockMap;
 use super::mapped::{LINE, Mapped};
+use super::past_caches;
 
 /// Slots of a disk. A pipeline that gets none writes by system calls.
 pub(super) const SLOTS: usize = 512;
@@ -37,6 +42,10 @@ pub(super) const SLOTS: usize = 512;
 pub(super) const WORDS_LEN: usize = SLOTS * LINE;
 /// Bytes of the words and of the blocks behind them.
 pub(super) const LEN: usize = WORDS_LEN + SLOTS * BLOCK_SIZE as usize;
+
+/// Bytes of a disk of which all may be in the caches of the processor. In larger ones a store past the caches is
+/// faster: it does not fetch what it overwrites (docs/performance.md has the figures).
+const CACHED: u64 = 64 << 20;
 
 /// The word of a slot whose content belongs nowhere.
 const NOTHING: u64 = 0;
@@ -121,12 +130,18 @@ pub(super) struct RedoSlot {
     word: usize,
     /// Where its block is.
     block: usize,
+    /// Whether the disk is too large for the caches of the processor.
+    past_caches: bool,
 }
 
 impl RedoSlot {
-    /// A free slot in the memory of `map`. None where that ends with the process, where all are taken, and
+    /// A free slot in the memory of `map`, for a disk of so many bytes. None where that ends with the process, where all are taken, and
     /// where there is no memory for it.
-    pub(super) fn take(map: &Arc<BlockMap>, taken: &Arc<TakenSlots>) -> Option<Self> {
+    pub(super) fn take(
+        map: &Arc<BlockMap>,
+        taken: &Arc<TakenSlots>,
+        disk_size: u64,
+    ) -> Option<Self> {
         let start = map.words().redo()?;
         let slot = taken.take()?;
         let slot = Self {
@@ -135,6 +150,7 @@ impl RedoSlot {
             slot,
             word: start + slot * LINE,
             block: start + block_at(slot),
+            past_caches: disk_size > CACHED,
         };
         let memory = slot.memory();
         let has_memory = memory
@@ -152,15 +168,33 @@ impl RedoSlot {
     /// offset `at`.
     ///
     /// # Safety
-    /// `into` must be writable for `len` bytes.
+    /// `into` must be writable for `len` bytes. [`RedoSlot::publish`] must follow before anybody else uses them.
     pub(super) unsafe fn copy(&self, at: ByteOffset, len: usize, into: NonNull<u8>) {
         let word = &self.memory().words(self.word, 1)[0];
         let block = self.memory().bytes(self.block, len);
         say(word, belonging_to(at, len));
         // SAFETY: `block` has `len` bytes (asked for just now), `into` too (the caller's promise), and the
-        // runtime map is mapped elsewhere than the data file.
-        unsafe { std::ptr::copy_nonoverlapping(block.as_ptr(), into.as_ptr(), len) };
+        // runtime map is mapped elsewhere than the data file. Slots, sectors and pages begin at multiples of 16; the
+        // caller publishes.
+        unsafe {
+            match self.past_caches {
+                true => past_caches::copy(block, into, len),
+                false => std::ptr::copy_nonoverlapping(block.as_ptr(), into.as_ptr(), len),
+            }
+        }
         say(word, NOTHING);
+    }
+
+    /// Whether a copy waits for the lines of the data file, so that it is of use to have them fetched before.
+    pub(super) fn waits_for_lines(&self) -> bool {
+        !self.past_caches
+    }
+
+    /// Has all threads see what was copied, before anything that this one stores after.
+    pub(super) fn publish(&self) {
+        if self.past_caches {
+            past_caches::publish();
+        }
     }
 
     fn memory(&self) -> &Mapped {

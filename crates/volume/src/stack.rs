@@ -429,7 +429,7 @@ impl Volume {
     /// A slot for writes into the data file where that is memory. None where it would not outlive the process,
     /// and none when there is none left.
     pub(super) fn redo_slot(&self) -> Option<RedoSlot> {
-        RedoSlot::take(&self.map, &self.state.redo)
+        RedoSlot::take(&self.map, &self.state.redo, self.geometry().size)
     }
 
     /// The flushes of all queues.

@@ -25,6 +25,8 @@ use xts::DataUnit;
 const SECTOR: usize = 512;
 const BLOCK: usize = 4096;
 const SIZE: usize = 1 << 20;
+/// Bytes of a disk that is copied into past the caches of the processor, of which [`SIZE`] are used.
+const LARGE: u64 = 256 << 20;
 const KILLS: u32 = 30;
 /// Versions that the writer writes in a row.
 const PREPARED: u64 = 8;
@@ -32,17 +34,30 @@ const PREPARED: u64 = 8;
 const DIRECTORY: &str = "SEALDISK_KILLED_DIRECTORY";
 /// Bytes of its requests.
 const REQUEST: &str = "SEALDISK_KILLED_REQUEST";
+/// Bytes of the disk.
+const DISK: &str = "SEALDISK_KILLED_DISK";
 const WRITING: &str = "it writes";
 
-fn geometry(request: usize) -> Geometry {
-    Geometry {
-        disk: Uuid::from_u128(1),
-        layer: Uuid::from_u128(2),
-        size: SIZE as u64,
-        data_unit: match request.is_multiple_of(BLOCK) {
-            true => DataUnit::B4096,
-            false => DataUnit::B512,
-        },
+/// What is written, and to what.
+#[derive(Clone, Copy)]
+struct Kind {
+    /// Bytes of a request.
+    request: usize,
+    /// Bytes of the disk.
+    disk: u64,
+}
+
+impl Kind {
+    fn geometry(self) -> Geometry {
+        Geometry {
+            disk: Uuid::from_u128(1),
+            layer: Uuid::from_u128(2),
+            size: self.disk,
+            data_unit: match self.request.is_multiple_of(BLOCK) {
+                true => DataUnit::B4096,
+                false => DataUnit::B512,
+            },
+        }
     }
 }
 
@@ -55,8 +70,8 @@ fn dek() -> Dek {
 }
 
 /// Opens the disk in a directory as a data plane does, and what was to be finished before.
-fn open(directory: &Path, request: usize) -> (DiskIo, usize) {
-    let geometry = geometry(request);
+fn open(directory: &Path, kind: Kind) -> (DiskIo, usize) {
+    let geometry = kind.geometry();
     let runtime = directory.join("runtime");
     let (runtime, _) = RuntimeMap::open(&runtime, &geometry, Uuid::nil(), Uuid::nil()).unwrap();
     let data = LayerFile::open(&directory.join("data")).unwrap();
@@ -115,8 +130,9 @@ fn writer() {
     let Some(directory) = std::env::var_os(DIRECTORY).map(PathBuf::from) else {
         return;
     };
-    let request: usize = std::env::var(REQUEST).unwrap().parse().unwrap();
-    let (mut io, _) = open(&directory, request);
+    let number = |name| std::env::var(name).unwrap().parse::<u64>().unwrap();
+    let (request, disk) = (number(REQUEST) as usize, number(DISK));
+    let (mut io, _) = open(&directory, Kind { request, disk });
     let mut disk = vec![0; SIZE];
     io.read_at(0, &mut disk).unwrap();
     let first = version(SIZE - SECTOR, &disk[SIZE - SECTOR..]);
@@ -142,26 +158,27 @@ fn writer() {
 }
 
 /// A disk in memory of which every block has data, of version 0.
-fn disk(request: usize) -> tempfile::TempDir {
+fn disk(kind: Kind) -> tempfile::TempDir {
     let directory = tempfile::tempdir_in("/dev/shm").unwrap();
     let paths = LayerPaths {
         data: directory.path().join("data"),
         map: directory.path().join("map"),
     };
-    create_layer(&paths, &geometry(request)).unwrap();
+    create_layer(&paths, &kind.geometry()).unwrap();
     let mut content = vec![0; SIZE];
     fill(0, 0, &mut content);
-    let (mut io, _) = open(directory.path(), request);
+    let (mut io, _) = open(directory.path(), kind);
     io.write_at(0, &content).unwrap();
     directory
 }
 
 /// Starts a writer, which writes when this returns.
-fn start(directory: &Path, request: usize) -> Child {
+fn start(directory: &Path, kind: Kind) -> Child {
     let mut writer = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "writer", "--ignored", "--nocapture"])
         .env(DIRECTORY, directory)
-        .env(REQUEST, request.to_string())
+        .env(REQUEST, kind.request.to_string())
+        .env(DISK, kind.disk.to_string())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -174,20 +191,21 @@ fn start(directory: &Path, request: usize) -> Child {
 }
 
 /// Kills a writer again and again, and holds what it left against what it may have left.
-fn kill_and_look(request: usize) {
-    let directory = disk(request);
+fn kill_and_look(kind: Kind) {
+    let Kind { request, .. } = kind;
+    let directory = disk(kind);
     let mut content = vec![0; SIZE];
     let mut rng = Rng::new(u64::from(std::process::id()));
     let (mut finished, mut last) = (0, 0);
     for round in 0..KILLS {
-        let mut writer = start(directory.path(), request);
+        let mut writer = start(directory.path(), kind);
         let until = Instant::now() + Duration::from_micros(rng.within(0..2000));
         while Instant::now() < until {
             std::hint::spin_loop();
         }
         writer.kill().unwrap();
         writer.wait().unwrap();
-        let (mut io, unfinished) = open(directory.path(), request);
+        let (mut io, unfinished) = open(directory.path(), kind);
         finished += unfinished;
         io.read_at(0, &mut content).unwrap();
         let sectors = content.chunks(SECTOR).zip((0..).step_by(SECTOR));
@@ -209,20 +227,45 @@ fn kill_and_look(request: usize) {
 
 #[test]
 fn no_block_is_torn_by_a_kill() {
-    kill_and_look(64 << 10);
+    let request = 64 << 10;
+    let disk = SIZE as u64;
+    kill_and_look(Kind { request, disk });
 }
 
 /// Requests that begin and end within blocks, and cross them.
 #[test]
 fn no_sector_is_torn_by_a_kill() {
-    kill_and_look(13 * SECTOR);
+    let request = 13 * SECTOR;
+    let disk = SIZE as u64;
+    kill_and_look(Kind { request, disk });
+}
+
+#[test]
+fn nothing_is_torn_where_the_caches_are_passed() {
+    let disk = LARGE;
+    for request in [64 << 10, 13 * SECTOR] {
+        kill_and_look(Kind { request, disk });
+    }
+}
+
+#[test]
+fn a_copy_that_a_process_died_of_is_done_by_the_next() {
+    copy_dies(SIZE as u64);
+}
+
+#[test]
+fn a_copy_past_the_caches_that_a_process_died_of_is_done_by_the_next() {
+    copy_dies(LARGE);
 }
 
 /// The page that is copied to is taken away, so that the process dies at the first byte of a copy.
-#[test]
-fn a_copy_that_a_process_died_of_is_done_by_the_next() {
-    let directory = disk(BLOCK);
-    let mut writer = start(directory.path(), BLOCK);
+fn copy_dies(disk_size: u64) {
+    let kind = Kind {
+        request: BLOCK,
+        disk: disk_size,
+    };
+    let directory = disk(kind);
+    let mut writer = start(directory.path(), kind);
     let data = File::options()
         .write(true)
         .open(directory.path().join("data"));
@@ -230,8 +273,8 @@ fn a_copy_that_a_process_died_of_is_done_by_the_next() {
     data.set_len(SIZE as u64 / 2).unwrap();
     let status = writer.wait().unwrap();
     assert_eq!(status.signal(), Some(libc::SIGBUS));
-    data.set_len(SIZE as u64).unwrap();
-    let (mut io, finished) = open(directory.path(), BLOCK);
+    data.set_len(disk_size).unwrap();
+    let (mut io, finished) = open(directory.path(), kind);
     assert_eq!(finished, 1);
     let mut content = vec![0; SIZE];
     io.read_at(0, &mut content).unwrap();
@@ -249,5 +292,5 @@ fn a_copy_that_a_process_died_of_is_done_by_the_next() {
             .all(|version| *version == before[0])
     );
     drop(io);
-    assert_eq!(open(directory.path(), BLOCK).1, 0, "it is finished once");
+    assert_eq!(open(directory.path(), kind).1, 0, "it is finished once");
 }

@@ -39,23 +39,29 @@ impl<S: Store> Pipeline<S> {
         cursor: Cursor,
     ) -> Option<Progress> {
         let host = self.store.mapped_to_write(at.0, len as usize)?;
-        let part = len.min(BLOCK_SIZE - at.in_block()) as usize;
-        bring_near(host, part);
         let redo = self.redo.take().or_else(|| self.volume.redo_slot())?;
+        let prepare = |next: usize| {
+            if redo.waits_for_lines() {
+                let in_block = at.plus(next as u64).in_block();
+                let part = (len - next as u64).min(BLOCK_SIZE - in_block);
+                // SAFETY: `next` is `len` at most, for which the store maps memory at `host`.
+                bring_near(unsafe { host.add(next) }, part as usize);
+            }
+        };
+        prepare(0);
         let progress = self.in_place(id, at, len, LayerIndex::TOP, |cipher, slices| {
             let copy = |done: usize, part: usize| {
                 // SAFETY: the store maps `len` bytes at `host` to be written to for as long as it lives; the
-                // blocks have data, so their pages are there; `done` and `part` lie within `len`.
+                // blocks have data, so their pages are there; `done` and `part` lie within `len`. It is published
+                // below, while the blocks are marked.
                 unsafe { redo.copy(at.plus(done as u64), part, host.add(done)) };
-                let next = done + part;
-                // SAFETY: as above.
-                let host = unsafe { host.add(next) };
-                bring_near(host, (BLOCK_SIZE as usize).min(len as usize - next));
+                prepare(done + part);
             };
             // SAFETY: the slot's block is this pipeline's alone, and guest memory is mapped elsewhere.
             unsafe {
                 cipher.encrypt_by_blocks(at, slices, cursor, len as usize, redo.block(), copy);
             }
+            redo.publish();
         });
         self.redo = Some(redo);
         progress
@@ -102,9 +108,8 @@ impl<S: Store> Pipeline<S> {
 }
 
 /// Has the start of a block of the data file fetched while what it will have is encrypted; once the copy has begun,
-/// the processor fetches the rest by itself. Without it a write of 4 KiB takes half as long again, and one of 64 KiB
-/// two thirds: the copy into it waits for each line. A profile showed a third of a write's
-/// time in the prefetches of a whole block; how many are best was not measured cleanly.
+/// the processor fetches the rest by itself. Without it the copy waits for each line, and a write into the
+/// caches takes a quarter longer; to fetch the whole block keeps the cipher waiting, a tenth (docs/performance.md).
 #[cfg(target_arch = "x86_64")]
 fn bring_near(start: NonNull<u8>, len: usize) {
     use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
