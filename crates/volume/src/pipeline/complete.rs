@@ -36,21 +36,16 @@ impl<S: Store> Pipeline<S> {
         }
         self.completions.extend(reaped.drain(..));
         self.reaped = reaped;
-        while self.finished_bytes() < enough
+        while self.finished_bytes < enough
             && let Some(completion) = self.completions.pop_front()
         {
             self.complete(completion);
         }
     }
 
-    /// Bytes of the requests that [`Pipeline::take_finished`] would give now.
-    fn finished_bytes(&self) -> u64 {
-        self.finished.iter().map(|done| done.request().len).sum()
-    }
-
-    /// Whether enough has finished for the guest to be told at once.
-    pub fn has_enough(&self) -> bool {
-        self.finished_bytes() >= ENOUGH
+    /// The bytes that have finished, when they are enough for the guest to be told at once.
+    pub fn enough_finished(&self) -> Option<u64> {
+        (self.finished_bytes >= ENOUGH).then_some(self.finished_bytes)
     }
 
     pub(super) fn complete(&mut self, completion: StoreCompletion) {

@@ -112,7 +112,9 @@ pub struct Pipeline<S> {
     waker: Option<(usize, Waker)>,
     /// The disk's flushes know of it.
     is_registered: bool,
-    pub(super) finished: Vec<Finished>,
+    finished: Vec<Finished>,
+    /// Their bytes.
+    pub(super) finished_bytes: u64,
     /// What the store has completed and was not looked at yet.
     pub(super) completions: VecDeque<StoreCompletion>,
     pub(super) reaped: Vec<StoreCompletion>,
@@ -160,6 +162,7 @@ impl<S: Store> Pipeline<S> {
             waker: None,
             is_registered: false,
             finished: Vec::with_capacity(256),
+            finished_bytes: 0,
             completions: VecDeque::with_capacity(256),
             reaped: Vec::with_capacity(256),
         })
@@ -291,6 +294,7 @@ impl<S: Store> Pipeline<S> {
 
     /// Moves the requests that were finished to the end of `into`.
     pub fn take_finished(&mut self, into: &mut Vec<Finished>) {
+        self.finished_bytes = 0;
         into.append(&mut self.finished);
     }
 
@@ -458,11 +462,13 @@ impl<S: Store> Pipeline<S> {
             no_such_request(id);
         };
         debug_assert_eq!(request.outstanding, 0, "pieces of a finished request");
-        self.finished.push(Finished {
+        let finished = Finished {
             name: request.name,
             result: request.outcome.into_result(),
             memory: request.memory,
-        });
+        };
+        self.finished_bytes += finished.request().len;
+        self.finished.push(finished);
     }
 
     pub(super) fn has_room(&self) -> bool {
