@@ -1,12 +1,15 @@
 //! kill -9 of the data plane under load.
 
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use test_support::frontend::client::Status;
 use test_support::frontend::device::{Setup, feature};
-use test_support::{AttachOptions, Disk, PATIENCE, times};
+use test_support::{AttachOptions, Disk, PATIENCE, alive, times};
 
 use super::load::{DISK_BYTES, run, setup};
-use super::{assert_goes_on, await_restarts, is_qsd, serving, strike};
+use super::{MIB_8, assert_goes_on, await_restarts, is_qsd, serving, strike};
 use crate::crash::random;
 
 /// Kills in each test, unless the environment has another number.
@@ -66,6 +69,61 @@ fn kills_are_not_noticed_without_write_back() {
 #[test]
 fn kills_are_not_noticed_where_a_limit_holds_requests_back() {
     are_not_noticed(&setup(), &["--iops", "3000", "--bandwidth", "20MiB"]);
+}
+
+/// The one data file somewhere below a directory.
+fn data_below(directory: &Path) -> PathBuf {
+    let below = |path: &Path| -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).collect()
+    };
+    let mut paths = below(directory);
+    while let Some(path) = paths.pop() {
+        match path
+            .extension()
+            .is_some_and(|extension| extension == "data")
+        {
+            true => return path,
+            false => paths.extend(below(&path)),
+        }
+    }
+    panic!("no data file in {}", directory.display());
+}
+
+/// A data plane that dies while it copies into a file that is memory, through the caches of the processor or past
+/// them: the next one finishes that first. The page is taken away, so that it dies at the first byte.
+#[test]
+fn a_copy_that_a_data_plane_died_over_is_finished_by_the_next() {
+    if is_qsd() {
+        return;
+    }
+    for size in [MIB_8, 12 * MIB_8] {
+        let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+        let data_dir = ["--data-dir", directory.path().to_str().unwrap()];
+        let disk = Disk::with(size, &data_dir);
+        let daemon = disk.attach(&AttachOptions::default());
+        let mut frontend = daemon.connect();
+        let queue = &mut frontend.queues[0];
+        queue.write(0, &[1; 4096]).unwrap();
+        let dead = daemon.data_plane();
+        let data = File::options()
+            .write(true)
+            .open(data_below(directory.path()))
+            .unwrap();
+        let len = data.metadata().unwrap().len();
+        data.set_len(0).unwrap();
+        let pending = queue.begin_write(0, &[2; 4096]);
+        let end = Instant::now() + PATIENCE;
+        while alive(dead) {
+            assert!(Instant::now() < end, "it does not die");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        data.set_len(len).unwrap();
+        assert_eq!(queue.complete(pending).status, Status::Ok);
+        assert!(queue.read(0, 4096) == Ok(vec![2; 4096]));
+        let log = daemon.log();
+        assert!(log.contains("SIGBUS"), "{log}");
+    }
 }
 
 /// One death is followed by the next at once, before its successor serves or right after.

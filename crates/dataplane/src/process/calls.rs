@@ -17,6 +17,7 @@ pub(super) fn allowed() -> Vec<Call> {
         "the claim of a layer that is beneath others now": SYS_flock;
         "the length and the kind of files that came": SYS_fstat, SYS_fstatfs, SYS_newfstatat, SYS_statx, SYS_lseek;
         "chunks of a map": SYS_pread64;
+        "writes into memory that a process before it has died over": SYS_pwrite64;
         "waiting": SYS_eventfd2, SYS_epoll_create1, SYS_epoll_ctl, SYS_epoll_pwait, SYS_ppoll;
         "in-flight regions": SYS_ftruncate;
         "I/O": SYS_io_uring_enter;
