@@ -18,7 +18,7 @@ use sandbox::{Launch, Rule, Sandbox, User};
 use volume::CacheMode;
 
 use super::limits::LimitArgs;
-use super::{CliError, Context, Output, Tabular};
+use super::{CliError, Context, Output, Tabular, ids};
 
 /// The subcommand that is the data plane.
 const DATA_PLANE: &str = "data-plane";
@@ -235,7 +235,7 @@ fn socket_mode(text: &str) -> Result<u32, String> {
 /// The id of a group of this host.
 fn group(text: &str) -> Result<u32, String> {
     if let Ok(id) = text.parse() {
-        return Ok(id);
+        return ids::id(id);
     }
     match Group::from_name(text) {
         Ok(Some(group)) => Ok(group.gid.as_raw()),
@@ -247,7 +247,7 @@ fn group(text: &str) -> Result<u32, String> {
 /// A user of this host, with its group.
 fn user(text: &str) -> Result<User, String> {
     let found = match text.parse() {
-        Ok(uid) => nix::unistd::User::from_uid(Uid::from_raw(uid)),
+        Ok(uid) => nix::unistd::User::from_uid(Uid::from_raw(ids::id(uid)?)),
         Err(_) => nix::unistd::User::from_name(text),
     };
     let user = match (found, text.parse::<u32>()) {
@@ -255,7 +255,10 @@ fn user(text: &str) -> Result<User, String> {
             uid: user.uid.as_raw(),
             gid: user.gid.as_raw(),
         },
-        (_, Ok(uid)) => User { uid, gid: uid },
+        (_, Ok(uid)) => User {
+            uid: ids::id(uid)?,
+            gid: uid,
+        },
         (Ok(None), _) => return Err("there is no such user".into()),
         (Err(e), _) => return Err(format!("the host's users cannot be looked up: {e}")),
     };

@@ -15,6 +15,7 @@ mod files;
 mod frozen;
 mod global;
 mod identity;
+mod ids;
 mod image;
 mod key;
 mod keyvault;

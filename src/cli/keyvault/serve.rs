@@ -8,7 +8,7 @@ use clap::Args;
 use nix::unistd::User;
 use serde::Serialize;
 
-use crate::cli::{CliError, Context, OutputFormat};
+use crate::cli::{CliError, Context, OutputFormat, ids};
 use installation::{Installation, InstallationError};
 use server::{
     CertificateSource, DEFAULT_DOMAIN, Imds, MAX_LIFETIME, MIN_LIFETIME, ServeOptions, ServerError,
@@ -69,7 +69,7 @@ pub struct ServeArgs {
 /// The uid of a user of this host.
 fn user(text: &str) -> Result<u32, String> {
     if let Ok(uid) = text.parse() {
-        return Ok(uid);
+        return ids::id(uid);
     }
     match User::from_name(text) {
         Ok(Some(user)) => Ok(user.uid.as_raw()),

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -60,10 +61,15 @@ impl Preparation {
     pub(crate) fn make(self) -> Result<Candidate, AttachError> {
         let deadline = Instant::now() + PATIENCE;
         // From here on it is this file, whatever comes to its path.
-        let program = File::open(&self.program).map_err(|source| AttachError::Program {
-            path: self.program.clone(),
-            source,
-        })?;
+        let mut options = File::options();
+        // A FIFO would wait for whoever writes to it.
+        let options = options.read(true).custom_flags(libc::O_NONBLOCK);
+        let program = options
+            .open(&self.program)
+            .map_err(|source| AttachError::Program {
+                path: self.program.clone(),
+                source,
+            })?;
         if !program.metadata().is_ok_and(|found| found.is_file()) {
             return Err(AttachError::Program {
                 path: self.program,
