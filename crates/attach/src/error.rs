@@ -87,6 +87,12 @@ pub enum AttachError {
         #[source]
         source: io::Error,
     },
+    /// There are attaches of the disk here, and none has it.
+    #[error(
+        "the attach of this host does not have the disk: it waits for it, or has let go of it (`disk show` has it in \
+         `waiting`); upgrade it when it has the disk, or send it SIGHUP for a data plane of the new program"
+    )]
+    WithoutDisk,
     /// The process that has the disk attached did not apply a change of its layers.
     #[error(transparent)]
     NotApplied(Refusal),
@@ -118,6 +124,15 @@ pub enum AttachError {
         version: String,
         /// Why.
         why: String,
+    },
+    /// The disk is not the one that was let go of.
+    #[error(
+        "the disk {name} was reverted or resized while this attach did not have it, so the guest that had it before \
+         cannot go on with it; shut that guest down and attach the disk again"
+    )]
+    AnotherDisk {
+        /// The disk's name.
+        name: String,
     },
     /// The data plane could not be started, killed or waited for.
     #[error(transparent)]
@@ -195,10 +210,10 @@ impl AttachError {
         match self {
             Self::Disk(error) => error.code(),
             Self::NotApplied(refusal) => &refusal.code,
-            Self::NotAttached { .. } => "DiskNotAttached",
+            Self::NotAttached { .. } | Self::WithoutDisk => "DiskNotAttached",
             Self::SyncFailed { .. } => "SyncFailed",
             Self::Audit(_) => "AuditLog",
-            Self::SocketInUse { .. } => "Conflict",
+            Self::SocketInUse { .. } | Self::AnotherDisk { .. } => "Conflict",
             Self::NotUpgraded(_) | Self::NotReplaced { .. } => "NotUpgraded",
             _ => "AttachFailed",
         }

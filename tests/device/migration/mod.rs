@@ -1,6 +1,7 @@
 //! Migration of a guest between two attaches of one disk: the same guest goes on at another back-end.
 
 mod faults;
+mod given_up;
 mod hosts;
 mod lock_log;
 mod logged;

@@ -70,6 +70,7 @@ pub(crate) struct Known<'a> {
 /// A disk that is claimed and open, and in whose header nothing is changed yet.
 pub(crate) struct Claimed {
     at: OffsetDateTime,
+    header: Header,
     top: LayerRecord,
     key: Arc<HeaderKey>,
     /// None while they are revoked.
@@ -185,6 +186,7 @@ impl Claimed {
         await_map(&files)?;
         Ok(Self {
             at,
+            header,
             top,
             key,
             deks,
@@ -192,6 +194,11 @@ impl Claimed {
             files,
             claim: kept,
         })
+    }
+
+    /// The disk as it was found.
+    pub(crate) fn header(&self) -> &HeaderPayload {
+        &self.header
     }
 
     /// Begins a session: stamps the runtime map and the header.

@@ -277,6 +277,8 @@ impl Served {
             false => Ok(()),
         };
         self.let_go(attached_disk, &event_hub);
+        // Threads that may outlive this one have the socket too.
+        control.names().remove();
         noted?;
         if let Some(file) = failed {
             return Err(AttachError::SyncFailed {

@@ -254,7 +254,7 @@ impl AttachedDisk {
     /// # Errors
     /// [`DiskError`]; the map stays, so that the disk can be attached again.
     pub(crate) fn detached(&self) -> Result<(), DiskError> {
-        let now = self.now();
+        let mut now = self.now();
         let (Some(held), Some(key)) = (&now.held, &now.key) else {
             // Another attach may have it.
             return Ok(());
@@ -262,12 +262,14 @@ impl AttachedDisk {
         let ended = self
             .disk
             .end_session(key, &held.runtime, &self.runtime_path);
-        ended.map_err(|error| {
+        let attach = ended.map_err(|error| {
             self.failed(format!(
                 "all that it was given is durable, but its header cannot say that it was detached \
                  ({error}); attach and detach it again"
             ))
-        })
+        })?;
+        now.header.attach = attach;
+        Ok(())
     }
 
     /// Gives up the claim of the disk, if this process has it. `before` is called right before that.

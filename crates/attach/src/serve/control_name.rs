@@ -127,15 +127,22 @@ impl Names {
         path.symlink_metadata()
             .is_ok_and(|now| (now.dev(), now.ino()) == (self.made.dev(), self.made.ino()))
     }
+
+    /// Removes them.
+    pub(crate) fn remove(&self) {
+        for path in [&self.with_disk, &self.without] {
+            if self.is_at(path)
+                && let Err(error) = std::fs::remove_file(path)
+            {
+                log::warn!("cannot remove {}: {error}", path.display());
+            }
+        }
+    }
 }
 
 impl Drop for Names {
     fn drop(&mut self) {
-        for path in [&self.with_disk, &self.without] {
-            if self.is_at(path) {
-                let _ = std::fs::remove_file(path);
-            }
-        }
+        self.remove();
     }
 }
 

@@ -390,14 +390,18 @@ pub fn send_layer_op(runtime_dir: &Path, disk: Uuid, op: &LayerOp) -> Result<App
 /// started from.
 ///
 /// # Errors
-/// [`AttachError::NotAttached`], [`AttachError::NotUpgraded`], [`AttachError::OtherVersion`], or
-/// [`AttachError::Refused`].
+/// [`AttachError::NotAttached`], [`AttachError::WithoutDisk`], [`AttachError::NotUpgraded`],
+/// [`AttachError::OtherVersion`], or [`AttachError::Refused`].
 pub fn upgrade(
     runtime_dir: &Path,
     disk: Uuid,
     program: Option<PathBuf>,
 ) -> Result<Upgraded, AttachError> {
-    let socket = connect(runtime_dir, disk)?;
+    let waits = || !waiting_attaches(runtime_dir, disk).is_empty();
+    let socket = connect(runtime_dir, disk).map_err(|error| match waits() {
+        true => AttachError::WithoutDisk,
+        false => error,
+    })?;
     socket
         .set_read_timeout(Some(UPGRADE_PATIENCE))
         .map_err(not_attached)?;

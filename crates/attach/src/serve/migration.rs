@@ -18,6 +18,9 @@
 //! 3. A session begins, as at every attach.
 //! 4. That the keys are handed over is recorded, and the data plane gets the disk.
 //!
+//! A disk that was let go of is taken at once when nobody waits for it any more and nobody has had it: the migration was
+//! given up, and a guest that may go on must find the disk that it left.
+//!
 //! What fails is taken back, and the frontend's connection ends: it would wait for its requests for ever. A frontend
 //! that connects anew has it tried again.
 
@@ -43,6 +46,7 @@ use crate::serve::kept_keys::KeptKeys;
 use crate::status::{DiskHold, Event, EventKind, Reason};
 use disks::{Awaiting, Disk, DiskError};
 use installation::Installation;
+use installation::envelope::HeaderPayload;
 use keys::{ROOMY_STACK, spawn_with_keys};
 use protocol::{Commands, OnRevoke, ProtocolError, RingsDo, Setup};
 
@@ -141,7 +145,7 @@ impl Thread {
         let mut known = None;
         loop {
             let change = match last {
-                Some((RingsDo::Rest, _)) if self.work.attached_disk.is_held() => {
+                Some((RingsDo::Rest, _)) if self.work.has_begun() => {
                     told.recv_timeout(match known {
                         None => LOOK,
                         Some(_) => AGAIN,
@@ -157,7 +161,10 @@ impl Thread {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             match last {
-                Some((RingsDo::Rest, _)) => self.let_go_if_awaited(&mut known),
+                Some((RingsDo::Rest, _)) => match self.work.attached_disk.is_held() {
+                    true => self.let_go_if_awaited(&mut known),
+                    false => self.take_back_if_given_up(&mut known),
+                },
                 Some((RingsDo::Wait, connection)) => {
                     last = self.after_a_wait(told);
                     if last.is_none() {
@@ -203,6 +210,48 @@ impl Thread {
         }
     }
 
+    /// Takes a disk back that was let go of, when nobody waits for it any more and nobody has had it since: a migration
+    /// was given up. The guest may go on here, and nobody is to change or delete its disk before that; `known` is why it
+    /// could not be taken last time.
+    fn take_back_if_given_up(&self, known: &mut Option<String>) {
+        let work = &self.work;
+        if !work.has_begun() || work.disk.awaited_by().is_some() || !work.is_as_it_was_left() {
+            return;
+        }
+        let Some(_turn) = work.attached_disk.turns().take() else {
+            return;
+        };
+        if work.commands.is_ending() {
+            return;
+        }
+        let taken = with_keys({
+            let work = work.clone();
+            move || work.take(Duration::ZERO)
+        });
+        match taken {
+            Ok(key_url) => {
+                self.tell_taken(&key_url);
+                *known = None;
+            }
+            Err(error) => {
+                let error = error.to_string();
+                if known.as_ref() != Some(&error) {
+                    let name = work.attached_disk.name();
+                    log::warn!(
+                        "nobody waits for the disk {name}, and it is not taken back: {error}"
+                    );
+                    *known = Some(error);
+                }
+            }
+        }
+    }
+
+    /// The supervision lives for as long as the process, and hears it before it changes the disk itself.
+    fn tell_taken(&self, key_url: &str) {
+        let _ = self.tell.send(key_url.to_owned());
+        let _ = self.wake.write(1);
+    }
+
     /// Takes the disk for rings of that connection, which are to run, or ends the connection.
     fn take(&self, connection: u64) {
         let work = &self.work;
@@ -215,13 +264,11 @@ impl Thread {
             move || match work.attached_disk.is_held() {
                 // The data plane lost it when it was to be let go of.
                 true => work.give_again().map(|()| None),
-                false => work.take().map(Some),
+                false => work.take(TAKE_PATIENCE).map(Some),
             }
         });
         if let Ok(Some(key_url)) = &taken {
-            // The supervision lives for as long as the process, and hears it before it changes the disk itself.
-            let _ = self.tell.send(key_url.clone());
-            let _ = self.wake.write(1);
+            self.tell_taken(key_url);
         }
         drop(turn);
         match taken {
@@ -277,10 +324,16 @@ impl Work {
         self.event_hub.set_hold(self.hold(), None);
     }
 
-    /// Takes the disk; the key version that wraps its top layer's DEK.
-    fn take(&self) -> Result<String, AttachError> {
+    /// Whether no attach has had the disk since this one let go of it.
+    fn is_as_it_was_left(&self) -> bool {
+        let found = self.disk.header_file().and_then(|file| Ok(file.read()?));
+        found.is_ok_and(|found| found.claims().attach == self.attached_disk.header().attach)
+    }
+
+    /// Takes the disk, for which whoever has it is waited for; the key version that wraps its top layer's DEK.
+    fn take(&self, patience: Duration) -> Result<String, AttachError> {
         let is_first = !self.has_begun();
-        let taken = self.claim_and_begin(is_first)?;
+        let taken = self.claim_and_begin(is_first, patience)?;
         self.tell(EventKind::LockTaken, taken.at, None);
         self.control.names().has_disk();
         self.jobs.look();
@@ -295,7 +348,21 @@ impl Work {
         self.has_begun.load(Ordering::Acquire)
     }
 
-    fn claim_and_begin(&self, is_first: bool) -> Result<Taken, AttachError> {
+    /// A guest that was served here goes on only with the disk that it had: others may have written to it in its
+    /// name and pushed layers onto it, but one that was reverted or has another size is not what the guest knows.
+    fn check_is_same(&self, now: &HeaderPayload) -> Result<(), AttachError> {
+        let before = self.attached_disk.header();
+        let top = before.top().map(|layer| layer.id);
+        let is_there = now.layers.iter().any(|layer| Some(layer.id) == top);
+        match is_there && now.size == before.size {
+            true => Ok(()),
+            false => Err(AttachError::AnotherDisk {
+                name: self.disk.name().into(),
+            }),
+        }
+    }
+
+    fn claim_and_begin(&self, is_first: bool, patience: Duration) -> Result<Taken, AttachError> {
         let mut awaiting = self.awaiting().take();
         // Whoever has the disk lets go of it for this, or for another who waits already.
         let goes_on = || {
@@ -304,7 +371,7 @@ impl Work {
             }
             !self.commands.is_ending()
         };
-        let begun = claim(&self.disk, TAKE_PATIENCE, goes_on)
+        let begun = claim(&self.disk, patience, goes_on)
             .map_err(AttachError::from)
             .and_then(|claimed| {
                 let known = self.attached_disk.known().filter(|_| !is_first);
@@ -315,7 +382,12 @@ impl Work {
                 });
                 Claimed::open(&self.installation, &self.disk, claimed, known.as_ref())
             })
-            .and_then(|claimed| claimed.begin(&self.disk, &self.options));
+            .and_then(|claimed| {
+                if !is_first {
+                    self.check_is_same(claimed.header())?;
+                }
+                claimed.begin(&self.disk, &self.options)
+            });
         if begun.is_err() {
             *self.awaiting() = awaiting.filter(|_| is_first);
         }

@@ -287,7 +287,8 @@ impl Disk {
     }
 
     /// After everything is durable, or when nothing was served: has the header say that the disk was
-    /// detached in order, by the key of its top layer's headers. Only then its runtime map goes.
+    /// detached in order, by the key of its top layer's headers. Only then its runtime map goes. The header's
+    /// new [`HeaderPayload::attach`].
     ///
     /// # Errors
     /// [`DiskError`]; the session and the map stay, so that the disk can be attached again.
@@ -296,7 +297,7 @@ impl Disk {
         key: &HeaderKey,
         runtime: &RuntimeMap,
         path: &Path,
-    ) -> Result<(), DiskError> {
+    ) -> Result<Uuid, DiskError> {
         let cache = runtime.cache()?;
         let file = self.header_file()?;
         let mut lock = file.lock()?;
@@ -307,7 +308,7 @@ impl Disk {
         if let Err(error) = std::fs::remove_file(path) {
             log::warn!("cannot remove {}: {error}", path.display());
         }
-        Ok(())
+        Ok(header.attach)
     }
 
     /// Removes the files of layers that an authentic header says are gone, which a crash has left. They
