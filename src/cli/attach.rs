@@ -9,10 +9,10 @@ use nix::unistd::{Group, Uid};
 use rustix::process::geteuid;
 use serde::Serialize;
 
-use attach::{AttachRequest, GuardOptions, SocketAccess, SocketSource, attach};
+use ::attach::{self, AttachRequest, GuardOptions, SocketAccess, SocketSource, attach};
 use dataplane::DataplaneError;
 use disks::{Unflushed, parse_size};
-use installation::runtime_dir;
+use installation::{Installation, runtime_dir};
 use protocol::{Discard, OnFull, OnRevoke};
 use sandbox::{Launch, Rule, Sandbox, User};
 use volume::CacheMode;
@@ -384,13 +384,42 @@ pub(super) fn run_data_plane(args: &DataPlaneArgs) -> Result<(), CliError> {
     Ok(dataplane::serve(args.launch())?)
 }
 
+/// Tells an attach process what this program reads of it, if it can use that one's installation.
+pub(super) fn tell_versions(context: &Context) -> Result<(), CliError> {
+    // A process that does not name it is of a version that only wants to know what is read.
+    let looked = context.state_dir.as_deref().map(Installation::look);
+    let refused = looked.and_then(Result::err).map(|error| error.to_string());
+    context.output.text(&attach::attach_versions(refused))
+}
+
 /// Goes on as the attach process that another program was.
 pub(super) fn continue_attach(context: &Context, args: &ContinueArgs) -> Result<(), CliError> {
     log::debug!("going on with the disk {}", args.disk);
     Ok(attach::continue_attach(
-        context.installation()?,
+        installation_again(context)?,
         args.state,
     )?)
+}
+
+/// The installation, which was there a moment ago: what keeps it from being opened is waited for. The data plane
+/// serves the disk meanwhile, and nobody watches over it.
+fn installation_again(context: &Context) -> Result<Installation, CliError> {
+    let mut said = None;
+    loop {
+        let error = match context.installation() {
+            Ok(installation) => return Ok(installation),
+            Err(error) if attach::is_told_to_end() => return Err(error),
+            Err(error) => error.message,
+        };
+        if said.as_ref() != Some(&error) {
+            log::error!(
+                "the attach process cannot go on as this program yet, and tries again until it can or is told to end; \
+                 its disk is served: {error}"
+            );
+            said = Some(error);
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    }
 }
 
 /// Runs the launcher of data planes.

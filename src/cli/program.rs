@@ -146,7 +146,7 @@ fn dispatch(context: &Context, command: Command) -> Result<(), CliError> {
         Command::Attach(args) => attach::run(context, args),
         Command::DataPlane(args) => attach::run_data_plane(&args),
         Command::DataPlaneLauncher(args) => attach::run_launcher(args),
-        Command::AttachVersions => context.output.text(&::attach::attach_versions()),
+        Command::AttachVersions => attach::tell_versions(context),
         Command::ContinueAttach(args) => attach::continue_attach(context, &args),
         Command::Upgrade(args) => upgrade::run(context, args),
         Command::Completions(args) => completions::run(context, &args, Cli::command()),

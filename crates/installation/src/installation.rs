@@ -50,6 +50,14 @@ impl Installation {
         Self::with_catalog(state_dir, SqliteCatalog::open(&catalog)?)
     }
 
+    /// Whether this program can open the installation, in which nothing is changed.
+    ///
+    /// # Errors
+    /// [`InstallationError`]: why not.
+    pub fn look(state_dir: &Path) -> Result<(), InstallationError> {
+        Ok(SqliteCatalog::look(&state_dir.join("catalog.db"))?)
+    }
+
     /// With a catalog that is there.
     pub fn with_catalog(
         state_dir: PathBuf,

@@ -115,26 +115,9 @@ pub fn open(path: &Path, schema: &Schema) -> Result<Connection, DatabaseError> {
         what,
         source,
     })?;
-    let sqlite = |source: rusqlite::Error| match source.sqlite_error_code() {
-        Some(ErrorCode::NotADatabase) => DatabaseError::Foreign {
-            path: path.into(),
-            what,
-        },
-        _ => DatabaseError::Sqlite {
-            path: path.into(),
-            what,
-            source,
-        },
-    };
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-        | OpenFlags::SQLITE_OPEN_NO_MUTEX
-        | OpenFlags::SQLITE_OPEN_NOFOLLOW;
-    let mut db = Connection::open_with_flags(canonical(path), flags).map_err(sqlite)?;
-    db.busy_timeout(BUSY_TIMEOUT).map_err(sqlite)?;
+    let sqlite = |source| failed(path, schema, source);
     // Looked at before anything is written, so that a file of someone else stays as it is.
-    let snapshot = db.transaction().map_err(sqlite)?;
-    let found = version(&snapshot, path, schema, sqlite)?;
-    snapshot.commit().map_err(sqlite)?;
+    let (mut db, found) = open_to_look(path, schema)?;
     settings(&db).map_err(sqlite)?;
     if found < schema.version() {
         update(&mut db, path, schema, sqlite)?;
@@ -142,6 +125,37 @@ pub fn open(path: &Path, schema: &Schema) -> Result<Connection, DatabaseError> {
     db.pragma_update(None, "foreign_keys", true)
         .map_err(sqlite)?;
     Ok(db)
+}
+
+/// Whether this program can open the database at `path`. Nothing is written to it, nor brought up to date.
+///
+/// # Errors
+/// [`DatabaseError`]: why not.
+pub fn look(path: &Path, schema: &Schema) -> Result<(), DatabaseError> {
+    open_to_look(path, schema).map(drop)
+}
+
+/// Opens the database, with its version.
+fn open_to_look(path: &Path, schema: &Schema) -> Result<(Connection, i32), DatabaseError> {
+    let sqlite = |source| failed(path, schema, source);
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+    let mut db = Connection::open_with_flags(canonical(path), flags).map_err(sqlite)?;
+    db.busy_timeout(BUSY_TIMEOUT).map_err(sqlite)?;
+    let snapshot = db.transaction().map_err(sqlite)?;
+    let found = version(&snapshot, path, schema, sqlite)?;
+    snapshot.commit().map_err(sqlite)?;
+    Ok((db, found))
+}
+
+/// What SQLite says of the database.
+fn failed(path: &Path, schema: &Schema, source: rusqlite::Error) -> DatabaseError {
+    let (path, what) = (path.into(), schema.what);
+    match source.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase) => DatabaseError::Foreign { path, what },
+        _ => DatabaseError::Sqlite { path, what, source },
+    }
 }
 
 /// Takes the steps that are missing, all or none of them.

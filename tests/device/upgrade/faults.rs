@@ -4,8 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use tempfile::TempDir;
-use test_support::{AttachOptions, Daemon, Disk, program, scratch};
+use test_support::{AttachOptions, Daemon, Disk, PATIENCE, program, scratch};
 
 use super::impostor::{Fault, Impostor, beside_the_program};
 use super::{MIB_8, assert_goes_on, await_only_one, refusal, serving, upgrade};
@@ -149,7 +150,7 @@ fn a_program_whose_cipher_is_wrong_is_refused() {
     let path = directory.path().join("wrong");
     with_another_answer(&path);
     let before = daemon.data_plane();
-    let end = Instant::now() + test_support::PATIENCE;
+    let end = Instant::now() + PATIENCE;
     let said = loop {
         let said = refusal(&disk, Some(&path));
         // Another test may have started a process while the file was being written.
@@ -206,4 +207,39 @@ fn only_a_program_that_nobody_else_can_write_is_started() {
     );
     assert_goes_on(&mut frontend, 1);
     await_only_one(&daemon);
+}
+
+/// A catalog of a newer program, as a downgrade finds it: the attach process could not open it when there is no way
+/// back any more.
+#[test]
+fn a_program_that_cannot_use_the_installation_is_refused() {
+    if is_qsd() {
+        return;
+    }
+    let disk = Disk::new(MIB_8);
+    let daemon = disk.attach(&AttachOptions::default());
+    let mut frontend = daemon.connect();
+    let before = daemon.data_plane();
+    let catalog = rusqlite::Connection::open(disk.state().join("catalog.db")).unwrap();
+    let version = |set: Option<i32>| {
+        let now = catalog.query_row("PRAGMA user_version", [], |row| row.get::<_, i32>(0));
+        if let Some(set) = set {
+            catalog.pragma_update(None, "user_version", set).unwrap();
+        }
+        now.unwrap()
+    };
+    let ours = version(Some(999));
+    daemon.signal_all(&[daemon.pid()], Signal::HUP);
+    let refused = "it cannot use the installation: ";
+    let end = Instant::now() + PATIENCE;
+    while !daemon.log().contains(refused) {
+        assert!(Instant::now() < end, "{}", daemon.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_goes_on(&mut frontend, 1);
+    assert_eq!(daemon.data_plane(), before);
+    assert_eq!(version(Some(ours)), 999, "it was changed");
+    let upgraded = upgrade(&disk, None);
+    assert!(upgraded["attachKept"].is_null(), "{upgraded}");
+    assert_goes_on(&mut frontend, 2);
 }

@@ -32,6 +32,8 @@ pub(crate) const READS: Versions = Versions {
 
 /// Bytes of a state at most: a header and what is kept of a frontend are a fraction of that.
 const MAX_LEN: u64 = 16 << 20;
+/// Bytes of the answer of a program that is asked.
+const MAX_ANSWER: u64 = 4096;
 
 /// What is read and written, with its version.
 #[derive(Serialize, Deserialize)]
@@ -154,10 +156,21 @@ impl AttachState {
     }
 }
 
-/// What a program says that is asked which versions it reads.
-pub fn attach_versions() -> String {
-    // Two numbers have no reason to fail.
-    serde_json::to_string(&READS).unwrap_or_default()
+/// What a program says that is asked which versions it reads, or why it cannot go on with the installation at all.
+pub fn attach_versions(refused: Option<String>) -> String {
+    let said = match refused {
+        None => serde_json::to_string(&READS),
+        Some(refused) => serde_json::to_string(&Unready { refused }),
+    };
+    // Numbers and a text have no reason to fail.
+    said.unwrap_or_default()
+}
+
+/// Said in place of the versions.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Unready {
+    refused: String,
 }
 
 /// The highest version that the other program reads too, which has said this.
@@ -166,11 +179,15 @@ pub fn attach_versions() -> String {
 /// Why there is none, as a part of a sentence.
 pub(crate) fn common_version(said: impl Read) -> Result<u16, String> {
     let mut answer = String::new();
-    let read = said.take(256).read_to_string(&mut answer);
-    let theirs: Versions = read
-        .ok()
-        .and_then(|_| serde_json::from_str(answer.trim()).ok())
-        .ok_or("it does not say what it can read of an attach process")?;
+    let read = said.take(MAX_ANSWER).read_to_string(&mut answer);
+    let answer = read.map_or("", |_| answer.trim());
+    if let Ok(Unready { refused }) = serde_json::from_str(answer) {
+        return Err(format!("it cannot use the installation: {refused}"));
+    }
+    let theirs: Versions = serde_json::from_str(answer).map_err(|_| {
+        "it does not say what it can read of an attach process: it must be a program of Sealdisk itself, and no script \
+         that starts one"
+    })?;
     let highest = READS.highest.min(theirs.highest);
     match highest >= READS.lowest.max(theirs.lowest) {
         true => Ok(highest),
@@ -186,13 +203,17 @@ mod tests {
 
     #[test]
     fn a_program_that_reads_no_common_version_is_refused() {
-        assert_eq!(common_version(attach_versions().as_bytes()), Ok(1));
+        assert_eq!(common_version(attach_versions(None).as_bytes()), Ok(1));
         let both = common_version(br#"{"lowest":1,"highest":7}"#.as_slice());
         assert_eq!(both, Ok(1));
         for (said, why) in [
             (r#"{"lowest":2,"highest":3}"#, "reads version 2 to 3"),
             ("error: unrecognized subcommand", "does not say"),
             ("", "does not say"),
+            (
+                &attach_versions(Some("it is newer".into())),
+                "it cannot use the installation: it is newer",
+            ),
         ] {
             let refused = common_version(said.as_bytes()).unwrap_err();
             assert!(refused.contains(why), "{refused}");

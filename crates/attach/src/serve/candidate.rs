@@ -23,6 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Preparation {
     /// The file of the program.
     pub(crate) program: PathBuf,
+    /// Of the installation, which the program has to be able to use.
+    pub(crate) state_dir: PathBuf,
     /// The launcher of the program that serves.
     pub(crate) launcher: Arc<Launcher>,
     /// The socket of the frontends, listening or connected.
@@ -92,7 +94,7 @@ impl Preparation {
         program: File,
         deadline: Instant,
     ) -> Result<Candidate, AttachError> {
-        let version = version_read(&program, &self.program, deadline)?;
+        let version = version_read(&program, &self.program, &self.state_dir, deadline)?;
         let program = NewProgram {
             file: program,
             version,
@@ -123,8 +125,14 @@ impl Preparation {
     }
 }
 
-/// The version in which the program reads what an attach process is at: it is asked, as this process would execute it.
-fn version_read(program: &File, path: &Path, deadline: Instant) -> Result<u16, AttachError> {
+/// The version in which a program reads what an attach process is at: it is asked, as this process would execute it. It
+/// opens the installation for that, as it has to when it takes over.
+fn version_read(
+    program: &File,
+    path: &Path,
+    state_dir: &Path,
+    deadline: Instant,
+) -> Result<u16, AttachError> {
     let fail = |source| AttachError::Program {
         path: path.to_owned(),
         source,
@@ -133,6 +141,8 @@ fn version_read(program: &File, path: &Path, deadline: Instant) -> Result<u16, A
     asked
         .arg0("sealdisk")
         .arg(VERSIONS)
+        .arg("--state-dir")
+        .arg(state_dir)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null());

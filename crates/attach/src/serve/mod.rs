@@ -29,5 +29,5 @@ pub use attach_state::{VERSIONS, attach_versions};
 pub use control_socket::{
     events, key_status, send_layer_op, set_limits, upgrade, waiting_attaches,
 };
-pub use replace::CONTINUE;
+pub use replace::{CONTINUE, is_told_to_end};
 pub use resume::continue_attach;

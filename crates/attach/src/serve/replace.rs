@@ -268,6 +268,18 @@ pub(crate) fn unblock_signals() {
     unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, std::ptr::null_mut()) };
 }
 
+/// Whether a signal that ends an attach process waits to be heard.
+pub fn is_told_to_end() -> bool {
+    let mut waiting = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: the first call makes it a set, or fails; only then it is looked at.
+    unsafe {
+        libc::sigpending(waiting.as_mut_ptr()) == 0
+            && [libc::SIGTERM, libc::SIGINT]
+                .iter()
+                .any(|signal| libc::sigismember(waiting.as_ptr(), *signal) == 1)
+    }
+}
+
 /// The signals that an attach process hears.
 fn heard() -> libc::sigset_t {
     let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();

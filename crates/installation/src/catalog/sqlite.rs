@@ -20,7 +20,7 @@ use super::rows::{DES_COLUMNS, VAULT_COLUMNS, parse_des, parse_vault};
 use super::schema::SCHEMA;
 use super::{identities, noted, resources};
 use crate::envelope::ResourceKind;
-use vault::sqlite::{DatabaseError, open};
+use vault::sqlite::{DatabaseError, look, open};
 
 /// The default catalog: `catalog.db` in the state directory.
 pub struct SqliteCatalog {
@@ -42,6 +42,14 @@ impl SqliteCatalog {
             catalog.copy();
         }
         Ok(catalog)
+    }
+
+    /// Whether this program can open the catalog at `path`, to which nothing is written.
+    ///
+    /// # Errors
+    /// [`CatalogError::Open`]: why not.
+    pub fn look(path: &Path) -> Result<(), CatalogError> {
+        Ok(look(path, &SCHEMA)?)
     }
 
     /// Makes a lost catalog at `path` again with what its copy has: under another name, which is
