@@ -56,7 +56,7 @@ fn advice(what: &str, error: &io::Error) -> String {
     );
     match locked_memory_limit() {
         // The kernel says the same, whichever it is.
-        Some(most) if out_of_memory && what == StoreError::MAKE_RING => format!(
+        Some(most) if out_of_memory && what.starts_with(StoreError::MAKE_RING) => format!(
             "raise RLIMIT_MEMLOCK (`ulimit -l`, LimitMEMLOCK= of a systemd unit), {} KiB of which are for \
              the rings of all processes of this user; or {OF_MEMORY}",
             most / 1024
