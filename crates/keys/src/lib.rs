@@ -23,8 +23,8 @@ pub use digest::{Hashing, hex, sha256};
 pub use error::KeyError;
 pub use kept::KeptDeks;
 pub use locked::{Locked, LockedBytes, PageLock};
-#[cfg(all(test, feature = "fips"))]
-pub(crate) use random::is_approved;
+#[cfg(feature = "fips")]
+pub use random::is_approved;
 pub use random::{FIPS, crypto_module, fill_random, require_module};
 pub use sealing::{FileGuard, SEALING_KEY_LEN, SealingError, SealingKey};
 pub use stack::DekStack;

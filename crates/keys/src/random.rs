@@ -39,8 +39,8 @@ pub fn fill_random(bytes: &mut [u8]) -> Result<(), KeyError> {
 
 /// Whether the validated module itself says that an approved service did `work`: its service indicator
 /// (FIPS 140-3, ISO/IEC 24759 AS02.24) counts them for each thread.
-#[cfg(all(test, feature = "fips"))]
-pub(crate) fn is_approved<T>(work: impl FnOnce() -> T) -> bool {
+#[cfg(feature = "fips")]
+pub fn is_approved<T>(work: impl FnOnce() -> T) -> bool {
     use aws_lc_fips_sys::{FIPS_service_indicator_after_call, FIPS_service_indicator_before_call};
     // SAFETY: it reads a counter of this thread.
     let before = unsafe { FIPS_service_indicator_before_call() };
