@@ -254,7 +254,10 @@ impl Launcher {
             | io::ErrorKind::BrokenPipe
             | io::ErrorKind::ConnectionReset => {
                 self.dead.store(true, Ordering::Relaxed);
-                io::Error::other("its launcher has ended")
+                io::Error::other(
+                    "its launcher has ended, and no other data plane can be started: attach the disk again when \
+                     its guest allows it",
+                )
             }
             _ => error,
         }
