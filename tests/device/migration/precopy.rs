@@ -53,26 +53,27 @@ impl Copy {
 
     /// Pages that are not what they are in the guest.
     fn stale(&self) -> Vec<u64> {
-        let now = self.memory.read(0, COPIED as usize);
-        let pages = now
-            .chunks(LOG_PAGE as usize)
-            .zip(self.bytes.chunks(LOG_PAGE as usize));
-        let stale = (0..).zip(pages).filter(|(_, (now, copied))| now != copied);
-        let stale = stale.map(|(page, _)| page);
-        stale.filter(|page| !self.skipped.contains(page)).collect()
+        let mut now = [0; LOG_PAGE as usize];
+        let pages = (0..).zip(self.bytes.chunks(LOG_PAGE as usize));
+        let stale = pages.filter(|(page, copied)| {
+            self.memory.read_into(page * LOG_PAGE, &mut now);
+            now != *copied && !self.skipped.contains(page)
+        });
+        stale.map(|(page, _)| page).collect()
     }
 
-    /// The rings are stopped: copies what is left. The threads that play the guest's processors may have written
-    /// something a moment ago.
+    /// The rings are stopped: copies what is left. The threads that play the guest's processors may still be writing.
     fn finish(&mut self) {
         let mut since = Instant::now();
         loop {
-            if self.pass() {
-                since = Instant::now();
-            }
+            self.pass();
             let stale = self.stale();
             if stale.is_empty() {
                 return;
+            }
+            // Of what was written while it was looked that is logged by now.
+            if self.pass() {
+                since = Instant::now();
             }
             assert!(
                 since.elapsed() < QUIET,
