@@ -108,11 +108,13 @@ fn a_guest_does_not_go_on_with_another_disk() {
     let log = scene.source.log();
     let refused = "was reverted or resized while this attach did not have it";
     assert!(log.contains(refused), "{log}");
-    // Another guest may have it.
     let error = scene.fails(&["upgrade", "disk"]);
     assert!(error.contains("does not have the disk"), "{error}");
+    // Another guest may have it.
+    let mut another = scene.source.connect();
+    another.queues[0].assert_serves(0, 2);
+    drop(another);
     scene.source.stop();
-    scene.disk.attach_with("disk", &[]).stop();
 }
 
 /// Its control socket goes with an attach that has let go of its disk.

@@ -143,6 +143,8 @@ impl Thread {
         // the data plane knows in any case.
         let mut last: Option<RingsOf> = Some((RingsDo::Rest, 0));
         let mut known = None;
+        // The connection whose rings rested when the disk was let go of.
+        let mut left = None;
         loop {
             let change = match last {
                 Some((RingsDo::Rest, _)) if self.work.has_begun() => {
@@ -161,14 +163,19 @@ impl Thread {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             match last {
-                Some((RingsDo::Rest, _)) => match self.work.attached_disk.is_held() {
-                    true => self.let_go_if_awaited(&mut known),
+                Some((RingsDo::Rest, connection)) => match self.work.attached_disk.is_held() {
+                    true => {
+                        self.let_go_if_awaited(&mut known);
+                        left = Some(connection);
+                    }
                     false => self.take_back_if_given_up(&mut known),
                 },
                 Some((RingsDo::Wait, connection)) => {
                     last = self.after_a_wait(told);
                     if last.is_none() {
-                        self.take(connection);
+                        // A later connection may be of another guest. A data plane counts its connections from 1.
+                        let is_later = left.is_some_and(|left| connection > left);
+                        self.take(connection, !is_later);
                     }
                 }
                 Some((RingsDo::Run, _)) | None => {}
@@ -226,7 +233,7 @@ impl Thread {
         }
         let taken = with_keys({
             let work = work.clone();
-            move || work.take(Duration::ZERO)
+            move || work.take(Duration::ZERO, true)
         });
         match taken {
             Ok(key_url) => {
@@ -253,7 +260,7 @@ impl Thread {
     }
 
     /// Takes the disk for rings of that connection, which are to run, or ends the connection.
-    fn take(&self, connection: u64) {
+    fn take(&self, connection: u64, same_guest: bool) {
         let work = &self.work;
         let turn = work.attached_disk.turns().wait();
         if work.commands.is_ending() {
@@ -264,7 +271,7 @@ impl Thread {
             move || match work.attached_disk.is_held() {
                 // The data plane lost it when it was to be let go of.
                 true => work.give_again().map(|()| None),
-                false => work.take(TAKE_PATIENCE).map(Some),
+                false => work.take(TAKE_PATIENCE, same_guest).map(Some),
             }
         });
         if let Ok(Some(key_url)) = &taken {
@@ -330,10 +337,11 @@ impl Work {
         found.is_ok_and(|found| found.claims().attach == self.attached_disk.header().attach)
     }
 
-    /// Takes the disk, for which whoever has it is waited for; the key version that wraps its top layer's DEK.
-    fn take(&self, patience: Duration) -> Result<String, AttachError> {
+    /// Takes the disk, for which whoever has it is waited for, for the guest that had it before or another one; the key
+    /// version that wraps its top layer's DEK.
+    fn take(&self, patience: Duration, same_guest: bool) -> Result<String, AttachError> {
         let is_first = !self.has_begun();
-        let taken = self.claim_and_begin(is_first, patience)?;
+        let taken = self.claim_and_begin(is_first, patience, same_guest && !is_first)?;
         self.tell(EventKind::LockTaken, taken.at, None);
         self.control.names().has_disk();
         self.jobs.look();
@@ -362,7 +370,12 @@ impl Work {
         }
     }
 
-    fn claim_and_begin(&self, is_first: bool, patience: Duration) -> Result<Taken, AttachError> {
+    fn claim_and_begin(
+        &self,
+        is_first: bool,
+        patience: Duration,
+        same_guest: bool,
+    ) -> Result<Taken, AttachError> {
         let mut awaiting = self.awaiting().take();
         // Whoever has the disk lets go of it for this, or for another who waits already.
         let goes_on = || {
@@ -383,7 +396,7 @@ impl Work {
                 Claimed::open(&self.installation, &self.disk, claimed, known.as_ref())
             })
             .and_then(|claimed| {
-                if !is_first {
+                if same_guest {
                     self.check_is_same(claimed.header())?;
                 }
                 claimed.begin(&self.disk, &self.options)
