@@ -7,32 +7,28 @@
 use std::ptr::NonNull;
 
 /// Bytes of which addresses and lengths have to be multiples.
-pub(super) const UNIT: usize = 16;
+const UNIT: usize = 16;
 
 /// Copies `len` bytes.
 ///
 /// # Safety
 /// `from` must be readable and `into` writable for `len` bytes, apart from each other; all three must be multiples of
 /// [`UNIT`]. [`publish`] must follow in this thread before anybody reads or writes what is at `into`.
-#[cfg(target_arch = "x86_64")]
 pub(super) unsafe fn copy(from: NonNull<u8>, into: NonNull<u8>, len: usize) {
-    use std::arch::x86_64::{__m128i, _mm_load_si128, _mm_stream_si128};
     debug_assert!((from.addr().get() | into.addr().get() | len).is_multiple_of(UNIT));
-    let (from, into) = (from.cast::<__m128i>(), into.cast::<__m128i>());
+    #[cfg(target_arch = "x86_64")]
     for at in 0..len / UNIT {
+        use std::arch::x86_64::{__m128i, _mm_load_si128, _mm_stream_si128};
+        let (from, into) = (from.cast::<__m128i>(), into.cast::<__m128i>());
         // SAFETY: both have `len` bytes and are aligned (the caller's promise); it publishes before they are used.
         unsafe { _mm_stream_si128(into.add(at).as_ptr(), _mm_load_si128(from.add(at).as_ptr())) };
     }
-}
-
-/// Copies `len` bytes: there are no stores past the caches that could be used here.
-///
-/// # Safety
-/// As for x86-64.
-#[cfg(not(target_arch = "x86_64"))]
-pub(super) unsafe fn copy(from: NonNull<u8>, into: NonNull<u8>, len: usize) {
+    // There are no stores past the caches that could be used here.
+    #[cfg(not(target_arch = "x86_64"))]
     // SAFETY: the caller's promise.
-    unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), into.as_ptr(), len) };
+    unsafe {
+        std::ptr::copy_nonoverlapping(from.as_ptr(), into.as_ptr(), len);
+    }
 }
 
 /// Has others see this thread's copies before anything that it stores after.
