@@ -207,12 +207,9 @@ impl Thread {
         match self.work.let_go() {
             Ok(()) => *known = None,
             Err(error) => {
-                let error = error.to_string();
-                if known.as_ref() != Some(&error) {
-                    let name = attached_disk.name();
-                    log::warn!("the disk {name} is awaited and not let go of: {error}");
-                    *known = Some(error);
-                }
+                let name = attached_disk.name();
+                let what = format!("the disk {name} is awaited and not let go of");
+                warn_once(known, &what, &error);
             }
         }
     }
@@ -241,14 +238,9 @@ impl Thread {
                 *known = None;
             }
             Err(error) => {
-                let error = error.to_string();
-                if known.as_ref() != Some(&error) {
-                    let name = work.attached_disk.name();
-                    log::warn!(
-                        "nobody waits for the disk {name}, and it is not taken back: {error}"
-                    );
-                    *known = Some(error);
-                }
+                let name = work.attached_disk.name();
+                let what = format!("nobody waits for the disk {name}, and it is not taken back");
+                warn_once(known, &what, &error);
             }
         }
     }
@@ -289,6 +281,15 @@ impl Thread {
                 }
             }
         }
+    }
+}
+
+/// Logs why something is not done, unless it is what was `known` of it last time.
+fn warn_once(known: &mut Option<String>, what: &str, error: &AttachError) {
+    let error = error.to_string();
+    if known.as_ref() != Some(&error) {
+        log::warn!("{what}: {error}");
+        *known = Some(error);
     }
 }
 
