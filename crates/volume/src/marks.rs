@@ -13,6 +13,10 @@ use crate::sync::{AtomicU32, Ordering};
 
 /// Slots, a power of two. Blocks that are this far apart share one, which only costs a retry.
 const SLOTS: u64 = if cfg!(loom) { 4 } else { 1 << 16 };
+/// Slots that lie together in a cache line.
+const IN_LINE: u64 = if cfg!(loom) { 1 } else { 16 };
+/// Blocks whose slots are in as many cache lines.
+const LINES: u64 = SLOTS / IN_LINE;
 /// A slot with this value is held exclusively; any other value counts the sharers.
 const EXCLUSIVE: u32 = u32::MAX;
 
@@ -155,14 +159,40 @@ impl BlockMarks {
     }
 
     fn slot(&self, block: u64) -> &AtomicU32 {
-        &self.slots[(block % SLOTS) as usize]
+        &self.slots[place(block) as usize]
     }
+}
+
+/// The slot of a block. Blocks that are near to each other have theirs in cache lines that are not: queues that work side by
+/// side would take the line from each other. Processors fetch lines in pairs, so a neighbour's is two lines on.
+fn place(block: u64) -> u64 {
+    let (line, in_line) = (block % LINES, block % SLOTS / LINES);
+    let apart = line * 2 % LINES + line * 2 / LINES;
+    apart * IN_LINE + in_line
 }
 
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_slot_serves_blocks_that_are_far_apart() {
+        let mut used = vec![false; SLOTS as usize];
+        (0..SLOTS).for_each(|block| used[place(block) as usize] = true);
+        assert!(used.iter().all(|used| *used), "all slots are used");
+        for block in 0..2 * SLOTS {
+            assert_eq!(place(block), place(block + SLOTS));
+            let line = |block| place(block) / IN_LINE;
+            // The longest mark that is alone meets itself nowhere.
+            assert_eq!(line(block), line(block + MAX_BLOCKS));
+            assert_ne!(place(block), place(block + MAX_BLOCKS));
+            // No pair of lines has two of those that follow each other.
+            for near in 1..IN_LINE {
+                assert_ne!(line(block) / 2, line(block + near) / 2, "{block} + {near}");
+            }
+        }
+    }
 
     #[test]
     fn sharers_and_owners_exclude_each_other() {
