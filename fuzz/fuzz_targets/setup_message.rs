@@ -84,6 +84,7 @@ fn setup(layers: u8) -> Setup {
         memory: 1 << 20,
         huge_pages: false,
         poll_us: 32,
+        crypto_threads: 0,
         limits: Limits::default(),
         serial: "disk".into(),
         write_through: false,

@@ -103,6 +103,11 @@ pub struct AttachArgs {
     #[arg(long, value_name = "US", default_value_t = POLL_US,
           value_parser = clap::value_parser!(u32).range(..=1000))]
     poll_us: u32,
+    /// Threads that help to encrypt and decrypt requests of 64 KiB and more, where a CPU encrypts slower than the
+    /// storage writes
+    #[arg(long, value_name = "N", default_value_t = 0,
+          value_parser = clap::value_parser!(u16).range(..=16))]
+    crypto_threads: u16,
     #[command(flatten)]
     limits: LimitArgs,
     /// Interval of the checks that the vault still grants the disk's key: seconds, or a number with s,
@@ -356,6 +361,7 @@ pub(super) fn run(context: &Context, args: AttachArgs) -> Result<(), CliError> {
         huge_pages: args.huge_pages,
         queue_size: args.queue_size,
         poll_us: args.poll_us,
+        crypto_threads: args.crypto_threads,
         limits: args.limits.limits(),
         guard: GuardOptions {
             interval: args.key_check_interval,

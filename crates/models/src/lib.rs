@@ -1,7 +1,7 @@
-//! The parts of a volume by which its threads, and a process after another, meet: gone through in every order of
+//! The parts of a volume and of a cipher by which threads, and a process after another, meet: gone through in every order of
 //! their steps, and with every value that a processor may show a thread (loom).
 //!
-//! The files are those of `volume`. What stands in here for the rest of that crate is small: atomics of loom
+//! The files are those of `volume`, and one of `xts`. What stands in here for the rest of that crate is small: atomics of loom
 //! (`sync`), a map of a few sectors (`mapped`, `format`) and its file (`store`). So nothing else has to be compiled
 //! for loom. [`checks`] says what must be true.
 
@@ -20,6 +20,9 @@ mod mapped;
 mod must_complete;
 mod store;
 mod sync;
+
+#[path = "../../xts/src/meeting.rs"]
+mod meeting;
 
 #[path = "../../volume/src/durable_writes.rs"]
 mod durable_writes;

@@ -5,12 +5,18 @@
 
 use std::cell::Cell;
 
+pub(crate) use loom::cell::UnsafeCell;
 pub(crate) use loom::sync::atomic::Ordering;
 use loom::sync::atomic::{self, fence};
 
 thread_local! {
     /// Stores that the process still executes. loom has all its threads on one of the system's.
     static STORES: Cell<u64> = const { Cell::new(u64::MAX) };
+}
+
+/// A moment's wait for another thread.
+pub(crate) fn pause(_turn: u32) {
+    loom::thread::yield_now();
 }
 
 /// Lets the process execute so many stores, of all threads together, and no more.

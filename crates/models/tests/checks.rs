@@ -15,6 +15,7 @@ tests!(
     a_failed_mark_gives_all_back,
     a_flush_covers_what_came_before_it_was_asked_for,
     a_flush_knows_how_durable_writes_before_it_ended,
+    helpers_use_a_job_only_while_it_is_there,
     marks_exclude_each_other,
     no_wake_up_is_lost,
     nothing_is_called_durable_that_is_not,

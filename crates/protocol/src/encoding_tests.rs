@@ -29,6 +29,7 @@ pub(crate) fn setup(layers: u128) -> Setup {
         memory: 1 << 20,
         huge_pages: true,
         poll_us: 32,
+        crypto_threads: 0,
         limits: Limits {
             iops: Some(5),
             ..Limits::default()

@@ -146,6 +146,9 @@ pub struct Setup {
     pub huge_pages: bool,
     /// Microseconds that a queue busy-polls before it sleeps; 0 for never.
     pub poll_us: u32,
+    /// Threads that help to encrypt and decrypt large requests; 0 for none.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub crypto_threads: u16,
     /// What the guest sees as the serial number, at most 20 bytes.
     pub serial: String,
     /// What the disk may do at most.
@@ -172,6 +175,12 @@ pub struct Restart {
     pub short_lives: u32,
     /// The disk has another size than the frontend was told.
     pub resized: bool,
+}
+
+/// Versions that do not know of helping threads need not: nothing is said where there are none.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it")]
+fn is_none(threads: &u16) -> bool {
+    *threads == 0
 }
 
 impl Setup {

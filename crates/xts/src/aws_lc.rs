@@ -95,17 +95,6 @@ pub struct AwsLcEngine {
 }
 
 impl AwsLcEngine {
-    /// Whether this CPU has the instructions without which the engine has no advantage.
-    #[cfg(not(feature = "fips"))]
-    pub fn suits_this_cpu() -> bool {
-        #[cfg(target_arch = "x86_64")]
-        return std::arch::is_x86_feature_detected!("aes");
-        #[cfg(target_arch = "aarch64")]
-        return std::arch::is_aarch64_feature_detected!("aes");
-        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-        return false;
-    }
-
     /// Expands `dek` for this engine.
     ///
     /// # Errors

@@ -9,7 +9,7 @@
 //! # Engines
 //!
 //! [`Cipher`] does all that scattered memory asks for, once for all engines. An [`XtsEngine`] transforms runs of
-//! whole AES blocks within one data unit. [`Cipher::new`] takes the engine that suits the CPU,
+//! whole AES blocks within one data unit. [`Cipher::new`] takes the one that is fastest on the CPU,
 //! [`Cipher::with_engine`] one that the caller chooses. [`CipherStack`] has the ciphers of several layers of a
 //! disk, and re-encrypts from one key to another.
 
@@ -17,19 +17,26 @@
 
 mod aws_lc;
 mod block;
+#[cfg(not(feature = "fips"))]
+mod choice;
 mod engine;
 mod error;
 mod known_answer;
+mod meeting;
 #[cfg(not(feature = "fips"))]
 mod portable;
 mod scatter;
 mod shared;
 mod stack;
+mod sync;
 #[cfg(test)]
 mod tests;
+mod threads;
 mod tweak;
 
 pub use aws_lc::AwsLcEngine;
+#[cfg(not(feature = "fips"))]
+pub use choice::{Measured, measured_engines};
 pub use engine::{DataUnit, Direction, XtsEngine};
 pub use error::CipherError;
 pub use known_answer::self_test;
@@ -38,4 +45,5 @@ pub use portable::PortableEngine;
 pub use scatter::Cipher;
 pub use shared::{Cursor, SharedSlice};
 pub use stack::CipherStack;
+pub use threads::CryptoThreads;
 pub use tweak::{TweakKey, TweakValue};

@@ -1,6 +1,7 @@
 //! From scattered guest memory into one host buffer and back: the cipher is the copy.
 
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use zeroize::Zeroize;
 
@@ -8,11 +9,13 @@ use keys::units::{ByteOffset, SECTOR_SIZE};
 use keys::{Dek, lock_stack, scrub_stack};
 
 use super::CipherError;
+#[cfg(feature = "fips")]
 use super::aws_lc::AwsLcEngine;
-use super::engine::{DataUnit, Direction, XtsEngine};
 #[cfg(not(feature = "fips"))]
-use super::portable::PortableEngine;
+use super::choice::engine_for;
+use super::engine::{DataUnit, Direction, XtsEngine};
 use super::shared::{Cursor, SharedSlice};
+use super::threads::{CryptoThreads, Helpers, LEAST as LEAST_SHARED, Piece};
 use super::tweak::{TweakKey, TweakValue};
 
 /// Bytes of the stack that an engine uses at most.
@@ -26,30 +29,23 @@ pub struct Cipher {
     engine: Box<dyn XtsEngine>,
     tweak_key: TweakKey,
     unit: DataUnit,
-}
-
-/// The engine that suits this CPU, with `dek` expanded.
-#[cfg(not(feature = "fips"))]
-fn engine_for(dek: &Dek) -> Result<Box<dyn XtsEngine>, CipherError> {
-    Ok(match AwsLcEngine::suits_this_cpu() {
-        true => Box::new(AwsLcEngine::new(dek)?),
-        false => Box::new(PortableEngine::new(dek)?),
-    })
+    /// Where threads help with large pieces.
+    helpers: Option<Box<Helpers>>,
 }
 
 /// The validated module, whatever the CPU: nothing else may encrypt.
 #[cfg(feature = "fips")]
-fn engine_for(dek: &Dek) -> Result<Box<dyn XtsEngine>, CipherError> {
+fn engine_for(dek: &Dek, _: DataUnit) -> Result<Box<dyn XtsEngine>, CipherError> {
     Ok(Box::new(AwsLcEngine::new(dek)?))
 }
 
 impl Cipher {
-    /// Expands `dek` with the engine that suits this CPU.
+    /// Expands `dek` with the engine that is fastest on this CPU.
     ///
     /// # Errors
     /// [`CipherError::Key`] when memory cannot be locked, [`CipherError::AwsLc`] when there is none.
     pub fn new(dek: &Dek, unit: DataUnit) -> Result<Self, CipherError> {
-        Self::with_engine(engine_for(dek)?, dek, unit)
+        Self::with_engine(engine_for(dek, unit)?, dek, unit)
     }
 
     /// Uses a given engine, which must hold `dek`.
@@ -67,7 +63,30 @@ impl Cipher {
             engine,
             tweak_key: TweakKey::new(dek)?,
             unit,
+            helpers: None,
         })
+    }
+
+    /// As [`Cipher::new`], with `threads` that help with pieces of 64 KiB and more. What is encrypted in blocks
+    /// ([`Cipher::encrypt_by_blocks`]) is one thread's alone.
+    ///
+    /// # Errors
+    /// As [`Cipher::new`].
+    pub fn with_threads(
+        dek: &Dek,
+        unit: DataUnit,
+        threads: &Arc<CryptoThreads>,
+    ) -> Result<Self, CipherError> {
+        let helpers = Helpers::new(threads, dek, unit)?;
+        Ok(Self {
+            helpers: Some(Box::new(helpers)),
+            ..Self::new(dek, unit)?
+        })
+    }
+
+    /// Bytes under one tweak.
+    pub fn unit(&self) -> DataUnit {
+        self.unit
     }
 
     /// What the engine calls itself.
@@ -86,8 +105,14 @@ impl Cipher {
         cursor: Cursor,
         into: &mut [u8],
     ) {
-        let host = into.as_mut_ptr();
-        self.walk(Direction::Encrypt, at, slices, cursor, host, into.len());
+        self.walk(&Piece {
+            direction: Direction::Encrypt,
+            at,
+            slices,
+            cursor,
+            host: into.as_mut_ptr(),
+            len: into.len(),
+        });
     }
 
     /// Decrypts `from`, the ciphertext of disk offset `at`, to the guest's bytes at `cursor`.
@@ -96,7 +121,14 @@ impl Cipher {
     pub fn decrypt(&mut self, at: ByteOffset, from: &[u8], slices: &[SharedSlice], cursor: Cursor) {
         // The host buffer is only read from in this direction.
         let host = from.as_ptr().cast_mut();
-        self.walk(Direction::Decrypt, at, slices, cursor, host, from.len());
+        self.walk(&Piece {
+            direction: Direction::Decrypt,
+            at,
+            slices,
+            cursor,
+            host,
+            len: from.len(),
+        });
     }
 
     /// As [`Cipher::encrypt`] of `len` bytes, each block of the disk, or what the range has of it, into the same
@@ -143,7 +175,14 @@ impl Cipher {
         slices: &[SharedSlice],
         cursor: Cursor,
     ) {
-        self.walk(Direction::Decrypt, at, slices, cursor, from.as_ptr(), len);
+        self.walk(&Piece {
+            direction: Direction::Decrypt,
+            at,
+            slices,
+            cursor,
+            host: from.as_ptr(),
+            len,
+        });
     }
 
     /// Fills `into` with what zeros at disk offset `at` encrypt to.
@@ -196,16 +235,30 @@ impl Cipher {
         }
     }
 
-    /// Transforms `len` bytes, and leaves nothing of a key on the stack.
-    fn walk(
-        &mut self,
-        direction: Direction,
-        at: ByteOffset,
-        slices: &[SharedSlice],
-        cursor: Cursor,
-        host: *mut u8,
-        len: usize,
-    ) {
+    /// Transforms a piece, with others where it is large and they are there.
+    fn walk(&mut self, piece: &Piece<'_>) {
+        if piece.len >= LEAST_SHARED
+            && let Some(mut helpers) = self.helpers.take()
+        {
+            let is_done = helpers.share(piece, self);
+            self.helpers = Some(helpers);
+            if is_done {
+                return;
+            }
+        }
+        self.walk_alone(piece);
+    }
+
+    /// Transforms a piece, and leaves nothing of a key on the stack.
+    pub(super) fn walk_alone(&mut self, piece: &Piece<'_>) {
+        let Piece {
+            direction,
+            at,
+            slices,
+            cursor,
+            host,
+            len,
+        } = *piece;
         // SAFETY: `done` is less than `len`, the length of the host's memory.
         let host = |done: usize| unsafe { host.add(done) };
         self.scattered_runs(direction, at, slices, cursor, len, host, |_| {});
@@ -282,7 +335,7 @@ impl Cipher {
     ) {
         let mut block = [0u8; AES_BLOCK];
         if direction == Direction::Decrypt {
-            // SAFETY: `host` has a whole block left (checked by `walk`), `block` is ours.
+            // SAFETY: `host` has a whole block left (checked by `walk_alone`), `block` is ours.
             unsafe {
                 self.engine
                     .run(direction, tweak, host, block.as_mut_ptr(), AES_BLOCK)

@@ -1,11 +1,13 @@
 //! The ciphers of a disk's layers, and re-encryption from one layer's key to the top layer's.
 
+use std::sync::Arc;
+
 use zeroize::Zeroize;
 
 use keys::units::{BLOCK_SIZE, ByteOffset, LayerIndex};
-use keys::{DekStack, LockedBytes};
+use keys::{Dek, DekStack, LockedBytes};
 
-use super::{Cipher, CipherError, DataUnit, Direction};
+use super::{Cipher, CipherError, CryptoThreads, DataUnit, Direction};
 
 /// One thread's ciphers of all layers, the top layer's first.
 pub struct CipherStack {
@@ -20,13 +22,32 @@ impl CipherStack {
     /// # Errors
     /// [`CipherError::Key`] when memory cannot be locked, [`CipherError::AwsLc`] when there is none.
     pub fn new(deks: &DekStack, units: &[DataUnit]) -> Result<Self, CipherError> {
+        Self::each(deks, units, Cipher::new)
+    }
+
+    /// As [`CipherStack::new`], with threads that help ([`Cipher::with_threads`]).
+    ///
+    /// # Errors
+    /// As [`CipherStack::new`].
+    pub fn with_threads(
+        deks: &DekStack,
+        units: &[DataUnit],
+        threads: &Arc<CryptoThreads>,
+    ) -> Result<Self, CipherError> {
+        Self::each(deks, units, |dek, unit| {
+            Cipher::with_threads(dek, unit, threads)
+        })
+    }
+
+    fn each(
+        deks: &DekStack,
+        units: &[DataUnit],
+        cipher: impl Fn(&Dek, DataUnit) -> Result<Cipher, CipherError>,
+    ) -> Result<Self, CipherError> {
         debug_assert_eq!(deks.layers(), units.len(), "a key and a data unit each");
-        let layers = deks
-            .iter()
-            .zip(units)
-            .map(|(dek, unit)| Cipher::new(dek, *unit))
-            .collect::<Result<_, _>>()?;
-        Self::with_ciphers(layers)
+        let pairs = deks.iter().zip(units);
+        let layers = pairs.map(|(dek, unit)| cipher(dek, *unit));
+        Self::with_ciphers(layers.collect::<Result<_, _>>()?)
     }
 
     /// Uses given ciphers, the top layer's first.

@@ -573,3 +573,28 @@ fn flush_is_served_at_any_depth() {
         assert_eq!(queue.complete(pending).status, Status::Ok);
     }
 }
+
+/// What threads encrypt together is what one thread decrypts, and the other way round.
+#[test]
+fn large_requests_are_the_same_with_threads_that_help() {
+    const HELPED: &[&str] = &["--crypto-threads", "2"];
+    let disk = Disk::new(16 * MIB);
+    let mut rng = Rng::new(31);
+    let lens = [60_000, 300_016, 4096, 688, 400_128];
+    let data = rng.bytes(lens.iter().sum());
+    let sector = |place: u64| place * 2 * MIB / 512;
+    for (place, writer, reader) in [(0, HELPED, &[][..]), (1, &[], HELPED), (2, HELPED, HELPED)] {
+        let options = |arguments| AttachOptions {
+            arguments,
+            ..AttachOptions::default()
+        };
+        let daemon = disk.attach(&options(writer));
+        let queue = &mut daemon.connect().queues[0];
+        queue.write_split(sector(place), &data, &lens).unwrap();
+        daemon.stop();
+        let daemon = disk.attach(&options(reader));
+        let queue = &mut daemon.connect().queues[0];
+        assert!(queue.read_split(sector(place), &lens) == Ok(data.clone()));
+        daemon.stop();
+    }
+}

@@ -33,6 +33,8 @@ pub struct AttachRequest {
     pub huge_pages: bool,
     /// Busy-poll time of a queue in microseconds; 0 disables it.
     pub poll_us: u32,
+    /// Threads that help to encrypt and decrypt large requests; 0 for none.
+    pub crypto_threads: u16,
     /// What the disk may do at most.
     pub limits: Limits,
     /// How confined its data plane is, and who that runs as.

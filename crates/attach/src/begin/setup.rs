@@ -28,6 +28,7 @@ pub(crate) fn setup(
         memory: request.memory,
         huge_pages: request.huge_pages,
         poll_us: request.poll_us,
+        crypto_threads: request.crypto_threads,
         limits: request.limits,
         write_through: header.write_through,
         serial,

@@ -1,16 +1,20 @@
 //! The DEKs of the disk's layers in the data plane, for as long as the vaults grant them.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use keys::{DekStack, with_wiped_call_stack};
 use protocol::OnRevoke;
-use xts::{CipherStack, DataUnit};
+use xts::{CipherStack, CryptoThreads, DataUnit};
 
 use crate::DataplaneError;
 
 /// Where queues that start get their ciphers from. Those that run have their own, so that no request
 /// ever looks here.
-pub(crate) struct SharedKey(Mutex<Key>);
+pub(crate) struct SharedKey {
+    key: Mutex<Key>,
+    /// What helps all ciphers that come from here.
+    threads: Option<Arc<CryptoThreads>>,
+}
 
 enum Key {
     Held(DekStack),
@@ -20,12 +24,31 @@ enum Key {
 
 impl SharedKey {
     pub(crate) fn new(deks: DekStack) -> Self {
-        Self(Mutex::new(Key::Held(deks)))
+        Self::of(Key::Held(deks))
     }
 
     /// A key that is revoked already.
     pub(crate) fn revoked(mode: OnRevoke) -> Self {
-        Self(Mutex::new(Key::Destroyed(mode)))
+        Self::of(Key::Destroyed(mode))
+    }
+
+    fn of(key: Key) -> Self {
+        Self {
+            key: Mutex::new(key),
+            threads: None,
+        }
+    }
+
+    /// The same, with `count` threads that help all ciphers that are made from now on.
+    ///
+    /// # Errors
+    /// [`DataplaneError::Cipher`].
+    pub(crate) fn with_threads(self, count: u16) -> Result<Self, DataplaneError> {
+        let start = || CryptoThreads::start(count.into()).map(Arc::new);
+        Ok(Self {
+            threads: (count > 0).then(start).transpose()?,
+            ..self
+        })
     }
 
     /// Ciphers for one queue of layers with these data units, or what the queue does while the key
@@ -43,7 +66,10 @@ impl SharedKey {
                 deks.layers(),
                 units.len()
             ))),
-            Key::Held(deks) => Ok(Ok(with_wiped_call_stack(|| CipherStack::new(deks, units))?)),
+            Key::Held(deks) => Ok(Ok(with_wiped_call_stack(|| match &self.threads {
+                None => CipherStack::new(deks, units),
+                Some(threads) => CipherStack::with_threads(deks, units, threads),
+            })?)),
             Key::Destroyed(mode) => Ok(Err(*mode)),
         }
     }
@@ -75,7 +101,7 @@ impl SharedKey {
 
     fn lock(&self) -> MutexGuard<'_, Key> {
         // A key is replaced as a whole, so one whose holder panicked is whole too.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.key.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

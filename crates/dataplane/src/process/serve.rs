@@ -150,6 +150,8 @@ fn serve_disk(control: &DataPlaneEnd, confinement: Confinement) -> Result<(), Da
         None => (vacant.clone(), SharedKey::revoked(WITHOUT)),
     };
 
+    let key = key.with_threads(setup.crypto_threads)?;
+
     let config = ConfigSpace::new(&setup);
     let shared = Arc::new(Shared::new(extent, key, rings, config.limits(), &setup)?);
     // All that the queues need is there before anybody can connect, or it is said why not.

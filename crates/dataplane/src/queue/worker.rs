@@ -20,7 +20,7 @@ use keys::wipe_call_stack;
 use protocol::OnRevoke;
 use volume::pipeline::Finished;
 use volume::store::{StoreError, UringStore, Wait, WatchId};
-use xts::CipherStack;
+use xts::{CipherStack, DataUnit};
 
 use crate::DataplaneError;
 use crate::disk::shared::Shared;
@@ -115,6 +115,7 @@ impl Worker {
         };
         if let (0, Some(cipher)) = (index, ciphers.as_mut().and_then(CipherStack::top)) {
             log::info!("AES-256-XTS by the engine {}", cipher.engine_name());
+            log_measurements(cipher.unit());
         }
         let mut store = UringStore::on(shared.io_rings.for_queue()?, extent.files.clone())?;
         store.limit_workers(shared.workers_of(1))?;
@@ -537,3 +538,16 @@ impl Worker {
         }
     }
 }
+
+/// What chose the engine.
+#[cfg(not(feature = "fips"))]
+fn log_measurements(unit: DataUnit) {
+    for measured in xts::measured_engines(unit).into_iter().flatten() {
+        let rate = measured.rate / 1_000_000;
+        log::debug!("{} does {rate} MB/s here", measured.engine);
+    }
+}
+
+/// There is no choice.
+#[cfg(feature = "fips")]
+fn log_measurements(_: DataUnit) {}

@@ -216,6 +216,7 @@ mod tests {
             memory: 64 << 20,
             huge_pages: false,
             poll_us: 0,
+            crypto_threads: 0,
             serial: String::new(),
             limits: Limits::default(),
             write_through: false,

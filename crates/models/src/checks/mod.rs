@@ -3,6 +3,7 @@
 mod flushes;
 mod map;
 mod marks;
+mod meeting;
 mod writes;
 
 pub use flushes::{a_flush_covers_what_came_before_it_was_asked_for, no_wake_up_is_lost};
@@ -11,6 +12,7 @@ pub use map::{
     what_a_dead_process_changed_is_flushed_by_the_next, what_is_changed_is_flushed,
 };
 pub use marks::{a_failed_mark_gives_all_back, marks_exclude_each_other};
+pub use meeting::helpers_use_a_job_only_while_it_is_there;
 pub use writes::a_flush_knows_how_durable_writes_before_it_ended;
 
 use loom::model::Builder;
