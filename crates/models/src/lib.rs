@@ -16,6 +16,7 @@
 
 pub mod checks;
 mod format;
+mod frozen;
 mod mapped;
 mod must_complete;
 mod store;

@@ -56,6 +56,7 @@ mod error;
 mod failed_sync;
 mod flushes;
 pub mod format;
+mod frozen;
 mod geometry;
 mod layer;
 mod map;
@@ -76,6 +77,7 @@ pub use durable_writes::{BegunWrites, DurableWrite, DurableWrites};
 pub use error::VolumeError;
 pub use failed_sync::FailedSync;
 pub use flushes::{FlushNumber, FlushTurn, Flushes, PunchTurn};
+pub use frozen::share_maps_up_to;
 pub use geometry::{Geometry, MAX_DISK_SIZE};
 pub use layer::{
     LayerPaths, SectorStates, check_data_file, check_map_file, create_layer, examine_map,

@@ -10,6 +10,7 @@ use xts::DataUnit;
 
 use super::failed_sync::{CHECKED, FailedSync, Reason};
 use super::flushes::Flushes;
+use super::frozen::FrozenMap;
 use super::layer::{check_map_file, examine_map};
 use super::map::{BlockMap, Content, MapFile, Run};
 use super::marks::BlockMarks;
@@ -49,7 +50,10 @@ impl LowerLayer {
         let LayerMap { geometry, file } = layer;
         geometry.check()?;
         check_map_file(&*file, &geometry)?;
-        let map = BlockMap::private(file, geometry.blocks())?;
+        let blocks = geometry.blocks();
+        let frozen = file.to_map();
+        let frozen = frozen.and_then(|file| FrozenMap::of(file, format::file_len(blocks)));
+        let map = BlockMap::frozen(file.clone(), blocks, frozen)?;
         Ok(Arc::new(Self { geometry, map }))
     }
 

@@ -12,6 +12,7 @@ mod reference;
 mod requests;
 mod resize;
 mod rings;
+mod sharing;
 mod waiting;
 
 use super::MIB;

@@ -8,7 +8,7 @@
 
 use std::io::Write;
 
-use rustix::process::{Pid, Resource};
+use rustix::process::{Pid, Resource, getrlimit};
 
 use keys::QUEUE_STACK;
 use keys::units::MAX_LAYERS;
@@ -17,8 +17,8 @@ use sandbox::{
     Isolated, Launch, Missing, NAMESPACES, Privileges, Rule, User, calls, empty_root, isolate,
     limit, raise,
 };
-use volume::MAX_DISK_SIZE;
 use volume::store::{RING_OPERATIONS, RING_REGISTRATIONS, RingRule, locked_memory_limit};
+use volume::{MAX_DISK_SIZE, share_maps_up_to};
 
 use crate::DataplaneError;
 use crate::disk::memory::{most_workers, needed_files};
@@ -33,6 +33,9 @@ const PROCESS: &str = "data plane";
 /// the schedule of a cipher.
 const LOCKED: u64 = 1 << 20;
 const LOCKED_PER_LAYER: u64 = 16 << 10;
+/// Bytes of maps of frozen layers that it may lock, which are pages of files: the maps of 16 TiB. Of a process
+/// that has each chunk of 64 KiB locked by itself the kernel has half as many mappings then as it allows.
+const SHARED_MAPS: u64 = 1 << 30;
 
 /// Threads beside those of the queues, and threads of the kernel beside those that have a limit of their own.
 const OTHER_THREADS: u64 = 64;
@@ -64,7 +67,12 @@ impl Confinement {
     /// Leaves the host's files, its users and its privileges behind. What it will lock of memory is to be allowed
     /// before, since locked memory counts for the user.
     pub(crate) fn leave_host(&mut self, queues: u16) {
-        raise(Resource::Memlock, locked_memory(queues));
+        raise(Resource::Memlock, locked_memory(queues) + SHARED_MAPS);
+        let most = getrlimit(Resource::Memlock).current;
+        let left = most.map_or(SHARED_MAPS, |most| {
+            most.saturating_sub(locked_memory(queues))
+        });
+        share_maps_up_to(left.min(SHARED_MAPS));
         if self.isolated.has_mounts() {
             self.missing
                 .or_note("an empty root directory", empty_root());
@@ -124,7 +132,7 @@ fn close_standard_output() -> Result<(), DataplaneError> {
     })
 }
 
-/// Bytes that a data plane with so many queues may lock.
+/// Bytes that a data plane with so many queues locks besides maps of frozen layers.
 fn locked_memory(queues: u16) -> u64 {
     let of_a_queue = QUEUE_STACK as u64 + MAX_LAYERS as u64 * LOCKED_PER_LAYER;
     LOCKED + u64::from(queues) * of_a_queue
@@ -138,7 +146,11 @@ fn limits(queues: u16) -> [(Resource, &'static str, u64); 5] {
         (Resource::Nofile, "RLIMIT_NOFILE", needed_files(queues)),
         (Resource::Nproc, "RLIMIT_NPROC", threads + OTHER_THREADS),
         (Resource::Fsize, "RLIMIT_FSIZE", MAX_DISK_SIZE),
-        (Resource::Memlock, "RLIMIT_MEMLOCK", locked_memory(queues)),
+        (
+            Resource::Memlock,
+            "RLIMIT_MEMLOCK",
+            locked_memory(queues) + SHARED_MAPS,
+        ),
         (Resource::Core, "RLIMIT_CORE", 0),
     ]
 }
@@ -226,7 +238,8 @@ fn limit_reason(resource: Resource) -> &'static str {
         Resource::Core => "a core dump would have the key",
         Resource::Fsize => "a file of the disk is no longer than the largest disk",
         Resource::Memlock => {
-            "memory that cannot be swapped out, once rings and buffers are registered"
+            "memory that cannot be swapped out, once rings and buffers are registered; and pages of map files, which \
+             disks share"
         }
         Resource::Nproc => "threads, and threads of the kernel for its I/O",
         _ => "descriptors of the disk and of a frontend",

@@ -2,7 +2,7 @@
 //!
 //! It is loaded from the map file in chunks, each when it is first asked for, so that a large disk
 //! takes memory only for the parts of it that are used. The first thread that needs a chunk loads it;
-//! others try again.
+//! others try again. The map of a frozen layer is read where its file lies in memory, where that can be.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use crate::store::ReadAt;
 
 use crate::flushes::Flushes;
 use crate::format::{self, BLOCKS_PER_CHUNK, BLOCKS_PER_SECTOR, STATES_LEN};
+use crate::frozen::FrozenMap;
 use crate::mapped::MapWords;
 use crate::notes::SectorNotes;
 use crate::sync::{AtomicU64, Ordering};
@@ -49,6 +50,8 @@ pub struct Run<T> {
 /// The current map of a layer and which of its sectors differ from the durable one.
 pub struct BlockMap {
     pub(super) words: MapWords,
+    /// Has the words of chunks that are shared.
+    pub(super) frozen: Option<FrozenMap>,
     pub(super) durable: MapFile,
     pub(super) notes: SectorNotes,
     pub(super) flushes: Arc<Flushes>,
@@ -80,6 +83,7 @@ impl BlockMap {
     ) -> Result<Self, VolumeError> {
         Ok(Self {
             words,
+            frozen: None,
             durable,
             notes: SectorNotes::new(format::sectors(blocks)).map_err(no_memory)?,
             flushes,
@@ -92,6 +96,18 @@ impl BlockMap {
         let chunks = format::chunks(blocks) as usize;
         let words = MapWords::private(chunks, Self::words_for(blocks)).map_err(no_memory)?;
         Self::new(words, durable, blocks, Arc::default())
+    }
+
+    /// As [`BlockMap::private`], of a layer that nobody writes to here: what can be is shared with others.
+    pub(crate) fn frozen(
+        durable: MapFile,
+        blocks: u64,
+        frozen: Option<FrozenMap>,
+    ) -> Result<Self, VolumeError> {
+        Ok(Self {
+            frozen,
+            ..Self::private(durable, blocks)?
+        })
     }
 
     /// Its memory.
@@ -130,8 +146,12 @@ impl BlockMap {
     }
 
     fn word(&self, block: u64) -> u64 {
-        debug_assert!(self.is_loaded(block / BLOCKS_PER_SECTOR), "not loaded");
-        self.words.states()[(block / PER_WORD) as usize].load(Ordering::Acquire)
+        let sector = block / BLOCKS_PER_SECTOR;
+        debug_assert!(self.is_loaded(sector), "not loaded");
+        match self.shared(sector) {
+            Some(frozen) => frozen.word(sector, block / PER_WORD % WORDS_PER_SECTOR),
+            None => self.words.states()[(block / PER_WORD) as usize].load(Ordering::Acquire),
+        }
     }
 
     /// What the map says of the blocks from `first` on, and of how many, at most `most`, it says so.
@@ -171,8 +191,8 @@ impl BlockMap {
         let sectors = 0..format::sectors(self.blocks);
         let loaded = sectors.filter(|sector| self.is_loaded(*sector));
         loaded
-            .flat_map(|sector| self.sector_words(sector))
-            .map(|word| u64::from(data_in(word.load(Ordering::Acquire)).count_ones()))
+            .flat_map(|sector| self.words_in(sector))
+            .map(|word| u64::from(data_in(word).count_ones()))
             .sum()
     }
 
@@ -283,10 +303,15 @@ impl BlockMap {
     /// The states of a map sector as the format has them.
     pub fn sector_states(&self, sector: u64) -> [u8; STATES_LEN] {
         let mut states = [0; STATES_LEN];
-        for (bytes, word) in states.chunks_exact_mut(8).zip(self.sector_words(sector)) {
-            bytes.copy_from_slice(&word.load(Ordering::Acquire).to_le_bytes());
+        for (bytes, word) in states.chunks_exact_mut(8).zip(self.words_in(sector)) {
+            bytes.copy_from_slice(&word.to_le_bytes());
         }
         states
+    }
+
+    fn words_in(&self, sector: u64) -> impl Iterator<Item = u64> {
+        let first = sector * BLOCKS_PER_SECTOR;
+        (0..WORDS_PER_SECTOR).map(move |word| self.word(first + word * PER_WORD))
     }
 
     pub(super) fn sector_words(&self, sector: u64) -> &[AtomicU64] {

@@ -6,6 +6,7 @@ use crate::VolumeError;
 use crate::format::{
     self, BLOCKS_PER_CHUNK, BLOCKS_PER_SECTOR, SECTOR_LEN, SECTORS_PER_CHUNK, STATES_LEN,
 };
+use crate::frozen::FrozenMap;
 use crate::mapped::MapWords;
 use crate::sync::{AtomicU64, Ordering};
 
@@ -19,6 +20,8 @@ const TRIES: u32 = 3;
 const UNLOADED: u64 = 0;
 pub(super) const LOADING: u64 = 1;
 pub(super) const LOADED: u64 = 2;
+/// Its words are those of the map file. Of a frozen layer only, so never in a runtime map.
+const SHARED: u64 = 3;
 
 /// Whether it is known of each chunk how far it is loaded. A word with any other value says neither that what
 /// was completed is here nor that it is not.
@@ -41,7 +44,7 @@ impl BlockMap {
         let flags = self.words.flags();
         for chunk in blocks.start / BLOCKS_PER_CHUNK..=(blocks.end - 1) / BLOCKS_PER_CHUNK {
             let flag = &flags[chunk as usize];
-            if flag.load(Ordering::Acquire) == LOADED {
+            if is_there(flag) {
                 continue;
             }
             if !self.load(chunk, flag)? {
@@ -66,15 +69,16 @@ impl BlockMap {
     fn load(&self, chunk: u64, flag: &AtomicU64) -> Result<bool, VolumeError> {
         let mine = flag.compare_exchange(UNLOADED, LOADING, Ordering::AcqRel, Ordering::Acquire);
         if let Err(found) = mine {
-            return Ok(found == LOADED);
+            return Ok(found == LOADED || found == SHARED);
         }
         let loaded = self.read_chunk(chunk);
-        let now = if loaded.is_ok() { LOADED } else { UNLOADED };
+        let now = *loaded.as_ref().unwrap_or(&UNLOADED);
         flag.store(now, Ordering::Release);
-        loaded.map(|()| true)
+        loaded.map(|_| true)
     }
 
-    fn read_chunk(&self, chunk: u64) -> Result<(), VolumeError> {
+    /// Returns how its chunk is loaded then.
+    fn read_chunk(&self, chunk: u64) -> Result<u64, VolumeError> {
         let first = chunk * SECTORS_PER_CHUNK;
         let end = (first + SECTORS_PER_CHUNK).min(format::sectors(self.blocks));
         // All of the chunk, also what the disk has not of it yet: it may grow.
@@ -82,6 +86,10 @@ impl BlockMap {
         self.words
             .allocate(chunk as usize, words as usize)
             .map_err(no_memory)?;
+        // To read a hole would fill the page cache with zeros.
+        if self.next_data(chunk)? > chunk {
+            return Ok(LOADED);
+        }
         let mut tries = TRIES;
         loop {
             match self.read_sectors(first..end) {
@@ -91,31 +99,44 @@ impl BlockMap {
         }
     }
 
-    fn read_sectors(&self, sectors: Range<u64>) -> Result<(), VolumeError> {
-        self.each_durable(sectors, |sector, states| {
+    fn read_sectors(&self, sectors: Range<u64>) -> Result<u64, VolumeError> {
+        let bytes = self.read_durable(sectors.clone())?;
+        if let Some(frozen) = &self.frozen {
+            let mut says_nothing = true;
+            each_in(sectors.start, &bytes, |_, _| says_nothing = false)?;
+            if says_nothing {
+                return Ok(LOADED);
+            }
+            if frozen.hold(format::sector_offset(sectors.start), &bytes) {
+                return Ok(SHARED);
+            }
+        }
+        each_in(sectors.start, &bytes, |sector, states| {
             self.load_sector(sector, states);
             if has_held(states) {
                 self.notes.held().insert(sector);
             }
-        })
+        })?;
+        Ok(LOADED)
     }
 
     /// Gives the states of the sectors that the map file has to `each`.
     pub(super) fn each_durable(
         &self,
         sectors: Range<u64>,
-        mut each: impl FnMut(u64, &[u8; STATES_LEN]),
+        each: impl FnMut(u64, &[u8; STATES_LEN]),
     ) -> Result<(), VolumeError> {
+        let bytes = self.read_durable(sectors.clone())?;
+        each_in(sectors.start, &bytes, each)
+    }
+
+    /// The sectors as the map file has them.
+    fn read_durable(&self, sectors: Range<u64>) -> Result<Vec<u8>, VolumeError> {
         let mut bytes = vec![0; (sectors.end - sectors.start) as usize * SECTOR_LEN];
         self.durable
             .read_exact_at(&mut bytes, format::sector_offset(sectors.start))
             .map_err(unreadable)?;
-        for (sector, raw) in sectors.zip(bytes.as_chunks::<SECTOR_LEN>().0) {
-            if let Some(states) = format::decode_sector(sector, raw)? {
-                each(sector, states);
-            }
-        }
-        Ok(())
+        Ok(bytes)
     }
 
     /// Forgets who was loading when a process died that had the same words.
@@ -127,8 +148,14 @@ impl BlockMap {
 
     /// Whether the chunk of a map sector is loaded already.
     pub(super) fn is_loaded(&self, sector: u64) -> bool {
-        let chunk = (sector / SECTORS_PER_CHUNK) as usize;
-        self.words.flags()[chunk].load(Ordering::Acquire) == LOADED
+        is_there(&self.words.flags()[(sector / SECTORS_PER_CHUNK) as usize])
+    }
+
+    /// What has the words of a sector that are shared.
+    pub(super) fn shared(&self, sector: u64) -> Option<&FrozenMap> {
+        let frozen = self.frozen.as_ref()?;
+        let flag = &self.words.flags()[(sector / SECTORS_PER_CHUNK) as usize];
+        (flag.load(Ordering::Acquire) == SHARED).then_some(frozen)
     }
 
     /// Takes over the states of a map sector from the durable map.
@@ -212,6 +239,25 @@ impl BlockMap {
         self.each_durable(sectors, |_, states| held |= has_held(states))?;
         Ok(held)
     }
+}
+
+/// Whether a chunk is in memory.
+fn is_there(flag: &AtomicU64) -> bool {
+    matches!(flag.load(Ordering::Acquire), LOADED | SHARED)
+}
+
+/// Gives the states of those of some sectors that say anything to `each`. The first has the number `first`.
+fn each_in(
+    first: u64,
+    bytes: &[u8],
+    mut each: impl FnMut(u64, &[u8; STATES_LEN]),
+) -> Result<(), VolumeError> {
+    for (sector, raw) in (first..).zip(bytes.as_chunks::<SECTOR_LEN>().0) {
+        if let Some(states) = format::decode_sector(sector, raw)? {
+            each(sector, states);
+        }
+    }
+    Ok(())
 }
 
 /// Whether the states of a sector have [`BlockState::ZeroHeld`].

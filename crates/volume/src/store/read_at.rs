@@ -26,6 +26,11 @@ pub trait ReadAt {
     fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
         Ok(Some(offset))
     }
+
+    /// The file by itself, if its pages may be used where they lie.
+    fn to_map(&self) -> Option<&std::fs::File> {
+        None
+    }
 }
 
 impl ReadAt for std::fs::File {
@@ -46,5 +51,9 @@ impl ReadAt for std::fs::File {
             Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => Ok(Some(offset)),
             Err(e) => Err(e.into()),
         }
+    }
+
+    fn to_map(&self) -> Option<&std::fs::File> {
+        Some(self)
     }
 }
