@@ -190,7 +190,7 @@ pub(crate) fn lock_directory(path: &Path) -> io::Result<Option<File>> {
 /// # Errors
 /// [`CatalogError`] when the catalog cannot be read.
 pub fn sweep(installation: &Installation, data_dir: Option<&Path>) -> Result<(), CatalogError> {
-    for row in installation.catalog().resources()? {
+    for row in installation.catalog().unfinished()? {
         let swept = match row.record.state {
             DiskState::Ready => Ok(()),
             DiskState::Creating => sweep_creating(installation, &row),

@@ -120,6 +120,12 @@ pub trait Catalog: Send + Sync {
     /// [`CatalogError`].
     fn resources(&self) -> Result<Vec<Stored<DiskRecord>>, CatalogError>;
 
+    /// Those that are not ready, by kind and name: of commands that go on, or were interrupted.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    fn unfinished(&self) -> Result<Vec<Stored<DiskRecord>>, CatalogError>;
+
     /// All disks, by name.
     ///
     /// # Errors

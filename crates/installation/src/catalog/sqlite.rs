@@ -247,6 +247,11 @@ impl Catalog for SqliteCatalog {
         self.select(&resources::select("TRUE"), [], resources::parse)
     }
 
+    fn unfinished(&self) -> Result<Vec<Stored<DiskRecord>>, CatalogError> {
+        let sql = resources::select("state <> 'ready'");
+        self.select(&sql, [], resources::parse)
+    }
+
     fn resources_under(&self, des: Option<&str>) -> Result<Vec<Stored<DiskRecord>>, CatalogError> {
         let sql = resources::select(resources::UNDER_SET);
         self.select(&sql, [des], resources::parse)
