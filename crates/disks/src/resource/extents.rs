@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use keys::units::{BLOCK_SIZE, is_zero};
-use volume::format::{self, HEADER_LEN, SECTOR_LEN};
+use volume::format::{self, HEADER_LEN, SECTOR_LEN, STATES_LEN};
 pub(crate) use volume::store::next_extent;
 use volume::{BlockMap, BlockState, Content, Geometry};
 
@@ -105,23 +105,35 @@ pub(crate) fn data_bytes(map: &Path, geometry: &Geometry) -> Option<u64> {
     format::check_header(&header, geometry).ok()?;
     let len = format::file_len(geometry.blocks());
     let (mut at, mut blocks) = (HEADER_LEN as u64, 0);
+    let mut buffer = Vec::new();
     while let Some(extent) = next_extent(&file, at, len).ok()? {
         let whole = SECTOR_LEN as u64;
         at = extent.start / whole * whole;
         while at < extent.end {
-            let mut sector = [0; SECTOR_LEN];
-            file.read_exact_at(&mut sector, at).ok()?;
-            let number = (at - HEADER_LEN as u64) / whole;
-            if let Some(states) = format::decode_sector(number, &sector).ok()? {
-                blocks += states.iter().map(|byte| data_in(*byte)).sum::<u64>();
+            let rest = extent.end.next_multiple_of(whole).min(len) - at;
+            buffer.resize(rest.min(MOST_AT_ONCE) as usize, 0);
+            file.read_exact_at(&mut buffer, at).ok()?;
+            let first = (at - HEADER_LEN as u64) / whole;
+            for (number, sector) in (first..).zip(buffer.as_chunks().0) {
+                if let Some(states) = format::decode_sector(number, sector).ok()? {
+                    blocks += data_in(states);
+                }
             }
-            at += whole;
+            at += buffer.len() as u64;
         }
     }
     Some(blocks * BLOCK_SIZE)
 }
 
-/// How many of the four states in a byte are data, 01.
-fn data_in(byte: u8) -> u64 {
-    u64::from((byte & !(byte >> 1) & 0x55).count_ones())
+/// Bytes of a map that are read at a time, whole sectors of it.
+const MOST_AT_ONCE: u64 = 256 << 10;
+
+/// How many of the states of a sector are data, 01.
+fn data_in(states: &[u8; STATES_LEN]) -> u64 {
+    const LOW: u64 = 0x5555_5555_5555_5555;
+    let words = states.as_chunks::<8>().0.iter();
+    let words = words.map(|bytes| u64::from_le_bytes(*bytes));
+    words
+        .map(|word| u64::from((word & !(word >> 1) & LOW).count_ones()))
+        .sum()
 }
