@@ -34,7 +34,15 @@ pub(super) fn push(
 ) -> Result<(), DiskError> {
     let file = disk.header_file()?;
     let mut lock = file.lock()?;
-    let (old, deks) = disk.unlock_all(installation, lock.read()?)?;
+    let found = lock.read()?;
+    let (old, deks) = match volume.unattached() {
+        // The keys of the layers beneath are for who goes on reading them.
+        Some(_) => {
+            let (old, dek) = disk.unlock(installation, found)?;
+            (old, DekStack::from(dek))
+        }
+        None => disk.unlock_all(installation, found)?,
+    };
     refuse_job(disk, &old)?;
     if old.layers.len() >= MAX_LAYERS {
         return Err(DiskError::Argument(format!(

@@ -32,7 +32,7 @@ use volume::store::LayerFile;
 pub struct NewLayers<'a> {
     /// The header.
     pub header: &'a HeaderPayload,
-    /// The DEKs of all its layers.
+    /// The DEKs of all its layers; for a command the top layer's may be all.
     pub deks: &'a DekStack,
     /// The data file of the top layer, when that is a new one. It was claimed before the header named
     /// it, so that nobody else could claim the disk in between.
