@@ -5,8 +5,8 @@
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
-use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -50,7 +50,8 @@ pub fn measure(place: &Place, report: &mut Report) {
     }
 }
 
-fn make(place: &Place, name: &str, size: &str, layers: u32) {
+/// Makes a disk of so many layers.
+pub fn make(place: &Place, name: &str, size: &str, layers: u32) {
     expect_success(sealdisk(place).args(["disk", "create", name, "--size", size]));
     for layer in 1..layers {
         let snapshot = format!("{name}-{layer}");
@@ -59,15 +60,17 @@ fn make(place: &Place, name: &str, size: &str, layers: u32) {
     }
 }
 
-/// Has every map in a disk's directory say that all blocks are data.
-fn fill(directory: &Path, size: u64) {
+/// Has the maps in a disk's directory say that all blocks are data, but for those that say so already.
+pub fn fill(directory: &Path, size: u64) {
     let sectors = format::sectors(size.div_ceil(BLOCK_SIZE));
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        if path.extension().is_none_or(|extension| extension != "map") {
+    let entries = fs::read_dir(directory).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let is_map = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "map");
+    for path in paths.filter(is_map) {
+        let map = File::options().read(true).write(true).open(&path).unwrap();
+        if map.metadata().unwrap().blocks() * 512 > sectors * SECTOR_LEN as u64 {
             continue;
         }
-        let map = File::options().read(true).write(true).open(&path).unwrap();
         let mut header = [0; HEADER_LEN];
         map.read_exact_at(&mut header, 0).unwrap();
         let mut map = BufWriter::with_capacity(2048 * SECTOR_LEN, map);

@@ -96,15 +96,7 @@ impl Backend {
             Kind::Reference => reference(place, &socket),
             Kind::Fio | Kind::Cipher => unreachable!("{kind:?} serves nothing"),
         };
-        // Threads and child processes stay on the CPU that this one starts on.
-        let mut command = Command::new("taskset");
-        command
-            .args(["-c", &cpu.to_string()])
-            .arg(served.get_program());
-        command.args(served.get_args());
-        for (key, value) in served.get_envs() {
-            command.env(key, value.unwrap_or_default());
-        }
+        let mut command = on_cpu(&served, cpu);
         let log = place.runtime.join(format!("{name}.log"));
         command
             .stdin(Stdio::null())
@@ -144,6 +136,19 @@ impl Drop for Backend {
         }
         let _ = self.child.wait();
     }
+}
+
+/// The same command on one CPU: threads and child processes stay on the one that they start on.
+pub fn on_cpu(command: &Command, cpu: usize) -> Command {
+    let mut pinned = Command::new("taskset");
+    pinned
+        .args(["-c", &cpu.to_string()])
+        .arg(command.get_program());
+    pinned.args(command.get_args());
+    for (key, value) in command.get_envs() {
+        pinned.env(key, value.unwrap_or_default());
+    }
+    pinned
 }
 
 fn sealdisk(kind: Kind, place: &Place, name: &str, socket: &Path, queues: u32) -> Command {

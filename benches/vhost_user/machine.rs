@@ -56,6 +56,12 @@ pub fn children_time() -> Duration {
     time(usage.ru_utime) + time(usage.ru_stime)
 }
 
+/// Bytes that are free on the file system of a directory.
+pub fn available(dir: &Path) -> u64 {
+    let found = rustix::fs::statvfs(dir).unwrap();
+    found.f_bavail * found.f_frsize
+}
+
 /// Time that all CPUs together spent on anything, from /proc/stat. What the hypervisor took away is
 /// among it: for a measurement it is as bad as another program.
 pub fn busy_time() -> Duration {

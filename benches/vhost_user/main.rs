@@ -18,6 +18,7 @@ mod chain;
 mod fio;
 mod fixed_rate;
 mod flushes;
+mod growth;
 mod layers;
 mod load;
 mod machine;
@@ -40,6 +41,7 @@ use tempfile::TempDir;
 use test_support::program;
 
 use backends::{Kind, Place};
+use growth::Part;
 use report::Report;
 
 #[derive(Parser)]
@@ -50,6 +52,8 @@ enum Program {
     Layers(PartOptions),
     /// Measures how long attaching takes, whatever the size of the disk
     Attach(PartOptions),
+    /// Measures what grows with a disk's size, its layers, and the number of disks
+    Growth(GrowthOptions),
     /// Measures flushes, writes through, and the giving back of discarded space
     Flushes(PartOptions),
     /// Measures random reads and writes before and after a trim of fifteen sixteenths of a disk
@@ -99,6 +103,22 @@ struct Options {
     syscalls: bool,
 }
 
+#[derive(clap::Args)]
+struct GrowthOptions {
+    #[command(flatten)]
+    part: PartOptions,
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "disks,catalog,sharing"
+    )]
+    parts: Vec<Part>,
+    /// Disks of the large catalog
+    #[arg(long, default_value_t = 10_000)]
+    disks: u32,
+}
+
 /// What all parts have.
 #[derive(clap::Args)]
 struct PartOptions {
@@ -142,6 +162,12 @@ fn main() {
         Program::Attach(options) => {
             at_place(&options, None, |place, _, report| {
                 attach::measure(place, report);
+            });
+        }
+        Program::Growth(options) => {
+            let GrowthOptions { part, parts, disks } = &options;
+            at_place(part, None, |place, cpu, report| {
+                growth::measure(parts, *disks, place, cpu, report);
             });
         }
         Program::Flushes(options) => {
