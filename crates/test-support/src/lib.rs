@@ -42,7 +42,7 @@ pub mod key_search;
 mod processes;
 #[cfg(feature = "program")]
 mod program;
-#[cfg(feature = "program")]
+#[cfg(feature = "request-path")]
 pub mod request_path;
 #[cfg(feature = "program")]
 mod server;

@@ -205,7 +205,12 @@ impl RequestPath {
             shift: 0,
         };
         path.prepare(&fill);
-        (0..DISK / (8 << 20)).for_each(|_| path.round(&fill));
+        // Every other request first, then those between.
+        for start in [0, u64::from(fill.bytes) / 512] {
+            path.next_sector = start;
+            (0..DISK / (8 << 20)).for_each(|_| path.round(&fill));
+        }
+        path.next_sector = 0;
         path
     }
 
