@@ -2,6 +2,9 @@
 //!
 //! How much may be locked is known for the whole process, so there is one test here.
 
+// Clippy exempts only functions with #[test], and helpers of tests panic as tests do.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;

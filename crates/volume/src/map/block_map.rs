@@ -149,7 +149,7 @@ impl BlockMap {
         let sector = block / BLOCKS_PER_SECTOR;
         debug_assert!(self.is_loaded(sector), "not loaded");
         match self.shared(sector) {
-            Some(frozen) => frozen.word(sector, block / PER_WORD % WORDS_PER_SECTOR),
+            Some(frozen) => frozen.word(sector, block % BLOCKS_PER_SECTOR / PER_WORD),
             None => self.words.states()[(block / PER_WORD) as usize].load(Ordering::Acquire),
         }
     }
