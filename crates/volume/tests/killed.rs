@@ -7,7 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -147,6 +147,7 @@ fn writer() {
             .collect();
         if next == first + 1 {
             println!("{WRITING}");
+            std::io::stdin().read_line(&mut String::new()).unwrap();
         }
         for disk in &versions {
             for (part, at) in disk.chunks(request).zip((0..).step_by(request)) {
@@ -172,13 +173,14 @@ fn disk(kind: Kind) -> tempfile::TempDir {
     directory
 }
 
-/// Starts a writer, which writes when this returns.
-fn start(directory: &Path, kind: Kind) -> Child {
+/// Starts a writer, which writes when this returns, and nothing before `prepare` has been called.
+fn start(directory: &Path, kind: Kind, prepare: impl FnOnce()) -> Child {
     let mut writer = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "writer", "--ignored", "--nocapture"])
         .env(DIRECTORY, directory)
         .env(REQUEST, kind.request.to_string())
         .env(DISK, kind.disk.to_string())
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -187,6 +189,9 @@ fn start(directory: &Path, kind: Kind) -> Child {
         lines.any(|line| line.unwrap().contains(WRITING)),
         "the writer ended"
     );
+    prepare();
+    let mut go = writer.stdin.take().unwrap();
+    go.write_all(b"\n").unwrap();
     writer
 }
 
@@ -198,7 +203,7 @@ fn kill_and_look(kind: Kind) {
     let mut rng = Rng::new(u64::from(std::process::id()));
     let (mut finished, mut last) = (0, 0);
     for round in 0..KILLS {
-        let mut writer = start(directory.path(), kind);
+        let mut writer = start(directory.path(), kind, || ());
         let until = Instant::now() + Duration::from_micros(rng.within(0..2000));
         while Instant::now() < until {
             std::hint::spin_loop();
@@ -265,12 +270,12 @@ fn copy_dies(disk_size: u64) {
         disk: disk_size,
     };
     let directory = disk(kind);
-    let mut writer = start(directory.path(), kind);
     let data = File::options()
         .write(true)
         .open(directory.path().join("data"));
     let data = data.unwrap();
-    data.set_len(SIZE as u64 / 2).unwrap();
+    let take_away = || data.set_len(SIZE as u64 / 2).unwrap();
+    let mut writer = start(directory.path(), kind, take_away);
     let status = writer.wait().unwrap();
     assert_eq!(status.signal(), Some(libc::SIGBUS));
     data.set_len(disk_size).unwrap();
