@@ -22,7 +22,7 @@ pub use dek::{DEK_LEN, Dek, DekHalf, harden_process};
 pub use digest::{Hashing, hex, sha256};
 pub use error::KeyError;
 pub use kept::KeptDeks;
-pub use locked::{Locked, LockedBytes, PageLock};
+pub use locked::{Locked, LockedBytes, PageLock, SparePages};
 #[cfg(feature = "fips")]
 pub use random::is_approved;
 pub use random::{FIPS, crypto_module, fill_random, require_module};

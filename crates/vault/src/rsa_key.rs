@@ -16,7 +16,7 @@ use serde::Deserialize;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use super::{EncryptionAlgorithm, VaultError, VaultErrorCode};
-use keys::LockedBytes;
+use keys::{LockedBytes, SparePages};
 
 /// Longest number of a JSON Web Key that is read: the modulus of RSA-4096 in base64url, with room
 /// for a leading zero.
@@ -305,6 +305,9 @@ impl RsaKey {
     }
 }
 
+/// Pages for what is unwrapped.
+static SPARE: SparePages = SparePages::new(16);
+
 /// An RSA private key that AWS-LC decrypts with.
 pub(super) struct DecryptingKey(OaepPrivateDecryptingKey);
 
@@ -327,14 +330,14 @@ impl DecryptingKey {
         ciphertext: &[u8],
     ) -> Result<LockedBytes, VaultError> {
         let unlocked = |e| internal("there is no memory for the unwrapped key", e);
-        let mut whole = LockedBytes::zeroed(self.0.min_output_size()).map_err(unlocked)?;
-        let plain = self
+        let mut secret = SPARE.zeroed(self.0.min_output_size()).map_err(unlocked)?;
+        let len = self
             .0
-            .decrypt(oaep(algorithm), ciphertext, whole.as_mut_slice(), None)
-            .map_err(|_| unwrap_failed())?;
-        let mut locked = LockedBytes::zeroed(plain.len()).map_err(unlocked)?;
-        locked.as_mut_slice().copy_from_slice(plain);
-        Ok(locked)
+            .decrypt(oaep(algorithm), ciphertext, secret.as_mut_slice(), None)
+            .map_err(|_| unwrap_failed())?
+            .len();
+        secret.truncate(len);
+        Ok(secret)
     }
 }
 
