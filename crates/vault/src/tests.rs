@@ -16,6 +16,7 @@ mod lifecycle;
 mod migration;
 mod names;
 mod recording;
+mod revoked;
 
 const RSA_OAEP: WrapAlgorithm = WrapAlgorithm::RsaOaep256;
 

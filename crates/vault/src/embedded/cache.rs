@@ -28,9 +28,7 @@ struct Kept {
 
 impl Kept {
     fn is_of(&self, row: &KeyRow) -> bool {
-        let own = &self.row;
-        (&own.name, &own.version) == (&row.name, &row.version)
-            && (&own.sealed, &own.n, &own.e) == (&row.sealed, &row.n, &row.e)
+        self.row.has_key_of(row)
     }
 }
 
@@ -69,6 +67,11 @@ impl KeyCache {
     pub fn forget(&self, name: &str) {
         let is_other = |kept: &Kept| !kept.row.name.eq_ignore_ascii_case(name);
         self.slots().kept.retain(is_other);
+    }
+
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.slots().kept.len()
     }
 
     fn slots(&self) -> MutexGuard<'_, Slots> {

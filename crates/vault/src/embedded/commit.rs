@@ -4,6 +4,9 @@
 //! of any lock; then the same checks are made again in the transaction that records the use, and
 //! only they count. So each use is as if it had been done whole inside that transaction, while many
 //! wait for one sync of the disk. Who finds the database free settles for all that wait.
+//!
+//! The first check only spares RSA for what would be refused. It is left out for a use that was allowed
+//! the last time ([`Allowed`](super::allowed::Allowed)).
 
 use std::sync::{Arc, Mutex};
 
@@ -15,16 +18,16 @@ use super::uses::note_use;
 use super::vault::EmbeddedVault;
 use crate::refusal;
 use crate::store::KeyRow;
-use crate::{KeyPermission, VaultError, VaultErrorCode};
+use crate::{KeyPermission, VaultError, VaultErrorCode, Verdict};
 
 /// How often a use starts again because its key was changed meanwhile.
 const RETRIES: usize = 16;
 
 impl EmbeddedVault {
     /// Checks and records a use that has no work, and gives the key version.
-    pub(super) fn look(&self, key_use: KeyUse) -> Result<KeyRow, VaultError> {
+    pub(super) fn look(&self, key_use: KeyUse) -> Result<Arc<KeyRow>, VaultError> {
         match self.settle(Arc::new(key_use), Speculation::None)? {
-            Settled::Done(row) => Ok(*row),
+            Settled::Done(row) => Ok(row),
             Settled::Again => Err(busy(&self.name)),
         }
     }
@@ -34,26 +37,55 @@ impl EmbeddedVault {
         &self,
         key_use: KeyUse,
         work: impl Fn(&KeyRow) -> Result<T, VaultError>,
-    ) -> Result<(T, KeyRow), VaultError> {
+    ) -> Result<(T, Arc<KeyRow>), VaultError> {
         let key_use = Arc::new(key_use);
         for _ in 0..RETRIES {
-            let Ok(row) = self.read(|db| self.check(db, &key_use)) else {
+            let Some(row) = self.row_to_try(&key_use) else {
                 // The refusal that counts is the one that is recorded.
-                match self.settle(key_use.clone(), Speculation::None)? {
-                    Settled::Done(_) | Settled::Again => continue,
+                match self.settle(key_use.clone(), Speculation::None) {
+                    Ok(Settled::Done(_) | Settled::Again) => continue,
+                    Err(refusal) => return Err(self.refused(&key_use, refusal)),
                 }
             };
-            let result = work(&row);
+            let result = {
+                let _working = self.queue.begin();
+                work(&row)
+            };
             let speculation = Speculation::Ran {
-                seq: row.seq,
-                rev: row.rev,
+                row,
                 result: result.as_ref().map(drop).map_err(|e| e.code),
             };
-            if let Settled::Done(row) = self.settle(key_use.clone(), speculation)? {
-                return Ok((result?, *row));
+            match self.settle(key_use.clone(), speculation) {
+                Ok(Settled::Done(row)) => {
+                    let result = result?;
+                    self.allowed.keep(&key_use, &row);
+                    return Ok((result, row));
+                }
+                Ok(Settled::Again) => {
+                    self.allowed.forget(&key_use);
+                }
+                Err(refusal) => return Err(self.refused(&key_use, refusal)),
             }
         }
         Err(busy(&self.name))
+    }
+
+    /// The key version that a use is begun with; `None` when it would be refused.
+    fn row_to_try(&self, key_use: &KeyUse) -> Option<Arc<KeyRow>> {
+        let allowed = self.allowed.get(key_use);
+        allowed.or_else(|| self.read(|db| self.check(db, key_use)).map(Arc::new).ok())
+    }
+
+    /// A use was refused: it is looked at first the next time. Where it was allowed the last time, another
+    /// process may have taken the key from everybody, which then does not stay in memory.
+    fn refused(&self, key_use: &KeyUse, refusal: VaultError) -> VaultError {
+        let was_allowed = self.allowed.forget(key_use);
+        let code = refusal.code;
+        let of_key = code.verdict() == Verdict::Refused && code != VaultErrorCode::Forbidden;
+        if was_allowed && of_key {
+            self.forget_key(&key_use.key.name);
+        }
+        refusal
     }
 
     /// The checks of a use; the key version that it uses.
@@ -110,13 +142,13 @@ impl EmbeddedVault {
             speculation,
             outcome: Mutex::new(None),
         });
-        self.queue.lock().push(ticket.clone());
+        self.queue.push(ticket.clone());
         let mut db = self.db();
         // Whoever had the database before may have settled this one too.
         if let Some(outcome) = ticket.take() {
             return outcome;
         }
-        let batch = std::mem::take(&mut *self.queue.lock());
+        let batch = self.queue.take();
         self.settle_all(&mut db, &batch);
         // Only a thread that panicked in the middle of a batch leaves a ticket without an outcome.
         ticket.take().unwrap_or_else(|| Err(busy(&self.name)))
@@ -170,12 +202,15 @@ impl EmbeddedVault {
 
     fn settle_one(&self, db: &Connection, ticket: &Ticket) -> Result<Settled, VaultError> {
         let row = self.check(db, &ticket.key_use)?;
-        match ticket.speculation {
-            Speculation::None if ticket.key_use.permission == KeyPermission::Get => {}
-            Speculation::Ran { seq, rev, .. } if (seq, rev) == (row.seq, row.rev) => {}
-            _ => return Ok(Settled::Again),
-        }
-        Ok(Settled::Done(Box::new(row)))
+        Ok(match &ticket.speculation {
+            Speculation::None if ticket.key_use.permission == KeyPermission::Get => {
+                Settled::Done(Arc::new(row))
+            }
+            Speculation::Ran { row: tried, .. } if tried.is_same(&row) => {
+                Settled::Done(Arc::clone(tried))
+            }
+            _ => Settled::Again,
+        })
     }
 }
 

@@ -31,7 +31,7 @@ impl EmbeddedVault {
             store::insert_deleted(db, &row)?;
             self.deleted_view(db, &row)
         })?;
-        self.cache.forget(name);
+        self.forget_key(name);
         Ok(deleted)
     }
 

@@ -201,7 +201,7 @@ impl EmbeddedVault {
         store::remove_deleted(db, name)?;
         store::clear_retry(db, DueKind::Purge, name)?;
         store::clear_retry(db, DueKind::Rotate, name)?;
-        self.cache.forget(name);
+        self.forget_key(name);
         Ok(())
     }
 

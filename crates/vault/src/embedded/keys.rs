@@ -151,7 +151,7 @@ impl EmbeddedVault {
             detail: Some(change.to_string()),
             ..Subject::of("KeyUpdate", key)
         };
-        self.audited(caller, &subject, |db| {
+        let updated = self.audited(caller, &subject, |db| {
             self.authorize(db, caller, KeyPermission::Update)?;
             let mut row = self.find(db, key)?;
             change.attributes.apply(&mut row, self.clock.now())?;
@@ -165,7 +165,9 @@ impl EmbeddedVault {
             store::update_key(db, &row)?;
             let bundle = self.bundle(&self.settings_in(db)?, &row);
             Ok(Done::with_version(bundle, &row.version))
-        })
+        })?;
+        self.forget_key(&key.name);
+        Ok(updated)
     }
 
     /// Adds a version. Finding primes, or reaching a device, takes long, so that it is done before

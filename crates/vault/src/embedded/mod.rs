@@ -1,5 +1,6 @@
 //! The embedded vault: an SQLite database and a master key in a directory of its own.
 
+mod allowed;
 mod backup;
 mod cache;
 mod commit;

@@ -120,7 +120,7 @@ impl EmbeddedVault {
             rsa_key::encrypt(&row.n, &row.e, algorithm, plaintext)
         })?;
         Ok(Wrapped {
-            key_version: row.version,
+            key_version: row.version.clone(),
             value,
         })
     }

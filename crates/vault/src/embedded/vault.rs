@@ -7,6 +7,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::allowed::Allowed;
 use super::cache::KeyCache;
 use super::held::{Held, load_master};
 use super::queue::Queue;
@@ -20,6 +21,9 @@ use crate::refusal;
 use crate::sqlite;
 use crate::store::{self, KeyRow, VaultRow};
 use crate::{Caller, KeyId, KeyType, VaultError, VaultErrorCode, VaultSettings, vault_url};
+
+/// For each private key that is kept ready, uses of keys that are remembered.
+const USES_OF_KEY: usize = 4;
 
 /// A key vault in a directory: `vault.db` and, unless systemd provides it, `master.key`.
 ///
@@ -43,6 +47,7 @@ pub struct EmbeddedVault {
     pub(super) reader: Mutex<Option<Connection>>,
     pub(super) queue: Queue,
     pub(super) cache: KeyCache,
+    pub(super) allowed: Allowed,
     pub(super) reserve: Reserve,
 }
 
@@ -201,6 +206,7 @@ impl EmbeddedVault {
             reader: Mutex::new(None),
             queue: Queue::default(),
             cache: KeyCache::default(),
+            allowed: Allowed::default(),
         })
     }
 
@@ -240,6 +246,21 @@ impl EmbeddedVault {
     /// Without it every use reads its key anew, and none stays in memory.
     pub fn cache_private_keys(&self, count: usize) {
         self.cache.resize(count);
+        self.allowed.resize(count.saturating_mul(USES_OF_KEY));
+        let cpus = std::thread::available_parallelism();
+        self.queue.gather(cpus.map_or(0, std::num::NonZero::get));
+    }
+
+    /// Private keys that are ready, and uses that are remembered.
+    #[cfg(test)]
+    pub(crate) fn ready(&self) -> (usize, usize) {
+        (self.cache.len(), self.allowed.len())
+    }
+
+    /// Has nothing of a key ready any more that was changed or is gone.
+    pub(super) fn forget_key(&self, name: &str) {
+        self.allowed.forget_key(name);
+        self.cache.forget(name);
     }
 
     /// What shows that the audit log, and with it the vault, is not the one that was seen last: an

@@ -27,6 +27,19 @@ pub(crate) struct KeyRow {
     pub tags: Tags,
 }
 
+impl KeyRow {
+    /// Whether both are of one version, and of one private key.
+    pub(crate) fn has_key_of(&self, other: &Self) -> bool {
+        (&self.name, &self.version) == (&other.name, &other.version)
+            && (&self.sealed, &self.n, &self.e) == (&other.sealed, &other.n, &other.e)
+    }
+
+    /// Whether nothing was changed between the two.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        (self.seq, self.rev) == (other.seq, other.rev) && self.has_key_of(other)
+    }
+}
+
 const COLUMNS: &str = "seq, name, version, rev, enabled, not_before, expires, created, updated, n, \
                        e, sealed, kty, key_ops, tags";
 
