@@ -24,7 +24,7 @@ pub struct Chain {
     pub(super) signer: Signer,
     public_key: PublicKey,
     /// The last head whose signature was made or verified here. One that is the same in every byte needs
-    /// no verification again, which costs four times what a signature does.
+    /// no verification again.
     signed: Mutex<Option<Head>>,
 }
 
