@@ -63,9 +63,8 @@ impl Allowed {
         rows.of.insert(Use::of(key_use), Arc::clone(row));
     }
 
-    /// Whether there was one.
-    pub fn forget(&self, key_use: &KeyUse) -> bool {
-        self.rows().of.remove(&Use::of(key_use)).is_some()
+    pub fn forget(&self, key_use: &KeyUse) {
+        self.rows().of.remove(&Use::of(key_use));
     }
 
     /// Forgets all uses of a key that was changed or is gone.

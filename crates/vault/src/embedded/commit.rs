@@ -42,9 +42,8 @@ impl EmbeddedVault {
         for _ in 0..RETRIES {
             let Some(row) = self.row_to_try(&key_use) else {
                 // The refusal that counts is the one that is recorded.
-                match self.settle(key_use.clone(), Speculation::None) {
-                    Ok(Settled::Done(_) | Settled::Again) => continue,
-                    Err(refusal) => return Err(self.refused(&key_use, refusal)),
+                match self.settle(key_use.clone(), Speculation::None)? {
+                    Settled::Done(_) | Settled::Again => continue,
                 }
             };
             let result = {
@@ -76,13 +75,12 @@ impl EmbeddedVault {
         allowed.or_else(|| self.read(|db| self.check(db, key_use)).map(Arc::new).ok())
     }
 
-    /// A use was refused: it is looked at first the next time. Where it was allowed the last time, another
-    /// process may have taken the key from everybody, which then does not stay in memory.
+    /// A use was refused after its work: it is looked at first the next time. Another process may have taken
+    /// the key from everybody, or this work may have had it ready again after that; it does not stay in memory.
     fn refused(&self, key_use: &KeyUse, refusal: VaultError) -> VaultError {
-        let was_allowed = self.allowed.forget(key_use);
+        self.allowed.forget(key_use);
         let code = refusal.code;
-        let of_key = code.verdict() == Verdict::Refused && code != VaultErrorCode::Forbidden;
-        if was_allowed && of_key {
+        if code.verdict() == Verdict::Refused && code != VaultErrorCode::Forbidden {
             self.forget_key(&key_use.key.name);
         }
         refusal

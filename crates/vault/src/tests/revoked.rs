@@ -137,6 +137,25 @@ fn a_new_version_is_used_at_once() {
     fixture.unwrap(&first).unwrap();
 }
 
+/// Uses that are under way when a key is disabled do not leave it in memory.
+#[test]
+fn a_disabled_key_is_not_made_ready_again_by_uses_under_way() {
+    for _ in 0..8 {
+        let (fixture, wrapped) = used();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..1000).all(|_| fixture.unwrap(&wrapped).is_ok()));
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            fixture
+                .vault
+                .update_key(&fixture.owner, &latest("k"), &disabled())
+                .unwrap();
+        });
+        assert_eq!(fixture.vault.ready().0, 0);
+    }
+}
+
 #[test]
 fn a_process_that_keeps_no_keys_keeps_nothing() {
     let fixture = Fixture::new();
