@@ -57,8 +57,8 @@ fn clones_of_an_image_have_its_map_in_memory_once() {
     expect_success(&mut disk.command(&["snapshot", "create", "image", "--source", "disk"]));
     let clones = ["one", "two", "three"].map(|name| {
         expect_success(&mut disk.command(&["disk", "create", name, "--source", "image"]));
-        // The stacks and keys of more queues leave less of 8 MiB, which is what root has by default.
-        let daemon = disk.attach_with(name, &["--num-queues", "2"]);
+        // More queues and buffers leave less of 8 MiB, which is what root may lock by default.
+        let daemon = disk.attach_with(name, &["--num-queues", "2", "--memory", "1MiB"]);
         let mut frontend = daemon.connect();
         for at in (0..SIZE).step_by(CHUNK as usize) {
             frontend.queues[0].arena.reset();

@@ -8,10 +8,11 @@
 
 use std::io::Write;
 
-use rustix::process::{Pid, Resource, getrlimit};
+use rustix::process::{Pid, Resource};
 
 use keys::QUEUE_STACK;
 use keys::units::MAX_LAYERS;
+use protocol::Setup;
 use sandbox::landlock::{Keeps, restrict};
 use sandbox::{
     Isolated, Launch, Missing, NAMESPACES, Privileges, Rule, User, calls, empty_root, isolate,
@@ -68,11 +69,6 @@ impl Confinement {
     /// before, since locked memory counts for the user.
     pub(crate) fn leave_host(&mut self, queues: u16) {
         raise(Resource::Memlock, locked_memory(queues) + SHARED_MAPS);
-        let most = getrlimit(Resource::Memlock).current;
-        let left = most.map_or(SHARED_MAPS, |most| {
-            most.saturating_sub(locked_memory(queues))
-        });
-        share_maps_up_to(left.min(SHARED_MAPS));
         if self.isolated.has_mounts() {
             self.missing
                 .or_note("an empty root directory", empty_root());
@@ -130,6 +126,22 @@ fn close_standard_output() -> Result<(), DataplaneError> {
         what: "close standard output",
         source: source.into(),
     })
+}
+
+/// Lets the maps of frozen layers have what this process may lock and needs for nothing else: queues, the threads that help
+/// them, and requests under way, for whose buffers and rings twice their budget is kept.
+pub(super) fn share_maps(setup: &Setup) {
+    let queues = setup.num_queues;
+    let of_a_helper = QUEUE_STACK as u64 + u64::from(queues) * MAX_LAYERS as u64 * LOCKED_PER_LAYER;
+    let helpers = u64::from(setup.crypto_threads) * of_a_helper;
+    let requests = setup.memory.saturating_mul(2);
+    let left = match locked_memory_limit() {
+        None => SHARED_MAPS.saturating_sub(helpers),
+        Some(most) => most
+            .saturating_sub(locked_memory(queues) + helpers)
+            .saturating_sub(requests),
+    };
+    share_maps_up_to(left.min(SHARED_MAPS));
 }
 
 /// Bytes that a data plane with so many queues locks besides maps of frozen layers.

@@ -31,7 +31,7 @@ use crate::vhost_user::handler::BlockHandler;
 use crate::vhost_user::keeper::Keeper;
 use crate::vhost_user::restore::KeptConnection;
 
-use super::confine::Confinement;
+use super::confine::{Confinement, share_maps};
 use super::copier::Copier;
 use super::map_scan::MapScan;
 use super::open::{NO_DISK, WITHOUT, disk_of, files_and_keys, open_disk};
@@ -139,6 +139,7 @@ fn serve_disk(control: &DataPlaneEnd, confinement: Confinement) -> Result<(), Da
         );
         return Err(DataplaneError::Setup(why));
     }
+    share_maps(&setup);
     let kept = match &setup.restart {
         Some(restart) => KeptConnection::receive(&keep, restart.kept, pair)?,
         None => None,
