@@ -20,7 +20,7 @@ use disk::{Content, Shape};
 const SIZES: [(&str, u64); 3] = [("1GiB", 1 << 30), ("1TiB", 1 << 40), ("15TiB", 15 << 40)];
 const LAYERS: [u32; 3] = [1, 8, 32];
 /// Of a full disk of 15 TiB: 32 maps of 960 MiB would take 30 GiB.
-const MOST_LARGE_LAYERS: u32 = 16;
+const MAX_LARGE_LAYERS: u32 = 16;
 /// Bytes that are to stay free.
 const SPARE: u64 = 4 << 30;
 
@@ -52,7 +52,7 @@ fn measure_disks(place: &Place, cpu: usize, report: &mut Report) {
             for (name, bytes) in SIZES {
                 let large = bytes == SIZES[2].1 && content == Content::Full;
                 let layers = if large {
-                    layers.min(MOST_LARGE_LAYERS)
+                    layers.min(MAX_LARGE_LAYERS)
                 } else {
                     layers
                 };

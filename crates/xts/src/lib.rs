@@ -31,6 +31,7 @@ mod stack;
 mod sync;
 #[cfg(test)]
 mod tests;
+mod thread_cipher;
 mod threads;
 mod tweak;
 

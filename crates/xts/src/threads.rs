@@ -6,7 +6,7 @@
 //! that wakes late costs nothing: there is no chunk left for it. A piece that is small, or that comes while another thread has
 //! the helpers, is done by its own thread alone.
 //!
-//! A helper holds no key: each [`Cipher`] has, for each of them, a cipher of its own for it to use, which goes with it.
+//! A helper holds no key: each [`Cipher`](super::Cipher) has, for each of them, a cipher of its own for it to use, which goes with it.
 
 use std::cell::UnsafeCell;
 use std::sync::Arc;
@@ -19,7 +19,8 @@ use keys::{Dek, QUEUE_STACK, spawn_with_keys};
 
 use super::meeting::Meeting;
 use super::shared::{Cursor, SharedSlice};
-use super::{Cipher, CipherError, DataUnit, Direction};
+use super::thread_cipher::{Piece, ThreadCipher};
+use super::{CipherError, DataUnit, Direction};
 
 /// Bytes from which on a piece is shared. Less is done before another thread has woken.
 pub(super) const LEAST: usize = 64 * 1024;
@@ -28,17 +29,6 @@ const CHUNK: usize = 16 * 1024;
 /// How long a helper looks for the next piece before it sleeps: a large request comes as many pieces, and
 /// to wake a thread takes as long as to encrypt some of them.
 const LOOKS: Duration = Duration::from_micros(100);
-
-/// A range of the disk between scattered memory and the host's.
-#[derive(Clone, Copy)]
-pub(super) struct Piece<'a> {
-    pub(super) direction: Direction,
-    pub(super) at: ByteOffset,
-    pub(super) slices: &'a [SharedSlice],
-    pub(super) cursor: Cursor,
-    pub(super) host: *mut u8,
-    pub(super) len: usize,
-}
 
 /// A piece that several threads work on.
 struct Job {
@@ -62,7 +52,7 @@ unsafe impl Sync for Job {}
 
 impl Job {
     /// Takes chunks until none is left; whether there was any.
-    fn work(&self, cipher: &mut Cipher) -> bool {
+    fn work(&self, cipher: &mut ThreadCipher) -> bool {
         // SAFETY: who shares the piece has the slices until the job has ended.
         let slices = unsafe { &*self.slices };
         // Relaxed: what a chunk is worked on with is known from before the job was open, and who waits for its end
@@ -100,12 +90,12 @@ impl Job {
 }
 
 /// A cipher that one helper uses while its owner has a job.
-struct OneUser(UnsafeCell<Cipher>);
+struct OneUser(UnsafeCell<ThreadCipher>);
 
-// SAFETY: it goes between threads as a `Cipher` may, and only the helper of its place uses it, within a job.
+// SAFETY: it goes between threads as a `ThreadCipher` may, and only the helper of its place uses it, within a job.
 unsafe impl Sync for OneUser {}
 
-/// What a [`Cipher`] has to be helped.
+/// What a [`Cipher`](super::Cipher) has to be helped.
 pub(super) struct Helpers {
     threads: Arc<CryptoThreads>,
     ciphers: Box<[OneUser]>,
@@ -118,7 +108,7 @@ impl Helpers {
         dek: &Dek,
         unit: DataUnit,
     ) -> Result<Self, CipherError> {
-        let one = |_| Ok(OneUser(UnsafeCell::new(Cipher::new(dek, unit)?)));
+        let one = |_| Ok(OneUser(UnsafeCell::new(ThreadCipher::new(dek, unit)?)));
         Ok(Self {
             threads: threads.clone(),
             ciphers: (0..threads.count())
@@ -128,7 +118,7 @@ impl Helpers {
     }
 
     /// Has `piece` done by the caller, with `cipher`, and by the helpers; `false` while they help another thread.
-    pub(super) fn share(&mut self, piece: &Piece<'_>, cipher: &mut Cipher) -> bool {
+    pub(super) fn share(&mut self, piece: &Piece<'_>, cipher: &mut ThreadCipher) -> bool {
         let meeting = &self.threads.shared.meeting;
         let wake = || self.threads.wake();
         meeting.share(self.job(piece), wake, |job| job.work(cipher))

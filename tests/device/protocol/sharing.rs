@@ -58,7 +58,7 @@ fn clones_of_an_image_have_its_map_in_memory_once() {
     let clones = ["one", "two", "three"].map(|name| {
         expect_success(&mut disk.command(&["disk", "create", name, "--source", "image"]));
         // More queues and buffers leave less of 8 MiB, which is what root may lock by default.
-        let daemon = disk.attach_with(name, &["--num-queues", "2", "--memory", "1MiB"]);
+        let daemon = disk.attach_with(name, &["--num-queues", "2", "--memory", "1664KiB"]);
         let mut frontend = daemon.connect();
         for at in (0..SIZE).step_by(CHUNK as usize) {
             frontend.queues[0].arena.reset();

@@ -111,7 +111,7 @@ pub(crate) fn data_bytes(map: &Path, geometry: &Geometry) -> Option<u64> {
         at = extent.start / whole * whole;
         while at < extent.end {
             let rest = extent.end.next_multiple_of(whole).min(len) - at;
-            buffer.resize(rest.min(MOST_AT_ONCE) as usize, 0);
+            buffer.resize(rest.min(MAX_AT_ONCE) as usize, 0);
             file.read_exact_at(&mut buffer, at).ok()?;
             let first = (at - HEADER_LEN as u64) / whole;
             for (number, sector) in (first..).zip(buffer.as_chunks().0) {
@@ -126,7 +126,7 @@ pub(crate) fn data_bytes(map: &Path, geometry: &Geometry) -> Option<u64> {
 }
 
 /// Bytes of a map that are read at a time, whole sectors of it.
-const MOST_AT_ONCE: u64 = 256 << 10;
+const MAX_AT_ONCE: u64 = 256 << 10;
 
 /// How many of the states of a sector are data, 01.
 fn data_in(states: &[u8; STATES_LEN]) -> u64 {
