@@ -7,18 +7,15 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use keys::units::BLOCK_SIZE;
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
-use test_support::frontend::device::{Frontend, Setup};
-use test_support::{PATIENCE, expect_success};
+use test_support::expect_success;
 use volume::format::{self, HEADER_LEN, SECTOR_LEN, STATES_LEN};
 
 use crate::backends::Place;
+use crate::command::Attached;
 use crate::layers::sealdisk;
 use crate::report::Report;
 
@@ -91,27 +88,8 @@ fn median(place: &Place, name: &str) -> f64 {
 }
 
 fn attach(place: &Place, name: &str) -> Duration {
-    let socket = place.runtime.join("attach.sock");
-    let log = File::create(place.runtime.join("attach.log")).unwrap();
-    let mut command: Command = sealdisk(place);
-    command.args(["attach", name, "--socket-path"]).arg(&socket);
-    command.stdin(Stdio::null()).stdout(Stdio::null());
-    let start = Instant::now();
-    let mut child = command.stderr(log).spawn().unwrap();
-    let setup = Setup::default();
-    let mut frontend = loop {
-        if let Ok(frontend) = Frontend::try_open(&socket, &setup) {
-            break frontend;
-        }
-        assert!(start.elapsed() < PATIENCE, "{command:?} does not serve");
-        assert!(child.try_wait().unwrap().is_none(), "{command:?} ended");
-        thread::sleep(Duration::from_micros(500));
-    };
-    frontend.queues[0].read(0, 4096).unwrap();
-    let took = start.elapsed();
-    drop(frontend);
-    let pid = Pid::from_child(&child);
-    kill_process(pid, Signal::TERM).unwrap();
-    child.wait().unwrap();
+    let attached = Attached::new(place, name, None);
+    let took = attached.took.wall;
+    attached.detach();
     took
 }

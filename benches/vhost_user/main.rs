@@ -15,6 +15,7 @@ mod attach;
 mod backends;
 mod bare_cipher;
 mod chain;
+mod command;
 mod fio;
 mod fixed_rate;
 mod flushes;

@@ -17,7 +17,7 @@ use crate::backends::Place;
 use crate::report::Report;
 
 use super::Point;
-use super::command::{Attached, Took, median, run};
+use crate::command::{Attached, Took, median, run};
 
 const ROUNDS: usize = 5;
 /// They wait for the disk more than for a CPU.

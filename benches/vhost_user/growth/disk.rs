@@ -14,7 +14,7 @@ use crate::pattern::{Pattern, Work};
 use crate::report::Report;
 
 use super::Point;
-use super::command::{Attached, Took, median, run};
+use crate::command::{Attached, Took, median, run};
 
 /// Attaches and detaches, after one that is not counted.
 const ATTACHES: usize = 5;

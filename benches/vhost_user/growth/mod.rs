@@ -5,7 +5,6 @@
 //! So what a read costs here is all but the storage's part.
 
 mod catalog;
-mod command;
 mod disk;
 mod sharing;
 

@@ -13,7 +13,7 @@ use crate::layers::sealdisk;
 use crate::report::Report;
 
 use super::Point;
-use super::command::Attached;
+use crate::command::Attached;
 
 /// Its map has 64 MiB.
 const SIZE: (&str, u64) = ("1TiB", 1 << 40);
