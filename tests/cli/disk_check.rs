@@ -277,6 +277,33 @@ fn space_that_nobody_needs_is_given_back() {
     assert!(left.exists());
 }
 
+/// What lies where a map has holes is found too, and the holes are passed over.
+#[test]
+fn space_far_inside_a_large_disk_is_given_back() {
+    let host = Host::new();
+    host.ok(&["disk", "create", "d", "--size", "15TiB"]);
+    for snapshot in ["one", "two"] {
+        host.ok(&["snapshot", "create", snapshot, "--source", "d"]);
+    }
+    let at = (9 << 40) + 4096;
+    open(&host.files("d").data)
+        .write_all_at(&[7; 8192], at)
+        .unwrap();
+    let (status, report) = check(&host, false);
+    assert_eq!(status, LEAKING, "{report}");
+    assert!(
+        problem(&report).2.contains("8192 bytes of space"),
+        "{report}"
+    );
+    assert_eq!(check(&host, true).0, CLEAN);
+    let (status, report) = check(&host, false);
+    assert_eq!(
+        (status, report["problems"].as_array().unwrap().len()),
+        (CLEAN, 0)
+    );
+    assert_eq!(report["dataBytes"], 0);
+}
+
 #[test]
 fn a_disk_whose_key_is_not_granted_is_checked_as_far_as_possible() {
     let (host, _) = host();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use test_support::Daemon;
-use test_support::key_search::{may_read_memory, needles, search};
+use test_support::key_search::{may_read_memory, needles, search, search_what_stays};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -134,10 +134,17 @@ fn key_lives_in(daemon: &Daemon, dek: &[u8]) -> [bool; 2] {
         return [false, key_is_held(daemon)];
     }
     let needles = needles(dek);
-    [control, data_plane].map(|process| {
-        let found = search(process, &needles);
+    let found = [
+        (control, search_what_stays(control, &needles)),
+        (data_plane, search(data_plane, &needles)),
+    ];
+    found.map(|(process, found)| {
         if !found.is_empty() {
-            eprintln!("process {process} has {} parts of the DEK", found.len());
+            let some = &found[..found.len().min(8)];
+            eprintln!(
+                "process {process} has {} parts of the DEK: {some:#?}",
+                found.len()
+            );
         }
         !found.is_empty()
     })

@@ -1,5 +1,7 @@
 //! A map file without checksums, with sectors of one word: in place of `volume::format`.
 
+use std::ops::Range;
+
 use crate::VolumeError;
 
 pub(crate) const SECTOR_LEN: usize = 8;
@@ -14,6 +16,11 @@ pub(crate) fn sectors(blocks: u64) -> u64 {
 
 pub(crate) fn chunks(blocks: u64) -> u64 {
     blocks.div_ceil(BLOCKS_PER_CHUNK)
+}
+
+pub(crate) fn sectors_of_chunk(chunk: u64, blocks: u64) -> Range<u64> {
+    let first = chunk * SECTORS_PER_CHUNK;
+    first..(first + SECTORS_PER_CHUNK).min(sectors(blocks))
 }
 
 pub(crate) fn sector_offset(sector: u64) -> u64 {

@@ -2,6 +2,8 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
+use std::thread;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -75,12 +77,31 @@ pub fn search(pid: u32, needles: &[Needle]) -> Vec<String> {
             }
             for needle in needles {
                 if bytes[at..len].starts_with(&needle.bytes) {
-                    found.push(format!("{} at {at} of {line}", needle.what));
+                    let place = address(start) + at as u64;
+                    found.push(format!("{} at {place:#x}", needle.what));
                 }
             }
         }
     }
     found
+}
+
+/// How often what is found is looked for again, and the time between two looks.
+const LOOKS: (usize, Duration) = (10, Duration::from_millis(37));
+
+/// The needles that stay in a process's memory: each look finds them at the same place. A check of the
+/// key unwraps the DEK, so it may be in the attach process while a check is under way.
+pub fn search_what_stays(pid: u32, needles: &[Needle]) -> Vec<String> {
+    let mut staying = search(pid, needles);
+    for _ in 1..LOOKS.0 {
+        if staying.is_empty() {
+            break;
+        }
+        thread::sleep(LOOKS.1);
+        let found = search(pid, needles);
+        staying.retain(|place| found.contains(place));
+    }
+    staying
 }
 
 /// Whether the tests may read the memory of these processes, which say that nobody but root may.

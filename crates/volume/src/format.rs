@@ -27,6 +27,8 @@
 //! some sectors new and some old, leaves a valid map. The header is written once, before the layer
 //! is used, and not when the disk grows: that only makes the file longer, by sectors never written.
 
+use std::ops::Range;
+
 use uuid::Uuid;
 
 use super::{Geometry, VolumeError};
@@ -56,6 +58,12 @@ pub fn sectors(blocks: u64) -> u64 {
 /// Chunks of a disk with `blocks` blocks.
 pub fn chunks(blocks: u64) -> u64 {
     blocks.div_ceil(BLOCKS_PER_CHUNK)
+}
+
+/// The map sectors of a chunk of a disk with `blocks` blocks.
+pub fn sectors_of_chunk(chunk: u64, blocks: u64) -> Range<u64> {
+    let first = chunk * SECTORS_PER_CHUNK;
+    first..(first + SECTORS_PER_CHUNK).min(sectors(blocks))
 }
 
 /// Bytes of the map file of a disk with `blocks` blocks.

@@ -141,8 +141,8 @@ fn longest(file: &File, now: u64, too_long: u64) -> u64 {
     most * BLOCK_SIZE
 }
 
-/// Gives every sector of the durable map to `each`: its states, `None` for
-/// one that was never written, or what is wrong with it.
+/// Gives every sector of the durable map to `each` that is not in a hole of its file: its states, `None` for
+/// one that says nothing, or what is wrong with it.
 ///
 /// # Errors
 /// What is wrong with the header or the length, and what `each` says.
@@ -160,7 +160,12 @@ pub fn examine_map(
     let mut chunk = vec![0; 2048 * SECTOR_LEN];
     let mut sector = 0;
     while sector < sectors {
-        let count = (sectors - sector).min(2048);
+        let from = format::sector_offset(sector);
+        let Some(data) = map.next_data(from).map_err(fail)? else {
+            break;
+        };
+        sector += (data.max(from) - from) / SECTOR_LEN as u64;
+        let count = sectors.saturating_sub(sector).min(2048);
         let bytes = &mut chunk[..count as usize * SECTOR_LEN];
         map.read_exact_at(bytes, format::sector_offset(sector))
             .map_err(fail)?;

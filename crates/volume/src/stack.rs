@@ -458,16 +458,22 @@ impl Volume {
     /// Has the first flush write all of the map, as far as it says anything: what was read from the file
     /// may be what only the page cache has, since a process before this one could not sync it, of which
     /// nothing else tells. For writing to a layer without a runtime map. It loads all of the
-    /// map.
+    /// map that says anything.
     ///
     /// # Errors
     /// As [`Volume::lookup`].
     pub fn write_map_anew(&self) -> Result<(), VolumeError> {
-        self.map.load_all()?;
         let says_nothing = [0; format::STATES_LEN];
-        (0..format::sectors(self.map.blocks()))
-            .filter(|sector| self.map.sector_states(*sector) != says_nothing)
-            .for_each(|sector| self.map.mark_dirty(sector));
+        let mut next = 0;
+        while let Some(chunk) = self.map.next_chunk(next)? {
+            let sectors = format::sectors_of_chunk(chunk, self.map.blocks());
+            let first = sectors.start * format::BLOCKS_PER_SECTOR;
+            self.map.load(first..first + 1)?;
+            sectors
+                .filter(|sector| self.map.sector_states(*sector) != says_nothing)
+                .for_each(|sector| self.map.mark_dirty(sector));
+            next = chunk + 1;
+        }
         Ok(())
     }
 

@@ -85,7 +85,7 @@ fn a_frozen_map_is_shared_as_far_as_it_may_be_and_says_the_same() {
     map.write(last, &[DATA; STATES_LEN]);
 
     let says = |layer: &LowerLayer| {
-        layer.map().load_all().unwrap();
+        layer.map().load(0..layer.map().blocks()).unwrap();
         let states = (0..BLOCKS).map(|block| layer.map().get(block));
         let sectors = (0..format::sectors(BLOCKS)).map(|sector| layer.map().sector_states(sector));
         let data = layer.map().data_blocks();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use test_support::frontend::queue::Queue;
-use test_support::key_search::{may_read_memory, needles, search};
+use test_support::key_search::{may_read_memory, needles, search_what_stays};
 use test_support::{AttachOptions, Daemon, Disk, Host, PATIENCE, Server};
 
 pub(super) const VAULT: &str = "far";
@@ -325,16 +325,16 @@ fn no_key_is_left_in_the_process_that_asked_for_it_over_https() {
     let mut frontend = daemon.connect();
     let queue = &mut frontend.queues[0];
     queue.write(0, &[7; 512]).unwrap();
-    let found = search(daemon.data_plane(), &needles);
+    let found = search_what_stays(daemon.data_plane(), &needles);
     assert!(!found.is_empty(), "the search finds nothing");
     // After several checks too, each of which unwraps the DEK.
     std::thread::sleep(Duration::from_secs(3));
-    let found = search(daemon.pid(), &needles);
+    let found = search_what_stays(daemon.pid(), &needles);
     assert!(found.is_empty(), "in the attach process: {found:#?}");
     keeper.enable(false);
     wait_served(queue, false);
     for pid in [daemon.pid(), daemon.data_plane()] {
-        let found = search(pid, &needles);
+        let found = search_what_stays(pid, &needles);
         assert!(found.is_empty(), "{found:#?}");
     }
 }

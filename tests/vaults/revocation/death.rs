@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use test_support::frontend::client::{Status, kind};
 use test_support::frontend::device::Frontend;
 use test_support::frontend::queue::Seg;
-use test_support::key_search::{may_read_memory, needles, search};
+use test_support::key_search::{may_read_memory, needles, search_what_stays};
 use test_support::rng::Rng;
 use test_support::{Customer, Daemon, PATIENCE, alive, kill, stop};
 
@@ -107,7 +107,7 @@ fn a_data_plane_that_dies_while_the_key_is_revoked_comes_back_without_it() {
         customer.wait_stopped();
         if may_read_memory() {
             for pid in [daemon.pid(), daemon.data_plane()] {
-                let found = search(pid, &needles);
+                let found = search_what_stays(pid, &needles);
                 assert!(found.is_empty(), "{found:#?}");
             }
         }

@@ -1,6 +1,6 @@
 //! What is left of a DEK in the memory of the processes that had it.
 
-use test_support::key_search::{Needle, may_read_memory, needles, search};
+use test_support::key_search::{Needle, may_read_memory, needles, search, search_what_stays};
 use test_support::{Customer, Daemon, PATIENCE};
 
 use super::load::Load;
@@ -8,7 +8,10 @@ use super::{FAIL, MIB, PAUSE};
 
 /// Both processes.
 fn search_both(daemon: &Daemon, needles: &[Needle]) -> [Vec<String>; 2] {
-    [daemon.pid(), daemon.data_plane()].map(|pid| search(pid, needles))
+    [
+        search_what_stays(daemon.pid(), needles),
+        search(daemon.data_plane(), needles),
+    ]
 }
 
 /// Before the revocation the DEK and its schedule are in the data plane, and in the data plane only;

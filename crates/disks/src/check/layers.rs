@@ -165,11 +165,8 @@ impl Layers<'_> {
             None => None,
         };
         let durable = Volume::open_private(durable, Vec::new())?;
-        for volume in [Some(&durable), unflushed.as_ref()].into_iter().flatten() {
-            volume.map().load_all()?;
-        }
         if let Some(unflushed) = &unflushed {
-            let ranges = lost::unflushed(&durable, unflushed);
+            let ranges = lost::unflushed(&durable, unflushed)?;
             report.unflushed_bytes = Some(ranges.iter().map(|range| range.length).sum());
             report.unflushed_ranges = ranges;
         }
@@ -178,11 +175,11 @@ impl Layers<'_> {
             .flatten()
             .map(Volume::map)
             .collect();
-        let fail = DiskError::file("look for holes in", &paths.data);
-        let mut mismatch = compare(data, geometry, &maps).map_err(&fail)?;
+        let compare = |maps: &[&BlockMap]| compare(data, &paths.data, geometry, maps);
+        let mut mismatch = compare(&maps)?;
         if !report.lost_ranges.is_empty() {
             // Others are in the report already.
-            mismatch.missing = compare(data, geometry, &maps[..1]).map_err(&fail)?.missing;
+            mismatch.missing = compare(&maps[..1])?.missing;
         }
         report_mismatch(&mismatch, report);
         let repair = repair && report.remaining(ProblemKind::Damage) == 0;
@@ -211,10 +208,7 @@ fn look_for_lost(
 ) -> Result<(), DiskError> {
     let current = Volume::open_runtime(durable.clone(), Vec::new(), left)?;
     let durable = Volume::open_private(durable.clone(), Vec::new())?;
-    for volume in [&durable, &current] {
-        volume.map().load_all()?;
-    }
-    let lost = lost::lost(&layer.data, &lost::unflushed(&durable, &current));
+    let lost = lost::lost(&layer.data, &lost::unflushed(&durable, &current)?);
     let lost = lost.map_err(DiskError::file("look for holes in", &layer.paths.data))?;
     let kinds = [
         (
@@ -242,7 +236,7 @@ fn look_for_lost(
         if gives_up >= needed && report.remaining(ProblemKind::Damage) == 0 {
             // Should this process end before it prints the report.
             log::warn!("{what}; they are given up");
-            lost::give_up(ranges, &durable, &current);
+            lost::give_up(ranges, &durable, &current)?;
             let message =
                 format!("{what}; they read as before these writes now: run fsck in the guest");
             report.repaired_damage("data", message);

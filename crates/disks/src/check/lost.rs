@@ -22,7 +22,7 @@ use crate::resource::extents::next_extent;
 use crate::resource::open::layer_map;
 use installation::envelope::HeaderPayload;
 use keys::units::BLOCK_SIZE;
-use volume::{Content, RuntimeMap, Volume};
+use volume::{Content, RuntimeMap, Volume, VolumeError};
 
 /// Bytes that are read at a time.
 const CHUNK: usize = 1 << 20;
@@ -47,19 +47,22 @@ pub(crate) struct Lost {
     pub(crate) unreadable: Vec<ByteRange>,
 }
 
-/// What has data by the current map and not by the durable one, both of which are loaded.
-pub(crate) fn unflushed(durable: &Volume, current: &Volume) -> Vec<ByteRange> {
-    let (mut at, blocks) = (0, current.map().blocks());
+/// What has data by the current map and not by the durable one.
+pub(crate) fn unflushed(durable: &Volume, current: &Volume) -> Result<Vec<ByteRange>, VolumeError> {
     let mut ranges = Vec::new();
-    while at < blocks {
-        let now = current.map().run(at, blocks - at);
-        let before = durable.map().run(at, now.blocks);
-        if now.what == Content::Data && before.what != Content::Data {
-            append(&mut ranges, at * BLOCK_SIZE, before.blocks * BLOCK_SIZE);
+    let mut at = 0;
+    while let Some(chunk) = current.map().next_loaded(at) {
+        at = chunk.start;
+        while at < chunk.end {
+            let now = current.map().run(at, chunk.end - at);
+            let before = durable.map().run_anywhere(at, now.blocks)?;
+            if now.what == Content::Data && before.what != Content::Data {
+                append(&mut ranges, at * BLOCK_SIZE, before.blocks * BLOCK_SIZE);
+            }
+            at += before.blocks;
         }
-        at += before.blocks;
     }
-    ranges
+    Ok(ranges)
 }
 
 /// Which blocks of some ranges the data file has not.
@@ -109,12 +112,17 @@ fn read(data: &File, mut at: u64, end: u64, unreadable: &mut Vec<ByteRange>) -> 
 }
 
 /// Has blocks that are lost read as before they were written.
-pub(crate) fn give_up(lost: &[ByteRange], durable: &Volume, current: &Volume) {
+pub(crate) fn give_up(
+    lost: &[ByteRange],
+    durable: &Volume,
+    current: &Volume,
+) -> Result<(), VolumeError> {
     for range in lost {
         let first = range.offset / BLOCK_SIZE;
         let blocks = first..first + range.length / BLOCK_SIZE;
-        current.map().give_up(blocks, durable.map());
+        current.map().give_up(blocks, durable.map())?;
     }
+    Ok(())
 }
 
 /// How many bytes some ranges have.
@@ -145,11 +153,8 @@ impl Disk {
         let map = layer_map(header, top, &paths)?;
         let current = Volume::open_runtime(map.clone(), Vec::new(), runtime)?;
         let durable = Volume::open_private(map, Vec::new())?;
-        for volume in [&durable, &current] {
-            volume.map().load_all()?;
-        }
         let data = File::open(&paths.data).map_err(DiskError::file("open", &paths.data))?;
-        let lost = lost(&data, &unflushed(&durable, &current));
+        let lost = lost(&data, &unflushed(&durable, &current)?);
         let lost = lost.map_err(DiskError::file("look for holes in", &paths.data))?;
         let unreadable = !lost.unreadable.is_empty();
         let lost = match unreadable {

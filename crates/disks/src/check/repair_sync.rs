@@ -84,7 +84,6 @@ impl Disk {
             Some(runtime) => Volume::open_runtime(map, lower, runtime)?,
             None => Volume::open_private(map, lower)?,
         };
-        volume.map().load_all()?;
         let path = paths(top).data;
         let fail = DiskError::file("read", &path);
         let data = OpenOptions::new().read(true).open(&path).map_err(&fail)?;
@@ -93,15 +92,16 @@ impl Disk {
         let (mut buffer, mut read) = (vec![0; CHUNK], 0);
         let (mut at, blocks) = (0, volume.map().blocks());
         while at < blocks {
-            let most = (blocks - at).min(CHUNK as u64 / BLOCK_SIZE);
-            let run = volume.map().run(at, most);
+            let run = volume.map().run_anywhere(at, blocks - at)?;
+            let mut end = at + run.blocks;
             if run.what == Content::Data {
+                end = end.min(at + CHUNK as u64 / BLOCK_SIZE);
                 // At most `CHUNK`.
-                let chunk = &mut buffer[..(run.blocks * BLOCK_SIZE) as usize];
+                let chunk = &mut buffer[..((end - at) * BLOCK_SIZE) as usize];
                 data.read_exact_at(chunk, at * BLOCK_SIZE).map_err(&fail)?;
                 read += chunk.len() as u64;
             }
-            at += run.blocks;
+            at = end;
         }
         Ok(read)
     }

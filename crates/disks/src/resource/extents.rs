@@ -9,7 +9,9 @@ use std::path::Path;
 use keys::units::{BLOCK_SIZE, is_zero};
 use volume::format::{self, HEADER_LEN, SECTOR_LEN, STATES_LEN};
 pub(crate) use volume::store::next_extent;
-use volume::{BlockMap, BlockState, Content, Geometry};
+use volume::{BlockMap, BlockState, Content, Geometry, VolumeError};
+
+use crate::resource::error::DiskError;
 
 /// Whether anything but zeros is in a file between `at` and `len`.
 pub(crate) fn has_content(file: &File, mut at: u64, len: u64) -> io::Result<bool> {
@@ -46,8 +48,9 @@ pub(crate) struct Mismatch {
 impl Mismatch {
     /// Tells space that is noted to be given back, and what a guest keeps under zeros that it wrote
     /// without giving the space back (virtio 1.2 §5.2.6: without `unmap`), from space that nothing knows of.
-    fn in_use(&mut self, extent: Range<u64>, newest: &BlockMap) {
+    fn in_use(&mut self, extent: Range<u64>, newest: &BlockMap) -> Result<(), VolumeError> {
         let mut at = extent.start;
+        newest.load(at / BLOCK_SIZE..extent.end.div_ceil(BLOCK_SIZE))?;
         while at < extent.end {
             let (first, last) = (at / BLOCK_SIZE, extent.end.div_ceil(BLOCK_SIZE));
             let state = newest.get(first);
@@ -60,31 +63,37 @@ impl Mismatch {
             }
             at = end;
         }
+        Ok(())
     }
 }
 
 /// Compares a data file with the maps of its layer, the newest one last: a block is needed when any of
-/// them says so.
+/// them says so. What no map file says anything of is passed over as a whole.
 pub(crate) fn compare(
     data: &File,
+    path: &Path,
     geometry: &Geometry,
     maps: &[&BlockMap],
-) -> io::Result<Mismatch> {
+) -> Result<Mismatch, DiskError> {
+    let fail = DiskError::file("look for holes in", path);
     let mut mismatch = Mismatch::default();
     let blocks = geometry.blocks();
     let mut block = 0;
     while block < blocks {
-        let runs = maps.iter().map(|map| map.run(block, blocks - block));
-        let (needed, count) = runs.fold((false, blocks - block), |(needed, count), run| {
-            (needed | (run.what == Content::Data), count.min(run.blocks))
-        });
+        let (mut needed, mut count) = (false, blocks - block);
+        for map in maps {
+            let run = map.run_anywhere(block, blocks - block)?;
+            needed |= run.what == Content::Data;
+            count = count.min(run.blocks);
+        }
         let (mut at, end) = (block * BLOCK_SIZE, (block + count) * BLOCK_SIZE);
         while at < end {
-            let extent = next_extent(data, at, end)?.unwrap_or(end..end);
+            let extent = next_extent(data, at, end).map_err(&fail)?;
+            let extent = extent.unwrap_or(end..end);
             match needed {
                 true if at < extent.start => mismatch.missing.push(at..extent.start),
                 false if extent.start < extent.end => match maps.last() {
-                    Some(newest) => mismatch.in_use(extent.clone(), newest),
+                    Some(newest) => mismatch.in_use(extent.clone(), newest)?,
                     None => mismatch.leaked.push(extent.clone()),
                 },
                 _ => {}

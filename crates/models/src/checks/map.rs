@@ -56,7 +56,7 @@ impl Process {
     fn new() -> (Arc<Self>, MapWords) {
         let words = MapWords::private(1, BlockMap::words_for(BLOCKS)).unwrap();
         let process = Self::open(&words, MapFile::default());
-        process.map.load_all().unwrap();
+        process.map.load(0..process.map.blocks()).unwrap();
         (process, words)
     }
 
@@ -174,7 +174,7 @@ pub fn what_a_dead_process_changed_is_flushed_by_the_next() {
                     "{stores}"
                 );
             }
-            next.map.load_all().unwrap();
+            next.map.load(0..next.map.blocks()).unwrap();
             next.map.set_data(TWO);
             next.flush();
             assert!(

@@ -236,9 +236,13 @@ impl BlockMap {
         });
     }
 
-    /// Makes blocks what `durable` says of them, a loaded map of the same layer to which they are no data: what
-    /// was written to them is lost.
-    pub fn give_up(&self, blocks: Range<u64>, durable: &Self) {
+    /// Makes blocks, which are loaded, what `durable` says of them, a map of the same layer to which they are
+    /// no data: what was written to them is lost.
+    ///
+    /// # Errors
+    /// As [`BlockMap::ensure`] of `durable`, before anything is changed.
+    pub fn give_up(&self, blocks: Range<u64>, durable: &Self) -> Result<(), VolumeError> {
+        durable.load(blocks.clone())?;
         for block in blocks {
             let state = durable.get(block);
             let becomes = match state {
@@ -250,6 +254,7 @@ impl BlockMap {
                 (word & !mask) | (bits & mask)
             });
         }
+        Ok(())
     }
 
     /// Applies `to` to every word of the range; its mask has both bits of each block meant.

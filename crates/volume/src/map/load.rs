@@ -47,26 +47,26 @@ impl BlockMap {
             if is_there(flag) {
                 continue;
             }
-            if !self.load(chunk, flag)? {
+            if !self.load_chunk(chunk, flag)? {
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
-    /// Loads all of it. No other thread may do so.
+    /// As [`BlockMap::ensure`], and waits for other threads that load them.
     ///
     /// # Errors
     /// As [`BlockMap::ensure`].
-    pub fn load_all(&self) -> Result<(), VolumeError> {
-        while !self.ensure(0..self.blocks)? {
+    pub fn load(&self, blocks: Range<u64>) -> Result<(), VolumeError> {
+        while !self.ensure(blocks.clone())? {
             std::thread::yield_now();
         }
         Ok(())
     }
 
     #[cold]
-    fn load(&self, chunk: u64, flag: &AtomicU64) -> Result<bool, VolumeError> {
+    fn load_chunk(&self, chunk: u64, flag: &AtomicU64) -> Result<bool, VolumeError> {
         let mine = flag.compare_exchange(UNLOADED, LOADING, Ordering::AcqRel, Ordering::Acquire);
         if let Err(found) = mine {
             return Ok(found == LOADED || found == SHARED);
@@ -79,8 +79,7 @@ impl BlockMap {
 
     /// Returns how its chunk is loaded then.
     fn read_chunk(&self, chunk: u64) -> Result<u64, VolumeError> {
-        let first = chunk * SECTORS_PER_CHUNK;
-        let end = (first + SECTORS_PER_CHUNK).min(format::sectors(self.blocks));
+        let sectors = format::sectors_of_chunk(chunk, self.blocks);
         // All of the chunk, also what the disk has not of it yet: it may grow.
         let words = SECTORS_PER_CHUNK * WORDS_PER_SECTOR;
         self.words
@@ -92,7 +91,7 @@ impl BlockMap {
         }
         let mut tries = TRIES;
         loop {
-            match self.read_sectors(first..end) {
+            match self.read_sectors(sectors.clone()) {
                 Err(VolumeError::MapDamaged { .. }) if tries > 1 => tries -= 1,
                 read => return read,
             }
@@ -188,6 +187,29 @@ impl BlockMap {
         self.run_in_chunk(first, most)
     }
 
+    /// As [`BlockMap::run_or_hole`], and waits for another thread that loads them.
+    ///
+    /// # Errors
+    /// As [`BlockMap::ensure`].
+    pub fn run_anywhere(&self, first: u64, most: u64) -> Result<Run<Content>, VolumeError> {
+        loop {
+            match self.run_or_hole(first, most)? {
+                Some(run) => return Ok(run),
+                None => std::thread::yield_now(),
+            }
+        }
+    }
+
+    /// The blocks of the first chunk that is loaded, of those that begin at `from` or later. Only there can
+    /// the map differ from its file.
+    pub fn next_loaded(&self, from: u64) -> Option<Range<u64>> {
+        let first = from.div_ceil(BLOCKS_PER_CHUNK) as usize;
+        let rest = self.words.flags().get(first..)?;
+        let chunk = first + rest.iter().position(is_there)?;
+        let start = chunk as u64 * BLOCKS_PER_CHUNK;
+        Some(start..(start + BLOCKS_PER_CHUNK).min(self.blocks))
+    }
+
     /// The first chunk from `chunk` on that is loaded, or that the map file may have something of.
     ///
     /// # Errors
@@ -219,8 +241,7 @@ impl BlockMap {
     /// # Errors
     /// As [`BlockMap::ensure`]; the map file may be damaged there.
     pub fn find_held(&self, chunk: u64) -> Result<(), VolumeError> {
-        let sectors = chunk * SECTORS_PER_CHUNK
-            ..((chunk + 1) * SECTORS_PER_CHUNK).min(format::sectors(self.blocks));
+        let sectors = format::sectors_of_chunk(chunk, self.blocks);
         if self.is_loaded(sectors.start) {
             for sector in sectors {
                 if has_held(&self.sector_states(sector)) {

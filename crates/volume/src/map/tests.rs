@@ -34,7 +34,7 @@ impl ReadAt for Empty {
 
 fn map(blocks: u64) -> BlockMap {
     let map = BlockMap::private(Arc::new(Empty), blocks).unwrap();
-    map.load_all().unwrap();
+    map.load(0..map.blocks()).unwrap();
     map
 }
 
@@ -142,7 +142,7 @@ fn what_is_changed_when_a_process_dies_is_flushed_by_the_next() {
         sectors
     };
     let map = open(&path);
-    map.load_all().unwrap();
+    map.load(0..map.blocks()).unwrap();
     // The last block of a sector and the first of the next, in two words.
     let blocks = BLOCKS_PER_SECTOR - 1..BLOCKS_PER_SECTOR + 1;
     let data = BlockState::Data.repeated();

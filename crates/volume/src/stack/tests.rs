@@ -27,7 +27,7 @@ fn layer(dir: &Path, number: u128, size: u64) -> LayerMap {
 
 fn lower(dir: &Path, number: u128, blocks: u64) -> Arc<LowerLayer> {
     let layer = LowerLayer::open(layer(dir, number, blocks * 4096)).unwrap();
-    layer.map.load_all().unwrap();
+    layer.map.load(0..layer.map.blocks()).unwrap();
     layer
 }
 
@@ -41,7 +41,7 @@ fn the_topmost_layer_that_has_something_counts() {
     upper.map.set_data(55..56);
     let top = layer(dir.path(), 1, 70 * 4096);
     let volume = Volume::open_private(top, vec![upper, bottom]).unwrap();
-    volume.map().load_all().unwrap();
+    volume.map().load(0..volume.map().blocks()).unwrap();
     volume.map().set_data(5..6);
     volume.map().hide(35..37);
     let (layer, zeros) = (|i| Source::Layer(LayerIndex(i)), Source::Zeros);
@@ -208,7 +208,16 @@ fn opening_reads_headers_only_and_going_through_a_map_passes_over_holes() {
     assert_eq!(volume.copy_up_progress(15, &|| true).unwrap(), (0, 0));
     assert!(volume.has_all_of(15).unwrap());
     assert_eq!(volume.map().next_chunk(0).unwrap(), None);
+    let run = volume.map().run_anywhere(5, 1 << 40).unwrap();
+    let rest = volume.map().blocks() - 5;
+    assert_eq!((run.what, run.blocks), (Content::Inherited, rest));
+    assert_eq!(volume.map().next_loaded(0), None);
+    volume.write_map_anew().unwrap();
     assert_eq!(reads.load(Ordering::Relaxed), 16, "all of it is holes");
+    let top = counted(17);
+    let examined = examine_map(&*top.file, &top.geometry, |sector, _| panic!("{sector}"));
+    examined.unwrap();
+    assert_eq!(reads.load(Ordering::Relaxed), 17, "the header");
     volume.lower()[14].map().ensure(7..8).unwrap();
     volume.lower()[14].map().set_data(7..9);
     assert_eq!(volume.copy_up_progress(15, &|| true).unwrap(), (0, 2));
