@@ -85,6 +85,7 @@ fn setup(layers: u8) -> Setup {
         huge_pages: false,
         poll_us: 32,
         crypto_threads: 0,
+        cpus: Vec::new(),
         limits: Limits::default(),
         serial: "disk".into(),
         write_through: false,

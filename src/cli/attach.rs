@@ -17,6 +17,7 @@ use protocol::{Discard, OnFull, OnRevoke};
 use sandbox::{Launch, Rule, Sandbox, User};
 use volume::CacheMode;
 
+use super::cpus::CpuList;
 use super::limits::LimitArgs;
 use super::{CliError, Context, Output, Tabular, ids};
 
@@ -108,6 +109,10 @@ pub struct AttachArgs {
     #[arg(long, value_name = "N", default_value_t = 0,
           value_parser = clap::value_parser!(u16).range(..=16))]
     crypto_threads: u16,
+    /// CPUs that queues run on, each queue on one of them in turn, as 0-3,8: those next to the storage and the guest's
+    /// memory. Its buffers are in the memory of that CPU [default: wherever the kernel lets them]
+    #[arg(long, value_name = "LIST", value_parser = CpuList::parse)]
+    cpus: Option<CpuList>,
     #[command(flatten)]
     limits: LimitArgs,
     /// Interval of the checks that the vault still grants the disk's key: seconds, or a number with s,
@@ -362,6 +367,7 @@ pub(super) fn run(context: &Context, args: AttachArgs) -> Result<(), CliError> {
         queue_size: args.queue_size,
         poll_us: args.poll_us,
         crypto_threads: args.crypto_threads,
+        cpus: args.cpus.map(CpuList::into_cpus).unwrap_or_default(),
         limits: args.limits.limits(),
         guard: GuardOptions {
             interval: args.key_check_interval,

@@ -8,6 +8,7 @@ mod audit;
 mod backup;
 mod catalog;
 mod completions;
+mod cpus;
 mod des;
 mod disk;
 mod error;

@@ -33,6 +33,17 @@ pub enum AttachError {
         /// What is there.
         path: PathBuf,
     },
+    /// A queue is to run on a CPU that this process may not use.
+    #[error(
+        "this process may not run on CPU {cpu}, only on {allowed}; choose other --cpus, or look at taskset and at \
+         cpuset.cpus of its control group"
+    )]
+    Cpu {
+        /// The CPU.
+        cpu: u16,
+        /// Those that it may run on, as ranges.
+        allowed: String,
+    },
     /// The socket cannot be made.
     #[error("cannot make the socket {}: {source}", path.display())]
     Socket {

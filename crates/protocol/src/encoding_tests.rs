@@ -30,6 +30,7 @@ pub(crate) fn setup(layers: u128) -> Setup {
         huge_pages: true,
         poll_us: 32,
         crypto_threads: 0,
+        cpus: Vec::new(),
         limits: Limits {
             iops: Some(5),
             ..Limits::default()

@@ -149,6 +149,9 @@ pub struct Setup {
     /// Threads that help to encrypt and decrypt large requests; 0 for none.
     #[serde(default, skip_serializing_if = "is_none")]
     pub crypto_threads: u16,
+    /// The CPUs that queues run on, each queue on one of them in turn; none for wherever the kernel lets them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cpus: Vec<u16>,
     /// What the guest sees as the serial number, at most 20 bytes.
     pub serial: String,
     /// What the disk may do at most.

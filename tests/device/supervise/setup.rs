@@ -138,3 +138,51 @@ fn a_vault_that_is_down_keeps_nobody_from_going_on() {
     customer.wait_served();
     assert_goes_on(&mut frontend, 6);
 }
+
+/// The CPUs that the threads of the queues may run on, as the kernel writes them.
+fn cpus_of_queues(data_plane: u32) -> Vec<String> {
+    let mut found = Vec::new();
+    for thread in std::fs::read_dir(format!("/proc/{data_plane}/task")).unwrap() {
+        let thread = thread.unwrap().path();
+        let name = std::fs::read_to_string(thread.join("comm")).unwrap();
+        let Some(number) = name.trim().strip_prefix("queue-") else {
+            continue;
+        };
+        let status = std::fs::read_to_string(thread.join("status")).unwrap();
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("Cpus_allowed_list"));
+        let cpus = line.unwrap().split_whitespace().nth(1).unwrap().to_owned();
+        found.push((number.parse::<u32>().unwrap(), cpus));
+    }
+    found.sort();
+    found.into_iter().map(|(_, cpus)| cpus).collect()
+}
+
+#[test]
+fn each_queue_runs_on_its_cpu_and_so_does_the_next_ones() {
+    let allowed = rustix::thread::sched_getaffinity(None).unwrap();
+    let cpus = (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu));
+    let cpus: Vec<_> = cpus.map(|cpu| cpu.to_string()).collect();
+    if is_qsd() || cpus.len() < 2 {
+        eprintln!("not tested: it takes two CPUs");
+        return;
+    }
+    let disk = Disk::new(MIB_8);
+    let [first, second] = [&cpus[0], &cpus[1]];
+    let list = format!("{second},{first}").leak();
+    let daemon = disk.attach(&AttachOptions {
+        arguments: vec!["--num-queues", "3", "--cpus", list].leak(),
+        ..AttachOptions::default()
+    });
+    let mut frontend = daemon.connect();
+    let expected = [second, first, second].map(String::as_str);
+    assert_eq!(cpus_of_queues(daemon.data_plane()), expected);
+    let next = strike(&daemon);
+    assert_goes_on(&mut frontend, 9);
+    assert_eq!(cpus_of_queues(next), expected);
+    drop(frontend);
+    daemon.stop();
+    let refused = disk.refused("attach disk --socket-path /nowhere/socket --cpus 0,8191");
+    assert!(refused.contains("may not run on CPU 8191"), "{refused}");
+}

@@ -1,6 +1,7 @@
 //! What is opened, claimed and started before a disk is served.
 
 pub(crate) mod confine;
+pub(crate) mod cpus;
 pub(crate) mod data_plane;
 pub(crate) mod host_memory;
 pub(crate) mod map_lock;

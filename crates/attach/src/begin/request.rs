@@ -35,6 +35,8 @@ pub struct AttachRequest {
     pub poll_us: u32,
     /// Threads that help to encrypt and decrypt large requests; 0 for none.
     pub crypto_threads: u16,
+    /// The CPUs that queues run on, each queue on one of them in turn; none for wherever the kernel lets them.
+    pub cpus: Vec<u16>,
     /// What the disk may do at most.
     pub limits: Limits,
     /// How confined its data plane is, and who that runs as.

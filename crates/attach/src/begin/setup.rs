@@ -29,6 +29,10 @@ pub(crate) fn setup(
         huge_pages: request.huge_pages,
         poll_us: request.poll_us,
         crypto_threads: request.crypto_threads,
+        cpus: {
+            let used = request.cpus.iter().take(request.num_queues.into());
+            used.copied().collect()
+        },
         limits: request.limits,
         write_through: header.write_through,
         serial,

@@ -24,7 +24,7 @@ use crate::begin::request::AttachRequest;
 use crate::begin::setup::top_of;
 use crate::begin::socket::Socket;
 use crate::begin::take::TakeOptions;
-use crate::begin::{data_plane, host_memory};
+use crate::begin::{cpus, data_plane, host_memory};
 use crate::error::AttachError;
 use crate::guard::checker::Checker;
 use crate::guard::key_guard::{Finding, Guard, Moment};
@@ -63,6 +63,7 @@ pub fn attach(installation: Installation, request: AttachRequest) -> Result<(), 
     let signals = signals().map_err(data_plane::process("handle signals"))?;
     let program = own_program().map_err(data_plane::process("find this program"))?;
     host_memory::check(request.memory)?;
+    cpus::check(&request.cpus)?;
     let disk = find(&installation, &request.disk)?;
     let changed = changed(&installation, &disk, &request)?;
     // It is to have no key, and nothing forbidden.

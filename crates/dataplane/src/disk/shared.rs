@@ -153,6 +153,8 @@ pub(crate) struct Shared {
     pub(crate) rings: AtomicU32,
     /// Threads of the kernel that work for all of them at once.
     workers: u32,
+    /// The CPUs that queues run on.
+    cpus: Vec<u16>,
 }
 
 impl Shared {
@@ -198,7 +200,14 @@ impl Shared {
             names_again: setup.restart.is_some_and(|restart| restart.short_lives > 0),
             rings: 0.into(),
             workers: most_workers(),
+            cpus: setup.cpus.clone(),
         })
+    }
+
+    /// The CPU that the thread of queue `index` is to run on, if that was said.
+    pub(crate) fn cpu_of(&self, index: usize) -> Option<u16> {
+        let place = index.checked_rem(self.cpus.len())?;
+        self.cpus.get(place).copied()
     }
 
     /// The buffers of a queue.

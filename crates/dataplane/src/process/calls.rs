@@ -80,6 +80,12 @@ fn by_argument() -> Vec<Call> {
         )
         .only(Only::OneOf(1, named!(FALLOC_FL_KEEP_SIZE))),
         of(
+            "sched_setaffinity",
+            libc::SYS_sched_setaffinity,
+            "each queue on a CPU of its own; of the calling thread only",
+        )
+        .only(Only::OneOf(0, vec![("the calling thread", 0)])),
+        of(
             "clone",
             libc::SYS_clone,
             "threads; neither a process nor a namespace",

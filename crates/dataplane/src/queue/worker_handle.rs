@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
+use rustix::thread::{CpuSet, sched_setaffinity};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use keys::{QUEUE_STACK, spawn_with_keys};
@@ -42,13 +43,19 @@ impl WorkerHandle {
         let its_pulse = pulse.clone();
         let (commands, receiver) = sync_channel(1);
         let (ready, is_ready) = sync_channel(1);
-        let serve = move || match Worker::new(shared, index, receiver, (wake_worker, its_pulse)) {
-            Ok(worker) => {
-                let _ = ready.send(Ok(()));
-                worker.run();
+        let serve = move || {
+            // Before its buffers are made: they are in the memory of the CPU that touches them first.
+            if let Some(cpu) = shared.cpu_of(index) {
+                run_on(cpu, index);
             }
-            Err(error) => {
-                let _ = ready.send(Err(error));
+            match Worker::new(shared, index, receiver, (wake_worker, its_pulse)) {
+                Ok(worker) => {
+                    let _ = ready.send(Ok(()));
+                    worker.run();
+                }
+                Err(error) => {
+                    let _ = ready.send(Err(error));
+                }
             }
         };
         let thread = spawn_with_keys(format!("queue-{index}"), QUEUE_STACK, serve)?;
@@ -80,6 +87,19 @@ impl WorkerHandle {
         self.commands.send((command, answer)).map_err(|_| gone())?;
         self.wake.write(1).map_err(|e| e.to_string())?;
         Ok(answered)
+    }
+}
+
+/// Has this thread run on one CPU. A CPU that was taken out of the host since is no reason to end: the queue runs
+/// elsewhere then.
+fn run_on(cpu: u16, queue: usize) {
+    let mut one = CpuSet::new();
+    if usize::from(cpu) >= CpuSet::MAX_CPU {
+        return log::warn!("queue {queue} cannot run on CPU {cpu}");
+    }
+    one.set(cpu.into());
+    if let Err(error) = sched_setaffinity(None, &one) {
+        log::warn!("queue {queue} cannot run on CPU {cpu}: {error}");
     }
 }
 

@@ -217,6 +217,7 @@ mod tests {
             huge_pages: false,
             poll_us: 0,
             crypto_threads: 0,
+            cpus: Vec::new(),
             serial: String::new(),
             limits: Limits::default(),
             write_through: false,
