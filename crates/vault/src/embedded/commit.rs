@@ -3,16 +3,16 @@
 //! A use of a key is done in three steps. It is checked on a reading connection; RSA runs outside
 //! of any lock; then the same checks are made again in the transaction that records the use, and
 //! only they count. So each use is as if it had been done whole inside that transaction, while many
-//! wait for one sync of the disk. Who finds the database free settles for all that wait.
+//! wait for one sync of the disk. One of their threads settles for all that wait.
 //!
 //! The first check only spares RSA for what would be refused. It is left out for a use that was allowed
 //! the last time ([`Allowed`](super::allowed::Allowed)).
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use rusqlite::{Connection, TransactionBehavior};
 
-use super::queue::{KeyUse, Settled, Speculation, Ticket};
+use super::queue::{KeyUse, Settled, Speculation, Ticket, Turn};
 use super::subject::Subject;
 use super::uses::note_use;
 use super::vault::EmbeddedVault;
@@ -135,21 +135,17 @@ impl EmbeddedVault {
         key_use: Arc<KeyUse>,
         speculation: Speculation,
     ) -> Result<Settled, VaultError> {
-        let ticket = Arc::new(Ticket {
-            key_use,
-            speculation,
-            outcome: Mutex::new(None),
-        });
-        self.queue.push(ticket.clone());
-        let mut db = self.db();
-        // Whoever had the database before may have settled this one too.
-        if let Some(outcome) = ticket.take() {
-            return outcome;
-        }
-        let batch = self.queue.take();
-        self.settle_all(&mut db, &batch);
+        let ticket = Ticket::new(key_use, speculation);
+        let outcome = match self.queue.wait(&ticket) {
+            Turn::Settled(outcome) => outcome,
+            Turn::Leads(mut lead) => {
+                let mut db = self.db();
+                self.settle_all(&mut db, lead.take());
+                ticket.take()
+            }
+        };
         // Only a thread that panicked in the middle of a batch leaves a ticket without an outcome.
-        ticket.take().unwrap_or_else(|| Err(busy(&self.name)))
+        outcome.unwrap_or_else(|| Err(busy(&self.name)))
     }
 
     /// Settles all of `batch` in one transaction; outcomes are told once it is durable.
