@@ -17,8 +17,8 @@ use crate::machine::{children_time, cpu_time};
 #[derive(Clone, Copy)]
 pub struct Took {
     pub wall: Duration,
-    /// User and system time of all processes.
-    pub cpu: Duration,
+    /// User and system time of all processes, where that can be known.
+    pub cpu: Option<Duration>,
 }
 
 /// Runs a command of the program.
@@ -29,7 +29,7 @@ pub fn run(place: &Place, arguments: &[&str]) -> Took {
     expect_success(&mut command);
     Took {
         wall: start.elapsed(),
-        cpu: children_time() - before,
+        cpu: Some(children_time() - before),
     }
 }
 
@@ -78,12 +78,9 @@ impl Attached {
         let mut attached = Self {
             frontend,
             child,
-            took: Took {
-                wall,
-                cpu: Duration::ZERO,
-            },
+            took: Took { wall, cpu: None },
         };
-        attached.took.cpu = attached.cpu_time();
+        attached.took.cpu = Some(attached.cpu_time());
         attached
     }
 
@@ -104,14 +101,13 @@ impl Attached {
             ..
         } = self;
         drop(frontend);
-        let (start, before) = (Instant::now(), with_descendants(child.id()));
-        let before: Duration = before.into_iter().map(cpu_time).sum();
-        let all = children_time();
+        let start = Instant::now();
         kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
         child.wait().unwrap();
-        let wall = start.elapsed();
-        // Of those that it has waited for itself.
-        let cpu = (children_time() - all).saturating_sub(before);
-        Took { wall, cpu }
+        // What a data plane took that its launcher has waited for is told to nobody.
+        Took {
+            wall: start.elapsed(),
+            cpu: None,
+        }
     }
 }

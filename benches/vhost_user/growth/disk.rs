@@ -157,11 +157,13 @@ impl Measuring<'_> {
 
     fn took(&mut self, what: &str, took: &[Took]) {
         self.note(what, "ms", median(took.iter().map(|took| took.wall)));
-        self.note(
-            &format!("{what}: CPU"),
-            "ms",
-            median(took.iter().map(|took| took.cpu)),
-        );
+        if took.iter().all(|took| took.cpu.is_some()) {
+            self.note(
+                &format!("{what}: CPU"),
+                "ms",
+                median(took.iter().filter_map(|took| took.cpu)),
+            );
+        }
     }
 
     fn snapshots(&mut self) {
@@ -225,13 +227,13 @@ impl Measuring<'_> {
             let wall = start.elapsed();
             first.push(Took {
                 wall,
-                cpu: attached.cpu_time() - cpu,
+                cpu: Some(attached.cpu_time() - cpu),
             });
         }
         if !first.is_empty() {
             let us = |times: Vec<Duration>| median(times.into_iter()) * 1e3;
             let wall = us(first.iter().map(|took| took.wall).collect());
-            let cpu = us(first.iter().map(|took| took.cpu).collect());
+            let cpu = us(first.iter().filter_map(|took| took.cpu).collect());
             self.note("first read", "µs", wall);
             self.note("first read: CPU", "µs", cpu);
         }
