@@ -4,6 +4,7 @@
 //! STATE_DIR/catalog.db
 //! STATE_DIR/catalog-copy.json
 //! STATE_DIR/audit.{db,key}
+//! STATE_DIR/{alarms,last-backup}.json
 //! STATE_DIR/vaults/NAME/{vault.db,master.key}
 //! STATE_DIR/disks/NAME/{header,LAYER.data,LAYER.map}
 //! ```

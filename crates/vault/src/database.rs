@@ -5,10 +5,28 @@ use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension};
 
+use time::OffsetDateTime;
+
 use super::master::{MasterKey, Slot};
 use super::store::{self, VaultRow};
 use super::{VaultDeletion, VaultError, VaultErrorCode, VaultSettings};
+use crate::embedded::busiest;
 use crate::sqlite;
+
+/// How long a key version may be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VersionTimes {
+    /// The key's name.
+    pub key: String,
+    /// The version.
+    pub version: String,
+    /// Whether it may be used at all.
+    pub enabled: bool,
+    /// The first moment at which it may no longer be used.
+    pub expires: Option<OffsetDateTime>,
+    /// When it was made.
+    pub created: OffsetDateTime,
+}
 
 /// A `vault.db`.
 pub struct VaultDatabase {
@@ -83,6 +101,33 @@ impl VaultDatabase {
         let mut statement = self.db.prepare(sql)?;
         let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
         Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// All versions of the keys that are not deleted, the oldest of each first. It is not recorded, and needs
+    /// neither a permission nor the master key.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::Internal`].
+    pub fn version_times(&self) -> Result<Vec<VersionTimes>, VaultError> {
+        let rows = store::live_versions(&self.db)?.into_iter();
+        let times = |row: store::KeyRow| VersionTimes {
+            key: row.name,
+            version: row.version,
+            enabled: row.enabled,
+            expires: row.expires,
+            created: row.created,
+        };
+        Ok(rows.map(times).collect())
+    }
+
+    /// The identity that is nearest to the vault's limit now, with how much of it is used up, in per cent; and how
+    /// many records of one identity the vault takes in 10 seconds.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::Internal`].
+    pub fn busiest(&self, now: OffsetDateTime) -> Result<(Option<(String, u64)>, u64), VaultError> {
+        let limit = store::operations_limit(&self.db)?;
+        Ok((busiest(&self.db, now)?, limit.unsigned_abs()))
     }
 
     /// Whether a key has a version, or any at all.

@@ -22,6 +22,7 @@ use zeroize::Zeroizing;
 
 use super::archive::Writer;
 use super::archived::ArchivedPart;
+use super::made::{self, MadeBackup};
 use super::manifest::{FORMAT, Item, ItemKind, Manifest};
 use super::segments;
 use super::{BackupError, Protection};
@@ -88,6 +89,14 @@ pub fn create(
         archived: std::mem::take(&mut sources.archived),
     };
     let bytes = write(path, &request.protection, &manifest, items)?;
+    let made = MadeBackup {
+        created: manifest.created,
+        file: std::path::absolute(path).unwrap_or_else(|_| path.into()),
+    };
+    // The backup is there all the same.
+    if let Err(error) = made::note(installation.state_dir(), &made) {
+        log::warn!("it is not noted that a backup was made: {error}");
+    }
     Ok(CreatedBackup { manifest, bytes })
 }
 

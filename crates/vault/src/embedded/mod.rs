@@ -24,5 +24,6 @@ mod vault_deleted;
 
 pub use due::Due;
 pub use quota::Throttle;
+pub(crate) use quota::busiest;
 pub use reseal::Resealed;
 pub use vault::EmbeddedVault;

@@ -105,6 +105,22 @@ impl EmbeddedVault {
 /// [`SPAN`] in microseconds.
 const SPAN_MICROS: i64 = SPAN.whole_seconds() * 1_000_000;
 
+/// The identity that is nearest to its limit, and how much of that it has used up, in per cent.
+pub(crate) fn busiest(
+    db: &Connection,
+    now: OffsetDateTime,
+) -> Result<Option<(String, u64)>, VaultError> {
+    let sql = "SELECT caller, until FROM audit_quota ORDER BY until DESC LIMIT 1";
+    let found: Option<(String, i64)> = db
+        .query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    Ok(found.and_then(|(caller, until)| {
+        let used = until.saturating_sub(micros(now));
+        let percent = used.max(0).unsigned_abs() / (SPAN_MICROS.unsigned_abs() / 100);
+        (percent > 0).then_some((caller, percent))
+    }))
+}
+
 /// Until when what the caller had recorded would have taken, in microseconds since 1970.
 fn until(db: &Connection, caller: &Caller) -> Result<i64, VaultError> {
     let sql = "SELECT until FROM audit_quota WHERE caller = ?";

@@ -110,6 +110,12 @@ pub(crate) fn key_versions(
     select(db, &sql, params![name, after, limit(max)])
 }
 
+/// All versions of the keys that are not deleted, the oldest first.
+pub(crate) fn live_versions(db: &Connection) -> Result<Vec<KeyRow>, VaultError> {
+    let sql = format!("SELECT {COLUMNS} FROM key_versions WHERE {LIVE} ORDER BY seq");
+    select(db, &sql, [])
+}
+
 /// The latest version of a key, deleted or not.
 pub(crate) fn latest_version(db: &Connection, name: &str) -> Result<Option<KeyRow>, VaultError> {
     let sql =

@@ -124,6 +124,15 @@ fn an_identity_over_its_limit_is_refused_and_its_running_disks_are_not() {
         .take_while(|_| code(vault.key(&stranger, &latest("k"))) == VaultErrorCode::Forbidden)
         .count();
     assert!((9..=11).contains(&tried), "{tried}");
+    // How near somebody is can be seen without being recorded.
+    let database = VaultDatabase::open(vault.database()).unwrap();
+    let (busiest, limit) = database.busiest(fixture.clock.now()).unwrap();
+    let (busiest, used) = busiest.unwrap();
+    assert_eq!((busiest, limit), (stranger.object_id.to_string(), 100));
+    assert!((90..=200).contains(&used), "{used}");
+    fixture.clock.advance(Duration::seconds(60));
+    let (busiest, _) = database.busiest(fixture.clock.now()).unwrap();
+    assert_eq!(busiest, None);
     let none = vault.set_operations_limit(owner, 0);
     assert_eq!(code(none), VaultErrorCode::BadParameter);
 }
