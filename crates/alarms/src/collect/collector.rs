@@ -1,0 +1,136 @@
+//! One look at an installation.
+
+use time::OffsetDateTime;
+
+use super::keys::{KeyBook, database};
+use super::remote_keys::RemoteKeys;
+use super::{certificates, resources, space};
+use crate::alarm::{Subject, SubjectKind};
+use crate::error::AlarmsError;
+use crate::facts::{Attaches, BackupFacts, Facts, Unknown, VaultFacts};
+use crate::settings::Settings;
+use disks::DiskView;
+use installation::Installation;
+use installation::backup::last_made;
+use installation::envelope::ResourceKind;
+use vault::VaultDatabase;
+
+/// What is looked at.
+#[derive(Debug, Clone, Copy)]
+pub enum Scope<'a> {
+    /// All of the installation.
+    Host,
+    /// One disk, and its keys.
+    Disk(&'a str),
+    /// The vaults that are here, and what they need.
+    Vaults,
+}
+
+/// Finds out facts, and remembers what is dear to ask again.
+#[derive(Debug, Default)]
+pub struct Collector {
+    remote: RemoteKeys,
+}
+
+impl Collector {
+    /// One that remembers nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What is known now; and the disks, snapshots and images that were looked at.
+    ///
+    /// # Errors
+    /// [`AlarmsError`]: the catalog cannot be read, or there is no such disk.
+    pub fn collect(
+        &self,
+        installation: &Installation,
+        settings: &Settings,
+        scope: Scope<'_>,
+        attaches: Attaches<'_>,
+    ) -> Result<(Facts, Vec<DiskView>), AlarmsError> {
+        let mut facts = Facts::none(OffsetDateTime::now_utc());
+        let mut book = KeyBook::new(installation, &self.remote);
+        let views = views(installation, scope)?;
+        facts.resources = resources::resources(&views, &mut book, attaches)?;
+        if let Scope::Host = scope {
+            book.need_active_keys()?;
+        }
+        if let Scope::Host | Scope::Vaults = scope {
+            let state_dir = installation.state_dir();
+            book.need_latest_versions()?;
+            vaults(installation, &mut facts)?;
+            facts.backup = backup(installation, &mut facts.unknown)?;
+            certificates::certificates(state_dir, settings, &mut facts);
+            let directories = views.iter().map(|view| view.directory.as_path());
+            space::file_systems(state_dir, directories, &mut facts);
+        }
+        book.finish(&mut facts);
+        Ok((facts, views))
+    }
+}
+
+fn views(installation: &Installation, scope: Scope<'_>) -> Result<Vec<DiskView>, AlarmsError> {
+    let mut views = Vec::new();
+    match scope {
+        Scope::Host => {
+            for kind in ResourceKind::ALL {
+                views.extend(disks::list(installation, kind)?);
+            }
+        }
+        Scope::Disk(name) => views.push(disks::show(installation, ResourceKind::Disk, name)?),
+        Scope::Vaults => {}
+    }
+    Ok(views)
+}
+
+/// The vaults that are kept here, and how near to their limit somebody is.
+fn vaults(installation: &Installation, facts: &mut Facts) -> Result<(), AlarmsError> {
+    for stored in installation.catalog().vaults()? {
+        let record = stored.record;
+        if record.kind.is_remote() {
+            continue;
+        }
+        let path = database(installation, &record.name);
+        let looked = VaultDatabase::open(&path).and_then(|database| database.busiest(facts.now));
+        match looked {
+            Ok((busiest, limit)) => facts.vaults.push(VaultFacts {
+                name: record.name,
+                busiest,
+                limit,
+            }),
+            Err(error) => facts.unknown.push(Unknown {
+                subject: Subject::new(SubjectKind::Vault, record.name),
+                why: error.to_string(),
+            }),
+        }
+    }
+    Ok(())
+}
+
+/// When the last backup was made, and since when there is something to back up.
+fn backup(
+    installation: &Installation,
+    unknown: &mut Vec<Unknown>,
+) -> Result<Option<BackupFacts>, AlarmsError> {
+    let catalog = installation.catalog();
+    let vaults = catalog
+        .vaults()?
+        .into_iter()
+        .map(|vault| vault.record.created);
+    let sets = catalog.all_des()?.into_iter().map(|set| set.record.created);
+    let needed_since = vaults.chain(sets).min();
+    match last_made(installation.state_dir()) {
+        Ok(last) => Ok(Some(BackupFacts {
+            last: last.map(|made| made.created),
+            needed_since,
+        })),
+        Err(error) => {
+            unknown.push(Unknown {
+                subject: Subject::new(SubjectKind::Installation, "backup"),
+                why: error.to_string(),
+            });
+            Ok(None)
+        }
+    }
+}

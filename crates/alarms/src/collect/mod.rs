@@ -1,0 +1,12 @@
+//! Finding out the facts of an installation. What cannot be found out is a fact too, and keeps nothing else from
+//! being found.
+
+mod certificates;
+mod collector;
+mod keys;
+mod remote_keys;
+mod resources;
+mod space;
+mod times;
+
+pub use collector::{Collector, Scope};

@@ -1,0 +1,36 @@
+//! How much room there is where vaults, logs and disks are.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use crate::alarm::SubjectKind;
+use crate::facts::{Facts, FileSystemFacts, Unknown};
+use vault::audit::Space;
+
+/// The file systems of the state directory and of disks, each once.
+pub(super) fn file_systems<'a>(
+    state_dir: &'a Path,
+    directories: impl Iterator<Item = &'a Path>,
+    facts: &mut Facts,
+) {
+    let mut seen = BTreeSet::new();
+    for (number, path) in std::iter::once(state_dir).chain(directories).enumerate() {
+        let looked = std::fs::metadata(path).and_then(|found| Ok((found.dev(), Space::at(path)?)));
+        match looked {
+            Ok((device, _)) if !seen.insert(device) => {}
+            Ok((_, space)) => facts.file_systems.push(FileSystemFacts {
+                path: path.into(),
+                available: space.available,
+                total: space.total,
+                audit_warning: (number == 0 && space.is_low()).then(|| space.warning(path)),
+            }),
+            // The directory of a disk that is missing is an alarm of the disk.
+            Err(error) if number == 0 => {
+                let unknown = Unknown::of_file(SubjectKind::FileSystem, path, error);
+                facts.unknown.push(unknown);
+            }
+            Err(_) => {}
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! What is known of a host at a moment, without any judgement. What is not known is said to be so.
+
+use std::path::{Path, PathBuf};
+
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::alarm::{Subject, SubjectKind};
+
+/// Asks the process that has a disk attached; nothing when there is none, or it does not answer.
+pub type Attaches<'a> = &'a dyn Fn(Uuid) -> Option<AttachedFacts>;
+
+/// What is known of a host.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// When: what all times are compared with.
+    pub now: OffsetDateTime,
+    /// Key versions that something needs, or that wrap what is made next.
+    pub keys: Vec<KeyFacts>,
+    /// Certificates by which vaults are served or trusted.
+    pub certificates: Vec<CertificateFacts>,
+    /// Disks, snapshots and images.
+    pub resources: Vec<ResourceFacts>,
+    /// File systems that hold vaults, logs and disks.
+    pub file_systems: Vec<FileSystemFacts>,
+    /// Vaults of this installation.
+    pub vaults: Vec<VaultFacts>,
+    /// Backups; nothing where these were not looked at.
+    pub backup: Option<BackupFacts>,
+    /// What could not be looked at.
+    pub unknown: Vec<Unknown>,
+}
+
+impl Facts {
+    /// Nothing is known yet.
+    pub fn none(now: OffsetDateTime) -> Self {
+        Self {
+            now,
+            keys: Vec::new(),
+            certificates: Vec::new(),
+            resources: Vec::new(),
+            file_systems: Vec::new(),
+            vaults: Vec::new(),
+            backup: None,
+            unknown: Vec::new(),
+        }
+    }
+}
+
+/// A key version.
+#[derive(Debug, Clone)]
+pub struct KeyFacts {
+    /// Its URL, with the version.
+    pub url: String,
+    /// Whether it may be used at all.
+    pub enabled: bool,
+    /// The first moment at which it may no longer be used; nothing when there is none.
+    pub expires: Option<OffsetDateTime>,
+    /// When it was made.
+    pub created: Option<OffsetDateTime>,
+    /// The names of the disks and sets that need it.
+    pub needed_by: Vec<String>,
+}
+
+/// A certificate.
+#[derive(Debug, Clone)]
+pub struct CertificateFacts {
+    /// Its file.
+    pub path: PathBuf,
+    /// The last moment at which it is valid.
+    pub expires: OffsetDateTime,
+    /// Whether the server renews it by itself.
+    pub renewed: bool,
+}
+
+/// A disk, a snapshot or an image.
+#[derive(Debug, Clone)]
+pub struct ResourceFacts {
+    /// What it is.
+    pub kind: SubjectKind,
+    /// Its name.
+    pub name: String,
+    /// What its header and its runtime map say.
+    pub state: ResourceState,
+    /// Key versions that still wrap a layer of it, and should not.
+    pub old_keys: Vec<OldKey>,
+    /// What its attach says, if it is attached here and answers.
+    pub attached: Option<AttachedFacts>,
+}
+
+/// What the header and the runtime map of a disk say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ResourceState {
+    /// Nothing is wrong.
+    Fine,
+    /// Its daemon died, and the next attach goes on with the runtime map.
+    Dirty {
+        /// When it was attached.
+        since: OffsetDateTime,
+        /// The runtime map is lost.
+        map_lost: bool,
+    },
+    /// A sync of its files failed.
+    SyncFailed {
+        /// When.
+        since: OffsetDateTime,
+        /// What the kernel said.
+        error: String,
+    },
+    /// The header cannot be read.
+    Damaged {
+        /// Why.
+        why: String,
+    },
+}
+
+/// A key version that a rotation should have replaced.
+#[derive(Debug, Clone)]
+pub struct OldKey {
+    /// The set; nothing for the platform's key.
+    pub set: Option<String>,
+    /// The key version that wraps a layer.
+    pub url: String,
+    /// The one that wraps what is made now.
+    pub active: String,
+    /// When that became so, if it is known.
+    pub since: Option<OffsetDateTime>,
+}
+
+/// What the attach of a disk says.
+#[derive(Debug, Clone)]
+pub struct AttachedFacts {
+    /// Whether the vault grants its key.
+    pub key: KeyStanding,
+    /// When the vault last granted it.
+    pub last_granted: OffsetDateTime,
+    /// How many data planes died one after the other, each soon after its start.
+    pub deaths_in_a_row: u64,
+    /// When the last one died.
+    pub last_death: Option<OffsetDateTime>,
+    /// What holds its job up.
+    pub job_error: Option<String>,
+}
+
+/// Whether the vault grants the key of an attached disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeyStanding {
+    /// Granted when it was last asked for.
+    Granted,
+    /// The vault cannot be asked.
+    Unreachable {
+        /// Since when.
+        since: OffsetDateTime,
+        /// When the grace period ends.
+        until: Option<OffsetDateTime>,
+        /// Why.
+        reason: String,
+    },
+    /// Refused, or unreachable for too long: the disk is stopped.
+    Revoked {
+        /// Since when.
+        since: OffsetDateTime,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A file system.
+#[derive(Debug, Clone)]
+pub struct FileSystemFacts {
+    /// A directory on it.
+    pub path: PathBuf,
+    /// Bytes that can be written.
+    pub available: u64,
+    /// Its size in bytes.
+    pub total: u64,
+    /// Audit logs are on it, and there is so little room that it is said what that means.
+    pub audit_warning: Option<String>,
+}
+
+/// A vault of this installation.
+#[derive(Debug, Clone)]
+pub struct VaultFacts {
+    /// Its name.
+    pub name: String,
+    /// The object id of the identity that is nearest to its limit, and how much of the limit it has used, in
+    /// per cent.
+    pub busiest: Option<(String, u64)>,
+    /// Records of one identity that the vault takes in 10 seconds.
+    pub limit: u64,
+}
+
+/// Backups of the installation.
+#[derive(Debug, Clone, Copy)]
+pub struct BackupFacts {
+    /// When the last one was made.
+    pub last: Option<OffsetDateTime>,
+    /// Since when there is something to back up.
+    pub needed_since: Option<OffsetDateTime>,
+}
+
+/// Something that could not be looked at.
+#[derive(Debug, Clone)]
+pub struct Unknown {
+    /// What.
+    pub subject: Subject,
+    /// Why, in one line.
+    pub why: String,
+}
+
+impl Unknown {
+    /// A file that could not be looked at.
+    pub(crate) fn of_file(kind: SubjectKind, path: &Path, why: impl ToString) -> Self {
+        Self {
+            subject: Subject::new(kind, path.display().to_string()),
+            why: why.to_string(),
+        }
+    }
+}
