@@ -10,6 +10,7 @@ use rustix::process::geteuid;
 use serde::Serialize;
 
 use ::attach::{self, AttachRequest, GuardOptions, SocketAccess, SocketSource, attach};
+use alarms::notify::Target;
 use dataplane::DataplaneError;
 use disks::{Unflushed, parse_size};
 use installation::{Installation, runtime_dir};
@@ -133,6 +134,10 @@ pub struct AttachArgs {
     /// Give up completed but unflushed writes whose runtime map is lost
     #[arg(long)]
     discard_unflushed: bool,
+    /// Tell a program or a webhook of the disk's events: an absolute path with arguments, which gets the event as
+    /// JSON on stdin, or an http:// or https:// address, to which it is sent with POST
+    #[arg(long, value_name = "COMMAND|URL")]
+    on_event: Vec<Target>,
     /// The serial number that the guest sees [default: the start of the disk's id]
     #[arg(long, value_name = "TEXT", value_parser = serial)]
     serial: Option<String>,
@@ -298,7 +303,7 @@ fn check_interval(text: &str) -> Result<Duration, String> {
 }
 
 /// Whole seconds, or a whole number of the unit that follows it.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let seconds: u64 = match &text[digits.len()..] {
         "" | "s" => 1,
@@ -382,6 +387,7 @@ pub(super) fn run(context: &Context, args: AttachArgs) -> Result<(), CliError> {
         data_dirs: args.allow_data_dir,
         serial: args.serial,
         cache: args.cache,
+        on_event: args.on_event,
         unflushed: match args.discard_unflushed {
             true => Unflushed::GivenUp,
             false => Unflushed::Needed,

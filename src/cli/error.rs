@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use alarms::AlarmsError;
 use attach::AttachError;
 use disks::DiskError;
 use installation::InstallationError;
@@ -66,6 +67,12 @@ impl From<InstallationError> for CliError {
 
 impl From<DiskError> for CliError {
     fn from(error: DiskError) -> Self {
+        Self::new(error.code(), error.to_string())
+    }
+}
+
+impl From<AlarmsError> for CliError {
+    fn from(error: AlarmsError) -> Self {
         Self::new(error.code(), error.to_string())
     }
 }

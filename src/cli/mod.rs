@@ -1,8 +1,9 @@
 //! The command line: the Azure CLI's nouns and options, one line on stderr for every refusal.
 //!
 //! Each noun is a module with its arguments and a `run(&Context, args)`. Exit status: 0 done,
-//! 1 refused or failed, 2 the arguments make no sense.
+//! 1 refused or failed, 2 the arguments make no sense. `disk check`, `audit status` and `status` have their own.
 
+mod alarm;
 mod attach;
 mod audit;
 mod backup;
@@ -12,6 +13,7 @@ mod cpus;
 mod des;
 mod disk;
 mod error;
+mod event_notifier;
 mod files;
 mod frozen;
 mod global;
@@ -27,6 +29,7 @@ mod program;
 mod progress;
 mod snapshot;
 mod source;
+mod status;
 mod upgrade;
 
 pub use error::CliError;

@@ -13,8 +13,8 @@ use keys::{crypto_module, harden_process, require_module};
 
 use super::global::{Context, GlobalArgs};
 use super::{
-    CliError, Output, OutputFormat, attach, audit, backup, catalog, completions, des, disk,
-    identity, image, keyvault, named, snapshot, upgrade,
+    CliError, Output, OutputFormat, alarm, attach, audit, backup, catalog, completions, des, disk,
+    event_notifier, identity, image, keyvault, named, snapshot, status, upgrade,
 };
 
 /// The version, and by which module keys are made and used.
@@ -43,6 +43,10 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Show the disks, keys, vaults, space, jobs and alarms of this host
+    Status(status::StatusArgs),
+    /// Show and change from when on something is an alarm
+    Alarm(alarm::AlarmArgs),
     /// Manage key vaults, keys and access policies
     Keyvault(keyvault::KeyvaultArgs),
     /// Manage disk encryption sets: the key that protects disks, and the identity that uses it
@@ -75,6 +79,9 @@ enum Command {
     /// Go on as an attach process; executed by one
     #[command(hide = true)]
     ContinueAttach(attach::ContinueArgs),
+    /// Tell programs and webhooks of the events that are read; started by others
+    #[command(hide = true)]
+    EventNotifier(event_notifier::NotifierArgs),
     /// Have attached disks served by another version of this program, without a pause for their guests
     Upgrade(upgrade::UpgradeArgs),
     /// Print the completion script of a shell
@@ -104,10 +111,10 @@ pub fn main() -> ExitCode {
         runtime_dir: cli.global.runtime_dir,
         state_dir: cli.global.state_dir,
     };
-    // These are confined by now: they can look at no file, and have nothing to tell anybody.
+    // These are confined by now, or another process's: they have nothing to tell anybody.
     let is_confined = matches!(
         cli.command,
-        Command::DataPlane(_) | Command::DataPlaneLauncher(_)
+        Command::DataPlane(_) | Command::DataPlaneLauncher(_) | Command::EventNotifier(_)
     );
     match harden_process()
         .map_err(|e| CliError::new("Hardening", e.to_string()))
@@ -134,6 +141,9 @@ pub fn main() -> ExitCode {
 
 fn dispatch(context: &Context, command: Command) -> Result<(), CliError> {
     match command {
+        Command::Status(args) => status::run(context, &args),
+        Command::Alarm(args) => alarm::run(context, args),
+        Command::EventNotifier(args) => event_notifier::run(&args),
         Command::Keyvault(args) => keyvault::run(context, args),
         Command::DiskEncryptionSet(args) => des::run(context, args),
         Command::Identity(args) => identity::run(context, args),

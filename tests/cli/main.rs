@@ -3,6 +3,7 @@
 // Clippy exempts only functions with #[test], and helpers of tests panic as tests do.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod alarms;
 mod attached;
 mod cli_audit;
 mod cli_disk;

@@ -225,6 +225,14 @@ fn a_failed_sync_stays_failed_until_the_disk_is_repaired() {
     assert_eq!(show["diskState"], "SyncFailed", "{show}");
     assert_eq!(show["failedSync"]["file"], "map", "{show}");
     assert_eq!(faulty.json(&["disk", "list"])[0]["diskState"], "SyncFailed");
+    let status = faulty.run(&["status", "-o", "json"]);
+    let view: Value = serde_json::from_slice(&status.stdout).unwrap();
+    let is_it = |alarm: &Value| alarm["code"] == "SyncFailed" && alarm["subject"]["name"] == NAME;
+    assert!(
+        view["alarms"].as_array().unwrap().iter().any(is_it),
+        "{view:#}"
+    );
+    assert_eq!(status.status.code(), Some(2));
     let events = expect_success(&mut faulty.disk.command(&["disk", "events", NAME])).stdout;
     let events = String::from_utf8(events).unwrap();
     assert!(events.contains("SyncFailed"), "{events}");

@@ -4,6 +4,7 @@
 // Clippy exempts only functions with #[test], and helpers of tests panic as tests do.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod alarms;
 mod azure;
 mod hsm;
 mod recovery;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use alarms::{Alarm, AttachedFacts, KeyStanding};
 use installation::envelope::JobKind;
 use protocol::OnRevoke;
 
@@ -111,6 +112,36 @@ pub struct KeyStatus {
     pub offered: Option<Offered>,
 }
 
+impl KeyStatus {
+    /// What alarms are found by.
+    pub fn facts(&self) -> AttachedFacts {
+        let reason = || {
+            self.reason
+                .as_ref()
+                .map_or_else(String::new, ToString::to_string)
+        };
+        let offered = self.offered.as_ref();
+        AttachedFacts {
+            key: match self.state {
+                KeyState::Active => KeyStanding::Granted,
+                KeyState::KeyUnreachable => KeyStanding::Unreachable {
+                    since: self.since,
+                    until: self.until,
+                    reason: reason(),
+                },
+                KeyState::KeyRevoked => KeyStanding::Revoked {
+                    since: self.since,
+                    reason: reason(),
+                },
+            },
+            last_granted: self.last_granted,
+            deaths_in_a_row: offered.map_or(0, |offered| offered.deaths_in_a_row),
+            last_death: offered.and_then(|offered| Some(offered.last_restart.as_ref()?.time)),
+            job_error: self.job.as_ref().and_then(|job| job.error.clone()),
+        }
+    }
+}
+
 /// What an attached disk has of the host, and what became of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -131,6 +162,9 @@ pub struct Offered {
     /// How many data planes died and were replaced by another.
     #[serde(default)]
     pub restarts: u64,
+    /// How many of these died one after the other, each soon after its start.
+    #[serde(default)]
+    pub deaths_in_a_row: u64,
     /// When the last one died, and of what.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_restart: Option<LastRestart>,
@@ -258,6 +292,10 @@ pub enum EventKind {
     AuditSpaceLow,
     /// There is room for them again.
     AuditSpaceOk,
+    /// Something will break if nobody does anything: `docs/alarms.md`.
+    AlarmRaised,
+    /// An alarm is over.
+    AlarmCleared,
 }
 
 /// Something that happened to an attached disk.
@@ -288,6 +326,9 @@ pub struct Event {
     /// Which attach it is, of an event about the lock of the disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attach: Option<Uuid>,
+    /// The alarm that is raised or over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alarm: Option<Alarm>,
 }
 
 impl fmt::Display for Event {
@@ -361,7 +402,12 @@ impl fmt::Display for Event {
             }
             EventKind::AuditSpaceLow => write!(f, "the disk {disk} may lose its key soon"),
             EventKind::AuditSpaceOk => write!(f, "there is room for the audit logs again"),
+            EventKind::AlarmRaised => write!(f, "an alarm of the disk {disk}"),
+            EventKind::AlarmCleared => write!(f, "an alarm of the disk {disk} is over"),
         }?;
+        if let Some(alarm) = &self.alarm {
+            write!(f, ": {alarm}")?;
+        }
         match &self.reason {
             Some(reason) => write!(f, ": {reason}"),
             None => Ok(()),

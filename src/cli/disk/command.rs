@@ -54,8 +54,8 @@ Formats other than raw need the package qemu-utils.")]
   sealdisk disk events boot1 --follow | jq -r 'select(.event == \"KeyRevoked\") | .reason.message'
 
 Events: Attached, Detached, KeyUnreachable, KeyReachable, KeyRevoked, DekDestroyed, KeyRestored,
-KeyNotRestored, KeyChanged, StorageFull, StorageOk, SyncFailed, MemoryNotShared. docs/key-vault.md
-explains each.")]
+KeyNotRestored, KeyChanged, StorageFull, StorageOk, SyncFailed, MemoryNotShared, AlarmRaised,
+AlarmCleared. docs/key-vault.md and docs/alarms.md explain each.")]
     Events {
         /// The disk
         name: String,

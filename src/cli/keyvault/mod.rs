@@ -1,5 +1,6 @@
 //! `sealdisk keyvault`.
 
+mod alarm_watch;
 mod command;
 mod connect;
 mod due;

@@ -8,7 +8,9 @@ use clap::Args;
 use nix::unistd::User;
 use serde::Serialize;
 
+use super::alarm_watch::VaultWatch;
 use crate::cli::{CliError, Context, OutputFormat, ids};
+use alarms::notify::Target;
 use installation::{Installation, InstallationError};
 use server::{
     CertificateSource, DEFAULT_DOMAIN, Imds, MAX_LIFETIME, MIN_LIFETIME, ServeOptions, ServerError,
@@ -51,6 +53,10 @@ pub struct ServeArgs {
     /// act as that user
     #[arg(long, alias = "allow-uid", value_name = "USER", num_args = 1.., value_parser = user)]
     allow_user: Vec<u32>,
+    /// Tell a program or a webhook of alarms of the vaults: an absolute path with arguments, which gets the event as
+    /// JSON on stdin, or an http:// or https:// address, to which it is sent with POST
+    #[arg(long, value_name = "COMMAND|URL")]
+    on_event: Vec<Target>,
     /// Lifetime of tokens, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 3600,
           value_parser = clap::value_parser!(u64)
@@ -154,6 +160,10 @@ pub(super) fn run(
         return context.output.text(&pem);
     }
     let domains = domains(&args.domain)?;
+    let watch = VaultWatch {
+        state_dir: installation.state_dir().to_owned(),
+        certificate: args.cert.clone(),
+    };
     let certificate = match (args.cert, args.key) {
         (Some(certificate), Some(key)) => CertificateSource::Files { certificate, key },
         _ => CertificateSource::Generated {
@@ -184,6 +194,7 @@ pub(super) fn run(
         max_connections: args.max_connections as usize,
         client_timeout: Duration::from_secs(args.client_timeout),
     };
+    watch.spawn(&args.on_event)?;
     serve(installation, options, |serving| {
         announce(context, &ServingView::new(serving, &domain, names));
     })?;

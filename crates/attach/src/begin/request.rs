@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::begin::socket::SocketSource;
 use crate::status::GuardOptions;
+use alarms::notify::Target;
 use disks::{self, Unflushed};
 use protocol::{Discard, Limits, OnFull};
 use sandbox::Launch;
@@ -47,6 +48,8 @@ pub struct AttachRequest {
     pub serial: Option<String>,
     /// Directories in which snapshots and images may be made while the disk is attached, beside its own.
     pub data_dirs: Vec<PathBuf>,
+    /// Who is told of the disk's events.
+    pub on_event: Vec<Target>,
     /// A directory on tmpfs.
     pub runtime_dir: PathBuf,
     /// What becomes of the attach when the runtime map of the last one is needed and lost.

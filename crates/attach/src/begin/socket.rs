@@ -75,6 +75,32 @@ impl SocketSource {
             Self::Fd(_) => false,
         }
     }
+
+    /// Keeps one that was inherited from what is started from now on.
+    ///
+    /// # Errors
+    /// [`AttachError::Fd`].
+    pub(crate) fn keep_private(&self) -> Result<(), AttachError> {
+        match self {
+            Self::Path(..) => Ok(()),
+            Self::Fd(number) => look_at(*number).map(drop),
+        }
+    }
+}
+
+/// The descriptor of that number, which no program gets that is started from now on.
+fn look_at(number: i32) -> Result<BorrowedFd<'static>, AttachError> {
+    let fail = |e: rustix::io::Errno| AttachError::Fd {
+        fd: number,
+        source: e.into(),
+    };
+    if number <= 2 {
+        return Err(fail(rustix::io::Errno::BADF));
+    }
+    // SAFETY: only a look at whether the number is an open descriptor; nobody closes it before it is taken over.
+    let look = unsafe { BorrowedFd::borrow_raw(number) };
+    fcntl_setfd(look, FdFlags::CLOEXEC).map_err(fail)?;
+    Ok(look)
 }
 
 /// An open socket. One that was bound is removed again at the end.
@@ -153,13 +179,7 @@ impl Socket {
             fd: number,
             source: e.into(),
         };
-        if number <= 2 {
-            return Err(fail(rustix::io::Errno::BADF));
-        }
-        // SAFETY: only a look at whether the number is an open descriptor.
-        let look = unsafe { BorrowedFd::borrow_raw(number) };
-        fcntl_setfd(look, FdFlags::CLOEXEC).map_err(fail)?;
-        let listening = socket_acceptconn(look).map_err(fail)?;
+        let listening = socket_acceptconn(look_at(number)?).map_err(fail)?;
         // SAFETY: it is an open socket (just seen). The parent process left it open for us and
         // named it on the command line; nothing else in this process knows the number, which is
         // taken over once, before anything else was opened.

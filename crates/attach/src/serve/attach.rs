@@ -10,6 +10,7 @@
 //! one, so a crash between the two loses nothing. `session.rs` of the disks has what the header says from then
 //! on, and when that ends. The claim is kept until then, so that nobody else begins in between.
 
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -30,9 +31,11 @@ use crate::guard::checker::Checker;
 use crate::guard::key_guard::{Finding, Guard, Moment};
 use crate::guard::records::{Operation, Record, Recorder};
 use crate::guard::{checker, records};
+use crate::serve::alarm_watch::AlarmWatch;
 use crate::serve::attached_disk::{AttachedDisk, Held, Now};
 use crate::serve::control_socket::{ControlSocket, Handles};
 use crate::serve::event_hub::EventHub;
+use crate::serve::event_targets;
 use crate::serve::jobs::{self, Jobs};
 use crate::serve::keeping::{Keeping, raise_file_limit};
 use crate::serve::kept_keys::KeptKeys;
@@ -75,6 +78,10 @@ pub fn attach(installation: Installation, request: AttachRequest) -> Result<(), 
         request.socket.is_for_others_in(&request.runtime_dir),
     )
     .map_err(DiskError::from)?;
+    // Before a key is here, and before this process may start nothing of the kind.
+    request.socket.keep_private()?;
+    let events_to = event_targets::start(&request, &program);
+    let events_to = events_to.map_err(data_plane::process("start what tells of events"))?;
     confine(&changed, &program, &request)?;
     let opened = with_wiped_call_stack(|| open(&installation, &disk, &request, launcher))?;
     let served = Served {
@@ -83,7 +90,7 @@ pub fn attach(installation: Installation, request: AttachRequest) -> Result<(), 
         options: request.guard,
         program,
     };
-    served.run(opened, TakeOptions::of(&request), signals)
+    served.run(opened, TakeOptions::of(&request), signals, events_to)
 }
 
 /// What others are shown of an attach that begins.
@@ -98,6 +105,7 @@ fn offered(give: &Give, attach: Uuid) -> Offered {
         },
         refused: None,
         restarts: 0,
+        deaths_in_a_row: 0,
         last_restart: None,
         version: String::new(),
         last_upgrade: None,
@@ -152,6 +160,8 @@ pub(crate) struct Beside {
     pub(crate) options: TakeOptions,
     /// Says that it is waited for.
     pub(crate) awaiting: Option<Awaiting>,
+    /// The process that tells of the disk's events, unless it follows them already.
+    pub(crate) events_to: Option<UnixStream>,
 }
 
 /// What the guard asks the vault about.
@@ -170,6 +180,7 @@ impl Served {
         opened: Opened,
         options: TakeOptions,
         signals: Signals,
+        events_to: Option<UnixStream>,
     ) -> Result<(), AttachError> {
         let keys = Arc::new(KeptKeys::new());
         let mut now = Now {
@@ -221,6 +232,7 @@ impl Served {
             event_hub: event_hub.clone(),
             options,
             awaiting,
+            events_to,
         };
         let begun = self.begin(give, guard, process, signals, beside);
         let (supervision, watched) = begun.inspect_err(|_| {
@@ -308,8 +320,12 @@ impl Served {
         guard: Guard,
         (data_plane, socket): (DataPlane, Socket),
         signals: Signals,
-        beside: Beside,
+        mut beside: Beside,
     ) -> Result<(Supervision, Watched), AttachError> {
+        if let Some(client) = beside.events_to.take() {
+            let followed = event_targets::follow(client, &beside.event_hub);
+            followed.map_err(data_plane::process("tell of events"))?;
+        }
         let (commands, attached_disk) = (beside.commands.clone(), beside.attached_disk.clone());
         // Whoever has a command for the data plane waits until that has its setup.
         let opening = commands.open();
@@ -350,7 +366,7 @@ impl Served {
         }
     }
 
-    /// Has clients of the control socket answered.
+    /// Has clients of the control socket answered, and alarms looked for.
     ///
     /// # Errors
     /// [`AttachError::Process`].
@@ -367,6 +383,14 @@ impl Served {
             disk: self.disk.clone(),
             attached_disk: attached_disk.clone(),
         };
+        let watch = AlarmWatch {
+            installation: self.installation.clone(),
+            disk: self.disk.clone(),
+            attached_disk: attached_disk.clone(),
+            event_hub: supervision.attached.event_hub.clone(),
+        };
+        let watched = watch.spawn();
+        watched.map_err(data_plane::process("look for alarms"))?;
         let served = supervision.control.serve(Arc::new(handles));
         served.map_err(data_plane::process("serve the control socket"))
     }

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +22,9 @@ use installation::envelope::JobKind;
 const HISTORY: usize = 256;
 /// Events that a subscriber may be behind.
 const BACKLOG: usize = 256;
+
+/// How long the end waits for those who are being told the last events.
+const FAREWELL: Duration = Duration::from_millis(500);
 
 /// One event as a line of JSON.
 pub(crate) type Line = Arc<str>;
@@ -118,10 +122,11 @@ impl EventHub {
         }
     }
 
-    /// Shows that a data plane has died, and another one is started.
-    pub(crate) fn restarts(&self, last: LastRestart) {
+    /// Shows that a data plane has died, and another one is started; and how many died one after the other.
+    pub(crate) fn restarts(&self, last: LastRestart, in_a_row: u32) {
         let offered = &mut self.content().offered;
         offered.restarts += 1;
+        offered.deaths_in_a_row = in_a_row.into();
         offered.last_restart = Some(last);
     }
 
@@ -264,11 +269,17 @@ impl EventHub {
         again.collect()
     }
 
-    /// Ends all subscriptions.
+    /// Ends all subscriptions, and waits a moment for those that are being told the last events.
     pub(crate) fn close(&self) {
         let mut content = self.content();
-        content.subscribers.clear();
+        let ended = std::mem::take(&mut content.subscribers).into_iter();
+        let following: Vec<_> = ended.map(|subscriber| subscriber.follows).collect();
         content.parked.clear();
+        drop(content);
+        let end = Instant::now() + FAREWELL;
+        while following.iter().any(|one| one.strong_count() > 0) && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 
     fn content(&self) -> MutexGuard<'_, Content> {

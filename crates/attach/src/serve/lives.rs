@@ -63,6 +63,11 @@ impl Lives {
         PAUSE.saturating_mul(doubled).min(MAX_PAUSE)
     }
 
+    /// How many died one after the other, each soon after its start.
+    pub(crate) fn in_a_row(&self) -> u32 {
+        self.short
+    }
+
     /// How many died, one after the other, before the one that is started next, the last one apart.
     pub(crate) fn short(&self) -> u32 {
         self.short.saturating_sub(1)
@@ -90,7 +95,7 @@ mod tests {
             0, 250, 500, 1000, 2000, 4000, 8000, 16000, 30000, 30000, 30000, 30000,
         ];
         assert_eq!(millis, expected);
-        assert_eq!(lives.short(), 11);
+        assert_eq!((lives.short(), lives.in_a_row()), (11, 12));
         now += LONG;
         assert_eq!(lives.died(now, &[]), Duration::ZERO);
         assert_eq!(lives.short(), 0);

@@ -560,6 +560,7 @@ impl EventHub {
             reason,
             until: None,
             attach: status.offered.map(|offered| offered.attach),
+            alarm: None,
         };
         match event.reason {
             Some(_) => log::warn!("{event}"),

@@ -1,6 +1,7 @@
 //! The life of an attached disk: one process supervises its data plane, changes its layers, and answers what
 //! other processes ask.
 
+mod alarm_watch;
 mod attach;
 mod attach_state;
 pub(crate) mod attached_disk;
@@ -8,6 +9,7 @@ mod candidate;
 mod control_name;
 pub(crate) mod control_socket;
 mod event_hub;
+mod event_targets;
 mod followers;
 mod jobs;
 pub(crate) mod keeping;

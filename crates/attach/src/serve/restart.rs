@@ -102,10 +102,12 @@ impl Supervision {
                 false => format!(" in {} ms", pause.as_millis()),
             }
         );
-        self.attached.event_hub.restarts(LastRestart {
+        let last = LastRestart {
             time: Moment::now().time,
             reason: Line::of(&why).to_string(),
-        });
+        };
+        let in_a_row = self.lives.in_a_row();
+        self.attached.event_hub.restarts(last, in_a_row);
         self.last_death = Some((now, why.to_owned()));
         self.stage = Stage::Paused { until: now + pause };
         Ok(())

@@ -115,6 +115,7 @@ pub fn continue_attach(installation: Installation, state: RawFd) -> Result<(), A
             event_hub: event_hub.clone(),
             options: TakeOptions::again(runtime_dir),
             awaiting: None,
+            events_to: None,
         },
     )?;
     supervision.served = true;

@@ -232,6 +232,7 @@ impl GuardActions for Attached {
             reason: event.reason,
             until: event.until,
             attach: None,
+            alarm: None,
         };
         match event.event {
             EventKind::Attached

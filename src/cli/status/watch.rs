@@ -1,0 +1,71 @@
+//! `sealdisk status --watch`: what changes, as it changes.
+
+use std::time::{Duration, Instant};
+
+use time::OffsetDateTime;
+
+use super::asking::{ask, settings_of};
+use crate::cli::output::time_cell;
+use crate::cli::progress::cancel_on_signals;
+use crate::cli::{CliError, Context, OutputFormat};
+use alarms::notify::{Notifier, Target};
+use alarms::{Change, Scope, Watcher};
+use installation::runtime_dir;
+
+/// How soon a signal is heard.
+const LOOK: Duration = Duration::from_millis(100);
+/// How long the last events have.
+const FAREWELL: Duration = Duration::from_secs(10);
+
+/// Looks again and again, until a signal.
+pub(super) fn watch(
+    context: &Context,
+    on_event: &[Target],
+    interval: Option<Duration>,
+) -> Result<(), CliError> {
+    let installation = context.installation()?;
+    let runtime_dir = runtime_dir(context.runtime_dir.as_deref());
+    let attaches = |disk| Some(ask(&runtime_dir, disk)?.facts());
+    let stopped = cancel_on_signals()?;
+    let notifier = Notifier::start(on_event).map_err(alarms::AlarmsError::Notifier)?;
+    let mut watcher = Watcher::default();
+    let mut is_first = true;
+    while stopped.check().is_ok() {
+        let settings = settings_of(&installation);
+        match watcher.look(&installation, &settings, Scope::Host, &attaches) {
+            Ok(changes) => {
+                for change in &changes {
+                    if print(context, change).is_err() {
+                        // Nobody reads any more.
+                        notifier.finish(FAREWELL);
+                        return Ok(());
+                    }
+                    notifier.tell(&change.event(OffsetDateTime::now_utc()));
+                }
+            }
+            Err(error) if is_first => return Err(error.into()),
+            Err(error) => log::warn!("alarms are not looked for this time: {error}"),
+        }
+        if std::mem::take(&mut is_first) {
+            // Only systemd sets the socket's name in the environment; without it this does nothing.
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        }
+        let next = Instant::now() + interval.unwrap_or_else(|| settings.look_interval());
+        while stopped.check().is_ok() && Instant::now() < next {
+            std::thread::sleep(LOOK.min(next.saturating_duration_since(Instant::now())));
+        }
+    }
+    notifier.finish(FAREWELL);
+    Ok(())
+}
+
+fn print(context: &Context, change: &Change) -> std::io::Result<()> {
+    let now = OffsetDateTime::now_utc();
+    context.output.line(&match context.output.format() {
+        OutputFormat::Table => {
+            let time = time_cell(Some(now));
+            format!("{time} {change}")
+        }
+        _ => change.event(now),
+    })
+}

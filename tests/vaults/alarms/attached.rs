@@ -1,0 +1,122 @@
+//! Each kind of alarm of an attached disk, by what really is the matter.
+
+use std::fs;
+
+use test_support::{Customer, data_plane_of, kill};
+
+use super::{alarms, customer, is_alarm, status, wait};
+
+const OFTEN: &[&str] = &["--key-check-interval", "1s", "--on-revoke", "error"];
+
+/// The only alarm with that code.
+fn only(customer: &Customer, code: &str) -> serde_json::Value {
+    let found = alarms(customer, code);
+    assert_eq!(found.len(), 1, "{code}: {:#}", status(customer).1);
+    assert_eq!(found[0]["subject"]["name"], "disk", "{:#}", found[0]);
+    found[0].clone()
+}
+
+#[test]
+fn a_key_that_cannot_be_checked_and_one_that_is_revoked_are_told() {
+    let customer = customer();
+    let daemon = customer.attach(OFTEN);
+    let (code, view) = status(&customer);
+    assert_eq!(code, Some(0), "{view:#}");
+    assert_eq!(
+        (
+            &view["disks"]["states"]["Attached"],
+            &view["keys"]["granted"]
+        ),
+        (&1.into(), &1.into())
+    );
+    customer.hide_vault();
+    customer.wait_for("KeyUnreachable", "Held");
+    let alarm = only(&customer, "KeyUnreachable");
+    assert_eq!(alarm["severity"], "Warning");
+    assert!(
+        alarm["message"]
+            .as_str()
+            .unwrap()
+            .contains("it is served until"),
+        "{alarm}"
+    );
+    assert!(
+        !alarms(&customer, "NotKnown").is_empty(),
+        "of the vault itself nothing is known"
+    );
+    customer.show_vault();
+    customer.wait_served();
+    assert_eq!(status(&customer).0, Some(0));
+    customer.enable(false);
+    customer.wait_stopped();
+    let alarm = only(&customer, "KeyRevoked");
+    assert_eq!(alarm["severity"], "Critical");
+    assert!(
+        alarm["message"].as_str().unwrap().contains("KeyDisabled"),
+        "{alarm}"
+    );
+    assert_eq!(status(&customer).0, Some(2));
+    customer.enable(true);
+    customer.wait_served();
+    assert_eq!(status(&customer).0, Some(0));
+    // These have events of their own, and are not told twice.
+    assert!(
+        customer.events().iter().all(|event| event != "AlarmRaised"),
+        "{:?}",
+        customer.events()
+    );
+    drop(daemon);
+}
+
+#[test]
+fn data_planes_that_die_again_and_again_are_told_once() {
+    let customer = customer();
+    let daemon = customer.attach(OFTEN);
+    assert!(alarms(&customer, "CrashLoop").is_empty());
+    let dead = || {
+        customer.show()["serving"]["deathsInARow"]
+            .as_u64()
+            .unwrap_or(0)
+    };
+    wait("three deaths", || {
+        if let Some(pid) = data_plane_of(daemon.pid()) {
+            kill(pid);
+        }
+        dead() >= 3
+    });
+    assert_eq!(only(&customer, "CrashLoop")["severity"], "Critical");
+    let events = || {
+        let text = customer.text("disk events disk");
+        let events = text.lines().map(|line| serde_json::from_str(line).unwrap());
+        let raised = |event: &serde_json::Value| is_alarm(event, "AlarmRaised", "CrashLoop");
+        events.filter(raised).count()
+    };
+    wait("the event", || events() > 0);
+    customer.wait_served();
+    assert_eq!(events(), 1);
+}
+
+#[test]
+fn a_disk_whose_attach_was_killed_is_dirty_and_graver_without_its_map() {
+    let customer = customer();
+    let mut daemon = customer.attach(OFTEN);
+    daemon.kill();
+    // Its data plane flushes, and ends by itself.
+    wait("the end of the data plane", || {
+        !alarms(&customer, "DiskDirty").is_empty()
+    });
+    assert_eq!(only(&customer, "DiskDirty")["severity"], "Warning");
+    let map = fs::read_dir(customer.runtime()).unwrap();
+    let mut maps = map.map(|entry| entry.unwrap().path());
+    let map = maps
+        .find(|path| path.extension().is_some_and(|e| e == "map"))
+        .unwrap();
+    let aside = customer.path("map");
+    fs::copy(&map, &aside).unwrap();
+    fs::remove_file(&map).unwrap();
+    assert_eq!(only(&customer, "DiskDirty")["severity"], "Critical");
+    fs::copy(&aside, &map).unwrap();
+    let mut daemon = customer.attach(OFTEN);
+    assert!(daemon.terminate().success());
+    assert_eq!(status(&customer).0, Some(0));
+}

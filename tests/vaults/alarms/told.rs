@@ -1,0 +1,195 @@
+//! `attach --on-event`: who is told what, and that whoever does not listen holds nothing up.
+
+use std::io::{BufReader, Read, Write};
+use std::net::TcpListener;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use test_support::{Customer, Daemon, PATIENCE};
+
+use super::{count, customer, is_alarm, page, script, told, wait};
+
+const OFTEN: [&str; 4] = ["--key-check-interval", "1s", "--on-revoke", "error"];
+
+/// Attaches the disk, and has these told of its events.
+fn attach(customer: &Customer, targets: &[&str]) -> Daemon {
+    let mut options = OFTEN.to_vec();
+    for target in targets {
+        options.extend(["--on-event", target]);
+    }
+    customer.attach_with("disk", &options)
+}
+
+fn names(out: &Path) -> Vec<String> {
+    let told = told(out).into_iter();
+    told.map(|event| event["event"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+fn a_program_is_told_all_events_the_last_one_too() {
+    let customer = customer();
+    let (page, out) = page(&customer, "page");
+    let mut daemon = attach(&customer, &[&page]);
+    wait("Attached", || names(&out) == ["Attached"]);
+    customer.enable(false);
+    customer.wait_stopped();
+    customer.enable(true);
+    customer.wait_served();
+    assert!(daemon.terminate().success());
+    let all = [
+        "Attached",
+        "KeyRevoked",
+        "DekDestroyed",
+        "KeyRestored",
+        "Detached",
+    ];
+    wait("Detached", || names(&out) == all);
+    let told = told(&out);
+    assert!(
+        told.iter()
+            .all(|event| event["disk"] == "disk" && event["host"].is_string()),
+        "{told:#?}"
+    );
+    assert_eq!(told[1]["reason"]["code"], "KeyDisabled");
+}
+
+#[test]
+fn a_key_near_its_end_is_told_once_and_once_when_that_is_over() {
+    let customer = customer();
+    let (page, out) = page(&customer, "page");
+    let daemon = attach(&customer, &[&page]);
+    let expires = |days: i64| {
+        let time = time::OffsetDateTime::now_utc() + time::Duration::days(days);
+        let time = time
+            .format(&time::format_description::well_known::Rfc3339)
+            .unwrap();
+        customer.set_key(&["--expires", &time]);
+    };
+    let raised = || {
+        count(&out, |event| {
+            is_alarm(event, "AlarmRaised", "KeyNearExpiry")
+        })
+    };
+    let cleared = || {
+        count(&out, |event| {
+            is_alarm(event, "AlarmCleared", "KeyNearExpiry")
+        })
+    };
+    expires(20);
+    wait("a warning", || raised() == 1);
+    let looks = || std::thread::sleep(Duration::from_secs(3));
+    looks();
+    assert_eq!((raised(), cleared()), (1, 0), "it is told once");
+    expires(5);
+    wait("it is critical", || raised() == 2);
+    expires(400);
+    wait("it is over", || cleared() == 1);
+    looks();
+    assert_eq!((raised(), cleared()), (2, 1));
+    // The events of the disk have the same, and so does the log.
+    let events = customer.events();
+    assert_eq!(
+        events.iter().filter(|name| *name == "AlarmRaised").count(),
+        2
+    );
+    assert_eq!(
+        events.iter().filter(|name| *name == "AlarmCleared").count(),
+        1
+    );
+    assert!(daemon.log().contains("KeyNearExpiry"), "{}", daemon.log());
+}
+
+/// A program that hangs, one that is not there, and an address that never answers.
+#[test]
+fn who_does_not_listen_holds_up_neither_the_disk_nor_its_key() {
+    let customer = customer();
+    let hanging = script(&customer, "hang", "sleep 1000");
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}/", silent.local_addr().unwrap());
+    let mut daemon = attach(&customer, &[&hanging, "/nonexistent/page", &address]);
+    let mut frontend = daemon.connect();
+    let queue = &mut frontend.queues[0];
+    for _ in 0..3 {
+        queue.write(0, &[7; 4096]).unwrap();
+        assert_eq!(queue.read(0, 4096).unwrap(), [7; 4096]);
+        let began = Instant::now();
+        customer.enable(false);
+        customer.wait_stopped();
+        assert!(began.elapsed() < PATIENCE / 2, "the key is checked as ever");
+        customer.enable(true);
+        customer.wait_served();
+    }
+    drop(frontend);
+    let began = Instant::now();
+    assert!(daemon.terminate().success());
+    assert!(began.elapsed() < PATIENCE / 2, "and the end does not wait");
+    drop(silent);
+}
+
+#[test]
+fn a_webhook_gets_events_and_who_cannot_be_told_is_refused_before() {
+    let customer = customer();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}/hook", listener.local_addr().unwrap());
+    let daemon = attach(&customer, &[&address]);
+    let (mut client, _) = listener.accept().unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut reader = BufReader::new(client.try_clone().unwrap());
+    let mut line = String::new();
+    while !line.ends_with("\"host\"") && !line.contains("\"event\":\"Attached\"") {
+        let mut more = vec![0; 1];
+        reader.read_exact(&mut more).unwrap();
+        line.push(char::from(more[0]));
+    }
+    assert!(line.starts_with("POST /hook HTTP/1.1\r\n"), "{line}");
+    client
+        .write_all(b"HTTP/1.1 204 No Content\r\n\r\n")
+        .unwrap();
+    drop((client, daemon));
+    for bad in ["page", "ftp://x/"] {
+        let refused = customer.run(&[
+            "attach",
+            "disk",
+            "--socket-path",
+            "/tmp/s",
+            "--on-event",
+            bad,
+        ]);
+        assert_eq!(refused.status.code(), Some(2), "{bad}");
+        assert!(!refused.stderr.is_empty());
+    }
+}
+
+/// Neither who is told nor what was told is forgotten when the attach process goes on as another program.
+#[test]
+fn an_upgrade_of_the_attach_goes_on_telling_and_tells_nothing_twice() {
+    let customer = customer();
+    let (page, out) = page(&customer, "page");
+    let mut daemon = attach(&customer, &[&page]);
+    let near = time::OffsetDateTime::now_utc() + time::Duration::days(20);
+    let near = near
+        .format(&time::format_description::well_known::Rfc3339)
+        .unwrap();
+    customer.set_key(&["--expires", &near]);
+    let raised = || {
+        count(&out, |event| {
+            is_alarm(event, "AlarmRaised", "KeyNearExpiry")
+        })
+    };
+    wait("the alarm", || raised() == 1);
+    customer.ok("upgrade disk");
+    wait("the upgrade", || {
+        names(&out).contains(&"AttachProcessUpgraded".to_owned())
+    });
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(raised(), 1, "{:?}", names(&out));
+    customer.set_key(&["--expires", ""]);
+    wait("it is over", || {
+        count(&out, |event| {
+            is_alarm(event, "AlarmCleared", "KeyNearExpiry")
+        }) == 1
+    });
+    assert!(daemon.terminate().success());
+    wait("Detached", || names(&out).contains(&"Detached".to_owned()));
+}
