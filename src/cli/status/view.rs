@@ -247,7 +247,10 @@ pub(super) fn screen(view: &StatusView) -> String {
             ..
         } = alarm;
         // A `String` takes all that is written.
-        let _ = writeln!(text, "{severity} {code} since {}", time_cell(alarm.since));
+        let _ = match alarm.since {
+            Some(_) => writeln!(text, "{severity} {code} since {}", time_cell(alarm.since)),
+            None => writeln!(text, "{severity} {code}"),
+        };
         let _ = writeln!(text, "  {}", printable(message));
         let _ = writeln!(text, "  → {}", printable(remedy));
     }

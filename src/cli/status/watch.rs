@@ -8,14 +8,12 @@ use super::asking::{ask, settings_of};
 use crate::cli::output::time_cell;
 use crate::cli::progress::cancel_on_signals;
 use crate::cli::{CliError, Context, OutputFormat};
-use alarms::notify::{Notifier, Target};
+use alarms::notify::{FAREWELL, Notifier, Target};
 use alarms::{Change, Scope, Watcher};
 use installation::runtime_dir;
 
 /// How soon a signal is heard.
 const LOOK: Duration = Duration::from_millis(100);
-/// How long the last events have.
-const FAREWELL: Duration = Duration::from_secs(10);
 
 /// Looks again and again, until a signal.
 pub(super) fn watch(

@@ -15,6 +15,6 @@ mod target;
 mod tests;
 mod webhook;
 
-pub use notifier::Notifier;
+pub use notifier::{FAREWELL, Notifier};
 pub use process::{EVENT_NOTIFIER, pass_on, spawn};
 pub use target::Target;

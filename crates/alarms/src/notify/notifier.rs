@@ -16,6 +16,10 @@ use crate::host::host_name;
 
 /// How long one try may take.
 pub(super) const TRY_LIMIT: Duration = Duration::from_secs(10);
+/// How long the last events have before a process ends: longer than a try, so that no command is left behind.
+pub const FAREWELL: Duration = Duration::from_secs(12);
+/// What of that is kept for the end of the last try.
+const MARGIN: Duration = Duration::from_millis(500);
 /// Tries of one event.
 pub(super) const TRIES: u32 = 4;
 /// How long the first pause between two tries is; each next one is twice as long.
@@ -53,11 +57,13 @@ impl Notifier {
         }
     }
 
-    /// Waits until all that was put is told, but no longer than `patience`.
+    /// Waits until all that was put is told, but no longer than `patience`: [`FAREWELL`], unless a command may be left
+    /// behind.
     pub fn finish(self, patience: Duration) {
-        let end = Instant::now() + patience;
+        let now = Instant::now();
+        let end = now + patience;
         for (queue, _) in &self.workers {
-            queue.close(end);
+            queue.close(now + patience.saturating_sub(MARGIN));
         }
         for (_, thread) in self.workers {
             // One that is stuck goes with the process.

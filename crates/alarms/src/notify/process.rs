@@ -10,20 +10,17 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::flag;
 
-use super::notifier::Notifier;
+use super::notifier::{FAREWELL, Notifier};
 use super::target::Target;
 
 /// The subcommand that is this process.
 pub const EVENT_NOTIFIER: &str = "event-notifier";
 /// Bytes of an event at most; what is longer is no event.
 const MAX_LINE: u64 = 64 * 1024;
-/// How long the last events have.
-const FAREWELL: Duration = Duration::from_secs(10);
 
 /// Starts the process, which reads events from `input`, a line of JSON each.
 ///

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::notifier::{LOOK, TRIES, TRY_LIMIT};
+use super::notifier::{FAREWELL, LOOK, TRIES, TRY_LIMIT};
 use super::webhook::Webhook;
 use super::{Notifier, Target, command, pass_on, queue};
 
@@ -122,6 +122,22 @@ fn a_command_that_hangs_is_killed_with_what_it_has_started() {
     while !gone() {
         assert!(began.elapsed() < PATIENCE, "it is still there");
         std::thread::sleep(LOOK);
+    }
+}
+
+/// What is being tried when the end comes has its time, and no more.
+#[test]
+fn the_end_leaves_no_command_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let pids = dir.path().join("pids");
+    let body = format!("echo $$ >> {}; exec sleep 1000", pids.display());
+    let notifier = Notifier::start(&[script(&dir, &body)]).unwrap();
+    notifier.tell("{}");
+    notifier.tell("{}");
+    notifier.finish(FAREWELL);
+    for pid in fs::read_to_string(&pids).unwrap().lines() {
+        let gone = !PathBuf::from(format!("/proc/{pid}")).exists();
+        assert!(gone, "{pid} is still there");
     }
 }
 
