@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use test_support::{Customer, data_plane_of, kill};
+use test_support::{Customer, data_plane_of, kill, stop};
 
 use super::{alarms, customer, is_alarm, status, wait};
 
@@ -119,4 +119,17 @@ fn a_disk_whose_attach_was_killed_is_dirty_and_graver_without_its_map() {
     let mut daemon = customer.attach(OFTEN);
     assert!(daemon.terminate().success());
     assert_eq!(status(&customer).0, Some(0));
+}
+
+/// What is not known is not safe.
+#[test]
+fn an_attach_that_does_not_answer_is_not_called_fine() {
+    let customer = customer();
+    let mut daemon = customer.attach(OFTEN);
+    assert_eq!(status(&customer).0, Some(0));
+    stop(daemon.pid());
+    assert_eq!(only(&customer, "NotKnown")["subject"]["kind"], "Disk");
+    let (code, view) = status(&customer);
+    assert_eq!((code, &view["keys"]["notKnown"]), (Some(1), &1.into()));
+    daemon.kill();
 }

@@ -3,6 +3,7 @@
 use time::OffsetDateTime;
 
 use super::keys::{KeyBook, database};
+use super::one_disk::OneDisk;
 use super::remote_keys::RemoteKeys;
 use super::{certificates, resources, space};
 use crate::alarm::{Subject, SubjectKind};
@@ -20,8 +21,8 @@ use vault::VaultDatabase;
 pub enum Scope<'a> {
     /// All of the installation.
     Host,
-    /// One disk, and its keys.
-    Disk(&'a str),
+    /// One attached disk, and its keys.
+    Disk(OneDisk<'a>),
     /// The vaults that are here, and what they need.
     Vaults,
 }
@@ -41,7 +42,7 @@ impl Collector {
     /// What is known now; and the disks, snapshots and images that were looked at.
     ///
     /// # Errors
-    /// [`AlarmsError`]: the catalog cannot be read, or there is no such disk.
+    /// [`AlarmsError`]: the catalog cannot be read.
     pub fn collect(
         &self,
         installation: &Installation,
@@ -53,6 +54,10 @@ impl Collector {
         let mut book = KeyBook::new(installation, &self.remote);
         let views = views(installation, scope)?;
         facts.resources = resources::resources(&views, &mut book, attaches)?;
+        if let Scope::Disk(disk) = &scope {
+            let disk = resources::attached_disk(disk, &mut book, attaches)?;
+            facts.resources.push(disk);
+        }
         if let Scope::Host = scope {
             book.need_active_keys()?;
         }
@@ -72,14 +77,10 @@ impl Collector {
 
 fn views(installation: &Installation, scope: Scope<'_>) -> Result<Vec<DiskView>, AlarmsError> {
     let mut views = Vec::new();
-    match scope {
-        Scope::Host => {
-            for kind in ResourceKind::ALL {
-                views.extend(disks::list(installation, kind)?);
-            }
+    if let Scope::Host = scope {
+        for kind in ResourceKind::ALL {
+            views.extend(disks::list(installation, kind)?);
         }
-        Scope::Disk(name) => views.push(disks::show(installation, ResourceKind::Disk, name)?),
-        Scope::Vaults => {}
     }
     Ok(views)
 }

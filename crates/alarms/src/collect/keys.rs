@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use time::OffsetDateTime;
 
@@ -42,8 +43,10 @@ pub(super) struct KeyBook<'a> {
     installation: &'a Installation,
     remote: &'a RemoteKeys,
     /// The versions in vaults that are kept here; nothing where they cannot be read.
-    vaults: BTreeMap<String, Option<Vec<VersionTimes>>>,
-    sets: Option<Vec<DiskEncryptionSetRecord>>,
+    vaults: BTreeMap<String, Option<Rc<[VersionTimes]>>>,
+    sets: Option<Rc<[DiskEncryptionSetRecord]>>,
+    /// By the names of their sets.
+    active: BTreeMap<String, Option<ActiveKey>>,
     /// By their URLs in small letters, in which case does not count.
     keys: BTreeMap<String, (Times, BTreeSet<String>)>,
     unknown: BTreeMap<Subject, String>,
@@ -56,18 +59,19 @@ impl<'a> KeyBook<'a> {
             remote,
             vaults: BTreeMap::new(),
             sets: None,
+            active: BTreeMap::new(),
             keys: BTreeMap::new(),
             unknown: BTreeMap::new(),
         }
     }
 
     /// All disk encryption sets.
-    fn sets(&mut self) -> Result<Vec<DiskEncryptionSetRecord>, AlarmsError> {
+    fn sets(&mut self) -> Result<Rc<[DiskEncryptionSetRecord]>, AlarmsError> {
         if let Some(sets) = &self.sets {
             return Ok(sets.clone());
         }
         let stored = self.installation.catalog().all_des()?.into_iter();
-        let sets: Vec<_> = stored.map(|stored| stored.record).collect();
+        let sets: Rc<[_]> = stored.map(|stored| stored.record).collect();
         self.sets = Some(sets.clone());
         Ok(sets)
     }
@@ -86,8 +90,8 @@ impl<'a> KeyBook<'a> {
 
     /// Notes the keys with which sets wrap what is made now.
     pub(super) fn need_active_keys(&mut self) -> Result<(), AlarmsError> {
-        for set in self.sets()? {
-            if let Some(active) = self.active_of(&set) {
+        for set in self.sets()?.iter() {
+            if let Some(active) = self.active_of_named(&set.name)? {
                 let by = format!("the disk encryption set {}", set.name);
                 self.need(&active.url, Some(&set.name), by);
             }
@@ -104,7 +108,7 @@ impl<'a> KeyBook<'a> {
                 continue;
             }
             let mut latest: BTreeMap<String, VersionTimes> = BTreeMap::new();
-            for version in self.vault(name).unwrap_or_default() {
+            for version in self.vault(name).iter().flat_map(|versions| versions.iter()) {
                 latest.insert(version.key.to_ascii_lowercase(), version.clone());
             }
             for times in latest.values().map(|version| times_of(name, version)) {
@@ -135,8 +139,15 @@ impl<'a> KeyBook<'a> {
 
     /// The same of the set of that name, if there is one.
     pub(super) fn active_of_named(&mut self, name: &str) -> Result<Option<ActiveKey>, AlarmsError> {
-        let set = self.sets()?.into_iter().find(|set| set.name == name);
-        Ok(set.and_then(|set| self.active_of(&set)))
+        if let Some(known) = self.active.get(name) {
+            return Ok(known.clone());
+        }
+        let sets = self.sets()?;
+        let set = sets.iter().find(|set| set.name == name);
+        // To find it out may take asking a vault elsewhere.
+        let active = set.and_then(|set| self.active_of(set));
+        self.active.insert(name.to_owned(), active.clone());
+        Ok(active)
     }
 
     /// The latest version of the key of which `url` is a version.
@@ -195,14 +206,14 @@ impl<'a> KeyBook<'a> {
     }
 
     /// The versions in a vault that is kept here.
-    fn vault(&mut self, name: &str) -> Option<Vec<VersionTimes>> {
+    fn vault(&mut self, name: &str) -> Option<Rc<[VersionTimes]>> {
         if let Some(known) = self.vaults.get(name) {
             return known.clone();
         }
         let path = database(self.installation, name);
         let read = VaultDatabase::open(&path).and_then(|database| database.version_times());
         let versions = match read {
-            Ok(versions) => Some(versions),
+            Ok(versions) => Some(Rc::from(versions)),
             Err(error) => self.not_known(SubjectKind::Vault, name, error),
         };
         self.vaults.insert(name.to_owned(), versions.clone());

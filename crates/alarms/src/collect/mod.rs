@@ -4,9 +4,11 @@
 mod certificates;
 mod collector;
 mod keys;
+mod one_disk;
 mod remote_keys;
 mod resources;
 mod space;
 mod times;
 
 pub use collector::{Collector, Scope};
+pub use one_disk::OneDisk;

@@ -1,8 +1,7 @@
 //! Disks, snapshots and images.
 
-use std::collections::BTreeMap;
-
-use super::keys::{ActiveKey, KeyBook};
+use super::keys::KeyBook;
+use super::one_disk::OneDisk;
 use crate::alarm::SubjectKind;
 use crate::error::AlarmsError;
 use crate::facts::{Attaches, OldKey, ResourceFacts, ResourceState};
@@ -16,8 +15,6 @@ pub(super) fn resources(
     book: &mut KeyBook<'_>,
     attaches: Attaches<'_>,
 ) -> Result<Vec<ResourceFacts>, AlarmsError> {
-    // To find one out may take asking a vault elsewhere.
-    let mut active: BTreeMap<String, Option<ActiveKey>> = BTreeMap::new();
     let mut facts = Vec::new();
     for view in views {
         // What is being made or deleted is not looked at.
@@ -25,29 +22,7 @@ pub(super) fn resources(
             continue;
         }
         let kind = subject_kind(view.kind);
-        let mut old_keys = Vec::new();
-        for (set, url) in keys_of(view) {
-            book.need(url, set, format!("the {kind} {}", view.name));
-            let now = match set {
-                Some(set) => match active.get(set) {
-                    Some(known) => known.clone(),
-                    None => {
-                        let key = book.active_of_named(set)?;
-                        active.insert(set.to_owned(), key.clone());
-                        key
-                    }
-                },
-                None => book.latest_of(url),
-            };
-            if let Some(now) = now.filter(|now| !now.is(url)) {
-                old_keys.push(OldKey {
-                    set: set.map(str::to_owned),
-                    url: url.to_owned(),
-                    active: now.url,
-                    since: now.since,
-                });
-            }
-        }
+        let old_keys = old_keys(kind, &view.name, keys_of(view), book)?;
         let is_attached = ["Attached", "SyncFailed"].contains(&view.disk_state);
         let attached = is_attached.then(|| attaches(view.unique_id)).flatten();
         if attached.is_none() && is_served_here(view) {
@@ -63,6 +38,50 @@ pub(super) fn resources(
         });
     }
     Ok(facts)
+}
+
+/// What is known of a disk by who has it attached.
+pub(super) fn attached_disk(
+    disk: &OneDisk<'_>,
+    book: &mut KeyBook<'_>,
+    attaches: Attaches<'_>,
+) -> Result<ResourceFacts, AlarmsError> {
+    let (kind, name) = (SubjectKind::Disk, disk.name);
+    let keys = disk.keys.iter();
+    let keys = keys.map(|(set, url)| (set.as_deref(), url.as_str()));
+    Ok(ResourceFacts {
+        kind,
+        name: name.into(),
+        state: ResourceState::Fine,
+        old_keys: old_keys(kind, name, keys, book)?,
+        attached: attaches(disk.id),
+    })
+}
+
+/// Notes the keys that something needs. Those that a rotation should have replaced.
+fn old_keys<'a>(
+    kind: SubjectKind,
+    name: &str,
+    keys: impl IntoIterator<Item = (Option<&'a str>, &'a str)>,
+    book: &mut KeyBook<'_>,
+) -> Result<Vec<OldKey>, AlarmsError> {
+    let mut old_keys = Vec::new();
+    for (set, url) in keys {
+        book.need(url, set, format!("the {kind} {name}"));
+        let now = match set {
+            Some(set) => book.active_of_named(set)?,
+            None => book.latest_of(url),
+        };
+        if let Some(now) = now.filter(|now| !now.is(url)) {
+            old_keys.push(OldKey {
+                set: set.map(str::to_owned),
+                url: url.to_owned(),
+                active: now.url,
+                since: now.since,
+            });
+        }
+    }
+    Ok(old_keys)
 }
 
 fn subject_kind(kind: ResourceKind) -> SubjectKind {

@@ -14,8 +14,8 @@ use uuid::Uuid;
 use crate::serve::attached_disk::AttachedDisk;
 use crate::serve::event_hub::EventHub;
 use crate::status::{Event, EventKind};
-use alarms::{Alarm, AlarmCode, AlarmsError, Change, Scope, Settings, Watcher};
-use disks::Disk;
+use alarms::{Alarm, AlarmCode, AlarmsError, Change, OneDisk, Scope, Settings, Watcher};
+use disks::{Disk, DiskError};
 use installation::Installation;
 
 /// What is looked at, and where it is told.
@@ -63,7 +63,20 @@ impl AlarmWatch {
 
     fn look(&self, watcher: &mut Watcher, settings: &Settings) -> Result<Vec<Change>, AlarmsError> {
         let attaches = |_: Uuid| Some(self.event_hub.status().facts());
-        let scope = Scope::Disk(self.disk.name());
+        // Whoever rotates a key writes the header without asking this process.
+        let header = self.disk.header_file()?;
+        let header = header.read().map_err(DiskError::from)?;
+        let layers = header.claims().layers.iter();
+        let keys = layers.map(|layer| {
+            let set = layer.disk_encryption_set.clone();
+            (set, layer.envelope.key_url())
+        });
+        let keys: Vec<_> = keys.collect();
+        let scope = Scope::Disk(OneDisk {
+            name: self.disk.name(),
+            id: self.disk.id(),
+            keys: &keys,
+        });
         watcher.look(&self.installation, settings, scope, &attaches)
     }
 
