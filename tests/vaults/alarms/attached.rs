@@ -2,7 +2,8 @@
 
 use std::fs;
 
-use test_support::{Customer, data_plane_of, kill, stop};
+use test_support::small_fs::SmallFs;
+use test_support::{AttachOptions, Customer, data_plane_of, kill, stop};
 
 use super::{alarms, customer, is_alarm, status, wait};
 
@@ -132,4 +133,29 @@ fn an_attach_that_does_not_answer_is_not_called_fine() {
     let (code, view) = status(&customer);
     assert_eq!((code, &view["keys"]["notKnown"]), (Some(1), &1.into()));
     daemon.kill();
+}
+
+#[test]
+fn a_job_that_does_not_go_on_is_told() {
+    let Some(fs) = SmallFs::mount("tmpfs") else {
+        return;
+    };
+    let disk = fs.disk(16 << 20);
+    disk.ok("alarm update --space-warning 0 --space-critical 0");
+    let daemon = disk.attach(&AttachOptions::default());
+    let mut frontend = daemon.connect();
+    let queue = &mut frontend.queues[0];
+    for at in 0..8 {
+        queue.write(at * 2048, &vec![7; 1 << 20]).unwrap();
+    }
+    queue.flush().unwrap();
+    // So slow that it is not done before the file system is full.
+    disk.ok("disk rotate-dek disk --rate 4KiB");
+    let full = fs.fill();
+    disk.ok("disk rotate-dek disk --resume --rate 1GiB");
+    let told = || alarms(&disk, "JobHeldUp");
+    wait("the job is held up", || !told().is_empty());
+    assert_eq!(told()[0]["severity"], "Warning");
+    drop(full);
+    wait("it goes on", || told().is_empty());
 }

@@ -100,6 +100,28 @@ fn a_key_near_its_end_is_told_once_and_once_when_that_is_over() {
     assert!(daemon.log().contains("KeyNearExpiry"), "{}", daemon.log());
 }
 
+#[test]
+fn a_disk_that_a_rotation_has_left_behind_is_told_until_it_follows() {
+    let customer = customer();
+    customer.ok("alarm update --rotation-grace 0");
+    customer.ok("disk-encryption-set update set --enable-auto-key-rotation true");
+    let daemon = attach(&customer, &[]);
+    let events = |name: &str| {
+        let text = customer.text("disk events disk");
+        let events = text.lines().map(|line| serde_json::from_str(line).unwrap());
+        events
+            .filter(|event| is_alarm(event, name, "OldKeyVersion"))
+            .count()
+    };
+    customer.create_key();
+    wait("it is told", || events("AlarmRaised") == 1);
+    // The header is written by another process.
+    customer.ok("disk-encryption-set rotate set");
+    wait("it is over", || events("AlarmCleared") == 1);
+    assert_eq!(events("AlarmRaised"), 1);
+    drop(daemon);
+}
+
 /// A program that hangs, one that is not there, and an address that never answers.
 #[test]
 fn who_does_not_listen_holds_up_neither_the_disk_nor_its_key() {
