@@ -2,10 +2,14 @@
 
 use std::io::{BufReader, Read, Write};
 use std::net::TcpListener;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use test_support::{Customer, Daemon, PATIENCE};
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::process::{Pid, Signal, kill_process};
+use test_support::{Customer, Daemon, PATIENCE, children};
 
 use super::{count, customer, is_alarm, page, script, told, wait};
 
@@ -214,4 +218,39 @@ fn an_upgrade_of_the_attach_goes_on_telling_and_tells_nothing_twice() {
     });
     assert!(daemon.terminate().success());
     wait("Detached", || names(&out).contains(&"Detached".to_owned()));
+}
+
+/// Where guests connect is nothing for a program that is told of events.
+#[test]
+fn an_inherited_socket_is_not_passed_on_to_who_is_told() {
+    if !rustix::process::geteuid().is_root() {
+        return eprintln!("only root sees the descriptors of a process that is not dumpable");
+    }
+    let customer = customer();
+    let (page, out) = page(&customer, "page");
+    let listener = UnixListener::bind(customer.path("inherited")).unwrap();
+    fcntl_setfd(&listener, FdFlags::empty()).unwrap();
+    let number = listener.as_raw_fd();
+    let is_open_in = |process: u32| {
+        let of = |process: &str, number: &str| {
+            std::fs::read_link(format!("/proc/{process}/fd/{number}")).unwrap()
+        };
+        let ours = of("self", &number.to_string());
+        let all = std::fs::read_dir(format!("/proc/{process}/fd")).unwrap();
+        let mut all = all.map(|entry| entry.unwrap().file_name());
+        all.any(|name| of(&process.to_string(), name.to_str().unwrap()) == ours)
+    };
+    let mut command = customer.command(&["attach", "disk", "--fd", &number.to_string()]);
+    let mut attach = command.args(["--on-event", &page]).spawn().unwrap();
+    wait("Attached", || !names(&out).is_empty());
+    let is_notifier = |process: &u32| {
+        let line = std::fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).nth(1) == Some(b"event-notifier")
+    };
+    let notifier = children(attach.id()).into_iter().find(is_notifier);
+    let leaked = is_open_in(notifier.unwrap());
+    let has = is_open_in(attach.id());
+    kill_process(Pid::from_child(&attach), Signal::TERM).unwrap();
+    assert!(attach.wait().unwrap().success());
+    assert!(has && !leaked, "{has} {leaked}");
 }
