@@ -25,9 +25,11 @@ mod named;
 mod output;
 mod program;
 mod progress;
+mod similar;
 mod snapshot;
 mod source;
 mod upgrade;
+mod usage;
 
 pub use error::CliError;
 pub use global::Context;

@@ -4,7 +4,6 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 use std::sync::LazyLock;
 
-use clap::builder::Resettable;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -14,7 +13,7 @@ use keys::{crypto_module, harden_process, require_module};
 use super::global::{Context, GlobalArgs};
 use super::{
     CliError, Output, OutputFormat, attach, audit, backup, catalog, completions, des, disk,
-    identity, image, keyvault, named, snapshot, upgrade,
+    identity, image, keyvault, named, similar, snapshot, upgrade, usage,
 };
 
 /// The version, and by which module keys are made and used.
@@ -90,9 +89,14 @@ pub fn main() -> ExitCode {
             Err(error) => ExitCode::from(error.status),
         };
     }
+    if arguments.len() <= 1 {
+        // As `az` alone does. A closed stdout leaves nobody to tell.
+        let _ = Cli::command().print_help();
+        return ExitCode::SUCCESS;
+    }
     let cli = match parse(&arguments) {
         Ok(cli) => cli,
-        Err(error) => return usage(&error, &arguments),
+        Err(error) => return refuse(error, &arguments),
     };
     start_log(cli.global.verbose);
     // Nothing that the launcher does has to do with keys.
@@ -105,10 +109,7 @@ pub fn main() -> ExitCode {
         state_dir: cli.global.state_dir,
     };
     // These are confined by now: they can look at no file, and have nothing to tell anybody.
-    let is_confined = matches!(
-        cli.command,
-        Command::DataPlane(_) | Command::DataPlaneLauncher(_)
-    );
+    let is_confined = is_confined(&cli.command);
     match harden_process()
         .map_err(|e| CliError::new("Hardening", e.to_string()))
         .and_then(|()| require_module().map_err(|e| CliError::new("Module", e.to_string())))
@@ -125,7 +126,8 @@ pub fn main() -> ExitCode {
             }
             ExitCode::SUCCESS
         }
-        Err(error) => {
+        Err(mut error) => {
+            similar::suggest(&context, &mut error);
             context.output.error(&error);
             ExitCode::from(error.status)
         }
@@ -149,7 +151,7 @@ fn dispatch(context: &Context, command: Command) -> Result<(), CliError> {
         Command::AttachVersions => attach::tell_versions(context),
         Command::ContinueAttach(args) => attach::continue_attach(context, &args),
         Command::Upgrade(args) => upgrade::run(context, args),
-        Command::Completions(args) => completions::run(context, &args, Cli::command()),
+        Command::Completions(args) => completions::run(context, &args, &Cli::command()),
     }
 }
 
@@ -161,27 +163,22 @@ fn parse(arguments: &[OsString]) -> Result<Cli, clap::Error> {
     parsed(Cli::command()).map_err(|error| {
         // The line of usage of an error has all options that have a value, those from the environment
         // too, as if they had to be given: it is made without them.
-        match parsed(without_environment(Cli::command())) {
-            Err(without) if without.kind() == error.kind() => without,
+        match parsed(usage::without_environment(Cli::command())) {
+            Err(without) if usage::says_more(&without, &error) => without,
             _ => error,
         }
     })
 }
 
-/// The commands with no option that the environment gives.
-fn without_environment(commands: clap::Command) -> clap::Command {
-    let commands = commands.mut_args(|arg| arg.env(Resettable::Reset));
-    commands.mut_subcommands(without_environment)
-}
-
 /// Prints help and version as asked, and arguments that make no sense as an error of status 2.
-fn usage(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
+fn refuse(mut error: clap::Error, arguments: &[OsString]) -> ExitCode {
+    usage::hide(&mut error, &Cli::command());
     if error.use_stderr() && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        let format = match wants_json(arguments) {
+        let format = match usage::wants_json(arguments) {
             true => OutputFormat::Json,
             false => OutputFormat::Table,
         };
-        let message = one_line(&error.render().to_string());
+        let message = usage::one_line(&error.render().to_string());
         Output::new(format).error(&CliError::usage(message));
     } else {
         // A closed stdout or stderr leaves nobody to tell.
@@ -190,25 +187,12 @@ fn usage(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }
 
-/// What clap says in paragraphs (what is wrong, tips, usage, a pointer to --help) as one line.
-fn one_line(text: &str) -> String {
-    let text = text.strip_prefix("error: ").unwrap_or(text);
-    let lines = text.lines().map(str::trim);
-    let said: Vec<&str> = lines
-        .filter(|line| !line.is_empty() && !line.starts_with("For more information"))
-        .collect();
-    said.join(" ")
-        .replace(" Usage: ", "; usage: ")
-        .replace(" tip: ", "; tip: ")
-}
-
-/// The arguments could not be parsed, so this only looks for the option.
-fn wants_json(arguments: &[OsString]) -> bool {
-    let joined = ["-ojson", "-o=json", "--output=json"];
-    arguments.iter().any(|a| joined.iter().any(|j| a == j))
-        || arguments
-            .windows(2)
-            .any(|pair| (pair[0] == "-o" || pair[0] == "--output") && pair[1] == "json")
+/// Whether the process gives everything up but what it was started with.
+fn is_confined(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::DataPlane(_) | Command::DataPlaneLauncher(_)
+    )
 }
 
 fn start_log(verbose: u8) {
@@ -256,25 +240,17 @@ mod tests {
     #[test]
     fn a_usage_error_is_one_line_that_names_what_is_missing() {
         let parsed = Cli::try_parse_from(["sealdisk", "keyvault", "key", "create", "k"]);
-        let line = one_line(&parsed.err().unwrap().render().to_string());
+        let line = usage::one_line(&parsed.err().unwrap().render().to_string());
         assert!(
             line.contains("not provided: --vault-name <VAULT_NAME>; usage: sealdisk"),
             "{line}"
         );
         assert!(!line.contains('\n'));
         let parsed = Cli::try_parse_from(["sealdisk", "keyvault", "lits"]);
-        let line = one_line(&parsed.err().unwrap().render().to_string());
+        let line = usage::one_line(&parsed.err().unwrap().render().to_string());
         assert!(
             line.starts_with("unrecognized subcommand 'lits'; tip: "),
             "{line}"
         );
-    }
-
-    #[test]
-    fn json_is_recognised_in_arguments_that_do_not_parse() {
-        let args = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
-        assert!(wants_json(&args("sealdisk disk bogus -o json")));
-        assert!(wants_json(&args("sealdisk --output=json disk")));
-        assert!(!wants_json(&args("sealdisk disk json -o table")));
     }
 }
