@@ -3,11 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use indicatif::ProgressBar;
 
 use super::disk::change;
 use super::frozen::{DeleteArgs, UpdateArgs, absolute, delete, list, show, update};
-use super::progress::{cancel_on_signals, show_bar};
+use super::progress::{Progress, cancel_on_signals};
 use super::source::{Meant, source, source_note};
 use super::{CliError, Context};
 use disks::import::{ImageFormat, SourceSpec};
@@ -138,15 +137,14 @@ fn create_image(context: &Context, args: ImageCreateArgs) -> Result<(), CliError
                 logical_sector_size: args.logical_sector_size,
                 data_dir: args.data_dir,
             };
-            let bar = ProgressBar::hidden();
+            let progress = Progress::new();
             let result = disks::image_of_file(&installation, request, &cancel, |created| {
                 if let Some(note) = source_note(created, guessed) {
                     context.output.note(&note);
                 }
-                show_bar(&bar, created.size);
-                |done| bar.set_position(done)
+                progress.begin(created.size)
             });
-            bar.finish_and_clear();
+            drop(progress);
             result?;
         }
     }

@@ -84,7 +84,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     if attach::wants_capabilities(&arguments) {
-        return match attach::print_capabilities(&Output::new(OutputFormat::Json)) {
+        return match attach::print_capabilities(&Output::new(OutputFormat::Json, None)) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => ExitCode::from(error.status),
         };
@@ -104,7 +104,7 @@ pub fn main() -> ExitCode {
         log::info!("sealdisk {}", *VERSION);
     }
     let context = Context {
-        output: Output::new(cli.global.output),
+        output: Output::new(cli.global.output, cli.global.query),
         runtime_dir: cli.global.runtime_dir,
         state_dir: cli.global.state_dir,
     };
@@ -179,7 +179,7 @@ fn refuse(mut error: clap::Error, arguments: &[OsString]) -> ExitCode {
             false => OutputFormat::Table,
         };
         let message = usage::one_line(&error.render().to_string());
-        Output::new(format).error(&CliError::usage(message));
+        Output::new(format, None).error(&CliError::usage(message));
     } else {
         // A closed stdout or stderr leaves nobody to tell.
         let _ = error.print();

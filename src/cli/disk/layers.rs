@@ -1,13 +1,12 @@
 //! The commands of `disk` that change its layers: reverting, flattening, and giving it a new DEK.
 
 use clap::{ArgGroup, Args};
-use indicatif::ProgressBar;
 
 use super::show::show_disk;
-use crate::cli::progress::{cancel_on_signals, show_bar};
+use crate::cli::progress::{Progress, cancel_on_signals};
 use crate::cli::{CliError, Context};
 use attach::LayerChanges;
-use disks::{Applied, Disk, JobChange, LayerOp, parse_size};
+use disks::{Applied, Disk, JobChange, JobProgress, LayerOp, parse_size};
 use installation::envelope::JobKind;
 use installation::runtime_dir;
 
@@ -84,15 +83,9 @@ pub(super) fn job(context: &Context, kind: JobKind, args: &JobArgs) -> Result<()
     };
     let applied = with_changes(context, !args.no_wait, |changes| {
         let disk = Disk::find(changes.installation, &args.name)?;
-        let bar = ProgressBar::hidden();
-        let applied = changes.change_layers(&disk, &op, &mut |now| {
-            if bar.is_hidden() {
-                show_bar(&bar, now.total);
-            }
-            bar.set_position(now.done);
-        });
-        bar.finish_and_clear();
-        Ok(applied?)
+        let progress = Progress::new();
+        let mut shown = |now: JobProgress| progress.at(now.done, now.total);
+        Ok(changes.change_layers(&disk, &op, &mut shown)?)
     })?;
     if applied == Applied::Nothing {
         context.output.note(&format!(

@@ -8,7 +8,7 @@ use clap::Args;
 use nix::unistd::User;
 use serde::Serialize;
 
-use crate::cli::{CliError, Context, OutputFormat, ids};
+use crate::cli::{CliError, Context, ids};
 use installation::{Installation, InstallationError};
 use server::{
     CertificateSource, DEFAULT_DOMAIN, Imds, MAX_LIFETIME, MIN_LIFETIME, ServeOptions, ServerError,
@@ -191,12 +191,8 @@ pub(super) fn run(
 }
 
 fn announce(context: &Context, view: &ServingView) {
-    let line = match context.output.format() {
-        OutputFormat::Table => view.line(),
-        OutputFormat::Json => serde_json::to_string(view).unwrap_or_default(),
-    };
     // Nobody may be reading; the vaults are served all the same.
-    let _ = context.output.text(&line);
+    let _ = context.output.announce(&view.line(), view);
     // Only systemd sets the socket's name in the environment; without it this does nothing.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 }
