@@ -45,11 +45,6 @@ pub(super) fn absolute(dir: Option<PathBuf>) -> Result<Option<PathBuf>, CliError
         .map_err(|e| CliError::new("FileSystem", format!("cannot find --data-dir: {e}")))
 }
 
-pub(super) fn list(context: &Context, kind: ResourceKind) -> Result<(), CliError> {
-    let views = disks::list(&context.installation()?, kind)?;
-    context.output.list(&views)
-}
-
 pub(super) fn show(context: &Context, kind: ResourceKind, name: &str) -> Result<(), CliError> {
     let view = disks::show(&context.installation()?, kind, name)?;
     context.output.show(&view)

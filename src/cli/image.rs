@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::disk::change;
-use super::frozen::{DeleteArgs, UpdateArgs, absolute, delete, list, show, update};
+use super::filter::FilterArgs;
+use super::frozen::{DeleteArgs, UpdateArgs, absolute, delete, show, update};
 use super::progress::{Progress, cancel_on_signals};
 use super::source::{Meant, source, source_note};
 use super::{CliError, Context};
@@ -33,8 +34,10 @@ and ./FILE are unambiguous. An image of a disk or a snapshot shares its layers a
 encryption set.")]
     Create(ImageCreateArgs),
     /// List the images
-    #[command(after_help = "Example:\n  sealdisk image list -o json")]
-    List,
+    #[command(after_help = "Examples:
+  sealdisk image list
+  sealdisk image list 'web-*' --key myvault/mykey -o json")]
+    List(FilterArgs),
     /// Show an image: its size, space, layers and the key version that wraps it
     #[command(after_help = "Example:\n  sealdisk image show debian -o json")]
     Show {
@@ -84,7 +87,7 @@ pub(super) fn run(context: &Context, args: ImageArgs) -> Result<(), CliError> {
     let kind = ResourceKind::Image;
     match args.command {
         ImageCommand::Create(args) => create_image(context, args),
-        ImageCommand::List => list(context, kind),
+        ImageCommand::List(filter) => filter.list(context, kind),
         ImageCommand::Show { name } => show(context, kind, &name),
         ImageCommand::Update(args) => update(context, kind, &args),
         ImageCommand::Delete(args) => delete(context, kind, &args),

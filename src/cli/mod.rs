@@ -13,6 +13,7 @@ mod des;
 mod disk;
 mod error;
 mod files;
+mod filter;
 mod frozen;
 mod global;
 mod identity;

@@ -32,6 +32,11 @@ impl Progress {
     pub(super) fn at(&self, done: u64, total: u64) {
         self.begin(total)(done);
     }
+
+    /// Says something, with the bar out of the way.
+    pub(super) fn aside(&self, say: impl FnOnce()) {
+        self.0.suspend(say);
+    }
 }
 
 impl Drop for Progress {

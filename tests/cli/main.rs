@@ -11,6 +11,7 @@ mod cli_disk_refusals;
 mod cli_keys;
 mod cli_keyvault;
 mod cli_layers;
+mod cli_list;
 mod cli_output;
 mod cli_usage;
 mod disk_check;

@@ -3,6 +3,7 @@
 use clap::{ArgGroup, Args};
 
 use super::show::show_disk;
+use super::wait::wait_for_job;
 use crate::cli::progress::{Progress, cancel_on_signals};
 use crate::cli::{CliError, Context};
 use attach::LayerChanges;
@@ -19,17 +20,20 @@ pub struct JobArgs {
     /// Copy at most this much per second: bytes, or a number with KiB, MiB or GiB
     #[arg(long, value_parser = parse_rate, value_name = "SIZE")]
     rate: Option<u64>,
+    /// Wait until the job is done, with a progress bar, also if the disk is attached
+    #[arg(long, conflicts_with = "no_wait")]
+    wait: bool,
     /// Only start the job of an unattached disk; the next attach or --resume continues it
     #[arg(long)]
     no_wait: bool,
     /// Pause the running job
-    #[arg(long, group = "change", conflicts_with_all = ["rate", "no_wait"])]
+    #[arg(long, group = "change", conflicts_with_all = ["rate", "no_wait", "wait"])]
     pause: bool,
     /// Resume a paused or interrupted job, at --rate
     #[arg(long, group = "change")]
     resume: bool,
     /// Abort the job: the disk keeps its present layers and DEKs
-    #[arg(long, group = "change", conflicts_with_all = ["rate", "no_wait"])]
+    #[arg(long, group = "change", conflicts_with_all = ["rate", "no_wait", "wait"])]
     abort: bool,
 }
 
@@ -87,6 +91,9 @@ pub(super) fn job(context: &Context, kind: JobKind, args: &JobArgs) -> Result<()
         let mut shown = |now: JobProgress| progress.at(now.done, now.total);
         Ok(changes.change_layers(&disk, &op, &mut shown)?)
     })?;
+    if args.wait {
+        wait_for_job(context, &args.name)?;
+    }
     if applied == Applied::Nothing {
         context.output.note(&format!(
             "note: the disk {} is flat already: it depends on no other layer",
