@@ -11,6 +11,7 @@ mod completions;
 mod cpus;
 mod des;
 mod disk;
+mod doctor;
 mod error;
 mod files;
 mod filter;
@@ -31,6 +32,7 @@ mod snapshot;
 mod source;
 mod upgrade;
 mod usage;
+mod version;
 
 pub use error::CliError;
 pub use global::Context;

@@ -12,8 +12,8 @@ use keys::{crypto_module, harden_process, require_module};
 
 use super::global::{Context, GlobalArgs};
 use super::{
-    CliError, Output, OutputFormat, attach, audit, backup, catalog, completions, des, disk,
-    identity, image, keyvault, named, similar, snapshot, upgrade, usage,
+    CliError, Output, OutputFormat, attach, audit, backup, catalog, completions, des, disk, doctor,
+    identity, image, keyvault, named, similar, snapshot, upgrade, usage, version,
 };
 
 /// The version, and by which module keys are made and used.
@@ -24,7 +24,6 @@ static VERSION: LazyLock<String> =
 #[command(
     name = "sealdisk",
     version,
-    long_version = VERSION.as_str(),
     about = "Server-side encryption for virtual machine disks, with customer-managed keys",
     max_term_width = 100,
     after_help = "Example:
@@ -76,6 +75,13 @@ enum Command {
     ContinueAttach(attach::ContinueArgs),
     /// Have attached disks served by another version of this program, without a pause for their guests
     Upgrade(upgrade::UpgradeArgs),
+    /// Check that this host has what disks need, and say what to do where it has not
+    Doctor(doctor::DoctorArgs),
+    /// Tell how a process can be confined on this host; started by `doctor`
+    #[command(hide = true)]
+    CheckConfinement,
+    /// Print the version, what encrypts, and what this program runs on
+    Version(version::VersionArgs),
     /// Print the completion script of a shell
     Completions(completions::CompletionsArgs),
 }
@@ -151,6 +157,9 @@ fn dispatch(context: &Context, command: Command) -> Result<(), CliError> {
         Command::AttachVersions => attach::tell_versions(context),
         Command::ContinueAttach(args) => attach::continue_attach(context, &args),
         Command::Upgrade(args) => upgrade::run(context, args),
+        Command::Doctor(_) => doctor::run(context),
+        Command::CheckConfinement => doctor::tell_confinement(|said| context.output.text(said)),
+        Command::Version(_) => version::run(context),
         Command::Completions(args) => completions::run(context, &args, &Cli::command()),
     }
 }
@@ -173,6 +182,12 @@ fn parse(arguments: &[OsString]) -> Result<Cli, clap::Error> {
 /// Prints help and version as asked, and arguments that make no sense as an error of status 2.
 fn refuse(mut error: clap::Error, arguments: &[OsString]) -> ExitCode {
     usage::hide(&mut error, &Cli::command());
+    let in_full = |argument: &OsString| argument == "--version";
+    if error.kind() == ErrorKind::DisplayVersion && arguments.iter().any(in_full) {
+        // A closed stdout leaves nobody to tell.
+        let _ = Output::new(OutputFormat::Table, None).text(&version::text());
+        return ExitCode::SUCCESS;
+    }
     if error.use_stderr() && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         let format = match usage::wants_json(arguments) {
             true => OutputFormat::Json,
@@ -191,7 +206,7 @@ fn refuse(mut error: clap::Error, arguments: &[OsString]) -> ExitCode {
 fn is_confined(command: &Command) -> bool {
     matches!(
         command,
-        Command::DataPlane(_) | Command::DataPlaneLauncher(_)
+        Command::DataPlane(_) | Command::DataPlaneLauncher(_) | Command::CheckConfinement
     )
 }
 

@@ -152,6 +152,10 @@ fn a_query_is_made_before_the_result_is_printed_by_every_command() {
         ),
         ("keyvault list --query [].name -o tsv", "platform\nvault1\n"),
         ("snapshot list --query length(@) -o tsv", "0\n"),
+        (
+            "version --query version -o tsv",
+            concat!(env!("CARGO_PKG_VERSION"), "\n"),
+        ),
         ("audit list --vault vault1 --query [0].seq -o json", "1\n"),
         (
             "audit status --vault vault1 --query [].log -o json",

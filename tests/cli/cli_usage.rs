@@ -2,11 +2,12 @@
 
 use test_support::Host;
 
-const HIDDEN: [&str; 4] = [
+const HIDDEN: [&str; 5] = [
     "data-plane",
     "data-plane-launcher",
     "attach-versions",
     "continue-attach",
+    "check-confinement",
 ];
 
 #[test]
@@ -37,7 +38,13 @@ fn hidden_commands_stay_hidden() {
         said.push(host.text(&format!("completions {shell}")));
     }
     // A slip that is near to one of them, and a line without a command, list or suggest commands.
-    for line in ["data-plan", "continue-att", "attach-version", "-o table"] {
+    for line in [
+        "data-plan",
+        "continue-att",
+        "attach-version",
+        "check-confine",
+        "-o table",
+    ] {
         let output = host.run(line);
         assert_eq!(output.status.code(), Some(2), "{line}");
         said.push(String::from_utf8(output.stderr).unwrap());
@@ -134,4 +141,36 @@ fn a_name_that_is_nearly_right_is_suggested() {
     // What is like nothing gets no suggestion.
     let said = host.refused("disk show something-else");
     assert!(!said.contains("did you mean"), "{said}");
+}
+
+#[test]
+fn the_version_says_what_it_is_and_what_it_runs_on() {
+    let host = Host::new();
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(host.text("-V"), format!("sealdisk {version}\n"));
+    let said = host.text("--version");
+    assert!(said.starts_with(&format!("sealdisk {version} (")), "{said}");
+    for name in [
+        "features: ",
+        "engine: AES-256-XTS by ",
+        "needs: Linux 6.1 ",
+        "host: Linux ",
+        "guests: ",
+    ] {
+        assert!(said.contains(name), "{said}");
+    }
+    let view = host.json("version");
+    assert_eq!(view["version"], version);
+    assert!(
+        view["host"]
+            .as_str()
+            .unwrap()
+            .ends_with(std::env::consts::ARCH),
+        "{view}"
+    );
+    assert!(
+        view["features"].is_array() && view["engine"].is_string(),
+        "{view}"
+    );
+    assert!(!host.state().exists(), "it made an installation");
 }

@@ -8,6 +8,7 @@ mod cli_audit;
 mod cli_disk;
 mod cli_disk_attached;
 mod cli_disk_refusals;
+mod cli_doctor;
 mod cli_keys;
 mod cli_keyvault;
 mod cli_layers;

@@ -26,6 +26,7 @@ mod level;
 mod limits;
 mod namespaces;
 mod rule;
+mod trial;
 mod user;
 
 pub use capabilities::{Privileges, drop_to};
@@ -35,4 +36,5 @@ pub use level::{Missing, Sandbox};
 pub use limits::{limit, raise};
 pub use namespaces::{Isolated, NAMESPACES, empty_root, isolate};
 pub use rule::Rule;
+pub use trial::try_confinement;
 pub use user::User;
