@@ -23,6 +23,7 @@ mod image;
 mod key;
 mod keyvault;
 mod limits;
+mod logging;
 mod named;
 mod output;
 mod program;

@@ -13,7 +13,7 @@ use keys::{crypto_module, harden_process, require_module};
 use super::global::{Context, GlobalArgs};
 use super::{
     CliError, Output, OutputFormat, attach, audit, backup, catalog, completions, des, disk, doctor,
-    identity, image, keyvault, named, similar, snapshot, upgrade, usage, version,
+    identity, image, keyvault, logging, named, similar, snapshot, upgrade, usage, version,
 };
 
 /// The version, and by which module keys are made and used.
@@ -104,7 +104,11 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return refuse(error, &arguments),
     };
-    start_log(cli.global.verbose);
+    logging::start(
+        cli.global.verbose,
+        cli.global.log_format,
+        is_confined(&cli.command),
+    );
     // Nothing that the launcher does has to do with keys.
     if !matches!(cli.command, Command::DataPlaneLauncher(_)) {
         log::info!("sealdisk {}", *VERSION);
@@ -208,22 +212,6 @@ fn is_confined(command: &Command) -> bool {
         command,
         Command::DataPlane(_) | Command::DataPlaneLauncher(_) | Command::CheckConfinement
     )
-}
-
-fn start_log(verbose: u8) {
-    let level = match verbose {
-        0 => "warn",
-        1 => "info",
-        2 => "debug",
-        _ => "trace",
-    };
-    let environment = env_logger::Env::default().default_filter_or(level);
-    // virtio_queue logs an error of its own for much that a guest can do wrong, as often as it does;
-    // the data plane says the same things, but not without end.
-    // Initialising fails only when a logger is set already, which then logs.
-    let _ = env_logger::Builder::from_env(environment)
-        .filter_module("virtio_queue", log::LevelFilter::Off)
-        .try_init();
 }
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
-//! `sealdisk doctor`.
+//! `sealdisk doctor`, and the forms of the log.
 
-use std::process::Output;
+use std::os::unix::net::UnixDatagram;
+use std::process::{Command, Output};
+use std::time::Duration;
 
 use serde_json::Value;
-use test_support::{Host, KEY, VAULT};
+use test_support::{Host, KEY, VAULT, program, text};
 
 use super::attached::runtime_dir;
 
@@ -108,4 +110,87 @@ fn what_fails_decides_the_exit_status_and_says_what_to_do() {
         table.starts_with("CHECK ") && table.contains(" FAIL "),
         "{table}"
     );
+}
+
+/// The lines that a command logs.
+fn logged(host: &Host, format: &str, prepare: impl FnOnce(&mut Command)) -> Vec<String> {
+    let mut command = host.command(&format!("-v disk list --log-format {format}"));
+    prepare(&mut command);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    said.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn the_log_is_for_people_for_programs_or_for_the_journal() {
+    let host = Host::new();
+    let text = logged(&host, "text", |_| {});
+    assert!(
+        text[0].contains("INFO") && text[0].contains("sealdisk 0."),
+        "{text:?}"
+    );
+
+    for line in logged(&host, "json", |_| {}) {
+        let value: Value = serde_json::from_str(&line).unwrap();
+        for field in ["time", "level", "target", "message"] {
+            assert!(value[field].is_string(), "{line}");
+        }
+        assert!(value["process"].is_u64(), "{line}");
+    }
+    // By the environment, as processes of an attach get it.
+    let line = &logged(&host, "text", |command| {
+        command.env("SEALDISK_LOG_FORMAT", "json");
+    })[0];
+    assert!(line.contains("INFO"), "the option counts: {line}");
+    let mut command = host.command("-v disk list");
+    let output = command.env("SEALDISK_LOG_FORMAT", "json").output().unwrap();
+    let first = String::from_utf8(output.stderr).unwrap();
+    serde_json::from_str::<Value>(first.lines().next().unwrap()).unwrap();
+}
+
+/// What systemd's journal gets, of which this test plays the part: it takes datagrams at a place that is fixed, so the
+/// program sees another `/run`. Only root can have that.
+#[test]
+fn the_journal_gets_fields() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let host = Host::new();
+    let socket = host.path("journal");
+    let journal = UnixDatagram::bind(&socket).unwrap();
+    journal
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .unwrap();
+    let place = "/run/systemd/journal";
+    let line = format!(
+        "mount -t tmpfs none /run && mkdir -p {place} && touch {place}/socket && \
+         mount --bind {} {place}/socket && exec {} -v disk list --log-format journal",
+        text(&socket),
+        text(program())
+    );
+    let mut command = Command::new("unshare");
+    host.prepare(&mut command);
+    let output = command
+        .args(["--mount", "sh", "-c", &line])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let mut bytes = [0; 4096];
+    // The first is empty: a trial of the socket.
+    let mut len = 0;
+    while len == 0 {
+        len = journal.recv(&mut bytes).unwrap();
+    }
+    let fields = String::from_utf8_lossy(&bytes[..len]).into_owned();
+    for field in [
+        "PRIORITY=5\n",
+        "TARGET=sealdisk",
+        "CODE_FILE=",
+        "SEALDISK_VERSION=0.",
+    ] {
+        assert!(fields.contains(field), "{fields}");
+    }
+    let logged = String::from_utf8(output.stderr).unwrap();
+    assert!(!logged.contains("INFO"), "{logged}");
 }
