@@ -1,5 +1,6 @@
 //! `sealdisk doctor`, and the forms of the log.
 
+use std::collections::BTreeSet;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 use test_support::{Host, KEY, VAULT, program, text};
 
-use super::attached::runtime_dir;
+use super::attached::{Attached, runtime_dir};
 
 fn doctor(host: &Host, runtime: &str) -> (Output, Vec<Value>) {
     let output = host.run(&format!("doctor -o json --runtime-dir {runtime}"));
@@ -147,6 +148,39 @@ fn the_log_is_for_people_for_programs_or_for_the_journal() {
     let output = command.env("SEALDISK_LOG_FORMAT", "json").output().unwrap();
     let first = String::from_utf8(output.stderr).unwrap();
     serde_json::from_str::<Value>(first.lines().next().unwrap()).unwrap();
+}
+
+/// The attach process, its data plane, and the same after another program has taken over.
+#[test]
+fn all_processes_of_an_attach_log_in_the_same_form() {
+    let host = Host::new();
+    let runtime = runtime_dir();
+    host.ok("disk create d --size 1MiB");
+    let log = host.path("log");
+    let (socket, at) = (host.path("socket"), text(runtime.path()).to_owned());
+    let attach = [
+        "attach",
+        "d",
+        "-v",
+        "--log-format",
+        "json",
+        "--runtime-dir",
+        &at,
+    ];
+    let mut command = host.command(&attach);
+    command.args(["--socket-path", text(&socket)]);
+    let attached = Attached::logging_to(&log, &socket, command);
+    host.ok(&format!("upgrade d --runtime-dir {at}"));
+    attached.detach();
+    let logged = std::fs::read_to_string(&log).unwrap();
+    let mut processes = BTreeSet::new();
+    for line in logged.lines() {
+        let value: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {logged}"));
+        processes.insert(value["process"].as_u64().unwrap());
+    }
+    // A launcher says nothing. A data plane is the first process of its namespace.
+    assert!(processes.len() >= 2 && processes.contains(&1), "{logged}");
+    assert!(logged.matches("\"sealdisk 0.").count() >= 4, "{logged}");
 }
 
 /// What systemd's journal gets, of which this test plays the part: it takes datagrams at a place that is fixed, so the

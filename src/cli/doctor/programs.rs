@@ -74,7 +74,7 @@ fn qemu_version(text: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// The first line that a program says with `--version`; `None` when it cannot be run.
+/// What a program says with `--version`, without its package; `None` when it cannot be run.
 fn version_of(program: &str) -> Option<String> {
     let output = Command::new(program)
         .arg("--version")
@@ -83,7 +83,8 @@ fn version_of(program: &str) -> Option<String> {
         .ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let line = text.lines().next().unwrap_or_default();
-    output.status.success().then(|| line.trim().into())
+    let version = line.split(" (").next().unwrap_or(line);
+    output.status.success().then(|| version.trim().into())
 }
 
 fn descriptor() -> Check {

@@ -6,6 +6,7 @@ use time::OffsetDateTime;
 
 use super::check::Check;
 use crate::cli::CliError;
+use crate::cli::output::key_cell;
 use installation::Installation;
 
 const VAULT: &str = "vault";
@@ -107,7 +108,7 @@ fn reached(installation: &Installation) -> Result<Vec<Check>, CliError> {
             .wrapping_key_of(&row.record)
             .and_then(|access| access.probe().map(|()| access).map_err(Into::into));
         checks.push(match granted {
-            Ok(access) => Check::ok(SET, format!("{name} uses {}", access.key_url())),
+            Ok(access) => Check::ok(SET, format!("{name} uses {}", key_cell(&access.key_url().to_string()))),
             Err(error) => Check::fail(
                 SET,
                 format!("{name} cannot use its key: {error}"),

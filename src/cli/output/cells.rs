@@ -3,6 +3,7 @@
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::printable::printable;
 use vault::KeyUrl;
 
 /// What stands where there is no value.
@@ -18,6 +19,14 @@ const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
 pub(in crate::cli) fn time_cell(time: Option<OffsetDateTime>) -> String {
     let text = time.map(|time| time.truncate_to_second().format(&Rfc3339));
     text.and_then(Result::ok).unwrap_or_else(|| NOTHING.into())
+}
+
+/// A text; one that is a moment in RFC 3339 in whole seconds.
+pub(in crate::cli) fn text_cell(text: &str) -> String {
+    match OffsetDateTime::parse(text, &Rfc3339) {
+        Ok(time) => time_cell(Some(time)),
+        Err(_) => printable(text),
+    }
 }
 
 /// A number of bytes: `10 GiB` for exactly that, `10.0 GiB` for a little more or less.
@@ -50,12 +59,16 @@ pub(in crate::cli) fn key_cell(url: &str) -> String {
     };
     let (vault, name) = (vault_of(&parsed), &parsed.key.name);
     match &parsed.key.version {
-        Some(version) if version.len() > VERSION_DIGITS => {
-            let first: String = version.chars().take(VERSION_DIGITS).collect();
-            format!("{vault}/{name}/{first}…")
-        }
-        Some(version) => format!("{vault}/{name}/{version}"),
+        Some(version) => format!("{vault}/{name}/{}", version_cell(version)),
         None => format!("{vault}/{name}"),
+    }
+}
+
+/// A key's version by its first digits.
+pub(in crate::cli) fn version_cell(version: &str) -> String {
+    match version.char_indices().nth(VERSION_DIGITS) {
+        Some((end, _)) => format!("{}…", &version[..end]),
+        None => version.into(),
     }
 }
 
@@ -84,6 +97,17 @@ mod tests {
             (u64::MAX, "16.0 EiB"),
         ] {
             assert_eq!(size_cell(bytes), expected, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn moments_are_in_whole_seconds() {
+        assert_eq!(
+            text_cell("2026-11-30T06:50:36.861420446Z"),
+            "2026-11-30T06:50:36Z"
+        );
+        for text in ["2026-11-30", "web", "", "06:50:36.8Z"] {
+            assert_eq!(text_cell(text), text);
         }
     }
 

@@ -16,7 +16,9 @@ use serde_json::Value;
 
 use super::CliError;
 
-pub(super) use cells::{NOTHING, key_cell, optional_size_cell, size_cell, time_cell, vault_of};
+pub(super) use cells::{
+    NOTHING, key_cell, optional_size_cell, size_cell, text_cell, time_cell, vault_of, version_cell,
+};
 pub use format::OutputFormat;
 pub(super) use query::Query;
 

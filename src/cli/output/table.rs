@@ -6,7 +6,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use rustix::termios::tcgetwinsize;
 use serde_json::Value;
 
-use super::cells::{NOTHING, size_cell};
+use super::cells::{NOTHING, size_cell, text_cell};
 use super::printable::printable;
 
 /// Fields that say nothing to people: the public numbers of a key. JSON has them.
@@ -14,6 +14,9 @@ const LEFT_OUT: [&str; 2] = ["key.n", "key.e"];
 
 /// Spaces between two columns.
 const GAP: u16 = 2;
+
+/// Characters of a line of a cell, with less than which it is hard to read.
+const READABLE: usize = 16;
 
 /// Columns of the terminal that stdout is; `None` when it is none: there is no reason to break lines then.
 pub(super) fn terminal_width() -> Option<u16> {
@@ -33,7 +36,8 @@ pub(super) fn fields(value: &Value, width: Option<u16>) -> String {
 }
 
 /// Many things: a line for each, beneath the names of their columns. Where a terminal is too narrow, columns in
-/// which there is nothing are left out, and then cells are broken into several lines.
+/// which there is nothing are left out, and then cells are broken into several lines. Where that would leave a
+/// column too little to be read, each thing has a line for each of its cells instead.
 pub(super) fn rows(names: &[&str], rows: Vec<Vec<String>>, width: Option<u16>) -> String {
     let rows: Vec<Vec<String>> = rows
         .into_iter()
@@ -45,6 +49,12 @@ pub(super) fn rows(names: &[&str], rows: Vec<Vec<String>>, width: Option<u16>) -
     let shown: Vec<usize> = (0..names.len())
         .filter(|column| !(narrow && is_empty(*column)))
         .collect();
+    if narrow
+        && width.is_some_and(|width| readable_width(names, &rows, &shown) > usize::from(width))
+    {
+        let apart = rows.iter().map(|row| cells_of(names, row, width));
+        return apart.collect::<Vec<_>>().join("\n\n");
+    }
     let mut table = plain_table(width);
     table.set_header(shown.iter().map(|column| names[*column].to_uppercase()));
     for row in &rows {
@@ -114,21 +124,39 @@ fn plain_table(width: Option<u16>) -> Table {
 }
 
 fn text(mut table: Table) -> String {
-    for column in table.column_iter_mut() {
-        column.set_padding((0, GAP));
+    let between = table.column_count().saturating_sub(1);
+    for (n, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, if n < between { GAP } else { 0 }));
     }
     table.trim_fmt()
 }
 
+/// The cells of one row, line by line; those with nothing in them are left out.
+fn cells_of(names: &[&str], row: &[String], width: Option<u16>) -> String {
+    let mut table = plain_table(width);
+    for (name, cell) in names.iter().zip(row).filter(|(_, cell)| *cell != NOTHING) {
+        table.add_row([name.to_uppercase().as_str(), cell]);
+    }
+    text(table)
+}
+
+fn widest(names: &[&str], rows: &[Vec<String>], column: usize) -> usize {
+    let cells = rows.iter().map(|row| row[column].chars().count());
+    cells.chain([names[column].len()]).max().unwrap_or(0)
+}
+
 /// What a table takes whose cells are not broken.
 fn natural_width(names: &[&str], rows: &[Vec<String>]) -> usize {
-    let widest = |column: usize| {
-        let cells = rows.iter().map(|row| row[column].chars().count());
-        cells.chain([names[column].len()]).max().unwrap_or(0)
-    };
-    (0..names.len())
-        .map(|column| widest(column) + usize::from(GAP))
-        .sum()
+    let columns = 0..names.len();
+    let widths = columns.map(|column| widest(names, rows, column) + usize::from(GAP));
+    widths.sum::<usize>().saturating_sub(usize::from(GAP))
+}
+
+/// What a table takes at least whose cells are broken.
+fn readable_width(names: &[&str], rows: &[Vec<String>], shown: &[usize]) -> usize {
+    let least = |column: &usize| widest(names, rows, *column).min(READABLE) + usize::from(GAP);
+    let widths = shown.iter().map(least);
+    widths.sum::<usize>().saturating_sub(usize::from(GAP))
 }
 
 /// `{"a": {"b": 1}}` as the line `a.b 1`.
@@ -179,7 +207,7 @@ fn is_of_bytes(name: &str) -> bool {
 
 fn scalar(value: &Value) -> String {
     match value {
-        Value::String(text) => printable(text),
+        Value::String(text) => text_cell(text),
         Value::Null => NOTHING.into(),
         other => other.to_string(),
     }
@@ -257,6 +285,13 @@ mod tests {
         assert!(columns.contains(url), "{narrow}");
         // Nothing is left out where there is room.
         assert!(rows(&names, vec![row()], Some(200)).contains("FINDING"));
+        // What would be a column of letters is a line for each cell.
+        let apart = rows(&names, vec![row(), row()], Some(20));
+        assert!(
+            apart.starts_with("NAME  boot1\nURL   https://myvaul\n"),
+            "{apart}"
+        );
+        assert_eq!(apart.matches("\n\nNAME ").count(), 1, "{apart}");
     }
 
     #[test]
