@@ -80,8 +80,8 @@ fn a_key_is_shown_without_its_modulus_and_json_has_it() {
 #[test]
 fn a_table_fits_the_terminal() {
     let host = host();
-    for columns in [40, 80] {
-        let table = on_terminal(&host, columns, "disk list");
+    for (columns, line) in [(40, "list"), (80, "list"), (60, "show web2")] {
+        let table = on_terminal(&host, columns, &format!("disk {line}"));
         assert!(table.contains("web2"), "{table}");
         for line in table.lines() {
             assert!(
