@@ -199,7 +199,8 @@ impl DataPlaneArgs {
     }
 }
 
-fn ordinary_queues() -> u16 {
+/// Queues that are offered when nothing is said.
+pub(super) fn ordinary_queues() -> u16 {
     let cpus = std::thread::available_parallelism().map_or(0, usize::from);
     u16::try_from(cpus)
         .unwrap_or(MAX_QUEUES)

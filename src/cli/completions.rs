@@ -3,7 +3,7 @@
 use clap::{Args, Command};
 use clap_complete::{Shell, generate};
 
-use super::{CliError, Context, named};
+use super::{CliError, Context, named, usage};
 
 /// Arguments of `completions`.
 #[derive(Args)]
@@ -17,10 +17,10 @@ pub struct CompletionsArgs {
 pub(super) fn run(
     context: &Context,
     args: &CompletionsArgs,
-    commands: Command,
+    commands: &Command,
 ) -> Result<(), CliError> {
     let mut script = Vec::new();
-    let mut commands = named::with_option(commands);
+    let mut commands = named::with_option(usage::for_people(commands));
     generate(args.shell, &mut commands, "sealdisk", &mut script);
     context.output.text(&String::from_utf8_lossy(&script))
 }

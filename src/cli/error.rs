@@ -6,7 +6,7 @@ use alarms::AlarmsError;
 use attach::AttachError;
 use disks::DiskError;
 use installation::InstallationError;
-use installation::catalog::CatalogError;
+use installation::catalog::{CatalogError, Kind};
 use vault::VaultError;
 use vault::audit::AuditError;
 
@@ -19,6 +19,8 @@ pub struct CliError {
     pub message: String,
     /// The exit status: 1, or 2 for arguments that make no sense; `disk check` has its own.
     pub status: u8,
+    /// The thing that is not there, where that is what is wrong.
+    pub not_found: Option<(Kind, String)>,
 }
 
 /// The code of arguments that make no sense.
@@ -32,6 +34,7 @@ impl CliError {
             status: if code == INVALID_ARGUMENT { 2 } else { 1 },
             code,
             message: message.into(),
+            not_found: None,
         }
     }
 
@@ -43,7 +46,12 @@ impl CliError {
 
 impl From<CatalogError> for CliError {
     fn from(error: CatalogError) -> Self {
-        Self::new(error.code(), error.to_string())
+        let plain = Self::new(error.code(), error.to_string());
+        let not_found = match error {
+            CatalogError::NotFound { kind, name } => Some((kind, name)),
+            _ => None,
+        };
+        Self { not_found, ..plain }
     }
 }
 
@@ -61,13 +69,19 @@ impl From<VaultError> for CliError {
 
 impl From<InstallationError> for CliError {
     fn from(error: InstallationError) -> Self {
-        Self::new(error.code(), error.to_string())
+        match error {
+            InstallationError::Catalog(error) => error.into(),
+            error => Self::new(error.code(), error.to_string()),
+        }
     }
 }
 
 impl From<DiskError> for CliError {
     fn from(error: DiskError) -> Self {
-        Self::new(error.code(), error.to_string())
+        match error {
+            DiskError::Control(error) => error.into(),
+            error => Self::new(error.code(), error.to_string()),
+        }
     }
 }
 
@@ -79,6 +93,9 @@ impl From<AlarmsError> for CliError {
 
 impl From<AttachError> for CliError {
     fn from(error: AttachError) -> Self {
-        Self::new(error.code().to_owned(), error.to_string())
+        match error {
+            AttachError::Disk(error) => error.into(),
+            error => Self::new(error.code().to_owned(), error.to_string()),
+        }
     }
 }

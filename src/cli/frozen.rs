@@ -3,10 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use indicatif::ProgressBar;
 
 use super::disk::with_changes;
-use super::progress::show_bar;
+use super::progress::Progress;
 use super::{CliError, Context};
 use disks::delete_source;
 use installation::envelope::ResourceKind;
@@ -46,11 +45,6 @@ pub(super) fn absolute(dir: Option<PathBuf>) -> Result<Option<PathBuf>, CliError
         .map_err(|e| CliError::new("FileSystem", format!("cannot find --data-dir: {e}")))
 }
 
-pub(super) fn list(context: &Context, kind: ResourceKind) -> Result<(), CliError> {
-    let views = disks::list(&context.installation()?, kind)?;
-    context.output.list(&views)
-}
-
 pub(super) fn show(context: &Context, kind: ResourceKind, name: &str) -> Result<(), CliError> {
     let view = disks::show(&context.installation()?, kind, name)?;
     context.output.show(&view)
@@ -80,14 +74,9 @@ pub(super) fn delete(
         if args.no_wait {
             return Ok(());
         }
-        let bar = ProgressBar::hidden();
-        let merged = changes.merge_all(&mut |done, total| {
-            if bar.is_hidden() {
-                show_bar(&bar, total);
-            }
-            bar.set_position(done);
-        });
-        bar.finish_and_clear();
+        let progress = Progress::new();
+        let merged = changes.merge_all(&mut |done, total| progress.at(done, total));
+        drop(progress);
         if let Err(error) = merged {
             // It is deleted; the rest is done by the next deletion.
             context.output.note(&format!(

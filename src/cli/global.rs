@@ -6,6 +6,8 @@ use clap::{ArgAction, Args};
 
 use installation::{Installation, default_state_dir};
 
+use super::logging::LogFormat;
+use super::output::Query;
 use super::{CliError, Output, OutputFormat};
 
 #[derive(Args)]
@@ -19,9 +21,15 @@ pub(super) struct GlobalArgs {
     /// /run/sealdisk for root, else $XDG_RUNTIME_DIR/sealdisk]
     #[arg(long, global = true, env = "SEALDISK_RUNTIME_DIR", value_name = "DIR")]
     pub(super) runtime_dir: Option<PathBuf>,
-    /// Output format of results and errors
+    /// Output format of results; with json and jsonc, of errors too
     #[arg(long, short, global = true, value_enum, default_value_t = OutputFormat::Table)]
     pub(super) output: OutputFormat,
+    /// Print only what this JMESPath expression finds in the result, whose fields are those of -o json
+    #[arg(long, global = true, value_name = "JMESPATH", value_parser = Query::parse)]
+    pub(super) query: Option<Query>,
+    /// Form of the log on stderr
+    #[arg(long, global = true, value_enum, env = "SEALDISK_LOG_FORMAT", default_value_t = LogFormat::Text)]
+    pub(super) log_format: LogFormat,
     /// Log more to stderr: -v info, -vv debug, -vvv trace (RUST_LOG overrides it)
     #[arg(long, short, global = true, action = ArgAction::Count)]
     pub(super) verbose: u8,

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use indicatif::ProgressBar;
 
 use super::disk::change;
-use super::frozen::{DeleteArgs, UpdateArgs, absolute, delete, list, show, update};
-use super::progress::{cancel_on_signals, show_bar};
+use super::filter::FilterArgs;
+use super::frozen::{DeleteArgs, UpdateArgs, absolute, delete, show, update};
+use super::progress::{Progress, cancel_on_signals};
 use super::source::{Meant, source, source_note};
 use super::{CliError, Context};
 use disks::import::{ImageFormat, SourceSpec};
@@ -34,8 +34,10 @@ and ./FILE are unambiguous. An image of a disk or a snapshot shares its layers a
 encryption set.")]
     Create(ImageCreateArgs),
     /// List the images
-    #[command(after_help = "Example:\n  sealdisk image list -o json")]
-    List,
+    #[command(after_help = "Examples:
+  sealdisk image list
+  sealdisk image list 'web-*' --key myvault/mykey -o json")]
+    List(FilterArgs),
     /// Show an image: its size, space, layers and the key version that wraps it
     #[command(after_help = "Example:\n  sealdisk image show debian -o json")]
     Show {
@@ -85,7 +87,7 @@ pub(super) fn run(context: &Context, args: ImageArgs) -> Result<(), CliError> {
     let kind = ResourceKind::Image;
     match args.command {
         ImageCommand::Create(args) => create_image(context, args),
-        ImageCommand::List => list(context, kind),
+        ImageCommand::List(filter) => filter.list(context, kind),
         ImageCommand::Show { name } => show(context, kind, &name),
         ImageCommand::Update(args) => update(context, kind, &args),
         ImageCommand::Delete(args) => delete(context, kind, &args),
@@ -138,15 +140,14 @@ fn create_image(context: &Context, args: ImageCreateArgs) -> Result<(), CliError
                 logical_sector_size: args.logical_sector_size,
                 data_dir: args.data_dir,
             };
-            let bar = ProgressBar::hidden();
+            let progress = Progress::new();
             let result = disks::image_of_file(&installation, request, &cancel, |created| {
                 if let Some(note) = source_note(created, guessed) {
                     context.output.note(&note);
                 }
-                show_bar(&bar, created.size);
-                |done| bar.set_position(done)
+                progress.begin(created.size)
             });
-            bar.finish_and_clear();
+            drop(progress);
             result?;
         }
     }

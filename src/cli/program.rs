@@ -4,7 +4,6 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 use std::sync::LazyLock;
 
-use clap::builder::Resettable;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -14,7 +13,8 @@ use keys::{crypto_module, harden_process, require_module};
 use super::global::{Context, GlobalArgs};
 use super::{
     CliError, Output, OutputFormat, alarm, attach, audit, backup, catalog, completions, des, disk,
-    event_notifier, identity, image, keyvault, named, snapshot, status, upgrade,
+    doctor, event_notifier, identity, image, keyvault, logging, named, similar, snapshot, status,
+    upgrade, usage, version,
 };
 
 /// The version, and by which module keys are made and used.
@@ -25,7 +25,6 @@ static VERSION: LazyLock<String> =
 #[command(
     name = "sealdisk",
     version,
-    long_version = VERSION.as_str(),
     about = "Server-side encryption for virtual machine disks, with customer-managed keys",
     max_term_width = 100,
     after_help = "Example:
@@ -84,6 +83,13 @@ enum Command {
     EventNotifier(event_notifier::NotifierArgs),
     /// Have attached disks served by another version of this program, without a pause for their guests
     Upgrade(upgrade::UpgradeArgs),
+    /// Check that this host has what disks need, and say what to do where it has not
+    Doctor(doctor::DoctorArgs),
+    /// Tell how a process can be confined on this host; started by `doctor`
+    #[command(hide = true)]
+    CheckConfinement,
+    /// Print the version, what encrypts, and what this program runs on
+    Version(version::VersionArgs),
     /// Print the completion script of a shell
     Completions(completions::CompletionsArgs),
 }
@@ -92,30 +98,36 @@ enum Command {
 pub fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     if attach::wants_capabilities(&arguments) {
-        return match attach::print_capabilities(&Output::new(OutputFormat::Json)) {
+        return match attach::print_capabilities(&Output::new(OutputFormat::Json, None)) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => ExitCode::from(error.status),
         };
     }
+    if arguments.len() <= 1 {
+        // As `az` alone does. A closed stdout leaves nobody to tell.
+        let _ = Cli::command().print_help();
+        return ExitCode::SUCCESS;
+    }
     let cli = match parse(&arguments) {
         Ok(cli) => cli,
-        Err(error) => return usage(&error, &arguments),
+        Err(error) => return refuse(error, &arguments),
     };
-    start_log(cli.global.verbose);
+    logging::start(
+        cli.global.verbose,
+        cli.global.log_format,
+        is_confined(&cli.command),
+    );
     // Nothing that the launcher does has to do with keys.
     if !matches!(cli.command, Command::DataPlaneLauncher(_)) {
         log::info!("sealdisk {}", *VERSION);
     }
     let context = Context {
-        output: Output::new(cli.global.output),
+        output: Output::new(cli.global.output, cli.global.query),
         runtime_dir: cli.global.runtime_dir,
         state_dir: cli.global.state_dir,
     };
-    // These are confined by now, or another process's: they have nothing to tell anybody.
-    let is_confined = matches!(
-        cli.command,
-        Command::DataPlane(_) | Command::DataPlaneLauncher(_) | Command::EventNotifier(_)
-    );
+    // These are confined by now: they can look at no file, and have nothing to tell anybody.
+    let is_confined = is_confined(&cli.command);
     match harden_process()
         .map_err(|e| CliError::new("Hardening", e.to_string()))
         .and_then(|()| require_module().map_err(|e| CliError::new("Module", e.to_string())))
@@ -132,7 +144,8 @@ pub fn main() -> ExitCode {
             }
             ExitCode::SUCCESS
         }
-        Err(error) => {
+        Err(mut error) => {
+            similar::suggest(&context, &mut error);
             context.output.error(&error);
             ExitCode::from(error.status)
         }
@@ -159,7 +172,10 @@ fn dispatch(context: &Context, command: Command) -> Result<(), CliError> {
         Command::AttachVersions => attach::tell_versions(context),
         Command::ContinueAttach(args) => attach::continue_attach(context, &args),
         Command::Upgrade(args) => upgrade::run(context, args),
-        Command::Completions(args) => completions::run(context, &args, Cli::command()),
+        Command::Doctor(_) => doctor::run(context),
+        Command::CheckConfinement => doctor::tell_confinement(|said| context.output.text(said)),
+        Command::Version(_) => version::run(context),
+        Command::Completions(args) => completions::run(context, &args, &Cli::command()),
     }
 }
 
@@ -171,28 +187,29 @@ fn parse(arguments: &[OsString]) -> Result<Cli, clap::Error> {
     parsed(Cli::command()).map_err(|error| {
         // The line of usage of an error has all options that have a value, those from the environment
         // too, as if they had to be given: it is made without them.
-        match parsed(without_environment(Cli::command())) {
-            Err(without) if without.kind() == error.kind() => without,
+        match parsed(usage::without_environment(Cli::command())) {
+            Err(without) if usage::says_more(&without, &error) => without,
             _ => error,
         }
     })
 }
 
-/// The commands with no option that the environment gives.
-fn without_environment(commands: clap::Command) -> clap::Command {
-    let commands = commands.mut_args(|arg| arg.env(Resettable::Reset));
-    commands.mut_subcommands(without_environment)
-}
-
 /// Prints help and version as asked, and arguments that make no sense as an error of status 2.
-fn usage(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
+fn refuse(mut error: clap::Error, arguments: &[OsString]) -> ExitCode {
+    usage::hide(&mut error, &Cli::command());
+    let in_full = |argument: &OsString| argument == "--version";
+    if error.kind() == ErrorKind::DisplayVersion && arguments.iter().any(in_full) {
+        // A closed stdout leaves nobody to tell.
+        let _ = Output::new(OutputFormat::Table, None).text(&version::text());
+        return ExitCode::SUCCESS;
+    }
     if error.use_stderr() && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        let format = match wants_json(arguments) {
+        let format = match usage::wants_json(arguments) {
             true => OutputFormat::Json,
             false => OutputFormat::Table,
         };
-        let message = one_line(&error.render().to_string());
-        Output::new(format).error(&CliError::usage(message));
+        let message = usage::one_line(&error.render().to_string());
+        Output::new(format, None).error(&CliError::usage(message));
     } else {
         // A closed stdout or stderr leaves nobody to tell.
         let _ = error.print();
@@ -200,41 +217,15 @@ fn usage(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }
 
-/// What clap says in paragraphs (what is wrong, tips, usage, a pointer to --help) as one line.
-fn one_line(text: &str) -> String {
-    let text = text.strip_prefix("error: ").unwrap_or(text);
-    let lines = text.lines().map(str::trim);
-    let said: Vec<&str> = lines
-        .filter(|line| !line.is_empty() && !line.starts_with("For more information"))
-        .collect();
-    said.join(" ")
-        .replace(" Usage: ", "; usage: ")
-        .replace(" tip: ", "; tip: ")
-}
-
-/// The arguments could not be parsed, so this only looks for the option.
-fn wants_json(arguments: &[OsString]) -> bool {
-    let joined = ["-ojson", "-o=json", "--output=json"];
-    arguments.iter().any(|a| joined.iter().any(|j| a == j))
-        || arguments
-            .windows(2)
-            .any(|pair| (pair[0] == "-o" || pair[0] == "--output") && pair[1] == "json")
-}
-
-fn start_log(verbose: u8) {
-    let level = match verbose {
-        0 => "warn",
-        1 => "info",
-        2 => "debug",
-        _ => "trace",
-    };
-    let environment = env_logger::Env::default().default_filter_or(level);
-    // virtio_queue logs an error of its own for much that a guest can do wrong, as often as it does;
-    // the data plane says the same things, but not without end.
-    // Initialising fails only when a logger is set already, which then logs.
-    let _ = env_logger::Builder::from_env(environment)
-        .filter_module("virtio_queue", log::LevelFilter::Off)
-        .try_init();
+/// Whether the process gives everything up but what it was started with.
+fn is_confined(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::DataPlane(_)
+            | Command::DataPlaneLauncher(_)
+            | Command::EventNotifier(_)
+            | Command::CheckConfinement
+    )
 }
 
 #[cfg(test)]
@@ -266,25 +257,17 @@ mod tests {
     #[test]
     fn a_usage_error_is_one_line_that_names_what_is_missing() {
         let parsed = Cli::try_parse_from(["sealdisk", "keyvault", "key", "create", "k"]);
-        let line = one_line(&parsed.err().unwrap().render().to_string());
+        let line = usage::one_line(&parsed.err().unwrap().render().to_string());
         assert!(
             line.contains("not provided: --vault-name <VAULT_NAME>; usage: sealdisk"),
             "{line}"
         );
         assert!(!line.contains('\n'));
         let parsed = Cli::try_parse_from(["sealdisk", "keyvault", "lits"]);
-        let line = one_line(&parsed.err().unwrap().render().to_string());
+        let line = usage::one_line(&parsed.err().unwrap().render().to_string());
         assert!(
             line.starts_with("unrecognized subcommand 'lits'; tip: "),
             "{line}"
         );
-    }
-
-    #[test]
-    fn json_is_recognised_in_arguments_that_do_not_parse() {
-        let args = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
-        assert!(wants_json(&args("sealdisk disk bogus -o json")));
-        assert!(wants_json(&args("sealdisk --output=json disk")));
-        assert!(!wants_json(&args("sealdisk disk json -o table")));
     }
 }

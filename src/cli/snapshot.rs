@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::disk::change;
-use super::frozen::{DeleteArgs, UpdateArgs, absolute, delete, list, show, update};
+use super::filter::FilterArgs;
+use super::frozen::{DeleteArgs, UpdateArgs, absolute, delete, show, update};
 use super::{CliError, Context};
 use disks::{LayerOp, SnapshotRequest};
 use installation::envelope::ResourceKind;
@@ -29,8 +30,10 @@ the disk continues on a new layer with its own DEK. The snapshot has the disk en
 disk.")]
     Create(SnapshotCreateArgs),
     /// List the snapshots
-    #[command(after_help = "Example:\n  sealdisk snapshot list -o json")]
-    List,
+    #[command(after_help = "Examples:
+  sealdisk snapshot list
+  sealdisk snapshot list 'web-*' --key myvault/mykey -o json")]
+    List(FilterArgs),
     /// Show a snapshot: its size, space, layers and the key version that wraps it
     #[command(after_help = "Example:\n  sealdisk snapshot show before-upgrade -o json")]
     Show {
@@ -78,7 +81,7 @@ pub(super) fn run(context: &Context, args: SnapshotArgs) -> Result<(), CliError>
             change(context, &args.source, &LayerOp::CreateSnapshot(request))?;
             show(context, kind, &args.name)
         }
-        SnapshotCommand::List => list(context, kind),
+        SnapshotCommand::List(filter) => filter.list(context, kind),
         SnapshotCommand::Show { name } => show(context, kind, &name),
         SnapshotCommand::Update(args) => update(context, kind, &args),
         SnapshotCommand::Delete(args) => delete(context, kind, &args),

@@ -45,10 +45,19 @@ impl Attached {
         Self::spawn_at(&host.path("socket"), command)
     }
 
-    pub fn spawn_at(socket: &Path, mut command: Command) -> Self {
+    pub fn spawn_at(socket: &Path, command: Command) -> Self {
+        Self::with_stderr(Stdio::piped(), socket, command)
+    }
+
+    /// One whose log is to be read.
+    pub fn logging_to(log: &Path, socket: &Path, command: Command) -> Self {
+        Self::with_stderr(fs::File::create(log).unwrap().into(), socket, command)
+    }
+
+    fn with_stderr(stderr: Stdio, socket: &Path, mut command: Command) -> Self {
         // One that was killed leaves it.
         let _ = fs::remove_file(socket);
-        let child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let child = command.stderr(stderr).spawn().unwrap();
         let mut attached = Self(child);
         let deadline = Instant::now() + Duration::from_secs(30);
         while !socket.exists() {

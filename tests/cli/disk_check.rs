@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use installation::envelope::ResourceKind;
 use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
 use serde_json::Value;
 use test_support::{Host, allocated, text};
@@ -286,9 +287,10 @@ fn space_far_inside_a_large_disk_is_given_back() {
         host.ok(&["snapshot", "create", snapshot, "--source", "d"]);
     }
     let at = (9 << 40) + 4096;
-    open(&host.files("d").data)
-        .write_all_at(&[7; 8192], at)
-        .unwrap();
+    // Of the top layer the next attach would give it back.
+    let bottom = host.layers(ResourceKind::Disk, "d")[0];
+    let data = host.disks().join("d").join(format!("{bottom}.data"));
+    open(&data).write_all_at(&[7; 8192], at).unwrap();
     let (status, report) = check(&host, false);
     assert_eq!(status, LEAKING, "{report}");
     assert!(

@@ -19,7 +19,7 @@ mod layer_changes;
 mod serve;
 mod status;
 
-pub use begin::{AttachRequest, Socket, SocketAccess, SocketSource, sandbox_rules};
+pub use begin::{AttachRequest, Socket, SocketAccess, SocketSource, memory_limit, sandbox_rules};
 pub use error::{AttachError, Refusal};
 pub use layer_changes::LayerChanges;
 pub use serve::{

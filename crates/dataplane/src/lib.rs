@@ -32,6 +32,15 @@ pub use error::DataplaneError;
 pub use inflight::InflightError;
 pub use process::serve::serve;
 
+/// The name of the engine that encrypts disks on this CPU.
+///
+/// # Errors
+/// [`DataplaneError::Key`], [`DataplaneError::Cipher`].
+pub fn cipher_engine() -> Result<&'static str, DataplaneError> {
+    let dek = keys::Dek::generate()?;
+    Ok(xts::Cipher::new(&dek, xts::DataUnit::B4096)?.engine_name())
+}
+
 /// What a confined data plane may do, and what is kept from it, with the reasons.
 pub fn sandbox_rules() -> Vec<sandbox::Rule> {
     process::confine::rules()

@@ -107,6 +107,8 @@ impl Host {
             .env_remove("CREDENTIALS_DIRECTORY")
             .env_remove("NOTIFY_SOCKET")
             .env_remove("RUST_LOG")
+            .env_remove("SEALDISK_LOG_FORMAT")
+            .env_remove("JOURNAL_STREAM")
             .stdin(Stdio::null());
         if let Some(runtime) = &self.runtime {
             command.env("SEALDISK_RUNTIME_DIR", runtime.path());

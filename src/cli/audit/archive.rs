@@ -8,6 +8,7 @@ use time::OffsetDateTime;
 
 use super::log::{Log, WhichArgs, logs};
 use crate::cli::files::in_file;
+use crate::cli::output::size_cell;
 use crate::cli::{CliError, Context, Tabular};
 use installation::Installation;
 use vault::audit::{Archived, AuditError, AuditRecord, Chain, Space};
@@ -108,9 +109,9 @@ impl Tabular for StatusView {
         "records",
         "archived",
         "counting",
-        "bytes",
-        "availableBytes",
-        "reserveBytes",
+        "size",
+        "available",
+        "reserve",
         "low",
     ];
 
@@ -120,9 +121,9 @@ impl Tabular for StatusView {
             self.records.to_string(),
             self.archived.to_string(),
             self.counting.to_string(),
-            self.bytes.to_string(),
-            self.available_bytes.to_string(),
-            self.reserve_bytes.to_string(),
+            size_cell(self.bytes),
+            size_cell(self.available_bytes),
+            size_cell(self.reserve_bytes),
             self.low.to_string(),
         ]
     }

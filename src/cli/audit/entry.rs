@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::cli::Tabular;
+use crate::cli::output::{NOTHING, text_cell, version_cell};
 use vault::audit::{Counter, Entry, Event};
 
 /// A record in a list.
@@ -78,17 +79,19 @@ impl Tabular for EntryView {
     ];
 
     fn cells(&self) -> Vec<String> {
-        let optional = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
+        let optional = |text: &Option<String>| text.clone().unwrap_or_else(|| NOTHING.into());
         let (entry, event) = (&self.entry, &self.entry.event);
         vec![
             optional(&self.log),
-            entry.seq.map_or_else(|| "-".into(), |seq| seq.to_string()),
-            entry.time.clone(),
+            entry
+                .seq
+                .map_or_else(|| NOTHING.into(), |seq| seq.to_string()),
+            text_cell(&entry.time),
             event.caller.clone(),
             event.origin.clone(),
             event.operation.clone(),
             optional(&event.key),
-            optional(&event.version),
+            optional(&event.version.as_deref().map(version_cell)),
             optional(&event.disk),
             entry.outcome.into(),
             optional(&event.code),

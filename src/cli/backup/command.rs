@@ -10,7 +10,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::secret::{ProtectionArgs, SecretArgs, protection, secret};
-use crate::cli::output::time_cell;
+use crate::cli::output::{NOTHING, size_cell, time_cell};
 use crate::cli::{CliError, Context, Tabular};
 use installation::backup::{
     self, BackupError, CreateBackup, ItemKind, Manifest, Restore, VerifiedItem,
@@ -166,19 +166,19 @@ impl From<VerifiedItem> for ItemView {
 }
 
 impl Tabular for ItemView {
-    const COLUMNS: &'static [&'static str] = &["path", "bytes", "moment", "auditRecords", "keys"];
+    const COLUMNS: &'static [&'static str] = &["path", "size", "moment", "auditRecords", "keys"];
 
     fn cells(&self) -> Vec<String> {
         let records = self.audit_records.map(|n| n.to_string());
         let keys = match self.kind {
             ItemKind::Vault => self.keys.to_string(),
-            _ => "-".into(),
+            _ => NOTHING.into(),
         };
         vec![
             self.path.clone(),
-            self.bytes.to_string(),
+            size_cell(self.bytes),
             time_cell(self.moment),
-            records.unwrap_or_else(|| "-".into()),
+            records.unwrap_or_else(|| NOTHING.into()),
             keys,
         ]
     }

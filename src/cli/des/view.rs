@@ -4,6 +4,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use crate::cli::output::{NOTHING, key_cell};
 use crate::cli::{Context, Tabular};
 use disks::des::{DeletedDes, KeyUsage};
 use installation::catalog::{DesIdentity, DiskEncryptionSetRecord};
@@ -100,15 +101,15 @@ impl From<DiskEncryptionSetRecord> for DesView {
 }
 
 impl Tabular for DesView {
-    const COLUMNS: &'static [&'static str] = &["name", "keyUrl", "principalId", "autoRotation"];
+    const COLUMNS: &'static [&'static str] = &["name", "key", "principalId", "autoRotation"];
 
     fn cells(&self) -> Vec<String> {
         vec![
             self.name.clone(),
-            self.active_key.key_url.clone(),
+            key_cell(&self.active_key.key_url),
             self.identity
                 .principal_id
-                .map_or_else(|| "-".into(), |id| id.to_string()),
+                .map_or_else(|| NOTHING.into(), |id| id.to_string()),
             self.rotation_to_latest_key_version_enabled.to_string(),
         ]
     }
@@ -120,7 +121,7 @@ impl Tabular for KeyUsage {
     fn cells(&self) -> Vec<String> {
         let names: Vec<&str> = self.resources.iter().map(|r| r.name.as_str()).collect();
         let resources = match names.len() {
-            0 => "-".into(),
+            0 => NOTHING.into(),
             1..=SHOWN_RESOURCES => names.join(" "),
             more => format!(
                 "{} and {} more",

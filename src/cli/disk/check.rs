@@ -37,16 +37,20 @@ pub(super) fn check(context: &Context, args: &CheckArgs) -> Result<(), CliError>
     match (damage, leaks) {
         (0, 0) => Ok(()),
         (0, _) => Err(CliError {
-            code: "DiskLeaks".into(),
-            message: format!("the disk {name} has {leaks} leaks; --repair gives space back"),
             status: 3,
+            ..CliError::new(
+                "DiskLeaks",
+                format!("the disk {name} has {leaks} leaks; --repair gives space back"),
+            )
         }),
         _ => Err(CliError {
-            code: "DiskDamaged".into(),
-            message: format!(
-                "the disk {name} is damaged in {damage} ways; the report on stdout names them"
-            ),
             status: 2,
+            ..CliError::new(
+                "DiskDamaged",
+                format!(
+                    "the disk {name} is damaged in {damage} ways; the report on stdout names them"
+                ),
+            )
         }),
     }
 }

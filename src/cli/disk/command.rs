@@ -9,6 +9,8 @@ use super::layers::{self, JobArgs, RevertArgs};
 use super::moving::{CopyArgs, RegisterArgs, copy, register, unregister};
 use super::show::{events, show_disk};
 use super::update::{UpdateArgs, update};
+use super::wait::wait;
+use crate::cli::filter::DiskFilterArgs;
 use crate::cli::{CliError, Context};
 use disks::{LayerOp, parse_size};
 use installation::envelope::{JobKind, ResourceKind};
@@ -39,8 +41,12 @@ from its first bytes. Images that refer to other files (backing files, flat exte
 Formats other than raw need the package qemu-utils.")]
     Create(CreateArgs),
     /// List the disks
-    #[command(after_help = "Example:\n  sealdisk disk list -o json")]
-    List,
+    #[command(after_help = "Examples:
+  sealdisk disk list
+  sealdisk disk list 'web-*' --attached
+  sealdisk disk list --key myvault/mykey --state Dirty,SyncFailed
+  sealdisk disk list --query \"[?usedBytes > `1073741824`].name\" -o tsv")]
+    List(DiskFilterArgs),
     /// Show a disk: its state, size, files, the key version that wraps it, and, while it is attached,
     /// whether the vault grants that key
     #[command(after_help = "Example:\n  sealdisk disk show boot1 -o json")]
@@ -87,24 +93,35 @@ destroyed.")]
     /// attached
     #[command(after_help = "Examples:
   sealdisk disk flatten clone1 --rate 100MiB
+  sealdisk disk flatten clone1 --wait
   sealdisk disk flatten clone1 --pause
 
-For an attached disk the job runs in the background (`disk show` prints its progress); for an
-unattached one it is done when the command returns. An interrupted job continues with --resume or
+For an attached disk the job runs in the background, unless --wait is given (`disk show` prints its
+progress, `disk wait` waits for its end); for an unattached one it is done when the command returns. An interrupted job continues with --resume or
 with the next attach.")]
     Flatten(JobArgs),
     /// Rotate the data encryption key (DEK) of a disk, also while it is attached
     #[command(after_help = "Examples:
-  sealdisk disk rotate-dek boot1
+  sealdisk disk rotate-dek boot1 --wait
   sealdisk disk rotate-dek boot1 --pause
   sealdisk disk rotate-dek boot1 --resume --rate 200MiB
   sealdisk disk rotate-dek boot1 --abort
 
 All data is re-encrypted under a new DEK; then the old DEK is destroyed and the space of the old
-ciphertext is freed. For an attached disk the job runs in the background (`disk show` prints the
-generation and the progress). It survives a crash and a power loss. --abort keeps both DEKs; the
+ciphertext is freed. For an attached disk the job runs in the background, unless --wait is given
+(`disk show` prints the generation and the progress). It survives a crash and a power loss. --abort keeps both DEKs; the
 next rotate-dek replaces both. Snapshots keep their DEKs.")]
     RotateDek(JobArgs),
+    /// Wait until the job of a disk is done, with a progress bar
+    #[command(after_help = "Example:
+  sealdisk disk wait boot1
+
+It returns at once when no job is under way. A job that is paused, or whose disk is not attached, is an
+error: nothing would end it.")]
+    Wait {
+        /// The disk
+        name: String,
+    },
     /// Delete a disk: overwrite its wrapped DEKs, then remove its files
     #[command(after_help = "Example:\n  sealdisk disk delete boot1 --yes")]
     Delete {
@@ -200,10 +217,8 @@ disk from then on: keep it yourself, and a disk encryption set that may use it."
 pub fn run(context: &Context, args: DiskArgs) -> Result<(), CliError> {
     match args.command {
         DiskCommand::Create(args) => create(context, args),
-        DiskCommand::List => {
-            let views = disks::list(&context.installation()?, ResourceKind::Disk)?;
-            context.output.list(&views)
-        }
+        DiskCommand::List(filter) => filter.list(context),
+        DiskCommand::Wait { name } => wait(context, &name),
         DiskCommand::Show { name } => show_disk(context, &name),
         DiskCommand::Events { name, follow } => events(context, &name, follow),
         DiskCommand::Delete { name, yes } => delete(context, &name, yes),

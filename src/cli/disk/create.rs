@@ -3,10 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use indicatif::ProgressBar;
 
 use super::show::show_disk;
-use crate::cli::progress::{cancel_on_signals, show_bar};
+use crate::cli::progress::{Progress, cancel_on_signals};
 use crate::cli::source::{Meant, source, source_note};
 use crate::cli::{CliError, Context};
 use disks::import::{ImageFormat, SourceSpec};
@@ -108,17 +107,15 @@ fn create_disk(
         logical_sector_size: args.logical_sector_size,
         data_dir: args.data_dir,
     };
-    let bar = ProgressBar::hidden();
+    let progress = Progress::new();
     let result = disks::create(&installation, &request, &cancel, |created| {
         if let Some(note) = source_note(created, args.source_format.is_none()) {
             context.output.note(&note);
         }
-        if let Some((_, size)) = created.source {
-            show_bar(&bar, size);
-        }
-        |done| bar.set_position(done)
+        let shown = created.source.map(|(_, size)| progress.begin(size));
+        move |done| shown.iter().for_each(|shown| shown(done))
     });
-    bar.finish_and_clear();
+    drop(progress);
     result?;
     let view = disks::show(&installation, ResourceKind::Disk, &request.name)?;
     context.output.show(&view)

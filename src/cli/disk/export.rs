@@ -3,9 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use indicatif::ProgressBar;
 
-use crate::cli::progress::{cancel_on_signals, show_bar};
+use crate::cli::progress::{Progress, cancel_on_signals};
 use crate::cli::{CliError, Context};
 use disks::import::ImageFormat;
 use disks::{ExportRequest, Plaintext, Since};
@@ -83,20 +82,15 @@ pub(super) fn decrypt(context: &Context, args: DecryptArgs) -> Result<(), CliErr
         Plaintext::Path(args.output_file)
     };
     let runtime_dir = runtime_dir(context.runtime_dir.as_deref());
-    let bar = ProgressBar::hidden();
-    let result = disks::decrypt(
+    let progress = Progress::new();
+    Ok(disks::decrypt(
         &installation,
         readable(&args.name),
         &to,
         &runtime_dir,
         &cancel,
-        |size| {
-            show_bar(&bar, size);
-            |done| bar.set_position(done)
-        },
-    );
-    bar.finish_and_clear();
-    Ok(result?)
+        |size| progress.begin(size),
+    )?)
 }
 
 pub(super) fn export(context: &Context, args: ExportArgs) -> Result<(), CliError> {
@@ -113,12 +107,13 @@ pub(super) fn export(context: &Context, args: ExportArgs) -> Result<(), CliError
         }),
     };
     let runtime_dir = runtime_dir(context.runtime_dir.as_deref());
-    let bar = ProgressBar::hidden();
-    let started = |size| {
-        show_bar(&bar, size);
-        |done| bar.set_position(done)
-    };
-    let result = disks::export(&installation, &request, &runtime_dir, &cancel, started);
-    bar.finish_and_clear();
-    Ok(result?)
+    let progress = Progress::new();
+    let started = |size| progress.begin(size);
+    Ok(disks::export(
+        &installation,
+        &request,
+        &runtime_dir,
+        &cancel,
+        started,
+    )?)
 }

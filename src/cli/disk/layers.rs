@@ -1,13 +1,13 @@
 //! The commands of `disk` that change its layers: reverting, flattening, and giving it a new DEK.
 
 use clap::{ArgGroup, Args};
-use indicatif::ProgressBar;
 
 use super::show::show_disk;
-use crate::cli::progress::{cancel_on_signals, show_bar};
+use super::wait::wait_for_job;
+use crate::cli::progress::{Progress, cancel_on_signals};
 use crate::cli::{CliError, Context};
 use attach::LayerChanges;
-use disks::{Applied, Disk, JobChange, LayerOp, parse_size};
+use disks::{Applied, Disk, JobChange, JobProgress, LayerOp, parse_size};
 use installation::envelope::JobKind;
 use installation::runtime_dir;
 
@@ -20,17 +20,20 @@ pub struct JobArgs {
     /// Copy at most this much per second: bytes, or a number with KiB, MiB or GiB
     #[arg(long, value_parser = parse_rate, value_name = "SIZE")]
     rate: Option<u64>,
+    /// Wait until the job is done, with a progress bar, also if the disk is attached
+    #[arg(long, conflicts_with = "no_wait")]
+    wait: bool,
     /// Only start the job of an unattached disk; the next attach or --resume continues it
     #[arg(long)]
     no_wait: bool,
     /// Pause the running job
-    #[arg(long, group = "change", conflicts_with_all = ["rate", "no_wait"])]
+    #[arg(long, group = "change", conflicts_with_all = ["rate", "no_wait", "wait"])]
     pause: bool,
     /// Resume a paused or interrupted job, at --rate
     #[arg(long, group = "change")]
     resume: bool,
     /// Abort the job: the disk keeps its present layers and DEKs
-    #[arg(long, group = "change", conflicts_with_all = ["rate", "no_wait"])]
+    #[arg(long, group = "change", conflicts_with_all = ["rate", "no_wait", "wait"])]
     abort: bool,
 }
 
@@ -84,16 +87,13 @@ pub(super) fn job(context: &Context, kind: JobKind, args: &JobArgs) -> Result<()
     };
     let applied = with_changes(context, !args.no_wait, |changes| {
         let disk = Disk::find(changes.installation, &args.name)?;
-        let bar = ProgressBar::hidden();
-        let applied = changes.change_layers(&disk, &op, &mut |now| {
-            if bar.is_hidden() {
-                show_bar(&bar, now.total);
-            }
-            bar.set_position(now.done);
-        });
-        bar.finish_and_clear();
-        Ok(applied?)
+        let progress = Progress::new();
+        let mut shown = |now: JobProgress| progress.at(now.done, now.total);
+        Ok(changes.change_layers(&disk, &op, &mut shown)?)
     })?;
+    if args.wait {
+        wait_for_job(context, &args.name)?;
+    }
     if applied == Applied::Nothing {
         context.output.note(&format!(
             "note: the disk {} is flat already: it depends on no other layer",

@@ -8,6 +8,7 @@ mod layers;
 mod moving;
 mod show;
 mod update;
+mod wait;
 
 pub use command::{DiskArgs, run};
 pub use layers::{change, with_changes};

@@ -3,10 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use indicatif::ProgressBar;
 
 use super::show::show_disk;
-use crate::cli::progress::{cancel_on_signals, show_bar};
+use crate::cli::progress::{Progress, cancel_on_signals};
 use crate::cli::{CliError, Context};
 use disks::RegisterRequest;
 use installation::runtime_dir;
@@ -37,21 +36,15 @@ pub(super) fn copy(context: &Context, args: &CopyArgs) -> Result<(), CliError> {
     let cancel = cancel_on_signals()?;
     let installation = context.installation()?;
     let runtime_dir = runtime_dir(context.runtime_dir.as_deref());
-    let bar = ProgressBar::hidden();
-    let started = |size| {
-        show_bar(&bar, size);
-        |done| bar.set_position(done)
-    };
-    let result = disks::copy(
+    let progress = Progress::new();
+    Ok(disks::copy(
         &installation,
         &args.name,
         &args.to,
         &runtime_dir,
         &cancel,
-        started,
-    );
-    bar.finish_and_clear();
-    Ok(result?)
+        |size| progress.begin(size),
+    )?)
 }
 
 pub(super) fn register(context: &Context, args: RegisterArgs) -> Result<(), CliError> {

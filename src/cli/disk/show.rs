@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::cli::output::{NOTHING, key_cell, optional_size_cell, size_cell};
 use crate::cli::{CliError, Context, Tabular};
 use attach::{KeyStatus, Offered};
 use disks::DiskView;
@@ -25,27 +26,19 @@ struct AttachedDiskView {
 }
 
 impl Tabular for DiskView {
-    const COLUMNS: &'static [&'static str] = &[
-        "name",
-        "diskState",
-        "diskSizeBytes",
-        "usedBytes",
-        "dataBytes",
-        "diskEncryptionSetId",
-        "keyUrl",
-    ];
+    const COLUMNS: &'static [&'static str] =
+        &["name", "state", "size", "used", "data", "set", "key"];
 
     fn cells(&self) -> Vec<String> {
         let set = self.encryption.disk_encryption_set_id.as_deref();
         vec![
             self.name.clone(),
             self.disk_state.into(),
-            self.disk_size_bytes.to_string(),
-            self.used_bytes.to_string(),
-            self.data_bytes
-                .map_or("-".into(), |bytes| bytes.to_string()),
-            set.unwrap_or("-").into(),
-            self.encryption.key_url.clone(),
+            size_cell(self.disk_size_bytes),
+            size_cell(self.used_bytes),
+            optional_size_cell(self.data_bytes),
+            set.unwrap_or(NOTHING).into(),
+            key_cell(&self.encryption.key_url),
         ]
     }
 }
@@ -83,6 +76,6 @@ pub(super) fn show_disk(context: &Context, name: &str) -> Result<(), CliError> {
 pub(super) fn events(context: &Context, name: &str, follow: bool) -> Result<(), CliError> {
     let disk = disks::show(&context.installation()?, ResourceKind::Disk, name)?;
     let runtime_dir = runtime_dir(context.runtime_dir.as_deref());
-    let print = |line: &str| context.output.line(line);
+    let print = |line: &str| context.output.event(line);
     Ok(attach::events(&runtime_dir, disk.unique_id, follow, print)?)
 }

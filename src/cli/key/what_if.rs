@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal};
 
 use clap::Args;
 
-use crate::cli::{CliError, Context, Output, OutputFormat, Tabular};
+use crate::cli::{CliError, Context, Output, Tabular};
 use disks::DiskError;
 use disks::des::{KeyUser, SafeToDisable, Safety};
 use installation::Installation;
@@ -58,7 +58,7 @@ pub(super) fn run(
     };
     let effect = disks::des::what_if_disabled(installation, &args.vault_name, &key)?;
     let output = &context.output;
-    if output.format() == OutputFormat::Json {
+    if !output.is_for_people() {
         return output.show(&effect);
     }
     output.note(&format!("without {}:", effect.key_url));

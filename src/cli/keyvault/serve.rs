@@ -9,7 +9,7 @@ use nix::unistd::User;
 use serde::Serialize;
 
 use super::alarm_watch::VaultWatch;
-use crate::cli::{CliError, Context, OutputFormat, ids};
+use crate::cli::{CliError, Context, ids};
 use alarms::notify::Target;
 use installation::{Installation, InstallationError};
 use server::{
@@ -202,12 +202,8 @@ pub(super) fn run(
 }
 
 fn announce(context: &Context, view: &ServingView) {
-    let line = match context.output.format() {
-        OutputFormat::Table => view.line(),
-        OutputFormat::Json => serde_json::to_string(view).unwrap_or_default(),
-    };
     // Nobody may be reading; the vaults are served all the same.
-    let _ = context.output.text(&line);
+    let _ = context.output.announce(&view.line(), view);
     // Only systemd sets the socket's name in the environment; without it this does nothing.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 }

@@ -8,7 +8,7 @@ use super::asking::Attaches;
 use super::view::{StatusView, counted, screen};
 use super::watch::watch;
 use crate::cli::attach::duration;
-use crate::cli::{CliError, Context, OutputFormat};
+use crate::cli::{CliError, Context};
 use alarms::notify::Target;
 use alarms::{Alarm, Collector, Scope, Settings, Severity, find};
 
@@ -75,9 +75,9 @@ fn show(context: &Context) -> Result<(), CliError> {
     let alarms = find(&facts, &settings);
     let statuses = attaches.answers.into_inner();
     let view = StatusView::new(&facts, &disks, &statuses, &alarms);
-    match context.output.format() {
-        OutputFormat::Table => context.output.text(&screen(&view))?,
-        _ => context.output.show(&view)?,
+    match context.output.is_for_people() {
+        true => context.output.text(&screen(&view))?,
+        false => context.output.show(&view)?,
     }
     verdict(&alarms)
 }
@@ -94,5 +94,6 @@ fn verdict(alarms: &[Alarm]) -> Result<(), CliError> {
             Severity::Warning => 1,
             Severity::Critical => 2,
         },
+        not_found: None,
     })
 }

@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use super::asking::{ask, settings_of};
 use crate::cli::output::time_cell;
 use crate::cli::progress::cancel_on_signals;
-use crate::cli::{CliError, Context, OutputFormat};
+use crate::cli::{CliError, Context};
 use alarms::notify::{FAREWELL, Notifier, Target};
 use alarms::{Change, Scope, Watcher};
 use installation::runtime_dir;
@@ -59,11 +59,6 @@ pub(super) fn watch(
 
 fn print(context: &Context, change: &Change) -> std::io::Result<()> {
     let now = OffsetDateTime::now_utc();
-    context.output.line(&match context.output.format() {
-        OutputFormat::Table => {
-            let time = time_cell(Some(now));
-            format!("{time} {change}")
-        }
-        _ => change.event(now),
-    })
+    let sentence = format!("{} {change}", time_cell(Some(now)));
+    context.output.event_in_words(&sentence, &change.event(now))
 }

@@ -13,10 +13,7 @@ const ROOT: &str = "/sys/fs/cgroup";
 /// # Errors
 /// [`AttachError::Memory`].
 pub(crate) fn check(wanted: u64) -> Result<(), AttachError> {
-    let Ok(groups) = std::fs::read_to_string("/proc/self/cgroup") else {
-        return Ok(());
-    };
-    match lowest(&groups, Path::new(ROOT)) {
+    match memory_limit() {
         Some((file, limit)) if limit < wanted => Err(AttachError::Memory {
             wanted,
             limit_of: file.display().to_string(),
@@ -24,6 +21,13 @@ pub(crate) fn check(wanted: u64) -> Result<(), AttachError> {
         }),
         _ => Ok(()),
     }
+}
+
+/// The least that a control group of this process lets it have, in bytes, and the file that says so; `None` when
+/// none does.
+pub fn memory_limit() -> Option<(PathBuf, u64)> {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    lowest(&groups, Path::new(ROOT))
 }
 
 /// The lowest limit of the groups that /proc/self/cgroup names, and of those around them; and its file.

@@ -12,5 +12,6 @@ pub(crate) mod socket;
 pub(crate) mod take;
 
 pub use confine::sandbox_rules;
+pub use host_memory::memory_limit;
 pub use request::AttachRequest;
 pub use socket::{Socket, SocketAccess, SocketSource};

@@ -15,7 +15,7 @@
 //!    data plane ends, and the next attach goes on from the runtime map.
 
 use std::convert::Infallible;
-use std::ffi::{CString, NulError, OsStr};
+use std::ffi::{CString, NulError, OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -33,6 +33,7 @@ use crate::serve::passed::Parcel;
 use crate::serve::supervise::{Stage, Supervision, Watched};
 use crate::serve::upgrades::{Step, Upgrade};
 use crate::status::Upgraded;
+use sandbox::{LOG_FORMAT, log_format};
 
 /// The subcommand by which a program goes on as an attach process.
 pub const CONTINUE: &str = "continue-attach";
@@ -293,13 +294,18 @@ fn heard() -> libc::sigset_t {
     }
 }
 
+/// That of this process, with the form of the log as it was chosen, by whatever way.
 fn environment() -> Result<Vec<CString>, NulError> {
-    let variables = std::env::vars_os().map(|(name, value)| {
-        let mut variable = name.into_vec();
-        variable.push(b'=');
-        variable.extend(value.into_vec());
-        CString::new(variable)
-    });
+    let format = log_format().map(|format| (LOG_FORMAT.into(), format.into()));
+    let others = std::env::vars_os().filter(|(name, _)| format.is_none() || name != LOG_FORMAT);
+    let variables = others
+        .chain(format.clone())
+        .map(|(name, value): (OsString, OsString)| {
+            let mut variable = name.into_vec();
+            variable.push(b'=');
+            variable.extend(value.into_vec());
+            CString::new(variable)
+        });
     variables.collect()
 }
 

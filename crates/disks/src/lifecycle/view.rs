@@ -85,6 +85,25 @@ pub struct DiskView {
     pub problem: Option<String>,
 }
 
+impl DiskView {
+    /// All that [`DiskView::disk_state`] may be.
+    pub const STATES: [&'static str; 7] = [
+        "Unattached",
+        "Attached",
+        "Dirty",
+        "SyncFailed",
+        "Creating",
+        "Deleting",
+        "Damaged",
+    ];
+
+    /// Whether some process has it in use, also when a sync has failed since.
+    pub fn is_attached(&self) -> bool {
+        let session = self.session.as_ref().map(|session| session.state);
+        [Some(self.disk_state), session].contains(&Some("Attached"))
+    }
+}
+
 /// An attach of a disk that has not ended in order.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -17,7 +17,7 @@ use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, shutdown, so
 use rustix::process::{Pid, WaitOptions, getpid, set_child_subreaper, waitpid};
 
 use crate::error::io_error;
-use crate::{Sandbox, SandboxError, User};
+use crate::{LOG_FORMAT, Sandbox, SandboxError, User, log_format};
 
 use super::message::{
     LAUNCHER_FD, Notice, notice_in, order_abandon, order_kill, order_look, order_start,
@@ -91,6 +91,7 @@ impl Launcher {
             "RUST_LOG",
             level.unwrap_or_else(|| log::max_level().as_str().into()),
         );
+        command.envs(log_format().map(|format| (LOG_FORMAT, format)));
         let socket = FdMapping {
             parent_fd: theirs,
             child_fd: LAUNCHER_FD,

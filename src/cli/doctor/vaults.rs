@@ -1,0 +1,120 @@
+//! What an installation knows: its vaults, and where its disks are.
+
+use std::path::{Path, PathBuf};
+
+use time::OffsetDateTime;
+
+use super::check::Check;
+use crate::cli::CliError;
+use crate::cli::output::key_cell;
+use installation::Installation;
+
+const VAULT: &str = "vault";
+const SET: &str = "disk encryption set";
+
+/// An installation, as far as it can be opened. One that is not there is not made.
+pub(super) struct Known {
+    installation: Result<Option<Installation>, CliError>,
+    directories: Vec<PathBuf>,
+    latest: Option<OffsetDateTime>,
+}
+
+impl Known {
+    pub(super) fn of(state_dir: &Path) -> Self {
+        let installation = match state_dir.join("catalog.db").exists() {
+            true => Installation::open(state_dir)
+                .map(Some)
+                .map_err(CliError::from),
+            false => Ok(None),
+        };
+        let mut known = Self {
+            installation,
+            directories: Vec::new(),
+            latest: None,
+        };
+        if let Err(error) = known.read() {
+            known.installation = Err(error);
+        }
+        known
+    }
+
+    fn read(&mut self) -> Result<(), CliError> {
+        let Ok(Some(installation)) = &self.installation else {
+            return Ok(());
+        };
+        let catalog = installation.catalog();
+        let mut times = Vec::new();
+        for row in catalog.resources()? {
+            times.push(row.record.created);
+            let parent = row.record.directory.parent();
+            self.directories.extend(parent.map(PathBuf::from));
+        }
+        times.extend(catalog.vaults()?.iter().map(|row| row.record.created));
+        times.extend(catalog.all_des()?.iter().map(|row| row.record.created));
+        self.latest = times.into_iter().max();
+        self.directories.sort();
+        self.directories.dedup();
+        Ok(())
+    }
+
+    /// The directories in which disks, snapshots and images lie.
+    pub(super) fn directories(&self) -> &[PathBuf] {
+        &self.directories
+    }
+
+    /// When something was made last.
+    pub(super) fn latest(&self) -> Option<OffsetDateTime> {
+        self.latest
+    }
+
+    /// Whether each vault that is kept here opens, and each set may wrap and unwrap in its own.
+    pub(super) fn vaults(&self) -> Vec<Check> {
+        match &self.installation {
+            Err(error) => vec![Check::fail(
+                "catalog",
+                error.message.clone(),
+                "restore a backup (`sealdisk backup restore`), or `sealdisk catalog rebuild`",
+            )],
+            Ok(None) => vec![Check::ok(VAULT, "none yet")],
+            Ok(Some(installation)) => match reached(installation) {
+                Ok(checks) if checks.is_empty() => vec![Check::ok(VAULT, "none yet")],
+                Ok(checks) => checks,
+                Err(error) => vec![Check::fail("catalog", error.message, "see what it says")],
+            },
+        }
+    }
+}
+
+fn reached(installation: &Installation) -> Result<Vec<Check>, CliError> {
+    let mut checks = Vec::new();
+    for row in installation.catalog().vaults()? {
+        let name = row.record.name;
+        // What a remote one grants is seen by the sets that use it.
+        if row.record.kind.is_remote() {
+            continue;
+        }
+        checks.push(match installation.vault(&name) {
+            Ok(_) => Check::ok(VAULT, format!("{name} opens")),
+            Err(error) => Check::fail(
+                VAULT,
+                format!("{name} does not open: {error}"),
+                "disks under its keys cannot be attached: see docs/disaster-recovery.md",
+            ),
+        });
+    }
+    for row in installation.catalog().all_des()? {
+        let name = &row.record.name;
+        let granted = installation
+            .wrapping_key_of(&row.record)
+            .and_then(|access| access.probe().map(|()| access).map_err(Into::into));
+        checks.push(match granted {
+            Ok(access) => Check::ok(SET, format!("{name} uses {}", key_cell(&access.key_url().to_string()))),
+            Err(error) => Check::fail(
+                SET,
+                format!("{name} cannot use its key: {error}"),
+                "grant its identity get, wrapKey and unwrapKey, enable the key, or reach the vault again",
+            ),
+        });
+    }
+    Ok(checks)
+}

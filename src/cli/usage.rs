@@ -1,0 +1,105 @@
+//! What is said of a command line that makes no sense, and what is not said of commands that are not for people.
+
+use std::ffi::OsString;
+
+use clap::Command;
+use clap::builder::Resettable;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+/// Whether one error says more of a command line than another, which is of the same line.
+pub(super) fn says_more(one: &clap::Error, other: &clap::Error) -> bool {
+    let help = ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    one.kind() == other.kind() || one.kind() == help && other.kind() == ErrorKind::MissingSubcommand
+}
+
+/// The commands with no option that the environment gives.
+pub(super) fn without_environment(commands: Command) -> Command {
+    let commands = commands.mut_args(|arg| arg.env(Resettable::Reset));
+    commands.mut_subcommands(without_environment)
+}
+
+/// The commands without those that only this program itself calls.
+pub(super) fn for_people(commands: &Command) -> Command {
+    let shown = commands.get_subcommands().filter(|c| !c.is_hide_set());
+    Command::new("sealdisk")
+        .version(env!("CARGO_PKG_VERSION"))
+        .args(commands.get_arguments())
+        .subcommands(shown)
+}
+
+/// Takes the names of commands that are not for people out of what an error lists and suggests.
+pub(super) fn hide(error: &mut clap::Error, commands: &Command) {
+    let is_hidden = |name: &str| {
+        let command = commands.find_subcommand(name);
+        command.is_some_and(Command::is_hide_set)
+    };
+    for kind in [
+        ContextKind::SuggestedSubcommand,
+        ContextKind::ValidSubcommand,
+    ] {
+        let names = match error.get(kind) {
+            Some(ContextValue::Strings(names)) => names.clone(),
+            Some(ContextValue::String(name)) => vec![name.clone()],
+            _ => continue,
+        };
+        let shown: Vec<String> = names.into_iter().filter(|name| !is_hidden(name)).collect();
+        match shown.is_empty() {
+            true => error.remove(kind),
+            false => error.insert(kind, ContextValue::Strings(shown)),
+        };
+    }
+}
+
+/// What clap says in paragraphs (what is wrong, tips, usage, a pointer to --help) as one line.
+pub(super) fn one_line(text: &str) -> String {
+    let text = text.strip_prefix("error: ").unwrap_or(text);
+    let lines = text.lines().map(str::trim);
+    let said: Vec<&str> = lines
+        .filter(|line| !line.is_empty() && !line.starts_with("For more information"))
+        .collect();
+    said.join(" ")
+        .replace(" Usage: ", "; usage: ")
+        .replace(" tip: ", "; tip: ")
+}
+
+/// Whether errors are to be JSON. The arguments could not be parsed, so this only looks for the option.
+pub(super) fn wants_json(arguments: &[OsString]) -> bool {
+    let is_json = |text: &str| ["json", "jsonc"].contains(&text);
+    let joined = |argument: &OsString| {
+        let text = argument.to_str()?;
+        let value = ["--output=", "-o=", "-o"]
+            .iter()
+            .find_map(|name| text.strip_prefix(name))?;
+        Some(is_json(value))
+    };
+    let apart = |pair: &[OsString]| {
+        (pair[0] == "-o" || pair[0] == "--output") && pair[1].to_str().is_some_and(is_json)
+    };
+    arguments.iter().filter_map(joined).any(|json| json) || arguments.windows(2).any(apart)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_recognised_in_arguments_that_do_not_parse() {
+        let args = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
+        for line in [
+            "disk bogus -o json",
+            "--output=json disk",
+            "-ojsonc x",
+            "x --output jsonc",
+        ] {
+            assert!(wants_json(&args(&format!("sealdisk {line}"))), "{line}");
+        }
+        for line in [
+            "disk json -o table",
+            "disk json",
+            "-o tsv json",
+            "--outputjson",
+        ] {
+            assert!(!wants_json(&args(&format!("sealdisk {line}"))), "{line}");
+        }
+    }
+}
