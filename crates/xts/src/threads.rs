@@ -2,9 +2,10 @@
 //! little else to do is encrypted by more than one processor.
 //!
 //! A piece is cut into chunks, which its own thread and those that help take in turn until none is left; then the
-//! thread goes on as if it had done all of them. So the order in which requests complete stays, and a helper
-//! that wakes late costs nothing: there is no chunk left for it. A piece that is small, or that comes while another thread has
-//! the helpers, is done by its own thread alone.
+//! thread goes on as if it had done all of them. So the order in which requests complete stays. A helper
+//! that wakes late finds no chunk left. One that has a chunk, or is about to take one, and loses its CPU to something else holds
+//! the piece up; after that the thread works alone for a while, twice as long each time. A piece that is small, or that
+//! comes while another thread has the helpers, is done by its own thread alone.
 //!
 //! A helper holds no key: each [`Cipher`](super::Cipher) has, for each of them, a cipher of its own for it to use, which goes with it.
 
@@ -29,6 +30,35 @@ const CHUNK: usize = 16 * 1024;
 /// How long a helper looks for the next piece before it sleeps: a large request comes as many pieces, and
 /// to wake a thread takes as long as to encrypt some of them.
 const LOOKS: Duration = Duration::from_micros(100);
+/// Pieces that a thread does alone at least, and at most, after it had to wait for helpers longer than it worked itself.
+const ALONE: std::ops::RangeInclusive<u32> = 64..=16 * 1024;
+
+/// How many of the next pieces a thread does alone.
+#[derive(Debug, Default)]
+struct Alone {
+    left: u32,
+    /// How many there were the last time.
+    last: u32,
+}
+
+impl Alone {
+    /// Whether the next piece is one of them.
+    fn is_next(&mut self) -> bool {
+        let alone = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        alone
+    }
+
+    /// Notes how long the thread worked on a piece, and how long it waited then for those that helped.
+    fn note(&mut self, worked: Duration, waited: Duration) {
+        if waited <= worked {
+            self.last /= 2;
+            return;
+        }
+        self.last = (self.last * 2).clamp(*ALONE.start(), *ALONE.end());
+        self.left = self.last;
+    }
+}
 
 /// A piece that several threads work on.
 struct Job {
@@ -99,6 +129,7 @@ unsafe impl Sync for OneUser {}
 pub(super) struct Helpers {
     threads: Arc<CryptoThreads>,
     ciphers: Box<[OneUser]>,
+    alone: Alone,
 }
 
 impl Helpers {
@@ -111,17 +142,32 @@ impl Helpers {
         let one = |_| Ok(OneUser(UnsafeCell::new(ThreadCipher::new(dek, unit)?)));
         Ok(Self {
             threads: threads.clone(),
+            alone: Alone::default(),
             ciphers: (0..threads.count())
                 .map(one)
                 .collect::<Result<_, CipherError>>()?,
         })
     }
 
-    /// Has `piece` done by the caller, with `cipher`, and by the helpers; `false` while they help another thread.
+    /// Has `piece` done by the caller, with `cipher`, and by the helpers; `false` while they help another thread, and
+    /// for a while after they have held a piece up.
     pub(super) fn share(&mut self, piece: &Piece<'_>, cipher: &mut ThreadCipher) -> bool {
+        if self.alone.is_next() {
+            return false;
+        }
         let meeting = &self.threads.shared.meeting;
-        let wake = || self.threads.wake();
-        meeting.share(self.job(piece), wake, |job| job.work(cipher))
+        let wake = || self.threads.wake(piece.len.div_ceil(CHUNK) - 1);
+        let (start, mut worked) = (Instant::now(), Duration::ZERO);
+        let shared = meeting.share(self.job(piece), wake, |job| {
+            let any = job.work(cipher);
+            worked = start.elapsed();
+            any
+        });
+        if shared {
+            self.alone
+                .note(worked, start.elapsed().saturating_sub(worked));
+        }
+        shared
     }
 
     fn job(&self, piece: &Piece<'_>) -> Job {
@@ -181,12 +227,12 @@ impl CryptoThreads {
         self.threads.len()
     }
 
-    fn wake(&self) {
+    /// Wakes at most so many that sleep.
+    fn wake(&self, most: usize) {
         let sleepers = self.threads.iter().zip(&self.shared.asleep);
-        for (thread, asleep) in sleepers {
-            if asleep.load(Ordering::SeqCst) {
-                thread.thread().unpark();
-            }
+        let sleepers = sleepers.filter(|(_, asleep)| asleep.load(Ordering::SeqCst));
+        for (thread, _) in sleepers.take(most) {
+            thread.thread().unpark();
         }
     }
 }

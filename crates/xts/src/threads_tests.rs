@@ -108,7 +108,7 @@ fn helpers_do_their_part() {
             true
         };
         let meeting = &threads.shared.meeting;
-        assert!(meeting.share(job, || threads.wake(), leave_all));
+        assert!(meeting.share(job, || threads.wake(usize::MAX), leave_all));
         assert!(host == expected, "the helper has done it all");
         thread::sleep(2 * LOOKS);
     }
@@ -124,4 +124,26 @@ fn threads_end_with_their_last_user() {
     assert!(shared.upgrade().is_some(), "a cipher uses them");
     drop(stack);
     assert!(shared.upgrade().is_none());
+}
+
+#[test]
+fn a_thread_that_had_to_wait_works_alone_for_a_while() {
+    let (long, short) = (Duration::from_micros(90), Duration::from_micros(10));
+    let mut alone = Alone::default();
+    let pieces_alone = |alone: &mut Alone| (0..1 << 20).take_while(|_| alone.is_next()).count();
+    alone.note(long, short);
+    assert_eq!(pieces_alone(&mut alone), 0);
+    for expected in [64, 128, 256] {
+        alone.note(short, long);
+        assert_eq!(pieces_alone(&mut alone), expected);
+    }
+    (0..20).for_each(|_| alone.note(short, long));
+    assert_eq!(pieces_alone(&mut alone), 16 * 1024);
+    (0..20).for_each(|_| alone.note(long, short));
+    alone.note(short, long);
+    assert_eq!(
+        pieces_alone(&mut alone),
+        64,
+        "it is forgotten after a while"
+    );
 }

@@ -75,6 +75,9 @@ fn no_key_is_left_in_threads_that_help() {
         "error",
         "--crypto-threads",
         "2",
+        // With more of them an ordinary limit of locked memory is too little for helpers.
+        "--num-queues",
+        "2",
     ];
     no_key_is_left(HELPED, false);
 }

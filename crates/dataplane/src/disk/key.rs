@@ -12,8 +12,10 @@ use crate::DataplaneError;
 /// ever looks here.
 pub(crate) struct SharedKey {
     key: Mutex<Key>,
-    /// What helps all ciphers that come from here.
+    /// What helps the ciphers that come from here.
     threads: Option<Arc<CryptoThreads>>,
+    /// Of how many layers at most: more ciphers could not be locked in memory.
+    helped_layers: usize,
 }
 
 enum Key {
@@ -36,17 +38,20 @@ impl SharedKey {
         Self {
             key: Mutex::new(key),
             threads: None,
+            helped_layers: 0,
         }
     }
 
-    /// The same, with `count` threads that help all ciphers that are made from now on.
+    /// The same, with `count` threads that help all ciphers that are made from now on, of stacks of at most so many
+    /// `layers`.
     ///
     /// # Errors
     /// [`DataplaneError::Cipher`].
-    pub(crate) fn with_threads(self, count: u16) -> Result<Self, DataplaneError> {
+    pub(crate) fn with_threads(self, count: u16, layers: usize) -> Result<Self, DataplaneError> {
         let start = || CryptoThreads::start(count.into()).map(Arc::new);
         Ok(Self {
             threads: (count > 0).then(start).transpose()?,
+            helped_layers: layers,
             ..self
         })
     }
@@ -67,8 +72,10 @@ impl SharedKey {
                 units.len()
             ))),
             Key::Held(deks) => Ok(Ok(with_wiped_call_stack(|| match &self.threads {
-                None => CipherStack::new(deks, units),
-                Some(threads) => CipherStack::with_threads(deks, units, threads),
+                Some(threads) if units.len() <= self.helped_layers => {
+                    CipherStack::with_threads(deks, units, threads)
+                }
+                _ => CipherStack::new(deks, units),
             })?)),
             Key::Destroyed(mode) => Ok(Err(*mode)),
         }

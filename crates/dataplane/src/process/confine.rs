@@ -144,6 +144,58 @@ pub(super) fn share_maps(setup: &Setup) {
     share_maps_up_to(left.min(SHARED_MAPS));
 }
 
+/// Threads that help to encrypt and decrypt, and of how many layers at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Help {
+    pub(super) threads: u16,
+    pub(super) layers: usize,
+}
+
+/// How much of the help that was asked for this process can have: one CPU is left for the queues, and what it may lock
+/// must do for all queues at the most layers first, or a snapshot could end the data plane.
+pub(super) fn help(setup: &Setup) -> Help {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let wanted = setup.crypto_threads;
+    let help = help_within(wanted, cpus, setup.num_queues, locked_memory_limit());
+    if help.threads < wanted && help.layers > 0 {
+        log::warn!(
+            "{} threads help to encrypt, and not {wanted}: there are {cpus} CPUs",
+            help.threads
+        );
+    } else if wanted > 0 && help.layers < MAX_LAYERS {
+        let most = locked_memory_limit().unwrap_or_default() / 1024;
+        log::warn!(
+            "threads help to encrypt disks of at most {} layers: this process may lock {most} KiB; raise \
+             RLIMIT_MEMLOCK (LimitMEMLOCK= of the unit)",
+            help.layers
+        );
+    }
+    help
+}
+
+fn help_within(wanted: u16, cpus: usize, queues: u16, most: Option<u64>) -> Help {
+    let threads = wanted.min(u16::try_from(cpus.saturating_sub(1)).unwrap_or(u16::MAX));
+    let layers = match most {
+        None => MAX_LAYERS,
+        Some(most) => {
+            let stacks = u64::from(threads) * QUEUE_STACK as u64;
+            let left = most.saturating_sub(locked_memory(queues) + stacks);
+            // Twice: those of the layers before are there until a queue has those of the layers after.
+            let of_a_layer = 2 * u64::from(threads) * u64::from(queues) * LOCKED_PER_LAYER;
+            left.checked_div(of_a_layer)
+                .unwrap_or(0)
+                .min(MAX_LAYERS as u64) as usize
+        }
+    };
+    match threads > 0 && layers > 0 {
+        true => Help { threads, layers },
+        false => Help {
+            threads: 0,
+            layers: 0,
+        },
+    }
+}
+
 /// Bytes that a data plane with so many queues locks besides maps of frozen layers.
 fn locked_memory(queues: u16) -> u64 {
     let of_a_queue = QUEUE_STACK as u64 + MAX_LAYERS as u64 * LOCKED_PER_LAYER;
@@ -255,5 +307,29 @@ fn limit_reason(resource: Resource) -> &'static str {
         }
         Resource::Nproc => "threads, and threads of the kernel for its I/O",
         _ => "descriptors of the disk and of a frontend",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_leaves_a_cpu_and_what_all_queues_lock_at_the_most_layers() {
+        let help = |wanted, cpus, queues, most| {
+            let Help { threads, layers } = help_within(wanted, cpus, queues, most);
+            (threads, layers)
+        };
+        assert_eq!(help(0, 8, 4, None), (0, 0));
+        assert_eq!(help(4, 8, 4, None), (4, MAX_LAYERS));
+        assert_eq!(help(16, 2, 4, None), (1, MAX_LAYERS));
+        assert_eq!(help(16, 1, 4, None), (0, 0));
+        let queues = locked_memory(16);
+        assert_eq!(help(2, 8, 16, Some(8 << 20)), (0, 0), "not even the queues");
+        assert_eq!(help(2, 8, 16, Some(queues)), (0, 0));
+        let of_a_layer = 2 * 2 * 16 * LOCKED_PER_LAYER;
+        let stacks = 2 * QUEUE_STACK as u64;
+        assert_eq!(help(2, 8, 16, Some(queues + stacks + of_a_layer)), (2, 1));
+        assert_eq!(help(2, 8, 16, Some(u64::MAX)), (2, MAX_LAYERS));
     }
 }

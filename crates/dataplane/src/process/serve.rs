@@ -31,7 +31,7 @@ use crate::vhost_user::handler::BlockHandler;
 use crate::vhost_user::keeper::Keeper;
 use crate::vhost_user::restore::KeptConnection;
 
-use super::confine::{Confinement, share_maps};
+use super::confine::{Confinement, Help, help, share_maps};
 use super::copier::Copier;
 use super::map_scan::MapScan;
 use super::open::{NO_DISK, WITHOUT, disk_of, files_and_keys, open_disk};
@@ -151,7 +151,8 @@ fn serve_disk(control: &DataPlaneEnd, confinement: Confinement) -> Result<(), Da
         None => (vacant.clone(), SharedKey::revoked(WITHOUT)),
     };
 
-    let key = key.with_threads(setup.crypto_threads)?;
+    let Help { threads, layers } = help(&setup);
+    let key = key.with_threads(threads, layers)?;
 
     let config = ConfigSpace::new(&setup);
     let shared = Arc::new(Shared::new(extent, key, rings, config.limits(), &setup)?);
