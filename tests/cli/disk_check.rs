@@ -318,3 +318,18 @@ fn a_disk_whose_key_is_not_granted_is_checked_as_far_as_possible() {
     let why = report["notAuthenticatedBecause"].as_str().unwrap();
     assert!(why.contains("unwrapKey"), "{why}");
 }
+
+/// Clones have their lower layers in common, which keeps nobody from looking at two of them at once.
+#[test]
+fn clones_are_checked_side_by_side() {
+    let (host, _) = host();
+    host.ok(&["snapshot", "create", "s", "--source", "d"]);
+    host.ok(&["disk", "create", "e", "--source", "s"]);
+    let shared = File::open(host.files("d").data).unwrap();
+    flock(&shared, FlockOperation::LockShared).unwrap();
+    for disk in ["d", "e"] {
+        host.ok(&["disk", "check", disk]);
+    }
+    let refused = host.refused(&["disk", "check", "e", "--repair"]);
+    assert!(refused.contains("in use"), "{refused}");
+}

@@ -64,7 +64,7 @@ impl Layers<'_> {
         for (place, record) in header.layers.iter().enumerate() {
             let before = report.problems.len();
             let claim = claim.take_if(|_| place + 1 == count);
-            let of_layer = match self.open(record, claim, report)? {
+            let of_layer = match self.open(record, claim, repair, report)? {
                 Some(layer) => self.check_one(&layer, repair, report)?,
                 None => None,
             };
@@ -84,6 +84,7 @@ impl Layers<'_> {
         &self,
         record: &'r LayerRecord,
         claim: Option<LayerFile>,
+        repair: bool,
         report: &mut CheckReport,
     ) -> Result<Option<Layer<'r>>, DiskError> {
         let paths = self.disk.layer_paths(record);
@@ -95,7 +96,12 @@ impl Layers<'_> {
             }
         };
         if claim.is_none() {
-            match flock(&data, FlockOperation::NonBlockingLockExclusive) {
+            // Clones that have it in common can be looked at side by side.
+            let lock = match repair {
+                true => FlockOperation::NonBlockingLockExclusive,
+                false => FlockOperation::NonBlockingLockShared,
+            };
+            match flock(&data, lock) {
                 Ok(()) => {}
                 Err(Errno::WOULDBLOCK) => {
                     return Err(DiskError::InUse {
