@@ -16,6 +16,7 @@ mod cli_layers;
 mod cli_list;
 mod cli_output;
 mod cli_usage;
+mod contrib;
 mod disk_check;
 mod disk_check_layers;
 mod disk_cut_off;

@@ -13,6 +13,7 @@ mod filesystems;
 mod foreign;
 mod images;
 mod layers;
+mod libvirt;
 mod lifecycle;
 mod migration;
 mod other_user;

@@ -9,6 +9,6 @@ add_tools() {
     add_program "$1" mke2fs mkfs.ext4 e2fsck resize2fs blkdiscard fstrim cryptsetup \
         mkfs.xfs xfs_repair mkfs.btrfs btrfs mkfs.ntfs ntfs-3g ntfsfix
     cp /etc/mke2fs.conf "$1/etc/"
-    add_modules "$1" virtio_pci virtio_blk virtio_console qemu_fw_cfg \
+    add_modules "$1" virtio_pci virtio_blk virtio_console qemu_fw_cfg button evdev \
         dm_mod dm_crypt xts aesni_intel xfs btrfs crc32c_generic fuse nls_ascii nls_cp437 vfat
 }
