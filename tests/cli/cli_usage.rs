@@ -68,7 +68,7 @@ fn a_command_that_is_nearly_right_is_suggested() {
         ("disks list", "disk"),
         ("disk lists", "list"),
         ("keyvault key creates", "create"),
-        ("disk list --querys x", "--query"),
+        ("disk list --queries x", "--query"),
     ] {
         let said = host.refused(line);
         assert!(said.contains(&format!("'{meant}'")), "{line}: {said}");
