@@ -10,12 +10,11 @@
 
 #![deny(clippy::disallowed_types)]
 
+use nix::time::{ClockId, clock_gettime};
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
-
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN,
     VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES,
@@ -23,7 +22,7 @@ use virtio_bindings::virtio_blk::{
 
 use protocol::io_counters::{
     OPERATION_WORDS, OPERATIONS_AT, OpWord, QUEUE_LEN, QUEUES_AT, SIGNATURE, Word, bucket_of,
-    counters_len, ticks_of,
+    counters_len, ticks_since,
 };
 use protocol::{Operation, counters_at};
 use volume::Mapped;
@@ -73,10 +72,19 @@ impl Counters {
         QueueCounters {
             words: self.words.clone(),
             at: self.at + index * QUEUE_LEN,
-            clock: Instant::now(),
-            now: 0,
+            now: now(),
         }
     }
+}
+
+/// The moment that it is, in ticks since the host was started. Those of [`Instant`](std::time::Instant) take as long to
+/// be subtracted as it takes to read the clock.
+#[inline]
+pub fn now() -> u64 {
+    // There is such a clock, so this never fails.
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| {
+        ticks_since(now.tv_sec().cast_unsigned(), now.tv_nsec().cast_unsigned())
+    })
 }
 
 /// What a guest asks for by the type of a request.
@@ -117,22 +125,27 @@ pub struct QueueCounters {
     words: Arc<Mapped>,
     /// Where its words begin.
     at: usize,
-    clock: Instant,
-    /// The moment of what is being done, in ticks of the clock.
+    /// The moment of what is being done, in ticks.
     now: u64,
 }
 
 impl QueueCounters {
-    /// It is this moment.
+    /// It is this moment, in ticks of [`now`].
     #[inline]
-    pub fn at(&mut self, moment: Instant) {
-        self.now = ticks_of(moment.saturating_duration_since(self.clock));
+    pub fn at(&mut self, moment: u64) {
+        self.now = moment;
+    }
+
+    /// The moment of what is being done.
+    #[inline]
+    pub fn moment(&self) -> u64 {
+        self.now
     }
 
     /// It is now.
     #[inline]
     pub fn look_at_clock(&mut self) {
-        self.at(Instant::now());
+        self.at(now());
     }
 
     /// A request of that type is taken.
@@ -145,8 +158,9 @@ impl QueueCounters {
         }
     }
 
-    /// A request is answered.
-    #[inline]
+    /// A request is answered. It is never inlined: its callers are long, and with it in them the compiler would inline
+    /// less of what they do for each request.
+    #[inline(never)]
     pub fn answered(&self, asked: Asked, done: bool) {
         let Asked {
             operation,
@@ -205,10 +219,10 @@ impl QueueCounters {
         self.count(Word::KeyWaitTicks, self.now.saturating_sub(since));
     }
 
-    /// The queue has busy-polled for so long.
+    /// The queue has busy-polled for so many ticks.
     #[inline]
-    pub fn polled(&self, time: Duration) {
-        self.count(Word::PollTicks, ticks_of(time));
+    pub fn polled(&self, ticks: u64) {
+        self.count(Word::PollTicks, ticks);
     }
 
     fn count(&self, word: Word, more: u64) {
@@ -233,8 +247,11 @@ fn add(words: &[AtomicU64], at: usize, more: u64) {
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd;
+    use std::time::Duration;
 
     use protocol::{KeptRegion, OpCounters};
+
+    use protocol::io_counters::ticks_of;
 
     use super::*;
 
@@ -250,10 +267,10 @@ mod tests {
             let all = counters(&region, 2);
             for (index, latency) in [(0, Duration::from_micros(500)), (1, Duration::ZERO)] {
                 let mut queue = all.queue(index);
-                let begin = queue.clock;
+                let begin = queue.now;
                 let mut asked = queue.taken(VIRTIO_BLK_T_OUT);
                 asked.for_bytes(4096);
-                queue.at(begin + latency);
+                queue.at(begin + ticks_of(latency));
                 queue.answered(asked, true);
                 queue.answered(asked, index == 0);
                 queue.in_flight(3, 1);
@@ -283,12 +300,12 @@ mod tests {
         let region = KeptRegion::create(1).unwrap();
         let mut queue = counters(&region, 1).queue(0);
         let held = queue.limit_wait();
-        queue.at(queue.clock + Duration::from_secs(2));
+        queue.at(queue.now + ticks_of(Duration::from_secs(2)));
         queue.limit_waited(held);
         queue.space_wait();
         let lost = queue.key_lost();
         queue.key_back(lost);
-        queue.polled(Duration::from_secs(1));
+        queue.polled(ticks_of(Duration::from_secs(1)));
         let seen = region.counters().unwrap().unwrap();
         let second = protocol::io_counters::TICKS;
         assert_eq!((seen.limit_waits, seen.limit_wait_ticks), (1, 2 * second));

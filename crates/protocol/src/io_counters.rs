@@ -167,9 +167,23 @@ pub fn bucket_end(bucket: usize) -> f64 {
 /// A time in ticks.
 #[inline]
 pub fn ticks_of(time: Duration) -> u64 {
+    ticks_since(time.as_secs(), time.subsec_nanos().into())
+}
+
+/// Seconds and nanoseconds, less than a second of these, in ticks.
+#[inline]
+pub fn ticks_since(seconds: u64, nanoseconds: u64) -> u64 {
     /// `2^60 / 10^9`.
     const PER_NANOSECOND: u64 = 0x44b8_2fa1;
-    (time.as_secs() << 30) + ((u64::from(time.subsec_nanos()) * PER_NANOSECOND) >> 30)
+    (seconds << 30) + ((nanoseconds * PER_NANOSECOND) >> 30)
+}
+
+/// Ticks as a time.
+#[inline]
+pub fn time_of(ticks: u64) -> Duration {
+    let nanoseconds = ((ticks % TICKS) * 1_000_000_000) >> 30;
+    // Less than a second of them.
+    Duration::new(ticks / TICKS, nanoseconds as u32)
 }
 
 /// What a disk has counted since it was attached, over all queues.
@@ -319,6 +333,17 @@ mod tests {
             assert!(
                 (back - nanoseconds as f64).abs() < 1.0,
                 "{nanoseconds}: {back}"
+            );
+        }
+    }
+
+    #[test]
+    fn ticks_are_a_time_again() {
+        for nanoseconds in [0, 1, 999, 1_000_000_007, u64::from(u32::MAX)] {
+            let time = time_of(ticks_of(Duration::from_nanos(nanoseconds)));
+            assert!(
+                nanoseconds - time.as_nanos() as u64 <= 1,
+                "{nanoseconds}: {time:?}"
             );
         }
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::task::Wake;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use std::os::fd::AsRawFd;
 
@@ -18,11 +18,13 @@ use vmm_sys_util::eventfd::EventFd;
 
 use keys::wipe_call_stack;
 use protocol::OnRevoke;
+use protocol::io_counters::{ticks_of, time_of};
 use volume::pipeline::Finished;
 use volume::store::{StoreError, UringStore, Wait, WatchId};
 use xts::{CipherStack, DataUnit};
 
 use crate::DataplaneError;
+use crate::counters::now;
 use crate::disk::shared::Shared;
 use crate::request::Descriptors;
 
@@ -70,8 +72,8 @@ impl Drain {
 struct Polled {
     /// There is a chain or a completion.
     found: bool,
-    /// How long it was looked for, until the last look but one.
-    spent: Duration,
+    /// Ticks that it was looked for, until the last look but one.
+    spent: u64,
 }
 
 /// Has a queue's thread take another turn.
@@ -385,9 +387,9 @@ impl Worker {
             true => WaitingFor::Store,
             false => WaitingFor::Guest,
         };
-        let idle = Instant::now();
+        let idle = now();
         let polled = self.busy_poll(what, idle)?;
-        if !polled.spent.is_zero() {
+        if polled.spent > 0 {
             self.queue.counters.polled(polled.spent);
         }
         if polled.found {
@@ -401,9 +403,9 @@ impl Worker {
             (false, None) => wait,
         };
         self.queue.pipeline.store_mut().enter(wait)?;
-        let slept = idle.elapsed();
-        self.queue.counters.at(idle + slept);
-        self.polling.slept(what, slept);
+        self.queue.counters.look_at_clock();
+        let slept = self.queue.counters.moment().saturating_sub(idle);
+        self.polling.slept(what, time_of(slept));
         Ok(())
     }
 
@@ -428,7 +430,7 @@ impl Worker {
     }
 
     /// Looks for a chain or a completion until the polling window is over.
-    fn busy_poll(&mut self, what: WaitingFor, start: Instant) -> Result<Polled, StoreError> {
+    fn busy_poll(&mut self, what: WaitingFor, start: u64) -> Result<Polled, StoreError> {
         let window = self.polling.window(what);
         let serving = self
             .ring
@@ -440,6 +442,7 @@ impl Worker {
         if window.is_zero() {
             return Ok(polled);
         }
+        let window = ticks_of(window);
         loop {
             if store.is_busy() {
                 store.enter(Wait::No)?;
@@ -449,7 +452,7 @@ impl Worker {
             if polled.found || polled.spent >= window {
                 return Ok(polled);
             }
-            polled.spent = start.elapsed();
+            polled.spent = now().saturating_sub(start);
             std::hint::spin_loop();
         }
     }
