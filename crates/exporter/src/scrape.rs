@@ -51,9 +51,8 @@ impl Scraper {
     /// Why a scrape would not have everything, if it would not.
     pub(crate) fn is_ready(&self) -> Result<(), String> {
         let dir = self.runtime_dir.display();
-        match attach::attached_here(&self.runtime_dir) {
-            Err(error) => return Err(format!("{dir} cannot be read: {error}")),
-            Ok(_) => {}
+        if let Err(error) = attach::attached_here(&self.runtime_dir) {
+            return Err(format!("{dir} cannot be read: {error}"));
         }
         match last(&self.seen).is_stale(self.seen_patience) {
             Some(why) => Err(why),
