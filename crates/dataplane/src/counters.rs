@@ -10,11 +10,12 @@
 
 #![deny(clippy::disallowed_types)]
 
-use nix::time::{ClockId, clock_gettime};
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use nix::time::{ClockId, clock_gettime};
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN,
     VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES,
@@ -77,8 +78,8 @@ impl Counters {
     }
 }
 
-/// The moment that it is, in ticks since the host was started. Those of [`Instant`](std::time::Instant) take as long to
-/// be subtracted as it takes to read the clock.
+/// The moment that it is, in ticks since the host was started. To subtract one [`Instant`](std::time::Instant) from
+/// another takes half as long as to read the clock.
 #[inline]
 pub fn now() -> u64 {
     // There is such a clock, so this never fails.
