@@ -91,13 +91,14 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(&Listen)) -> Result<(), E
         .build()
         .map_err(system("start the exporter"))?;
     runtime.block_on(async {
+        // Before anybody can connect, who may then end this at once: the socket is to go with it.
+        let mut terminate = signal(SignalKind::terminate()).map_err(system("handle signals"))?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(system("handle signals"))?;
         let (listener, listening) = Listener::open(listen).await?;
         let seen = installed::watch(state_dir, runtime_dir.clone(), period)
             .map_err(system("start the thread that looks at keys and vaults"))?;
         let scraper = Scraper::new(runtime_dir, patience, seen, period);
         let connections = Connections::new(scraper);
-        let mut terminate = signal(SignalKind::terminate()).map_err(system("handle signals"))?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(system("handle signals"))?;
         ready(&listening);
         tokio::select! {
             () = listener.accept_all(&connections) => {}
