@@ -99,7 +99,7 @@ fuzz_target!(|input: Input| {
     let Ok(volume) = Volume::open_private(layer, Vec::new()) else {
         return;
     };
-    let sound = volume.map().load_all().is_ok();
+    let sound = volume.map().load(0..BLOCKS).is_ok();
     assert_eq!(volume.verify().is_ok(), sound);
     if !sound {
         return;

@@ -26,6 +26,7 @@ mod key;
 mod keyvault;
 mod limits;
 mod logging;
+mod metrics;
 mod named;
 mod output;
 mod program;

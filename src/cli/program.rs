@@ -13,8 +13,8 @@ use keys::{crypto_module, harden_process, require_module};
 use super::global::{Context, GlobalArgs};
 use super::{
     CliError, Output, OutputFormat, alarm, attach, audit, backup, catalog, completions, des, disk,
-    doctor, event_notifier, identity, image, keyvault, logging, named, similar, snapshot, status,
-    upgrade, usage, version,
+    doctor, event_notifier, identity, image, keyvault, logging, metrics, named, similar, snapshot,
+    status, upgrade, usage, version,
 };
 
 /// The version, and by which module keys are made and used.
@@ -90,6 +90,8 @@ enum Command {
     CheckConfinement,
     /// Print the version, what encrypts, and what this program runs on
     Version(version::VersionArgs),
+    /// Export metrics of disks, keys and vaults to Prometheus
+    Metrics(metrics::MetricsArgs),
     /// Print the completion script of a shell
     Completions(completions::CompletionsArgs),
 }
@@ -175,6 +177,7 @@ fn dispatch(context: &Context, command: Command) -> Result<(), CliError> {
         Command::Doctor(_) => doctor::run(context),
         Command::CheckConfinement => doctor::tell_confinement(|said| context.output.text(said)),
         Command::Version(_) => version::run(context),
+        Command::Metrics(args) => metrics::run(context, args),
         Command::Completions(args) => completions::run(context, &args, &Cli::command()),
     }
 }

@@ -7,6 +7,7 @@
 mod crash;
 mod failed_sync;
 mod hostile;
+mod metrics;
 mod migration;
 mod protocol;
 mod supervise;

@@ -23,10 +23,11 @@ pub use begin::{AttachRequest, Socket, SocketAccess, SocketSource, memory_limit,
 pub use error::{AttachError, Refusal};
 pub use layer_changes::LayerChanges;
 pub use serve::{
-    CONTINUE, LAUNCHER, VERSIONS, attach, attach_versions, continue_attach, events, is_told_to_end,
-    key_status, send_layer_op, set_limits, upgrade, waiting_attaches,
+    AttachedHere, CONTINUE, LAUNCHER, MAX_METRICS, MetricsAnswer, VERSIONS, attach,
+    attach_versions, attached_here, continue_attach, events, is_told_to_end, key_status,
+    metrics_answer, metrics_question, send_layer_op, set_limits, upgrade, waiting_attaches,
 };
 pub use status::{
-    DekState, DiskHold, Event, EventKind, GuardOptions, JobStatus, KeyState, KeyStatus,
-    LastRestart, LastUpgrade, Offered, Reason, Upgraded,
+    CheckCounts, DekState, DiskHold, DiskMetrics, Event, EventKind, GuardOptions, JobStatus,
+    KeyState, KeyStatus, LastRestart, LastUpgrade, Offered, Reason, Upgraded,
 };

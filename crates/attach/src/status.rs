@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use alarms::{Alarm, AttachedFacts, KeyStanding};
 use installation::envelope::JobKind;
-use protocol::OnRevoke;
+use protocol::{IoCounters, OnRevoke};
 
 /// Whether the vault grants the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,6 +140,38 @@ impl KeyStatus {
             job_error: self.job.as_ref().and_then(|job| job.error.clone()),
         }
     }
+}
+
+/// What an attached disk counts, and what it is. Later versions may say more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DiskMetrics {
+    /// The disk's name.
+    pub disk: String,
+    /// Its id.
+    pub disk_id: Uuid,
+    /// Its size.
+    pub size_bytes: u64,
+    /// The checks of its key since this program supervises it.
+    #[serde(default)]
+    pub checks: CheckCounts,
+    /// Its key, and its attach.
+    pub status: KeyStatus,
+    /// What its data planes have counted since the attach; nothing while one of an older version serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counters: Option<IoCounters>,
+}
+
+/// How checks of a key ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CheckCounts {
+    /// The vault has unwrapped the DEK.
+    pub granted: u64,
+    /// It has refused to.
+    pub refused: u64,
+    /// Nothing was decided.
+    pub unknown: u64,
 }
 
 /// What an attached disk has of the host, and what became of it.

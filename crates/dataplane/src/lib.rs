@@ -8,6 +8,7 @@
 //!
 //! | Folder | What is in it |
 //! |---|---|
+//! | `counters` | what a queue counts, and the time of its turns |
 //! | `request` | from a descriptor chain to a block request: every check of what a guest says |
 //! | `disk` | what all queues share: volume and files, key, limits, memory |
 //! | `inflight` | which requests are in flight, in memory that outlives the process |
@@ -19,6 +20,7 @@
 //! is not used: it cannot drain or restart a ring, its worker ends at the first error, and it costs
 //! a lock and several system calls an event (see `docs/architecture.md`).
 
+pub mod counters;
 mod disk;
 mod error;
 mod inflight;

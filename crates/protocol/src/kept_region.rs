@@ -4,6 +4,9 @@
 //! |---|---|---|
 //! | 0 | 4 | 1 while a message of the frontend is being handled, else 0 |
 //! | 4096 | [`inflight_len`] | the in-flight region of frontends that keep none themselves |
+//! | [`counters_at`] | [`counters_len`] | what the queues count ([`IoCounters`]) |
+//!
+//! Older versions made it without the last part. A data plane that finds it too short for that counts for itself alone.
 //!
 //! A data plane that dies while a message is handled leaves nobody who knows how far that got: whether it
 //! was read, had its effect, or was answered. The frontend has to connect anew then. At any other moment
@@ -15,6 +18,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+
+use crate::io_counters::{IoCounters, SIGNATURE, counters_len};
 
 /// Entries of a queue at most. QEMU's virtio-mmio machines ask for this many, and so does its
 /// `queue-size=1024`; vhost-user has no message that would have them ask for fewer.
@@ -42,6 +47,11 @@ pub fn inflight_len(queues: u16, entries: u16) -> u64 {
     u64::from(queues) * inflight_part_len(entries)
 }
 
+/// Where the counters of a device with so many queues begin.
+pub fn counters_at(queues: u16) -> u64 {
+    (INFLIGHT_AT + inflight_len(queues, MAX_QUEUE_SIZE)).next_multiple_of(4096)
+}
+
 /// Makes a file in memory of so many zeros. Nobody can make it shorter, which would kill whoever has it mapped.
 ///
 /// # Errors
@@ -66,9 +76,33 @@ impl KeptRegion {
     /// # Errors
     /// What the kernel says.
     pub fn create(queues: u16) -> io::Result<Self> {
-        let len = INFLIGHT_AT + inflight_len(queues, MAX_QUEUE_SIZE);
+        let len = counters_at(queues) + counters_len(queues);
         let file = sealed_memory("sealdisk-kept", len)?;
+        file.write_all_at(&SIGNATURE.to_le_bytes(), counters_at(queues))?;
         Ok(Self { file, queues })
+    }
+
+    /// Another one, in which nothing is in flight, and which counts on from this one. No data plane may have it.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn renewed(&self) -> io::Result<Self> {
+        let next = Self::create(self.queues)?;
+        if self.counters()?.is_some() {
+            let mut counters = vec![0; counters_len(self.queues) as usize];
+            let at = counters_at(self.queues);
+            self.file.read_exact_at(&mut counters, at)?;
+            next.file.write_all_at(&counters, at)?;
+        }
+        Ok(next)
+    }
+
+    /// What the queues have counted; `None` where nothing is.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn counters(&self) -> io::Result<Option<IoCounters>> {
+        IoCounters::read(&self.file, counters_at(self.queues), self.queues)
     }
 
     /// One that the program before this one has made, for so many queues.
@@ -126,6 +160,8 @@ pub fn inflight_progress(
 
 #[cfg(test)]
 mod tests {
+    use crate::io_counters::{QUEUE_LEN, QUEUES_AT, Word};
+
     use super::*;
 
     #[test]
@@ -142,6 +178,46 @@ mod tests {
             .unwrap();
         assert_eq!(region.progress().unwrap(), [0, 7, 0]);
         assert!(region.file.set_len(0).is_err(), "it is sealed");
+    }
+
+    #[test]
+    fn counters_go_over_from_one_region_to_the_next() {
+        let region = KeptRegion::create(2).unwrap();
+        assert_eq!(region.counters().unwrap(), Some(IoCounters::default()));
+        let put = |queue: u64, word: Word, value: u64| {
+            let at = counters_at(2) + QUEUES_AT + queue * QUEUE_LEN as u64 + word as u64 * 8;
+            region.file.write_all_at(&value.to_ne_bytes(), at).unwrap();
+        };
+        put(0, Word::SpaceWaits, 3);
+        put(1, Word::SpaceWaits, 4);
+        put(1, Word::PollTicks, u64::MAX);
+        region.file.write_all_at(&1u32.to_ne_bytes(), 0).unwrap();
+        let next = region.renewed().unwrap();
+        assert!(!next.is_busy().unwrap());
+        for region in [&region, &next] {
+            let counters = region.counters().unwrap().unwrap();
+            assert_eq!((counters.space_waits, counters.poll_ticks), (7, u64::MAX));
+        }
+    }
+
+    #[test]
+    fn a_region_of_a_version_that_did_not_count_has_no_counters() {
+        let len = INFLIGHT_AT + inflight_len(3, MAX_QUEUE_SIZE);
+        let old = sealed_memory("test", len).unwrap();
+        let region = KeptRegion::adopt(old.into(), 3);
+        assert_eq!(region.counters().unwrap(), None);
+        assert_eq!(
+            region.renewed().unwrap().counters().unwrap(),
+            Some(IoCounters::default())
+        );
+        let other = sealed_memory("test", counters_at(3) + counters_len(3)).unwrap();
+        other.write_all_at(b"SDCOUNT9", counters_at(3)).unwrap();
+        let region = KeptRegion::adopt(other.into(), 3);
+        assert_eq!(
+            region.counters().unwrap(),
+            None,
+            "of a layout that is not known"
+        );
     }
 
     #[test]

@@ -38,7 +38,8 @@
 //!
 //! A data plane that dies is replaced by another ([`Setup::restart`]), and the frontend does not notice. For
 //! that it sends on what the frontend sets up, through a second socket ([`KEEP_FD`], [`Kept`]), and notes in
-//! memory that it shares with the attach process which requests are in flight ([`REGION_FD`], [`KeptRegion`]).
+//! memory that it shares with the attach process which requests are in flight ([`REGION_FD`], [`KeptRegion`]), and
+//! what it counts ([`io_counters`]).
 //! The next one gets the same memory, and what was kept through its own second socket, right after
 //! [`Command::Serve`]. While the key is revoked no keys follow that ([`Setup::revoked`]).
 //!
@@ -82,6 +83,7 @@ mod files;
 mod frame;
 mod frontend_memory;
 mod hello;
+pub mod io_counters;
 mod keep_socket;
 mod kept;
 mod kept_region;
@@ -105,13 +107,14 @@ pub use files::DiskFiles;
 pub use frame::{MAX_MESSAGE_LEN, decode, encode};
 pub use frontend_memory::{FileId, FrontendMemory};
 pub use hello::{Hello, SUPPORTED};
+pub use io_counters::{IoCounters, OpCounters, Operation};
 pub use keep_socket::KeepSocket;
 pub use kept::{
     Change, InflightPlace, Kept, KeptKey, KeptMemory, KeptRing, KeptThings, MAX_MEMORY_REGIONS,
 };
 pub use kept_region::{
     INFLIGHT_AT, INFLIGHT_ENTRY, INFLIGHT_HEADER, INFLIGHT_USED_IDX, KeptRegion, MAX_QUEUE_SIZE,
-    inflight_len, inflight_part_len, inflight_progress, sealed_memory,
+    counters_at, inflight_len, inflight_part_len, inflight_progress, sealed_memory,
 };
 pub use limits::Limits;
 pub use line::Line;

@@ -9,6 +9,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use dataplane::counters::{Asked, Counters, QueueCounters, now};
 use dataplane::request::{
     Action, ChainLimits, Disk, Memory, Scratch, Status, interpret, read_chain,
 };
@@ -128,6 +129,7 @@ struct Pending {
     head: u16,
     status: GuestAddress,
     writable: u32,
+    asked: Asked,
 }
 
 /// A disk with one queue and a guest that uses it.
@@ -140,6 +142,9 @@ pub struct RequestPath {
     scratch: Scratch,
     lists: Vec<Vec<SharedSlice>>,
     finished: Vec<Finished>,
+    counters: QueueCounters,
+    /// When the queue's thread was woken last.
+    woken: u64,
     /// The guest's next entry of the avail ring.
     avail: u16,
     next_sector: u64,
@@ -193,6 +198,8 @@ impl RequestPath {
             scratch: Scratch::default(),
             lists: Vec::with_capacity(256),
             finished: Vec::with_capacity(256),
+            counters: Counters::unseen(1).unwrap().queue(0),
+            woken: now(),
             avail: 0,
             next_sector: 0,
         };
@@ -297,6 +304,8 @@ impl RequestPath {
     /// As the thread of a queue does.
     fn take(&mut self) {
         let memory = self.memory.clone();
+        // It is known from the wait, which measures how long it has slept.
+        self.counters.at(self.woken);
         while let Some(chain) = self.queue.iter(&*memory).unwrap().next() {
             let head = chain.head_index();
             let list = self.lists.pop().unwrap_or_default();
@@ -309,10 +318,13 @@ impl RequestPath {
                 panic!("a read or write is for the pipeline");
             };
             let writable = chain.writable as u32;
+            let mut asked = self.counters.taken(chain.header.kind);
+            asked.for_bytes(request.len);
             let pending = Pending {
                 head,
                 status: chain.status,
                 writable,
+                asked,
             };
             let token = Token(self.pending.insert(pending) as u64);
             let owner: Arc<dyn std::any::Any + Send + Sync> = memory.clone();
@@ -328,9 +340,15 @@ impl RequestPath {
     fn complete(&mut self) -> u64 {
         self.pipeline.take_finished(&mut self.finished);
         let count = self.finished.len() as u64;
+        if count > 0 {
+            // As after a look at the clock, which is left out: who steps through its loop, an instruction at a time, is
+            // caught up by the next tick, and begins it again.
+            self.counters.at(self.woken);
+        }
         for done in self.finished.drain(..) {
             let (token, result, memory) = done.take();
             let pending = self.pending.remove(token.place());
+            self.counters.answered(pending.asked, result.is_ok());
             result.unwrap();
             let mut list = memory.slices;
             list.clear();
@@ -342,6 +360,7 @@ impl RequestPath {
                 .add_used(&*self.memory, pending.head, pending.writable + 1)
                 .unwrap();
         }
+        self.counters.in_flight(self.pending.len(), 0);
         count
     }
 }

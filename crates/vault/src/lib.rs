@@ -27,6 +27,8 @@ pub mod remote;
 mod rotation;
 mod rsa_key;
 mod secret_file;
+mod seen;
+mod seen_key;
 mod store;
 mod tags;
 #[cfg(test)]
@@ -59,6 +61,8 @@ pub use rotation::{
 };
 pub use rsa_key::{KeyMaterial, KeySize, PrivateJwk, RsaComponents, RsaKey};
 pub use secret_file::{read_credential, read_secret_file};
+pub use seen::SeenRecords;
+pub use seen_key::SeenKey;
 pub use store::VaultDeletion;
 pub use tags::Tags;
 pub use used::{KeyUsed, NAMED_DISKS};

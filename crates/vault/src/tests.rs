@@ -17,6 +17,7 @@ mod migration;
 mod names;
 mod recording;
 mod revoked;
+mod seen;
 
 const RSA_OAEP: WrapAlgorithm = WrapAlgorithm::RsaOaep256;
 

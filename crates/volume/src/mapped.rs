@@ -12,7 +12,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 use super::format::SECTORS_PER_CHUNK;
 
 /// A mapping of words that are all zero at first, or of a whole file.
-pub(super) struct Mapped {
+pub struct Mapped {
     ptr: NonNull<u8>,
     len: usize,
     /// What is mapped; nothing for private memory.
@@ -25,9 +25,12 @@ unsafe impl Send for Mapped {}
 unsafe impl Sync for Mapped {}
 
 impl Mapped {
-    /// Maps `len` bytes of `file`. Before a range of it is touched, [`Mapped::allocate`] must have
-    /// said that it is there: a hole that cannot be filled would kill the process.
-    pub(super) fn file(file: &File, len: usize) -> io::Result<Self> {
+    /// Maps `len` bytes of `file`. Before a range of it is touched, it must be known to be there, as `allocate` says it:
+    /// a hole that cannot be filled would kill the process.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn file(file: &File, len: usize) -> io::Result<Self> {
         let access = ProtFlags::READ | ProtFlags::WRITE;
         let start = std::ptr::null_mut();
         // SAFETY: a new mapping at an address that the kernel chooses aliases nothing of ours.
@@ -40,7 +43,10 @@ impl Mapped {
     }
 
     /// Maps `len` bytes of zeros that nobody else sees.
-    pub(super) fn private(len: usize) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn private(len: usize) -> io::Result<Self> {
         let access = ProtFlags::READ | ProtFlags::WRITE;
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
         // SAFETY: as in `file`.
@@ -67,7 +73,11 @@ impl Mapped {
     }
 
     /// The `count` words from byte `at` on; `at` is a multiple of 8.
-    pub(super) fn words(&self, at: usize, count: usize) -> &[AtomicU64] {
+    ///
+    /// # Panics
+    /// When they are not all in the mapping.
+    #[inline]
+    pub fn words(&self, at: usize, count: usize) -> &[AtomicU64] {
         // Panics: for a fault of ours; offsets come from the geometry of the map, not from a guest.
         assert!(
             at.is_multiple_of(8) && at + count * 8 <= self.len,

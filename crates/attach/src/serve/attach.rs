@@ -382,6 +382,7 @@ impl Served {
             installation: self.installation.clone(),
             disk: self.disk.clone(),
             attached_disk: attached_disk.clone(),
+            counted: supervision.keeping.counted().clone(),
         };
         let watch = AlarmWatch {
             installation: self.installation.clone(),
@@ -455,8 +456,13 @@ impl Served {
         let installation = self.installation.clone();
         let recorder =
             Recorder::spawn(move |record| records::append(&installation, record)).map_err(&fail)?;
-        let checker = Checker::spawn(move |with_key| self.check(attached_disk.top(), with_key))
-            .map_err(&fail)?;
+        let counting = event_hub.clone();
+        let checker = Checker::spawn(move |with_key| {
+            let finding = self.check(attached_disk.top(), with_key);
+            counting.count_check(&finding);
+            finding
+        });
+        let checker = checker.map_err(&fail)?;
         let marker = Marker::spawn(marked).map_err(&fail)?;
         let attached = Attached {
             commands,

@@ -19,6 +19,19 @@ pub(crate) fn path_of(runtime_dir: &Path, disk: Uuid) -> PathBuf {
     runtime_dir.join(format!("{disk}{ENDING}"))
 }
 
+/// The disk whose own name a control socket has.
+pub(crate) fn disk_of(path: &Path) -> Option<Uuid> {
+    let name = path.file_name()?.to_str()?;
+    Uuid::parse_str(name.strip_suffix(ENDING)?).ok()
+}
+
+/// The disk that the attach at a control socket does not have.
+pub(crate) fn waited_for_at(path: &Path) -> Option<Uuid> {
+    let name = path.file_name()?.to_str()?.strip_suffix(ENDING)?;
+    let (disk, _attach) = name.split_once('.')?;
+    Uuid::parse_str(disk).ok()
+}
+
 /// Where an attach of the disk is reached that does not have it.
 fn path_of_attach(runtime_dir: &Path, disk: Uuid, attach: Uuid) -> PathBuf {
     // Paths of sockets are short.

@@ -16,17 +16,19 @@ use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::geteuid;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::error::{AttachError, Refusal};
 use crate::serve::attached_disk::AttachedDisk;
 use crate::serve::control_name::{Names, path_of, paths_without_disk};
+use crate::serve::control_request::{Reply, Request};
 use crate::serve::event_hub::EventHub;
-use crate::serve::followers;
 use crate::serve::jobs::Jobs;
+use crate::serve::keeping::Counted;
 use crate::serve::upgrades::UpgradeDesk;
+use crate::serve::{followers, metrics};
 use crate::status::{KeyStatus, Upgraded};
 use disks::{Applied, Disk, DiskError, LayerOp};
 use installation::Installation;
@@ -46,42 +48,13 @@ const FAREWELL: Duration = Duration::from_millis(500);
 /// Clients at once; more are sent away.
 const MAX_CLIENTS: usize = 32;
 
-/// What a client may ask for.
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-enum Request {
-    /// These limits, instead of those that the disk has.
-    Limits(Limits),
-    /// A change of its layers.
-    ApplyLayerOp(LayerOp),
-    /// To be served by another program, by that one which is now where the attach process was started from if none is
-    /// named.
-    Upgrade { program: Option<PathBuf> },
-    /// What the guard knows of the key, and what is being done to the layers.
-    Status,
-    /// The events so far, and with `follow` those to come.
-    Events { follow: bool },
-}
-
-/// The answer to a request that is not for events. Every version has said [`Reply::Error`] of a request that it
-/// does not know.
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-enum Reply<T> {
-    Ok(T),
-    /// The operation was not applied.
-    Refused(Refusal),
-    /// The disk goes on with the program that serves it.
-    NotUpgraded(String),
-    Error(String),
-}
-
 /// What the clients' requests go to.
 pub(crate) struct Handles {
     pub(crate) event_hub: Arc<EventHub>,
     pub(crate) installation: Arc<Installation>,
     pub(crate) disk: Arc<Disk>,
     pub(crate) attached_disk: Arc<AttachedDisk>,
+    pub(crate) counted: Arc<Counted>,
     pub(crate) jobs: Jobs,
     pub(crate) upgrades: UpgradeDesk,
 }
@@ -326,6 +299,11 @@ fn serve_client(mut client: UnixStream, handles: &Handles, mut busy: Busy) -> io
             }
         }
         Ok(Request::Status) => reply(&mut client, &Reply::Ok(event_hub.status())),
+        Ok(Request::Metrics) => {
+            let counted = &handles.counted;
+            let metrics = metrics::metrics(&handles.disk, attached_disk, event_hub, counted);
+            reply(&mut client, &Reply::Ok(metrics))
+        }
         Ok(Request::Events { follow }) => {
             busy.end();
             if follow {

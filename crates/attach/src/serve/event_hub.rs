@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::guard::key_guard::Finding;
 use crate::serve::passed::{Parcel, Passed};
 use crate::status::{
-    DiskHold, Event, JobStatus, KeyStatus, LastRestart, LastUpgrade, Offered, Reason,
+    CheckCounts, DiskHold, Event, JobStatus, KeyStatus, LastRestart, LastUpgrade, Offered, Reason,
 };
 use installation::envelope::JobKind;
 
@@ -48,6 +49,7 @@ struct Content {
     status: KeyStatus,
     offered: Offered,
     job: Option<JobStatus>,
+    checks: CheckCounts,
     history: VecDeque<Line>,
     /// How many events there were.
     published: u64,
@@ -106,6 +108,7 @@ impl EventHub {
             status,
             offered,
             job: None,
+            checks: CheckCounts::default(),
             history: VecDeque::new(),
             published: 0,
             subscribers: Vec::new(),
@@ -119,6 +122,21 @@ impl EventHub {
             job: content.job.clone(),
             offered: Some(content.offered.clone()),
             ..content.status.clone()
+        }
+    }
+
+    /// The checks of the key so far.
+    pub(crate) fn checks(&self) -> CheckCounts {
+        self.content().checks
+    }
+
+    /// Counts a check of the key.
+    pub(crate) fn count_check(&self, finding: &Finding) {
+        let checks = &mut self.content().checks;
+        match finding {
+            Finding::Granted { .. } | Finding::Withheld(_) => checks.granted += 1,
+            Finding::Refused(_) => checks.refused += 1,
+            Finding::Unknown(_) => checks.unknown += 1,
         }
     }
 

@@ -16,19 +16,33 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::serve::passed::{Parcel, Passed};
 use protocol::{
-    Change, KeepSocket, Kept, KeptKey, KeptRegion, KeptThings, ProtocolError, Waiter,
+    Change, IoCounters, KeepSocket, Kept, KeptKey, KeptRegion, KeptThings, ProtocolError, Waiter,
     inflight_progress,
 };
 
 /// What outlives a data plane of its frontend's connection.
 pub(crate) struct Keeping {
-    queues: u16,
-    region: KeptRegion,
+    region: Arc<KeptRegion>,
+    counted: Arc<Counted>,
     things: Arc<Mutex<KeptThings>>,
     /// The thread of the data plane that runs.
     thread: Option<KeepingThread>,
     /// The socket of a thread that has paused.
     paused: Option<KeepSocket>,
+}
+
+/// Where it is read what the data planes of a disk have counted.
+pub(crate) struct Counted(Mutex<Arc<KeptRegion>>);
+
+impl Counted {
+    /// What they have counted; `None` where nothing is.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(crate) fn counters(&self) -> io::Result<Option<IoCounters>> {
+        let region = lock(&self.0).clone();
+        region.counters()
+    }
 }
 
 /// What the next program of this process is told.
@@ -53,9 +67,10 @@ impl Keeping {
     /// # Errors
     /// What the kernel says.
     pub(crate) fn new(queues: u16) -> io::Result<Self> {
+        let region = Arc::new(KeptRegion::create(queues)?);
         Ok(Self {
-            queues,
-            region: KeptRegion::create(queues)?,
+            counted: Arc::new(Counted(Mutex::new(region.clone()))),
+            region,
             things: Arc::new(Mutex::new(KeptThings::new(queues))),
             thread: None,
             paused: None,
@@ -78,9 +93,10 @@ impl Keeping {
             let put = things.apply(Change::Put(thing), descriptor);
             put.map_err(io::Error::other)?;
         }
+        let region = Arc::new(KeptRegion::adopt(region, queues));
         let mut this = Self {
-            queues,
-            region: KeptRegion::adopt(region, queues),
+            counted: Arc::new(Counted(Mutex::new(region.clone()))),
+            region,
             things: Arc::new(Mutex::new(things)),
             thread: None,
             paused: None,
@@ -104,7 +120,7 @@ impl Keeping {
         Ok(PassedKeeping {
             kept,
             keep: parcel.put(paused)?,
-            region: parcel.put(&self.region)?,
+            region: parcel.put(&*self.region)?,
         })
     }
 
@@ -138,6 +154,11 @@ impl Keeping {
     /// The memory that the data plane shares.
     pub(crate) fn region(&self) -> &KeptRegion {
         &self.region
+    }
+
+    /// What is counted there, for whoever asks.
+    pub(crate) fn counted(&self) -> &Arc<Counted> {
+        &self.counted
     }
 
     /// How many things there are.
@@ -203,7 +224,8 @@ impl Keeping {
         }
         if things.is_empty() {
             // The next frontend says where the rings go on.
-            self.region = KeptRegion::create(self.queues)?;
+            self.region = Arc::new(self.region.renewed()?);
+            *lock(&self.counted.0) = self.region.clone();
         }
         Ok(())
     }
@@ -265,7 +287,7 @@ fn keep(
     Ok(true)
 }
 
-fn lock(things: &Mutex<KeptThings>) -> MutexGuard<'_, KeptThings> {
+fn lock<T>(things: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing is half changed at any point where a holder could panic.
     things.lock().unwrap_or_else(PoisonError::into_inner)
 }

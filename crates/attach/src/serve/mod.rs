@@ -7,6 +7,7 @@ mod attach_state;
 pub(crate) mod attached_disk;
 mod candidate;
 mod control_name;
+mod control_request;
 pub(crate) mod control_socket;
 mod event_hub;
 mod event_targets;
@@ -16,6 +17,7 @@ pub(crate) mod keeping;
 pub(crate) mod kept_keys;
 mod lives;
 mod marker;
+mod metrics;
 mod migration;
 mod passed;
 mod replace;
@@ -30,6 +32,9 @@ pub use attach::{LAUNCHER, attach};
 pub use attach_state::{VERSIONS, attach_versions};
 pub use control_socket::{
     events, key_status, send_layer_op, set_limits, upgrade, waiting_attaches,
+};
+pub use metrics::{
+    AttachedHere, MAX_METRICS, MetricsAnswer, attached_here, metrics_answer, metrics_question,
 };
 pub use replace::{CONTINUE, is_told_to_end};
 pub use resume::continue_attach;

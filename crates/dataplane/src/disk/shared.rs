@@ -17,6 +17,7 @@ use volume::{LayerMap, LowerLayer, RuntimeMap, Volume, check_data_file};
 use crate::request::{ChainLimits, Disk};
 
 use crate::DataplaneError;
+use crate::counters::Counters;
 
 use super::full_storage::FullStorage;
 use super::key::SharedKey;
@@ -124,6 +125,8 @@ pub(crate) struct Shared {
     pub(crate) limits: ChainLimits,
     /// The longest time that a queue busy-polls before it sleeps.
     pub(crate) poll: Duration,
+    /// What the queues count.
+    pub(crate) counters: Counters,
     /// What all queues together may do at most.
     pub(crate) limiter: Limiter,
     /// What becomes of discarded blocks.
@@ -165,7 +168,7 @@ impl Shared {
     pub(crate) fn new(
         extent: Arc<Extent>,
         key: SharedKey,
-        io_rings: Rings,
+        (io_rings, counters): (Rings, Counters),
         limits: ChainLimits,
         setup: &Setup,
     ) -> Result<Self, DataplaneError> {
@@ -185,6 +188,7 @@ impl Shared {
             key,
             limits,
             poll: Duration::from_micros(setup.poll_us.into()),
+            counters,
             limiter: Limiter::new(&setup.limits),
             discard: setup.discard,
             on_full: setup.on_full,

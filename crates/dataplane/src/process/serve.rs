@@ -20,6 +20,7 @@ use sandbox::Launch;
 use volume::pipeline::DiskIo;
 
 use crate::DataplaneError;
+use crate::counters::Counters;
 use crate::disk::full_storage::StorageNews;
 use crate::disk::key::SharedKey;
 use crate::disk::shared::{Extent, Shared};
@@ -155,7 +156,11 @@ fn serve_disk(control: &DataPlaneEnd, confinement: Confinement) -> Result<(), Da
     let key = key.with_threads(threads, layers)?;
 
     let config = ConfigSpace::new(&setup);
-    let shared = Arc::new(Shared::new(extent, key, rings, config.limits(), &setup)?);
+    let counters = Counters::kept(&region, setup.num_queues);
+    let counters = counters.map_err(io_error("map what outlives this process"))?;
+    let limits = config.limits();
+    let shared = Shared::new(extent, key, (rings, counters), limits, &setup)?;
+    let shared = Arc::new(shared);
     // All that the queues need is there before anybody can connect, or it is said why not.
     let keeper = Keeper::new(keep, &region).map_err(io_error("map what outlives this process"))?;
     let in_flight = InflightRegion::kept(region, setup.num_queues)?;

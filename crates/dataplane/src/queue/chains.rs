@@ -20,6 +20,7 @@ use crate::request::{
 };
 
 use crate::DataplaneError;
+use crate::counters::{Asked, QueueCounters};
 use crate::disk::log_limit::LogLimit;
 use crate::disk::shared::{Extent, Shared};
 
@@ -47,6 +48,7 @@ struct Pending {
     memory: Arc<Memory>,
     /// It found the host's storage full.
     waits_for_space: bool,
+    asked: Asked,
 }
 
 /// What taking a chain needs besides the ring.
@@ -55,8 +57,11 @@ pub(crate) struct QueueState {
     pub(crate) pipeline: Pipeline<UringStore>,
     disk: Disk,
     pending: Slab<Pending>,
+    pub(crate) counters: QueueCounters,
     /// The next request, when a limit holds it back; no chain is taken before it has passed.
     pub(crate) held: Option<Submission>,
+    /// Since when.
+    held_since: u64,
     /// Requests that wait for space on the host.
     no_space: NoSpace,
     scratch: Scratch,
@@ -75,6 +80,7 @@ pub(crate) struct QueueState {
 impl QueueState {
     pub(crate) fn new(
         shared: Arc<Shared>,
+        index: usize,
         extent: &Extent,
         store: UringStore,
         ciphers: Option<CipherStack>,
@@ -86,7 +92,9 @@ impl QueueState {
             pipeline,
             disk: extent.disk.clone(),
             pending: Slab::with_capacity(256),
+            counters: shared.counters.queue(index),
             held: None,
+            held_since: 0,
             no_space: NoSpace::new(shared.storage.clone()),
             scratch: Scratch::default(),
             lists: Vec::with_capacity(256),
@@ -188,10 +196,17 @@ impl QueueState {
                 Some(wait)
             }
             _ => {
+                self.counters.limit_waited(self.held_since);
                 self.submit(held);
                 None
             }
         }
+    }
+
+    /// Notes how much is in flight, for whoever looks at the counters.
+    pub(crate) fn count_in_flight(&self) {
+        self.counters
+            .in_flight(self.pending.len(), self.no_space.len());
     }
 
     /// Has the attach process told when a sync has failed.
@@ -248,7 +263,10 @@ impl QueueState {
                     self.lists.push(cleared(chain.data));
                     self.answer(ring, pending, Status::IoError, 0)?;
                 }
-                Err(_) => ring.push_used(taken, 0)?,
+                Err(_) => {
+                    self.counters.not_understood();
+                    ring.push_used(taken, 0)?;
+                }
             }
         }
         Ok(())
@@ -267,6 +285,7 @@ impl QueueState {
             Err(error) => {
                 self.bad_chains
                     .warn(|| format!("a request cannot be understood: {error}"));
+                self.counters.not_understood();
                 return ring.push_used(taken, 0).map(|()| true);
             }
         };
@@ -284,6 +303,7 @@ impl QueueState {
             }
             Action::Submit(request) => {
                 pending.chain.asks_for(request);
+                pending.asked.for_bytes(request.len);
                 if self.shared.names_again && pending.chain.is_taken_again() {
                     let head = pending.chain.head();
                     log::warn!(
@@ -302,7 +322,10 @@ impl QueueState {
                 // Without a key it only fails, for which there is no limit.
                 let limited = request.kind != RequestKind::Flush && self.pipeline.has_key();
                 match self.shared.limiter.admit(request.len) {
-                    Err(_) if limited => self.held = Some(submission),
+                    Err(_) if limited => {
+                        self.held_since = self.counters.limit_wait();
+                        self.held = Some(submission);
+                    }
                     _ => self.submit(submission),
                 }
                 Ok(self.may_take())
@@ -327,6 +350,7 @@ impl QueueState {
             written,
             memory,
             waits_for_space: false,
+            asked: self.counters.taken(chain.header.kind),
         }
     }
 
@@ -393,6 +417,10 @@ impl QueueState {
         finished: &mut Vec<Finished>,
     ) -> Result<(), virtio_queue::Error> {
         self.pipeline.take_finished(finished);
+        if !finished.is_empty() {
+            // All of them are returned now.
+            self.counters.look_at_clock();
+        }
         let mut result = Ok(());
         for done in finished.drain(..) {
             // Each of them is taken, whatever became of one before it.
@@ -422,6 +450,9 @@ impl QueueState {
             lost(&format_args!("the chain of a request ({token})"));
         };
         let again = std::mem::replace(&mut pending.waits_for_space, true);
+        if !again {
+            self.counters.space_wait();
+        }
         self.no_space.keep(submission, again, &error);
         None
     }
@@ -440,8 +471,10 @@ impl QueueState {
             status: at,
             written: ranges,
             memory,
+            asked,
             ..
         } = pending;
+        self.counters.answered(asked, status == Status::Ok);
         let has_status = memory.write_obj(status.byte(), at).is_ok();
         if let (true, Some(log)) = (has_status, &ring.log) {
             log.mark(at, 1);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::task::Wake;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use std::os::fd::AsRawFd;
 
@@ -18,11 +18,13 @@ use vmm_sys_util::eventfd::EventFd;
 
 use keys::wipe_call_stack;
 use protocol::OnRevoke;
+use protocol::io_counters::{ticks_of, time_of};
 use volume::pipeline::Finished;
 use volume::store::{StoreError, UringStore, Wait, WatchId};
 use xts::{CipherStack, DataUnit};
 
 use crate::DataplaneError;
+use crate::counters::now;
 use crate::disk::shared::Shared;
 use crate::request::Descriptors;
 
@@ -65,6 +67,15 @@ impl Drain {
     }
 }
 
+/// What came of busy-polling.
+#[derive(Default)]
+struct Polled {
+    /// There is a chain or a completion.
+    found: bool,
+    /// Ticks that it was looked for, until the last look but one.
+    spent: u64,
+}
+
 /// Has a queue's thread take another turn.
 struct QueueWaker(EventFd);
 
@@ -97,6 +108,8 @@ pub(super) struct Worker {
     exit: Option<SyncSender<Answer>>,
     /// The key is revoked.
     suspended: Option<OnRevoke>,
+    /// Since when.
+    suspended_since: Option<u64>,
     finished: Vec<Finished>,
     events: Vec<WatchId>,
 }
@@ -121,11 +134,12 @@ impl Worker {
         store.limit_workers(shared.workers_of(1))?;
         store.watch(WAKE, wake.as_raw_fd())?;
         let polling = Polling::new(shared.poll);
-        let mut queue = QueueState::new(shared, &extent, store, ciphers)?;
+        let mut queue = QueueState::new(shared, index, &extent, store, ciphers)?;
         let fail = |source| DataplaneError::Io {
             what: "duplicate an eventfd",
             source,
         };
+        let suspended_since = suspended.map(|_| queue.counters.key_lost());
         let waker = QueueWaker(wake.try_clone().map_err(fail)?);
         queue.pipeline.set_waker(index, Arc::new(waker).into());
         Ok(Self {
@@ -140,6 +154,7 @@ impl Worker {
             draining: None,
             exit: None,
             suspended,
+            suspended_since,
             finished: Vec::with_capacity(256),
             events: Vec::with_capacity(2),
         })
@@ -155,6 +170,7 @@ impl Worker {
                 self.obey(command, answer);
             }
             let wait = self.turn();
+            self.queue.count_in_flight();
             if let Some(answer) = self.exit.take() {
                 self.finish_pipeline();
                 let _ = answer.send(Ok(0));
@@ -326,6 +342,9 @@ impl Worker {
 
     fn drop_key(&mut self, mode: OnRevoke) -> Answer {
         self.suspended = Some(mode);
+        if self.suspended_since.is_none() {
+            self.suspended_since = Some(self.queue.counters.key_lost());
+        }
         let gone = self.queue.pipeline.drop_key();
         // What has encrypted and decrypted was called from here, or deeper.
         wipe_call_stack();
@@ -360,14 +379,21 @@ impl Worker {
     fn wait(&mut self, wait: Wait) -> Result<(), StoreError> {
         if !matches!(wait, Wait::Forever) {
             let wait = if self.arm(wait) { Wait::No } else { wait };
-            return self.queue.pipeline.store_mut().enter(wait);
+            let entered = self.queue.pipeline.store_mut().enter(wait);
+            self.queue.counters.look_at_clock();
+            return entered;
         }
         let what = match self.queue.pipeline.store_mut().is_busy() {
             true => WaitingFor::Store,
             false => WaitingFor::Guest,
         };
-        let idle = Instant::now();
-        if self.busy_poll(what, idle)? {
+        let idle = now();
+        let polled = self.busy_poll(what, idle)?;
+        if polled.spent > 0 {
+            self.queue.counters.polled(polled.spent);
+        }
+        if polled.found {
+            self.queue.counters.at(idle + polled.spent);
             return Ok(());
         }
         let wait = match (self.arm(wait), self.queue.pipeline.keeps_memory_for()) {
@@ -377,7 +403,9 @@ impl Worker {
             (false, None) => wait,
         };
         self.queue.pipeline.store_mut().enter(wait)?;
-        self.polling.slept(what, idle.elapsed());
+        self.queue.counters.look_at_clock();
+        let slept = self.queue.counters.moment().saturating_sub(idle);
+        self.polling.slept(what, time_of(slept));
         Ok(())
     }
 
@@ -401,8 +429,8 @@ impl Worker {
         }
     }
 
-    /// Looks for a chain or a completion until the polling window is over. Whether there is one.
-    fn busy_poll(&mut self, what: WaitingFor, start: Instant) -> Result<bool, StoreError> {
+    /// Looks for a chain or a completion until the polling window is over.
+    fn busy_poll(&mut self, what: WaitingFor, start: u64) -> Result<Polled, StoreError> {
         let window = self.polling.window(what);
         let serving = self
             .ring
@@ -410,22 +438,21 @@ impl Worker {
             .filter(|ring| !ring.is_broken() && self.queue.room(ring) > 0);
         let serving = serving.filter(|_| self.takes() && self.queue.may_take());
         let store = self.queue.pipeline.store_mut();
+        let mut polled = Polled::default();
         if window.is_zero() {
-            return Ok(false);
+            return Ok(polled);
         }
+        let window = ticks_of(window);
         loop {
             if store.is_busy() {
                 store.enter(Wait::No)?;
-                if store.has_news() {
-                    return Ok(true);
-                }
+                polled.found = store.has_news();
             }
-            if serving.is_some_and(Ring::has_available) {
-                return Ok(true);
+            polled.found |= serving.is_some_and(Ring::has_available);
+            if polled.found || polled.spent >= window {
+                return Ok(polled);
             }
-            if start.elapsed() >= window {
-                return Ok(false);
-            }
+            polled.spent = now().saturating_sub(start);
             std::hint::spin_loop();
         }
     }
@@ -507,6 +534,9 @@ impl Worker {
             Ok(ciphers) => {
                 self.queue.pipeline.set_key(ciphers);
                 self.suspended = None;
+                if let Some(since) = self.suspended_since.take() {
+                    self.queue.counters.key_back(since);
+                }
             }
             Err(mode) => self.suspended = Some(mode),
         }

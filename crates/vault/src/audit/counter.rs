@@ -77,6 +77,15 @@ impl Counter {
         }
     }
 
+    /// How many times a record with this detail stands for: those that were counted, where it is of a counter.
+    pub fn counted_in(detail: Option<&str>) -> u64 {
+        let detail = detail.unwrap_or_default();
+        let last = detail.rsplit("; ").next().unwrap_or_default();
+        let counted = last.split_once(" more from ");
+        let count = counted.and_then(|(count, _)| count.parse().ok());
+        count.unwrap_or(1)
+    }
+
     fn hash_into(&self, hash: &mut Context) {
         let mut number = |n: i64| hash.update(&n.to_le_bytes());
         number(self.id);

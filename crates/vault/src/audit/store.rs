@@ -144,6 +144,31 @@ pub(super) fn read_head(db: &Connection, log: LogId) -> Result<Option<Head>, Aud
     Ok(Some(Head { counters, ..head }))
 }
 
+/// The number of the last record of the log in a database, 0 of an empty one. Its signature is not looked at.
+///
+/// # Errors
+/// [`AuditError`].
+pub fn last_record(db: &Connection) -> Result<u64, AuditError> {
+    let sql = "SELECT seq FROM audit_head";
+    let last: Option<i64> = db
+        .prepare_cached(sql)?
+        .query_row([], |row| row.get(0))
+        .optional()?;
+    Ok(last.map_or(0, i64::cast_unsigned))
+}
+
+/// Visits the records behind number `after`, in order, as they are stored.
+///
+/// # Errors
+/// [`AuditError`], or what `visit` returns.
+pub fn visit_records<E: From<AuditError>>(
+    db: &Connection,
+    after: u64,
+    mut visit: impl FnMut(Entry) -> Result<(), E>,
+) -> Result<(), E> {
+    stored(db, after, |stored| visit(stored.entry))
+}
+
 pub(super) fn read_checkpoints(db: &Connection) -> Result<Vec<Head>, AuditError> {
     let sql = "SELECT seq, hash, time, signature FROM audit_checkpoints ORDER BY seq";
     let mut statement = db.prepare(sql)?;

@@ -5,7 +5,7 @@ use time::OffsetDateTime;
 
 use super::columns::{text, time};
 use crate::rotation::RotationPolicy;
-use crate::{KeyId, KeyOps, Tags, VaultError, VaultErrorCode};
+use crate::{KeyId, KeyOps, SeenKey, Tags, VaultError, VaultErrorCode};
 
 /// One version of a key.
 #[derive(Clone)]
@@ -114,6 +114,30 @@ pub(crate) fn key_versions(
 pub(crate) fn live_versions(db: &Connection) -> Result<Vec<KeyRow>, VaultError> {
     let sql = format!("SELECT {COLUMNS} FROM key_versions WHERE {LIVE} ORDER BY seq");
     select(db, &sql, [])
+}
+
+/// What is seen of all key versions, by name, the oldest first.
+pub(crate) fn seen_versions(db: &Connection) -> Result<Vec<SeenKey>, VaultError> {
+    let sql = format!(
+        "SELECT name, version, enabled, not_before, expires, created, {LATEST} AS latest, \
+         NOT ({LIVE}) AS deleted FROM key_versions ORDER BY name, seq"
+    );
+    let mut statement = db.prepare_cached(&sql)?;
+    let mut rows = statement.query([])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push(SeenKey {
+            name: row.get("name")?,
+            version: row.get("version")?,
+            enabled: row.get("enabled")?,
+            not_before: optional_time(row, "not_before")?,
+            expires: optional_time(row, "expires")?,
+            created: time(&row.get::<_, String>("created")?)?,
+            is_latest: row.get("latest")?,
+            is_deleted: row.get("deleted")?,
+        });
+    }
+    Ok(found)
 }
 
 /// The latest version of a key, deleted or not.
@@ -229,11 +253,12 @@ pub(super) fn select(
     Ok(found)
 }
 
+fn optional_time(row: &Row<'_>, column: &str) -> Result<Option<OffsetDateTime>, VaultError> {
+    let text: Option<String> = row.get(column)?;
+    text.as_deref().map(time).transpose()
+}
+
 fn key_row(row: &Row<'_>) -> Result<KeyRow, VaultError> {
-    let optional_time = |column| -> Result<_, VaultError> {
-        let text: Option<String> = row.get(column)?;
-        text.as_deref().map(time).transpose()
-    };
     let tags: String = row.get("tags")?;
     Ok(KeyRow {
         seq: row.get("seq")?,
@@ -241,8 +266,8 @@ fn key_row(row: &Row<'_>) -> Result<KeyRow, VaultError> {
         version: row.get("version")?,
         rev: row.get("rev")?,
         enabled: row.get("enabled")?,
-        not_before: optional_time("not_before")?,
-        expires: optional_time("expires")?,
+        not_before: optional_time(row, "not_before")?,
+        expires: optional_time(row, "expires")?,
         created: time(&row.get::<_, String>("created")?)?,
         updated: time(&row.get::<_, String>("updated")?)?,
         n: row.get("n")?,

@@ -1,0 +1,28 @@
+//! Why the exporter could not be started, or ended.
+
+use std::io;
+
+use thiserror::Error;
+
+/// Why the exporter did not start, or ended.
+#[derive(Debug, Error)]
+pub enum ExporterError {
+    /// An address could not be listened on.
+    #[error("cannot listen on {listen}: {source}; choose another address with --listen")]
+    Listen {
+        /// The address, or the path of the socket.
+        listen: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The system refused something that the exporter needs.
+    #[error("cannot {what}: {source}")]
+    System {
+        /// What was to be done.
+        what: &'static str,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}

@@ -1,0 +1,69 @@
+//! What whoever runs a vault sees of it from outside, by its database alone: no master key is loaded, and nothing is
+//! used, recorded or asked for.
+
+use std::collections::BTreeMap;
+
+use crate::audit::{AuditError, Counter, last_record, visit_records};
+use crate::database::VaultDatabase;
+use crate::{SeenKey, VaultError, store};
+
+/// What a vault was asked for, by its audit log.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SeenRecords {
+    /// The number of the last record that was seen.
+    pub last: u64,
+    /// How often each operation was asked for, refusals among it.
+    pub operations: BTreeMap<String, u64>,
+    /// How often something was refused, by the code of the refusal.
+    pub refusals: BTreeMap<String, u64>,
+}
+
+impl SeenRecords {
+    /// Nothing yet of what comes after the last record that there is: before it may be years of them.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::Internal`](crate::VaultErrorCode::Internal).
+    pub fn from_now_on(database: &VaultDatabase) -> Result<Self, VaultError> {
+        Ok(Self {
+            last: last_record(database.connection())?,
+            ..Self::default()
+        })
+    }
+
+    /// Adds what was recorded since then. What is counted is in it once its record is written.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::Internal`](crate::VaultErrorCode::Internal).
+    pub fn look(&mut self, database: &VaultDatabase) -> Result<(), VaultError> {
+        let db = database.connection();
+        // The log of a vault that was put back to an earlier state, or made anew, begins again.
+        if last_record(db)? < self.last {
+            self.last = 0;
+        }
+        let visited = visit_records(db, self.last, |entry| {
+            let count = Counter::counted_in(entry.event.detail.as_deref());
+            add(&mut self.operations, &entry.event.operation, count);
+            if let Some(code) = &entry.event.code {
+                add(&mut self.refusals, code, count);
+            }
+            self.last = entry.seq;
+            Ok::<_, AuditError>(())
+        });
+        Ok(visited?)
+    }
+}
+
+impl VaultDatabase {
+    /// All key versions, by name, the oldest first.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::Internal`](crate::VaultErrorCode::Internal).
+    pub fn seen_keys(&self) -> Result<Vec<SeenKey>, VaultError> {
+        store::seen_versions(self.connection())
+    }
+}
+
+fn add(counts: &mut BTreeMap<String, u64>, name: &str, count: u64) {
+    let sum = counts.entry(name.to_owned()).or_default();
+    *sum = sum.saturating_add(count);
+}

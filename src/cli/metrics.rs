@@ -1,0 +1,113 @@
+//! `sealdisk metrics`.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::{CliError, Context};
+use exporter::{ExporterError, Listen, ServeOptions, serve};
+use installation::runtime_dir;
+
+/// Arguments of `metrics`.
+#[derive(Args)]
+pub struct MetricsArgs {
+    #[command(subcommand)]
+    command: MetricsCommand,
+}
+
+#[derive(Subcommand)]
+enum MetricsCommand {
+    /// Serve the metrics of this host over HTTP
+    #[command(after_help = "Examples:
+  sealdisk metrics serve
+  sealdisk metrics serve --listen 127.0.0.1:9300
+  sealdisk metrics serve --listen unix:/run/sealdisk/metrics.sock
+
+/metrics is for Prometheus (OpenMetrics, and native histograms where they are asked for), /healthz says whether the
+exporter runs, /readyz whether it sees everything. Nobody has to log in, and nothing is encrypted: what is told are names
+of disks, URLs of keys and numbers.")]
+    Serve(ServeArgs),
+}
+
+/// Arguments of `metrics serve`.
+#[derive(Args)]
+struct ServeArgs {
+    /// The address to serve on, or unix:PATH for a socket of the current user
+    #[arg(long, value_name = "ADDR|unix:PATH", default_value = "127.0.0.1:9301", value_parser = listen)]
+    listen: Listen,
+    /// Seconds that each attached disk may take to answer; one that does not has sealdisk_disk_up 0
+    #[arg(long, value_name = "SECONDS", default_value_t = 2,
+          value_parser = clap::value_parser!(u64).range(1..=60))]
+    timeout: u64,
+    /// Seconds between two looks at keys and vaults
+    #[arg(long, value_name = "SECONDS", default_value_t = 15,
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    interval: u64,
+}
+
+fn listen(text: &str) -> Result<Listen, String> {
+    match text.strip_prefix("unix:") {
+        Some("") => Err("a path follows unix:".into()),
+        Some(path) => Ok(Listen::Unix(PathBuf::from(path))),
+        None => text.parse().map(Listen::Tcp).map_err(|_| {
+            let example = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9301);
+            format!("it is neither an address such as {example} nor unix:PATH")
+        }),
+    }
+}
+
+/// What is served, for programs that wait for it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ServingView {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    listen: Option<SocketAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    socket: Option<PathBuf>,
+}
+
+pub(super) fn run(context: &Context, args: MetricsArgs) -> Result<(), CliError> {
+    let MetricsCommand::Serve(args) = args.command;
+    let options = ServeOptions {
+        listen: args.listen,
+        runtime_dir: runtime_dir(context.runtime_dir.as_deref()),
+        state_dir: context.state_dir()?,
+        patience: Duration::from_secs(args.timeout),
+        period: Duration::from_secs(args.interval),
+    };
+    Ok(serve(options, |listening| announce(context, listening))?)
+}
+
+fn announce(context: &Context, listening: &Listen) {
+    if let Listen::Tcp(address) = listening
+        && !address.ip().is_loopback()
+    {
+        context.output.note(&format!(
+            "whoever reaches {address} can read the names of disks and the URLs of keys"
+        ));
+    }
+    let (listen, socket) = match listening {
+        Listen::Tcp(address) => (Some(*address), None),
+        Listen::Unix(path) => (None, Some(path.clone())),
+    };
+    let sentence = format!("serving metrics at {listening}");
+    // Nobody may be reading; metrics are served all the same.
+    let _ = context
+        .output
+        .announce(&sentence, &ServingView { listen, socket });
+    // Only systemd sets the socket's name in the environment; without it this does nothing.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+}
+
+impl From<ExporterError> for CliError {
+    fn from(error: ExporterError) -> Self {
+        let code = match error {
+            ExporterError::Listen { .. } => "ListenFailed",
+            ExporterError::System { .. } => "ServeFailed",
+        };
+        Self::new(code, error.to_string())
+    }
+}
