@@ -252,7 +252,7 @@ fn serve(made: &Made, map: &RuntimeMap) {
         return;
     };
     assert_eq!(volume.failed_sync().is_some(), failed.is_some());
-    volume.map().load_all().unwrap();
+    volume.map().load(0..volume.map().blocks()).unwrap();
     for (sector, kept) in (0..).zip(states.chunks(format::STATES_LEN)) {
         let chunk = (sector / format::SECTORS_PER_CHUNK) as usize;
         let found = volume.map().sector_states(sector);
