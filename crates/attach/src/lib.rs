@@ -23,8 +23,8 @@ pub use begin::{AttachRequest, Socket, SocketAccess, SocketSource, memory_limit,
 pub use error::{AttachError, Refusal};
 pub use layer_changes::LayerChanges;
 pub use serve::{
-    CONTINUE, LAUNCHER, VERSIONS, attach, attach_versions, continue_attach, events, is_told_to_end,
-    key_status, send_layer_op, set_limits, upgrade, waiting_attaches,
+    CONTINUE, LAUNCHER, VERSIONS, Watchdog, attach, attach_versions, continue_attach, events,
+    is_told_to_end, key_status, send_layer_op, set_limits, upgrade, waiting_attaches,
 };
 pub use status::{
     DekState, DiskHold, Event, EventKind, GuardOptions, JobStatus, KeyState, KeyStatus,

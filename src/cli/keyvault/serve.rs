@@ -13,8 +13,8 @@ use crate::cli::{CliError, Context, ids};
 use alarms::notify::Target;
 use installation::{Installation, InstallationError};
 use server::{
-    CertificateSource, DEFAULT_DOMAIN, Imds, MAX_LIFETIME, MIN_LIFETIME, ServeOptions, ServerError,
-    Serving, ensure_ca, serve,
+    CertificateSource, DEFAULT_DOMAIN, Imds, MAX_LIFETIME, MIN_LIFETIME, Pulse, ServeOptions,
+    ServerError, Serving, ensure_ca, serve,
 };
 
 /// Where Azure's own SDKs look for nothing, so that nothing else is in the way.
@@ -193,6 +193,11 @@ pub(super) fn run(
         token_lifetime: Duration::from_secs(args.token_lifetime),
         max_connections: args.max_connections as usize,
         client_timeout: Duration::from_secs(args.client_timeout),
+        pulse: sd_notify::watchdog_enabled().map(|patience| Pulse {
+            every: patience / 4,
+            // Whom it does not reach ends this process, and another one is started.
+            beat: || drop(sd_notify::notify(&[sd_notify::NotifyState::Watchdog])),
+        }),
     };
     watch.spawn(&args.on_event)?;
     serve(installation, options, |serving| {

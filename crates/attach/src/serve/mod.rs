@@ -5,6 +5,7 @@ mod alarm_watch;
 mod attach;
 mod attach_state;
 pub(crate) mod attached_disk;
+mod audit_space;
 mod candidate;
 mod control_name;
 pub(crate) mod control_socket;
@@ -25,6 +26,7 @@ mod supervise;
 mod turn;
 mod upgrade;
 mod upgrades;
+mod watchdog;
 
 pub use attach::{LAUNCHER, attach};
 pub use attach_state::{VERSIONS, attach_versions};
@@ -33,3 +35,4 @@ pub use control_socket::{
 };
 pub use replace::{CONTINUE, is_told_to_end};
 pub use resume::continue_attach;
+pub use watchdog::Watchdog;
