@@ -24,7 +24,8 @@ pub use error::{AttachError, Refusal};
 pub use layer_changes::LayerChanges;
 pub use serve::{
     CONTINUE, LAUNCHER, VERSIONS, Watchdog, attach, attach_versions, continue_attach, events,
-    is_told_to_end, key_status, send_layer_op, set_limits, upgrade, waiting_attaches,
+    is_told_to_end, key_status, send_layer_op, set_limits, tell_systemd, tell_watchdog, upgrade,
+    waiting_attaches,
 };
 pub use status::{
     DekState, DiskHold, Event, EventKind, GuardOptions, JobStatus, KeyState, KeyStatus,

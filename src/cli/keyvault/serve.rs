@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::alarm_watch::VaultWatch;
 use crate::cli::{CliError, Context, ids};
 use alarms::notify::Target;
+use attach::{tell_systemd, tell_watchdog};
 use installation::{Installation, InstallationError};
 use server::{
     CertificateSource, DEFAULT_DOMAIN, Imds, MAX_LIFETIME, MIN_LIFETIME, Pulse, ServeOptions,
@@ -195,8 +196,7 @@ pub(super) fn run(
         client_timeout: Duration::from_secs(args.client_timeout),
         pulse: sd_notify::watchdog_enabled().map(|patience| Pulse {
             every: patience / 4,
-            // Whom it does not reach ends this process, and another one is started.
-            beat: || drop(sd_notify::notify(&[sd_notify::NotifyState::Watchdog])),
+            beat: tell_watchdog,
         }),
     };
     watch.spawn(&args.on_event)?;
@@ -209,8 +209,7 @@ pub(super) fn run(
 fn announce(context: &Context, view: &ServingView) {
     // Nobody may be reading; the vaults are served all the same.
     let _ = context.output.announce(&view.line(), view);
-    // Only systemd sets the socket's name in the environment; without it this does nothing.
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    tell_systemd(&[sd_notify::NotifyState::Ready]);
 }
 
 /// The domains in lower case, the default first.

@@ -23,10 +23,10 @@ mod replace;
 mod restart;
 mod resume;
 mod supervise;
+mod systemd;
 mod turn;
 mod upgrade;
 mod upgrades;
-mod watchdog;
 
 pub use attach::{LAUNCHER, attach};
 pub use attach_state::{VERSIONS, attach_versions};
@@ -35,4 +35,4 @@ pub use control_socket::{
 };
 pub use replace::{CONTINUE, is_told_to_end};
 pub use resume::continue_attach;
-pub use watchdog::Watchdog;
+pub use systemd::{Watchdog, tell_systemd, tell_watchdog};

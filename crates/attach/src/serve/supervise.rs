@@ -28,9 +28,9 @@ use crate::serve::kept_keys::KeptKeys;
 use crate::serve::lives::Lives;
 use crate::serve::marker::Marker;
 use crate::serve::migration::Migration;
+use crate::serve::systemd::{Watchdog, tell_systemd};
 use crate::serve::turn::Turn;
 use crate::serve::upgrades::{Order, UpgradeEvent, Upgrades};
-use crate::serve::watchdog::Watchdog;
 use crate::status::{Event, EventKind, Reason};
 use installation::envelope::SyncedFile;
 use protocol::{
@@ -249,8 +249,7 @@ impl GuardActions for Attached {
         }
         self.event_hub.publish(&event);
         let status = event.to_string();
-        // Without systemd there is nobody to notify.
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Status(&status)]);
+        tell_systemd(&[sd_notify::NotifyState::Status(&status)]);
     }
 }
 
@@ -481,7 +480,7 @@ impl Supervision {
             false => EventKind::Waiting,
         };
         self.tell(event, None);
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        tell_systemd(&[sd_notify::NotifyState::Ready]);
     }
 
     /// Takes what the data plane says unasked.
