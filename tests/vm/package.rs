@@ -26,7 +26,7 @@ const BLOCKS: u64 = 1024;
 const JOB: &str = r#"
 set -e
 step() { echo "SEALDISK-STEP $*"; }
-fail() { echo "FAILED: $*"; systemctl --no-pager --failed; journalctl --no-pager -n 60; exit 1; }
+fail() { echo "FAILED: $*"; systemctl --no-pager list-jobs; journalctl --no-pager -n 60; exit 1; }
 field() { sed -n "s/^ *\"$1\": \"\{0,1\}\([^\",]*\).*/\1/p" | head -n 1; }
 load() { setpriv --reuid nobody --regid kvm --clear-groups env SEALDISK_PACKAGE_LOAD=$1 \
     /dev/shm/p/load --exact package::a_load --ignored --nocapture; }
@@ -51,6 +51,8 @@ touch /dev/shm/stop
 load /run/sealdisk/own.sock || fail "a connection does not start the unit"
 systemctl is-active sealdisk@own.service || fail "own is not active"
 systemctl show -p PrivateNetwork sealdisk@own.service
+systemctl stop sealdisk@own.service || fail "own does not stop"
+[ "$(sealdisk disk show own -o json | field diskState)" = Unattached ]
 
 step vault
 mkdir -p /etc/credstore.encrypted
