@@ -42,7 +42,7 @@ fn package(output: &Path) -> Option<String> {
     }
     let mut build = Command::new(root().join("scripts/package"));
     build.args(["--fast", "--version", "1.2-3"]);
-    build.args(["--program", text(&program()), "--output", text(output)]);
+    build.args(["--program", text(program()), "--output", text(output)]);
     let built = expect_success(&mut build).stdout;
     Some(String::from_utf8(built).unwrap().trim().to_owned())
 }

@@ -46,7 +46,7 @@ fn systemd_finds_nothing_wrong_with_the_units() {
     for name in units() {
         let unit = fs::read_to_string(contrib().join(&name)).unwrap();
         let path = dir.path().join(&name);
-        fs::write(&path, unit.replace("/usr/bin/sealdisk", text(&program()))).unwrap();
+        fs::write(&path, unit.replace("/usr/bin/sealdisk", text(program()))).unwrap();
         command.arg(path);
     }
     let output = command.output().unwrap();

@@ -146,7 +146,7 @@ fn package(version: &str, output: &Path) -> PathBuf {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/package");
     let mut build = Command::new(script);
     build.args(["--fast", "--version", version, "--output", text(output)]);
-    let built = expect_success(build.args(["--program", text(&program())])).stdout;
+    let built = expect_success(build.args(["--program", text(program())])).stdout;
     String::from_utf8(built).expect("a path").trim().into()
 }
 
