@@ -228,7 +228,8 @@ fn wanted(context: &Context, args: EnableArgs) -> Result<Wanted, CliError> {
         options.extend(["--allow-data-dir".into(), dir.display().to_string()]);
     }
     options.extend(args.options);
-    let needs = Needs::of(&installation, &disk.directory, &socket, &further)?;
+    let mut needs = Needs::of(&installation, &disk.directory, &socket, &further)?;
+    needs.take_options(&options);
     Ok(Wanted {
         disk: disk.name,
         socket,

@@ -30,7 +30,7 @@ pub(super) struct Needs {
     pub(super) changed: Vec<PathBuf>,
     /// What has to be mounted before.
     pub(super) mounts: Vec<PathBuf>,
-    /// A vault is elsewhere.
+    /// A vault is elsewhere, or a webhook.
     network: bool,
     /// A vault has its keys in a token, whose library may need anything.
     token: bool,
@@ -74,6 +74,15 @@ impl Needs {
         Ok(needs)
     }
 
+    /// Gives it what these options of `attach` need: a webhook is told over a network.
+    pub(super) fn take_options(&mut self, options: &[String]) {
+        let is_url = |word: &String| {
+            let value = word.strip_prefix("--on-event=").unwrap_or(word);
+            value.starts_with("http://") || value.starts_with("https://")
+        };
+        self.network |= options.iter().any(is_url);
+    }
+
     /// Gives it a directory, unless the unit has that already.
     fn give(&mut self, path: &Path) -> Result<(), CliError> {
         let is_in = |dirs: &[&str]| dirs.iter().any(|dir| path.starts_with(dir));
@@ -98,7 +107,7 @@ impl Needs {
         let mut settings = Vec::new();
         if self.network || self.token {
             settings.extend([
-                "# The installation has a key vault that is not a file of this host.",
+                "# A key vault is not a file of this host, or events go to a webhook.",
                 NETWORK,
                 "RestrictAddressFamilies=AF_INET AF_INET6",
                 "IPAddressDeny=",
@@ -179,5 +188,10 @@ mod tests {
             ..Needs::default()
         };
         assert!(remote.settings().contains(&NETWORK));
+        let mut told = Needs::default();
+        told.take_options(&["--on-event".into(), "/usr/bin/tell".into()]);
+        assert!(told.settings().is_empty());
+        told.take_options(&["--on-event".into(), "https://example.org/hook".into()]);
+        assert!(told.settings().contains(&NETWORK));
     }
 }
