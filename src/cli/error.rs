@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-use alarms::AlarmsError;
 use super::usage;
+use alarms::AlarmsError;
 use attach::AttachError;
 use disks::DiskError;
 use installation::InstallationError;
