@@ -2,14 +2,14 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use nix::unistd::{Group, Uid};
 use rustix::process::geteuid;
 use serde::Serialize;
 
-use ::attach::{self, AttachRequest, GuardOptions, SocketAccess, SocketSource, attach};
+use ::attach::{self, AttachRequest, GuardOptions, SocketAccess, SocketSource, Watchdog, attach};
 use alarms::notify::Target;
 use dataplane::DataplaneError;
 use disks::{Unflushed, parse_size};
@@ -337,6 +337,23 @@ pub(super) fn print_capabilities(output: &Output) -> Result<(), CliError> {
     output.text(r#"{"type": "block", "features": ["read-only", "blk-file"]}"#)
 }
 
+/// Whether these are arguments of `attach`, with which a unit is to run it.
+///
+/// # Errors
+/// [`CliError::usage`], with what is wrong with them.
+pub(super) fn check_words(words: &[String]) -> Result<(), CliError> {
+    let command = AttachArgs::augment_args(clap::Command::new("attach")).no_binary_name(true);
+    let matches = command
+        .try_get_matches_from(words)
+        .map_err(|error| CliError::arguments(&error))?;
+    match matches.get_flag("print_sandbox") || matches.get_flag("print_capabilities") {
+        true => Err(CliError::usage(
+            "a unit is to serve the disk, and not to print something",
+        )),
+        false => Ok(()),
+    }
+}
+
 pub(super) fn run(context: &Context, args: AttachArgs) -> Result<(), CliError> {
     if args.print_capabilities {
         return print_capabilities(&context.output);
@@ -424,7 +441,9 @@ pub(super) fn continue_attach(context: &Context, args: &ContinueArgs) -> Result<
 /// serves the disk meanwhile, and nobody watches over it.
 fn installation_again(context: &Context) -> Result<Installation, CliError> {
     let mut said = None;
+    let mut watchdog = Watchdog::asked_for();
     loop {
+        let again = watchdog.tell(Instant::now() + Duration::from_millis(500));
         let error = match context.installation() {
             Ok(installation) => return Ok(installation),
             Err(error) if attach::is_told_to_end() => return Err(error),
@@ -437,7 +456,7 @@ fn installation_again(context: &Context) -> Result<Installation, CliError> {
             );
             said = Some(error);
         }
-        std::thread::sleep(Duration::from_millis(500));
+        std::thread::sleep(again.saturating_duration_since(Instant::now()));
     }
 }
 

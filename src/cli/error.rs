@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use super::usage;
 use alarms::AlarmsError;
 use attach::AttachError;
 use disks::DiskError;
@@ -41,6 +42,11 @@ impl CliError {
     /// Arguments that make no sense, with exit status 2.
     pub fn usage(message: impl Into<String>) -> Self {
         Self::new(INVALID_ARGUMENT, message)
+    }
+
+    /// The same, as clap has found.
+    pub fn arguments(error: &clap::Error) -> Self {
+        Self::usage(usage::one_line(&error.render().to_string()))
     }
 }
 

@@ -13,8 +13,8 @@ use keys::{crypto_module, harden_process, require_module};
 use super::global::{Context, GlobalArgs};
 use super::{
     CliError, Output, OutputFormat, alarm, attach, audit, backup, catalog, completions, des, disk,
-    doctor, event_notifier, identity, image, keyvault, logging, metrics, named, similar, snapshot,
-    status, upgrade, usage, version,
+    doctor, event_notifier, identity, image, keyvault, logging, manpages, metrics, named, similar,
+    snapshot, status, units, upgrade, usage, version,
 };
 
 /// The version, and by which module keys are made and used.
@@ -83,6 +83,10 @@ enum Command {
     EventNotifier(event_notifier::NotifierArgs),
     /// Have attached disks served by another version of this program, without a pause for their guests
     Upgrade(upgrade::UpgradeArgs),
+    /// Have a disk attached by systemd, at the start of the host or when its VMM connects
+    Enable(units::EnableArgs),
+    /// Have a disk attached by systemd no more
+    Disable(units::DisableArgs),
     /// Check that this host has what disks need, and say what to do where it has not
     Doctor(doctor::DoctorArgs),
     /// Tell how a process can be confined on this host; started by `doctor`
@@ -94,6 +98,9 @@ enum Command {
     Metrics(metrics::MetricsArgs),
     /// Print the completion script of a shell
     Completions(completions::CompletionsArgs),
+    /// Write a man page for each command; asked by scripts/package
+    #[command(hide = true)]
+    Manpages(manpages::ManpagesArgs),
 }
 
 /// Parses the arguments and runs one command.
@@ -174,6 +181,9 @@ fn dispatch(context: &Context, command: Command) -> Result<(), CliError> {
         Command::AttachVersions => attach::tell_versions(context),
         Command::ContinueAttach(args) => attach::continue_attach(context, &args),
         Command::Upgrade(args) => upgrade::run(context, args),
+        Command::Enable(args) => units::enable(context, args),
+        Command::Disable(args) => units::disable(context, args),
+        Command::Manpages(args) => manpages::run(&args, Cli::command()),
         Command::Doctor(_) => doctor::run(context),
         Command::CheckConfinement => doctor::tell_confinement(|said| context.output.text(said)),
         Command::Version(_) => version::run(context),

@@ -28,4 +28,6 @@ mod format;
 mod key_interop;
 mod layer_keys;
 mod my_vault;
+mod package;
 mod rotation;
+mod units;

@@ -82,8 +82,8 @@ const FOLDERS: [&str; 12] = [
 ];
 
 /// The files' extensions; scripts have none.
-const EXTENSIONS: [&str; 9] = [
-    "rs", "md", "toml", "sh", "sql", "service", "timer", "json", "",
+const EXTENSIONS: [&str; 11] = [
+    "rs", "md", "toml", "sh", "sql", "service", "timer", "socket", "target", "json", "",
 ];
 
 #[test]

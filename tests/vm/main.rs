@@ -17,6 +17,7 @@ mod libvirt;
 mod lifecycle;
 mod migration;
 mod other_user;
+mod package;
 mod qemu;
 mod revocation;
 mod secrecy;

@@ -114,6 +114,9 @@ pub fn harden_process() -> Result<(), KeyError> {
         current: Some(0),
         maximum: Some(0),
     };
+    // It is read from /proc/self/auxv where the kernel is older than 6.4, which an ordinary user's process may not do
+    // any more once it cannot be dumped. From then on it is known.
+    let _ = rustix::param::page_size();
     setrlimit(Resource::Core, none).map_err(fail("forbid core dumps of"))?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(fail("forbid dumps of"))?;
     // Most commands need no key. Where one is made on a stack that could not be locked, that fails.

@@ -31,7 +31,7 @@ mod token;
 pub use api_error::ApiError;
 pub use error::ServerError;
 pub use host::{DEFAULT_DOMAIN, VaultHost};
-pub use listen::{Imds, ServeOptions, Serving, serve};
+pub use listen::{Imds, Pulse, ServeOptions, Serving, serve};
 pub use operation::Operation;
 pub use query::Query;
 pub use route::{NoRoute, Route};

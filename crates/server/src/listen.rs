@@ -53,6 +53,15 @@ pub struct Imds {
     pub identities: Vec<String>,
 }
 
+/// What is called again and again, for as long as the server's threads come round to it.
+#[derive(Debug, Clone, Copy)]
+pub struct Pulse {
+    /// How often.
+    pub every: Duration,
+    /// What is called; it must not block.
+    pub beat: fn(),
+}
+
 /// How to serve.
 pub struct ServeOptions {
     /// Where vaults are served.
@@ -73,6 +82,8 @@ pub struct ServeOptions {
     pub max_connections: usize,
     /// How long a client may take to send a request, and keep a connection without one.
     pub client_timeout: Duration,
+    /// Who is told that the server lives.
+    pub pulse: Option<Pulse>,
 }
 
 /// What is served, once it is.
@@ -164,6 +175,10 @@ pub fn serve(
         let recorder = record_refusals(&shared)?;
         let floods = shared.floods.clone();
         let due = tokio::spawn(keep_up(shared, Arc::clone(&tls)));
+        if let Some(pulse) = options.pulse {
+            // It ends with the runtime: also while requests under way are waited for, the server lives.
+            tokio::spawn(beat(pulse));
+        }
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
@@ -196,6 +211,16 @@ fn record_refusals(shared: &Arc<Shared>) -> Result<JoinHandle<()>, ServerError> 
         .name("refusals".into())
         .spawn(work)
         .map_err(|source| system("start threads", source))
+}
+
+/// Tells that the server lives.
+async fn beat(pulse: Pulse) {
+    let mut tick = tokio::time::interval(pulse.every);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        (pulse.beat)();
+    }
 }
 
 /// Does what is due, now and then.

@@ -8,7 +8,7 @@ use super::hsm::HsmOptions;
 use super::view::{VaultView, view};
 use super::{connect, lifecycle, master, serve};
 use crate::cli::audit::EntryView;
-use crate::cli::{CliError, Context, key};
+use crate::cli::{CliError, Context, key, units};
 use installation::{Installation, vault_notice};
 use vault::{Permissions, VaultSettings};
 
@@ -268,6 +268,7 @@ fn dispatch(
         KeyvaultCommand::Purge(args) => lifecycle::purge(context, installation, &args),
         KeyvaultCommand::Connect(args) => {
             let record = connect::connect(installation, args)?;
+            units::note_network(context);
             context.output.show(&VaultView::from(record))
         }
         KeyvaultCommand::Disconnect(args) => connect::disconnect(context, installation, &args),

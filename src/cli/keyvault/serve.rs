@@ -11,10 +11,11 @@ use serde::Serialize;
 use super::alarm_watch::VaultWatch;
 use crate::cli::{CliError, Context, ids};
 use alarms::notify::Target;
+use attach::{tell_systemd, tell_watchdog};
 use installation::{Installation, InstallationError};
 use server::{
-    CertificateSource, DEFAULT_DOMAIN, Imds, MAX_LIFETIME, MIN_LIFETIME, ServeOptions, ServerError,
-    Serving, ensure_ca, serve,
+    CertificateSource, DEFAULT_DOMAIN, Imds, MAX_LIFETIME, MIN_LIFETIME, Pulse, ServeOptions,
+    ServerError, Serving, ensure_ca, serve,
 };
 
 /// Where Azure's own SDKs look for nothing, so that nothing else is in the way.
@@ -193,6 +194,10 @@ pub(super) fn run(
         token_lifetime: Duration::from_secs(args.token_lifetime),
         max_connections: args.max_connections as usize,
         client_timeout: Duration::from_secs(args.client_timeout),
+        pulse: sd_notify::watchdog_enabled().map(|patience| Pulse {
+            every: patience / 4,
+            beat: tell_watchdog,
+        }),
     };
     watch.spawn(&args.on_event)?;
     serve(installation, options, |serving| {
@@ -204,8 +209,7 @@ pub(super) fn run(
 fn announce(context: &Context, view: &ServingView) {
     // Nobody may be reading; the vaults are served all the same.
     let _ = context.output.announce(&view.line(), view);
-    // Only systemd sets the socket's name in the environment; without it this does nothing.
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    tell_systemd(&[sd_notify::NotifyState::Ready]);
 }
 
 /// The domains in lower case, the default first.

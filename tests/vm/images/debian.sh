@@ -8,7 +8,7 @@
 . "$IMAGES/boot.sh"
 
 ROOT_MIB=1024
-PACKAGES=systemd-sysv,udev,kmod,linux-image-cloud-amd64,initramfs-tools,zstd,e2fsprogs,fio,xfsprogs,btrfs-progs
+PACKAGES=systemd-sysv,udev,kmod,linux-image-cloud-amd64,initramfs-tools,zstd,e2fsprogs,fio,xfsprogs,btrfs-progs,apparmor,procps
 
 build() {
     local tree=$1 image=$2 work suite source sources=()

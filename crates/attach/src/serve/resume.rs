@@ -24,6 +24,7 @@ use crate::serve::keeping::Keeping;
 use crate::serve::kept_keys::KeptKeys;
 use crate::serve::passed::Passed;
 use crate::serve::replace::unblock_signals;
+use crate::serve::systemd::tell_systemd;
 use crate::status::{EventKind, Reason};
 use disks::{Disk, DiskError};
 use installation::Installation;
@@ -136,7 +137,7 @@ pub fn continue_attach(installation: Installation, state: RawFd) -> Result<(), A
         message: format!("version {} supervises it", env!("CARGO_PKG_VERSION")),
     };
     supervision.tell(EventKind::AttachProcessUpgraded, Some(reason));
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    tell_systemd(&[sd_notify::NotifyState::Ready]);
     if let Some(client) = passed.client {
         let client = UnixStream::from(client.take().map_err(&fail)?);
         answer_upgrade(client, state.upgraded);

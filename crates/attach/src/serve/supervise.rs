@@ -28,6 +28,7 @@ use crate::serve::kept_keys::KeptKeys;
 use crate::serve::lives::Lives;
 use crate::serve::marker::Marker;
 use crate::serve::migration::Migration;
+use crate::serve::systemd::{Watchdog, tell_systemd};
 use crate::serve::turn::Turn;
 use crate::serve::upgrades::{Order, UpgradeEvent, Upgrades};
 use crate::status::{Event, EventKind, Reason};
@@ -36,7 +37,6 @@ use protocol::{
     CommandKind, Commands, Event as DataPlaneEvent, FrontendMemory, Heard, KeepSocket, Message,
     Messages, OnRevoke, ProtocolError, Reply, Setup, Waiter,
 };
-use vault::audit::Space;
 
 /// Of several that are ready the lowest is told, so a data plane that never stops speaking comes last.
 const SIGNAL: u64 = 0;
@@ -249,8 +249,7 @@ impl GuardActions for Attached {
         }
         self.event_hub.publish(&event);
         let status = event.to_string();
-        // Without systemd there is nobody to notify.
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Status(&status)]);
+        tell_systemd(&[sd_notify::NotifyState::Status(&status)]);
     }
 }
 
@@ -322,9 +321,11 @@ impl Supervision {
     fn supervise(&mut self, mut watched: Watched) -> Result<Ended, AttachError> {
         let fail = process("watch the data plane");
         let mut low = false;
+        let mut watchdog = Watchdog::asked_for();
         loop {
             self.attached.event_hub.set_status(self.guard.status());
-            let woken = watched.waiter.wait_until(self.deadline()).map_err(&fail)?;
+            let until = watchdog.tell(self.deadline());
+            let woken = watched.waiter.wait_until(until).map_err(&fail)?;
             let mut ended = None;
             match woken {
                 Some(SIGNAL) => {
@@ -382,23 +383,6 @@ impl Supervision {
             Stage::Given => guard,
         };
         self.upgrade_deadline().map_or(stage, |due| stage.min(due))
-    }
-
-    /// Tells when there is little room for the audit logs, and when there is room again.
-    fn watch_space(&mut self, was_low: &mut bool) {
-        let Ok(space) = Space::at(&self.state_dir) else {
-            return;
-        };
-        let event = match (space.is_low(), std::mem::replace(was_low, space.is_low())) {
-            (true, false) => EventKind::AuditSpaceLow,
-            (false, true) => EventKind::AuditSpaceOk,
-            _ => return,
-        };
-        let reason = (event == EventKind::AuditSpaceLow).then(|| Reason {
-            code: "AuditSpaceLow".into(),
-            message: space.warning(&self.state_dir),
-        });
-        self.tell(event, reason);
     }
 
     /// Takes what the data plane says. Whether it goes on.
@@ -496,7 +480,7 @@ impl Supervision {
             false => EventKind::Waiting,
         };
         self.tell(event, None);
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        tell_systemd(&[sd_notify::NotifyState::Ready]);
     }
 
     /// Takes what the data plane says unasked.

@@ -22,6 +22,7 @@ use crate::error::AttachError;
 use crate::guard::key_guard::Moment;
 use crate::serve::candidate::{Candidate, Preparation};
 use crate::serve::supervise::{Stage, Supervision, Watched};
+use crate::serve::systemd::tell_systemd;
 use crate::serve::upgrades::{Order, Step, Upgrade, UpgradeEvent};
 use crate::status::{EventKind, LastUpgrade, Reason, Upgraded};
 use protocol::Line;
@@ -335,13 +336,12 @@ fn give_up(candidate: Candidate) {
     }
 }
 
-/// Without systemd there is nobody to notify.
 fn tell_reloading() {
     let mut states = vec![sd_notify::NotifyState::Reloading];
     states.extend(sd_notify::NotifyState::monotonic_usec_now());
-    let _ = sd_notify::notify(&states);
+    tell_systemd(&states);
 }
 
 fn tell_ready() {
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    tell_systemd(&[sd_notify::NotifyState::Ready]);
 }

@@ -500,6 +500,23 @@ impl UringStore {
     }
 }
 
+impl UringStore {
+    /// Ends all watches, and waits for that. The kernel waits for whatever uses registered files before these are
+    /// unregistered: Linux 6.1 for a watch too, which has no end of its own.
+    fn end_watches(&mut self) -> io::Result<()> {
+        // What has completed before does not count.
+        self.collect();
+        let ids = self.watches.ids();
+        ids.iter().for_each(|id| self.unwatch(*id));
+        while !self.backlog.is_empty() {
+            self.ring.submit_and_wait(0)?;
+            self.fill();
+        }
+        // Each removal completes once, when what it removes has ended.
+        patiently(|| self.ring.submit_and_wait(ids.len())).map(drop)
+    }
+}
+
 impl Drop for UringStore {
     /// Leaves nothing in flight, and no reference of the kernel to the files.
     fn drop(&mut self) {
@@ -514,7 +531,10 @@ impl Drop for UringStore {
         }
         // The kernel takes a ring apart some time after its descriptor was closed. Until then the
         // claim of a registered data file would last, and the disk seem to be in use.
-        if let Err(e) = self.ring.submitter().unregister_files() {
+        let unregistered = self
+            .end_watches()
+            .and_then(|()| self.ring.submitter().unregister_files());
+        if let Err(e) = unregistered {
             log::debug!("the claims of the files end a little later: {e}");
         }
         if self.ring.is_lent() {

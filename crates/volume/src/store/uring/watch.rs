@@ -59,6 +59,11 @@ impl Watches {
         Ok(Watch { id, place })
     }
 
+    /// Which there are.
+    pub(super) fn ids(&self) -> Vec<WatchId> {
+        self.0.iter().flatten().copied().collect()
+    }
+
     pub(super) fn remove(&mut self, id: WatchId) -> Option<Watch> {
         let watch = self.get(id)?;
         self.0[watch.place] = None;

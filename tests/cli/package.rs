@@ -1,0 +1,144 @@
+//! What the Debian package has in it. That it can be installed, upgraded and removed is tested in a guest (tests/vm).
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use tempfile::TempDir;
+use test_support::{Host, expect_success, program, text};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn each_command_has_a_man_page_and_hidden_ones_have_none() {
+    let host = Host::new();
+    let dir = host.path("man");
+    host.ok(&["manpages", text(&dir)]);
+    let page = |name: &str| fs::read_to_string(dir.join(name));
+    assert!(page("sealdisk.1").unwrap().contains("\n.SH SYNOPSIS\n"));
+    let create = page("sealdisk-disk-create.1").unwrap();
+    assert!(create.contains("sector\\-size"), "{create}");
+    for there in [
+        "attach",
+        "enable",
+        "upgrade",
+        "keyvault-key-create",
+        "keyvault-serve",
+    ] {
+        page(&format!("sealdisk-{there}.1")).unwrap();
+    }
+    for hidden in ["data-plane", "continue-attach", "manpages", "help"] {
+        assert!(page(&format!("sealdisk-{hidden}.1")).is_err(), "{hidden}");
+    }
+}
+
+/// Builds the package with the program of the tests; `None` where the tools are not Debian's.
+fn package(output: &Path) -> Option<String> {
+    if Command::new("dpkg-deb").arg("--version").output().is_err() {
+        eprintln!("this is no Debian");
+        return None;
+    }
+    let mut build = Command::new(root().join("scripts/package"));
+    build.args(["--fast", "--version", "1.2-3"]);
+    build.args(["--program", text(program()), "--output", text(output)]);
+    let built = expect_success(&mut build).stdout;
+    Some(String::from_utf8(built).unwrap().trim().to_owned())
+}
+
+#[test]
+fn the_package_has_everything_that_a_host_needs() {
+    let dir = TempDir::new().unwrap();
+    let Some(package) = package(dir.path()) else {
+        return;
+    };
+    let list = expect_success(Command::new("dpkg-deb").args(["--contents", &package])).stdout;
+    let list = String::from_utf8(list).unwrap();
+    let has = |mode: &str, path: &str| {
+        let ending = format!(" .{path}");
+        let line = list.lines().find(|line| line.ends_with(&ending));
+        let line = line.unwrap_or_else(|| panic!("{path} is missing in\n{list}"));
+        assert!(
+            line.starts_with(mode) && line.contains(" root/root "),
+            "{line}"
+        );
+    };
+    const PROGRAM: &str = "-rwxr-xr-x";
+    const FILE: &str = "-rw-r--r--";
+    for path in [
+        "bin/sealdisk",
+        "sbin/sealdisk-keyvault",
+        "libexec/sealdisk-vhost-user-blk",
+    ] {
+        has(PROGRAM, &format!("/usr/{path}"));
+    }
+    for path in [
+        "qemu/vhost-user/50-sealdisk.json",
+        "man/man1/sealdisk.1.gz",
+        "man/man1/sealdisk-attach.1.gz",
+        "bash-completion/completions/sealdisk",
+        "zsh/vendor-completions/_sealdisk",
+        "fish/vendor_completions.d/sealdisk.fish",
+        "doc/sealdisk/README.md",
+        "doc/sealdisk/docs/install.md",
+        "doc/sealdisk/copyright",
+        "doc/sealdisk/changelog.gz",
+    ] {
+        has(FILE, &format!("/usr/share/{path}"));
+    }
+    for entry in fs::read_dir(root().join("contrib/systemd")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        match name.strip_suffix(".conf") {
+            Some(kind) => has(FILE, &format!("/usr/lib/{kind}.d/sealdisk.conf")),
+            None => has(FILE, &format!("/usr/lib/systemd/system/{name}")),
+        }
+    }
+    has(FILE, "/etc/apparmor.d/sealdisk-attach");
+    let field = |name: &str| {
+        let mut ask = Command::new("dpkg-deb");
+        let said = expect_success(ask.args(["--field", &package, name])).stdout;
+        String::from_utf8(said).unwrap().trim().to_owned()
+    };
+    assert_eq!(field("Version"), "1.2-3");
+    assert!(
+        field("Depends").starts_with("libc6 (>= 2."),
+        "{}",
+        field("Depends")
+    );
+    // What an administrator changes stays when the package is upgraded.
+    let control = dir.path().join("control");
+    let mut unpack = Command::new("dpkg-deb");
+    expect_success(unpack.args(["--control", &package, text(&control)]));
+    let conffiles = fs::read_to_string(control.join("conffiles")).unwrap();
+    for path in [
+        "/etc/default/sealdisk-keyvault",
+        "/etc/apparmor.d/sealdisk-attach",
+    ] {
+        assert!(conffiles.lines().any(|line| line == path), "{conffiles}");
+    }
+}
+
+#[test]
+fn the_shell_finds_nothing_wrong_with_the_scripts_of_the_package() {
+    for script in ["postinst", "prerm", "postrm", "sealdisk-keyvault"] {
+        let script = root().join("contrib/debian").join(script);
+        expect_success(Command::new("sh").arg("-n").arg(&script));
+    }
+}
+
+#[test]
+fn the_apparmor_profile_can_be_read() {
+    // It compiles the profile, and loads nothing.
+    let mut parse = Command::new("apparmor_parser");
+    parse.args(["--skip-kernel-load", "--skip-cache", "--quiet"]);
+    parse.arg(root().join("contrib/apparmor/sealdisk-attach"));
+    match parse.output() {
+        Ok(said) => assert!(
+            said.status.success(),
+            "{}",
+            String::from_utf8_lossy(&said.stderr)
+        ),
+        Err(_) => eprintln!("apparmor_parser is missing (scripts/setup test)"),
+    }
+}
