@@ -1,4 +1,4 @@
-//! What a queue counts of its requests, in memory that outlives the process ([`io_counters`]).
+//! What a queue counts of its requests, in memory that outlives the process ([`protocol::io_counters`]).
 //!
 //! Each word has one writer, the thread of the queue, so that a count is a load and a store: no lock, and no
 //! instruction that others wait for. The words of a queue have pages of their own.
