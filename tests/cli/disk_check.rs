@@ -325,7 +325,9 @@ fn clones_are_checked_side_by_side() {
     let (host, _) = host();
     host.ok(&["snapshot", "create", "s", "--source", "d"]);
     host.ok(&["disk", "create", "e", "--source", "s"]);
-    let shared = File::open(host.files("d").data).unwrap();
+    let bottom = host.layers(ResourceKind::Disk, "d")[0];
+    let data = host.disks().join("d").join(format!("{bottom}.data"));
+    let shared = File::open(data).unwrap();
     flock(&shared, FlockOperation::LockShared).unwrap();
     for disk in ["d", "e"] {
         host.ok(&["disk", "check", disk]);

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{copy_file_range, ioctl_ficlone};
 use rustix::io::Errno;
-use uuid::Uuid;
 
 use crate::import::Cancel;
 use crate::resource::directory::{HEADER, layer_paths, parent_of};
@@ -16,6 +15,7 @@ use crate::resource::disk::Disk;
 use crate::resource::erase::remove_files;
 use crate::resource::error::DiskError;
 use crate::resource::extents::next_extent;
+use crate::transfer::partial;
 use installation::Installation;
 use installation::files::{private_dir, rename_new, sync_dir, try_rename_new};
 use volume::set_length;
@@ -73,18 +73,23 @@ pub fn copy<P: FnMut(u64)>(
 /// The copy in the making, under another name; removed with what is in it unless it is finished.
 struct Target {
     directory: PathBuf,
+    /// That the directory is of a process that lives.
+    _held: Option<File>,
 }
 
 impl Target {
     fn create(to: &Path) -> Result<Self, DiskError> {
         private_dir(parent_of(to))?;
-        let name = to.file_name().unwrap_or_default().to_string_lossy();
-        let directory = to.with_file_name(format!(".{name}.partial-{}", Uuid::new_v4()));
+        let directory = partial::beside(to);
         DirBuilder::new()
             .mode(0o700)
             .create(&directory)
             .map_err(DiskError::file("create", to))?;
-        let this = Self { directory };
+        let held = partial::hold_directory(&directory);
+        let this = Self {
+            directory,
+            _held: held,
+        };
         try_rename_new(&this.directory).map_err(DiskError::file("name", to))?;
         Ok(this)
     }

@@ -5,13 +5,12 @@ use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use uuid::Uuid;
-
 use crate::import::Cancel;
 use crate::resource::disk::Disk;
 use crate::resource::error::DiskError;
 use crate::resource::offline::open_existing;
 use crate::resource::session::Unflushed;
+use crate::transfer::partial;
 use crate::transfer::stream::{Output, stream};
 use crate::transfer::write_back::WriteBack;
 use installation::Installation;
@@ -130,14 +129,14 @@ impl Sink {
     }
 
     fn create(path: PathBuf) -> Result<Self, DiskError> {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let partial = path.with_file_name(format!(".{name}.partial-{}", Uuid::new_v4()));
+        let partial = partial::beside(&path);
         let file = OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o600)
             .open(&partial)
             .map_err(DiskError::file("create", &path))?;
+        partial::hold(&file);
         let named = try_rename_new(&partial).map_err(DiskError::file("name", &path));
         let this = Self::New {
             file: WriteBack::new(file),

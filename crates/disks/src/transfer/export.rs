@@ -6,13 +6,12 @@ use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use uuid::Uuid;
-
 use crate::import::{Backing, Cancel, ImageFormat, TargetImage};
 use crate::resource::directory::parent_of;
 use crate::resource::disk::Disk;
 use crate::resource::error::DiskError;
 use crate::transfer::decrypt::{Plaintext, decrypt, open_to_read};
+use crate::transfer::partial;
 use crate::transfer::qcow2::{CLUSTER, Qcow2};
 use crate::transfer::stream::{Output, stream, stream_ranges};
 use installation::Installation;
@@ -163,6 +162,8 @@ struct NewImage {
     path: PathBuf,
     /// `None` when it is complete, or was never begun.
     image: Option<Writer>,
+    /// That the directory is of a process that lives.
+    _held: Option<File>,
 }
 
 /// Who writes an image.
@@ -178,16 +179,17 @@ impl NewImage {
         (size, backing): (u64, Option<Backing>),
         cancel: &Cancel,
     ) -> Result<Self, DiskError> {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let directory = path.with_file_name(format!(".{name}.partial-{}", Uuid::new_v4()));
+        let directory = partial::beside(path);
         DirBuilder::new()
             .mode(0o700)
             .create(&directory)
             .map_err(DiskError::file("create", path))?;
+        let held = partial::hold_directory(&directory);
         let mut this = Self {
             directory,
             path: path.into(),
             image: None,
+            _held: held,
         };
         let partial = this.partial();
         // Made here, so that it has this mode before anything is in it.

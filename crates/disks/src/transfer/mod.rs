@@ -3,6 +3,7 @@
 mod copy;
 mod decrypt;
 mod export;
+mod partial;
 mod qcow2;
 mod stream;
 mod write_back;
