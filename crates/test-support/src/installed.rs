@@ -155,11 +155,16 @@ impl Host {
     pub fn files(&self, disk: &str) -> DiskFiles {
         let directory = self.disks().join(disk);
         let with = |extension: &str| {
-            fs::read_dir(&directory)
+            let mut found = fs::read_dir(&directory)
                 .unwrap()
                 .map(|entry| entry.unwrap().path())
-                .find(|path| path.extension().is_some_and(|e| e == extension))
-                .unwrap()
+                .filter(|path| path.extension().is_some_and(|e| e == extension));
+            let file = found.next().unwrap();
+            assert!(
+                found.next().is_none(),
+                "{disk} has several layers: which one?"
+            );
+            file
         };
         DiskFiles {
             header: directory.join("header"),
