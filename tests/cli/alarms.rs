@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::Value;
+use test_support::alarms::{alarms, status};
 use test_support::small_fs::SmallFs;
 use test_support::{Disk, Host, KEY, VAULT, one_line};
 use time::OffsetDateTime;
@@ -21,23 +22,6 @@ fn new_host() -> Host {
     let host = Host::new();
     host.ok("alarm update --space-warning 0 --space-critical 0");
     host
-}
-
-/// What `sealdisk status` says, and its exit status.
-fn status(host: &Host) -> (Option<i32>, Value) {
-    let output = host.run("status -o json");
-    let text = String::from_utf8(output.stdout).unwrap();
-    let view = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text:?}"));
-    (output.status.code(), view)
-}
-
-/// The alarms with that code.
-fn alarms(host: &Host, code: &str) -> Vec<Value> {
-    let (_, view) = status(host);
-    let all = view["alarms"].as_array().unwrap().clone();
-    all.into_iter()
-        .filter(|alarm| alarm["code"] == code)
-        .collect()
 }
 
 fn only(host: &Host, code: &str) -> Value {

@@ -25,8 +25,8 @@ pub use layer_changes::LayerChanges;
 pub use serve::{
     AttachedHere, CONTINUE, LAUNCHER, MAX_METRICS, MetricsAnswer, VERSIONS, Watchdog, attach,
     attach_versions, attached_here, continue_attach, events, is_told_to_end, key_status,
-    metrics_answer, metrics_question, send_layer_op, set_limits, tell_systemd, tell_watchdog,
-    upgrade, waiting_attaches,
+    metrics_answer, metrics_question, raise_file_limit, send_layer_op, set_limits, tell_systemd,
+    tell_watchdog, upgrade, waiting_attaches,
 };
 pub use status::{
     CheckCounts, DekState, DiskHold, DiskMetrics, Event, EventKind, GuardOptions, JobStatus,

@@ -24,7 +24,6 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -78,7 +77,8 @@ enum Listener {
 /// # Errors
 /// [`ExporterError`]: they were not served.
 pub fn serve(options: ServeOptions, ready: impl FnOnce(&Listen)) -> Result<(), ExporterError> {
-    raise_file_limit();
+    // Each disk takes one.
+    attach::raise_file_limit();
     let ServeOptions {
         listen,
         runtime_dir,
@@ -173,18 +173,6 @@ fn remove_dead(path: &Path) {
     if connected.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
         // What it cannot be replaced for is said by who binds.
         let _ = std::fs::remove_file(path);
-    }
-}
-
-/// Lets the process have as many descriptors as it may: each disk takes one.
-fn raise_file_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        ..limit
-    };
-    if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        log::debug!("the limit of open files stays as it is: {error}");
     }
 }
 

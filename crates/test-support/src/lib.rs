@@ -18,6 +18,8 @@ pub mod rlimits;
 pub mod rng;
 pub mod seccomp;
 
+#[cfg(feature = "program")]
+pub mod alarms;
 #[cfg(all(feature = "program", target_arch = "x86_64"))]
 pub mod captive;
 #[cfg(feature = "program")]
@@ -36,7 +38,6 @@ pub mod frontend;
 mod host;
 #[cfg(feature = "program")]
 mod installed;
-#[cfg(feature = "program")]
 pub mod key_search;
 #[cfg(feature = "program")]
 mod processes;

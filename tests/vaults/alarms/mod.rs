@@ -10,25 +10,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use test_support::alarms::{alarms, status};
 use test_support::{Customer, Host, PATIENCE};
 
 const MIB: u64 = 1 << 20;
-
-/// What `sealdisk status` says, and its exit status.
-fn status(host: &Host) -> (Option<i32>, Value) {
-    let output = host.run("status -o json");
-    let text = String::from_utf8(output.stdout).unwrap();
-    let view = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text:?}"));
-    (output.status.code(), view)
-}
-
-/// The alarms of now with that code.
-fn alarms(host: &Host, code: &str) -> Vec<Value> {
-    let all = status(host).1["alarms"].as_array().unwrap().clone();
-    all.into_iter()
-        .filter(|alarm| alarm["code"] == code)
-        .collect()
-}
 
 /// A customer whose host looks for alarms each second, and to which it does not matter how full the disk of the tests
 /// is.

@@ -252,8 +252,8 @@ impl Keeping {
 }
 
 /// Lets this process have as many descriptors as it may: a frontend may have one for each part of its guest's
-/// memory.
-pub(crate) fn raise_file_limit() {
+/// memory, and who asks all attaches of a host one for each of them.
+pub fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,

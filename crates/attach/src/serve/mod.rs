@@ -35,6 +35,7 @@ pub use attach_state::{VERSIONS, attach_versions};
 pub use control_socket::{
     events, key_status, send_layer_op, set_limits, upgrade, waiting_attaches,
 };
+pub use keeping::raise_file_limit;
 pub use metrics::{
     AttachedHere, MAX_METRICS, MetricsAnswer, attached_here, metrics_answer, metrics_question,
 };
