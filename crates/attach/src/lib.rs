@@ -24,11 +24,11 @@ pub use error::{AttachError, Refusal};
 pub use layer_changes::LayerChanges;
 pub use serve::{
     AttachedHere, CONTINUE, LAUNCHER, MAX_METRICS, MetricsAnswer, VERSIONS, Watchdog, attach,
-    attach_versions, attached_here, continue_attach, events, is_told_to_end, key_status,
-    metrics_answer, metrics_question, raise_file_limit, send_layer_op, set_limits, tell_systemd,
-    tell_watchdog, upgrade, waiting_attaches,
+    attach_versions, attached_here, continue_attach, events, events_question, is_told_to_end,
+    key_status, metrics_answer, metrics_question, raise_file_limit, send_layer_op, set_limits,
+    tell_systemd, tell_watchdog, upgrade, waiting_attaches,
 };
 pub use status::{
-    CheckCounts, DekState, DiskHold, DiskMetrics, Event, EventKind, GuardOptions, JobStatus,
-    KeyState, KeyStatus, LastRestart, LastUpgrade, Offered, Reason, Upgraded,
+    AttachedLayer, CheckCounts, DekState, DiskHold, DiskMetrics, Event, EventKind, GuardOptions,
+    JobStatus, KeyState, KeyStatus, LastRestart, LastUpgrade, Offered, Reason, ToldEvent, Upgraded,
 };

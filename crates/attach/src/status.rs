@@ -4,13 +4,14 @@
 use std::fmt;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use alarms::{Alarm, AttachedFacts, KeyStanding};
 use installation::envelope::JobKind;
-use protocol::{IoCounters, OnRevoke};
+use protocol::{IoCounters, Limits, OnRevoke};
 
 /// Whether the vault grants the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -160,6 +161,74 @@ pub struct DiskMetrics {
     /// What its data planes have counted since the attach; nothing while one of an older version serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counters: Option<IoCounters>,
+    /// What it may do at most; nothing of an attach of an older version, or of limits that this one does not know.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "if_known"
+    )]
+    pub limits: Option<Limits>,
+    /// Its layers, bottom to top; none of an attach of an older version.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<AttachedLayer>,
+    /// How many events there were.
+    #[serde(default)]
+    pub events: u64,
+    /// The last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_event: Option<ToldEvent>,
+}
+
+/// What a later version may say in another way is no reason to take nothing of it.
+fn if_known<'de, D: Deserializer<'de>, T: DeserializeOwned>(
+    from: D,
+) -> Result<Option<T>, D::Error> {
+    let value = serde_json::Value::deserialize(from)?;
+    Ok(serde_json::from_value(value).ok())
+}
+
+/// A layer of an attached disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AttachedLayer {
+    /// The layer.
+    pub id: Uuid,
+    /// Bytes of the disk that it covers.
+    pub size_bytes: u64,
+    /// The key version that wraps its DEK.
+    pub key_url: String,
+    /// The set whose identity unwraps it; nothing is the platform-managed key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_encryption_set: Option<String>,
+}
+
+/// An event in words, which every version can read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ToldEvent {
+    /// When.
+    #[serde(with = "time::serde::rfc3339")]
+    pub time: OffsetDateTime,
+    /// What: the name of an [`EventKind`], or of one of a later version.
+    pub event: String,
+    /// A sentence about it; nothing where it is of a kind that this version does not know.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+}
+
+impl ToldEvent {
+    /// Reads an event as it is sent to those who ask for events: a line of JSON.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn of_line(line: &str) -> Result<Self, serde_json::Error> {
+        let told: Self = serde_json::from_str(line)?;
+        let message = match serde_json::from_str::<Event>(line) {
+            Ok(event) => event.to_string(),
+            Err(_) => String::new(),
+        };
+        Ok(Self { message, ..told })
+    }
 }
 
 /// How checks of a key ended.

@@ -1,93 +1,24 @@
-//! The attached disks of a host: each is asked through its control socket, all at the same time, and none is waited for
-//! longer than is said.
+//! The metrics of the attached disks of a host, from what they have answered.
 
 use std::collections::HashMap;
-use std::io;
-use std::path::Path;
-use std::time::Duration;
 
 use time::OffsetDateTime;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::UnixStream;
-use tokio::task::JoinSet;
-use tokio::time::timeout;
 use uuid::Uuid;
 
 use attach::{
-    AttachedHere, CheckCounts, DekState, DiskHold, DiskMetrics, JobStatus, KeyState, KeyStatus,
-    MAX_METRICS, MetricsAnswer, attached_here, metrics_answer, metrics_question,
+    CheckCounts, DekState, DiskHold, DiskMetrics, JobStatus, KeyState, KeyStatus, MetricsAnswer,
 };
+use live::{Asked, names_of};
 use protocol::{IoCounters, OpCounters, Operation};
 
 use crate::catalogue as metric;
 use crate::samples::{Histogram, Samples, seconds, timestamp};
 
-/// An attached disk, and what it has answered.
-pub(crate) struct Asked {
-    here: AttachedHere,
-    answer: Result<MetricsAnswer, String>,
-}
-
-/// Asks all disks that are attached with a runtime directory.
-///
-/// # Errors
-/// When that cannot be read.
-pub(crate) async fn ask_all(runtime_dir: &Path, patience: Duration) -> io::Result<Vec<Asked>> {
-    let mut asking = JoinSet::new();
-    for here in attached_here(runtime_dir)? {
-        asking.spawn(async move {
-            let answer = match timeout(patience, ask(&here.socket)).await {
-                Ok(answer) => answer,
-                Err(_) => Err(format!("it does not answer within {patience:?}")),
-            };
-            Asked { here, answer }
-        });
-    }
-    let mut asked = asking.join_all().await;
-    asked.sort_by_key(|one| one.here.disk);
-    Ok(asked)
-}
-
-/// What a disk tells, by what it knows to tell.
-async fn ask(socket: &Path) -> Result<MetricsAnswer, String> {
-    match ask_once(socket, false).await? {
-        MetricsAnswer::Unknown => ask_once(socket, true).await,
-        answer => Ok(answer),
-    }
-}
-
-async fn ask_once(socket: &Path, older: bool) -> Result<MetricsAnswer, String> {
-    let mut line = String::new();
-    let talked: io::Result<()> = async {
-        // Not even this waits where the attach process takes no clients.
-        let mut stream = UnixStream::connect(socket).await?;
-        stream.write_all(metrics_question(older).as_bytes()).await?;
-        let mut answer = BufReader::new(stream.take(MAX_METRICS));
-        answer.read_line(&mut line).await?;
-        Ok(())
-    }
-    .await;
-    talked.map_err(|error| error.to_string())?;
-    metrics_answer(&line, older)
-}
-
 /// Adds what was answered. `names` has the names of disks by their ids, for those that do not tell theirs.
 pub(crate) fn add(samples: &mut Samples, asked: &[Asked], names: &HashMap<Uuid, String>) {
     samples.put(&metric::EXPORTER_DISKS, &[], asked.len() as f64);
-    let mut named = HashMap::new();
-    for one in asked {
-        let told = match &one.answer {
-            Ok(MetricsAnswer::Metrics(metrics)) => Some(&metrics.disk),
-            _ => None,
-        };
-        let id = one.here.disk;
-        let name = told.or_else(|| names.get(&id));
-        let mut name = name.cloned().unwrap_or_else(|| id.to_string());
-        // Disks of two installations may have one name.
-        if named.insert(name.clone(), id).is_some() {
-            name = format!("{name}@{id}");
-        }
-        add_disk(samples, &name, one);
+    for (name, one) in names_of(asked, names).iter().zip(asked) {
+        add_disk(samples, name, one);
     }
 }
 
@@ -255,6 +186,8 @@ pub(crate) fn flag(is: bool) -> f64 {
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixListener;
+    use std::path::Path;
+    use std::time::Duration;
 
     use super::*;
 
@@ -278,7 +211,7 @@ mod tests {
         let mut builder = tokio::runtime::Builder::new_current_thread();
         let runtime = builder.enable_all().build().unwrap();
         let patience = Duration::from_millis(500);
-        let asked = runtime.block_on(ask_all(dir, patience)).unwrap();
+        let asked = runtime.block_on(live::ask_all(dir, patience)).unwrap();
         let mut samples = Samples::default();
         add(&mut samples, &asked, names);
         samples

@@ -69,7 +69,7 @@ impl Scraper {
             return samples.clone();
         }
         let started = Instant::now();
-        let asked = disks::ask_all(&self.runtime_dir, self.patience).await;
+        let asked = live::ask_all(&self.runtime_dir, self.patience).await;
         let asked = asked.unwrap_or_else(|error| {
             log::warn!("{} cannot be read: {error}", self.runtime_dir.display());
             Vec::new()

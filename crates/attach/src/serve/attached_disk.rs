@@ -111,6 +111,11 @@ impl AttachedDisk {
         }
     }
 
+    /// What the disk may do at most.
+    pub(crate) fn limits(&self) -> Limits {
+        self.now().limits
+    }
+
     /// Opens again all that a data plane is given, of the disk as it was served last; `first` is what the first
     /// one was told. Nobody may be changing the disk. `None` while something of the last one is still under way.
     ///

@@ -255,6 +255,12 @@ impl EventHub {
         self.content().history.iter().cloned().collect()
     }
 
+    /// How many events there were, and the last one.
+    pub(crate) fn last(&self) -> (u64, Option<Line>) {
+        let content = self.content();
+        (content.published, content.history.back().cloned())
+    }
+
     /// The events so far, and those to come, without a gap between them, for the client at the other end of a socket.
     pub(crate) fn subscribe(&self, client: OwnedFd) -> Subscription {
         self.content().subscribe(client, 0)

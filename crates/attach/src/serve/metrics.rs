@@ -15,7 +15,7 @@ use crate::serve::control_name::{disk_of, waited_for_at};
 use crate::serve::control_request::{Reply, Request};
 use crate::serve::event_hub::EventHub;
 use crate::serve::keeping::Counted;
-use crate::status::{DiskMetrics, KeyStatus};
+use crate::status::{AttachedLayer, DiskMetrics, KeyStatus, ToldEvent};
 use disks::Disk;
 
 /// Bytes of an answer at most: all buckets of all operations are a fraction of that.
@@ -73,12 +73,21 @@ pub enum MetricsAnswer {
 
 /// The line by which an attach is asked, and by which one of an older version is.
 pub fn metrics_question(older: bool) -> String {
-    let request = match older {
+    line_of(&match older {
         true => Request::Status,
         false => Request::Metrics,
-    };
+    })
+}
+
+/// The line by which an attach is asked for the events that it keeps. It answers with a line of JSON for each, which
+/// [`ToldEvent::of_line`] reads.
+pub fn events_question() -> String {
+    line_of(&Request::Events { follow: false })
+}
+
+fn line_of(request: &Request) -> String {
     // A name has no reason to fail.
-    let mut line = serde_json::to_string(&request).unwrap_or_default();
+    let mut line = serde_json::to_string(request).unwrap_or_default();
     line.push('\n');
     line
 }
@@ -126,13 +135,25 @@ pub(crate) fn metrics(
         log::warn!("what the disk has counted cannot be read: {error}");
         None
     });
+    let header = attached_disk.header();
+    let (events, last_event) = event_hub.last();
+    let layers = header.layers.iter().map(|layer| AttachedLayer {
+        id: layer.id,
+        size_bytes: layer.size,
+        key_url: layer.envelope.key_url(),
+        disk_encryption_set: layer.disk_encryption_set.clone(),
+    });
     DiskMetrics {
         disk: disk.name().into(),
         disk_id: disk.id(),
-        size_bytes: attached_disk.header().size,
+        size_bytes: header.size,
         checks: event_hub.checks(),
         status: event_hub.status(),
         counters,
+        limits: Some(attached_disk.limits()),
+        layers: layers.collect(),
+        events,
+        last_event: last_event.and_then(|line| ToldEvent::of_line(&line).ok()),
     }
 }
 
@@ -167,6 +188,42 @@ mod tests {
         for wrong in ["", "nonsense", "{\"ok\":1}", "{\"notUpgraded\":\"why\"}"] {
             assert!(metrics_answer(wrong, false).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn what_later_versions_say_in_another_way_is_passed_over() {
+        let status = r#"{"state":"Active","since":"2025-01-01T00:00:00Z","dek":"Held","keyUrl":"u","lastCheck":"2025-01-01T00:00:00Z","lastGranted":"2025-01-01T00:00:00Z","checkIntervalSeconds":60,"graceSeconds":60,"onRevoke":"error"}"#;
+        let event = r#"{"time":"2025-01-01T00:00:00Z","event":"Struck","message":"by lightning"}"#;
+        let answer = |limits: &str| {
+            let line = format!(
+                r#"{{"ok":{{"disk":"d","diskId":"{}","sizeBytes":7,"status":{status},"limits":{limits},"lastEvent":{event}}}}}"#,
+                Uuid::nil()
+            );
+            match metrics_answer(&line, false).unwrap() {
+                MetricsAnswer::Metrics(metrics) => metrics,
+                other => panic!("{other:?}"),
+            }
+        };
+        let known = answer(r#"{"iops":100}"#);
+        assert_eq!(known.limits.unwrap().iops, Some(100));
+        assert_eq!(answer(r#"{"iopsOfNights":1}"#).limits, None);
+        assert_eq!(known.last_event.unwrap().message, "by lightning");
+    }
+
+    #[test]
+    fn an_event_of_a_line_has_a_sentence_if_its_kind_is_known() {
+        let line = |kind| {
+            format!(
+                r#"{{"time":"2025-01-01T00:00:00Z","event":"{kind}","disk":"d","diskId":"{}","keyUrl":"u"}}"#,
+                Uuid::nil()
+            )
+        };
+        let told = ToldEvent::of_line(&line("Attached")).unwrap();
+        assert_eq!(told.message, "the disk d is attached");
+        let told = ToldEvent::of_line(&line("Struck")).unwrap();
+        assert_eq!((&*told.event, &*told.message), ("Struck", ""));
+        assert!(ToldEvent::of_line("{}").is_err());
+        assert_eq!(events_question(), "{\"events\":{\"follow\":false}}\n");
     }
 
     #[test]

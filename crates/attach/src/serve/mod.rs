@@ -37,7 +37,8 @@ pub use control_socket::{
 };
 pub use keeping::raise_file_limit;
 pub use metrics::{
-    AttachedHere, MAX_METRICS, MetricsAnswer, attached_here, metrics_answer, metrics_question,
+    AttachedHere, MAX_METRICS, MetricsAnswer, attached_here, events_question, metrics_answer,
+    metrics_question,
 };
 pub use replace::{CONTINUE, is_told_to_end};
 pub use resume::continue_attach;
