@@ -8,9 +8,13 @@ use serde_json::Value;
 
 use super::cells::{NOTHING, size_cell, text_cell};
 use super::printable::printable;
+use keys::units::MAX_LAYERS;
 
 /// Fields that say nothing to people: the public numbers of a key. JSON has them.
 const LEFT_OUT: [&str; 2] = ["key.n", "key.e"];
+
+/// Parts of one thing that are shown. A disk has no more layers; thousands of ranges of bytes hide what matters.
+const SHOWN: usize = MAX_LAYERS;
 
 /// Spaces between two columns.
 const GAP: u16 = 2;
@@ -178,8 +182,12 @@ fn flatten(path: &str, value: &Value, lines: &mut Vec<(String, String)>) {
             lines.push((path.into(), items.join(if spaced { "; " } else { " " })));
         }
         Value::Array(items) => {
-            for (n, item) in items.iter().enumerate() {
+            for (n, item) in items.iter().take(SHOWN).enumerate() {
                 flatten(&format!("{path}[{n}]"), item, lines);
+            }
+            let more = items.len().saturating_sub(SHOWN);
+            if more > 0 {
+                lines.push((format!("{path}[]"), format!("{more} more, see -o json")));
             }
         }
         one => {
@@ -261,6 +269,20 @@ mod tests {
                 "job.rate=100 MiB/s",
             ]
         );
+    }
+
+    #[test]
+    fn of_thousands_of_parts_the_first_are_shown() {
+        let mut lines = Vec::new();
+        let ranges: Vec<Value> = (0..5000).map(|n| json!({"offset": n})).collect();
+        flatten("", &json!({"ranges": ranges, "name": "d"}), &mut lines);
+        assert_eq!(lines.len(), SHOWN + 2);
+        let [.., (path, text), name] = lines.as_slice() else {
+            panic!("two lines are left")
+        };
+        let expected = ("ranges[]", "4968 more, see -o json");
+        assert_eq!((path.as_str(), text.as_str()), expected);
+        assert_eq!(name, &("name".into(), "d".into()));
     }
 
     #[test]
