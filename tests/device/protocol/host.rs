@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, Rlimit, setrlimit};
 use test_support::frontend::client::{kind, range_segment};
 use test_support::frontend::device::{Frontend, Setup};
 use test_support::frontend::queue::Seg;
@@ -493,7 +494,15 @@ fn stacks_of_threads_with_keys_are_locked_and_not_dumped() {
 #[test]
 #[ignore = "measures, and proves nothing"]
 fn figures() {
-    for queues in [16, 128] {
+    let unlimited = Rlimit {
+        current: None,
+        maximum: None,
+    };
+    let many = match setrlimit(Resource::Memlock, unlimited) {
+        Ok(()) => 128,
+        Err(_) => 32,
+    };
+    for queues in [16, many] {
         let disk = Disk::new(64 * MIB);
         let daemon = disk.attach(&AttachOptions {
             queues: Some(queues),
