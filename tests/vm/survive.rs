@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use test_support::rng::Rng;
-use test_support::{Daemon, PATIENCE, alive, deaths, kill};
+use test_support::{Daemon, PATIENCE, await_end, deaths, kill};
 
 use crate::backend::CustomerHost;
 use crate::images;
@@ -60,11 +60,7 @@ impl End {
             Self::KillAttach => {
                 kill(daemon.pid());
                 daemon.wait();
-                let end = Instant::now() + PATIENCE;
-                while alive(data_plane) {
-                    assert!(Instant::now() < end, "the data plane goes on by itself");
-                    thread::sleep(Duration::from_millis(2));
-                }
+                await_end(data_plane);
             }
             Self::Sigterm => {
                 let status = daemon.terminate();

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::frontend::device::{Frontend, Setup};
 use crate::frontend::message::{Connection, request};
-use crate::processes::{data_plane_of, signal, with_descendants};
+use crate::processes::{await_end, data_plane_of, signal, stop_or_gone, with_descendants};
 use crate::{Host, PATIENCE, alive, kill, text};
 
 /// How a disk is attached.
@@ -239,12 +239,20 @@ impl Daemon {
         }
     }
 
-    /// Kills all of its processes at once, as `kill -9` does, and waits for the first.
+    /// Kills all of its processes at once, as `kill -9` does, and waits until none of them has a file open.
     pub fn kill(&mut self) {
-        // The data plane first, so that nobody lives to tidy up.
-        let processes: Vec<_> = self.processes().into_iter().rev().collect();
-        self.signal_all(&processes, Signal::KILL);
+        // They are stopped first, from the top: one that runs on could tidy up after another, or start a new data
+        // plane that nobody knows to kill.
+        let mut stopped: Vec<u32> = Vec::new();
+        while let Some(next) = self.processes().into_iter().find(|p| !stopped.contains(p)) {
+            stop_or_gone(next);
+            stopped.push(next);
+        }
+        self.signal_all(&stopped, Signal::KILL);
         self.child.wait().unwrap();
+        for process in stopped {
+            await_end(process);
+        }
     }
 
     /// Waits for its end.

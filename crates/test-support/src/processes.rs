@@ -41,6 +41,28 @@ pub fn stop(pid: u32) {
     }
 }
 
+/// As [`stop`], a process that may be gone, or go meanwhile.
+pub(crate) fn stop_or_gone(pid: u32) {
+    signal(pid, Signal::STOP);
+    let end = Instant::now() + PATIENCE;
+    while alive(pid) && !is_stopped(pid) {
+        assert!(Instant::now() < end, "process {pid} does not stop");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Waits until a process is gone, and has let go of its files.
+///
+/// # Panics
+/// When it does not end.
+pub fn await_end(pid: u32) {
+    let end = Instant::now() + PATIENCE;
+    while alive(pid) {
+        assert!(Instant::now() < end, "process {pid} doesn't end");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
 /// True when a signal has stopped all threads of a process.
 fn is_stopped(pid: u32) -> bool {
     let states = thread_states(pid);

@@ -9,9 +9,7 @@ use std::time::{Duration, Instant};
 
 use load::{Mix, World};
 use test_support::rng::Rng;
-use test_support::{
-    AttachOptions, Backend, Daemon, Disk, PATIENCE, alive, deaths, expect_success, kill,
-};
+use test_support::{AttachOptions, Backend, Daemon, Disk, await_end, deaths, expect_success, kill};
 
 /// Who is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,26 +18,17 @@ enum Victims {
     Parent,
 }
 
-/// Waits until a process is gone.
-fn await_end(pid: u32) {
-    let end = Instant::now() + PATIENCE;
-    while alive(pid) {
-        assert!(Instant::now() < end, "process {pid} doesn't end");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
-
-/// Kills as told and waits until both processes are gone, as they have to be on their own.
+/// Kills as told and waits until all processes are gone, as they have to be on their own.
 fn strike(daemon: &mut Daemon, victims: Victims) {
-    let (parent, child) = (daemon.pid(), daemon.data_plane());
     match victims {
         Victims::Both => daemon.kill(),
         Victims::Parent => {
-            kill(parent);
+            let processes = daemon.processes();
+            kill(daemon.pid());
             daemon.wait();
+            processes.into_iter().for_each(await_end);
         }
     }
-    await_end(child);
 }
 
 /// A generator whose seed is printed, and can be given.

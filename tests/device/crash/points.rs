@@ -12,9 +12,8 @@ use test_support::frontend::inflight::InflightRegion;
 use test_support::frontend::queue::{Queue, Seg};
 use test_support::frontend::vmm::Vmm;
 use test_support::rng::Rng;
-use test_support::{AttachOptions, Backend, Daemon, Disk, PATIENCE, stop};
+use test_support::{AttachOptions, Backend, Daemon, Disk, PATIENCE, await_end, stop};
 
-use super::await_end;
 use crate::MIB;
 
 const PAGE: u64 = 4096;

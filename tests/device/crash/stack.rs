@@ -1,6 +1,7 @@
 //! Other layers under a guest that works: snapshots, new DEKs, flattening, and kills among them.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use attach::AttachError;
@@ -224,23 +225,34 @@ fn kills_in_the_midst_of_changes_lose_nothing() {
         let delay = Duration::from_millis(rng.within(20..900));
         let victims = rng.pick(&[Victims::Both, Victims::Parent]);
         let frontend = daemon.connect_with(&load::setup(round));
-        let (mut made, slow) = (0, rng.one_in(2).then_some(20 << 20));
+        let (made, slow) = (AtomicU64::new(0), rng.one_in(2).then_some(20 << 20));
+        // However slow the machine is, some rounds kill after a change and not only before the first.
+        let before = rng.within(0..3);
         world.run(frontend, Mix::All, rng.next(), || {
             std::thread::scope(|scope| {
-                let made = &mut made;
                 scope.spawn(|| {
                     let mut changes = Changes::of(&disk);
+                    let count = |done: bool| made.fetch_add(u64::from(done), Ordering::Relaxed);
                     // Until there is nobody to ask.
                     while attach::key_status(changes.runtime_dir, changes.disk).is_ok() {
-                        *made += u32::from(changes.snapshot().is_ok());
-                        *made += u32::from(changes.rotate(slow).is_ok());
+                        count(changes.snapshot().is_ok());
+                        count(changes.rotate(slow).is_ok());
                     }
                 });
+                let end = Instant::now() + PATIENCE;
+                while made.load(Ordering::Relaxed) < before {
+                    assert!(
+                        Instant::now() < end,
+                        "no changes are made\n{}",
+                        daemon.log()
+                    );
+                    std::thread::sleep(Duration::from_millis(2));
+                }
                 std::thread::sleep(delay);
                 strike(&mut daemon, victims);
             });
         });
-        let layers = Changes::layers(&disk);
+        let (made, layers) = (made.into_inner(), Changes::layers(&disk));
         eprintln!("round {round}: {victims:?} after {delay:?}, {made} changes, {layers} layers");
     }
     let daemon = disk.attach(&AttachOptions::default());

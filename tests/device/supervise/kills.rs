@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use test_support::frontend::client::Status;
 use test_support::frontend::device::{Setup, feature};
-use test_support::{AttachOptions, Disk, PATIENCE, alive, times};
+use test_support::{AttachOptions, Disk, PATIENCE, await_end, times};
 
 use super::load::{DISK_BYTES, run, setup};
 use super::{MIB_8, assert_goes_on, await_restarts, is_qsd, serving, strike};
@@ -113,11 +113,7 @@ fn a_copy_that_a_data_plane_died_over_is_finished_by_the_next() {
         let len = data.metadata().unwrap().len();
         data.set_len(0).unwrap();
         let pending = queue.begin_write(0, &[2; 4096]);
-        let end = Instant::now() + PATIENCE;
-        while alive(dead) {
-            assert!(Instant::now() < end, "it does not die");
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        await_end(dead);
         data.set_len(len).unwrap();
         assert_eq!(queue.complete(pending).status, Status::Ok);
         assert!(queue.read(0, 4096) == Ok(vec![2; 4096]));

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use test_support::frontend::client::Status;
 use test_support::small_fs::SmallFs;
-use test_support::{AttachOptions, Daemon, Disk, PATIENCE, alive, data_plane_of, kill};
+use test_support::{AttachOptions, Daemon, Disk, PATIENCE, await_end, data_plane_of, kill};
 
 use super::{MIB_8, assert_goes_on, is_qsd, next_data_plane, serving, strike};
 
@@ -150,11 +150,7 @@ fn a_queue_that_hangs_is_given_up() {
     let pending = queue.begin_write(0, &[1; 512]);
     // The others go on meanwhile.
     frontend.queues[0].assert_serves(4096, 1);
-    let end = Instant::now() + PATIENCE;
-    while alive(dead) {
-        assert!(Instant::now() < end, "it hangs on\n{}", daemon.log());
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    await_end(dead);
     drop(stopped);
     next_data_plane(&daemon, dead);
     let queue = &mut frontend.queues[1];

@@ -1,10 +1,10 @@
 //! Processes that are killed at a random moment of an upgrade.
 
 use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use test_support::frontend::vmm::Vmm;
-use test_support::{AttachOptions, Daemon, Disk, PATIENCE, alive, kill, times};
+use test_support::{AttachOptions, Daemon, Disk, await_end, kill, times};
 
 use super::{assert_goes_on, command, upgrade};
 use crate::crash::load::{self, Mix, World};
@@ -125,11 +125,7 @@ fn deaths_of_the_attach_process_lose_nothing() {
             daemon.wait();
             asked.wait().unwrap();
             vmm.await_end();
-            let end = Instant::now() + PATIENCE;
-            while processes.iter().any(|pid| alive(*pid)) {
-                assert!(Instant::now() < end, "the others go on by themselves");
-                std::thread::sleep(Duration::from_millis(1));
-            }
+            processes.into_iter().for_each(await_end);
             daemon = disk.attach(&AttachOptions::default());
             vmm.reconnect(daemon.socket()).unwrap();
             progress.await_those_in_flight();
@@ -152,11 +148,7 @@ fn without_its_launcher_a_disk_is_served_on() {
     let mut frontend = daemon.connect();
     let launcher = of_kind(&daemon, "data-plane-launcher")[0];
     kill(launcher);
-    let end = Instant::now() + PATIENCE;
-    while alive(launcher) {
-        assert!(Instant::now() < end);
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    await_end(launcher);
     let said = super::refusal(&disk, None);
     assert!(said.contains("its launcher has ended"), "{said}");
     assert_goes_on(&mut frontend, 1);

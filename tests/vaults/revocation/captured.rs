@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
-use test_support::{Customer, Daemon, PATIENCE, alive};
+use test_support::{Customer, Daemon, PATIENCE, await_end};
 
 use super::{FAIL, MIB};
 
@@ -91,11 +91,7 @@ fn an_answer_that_nobody_asked_for_is_the_data_planes_end() {
 }
 
 fn wait_killed(daemon: &Daemon, pid: u32) {
-    let end = Instant::now() + PATIENCE;
-    while alive(pid) {
-        assert!(Instant::now() < end, "it goes on");
-        thread::sleep(Duration::from_millis(5));
-    }
+    await_end(pid);
     // It is told before it is killed.
     let log = daemon.log();
     assert!(log.contains("says what none does"), "{log}");

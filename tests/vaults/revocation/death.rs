@@ -9,7 +9,7 @@ use test_support::frontend::device::Frontend;
 use test_support::frontend::queue::Seg;
 use test_support::key_search::{may_read_memory, needles, search_what_stays};
 use test_support::rng::Rng;
-use test_support::{Customer, Daemon, PATIENCE, alive, kill, stop};
+use test_support::{Customer, Daemon, PATIENCE, await_end, kill, stop};
 
 use super::{FAIL, MIB, PAUSE};
 
@@ -27,14 +27,6 @@ fn stopped(customer: &Customer, mode: &'static [&'static str], seed: u64) -> (Da
     let at = queue.arena.alloc(4096, 4096);
     queue.request(kind::OUT, 0, &[Seg::out(at, 4096)]);
     (daemon, frontend)
-}
-
-fn wait_for_the_end_of(pid: u32) {
-    let end = Instant::now() + PATIENCE;
-    while alive(pid) {
-        assert!(Instant::now() < end, "process {pid} lives on alone");
-        thread::sleep(Duration::from_millis(5));
-    }
 }
 
 /// The key comes back, and all that was completed is there.
@@ -83,7 +75,7 @@ fn both_processes_end_with_the_attach_process_while_the_key_is_revoked() {
         assert_ne!(parent, child);
         kill(parent);
         assert!(!daemon.wait().success());
-        wait_for_the_end_of(child);
+        await_end(child);
         assert_nothing_lost(&customer, seed);
     }
 }
@@ -98,7 +90,7 @@ fn a_data_plane_that_dies_while_the_key_is_revoked_comes_back_without_it() {
         let (daemon, mut frontend) = stopped(&customer, mode, seed);
         let dead = daemon.data_plane();
         kill(dead);
-        wait_for_the_end_of(dead);
+        await_end(dead);
         let end = Instant::now() + PATIENCE;
         while !daemon.log().contains("is served again") {
             assert!(Instant::now() < end, "{}", daemon.log());
