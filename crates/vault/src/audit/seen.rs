@@ -74,9 +74,12 @@ impl Seen {
     }
 
     fn write(&self, chain: &Chain, db: &Connection) -> Result<(), AuditError> {
-        let Some(head) = store::read_head(db, chain.log_id())? else {
+        // Another process may append meanwhile: the head and the counters that it covers are of one moment.
+        let snapshot = db.unchecked_transaction()?;
+        let Some(head) = store::read_head(&snapshot, chain.log_id())? else {
             return Ok(());
         };
+        drop(snapshot);
         let mut text = Vec::with_capacity(LENGTH);
         write_line(&mut text, &Line::Log(chain.exported(&self.name)))?;
         write_line(&mut text, &Line::Head(head))?;

@@ -1,5 +1,7 @@
 //! What is counted, what is archived, and what is begun.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::*;
 
 fn refused(seconds: i64) -> AuditRecord {
@@ -10,6 +12,31 @@ fn refused(seconds: i64) -> AuditRecord {
     record.event.key = Some("k".into());
     record.event.version = Some(format!("v{seconds}"));
     record
+}
+
+/// Its signature covers the counters, which another process may change between two looks.
+#[test]
+fn what_was_seen_is_of_one_moment_though_others_append() {
+    let fixture = Fixture::new(1);
+    let own = fixture.dir.path().join("own.db");
+    let other = fixture.reopen().unwrap();
+    let appended = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            for n in 0..300 {
+                other.append_counted(refused(n % 7), REFUSALS).unwrap();
+            }
+            appended.store(true, Ordering::Relaxed);
+        });
+        fixture.log.read(|chain, db| {
+            let seen = Seen::open(chain, db, &own, NAME).unwrap();
+            while !appended.load(Ordering::Relaxed) {
+                seen.note(chain, db);
+                let noted = std::fs::read(own.with_extension("seen")).unwrap();
+                assert_eq!(pins(noted.as_slice()).map(|pins| pins.len()).unwrap(), 1);
+            }
+        });
+    });
 }
 
 fn entries(fixture: &Fixture) -> Vec<Entry> {
