@@ -38,6 +38,7 @@ pub mod frontend;
 mod host;
 #[cfg(feature = "program")]
 mod installed;
+#[cfg(feature = "program")]
 pub mod key_search;
 #[cfg(feature = "program")]
 mod processes;
