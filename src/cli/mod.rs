@@ -32,6 +32,7 @@ mod named;
 mod output;
 mod program;
 mod progress;
+mod reference;
 mod similar;
 mod snapshot;
 mod source;

@@ -13,8 +13,8 @@ use keys::{crypto_module, harden_process, require_module};
 use super::global::{Context, GlobalArgs};
 use super::{
     CliError, Output, OutputFormat, alarm, attach, audit, backup, catalog, completions, des, disk,
-    doctor, event_notifier, identity, image, keyvault, logging, manpages, metrics, named, similar,
-    snapshot, status, units, upgrade, usage, version,
+    doctor, event_notifier, identity, image, keyvault, logging, manpages, metrics, named, reference,
+    similar, snapshot, status, units, upgrade, usage, version,
 };
 
 /// The version, and by which module keys are made and used.
@@ -101,6 +101,9 @@ enum Command {
     /// Write a man page for each command; asked by scripts/package
     #[command(hide = true)]
     Manpages(manpages::ManpagesArgs),
+    /// Write the pages of the book about commands, into docs/reference
+    #[command(hide = true)]
+    Reference(reference::ReferenceArgs),
 }
 
 /// Parses the arguments and runs one command.
@@ -184,6 +187,7 @@ fn dispatch(context: &Context, command: Command) -> Result<(), CliError> {
         Command::Enable(args) => units::enable(context, args),
         Command::Disable(args) => units::disable(context, args),
         Command::Manpages(args) => manpages::run(&args, Cli::command()),
+        Command::Reference(args) => reference::run(&args, Cli::command()),
         Command::Doctor(_) => doctor::run(context),
         Command::CheckConfinement => doctor::tell_confinement(|said| context.output.text(said)),
         Command::Version(_) => version::run(context),

@@ -4,8 +4,10 @@
 // Clippy exempts only functions with #[test], and helpers of tests panic as tests do.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod book;
 mod circles;
 mod code;
+mod errors;
 mod packages;
 mod panics;
 mod text;
