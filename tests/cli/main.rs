@@ -29,5 +29,7 @@ mod key_interop;
 mod layer_keys;
 mod my_vault;
 mod package;
+mod reference;
 mod rotation;
+mod tutorial;
 mod units;

@@ -22,4 +22,5 @@ mod qemu;
 mod revocation;
 mod secrecy;
 mod survive;
+mod tutorial;
 mod upgrade;
