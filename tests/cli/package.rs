@@ -94,7 +94,17 @@ fn the_package_has_everything_that_a_host_needs() {
             None => has(FILE, &format!("/usr/lib/systemd/system/{name}")),
         }
     }
+    for (tool, made) in [
+        ("pandoc", "man/man7/sealdisk-tutorial.7.gz"),
+        ("mdbook", "doc/sealdisk/html/tutorial.html"),
+        ("mdbook", "doc-base/sealdisk"),
+    ] {
+        if is_there(tool) {
+            has(FILE, &format!("/usr/share/{made}"));
+        }
+    }
     has(FILE, "/etc/apparmor.d/sealdisk-attach");
+    has(FILE, "/etc/apparmor.d/abstractions/libvirt-qemu.d/sealdisk");
     let field = |name: &str| {
         let mut ask = Command::new("dpkg-deb");
         let said = expect_success(ask.args(["--field", &package, name])).stdout;
@@ -113,10 +123,26 @@ fn the_package_has_everything_that_a_host_needs() {
     let conffiles = fs::read_to_string(control.join("conffiles")).unwrap();
     for path in [
         "/etc/default/sealdisk-keyvault",
+        "/etc/default/sealdisk-alarms",
         "/etc/apparmor.d/sealdisk-attach",
     ] {
         assert!(conffiles.lines().any(|line| line == path), "{conffiles}");
     }
+    for script in ["postinst", "prerm", "postrm"] {
+        let script = fs::read_to_string(control.join(script)).unwrap();
+        assert!(!script.contains("@TIMERS@") && !script.contains("@SERVICES@"));
+        assert!(script.contains("sealdisk-alarms.service"), "{script}");
+    }
+}
+
+/// Whether a tool that `scripts/package` can do without is there for it, as `scripts/setup package` installs it.
+fn is_there(tool: &str) -> bool {
+    let own = root().join("target/tools/bin").join(tool).exists();
+    let found = own || Command::new(tool).arg("--version").output().is_ok();
+    if !found {
+        eprintln!("{tool} is missing (scripts/setup package)");
+    }
+    found
 }
 
 #[test]
@@ -128,11 +154,20 @@ fn the_shell_finds_nothing_wrong_with_the_scripts_of_the_package() {
 }
 
 #[test]
-fn the_apparmor_profile_can_be_read() {
+fn the_apparmor_rules_can_be_read() {
+    let dir = TempDir::new().unwrap();
+    let guest = dir.path().join("guest");
+    let rules = fs::read_to_string(root().join("contrib/apparmor/libvirt-qemu")).unwrap();
+    fs::write(&guest, format!("profile guest {{\n{rules}}}\n")).unwrap();
+    can_be_read(&root().join("contrib/apparmor/sealdisk-attach"));
+    can_be_read(&guest);
+}
+
+fn can_be_read(profile: &Path) {
     // It compiles the profile, and loads nothing.
     let mut parse = Command::new("apparmor_parser");
     parse.args(["--skip-kernel-load", "--skip-cache", "--quiet"]);
-    parse.arg(root().join("contrib/apparmor/sealdisk-attach"));
+    parse.arg(profile);
     match parse.output() {
         Ok(said) => assert!(
             said.status.success(),
