@@ -13,8 +13,8 @@ use keys::{crypto_module, harden_process, require_module};
 use super::global::{Context, GlobalArgs};
 use super::{
     CliError, Output, OutputFormat, alarm, attach, audit, backup, catalog, completions, des, disk,
-    doctor, event_notifier, identity, image, keyvault, logging, manpages, metrics, named, reference,
-    similar, snapshot, status, units, upgrade, usage, version,
+    doctor, event_notifier, identity, image, keyvault, logging, manpages, metrics, named,
+    reference, similar, snapshot, status, units, upgrade, usage, version,
 };
 
 /// The version, and by which module keys are made and used.
