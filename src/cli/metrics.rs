@@ -1,6 +1,6 @@
 //! `sealdisk metrics`.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,8 +8,9 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::{CliError, Context};
-use exporter::{ExporterError, Listen, ServeOptions, serve};
+use exporter::{ServeOptions, serve};
 use installation::runtime_dir;
+use web::{Listen, ServeError};
 
 /// Arguments of `metrics`.
 #[derive(Args)]
@@ -36,7 +37,7 @@ of disks, URLs of keys and numbers.")]
 #[derive(Args)]
 struct ServeArgs {
     /// The address to serve on, or unix:PATH for a socket of the current user
-    #[arg(long, value_name = "ADDR|unix:PATH", default_value = "127.0.0.1:9301", value_parser = listen)]
+    #[arg(long, value_name = "ADDR|unix:PATH", default_value = "127.0.0.1:9301")]
     listen: Listen,
     /// Seconds that each attached disk may take to answer; one that does not has sealdisk_disk_up 0
     #[arg(long, value_name = "SECONDS", default_value_t = 2,
@@ -46,17 +47,6 @@ struct ServeArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 15,
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     interval: u64,
-}
-
-fn listen(text: &str) -> Result<Listen, String> {
-    match text.strip_prefix("unix:") {
-        Some("") => Err("a path follows unix:".into()),
-        Some(path) => Ok(Listen::Unix(PathBuf::from(path))),
-        None => text.parse().map(Listen::Tcp).map_err(|_| {
-            let example = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9301);
-            format!("it is neither an address such as {example} nor unix:PATH")
-        }),
-    }
 }
 
 /// What is served, for programs that wait for it.
@@ -82,31 +72,31 @@ pub(super) fn run(context: &Context, args: MetricsArgs) -> Result<(), CliError> 
 }
 
 fn announce(context: &Context, listening: &Listen) {
-    if let Listen::Tcp(address) = listening
-        && !address.ip().is_loopback()
-    {
+    let address = listening.address();
+    if let Some(address) = address.filter(|address| !address.ip().is_loopback()) {
         context.output.note(&format!(
             "whoever reaches {address} can read the names of disks and the URLs of keys"
         ));
     }
-    let (listen, socket) = match listening {
-        Listen::Tcp(address) => (Some(*address), None),
-        Listen::Unix(path) => (None, Some(path.clone())),
+    let sentence = match listening {
+        Listen::Tcp(_) => format!("serving metrics at {listening}/metrics"),
+        Listen::Unix(_) => format!("serving metrics at {listening}"),
     };
-    let sentence = format!("serving metrics at {listening}");
+    let view = ServingView {
+        listen: address,
+        socket: listening.socket().map(Into::into),
+    };
     // Nobody may be reading; metrics are served all the same.
-    let _ = context
-        .output
-        .announce(&sentence, &ServingView { listen, socket });
+    let _ = context.output.announce(&sentence, &view);
     // Only systemd sets the socket's name in the environment; without it this does nothing.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 }
 
-impl From<ExporterError> for CliError {
-    fn from(error: ExporterError) -> Self {
+impl From<ServeError> for CliError {
+    fn from(error: ServeError) -> Self {
         let code = match error {
-            ExporterError::Listen { .. } => "ListenFailed",
-            ExporterError::System { .. } => "ServeFailed",
+            ServeError::Listen { .. } => "ListenFailed",
+            ServeError::System { .. } => "ServeFailed",
         };
         Self::new(code, error.to_string())
     }

@@ -42,10 +42,9 @@ impl Scraper {
         }
     }
 
-    /// How long a scrape takes at most, whatever the disks do.
-    pub(crate) fn patience(&self) -> Duration {
-        // One scrape may have to wait for another.
-        self.patience * 2
+    /// How long a disk may take to answer.
+    pub(crate) fn disk_patience(&self) -> Duration {
+        self.patience
     }
 
     /// Why a scrape would not have everything, if it would not.

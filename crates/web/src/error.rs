@@ -1,12 +1,12 @@
-//! Why the exporter could not be started, or ended.
+//! Why a server could not be started, or ended.
 
 use std::io;
 
 use thiserror::Error;
 
-/// Why the exporter did not start, or ended.
+/// Why a server did not start, or ended.
 #[derive(Debug, Error)]
-pub enum ExporterError {
+pub enum ServeError {
     /// An address could not be listened on.
     #[error("cannot listen on {listen}: {source}; choose another address with --listen")]
     Listen {
@@ -16,7 +16,7 @@ pub enum ExporterError {
         #[source]
         source: io::Error,
     },
-    /// The system refused something that the exporter needs.
+    /// The system refused something that the server needs.
     #[error("cannot {what}: {source}")]
     System {
         /// What was to be done.
@@ -25,4 +25,11 @@ pub enum ExporterError {
         #[source]
         source: io::Error,
     },
+}
+
+impl ServeError {
+    /// What could not be done, for what the system says.
+    pub fn system(what: &'static str) -> impl Fn(io::Error) -> Self {
+        move |source| Self::System { what, source }
+    }
 }
