@@ -24,6 +24,27 @@ pub enum KeyState {
     KeyRevoked,
 }
 
+impl KeyState {
+    /// What alarms are found by.
+    pub fn standing(
+        self,
+        since: OffsetDateTime,
+        until: Option<OffsetDateTime>,
+        reason: Option<&Reason>,
+    ) -> KeyStanding {
+        let reason = reason.map_or_else(String::new, ToString::to_string);
+        match self {
+            Self::Active => KeyStanding::Granted,
+            Self::KeyUnreachable => KeyStanding::Unreachable {
+                since,
+                until,
+                reason,
+            },
+            Self::KeyRevoked => KeyStanding::Revoked { since, reason },
+        }
+    }
+}
+
 /// Where the DEK of an attached disk is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DekState {
@@ -116,25 +137,11 @@ pub struct KeyStatus {
 impl KeyStatus {
     /// What alarms are found by.
     pub fn facts(&self) -> AttachedFacts {
-        let reason = || {
-            self.reason
-                .as_ref()
-                .map_or_else(String::new, ToString::to_string)
-        };
         let offered = self.offered.as_ref();
         AttachedFacts {
-            key: match self.state {
-                KeyState::Active => KeyStanding::Granted,
-                KeyState::KeyUnreachable => KeyStanding::Unreachable {
-                    since: self.since,
-                    until: self.until,
-                    reason: reason(),
-                },
-                KeyState::KeyRevoked => KeyStanding::Revoked {
-                    since: self.since,
-                    reason: reason(),
-                },
-            },
+            key: self
+                .state
+                .standing(self.since, self.until, self.reason.as_ref()),
             last_granted: self.last_granted,
             deaths_in_a_row: offered.map_or(0, |offered| offered.deaths_in_a_row),
             last_death: offered.and_then(|offered| Some(offered.last_restart.as_ref()?.time)),

@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use disks::des::SeenKeys;
 use installation::catalog::{DiskEncryptionSetRecord, DiskRecord, VaultRecord};
 use installation::{Installation, InstallationError};
 use vault::audit::{AuditLog, Space, last_record};
-use vault::{KeyId, KeyUrl, SeenKey, SeenRecords, VaultDatabase, VaultError};
+use vault::{SeenKey, SeenRecords, VaultDatabase, VaultError};
 
 use crate::catalogue as metric;
 use crate::disks::flag;
@@ -161,7 +162,7 @@ impl Watcher {
         let vaults: Vec<_> = vaults.filter(|vault| !vault.kind.is_remote()).collect();
         self.records
             .retain(|name, _| vaults.iter().any(|vault| vault.name == *name));
-        let mut keys = Keys::default();
+        let mut keys = SeenKeys::default();
         for VaultRecord { name, url, .. } in &vaults {
             let path = installation.vaults_dir().join(name).join("vault.db");
             let looked = self.look_at_vault(&path, (name, url), seen, &mut keys);
@@ -171,7 +172,7 @@ impl Watcher {
             let is_up = flag(looked.is_ok());
             seen.samples.put(&metric::VAULT_UP, &[name], is_up);
         }
-        keys.add(&mut seen.samples, &resources, &sets);
+        add_keys(&keys, &mut seen.samples, &resources, &sets);
         // The first attach makes it.
         let log = self.state_dir.join("audit.db");
         if log.exists() {
@@ -187,7 +188,7 @@ impl Watcher {
         path: &Path,
         (name, url): (&str, &str),
         seen: &mut Seen,
-        keys: &mut Keys,
+        keys: &mut SeenKeys,
     ) -> Result<(), VaultError> {
         let database = VaultDatabase::open(path)?;
         if !self.records.contains_key(name) {
@@ -239,85 +240,42 @@ fn size_of_database(path: &Path) -> u64 {
         .sum()
 }
 
-/// The key versions of the vaults, by their URLs.
-#[derive(Default)]
-struct Keys {
-    versions: BTreeMap<String, SeenKey>,
-    /// The latest version of each key, by the URL without a version.
-    latest: HashMap<String, String>,
-}
-
-impl Keys {
-    fn put(&mut self, vault_url: &str, key: SeenKey) {
-        let url = |version| {
-            let id = KeyId {
-                name: key.name.clone(),
-                version,
-            };
-            let vault_url = vault_url.to_owned();
-            KeyUrl { vault_url, key: id }.to_string()
-        };
-        let of_version = url(Some(key.version.clone()));
-        if key.is_latest {
-            self.latest.insert(url(None), of_version.clone());
+/// Only versions that something uses, and the latest ones: keys that are rotated for years have many.
+fn add_keys(
+    keys: &SeenKeys,
+    samples: &mut Samples,
+    resources: &[DiskRecord],
+    sets: &[DiskEncryptionSetRecord],
+) {
+    let mut counts: BTreeMap<(String, &'static str), u64> = BTreeMap::new();
+    for resource in resources {
+        let kind = resource.kind.as_str();
+        let of_layers = resource.layers.iter().map(|layer| &layer.key_url);
+        let wraps: BTreeSet<_> = of_layers.chain([&resource.key_url]).collect();
+        for url in wraps {
+            *counts.entry((url.clone(), kind)).or_default() += 1;
         }
-        self.versions.insert(of_version, key);
     }
-
-    /// The version that a set wraps new disks with, as far as it is known.
-    fn active(&self, set: &DiskEncryptionSetRecord) -> String {
-        let Ok(mut url) = set.key_url.parse::<KeyUrl>() else {
-            return set.key_url.clone();
-        };
-        if !set.auto_rotation && url.key.version.is_some() {
-            return url.to_string();
-        }
-        url.key.version = None;
-        let without = url.to_string();
-        let latest = self.latest.get(&without);
-        latest.cloned().unwrap_or_else(|| set.key_url.clone())
+    for ((url, kind), count) in &counts {
+        samples.put(&metric::KEY_RESOURCES, &[url, kind], *count as f64);
     }
-
-    /// Only versions that something uses, and the latest ones: keys that are rotated for years have many.
-    fn add(
-        &self,
-        samples: &mut Samples,
-        resources: &[DiskRecord],
-        sets: &[DiskEncryptionSetRecord],
-    ) {
-        let mut counts: BTreeMap<(String, &'static str), u64> = BTreeMap::new();
-        for resource in resources {
-            let kind = resource.kind.as_str();
-            let of_layers = resource.layers.iter().map(|layer| &layer.key_url);
-            let wraps: BTreeSet<_> = of_layers.chain([&resource.key_url]).collect();
-            for url in wraps {
-                *counts.entry((url.clone(), kind)).or_default() += 1;
-            }
-        }
-        for ((url, kind), count) in &counts {
-            samples.put(&metric::KEY_RESOURCES, &[url, kind], *count as f64);
-        }
-        let mut shown: BTreeSet<String> = counts.into_keys().map(|(url, _)| url).collect();
-        for set in sets {
-            let active = self.active(set);
-            samples.put(&metric::SET_KEY, &[&set.name, &active], 1.0);
-            shown.insert(active);
-        }
-        let now = OffsetDateTime::now_utc();
-        for (url, key) in &self.versions {
-            let is_shown = shown.contains(url) || (key.is_latest && !key.is_deleted);
-            if is_shown {
-                add_key(samples, url, key, now);
-            }
+    let mut shown: BTreeSet<String> = counts.into_keys().map(|(url, _)| url).collect();
+    for set in sets {
+        let active = keys.active(set).unwrap_or_else(|| set.key_url.clone());
+        samples.put(&metric::SET_KEY, &[&set.name, &active], 1.0);
+        shown.insert(active);
+    }
+    let now = OffsetDateTime::now_utc();
+    for (url, key) in keys.versions() {
+        let is_shown = shown.contains(url) || (key.is_latest && !key.is_deleted);
+        if is_shown {
+            add_key(samples, url, key, now);
         }
     }
 }
 
 fn add_key(samples: &mut Samples, url: &str, key: &SeenKey, now: OffsetDateTime) {
-    let is_begun = key.not_before.is_none_or(|from| from <= now);
-    let is_over = key.expires.is_some_and(|until| until <= now);
-    let is_enabled = key.enabled && !key.is_deleted && is_begun && !is_over;
-    samples.put(&metric::KEY_ENABLED, &[url], flag(is_enabled));
+    samples.put(&metric::KEY_ENABLED, &[url], flag(key.may_be_used(now)));
     samples.put(&metric::KEY_LATEST, &[url], flag(key.is_latest));
     samples.put(&metric::KEY_CREATED, &[url], timestamp(key.created));
     if let Some(expires) = key.expires {
@@ -327,7 +285,7 @@ fn add_key(samples: &mut Samples, url: &str, key: &SeenKey, now: OffsetDateTime)
 
 #[cfg(test)]
 mod tests {
-    use vault::{AttributeChange, KeySize, KeyVault, NewKey, VaultSettings};
+    use vault::{AttributeChange, KeyId, KeySize, KeyVault, NewKey, VaultSettings};
 
     use super::*;
 

@@ -3,9 +3,11 @@
 
 use std::collections::BTreeMap;
 
+use uuid::Uuid;
+
 use crate::audit::{AuditError, Counter, last_record, visit_records};
 use crate::database::VaultDatabase;
-use crate::{SeenKey, VaultError, store};
+use crate::{KeyId, KeyUsed, Permissions, SeenKey, VaultError, store};
 
 /// What a vault was asked for, by its audit log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -60,6 +62,43 @@ impl VaultDatabase {
     /// [`VaultErrorCode::Internal`](crate::VaultErrorCode::Internal).
     pub fn seen_keys(&self) -> Result<Vec<SeenKey>, VaultError> {
         store::seen_versions(self.connection())
+    }
+
+    /// All access policies, by object id.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::Internal`](crate::VaultErrorCode::Internal).
+    pub fn policies(&self) -> Result<Vec<(Uuid, Permissions)>, VaultError> {
+        store::policies(self.connection())
+    }
+
+    /// The names of the keys that have been used.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::Internal`](crate::VaultErrorCode::Internal).
+    pub fn used_keys(&self) -> Result<Vec<String>, VaultError> {
+        store::used_keys(self.connection())
+    }
+
+    /// As [`EmbeddedVault::last_uses`](crate::EmbeddedVault::last_uses).
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::Internal`](crate::VaultErrorCode::Internal).
+    pub fn last_uses(&self, key: &str, version: Option<&str>) -> Result<Vec<KeyUsed>, VaultError> {
+        store::key_uses(self.connection(), key, version)
+    }
+
+    /// As [`EmbeddedVault::has_key`](crate::EmbeddedVault::has_key).
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::Internal`](crate::VaultErrorCode::Internal).
+    pub fn has_key(&self, name: &str) -> Result<bool, VaultError> {
+        let db = self.connection();
+        let id = KeyId {
+            name: name.into(),
+            version: None,
+        };
+        Ok(store::key(db, &id)?.is_some() || store::deleted_key(db, name)?.is_some())
     }
 }
 

@@ -22,3 +22,12 @@ pub struct SeenKey {
     /// Whether the key is deleted, and can be recovered.
     pub is_deleted: bool,
 }
+
+impl SeenKey {
+    /// Whether it may be used at that time.
+    pub fn may_be_used(&self, now: OffsetDateTime) -> bool {
+        let is_begun = self.not_before.is_none_or(|from| from <= now);
+        let is_over = self.expires.is_some_and(|until| until <= now);
+        self.enabled && !self.is_deleted && is_begun && !is_over
+    }
+}

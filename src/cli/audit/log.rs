@@ -3,7 +3,7 @@
 use clap::Args;
 
 use crate::cli::CliError;
-use installation::Installation;
+use installation::{INSTALLATION_LOG, Installation, vault_log_name};
 use vault::EmbeddedVault;
 use vault::audit::AuditLog;
 
@@ -28,16 +28,10 @@ impl Log {
     /// What an export calls it.
     pub(super) fn name(&self) -> String {
         match self {
-            Self::Vault(vault) => vault_log(vault.name()),
-            Self::Installation(_) => INSTALLATION.into(),
+            Self::Vault(vault) => vault_log_name(vault.name()),
+            Self::Installation(_) => INSTALLATION_LOG.into(),
         }
     }
-}
-
-const INSTALLATION: &str = "installation";
-
-fn vault_log(name: &str) -> String {
-    format!("vault/{name}")
 }
 
 pub(super) type Logs = Vec<(String, Result<Log, CliError>)>;
@@ -48,7 +42,7 @@ pub(super) fn logs(installation: &Installation, which: &WhichArgs) -> Result<Log
     if let Some(name) = &which.vault {
         let name = name.to_ascii_lowercase();
         let vault = installation.vault(&name).map(|v| Log::Vault(v.into()));
-        return Ok(vec![(vault_log(&name), vault.map_err(CliError::from))]);
+        return Ok(vec![(vault_log_name(&name), vault.map_err(CliError::from))]);
     }
     if !which.installation {
         for vault in installation.catalog().vaults()? {
@@ -58,12 +52,12 @@ pub(super) fn logs(installation: &Installation, which: &WhichArgs) -> Result<Log
             }
             let name = vault.record.name;
             let vault = installation.vault(&name).map(|v| Log::Vault(v.into()));
-            logs.push((vault_log(&name), vault.map_err(CliError::from)));
+            logs.push((vault_log_name(&name), vault.map_err(CliError::from)));
         }
     }
     let own = installation
         .audit_log()
         .map(|log| Log::Installation(log.into()));
-    logs.push((INSTALLATION.into(), own.map_err(CliError::from)));
+    logs.push((INSTALLATION_LOG.into(), own.map_err(CliError::from)));
     Ok(logs)
 }

@@ -8,7 +8,6 @@ use crate::cli::{CliError, Context, Output, Tabular};
 use disks::DiskError;
 use disks::des::{KeyUser, SafeToDisable, Safety};
 use installation::Installation;
-use installation::envelope::ResourceKind;
 use vault::KeyId;
 
 /// Arguments of `keyvault key what-if`.
@@ -30,11 +29,6 @@ impl Tabular for KeyUser {
         &["type", "name", "diskEncryptionSet", "diskState", "effect"];
 
     fn cells(&self) -> Vec<String> {
-        let effect = match (self.kind, self.disk_state) {
-            (ResourceKind::Disk, "Attached" | "SyncFailed") => "stops at its next key check",
-            (ResourceKind::Disk, _) => "cannot be attached",
-            _ => "cannot be read",
-        };
         vec![
             self.kind.to_string(),
             self.name.clone(),
@@ -42,7 +36,7 @@ impl Tabular for KeyUser {
                 .clone()
                 .unwrap_or_else(|| "-".into()),
             self.disk_state.into(),
-            effect.into(),
+            self.effect().into(),
         ]
     }
 }

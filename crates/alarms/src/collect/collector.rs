@@ -21,6 +21,9 @@ use vault::VaultDatabase;
 pub enum Scope<'a> {
     /// All of the installation.
     Host,
+    /// All of the installation, whose disks, snapshots and images were looked at already. Vaults elsewhere are not
+    /// asked: nothing is alarmed of their keys.
+    Seen(&'a [DiskView]),
     /// One attached disk, and its keys.
     Disk(OneDisk<'a>),
     /// The vaults that are here, and what they need.
@@ -51,17 +54,19 @@ impl Collector {
         attaches: Attaches<'_>,
     ) -> Result<(Facts, Vec<DiskView>), AlarmsError> {
         let mut facts = Facts::none(OffsetDateTime::now_utc());
-        let mut book = KeyBook::new(installation, &self.remote);
+        let asks_elsewhere = !matches!(scope, Scope::Seen(_));
+        let remote = asks_elsewhere.then_some(&self.remote);
+        let mut book = KeyBook::new(installation, remote);
         let views = views(installation, scope)?;
         facts.resources = resources::resources(&views, &mut book, attaches)?;
         if let Scope::Disk(disk) = &scope {
             let disk = resources::attached_disk(disk, &mut book, attaches)?;
             facts.resources.push(disk);
         }
-        if let Scope::Host = scope {
+        if let Scope::Host | Scope::Seen(_) = scope {
             book.need_active_keys()?;
         }
-        if let Scope::Host | Scope::Vaults = scope {
+        if let Scope::Host | Scope::Seen(_) | Scope::Vaults = scope {
             let state_dir = installation.state_dir();
             book.need_latest_versions()?;
             vaults(installation, &mut facts)?;
@@ -77,10 +82,14 @@ impl Collector {
 
 fn views(installation: &Installation, scope: Scope<'_>) -> Result<Vec<DiskView>, AlarmsError> {
     let mut views = Vec::new();
-    if let Scope::Host = scope {
-        for kind in ResourceKind::ALL {
-            views.extend(disks::list(installation, kind)?);
+    match scope {
+        Scope::Host => {
+            for kind in ResourceKind::ALL {
+                views.extend(disks::list(installation, kind)?);
+            }
         }
+        Scope::Seen(seen) => views.extend_from_slice(seen),
+        Scope::Disk(_) | Scope::Vaults => {}
     }
     Ok(views)
 }

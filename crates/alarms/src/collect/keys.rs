@@ -41,7 +41,8 @@ impl ActiveKey {
 /// The keys that were looked at.
 pub(super) struct KeyBook<'a> {
     installation: &'a Installation,
-    remote: &'a RemoteKeys,
+    /// Nothing where vaults elsewhere are not asked.
+    remote: Option<&'a RemoteKeys>,
     /// The versions in vaults that are kept here; nothing where they cannot be read.
     vaults: BTreeMap<String, Option<Rc<[VersionTimes]>>>,
     sets: Option<Rc<[DiskEncryptionSetRecord]>>,
@@ -53,7 +54,7 @@ pub(super) struct KeyBook<'a> {
 }
 
 impl<'a> KeyBook<'a> {
-    pub(super) fn new(installation: &'a Installation, remote: &'a RemoteKeys) -> Self {
+    pub(super) fn new(installation: &'a Installation, remote: Option<&'a RemoteKeys>) -> Self {
         Self {
             installation,
             remote,
@@ -184,7 +185,7 @@ impl<'a> KeyBook<'a> {
         };
         let Some(name) = url.vault_name() else {
             let set = set?;
-            return match self.remote.times(self.installation, set, &url) {
+            return match self.remote?.times(self.installation, set, &url) {
                 Ok(times) => Some(times),
                 Err(why) => self.not_known(SubjectKind::Key, text, why),
             };

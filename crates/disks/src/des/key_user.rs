@@ -28,3 +28,14 @@ pub struct KeyUser {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
 }
+
+impl KeyUser {
+    /// What becomes of it without the key.
+    pub fn effect(&self) -> &'static str {
+        match (self.kind, self.disk_state) {
+            (ResourceKind::Disk, "Attached" | "SyncFailed") => "stops at its next key check",
+            (ResourceKind::Disk, _) => "cannot be attached",
+            _ => "cannot be read",
+        }
+    }
+}

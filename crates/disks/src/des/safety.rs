@@ -11,7 +11,7 @@ use super::key_user::KeyUser;
 use installation::catalog::{DepartedRecord, Departure};
 use installation::{Installation, InstallationError};
 use vault::audit::AuditRecord;
-use vault::{KeyUrl, KeyUsed, same_key_url};
+use vault::{KeyId, KeyUrl, KeyUsed, VaultDatabase, VaultError, same_key_url};
 
 /// A client that used a key version within this time is taken to need it still: a running disk uses
 /// its key at every check, and one that is attached now and then has its days.
@@ -40,7 +40,7 @@ pub struct Safety {
 }
 
 impl Safety {
-    fn of(found: Vec<(SafeToDisable, String)>) -> Self {
+    pub(super) fn of(found: Vec<(SafeToDisable, String)>) -> Self {
         let worst = found.iter().map(|(answer, _)| *answer).max();
         let mut found = found;
         // What decides comes first.
@@ -67,12 +67,58 @@ impl Safety {
     }
 }
 
+/// How it is found out what a vault of this installation knows of its keys' uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum VaultLook {
+    /// The vault is opened with its master key, and what it says was verified as far as it verifies itself.
+    Opened,
+    /// Its database is read, and nothing else.
+    Database,
+}
+
+impl VaultLook {
+    fn last_uses(
+        self,
+        installation: &Installation,
+        vault: &str,
+        key: &KeyId,
+    ) -> Result<Vec<KeyUsed>, InstallationError> {
+        let (name, version) = (&key.name, key.version.as_deref());
+        Ok(match self {
+            Self::Opened => installation.vault(vault)?.last_uses(name, version)?,
+            Self::Database => database(installation, vault)?.last_uses(name, version)?,
+        })
+    }
+
+    fn has_key(
+        self,
+        installation: &Installation,
+        vault: &str,
+        key: &str,
+    ) -> Result<bool, InstallationError> {
+        Ok(match self {
+            Self::Opened => installation.vault(vault)?.has_key(key)?,
+            Self::Database => database(installation, vault)?.has_key(key)?,
+        })
+    }
+}
+
+/// The database of a vault that is kept here.
+pub(super) fn database(
+    installation: &Installation,
+    vault: &str,
+) -> Result<VaultDatabase, VaultError> {
+    VaultDatabase::open(&installation.vaults_dir().join(vault).join("vault.db"))
+}
+
 /// What this installation has under a key, and the sets that make disks with it.
 pub(super) struct Needs<'a> {
     /// All that is under any key.
     pub users: &'a [KeyUser],
     /// The sets that wrap new disks with the key version (`No`), or may (`Unknown`).
     pub sets: &'a [(String, SafeToDisable)],
+    /// How vaults are looked at.
+    pub vaults: VaultLook,
 }
 
 /// Whether the key version with that URL can be disabled. A URL without a version means all
@@ -119,8 +165,8 @@ pub(super) fn safety_of(
             _ => {}
         }
     }
-    found.extend(departed_under(installation, key_url)?);
-    found.extend(uses_elsewhere(installation, key_url)?);
+    found.extend(departed_under(installation, key_url, needs.vaults)?);
+    found.extend(uses_elsewhere(installation, key_url, needs.vaults)?);
     found.dedup();
     Ok(Safety::of(found))
 }
@@ -129,6 +175,7 @@ pub(super) fn safety_of(
 fn departed_under(
     installation: &Installation,
     key_url: &str,
+    vaults: VaultLook,
 ) -> Result<Vec<(SafeToDisable, String)>, InstallationError> {
     let whole_key = without_version(key_url);
     let mut found = Vec::new();
@@ -142,7 +189,7 @@ fn departed_under(
             found.push((SafeToDisable::Unknown, why_departed(&departed, this)));
         }
     }
-    if !found.is_empty() && is_purged(installation, key_url)? {
+    if !found.is_empty() && is_purged(installation, key_url, vaults)? {
         found.clear();
     }
     Ok(found)
@@ -164,14 +211,16 @@ pub fn record_forgotten(
 
 /// Whether the key is gone for good, so that nothing can need it. A vault that cannot be asked does not
 /// say so.
-fn is_purged(installation: &Installation, key_url: &str) -> Result<bool, InstallationError> {
+fn is_purged(
+    installation: &Installation,
+    key_url: &str,
+    vaults: VaultLook,
+) -> Result<bool, InstallationError> {
     let url: KeyUrl = key_url.parse()?;
     let Some(vault) = installation.catalog().vault_by_url(&url.vault_url)? else {
         return Ok(false);
     };
-    let known = installation
-        .vault(&vault.record.name)
-        .and_then(|vault| Ok(vault.has_key(&url.key.name)?));
+    let known = vaults.has_key(installation, &vault.record.name, &url.key.name);
     Ok(matches!(known, Ok(false)))
 }
 
@@ -211,8 +260,9 @@ pub(super) fn other_versions(
 fn uses_elsewhere(
     installation: &Installation,
     key_url: &str,
+    vaults: VaultLook,
 ) -> Result<Vec<(SafeToDisable, String)>, InstallationError> {
-    use SafeToDisable::{No, Unknown};
+    use SafeToDisable::Unknown;
     let url: KeyUrl = key_url.parse()?;
     let Some(vault) = installation.catalog().vault_by_url(&url.vault_url)? else {
         let reason = format!("the key vault {} is not known here", url.vault_url);
@@ -228,30 +278,16 @@ fn uses_elsewhere(
             ),
         )]);
     }
-    let (key, version) = (&url.key.name, url.key.version.as_deref());
-    let uses = installation
-        .vault(&name)
-        .and_then(|vault| Ok(vault.last_uses(key, version)?));
-    let uses = match uses {
+    let uses = match vaults.last_uses(installation, &name, &url.key) {
         Ok(uses) => uses,
         Err(error) => {
             let reason = format!("the log of the key vault '{name}' is not readable: {error}");
             return Ok(vec![(Unknown, reason)]);
         }
     };
-    let now = OffsetDateTime::now_utc();
-    let mut found = Vec::new();
-    for used in latest_of_each(uses) {
-        if !is_of_here(installation, &used)? {
-            let answer = match now - used.last < RECENT {
-                true => No,
-                false => Unknown,
-            };
-            found.push((answer, described(installation, &used)?));
-        }
-    }
+    let mut found = of_elsewhere(installation, uses)?;
     if let Some(time) = installation.catalog().not_noted_since(&url.vault_url)?
-        && !is_purged(installation, key_url)?
+        && !is_purged(installation, key_url, vaults)?
     {
         let reason = format!(
             "the catalog was made again at {}, and what the log of the key vault '{name}' names was not \
@@ -259,6 +295,25 @@ fn uses_elsewhere(
             shown(time)
         );
         found.push((Unknown, reason));
+    }
+    Ok(found)
+}
+
+/// The uses for what is not in this installation. A recent one is one that needs the key.
+pub(super) fn of_elsewhere(
+    installation: &Installation,
+    uses: Vec<KeyUsed>,
+) -> Result<Vec<(SafeToDisable, String)>, InstallationError> {
+    let now = OffsetDateTime::now_utc();
+    let mut found = Vec::new();
+    for used in latest_of_each(uses) {
+        if !is_of_here(installation, &used)? {
+            let answer = match now - used.last < RECENT {
+                true => SafeToDisable::No,
+                false => SafeToDisable::Unknown,
+            };
+            found.push((answer, described(installation, &used)?));
+        }
     }
     Ok(found)
 }
@@ -287,7 +342,7 @@ fn described(installation: &Installation, used: &KeyUsed) -> Result<String, Inst
     ))
 }
 
-fn why_departed(departed: &DepartedRecord, this: bool) -> String {
+pub(super) fn why_departed(departed: &DepartedRecord, this: bool) -> String {
     let DepartedRecord {
         kind,
         name,

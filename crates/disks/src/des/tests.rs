@@ -215,3 +215,68 @@ fn a_removed_identity_is_refused_and_a_new_one_is_another() {
     let token_identity = installation.catalog().identity_of_des("set").unwrap();
     assert_eq!(token_identity.record.object_id, set.principal_id);
 }
+
+#[test]
+fn what_a_loss_would_stop_is_told_without_opening_a_vault() {
+    let fixture = Fixture::new();
+    let installation = &fixture.installation;
+    fixture.create(&url("k"), None).unwrap();
+    let id = installation.identity(Some("set")).unwrap().object_id;
+    let vault = installation.vault("myvault").unwrap();
+    let operator = installation.operator();
+    vault
+        .set_policy(&operator, id, &Permissions::for_disks())
+        .unwrap();
+    for (name, set) in [("one", Some("set")), ("two", Some("set")), ("other", None)] {
+        let request = crate::CreateRequest {
+            name: name.into(),
+            size: Some(1 << 20),
+            source: None,
+            disk_encryption_set: set.map(Into::into),
+            sector_size: 4096,
+            logical_sector_size: None,
+            data_dir: None,
+        };
+        crate::create(installation, &request, &Cancel::default(), |_| |_| ()).unwrap();
+    }
+    drop(vault);
+    // Whoever only looks does without these.
+    for vault in ["myvault", "platform"] {
+        let key = installation.vaults_dir().join(vault).join("master.key");
+        std::fs::remove_file(key).unwrap();
+    }
+    let seen = Dependencies::look(installation).unwrap();
+    let stops = |loss: Loss| {
+        let cut = seen.without(installation, &loss).unwrap();
+        let names = cut.resources.iter().map(|user| user.name.clone());
+        let names: Vec<_> = names.collect();
+        (names, cut.disk_encryption_sets, cut.safety.safe_to_disable)
+    };
+    let of_set = (
+        vec!["one".to_owned(), "two".into()],
+        vec!["set".to_owned()],
+        SafeToDisable::No,
+    );
+    assert_eq!(stops(Loss::Key(url("k"))), of_set);
+    let version = &seen.sets[0].active_key;
+    assert!(version.starts_with(&url("k")) && version.len() > url("k").len());
+    assert_eq!(stops(Loss::Key(version.clone())), of_set);
+    assert_eq!(stops(Loss::Vault("myvault".into())), of_set);
+    assert_eq!(stops(Loss::Identity(id)), of_set);
+    let platform = installation.platform().object_id;
+    for loss in [Loss::Identity(platform), Loss::Vault("platform".into())] {
+        let of_platform = (vec!["other".to_owned()], Vec::new(), SafeToDisable::No);
+        assert_eq!(stops(loss), of_platform);
+    }
+    let nothing = (Vec::new(), Vec::new(), SafeToDisable::Yes);
+    assert_eq!(stops(Loss::Key(url("l"))), nothing);
+    assert_eq!(stops(Loss::Key(url("none"))), nothing);
+    assert_eq!(stops(Loss::Identity(uuid::Uuid::nil())), nothing);
+    // What cannot be read is no reason to call anything safe.
+    let database = installation.vaults_dir().join("myvault/vault.db");
+    std::fs::write(&database, "no database").unwrap();
+    let blind = Dependencies::look(installation).unwrap();
+    assert!(blind.vaults[0].problem.is_some());
+    let cut = blind.without(installation, &Loss::Key(url("l"))).unwrap();
+    assert_eq!(cut.safety.safe_to_disable, SafeToDisable::Unknown);
+}

@@ -1,11 +1,15 @@
 //! Which key version wraps what, and what would stop without it.
 
+use std::collections::HashMap;
+
 use serde::Serialize;
 
 use super::key_user::KeyUser;
-use super::safety::{Needs, SafeToDisable, Safety, is_version_of, other_versions, safety_of};
+use super::safety::{
+    Needs, SafeToDisable, Safety, VaultLook, is_version_of, other_versions, safety_of,
+};
 use crate::{DiskError, DiskView};
-use installation::catalog::{DiskRecord, LayerUse};
+use installation::catalog::{DiskRecord, LayerUse, Stored};
 use installation::envelope::ResourceKind;
 use installation::{Installation, InstallationError};
 use vault::{KeyId, KeyUrl, KeyVault, same_key_url};
@@ -58,21 +62,21 @@ pub struct VersionInUse {
 /// What uses keys for something: itself with the key of its top layer, then, with another key each,
 /// layers beneath. Where its header cannot be read, or is another disk's, the catalog's row counts,
 /// and both where they differ.
-fn users_of(disk: DiskView, row: Option<&DiskRecord>) -> Vec<KeyUser> {
+fn users_of(disk: &DiskView, row: Option<&DiskRecord>) -> Vec<KeyUser> {
     let mut users: Vec<KeyUser> = vec![KeyUser {
         kind: disk.kind,
-        name: disk.name,
+        name: disk.name.clone(),
         layer: None,
-        disk_encryption_set_id: disk.encryption.disk_encryption_set_id,
-        key_url: disk.encryption.key_url,
+        disk_encryption_set_id: disk.encryption.disk_encryption_set_id.clone(),
+        key_url: disk.encryption.key_url.clone(),
         disk_state: disk.disk_state,
-        problem: disk.problem,
+        problem: disk.problem.clone(),
     }];
-    let by_header = disk.layers.into_iter().rev();
+    let by_header = disk.layers.iter().rev();
     let by_header = by_header.map(|layer| LayerUse {
         layer: layer.id,
-        disk_encryption_set: layer.disk_encryption_set_id,
-        key_url: layer.key_url,
+        disk_encryption_set: layer.disk_encryption_set_id.clone(),
+        key_url: layer.key_url.clone(),
     });
     let by_catalog = row
         .into_iter()
@@ -133,6 +137,7 @@ pub fn key_usage(installation: &Installation, set: &str) -> Result<Vec<KeyUsage>
         let needs = Needs {
             users: &users,
             sets: &sets_with(&active_keys, &key_url),
+            vaults: VaultLook::Opened,
         };
         Ok(KeyUsage {
             safety: safety_of(installation, &key_url, &needs)?,
@@ -226,6 +231,7 @@ pub fn what_if_disabled(
     let needs = Needs {
         users: &users,
         sets: &disk_encryption_sets.iter().map(with_it).collect::<Vec<_>>(),
+        vaults: VaultLook::Opened,
     };
     Ok(WhatIf {
         safety: safety_of(installation, &key_url, &needs)?,
@@ -252,6 +258,7 @@ fn others_in_use(
         let needs = Needs {
             users,
             sets: &sets_with(&active_keys, &key_url),
+            vaults: VaultLook::Opened,
         };
         let safety = safety_of(installation, &key_url, &needs)?;
         if safety.safe_to_disable != SafeToDisable::Yes {
@@ -285,6 +292,7 @@ pub fn what_if_deleted(
     let needs = Needs {
         users: &key_users(installation)?,
         sets: &sets_with(&active_keys(installation)?, &key_url),
+        vaults: VaultLook::Opened,
     };
     Ok(safety_of(installation, &key_url, &needs)?)
 }
@@ -299,15 +307,27 @@ fn key_users(installation: &Installation) -> Result<Vec<KeyUser>, DiskError> {
     }
     // After the headers were looked at, which brings the rows up to date.
     let rows = installation.catalog().resources()?;
-    let users = views.into_iter().flat_map(|view| {
-        let row = rows.iter().find(|row| row.record.id == view.unique_id);
-        users_of(view, row.map(|row| &row.record))
+    Ok(key_users_of(&views, &rows))
+}
+
+/// What uses keys, by what was looked at.
+pub(super) fn key_users_of(views: &[DiskView], rows: &[Stored<DiskRecord>]) -> Vec<KeyUser> {
+    let rows: HashMap<_, _> = rows
+        .iter()
+        .map(|row| (row.record.id, &row.record))
+        .collect();
+    let users = views.iter().flat_map(|view| {
+        let row = rows.get(&view.unique_id);
+        users_of(view, row.copied())
     });
-    Ok(users.collect())
+    users.collect()
 }
 
 /// The sets that wrap new disks with that key version, or may: those whose active version is not known.
-fn sets_with(active_keys: &[(String, String)], key_url: &str) -> Vec<(String, SafeToDisable)> {
+pub(super) fn sets_with(
+    active_keys: &[(String, String)],
+    key_url: &str,
+) -> Vec<(String, SafeToDisable)> {
     let mut sets = Vec::new();
     for (set, active) in active_keys {
         if is_version_of(active, key_url) {

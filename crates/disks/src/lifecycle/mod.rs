@@ -20,4 +20,4 @@ pub use rebuilt::{Rebuilt, RebuiltSet};
 pub use register::{RegisterRequest, register};
 pub use unregister::{forget_departed, unregister};
 pub use update::{NewKey, rewrap, update};
-pub use view::{DiskView, EncryptionView, JobView, LayerView, SessionView, list, show};
+pub use view::{DiskView, EncryptionView, JobView, LayerView, SessionView, list, look, show};

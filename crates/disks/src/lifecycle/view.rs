@@ -15,14 +15,14 @@ use crate::resource::directory::{header_claims, layer_paths};
 use crate::resource::error::DiskError;
 use crate::resource::failed_sync::synced_file;
 use crate::resource::lookup::lookup;
-use crate::resource::reconcile::reconcile_one;
+use crate::resource::reconcile::{described, reconcile_one};
 use crate::resource::session::is_of_this_boot;
 use crate::resource::staging::sweep;
 use crate::resource::{extents, open};
 use installation::Installation;
-use installation::catalog::{DiskRecord, DiskState};
+use installation::catalog::{CatalogError, DiskRecord, DiskState, Stored};
 use installation::envelope::{
-    CloneSource, FailedSync, HeaderPayload, Job, LayerRecord, ResourceKind, Session,
+    CloneSource, EnvelopeError, FailedSync, HeaderPayload, Job, LayerRecord, ResourceKind, Session,
 };
 use keys::units::BLOCK_SIZE;
 use volume::{CacheMode, RuntimeMap, Volume};
@@ -182,6 +182,26 @@ pub fn list(installation: &Installation, kind: ResourceKind) -> Result<Vec<DiskV
         .collect()
 }
 
+/// All disks, snapshots and images, by kind and name, as they are: what interrupted commands left stays, and no row is
+/// brought up to date.
+///
+/// # Errors
+/// [`CatalogError`].
+pub fn look(installation: &Installation) -> Result<Vec<DiskView>, CatalogError> {
+    let rows = installation.catalog().resources()?.into_iter();
+    let look = |row: Stored<DiskRecord>| {
+        let header = header_claims(&row.record.directory);
+        match &header {
+            Ok(claims) if claims.disk == row.record.id => {
+                let record = described(&row.record, claims);
+                view_by(&record, header)
+            }
+            _ => view_by(&row.record, header),
+        }
+    };
+    Ok(rows.map(look).collect())
+}
+
 /// The one of that kind and name.
 ///
 /// # Errors
@@ -196,8 +216,11 @@ pub fn show(
 }
 
 fn view(record: &DiskRecord) -> DiskView {
+    view_by(record, header_claims(&record.directory))
+}
+
+fn view_by(record: &DiskRecord, header: Result<HeaderPayload, EnvelopeError>) -> DiskView {
     let directory = &record.directory;
-    let header = header_claims(directory);
     let layers = header.as_ref().map(|header| layer_views(directory, header));
     let (layers, problem) = match layers {
         Ok(layers) => (layers, None),

@@ -7,12 +7,10 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::archived::{ArchivedPart, DIRECTORY};
+use crate::log_databases::{INSTALLATION_LOG, vault_log_name};
 
 /// The format of the manifest and of the archive.
 pub(super) const FORMAT: u32 = 1;
-
-/// What exports call the log of an installation.
-const INSTALLATION_LOG: &str = "installation";
 
 /// The first entry of the archive. Field names are the JSON's.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -86,7 +84,7 @@ impl Item {
     /// The audit log that is in a database, as exports call it.
     pub(super) fn log(&self) -> Option<String> {
         match self.kind {
-            ItemKind::Vault => Some(format!("vault/{}", self.vault()?)),
+            ItemKind::Vault => Some(vault_log_name(self.vault()?)),
             ItemKind::AuditLog => Some(INSTALLATION_LOG.into()),
             _ => None,
         }
