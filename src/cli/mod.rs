@@ -10,6 +10,7 @@ mod backup;
 mod catalog;
 mod completions;
 mod cpus;
+mod dashboard;
 mod des;
 mod disk;
 mod doctor;

@@ -12,9 +12,9 @@ use keys::{crypto_module, harden_process, require_module};
 
 use super::global::{Context, GlobalArgs};
 use super::{
-    CliError, Output, OutputFormat, alarm, attach, audit, backup, catalog, completions, des, disk,
-    doctor, event_notifier, identity, image, keyvault, logging, manpages, metrics, named,
-    reference, similar, snapshot, status, units, upgrade, usage, version,
+    CliError, Output, OutputFormat, alarm, attach, audit, backup, catalog, completions, dashboard,
+    des, disk, doctor, event_notifier, identity, image, keyvault, logging, manpages, metrics,
+    named, reference, similar, snapshot, status, units, upgrade, usage, version,
 };
 
 /// The version, and by which module keys are made and used.
@@ -96,6 +96,8 @@ enum Command {
     Version(version::VersionArgs),
     /// Export metrics of disks, keys and vaults to Prometheus
     Metrics(metrics::MetricsArgs),
+    /// Show what disks, keys and vaults do in a browser, read-only
+    Dashboard(dashboard::DashboardArgs),
     /// Print the completion script of a shell
     Completions(completions::CompletionsArgs),
     /// Write a man page for each command; asked by scripts/package
@@ -192,6 +194,7 @@ fn dispatch(context: &Context, command: Command) -> Result<(), CliError> {
         Command::CheckConfinement => doctor::tell_confinement(|said| context.output.text(said)),
         Command::Version(_) => version::run(context),
         Command::Metrics(args) => metrics::run(context, args),
+        Command::Dashboard(args) => dashboard::run(context, args),
         Command::Completions(args) => completions::run(context, &args, &Cli::command()),
     }
 }

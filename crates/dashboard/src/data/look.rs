@@ -1,0 +1,180 @@
+//! Looking at an installation, again and again.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use time::OffsetDateTime;
+
+use super::audit_logs::verify_again_and_again;
+use super::installed::open;
+use super::shared::Shared;
+use super::timeline::LOOK_BACK;
+use super::views;
+use crate::error::DashboardError;
+use alarms::{Alarm, AttachedFacts, Collector, Facts, Scope, Settings, find};
+use disks::des::Dependencies;
+use installation::Installation;
+use live::DiskRow;
+use vault::audit::{Entry, Pin};
+use web::ServeError;
+
+/// A look takes this share of the time at most.
+const SHARE: u32 = 10;
+
+/// Has threads look at an installation every `period`, and verify its audit logs, for as long as somebody looks at the
+/// page.
+///
+/// # Errors
+/// When a thread cannot be started.
+pub(crate) fn look_again_and_again(
+    shared: &Arc<Shared>,
+    state_dir: &Path,
+    pins: Vec<Pin>,
+    period: Duration,
+) -> Result<(), DashboardError> {
+    let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
+        let started = std::thread::Builder::new().name(name.into()).spawn(work);
+        started.map_err(ServeError::system("start a thread that looks"))
+    };
+    let (told, dir) = (shared.clone(), state_dir.to_owned());
+    spawn(
+        "look",
+        Box::new(move || {
+            let mut looker = Looker::new(told, dir);
+            loop {
+                let started = Instant::now();
+                looker.look();
+                looker.shared.wait(period.max(started.elapsed() * SHARE));
+            }
+        }),
+    )?;
+    let (told, dir) = (shared.clone(), state_dir.to_owned());
+    let verify = move || verify_again_and_again(&told, &dir, &pins, period);
+    spawn("verify", Box::new(verify))?;
+    Ok(())
+}
+
+/// What looks.
+struct Looker {
+    shared: Arc<Shared>,
+    state_dir: PathBuf,
+    collector: Collector,
+    /// The last record of each log that was seen.
+    records: HashMap<String, u64>,
+    /// Why nothing was seen last, so that it is logged once.
+    failure: Option<String>,
+}
+
+impl Looker {
+    fn new(shared: Arc<Shared>, state_dir: PathBuf) -> Self {
+        Self {
+            shared,
+            state_dir,
+            collector: Collector::new(),
+            records: HashMap::new(),
+            failure: None,
+        }
+    }
+
+    fn look(&mut self) {
+        let failure = match self.look_at_installation() {
+            Ok(true) => None,
+            Ok(false) => {
+                let dir = self.state_dir.display();
+                Some(format!("there is no installation in {dir}"))
+            }
+            Err(error) => Some(error),
+        };
+        if failure != self.failure {
+            if let Some(failure) = &failure {
+                log::warn!("disks, keys and vaults are not looked at: {failure}");
+            }
+            self.failure.clone_from(&failure);
+        }
+        let host = views::host(failure);
+        self.shared.content().state.put("host", [host]);
+    }
+
+    /// False where there is none.
+    fn look_at_installation(&mut self) -> Result<bool, String> {
+        let say = |error: &dyn std::error::Error| error.to_string();
+        let Some(installation) = open(&self.state_dir).map_err(|e| say(&e))? else {
+            return Ok(false);
+        };
+        let seen = Dependencies::look(&installation).map_err(|e| say(&e))?;
+        let rows = self.shared.content().rows.clone();
+        let (facts, alarms) = self
+            .alarms(&installation, &seen, &rows)
+            .map_err(|e| say(&e))?;
+        let records = self.new_records(&installation);
+        let now = OffsetDateTime::now_utc();
+        let sections = views::sections(&installation, &seen, &facts, &alarms, now);
+        let mut content = self.shared.content();
+        for (name, items) in sections {
+            content.state.put(name, items);
+        }
+        for (log, entries) in records {
+            for entry in entries {
+                content.timeline.add_record(&log, entry);
+            }
+        }
+        content.dependencies = Some(Arc::new(seen));
+        Ok(true)
+    }
+
+    /// What will break. Attached disks are not asked again: what they said last is known.
+    fn alarms(
+        &self,
+        installation: &Installation,
+        seen: &Dependencies,
+        rows: &[DiskRow],
+    ) -> Result<(Facts, Vec<Alarm>), alarms::AlarmsError> {
+        let settings = Settings::load(installation.state_dir()).unwrap_or_else(|error| {
+            log::debug!("{error}");
+            Settings::default()
+        });
+        let told: HashMap<_, _> = rows.iter().map(|row| (row.id, row)).collect();
+        let attaches = |id| told.get(&id).and_then(|row| facts_of(row));
+        let scope = Scope::Seen(&seen.resources);
+        let (facts, _) = self
+            .collector
+            .collect(installation, &settings, scope, &attaches)?;
+        let mut found = find(&facts, &settings);
+        // Before they were asked, nothing is known of them, which is no alarm.
+        if rows.is_empty() {
+            found.retain(|alarm| alarm.code != alarms::AlarmCode::NotKnown);
+        }
+        Ok((facts, found))
+    }
+
+    /// The records of each log that were not seen yet. A log that cannot be read has none; verifying it says why.
+    fn new_records(&mut self, installation: &Installation) -> BTreeMap<String, Vec<Entry>> {
+        let mut new = BTreeMap::new();
+        for log in installation.log_databases().unwrap_or_default() {
+            let mut entries = Vec::new();
+            let seen = self.records.entry(log.name.clone()).or_default();
+            match log.visit_last(*seen, LOOK_BACK, |entry| entries.push(entry)) {
+                Ok(last) => *seen = last,
+                Err(error) => log::debug!("the audit log {} is not read: {error}", log.name),
+            }
+            new.insert(log.name, entries);
+        }
+        new
+    }
+}
+
+/// What alarms are found by, of a disk that has answered.
+fn facts_of(row: &DiskRow) -> Option<AttachedFacts> {
+    let key = row.key.as_ref()?;
+    let serving = row.serving.as_ref();
+    let reason = key.reason.as_ref();
+    Some(AttachedFacts {
+        key: key.state.standing(key.since, key.until, reason),
+        last_granted: key.last_granted,
+        deaths_in_a_row: serving.map_or(0, |serving| serving.deaths_in_a_row),
+        last_death: serving.and_then(|serving| Some(serving.last_restart.as_ref()?.time)),
+        job_error: row.job.as_ref().and_then(|job| job.error.clone()),
+    })
+}

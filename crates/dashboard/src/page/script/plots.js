@@ -1,0 +1,117 @@
+// Sparklines, and plots of the last minutes.
+
+// A line through the samples in a box; the newest at the right.
+function linePath(samples, width, height, most, steps) {
+  if (samples.length < 2) return "";
+  const step = width / (steps - 1);
+  const left = width - step * (samples.length - 1);
+  const point = (value, at) => {
+    const y = height - 1 - (most > 0 ? (value / most) * (height - 2) : 0);
+    return `${(left + at * step).toFixed(1)} ${y.toFixed(1)}`;
+  };
+  return `M${samples.map(point).join("L")}`;
+}
+
+function sparkline() {
+  const line = makeSvg("path", { class: "spark-line" });
+  const spark = makeSvg("svg", { class: "spark", viewBox: "0 0 96 22", preserveAspectRatio: "none", "aria-hidden": "true" });
+  spark.append(line);
+  return { spark, line };
+}
+
+function setSparkline(line, samples) {
+  const most = Math.max(...samples, 0);
+  setAttribute(line, "d", most > 0 ? linePath(samples, 96, 22, most, SAMPLES) : "");
+}
+
+// Numbers for an axis: one, two or five times a power of ten, or of two for bytes.
+function roundUp(most) {
+  if (!(most > 0)) return 1;
+  const power = 10 ** Math.floor(Math.log10(most));
+  return [1, 2, 5, 10].map((times) => times * power).find((number) => number >= most);
+}
+
+const PLOT = { height: 150, left: 62, right: 8, top: 8, bottom: 20 };
+
+// A plot of several lines over the last five minutes. Its numbers are in the words of its label too, and under the
+// pointer or the arrow keys.
+class Plot {
+  constructor(container, lines, format) {
+    Object.assign(this, { lines, format, at: null });
+    const { height, left, right, top, bottom } = PLOT;
+    // As wide as it is shown, so that its words are as large as others.
+    const width = Math.min(Math.max(container.clientWidth, 280), 900);
+    this.width = width;
+    this.inner = { width: width - left - right, height: height - top - bottom };
+    this.grid = makeSvg("g", { class: "plot-grid" });
+    this.paths = lines.map((line) => makeSvg("path", { class: "plot-line", "data-line": line.name }));
+    this.cursor = makeSvg("path", { class: "plot-cursor" });
+    const inside = makeSvg("g", { transform: `translate(${left} ${top})` }, this.grid, ...this.paths, this.cursor);
+    this.svg = makeSvg("svg", {
+      class: "plot",
+      viewBox: `0 0 ${width} ${height}`,
+      role: "img",
+      tabindex: "0",
+      onpointermove: (event) => this.point(event),
+      onpointerleave: () => this.show(null),
+      onkeydown: (event) => this.key(event),
+    }, inside);
+    this.readout = make("p", { class: "readout" });
+    container.append(this.svg, this.readout);
+    this.ticks = [0, 0.5, 1].map((share) => {
+      const y = this.inner.height * (1 - share);
+      const text = makeSvg("text", { x: -8, y: y + 4, "text-anchor": "end" });
+      this.grid.append(makeSvg("path", { d: `M0 ${y}H${this.inner.width}` }), text);
+      return { share, text };
+    });
+    for (const [share, word] of [[0, "5 min ago"], [1, "now"]]) {
+      const x = this.inner.width * share;
+      const anchor = share ? "end" : "start";
+      this.grid.append(makeSvg("text", { x, y: this.inner.height + 15, "text-anchor": anchor, text: word }));
+    }
+  }
+
+  set(totals) {
+    this.totals = totals;
+    const all = this.lines.flatMap((line) => totals.map(line.value));
+    const most = roundUp(Math.max(...all.filter((value) => value > 0), 0));
+    const isFlat = !all.some((value) => value > 0);
+    for (const { share, text } of this.ticks) setText(text, share === 0 ? "0" : isFlat ? "" : this.format(most * share));
+    this.lines.forEach((line, number) => {
+      const values = totals.map((total) => line.value(total) ?? 0);
+      setAttribute(this.paths[number], "d", linePath(values, this.inner.width, this.inner.height, most, 150));
+    });
+    this.show(this.at);
+  }
+
+  // The words for a moment, or for now.
+  show(at) {
+    this.at = at;
+    const totals = this.totals ?? [];
+    const total = at === null ? totals.at(-1) : totals[at];
+    const words = this.lines.map((line) => `${line.word} ${total ? this.format(line.value(total)) : "–"}`);
+    const when = total && at !== null ? clock(new Date(total.time * 1000)) : "now";
+    setText(this.readout, `${when}: ${words.join(", ")}`);
+    setAttribute(this.svg, "aria-label", `${words.join(", ")}, ${when}`);
+    const left = 150 - totals.length;
+    const x = at === null ? -9 : ((left + at) * this.inner.width) / 149;
+    setAttribute(this.cursor, "d", at === null ? "" : `M${x.toFixed(1)} 0V${this.inner.height}`);
+  }
+
+  point(event) {
+    const box = this.svg.getBoundingClientRect();
+    const x = ((event.clientX - box.left) / box.width) * this.width - PLOT.left;
+    const left = 150 - (this.totals?.length ?? 0);
+    const at = Math.round((x / this.inner.width) * 149) - left;
+    this.show(at >= 0 && at < (this.totals?.length ?? 0) ? at : null);
+  }
+
+  key(event) {
+    const last = (this.totals?.length ?? 0) - 1;
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!step || last < 0) return;
+    event.preventDefault();
+    const at = (this.at ?? last + 1) + step;
+    this.show(at > last ? null : Math.max(at, 0));
+  }
+}
