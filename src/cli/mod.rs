@@ -38,6 +38,7 @@ mod similar;
 mod snapshot;
 mod source;
 mod status;
+mod top;
 mod units;
 mod upgrade;
 mod usage;

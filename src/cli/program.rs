@@ -14,7 +14,7 @@ use super::global::{Context, GlobalArgs};
 use super::{
     CliError, Output, OutputFormat, alarm, attach, audit, backup, catalog, completions, dashboard,
     des, disk, doctor, event_notifier, identity, image, keyvault, logging, manpages, metrics,
-    named, reference, similar, snapshot, status, units, upgrade, usage, version,
+    named, reference, similar, snapshot, status, top, units, upgrade, usage, version,
 };
 
 /// The version, and by which module keys are made and used.
@@ -44,6 +44,8 @@ struct Cli {
 enum Command {
     /// Show the disks, keys, vaults, space, jobs and alarms of this host
     Status(status::StatusArgs),
+    /// Watch what all attached disks of this host do: a live table, or plain text
+    Top(top::TopArgs),
     /// Show and change from when on something is an alarm
     Alarm(alarm::AlarmArgs),
     /// Manage key vaults, keys and access policies
@@ -169,6 +171,7 @@ pub fn main() -> ExitCode {
 fn dispatch(context: &Context, command: Command) -> Result<(), CliError> {
     match command {
         Command::Status(args) => status::run(context, &args),
+        Command::Top(args) => top::run(context, &args),
         Command::Alarm(args) => alarm::run(context, args),
         Command::EventNotifier(args) => event_notifier::run(&args),
         Command::Keyvault(args) => keyvault::run(context, args),

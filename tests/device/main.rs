@@ -11,6 +11,7 @@ mod metrics;
 mod migration;
 mod protocol;
 mod supervise;
+mod top;
 mod upgrade;
 
 const MIB: u64 = 1 << 20;

@@ -51,6 +51,9 @@ impl Histogram {
     pub fn quantile(&self, fraction: f64) -> Option<f64> {
         // The data plane, which a guest may have taken over, can have any number there.
         let total: f64 = self.buckets.iter().map(|(_, count)| *count as f64).sum();
+        if total <= 0.0 {
+            return None;
+        }
         let rank = total * fraction.clamp(0.0, 1.0);
         let mut below = 0.0;
         for (bucket, count) in &self.buckets {

@@ -13,10 +13,12 @@ mod ask;
 mod histogram;
 mod rates;
 mod row;
+mod size;
 mod watcher;
 
 pub use ask::{Asked, ask_all, ask_events, names_of};
 pub use histogram::Histogram;
 pub use rates::{OpRates, Rates};
 pub use row::{DiskRow, KeyRow, Standing};
+pub use size::size_text;
 pub use watcher::Watcher;

@@ -154,7 +154,10 @@ fn of(counters: &IoCounters, operation: Operation) -> Option<&OpCounters> {
 mod tests {
     use super::*;
 
-    fn counters(operations: &[(Operation, u64, &[(u16, u64)])]) -> IoCounters {
+    /// An operation, its bytes and its buckets.
+    type Counted<'a> = (Operation, u64, &'a [(u16, u64)]);
+
+    fn counters(operations: &[Counted<'_>]) -> IoCounters {
         let operations = operations.iter();
         let operations = operations.map(|(operation, bytes, buckets)| OpCounters {
             operation: *operation,

@@ -4,6 +4,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::printable::printable;
+pub(in crate::cli) use live::size_text as size_cell;
 use vault::KeyUrl;
 
 /// What stands where there is no value.
@@ -11,9 +12,6 @@ pub(in crate::cli) const NOTHING: &str = "-";
 
 /// Digits of a key's version that tell it from the others of the key.
 const VERSION_DIGITS: usize = 8;
-
-/// Units of sizes; each is 1024 of the one before.
-const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
 
 /// A moment: RFC 3339 in whole seconds, or `-`.
 pub(in crate::cli) fn time_cell(time: Option<OffsetDateTime>) -> String {
@@ -27,24 +25,6 @@ pub(in crate::cli) fn text_cell(text: &str) -> String {
         Ok(time) => time_cell(Some(time)),
         Err(_) => printable(text),
     }
-}
-
-/// A number of bytes: `10 GiB` for exactly that, `10.0 GiB` for a little more or less.
-pub(in crate::cli) fn size_cell(bytes: u64) -> String {
-    let mut unit = 0;
-    while unit + 1 < UNITS.len() && (bytes >> (10 * (unit + 1))) > 0 {
-        unit += 1;
-    }
-    let one = 1_u128 << (10 * unit);
-    if u128::from(bytes) % one == 0 {
-        return format!("{} {}", bytes >> (10 * unit), UNITS[unit]);
-    }
-    let mut tenths = (u128::from(bytes) * 10 + one / 2) / one;
-    if tenths >= 10 * 1024 && unit + 1 < UNITS.len() {
-        // What rounds to 1024.0 MiB is 1.0 GiB.
-        (tenths, unit) = (10, unit + 1);
-    }
-    format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
 }
 
 /// A number of bytes that may not be known.
@@ -81,24 +61,6 @@ pub(in crate::cli) fn vault_of(key: &KeyUrl) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_are_exact_or_have_a_decimal() {
-        for (bytes, expected) in [
-            (0, "0 B"),
-            (1, "1 B"),
-            (1023, "1023 B"),
-            (1024, "1 KiB"),
-            (1536, "1.5 KiB"),
-            (10 << 30, "10 GiB"),
-            ((10 << 30) + 512, "10.0 GiB"),
-            ((1 << 30) - 1, "1.0 GiB"),
-            ((1 << 30) - (1 << 20), "1023 MiB"),
-            (u64::MAX, "16.0 EiB"),
-        ] {
-            assert_eq!(size_cell(bytes), expected, "{bytes}");
-        }
-    }
 
     #[test]
     fn moments_are_in_whole_seconds() {

@@ -129,6 +129,18 @@ impl Output {
         writeln!(stdout, "{}", printable(sentence)).and_then(|()| stdout.flush())
     }
 
+    /// As [`Output::event`] for programs, and for people text of several lines, as it is.
+    ///
+    /// # Errors
+    /// As [`Output::event`].
+    pub fn report<T: Serialize>(&self, text: &str, view: &T) -> io::Result<()> {
+        if !self.is_for_people() {
+            return self.event(&serde_json::to_string(view)?);
+        }
+        let mut stdout = io::stdout().lock();
+        writeln!(stdout, "{text}").and_then(|()| stdout.flush())
+    }
+
     /// Prints a sentence for people, or a thing as an object in one line, for a program that waits for it.
     ///
     /// # Errors

@@ -1,0 +1,147 @@
+//! `sealdisk top`: what all attached disks of this host do.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use log::LevelFilter;
+use uuid::Uuid;
+
+use super::progress::cancel_on_signals;
+use super::{CliError, Context};
+use alarms::host_name;
+use installation::runtime_dir;
+use top::{Column, Options, TopError, View, iterations, run as run_live, table_text};
+
+/// Arguments of `top`.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  sealdisk top
+  sealdisk top --sort p99 --filter web
+  sealdisk top -b -n 1
+  sealdisk top -b -n 1 -o json | jq -r '.disks[] | select(.standing != \"served\") | .name'
+
+Keys: up and down select a disk, Enter shows it by itself, < and > change the column that sorts, r turns the order,
+/ filters, ? has all keys, q ends. Without colours in NO_COLOR and on terminals that have none; docs/top.md has more.")]
+pub struct TopArgs {
+    /// Seconds between two looks
+    #[arg(long, short = 'd', value_name = "SECONDS", default_value = "2", value_parser = interval)]
+    interval: Duration,
+    /// The column by which disks are sorted
+    #[arg(long, short, value_name = "COLUMN", default_value = "iops", value_parser = column())]
+    sort: Column,
+    /// Sort the other way round
+    #[arg(long, short)]
+    reverse: bool,
+    /// Show only disks with this in their name, their key's URL, their state or their job
+    #[arg(
+        long,
+        short,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true
+    )]
+    filter: String,
+    /// Print plain text, or what -o says, for scripts and logs
+    #[arg(long, short)]
+    batch: bool,
+    /// Print as often, and end [default: until a signal]
+    #[arg(long, short = 'n', value_name = "N", requires = "batch",
+          value_parser = clap::value_parser!(u64).range(1..))]
+    iterations: Option<u64>,
+}
+
+/// The columns by their names, which shells complete.
+fn column() -> impl TypedValueParser<Value = Column> {
+    let names = PossibleValuesParser::new(Column::ALL.map(Column::name));
+    names.try_map(|name| name.parse::<Column>())
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "a number of seconds is needed")?;
+    match (0.5..=60.0).contains(&seconds) {
+        true => Ok(Duration::from_secs_f64(seconds)),
+        false => Err("0.5 to 60 seconds are possible".into()),
+    }
+}
+
+pub(super) fn run(context: &Context, args: &TopArgs) -> Result<(), CliError> {
+    let options = Options {
+        runtime_dir: runtime_dir(context.runtime_dir.as_deref()),
+        host: host_name(),
+        names: names(context),
+        interval: args.interval,
+        view: View {
+            sort: args.sort,
+            reversed: args.reverse,
+            filter: args.filter.clone(),
+        },
+    };
+    if args.batch {
+        return batch(context, &options, args.iterations);
+    }
+    if !context.output.is_for_people() {
+        return Err(CliError::usage(
+            "-o and --query are for what is printed: they need -b (`sealdisk top -b -n 1`: once)",
+        ));
+    }
+    // A line of the log would be written across the table.
+    log::set_max_level(LevelFilter::Off);
+    Ok(run_live(&options)?)
+}
+
+fn batch(context: &Context, options: &Options, times: Option<u64>) -> Result<(), CliError> {
+    let stopped = cancel_on_signals()?;
+    let is_over = || stopped.check().is_err();
+    let printed = iterations(options, times, is_over, |iteration| {
+        let printed = context.output.report(&table_text(iteration), iteration);
+        printed.map_err(Stopped::Output)
+    });
+    match printed {
+        // Nobody reads any more.
+        Err(Stopped::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        Err(Stopped::Output(error)) => Err(CliError::new("OutputError", error.to_string())),
+        Err(Stopped::Top(error)) => Err(error.into()),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Why no more is printed.
+enum Stopped {
+    Top(TopError),
+    Output(std::io::Error),
+}
+
+impl From<TopError> for Stopped {
+    fn from(error: TopError) -> Self {
+        Self::Top(error)
+    }
+}
+
+/// The names of disks by their ids, if there is an installation to ask.
+fn names(context: &Context) -> HashMap<Uuid, String> {
+    let known = context
+        .installation()
+        .and_then(|installation| Ok(installation.catalog().disks()?));
+    let known = known.unwrap_or_else(|error| {
+        log::debug!("names of disks are not known: {}", error.message);
+        Vec::new()
+    });
+    let named = known
+        .into_iter()
+        .map(|disk| (disk.record.id, disk.record.name));
+    named.collect()
+}
+
+impl From<TopError> for CliError {
+    fn from(error: TopError) -> Self {
+        let code = match error {
+            TopError::NoTerminal | TopError::PlainTerminal(_) => "TerminalNeeded",
+            TopError::Terminal(_) => "TerminalFailed",
+            TopError::RuntimeDir { .. } => "RuntimeDirUnreadable",
+            TopError::System { .. } => "TopFailed",
+        };
+        Self::new(code, error.to_string())
+    }
+}
