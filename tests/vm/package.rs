@@ -21,6 +21,9 @@ const STOP: &str = "/dev/shm/stop";
 /// Blocks that the load writes, again and again.
 const BLOCKS: u64 = 1024;
 
+/// The page that is followed.
+const TUTORIAL: &str = "docs/tutorial.md";
+
 /// What an administrator does, and looks at. `web` is under the key of a vault that the vault's unit serves, `own` under
 /// the platform's, and systemd makes its socket.
 const JOB: &str = r#"
@@ -42,6 +45,15 @@ dpkg -i old.deb
 systemctl is-active sealdisk.target sealdisk-rotate.timer sealdisk-purge.timer
 [ "$(stat -c %a:%U /run/sealdisk)" = 711:root ]
 [ "$(stat -c %a:%U /var/lib/sealdisk-keyvault)" = 700:sealdisk-keyvault ]
+
+step tutorial
+TMPDIR=/var/tmp bash ./tutorial --installed --guest guest.qcow2 tutorial.md || fail "the tutorial prints something else"
+[ "$(sealdisk disk list -o json)" = "[]" ] || fail "something of the tutorial is left"
+[ ! -e /etc/systemd/system/sealdisk@web.service.d ] || fail "a drop-in of the tutorial is left"
+for unit in sealdisk-metrics sealdisk-alarms; do
+    systemctl start $unit.service || fail "$unit does not start"
+    systemd-analyze security --no-pager $unit.service | tail -n 1
+done
 
 step own
 sealdisk disk create own --size 16MiB
@@ -82,6 +94,9 @@ systemctl show -p WatchdogTimestamp sealdisk@web.service | grep -q =. || fail "n
 for unit in sealdisk@web sealdisk@own sealdisk-keyvault; do
     systemd-analyze security --no-pager $unit.service | tail -n 1
 done
+for unit in /usr/lib/systemd/system/sealdisk*.service; do
+    systemd-analyze security --no-pager --offline=true --threshold=30 "$unit" >/dev/null || fail "$unit is exposed"
+done
 
 step upgrade
 rm -f /dev/shm/stop
@@ -94,7 +109,9 @@ sealdisk disk events web -o json >events
 grep -q DataPlaneUpgraded events || fail "the data plane was not upgraded: $(cat events)"
 grep -q AttachProcessUpgraded events || fail "the attach process was not upgraded: $(cat events)"
 systemctl reload sealdisk@web.service || fail "the unit cannot be loaded again"
-[ "$(systemctl is-active sealdisk-keyvault.service)" = active ]
+for unit in sealdisk-keyvault sealdisk-metrics sealdisk-alarms; do
+    [ "$(systemctl is-active $unit.service)" = active ] || fail "$unit is not active after the upgrade"
+done
 sleep 1
 touch /dev/shm/stop
 wait $! || fail "the load was disturbed: $(cat load.log)"
@@ -143,11 +160,14 @@ sealdisk disable web --now
 
 /// The package of the program under test, as this version.
 fn package(version: &str, output: &Path) -> PathBuf {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/package");
-    let mut build = Command::new(script);
+    let mut build = Command::new(root().join("scripts/package"));
     build.args(["--fast", "--version", version, "--output", text(output)]);
     let built = expect_success(build.args(["--program", text(program())])).stdout;
     String::from_utf8(built).expect("a path").trim().into()
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// What the guest gets: a tar archive that is a disk.
@@ -160,10 +180,23 @@ fn parcel(dir: &Path) -> PathBuf {
     expect_success(Command::new("strip").arg("-o").arg(&load).arg(this));
     let recipient = age::x25519::Identity::generate().to_public();
     std::fs::write(dir.join("backup.recipients"), format!("{recipient}\n")).expect("a file");
+    // The small guest's disk as a guest of this guest.
+    let mut convert = Command::new("qemu-img");
+    convert.args(["convert", "-c", "-f", "raw", "-O", "qcow2"]);
+    expect_success(
+        convert
+            .arg(images::bootable_disk())
+            .arg(dir.join("guest.qcow2")),
+    );
+    for path in ["scripts/tutorial", TUTORIAL] {
+        let path = root().join(path);
+        std::fs::copy(&path, dir.join(path.file_name().expect("a name"))).expect("a file");
+    }
     let parcel = dir.join("parcel");
     let mut tar = Command::new("tar");
     tar.arg("-C").arg(dir).arg("-cf").arg(&parcel);
-    expect_success(tar.args(["old.deb", "new.deb", "load", "backup.recipients"]));
+    tar.args(["old.deb", "new.deb", "load", "backup.recipients"]);
+    expect_success(tar.args(["guest.qcow2", "tutorial", "tutorial.md"]));
     parcel
 }
 
@@ -176,14 +209,19 @@ fn a_debian_installs_upgrades_and_purges_the_package() {
     host.import_disk("debian", &images::debian_disk());
     let daemon = host.attach("debian");
     let mut guest = Machine::new(Firmware::SeaBios, JOB)
-        .memory_mib(2048)
+        .memory_mib(3072)
         .disk(Disk::vhost_user(daemon.socket()))
         .disk(Disk::File(parcel))
         .start();
     // Each may take as long as a guest may for one thing.
     let steps = JOB.lines().filter_map(|line| line.strip_prefix("step "));
+    let page = std::fs::read_to_string(root().join(TUTORIAL)).expect("the page");
     for step in steps {
         guest.wait_for(&format!("SEALDISK-STEP {step}"));
+        if step == "tutorial" {
+            let sections = page.lines().filter(|line| line.starts_with("## "));
+            sections.for_each(|section| drop(guest.wait_for(section)));
+        }
     }
     let console = guest.finish();
     let steps = console.lines().filter(|line| {
