@@ -10,6 +10,7 @@
 //! one, so a crash between the two loses nothing. `session.rs` of the disks has what the header says from then
 //! on, and when that ends. The claim is kept until then, so that nobody else begins in between.
 
+use std::cell::RefCell;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -409,6 +410,7 @@ impl Served {
             attached_disk: beside.attached_disk.clone(),
             commands: beside.commands.clone(),
             event_hub: beside.event_hub.clone(),
+            trouble: RefCell::default(),
         });
         let jobs = jobs.map_err(data_plane::process("start the thread of the disk's jobs"))?;
         let migration = Migration::spawn(migration::Work {

@@ -4,12 +4,14 @@
 //! A thread does what the header says, from the attach on, and looks again whenever it is woken. All
 //! that it knows is in the header and in the durable map, so it can end with the process at any time.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::serve::attached_disk::AttachedDisk;
 use crate::serve::event_hub::EventHub;
+use crate::serve::trouble::Trouble;
 use crate::status::JobStatus;
 use disks::{self, Disk, DiskError, LayerOp};
 use installation::Installation;
@@ -33,6 +35,8 @@ pub(crate) struct Work {
     pub(crate) attached_disk: Arc<AttachedDisk>,
     pub(crate) commands: Arc<Commands>,
     pub(crate) event_hub: Arc<EventHub>,
+    /// What holds the job up.
+    pub(crate) trouble: RefCell<Trouble>,
 }
 
 /// What is to be done next.
@@ -72,6 +76,8 @@ impl Work {
         loop {
             let next = self.follow(woken).unwrap_or_else(|error| {
                 let error = error.to_string();
+                let met = Some(error.clone());
+                let _ = self.trouble.borrow_mut().met(met, Instant::now());
                 self.event_hub.job_held_up(error.clone());
                 if known.as_ref() != Some(&error) {
                     log::warn!("the job of the disk {} waits: {error}", self.disk.name());
@@ -94,14 +100,14 @@ impl Work {
     fn follow(&self, woken: &Receiver<()>) -> Result<Next, DiskError> {
         // The job goes on with whoever has the disk.
         if !self.attached_disk.is_held() {
-            self.event_hub.set_job(None);
+            self.end();
             return Ok(Next::Later);
         }
         // What is dropped in the end is destroyed, so only an authentic header says what.
         let header = match self.disk.header_file()?.read()?.claims().job {
             Some(_) => self.authentic_header()?,
             None => {
-                if self.event_hub.set_job(None).is_some() {
+                if self.end() {
                     self.told(self.commands.stop_copy_up())?;
                 }
                 return Ok(Next::Rest);
@@ -110,6 +116,9 @@ impl Work {
         let Some(job) = &header.job else {
             return Ok(Next::Look);
         };
+        if job.paused {
+            self.trouble.borrow_mut().end();
+        }
         self.show(job, None);
         if job.paused {
             self.told(self.commands.stop_copy_up())?;
@@ -163,6 +172,12 @@ impl Work {
         })
     }
 
+    /// There is no job any more; whether there was one.
+    fn end(&self) -> bool {
+        self.trouble.borrow_mut().end();
+        self.event_hub.set_job(None).is_some()
+    }
+
     fn show(&self, job: &Job, progress: Option<&CopyProgress>) {
         let known = self
             .event_hub
@@ -174,12 +189,14 @@ impl Work {
             (None, Some(known)) => (known.bytes_done, known.bytes_total),
             (None, None) => (0, 0),
         };
+        let error = progress.and_then(|progress| progress.error.clone().map(String::from));
+        let error = self.trouble.borrow_mut().met(error, Instant::now());
         self.event_hub.set_job(Some(JobStatus {
             kind: job.kind,
             paused: job.paused,
             bytes_done,
             bytes_total,
-            error: progress.and_then(|progress| progress.error.clone().map(String::from)),
+            error,
         }));
     }
 

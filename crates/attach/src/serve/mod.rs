@@ -26,6 +26,7 @@ mod restart;
 mod resume;
 mod supervise;
 mod systemd;
+mod trouble;
 mod turn;
 mod upgrade;
 mod upgrades;
