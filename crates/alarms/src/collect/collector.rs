@@ -12,7 +12,7 @@ use crate::facts::{Attaches, BackupFacts, Facts, Unknown, VaultFacts};
 use crate::settings::Settings;
 use disks::DiskView;
 use installation::Installation;
-use installation::backup::last_made;
+use installation::backup::{directory_of_units, last_made};
 use installation::envelope::ResourceKind;
 use vault::VaultDatabase;
 
@@ -73,6 +73,9 @@ impl Collector {
             facts.backup = backup(installation, &mut facts.unknown)?;
             certificates::certificates(state_dir, settings, &mut facts);
             let directories = views.iter().map(|view| view.directory.as_path());
+            // A backup that has no room is none.
+            let backups = directory_of_units(state_dir);
+            let directories = directories.chain(backups.as_deref());
             space::file_systems(state_dir, directories, &mut facts);
         }
         book.finish(&mut facts);

@@ -48,7 +48,7 @@ pub use archive::{Protection, Secret};
 pub use archived::ArchivedPart;
 pub use create::{CreateBackup, CreatedBackup, create};
 pub use error::BackupError;
-pub use made::{MadeBackup, last_made};
+pub use made::{MadeBackup, directory_of_units, last_made};
 pub use manifest::{Item, ItemKind, Manifest};
 pub use restore::{Restore, Restored, restore};
 pub use verify::{Verified, VerifiedItem, verify};
