@@ -13,21 +13,6 @@ use super::{VaultDeletion, VaultError, VaultErrorCode, VaultSettings};
 use crate::embedded::busiest;
 use crate::sqlite;
 
-/// How long a key version may be used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VersionTimes {
-    /// The key's name.
-    pub key: String,
-    /// The version.
-    pub version: String,
-    /// Whether it may be used at all.
-    pub enabled: bool,
-    /// The first moment at which it may no longer be used.
-    pub expires: Option<OffsetDateTime>,
-    /// When it was made.
-    pub created: OffsetDateTime,
-}
-
 /// A `vault.db`.
 pub struct VaultDatabase {
     db: Connection,
@@ -101,23 +86,6 @@ impl VaultDatabase {
         let mut statement = self.db.prepare(sql)?;
         let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
         Ok(rows.collect::<Result<_, _>>()?)
-    }
-
-    /// All versions of the keys that are not deleted, the oldest of each first. It is not recorded, and needs
-    /// neither a permission nor the master key.
-    ///
-    /// # Errors
-    /// [`VaultErrorCode::Internal`].
-    pub fn version_times(&self) -> Result<Vec<VersionTimes>, VaultError> {
-        let rows = store::live_versions(&self.db)?.into_iter();
-        let times = |row: store::KeyRow| VersionTimes {
-            key: row.name,
-            version: row.version,
-            enabled: row.enabled,
-            expires: row.expires,
-            created: row.created,
-        };
-        Ok(rows.map(times).collect())
     }
 
     /// The identity that is nearest to the vault's limit now, with how much of it is used up, in per cent; and how

@@ -13,7 +13,7 @@ use crate::error::AlarmsError;
 use crate::facts::{Facts, KeyFacts, Unknown};
 use installation::Installation;
 use installation::catalog::DiskEncryptionSetRecord;
-use vault::{KeyUrl, VaultDatabase, VersionTimes, same_key_url, vault_url};
+use vault::{KeyUrl, SeenKey, VaultDatabase, same_key_url, vault_url};
 
 /// The key that wraps what is made now.
 #[derive(Debug, Clone)]
@@ -44,7 +44,7 @@ pub(super) struct KeyBook<'a> {
     /// Nothing where vaults elsewhere are not asked.
     remote: Option<&'a RemoteKeys>,
     /// The versions in vaults that are kept here; nothing where they cannot be read.
-    vaults: BTreeMap<String, Option<Rc<[VersionTimes]>>>,
+    vaults: BTreeMap<String, Option<Rc<[SeenKey]>>>,
     sets: Option<Rc<[DiskEncryptionSetRecord]>>,
     /// By the names of their sets.
     active: BTreeMap<String, Option<ActiveKey>>,
@@ -108,11 +108,10 @@ impl<'a> KeyBook<'a> {
             if stored.record.kind.is_remote() || deleted.iter().any(|gone| gone.name == *name) {
                 continue;
             }
-            let mut latest: BTreeMap<String, VersionTimes> = BTreeMap::new();
-            for version in self.vault(name).iter().flat_map(|versions| versions.iter()) {
-                latest.insert(version.key.to_ascii_lowercase(), version.clone());
-            }
-            for times in latest.values().map(|version| times_of(name, version)) {
+            let versions = self.vault(name);
+            let latest = versions.iter().flat_map(|versions| versions.iter());
+            for version in latest.filter(|version| version.is_latest) {
+                let times = times_of(name, version);
                 let entry = self.keys.entry(times.url.to_ascii_lowercase());
                 entry.or_insert((times, BTreeSet::new()));
             }
@@ -191,9 +190,9 @@ impl<'a> KeyBook<'a> {
             };
         };
         let versions = self.vault(name)?;
-        let is_it = |version: &&VersionTimes| {
+        let is_it = |version: &&SeenKey| {
             let wanted = url.key.version.as_ref();
-            version.key.eq_ignore_ascii_case(&url.key.name)
+            version.name.eq_ignore_ascii_case(&url.key.name)
                 && wanted.is_none_or(|wanted| *wanted == version.version)
         };
         let found = versions.iter().rfind(is_it);
@@ -207,14 +206,17 @@ impl<'a> KeyBook<'a> {
     }
 
     /// The versions in a vault that is kept here.
-    fn vault(&mut self, name: &str) -> Option<Rc<[VersionTimes]>> {
+    fn vault(&mut self, name: &str) -> Option<Rc<[SeenKey]>> {
         if let Some(known) = self.vaults.get(name) {
             return known.clone();
         }
         let path = database(self.installation, name);
-        let read = VaultDatabase::open(&path).and_then(|database| database.version_times());
+        let read = VaultDatabase::open(&path).and_then(|database| database.seen_keys());
         let versions = match read {
-            Ok(versions) => Some(Rc::from(versions)),
+            Ok(mut versions) => {
+                versions.retain(|version| !version.is_deleted);
+                Some(Rc::from(versions))
+            }
             Err(error) => self.not_known(SubjectKind::Vault, name, error),
         };
         self.vaults.insert(name.to_owned(), versions.clone());
@@ -233,12 +235,12 @@ impl<'a> KeyBook<'a> {
     }
 }
 
-fn times_of(vault: &str, version: &VersionTimes) -> Times {
-    let VersionTimes {
-        key, version: id, ..
+fn times_of(vault: &str, version: &SeenKey) -> Times {
+    let SeenKey {
+        name, version: id, ..
     } = version;
     Times {
-        url: format!("{}/keys/{key}/{id}", vault_url(vault)),
+        url: format!("{}/keys/{name}/{id}", vault_url(vault)),
         enabled: version.enabled,
         expires: version.expires,
         created: version.created,

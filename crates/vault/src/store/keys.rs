@@ -110,12 +110,6 @@ pub(crate) fn key_versions(
     select(db, &sql, params![name, after, limit(max)])
 }
 
-/// All versions of the keys that are not deleted, the oldest first.
-pub(crate) fn live_versions(db: &Connection) -> Result<Vec<KeyRow>, VaultError> {
-    let sql = format!("SELECT {COLUMNS} FROM key_versions WHERE {LIVE} ORDER BY seq");
-    select(db, &sql, [])
-}
-
 /// What is seen of all key versions, by name, the oldest first.
 pub(crate) fn seen_versions(db: &Connection) -> Result<Vec<SeenKey>, VaultError> {
     let sql = format!(
