@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::disk::with_changes;
+use super::disk::{wait_for_job, with_changes};
 use super::progress::Progress;
 use super::{CliError, Context};
+use attach::LayerChanges;
 use disks::delete_source;
-use installation::envelope::ResourceKind;
+use installation::envelope::{JobKind, ResourceKind};
 
 #[derive(Args)]
 pub(super) struct UpdateArgs {
@@ -33,6 +34,9 @@ pub(super) struct DeleteArgs {
     /// Do not ask for confirmation
     #[arg(long, short)]
     yes: bool,
+    /// Wait until its layers are merged, with a progress bar, also if the disk is attached
+    #[arg(long, conflicts_with = "no_wait")]
+    wait: bool,
     /// Leave the merge to the next deletion of a snapshot
     #[arg(long)]
     no_wait: bool,
@@ -83,7 +87,25 @@ pub(super) fn delete(
                 "note: the {kind} {} is deleted, but its layers are not merged yet: {error}",
                 args.name
             ));
+        } else if args.wait {
+            wait_for_merges(context, changes)?;
         }
         Ok(())
     })
+}
+
+/// Waits until no disk has a merge under way that can be done now: those of a disk are done one after the other.
+fn wait_for_merges(context: &Context, changes: &LayerChanges<'_>) -> Result<(), CliError> {
+    loop {
+        let disks = disks::list(changes.installation, ResourceKind::Disk)?;
+        let merges = disks.iter().find(|disk| {
+            let job = disk.job.as_ref().map(|job| &job.job);
+            job.is_some_and(|job| job.kind == JobKind::Merge && !job.paused)
+        });
+        let Some(disk) = merges else {
+            return Ok(());
+        };
+        wait_for_job(context, &disk.name)?;
+        changes.merge_all(&mut |_, _| {})?;
+    }
 }

@@ -45,8 +45,9 @@ disk.")]
   sealdisk snapshot update before-upgrade --disk-encryption-set myset")]
     Update(UpdateArgs),
     /// Delete a snapshot, and merge its layer into the one above
-    #[command(after_help = "Example:
+    #[command(after_help = "Examples:
   sealdisk snapshot delete before-upgrade --yes
+  sealdisk snapshot delete daily-17 --yes --wait
 
 A snapshot with clones cannot be deleted until they are flattened or deleted. The merge also works
 while the disk is attached.")]

@@ -89,6 +89,27 @@ fn the_job_of_an_attached_disk_is_waited_for() {
     let shown = host.json(&run("rotate-dek d --resume --rate 1GiB --wait"));
     assert!(shown["job"].is_null(), "{shown}");
 
+    // The layer of a deleted snapshot is merged into the one above it, in the attach process.
+    let snapshots = |line: &str| format!("snapshot {line} --runtime-dir {at}");
+    for name in ["s1", "s2"] {
+        host.ok(&snapshots(&format!("create {name} --source d")));
+    }
+    assert_eq!(
+        host.json(&run("show d"))["layers"]
+            .as_array()
+            .unwrap()
+            .len(),
+        3
+    );
+    for (name, left) in [("s1", 2), ("s2", 1)] {
+        host.ok(&snapshots(&format!("delete {name} --yes --wait")));
+        let shown = host.json(&run("show d"));
+        assert!(shown["job"].is_null(), "{shown}");
+        assert_eq!(shown["layers"].as_array().unwrap().len(), left, "{shown}");
+    }
+    let both = snapshots("delete s1 --yes --wait --no-wait");
+    host.refused_with("InvalidArgument", &both);
+
     host.ok(&run("rotate-dek d --rate 4KiB"));
     attached.detach();
     let said = host.refused_with("JobNotRunning", &run("wait d"));

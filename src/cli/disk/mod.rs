@@ -12,3 +12,4 @@ mod wait;
 
 pub use command::{DiskArgs, run};
 pub use layers::{change, with_changes};
+pub use wait::wait_for_job;

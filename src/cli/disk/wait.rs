@@ -18,7 +18,7 @@ pub(super) fn wait(context: &Context, name: &str) -> Result<(), CliError> {
 }
 
 /// Waits until no job is under way of a disk, with a progress bar. What the job meets is told once.
-pub(super) fn wait_for_job(context: &Context, name: &str) -> Result<(), CliError> {
+pub fn wait_for_job(context: &Context, name: &str) -> Result<(), CliError> {
     let cancel = cancel_on_signals()?;
     let installation = context.installation()?;
     let runtime_dir = runtime_dir(context.runtime_dir.as_deref());
