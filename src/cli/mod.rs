@@ -39,6 +39,7 @@ mod snapshot;
 mod source;
 mod status;
 mod top;
+mod tracing;
 mod units;
 mod upgrade;
 mod usage;

@@ -9,12 +9,14 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use installation::platform_notice;
 use keys::{crypto_module, harden_process, require_module};
+use traces::Span;
 
 use super::global::{Context, GlobalArgs};
+use super::tracing::Traced;
 use super::{
     CliError, Output, OutputFormat, alarm, attach, audit, backup, catalog, completions, dashboard,
     des, disk, doctor, event_notifier, identity, image, keyvault, logging, manpages, metrics,
-    named, reference, similar, snapshot, status, top, units, upgrade, usage, version,
+    named, reference, similar, snapshot, status, top, tracing, units, upgrade, usage, version,
 };
 
 /// The version, and by which module keys are made and used.
@@ -83,6 +85,9 @@ enum Command {
     /// Tell programs and webhooks of the events that are read; started by others
     #[command(hide = true)]
     EventNotifier(event_notifier::NotifierArgs),
+    /// Send the traces that are read; started by others
+    #[command(hide = true)]
+    TraceExporter,
     /// Have attached disks served by another version of this program, without a pause for their guests
     Upgrade(upgrade::UpgradeArgs),
     /// Have a disk attached by systemd, at the start of the host or when its VMM connects
@@ -112,6 +117,12 @@ enum Command {
 
 /// Parses the arguments and runs one command.
 pub fn main() -> ExitCode {
+    let status = run();
+    traces::finish();
+    status
+}
+
+fn run() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     if attach::wants_capabilities(&arguments) {
         return match attach::print_capabilities(&Output::new(OutputFormat::Json, None)) {
@@ -124,8 +135,8 @@ pub fn main() -> ExitCode {
         let _ = Cli::command().print_help();
         return ExitCode::SUCCESS;
     }
-    let cli = match parse(&arguments) {
-        Ok(cli) => cli,
+    let (cli, traced) = match parse(&arguments) {
+        Ok(parsed) => parsed,
         Err(error) => return refuse(error, &arguments),
     };
     logging::start(
@@ -144,11 +155,15 @@ pub fn main() -> ExitCode {
     };
     // These are confined by now: they can look at no file, and have nothing to tell anybody.
     let is_confined = is_confined(&cli.command);
-    match harden_process()
+    let traced = traced.filter(|_| !is_confined);
+    let span = traced.map_or_else(Span::none, Traced::begin);
+    let entered = span.enter();
+    let done = harden_process()
         .map_err(|e| CliError::new("Hardening", e.to_string()))
         .and_then(|()| require_module().map_err(|e| CliError::new("Module", e.to_string())))
-        .and_then(|()| dispatch(&context, cli.command))
-    {
+        .and_then(|()| dispatch(&context, cli.command));
+    drop(entered);
+    match span.came_to(done, |error| &error.code) {
         Ok(()) if is_confined => ExitCode::SUCCESS,
         Ok(()) => {
             let said = context
@@ -188,6 +203,7 @@ fn dispatch(context: &Context, command: Command) -> Result<(), CliError> {
         Command::DataPlaneLauncher(args) => attach::run_launcher(args),
         Command::AttachVersions => attach::tell_versions(context),
         Command::ContinueAttach(args) => attach::continue_attach(context, &args),
+        Command::TraceExporter => tracing::send_on(),
         Command::Upgrade(args) => upgrade::run(context, args),
         Command::Enable(args) => units::enable(context, args),
         Command::Disable(args) => units::disable(context, args),
@@ -202,10 +218,11 @@ fn dispatch(context: &Context, command: Command) -> Result<(), CliError> {
     }
 }
 
-fn parse(arguments: &[OsString]) -> Result<Cli, clap::Error> {
+fn parse(arguments: &[OsString]) -> Result<(Cli, Option<Traced>), clap::Error> {
     let parsed = |commands: clap::Command| {
         let arguments = named::positional(named::with_option(commands.clone()), arguments)?;
-        Cli::from_arg_matches(&commands.try_get_matches_from(arguments)?)
+        let matches = commands.try_get_matches_from(arguments)?;
+        Ok((Cli::from_arg_matches(&matches)?, Traced::of(&matches)))
     };
     parsed(Cli::command()).map_err(|error| {
         // The line of usage of an error has all options that have a value, those from the environment
@@ -247,6 +264,7 @@ fn is_confined(command: &Command) -> bool {
         Command::DataPlane(_)
             | Command::DataPlaneLauncher(_)
             | Command::EventNotifier(_)
+            | Command::TraceExporter
             | Command::CheckConfinement
     )
 }

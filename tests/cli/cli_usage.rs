@@ -2,12 +2,14 @@
 
 use test_support::Host;
 
-const HIDDEN: [&str; 5] = [
+const HIDDEN: [&str; 7] = [
     "data-plane",
     "data-plane-launcher",
     "attach-versions",
     "continue-attach",
     "check-confinement",
+    "event-notifier",
+    "trace-exporter",
 ];
 
 #[test]

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::error::AttachError;
-use crate::serve::control_socket::{key_status, send_layer_op};
+use crate::serve::control_client::{key_status, send_layer_op};
 use disks::import::Cancel;
 use disks::{self, Applied, ClaimedElsewhere, Disk, DiskError, JobProgress, LayerOp, Unattached};
 use installation::Installation;

@@ -29,12 +29,14 @@ use super::host::VaultHost;
 use super::local::LocalOnly;
 use super::operation::{Answer, Operation};
 use super::query::Query;
+use super::request_span;
 use super::route::{NoRoute, Route, segments};
 use super::shared::{Cost, Lane, Shared};
 use super::shortened::shortened;
 use super::token::{Flavour, TokenRequest};
 use installation::InstallationError;
 use installation::catalog::{CatalogError, IdentityRecord};
+use traces::Span;
 use vault::{CHECK_HEADER, Caller, DISK_HEADER, LAYER_HEADER, Purpose};
 
 /// Largest body that is read. The largest one that makes sense is a backup of a key.
@@ -80,7 +82,8 @@ pub async fn handle(
 ) -> Response {
     let _working = listener.connections.begin(peer);
     let id = Uuid::new_v4();
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    request_span::begin(&mut parts);
     let path = parts.uri.path();
     let reply = match &listener.service {
         _ if let Err(error) = listener.admit(peer, &parts).await => TokenError(error).into(),
@@ -95,6 +98,7 @@ pub async fn handle(
         shortened(path),
         reply.status.as_u16()
     );
+    request_span::end(&parts, reply.status, reply.body.as_ref());
     respond(id, &parts.headers, reply)
 }
 
@@ -142,8 +146,15 @@ impl Listener {
         body: Body,
         host: &VaultHost,
     ) -> Result<Answer, ApiError> {
+        let span = request_span::of(parts);
+        span.set("sealdisk.vault", host.vault.clone());
         let token = bearer(&parts.headers)?;
-        let verified = self.shared.tokens.verify(token);
+        let verified = {
+            let _entered = span.enter();
+            let verifying = Span::begin("verify token");
+            let verified = self.shared.tokens.verify(token);
+            verifying.came_to(verified, |error| error.code)
+        };
         let claims =
             verified.inspect_err(|e| self.note_login(peer, &host.vault, Uuid::nil(), e))?;
         let (method, path) = (parts.method.as_str(), parts.uri.path());
@@ -181,6 +192,7 @@ impl Listener {
         let answer = self
             .shared
             .blocking(lane, cost, move |shared| {
+                let _entered = span.enter();
                 run(shared, &caller, route, &query, &body, &host)
             })
             .await;
@@ -248,7 +260,9 @@ impl Listener {
         let reply = imds_request(parts);
         let reply = match reply {
             Ok(request) => {
+                let span = request_span::of(parts);
                 let work = move |shared: &Shared| {
+                    let _entered = span.enter();
                     let identity = choose(shared, &names, &request)?;
                     give(shared, &identity, &request, peer)
                 };
@@ -268,7 +282,9 @@ impl Listener {
     async fn identity_endpoint(&self, peer: SocketAddr, parts: &Parts) -> Reply {
         let reply = match identity_request(parts) {
             Ok((request, secret)) => {
+                let span = request_span::of(parts);
                 let work = move |shared: &Shared| {
+                    let _entered = span.enter();
                     let identity = shared
                         .installation
                         .identity_by_secret(&secret)?

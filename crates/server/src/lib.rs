@@ -22,6 +22,7 @@ mod model;
 mod operation;
 mod protection;
 mod query;
+mod request_span;
 mod route;
 mod shared;
 mod shortened;

@@ -66,6 +66,33 @@ pub enum NoRoute {
 }
 
 impl Route {
+    /// As traces call it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Create(_) => "vault create key",
+            Self::Import(_) => "vault import key",
+            Self::Get(..) => "vault get key",
+            Self::Update(..) => "vault update key",
+            Self::Crypt(_, _, Crypt::Wrap) => "vault wrap",
+            Self::Crypt(_, _, Crypt::Unwrap) => "vault unwrap",
+            Self::Crypt(_, _, Crypt::Encrypt) => "vault encrypt",
+            Self::Crypt(_, _, Crypt::Decrypt) => "vault decrypt",
+            Self::ListVersions(_) => "vault list key versions",
+            Self::List => "vault list keys",
+            Self::Delete(_) => "vault delete key",
+            Self::Rotate(_) => "vault rotate key",
+            Self::GetRotationPolicy(_) => "vault get rotation policy",
+            Self::SetRotationPolicy(_) => "vault set rotation policy",
+            Self::Backup(_) => "vault back up key",
+            Self::Restore => "vault restore key",
+            Self::Random => "vault random bytes",
+            Self::ListDeleted => "vault list deleted keys",
+            Self::GetDeleted(_) => "vault get deleted key",
+            Self::Purge(_) => "vault purge key",
+            Self::Recover(_) => "vault recover key",
+        }
+    }
+
     /// Finds the route, in whatever case. Empty segments are passed over, as clients double slashes and add one at
     /// the end; a segment may be percent-encoded.
     ///

@@ -4,5 +4,5 @@ mod faults;
 mod gateway;
 mod identity;
 mod safety;
-mod served;
+pub(crate) mod served;
 mod server;

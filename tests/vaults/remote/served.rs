@@ -10,13 +10,13 @@ use test_support::frontend::queue::Queue;
 use test_support::key_search::{may_read_memory, needles, search_what_stays};
 use test_support::{AttachOptions, Daemon, Disk, Host, PATIENCE, Server};
 
-pub(super) const VAULT: &str = "far";
+pub(crate) const VAULT: &str = "far";
 pub(super) const KEY: &str = "key";
 pub(super) const SET: &str = "set";
 const GUARDED: &[&str] = &["--key-check-interval", "1s", "--on-revoke", "error"];
 
 /// The installation that keeps the vault.
-pub(super) struct Keeper {
+pub(crate) struct Keeper {
     host: Host,
     serving: Option<Server>,
     address: SocketAddr,
@@ -32,8 +32,13 @@ impl Deref for Keeper {
 
 impl Keeper {
     pub(super) fn new() -> Self {
+        Self::on(Host::new())
+    }
+
+    /// On a host with nothing in it yet.
+    pub(crate) fn on(host: Host) -> Self {
         let mut keeper = Self {
-            host: Host::new(),
+            host,
             serving: None,
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
         };
@@ -98,7 +103,13 @@ impl Keeper {
         ));
     }
 
-    fn enable(&self, enabled: bool) {
+    /// Takes back what [`Keeper::grant`] gave.
+    pub(crate) fn revoke(&self) {
+        let id = self.identity();
+        self.ok(&format!("keyvault delete-policy {VAULT} --object-id {id}"));
+    }
+
+    pub(crate) fn enable(&self, enabled: bool) {
         self.ok(&format!(
             "keyvault key set-attributes {KEY} --vault-name {VAULT} --enabled {enabled}"
         ));
@@ -106,8 +117,8 @@ impl Keeper {
 }
 
 /// The installation that has the disk, which is under its platform's key at first.
-pub(super) struct DiskHost {
-    pub(super) disk: Disk,
+pub(crate) struct DiskHost {
+    pub(crate) disk: Disk,
 }
 
 impl Deref for DiskHost {
@@ -144,7 +155,7 @@ impl DiskHost {
     }
 
     /// Connected, with a set that is granted its key, and the disk under it.
-    pub(super) fn under_the_key_of(keeper: &Keeper) -> Self {
+    pub(crate) fn under_the_key_of(keeper: &Keeper) -> Self {
         let host = Self::new();
         host.connect(keeper);
         host.ok(&Self::create_set(keeper, &keeper.secret()));
@@ -153,7 +164,7 @@ impl DiskHost {
         host
     }
 
-    pub(super) fn attach(&self) -> Daemon {
+    pub(crate) fn attach(&self) -> Daemon {
         self.disk.attach(&AttachOptions {
             arguments: GUARDED,
             ..AttachOptions::default()
@@ -266,10 +277,7 @@ fn who_decides_about_an_attached_disk_is_the_vault_far_away() {
         keeper.enable(true);
         wait_served(queue, true);
     }
-    keeper.ok(&format!(
-        "keyvault delete-policy {VAULT} --object-id {}",
-        keeper.identity()
-    ));
+    keeper.revoke();
     wait_served(queue, false);
     keeper.grant();
     wait_served(queue, true);

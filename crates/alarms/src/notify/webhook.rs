@@ -4,14 +4,12 @@ use std::io;
 use std::time::Duration;
 
 use reqwest::header::CONTENT_TYPE;
-use reqwest::{Client, StatusCode, redirect, tls};
+use reqwest::{Client, StatusCode};
 use tokio::runtime::{Builder, Runtime};
-use url::{Host, Url};
+use traces::outgoing;
+use url::Url;
 
 use super::not_taken::NotTaken;
-
-/// How long a connection may take to come about.
-const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 
 /// Sends events to an address. No answer is read, and no redirection followed: the address is the operator's.
 pub(super) struct Webhook {
@@ -22,17 +20,8 @@ pub(super) struct Webhook {
 
 impl Webhook {
     pub(super) fn new(url: Url) -> io::Result<Self> {
-        let mut builder = Client::builder()
-            .connect_timeout(CONNECT_LIMIT)
-            // Between two events the other end may close it.
-            .pool_max_idle_per_host(0)
-            .redirect(redirect::Policy::none())
-            .tls_version_min(tls::Version::TLS_1_2)
-            .user_agent(concat!("sealdisk/", env!("CARGO_PKG_VERSION")))
-            .referer(false);
-        if is_this_machine(&url) {
-            builder = builder.no_proxy();
-        }
+        // Between two events the other end may close it.
+        let builder = outgoing::client(&url).pool_max_idle_per_host(0);
         Ok(Self {
             client: builder.build().map_err(io::Error::other)?,
             runtime: Builder::new_current_thread().enable_all().build()?,
@@ -66,24 +55,7 @@ fn may_change(status: StatusCode) -> bool {
         || [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS].contains(&status)
 }
 
-/// What went wrong, without the address, which may have a secret.
 fn failed(error: reqwest::Error) -> NotTaken {
-    let error = error.without_url();
-    let mut why = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        why = format!("{why}: {cause}");
-        source = cause.source();
-    }
+    let why = outgoing::reason(error);
     NotTaken { why, again: true }
-}
-
-/// What the machine itself provides must not be asked for through a proxy.
-fn is_this_machine(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    }
 }

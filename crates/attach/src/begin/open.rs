@@ -17,6 +17,7 @@ use installation::Installation;
 use installation::envelope::HeaderPayload;
 use protocol::{Commands, KeepSocket, Setup};
 use sandbox::Launcher;
+use traces::Span;
 use uuid::Uuid;
 
 /// How long a disk that is in use is waited for.
@@ -62,8 +63,14 @@ pub(crate) fn open(
     let first = match request.incoming {
         true => First::Waits(disk.await_it()?),
         false => {
-            let claimed = claim(disk, CLAIM_PATIENCE, || true)?;
-            First::Has(Box::new(Claimed::open(installation, disk, claimed, None)?))
+            let span = Span::begin("claim disk");
+            let claimed = claim(disk, CLAIM_PATIENCE, || true);
+            let claimed = span.came_to(claimed, |error| error.code())?;
+            drop(span);
+            let span = Span::begin("open layers");
+            let _entered = span.enter();
+            let opened = Claimed::open(installation, disk, claimed, None);
+            First::Has(Box::new(span.came_to(opened, |error| error.code())?))
         }
     };
     let socket = Socket::open(&request.socket)?;
@@ -75,11 +82,14 @@ pub(crate) fn open(
     let keeping = keeping.map_err(process("make the memory that outlives the data plane"))?;
     let region = keeping.region().as_fd().try_clone_to_owned();
     let region = region.map_err(process("start the data plane"))?;
+    let starting = Span::begin("start data plane");
     let (data_plane, keep) =
         DataPlane::spawn(launcher, socket.duplicate()?, region, START_PATIENCE)?;
     let commands = Arc::new(data_plane.commands()?);
+    drop(starting);
     let (header, disk) = match first {
         First::Has(claimed) => {
+            let _span = Span::begin("begin session");
             let taken = claimed.begin(disk, &TakeOptions::of(request))?;
             (taken.header.clone(), DiskOf::This(Box::new(taken)))
         }

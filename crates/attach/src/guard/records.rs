@@ -15,6 +15,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::status::Reason;
+use disks::Disk;
 use installation::Installation;
 use installation::KeyEvent;
 
@@ -154,4 +155,25 @@ pub(crate) fn append(installation: &Installation, record: &Record) -> Result<(),
     };
     let log = installation.audit_log().map_err(|e| e.to_string())?;
     installation.append(&log, event).map_err(|e| e.to_string())
+}
+
+/// As [`append`], of what is done now with a DEK of that disk.
+///
+/// # Errors
+/// As [`append`].
+pub(crate) fn record(
+    installation: &Installation,
+    disk: &Disk,
+    operation: Operation,
+    key_url: &str,
+) -> Result<(), String> {
+    let record = Record {
+        time: OffsetDateTime::now_utc(),
+        operation,
+        disk: disk.id(),
+        name: disk.name().into(),
+        key_url: key_url.into(),
+        reason: None,
+    };
+    append(installation, &record)
 }

@@ -30,7 +30,7 @@ use crate::begin::{cpus, data_plane, host_memory};
 use crate::error::AttachError;
 use crate::guard::checker::Checker;
 use crate::guard::key_guard::{Finding, Guard, Moment};
-use crate::guard::records::{Operation, Record, Recorder};
+use crate::guard::records::{Operation, Recorder, record};
 use crate::guard::{checker, records};
 use crate::serve::alarm_watch::AlarmWatch;
 use crate::serve::attached_disk::{AttachedDisk, Held, Now};
@@ -52,6 +52,7 @@ use installation::{Installation, files, runtime_map};
 use keys::{DekStack, harden_process, with_wiped_call_stack};
 use protocol::{Commands, DiskFiles, KeepSocket, ProtocolError, Setup, hangup_pipe, signal_pipe};
 use sandbox::Launcher;
+use traces::Span;
 
 /// The subcommand that is the launcher of data planes.
 pub const LAUNCHER: &str = "data-plane-launcher";
@@ -61,6 +62,20 @@ pub const LAUNCHER: &str = "data-plane-launcher";
 /// # Errors
 /// [`AttachError`]: the disk was not served, or is not any more.
 pub fn attach(installation: Installation, request: AttachRequest) -> Result<(), AttachError> {
+    let span = Span::of_command("attach");
+    span.set("sealdisk.disk", request.disk.clone());
+    span.came_to(attach_traced(installation, request, &span), |error| {
+        error.code()
+    })
+}
+
+/// `span` is ended when the disk is served.
+fn attach_traced(
+    installation: Installation,
+    request: AttachRequest,
+    span: &Span,
+) -> Result<(), AttachError> {
+    let entered = span.enter();
     harden_process().map_err(DiskError::Key)?;
     raise_file_limit();
     // Before anything can take long: a signal during the attach is then not lost.
@@ -91,7 +106,8 @@ pub fn attach(installation: Installation, request: AttachRequest) -> Result<(), 
         options: request.guard,
         program,
     };
-    served.run(opened, TakeOptions::of(&request), signals, events_to)
+    drop(entered);
+    served.run(opened, TakeOptions::of(&request), signals, events_to, span)
 }
 
 /// What others are shown of an attach that begins.
@@ -182,7 +198,9 @@ impl Served {
         options: TakeOptions,
         signals: Signals,
         events_to: Option<UnixStream>,
+        span: &Span,
     ) -> Result<(), AttachError> {
+        let entered = span.enter();
         let keys = Arc::new(KeptKeys::new());
         let mut now = Now {
             top: top_of(&opened.setup)?,
@@ -243,6 +261,8 @@ impl Served {
             }
             self.let_go(&attached_disk, &event_hub);
         })?;
+        drop(entered);
+        span.end();
         self.live(supervision, watched, &attached_disk, recovered)
     }
 
@@ -337,6 +357,8 @@ impl Served {
         )?;
         let mut watched = supervision.watch(signals)?;
         self.answer_others(&supervision, &attached_disk)?;
+        let span = Span::begin("hand over to data plane");
+        let _entered = span.enter();
         let given = watched
             .messages
             .greet(Instant::now() + GREETING_PATIENCE)
@@ -357,7 +379,7 @@ impl Served {
                 let listening = supervision.keeping.listen(give.keep);
                 listening.map_err(data_plane::process("start the thread of what is kept"))
             });
-        match given {
+        match span.came_to(given, |error| error.code()) {
             Ok(()) => Ok((supervision, watched)),
             Err(error) => Err(why_refused(
                 error,
@@ -507,7 +529,13 @@ impl Served {
 
     /// Asks the vault. A DEK that is wanted is handed out only once that is recorded.
     fn check(&self, top: Uuid, with_key: bool) -> Finding {
+        let span = Span::begin("check key");
+        span.set("sealdisk.disk", self.disk.name().to_owned());
+        let _entered = span.enter();
         let finding = checker::check(&self.installation, &self.disk, top, with_key);
+        if let Finding::Refused(reason) | Finding::Unknown(reason) = &finding {
+            span.failed(&reason.code);
+        }
         let Finding::Granted {
             key_url,
             keys: Some(_),
@@ -542,23 +570,6 @@ fn why_refused(
         },
         (None, error) => error.into(),
     }
-}
-
-fn record(
-    installation: &Installation,
-    disk: &Disk,
-    operation: Operation,
-    key_url: &str,
-) -> Result<(), String> {
-    let record = Record {
-        time: OffsetDateTime::now_utc(),
-        operation,
-        disk: disk.id(),
-        name: disk.name().into(),
-        key_url: key_url.into(),
-        reason: None,
-    };
-    records::append(installation, &record)
 }
 
 /// The disk of that name, or whose directory that is.

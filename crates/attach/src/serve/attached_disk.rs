@@ -17,6 +17,7 @@ use crate::serve::turn::Turns;
 use disks::{self, Disk, DiskError, NewLayers, SwapVolume, Unattached};
 use installation::envelope::{FailedSync, HeaderKey, HeaderPayload, LayerRecord, SyncedFile};
 use protocol::{Commands, DiskFiles, Limits, ProtocolError, Setup};
+use traces::Span;
 use volume::pipeline::PipelineError;
 use volume::store::LayerFile;
 use volume::{CacheMode, RuntimeMap};
@@ -419,12 +420,14 @@ impl SwapVolume for &AttachedDisk {
             )));
         }
         drop(now);
+        let _span = Span::begin("quiesce data plane");
         self.commands
             .quiesce()
             .map_err(|why| self.failed(format!("it is not quiesced, and its guest goes on: {why}")))
     }
 
     fn swap(&mut self, layers: NewLayers<'_>) -> Result<(), DiskError> {
+        let _span = Span::begin("swap layers");
         self.hand_over(layers).map_err(|error| {
             self.end();
             self.failed(format!(
@@ -453,6 +456,7 @@ impl SwapVolume for &AttachedDisk {
     }
 
     fn grow(&mut self, header: &HeaderPayload) -> Result<(), DiskError> {
+        let _span = Span::begin("tell data plane its size");
         self.serve_size(header)
             .map_err(|reason| DiskError::SizeNotServed {
                 name: self.name().into(),

@@ -9,7 +9,7 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,32 +17,24 @@ use std::time::{Duration, Instant};
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::geteuid;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use crate::error::{AttachError, Refusal};
 use crate::serve::attached_disk::AttachedDisk;
-use crate::serve::control_name::{Names, path_of, paths_without_disk};
-use crate::serve::control_request::{Reply, Request};
+use crate::serve::control_name::Names;
+use crate::serve::control_request::{MAX_LINE, PATIENCE, Reply, Request};
 use crate::serve::event_hub::EventHub;
 use crate::serve::jobs::Jobs;
 use crate::serve::keeping::Counted;
 use crate::serve::upgrades::UpgradeDesk;
 use crate::serve::{followers, metrics};
-use crate::status::{KeyStatus, Upgraded};
+use crate::status::Upgraded;
 use disks::{Applied, Disk, DiskError, LayerOp};
 use installation::Installation;
 use keys::with_wiped_call_stack;
-use protocol::{Limits, Waiter};
+use protocol::Waiter;
+use traces::{Span, SpanKind};
 
-/// Bytes of a line at most.
-const MAX_LINE: u64 = 16 * 1024;
-/// How long the other end may take.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// How long a change of layers may take: the data plane flushes, and the vault is asked.
-const CHANGE_PATIENCE: Duration = Duration::from_secs(300);
-/// How long an upgrade may take.
-const UPGRADE_PATIENCE: Duration = Duration::from_secs(120);
 /// How long the end of the attach waits for clients that are being answered.
 const FAREWELL: Duration = Duration::from_millis(500);
 /// Clients at once; more are sent away.
@@ -274,14 +266,27 @@ fn serve_client(mut client: UnixStream, handles: &Handles, mut busy: Busy) -> io
     client.set_write_timeout(Some(PATIENCE))?;
     let mut line = String::new();
     BufReader::new(Read::by_ref(&mut client).take(MAX_LINE)).read_line(&mut line)?;
-    match serde_json::from_str(&line) {
+    let asked = serde_json::from_str(&line).map(Request::untraced);
+    let (asked, parent) = match asked {
+        Ok((request, parent)) => (Ok(request), parent),
+        Err(error) => (Err(error), None),
+    };
+    let span = begin(&asked, parent.as_deref());
+    let _entered = span.enter();
+    match asked {
         Ok(Request::Limits(limits)) => match attached_disk.set_limits(limits) {
             Ok(()) => reply(&mut client, &Reply::Ok(())),
-            Err(error) => reply::<()>(&mut client, &Reply::Error(error.to_string())),
+            Err(error) => {
+                span.failed("Refused");
+                reply::<()>(&mut client, &Reply::Error(error.to_string()))
+            }
         },
         Ok(Request::ApplyLayerOp(op)) => match handles.apply(&op) {
             Ok(applied) => reply(&mut client, &Reply::Ok(applied)),
-            Err(error) => reply::<Applied>(&mut client, &Reply::Refused(Refusal::of(&error))),
+            Err(error) => {
+                span.failed(error.code());
+                reply::<Applied>(&mut client, &Reply::Refused(Refusal::of(&error)))
+            }
         },
         Ok(Request::Upgrade { program }) => {
             let outcome = match may_upgrade(&client) {
@@ -289,7 +294,7 @@ fn serve_client(mut client: UnixStream, handles: &Handles, mut busy: Busy) -> io
                     let at_its_end = client.try_clone()?.into();
                     // It may wait while this process goes on as another program.
                     busy.end();
-                    handles.upgrades.ask(program, Some(at_its_end))
+                    handles.upgrades.ask(program, Some(at_its_end), parent)
                 }
                 false => Err("only root and the user of the attach process may upgrade it".into()),
             };
@@ -316,6 +321,8 @@ fn serve_client(mut client: UnixStream, handles: &Handles, mut busy: Busy) -> io
                 .iter()
                 .try_for_each(|line| writeln!(client, "{line}"))
         }
+        // There is none in another.
+        Ok(Request::Traced { .. }) => Ok(()),
         Err(error) => {
             let version = env!("CARGO_PKG_VERSION");
             let why = format!(
@@ -324,6 +331,18 @@ fn serve_client(mut client: UnixStream, handles: &Handles, mut busy: Busy) -> io
             );
             reply::<()>(&mut client, &Reply::Error(why))
         }
+    }
+}
+
+/// What is done for a client. An upgrade has a trace of its own: this process may be another program when it is done.
+fn begin(asked: &serde_json::Result<Request>, parent: Option<&str>) -> Span {
+    match asked {
+        Err(_) | Ok(Request::Upgrade { .. }) => Span::none(),
+        Ok(request) => request.span().map_or_else(Span::none, |name| {
+            let span = Span::asked_by(parent, SpanKind::Server, "control request");
+            span.set("sealdisk.request", name);
+            span
+        }),
     }
 }
 
@@ -336,208 +355,4 @@ fn may_upgrade(client: &UnixStream) -> bool {
 fn reply<T: Serialize>(client: &mut UnixStream, reply: &Reply<T>) -> io::Result<()> {
     let json = serde_json::to_string(reply)?;
     writeln!(client, "{json}")
-}
-
-/// Changes the limits of an attached disk.
-///
-/// # Errors
-/// [`AttachError::NotAttached`], or [`AttachError::Refused`].
-pub fn set_limits(runtime_dir: &Path, disk: Uuid, limits: &Limits) -> Result<(), AttachError> {
-    ask(runtime_dir, disk, &Request::Limits(*limits))
-}
-
-/// Has the process that has a disk attached apply an operation.
-///
-/// # Errors
-/// [`AttachError::NotAttached`], [`AttachError::NotApplied`], [`AttachError::OtherVersion`], or
-/// [`AttachError::Refused`].
-pub fn send_layer_op(runtime_dir: &Path, disk: Uuid, op: &LayerOp) -> Result<Applied, AttachError> {
-    let socket = connect(runtime_dir, disk)?;
-    socket
-        .set_read_timeout(Some(CHANGE_PATIENCE))
-        .map_err(not_attached)?;
-    send(&socket, &Request::ApplyLayerOp(op.clone()))?;
-    match receive(socket)? {
-        Some(Reply::Ok(applied)) => Ok(applied),
-        Some(Reply::Refused(refusal)) => Err(AttachError::NotApplied(refusal)),
-        Some(Reply::NotUpgraded(_) | Reply::Error(_)) | None => Err(AttachError::OtherVersion),
-    }
-}
-
-/// Has an attached disk served by another program: by that one, or by the one that is now where its attach process was
-/// started from.
-///
-/// # Errors
-/// [`AttachError::NotAttached`], [`AttachError::WithoutDisk`], [`AttachError::NotUpgraded`],
-/// [`AttachError::OtherVersion`], or [`AttachError::Refused`].
-pub fn upgrade(
-    runtime_dir: &Path,
-    disk: Uuid,
-    program: Option<PathBuf>,
-) -> Result<Upgraded, AttachError> {
-    let waits = || !waiting_attaches(runtime_dir, disk).is_empty();
-    let socket = connect(runtime_dir, disk).map_err(|error| match waits() {
-        true => AttachError::WithoutDisk,
-        false => error,
-    })?;
-    socket
-        .set_read_timeout(Some(UPGRADE_PATIENCE))
-        .map_err(not_attached)?;
-    send(&socket, &Request::Upgrade { program })?;
-    match receive(socket)? {
-        Some(Reply::Ok(upgraded)) => Ok(upgraded),
-        Some(Reply::NotUpgraded(why)) => Err(AttachError::NotUpgraded(why)),
-        Some(Reply::Refused(_) | Reply::Error(_)) | None => Err(AttachError::OtherVersion),
-    }
-}
-
-/// What is known of the key of an attached disk.
-///
-/// # Errors
-/// [`AttachError::NotAttached`], or [`AttachError::Refused`].
-pub fn key_status(runtime_dir: &Path, disk: Uuid) -> Result<KeyStatus, AttachError> {
-    ask(runtime_dir, disk, &Request::Status)
-}
-
-/// What is known by each attach of the disk that does not have it, and answers: it waits for it, or has let go of it.
-pub fn waiting_attaches(runtime_dir: &Path, disk: Uuid) -> Vec<KeyStatus> {
-    let status = |path: PathBuf| {
-        let socket = connect_to(&path).ok()?;
-        send(&socket, &Request::Status).ok()?;
-        match receive(socket) {
-            Ok(Some(Reply::Ok(status))) => Some(status),
-            _ => None,
-        }
-    };
-    paths_without_disk(runtime_dir, disk)
-        .into_iter()
-        .filter_map(status)
-        .collect()
-}
-
-/// Gives the events of an attached disk to `each`, a line of JSON at a time: those that are kept,
-/// and with `follow` those that happen, until the disk is detached.
-///
-/// # Errors
-/// [`AttachError::NotAttached`], and what `each` says.
-pub fn events(
-    runtime_dir: &Path,
-    disk: Uuid,
-    follow: bool,
-    mut each: impl FnMut(&str) -> io::Result<()>,
-) -> Result<(), AttachError> {
-    let (socket, gone) = (connect(runtime_dir, disk)?, not_attached);
-    send(&socket, &Request::Events { follow })?;
-    socket.set_read_timeout(None).map_err(gone)?;
-    for line in BufReader::new(socket).lines() {
-        let line = line.map_err(gone)?;
-        each(&line).map_err(|source| AttachError::Process {
-            what: "write an event",
-            source,
-        })?;
-    }
-    Ok(())
-}
-
-fn not_attached(source: io::Error) -> AttachError {
-    AttachError::NotAttached { source }
-}
-
-fn connect(runtime_dir: &Path, disk: Uuid) -> Result<UnixStream, AttachError> {
-    connect_to(&path_of(runtime_dir, disk))
-}
-
-fn connect_to(path: &Path) -> Result<UnixStream, AttachError> {
-    let socket = UnixStream::connect(path).map_err(not_attached)?;
-    socket
-        .set_read_timeout(Some(PATIENCE))
-        .and_then(|()| socket.set_write_timeout(Some(PATIENCE)))
-        .map_err(not_attached)?;
-    Ok(socket)
-}
-
-fn send(mut socket: &UnixStream, request: &Request) -> Result<(), AttachError> {
-    let json = serde_json::to_string(request).map_err(|e| AttachError::Refused(e.to_string()))?;
-    writeln!(socket, "{json}").map_err(not_attached)
-}
-
-fn ask<T: DeserializeOwned>(
-    runtime_dir: &Path,
-    disk: Uuid,
-    request: &Request,
-) -> Result<T, AttachError> {
-    let socket = connect(runtime_dir, disk)?;
-    send(&socket, request)?;
-    match receive(socket)? {
-        Some(Reply::Ok(value)) => Ok(value),
-        Some(Reply::Refused(refusal)) => Err(AttachError::NotApplied(refusal)),
-        Some(Reply::Error(error)) => Err(AttachError::Refused(format!(
-            "the attached disk refused: {error}"
-        ))),
-        Some(Reply::NotUpgraded(_)) | None => Err(AttachError::OtherVersion),
-    }
-}
-
-/// The answer to a request; `None` for one that this version does not know.
-fn receive<T: DeserializeOwned>(socket: UnixStream) -> Result<Option<Reply<T>>, AttachError> {
-    let mut answer = String::new();
-    BufReader::new(socket.take(MAX_LINE))
-        .read_line(&mut answer)
-        .map_err(not_attached)?;
-    if answer.is_empty() {
-        return Err(AttachError::Refused(
-            "the disk was detached before it answered; `disk show` tells what it has".into(),
-        ));
-    }
-    Ok(serde_json::from_str(&answer).ok())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What comes of an operation that a process answers which is not of this version.
-    fn answered(answer: &'static str) -> AttachError {
-        let dir = tempfile::tempdir().unwrap();
-        let disk = Uuid::from_u128(1);
-        let listener = UnixListener::bind(path_of(dir.path(), disk)).unwrap();
-        let serve = move || {
-            let (client, _) = listener.accept().unwrap();
-            let mut request = String::new();
-            BufReader::new(&client).read_line(&mut request).unwrap();
-            (&client).write_all(answer.as_bytes()).unwrap();
-        };
-        let serving = std::thread::spawn(serve);
-        let op = LayerOp::Flatten { rate: None };
-        let error = send_layer_op(dir.path(), disk, &op).unwrap_err();
-        serving.join().unwrap();
-        error
-    }
-
-    #[test]
-    fn an_attach_of_another_version_is_told_from_one_that_refuses() {
-        // As every version says it of a request that it does not know.
-        let unknown = "{\"error\":\"unknown variant `applyLayerOp`, expected one of `limits`\"}\n";
-        for other in [unknown, "{\"ok\":\"somethingNew\"}\n", "nonsense\n"] {
-            let error = answered(other);
-            assert!(matches!(error, AttachError::OtherVersion), "{error:?}");
-            assert!(error.to_string().contains("another version"), "{error}");
-        }
-        let refused = "{\"refused\":{\"code\":\"Conflict\",\"message\":\"why\"}}\n";
-        let error = answered(refused);
-        assert_eq!((error.code(), &*error.to_string()), ("Conflict", "why"));
-        let error = answered("");
-        assert!(error.to_string().contains("detached"), "{error}");
-    }
-
-    #[test]
-    fn nobody_who_listens_was_sent_nothing() {
-        let dir = tempfile::tempdir().unwrap();
-        let (disk, op) = (Uuid::from_u128(1), LayerOp::Flatten { rate: None });
-        let error = send_layer_op(dir.path(), disk, &op).unwrap_err();
-        assert!(error.nobody_listens(), "{error:?}");
-        drop(UnixListener::bind(path_of(dir.path(), disk)).unwrap());
-        let error = send_layer_op(dir.path(), disk, &op).unwrap_err();
-        assert!(error.nobody_listens(), "{error:?}");
-    }
 }

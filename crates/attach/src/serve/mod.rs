@@ -7,6 +7,7 @@ mod attach_state;
 pub(crate) mod attached_disk;
 mod audit_space;
 mod candidate;
+pub(crate) mod control_client;
 mod control_name;
 mod control_request;
 pub(crate) mod control_socket;
@@ -33,7 +34,7 @@ mod upgrades;
 
 pub use attach::{LAUNCHER, attach};
 pub use attach_state::{VERSIONS, attach_versions};
-pub use control_socket::{
+pub use control_client::{
     events, key_status, send_layer_op, set_limits, upgrade, waiting_attaches,
 };
 pub use keeping::raise_file_limit;

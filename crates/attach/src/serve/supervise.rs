@@ -37,6 +37,7 @@ use protocol::{
     CommandKind, Commands, Event as DataPlaneEvent, FrontendMemory, Heard, KeepSocket, Message,
     Messages, OnRevoke, ProtocolError, Reply, Setup, Waiter,
 };
+use traces::{Span, SpanKind};
 
 /// Of several that are ready the lowest is told, so a data plane that never stops speaking comes last.
 const SIGNAL: u64 = 0;
@@ -341,6 +342,7 @@ impl Supervision {
                         program: None,
                         answer: None,
                         client: None,
+                        span: Span::asked_by(None, SpanKind::Internal, "upgrade"),
                     }));
                 }
                 Some(FINDING) => {

@@ -67,6 +67,7 @@ impl Supervision {
             program,
             answer,
             client,
+            span,
         } = order;
         let program = program.unwrap_or_else(|| self.upgrades.program.clone());
         let is_served = matches!(self.stage, Stage::Given) && self.serving;
@@ -76,6 +77,7 @@ impl Supervision {
             (None, true) => None,
         };
         if let Some(why) = refusal {
+            span.failed("NotUpgraded");
             if let Some(answer) = answer {
                 let _ = answer.try_send(Err(why.into()));
             }
@@ -86,6 +88,7 @@ impl Supervision {
         self.upgrades.now = Some(Upgrade {
             answer,
             client,
+            span,
             step: Step::Preparing,
         });
         log::info!(
@@ -186,6 +189,7 @@ impl Supervision {
         let Some(Upgrade {
             answer,
             client,
+            span,
             step: Step::HandingOver { candidate, since },
         }) = self.upgrades.now.take()
         else {
@@ -211,6 +215,7 @@ impl Supervision {
         self.upgrades.now = Some(Upgrade {
             answer,
             client,
+            span,
             step: Step::TakingOver {
                 version: candidate.version,
                 since,
@@ -227,6 +232,7 @@ impl Supervision {
         let Some(Upgrade {
             answer,
             client,
+            span,
             step:
                 Step::TakingOver {
                     version,
@@ -270,9 +276,16 @@ impl Supervision {
             message: upgraded.to_string(),
         };
         self.tell(EventKind::DataPlaneUpgraded, Some(reason));
+        // This process may be another program before it could say so.
+        span.set(
+            "sealdisk.stall_ms",
+            i64::try_from(stall).unwrap_or(i64::MAX),
+        );
+        span.end();
         self.upgrades.now = Some(Upgrade {
             answer,
             client,
+            span,
             step: Step::Replacing {
                 program,
                 upgraded,
@@ -305,9 +318,13 @@ impl Supervision {
     /// Gives the upgrade up that is under way, if there is one.
     pub(crate) fn fail_upgrade(&mut self, why: &str) {
         self.end_upgrade(Some(why.to_owned()));
-        let Some(Upgrade { answer, step, .. }) = self.upgrades.now.take() else {
+        let Some(Upgrade {
+            answer, step, span, ..
+        }) = self.upgrades.now.take()
+        else {
             return;
         };
+        span.failed("NotUpgraded");
         let why = Line::of(&why).to_string();
         match step {
             Step::Waiting { candidate, .. } | Step::HandingOver { candidate, .. } => {

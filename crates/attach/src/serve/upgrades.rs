@@ -15,6 +15,7 @@ use crate::error::AttachError;
 use crate::serve::candidate::{Candidate, NewProgram};
 use crate::status::Upgraded;
 use sandbox::Launcher;
+use traces::{Span, SpanKind};
 
 /// What comes of an upgrade; else why the program that served goes on, as one line.
 pub(crate) type Outcome = Result<Upgraded, String>;
@@ -26,6 +27,8 @@ pub(crate) struct Order {
     /// Who waits for what comes of it: a thread here, and a client at the other end of a socket.
     pub(crate) answer: Option<SyncSender<Outcome>>,
     pub(crate) client: Option<OwnedFd>,
+    /// What it is, for traces.
+    pub(crate) span: Span,
 }
 
 /// What the supervision hears of upgrades.
@@ -53,12 +56,20 @@ impl UpgradeDesk {
 
     /// Asks for an upgrade, and waits for what comes of it.
     /// The client has its answer by `client`, if another program goes on in this process meanwhile.
-    pub(crate) fn ask(&self, program: Option<PathBuf>, client: Option<OwnedFd>) -> Outcome {
+    /// It is a part of what `parent` names.
+    pub(crate) fn ask(
+        &self,
+        program: Option<PathBuf>,
+        client: Option<OwnedFd>,
+        parent: Option<String>,
+    ) -> Outcome {
         let (answer, answered) = sync_channel(1);
+        let span = Span::asked_by(parent.as_deref(), SpanKind::Server, "upgrade");
         self.put(UpgradeEvent::Ordered(Order {
             program,
             answer: Some(answer),
             client,
+            span,
         }));
         let detached = |_| Err("the disk was detached meanwhile".into());
         answered.recv().unwrap_or_else(detached)
@@ -87,6 +98,7 @@ pub(crate) struct Upgrades {
 pub(crate) struct Upgrade {
     pub(crate) answer: Option<SyncSender<Outcome>>,
     pub(crate) client: Option<OwnedFd>,
+    pub(crate) span: Span,
     pub(crate) step: Step,
 }
 

@@ -17,6 +17,7 @@ use crate::{DiskError, NewKey};
 use installation::DesOperation;
 use installation::catalog::{DiskEncryptionSetRecord, DiskRecord, Rev, Stored};
 use installation::{Installation, InstallationError, KeyAccess, retrying};
+use traces::{Span, SpanKind};
 use vault::audit::AuditLog;
 use vault::same_key_url;
 
@@ -130,6 +131,7 @@ fn rewrap(
         log,
     };
     let url = key.key_url().to_string();
+    let part_of = Span::current_traceparent();
     let next = AtomicUsize::new(0);
     let done: Mutex<Vec<(usize, Result<bool, DiskError>)>> = Mutex::default();
     thread::scope(|scope| {
@@ -140,7 +142,13 @@ fn rewrap(
                     let Some(disk) = stale.get(index) else {
                         break;
                     };
+                    let (parent, kind) = (part_of.as_deref(), SpanKind::Internal);
+                    let span = Span::asked_by(parent, kind, "wrap disk under new key");
+                    span.set("sealdisk.disk", disk.name.clone());
+                    let entered = span.enter();
                     let outcome = crate::rewrap(installation, disk.kind, &disk.name, &new);
+                    let outcome = span.came_to(outcome, |error| error.code());
+                    drop((entered, span));
                     let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
                     done.push((index, outcome));
                 }

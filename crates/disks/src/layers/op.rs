@@ -18,6 +18,7 @@ use crate::resource::disk::Disk;
 use crate::resource::error::DiskError;
 use installation::Installation;
 use installation::envelope::JobKind;
+use traces::Span;
 
 /// A change of a disk's layers.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -96,6 +97,33 @@ impl LayerOp {
     /// [`DiskError`]. Unless it is [`DiskError::Attached`], [`DiskError::SizeNotServed`] or about the catalog,
     /// the disk has the layers and the size that it had.
     pub fn apply(
+        &self,
+        installation: &Installation,
+        disk: &Disk,
+        volume: &mut dyn SwapVolume,
+    ) -> Result<Applied, DiskError> {
+        let span = Span::begin(self.name());
+        span.set("sealdisk.disk", disk.name().to_owned());
+        let _entered = span.enter();
+        let applied = self.apply_traced(installation, disk, volume);
+        span.came_to(applied, |error| error.code())
+    }
+
+    /// As traces call it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::CreateSnapshot(_) => "create snapshot",
+            Self::RotateDek { .. } => "rotate DEK",
+            Self::Flatten { .. } => "flatten",
+            Self::Merge { .. } => "merge",
+            Self::DropLayers { .. } => "drop layers",
+            Self::Revert { .. } => "revert",
+            Self::Grow { .. } => "grow",
+            Self::Job { .. } => "change job",
+        }
+    }
+
+    fn apply_traced(
         &self,
         installation: &Installation,
         disk: &Disk,

@@ -29,6 +29,7 @@ use super::{BackupError, Protection};
 use crate::files::sync_dir;
 use crate::{Installation, InstallationError};
 use keys::{FIPS, Hashing, hex};
+use traces::Span;
 use vault::VaultDatabase;
 use vault::audit::{self, AuditRecord};
 
@@ -75,8 +76,10 @@ pub fn create(
     refuse_taken(path)?;
     record(installation, request)?;
     let copies = Copies::new(installation.state_dir())?;
+    let copying = Span::begin("copy databases");
     let mut sources = Sources::open(installation, request.master_keys)?;
     let items = sources.copy(installation.state_dir(), &copies)?;
+    drop(copying);
     let manifest = Manifest {
         format: FORMAT,
         program: concat!("sealdisk ", env!("CARGO_PKG_VERSION")).into(),
@@ -88,7 +91,10 @@ pub fn create(
         left_out: std::mem::take(&mut sources.left_out),
         archived: std::mem::take(&mut sources.archived),
     };
+    let writing = Span::begin("write backup");
     let bytes = write(path, &request.protection, &manifest, items)?;
+    writing.set("sealdisk.bytes", i64::try_from(bytes).unwrap_or(i64::MAX));
+    drop(writing);
     let made = MadeBackup {
         created: manifest.created,
         file: std::path::absolute(path).unwrap_or_else(|_| path.into()),

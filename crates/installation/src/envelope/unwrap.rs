@@ -1,5 +1,6 @@
 //! Unwrapping the DEK of a layer.
 
+use super::wrap::traced;
 use super::{EnvelopeError, LayerRecord};
 use keys::Dek;
 use vault::{Caller, KeyVault};
@@ -22,7 +23,11 @@ pub fn unwrap_dek(
         });
     }
     let key = envelope.key_id();
-    let bytes = vault.unwrap_key(caller, &key, envelope.algorithm, &envelope.wrapped)?;
+    let span = traced("unwrap DEK", vault, &key);
+    span.set("sealdisk.layer", layer.id.to_string());
+    let _entered = span.enter();
+    let bytes = vault.unwrap_key(caller, &key, envelope.algorithm, &envelope.wrapped);
+    let bytes = span.came_to(bytes, |error| error.code.as_str())?;
     let dek = Dek::from_locked(bytes)?;
     layer.check.verify(layer.id, &dek)?;
     Ok(dek)

@@ -10,6 +10,7 @@ use zeroize::Zeroize;
 
 use super::error::EnvelopeError;
 use keys::{Dek, KeyError, LockedBytes};
+use traces::Span;
 use vault::{Caller, KeyId, KeyVault, WrapAlgorithm};
 
 /// HKDF `info` of the key that authenticates headers.
@@ -64,7 +65,10 @@ pub fn wrap_dek(
     dek: &Dek,
 ) -> Result<Envelope, EnvelopeError> {
     let algorithm = WrapAlgorithm::RsaOaep256;
-    let wrapped = vault.wrap_key(caller, key, algorithm, dek.expose())?;
+    let span = traced("wrap DEK", vault, key);
+    let _entered = span.enter();
+    let wrapped = vault.wrap_key(caller, key, algorithm, dek.expose());
+    let wrapped = span.came_to(wrapped, |error| error.code.as_str())?;
     Ok(Envelope {
         vault_url: vault.url().to_owned(),
         key_name: key.name.clone(),
@@ -72,6 +76,17 @@ pub fn wrap_dek(
         algorithm,
         wrapped: wrapped.value,
     })
+}
+
+/// Begins to use a key of a vault, for traces.
+pub(super) fn traced(what: &'static str, vault: &dyn KeyVault, key: &KeyId) -> Span {
+    let span = Span::begin(what);
+    span.set("sealdisk.vault.url", vault.url().to_owned());
+    span.set("sealdisk.key", key.name.clone());
+    if let Some(version) = &key.version {
+        span.set("sealdisk.key.version", version.clone());
+    }
+    span
 }
 
 /// 32 bytes that a DEK and its layer's id determine and that reveal nothing about the DEK:

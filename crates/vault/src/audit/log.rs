@@ -18,6 +18,7 @@ use super::store::{TABLES, TABLES_2, TABLES_3};
 use super::verifier::Finding;
 use crate::sqlite::{self, Schema};
 use keys::{FileGuard, SealingKey};
+use traces::Span;
 
 /// The table of changes whose outcome is not recorded yet. `owner` tells their process from every
 /// other one since the world began: boot, process id, and when it was started.
@@ -143,6 +144,17 @@ impl AuditLog {
 
     /// Writes to the log in one transaction, for that operation.
     pub(super) fn write(
+        &self,
+        operation: &str,
+        write: impl FnOnce(&Chain, &Connection) -> Result<(), AuditError>,
+    ) -> Result<(), AuditError> {
+        let span = Span::begin("append audit record");
+        span.set("sealdisk.audit.operation", operation.to_owned());
+        let written = self.write_traced(operation, write);
+        span.came_to(written, |error| error.code())
+    }
+
+    fn write_traced(
         &self,
         operation: &str,
         write: impl FnOnce(&Chain, &Connection) -> Result<(), AuditError>,

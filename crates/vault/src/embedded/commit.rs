@@ -19,6 +19,7 @@ use super::vault::EmbeddedVault;
 use crate::refusal;
 use crate::store::KeyRow;
 use crate::{KeyPermission, VaultError, VaultErrorCode, Verdict};
+use traces::Span;
 
 /// How often a use starts again because its key was changed meanwhile.
 const RETRIES: usize = 16;
@@ -39,8 +40,20 @@ impl EmbeddedVault {
         work: impl Fn(&KeyRow) -> Result<T, VaultError>,
     ) -> Result<(T, Arc<KeyRow>), VaultError> {
         let key_use = Arc::new(key_use);
+        let span = Span::begin(key_use.operation);
+        span.set("sealdisk.vault", self.name.clone());
+        span.set("sealdisk.key", key_use.key.name.clone());
+        let _entered = span.enter();
+        span.came_to(self.worked(&key_use, work), |error| error.code.as_str())
+    }
+
+    fn worked<T>(
+        &self,
+        key_use: &Arc<KeyUse>,
+        work: impl Fn(&KeyRow) -> Result<T, VaultError>,
+    ) -> Result<(T, Arc<KeyRow>), VaultError> {
         for _ in 0..RETRIES {
-            let Some(row) = self.row_to_try(&key_use) else {
+            let Some(row) = self.row_to_try(key_use) else {
                 // The refusal that counts is the one that is recorded.
                 match self.settle(key_use.clone(), Speculation::None)? {
                     Settled::Done(_) | Settled::Again => continue,
@@ -57,13 +70,13 @@ impl EmbeddedVault {
             match self.settle(key_use.clone(), speculation) {
                 Ok(Settled::Done(row)) => {
                     let result = result?;
-                    self.allowed.keep(&key_use, &row);
+                    self.allowed.keep(key_use, &row);
                     return Ok((result, row));
                 }
                 Ok(Settled::Again) => {
-                    self.allowed.forget(&key_use);
+                    self.allowed.forget(key_use);
                 }
-                Err(refusal) => return Err(self.refused(&key_use, refusal)),
+                Err(refusal) => return Err(self.refused(key_use, refusal)),
             }
         }
         Err(busy(&self.name))
@@ -135,6 +148,7 @@ impl EmbeddedVault {
         key_use: Arc<KeyUse>,
         speculation: Speculation,
     ) -> Result<Settled, VaultError> {
+        let span = Span::begin("commit audit record");
         let ticket = Ticket::new(key_use, speculation);
         let outcome = match self.queue.wait(&ticket) {
             Turn::Settled(outcome) => outcome,
@@ -145,7 +159,8 @@ impl EmbeddedVault {
             }
         };
         // Only a thread that panicked in the middle of a batch leaves a ticket without an outcome.
-        outcome.unwrap_or_else(|| Err(busy(&self.name)))
+        let outcome = outcome.unwrap_or_else(|| Err(busy(&self.name)));
+        span.came_to(outcome, |error| error.code.as_str())
     }
 
     /// Settles all of `batch` in one transaction; outcomes are told once it is durable.

@@ -19,6 +19,15 @@ impl Operation {
         }
     }
 
+    /// As traces call it.
+    pub(super) fn span(self) -> &'static str {
+        match self {
+            Self::Get => "ask vault for key",
+            Self::Wrap => "ask vault to wrap",
+            Self::Unwrap => "ask vault to unwrap",
+        }
+    }
+
     pub(super) fn verb(self) -> &'static str {
         match self {
             Self::Get => "show the key",

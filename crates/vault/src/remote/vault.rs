@@ -26,6 +26,7 @@ use crate::{
     WrapAlgorithm, Wrapped,
 };
 use keys::LockedBytes;
+use traces::Span;
 
 /// How long one attempt may take, with the token that it may need.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(10);
@@ -196,6 +197,9 @@ impl RemoteVault {
         purpose: &Purpose,
         request: impl AsyncFn(ClientMethodOptions<'static>) -> azure_core::Result<T>,
     ) -> Result<T, VaultError> {
+        let span = Span::asking(operation.span());
+        span.set("server.address", self.host.clone());
+        let _entered = span.enter();
         let runtime = runtime()?;
         let begin = Instant::now();
         let mut wait = FIRST_WAIT;
@@ -228,6 +232,7 @@ impl RemoteVault {
         };
         // A name that the resolver is still looking for must not hold the caller up.
         runtime.shutdown_background();
+        let outcome = span.came_to(outcome, |failure| failure.code.as_str());
         outcome.map_err(|failure| worded(&self.asked(), operation, key, failure))
     }
 

@@ -18,6 +18,7 @@ use url::Url;
 
 use super::identity::{ManagedIdentity, TokenCache};
 use crate::{CHECK_HEADER, DISK_HEADER, LAYER_HEADER, Purpose, VaultError, VaultErrorCode};
+use traces::{Span, TRACEPARENT};
 
 /// How long a connection may take to come about.
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
@@ -208,6 +209,10 @@ async fn send(client: &Client, request: &Request) -> azure_core::Result<AsyncRaw
     let mut outgoing = client.request(method, request.url().clone());
     for (name, value) in request.headers().iter() {
         outgoing = outgoing.header(name.as_str(), value.as_str());
+    }
+    // The call has its runtime in this thread, so this is what the call is a part of.
+    if let Some(parent) = Span::current_traceparent() {
+        outgoing = outgoing.header(TRACEPARENT, parent);
     }
     let outgoing = match request.body() {
         Body::Bytes(bytes) => outgoing.body(bytes.clone()),
