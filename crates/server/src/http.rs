@@ -27,7 +27,7 @@ use super::connections::Connections;
 use super::floods::Refused;
 use super::host::VaultHost;
 use super::local::LocalOnly;
-use super::operation::{Answer, Operation};
+use super::operation::{Answer, Operation, claimed_purpose};
 use super::query::Query;
 use super::request_span;
 use super::route::{NoRoute, Route, segments};
@@ -187,7 +187,7 @@ impl Listener {
             self.note_throttled(peer, &name, oid);
             return Err(ApiError::throttled(seconds));
         }
-        let host = host.clone();
+        let (host, span) = (host.clone(), request_span::of(parts));
         let lane = Lane::Vault(name.clone(), oid);
         let answer = self
             .shared
@@ -318,17 +318,6 @@ impl Listener {
             },
             Reply::ok,
         )
-    }
-}
-
-/// What a client says that it wants a key for; see [`Purpose`].
-fn claimed_purpose(headers: &HeaderMap) -> Purpose {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let is_name = |name: &&str| (1..=127).contains(&name.len());
-    Purpose {
-        disk: text(DISK_HEADER).filter(is_name).map(Into::into),
-        layer: text(LAYER_HEADER).and_then(|id| Uuid::try_parse(id).ok()),
-        check: text(CHECK_HEADER) == Some("true"),
     }
 }
 

@@ -1,8 +1,9 @@
 //! What a request wants done, and doing it on the vault.
 
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::ApiError;
@@ -15,8 +16,9 @@ use super::protection::Protection;
 use super::query::Query;
 use super::route::{Crypt, Route};
 use vault::{
-    Caller, EmbeddedVault, EncryptionAlgorithm, KeyChange, KeyId, KeyMaterial, KeyPermission,
-    KeyVault, NewKey, Page, PrivateJwk, RotationPolicy,
+    CHECK_HEADER, Caller, DISK_HEADER, EmbeddedVault, EncryptionAlgorithm, KeyChange, KeyId,
+    KeyMaterial, KeyPermission, KeyVault, LAYER_HEADER, NewKey, Page, PrivateJwk, Purpose,
+    RotationPolicy,
 };
 
 /// A request of which everything has been parsed.
@@ -219,6 +221,17 @@ impl Operation {
             }
             Self::Recover(name) => view.bundle(&vault.recover_key(caller, name)?).into(),
         })
+    }
+}
+
+/// What a client says that it wants a key for; see [`Purpose`].
+pub fn claimed_purpose(headers: &HeaderMap) -> Purpose {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let is_name = |name: &&str| (1..=127).contains(&name.len());
+    Purpose {
+        disk: text(DISK_HEADER).filter(is_name).map(Into::into),
+        layer: text(LAYER_HEADER).and_then(|id| Uuid::try_parse(id).ok()),
+        check: text(CHECK_HEADER) == Some("true"),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Metrics: what is exported of real disks, by `sealdisk metrics serve`.
 
+mod alerts;
 mod counters;
 mod exporter;
 mod prometheus;
@@ -8,16 +9,16 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use test_support::{Disk, PATIENCE, Server};
+use test_support::{Host, PATIENCE, Server};
 
 /// A running exporter.
 struct Exporter(Server);
 
 impl Exporter {
-    /// Of the host of that disk, which looks at it every second.
-    fn of(disk: &Disk) -> Self {
+    /// Of a host, at which it looks every second.
+    fn of(host: &Host) -> Self {
         let serve = "metrics serve --listen 127.0.0.1:0 --timeout 1 --interval 1 -o json";
-        Self(Server::start(disk.command(serve)))
+        Self(Server::start(host.command(serve)))
     }
 
     /// The status of an answer, and the answer.

@@ -14,7 +14,7 @@ use super::Exporter;
 use crate::supervise::{MIB_8, is_qsd};
 
 /// Whether a program is there; else it is said that something is skipped.
-fn is_there(program: &str) -> bool {
+pub(super) fn is_there(program: &str) -> bool {
     let found = Command::new(program).arg("--version").output().is_ok();
     if !found {
         eprintln!("skipped: there is no {program} (apt-get install prometheus)");
@@ -22,7 +22,7 @@ fn is_there(program: &str) -> bool {
     found
 }
 
-fn rules() -> PathBuf {
+pub(super) fn rules() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/prometheus")
 }
 
@@ -57,16 +57,20 @@ fn each_alert_fires_for_what_is_bad_alone() {
 }
 
 /// A Prometheus that scrapes an exporter every second, with the rules.
-struct Prometheus {
+pub(super) struct Prometheus {
     process: Child,
     address: SocketAddr,
     _dir: TempDir,
 }
 
 impl Prometheus {
-    fn start(exporter: SocketAddr, options: &[&str]) -> Self {
+    pub(super) fn start(exporter: SocketAddr, options: &[&str]) -> Self {
+        Self::with_rules(exporter, options, &rules().join("sealdisk.rules.yml"))
+    }
+
+    /// With these rules.
+    pub(super) fn with_rules(exporter: SocketAddr, options: &[&str], rules: &Path) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let rules = rules().join("sealdisk.rules.yml");
         let config = format!(
             "global: {{ scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s }}\n\
              rule_files: [\"{}\"]\n\
@@ -109,7 +113,7 @@ impl Prometheus {
     }
 
     /// The first value of a query, once there is one that is as wanted.
-    fn await_query(&mut self, query: &str, wanted: impl Fn(f64) -> bool) -> f64 {
+    pub(super) fn await_query(&mut self, query: &str, wanted: impl Fn(f64) -> bool) -> f64 {
         let escaped: String = query
             .bytes()
             .map(|byte| match byte.is_ascii_alphanumeric() || byte == b'_' {
