@@ -98,12 +98,12 @@ fn announce(context: &Context, serving: &Serving<'_>) {
 
 impl From<DashboardError> for CliError {
     fn from(error: DashboardError) -> Self {
+        if let DashboardError::Serve(error) = error {
+            return error.into();
+        }
         let code = match error {
-            DashboardError::Exposed(_) => "BadParameter",
-            DashboardError::TokenFile(_) | DashboardError::ShortToken { .. } => "TokenFile",
-            DashboardError::Random(_) => "Random",
-            DashboardError::Checkpoint { .. } => "BadParameter",
-            DashboardError::Serve(error) => return error.into(),
+            DashboardError::Exposed(_) | DashboardError::Checkpoint { .. } => "BadParameter",
+            _ => "SecretFile",
         };
         Self::new(code, error.to_string())
     }

@@ -136,12 +136,6 @@ fn names(context: &Context) -> HashMap<Uuid, String> {
 
 impl From<TopError> for CliError {
     fn from(error: TopError) -> Self {
-        let code = match error {
-            TopError::NoTerminal | TopError::PlainTerminal(_) => "TerminalNeeded",
-            TopError::Terminal(_) => "TerminalFailed",
-            TopError::RuntimeDir { .. } => "RuntimeDirUnreadable",
-            TopError::System { .. } => "TopFailed",
-        };
-        Self::new(code, error.to_string())
+        Self::new(error.code(), error.to_string())
     }
 }

@@ -260,7 +260,7 @@ fn it_is_not_served_to_others_by_mistake() {
         "dashboard --listen 127.0.0.1:0 --token-file {}",
         token.display()
     );
-    let refused = host.refused_with("TokenFile", serve.as_str());
+    let refused = host.refused_with("SecretFile", serve.as_str());
     assert!(refused.contains("32 characters"), "{refused}");
     fs::write(&token, "0123456789".repeat(4)).unwrap();
     fs::set_permissions(&token, PermissionsExt::from_mode(0o644)).unwrap();

@@ -14,6 +14,7 @@ use hyper::header::{
 use hyper::{Method, Request, StatusCode, Uri};
 use serde_json::json;
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use url::form_urlencoded;
 use uuid::Uuid;
 use web::{Answer, Service, answer};
@@ -31,6 +32,8 @@ const JSON: &str = "application/json";
 const LOG_IN: &str = "log in\n";
 /// Bytes of a form.
 const MAX_FORM: usize = 8 * 1024;
+/// How long a client may take to send one.
+const FORM_PATIENCE: Duration = Duration::from_secs(5);
 /// Questions at once that take a moment.
 const MAX_QUESTIONS: usize = 2;
 /// How long one may take.
@@ -189,9 +192,11 @@ impl Dashboard {
     }
 
     async fn log_in(&self, request: Request<Incoming>) -> Answer {
-        let form = Limited::new(request.into_body(), MAX_FORM).collect().await;
-        let Ok(form) = form.map(|form| Zeroizing::new(form.to_bytes().to_vec())) else {
-            return said(StatusCode::PAYLOAD_TOO_LARGE, "that is no form\n");
+        let form = Limited::new(request.into_body(), MAX_FORM).collect();
+        let form = match timeout(FORM_PATIENCE, form).await {
+            Ok(Ok(form)) => Zeroizing::new(form.to_bytes().to_vec()),
+            Ok(Err(_)) => return said(StatusCode::PAYLOAD_TOO_LARGE, "that is no form\n"),
+            Err(_) => return said(StatusCode::REQUEST_TIMEOUT, "that is too slow\n"),
         };
         let mut fields = form_urlencoded::parse(&form);
         let token = fields.find(|(name, _)| name == "token");

@@ -36,8 +36,7 @@ use super::shortened::shortened;
 use super::token::{Flavour, TokenRequest};
 use installation::InstallationError;
 use installation::catalog::{CatalogError, IdentityRecord};
-use traces::Span;
-use vault::{CHECK_HEADER, Caller, DISK_HEADER, LAYER_HEADER, Purpose};
+use vault::Caller;
 
 /// Largest body that is read. The largest one that makes sense is a backup of a key.
 const BODY_LIMIT: usize = 1 << 20;
@@ -146,15 +145,9 @@ impl Listener {
         body: Body,
         host: &VaultHost,
     ) -> Result<Answer, ApiError> {
-        let span = request_span::of(parts);
-        span.set("sealdisk.vault", host.vault.clone());
         let token = bearer(&parts.headers)?;
-        let verified = {
-            let _entered = span.enter();
-            let verifying = Span::begin("verify token");
-            let verified = self.shared.tokens.verify(token);
-            verifying.came_to(verified, |error| error.code)
-        };
+        let verify = || self.shared.tokens.verify(token);
+        let verified = request_span::verified(parts, &host.vault, verify);
         let claims =
             verified.inspect_err(|e| self.note_login(peer, &host.vault, Uuid::nil(), e))?;
         let (method, path) = (parts.method.as_str(), parts.uri.path());

@@ -10,6 +10,7 @@ use axum::http::{Method, StatusCode};
 use serde_json::Value;
 use traces::{Span, SpanKind, TRACEPARENT};
 
+use crate::ApiError;
 use crate::route::Route;
 
 /// The span of a request.
@@ -38,6 +39,19 @@ pub(crate) fn begin(parts: &mut Parts) {
 pub(crate) fn of(parts: &Parts) -> Arc<Span> {
     let span = parts.extensions.get::<RequestSpan>();
     span.map_or_else(|| Arc::new(Span::none()), |span| span.0.clone())
+}
+
+/// The outcome of verifying the token of a request to that vault, which is a part of it.
+pub(crate) fn verified<T>(
+    parts: &Parts,
+    vault: &str,
+    verify: impl FnOnce() -> Result<T, ApiError>,
+) -> Result<T, ApiError> {
+    let span = of(parts);
+    span.set("sealdisk.vault", vault.to_owned());
+    let _entered = span.enter();
+    let verifying = Span::begin("verify token");
+    verifying.came_to(verify(), |error| error.code)
 }
 
 /// Ends it: with the status, and with the code of the refusal if it is one. A first request without a token, by which

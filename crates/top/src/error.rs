@@ -41,6 +41,16 @@ pub enum TopError {
 }
 
 impl TopError {
+    /// For programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NoTerminal | Self::PlainTerminal(_) => "TerminalNeeded",
+            Self::Terminal(_) => "TerminalFailed",
+            Self::RuntimeDir { .. } => "RuntimeDirUnreadable",
+            Self::System { .. } => "TopFailed",
+        }
+    }
+
     /// Names what was to be done.
     pub(crate) fn system(what: &'static str) -> impl Fn(io::Error) -> Self {
         move |source| Self::System { what, source }
