@@ -2,13 +2,14 @@
 
 use std::path::Path;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use crate::resource::directory::{HEADER, header_claims, layer_paths};
 use crate::resource::error::DiskError;
+use crate::resource::holder;
 use installation::catalog::DiskRecord;
 use installation::envelope::{EnvelopeError, HeaderFile, HeaderPayload, LayerRecord, ResourceKind};
 use volume::LayerPaths;
@@ -148,6 +149,12 @@ impl Disk {
     }
 }
 
+/// How long the lock of a process that lives is waited for: as long as a look at a disk takes.
+const OF_THE_LIVING: Duration = Duration::from_millis(200);
+
+/// How long the lock of a process that is dead is waited for: until the kernel lets go of its files.
+const OF_THE_DEAD: Duration = Duration::from_secs(10);
+
 /// Opens and exclusively locks a layer's data file. `disk show` holds a shared lock for a moment to
 /// see whether there is a lock, so a refusal counts only when it lasts.
 pub(crate) fn claim_data(name: &str, path: &Path) -> Result<LayerFile, DiskError> {
@@ -160,13 +167,18 @@ fn claim_as(
     name: &str,
     (data, path): (LayerFile, &Path),
 ) -> Result<LayerFile, DiskError> {
-    const TRIES: u32 = 20;
-    for _ in 0..TRIES {
+    let begun = Instant::now();
+    loop {
         match flock(data.file(), lock) {
             Ok(()) => return Ok(data),
-            Err(Errno::WOULDBLOCK) => thread::sleep(Duration::from_millis(10)),
+            Err(Errno::WOULDBLOCK) => {}
             Err(e) => return Err(DiskError::file("lock", path)(e.into())),
         }
+        let waited = begun.elapsed();
+        if waited >= OF_THE_DEAD || (waited >= OF_THE_LIVING && holder::lives(&data)) {
+            break;
+        }
+        thread::sleep(Duration::from_millis(10));
     }
     Err(DiskError::InUse {
         name: name.into(),

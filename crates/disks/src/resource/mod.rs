@@ -8,6 +8,7 @@ pub(crate) mod erase;
 pub(crate) mod error;
 pub(crate) mod extents;
 pub(crate) mod failed_sync;
+mod holder;
 pub(crate) mod layer_files;
 pub(crate) mod lookup;
 pub(crate) mod offline;
