@@ -221,6 +221,39 @@ fn an_upgrade_of_the_attach_goes_on_telling_and_tells_nothing_twice() {
 }
 
 /// Where guests connect is nothing for a program that is told of events.
+/// The process that tells of the events of an attach.
+fn notifier_of(attach: u32) -> Option<u32> {
+    let is_notifier = |process: &u32| {
+        let line = std::fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).nth(1) == Some(b"event-notifier")
+    };
+    children(attach).into_iter().find(is_notifier)
+}
+
+#[test]
+fn the_end_of_the_process_that_tells_is_logged_and_it_leaves_no_zombie() {
+    let customer = customer();
+    let (page, out) = page(&customer, "page");
+    let log = customer.path("attach.log");
+    let mut command = customer.command(&["attach", "disk", "--socket-path"]);
+    command.arg(customer.path("told.sock"));
+    command.args(["--on-event", &page]);
+    command.stderr(std::fs::File::create(&log).unwrap());
+    let mut attach = command.spawn().unwrap();
+    wait("Attached", || !names(&out).is_empty());
+    let notifier = notifier_of(attach.id()).unwrap();
+    let before = std::fs::read_to_string(&log).unwrap();
+    kill_process(Pid::from_raw(notifier as i32).unwrap(), Signal::KILL).unwrap();
+    wait("it is logged", || {
+        let text = std::fs::read_to_string(&log).unwrap();
+        text.contains("nobody is told of the events")
+    });
+    let is_left = children(attach.id()).contains(&notifier);
+    kill_process(Pid::from_child(&attach), Signal::TERM).unwrap();
+    assert!(attach.wait().unwrap().success());
+    assert!(!before.contains("nobody is told") && !is_left);
+}
+
 #[test]
 fn an_inherited_socket_is_not_passed_on_to_who_is_told() {
     if !rustix::process::geteuid().is_root() {
@@ -243,12 +276,7 @@ fn an_inherited_socket_is_not_passed_on_to_who_is_told() {
     let mut command = customer.command(&["attach", "disk", "--fd", &number.to_string()]);
     let mut attach = command.args(["--on-event", &page]).spawn().unwrap();
     wait("Attached", || !names(&out).is_empty());
-    let is_notifier = |process: &u32| {
-        let line = std::fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
-        line.split(|byte| *byte == 0).nth(1) == Some(b"event-notifier")
-    };
-    let notifier = children(attach.id()).into_iter().find(is_notifier);
-    let leaked = is_open_in(notifier.unwrap());
+    let leaked = is_open_in(notifier_of(attach.id()).unwrap());
     let has = is_open_in(attach.id());
     kill_process(Pid::from_child(&attach), Signal::TERM).unwrap();
     assert!(attach.wait().unwrap().success());

@@ -13,6 +13,7 @@
 use std::cell::RefCell;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::process::Child;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -178,7 +179,7 @@ pub(crate) struct Beside {
     /// Says that it is waited for.
     pub(crate) awaiting: Option<Awaiting>,
     /// The process that tells of the disk's events, unless it follows them already.
-    pub(crate) events_to: Option<UnixStream>,
+    pub(crate) events_to: Option<(UnixStream, Child)>,
 }
 
 /// What the guard asks the vault about.
@@ -197,7 +198,7 @@ impl Served {
         opened: Opened,
         options: TakeOptions,
         signals: Signals,
-        events_to: Option<UnixStream>,
+        events_to: Option<(UnixStream, Child)>,
         span: &Span,
     ) -> Result<(), AttachError> {
         let entered = span.enter();
@@ -343,8 +344,8 @@ impl Served {
         signals: Signals,
         mut beside: Beside,
     ) -> Result<(Supervision, Watched), AttachError> {
-        if let Some(client) = beside.events_to.take() {
-            let followed = event_targets::follow(client, &beside.event_hub);
+        if let Some(notifier) = beside.events_to.take() {
+            let followed = event_targets::follow(notifier, &beside.event_hub);
             followed.map_err(data_plane::process("tell of events"))?;
         }
         let (commands, attached_disk) = (beside.commands.clone(), beside.attached_disk.clone());

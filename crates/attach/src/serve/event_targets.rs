@@ -7,6 +7,7 @@
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::Child;
 use std::sync::Arc;
 
 use crate::begin::request::AttachRequest;
@@ -19,23 +20,38 @@ use alarms::notify;
 ///
 /// # Errors
 /// What the kernel says.
-pub(crate) fn start(request: &AttachRequest, program: &Path) -> io::Result<Option<UnixStream>> {
+pub(crate) fn start(
+    request: &AttachRequest,
+    program: &Path,
+) -> io::Result<Option<(UnixStream, Child)>> {
     if request.on_event.is_empty() {
         return Ok(None);
     }
     let (ours, its) = UnixStream::pair()?;
-    // It ends after this process, which has nothing to wait for.
-    notify::spawn(program, &request.on_event, its.into())?;
-    Ok(Some(ours))
+    let notifier = notify::spawn(program, &request.on_event, its.into())?;
+    Ok(Some((ours, notifier)))
 }
 
-/// Has it follow the events from now on.
+/// Has it follow the events from now on. When it ends before this process does, that is logged: nobody is told any more,
+/// and this process, which is confined by now, can start nothing that may run a command or reach a webhook.
 ///
 /// # Errors
 /// What the kernel says.
-pub(crate) fn follow(client: UnixStream, event_hub: &Arc<EventHub>) -> io::Result<()> {
+pub(crate) fn follow(
+    (client, mut notifier): (UnixStream, Child),
+    event_hub: &Arc<EventHub>,
+) -> io::Result<()> {
     let subscription = event_hub.subscribe(client.try_clone()?.into());
     let follow = move || followers::follow(&client, &subscription);
     let thread = std::thread::Builder::new().name("event-notifier".into());
-    thread.spawn(follow).map(drop)
+    thread.spawn(follow)?;
+    let reap = move || match notifier.wait() {
+        Ok(status) => log::error!(
+            "nobody is told of the events of this disk any more (--on-event): the process that tells them has ended \
+             ({status}); attach the disk again to have them told"
+        ),
+        Err(error) => log::warn!("it is not known whether the events are still told: {error}"),
+    };
+    let thread = std::thread::Builder::new().name("notifier-end".into());
+    thread.spawn(reap).map(drop)
 }
