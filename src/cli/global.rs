@@ -53,6 +53,14 @@ impl Context {
         Ok(Installation::open(&self.state_dir()?)?)
     }
 
+    /// Opens the installation that `--state-dir` names, to look at it: none is made.
+    ///
+    /// # Errors
+    /// See [`Installation::open_existing`].
+    pub fn existing_installation(&self) -> Result<Installation, CliError> {
+        Ok(Installation::open_existing(&self.state_dir()?)?)
+    }
+
     /// The directory that `--state-dir` names, or the default.
     pub(super) fn state_dir(&self) -> Result<PathBuf, CliError> {
         match &self.state_dir {

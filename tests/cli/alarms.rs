@@ -72,6 +72,23 @@ fn a_host_with_nothing_wrong_is_fine() {
 }
 
 #[test]
+fn where_there_is_no_installation_nothing_is_known_and_none_is_made() {
+    let host = Host::new();
+    let missing = host.path("typo/state");
+    for command in ["status", "status --watch"] {
+        let state = missing.display();
+        let run = host.run(&format!("--state-dir {state} {command}"));
+        assert_eq!(run.status.code(), Some(3), "{command}");
+        assert!(
+            one_line(&run).contains("no installation"),
+            "{}",
+            one_line(&run)
+        );
+        assert!(!host.path("typo").exists(), "{command}");
+    }
+}
+
+#[test]
 fn the_exit_status_says_how_grave_it_is() {
     let host = new_host();
     host.encryption_set(SET, ALL);

@@ -133,7 +133,7 @@ impl Watcher {
     fn look_at_installation(&mut self, seen: &mut Seen) -> Result<(), InstallationError> {
         let installation = match self.installation.take() {
             Some(installation) => installation,
-            None => Installation::open(&self.state_dir)?,
+            None => Installation::open_existing(&self.state_dir)?,
         };
         let looked = self.look_at_all(&installation, seen);
         if looked.is_ok() {
@@ -354,6 +354,20 @@ mod tests {
         let seen = watcher.look();
         let is_up = |vault| seen.samples.value(&metric::VAULT_UP, &[vault]);
         assert_eq!((is_up("one"), is_up("two")), (Some(0.0), Some(1.0)));
+        assert_eq!(seen.samples.value(&metric::INSTALLATION_UP, &[]), Some(1.0));
+    }
+
+    #[test]
+    fn where_there_is_no_installation_none_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("none/state");
+        let mut watcher = Watcher::new(state.clone(), dir.path().into());
+        let seen = watcher.look();
+        assert_eq!(seen.samples.value(&metric::INSTALLATION_UP, &[]), Some(0.0));
+        assert!(seen.is_stale(Duration::from_secs(60)).is_some());
+        assert!(!dir.path().join("none").exists());
+        drop(Installation::open(&state).unwrap());
+        let seen = watcher.look();
         assert_eq!(seen.samples.value(&metric::INSTALLATION_UP, &[]), Some(1.0));
     }
 

@@ -86,6 +86,15 @@ pub enum InstallationError {
     /// The audit log of the installation refused or failed.
     #[error(transparent)]
     Audit(#[from] AuditError),
+    /// There is none where one is to be looked at.
+    #[error(
+        "there is no installation in {path}; give the right --state-dir, or make one with the first command that \
+         creates something, such as `sealdisk keyvault create`"
+    )]
+    Missing {
+        /// The state directory.
+        path: PathBuf,
+    },
     /// Where the state is kept is not known.
     #[error("there is no home directory to keep the state in; give --state-dir")]
     NoStateDirectory,
@@ -103,9 +112,10 @@ impl InstallationError {
             }
             Self::VaultUsed { .. } => "VaultInUse",
             Self::Audit(error) => error.code(),
-            Self::Directory { .. } | Self::Exposed { .. } | Self::NoStateDirectory => {
-                "StateDirectory"
-            }
+            Self::Directory { .. }
+            | Self::Exposed { .. }
+            | Self::Missing { .. }
+            | Self::NoStateDirectory => "StateDirectory",
         }
     }
 }

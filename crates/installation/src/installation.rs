@@ -51,6 +51,19 @@ impl Installation {
         Self::with_catalog(state_dir, SqliteCatalog::open(&catalog)?)
     }
 
+    /// Opens the installation in `state_dir` for those who only look: where there is none, none is made.
+    ///
+    /// # Errors
+    /// [`InstallationError::Missing`], and as [`Installation::open`].
+    pub fn open_existing(state_dir: &Path) -> Result<Self, InstallationError> {
+        let catalog = state_dir.join("catalog.db");
+        if catalog.symlink_metadata().is_err() && left_of(&catalog).is_none() {
+            let path = state_dir.into();
+            return Err(InstallationError::Missing { path });
+        }
+        Self::open(state_dir)
+    }
+
     /// Whether this program can open the installation, in which nothing is changed.
     ///
     /// # Errors
@@ -196,6 +209,23 @@ pub fn default_state_dir() -> Result<PathBuf, InstallationError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn to_look_makes_no_installation() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("none/state");
+        let looked = Installation::open_existing(&state);
+        assert!(matches!(looked, Err(InstallationError::Missing { .. })));
+        assert!(!dir.path().join("none").exists());
+        drop(Installation::open(&state).unwrap());
+        Installation::open_existing(&state).unwrap();
+        std::fs::write(state.join("audit.db"), "").unwrap();
+        std::fs::remove_file(state.join("catalog.db")).unwrap();
+        let lost = Installation::open_existing(&state);
+        let is_lost =
+            |error| matches!(error, InstallationError::Catalog(CatalogError::Lost { .. }));
+        assert!(lost.is_err_and(is_lost));
+    }
 
     #[test]
     fn principals_stay_the_same() {

@@ -65,7 +65,7 @@ pub fn run(context: &Context, args: &StatusArgs) -> Result<(), CliError> {
 const ALARMS: &str = "Alarms";
 
 fn show(context: &Context) -> Result<(), CliError> {
-    let installation = context.installation()?;
+    let installation = context.existing_installation()?;
     let settings = Settings::load(installation.state_dir())?;
     let attaches = Attaches::of(context);
     let (facts, disks) =

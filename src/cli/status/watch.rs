@@ -21,7 +21,7 @@ pub(super) fn watch(
     on_event: &[Target],
     interval: Option<Duration>,
 ) -> Result<(), CliError> {
-    let installation = context.installation()?;
+    let installation = context.existing_installation()?;
     let runtime_dir = runtime_dir(context.runtime_dir.as_deref());
     let attaches = |disk| Some(ask(&runtime_dir, disk)?.facts());
     let stopped = cancel_on_signals()?;
