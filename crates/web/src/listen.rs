@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -90,7 +91,7 @@ impl Listener {
                 Ok((Self::Tcp(listener), Listen::Tcp(address)))
             }
             Listen::Unix(path) => {
-                remove_dead(&path);
+                make_way(&path)?;
                 let listener = bind_private(&path)?;
                 listener.set_nonblocking(true)?;
                 let listener = UnixListener::from_std(listener)?;
@@ -123,19 +124,41 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         if let Self::Unix(_, path) = self {
-            // The next server removes one that stays.
-            let _ = std::fs::remove_file(path);
+            // The next server removes one that stays. What somebody has put there instead is theirs.
+            if is_socket(path).unwrap_or(false) {
+                let _ = std::fs::remove_file(path);
+            }
         }
     }
 }
 
-/// Removes a socket that nobody listens on any more.
-fn remove_dead(path: &Path) {
+/// Removes a socket that nobody listens on any more. Whatever else is there stays: to connect to a file is refused
+/// as to a dead socket.
+///
+/// # Errors
+/// Something is there that is not a socket, or it cannot be looked at.
+fn make_way(path: &Path) -> io::Result<()> {
+    match is_socket(path) {
+        Ok(true) => {}
+        Ok(false) => {
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "it exists and is not a socket; choose another path",
+            ));
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    }
     let connected = std::os::unix::net::UnixStream::connect(path);
     if connected.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
-        // What it cannot be replaced for is said by who binds.
-        let _ = std::fs::remove_file(path);
+        std::fs::remove_file(path)?;
     }
+    Ok(())
+}
+
+/// Whether a socket is there itself; a link to one is not.
+fn is_socket(path: &Path) -> io::Result<bool> {
+    Ok(std::fs::symlink_metadata(path)?.file_type().is_socket())
 }
 
 #[cfg(test)]
@@ -151,5 +174,27 @@ mod tests {
         for wrong in ["", "80", "localhost:80", "unix:", "/run/x.sock"] {
             assert!(wrong.parse::<Listen>().is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn only_a_dead_socket_makes_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, link) = (dir.path().join("file"), dir.path().join("link"));
+        std::fs::write(&file, "kept").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        for path in [&file, &link, &dir.path().to_owned()] {
+            let error = make_way(path).unwrap_err();
+            assert!(error.to_string().contains("not a socket"), "{error}");
+        }
+        assert_eq!(std::fs::read_to_string(&link).unwrap(), "kept");
+
+        let socket = dir.path().join("socket");
+        let listener = bind_private(&socket).unwrap();
+        make_way(&socket).unwrap();
+        assert!(socket.exists(), "somebody listens there");
+        drop(listener);
+        make_way(&socket).unwrap();
+        assert!(!socket.exists());
+        make_way(&socket).unwrap();
     }
 }
