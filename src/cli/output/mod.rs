@@ -213,12 +213,23 @@ impl Output {
         self.note(&line);
     }
 
-    /// Prints what the query finds in a result, or all of it. Nothing is printed of nothing, as by the Azure CLI.
+    /// Prints what the query finds in a result, or all of it; all of it, too, when the query fails. Nothing is printed of
+    /// nothing, as by the Azure CLI.
     fn result(&self, whole: &Value) -> Result<(), CliError> {
-        let found = match &self.query {
-            Some(query) => &query.find(whole)?,
-            None => whole,
+        let Some(query) = &self.query else {
+            return self.formed(whole);
         };
+        match query.find(whole) {
+            Ok(found) => self.formed(&found),
+            Err(error) => {
+                // It may be all there is of something that was made, such as a secret.
+                self.formed(whole)?;
+                Err(error)
+            }
+        }
+    }
+
+    fn formed(&self, found: &Value) -> Result<(), CliError> {
         if found.is_null() {
             return Ok(());
         }

@@ -8,6 +8,11 @@ use serde_json::{Map, Value};
 
 use crate::cli::CliError;
 
+/// Characters of an expression at most.
+const MAX_LENGTH: usize = 16 * 1024;
+/// Operators and brackets of an expression that may nest at most: the library parses, and this looks, by recursion.
+const MAX_OPERATORS: usize = 128;
+
 /// An expression that is well-formed.
 #[derive(Debug, Clone)]
 pub(in crate::cli) struct Query {
@@ -21,6 +26,7 @@ impl Query {
     /// # Errors
     /// What is wrong with it, and where.
     pub(in crate::cli) fn parse(text: &str) -> Result<Self, String> {
+        limited(text)?;
         let ast = parse(text).map_err(|error| wrong(&error))?;
         if let Some((name, offset)) = unknown_function(&ast) {
             return Err(format!(
@@ -37,14 +43,18 @@ impl Query {
     /// What the expression finds in `value`; null for nothing.
     ///
     /// # Errors
-    /// With exit status 2, when it asks a function for something that this cannot do with the value.
+    /// When it asks a function for something that this cannot do with the value. It is no usage error: what was
+    /// asked of the command is done.
     pub(super) fn find(&self, value: &Value) -> Result<Value, CliError> {
         let expression = Expression::new(self.text.as_str(), self.ast.clone(), &DEFAULT_RUNTIME);
         let found = expression.search(value).map_err(|error| {
-            CliError::usage(format!(
-                "the command is done, but its result cannot be queried: {}",
-                wrong(&error)
-            ))
+            CliError::new(
+                "OutputError",
+                format!(
+                    "the command is done, but its result cannot be queried: {}",
+                    wrong(&error)
+                ),
+            )
         })?;
         let mut found = serde_json::to_value(&*found)
             .map_err(|e| CliError::new("OutputError", format!("cannot form the result: {e}")))?;
@@ -54,6 +64,40 @@ impl Query {
         orders.restore(&mut found);
         Ok(found)
     }
+}
+
+/// Refuses what would take more of the stack than there is.
+fn limited(text: &str) -> Result<(), String> {
+    if text.len() > MAX_LENGTH {
+        return Err(format!(
+            "it is {} bytes long, and {MAX_LENGTH} are taken at most",
+            text.len()
+        ));
+    }
+    let operators = operators(text);
+    if operators > MAX_OPERATORS {
+        return Err(format!(
+            "it has {operators} operators and brackets, and {MAX_OPERATORS} are taken at most"
+        ));
+    }
+    Ok(())
+}
+
+/// How many characters outside of quotes may nest what follows them.
+fn operators(text: &str) -> usize {
+    let (mut count, mut quote, mut is_escaped) = (0, None, false);
+    for c in text.chars() {
+        match quote {
+            Some(_) if is_escaped => is_escaped = false,
+            Some(_) if c == '\\' => is_escaped = true,
+            Some(open) if c == open => quote = None,
+            Some(_) => {}
+            None if "'\"`".contains(c) => quote = Some(c),
+            None if "[({.!&|*?<>=".contains(c) => count += 1,
+            None => {}
+        }
+    }
+    count
 }
 
 /// In one line.
@@ -199,6 +243,25 @@ mod tests {
             assert!(!wrong.contains('\n'), "{bad}: {wrong}");
         }
         let error = Query::parse("abs(@)").unwrap().find(&json!("x"));
-        assert_eq!(error.unwrap_err().status, 2);
+        assert_eq!(error.unwrap_err().status, 1);
+    }
+
+    /// In a thread with the stack of one that is started without a size, in a build without optimisation.
+    #[test]
+    fn what_nests_deeply_is_refused_and_not_a_crash() {
+        for deep in ["[", "!", "(", "a.", "a|", "a&&", "[*]", "{a:", "&", "[?", "`[`", "a[]"] {
+            for times in [127, 60_000] {
+                let wrong = Query::parse(&deep.repeat(times)).unwrap_err();
+                assert!(!wrong.contains('\n'), "{deep}: {wrong}");
+            }
+        }
+        let long = format!("a{}", ".a".repeat(MAX_OPERATORS));
+        let query = Query::parse(&long).unwrap();
+        assert_eq!(query.find(&json!({"a": 1})).unwrap(), Value::Null);
+        let list = format!("{}a{}", "[".repeat(MAX_OPERATORS), "]".repeat(MAX_OPERATORS));
+        let query = Query::parse(&list).unwrap();
+        query.find(&json!({"a": 1})).unwrap();
+        assert!(Query::parse(&format!("'{}'", "[".repeat(5000))).is_ok());
+        assert!(Query::parse(&format!("`{}`", "[".repeat(5000))).is_err());
     }
 }
