@@ -249,7 +249,9 @@ mod tests {
     /// In a thread with the stack of one that is started without a size, in a build without optimisation.
     #[test]
     fn what_nests_deeply_is_refused_and_not_a_crash() {
-        for deep in ["[", "!", "(", "a.", "a|", "a&&", "[*]", "{a:", "&", "[?", "`[`", "a[]"] {
+        for deep in [
+            "[", "!", "(", "a.", "a|", "a&&", "[*]", "{a:", "&", "[?", "`[`", "a[]",
+        ] {
             for times in [127, 60_000] {
                 let wrong = Query::parse(&deep.repeat(times)).unwrap_err();
                 assert!(!wrong.contains('\n'), "{deep}: {wrong}");
@@ -258,7 +260,11 @@ mod tests {
         let long = format!("a{}", ".a".repeat(MAX_OPERATORS));
         let query = Query::parse(&long).unwrap();
         assert_eq!(query.find(&json!({"a": 1})).unwrap(), Value::Null);
-        let list = format!("{}a{}", "[".repeat(MAX_OPERATORS), "]".repeat(MAX_OPERATORS));
+        let list = format!(
+            "{}a{}",
+            "[".repeat(MAX_OPERATORS),
+            "]".repeat(MAX_OPERATORS)
+        );
         let query = Query::parse(&list).unwrap();
         query.find(&json!({"a": 1})).unwrap();
         assert!(Query::parse(&format!("'{}'", "[".repeat(5000))).is_ok());

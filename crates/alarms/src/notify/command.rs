@@ -7,7 +7,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, memfd_create};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
 use super::not_taken::NotTaken;
 
@@ -16,7 +17,8 @@ const KEPT: [&str; 6] = ["PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ"];
 /// How often it is looked whether it has ended.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// Runs a command that reads an event, and kills it, and what it has started, if it takes longer than `limit`.
+/// Runs a command that reads an event, and kills it if it takes longer than `limit`. What it has started ends with it,
+/// also when it ends by itself: nothing is left of a try.
 pub(super) fn run(words: &[String], event: &str, limit: Duration) -> Result<(), NotTaken> {
     let failed = |why: String| NotTaken { why, again: true };
     let Some((program, arguments)) = words.split_first() else {
@@ -32,7 +34,8 @@ pub(super) fn run(words: &[String], event: &str, limit: Duration) -> Result<(), 
         .envs(kept)
         .stdin(Stdio::from(input))
         .stdout(Stdio::null())
-        .stderr(Stdio::inherit())
+        // It would fill the log, which others need. How the command ended is logged.
+        .stderr(Stdio::null())
         // So that what it starts can be killed with it.
         .process_group(0)
         .spawn();
@@ -55,19 +58,19 @@ fn input(event: &str) -> std::io::Result<File> {
     Ok(file)
 }
 
-/// Waits for the end of a process; nothing for one that had to be killed.
+/// Waits for the end of a process, and kills what is left of its group; nothing for one that had to be killed.
 fn end(mut child: Child, limit: Duration) -> std::io::Result<Option<ExitStatus>> {
-    let end = Instant::now() + limit;
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(Some(status));
+    let (group, end) = (Pid::from_child(&child), Instant::now() + limit);
+    // Its end is seen without waiting for it, so that its id is nobody else's when the group is killed.
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    let ended = loop {
+        match waitid(WaitId::Pid(group), look) {
+            Ok(None) | Err(Errno::INTR) if Instant::now() < end => std::thread::sleep(LOOK),
+            Ok(seen) => break seen.is_some(),
+            Err(_) => break false,
         }
-        if Instant::now() >= end {
-            // It was not waited for, so that its id is nobody else's.
-            let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
-            child.wait()?;
-            return Ok(None);
-        }
-        std::thread::sleep(LOOK);
-    }
+    };
+    let _ = kill_process_group(group, Signal::KILL);
+    let status = child.wait()?;
+    Ok(ended.then_some(status))
 }

@@ -115,7 +115,28 @@ fn a_command_that_hangs_is_killed_with_what_it_has_started() {
     let error = command::run(&words, "{}", Duration::from_millis(500)).unwrap_err();
     assert!(error.again && error.why.contains("killed"), "{error:?}");
     assert!(began.elapsed() < PATIENCE);
-    let pid = fs::read_to_string(&pids).unwrap();
+    assert_ends(&pids);
+}
+
+#[test]
+fn what_a_command_has_started_ends_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let pids = dir.path().join("pids");
+    for status in [0, 3] {
+        let body = format!("sleep 1000 & echo $! > {}; exit {status}", pids.display());
+        let Target::Command(words) = script(&dir, &body) else {
+            panic!("a command");
+        };
+        let run = command::run(&words, "{}", PATIENCE);
+        assert_eq!(run.is_ok(), status == 0, "{run:?}");
+        assert_ends(&pids);
+    }
+}
+
+/// Waits until the process whose id is in a file is no more.
+fn assert_ends(file: &Path) {
+    let began = Instant::now();
+    let pid = fs::read_to_string(file).unwrap();
     let proc = PathBuf::from(format!("/proc/{}/stat", pid.trim()));
     // Whoever has inherited it takes it to its end.
     let gone = || fs::read_to_string(&proc).map_or(true, |stat| stat.contains(") Z "));
