@@ -35,6 +35,18 @@ fn units() -> Vec<String> {
     names
 }
 
+/// A condition that fails keeps a unit off without a word, also when the installation is there later.
+#[test]
+fn what_watches_has_no_condition() {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/contrib/systemd/sealdisk-alarms.service"
+    );
+    let unit = std::fs::read_to_string(path).unwrap();
+    assert!(!unit.contains("\nCondition"), "{unit}");
+    assert!(unit.contains("\nRestart=on-failure\n"), "{unit}");
+}
+
 #[test]
 fn systemd_finds_nothing_wrong_with_the_units() {
     if !has_systemd() {
