@@ -184,7 +184,7 @@ fn a_bad_expression_is_one_line_and_nothing_is_done() {
     // What only shows when there is a result is no usage error, and the result is printed: it may be the only time.
     let output = host.run("identity create made --query abs(secret) -o json");
     assert_eq!(output.status.code(), Some(1));
-    let whole: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let whole: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(whole["secret"].is_string());
     let line = host.refused_with("OutputError", "disk list --query abs(@)");
     assert!(line.contains("cannot be queried"), "{line}");

@@ -42,7 +42,7 @@ fn what_watches_has_no_condition() {
         env!("CARGO_MANIFEST_DIR"),
         "/contrib/systemd/sealdisk-alarms.service"
     );
-    let unit = std::fs::read_to_string(path).unwrap();
+    let unit = fs::read_to_string(path).unwrap();
     assert!(!unit.contains("\nCondition"), "{unit}");
     assert!(unit.contains("\nRestart=on-failure\n"), "{unit}");
 }
