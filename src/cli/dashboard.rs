@@ -28,7 +28,7 @@ pub struct DashboardArgs {
     /// Serve on an address that other hosts reach, without TLS
     #[arg(long)]
     allow_remote: bool,
-    /// Where a proxy serves it, such as https://dashboard.example.com
+    /// Where a proxy serves it, such as `https://dashboard.example.com`
     #[arg(long, value_name = "URL")]
     public_url: Option<PublicUrl>,
     /// The file with the token to log in with; made when it is not there [default: dashboard.token in the state directory]
