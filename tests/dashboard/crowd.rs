@@ -392,7 +392,7 @@ async fn find_among_many(browser: &Browser) {
 async fn keep_pictures(browser: &Browser) {
     // Plots of five minutes have something to show.
     if std::env::var_os("SEALDISK_TEST_SCREENSHOTS").is_some() {
-        tokio::time::sleep(Duration::from_secs(150)).await;
+        tokio::time::sleep(Duration::from_secs(120)).await;
     }
     for scheme in ["light", "dark"] {
         browser.set_screen(1280, 860, scheme).await;

@@ -35,12 +35,15 @@ function drawTop() {
   const alarms = [...section("alarms").values()];
   const grave = alarms.filter((alarm) => alarm.severity === "Critical").length;
   const broken = [...section("logs").values()].filter((log) => !log.intact && !log.problem).length;
+  // A disk that is stopped is an alarm too, once it was looked at again.
+  const stopped = grave ? 0 : disks().filter(([id, disk]) => stateOf(id, disk)[0] === "bad").length;
   const words = [
+    stopped ? `${count(stopped, "disk")} in trouble` : "",
     broken ? `${count(broken, "audit log")} broken` : "",
     grave ? `${grave} critical` : "",
     alarms.length - grave ? count(alarms.length - grave, "warning") : "",
   ].filter(Boolean);
-  const tone = broken || grave ? "bad" : alarms.length ? "warn" : host ? "good" : "unknown";
+  const tone = broken || grave || stopped ? "bad" : alarms.length ? "warn" : host ? "good" : "unknown";
   const standing = byId("standing");
   const text = words.join(", ") || (host ? "all well" : "looking …");
   if (standing.dataset.text !== text || standing.dataset.tone !== tone) {
