@@ -70,7 +70,10 @@ pub use {
     files::{MARKER, allocated, contains, holds, noise, qemu_img, text},
     host::{Host, Words, one_line},
     installed::{DiskFiles, KEY, VAULT},
-    processes::{alive, await_end, children, data_plane_of, kill, stat, stop, with_descendants},
+    processes::{
+        alive, await_end, children, data_plane_of, kill, open_files, stat, stop, threads,
+        with_descendants,
+    },
     program::{expect_success, program, scratch},
     server::Server,
 };

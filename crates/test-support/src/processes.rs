@@ -1,5 +1,6 @@
 //! Other processes, as `/proc` shows them.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
@@ -69,16 +70,39 @@ fn is_stopped(pid: u32) -> bool {
     !states.is_empty() && states.iter().all(|state| state == "T")
 }
 
-/// The state of each thread of a process.
-fn thread_states(pid: u32) -> Vec<String> {
+/// The threads of a process, each with its name. One that ends meanwhile, as the helpers of an idle process do, is left
+/// out; so is a process that is gone.
+pub fn threads(pid: u32) -> Vec<(u32, String)> {
     let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
         return Vec::new();
     };
-    let stat = |thread: std::io::Result<fs::DirEntry>| {
-        let thread = thread.ok()?.file_name().into_string().ok()?;
-        fs::read_to_string(format!("/proc/{pid}/task/{thread}/stat")).ok()
+    let named = threads.filter_map(|thread| {
+        let thread = thread.ok()?;
+        let name = fs::read_to_string(thread.path().join("comm")).ok()?;
+        let id = thread.file_name().to_str()?.parse().ok()?;
+        Some((id, name.trim_end().to_owned()))
+    });
+    named.collect()
+}
+
+/// What a process has open: the number of each descriptor and what it leads to. One that is closed meanwhile is left out.
+pub fn open_files(pid: u32) -> Vec<(u32, PathBuf)> {
+    let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else {
+        return Vec::new();
     };
-    let fields = threads
+    let targets = descriptors.filter_map(|descriptor| {
+        let descriptor = descriptor.ok()?;
+        let number = descriptor.file_name().to_str()?.parse().ok()?;
+        Some((number, fs::read_link(descriptor.path()).ok()?))
+    });
+    targets.collect()
+}
+
+/// The state of each thread of a process.
+fn thread_states(pid: u32) -> Vec<String> {
+    let stat = |(thread, _)| fs::read_to_string(format!("/proc/{pid}/task/{thread}/stat")).ok();
+    let fields = threads(pid)
+        .into_iter()
         .filter_map(stat)
         .filter_map(|text| stat_fields(&text));
     fields.map(|mut fields| fields.swap_remove(0)).collect()

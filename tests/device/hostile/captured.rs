@@ -3,10 +3,11 @@
 
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, geteuid, pidfd_getfd, pidfd_open};
 use test_support::captive::{Captive, Entry, ForeignRing};
-use test_support::scratch;
+use test_support::{open_files, scratch, threads};
 
 use super::Victim;
 use super::confinement::ordinary_victim;
@@ -291,13 +292,9 @@ fn the_attach_process_makes_no_foreign_call_and_changes_no_foreign_file() {
 }
 
 fn thread_of(process: u32, name: &str) -> u32 {
-    let threads = fs::read_dir(format!("/proc/{process}/task")).unwrap();
-    let ids = threads.map(|thread| thread.unwrap().file_name().into_string().unwrap());
-    let is_named = |id: &String| {
-        let comm = fs::read_to_string(format!("/proc/{process}/task/{id}/comm")).unwrap();
-        comm.trim() == name
-    };
-    ids.into_iter().find(is_named).unwrap().parse().unwrap()
+    let all = threads(process);
+    let found = all.iter().find(|(_, its)| its == name);
+    found.unwrap_or_else(|| panic!("no {name} in {all:?}")).0
 }
 
 /// Operations that no ring is for.
@@ -381,19 +378,10 @@ fn no_ring_does_what_the_path_of_a_request_does_not_need() {
 fn rings_of(process: u32) -> Vec<ForeignRing> {
     let pid = Pid::from_raw(process.cast_signed()).unwrap();
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
-    let fds = fs::read_dir(format!("/proc/{process}/fd")).unwrap();
-    let numbers = fds.filter_map(|fd| {
-        let fd = fd.unwrap();
-        let target = fs::read_link(fd.path()).unwrap();
-        let is_ring = target.to_string_lossy().contains("[io_uring]");
-        is_ring.then(|| {
-            fd.file_name()
-                .into_string()
-                .unwrap()
-                .parse::<u32>()
-                .unwrap()
-        })
-    });
+    let is_ring = |target: &Path| target.to_string_lossy().contains("[io_uring]");
+    let numbers = open_files(process)
+        .into_iter()
+        .filter_map(|(number, target)| is_ring(&target).then_some(number));
     let ring = |number: u32| {
         let fd: OwnedFd = pidfd_getfd(&pidfd, number as i32, PidfdGetfdFlags::empty()).unwrap();
         ForeignRing::map(number.into(), &File::from(fd), sq_entries(process, number))
@@ -413,11 +401,8 @@ fn sq_entries(process: u32, number: u32) -> u32 {
 fn owner(process: u32, ring: &ForeignRing) -> Captive {
     const ENABLE: u64 = 12;
     const MAX_WORKERS: u64 = 19;
-    let threads = fs::read_dir(format!("/proc/{process}/task")).unwrap();
-    let names = threads.map(|thread| thread.unwrap().file_name().into_string().unwrap());
-    for thread in names.map(|name| name.parse().unwrap()) {
-        let comm = fs::read_to_string(format!("/proc/{process}/task/{thread}/comm")).unwrap();
-        if comm.starts_with("iou-") {
+    for (thread, name) in threads(process) {
+        if name.starts_with("iou-") {
             continue;
         }
         let mut captive = Captive::seize(process, thread).unwrap();

@@ -1,11 +1,13 @@
 //! What a guest has that took the data plane over, seen from outside.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use rustix::process::geteuid;
-use test_support::{AttachOptions, Disk, children, data_plane_of, expect_success};
+use test_support::{
+    AttachOptions, Disk, children, data_plane_of, expect_success, open_files, threads,
+};
 
 use super::{MIB, Victim};
 
@@ -27,13 +29,6 @@ fn status_field(pid: u32, name: &str) -> String {
         .unwrap_or_else(|| panic!("{name} in {status}"))
         .trim()
         .to_owned()
-}
-
-/// The files, not sockets and the like, that a process has open.
-fn open_files(pid: u32) -> Vec<PathBuf> {
-    let fds = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
-    let targets = fds.map(|fd| fs::read_link(fd.unwrap().path()).unwrap());
-    targets.filter(|target| target.is_absolute()).collect()
 }
 
 /// A victim of this test's own user, and, where that is root, of another one.
@@ -72,7 +67,11 @@ fn the_data_plane_is_confined() {
         assert_eq!(in_its_root.count(), 0, "its root directory is empty");
         let mounts = fs::read_to_string(format!("/proc/{data_plane}/mountinfo")).unwrap();
         assert_eq!(mounts.lines().count(), 1, "{mounts}");
-        let files = open_files(data_plane);
+        // Sockets and the like have no path.
+        let files: Vec<_> = open_files(data_plane)
+            .into_iter()
+            .filter_map(|(_, target)| target.is_absolute().then_some(target))
+            .collect();
         assert!(files.iter().any(|file| is_of_the_disk(file)), "{files:?}");
         let foreign: Vec<_> = files
             .iter()
@@ -101,8 +100,11 @@ fn the_attach_process_and_the_launcher_are_confined() {
     for victim in victims() {
         let launcher = children(victim.pid)[0];
         for (process, kept) in [(victim.pid, OF_ATTACH), (launcher, OF_LAUNCHER)] {
-            for task in fs::read_dir(format!("/proc/{process}/task")).unwrap() {
-                let status = fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+            let status =
+                |(task, _)| fs::read_to_string(format!("/proc/{process}/task/{task}/status")).ok();
+            let all: Vec<_> = threads(process).into_iter().filter_map(status).collect();
+            assert!(!all.is_empty(), "no thread of {process} was looked at");
+            for status in all {
                 for set in ["CapPrm:", "CapEff:", "CapInh:", "CapAmb:"] {
                     let had = capabilities_of(&status, set);
                     assert_eq!(had & !kept, 0, "{set} {had:x}: {status}");

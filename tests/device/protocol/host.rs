@@ -10,7 +10,9 @@ use test_support::frontend::client::{kind, range_segment};
 use test_support::frontend::device::{Frontend, Setup};
 use test_support::frontend::queue::Seg;
 use test_support::rng::Rng;
-use test_support::{AttachOptions, Daemon, Disk, PATIENCE, expect_success, rlimits, seccomp};
+use test_support::{
+    AttachOptions, Daemon, Disk, PATIENCE, expect_success, rlimits, seccomp, threads,
+};
 
 use super::MIB;
 use crate::supervise::is_qsd;
@@ -291,14 +293,11 @@ fn status_kb(pid: u32, what: &str) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-fn threads(pid: u32, name: &str) -> Vec<u32> {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    let tasks = tasks.filter_map(|task| task.ok()?.file_name().to_str()?.parse().ok());
-    let is_named = |task: &u32| {
-        std::fs::read_to_string(format!("/proc/{pid}/task/{task}/comm"))
-            .is_ok_and(|comm| comm.starts_with(name))
-    };
-    tasks.filter(is_named).collect()
+/// The threads of a process whose name begins so.
+fn threads_named(pid: u32, name: &str) -> Vec<u32> {
+    let all = threads(pid).into_iter();
+    all.filter_map(|(id, its)| its.starts_with(name).then_some(id))
+        .collect()
 }
 
 /// All queues have as much under way as they can.
@@ -348,7 +347,7 @@ fn memory_and_threads_stay_within_what_was_allowed() {
     for _ in 0..4 {
         load_all(&mut frontend, 32);
         most = most.max(status_kb(pid, "VmPin"));
-        let workers = threads(pid, "iou-wrk").len();
+        let workers = threads_named(pid, "iou-wrk").len();
         assert!(workers <= 64, "{workers} threads of the kernel");
     }
     assert!(most <= 24 * 1024, "{most} kB are pinned under load");
@@ -446,7 +445,7 @@ fn stack_flags(pid: u32, thread: u32) -> Option<String> {
 
 fn assert_stacks_locked(pid: u32, names: &[&str]) {
     for name in names {
-        let threads = threads(pid, name);
+        let threads = threads_named(pid, name);
         assert!(!threads.is_empty(), "{name}");
         for thread in threads {
             let end = Instant::now() + PATIENCE;
@@ -517,7 +516,7 @@ fn figures() {
     for _ in 0..8 {
         load_all(&mut served.frontend, 32);
         pinned = pinned.max(status_kb(pid, "VmPin"));
-        workers = workers.max(threads(pid, "iou-wrk").len());
+        workers = workers.max(threads_named(pid, "iou-wrk").len());
     }
     eprintln!("8 queues that write: {pinned} kB pinned, {workers} threads of the kernel");
     drop(served);

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use test_support::frontend::client::Status;
 use test_support::small_fs::SmallFs;
-use test_support::{AttachOptions, Daemon, Disk, PATIENCE, await_end, data_plane_of, kill};
+use test_support::{
+    AttachOptions, Daemon, Disk, PATIENCE, await_end, data_plane_of, kill, threads,
+};
 
 use super::{MIB_8, assert_goes_on, is_qsd, next_data_plane, serving, strike};
 
@@ -168,12 +170,8 @@ struct Stopped(Option<JoinHandle<()>>);
 
 impl Stopped {
     fn thread(pid: u32, name: &str) -> Option<Self> {
-        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
-        let thread = threads.flatten().find(|thread| {
-            let its = std::fs::read_to_string(thread.path().join("comm"));
-            its.is_ok_and(|its| its.trim() == name)
-        })?;
-        let thread: i32 = thread.file_name().to_str()?.parse().ok()?;
+        let (thread, _) = threads(pid).into_iter().find(|(_, its)| its == name)?;
+        let thread = thread.cast_signed();
         let (tell, told) = sync_channel(1);
         let debugger = std::thread::spawn(move || {
             let nothing = std::ptr::null_mut::<libc::c_void>();

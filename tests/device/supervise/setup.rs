@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use test_support::frontend::client::Status;
 use test_support::rng::Rng;
 use test_support::small_fs::SmallFs;
-use test_support::{AttachOptions, Customer, Daemon, Disk, PATIENCE};
+use test_support::{AttachOptions, Customer, Daemon, Disk, PATIENCE, threads};
 
 use super::{MIB_8, assert_goes_on, await_restarts, is_qsd, strike};
 
@@ -141,20 +141,19 @@ fn a_vault_that_is_down_keeps_nobody_from_going_on() {
 
 /// The CPUs that the threads of the queues may run on, as the kernel writes them.
 fn cpus_of_queues(data_plane: u32) -> Vec<String> {
-    let mut found = Vec::new();
-    for thread in std::fs::read_dir(format!("/proc/{data_plane}/task")).unwrap() {
-        let thread = thread.unwrap().path();
-        let name = std::fs::read_to_string(thread.join("comm")).unwrap();
-        let Some(number) = name.trim().strip_prefix("queue-") else {
-            continue;
-        };
-        let status = std::fs::read_to_string(thread.join("status")).unwrap();
+    let number = |name: &str| name.strip_prefix("queue-")?.parse::<u32>().ok();
+    let queues = threads(data_plane)
+        .into_iter()
+        .filter_map(|(id, name)| Some((number(&name)?, id)));
+    let cpus_of = |thread: u32| {
+        let status = std::fs::read_to_string(format!("/proc/{data_plane}/task/{thread}/status"));
+        let status = status.unwrap();
         let line = status
             .lines()
             .find(|line| line.starts_with("Cpus_allowed_list"));
-        let cpus = line.unwrap().split_whitespace().nth(1).unwrap().to_owned();
-        found.push((number.parse::<u32>().unwrap(), cpus));
-    }
+        line.unwrap().split_whitespace().nth(1).unwrap().to_owned()
+    };
+    let mut found: Vec<_> = queues.map(|(number, id)| (number, cpus_of(id))).collect();
     found.sort();
     found.into_iter().map(|(_, cpus)| cpus).collect()
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, Signal, kill_process};
-use test_support::{Customer, Daemon, PATIENCE, children};
+use test_support::{Customer, Daemon, PATIENCE, children, open_files};
 
 use super::{count, customer, is_alarm, page, script, told, wait};
 
@@ -265,13 +265,10 @@ fn an_inherited_socket_is_not_passed_on_to_who_is_told() {
     fcntl_setfd(&listener, FdFlags::empty()).unwrap();
     let number = listener.as_raw_fd();
     let is_open_in = |process: u32| {
-        let of = |process: &str, number: &str| {
-            std::fs::read_link(format!("/proc/{process}/fd/{number}")).unwrap()
-        };
-        let ours = of("self", &number.to_string());
-        let all = std::fs::read_dir(format!("/proc/{process}/fd")).unwrap();
-        let mut all = all.map(|entry| entry.unwrap().file_name());
-        all.any(|name| of(&process.to_string(), name.to_str().unwrap()) == ours)
+        let ours = std::fs::read_link(format!("/proc/self/fd/{number}")).unwrap();
+        open_files(process)
+            .iter()
+            .any(|(_, target)| *target == ours)
     };
     let mut command = customer.command(&["attach", "disk", "--fd", &number.to_string()]);
     let mut attach = command.args(["--on-event", &page]).spawn().unwrap();
