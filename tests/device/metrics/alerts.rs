@@ -134,12 +134,14 @@ fn disks_that_die_stand_still_or_fail() {
     }
     watched.fires("SealdiskCrashLoop");
 
+    // The next data plane is started later each time, and no layer is pushed while there is none.
+    let mut frontend = daemon.connect();
+    assert_eq!(frontend.queues[0].read(0, 4096), Ok(vec![7; 4096]));
     // So slow that it is under way when it is paused.
     customer.ok("disk rotate-dek disk --rate 4KiB");
     customer.ok("disk rotate-dek disk --pause");
     watched.fires("SealdiskJobPaused");
 
-    let mut frontend = daemon.connect();
     customer.enable(false);
     customer.wait_stopped();
     assert!(frontend.queues[0].write(0, &[7; 4096]).is_err());

@@ -31,7 +31,7 @@ fn top_of_a_hundred_disks() {
     let seconds = times("SEALDISK_TOP_SECONDS", 30);
     let disk = Disk::new(MIB_8);
     let names: Vec<_> = (0..count).map(|n| format!("d{n}")).collect();
-    let options = ["--num-queues", "1", "--memory", "4MiB"];
+    let options = ["--num-queues", "2", "--memory", "4MiB"];
     let daemons: Vec<_> = names
         .iter()
         .map(|name| {
