@@ -249,6 +249,7 @@ fn refuse(mut error: clap::Error, arguments: &[OsString]) -> ExitCode {
             false => OutputFormat::Table,
         };
         let message = usage::one_line(&error.render().to_string());
+        let message = usage::as_typed(&message, arguments, &Cli::command());
         Output::new(format, None).error(&CliError::usage(message));
     } else {
         // A closed stdout or stderr leaves nobody to tell.

@@ -62,6 +62,47 @@ pub(super) fn one_line(text: &str) -> String {
         .replace(" tip: ", "; tip: ")
 }
 
+/// What is wrong with options by the names that they were given by, where they have several.
+pub(super) fn as_typed(line: &str, arguments: &[OsString], commands: &Command) -> String {
+    let (wrong, usage) = match line.split_once("; usage: ") {
+        Some((wrong, usage)) => (wrong, format!("; usage: {usage}")),
+        None => (line, String::new()),
+    };
+    let is_typed = |name: &str| {
+        let option = format!("--{name}");
+        let given = arguments.iter().filter_map(|argument| argument.to_str());
+        given
+            .map(|argument| argument.split_once('=').map_or(argument, |(name, _)| name))
+            .any(|name| name == option)
+    };
+    let mut wrong = wrong.to_owned();
+    for (name, alias) in aliases(commands) {
+        if is_typed(&alias) && !is_typed(&name) {
+            wrong = wrong.replace(&format!("'--{name} "), &format!("'--{alias} "));
+            wrong = wrong.replace(&format!("'--{name}'"), &format!("'--{alias}'"));
+        }
+    }
+    wrong + &usage
+}
+
+/// The options that have another name besides, with each, of these commands and those below.
+fn aliases(commands: &Command) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for option in commands.get_arguments() {
+        let Some(name) = option.get_long() else {
+            continue;
+        };
+        let others = option.get_all_aliases().unwrap_or_default();
+        found.extend(
+            others
+                .into_iter()
+                .map(|alias| (name.to_owned(), alias.to_owned())),
+        );
+    }
+    found.extend(commands.get_subcommands().flat_map(aliases));
+    found
+}
+
 /// Whether errors are to be JSON. The arguments could not be parsed, so this only looks for the option.
 pub(super) fn wants_json(arguments: &[OsString]) -> bool {
     let is_json = |text: &str| ["json", "jsonc"].contains(&text);
@@ -81,6 +122,27 @@ pub(super) fn wants_json(arguments: &[OsString]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_option_is_refused_by_the_name_that_was_typed() {
+        let queues = clap::Arg::new("queues")
+            .long("queues")
+            .alias("num-queues")
+            .value_parser(clap::value_parser!(u16));
+        let commands = Command::new("sealdisk").subcommand(Command::new("enable").arg(queues));
+        for typed in ["--queues", "--num-queues", "--num-queues=x"] {
+            let arguments: Vec<_> = ["sealdisk", "enable", typed, "x"]
+                .map(OsString::from)
+                .into();
+            let error = commands
+                .clone()
+                .try_get_matches_from(&arguments[..4 - usize::from(typed.contains('='))]);
+            let line = one_line(&error.unwrap_err().render().to_string());
+            let line = as_typed(&line, &arguments, &commands);
+            let (name, _) = typed.split_once('=').unwrap_or((typed, ""));
+            assert!(line.contains(&format!("for '{name} ")), "{line}");
+        }
+    }
 
     #[test]
     fn json_is_recognised_in_arguments_that_do_not_parse() {
