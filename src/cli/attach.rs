@@ -28,7 +28,7 @@ const DATA_PLANE: &str = "data-plane";
 /// Queues offered when nothing is said, at least: QEMU refuses a back-end that has fewer than the guest
 /// has vCPUs. On a host with more CPUs it is as many as these.
 const MIN_QUEUES: u16 = 16;
-const MAX_QUEUES: u16 = 256;
+pub(super) const MAX_QUEUES: u16 = 256;
 /// Entries of a queue when nothing is said: requests of 1 MiB in pages of 4 KiB fit.
 const QUEUE_SIZE: u16 = 256;
 

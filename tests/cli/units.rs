@@ -12,6 +12,8 @@ use test_support::{Host, PATIENCE, kill, program, text};
 
 /// Ten times the exposure that a service may have at most, by systemd's own measure.
 const MAX_EXPOSURE: u32 = 30;
+/// The same of a disk's service whose vault is elsewhere, or that tells somebody elsewhere of events.
+const MAX_EXPOSURE_WITH_NETWORK: u32 = 37;
 
 fn contrib() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/systemd")
@@ -188,6 +190,58 @@ fn a_disk_whose_vault_is_elsewhere_gets_a_network() {
     );
 }
 
+/// A webhook and a program that pages somebody need a network, and nothing else that the unit does not have.
+#[test]
+fn who_is_told_of_events_has_a_network() {
+    if !has_systemd() {
+        return;
+    }
+    let (host, tree) = (host(), tree());
+    let root = text(tree.path());
+    let drop_in = tree
+        .path()
+        .join("etc/systemd/system/sealdisk@d.service.d/50-sealdisk.conf");
+    // What the unit is given beyond what one without events is.
+    let lines = |more: &[&str]| -> Vec<String> {
+        host.ok(&[&["enable", "d", "--root", root], more].concat());
+        let said = fs::read_to_string(&drop_in).unwrap();
+        let lines = said.lines().map(str::to_owned);
+        lines
+            .filter(|line| !line.starts_with("Environment") && !line.starts_with('#'))
+            .collect()
+    };
+    let without = lines(&[]);
+    for target in [
+        "https://alerts.example/hook",
+        "HTTPS://alerts.example/hook",
+        "/usr/local/bin/page --team storage",
+    ] {
+        let with = lines(&["--", "--on-event", target]);
+        let more: Vec<_> = with.iter().filter(|line| !without.contains(line)).collect();
+        assert_eq!(
+            more,
+            [
+                "PrivateNetwork=no",
+                "RestrictAddressFamilies=AF_INET AF_INET6",
+                "IPAddressDeny="
+            ],
+            "{target}"
+        );
+        let analyze = |words: &[&str]| {
+            let mut command = Command::new("systemd-analyze");
+            command.args(words).arg(format!("--root={root}"));
+            command.arg("sealdisk@d.service").output().unwrap()
+        };
+        let verified = analyze(&["verify", "--man=no"]);
+        let said = String::from_utf8_lossy(&verified.stderr);
+        assert!(!said.contains("50-sealdisk.conf"), "{said}");
+        let threshold = format!("--threshold={MAX_EXPOSURE_WITH_NETWORK}");
+        let rated = analyze(&["security", "--offline=true", "--no-pager", &threshold]);
+        let said = String::from_utf8_lossy(&rated.stdout);
+        assert!(rated.status.success(), "{said}");
+    }
+}
+
 #[test]
 fn what_a_unit_cannot_have_is_refused_and_nothing_is_written() {
     let (mut host, tree) = (host(), tree());
@@ -205,7 +259,27 @@ fn what_a_unit_cannot_have_is_refused_and_nothing_is_written() {
         let said = host.refused(&words[..]);
         assert!(said.contains(why), "{words:?}: {said}");
     };
-    refused(&host, &enable(&["--queues", "0"]), "--num-queues");
+    refused(&host, &enable(&["--queues", "0"]), "'--queues <N>'");
+    refused(&host, &enable(&["--num-queues", "0"]), "'--num-queues <N>'");
+    refused(
+        &host,
+        &enable(&["--", "--num-queues", "0"]),
+        "'--num-queues",
+    );
+    let long = format!("/run/sealdisk/{}.sock", "d".repeat(90));
+    refused(
+        &host,
+        &enable(&["--socket-path", &long]),
+        "107 at most: give a shorter --socket-path",
+    );
+    for option in ["--socket-path", "--allow-data-dir"] {
+        refused(&host, &enable(&[option, "/run/../srv/d"]), "'..'");
+    }
+    refused(
+        &host,
+        &enable(&["--", "--on-event", "/tmp/page"]),
+        "of its own",
+    );
     refused(
         &host,
         &enable(&["--group", "no-such-group"]),

@@ -1,17 +1,27 @@
 //! The commands `enable` and `disable`.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use clap::Args;
 use rustix::process::geteuid;
 use serde::Serialize;
 
+use super::change::{Change, service, socket};
 use super::drop_in::Wanted;
-use super::files::{Before, Root, put, remove};
+use super::files::{Root, remove};
 use super::needs::{Needs, RUNTIME_DIR};
 use super::systemctl::Systemctl;
 use crate::cli::{CliError, Context, attach};
 use installation::envelope::ResourceKind;
+
+/// Bytes of the path of a socket at most (unix(7)).
+const MAX_SOCKET_PATH: usize = 107;
+
+/// Options that have another name here than in `attach`.
+const NAMES: [(&str, &str); 2] = [
+    ("--socket-group", "--group"),
+    ("--fd", "--socket-activation"),
+];
 
 /// Arguments of `enable`.
 #[derive(Args)]
@@ -22,7 +32,8 @@ use installation::envelope::ResourceKind;
 
 It writes a drop-in of the unit sealdisk@DISK.service, below /etc/systemd/system, in place of the one that it
 wrote before: give all options again to change one. A unit that runs has the old options until it is started
-again. Own settings of the unit go into another drop-in (systemctl edit sealdisk@DISK).")]
+again; but where --socket-activation is added or taken away, a disk that is served is moved to the other unit
+at once, and its guest stalls meanwhile. Own settings of the unit go into another drop-in (systemctl edit sealdisk@DISK).")]
 pub struct EnableArgs {
     /// The disk
     name: String,
@@ -39,8 +50,9 @@ pub struct EnableArgs {
     #[arg(long)]
     socket_activation: bool,
     /// Number of queues, at least one for each vCPU
-    #[arg(long, alias = "num-queues", value_name = "N")]
-    queues: Option<String>,
+    #[arg(long, alias = "num-queues", value_name = "N",
+          value_parser = clap::value_parser!(u16).range(1..=i64::from(attach::MAX_QUEUES)))]
+    queues: Option<u16>,
     /// Maximum requests per second
     #[arg(long, value_name = "N")]
     iops: Option<String>,
@@ -103,14 +115,6 @@ struct UnitView {
     changed: bool,
 }
 
-fn service(disk: &str) -> String {
-    format!("sealdisk@{disk}.service")
-}
-
-fn socket(disk: &str) -> String {
-    format!("sealdisk@{disk}.socket")
-}
-
 /// The tree, which only root changes if it is this host's.
 fn tree(root: Option<PathBuf>, what: &str) -> Result<(Root, Systemctl), CliError> {
     match root {
@@ -140,26 +144,32 @@ pub(in crate::cli) fn enable(context: &Context, args: EnableArgs) -> Result<(), 
         ));
     }
     let now = args.now;
+    // What follows -- has the names of `attach`.
+    let own = args.options.clone();
     let wanted = wanted(context, args)?;
-    attach::check_words(&wanted.words())?;
-    let service = service(&wanted.disk);
-    let (of_service, of_socket) = (root.drop_in(&service), root.drop_in(&socket(&wanted.disk)));
-    let before = [Before::of(&of_service)?, Before::of(&of_socket)?];
-    let enabled = put_and_enable(&systemctl, &wanted, &of_service, &of_socket);
-    if enabled.is_err() {
-        before.iter().for_each(Before::restore);
-    }
-    let (unit, changed) = enabled?;
-    let mut drop_ins = vec![of_service, of_socket];
+    attach::check_words(&wanted.words()).map_err(|error| in_own_names(error, &own))?;
+    let changed = Change::of(&root, &systemctl, &wanted)?.make()?;
+    let (service, unit) = (service(&wanted.disk), changed.unit);
+    let mut drop_ins = vec![root.drop_in(&service), root.drop_in(&socket(&wanted.disk))];
     drop_ins.retain(|path| path.is_file());
-    let was_active = systemctl.is_active(&service);
+    let was_active = systemctl.is_at_work(&unit) || systemctl.is_at_work(&service);
     if now {
-        systemctl.run(&["start"], &[&unit])?;
+        systemctl.run(&["start"], &[&unit]).map_err(|mut error| {
+            error.message = format!(
+                "{}; {unit} is enabled all the same: `journalctl -u {service}` says why it does not start",
+                error.message
+            );
+            error
+        })?;
     }
-    if changed && was_active {
+    if changed.moved {
         context.output.note(&format!(
-            "note: {service} runs with its old options; `systemctl restart {service}` gives it the new ones, and its \
-             guest stalls meanwhile"
+            "note: the disk is served by {unit} now, and was by the other unit; its guest has stalled meanwhile"
+        ));
+    } else if changed.drop_ins && was_active {
+        context.output.note(&format!(
+            "note: {unit} runs with its old options; `systemctl restart {unit}` gives it the new ones, and its guest \
+             stalls meanwhile"
         ));
     }
     context.output.show(&UnitView {
@@ -169,32 +179,8 @@ pub(in crate::cli) fn enable(context: &Context, args: EnableArgs) -> Result<(), 
         enabled: true,
         socket: Some(wanted.socket),
         drop_ins,
-        changed,
+        changed: changed.drop_ins,
     })
-}
-
-/// Writes the drop-ins and enables the unit that is to begin with. Which, and whether a drop-in has changed.
-fn put_and_enable(
-    systemctl: &Systemctl,
-    wanted: &Wanted,
-    of_service: &Path,
-    of_socket: &Path,
-) -> Result<(String, bool), CliError> {
-    let mut changed = put(of_service, &wanted.service()?)?;
-    changed |= match wanted.socket()? {
-        Some(text) => put(of_socket, &text)?,
-        None => remove(of_socket)?,
-    };
-    systemctl.reload()?;
-    let (service, socket) = (service(&wanted.disk), socket(&wanted.disk));
-    let (unit, other) = match wanted.by_socket {
-        true => (socket, service),
-        false => (service, socket),
-    };
-    // The disk is attached at the start of the host, or when somebody connects, and not both.
-    systemctl.run(&["disable"], &[&other])?;
-    systemctl.run(&["enable"], &[&unit])?;
-    Ok((unit, changed))
 }
 
 /// What the arguments say, of a disk that is there.
@@ -202,16 +188,27 @@ fn wanted(context: &Context, args: EnableArgs) -> Result<Wanted, CliError> {
     let installation = context.installation()?;
     let disk = disks::show(&installation, ResourceKind::Disk, &args.name)?;
     let socket = match &args.socket_path {
-        Some(path) => crate::cli::files::absolute("--socket-path", path)?,
+        Some(path) => normal("--socket-path", path)?,
         None => Path::new(RUNTIME_DIR).join(format!("{}.sock", disk.name)),
     };
+    let length = socket.as_os_str().len();
+    if length > MAX_SOCKET_PATH {
+        return Err(CliError::usage(format!(
+            "the socket {} has a path of {length} bytes, and the system takes {MAX_SOCKET_PATH} at most: give a \
+             shorter --socket-path",
+            socket.display()
+        )));
+    }
     let mut further = Vec::new();
     for dir in &args.allow_data_dir {
-        further.push(crate::cli::files::absolute("--allow-data-dir", dir)?);
+        further.push(normal("--allow-data-dir", dir)?);
     }
     let mut options = Vec::new();
     for (option, value) in [
-        ("--num-queues", &args.queues),
+        (
+            "--num-queues",
+            &args.queues.map(|queues| queues.to_string()),
+        ),
         ("--iops", &args.iops),
         ("--iops-burst", &args.iops_burst),
         ("--bandwidth", &args.bandwidth),
@@ -229,7 +226,7 @@ fn wanted(context: &Context, args: EnableArgs) -> Result<Wanted, CliError> {
     }
     options.extend(args.options);
     let mut needs = Needs::of(&installation, &disk.directory, &socket, &further)?;
-    needs.take_options(&options);
+    needs.take_options(&options)?;
     Ok(Wanted {
         disk: disk.name,
         socket,
@@ -239,6 +236,18 @@ fn wanted(context: &Context, args: EnableArgs) -> Result<Wanted, CliError> {
         options,
         needs,
     })
+}
+
+/// A path as a unit can have it: absolute and without `..`, which systemd does not take.
+fn normal(option: &str, path: &Path) -> Result<PathBuf, CliError> {
+    let path = crate::cli::files::absolute(option, path)?;
+    match path.components().any(|part| part == Component::ParentDir) {
+        true => Err(CliError::usage(format!(
+            "{option} {}: systemd takes no path with '..' in it: write out where it leads",
+            path.display()
+        ))),
+        false => Ok(path),
+    }
 }
 
 /// Has a disk attached by its unit no more.
@@ -262,13 +271,19 @@ pub(in crate::cli) fn disable(context: &Context, args: DisableArgs) -> Result<()
     systemctl.run(&["disable"], &[&service, &socket])?;
     if args.now {
         // The socket first, which would start the other again.
-        systemctl.run(&["stop"], &[&socket, &service])?;
+        let stopped = systemctl.run(&["stop"], &[&socket, &service]);
+        stopped.map_err(|error| half_way(error, "the units are disabled, and not stopped"))?;
     }
     let mut changed = false;
-    for path in &drop_ins {
+    let removed = drop_ins.iter().try_for_each(|path| {
         changed |= remove(path)?;
-    }
-    systemctl.reload()?;
+        Ok(())
+    });
+    // Also where one is left: systemd is to know of those that are gone.
+    let reloaded = systemctl.reload();
+    removed
+        .and(reloaded)
+        .map_err(|error| half_way(error, "the units are disabled"))?;
     context.output.show(&UnitView {
         active: systemctl.is_active(&service),
         disk: args.name,
@@ -278,4 +293,21 @@ pub(in crate::cli) fn disable(context: &Context, args: DisableArgs) -> Result<()
         drop_ins: Vec::new(),
         changed,
     })
+}
+
+/// A refusal of words of `attach`, by the names that they have here.
+fn in_own_names(mut error: CliError, own: &[String]) -> CliError {
+    for (of_attach, here) in NAMES {
+        let is_own = own.iter().any(|word| word.starts_with(of_attach));
+        if !is_own {
+            error.message = error.message.replace(of_attach, here);
+        }
+    }
+    error
+}
+
+/// What failed, with what was done before it.
+fn half_way(mut error: CliError, done: &str) -> CliError {
+    error.message = format!("{}; {done}: run the command again", error.message);
+    error
 }

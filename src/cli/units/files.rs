@@ -91,12 +91,21 @@ impl Before {
         Ok(Self { path, text })
     }
 
-    /// Has it say that again, as far as it can be: whoever needs that has an error to tell already.
-    pub(super) fn restore(&self) {
-        let _ = match &self.text {
-            Some(text) => put(&self.path, text),
-            None => remove(&self.path),
+    /// The file.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Has it say that again.
+    ///
+    /// # Errors
+    /// What cannot be done with it.
+    pub(super) fn restore(&self) -> Result<(), CliError> {
+        match &self.text {
+            Some(text) => put(&self.path, text)?,
+            None => remove(&self.path)?,
         };
+        Ok(())
     }
 }
 
@@ -170,12 +179,12 @@ mod tests {
         assert!(own.is_file() && drop_ins(&root).is_empty());
         let before = Before::of(&path).unwrap();
         put(&path, "a").unwrap();
-        before.restore();
+        before.restore().unwrap();
         assert!(!path.exists());
         put(&path, "a").unwrap();
         let before = Before::of(&path).unwrap();
         put(&path, "b").unwrap();
-        before.restore();
+        before.restore().unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "a");
         fs::remove_file(&own).unwrap();
         remove(&path).unwrap();

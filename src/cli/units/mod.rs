@@ -1,5 +1,6 @@
 //! `sealdisk enable` and `disable`: the units of systemd that attach a disk, so that nobody edits units by hand.
 
+mod change;
 mod command;
 mod drop_in;
 mod files;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::files::{Root, drop_ins};
 use crate::cli::files::absolute;
 use crate::cli::{CliError, Context};
+use alarms::notify::Target;
 use installation::Installation;
 
 /// The state directory of the units.
@@ -21,6 +22,9 @@ const OWN: [&str; 2] = ["/tmp", "/var/tmp"];
 /// The setting by which a drop-in gives a network.
 const NETWORK: &str = "PrivateNetwork=no";
 
+/// The option of `attach` that names who is told of events.
+const ON_EVENT: &str = "--on-event";
+
 /// What the unit of a disk needs.
 #[derive(Debug, Default)]
 pub(super) struct Needs {
@@ -30,8 +34,12 @@ pub(super) struct Needs {
     pub(super) changed: Vec<PathBuf>,
     /// What has to be mounted before.
     pub(super) mounts: Vec<PathBuf>,
-    /// A vault is elsewhere, or a webhook.
+    /// A vault is elsewhere.
     network: bool,
+    /// Events go to a webhook.
+    webhook: bool,
+    /// Events go to a program, which has what the unit has.
+    program: bool,
     /// A vault has its keys in a token, whose library may need anything.
     token: bool,
     /// One of the directories is in a user's home.
@@ -74,29 +82,51 @@ impl Needs {
         Ok(needs)
     }
 
-    /// Gives it what these options of `attach` need: a webhook is told over a network.
-    pub(super) fn take_options(&mut self, options: &[String]) {
-        let is_url = |word: &String| {
-            let value = word.strip_prefix("--on-event=").unwrap_or(word);
-            value.starts_with("http://") || value.starts_with("https://")
+    /// Gives it what these options of `attach` need: whoever is told of events over a network.
+    ///
+    /// # Errors
+    /// [`CliError::usage`] for a program that the unit does not have.
+    pub(super) fn take_options(&mut self, options: &[String]) -> Result<(), CliError> {
+        let mut words = options.iter();
+        while let Some(word) = words.next() {
+            let value = match word.strip_prefix(ON_EVENT) {
+                Some("") => words.next().map(String::as_str),
+                Some(value) => value.strip_prefix('='),
+                None => None,
+            };
+            // What is none of these, `attach` refuses.
+            match value.map(str::parse) {
+                Some(Ok(Target::Webhook(_))) => self.webhook = true,
+                Some(Ok(Target::Command(words))) => self.take_program(&words)?,
+                Some(Err(_)) | None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives it a program that tells somebody of events, who may be anywhere.
+    fn take_program(&mut self, words: &[String]) -> Result<(), CliError> {
+        self.program = true;
+        let Some(program) = words.first().map(Path::new) else {
+            return Ok(());
         };
-        self.network |= options.iter().any(is_url);
+        if is_in(program, &OWN) {
+            return Err(of_no_use(program, "a program elsewhere"));
+        }
+        self.homes |= is_in(program, &HOMES);
+        Ok(())
     }
 
     /// Gives it a directory, unless the unit has that already.
     fn give(&mut self, path: &Path) -> Result<(), CliError> {
-        let is_in = |dirs: &[&str]| dirs.iter().any(|dir| path.starts_with(dir));
-        if is_in(&OWN) {
-            return Err(CliError::usage(format!(
-                "{} is of no use to a unit, which has a /tmp and a /var/tmp of its own: name another directory",
-                path.display()
-            )));
+        if is_in(path, &OWN) {
+            return Err(of_no_use(path, "another directory"));
         }
-        self.homes |= is_in(&HOMES);
+        self.homes |= is_in(path, &HOMES);
         // What is not there yet is for the unit to say.
         self.overrides |= path.metadata().is_ok_and(|found| found.uid() != 0);
         let has = self.changed.iter().any(|dir| path.starts_with(dir));
-        if !has && !is_in(&[STATE_DIR, RUNTIME_DIR]) {
+        if !has && !is_in(path, &[STATE_DIR, RUNTIME_DIR]) {
             self.changed.push(path.to_owned());
         }
         Ok(())
@@ -105,9 +135,21 @@ impl Needs {
     /// The settings that give it what is no path.
     pub(super) fn settings(&self) -> Vec<&'static str> {
         let mut settings = Vec::new();
-        if self.network || self.token {
+        let reasons = [
+            (
+                self.network || self.token,
+                "# A key vault is not a file of this host.",
+            ),
+            (self.webhook, "# Events go to a webhook."),
+            (
+                self.program,
+                "# Events go to a program, which may tell somebody elsewhere.",
+            ),
+        ];
+        let reasons = reasons.into_iter().filter(|(is_so, _)| *is_so);
+        settings.extend(reasons.map(|(_, reason)| reason));
+        if !settings.is_empty() {
             settings.extend([
-                "# A key vault is not a file of this host, or events go to a webhook.",
                 NETWORK,
                 "RestrictAddressFamilies=AF_INET AF_INET6",
                 "IPAddressDeny=",
@@ -135,6 +177,17 @@ impl Needs {
         }
         settings
     }
+}
+
+fn is_in(path: &Path, dirs: &[&str]) -> bool {
+    dirs.iter().any(|dir| path.starts_with(dir))
+}
+
+fn of_no_use(path: &Path, instead: &str) -> CliError {
+    CliError::usage(format!(
+        "{} is of no use to a unit, which has a /tmp and a /var/tmp of its own: name {instead}",
+        path.display()
+    ))
 }
 
 /// Says, after a vault elsewhere was connected, which units cannot reach it yet.
@@ -188,10 +241,33 @@ mod tests {
             ..Needs::default()
         };
         assert!(remote.settings().contains(&NETWORK));
-        let mut told = Needs::default();
-        told.take_options(&["--on-event".into(), "/usr/bin/tell".into()]);
-        assert!(told.settings().is_empty());
-        told.take_options(&["--on-event".into(), "https://example.org/hook".into()]);
-        assert!(told.settings().contains(&NETWORK));
+        for (options, reason) in [
+            (&["--on-event", "https://example.org/hook"][..], "webhook"),
+            (&["--on-event=HTTPS://example.org/hook"][..], "webhook"),
+            (
+                &["--read-only", "--on-event", "/usr/bin/tell --all"][..],
+                "program",
+            ),
+        ] {
+            let mut told = Needs::default();
+            let options: Vec<_> = options.iter().map(|word| (*word).to_owned()).collect();
+            told.take_options(&options).unwrap();
+            let settings = told.settings();
+            let wanted = [
+                NETWORK,
+                "RestrictAddressFamilies=AF_INET AF_INET6",
+                "IPAddressDeny=",
+            ];
+            assert_eq!(settings[1..], wanted, "{options:?}");
+            assert!(settings[0].contains(reason), "{settings:?}");
+        }
+        let mut none = Needs::default();
+        none.take_options(&["--serial".into(), "https".into()])
+            .unwrap();
+        assert!(none.settings().is_empty());
+        let at = |path: &str| vec!["--on-event".to_owned(), path.to_owned()];
+        none.take_options(&at("/home/me/tell")).unwrap();
+        assert!(none.settings().contains(&"ProtectHome=no"));
+        assert!(none.take_options(&at("/tmp/tell")).is_err());
     }
 }

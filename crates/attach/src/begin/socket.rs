@@ -18,6 +18,9 @@ const OWNER_ONLY: u32 = 0o600;
 /// The same for a group too, which is what naming one is for.
 const OWNER_AND_GROUP: u32 = 0o660;
 
+/// Bytes of the path of a socket at most, beside the zero at its end (unix(7)).
+const MAX_PATH: usize = 107;
+
 /// Who may connect to a socket that is made; only this process's user when nothing is said.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SocketAccess {
@@ -139,6 +142,11 @@ impl Socket {
             path: path.clone(),
             source,
         };
+        if path.as_os_str().len() > MAX_PATH {
+            let why =
+                format!("the path of a socket has {MAX_PATH} bytes at most: choose a shorter one");
+            return Err(fail(io::Error::new(io::ErrorKind::InvalidInput, why)));
+        }
         let (listener, at) = bind_beside(&path).map_err(&fail)?;
         let made = place_of(&std::fs::symlink_metadata(&at).map_err(&fail)?);
         let this = Self {
@@ -324,6 +332,14 @@ mod tests {
             drop(socket);
             assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
         }
+    }
+
+    #[test]
+    fn a_path_that_is_too_long_for_a_socket_is_refused_with_the_reason() {
+        let path = Path::new("/run").join("d".repeat(103));
+        let refused = Socket::open(&SocketSource::Path(path, SocketAccess::default()));
+        let message = refused.err().unwrap().to_string();
+        assert!(message.contains("107 bytes at most"), "{message}");
     }
 
     #[test]
