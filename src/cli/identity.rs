@@ -148,7 +148,7 @@ pub(super) fn run(context: &Context, args: IdentityArgs) -> Result<(), CliError>
     let output = &context.output;
     match args.command {
         IdentityCommand::Create(args) => {
-            let file = SecretFile::prepare(args.secret)?;
+            let file = SecretFile::prepare(context, args.secret)?;
             let (record, secret) = installation.create_identity(&args.name)?;
             file.give(context, &record, &secret)
         }
@@ -181,8 +181,9 @@ fn new_secret(
     name: &str,
     secret: SecretFileArgs,
 ) -> Result<(), CliError> {
+    // It refuses before the identity of a set is made, which is when it is first looked for.
+    let file = SecretFile::prepare(context, secret)?;
     let identity = installation.find_identity(name)?;
-    let file = SecretFile::prepare(secret)?;
     let secret = installation.reset_secret(&identity)?;
     file.give(context, &identity.record, &secret)
 }
@@ -212,9 +213,9 @@ fn delete(
 struct SecretFile(Option<(PathBuf, std::fs::File)>);
 
 impl SecretFile {
-    fn prepare(args: SecretFileArgs) -> Result<Self, CliError> {
+    fn prepare(context: &Context, args: SecretFileArgs) -> Result<Self, CliError> {
         let Some(path) = args.secret_file else {
-            return Ok(Self(None));
+            return will_be_printed(context).map(|()| Self(None));
         };
         let file = OpenOptions::new()
             .write(true)
@@ -243,6 +244,27 @@ impl SecretFile {
             ..IdentityView::new(record, None)
         };
         context.output.show(&view)
+    }
+}
+
+/// Refuses an output in which a secret would be missing that is printed once and kept by nobody.
+fn will_be_printed(context: &Context) -> Result<(), CliError> {
+    const SAMPLE: &str = "the secret";
+    let view = IdentityView {
+        name: String::new(),
+        r#type: "UserAssigned",
+        principal_id: Uuid::nil(),
+        client_id: Uuid::nil(),
+        has_secret: true,
+        created: OffsetDateTime::UNIX_EPOCH,
+        secret: Some(SAMPLE),
+    };
+    match context.output.has(&view, SAMPLE)? {
+        true => Ok(()),
+        false => Err(CliError::usage(
+            "the secret is printed once, and would not be in this output: give --secret-file PATH, or a --query that has it, \
+             as --query secret",
+        )),
     }
 }
 

@@ -182,12 +182,53 @@ fn a_bad_expression_is_one_line_and_nothing_is_done() {
     }
     assert_eq!(host.text("disk list x -o tsv"), "");
     // What only shows when there is a result is no usage error, and the result is printed: it may be the only time.
-    let output = host.run("identity create made --query abs(secret) -o json");
+    let output = host.run("disk create made --size 1MiB --query abs(name) -o json");
     assert_eq!(output.status.code(), Some(1));
     let whole: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert!(whole["secret"].is_string());
+    assert_eq!(whole["name"], "made");
+    // The same where a result is in lines.
+    let output = host.run("audit list --vault vault1 --query abs(@) -o json");
+    assert_eq!(output.status.code(), Some(1));
+    let line = String::from_utf8(output.stdout).unwrap();
+    let first: Value = serde_json::from_str(line.lines().next().unwrap()).unwrap();
+    assert_eq!(first["seq"], 1);
     let line = host.refused_with("OutputError", "disk list --query abs(@)");
     assert!(line.contains("cannot be queried"), "{line}");
+}
+
+#[test]
+fn a_secret_that_would_not_be_printed_is_not_made() {
+    let host = host();
+    let kept = host.path("made.secret");
+    host.ok(&["identity", "create", "made", "--secret-file", text(&kept)]);
+    for output in [
+        "--query nosuch",
+        "--query name",
+        "--query abs(secret)",
+        "-o none",
+        "--query secret -o none",
+    ] {
+        for command in [
+            "create other",
+            "reset-secret made",
+            "secret --disk-encryption-set set1",
+        ] {
+            let line = format!("identity {command} {output}");
+            let run = host.run(&line);
+            assert_eq!(run.status.code(), Some(2), "{line}");
+            let said = String::from_utf8_lossy(&run.stderr);
+            assert!(said.contains("--secret-file"), "{said}");
+        }
+    }
+    assert_eq!(host.text("identity list --query [].name -o tsv"), "made\n");
+    let secret = host.text("identity create one --query secret -o tsv");
+    assert!(secret.trim().len() > 20, "{secret}");
+    let both = host.text("identity create two --query [principalId,secret] -o tsv");
+    assert_eq!(both.lines().count(), 2, "{both}");
+    let kept = host.path("three.secret");
+    let quiet = ["identity", "create", "three", "-o", "none", "--secret-file"];
+    host.ok(&[&quiet[..], &[text(&kept)]].concat());
+    assert!(kept.is_file());
 }
 
 #[test]

@@ -55,6 +55,20 @@ impl Output {
         self.result(&value(view)?)
     }
 
+    /// Whether what will be printed of a result like this one has `part` in it, whole: not with `-o none`, nor where a query
+    /// chooses something else. For what is printed once and kept by nobody.
+    ///
+    /// # Errors
+    /// When the view is nothing that can be printed.
+    pub fn has<T: Serialize>(&self, view: &T, part: &str) -> Result<bool, CliError> {
+        let Some(query) = &self.query else {
+            return Ok(self.format != OutputFormat::None);
+        };
+        // A query that fails has all of the result printed.
+        let found = query.find(&value(view)?);
+        Ok(self.format != OutputFormat::None && found.is_ok_and(|found| has_text(&found, part)))
+    }
+
     /// Prints many things: a table with one line for each, or an array.
     ///
     /// # Errors
@@ -76,14 +90,14 @@ impl Output {
         if !self.format.is_json() {
             return self.list(views);
         }
-        match self.found(value(&views)?)? {
+        self.queried(value(&views)?, |found| match found {
             Value::Array(items) => {
                 let lines: Vec<String> = items.iter().map(Value::to_string).collect();
                 self.print(&lines.join("\n"))
             }
             Value::Null => Ok(()),
             one => self.print(&one.to_string()),
-        }
+        })
     }
 
     /// Prints a line of JSON at once, for a reader that waits for it; as it is, unless something else is asked for.
@@ -98,12 +112,18 @@ impl Output {
         }
         let whole: Value = serde_json::from_str(line)?;
         let refused = |error: CliError| io::Error::other(error.message);
-        let found = self.found(whole).map_err(refused)?;
-        if found.is_null() {
-            return Ok(());
-        }
+        let found = match &self.query {
+            Some(query) => query.find(&whole),
+            None => Ok(whole.clone()),
+        };
+        // All of it, where the query fails: whoever waits for a line learns what has happened.
+        let (found, failed) = match found {
+            Ok(found) => (found, None),
+            Err(error) => (whole, Some(refused(error))),
+        };
         match self.format {
-            OutputFormat::None => return Ok(()),
+            _ if found.is_null() => {}
+            OutputFormat::None => {}
             // A table of one line, of which more come.
             OutputFormat::Table | OutputFormat::Tsv => {
                 writeln!(stdout, "{}", tsv::line(&found))?;
@@ -114,7 +134,8 @@ impl Output {
             }
             OutputFormat::Json | OutputFormat::Jsonc => writeln!(stdout, "{found}")?,
         }
-        stdout.flush()
+        stdout.flush()?;
+        failed.map_or(Ok(()), Err)
     }
 
     /// As [`Output::event`], but for people it is a sentence.
@@ -148,10 +169,10 @@ impl Output {
     pub fn announce<T: Serialize>(&self, sentence: &str, view: &T) -> Result<(), CliError> {
         match self.format {
             _ if self.is_for_people() => self.text(sentence),
-            format if format.is_json() => match self.found(value(view)?)? {
+            format if format.is_json() => self.queried(value(view)?, |found| match found {
                 Value::Null => Ok(()),
                 found => self.print(&found.to_string()),
-            },
+            }),
             _ => self.show(view),
         }
     }
@@ -213,17 +234,25 @@ impl Output {
         self.note(&line);
     }
 
-    /// Prints what the query finds in a result, or all of it; all of it, too, when the query fails. Nothing is printed of
-    /// nothing, as by the Azure CLI.
+    /// Prints a result in the wanted form. Nothing is printed of nothing, as by the Azure CLI.
     fn result(&self, whole: &Value) -> Result<(), CliError> {
+        self.queried(whole.clone(), |found| self.formed(found))
+    }
+
+    /// Has `print` print what the query finds in a result, or all of it; all of it, too, when the query fails: it may be
+    /// all that is ever said of something that was done.
+    fn queried(
+        &self,
+        whole: Value,
+        print: impl Fn(&Value) -> Result<(), CliError>,
+    ) -> Result<(), CliError> {
         let Some(query) = &self.query else {
-            return self.formed(whole);
+            return print(&whole);
         };
-        match query.find(whole) {
-            Ok(found) => self.formed(&found),
+        match query.find(&whole) {
+            Ok(found) => print(&found),
             Err(error) => {
-                // It may be all there is of something that was made, such as a secret.
-                self.formed(whole)?;
+                print(&whole)?;
                 Err(error)
             }
         }
@@ -246,13 +275,6 @@ impl Output {
         }
     }
 
-    fn found(&self, whole: Value) -> Result<Value, CliError> {
-        match &self.query {
-            Some(query) => query.find(&whole),
-            None => Ok(whole),
-        }
-    }
-
     /// Lines, of which there may be none.
     fn print(&self, text: &str) -> Result<(), CliError> {
         if text.is_empty() {
@@ -268,6 +290,16 @@ impl Output {
             )),
             _ => Ok(()),
         }
+    }
+}
+
+/// Whether a text is one of the values.
+fn has_text(value: &Value, text: &str) -> bool {
+    match value {
+        Value::String(found) => found == text,
+        Value::Array(items) => items.iter().any(|item| has_text(item, text)),
+        Value::Object(fields) => fields.values().any(|item| has_text(item, text)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
     }
 }
 
