@@ -1,12 +1,13 @@
 //! `sealdisk alarm`: from when on something is an alarm.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
 use super::attach::duration;
+use super::files::in_file;
 use super::{CliError, Context};
-use alarms::Settings;
+use alarms::{Settings, certificate_end};
 
 /// Arguments of `alarm`.
 #[derive(Args)]
@@ -133,12 +134,21 @@ impl UpdateArgs {
         }
         if !self.certificate.is_empty() {
             // What watches has another working directory.
-            let absolute = self.certificate.iter().map(|path| {
-                path.canonicalize()
-                    .map_err(|e| CliError::new("BadParameter", format!("{}: {e}", path.display())))
-            });
-            settings.certificates = absolute.collect::<Result<_, _>>()?;
+            let certificates = self.certificate.iter().map(|path| certificate(path));
+            settings.certificates = certificates.collect::<Result<_, _>>()?;
         }
         Ok(())
+    }
+}
+
+/// A file of certificates, by a path that whatever watches finds: it has another working directory.
+fn certificate(path: &Path) -> Result<PathBuf, CliError> {
+    let absolute = path.canonicalize().map_err(|e| in_file(path, &e))?;
+    match certificate_end(&absolute) {
+        Ok(_) => Ok(absolute),
+        Err(why) => Err(in_file(
+            path,
+            &format!("{why}: name a file with a certificate in PEM"),
+        )),
     }
 }

@@ -72,6 +72,23 @@ fn a_host_with_nothing_wrong_is_fine() {
 }
 
 #[test]
+fn a_vault_whose_database_is_gone_has_no_number_of_keys() {
+    let host = new_host();
+    host.encryption_set(SET, ALL);
+    let database = host.state().join("vaults").join(VAULT).join("vault.db");
+    fs::remove_file(&database).unwrap();
+    let screen = String::from_utf8(host.run("status").stdout).unwrap();
+    let keys = screen.lines().find(|line| line.starts_with("keys"));
+    let expected = format!("keys     error: the vault {VAULT} cannot be read (");
+    assert!(
+        keys.is_some_and(|line| line.starts_with(&expected)),
+        "{screen}"
+    );
+    let (_, view) = status(&host);
+    assert_eq!(view["keys"]["unreadableVaults"][0]["name"], VAULT);
+}
+
+#[test]
 fn where_there_is_no_installation_nothing_is_known_and_none_is_made() {
     let host = Host::new();
     let missing = host.path("typo/state");
@@ -173,6 +190,7 @@ fn thresholds_are_kept_and_what_makes_no_sense_is_refused() {
         "alarm update --key-critical 31d",
         "alarm update --space-critical 21",
         "alarm update --certificate /nonexistent/c.pem",
+        "alarm update --certificate /etc/passwd",
     ] {
         host.refused_with("BadParameter", bad);
     }

@@ -26,7 +26,7 @@ mod tracker;
 mod watcher;
 
 pub use alarm::{Alarm, AlarmCode, Severity, Subject, SubjectKind};
-pub use collect::{Collector, OneDisk, Scope};
+pub use collect::{Collector, OneDisk, Scope, certificate_end};
 pub use error::AlarmsError;
 pub use facts::{
     AttachedFacts, Attaches, BackupFacts, CertificateFacts, Facts, FileSystemFacts, KeyFacts,

@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::cli::output::{printable, time_cell};
-use alarms::{Alarm, Facts, Severity, host_name};
+use alarms::{Alarm, Facts, Severity, SubjectKind, host_name};
 use attach::{KeyState, KeyStatus};
 use disks::DiskView;
 use installation::envelope::{JobKind, ResourceKind};
@@ -56,6 +56,16 @@ struct KeysView {
     unreachable: usize,
     revoked: usize,
     not_known: usize,
+    /// Vaults of this host that cannot be read: how many keys they have is not known.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unreadable_vaults: Vec<UnreadableView>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct UnreadableView {
+    name: String,
+    why: String,
 }
 
 #[derive(Serialize)]
@@ -141,7 +151,20 @@ fn keys_view(
     let in_state = |state| attached.values().filter(|key| key.state == state).count();
     let is_attached = |view: &&DiskView| view.disk_state == "Attached";
     let silent = |view: &&DiskView| !attached.contains_key(&view.unique_id);
+    let vaults = facts.unknown.iter();
+    let vaults = vaults.filter(|unknown| unknown.subject.kind == SubjectKind::Vault);
+    // Each was looked at for its keys and for its limits.
+    let vaults: BTreeMap<_, _> = vaults
+        .map(|unknown| (&unknown.subject.name, &unknown.why))
+        .collect();
     KeysView {
+        unreadable_vaults: vaults
+            .into_iter()
+            .map(|(name, why)| UnreadableView {
+                name: name.clone(),
+                why: why.clone(),
+            })
+            .collect(),
         total: facts.keys.len(),
         granted: in_state(KeyState::Active),
         unreachable: in_state(KeyState::KeyUnreachable),
@@ -293,12 +316,24 @@ fn keys_line(keys: &KeysView) -> String {
     let parts: Vec<_> = parts
         .map(|(name, count)| format!("{count} {name}"))
         .collect();
-    match parts.is_empty() {
+    let in_use = match parts.is_empty() {
         true => format!("{} in use", keys.total),
         false => format!(
             "{} in use; of attached disks {}",
             keys.total,
             parts.join(", ")
+        ),
+    };
+    // "I don't know" is never shown as a number.
+    let unreadable = keys.unreadable_vaults.iter();
+    let unreadable: Vec<_> = unreadable
+        .map(|vault| format!("the vault {} cannot be read ({})", vault.name, vault.why))
+        .collect();
+    match unreadable.is_empty() {
+        true => in_use,
+        false => format!(
+            "error: {}; in what can be read {in_use}",
+            unreadable.join("; ")
         ),
     }
 }

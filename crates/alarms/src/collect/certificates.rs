@@ -26,7 +26,7 @@ pub(super) fn certificates(state_dir: &Path, settings: &Settings, facts: &mut Fa
         .iter()
         .map(|path| (path.clone(), false));
     for (path, renewed) in made.into_iter().chain(named) {
-        match first_end(&path) {
+        match certificate_end(&path) {
             Ok(expires) => facts.certificates.push(CertificateFacts {
                 path,
                 expires,
@@ -41,7 +41,10 @@ pub(super) fn certificates(state_dir: &Path, settings: &Settings, facts: &mut Fa
 }
 
 /// When the first certificate of a file (PEM) ends: a chain ends with its shortest part.
-fn first_end(path: &Path) -> Result<OffsetDateTime, String> {
+///
+/// # Errors
+/// Why the file has no certificates.
+pub fn certificate_end(path: &Path) -> Result<OffsetDateTime, String> {
     let length = fs::metadata(path).map_err(|e| e.to_string())?.len();
     if length > MAX_LEN {
         return Err("the file is too long for certificates".into());
@@ -104,25 +107,29 @@ mod tests {
         for seconds in [1_700_000_000, 2_500_000_000, 4_000_000_000] {
             let until = OffsetDateTime::from_unix_timestamp(seconds).unwrap();
             fs::write(&path, certificate(until)).unwrap();
-            assert_eq!(first_end(&path), Ok(until));
+            assert_eq!(certificate_end(&path), Ok(until));
         }
         let ends = [2_000_000_000, 1_900_000_000].map(|seconds| {
             let until = OffsetDateTime::from_unix_timestamp(seconds).unwrap();
             (until, certificate(until))
         });
         fs::write(&path, format!("# two\n{}{}", ends[0].1, ends[1].1)).unwrap();
-        assert_eq!(first_end(&path), Ok(ends[1].0), "the first end of a chain");
+        assert_eq!(
+            certificate_end(&path),
+            Ok(ends[1].0),
+            "the first end of a chain"
+        );
     }
 
     #[test]
     fn what_is_no_certificate_is_said_to_be_none() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c.pem");
-        assert!(first_end(&path).is_err(), "there is none");
+        assert!(certificate_end(&path).is_err(), "there is none");
         let cut = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n";
         for text in ["", "nonsense", cut] {
             fs::write(&path, text).unwrap();
-            assert!(first_end(&path).is_err(), "{text}");
+            assert!(certificate_end(&path).is_err(), "{text}");
         }
         let whole = certificate(OffsetDateTime::UNIX_EPOCH);
         let der = CertificateDer::from_pem_slice(whole.as_bytes()).unwrap();

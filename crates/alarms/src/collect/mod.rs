@@ -10,5 +10,6 @@ mod resources;
 mod space;
 mod times;
 
+pub use certificates::certificate_end;
 pub use collector::{Collector, Scope};
 pub use one_disk::OneDisk;
