@@ -131,6 +131,7 @@ fn the_package_has_everything_that_a_host_needs() {
     for script in ["postinst", "prerm", "postrm"] {
         let script = fs::read_to_string(control.join(script)).unwrap();
         assert!(!script.contains("@TIMERS@") && !script.contains("@SERVICES@"));
+        assert!(!script.contains("@ELSEWHERE@"), "{script}");
         assert!(script.contains("sealdisk-alarms.service"), "{script}");
     }
 }
@@ -147,10 +148,160 @@ fn is_there(tool: &str) -> bool {
 
 #[test]
 fn the_shell_finds_nothing_wrong_with_the_scripts_of_the_package() {
-    for script in ["postinst", "prerm", "postrm", "sealdisk-keyvault"] {
+    for script in [
+        "postinst",
+        "prerm",
+        "postrm",
+        "elsewhere",
+        "sealdisk-keyvault",
+    ] {
         let script = root().join("contrib/debian").join(script);
         expect_success(Command::new("sh").arg("-n").arg(&script));
     }
+}
+
+/// A build takes minutes: what is missing is said before it, all of it and with what to do.
+#[test]
+fn what_the_package_needs_is_looked_for_first() {
+    let dir = TempDir::new().unwrap();
+    let bin = dir.path().join("bin");
+    fs::create_dir(&bin).unwrap();
+    let path = std::env::var("PATH").unwrap();
+    for tool in ["bash", "dirname", "gzip", "install", "md5sum"] {
+        let mut places = std::env::split_paths(&path).map(|place| place.join(tool));
+        let Some(found) = places.find(|place| place.is_file()) else {
+            return;
+        };
+        std::os::unix::fs::symlink(found, bin.join(tool)).unwrap();
+    }
+    let run = Command::new(bin.join("bash"))
+        .arg(root().join("scripts/package"))
+        .env("PATH", &bin)
+        .env("HOME", dir.path())
+        .output()
+        .unwrap();
+    assert!(!run.status.success());
+    let said = String::from_utf8(run.stderr).unwrap();
+    assert_eq!(said.lines().count(), 1, "{said}");
+    for part in [
+        " dpkg-deb",
+        " strip",
+        " objdump",
+        " cargo",
+        "rustup",
+        "scripts/setup package",
+    ] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+}
+
+/// Where disks and installations are that nobody finds below `/var/lib` is said before what names them is gone.
+#[test]
+fn who_removes_the_package_is_told_of_what_is_elsewhere() {
+    let (dir, host) = (TempDir::new().unwrap(), Host::new());
+    let Some(package) = package(dir.path()) else {
+        return;
+    };
+    let control = dir.path().join("control");
+    let mut unpack = Command::new("dpkg-deb");
+    expect_success(unpack.args(["--control", &package, text(&control)]));
+    let root = dir.path().join("root");
+    let installation = root.join("srv/my disks");
+    let place = dir.path().join("place");
+    let create = ["--state-dir", text(&installation), "disk", "create", "db"];
+    let create = [&create[..], &["--size", "1MiB", "--data-dir", text(&place)]].concat();
+    host.ok(&create);
+    let put = |path: &str, said: &str| {
+        let path = root.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, said).unwrap();
+    };
+    let of_disk = "etc/systemd/system/sealdisk@db.service.d/50-sealdisk.conf";
+    put(
+        of_disk,
+        "# Written by `sealdisk enable`\n[Unit]\nRequiresMountsFor=/srv/5%%/db\n\n[Service]\n\
+         Environment=\"SEALDISK_STATE_DIR='/srv/my disks'\"\n",
+    );
+    put(
+        "etc/systemd/system/sealdisk-metrics.service.d/own.conf",
+        "[Service]\n#Environment=SEALDISK_STATE_DIR=/srv/old\nEnvironment=SEALDISK_STATE_DIR=/srv/third A=b\n",
+    );
+    put(
+        "etc/default/sealdisk-alarms",
+        "SEALDISK_ALARMS_OPTIONS=--state-dir /srv/fourth\n",
+    );
+    fs::create_dir_all(root.join("srv/third")).unwrap();
+    fs::create_dir_all(root.join("var/lib/misc")).unwrap();
+    let run = |script: &str, what: &str| {
+        let mut command = Command::new("sh");
+        let path = std::env::var("PATH").unwrap();
+        let of_program = program().parent().unwrap().display();
+        command
+            .arg(control.join(script))
+            .arg(what)
+            .env("DPKG_ROOT", &root)
+            .env("PATH", format!("{of_program}:{path}"));
+        String::from_utf8(expect_success(&mut command).stderr).unwrap()
+    };
+    let said = run("prerm", "remove");
+    for place in [
+        "/srv/my disks",
+        "/srv/third",
+        "/srv/fourth",
+        "/srv/5%/db",
+        text(&place.join("db")),
+    ] {
+        let is_named = said.lines().any(|line| line == format!("  {place}"));
+        assert!(is_named, "{place} in:\n{said}");
+    }
+    assert!(!said.contains("/srv/old"), "{said}");
+    let said = run("postrm", "purge");
+    assert!(said.contains("  /srv/my disks (") && said.contains("  /srv/third ("));
+    assert!(!root.join(of_disk).exists() && installation.exists());
+}
+
+/// One that was killed has left the vaults' credential; the next one removes that, and nothing that is in use.
+#[test]
+fn a_credential_that_was_left_is_removed_by_the_next_command() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let dir = TempDir::new().unwrap();
+    let script = fs::read_to_string(root().join("contrib/debian/sealdisk-keyvault")).unwrap();
+    let own = dir.path().join("sealdisk-keyvault");
+    let credentials = dir.path().join("sealdisk-keyvault-credentials");
+    let script = script.replace("/run/sealdisk-keyvault-credentials", text(&credentials));
+    // There is no such user here: it ends when it has cleaned up.
+    fs::write(
+        &own,
+        script.replace("user=sealdisk-keyvault", "user=no-such-user"),
+    )
+    .unwrap();
+    let [left, used] = ["left", "used"].map(|name| credentials.with_extension(name));
+    for directory in [&left, &used] {
+        fs::create_dir(directory).unwrap();
+        fs::write(directory.join("sealdisk-keyvault"), "secret").unwrap();
+    }
+    let lock = fs::File::open(&used).unwrap();
+    lock.lock().unwrap();
+    let run = Command::new("sh")
+        .arg(&own)
+        .arg("version")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&run.stderr);
+    assert!(said.contains("no-such-user"), "{said}");
+    assert!(!left.exists() && used.exists());
+    drop(lock);
+    Command::new("sh")
+        .arg(&own)
+        .arg("version")
+        .output()
+        .unwrap();
+    let rest = fs::read_dir(dir.path()).unwrap();
+    let rest = rest.map(|entry| entry.unwrap().path());
+    let rest: Vec<_> = rest.filter(|path| path.is_dir()).collect();
+    assert!(rest.is_empty(), "{rest:?}");
 }
 
 #[test]
