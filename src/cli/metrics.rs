@@ -27,7 +27,7 @@ enum MetricsCommand {
   sealdisk metrics serve --listen 127.0.0.1:9300
   sealdisk metrics serve --listen unix:/run/sealdisk/metrics.sock
 
-/metrics is for Prometheus (OpenMetrics, and native histograms where they are asked for), /healthz says whether the
+/metrics is for Prometheus (also OpenMetrics, and native histograms where they are asked for), /healthz says whether the
 exporter runs, /readyz whether it sees everything. Nobody has to log in, and nothing is encrypted: what is told are names
 of disks, URLs of keys and numbers.")]
     Serve(ServeArgs),

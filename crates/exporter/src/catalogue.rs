@@ -69,6 +69,8 @@ metrics! {
     // Attached disks.
     DISK_UP: Gauge "sealdisk_disk_up" ["disk"]
         "Whether the attach process of the disk has answered in time";
+    DISK_KNOWN: Gauge "sealdisk_disk_in_catalog" ["disk"]
+        "Whether the catalog of the installation has the disk; only while it can be read";
     DISK_INFO: Gauge "sealdisk_disk_info" ["disk" "disk_id" "version"]
         "1 for each attached disk, with its id and the version of its data plane";
     DISK_SIZE: Gauge "sealdisk_disk_size_bytes" ["disk"]
@@ -142,7 +144,9 @@ metrics! {
 
     // Keys of the installation.
     KEY_ENABLED: Gauge "sealdisk_key_enabled" ["key"]
-        "Whether the key version may be used: enabled, not deleted and within its time";
+        "Whether the key version may be used: it is there, enabled, not deleted and within its time";
+    KEY_GRANTED: Gauge "sealdisk_key_granted" ["key" "disk_encryption_set"]
+        "Whether the vault lets the identity of the set unwrap with the key version that it needs";
     KEY_LATEST: Gauge "sealdisk_key_latest" ["key"]
         "Whether it is the latest version of its key";
     KEY_CREATED: Gauge "sealdisk_key_created_timestamp_seconds" ["key"]
@@ -179,6 +183,8 @@ metrics! {
         "Control sockets of attached disks that were found";
     EXPORTER_SECONDS: Gauge "sealdisk_exporter_scrape_duration_seconds" []
         "How long it took to ask all disks";
+    RUNTIME_UP: Gauge "sealdisk_exporter_runtime_directory_up" []
+        "Whether the runtime directory is there and can be read";
     INSTALLATION_UP: Gauge "sealdisk_exporter_installation_up" []
         "Whether the catalog could be read when it was last tried";
     INSTALLATION_TIME: Gauge "sealdisk_exporter_installation_timestamp_seconds" []

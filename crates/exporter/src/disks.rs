@@ -22,9 +22,22 @@ pub(crate) fn add(samples: &mut Samples, asked: &[Asked], names: &HashMap<Uuid, 
     }
 }
 
+/// Adds whether the catalog has the disks that have answered.
+pub(crate) fn add_known(samples: &mut Samples, asked: &[Asked], catalog: &HashMap<Uuid, String>) {
+    for (name, one) in names_of(asked, catalog).iter().zip(asked) {
+        if is_up(one) {
+            let is_known = flag(catalog.contains_key(&one.here.disk));
+            samples.put(&metric::DISK_KNOWN, &[name], is_known);
+        }
+    }
+}
+
+fn is_up(asked: &Asked) -> bool {
+    !matches!(asked.answer, Err(_) | Ok(MetricsAnswer::Unknown))
+}
+
 fn add_disk(samples: &mut Samples, name: &str, asked: &Asked) {
-    let is_up = !matches!(asked.answer, Err(_) | Ok(MetricsAnswer::Unknown));
-    samples.put(&metric::DISK_UP, &[name], flag(is_up));
+    samples.put(&metric::DISK_UP, &[name], flag(is_up(asked)));
     samples.put(&metric::DISK_WAITING, &[name], asked.here.waiting as f64);
     let status: &KeyStatus = match &asked.answer {
         Ok(MetricsAnswer::Metrics(metrics)) => {
@@ -214,6 +227,7 @@ mod tests {
         let asked = runtime.block_on(live::ask_all(dir, patience)).unwrap();
         let mut samples = Samples::default();
         add(&mut samples, &asked, names);
+        add_known(&mut samples, &asked, names);
         samples
     }
 
@@ -238,6 +252,10 @@ mod tests {
         drop(UnixListener::bind(dir.path().join(format!("{dead}.control"))).unwrap());
         let names = HashMap::from([(old, "old".to_owned())]);
         let samples = samples_of(dir.path(), &names);
+        for (disk, known) in [("new", 0.0), ("old", 1.0)] {
+            let told = samples.value(&metric::DISK_KNOWN, &[disk]);
+            assert_eq!(told, Some(known), "{disk}");
+        }
         let value = |metric, labels: &[&str]| samples.value(metric, labels);
         let (hung, dead) = (hung.to_string(), dead.to_string());
         for (disk, up) in [("new", 1.0), ("old", 1.0), (&*hung, 0.0), (&*dead, 0.0)] {

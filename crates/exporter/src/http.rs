@@ -9,9 +9,9 @@ use hyper::{Method, Request, StatusCode};
 use web::{Answer, Service, answer};
 
 use crate::scrape::Scraper;
-use crate::{protobuf, text};
+use crate::{plain, protobuf, text};
 
-const PLAIN: &str = "text/plain; charset=utf-8";
+const SAID: &str = "text/plain; charset=utf-8";
 
 impl Service for Scraper {
     fn patience(&self) -> Duration {
@@ -28,7 +28,7 @@ impl Service for Scraper {
                 refused.headers_mut().insert(ALLOW, allowed);
                 refused
             }
-            "/metrics" => metrics(self, wants_protobuf(&request)).await,
+            "/metrics" => metrics(self, wanted(&request)).await,
             "/healthz" => said(StatusCode::OK, "ok\n"),
             "/readyz" => match self.is_ready() {
                 Ok(()) => said(StatusCode::OK, "ok\n"),
@@ -43,36 +43,69 @@ impl Service for Scraper {
     }
 }
 
-async fn metrics(scraper: &Scraper, protobuf: bool) -> Answer {
+async fn metrics(scraper: &Scraper, format: Format) -> Answer {
     let started = Instant::now();
     let samples = scraper.scrape().await;
     log::debug!("a scrape took {:?}", started.elapsed());
-    if protobuf {
-        let encoded = protobuf::encode(&samples);
-        return answer(StatusCode::OK, protobuf::CONTENT_TYPE, encoded);
-    }
-    match text::encode(Arc::unwrap_or_clone(samples)) {
-        Ok(text) => answer(StatusCode::OK, text::CONTENT_TYPE, text),
-        Err(error) => said(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    match format {
+        Format::Protobuf => {
+            let encoded = protobuf::encode(&samples);
+            answer(StatusCode::OK, protobuf::CONTENT_TYPE, encoded)
+        }
+        Format::Plain => answer(StatusCode::OK, plain::CONTENT_TYPE, plain::encode(&samples)),
+        Format::OpenMetrics => match text::encode(Arc::unwrap_or_clone(samples)) {
+            Ok(text) => answer(StatusCode::OK, text::CONTENT_TYPE, text),
+            Err(error) => said(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+        },
     }
 }
 
-/// Whether a scraper prefers Prometheus' own format: one that takes it names it first.
-fn wants_protobuf(request: &Request<Incoming>) -> bool {
+/// In which format metrics are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    /// Prometheus' text, which everybody reads.
+    Plain,
+    OpenMetrics,
+    /// Prometheus' own, with native histograms.
+    Protobuf,
+}
+
+/// The format that a scraper wants most, and the text where it does not say.
+fn wanted(request: &Request<Incoming>) -> Format {
     let accepted = request.headers().get(ACCEPT);
     let accepted = accepted.and_then(|accepted| accepted.to_str().ok());
-    prefers_protobuf(accepted.unwrap_or_default())
+    preferred(accepted.unwrap_or_default())
 }
 
-fn prefers_protobuf(accepted: &str) -> bool {
-    let first = accepted.split(',').next().unwrap_or_default();
-    first.contains("application/vnd.google.protobuf")
-        && first.contains("proto=io.prometheus.client.MetricFamily")
-        && first.contains("encoding=delimited")
+/// Of two that are wanted as much, the one that is named first.
+fn preferred(accepted: &str) -> Format {
+    let mut best = (0.0, Format::Plain);
+    for one in accepted.split(',') {
+        let mut parts = one.split(';').map(str::trim);
+        let name = parts.next().unwrap_or_default();
+        let parameters: Vec<&str> = parts.collect();
+        let has = |wanted: &str| parameters.contains(&wanted);
+        let format = match name {
+            "application/vnd.google.protobuf"
+                if has("proto=io.prometheus.client.MetricFamily") && has("encoding=delimited") =>
+            {
+                Format::Protobuf
+            }
+            "application/openmetrics-text" => Format::OpenMetrics,
+            "text/plain" | "text/*" | "*/*" => Format::Plain,
+            _ => continue,
+        };
+        let weight = parameters.iter().find_map(|part| part.strip_prefix("q="));
+        let weight = weight.map_or(1.0, |weight| weight.parse().unwrap_or(0.0));
+        if weight > best.0 {
+            best = (weight, format);
+        }
+    }
+    best.1
 }
 
 fn said(status: StatusCode, text: impl Into<Bytes>) -> Answer {
-    answer(status, PLAIN, text)
+    answer(status, SAID, text)
 }
 
 #[cfg(test)]
@@ -80,11 +113,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_format_is_that_which_a_scraper_names_first() {
+    fn the_format_is_that_which_a_scraper_wants_most() {
         // As Prometheus asks with native histograms, and without.
         let native = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited,application/openmetrics-text;version=1.0.0;q=0.8,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
         let text = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
-        assert!(prefers_protobuf(native));
-        assert!(!prefers_protobuf(text) && !prefers_protobuf("") && !prefers_protobuf("*/*"));
+        let later = "text/plain;q=0.2, application/openmetrics-text; q=0.9";
+        assert_eq!(preferred(native), Format::Protobuf);
+        assert_eq!(preferred(text), Format::OpenMetrics);
+        assert_eq!(preferred(later), Format::OpenMetrics);
+        // curl, a browser, and who says nothing.
+        let browser = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
+        for plain in [
+            "",
+            "*/*",
+            browser,
+            "text/plain",
+            "application/json",
+            "application/openmetrics-text;q=0",
+        ] {
+            assert_eq!(preferred(plain), Format::Plain, "{plain}");
+        }
     }
 }

@@ -4,6 +4,8 @@
 //! Nothing is used, and nothing recorded: the vaults' databases are read, and no master key is loaded. Keys in remote vaults are not asked for, since
 //! each question is one more in the vault's log; what is known of them is what attached disks tell.
 
+mod grants;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,7 +18,7 @@ use disks::des::SeenKeys;
 use installation::catalog::{DiskEncryptionSetRecord, DiskRecord, VaultRecord};
 use installation::{Installation, InstallationError};
 use vault::audit::{AuditLog, Space, last_record};
-use vault::{SeenKey, SeenRecords, VaultDatabase, VaultError};
+use vault::{Permissions, SeenKey, SeenRecords, VaultDatabase, VaultError};
 
 use crate::catalogue as metric;
 use crate::disks::flag;
@@ -35,6 +37,11 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
+    /// The names of the disks in the catalog, if that could be read.
+    pub(crate) fn catalog(&self) -> Option<&HashMap<Uuid, String>> {
+        (self.at.is_some() && self.failure.is_none()).then_some(&self.names)
+    }
+
     /// Why it is not what there is now, if it is not: it was never seen, or not within `patience`.
     pub(crate) fn is_stale(&self, patience: Duration) -> Option<String> {
         match (self.at, &self.failure) {
@@ -50,6 +57,9 @@ impl Seen {
         }
     }
 }
+
+/// Who may do what, by the names of the vaults that could be read.
+type Policies = BTreeMap<String, BTreeMap<Uuid, Permissions>>;
 
 /// What was seen last, for scrapes.
 pub(crate) type LastSeen = Arc<Mutex<Arc<Seen>>>;
@@ -162,17 +172,20 @@ impl Watcher {
         let vaults: Vec<_> = vaults.filter(|vault| !vault.kind.is_remote()).collect();
         self.records
             .retain(|name, _| vaults.iter().any(|vault| vault.name == *name));
-        let mut keys = SeenKeys::default();
+        let (mut keys, mut policies) = (SeenKeys::default(), Policies::new());
         for VaultRecord { name, url, .. } in &vaults {
             let path = installation.vaults_dir().join(name).join("vault.db");
             let looked = self.look_at_vault(&path, (name, url), seen, &mut keys);
-            if let Err(error) = &looked {
-                log::debug!("the vault {name} is not looked at: {error}");
+            match &looked {
+                Ok(found) => drop(policies.insert(name.clone(), found.clone())),
+                Err(error) => log::debug!("the vault {name} is not looked at: {error}"),
             }
             let is_up = flag(looked.is_ok());
             seen.samples.put(&metric::VAULT_UP, &[name], is_up);
         }
         add_keys(&keys, &mut seen.samples, &resources, &sets);
+        let needs = grants::Needs::of(&resources, &sets, installation.platform().object_id);
+        needs.add(&keys, &policies, &mut seen.samples);
         // The first attach makes it.
         let log = self.state_dir.join("audit.db");
         if log.exists() {
@@ -189,7 +202,7 @@ impl Watcher {
         (name, url): (&str, &str),
         seen: &mut Seen,
         keys: &mut SeenKeys,
-    ) -> Result<(), VaultError> {
+    ) -> Result<BTreeMap<Uuid, Permissions>, VaultError> {
         let database = VaultDatabase::open(path)?;
         if !self.records.contains_key(name) {
             let begun = SeenRecords::from_now_on(&database)?;
@@ -212,7 +225,7 @@ impl Watcher {
         }
         let bytes = size_of_database(path);
         samples.put(&metric::VAULT_BYTES, &[name], bytes as f64);
-        Ok(())
+        Ok(database.policies()?.into_iter().collect())
     }
 
     fn look_at_space(&self, samples: &mut Samples) {

@@ -12,6 +12,7 @@ pub mod catalogue;
 mod disks;
 mod http;
 mod installed;
+mod plain;
 mod protobuf;
 mod samples;
 mod scrape;

@@ -1,5 +1,6 @@
 //! A scrape: all attached disks are asked, and what was last seen of keys and vaults is added.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -49,14 +50,19 @@ impl Scraper {
 
     /// Why a scrape would not have everything, if it would not.
     pub(crate) fn is_ready(&self) -> Result<(), String> {
-        let dir = self.runtime_dir.display();
-        if let Err(error) = attach::attached_here(&self.runtime_dir) {
+        if let Err(error) = self.runtime_dir() {
+            let dir = self.runtime_dir.display();
             return Err(format!("{dir} cannot be read: {error}"));
         }
         match last(&self.seen).is_stale(self.seen_patience) {
             Some(why) => Err(why),
             None => Ok(()),
         }
+    }
+
+    /// Whether it is there and can be read: without it no disk is seen, however many are attached.
+    fn runtime_dir(&self) -> io::Result<()> {
+        std::fs::read_dir(&self.runtime_dir).map(drop)
     }
 
     /// The metrics as they are now.
@@ -76,6 +82,11 @@ impl Scraper {
         let seen = last(&self.seen);
         let mut samples = Samples::default();
         disks::add(&mut samples, &asked, &seen.names);
+        if let Some(catalog) = seen.catalog() {
+            disks::add_known(&mut samples, &asked, catalog);
+        }
+        let is_there = disks::flag(self.runtime_dir().is_ok());
+        samples.put(&metric::RUNTIME_UP, &[], is_there);
         samples.add_all(&seen.samples);
         let version = env!("CARGO_PKG_VERSION");
         samples.put(&metric::EXPORTER_INFO, &[version], 1.0);

@@ -102,16 +102,22 @@ impl Listener {
 
     pub(crate) async fn accept_all<S: Service>(&self, connections: &Connections<S>) {
         loop {
-            let place = connections.place().await;
+            // The place comes after the connection: nobody gives way to one that does not come.
             let accepted = match self {
-                Self::Tcp(listener) => listener
-                    .accept()
-                    .await
-                    .map(|(stream, _)| connections.serve(place, stream)),
-                Self::Unix(listener, _) => listener
-                    .accept()
-                    .await
-                    .map(|(stream, _)| connections.serve(place, stream)),
+                Self::Tcp(listener) => match listener.accept().await {
+                    Ok((stream, _)) => {
+                        connections.serve(connections.place().await, stream);
+                        Ok(())
+                    }
+                    Err(error) => Err(error),
+                },
+                Self::Unix(listener, _) => match listener.accept().await {
+                    Ok((stream, _)) => {
+                        connections.serve(connections.place().await, stream);
+                        Ok(())
+                    }
+                    Err(error) => Err(error),
+                },
             };
             if let Err(error) = accepted {
                 log::warn!("a connection is lost: {error}");

@@ -6,7 +6,8 @@
 //! - `SealdiskDiskThrottled`, for which a disk has to wait for its limits for half of 15 minutes,
 //! - `SealdiskKeyCheckOverdue`, for which a check has to hang for a minute while the attach process answers: a vault that
 //!   does not answer is given up before,
-//! - `SealdiskAuditGrowsFast`, which takes 100,000 records.
+//! - `SealdiskAuditGrowsFast`, which takes 100,000 records,
+//! - `SealdiskDiskNotInCatalog`, whose metric the tests of the exporter bring about.
 //!
 //! `promtool` has tests of these too (`prometheus.rs`).
 
@@ -221,6 +222,8 @@ fn keys_that_end_are_gone_or_are_old() {
     customer.set_key(&["--version", version, "--enabled", "false"]);
     watched.fires("SealdiskKeyRevoked");
     watched.fires("SealdiskKeyNotUsable");
+    customer.revoke_policy();
+    watched.fires("SealdiskKeyNotGranted");
     daemon.stop();
 }
 
@@ -264,6 +267,10 @@ fn an_exporter_that_sees_nothing_and_one_that_is_gone() {
     }
     let disk = Disk::new(MIB_8);
     let mut watched = Watched::new(&disk);
+    let (runtime, aside) = (disk.runtime(), disk.path("aside"));
+    fs::rename(&runtime, &aside).unwrap();
+    watched.fires("SealdiskRuntimeDirectoryNotSeen");
+    fs::rename(&aside, &runtime).unwrap();
     let catalog = disk.state().join("catalog.db");
     fs::write(&catalog, [b'x'; 8192]).unwrap();
     for beside in ["catalog.db-wal", "catalog.db-shm"] {

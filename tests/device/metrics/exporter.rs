@@ -66,6 +66,11 @@ fn keys_are_told_from_their_making_to_their_revocation() {
         ),
         ("sealdisk_disk_dek_held{disk=\"disk\"}".into(), 1.0),
         ("sealdisk_vault_up{vault=\"customer\"}".into(), 1.0),
+        (
+            format!("sealdisk_key_granted{{key=\"{key}\",disk_encryption_set=\"set\"}}"),
+            1.0,
+        ),
+        ("sealdisk_disk_in_catalog{disk=\"disk\"}".into(), 1.0),
     ] {
         assert_eq!(scrape.value(&series), Some(value), "{series}\n{}", scrape.0);
     }
@@ -83,6 +88,11 @@ fn keys_are_told_from_their_making_to_their_revocation() {
     exporter.await_value(revoked, 0.0);
     customer.create_key();
     exporter.await_value(&of_key("sealdisk_key_latest"), 0.0);
+    customer.revoke_policy();
+    let granted = format!("sealdisk_key_granted{{key=\"{key}\",disk_encryption_set=\"set\"}}");
+    exporter.await_value(&granted, 0.0);
+    customer.grant();
+    customer.wait_served();
     daemon.stop();
 }
 
@@ -99,6 +109,18 @@ fn health_and_readiness_are_told() {
         assert!(Instant::now() < end, "{:?}", exporter.get("/readyz"));
     }
     assert_eq!(exporter.get("/elsewhere").0, 404);
+    // Without it no attached disk is seen.
+    let (runtime, aside) = (disk.runtime(), disk.path("aside"));
+    std::fs::rename(&runtime, &aside).unwrap();
+    let (status, why) = exporter.get("/readyz");
+    assert!(
+        status == 503 && why.contains(runtime.to_str().unwrap()),
+        "{status} {why}"
+    );
+    exporter.await_value("sealdisk_exporter_runtime_directory_up", 0.0);
+    std::fs::rename(&aside, &runtime).unwrap();
+    exporter.await_value("sealdisk_exporter_runtime_directory_up", 1.0);
+    assert_eq!(exporter.get("/readyz").0, 200);
     exporter.0.terminate();
     // Disks are told of all the same.
     std::fs::write(disk.state().join("catalog.db"), "no database").unwrap();
