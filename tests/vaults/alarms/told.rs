@@ -1,5 +1,6 @@
 //! `attach --on-event`: who is told what, and that whoever does not listen holds nothing up.
 
+use std::cell::RefCell;
 use std::io::{BufReader, Read, Write};
 use std::net::TcpListener;
 use std::os::fd::AsRawFd;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, Signal, kill_process};
-use test_support::{Customer, Daemon, PATIENCE, children, open_files};
+use test_support::{Customer, Daemon, PATIENCE, children, open_files, stop};
 
 use super::{count, customer, is_alarm, page, script, told, wait};
 
@@ -230,8 +231,97 @@ fn notifier_of(attach: u32) -> Option<u32> {
     children(attach).into_iter().find(is_notifier)
 }
 
+/// Kills a process that tells, and waits until another one does.
+fn replaced(attach: u32) {
+    let notifier = notifier_of(attach).unwrap();
+    kill(notifier);
+    wait("another one goes on", || {
+        notifier_of(attach).is_some_and(|other| other != notifier)
+            && !children(attach).contains(&notifier)
+    });
+    wait("one stands by", || stands_by(attach).is_some());
+}
+
+/// The process that goes on when the one that tells ends.
+fn stands_by(attach: u32) -> Option<u32> {
+    children(notifier_of(attach)?).first().copied()
+}
+
+fn kill(process: u32) {
+    kill_process(Pid::from_raw(process as i32).unwrap(), Signal::KILL).unwrap();
+}
+
 #[test]
-fn the_end_of_the_process_that_tells_is_logged_and_it_leaves_no_zombie() {
+fn another_process_goes_on_when_the_one_that_tells_is_killed() {
+    let customer = customer();
+    let (page, out) = page(&customer, "page");
+    let mut daemon = attach(&customer, &[&page]);
+    wait("Attached", || names(&out) == ["Attached"]);
+    let expected = RefCell::new(names(&out));
+    let more = |events: &[&str]| {
+        let mut expected = expected.borrow_mut();
+        expected.extend(events.iter().map(ToString::to_string));
+        wait(&expected.join(", "), || names(&out) == *expected);
+    };
+    let stop_and_go_on = || {
+        customer.enable(false);
+        customer.wait_stopped();
+        more(&["KeyRevoked", "DekDestroyed"]);
+        customer.enable(true);
+        customer.wait_served();
+        more(&["KeyRestored"]);
+    };
+    wait("one stands by", || stands_by(daemon.pid()).is_some());
+    for _ in 0..2 {
+        replaced(daemon.pid());
+        stop_and_go_on();
+    }
+    // The one that stands by is replaced too.
+    let first = stands_by(daemon.pid()).unwrap();
+    kill(first);
+    wait("another one stands by", || {
+        stands_by(daemon.pid()).is_some_and(|other| other != first)
+    });
+    replaced(daemon.pid());
+    let before = expected.borrow().len();
+    customer.ok("upgrade disk");
+    wait("the upgrade", || {
+        names(&out)[before..].contains(&"AttachProcessUpgraded".to_owned())
+    });
+    *expected.borrow_mut() = names(&out);
+    kill(notifier_of(daemon.pid()).unwrap());
+    stop_and_go_on();
+    assert!(daemon.terminate().success());
+    more(&["Detached"]);
+}
+
+/// What was not told when one was killed is told by the other one.
+#[test]
+fn what_is_being_told_is_told_again_when_its_process_is_killed() {
+    let customer = customer();
+    let out = customer.path("out");
+    let go = customer.path("go");
+    let body = format!(
+        "test -e {go} || exec sleep 20; cat >> {out}",
+        go = go.display(),
+        out = out.display()
+    );
+    let page = script(&customer, "page", &body);
+    let mut daemon = attach(&customer, &[&page]);
+    wait("one stands by", || stands_by(daemon.pid()).is_some());
+    customer.enable(false);
+    customer.wait_stopped();
+    assert!(names(&out).is_empty());
+    std::fs::write(&go, "").unwrap();
+    replaced(daemon.pid());
+    wait("all of it", || {
+        names(&out) == ["Attached", "KeyRevoked", "DekDestroyed"]
+    });
+    assert!(daemon.terminate().success());
+}
+
+#[test]
+fn that_nobody_tells_any_more_is_logged_and_no_zombie_is_left() {
     let customer = customer();
     let (page, out) = page(&customer, "page");
     let log = customer.path("attach.log");
@@ -241,17 +331,24 @@ fn the_end_of_the_process_that_tells_is_logged_and_it_leaves_no_zombie() {
     command.stderr(std::fs::File::create(&log).unwrap());
     let mut attach = command.spawn().unwrap();
     wait("Attached", || !names(&out).is_empty());
-    let notifier = notifier_of(attach.id()).unwrap();
+    wait("one stands by", || stands_by(attach.id()).is_some());
+    let both = [
+        stands_by(attach.id()).unwrap(),
+        notifier_of(attach.id()).unwrap(),
+    ];
+    // None of the two does anything until both are killed.
+    both.into_iter().for_each(stop);
     let before = std::fs::read_to_string(&log).unwrap();
-    kill_process(Pid::from_raw(notifier as i32).unwrap(), Signal::KILL).unwrap();
+    both.into_iter().for_each(kill);
     wait("it is logged", || {
         let text = std::fs::read_to_string(&log).unwrap();
         text.contains("nobody is told of the events")
     });
-    let is_left = children(attach.id()).contains(&notifier);
+    let left = children(attach.id());
     kill_process(Pid::from_child(&attach), Signal::TERM).unwrap();
     assert!(attach.wait().unwrap().success());
-    assert!(!before.contains("nobody is told") && !is_left);
+    assert!(!before.contains("nobody is told"));
+    assert!(both.iter().all(|process| !left.contains(process)));
 }
 
 #[test]

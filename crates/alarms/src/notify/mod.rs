@@ -16,5 +16,5 @@ mod tests;
 mod webhook;
 
 pub use notifier::{FAREWELL, Notifier};
-pub use process::{EVENT_NOTIFIER, pass_on, spawn};
+pub use process::{EVENT_NOTIFIER, Place, pass_on, spawn};
 pub use target::Target;

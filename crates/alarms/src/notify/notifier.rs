@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::command;
 use super::not_taken::NotTaken;
-use super::queue::{Next, Queue};
+use super::queue::{Next, Queue, Told};
 use super::target::Target;
 use super::webhook::Webhook;
 use crate::host::host_name;
@@ -52,8 +52,14 @@ impl Notifier {
 
     /// Has each target told of an event, a line of JSON. It returns at once.
     pub fn tell(&self, event: &str) {
+        self.put(event, None);
+    }
+
+    /// The same, and what `told` is of is over for all of them when it is dropped.
+    pub(super) fn put(&self, event: &str, told: Option<Told>) {
+        let told = told.map(Arc::new);
         for (queue, _) in &self.workers {
-            queue.put(event);
+            queue.put(event, told.clone());
         }
     }
 
@@ -99,7 +105,12 @@ impl Sender {
 
 /// Tells a target of what is put into its queue, until that is closed and empty.
 fn work(queue: &Queue, sender: &Sender, shown: &str) {
-    while let Next::Event { event, missed } = queue.take() {
+    while let Next::Event {
+        event,
+        missed,
+        told,
+    } = queue.take()
+    {
         let event = with_origin(&event, missed);
         let mut pause = PAUSE;
         for number in 1..=TRIES {
@@ -122,6 +133,7 @@ fn work(queue: &Queue, sender: &Sender, shown: &str) {
             }
             pause *= 2;
         }
+        drop(told);
     }
 }
 

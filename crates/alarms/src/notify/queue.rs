@@ -1,11 +1,25 @@
 //! What is to be told to one target. Whoever puts something never waits: what does not fit replaces the oldest.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Events that wait at most.
 pub(super) const ROOM: usize = 64;
+
+/// That an event is being told. Once no target has anything of it to do any more, its number is sent.
+pub(super) struct Told {
+    pub(super) number: u64,
+    pub(super) done: Sender<u64>,
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        // Nobody asks any more.
+        let _ = self.done.send(self.number);
+    }
+}
 
 /// Events that wait for one target.
 pub(super) struct Queue {
@@ -15,7 +29,7 @@ pub(super) struct Queue {
 
 #[derive(Default)]
 struct Content {
-    events: VecDeque<String>,
+    events: VecDeque<(String, Option<Arc<Told>>)>,
     /// Those that did not fit since one was taken.
     missed: u64,
     /// No more come, and those that are there have time until then.
@@ -28,6 +42,8 @@ pub(super) enum Next {
         event: String,
         /// How many were lost before it.
         missed: u64,
+        /// Held until the target was told, or is not told any more.
+        told: Option<Arc<Told>>,
     },
     /// Nothing any more.
     End,
@@ -41,13 +57,13 @@ impl Queue {
         }
     }
 
-    pub(super) fn put(&self, event: &str) {
+    pub(super) fn put(&self, event: &str, told: Option<Arc<Told>>) {
         let mut content = self.content();
         if content.events.len() == ROOM {
             content.events.pop_front();
             content.missed += 1;
         }
-        content.events.push_back(event.to_owned());
+        content.events.push_back((event.to_owned(), told));
         drop(content);
         self.changed.notify_all();
     }
@@ -60,9 +76,13 @@ impl Queue {
             if is_over {
                 return Next::End;
             }
-            if let Some(event) = content.events.pop_front() {
+            if let Some((event, told)) = content.events.pop_front() {
                 let missed = std::mem::take(&mut content.missed);
-                return Next::Event { event, missed };
+                return Next::Event {
+                    event,
+                    missed,
+                    told,
+                };
             }
             if content.end.is_some() {
                 return Next::End;
@@ -113,7 +133,7 @@ mod tests {
 
     fn taken(queue: &Queue) -> Option<(String, u64)> {
         match queue.take() {
-            Next::Event { event, missed } => Some((event, missed)),
+            Next::Event { event, missed, .. } => Some((event, missed)),
             Next::End => None,
         }
     }
@@ -122,7 +142,7 @@ mod tests {
     fn what_does_not_fit_replaces_the_oldest_and_is_counted() {
         let queue = Queue::new();
         for n in 0..ROOM + 10 {
-            queue.put(&n.to_string());
+            queue.put(&n.to_string(), None);
         }
         assert_eq!(taken(&queue), Some(("10".into(), 10)));
         assert_eq!(taken(&queue), Some(("11".into(), 0)));
@@ -134,7 +154,7 @@ mod tests {
     #[test]
     fn nothing_is_waited_for_beyond_the_end() {
         let queue = Queue::new();
-        queue.put("1");
+        queue.put("1", None);
         queue.close(Instant::now());
         assert!(taken(&queue).is_none());
         assert!(!queue.pause(Duration::from_secs(3600)));

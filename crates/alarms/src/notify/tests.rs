@@ -1,9 +1,11 @@
 //! Targets that take what they are told, and targets that fail in every way.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -12,8 +14,9 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::notifier::{FAREWELL, LOOK, TRIES, TRY_LIMIT};
+use super::process::tell;
 use super::webhook::Webhook;
-use super::{Notifier, Target, command, pass_on, queue};
+use super::{Notifier, Target, command, queue};
 
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -239,7 +242,10 @@ fn the_process_tells_all_that_was_read_before_it_ends() {
     let target = script(&dir, &format!("cat >> {}", out.display()));
     let long = format!("{{\"x\":\"{}\"}}", "y".repeat(10_000));
     let input = format!("{{\"n\":1}}\n{long}\n{{\"n\":2}}");
-    pass_on(input.as_bytes(), &[target]).unwrap();
+    let (mut ours, its) = UnixStream::pair().unwrap();
+    ours.write_all(input.as_bytes()).unwrap();
+    drop(ours);
+    tell(&its, &[target], VecDeque::new(), None).unwrap();
     let told = told(&out);
     assert_eq!((told.len(), &told[2]["n"]), (3, &Value::from(2)));
 }

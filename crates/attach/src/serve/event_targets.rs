@@ -10,6 +10,9 @@ use std::path::Path;
 use std::process::Child;
 use std::sync::Arc;
 
+use rustix::io::Errno;
+use rustix::process::{Pid, WaitOptions, waitpgid};
+
 use crate::begin::request::AttachRequest;
 use crate::serve::event_hub::EventHub;
 use crate::serve::followers;
@@ -32,25 +35,35 @@ pub(crate) fn start(
     Ok(Some((ours, notifier)))
 }
 
-/// Has it follow the events from now on. When it ends before this process does, that is logged: nobody is told any more,
-/// and this process, which is confined by now, can start nothing that may run a command or reach a webhook.
+/// Has it follow the events from now on. When it ends before this process does, that is logged: another one, which it
+/// has started, goes on. This process, which is confined by now, can start nothing that may run a command or reach a
+/// webhook, so that nobody is told any more when both are killed at the same time.
 ///
 /// # Errors
 /// What the kernel says.
 pub(crate) fn follow(
-    (client, mut notifier): (UnixStream, Child),
+    (client, notifier): (UnixStream, Child),
     event_hub: &Arc<EventHub>,
 ) -> io::Result<()> {
     let subscription = event_hub.subscribe(client.try_clone()?.into());
     let follow = move || followers::follow(&client, &subscription);
     let thread = std::thread::Builder::new().name("event-notifier".into());
     thread.spawn(follow)?;
-    let reap = move || match notifier.wait() {
-        Ok(status) => log::error!(
-            "nobody is told of the events of this disk any more (--on-event): the process that tells them has ended \
-             ({status}); attach the disk again to have them told"
-        ),
-        Err(error) => log::warn!("it is not known whether the events are still told: {error}"),
+    let group = Pid::from_child(&notifier);
+    let reap = move || {
+        // One whose parent has ended is this process's child, as the launchers of new programs are.
+        loop {
+            match waitpgid(group, WaitOptions::empty()) {
+                // The one that goes on says so.
+                Ok(ended) => log::debug!("a process that tells of events has ended: {ended:?}"),
+                Err(Errno::INTR) => {}
+                Err(_) => break,
+            }
+        }
+        log::error!(
+            "nobody is told of the events of this disk any more (--on-event): the processes that tell them have \
+             ended; attach the disk again to have them told"
+        );
     };
     let thread = std::thread::Builder::new().name("notifier-end".into());
     thread.spawn(reap).map(drop)
