@@ -25,7 +25,7 @@ pub struct CliError {
 }
 
 /// The code of arguments that make no sense.
-const INVALID_ARGUMENT: &str = "InvalidArgument";
+pub(super) const INVALID_ARGUMENT: &str = "InvalidArgument";
 
 impl CliError {
     /// A refusal or failure, with exit status 1, or 2 for the code of [`CliError::usage`].

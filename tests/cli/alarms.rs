@@ -160,15 +160,92 @@ fn the_exit_status_says_how_grave_it_is() {
     host.ok(&format!(
         "keyvault key set-attributes {KEY} --vault-name {VAULT} --enabled false"
     ));
-    assert_eq!(
-        status(&host).0,
-        Some(0),
+    assert!(
+        alarms(&host, "KeyExpired").is_empty(),
         "it protects nothing that its end could stop"
     );
+    // No disk can be made with its set any more, and none has been made yet.
+    assert_eq!(only(&host, "KeyUnusable")["severity"], "Warning");
+    assert_eq!(status(&host).0, Some(1));
     // What cannot be known is neither fine nor a warning.
     fs::write(host.state().join("alarms.json"), "{").unwrap();
     assert_eq!(host.run("status").status.code(), Some(3));
     assert_eq!(host.run("status --bogus").status.code(), Some(2));
+}
+
+/// What is not attached is told before somebody needs it, once for a key, with a command that helps.
+#[test]
+fn a_key_that_is_refused_is_told_once_for_all_disks_under_it() {
+    let host = new_host();
+    host.encryption_set(SET, ALL);
+    for name in ["d", "e"] {
+        let create = format!("disk create {name} --size 1MiB --disk-encryption-set set1");
+        host.ok(&create);
+    }
+    host.ok("snapshot create s --source d");
+    assert_eq!(status(&host).0, Some(0));
+    let set = host.json("disk-encryption-set show set1");
+    let principal = set["identity"]["principalId"].as_str().unwrap();
+    let later = from_now(DAY);
+    for (loss, why) in [
+        (
+            format!("keyvault key set-attributes {KEY} --vault-name {VAULT} --enabled false"),
+            "is disabled",
+        ),
+        (
+            format!("keyvault key set-attributes {KEY} --vault-name {VAULT} --not-before {later}"),
+            "may not be used before",
+        ),
+        (
+            format!("keyvault delete-policy {VAULT} --object-id {principal}"),
+            "is not granted to the identity",
+        ),
+        (
+            format!(
+                "keyvault set-policy {VAULT} --object-id {principal} --key-permissions get list"
+            ),
+            "is not granted to the identity",
+        ),
+        (
+            format!("keyvault key delete {KEY} --vault-name {VAULT} --yes"),
+            "is deleted",
+        ),
+        (
+            format!("keyvault delete {VAULT} --force --yes"),
+            "is in a key vault that is deleted",
+        ),
+    ] {
+        host.ok(&loss);
+        let alarm = only(&host, "KeyUnusable");
+        assert_eq!(alarm["severity"], "Critical");
+        assert_eq!(alarm["subject"]["kind"], "Key");
+        let key = format!("https://{VAULT}.vault.localhost/keys/{KEY}/");
+        let message = alarm["message"].as_str().unwrap();
+        for part in [
+            why,
+            &key,
+            "the disk d, the disk e, the snapshot s",
+            "the disk encryption set set1",
+        ] {
+            assert!(message.contains(part), "{part}: {message}");
+        }
+        assert_eq!(status(&host).0, Some(2));
+        // What is to be done is what helps.
+        let remedy = alarm["remedy"].as_str().unwrap();
+        let command = remedy.split('`').nth(1).unwrap();
+        let command = command.strip_prefix("sealdisk ").unwrap();
+        host.ok(&command.replace("TIME", &from_now(-DAY)));
+        assert_eq!(status(&host).0, Some(0), "{loss}, {command}");
+    }
+    host.ok("disk-encryption-set identity remove set1 --yes");
+    let alarm = only(&host, "KeyUnusable");
+    assert!(
+        alarm["message"]
+            .as_str()
+            .unwrap()
+            .contains("has no identity"),
+        "{alarm}"
+    );
 }
 
 #[test]

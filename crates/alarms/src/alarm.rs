@@ -30,6 +30,8 @@ pub enum AlarmCode {
     KeyRevoked,
     /// A disk is served though its key cannot be checked, until the grace period ends.
     KeyUnreachable,
+    /// A vault lets something use a key no more, that it needs: what is not attached cannot be.
+    KeyUnusable,
     /// A key is past its end, and unwraps nothing any more.
     KeyExpired,
     /// A key ends soon.
@@ -64,9 +66,10 @@ pub enum AlarmCode {
 
 impl AlarmCode {
     /// All of them, the gravest first.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::KeyRevoked,
         Self::KeyUnreachable,
+        Self::KeyUnusable,
         Self::KeyExpired,
         Self::KeyNearExpiry,
         Self::CertificateExpired,
@@ -88,7 +91,7 @@ impl AlarmCode {
     pub fn has_own_event(self) -> bool {
         matches!(
             self,
-            Self::KeyRevoked | Self::KeyUnreachable | Self::SyncFailed
+            Self::KeyRevoked | Self::KeyUnusable | Self::KeyUnreachable | Self::SyncFailed
         )
     }
 }

@@ -1,5 +1,6 @@
 //! What is known of a host at a moment, without any judgement. What is not known is said to be so.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use time::OffsetDateTime;
@@ -7,8 +8,31 @@ use uuid::Uuid;
 
 use crate::alarm::{Subject, SubjectKind};
 
-/// Asks the process that has a disk attached; nothing when there is none, or it does not answer.
-pub type Attaches<'a> = &'a dyn Fn(Uuid) -> Option<AttachedFacts>;
+/// The processes that have disks attached on this host.
+pub trait Attaches {
+    /// Asks the one of a disk; nothing when there is none, or it does not answer.
+    fn ask(&self, disk: Uuid) -> Option<AttachedFacts>;
+
+    /// The disks of which there is one, perhaps: a process that was killed is among them.
+    ///
+    /// # Errors
+    /// What the kernel says of the runtime directory.
+    fn here(&self) -> io::Result<Vec<Uuid>>;
+}
+
+/// No process has any disk.
+#[derive(Debug)]
+pub struct NoAttaches;
+
+impl Attaches for NoAttaches {
+    fn ask(&self, _: Uuid) -> Option<AttachedFacts> {
+        None
+    }
+
+    fn here(&self) -> io::Result<Vec<Uuid>> {
+        Ok(Vec::new())
+    }
+}
 
 /// What is known of a host.
 #[derive(Debug, Clone)]
@@ -27,6 +51,8 @@ pub struct Facts {
     pub vaults: Vec<VaultFacts>,
     /// Backups; nothing where these were not looked at.
     pub backup: Option<BackupFacts>,
+    /// Disks whose processes answer though the catalog does not have them.
+    pub strangers: Vec<Uuid>,
     /// What could not be looked at.
     pub unknown: Vec<Unknown>,
 }
@@ -42,6 +68,7 @@ impl Facts {
             file_systems: Vec::new(),
             vaults: Vec::new(),
             backup: None,
+            strangers: Vec::new(),
             unknown: Vec::new(),
         }
     }
@@ -52,14 +79,62 @@ impl Facts {
 pub struct KeyFacts {
     /// Its URL, with the version.
     pub url: String,
-    /// Whether it may be used at all.
-    pub enabled: bool,
+    /// Why its vault lets nobody use it, or not all who need it; that it has ended is not among it.
+    pub refusals: Vec<KeyRefusal>,
     /// The first moment at which it may no longer be used; nothing when there is none.
     pub expires: Option<OffsetDateTime>,
     /// When it was made.
     pub created: Option<OffsetDateTime>,
-    /// The names of the disks and sets that need it.
+    /// What has a layer that it wraps, as `the disk web1`.
     pub needed_by: Vec<String>,
+    /// Those of them that are not served, and so not told of by what serves them.
+    pub unserved: Vec<String>,
+    /// The sets in whose name it is used.
+    pub sets: Vec<String>,
+}
+
+/// Why a vault lets somebody not use a key version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeyRefusal {
+    /// It is disabled.
+    Disabled,
+    /// It may be used later.
+    NotYet {
+        /// From when on.
+        from: OffsetDateTime,
+    },
+    /// It is deleted, and can be recovered.
+    Deleted,
+    /// So is its whole vault.
+    VaultDeleted,
+    /// The vault has no such version: it was purged, or never made.
+    Missing,
+    /// An identity that needs it may not unwrap with it.
+    NotGranted {
+        /// The set whose identity it is; nothing for the platform.
+        set: Option<String>,
+        /// The identity.
+        identity: Uuid,
+        /// The permissions that it has and those that it needs, by their names.
+        wanted: Vec<&'static str>,
+    },
+    /// A set that needs it has no identity any more, or is gone itself.
+    NoIdentity {
+        /// The set.
+        set: String,
+    },
+    /// What a vault elsewhere has said.
+    Said {
+        /// In its words.
+        why: String,
+    },
+}
+
+impl KeyRefusal {
+    /// Whether nobody may use the key version, whoever it is.
+    pub fn is_of_all(&self) -> bool {
+        !matches!(self, Self::NotGranted { .. } | Self::NoIdentity { .. })
+    }
 }
 
 /// A certificate.

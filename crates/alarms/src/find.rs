@@ -6,8 +6,8 @@ use time::{Duration, OffsetDateTime};
 
 use crate::alarm::{Alarm, AlarmCode, Severity, Subject, SubjectKind};
 use crate::facts::{
-    AttachedFacts, BackupFacts, CertificateFacts, Facts, FileSystemFacts, KeyFacts, KeyStanding,
-    OldKey, ResourceFacts, ResourceState, VaultFacts,
+    AttachedFacts, BackupFacts, CertificateFacts, Facts, FileSystemFacts, KeyStanding, OldKey,
+    ResourceFacts, ResourceState, VaultFacts,
 };
 use crate::settings::{Settings, seconds};
 
@@ -21,7 +21,8 @@ const NAMED: usize = 3;
 pub fn find(facts: &Facts, settings: &Settings) -> Vec<Alarm> {
     let (now, mut alarms) = (facts.now, Vec::new());
     for key in &facts.keys {
-        alarms.extend(key_alarm(key, now, settings));
+        alarms.extend(key::end_alarm(key, now, settings));
+        alarms.extend(key::use_alarm(key));
     }
     for certificate in &facts.certificates {
         alarms.extend(certificate_alarm(certificate, now, settings));
@@ -51,6 +52,19 @@ pub fn find(facts: &Facts, settings: &Settings) -> Vec<Alarm> {
             unknown.subject, unknown.why
         ),
         remedy: "see to it that it can be: what is not known is not safe".into(),
+    }));
+    alarms.extend(facts.strangers.iter().map(|disk| Alarm {
+        code: AlarmCode::NotKnown,
+        severity: Severity::Warning,
+        subject: Subject::new(SubjectKind::Disk, disk.to_string()),
+        since: None,
+        message: format!(
+            "a process has the disk {disk} attached, and the catalog does not have that disk: nothing else is known \
+             of it here"
+        ),
+        remedy: "have the catalog made anew (`sealdisk catalog rebuild`) if it is a disk of this installation; give \
+                 another installation a --runtime-dir of its own"
+            .into(),
     }));
     for alarm in &mut alarms {
         // A clock that was put back makes nothing begin in the future.
@@ -104,31 +118,6 @@ fn near_end(
         since: end.saturating_sub(seconds(warning)),
         when: format!("ends at {}, in {}", moment(end), span(left)),
         ended: false,
-    })
-}
-
-fn key_alarm(key: &KeyFacts, now: OffsetDateTime, settings: &Settings) -> Option<Alarm> {
-    // One that may not be used protects nothing that its end could stop.
-    let end = key.expires.filter(|_| key.enabled)?;
-    let thresholds = (settings.key_warning_seconds, settings.key_critical_seconds);
-    let near = near_end(end, now, thresholds)?;
-    let needed = match key.needed_by.is_empty() {
-        true => String::new(),
-        false => format!("; needed by {}", listed(&key.needed_by)),
-    };
-    Some(Alarm {
-        code: match near.ended {
-            true => AlarmCode::KeyExpired,
-            false => AlarmCode::KeyNearExpiry,
-        },
-        severity: near.severity,
-        subject: Subject::new(SubjectKind::Key, &key.url),
-        since: Some(near.since),
-        message: format!("the key {} {}{needed}", key.url, near.when),
-        remedy: "rotate it (`sealdisk keyvault key rotate`) and have the disks follow (`sealdisk \
-                 disk-encryption-set rotate`), or give it a later end (`sealdisk keyvault key set-attributes \
-                 --expires`)"
-            .into(),
     })
 }
 
@@ -485,5 +474,6 @@ fn listed(names: &[String]) -> String {
     }
 }
 
+mod key;
 #[cfg(test)]
 mod tests;

@@ -30,7 +30,7 @@ pub use collect::{Collector, OneDisk, Scope, certificate_end};
 pub use error::AlarmsError;
 pub use facts::{
     AttachedFacts, Attaches, BackupFacts, CertificateFacts, Facts, FileSystemFacts, KeyFacts,
-    KeyStanding, OldKey, ResourceFacts, ResourceState, Unknown, VaultFacts,
+    KeyRefusal, KeyStanding, NoAttaches, OldKey, ResourceFacts, ResourceState, Unknown, VaultFacts,
 };
 pub use find::find;
 pub use host::host_name;

@@ -60,6 +60,7 @@ impl fmt::Display for Change {
 #[derive(Debug, Default)]
 pub struct Tracker {
     active: Vec<Active>,
+    is_blind: bool,
 }
 
 #[derive(Debug)]
@@ -87,6 +88,7 @@ impl Tracker {
         let active = told.into_iter().map(Active::new);
         Self {
             active: active.collect(),
+            is_blind: false,
         }
     }
 
@@ -95,9 +97,36 @@ impl Tracker {
         self.active.iter().map(|active| &active.alarm)
     }
 
+    /// Takes that nothing could be looked at, which `alarm` says: all others stay as they are. What is to be told.
+    pub fn look_blind(&mut self, alarm: Alarm, now: OffsetDateTime) -> Vec<Change> {
+        self.is_blind = true;
+        let known = self.active.iter_mut();
+        if let Some(known) = known
+            .into_iter()
+            .find(|known| known.alarm.id() == alarm.id())
+        {
+            known.absent = 0;
+            let since = known.alarm.since;
+            known.alarm = Alarm { since, ..alarm };
+            return Vec::new();
+        }
+        let alarm = Alarm {
+            since: Some(now),
+            ..alarm
+        };
+        self.active.push(Active::new(alarm.clone()));
+        vec![Change::Raised(alarm)]
+    }
+
+    /// Whether nothing could be looked at last.
+    pub fn is_blind(&self) -> bool {
+        self.is_blind
+    }
+
     /// Takes the alarms of another look. What is to be told: what is new or graver, then what is over. An alarm
     /// about something that could not be looked at this time is not over.
     pub fn look(&mut self, mut found: Vec<Alarm>, now: OffsetDateTime) -> Vec<Change> {
+        self.is_blind = false;
         let mut changes = Vec::new();
         for alarm in &mut found {
             match self
@@ -232,6 +261,23 @@ mod tests {
             ["-a", "-a"],
             "the alarm, and that it is not known"
         );
+    }
+
+    #[test]
+    fn to_be_blind_is_told_once_and_nothing_is_over_meanwhile() {
+        let mut tracker = Tracker::default();
+        tracker.look(vec![warning("a")], T0);
+        let blind = || alarm(AlarmCode::NotKnown, Severity::Critical, "watcher");
+        let changes: Vec<_> = (0..9)
+            .flat_map(|_| tracker.look_blind(blind(), T0))
+            .collect();
+        assert_eq!(told(&changes), ["+watcher critical"]);
+        assert!(tracker.is_blind());
+        let changes: Vec<_> = (0..9)
+            .flat_map(|_| tracker.look(vec![warning("a")], T0))
+            .collect();
+        assert_eq!(told(&changes), ["-watcher"]);
+        assert!(!tracker.is_blind());
     }
 
     #[test]

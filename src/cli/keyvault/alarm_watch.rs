@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 
 use crate::cli::CliError;
 use alarms::notify::{self, Target};
-use alarms::{AlarmsError, Change, Scope, Settings, Watcher};
+use alarms::{AlarmsError, Change, NoAttaches, Scope, Settings, Watcher};
 use installation::Installation;
 
 /// How long the process that tells of events may take to take one.
@@ -37,35 +37,28 @@ impl VaultWatch {
 
     fn run(self, mut told: Option<UnixStream>) {
         let mut watcher = Watcher::default();
-        let mut known = None;
+        let mut interval = Settings::default().look_interval();
         loop {
-            let interval = match self.look(&mut watcher) {
-                Ok((changes, interval)) => {
-                    known = None;
-                    for change in &changes {
-                        tell(change, &mut told);
-                    }
-                    interval
+            let changes = match self.look(&mut watcher) {
+                Ok((changes, next)) => {
+                    interval = next;
+                    changes
                 }
-                Err(error) => {
-                    let error = error.to_string();
-                    if known.as_ref() != Some(&error) {
-                        log::warn!("alarms of the vaults are not looked for: {error}");
-                        known = Some(error);
-                    }
-                    Settings::default().look_interval()
-                }
+                Err(error) => watcher.blind(&error),
             };
+            for change in &changes {
+                tell(change, &mut told);
+            }
             std::thread::sleep(interval);
         }
     }
 
     fn look(&self, watcher: &mut Watcher) -> Result<(Vec<Change>, Duration), AlarmsError> {
         // Of its own: the one that is served has its connections busy.
-        let installation = Installation::open(&self.state_dir)?;
+        let installation = Installation::open_existing(&self.state_dir)?;
         let mut settings = Settings::load(&self.state_dir)?;
         settings.certificates.extend(self.certificate.clone());
-        let changes = watcher.look(&installation, &settings, Scope::Vaults, &|_| None)?;
+        let changes = watcher.look(&installation, &settings, Scope::Vaults, &NoAttaches)?;
         Ok((changes, settings.look_interval()))
     }
 }

@@ -138,6 +138,20 @@ impl Output {
         failed.map_or(Ok(()), Err)
     }
 
+    /// Refuses a query that finds nothing in a line like those that come: nothing would ever be printed.
+    ///
+    /// # Errors
+    /// That, or the query does not fit.
+    pub fn check_query(&self, like: &str) -> Result<(), CliError> {
+        let whole = serde_json::from_str(like).unwrap_or_default();
+        match self.found(whole)? {
+            Value::Null => Err(CliError::usage(format!(
+                "the query finds nothing in what is printed, of which this is an example: {like}"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     /// As [`Output::event`], but for people it is a sentence.
     ///
     /// # Errors

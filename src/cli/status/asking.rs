@@ -2,7 +2,8 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 
 use uuid::Uuid;
 
@@ -24,21 +25,27 @@ impl Attaches {
             answers: RefCell::default(),
         }
     }
+}
 
-    pub(super) fn ask(&self, disk: Uuid) -> Option<AttachedFacts> {
-        let status = ask(&self.runtime_dir, disk)?;
+impl alarms::Attaches for Attaches {
+    fn ask(&self, disk: Uuid) -> Option<AttachedFacts> {
+        let asked = attach::key_status(&self.runtime_dir, disk);
+        let status = asked
+            .inspect_err(|error| {
+                log::debug!("the attach of the disk {disk} does not answer: {error}");
+            })
+            .ok()?;
         let facts = status.facts();
         self.answers.borrow_mut().insert(disk, status);
         Some(facts)
     }
-}
 
-/// What the attach of a disk says, if it answers.
-pub(super) fn ask(runtime_dir: &Path, disk: Uuid) -> Option<KeyStatus> {
-    let asked = attach::key_status(runtime_dir, disk);
-    asked
-        .inspect_err(|error| log::debug!("the attach of the disk {disk} does not answer: {error}"))
-        .ok()
+    fn here(&self) -> io::Result<Vec<Uuid>> {
+        // Else one that is not there has no disks.
+        std::fs::metadata(&self.runtime_dir)?;
+        let here = attach::attached_here(&self.runtime_dir)?;
+        Ok(here.into_iter().map(|here| here.disk).collect())
+    }
 }
 
 /// The settings of an installation, or the defaults, with a word about why.

@@ -8,12 +8,13 @@ use super::asking::Attaches;
 use super::view::{StatusView, counted, screen};
 use super::watch::watch;
 use crate::cli::attach::duration;
+use crate::cli::error::INVALID_ARGUMENT;
 use crate::cli::{CliError, Context};
 use alarms::notify::Target;
 use alarms::{Alarm, Collector, Scope, Settings, Severity, find};
 
 /// The exit status when what is to be said is not known, as monitoring plugins have it.
-const UNKNOWN: u8 = 3;
+pub(super) const UNKNOWN: u8 = 3;
 
 /// Arguments of `status`.
 #[derive(Args)]
@@ -51,14 +52,16 @@ pub fn run(context: &Context, args: &StatusArgs) -> Result<(), CliError> {
         true => watch(context, &args.on_event, args.interval),
         false => show(context),
     };
-    done.map_err(|error| match error.code == ALARMS {
-        true => error,
-        // A failure of the command is no warning.
-        false => CliError {
-            status: UNKNOWN,
-            ..error
+    done.map_err(
+        |error| match error.code == ALARMS || error.code == INVALID_ARGUMENT {
+            true => error,
+            // A failure of the command is no warning.
+            false => CliError {
+                status: UNKNOWN,
+                ..error
+            },
         },
-    })
+    )
 }
 
 /// The code of an exit status that says how grave the alarms are.
@@ -69,9 +72,7 @@ fn show(context: &Context) -> Result<(), CliError> {
     let settings = Settings::load(installation.state_dir())?;
     let attaches = Attaches::of(context);
     let (facts, disks) =
-        Collector::new().collect(&installation, &settings, Scope::Host, &|disk| {
-            attaches.ask(disk)
-        })?;
+        Collector::new().collect(&installation, &settings, Scope::Host, &attaches)?;
     let alarms = find(&facts, &settings);
     let statuses = attaches.answers.into_inner();
     let view = StatusView::new(&facts, &disks, &statuses, &alarms);

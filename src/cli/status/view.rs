@@ -40,7 +40,8 @@ pub(super) struct StatusView {
 #[serde(rename_all = "camelCase")]
 struct DisksView {
     total: usize,
-    /// How many there are in each state, by the names that `disk list` has.
+    /// How many there are in each state, by the names that `disk list` has; `NotKnown` are those that are attached and
+    /// that the catalog does not have.
     states: BTreeMap<&'static str, usize>,
     snapshots: usize,
     images: usize,
@@ -118,7 +119,7 @@ impl StatusView {
                 Some(Severity::Warning) => "Warning",
                 Some(Severity::Critical) => "Critical",
             },
-            disks: disks_view(resources),
+            disks: disks_view(facts, resources),
             keys: keys_view(facts, resources, attached),
             vaults: vaults.collect(),
             space: space.collect(),
@@ -129,14 +130,18 @@ impl StatusView {
     }
 }
 
-fn disks_view(resources: &[DiskView]) -> DisksView {
+fn disks_view(facts: &Facts, resources: &[DiskView]) -> DisksView {
     let of_kind = |kind| resources.iter().filter(move |view| view.kind == kind);
     let mut states = BTreeMap::new();
     for disk in of_kind(ResourceKind::Disk) {
         *states.entry(disk.disk_state).or_default() += 1;
     }
+    let strangers = facts.strangers.len();
+    if strangers > 0 {
+        states.insert("NotKnown", strangers);
+    }
     DisksView {
-        total: of_kind(ResourceKind::Disk).count(),
+        total: of_kind(ResourceKind::Disk).count() + strangers,
         states,
         snapshots: of_kind(ResourceKind::Snapshot).count(),
         images: of_kind(ResourceKind::Image).count(),
@@ -148,7 +153,10 @@ fn keys_view(
     resources: &[DiskView],
     attached: &BTreeMap<Uuid, KeyStatus>,
 ) -> KeysView {
-    let in_state = |state| attached.values().filter(|key| key.state == state).count();
+    // Of what the catalog does not have nothing is known, whatever its process says.
+    let is_ours = |id: &Uuid| !facts.strangers.contains(id);
+    let ours = || attached.iter().filter(|(id, _)| is_ours(id));
+    let in_state = |state| ours().filter(|(_, key)| key.state == state).count();
     let is_attached = |view: &&DiskView| view.disk_state == "Attached";
     let silent = |view: &&DiskView| !attached.contains_key(&view.unique_id);
     let vaults = facts.unknown.iter();
@@ -169,7 +177,8 @@ fn keys_view(
         granted: in_state(KeyState::Active),
         unreachable: in_state(KeyState::KeyUnreachable),
         revoked: in_state(KeyState::KeyRevoked),
-        not_known: resources.iter().filter(is_attached).filter(silent).count(),
+        not_known: resources.iter().filter(is_attached).filter(silent).count()
+            + facts.strangers.len(),
     }
 }
 

@@ -136,6 +136,75 @@ fn an_attach_that_does_not_answer_is_not_called_fine() {
     daemon.kill();
 }
 
+/// One that only its process knows: the catalog was lost, say, or is that of another installation.
+#[test]
+fn an_attached_disk_that_the_catalog_does_not_have_is_not_left_out() {
+    let customer = customer();
+    let daemon = customer.attach(OFTEN);
+    let id = customer.show()["uniqueId"].as_str().unwrap().to_owned();
+    let other = customer.path("other");
+    let state = ["--state-dir", other.to_str().unwrap()];
+    let run = |words: &[&str]| customer.run(&[&state[..], words].concat());
+    assert!(run(&["keyvault", "create", "other"]).status.success());
+    assert!(
+        run(&[
+            "alarm",
+            "update",
+            "--space-warning",
+            "0",
+            "--space-critical",
+            "0"
+        ])
+        .status
+        .success()
+    );
+    let seen = run(&["status", "-o", "json"]);
+    assert_eq!(seen.status.code(), Some(1));
+    let view: serde_json::Value = serde_json::from_slice(&seen.stdout).unwrap();
+    assert_eq!(view["disks"]["states"]["NotKnown"], 1, "{view:#}");
+    assert_eq!(
+        (&view["keys"]["notKnown"], &view["keys"]["granted"]),
+        (&1.into(), &0.into())
+    );
+    let alarm = &view["alarms"][0];
+    assert_eq!(
+        (&alarm["code"], &alarm["subject"]["name"]),
+        (&"NotKnown".into(), &id.as_str().into())
+    );
+    // Of its own installation it is fine, and nothing is left of it once it is detached.
+    assert_eq!(status(&customer).0, Some(0));
+    daemon.stop();
+    assert_eq!(run(&["status", "-o", "json"]).status.code(), Some(0));
+}
+
+/// An attach that sees nothing any more tells it as an event.
+#[test]
+fn an_attach_that_does_not_look_any_more_tells_it_once_and_when_it_does_again() {
+    let customer = customer();
+    let daemon = customer.attach(OFTEN);
+    let told = |name: &str| {
+        let text = customer.text("disk events disk");
+        let events = text.lines().map(|line| serde_json::from_str(line).unwrap());
+        events
+            .filter(|event| is_alarm(event, name, "NotKnown"))
+            .count()
+    };
+    let header = customer.disks().join("disk/header");
+    let good = fs::read(&header).unwrap();
+    let damage = |bytes: &[u8]| {
+        use std::os::unix::fs::FileExt;
+        let file = fs::File::options().write(true).open(&header).unwrap();
+        file.write_all_at(bytes, 0).unwrap();
+    };
+    damage(&vec![0x5a; good.len()]);
+    wait("it is told", || told("AlarmRaised") == 1);
+    std::thread::sleep(Duration::from_secs(3));
+    damage(&good);
+    wait("it is over", || told("AlarmCleared") == 1);
+    assert_eq!(told("AlarmRaised"), 1);
+    daemon.stop();
+}
+
 #[test]
 fn a_job_that_does_not_go_on_is_told() {
     let Some(fs) = SmallFs::mount("tmpfs") else {

@@ -83,6 +83,68 @@ fn a_watcher_prints_and_tells_each_change_once() {
     assert_eq!(refused.status.code(), Some(2));
 }
 
+/// An event about the watcher itself.
+fn is_of_watcher(event: &Value, name: &str) -> bool {
+    is_alarm(event, name, "NotKnown") && event["alarm"]["subject"]["name"] == "watcher"
+}
+
+/// What cannot be looked at is told, once, and once when it is over; nobody takes silence for safety.
+#[test]
+fn a_watcher_that_sees_nothing_tells_that_once_and_when_it_sees_again() {
+    let host = host();
+    let (page, out) = page(&host, "page");
+    let mut command = host.command(&["status", "--watch", "-o", "json"]);
+    command.args(["--on-event", &page]);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let watch = Watch(child);
+    let mut next = || -> Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
+    expires(&host, 20);
+    assert!(is_alarm(&next(), "AlarmRaised", "KeyNearExpiry"));
+    let (catalog, aside) = (host.state().join("catalog.db"), host.path("aside"));
+    std::fs::rename(&catalog, &aside).unwrap();
+    let raised = next();
+    assert!(is_of_watcher(&raised, "AlarmRaised"), "{raised:#}");
+    assert_eq!(raised["alarm"]["severity"], "Critical");
+    // It looks some times more.
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    std::fs::rename(&aside, &catalog).unwrap();
+    let cleared = next();
+    assert!(is_of_watcher(&cleared, "AlarmCleared"), "{cleared:#}");
+    wait("all are told", || count(&out, |_| true) == 3);
+    std::fs::rename(&catalog, &aside).unwrap();
+    assert!(is_of_watcher(&next(), "AlarmRaised"));
+    assert_eq!(watch.end().code(), Some(3), "nothing is known at the end");
+}
+
+#[test]
+fn served_vaults_tell_that_they_are_not_looked_at() {
+    let host = host();
+    let (page, out) = page(&host, "page");
+    let server = host.serve(&format!("--on-event {page}"));
+    let (catalog, aside) = (host.state().join("catalog.db"), host.path("aside"));
+    std::fs::rename(&catalog, &aside).unwrap();
+    let told = |name: &str| count(&out, |event| is_of_watcher(event, name));
+    wait("it is told", || told("AlarmRaised") == 1);
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    assert!(!catalog.exists(), "nobody makes another one");
+    std::fs::rename(&aside, &catalog).unwrap();
+    wait("it is over", || told("AlarmCleared") == 1);
+    assert_eq!(told("AlarmRaised"), 1);
+    drop(server);
+}
+
+#[test]
+fn a_query_that_never_finds_anything_is_refused() {
+    let host = host();
+    for query in ["foo", "[?event=='AlarmRaised']", "alarm.foo"] {
+        let run = host.run(&["status", "--watch", "--query", query]);
+        assert_eq!(run.status.code(), Some(2), "{query}");
+        let said = String::from_utf8(run.stderr).unwrap();
+        assert!(said.contains("finds nothing"), "{said}");
+    }
+}
+
 #[test]
 fn served_vaults_tell_of_their_keys_and_of_their_certificate() {
     let host = host();

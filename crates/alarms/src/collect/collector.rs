@@ -1,6 +1,10 @@
 //! One look at an installation.
 
+use std::collections::BTreeSet;
+use std::io;
+
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use super::keys::{KeyBook, database};
 use super::one_disk::OneDisk;
@@ -51,14 +55,21 @@ impl Collector {
         installation: &Installation,
         settings: &Settings,
         scope: Scope<'_>,
-        attaches: Attaches<'_>,
+        attaches: &dyn Attaches,
     ) -> Result<(Facts, Vec<DiskView>), AlarmsError> {
         let mut facts = Facts::none(OffsetDateTime::now_utc());
         let asks_elsewhere = !matches!(scope, Scope::Seen(_));
         let remote = asks_elsewhere.then_some(&self.remote);
         let mut book = KeyBook::new(installation, remote);
+        // Before the catalog: what is attached later may be younger than it was.
+        let here = matches!(scope, Scope::Host | Scope::Seen(_)).then(|| attaches.here());
         let views = views(installation, scope)?;
         facts.resources = resources::resources(&views, &mut book, attaches)?;
+        match here {
+            Some(Ok(here)) => facts.strangers = strangers(here, &views, attaches),
+            Some(Err(error)) => runtime_dir_unknown(&error, &views, &mut facts.unknown),
+            None => {}
+        }
         if let Scope::Disk(disk) = &scope {
             let disk = resources::attached_disk(disk, &mut book, attaches)?;
             facts.resources.push(disk);
@@ -78,9 +89,31 @@ impl Collector {
             let directories = directories.chain(backups.as_deref());
             space::file_systems(state_dir, directories, &mut facts);
         }
-        book.finish(&mut facts);
+        book.finish(&mut facts)?;
         Ok((facts, views))
     }
+}
+
+/// The disks whose processes answer though none of the views is of them.
+fn strangers(here: Vec<Uuid>, views: &[DiskView], attaches: &dyn Attaches) -> Vec<Uuid> {
+    let known: BTreeSet<_> = views.iter().map(|view| view.unique_id).collect();
+    let unknown = here.into_iter().filter(|disk| !known.contains(disk));
+    unknown
+        .filter(|disk| attaches.ask(*disk).is_some())
+        .collect()
+}
+
+/// Notes that the processes which have disks attached cannot be found. Where none has any the directory need not be
+/// there.
+fn runtime_dir_unknown(error: &io::Error, views: &[DiskView], unknown: &mut Vec<Unknown>) {
+    let is_missing = error.kind() == io::ErrorKind::NotFound;
+    if is_missing && !views.iter().any(resources::is_served_here) {
+        return;
+    }
+    unknown.push(Unknown {
+        subject: Subject::new(SubjectKind::Installation, "runtime directory"),
+        why: error.to_string(),
+    });
 }
 
 fn views(installation: &Installation, scope: Scope<'_>) -> Result<Vec<DiskView>, AlarmsError> {

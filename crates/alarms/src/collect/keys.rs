@@ -5,15 +5,16 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use super::remote_keys::RemoteKeys;
 use super::times::Times;
 use crate::alarm::{Subject, SubjectKind};
 use crate::error::AlarmsError;
-use crate::facts::{Facts, KeyFacts, Unknown};
+use crate::facts::{Facts, KeyFacts, KeyRefusal, Unknown};
 use installation::Installation;
-use installation::catalog::DiskEncryptionSetRecord;
-use vault::{KeyUrl, SeenKey, VaultDatabase, same_key_url, vault_url};
+use installation::catalog::{DesIdentity, DiskEncryptionSetRecord};
+use vault::{KeyPermission, KeyUrl, Permissions, SeenKey, VaultDatabase, same_key_url, vault_url};
 
 /// The key that wraps what is made now.
 #[derive(Debug, Clone)]
@@ -22,6 +23,8 @@ pub(super) struct ActiveKey {
     pub(super) url: String,
     /// Since when, if it is known.
     pub(super) since: Option<OffsetDateTime>,
+    /// Whether its vault has it no more.
+    pub(super) is_gone: bool,
 }
 
 impl ActiveKey {
@@ -38,18 +41,55 @@ impl ActiveKey {
     }
 }
 
-/// The keys that were looked at.
+impl From<Times> for ActiveKey {
+    fn from(times: Times) -> Self {
+        Self {
+            since: times.created,
+            is_gone: times.is_gone(),
+            url: times.url,
+        }
+    }
+}
+
+/// A vault that is kept here, as its database has it.
+struct Vault {
+    is_deleted: bool,
+    versions: Vec<SeenKey>,
+    policies: BTreeMap<Uuid, Permissions>,
+}
+
+/// A key version that something needs.
+struct Needed {
+    times: Times,
+    by: BTreeSet<String>,
+    unserved: BTreeSet<String>,
+    /// The sets in whose name it is used; nothing for the platform.
+    identities: BTreeSet<Option<String>>,
+}
+
+impl Needed {
+    fn new(times: Times) -> Self {
+        Self {
+            times,
+            by: BTreeSet::new(),
+            unserved: BTreeSet::new(),
+            identities: BTreeSet::new(),
+        }
+    }
+}
+
+/// The keys that were looked at, each once.
 pub(super) struct KeyBook<'a> {
     installation: &'a Installation,
     /// Nothing where vaults elsewhere are not asked.
     remote: Option<&'a RemoteKeys>,
-    /// The versions in vaults that are kept here; nothing where they cannot be read.
-    vaults: BTreeMap<String, Option<Rc<[SeenKey]>>>,
+    /// The vaults that are kept here; nothing where they cannot be read.
+    vaults: BTreeMap<String, Option<Rc<Vault>>>,
     sets: Option<Rc<[DiskEncryptionSetRecord]>>,
     /// By the names of their sets.
     active: BTreeMap<String, Option<ActiveKey>>,
     /// By their URLs in small letters, in which case does not count.
-    keys: BTreeMap<String, (Times, BTreeSet<String>)>,
+    keys: BTreeMap<String, Needed>,
     unknown: BTreeMap<Subject, String>,
 }
 
@@ -77,24 +117,35 @@ impl<'a> KeyBook<'a> {
         Ok(sets)
     }
 
-    /// Notes that something needs a key version, in the name of a set.
-    pub(super) fn need(&mut self, url: &str, set: Option<&str>, by: String) {
-        if let Some((_, needed_by)) = self.keys.get_mut(&url.to_ascii_lowercase()) {
-            needed_by.insert(by);
-            return;
+    /// Notes that something has a layer that a key version wraps, in the name of a set.
+    pub(super) fn need_for(&mut self, url: &str, set: Option<&str>, by: &str, is_served: bool) {
+        if let Some(needed) = self.need(url, set) {
+            needed.by.insert(by.to_owned());
+            if !is_served {
+                needed.unserved.insert(by.to_owned());
+            }
         }
-        if let Some(times) = self.times(url, set) {
-            let entry = self.keys.entry(times.url.to_ascii_lowercase());
-            entry.or_insert((times, BTreeSet::new())).1.insert(by);
+    }
+
+    /// Notes that a key version is used in the name of a set.
+    fn need(&mut self, url: &str, set: Option<&str>) -> Option<&mut Needed> {
+        let mut id = url.to_ascii_lowercase();
+        if !self.keys.contains_key(&id) {
+            let times = self.times(url, set)?;
+            id = times.url.to_ascii_lowercase();
+            let entry = self.keys.entry(id.clone());
+            entry.or_insert_with(|| Needed::new(times));
         }
+        let needed = self.keys.get_mut(&id)?;
+        needed.identities.insert(set.map(str::to_owned));
+        Some(needed)
     }
 
     /// Notes the keys with which sets wrap what is made now.
     pub(super) fn need_active_keys(&mut self) -> Result<(), AlarmsError> {
         for set in self.sets()?.iter() {
             if let Some(active) = self.active_of_named(&set.name)? {
-                let by = format!("the disk encryption set {}", set.name);
-                self.need(&active.url, Some(&set.name), by);
+                self.need(&active.url, Some(&set.name));
             }
         }
         Ok(())
@@ -108,12 +159,14 @@ impl<'a> KeyBook<'a> {
             if stored.record.kind.is_remote() || deleted.iter().any(|gone| gone.name == *name) {
                 continue;
             }
-            let versions = self.vault(name);
-            let latest = versions.iter().flat_map(|versions| versions.iter());
-            for version in latest.filter(|version| version.is_latest) {
-                let times = times_of(name, version);
+            let Some(vault) = self.vault(name) else {
+                continue;
+            };
+            let is_newest = |version: &&SeenKey| version.is_latest && !version.is_deleted;
+            for version in vault.versions.iter().filter(is_newest) {
+                let times = times_of(name, &vault, version);
                 let entry = self.keys.entry(times.url.to_ascii_lowercase());
-                entry.or_insert((times, BTreeSet::new()));
+                entry.or_insert_with(|| Needed::new(times));
             }
         }
         Ok(())
@@ -127,14 +180,12 @@ impl<'a> KeyBook<'a> {
             return Some(ActiveKey {
                 url: set.key_url.clone(),
                 since: set.last_rotation,
+                is_gone: false,
             });
         }
         url.key.version = None;
         let times = self.times(&url.to_string(), Some(&set.name))?;
-        Some(ActiveKey {
-            since: Some(times.created),
-            url: times.url,
-        })
+        Some(times.into())
     }
 
     /// The same of the set of that name, if there is one.
@@ -155,25 +206,78 @@ impl<'a> KeyBook<'a> {
         let mut url: KeyUrl = url.parse().ok()?;
         url.key.version = None;
         let times = self.times(&url.to_string(), None)?;
-        Some(ActiveKey {
-            since: Some(times.created),
-            url: times.url,
-        })
+        Some(times.into())
     }
 
     /// Has the facts have the keys, and what is not known of them.
-    pub(super) fn finish(self, facts: &mut Facts) {
-        let keys = self.keys.into_values().map(|(times, needed_by)| KeyFacts {
-            url: times.url,
-            enabled: times.enabled,
-            expires: times.expires,
-            created: Some(times.created),
-            needed_by: needed_by.into_iter().collect(),
-        });
-        facts.keys.extend(keys);
+    pub(super) fn finish(mut self, facts: &mut Facts) -> Result<(), AlarmsError> {
+        for needed in std::mem::take(&mut self.keys).into_values() {
+            let refusals = self.refusals(&needed, facts.now)?;
+            facts.keys.push(KeyFacts {
+                url: needed.times.url,
+                refusals,
+                expires: needed.times.expires,
+                created: needed.times.created,
+                needed_by: needed.by.into_iter().collect(),
+                unserved: needed.unserved.into_iter().collect(),
+                sets: needed.identities.into_iter().flatten().collect(),
+            });
+        }
         let unknown = self.unknown.into_iter();
         let unknown = unknown.map(|(subject, why)| Unknown { subject, why });
         facts.unknown.extend(unknown);
+        Ok(())
+    }
+
+    /// Why a key version may not be used by all who need it.
+    fn refusals(
+        &mut self,
+        needed: &Needed,
+        now: OffsetDateTime,
+    ) -> Result<Vec<KeyRefusal>, AlarmsError> {
+        let mut refusals: Vec<_> = needed.times.refusal.clone().into_iter().collect();
+        if let Some(from) = needed.times.not_before.filter(|from| *from > now) {
+            refusals.push(KeyRefusal::NotYet { from });
+        }
+        // Who may use keys of a vault elsewhere is known there.
+        let url = needed.times.url.parse::<KeyUrl>().ok();
+        let name = url.as_ref().and_then(KeyUrl::vault_name);
+        let Some(vault) = name.and_then(|name| self.vault(name)) else {
+            return Ok(refusals);
+        };
+        for set in &needed.identities {
+            refusals.extend(self.refusal_of(set.as_deref(), &vault)?);
+        }
+        Ok(refusals)
+    }
+
+    /// Why an identity may not unwrap with the keys of a vault: that of a set, or of the platform.
+    fn refusal_of(
+        &mut self,
+        set: Option<&str>,
+        vault: &Vault,
+    ) -> Result<Option<KeyRefusal>, AlarmsError> {
+        let identity = match set {
+            None => self.installation.platform().object_id,
+            Some(name) => {
+                let sets = self.sets()?;
+                let found = sets.iter().find(|found| found.name == name);
+                let known = found.filter(|found| found.identity != DesIdentity::None);
+                match known {
+                    Some(set) => set.principal_id,
+                    None => return Ok(Some(KeyRefusal::NoIdentity { set: name.into() })),
+                }
+            }
+        };
+        let granted = vault.policies.get(&identity).cloned().unwrap_or_default();
+        if granted.contains(KeyPermission::UnwrapKey) {
+            return Ok(None);
+        }
+        Ok(Some(KeyRefusal::NotGranted {
+            set: set.map(str::to_owned),
+            identity,
+            wanted: granted.union(&Permissions::for_disks()).names(),
+        }))
     }
 
     /// How long a key version, or the latest, may be used.
@@ -189,38 +293,38 @@ impl<'a> KeyBook<'a> {
                 Err(why) => self.not_known(SubjectKind::Key, text, why),
             };
         };
-        let versions = self.vault(name)?;
+        let vault = self.vault(name)?;
         let is_it = |version: &&SeenKey| {
             let wanted = url.key.version.as_ref();
             version.name.eq_ignore_ascii_case(&url.key.name)
                 && wanted.is_none_or(|wanted| *wanted == version.version)
         };
-        let found = versions.iter().rfind(is_it);
-        match found.map(|version| times_of(name, version)) {
-            Some(times) => Some(times),
-            None => {
-                let why = "its vault has no such version: it is deleted, or was never made";
-                self.not_known(SubjectKind::Key, text, why)
-            }
-        }
+        // A key of the name of one that is deleted cannot be made.
+        Some(match vault.versions.iter().rfind(is_it) {
+            Some(version) => times_of(name, &vault, version),
+            None => Times::refused(text, KeyRefusal::Missing),
+        })
     }
 
-    /// The versions in a vault that is kept here.
-    fn vault(&mut self, name: &str) -> Option<Rc<[SeenKey]>> {
+    /// A vault that is kept here.
+    fn vault(&mut self, name: &str) -> Option<Rc<Vault>> {
         if let Some(known) = self.vaults.get(name) {
             return known.clone();
         }
         let path = database(self.installation, name);
-        let read = VaultDatabase::open(&path).and_then(|database| database.seen_keys());
-        let versions = match read {
-            Ok(mut versions) => {
-                versions.retain(|version| !version.is_deleted);
-                Some(Rc::from(versions))
-            }
+        let read = VaultDatabase::open(&path).and_then(|database| {
+            Ok(Vault {
+                is_deleted: database.deletion()?.is_some(),
+                versions: database.seen_keys()?,
+                policies: database.policies()?.into_iter().collect(),
+            })
+        });
+        let vault = match read {
+            Ok(vault) => Some(Rc::new(vault)),
             Err(error) => self.not_known(SubjectKind::Vault, name, error),
         };
-        self.vaults.insert(name.to_owned(), versions.clone());
-        versions
+        self.vaults.insert(name.to_owned(), vault.clone());
+        vault
     }
 
     fn not_known<T>(&mut self, kind: SubjectKind, name: &str, why: impl ToString) -> Option<T> {
@@ -235,15 +339,20 @@ impl<'a> KeyBook<'a> {
     }
 }
 
-fn times_of(vault: &str, version: &SeenKey) -> Times {
-    let SeenKey {
-        name, version: id, ..
-    } = version;
+fn times_of(name: &str, vault: &Vault, version: &SeenKey) -> Times {
+    let (key, id) = (&version.name, &version.version);
+    let refusal = match () {
+        () if vault.is_deleted => Some(KeyRefusal::VaultDeleted),
+        () if version.is_deleted => Some(KeyRefusal::Deleted),
+        () if !version.enabled => Some(KeyRefusal::Disabled),
+        () => None,
+    };
     Times {
-        url: format!("{}/keys/{name}/{id}", vault_url(vault)),
-        enabled: version.enabled,
+        url: format!("{}/keys/{key}/{id}", vault_url(name)),
         expires: version.expires,
-        created: version.created,
+        created: Some(version.created),
+        not_before: version.not_before,
+        refusal,
     }
 }
 

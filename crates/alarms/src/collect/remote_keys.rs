@@ -5,8 +5,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::times::Times;
+use crate::facts::KeyRefusal;
 use installation::{Installation, InstallationError};
-use vault::KeyUrl;
+use vault::{KeyUrl, VaultErrorCode};
 
 /// How long an answer is good.
 const GOOD: Duration = Duration::from_secs(3600);
@@ -40,8 +41,12 @@ impl RemoteKeys {
         let vault = (url.vault_url.clone(), set.to_owned());
         {
             let known = self.known();
-            if let Some((_, times)) = known.keys.get(&key).filter(|(at, _)| at.elapsed() < GOOD) {
-                return Ok(times.clone());
+            if let Some((at, times)) = known.keys.get(&key) {
+                // What is refused may be granted again at any time.
+                let good = if times.is_usable() { GOOD } else { PAUSE };
+                if at.elapsed() < good {
+                    return Ok(times.clone());
+                }
             }
             if let Some((_, why)) = known
                 .failed
@@ -76,11 +81,30 @@ impl RemoteKeys {
 
 fn ask(installation: &Installation, set: &str, url: &KeyUrl) -> Result<Times, InstallationError> {
     let access = installation.unwrapping_key(Some(set), &url.vault_url, url.key.clone())?;
-    let bundle = access.vault.key(&access.caller, &url.key)?;
+    let bundle = match access.vault.key(&access.caller, &url.key) {
+        Err(error) if is_about_the_key(error.code) => {
+            let why = error.to_string();
+            return Ok(Times::refused(url.to_string(), KeyRefusal::Said { why }));
+        }
+        answer => answer?,
+    };
+    let attributes = bundle.attributes;
     Ok(Times {
         url: bundle.key.kid,
-        enabled: bundle.attributes.enabled,
-        expires: bundle.attributes.expires,
-        created: bundle.attributes.created,
+        expires: attributes.expires,
+        created: Some(attributes.created),
+        not_before: attributes.not_before,
+        refusal: (!attributes.enabled).then_some(KeyRefusal::Disabled),
     })
+}
+
+/// Whether a refusal says that nobody may use the key. One to look at it is none to unwrap with it.
+fn is_about_the_key(code: VaultErrorCode) -> bool {
+    use VaultErrorCode::{
+        KeyDeleted, KeyDisabled, KeyExpired, KeyNotFound, KeyNotYetValid, VaultDeleted,
+    };
+    matches!(
+        code,
+        KeyDeleted | KeyDisabled | KeyExpired | KeyNotFound | KeyNotYetValid | VaultDeleted
+    )
 }

@@ -13,7 +13,7 @@ use installation::envelope::ResourceKind;
 pub(super) fn resources(
     views: &[DiskView],
     book: &mut KeyBook<'_>,
-    attaches: Attaches<'_>,
+    attaches: &dyn Attaches,
 ) -> Result<Vec<ResourceFacts>, AlarmsError> {
     let mut facts = Vec::new();
     for view in views {
@@ -22,9 +22,9 @@ pub(super) fn resources(
             continue;
         }
         let kind = subject_kind(view.kind);
-        let old_keys = old_keys(kind, &view.name, keys_of(view), book)?;
         let is_attached = ["Attached", "SyncFailed"].contains(&view.disk_state);
-        let attached = is_attached.then(|| attaches(view.unique_id)).flatten();
+        let attached = is_attached.then(|| attaches.ask(view.unique_id)).flatten();
+        let old_keys = old_keys((kind, &view.name), attached.is_some(), keys_of(view), book)?;
         if attached.is_none() && is_served_here(view) {
             let why = "its attach does not answer, or has another --runtime-dir";
             book.note_unknown(kind, &view.name, why);
@@ -44,7 +44,7 @@ pub(super) fn resources(
 pub(super) fn attached_disk(
     disk: &OneDisk<'_>,
     book: &mut KeyBook<'_>,
-    attaches: Attaches<'_>,
+    attaches: &dyn Attaches,
 ) -> Result<ResourceFacts, AlarmsError> {
     let (kind, name) = (SubjectKind::Disk, disk.name);
     let keys = disk.keys.iter();
@@ -53,26 +53,26 @@ pub(super) fn attached_disk(
         kind,
         name: name.into(),
         state: ResourceState::Fine,
-        old_keys: old_keys(kind, name, keys, book)?,
-        attached: attaches(disk.id),
+        old_keys: old_keys((kind, name), true, keys, book)?,
+        attached: attaches.ask(disk.id),
     })
 }
 
 /// Notes the keys that something needs. Those that a rotation should have replaced.
 fn old_keys<'a>(
-    kind: SubjectKind,
-    name: &str,
+    (kind, name): (SubjectKind, &str),
+    is_served: bool,
     keys: impl IntoIterator<Item = (Option<&'a str>, &'a str)>,
     book: &mut KeyBook<'_>,
 ) -> Result<Vec<OldKey>, AlarmsError> {
     let mut old_keys = Vec::new();
     for (set, url) in keys {
-        book.need(url, set, format!("the {kind} {name}"));
+        book.need_for(url, set, &format!("the {kind} {name}"), is_served);
         let now = match set {
             Some(set) => book.active_of_named(set)?,
             None => book.latest_of(url),
         };
-        if let Some(now) = now.filter(|now| !now.is(url)) {
+        if let Some(now) = now.filter(|now| !now.is_gone && !now.is(url)) {
             old_keys.push(OldKey {
                 set: set.map(str::to_owned),
                 url: url.to_owned(),
@@ -94,7 +94,7 @@ fn subject_kind(kind: ResourceKind) -> SubjectKind {
 
 /// Whether an attach of this host has it. What another host serves, that one tells of; and a command that works on a
 /// disk has no session.
-fn is_served_here(view: &DiskView) -> bool {
+pub(super) fn is_served_here(view: &DiskView) -> bool {
     let is_here = |view: &SessionView| view.state == "Attached" && view.session.host == host_name();
     view.session.as_ref().is_some_and(is_here)
 }

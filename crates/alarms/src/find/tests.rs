@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::facts::Unknown;
+use crate::facts::{KeyFacts, KeyRefusal, Unknown};
 use proptest::prelude::*;
 
 const DAY: i64 = 24 * 3600;
@@ -23,10 +23,12 @@ fn settings() -> Settings {
 fn key(expires: Option<OffsetDateTime>) -> KeyFacts {
     KeyFacts {
         url: "https://v.vault.localhost/keys/k/1".into(),
-        enabled: true,
+        refusals: Vec::new(),
         expires,
         created: None,
         needed_by: Vec::new(),
+        unserved: Vec::new(),
+        sets: Vec::new(),
     }
 }
 
@@ -116,9 +118,9 @@ fn a_key_that_ends_now_has_ended() {
 }
 
 #[test]
-fn a_key_without_an_end_and_one_that_is_disabled_are_no_alarm() {
+fn a_key_without_an_end_and_one_that_is_disabled_and_nothing_needs_are_no_alarm() {
     let disabled = KeyFacts {
-        enabled: false,
+        refusals: vec![KeyRefusal::Disabled],
         ..key(Some(now()))
     };
     for key in [key(None), disabled] {
@@ -128,6 +130,91 @@ fn a_key_without_an_end_and_one_that_is_disabled_are_no_alarm() {
         };
         assert_eq!(of(facts), []);
     }
+}
+
+#[test]
+fn a_key_that_is_refused_is_one_alarm_by_what_needs_it() {
+    let granted = KeyRefusal::NotGranted {
+        set: Some("s".into()),
+        identity: uuid::Uuid::nil(),
+        wanted: vec!["get", "unwrapKey"],
+    };
+    let disks = |count: usize| (0..count).map(|n| format!("the disk d{n}")).collect();
+    let refused = |needed_by: usize, refusals: &[KeyRefusal]| {
+        let key = KeyFacts {
+            refusals: refusals.to_vec(),
+            needed_by: disks(needed_by),
+            unserved: disks(needed_by),
+            sets: vec!["s".into()],
+            ..key(Some(now()))
+        };
+        let facts = Facts {
+            keys: vec![key],
+            ..Facts::none(now())
+        };
+        find(&facts, &settings())
+    };
+    let [alarm] = &refused(0, &[KeyRefusal::Disabled])[..] else {
+        panic!("one alarm");
+    };
+    assert_eq!(
+        (alarm.code, alarm.severity),
+        (AlarmCode::KeyUnusable, Severity::Warning)
+    );
+    let [alarm] = &refused(1000, &[KeyRefusal::Disabled, granted.clone()])[..] else {
+        panic!("one alarm");
+    };
+    assert_eq!(
+        (alarm.code, alarm.severity),
+        (AlarmCode::KeyUnusable, Severity::Critical)
+    );
+    for part in [
+        "keys/k/1 is disabled",
+        "is not granted",
+        "the disk d0, ",
+        "and 997 more",
+        "the disk encryption set s",
+    ] {
+        assert!(alarm.message.contains(part), "{part}: {}", alarm.message);
+    }
+    assert!(
+        alarm.remedy.contains("set-attributes k --vault-name v"),
+        "{}",
+        alarm.remedy
+    );
+    // Those that are served are told of by what serves them.
+    let served = KeyFacts {
+        refusals: vec![KeyRefusal::Disabled],
+        needed_by: disks(1),
+        sets: vec!["s".into()],
+        ..key(None)
+    };
+    let facts = Facts {
+        keys: vec![served],
+        ..Facts::none(now())
+    };
+    assert_eq!(of(facts), []);
+    // Who may not use it does not matter to those who may, until it ends.
+    let codes: Vec<_> = refused(1, &[granted])
+        .iter()
+        .map(|alarm| alarm.code)
+        .collect();
+    assert_eq!(codes, [AlarmCode::KeyUnusable, AlarmCode::KeyExpired]);
+}
+
+#[test]
+fn a_key_is_not_near_its_end_before_it_was_made() {
+    let made = now() - Duration::hours(1);
+    let facts = |created| Facts {
+        keys: vec![KeyFacts {
+            created,
+            ..key(Some(now() + Duration::days(2)))
+        }],
+        ..Facts::none(now())
+    };
+    let since = |created| find(&facts(created), &settings())[0].since;
+    assert_eq!(since(Some(made)), Some(made));
+    assert_eq!(since(None), Some(now() - Duration::days(28)));
 }
 
 #[test]

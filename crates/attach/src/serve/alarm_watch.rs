@@ -14,7 +14,10 @@ use uuid::Uuid;
 use crate::serve::attached_disk::AttachedDisk;
 use crate::serve::event_hub::EventHub;
 use crate::status::{Event, EventKind};
-use alarms::{Alarm, AlarmCode, AlarmsError, Change, OneDisk, Scope, Settings, Watcher};
+use alarms::{
+    Alarm, AlarmCode, AlarmsError, AttachedFacts, Attaches, Change, OneDisk, Scope, Settings,
+    SubjectKind, Watcher,
+};
 use disks::{Disk, DiskError};
 use installation::Installation;
 
@@ -46,10 +49,14 @@ impl AlarmWatch {
             if !self.attached_disk.is_held() {
                 continue;
             }
-            match self.look(&mut watcher, &settings) {
-                Ok(changes) => changes.iter().for_each(|change| self.tell(change)),
-                Err(error) => note(&mut known, &error),
+            let changes = self.look(&mut watcher, &settings).unwrap_or_else(|error| {
+                note(&mut known, &error);
+                watcher.blind(&error)
+            });
+            if !watcher.is_blind() {
+                known = None;
             }
+            changes.iter().for_each(|change| self.tell(change));
         }
     }
 
@@ -62,7 +69,6 @@ impl AlarmWatch {
     }
 
     fn look(&self, watcher: &mut Watcher, settings: &Settings) -> Result<Vec<Change>, AlarmsError> {
-        let attaches = |_: Uuid| Some(self.event_hub.status().facts());
         // Whoever rotates a key writes the header without asking this process.
         let header = self.disk.header_file()?;
         let header = header.read().map_err(DiskError::from)?;
@@ -77,12 +83,13 @@ impl AlarmWatch {
             id: self.disk.id(),
             keys: &keys,
         });
-        watcher.look(&self.installation, settings, scope, &attaches)
+        watcher.look(&self.installation, settings, scope, self)
     }
 
     fn tell(&self, change: &Change) {
-        let code = change.alarm().code;
-        if code.has_own_event() || code == AlarmCode::NotKnown {
+        let alarm = change.alarm();
+        let is_blind = alarm.subject.kind == SubjectKind::Installation;
+        if alarm.code.has_own_event() || (alarm.code == AlarmCode::NotKnown && !is_blind) {
             return;
         }
         let event = match change {
@@ -105,6 +112,16 @@ impl AlarmWatch {
             Change::Cleared(_) => log::info!("{event}"),
         }
         self.event_hub.publish(&event);
+    }
+}
+
+impl Attaches for AlarmWatch {
+    fn ask(&self, _: Uuid) -> Option<AttachedFacts> {
+        Some(self.event_hub.status().facts())
+    }
+
+    fn here(&self) -> io::Result<Vec<Uuid>> {
+        Ok(vec![self.disk.id()])
     }
 }
 
@@ -140,7 +157,7 @@ fn told(history: &[Arc<str>]) -> Vec<Alarm> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use alarms::{Severity, Subject, SubjectKind};
+    use alarms::{Severity, Subject};
 
     fn line(kind: EventKind, code: Option<AlarmCode>) -> Arc<str> {
         let event = Event {

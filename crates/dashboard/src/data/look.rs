@@ -1,11 +1,13 @@
 //! Looking at an installation, again and again.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use super::audit_logs::verify_again_and_again;
 use super::installed::open;
@@ -13,7 +15,7 @@ use super::shared::Shared;
 use super::timeline::LOOK_BACK;
 use super::views;
 use crate::error::DashboardError;
-use alarms::{Alarm, AttachedFacts, Collector, Facts, Scope, Settings, find};
+use alarms::{Alarm, AttachedFacts, Attaches, Collector, Facts, Scope, Settings, find};
 use disks::des::Dependencies;
 use installation::Installation;
 use live::DiskRow;
@@ -103,8 +105,9 @@ impl Looker {
         let Some(installation) = open(&self.state_dir).map_err(|e| say(&e))? else {
             return Ok(false);
         };
-        let seen = Dependencies::look(&installation).map_err(|e| say(&e))?;
+        // Before the catalog: what is attached later may be younger than it was.
         let rows = self.shared.content().rows.clone();
+        let seen = Dependencies::look(&installation).map_err(|e| say(&e))?;
         let (facts, alarms) = self
             .alarms(&installation, &seen, &rows)
             .map_err(|e| say(&e))?;
@@ -135,12 +138,11 @@ impl Looker {
             log::debug!("{error}");
             Settings::default()
         });
-        let told: HashMap<_, _> = rows.iter().map(|row| (row.id, row)).collect();
-        let attaches = |id| told.get(&id).and_then(|row| facts_of(row));
+        let told = Told(rows.iter().map(|row| (row.id, row)).collect());
         let scope = Scope::Seen(&seen.resources);
         let (facts, _) = self
             .collector
-            .collect(installation, &settings, scope, &attaches)?;
+            .collect(installation, &settings, scope, &told)?;
         let mut found = find(&facts, &settings);
         // Before they were asked, nothing is known of them, which is no alarm.
         if rows.is_empty() {
@@ -162,6 +164,19 @@ impl Looker {
             new.insert(log.name, entries);
         }
         new
+    }
+}
+
+/// What attached disks have said last.
+struct Told<'a>(HashMap<Uuid, &'a DiskRow>);
+
+impl Attaches for Told<'_> {
+    fn ask(&self, disk: Uuid) -> Option<AttachedFacts> {
+        self.0.get(&disk).and_then(|row| facts_of(row))
+    }
+
+    fn here(&self) -> io::Result<Vec<Uuid>> {
+        Ok(self.0.keys().copied().collect())
     }
 }
 
