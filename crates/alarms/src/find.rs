@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use time::{Duration, OffsetDateTime};
 
+use self::words::{moment, near_end, span};
 use crate::alarm::{Alarm, AlarmCode, Severity, Subject, SubjectKind};
 use crate::facts::{
     AttachedFacts, BackupFacts, CertificateFacts, Facts, FileSystemFacts, KeyStanding, OldKey,
@@ -13,8 +14,6 @@ use crate::settings::{Settings, seconds};
 
 /// How far a moment that was noted may be in the future before the clock is doubted: other hosts' clocks differ.
 const SKEW: Duration = Duration::minutes(5);
-/// Names in a message at most.
-const NAMED: usize = 3;
 
 /// What is wrong by the facts, the gravest first. The same facts have the same alarms, and no two alarms have the
 /// same code and subject.
@@ -82,43 +81,6 @@ pub fn find(facts: &Facts, settings: &Settings) -> Vec<Alarm> {
     let mut seen = std::collections::BTreeSet::new();
     alarms.retain(|alarm| seen.insert((alarm.code, alarm.subject.clone())));
     alarms
-}
-
-/// How far something is from its end.
-struct NearEnd {
-    severity: Severity,
-    since: OffsetDateTime,
-    /// As the end of a sentence: `ends at …, in 3 days`.
-    when: String,
-    ended: bool,
-}
-
-/// Whether something that ends at `end` is near that. At `end` itself it has ended.
-fn near_end(
-    end: OffsetDateTime,
-    now: OffsetDateTime,
-    (warning, critical): (u64, u64),
-) -> Option<NearEnd> {
-    if now >= end {
-        return Some(NearEnd {
-            severity: Severity::Critical,
-            since: end,
-            when: format!("ended at {}, {} ago", moment(end), span(now - end)),
-            ended: true,
-        });
-    }
-    let left = end - now;
-    let severity = match (left <= seconds(critical), left <= seconds(warning)) {
-        (true, _) => Severity::Critical,
-        (false, true) => Severity::Warning,
-        (false, false) => return None,
-    };
-    Some(NearEnd {
-        severity,
-        since: end.saturating_sub(seconds(warning)),
-        when: format!("ends at {}, in {}", moment(end), span(left)),
-        ended: false,
-    })
 }
 
 fn certificate_alarm(
@@ -441,39 +403,7 @@ fn clock_alarm(facts: &Facts) -> Option<Alarm> {
     })
 }
 
-/// A moment in whole seconds.
-fn moment(time: OffsetDateTime) -> String {
-    use time::format_description::well_known::Rfc3339;
-    let whole = time.truncate_to_second();
-    // Only a year beyond 9999 has no such form.
-    whole.format(&Rfc3339).unwrap_or_else(|_| whole.to_string())
-}
-
-/// A time as people say it.
-fn span(time: Duration) -> String {
-    let seconds = time.whole_seconds().max(0);
-    match seconds {
-        0..120 => format!("{seconds} s"),
-        120..7200 => format!("{} min", seconds / 60),
-        7200..172_800 => format!("{} h", seconds / 3600),
-        _ => format!("{} days", seconds / 86_400),
-    }
-}
-
-/// Some names, and how many more there are.
-fn listed(names: &[String]) -> String {
-    let first = names
-        .iter()
-        .take(NAMED)
-        .cloned()
-        .collect::<Vec<_>>()
-        .join(", ");
-    match names.len().saturating_sub(NAMED) {
-        0 => first,
-        more => format!("{first} and {more} more"),
-    }
-}
-
 mod key;
 #[cfg(test)]
 mod tests;
+mod words;

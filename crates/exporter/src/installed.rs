@@ -20,6 +20,7 @@ use installation::{Installation, InstallationError};
 use vault::audit::{AuditLog, Space, last_record};
 use vault::{Permissions, SeenKey, SeenRecords, VaultDatabase, VaultError};
 
+use self::grants::Policies;
 use crate::catalogue as metric;
 use crate::disks::flag;
 use crate::samples::{Samples, timestamp};
@@ -57,9 +58,6 @@ impl Seen {
         }
     }
 }
-
-/// Who may do what, by the names of the vaults that could be read.
-type Policies = BTreeMap<String, BTreeMap<Uuid, Permissions>>;
 
 /// What was seen last, for scrapes.
 pub(crate) type LastSeen = Arc<Mutex<Arc<Seen>>>;

@@ -12,6 +12,9 @@ use alarms::{AttachedFacts, Settings};
 use attach::KeyStatus;
 use installation::{Installation, runtime_dir};
 
+/// The exit status when what is to be said is not known, as monitoring plugins have it.
+pub(super) const UNKNOWN: u8 = 3;
+
 /// What the attaches of this host say, each asked once.
 pub(super) struct Attaches {
     runtime_dir: PathBuf,

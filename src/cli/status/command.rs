@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::asking::Attaches;
+use super::asking::{Attaches, UNKNOWN};
 use super::view::{StatusView, counted, screen};
 use super::watch::watch;
 use crate::cli::attach::duration;
@@ -12,9 +12,6 @@ use crate::cli::error::INVALID_ARGUMENT;
 use crate::cli::{CliError, Context};
 use alarms::notify::Target;
 use alarms::{Alarm, Collector, Scope, Settings, Severity, find};
-
-/// The exit status when what is to be said is not known, as monitoring plugins have it.
-pub(super) const UNKNOWN: u8 = 3;
 
 /// Arguments of `status`.
 #[derive(Args)]

@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
-use super::asking::{Attaches, settings_of};
-use super::command::UNKNOWN;
+use super::asking::{Attaches, UNKNOWN, settings_of};
 use crate::cli::output::time_cell;
 use crate::cli::progress::cancel_on_signals;
 use crate::cli::{CliError, Context};

@@ -267,10 +267,11 @@ fn an_exporter_that_sees_nothing_and_one_that_is_gone() {
     }
     let disk = Disk::new(MIB_8);
     let mut watched = Watched::new(&disk);
-    let (runtime, aside) = (disk.runtime(), disk.path("aside"));
-    fs::rename(&runtime, &aside).unwrap();
+    let runtime = disk.runtime();
+    let aside = runtime.with_extension("aside");
+    fs::rename(runtime, &aside).unwrap();
     watched.fires("SealdiskRuntimeDirectoryNotSeen");
-    fs::rename(&aside, &runtime).unwrap();
+    fs::rename(&aside, runtime).unwrap();
     let catalog = disk.state().join("catalog.db");
     fs::write(&catalog, [b'x'; 8192]).unwrap();
     for beside in ["catalog.db-wal", "catalog.db-shm"] {

@@ -110,15 +110,16 @@ fn health_and_readiness_are_told() {
     }
     assert_eq!(exporter.get("/elsewhere").0, 404);
     // Without it no attached disk is seen.
-    let (runtime, aside) = (disk.runtime(), disk.path("aside"));
-    std::fs::rename(&runtime, &aside).unwrap();
+    let runtime = disk.runtime();
+    let aside = runtime.with_extension("aside");
+    std::fs::rename(runtime, &aside).unwrap();
     let (status, why) = exporter.get("/readyz");
     assert!(
         status == 503 && why.contains(runtime.to_str().unwrap()),
         "{status} {why}"
     );
     exporter.await_value("sealdisk_exporter_runtime_directory_up", 0.0);
-    std::fs::rename(&aside, &runtime).unwrap();
+    std::fs::rename(&aside, runtime).unwrap();
     exporter.await_value("sealdisk_exporter_runtime_directory_up", 1.0);
     assert_eq!(exporter.get("/readyz").0, 200);
     exporter.0.terminate();

@@ -2,7 +2,7 @@
 
 use time::OffsetDateTime;
 
-use super::{listed, moment, near_end};
+use super::words::{listed, moment, near_end};
 use crate::alarm::{Alarm, AlarmCode, Severity, Subject, SubjectKind};
 use crate::facts::{KeyFacts, KeyRefusal};
 use crate::settings::Settings;

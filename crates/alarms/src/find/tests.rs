@@ -141,7 +141,9 @@ fn a_key_that_is_refused_is_one_alarm_by_what_needs_it() {
     };
     let disks = |count: usize| (0..count).map(|n| format!("the disk d{n}")).collect();
     let refused = |needed_by: usize, refusals: &[KeyRefusal]| {
+        let version = "0".repeat(32);
         let key = KeyFacts {
+            url: format!("https://myvault.vault.localhost/keys/k/{version}"),
             refusals: refusals.to_vec(),
             needed_by: disks(needed_by),
             unserved: disks(needed_by),
@@ -169,7 +171,7 @@ fn a_key_that_is_refused_is_one_alarm_by_what_needs_it() {
         (AlarmCode::KeyUnusable, Severity::Critical)
     );
     for part in [
-        "keys/k/1 is disabled",
+        "0000 is disabled",
         "is not granted",
         "the disk d0, ",
         "and 997 more",
@@ -178,7 +180,9 @@ fn a_key_that_is_refused_is_one_alarm_by_what_needs_it() {
         assert!(alarm.message.contains(part), "{part}: {}", alarm.message);
     }
     assert!(
-        alarm.remedy.contains("set-attributes k --vault-name v"),
+        alarm
+            .remedy
+            .contains("set-attributes k --vault-name myvault"),
         "{}",
         alarm.remedy
     );

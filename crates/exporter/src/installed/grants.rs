@@ -4,13 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
-use super::Policies;
 use crate::catalogue as metric;
 use crate::disks::flag;
 use crate::samples::Samples;
 use disks::des::SeenKeys;
 use installation::catalog::{DesIdentity, DiskEncryptionSetRecord, DiskRecord};
-use vault::{KeyPermission, KeyUrl};
+use vault::{KeyPermission, KeyUrl, Permissions};
+
+/// Who may do what, by the names of the vaults that could be read.
+pub(super) type Policies = BTreeMap<String, BTreeMap<Uuid, Permissions>>;
 
 /// Key versions, and in whose name something needs each: a set's, or with no name the platform's.
 pub(super) struct Needs<'a> {
@@ -75,7 +77,8 @@ mod tests {
 
     #[test]
     fn who_may_not_use_a_key_and_what_is_gone_are_told() {
-        let url = |name: &str| format!("https://v.vault.localhost/keys/{name}/1");
+        let version = "0".repeat(32);
+        let url = |name: &str| format!("https://myvault.vault.localhost/keys/{name}/{version}");
         let disk = |name: &str, set: &str| DiskRecord {
             id: Uuid::nil(),
             kind: ResourceKind::Disk,
@@ -104,10 +107,10 @@ mod tests {
         );
         let mut keys = SeenKeys::default();
         keys.put(
-            "https://v.vault.localhost",
+            "https://myvault.vault.localhost",
             vault::SeenKey {
                 name: "k".into(),
-                version: "1".into(),
+                version: version.clone(),
                 enabled: true,
                 not_before: None,
                 expires: None,
@@ -118,7 +121,7 @@ mod tests {
         );
         let granted = vault::Permissions::for_disks();
         let of_vault = BTreeMap::from([(Uuid::from_u128(1), granted)]);
-        let policies = Policies::from([("v".to_owned(), of_vault)]);
+        let policies = Policies::from([("myvault".to_owned(), of_vault)]);
         let mut samples = Samples::default();
         Needs::of(&disks, &sets, Uuid::nil()).add(&keys, &policies, &mut samples);
         let value = |metric, labels: &[&str]| samples.value(metric, labels);
