@@ -8,9 +8,10 @@ use test_support::frontend::eventfd::EventFd;
 use test_support::frontend::message::{request, vring_state, words};
 use test_support::frontend::queue::{Queue, Seg};
 use test_support::rng::Rng;
-use test_support::{AttachOptions, Disk, PATIENCE};
+use test_support::{AttachOptions, Disk, PATIENCE, kill};
 
 use super::MIB;
+use crate::supervise::is_qsd;
 use std::os::fd::AsFd;
 
 /// Long enough for a call that must not come to have come.
@@ -308,6 +309,45 @@ fn a_queue_without_call_fd_is_served_to_one_that_polls() {
     queue.request(kind::IN, 0, &[Seg::into(at, 512)]);
     assert_eq!(poll_until_used(queue), 513);
     frontend.queues[1].assert_serves(0, 2);
+}
+
+/// QEMU asks for a region for the device's `queue-size`, 128, also where the driver makes rings of 1024 entries, as over
+/// MMIO: they are served, and each of their chains is kept for the next data plane.
+#[test]
+fn a_ring_may_have_more_entries_than_a_region_was_asked_for() {
+    if is_qsd() {
+        return;
+    }
+    let disk = Disk::new(16 * MIB);
+    let daemon = disk.attach(&AttachOptions::default());
+    let mut frontend = daemon.connect_with(&Setup {
+        queue_size: 1024,
+        indirect: true,
+        ..Setup::default().with_inflight()
+    });
+    (0..2).for_each(|index| frontend.stop_queue(index).map(drop).unwrap());
+    let region = frontend.get_inflight(2, 128).unwrap();
+    assert_eq!(region.entries, 128, "as QEMU passes it back");
+    frontend.set_inflight(&region).unwrap();
+    frontend.queues.iter_mut().for_each(|queue| queue.reset(0));
+    (0..2).for_each(|index| frontend.start_queue(index).unwrap());
+    for life in 0..2 {
+        let queue = &mut frontend.queues[0];
+        queue.arena.reset();
+        let at = queue.arena.alloc(1024 * 512, 4096);
+        let all: Vec<_> = (0..1024)
+            .map(|i| queue.prepare(kind::IN, i, &[Seg::into(at + 512 * i, 512)]))
+            .collect();
+        all.iter().for_each(|pending| queue.push(pending.head));
+        queue.kick.signal();
+        if life == 0 {
+            kill(daemon.data_plane());
+        }
+        for pending in all {
+            assert_eq!(queue.complete(pending).status, Status::Ok);
+        }
+        frontend.queues[1].assert_serves(0, life);
+    }
 }
 
 /// Each virtio-mmio machine of QEMU has queues of 1024 entries, and nothing in vhost-user can tell it

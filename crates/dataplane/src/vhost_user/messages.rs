@@ -267,14 +267,16 @@ impl VhostUserBackendReqHandlerMut for BlockHandler {
     }
 
     fn get_inflight_fd(&mut self, of: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
-        // There is no reply that says no, so a wrong size ends the connection.
+        // There is no reply that says no, so a wrong size ends the connection. QEMU asks for as many entries as the
+        // device's queue-size has, 128, also where its machine has virtio over MMIO and the driver makes rings of
+        // 1024. So there is room for any ring; QEMU passes the length back as it was told.
         let made = self.has_shape(of).and_then(|()| {
-            let region = InflightRegion::create(of.num_queues, of.queue_size)?;
+            let region = InflightRegion::create(of.num_queues, MAX_QUEUE_SIZE)?;
             let file = region.file().map_err(|source| InflightError::Io {
                 what: "duplicate an in-flight region",
                 source,
             })?;
-            Ok((InflightRegion::len_of(of.num_queues, of.queue_size), file))
+            Ok((InflightRegion::len_of(of.num_queues, MAX_QUEUE_SIZE), file))
         });
         let (len, file) = made.map_err(|error| {
             log::warn!("the frontend gets no in-flight region: {error}");
@@ -302,7 +304,7 @@ impl VhostUserBackendReqHandlerMut for BlockHandler {
         let place = InflightPlace {
             offset: of.mmap_offset,
             queues: of.num_queues,
-            entries: of.queue_size,
+            entries: region.entries(),
         };
         let kept = region.file().map_err(Error::ReqHandlerError)?;
         self.keeper.put(Kept::Inflight(place), Some(kept.as_fd()));
@@ -373,12 +375,17 @@ impl BlockHandler {
         file: File,
     ) -> std::result::Result<InflightRegion, InflightError> {
         self.has_shape(of)?;
-        let needs = InflightRegion::len_of(of.num_queues, of.queue_size);
-        if of.mmap_size != needs {
-            let said = of.mmap_size;
-            return Err(InflightError::Length { said, needs });
-        }
-        InflightRegion::map(file, of.mmap_offset, of.num_queues, of.queue_size)
+        // As large as this program makes them, or as another back-end did for what the frontend asked.
+        let needs = |entries| InflightRegion::len_of(of.num_queues, entries);
+        let sizes = [of.queue_size, MAX_QUEUE_SIZE];
+        let fits = sizes
+            .into_iter()
+            .find(|entries| of.mmap_size == needs(*entries));
+        let entries = fits.ok_or(InflightError::Length {
+            said: of.mmap_size,
+            needs: needs(of.queue_size),
+        })?;
+        InflightRegion::map(file, of.mmap_offset, of.num_queues, entries)
     }
 
     /// Has the guest's memory kept, or the part of it at that address.

@@ -83,8 +83,14 @@ impl InflightRegion {
     }
 
     /// Where in the file the field `field` of a queue's part is.
+    ///
+    /// # Panics
+    /// When the region is too small for its shape.
     pub fn field(&self, queue: u32, field: u64) -> u64 {
-        self.offset + u64::from(queue) * part_len(self.entries) + field
+        // Each queue has an equal part, for at least as many entries as were asked for.
+        let part = self.size / u64::from(self.queues);
+        assert!(part >= part_len(self.entries), "a part of {part} bytes");
+        self.offset + u64::from(queue) * part + field
     }
 
     /// The same of the entry of `head`.
