@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::command;
 use super::not_taken::NotTaken;
-use super::queue::{Next, Queue, Told};
+use super::queue::{Delivery, Next, Queue};
 use super::target::Target;
 use super::webhook::Webhook;
 use crate::host::host_name;
@@ -56,7 +56,7 @@ impl Notifier {
     }
 
     /// The same, and what `told` is of is over for all of them when it is dropped.
-    pub(super) fn put(&self, event: &str, told: Option<Told>) {
+    pub(super) fn put(&self, event: &str, told: Option<Delivery>) {
         let told = told.map(Arc::new);
         for (queue, _) in &self.workers {
             queue.put(event, told.clone());

@@ -28,7 +28,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::flag;
 
 use super::notifier::{FAREWELL, Notifier};
-use super::queue::{ROOM, Told};
+use super::queue::{Delivery, ROOM};
 use super::target::Target;
 
 /// The subcommand that is this process.
@@ -131,7 +131,7 @@ pub(super) fn tell(
     let tell = |line: &str| {
         let number = mirror.add(line);
         let done = done.clone();
-        notifier.put(line, Some(Told { number, done }));
+        notifier.put(line, Some(Delivery { number, done }));
     };
     untold.iter().for_each(|line| tell(line));
     let read = read_lines(events, tell);

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 pub(super) const ROOM: usize = 64;
 
 /// That an event is being told. Once no target has anything of it to do any more, its number is sent.
-pub(super) struct Told {
+pub(super) struct Delivery {
     pub(super) number: u64,
     pub(super) done: Sender<u64>,
 }
 
-impl Drop for Told {
+impl Drop for Delivery {
     fn drop(&mut self) {
         // Nobody asks any more.
         let _ = self.done.send(self.number);
@@ -29,7 +29,7 @@ pub(super) struct Queue {
 
 #[derive(Default)]
 struct Content {
-    events: VecDeque<(String, Option<Arc<Told>>)>,
+    events: VecDeque<(String, Option<Arc<Delivery>>)>,
     /// Those that did not fit since one was taken.
     missed: u64,
     /// No more come, and those that are there have time until then.
@@ -43,7 +43,7 @@ pub(super) enum Next {
         /// How many were lost before it.
         missed: u64,
         /// Held until the target was told, or is not told any more.
-        told: Option<Arc<Told>>,
+        told: Option<Arc<Delivery>>,
     },
     /// Nothing any more.
     End,
@@ -57,7 +57,7 @@ impl Queue {
         }
     }
 
-    pub(super) fn put(&self, event: &str, told: Option<Arc<Told>>) {
+    pub(super) fn put(&self, event: &str, told: Option<Arc<Delivery>>) {
         let mut content = self.content();
         if content.events.len() == ROOM {
             content.events.pop_front();

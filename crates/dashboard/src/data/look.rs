@@ -138,7 +138,7 @@ impl Looker {
             log::debug!("{error}");
             Settings::default()
         });
-        let told = Told(rows.iter().map(|row| (row.id, row)).collect());
+        let told = LastAnswers(rows.iter().map(|row| (row.id, row)).collect());
         let scope = Scope::Seen(&seen.resources);
         let (facts, _) = self
             .collector
@@ -168,9 +168,9 @@ impl Looker {
 }
 
 /// What attached disks have said last.
-struct Told<'a>(HashMap<Uuid, &'a DiskRow>);
+struct LastAnswers<'a>(HashMap<Uuid, &'a DiskRow>);
 
-impl Attaches for Told<'_> {
+impl Attaches for LastAnswers<'_> {
     fn ask(&self, disk: Uuid) -> Option<AttachedFacts> {
         self.0.get(&disk).and_then(|row| facts_of(row))
     }
