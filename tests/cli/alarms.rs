@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use installation::envelope::SLOT_OFFSETS;
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::Value;
 use test_support::alarms::{alarms, status};
@@ -439,6 +440,37 @@ fn private(path: &std::path::Path, text: &str) {
     use std::os::unix::fs::PermissionsExt;
     fs::write(path, text).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+#[test]
+fn a_lost_copy_of_a_header_is_told_before_the_other_one_is_lost_too() {
+    let host = new_host();
+    host.encryption_set(SET, ALL);
+    host.ok("disk create d --size 1MiB --disk-encryption-set set1");
+    let header = host.disks().join("d/header");
+    let good = fs::read(&header).unwrap();
+    let [first, second] = SLOT_OFFSETS.map(|offset| offset as usize);
+    let slot = second - first;
+    // Both sides, torn, and overwritten by what is no header.
+    for (at, length, byte) in [
+        (first, slot, 0),
+        (second, slot, 0),
+        (first, slot, 0x5a),
+        (second + 64, 64, 0x5a),
+    ] {
+        let mut bytes = good.clone();
+        bytes[at..at + length].fill(byte);
+        fs::write(&header, bytes).unwrap();
+        let alarm = only(&host, "DiskDamaged");
+        assert_eq!(
+            (&alarm["subject"]["name"], &alarm["severity"]),
+            (&"d".into(), &"Warning".into()),
+            "{at}"
+        );
+        assert_eq!(host.json("disk show d")["lostHeaderCopy"], true);
+        host.ok("disk check d --repair");
+        assert_eq!(status(&host).0, Some(0));
+    }
 }
 
 #[test]

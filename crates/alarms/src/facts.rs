@@ -157,6 +157,8 @@ pub struct ResourceFacts {
     pub name: String,
     /// What its header and its runtime map say.
     pub state: ResourceState,
+    /// Whether one of the two copies of its header cannot be read.
+    pub lost_header_copy: bool,
     /// Key versions that still wrap a layer of it, and should not.
     pub old_keys: Vec<OldKey>,
     /// What its attach says, if it is attached here and answers.

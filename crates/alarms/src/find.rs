@@ -4,13 +4,14 @@ use std::fmt::Write as _;
 
 use time::{Duration, OffsetDateTime};
 
-use self::words::{moment, near_end, span};
+use self::words::{near_end, span};
 use crate::alarm::{Alarm, AlarmCode, Severity, Subject, SubjectKind};
 use crate::facts::{
     AttachedFacts, BackupFacts, CertificateFacts, Facts, FileSystemFacts, KeyStanding, OldKey,
     ResourceFacts, ResourceState, VaultFacts,
 };
 use crate::settings::{Settings, seconds};
+use vault::moment;
 
 /// How far a moment that was noted may be in the future before the clock is doubted: other hosts' clocks differ.
 const SKEW: Duration = Duration::minutes(5);
@@ -164,6 +165,15 @@ fn resource_alarms(
             "bring its files back from a copy (`sealdisk disk copy`, docs/disaster-recovery.md)".into(),
         )),
     }
+    if resource.lost_header_copy {
+        alarms.push(alarm(
+            AlarmCode::DiskDamaged,
+            Severity::Warning,
+            None,
+            "has lost one of the two copies of its header: without the other one nothing can be read".into(),
+            lost_copy_remedy(resource),
+        ));
+    }
     if let Some(old) = worst_old_key(&resource.old_keys, now, settings) {
         let set = match &old.set {
             Some(set) => format!("the disk encryption set {set}"),
@@ -184,6 +194,17 @@ fn resource_alarms(
     }
     if let Some(attached) = &resource.attached {
         attached_alarms(attached, now, settings, &alarm, alarms);
+    }
+}
+
+/// What makes the lost copy of a header again.
+fn lost_copy_remedy(resource: &ResourceFacts) -> String {
+    match resource.kind {
+        SubjectKind::Disk => format!(
+            "look at its storage, and detach and repair it (`sealdisk disk check {} --repair`)",
+            resource.name
+        ),
+        _ => "look at its storage, and copy it elsewhere while it can be read".into(),
     }
 }
 

@@ -456,12 +456,10 @@ impl fmt::Display for Event {
             }
             EventKind::Detached => write!(f, "the disk {disk} is detached"),
             EventKind::KeyUnreachable => write!(f, "the key of the disk {disk} cannot be checked")
-                .and_then(
-                    |()| match self.until.map(|time| time.truncate_to_second()) {
-                        Some(until) => write!(f, "; it is served until {until}"),
-                        None => Ok(()),
-                    },
-                ),
+                .and_then(|()| match self.until {
+                    Some(until) => write!(f, "; it is served until {}", vault::moment(until)),
+                    None => Ok(()),
+                }),
             EventKind::KeyReachable => write!(f, "the key of the disk {disk} is granted as before"),
             EventKind::KeyRevoked => write!(f, "the key of the disk {disk} is revoked"),
             EventKind::DekDestroyed => write!(

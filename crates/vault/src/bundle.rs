@@ -4,9 +4,9 @@ use std::fmt;
 
 use serde::Serialize;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use super::Tags;
+use super::clock::moment;
 
 /// The public part of a key version, as a JSON Web Key (RFC 7517, RFC 7518 §6.3.1).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -94,7 +94,7 @@ impl fmt::Display for AttributeChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut parts = Vec::new();
         parts.extend(self.enabled.map(|enabled| format!("enabled={enabled}")));
-        let limit = |time: Option<OffsetDateTime>| time.map_or_else(String::new, shown);
+        let limit = |time: Option<OffsetDateTime>| time.map_or_else(String::new, moment);
         parts.extend(
             self.not_before
                 .map(|time| format!("notBefore={}", limit(time))),
@@ -102,10 +102,4 @@ impl fmt::Display for AttributeChange {
         parts.extend(self.expires.map(|time| format!("expires={}", limit(time))));
         f.write_str(&parts.join(" "))
     }
-}
-
-/// A moment in a message: RFC 3339.
-pub(super) fn shown(time: OffsetDateTime) -> String {
-    // Only a year beyond 9999 has no such form.
-    time.format(&Rfc3339).unwrap_or_else(|_| time.to_string())
 }

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use time::OffsetDateTime;
 
-use super::bundle::shown;
+use super::clock::moment;
 use super::store::KeyRow;
 use super::{
     AttributeChange, JsonWebKey, KeyAttributes, KeyBundle, KeyId, KeyUrl, VaultError,
@@ -60,8 +60,8 @@ impl AttributeChange {
                 VaultErrorCode::BadParameter,
                 format!(
                     "the key would expire at {}, before it becomes valid at {}",
-                    shown(until),
-                    shown(from)
+                    moment(until),
+                    moment(from)
                 ),
             ));
         }

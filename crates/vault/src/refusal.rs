@@ -2,7 +2,7 @@
 
 use time::OffsetDateTime;
 
-use super::bundle::shown;
+use super::clock::moment;
 use super::store::{DeletedRow, KeyRow, VaultDeletion};
 use super::{Caller, KeyPermission, Permissions, VaultError, VaultErrorCode};
 
@@ -45,7 +45,7 @@ pub(super) fn vault_deleted(vault: &str, deletion: &VaultDeletion) -> VaultError
         format!(
             "the key vault '{vault}' is deleted; until {} it can be recovered with `sealdisk \
              keyvault recover {vault}`",
-            shown(deletion.scheduled_purge)
+            moment(deletion.scheduled_purge)
         ),
     )
 }
@@ -75,10 +75,10 @@ pub(super) fn unusable(vault: &str, row: &KeyRow, now: OffsetDateTime) -> Option
         let code = VaultErrorCode::KeyDisabled;
         (code, "is disabled".into(), "--enabled true")
     } else if let Some(from) = row.not_before.filter(|from| now < *from) {
-        let what = format!("is not valid before {}", shown(from));
+        let what = format!("is not valid before {}", moment(from));
         (VaultErrorCode::KeyNotYetValid, what, "--not-before TIME")
     } else if let Some(until) = row.expires.filter(|until| now >= *until) {
-        let what = format!("expired at {}", shown(until));
+        let what = format!("expired at {}", moment(until));
         (VaultErrorCode::KeyExpired, what, "--expires TIME")
     } else {
         return None;
@@ -103,7 +103,7 @@ pub(super) fn deleted(vault: &str, deleted: &DeletedRow) -> VaultError {
             "the key '{name}' in the key vault '{vault}' was deleted at {at} and is not usable; \
              bring it back with `sealdisk keyvault key recover {name} --vault-name {vault}`",
             name = deleted.name,
-            at = shown(deleted.deleted),
+            at = moment(deleted.deleted),
         ),
     )
 }
@@ -117,7 +117,7 @@ pub(super) fn name_is_deleted(vault: &str, deleted: &DeletedRow) -> VaultError {
              cannot be used again before {until}; bring it back with `sealdisk keyvault key recover \
              {name} --vault-name {vault}`, or purge it",
             name = deleted.name,
-            until = shown(deleted.purge_at),
+            until = moment(deleted.purge_at),
         ),
     )
 }
@@ -154,7 +154,7 @@ pub(super) fn purge_protected(vault: &str, deleted: &DeletedRow) -> VaultError {
             "operation \"purge\" is not allowed on the key vault '{vault}' because purge protection \
              is enabled; the key '{}' is purged at {}",
             deleted.name,
-            shown(deleted.purge_at),
+            moment(deleted.purge_at),
         ),
     )
 }

@@ -33,6 +33,7 @@ pub(super) fn resources(
             kind,
             name: view.name.clone(),
             state: state(view),
+            lost_header_copy: view.lost_header_copy,
             old_keys,
             attached,
         });
@@ -53,6 +54,7 @@ pub(super) fn attached_disk(
         kind,
         name: name.into(),
         state: ResourceState::Fine,
+        lost_header_copy: false,
         old_keys: old_keys((kind, name), true, keys, book)?,
         attached: attaches.ask(disk.id),
     })

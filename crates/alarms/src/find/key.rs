@@ -2,11 +2,11 @@
 
 use time::OffsetDateTime;
 
-use super::words::{listed, moment, near_end};
+use super::words::{listed, near_end};
 use crate::alarm::{Alarm, AlarmCode, Severity, Subject, SubjectKind};
 use crate::facts::{KeyFacts, KeyRefusal};
 use crate::settings::Settings;
-use vault::KeyUrl;
+use vault::{KeyUrl, moment};
 
 /// A key whose end is near.
 pub(super) fn end_alarm(key: &KeyFacts, now: OffsetDateTime, settings: &Settings) -> Option<Alarm> {

@@ -37,6 +37,7 @@ fn disk(state: ResourceState) -> ResourceFacts {
         kind: SubjectKind::Disk,
         name: "d".into(),
         state,
+        lost_header_copy: false,
         old_keys: Vec::new(),
         attached: None,
     }

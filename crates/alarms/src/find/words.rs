@@ -4,6 +4,7 @@ use time::{Duration, OffsetDateTime};
 
 use crate::alarm::Severity;
 use crate::settings::seconds;
+use vault::moment;
 
 /// Names in a message at most.
 const NAMED: usize = 3;
@@ -43,14 +44,6 @@ pub(super) fn near_end(
         when: format!("ends at {}, in {}", moment(end), span(left)),
         ended: false,
     })
-}
-
-/// A moment in whole seconds.
-pub(super) fn moment(time: OffsetDateTime) -> String {
-    use time::format_description::well_known::Rfc3339;
-    let whole = time.truncate_to_second();
-    // Only a year beyond 9999 has no such form.
-    whole.format(&Rfc3339).unwrap_or_else(|_| whole.to_string())
 }
 
 /// A time as people say it.

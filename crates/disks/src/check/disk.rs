@@ -160,7 +160,7 @@ fn report_failed_sync(
     repaired: Option<Result<u64, DiskError>>,
     report: &mut CheckReport,
 ) {
-    let time = failed.time.truncate_to_second();
+    let time = vault::moment(failed.time);
     let mut message = format!("a sync failed at {time} ({failed}), and no flush succeeded since");
     if let Some(bytes) = report.unflushed_bytes {
         message += &format!(

@@ -11,7 +11,7 @@ use super::key_user::KeyUser;
 use installation::catalog::{DepartedRecord, Departure};
 use installation::{Installation, InstallationError};
 use vault::audit::AuditRecord;
-use vault::{KeyId, KeyUrl, KeyUsed, VaultDatabase, VaultError, same_key_url};
+use vault::{KeyId, KeyUrl, KeyUsed, VaultDatabase, VaultError, moment, same_key_url};
 
 /// A client that used a key version within this time is taken to need it still: a running disk uses
 /// its key at every check, and one that is attached now and then has its days.
@@ -292,7 +292,7 @@ fn uses_elsewhere(
         let reason = format!(
             "the catalog was made again at {}, and what the log of the key vault '{name}' names was not \
              compared with it yet; `sealdisk catalog rebuild` does so, with --data-dir for disks elsewhere",
-            shown(time)
+            moment(time)
         );
         found.push((Unknown, reason));
     }
@@ -335,7 +335,7 @@ fn described(installation: &Installation, used: &KeyUsed) -> Result<String, Inst
     };
     let disk = used.disk.as_ref();
     let disk = disk.map_or_else(String::new, |disk| format!(" for its disk '{disk}'"));
-    let last = shown(used.last);
+    let last = moment(used.last);
     Ok(format!(
         "{who} used it{disk} from {} at {last}, and its disks are not known here",
         used.origin
@@ -350,7 +350,7 @@ pub(super) fn why_departed(departed: &DepartedRecord, this: bool) -> String {
         time,
         ..
     } = departed;
-    let time = shown(*time);
+    let time = moment(*time);
     let version = if this {
         "it"
     } else {
@@ -376,13 +376,6 @@ pub(super) fn why_departed(departed: &DepartedRecord, this: bool) -> String {
             id = departed.id
         ),
     }
-}
-
-fn shown(time: OffsetDateTime) -> String {
-    time.replace_nanosecond(0)
-        .unwrap_or(time)
-        .format(&time::format_description::well_known::Rfc3339)
-        .unwrap_or_default()
 }
 
 /// One use for each caller, disk and version: what it did last.

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::layers::layers_to_drop;
 use crate::resource::awaited::{Waiter, waiter_for};
-use crate::resource::directory::{header_claims, layer_paths};
+use crate::resource::directory::{layer_paths, unverified_header};
 use crate::resource::error::DiskError;
 use crate::resource::failed_sync::synced_file;
 use crate::resource::lookup::lookup;
@@ -23,6 +23,7 @@ use installation::Installation;
 use installation::catalog::{CatalogError, DiskRecord, DiskState, Stored};
 use installation::envelope::{
     CloneSource, EnvelopeError, FailedSync, HeaderPayload, Job, LayerRecord, ResourceKind, Session,
+    UnverifiedHeader,
 };
 use keys::units::BLOCK_SIZE;
 use volume::{CacheMode, RuntimeMap, Volume};
@@ -83,6 +84,9 @@ pub struct DiskView {
     /// Why the header cannot be read, when it cannot.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+    /// Whether one of the two copies of the header cannot be read.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub lost_header_copy: bool,
 }
 
 impl DiskView {
@@ -190,10 +194,10 @@ pub fn list(installation: &Installation, kind: ResourceKind) -> Result<Vec<DiskV
 pub fn look(installation: &Installation) -> Result<Vec<DiskView>, CatalogError> {
     let rows = installation.catalog().resources()?.into_iter();
     let look = |row: Stored<DiskRecord>| {
-        let header = header_claims(&row.record.directory);
+        let header = unverified_header(&row.record.directory);
         match &header {
-            Ok(claims) if claims.disk == row.record.id => {
-                let record = described(&row.record, claims);
+            Ok(found) if found.claims().disk == row.record.id => {
+                let record = described(&row.record, found.claims());
                 view_by(&record, header)
             }
             _ => view_by(&row.record, header),
@@ -216,10 +220,12 @@ pub fn show(
 }
 
 fn view(record: &DiskRecord) -> DiskView {
-    view_by(record, header_claims(&record.directory))
+    view_by(record, unverified_header(&record.directory))
 }
 
-fn view_by(record: &DiskRecord, header: Result<HeaderPayload, EnvelopeError>) -> DiskView {
+fn view_by(record: &DiskRecord, header: Result<UnverifiedHeader, EnvelopeError>) -> DiskView {
+    let lost_header_copy = header.as_ref().is_ok_and(UnverifiedHeader::is_alone);
+    let header = header.map(|header| header.claims().clone());
     let directory = &record.directory;
     let layers = header.as_ref().map(|header| layer_views(directory, header));
     let (layers, problem) = match layers {
@@ -280,6 +286,7 @@ fn view_by(record: &DiskRecord, header: Result<HeaderPayload, EnvelopeError>) ->
         directory: directory.clone(),
         layers,
         problem,
+        lost_header_copy,
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use installation::envelope::{EnvelopeError, HeaderFile, HeaderPayload, LayerRecord};
+use installation::envelope::{
+    EnvelopeError, HeaderFile, HeaderPayload, LayerRecord, UnverifiedHeader,
+};
 use volume::LayerPaths;
 
 /// The name of the header in a disk's directory.
@@ -12,8 +14,12 @@ pub(crate) const AWAITED: &str = "awaited";
 
 /// What the header in a disk's directory claims, unauthenticated.
 pub(crate) fn header_claims(directory: &Path) -> Result<HeaderPayload, EnvelopeError> {
-    let header = HeaderFile::open(&directory.join(HEADER))?.read()?;
-    Ok(header.claims().clone())
+    Ok(unverified_header(directory)?.claims().clone())
+}
+
+/// The header in a disk's directory, unauthenticated.
+pub(crate) fn unverified_header(directory: &Path) -> Result<UnverifiedHeader, EnvelopeError> {
+    HeaderFile::open(&directory.join(HEADER))?.read()
 }
 
 /// The directory in which `path` is.

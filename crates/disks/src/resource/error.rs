@@ -234,7 +234,7 @@ pub enum DiskError {
     #[error(
         "a sync of the disk {name} failed at {} ({failed}), so writes that were completed before may be \
          lost: detach it, mend its storage, and run `sealdisk disk check {name} --repair`",
-        failed.time.truncate_to_second()
+        vault::moment(failed.time)
     )]
     SyncFailed {
         /// The disk.

@@ -25,7 +25,6 @@ use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::resource::disk::Disk;
@@ -34,6 +33,7 @@ use crate::resource::layer_files;
 use crate::resource::open::{geometry, layer_map, lower_layers, open_files};
 use installation::envelope::{Header, HeaderKey, HeaderLock, HeaderPayload, LayerRecord, Session};
 use installation::{Installation, runtime_map};
+use vault::moment;
 use volume::pipeline::{DiskIo, PipelineError};
 use volume::store::LayerFile;
 use volume::{CacheMode, Found, Geometry, RuntimeMap, Volume, boot_id, check_data_file};
@@ -89,7 +89,7 @@ pub fn log_other_boot(disk: &str, session: &Session) {
         "the disk {disk} was attached on {} since {} and not detached; the power went, or it was moved: \
          what was flushed is there, and what was not may be lost",
         session.host,
-        in_seconds(session.since)
+        moment(session.since)
     );
 }
 
@@ -99,7 +99,7 @@ impl Disk {
         DiskError::NotLetGo {
             name: self.name().into(),
             host: session.host.clone(),
-            since: in_seconds(session.since),
+            since: moment(session.since),
         }
     }
 }
@@ -206,7 +206,7 @@ impl Disk {
             name: self.name().into(),
             path: there.into(),
             why,
-            since: in_seconds(session.since),
+            since: moment(session.since),
             host: session.host.clone(),
         };
         match missing {
@@ -367,11 +367,6 @@ fn absolute(path: &Path) -> PathBuf {
 fn is_beneath(header: &HeaderPayload, layer: Uuid) -> bool {
     let is_top = header.top().is_some_and(|top| top.id == layer);
     !is_top && header.layer(layer).is_some()
-}
-
-/// A time as messages have it.
-fn in_seconds(time: OffsetDateTime) -> String {
-    time.truncate_to_second().to_string()
 }
 
 #[cfg(test)]

@@ -242,7 +242,7 @@ impl HeaderFile {
                 }
             }
         }
-        let Some(newest) = newest else {
+        let Some(mut newest) = newest else {
             let path = path.clone();
             return Err(match (torn.is_empty(), foreign) {
                 (false, _) => EnvelopeError::BothTorn { path },
@@ -250,6 +250,9 @@ impl HeaderFile {
                 (true, false) => EnvelopeError::Erased { path },
             });
         };
+        let other = newest.pair.slots(bytes)[1 - newest.number];
+        let other = slot::decode(newest.pair.version, other, path)?;
+        newest.header.is_alone = !matches!(other, Slot::Whole(_));
         // What an interrupted first update left in the old places is of no use any more.
         let of_pair = torn
             .iter()

@@ -90,9 +90,16 @@ pub struct UnverifiedHeader {
     sequence: u64,
     authenticated_bytes: Vec<u8>,
     mac: [u8; 32],
+    /// Whether it is the only whole copy of its file.
+    pub(super) is_alone: bool,
 }
 
 impl UnverifiedHeader {
+    /// Whether the other copy in its file is none: torn, overwritten, or damaged.
+    pub fn is_alone(&self) -> bool {
+        self.is_alone
+    }
+
     /// What the header claims: good for showing it and for finding the key to ask, nothing more.
     pub fn claims(&self) -> &HeaderPayload {
         &self.payload
@@ -226,6 +233,7 @@ pub(super) fn decode(version: Version, slot: &[u8], path: &Path) -> Result<Slot,
         sequence: u64::from_le_bytes(std::array::from_fn(|i| slot[16 + i])),
         authenticated_bytes: [&slot[..MAC_AT], json].concat(),
         mac: std::array::from_fn(|i| slot[MAC_AT + i]),
+        is_alone: false,
     })))
 }
 

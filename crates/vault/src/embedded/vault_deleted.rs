@@ -5,7 +5,7 @@ use time::Duration;
 
 use super::subject::{Subject, VAULT_DELETE, VAULT_PURGE, VAULT_RECOVER};
 use super::vault::EmbeddedVault;
-use crate::bundle::shown;
+use crate::clock::moment;
 use crate::refusal;
 use crate::store::{self, VaultDeletion};
 use crate::{Caller, VaultError, VaultErrorCode};
@@ -84,7 +84,7 @@ impl EmbeddedVault {
                     format!(
                         "the key vault '{}' has purge protection: nobody can purge it before {}",
                         self.name,
-                        shown(deletion.scheduled_purge)
+                        moment(deletion.scheduled_purge)
                     ),
                 ));
             }
