@@ -143,8 +143,11 @@ impl Output {
     /// # Errors
     /// That, or the query does not fit.
     pub fn check_query(&self, like: &str) -> Result<(), CliError> {
-        let whole = serde_json::from_str(like).unwrap_or_default();
-        match self.found(whole)? {
+        let Some(query) = &self.query else {
+            return Ok(());
+        };
+        let whole: Value = serde_json::from_str(like).unwrap_or_default();
+        match query.find(&whole)? {
             Value::Null => Err(CliError::usage(format!(
                 "the query finds nothing in what is printed, of which this is an example: {like}"
             ))),
