@@ -18,10 +18,21 @@ pub enum DekHalf {
     Tweak,
 }
 
+/// What goes before the two keys of a double DEK on a pipe: no key, since its halves are equal, so that a program that
+/// does not know double DEKs refuses it.
+const DOUBLE: [u8; DEK_LEN] = [0; DEK_LEN];
+
 /// A data encryption key, AES-256-XTS, in locked memory.
 ///
+/// With double encryption it is two keys: the data passes under the inner one first, and what comes of it under the
+/// outer one. Neither says anything about the other.
+///
 /// It cannot be cloned or printed. Functions that need it borrow it for one call.
-pub struct Dek(LockedBytes);
+pub struct Dek {
+    key: LockedBytes,
+    /// That of the second pass, which has none of its own.
+    outer: Option<Box<Self>>,
+}
 
 impl Dek {
     /// A fresh key from [`fill_random`].
@@ -42,15 +53,44 @@ impl Dek {
         Self::checked(bytes)
     }
 
+    /// The same key with another one for the second pass: double encryption.
+    ///
+    /// # Errors
+    /// [`KeyError::NoPair`] where the two are the same key, or one of them is double already.
+    pub fn with_outer(self, outer: Self) -> Result<Self, KeyError> {
+        let is_same = differences(self.expose(), outer.expose()) == 0;
+        match is_same || self.outer.is_some() || outer.outer.is_some() {
+            true => Err(KeyError::NoPair),
+            false => Ok(Self {
+                outer: Some(Box::new(outer)),
+                ..self
+            }),
+        }
+    }
+
+    /// The key of the second pass, where there is one.
+    pub fn outer(&self) -> Option<&Self> {
+        self.outer.as_deref()
+    }
+
     /// Reads a key from a pipe or socket straight into locked memory.
     ///
     /// # Errors
-    /// [`KeyError::Transfer`] when the stream ends early, or as [`Dek::from_locked`].
+    /// [`KeyError::Transfer`] when the stream ends early, or as [`Dek::from_locked`] and [`Dek::with_outer`].
     pub fn receive(from: &mut impl Read) -> Result<Self, KeyError> {
+        let first = Self::receive_bytes(from)?;
+        if differences(first.as_slice(), &DOUBLE) != 0 {
+            return Self::checked(first);
+        }
+        let inner = Self::checked(Self::receive_bytes(from)?)?;
+        inner.with_outer(Self::checked(Self::receive_bytes(from)?)?)
+    }
+
+    fn receive_bytes(from: &mut impl Read) -> Result<LockedBytes, KeyError> {
         let mut bytes = LockedBytes::zeroed(DEK_LEN)?;
         from.read_exact(bytes.as_mut_slice())
             .map_err(KeyError::Transfer)?;
-        Self::checked(bytes)
+        Ok(bytes)
     }
 
     /// Writes the key into a pipe or socket to the data plane process.
@@ -58,21 +98,35 @@ impl Dek {
     /// # Errors
     /// [`KeyError::Transfer`].
     pub fn send(&self, to: &mut impl Write) -> Result<(), KeyError> {
-        to.write_all(self.expose()).map_err(KeyError::Transfer)
+        let mut put = |bytes: &[u8]| to.write_all(bytes).map_err(KeyError::Transfer);
+        match &self.outer {
+            None => put(self.expose()),
+            Some(outer) => put(&DOUBLE)
+                .and_then(|()| put(self.expose()))
+                .and_then(|()| put(outer.expose())),
+        }
     }
 
-    /// One AES-256 key of the pair.
+    /// Bytes that [`Dek::send`] writes.
+    pub fn sent_len(&self) -> usize {
+        match self.outer {
+            None => DEK_LEN,
+            Some(_) => 3 * DEK_LEN,
+        }
+    }
+
+    /// One AES-256 key of the pair, of the first pass.
     pub fn half(&self, half: DekHalf) -> &[u8] {
-        let (data, tweak) = self.0.as_slice().split_at(DEK_LEN / 2);
+        let (data, tweak) = self.key.as_slice().split_at(DEK_LEN / 2);
         match half {
             DekHalf::Data => data,
             DekHalf::Tweak => tweak,
         }
     }
 
-    /// All 64 bytes, key 1 first: for wrapping and for key derivation only.
+    /// All 64 bytes of the first pass's key, key 1 first: for wrapping and for key derivation only.
     pub fn expose(&self) -> &[u8] {
-        self.0.as_slice()
+        self.key.as_slice()
     }
 
     /// Whatever a thread does with a DEK, parts of it come by its stack.
@@ -86,16 +140,21 @@ impl Dek {
             });
         }
         let (data, tweak) = bytes.as_slice().split_at(DEK_LEN / 2);
-        // Both halves are secret, so the comparison does not stop at the first difference.
-        let difference = data
-            .iter()
-            .zip(tweak)
-            .fold(0u8, |acc, (a, b)| acc | (a ^ b));
-        if difference == 0 {
+        if differences(data, tweak) == 0 {
             return Err(KeyError::EqualHalves);
         }
-        Ok(Self(bytes))
+        Ok(Self {
+            key: bytes,
+            outer: None,
+        })
     }
+}
+
+/// The bits in which two keys of one length differ, over all their bytes. Both are secret, so it does not stop at the
+/// first difference.
+fn differences(one: &[u8], other: &[u8]) -> u8 {
+    let bits = one.iter().zip(other);
+    bits.fold(0, |all, (a, b)| all | (a ^ b))
 }
 
 /// Hardens the whole process against leaking its memory: no core dumps, no ptrace by the same user.
@@ -158,5 +217,35 @@ mod tests {
         let other = Dek::receive(&mut pipe.as_slice()).unwrap();
         assert_eq!(other.expose(), dek.expose());
         assert_ne!(other.half(DekHalf::Data), other.half(DekHalf::Tweak));
+    }
+
+    #[test]
+    fn a_double_one_travels_as_well_and_old_programs_refuse_it() {
+        let double = |inner: Dek, outer: Dek| inner.with_outer(outer);
+        let dek = double(Dek::generate().unwrap(), Dek::generate().unwrap()).unwrap();
+        let mut pipe = Vec::new();
+        dek.send(&mut pipe).unwrap();
+        assert_eq!(pipe.len(), dek.sent_len());
+        // What an old program takes for the key.
+        let first = Dek::from_locked(locked(&pipe[..DEK_LEN]));
+        assert!(matches!(first, Err(KeyError::EqualHalves)));
+        let other = Dek::receive(&mut pipe.as_slice()).unwrap();
+        assert_eq!(other.expose(), dek.expose());
+        let outer = |dek: &Dek| dek.outer().unwrap().expose().to_vec();
+        assert_eq!(outer(&other), outer(&dek));
+        assert!(matches!(
+            Dek::receive(&mut &pipe[..2 * DEK_LEN]),
+            Err(KeyError::Transfer(_))
+        ));
+    }
+
+    #[test]
+    fn a_key_is_no_pair_with_itself_and_three_are_none() {
+        let same = || Dek::from_locked(locked(&(0..64).collect::<Vec<u8>>())).unwrap();
+        let no_pair = |pair: Result<Dek, KeyError>| matches!(pair, Err(KeyError::NoPair));
+        assert!(no_pair(same().with_outer(same())));
+        let double = || same().with_outer(Dek::generate().unwrap()).unwrap();
+        assert!(no_pair(double().with_outer(Dek::generate().unwrap())));
+        assert!(no_pair(Dek::generate().unwrap().with_outer(double())));
     }
 }

@@ -43,6 +43,9 @@ pub enum KeyError {
     /// Both halves of an XTS key are the same (SP 800-38E / FIPS 140 IG C.I forbid it).
     #[error("the two halves of an AES-256-XTS key are equal; such a key is refused")]
     EqualHalves,
+    /// The two keys of a double DEK are one key, or there are more than two.
+    #[error("double encryption takes two different keys, each of one pass; these are refused")]
+    NoPair,
     /// The pipe on which the key was to arrive ended early or failed.
     #[error("the key did not arrive on its pipe: {0}")]
     Transfer(#[source] std::io::Error),

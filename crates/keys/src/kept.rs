@@ -16,7 +16,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use zeroize::Zeroize;
 
 use super::call_stack::with_wiped_call_stack;
-use super::{DEK_LEN, DekStack, KeyError, LockedBytes};
+use super::{Dek, DekStack, KeyError, LockedBytes};
 
 /// The DEKs of a stack of layers. Dropping it zeroes them.
 pub struct KeptDeks {
@@ -35,7 +35,7 @@ impl KeptDeks {
     /// # Errors
     /// [`KeyError::Lock`] when there is no memory that they may be in.
     pub fn new(deks: &DekStack) -> Result<Self, KeyError> {
-        let len = DEK_LEN * deks.layers();
+        let len = deks.iter().map(Dek::sent_len).sum();
         let memory = match secret_memory(len) {
             Ok(file) => Memory::Secret { file, len },
             Err(error) => {
@@ -146,16 +146,19 @@ impl Drop for Mapping {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::DEK_LEN;
     use crate::Dek;
 
     fn deks() -> DekStack {
-        DekStack::from(Dek::generate().unwrap()).pushed(Dek::generate().unwrap())
+        let key = || Dek::generate().unwrap();
+        DekStack::from(key()).pushed(key().with_outer(key()).unwrap())
     }
 
     fn same(one: &DekStack, other: &DekStack) -> bool {
-        one.iter()
-            .zip(other.iter())
-            .all(|(one, other)| one.expose() == other.expose())
+        one.iter().zip(other.iter()).all(|(one, other)| {
+            let outer = |dek: &Dek| dek.outer().map(|outer| outer.expose().to_vec());
+            one.expose() == other.expose() && outer(one) == outer(other)
+        })
     }
 
     #[test]
@@ -167,7 +170,7 @@ mod tests {
         }
         let mut locked = KeptDeks {
             layers: 2,
-            memory: Memory::Locked(LockedBytes::zeroed(2 * DEK_LEN).unwrap()),
+            memory: Memory::Locked(LockedBytes::zeroed(4 * DEK_LEN).unwrap()),
         };
         locked
             .with(|mut bytes| first.send(&mut bytes))

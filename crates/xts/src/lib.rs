@@ -6,6 +6,12 @@
 //! little-endian, in bytes 0..8 of the tweak, also for data units of 4096 bytes. SP 800-38E limits a data unit to
 //! 2^20 blocks; one of 4096 bytes has 256.
 //!
+//! # Double encryption
+//!
+//! A DEK may be two keys ([`keys::Dek::with_outer`]). Then a run passes through the inner cipher, and what comes of it
+//! through the outer one, in one crossing of memory: the same as two dm-crypt mappings, one on top of the other, make
+//! of it, the outer one at the bottom.
+//!
 //! # Engines
 //!
 //! [`Cipher`] does all that scattered memory asks for, once for all engines. An [`XtsEngine`] transforms runs of

@@ -137,6 +137,7 @@ proptest! {
     fn scattered_is_the_same_as_whole(
         seed in any::<[u8; 32]>(),
         large in any::<bool>(),
+        double in any::<bool>(),
         start in 0usize..24,
         sectors in 1usize..24,
         cuts in prop::collection::vec(any::<usize>(), 0..12),
@@ -144,12 +145,20 @@ proptest! {
         let key: Vec<u8> = (0..64u8).map(|i| seed[i as usize % 32] ^ i).collect();
         let unit = if large { DataUnit::B4096 } else { DataUnit::B512 };
         let area: Vec<u8> = (0..48 * 512).map(|i| (i / 7) as u8 ^ seed[i % 32]).collect();
-        let whole = reference(&key, unit, Sector(1 << 33), &area);
+        let mut whole = reference(&key, unit, Sector(1 << 33), &area);
+        let outer = key.iter().map(|byte| byte ^ 0x5a).collect::<Vec<_>>();
+        if double {
+            whole = reference(&outer, unit, Sector(1 << 33), &whole);
+        }
         let base = (1u64 << 33) * 512;
         let range = start * 512..(start + sectors) * 512;
 
         for engine in engines(&key) {
-            let mut cipher = Cipher::with_engine(engine, &dek(&key), unit).unwrap();
+            let dek = match double {
+                true => dek(&key).with_outer(dek(&outer)).unwrap(),
+                false => dek(&key),
+            };
+            let mut cipher = Cipher::with_engine(engine, &dek, unit).unwrap();
             let at = ByteOffset(base + range.start as u64);
             let guest = cut(&area[range.clone()], &cuts);
             let slices: Vec<_> = guest.iter().map(|piece| shared(piece)).collect();
@@ -183,10 +192,19 @@ proptest! {
     }
 
     #[test]
-    fn zeros_encrypt_as_zeros_do(start in 0u64..32, sectors in 1usize..24, large in any::<bool>()) {
+    fn zeros_encrypt_as_zeros_do(
+        start in 0u64..32,
+        sectors in 1usize..24,
+        large in any::<bool>(),
+        double in any::<bool>(),
+    ) {
         let key: Vec<u8> = (1..65).collect();
         let unit = if large { DataUnit::B4096 } else { DataUnit::B512 };
-        let mut cipher = Cipher::new(&dek(&key), unit).unwrap();
+        let dek = match double {
+            true => dek(&key).with_outer(dek(&[key.as_slice(), &[9]].concat()[1..])).unwrap(),
+            false => dek(&key),
+        };
+        let mut cipher = Cipher::new(&dek, unit).unwrap();
         let zeros = vec![0; sectors * 512];
         let (mut expected, mut out) = (zeros.clone(), zeros.clone());
         cipher.encrypt(ByteOffset(start * 512), &[shared(&zeros)], Cursor::default(), &mut expected);
@@ -212,16 +230,20 @@ fn the_validated_module_approves() {
 #[test]
 fn nothing_of_a_key_is_left_on_the_stack() {
     let key: Vec<u8> = (0..64).map(|i| i * 3 + 1).collect();
+    let outer: Vec<u8> = (0..64).map(|i| i * 3 + 2).collect();
     let mut needles = Vec::new();
-    for half in key.chunks(32) {
+    for half in key.chunks(32).chain(outer.chunks(32)) {
         for round in key_schedule::round_keys(half) {
             needles.push(key_schedule::for_decryption(&round));
             needles.push(round);
         }
     }
     let look = move || {
-        let mut cipher =
-            with_wiped_call_stack(|| Cipher::new(&dek(&key), DataUnit::B4096)).unwrap();
+        let make = || {
+            let dek = dek(&key).with_outer(dek(&outer)).unwrap();
+            Cipher::new(&dek, DataUnit::B4096)
+        };
+        let mut cipher = with_wiped_call_stack(make).unwrap();
         let (from, mut into) = (vec![7; 8192], vec![0; 8192]);
         let memory = std::fs::File::open("/proc/self/mem").unwrap();
         let mut below = vec![0u8; 128 * 1024];

@@ -3,7 +3,7 @@
 use zeroize::Zeroize;
 
 use keys::units::{ByteOffset, SECTOR_SIZE};
-use keys::{Dek, lock_stack, scrub_stack};
+use keys::{Dek, LockedBytes, lock_stack, scrub_stack};
 
 use super::CipherError;
 #[cfg(feature = "fips")]
@@ -16,6 +16,9 @@ use super::tweak::{TweakKey, TweakValue};
 
 /// Bytes of the stack that an engine uses at most.
 pub(super) const DEPTH: usize = 4096;
+
+/// Bytes of a run at most: those of the largest data unit.
+const MOST: usize = 4096;
 
 /// Bytes of an AES block.
 const AES_BLOCK: usize = 16;
@@ -31,11 +34,43 @@ pub(super) struct Piece<'a> {
     pub(super) len: usize,
 }
 
-/// A DEK made ready for one thread: the engine, the data unit and key 2 for starting inside a unit.
+/// A DEK made ready for one thread.
+///
+/// With double encryption a run goes through both passes before the next one begins: what is between them, a data unit
+/// at most, stays in the processor's first cache, and memory is crossed once.
 pub(super) struct ThreadCipher {
+    inner: Pass,
+    outer: Option<Outer>,
+    unit: DataUnit,
+}
+
+/// One key: the engine, and key 2 for starting inside a data unit.
+struct Pass {
     engine: Box<dyn XtsEngine>,
     tweak_key: TweakKey,
-    unit: DataUnit,
+}
+
+/// The second pass, and where a run is between the two: ciphertext of the first.
+struct Outer {
+    pass: Pass,
+    between: LockedBytes,
+}
+
+/// The tweaks of a run, for each pass.
+#[derive(Clone, Copy)]
+struct Tweaks {
+    inner: TweakValue,
+    /// Where there is no second pass, that of the first.
+    outer: TweakValue,
+}
+
+impl Pass {
+    fn new(engine: Box<dyn XtsEngine>, dek: &Dek) -> Result<Self, CipherError> {
+        Ok(Self {
+            engine,
+            tweak_key: TweakKey::new(dek)?,
+        })
+    }
 }
 
 /// The validated module, whatever the CPU: nothing else may encrypt.
@@ -56,9 +91,15 @@ impl ThreadCipher {
     ) -> Result<Self, CipherError> {
         // Runs leave round keys on the stack of the thread.
         lock_stack()?;
+        let outer = |dek: &Dek| {
+            Ok::<_, CipherError>(Outer {
+                pass: Pass::new(engine_for(dek, unit)?, dek)?,
+                between: LockedBytes::zeroed(MOST)?,
+            })
+        };
         Ok(Self {
-            engine,
-            tweak_key: TweakKey::new(dek)?,
+            inner: Pass::new(engine, dek)?,
+            outer: dek.outer().map(outer).transpose()?,
             unit,
         })
     }
@@ -68,7 +109,7 @@ impl ThreadCipher {
     }
 
     pub(super) fn engine_name(&self) -> &'static str {
-        self.engine.name()
+        self.inner.engine.name()
     }
 
     #[inline(never)]
@@ -80,10 +121,7 @@ impl ThreadCipher {
             let tweak = self.tweak(at.plus(done as u64));
             let dst = into[done..done + run].as_mut_ptr();
             // SAFETY: ZEROS has a whole unit, `dst` has `run` bytes, and they are apart.
-            unsafe {
-                self.engine
-                    .run(Direction::Encrypt, &tweak, ZEROS.as_ptr(), dst, run)
-            };
+            unsafe { self.run(Direction::Encrypt, &tweak, ZEROS.as_ptr(), dst, run) };
             done += run;
         }
     }
@@ -103,7 +141,7 @@ impl ThreadCipher {
             let tweak = self.tweak(at.plus(done as u64));
             let (src, dst) = (from[done..].as_ptr(), into[done..].as_mut_ptr());
             // SAFETY: both have `run` bytes left, and a shared and a unique slice are apart.
-            unsafe { self.engine.run(direction, &tweak, src, dst, run) };
+            unsafe { self.run(direction, &tweak, src, dst, run) };
             done += run;
         }
     }
@@ -175,7 +213,7 @@ impl ThreadCipher {
             };
             // SAFETY: `piece` bytes of the guest's slice and the rest of the data unit on the host's side are
             // there, `run` is at most both, and guest and host memory never overlap.
-            unsafe { self.engine.run(direction, tweak, src, dst, run) };
+            unsafe { self.run(direction, tweak, src, dst, run) };
             cursor.offset += run;
             done += run;
             after(done);
@@ -187,7 +225,7 @@ impl ThreadCipher {
     fn straddle(
         &mut self,
         direction: Direction,
-        tweak: &TweakValue,
+        tweak: &Tweaks,
         slices: &[SharedSlice],
         cursor: Cursor,
         host: *mut u8,
@@ -195,10 +233,7 @@ impl ThreadCipher {
         let mut block = [0u8; AES_BLOCK];
         if direction == Direction::Decrypt {
             // SAFETY: `host` has a whole block left (checked by `walk_alone`), `block` is ours.
-            unsafe {
-                self.engine
-                    .run(direction, tweak, host, block.as_mut_ptr(), AES_BLOCK)
-            };
+            unsafe { self.run(direction, tweak, host, block.as_mut_ptr(), AES_BLOCK) };
         }
         let (mut cursor, mut done) = (cursor, 0);
         while done < AES_BLOCK {
@@ -217,10 +252,7 @@ impl ThreadCipher {
         }
         if direction == Direction::Encrypt {
             // SAFETY: as above, the other way round.
-            unsafe {
-                self.engine
-                    .run(direction, tweak, block.as_ptr(), host, AES_BLOCK)
-            };
+            unsafe { self.run(direction, tweak, block.as_ptr(), host, AES_BLOCK) };
         }
         block.zeroize();
     }
@@ -231,15 +263,60 @@ impl ThreadCipher {
         (unit - (at.0 + done as u64) % unit) as usize
     }
 
-    /// The tweak value for a run that starts at `at`.
-    fn tweak(&self, at: ByteOffset) -> TweakValue {
+    /// The tweaks of a run that starts at `at`.
+    fn tweak(&self, at: ByteOffset) -> Tweaks {
         let unit = self.unit.bytes();
         let inside = at.0 % unit;
         let start = ByteOffset(at.0 - inside);
         debug_assert!(start.0.is_multiple_of(SECTOR_SIZE));
-        self.tweak_key.advanced(
-            TweakValue::plain64(start.sector()),
-            (inside / AES_BLOCK as u64) as u32,
-        )
+        let of_unit = TweakValue::plain64(start.sector());
+        let blocks = (inside / AES_BLOCK as u64) as u32;
+        let inner = self.inner.tweak_key.advanced(of_unit, blocks);
+        Tweaks {
+            inner,
+            outer: match &self.outer {
+                Some(outer) => outer.pass.tweak_key.advanced(of_unit, blocks),
+                None => inner,
+            },
+        }
+    }
+
+    /// Transforms a run by all passes: the inner one first to encrypt, the outer one first to decrypt.
+    ///
+    /// # Safety
+    /// As for [`XtsEngine::run`].
+    unsafe fn run(
+        &mut self,
+        direction: Direction,
+        tweaks: &Tweaks,
+        src: *const u8,
+        dst: *mut u8,
+        len: usize,
+    ) {
+        let (inner, Some(outer)) = (&mut self.inner.engine, &mut self.outer) else {
+            // SAFETY: the caller keeps the rules of the engine.
+            return unsafe {
+                self.inner
+                    .engine
+                    .run(direction, &tweaks.inner, src, dst, len)
+            };
+        };
+        let between = outer.between.as_mut_slice().as_mut_ptr();
+        let outer = &mut outer.pass.engine;
+        debug_assert!(len <= MOST);
+        // SAFETY: `len` is at most a data unit, which is what there is between the passes, in memory that is apart from
+        // any other; for the caller's memory the caller keeps the rules of the engine.
+        unsafe {
+            match direction {
+                Direction::Encrypt => {
+                    inner.run(direction, &tweaks.inner, src, between, len);
+                    outer.run(direction, &tweaks.outer, between, dst, len);
+                }
+                Direction::Decrypt => {
+                    outer.run(direction, &tweaks.outer, src, between, len);
+                    inner.run(direction, &tweaks.inner, between, dst, len);
+                }
+            }
+        }
     }
 }
