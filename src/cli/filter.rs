@@ -6,7 +6,7 @@ use glob::Pattern;
 
 use super::output::vault_of;
 use super::{CliError, Context};
-use disks::DiskView;
+use disks::{DiskView, LayerView};
 use installation::envelope::ResourceKind;
 use vault::{KeyUrl, same_key_url};
 
@@ -68,13 +68,7 @@ impl FilterArgs {
             encryption.disk_encryption_set_id.as_deref(),
             encryption.key_url.as_str(),
         );
-        let layers = view.layers.iter();
-        let layers = layers.map(|layer| {
-            (
-                layer.disk_encryption_set_id.as_deref(),
-                layer.key_url.as_str(),
-            )
-        });
+        let layers = view.layers.iter().flat_map(LayerView::keys);
         let mut keys: Vec<(Option<&str>, &str)> = layers.collect();
         if keys.is_empty() {
             // Its header cannot be read: the catalog's row is what is known.

@@ -23,6 +23,7 @@ mod disk_cut_off;
 mod disk_export;
 mod disk_import;
 mod disk_sockets;
+mod double;
 mod fips;
 mod format;
 mod key_interop;

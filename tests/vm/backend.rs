@@ -185,6 +185,29 @@ impl CustomerHost {
         dek
     }
 
+    /// A set of the customer's key whose disks are encrypted twice.
+    pub fn create_set_with_double_encryption(&self, name: &str) {
+        let set = self.json(&format!(
+            "disk-encryption-set create {name} --key-url https://customer.vault.localhost/keys/disk-key \
+             --encryption-type EncryptionAtRestWithPlatformAndCustomerKeys"
+        ));
+        let identity = set["identity"]["principalId"].as_str();
+        self.grant_to(identity.expect("the set has an identity"));
+    }
+
+    /// The inner and the outer DEK of the top layer of a disk that is encrypted twice.
+    pub fn double_dek(&self, name: &str) -> (Vec<u8>, Vec<u8>) {
+        let installation = self.installation();
+        let disk = disks::Disk::find(&installation, name).expect("the disk is there");
+        let header = disk.header_file().and_then(|file| Ok(file.read()?));
+        let header = header.expect("its header can be read");
+        let (_, dek) = disk
+            .unlock(&installation, header)
+            .expect("both keys unwrap");
+        let outer = dek.outer().expect("it is encrypted twice");
+        (dek.expose().to_vec(), outer.expose().to_vec())
+    }
+
     /// Waits until nothing is being done to the disk's layers; gives what `disk show` says then.
     pub fn wait_for_job(&self, name: &str) -> Value {
         let deadline = Instant::now() + PATIENCE;

@@ -95,6 +95,40 @@ fn cryptsetup_opens_the_ciphertext_of_4096_byte_data_units() {
     cryptsetup_opens("4096");
 }
 
+/// Two mappings, one on top of the other, are all that it takes to read a disk that is encrypted twice.
+#[test]
+fn two_mappings_of_cryptsetup_open_what_is_encrypted_twice() {
+    let host = CustomerHost::new();
+    host.create_set_with_double_encryption("twice");
+    host.create_disk("data", "256MiB", &[]);
+    host.ok(&["disk", "update", "data", "--disk-encryption-set", "twice"]);
+    run_on_disk(&host, "data", WRITE_EXT4);
+    let (inner, outer) = host.double_dek("data");
+    assert_eq!(inner, host.dek("data"), "as the customer unwraps it");
+
+    let job = "
+set -e
+keys=/sys/firmware/qemu_fw_cfg/by_name/opt/sealdisk/secret/raw
+head -c 64 $keys >/tmp/inner
+tail -c 64 $keys >/tmp/outer
+open() {
+    cryptsetup open --type plain --cipher aes-xts-plain64 --key-size 512 \\
+        --sector-size 4096 --key-file /tmp/$1 --readonly $2 $1
+}
+open outer /dev/vda
+open inner /dev/mapper/outer
+mount -o ro,noload /dev/mapper/inner /mnt
+cd /mnt/files
+sha256sum -c /mnt/sums | tail -n 1
+sha256sum -c /mnt/sums >/dev/null
+[ \"$(ls | wc -l)\" = 41 ]
+";
+    Machine::new(direct(), job)
+        .disk(Disk::File(host.ciphertext("data")))
+        .secret(&[inner, outer].concat())
+        .run();
+}
+
 /// Random reads and writes of 512 bytes to 1 MiB by several jobs over a number of queues, each
 /// block verified by fio.
 fn fio_verifies(queues: u32, disk: &[&str]) {

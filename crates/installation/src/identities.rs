@@ -200,7 +200,7 @@ fn check_name(name: &str) -> Result<(), InstallationError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::{DesIdentity, DiskEncryptionSetRecord};
+    use crate::catalog::{DesIdentity, DiskEncryptionSetRecord, EncryptionType};
 
     fn installation() -> (tempfile::TempDir, Installation) {
         let dir = tempfile::tempdir().unwrap();
@@ -238,6 +238,7 @@ mod tests {
             identity: DesIdentity::SystemAssigned,
             principal_id: Uuid::new_v4(),
             key_url: "https://v.vault.localhost/keys/k".into(),
+            encryption_type: EncryptionType::default(),
             previous_keys: Vec::new(),
             auto_rotation: false,
             last_rotation: None,

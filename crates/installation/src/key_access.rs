@@ -2,7 +2,7 @@
 
 use super::vaults::PLATFORM_KEY;
 use super::{Installation, InstallationError};
-use crate::catalog::{DesIdentity, DiskEncryptionSetRecord};
+use crate::catalog::{DesIdentity, DiskEncryptionSetRecord, EncryptionType};
 use vault::{Caller, KeyId, KeyUrl, KeyVault, VaultError, VaultErrorCode, WrapAlgorithm};
 
 /// A key together with the vault that has it and the identity that uses it.
@@ -13,6 +13,9 @@ pub struct KeyAccess {
     pub caller: Caller,
     /// The key; its version is given.
     pub key: KeyId,
+    /// With double encryption: the platform-managed key, which wraps the outer DEK. Whoever unwraps opens each envelope
+    /// by itself and has none.
+    pub platform: Option<Box<Self>>,
 }
 
 impl KeyAccess {
@@ -67,7 +70,14 @@ impl Installation {
         }
         let caller = identity_of(set)?;
         let vault = self.key_vault_at(&url.vault_url, &set.identity)?;
-        current(vault, caller, &url.key)
+        let platform = match set.encryption_type {
+            EncryptionType::CustomerKey => None,
+            EncryptionType::PlatformAndCustomerKeys => Some(Box::new(self.wrapping_key(None)?)),
+        };
+        Ok(KeyAccess {
+            platform,
+            ..current(vault, caller, &url.key)?
+        })
     }
 
     /// Access to the key version that an envelope names, in the name of the disk's encryption set,
@@ -92,6 +102,7 @@ impl Installation {
             caller,
             vault: self.key_vault_at(vault_url, &identity)?,
             key,
+            platform: None,
         })
     }
 
@@ -133,6 +144,7 @@ fn current(
         vault,
         caller,
         key: kid.key,
+        platform: None,
     })
 }
 

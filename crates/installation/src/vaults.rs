@@ -15,15 +15,25 @@ use super::vault_backends::{VaultBackend, hsm_keys, vault_backend};
 use super::{Installation, InstallationError};
 use crate::catalog::{CatalogError, DesIdentity, HsmSettings, Kind, VaultKind, VaultRecord};
 use vault::{
-    EmbeddedVault, KeySize, KeyType, KeyVault, MasterPlace, NewKey, Permissions, PrivateKeys,
-    Resealed, SystemClock, VaultError, VaultErrorCode, VaultSettings, embedded_vault_name,
-    normal_vault_name, vault_url,
+    EmbeddedVault, KeyId, KeySize, KeyType, KeyUrl, KeyVault, MasterPlace, NewKey, Permissions,
+    PrivateKeys, Resealed, SystemClock, VaultError, VaultErrorCode, VaultSettings,
+    embedded_vault_name, normal_vault_name, vault_url,
 };
 
 /// The vault of the platform-managed key.
 pub(super) const PLATFORM_VAULT: &str = "platform";
 /// The platform-managed key.
 pub(super) const PLATFORM_KEY: &str = "platform-key";
+
+/// URL of the platform-managed key, without a version.
+pub fn platform_key_url() -> String {
+    let key = KeyId {
+        name: PLATFORM_KEY.into(),
+        version: None,
+    };
+    let vault_url = vault_url(PLATFORM_VAULT);
+    KeyUrl { vault_url, key }.to_string()
+}
 
 /// A file in that vault's directory until somebody was told where its master key is.
 const UNSAID: &str = "unsaid";

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use disks::{layer_map, lower_layers, open_files};
 use installation::Installation;
-use installation::catalog::{DesIdentity, DiskEncryptionSetRecord};
+use installation::catalog::{DesIdentity, DiskEncryptionSetRecord, EncryptionType};
 use installation::envelope::{LayerRecord, ResourceKind};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -71,6 +71,7 @@ impl Host {
                 identity: DesIdentity::SystemAssigned,
                 principal_id,
                 key_url: format!("https://{VAULT}.vault.localhost/keys/{KEY}"),
+                encryption_type: EncryptionType::default(),
                 previous_keys: Vec::new(),
                 auto_rotation: false,
                 last_rotation: None,

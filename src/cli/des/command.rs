@@ -1,6 +1,6 @@
 //! The subcommands of `disk-encryption-set`.
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use super::identity::{self, DesIdentityArgs};
 use super::identity_options::IdentityOptions;
@@ -8,7 +8,7 @@ use super::view::{DesView, note_policies};
 use crate::cli::{CliError, Context};
 use disks::des::{DesChange, NewDes, UpdatedDes};
 use installation::Installation;
-use installation::catalog::DiskEncryptionSetRecord;
+use installation::catalog::{DiskEncryptionSetRecord, EncryptionType};
 
 /// Arguments of `disk-encryption-set`.
 #[derive(Args)]
@@ -27,7 +27,11 @@ enum DesCommand {
 
 With a remote vault that `keyvault connect` has connected:
   sealdisk disk-encryption-set create far --key-url https://far.vault.azure.net/keys/mykey \\
-    --identity system")]
+    --identity system
+
+With two DEKs a disk, one under this key and one under the platform-managed key:
+  sealdisk disk-encryption-set create twice --key-url https://myvault.vault.localhost/keys/mykey \\
+    --encryption-type EncryptionAtRestWithPlatformAndCustomerKeys")]
     Create(CreateArgs),
     /// List the disk encryption sets
     #[command(after_help = "Example:\n  sealdisk disk-encryption-set list")]
@@ -78,8 +82,33 @@ struct CreateArgs {
     #[arg(long, num_args = 0..=1, default_value_t = false, default_missing_value = "true",
           value_name = "true|false")]
     enable_auto_key_rotation: bool,
+    /// Encrypt the disks twice: under the platform-managed key as well, each with a DEK of its own
+    #[arg(long, value_enum, default_value_t, value_name = "TYPE")]
+    encryption_type: EncryptionTypeArg,
     #[command(flatten)]
     identity: IdentityOptions,
+}
+
+/// Whose keys encrypt the disks of a set, by Azure's names.
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+#[value(rename_all = "PascalCase")]
+enum EncryptionTypeArg {
+    /// Under the set's key
+    #[default]
+    EncryptionAtRestWithCustomerKey,
+    /// Twice: under the set's key, and under the platform-managed key
+    EncryptionAtRestWithPlatformAndCustomerKeys,
+}
+
+impl From<EncryptionTypeArg> for EncryptionType {
+    fn from(arg: EncryptionTypeArg) -> Self {
+        match arg {
+            EncryptionTypeArg::EncryptionAtRestWithCustomerKey => Self::CustomerKey,
+            EncryptionTypeArg::EncryptionAtRestWithPlatformAndCustomerKeys => {
+                Self::PlatformAndCustomerKeys
+            }
+        }
+    }
 }
 
 #[derive(Args)]
@@ -124,6 +153,7 @@ pub fn run(context: &Context, args: DesArgs) -> Result<(), CliError> {
                     key_url: &args.key_url,
                     source_vault: args.source_vault.as_deref(),
                     auto_rotation: args.enable_auto_key_rotation,
+                    encryption_type: args.encryption_type.into(),
                     identity: args.identity.identity()?,
                 },
             )?;

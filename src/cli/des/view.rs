@@ -90,7 +90,7 @@ impl From<DiskEncryptionSetRecord> for DesView {
         Self {
             name: record.name,
             identity: IdentityView::new(record.principal_id, record.identity),
-            encryption_type: "EncryptionAtRestWithCustomerKey",
+            encryption_type: record.encryption_type.as_str(),
             active_key: record.key_url.into(),
             previous_keys: record.previous_keys.into_iter().map(Into::into).collect(),
             rotation_to_latest_key_version_enabled: record.auto_rotation,

@@ -85,12 +85,7 @@ pub(super) fn job(context: &Context, kind: JobKind, args: &JobArgs) -> Result<()
         (None, JobKind::Rotate) => LayerOp::RotateDek { rate },
         (None, JobKind::Flatten | JobKind::Merge) => LayerOp::Flatten { rate },
     };
-    let applied = with_changes(context, !args.no_wait, |changes| {
-        let disk = Disk::find(changes.installation, &args.name)?;
-        let progress = Progress::new();
-        let mut shown = |now: JobProgress| progress.at(now.done, now.total);
-        Ok(changes.change_layers(&disk, &op, &mut shown)?)
-    })?;
+    let applied = apply(context, &args.name, &op, !args.no_wait)?;
     if args.wait {
         wait_for_job(context, &args.name)?;
     }
@@ -101,6 +96,21 @@ pub(super) fn job(context: &Context, kind: JobKind, args: &JobArgs) -> Result<()
         ));
     }
     show_disk(context, &args.name)
+}
+
+/// Applies an operation, with a progress bar where it waits for the job that it begins.
+pub(super) fn apply(
+    context: &Context,
+    disk: &str,
+    op: &LayerOp,
+    wait: bool,
+) -> Result<Applied, CliError> {
+    with_changes(context, wait, |changes| {
+        let disk = Disk::find(changes.installation, disk)?;
+        let progress = Progress::new();
+        let mut shown = |now: JobProgress| progress.at(now.done, now.total);
+        Ok(changes.change_layers(&disk, op, &mut shown)?)
+    })
 }
 
 /// Applies an operation that begins no job.

@@ -2,10 +2,12 @@
 
 use clap::Args;
 
+use super::layers::apply;
 use super::show::show;
 use crate::cli::limits::LimitArgs;
 use crate::cli::{CliError, Context};
 use attach::set_limits;
+use disks::LayerOp;
 use installation::envelope::ResourceKind;
 use installation::runtime_dir;
 
@@ -27,6 +29,15 @@ pub(super) struct UpdateArgs {
     no_limits: bool,
 }
 
+/// Gives the disk a DEK of the kind that its set has, and copies its data under it.
+fn change_passes(context: &Context, name: &str) -> Result<(), CliError> {
+    context.output.note(&format!(
+        "note: the disk {name} gets a new DEK, and its data is copied under it, since its disk encryption set encrypts \
+         another number of times; `sealdisk disk show {name}` shows how far it is"
+    ));
+    apply(context, name, &LayerOp::RotateDek { rate: None }, true).map(drop)
+}
+
 pub(super) fn update(context: &Context, args: UpdateArgs) -> Result<(), CliError> {
     let installation = context.installation()?;
     let limit = args.no_limits || !args.limits.is_empty();
@@ -43,6 +54,9 @@ pub(super) fn update(context: &Context, args: UpdateArgs) -> Result<(), CliError
             &args.name,
             args.disk_encryption_set.as_deref(),
         )?;
+        if disks::needs_other_dek(&installation, &args.name)? {
+            change_passes(context, &args.name)?;
+        }
     }
     let view = disks::show(&installation, ResourceKind::Disk, &args.name)?;
     if limit {

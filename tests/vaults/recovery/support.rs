@@ -9,6 +9,7 @@ use std::time::Instant;
 use disks::des::NewDes;
 use disks::import::Cancel;
 use disks::{CreateRequest, DEFAULT_SECTOR_SIZE, create};
+use installation::catalog::EncryptionType;
 use serde_json::Value;
 use test_support::{Host, program};
 use vault::{KeySize, NewKey, Permissions, VaultSettings};
@@ -72,6 +73,7 @@ pub fn host_with_disk(text: &[u8]) -> Host {
         name: "s",
         key_url: "https://vlt.vault.localhost/keys/k",
         source_vault: None,
+        encryption_type: EncryptionType::default(),
         auto_rotation: false,
         identity: None,
     };

@@ -4,6 +4,7 @@
 mod audit;
 mod captured;
 mod death;
+mod double;
 mod full;
 mod load;
 mod memory;

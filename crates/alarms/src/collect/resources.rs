@@ -6,7 +6,7 @@ use crate::alarm::SubjectKind;
 use crate::error::AlarmsError;
 use crate::facts::{Attaches, OldKey, ResourceFacts, ResourceState};
 use crate::host::host_name;
-use disks::{DiskView, SessionView};
+use disks::{DiskView, LayerView, SessionView};
 use installation::envelope::ResourceKind;
 
 /// What is known of each, and which keys they need.
@@ -107,10 +107,7 @@ fn keys_of(view: &DiskView) -> Vec<(Option<&str>, &str)> {
         view.encryption.disk_encryption_set_id.as_deref(),
         view.encryption.key_url.as_str(),
     );
-    let of_layers = view.layers.iter().map(|layer| {
-        let set = layer.disk_encryption_set_id.as_deref();
-        (set, layer.key_url.as_str())
-    });
+    let of_layers = view.layers.iter().flat_map(LayerView::keys);
     let mut keys = Vec::new();
     // The catalog's row alone knows the key of one whose header cannot be read.
     for key in of_layers.chain(view.layers.is_empty().then_some(own)) {

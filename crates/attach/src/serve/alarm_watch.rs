@@ -20,6 +20,7 @@ use alarms::{
 };
 use disks::{Disk, DiskError};
 use installation::Installation;
+use installation::envelope::LayerRecord;
 
 /// What is looked at, and where it is told.
 pub(crate) struct AlarmWatch {
@@ -73,10 +74,8 @@ impl AlarmWatch {
         let header = self.disk.header_file()?;
         let header = header.read().map_err(DiskError::from)?;
         let layers = header.claims().layers.iter();
-        let keys = layers.map(|layer| {
-            let set = layer.disk_encryption_set.clone();
-            (set, layer.envelope.key_url())
-        });
+        let keys = layers.flat_map(LayerRecord::envelopes);
+        let keys = keys.map(|(set, envelope)| (set.map(str::to_owned), envelope.key_url()));
         let keys: Vec<_> = keys.collect();
         let scope = Scope::Disk(OneDisk {
             name: self.disk.name(),

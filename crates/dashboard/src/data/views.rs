@@ -8,8 +8,8 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use alarms::{Alarm, Facts, host_name};
-use disks::DiskView;
 use disks::des::{Dependencies, SeenSet, SeenVault};
+use disks::{DiskView, LayerView};
 use installation::Installation;
 use installation::catalog::{DesIdentity, IdentityOwner};
 use vault::{KeyPermission, KeyUrl, SeenKey};
@@ -207,7 +207,8 @@ fn identities(installation: &Installation, seen: &Dependencies) -> Vec<Item> {
 
 fn resource(disk: &DiskView) -> Item {
     let top = lower(&disk.encryption.key_url);
-    let of_layers = disk.layers.iter().map(|layer| lower(&layer.key_url));
+    let of_layers = disk.layers.iter().flat_map(LayerView::keys);
+    let of_layers = of_layers.map(|(_, url)| lower(url));
     let others: BTreeSet<_> = of_layers.filter(|url| *url != top).collect();
     let view = json!({
         "kind": disk.kind,

@@ -53,6 +53,15 @@ pub struct SeenSet {
     pub record: DiskEncryptionSetRecord,
     /// The key version that wraps its new disks; without a version where that is not known.
     pub active_key: String,
+    /// With double encryption: that of the platform-managed key, which wraps them too.
+    pub platform_key: Option<String>,
+}
+
+impl SeenSet {
+    /// All key versions that wrap its new disks.
+    fn active_keys(&self) -> impl Iterator<Item = &String> {
+        std::iter::once(&self.active_key).chain(&self.platform_key)
+    }
 }
 
 /// What is taken away.
@@ -98,6 +107,7 @@ impl Dependencies {
             active_key: keys
                 .active(&record)
                 .unwrap_or_else(|| without_followed_version(&record)),
+            platform_key: keys.platform(&record),
             record,
         };
         let sets = catalog.all_des()?.into_iter();
@@ -124,7 +134,7 @@ impl Dependencies {
     /// # Errors
     /// When the catalog cannot be read.
     pub fn without(&self, installation: &Installation, loss: &Loss) -> Result<Cut, DiskError> {
-        let sets = self.sets_without(loss);
+        let sets = self.sets_without(installation, loss);
         let resources = self.resources_without(installation, loss);
         let found = match loss {
             Loss::Key(url) => self.found_of_key(installation, url)?,
@@ -159,11 +169,14 @@ impl Dependencies {
         resources
     }
 
-    fn sets_without(&self, loss: &Loss) -> Vec<String> {
+    fn sets_without(&self, installation: &Installation, loss: &Loss) -> Vec<String> {
+        let platform = installation.platform().object_id;
         let needs_it = |set: &&SeenSet| match loss {
-            Loss::Key(url) => is_version_of(&set.active_key, url),
-            Loss::Vault(name) => self.is_in_vault(&set.active_key, name),
-            Loss::Identity(id) => set.record.principal_id == *id,
+            Loss::Key(url) => set.active_keys().any(|key| is_version_of(key, url)),
+            Loss::Vault(name) => set.active_keys().any(|key| self.is_in_vault(key, name)),
+            Loss::Identity(id) => {
+                set.record.principal_id == *id || (set.platform_key.is_some() && platform == *id)
+            }
         };
         let sets = self.sets.iter().filter(needs_it);
         sets.map(|set| set.record.name.clone()).collect()
@@ -191,7 +204,10 @@ impl Dependencies {
         let unread: Vec<_> = unread.cloned().collect();
         let sets = self.sets.iter();
         let sets: Vec<_> = sets
-            .map(|set| (set.record.name.clone(), set.active_key.clone()))
+            .flat_map(|set| {
+                let name = &set.record.name;
+                set.active_keys().map(|key| (name.clone(), key.clone()))
+            })
             .collect();
         let mut sets = sets_with(&sets, url);
         sets.retain(|(_, answer)| *answer == SafeToDisable::Unknown);

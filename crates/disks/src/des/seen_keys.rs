@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use installation::catalog::DiskEncryptionSetRecord;
+use installation::catalog::{DiskEncryptionSetRecord, EncryptionType};
+use installation::platform_key_url;
 use vault::{KeyId, KeyUrl, SeenKey};
 
 /// The key versions of vaults, by their URLs.
@@ -45,5 +46,13 @@ impl SeenKeys {
         }
         url.key.version = None;
         self.latest.get(&url.to_string()).cloned()
+    }
+
+    /// The version of the platform-managed key that wraps the outer DEKs of a set's new disks; without a version where
+    /// that is not known, and nothing where the set has no double encryption.
+    pub(super) fn platform(&self, set: &DiskEncryptionSetRecord) -> Option<String> {
+        let is_double = set.encryption_type == EncryptionType::PlatformAndCustomerKeys;
+        let url = is_double.then(platform_key_url)?;
+        Some(self.latest.get(&url).cloned().unwrap_or(url))
     }
 }

@@ -7,7 +7,7 @@ use super::outcome::{DeletedDes, UpdatedDes};
 use super::rotate::rewrap_set;
 use crate::resource::reconcile::reconcile;
 use installation::DesOperation;
-use installation::catalog::{DesIdentity, DiskEncryptionSetRecord, Stored};
+use installation::catalog::{DesIdentity, DiskEncryptionSetRecord, EncryptionType, Stored};
 use installation::{Installation, InstallationError, retrying};
 use vault::audit::AuditLog;
 use vault::{KeyUrl, KeyVault, VaultError, VaultErrorCode, same_key_url};
@@ -22,6 +22,8 @@ pub struct NewDes<'a> {
     pub source_vault: Option<&'a str>,
     /// Whether the latest version of the key is to be followed.
     pub auto_rotation: bool,
+    /// Whether what is under it is encrypted twice, under the platform-managed key as well. It stays.
+    pub encryption_type: EncryptionType,
     /// The managed identity that uses the key of a vault elsewhere; the machine's by default. A
     /// vault that is kept here knows an identity that is made with the set.
     pub identity: Option<DesIdentity>,
@@ -65,6 +67,7 @@ fn create_now(
         identity,
         principal_id: managed.unwrap_or_else(Uuid::new_v4),
         key_url,
+        encryption_type: new.encryption_type,
         previous_keys: Vec::new(),
         auto_rotation: new.auto_rotation,
         last_rotation: None,

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::import::Cancel;
-use installation::catalog::DesIdentity;
+use installation::catalog::{DesIdentity, EncryptionType};
 use installation::envelope::ResourceKind;
 use installation::{Installation, InstallationError};
 use vault::{AttributeChange, KeySize, NewKey, Permissions, VaultErrorCode, VaultSettings};
@@ -39,6 +39,7 @@ impl Fixture {
             name: "set",
             key_url,
             source_vault,
+            encryption_type: EncryptionType::default(),
             auto_rotation: false,
             identity: None,
         };

@@ -9,9 +9,11 @@ use super::safety::{
     Needs, SafeToDisable, Safety, VaultLook, is_version_of, other_versions, safety_of,
 };
 use crate::{DiskError, DiskView};
-use installation::catalog::{DiskRecord, LayerUse, Stored};
+use installation::catalog::{
+    DiskEncryptionSetRecord, DiskRecord, EncryptionType, LayerUse, Stored,
+};
 use installation::envelope::ResourceKind;
-use installation::{Installation, InstallationError};
+use installation::{Installation, InstallationError, platform_key_url};
 use vault::{KeyId, KeyUrl, KeyVault, same_key_url};
 
 /// One key version that a disk encryption set uses or used.
@@ -73,10 +75,12 @@ fn users_of(disk: &DiskView, row: Option<&DiskRecord>) -> Vec<KeyUser> {
         problem: disk.problem.clone(),
     }];
     let by_header = disk.layers.iter().rev();
-    let by_header = by_header.map(|layer| LayerUse {
-        layer: layer.id,
-        disk_encryption_set: layer.disk_encryption_set_id.clone(),
-        key_url: layer.key_url.clone(),
+    let by_header = by_header.flat_map(|layer| {
+        layer.keys().map(|(set, key_url)| LayerUse {
+            layer: layer.id,
+            disk_encryption_set: set.map(Into::into),
+            key_url: key_url.into(),
+        })
     });
     let by_catalog = row
         .into_iter()
@@ -168,9 +172,25 @@ fn active_keys(installation: &Installation) -> Result<Vec<(String, String)>, Ins
                 }
             }
         }
-        active.push((set.name, url.to_string()));
+        active.push((set.name.clone(), url.to_string()));
+        active.extend(platform_key_of(installation, &set).map(|url| (set.name, url)));
     }
     Ok(active)
+}
+
+/// The version of the platform-managed key that wraps the outer DEKs of new disks of a set; without a version where it
+/// is not known, and nothing where the set has no double encryption.
+fn platform_key_of(installation: &Installation, set: &DiskEncryptionSetRecord) -> Option<String> {
+    if set.encryption_type == EncryptionType::CustomerKey {
+        return None;
+    }
+    Some(match installation.wrapping_key(None) {
+        Ok(access) => access.key_url().to_string(),
+        Err(error) => {
+            log::warn!("the active version of the platform-managed key is not known: {error}");
+            platform_key_url()
+        }
+    })
 }
 
 /// What would stop if a key version were disabled. Without a version the latest is meant, as
@@ -219,7 +239,11 @@ pub fn what_if_disabled(
         if set.auto_rotation {
             url.key.version = None;
         }
-        if (url == versionless && latest) || is_version_of(&url.to_string(), &key_url) {
+        let is_platform = |url: String| is_version_of(&url, &key_url);
+        if (url == versionless && latest)
+            || is_version_of(&url.to_string(), &key_url)
+            || platform_key_of(installation, &set).is_some_and(is_platform)
+        {
             disk_encryption_sets.push(set.name);
         }
     }

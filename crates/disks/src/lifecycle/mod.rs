@@ -19,5 +19,5 @@ pub use rebuild_catalog::rebuild;
 pub use rebuilt::{Rebuilt, RebuiltSet};
 pub use register::{RegisterRequest, register};
 pub use unregister::{forget_departed, unregister};
-pub use update::{NewKey, rewrap, update};
+pub use update::{NewKey, needs_other_dek, rewrap, update};
 pub use view::{DiskView, EncryptionView, JobView, LayerView, SessionView, list, look, show};

@@ -10,7 +10,8 @@ use crate::resource::reconcile::layer_uses;
 use crate::resource::staging::sweep;
 use installation::catalog::{DiskRecord, DiskState};
 use installation::envelope::{
-    DekCheck, HeaderPayload, LayerRecord, ResourceKind, unwrap_dek, wrap_dek,
+    DekCheck, Envelope, EnvelopeError, HeaderPayload, LayerRecord, ResourceKind, unwrap_one,
+    wrap_dek,
 };
 use installation::files::private_dir;
 use installation::{Installation, KeyAccess};
@@ -28,25 +29,60 @@ pub(crate) struct NewLayer<'a> {
     pub(crate) set: Option<&'a str>,
 }
 
-/// A fresh DEK, wrapped, and unwrapped again to see that it can be.
+/// A fresh DEK, wrapped, and unwrapped again to see that it can be. Where the set has double encryption it is two keys.
 pub(crate) fn new_layer(
     access: &KeyAccess,
     new: &NewLayer<'_>,
 ) -> Result<(Dek, LayerRecord), DiskError> {
-    let dek = Dek::generate()?;
+    let dek = match access.platform {
+        Some(_) => Dek::generate()?.with_outer(Dek::generate()?)?,
+        None => Dek::generate()?,
+    };
     let id = Uuid::new_v4();
-    let caller = access.caller.for_layer(new.name, id);
+    let wrap = |access: &KeyAccess, dek: &Dek| wrapped(access, new.name, id, dek);
+    let platform = access.platform.as_deref().zip(dek.outer());
     let layer = LayerRecord {
         id,
         origin: new.origin,
         size: new.size,
         data_unit: new.data_unit,
         disk_encryption_set: new.set.map(Into::into),
-        envelope: wrap_dek(access.vault.as_ref(), &caller, &access.key, &dek)?,
+        envelope: wrap(access, &dek)?,
+        platform_envelope: platform
+            .map(|(platform, outer)| wrap(platform, outer))
+            .transpose()?,
         check: DekCheck::new(id, &dek),
     };
-    unwrap_dek(access.vault.as_ref(), &caller, &layer)?;
+    let unwrap = |access, envelope| unwrapped(access, new.name, id, envelope);
+    let envelopes = access
+        .platform
+        .as_deref()
+        .zip(layer.platform_envelope.as_ref());
+    let outer = envelopes.map(|(platform, envelope)| unwrap(platform, envelope));
+    layer.joined(unwrap(access, &layer.envelope)?, outer.transpose()?)?;
     Ok((dek, layer))
+}
+
+/// The key of a layer of `disk`, wrapped.
+pub(crate) fn wrapped(
+    access: &KeyAccess,
+    disk: &str,
+    layer: Uuid,
+    dek: &Dek,
+) -> Result<Envelope, EnvelopeError> {
+    let caller = access.caller.for_layer(disk, layer);
+    wrap_dek(access.vault.as_ref(), &caller, &access.key, dek)
+}
+
+/// What [`wrapped`] wrapped.
+pub(crate) fn unwrapped(
+    access: &KeyAccess,
+    disk: &str,
+    layer: Uuid,
+    envelope: &Envelope,
+) -> Result<Dek, EnvelopeError> {
+    let caller = access.caller.for_layer(disk, layer);
+    unwrap_one(access.vault.as_ref(), &caller, layer, envelope)
 }
 
 /// The row of a resource in the making.

@@ -12,8 +12,10 @@ use crate::lifecycle::new_resource::ready_row;
 use crate::lifecycle::rebuilt::{Rebuilt, RebuiltSet};
 use crate::lifecycle::unregister::forget_returned;
 use crate::resource::directory::{HEADER, header_claims};
-use installation::catalog::{CatalogError, DesIdentity, DiskEncryptionSetRecord, DiskRecord};
-use installation::envelope::{HeaderPayload, ResourceKind};
+use installation::catalog::{
+    CatalogError, DesIdentity, DiskEncryptionSetRecord, DiskRecord, EncryptionType,
+};
+use installation::envelope::{HeaderPayload, LayerRecord, ResourceKind};
 use installation::{Installation, InstallationError};
 use vault::KeyUrl;
 
@@ -103,8 +105,8 @@ fn take_up(
             ));
         }
     }
-    for (set, key_url) in sets(&header) {
-        rebuild_set(installation, set, &key_url, rebuilt).map_err(|e| e.to_string())?;
+    for (set, layer) in sets(&header) {
+        rebuild_set(installation, set, layer, rebuilt).map_err(|e| e.to_string())?;
     }
     let row = ready_row(&header, directory);
     installation.catalog().insert_disk(&row).map_err(text)?;
@@ -112,21 +114,17 @@ fn take_up(
     Ok(Some(row))
 }
 
-/// The sets that a header names, each with a key of it; the top layer's comes first, because it is the
-/// latest.
-fn sets(header: &HeaderPayload) -> impl Iterator<Item = (&str, String)> {
+/// The sets that a header names, each with a layer under it; the top layer comes first, because it is the latest.
+fn sets(header: &HeaderPayload) -> impl Iterator<Item = (&str, &LayerRecord)> {
     let layers = header.layers.iter().rev();
-    layers.filter_map(|layer| {
-        let set = layer.disk_encryption_set.as_deref()?;
-        Some((set, layer.envelope.key_url()))
-    })
+    layers.filter_map(|layer| Some((layer.disk_encryption_set.as_deref()?, layer)))
 }
 
-/// The set `name`, which a header names with that key; made again when the catalog does not know it.
+/// The set `name`, which a header names for that layer; made again when the catalog does not know it.
 fn rebuild_set(
     installation: &Installation,
     name: &str,
-    key_url: &str,
+    layer: &LayerRecord,
     rebuilt: &mut Rebuilt,
 ) -> Result<(), InstallationError> {
     match installation.catalog().des(name) {
@@ -135,8 +133,12 @@ fn rebuild_set(
         Err(e) => return Err(e.into()),
     }
     check_des_name(name)?;
-    let mut url: KeyUrl = key_url.parse()?;
+    let mut url: KeyUrl = layer.envelope.key_url().parse()?;
     url.key.version = None;
+    let encryption_type = match layer.is_double() {
+        true => EncryptionType::PlatformAndCustomerKeys,
+        false => EncryptionType::CustomerKey,
+    };
     let (identity, principal_id) = match url.vault_name() {
         Some(_) => (DesIdentity::SystemAssigned, Some(Uuid::new_v4())),
         None => (DesIdentity::None, None),
@@ -148,6 +150,7 @@ fn rebuild_set(
             identity,
             principal_id: principal_id.unwrap_or_default(),
             key_url: url.to_string(),
+            encryption_type,
             previous_keys: Vec::new(),
             auto_rotation: false,
             last_rotation: None,

@@ -20,7 +20,7 @@ use crate::resource::error::DiskError;
 use crate::resource::lookup::lookup;
 use installation::Installation;
 use installation::catalog::{CatalogError, DepartedKey, DepartedRecord, Departure};
-use installation::envelope::{EnvelopeError, HeaderPayload, ResourceKind};
+use installation::envelope::{EnvelopeError, HeaderPayload, LayerRecord, ResourceKind};
 use vault::same_key_url;
 use volume::store::LayerFile;
 
@@ -79,8 +79,8 @@ pub fn forget_departed(
         Ok(Some(_)) if departed.reason.is_unseen() => return Err(not_gone("")),
         Ok(Some(header)) => {
             let needs = |key: &DepartedKey| {
-                let mut layers = header.layers.iter();
-                layers.any(|layer| same_key_url(&layer.envelope.key_url(), &key.key_url))
+                let mut keys = header.layers.iter().flat_map(LayerRecord::envelopes);
+                keys.any(|(_, envelope)| same_key_url(&envelope.key_url(), &key.key_url))
             };
             if departed.keys.iter().any(needs) {
                 return Err(not_gone(""));

@@ -2,13 +2,14 @@
 
 use uuid::Uuid;
 
+use crate::lifecycle::new_resource::{unwrapped, wrapped};
 use crate::resource::disk::Disk;
 use crate::resource::error::DiskError;
 use crate::resource::lookup::lookup;
 use crate::resource::reconcile::{described, layer_uses};
 use crate::resource::unlock::Unwrapper;
-use installation::catalog::{DiskRecord, Rev};
-use installation::envelope::{Header, HeaderLock, LayerRecord, ResourceKind, unwrap_dek, wrap_dek};
+use installation::catalog::{DiskRecord, EncryptionType, Rev};
+use installation::envelope::{Header, HeaderLock, LayerRecord, ResourceKind};
 use installation::{Installation, InstallationError, KeyAccess};
 use keys::Dek;
 use vault::audit::AuditLog;
@@ -63,6 +64,32 @@ pub fn update(
         top,
     };
     rewrap.run(installation, &disk, &new, lock, &mut keys)
+}
+
+/// Whether a disk has own layers that are encrypted once where its set has double encryption, or twice where it has
+/// none: a new DEK ([`LayerOp::RotateDek`](crate::LayerOp::RotateDek)) is of the set's kind.
+///
+/// # Errors
+/// When there is no such disk, or its header cannot be read.
+pub fn needs_other_dek(installation: &Installation, name: &str) -> Result<bool, DiskError> {
+    let disk = Disk::of_kind(installation, ResourceKind::Disk, name)?;
+    let found = disk.header_file()?.read()?;
+    let header = found.claims();
+    let wanted = match &header.disk_encryption_set {
+        Some(set) => {
+            installation
+                .catalog()
+                .des(set)
+                .map_err(InstallationError::from)?
+                .record
+                .encryption_type
+        }
+        None => EncryptionType::CustomerKey,
+    };
+    let is_double = wanted == EncryptionType::PlatformAndCustomerKeys;
+    let own = |layer: &&LayerRecord| layer.disk_encryption_set == header.disk_encryption_set;
+    let mut own = header.layers.iter().filter(own);
+    Ok(own.any(|layer| layer.is_double() != is_double))
 }
 
 /// The key that is to wrap a disk.
@@ -171,7 +198,6 @@ impl Rewrap {
         new: &NewKey<'_>,
         keys: &mut Unwrapper<'_>,
     ) -> Result<(Header, Vec<String>), DiskError> {
-        let KeyAccess { vault, caller, key } = new.access;
         let (mut header, mut before) = (self.header.clone(), Vec::new());
         header.disk_encryption_set.clone_from(&self.set);
         let top = self.header.top().map(|top| top.id);
@@ -188,10 +214,16 @@ impl Rewrap {
                 false => Some(disk.unlock_layer(keys, &self.header, layer)?),
             };
             let dek = lower.as_ref().unwrap_or(&self.top);
-            let caller = caller.for_layer(disk.name(), layer.id);
-            layer.envelope = wrap_dek(vault.as_ref(), &caller, key, dek)?;
+            let name = disk.name();
+            layer.envelope = wrapped(new.access, name, layer.id, dek)?;
             layer.disk_encryption_set = new.set.map(Into::into);
-            unwrap_dek(vault.as_ref(), &caller, layer)?;
+            // Under the newest version of the platform's key as well. A layer that goes where there is no double
+            // encryption keeps its outer DEK until it is copied into one that has none.
+            if let (Some(platform), Some(outer)) = (&new.access.platform, dek.outer()) {
+                layer.platform_envelope = Some(wrapped(platform, name, layer.id, outer)?);
+            }
+            let inner = unwrapped(new.access, name, layer.id, &layer.envelope)?;
+            layer.joined(inner, keys.outer(name, layer)?)?;
         }
         Ok((header, before))
     }

@@ -20,10 +20,10 @@ use crate::resource::session::is_of_this_boot;
 use crate::resource::staging::sweep;
 use crate::resource::{extents, open};
 use installation::Installation;
-use installation::catalog::{CatalogError, DiskRecord, DiskState, Stored};
+use installation::catalog::{CatalogError, DiskRecord, DiskState, EncryptionType, Stored};
 use installation::envelope::{
-    CloneSource, EnvelopeError, FailedSync, HeaderPayload, Job, LayerRecord, ResourceKind, Session,
-    UnverifiedHeader,
+    CloneSource, Envelope, EnvelopeError, FailedSync, HeaderPayload, Job, LayerRecord,
+    ResourceKind, Session, UnverifiedHeader,
 };
 use keys::units::BLOCK_SIZE;
 use volume::{CacheMode, RuntimeMap, Volume};
@@ -121,6 +121,18 @@ pub struct SessionView {
     pub session: Session,
 }
 
+/// Azure's name for whose keys protect a disk. Twice encrypted is what is so in all of its layers.
+fn kind_of_key(record: &DiskRecord, header: Option<&HeaderPayload>) -> &'static str {
+    let is_double = |header: &HeaderPayload| header.layers.iter().all(LayerRecord::is_double);
+    match record.disk_encryption_set {
+        None => "EncryptionAtRestWithPlatformKey",
+        Some(_) if header.is_some_and(is_double) => {
+            EncryptionType::PlatformAndCustomerKeys.as_str()
+        }
+        Some(_) => EncryptionType::CustomerKey.as_str(),
+    }
+}
+
 /// What is being done to a disk's layers, and how much of it is done.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -167,10 +179,22 @@ pub struct LayerView {
     pub disk_encryption_set_id: Option<String>,
     /// The key version that wraps its DEK.
     pub key_url: String,
+    /// With double encryption: that of the platform-managed key, which wraps its outer DEK.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub platform_key_url: Option<String>,
     /// Its ciphertext.
     pub data: PathBuf,
     /// Its block map.
     pub map: PathBuf,
+}
+
+impl LayerView {
+    /// All key versions that it takes to read it, each with the set in whose name, `None` being the platform.
+    pub fn keys(&self) -> impl Iterator<Item = (Option<&str>, &str)> {
+        let own = (self.disk_encryption_set_id.as_deref(), &*self.key_url);
+        let platform = self.platform_key_url.as_deref();
+        std::iter::once(own).chain(platform.map(|url| (None, url)))
+    }
 }
 
 /// All of a kind, by name, after what interrupted commands left was cleaned up.
@@ -268,10 +292,7 @@ fn view_by(record: &DiskRecord, header: Result<UnverifiedHeader, EnvelopeError>)
         data_bytes,
         time_created: record.created,
         encryption: EncryptionView {
-            kind: match record.disk_encryption_set {
-                Some(_) => "EncryptionAtRestWithCustomerKey",
-                None => "EncryptionAtRestWithPlatformKey",
-            },
+            kind: kind_of_key(record, header.as_ref()),
             disk_encryption_set_id: record.disk_encryption_set.clone(),
             key_url: record.key_url.clone(),
         },
@@ -409,6 +430,7 @@ fn layer_views(directory: &Path, header: &HeaderPayload) -> Vec<LayerView> {
             sector_size: layer.data_unit,
             disk_encryption_set_id: layer.disk_encryption_set.clone(),
             key_url: layer.envelope.key_url(),
+            platform_key_url: layer.platform_envelope.as_ref().map(Envelope::key_url),
             data: paths.data,
             map: paths.map,
         }

@@ -76,14 +76,16 @@ pub(crate) fn described(record: &DiskRecord, header: &HeaderPayload) -> DiskReco
     }
 }
 
-/// The layers of a header as the catalog has them.
+/// The layers of a header as the catalog has them: one that is encrypted twice is there under both keys.
 pub(crate) fn layer_uses(header: &HeaderPayload) -> Vec<LayerUse> {
     let layers = header.layers.iter();
-    layers
-        .map(|layer| LayerUse {
+    let uses = layers.flat_map(|layer| {
+        let envelopes = layer.envelopes();
+        envelopes.map(|(set, envelope)| LayerUse {
             layer: layer.id,
-            disk_encryption_set: layer.disk_encryption_set.clone(),
-            key_url: layer.envelope.key_url(),
+            disk_encryption_set: set.map(Into::into),
+            key_url: envelope.key_url(),
         })
-        .collect()
+    });
+    uses.collect()
 }

@@ -4,7 +4,9 @@ use uuid::Uuid;
 
 use crate::resource::disk::Disk;
 use crate::resource::error::DiskError;
-use installation::envelope::{Header, HeaderPayload, LayerRecord, UnverifiedHeader, unwrap_dek};
+use installation::envelope::{
+    Envelope, Header, HeaderPayload, LayerRecord, UnverifiedHeader, unwrap_one,
+};
 use installation::{Installation, KeyAccess};
 use keys::{Dek, DekStack};
 
@@ -52,15 +54,44 @@ impl<'a> Unwrapper<'a> {
         set: Option<&str>,
         layer: &LayerRecord,
     ) -> Result<Dek, DiskError> {
-        let check = self.check;
-        let access = self.access(set, layer)?;
-        let mut caller = access.caller.for_layer(disk, layer.id);
-        caller.purpose.check = check;
-        Ok(unwrap_dek(access.vault.as_ref(), &caller, layer)?)
+        let inner = self.one(disk, set, layer, &layer.envelope)?;
+        let outer = self.outer(disk, layer)?;
+        Ok(layer.joined(inner, outer)?)
     }
 
-    fn access(&mut self, set: Option<&str>, layer: &LayerRecord) -> Result<&KeyAccess, DiskError> {
-        let url = &layer.envelope.vault_url;
+    /// The outer DEK of a layer of `disk`, where it has one.
+    pub(crate) fn outer(
+        &mut self,
+        disk: &str,
+        layer: &LayerRecord,
+    ) -> Result<Option<Dek>, DiskError> {
+        let envelope = layer.platform_envelope.as_ref();
+        envelope
+            .map(|envelope| self.one(disk, None, layer, envelope))
+            .transpose()
+    }
+
+    fn one(
+        &mut self,
+        disk: &str,
+        set: Option<&str>,
+        layer: &LayerRecord,
+        envelope: &Envelope,
+    ) -> Result<Dek, DiskError> {
+        let check = self.check;
+        let access = self.access(set, envelope)?;
+        let mut caller = access.caller.for_layer(disk, layer.id);
+        caller.purpose.check = check;
+        Ok(unwrap_one(
+            access.vault.as_ref(),
+            &caller,
+            layer.id,
+            envelope,
+        )?)
+    }
+
+    fn access(&mut self, set: Option<&str>, envelope: &Envelope) -> Result<&KeyAccess, DiskError> {
+        let url = &envelope.vault_url;
         let fits = |of: Option<&str>, access: &KeyAccess| of == set && access.vault.url() == url;
         if let Some((of, access)) = self.known
             && fits(of, access)
@@ -74,7 +105,7 @@ impl<'a> Unwrapper<'a> {
         let index = match found {
             Some(index) => index,
             None => {
-                let key = layer.envelope.key_id();
+                let key = envelope.key_id();
                 let access = self.installation.unwrapping_key(set, url, key)?;
                 self.opened.push((set.map(Into::into), access));
                 self.opened.len() - 1
@@ -132,9 +163,10 @@ impl Disk {
             ..Unwrapper::new(installation)
         };
         let (header, _) = self.unlock_by(&mut keys, header)?;
-        let under = |layer: &LayerRecord| {
-            let set = layer.disk_encryption_set.clone();
-            (set, layer.envelope.key_url())
+        let under = |layer: &LayerRecord| -> Vec<_> {
+            let keys = layer.envelopes();
+            keys.map(|(set, envelope)| (set.map(str::to_owned), envelope.key_url()))
+                .collect()
         };
         let mut checked: Vec<_> = header.top().map(under).into_iter().collect();
         for layer in header.layers.iter().rev() {

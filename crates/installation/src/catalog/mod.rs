@@ -28,7 +28,7 @@ pub use departed::{DepartedKey, DepartedRecord, Departure};
 pub use error::CatalogError;
 pub use interface::Catalog;
 pub use record::{
-    DiskEncryptionSetRecord, DiskRecord, DiskState, IdentityOwner, IdentityRecord,
+    DiskEncryptionSetRecord, DiskRecord, DiskState, EncryptionType, IdentityOwner, IdentityRecord,
     InstallationRecord, Kind, LayerUse, Rev, Stored, VaultRecord,
 };
 pub use settings::{DesIdentity, HsmSettings, VaultKind};

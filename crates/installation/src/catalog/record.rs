@@ -48,6 +48,29 @@ pub struct VaultRecord {
     pub created: OffsetDateTime,
 }
 
+/// Whose keys encrypt what is under a disk encryption set, by Azure's names.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EncryptionType {
+    /// The data is encrypted under a DEK that the set's key wraps.
+    #[default]
+    #[serde(rename = "EncryptionAtRestWithCustomerKey")]
+    CustomerKey,
+    /// The data is encrypted twice, under two DEKs: the set's key wraps the inner one, the platform-managed key the
+    /// outer one.
+    #[serde(rename = "EncryptionAtRestWithPlatformAndCustomerKeys")]
+    PlatformAndCustomerKeys,
+}
+
+impl EncryptionType {
+    /// Azure's name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::CustomerKey => "EncryptionAtRestWithCustomerKey",
+            Self::PlatformAndCustomerKeys => "EncryptionAtRestWithPlatformAndCustomerKeys",
+        }
+    }
+}
+
 /// A disk encryption set: the key that wraps its disks' DEKs, and the identity that may use it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -60,6 +83,9 @@ pub struct DiskEncryptionSetRecord {
     pub principal_id: Uuid,
     /// URL of the active key, with or without a version.
     pub key_url: String,
+    /// How what is made under it is encrypted; it stays.
+    #[serde(default)]
+    pub encryption_type: EncryptionType,
     /// URLs of keys that were active before and may still wrap disks, newest first.
     pub previous_keys: Vec<String>,
     /// Whether the latest version of the key is to be followed.
@@ -134,7 +160,7 @@ pub enum DiskState {
     Erased,
 }
 
-/// A layer of a disk, a snapshot or an image.
+/// A layer of a disk, a snapshot or an image, with a key that wraps its DEK. With double encryption there are two.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LayerUse {
@@ -163,7 +189,7 @@ pub struct DiskRecord {
     pub disk_encryption_set: Option<String>,
     /// URL, with version, of the key that wraps its top layer.
     pub key_url: String,
-    /// Its layers, from the bottom up.
+    /// Its layers, from the bottom up, each with all that it takes to unwrap its DEK.
     pub layers: Vec<LayerUse>,
     /// When it was made.
     pub created: OffsetDateTime,

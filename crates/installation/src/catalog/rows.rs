@@ -9,7 +9,7 @@ use super::record::{DiskEncryptionSetRecord, Rev, Stored, VaultRecord};
 pub(super) const VAULT_COLUMNS: &str = "name, rev, url, kind, created";
 
 pub(super) const DES_COLUMNS: &str = "name, rev, identity, principal_id, key_url, previous_keys, \
-                           auto_rotation, last_rotation, created";
+                           auto_rotation, last_rotation, created, encryption_type";
 
 pub(super) fn parse_vault(row: &Row<'_>) -> Result<Stored<VaultRecord>, CatalogError> {
     let name: String = row.get("name")?;
@@ -38,6 +38,11 @@ pub(super) fn parse_des(row: &Row<'_>) -> Result<Stored<DiskEncryptionSetRecord>
             auto_rotation: row.get("auto_rotation")?,
             last_rotation: last_rotation.map(|t| parse_time(&name, &t)).transpose()?,
             created: parse_time(&name, &row.get::<_, String>("created")?)?,
+            encryption_type: parse_json(
+                &name,
+                "encryption_type",
+                &row.get::<_, String>("encryption_type")?,
+            )?,
             name,
         },
     })

@@ -15,6 +15,7 @@ pub(super) const SCHEMA: Schema = Schema {
         |db| db.execute_batch(VERSION_4),
         |db| db.execute_batch(departed::TABLE),
         |db| db.execute_batch(noted::TABLES),
+        |db| db.execute_batch(VERSION_7),
     ],
 };
 
@@ -110,3 +111,9 @@ CREATE TABLE merges (
     layer TEXT PRIMARY KEY
 ) STRICT;
 ";
+
+/// Sets whose disks are encrypted twice.
+const VERSION_7: &str = r#"
+ALTER TABLE disk_encryption_sets ADD COLUMN encryption_type TEXT NOT NULL
+    DEFAULT '"EncryptionAtRestWithCustomerKey"';
+"#;

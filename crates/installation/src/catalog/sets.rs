@@ -17,7 +17,7 @@ impl SqliteCatalog {
             .execute(
                 &format!(
                     "INSERT INTO disk_encryption_sets ({DES_COLUMNS}) \
-                     VALUES (?, 1, ?, ?, ?, ?, ?, ?, ?)"
+                     VALUES (?, 1, ?, ?, ?, ?, ?, ?, ?, ?)"
                 ),
                 params![
                     name,
@@ -28,6 +28,7 @@ impl SqliteCatalog {
                     record.auto_rotation,
                     optional_time_text(name, record.last_rotation)?,
                     time_text(name, record.created)?,
+                    json(name, &record.encryption_type)?,
                 ],
             )
             .map_err(|e| constraint(e, Kind::DiskEncryptionSet, name, None))?;
@@ -44,7 +45,8 @@ impl SqliteCatalog {
         let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let changed = transaction.execute(
             "UPDATE disk_encryption_sets SET rev = rev + 1, identity = ?, principal_id = ?, \
-             key_url = ?, previous_keys = ?, auto_rotation = ?, last_rotation = ?, created = ? \
+             key_url = ?, previous_keys = ?, auto_rotation = ?, last_rotation = ?, created = ?, \
+             encryption_type = ? \
              WHERE name = ? AND rev = ?",
             params![
                 json(name, &record.identity)?,
@@ -54,6 +56,7 @@ impl SqliteCatalog {
                 record.auto_rotation,
                 optional_time_text(name, record.last_rotation)?,
                 time_text(name, record.created)?,
+                json(name, &record.encryption_type)?,
                 name,
                 rev.0,
             ],

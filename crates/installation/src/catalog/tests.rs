@@ -14,6 +14,7 @@ fn des(name: &str) -> DiskEncryptionSetRecord {
         identity: DesIdentity::SystemAssigned,
         principal_id: Uuid::new_v4(),
         key_url: "https://v.vault.localhost/keys/k".into(),
+        encryption_type: EncryptionType::default(),
         previous_keys: vec!["https://v.vault.localhost/keys/old/1".into()],
         auto_rotation: true,
         last_rotation: Some(OffsetDateTime::UNIX_EPOCH),

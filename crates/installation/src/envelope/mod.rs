@@ -1,7 +1,8 @@
 //! Envelopes: DEKs wrapped by vault keys, and the disk header that keeps them beside the
 //! ciphertext.
 //!
-//! A layer's DEK is stored only as an [`Envelope`]: RSA-OAEP-256 under a version of a vault key.
+//! A layer's DEK is stored only as an [`Envelope`]: RSA-OAEP-256 under a version of a vault key. With double encryption
+//! it is two keys in two envelopes, the outer one under the platform-managed key.
 //! The [`Header`] of a disk, a snapshot or an image holds the envelopes of its layers, their check
 //! values and its geometry, twice, in a [`HeaderFile`]. `docs/format.md` is the description for
 //! readers without this program; the layout and the order of writes are defined in `slot.rs` and
@@ -40,5 +41,5 @@ pub use payload::{
 };
 pub use session::{FailedSync, Session, SyncedFile};
 pub use slot::{FORMAT_VERSION, Header, MAX_PAYLOAD_LEN, SLOT_LEN, UnverifiedHeader};
-pub use unwrap::unwrap_dek;
+pub use unwrap::unwrap_one;
 pub use wrap::{DekCheck, Envelope, HeaderAuthority, HeaderKey, wrap_dek};

@@ -187,9 +187,12 @@ pub struct LayerRecord {
     pub data_unit: u32,
     /// The disk encryption set whose identity unwraps its DEK; `None` is the platform-managed key.
     pub disk_encryption_set: Option<String>,
-    /// Its wrapped DEK.
+    /// Its wrapped DEK; with double encryption, the inner one of two.
     pub envelope: Envelope,
-    /// Tells a wrong DEK.
+    /// With double encryption: its outer DEK, wrapped by the platform-managed key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform_envelope: Option<Envelope>,
+    /// Tells a wrong DEK, or a wrong one of two.
     pub check: DekCheck,
 }
 
@@ -333,6 +336,19 @@ impl HeaderPayload {
 }
 
 impl LayerRecord {
+    /// All that it takes to unwrap its DEK: each envelope, with the set in whose name it is opened, `None` being the
+    /// platform. Whoever cannot open one of them cannot read the layer.
+    pub fn envelopes(&self) -> impl Iterator<Item = (Option<&str>, &Envelope)> {
+        let own = (self.disk_encryption_set.as_deref(), &self.envelope);
+        let platform = self.platform_envelope.as_ref();
+        std::iter::once(own).chain(platform.map(|envelope| (None, envelope)))
+    }
+
+    /// Whether the data is encrypted twice, under two DEKs.
+    pub fn is_double(&self) -> bool {
+        self.platform_envelope.is_some()
+    }
+
     fn check(&self) -> Result<(), String> {
         if let Some(set) = &self.disk_encryption_set {
             plain("the disk encryption set's name", set)?;
@@ -355,12 +371,13 @@ impl LayerRecord {
                 self.size, self.data_unit
             ));
         }
-        let envelope = &self.envelope;
-        plain("the vault's URL", &envelope.vault_url)?;
-        plain("the key's name", &envelope.key_name)?;
-        plain("the key's version", &envelope.key_version)?;
-        if envelope.wrapped.is_empty() {
-            return Err("the wrapped key is empty".into());
+        for (_, envelope) in self.envelopes() {
+            plain("the vault's URL", &envelope.vault_url)?;
+            plain("the key's name", &envelope.key_name)?;
+            plain("the key's version", &envelope.key_version)?;
+            if envelope.wrapped.is_empty() {
+                return Err("the wrapped key is empty".into());
+            }
         }
         Ok(())
     }

@@ -19,7 +19,8 @@
 //! file, which `file.rs` describes; a copy of one version in a place of the other is refused.
 //!
 //! The HMAC's key is HKDF-SHA256 of the top layer's DEK (64 bytes, no salt) with the info string
-//! `sealdisk header authentication v1`, 64 bytes.
+//! `sealdisk header authentication v1`, 64 bytes. With double encryption the inner DEK is the input and the outer one
+//! the salt, so that it takes both.
 
 use std::ops::{Deref, DerefMut};
 use std::path::Path;

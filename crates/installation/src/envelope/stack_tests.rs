@@ -218,6 +218,26 @@ fn as_many_layers_as_there_may_be_fit_with_the_longest_keys() {
     let read = HeaderFile::open(&path).unwrap().read().unwrap();
     assert_eq!(read.authenticate(&dek).unwrap(), header);
 
+    // With double encryption the platform's key, which is of 3072 bits, wraps another DEK of each. Of a key of 4096 bits
+    // with the longest name two layers less have room.
+    for layer in &mut header.layers {
+        layer.platform_envelope = Some(Envelope {
+            vault_url: "https://platform.vault.localhost".into(),
+            key_name: "platform-key".into(),
+            key_version: "0".repeat(32),
+            wrapped: vec![0xa5; 384],
+            ..layer.envelope.clone()
+        });
+    }
+    let mut shorter = header.clone();
+    shorter.layers.drain(..2);
+    shorter.job.as_mut().unwrap().drop.drain(..2);
+    write(&dir.path().join("shorter"), &shorter, &dek).unwrap();
+    for layer in &mut header.layers {
+        layer.envelope.wrapped = vec![0xa5; 384];
+    }
+    write(&dir.path().join("double"), &header, &dek).unwrap();
+
     // Whatever does not fit is refused before anything is written.
     for layer in &mut header.layers {
         layer.envelope.key_name = "k".repeat(512);

@@ -48,6 +48,7 @@ pub(super) fn header(dek: &Dek, key_version: &str) -> Header {
                 algorithm: WrapAlgorithm::RsaOaep256,
                 wrapped: vec![0xa5; 384],
             },
+            platform_envelope: None,
             check: DekCheck::new(layer, dek),
         }],
     })
@@ -379,15 +380,19 @@ fn an_exchanged_envelope_is_noticed_when_it_is_unwrapped() {
         layer.envelope.key_url(),
         "https://v.vault.localhost/keys/k/0123"
     );
-    let back = unwrap_dek(&XorVault, &caller, &layer).unwrap();
+    let unwrap = |layer: &LayerRecord| {
+        let dek = unwrap_one(&XorVault, &caller, layer.id, &layer.envelope)?;
+        layer.joined(dek, None)
+    };
+    let back = unwrap(&layer).unwrap();
     assert_eq!(back.expose(), dek.expose());
 
     layer.envelope = wrap_dek(&XorVault, &caller, &key, &foreign).unwrap();
-    let refused = unwrap_dek(&XorVault, &caller, &layer);
+    let refused = unwrap(&layer);
     assert!(matches!(refused, Err(EnvelopeError::WrongDek { .. })));
 
     layer.envelope.vault_url = "https://elsewhere.vault.localhost".into();
-    let refused = unwrap_dek(&XorVault, &caller, &layer);
+    let refused = unwrap(&layer);
     assert!(matches!(refused, Err(EnvelopeError::OtherVault { .. })));
 }
 

@@ -41,6 +41,7 @@ impl From<Payload> for HeaderPayload {
             data_unit: layer.data_unit,
             disk_encryption_set: old.disk_encryption_set.clone(),
             envelope: layer.envelope,
+            platform_envelope: None,
             check: layer.check,
         });
         Self {

@@ -54,7 +54,7 @@ impl Envelope {
     }
 }
 
-/// Wraps a DEK under `key` of `vault`, in the name of `caller`.
+/// Wraps a DEK under `key` of `vault`, in the name of `caller`; of a double one its inner key.
 ///
 /// # Errors
 /// The vault's refusal.
@@ -191,11 +191,12 @@ fn derived_mac(dek: &Dek, purpose: &str, message: &[u8]) -> [u8; 32] {
     mac
 }
 
-/// The subkey of a DEK for one purpose, of [`SUBKEY_LEN`] bytes.
+/// The subkey of a DEK for one purpose, of [`SUBKEY_LEN`] bytes. Of a double DEK it takes both keys.
 fn derive(dek: &Dek, purpose: &str, key: &mut [u8]) {
     let info = [purpose.as_bytes()];
     // No salt is this one (RFC 5869 §2.2); the validated module wants it said (SP 800-56C).
-    let extracted = hkdf::Salt::new(hkdf::HKDF_SHA256, &[0; 32]).extract(dek.expose());
+    let salt = dek.outer().map_or(&[0; 32][..], Dek::expose);
+    let extracted = hkdf::Salt::new(hkdf::HKDF_SHA256, salt).extract(dek.expose());
     // The only error is an output of more than 255 hashes (RFC 5869 §2.3).
     let expanded = extracted
         .expand(&info, SubkeyLen)
