@@ -70,6 +70,7 @@ impl<'a> Needs<'a> {
 
 #[cfg(test)]
 mod tests {
+    use installation::catalog::EncryptionType;
     use installation::envelope::ResourceKind;
     use time::OffsetDateTime;
 
@@ -96,6 +97,7 @@ mod tests {
             identity: DesIdentity::SystemAssigned,
             principal_id: Uuid::from_u128(principal),
             key_url: url("k"),
+            encryption_type: EncryptionType::default(),
             previous_keys: Vec::new(),
             auto_rotation: false,
             last_rotation: None,
@@ -119,7 +121,7 @@ mod tests {
                 is_deleted: false,
             },
         );
-        let granted = vault::Permissions::for_disks();
+        let granted = Permissions::for_disks();
         let of_vault = BTreeMap::from([(Uuid::from_u128(1), granted)]);
         let policies = Policies::from([("myvault".to_owned(), of_vault)]);
         let mut samples = Samples::default();
