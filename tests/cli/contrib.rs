@@ -49,3 +49,21 @@ fn the_hook_of_proxmox_starts_no_guest_without_a_disk() {
     assert!(!output.status.success(), "{errors}");
     assert!(errors.contains("vm-100-disk-0"), "{errors}");
 }
+
+/// SQLite gives its files to the owner of the database where it runs as root, and goes on where it may not: a unit without
+/// a number would be killed for that, at each start again.
+#[test]
+fn no_unit_is_killed_for_a_system_call_that_it_may_not_make() {
+    let units = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/systemd");
+    let mut filtered = 0;
+    for unit in std::fs::read_dir(units).unwrap() {
+        let path = unit.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let has = |key: &str| text.lines().any(|line| line.starts_with(key));
+        if has("SystemCallFilter=") {
+            filtered += 1;
+            assert!(has("SystemCallErrorNumber=EPERM"), "{}", path.display());
+        }
+    }
+    assert!(filtered > 5, "{filtered}");
+}
