@@ -210,7 +210,7 @@ fn a_hundred_disks_are_scraped() {
         .collect();
     let exporter = Exporter::of(&disk);
     let up = |scrape: &super::Scrape| {
-        let up = |line: &&str| line.starts_with("sealdisk_disk_up{") && line.ends_with(" 1.0");
+        let up = |line: &&str| line.starts_with("sealdisk_disk_up{") && line.ends_with(" 1");
         scrape.0.lines().filter(up).count()
     };
     for _ in 0..5 {
