@@ -1,0 +1,128 @@
+//! The body of a request to validate or to make a deployment.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use crate::error::{TemplateError, shortened};
+use crate::node::Node;
+use crate::relaxed;
+use crate::template::Template;
+
+/// Whether a deployment leaves what its template does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Resources that the template does not have stay.
+    Incremental,
+    /// They are deleted.
+    Complete,
+}
+
+/// A request to validate or to make a deployment, with its template read and checked.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Whether the deployment leaves what its template does not have.
+    pub mode: Mode,
+    /// Where a deployment to a subscription keeps its metadata.
+    pub location: Option<String>,
+    /// The tags of the deployment.
+    pub tags: Map<String, Value>,
+    template_hash: String,
+    /// As they are given, by name.
+    pub(crate) parameters: Vec<(String, Value)>,
+    pub(crate) template: Arc<Template>,
+}
+
+/// Reads the body of a request, which need not be JSON: `az` puts the file of the template into it as it is.
+///
+/// # Errors
+///
+/// Says what cannot be read, or which part of the template is not valid, and where.
+pub fn parse_request(body: &[u8]) -> Result<Request, TemplateError> {
+    let root = relaxed::read(body)?;
+    let missing = |what: &str| {
+        TemplateError::content(&format!(
+            "The request content was invalid: it has no object '{what}'."
+        ))
+    };
+    let properties = root.get("properties").filter(|node| node.is_object());
+    let properties = properties.ok_or_else(|| missing("properties"))?;
+    for link in ["templateLink", "parametersLink"] {
+        if properties.get(link).is_some() {
+            return Err(TemplateError::unsupported(&format!(
+                "The property '{link}' is not supported: nothing is fetched from elsewhere. Give the content itself."
+            )));
+        }
+    }
+    let template = properties
+        .get("template")
+        .ok_or_else(|| missing("properties.template"))?;
+    let tags = match root.get("tags").map(Node::to_value) {
+        Some(Value::Object(tags)) => tags,
+        _ => Map::new(),
+    };
+    Ok(Request {
+        mode: mode(properties)?,
+        location: root.get("location").and_then(Node::text).map(str::to_owned),
+        tags,
+        template_hash: hash(template),
+        parameters: parameters(properties)?,
+        template: Arc::new(Template::new(template)?),
+    })
+}
+
+impl Request {
+    /// A number that two templates have in common if their content is the same. Azure's is another.
+    pub fn template_hash(&self) -> &str {
+        &self.template_hash
+    }
+}
+
+fn hash(template: &Node) -> String {
+    let text = template.to_value().to_string();
+    let (high, _) = Uuid::new_v5(&Uuid::NAMESPACE_URL, text.as_bytes()).as_u64_pair();
+    high.to_string()
+}
+
+fn mode(properties: &Node) -> Result<Mode, TemplateError> {
+    let mode = properties.get("mode").map(|mode| mode.text());
+    match mode {
+        None => Ok(Mode::Incremental),
+        Some(Some(text)) if text.eq_ignore_ascii_case("incremental") => Ok(Mode::Incremental),
+        Some(Some(text)) if text.eq_ignore_ascii_case("complete") => Ok(Mode::Complete),
+        Some(other) => Err(TemplateError::content(&format!(
+            "The request content was invalid: the mode '{}' is neither 'Incremental' nor 'Complete'.",
+            shortened(other.unwrap_or_default())
+        ))),
+    }
+}
+
+/// The values of `{"name": {"value": …}}`.
+fn parameters(properties: &Node) -> Result<Vec<(String, Value)>, TemplateError> {
+    let Some(parameters) = properties.get("parameters") else {
+        return Ok(Vec::new());
+    };
+    if !parameters.is_object() {
+        return Err(TemplateError::content(
+            "The request content was invalid: 'parameters' is no JSON object.",
+        ));
+    }
+    let value = |(name, node): &(String, Node)| {
+        let short = shortened(name);
+        let given = node.entries().iter();
+        let mut values = given.filter(|(key, _)| key.eq_ignore_ascii_case("value"));
+        if let Some((_, value)) = values.next() {
+            return Ok((name.clone(), value.to_value()));
+        }
+        if node.get("reference").is_some() {
+            return Err(TemplateError::unsupported(&format!(
+                "The parameter '{short}' refers to a secret of a key vault, which is not supported: give its value."
+            )));
+        }
+        Err(TemplateError::content(&format!(
+            "The request content was invalid: the parameter '{short}' has no 'value'."
+        )))
+    };
+    parameters.entries().iter().map(value).collect()
+}

@@ -1,0 +1,153 @@
+//! Values with their size, and what evaluation may use up.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::limits::{MAX_DEPTH, MAX_STEPS, MAX_TOTAL, MAX_VALUE};
+
+/// A value that nobody changes any more.
+pub(crate) type Shared = Arc<Measured>;
+
+#[derive(Debug, PartialEq)]
+pub(crate) struct Measured {
+    pub value: Value,
+    /// About the memory that it takes.
+    pub size: usize,
+    depth: usize,
+}
+
+impl Measured {
+    pub fn new(value: Value) -> Self {
+        let (size, depth) = measure(&value);
+        Self { value, size, depth }
+    }
+}
+
+/// The memory of a value, and its levels.
+fn measure(value: &Value) -> (usize, usize) {
+    const NODE: usize = size_of::<Value>();
+    let below = |(size, depth): (usize, usize), value: &Value| {
+        let (more, levels) = measure(value);
+        (size + more, depth.max(levels + 1))
+    };
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => (NODE, 0),
+        Value::String(text) => (NODE + text.len(), 0),
+        Value::Array(elements) => elements.iter().fold((NODE, 0), below),
+        Value::Object(map) => map.iter().fold((NODE, 0), |sum, (key, value)| {
+            let (size, depth) = below(sum, value);
+            (size + key.len() + NODE, depth)
+        }),
+    }
+}
+
+/// What a deployment may still use up.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    bytes: usize,
+    steps: usize,
+}
+
+impl Budget {
+    pub fn new() -> Self {
+        Self {
+            bytes: MAX_TOTAL,
+            steps: MAX_STEPS,
+        }
+    }
+
+    /// Pays for steps before they are made.
+    pub fn steps(&mut self, count: usize) -> Result<(), String> {
+        match self.steps.checked_sub(count) {
+            Some(rest) => {
+                self.steps = rest;
+                Ok(())
+            }
+            None => {
+                self.steps = 0;
+                Err(format!(
+                    "The template takes more than {MAX_STEPS} steps to evaluate: make it smaller."
+                ))
+            }
+        }
+    }
+
+    /// Takes a new value, if it is neither too large nor one too many.
+    pub fn admit(&mut self, value: Value) -> Result<Shared, String> {
+        let measured = Measured::new(value);
+        room(measured.size)?;
+        if measured.depth > MAX_DEPTH {
+            return Err(format!(
+                "The value of a language expression has more than {MAX_DEPTH} levels."
+            ));
+        }
+        self.bytes(measured.size)?;
+        Ok(Arc::new(measured))
+    }
+
+    /// Pays for the memory of a value that is made or copied.
+    pub fn bytes(&mut self, size: usize) -> Result<(), String> {
+        match self.bytes.checked_sub(size) {
+            Some(rest) => {
+                self.bytes = rest;
+                Ok(())
+            }
+            None => {
+                self.bytes = 0;
+                Err(format!(
+                    "The values of all language expressions take more than {} MiB: make the template smaller.",
+                    MAX_TOTAL >> 20
+                ))
+            }
+        }
+    }
+}
+
+/// Whether a value may have this size; to be asked before it is made where it can be much larger than what it is
+/// made of.
+pub(crate) fn room(size: usize) -> Result<(), String> {
+    if size <= MAX_VALUE {
+        return Ok(());
+    }
+    Err(format!(
+        "The value of a language expression takes more than {} MiB: make it smaller.",
+        MAX_VALUE >> 20
+    ))
+}
+
+/// What Azure calls the type of a value.
+pub(crate) fn type_name(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "Null",
+        Value::Bool(_) => "Boolean",
+        Value::Number(number) if number.is_f64() => "Float",
+        Value::Number(_) => "Integer",
+        Value::String(_) => "String",
+        Value::Array(_) => "Array",
+        Value::Object(_) => "Object",
+    }
+}
+
+/// A property by its name in any case.
+pub(crate) fn property<'a>(
+    map: &'a serde_json::Map<String, Value>,
+    name: &str,
+) -> Option<&'a Value> {
+    map.get(name).or_else(|| {
+        let mut all = map.iter();
+        all.find(|(key, _)| key.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
+    })
+}
+
+/// A value as `string` and `format` write it.
+pub(crate) fn display(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::Bool(true) => "True".to_owned(),
+        Value::Bool(false) => "False".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}

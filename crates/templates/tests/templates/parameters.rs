@@ -1,0 +1,145 @@
+//! Which values a template takes, and how Azure words it when it does not.
+
+use serde_json::{Value, json};
+
+use crate::{plan, plan_with, run};
+
+fn refused(declaration: Value, given: Value) -> String {
+    let template = json!({"parameters": {"p": declaration}});
+    let error = plan_with(&template, &json!({ "p": given })).unwrap_err();
+    assert_eq!(error.azure_code(), "InvalidTemplate");
+    error.to_string()
+}
+
+#[test]
+fn a_missing_one_and_an_unknown_one_are_refused() {
+    let template = json!({"parameters": {"p": {"type": "string"}}});
+    let message = plan(&template).unwrap_err().to_string();
+    assert!(
+        message.starts_with("Deployment template validation failed: 'The value for the template parameter 'p' at line '1' and column '20' is not provided."),
+        "{message}"
+    );
+    let error = plan_with(&template, &json!({"p": "a", "q": 1, "r": 2})).unwrap_err();
+    assert!(
+        error.to_string().contains("The template parameters 'q, r' in the parameters file are not valid; they are not present in the original template"),
+        "{error}"
+    );
+    // Names are compared without case.
+    assert!(plan_with(&template, &json!({"P": "a"})).is_ok());
+}
+
+#[test]
+fn each_type_takes_its_values_alone() {
+    for (kind, good, bad, expected) in [
+        ("string", json!("a"), json!(1), "String"),
+        ("SecureString", json!("a"), json!({}), "String"),
+        ("int", json!(1), json!(1.5), "Integer"),
+        ("bool", json!(true), json!("true"), "Boolean"),
+        ("object", json!({}), json!([]), "Object"),
+        ("secureObject", json!({}), json!("a"), "Object"),
+        ("array", json!([]), json!({}), "Array"),
+    ] {
+        let template = json!({"parameters": {"p": {"type": kind}}});
+        assert!(
+            plan_with(&template, &json!({ "p": good })).is_ok(),
+            "{kind}"
+        );
+        let message = refused(json!({ "type": kind }), bad);
+        let said = format!("Expected a value of type '{expected}', but received a value of type");
+        assert!(message.contains(&said), "{message}");
+    }
+    let error = plan(&json!({"parameters": {"p": {"type": "text"}}})).unwrap_err();
+    assert!(
+        error.to_string().contains("its type is to be one of"),
+        "{error}"
+    );
+}
+
+#[test]
+fn bounds_hold_for_defaults_too() {
+    for (declaration, given, said) in [
+        (
+            json!({"type": "string", "minLength": 3}),
+            json!("ab"),
+            "greater than or equal to '3'",
+        ),
+        (
+            json!({"type": "array", "maxLength": 1}),
+            json!([1, 2]),
+            "less than or equal to '1'",
+        ),
+        (
+            json!({"type": "int", "minValue": 1}),
+            json!(0),
+            "greater than or equal to '1'",
+        ),
+        (
+            json!({"type": "int", "maxValue": 1}),
+            json!(2),
+            "less than or equal to '1'",
+        ),
+        (
+            json!({"type": "string", "allowedValues": ["a", "b"]}),
+            json!("c"),
+            "The provided value 'c' for the template parameter 'p' at line '1' and column '20' is not valid. The parameter value is not part of the allowed value(s): 'a,b'.",
+        ),
+    ] {
+        let message = refused(declaration.clone(), given.clone());
+        assert!(message.contains(said), "{message}");
+        let mut with_default = declaration;
+        with_default["defaultValue"] = given;
+        let error = plan(&json!({"parameters": {"p": with_default}})).unwrap_err();
+        assert!(error.to_string().contains(said), "{error}");
+    }
+    let several = json!({"parameters": {"p": {"type": "array", "allowedValues": ["a", "b"]}}});
+    assert!(plan_with(&several, &json!({"p": ["b", "a"]})).is_ok());
+}
+
+#[test]
+fn defaults_may_use_others_and_what_is_new_each_time() {
+    let template = json!({"parameters": {
+        "name": {"type": "string", "defaultValue": "[concat(parameters('prefix'), '-1')]"},
+        "prefix": {"type": "string", "defaultValue": "[resourceGroup().name]"},
+        "id": {"type": "string", "defaultValue": "[newGuid()]"},
+        "other": {"type": "string", "defaultValue": "[newGuid()]"},
+        "now": {"type": "string", "defaultValue": "[utcNow()]"},
+        "day": {"type": "string", "defaultValue": "[utcNow('yyyy-MM-dd')]"},
+    }});
+    let parameters = plan(&template).unwrap().parameters();
+    assert_eq!(parameters["name"]["value"], "rg1-1");
+    assert_eq!(parameters["now"]["value"], "20261128T114120Z");
+    assert_eq!(parameters["day"]["value"], "2026-11-28");
+    assert_ne!(parameters["id"], parameters["other"]);
+    // With the same context everything is as it was.
+    assert_eq!(plan(&template).unwrap().parameters(), parameters);
+
+    let circle = json!({"parameters": {
+        "a": {"type": "string", "defaultValue": "[parameters('b')]"},
+        "b": {"type": "string", "defaultValue": "[parameters('a')]"},
+    }});
+    let error = plan(&circle).unwrap_err().to_string();
+    assert!(error.contains("Circular reference detected"), "{error}");
+}
+
+#[test]
+fn values_of_secure_ones_are_not_told() {
+    let template = json!({"parameters": {"p": {"type": "securestring"}},
+        "outputs": {"o": {"type": "securestring", "value": "[parameters('p')]"}}});
+    let mut plan = plan_with(&template, &json!({"p": "hush-hush"})).unwrap();
+    assert_eq!(plan.parameters()["p"], json!({"type": "SecureString"}));
+    let (_, outputs) = run(&mut plan).unwrap();
+    assert_eq!(outputs["o"], json!({"type": "SecureString"}));
+    let message = refused(
+        json!({"type": "securestring", "allowedValues": ["x"]}),
+        json!("hush-hush"),
+    );
+    assert!(!message.contains("hush"), "{message}");
+}
+
+#[test]
+fn a_nullable_one_is_null_if_it_is_left_out() {
+    let template = json!({"parameters": {"p": {"type": "string", "nullable": true}},
+        "outputs": {"o": {"type": "string", "value": "[coalesce(parameters('p'), 'none')]"}}});
+    let (_, outputs) = run(&mut plan(&template).unwrap()).unwrap();
+    assert_eq!(outputs["o"]["value"], "none");
+}
