@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use crate::body::{Body, Form, Key, Repeat};
-use crate::context::Context;
+use crate::deployment::Context;
 use crate::error::shortened;
 use crate::functions;
 use crate::limits::{MAX_EVALUATION_DEPTH, MAX_ITERATIONS};

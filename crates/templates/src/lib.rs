@@ -3,7 +3,7 @@
 //! | Room | What is in it |
 //! |---|---|
 //! | `relaxed`, `node` | From the text of a request to JSON that knows where it stands |
-//! | `request` | The body of a request |
+//! | `request`, `deployment` | The body of a request, and where it is deployed |
 //! | `template`, `declaration`, `parameters`, `body` | The sections of a template, checked and not evaluated |
 //! | `syntax` | Expressions |
 //! | `functions` | The functions that need nothing but their arguments |
@@ -13,8 +13,8 @@
 //! | `limits`, `flaw`, `error` | What may be at most, and what is said otherwise |
 
 mod body;
-mod context;
 mod declaration;
+mod deployment;
 mod error;
 mod evaluate;
 mod expand;
@@ -34,7 +34,7 @@ mod targets;
 mod template;
 mod value;
 
-pub use context::{Context, ResourceGroup};
+pub use deployment::{Context, ResourceGroup};
 pub use error::TemplateError;
 pub use plan::{Plan, PlannedResource, Resource, Step};
 pub use request::{Mode, Request, parse_request};

@@ -1,8 +1,10 @@
 //! A deployment, step by step.
 
+use std::fmt;
+
 use serde_json::{Map, Value, json};
 
-use crate::context::Context;
+use crate::deployment::Context;
 use crate::error::{TemplateError, clean, shortened};
 use crate::evaluate::{Evaluator, Outcome, Problem};
 use crate::expand::{self, Instance};
@@ -15,7 +17,6 @@ use crate::template::Output;
 
 /// The resources of a template in the order in which they are made, each evaluated when it is its turn: it may refer
 /// to what those before it have become.
-#[derive(Debug)]
 pub struct Plan {
     evaluator: Evaluator,
     instances: Vec<Instance>,
@@ -62,7 +63,7 @@ pub enum Step {
 }
 
 /// A resource to be made.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Resource {
     /// Its id.
     pub id: String,
@@ -74,6 +75,26 @@ pub struct Resource {
     pub api_version: String,
     /// The body of its PUT: `location`, `properties` and whatever else the template gives it.
     pub body: Value,
+}
+
+/// Values may be secrets, which no log has.
+impl fmt::Debug for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Plan")
+            .field("resources", &self.resources)
+            .field("done", &self.done)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Its body may have secrets, which no log has.
+impl fmt::Debug for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Resource")
+            .field("id", &self.id)
+            .field("api_version", &self.api_version)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Plan {

@@ -1,5 +1,6 @@
 //! The body of a request to validate or to make a deployment.
 
+use std::fmt;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
@@ -20,7 +21,7 @@ pub enum Mode {
 }
 
 /// A request to validate or to make a deployment, with its template read and checked.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Request {
     /// Whether the deployment leaves what its template does not have.
     pub mode: Mode,
@@ -70,6 +71,16 @@ pub fn parse_request(body: &[u8]) -> Result<Request, TemplateError> {
         parameters: parameters(properties)?,
         template: Arc::new(Template::new(template)?),
     })
+}
+
+/// Parameters may be secrets, which no log has.
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Request")
+            .field("mode", &self.mode)
+            .field("template_hash", &self.template_hash)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Request {

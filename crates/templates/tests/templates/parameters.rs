@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::{plan, plan_with, run};
+use templates::{Plan, parse_request};
+
+use crate::{context, plan, plan_with, run};
 
 fn refused(declaration: Value, given: Value) -> String {
     let template = json!({"parameters": {"p": declaration}});
@@ -129,6 +131,13 @@ fn values_of_secure_ones_are_not_told() {
     assert_eq!(plan.parameters()["p"], json!({"type": "SecureString"}));
     let (_, outputs) = run(&mut plan).unwrap();
     assert_eq!(outputs["o"], json!({"type": "SecureString"}));
+    let body = br#"{properties: {parameters: {p: {value: "hush-hush"}}, template: {parameters: {p: {type: "securestring"}},
+        resources: [{type: "A.B/c", apiVersion: "1", name: "n", properties: {p: "[parameters('p')]"}}]}}}"#;
+    let request = parse_request(body).unwrap();
+    let mut plan = Plan::new(&request, context()).unwrap();
+    let step = plan.next_step().unwrap();
+    let shown = format!("{request:?} {plan:?} {step:?}");
+    assert!(!shown.contains("hush"), "{shown}");
     let message = refused(
         json!({"type": "securestring", "allowedValues": ["x"]}),
         json!("hush-hush"),
