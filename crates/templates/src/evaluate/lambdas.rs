@@ -63,7 +63,7 @@ impl Evaluator {
             "filter" => self.filter(call, elements),
             "map" => self.map(call, elements),
             "reduce" => self.reduce(call, elements),
-            _ => self.to_object(call, elements),
+            _ => self.object_of(call, elements),
         }
     }
 
@@ -124,7 +124,7 @@ impl Evaluator {
     }
 
     /// The names by one lambda, the values by another or as they are.
-    fn to_object(&mut self, call: &Call, elements: &[Value]) -> Outcome<Shared> {
+    fn object_of(&mut self, call: &Call, elements: &[Value]) -> Outcome<Shared> {
         let name = Lambda::of(call, 1)?;
         let value = match call.args.len() {
             0..=2 => None,

@@ -132,7 +132,8 @@ fn parts(text: &str) -> Option<Vec<(i64, char)>> {
 
 /// A date in a format of .NET.
 pub(crate) fn format_date(date: OffsetDateTime, format: Option<&str>) -> Result<String, String> {
-    let date = date.to_offset(time::UtcOffset::UTC);
+    let utc = date.checked_to_offset(time::UtcOffset::UTC);
+    let date = utc.ok_or_else(|| "the date is not between the years -9999 and 9999".to_owned())?;
     let pattern = match format.unwrap_or(COMPACT) {
         "u" => "yyyy-MM-dd HH:mm:ssZ",
         "s" => "yyyy-MM-ddTHH:mm:ss",

@@ -403,6 +403,10 @@ fn dates() {
             "dateTimeAdd('2020-01-01', 'P99999D', 'é')",
             "is not supported",
         ),
+        (
+            "dateTimeAdd('9999-12-31T23:59:59-01:00', 'PT0S')",
+            "not between the years",
+        ),
         ("dateTimeFromEpoch(9223372036854775807)", "no date"),
     ]);
 }
