@@ -13,6 +13,7 @@ use crate::error::shortened;
 use crate::functions;
 use crate::limits::{MAX_EVALUATION_DEPTH, MAX_ITERATIONS};
 use crate::node::Position;
+use crate::request::{Mode, Request};
 use crate::scope::{Iteration, Scope};
 use crate::states::States;
 use crate::syntax::{Accessor, Call, Expr};
@@ -64,6 +65,7 @@ fn fault<T>(message: String) -> Outcome<T> {
 pub(crate) struct Evaluator {
     pub template: Arc<Template>,
     pub context: Context,
+    mode: Mode,
     pub budget: Budget,
     /// The resources of the template, once their names are known.
     pub targets: Arc<Targets>,
@@ -79,10 +81,11 @@ pub(crate) struct Evaluator {
 }
 
 impl Evaluator {
-    pub fn new(template: Arc<Template>, context: Context) -> Self {
+    pub fn new(request: &Request, context: Context) -> Self {
         Self {
-            template,
+            template: Arc::clone(&request.template),
             context,
+            mode: request.mode,
             budget: Budget::new(),
             targets: Arc::default(),
             states: States::default(),
@@ -306,7 +309,7 @@ impl Evaluator {
         json!({
             "name": self.context.deployment_name,
             "properties": {
-                "mode": "Incremental",
+                "mode": self.mode.name(),
                 "provisioningState": "Accepted",
                 "template": self.template.header,
             },

@@ -105,7 +105,7 @@ impl Plan {
     /// Says what is wrong with a parameter or with which part of the template, or which resources wait for each
     /// other.
     pub fn new(request: &Request, context: Context) -> Result<Self, TemplateError> {
-        let mut evaluator = Evaluator::new(request.template.clone(), context);
+        let mut evaluator = Evaluator::new(request, context);
         give_parameters(&mut evaluator, request)?;
         evaluate_variables(&mut evaluator)?;
         let instances = expand::instances(&mut evaluator)?;

@@ -20,6 +20,16 @@ pub enum Mode {
     Complete,
 }
 
+impl Mode {
+    /// As requests and answers write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Incremental => "Incremental",
+            Self::Complete => "Complete",
+        }
+    }
+}
+
 /// A request to validate or to make a deployment, with its template read and checked.
 #[derive(Clone)]
 pub struct Request {

@@ -181,3 +181,21 @@ fn the_hash_is_that_of_the_content() {
     );
     assert_ne!(hash(r#"{"resources": []}"#), hash(r#"{"outputs": {}}"#));
 }
+
+#[test]
+fn a_deployment_knows_its_mode() {
+    for mode in ["Incremental", "Complete"] {
+        let body = format!(
+            r#"{{properties: {{mode: "{}", template: {{variables: {{v: "[deployment().properties.mode]"}},
+                outputs: {{o: {{type: "string", value: "[variables('v')]"}}}}}}}}}}"#,
+            mode.to_lowercase()
+        );
+        let request = parse_request(body.as_bytes()).unwrap();
+        assert_eq!(request.mode.name(), mode);
+        let mut plan = Plan::new(&request, context()).unwrap();
+        let Step::Done(outputs) = plan.next_step().unwrap() else {
+            panic!("there are no resources");
+        };
+        assert_eq!(outputs["o"]["value"], mode);
+    }
+}
