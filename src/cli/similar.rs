@@ -51,6 +51,13 @@ fn names(installation: &Installation, kind: Kind) -> Result<Vec<String>, Catalog
             let identities = catalog.identities()?.into_iter();
             identities.map(|row| row.record.owner.to_string()).collect()
         }
+        Kind::Group => catalog
+            .groups()?
+            .into_iter()
+            .map(|group| group.name)
+            .collect(),
+        // Nobody types the id of one from memory.
+        Kind::RoleAssignment => Vec::new(),
     })
 }
 

@@ -29,4 +29,4 @@ pub use log_databases::{INSTALLATION_LOG, LogDatabase, vault_log_name};
 pub use retry::retrying;
 pub use runtime::{goes_at_logout, runtime_dir, runtime_map};
 pub use vault_lifecycle::{DeletedVault, Reconcile};
-pub use vaults::{platform_key_url, platform_notice, vault_notice};
+pub use vaults::{PLATFORM_VAULT, platform_key_url, platform_notice, vault_notice};

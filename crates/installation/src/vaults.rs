@@ -21,7 +21,7 @@ use vault::{
 };
 
 /// The vault of the platform-managed key.
-pub(super) const PLATFORM_VAULT: &str = "platform";
+pub const PLATFORM_VAULT: &str = "platform";
 /// The platform-managed key.
 pub(super) const PLATFORM_KEY: &str = "platform-key";
 

@@ -23,8 +23,8 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CatalogError, DepartedRecord, DiskEncryptionSetRecord, IdentityRecord, InstallationRecord,
-    VaultRecord,
+    CatalogError, DepartedRecord, DiskEncryptionSetRecord, GroupRecord, IdentityRecord,
+    InstallationRecord, PlacementRecord, RoleAssignmentRecord, VaultRecord,
 };
 
 /// The name of the copy, beside the catalog.
@@ -33,7 +33,7 @@ pub const COPY_FILE: &str = "catalog-copy.json";
 const FORMAT: u32 = 1;
 
 /// What the catalog alone knows.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CatalogCopy {
     format: u32,
@@ -48,6 +48,15 @@ pub struct CatalogCopy {
     /// What has no row and may still exist.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub departed: Vec<DepartedRecord>,
+    /// The resource groups.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<GroupRecord>,
+    /// What the management API says of vaults, sets and identities.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub placements: Vec<PlacementRecord>,
+    /// The role assignments.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub role_assignments: Vec<RoleAssignmentRecord>,
 }
 
 impl CatalogCopy {
@@ -66,7 +75,23 @@ impl CatalogCopy {
             disk_encryption_sets,
             identities,
             departed,
+            groups: Vec::new(),
+            placements: Vec::new(),
+            role_assignments: Vec::new(),
         }
+    }
+
+    /// The copy, with what is the management API's.
+    #[must_use]
+    pub fn with_management(
+        mut self,
+        groups: Vec<GroupRecord>,
+        placements: Vec<PlacementRecord>,
+        role_assignments: Vec<RoleAssignmentRecord>,
+    ) -> Self {
+        (self.groups, self.placements) = (groups, placements);
+        self.role_assignments = role_assignments;
+        self
     }
 
     /// The copy beside the catalog `catalog`; `None` when there is none.

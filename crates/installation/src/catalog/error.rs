@@ -12,8 +12,7 @@ use vault::sqlite::DatabaseError;
 #[derive(Debug, Error)]
 pub enum CatalogError {
     /// There is no such record.
-    #[error("there is no {kind} named '{name}'; `sealdisk {} list` shows those that exist",
-        command(*kind))]
+    #[error("there is no {kind} named '{name}'{}", shown_by(*kind))]
     NotFound {
         /// What was looked for.
         kind: Kind,
@@ -71,6 +70,14 @@ pub enum CatalogError {
         /// The set.
         name: String,
     },
+    /// A resource group cannot go while anything is in it.
+    #[error("the resource group '{name}' has {count} resources; delete them first")]
+    GroupInUse {
+        /// The group.
+        name: String,
+        /// How many there are.
+        count: i64,
+    },
     /// A row holds something that this program never writes.
     #[error("the catalog's record of '{name}' is damaged: {what}")]
     Damaged {
@@ -120,6 +127,7 @@ impl CatalogError {
             Self::Exists { .. } | Self::Changed { .. } => "Conflict",
             Self::InUse { .. } => "InUseDiskEncryptionSetCannotBeDeleted",
             Self::VaultInUse { .. } => "VaultInUse",
+            Self::GroupInUse { .. } => "ResourceGroupInUse",
             Self::NotSystemAssigned { .. } => "BadParameter",
             Self::Lost { .. } => "CatalogLost",
             Self::Damaged { .. } | Self::Copy { .. } | Self::Open(_) | Self::Sqlite(_) => {
@@ -129,13 +137,17 @@ impl CatalogError {
     }
 }
 
-fn command(kind: Kind) -> &'static str {
-    match kind {
+/// How to find those that exist, as the end of a sentence.
+fn shown_by(kind: Kind) -> String {
+    let command = match kind {
         Kind::Vault => "keyvault",
         Kind::DiskEncryptionSet => "disk-encryption-set",
         Kind::Disk => "disk",
         Kind::Snapshot => "snapshot",
         Kind::Image => "image",
         Kind::Identity => "identity",
-    }
+        Kind::RoleAssignment => "role assignment",
+        Kind::Group => return "; `az group list` shows those that exist".into(),
+    };
+    format!("; `sealdisk {command} list` shows those that exist")
 }

@@ -11,6 +11,9 @@ mod departed;
 mod error;
 mod identities;
 mod interface;
+mod management;
+mod management_rows;
+mod management_sqlite;
 mod noted;
 mod record;
 mod resources;
@@ -27,6 +30,10 @@ pub use copy::{COPY_FILE, CatalogCopy};
 pub use departed::{DepartedKey, DepartedRecord, Departure};
 pub use error::CatalogError;
 pub use interface::Catalog;
+pub use management::{
+    DEFAULT_GROUP, GroupRecord, LOCATION, ManagementCatalog, PlacementRecord, RoleAssignmentRecord,
+    Touch,
+};
 pub use record::{
     DiskEncryptionSetRecord, DiskRecord, DiskState, EncryptionType, IdentityOwner, IdentityRecord,
     InstallationRecord, Kind, LayerUse, Rev, Stored, VaultRecord,

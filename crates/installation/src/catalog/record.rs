@@ -212,7 +212,8 @@ impl DiskRecord {
 }
 
 /// What a record is, for messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Kind {
     /// A [`VaultRecord`].
     Vault,
@@ -226,6 +227,42 @@ pub enum Kind {
     Image,
     /// An [`IdentityRecord`].
     Identity,
+    /// A [`GroupRecord`](super::GroupRecord).
+    Group,
+    /// A [`RoleAssignmentRecord`](super::RoleAssignmentRecord).
+    RoleAssignment,
+}
+
+impl Kind {
+    const ALL: [Self; 8] = [
+        Self::Vault,
+        Self::DiskEncryptionSet,
+        Self::Disk,
+        Self::Snapshot,
+        Self::Image,
+        Self::Identity,
+        Self::Group,
+        Self::RoleAssignment,
+    ];
+
+    /// The word for it that is stored.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Vault => "vault",
+            Self::DiskEncryptionSet => "disk-encryption-set",
+            Self::Disk => "disk",
+            Self::Snapshot => "snapshot",
+            Self::Image => "image",
+            Self::Identity => "identity",
+            Self::Group => "group",
+            Self::RoleAssignment => "role-assignment",
+        }
+    }
+
+    /// What a stored word means.
+    pub fn from_text(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == text)
+    }
 }
 
 impl From<ResourceKind> for Kind {
@@ -247,6 +284,8 @@ impl fmt::Display for Kind {
             Self::Snapshot => "snapshot",
             Self::Image => "image",
             Self::Identity => "identity",
+            Self::Group => "resource group",
+            Self::RoleAssignment => "role assignment",
         })
     }
 }

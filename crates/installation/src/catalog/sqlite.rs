@@ -12,6 +12,8 @@ use super::copy::{self, CatalogCopy};
 use super::departed::{self, DepartedRecord};
 use super::error::CatalogError;
 use super::interface::Catalog;
+use super::management::ManagementCatalog;
+use super::management_rows;
 use super::record::{
     DiskEncryptionSetRecord, DiskRecord, IdentityRecord, InstallationRecord, Kind, Rev, Stored,
     VaultRecord,
@@ -94,6 +96,15 @@ impl SqliteCatalog {
         for record in &from.departed {
             departed::insert(&made.db(), record)?;
         }
+        for group in &from.groups {
+            management_rows::insert_group(&made.db(), group)?;
+        }
+        for placement in &from.placements {
+            management_rows::insert_placement(&made.db(), placement)?;
+        }
+        for assignment in &from.role_assignments {
+            management_rows::insert_assignment(&made.db(), assignment)?;
+        }
         noted::mark(&made.db())?;
         // Closing it puts everything into the main file, which is synced with that.
         drop(made);
@@ -115,6 +126,14 @@ impl SqliteCatalog {
             records(self.all_des()?),
             records(self.identities()?),
             self.departed()?,
+        )
+        .with_management(
+            self.groups()?,
+            self.placements()?
+                .into_iter()
+                .filter(|placement| management_rows::is_copied(placement.kind))
+                .collect(),
+            self.role_assignments()?,
         ))
     }
 
@@ -126,7 +145,7 @@ impl SqliteCatalog {
         }
     }
 
-    fn copied<T>(&self, changed: Result<T, CatalogError>) -> Result<T, CatalogError> {
+    pub(super) fn copied<T>(&self, changed: Result<T, CatalogError>) -> Result<T, CatalogError> {
         if changed.is_ok() {
             self.copy();
         }
@@ -138,7 +157,7 @@ impl SqliteCatalog {
         self.db.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn select<T>(
+    pub(super) fn select<T>(
         &self,
         sql: &str,
         parameters: impl rusqlite::Params,
