@@ -34,6 +34,8 @@ mod output;
 mod program;
 mod progress;
 mod reference;
+mod role;
+mod serve;
 mod similar;
 mod snapshot;
 mod source;

@@ -16,7 +16,8 @@ use super::tracing::Traced;
 use super::{
     CliError, Output, OutputFormat, alarm, attach, audit, backup, catalog, completions, dashboard,
     des, disk, doctor, event_notifier, identity, image, keyvault, logging, manpages, metrics,
-    named, reference, similar, snapshot, status, top, tracing, units, upgrade, usage, version,
+    named, reference, role, serve, similar, snapshot, status, top, tracing, units, upgrade, usage,
+    version,
 };
 
 /// The version, and by which module keys are made and used.
@@ -56,6 +57,16 @@ enum Command {
     DiskEncryptionSet(des::DesArgs),
     /// Manage the identities of clients of a served key vault
     Identity(identity::IdentityArgs),
+    /// Grant and revoke roles of Azure's management API
+    Role(role::RoleArgs),
+    /// Serve Azure's management API, the key vaults and tokens over HTTPS, until SIGTERM
+    #[command(after_help = "Example:
+  sealdisk identity create admin --secret-file admin.secret
+  sealdisk role assignment create --assignee admin --role Owner
+  sealdisk serve --listen 127.0.0.1:8443
+
+docs/azure.md tells how `az` is pointed at it. `keyvault serve` is the same without the management API.")]
+    Serve(serve::ServeApiArgs),
     /// List, verify, export and archive audit logs
     Audit(audit::AuditArgs),
     /// Back up, verify and restore everything but the disks
@@ -192,6 +203,8 @@ fn dispatch(context: &Context, command: Command) -> Result<(), CliError> {
         Command::Keyvault(args) => keyvault::run(context, args),
         Command::DiskEncryptionSet(args) => des::run(context, args),
         Command::Identity(args) => identity::run(context, args),
+        Command::Role(args) => role::run(context, args),
+        Command::Serve(args) => serve::run(context, args),
         Command::Audit(args) => audit::run(context, args),
         Command::Backup(args) => backup::run(context, args),
         Command::Catalog(args) => catalog::run(context, &args),

@@ -35,7 +35,7 @@ impl Traced {
         }
         let service = match path[1..] {
             ["attach" | "continue-attach"] => Service::Attach,
-            ["keyvault", "serve"] => Service::KeyVault,
+            ["serve"] | ["keyvault", "serve"] => Service::KeyVault,
             // They look at things, again and again.
             [
                 "metrics" | "status" | "version" | "completions" | "manpages" | "attach-versions",

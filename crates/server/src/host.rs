@@ -64,17 +64,45 @@ impl VaultHost {
     }
 }
 
-/// The domain that a token for `resource` is for; `None` when it is none of the `domains`. The port
-/// does not matter: it says how the vault is reached, not which it is.
-pub fn audience<'a>(resource: &str, domains: &'a [String]) -> Option<&'a str> {
+/// What a token is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Audience {
+    /// The vaults.
+    Vaults,
+    /// The management API, and the directory of identities beside it.
+    Management,
+}
+
+/// What Azure's clients ask tokens for when nobody told them better.
+const AZURE_VAULTS: &str = "vault.azure.net";
+/// The same for the management API and for Microsoft Graph.
+const AZURE_MANAGEMENT: [&str; 3] = [
+    "management.azure.com",
+    "management.core.windows.net",
+    "graph.microsoft.com",
+];
+
+/// What a token for `resource` is good for: for vaults below one of the `domains`, or for the management
+/// API, where it is served at hosts. The port does not matter: it says how the service is reached, not
+/// which it is.
+pub fn audience(resource: &str, domains: &[String], management: &[String]) -> Option<Audience> {
     let host = resource.strip_prefix("https://")?.trim_end_matches('/');
     let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.parse::<u16>().is_ok() => name,
-        Some(_) => return None,
-        None => host,
+        // An address of version 6 has colons of its own.
+        Some((name, port)) if !port.ends_with(']') => {
+            port.parse::<u16>().ok()?;
+            name
+        }
+        _ => host,
     };
-    let domain = domains.iter().find(|d| name.eq_ignore_ascii_case(d))?;
-    Some(domain)
+    let is = |known: &str| name.eq_ignore_ascii_case(known);
+    let with_azure = !management.is_empty();
+    if domains.iter().any(|domain| is(domain)) || with_azure && is(AZURE_VAULTS) {
+        return Some(Audience::Vaults);
+    }
+    let known = management.iter().any(|host| is(host));
+    (known || with_azure && AZURE_MANAGEMENT.iter().any(|host| is(host)))
+        .then_some(Audience::Management)
 }
 
 #[cfg(test)]
@@ -118,19 +146,47 @@ mod tests {
 
     #[test]
     fn an_audience_is_a_domain_with_or_without_a_port() {
-        for (resource, domain) in [
-            ("https://vault.localhost", Some(DEFAULT_DOMAIN)),
-            ("https://vault.localhost/", Some(DEFAULT_DOMAIN)),
-            ("https://Vault.localhost:8443", Some(DEFAULT_DOMAIN)),
-            ("https://vault.example.net:1/", Some("vault.example.net")),
+        let vaults = Some(Audience::Vaults);
+        for (resource, expected) in [
+            ("https://vault.localhost", vaults),
+            ("https://vault.localhost/", vaults),
+            ("https://Vault.localhost:8443", vaults),
+            ("https://vault.example.net:1/", vaults),
             ("http://vault.localhost", None),
             ("https://vault.localhost:x", None),
             ("https://a.vault.localhost", None),
             ("https://vault.localhost.example.com", None),
             ("https://management.azure.com/", None),
+            ("https://vault.azure.net", None),
+            ("https://localhost:8443", None),
             ("", None),
         ] {
-            assert_eq!(audience(resource, &domains()), domain, "{resource}");
+            assert_eq!(audience(resource, &domains(), &[]), expected, "{resource}");
+        }
+    }
+
+    #[test]
+    fn a_token_for_the_management_api_is_none_for_vaults() {
+        let hosts = ["localhost".to_owned(), "[::1]".into()];
+        let (vaults, management) = (Some(Audience::Vaults), Some(Audience::Management));
+        for (resource, expected) in [
+            ("https://localhost:8443/", management),
+            ("https://localhost:8443//", management),
+            ("https://LOCALHOST", management),
+            ("https://[::1]:8443/", management),
+            ("https://[::1]", management),
+            ("https://management.azure.com", management),
+            ("https://graph.microsoft.com/", management),
+            ("https://vault.localhost:8443", vaults),
+            ("https://vault.azure.net", vaults),
+            ("https://localhost.example.com", None),
+            ("https://[::2]", None),
+        ] {
+            assert_eq!(
+                audience(resource, &domains(), &hosts),
+                expected,
+                "{resource}"
+            );
         }
     }
 }

@@ -12,13 +12,10 @@ use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::header::{
-    AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, PRAGMA, WWW_AUTHENTICATE,
-};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -29,6 +26,8 @@ use super::host::VaultHost;
 use super::local::LocalOnly;
 use super::operation::{Answer, Operation, claimed_purpose};
 use super::query::Query;
+use super::reply::{Reply, TokenError, respond};
+use super::request_head::{authority, bearer};
 use super::request_span;
 use super::route::{NoRoute, Route, segments};
 use super::shared::{Cost, Lane, Shared};
@@ -39,7 +38,7 @@ use installation::catalog::{CatalogError, IdentityRecord};
 use vault::Caller;
 
 /// Largest body that is read. The largest one that makes sense is a backup of a key.
-const BODY_LIMIT: usize = 1 << 20;
+pub(crate) const BODY_LIMIT: usize = 1 << 20;
 
 /// What a listener serves.
 pub enum Service {
@@ -63,14 +62,6 @@ pub struct Listener {
     pub local: Option<LocalOnly>,
     /// How long a client may take to send a request's body.
     pub patience: Duration,
-}
-
-/// A status, a body, and how to prove who asks.
-struct Reply {
-    status: StatusCode,
-    body: Option<Value>,
-    challenge: Option<String>,
-    retry_after: Option<u64>,
 }
 
 /// Answers one request.
@@ -126,7 +117,10 @@ impl Listener {
     async fn vaults(&self, peer: SocketAddr, parts: &Parts, body: Body) -> Reply {
         let host = match vault_host(parts, &self.shared.domains) {
             Ok(host) => host,
-            Err(error) => return error.into(),
+            Err(error) => match self.shared.front_of(authority(parts)) {
+                Some(front) => return self.front(front, peer, parts, body).await,
+                None => return error.into(),
+            },
         };
         match self.vault_operation(peer, parts, body, &host).await {
             Ok(answer) => answer.into(),
@@ -160,7 +154,7 @@ impl Listener {
             ),
         })?;
         let query = Query::parse(parts.uri.query().unwrap_or_default())?;
-        let body = read(&parts.headers, body, self.patience).await?;
+        let body = read(&parts.headers, body, BODY_LIMIT, self.patience).await?;
         let cost = match route.is_slow() {
             true => Cost::Slow,
             false => Cost::Usual,
@@ -443,24 +437,7 @@ fn is(path: &str, expected: &[&str]) -> bool {
 }
 
 fn vault_host(parts: &Parts, domains: &[String]) -> Result<VaultHost, ApiError> {
-    let header = || parts.headers.get(HOST).and_then(|host| host.to_str().ok());
-    // A request line with a whole URL overrides the header (RFC 9112 §3.2.2).
-    let authority = parts
-        .uri
-        .authority()
-        .map(axum::http::uri::Authority::as_str);
-    VaultHost::parse(authority.or_else(header).unwrap_or_default(), domains)
-}
-
-fn bearer(headers: &HeaderMap) -> Result<&str, ApiError> {
-    let value = headers.get(AUTHORIZATION).and_then(|v| v.to_str().ok());
-    value
-        .and_then(|value| value.split_once(' '))
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-        .map(|(_, token)| token.trim())
-        .ok_or_else(|| {
-            ApiError::unauthorized("AKV10000: Request is missing a Bearer or PoP token.")
-        })
+    VaultHost::parse(authority(parts), domains)
 }
 
 fn not_found(path: &str) -> ApiError {
@@ -473,123 +450,48 @@ fn not_found(path: &str) -> ApiError {
 }
 
 /// Reads the body, as long as it is not too large and does not take too long.
-async fn read(headers: &HeaderMap, body: Body, patience: Duration) -> Result<Vec<u8>, ApiError> {
+pub(crate) async fn read(
+    headers: &HeaderMap,
+    body: Body,
+    limit: usize,
+    patience: Duration,
+) -> Result<Vec<u8>, ApiError> {
     let announced = headers
         .get(axum::http::header::CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|length| length > BODY_LIMIT as u64) {
-        return Err(too_large());
+    if announced.is_some_and(|length| length > limit as u64) {
+        return Err(too_large(limit));
     }
-    timeout(patience, collect(body)).await.unwrap_or_else(|_| {
-        Err(ApiError::new(
-            StatusCode::REQUEST_TIMEOUT,
-            "RequestTimeout",
-            "the request's body took too long",
-        ))
-    })
+    timeout(patience, collect(body, limit))
+        .await
+        .unwrap_or_else(|_| {
+            Err(ApiError::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "RequestTimeout",
+                "the request's body took too long",
+            ))
+        })
 }
 
-async fn collect(mut body: Body) -> Result<Vec<u8>, ApiError> {
+async fn collect(mut body: Body, limit: usize) -> Result<Vec<u8>, ApiError> {
     let mut content = Vec::new();
     while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
         let frame = frame.map_err(|_| ApiError::bad("the request's body broke off"))?;
         let Ok(data) = frame.into_data() else {
             continue;
         };
-        if content.len() + data.len() > BODY_LIMIT {
-            return Err(too_large());
+        if content.len() + data.len() > limit {
+            return Err(too_large(limit));
         }
         content.extend_from_slice(&data);
     }
     Ok(content)
 }
 
-fn too_large() -> ApiError {
+fn too_large(limit: usize) -> ApiError {
     ApiError::new(
         StatusCode::PAYLOAD_TOO_LARGE,
         "RequestBodyTooLarge",
-        format!("the request's body is larger than {BODY_LIMIT} bytes"),
+        format!("the request's body is larger than {limit} bytes"),
     )
-}
-
-impl Reply {
-    fn ok(body: Value) -> Self {
-        Self {
-            status: StatusCode::OK,
-            body: Some(body),
-            challenge: None,
-            retry_after: None,
-        }
-    }
-}
-
-impl From<Answer> for Reply {
-    fn from(answer: Answer) -> Self {
-        Self {
-            status: answer.status,
-            body: answer.body,
-            challenge: None,
-            retry_after: None,
-        }
-    }
-}
-
-impl From<ApiError> for Reply {
-    fn from(error: ApiError) -> Self {
-        Self {
-            status: error.status,
-            body: Some(error.body()),
-            challenge: None,
-            retry_after: error.retry_after,
-        }
-    }
-}
-
-/// A refusal of the token service: OAuth's form (RFC 6749 §5.2).
-struct TokenError(ApiError);
-
-impl From<TokenError> for Reply {
-    fn from(TokenError(error): TokenError) -> Self {
-        Self {
-            status: error.status,
-            body: Some(json!({"error": error.code, "error_description": error.message})),
-            challenge: None,
-            retry_after: error.retry_after,
-        }
-    }
-}
-
-/// The id under which a client finds its request in its own log is given back to it.
-fn respond(id: Uuid, request: &HeaderMap, reply: Reply) -> Response {
-    let client_request_id = HeaderName::from_static("x-ms-client-request-id");
-    let body = reply.body.map(|body| body.to_string());
-    let has_body = body.is_some();
-    let mut response = Response::new(body.map_or_else(Body::empty, Body::from));
-    *response.status_mut() = reply.status;
-    let headers = response.headers_mut();
-    if has_body {
-        let json = HeaderValue::from_static("application/json; charset=utf-8");
-        headers.insert(CONTENT_TYPE, json);
-    }
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(PRAGMA, HeaderValue::from_static("no-cache"));
-    headers.insert(
-        HeaderName::from_static("x-content-type-options"),
-        HeaderValue::from_static("nosniff"),
-    );
-    // Made of what was checked to have no character that a header may not.
-    let text = |text: &str| HeaderValue::from_str(text).ok();
-    if let Some(id) = text(&id.to_string()) {
-        headers.insert(HeaderName::from_static("x-ms-request-id"), id);
-    }
-    if let Some(theirs) = request.get(&client_request_id) {
-        headers.insert(client_request_id, theirs.clone());
-    }
-    if let Some(challenge) = reply.challenge.as_deref().and_then(text) {
-        headers.insert(WWW_AUTHENTICATE, challenge);
-    }
-    if let Some(seconds) = reply.retry_after {
-        headers.insert(axum::http::header::RETRY_AFTER, HeaderValue::from(seconds));
-    }
-    response
 }

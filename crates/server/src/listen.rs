@@ -21,6 +21,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::ServerError;
 use super::connections::Connections;
+use super::front::Front;
 use super::http::{Listener, Service, handle};
 use super::local::LocalOnly;
 use super::shared::{Shared, THREADS};
@@ -84,6 +85,8 @@ pub struct ServeOptions {
     pub client_timeout: Duration,
     /// Who is told that the server lives.
     pub pulse: Option<Pulse>,
+    /// What is served besides vaults.
+    pub front: Option<Arc<dyn Front>>,
 }
 
 /// What is served, once it is.
@@ -124,6 +127,10 @@ pub fn serve(
         options.token_lifetime,
         options.domains.clone(),
     )?;
+    let tokens = match &options.front {
+        Some(front) => tokens.for_management(&front.hosts()),
+        None => tokens,
+    };
     if let Some(imds) = &options.imds {
         // A slip of the pen shows at once and not with the first token.
         for name in &imds.identities {
@@ -131,7 +138,9 @@ pub fn serve(
         }
     }
     let tls = Arc::new(Tls::open(options.certificate)?);
-    let shared = Arc::new(Shared::new(installation, tokens, options.domains));
+    let shared = Shared::new(installation, tokens, options.domains);
+    let shared = Arc::new(shared.with_front(options.front));
+    shared.begin_front()?;
     let runtime = Builder::new_multi_thread()
         .max_blocking_threads(THREADS)
         .enable_all()

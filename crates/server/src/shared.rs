@@ -12,10 +12,11 @@ use uuid::Uuid;
 
 use super::ApiError;
 use super::floods::Floods;
+use super::front::{Front, Site, is_one_of};
 use super::host::VaultHost;
 use super::token::TokenService;
 use disks::des::{FollowedDes, LeftBehind};
-use installation::Installation;
+use installation::{Installation, InstallationError};
 use vault::EmbeddedVault;
 use vault::audit::Space;
 
@@ -53,6 +54,8 @@ pub enum Lane {
     Tokens,
     /// Those of a vault, for that identity.
     Vault(String, Uuid),
+    /// Those of the management API.
+    Management,
 }
 
 /// What there is for each vault: nothing that one of them waits for keeps another waiting.
@@ -82,6 +85,8 @@ pub struct Shared {
     places: Mutex<HashMap<String, Arc<Place>>>,
     /// For the token service, and for names that are no vault's as far as is known.
     other: Arc<Place>,
+    /// What is served besides vaults, where it has its places.
+    front: Option<(Arc<dyn Front>, Arc<Place>)>,
 }
 
 impl Place {
@@ -122,7 +127,47 @@ impl Shared {
             low_since: Mutex::default(),
             places: Mutex::default(),
             other: Arc::new(Place::new()),
+            front: None,
         }
+    }
+
+    /// Serves this besides the vaults.
+    #[must_use]
+    pub fn with_front(mut self, front: Option<Arc<dyn Front>>) -> Self {
+        self.front = front.map(|front| (front, Arc::new(Place::new())));
+        self
+    }
+
+    /// What is served besides vaults.
+    pub fn front(&self) -> Option<&Arc<dyn Front>> {
+        self.front.as_ref().map(|(front, _)| front)
+    }
+
+    /// See [`Front::begin`].
+    ///
+    /// # Errors
+    /// [`InstallationError`]: nothing is served.
+    pub fn begin_front(&self) -> Result<(), InstallationError> {
+        match self.front() {
+            Some(front) => front.begin(&self.installation),
+            None => Ok(()),
+        }
+    }
+
+    /// What a front uses of this.
+    pub fn site(&self) -> Site<'_> {
+        Site {
+            installation: &self.installation,
+            tokens: &self.tokens,
+            domains: &self.domains,
+            floods: &self.floods,
+        }
+    }
+
+    /// What is served at that host besides vaults.
+    pub fn front_of(&self, authority: &str) -> Option<Arc<dyn Front>> {
+        let (front, _) = self.front.as_ref()?;
+        is_one_of(authority, &front.hosts()).then(|| Arc::clone(front))
     }
 
     /// The vault of that name, which stays open.
@@ -184,6 +229,10 @@ impl Shared {
     ) -> Result<T, ApiError> {
         let (place, identity) = match lane {
             Lane::Tokens => (Arc::clone(&self.other), None),
+            Lane::Management => {
+                let place = self.front.as_ref().map(|(_, place)| place);
+                (Arc::clone(place.unwrap_or(&self.other)), None)
+            }
             Lane::Vault(name, identity) => {
                 let place = self.place(&name).unwrap_or_else(|| Arc::clone(&self.other));
                 let identity = place.identity(identity);
@@ -369,9 +418,14 @@ mod tests {
                 });
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
-            for lane in [work("calm", greedy), work("hung", other), Lane::Tokens] {
+            for lane in [
+                work("calm", greedy),
+                work("hung", other),
+                Lane::Tokens,
+                Lane::Management,
+            ] {
                 let cost = match lane {
-                    Lane::Tokens => Cost::Usual,
+                    Lane::Tokens | Lane::Management => Cost::Usual,
                     Lane::Vault(..) => Cost::Slow,
                 };
                 shared.blocking(lane, cost, |_| Ok(())).await.unwrap();

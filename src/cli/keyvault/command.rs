@@ -191,7 +191,7 @@ fn parse_object_id(text: &str) -> Result<Uuid, String> {
 pub fn run(context: &Context, args: KeyvaultArgs) -> Result<(), CliError> {
     let installation = context.installation()?;
     if let KeyvaultCommand::Serve(args) = args.command {
-        return serve::run(context, installation, args);
+        return serve::run(context, installation, args, None);
     }
     dispatch(context, &installation, args.command)?;
     // A token that hangs must not keep the command itself waiting.
@@ -241,11 +241,13 @@ fn dispatch(
         }
         KeyvaultCommand::SetPolicy(args) => {
             let permissions: Permissions = args.key_permissions.join(" ").parse()?;
+            refuse_roles(installation, &args.name)?;
             let vault = installation.vault(&args.name)?;
             vault.set_policy(&installation.operator(), args.object_id, &permissions)?;
             context.output.show(&view(&vault)?)
         }
         KeyvaultCommand::DeletePolicy(args) => {
+            refuse_roles(installation, &args.name)?;
             let vault = installation.vault(&args.name)?;
             vault.delete_policy(&installation.operator(), args.object_id)?;
             context.output.show(&view(&vault)?)
@@ -274,6 +276,20 @@ fn dispatch(
         KeyvaultCommand::Disconnect(args) => connect::disconnect(context, installation, &args),
         KeyvaultCommand::Key(args) => key::run(context, installation, args),
     }
+}
+
+/// The policies of a vault that is governed by roles follow from those.
+fn refuse_roles(installation: &Installation, vault: &str) -> Result<(), CliError> {
+    if !arm::roles::has_roles(installation, vault)? {
+        return Ok(());
+    }
+    Err(CliError::new(
+        "OperationNotAllowed",
+        format!(
+            "the key vault '{vault}' is governed by roles (enableRbacAuthorization), from which its policies follow: \
+             use `sealdisk role assignment create`"
+        ),
+    ))
 }
 
 fn list(context: &Context, installation: &Installation) -> Result<(), CliError> {

@@ -11,3 +11,4 @@ mod serve;
 mod view;
 
 pub use command::{KeyvaultArgs, run};
+pub use serve::{ServeArgs, run as run_serve};

@@ -1,21 +1,24 @@
-//! `sealdisk keyvault serve`.
+//! `sealdisk keyvault serve`, and what `sealdisk serve` has of it.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use nix::unistd::User;
 use serde::Serialize;
+use uuid::Uuid;
 
 use super::alarm_watch::VaultWatch;
 use crate::cli::{CliError, Context, ids};
 use alarms::notify::Target;
+use arm::Api;
 use attach::{tell_systemd, tell_watchdog};
-use installation::{Installation, InstallationError};
+use installation::{Installation, InstallationError, runtime_dir};
 use server::{
-    CertificateSource, DEFAULT_DOMAIN, Imds, MAX_LIFETIME, MIN_LIFETIME, Pulse, ServeOptions,
-    ServerError, Serving, ensure_ca, serve,
+    CertificateSource, DEFAULT_DOMAIN, Front, Imds, MAX_LIFETIME, MIN_LIFETIME, Pulse,
+    ServeOptions, ServerError, Serving, ensure_ca, serve,
 };
 
 /// Where Azure's own SDKs look for nothing, so that nothing else is in the way.
@@ -96,6 +99,17 @@ struct ServingView {
     identity_endpoint: String,
     local_identity_endpoint: Option<String>,
     imds_endpoint: Option<String>,
+    #[serde(flatten)]
+    management: Option<ManagementView>,
+}
+
+/// What is served besides vaults.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ManagementView {
+    resource_manager: String,
+    tenant_id: Uuid,
+    subscription_id: Uuid,
 }
 
 #[derive(Serialize)]
@@ -107,10 +121,7 @@ struct VaultUriView {
 
 impl ServingView {
     fn new(serving: &Serving, domain: &str, names: Vec<String>) -> Self {
-        let port = match serving.vaults.port() {
-            443 => String::new(),
-            port => format!(":{port}"),
-        };
+        let port = port(serving);
         let uri = |name: &str| format!("https://{name}.{domain}{port}");
         Self {
             listen: serving.vaults,
@@ -126,6 +137,7 @@ impl ServingView {
             identity_endpoint: format!("https://localhost{port}/msi/token"),
             local_identity_endpoint: serving.identity.map(|a| format!("http://{a}/msi/token")),
             imds_endpoint: serving.imds.map(|address| format!("http://{address}")),
+            management: None,
         }
     }
 
@@ -138,6 +150,12 @@ impl ServingView {
         for endpoint in also.into_iter().flatten() {
             line += &format!(", {endpoint}");
         }
+        if let Some(management) = &self.management {
+            line += &format!(
+                "; Azure Resource Manager at {} (tenant {})",
+                management.resource_manager, management.tenant_id
+            );
+        }
         if let Some(file) = &self.ca_file {
             line += &format!("; clients trust {}", file.display());
         }
@@ -145,14 +163,22 @@ impl ServingView {
     }
 }
 
-pub(super) fn run(
+/// Serves the vaults, and the management API too where the names are given under which hosts know it.
+pub fn run(
     context: &Context,
     installation: Installation,
     args: ServeArgs,
+    management: Option<&[String]>,
 ) -> Result<(), CliError> {
     let tls = installation.state_dir().join("tls");
+    let vault_domains = domains(&args.domain)?;
+    let hosts = match management {
+        Some(hosts) => names(hosts)?,
+        None => Vec::new(),
+    };
+    let certified = [vault_domains.as_slice(), &hosts].concat();
     if args.print_ca {
-        let path = ensure_ca(&tls, &domains(&args.domain)?, args.listen.ip())?;
+        let path = ensure_ca(&tls, &certified, args.listen.ip())?;
         let pem = std::fs::read_to_string(&path).map_err(|source| ServerError::File {
             what: "read",
             path,
@@ -160,7 +186,6 @@ pub(super) fn run(
         })?;
         return context.output.text(&pem);
     }
-    let domains = domains(&args.domain)?;
     let watch = VaultWatch {
         state_dir: installation.state_dir().to_owned(),
         certificate: args.cert.clone(),
@@ -169,19 +194,27 @@ pub(super) fn run(
         (Some(certificate), Some(key)) => CertificateSource::Files { certificate, key },
         _ => CertificateSource::Generated {
             dir: tls,
-            domains: domains.clone(),
+            domains: certified,
             address: args.listen.ip(),
         },
     };
-    let vaults = installation.catalog().vaults()?.into_iter();
-    let kept_here = vaults.filter(|v| !v.record.kind.is_remote());
-    let names = kept_here.map(|vault| vault.record.name).collect();
+    let kept_here = installation.vaults_here()?.into_iter();
+    let vaults = kept_here.map(|record| record.name).collect();
     // The operator's own domain is the one that clients on other hosts know.
-    let domain = domains.last().cloned().unwrap_or_default();
+    let domain = vault_domains.last().cloned().unwrap_or_default();
+    let api = management.is_some().then(|| {
+        Api::new(
+            &hosts,
+            args.listen.ip(),
+            installation.state_dir().to_owned(),
+            runtime_dir(context.runtime_dir.as_deref()),
+        )
+    });
+    let ids = (installation.id(), arm::subscription(&installation));
     let options = ServeOptions {
         address: args.listen,
         certificate,
-        domains,
+        domains: vault_domains,
         imds: args.imds_listen.map(|address| Imds {
             address,
             identities: args.imds_identity,
@@ -198,10 +231,19 @@ pub(super) fn run(
             every: patience / 4,
             beat: tell_watchdog,
         }),
+        front: api.map(|api| Arc::new(api) as Arc<dyn Front>),
     };
     watch.spawn(&args.on_event)?;
     serve(installation, options, |serving| {
-        announce(context, &ServingView::new(serving, &domain, names));
+        let view = ServingView::new(serving, &domain, vaults);
+        let host = hosts.last().map_or("localhost", String::as_str);
+        let (tenant_id, subscription_id) = ids;
+        let management = management.map(|_| ManagementView {
+            resource_manager: format!("https://{host}{}", port(serving)),
+            tenant_id,
+            subscription_id,
+        });
+        announce(context, &ServingView { management, ..view });
     })?;
     Ok(())
 }
@@ -212,9 +254,25 @@ fn announce(context: &Context, view: &ServingView) {
     tell_systemd(&[sd_notify::NotifyState::Ready]);
 }
 
+/// The port of a URL, where that has one.
+fn port(serving: &Serving) -> String {
+    match serving.vaults.port() {
+        443 => String::new(),
+        port => format!(":{port}"),
+    }
+}
+
 /// The domains in lower case, the default first.
 fn domains(given: &[String]) -> Result<Vec<String>, ServerError> {
     let mut domains = vec![DEFAULT_DOMAIN.to_owned()];
+    let given = names(given)?.into_iter();
+    domains.extend(given.filter(|domain| domain != DEFAULT_DOMAIN));
+    Ok(domains)
+}
+
+/// Names of hosts or domains in lower case, each once.
+fn names(given: &[String]) -> Result<Vec<String>, ServerError> {
+    let mut domains = Vec::new();
     for domain in given {
         let normal = domain.trim_end_matches('.').to_ascii_lowercase();
         let is_label = |label: &str| {

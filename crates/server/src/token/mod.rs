@@ -9,5 +9,6 @@ mod service;
 
 pub(super) use endpoint::bad;
 pub use endpoint::{Flavour, TokenRequest};
+pub use issued::Issued;
 pub use lifetime::{MAX_LIFETIME, MIN_LIFETIME};
-pub use service::TokenService;
+pub use service::{Claims, TokenService};

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::issued::Issued;
 use super::keys::SigningKeys;
 use super::lifetime::{LEEWAY, MAX_LIFETIME, MIN_LIFETIME};
-use crate::host::audience;
+use crate::host::{Audience, audience};
 use crate::shortened::shortened;
 use crate::{ApiError, ServerError};
 use installation::catalog::IdentityRecord;
@@ -60,6 +60,8 @@ pub struct TokenService {
     issuer: String,
     lifetime: Duration,
     domains: Vec<String>,
+    /// The hosts of the management API, where one is served.
+    management: Vec<String>,
     keys: RwLock<SigningKeys>,
     reread: Mutex<Instant>,
     verified: Mutex<HashMap<String, Arc<Claims>>>,
@@ -85,10 +87,24 @@ impl TokenService {
             issuer: format!("https://sts.vault.localhost/{tenant}/"),
             lifetime: lifetime.clamp(MIN_LIFETIME, MAX_LIFETIME),
             domains,
+            management: Vec::new(),
             keys: RwLock::new(SigningKeys::open(state_dir)?),
             reread: Mutex::new(Instant::now()),
             verified: Mutex::new(HashMap::new()),
         })
+    }
+
+    /// Issues and accepts tokens for the management API at these hosts too, and under the names that
+    /// Azure's clients have for it.
+    #[must_use]
+    pub fn for_management(mut self, hosts: &[String]) -> Self {
+        self.management = hosts.to_vec();
+        self
+    }
+
+    /// What a token for that resource is good for.
+    fn audience(&self, resource: &str) -> Option<Audience> {
+        audience(resource, &self.domains, &self.management)
     }
 
     /// The installation's id, Azure's tenant.
@@ -101,7 +117,7 @@ impl TokenService {
     /// # Errors
     /// 400 for a resource that is no vault of this installation.
     pub fn issue(&self, identity: &IdentityRecord, resource: &str) -> Result<Issued, ApiError> {
-        let Some(_) = audience(resource, &self.domains) else {
+        if self.audience(resource).is_none() {
             return Err(ApiError::new(
                 axum::http::StatusCode::BAD_REQUEST,
                 "invalid_resource",
@@ -111,7 +127,7 @@ impl TokenService {
                     self.domains.first().map_or("", String::as_str)
                 ),
             ));
-        };
+        }
         let now = OffsetDateTime::now_utc().unix_timestamp();
         let lifetime = self.lifetime.as_secs();
         let claims = Claims {
@@ -143,12 +159,28 @@ impl TokenService {
         })
     }
 
-    /// What a token says, if it is one of this service that is valid now. Whether its identity still
-    /// exists is to be looked up each time.
+    /// What a token for vaults says, if it is one of this service that is valid now. Whether its identity
+    /// still exists is to be looked up each time.
     ///
     /// # Errors
     /// 401.
     pub fn verify(&self, token: &str) -> Result<Arc<Claims>, ApiError> {
+        self.verify_for(token, Audience::Vaults)
+    }
+
+    /// As [`verify`](Self::verify), a token for something else.
+    ///
+    /// # Errors
+    /// 401.
+    pub fn verify_for(&self, token: &str, wanted: Audience) -> Result<Arc<Claims>, ApiError> {
+        let claims = self.valid(token)?;
+        match self.audience(&claims.aud) {
+            Some(audience) if audience == wanted => Ok(claims),
+            _ => Err(refused(&ErrorKind::InvalidAudience)),
+        }
+    }
+
+    fn valid(&self, token: &str) -> Result<Arc<Claims>, ApiError> {
         let now = OffsetDateTime::now_utc().unix_timestamp();
         if let Some(claims) = self.remembered(token) {
             if now < claims.exp.saturating_add_unsigned(LEEWAY.as_secs()) {
@@ -212,7 +244,7 @@ impl TokenService {
         let claims = decode::<Claims>(token, key, &validation)
             .map_err(|e| refused(e.kind()))?
             .claims;
-        if audience(&claims.aud, &self.domains).is_none() {
+        if self.audience(&claims.aud).is_none() {
             return Err(refused(&ErrorKind::InvalidAudience));
         }
         Ok(claims)

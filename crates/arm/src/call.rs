@@ -1,0 +1,227 @@
+//! A request of a known identity, and the types of resources that it may be about.
+
+use serde_json::Value;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::changing::Changes;
+use crate::error::ArmError;
+use crate::names::Names;
+use crate::query::Query;
+use crate::roles::{Roles, permitted};
+use installation::Installation;
+use installation::catalog::{Catalog, Kind, PlacementRecord, Touch};
+use server::{FrontReply, Head, Site};
+
+/// Who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Principal {
+    /// Its object id.
+    pub object_id: Uuid,
+    /// Its client id.
+    pub client_id: Uuid,
+}
+
+/// A request of a known identity.
+pub struct Call<'a> {
+    /// Whose request it is.
+    pub site: &'a Site<'a>,
+    /// What makes changes.
+    pub changes: &'a Changes,
+    /// The types of resources.
+    pub types: &'static [&'static dyn ResourceType],
+    /// The request without its body.
+    pub head: &'a Head,
+    /// What its query says.
+    pub query: Query,
+    /// Its body; null when there is none.
+    pub body: Value,
+    /// Who asks.
+    pub principal: Principal,
+    /// The roles of whoever asks.
+    pub roles: Roles,
+    /// What ids and URLs are made of.
+    pub names: Names,
+}
+
+impl Call<'_> {
+    /// The installation.
+    pub fn installation(&self) -> &Installation {
+        self.site.installation()
+    }
+
+    /// Its catalog.
+    pub fn catalog(&self) -> &dyn Catalog {
+        self.site.installation().catalog()
+    }
+
+    /// Whether whoever asks may do that at a scope.
+    pub fn may(&self, action: &str, scope: &str) -> bool {
+        permitted(&self.roles, action, scope)
+    }
+
+    /// Refuses what whoever asks may not do.
+    ///
+    /// # Errors
+    /// 403, in Azure's words.
+    pub fn require(&self, action: &str, scope: &str) -> Result<(), ArmError> {
+        if self.may(action, scope) {
+            return Ok(());
+        }
+        let Principal {
+            object_id,
+            client_id,
+        } = self.principal;
+        self.site.note_refused(
+            self.head.peer,
+            "ManagementRefused",
+            object_id,
+            "AuthorizationFailed",
+            &format!("{action} over {scope}"),
+        );
+        Err(ArmError::new(
+            403,
+            "AuthorizationFailed",
+            format!(
+                "The client '{client_id}' with object id '{object_id}' does not have authorization to perform \
+                 action '{action}' over scope '{scope}' or the scope is invalid. If access was recently granted, \
+                 please refresh your credentials."
+            ),
+        ))
+    }
+
+    /// Refuses a request that uses something which whoever asks may not use.
+    ///
+    /// # Errors
+    /// 403, in Azure's words.
+    pub fn require_linked(&self, action: &str, scope: &str) -> Result<(), ArmError> {
+        self.require(action, scope).map_err(|error| ArmError {
+            code: "LinkedAuthorizationFailed".into(),
+            ..error
+        })
+    }
+
+    /// Now, and who asks.
+    pub fn touch(&self) -> Touch {
+        Touch {
+            at: OffsetDateTime::now_utc(),
+            by: self.principal.object_id,
+        }
+    }
+
+    /// The type of that provider and name, in any case.
+    pub fn type_of(&self, provider: &str, name: &str) -> Option<&'static dyn ResourceType> {
+        self.types.iter().copied().find(|kind| {
+            kind.provider().eq_ignore_ascii_case(provider) && kind.name().eq_ignore_ascii_case(name)
+        })
+    }
+
+    /// The type of what the catalog calls so.
+    pub fn type_of_kind(&self, kind: Kind) -> Option<&'static dyn ResourceType> {
+        self.types
+            .iter()
+            .copied()
+            .find(|known| known.kind() == kind)
+    }
+
+    /// The full name of the type of what the catalog calls so.
+    pub fn full_type(&self, kind: Kind) -> String {
+        let found = self.type_of_kind(kind).map(ResourceType::full_type);
+        found.unwrap_or_default()
+    }
+
+    /// The id of a resource, which is its scope.
+    pub fn id(&self, placed: &PlacementRecord) -> String {
+        let full_type = self.full_type(placed.kind);
+        self.names
+            .resource_id(&placed.group, &full_type, &placed.name)
+    }
+}
+
+/// What a type of resources can do. The rest, groups, tags, locations, access, records and what a kill
+/// leaves, is the same for all and in `resources.rs`.
+pub trait ResourceType: Sync {
+    /// What the catalog calls it.
+    fn kind(&self) -> Kind;
+
+    /// The namespace: `Microsoft.Compute`.
+    fn provider(&self) -> &'static str;
+
+    /// The type in it: `disks`.
+    fn name(&self) -> &'static str;
+
+    /// The name as it is written of the one that a name means, in any case. `None` also for one that is
+    /// soft-deleted.
+    ///
+    /// # Errors
+    /// When it cannot be found out.
+    fn find(&self, call: &Call<'_>, name: &str) -> Result<Option<String>, ArmError> {
+        Ok(call.catalog().name_of(self.kind(), name)?)
+    }
+
+    /// The names of all of them.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn all(&self, call: &Call<'_>) -> Result<Vec<String>, ArmError>;
+
+    /// The body of one of them, without what all have: `properties`, `sku`, `identity`.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn show(&self, call: &Call<'_>, placed: &PlacementRecord) -> Result<Value, ArmError>;
+
+    /// What the catalog is to keep of a body, once it is checked as far as that goes without changing
+    /// anything.
+    ///
+    /// # Errors
+    /// What is wrong with the body.
+    fn settings(&self, call: &Call<'_>, put: &Put<'_>) -> Result<Value, ArmError>;
+
+    /// Makes or changes it, as the body says; `put.placed` has the new settings. Repeated, it changes
+    /// nothing more.
+    ///
+    /// # Errors
+    /// Why not: one that was to be made is not there then.
+    fn apply(&self, call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError>;
+
+    /// Deletes it.
+    ///
+    /// # Errors
+    /// Why not.
+    fn delete(&self, call: &Call<'_>, name: &str) -> Result<(), ArmError>;
+
+    /// What is below one of them, or is done with it: `words` follow its name.
+    ///
+    /// # Errors
+    /// A refusal; 404 for what there is not.
+    fn below(
+        &self,
+        _call: &Call<'_>,
+        _placed: &PlacementRecord,
+        _words: &[String],
+    ) -> Option<Result<FrontReply, ArmError>> {
+        None
+    }
+
+    /// The status for one that was made.
+    fn created_status(&self) -> u16 {
+        200
+    }
+
+    /// `Microsoft.Compute/disks`
+    fn full_type(&self) -> String {
+        format!("{}/{}", self.provider(), self.name())
+    }
+}
+
+/// A resource that is to be made or changed.
+pub struct Put<'a> {
+    /// The body.
+    pub body: &'a Value,
+    /// Whether it is there already.
+    pub exists: bool,
+    /// Name, group, tags and settings: as they are, for [`ResourceType::settings`], and as they are to be
+    /// for [`ResourceType::apply`].
+    pub placed: &'a PlacementRecord,
+}

@@ -1,0 +1,160 @@
+//! What all changes have in common: names are locked, what passes by is waited for, and layers are changed
+//! whoever has the disk.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::error::ArmError;
+use attach::LayerChanges;
+use disks::import::Cancel;
+use disks::{Disk, DiskError, LayerOp};
+use installation::Installation;
+
+/// How long a change waits for what passes by: a merge, and a command.
+const MERGING: Duration = Duration::from_secs(30);
+const CHANGING: Duration = Duration::from_secs(3);
+/// How often it is tried meanwhile.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Changes of one server.
+pub struct Changes {
+    /// Where attached disks are reached.
+    pub(crate) runtime_dir: PathBuf,
+    state_dir: PathBuf,
+    locked: Mutex<HashSet<String>>,
+    unlocked: Condvar,
+    merging: Arc<Merging>,
+}
+
+/// Merges in the background: one thread at a time, which looks again when more is wanted.
+#[derive(Default)]
+struct Merging {
+    runs: AtomicBool,
+    wanted: AtomicBool,
+}
+
+/// The lock of a name, until it is dropped.
+pub struct NameLock<'a> {
+    changes: &'a Changes,
+    name: String,
+}
+
+impl Drop for NameLock<'_> {
+    fn drop(&mut self) {
+        let mut locked = self
+            .changes
+            .locked
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        locked.remove(&self.name);
+        drop(locked);
+        self.changes.unlocked.notify_all();
+    }
+}
+
+impl Changes {
+    /// In the installation in that directory.
+    pub fn new(state_dir: PathBuf, runtime_dir: PathBuf) -> Self {
+        Self {
+            runtime_dir,
+            state_dir,
+            locked: Mutex::default(),
+            unlocked: Condvar::new(),
+            merging: Arc::default(),
+        }
+    }
+
+    /// Waits until nobody else changes what has that name: of two requests at once the second finds what the
+    /// first has left.
+    pub(crate) fn lock(&self, name: &str) -> NameLock<'_> {
+        let name = name.to_ascii_lowercase();
+        let mut locked = self.locked.lock().unwrap_or_else(PoisonError::into_inner);
+        while !locked.insert(name.clone()) {
+            let woken = self.unlocked.wait(locked);
+            locked = woken.unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(locked);
+        NameLock {
+            changes: self,
+            name,
+        }
+    }
+
+    /// Makes a change, again and again for a while when what keeps it from being made passes by: a merge in the
+    /// background has the disk, or somebody else has changed it at the same time.
+    pub(crate) fn retrying<T>(
+        &self,
+        mut change: impl FnMut() -> Result<T, ArmError>,
+    ) -> Result<T, ArmError> {
+        let begun = Instant::now();
+        loop {
+            match change() {
+                Err(error) if error.status == 409 && error.retry_after.is_some() => {
+                    let merging = self.merging.runs.load(Ordering::Acquire);
+                    let patience = if merging { MERGING } else { CHANGING };
+                    if begun.elapsed() > patience {
+                        return Err(error);
+                    }
+                }
+                done => return done,
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Applies an operation to a disk, whoever has it.
+    pub(crate) fn change_layers(
+        &self,
+        installation: &Installation,
+        disk: &Disk,
+        op: &LayerOp,
+    ) -> Result<(), ArmError> {
+        let changes = LayerChanges {
+            installation,
+            runtime_dir: &self.runtime_dir,
+            // Nobody can stop a request; each operation takes short.
+            cancel: &Cancel::default(),
+            wait: false,
+        };
+        changes.change_layers(disk, op, &mut |_| {})?;
+        Ok(())
+    }
+
+    /// Merges in the background what deleted snapshots have left. It is noted in the catalog what that is:
+    /// what a kill keeps from being done is done by the next deletion.
+    pub(crate) fn merge_later(&self) {
+        let merging = Arc::clone(&self.merging);
+        merging.wanted.store(true, Ordering::Release);
+        if merging.runs.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (state_dir, runtime_dir) = (self.state_dir.clone(), self.runtime_dir.clone());
+        let work = move || {
+            while merging.wanted.swap(false, Ordering::AcqRel) {
+                if let Err(error) = merge_all(&state_dir, &runtime_dir) {
+                    log::error!("layers of deleted snapshots are not merged yet: {error}");
+                }
+            }
+            merging.runs.store(false, Ordering::Release);
+        };
+        let started = std::thread::Builder::new().name("merge".into()).spawn(work);
+        if let Err(error) = started {
+            self.merging.runs.store(false, Ordering::Release);
+            log::error!("layers of deleted snapshots are not merged yet: {error}");
+        }
+    }
+}
+
+fn merge_all(state_dir: &Path, runtime_dir: &Path) -> Result<(), DiskError> {
+    let installation = Installation::open_existing(state_dir)?;
+    let changes = LayerChanges {
+        installation: &installation,
+        runtime_dir,
+        cancel: &Cancel::default(),
+        wait: true,
+    };
+    changes.merge_all(&mut |_, _| {})
+}

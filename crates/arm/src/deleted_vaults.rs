@@ -1,0 +1,106 @@
+//! `Microsoft.KeyVault/deletedVaults`: vaults that can be recovered, and purging them.
+
+use serde_json::{Value, json};
+use server::FrontReply;
+
+use crate::audit::recorded;
+use crate::call::Call;
+use crate::error::ArmError;
+use crate::names::time_text;
+use crate::reply::{done, item, list};
+use installation::DeletedVault;
+use installation::catalog::{DEFAULT_GROUP, Kind, LOCATION};
+
+const READ: &str = "Microsoft.KeyVault/deletedVaults/read";
+const PURGE: &str = "Microsoft.KeyVault/locations/deletedVaults/purge/action";
+
+/// `GET S/providers/Microsoft.KeyVault/deletedVaults`
+///
+/// # Errors
+/// When they cannot be read.
+pub fn all(call: &Call<'_>) -> Result<FrontReply, ArmError> {
+    let mut views = Vec::new();
+    for vault in call.installation().deleted_vaults()? {
+        let (scope, view) = view(call, &vault)?;
+        if call.may(READ, &scope) {
+            views.push(view);
+        }
+    }
+    Ok(list(views, None))
+}
+
+/// `S/providers/Microsoft.KeyVault/locations/L/deletedVaults/N`, and `…/purge`.
+///
+/// # Errors
+/// 403, 404, and why it cannot be purged.
+pub fn one(call: &Call<'_>, name: &str, action: Option<&str>) -> Result<FrontReply, ArmError> {
+    let all = call.installation().deleted_vaults()?;
+    let found = all
+        .iter()
+        .find(|vault| vault.name.eq_ignore_ascii_case(name));
+    let missing = || {
+        let message = format!("The specified deleted vault '{name}' does not exist.");
+        ArmError::new(404, "DeletedVaultNotFound", message)
+    };
+    let (scope, view) = match found {
+        Some(vault) => view(call, vault)?,
+        None => {
+            call.require(READ, &call.names.subscription_id())?;
+            return Err(missing());
+        }
+    };
+    match (call.head.method.as_str(), action) {
+        ("GET", None) => {
+            call.require(READ, &scope)?;
+            Ok(item(view))
+        }
+        ("POST", Some(action)) if action.eq_ignore_ascii_case("purge") => {
+            call.require(PURGE, &scope)?;
+            let _lock = call
+                .changes
+                .lock(&format!("Microsoft.KeyVault/vaults/{name}"));
+            recorded(call, "VaultPurge", &scope, || {
+                Ok(call.installation().purge_vault(name)?)
+            })?;
+            Ok(done(200))
+        }
+        _ => Err(ArmError::new(
+            405,
+            "MethodNotAllowed",
+            "A deleted vault is read or purged.",
+        )),
+    }
+}
+
+/// The id that the vault had, which is its scope, and the body.
+fn view(call: &Call<'_>, vault: &DeletedVault) -> Result<(String, Value), ArmError> {
+    let placed = call.catalog().placement(Kind::Vault, &vault.name)?;
+    let (group, tags) = match placed {
+        Some(placed) => (placed.group, placed.tags),
+        None => (DEFAULT_GROUP.to_owned(), Default::default()),
+    };
+    let id = call
+        .names
+        .resource_id(&group, "Microsoft.KeyVault/vaults", &vault.name);
+    let mut properties = json!({
+        "vaultId": id,
+        "location": LOCATION,
+        "tags": tags,
+        "purgeProtectionEnabled": vault.purge_protection,
+    });
+    if let Some(deletion) = &vault.deletion {
+        properties["deletionDate"] = json!(time_text(deletion.deleted));
+        properties["scheduledPurgeDate"] = json!(time_text(deletion.scheduled_purge));
+    }
+    let view = json!({
+        "id": format!(
+            "{}/providers/Microsoft.KeyVault/locations/{LOCATION}/deletedVaults/{}",
+            call.names.subscription_id(),
+            vault.name
+        ),
+        "name": vault.name,
+        "type": "Microsoft.KeyVault/deletedVaults",
+        "properties": properties,
+    });
+    Ok((id, view))
+}

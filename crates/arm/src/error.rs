@@ -1,0 +1,258 @@
+//! Refusals as Azure Resource Manager words them: a status, and a body
+//! `{"error": {"code", "message", "target", "details"}}`.
+
+use serde_json::{Value, json};
+use server::{ApiError, FrontReply};
+
+use attach::AttachError;
+use disks::DiskError;
+use installation::InstallationError;
+use installation::catalog::{CatalogError, Kind};
+use installation::envelope::EnvelopeError;
+use vault::{VaultError, VaultErrorCode};
+
+/// A refused request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArmError {
+    /// The HTTP status.
+    pub status: u16,
+    /// The code.
+    pub code: String,
+    /// One line for a person.
+    pub message: String,
+    /// The parameter that is wrong.
+    pub target: Option<String>,
+    /// The code and message of what is beneath.
+    pub detail: Option<(String, String)>,
+    /// After how many seconds it may be tried again.
+    pub retry_after: Option<u64>,
+}
+
+impl ArmError {
+    /// A refusal.
+    pub fn new(status: u16, code: &str, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            code: code.into(),
+            message: message.into(),
+            target: None,
+            detail: None,
+            retry_after: None,
+        }
+    }
+
+    /// 400: a parameter has a value that is not possible.
+    pub fn parameter(target: &str, message: impl Into<String>) -> Self {
+        Self {
+            target: Some(target.into()),
+            ..Self::new(400, "InvalidParameter", message)
+        }
+    }
+
+    /// 400: something of Azure's that is not offered here.
+    pub fn not_offered(target: &str, what: &str) -> Self {
+        Self {
+            target: Some(target.into()),
+            ..Self::new(
+                400,
+                "FeatureNotOffered",
+                format!("Sealdisk does not offer {what}; leave '{target}' out."),
+            )
+        }
+    }
+
+    /// 404: there is no such resource.
+    pub fn no_resource(full_type: &str, name: &str, group: &str) -> Self {
+        Self::new(
+            404,
+            "ResourceNotFound",
+            format!(
+                "The Resource '{full_type}/{name}' under resource group '{group}' was not found. For more \
+                 details please go to https://aka.ms/ARMResourceNotFoundFix"
+            ),
+        )
+    }
+
+    /// 404: there is no such group.
+    pub fn no_group(group: &str) -> Self {
+        let message = format!("Resource group '{group}' could not be found.");
+        Self::new(404, "ResourceGroupNotFound", message)
+    }
+
+    /// 409: it cannot be done as things are.
+    pub fn conflict(message: impl Into<String>) -> Self {
+        Self::new(409, "Conflict", message)
+    }
+
+    /// 500: the server failed. What failed is in the log; a client is not told about files.
+    pub fn internal(what: impl std::fmt::Display) -> Self {
+        log::error!("{what}");
+        let message = "An internal error occurred; the server's log says more.";
+        Self::new(500, "InternalServerError", message)
+    }
+
+    /// The answer.
+    pub fn reply(&self) -> FrontReply {
+        let mut error = json!({"code": self.code, "message": self.message});
+        if let Some(target) = &self.target {
+            error["target"] = json!(target);
+        }
+        if let Some((code, message)) = &self.detail {
+            error["details"] = json!([{"code": code, "message": message}]);
+        }
+        FrontReply {
+            status: self.status,
+            body: Some(json!({"error": error})),
+            headers: Vec::new(),
+            retry_after: self.retry_after,
+        }
+    }
+
+    /// A vault's refusal of what a disk encryption set needs, as Azure words it.
+    fn key_vault(code: &str, message: String) -> Self {
+        Self {
+            detail: Some((code.into(), message.clone())),
+            ..Self::new(
+                403,
+                "KeyVaultAccessForbidden",
+                format!(
+                    "Unable to access key vault resource to enable encryption at rest. Please grant get, wrap and \
+                     unwrap key permissions to the disk encryption set, and retry: {message}"
+                ),
+            )
+        }
+    }
+}
+
+/// Where the status of an error follows from its code.
+fn status_of(code: &str) -> u16 {
+    match code {
+        "ResourceNotFound" | "VaultNotFound" | "NotFound" => 404,
+        "InvalidArgument" | "BadParameter" | "UnusableImage" => 400,
+        _ => 409,
+    }
+}
+
+impl From<VaultError> for ArmError {
+    fn from(error: VaultError) -> Self {
+        use VaultErrorCode as Code;
+        let (code, message) = (error.code.as_str(), error.message.clone());
+        match error.code {
+            Code::Forbidden
+            | Code::KeyDisabled
+            | Code::KeyExpired
+            | Code::KeyNotYetValid
+            | Code::KeyDeleted
+            | Code::KeyOperationForbidden
+            | Code::VaultDeleted
+            | Code::Unauthorized
+            | Code::KeyNotFound => Self::key_vault(code, message),
+            Code::BadParameter | Code::UnwrapFailed => Self::new(400, "InvalidParameter", message),
+            Code::VaultNotFound | Code::PolicyNotFound => Self::new(404, code, message),
+            Code::Conflict | Code::KeyBeingPurged => Self::conflict(message),
+            Code::ForbiddenByPolicy => Self::new(403, "MethodNotAllowed", message),
+            Code::Throttled | Code::Unreachable => Self {
+                retry_after: Some(5),
+                ..Self::new(503, "KeyVaultUnreachable", message)
+            },
+            Code::MasterKey | Code::HsmAccess | Code::Tampered | Code::Internal => {
+                Self::internal(error)
+            }
+        }
+    }
+}
+
+impl From<CatalogError> for ArmError {
+    fn from(error: CatalogError) -> Self {
+        let message = error.to_string();
+        match &error {
+            CatalogError::NotFound {
+                kind: Kind::Group,
+                name,
+            } => Self::no_group(name),
+            CatalogError::NotFound { .. } => Self::new(404, "ResourceNotFound", message),
+            CatalogError::Exists { .. } => Self::conflict(message),
+            CatalogError::Changed { .. } => Self {
+                retry_after: Some(1),
+                ..Self::conflict(message)
+            },
+            CatalogError::InUse { .. }
+            | CatalogError::VaultInUse { .. }
+            | CatalogError::GroupInUse { .. } => Self::new(409, error.code(), message),
+            CatalogError::NotSystemAssigned { .. } => Self::new(400, "InvalidParameter", message),
+            CatalogError::Lost { .. }
+            | CatalogError::Damaged { .. }
+            | CatalogError::Copy { .. }
+            | CatalogError::Open(_)
+            | CatalogError::Sqlite(_) => Self::internal(&error),
+        }
+    }
+}
+
+impl From<InstallationError> for ArmError {
+    fn from(error: InstallationError) -> Self {
+        match error {
+            InstallationError::Catalog(error) => error.into(),
+            InstallationError::Vault(error) => error.into(),
+            InstallationError::NotConnected { .. } => {
+                Self::new(404, "VaultNotFound", error.to_string())
+            }
+            InstallationError::RemoteVault { .. }
+            | InstallationError::VaultHere { .. }
+            | InstallationError::VaultUsed { .. }
+            | InstallationError::Identity { .. } => Self::new(409, error.code(), error.to_string()),
+            InstallationError::Directory { .. }
+            | InstallationError::Exposed { .. }
+            | InstallationError::Audit(_)
+            | InstallationError::Missing { .. }
+            | InstallationError::NoStateDirectory => Self::internal(error),
+        }
+    }
+}
+
+impl From<DiskError> for ArmError {
+    fn from(error: DiskError) -> Self {
+        match error {
+            DiskError::Control(error) => error.into(),
+            DiskError::Envelope(EnvelopeError::Vault(error)) => error.into(),
+            DiskError::Layer { source, .. } => (*source).into(),
+            // Whoever has it lets go of it: another command, or a merge of what a snapshot has left.
+            DiskError::InUse { .. }
+            | DiskError::JobUnderWay { .. }
+            | DiskError::Unfinished { .. }
+            | DiskError::Envelope(EnvelopeError::Busy { .. }) => Self {
+                retry_after: Some(1),
+                ..Self::new(status_of(error.code()), error.code(), error.to_string())
+            },
+            DiskError::Argument(message) => Self::new(400, "InvalidParameter", message),
+            DiskError::File { .. }
+            | DiskError::Volume(_)
+            | DiskError::Pipeline(_)
+            | DiskError::Key(_) => Self::internal(error),
+            error => Self::new(status_of(error.code()), error.code(), error.to_string()),
+        }
+    }
+}
+
+impl From<AttachError> for ArmError {
+    fn from(error: AttachError) -> Self {
+        match error {
+            AttachError::Disk(error) => error.into(),
+            error => Self::new(status_of(error.code()), error.code(), error.to_string()),
+        }
+    }
+}
+
+impl From<ApiError> for ArmError {
+    fn from(error: ApiError) -> Self {
+        Self {
+            retry_after: error.retry_after,
+            ..Self::new(error.status.as_u16(), error.code, error.message)
+        }
+    }
+}
+
+/// What a body has at a place, for those who build answers.
+pub fn text<'a>(value: &'a Value, pointer: &str) -> Option<&'a str> {
+    value.pointer(pointer)?.as_str()
+}

@@ -1,0 +1,109 @@
+//! As much of Microsoft Graph as Azure's clients read: who somebody is.
+
+use serde_json::{Value, json};
+use server::FrontReply;
+use uuid::Uuid;
+
+use crate::call::Call;
+use crate::error::ArmError;
+use crate::identities::{PrincipalView, find, named};
+use crate::reply::{item, list};
+
+/// Most ids that are asked for at once, as in Graph.
+const IDS: usize = 1000;
+
+/// Answers a request whose path begins with the version.
+///
+/// # Errors
+/// 400, 404.
+pub fn answer(call: &Call<'_>, words: &[String]) -> Result<FrontReply, ArmError> {
+    let words: Vec<String> = words.iter().map(|word| word.to_ascii_lowercase()).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match (call.head.method.as_str(), words.as_slice()) {
+        ("GET", ["me"]) => Err(ArmError::new(
+            400,
+            "Request_BadRequest",
+            "/me request is only valid with delegated authentication flow.",
+        )),
+        ("GET", ["serviceprincipals"]) => service_principals(call),
+        ("GET", ["serviceprincipals", id]) => one(call, id),
+        ("GET", ["users" | "groups" | "applications"]) => Ok(list(Vec::new(), None)),
+        ("POST", ["directoryobjects", "getbyids"]) => by_ids(call),
+        _ => Err(ArmError::new(
+            404,
+            "Request_ResourceNotFound",
+            "The resource does not exist: of Graph there are service principals here, and getByIds.",
+        )),
+    }
+}
+
+fn service_principals(call: &Call<'_>) -> Result<FrontReply, ArmError> {
+    let filter = &call.query.filter;
+    let wanted = ["servicePrincipalNames", "appId", "id", "displayName"]
+        .iter()
+        .find_map(|field| filter.value_of(field));
+    let Some(wanted) = wanted else {
+        return Err(ArmError::new(
+            400,
+            "Request_UnsupportedQuery",
+            "Service principals are asked for by a $filter of servicePrincipalNames, appId, id or displayName.",
+        ));
+    };
+    // az's name for whoever has logged in with a managed identity.
+    let found = match wanted {
+        "systemAssignedIdentity" | "userAssignedIdentity" => {
+            find(call.installation(), call.principal.object_id)?
+        }
+        name => named(call.installation(), name)?,
+    };
+    Ok(list(found.iter().map(view).collect(), None))
+}
+
+fn one(call: &Call<'_>, id: &str) -> Result<FrontReply, ArmError> {
+    let found = match Uuid::try_parse(id) {
+        Ok(id) => find(call.installation(), id)?,
+        Err(_) => None,
+    };
+    match found {
+        Some(found) => Ok(item(view(&found))),
+        None => Err(ArmError::new(
+            404,
+            "Request_ResourceNotFound",
+            format!(
+                "Resource '{id}' does not exist or one of its queried reference-property objects are not present."
+            ),
+        )),
+    }
+}
+
+fn by_ids(call: &Call<'_>) -> Result<FrontReply, ArmError> {
+    let ids = call.body.get("ids").and_then(Value::as_array);
+    let ids = ids.filter(|ids| ids.len() <= IDS).ok_or_else(|| {
+        let message = format!("'ids' has to be a list of {IDS} object ids at most.");
+        ArmError::new(400, "Request_BadRequest", message)
+    })?;
+    let mut found = Vec::new();
+    for id in ids {
+        let id = id.as_str().and_then(|id| Uuid::try_parse(id).ok());
+        if let Some(id) = id
+            && let Some(principal) = find(call.installation(), id)?
+        {
+            found.push(view(&principal));
+        }
+    }
+    Ok(list(found, None))
+}
+
+fn view(principal: &PrincipalView) -> Value {
+    // az shows the first name of each; a set that has asked for no token yet has no client id.
+    let id = principal.client_id.unwrap_or(principal.object_id);
+    json!({
+        "@odata.type": "#microsoft.graph.servicePrincipal",
+        "id": principal.object_id,
+        "appId": id,
+        "displayName": principal.name,
+        "servicePrincipalType": "ManagedIdentity",
+        "servicePrincipalNames": [id],
+        "accountEnabled": true,
+    })
+}

@@ -1,0 +1,241 @@
+//! Resource groups.
+
+use serde_json::{Value, json};
+use server::FrontReply;
+use time::OffsetDateTime;
+
+use crate::audit::recorded;
+use crate::call::{Call, ResourceType};
+use crate::error::ArmError;
+use crate::lists::placements_of;
+use crate::places::tags;
+use crate::reply::{created, done, item, list};
+use installation::catalog::{DEFAULT_GROUP, GroupRecord, LOCATION, PlacementRecord};
+
+const TYPE: &str = "Microsoft.Resources/resourceGroups";
+const ACTION: &str = "Microsoft.Resources/subscriptions/resourceGroups";
+
+/// `GET …/resourceGroups`
+///
+/// # Errors
+/// When they cannot be read.
+pub fn all(call: &Call<'_>) -> Result<FrontReply, ArmError> {
+    let (mut tag_name, mut tag_value) = (None, None);
+    for term in &call.query.filter.terms {
+        match term {
+            crate::filter::Term::Is(field, value) if field.eq_ignore_ascii_case("tagName") => {
+                tag_name = Some(value);
+            }
+            crate::filter::Term::Is(field, value) if field.eq_ignore_ascii_case("tagValue") => {
+                tag_value = Some(value);
+            }
+            _ => {
+                let message =
+                    "Invalid $filter in the query: groups are chosen by tagName and tagValue.";
+                return Err(ArmError::new(400, "InvalidFilterInQueryString", message));
+            }
+        }
+    }
+    let wanted = |group: &&GroupRecord| {
+        let visible = call.may(&format!("{ACTION}/read"), &call.names.group_id(&group.name));
+        let tag = tag_name.map(|name| group.tags.get(name));
+        let has_tag = match (tag, tag_value) {
+            (None, _) => true,
+            (Some(found), None) => found.is_some(),
+            (Some(found), Some(value)) => found == Some(value),
+        };
+        visible && has_tag
+    };
+    let groups = call.catalog().groups()?;
+    let views = groups.iter().filter(wanted).map(|group| view(call, group));
+    Ok(list(views.collect(), None))
+}
+
+/// One group.
+///
+/// # Errors
+/// 403, 404, and what is wrong with a body.
+pub fn one(call: &Call<'_>, name: &str) -> Result<FrontReply, ArmError> {
+    let scope = call.names.group_id(name);
+    let require = |verb: &str| call.require(&format!("{ACTION}/{verb}"), &scope);
+    match call.head.method.as_str() {
+        "GET" => {
+            require("read")?;
+            let found = call.catalog().group(name)?;
+            let found = found.ok_or_else(|| ArmError::no_group(name))?;
+            Ok(item(view(call, &found)))
+        }
+        "HEAD" => {
+            require("read")?;
+            Ok(match call.catalog().group(name)? {
+                Some(_) => done(204),
+                None => done(404),
+            })
+        }
+        "PUT" | "PATCH" => {
+            require("write")?;
+            put(call, name)
+        }
+        "DELETE" => {
+            require("delete")?;
+            delete(call, name)
+        }
+        _ => Err(ArmError::new(
+            405,
+            "MethodNotAllowed",
+            "A group is read, put, patched or deleted.",
+        )),
+    }
+}
+
+fn put(call: &Call<'_>, name: &str) -> Result<FrontReply, ArmError> {
+    let _lock = call.changes.lock(&format!("{TYPE}/{name}"));
+    let known = call.catalog().group(name)?;
+    let is_new = known.is_none();
+    let location = call.body.get("location").and_then(Value::as_str);
+    match (&known, location) {
+        (None, _) if call.head.method == "PATCH" => return Err(ArmError::no_group(name)),
+        (None, None) => {
+            let message = "The location property is required for this definition.";
+            return Err(ArmError::new(400, "LocationRequired", message));
+        }
+        (None, Some(wanted)) if !wanted.eq_ignore_ascii_case(LOCATION) => {
+            return Err(ArmError::new(
+                400,
+                "LocationNotAvailableForResourceGroup",
+                format!(
+                    "The provided location '{wanted}' is not available for resource group. List of available \
+                     regions is '{LOCATION}'."
+                ),
+            ));
+        }
+        (Some(known), Some(wanted)) if !wanted.eq_ignore_ascii_case(&known.location) => {
+            return Err(ArmError::new(
+                409,
+                "InvalidResourceGroupLocation",
+                format!(
+                    "Invalid resource group location '{wanted}'. The Resource group already exists in location '{}'.",
+                    known.location
+                ),
+            ));
+        }
+        _ => check_name(name)?,
+    }
+    let tags = tags(&call.body)?;
+    let record = match known {
+        Some(known) => GroupRecord {
+            tags: tags.unwrap_or_else(|| known.tags.clone()),
+            ..known
+        },
+        None => GroupRecord {
+            name: name.into(),
+            location: LOCATION.into(),
+            tags: tags.unwrap_or_default(),
+            created: OffsetDateTime::now_utc(),
+        },
+    };
+    let id = call.names.group_id(&record.name);
+    recorded(call, "ResourceGroupWrite", &id, || {
+        Ok(call.catalog().put_group(&record)?)
+    })?;
+    let view = view(call, &record);
+    Ok(if is_new { created(view) } else { item(view) })
+}
+
+/// Azure's rule: 1 to 90 letters, digits, `_`, `-`, `.`, `(` and `)`, not ending in a period.
+fn check_name(name: &str) -> Result<(), ArmError> {
+    let allowed = |c: char| c.is_alphanumeric() || "_-.()".contains(c);
+    if (1..=90).contains(&name.chars().count()) && name.chars().all(allowed) && !name.ends_with('.')
+    {
+        return Ok(());
+    }
+    Err(ArmError::new(
+        400,
+        "InvalidResourceGroup",
+        "The provided resource group name has to have 1 to 90 letters, digits, '_', '-', '.', '(' and ')', and not \
+         to end with a period.",
+    ))
+}
+
+/// Deletes a group with all that is in it. What cannot go is named, and stays with the group.
+fn delete(call: &Call<'_>, name: &str) -> Result<FrontReply, ArmError> {
+    let Some(group) = call.catalog().group(name)? else {
+        return Err(ArmError::no_group(name));
+    };
+    if group.name.eq_ignore_ascii_case(DEFAULT_GROUP) {
+        return Err(ArmError::conflict(format!(
+            "The resource group '{DEFAULT_GROUP}' has what the command line makes and cannot be deleted."
+        )));
+    }
+    let _lock = call.changes.lock(&format!("{TYPE}/{name}"));
+    let id = call.names.group_id(&group.name);
+    recorded(call, "ResourceGroupDelete", &id, || {
+        for kind in call.types {
+            delete_all(call, *kind, &group.name)?;
+        }
+        empty(call, &group.name)?;
+        call.catalog().delete_group(&group.name)?;
+        Ok(())
+    })?;
+    Ok(done(200))
+}
+
+/// A vault that is deleted softly can be recovered without its group: into the first one.
+fn empty(call: &Call<'_>, group: &str) -> Result<(), ArmError> {
+    let catalog = call.catalog();
+    let mut left = catalog.placements()?;
+    left.retain(|placed| placed.group.eq_ignore_ascii_case(group));
+    for placed in left {
+        match catalog.name_of(placed.kind, &placed.name)? {
+            Some(_) => catalog.put_placement(&PlacementRecord {
+                group: DEFAULT_GROUP.into(),
+                ..placed
+            })?,
+            None => catalog.delete_placement(placed.kind, &placed.name)?,
+        }
+    }
+    Ok(())
+}
+
+fn delete_all(
+    call: &Call<'_>,
+    kind: &'static dyn ResourceType,
+    group: &str,
+) -> Result<(), ArmError> {
+    let mut all = placements_of(call, &[kind])?;
+    all.retain(|placed| placed.group.eq_ignore_ascii_case(group));
+    let action = format!("{}/delete", kind.full_type());
+    for placed in &all {
+        call.require(&action, &call.id(placed))?;
+    }
+    for placed in &all {
+        let _lock = call
+            .changes
+            .lock(&format!("{}/{}", kind.full_type(), placed.name));
+        let deleted = call.changes.retrying(|| kind.delete(call, &placed.name));
+        deleted.map_err(|error| ArmError {
+            detail: Some((error.code.clone(), error.message.clone())),
+            ..ArmError::new(
+                409,
+                "ResourceGroupDeletionBlocked",
+                format!(
+                    "Deletion of resource group '{group}' failed as the resource '{}' could not be deleted: {}",
+                    call.id(placed),
+                    error.message
+                ),
+            )
+        })?;
+    }
+    Ok(())
+}
+
+fn view(call: &Call<'_>, group: &GroupRecord) -> Value {
+    json!({
+        "id": call.names.group_id(&group.name),
+        "name": group.name,
+        "type": TYPE,
+        "location": group.location,
+        "tags": group.tags,
+        "properties": {"provisioningState": "Succeeded"},
+    })
+}

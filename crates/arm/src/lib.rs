@@ -1,0 +1,49 @@
+//! The management API of an installation: Azure Resource Manager (ARM) over HTTPS, as Azure's unmodified
+//! clients speak it. It is a front of the same control code as the command line: what one makes the other
+//! sees.
+//!
+//! ```text
+//! server (TLS, limits, tokens) ──► api: who asks ──► route: what for ──► resources ──► types::*
+//!                                     │                    ├──► groups, subscriptions, deleted_vaults
+//!                                     └──► login, graph    └──► roles
+//! ```
+//!
+//! | Where | What is in it |
+//! |---|---|
+//! | `id`, `filter`, `query` | What clients write: paths, `$filter`, versions and pages |
+//! | `types` | The types of resources, one file each, behind `ResourceType` of `call` |
+//! | `resources`, `places`, `lists` | What is the same for all types |
+//! | `changing` | Locks of names, and changes of layers |
+//! | `roles` | Who may do what |
+//!
+//! Everything blocks: the server calls it on threads for that.
+
+mod api;
+mod audit;
+mod call;
+mod changing;
+mod deleted_vaults;
+mod error;
+mod etag;
+pub mod filter;
+mod graph;
+mod groups;
+pub mod id;
+mod identities;
+mod lists;
+mod login;
+mod names;
+mod places;
+pub mod query;
+mod reply;
+mod resources;
+mod role_requests;
+pub mod roles;
+mod route;
+mod subscriptions;
+mod types;
+
+pub use api::Api;
+pub use error::ArmError;
+pub use identities::{PrincipalView, find, named};
+pub use names::subscription;

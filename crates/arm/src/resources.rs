@@ -1,0 +1,309 @@
+//! What is the same for all types of resources: reading, putting, patching, deleting and listing them.
+//!
+//! # Order of steps of a PUT that makes something
+//!
+//! Under a lock of the name:
+//!
+//! 1. all checks that change nothing;
+//! 2. the intent is recorded in the audit log;
+//! 3. the placement is written, which names a resource that is not there and so is seen by nobody;
+//! 4. the resource is made, as by the command line: as a whole or not at all;
+//! 5. the outcome is recorded.
+//!
+//! A failure of 4 removes the placement. A process that dies between 3 and 4 leaves a placement of
+//! nothing, which the same PUT takes up again; the next start of the server removes old ones. One that dies between 4
+//! and 5 leaves the resource whole, in its group.
+
+use serde_json::{Map, Value};
+use server::FrontReply;
+
+use crate::audit::recorded;
+use crate::call::{Call, Put, ResourceType};
+use crate::error::ArmError;
+use crate::etag::{check_etag, with_etag};
+use crate::places::{body, locate, placement, tags, unplaced};
+use crate::reply::done;
+use installation::catalog::{LOCATION, PlacementRecord};
+
+/// A resource that is named in a path.
+pub struct Named<'a> {
+    /// Its type.
+    pub kind: &'static dyn ResourceType,
+    /// The group, as the client has it.
+    pub group: &'a str,
+    /// The name, as the client has it.
+    pub name: &'a str,
+}
+
+impl Named<'_> {
+    /// Its id, which is its scope.
+    pub fn id(&self, call: &Call<'_>) -> String {
+        call.names
+            .resource_id(self.group, &self.kind.full_type(), self.name)
+    }
+
+    fn action(&self, verb: &str) -> String {
+        format!("{}/{verb}", self.kind.full_type())
+    }
+
+    fn missing(&self) -> ArmError {
+        ArmError::no_resource(&self.kind.full_type(), self.name, self.group)
+    }
+}
+
+/// `GET`
+///
+/// # Errors
+/// 403, 404.
+pub fn get(call: &Call<'_>, named: &Named<'_>) -> Result<FrontReply, ArmError> {
+    call.require(&named.action("read"), &named.id(call))?;
+    let placed = locate(call, named.kind, named.group, named.name)?;
+    let placed = placed.ok_or_else(|| named.missing())?;
+    Ok(with_etag(body(call, named.kind, &placed)?, 200))
+}
+
+/// `PUT`, and `PATCH` as a PUT of what is there with what is given.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn put(call: &Call<'_>, named: &Named<'_>, is_patch: bool) -> Result<FrontReply, ArmError> {
+    call.require(&named.action("write"), &named.id(call))?;
+    let _lock = call
+        .changes
+        .lock(&format!("{}/{}", named.kind.full_type(), named.name));
+    let group = call.catalog().group(named.group)?;
+    let group = group.ok_or_else(|| ArmError::no_group(named.group))?.name;
+    let found = named.kind.find(call, named.name)?;
+    let exists = found.is_some();
+    let name = found.unwrap_or_else(|| named.name.to_owned());
+    let before = call.catalog().placement(named.kind.kind(), &name)?;
+    let placed = match &before {
+        Some(placed) => placed.clone(),
+        None if exists => unplaced(named.kind.kind(), &name),
+        None => PlacementRecord {
+            group: group.clone(),
+            created: call.touch(),
+            ..unplaced(named.kind.kind(), &name)
+        },
+    };
+    if !placed.group.eq_ignore_ascii_case(&group) && (exists || is_kept(call, &placed)?) {
+        return Err(taken(named, &placed));
+    }
+    let now = match exists {
+        true => Some(body(call, named.kind, &placed)?),
+        false if is_patch => return Err(named.missing()),
+        false => None,
+    };
+    check_etag(call.head, now.as_ref())?;
+    let wanted = match (is_patch, &now) {
+        (true, Some(now)) => patched(now, &call.body),
+        _ => call.body.clone(),
+    };
+    if !wanted.is_object() {
+        let message =
+            "The request content was invalid and could not be deserialized: it is no JSON object.";
+        return Err(ArmError::new(400, "InvalidRequestContent", message));
+    }
+    let location = location(named, &wanted, exists.then_some(placed.location.as_str()))?;
+    let tags = match tags(&wanted)? {
+        Some(tags) => tags,
+        None => placed.tags.clone(),
+    };
+    let as_it_is = Put {
+        body: &wanted,
+        exists,
+        placed: &placed,
+    };
+    let settings = named.kind.settings(call, &as_it_is)?;
+    let placed = PlacementRecord {
+        group: if exists { placed.group.clone() } else { group },
+        location,
+        tags,
+        settings,
+        changed: call.touch(),
+        ..placed
+    };
+    recorded(call, "ResourceWrite", &named.id(call), || {
+        call.catalog().put_placement(&placed)?;
+        let put = Put {
+            body: &wanted,
+            exists,
+            placed: &placed,
+        };
+        let applied = call.changes.retrying(|| named.kind.apply(call, &put));
+        if applied.is_err() {
+            restore(call, &placed, before.as_ref());
+        }
+        applied
+    })?;
+    // The name as the resource has it, which may be another than was asked for.
+    let name = named.kind.find(call, &name)?.unwrap_or(name);
+    let placed = placement(call, named.kind.kind(), &name)?;
+    let status = match exists {
+        true => 200,
+        false => named.kind.created_status(),
+    };
+    Ok(with_etag(body(call, named.kind, &placed)?, status))
+}
+
+/// Whether a placement is of something that is only hidden: a vault that is deleted softly.
+fn is_kept(call: &Call<'_>, placed: &PlacementRecord) -> Result<bool, ArmError> {
+    Ok(call.catalog().name_of(placed.kind, &placed.name)?.is_some())
+}
+
+/// What a failure leaves of the placement: what there was before.
+fn restore(call: &Call<'_>, placed: &PlacementRecord, before: Option<&PlacementRecord>) {
+    let restored = match before {
+        Some(before) => call.catalog().put_placement(before),
+        None => call.catalog().delete_placement(placed.kind, &placed.name),
+    };
+    if let Err(error) = restored {
+        log::error!(
+            "the placement of the {} '{}' stays: {error}",
+            placed.kind,
+            placed.name
+        );
+    }
+}
+
+fn taken(named: &Named<'_>, placed: &PlacementRecord) -> ArmError {
+    ArmError::conflict(format!(
+        "The {} name '{}' is taken by one in the resource group '{}': names are unique in an installation. \
+         Choose another name.",
+        placed.kind, named.name, placed.group
+    ))
+}
+
+fn location(named: &Named<'_>, body: &Value, now: Option<&str>) -> Result<String, ArmError> {
+    let normal = |text: &str| text.to_ascii_lowercase().replace(' ', "");
+    let wanted = match (body.get("location").unwrap_or(&Value::Null), now) {
+        (Value::String(text), _) => normal(text),
+        (Value::Null, Some(now)) => now.to_owned(),
+        _ => {
+            let message = "The location property is required for this definition.";
+            return Err(ArmError::new(400, "LocationRequired", message));
+        }
+    };
+    match now {
+        Some(now) if normal(now) != wanted => Err(ArmError::new(
+            409,
+            "InvalidResourceLocation",
+            format!(
+                "The resource '{}' already exists in location '{now}' in resource group '{}'. A resource with the \
+                 same name cannot be created in location '{wanted}'. Please select a new resource name.",
+                named.name, named.group
+            ),
+        )),
+        None if wanted != LOCATION => Err(ArmError::new(
+            400,
+            "LocationNotAvailableForResourceType",
+            format!(
+                "The provided location '{wanted}' is not available for resource type '{}'. List of available regions \
+                 for the resource type is '{LOCATION}'.",
+                named.kind.full_type()
+            ),
+        )),
+        _ => Ok(LOCATION.into()),
+    }
+}
+
+/// What is there, with what a PATCH gives; tags are given as a whole.
+fn patched(now: &Value, patch: &Value) -> Value {
+    let mut wanted = now.clone();
+    merge(&mut wanted, patch);
+    if let Some(tags) = patch.get("tags").filter(|tags| !tags.is_null()) {
+        wanted["tags"] = tags.clone();
+    }
+    wanted
+}
+
+/// RFC 7396.
+fn merge(into: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        *into = patch.clone();
+        return;
+    };
+    if !into.is_object() {
+        *into = Value::Object(Map::new());
+    }
+    for (name, value) in patch {
+        match value {
+            Value::Null => {
+                if let Some(fields) = into.as_object_mut() {
+                    fields.shift_remove(name);
+                }
+            }
+            value => merge(&mut into[name.as_str()], value),
+        }
+    }
+}
+
+/// `DELETE`
+///
+/// # Errors
+/// 403, and why it cannot go.
+pub fn delete(call: &Call<'_>, named: &Named<'_>) -> Result<FrontReply, ArmError> {
+    call.require(&named.action("delete"), &named.id(call))?;
+    let _lock = call
+        .changes
+        .lock(&format!("{}/{}", named.kind.full_type(), named.name));
+    if call.catalog().group(named.group)?.is_none() {
+        return Err(ArmError::no_group(named.group));
+    }
+    let Some(placed) = locate(call, named.kind, named.group, named.name)? else {
+        return Ok(done(204));
+    };
+    if call.head.header("if-match").is_some() {
+        check_etag(call.head, Some(&body(call, named.kind, &placed)?))?;
+    }
+    recorded(call, "ResourceDelete", &named.id(call), || {
+        call.changes
+            .retrying(|| named.kind.delete(call, &placed.name))
+    })?;
+    Ok(done(200))
+}
+
+/// What is below a resource, or is done with it.
+///
+/// # Errors
+/// 404 for what there is not.
+pub fn below(call: &Call<'_>, named: &Named<'_>, words: &[String]) -> Result<FrontReply, ArmError> {
+    let verb = match call.head.method.as_str() {
+        "GET" => "read".to_owned(),
+        "POST" => format!("{}/action", words.join("/")),
+        _ => "write".to_owned(),
+    };
+    call.require(&named.action(&verb), &named.id(call))?;
+    let placed = locate(call, named.kind, named.group, named.name)?;
+    let placed = placed.ok_or_else(|| named.missing())?;
+    match named.kind.below(call, &placed, words) {
+        Some(answer) => answer,
+        None => Err(ArmError::new(
+            404,
+            "NotFound",
+            format!(
+                "There is no '{}' of a {} here.",
+                words.join("/").chars().take(80).collect::<String>(),
+                named.kind.full_type()
+            ),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_patch_changes_what_it_names() {
+        let now = json!({"tags": {"a": "1"}, "properties": {"x": 1, "y": {"z": 2}}});
+        let patch = json!({"tags": {"b": "2"}, "properties": {"y": {"w": 3}, "x": null}});
+        assert_eq!(
+            patched(&now, &patch),
+            json!({"tags": {"b": "2"}, "properties": {"y": {"z": 2, "w": 3}}})
+        );
+        assert_eq!(patched(&now, &json!({})), now);
+    }
+}

@@ -1,0 +1,147 @@
+//! Granting roles, and taking them away: for the API and the command line.
+
+use uuid::Uuid;
+
+use super::definitions::role;
+use super::vaults::follow_roles_of_all;
+use crate::error::ArmError;
+use crate::id::{ArmPath, PathError, Typed, is_within};
+use crate::identities::find;
+use installation::Installation;
+use installation::catalog::{RoleAssignmentRecord, Touch};
+
+/// A role that is to be granted.
+pub struct NewAssignment<'a> {
+    /// The name of the assignment.
+    pub id: Uuid,
+    /// Where: the id of the subscription, a group or a resource.
+    pub scope: &'a str,
+    /// Which role.
+    pub role: Uuid,
+    /// To whom.
+    pub principal: Uuid,
+    /// What the identity is, as the client says.
+    pub principal_type: &'a str,
+    /// When and by whom.
+    pub by: Touch,
+}
+
+/// Grants a role; false when it was granted under that name before.
+///
+/// # Errors
+/// For a role, an identity or a scope that there is not, and for what is granted under another name.
+pub fn assign(
+    installation: &Installation,
+    new: &NewAssignment<'_>,
+) -> Result<(RoleAssignmentRecord, bool), ArmError> {
+    let catalog = installation.catalog();
+    if role(new.role).is_none() {
+        let message = format!(
+            "The specified role definition with ID '{}' does not exist.",
+            new.role
+        );
+        return Err(ArmError::new(400, "RoleDefinitionDoesNotExist", message));
+    }
+    if find(installation, new.principal)?.is_none() {
+        return Err(ArmError::new(
+            400,
+            "PrincipalNotFound",
+            format!(
+                "Principal {} does not exist in the directory {}. Check that you have the correct principal ID.",
+                new.principal.simple(),
+                installation.id()
+            ),
+        ));
+    }
+    let record = RoleAssignmentRecord {
+        id: new.id,
+        scope: checked_scope(installation, new.scope)?,
+        role: new.role,
+        principal: new.principal,
+        principal_type: new.principal_type.into(),
+        created: new.by,
+    };
+    let same = |known: &&RoleAssignmentRecord| {
+        known.role == record.role
+            && known.principal == record.principal
+            && known.scope.eq_ignore_ascii_case(&record.scope)
+    };
+    let all = catalog.role_assignments()?;
+    if let Some(known) = all.iter().find(|known| known.id == new.id) {
+        if same(&known) {
+            follow_roles_of_all(installation, &all)?;
+            return Ok((known.clone(), false));
+        }
+        return Err(ArmError::new(
+            409,
+            "RoleAssignmentUpdateNotPermitted",
+            "Tenant ID, application ID, principal ID, and scope are not allowed to be updated.",
+        ));
+    }
+    if let Some(known) = all.iter().find(same) {
+        return Err(ArmError::new(
+            409,
+            "RoleAssignmentExists",
+            format!(
+                "The role assignment already exists. The ID of the existing role assignment is {}.",
+                known.id.simple()
+            ),
+        ));
+    }
+    catalog.insert_role_assignment(&record)?;
+    follow_roles_of_all(installation, &catalog.role_assignments()?)?;
+    Ok((record, true))
+}
+
+/// Takes a role away; what it was, if there was one.
+///
+/// # Errors
+/// When a vault could not be changed: the role is still granted then.
+pub fn remove(
+    installation: &Installation,
+    id: Uuid,
+) -> Result<Option<RoleAssignmentRecord>, ArmError> {
+    let catalog = installation.catalog();
+    let mut all = catalog.role_assignments()?;
+    let Some(at) = all.iter().position(|known| known.id == id) else {
+        return Ok(None);
+    };
+    let record = all.remove(at);
+    follow_roles_of_all(installation, &all)?;
+    catalog.delete_role_assignment(id)?;
+    Ok(Some(record))
+}
+
+/// A scope as it is stored: an id without what a client has put around it.
+fn checked_scope(installation: &Installation, scope: &str) -> Result<String, ArmError> {
+    let wrong = |error: PathError| ArmError::parameter("scope", format!("The scope: {error}."));
+    let path = ArmPath::parse(scope).map_err(wrong)?;
+    let own = format!(
+        "/subscriptions/{}",
+        crate::names::subscription(installation)
+    );
+    let text = path.to_string();
+    let is_resource = path.typed.iter().all(Typed::is_resource);
+    if !is_within(&text, &own) || !path.words.is_empty() || !is_resource || path.typed.len() > 1 {
+        return Err(ArmError::parameter(
+            "scope",
+            format!(
+                "'{scope}' is no scope: give the id of the subscription, a group or a resource in it."
+            ),
+        ));
+    }
+    if let Some(group) = &path.group
+        && installation.catalog().group(group)?.is_none()
+    {
+        return Err(ArmError::no_group(group));
+    }
+    // A vault knows access to all of its keys.
+    if path
+        .typed
+        .first()
+        .is_some_and(|typed| typed.types.len() > 1)
+    {
+        return Err(ArmError::not_offered("scope", "roles for a single key"));
+    }
+    Ok(text)
+}

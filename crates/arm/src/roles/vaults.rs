@@ -1,0 +1,174 @@
+//! Vaults that are governed by roles: their access policies follow from role assignments.
+//!
+//! # Order of steps
+//!
+//! A role is granted in the catalog first and in the vaults then; it is taken away in the vaults first. A
+//! process that dies in between leaves an identity with less than the catalog says, and never with more.
+//! The next change, or the next start of the server, brings the vaults up to date.
+
+use std::collections::BTreeMap;
+
+use uuid::Uuid;
+
+use super::definitions::role;
+use crate::error::ArmError;
+use crate::id::is_within;
+use crate::names::subscription;
+use installation::Installation;
+use installation::catalog::{Kind, PlacementRecord, RoleAssignmentRecord};
+use vault::{KeyPermission, Permissions};
+
+/// Where the settings of a placement say that roles govern the vault.
+pub const RBAC: &str = "enableRbacAuthorization";
+
+/// Whether roles govern a vault, and not the access policies that somebody sets.
+///
+/// # Errors
+/// When the catalog cannot be read.
+pub fn has_roles(installation: &Installation, vault: &str) -> Result<bool, ArmError> {
+    let placed = installation.catalog().placement(Kind::Vault, vault)?;
+    Ok(placed.is_some_and(|placed| says_roles(&placed)))
+}
+
+fn says_roles(placed: &PlacementRecord) -> bool {
+    placed.settings[RBAC].as_bool() == Some(true)
+}
+
+/// Gives all vaults that are governed by roles the access policies that follow from these assignments.
+/// One that is deleted gets them when it is recovered.
+///
+/// # Errors
+/// Of the first vault that could not be changed; the others are changed all the same.
+pub fn follow_roles_of_all(
+    installation: &Installation,
+    assignments: &[RoleAssignmentRecord],
+) -> Result<(), ArmError> {
+    let mut outcome = Ok(());
+    for record in installation.vaults_here()? {
+        let followed = follow_roles(installation, &record.name, assignments);
+        outcome = outcome.and(followed);
+    }
+    outcome
+}
+
+/// Does that with one vault, if it is governed by roles.
+///
+/// # Errors
+/// Why it could not be changed.
+pub fn follow_roles(
+    installation: &Installation,
+    name: &str,
+    assignments: &[RoleAssignmentRecord],
+) -> Result<(), ArmError> {
+    let Some(placed) = installation.catalog().placement(Kind::Vault, name)? else {
+        return Ok(());
+    };
+    if !says_roles(&placed) || installation.catalog().vault(&placed.name).is_err() {
+        return Ok(());
+    }
+    let vault = installation.vault(name)?;
+    if vault.deletion()?.is_some() {
+        return Ok(());
+    }
+    let group = &placed.group;
+    let scope = format!(
+        "/subscriptions/{}/resourceGroups/{group}/providers/Microsoft.KeyVault/vaults/{name}",
+        subscription(installation)
+    );
+    let mut wanted = BTreeMap::<Uuid, Permissions>::new();
+    for assignment in assignments {
+        if !is_within(&scope, &assignment.scope) {
+            continue;
+        }
+        let granted = key_permissions(assignment.role);
+        if !granted.is_empty() {
+            let so_far = wanted.entry(assignment.principal).or_default();
+            *so_far = so_far.union(&granted);
+        }
+    }
+    set_policies(installation, &vault, wanted)
+}
+
+/// Gives a vault these access policies, besides the operator's. What is taken away goes first.
+pub fn set_policies(
+    installation: &Installation,
+    vault: &vault::EmbeddedVault,
+    mut wanted: BTreeMap<Uuid, Permissions>,
+) -> Result<(), ArmError> {
+    let operator = installation.operator();
+    // Whoever has the host has its command line, whose vault this is.
+    wanted.remove(&operator.object_id);
+    for (identity, now) in vault.policies()? {
+        if identity == operator.object_id {
+            continue;
+        }
+        match wanted.get(&identity) {
+            None => vault.delete_policy(&operator, identity)?,
+            Some(as_it_is) if *as_it_is == now => {
+                wanted.remove(&identity);
+            }
+            Some(_) => {}
+        }
+    }
+    for (identity, permissions) in &wanted {
+        vault.set_policy(&operator, *identity, permissions)?;
+    }
+    Ok(())
+}
+
+/// What a role permits with the keys of a vault.
+pub fn key_permissions(id: Uuid) -> Permissions {
+    let Some(role) = role(id) else {
+        return Permissions::default();
+    };
+    let permits = |permission: &&KeyPermission| {
+        let action = data_action(**permission);
+        role.permits_data(&format!("Microsoft.KeyVault/vaults/{action}"))
+    };
+    KeyPermission::ALL.iter().filter(permits).copied().collect()
+}
+
+/// Azure's name of the data action for a permission.
+fn data_action(permission: KeyPermission) -> &'static str {
+    use KeyPermission as P;
+    match permission {
+        P::Get | P::List => "keys/read",
+        P::Create => "keys/create/action",
+        P::Import => "keys/import/action",
+        P::Update => "keys/update/action",
+        P::WrapKey => "keys/wrap/action",
+        P::UnwrapKey => "keys/unwrap/action",
+        P::Encrypt => "keys/encrypt/action",
+        P::Decrypt => "keys/decrypt/action",
+        P::Sign => "keys/sign/action",
+        P::Verify => "keys/verify/action",
+        P::Delete => "keys/delete",
+        P::Recover => "keys/recover/action",
+        P::Purge => "keys/purge/action",
+        P::Backup => "keys/backup/action",
+        P::Restore => "keys/restore/action",
+        P::Rotate => "keys/rotate/action",
+        P::GetRotationPolicy => "keyrotationpolicies/read",
+        P::SetRotationPolicy => "keyrotationpolicies/write",
+        P::Release => "keys/release/action",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::definitions::role_named;
+    use super::*;
+
+    #[test]
+    fn roles_become_permissions() {
+        let of = |name: &str| key_permissions(role_named(name).unwrap().id);
+        assert_eq!(of("Key Vault Crypto Officer"), Permissions::all());
+        assert_eq!(of("Key Vault Administrator"), Permissions::all());
+        assert!(of("Owner").is_empty() && of("Contributor").is_empty());
+        let service = of("Key Vault Crypto Service Encryption User");
+        assert_eq!(service.names(), ["get", "list", "wrapKey", "unwrapKey"]);
+        let reader = of("Key Vault Reader");
+        assert_eq!(reader.names(), ["get", "list", "getrotationpolicy"]);
+        assert!(!of("Key Vault Crypto User").contains(KeyPermission::Create));
+    }
+}

@@ -1,0 +1,405 @@
+//! `Microsoft.Compute/disks`.
+
+use serde_json::{Value, json};
+
+use super::bodies::{one_of, optional_text, refuse_unknown};
+use super::sources::{encryption, encryption_view, id_of, refuse_changed, source};
+
+use crate::call::{Call, Put, ResourceType};
+use crate::error::ArmError;
+use crate::names::time_text;
+use disks::import::Cancel;
+use disks::{CloneRequest, CreateRequest, DEFAULT_SECTOR_SIZE, Disk, DiskView, LayerOp};
+use installation::catalog::{DiskState, Kind, PlacementRecord};
+use installation::envelope::{CloneSource, MAX_DISK_SIZE, ResourceKind};
+
+/// Azure's unit of sizes.
+pub const GIB: u64 = 1 << 30;
+/// What a body may say of a disk.
+const KNOWN: &[&str] = &[
+    "creationData",
+    "diskSizeGB",
+    "encryption",
+    "networkAccessPolicy",
+    "publicNetworkAccess",
+    "osType",
+    "hyperVGeneration",
+];
+/// What clients send back as they got it.
+pub const READ_ONLY: &[&str] = &[
+    "provisioningState",
+    "diskState",
+    "timeCreated",
+    "uniqueId",
+    "diskSizeBytes",
+    "completionPercent",
+    "incrementalSnapshotFamilyId",
+    "LastOwnershipUpdateTime",
+];
+/// Azure's names of storage; one is as another here.
+const DISK_SKUS: &[&str] = &[
+    "Premium_LRS",
+    "Premium_ZRS",
+    "PremiumV2_LRS",
+    "Standard_LRS",
+    "StandardSSD_LRS",
+    "StandardSSD_ZRS",
+    "UltraSSD_LRS",
+];
+
+/// Azure's names of how a disk is made.
+const OPTIONS: &[&str] = &[
+    "Empty",
+    "Copy",
+    "FromImage",
+    "Attach",
+    "CopyFromSanSnapshot",
+    "CopyStart",
+    "Import",
+    "ImportSecure",
+    "Restore",
+    "Upload",
+    "UploadPreparedSecure",
+];
+
+/// Disks.
+pub struct Disks;
+
+impl ResourceType for Disks {
+    fn kind(&self) -> Kind {
+        Kind::Disk
+    }
+
+    fn provider(&self) -> &'static str {
+        "Microsoft.Compute"
+    }
+
+    fn name(&self) -> &'static str {
+        "disks"
+    }
+
+    fn find(&self, call: &Call<'_>, name: &str) -> Result<Option<String>, ArmError> {
+        find_of(call, ResourceKind::Disk, name)
+    }
+
+    fn all(&self, call: &Call<'_>) -> Result<Vec<String>, ArmError> {
+        all_of(call, ResourceKind::Disk)
+    }
+
+    fn show(&self, call: &Call<'_>, placed: &PlacementRecord) -> Result<Value, ArmError> {
+        let view = disks::show(call.installation(), ResourceKind::Disk, &placed.name)?;
+        let mut body = shown(call, placed, &view, "Premium_LRS");
+        let session = view.session.as_ref().map(|session| &session.session);
+        if let Some(session) = session.filter(|_| view.is_attached()) {
+            body["managedBy"] = json!(format!(
+                "{}/providers/Sealdisk/hosts/{}",
+                call.names.subscription_id(),
+                session.host
+            ));
+        }
+        Ok(body)
+    }
+
+    fn settings(&self, call: &Call<'_>, put: &Put<'_>) -> Result<Value, ArmError> {
+        refuse_unknown(put.body, KNOWN, READ_ONLY)?;
+        encryption(call, put.body)?;
+        wanted_size(put.body)?;
+        let settings = common_settings(put, DISK_SKUS)?;
+        if put.exists {
+            let now = self.show(call, put.placed)?;
+            let data = &now["properties"]["creationData"];
+            refuse_changed(data, put.body, "/properties/creationData")?;
+            let size = now["properties"]["diskSizeGB"].as_u64().unwrap_or_default();
+            if wanted_size(put.body)?.is_some_and(|wanted| wanted < size) {
+                return Err(smaller(&put.placed.name, size));
+            }
+            return Ok(settings);
+        }
+        made_of(call, put.body)?;
+        Ok(settings)
+    }
+
+    fn apply(&self, call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError> {
+        match put.exists {
+            true => change(call, put),
+            false => make(call, put),
+        }
+    }
+
+    fn delete(&self, call: &Call<'_>, name: &str) -> Result<(), ArmError> {
+        let runtime = &call.changes.runtime_dir;
+        Ok(disks::delete(
+            call.installation(),
+            ResourceKind::Disk,
+            name,
+            runtime,
+        )?)
+    }
+}
+
+/// The name as it is written of the one that a name means. What a dead process has left half made or half deleted
+/// is cleared away before.
+pub fn find_of(
+    call: &Call<'_>,
+    kind: ResourceKind,
+    name: &str,
+) -> Result<Option<String>, ArmError> {
+    let catalog = call.catalog();
+    let Some(found) = catalog.name_of(kind.into(), name)? else {
+        return Ok(None);
+    };
+    match catalog.resource(kind, &found) {
+        Ok(row) if row.record.state == DiskState::Ready => Ok(Some(found)),
+        _ => {
+            disks::sweep(call.installation(), None)?;
+            Ok(catalog.name_of(kind.into(), name)?)
+        }
+    }
+}
+
+/// The names of all of a kind that are complete.
+pub fn all_of(call: &Call<'_>, kind: ResourceKind) -> Result<Vec<String>, ArmError> {
+    let rows = call.catalog().resources()?.into_iter();
+    Ok(rows
+        .map(|row| row.record)
+        .filter(|record| record.kind == kind)
+        .filter(|record| record.state == DiskState::Ready)
+        .map(|record| record.name)
+        .collect())
+}
+
+/// What disks and snapshots have in common of an answer.
+pub fn shown(call: &Call<'_>, placed: &PlacementRecord, view: &DiskView, sku: &str) -> Value {
+    let settings = &placed.settings;
+    let sku = settings["sku"].as_str().unwrap_or(sku);
+    let tier = sku.split('_').next().unwrap_or_default();
+    let set = view.encryption.disk_encryption_set_id.as_deref();
+    let state = match view.disk_state {
+        // It can be attached again: the next attach goes on with what was left.
+        "Dirty" => "Unattached",
+        state => state,
+    };
+    let mut body = json!({
+        "sku": {"name": sku, "tier": tier},
+        "properties": {
+            "creationData": creation_data(call, settings, view),
+            "diskSizeGB": gib(view.disk_size_bytes),
+            "diskSizeBytes": view.disk_size_bytes,
+            "encryption": encryption_view(call, set),
+            "diskState": state,
+            "provisioningState": "Succeeded",
+            "timeCreated": time_text(view.time_created),
+            "uniqueId": view.unique_id,
+            "networkAccessPolicy": settings["networkAccessPolicy"].as_str().unwrap_or("AllowAll"),
+            "publicNetworkAccess": settings["publicNetworkAccess"].as_str().unwrap_or("Enabled"),
+        },
+    });
+    for name in ["osType", "hyperVGeneration"] {
+        if let Some(value) = settings[name].as_str() {
+            body["properties"][name] = json!(value);
+        }
+    }
+    body
+}
+
+/// A size in Azure's unit; what is no multiple is rounded up.
+fn gib(bytes: u64) -> u64 {
+    bytes.div_ceil(GIB)
+}
+
+/// As the client has said, or as what is known of a disk that the command line made.
+fn creation_data(call: &Call<'_>, settings: &Value, view: &DiskView) -> Value {
+    if settings["creationData"].is_object() {
+        return settings["creationData"].clone();
+    }
+    match &view.source {
+        None => json!({"createOption": "Empty"}),
+        Some(CloneSource { kind, name, .. }) if *kind == ResourceKind::Image => json!({
+            "createOption": "FromImage",
+            "imageReference": {"id": id_of(call, Kind::Image, name)},
+        }),
+        Some(CloneSource { kind, name, .. }) => json!({
+            "createOption": "Copy",
+            "sourceResourceId": id_of(call, (*kind).into(), name),
+        }),
+    }
+}
+
+/// The settings that disks and snapshots have in common.
+pub fn common_settings(put: &Put<'_>, skus: &[&'static str]) -> Result<Value, ArmError> {
+    let before = &put.placed.settings;
+    let body = put.body;
+    let mut settings = json!({});
+    let mut keep = |name: &str, value: Option<&str>| {
+        let value = value.map(|value| json!(value));
+        if let Some(value) = value.or_else(|| before.get(name).cloned()) {
+            settings[name] = value;
+        }
+    };
+    keep("sku", one_of(body, "/sku/name", skus)?);
+    let policies = &["AllowAll", "AllowPrivate", "DenyAll"];
+    keep(
+        "networkAccessPolicy",
+        one_of(body, "/properties/networkAccessPolicy", policies)?,
+    );
+    let access = &["Enabled", "Disabled"];
+    keep(
+        "publicNetworkAccess",
+        one_of(body, "/properties/publicNetworkAccess", access)?,
+    );
+    keep(
+        "osType",
+        one_of(body, "/properties/osType", &["Linux", "Windows"])?,
+    );
+    keep(
+        "hyperVGeneration",
+        one_of(body, "/properties/hyperVGeneration", &["V1", "V2"])?,
+    );
+    settings["creationData"] = match put.exists {
+        true => before["creationData"].clone(),
+        false => body["properties"]["creationData"].clone(),
+    };
+    Ok(settings)
+}
+
+/// `diskSizeGB` of a body.
+fn wanted_size(body: &Value) -> Result<Option<u64>, ArmError> {
+    let target = "properties.diskSizeGB";
+    match body.pointer("/properties/diskSizeGB") {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => {
+            let most = MAX_DISK_SIZE / GIB;
+            let size = value.as_u64().filter(|size| (1..=most).contains(size));
+            let message = || {
+                format!(
+                    "The value of parameter {target} is invalid: it has to be from 1 to {most}."
+                )
+            };
+            Ok(Some(
+                size.ok_or_else(|| ArmError::parameter(target, message()))?,
+            ))
+        }
+    }
+}
+
+fn smaller(name: &str, size: u64) -> ArmError {
+    ArmError {
+        target: Some("properties.diskSizeGB".into()),
+        ..ArmError::new(
+            409,
+            "ResizeDiskError",
+            format!("The disk '{name}' has {size} GiB. A disk cannot be made smaller."),
+        )
+    }
+}
+
+/// What a new disk is to be made of; `None` for an empty one.
+fn made_of(call: &Call<'_>, body: &Value) -> Result<Option<(ResourceKind, String)>, ArmError> {
+    let option = one_of(body, "/properties/creationData/createOption", OPTIONS)?;
+    let required = |target: &str| {
+        ArmError::parameter(
+            target,
+            format!("Required parameter '{target}' is missing (null)."),
+        )
+    };
+    let data = "/properties/creationData";
+    match option {
+        None => Err(required("properties.creationData.createOption")),
+        Some("Empty") => match wanted_size(body)? {
+            Some(_) => Ok(None),
+            None => Err(required("properties.diskSizeGB")),
+        },
+        Some("Copy") => {
+            let target = "properties.creationData.sourceResourceId";
+            let id = optional_text(body, &format!("{data}/sourceResourceId"))?;
+            let (kind, name) = source(call, target, id.ok_or_else(|| required(target))?)?;
+            match kind {
+                ResourceKind::Snapshot | ResourceKind::Image => Ok(Some((kind, name))),
+                ResourceKind::Disk => Err(ArmError::not_offered(
+                    target,
+                    "copies of a disk at once; make a snapshot of it, and the disk of that",
+                )),
+            }
+        }
+        Some("FromImage") => {
+            let target = "properties.creationData.imageReference.id";
+            let id = optional_text(body, &format!("{data}/imageReference/id"))?;
+            let (kind, name) = source(call, target, id.ok_or_else(|| required(target))?)?;
+            match kind {
+                ResourceKind::Image => Ok(Some((kind, name))),
+                _ => Err(ArmError::parameter(
+                    target,
+                    format!("The value of parameter {target} is no image."),
+                )),
+            }
+        }
+        Some(other) => Err(ArmError::not_offered(
+            "properties.creationData.createOption",
+            &format!("the createOption '{other}' yet"),
+        )),
+    }
+}
+
+fn make(call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError> {
+    let name = put.placed.name.clone();
+    let size = wanted_size(put.body)?.map(|size| size * GIB);
+    let set = encryption(call, put.body)?;
+    let installation = call.installation();
+    match made_of(call, put.body)? {
+        None => {
+            let request = CreateRequest {
+                name,
+                size,
+                source: None,
+                disk_encryption_set: set.flatten(),
+                sector_size: DEFAULT_SECTOR_SIZE,
+                logical_sector_size: None,
+                data_dir: None,
+            };
+            disks::create(installation, &request, &Cancel::default(), |_| |_: u64| ())?;
+        }
+        Some(source) => {
+            let request = CloneRequest {
+                name,
+                source,
+                size,
+                disk_encryption_set: set,
+                sector_size: None,
+                data_dir: None,
+            };
+            disks::clone(installation, &request)?;
+        }
+    }
+    Ok(())
+}
+
+fn change(call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError> {
+    let name = &put.placed.name;
+    let view = disks::show(call.installation(), ResourceKind::Disk, name)?;
+    rewrap(call, ResourceKind::Disk, put, &view)?;
+    let wanted = wanted_size(put.body)?.unwrap_or_default();
+    if wanted > gib(view.disk_size_bytes) {
+        let disk = Disk::find(call.installation(), name)?;
+        let size = wanted * GIB;
+        call.changes
+            .change_layers(call.installation(), &disk, &LayerOp::Grow { size })?;
+    }
+    Ok(())
+}
+
+/// Wraps the DEKs under another key, if the body says so.
+pub fn rewrap(
+    call: &Call<'_>,
+    kind: ResourceKind,
+    put: &Put<'_>,
+    view: &DiskView,
+) -> Result<(), ArmError> {
+    let now = &view.encryption.disk_encryption_set_id;
+    if let Some(wanted) = encryption(call, put.body)?
+        && wanted != *now
+    {
+        let name = &put.placed.name;
+        disks::update(call.installation(), kind, name, wanted.as_deref())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,25 @@
+//! The types of resources that there are.
+//!
+//! A new type is a file here that implements [`ResourceType`], and its line in [`TYPES`].
+
+mod bodies;
+mod disks;
+mod identities;
+mod images;
+mod sets;
+mod snapshots;
+mod sources;
+mod vault_policies;
+mod vaults;
+
+use crate::call::ResourceType;
+
+/// All types, in the order in which those of a group can be deleted.
+pub const TYPES: &[&dyn ResourceType] = &[
+    &disks::Disks,
+    &snapshots::Snapshots,
+    &images::Images,
+    &sets::Sets,
+    &identities::Identities,
+    &vaults::Vaults,
+];

@@ -1,0 +1,342 @@
+//! `Microsoft.Compute/diskEncryptionSets`.
+//!
+//! Not here yet, each for its own reason refused: user-assigned identities and federated clients for
+//! vaults of other tenants, and double encryption.
+
+use serde_json::{Value, json};
+use server::FrontReply;
+
+use super::bodies::{one_of, optional_bool, optional_text, refuse_unknown};
+use super::sources::{CUSTOMER, id_of, resource};
+
+use crate::call::{Call, Put, ResourceType};
+use crate::error::ArmError;
+use crate::id::ResourceId;
+use crate::names::{Names, time_text};
+use crate::reply::list;
+use disks::des::{self, DesChange, NewDes};
+use installation::catalog::{DesIdentity, DiskEncryptionSetRecord, Kind, PlacementRecord};
+use vault::{KeyUrl, embedded_vault_name, same_key_url, vault_url};
+
+const KNOWN: &[&str] = &[
+    "encryptionType",
+    "activeKey",
+    "rotationToLatestKeyVersionEnabled",
+];
+const IGNORED: &[&str] = &[
+    "provisioningState",
+    "previousKeys",
+    "lastKeyRotationTimestamp",
+    "autoKeyRotationError",
+];
+const KEY_URL: &str = "/properties/activeKey/keyUrl";
+const SOURCE_VAULT: &str = "/properties/activeKey/sourceVault/id";
+
+/// Disk encryption sets.
+pub struct Sets;
+
+impl ResourceType for Sets {
+    fn kind(&self) -> Kind {
+        Kind::DiskEncryptionSet
+    }
+
+    fn provider(&self) -> &'static str {
+        "Microsoft.Compute"
+    }
+
+    fn name(&self) -> &'static str {
+        "diskEncryptionSets"
+    }
+
+    fn all(&self, call: &Call<'_>) -> Result<Vec<String>, ArmError> {
+        let all = call.catalog().all_des()?.into_iter();
+        Ok(all.map(|row| row.record.name).collect())
+    }
+
+    fn show(&self, call: &Call<'_>, placed: &PlacementRecord) -> Result<Value, ArmError> {
+        let record = call.catalog().des(&placed.name)?.record;
+        let previous: Vec<_> = record
+            .previous_keys
+            .iter()
+            .map(|url| key_view(call, url))
+            .collect();
+        let mut body = json!({
+            "identity": identity_view(call, &record),
+            "properties": {
+                "encryptionType": CUSTOMER,
+                "activeKey": key_view(call, &record.key_url),
+                "previousKeys": previous,
+                "rotationToLatestKeyVersionEnabled": record.auto_rotation,
+                "provisioningState": "Succeeded",
+            },
+        });
+        if let Some(at) = record.last_rotation {
+            body["properties"]["lastKeyRotationTimestamp"] = json!(time_text(at));
+        }
+        Ok(body)
+    }
+
+    fn settings(&self, call: &Call<'_>, put: &Put<'_>) -> Result<Value, ArmError> {
+        refuse_unknown(put.body, KNOWN, IGNORED)?;
+        let kinds = &[
+            CUSTOMER,
+            "EncryptionAtRestWithPlatformAndCustomerKeys",
+            "ConfidentialVmEncryptedWithCustomerKey",
+        ];
+        match one_of(put.body, "/properties/encryptionType", kinds)? {
+            None | Some(CUSTOMER) => {}
+            Some(other) => {
+                let what = format!("the encryptionType '{other}' yet");
+                return Err(ArmError::not_offered("properties.encryptionType", &what));
+            }
+        }
+        wanted_identity(put.body)?;
+        optional_bool(put.body, "/properties/rotationToLatestKeyVersionEnabled")?;
+        match key_url(call, put.body)? {
+            Some(url) => check_source_vault(call, put.body, &url)?,
+            None if put.exists => {}
+            None => {
+                let target = "properties.activeKey.keyUrl";
+                let why = format!("Required parameter '{target}' is missing (null).");
+                return Err(ArmError::parameter(target, why));
+            }
+        }
+        Ok(json!({}))
+    }
+
+    fn apply(&self, call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError> {
+        let url = key_url(call, put.body)?;
+        let follow = optional_bool(put.body, "/properties/rotationToLatestKeyVersionEnabled")?;
+        let (installation, name) = (call.installation(), put.placed.name.as_str());
+        match (put.exists, url) {
+            (false, Some(url)) => {
+                let new = NewDes {
+                    name,
+                    key_url: &url,
+                    source_vault: None,
+                    auto_rotation: follow.unwrap_or(false),
+                    identity: None,
+                };
+                des::create(installation, &new)?;
+                if wanted_identity(put.body)? == Some(false) {
+                    des::remove_identity(installation, name)?;
+                }
+                Ok(())
+            }
+            (_, url) => change(call, put, url, follow),
+        }
+    }
+
+    fn delete(&self, call: &Call<'_>, name: &str) -> Result<(), ArmError> {
+        des::delete(call.installation(), name)?;
+        Ok(())
+    }
+
+    fn below(
+        &self,
+        call: &Call<'_>,
+        placed: &PlacementRecord,
+        words: &[String],
+    ) -> Option<Result<FrontReply, ArmError>> {
+        let [word] = words else {
+            return None;
+        };
+        let asked = word.eq_ignore_ascii_case("associatedResources") && call.head.method == "GET";
+        asked.then(|| associated(call, placed))
+    }
+}
+
+fn change(
+    call: &Call<'_>,
+    put: &Put<'_>,
+    url: Option<String>,
+    follow: Option<bool>,
+) -> Result<(), ArmError> {
+    let (installation, name) = (call.installation(), put.placed.name.as_str());
+    let now = call.catalog().des(name)?.record;
+    match (wanted_identity(put.body)?, &now.identity) {
+        (Some(true), DesIdentity::None) => {
+            des::assign_identity(installation, name, None)?;
+        }
+        (Some(false), DesIdentity::None) | (None | Some(true), _) => {}
+        (Some(false), _) => {
+            des::remove_identity(installation, name)?;
+        }
+    }
+    let url = url.filter(|url| !same_key_url(url, &now.key_url));
+    let follow = follow.filter(|follow| *follow != now.auto_rotation);
+    if url.is_none() && follow.is_none() {
+        return Ok(());
+    }
+    let change = DesChange {
+        key_url: url.as_deref(),
+        source_vault: None,
+        auto_rotation: follow,
+    };
+    for left in des::update(installation, name, &change)?.left {
+        let (kind, disk) = (left.record.kind, left.record.name);
+        log::error!(
+            "the {kind} '{disk}' is still wrapped by an older key: {}",
+            left.reason
+        );
+    }
+    Ok(())
+}
+
+/// Whether a set is to have an identity; `None` leaves that as it is.
+fn wanted_identity(body: &Value) -> Result<Option<bool>, ArmError> {
+    let kinds = &[
+        "SystemAssigned",
+        "None",
+        "UserAssigned",
+        "SystemAssigned, UserAssigned",
+    ];
+    if optional_text(body, "/properties/federatedClientId")?
+        .is_some_and(|id| !id.eq_ignore_ascii_case("none"))
+    {
+        let target = "properties.federatedClientId";
+        return Err(ArmError::not_offered(
+            target,
+            "vaults of other tenants over this API yet",
+        ));
+    }
+    match one_of(body, "/identity/type", kinds)? {
+        None => Ok(None),
+        Some("SystemAssigned") => Ok(Some(true)),
+        Some("None") => Ok(Some(false)),
+        Some(_) => Err(ArmError::not_offered(
+            "identity.type",
+            "user-assigned identities of disk encryption sets yet",
+        )),
+    }
+}
+
+fn identity_view(call: &Call<'_>, record: &DiskEncryptionSetRecord) -> Value {
+    match &record.identity {
+        DesIdentity::None => json!({"type": "None"}),
+        _ => json!({
+            "type": "SystemAssigned",
+            "principalId": record.principal_id,
+            "tenantId": call.names.tenant,
+        }),
+    }
+}
+
+/// The URL of a key as clients reach it, and its vault.
+fn key_view(call: &Call<'_>, url: &str) -> Value {
+    let vault = url.parse::<KeyUrl>().ok();
+    let name = vault.as_ref().and_then(KeyUrl::vault_name);
+    let (Some(parsed), Some(name)) = (&vault, name) else {
+        return json!({"keyUrl": url});
+    };
+    let url = KeyUrl {
+        vault_url: call.names.vault_url(name),
+        key: parsed.key.clone(),
+    };
+    json!({
+        "keyUrl": url.to_string(),
+        "sourceVault": {"id": id_of(call, Kind::Vault, name)},
+    })
+}
+
+/// The key's URL of a body as this installation has it: its own vaults are known by another name to
+/// clients, with a port.
+fn key_url(call: &Call<'_>, body: &Value) -> Result<Option<String>, ArmError> {
+    let Some(text) = optional_text(body, KEY_URL)? else {
+        return Ok(None);
+    };
+    let mut url: KeyUrl = text.parse()?;
+    if let Some(name) = own_vault(&url.vault_url, &call.names, call.site.domains()) {
+        url.vault_url = vault_url(&name);
+    }
+    Ok(Some(url.to_string()))
+}
+
+/// The name of a vault of this installation with that URL, as clients reach it.
+fn own_vault(url: &str, names: &Names, domains: &[String]) -> Option<String> {
+    if let Some(name) = embedded_vault_name(url) {
+        return Some(name.into());
+    }
+    let port = names.vaults.split_once(':').map(|(_, port)| port);
+    let host = url.strip_prefix("https://")?;
+    let host = match (host.split_once(':'), port) {
+        (Some((host, theirs)), Some(port)) if theirs == port => host,
+        (None, None) => host,
+        _ => return None,
+    };
+    let name = domains
+        .iter()
+        .find_map(|domain| host.strip_suffix(domain.as_str())?.strip_suffix('.'))?;
+    Some(name.into())
+}
+
+/// The vault that a body names has to be that of the key.
+fn check_source_vault(call: &Call<'_>, body: &Value, url: &str) -> Result<(), ArmError> {
+    let Some(id) = optional_text(body, SOURCE_VAULT)? else {
+        return Ok(());
+    };
+    let target = "properties.activeKey.sourceVault.id";
+    let wrong = |why: String| ArmError::parameter(target, why);
+    let parsed = ResourceId::parse(id).map_err(|error| {
+        wrong(format!(
+            "The value of parameter {target} is invalid: {error}."
+        ))
+    })?;
+    let url: KeyUrl = url.parse()?;
+    let is_vault = call
+        .type_of(&parsed.typed.provider, &parsed.typed.types.join("/"))
+        .is_some_and(|kind| kind.kind() == Kind::Vault);
+    match url.vault_name() {
+        Some(name) if is_vault && name.eq_ignore_ascii_case(parsed.name()) => {
+            let found = resource(call, target, id)?;
+            let scope = call
+                .names
+                .resource_id(&found.1.group, &found.0.full_type(), &found.1.name);
+            call.require_linked("Microsoft.KeyVault/vaults/deploy/action", &scope)
+        }
+        _ => Err(wrong(format!(
+            "The key '{}' is not in the key vault '{}'.",
+            url.key.name,
+            parsed.name()
+        ))),
+    }
+}
+
+/// Everything that has a layer under the set.
+fn associated(call: &Call<'_>, placed: &PlacementRecord) -> Result<FrontReply, ArmError> {
+    let rows = call.catalog().resources_under(Some(&placed.name))?;
+    let ids = rows
+        .iter()
+        .map(|row| json!(id_of(call, row.record.kind.into(), &row.record.name)));
+    Ok(list(ids.collect(), None))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    #[test]
+    fn a_vault_of_this_installation_is_known_by_any_of_its_names() {
+        let names = Names {
+            subscription: Uuid::nil(),
+            tenant: Uuid::nil(),
+            base: "https://localhost:8443".into(),
+            vaults: "vault.localhost:8443".into(),
+        };
+        let domains = ["vault.localhost".to_owned(), "vault.example.net".into()];
+        let own = |url: &str| own_vault(url, &names, &domains);
+        assert_eq!(
+            own("https://kv.vault.localhost:8443").as_deref(),
+            Some("kv")
+        );
+        assert_eq!(own("https://kv.vault.localhost").as_deref(), Some("kv"));
+        assert_eq!(
+            own("https://kv.vault.example.net:8443").as_deref(),
+            Some("kv")
+        );
+        assert_eq!(own("https://kv.vault.localhost:9443"), None);
+        assert_eq!(own("https://kv.vault.azure.net"), None);
+        assert_eq!(own("https://vault.localhost:8443"), None);
+    }
+}

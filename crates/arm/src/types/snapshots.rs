@@ -1,0 +1,148 @@
+//! `Microsoft.Compute/snapshots`.
+
+use serde_json::{Value, json};
+
+use super::bodies::{one_of, optional_bool, optional_text, refuse_unknown};
+use super::disks::{READ_ONLY, all_of, common_settings, find_of, rewrap, shown};
+use super::sources::{encryption, refuse_changed, source};
+
+use crate::call::{Call, Put, ResourceType};
+use crate::error::ArmError;
+use disks::{Disk, LayerOp, SnapshotRequest};
+use installation::catalog::{Kind, PlacementRecord};
+use installation::envelope::ResourceKind;
+
+/// What a body may say of a snapshot.
+const KNOWN: &[&str] = &[
+    "creationData",
+    "diskSizeGB",
+    "encryption",
+    "incremental",
+    "networkAccessPolicy",
+    "publicNetworkAccess",
+    "osType",
+    "hyperVGeneration",
+];
+const SKUS: &[&str] = &["Standard_LRS", "Standard_ZRS", "Premium_LRS"];
+
+/// Snapshots.
+pub struct Snapshots;
+
+impl ResourceType for Snapshots {
+    fn kind(&self) -> Kind {
+        Kind::Snapshot
+    }
+
+    fn provider(&self) -> &'static str {
+        "Microsoft.Compute"
+    }
+
+    fn name(&self) -> &'static str {
+        "snapshots"
+    }
+
+    fn find(&self, call: &Call<'_>, name: &str) -> Result<Option<String>, ArmError> {
+        find_of(call, ResourceKind::Snapshot, name)
+    }
+
+    fn all(&self, call: &Call<'_>) -> Result<Vec<String>, ArmError> {
+        all_of(call, ResourceKind::Snapshot)
+    }
+
+    fn show(&self, call: &Call<'_>, placed: &PlacementRecord) -> Result<Value, ArmError> {
+        let view = disks::show(call.installation(), ResourceKind::Snapshot, &placed.name)?;
+        let mut body = shown(call, placed, &view, "Standard_LRS");
+        body["properties"]["incremental"] = json!(view.incremental);
+        body["properties"]["completionPercent"] = json!(100.0);
+        if placed.settings["creationData"].is_null() {
+            // What the command line made: of which disk no header says.
+            body["properties"]["creationData"] = json!({"createOption": "Copy"});
+        }
+        Ok(body)
+    }
+
+    fn settings(&self, call: &Call<'_>, put: &Put<'_>) -> Result<Value, ArmError> {
+        refuse_unknown(put.body, KNOWN, READ_ONLY)?;
+        encryption(call, put.body)?;
+        optional_bool(put.body, "/properties/incremental")?;
+        let settings = common_settings(put, SKUS)?;
+        if put.exists {
+            let now = self.show(call, put.placed)?;
+            let now = &now["properties"];
+            refuse_changed(&now["creationData"], put.body, "/properties/creationData")?;
+            let fixed = json!({"incremental": now["incremental"], "diskSizeGB": now["diskSizeGB"]});
+            let wanted = json!({"properties": {
+                "incremental": put.body["properties"]["incremental"],
+                "diskSizeGB": put.body["properties"]["diskSizeGB"],
+            }});
+            refuse_changed(&fixed, &wanted, "/properties")?;
+        } else {
+            made_of(call, put.body)?;
+        }
+        Ok(settings)
+    }
+
+    fn apply(&self, call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError> {
+        let kind = ResourceKind::Snapshot;
+        let name = &put.placed.name;
+        if !put.exists {
+            let disk = made_of(call, put.body)?;
+            let request = SnapshotRequest {
+                kind,
+                name: name.clone(),
+                incremental: optional_bool(put.body, "/properties/incremental")?.unwrap_or(false),
+                data_dir: None,
+            };
+            let disk = Disk::find(call.installation(), &disk)?;
+            call.changes.change_layers(
+                call.installation(),
+                &disk,
+                &LayerOp::CreateSnapshot(request),
+            )?;
+        }
+        let view = disks::show(call.installation(), kind, name)?;
+        rewrap(call, kind, put, &view)
+    }
+
+    fn delete(&self, call: &Call<'_>, name: &str) -> Result<(), ArmError> {
+        delete_source(call, ResourceKind::Snapshot, name)
+    }
+}
+
+/// The disk that a new snapshot is to be of.
+fn made_of(call: &Call<'_>, body: &Value) -> Result<String, ArmError> {
+    let options = &["Copy", "CopyStart", "Import", "Upload", "Empty"];
+    let option = one_of(body, "/properties/creationData/createOption", options)?;
+    let required = |target: &str| {
+        ArmError::parameter(
+            target,
+            format!("Required parameter '{target}' is missing (null)."),
+        )
+    };
+    match option {
+        None => Err(required("properties.creationData.createOption")),
+        Some("Copy") => {
+            let target = "properties.creationData.sourceResourceId";
+            let id = optional_text(body, "/properties/creationData/sourceResourceId")?;
+            match source(call, target, id.ok_or_else(|| required(target))?)? {
+                (ResourceKind::Disk, name) => Ok(name),
+                _ => Err(ArmError::not_offered(
+                    target,
+                    "snapshots of anything but a disk",
+                )),
+            }
+        }
+        Some(other) => Err(ArmError::not_offered(
+            "properties.creationData.createOption",
+            &format!("the createOption '{other}' of a snapshot"),
+        )),
+    }
+}
+
+/// Deletes a snapshot or an image. The layers that it leaves are merged in the background; that they are
+/// to be is in the catalog, so that it is gone on with after a kill.
+pub fn delete_source(call: &Call<'_>, kind: ResourceKind, name: &str) -> Result<(), ArmError> {
+    disks::delete_source(call.installation(), kind, name, &call.changes.runtime_dir)?;
+    call.changes.merge_later();
+    Ok(())
+}

@@ -1,0 +1,213 @@
+//! What disks, snapshots and images are made of, and under which key: ids of resources in bodies.
+
+use serde_json::{Value, json};
+
+use super::bodies::{dotted, one_of, optional_text};
+
+use crate::call::{Call, ResourceType};
+use crate::error::ArmError;
+use crate::id::ResourceId;
+use crate::places::locate;
+use installation::catalog::{DEFAULT_GROUP, Kind, PlacementRecord};
+use installation::envelope::ResourceKind;
+
+/// Azure's names of kinds of keys.
+pub const PLATFORM: &str = "EncryptionAtRestWithPlatformKey";
+/// The same with a disk encryption set.
+pub const CUSTOMER: &str = "EncryptionAtRestWithCustomerKey";
+/// Both, which is not offered yet.
+const BOTH: &str = "EncryptionAtRestWithPlatformAndCustomerKeys";
+
+/// A resource that an id in a body means.
+///
+/// # Errors
+/// 400 for what is no id, 404 when there is none.
+pub fn resource(
+    call: &Call<'_>,
+    target: &str,
+    id: &str,
+) -> Result<(&'static dyn ResourceType, PlacementRecord), ArmError> {
+    let wrong = |why: String| ArmError::parameter(target, why);
+    let parsed = ResourceId::parse(id).map_err(|error| {
+        wrong(format!(
+            "The value of parameter {target} is invalid: {error}."
+        ))
+    })?;
+    if !parsed
+        .subscription
+        .eq_ignore_ascii_case(&call.names.subscription.to_string())
+    {
+        let why = "resources of other subscriptions are not there";
+        return Err(wrong(format!(
+            "The value of parameter {target} is invalid: {why}."
+        )));
+    }
+    let [word] = parsed.typed.types.as_slice() else {
+        return Err(wrong(format!(
+            "The value of parameter {target} names no resource."
+        )));
+    };
+    let not_found =
+        || ArmError::no_resource(&parsed.typed.full_type(), parsed.name(), &parsed.group);
+    let kind = call
+        .type_of(&parsed.typed.provider, word)
+        .ok_or_else(not_found)?;
+    let placed = locate(call, kind, &parsed.group, parsed.name())?.ok_or_else(not_found)?;
+    Ok((kind, placed))
+}
+
+/// The set that a body's `encryption` names: `None` when the body says nothing of it, `Some(None)` for the
+/// platform-managed key.
+///
+/// # Errors
+/// 400 and 404; 403 for a set that whoever asks may not see.
+pub fn encryption(call: &Call<'_>, body: &Value) -> Result<Option<Option<String>>, ArmError> {
+    let pointer = "/properties/encryption";
+    let target = "properties.encryption.diskEncryptionSetId";
+    let kind = one_of(
+        body,
+        &format!("{pointer}/type"),
+        &[PLATFORM, CUSTOMER, BOTH],
+    )?;
+    let set = optional_text(body, &format!("{pointer}/diskEncryptionSetId"))?;
+    match (kind, set) {
+        (Some(BOTH), _) => Err(ArmError::not_offered(
+            "properties.encryption.type",
+            "double encryption (EncryptionAtRestWithPlatformAndCustomerKeys) over this API yet",
+        )),
+        (Some(CUSTOMER), None) => Err(ArmError::parameter(
+            target,
+            format!("Required parameter '{target}' is missing (null): {CUSTOMER} needs a set."),
+        )),
+        (Some(_), Some(_)) if kind == Some(PLATFORM) => Err(ArmError::parameter(
+            target,
+            format!("{PLATFORM} has no disk encryption set; leave '{target}' out."),
+        )),
+        (Some(_), None) => Ok(Some(None)),
+        (None, None) => Ok(None),
+        (_, Some(id)) => {
+            let (kind, placed) = resource(call, target, id)?;
+            if kind.kind() != Kind::DiskEncryptionSet {
+                let why = format!("The value of parameter {target} is no disk encryption set.");
+                return Err(ArmError::parameter(target, why));
+            }
+            let scope = call
+                .names
+                .resource_id(&placed.group, &kind.full_type(), &placed.name);
+            call.require_linked(&format!("{}/read", kind.full_type()), &scope)?;
+            Ok(Some(Some(placed.name)))
+        }
+    }
+}
+
+/// `properties.encryption` of an answer.
+pub fn encryption_view(call: &Call<'_>, set: Option<&str>) -> Value {
+    match set {
+        None => json!({"type": PLATFORM}),
+        Some(set) => json!({
+            "type": CUSTOMER,
+            "diskEncryptionSetId": id_of(call, Kind::DiskEncryptionSet, set),
+        }),
+    }
+}
+
+/// The id of a resource of this installation.
+pub fn id_of(call: &Call<'_>, kind: Kind, name: &str) -> String {
+    let placed = call.catalog().placement(kind, name).ok().flatten();
+    let group = placed.map_or_else(|| DEFAULT_GROUP.to_owned(), |placed| placed.group);
+    call.names.resource_id(&group, &call.full_type(kind), name)
+}
+
+/// The source of a copy, whose data whoever asks may read.
+///
+/// # Errors
+/// 400 and 404; 403 for one whose data whoever asks may not read.
+pub fn source(call: &Call<'_>, target: &str, id: &str) -> Result<(ResourceKind, String), ArmError> {
+    let (kind, placed) = resource(call, target, id)?;
+    let scope = call
+        .names
+        .resource_id(&placed.group, &kind.full_type(), &placed.name);
+    let (resource, verb) = match kind.kind() {
+        Kind::Disk => (ResourceKind::Disk, "beginGetAccess/action"),
+        Kind::Snapshot => (ResourceKind::Snapshot, "beginGetAccess/action"),
+        Kind::Image => (ResourceKind::Image, "read"),
+        _ => {
+            let why = format!("The value of parameter {target} is no disk, snapshot or image.");
+            return Err(ArmError::parameter(target, why));
+        }
+    };
+    call.require_linked(&format!("{}/{verb}", kind.full_type()), &scope)?;
+    Ok((resource, placed.name))
+}
+
+/// Refuses another creationData than the resource was made with: it is never run again.
+///
+/// # Errors
+/// 409.
+pub fn refuse_changed(now: &Value, body: &Value, pointer: &str) -> Result<(), ArmError> {
+    let Some(wanted) = body.pointer(pointer).and_then(Value::as_object) else {
+        return Ok(());
+    };
+    for (name, value) in wanted {
+        let known = now.get(name).unwrap_or(&Value::Null);
+        if !value.is_null() && !same(known, value) {
+            let name = format!("{}.{name}", dotted(pointer));
+            return Err(ArmError {
+                target: Some(name.clone()),
+                ..ArmError::new(
+                    409,
+                    "PropertyChangeNotAllowed",
+                    format!("Changing property '{name}' is not allowed."),
+                )
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Compares what clients send back: ids in any case, with what was left out.
+fn same(known: &Value, wanted: &Value) -> bool {
+    match (known, wanted) {
+        (Value::String(known), Value::String(wanted)) => known.eq_ignore_ascii_case(wanted),
+        (Value::Object(known), Value::Object(wanted)) => wanted.iter().all(|(name, value)| {
+            value.is_null() || same(known.get(name).unwrap_or(&Value::Null), value)
+        }),
+        (Value::Array(known), Value::Array(wanted)) => {
+            known.len() == wanted.len() && known.iter().zip(wanted).all(|(k, w)| same(k, w))
+        }
+        (known, wanted) => known == wanted,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_sent_back_is_no_change() {
+        let now = json!({"createOption": "Copy", "sourceResourceId": "/subscriptions/S/x"});
+        let body = |data: Value| json!({"properties": {"creationData": data}});
+        let pointer = "/properties/creationData";
+        for data in [
+            json!({"createOption": "copy", "sourceResourceId": "/SUBSCRIPTIONS/s/X"}),
+            json!({"createOption": "Copy", "imageReference": null}),
+            json!({}),
+        ] {
+            refuse_changed(&now, &body(data), pointer).unwrap();
+        }
+        for (data, name) in [
+            (
+                json!({"createOption": "Empty"}),
+                "properties.creationData.createOption",
+            ),
+            (
+                json!({"sourceUri": "x"}),
+                "properties.creationData.sourceUri",
+            ),
+        ] {
+            let error = refuse_changed(&now, &body(data), pointer).unwrap_err();
+            assert_eq!(error.target.as_deref(), Some(name));
+            assert_eq!(error.code, "PropertyChangeNotAllowed");
+        }
+    }
+}

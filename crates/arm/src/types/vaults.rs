@@ -1,0 +1,369 @@
+//! `Microsoft.KeyVault/vaults`: the vaults that are kept in this installation. That of the
+//! platform-managed key is not among them: it is what Microsoft's own vault is in Azure.
+
+use serde_json::{Value, json};
+use server::FrontReply;
+
+use super::bodies::{one_of, optional_bool, optional_text, refuse_unknown};
+use super::vault_policies::{Policies, parse, view};
+
+use crate::call::{Call, Put, ResourceType};
+use crate::error::ArmError;
+use crate::reply::item;
+use crate::roles::{RBAC, follow_roles, set_policies};
+use installation::PLATFORM_VAULT;
+use installation::catalog::{Kind, PlacementRecord};
+use vault::{EmbeddedVault, VaultSettings, normal_vault_name};
+
+const KNOWN: &[&str] = &[
+    "tenantId",
+    "sku",
+    "accessPolicies",
+    "enableRbacAuthorization",
+    "enableSoftDelete",
+    "enablePurgeProtection",
+    "softDeleteRetentionInDays",
+    "networkAcls",
+    "publicNetworkAccess",
+    "createMode",
+];
+const IGNORED: &[&str] = &[
+    "vaultUri",
+    "provisioningState",
+    "hsmPoolResourceId",
+    "privateEndpointConnections",
+    // Whom Azure's own services ask for; those that there are here need nobody's leave.
+    "enabledForDeployment",
+    "enabledForDiskEncryption",
+    "enabledForTemplateDeployment",
+];
+/// Where the settings have the policies of a vault that is governed by roles.
+const POLICIES: &str = "accessPolicies";
+
+/// Key vaults.
+pub struct Vaults;
+
+impl ResourceType for Vaults {
+    fn kind(&self) -> Kind {
+        Kind::Vault
+    }
+
+    fn provider(&self) -> &'static str {
+        "Microsoft.KeyVault"
+    }
+
+    fn name(&self) -> &'static str {
+        "vaults"
+    }
+
+    fn find(&self, call: &Call<'_>, name: &str) -> Result<Option<String>, ArmError> {
+        let Some(name) = call.catalog().name_of(Kind::Vault, name)? else {
+            return Ok(None);
+        };
+        let record = call.catalog().vault(&name)?.record;
+        if record.kind.is_remote() || name == PLATFORM_VAULT {
+            return Ok(None);
+        }
+        let is_deleted = call.installation().vault(&name)?.deletion()?.is_some();
+        Ok((!is_deleted).then_some(name))
+    }
+
+    fn all(&self, call: &Call<'_>) -> Result<Vec<String>, ArmError> {
+        let deleted = call.installation().deleted_vaults()?;
+        let all = call.installation().vaults_here()?.into_iter();
+        Ok(all
+            .map(|record| record.name)
+            .filter(|name| name != PLATFORM_VAULT && deleted.iter().all(|gone| gone.name != *name))
+            .collect())
+    }
+
+    fn show(&self, call: &Call<'_>, placed: &PlacementRecord) -> Result<Value, ArmError> {
+        let vault = call.installation().vault(&placed.name)?;
+        let settings = vault.settings()?;
+        let tenant = call.names.tenant;
+        let by_roles = placed.settings[RBAC].as_bool() == Some(true);
+        let policies = match by_roles {
+            true => placed.settings[POLICIES].clone(),
+            false => view(&policies(call, &vault)?, tenant),
+        };
+        let policies = Some(policies).filter(Value::is_array).unwrap_or(json!([]));
+        let mut properties = json!({
+            "tenantId": tenant,
+            "sku": {"name": "standard", "family": "A"},
+            "accessPolicies": policies,
+            "enableRbacAuthorization": by_roles,
+            "enableSoftDelete": true,
+            "softDeleteRetentionInDays": settings.retention_days,
+            "vaultUri": format!("{}/", call.names.vault_url(&placed.name)),
+            "networkAcls": {
+                "bypass": "AzureServices",
+                "defaultAction": "Allow",
+                "ipRules": [],
+                "virtualNetworkRules": [],
+            },
+            "publicNetworkAccess": "Enabled",
+            "enabledForDeployment": false,
+            "provisioningState": "Succeeded",
+        });
+        if settings.purge_protection {
+            // Azure has no false here: what was never switched on is left out.
+            properties["enablePurgeProtection"] = json!(true);
+        }
+        Ok(json!({"properties": properties}))
+    }
+
+    fn settings(&self, call: &Call<'_>, put: &Put<'_>) -> Result<Value, ArmError> {
+        let body = put.body;
+        if !put.exists {
+            checked_name(&put.placed.name)?;
+        }
+        refuse_unknown(body, KNOWN, IGNORED)?;
+        check_fixed(call, body)?;
+        wanted_settings(put, VaultSettings::default())?;
+        one_of(body, "/properties/createMode", &["default", "recover"])?;
+        let before = &put.placed.settings;
+        let given = body.pointer("/properties/accessPolicies");
+        let given = given.filter(|list| !list.is_null());
+        let policies = match given {
+            Some(list) => Some(parse(list, call.names.tenant)?),
+            None => None,
+        };
+        let was_by_roles = before[RBAC].as_bool();
+        let by_roles = match optional_bool(body, "/properties/enableRbacAuthorization")? {
+            Some(by_roles) => by_roles,
+            // As with Azure's latest version, unless the client sets policies.
+            None => was_by_roles
+                .unwrap_or(!put.exists && policies.as_ref().is_none_or(Policies::is_empty)),
+        };
+        // While roles govern the vault its policies are kept here. Else the vault has them.
+        let kept = match (by_roles, policies) {
+            (true, Some(given)) => view(&given, call.names.tenant),
+            (_, None) if was_by_roles == Some(true) => before[POLICIES].clone(),
+            (true, None) if put.exists => {
+                let vault = call.installation().vault(&put.placed.name)?;
+                view(&self::policies(call, &vault)?, call.names.tenant)
+            }
+            (true, None) => json!([]),
+            (false, _) => Value::Null,
+        };
+        Ok(json!({RBAC: by_roles, POLICIES: kept}))
+    }
+
+    fn apply(&self, call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError> {
+        let (installation, name) = (call.installation(), &put.placed.name);
+        if !put.exists {
+            make(call, put)?;
+        }
+        let vault = installation.vault(name)?;
+        let now = vault.settings()?;
+        let wanted = wanted_settings(put, now)?;
+        if wanted != now {
+            vault.update_settings(&installation.operator(), &wanted)?;
+        }
+        if put.placed.settings[RBAC].as_bool() == Some(true) {
+            return follow_roles(installation, name, &call.catalog().role_assignments()?);
+        }
+        let given = put.body.pointer("/properties/accessPolicies");
+        let kept = &put.placed.settings[POLICIES];
+        match given.filter(|list| !list.is_null()).unwrap_or(kept) {
+            Value::Null => Ok(()),
+            list => set_policies(installation, &vault, parse(list, call.names.tenant)?),
+        }
+    }
+
+    fn delete(&self, call: &Call<'_>, name: &str) -> Result<(), ArmError> {
+        let reconcile = disks::reconcile;
+        call.installation().delete_vault(name, false, reconcile)?;
+        Ok(())
+    }
+
+    fn below(
+        &self,
+        call: &Call<'_>,
+        placed: &PlacementRecord,
+        words: &[String],
+    ) -> Option<Result<FrontReply, ArmError>> {
+        let [kind, how] = words else {
+            return None;
+        };
+        let asked = kind.eq_ignore_ascii_case("accessPolicies") && call.head.method == "PUT";
+        asked.then(|| change_policies(call, placed, how))
+    }
+
+    fn created_status(&self) -> u16 {
+        201
+    }
+}
+
+/// Makes a vault, or brings one back that was deleted.
+fn make(call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError> {
+    let (installation, name) = (call.installation(), &put.placed.name);
+    if optional_text(put.body, "/properties/createMode")?
+        .is_some_and(|mode| mode.eq_ignore_ascii_case("recover"))
+    {
+        return Ok(installation.recover_vault(name)?);
+    }
+    let settings = wanted_settings(put, VaultSettings::default())?;
+    match installation.create_vault(name, &settings) {
+        Ok(_) => Ok(()),
+        Err(installation::InstallationError::Vault(error))
+            if error.code == vault::VaultErrorCode::VaultDeleted =>
+        {
+            Err(ArmError::new(
+                409,
+                "ConflictError",
+                format!(
+                    "A vault with the same name already exists in deleted state. You need to either recover or \
+                     purge existing key vault. {}",
+                    error.message
+                ),
+            ))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What every vault has, and nobody can change.
+fn check_fixed(call: &Call<'_>, body: &Value) -> Result<(), ArmError> {
+    if let Some(tenant) = optional_text(body, "/properties/tenantId")?
+        && !tenant.eq_ignore_ascii_case(&call.names.tenant.to_string())
+    {
+        let target = "properties.tenantId";
+        return Err(ArmError::parameter(
+            target,
+            format!(
+                "The tenant of a vault is that of its installation, {}.",
+                call.names.tenant
+            ),
+        ));
+    }
+    if one_of(body, "/properties/sku/name", &["standard", "premium"])? == Some("premium") {
+        return Err(ArmError::not_offered(
+            "properties.sku.name",
+            "vaults in hardware over this API (`sealdisk keyvault create --hsm-module` makes one)",
+        ));
+    }
+    if optional_bool(body, "/properties/enableSoftDelete")? == Some(false) {
+        let target = "properties.enableSoftDelete";
+        return Err(ArmError::parameter(
+            target,
+            "Soft delete of a vault cannot be switched off.",
+        ));
+    }
+    let action = one_of(
+        body,
+        "/properties/networkAcls/defaultAction",
+        &["Allow", "Deny"],
+    )?;
+    let has_rules = ["ipRules", "virtualNetworkRules"].iter().any(|rules| {
+        let rules = body.pointer(&format!("/properties/networkAcls/{rules}"));
+        rules
+            .and_then(Value::as_array)
+            .is_some_and(|rules| !rules.is_empty())
+    });
+    if action == Some("Deny") || has_rules {
+        return Err(ArmError::not_offered(
+            "properties.networkAcls",
+            "network rules of vaults yet",
+        ));
+    }
+    let access = &["Enabled", "Disabled", "SecuredByPerimeter"];
+    match one_of(body, "/properties/publicNetworkAccess", access)? {
+        None | Some("Enabled") => Ok(()),
+        Some(_) => Err(ArmError::not_offered(
+            "properties.publicNetworkAccess",
+            "network rules of vaults yet",
+        )),
+    }
+}
+
+/// What a body says of deleted keys; what it leaves out stays as it is.
+fn wanted_settings(put: &Put<'_>, now: VaultSettings) -> Result<VaultSettings, ArmError> {
+    let days = put.body.pointer("/properties/softDeleteRetentionInDays");
+    let days = match days.filter(|days| !days.is_null()) {
+        None => None,
+        Some(days) => Some(
+            days.as_u64()
+                .and_then(|days| u32::try_from(days).ok())
+                .ok_or_else(|| {
+                    let target = "properties.softDeleteRetentionInDays";
+                    let why = format!("The value of parameter {target} is no number of days.");
+                    ArmError::parameter(target, why)
+                })?,
+        ),
+    };
+    let protection = optional_bool(put.body, "/properties/enablePurgeProtection")?;
+    if !put.exists && protection == Some(false) {
+        let target = "properties.enablePurgeProtection";
+        return Err(ArmError::parameter(
+            target,
+            format!("The property \"{target}\" cannot be set to false; leave it out."),
+        ));
+    }
+    Ok(VaultSettings {
+        retention_days: days.unwrap_or(now.retention_days),
+        purge_protection: protection.unwrap_or(now.purge_protection),
+    })
+}
+
+/// Those that clients set: the operator's is the command line's.
+fn policies(call: &Call<'_>, vault: &EmbeddedVault) -> Result<Policies, ArmError> {
+    let operator = call.installation().operator().object_id;
+    let all = vault.policies()?.into_iter();
+    Ok(all.filter(|(id, _)| *id != operator).collect())
+}
+
+/// `PUT …/accessPolicies/{add|replace|remove}`
+fn change_policies(
+    call: &Call<'_>,
+    placed: &PlacementRecord,
+    how: &str,
+) -> Result<FrontReply, ArmError> {
+    let scope = call
+        .names
+        .resource_id(&placed.group, &Vaults.full_type(), &placed.name);
+    call.require("Microsoft.KeyVault/vaults/accessPolicies/write", &scope)?;
+    if placed.settings[RBAC].as_bool() == Some(true) {
+        return Err(ArmError::new(
+            400,
+            "BadRequest",
+            "Access policies of a vault with enableRbacAuthorization have no effect; assign a role.",
+        ));
+    }
+    let list = &call.body["properties"]["accessPolicies"];
+    let given = parse(list, call.names.tenant)?;
+    let vault = call.installation().vault(&placed.name)?;
+    let mut wanted = policies(call, &vault)?;
+    match how.to_ascii_lowercase().as_str() {
+        "add" => {
+            for (id, permissions) in given {
+                let so_far = wanted.entry(id).or_default();
+                *so_far = so_far.union(&permissions);
+            }
+        }
+        "replace" => wanted.extend(given),
+        "remove" => wanted.retain(|id, _| !given.contains_key(id)),
+        _ => {
+            let message = "An access policy is added, replaced or removed.";
+            return Err(ArmError::new(400, "BadRequest", message));
+        }
+    }
+    set_policies(call.installation(), &vault, wanted.clone())?;
+    Ok(item(json!({
+        "id": format!("{scope}/accessPolicies/"),
+        "type": "Microsoft.KeyVault/vaults/accessPolicies",
+        "properties": {"accessPolicies": view(&wanted, call.names.tenant)},
+    })))
+}
+
+/// Refuses a name that no new vault can have, before anything is noted of it.
+fn checked_name(name: &str) -> Result<(), ArmError> {
+    match normal_vault_name(name)? == PLATFORM_VAULT {
+        true => Err(ArmError::new(
+            409,
+            "VaultAlreadyExists",
+            format!("The vault name '{name}' is already in use. Vault names are globally unique."),
+        )),
+        false => Ok(()),
+    }
+}

@@ -1,0 +1,60 @@
+//! Requests that are for what is served besides vaults.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+
+use super::front::{Front, FrontReply, Head};
+use super::http::{Listener, read};
+use super::reply::Reply;
+use super::request_span;
+use super::shared::{Cost, Lane, Shared};
+
+impl Listener {
+    /// Answers a request that is for what is served besides vaults.
+    pub(crate) async fn front(
+        &self,
+        front: Arc<dyn Front>,
+        peer: SocketAddr,
+        parts: &Parts,
+        body: Body,
+    ) -> Reply {
+        let head = Head::of(parts, peer);
+        let limit = match front.admit(&self.shared.site(), &head) {
+            Ok(limit) => limit,
+            Err(reply) => return reply.into(),
+        };
+        let body = match read(&parts.headers, body, limit, self.patience).await {
+            Ok(body) => body,
+            Err(error) => return error.into(),
+        };
+        let span = request_span::of(parts);
+        let work = move |shared: &Shared| {
+            let _entered = span.enter();
+            let answering = traces::Span::begin(front.name(&head));
+            let _entered = answering.enter();
+            Ok(front.answer(&shared.site(), &head, &body))
+        };
+        let answer = self
+            .shared
+            .blocking(Lane::Management, Cost::Usual, work)
+            .await;
+        answer.map_or_else(Reply::from, Reply::from)
+    }
+}
+
+impl From<FrontReply> for Reply {
+    fn from(reply: FrontReply) -> Self {
+        let status = StatusCode::from_u16(reply.status);
+        Self {
+            status: status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+            body: reply.body,
+            challenge: None,
+            retry_after: reply.retry_after,
+            headers: reply.headers,
+        }
+    }
+}

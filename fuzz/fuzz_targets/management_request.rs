@@ -1,0 +1,53 @@
+//! What a client of the management API says in a path, a query and a filter: nothing of it may panic, an id
+//! that is written again means the same, and no scope reaches beyond itself.
+
+#![no_main]
+
+use arbitrary::Arbitrary;
+use arm::filter::Filter;
+use arm::id::{ArmPath, ResourceId, is_within};
+use arm::query::Query;
+use libfuzzer_sys::fuzz_target;
+
+#[derive(Debug, Arbitrary)]
+struct Input<'a> {
+    path: &'a str,
+    query: &'a str,
+    filter: &'a str,
+    scope: &'a str,
+}
+
+fuzz_target!(|input: Input<'_>| {
+    if let Ok(path) = ArmPath::parse(input.path) {
+        // Doubled slashes and one at the end change nothing.
+        let doubled = format!("//{}/", input.path.replace('/', "//"));
+        assert_eq!(ArmPath::parse(&doubled).as_ref(), Ok(&path));
+        let text = path.to_string();
+        assert!(!text.contains("//"), "{text}");
+        // What decodes to a percent sign would be decoded twice.
+        if !text.contains('%') {
+            assert_eq!(ArmPath::parse(&text).as_ref(), Ok(&path), "{text}");
+        }
+        assert!(is_within(&text, &text) && is_within(&text, "/"));
+        if let Some(subscription) = &path.subscription {
+            assert!(is_within(&text, &format!("/subscriptions/{subscription}")));
+        }
+    }
+    if let Ok(id) = ResourceId::parse(input.path) {
+        assert!(id.typed.is_resource() && !id.name().contains('/'));
+    }
+    if is_within(input.scope, input.path) {
+        let outer = input.path.trim_end_matches('/');
+        assert!(input.scope.trim_end_matches('/').len() >= outer.len());
+    }
+    if let Ok(query) = Query::parse(input.query) {
+        assert!((1..=1000).contains(&query.top));
+        let next = Query::parse(&query.next(input.scope)).expect("a link of the API is understood");
+        assert_eq!(next.after.as_deref(), Some(input.scope));
+        assert_eq!(next.filter, query.filter);
+    }
+    match Filter::parse(input.filter) {
+        Ok(filter) => assert!(filter.terms.len() <= input.filter.len()),
+        Err(error) => assert!(error.at <= input.filter.len() + 1 || error.at == 4096),
+    }
+});
