@@ -7,6 +7,7 @@
 mod alarms;
 mod azure;
 mod hsm;
+mod management;
 mod recovery;
 mod remote;
 mod revocation;

@@ -1,10 +1,10 @@
 //! `sealdisk keyvault serve`, as its clients see it: Azure's own SDKs, and clients that mean harm.
 
-mod client;
+pub mod client;
 mod crash;
 mod hostile;
 mod recorded;
 mod rules;
 mod sdk;
-mod served;
+pub mod served;
 mod tokens;

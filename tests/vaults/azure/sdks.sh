@@ -1,7 +1,7 @@
 #!/bin/bash
-# Installs Azure's SDKs for the tests: into target/azure (or SEALDISK_CACHE), once.
+# Installs Azure's SDKs, or its command line, for the tests: into target/azure (or SEALDISK_CACHE), once.
 #
-# Usage: tests/vaults/azure/sdks.sh python|js
+# Usage: tests/vaults/azure/sdks.sh python|js|az
 # Prints the directory: a virtual environment, or one with node_modules.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -21,7 +21,11 @@ case ${1-} in
         dir=$cache/js
         wanted=$(cat js/package.json; node --version)
         ;;
-    *) echo "usage: tests/vaults/azure/sdks.sh python|js" >&2; exit 2 ;;
+    az)
+        dir=$cache/az
+        wanted=$(cat az.txt; python3 --version)
+        ;;
+    *) echo "usage: tests/vaults/azure/sdks.sh python|js|az" >&2; exit 2 ;;
 esac
 
 if [ "$(cat "$dir/.installed" 2>/dev/null)" != "$wanted" ]; then
@@ -30,6 +34,10 @@ if [ "$(cat "$dir/.installed" 2>/dev/null)" != "$wanted" ]; then
         python)
             python3 -m venv "$dir" >&2
             "$dir/bin/pip" install --quiet --disable-pip-version-check -r requirements.txt >&2
+            ;;
+        az)
+            python3 -m venv "$dir" >&2
+            "$dir/bin/pip" install --quiet --disable-pip-version-check -r az.txt >&2
             ;;
         js)
             mkdir "$dir"

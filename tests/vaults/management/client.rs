@@ -1,0 +1,135 @@
+//! An installation with its management API, and somebody who asks it.
+
+use serde_json::Value;
+use test_support::{Host, Server};
+
+use crate::azure::client::{Answer, Connection};
+use crate::azure::served::{User, user};
+
+/// An installation that is served.
+pub struct Managed {
+    pub host: Host,
+    pub served: Server,
+    pub admin: User,
+}
+
+impl Managed {
+    /// With an owner of the subscription.
+    pub fn new() -> Self {
+        let host = Host::new();
+        let admin = user(&host, "admin");
+        host.ok("role assignment create --assignee admin --role Owner");
+        let served = serve(&host);
+        Self {
+            host,
+            served,
+            admin,
+        }
+    }
+
+    pub fn subscription(&self) -> String {
+        let id = self.served.ready["subscriptionId"].as_str().unwrap();
+        format!("/subscriptions/{id}")
+    }
+
+    pub fn tenant(&self) -> &str {
+        self.served.ready["tenantId"].as_str().unwrap()
+    }
+
+    /// Somebody who may do nothing yet.
+    pub fn user(&self, name: &str) -> User {
+        user(&self.host, name)
+    }
+
+    pub fn client(&self, user: &User) -> Client<'_> {
+        Client {
+            managed: self,
+            token: self.token(user, &self.base()),
+        }
+    }
+
+    pub fn base(&self) -> String {
+        format!("https://{}", self.authority())
+    }
+
+    pub fn authority(&self) -> String {
+        format!("localhost:{}", self.served.address.port())
+    }
+
+    /// A token for a service, as az asks for it.
+    pub fn token(&self, user: &User, resource: &str) -> String {
+        let answer = self.login(&user.client_id, &user.secret, resource);
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.body["access_token"].as_str().unwrap().into()
+    }
+
+    pub fn login(&self, client: &str, secret: &str, resource: &str) -> Answer {
+        let scope = resource.replace(':', "%3A").replace('/', "%2F");
+        let body = format!(
+            "client_id={client}&grant_type=client_credentials&client_info=1&client_secret={secret}&\
+             scope={scope}%2F%2F.default"
+        );
+        self.raw("POST", "/adfs/oauth2/v2.0/token", "", &body)
+    }
+
+    /// A request as it is.
+    pub fn raw(&self, method: &str, path: &str, headers: &str, body: &str) -> Answer {
+        let host = self.authority();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {host}\r\n{headers}Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let mut connection = Connection::open(&self.served).unwrap();
+        connection.write(request.as_bytes()).unwrap();
+        connection.read().unwrap()
+    }
+}
+
+/// Serves a host's installation.
+pub fn serve(host: &Host) -> Server {
+    Server::start(host.command("serve --listen 127.0.0.1:0 -o json"))
+}
+
+/// Somebody with a token; each question on a connection of its own.
+pub struct Client<'a> {
+    pub managed: &'a Managed,
+    pub token: String,
+}
+
+impl Client<'_> {
+    /// Asks; `path` begins below the subscription unless it is a whole one.
+    pub fn ask_with(&self, line: &str, headers: &str, body: Option<&Value>) -> Answer {
+        let (method, path) = line.split_once(' ').unwrap();
+        let path = match path.strip_prefix('~') {
+            Some(below) => format!("{}{below}", self.managed.subscription()),
+            None => path.to_owned(),
+        };
+        let separator = if path.contains('?') { '&' } else { '?' };
+        let path = format!("{path}{separator}api-version=2025-01-02");
+        let headers = format!("Authorization: Bearer {}\r\n{headers}", self.token);
+        let body = body.map(ToString::to_string).unwrap_or_default();
+        self.managed.raw(method, &path, &headers, &body)
+    }
+
+    pub fn ask(&self, line: &str, body: Option<&Value>) -> Answer {
+        self.ask_with(line, "", body)
+    }
+
+    /// Asks for what is done.
+    pub fn ok(&self, line: &str, body: Option<&Value>) -> Value {
+        let answer = self.ask(line, body);
+        assert!((200..300).contains(&answer.status), "{line}: {answer:?}");
+        answer.body
+    }
+
+    /// Asks for what is refused.
+    pub fn refused(&self, line: &str, body: Option<&Value>) -> (u16, String) {
+        let answer = self.ask(line, body);
+        assert!(answer.status >= 400, "{line}: {answer:?}");
+        assert!(
+            answer.body["error"]["message"].is_string(),
+            "{line}: {answer:?}"
+        );
+        (answer.status, answer.code().into())
+    }
+}

@@ -1,0 +1,242 @@
+//! Clouds, logins and tokens, groups, and what is not there.
+
+use serde_json::json;
+
+use super::client::Managed;
+
+#[test]
+fn a_cloud_is_discovered_and_a_service_principal_logs_in() {
+    let managed = Managed::new();
+    let base = managed.base();
+    let cloud = managed.raw("GET", "//metadata/endpoints?api-version=2022-09-01", "", "");
+    assert_eq!(cloud.body["resourceManager"], base.as_str());
+    assert_eq!(
+        cloud.body["authentication"]["loginEndpoint"],
+        format!("{base}/adfs")
+    );
+    let port = managed.served.address.port();
+    assert_eq!(
+        cloud.body["suffixes"]["keyVaultDns"],
+        format!("vault.localhost:{port}")
+    );
+    let config = managed.raw("GET", "/adfs/.well-known/openid-configuration", "", "");
+    assert_eq!(
+        config.body["token_endpoint"],
+        format!("{base}/adfs/oauth2/v2.0/token")
+    );
+
+    let admin = &managed.admin;
+    let wrong = managed.login(&admin.client_id, "bad", &base);
+    assert_eq!(
+        (wrong.status, &wrong.body["error"]),
+        (401, &json!("invalid_client"))
+    );
+    assert!(wrong.body["message"].is_string() && wrong.body["statusCode"] == 401);
+    let other = managed.user("other");
+    let mixed = managed.login(&other.client_id, &admin.secret, &base);
+    assert_eq!(mixed.status, 401, "the secret of another");
+    let far = managed.login(&admin.client_id, &admin.secret, "https://elsewhere.example");
+    assert_eq!(far.body["error"], "invalid_resource");
+    let body = "grant_type=password&client_id=x&username=u&password=p";
+    let answer = managed.raw("POST", "/adfs/oauth2/v2.0/token", "", body);
+    assert_eq!(answer.body["error"], "unsupported_grant_type");
+
+    let client = managed.client(admin);
+    let subscriptions = client.ok("GET /subscriptions", None);
+    let only = &subscriptions["value"][0];
+    assert_eq!(only["id"], managed.subscription().as_str());
+    assert_eq!(only["tenantId"], managed.tenant());
+    // Who may do nothing sees nothing.
+    let nobody = managed.client(&other);
+    assert_eq!(nobody.ok("GET /subscriptions", None)["value"], json!([]));
+    assert_eq!(
+        nobody.refused("GET ~/resourceGroups/default", None),
+        (403, "AuthorizationFailed".into())
+    );
+}
+
+#[test]
+fn only_a_token_for_the_api_of_somebody_who_is_there_is_taken() {
+    let managed = Managed::new();
+    let path = "/subscriptions?api-version=2022-12-01";
+    let ask = |token: &str| {
+        managed.raw(
+            "GET",
+            path,
+            &format!("Authorization: Bearer {token}\r\n"),
+            "",
+        )
+    };
+    let none = managed.raw("GET", path, "", "");
+    assert_eq!((none.status, none.code()), (401, "AuthenticationFailed"));
+    let challenge = none.header("www-authenticate").unwrap_or_default();
+    assert!(
+        challenge.contains(&format!("{}/adfs", managed.base())),
+        "{none:?}"
+    );
+    assert_eq!(ask("nonsense").code(), "InvalidAuthenticationToken");
+    let for_vaults = managed.token(&managed.admin, &managed.served.resource());
+    let wrong = ask(&for_vaults);
+    assert_eq!(
+        (wrong.status, wrong.code()),
+        (401, "InvalidAuthenticationTokenAudience")
+    );
+    // And the other way round.
+    managed.host.ok("keyvault create myvault");
+    let for_api = managed.token(&managed.admin, &managed.base());
+    let vault = managed.served.host_of("myvault");
+    let mut connection = crate::azure::client::Connection::open(&managed.served).unwrap();
+    let answer = connection.ask(&vault, &for_api, "GET /keys", None).unwrap();
+    assert_eq!(answer.status, 401, "{answer:?}");
+
+    let gone = managed.user("gone");
+    let token = managed.token(&gone, "https://management.azure.com");
+    assert_eq!(ask(&token).status, 200);
+    managed.host.ok("identity delete gone --yes");
+    let refused = ask(&token);
+    assert_eq!(
+        (refused.status, refused.code()),
+        (401, "InvalidAuthenticationToken")
+    );
+}
+
+#[test]
+fn groups_are_made_shown_and_deleted_in_any_case() {
+    let managed = Managed::new();
+    let client = managed.client(&managed.admin);
+    let body = json!({"location": "local", "tags": {"a": "b"}});
+    let made = client.ask("PUT ~/resourcegroups/rg1", Some(&body));
+    assert_eq!(made.status, 201);
+    assert_eq!(
+        made.body["id"],
+        format!("{}/resourceGroups/rg1", managed.subscription())
+    );
+    assert_eq!(
+        client.ask("PUT ~/resourcegroups/RG1", Some(&body)).status,
+        200
+    );
+    assert_eq!(client.ask("HEAD ~/resourceGroups/Rg1", None).status, 204);
+    assert_eq!(client.ask("HEAD ~/resourceGroups/rg2", None).status, 404);
+    let all = client.ok("GET ~/resourceGroups", None);
+    let names: Vec<_> = all["value"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|g| &g["name"])
+        .collect();
+    assert_eq!(names, ["default", "rg1"]);
+    let tagged = client.ok("GET ~/resourceGroups?$filter=tagName%20eq%20'a'", None);
+    assert_eq!(tagged["value"].as_array().unwrap().len(), 1);
+    for (line, body, refusal) in [
+        (
+            "GET ~/resourceGroups/rg2",
+            None,
+            (404, "ResourceGroupNotFound"),
+        ),
+        (
+            "PUT ~/resourceGroups/rg2",
+            Some(json!({})),
+            (400, "LocationRequired"),
+        ),
+        (
+            "PUT ~/resourceGroups/rg2",
+            Some(json!({"location": "westeurope"})),
+            (400, "LocationNotAvailableForResourceGroup"),
+        ),
+        (
+            "PUT ~/resourceGroups/rg1",
+            Some(json!({"location": "westeurope"})),
+            (409, "InvalidResourceGroupLocation"),
+        ),
+        (
+            "PUT ~/resourceGroups/a%20b",
+            Some(json!({"location": "local"})),
+            (400, "InvalidResourceGroup"),
+        ),
+        (
+            "PUT ~/resourceGroups/a%2Fb",
+            Some(json!({"location": "local"})),
+            (400, "InvalidRequestUri"),
+        ),
+        ("DELETE ~/resourceGroups/default", None, (409, "Conflict")),
+        (
+            "DELETE ~/resourceGroups/rg2",
+            None,
+            (404, "ResourceGroupNotFound"),
+        ),
+        (
+            "GET /subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups",
+            None,
+            (404, "SubscriptionNotFound"),
+        ),
+        ("GET ~/nonsense", None, (404, "NotFound")),
+        (
+            "GET ~/resources?$filter=nonsense",
+            None,
+            (400, "InvalidFilterInQueryString"),
+        ),
+        (
+            "GET ~/resources?$filter=sku%20eq%20'x'",
+            None,
+            (400, "InvalidFilterInQueryString"),
+        ),
+        (
+            "GET ~/providers/Microsoft.Nothing",
+            None,
+            (404, "InvalidResourceNamespace"),
+        ),
+        (
+            "PUT ~/resourcegroups/rg1/providers/Microsoft.Resources/deployments/d",
+            Some(json!({})),
+            (404, "InvalidResourceType"),
+        ),
+    ] {
+        let (status, code) = client.refused(line, body.as_ref());
+        assert_eq!((status, code.as_str()), refusal, "{line}");
+    }
+    let no_version = managed.raw(
+        "GET",
+        "/subscriptions",
+        &format!("Authorization: Bearer {}\r\n", client.token),
+        "",
+    );
+    assert_eq!(no_version.code(), "MissingApiVersionParameter");
+    let registered = client.ok("POST ~/providers/microsoft.compute/register", None);
+    assert_eq!(registered["registrationState"], "Registered");
+    client.ok("DELETE ~/resourceGroups/rg1", None);
+    assert_eq!(client.ask("HEAD ~/resourceGroups/rg1", None).status, 404);
+}
+
+#[test]
+fn graph_tells_who_somebody_is() {
+    let managed = Managed::new();
+    let client = managed.client(&managed.admin);
+    let ask = |path: &str, body: &str| {
+        let method = if body.is_empty() { "GET" } else { "POST" };
+        managed.raw(
+            method,
+            path,
+            &format!("Authorization: Bearer {}\r\n", client.token),
+            body,
+        )
+    };
+    assert_eq!(ask("/v1.0/me", "").status, 400);
+    let filter =
+        "/v1.0/servicePrincipals?$filter=servicePrincipalNames%2Fany%28c%3Ac%20eq%20%27NAME%27%29";
+    let admin = &managed.admin;
+    for name in ["systemAssignedIdentity", &admin.client_id] {
+        let found = ask(&filter.replace("NAME", name), "");
+        assert_eq!(
+            found.body["value"][0]["id"],
+            admin.object_id.as_str(),
+            "{found:?}"
+        );
+    }
+    let none = ask(&filter.replace("NAME", "nobody"), "");
+    assert_eq!(none.body["value"], json!([]));
+    let ids = json!({"ids": [admin.object_id, "00000000-0000-0000-0000-000000000001", "x"], "types": ["user"]});
+    let found = ask("/v1.0/directoryObjects/getByIds", &ids.to_string());
+    assert_eq!(found.body["value"].as_array().unwrap().len(), 1);
+    assert_eq!(ask("/v1.0/users", "").body["value"], json!([]));
+    assert_eq!(ask("/v1.0/devices", "").status, 404);
+}

@@ -1,0 +1,8 @@
+//! `sealdisk serve`: the management API over HTTPS, as Azure's command line sends its requests, and `az` itself.
+
+mod access;
+mod az;
+mod client;
+mod disks;
+mod login;
+mod vaults;
