@@ -54,7 +54,8 @@ pub(super) fn update(context: &Context, args: UpdateArgs) -> Result<(), CliError
             &args.name,
             args.disk_encryption_set.as_deref(),
         )?;
-        if disks::needs_other_dek(&installation, &args.name)? {
+        let set = args.disk_encryption_set.as_deref();
+        if disks::needs_other_dek(&installation, &args.name, set)? {
             change_passes(context, &args.name)?;
         }
     }

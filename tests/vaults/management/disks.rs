@@ -256,7 +256,7 @@ fn a_disk_is_refused_what_cannot_be() {
                 b["properties"]["encryption"] =
                     json!({"type": "EncryptionAtRestWithPlatformAndCustomerKeys"})
             }),
-            (400, "FeatureNotOffered"),
+            (400, "InvalidParameter"),
         ),
     ] {
         let (status, code) = client.refused(&format!("PUT {COMPUTE}/disks/{name}"), Some(&body));

@@ -283,8 +283,7 @@ fn a_set_is_made_changed_and_deleted() {
         ),
         (
             with(&|b| {
-                b["properties"]["encryptionType"] =
-                    json!("EncryptionAtRestWithPlatformAndCustomerKeys")
+                b["properties"]["encryptionType"] = json!("ConfidentialVmEncryptedWithCustomerKey")
             }),
             (400, "FeatureNotOffered"),
         ),
@@ -313,6 +312,41 @@ fn a_set_is_made_changed_and_deleted() {
             "nothing is left"
         );
     }
+    // Double encryption, which a set has or has not.
+    let twice = "EncryptionAtRestWithPlatformAndCustomerKeys";
+    let double = with(&|b| b["properties"]["encryptionType"] = json!(twice));
+    let made = client.ok(&format!("PUT {SET}/twice"), Some(&double));
+    assert_eq!(made["properties"]["encryptionType"], twice);
+    assert_eq!(
+        managed.host.json("disk-encryption-set show twice")["encryptionType"],
+        twice
+    );
+    let (status, code) = client.refused(&format!("PUT {des}"), Some(&double));
+    assert_eq!((status, code.as_str()), (400, "InvalidParameter"));
+    let disk = "~/resourceGroups/rg/providers/Microsoft.Compute/disks/d";
+    let under = |kind: &str| {
+        json!({"location": "local", "properties": {
+            "creationData": {"createOption": "Empty"}, "diskSizeGB": 1,
+            "encryption": {"type": kind, "diskEncryptionSetId": made["id"]},
+        }})
+    };
+    let (status, code) = client.refused(
+        &format!("PUT {disk}"),
+        Some(&under("EncryptionAtRestWithCustomerKey")),
+    );
+    assert_eq!((status, code.as_str()), (400, "InvalidParameter"));
+    let identity = made["identity"]["principalId"].as_str().unwrap();
+    managed.host.ok(&format!(
+        "keyvault set-policy kv1 --object-id {identity} --key-permissions get wrapKey unwrapKey"
+    ));
+    let made = client.ok(&format!("PUT {disk}"), Some(&under(twice)));
+    assert_eq!(made["properties"]["encryption"]["type"], twice);
+    assert_eq!(
+        managed.host.json("disk show d")["encryption"]["type"],
+        twice
+    );
+    client.ok(&format!("DELETE {disk}"), None);
+    client.ok(&format!("DELETE {SET}/twice"), None);
     // A vault whose key a set has is not deleted, as by the command line.
     let (status, code) = client.refused(&format!("DELETE {VAULT}/kv1"), None);
     assert_eq!((status, code.as_str()), (409, "VaultInUse"));

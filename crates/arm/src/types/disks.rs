@@ -398,8 +398,14 @@ pub fn rewrap(
     if let Some(wanted) = encryption(call, put.body)?
         && wanted != *now
     {
-        let name = &put.placed.name;
-        disks::update(call.installation(), kind, name, wanted.as_deref())?;
+        let (name, set) = (&put.placed.name, wanted.as_deref());
+        if kind == ResourceKind::Disk && disks::needs_other_dek(call.installation(), name, set)? {
+            return Err(ArmError::not_offered(
+                "properties.encryption",
+                "to move a disk between one and two DEKs over this API yet (`sealdisk disk update` does it)",
+            ));
+        }
+        disks::update(call.installation(), kind, name, set)?;
     }
     Ok(())
 }

@@ -1,13 +1,13 @@
 //! `Microsoft.Compute/diskEncryptionSets`.
 //!
 //! Not here yet, each for its own reason refused: user-assigned identities and federated clients for
-//! vaults of other tenants, and double encryption.
+//! vaults of other tenants.
 
 use serde_json::{Value, json};
 use server::FrontReply;
 
 use super::bodies::{one_of, optional_bool, optional_text, refuse_unknown};
-use super::sources::{CUSTOMER, id_of, resource};
+use super::sources::{BOTH, CUSTOMER, id_of, resource};
 
 use crate::call::{Call, Put, ResourceType};
 use crate::error::ArmError;
@@ -15,7 +15,9 @@ use crate::id::ResourceId;
 use crate::names::{Names, time_text};
 use crate::reply::list;
 use disks::des::{self, DesChange, NewDes};
-use installation::catalog::{DesIdentity, DiskEncryptionSetRecord, Kind, PlacementRecord};
+use installation::catalog::{
+    DesIdentity, DiskEncryptionSetRecord, EncryptionType, Kind, PlacementRecord,
+};
 use vault::{KeyUrl, embedded_vault_name, same_key_url, vault_url};
 
 const KNOWN: &[&str] = &[
@@ -63,7 +65,7 @@ impl ResourceType for Sets {
         let mut body = json!({
             "identity": identity_view(call, &record),
             "properties": {
-                "encryptionType": CUSTOMER,
+                "encryptionType": record.encryption_type.as_str(),
                 "activeKey": key_view(call, &record.key_url),
                 "previousKeys": previous,
                 "rotationToLatestKeyVersionEnabled": record.auto_rotation,
@@ -78,17 +80,13 @@ impl ResourceType for Sets {
 
     fn settings(&self, call: &Call<'_>, put: &Put<'_>) -> Result<Value, ArmError> {
         refuse_unknown(put.body, KNOWN, IGNORED)?;
-        let kinds = &[
-            CUSTOMER,
-            "EncryptionAtRestWithPlatformAndCustomerKeys",
-            "ConfidentialVmEncryptedWithCustomerKey",
-        ];
-        match one_of(put.body, "/properties/encryptionType", kinds)? {
-            None | Some(CUSTOMER) => {}
-            Some(other) => {
-                let what = format!("the encryptionType '{other}' yet");
-                return Err(ArmError::not_offered("properties.encryptionType", &what));
-            }
+        if let Some(wanted) = encryption_type(put.body)?
+            && put.exists
+            && call.catalog().des(&put.placed.name)?.record.encryption_type != wanted
+        {
+            let target = "properties.encryptionType";
+            let why = format!("Changing property '{target}' is not allowed.");
+            return Err(ArmError::parameter(target, why));
         }
         wanted_identity(put.body)?;
         optional_bool(put.body, "/properties/rotationToLatestKeyVersionEnabled")?;
@@ -115,6 +113,7 @@ impl ResourceType for Sets {
                     key_url: &url,
                     source_vault: None,
                     auto_rotation: follow.unwrap_or(false),
+                    encryption_type: encryption_type(put.body)?.unwrap_or_default(),
                     identity: None,
                 };
                 des::create(installation, &new)?;
@@ -181,6 +180,21 @@ fn change(
         );
     }
     Ok(())
+}
+
+/// Whose keys the disks of a set are to be under; `None` where the body does not say.
+fn encryption_type(body: &Value) -> Result<Option<EncryptionType>, ArmError> {
+    let target = "properties.encryptionType";
+    let kinds = &[CUSTOMER, BOTH, "ConfidentialVmEncryptedWithCustomerKey"];
+    match one_of(body, "/properties/encryptionType", kinds)? {
+        None => Ok(None),
+        Some(CUSTOMER) => Ok(Some(EncryptionType::CustomerKey)),
+        Some(BOTH) => Ok(Some(EncryptionType::PlatformAndCustomerKeys)),
+        Some(other) => {
+            let what = format!("the encryptionType '{other}'");
+            Err(ArmError::not_offered(target, &what))
+        }
+    }
 }
 
 /// Whether a set is to have an identity; `None` leaves that as it is.

@@ -15,8 +15,8 @@ use installation::envelope::ResourceKind;
 pub const PLATFORM: &str = "EncryptionAtRestWithPlatformKey";
 /// The same with a disk encryption set.
 pub const CUSTOMER: &str = "EncryptionAtRestWithCustomerKey";
-/// Both, which is not offered yet.
-const BOTH: &str = "EncryptionAtRestWithPlatformAndCustomerKeys";
+/// Both: the data is encrypted twice.
+pub const BOTH: &str = "EncryptionAtRestWithPlatformAndCustomerKeys";
 
 /// A resource that an id in a body means.
 ///
@@ -71,13 +71,9 @@ pub fn encryption(call: &Call<'_>, body: &Value) -> Result<Option<Option<String>
     )?;
     let set = optional_text(body, &format!("{pointer}/diskEncryptionSetId"))?;
     match (kind, set) {
-        (Some(BOTH), _) => Err(ArmError::not_offered(
-            "properties.encryption.type",
-            "double encryption (EncryptionAtRestWithPlatformAndCustomerKeys) over this API yet",
-        )),
-        (Some(CUSTOMER), None) => Err(ArmError::parameter(
+        (Some(kind @ (CUSTOMER | BOTH)), None) => Err(ArmError::parameter(
             target,
-            format!("Required parameter '{target}' is missing (null): {CUSTOMER} needs a set."),
+            format!("Required parameter '{target}' is missing (null): {kind} needs a set."),
         )),
         (Some(_), Some(_)) if kind == Some(PLATFORM) => Err(ArmError::parameter(
             target,
@@ -85,10 +81,19 @@ pub fn encryption(call: &Call<'_>, body: &Value) -> Result<Option<Option<String>
         )),
         (Some(_), None) => Ok(Some(None)),
         (None, None) => Ok(None),
-        (_, Some(id)) => {
+        (wanted, Some(id)) => {
             let (kind, placed) = resource(call, target, id)?;
             if kind.kind() != Kind::DiskEncryptionSet {
                 let why = format!("The value of parameter {target} is no disk encryption set.");
+                return Err(ArmError::parameter(target, why));
+            }
+            let is = set_type(call, &placed.name)?;
+            if let Some(wanted) = wanted.filter(|wanted| *wanted != is) {
+                let target = "properties.encryption.type";
+                let why = format!(
+                    "The encryption type {wanted} is not that of the disk encryption set '{}', which is {is}.",
+                    placed.name
+                );
                 return Err(ArmError::parameter(target, why));
             }
             let scope = call
@@ -100,12 +105,18 @@ pub fn encryption(call: &Call<'_>, body: &Value) -> Result<Option<Option<String>
     }
 }
 
-/// `properties.encryption` of an answer.
+/// The type of the set of that name.
+fn set_type(call: &Call<'_>, set: &str) -> Result<&'static str, ArmError> {
+    Ok(call.catalog().des(set)?.record.encryption_type.as_str())
+}
+
+/// `properties.encryption` of an answer: the type is that of the set, as it is in Azure. What a disk shares with an image
+/// that is encrypted once is encrypted once all the same.
 pub fn encryption_view(call: &Call<'_>, set: Option<&str>) -> Value {
     match set {
         None => json!({"type": PLATFORM}),
         Some(set) => json!({
-            "type": CUSTOMER,
+            "type": set_type(call, set).unwrap_or(CUSTOMER),
             "diskEncryptionSetId": id_of(call, Kind::DiskEncryptionSet, set),
         }),
     }

@@ -66,24 +66,21 @@ pub fn update(
     rewrap.run(installation, &disk, &new, lock, &mut keys)
 }
 
-/// Whether a disk has own layers that are encrypted once where its set has double encryption, or twice where it has
-/// none: a new DEK ([`LayerOp::RotateDek`](crate::LayerOp::RotateDek)) is of the set's kind.
+/// Whether a disk has layers of its own that are encrypted once where `set` has double encryption, or twice where it has
+/// none: under that set a new DEK ([`LayerOp::RotateDek`](crate::LayerOp::RotateDek)) is of the set's kind.
 ///
 /// # Errors
-/// When there is no such disk, or its header cannot be read.
-pub fn needs_other_dek(installation: &Installation, name: &str) -> Result<bool, DiskError> {
+/// When there is no such disk or set, or the header cannot be read.
+pub fn needs_other_dek(
+    installation: &Installation,
+    name: &str,
+    set: Option<&str>,
+) -> Result<bool, DiskError> {
     let disk = Disk::of_kind(installation, ResourceKind::Disk, name)?;
     let found = disk.header_file()?.read()?;
     let header = found.claims();
-    let wanted = match &header.disk_encryption_set {
-        Some(set) => {
-            installation
-                .catalog()
-                .des(set)
-                .map_err(InstallationError::from)?
-                .record
-                .encryption_type
-        }
+    let wanted = match set {
+        Some(set) => installation.catalog().des(set)?.record.encryption_type,
         None => EncryptionType::CustomerKey,
     };
     let is_double = wanted == EncryptionType::PlatformAndCustomerKeys;
