@@ -54,7 +54,7 @@ fn the_hook_of_proxmox_starts_no_guest_without_a_disk() {
 /// a number would be killed for that, at each start again.
 #[test]
 fn no_unit_is_killed_for_a_system_call_that_it_may_not_make() {
-    let units = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/systemd");
+    let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/systemd");
     let mut filtered = 0;
     for unit in std::fs::read_dir(units).unwrap() {
         let path = unit.unwrap().path();
