@@ -23,7 +23,7 @@ pub struct ArmError {
     /// The parameter that is wrong.
     pub target: Option<String>,
     /// The code and message of what is beneath.
-    pub detail: Option<(String, String)>,
+    pub detail: Option<Box<(String, String)>>,
     /// After how many seconds it may be tried again.
     pub retry_after: Option<u64>,
 }
@@ -97,7 +97,7 @@ impl ArmError {
         if let Some(target) = &self.target {
             error["target"] = json!(target);
         }
-        if let Some((code, message)) = &self.detail {
+        if let Some((code, message)) = self.detail.as_deref() {
             error["details"] = json!([{"code": code, "message": message}]);
         }
         FrontReply {
@@ -111,7 +111,7 @@ impl ArmError {
     /// A vault's refusal of what a disk encryption set needs, as Azure words it.
     fn key_vault(code: &str, message: String) -> Self {
         Self {
-            detail: Some((code.into(), message.clone())),
+            detail: Some(Box::new((code.into(), message.clone()))),
             ..Self::new(
                 403,
                 "KeyVaultAccessForbidden",

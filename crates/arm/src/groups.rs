@@ -214,7 +214,7 @@ fn delete_all(
             .lock(&format!("{}/{}", kind.full_type(), placed.name));
         let deleted = call.changes.retrying(|| kind.delete(call, &placed.name));
         deleted.map_err(|error| ArmError {
-            detail: Some((error.code.clone(), error.message.clone())),
+            detail: Some(Box::new((error.code.clone(), error.message.clone()))),
             ..ArmError::new(
                 409,
                 "ResourceGroupDeletionBlocked",
