@@ -5,7 +5,7 @@
 
 use arbitrary::Arbitrary;
 use arm::filter::Filter;
-use arm::id::{ArmPath, ResourceId, is_within};
+use arm::id::{ArmPath, PathError, ResourceId, is_within};
 use arm::query::Query;
 use libfuzzer_sys::fuzz_target;
 
@@ -21,7 +21,10 @@ fuzz_target!(|input: Input<'_>| {
     if let Ok(path) = ArmPath::parse(input.path) {
         // Doubled slashes and one at the end change nothing.
         let doubled = format!("//{}/", input.path.replace('/', "//"));
-        assert_eq!(ArmPath::parse(&doubled).as_ref(), Ok(&path));
+        match ArmPath::parse(&doubled) {
+            Err(PathError::TooLong) => {}
+            parsed => assert_eq!(parsed.as_ref(), Ok(&path)),
+        }
         let text = path.to_string();
         assert!(!text.contains("//"), "{text}");
         // What decodes to a percent sign would be decoded twice.

@@ -90,7 +90,7 @@ is "$(value "length([?principalId=='$principal'])" role assignment list --scope 
 az role assignment delete --assignee "$principal" --scope "$vault" \
     --role "Key Vault Crypto Service Encryption User" -o none
 refused KeyVaultAccessForbidden disk create -n d5 -g rg --size-gb 1 --disk-encryption-set des2
-refused InUseDiskEncryptionSetCannotBeDeleted disk-encryption-set delete -n des2 -g rg --yes
+refused InUseDiskEncryptionSetCannotBeDeleted disk-encryption-set delete -n des2 -g rg
 
 say identities
 is "$(value name identity create -n id1 -g rg)" id1
@@ -99,8 +99,8 @@ say the end, in the order that works
 for disk in d1 d2 d3 d4; do az disk delete -n "$disk" -g rg --yes -o none; done
 az snapshot delete -n s1 -g rg -o none
 az image delete -n i1 -g rg -o none
-az disk-encryption-set delete -n des1 -g rg --yes -o none
-az disk-encryption-set delete -n des2 -g rg --yes -o none
+az disk-encryption-set delete -n des1 -g rg -o none
+az disk-encryption-set delete -n des2 -g rg -o none
 az keyvault delete -n kvrole -g rg -o none
 is "$(value name keyvault show-deleted -n kvrole)" kvrole
 az keyvault recover -n kvrole -o none
