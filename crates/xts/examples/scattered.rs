@@ -1,5 +1,5 @@
 //! Encrypts pages that are scattered over memory into one buffer, decrypts them back, and says how fast that was: by one
-//! thread, and with another that helps.
+//! thread, with another that helps, and twice, as double encryption does.
 
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -29,6 +29,8 @@ fn main() -> Result<(), CipherError> {
             unit,
             "with a helper",
         );
+        let twice = Dek::generate()?.with_outer(Dek::generate()?)?;
+        measure(&mut Cipher::new(&twice, unit)?, unit, "twice");
     }
     Ok(())
 }
