@@ -2,7 +2,7 @@
 //!
 //! What happens with keys in a vault is decided by the vault itself, for clients over HTTPS and for the
 //! attached disks of this host alike, and it knows access policies. So a vault that is governed by roles
-//! has access policies that follow from the role assignments at it and above it ([`vaults`]).
+//! has access policies that follow from the role assignments at it and above it (`vaults.rs`).
 
 mod assignments;
 mod definitions;
