@@ -274,3 +274,52 @@ fn snapshots_clones_and_images_are_as_their_layers_are() {
     let twice = host.json("disk-encryption-set show twice");
     assert_eq!(twice["encryptionType"], TWICE);
 }
+
+#[test]
+fn what_would_only_look_double_is_refused() {
+    let disks = Disks::new(Some("once"));
+    let host = &disks.host;
+    host.ok("snapshot create s --source d");
+    let refused = host.refused("snapshot update s --disk-encryption-set twice");
+    assert!(refused.contains("is encrypted once"), "{refused}");
+    assert_eq!(disks.kind("snapshot show s"), ONCE);
+    let refused = host.refused(&format!(
+        "disk-encryption-set create same --key-url https://platform.vault.localhost/keys/platform-key \
+         --encryption-type {TWICE}"
+    ));
+    assert!(refused.contains("a key of another vault"), "{refused}");
+}
+
+#[test]
+fn the_platforms_key_is_not_purged_while_it_wraps_something() {
+    let disks = Disks::new(Some("twice"));
+    let host = &disks.host;
+    host.ok(&format!("keyvault key delete {PLATFORM} --yes"));
+    let refused = host.refused(&format!("keyvault key purge {PLATFORM} --yes"));
+    assert!(
+        refused.contains("'twice' wraps new disks with it (and 1 more)"),
+        "{refused}"
+    );
+    host.ok(&format!("keyvault key recover {PLATFORM}"));
+    disks.is_readable("d");
+}
+
+/// A move whose copying was cut off goes on by the same command, and is not turned round before it has ended.
+#[test]
+fn a_move_that_was_cut_off_goes_on() {
+    let disks = Disks::new(Some("once"));
+    let host = &disks.host;
+    let installation = host.installation();
+    disks::update(&installation, ResourceKind::Disk, "d", Some("twice")).unwrap();
+    host.ok("disk rotate-dek d --no-wait");
+    assert_eq!(host.json("disk show d")["job"]["kind"], "rotate");
+    let refused = host.refused("disk update d --disk-encryption-set once");
+    assert!(refused.contains("rotate-dek"), "{refused}");
+    assert_eq!(
+        host.json("disk show d")["encryption"]["diskEncryptionSetId"],
+        "twice"
+    );
+    disks.move_to("twice");
+    assert_eq!(disks.kind("disk show d"), TWICE);
+    disks.is_readable("d");
+}

@@ -10,6 +10,7 @@ use crate::error::ArmError;
 use crate::lists::placements_of;
 use crate::places::tags;
 use crate::reply::{created, done, item, list};
+use crate::resources::forget_roles;
 use installation::catalog::{DEFAULT_GROUP, GroupRecord, LOCATION, PlacementRecord};
 
 const TYPE: &str = "Microsoft.Resources/resourceGroups";
@@ -175,7 +176,7 @@ fn delete(call: &Call<'_>, name: &str) -> Result<FrontReply, ArmError> {
         }
         empty(call, &group.name)?;
         call.catalog().delete_group(&group.name)?;
-        Ok(())
+        forget_roles(call, &id)
     })?;
     Ok(done(200))
 }

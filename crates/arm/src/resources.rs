@@ -23,7 +23,7 @@ use crate::error::ArmError;
 use crate::etag::{check_etag, with_etag};
 use crate::places::{body, locate, placement, tags, unplaced};
 use crate::reply::done;
-use installation::catalog::{LOCATION, PlacementRecord};
+use installation::catalog::{Kind, LOCATION, PlacementRecord};
 
 /// A resource that is named in a path.
 pub struct Named<'a> {
@@ -77,16 +77,21 @@ pub fn put(call: &Call<'_>, named: &Named<'_>, is_patch: bool) -> Result<FrontRe
     let exists = found.is_some();
     let name = found.unwrap_or_else(|| named.name.to_owned());
     let before = call.catalog().placement(named.kind.kind(), &name)?;
+    let nowhere = unplaced(named.kind.kind(), &name);
+    // A vault that is deleted softly is there, and in the group that it had: that of what the command line makes
+    // where nobody has placed it.
+    let is_kept = exists || is_kept(call, &nowhere)?;
     let placed = match &before {
-        Some(placed) => placed.clone(),
-        None if exists => unplaced(named.kind.kind(), &name),
-        None => PlacementRecord {
+        Some(placed) if is_kept => placed.clone(),
+        None if is_kept => nowhere,
+        // What a request that was cut off has left says nothing of this one.
+        Some(_) | None => PlacementRecord {
             group: group.clone(),
             created: call.touch(),
-            ..unplaced(named.kind.kind(), &name)
+            ..nowhere
         },
     };
-    if !placed.group.eq_ignore_ascii_case(&group) && (exists || is_kept(call, &placed)?) {
+    if !placed.group.eq_ignore_ascii_case(&group) && is_kept {
         return Err(taken(named, &placed));
     }
     let now = match exists {
@@ -258,9 +263,26 @@ pub fn delete(call: &Call<'_>, named: &Named<'_>) -> Result<FrontReply, ArmError
     }
     recorded(call, "ResourceDelete", &named.id(call), || {
         call.changes
-            .retrying(|| named.kind.delete(call, &placed.name))
+            .retrying(|| named.kind.delete(call, &placed.name))?;
+        // A vault can be recovered, with who may do what in it.
+        match named.kind.kind() {
+            Kind::Vault => Ok(()),
+            _ => forget_roles(call, &named.id(call)),
+        }
     })?;
     Ok(done(200))
+}
+
+/// Takes away the roles at a scope that is gone, and below it: whoever makes something of that name again is another.
+pub(crate) fn forget_roles(call: &Call<'_>, scope: &str) -> Result<(), ArmError> {
+    let below = format!("{scope}/").to_ascii_lowercase();
+    for role in call.catalog().role_assignments()? {
+        let at = format!("{}/", role.scope.trim_end_matches('/')).to_ascii_lowercase();
+        if at.starts_with(&below) {
+            call.catalog().delete_role_assignment(role.id)?;
+        }
+    }
+    Ok(())
 }
 
 /// What is below a resource, or is done with it.

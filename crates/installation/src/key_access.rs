@@ -64,20 +64,31 @@ impl Installation {
         &self,
         set: &DiskEncryptionSetRecord,
     ) -> Result<KeyAccess, InstallationError> {
-        let mut url: KeyUrl = set.key_url.parse()?;
-        if set.auto_rotation {
-            url.key.version = None;
-        }
-        let caller = identity_of(set)?;
-        let vault = self.key_vault_at(&url.vault_url, &set.identity)?;
         let platform = match set.encryption_type {
             EncryptionType::CustomerKey => None,
             EncryptionType::PlatformAndCustomerKeys => Some(Box::new(self.wrapping_key(None)?)),
         };
         Ok(KeyAccess {
             platform,
-            ..current(vault, caller, &url.key)?
+            ..self.own_key_of(set)?
         })
+    }
+
+    /// The customer's key alone that wraps new disks of a set with that record.
+    ///
+    /// # Errors
+    /// As [`Installation::wrapping_key`].
+    pub fn own_key_of(
+        &self,
+        set: &DiskEncryptionSetRecord,
+    ) -> Result<KeyAccess, InstallationError> {
+        let mut url: KeyUrl = set.key_url.parse()?;
+        if set.auto_rotation {
+            url.key.version = None;
+        }
+        let caller = identity_of(set)?;
+        let vault = self.key_vault_at(&url.vault_url, &set.identity)?;
+        current(vault, caller, &url.key)
     }
 
     /// Access to the key version that an envelope names, in the name of the disk's encryption set,

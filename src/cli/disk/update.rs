@@ -7,9 +7,9 @@ use super::show::show;
 use crate::cli::limits::LimitArgs;
 use crate::cli::{CliError, Context};
 use attach::set_limits;
-use disks::LayerOp;
-use installation::envelope::ResourceKind;
-use installation::runtime_dir;
+use disks::{JobChange, LayerOp};
+use installation::envelope::{JobKind, ResourceKind};
+use installation::{Installation, runtime_dir};
 
 #[derive(Args)]
 pub(super) struct UpdateArgs {
@@ -29,13 +29,37 @@ pub(super) struct UpdateArgs {
     no_limits: bool,
 }
 
-/// Gives the disk a DEK of the kind that its set has, and copies its data under it.
-fn change_passes(context: &Context, name: &str) -> Result<(), CliError> {
+/// Wraps the disk under the key that was asked for. Where the set encrypts another number of times it also gets a DEK of
+/// that kind, and its data is copied under it. Where a command of before was cut off there, this one goes on.
+fn wrap_under(
+    context: &Context,
+    installation: &Installation,
+    args: &UpdateArgs,
+) -> Result<(), CliError> {
+    let (name, set) = (&args.name, args.disk_encryption_set.as_deref());
+    let before = disks::show(installation, ResourceKind::Disk, name)?;
+    let is_begun = before.encryption.disk_encryption_set_id.as_deref() == set
+        && before
+            .job
+            .is_some_and(|job| job.job.kind == JobKind::Rotate);
+    if !is_begun {
+        disks::update(installation, ResourceKind::Disk, name, set)?;
+    }
+    if !disks::needs_other_dek(installation, ResourceKind::Disk, name, set)? {
+        return Ok(());
+    }
     context.output.note(&format!(
         "note: the disk {name} gets a new DEK, and its data is copied under it, since its disk encryption set encrypts \
          another number of times; `sealdisk disk show {name}` shows how far it is"
     ));
-    apply(context, name, &LayerOp::RotateDek { rate: None }, true).map(drop)
+    let op = match is_begun {
+        true => LayerOp::Job {
+            kind: Some(JobKind::Rotate),
+            change: JobChange::Resume(None),
+        },
+        false => LayerOp::RotateDek { rate: None },
+    };
+    apply(context, name, &op, true).map(drop)
 }
 
 pub(super) fn update(context: &Context, args: UpdateArgs) -> Result<(), CliError> {
@@ -48,16 +72,7 @@ pub(super) fn update(context: &Context, args: UpdateArgs) -> Result<(), CliError
         ));
     }
     if wrap {
-        disks::update(
-            &installation,
-            ResourceKind::Disk,
-            &args.name,
-            args.disk_encryption_set.as_deref(),
-        )?;
-        let set = args.disk_encryption_set.as_deref();
-        if disks::needs_other_dek(&installation, &args.name, set)? {
-            change_passes(context, &args.name)?;
-        }
+        wrap_under(context, &installation, &args)?;
     }
     let view = disks::show(&installation, ResourceKind::Disk, &args.name)?;
     if limit {

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::client::Managed;
-use super::vaults::{VAULT, ask_vault, group, vault_body};
+use super::vaults::{VAULT, ask_vault, group, vault_body, vault_with_key};
 
 const OWNER: &str = "8e3af657-a8ff-443c-a75c-2fe8c4bcb635";
 const CONTRIBUTOR: &str = "b24988ac-6180-42a0-ab88-20f7382dd24c";
@@ -220,4 +220,107 @@ fn identities_are_those_of_the_command_line() {
     client.ok(&format!("DELETE {id}"), None);
     let all = managed.host.json("identity list").to_string();
     assert!(!all.contains("id1"), "{all}");
+}
+
+/// A contributor of the group `rg`, who has nothing in `rg2` and in `default`.
+#[test]
+fn a_contributor_of_a_group_gets_nothing_of_another_by_a_detour() {
+    let managed = Managed::new();
+    let owner = managed.client(&managed.admin);
+    let bob = managed.user("bob");
+    let client = managed.client(&bob);
+    for name in ["rg", "rg2"] {
+        owner.ok(
+            &format!("PUT ~/resourcegroups/{name}"),
+            Some(&json!({"location": "local"})),
+        );
+    }
+    let line_of = |number| line("PUT", "~/resourceGroups/rg", number);
+    let made = owner.ask(&line_of(1), Some(&assignment(CONTRIBUTOR, &bob.object_id)));
+    assert_eq!(made.status, 201);
+
+    // A vault of the command line that is deleted softly stays whose it was.
+    managed.host.ok("keyvault create cliv");
+    managed.host.ok("keyvault delete cliv --yes");
+    let tenant = owner.ok("GET /tenants", None)["value"][0]["tenantId"].clone();
+    let recover = json!({"location": "local", "properties": {
+        "tenantId": tenant, "sku": {"name": "standard", "family": "A"}, "createMode": "recover",
+        "enableRbacAuthorization": false, "accessPolicies": [
+            {"tenantId": tenant, "objectId": bob.object_id, "permissions": {"keys": ["all"]}},
+        ],
+    }});
+    let vault = |group: &str, name: &str| {
+        format!("~/resourceGroups/{group}/providers/Microsoft.KeyVault/vaults/{name}")
+    };
+    let (status, code) = client.refused(&format!("PUT {}", vault("rg", "cliv")), Some(&recover));
+    assert_eq!((status, code.as_str()), (409, "Conflict"));
+
+    // What governs a vault is for those who write roles.
+    let own = json!({"location": "local", "properties": {
+        "tenantId": tenant, "sku": {"name": "standard", "family": "A"}, "accessPolicies": [],
+        "enableRbacAuthorization": true,
+    }});
+    client.ok(&format!("PUT {}", vault("rg", "bobs")), Some(&own));
+    let switched = json!({"properties": {"enableRbacAuthorization": false}});
+    let line_of_vault = format!("PATCH {}", vault("rg", "bobs"));
+    let refused = client.refused(&line_of_vault, Some(&switched));
+    assert_eq!(refused, (403, "AuthorizationFailed".into()));
+    owner.ok(&line_of_vault, Some(&switched));
+
+    // A set of a key keeps its vault from being deleted, so it takes a right there.
+    let key = vault_with_key(&managed, &owner, "kv1");
+    let set = "~/resourceGroups/rg2/providers/Microsoft.Compute/diskEncryptionSets/s";
+    let body = json!({"location": "local", "identity": {"type": "SystemAssigned"}, "properties": {
+        "activeKey": {"keyUrl": key},
+    }});
+    let carol = managed.user("carol");
+    let made = owner.ask(
+        &line("PUT", "~/resourceGroups/rg2", 3),
+        Some(&assignment(CONTRIBUTOR, &carol.object_id)),
+    );
+    assert_eq!(made.status, 201);
+    let refused = managed
+        .client(&carol)
+        .refused(&format!("PUT {set}"), Some(&body));
+    assert_eq!(refused, (403, "LinkedAuthorizationFailed".into()));
+    owner.ok(&format!("PUT {set}"), Some(&body));
+    let platform = json!({"location": "local", "identity": {"type": "SystemAssigned"}, "properties": {
+        "activeKey": {"keyUrl": "https://platform.vault.localhost/keys/platform-key"},
+    }});
+    assert_eq!(
+        owner.refused(&format!("PUT {set}2"), Some(&platform)).0,
+        400
+    );
+
+    // An identity goes with its roles, which is for those who take roles away.
+    let identities =
+        "~/resourceGroups/default/providers/Microsoft.ManagedIdentity/userAssignedIdentities";
+    let made = owner.ask(
+        &line("PUT", "~/resourceGroups/default", 4),
+        Some(&assignment(CONTRIBUTOR, &bob.object_id)),
+    );
+    assert_eq!(made.status, 201);
+    let refused = client.refused(&format!("DELETE {identities}/bob"), None);
+    assert_eq!(refused.0, 403, "{refused:?}");
+}
+
+/// Whoever had a role at something that is deleted has none at what is made in its place.
+#[test]
+fn a_role_goes_with_its_scope() {
+    let managed = Managed::new();
+    let owner = managed.client(&managed.admin);
+    let bob = managed.user("bob");
+    let client = managed.client(&bob);
+    let group = "~/resourcegroups/rg";
+    let made = || owner.ok(&format!("PUT {group}"), Some(&json!({"location": "local"})));
+    made();
+    let role = owner.ask(
+        &line("PUT", "~/resourceGroups/rg", 1),
+        Some(&assignment(CONTRIBUTOR, &bob.object_id)),
+    );
+    assert_eq!(role.status, 201);
+    client.ok(&format!("GET {group}"), None);
+    owner.ok(&format!("DELETE {group}"), None);
+    made();
+    assert_eq!(client.refused(&format!("GET {group}"), None).0, 403);
 }

@@ -3,7 +3,9 @@
 use serde_json::{Value, json};
 
 use super::bodies::{one_of, optional_text, refuse_unknown};
-use super::sources::{encryption, encryption_view, id_of, refuse_changed, source};
+use super::sources::{
+    encryption, encryption_view, id_of, refuse_changed, refuse_other_dek, source,
+};
 
 use crate::call::{Call, Put, ResourceType};
 use crate::error::ArmError;
@@ -173,7 +175,6 @@ pub fn shown(call: &Call<'_>, placed: &PlacementRecord, view: &DiskView, sku: &s
     let settings = &placed.settings;
     let sku = settings["sku"].as_str().unwrap_or(sku);
     let tier = sku.split('_').next().unwrap_or_default();
-    let set = view.encryption.disk_encryption_set_id.as_deref();
     let state = match view.disk_state {
         // It can be attached again: the next attach goes on with what was left.
         "Dirty" => "Unattached",
@@ -185,7 +186,7 @@ pub fn shown(call: &Call<'_>, placed: &PlacementRecord, view: &DiskView, sku: &s
             "creationData": creation_data(call, settings, view),
             "diskSizeGB": gib(view.disk_size_bytes),
             "diskSizeBytes": view.disk_size_bytes,
-            "encryption": encryption_view(call, set),
+            "encryption": encryption_view(call, &view.encryption),
             "diskState": state,
             "provisioningState": "Succeeded",
             "timeCreated": time_text(view.time_created),
@@ -399,12 +400,7 @@ pub fn rewrap(
         && wanted != *now
     {
         let (name, set) = (&put.placed.name, wanted.as_deref());
-        if kind == ResourceKind::Disk && disks::needs_other_dek(call.installation(), name, set)? {
-            return Err(ArmError::not_offered(
-                "properties.encryption",
-                "to move a disk between one and two DEKs over this API yet (`sealdisk disk update` does it)",
-            ));
-        }
+        refuse_other_dek(call, kind, name, set)?;
         disks::update(call.installation(), kind, name, set)?;
     }
     Ok(())

@@ -58,6 +58,14 @@ impl ResourceType for Identities {
     }
 
     fn delete(&self, call: &Call<'_>, name: &str) -> Result<(), ArmError> {
+        let principal = call.catalog().identity(name)?.record.object_id;
+        // Its roles go with it, which is for those who may take roles away.
+        for role in call.catalog().role_assignments()? {
+            if role.principal == principal {
+                let action = "Microsoft.Authorization/roleAssignments/delete";
+                call.require_linked(action, &role.scope)?;
+            }
+        }
         call.installation().delete_identity(name)?;
         Ok(())
     }

@@ -49,8 +49,7 @@ impl ResourceType for Images {
             false => json!({"osDisk": {"osType": "Linux", "osState": "Generalized"}}),
         };
         profile["osDisk"]["diskSizeGB"] = json!(view.disk_size_bytes.div_ceil(GIB));
-        let set = view.encryption.disk_encryption_set_id.as_deref();
-        if let Some(id) = encryption_view(call, set).get("diskEncryptionSetId") {
+        if let Some(id) = encryption_view(call, &view.encryption).get("diskEncryptionSetId") {
             profile["osDisk"]["diskEncryptionSet"] = json!({"id": id});
         }
         if profile["dataDisks"].is_null() {

@@ -15,6 +15,7 @@ use crate::id::ResourceId;
 use crate::names::{Names, time_text};
 use crate::reply::list;
 use disks::des::{self, DesChange, NewDes};
+use installation::PLATFORM_VAULT;
 use installation::catalog::{
     DesIdentity, DiskEncryptionSetRecord, EncryptionType, Kind, PlacementRecord,
 };
@@ -263,6 +264,10 @@ fn key_url(call: &Call<'_>, body: &Value) -> Result<Option<String>, ArmError> {
     if let Some(name) = own_vault(&url.vault_url, &call.names, call.site.domains()) {
         url.vault_url = vault_url(&name);
     }
+    if url.vault_name() == Some(PLATFORM_VAULT) {
+        let why = "The key is that of the platform, which no disk encryption set has.";
+        return Err(ArmError::parameter("properties.activeKey.keyUrl", why));
+    }
     Ok(Some(url.to_string()))
 }
 
@@ -286,6 +291,13 @@ fn own_vault(url: &str, names: &Names, domains: &[String]) -> Option<String> {
 
 /// The vault that a body names has to be that of the key.
 fn check_source_vault(call: &Call<'_>, body: &Value, url: &str) -> Result<(), ArmError> {
+    // Whoever has a set of a vault's key keeps the vault from being deleted, whether the body names the vault or not.
+    if let Some(name) = url.parse::<KeyUrl>()?.vault_name()
+        && call.catalog().name_of(Kind::Vault, name)?.is_some()
+    {
+        let scope = id_of(call, Kind::Vault, name);
+        call.require_linked("Microsoft.KeyVault/vaults/deploy/action", &scope)?;
+    }
     let Some(id) = optional_text(body, SOURCE_VAULT)? else {
         return Ok(());
     };

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::bodies::{one_of, optional_bool, optional_text, refuse_unknown};
 use super::disks::{READ_ONLY, all_of, common_settings, find_of, rewrap, shown};
-use super::sources::{encryption, refuse_changed, source};
+use super::sources::{encryption, refuse_changed, refuse_other_dek, source};
 
 use crate::call::{Call, Put, ResourceType};
 use crate::error::ArmError;
@@ -87,6 +87,9 @@ impl ResourceType for Snapshots {
         let name = &put.placed.name;
         if !put.exists {
             let disk = made_of(call, put.body)?;
+            if let Some(set) = encryption(call, put.body)? {
+                refuse_other_dek(call, ResourceKind::Disk, &disk, set.as_deref())?;
+            }
             let request = SnapshotRequest {
                 kind,
                 name: name.clone(),

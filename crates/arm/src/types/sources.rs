@@ -8,6 +8,7 @@ use crate::call::{Call, ResourceType};
 use crate::error::ArmError;
 use crate::id::ResourceId;
 use crate::places::locate;
+use disks::EncryptionView;
 use installation::catalog::{DEFAULT_GROUP, Kind, PlacementRecord};
 use installation::envelope::ResourceKind;
 
@@ -105,21 +106,37 @@ pub fn encryption(call: &Call<'_>, body: &Value) -> Result<Option<Option<String>
     }
 }
 
+/// Refuses to have a resource under a set that encrypts another number of times: its data is not copied here.
+///
+/// # Errors
+/// That, and what is wrong with the resource.
+pub fn refuse_other_dek(
+    call: &Call<'_>,
+    kind: ResourceKind,
+    name: &str,
+    set: Option<&str>,
+) -> Result<(), ArmError> {
+    match disks::needs_other_dek(call.installation(), kind, name, set)? {
+        false => Ok(()),
+        true => Err(ArmError::not_offered(
+            "properties.encryption",
+            "to move between one and two DEKs over this API yet (`sealdisk disk update` does it for disks)",
+        )),
+    }
+}
+
 /// The type of the set of that name.
 fn set_type(call: &Call<'_>, set: &str) -> Result<&'static str, ArmError> {
     Ok(call.catalog().des(set)?.record.encryption_type.as_str())
 }
 
-/// `properties.encryption` of an answer: the type is that of the set, as it is in Azure. What a disk shares with an image
-/// that is encrypted once is encrypted once all the same.
-pub fn encryption_view(call: &Call<'_>, set: Option<&str>) -> Value {
-    match set {
-        None => json!({"type": PLATFORM}),
-        Some(set) => json!({
-            "type": set_type(call, set).unwrap_or(CUSTOMER),
-            "diskEncryptionSetId": id_of(call, Kind::DiskEncryptionSet, set),
-        }),
+/// `properties.encryption` of an answer: what is so in all layers.
+pub fn encryption_view(call: &Call<'_>, encryption: &EncryptionView) -> Value {
+    let mut view = json!({"type": encryption.kind});
+    if let Some(set) = &encryption.disk_encryption_set_id {
+        view["diskEncryptionSetId"] = json!(id_of(call, Kind::DiskEncryptionSet, set));
     }
+    view
 }
 
 /// The id of a resource of this installation.

@@ -135,6 +135,11 @@ impl ResourceType for Vaults {
             None => was_by_roles
                 .unwrap_or(!put.exists && policies.as_ref().is_none_or(Policies::is_empty)),
         };
+        // Whoever decides which of the two governs the vault gives access to its keys, as who writes roles does.
+        if put.exists && by_roles != was_by_roles.unwrap_or(false) {
+            let action = "Microsoft.Authorization/roleAssignments/write";
+            call.require(action, &call.id(put.placed))?;
+        }
         // While roles govern the vault its policies are kept here. Else the vault has them.
         let kept = match (by_roles, policies) {
             (true, Some(given)) => view(&given, call.names.tenant),

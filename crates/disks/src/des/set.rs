@@ -8,7 +8,7 @@ use super::rotate::rewrap_set;
 use crate::resource::reconcile::reconcile;
 use installation::DesOperation;
 use installation::catalog::{DesIdentity, DiskEncryptionSetRecord, EncryptionType, Stored};
-use installation::{Installation, InstallationError, retrying};
+use installation::{Installation, InstallationError, PLATFORM_VAULT, retrying};
 use vault::audit::AuditLog;
 use vault::{KeyUrl, KeyVault, VaultError, VaultErrorCode, same_key_url};
 
@@ -60,6 +60,7 @@ fn create_now(
 ) -> Result<DiskEncryptionSetRecord, InstallationError> {
     check_des_name(new.name)?;
     let url: KeyUrl = new.key_url.parse()?;
+    refuse_platform_twice(&url, new.encryption_type)?;
     let identity = identity_for(&url, new.identity.as_ref())?;
     let (key_url, managed) = checked_key_url(installation, &url, new.source_vault, &identity)?;
     let record = DiskEncryptionSetRecord {
@@ -112,6 +113,7 @@ fn update_now(
     let Stored { rev, mut record } = installation.catalog().des(name)?;
     let mut old_key = None;
     if let Some(url) = change.key_url {
+        refuse_platform_twice(&url.parse()?, record.encryption_type)?;
         let (url, _) = checked_key_url(
             installation,
             &url.parse()?,
@@ -124,6 +126,18 @@ fn update_now(
     }
     record.auto_rotation = change.auto_rotation.unwrap_or(record.auto_rotation);
     rewrap_set(installation, rev, record, old_key, log)
+}
+
+/// Two DEKs under one key protect no better than one.
+fn refuse_platform_twice(url: &KeyUrl, kind: EncryptionType) -> Result<(), InstallationError> {
+    let is_platform = url.vault_name() == Some(PLATFORM_VAULT);
+    match is_platform && kind == EncryptionType::PlatformAndCustomerKeys {
+        true => Err(bad(format!(
+            "the key {url} is the platform's, which wraps the outer DEK of disks that are encrypted twice: give the set \
+             a key of another vault"
+        ))),
+        false => Ok(()),
+    }
 }
 
 /// Deletes a set that nothing has a layer under, and with it its identity.

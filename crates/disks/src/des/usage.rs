@@ -164,7 +164,7 @@ fn active_keys(installation: &Installation) -> Result<Vec<(String, String)>, Ins
             url.key.version = None;
         }
         if url.key.version.is_none() {
-            match installation.wrapping_key_of(&set) {
+            match installation.own_key_of(&set) {
                 Ok(access) => url = access.key_url(),
                 Err(error) => {
                     let name = &set.name;
@@ -187,7 +187,8 @@ fn platform_key_of(installation: &Installation, set: &DiskEncryptionSetRecord) -
     Some(match installation.wrapping_key(None) {
         Ok(access) => access.key_url().to_string(),
         Err(error) => {
-            log::warn!("the active version of the platform-managed key is not known: {error}");
+            // Any version of it, then.
+            log::debug!("the active version of the platform-managed key is not known: {error}");
             platform_key_url()
         }
     })

@@ -53,6 +53,7 @@ pub fn update(
         log: &installation.audit_log()?,
     };
     let own = &header.disk_encryption_set;
+    refuse_other_kind(&disk, &header, access.platform.is_some())?;
     let layers = header.layers.iter();
     let rewrap = Rewrap {
         layers: layers
@@ -66,17 +67,42 @@ pub fn update(
     rewrap.run(installation, &disk, &new, lock, &mut keys)
 }
 
-/// Whether a disk has layers of its own that are encrypted once where `set` has double encryption, or twice where it has
+/// Refuses to have under a set what is encrypted another number of times and is not encrypted anew: a snapshot and an
+/// image never are, and a disk is not while a job copies its data under the DEK of before.
+fn refuse_other_kind(disk: &Disk, header: &Header, twice: bool) -> Result<(), DiskError> {
+    let own = |layer: &&LayerRecord| layer.disk_encryption_set == header.disk_encryption_set;
+    let mut own = header.layers.iter().filter(own);
+    if own.all(|layer| layer.is_double() == twice) {
+        return Ok(());
+    }
+    match (disk.kind(), &header.job) {
+        (ResourceKind::Disk, None) => Ok(()),
+        (ResourceKind::Disk, Some(job)) => Err(DiskError::JobUnderWay {
+            name: disk.name().into(),
+            job: job.kind,
+        }),
+        (kind, _) => Err(DiskError::Argument(format!(
+            "the {kind} {} is encrypted {}, and a disk encryption set of the other type is for what is encrypted {}: \
+             make a disk of it, move that, and make another {kind}",
+            disk.name(),
+            if twice { "once" } else { "twice" },
+            if twice { "twice" } else { "once" },
+        ))),
+    }
+}
+
+/// Whether a disk, a snapshot or an image has layers of its own that are encrypted once where `set` has double encryption, or twice where it has
 /// none: under that set a new DEK ([`LayerOp::RotateDek`](crate::LayerOp::RotateDek)) is of the set's kind.
 ///
 /// # Errors
 /// When there is no such disk or set, or the header cannot be read.
 pub fn needs_other_dek(
     installation: &Installation,
+    kind: ResourceKind,
     name: &str,
     set: Option<&str>,
 ) -> Result<bool, DiskError> {
-    let disk = Disk::of_kind(installation, ResourceKind::Disk, name)?;
+    let disk = Disk::of_kind(installation, kind, name)?;
     let found = disk.header_file()?.read()?;
     let header = found.claims();
     let wanted = match set {
