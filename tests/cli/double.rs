@@ -323,3 +323,18 @@ fn a_move_that_was_cut_off_goes_on() {
     assert_eq!(disks.kind("disk show d"), TWICE);
     disks.is_readable("d");
 }
+
+/// A rotation that is no move: the key's newer version wraps the disk nonetheless.
+#[test]
+fn a_disk_is_wrapped_anew_while_a_rotation_waits() {
+    let disks = Disks::new(Some("once"));
+    let host = &disks.host;
+    host.ok("disk rotate-dek d --no-wait");
+    let key = |host: &Host| host.json("disk show d")["encryption"]["keyUrl"].clone();
+    let before = key(host);
+    host.ok(&format!("keyvault key rotate {KEY} --vault-name {VAULT}"));
+    host.ok("disk update d --disk-encryption-set once");
+    assert_ne!(key(host), before);
+    assert_eq!(host.json("disk show d")["job"]["kind"], "rotate");
+    disks.is_readable("d");
+}

@@ -37,15 +37,18 @@ fn wrap_under(
     args: &UpdateArgs,
 ) -> Result<(), CliError> {
     let (name, set) = (&args.name, args.disk_encryption_set.as_deref());
+    let needs_other_dek = disks::needs_other_dek(installation, ResourceKind::Disk, name, set)?;
     let before = disks::show(installation, ResourceKind::Disk, name)?;
-    let is_begun = before.encryption.disk_encryption_set_id.as_deref() == set
+    // Any other rotation goes on by itself, and the key may have a newer version.
+    let is_begun = needs_other_dek
+        && before.encryption.disk_encryption_set_id.as_deref() == set
         && before
             .job
             .is_some_and(|job| job.job.kind == JobKind::Rotate);
     if !is_begun {
         disks::update(installation, ResourceKind::Disk, name, set)?;
     }
-    if !disks::needs_other_dek(installation, ResourceKind::Disk, name, set)? {
+    if !needs_other_dek {
         return Ok(());
     }
     context.output.note(&format!(

@@ -9,7 +9,7 @@ use crate::resource::lookup::lookup;
 use crate::resource::reconcile::{described, layer_uses};
 use crate::resource::unlock::Unwrapper;
 use installation::catalog::{DiskRecord, EncryptionType, Rev};
-use installation::envelope::{Header, HeaderLock, LayerRecord, ResourceKind};
+use installation::envelope::{Header, HeaderLock, HeaderPayload, LayerRecord, ResourceKind};
 use installation::{Installation, InstallationError, KeyAccess};
 use keys::Dek;
 use vault::audit::AuditLog;
@@ -70,9 +70,7 @@ pub fn update(
 /// Refuses to have under a set what is encrypted another number of times and is not encrypted anew: a snapshot and an
 /// image never are, and a disk is not while a job copies its data under the DEK of before.
 fn refuse_other_kind(disk: &Disk, header: &Header, twice: bool) -> Result<(), DiskError> {
-    let own = |layer: &&LayerRecord| layer.disk_encryption_set == header.disk_encryption_set;
-    let mut own = header.layers.iter().filter(own);
-    if own.all(|layer| layer.is_double() == twice) {
+    if !is_of_other_kind(header, twice) {
         return Ok(());
     }
     match (disk.kind(), &header.job) {
@@ -91,8 +89,16 @@ fn refuse_other_kind(disk: &Disk, header: &Header, twice: bool) -> Result<(), Di
     }
 }
 
-/// Whether a disk, a snapshot or an image has layers of its own that are encrypted once where `set` has double encryption, or twice where it has
-/// none: under that set a new DEK ([`LayerOp::RotateDek`](crate::LayerOp::RotateDek)) is of the set's kind.
+/// Whether layers that are under the set of the whole are encrypted another number of times than a set does.
+fn is_of_other_kind(header: &HeaderPayload, twice: bool) -> bool {
+    let own = |layer: &&LayerRecord| layer.disk_encryption_set == header.disk_encryption_set;
+    let mut own = header.layers.iter().filter(own);
+    own.any(|layer| layer.is_double() != twice)
+}
+
+/// Whether a disk, a snapshot or an image has layers of its own that are encrypted once where `set` has double encryption,
+/// or twice where it has none: under that set a new DEK ([`LayerOp::RotateDek`](crate::LayerOp::RotateDek)) is of the
+/// set's kind.
 ///
 /// # Errors
 /// When there is no such disk or set, or the header cannot be read.
@@ -104,15 +110,12 @@ pub fn needs_other_dek(
 ) -> Result<bool, DiskError> {
     let disk = Disk::of_kind(installation, kind, name)?;
     let found = disk.header_file()?.read()?;
-    let header = found.claims();
     let wanted = match set {
         Some(set) => installation.catalog().des(set)?.record.encryption_type,
         None => EncryptionType::CustomerKey,
     };
-    let is_double = wanted == EncryptionType::PlatformAndCustomerKeys;
-    let own = |layer: &&LayerRecord| layer.disk_encryption_set == header.disk_encryption_set;
-    let mut own = header.layers.iter().filter(own);
-    Ok(own.any(|layer| layer.is_double() != is_double))
+    let twice = wanted == EncryptionType::PlatformAndCustomerKeys;
+    Ok(is_of_other_kind(found.claims(), twice))
 }
 
 /// The key that is to wrap a disk.
