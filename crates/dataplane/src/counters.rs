@@ -13,7 +13,7 @@
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use nix::time::{ClockId, clock_gettime};
 use virtio_bindings::virtio_blk::{
@@ -22,11 +22,10 @@ use virtio_bindings::virtio_blk::{
 };
 
 use protocol::io_counters::{
-    OPERATION_WORDS, OPERATIONS_AT, OpWord, QUEUE_LEN, QUEUES_AT, SIGNATURE, Word, bucket_of,
-    counters_len, ticks_since,
+    OpWord, QUEUE_LEN, QUEUES_AT, SIGNATURE, Word, bucket_of, counters_len, ticks_since,
 };
 use protocol::{Operation, counters_at};
-use volume::Mapped;
+use volume::{HeldWords, Mapped};
 
 /// The counters of all queues.
 pub struct Counters {
@@ -71,8 +70,7 @@ impl Counters {
     /// Those of a queue, for its thread alone.
     pub fn queue(&self, index: usize) -> QueueCounters {
         QueueCounters {
-            words: self.words.clone(),
-            at: self.at + index * QUEUE_LEN,
+            words: self.words.held(self.at + index * QUEUE_LEN),
             now: now(),
         }
     }
@@ -89,43 +87,47 @@ pub fn now() -> u64 {
 }
 
 /// What a guest asks for by the type of a request.
+#[inline]
 pub fn operation_of(kind: u32) -> Operation {
     /// As in `request::interpret`: a barrier is no other request, and a flush may be called a write.
     const BARRIER: u32 = 1 << 31;
     const FLUSH_OUT: u32 = VIRTIO_BLK_T_FLUSH | VIRTIO_BLK_T_OUT;
-    match kind & !BARRIER {
-        VIRTIO_BLK_T_IN => Operation::Read,
-        VIRTIO_BLK_T_OUT => Operation::Write,
-        VIRTIO_BLK_T_FLUSH | FLUSH_OUT => Operation::Flush,
-        VIRTIO_BLK_T_GET_ID => Operation::GetId,
-        VIRTIO_BLK_T_DISCARD => Operation::Discard,
-        VIRTIO_BLK_T_WRITE_ZEROES => Operation::WriteZeroes,
-        _ => Operation::Other,
-    }
+    /// By type, since a chain of comparisons takes twice as long.
+    const OF_TYPE: [Operation; 16] = {
+        let mut all = [Operation::Other; 16];
+        all[VIRTIO_BLK_T_IN as usize] = Operation::Read;
+        all[VIRTIO_BLK_T_OUT as usize] = Operation::Write;
+        all[VIRTIO_BLK_T_FLUSH as usize] = Operation::Flush;
+        all[FLUSH_OUT as usize] = Operation::Flush;
+        all[VIRTIO_BLK_T_GET_ID as usize] = Operation::GetId;
+        all[VIRTIO_BLK_T_DISCARD as usize] = Operation::Discard;
+        all[VIRTIO_BLK_T_WRITE_ZEROES as usize] = Operation::WriteZeroes;
+        all
+    };
+    let known = OF_TYPE.get((kind & !BARRIER) as usize);
+    known.copied().unwrap_or(Operation::Other)
 }
 
 /// What is kept of a request until it is counted.
 #[derive(Debug, Clone, Copy)]
 pub struct Asked {
     operation: Operation,
-    /// Bytes of it.
-    bytes: u64,
     /// The moment at which it was taken, in ticks.
     taken: u64,
 }
 
-impl Asked {
-    /// The request is for so many bytes.
-    pub fn for_bytes(&mut self, bytes: u64) {
-        self.bytes = bytes;
-    }
+/// What became of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was done, for so many bytes.
+    Done(u64),
+    /// It failed or was refused.
+    Failed,
 }
 
 /// The counters of one queue.
 pub struct QueueCounters {
-    words: Arc<Mapped>,
-    /// Where its words begin.
-    at: usize,
+    words: HeldWords<{ QUEUE_LEN / 8 }>,
     /// The moment of what is being done, in ticks.
     now: u64,
 }
@@ -154,41 +156,42 @@ impl QueueCounters {
     pub fn taken(&self, kind: u32) -> Asked {
         Asked {
             operation: operation_of(kind),
-            bytes: 0,
             taken: self.now,
         }
     }
 
-    /// A request is answered. It is never inlined: its callers are long, and with it in them the compiler would inline
-    /// less of what they do for each request.
-    #[inline(never)]
-    pub fn answered(&self, asked: Asked, done: bool) {
-        let Asked {
-            operation,
-            bytes,
-            taken,
-        } = asked;
-        let latency = self.now.saturating_sub(taken);
-        let words = self.words(operation.at(), OPERATION_WORDS);
-        match done {
-            true => add(words, OpWord::Bytes as usize, bytes),
-            false => add(words, OpWord::Errors as usize, 1),
+    /// A request is answered.
+    #[inline]
+    pub fn answered(&self, asked: Asked, outcome: Outcome) {
+        match outcome {
+            Outcome::Done(bytes) => self.count_one(asked, OpWord::Bytes, bytes),
+            Outcome::Failed => self.count_one(asked, OpWord::Errors, 1),
         }
-        add(words, OpWord::LatencyTicks as usize, latency);
-        add(words, OpWord::Buckets as usize + bucket_of(latency), 1);
+    }
+
+    /// Counts a request, and so much more in a word of its operation. It is never inlined: its callers are long, and with
+    /// it in them the compiler would inline less of what they do for each request.
+    #[inline(never)]
+    fn count_one(&self, asked: Asked, word: OpWord, more: u64) {
+        let latency = self.now.saturating_sub(asked.taken);
+        let at = asked.operation.at();
+        self.add(at + word as usize, more);
+        self.add(at + OpWord::LatencyTicks as usize, latency);
+        self.add(at + OpWord::Buckets as usize + bucket_of(latency), 1);
     }
 
     /// A chain is returned that is no request.
     pub fn not_understood(&self) {
-        self.answered(self.taken(u32::MAX), false);
+        self.answered(self.taken(u32::MAX), Outcome::Failed);
     }
 
     /// So many chains are in flight, of which so many wait for space on the host.
     #[inline]
     pub fn in_flight(&self, all: usize, wait_for_space: usize) {
-        let words = self.words(0, OPERATIONS_AT);
-        words[Word::InFlight as usize].store(all as u64, Ordering::Relaxed);
-        words[Word::WaitForSpace as usize].store(wait_for_space as u64, Ordering::Relaxed);
+        let set =
+            |word: Word, to: usize| self.words[word as usize].store(to as u64, Ordering::Relaxed);
+        set(Word::InFlight, all);
+        set(Word::WaitForSpace, wait_for_space);
     }
 
     /// A request waits for a limit from now on; what is to be told when it has waited.
@@ -226,22 +229,18 @@ impl QueueCounters {
         self.count(Word::PollTicks, ticks);
     }
 
-    fn count(&self, word: Word, more: u64) {
-        add(self.words(0, OPERATIONS_AT), word as usize, more);
-    }
-
     #[inline]
-    fn words(&self, from: usize, count: usize) -> &[AtomicU64] {
-        self.words.words(self.at + from * 8, count)
+    fn count(&self, word: Word, more: u64) {
+        self.add(word as usize, more);
     }
-}
 
-/// Nobody else writes the word.
-#[inline]
-fn add(words: &[AtomicU64], at: usize, more: u64) {
-    if let Some(word) = words.get(at) {
-        let sum = word.load(Ordering::Relaxed).wrapping_add(more);
-        word.store(sum, Ordering::Relaxed);
+    /// Nobody else writes the word.
+    #[inline]
+    fn add(&self, at: usize, more: u64) {
+        if let Some(word) = self.words.get(at) {
+            let sum = word.load(Ordering::Relaxed).wrapping_add(more);
+            word.store(sum, Ordering::Relaxed);
+        }
     }
 }
 
@@ -269,11 +268,16 @@ mod tests {
             for (index, latency) in [(0, Duration::from_micros(500)), (1, Duration::ZERO)] {
                 let mut queue = all.queue(index);
                 let begin = queue.now;
-                let mut asked = queue.taken(VIRTIO_BLK_T_OUT);
-                asked.for_bytes(4096);
+                let asked = queue.taken(VIRTIO_BLK_T_OUT);
                 queue.at(begin + ticks_of(latency));
-                queue.answered(asked, true);
-                queue.answered(asked, index == 0);
+                queue.answered(asked, Outcome::Done(4096));
+                queue.answered(
+                    asked,
+                    match index {
+                        0 => Outcome::Done(4096),
+                        _ => Outcome::Failed,
+                    },
+                );
                 queue.in_flight(3, 1);
                 queue.not_understood();
             }

@@ -15,8 +15,8 @@
 //! # The histogram
 //!
 //! Bucket 0 has latencies of up to 2^-20 s (0.95 µs), bucket `i` those of up to 2^(i/4 - 20) s, and the last one all
-//! that are over 64 s. Four buckets for each power of two are within 19 % of any latency, and are exactly those of
-//! Prometheus' native histograms of schema 2.
+//! that are over 64 s. Four buckets for each power of two are within 19 % of any latency, and are those of Prometheus'
+//! native histograms of schema 2: to the tick up to 4 s, to a part in 2^32 over that.
 
 use std::fs::File;
 use std::io;
@@ -42,13 +42,26 @@ pub const OPERATION_WORDS: usize = OpWord::Buckets as usize + BUCKETS;
 
 /// The power of two that is the highest latency of bucket 0, in ticks.
 const FIRST: u32 = 10;
-/// `2^63` times the fourth root of 2, its square and its cube: where the second, third and fourth bucket of a power of
-/// two begin.
-const QUARTERS: [u64; 3] = [
-    0x9837_f051_8db8_a970,
-    0xb504_f333_f9de_6485,
-    0xd744_fcca_d69d_6af5,
-];
+/// Which quarter of its power of two a latency is in, by the first four bits of its 32-bit mantissa, of which the first
+/// is set. An eighth of a power of two has one border of a quarter at most. The high half of an entry is the quarter in
+/// which it begins; to the low half the mantissa is added, and carries over when it is behind the border.
+const QUARTERS: [u64; 16] = {
+    /// `2^31` times the fourth root of 2, its square and its cube, rounded down: the last mantissas of the first three
+    /// quarters.
+    const LAST: [u64; 3] = [0x9837_f051, 0xb504_f333, 0xd744_fcca];
+    let mut all = [0; 16];
+    let (mut eighth, mut quarter) = (8, 0);
+    while eighth < 16 {
+        let end = (eighth as u64 + 1) << 28;
+        all[eighth] = (quarter as u64) << 32;
+        if quarter < 3 && LAST[quarter] < end {
+            all[eighth] += u32::MAX as u64 - LAST[quarter];
+            quarter += 1;
+        }
+        eighth += 1;
+    }
+    all
+};
 
 // Panics: the compiler, which looks at it.
 const _: () = assert!((OPERATIONS_AT + Operation::ALL.len() * OPERATION_WORDS) * 8 <= QUEUE_LEN);
@@ -141,19 +154,15 @@ impl Operation {
 /// The bucket of a latency in ticks.
 #[inline]
 pub fn bucket_of(ticks: u64) -> usize {
-    // The highest latency of a bucket belongs to it.
-    let below = ticks.saturating_sub(1);
-    if below >> FIRST == 0 {
+    if ticks <= 1 << FIRST {
         return 0;
     }
-    let zeros = below.leading_zeros();
-    let mantissa = below << zeros;
-    let quarter: usize = QUARTERS
-        .iter()
-        .map(|from| usize::from(mantissa >= *from))
-        .sum();
-    let power = (63 - FIRST - zeros) as usize;
-    (1 + 4 * power + quarter).min(BUCKETS - 1)
+    // The highest latency of a bucket belongs to it.
+    let below = ticks - 1;
+    let mantissa = (below << below.leading_zeros()) >> 32;
+    let quarter = (mantissa + QUARTERS[(mantissa >> 28) as usize % 16]) >> 32;
+    let bucket = 4 * (below.ilog2() - FIRST) + quarter as u32 + 1;
+    (bucket as usize).min(BUCKETS - 1)
 }
 
 /// The highest latency of a bucket, in seconds; that of the last one has no end.
@@ -316,8 +325,8 @@ mod tests {
             let end = bucket_end(bucket) * TICKS as f64;
             let end = end as u64;
             assert_eq!(bucket_of(end), bucket, "{end}");
-            // Ticks are whole, and most borders are not.
-            assert_eq!(bucket_of(end + 2), bucket + 1, "{end}");
+            // Ticks are whole, and most borders are not; over 4 s it is a part in 2^32.
+            assert_eq!(bucket_of(end + 2 + (end >> 31)), bucket + 1, "{end}");
         }
         assert!((bucket_end(80) - 1.0).abs() < 1e-12 && (bucket_end(104) - 64.0).abs() < 1e-9);
         assert_eq!(bucket_of(64 * TICKS), BUCKETS - 2);

@@ -13,9 +13,11 @@
 // Clippy exempts only functions with #[test], and this program has nobody to report an error to.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::hint::black_box;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use dataplane::counters::{Counters, Outcome};
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, raise};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -42,6 +44,10 @@ const CASES: [(&str, bool, bool, u32, u64); 12] = [
     ("memory/write/64KiB/qd8", true, true, 64 << 10, 8),
 ];
 
+/// What it is to count a request, which is in each of the cases too: the call for when it is taken and that for when it
+/// is answered.
+const RECORDING: &str = "recording";
+
 fn main() {
     let arguments: Vec<String> = std::env::args()
         .skip(1)
@@ -57,6 +63,8 @@ fn main() {
         let Counts { own, cipher } = count(name, &functions);
         println!("{name}\t{}\t{}", own / requests, cipher / requests);
     }
+    let Counts { own, cipher } = count(RECORDING, &functions);
+    println!("{RECORDING}\t{}\t{}", own / REQUESTS, cipher / REQUESTS);
 }
 
 fn rounds(bytes: u32, depth: u64) -> u64 {
@@ -65,6 +73,9 @@ fn rounds(bytes: u32, depth: u64) -> u64 {
 
 /// What is counted, between two signals.
 fn load(name: &str) {
+    if name == RECORDING {
+        return record();
+    }
     let case = CASES.iter().find(|case| case.0 == name);
     let (_, mapped, write, bytes, depth) = *case.expect("no such case");
     let mut path = RequestPath::new(DataUnit::B4096, mapped);
@@ -80,6 +91,28 @@ fn load(name: &str) {
     path.round(&load);
     raise(Signal::SIGUSR1).unwrap();
     (0..rounds(bytes, depth)).for_each(|_| path.round(&load));
+    raise(Signal::SIGUSR1).unwrap();
+}
+
+/// Requests with latencies from 1 µs to 4 s, counted between two signals.
+fn record() {
+    let mut counters = Counters::unseen(1).unwrap().queue(0);
+    let begin = counters.moment();
+    let moments: Vec<u64> = (0..REQUESTS)
+        .map(|request| begin + (1 << (11 + request % 22)) + request)
+        .collect();
+    let mut round = || {
+        for moment in &moments {
+            counters.at(begin);
+            let asked = counters.taken(black_box(0));
+            counters.at(*moment);
+            counters.answered(asked, Outcome::Done(black_box(4096)));
+        }
+    };
+    // The first touches memory that is not there yet.
+    round();
+    raise(Signal::SIGUSR1).unwrap();
+    round();
     raise(Signal::SIGUSR1).unwrap();
 }
 

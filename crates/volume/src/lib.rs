@@ -84,7 +84,7 @@ pub use layer::{
     grow_layer, set_length,
 };
 pub use map::{BlockMap, Content, MapFile, Run};
-pub use mapped::Mapped;
+pub use mapped::{HeldWords, Mapped};
 pub use marks::{BlockMark, BlockMarks, MAX_BLOCKS};
 pub use runtime::{CacheMode, Found, RuntimeMap, boot_id};
 pub use stack::{LayerMap, LowerLayer, Missing, Source, Volume};

@@ -3,7 +3,9 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Deref;
 use std::ptr::NonNull;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use rustix::fs::{FallocateFlags, fallocate};
@@ -94,6 +96,19 @@ impl Mapped {
         }
     }
 
+    /// The `N` words from byte `at` on, for as long as they are held; `at` is a multiple of 8. Where they lie is looked at
+    /// once, so that a word whose index the compiler knows to be below `N` is a single access to memory.
+    ///
+    /// # Panics
+    /// As [`words`](Self::words).
+    pub fn held<const N: usize>(self: &Arc<Self>, at: usize) -> HeldWords<N> {
+        let words = self.words(at, N);
+        HeldWords {
+            words: NonNull::from(words).cast(),
+            _mapped: self.clone(),
+        }
+    }
+
     /// The address of the `len` bytes from `at` on.
     pub(super) fn bytes(&self, at: usize, len: usize) -> NonNull<u8> {
         // Panics: as in `words`.
@@ -107,6 +122,27 @@ impl Drop for Mapped {
     fn drop(&mut self) {
         // SAFETY: the mapping was made above with this length and no borrow of it is left.
         let _ = unsafe { munmap(self.ptr.as_ptr().cast(), self.len) };
+    }
+}
+
+/// `N` words of a mapping, which stays as long as they are held.
+pub struct HeldWords<const N: usize> {
+    words: NonNull<[AtomicU64; N]>,
+    _mapped: Arc<Mapped>,
+}
+
+// SAFETY: they are only reached as atomics, and the mapping may be shared between threads.
+unsafe impl<const N: usize> Send for HeldWords<N> {}
+// SAFETY: as above.
+unsafe impl<const N: usize> Sync for HeldWords<N> {}
+
+impl<const N: usize> Deref for HeldWords<N> {
+    type Target = [AtomicU64; N];
+
+    #[inline]
+    fn deref(&self) -> &[AtomicU64; N] {
+        // SAFETY: `Mapped::held` had them as a slice of `N` words, and the mapping that they lie in is kept.
+        unsafe { self.words.as_ref() }
     }
 }
 

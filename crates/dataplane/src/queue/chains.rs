@@ -20,7 +20,7 @@ use crate::request::{
 };
 
 use crate::DataplaneError;
-use crate::counters::{Asked, QueueCounters};
+use crate::counters::{Asked, Outcome, QueueCounters};
 use crate::disk::log_limit::LogLimit;
 use crate::disk::shared::{Extent, Shared};
 
@@ -246,7 +246,7 @@ impl QueueState {
                     ring.leave(pending.chain);
                     Ok(())
                 }
-                false => self.answer(ring, pending, Status::IoError, 0),
+                false => self.answer(ring, pending, Status::IoError, 0, Outcome::Failed),
             });
         }
         result
@@ -261,7 +261,7 @@ impl QueueState {
                 Ok(chain) => {
                     let pending = self.pending_of(taken, &chain, memory.clone());
                     self.lists.push(cleared(chain.data));
-                    self.answer(ring, pending, Status::IoError, 0)?;
+                    self.answer(ring, pending, Status::IoError, 0, Outcome::Failed)?;
                 }
                 Err(_) => {
                     self.counters.not_understood();
@@ -299,11 +299,15 @@ impl QueueState {
         match action {
             Action::Answer { status, written } => {
                 self.lists.push(cleared(chain.data));
-                self.answer(ring, pending, status, written).map(|()| true)
+                let outcome = match status {
+                    Status::Ok => Outcome::Done(0),
+                    _ => Outcome::Failed,
+                };
+                self.answer(ring, pending, status, written, outcome)
+                    .map(|()| true)
             }
             Action::Submit(request) => {
                 pending.chain.asks_for(request);
-                pending.asked.for_bytes(request.len);
                 if self.shared.names_again && pending.chain.is_taken_again() {
                     let head = pending.chain.head();
                     log::warn!(
@@ -364,6 +368,7 @@ impl QueueState {
         let Some(done) = self.keep_for_space(done) else {
             return Ok(());
         };
+        let bytes = done.request().len;
         let (token, result, memory) = done.take();
         self.lists.push(cleared(memory.slices));
         let pending = self.take_pending(token);
@@ -373,13 +378,15 @@ impl QueueState {
         match result {
             Ok(()) => {
                 let written = pending.writable;
-                self.answer(ring, pending, Status::Ok, written)
+                self.answer(ring, pending, Status::Ok, written, Outcome::Done(bytes))
             }
             // Who revoked the key, and who watches it, know already.
-            Err(RequestError::NoKey) => self.answer(ring, pending, Status::IoError, 0),
+            Err(RequestError::NoKey) => {
+                self.answer(ring, pending, Status::IoError, 0, Outcome::Failed)
+            }
             Err(error) => {
                 self.failures.warn(|| describe(&error));
-                self.answer(ring, pending, Status::IoError, 0)
+                self.answer(ring, pending, Status::IoError, 0, Outcome::Failed)
             }
         }
     }
@@ -465,6 +472,7 @@ impl QueueState {
         pending: Pending,
         status: Status,
         written: u32,
+        outcome: Outcome,
     ) -> Result<(), virtio_queue::Error> {
         let Pending {
             chain,
@@ -474,7 +482,7 @@ impl QueueState {
             asked,
             ..
         } = pending;
-        self.counters.answered(asked, status == Status::Ok);
+        self.counters.answered(asked, outcome);
         let has_status = memory.write_obj(status.byte(), at).is_ok();
         if let (true, Some(log)) = (has_status, &ring.log) {
             log.mark(at, 1);
