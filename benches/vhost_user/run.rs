@@ -33,7 +33,8 @@ pub fn measure(options: &Options, place: &Place, backend_cpu: usize, report: &mu
     let mut peaks = Peaks::default();
     let cells = (0..options.rounds).flat_map(|round| patterns().map(move |p| (round, p)));
     for (round, pattern) in cells {
-        for &kind in &options.backends {
+        // Who comes first has the worst of it, so each round begins with another.
+        for kind in rotated(&options.backends, round) {
             let measured = match backends.iter_mut().find(|backend| backend.0 == kind) {
                 // Writes would take it apart.
                 Some(_) if kind == Kind::Layers8 && !pattern.only_reads() => continue,
@@ -74,6 +75,13 @@ pub fn measure(options: &Options, place: &Place, backend_cpu: usize, report: &mu
     if options.two_disks {
         two_disks::measure(place, limit, poll, report);
     }
+}
+
+/// The back-ends in their order, beginning with another in each round: of three rounds, a third further on each time.
+fn rotated(kinds: &[Kind], round: u32) -> impl Iterator<Item = Kind> {
+    let first = round as usize * kinds.len().div_ceil(3) % kinds.len().max(1);
+    let (before, from) = kinds.split_at(first);
+    from.iter().chain(before).copied()
 }
 
 fn start_all(kinds: &[Kind], place: &Place, cpu: usize) -> Vec<(Kind, Backend)> {
