@@ -35,7 +35,7 @@ use super::shortened::shortened;
 use super::token::{Flavour, TokenRequest};
 use installation::InstallationError;
 use installation::catalog::{CatalogError, IdentityRecord};
-use vault::Caller;
+use vault::{Caller, EmbeddedVault, KeyPermission};
 
 /// Largest body that is read. The largest one that makes sense is a backup of a key.
 pub(crate) const BODY_LIMIT: usize = 1 << 20;
@@ -329,7 +329,12 @@ fn run(
     let vault = shared.vault(&host.vault)?;
     let permission = route.permission();
     match Operation::parse(route, body) {
-        Ok(operation) => operation.run(&vault, caller, host, query),
+        Ok(operation) => {
+            if let Operation::Purge(key) = &operation {
+                check_purge(shared, &vault, caller, key)?;
+            }
+            operation.run(&vault, caller, host, query)
+        }
         Err(malformed) => {
             // Who may not do it at all is told that, and nothing about the form of requests.
             if let Some(permission) = permission {
@@ -337,6 +342,21 @@ fn run(
             }
             Err(malformed)
         }
+    }
+}
+
+/// Whoever may purge a key does not take the platform's from what it wraps.
+fn check_purge(
+    shared: &Shared,
+    vault: &EmbeddedVault,
+    caller: &Caller,
+    key: &str,
+) -> Result<(), ApiError> {
+    vault.check_permission(caller, KeyPermission::Purge)?;
+    let refused = disks::des::refused_purge(&shared.installation, vault.name(), key);
+    match refused.map_err(ApiError::internal)? {
+        Some(why) => Err(ApiError::new(StatusCode::CONFLICT, "Conflict", why)),
+        None => Ok(()),
     }
 }
 
