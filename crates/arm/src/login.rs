@@ -1,4 +1,4 @@
-//! Login: what a cloud says of itself, OpenID Connect's configuration, and tokens for service principals,
+//! Login: what a cloud says of itself, OpenID Connect's configuration and keys, and tokens for service principals,
 //! who prove themselves by their client id and secret.
 
 use serde_json::{Value, json};
@@ -17,6 +17,8 @@ pub enum Public {
     Endpoints,
     /// `…/.well-known/openid-configuration`
     OpenId,
+    /// `…/discovery/keys`
+    Keys,
     /// `…/oauth2/[v2.0/]token`
     Token,
 }
@@ -31,6 +33,9 @@ impl Public {
             [one, two] if is(one, "metadata") && is(two, "endpoints") => Some(Self::Endpoints),
             [.., well, config] if is(well, ".well-known") && is(config, "openid-configuration") => {
                 (words.len() <= 5).then_some(Self::OpenId)
+            }
+            [.., discovery, keys] if is(discovery, "discovery") && is(keys, "keys") => {
+                (words.len() <= 3).then_some(Self::Keys)
             }
             [.., oauth, token] if is(oauth, "oauth2") && is(token, "token") => {
                 (words.len() <= 4).then_some(Self::Token)
@@ -49,6 +54,7 @@ impl Public {
         match self {
             Self::Endpoints => item(endpoints(&Names::new(site, head))),
             Self::OpenId => item(openid(&Names::new(site, head))),
+            Self::Keys => item(site.token_keys()),
             Self::Token => match token(site, head, body) {
                 Ok(reply) => reply,
                 Err(refusal) => refusal.reply(site, head),
@@ -89,6 +95,8 @@ fn openid(names: &Names) -> Value {
         "issuer": login,
         "authorization_endpoint": format!("{login}/oauth2/v2.0/authorize"),
         "token_endpoint": format!("{login}/oauth2/v2.0/token"),
+        "jwks_uri": format!("{login}/discovery/keys"),
+        "id_token_signing_alg_values_supported": ["ES256"],
         "token_endpoint_auth_methods_supported": ["client_secret_post"],
         "grant_types_supported": ["client_credentials"],
         "response_types_supported": ["token"],
@@ -229,6 +237,7 @@ mod tests {
                 "/adfs/.well-known/openid-configuration",
                 Some(Public::OpenId),
             ),
+            ("/adfs/discovery/keys", Some(Public::Keys)),
             ("/adfs/oauth2/v2.0/token", Some(Public::Token)),
             ("/adfs/oauth2/token", Some(Public::Token)),
             ("/adfs/tenant/oauth2/v2.0/token", Some(Public::Token)),

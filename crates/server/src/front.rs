@@ -135,6 +135,11 @@ impl Site<'_> {
         self.tokens.verify_for(token, Audience::Management)
     }
 
+    /// The public keys of the token service, as a JWK set.
+    pub fn token_keys(&self) -> Value {
+        self.tokens.published_keys()
+    }
+
     /// A token of an identity, once it is recorded who gets it.
     ///
     /// # Errors

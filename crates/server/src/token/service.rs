@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, Header, Validation, decode, decode_header, encode};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -248,6 +249,12 @@ impl TokenService {
             return Err(refused(&ErrorKind::InvalidAudience));
         }
         Ok(claims)
+    }
+
+    /// The public keys, as a JWK set.
+    pub fn published_keys(&self) -> Value {
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        keys.published()
     }
 
     /// Another server of the installation may have made a new key.
