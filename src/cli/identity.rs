@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::output::time_cell;
 use super::{CliError, Context, Tabular};
-use installation::catalog::{IdentityOwner, IdentityRecord};
+use installation::catalog::{IdentityOwner, IdentityRecord, Kind};
 use installation::{IdentitySecret, Installation};
 
 /// Arguments of `identity`.
@@ -149,6 +149,9 @@ pub(super) fn run(context: &Context, args: IdentityArgs) -> Result<(), CliError>
     match args.command {
         IdentityCommand::Create(args) => {
             let file = SecretFile::prepare(context, args.secret)?;
+            installation
+                .catalog()
+                .forget_left(Kind::Identity, &args.name)?;
             let (record, secret) = installation.create_identity(&args.name)?;
             file.give(context, &record, &secret)
         }

@@ -165,6 +165,19 @@ pub trait ResourceType: Sync {
     /// When they cannot be read.
     fn all(&self, call: &Call<'_>) -> Result<Vec<String>, ArmError>;
 
+    /// Some of them with where they are, by name, for a type of which there are thousands: `None` where all of them
+    /// are read.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn listed(
+        &self,
+        _call: &Call<'_>,
+        _wanted: &Wanted<'_>,
+    ) -> Result<Option<Vec<PlacementRecord>>, ArmError> {
+        Ok(None)
+    }
+
     /// The body of one of them, without what all have: `properties`, `sku`, `identity`.
     ///
     /// # Errors
@@ -213,6 +226,17 @@ pub trait ResourceType: Sync {
     fn full_type(&self) -> String {
         format!("{}/{}", self.provider(), self.name())
     }
+}
+
+/// Which resources of a type are asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// Those in a group, which is given in any case.
+    pub group: Option<&'a str>,
+    /// Those whose names come after this one.
+    pub after: Option<&'a str>,
+    /// So many at most.
+    pub limit: usize,
 }
 
 /// A resource that is to be made or changed.

@@ -12,7 +12,7 @@
 //! |---|---|
 //! | `id`, `filter`, `query` | What clients write: paths, `$filter`, versions and pages |
 //! | `types` | The types of resources, one file each, behind `ResourceType` of `call` |
-//! | `resources`, `places`, `lists` | What is the same for all types |
+//! | `resources`, `places`, `placed`, `lists` | What is the same for all types |
 //! | `changing` | Locks of names, and changes of layers |
 //! | `roles` | Who may do what |
 //!
@@ -33,6 +33,7 @@ mod identities;
 mod lists;
 mod login;
 mod names;
+mod placed;
 mod places;
 pub mod query;
 mod reply;

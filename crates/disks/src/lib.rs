@@ -41,8 +41,9 @@ pub use layers::{
 };
 pub use lifecycle::{
     CreateRequest, Created, DEFAULT_SECTOR_SIZE, DiskView, EncryptionView, JobView, LayerView,
-    NewKey, Rebuilt, RebuiltSet, RegisterRequest, SessionView, create, delete, forget_departed,
-    list, look, needs_other_dek, rebuild, register, rewrap, show, unregister, update,
+    NewKey, Outline, Rebuilt, RebuiltSet, RegisterRequest, SessionView, create, delete,
+    forget_departed, list, look, needs_other_dek, outline, rebuild, register, rewrap, show,
+    unregister, update,
 };
 pub use resource::{
     Awaiting, Disk, DiskError, Left, Unflushed, Waiter, as_in_runtime_map, begun, ended, geometry,

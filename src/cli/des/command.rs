@@ -8,7 +8,7 @@ use super::view::{DesView, note_policies};
 use crate::cli::{CliError, Context};
 use disks::des::{DesChange, NewDes, UpdatedDes};
 use installation::Installation;
-use installation::catalog::{DiskEncryptionSetRecord, EncryptionType};
+use installation::catalog::{DiskEncryptionSetRecord, EncryptionType, Kind};
 
 /// Arguments of `disk-encryption-set`.
 #[derive(Args)]
@@ -146,6 +146,9 @@ pub fn run(context: &Context, args: DesArgs) -> Result<(), CliError> {
     let output = &context.output;
     match args.command {
         DesCommand::Create(args) => {
+            installation
+                .catalog()
+                .forget_left(Kind::DiskEncryptionSet, &args.name)?;
             let record = disks::des::create(
                 &installation,
                 &NewDes {

@@ -9,6 +9,7 @@ use super::view::{VaultView, view};
 use super::{connect, lifecycle, master, serve};
 use crate::cli::audit::EntryView;
 use crate::cli::{CliError, Context, key, units};
+use installation::catalog::Kind;
 use installation::{Installation, vault_notice};
 use vault::{Permissions, VaultSettings};
 
@@ -210,6 +211,9 @@ fn dispatch(
         KeyvaultCommand::Create(args) => {
             let settings = args.settings.over(VaultSettings::default());
             let (hsm, master) = (args.hsm.settings()?, args.master.place()?);
+            installation
+                .catalog()
+                .forget_left(Kind::Vault, &args.name)?;
             let vault =
                 installation.create_vault_with(&args.name, &settings, hsm, master.as_ref())?;
             if let Some(said) = vault_notice(installation, &vault) {

@@ -7,11 +7,12 @@ use super::sources::{
     encryption, encryption_view, id_of, refuse_changed, refuse_other_dek, source,
 };
 
-use crate::call::{Call, Put, ResourceType};
+use crate::call::{Call, Put, ResourceType, Wanted};
 use crate::error::ArmError;
 use crate::names::time_text;
+use crate::placed::of_many;
 use disks::import::Cancel;
-use disks::{CloneRequest, CreateRequest, DEFAULT_SECTOR_SIZE, Disk, DiskView, LayerOp};
+use disks::{CloneRequest, CreateRequest, DEFAULT_SECTOR_SIZE, Disk, LayerOp, Outline};
 use installation::catalog::{DiskState, Kind, PlacementRecord};
 use installation::envelope::{CloneSource, MAX_DISK_SIZE, ResourceKind};
 
@@ -88,16 +89,20 @@ impl ResourceType for Disks {
         all_of(call, ResourceKind::Disk)
     }
 
+    fn listed(
+        &self,
+        call: &Call<'_>,
+        wanted: &Wanted<'_>,
+    ) -> Result<Option<Vec<PlacementRecord>>, ArmError> {
+        of_many(call, ResourceKind::Disk, wanted).map(Some)
+    }
+
     fn show(&self, call: &Call<'_>, placed: &PlacementRecord) -> Result<Value, ArmError> {
-        let view = disks::show(call.installation(), ResourceKind::Disk, &placed.name)?;
+        let view = disks::outline(call.installation(), ResourceKind::Disk, &placed.name)?;
         let mut body = shown(call, placed, &view, "Premium_LRS");
-        let session = view.session.as_ref().map(|session| &session.session);
-        if let Some(session) = session.filter(|_| view.is_attached()) {
-            body["managedBy"] = json!(format!(
-                "{}/providers/Sealdisk/hosts/{}",
-                call.names.subscription_id(),
-                session.host
-            ));
+        if let Some(host) = &view.attached_on {
+            let subscription = call.names.subscription_id();
+            body["managedBy"] = json!(format!("{subscription}/providers/Sealdisk/hosts/{host}"));
         }
         Ok(body)
     }
@@ -171,7 +176,7 @@ pub fn all_of(call: &Call<'_>, kind: ResourceKind) -> Result<Vec<String>, ArmErr
 }
 
 /// What disks and snapshots have in common of an answer.
-pub fn shown(call: &Call<'_>, placed: &PlacementRecord, view: &DiskView, sku: &str) -> Value {
+pub fn shown(call: &Call<'_>, placed: &PlacementRecord, view: &Outline, sku: &str) -> Value {
     let settings = &placed.settings;
     let sku = settings["sku"].as_str().unwrap_or(sku);
     let tier = sku.split('_').next().unwrap_or_default();
@@ -209,7 +214,7 @@ fn gib(bytes: u64) -> u64 {
 }
 
 /// As the client has said, or as what is known of a disk that the command line made.
-fn creation_data(call: &Call<'_>, settings: &Value, view: &DiskView) -> Value {
+fn creation_data(call: &Call<'_>, settings: &Value, view: &Outline) -> Value {
     if settings["creationData"].is_object() {
         return settings["creationData"].clone();
     }
@@ -376,7 +381,7 @@ fn make(call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError> {
 
 fn change(call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError> {
     let name = &put.placed.name;
-    let view = disks::show(call.installation(), ResourceKind::Disk, name)?;
+    let view = disks::outline(call.installation(), ResourceKind::Disk, name)?;
     rewrap(call, ResourceKind::Disk, put, &view)?;
     let wanted = wanted_size(put.body)?.unwrap_or_default();
     if wanted > gib(view.disk_size_bytes) {
@@ -393,7 +398,7 @@ pub fn rewrap(
     call: &Call<'_>,
     kind: ResourceKind,
     put: &Put<'_>,
-    view: &DiskView,
+    view: &Outline,
 ) -> Result<(), ArmError> {
     let now = &view.encryption.disk_encryption_set_id;
     if let Some(wanted) = encryption(call, put.body)?

@@ -6,8 +6,9 @@ use super::bodies::{one_of, optional_bool, optional_text, refuse_unknown};
 use super::disks::{READ_ONLY, all_of, common_settings, find_of, rewrap, shown};
 use super::sources::{encryption, refuse_changed, refuse_other_dek, source};
 
-use crate::call::{Call, Put, ResourceType};
+use crate::call::{Call, Put, ResourceType, Wanted};
 use crate::error::ArmError;
+use crate::placed::of_many;
 use disks::{Disk, LayerOp, SnapshotRequest};
 use installation::catalog::{Kind, PlacementRecord};
 use installation::envelope::ResourceKind;
@@ -49,8 +50,16 @@ impl ResourceType for Snapshots {
         all_of(call, ResourceKind::Snapshot)
     }
 
+    fn listed(
+        &self,
+        call: &Call<'_>,
+        wanted: &Wanted<'_>,
+    ) -> Result<Option<Vec<PlacementRecord>>, ArmError> {
+        of_many(call, ResourceKind::Snapshot, wanted).map(Some)
+    }
+
     fn show(&self, call: &Call<'_>, placed: &PlacementRecord) -> Result<Value, ArmError> {
-        let view = disks::show(call.installation(), ResourceKind::Snapshot, &placed.name)?;
+        let view = disks::outline(call.installation(), ResourceKind::Snapshot, &placed.name)?;
         let mut body = shown(call, placed, &view, "Standard_LRS");
         body["properties"]["incremental"] = json!(view.incremental);
         body["properties"]["completionPercent"] = json!(100.0);
@@ -103,7 +112,7 @@ impl ResourceType for Snapshots {
                 &LayerOp::CreateSnapshot(request),
             )?;
         }
-        let view = disks::show(call.installation(), kind, name)?;
+        let view = disks::outline(call.installation(), kind, name)?;
         rewrap(call, kind, put, &view)
     }
 

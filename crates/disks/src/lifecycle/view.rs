@@ -122,7 +122,7 @@ pub struct SessionView {
 }
 
 /// Azure's name for whose keys protect a disk. Twice encrypted is what is so in all of its layers.
-fn kind_of_key(record: &DiskRecord, header: Option<&HeaderPayload>) -> &'static str {
+pub(super) fn kind_of_key(record: &DiskRecord, header: Option<&HeaderPayload>) -> &'static str {
     let is_double = |header: &HeaderPayload| header.layers.iter().all(LayerRecord::is_double);
     match record.disk_encryption_set {
         None => "EncryptionAtRestWithPlatformKey",
@@ -311,7 +311,7 @@ fn view_by(record: &DiskRecord, header: Result<UnverifiedHeader, EnvelopeError>)
     }
 }
 
-fn session_view(header: &HeaderPayload, is_used: bool) -> Option<SessionView> {
+pub(super) fn session_view(header: &HeaderPayload, is_used: bool) -> Option<SessionView> {
     let session = header.session.clone()?;
     let top = header.top()?;
     let state = match is_of_this_boot(&session) {
@@ -331,7 +331,7 @@ fn runtime_map_of(header: &HeaderPayload) -> Option<RuntimeMap> {
 }
 
 /// A failed sync: a runtime map knows of it before the header does.
-fn failed_sync_view(header: &HeaderPayload) -> Option<FailedSync> {
+pub(super) fn failed_sync_view(header: &HeaderPayload) -> Option<FailedSync> {
     let of_map = || {
         let file = runtime_map_of(header)?.failed_sync().ok().flatten()?;
         let why = "the header does not tell yet";
@@ -385,7 +385,7 @@ fn job_view(directory: &Path, header: &HeaderPayload) -> Option<JobView> {
 /// Whether somebody has claimed the data. Asking takes a shared lock for a moment. Of a disk that nobody
 /// has attached a claim counts when it lasts: the kernel keeps that of a command for some milliseconds,
 /// until it has taken the command's rings apart.
-fn in_use(data: &Path, is_attached: bool) -> bool {
+pub(super) fn in_use(data: &Path, is_attached: bool) -> bool {
     const TRIES: u32 = 20;
     let tries = if is_attached { 1 } else { TRIES };
     std::fs::File::open(data).is_ok_and(|file| {
