@@ -45,9 +45,17 @@ fuzz_target!(|input: Input<'_>| {
     }
     if let Ok(query) = Query::parse(input.query) {
         assert!((1..=1000).contains(&query.top));
-        let next = Query::parse(&query.next(input.scope)).expect("a link of the API is understood");
-        assert_eq!(next.after.as_deref(), Some(input.scope));
-        assert_eq!(next.filter, query.filter);
+        // A link of the API is understood, and one to no name is none.
+        let last = format!("disk/{}", input.scope);
+        let is_name = (1..=255).contains(&input.scope.len()) && !input.scope.contains('/');
+        match Query::parse(&query.next(&last)) {
+            Ok(next) => {
+                assert!(is_name);
+                assert_eq!(next.after.as_deref(), Some(last.as_str()));
+                assert_eq!(next.filter, query.filter);
+            }
+            Err(_) => assert!(!is_name),
+        }
     }
     match Filter::parse(input.filter) {
         Ok(filter) => assert!(filter.terms.len() <= input.filter.len()),

@@ -127,7 +127,9 @@ fn a_vault_with_access_policies_lives_and_dies() {
     client.ok(&format!("PUT {kv}/accessPolicies/add"), Some(&one));
     let allowed = ask_vault(&managed, &other, "kv1", "POST /keys/l/create", Some(&key));
     assert_eq!(allowed.status, 200, "{allowed:?}");
-    client.ok(&format!("PUT {kv}/accessPolicies/remove"), Some(&one));
+    // Who is named loses all, also where no permission is named.
+    let bare = json!({"properties": {"accessPolicies": [policy(&managed, &other.object_id, &[])]}});
+    client.ok(&format!("PUT {kv}/accessPolicies/remove"), Some(&bare));
     assert_eq!(
         ask_vault(&managed, &other, "kv1", "GET /keys/k", None).status,
         403

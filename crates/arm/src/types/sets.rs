@@ -7,11 +7,10 @@ use serde_json::{Value, json};
 use server::FrontReply;
 
 use super::bodies::{one_of, optional_bool, optional_text, refuse_unknown};
-use super::sources::{BOTH, CUSTOMER, id_of, resource};
+use super::sources::{BOTH, CUSTOMER, Linked, id_of};
 
 use crate::call::{Call, Put, ResourceType};
 use crate::error::ArmError;
-use crate::id::ResourceId;
 use crate::names::{Names, time_text};
 use crate::reply::list;
 use disks::des::{self, DesChange, NewDes};
@@ -34,6 +33,8 @@ const IGNORED: &[&str] = &[
 ];
 const KEY_URL: &str = "/properties/activeKey/keyUrl";
 const SOURCE_VAULT: &str = "/properties/activeKey/sourceVault/id";
+/// What whoever makes a set does with the vault.
+const DEPLOY: &str = "deploy/action";
 
 /// Disk encryption sets.
 pub struct Sets;
@@ -289,43 +290,44 @@ fn own_vault(url: &str, names: &Names, domains: &[String]) -> Option<String> {
     Some(name.into())
 }
 
-/// The vault that a body names has to be that of the key.
+/// The vault that a body names has to be that of the key, and whoever asks allowed to use it: whoever has a set of a
+/// vault's key keeps the vault from being deleted.
 fn check_source_vault(call: &Call<'_>, body: &Value, url: &str) -> Result<(), ArmError> {
-    // Whoever has a set of a vault's key keeps the vault from being deleted, whether the body names the vault or not.
-    if let Some(name) = url.parse::<KeyUrl>()?.vault_name()
-        && call.catalog().name_of(Kind::Vault, name)?.is_some()
-    {
-        let scope = id_of(call, Kind::Vault, name);
-        call.require_linked("Microsoft.KeyVault/vaults/deploy/action", &scope)?;
-    }
+    let url: KeyUrl = url.parse()?;
     let Some(id) = optional_text(body, SOURCE_VAULT)? else {
-        return Ok(());
+        return url
+            .vault_name()
+            .map_or(Ok(()), |name| check_vault_of_key(call, name));
     };
     let target = "properties.activeKey.sourceVault.id";
-    let wrong = |why: String| ArmError::parameter(target, why);
-    let parsed = ResourceId::parse(id).map_err(|error| {
-        wrong(format!(
-            "The value of parameter {target} is invalid: {error}."
-        ))
-    })?;
-    let url: KeyUrl = url.parse()?;
-    let is_vault = call
-        .type_of(&parsed.typed.provider, &parsed.typed.types.join("/"))
-        .is_some_and(|kind| kind.kind() == Kind::Vault);
-    match url.vault_name() {
-        Some(name) if is_vault && name.eq_ignore_ascii_case(parsed.name()) => {
-            let found = resource(call, target, id)?;
-            let scope = call
-                .names
-                .resource_id(&found.1.group, &found.0.full_type(), &found.1.name);
-            call.require_linked("Microsoft.KeyVault/vaults/deploy/action", &scope)
-        }
-        _ => Err(wrong(format!(
+    let linked = Linked::parse(call, target, id)?;
+    let names_it = url
+        .vault_name()
+        .is_some_and(|name| name.eq_ignore_ascii_case(linked.name()));
+    if linked.kind.kind() != Kind::Vault || !names_it {
+        let why = format!(
             "The key '{}' is not in the key vault '{}'.",
             url.key.name,
-            parsed.name()
-        ))),
+            linked.name()
+        );
+        return Err(ArmError::parameter(target, why));
     }
+    linked.find(call, DEPLOY)?;
+    Ok(())
+}
+
+/// The vault of a key, of which the body does not say where it is. Whoever may not use it is not told whether it is
+/// there, and so not where.
+fn check_vault_of_key(call: &Call<'_>, vault: &str) -> Result<(), ArmError> {
+    let action = format!("Microsoft.KeyVault/vaults/{DEPLOY}");
+    let scope = match call.catalog().name_of(Kind::Vault, vault)? {
+        Some(name) => id_of(call, Kind::Vault, &name),
+        None => call.names.subscription_id(),
+    };
+    if call.may(&action, &scope) {
+        return Ok(());
+    }
+    call.require_linked(&action, &call.names.subscription_id())
 }
 
 /// Everything that has a layer under the set.

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use server::FrontReply;
 
 use super::bodies::{one_of, optional_bool, optional_text, refuse_unknown};
-use super::vault_policies::{Policies, parse, view};
+use super::vault_policies::{Policies, named, parse, view};
 
 use crate::call::{Call, Put, ResourceType};
 use crate::error::ArmError;
@@ -336,7 +336,7 @@ fn change_policies(
         ));
     }
     let list = &call.body["properties"]["accessPolicies"];
-    let given = parse(list, call.names.tenant)?;
+    let given = named(list, call.names.tenant)?;
     let vault = call.installation().vault(&placed.name)?;
     let mut wanted = policies(call, &vault)?;
     match how.to_ascii_lowercase().as_str() {
@@ -353,6 +353,7 @@ fn change_policies(
             return Err(ArmError::new(400, "BadRequest", message));
         }
     }
+    wanted.retain(|_, permissions| !permissions.is_empty());
     set_policies(call.installation(), &vault, wanted.clone())?;
     Ok(item(json!({
         "id": format!("{scope}/accessPolicies/"),
