@@ -16,7 +16,7 @@ use installation::catalog::PlacementRecord;
 /// How many resources are read at once at least: filters may keep few of them.
 const MIN_READ: usize = 100;
 /// How many threads read a page at most.
-const MOST_READERS: usize = 4;
+const MAX_READERS: usize = 4;
 
 /// `GET` of all of a type, in a group or everywhere, as far as whoever asks may see them.
 ///
@@ -48,7 +48,7 @@ fn bodies(
         bodies.filter_map(Result::ok).collect()
     };
     let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let share = items.len().div_ceil(cpus.min(MOST_READERS)).max(MIN_READ);
+    let share = items.len().div_ceil(cpus.min(MAX_READERS)).max(MIN_READ);
     if items.len() <= share {
         return read(items);
     }
