@@ -1,6 +1,7 @@
 //! One installation: its catalog, the headers of its disks, its vaults, and the identities that may use
 //! their keys.
 
+mod access_tokens;
 mod audit_records;
 pub mod backup;
 pub mod catalog;
@@ -19,6 +20,7 @@ mod vault_backends;
 mod vault_lifecycle;
 mod vaults;
 
+pub use access_tokens::AccessToken;
 pub use audit_records::{DesOperation, KeyEvent, code_of};
 pub use error::InstallationError;
 pub use found_vaults::{FoundVaults, VaultsLock};

@@ -13,7 +13,7 @@ mod unregister;
 mod update;
 mod view;
 
-pub use create::{CreateRequest, Created, DEFAULT_SECTOR_SIZE, create};
+pub use create::{CreateRequest, Created, DEFAULT_SECTOR_SIZE, create, create_for_upload};
 pub use delete::delete;
 pub use rebuild_catalog::rebuild;
 pub use rebuilt::{Rebuilt, RebuiltSet};

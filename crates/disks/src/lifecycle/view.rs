@@ -1,5 +1,6 @@
 //! What `disk list` and `disk show` print.
 
+use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -38,8 +39,9 @@ pub struct DiskView {
     pub name: String,
     /// Its id.
     pub unique_id: Uuid,
-    /// `Unattached`, `Attached` (in use by some process), `Dirty` (its daemon died), `SyncFailed`, `Creating`,
-    /// `Deleting`, or `Damaged`.
+    /// `Unattached`, `Attached` (in use by some process), `Dirty` (its daemon died), `ActiveSAS` (its data may be read
+    /// over the network), `ReadyToUpload`, `ActiveUpload` (they may be written), `SyncFailed`, `Creating`, `Deleting`, or
+    /// `Damaged`.
     pub disk_state: &'static str,
     /// Provisioned size.
     pub disk_size_bytes: u64,
@@ -77,6 +79,12 @@ pub struct DiskView {
     /// A sync of its files that failed; `disk check --repair` ends that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failed_sync: Option<FailedSync>,
+    /// Until when access over the network to its data is granted.
+    #[serde(
+        with = "time::serde::rfc3339::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub access_until: Option<OffsetDateTime>,
     /// The directory of its files.
     pub directory: PathBuf,
     /// Its layers, bottom to top.
@@ -91,10 +99,13 @@ pub struct DiskView {
 
 impl DiskView {
     /// All that [`DiskView::disk_state`] may be.
-    pub const STATES: [&'static str; 7] = [
+    pub const STATES: [&'static str; 10] = [
         "Unattached",
         "Attached",
         "Dirty",
+        "ActiveSAS",
+        "ReadyToUpload",
+        "ActiveUpload",
         "SyncFailed",
         "Creating",
         "Deleting",
@@ -203,10 +214,11 @@ impl LayerView {
 /// [`DiskError`].
 pub fn list(installation: &Installation, kind: ResourceKind) -> Result<Vec<DiskView>, DiskError> {
     sweep(installation, None)?;
+    let granted = Granted::read(installation, None)?;
     let rows = installation.catalog().resources()?;
     rows.into_iter()
         .filter(|row| row.record.kind == kind)
-        .map(|row| Ok(view(&reconcile_one(installation, row)?)))
+        .map(|row| Ok(view(&reconcile_one(installation, row)?, &granted)))
         .collect()
 }
 
@@ -216,15 +228,16 @@ pub fn list(installation: &Installation, kind: ResourceKind) -> Result<Vec<DiskV
 /// # Errors
 /// [`CatalogError`].
 pub fn look(installation: &Installation) -> Result<Vec<DiskView>, CatalogError> {
+    let granted = Granted::read(installation, None)?;
     let rows = installation.catalog().resources()?.into_iter();
     let look = |row: Stored<DiskRecord>| {
         let header = unverified_header(&row.record.directory);
         match &header {
             Ok(found) if found.claims().disk == row.record.id => {
                 let record = described(&row.record, found.claims());
-                view_by(&record, header)
+                view_by(&record, header, &granted)
             }
-            _ => view_by(&row.record, header),
+            _ => view_by(&row.record, header, &granted),
         }
     };
     Ok(rows.map(look).collect())
@@ -240,14 +253,38 @@ pub fn show(
     name: &str,
 ) -> Result<DiskView, DiskError> {
     let row = lookup(installation, kind, name)?;
-    Ok(view(&reconcile_one(installation, row)?))
+    let granted = Granted::read(installation, Some(row.record.id))?;
+    Ok(view(&reconcile_one(installation, row)?, &granted))
 }
 
-fn view(record: &DiskRecord) -> DiskView {
-    view_by(record, unverified_header(&record.directory))
+/// Until when access is granted, and to what.
+struct Granted(HashMap<Uuid, OffsetDateTime>);
+
+impl Granted {
+    /// Of a resource, or of all.
+    fn read(installation: &Installation, resource: Option<Uuid>) -> Result<Self, CatalogError> {
+        let now = OffsetDateTime::now_utc();
+        let mut until = HashMap::new();
+        for access in installation.catalog().accesses(resource)? {
+            if access.is_live(now) {
+                let last = until.entry(access.resource).or_insert(access.expires);
+                *last = access.expires.max(*last);
+            }
+        }
+        Ok(Self(until))
+    }
 }
 
-fn view_by(record: &DiskRecord, header: Result<UnverifiedHeader, EnvelopeError>) -> DiskView {
+fn view(record: &DiskRecord, granted: &Granted) -> DiskView {
+    view_by(record, unverified_header(&record.directory), granted)
+}
+
+fn view_by(
+    record: &DiskRecord,
+    header: Result<UnverifiedHeader, EnvelopeError>,
+    granted: &Granted,
+) -> DiskView {
+    let access_until = granted.0.get(&record.id).copied();
     let lost_header_copy = header.as_ref().is_ok_and(UnverifiedHeader::is_alone);
     let header = header.map(|header| header.claims().clone());
     let directory = &record.directory;
@@ -266,7 +303,10 @@ fn view_by(record: &DiskRecord, header: Result<UnverifiedHeader, EnvelopeError>)
     // Only the top layer of a disk is claimed.
     let is_attached = header.as_ref().is_some_and(|h| h.session.is_some());
     let in_use = |top: &LayerView| in_use(&top.data, is_attached);
-    let is_used = |top: &LayerView| record.kind == ResourceKind::Disk && in_use(top);
+    // Whoever serves it over the network has claimed it too.
+    let is_served = access_until.is_some() || is_upload(header.as_ref());
+    let may_be = record.kind == ResourceKind::Disk && !is_served;
+    let is_used = |top: &LayerView| may_be && in_use(top);
     let is_used = layers.last().is_some_and(is_used);
     let session = header.as_ref().and_then(|h| session_view(h, is_used));
     let failed_sync = header.as_ref().and_then(failed_sync_view);
@@ -276,6 +316,11 @@ fn view_by(record: &DiskRecord, header: Result<UnverifiedHeader, EnvelopeError>)
         (DiskState::Deleting | DiskState::Erased, _) => "Deleting",
         (DiskState::Ready, Some(_)) => "Damaged",
         (DiskState::Ready, None) if failed_sync.is_some() => "SyncFailed",
+        (DiskState::Ready, None) if is_upload(header.as_ref()) => match access_until {
+            Some(_) => "ActiveUpload",
+            None => "ReadyToUpload",
+        },
+        (DiskState::Ready, None) if access_until.is_some() => "ActiveSAS",
         (DiskState::Ready, None) if is_used => "Attached",
         (DiskState::Ready, None) if session.as_ref().is_some_and(is_dirty) => "Dirty",
         (DiskState::Ready, None) => "Unattached",
@@ -303,12 +348,17 @@ fn view_by(record: &DiskRecord, header: Result<UnverifiedHeader, EnvelopeError>)
         session,
         awaited_by: waiter_for(directory),
         failed_sync,
+        access_until,
         job: header.and_then(|header| job_view(directory, &header)),
         directory: directory.clone(),
         layers,
         problem,
         lost_header_copy,
     }
+}
+
+fn is_upload(header: Option<&HeaderPayload>) -> bool {
+    header.is_some_and(|header| header.upload.is_some())
 }
 
 fn session_view(header: &HeaderPayload, is_used: bool) -> Option<SessionView> {

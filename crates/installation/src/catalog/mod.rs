@@ -5,6 +5,9 @@
 //! revision that it was derived from and is refused when someone else was faster. Rows of disks
 //! are an index only: they can be made again from the headers beside the ciphertext.
 
+mod access;
+mod access_rows;
+mod access_sqlite;
 mod columns;
 mod copy;
 mod departed;
@@ -26,6 +29,7 @@ mod sqlite;
 mod tests;
 mod vaults;
 
+pub use access::{Access, AccessCatalog, AccessRecord};
 pub use copy::{COPY_FILE, CatalogCopy};
 pub use departed::{DepartedKey, DepartedRecord, Departure};
 pub use error::CatalogError;
