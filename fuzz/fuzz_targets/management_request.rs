@@ -7,7 +7,9 @@ use arbitrary::Arbitrary;
 use arm::filter::Filter;
 use arm::id::{ArmPath, PathError, ResourceId, is_within};
 use arm::query::Query;
+use arm::{Asked, BlobRequest, MAX_WRITTEN};
 use libfuzzer_sys::fuzz_target;
+use server::Head;
 
 #[derive(Debug, Arbitrary)]
 struct Input<'a> {
@@ -48,6 +50,24 @@ fuzz_target!(|input: Input<'_>| {
         let next = Query::parse(&query.next(input.scope)).expect("a link of the API is understood");
         assert_eq!(next.after.as_deref(), Some(input.scope));
         assert_eq!(next.filter, query.filter);
+    }
+    let headers = [
+        ("x-ms-range", input.filter),
+        ("x-ms-page-write", "update"),
+        ("x-ms-previous-snapshot-url", input.scope),
+    ];
+    let url = format!("{}?{}", input.path, input.query);
+    for method in ["GET", "PUT"] {
+        let peer = ([127, 0, 0, 1], 1).into();
+        let head = Head::new(method, "localhost", &url, peer).with_headers(&headers);
+        if let Ok(BlobRequest {
+            asked: Asked::Write(range),
+            ..
+        }) = BlobRequest::parse(&head)
+        {
+            let length = range.end - range.start;
+            assert!(length > 0 && length <= MAX_WRITTEN && length % 512 == 0);
+        }
     }
     match Filter::parse(input.filter) {
         Ok(filter) => assert!(filter.terms.len() <= input.filter.len()),

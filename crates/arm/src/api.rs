@@ -4,8 +4,10 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde_json::Value;
-use server::{ApiError, Front, FrontReply, Head, Site};
+use server::{ApiError, Front, FrontReply, Head, Site, TransferReply};
+use zeroize::Zeroizing;
 
+use crate::access::{self, Sessions};
 use crate::call::{Call, Principal};
 use crate::changing::Changes;
 use crate::error::ArmError;
@@ -27,6 +29,7 @@ const BODY: usize = 1 << 20;
 pub struct Api {
     hosts: Vec<String>,
     changes: Changes,
+    access: Sessions,
 }
 
 impl Api {
@@ -47,6 +50,7 @@ impl Api {
         all.extend(hosts.iter().cloned());
         Self {
             hosts: all,
+            access: Sessions::new(state_dir.clone(), runtime_dir.clone()),
             changes: Changes::new(state_dir, runtime_dir),
         }
     }
@@ -86,6 +90,7 @@ impl Api {
         let call = Call {
             site,
             changes: &self.changes,
+            access: &self.access,
             types: TYPES,
             head,
             query,
@@ -159,6 +164,18 @@ impl Front for Api {
             Err(error) if error.status == 401 => challenged(error.reply(), head),
             Err(error) => error.reply(),
         }
+    }
+
+    fn is_transfer(&self, head: &Head) -> bool {
+        access::is_transfer(head)
+    }
+
+    fn admit_transfer(&self, site: &Site<'_>, head: &Head) -> Result<usize, TransferReply> {
+        access::admit(site, head)
+    }
+
+    fn transfer(&self, site: &Site<'_>, head: &Head, body: Zeroizing<Vec<u8>>) -> TransferReply {
+        access::transfer(&self.access, site, head, body)
     }
 }
 

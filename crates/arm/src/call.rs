@@ -4,6 +4,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use crate::access::Sessions;
 use crate::changing::Changes;
 use crate::error::ArmError;
 use crate::names::Names;
@@ -28,6 +29,8 @@ pub struct Call<'a> {
     pub site: &'a Site<'a>,
     /// What makes changes.
     pub changes: &'a Changes,
+    /// The disks whose data somebody has access to.
+    pub access: &'a Sessions,
     /// The types of resources.
     pub types: &'static [&'static dyn ResourceType],
     /// The request without its body.

@@ -224,6 +224,15 @@ impl From<DiskError> for ArmError {
                 retry_after: Some(1),
                 ..Self::new(status_of(error.code()), error.code(), error.to_string())
             },
+            DiskError::Granted { kind, name, until } => Self::new(
+                409,
+                "OperationNotAllowed",
+                format!(
+                    "There is an active shared access signature outstanding for {kind} {name}, until {until}. Call \
+                     EndGetAccess before attaching, changing or deleting the {kind}. Learn more here: \
+                     aka.ms/revokeaccessapi."
+                ),
+            ),
             DiskError::Argument(message) => Self::new(400, "InvalidParameter", message),
             DiskError::File { .. }
             | DiskError::Volume(_)

@@ -5,7 +5,8 @@
 //! ```text
 //! server (TLS, limits, tokens) ──► api: who asks ──► route: what for ──► resources ──► types::*
 //!                                     │                    ├──► groups, subscriptions, deleted_vaults
-//!                                     └──► login, graph    └──► roles
+//!                                     ├──► login, graph    └──► roles
+//!                                     └──► access: the bytes of disks
 //! ```
 //!
 //! | Where | What is in it |
@@ -15,9 +16,11 @@
 //! | `resources`, `places`, `lists` | What is the same for all types |
 //! | `changing` | Locks of names, and changes of layers |
 //! | `roles` | Who may do what |
+//! | `access` | Access over the network to the data of disks |
 //!
 //! Everything blocks: the server calls it on threads for that.
 
+mod access;
 mod api;
 mod audit;
 mod call;
@@ -43,6 +46,9 @@ mod route;
 mod subscriptions;
 mod types;
 
+pub use access::{
+    AccessUrl, Asked, BlobError, BlobRequest, ByteRange, MAX_WRITTEN, Since, Ticket, grant, revoke,
+};
 pub use api::Api;
 pub use error::ArmError;
 pub use identities::{PrincipalView, find, named};

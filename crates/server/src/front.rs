@@ -6,10 +6,11 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::http::HeaderMap;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue};
 use serde_json::Value;
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
 use super::ApiError;
 use super::floods::{Floods, Refused};
@@ -17,6 +18,7 @@ use super::host::Audience;
 use super::request_head::{authority, bearer};
 use super::shortened::shortened;
 use super::token::{Claims, Issued, TokenService};
+use super::transfer::TransferReply;
 use installation::catalog::IdentityRecord;
 use installation::{Installation, InstallationError};
 
@@ -42,6 +44,18 @@ pub trait Front: Send + Sync {
 
     /// Answers a request. It may block.
     fn answer(&self, site: &Site<'_>, head: &Head, body: &[u8]) -> FrontReply;
+
+    /// Whether a request is for the bytes of a disk: [`Front::transfer`] answers it then. It must not block.
+    fn is_transfer(&self, head: &Head) -> bool;
+
+    /// As [`Front::admit`] of a request for the bytes of a disk. It may block.
+    ///
+    /// # Errors
+    /// The answer to somebody whose body is not even read.
+    fn admit_transfer(&self, site: &Site<'_>, head: &Head) -> Result<usize, TransferReply>;
+
+    /// Answers a request for the bytes of a disk. It may block.
+    fn transfer(&self, site: &Site<'_>, head: &Head, body: Zeroizing<Vec<u8>>) -> TransferReply;
 }
 
 /// A request without its body.
@@ -74,6 +88,17 @@ impl Head {
             peer,
             headers: HeaderMap::new(),
         }
+    }
+
+    /// With further headers, where they are such.
+    #[must_use]
+    pub fn with_headers(mut self, headers: &[(&'static str, &str)]) -> Self {
+        for (name, value) in headers {
+            if let Ok(value) = HeaderValue::from_str(value) {
+                self.headers.insert(*name, value);
+            }
+        }
+        self
     }
 
     pub(crate) fn of(parts: &Parts, peer: SocketAddr) -> Self {

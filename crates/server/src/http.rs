@@ -462,7 +462,8 @@ pub(crate) async fn read(
     if announced.is_some_and(|length| length > limit as u64) {
         return Err(too_large(limit));
     }
-    timeout(patience, collect(body, limit))
+    let room = announced.unwrap_or_default() as usize;
+    timeout(patience, collect(body, limit, room))
         .await
         .unwrap_or_else(|_| {
             Err(ApiError::new(
@@ -473,8 +474,9 @@ pub(crate) async fn read(
         })
 }
 
-async fn collect(mut body: Body, limit: usize) -> Result<Vec<u8>, ApiError> {
-    let mut content = Vec::new();
+async fn collect(mut body: Body, limit: usize, room: usize) -> Result<Vec<u8>, ApiError> {
+    // As long as was announced, so that nothing of it stays behind where it grew.
+    let mut content = Vec::with_capacity(room);
     while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
         let frame = frame.map_err(|_| ApiError::bad("the request's body broke off"))?;
         let Ok(data) = frame.into_data() else {

@@ -7,6 +7,7 @@ use super::sources::{
     encryption, encryption_view, id_of, refuse_changed, refuse_other_dek, source,
 };
 
+use crate::access;
 use crate::call::{Call, Put, ResourceType};
 use crate::error::ArmError;
 use crate::names::time_text;
@@ -14,6 +15,7 @@ use disks::import::Cancel;
 use disks::{CloneRequest, CreateRequest, DEFAULT_SECTOR_SIZE, Disk, DiskView, LayerOp};
 use installation::catalog::{DiskState, Kind, PlacementRecord};
 use installation::envelope::{CloneSource, MAX_DISK_SIZE, ResourceKind};
+use server::FrontReply;
 
 /// Azure's unit of sizes.
 pub const GIB: u64 = 1 << 30;
@@ -128,6 +130,15 @@ impl ResourceType for Disks {
         }
     }
 
+    fn below(
+        &self,
+        call: &Call<'_>,
+        placed: &PlacementRecord,
+        words: &[String],
+    ) -> Option<Result<FrontReply, ArmError>> {
+        access::below(call, ResourceKind::Disk, placed, words)
+    }
+
     fn delete(&self, call: &Call<'_>, name: &str) -> Result<(), ArmError> {
         let runtime = &call.changes.runtime_dir;
         Ok(disks::delete(
@@ -239,10 +250,13 @@ pub fn common_settings(put: &Put<'_>, skus: &[&'static str]) -> Result<Value, Ar
     };
     keep("sku", one_of(body, "/sku/name", skus)?);
     let policies = &["AllowAll", "AllowPrivate", "DenyAll"];
-    keep(
-        "networkAccessPolicy",
-        one_of(body, "/properties/networkAccessPolicy", policies)?,
-    );
+    let policy = one_of(body, "/properties/networkAccessPolicy", policies)?;
+    if policy == Some("AllowPrivate") {
+        let what = "the network access policy AllowPrivate, which needs private endpoints";
+        let target = "properties.networkAccessPolicy";
+        return Err(ArmError::not_offered(target, what));
+    }
+    keep("networkAccessPolicy", policy);
     let access = &["Enabled", "Disabled"];
     keep(
         "publicNetworkAccess",
@@ -294,8 +308,18 @@ fn smaller(name: &str, size: u64) -> ArmError {
     }
 }
 
-/// What a new disk is to be made of; `None` for an empty one.
-fn made_of(call: &Call<'_>, body: &Value) -> Result<Option<(ResourceKind, String)>, ArmError> {
+/// What a new disk is to be made of.
+enum Made {
+    /// Nothing: zeros.
+    Empty,
+    /// What is going to be uploaded, of so many bytes.
+    Upload(u64),
+    /// A snapshot or an image.
+    Of(ResourceKind, String),
+}
+
+/// What a new disk is to be made of.
+fn made_of(call: &Call<'_>, body: &Value) -> Result<Made, ArmError> {
     let option = one_of(body, "/properties/creationData/createOption", OPTIONS)?;
     let required = |target: &str| {
         ArmError::parameter(
@@ -307,15 +331,16 @@ fn made_of(call: &Call<'_>, body: &Value) -> Result<Option<(ResourceKind, String
     match option {
         None => Err(required("properties.creationData.createOption")),
         Some("Empty") => match wanted_size(body)? {
-            Some(_) => Ok(None),
+            Some(_) => Ok(Made::Empty),
             None => Err(required("properties.diskSizeGB")),
         },
+        Some("Upload") => uploaded_size(body).map(Made::Upload),
         Some("Copy") => {
             let target = "properties.creationData.sourceResourceId";
             let id = optional_text(body, &format!("{data}/sourceResourceId"))?;
             let (kind, name) = source(call, target, id.ok_or_else(|| required(target))?)?;
             match kind {
-                ResourceKind::Snapshot | ResourceKind::Image => Ok(Some((kind, name))),
+                ResourceKind::Snapshot | ResourceKind::Image => Ok(Made::Of(kind, name)),
                 ResourceKind::Disk => Err(ArmError::not_offered(
                     target,
                     "copies of a disk at once; make a snapshot of it, and the disk of that",
@@ -327,7 +352,7 @@ fn made_of(call: &Call<'_>, body: &Value) -> Result<Option<(ResourceKind, String
             let id = optional_text(body, &format!("{data}/imageReference/id"))?;
             let (kind, name) = source(call, target, id.ok_or_else(|| required(target))?)?;
             match kind {
-                ResourceKind::Image => Ok(Some((kind, name))),
+                ResourceKind::Image => Ok(Made::Of(kind, name)),
                 _ => Err(ArmError::parameter(
                     target,
                     format!("The value of parameter {target} is no image."),
@@ -341,13 +366,45 @@ fn made_of(call: &Call<'_>, body: &Value) -> Result<Option<(ResourceKind, String
     }
 }
 
+/// The size of a disk that is to be uploaded: that of a VHD without its footer.
+fn uploaded_size(body: &Value) -> Result<u64, ArmError> {
+    const MIB: u64 = 1 << 20;
+    let target = "properties.creationData.uploadSizeBytes";
+    let footer = disks::FOOTER_LEN as u64;
+    let wanted = body.pointer("/properties/creationData/uploadSizeBytes");
+    let size = wanted.and_then(|wanted| wanted.as_u64()?.checked_sub(footer));
+    let is_possible = |size: &u64| size.is_multiple_of(MIB) && (MIB..=MAX_DISK_SIZE).contains(size);
+    let size = size.filter(is_possible).ok_or_else(|| {
+        let message = format!(
+            "The value of parameter {target} is invalid: it has to be that of a fixed VHD, a multiple of 1 MiB and \
+             {footer} bytes for the footer."
+        );
+        ArmError::parameter(target, message)
+    })?;
+    match wanted_size(body)? {
+        Some(wanted) if wanted != gib(size) => {
+            let target = "properties.diskSizeGB";
+            let message = format!(
+                "The value of parameter {target} is invalid: the upload has {} GiB; leave it out.",
+                gib(size)
+            );
+            Err(ArmError::parameter(target, message))
+        }
+        _ => Ok(size),
+    }
+}
+
 fn make(call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError> {
     let name = put.placed.name.clone();
     let size = wanted_size(put.body)?.map(|size| size * GIB);
     let set = encryption(call, put.body)?;
     let installation = call.installation();
     match made_of(call, put.body)? {
-        None => {
+        made @ (Made::Empty | Made::Upload(_)) => {
+            let size = match made {
+                Made::Upload(size) => Some(size),
+                _ => size,
+            };
             let request = CreateRequest {
                 name,
                 size,
@@ -357,12 +414,15 @@ fn make(call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError> {
                 logical_sector_size: None,
                 data_dir: None,
             };
-            disks::create(installation, &request, &Cancel::default(), |_| |_: u64| ())?;
+            match made {
+                Made::Upload(_) => disks::create_for_upload(installation, &request)?,
+                _ => disks::create(installation, &request, &Cancel::default(), |_| |_: u64| ())?,
+            };
         }
-        Some(source) => {
+        Made::Of(kind, source) => {
             let request = CloneRequest {
                 name,
-                source,
+                source: (kind, source),
                 size,
                 disk_encryption_set: set,
                 sector_size: None,

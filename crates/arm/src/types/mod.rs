@@ -2,7 +2,7 @@
 //!
 //! A new type is a file here that implements [`ResourceType`], and its line in [`TYPES`].
 
-mod bodies;
+pub(crate) mod bodies;
 mod disks;
 mod identities;
 mod images;

@@ -6,11 +6,13 @@ use super::bodies::{one_of, optional_bool, optional_text, refuse_unknown};
 use super::disks::{READ_ONLY, all_of, common_settings, find_of, rewrap, shown};
 use super::sources::{encryption, refuse_changed, refuse_other_dek, source};
 
+use crate::access;
 use crate::call::{Call, Put, ResourceType};
 use crate::error::ArmError;
 use disks::{Disk, LayerOp, SnapshotRequest};
 use installation::catalog::{Kind, PlacementRecord};
 use installation::envelope::ResourceKind;
+use server::FrontReply;
 
 /// What a body may say of a snapshot.
 const KNOWN: &[&str] = &[
@@ -105,6 +107,15 @@ impl ResourceType for Snapshots {
         }
         let view = disks::show(call.installation(), kind, name)?;
         rewrap(call, kind, put, &view)
+    }
+
+    fn below(
+        &self,
+        call: &Call<'_>,
+        placed: &PlacementRecord,
+        words: &[String],
+    ) -> Option<Result<FrontReply, ArmError>> {
+        access::below(call, ResourceKind::Snapshot, placed, words)
     }
 
     fn delete(&self, call: &Call<'_>, name: &str) -> Result<(), ArmError> {
