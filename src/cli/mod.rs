@@ -3,6 +3,7 @@
 //! Each noun is a module with its arguments and a `run(&Context, args)`. Exit status: 0 done,
 //! 1 refused or failed, 2 the arguments make no sense. `disk check`, `audit status` and `status` have their own.
 
+mod access;
 mod alarm;
 mod attach;
 mod audit;
