@@ -69,6 +69,45 @@ is "$(value '[0].name' image list -g rg)" i1
 is "$(value 'length(@)' snapshot list)" 1
 refused OperationNotAllowed snapshot delete -n s1 -g rg
 
+say access
+url=$(value accessSAS disk grant-access -n d2 -g rg --duration-in-seconds 600 --access-level Read)
+is "$(value diskState disk show -n d2 -g rg)" ActiveSAS
+refused "active shared access signature" disk delete -n d2 -g rg --yes
+dir=$(mktemp -d)
+trap 'rm -r "$dir"' EXIT
+fetch() { curl -sS --fail --cacert "$REQUESTS_CA_BUNDLE" "$@"; }
+is "$(fetch -r -512 "$url" | head -c 8)" conectix
+is "$(fetch --head "$url" | tr -d '\r' | sed -n 's/^content-length: //p')" $((2 * 1024 * 1024 * 1024 + 512))
+is "$(fetch -r 0-1048575 "$url" | tr -d '\0' | wc -c)" 0
+az disk revoke-access -n d2 -g rg -o none
+is "$(curl -sS -o "$dir/refused" -w '%{http_code}' --cacert "$REQUESTS_CA_BUNDLE" "$url")" 403
+grep -q AuthenticationFailed "$dir/refused"
+url=$(value accessSAS snapshot grant-access -n s1 -g rg --duration-in-seconds 600)
+is "$(fetch -r -512 "$url" | head -c 8)" conectix
+az snapshot revoke-access -n s1 -g rg -o none
+truncate -s 20M "$dir/raw"
+printf 'uploaded' | dd of="$dir/raw" bs=1 seek=1048576 conv=notrunc status=none
+qemu-img convert -f raw -O vpc -o subformat=fixed,force_size=on "$dir/raw" "$dir/vhd"
+size=$(stat -c %s "$dir/vhd")
+az disk create -n up -g rg --for-upload --upload-size-bytes "$size" --disk-encryption-set des1 -o none
+is "$(value diskState disk show -n up -g rg)" ReadyToUpload
+url=$(value accessSAS disk grant-access -n up -g rg --access-level Write --duration-in-seconds 600)
+is "$(value diskState disk show -n up -g rg)" ActiveUpload
+for ((at = 0; at < size; at += 4194304)); do
+    end=$((at + 4194304 < size ? at + 4194304 : size))
+    dd if="$dir/vhd" bs=512 skip=$((at / 512)) count=$(((end - at) / 512)) status=none >"$dir/page"
+    fetch -X PUT -H "x-ms-page-write: update" -H "x-ms-range: bytes=$at-$((end - 1))" \
+        --data-binary "@$dir/page" "$url&comp=page"
+done
+az disk revoke-access -n up -g rg -o none
+is "$(value diskState disk show -n up -g rg)" Unattached
+url=$(value accessSAS disk grant-access -n up -g rg --duration-in-seconds 600)
+is "$(fetch -r 1048576-1048583 "$url")" uploaded
+fetch -o "$dir/back" "$url"
+cmp -n 20971520 "$dir/raw" "$dir/back"
+az disk revoke-access -n up -g rg -o none
+az disk delete -n up -g rg --yes -o none
+
 say rotation
 az disk-encryption-set update -n des1 -g rg --enable-auto-key-rotation true -o none
 is "$(value rotationToLatestKeyVersionEnabled disk-encryption-set show -n des1 -g rg)" true

@@ -16,7 +16,16 @@ pub struct Managed {
 impl Managed {
     /// With an owner of the subscription.
     pub fn new() -> Self {
-        let host = Host::new();
+        Self::on(Host::new())
+    }
+
+    /// Ends the server as a crash does, if it has not ended, and starts another one.
+    pub fn serve_again(&mut self) {
+        self.served = serve(&self.host);
+    }
+
+    /// The same on a host with nothing in it yet.
+    pub fn on(host: Host) -> Self {
         let admin = user(&host, "admin");
         host.ok("role assignment create --assignee admin --role Owner");
         let served = serve(&host);

@@ -220,7 +220,7 @@ fn a_disk_is_refused_what_cannot_be() {
         ),
         (
             "new",
-            with(&|b| b["properties"]["creationData"] = option("Upload")),
+            with(&|b| b["properties"]["creationData"] = option("Import")),
             (400, "FeatureNotOffered"),
         ),
         (
@@ -265,12 +265,12 @@ fn a_disk_is_refused_what_cannot_be() {
     let all = client.ok(&format!("GET {COMPUTE}/disks"), None);
     assert_eq!(all["value"].as_array().unwrap().len(), 1, "{all}");
     assert_eq!(all["value"][0]["name"], "Old", "the case is kept");
-    for action in ["beginGetAccess", "endGetAccess"] {
+    for action in ["redeploy", "beginGetAccess/again"] {
         let (status, code) = client.refused(
             &format!("POST {COMPUTE}/disks/old/{action}"),
             Some(&json!({})),
         );
-        assert_eq!((status, code.as_str()), (404, "NotFound"), "not there yet");
+        assert_eq!((status, code.as_str()), (404, "NotFound"), "{action}");
     }
     // Who has seen another state of the disk changes nothing.
     let answer = client.ask(&format!("GET {COMPUTE}/disks/old"), None);
