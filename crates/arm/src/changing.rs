@@ -8,6 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::ArmError;
+use crate::moving::Moving;
 use attach::LayerChanges;
 use disks::import::Cancel;
 use disks::{Disk, DiskError, LayerOp};
@@ -23,7 +24,8 @@ const LOOK: Duration = Duration::from_millis(50);
 pub struct Changes {
     /// Where attached disks are reached.
     pub(crate) runtime_dir: PathBuf,
-    state_dir: PathBuf,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) moving: Moving,
     locked: Mutex<HashSet<String>>,
     unlocked: Condvar,
     merging: Arc<Merging>,
@@ -61,6 +63,7 @@ impl Changes {
         Self {
             runtime_dir,
             state_dir,
+            moving: Moving::default(),
             locked: Mutex::default(),
             unlocked: Condvar::new(),
             merging: Arc::default(),

@@ -13,7 +13,7 @@
 //! | `id`, `filter`, `query` | What clients write: paths, `$filter`, versions and pages |
 //! | `types` | The types of resources, one file each, behind `ResourceType` of `call` |
 //! | `resources`, `places`, `lists` | What is the same for all types |
-//! | `changing` | Locks of names, and changes of layers |
+//! | `changing`, `move_disk` | Locks of names, changes of layers; moves between one and two DEKs |
 //! | `roles` | Who may do what |
 //!
 //! Everything blocks: the server calls it on threads for that.
@@ -32,6 +32,8 @@ pub mod id;
 mod identities;
 mod lists;
 mod login;
+mod move_disk;
+mod moving;
 mod names;
 mod places;
 pub mod query;

@@ -16,7 +16,11 @@ pub struct Managed {
 impl Managed {
     /// With an owner of the subscription.
     pub fn new() -> Self {
-        let host = Host::new();
+        Self::on(Host::new())
+    }
+
+    /// The same on such a host.
+    pub fn on(host: Host) -> Self {
         let admin = user(&host, "admin");
         host.ok("role assignment create --assignee admin --role Owner");
         let served = serve(&host);

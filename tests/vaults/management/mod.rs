@@ -4,5 +4,6 @@ mod access;
 mod az;
 mod client;
 mod disks;
+mod double;
 mod login;
 mod vaults;

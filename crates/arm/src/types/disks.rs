@@ -3,9 +3,7 @@
 use serde_json::{Value, json};
 
 use super::bodies::{one_of, optional_text, refuse_unknown};
-use super::sources::{
-    encryption, encryption_view, id_of, refuse_changed, refuse_other_dek, source,
-};
+use super::sources::{encryption, encryption_view, id_of, is_encryption, refuse_changed, source};
 
 use crate::call::{Call, Put, ResourceType};
 use crate::error::ArmError;
@@ -91,6 +89,9 @@ impl ResourceType for Disks {
     fn show(&self, call: &Call<'_>, placed: &PlacementRecord) -> Result<Value, ArmError> {
         let view = disks::show(call.installation(), ResourceKind::Disk, &placed.name)?;
         let mut body = shown(call, placed, &view, "Premium_LRS");
+        if call.changes.is_moving(&view) {
+            body["properties"]["provisioningState"] = json!("Updating");
+        }
         let session = view.session.as_ref().map(|session| &session.session);
         if let Some(session) = session.filter(|_| view.is_attached()) {
             body["managedBy"] = json!(format!(
@@ -98,17 +99,20 @@ impl ResourceType for Disks {
                 call.names.subscription_id(),
                 session.host
             ));
+            body["properties"]["LastOwnershipUpdateTime"] = json!(time_text(session.since));
         }
         Ok(body)
     }
 
     fn settings(&self, call: &Call<'_>, put: &Put<'_>) -> Result<Value, ArmError> {
         refuse_unknown(put.body, KNOWN, READ_ONLY)?;
-        encryption(call, put.body)?;
         wanted_size(put.body)?;
         let settings = common_settings(put, DISK_SKUS)?;
         if put.exists {
             let now = self.show(call, put.placed)?;
+            if !is_encryption(&now["properties"]["encryption"], put.body) {
+                encryption(call, put.body)?;
+            }
             let data = &now["properties"]["creationData"];
             refuse_changed(data, put.body, "/properties/creationData")?;
             let size = now["properties"]["diskSizeGB"].as_u64().unwrap_or_default();
@@ -117,6 +121,7 @@ impl ResourceType for Disks {
             }
             return Ok(settings);
         }
+        encryption(call, put.body)?;
         made_of(call, put.body)?;
         Ok(settings)
     }
@@ -388,20 +393,29 @@ fn change(call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError> {
     Ok(())
 }
 
-/// Wraps the DEKs under another key, if the body says so.
+/// Wraps the DEKs under another key, if the body says so. The data of a disk is copied under a new DEK where the key is
+/// that of a set which encrypts another number of times; of anything else it is not, which is refused.
 pub fn rewrap(
     call: &Call<'_>,
     kind: ResourceKind,
     put: &Put<'_>,
     view: &DiskView,
 ) -> Result<(), ArmError> {
-    let now = &view.encryption.disk_encryption_set_id;
-    if let Some(wanted) = encryption(call, put.body)?
-        && wanted != *now
-    {
-        let (name, set) = (&put.placed.name, wanted.as_deref());
-        refuse_other_dek(call, kind, name, set)?;
-        disks::update(call.installation(), kind, name, set)?;
+    let now = &view.encryption;
+    let wanted = match is_encryption(&encryption_view(call, now), put.body) {
+        // Where a move was cut off it goes on.
+        true => Some(now.disk_encryption_set_id.clone()),
+        false => encryption(call, put.body)?,
+    };
+    let Some(wanted) = wanted else {
+        return Ok(());
+    };
+    let (installation, name, set) = (call.installation(), &put.placed.name, wanted.as_deref());
+    if kind == ResourceKind::Disk && disks::needs_other_dek(installation, kind, name, set)? {
+        call.changes.move_disk(installation, view, set)
+    } else if wanted != now.disk_encryption_set_id {
+        Ok(disks::update(installation, kind, name, set)?)
+    } else {
+        Ok(())
     }
-    Ok(())
 }

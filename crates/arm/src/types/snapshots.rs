@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::bodies::{one_of, optional_bool, optional_text, refuse_unknown};
 use super::disks::{READ_ONLY, all_of, common_settings, find_of, rewrap, shown};
-use super::sources::{encryption, refuse_changed, refuse_other_dek, source};
+use super::sources::{encryption, is_encryption, refuse_changed, refuse_other_dek, source};
 
 use crate::call::{Call, Put, ResourceType};
 use crate::error::ArmError;
@@ -63,12 +63,14 @@ impl ResourceType for Snapshots {
 
     fn settings(&self, call: &Call<'_>, put: &Put<'_>) -> Result<Value, ArmError> {
         refuse_unknown(put.body, KNOWN, READ_ONLY)?;
-        encryption(call, put.body)?;
         optional_bool(put.body, "/properties/incremental")?;
         let settings = common_settings(put, SKUS)?;
         if put.exists {
             let now = self.show(call, put.placed)?;
             let now = &now["properties"];
+            if !is_encryption(&now["encryption"], put.body) {
+                encryption(call, put.body)?;
+            }
             refuse_changed(&now["creationData"], put.body, "/properties/creationData")?;
             let fixed = json!({"incremental": now["incremental"], "diskSizeGB": now["diskSizeGB"]});
             let wanted = json!({"properties": {
@@ -77,6 +79,7 @@ impl ResourceType for Snapshots {
             }});
             refuse_changed(&fixed, &wanted, "/properties")?;
         } else {
+            encryption(call, put.body)?;
             made_of(call, put.body)?;
         }
         Ok(settings)
@@ -88,7 +91,7 @@ impl ResourceType for Snapshots {
         if !put.exists {
             let disk = made_of(call, put.body)?;
             if let Some(set) = encryption(call, put.body)? {
-                refuse_other_dek(call, ResourceKind::Disk, &disk, set.as_deref())?;
+                refuse_other_dek(call, &disk, set.as_deref())?;
             }
             let request = SnapshotRequest {
                 kind,

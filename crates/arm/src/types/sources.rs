@@ -106,23 +106,30 @@ pub fn encryption(call: &Call<'_>, body: &Value) -> Result<Option<Option<String>
     }
 }
 
-/// Refuses to have a resource under a set that encrypts another number of times: its data is not copied here.
+/// Refuses to have a snapshot under a set that encrypts another number of times than its disk is encrypted: its data is
+/// not copied.
 ///
 /// # Errors
-/// That, and what is wrong with the resource.
-pub fn refuse_other_dek(
-    call: &Call<'_>,
-    kind: ResourceKind,
-    name: &str,
-    set: Option<&str>,
-) -> Result<(), ArmError> {
-    match disks::needs_other_dek(call.installation(), kind, name, set)? {
+/// That, and what is wrong with the disk.
+pub fn refuse_other_dek(call: &Call<'_>, disk: &str, set: Option<&str>) -> Result<(), ArmError> {
+    match disks::needs_other_dek(call.installation(), ResourceKind::Disk, disk, set)? {
         false => Ok(()),
-        true => Err(ArmError::not_offered(
+        true => Err(ArmError::parameter(
             "properties.encryption",
-            "to move between one and two DEKs over this API yet (`sealdisk disk update` does it for disks)",
+            format!(
+                "A snapshot is encrypted as often as its disk, and the disk '{disk}' is encrypted another number of \
+                 times than this set does. Move the disk to the set first."
+            ),
         )),
     }
+}
+
+/// Whether a body has the `encryption` of an answer, as clients send it back that change something else. The type in it
+/// is what is so in all layers, which need not be that of the set.
+pub fn is_encryption(now: &Value, body: &Value) -> bool {
+    let set = |encryption: &Value| encryption["diskEncryptionSetId"].is_string();
+    body.pointer("/properties/encryption")
+        .is_some_and(|wanted| set(now) == set(wanted) && same(now, wanted))
 }
 
 /// The type of the set of that name.
