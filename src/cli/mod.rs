@@ -4,6 +4,7 @@
 //! 1 refused or failed, 2 the arguments make no sense. `disk check`, `audit status` and `status` have their own.
 
 mod alarm;
+mod arm_ids;
 mod attach;
 mod audit;
 mod backup;

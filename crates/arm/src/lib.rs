@@ -49,3 +49,4 @@ pub use api::Api;
 pub use error::ArmError;
 pub use identities::{PrincipalView, find, named};
 pub use names::subscription;
+pub use types::type_of;

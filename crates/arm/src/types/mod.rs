@@ -13,6 +13,8 @@ mod vault_policies;
 mod vaults;
 
 use crate::call::ResourceType;
+use crate::id::Typed;
+use installation::catalog::Kind;
 
 /// All types, in the order in which those of a group can be deleted.
 pub const TYPES: &[&dyn ResourceType] = &[
@@ -23,3 +25,9 @@ pub const TYPES: &[&dyn ResourceType] = &[
     &identities::Identities,
     &vaults::Vaults,
 ];
+
+/// What the catalog calls the type of a resource.
+pub fn type_of(typed: &Typed) -> Option<Kind> {
+    let is = |kind: &&&dyn ResourceType| typed.is(kind.provider(), &[kind.name()]);
+    TYPES.iter().find(is).map(|kind| kind.kind())
+}
