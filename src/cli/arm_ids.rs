@@ -44,6 +44,11 @@ const PLACES: &[Place] = &[
         &[Kind::Disk, Kind::Snapshot],
     ),
     (&["disk-encryption-set"], "name", SET),
+    (
+        &["disk-encryption-set"],
+        "mi_user_assigned",
+        &[Kind::Identity],
+    ),
     (&["identity"], "name", &[Kind::Identity]),
 ];
 

@@ -10,6 +10,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::federation::{self, FederatedCredentialArgs};
 use super::output::time_cell;
 use super::{CliError, Context, Tabular};
 use installation::catalog::{IdentityOwner, IdentityRecord};
@@ -43,6 +44,15 @@ enum IdentityCommand {
     #[command(after_help = "Example:
   sealdisk identity reset-secret backup-job --secret-file /etc/backup-job.secret")]
     ResetSecret(ResetArgs),
+    /// Print what another installation has to know to trust identities of this one
+    #[command(after_help = "Example:
+  sealdisk identity trust -o json >ours.json
+
+Whoever operates the other installation gives the file to `sealdisk identity federated-credential create`.
+It has no secret in it; who exchanges it decides who is trusted.")]
+    Trust,
+    /// Manage which identities of other installations an identity trusts
+    FederatedCredential(FederatedCredentialArgs),
     /// Reset the secret of the identity of a disk encryption set
     #[command(after_help = "Example:
   sealdisk identity secret --disk-encryption-set myset --secret-file /etc/sealdisk/myset.secret")]
@@ -168,6 +178,8 @@ pub(super) fn run(context: &Context, args: IdentityArgs) -> Result<(), CliError>
         IdentityCommand::ResetSecret(args) => {
             new_secret(context, &installation, &args.name, args.secret)
         }
+        IdentityCommand::Trust => federation::trust(context, &installation),
+        IdentityCommand::FederatedCredential(args) => federation::run(context, &installation, args),
         IdentityCommand::Secret(args) => {
             let name = format!("{}{}", IdentityOwner::SET_PREFIX, args.disk_encryption_set);
             new_secret(context, &installation, &name, args.secret)

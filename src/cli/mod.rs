@@ -17,6 +17,7 @@ mod disk;
 mod doctor;
 mod error;
 mod event_notifier;
+mod federation;
 mod files;
 mod filter;
 mod frozen;

@@ -178,6 +178,7 @@ impl From<CatalogError> for ArmError {
             },
             CatalogError::InUse { .. }
             | CatalogError::VaultInUse { .. }
+            | CatalogError::IdentityInUse { .. }
             | CatalogError::GroupInUse { .. } => Self::new(409, error.code(), message),
             CatalogError::NotSystemAssigned { .. } => Self::new(400, "InvalidParameter", message),
             CatalogError::Lost { .. }
@@ -203,6 +204,7 @@ impl From<InstallationError> for ArmError {
             | InstallationError::Identity { .. } => Self::new(409, error.code(), error.to_string()),
             InstallationError::Directory { .. }
             | InstallationError::Exposed { .. }
+            | InstallationError::KeyFile { .. }
             | InstallationError::Audit(_)
             | InstallationError::Missing { .. }
             | InstallationError::NoStateDirectory => Self::internal(error),

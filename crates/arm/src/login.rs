@@ -1,14 +1,20 @@
 //! Login: what a cloud says of itself, OpenID Connect's configuration, and tokens for service principals,
-//! who prove themselves by their client id and secret.
+//! who prove themselves by their client id and secret, or by what an identity of another installation has signed.
 
 use serde_json::{Value, json};
 use server::{FrontReply, Head, Site};
 use url::form_urlencoded;
 use uuid::Uuid;
 
+use installation::AssertionError;
+use installation::catalog::IdentityRecord;
+
 use crate::id::segments;
 use crate::names::Names;
 use crate::reply::item;
+
+/// What kind of proof an assertion is (RFC 7523 §2.2).
+const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
 /// What is asked of those that need no token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,7 +95,7 @@ fn openid(names: &Names) -> Value {
         "issuer": login,
         "authorization_endpoint": format!("{login}/oauth2/v2.0/authorize"),
         "token_endpoint": format!("{login}/oauth2/v2.0/token"),
-        "token_endpoint_auth_methods_supported": ["client_secret_post"],
+        "token_endpoint_auth_methods_supported": ["client_secret_post", "private_key_jwt"],
         "grant_types_supported": ["client_credentials"],
         "response_types_supported": ["token"],
         "subject_types_supported": ["public"],
@@ -170,27 +176,21 @@ fn token(site: &Site<'_>, head: &Head, body: &[u8]) -> Result<FrontReply, Refusa
         Some(resource) => resource,
         None => resource_of(&required("scope")?),
     };
-    let secret = required("client_secret")?;
     let client_id = Uuid::try_parse(&client).ok();
-    let wrong = || Refusal {
+    let identity = match field("client_assertion") {
+        Some(assertion) => {
+            if required("client_assertion_type")? != ASSERTION_TYPE {
+                let message = format!("The 'client_assertion_type' has to be '{ASSERTION_TYPE}'.");
+                return Err(Refusal::new(400, "invalid_request", 700021, message));
+            }
+            by_assertion(site, client_id, &assertion)
+        }
+        None => by_secret(site, client_id, &required("client_secret")?),
+    };
+    let identity = identity.map_err(|refusal| Refusal {
         claimed: client_id,
-        ..Refusal::new(
-            401,
-            "invalid_client",
-            7000215,
-            "Invalid client secret provided.",
-        )
-    };
-    let failed = |error: &dyn std::fmt::Display| {
-        log::error!("{error}");
-        let message = "An internal error occurred; the server's log says more.";
-        Refusal::new(500, "server_error", 90000, message)
-    };
-    let found = site.installation().identity_by_secret(&secret);
-    let identity = found.map_err(|error| failed(&error))?.ok_or_else(wrong)?;
-    if Some(identity.client_id) != client_id {
-        return Err(wrong());
-    }
+        ..refusal
+    })?;
     let issued = site
         .issue(&identity, &resource, head.peer)
         .map_err(|error| match error.status.as_u16() {
@@ -205,6 +205,72 @@ fn token(site: &Site<'_>, head: &Head, body: &[u8]) -> Result<FrontReply, Refusa
         "resource": resource,
         "access_token": issued.token,
     })))
+}
+
+/// The identity that proves itself by its secret.
+fn by_secret(
+    site: &Site<'_>,
+    client_id: Option<Uuid>,
+    secret: &str,
+) -> Result<IdentityRecord, Refusal> {
+    let found = site.installation().identity_by_secret(secret);
+    let found = found.map_err(|error| failed(&error))?;
+    found
+        .filter(|identity| Some(identity.client_id) == client_id)
+        .ok_or_else(|| {
+            let message = "Invalid client secret provided.";
+            Refusal::new(401, "invalid_client", 7000215, message)
+        })
+}
+
+/// The identity that trusts whoever has signed an assertion.
+fn by_assertion(
+    site: &Site<'_>,
+    client_id: Option<Uuid>,
+    assertion: &str,
+) -> Result<IdentityRecord, Refusal> {
+    let refused = |why: AssertionError| {
+        let (code, message) = match why {
+            AssertionError::Malformed => (50027, "Invalid JWT token: it is malformed."),
+            AssertionError::Unknown => (
+                70021,
+                "No matching federated identity record found for presented assertion. Check your federated identity \
+                 credential Subject, Audience and Issuer against the presented assertion.",
+            ),
+            AssertionError::Signature => (
+                700027,
+                "Client assertion failed signature validation. The key was not found, or is another one.",
+            ),
+            AssertionError::Time => (
+                700024,
+                "Client assertion is not within its valid time range. Compare the clocks of both installations.",
+            ),
+        };
+        Refusal::new(401, "invalid_client", code, message)
+    };
+    let installation = site.installation();
+    let found = match client_id {
+        Some(id) => installation.catalog().identity_by_client(id),
+        None => Ok(None),
+    };
+    // Who is not there is told what one is told that trusts nobody.
+    let found = found.map_err(|error| failed(&error))?;
+    let identity = found.ok_or_else(|| refused(AssertionError::Unknown))?;
+    let checked = installation.check_assertion(identity.object_id, assertion);
+    let credential = checked.map_err(|error| failed(&error))?.map_err(refused)?;
+    log::info!(
+        "the federated credential '{}' of {} proves that {} asks",
+        credential.name,
+        identity.object_id,
+        credential.subject
+    );
+    Ok(identity)
+}
+
+fn failed(error: &dyn std::fmt::Display) -> Refusal {
+    log::error!("{error}");
+    let message = "An internal error occurred; the server's log says more.";
+    Refusal::new(500, "server_error", 90000, message)
 }
 
 /// The resource of which a scope is: az doubles the slash before `.default`.

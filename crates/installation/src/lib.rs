@@ -6,6 +6,7 @@ pub mod backup;
 pub mod catalog;
 pub mod envelope;
 mod error;
+mod federation;
 pub mod files;
 mod found_vaults;
 mod identities;
@@ -21,6 +22,7 @@ mod vaults;
 
 pub use audit_records::{DesOperation, KeyEvent, code_of};
 pub use error::InstallationError;
+pub use federation::{AssertionError, Trust};
 pub use found_vaults::{FoundVaults, VaultsLock};
 pub use identities::{DeletedIdentity, IdentitySecret};
 pub use installation::{Installation, RESTORING, default_state_dir, prepared_state_dir};

@@ -154,7 +154,7 @@ pub fn run(context: &Context, args: DesArgs) -> Result<(), CliError> {
                     source_vault: args.source_vault.as_deref(),
                     auto_rotation: args.enable_auto_key_rotation,
                     encryption_type: args.encryption_type.into(),
-                    identity: args.identity.identity()?,
+                    identity: args.identity.identity(&installation)?,
                 },
             )?;
             output.show(&DesView::from(record))
@@ -192,6 +192,7 @@ fn update(
         key_url: args.key_url.as_deref(),
         source_vault: args.source_vault.as_deref(),
         auto_rotation: args.enable_auto_key_rotation,
+        identity: None,
     };
     let updated = disks::des::update(installation, &args.name, &change)?;
     let (record, refused) = report(context, updated);

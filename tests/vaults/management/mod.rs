@@ -6,5 +6,6 @@ mod az;
 mod client;
 mod disks;
 mod double;
+mod identities;
 mod login;
 mod vaults;

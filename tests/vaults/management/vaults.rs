@@ -279,7 +279,7 @@ fn a_set_is_made_changed_and_deleted() {
     for (body, refusal) in [
         (
             with(&|b| b["identity"]["type"] = json!("UserAssigned")),
-            (400, "FeatureNotOffered"),
+            (400, "InvalidParameter"),
         ),
         (
             with(&|b| {

@@ -6,6 +6,7 @@ mod bodies;
 mod disks;
 mod identities;
 mod images;
+mod set_identity;
 mod sets;
 mod snapshots;
 mod sources;

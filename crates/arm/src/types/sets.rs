@@ -1,12 +1,10 @@
 //! `Microsoft.Compute/diskEncryptionSets`.
-//!
-//! Not here yet, each for its own reason refused: user-assigned identities and federated clients for
-//! vaults of other tenants.
 
 use serde_json::{Value, json};
 use server::FrontReply;
 
 use super::bodies::{one_of, optional_bool, optional_text, refuse_unknown};
+use super::set_identity::{identity_view, wanted_identity};
 use super::sources::{BOTH, CUSTOMER, id_of, resource};
 
 use crate::call::{Call, Put, ResourceType};
@@ -16,15 +14,14 @@ use crate::names::{Names, time_text};
 use crate::reply::list;
 use disks::des::{self, DesChange, NewDes};
 use installation::PLATFORM_VAULT;
-use installation::catalog::{
-    DesIdentity, DiskEncryptionSetRecord, EncryptionType, Kind, PlacementRecord,
-};
+use installation::catalog::{DesIdentity, EncryptionType, Kind, PlacementRecord};
 use vault::{KeyUrl, embedded_vault_name, same_key_url, vault_url};
 
 const KNOWN: &[&str] = &[
     "encryptionType",
     "activeKey",
     "rotationToLatestKeyVersionEnabled",
+    "federatedClientId",
 ];
 const IGNORED: &[&str] = &[
     "provisioningState",
@@ -64,7 +61,7 @@ impl ResourceType for Sets {
             .map(|url| key_view(call, url))
             .collect();
         let mut body = json!({
-            "identity": identity_view(call, &record),
+            "identity": identity_view(call, &record)?,
             "properties": {
                 "encryptionType": record.encryption_type.as_str(),
                 "activeKey": key_view(call, &record.key_url),
@@ -73,6 +70,13 @@ impl ResourceType for Sets {
                 "provisioningState": "Succeeded",
             },
         });
+        if let DesIdentity::UserAssigned {
+            federated_client_id: Some(id),
+            ..
+        } = record.identity
+        {
+            body["properties"]["federatedClientId"] = json!(id);
+        }
         if let Some(at) = record.last_rotation {
             body["properties"]["lastKeyRotationTimestamp"] = json!(time_text(at));
         }
@@ -89,7 +93,7 @@ impl ResourceType for Sets {
             let why = format!("Changing property '{target}' is not allowed.");
             return Err(ArmError::parameter(target, why));
         }
-        wanted_identity(put.body)?;
+        wanted_identity(call, put)?;
         optional_bool(put.body, "/properties/rotationToLatestKeyVersionEnabled")?;
         match key_url(call, put.body)? {
             Some(url) => check_source_vault(call, put.body, &url)?,
@@ -109,16 +113,18 @@ impl ResourceType for Sets {
         let (installation, name) = (call.installation(), put.placed.name.as_str());
         match (put.exists, url) {
             (false, Some(url)) => {
+                let wanted = wanted_identity(call, put)?;
+                let of_user = |id: &&DesIdentity| matches!(id, DesIdentity::UserAssigned { .. });
                 let new = NewDes {
                     name,
                     key_url: &url,
                     source_vault: None,
                     auto_rotation: follow.unwrap_or(false),
                     encryption_type: encryption_type(put.body)?.unwrap_or_default(),
-                    identity: None,
+                    identity: wanted.as_ref().filter(of_user).cloned(),
                 };
                 des::create(installation, &new)?;
-                if wanted_identity(put.body)? == Some(false) {
+                if wanted == Some(DesIdentity::None) {
                     des::remove_identity(installation, name)?;
                 }
                 Ok(())
@@ -154,24 +160,36 @@ fn change(
 ) -> Result<(), ArmError> {
     let (installation, name) = (call.installation(), put.placed.name.as_str());
     let now = call.catalog().des(name)?.record;
-    match (wanted_identity(put.body)?, &now.identity) {
-        (Some(true), DesIdentity::None) => {
-            des::assign_identity(installation, name, None)?;
-        }
-        (Some(false), DesIdentity::None) | (None | Some(true), _) => {}
-        (Some(false), _) => {
+    let wanted = wanted_identity(call, put)?;
+    let mut identity = None;
+    match (wanted, &now.identity) {
+        (None, _) | (Some(DesIdentity::None), DesIdentity::None) => {}
+        (Some(DesIdentity::None), _) => {
             des::remove_identity(installation, name)?;
         }
+        (Some(DesIdentity::SystemAssigned), DesIdentity::None) => {
+            des::assign_identity(installation, name, None)?;
+        }
+        (Some(wanted @ DesIdentity::UserAssigned { .. }), DesIdentity::None) => {
+            des::assign_identity(installation, name, Some(&wanted))?;
+        }
+        // From the identity of a user to one of its own, and the other way round. What the machine has stays.
+        (Some(wanted @ DesIdentity::UserAssigned { .. }), _)
+        | (Some(wanted), DesIdentity::UserAssigned { .. }) => {
+            identity = Some(wanted).filter(|wanted| *wanted != now.identity);
+        }
+        (Some(_), _) => {}
     }
     let url = url.filter(|url| !same_key_url(url, &now.key_url));
     let follow = follow.filter(|follow| *follow != now.auto_rotation);
-    if url.is_none() && follow.is_none() {
+    if url.is_none() && follow.is_none() && identity.is_none() {
         return Ok(());
     }
     let change = DesChange {
         key_url: url.as_deref(),
         source_vault: None,
         auto_rotation: follow,
+        identity,
     };
     for left in des::update(installation, name, &change)?.left {
         let (kind, disk) = (left.record.kind, left.record.name);
@@ -195,45 +213,6 @@ fn encryption_type(body: &Value) -> Result<Option<EncryptionType>, ArmError> {
             let what = format!("the encryptionType '{other}'");
             Err(ArmError::not_offered(target, &what))
         }
-    }
-}
-
-/// Whether a set is to have an identity; `None` leaves that as it is.
-fn wanted_identity(body: &Value) -> Result<Option<bool>, ArmError> {
-    let kinds = &[
-        "SystemAssigned",
-        "None",
-        "UserAssigned",
-        "SystemAssigned, UserAssigned",
-    ];
-    if optional_text(body, "/properties/federatedClientId")?
-        .is_some_and(|id| !id.eq_ignore_ascii_case("none"))
-    {
-        let target = "properties.federatedClientId";
-        return Err(ArmError::not_offered(
-            target,
-            "vaults of other tenants over this API yet",
-        ));
-    }
-    match one_of(body, "/identity/type", kinds)? {
-        None => Ok(None),
-        Some("SystemAssigned") => Ok(Some(true)),
-        Some("None") => Ok(Some(false)),
-        Some(_) => Err(ArmError::not_offered(
-            "identity.type",
-            "user-assigned identities of disk encryption sets yet",
-        )),
-    }
-}
-
-fn identity_view(call: &Call<'_>, record: &DiskEncryptionSetRecord) -> Value {
-    match &record.identity {
-        DesIdentity::None => json!({"type": "None"}),
-        _ => json!({
-            "type": "SystemAssigned",
-            "principalId": record.principal_id,
-            "tenantId": call.names.tenant,
-        }),
     }
 }
 

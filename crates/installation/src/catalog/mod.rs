@@ -9,6 +9,7 @@ mod columns;
 mod copy;
 mod departed;
 mod error;
+mod federated;
 mod identities;
 mod interface;
 mod management;
@@ -29,6 +30,7 @@ mod vaults;
 pub use copy::{COPY_FILE, CatalogCopy};
 pub use departed::{DepartedKey, DepartedRecord, Departure};
 pub use error::CatalogError;
+pub use federated::{FederatedCredentialRecord, PublicKey};
 pub use interface::Catalog;
 pub use management::{
     DEFAULT_GROUP, GroupRecord, LOCATION, ManagementCatalog, PlacementRecord, RoleAssignmentRecord,

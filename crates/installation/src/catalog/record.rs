@@ -231,10 +231,12 @@ pub enum Kind {
     Group,
     /// A [`RoleAssignmentRecord`](super::RoleAssignmentRecord).
     RoleAssignment,
+    /// A [`FederatedCredentialRecord`](super::FederatedCredentialRecord).
+    FederatedCredential,
 }
 
 impl Kind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Vault,
         Self::DiskEncryptionSet,
         Self::Disk,
@@ -243,6 +245,7 @@ impl Kind {
         Self::Identity,
         Self::Group,
         Self::RoleAssignment,
+        Self::FederatedCredential,
     ];
 
     /// The word for it that is stored.
@@ -256,6 +259,7 @@ impl Kind {
             Self::Identity => "identity",
             Self::Group => "group",
             Self::RoleAssignment => "role-assignment",
+            Self::FederatedCredential => "federated-credential",
         }
     }
 
@@ -286,6 +290,7 @@ impl fmt::Display for Kind {
             Self::Identity => "identity",
             Self::Group => "resource group",
             Self::RoleAssignment => "role assignment",
+            Self::FederatedCredential => "federated credential",
         })
     }
 }
