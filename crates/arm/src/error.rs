@@ -145,6 +145,8 @@ impl From<VaultError> for ArmError {
             | Code::KeyDeleted
             | Code::KeyOperationForbidden
             | Code::VaultDeleted
+            | Code::ForbiddenByFirewall
+            | Code::ForbiddenByConnection
             | Code::Unauthorized
             | Code::KeyNotFound => Self::key_vault(code, message),
             Code::BadParameter | Code::UnwrapFailed => Self::new(400, "InvalidParameter", message),

@@ -34,7 +34,7 @@ use super::shared::{Cost, Lane, Shared};
 use super::shortened::shortened;
 use super::token::{Flavour, TokenRequest};
 use installation::InstallationError;
-use installation::catalog::{CatalogError, IdentityRecord};
+use installation::catalog::{CatalogError, IdentityOwner, IdentityRecord};
 use vault::Caller;
 
 /// Largest body that is read. The largest one that makes sense is a backup of a key.
@@ -321,11 +321,15 @@ fn run(
         .installation
         .catalog()
         .identity_by_object(caller.object_id);
-    if known.map_err(ApiError::internal)?.is_none() {
+    let Some(identity) = known.map_err(ApiError::internal)? else {
         return Err(ApiError::unauthorized(
             "AKV10046: The identity of the token was deleted.",
         ));
-    }
+    };
+    let caller = &Caller {
+        is_service: matches!(identity.owner, IdentityOwner::DiskEncryptionSet(_)),
+        ..caller.clone()
+    };
     let vault = shared.vault(&host.vault)?;
     let permission = route.permission();
     match Operation::parse(route, body) {

@@ -8,4 +8,5 @@ mod disks;
 mod double;
 mod identities;
 mod login;
+mod network;
 mod vaults;

@@ -180,12 +180,15 @@ fn a_vault_is_refused_what_it_does_not_have() {
     for (name, body, refusal) in [
         (
             "kv1",
-            with("networkAcls", json!({"defaultAction": "Deny"})),
+            with(
+                "networkAcls",
+                json!({"virtualNetworkRules": [{"id": "/x"}]}),
+            ),
             (400, "FeatureNotOffered"),
         ),
         (
             "kv1",
-            with("publicNetworkAccess", json!("Disabled")),
+            with("publicNetworkAccess", json!("SecuredByPerimeter")),
             (400, "FeatureNotOffered"),
         ),
         (
