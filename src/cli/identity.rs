@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::federation::{self, FederatedCredentialArgs};
 use super::output::time_cell;
+use super::users::{self, ApproveArgs, SetPasswordArgs};
 use super::{CliError, Context, Tabular};
 use installation::catalog::{IdentityOwner, IdentityRecord};
 use installation::{IdentitySecret, Installation};
@@ -44,6 +45,23 @@ enum IdentityCommand {
     #[command(after_help = "Example:
   sealdisk identity reset-secret backup-job --secret-file /etc/backup-job.secret")]
     ResetSecret(ResetArgs),
+    /// Give an identity a password, with which a user logs in by `az login -u NAME`
+    #[command(after_help = "Examples:
+  sealdisk identity set-password alice
+  sealdisk identity set-password alice --password-file alice.password
+
+Without a file a password is made and printed once. It takes the place of the one that there was, and ends logins.")]
+    SetPassword(SetPasswordArgs),
+    /// Let nobody log in with the password of an identity any more
+    #[command(after_help = "Example:\n  sealdisk identity delete-password alice --yes")]
+    DeletePassword(DeleteArgs),
+    /// Approve a login on a device (`az login --use-device-code`) by the code that it shows
+    #[command(after_help = "Example:
+  sealdisk identity approve BCDF-GHJK --identity-name alice
+
+Whoever has begun the login is that identity then. Approve what you or somebody you talk to has just begun, and
+compare the address that is shown.")]
+    Approve(ApproveArgs),
     /// Print what another installation has to know to trust identities of this one
     #[command(after_help = "Example:
   sealdisk identity trust -o json >ours.json
@@ -178,6 +196,13 @@ pub(super) fn run(context: &Context, args: IdentityArgs) -> Result<(), CliError>
         IdentityCommand::ResetSecret(args) => {
             new_secret(context, &installation, &args.name, args.secret)
         }
+        IdentityCommand::SetPassword(args) => users::set_password(context, &installation, &args),
+        IdentityCommand::DeletePassword(args) => {
+            let question = format!("Delete the password of the identity '{}'?", args.name);
+            context.output.confirm(&question, args.yes)?;
+            Ok(installation.delete_password(&args.name)?)
+        }
+        IdentityCommand::Approve(args) => users::approve(context, &installation, &args),
         IdentityCommand::Trust => federation::trust(context, &installation),
         IdentityCommand::FederatedCredential(args) => federation::run(context, &installation, args),
         IdentityCommand::Secret(args) => {

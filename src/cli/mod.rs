@@ -47,6 +47,7 @@ mod tracing;
 mod units;
 mod upgrade;
 mod usage;
+mod users;
 mod version;
 
 pub use error::CliError;

@@ -9,7 +9,7 @@ use server::{ApiError, Front, FrontReply, Head, Site};
 use crate::call::{Call, Principal};
 use crate::changing::Changes;
 use crate::error::ArmError;
-use crate::login::Public;
+use crate::login::{Attempts, Public};
 use crate::names::Names;
 use crate::places::forget_unused;
 use crate::query::Query;
@@ -27,6 +27,7 @@ const BODY: usize = 1 << 20;
 pub struct Api {
     hosts: Vec<String>,
     changes: Changes,
+    attempts: Attempts,
 }
 
 impl Api {
@@ -48,6 +49,7 @@ impl Api {
         Self {
             hosts: all,
             changes: Changes::new(state_dir, runtime_dir),
+            attempts: Attempts::default(),
         }
     }
 
@@ -152,7 +154,7 @@ impl Front for Api {
 
     fn answer(&self, site: &Site<'_>, head: &Head, body: &[u8]) -> FrontReply {
         if let Some(public) = Public::find(head) {
-            return public.answer(site, head, body);
+            return public.answer(site, &self.attempts, head, body);
         }
         match self.answer_known(site, head, body) {
             Ok(reply) => reply,

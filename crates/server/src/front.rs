@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use axum::http::HeaderMap;
 use axum::http::request::Parts;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -148,6 +150,27 @@ impl Site<'_> {
         let issued = self.tokens.issue(identity, resource)?;
         self.installation.record_token(identity, peer)?;
         Ok(issued)
+    }
+
+    /// Who signs tokens, as they have it.
+    pub fn issuer(&self) -> &str {
+        self.tokens.issuer()
+    }
+
+    /// Signs what is no token for a service.
+    ///
+    /// # Errors
+    /// 500.
+    pub fn sign(&self, claims: &impl Serialize) -> Result<String, ApiError> {
+        self.tokens.sign(claims)
+    }
+
+    /// What something says that [`Site::sign`] has signed for `audience` and that is valid now.
+    ///
+    /// # Errors
+    /// 401.
+    pub fn signed<T: DeserializeOwned>(&self, token: &str, audience: &str) -> Result<T, ApiError> {
+        self.tokens.signed(token, audience)
     }
 
     /// Has the log say that somebody was refused; how many times, when it is done again and again.

@@ -37,7 +37,7 @@ fn a_cloud_is_discovered_and_a_service_principal_logs_in() {
     assert_eq!(mixed.status, 401, "the secret of another");
     let far = managed.login(&admin.client_id, &admin.secret, "https://elsewhere.example");
     assert_eq!(far.body["error"], "invalid_resource");
-    let body = "grant_type=password&client_id=x&username=u&password=p";
+    let body = "grant_type=implicit&client_id=x&username=u&password=p";
     let answer = managed.raw("POST", "/adfs/oauth2/v2.0/token", "", body);
     assert_eq!(answer.body["error"], "unsupported_grant_type");
 

@@ -9,4 +9,5 @@ mod double;
 mod identities;
 mod login;
 mod network;
+mod users;
 mod vaults;

@@ -160,6 +160,7 @@ fn shown_by(kind: Kind) -> String {
         Kind::Identity => "identity",
         Kind::RoleAssignment => "role assignment",
         Kind::FederatedCredential => "identity federated-credential",
+        Kind::DeviceLogin => return "; it may have expired: begin it again".into(),
         Kind::Group => return "; `az group list` shows those that exist".into(),
     };
     format!("; `sealdisk {command} list` shows those that exist")

@@ -13,7 +13,7 @@ use super::record::{
 use crate::envelope::ResourceKind;
 
 /// The records of an installation. A method returns only after what it changed is durable.
-pub trait Catalog: super::ManagementCatalog + Send + Sync {
+pub trait Catalog: super::ManagementCatalog + super::LoginCatalog + Send + Sync {
     /// The installation's own identities; the first call makes them.
     ///
     /// # Errors

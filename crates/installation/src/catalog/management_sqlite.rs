@@ -71,7 +71,9 @@ impl ManagementCatalog for SqliteCatalog {
             Kind::Disk | Kind::Snapshot | Kind::Image => {
                 "SELECT name FROM resources WHERE kind = ?1 AND name = ?2 COLLATE NOCASE"
             }
-            Kind::RoleAssignment | Kind::FederatedCredential => return Ok(None),
+            Kind::RoleAssignment | Kind::FederatedCredential | Kind::DeviceLogin => {
+                return Ok(None);
+            }
         };
         let found = self.select(sql, [kind.as_str(), name], |row| {
             Ok(row.get::<_, String>(0)?)

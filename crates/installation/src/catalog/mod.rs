@@ -12,6 +12,8 @@ mod error;
 mod federated;
 mod identities;
 mod interface;
+mod logins;
+mod logins_sqlite;
 mod management;
 mod management_rows;
 mod management_sqlite;
@@ -32,6 +34,7 @@ pub use departed::{DepartedKey, DepartedRecord, Departure};
 pub use error::CatalogError;
 pub use federated::{FederatedCredentialRecord, PublicKey};
 pub use interface::Catalog;
+pub use logins::{DeviceLogin, LoginCatalog};
 pub use management::{
     DEFAULT_GROUP, GroupRecord, LOCATION, ManagementCatalog, PlacementRecord, RoleAssignmentRecord,
     Touch,

@@ -233,10 +233,12 @@ pub enum Kind {
     RoleAssignment,
     /// A [`FederatedCredentialRecord`](super::FederatedCredentialRecord).
     FederatedCredential,
+    /// A [`DeviceLogin`](super::DeviceLogin).
+    DeviceLogin,
 }
 
 impl Kind {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Vault,
         Self::DiskEncryptionSet,
         Self::Disk,
@@ -246,6 +248,7 @@ impl Kind {
         Self::Group,
         Self::RoleAssignment,
         Self::FederatedCredential,
+        Self::DeviceLogin,
     ];
 
     /// The word for it that is stored.
@@ -260,6 +263,7 @@ impl Kind {
             Self::Group => "group",
             Self::RoleAssignment => "role-assignment",
             Self::FederatedCredential => "federated-credential",
+            Self::DeviceLogin => "device-login",
         }
     }
 
@@ -291,6 +295,7 @@ impl fmt::Display for Kind {
             Self::Group => "resource group",
             Self::RoleAssignment => "role assignment",
             Self::FederatedCredential => "federated credential",
+            Self::DeviceLogin => "login on a device",
         })
     }
 }
