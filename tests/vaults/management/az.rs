@@ -32,6 +32,8 @@ fn azs_own_commands_go_through() {
         .env("TENANT", managed.tenant())
         .env("CLIENT_ID", &managed.admin.client_id)
         .env("SECRET", &managed.admin.secret)
+        .env("SEALDISK", test_support::program())
+        .env("SEALDISK_STATE_DIR", managed.host.state())
         .output()
         .unwrap();
     assert!(

@@ -1,6 +1,6 @@
 #!/bin/bash
 # The documented workflow by Azure's own command line. The environment says where everything is: AZ, BASE, PORT,
-# TENANT, CLIENT_ID, SECRET, AZURE_CONFIG_DIR, REQUESTS_CA_BUNDLE.
+# TENANT, CLIENT_ID, SECRET, AZURE_CONFIG_DIR, REQUESTS_CA_BUNDLE; SEALDISK is the program on that installation.
 set -euo pipefail
 
 export AZURE_CORE_COLLECT_TELEMETRY=no AZURE_CORE_ONLY_SHOW_ERRORS=yes AZURE_CORE_NO_COLOR=yes
@@ -69,6 +69,45 @@ is "$(value '[0].name' image list -g rg)" i1
 is "$(value 'length(@)' snapshot list)" 1
 refused OperationNotAllowed snapshot delete -n s1 -g rg
 
+say double encryption
+twice=EncryptionAtRestWithPlatformAndCustomerKeys
+both=$(value identity.principalId disk-encryption-set create -n twice -g rg --key-url "$key" --encryption-type $twice)
+az keyvault set-policy -n kvpol --object-id "$both" --key-permissions get wrapKey unwrapKey -o none
+# az itself takes no other type than the customer's key with a set, unless it is told what to put.
+is "$(value encryption.type disk update -n d2 -g rg --set encryption.type=$twice \
+    encryption.diskEncryptionSetId="$(value id disk-encryption-set show -n twice -g rg)")" $twice
+is "$(value encryption.type disk show -n d2 -g rg)" $twice
+is "$(value encryption.type disk update -n d2 -g rg --encryption-type EncryptionAtRestWithPlatformKey)" \
+    EncryptionAtRestWithPlatformKey
+az disk-encryption-set delete -n twice -g rg -o none
+
+say a set with the identity of a user
+az identity create -n diskid -g rg -o none
+user=$(value id identity show -n diskid -g rg)
+is "$(value identity.type disk-encryption-set create -n des3 -g rg --key-url "$key" --mi-user-assigned "$user")" UserAssigned
+refused KeyVaultAccessForbidden disk create -n d6 -g rg --size-gb 1 --disk-encryption-set des3
+az keyvault set-policy -n kvpol --object-id "$(value principalId identity show -n diskid -g rg)" \
+    --key-permissions get wrapKey unwrapKey -o none
+az disk create -n d6 -g rg --size-gb 1 --disk-encryption-set des3 -o none
+refused IdentityInUse identity delete -n diskid -g rg
+az disk delete -n d6 -g rg --yes -o none
+az disk-encryption-set delete -n des3 -g rg -o none
+az identity delete -n diskid -g rg
+
+say network rules
+az keyvault update -n kvpol -g rg --default-action Deny -o none
+refused Forbidden keyvault key show --vault-name kvpol -n key1
+az keyvault network-rule add -n kvpol -g rg --ip-address 127.0.0.0/8 -o none
+is "$(value 'ipRules[0].value' keyvault network-rule list -n kvpol -g rg)" 127.0.0.0/8
+az keyvault key show --vault-name kvpol -n key1 -o none
+az keyvault network-rule remove -n kvpol -g rg --ip-address 127.0.0.0/8 -o none
+refused Forbidden keyvault key show --vault-name kvpol -n key1
+az disk create -n d7 -g rg --size-gb 1 --disk-encryption-set des1 -o none
+az disk delete -n d7 -g rg --yes -o none
+az keyvault update -n kvpol -g rg --public-network-access Disabled --default-action Allow -o none
+refused Forbidden keyvault key show --vault-name kvpol -n key1
+az keyvault update -n kvpol -g rg --public-network-access Enabled -o none
+
 say rotation
 az disk-encryption-set update -n des1 -g rg --enable-auto-key-rotation true -o none
 is "$(value rotationToLatestKeyVersionEnabled disk-encryption-set show -n des1 -g rg)" true
@@ -94,6 +133,30 @@ refused InUseDiskEncryptionSetCannotBeDeleted disk-encryption-set delete -n des2
 
 say identities
 is "$(value name identity create -n id1 -g rg)" id1
+
+say users
+"$SEALDISK" identity create alice --secret-file "$AZURE_CONFIG_DIR/alice.secret" >/dev/null
+"$SEALDISK" role assignment create --assignee alice --role Reader >/dev/null
+password=$("$SEALDISK" identity set-password alice -o tsv --query password)
+(
+    export AZURE_CONFIG_DIR=$AZURE_CONFIG_DIR/alice
+    az cloud register -n Sealdisk --endpoint-resource-manager "$BASE"
+    az cloud set -n Sealdisk
+    refused AADSTS50126 login -u alice -p wrong
+    is "$(value '[0].tenantId' login -u alice -p "$password")" "$TENANT"
+    is "$(value '[0].name' group list)" default
+    refused AuthorizationFailed group create -n other -l local
+    az logout
+    AZURE_CORE_ONLY_SHOW_ERRORS=no az login --use-device-code -o none 2>"$AZURE_CONFIG_DIR/said" &
+    for _ in $(seq 300); do
+        code=$(grep -o '[B-Z]\{4\}-[B-Z]\{4\}' "$AZURE_CONFIG_DIR/said" || true)
+        [ -z "$code" ] || break
+        sleep 0.2
+    done
+    "$SEALDISK" identity approve "$code" --identity-name alice --yes
+    wait $!
+    is "$(value '[0].name' group list)" default
+)
 
 say the end, in the order that works
 for disk in d1 d2 d3 d4; do az disk delete -n "$disk" -g rg --yes -o none; done
