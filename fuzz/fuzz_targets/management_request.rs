@@ -7,7 +7,9 @@ use arbitrary::Arbitrary;
 use arm::filter::Filter;
 use arm::id::{ArmPath, PathError, ResourceId, is_within};
 use arm::query::Query;
+use arm::{Asked, BlobRequest, MAX_WRITTEN};
 use libfuzzer_sys::fuzz_target;
+use server::Head;
 
 #[derive(Debug, Arbitrary)]
 struct Input<'a> {
@@ -45,9 +47,35 @@ fuzz_target!(|input: Input<'_>| {
     }
     if let Ok(query) = Query::parse(input.query) {
         assert!((1..=1000).contains(&query.top));
-        let next = Query::parse(&query.next(input.scope)).expect("a link of the API is understood");
-        assert_eq!(next.after.as_deref(), Some(input.scope));
-        assert_eq!(next.filter, query.filter);
+        // A link of the API is understood, and one to no name is none.
+        let last = format!("disk/{}", input.scope);
+        let is_name = (1..=255).contains(&input.scope.len()) && !input.scope.contains('/');
+        match Query::parse(&query.next(&last)) {
+            Ok(next) => {
+                assert!(is_name);
+                assert_eq!(next.after.as_deref(), Some(last.as_str()));
+                assert_eq!(next.filter, query.filter);
+            }
+            Err(_) => assert!(!is_name),
+        }
+    }
+    let headers = [
+        ("x-ms-range", input.filter),
+        ("x-ms-page-write", "update"),
+        ("x-ms-previous-snapshot-url", input.scope),
+    ];
+    let url = format!("{}?{}", input.path, input.query);
+    for method in ["GET", "PUT"] {
+        let peer = ([127, 0, 0, 1], 1).into();
+        let head = Head::new(method, "localhost", &url, peer).with_headers(&headers);
+        if let Ok(BlobRequest {
+            asked: Asked::Write(range),
+            ..
+        }) = BlobRequest::parse(&head)
+        {
+            let length = range.end - range.start;
+            assert!(length > 0 && length <= MAX_WRITTEN && length % 512 == 0);
+        }
     }
     match Filter::parse(input.filter) {
         Ok(filter) => assert!(filter.terms.len() <= input.filter.len()),

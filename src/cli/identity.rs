@@ -10,9 +10,11 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::federation::{self, FederatedCredentialArgs};
 use super::output::time_cell;
+use super::users::{self, ApproveArgs, SetPasswordArgs};
 use super::{CliError, Context, Tabular};
-use installation::catalog::{IdentityOwner, IdentityRecord};
+use installation::catalog::{IdentityOwner, IdentityRecord, Kind};
 use installation::{IdentitySecret, Installation};
 
 /// Arguments of `identity`.
@@ -43,6 +45,32 @@ enum IdentityCommand {
     #[command(after_help = "Example:
   sealdisk identity reset-secret backup-job --secret-file /etc/backup-job.secret")]
     ResetSecret(ResetArgs),
+    /// Give an identity a password, with which a user logs in by `az login -u NAME`
+    #[command(after_help = "Examples:
+  sealdisk identity set-password alice
+  sealdisk identity set-password alice --password-file alice.password
+
+Without a file a password is made and printed once. It takes the place of the one that there was, and ends logins.")]
+    SetPassword(SetPasswordArgs),
+    /// Let nobody log in with the password of an identity any more
+    #[command(after_help = "Example:\n  sealdisk identity delete-password alice --yes")]
+    DeletePassword(DeleteArgs),
+    /// Approve a login on a device (`az login --use-device-code`) by the code that it shows
+    #[command(after_help = "Example:
+  sealdisk identity approve BCDF-GHJK --identity-name alice
+
+Whoever has begun the login is that identity then. Approve what you or somebody you talk to has just begun, and
+compare the address that is shown.")]
+    Approve(ApproveArgs),
+    /// Print what another installation has to know to trust identities of this one
+    #[command(after_help = "Example:
+  sealdisk identity trust -o json >ours.json
+
+Whoever operates the other installation gives the file to `sealdisk identity federated-credential create`.
+It has no secret in it; who exchanges it decides who is trusted.")]
+    Trust,
+    /// Manage which identities of other installations an identity trusts
+    FederatedCredential(FederatedCredentialArgs),
     /// Reset the secret of the identity of a disk encryption set
     #[command(after_help = "Example:
   sealdisk identity secret --disk-encryption-set myset --secret-file /etc/sealdisk/myset.secret")]
@@ -149,6 +177,9 @@ pub(super) fn run(context: &Context, args: IdentityArgs) -> Result<(), CliError>
     match args.command {
         IdentityCommand::Create(args) => {
             let file = SecretFile::prepare(context, args.secret)?;
+            installation
+                .catalog()
+                .forget_left(Kind::Identity, &args.name)?;
             let (record, secret) = installation.create_identity(&args.name)?;
             file.give(context, &record, &secret)
         }
@@ -168,6 +199,15 @@ pub(super) fn run(context: &Context, args: IdentityArgs) -> Result<(), CliError>
         IdentityCommand::ResetSecret(args) => {
             new_secret(context, &installation, &args.name, args.secret)
         }
+        IdentityCommand::SetPassword(args) => users::set_password(context, &installation, &args),
+        IdentityCommand::DeletePassword(args) => {
+            let question = format!("Delete the password of the identity '{}'?", args.name);
+            context.output.confirm(&question, args.yes)?;
+            Ok(installation.delete_password(&args.name)?)
+        }
+        IdentityCommand::Approve(args) => users::approve(context, &installation, &args),
+        IdentityCommand::Trust => federation::trust(context, &installation),
+        IdentityCommand::FederatedCredential(args) => federation::run(context, &installation, args),
         IdentityCommand::Secret(args) => {
             let name = format!("{}{}", IdentityOwner::SET_PREFIX, args.disk_encryption_set);
             new_secret(context, &installation, &name, args.secret)

@@ -113,6 +113,9 @@ fn create_image(context: &Context, args: ImageCreateArgs) -> Result<(), CliError
     match meant {
         Meant::Resource(ResourceKind::Snapshot, snapshot) => {
             let installation = context.installation()?;
+            installation
+                .catalog()
+                .forget_left(kind.into(), &args.name)?;
             disks::image_of_snapshot(&installation, &args.name, &snapshot, args.data_dir)?;
         }
         Meant::Resource(_, disk) => {
@@ -127,6 +130,9 @@ fn create_image(context: &Context, args: ImageCreateArgs) -> Result<(), CliError
         Meant::File(path) => {
             let cancel = cancel_on_signals()?;
             let installation = context.installation()?;
+            installation
+                .catalog()
+                .forget_left(kind.into(), &args.name)?;
             let guessed = args.source_format.is_none();
             let request = ImageRequest {
                 name: args.name.clone(),

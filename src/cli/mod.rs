@@ -3,7 +3,9 @@
 //! Each noun is a module with its arguments and a `run(&Context, args)`. Exit status: 0 done,
 //! 1 refused or failed, 2 the arguments make no sense. `disk check`, `audit status` and `status` have their own.
 
+mod access;
 mod alarm;
+mod arm_ids;
 mod attach;
 mod audit;
 mod backup;
@@ -16,6 +18,7 @@ mod disk;
 mod doctor;
 mod error;
 mod event_notifier;
+mod federation;
 mod files;
 mod filter;
 mod frozen;
@@ -45,6 +48,7 @@ mod tracing;
 mod units;
 mod upgrade;
 mod usage;
+mod users;
 mod version;
 
 pub use error::CliError;

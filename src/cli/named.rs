@@ -75,7 +75,7 @@ pub(super) fn positional(
 }
 
 /// The matches of the command that is called, with the names of the commands that lead there.
-fn leaf(matches: &ArgMatches) -> Option<(&ArgMatches, Vec<String>)> {
+pub(super) fn leaf(matches: &ArgMatches) -> Option<(&ArgMatches, Vec<String>)> {
     let mut path = Vec::new();
     let mut leaf = matches;
     while let Some((name, inner)) = leaf.subcommand() {

@@ -14,10 +14,10 @@ use traces::Span;
 use super::global::{Context, GlobalArgs};
 use super::tracing::Traced;
 use super::{
-    CliError, Output, OutputFormat, alarm, attach, audit, backup, catalog, completions, dashboard,
-    des, disk, doctor, event_notifier, identity, image, keyvault, logging, manpages, metrics,
-    named, reference, role, serve, similar, snapshot, status, top, tracing, units, upgrade, usage,
-    version,
+    CliError, Output, OutputFormat, alarm, arm_ids, attach, audit, backup, catalog, completions,
+    dashboard, des, disk, doctor, event_notifier, identity, image, keyvault, logging, manpages,
+    metrics, named, reference, role, serve, similar, snapshot, status, top, tracing, units,
+    upgrade, usage, version,
 };
 
 /// The version, and by which module keys are made and used.
@@ -146,6 +146,13 @@ fn run() -> ExitCode {
         let _ = Cli::command().print_help();
         return ExitCode::SUCCESS;
     }
+    let arguments = match arm_ids::by_name(Cli::command(), arguments.clone()) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            Output::new(format_of_errors(&arguments), None).error(&error);
+            return ExitCode::from(error.status);
+        }
+    };
     let (cli, traced) = match parse(&arguments) {
         Ok(parsed) => parsed,
         Err(error) => return refuse(error, &arguments),
@@ -257,18 +264,22 @@ fn refuse(mut error: clap::Error, arguments: &[OsString]) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if error.use_stderr() && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        let format = match usage::wants_json(arguments) {
-            true => OutputFormat::Json,
-            false => OutputFormat::Table,
-        };
         let message = usage::one_line(&error.render().to_string());
         let message = usage::as_typed(&message, arguments, &Cli::command());
-        Output::new(format, None).error(&CliError::usage(message));
+        Output::new(format_of_errors(arguments), None).error(&CliError::usage(message));
     } else {
         // A closed stdout or stderr leaves nobody to tell.
         let _ = error.print();
     }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+/// The form of errors while the arguments are not taken apart.
+fn format_of_errors(arguments: &[OsString]) -> OutputFormat {
+    match usage::wants_json(arguments) {
+        true => OutputFormat::Json,
+        false => OutputFormat::Table,
+    }
 }
 
 /// Whether the process gives everything up but what it was started with.

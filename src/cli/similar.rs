@@ -57,7 +57,7 @@ fn names(installation: &Installation, kind: Kind) -> Result<Vec<String>, Catalog
             .map(|group| group.name)
             .collect(),
         // Nobody types the id of one from memory.
-        Kind::RoleAssignment => Vec::new(),
+        Kind::RoleAssignment | Kind::FederatedCredential | Kind::DeviceLogin => Vec::new(),
     })
 }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::access::{self, GrantArgs};
 use super::disk::change;
 use super::filter::FilterArgs;
 use super::frozen::{DeleteArgs, UpdateArgs, absolute, delete, show, update};
@@ -44,6 +45,22 @@ disk.")]
     #[command(after_help = "Example:
   sealdisk snapshot update before-upgrade --disk-encryption-set myset")]
     Update(UpdateArgs),
+    /// Grant access to the data of a snapshot over HTTPS, for a limited time
+    #[command(after_help = "Example:
+  sealdisk snapshot grant-access before-upgrade --duration-in-seconds 3600
+
+`sealdisk serve` serves the snapshot there as a fixed VHD. Whoever has the URL can read the snapshot
+until the time is over or access is revoked; it is shown once.")]
+    GrantAccess(GrantArgs),
+    /// Revoke all access to the data of a snapshot
+    #[command(after_help = "Example:
+  sealdisk snapshot revoke-access before-upgrade
+
+Downloads under way end within a second.")]
+    RevokeAccess {
+        /// The snapshot
+        name: String,
+    },
     /// Delete a snapshot, and merge its layer into the one above
     #[command(after_help = "Examples:
   sealdisk snapshot delete before-upgrade --yes
@@ -85,6 +102,8 @@ pub(super) fn run(context: &Context, args: SnapshotArgs) -> Result<(), CliError>
         SnapshotCommand::List(filter) => filter.list(context, kind),
         SnapshotCommand::Show { name } => show(context, kind, &name),
         SnapshotCommand::Update(args) => update(context, kind, &args),
+        SnapshotCommand::GrantAccess(args) => access::grant(context, kind, &args),
+        SnapshotCommand::RevokeAccess { name } => access::revoke(context, kind, &name),
         SnapshotCommand::Delete(args) => delete(context, kind, &args),
     }
 }

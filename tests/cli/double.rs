@@ -5,9 +5,10 @@ use std::fs;
 use aes::Aes256;
 use aes::cipher::KeyInit;
 use disks::Disk;
-use installation::envelope::{LayerRecord, ResourceKind};
+use installation::envelope::{Header, HeaderFile, LayerRecord, ResourceKind};
 use serde_json::Value;
 use test_support::{Host, KEY, VAULT, text};
+use uuid::Uuid;
 use xts_mode::{Xts128, get_tweak_default};
 
 const BLOCK: usize = 4096;
@@ -273,6 +274,58 @@ fn snapshots_clones_and_images_are_as_their_layers_are() {
     assert_eq!(catalog(host), before);
     let twice = host.json("disk-encryption-set show twice");
     assert_eq!(twice["encryptionType"], TWICE);
+}
+
+/// Nothing proves a header to a catalog that is made again: one that says less than others does not weaken their set.
+#[test]
+fn a_forged_header_does_not_weaken_a_set() {
+    let disks = Disks::new(Some("twice"));
+    let host = &disks.host;
+    let installation = host.installation();
+    let disk = Disk::find(&installation, "d").unwrap();
+    let header = disk.header_file().unwrap().read().unwrap();
+    let (header, dek) = disk.unlock(&installation, header).unwrap();
+    let mut payload = (*header).clone();
+    payload.disk = Uuid::new_v4();
+    // It is found first.
+    payload.name = "a".into();
+    payload.layers[0].platform_envelope = None;
+    let forged = host.disks().join("a");
+    fs::create_dir(&forged).unwrap();
+    HeaderFile::create(&forged.join("header"), &Header::new(payload), &dek).unwrap();
+    for name in [
+        "catalog.db",
+        "catalog.db-wal",
+        "catalog.db-shm",
+        "catalog-copy.json",
+    ] {
+        let _ = fs::remove_file(host.state().join(name));
+    }
+    host.ok("catalog rebuild");
+    let twice = host.json("disk-encryption-set show twice");
+    assert_eq!(twice["encryptionType"], TWICE);
+}
+
+/// What a layer beneath is refused by is the platform's key, not the customer's.
+#[test]
+fn a_refusal_names_the_key_that_refuses() {
+    let disks = Disks::new(Some("twice"));
+    let host = &disks.host;
+    let versions = || {
+        let list = host.json(&format!("keyvault key list-versions {PLATFORM}"));
+        list.as_array().unwrap().clone()
+    };
+    let first = versions()[0]["kid"].as_str().unwrap().to_owned();
+    host.ok(&format!("keyvault key rotate {PLATFORM}"));
+    host.ok("snapshot create s1 --source d");
+    host.ok("snapshot create s2 --source d");
+    let version = first.rsplit('/').next().unwrap();
+    host.ok(&format!(
+        "keyvault key set-attributes {PLATFORM} --version {version} --enabled false"
+    ));
+    let refused = host.refused("disk create clone --source s2");
+    assert!(refused.contains(&first), "{refused}");
+    assert!(!refused.contains(KEY), "{refused}");
 }
 
 #[test]

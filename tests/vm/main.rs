@@ -7,6 +7,7 @@
 // All of this is test code, the helpers outside of `#[test]` functions too.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
+mod azure;
 mod backend;
 mod boot;
 mod filesystems;

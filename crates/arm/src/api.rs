@@ -4,12 +4,14 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde_json::Value;
-use server::{ApiError, Front, FrontReply, Head, Site};
+use server::{ApiError, Front, FrontReply, Head, Site, TransferReply};
+use zeroize::Zeroizing;
 
+use crate::access::{self, Sessions};
 use crate::call::{Call, Principal};
 use crate::changing::Changes;
 use crate::error::ArmError;
-use crate::login::Public;
+use crate::login::{Attempts, Public};
 use crate::names::Names;
 use crate::places::forget_unused;
 use crate::query::Query;
@@ -27,6 +29,8 @@ const BODY: usize = 1 << 20;
 pub struct Api {
     hosts: Vec<String>,
     changes: Changes,
+    access: Sessions,
+    attempts: Attempts,
 }
 
 impl Api {
@@ -47,7 +51,9 @@ impl Api {
         all.extend(hosts.iter().cloned());
         Self {
             hosts: all,
+            access: Sessions::new(state_dir.clone(), runtime_dir.clone()),
             changes: Changes::new(state_dir, runtime_dir),
+            attempts: Attempts::default(),
         }
     }
 
@@ -86,6 +92,7 @@ impl Api {
         let call = Call {
             site,
             changes: &self.changes,
+            access: &self.access,
             types: TYPES,
             head,
             query,
@@ -152,13 +159,25 @@ impl Front for Api {
 
     fn answer(&self, site: &Site<'_>, head: &Head, body: &[u8]) -> FrontReply {
         if let Some(public) = Public::find(head) {
-            return public.answer(site, head, body);
+            return public.answer(site, &self.attempts, head, body);
         }
         match self.answer_known(site, head, body) {
             Ok(reply) => reply,
             Err(error) if error.status == 401 => challenged(error.reply(), head),
             Err(error) => error.reply(),
         }
+    }
+
+    fn is_transfer(&self, head: &Head) -> bool {
+        access::is_transfer(head)
+    }
+
+    fn admit_transfer(&self, site: &Site<'_>, head: &Head) -> Result<usize, TransferReply> {
+        access::admit(site, head)
+    }
+
+    fn transfer(&self, site: &Site<'_>, head: &Head, body: Zeroizing<Vec<u8>>) -> TransferReply {
+        access::transfer(&self.access, site, head, body)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use crate::call::Call;
 use crate::error::ArmError;
-use installation::InstallationError;
+use installation::{Installation, InstallationError};
 use vault::Origin;
 use vault::audit::AuditRecord;
 
@@ -17,9 +17,21 @@ pub fn recorded<T>(
     id: &str,
     change: impl FnOnce() -> Result<T, ArmError>,
 ) -> Result<T, ArmError> {
-    let log = call.installation().audit_log()?;
     let origin = Origin::Remote(call.head.peer);
     let record = AuditRecord::new(call.principal.object_id, origin, operation).with_detail(id);
+    recorded_as(call.installation(), record, change)
+}
+
+/// The same with a record that is there already.
+///
+/// # Errors
+/// As [`recorded`].
+pub fn recorded_as<T>(
+    installation: &Installation,
+    record: AuditRecord,
+    change: impl FnOnce() -> Result<T, ArmError>,
+) -> Result<T, ArmError> {
+    let log = installation.audit_log()?;
     let intent = log.begin(record).map_err(InstallationError::from)?;
     let changed = change();
     let refusal = changed.as_ref().err().map(|error| error.code.clone());

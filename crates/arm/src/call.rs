@@ -4,6 +4,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use crate::access::Sessions;
 use crate::changing::Changes;
 use crate::error::ArmError;
 use crate::names::Names;
@@ -28,6 +29,8 @@ pub struct Call<'a> {
     pub site: &'a Site<'a>,
     /// What makes changes.
     pub changes: &'a Changes,
+    /// The disks whose data somebody has access to.
+    pub access: &'a Sessions,
     /// The types of resources.
     pub types: &'static [&'static dyn ResourceType],
     /// The request without its body.
@@ -165,6 +168,19 @@ pub trait ResourceType: Sync {
     /// When they cannot be read.
     fn all(&self, call: &Call<'_>) -> Result<Vec<String>, ArmError>;
 
+    /// Some of them with where they are, by name, for a type of which there are thousands: `None` where all of them
+    /// are read.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn listed(
+        &self,
+        _call: &Call<'_>,
+        _wanted: &Wanted<'_>,
+    ) -> Result<Option<Vec<PlacementRecord>>, ArmError> {
+        Ok(None)
+    }
+
     /// The body of one of them, without what all have: `properties`, `sku`, `identity`.
     ///
     /// # Errors
@@ -213,6 +229,17 @@ pub trait ResourceType: Sync {
     fn full_type(&self) -> String {
         format!("{}/{}", self.provider(), self.name())
     }
+}
+
+/// Which resources of a type are asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// Those in a group, which is given in any case.
+    pub group: Option<&'a str>,
+    /// Those whose names come after this one.
+    pub after: Option<&'a str>,
+    /// So many at most.
+    pub limit: usize,
 }
 
 /// A resource that is to be made or changed.

@@ -1,13 +1,14 @@
 //! What all changes have in common: names are locked, what passes by is waited for, and layers are changed
 //! whoever has the disk.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::ArmError;
+use crate::moving::Moving;
 use attach::LayerChanges;
 use disks::import::Cancel;
 use disks::{Disk, DiskError, LayerOp};
@@ -23,8 +24,9 @@ const LOOK: Duration = Duration::from_millis(50);
 pub struct Changes {
     /// Where attached disks are reached.
     pub(crate) runtime_dir: PathBuf,
-    state_dir: PathBuf,
-    locked: Mutex<HashSet<String>>,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) moving: Moving,
+    locked: Mutex<HashMap<String, Holders>>,
     unlocked: Condvar,
     merging: Arc<Merging>,
 }
@@ -34,6 +36,15 @@ pub struct Changes {
 struct Merging {
     runs: AtomicBool,
     wanted: AtomicBool,
+}
+
+/// Who has a name.
+#[derive(Clone, Copy)]
+enum Holders {
+    /// One alone.
+    One,
+    /// So many together.
+    Shared(usize),
 }
 
 /// The lock of a name, until it is dropped.
@@ -49,7 +60,12 @@ impl Drop for NameLock<'_> {
             .locked
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        locked.remove(&self.name);
+        match locked.get_mut(&self.name) {
+            Some(Holders::Shared(count)) if *count > 1 => *count -= 1,
+            _ => {
+                locked.remove(&self.name);
+            }
+        }
         drop(locked);
         self.changes.unlocked.notify_all();
     }
@@ -61,6 +77,7 @@ impl Changes {
         Self {
             runtime_dir,
             state_dir,
+            moving: Moving::default(),
             locked: Mutex::default(),
             unlocked: Condvar::new(),
             merging: Arc::default(),
@@ -70,9 +87,34 @@ impl Changes {
     /// Waits until nobody else changes what has that name: of two requests at once the second finds what the
     /// first has left.
     pub(crate) fn lock(&self, name: &str) -> NameLock<'_> {
+        self.hold(name, |holders| match holders {
+            None => Some(Holders::One),
+            Some(_) => None,
+        })
+    }
+
+    /// Waits until nobody has that name alone, and keeps it from that: a group, while something is put into it.
+    /// Whoever needs both takes the name of a group before that of a resource.
+    pub(crate) fn share(&self, name: &str) -> NameLock<'_> {
+        self.hold(name, |holders| match holders {
+            None => Some(Holders::Shared(1)),
+            Some(Holders::Shared(count)) => Some(Holders::Shared(count + 1)),
+            Some(Holders::One) => None,
+        })
+    }
+
+    fn hold(
+        &self,
+        name: &str,
+        joined: impl Fn(Option<Holders>) -> Option<Holders>,
+    ) -> NameLock<'_> {
         let name = name.to_ascii_lowercase();
         let mut locked = self.locked.lock().unwrap_or_else(PoisonError::into_inner);
-        while !locked.insert(name.clone()) {
+        loop {
+            if let Some(holders) = joined(locked.get(&name).copied()) {
+                locked.insert(name.clone(), holders);
+                break;
+            }
             let woken = self.unlocked.wait(locked);
             locked = woken.unwrap_or_else(PoisonError::into_inner);
         }
@@ -157,4 +199,34 @@ fn merge_all(state_dir: &Path, runtime_dir: &Path) -> Result<(), DiskError> {
         wait: true,
     };
     changes.merge_all(&mut |_, _| {})
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn who_shares_a_name_keeps_it_from_who_wants_it_alone() {
+        let changes = Changes::new(PathBuf::new(), PathBuf::new());
+        let first = changes.share("rg");
+        let second = changes.share("RG");
+        let (told, tells) = mpsc::channel();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let _alone = changes.lock("rg");
+                let _ = told.send(());
+            });
+            let waits =
+                |tells: &mpsc::Receiver<()>| tells.recv_timeout(Duration::from_millis(50)).is_err();
+            assert!(waits(&tells));
+            drop(first);
+            assert!(waits(&tells), "one is still there");
+            drop(second);
+            tells.recv_timeout(Duration::from_secs(30)).unwrap();
+        });
+        drop(changes.lock("rg"));
+        drop(changes.share("rg"));
+    }
 }

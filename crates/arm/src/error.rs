@@ -145,6 +145,8 @@ impl From<VaultError> for ArmError {
             | Code::KeyDeleted
             | Code::KeyOperationForbidden
             | Code::VaultDeleted
+            | Code::ForbiddenByFirewall
+            | Code::ForbiddenByConnection
             | Code::Unauthorized
             | Code::KeyNotFound => Self::key_vault(code, message),
             Code::BadParameter | Code::UnwrapFailed => Self::new(400, "InvalidParameter", message),
@@ -178,6 +180,7 @@ impl From<CatalogError> for ArmError {
             },
             CatalogError::InUse { .. }
             | CatalogError::VaultInUse { .. }
+            | CatalogError::IdentityInUse { .. }
             | CatalogError::GroupInUse { .. } => Self::new(409, error.code(), message),
             CatalogError::NotSystemAssigned { .. } => Self::new(400, "InvalidParameter", message),
             CatalogError::Lost { .. }
@@ -203,6 +206,7 @@ impl From<InstallationError> for ArmError {
             | InstallationError::Identity { .. } => Self::new(409, error.code(), error.to_string()),
             InstallationError::Directory { .. }
             | InstallationError::Exposed { .. }
+            | InstallationError::KeyFile { .. }
             | InstallationError::Audit(_)
             | InstallationError::Missing { .. }
             | InstallationError::NoStateDirectory => Self::internal(error),
@@ -224,6 +228,15 @@ impl From<DiskError> for ArmError {
                 retry_after: Some(1),
                 ..Self::new(status_of(error.code()), error.code(), error.to_string())
             },
+            DiskError::Granted { kind, name, until } => Self::new(
+                409,
+                "OperationNotAllowed",
+                format!(
+                    "There is an active shared access signature outstanding for {kind} {name}, until {until}. Call \
+                     EndGetAccess before attaching, changing or deleting the {kind}. Learn more here: \
+                     aka.ms/revokeaccessapi."
+                ),
+            ),
             DiskError::Argument(message) => Self::new(400, "InvalidParameter", message),
             DiskError::File { .. }
             | DiskError::Volume(_)

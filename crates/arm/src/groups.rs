@@ -5,10 +5,10 @@ use server::FrontReply;
 use time::OffsetDateTime;
 
 use crate::audit::recorded;
-use crate::call::{Call, ResourceType};
+use crate::call::{Call, ResourceType, Wanted};
 use crate::error::ArmError;
-use crate::lists::placements_of;
-use crate::places::tags;
+use crate::placed::placed;
+use crate::places::{group_lock, tags};
 use crate::reply::{created, done, item, list};
 use crate::resources::forget_roles;
 use installation::catalog::{DEFAULT_GROUP, GroupRecord, LOCATION, PlacementRecord};
@@ -90,7 +90,7 @@ pub fn one(call: &Call<'_>, name: &str) -> Result<FrontReply, ArmError> {
 }
 
 fn put(call: &Call<'_>, name: &str) -> Result<FrontReply, ArmError> {
-    let _lock = call.changes.lock(&format!("{TYPE}/{name}"));
+    let _lock = call.changes.lock(&group_lock(name));
     let known = call.catalog().group(name)?;
     let is_new = known.is_none();
     let location = call.body.get("location").and_then(Value::as_str);
@@ -160,6 +160,7 @@ fn check_name(name: &str) -> Result<(), ArmError> {
 
 /// Deletes a group with all that is in it. What cannot go is named, and stays with the group.
 fn delete(call: &Call<'_>, name: &str) -> Result<FrontReply, ArmError> {
+    let _lock = call.changes.lock(&group_lock(name));
     let Some(group) = call.catalog().group(name)? else {
         return Err(ArmError::no_group(name));
     };
@@ -168,7 +169,6 @@ fn delete(call: &Call<'_>, name: &str) -> Result<FrontReply, ArmError> {
             "The resource group '{DEFAULT_GROUP}' has what the command line makes and cannot be deleted."
         )));
     }
-    let _lock = call.changes.lock(&format!("{TYPE}/{name}"));
     let id = call.names.group_id(&group.name);
     recorded(call, "ResourceGroupDelete", &id, || {
         for kind in call.types {
@@ -203,8 +203,12 @@ fn delete_all(
     kind: &'static dyn ResourceType,
     group: &str,
 ) -> Result<(), ArmError> {
-    let mut all = placements_of(call, &[kind])?;
-    all.retain(|placed| placed.group.eq_ignore_ascii_case(group));
+    let wanted = Wanted {
+        group: Some(group),
+        after: None,
+        limit: usize::MAX,
+    };
+    let all = placed(call, kind, &wanted)?;
     let action = format!("{}/delete", kind.full_type());
     for placed in &all {
         call.require(&action, &call.id(placed))?;

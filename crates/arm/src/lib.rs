@@ -5,19 +5,22 @@
 //! ```text
 //! server (TLS, limits, tokens) ──► api: who asks ──► route: what for ──► resources ──► types::*
 //!                                     │                    ├──► groups, subscriptions, deleted_vaults
-//!                                     └──► login, graph    └──► roles
+//!                                     ├──► login, graph    └──► roles
+//!                                     └──► access: the bytes of disks
 //! ```
 //!
 //! | Where | What is in it |
 //! |---|---|
 //! | `id`, `filter`, `query` | What clients write: paths, `$filter`, versions and pages |
 //! | `types` | The types of resources, one file each, behind `ResourceType` of `call` |
-//! | `resources`, `places`, `lists` | What is the same for all types |
-//! | `changing` | Locks of names, and changes of layers |
+//! | `resources`, `places`, `placed`, `lists` | What is the same for all types |
+//! | `changing`, `move_disk` | Locks of names, changes of layers; moves between one and two DEKs |
 //! | `roles` | Who may do what |
+//! | `access` | Access over the network to the data of disks |
 //!
 //! Everything blocks: the server calls it on threads for that.
 
+mod access;
 mod api;
 mod audit;
 mod call;
@@ -32,7 +35,10 @@ pub mod id;
 mod identities;
 mod lists;
 mod login;
+mod move_disk;
+mod moving;
 mod names;
+mod placed;
 mod places;
 pub mod query;
 mod reply;
@@ -43,7 +49,11 @@ mod route;
 mod subscriptions;
 mod types;
 
+pub use access::{
+    AccessUrl, Asked, BlobError, BlobRequest, ByteRange, MAX_WRITTEN, Since, Ticket, grant, revoke,
+};
 pub use api::Api;
 pub use error::ArmError;
 pub use identities::{PrincipalView, find, named};
 pub use names::subscription;
+pub use types::type_of;

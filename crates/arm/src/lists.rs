@@ -1,15 +1,22 @@
 //! Lists of resources, by pages.
 
-use std::collections::BTreeMap;
+use std::num::NonZero;
 
+use serde_json::Value;
 use server::FrontReply;
 
-use crate::call::{Call, ResourceType};
+use crate::call::{Call, ResourceType, Wanted};
 use crate::error::ArmError;
 use crate::filter::Term;
-use crate::places::{body, summary, unplaced};
+use crate::placed::placed;
+use crate::places::{body, summary};
 use crate::reply::list;
 use installation::catalog::PlacementRecord;
+
+/// How many resources are read at once at least: filters may keep few of them.
+const MIN_READ: usize = 100;
+/// How many threads read a page at most.
+const MAX_READERS: usize = 4;
 
 /// `GET` of all of a type, in a group or everywhere, as far as whoever asks may see them.
 ///
@@ -25,13 +32,37 @@ pub fn list_type(
     {
         return Err(ArmError::no_group(group));
     }
-    let placements = placements_of(call, &[kind])?;
-    let page = page(call, placements, group);
-    let bodies = page.items.iter().filter_map(|placed| {
-        // What was deleted meanwhile is not there; what cannot be read is told by its own GET.
-        body(call, kind, placed).ok()
-    });
-    Ok(list(bodies.collect(), page.next))
+    let page = page(call, &[kind], group, |_| true)?;
+    Ok(list(bodies(call, kind, &page.items), page.next))
+}
+
+/// The bodies of a page, each of which takes a file to be read: by several threads where there are many. What was
+/// deleted meanwhile is not there; what cannot be read is told by its own GET.
+fn bodies(
+    call: &Call<'_>,
+    kind: &'static dyn ResourceType,
+    items: &[PlacementRecord],
+) -> Vec<Value> {
+    let read = |part: &[PlacementRecord]| -> Vec<Value> {
+        let bodies = part.iter().map(|placed| body(call, kind, placed));
+        bodies.filter_map(Result::ok).collect()
+    };
+    let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let share = items.len().div_ceil(cpus.min(MAX_READERS)).max(MIN_READ);
+    if items.len() <= share {
+        return read(items);
+    }
+    std::thread::scope(|scope| {
+        let parts = items
+            .chunks(share)
+            .map(|part| scope.spawn(move || read(part)));
+        let parts: Vec<_> = parts.collect();
+        let read = parts.into_iter().map(|part| match part.join() {
+            Ok(bodies) => bodies,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        read.flatten().collect()
+    })
 }
 
 /// `GET …/resources`: of all types, with a filter.
@@ -72,14 +103,11 @@ pub fn list_all(call: &Call<'_>, group: Option<&str>) -> Result<FrontReply, ArmE
             tag_name = Some(value.clone());
         }
     }
-    let mut placements = placements_of(call, call.types)?;
-    placements.retain(|placed| {
-        let terms = &call.query.filter.terms;
-        terms
-            .iter()
-            .all(|term| holds(call, term, placed, tag_name.as_deref()))
-    });
-    let page = page(call, placements, group);
+    let keep = |placed: &PlacementRecord| {
+        let mut terms = call.query.filter.terms.iter();
+        terms.all(|term| holds(call, term, placed, tag_name.as_deref()))
+    };
+    let page = page(call, call.types, group, keep)?;
     let items = page.items.iter().filter_map(|placed| {
         let kind = call.type_of_kind(placed.kind)?;
         Some(summary(call, kind, placed))
@@ -117,53 +145,64 @@ fn holds(call: &Call<'_>, term: &Term, placed: &PlacementRecord, tag_name: Optio
     }
 }
 
-/// Where all resources of these types are.
-pub fn placements_of(
-    call: &Call<'_>,
-    kinds: &[&'static dyn ResourceType],
-) -> Result<Vec<PlacementRecord>, ArmError> {
-    let mut placed: BTreeMap<(&str, String), PlacementRecord> = BTreeMap::new();
-    for record in call.catalog().placements()? {
-        placed.insert(
-            (record.kind.as_str(), record.name.to_ascii_lowercase()),
-            record,
-        );
-    }
-    let mut found = Vec::new();
-    for kind in kinds {
-        let word = kind.kind();
-        for name in kind.all(call)? {
-            let known = placed.remove(&(word.as_str(), name.to_ascii_lowercase()));
-            let known = known.unwrap_or_else(|| unplaced(word, &name));
-            found.push(PlacementRecord { name, ..known });
-        }
-    }
-    Ok(found)
-}
-
 struct Page {
     items: Vec<PlacementRecord>,
     next: Option<String>,
 }
 
-/// A page of those that are in a group and that whoever asks may see.
-fn page(call: &Call<'_>, mut all: Vec<PlacementRecord>, group: Option<&str>) -> Page {
-    let key = |placed: &PlacementRecord| format!("{}/{}", placed.kind.as_str(), placed.name);
+/// The key of an item in all lists, by which they are sorted.
+fn key(placed: &PlacementRecord) -> String {
+    format!("{}/{}", placed.kind.as_str(), placed.name)
+}
+
+/// A page of those of these types that are in a group, that whoever asks may see, and that a filter keeps. What comes
+/// before it is not read, and of what comes after it little.
+fn page(
+    call: &Call<'_>,
+    kinds: &[&'static dyn ResourceType],
+    group: Option<&str>,
+    keep: impl Fn(&PlacementRecord) -> bool,
+) -> Result<Page, ArmError> {
+    let top = call.query.top;
     let visible = |placed: &PlacementRecord| {
         let action = format!("{}/read", call.full_type(placed.kind));
         call.may(&action, &call.id(placed))
     };
-    all.retain(|placed| group.is_none_or(|group| placed.group.eq_ignore_ascii_case(group)));
-    all.retain(visible);
-    all.sort_by_cached_key(key);
-    if let Some(after) = &call.query.after {
-        all.retain(|placed| key(placed) > *after);
+    let mut kinds = kinds.to_vec();
+    kinds.sort_by_key(|kind| format!("{}/", kind.kind().as_str()));
+    let mut items = Vec::new();
+    for kind in kinds {
+        let prefix = format!("{}/", kind.kind().as_str());
+        let mut after = match call.query.after.as_deref() {
+            Some(last) if !last.starts_with(&prefix) && *last > *prefix => continue,
+            Some(last) => last.strip_prefix(&prefix).map(str::to_owned),
+            None => None,
+        };
+        while items.len() <= top {
+            let limit = (top + 1 - items.len()).max(MIN_READ);
+            let wanted = Wanted {
+                group,
+                after: after.as_deref(),
+                limit,
+            };
+            let found = placed(call, kind, &wanted)?;
+            let is_last = found.len() < limit;
+            after = found.last().map(|placed| placed.name.clone());
+            items.extend(
+                found
+                    .into_iter()
+                    .filter(|placed| visible(placed) && keep(placed)),
+            );
+            if is_last {
+                break;
+            }
+        }
     }
-    let more = all.len() > call.query.top;
-    all.truncate(call.query.top);
-    let next = all.last().filter(|_| more).map(|last| {
+    let more = items.len() > top;
+    items.truncate(top);
+    let next = items.last().filter(|_| more).map(|last| {
         let query = call.query.next(&key(last));
         format!("{}{}?{query}", call.names.base, call.head.path)
     });
-    Page { items: all, next }
+    Ok(Page { items, next })
 }

@@ -7,10 +7,11 @@ use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
 use crate::call::{Call, ResourceType};
+use crate::changing::NameLock;
 use crate::error::ArmError;
 use crate::names::time_text;
 use installation::Installation;
-use installation::catalog::{DEFAULT_GROUP, Kind, LOCATION, PlacementRecord, Touch};
+use installation::catalog::{DEFAULT_GROUP, GroupRecord, Kind, LOCATION, PlacementRecord, Touch};
 
 /// After so long a placement of nothing is one that a dead process left.
 const LEFT: Duration = Duration::hours(1);
@@ -132,6 +133,24 @@ pub fn tags(body: &Value) -> Result<Option<BTreeMap<String, String>>, ArmError> 
         tags.insert(name.clone(), text);
     }
     Ok(Some(tags))
+}
+
+/// What locks a group.
+pub fn group_lock(name: &str) -> String {
+    format!("Microsoft.Resources/resourceGroups/{name}")
+}
+
+/// A group, which is kept from being deleted while something is put into it.
+///
+/// # Errors
+/// 404 when it is not there.
+pub fn hold_group<'a>(
+    call: &'a Call<'_>,
+    name: &str,
+) -> Result<(NameLock<'a>, GroupRecord), ArmError> {
+    let lock = call.changes.share(&group_lock(name));
+    let group = call.catalog().group(name)?;
+    Ok((lock, group.ok_or_else(|| ArmError::no_group(name))?))
 }
 
 /// Forgets placements of nothing that dead processes have left.

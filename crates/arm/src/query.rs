@@ -4,9 +4,12 @@ use url::form_urlencoded;
 
 use crate::error::ArmError;
 use crate::filter::Filter;
+use installation::catalog::Kind;
 
 /// Most items of a page.
 const PAGE: usize = 1000;
+/// More bytes than any name has.
+const MAX_NAME: usize = 255;
 
 /// What the query says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,8 +30,8 @@ impl Query {
     /// Parses the part of a URL after `?`.
     ///
     /// # Errors
-    /// 400 without a version, or for a filter that is none. Any date is a version: clients mix several for
-    /// one type, and what is not known of a body is refused there.
+    /// 400 without a version, or for a filter, a number of items or a token that is none. Any date is a version:
+    /// clients mix several for one type, and what is not known of a body is refused there.
     pub fn parse(query: &str) -> Result<Self, ArmError> {
         let mut found = Self {
             api_version: String::new(),
@@ -48,10 +51,13 @@ impl Query {
                     found.filter_text = Some(value.into_owned());
                 }
                 "$top" => {
-                    let top = value.parse().ok().filter(|top| *top > 0);
-                    found.top = top.map_or(PAGE, |top: usize| top.min(PAGE));
+                    let top = value.parse().ok().filter(|top: &usize| *top > 0);
+                    found.top = top.ok_or_else(|| wrong("$top", &value))?.min(PAGE);
                 }
-                "$skiptoken" => found.after = Some(value.into_owned()),
+                "$skiptoken" => match is_key(&value) {
+                    true => found.after = Some(value.into_owned()),
+                    false => return Err(wrong("$skiptoken", &value)),
+                },
                 _ => {}
             }
         }
@@ -87,6 +93,22 @@ impl Query {
         }
         query.append_pair("$skiptoken", last).finish()
     }
+}
+
+fn wrong(parameter: &str, value: &str) -> ArmError {
+    let value: String = value.chars().take(80).collect();
+    ArmError::parameter(
+        parameter,
+        format!("The value '{value}' of the query parameter {parameter} is invalid."),
+    )
+}
+
+/// What the key of an item in a list looks like: `disk/NAME`.
+fn is_key(text: &str) -> bool {
+    let Some((kind, name)) = text.split_once('/') else {
+        return false;
+    };
+    Kind::from_text(kind).is_some() && (1..=MAX_NAME).contains(&name.len()) && !name.contains('/')
 }
 
 /// `2025-01-02`, `2025-01-02-preview`, `2025-01-02-preview.3`
@@ -125,6 +147,16 @@ mod tests {
                 "api-version=2025-01-02&$filter=x",
                 "InvalidFilterInQueryString",
             ),
+            ("api-version=2025-01-02&$top=0", "InvalidParameter"),
+            ("api-version=2025-01-02&$top=-1", "InvalidParameter"),
+            ("api-version=2025-01-02&$top=all", "InvalidParameter"),
+            ("api-version=2025-01-02&$skiptoken=x", "InvalidParameter"),
+            ("api-version=2025-01-02&$skiptoken=", "InvalidParameter"),
+            (
+                "api-version=2025-01-02&$skiptoken=disk/",
+                "InvalidParameter",
+            ),
+            ("api-version=2025-01-02&$skiptoken=vm/a", "InvalidParameter"),
         ] {
             assert_eq!(Query::parse(query).unwrap_err().code, code, "{query}");
         }
@@ -135,8 +167,10 @@ mod tests {
         let text = "api-version=2025-01-02&%24filter=name%20eq%20%27x%27&$top=2";
         let query = Query::parse(text).unwrap();
         assert_eq!(query.top, 2);
-        let next = Query::parse(&query.next("d/2")).unwrap();
-        assert_eq!(next.after.as_deref(), Some("d/2"));
+        let many = Query::parse("api-version=2025-01-02&$top=5000").unwrap();
+        assert_eq!(many.top, PAGE);
+        let next = Query::parse(&query.next("disk/2")).unwrap();
+        assert_eq!(next.after.as_deref(), Some("disk/2"));
         assert_eq!((next.filter, next.top), (query.filter, 2));
     }
 }

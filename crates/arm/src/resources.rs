@@ -11,8 +11,10 @@
 //! 5. the outcome is recorded.
 //!
 //! A failure of 4 removes the placement. A process that dies between 3 and 4 leaves a placement of
-//! nothing, which the same PUT takes up again; the next start of the server removes old ones. One that dies between 4
-//! and 5 leaves the resource whole, in its group.
+//! nothing, which the same PUT takes up again; the command line, before it makes something of that name, and the next
+//! start of the server remove it. One that dies between 4 and 5 leaves the resource whole, in its group.
+//!
+//! The group is kept from being deleted from 1 to 5.
 
 use serde_json::{Map, Value};
 use server::FrontReply;
@@ -21,7 +23,7 @@ use crate::audit::recorded;
 use crate::call::{Call, Put, ResourceType};
 use crate::error::ArmError;
 use crate::etag::{check_etag, with_etag};
-use crate::places::{body, locate, placement, tags, unplaced};
+use crate::places::{body, hold_group, locate, placement, tags, unplaced};
 use crate::reply::done;
 use installation::catalog::{Kind, LOCATION, PlacementRecord};
 
@@ -68,11 +70,11 @@ pub fn get(call: &Call<'_>, named: &Named<'_>) -> Result<FrontReply, ArmError> {
 /// What is wrong with it.
 pub fn put(call: &Call<'_>, named: &Named<'_>, is_patch: bool) -> Result<FrontReply, ArmError> {
     call.require(&named.action("write"), &named.id(call))?;
+    let (_group, group) = hold_group(call, named.group)?;
+    let group = group.name;
     let _lock = call
         .changes
         .lock(&format!("{}/{}", named.kind.full_type(), named.name));
-    let group = call.catalog().group(named.group)?;
-    let group = group.ok_or_else(|| ArmError::no_group(named.group))?.name;
     let found = named.kind.find(call, named.name)?;
     let exists = found.is_some();
     let name = found.unwrap_or_else(|| named.name.to_owned());
@@ -92,7 +94,7 @@ pub fn put(call: &Call<'_>, named: &Named<'_>, is_patch: bool) -> Result<FrontRe
         },
     };
     if !placed.group.eq_ignore_ascii_case(&group) && is_kept {
-        return Err(taken(named, &placed));
+        return Err(taken(call, named, &placed));
     }
     let now = match exists {
         true => Some(body(call, named.kind, &placed)?),
@@ -136,10 +138,13 @@ pub fn put(call: &Call<'_>, named: &Named<'_>, is_patch: bool) -> Result<FrontRe
             placed: &placed,
         };
         let applied = call.changes.retrying(|| named.kind.apply(call, &put));
-        if applied.is_err() {
-            restore(call, &placed, before.as_ref());
+        match applied {
+            Ok(()) => keep(call, &placed),
+            Err(error) => {
+                restore(call, &placed, before.as_ref());
+                Err(error)
+            }
         }
-        applied
     })?;
     // The name as the resource has it, which may be another than was asked for.
     let name = named.kind.find(call, &name)?.unwrap_or(name);
@@ -154,6 +159,15 @@ pub fn put(call: &Call<'_>, named: &Named<'_>, is_patch: bool) -> Result<FrontRe
 /// Whether a placement is of something that is only hidden: a vault that is deleted softly.
 fn is_kept(call: &Call<'_>, placed: &PlacementRecord) -> Result<bool, ArmError> {
     Ok(call.catalog().name_of(placed.kind, &placed.name)?.is_some())
+}
+
+/// The command line, which was about to make something of the same name, may have taken the placement for one that a
+/// dead process has left.
+fn keep(call: &Call<'_>, placed: &PlacementRecord) -> Result<(), ArmError> {
+    match call.catalog().placement(placed.kind, &placed.name)? {
+        Some(_) => Ok(()),
+        None => Ok(call.catalog().put_placement(placed)?),
+    }
 }
 
 /// What a failure leaves of the placement: what there was before.
@@ -171,11 +185,15 @@ fn restore(call: &Call<'_>, placed: &PlacementRecord, before: Option<&PlacementR
     }
 }
 
-fn taken(named: &Named<'_>, placed: &PlacementRecord) -> ArmError {
+/// Of another group's resource somebody without a right to see it is told no more than that.
+fn taken(call: &Call<'_>, named: &Named<'_>, placed: &PlacementRecord) -> ArmError {
+    let place = match call.may(&named.action("read"), &call.id(placed)) {
+        true => format!("the resource group '{}'", placed.group),
+        false => "another resource group".into(),
+    };
     ArmError::conflict(format!(
-        "The {} name '{}' is taken by one in the resource group '{}': names are unique in an installation. \
-         Choose another name.",
-        placed.kind, named.name, placed.group
+        "The {} name '{}' is taken by one in {place}: names are unique in an installation. Choose another name.",
+        placed.kind, named.name
     ))
 }
 

@@ -104,7 +104,9 @@ impl LayerChanges<'_> {
     fn holder(&self, disk: &Disk, op: &LayerOp) -> Result<Holder, DiskError> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let in_use = match disk.claim(disk.header_file()?.read()?.claims()) {
+            let claimed = disk.claim(disk.header_file()?.read()?.claims());
+            disk.refuse_granted(self.installation)?;
+            let in_use = match claimed {
                 Ok(claim) => return Ok(Holder::Us(claim)),
                 Err(error @ DiskError::InUse { .. }) => error,
                 Err(error) => return Err(error),

@@ -11,6 +11,7 @@
 //! | `layers` | Every change of layers: [`LayerOp`] |
 //! | `check` | Looking for damage, and repairing it |
 //! | `transfer` | Copies of a disk, in the clear or as it is |
+//! | `access` | Access over the network to the data of a disk |
 //! | [`import`] | Reading images of other formats |
 //! | [`des`] | Disk encryption sets |
 //!
@@ -25,6 +26,7 @@
 //! * An attach that waits for the disk holds a `flock` of the file `awaited` ([`Disk::await_it`]); nobody but an attach
 //!   claims the disk meanwhile.
 
+mod access;
 mod check;
 pub mod des;
 pub mod import;
@@ -33,6 +35,10 @@ mod lifecycle;
 mod resource;
 mod transfer;
 
+pub use access::{
+    AccessRequest, Download, FOOTER_LEN, GrantedAccess, Page, PageList, Part, Piece, Reader,
+    Uploader, grant_access, revoke_access,
+};
 pub use check::{ByteRange, CheckReport, Problem, ProblemKind, check};
 pub use layers::{
     Applied, ChangeLayers, ClaimedElsewhere, CloneRequest, ImageRequest, JobChange, JobProgress,
@@ -41,8 +47,9 @@ pub use layers::{
 };
 pub use lifecycle::{
     CreateRequest, Created, DEFAULT_SECTOR_SIZE, DiskView, EncryptionView, JobView, LayerView,
-    NewKey, Rebuilt, RebuiltSet, RegisterRequest, SessionView, create, delete, forget_departed,
-    list, look, needs_other_dek, rebuild, register, rewrap, show, unregister, update,
+    NewKey, Outline, Rebuilt, RebuiltSet, RegisterRequest, SessionView, create, create_for_upload,
+    delete, forget_departed, list, look, needs_other_dek, outline, rebuild, register, rewrap, show,
+    unregister, update,
 };
 pub use resource::{
     Awaiting, Disk, DiskError, Left, Unflushed, Waiter, as_in_runtime_map, begun, ended, geometry,

@@ -36,6 +36,15 @@ pub enum InstallationError {
         /// The directory.
         path: PathBuf,
     },
+    /// A file with a key cannot be used.
+    #[error("the key {path} cannot be used: {source}")]
+    KeyFile {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// A key URL or an envelope names a remote vault that is not connected.
     #[error(
         "the key vault {url} is not connected; connect it with `sealdisk keyvault connect NAME --url \
@@ -114,6 +123,7 @@ impl InstallationError {
             Self::Audit(error) => error.code(),
             Self::Directory { .. }
             | Self::Exposed { .. }
+            | Self::KeyFile { .. }
             | Self::Missing { .. }
             | Self::NoStateDirectory => "StateDirectory",
         }

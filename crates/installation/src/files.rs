@@ -16,7 +16,7 @@
 //! Long work tries that at its start, with what it has made by then ([`try_rename_new`]).
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -24,6 +24,7 @@ use std::path::Path;
 use rustix::fs::{CWD, Mode, RenameFlags, fchmod, renameat_with};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use zeroize::Zeroizing;
 
 use super::InstallationError;
 
@@ -183,6 +184,49 @@ pub fn has_no_links(error: &io::Error) -> bool {
 fn is_same(one: &Path, other: &Path) -> bool {
     let id = |path| fs::symlink_metadata(path).map(|file| (file.dev(), file.ino()));
     matches!((id(one), id(other)), (Ok(one), Ok(other)) if one == other)
+}
+
+/// Writes a file that only its owner can read, under a name that nobody has: whole or not at all.
+///
+/// # Errors
+/// What the system said.
+pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    let staging = path.with_extension("new");
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&staging)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&staging, path)?;
+    path.parent().map_or(Ok(()), sync_dir)
+}
+
+/// Reads a key, of `limit` bytes at most, that nobody else may read.
+///
+/// # Errors
+/// [`InstallationError::KeyFile`].
+pub fn read_private(path: &Path, limit: u64) -> Result<Zeroizing<Vec<u8>>, InstallationError> {
+    let read = || {
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(path)?;
+        let metadata = file.metadata()?;
+        let own = rustix::process::geteuid().as_raw();
+        if metadata.uid() != own || metadata.mode() & 0o077 != 0 {
+            let why = format!("others than user {own} can read it or own it");
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+        }
+        let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(limit).unwrap_or(0)));
+        file.take(limit).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    read().map_err(|source| InstallationError::KeyFile {
+        path: path.into(),
+        source,
+    })
 }
 
 /// Makes the names in a directory durable. Where a file system cannot do that for a directory alone

@@ -178,7 +178,7 @@ fn client_of(secret: &str) -> Option<Uuid> {
 }
 
 /// Azure's rule for names of user-assigned identities: 3 to 128 letters, digits, `-` and `_`.
-fn check_name(name: &str) -> Result<(), InstallationError> {
+pub(super) fn check_name(name: &str) -> Result<(), InstallationError> {
     let allowed = (3..=128).contains(&name.len())
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name

@@ -86,7 +86,7 @@ impl Installation {
         if set.auto_rotation {
             url.key.version = None;
         }
-        let caller = identity_of(set)?;
+        let caller = self.identity_of(set)?;
         let vault = self.key_vault_at(&url.vault_url, &set.identity)?;
         current(vault, caller, &url.key)
     }
@@ -106,7 +106,7 @@ impl Installation {
             None => (self.platform(), DesIdentity::SystemAssigned),
             Some(name) => {
                 let set = self.catalog().des(name)?.record;
-                (identity_of(&set)?, set.identity)
+                (self.identity_of(&set)?, set.identity)
             }
         };
         Ok(KeyAccess {
@@ -124,24 +124,32 @@ impl Installation {
     pub fn identity(&self, des: Option<&str>) -> Result<Caller, InstallationError> {
         match des {
             None => Ok(self.platform()),
-            Some(name) => Ok(identity_of(&self.catalog().des(name)?.record)?),
+            Some(name) => self.identity_of(&self.catalog().des(name)?.record),
         }
     }
-}
 
-/// The identity of a set; a removed one is refused by every vault, so it is not even named.
-fn identity_of(set: &DiskEncryptionSetRecord) -> Result<Caller, VaultError> {
-    if set.identity != DesIdentity::None {
-        return Ok(Caller::local(set.principal_id));
-    }
-    Err(VaultError::new(
-        VaultErrorCode::Unauthorized,
-        format!(
+    /// The identity of a set; a removed one is refused by every vault, so it is not even named.
+    fn identity_of(&self, set: &DiskEncryptionSetRecord) -> Result<Caller, InstallationError> {
+        let is_there = match &set.identity {
+            DesIdentity::None => false,
+            // It stays while the set has it. A policy that names one that is gone all the same grants nothing.
+            DesIdentity::UserAssigned { object_id, .. } => {
+                self.catalog().identity_by_object(*object_id)?.is_some()
+            }
+            DesIdentity::SystemAssigned
+            | DesIdentity::Imds { .. }
+            | DesIdentity::Endpoint { .. } => true,
+        };
+        if is_there {
+            return Ok(Caller::local(set.principal_id));
+        }
+        let message = format!(
             "the disk encryption set '{name}' has no identity any more; give it one with `sealdisk \
              disk-encryption-set identity assign {name}`, and grant that the key",
             name = set.name
-        ),
-    ))
+        );
+        Err(VaultError::new(VaultErrorCode::Unauthorized, message).into())
+    }
 }
 
 /// Fixes the version, so that what is wrapped and what is recorded cannot differ.

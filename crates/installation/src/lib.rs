@@ -1,17 +1,20 @@
 //! One installation: its catalog, the headers of its disks, its vaults, and the identities that may use
 //! their keys.
 
+mod access_tokens;
 mod audit_records;
 pub mod backup;
 pub mod catalog;
 pub mod envelope;
 mod error;
+mod federation;
 pub mod files;
 mod found_vaults;
 mod identities;
 mod installation;
 mod key_access;
 mod log_databases;
+mod logins;
 mod remote_vaults;
 mod retry;
 mod runtime;
@@ -19,13 +22,16 @@ mod vault_backends;
 mod vault_lifecycle;
 mod vaults;
 
+pub use access_tokens::AccessToken;
 pub use audit_records::{DesOperation, KeyEvent, code_of};
 pub use error::InstallationError;
+pub use federation::{AssertionError, Trust};
 pub use found_vaults::{FoundVaults, VaultsLock};
 pub use identities::{DeletedIdentity, IdentitySecret};
 pub use installation::{Installation, RESTORING, default_state_dir, prepared_state_dir};
 pub use key_access::KeyAccess;
 pub use log_databases::{INSTALLATION_LOG, LogDatabase, vault_log_name};
+pub use logins::{DEVICE_LIFETIME, DeviceState, NewDeviceLogin};
 pub use retry::retrying;
 pub use runtime::{goes_at_logout, runtime_dir, runtime_map};
 pub use vault_lifecycle::{DeletedVault, Reconcile};

@@ -6,7 +6,9 @@ use super::vault_backends::{VaultBackend, vault_backend};
 use super::vaults::{PLATFORM_VAULT, reserved};
 use super::{Installation, InstallationError, Reconcile, retrying};
 use crate::catalog::{DesIdentity, Stored, VaultKind, VaultRecord};
-use vault::remote::{ManagedIdentity, RemoteVault, check_ca, checked_vault_url};
+use vault::remote::{
+    ManagedIdentity, RemoteVault, check_ca, checked_token_endpoint, checked_vault_url,
+};
 use vault::{VaultError, VaultErrorCode, embedded_vault_name, normal_vault_name};
 
 impl Installation {
@@ -22,20 +24,61 @@ impl Installation {
         let found = self.catalog().vault_by_url(url)?.map(|vault| vault.record);
         let not_connected = || InstallationError::NotConnected { url: url.into() };
         let found = found.ok_or_else(not_connected)?;
-        let VaultBackend::Remote { ca } = vault_backend(&found) else {
+        let VaultBackend::Remote { ca, token_endpoint } = vault_backend(&found) else {
             return Err(not_connected());
         };
-        let identity = managed(identity)?.ok_or_else(|| InstallationError::Identity {
+        let identity = self.managed(url, token_endpoint, identity)?.ok_or_else(|| InstallationError::Identity {
             vault: url.into(),
-            why: "a remote vault needs a managed identity: create a set with --identity or \
-                  --identity-endpoint, and move disks to it with `sealdisk disk update`",
+            why: "a remote vault needs a managed identity: create a set with --identity, \
+                  --identity-endpoint or --federated-client-id, and move disks to it with `sealdisk disk update`",
         })?;
         Ok(RemoteVault::new(url, ca, identity, self.tokens())?)
     }
 
+    /// The identity that a vault elsewhere sees; `None` for one that it cannot know.
+    fn managed(
+        &self,
+        vault: &str,
+        token_endpoint: Option<&str>,
+        identity: &DesIdentity,
+    ) -> Result<Option<ManagedIdentity>, InstallationError> {
+        Ok(match identity {
+            DesIdentity::None
+            | DesIdentity::SystemAssigned
+            | DesIdentity::UserAssigned {
+                federated_client_id: None,
+                ..
+            } => None,
+            DesIdentity::UserAssigned {
+                object_id,
+                federated_client_id: Some(client_id),
+            } => {
+                let endpoint = token_endpoint.ok_or_else(|| InstallationError::Identity {
+                    vault: vault.into(),
+                    why: "it is not known where its installation gives tokens: connect it again with \
+                          --token-endpoint",
+                })?;
+                let assertion = self.assertion(*object_id);
+                Some(ManagedIdentity::federated(endpoint, *client_id, assertion)?)
+            }
+            DesIdentity::Imds { client_id } => Some(ManagedIdentity::Imds {
+                client_id: *client_id,
+            }),
+            DesIdentity::Endpoint {
+                url,
+                header_file,
+                client_id,
+            } => Some(ManagedIdentity::endpoint(
+                url,
+                header_file.clone(),
+                *client_id,
+            )?),
+        })
+    }
+
     /// Connects a remote vault under a name, or, when that name is its already, replaces the
-    /// certificates that are trusted. It is not asked anything: the identities that may are those
-    /// of disk encryption sets.
+    /// certificates that are trusted and where its installation gives tokens. It is not asked
+    /// anything: the identities that may are those of disk encryption sets.
     ///
     /// # Errors
     /// [`VaultErrorCode::BadParameter`], `CatalogError::Exists`.
@@ -44,6 +87,7 @@ impl Installation {
         name: &str,
         url: &str,
         ca: Option<String>,
+        token_endpoint: Option<String>,
     ) -> Result<VaultRecord, InstallationError> {
         let name = normal_vault_name(name)?;
         let url = checked_vault_url(url)?;
@@ -58,10 +102,12 @@ impl Installation {
             return Err(VaultError::new(VaultErrorCode::BadParameter, message).into());
         }
         ca.as_deref().map(check_ca).transpose()?;
+        let endpoint = token_endpoint.as_deref();
+        endpoint.map(checked_token_endpoint).transpose()?;
         let record = VaultRecord {
             name,
             url,
-            kind: VaultKind::Https { ca },
+            kind: VaultKind::Https { ca, token_endpoint },
             created: OffsetDateTime::now_utc(),
         };
         retrying(|| match self.catalog().vault(&record.name) {
@@ -108,25 +154,6 @@ impl Installation {
     }
 }
 
-/// The managed identity that a set names; `None` for one that was made with the set.
-fn managed(identity: &DesIdentity) -> Result<Option<ManagedIdentity>, VaultError> {
-    Ok(match identity {
-        DesIdentity::None | DesIdentity::SystemAssigned => None,
-        DesIdentity::Imds { client_id } => Some(ManagedIdentity::Imds {
-            client_id: *client_id,
-        }),
-        DesIdentity::Endpoint {
-            url,
-            header_file,
-            client_id,
-        } => Some(ManagedIdentity::endpoint(
-            url,
-            header_file.clone(),
-            *client_id,
-        )?),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,7 +171,7 @@ mod tests {
             unknown.to_string().contains("keyvault connect"),
             "{unknown}"
         );
-        let connected = installation.connect_vault("Far", &format!("{url}/"), None);
+        let connected = installation.connect_vault("Far", &format!("{url}/"), None, None);
         assert_eq!(connected.unwrap().name, "far");
         installation.key_vault_at(url, &imds).unwrap();
         let identity = installation.key_vault_at(url, &system).err().unwrap();
@@ -167,11 +194,30 @@ mod tests {
             ("platform", "https://other.example", "reserved"),
             ("other", "http://other.example", "https://HOST"),
         ] {
-            let error = installation.connect_vault(name, url, None).unwrap_err();
+            let error = installation
+                .connect_vault(name, url, None, None)
+                .unwrap_err();
             assert!(error.to_string().contains(why), "{error} for {why}");
         }
-        let no_ca = installation.connect_vault("far", url, Some("x".into()));
+        let no_ca = installation.connect_vault("far", url, Some("x".into()), None);
         assert!(no_ca.unwrap_err().to_string().contains("CERTIFICATE"));
+        let in_clear = Some("http://other.example/token".into());
+        let in_clear = installation.connect_vault("far", url, None, in_clear);
+        assert!(in_clear.unwrap_err().to_string().contains("https://HOST"));
+        let federated = DesIdentity::UserAssigned {
+            object_id: uuid::Uuid::new_v4(),
+            federated_client_id: Some(uuid::Uuid::new_v4()),
+        };
+        let unknown = installation.key_vault_at(url, &federated).err().unwrap();
+        assert!(
+            unknown.to_string().contains("--token-endpoint"),
+            "{unknown}"
+        );
+        let endpoint = Some("https://far.example/adfs/oauth2/v2.0/token".into());
+        installation
+            .connect_vault("far", url, None, endpoint)
+            .unwrap();
+        installation.key_vault_at(url, &federated).unwrap();
         let here = installation
             .disconnect_vault("near", |_| Ok(()))
             .unwrap_err();

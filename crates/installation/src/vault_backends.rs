@@ -14,6 +14,8 @@ pub enum VaultBackend<'a> {
     Remote {
         /// PEM.
         ca: Option<&'a str>,
+        /// Where its installation gives tokens to identities of this one.
+        token_endpoint: Option<&'a str>,
     },
 }
 
@@ -22,7 +24,10 @@ pub fn vault_backend(record: &VaultRecord) -> VaultBackend<'_> {
     match &record.kind {
         VaultKind::Embedded => VaultBackend::Local(Arc::new(SoftwareKeys)),
         VaultKind::Hsm(token) => VaultBackend::Local(Arc::new(hsm_keys(&record.name, token))),
-        VaultKind::Https { ca } => VaultBackend::Remote { ca: ca.as_deref() },
+        VaultKind::Https { ca, token_endpoint } => VaultBackend::Remote {
+            ca: ca.as_deref(),
+            token_endpoint: token_endpoint.as_deref(),
+        },
     }
 }
 

@@ -40,8 +40,8 @@ struct Connection {
     since: Instant,
     /// Requests under way: one at most, as long as only HTTP/1 is spoken.
     busy: usize,
-    /// Ends it when dropped.
-    _end: oneshot::Sender<()>,
+    /// Ends it when dropped, and at once when used.
+    end: oneshot::Sender<()>,
 }
 
 impl Connections {
@@ -67,6 +67,14 @@ impl Connections {
         }
     }
 
+    /// Ends the connection from `peer` at once, with what is still to be sent on it.
+    pub fn end(&self, peer: SocketAddr) {
+        if let Some(connection) = self.table().open.remove(&peer) {
+            // It may have ended before.
+            let _ = connection.end.send(());
+        }
+    }
+
     fn admit(&self, stream: TcpStream) -> io::Result<Guarded> {
         let peer = stream.peer_addr()?;
         stream.set_nodelay(true)?;
@@ -81,12 +89,12 @@ impl Connections {
             id,
             since: Instant::now(),
             busy: 0,
-            _end: end,
+            end,
         };
         table.open.insert(peer, connection);
         Ok(Guarded {
             stream,
-            ended,
+            ended: Some(ended),
             _entry: Entry {
                 connections: self.clone(),
                 peer,
@@ -157,16 +165,25 @@ impl<S> Accept<TcpStream, S> for Connections {
 /// A connection that ends when its place is needed.
 pub struct Guarded {
     stream: TcpStream,
-    ended: oneshot::Receiver<()>,
+    /// None when it has.
+    ended: Option<oneshot::Receiver<()>>,
     _entry: Entry,
 }
 
 impl Guarded {
     fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        match Pin::new(&mut self.ended).poll(cx) {
-            Poll::Pending => Ok(()),
-            Poll::Ready(_) => Err(io::ErrorKind::ConnectionAborted.into()),
+        let Some(ended) = &mut self.ended else {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        };
+        let Poll::Ready(end) = Pin::new(ended).poll(cx) else {
+            return Ok(());
+        };
+        self.ended = None;
+        if end.is_ok() {
+            // What the kernel has not sent yet is not to be sent. Where that cannot be said, it is, and no more.
+            let _ = self.stream.set_zero_linger();
         }
+        Err(io::ErrorKind::ConnectionAborted.into())
     }
 }
 
@@ -260,6 +277,11 @@ mod tests {
         assert_eq!(read.unwrap(), 1);
         let fourth = connect(&listener, &connections).await;
         assert!(fourth.server.is_ok(), "the first waits now");
+        connections.end(first.peer);
+        for _ in 0..2 {
+            let error = first.server.as_mut().unwrap().read(&mut buffer).await;
+            assert_eq!(error.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+        }
         drop((first, third, fourth));
         assert!(connections.table().open.is_empty());
     }

@@ -6,10 +6,13 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::http::HeaderMap;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
 use super::ApiError;
 use super::floods::{Floods, Refused};
@@ -17,6 +20,7 @@ use super::host::Audience;
 use super::request_head::{authority, bearer};
 use super::shortened::shortened;
 use super::token::{Claims, Issued, TokenService};
+use super::transfer::TransferReply;
 use installation::catalog::IdentityRecord;
 use installation::{Installation, InstallationError};
 
@@ -42,6 +46,18 @@ pub trait Front: Send + Sync {
 
     /// Answers a request. It may block.
     fn answer(&self, site: &Site<'_>, head: &Head, body: &[u8]) -> FrontReply;
+
+    /// Whether a request is for the bytes of a disk: [`Front::transfer`] answers it then. It must not block.
+    fn is_transfer(&self, head: &Head) -> bool;
+
+    /// As [`Front::admit`] of a request for the bytes of a disk. It may block.
+    ///
+    /// # Errors
+    /// The answer to somebody whose body is not even read.
+    fn admit_transfer(&self, site: &Site<'_>, head: &Head) -> Result<usize, TransferReply>;
+
+    /// Answers a request for the bytes of a disk. It may block.
+    fn transfer(&self, site: &Site<'_>, head: &Head, body: Zeroizing<Vec<u8>>) -> TransferReply;
 }
 
 /// A request without its body.
@@ -74,6 +90,17 @@ impl Head {
             peer,
             headers: HeaderMap::new(),
         }
+    }
+
+    /// With further headers, where they are such.
+    #[must_use]
+    pub fn with_headers(mut self, headers: &[(&'static str, &str)]) -> Self {
+        for (name, value) in headers {
+            if let Ok(value) = HeaderValue::from_str(value) {
+                self.headers.insert(*name, value);
+            }
+        }
+        self
     }
 
     pub(crate) fn of(parts: &Parts, peer: SocketAddr) -> Self {
@@ -135,6 +162,11 @@ impl Site<'_> {
         self.tokens.verify_for(token, Audience::Management)
     }
 
+    /// The public keys of the token service, as a JWK set.
+    pub fn token_keys(&self) -> Value {
+        self.tokens.published_keys()
+    }
+
     /// A token of an identity, once it is recorded who gets it.
     ///
     /// # Errors
@@ -148,6 +180,27 @@ impl Site<'_> {
         let issued = self.tokens.issue(identity, resource)?;
         self.installation.record_token(identity, peer)?;
         Ok(issued)
+    }
+
+    /// Who signs tokens, as they have it.
+    pub fn issuer(&self) -> &str {
+        self.tokens.issuer()
+    }
+
+    /// Signs what is no token for a service.
+    ///
+    /// # Errors
+    /// 500.
+    pub fn sign(&self, claims: &impl Serialize) -> Result<String, ApiError> {
+        self.tokens.sign(claims)
+    }
+
+    /// What something says that [`Site::sign`] has signed for `audience` and that is valid now.
+    ///
+    /// # Errors
+    /// 401.
+    pub fn signed<T: DeserializeOwned>(&self, token: &str, audience: &str) -> Result<T, ApiError> {
+        self.tokens.signed(token, audience)
     }
 
     /// Has the log say that somebody was refused; how many times, when it is done again and again.

@@ -34,8 +34,8 @@ use super::shared::{Cost, Lane, Shared};
 use super::shortened::shortened;
 use super::token::{Flavour, TokenRequest};
 use installation::InstallationError;
-use installation::catalog::{CatalogError, IdentityRecord};
-use vault::Caller;
+use installation::catalog::{CatalogError, IdentityOwner, IdentityRecord};
+use vault::{Caller, EmbeddedVault, KeyPermission};
 
 /// Largest body that is read. The largest one that makes sense is a backup of a key.
 pub(crate) const BODY_LIMIT: usize = 1 << 20;
@@ -321,15 +321,24 @@ fn run(
         .installation
         .catalog()
         .identity_by_object(caller.object_id);
-    if known.map_err(ApiError::internal)?.is_none() {
+    let Some(identity) = known.map_err(ApiError::internal)? else {
         return Err(ApiError::unauthorized(
             "AKV10046: The identity of the token was deleted.",
         ));
-    }
+    };
+    let caller = &Caller {
+        is_service: matches!(identity.owner, IdentityOwner::DiskEncryptionSet(_)),
+        ..caller.clone()
+    };
     let vault = shared.vault(&host.vault)?;
     let permission = route.permission();
     match Operation::parse(route, body) {
-        Ok(operation) => operation.run(&vault, caller, host, query),
+        Ok(operation) => {
+            if let Operation::Purge(key) = &operation {
+                check_purge(shared, &vault, caller, key)?;
+            }
+            operation.run(&vault, caller, host, query)
+        }
         Err(malformed) => {
             // Who may not do it at all is told that, and nothing about the form of requests.
             if let Some(permission) = permission {
@@ -337,6 +346,21 @@ fn run(
             }
             Err(malformed)
         }
+    }
+}
+
+/// Whoever may purge a key does not take the platform's from what it wraps.
+fn check_purge(
+    shared: &Shared,
+    vault: &EmbeddedVault,
+    caller: &Caller,
+    key: &str,
+) -> Result<(), ApiError> {
+    vault.check_permission(caller, KeyPermission::Purge)?;
+    let refused = disks::des::refused_purge(&shared.installation, vault.name(), key);
+    match refused.map_err(ApiError::internal)? {
+        Some(why) => Err(ApiError::new(StatusCode::CONFLICT, "Conflict", why)),
+        None => Ok(()),
     }
 }
 
@@ -462,7 +486,8 @@ pub(crate) async fn read(
     if announced.is_some_and(|length| length > limit as u64) {
         return Err(too_large(limit));
     }
-    timeout(patience, collect(body, limit))
+    let room = announced.unwrap_or_default() as usize;
+    timeout(patience, collect(body, limit, room))
         .await
         .unwrap_or_else(|_| {
             Err(ApiError::new(
@@ -473,8 +498,9 @@ pub(crate) async fn read(
         })
 }
 
-async fn collect(mut body: Body, limit: usize) -> Result<Vec<u8>, ApiError> {
-    let mut content = Vec::new();
+async fn collect(mut body: Body, limit: usize, room: usize) -> Result<Vec<u8>, ApiError> {
+    // As long as was announced, so that nothing of it stays behind where it grew.
+    let mut content = Vec::with_capacity(room);
     while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
         let frame = frame.map_err(|_| ApiError::bad("the request's body broke off"))?;
         let Ok(data) = frame.into_data() else {

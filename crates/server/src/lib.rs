@@ -32,6 +32,7 @@ mod shared;
 mod shortened;
 mod tls;
 mod token;
+mod transfer;
 
 pub use api_error::ApiError;
 pub use error::ServerError;
@@ -43,3 +44,4 @@ pub use query::Query;
 pub use route::{NoRoute, Route};
 pub use tls::{CertificateSource, ensure_ca};
 pub use token::{Claims, Flavour, Issued, MAX_LIFETIME, MIN_LIFETIME, TokenRequest};
+pub use transfer::{ByteStream, Chunk, TransferBody, TransferReply};

@@ -11,6 +11,7 @@ use crate::ApiError;
 use crate::operation::Answer;
 
 /// A status, a body, and how to prove who asks.
+#[derive(Default)]
 pub(crate) struct Reply {
     pub(crate) status: StatusCode,
     pub(crate) body: Option<Value>,
@@ -18,6 +19,8 @@ pub(crate) struct Reply {
     pub(crate) retry_after: Option<u64>,
     /// Further headers, whose names are in lower case.
     pub(crate) headers: Vec<(&'static str, String)>,
+    /// A body that is no JSON, in place of the other one.
+    pub(crate) raw: Option<Body>,
 }
 
 impl Reply {
@@ -25,9 +28,7 @@ impl Reply {
         Self {
             status: StatusCode::OK,
             body: Some(body),
-            challenge: None,
-            retry_after: None,
-            headers: Vec::new(),
+            ..Self::default()
         }
     }
 }
@@ -37,9 +38,7 @@ impl From<Answer> for Reply {
         Self {
             status: answer.status,
             body: answer.body,
-            challenge: None,
-            retry_after: None,
-            headers: Vec::new(),
+            ..Self::default()
         }
     }
 }
@@ -49,9 +48,8 @@ impl From<ApiError> for Reply {
         Self {
             status: error.status,
             body: Some(error.body()),
-            challenge: None,
             retry_after: error.retry_after,
-            headers: Vec::new(),
+            ..Self::default()
         }
     }
 }
@@ -64,9 +62,8 @@ impl From<TokenError> for Reply {
         Self {
             status: error.status,
             body: Some(json!({"error": error.code, "error_description": error.message})),
-            challenge: None,
             retry_after: error.retry_after,
-            headers: Vec::new(),
+            ..Self::default()
         }
     }
 }
@@ -76,7 +73,8 @@ pub(crate) fn respond(id: Uuid, request: &HeaderMap, reply: Reply) -> Response {
     let client_request_id = HeaderName::from_static("x-ms-client-request-id");
     let body = reply.body.map(|body| body.to_string());
     let has_body = body.is_some();
-    let mut response = Response::new(body.map_or_else(Body::empty, Body::from));
+    let body = body.map_or_else(Body::empty, Body::from);
+    let mut response = Response::new(reply.raw.unwrap_or(body));
     *response.status_mut() = reply.status;
     let headers = response.headers_mut();
     if has_body {

@@ -56,6 +56,8 @@ pub enum Lane {
     Vault(String, Uuid),
     /// Those of the management API.
     Management,
+    /// Those of whoever reads and writes the bytes of disks.
+    Transfers,
 }
 
 /// What there is for each vault: nothing that one of them waits for keeps another waiting.
@@ -85,6 +87,8 @@ pub struct Shared {
     places: Mutex<HashMap<String, Arc<Place>>>,
     /// For the token service, and for names that are no vault's as far as is known.
     other: Arc<Place>,
+    /// For the bytes of disks.
+    transfers: Arc<Place>,
     /// What is served besides vaults, where it has its places.
     front: Option<(Arc<dyn Front>, Arc<Place>)>,
 }
@@ -127,6 +131,7 @@ impl Shared {
             low_since: Mutex::default(),
             places: Mutex::default(),
             other: Arc::new(Place::new()),
+            transfers: Arc::new(Place::new()),
             front: None,
         }
     }
@@ -233,6 +238,7 @@ impl Shared {
                 let place = self.front.as_ref().map(|(_, place)| place);
                 (Arc::clone(place.unwrap_or(&self.other)), None)
             }
+            Lane::Transfers => (Arc::clone(&self.transfers), None),
             Lane::Vault(name, identity) => {
                 let place = self.place(&name).unwrap_or_else(|| Arc::clone(&self.other));
                 let identity = place.identity(identity);
@@ -423,9 +429,10 @@ mod tests {
                 work("hung", other),
                 Lane::Tokens,
                 Lane::Management,
+                Lane::Transfers,
             ] {
                 let cost = match lane {
-                    Lane::Tokens | Lane::Management => Cost::Usual,
+                    Lane::Tokens | Lane::Management | Lane::Transfers => Cost::Usual,
                     Lane::Vault(..) => Cost::Slow,
                 };
                 shared.blocking(lane, cost, |_| Ok(())).await.unwrap();

@@ -118,6 +118,13 @@ impl Host {
         io.flush().unwrap();
     }
 
+    /// Discards a part of an unattached disk, as a guest does, and makes that durable.
+    pub fn discard(&self, name: &str, at: u64, length: u64) {
+        let mut io = self.opened(name);
+        io.discard(at, length).unwrap();
+        io.flush().unwrap();
+    }
+
     /// What an unattached disk holds.
     pub fn read(&self, name: &str, at: u64, length: usize) -> Vec<u8> {
         let mut bytes = vec![0; length];

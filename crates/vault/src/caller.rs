@@ -14,6 +14,9 @@ pub struct Caller {
     pub origin: Origin,
     /// What it says that it wants a key for, for the audit log.
     pub purpose: Purpose,
+    /// Whether it is a disk encryption set, as whoever has checked its token knows. What comes over no network needs no
+    /// such mark.
+    pub is_service: bool,
 }
 
 /// What a caller says that it wants a key for. It decides nothing: a vault writes it into its log as
@@ -62,6 +65,7 @@ impl Caller {
             object_id,
             origin,
             purpose: Purpose::default(),
+            is_service: false,
         }
     }
 
@@ -71,6 +75,7 @@ impl Caller {
             object_id,
             origin: Origin::Remote(address),
             purpose: Purpose::default(),
+            is_service: false,
         }
     }
 
@@ -93,6 +98,7 @@ impl Caller {
             object_id: Uuid::nil(),
             origin: Origin::Vault,
             purpose: Purpose::default(),
+            is_service: false,
         }
     }
 }

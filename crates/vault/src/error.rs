@@ -23,6 +23,10 @@ pub enum VaultErrorCode {
     KeyNotYetValid,
     /// The caller's access policy lacks the permission.
     Forbidden,
+    /// The vault's network rules do not let in who asks from there.
+    ForbiddenByFirewall,
+    /// The vault is closed to the network.
+    ForbiddenByConnection,
     /// The vault's own rules forbid it to everybody, whatever the access policy says.
     ForbiddenByPolicy,
     /// The key does not permit the operation (`key_ops`).
@@ -76,6 +80,8 @@ impl VaultErrorCode {
             Self::KeyExpired => "KeyExpired",
             Self::KeyNotYetValid => "KeyNotYetValid",
             Self::Forbidden => "Forbidden",
+            Self::ForbiddenByFirewall => "ForbiddenByFirewall",
+            Self::ForbiddenByConnection => "ForbiddenByConnection",
             Self::ForbiddenByPolicy => "ForbiddenByPolicy",
             Self::KeyOperationForbidden => "KeyOperationForbidden",
             Self::Conflict => "Conflict",
@@ -107,7 +113,10 @@ impl VaultErrorCode {
             | Self::KeyOperationForbidden
             | Self::Unauthorized
             | Self::Forbidden => Verdict::Refused,
+            // From where a key is asked for says nothing of who may use it.
             Self::VaultNotFound
+            | Self::ForbiddenByFirewall
+            | Self::ForbiddenByConnection
             | Self::ForbiddenByPolicy
             | Self::Conflict
             | Self::Throttled
@@ -147,6 +156,8 @@ impl VaultErrorCode {
             | Self::VaultDeleted
             | Self::KeyExpired
             | Self::KeyNotYetValid
+            | Self::ForbiddenByFirewall
+            | Self::ForbiddenByConnection
             | Self::ForbiddenByPolicy
             | Self::KeyOperationForbidden => (403, "Forbidden", Some(self.as_str())),
             Self::Conflict => (409, "Conflict", None),

@@ -20,6 +20,7 @@ mod key_row;
 mod key_vault;
 mod master;
 mod names;
+mod network;
 mod permission;
 mod private_keys;
 mod refusal;
@@ -51,6 +52,7 @@ pub use master::{MasterPlace, MasterSource};
 pub use names::{
     KeyUrl, check_key_name, embedded_vault_name, normal_vault_name, same_key_url, vault_url,
 };
+pub use network::{IpRule, NetworkRules};
 pub use permission::{KeyPermission, Permissions};
 pub use private_keys::{
     KeyType, NewPrivateKey, PrivateKey, PrivateKeyId, PrivateKeys, SoftwareKeys,

@@ -8,7 +8,7 @@ use super::view::{DesView, note_policies};
 use crate::cli::{CliError, Context};
 use disks::des::{DesChange, NewDes, UpdatedDes};
 use installation::Installation;
-use installation::catalog::{DiskEncryptionSetRecord, EncryptionType};
+use installation::catalog::{DiskEncryptionSetRecord, EncryptionType, Kind};
 
 /// Arguments of `disk-encryption-set`.
 #[derive(Args)]
@@ -146,6 +146,9 @@ pub fn run(context: &Context, args: DesArgs) -> Result<(), CliError> {
     let output = &context.output;
     match args.command {
         DesCommand::Create(args) => {
+            installation
+                .catalog()
+                .forget_left(Kind::DiskEncryptionSet, &args.name)?;
             let record = disks::des::create(
                 &installation,
                 &NewDes {
@@ -154,7 +157,7 @@ pub fn run(context: &Context, args: DesArgs) -> Result<(), CliError> {
                     source_vault: args.source_vault.as_deref(),
                     auto_rotation: args.enable_auto_key_rotation,
                     encryption_type: args.encryption_type.into(),
-                    identity: args.identity.identity()?,
+                    identity: args.identity.identity(&installation)?,
                 },
             )?;
             output.show(&DesView::from(record))
@@ -192,6 +195,7 @@ fn update(
         key_url: args.key_url.as_deref(),
         source_vault: args.source_vault.as_deref(),
         auto_rotation: args.enable_auto_key_rotation,
+        identity: None,
     };
     let updated = disks::des::update(installation, &args.name, &change)?;
     let (record, refused) = report(context, updated);

@@ -60,7 +60,7 @@ pub(super) fn run(context: &Context, args: DesIdentityArgs) -> Result<(), CliErr
             Ok(())
         }
         DesIdentityCommand::Assign { name, identity } => {
-            let wanted = identity.identity()?;
+            let wanted = identity.identity(&installation)?;
             let record = disks::des::assign_identity(&installation, &name, wanted.as_ref())?;
             output.show(&DesView::from(record).identity)
         }

@@ -1,4 +1,4 @@
-//! The options that name the managed identity of a disk encryption set.
+//! The options that name the identity of a disk encryption set.
 
 use std::path::PathBuf;
 
@@ -7,9 +7,10 @@ use uuid::Uuid;
 
 use crate::cli::CliError;
 use crate::cli::files::absolute;
+use installation::Installation;
 use installation::catalog::DesIdentity;
 
-/// The managed identity that uses the key of a remote vault.
+/// The identity that uses the key: a managed one for that of a remote vault.
 #[derive(Args)]
 pub(super) struct IdentityOptions {
     /// For a remote vault, the managed identity of this machine: `system` (the default), or the client
@@ -22,6 +23,13 @@ pub(super) struct IdentityOptions {
     /// A file (mode 0600) with the secret for the endpoint
     #[arg(long, value_name = "FILE", requires = "identity_endpoint")]
     identity_header_file: Option<PathBuf>,
+    /// An identity of `sealdisk identity`, by its name, in place of one of the set's own
+    #[arg(long, visible_alias = "user-assigned", value_name = "IDENTITY",
+          conflicts_with_all = ["identity", "identity_endpoint"])]
+    mi_user_assigned: Option<String>,
+    /// For a vault of another installation: the client id of the identity there that trusts this one
+    #[arg(long, value_name = "CLIENT-ID", requires = "mi_user_assigned")]
+    federated_client_id: Option<Uuid>,
 }
 
 /// Which managed identity; `None` is the system-assigned one.
@@ -38,7 +46,16 @@ fn client_id(text: &str) -> Result<ClientId, String> {
 }
 
 impl IdentityOptions {
-    pub(super) fn identity(self) -> Result<Option<DesIdentity>, CliError> {
+    pub(super) fn identity(
+        self,
+        installation: &Installation,
+    ) -> Result<Option<DesIdentity>, CliError> {
+        if let Some(name) = &self.mi_user_assigned {
+            return Ok(Some(DesIdentity::UserAssigned {
+                object_id: installation.catalog().identity(name)?.record.object_id,
+                federated_client_id: self.federated_client_id,
+            }));
+        }
         let client_id = self.identity.and_then(|id| id.0);
         Ok(match (self.identity_endpoint, self.identity_header_file) {
             (Some(url), Some(file)) => {

@@ -38,25 +38,45 @@ pub(super) struct IdentityView {
     client_id: Option<Uuid>,
     #[serde(skip_serializing_if = "Option::is_none")]
     endpoint: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    federated_client_id: Option<Uuid>,
 }
 
 impl IdentityView {
     fn new(principal_id: Uuid, identity: DesIdentity) -> Self {
-        let removed = identity == DesIdentity::None;
-        let (client_id, endpoint) = match identity {
-            DesIdentity::None | DesIdentity::SystemAssigned => (None, None),
-            DesIdentity::Imds { client_id } => (client_id, None),
-            DesIdentity::Endpoint { url, client_id, .. } => (client_id, Some(url)),
+        let of_system = |client_id: Option<Uuid>| match client_id {
+            Some(_) => "UserAssigned",
+            None => "SystemAssigned",
         };
-        Self {
-            r#type: match client_id {
-                _ if removed => "None",
-                Some(_) => "UserAssigned",
-                None => "SystemAssigned",
+        let plain = |r#type| Self {
+            r#type,
+            principal_id: Some(principal_id),
+            client_id: None,
+            endpoint: None,
+            federated_client_id: None,
+        };
+        match identity {
+            DesIdentity::None => Self {
+                principal_id: None,
+                ..plain("None")
             },
-            principal_id: (!removed).then_some(principal_id),
-            client_id,
-            endpoint,
+            DesIdentity::SystemAssigned => plain("SystemAssigned"),
+            DesIdentity::UserAssigned {
+                federated_client_id,
+                ..
+            } => Self {
+                federated_client_id,
+                ..plain("UserAssigned")
+            },
+            DesIdentity::Imds { client_id } => Self {
+                client_id,
+                ..plain(of_system(client_id))
+            },
+            DesIdentity::Endpoint { url, client_id, .. } => Self {
+                client_id,
+                endpoint: Some(url),
+                ..plain(of_system(client_id))
+            },
         }
     }
 }

@@ -10,6 +10,7 @@ use super::moving::{CopyArgs, RegisterArgs, copy, register, unregister};
 use super::show::{events, show_disk};
 use super::update::{UpdateArgs, update};
 use super::wait::wait;
+use crate::cli::access::{self, GrantArgs};
 use crate::cli::filter::DiskFilterArgs;
 use crate::cli::{CliError, Context};
 use disks::{LayerOp, parse_size};
@@ -160,6 +161,25 @@ the package qemu-utils. An incremental export has the 64 KiB clusters that chang
 snapshot. Its backing file is a full export of the snapshot, in the same directory unless --backing
 says otherwise.")]
     Export(ExportArgs),
+    /// Grant access to the data of an unattached disk over HTTPS, for a limited time
+    #[command(after_help = "Examples:
+  sealdisk disk grant-access data1 --duration-in-seconds 3600
+  curl --cacert ca.pem -o data1.vhd \"$(sealdisk disk grant-access data1 \\
+      --duration-in-seconds 3600 --query accessSAS -o tsv)\"
+
+`sealdisk serve` serves the disk there as a fixed VHD. Whoever has the URL can read the disk until
+the time is over or access is revoked; it is shown once. Meanwhile the disk cannot be attached,
+changed or deleted.")]
+    GrantAccess(GrantArgs),
+    /// Revoke all access to the data of a disk; of a disk in upload, complete the upload
+    #[command(after_help = "Example:
+  sealdisk disk revoke-access data1
+
+Downloads under way end within a second.")]
+    RevokeAccess {
+        /// The disk
+        name: String,
+    },
     /// Check the files of an unattached disk: header, map, data and space
     #[command(after_help = "Examples:
   sealdisk disk check boot1
@@ -232,6 +252,8 @@ pub fn run(context: &Context, args: DiskArgs) -> Result<(), CliError> {
         DiskCommand::Update(args) => update(context, args),
         DiskCommand::Decrypt(args) => decrypt(context, args),
         DiskCommand::Export(args) => export(context, args),
+        DiskCommand::GrantAccess(args) => access::grant(context, ResourceKind::Disk, &args),
+        DiskCommand::RevokeAccess { name } => access::revoke(context, ResourceKind::Disk, &name),
         DiskCommand::Check(args) => check(context, &args),
         DiskCommand::Copy(args) => copy(context, &args),
         DiskCommand::Register(args) => register(context, args),

@@ -10,6 +10,7 @@ use crate::cli::source::{Meant, source, source_note};
 use crate::cli::{CliError, Context};
 use disks::import::{ImageFormat, SourceSpec};
 use disks::{CloneRequest, CreateRequest, parse_size};
+use installation::catalog::Kind;
 use installation::envelope::ResourceKind;
 
 #[derive(Args)]
@@ -83,7 +84,11 @@ fn create_clone(
         sector_size: args.sector_size,
         data_dir: args.data_dir,
     };
-    disks::clone(&context.installation()?, &request)?;
+    let installation = context.installation()?;
+    installation
+        .catalog()
+        .forget_left(Kind::Disk, &request.name)?;
+    disks::clone(&installation, &request)?;
     show_disk(context, &request.name)
 }
 
@@ -94,6 +99,7 @@ fn create_disk(
 ) -> Result<(), CliError> {
     let cancel = cancel_on_signals()?;
     let installation = context.installation()?;
+    installation.catalog().forget_left(Kind::Disk, &args.name)?;
     let request = CreateRequest {
         name: args.name,
         size: args.size,

@@ -116,6 +116,10 @@ pub(super) fn apply(
 /// Applies an operation that begins no job.
 pub fn change(context: &Context, disk: &str, op: &LayerOp) -> Result<(), CliError> {
     with_changes(context, false, |changes| {
+        if let LayerOp::CreateSnapshot(new) = op {
+            let catalog = changes.installation.catalog();
+            catalog.forget_left(new.kind.into(), &new.name)?;
+        }
         let disk = Disk::find(changes.installation, disk)?;
         changes.change_layers(&disk, op, &mut |_| {})?;
         Ok(())

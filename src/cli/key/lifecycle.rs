@@ -10,8 +10,7 @@ use clap::{Args, Subcommand};
 use super::what_if;
 use crate::cli::output::time_cell;
 use crate::cli::{CliError, Context, Tabular};
-use disks::des::SafeToDisable;
-use installation::{Installation, PLATFORM_VAULT};
+use installation::Installation;
 use vault::{DeletedKey, KeyUrl, RotationPolicy};
 
 /// Largest backup or policy that is read: some hundred versions of a key.
@@ -153,19 +152,6 @@ impl Tabular for DeletedKey {
     }
 }
 
-/// Refuses to purge a key of the platform's vault that something needs: with it goes what no customer has taken away.
-fn refuse_used(installation: &Installation, key: &NameArgs) -> Result<(), CliError> {
-    let safety = disks::des::what_if_deleted(installation, &key.vault_name, &key.name)?;
-    match safety.safe_to_disable {
-        SafeToDisable::Yes => Ok(()),
-        SafeToDisable::No | SafeToDisable::Unknown => Err(CliError::usage(format!(
-            "is it safe to purge the platform-managed key? {}; move what it wraps to a disk encryption set, or delete it, \
-             before",
-            safety.summary()
-        ))),
-    }
-}
-
 pub(super) fn run(
     context: &Context,
     installation: &Installation,
@@ -196,8 +182,8 @@ pub(super) fn run(
         LifecycleCommand::Purge(ConfirmArgs { key, yes }) => {
             let vault = vault(&key)?;
             let name = &key.name;
-            if key.vault_name.eq_ignore_ascii_case(PLATFORM_VAULT) {
-                refuse_used(installation, &key)?;
+            if let Some(why) = disks::des::refused_purge(installation, &key.vault_name, name)? {
+                return Err(CliError::usage(why));
             }
             output.confirm(
                 &format!("nothing that the key '{name}' has wrapped can be read again; purge it?"),

@@ -6,9 +6,10 @@ use uuid::Uuid;
 use super::due::run_due;
 use super::hsm::HsmOptions;
 use super::view::{VaultView, view};
-use super::{connect, lifecycle, master, serve};
+use super::{connect, lifecycle, master, network, serve};
 use crate::cli::audit::EntryView;
 use crate::cli::{CliError, Context, key, units};
+use installation::catalog::Kind;
 use installation::{Installation, vault_notice};
 use vault::{Permissions, VaultSettings};
 
@@ -52,6 +53,8 @@ Purge protection cannot be turned off again.")]
     #[command(after_help = "Example:
   sealdisk keyvault delete-policy myvault --object-id 6f0d2c1e-6f9b-4d6f-9a57-2f2a6b1d0c55")]
     DeletePolicy(DeletePolicyArgs),
+    /// Manage the addresses from which a vault may be asked over the network
+    NetworkRule(network::NetworkRuleArgs),
     /// Print the audit log of a vault: every operation, allowed or refused
     #[command(after_help = "Example:\n  sealdisk keyvault audit-log myvault")]
     AuditLog(NameArgs),
@@ -135,6 +138,8 @@ struct UpdateArgs {
     #[arg(long, value_name = "N")]
     operations_limit: Option<u32>,
     #[command(flatten)]
+    network: network::NetworkOptions,
+    #[command(flatten)]
     settings: SettingsArgs,
 }
 
@@ -210,6 +215,9 @@ fn dispatch(
         KeyvaultCommand::Create(args) => {
             let settings = args.settings.over(VaultSettings::default());
             let (hsm, master) = (args.hsm.settings()?, args.master.place()?);
+            installation
+                .catalog()
+                .forget_left(Kind::Vault, &args.name)?;
             let vault =
                 installation.create_vault_with(&args.name, &settings, hsm, master.as_ref())?;
             if let Some(said) = vault_notice(installation, &vault) {
@@ -224,6 +232,7 @@ fn dispatch(
             if let Some(limit) = args.operations_limit {
                 vault.set_operations_limit(&installation.operator(), limit)?;
             }
+            args.network.apply(installation, &vault)?;
             context.output.show(&view(&vault)?)
         }
         KeyvaultCommand::RunDue => run_due(context, installation),
@@ -252,6 +261,7 @@ fn dispatch(
             vault.delete_policy(&installation.operator(), args.object_id)?;
             context.output.show(&view(&vault)?)
         }
+        KeyvaultCommand::NetworkRule(args) => network::run(context, installation, args),
         KeyvaultCommand::AuditLog(args) => {
             let log = installation.vault(&args.name)?.audit_log()?;
             let view = |entry| EntryView::new(None, entry);

@@ -19,6 +19,10 @@ pub(super) struct ConnectArgs {
     /// Trust only TLS certificates signed by a CA in this file (PEM), instead of the system's CAs
     #[arg(long, value_name = "FILE")]
     ca_file: Option<PathBuf>,
+    /// Where its installation gives tokens to identities of this one that it trusts, as
+    /// https://HOST:8443/adfs/oauth2/v2.0/token of `sealdisk serve`
+    #[arg(long, value_name = "URL")]
+    token_endpoint: Option<String>,
 }
 
 #[derive(Args)]
@@ -35,7 +39,7 @@ pub(super) fn connect(
     args: ConnectArgs,
 ) -> Result<VaultRecord, CliError> {
     let ca = args.ca_file.map(read_ca).transpose()?;
-    Ok(installation.connect_vault(&args.name, &args.url, ca)?)
+    Ok(installation.connect_vault(&args.name, &args.url, ca, args.token_endpoint)?)
 }
 
 pub(super) fn disconnect(

@@ -7,6 +7,7 @@ mod due;
 mod hsm;
 mod lifecycle;
 mod master;
+mod network;
 mod serve;
 mod view;
 

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::cli::{CliError, Tabular};
 use installation::catalog::VaultRecord;
-use vault::{EmbeddedVault, KeyType, KeyVault};
+use vault::{EmbeddedVault, KeyType, KeyVault, NetworkRules};
 
 #[derive(Serialize)]
 pub(super) struct VaultView {
@@ -32,6 +32,38 @@ struct VaultProperties {
     operations_limit: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     access_policies: Option<Vec<PolicyView>>,
+    #[serde(flatten)]
+    network: Option<NetworkView>,
+}
+
+/// From where the vault may be asked, by Azure's names.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct NetworkView {
+    public_network_access: &'static str,
+    network_acls: NetworkAclsView,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct NetworkAclsView {
+    default_action: &'static str,
+    bypass: &'static str,
+    ip_rules: Vec<String>,
+}
+
+impl From<NetworkRules> for NetworkView {
+    fn from(rules: NetworkRules) -> Self {
+        let choose = |yes: bool, words: [&'static str; 2]| if yes { words[0] } else { words[1] };
+        Self {
+            public_network_access: choose(rules.public_access, ["Enabled", "Disabled"]),
+            network_acls: NetworkAclsView {
+                default_action: choose(rules.allow_by_default, ["Allow", "Deny"]),
+                bypass: choose(rules.bypass_services, ["AzureServices", "None"]),
+                ip_rules: rules.ip_rules.iter().map(ToString::to_string).collect(),
+            },
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -59,6 +91,7 @@ impl From<VaultRecord> for VaultView {
                 enable_purge_protection: None,
                 operations_limit: None,
                 access_policies: None,
+                network: None,
             },
         }
     }
@@ -101,6 +134,7 @@ pub(super) fn view(vault: &EmbeddedVault) -> Result<VaultView, CliError> {
             enable_purge_protection: Some(settings.purge_protection),
             operations_limit: Some(vault.operations_limit()?),
             access_policies: Some(access_policies),
+            network: Some(vault.network_rules()?.into()),
         },
     })
 }

@@ -64,6 +64,15 @@ impl Connection {
 
     /// Reads one answer; an error when the server closes the connection before.
     pub fn read(&mut self) -> io::Result<Answer> {
+        let (mut answer, body) = self.read_bytes()?;
+        if !body.is_empty() {
+            answer.body = serde_json::from_slice(&body).unwrap();
+        }
+        Ok(answer)
+    }
+
+    /// The same without a look at the body.
+    pub fn read_bytes(&mut self) -> io::Result<(Answer, Vec<u8>)> {
         let mut head = Vec::new();
         let mut byte = [0];
         while !head.ends_with(b"\r\n\r\n") {
@@ -73,7 +82,7 @@ impl Connection {
             head.push(byte[0]);
         }
         let head = String::from_utf8(head).unwrap();
-        let mut answer = Answer {
+        let answer = Answer {
             status: head.split(' ').nth(1).unwrap().parse().unwrap(),
             head,
             body: Value::Null,
@@ -81,10 +90,7 @@ impl Connection {
         let length = answer.header("content-length").unwrap_or("0");
         let mut body = vec![0; length.parse().unwrap()];
         self.stream.read_exact(&mut body)?;
-        if !body.is_empty() {
-            answer.body = serde_json::from_slice(&body).unwrap();
-        }
-        Ok(answer)
+        Ok((answer, body))
     }
 
     pub fn ask(

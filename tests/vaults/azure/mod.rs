@@ -5,6 +5,6 @@ mod crash;
 mod hostile;
 mod recorded;
 mod rules;
-mod sdk;
+pub mod sdk;
 pub mod served;
 mod tokens;

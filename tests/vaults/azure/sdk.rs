@@ -88,8 +88,8 @@ fn check(mut command: Command, flavour: &str) {
     );
 }
 
-/// Where the SDKs of a language are installed.
-fn sdks(language: &str) -> PathBuf {
+/// Where the SDKs of a language are installed, or `az`.
+pub fn sdks(language: &str) -> PathBuf {
     let output = Command::new(format!("{SCRIPTS}/sdks.sh"))
         .arg(language)
         .output()
@@ -97,6 +97,15 @@ fn sdks(language: &str) -> PathBuf {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "sdks.sh {language}: {stderr}");
     PathBuf::from(String::from_utf8(output.stdout).unwrap().trim_end())
+}
+
+/// A copy of a script where its modules are: they are looked for from where the script is.
+pub fn beside_modules(dir: &Path, script: &Path) -> PathBuf {
+    let copy = dir.join("workflow.mjs");
+    let staging = tempfile::NamedTempFile::new_in(dir).unwrap();
+    std::fs::copy(script, staging.path()).unwrap();
+    staging.persist(&copy).unwrap();
+    copy
 }
 
 fn python() -> PathBuf {
@@ -132,11 +141,7 @@ fn javascript_does_everything_by_both_flavours() {
         return;
     }
     let dir = sdks("js");
-    // Modules are looked for from where the script is.
-    let copy = dir.join("workflow.mjs");
-    let staging = tempfile::NamedTempFile::new_in(&dir).unwrap();
-    std::fs::copy(script("js/workflow.mjs"), staging.path()).unwrap();
-    staging.persist(&copy).unwrap();
+    let copy = beside_modules(&dir, &script("js/workflow.mjs"));
     let fixture = Fixture::new();
     fixture.run_with_identity_endpoint("localIdentityEndpoint", Path::new("node"), &copy);
     Fixture::new().run_with_imds(Path::new("node"), &copy);

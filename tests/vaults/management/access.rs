@@ -6,10 +6,10 @@ use super::client::Managed;
 use super::vaults::{VAULT, ask_vault, group, vault_body, vault_with_key};
 
 const OWNER: &str = "8e3af657-a8ff-443c-a75c-2fe8c4bcb635";
-const CONTRIBUTOR: &str = "b24988ac-6180-42a0-ab88-20f7382dd24c";
+pub const CONTRIBUTOR: &str = "b24988ac-6180-42a0-ab88-20f7382dd24c";
 const OFFICER: &str = "14b46e9e-c2b7-41b4-b07b-48a6ebf60603";
 
-fn assignment(role: &str, principal: &str) -> Value {
+pub fn assignment(role: &str, principal: &str) -> Value {
     json!({"properties": {
         "roleDefinitionId": format!("/subscriptions/x/providers/Microsoft.Authorization/roleDefinitions/{role}"),
         "principalId": principal,
@@ -17,7 +17,7 @@ fn assignment(role: &str, principal: &str) -> Value {
     }})
 }
 
-fn line(method: &str, scope: &str, number: u32) -> String {
+pub fn line(method: &str, scope: &str, number: u32) -> String {
     format!(
         "{method} {scope}/providers/Microsoft.Authorization/roleAssignments/00000000-0000-0000-0000-{number:012}"
     )

@@ -1,44 +1,42 @@
-//! Azure's own command line, unmodified, from pip: the documented workflow, with access policies and with
-//! roles, and the refusals. It takes minutes:
+//! Azure's own command line, unmodified, from pip.
+//!
+//! All of it takes minutes:
 //!
 //! ```sh
 //! cargo nextest run --locked --run-ignored all -E 'test(management::az::)'
 //! ```
 
+use std::path::Path;
 use std::process::Command;
 
 use super::client::Managed;
+use super::sdk::{SCRIPTS, check, command};
+use crate::azure::sdk::sdks;
 
-const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vaults");
+/// A script that runs az on an installation.
+fn script(managed: &Managed, name: &str) -> Command {
+    let mut command = command(managed, Path::new("bash"));
+    command
+        .arg(format!("{SCRIPTS}/{name}"))
+        .env("AZ", sdks("az").join("bin/az"))
+        .env("AZURE_CONFIG_DIR", managed.host.path("azure"))
+        .env("SEALDISK", test_support::program());
+    command
+}
 
 #[test]
-#[ignore = "installs Azure's command line, and runs it for minutes"]
+fn az_does_what_the_book_says() {
+    let managed = Managed::new();
+    let mut command = script(&managed, "book.sh");
+    command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/azure.md"));
+    check(command);
+    assert_eq!(managed.host.json("disk list"), serde_json::json!([]));
+}
+
+#[test]
+#[ignore = "takes minutes"]
 fn azs_own_commands_go_through() {
     let managed = Managed::new();
-    let installed = Command::new(format!("{SCRIPTS}/azure/sdks.sh"))
-        .arg("az")
-        .output()
-        .unwrap();
-    assert!(installed.status.success(), "{installed:?}");
-    let venv = String::from_utf8(installed.stdout).unwrap();
-    let output = Command::new("bash")
-        .arg(format!("{SCRIPTS}/management/az.sh"))
-        .env("AZ", format!("{}/bin/az", venv.trim()))
-        .env("AZURE_CONFIG_DIR", managed.host.path("azure"))
-        .env("PYTHONPATH", format!("{SCRIPTS}/management/resolve"))
-        .env("REQUESTS_CA_BUNDLE", &managed.served.ca_file)
-        .env("BASE", managed.base())
-        .env("PORT", managed.served.address.port().to_string())
-        .env("TENANT", managed.tenant())
-        .env("CLIENT_ID", &managed.admin.client_id)
-        .env("SECRET", &managed.admin.secret)
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "{}\n{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
+    check(script(&managed, "az.sh"));
     assert_eq!(managed.host.json("disk list"), serde_json::json!([]));
 }

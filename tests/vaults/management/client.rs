@@ -16,7 +16,16 @@ pub struct Managed {
 impl Managed {
     /// With an owner of the subscription.
     pub fn new() -> Self {
-        let host = Host::new();
+        Self::on(Host::new())
+    }
+
+    /// Ends the server as a crash does, if it has not ended, and starts another one.
+    pub fn serve_again(&mut self) {
+        self.served = serve(&self.host);
+    }
+
+    /// The same on such a host.
+    pub fn on(host: Host) -> Self {
         let admin = user(&host, "admin");
         host.ok("role assignment create --assignee admin --role Owner");
         let served = serve(&host);
@@ -72,14 +81,25 @@ impl Managed {
         self.raw("POST", "/adfs/oauth2/v2.0/token", "", &body)
     }
 
-    /// A request as it is.
+    /// A request as it is, on a connection of its own.
     pub fn raw(&self, method: &str, path: &str, headers: &str, body: &str) -> Answer {
+        let mut connection = Connection::open(&self.served).unwrap();
+        self.raw_on(&mut connection, method, path, headers, body)
+    }
+
+    fn raw_on(
+        &self,
+        connection: &mut Connection,
+        method: &str,
+        path: &str,
+        headers: &str,
+        body: &str,
+    ) -> Answer {
         let host = self.authority();
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: {host}\r\n{headers}Content-Length: {}\r\n\r\n{body}",
             body.len()
         );
-        let mut connection = Connection::open(&self.served).unwrap();
         connection.write(request.as_bytes()).unwrap();
         connection.read().unwrap()
     }
@@ -99,6 +119,17 @@ pub struct Client<'a> {
 impl Client<'_> {
     /// Asks; `path` begins below the subscription unless it is a whole one.
     pub fn ask_with(&self, line: &str, headers: &str, body: Option<&Value>) -> Answer {
+        let mut connection = Connection::open(&self.managed.served).unwrap();
+        self.ask_on(&mut connection, line, headers, body)
+    }
+
+    fn ask_on(
+        &self,
+        connection: &mut Connection,
+        line: &str,
+        headers: &str,
+        body: Option<&Value>,
+    ) -> Answer {
         let (method, path) = line.split_once(' ').unwrap();
         let path = match path.strip_prefix('~') {
             Some(below) => format!("{}{below}", self.managed.subscription()),
@@ -108,7 +139,19 @@ impl Client<'_> {
         let path = format!("{path}{separator}api-version=2025-01-02");
         let headers = format!("Authorization: Bearer {}\r\n{headers}", self.token);
         let body = body.map(ToString::to_string).unwrap_or_default();
-        self.managed.raw(method, &path, &headers, &body)
+        let managed = self.managed;
+        managed.raw_on(connection, method, &path, &headers, &body)
+    }
+
+    /// Asks for several things, one after the other on one connection.
+    pub fn all_ok(&self, lines: &[&str]) -> Vec<Value> {
+        let mut connection = Connection::open(&self.managed.served).unwrap();
+        let mut ask = |line: &&str| {
+            let answer = self.ask_on(&mut connection, line, "", None);
+            assert_eq!(answer.status, 200, "{line}: {answer:?}");
+            answer.body
+        };
+        lines.iter().map(&mut ask).collect()
     }
 
     pub fn ask(&self, line: &str, body: Option<&Value>) -> Answer {

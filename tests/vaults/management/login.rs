@@ -1,6 +1,8 @@
 //! Clouds, logins and tokens, groups, and what is not there.
 
-use serde_json::json;
+use jsonwebtoken::jwk::JwkSet;
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
+use serde_json::{Value, json};
 
 use super::client::Managed;
 
@@ -37,7 +39,7 @@ fn a_cloud_is_discovered_and_a_service_principal_logs_in() {
     assert_eq!(mixed.status, 401, "the secret of another");
     let far = managed.login(&admin.client_id, &admin.secret, "https://elsewhere.example");
     assert_eq!(far.body["error"], "invalid_resource");
-    let body = "grant_type=password&client_id=x&username=u&password=p";
+    let body = "grant_type=implicit&client_id=x&username=u&password=p";
     let answer = managed.raw("POST", "/adfs/oauth2/v2.0/token", "", body);
     assert_eq!(answer.body["error"], "unsupported_grant_type");
 
@@ -53,6 +55,23 @@ fn a_cloud_is_discovered_and_a_service_principal_logs_in() {
         nobody.refused("GET ~/resourceGroups/default", None),
         (403, "AuthorizationFailed".into())
     );
+}
+
+/// Anybody can verify a token by the keys that are published.
+#[test]
+fn tokens_are_verified_by_the_published_keys() {
+    let managed = Managed::new();
+    let config = managed.raw("GET", "/adfs/.well-known/openid-configuration", "", "");
+    let uri = config.body["jwks_uri"].as_str().unwrap();
+    let path = uri.strip_prefix(&managed.base()).unwrap();
+    let keys: JwkSet = serde_json::from_value(managed.raw("GET", path, "", "").body).unwrap();
+    let token = managed.token(&managed.admin, &managed.base());
+    let kid = decode_header(&token).unwrap().kid.unwrap();
+    let key = DecodingKey::from_jwk(keys.find(&kid).unwrap()).unwrap();
+    let mut validation = Validation::new(Algorithm::ES256);
+    validation.validate_aud = false;
+    let claims = decode::<Value>(&token, &key, &validation).unwrap().claims;
+    assert_eq!(claims["oid"], managed.admin.object_id.as_str());
 }
 
 #[test]

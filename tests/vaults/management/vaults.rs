@@ -127,7 +127,9 @@ fn a_vault_with_access_policies_lives_and_dies() {
     client.ok(&format!("PUT {kv}/accessPolicies/add"), Some(&one));
     let allowed = ask_vault(&managed, &other, "kv1", "POST /keys/l/create", Some(&key));
     assert_eq!(allowed.status, 200, "{allowed:?}");
-    client.ok(&format!("PUT {kv}/accessPolicies/remove"), Some(&one));
+    // Who is named loses all, also where no permission is named.
+    let bare = json!({"properties": {"accessPolicies": [policy(&managed, &other.object_id, &[])]}});
+    client.ok(&format!("PUT {kv}/accessPolicies/remove"), Some(&bare));
     assert_eq!(
         ask_vault(&managed, &other, "kv1", "GET /keys/k", None).status,
         403
@@ -180,12 +182,15 @@ fn a_vault_is_refused_what_it_does_not_have() {
     for (name, body, refusal) in [
         (
             "kv1",
-            with("networkAcls", json!({"defaultAction": "Deny"})),
+            with(
+                "networkAcls",
+                json!({"virtualNetworkRules": [{"id": "/x"}]}),
+            ),
             (400, "FeatureNotOffered"),
         ),
         (
             "kv1",
-            with("publicNetworkAccess", json!("Disabled")),
+            with("publicNetworkAccess", json!("SecuredByPerimeter")),
             (400, "FeatureNotOffered"),
         ),
         (
@@ -279,7 +284,7 @@ fn a_set_is_made_changed_and_deleted() {
     for (body, refusal) in [
         (
             with(&|b| b["identity"]["type"] = json!("UserAssigned")),
-            (400, "FeatureNotOffered"),
+            (400, "InvalidParameter"),
         ),
         (
             with(&|b| {

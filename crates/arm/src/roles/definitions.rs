@@ -191,6 +191,19 @@ pub const ROLES: &[Role] = &[
         not_actions: &[],
         data_actions: &[],
     },
+    Role {
+        id: uuid!("f1a07417-d97a-45cb-824c-7a7467783830"),
+        name: "Managed Identity Operator",
+        description: "Read and Assign User Assigned Identity.",
+        actions: &[
+            "Microsoft.Authorization/*/read",
+            "Microsoft.ManagedIdentity/userAssignedIdentities/read",
+            "Microsoft.ManagedIdentity/userAssignedIdentities/assign/action",
+            "Microsoft.Resources/subscriptions/resourceGroups/read",
+        ],
+        not_actions: &[],
+        data_actions: &[],
+    },
 ];
 
 impl Role {

@@ -3,17 +3,18 @@
 use serde_json::{Value, json};
 
 use super::bodies::{one_of, optional_text, refuse_unknown};
-use super::sources::{
-    encryption, encryption_view, id_of, refuse_changed, refuse_other_dek, source,
-};
+use super::sources::{encryption, encryption_view, id_of, is_encryption, refuse_changed, source};
 
-use crate::call::{Call, Put, ResourceType};
+use crate::access;
+use crate::call::{Call, Put, ResourceType, Wanted};
 use crate::error::ArmError;
 use crate::names::time_text;
+use crate::placed::of_many;
 use disks::import::Cancel;
-use disks::{CloneRequest, CreateRequest, DEFAULT_SECTOR_SIZE, Disk, DiskView, LayerOp};
+use disks::{CloneRequest, CreateRequest, DEFAULT_SECTOR_SIZE, Disk, LayerOp, Outline};
 use installation::catalog::{DiskState, Kind, PlacementRecord};
 use installation::envelope::{CloneSource, MAX_DISK_SIZE, ResourceKind};
+use server::FrontReply;
 
 /// Azure's unit of sizes.
 pub const GIB: u64 = 1 << 30;
@@ -88,27 +89,38 @@ impl ResourceType for Disks {
         all_of(call, ResourceKind::Disk)
     }
 
+    fn listed(
+        &self,
+        call: &Call<'_>,
+        wanted: &Wanted<'_>,
+    ) -> Result<Option<Vec<PlacementRecord>>, ArmError> {
+        of_many(call, ResourceKind::Disk, wanted).map(Some)
+    }
+
     fn show(&self, call: &Call<'_>, placed: &PlacementRecord) -> Result<Value, ArmError> {
-        let view = disks::show(call.installation(), ResourceKind::Disk, &placed.name)?;
+        let view = disks::outline(call.installation(), ResourceKind::Disk, &placed.name)?;
         let mut body = shown(call, placed, &view, "Premium_LRS");
-        let session = view.session.as_ref().map(|session| &session.session);
-        if let Some(session) = session.filter(|_| view.is_attached()) {
-            body["managedBy"] = json!(format!(
-                "{}/providers/Sealdisk/hosts/{}",
-                call.names.subscription_id(),
-                session.host
-            ));
+        if call.changes.is_moving(&view) {
+            body["properties"]["provisioningState"] = json!("Updating");
+        }
+        if let Some(attached) = &view.attached {
+            let subscription = call.names.subscription_id();
+            let host = &attached.host;
+            body["managedBy"] = json!(format!("{subscription}/providers/Sealdisk/hosts/{host}"));
+            body["properties"]["LastOwnershipUpdateTime"] = json!(time_text(attached.since));
         }
         Ok(body)
     }
 
     fn settings(&self, call: &Call<'_>, put: &Put<'_>) -> Result<Value, ArmError> {
         refuse_unknown(put.body, KNOWN, READ_ONLY)?;
-        encryption(call, put.body)?;
         wanted_size(put.body)?;
         let settings = common_settings(put, DISK_SKUS)?;
         if put.exists {
             let now = self.show(call, put.placed)?;
+            if !is_encryption(&now["properties"]["encryption"], put.body) {
+                encryption(call, put.body)?;
+            }
             let data = &now["properties"]["creationData"];
             refuse_changed(data, put.body, "/properties/creationData")?;
             let size = now["properties"]["diskSizeGB"].as_u64().unwrap_or_default();
@@ -117,6 +129,7 @@ impl ResourceType for Disks {
             }
             return Ok(settings);
         }
+        encryption(call, put.body)?;
         made_of(call, put.body)?;
         Ok(settings)
     }
@@ -126,6 +139,15 @@ impl ResourceType for Disks {
             true => change(call, put),
             false => make(call, put),
         }
+    }
+
+    fn below(
+        &self,
+        call: &Call<'_>,
+        placed: &PlacementRecord,
+        words: &[String],
+    ) -> Option<Result<FrontReply, ArmError>> {
+        access::below(call, ResourceKind::Disk, placed, words)
     }
 
     fn delete(&self, call: &Call<'_>, name: &str) -> Result<(), ArmError> {
@@ -171,7 +193,7 @@ pub fn all_of(call: &Call<'_>, kind: ResourceKind) -> Result<Vec<String>, ArmErr
 }
 
 /// What disks and snapshots have in common of an answer.
-pub fn shown(call: &Call<'_>, placed: &PlacementRecord, view: &DiskView, sku: &str) -> Value {
+pub fn shown(call: &Call<'_>, placed: &PlacementRecord, view: &Outline, sku: &str) -> Value {
     let settings = &placed.settings;
     let sku = settings["sku"].as_str().unwrap_or(sku);
     let tier = sku.split('_').next().unwrap_or_default();
@@ -209,7 +231,7 @@ fn gib(bytes: u64) -> u64 {
 }
 
 /// As the client has said, or as what is known of a disk that the command line made.
-fn creation_data(call: &Call<'_>, settings: &Value, view: &DiskView) -> Value {
+fn creation_data(call: &Call<'_>, settings: &Value, view: &Outline) -> Value {
     if settings["creationData"].is_object() {
         return settings["creationData"].clone();
     }
@@ -239,10 +261,13 @@ pub fn common_settings(put: &Put<'_>, skus: &[&'static str]) -> Result<Value, Ar
     };
     keep("sku", one_of(body, "/sku/name", skus)?);
     let policies = &["AllowAll", "AllowPrivate", "DenyAll"];
-    keep(
-        "networkAccessPolicy",
-        one_of(body, "/properties/networkAccessPolicy", policies)?,
-    );
+    let policy = one_of(body, "/properties/networkAccessPolicy", policies)?;
+    if policy == Some("AllowPrivate") {
+        let what = "the network access policy AllowPrivate, which needs private endpoints";
+        let target = "properties.networkAccessPolicy";
+        return Err(ArmError::not_offered(target, what));
+    }
+    keep("networkAccessPolicy", policy);
     let access = &["Enabled", "Disabled"];
     keep(
         "publicNetworkAccess",
@@ -294,8 +319,18 @@ fn smaller(name: &str, size: u64) -> ArmError {
     }
 }
 
-/// What a new disk is to be made of; `None` for an empty one.
-fn made_of(call: &Call<'_>, body: &Value) -> Result<Option<(ResourceKind, String)>, ArmError> {
+/// What a new disk is to be made of.
+enum Made {
+    /// Nothing: zeros.
+    Empty,
+    /// What is going to be uploaded, of so many bytes.
+    Upload(u64),
+    /// A snapshot or an image.
+    Of(ResourceKind, String),
+}
+
+/// What a new disk is to be made of.
+fn made_of(call: &Call<'_>, body: &Value) -> Result<Made, ArmError> {
     let option = one_of(body, "/properties/creationData/createOption", OPTIONS)?;
     let required = |target: &str| {
         ArmError::parameter(
@@ -307,15 +342,16 @@ fn made_of(call: &Call<'_>, body: &Value) -> Result<Option<(ResourceKind, String
     match option {
         None => Err(required("properties.creationData.createOption")),
         Some("Empty") => match wanted_size(body)? {
-            Some(_) => Ok(None),
+            Some(_) => Ok(Made::Empty),
             None => Err(required("properties.diskSizeGB")),
         },
+        Some("Upload") => uploaded_size(body).map(Made::Upload),
         Some("Copy") => {
             let target = "properties.creationData.sourceResourceId";
             let id = optional_text(body, &format!("{data}/sourceResourceId"))?;
             let (kind, name) = source(call, target, id.ok_or_else(|| required(target))?)?;
             match kind {
-                ResourceKind::Snapshot | ResourceKind::Image => Ok(Some((kind, name))),
+                ResourceKind::Snapshot | ResourceKind::Image => Ok(Made::Of(kind, name)),
                 ResourceKind::Disk => Err(ArmError::not_offered(
                     target,
                     "copies of a disk at once; make a snapshot of it, and the disk of that",
@@ -327,7 +363,7 @@ fn made_of(call: &Call<'_>, body: &Value) -> Result<Option<(ResourceKind, String
             let id = optional_text(body, &format!("{data}/imageReference/id"))?;
             let (kind, name) = source(call, target, id.ok_or_else(|| required(target))?)?;
             match kind {
-                ResourceKind::Image => Ok(Some((kind, name))),
+                ResourceKind::Image => Ok(Made::Of(kind, name)),
                 _ => Err(ArmError::parameter(
                     target,
                     format!("The value of parameter {target} is no image."),
@@ -341,13 +377,45 @@ fn made_of(call: &Call<'_>, body: &Value) -> Result<Option<(ResourceKind, String
     }
 }
 
+/// The size of a disk that is to be uploaded: that of a VHD without its footer.
+fn uploaded_size(body: &Value) -> Result<u64, ArmError> {
+    const MIB: u64 = 1 << 20;
+    let target = "properties.creationData.uploadSizeBytes";
+    let footer = disks::FOOTER_LEN as u64;
+    let wanted = body.pointer("/properties/creationData/uploadSizeBytes");
+    let size = wanted.and_then(|wanted| wanted.as_u64()?.checked_sub(footer));
+    let is_possible = |size: &u64| size.is_multiple_of(MIB) && (MIB..=MAX_DISK_SIZE).contains(size);
+    let size = size.filter(is_possible).ok_or_else(|| {
+        let message = format!(
+            "The value of parameter {target} is invalid: it has to be that of a fixed VHD, a multiple of 1 MiB and \
+             {footer} bytes for the footer."
+        );
+        ArmError::parameter(target, message)
+    })?;
+    match wanted_size(body)? {
+        Some(wanted) if wanted != gib(size) => {
+            let target = "properties.diskSizeGB";
+            let message = format!(
+                "The value of parameter {target} is invalid: the upload has {} GiB; leave it out.",
+                gib(size)
+            );
+            Err(ArmError::parameter(target, message))
+        }
+        _ => Ok(size),
+    }
+}
+
 fn make(call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError> {
     let name = put.placed.name.clone();
     let size = wanted_size(put.body)?.map(|size| size * GIB);
     let set = encryption(call, put.body)?;
     let installation = call.installation();
     match made_of(call, put.body)? {
-        None => {
+        made @ (Made::Empty | Made::Upload(_)) => {
+            let size = match made {
+                Made::Upload(size) => Some(size),
+                _ => size,
+            };
             let request = CreateRequest {
                 name,
                 size,
@@ -357,12 +425,15 @@ fn make(call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError> {
                 logical_sector_size: None,
                 data_dir: None,
             };
-            disks::create(installation, &request, &Cancel::default(), |_| |_: u64| ())?;
+            match made {
+                Made::Upload(_) => disks::create_for_upload(installation, &request)?,
+                _ => disks::create(installation, &request, &Cancel::default(), |_| |_: u64| ())?,
+            };
         }
-        Some(source) => {
+        Made::Of(kind, source) => {
             let request = CloneRequest {
                 name,
-                source,
+                source: (kind, source),
                 size,
                 disk_encryption_set: set,
                 sector_size: None,
@@ -376,7 +447,7 @@ fn make(call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError> {
 
 fn change(call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError> {
     let name = &put.placed.name;
-    let view = disks::show(call.installation(), ResourceKind::Disk, name)?;
+    let view = disks::outline(call.installation(), ResourceKind::Disk, name)?;
     rewrap(call, ResourceKind::Disk, put, &view)?;
     let wanted = wanted_size(put.body)?.unwrap_or_default();
     if wanted > gib(view.disk_size_bytes) {
@@ -388,20 +459,29 @@ fn change(call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError> {
     Ok(())
 }
 
-/// Wraps the DEKs under another key, if the body says so.
+/// Wraps the DEKs under another key, if the body says so. The data of a disk is copied under a new DEK where the key is
+/// that of a set which encrypts another number of times; of anything else it is not, which is refused.
 pub fn rewrap(
     call: &Call<'_>,
     kind: ResourceKind,
     put: &Put<'_>,
-    view: &DiskView,
+    view: &Outline,
 ) -> Result<(), ArmError> {
-    let now = &view.encryption.disk_encryption_set_id;
-    if let Some(wanted) = encryption(call, put.body)?
-        && wanted != *now
-    {
-        let (name, set) = (&put.placed.name, wanted.as_deref());
-        refuse_other_dek(call, kind, name, set)?;
-        disks::update(call.installation(), kind, name, set)?;
+    let now = &view.encryption;
+    let wanted = match is_encryption(&encryption_view(call, now), put.body) {
+        // Where a move was cut off it goes on.
+        true => Some(now.disk_encryption_set_id.clone()),
+        false => encryption(call, put.body)?,
+    };
+    let Some(wanted) = wanted else {
+        return Ok(());
+    };
+    let (installation, name, set) = (call.installation(), &put.placed.name, wanted.as_deref());
+    if kind == ResourceKind::Disk && disks::needs_other_dek(installation, kind, name, set)? {
+        call.changes.move_disk(installation, view, set)
+    } else if wanted != now.disk_encryption_set_id {
+        Ok(disks::update(installation, kind, name, set)?)
+    } else {
+        Ok(())
     }
-    Ok(())
 }

@@ -7,8 +7,9 @@ use super::disks::{GIB, all_of, find_of};
 use super::snapshots::delete_source;
 use super::sources::{encryption_view, refuse_changed, source};
 
-use crate::call::{Call, Put, ResourceType};
+use crate::call::{Call, Put, ResourceType, Wanted};
 use crate::error::ArmError;
+use crate::placed::of_many;
 use disks::{Disk, LayerOp, SnapshotRequest};
 use installation::catalog::{Kind, PlacementRecord};
 use installation::envelope::ResourceKind;
@@ -41,8 +42,16 @@ impl ResourceType for Images {
         all_of(call, ResourceKind::Image)
     }
 
+    fn listed(
+        &self,
+        call: &Call<'_>,
+        wanted: &Wanted<'_>,
+    ) -> Result<Option<Vec<PlacementRecord>>, ArmError> {
+        of_many(call, ResourceKind::Image, wanted).map(Some)
+    }
+
     fn show(&self, call: &Call<'_>, placed: &PlacementRecord) -> Result<Value, ArmError> {
-        let view = disks::show(call.installation(), ResourceKind::Image, &placed.name)?;
+        let view = disks::outline(call.installation(), ResourceKind::Image, &placed.name)?;
         let settings = &placed.settings;
         let mut profile = match settings["storageProfile"].is_object() {
             true => settings["storageProfile"].clone(),

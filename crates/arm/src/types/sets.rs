@@ -1,30 +1,26 @@
 //! `Microsoft.Compute/diskEncryptionSets`.
-//!
-//! Not here yet, each for its own reason refused: user-assigned identities and federated clients for
-//! vaults of other tenants.
 
 use serde_json::{Value, json};
 use server::FrontReply;
 
 use super::bodies::{one_of, optional_bool, optional_text, refuse_unknown};
-use super::sources::{BOTH, CUSTOMER, id_of, resource};
+use super::set_identity::{identity_view, wanted_identity};
+use super::sources::{BOTH, CUSTOMER, Linked, id_of};
 
 use crate::call::{Call, Put, ResourceType};
 use crate::error::ArmError;
-use crate::id::ResourceId;
 use crate::names::{Names, time_text};
 use crate::reply::list;
 use disks::des::{self, DesChange, NewDes};
 use installation::PLATFORM_VAULT;
-use installation::catalog::{
-    DesIdentity, DiskEncryptionSetRecord, EncryptionType, Kind, PlacementRecord,
-};
+use installation::catalog::{DesIdentity, EncryptionType, Kind, PlacementRecord};
 use vault::{KeyUrl, embedded_vault_name, same_key_url, vault_url};
 
 const KNOWN: &[&str] = &[
     "encryptionType",
     "activeKey",
     "rotationToLatestKeyVersionEnabled",
+    "federatedClientId",
 ];
 const IGNORED: &[&str] = &[
     "provisioningState",
@@ -34,6 +30,8 @@ const IGNORED: &[&str] = &[
 ];
 const KEY_URL: &str = "/properties/activeKey/keyUrl";
 const SOURCE_VAULT: &str = "/properties/activeKey/sourceVault/id";
+/// What whoever makes a set does with the vault.
+const DEPLOY: &str = "deploy/action";
 
 /// Disk encryption sets.
 pub struct Sets;
@@ -64,7 +62,7 @@ impl ResourceType for Sets {
             .map(|url| key_view(call, url))
             .collect();
         let mut body = json!({
-            "identity": identity_view(call, &record),
+            "identity": identity_view(call, &record)?,
             "properties": {
                 "encryptionType": record.encryption_type.as_str(),
                 "activeKey": key_view(call, &record.key_url),
@@ -73,6 +71,13 @@ impl ResourceType for Sets {
                 "provisioningState": "Succeeded",
             },
         });
+        if let DesIdentity::UserAssigned {
+            federated_client_id: Some(id),
+            ..
+        } = record.identity
+        {
+            body["properties"]["federatedClientId"] = json!(id);
+        }
         if let Some(at) = record.last_rotation {
             body["properties"]["lastKeyRotationTimestamp"] = json!(time_text(at));
         }
@@ -89,7 +94,7 @@ impl ResourceType for Sets {
             let why = format!("Changing property '{target}' is not allowed.");
             return Err(ArmError::parameter(target, why));
         }
-        wanted_identity(put.body)?;
+        wanted_identity(call, put)?;
         optional_bool(put.body, "/properties/rotationToLatestKeyVersionEnabled")?;
         match key_url(call, put.body)? {
             Some(url) => check_source_vault(call, put.body, &url)?,
@@ -109,16 +114,18 @@ impl ResourceType for Sets {
         let (installation, name) = (call.installation(), put.placed.name.as_str());
         match (put.exists, url) {
             (false, Some(url)) => {
+                let wanted = wanted_identity(call, put)?;
+                let of_user = |id: &&DesIdentity| matches!(id, DesIdentity::UserAssigned { .. });
                 let new = NewDes {
                     name,
                     key_url: &url,
                     source_vault: None,
                     auto_rotation: follow.unwrap_or(false),
                     encryption_type: encryption_type(put.body)?.unwrap_or_default(),
-                    identity: None,
+                    identity: wanted.as_ref().filter(of_user).cloned(),
                 };
                 des::create(installation, &new)?;
-                if wanted_identity(put.body)? == Some(false) {
+                if wanted == Some(DesIdentity::None) {
                     des::remove_identity(installation, name)?;
                 }
                 Ok(())
@@ -154,24 +161,36 @@ fn change(
 ) -> Result<(), ArmError> {
     let (installation, name) = (call.installation(), put.placed.name.as_str());
     let now = call.catalog().des(name)?.record;
-    match (wanted_identity(put.body)?, &now.identity) {
-        (Some(true), DesIdentity::None) => {
-            des::assign_identity(installation, name, None)?;
-        }
-        (Some(false), DesIdentity::None) | (None | Some(true), _) => {}
-        (Some(false), _) => {
+    let wanted = wanted_identity(call, put)?;
+    let mut identity = None;
+    match (wanted, &now.identity) {
+        (None, _) | (Some(DesIdentity::None), DesIdentity::None) => {}
+        (Some(DesIdentity::None), _) => {
             des::remove_identity(installation, name)?;
         }
+        (Some(DesIdentity::SystemAssigned), DesIdentity::None) => {
+            des::assign_identity(installation, name, None)?;
+        }
+        (Some(wanted @ DesIdentity::UserAssigned { .. }), DesIdentity::None) => {
+            des::assign_identity(installation, name, Some(&wanted))?;
+        }
+        // From the identity of a user to one of its own, and the other way round. What the machine has stays.
+        (Some(wanted @ DesIdentity::UserAssigned { .. }), _)
+        | (Some(wanted), DesIdentity::UserAssigned { .. }) => {
+            identity = Some(wanted).filter(|wanted| *wanted != now.identity);
+        }
+        (Some(_), _) => {}
     }
     let url = url.filter(|url| !same_key_url(url, &now.key_url));
     let follow = follow.filter(|follow| *follow != now.auto_rotation);
-    if url.is_none() && follow.is_none() {
+    if url.is_none() && follow.is_none() && identity.is_none() {
         return Ok(());
     }
     let change = DesChange {
         key_url: url.as_deref(),
         source_vault: None,
         auto_rotation: follow,
+        identity,
     };
     for left in des::update(installation, name, &change)?.left {
         let (kind, disk) = (left.record.kind, left.record.name);
@@ -195,45 +214,6 @@ fn encryption_type(body: &Value) -> Result<Option<EncryptionType>, ArmError> {
             let what = format!("the encryptionType '{other}'");
             Err(ArmError::not_offered(target, &what))
         }
-    }
-}
-
-/// Whether a set is to have an identity; `None` leaves that as it is.
-fn wanted_identity(body: &Value) -> Result<Option<bool>, ArmError> {
-    let kinds = &[
-        "SystemAssigned",
-        "None",
-        "UserAssigned",
-        "SystemAssigned, UserAssigned",
-    ];
-    if optional_text(body, "/properties/federatedClientId")?
-        .is_some_and(|id| !id.eq_ignore_ascii_case("none"))
-    {
-        let target = "properties.federatedClientId";
-        return Err(ArmError::not_offered(
-            target,
-            "vaults of other tenants over this API yet",
-        ));
-    }
-    match one_of(body, "/identity/type", kinds)? {
-        None => Ok(None),
-        Some("SystemAssigned") => Ok(Some(true)),
-        Some("None") => Ok(Some(false)),
-        Some(_) => Err(ArmError::not_offered(
-            "identity.type",
-            "user-assigned identities of disk encryption sets yet",
-        )),
-    }
-}
-
-fn identity_view(call: &Call<'_>, record: &DiskEncryptionSetRecord) -> Value {
-    match &record.identity {
-        DesIdentity::None => json!({"type": "None"}),
-        _ => json!({
-            "type": "SystemAssigned",
-            "principalId": record.principal_id,
-            "tenantId": call.names.tenant,
-        }),
     }
 }
 
@@ -289,43 +269,44 @@ fn own_vault(url: &str, names: &Names, domains: &[String]) -> Option<String> {
     Some(name.into())
 }
 
-/// The vault that a body names has to be that of the key.
+/// The vault that a body names has to be that of the key, and whoever asks allowed to use it: whoever has a set of a
+/// vault's key keeps the vault from being deleted.
 fn check_source_vault(call: &Call<'_>, body: &Value, url: &str) -> Result<(), ArmError> {
-    // Whoever has a set of a vault's key keeps the vault from being deleted, whether the body names the vault or not.
-    if let Some(name) = url.parse::<KeyUrl>()?.vault_name()
-        && call.catalog().name_of(Kind::Vault, name)?.is_some()
-    {
-        let scope = id_of(call, Kind::Vault, name);
-        call.require_linked("Microsoft.KeyVault/vaults/deploy/action", &scope)?;
-    }
+    let url: KeyUrl = url.parse()?;
     let Some(id) = optional_text(body, SOURCE_VAULT)? else {
-        return Ok(());
+        return url
+            .vault_name()
+            .map_or(Ok(()), |name| check_vault_of_key(call, name));
     };
     let target = "properties.activeKey.sourceVault.id";
-    let wrong = |why: String| ArmError::parameter(target, why);
-    let parsed = ResourceId::parse(id).map_err(|error| {
-        wrong(format!(
-            "The value of parameter {target} is invalid: {error}."
-        ))
-    })?;
-    let url: KeyUrl = url.parse()?;
-    let is_vault = call
-        .type_of(&parsed.typed.provider, &parsed.typed.types.join("/"))
-        .is_some_and(|kind| kind.kind() == Kind::Vault);
-    match url.vault_name() {
-        Some(name) if is_vault && name.eq_ignore_ascii_case(parsed.name()) => {
-            let found = resource(call, target, id)?;
-            let scope = call
-                .names
-                .resource_id(&found.1.group, &found.0.full_type(), &found.1.name);
-            call.require_linked("Microsoft.KeyVault/vaults/deploy/action", &scope)
-        }
-        _ => Err(wrong(format!(
+    let linked = Linked::parse(call, target, id)?;
+    let names_it = url
+        .vault_name()
+        .is_some_and(|name| name.eq_ignore_ascii_case(linked.name()));
+    if linked.kind.kind() != Kind::Vault || !names_it {
+        let why = format!(
             "The key '{}' is not in the key vault '{}'.",
             url.key.name,
-            parsed.name()
-        ))),
+            linked.name()
+        );
+        return Err(ArmError::parameter(target, why));
     }
+    linked.find(call, DEPLOY)?;
+    Ok(())
+}
+
+/// The vault of a key, of which the body does not say where it is. Whoever may not use it is not told whether it is
+/// there, and so not where.
+fn check_vault_of_key(call: &Call<'_>, vault: &str) -> Result<(), ArmError> {
+    let action = format!("Microsoft.KeyVault/vaults/{DEPLOY}");
+    let scope = match call.catalog().name_of(Kind::Vault, vault)? {
+        Some(name) => id_of(call, Kind::Vault, &name),
+        None => call.names.subscription_id(),
+    };
+    if call.may(&action, &scope) {
+        return Ok(());
+    }
+    call.require_linked(&action, &call.names.subscription_id())
 }
 
 /// Everything that has a layer under the set.

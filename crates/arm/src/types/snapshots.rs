@@ -4,13 +4,16 @@ use serde_json::{Value, json};
 
 use super::bodies::{one_of, optional_bool, optional_text, refuse_unknown};
 use super::disks::{READ_ONLY, all_of, common_settings, find_of, rewrap, shown};
-use super::sources::{encryption, refuse_changed, refuse_other_dek, source};
+use super::sources::{encryption, is_encryption, refuse_changed, refuse_other_dek, source};
 
-use crate::call::{Call, Put, ResourceType};
+use crate::access;
+use crate::call::{Call, Put, ResourceType, Wanted};
 use crate::error::ArmError;
+use crate::placed::of_many;
 use disks::{Disk, LayerOp, SnapshotRequest};
 use installation::catalog::{Kind, PlacementRecord};
 use installation::envelope::ResourceKind;
+use server::FrontReply;
 
 /// What a body may say of a snapshot.
 const KNOWN: &[&str] = &[
@@ -49,8 +52,16 @@ impl ResourceType for Snapshots {
         all_of(call, ResourceKind::Snapshot)
     }
 
+    fn listed(
+        &self,
+        call: &Call<'_>,
+        wanted: &Wanted<'_>,
+    ) -> Result<Option<Vec<PlacementRecord>>, ArmError> {
+        of_many(call, ResourceKind::Snapshot, wanted).map(Some)
+    }
+
     fn show(&self, call: &Call<'_>, placed: &PlacementRecord) -> Result<Value, ArmError> {
-        let view = disks::show(call.installation(), ResourceKind::Snapshot, &placed.name)?;
+        let view = disks::outline(call.installation(), ResourceKind::Snapshot, &placed.name)?;
         let mut body = shown(call, placed, &view, "Standard_LRS");
         body["properties"]["incremental"] = json!(view.incremental);
         body["properties"]["completionPercent"] = json!(100.0);
@@ -63,12 +74,14 @@ impl ResourceType for Snapshots {
 
     fn settings(&self, call: &Call<'_>, put: &Put<'_>) -> Result<Value, ArmError> {
         refuse_unknown(put.body, KNOWN, READ_ONLY)?;
-        encryption(call, put.body)?;
         optional_bool(put.body, "/properties/incremental")?;
         let settings = common_settings(put, SKUS)?;
         if put.exists {
             let now = self.show(call, put.placed)?;
             let now = &now["properties"];
+            if !is_encryption(&now["encryption"], put.body) {
+                encryption(call, put.body)?;
+            }
             refuse_changed(&now["creationData"], put.body, "/properties/creationData")?;
             let fixed = json!({"incremental": now["incremental"], "diskSizeGB": now["diskSizeGB"]});
             let wanted = json!({"properties": {
@@ -77,6 +90,7 @@ impl ResourceType for Snapshots {
             }});
             refuse_changed(&fixed, &wanted, "/properties")?;
         } else {
+            encryption(call, put.body)?;
             made_of(call, put.body)?;
         }
         Ok(settings)
@@ -88,7 +102,7 @@ impl ResourceType for Snapshots {
         if !put.exists {
             let disk = made_of(call, put.body)?;
             if let Some(set) = encryption(call, put.body)? {
-                refuse_other_dek(call, ResourceKind::Disk, &disk, set.as_deref())?;
+                refuse_other_dek(call, &disk, set.as_deref())?;
             }
             let request = SnapshotRequest {
                 kind,
@@ -103,8 +117,17 @@ impl ResourceType for Snapshots {
                 &LayerOp::CreateSnapshot(request),
             )?;
         }
-        let view = disks::show(call.installation(), kind, name)?;
+        let view = disks::outline(call.installation(), kind, name)?;
         rewrap(call, kind, put, &view)
+    }
+
+    fn below(
+        &self,
+        call: &Call<'_>,
+        placed: &PlacementRecord,
+        words: &[String],
+    ) -> Option<Result<FrontReply, ArmError>> {
+        access::below(call, ResourceKind::Snapshot, placed, words)
     }
 
     fn delete(&self, call: &Call<'_>, name: &str) -> Result<(), ArmError> {

@@ -19,49 +19,65 @@ pub const CUSTOMER: &str = "EncryptionAtRestWithCustomerKey";
 /// Both: the data is encrypted twice.
 pub const BOTH: &str = "EncryptionAtRestWithPlatformAndCustomerKeys";
 
-/// A resource that an id in a body means.
-///
-/// # Errors
-/// 400 for what is no id, 404 when there is none.
-pub fn resource(
-    call: &Call<'_>,
-    target: &str,
-    id: &str,
-) -> Result<(&'static dyn ResourceType, PlacementRecord), ArmError> {
-    let wrong = |why: String| ArmError::parameter(target, why);
-    let parsed = ResourceId::parse(id).map_err(|error| {
-        wrong(format!(
-            "The value of parameter {target} is invalid: {error}."
-        ))
-    })?;
-    if !parsed
-        .subscription
-        .eq_ignore_ascii_case(&call.names.subscription.to_string())
-    {
-        let why = "resources of other subscriptions are not there";
-        return Err(wrong(format!(
-            "The value of parameter {target} is invalid: {why}."
-        )));
+/// An id in a body, of a type that there is, which need not be there.
+pub struct Linked {
+    /// Its type.
+    pub kind: &'static dyn ResourceType,
+    id: ResourceId,
+}
+
+impl Linked {
+    /// Parses an id.
+    ///
+    /// # Errors
+    /// 400 for what is no id of a resource here, 404 for a type that there is not.
+    pub fn parse(call: &Call<'_>, target: &str, id: &str) -> Result<Self, ArmError> {
+        let wrong = |why: &str| {
+            let why = format!("The value of parameter {target} is invalid: {why}.");
+            ArmError::parameter(target, why)
+        };
+        let id = ResourceId::parse(id).map_err(|error| wrong(&error.to_string()))?;
+        let own = call.names.subscription.to_string();
+        if !id.subscription.eq_ignore_ascii_case(&own) {
+            return Err(wrong("resources of other subscriptions are not there"));
+        }
+        let [word] = id.typed.types.as_slice() else {
+            return Err(wrong("it names no resource"));
+        };
+        match call.type_of(&id.typed.provider, word) {
+            Some(kind) => Ok(Self { kind, id }),
+            None => Err(missing(&id)),
+        }
     }
-    let [word] = parsed.typed.types.as_slice() else {
-        return Err(wrong(format!(
-            "The value of parameter {target} names no resource."
-        )));
-    };
-    let not_found =
-        || ArmError::no_resource(&parsed.typed.full_type(), parsed.name(), &parsed.group);
-    let kind = call
-        .type_of(&parsed.typed.provider, word)
-        .ok_or_else(not_found)?;
-    let placed = locate(call, kind, &parsed.group, parsed.name())?.ok_or_else(not_found)?;
-    Ok((kind, placed))
+
+    /// The name, as the client has it.
+    pub fn name(&self) -> &str {
+        self.id.name()
+    }
+
+    /// Finds it, once whoever asks is known to be allowed to use it: who may not is not told whether it is there.
+    ///
+    /// # Errors
+    /// 403, then 404.
+    pub fn find(&self, call: &Call<'_>, verb: &str) -> Result<PlacementRecord, ArmError> {
+        let full_type = self.kind.full_type();
+        let scope = call
+            .names
+            .resource_id(&self.id.group, &full_type, self.name());
+        call.require_linked(&format!("{full_type}/{verb}"), &scope)?;
+        locate(call, self.kind, &self.id.group, self.name())?.ok_or_else(|| missing(&self.id))
+    }
+}
+
+fn missing(id: &ResourceId) -> ArmError {
+    ArmError::no_resource(&id.typed.full_type(), id.name(), &id.group)
 }
 
 /// The set that a body's `encryption` names: `None` when the body says nothing of it, `Some(None)` for the
 /// platform-managed key.
 ///
 /// # Errors
-/// 400 and 404; 403 for a set that whoever asks may not see.
+/// 400; 403 for a set that whoever asks may not see, and 404.
 pub fn encryption(call: &Call<'_>, body: &Value) -> Result<Option<Option<String>>, ArmError> {
     let pointer = "/properties/encryption";
     let target = "properties.encryption.diskEncryptionSetId";
@@ -83,11 +99,12 @@ pub fn encryption(call: &Call<'_>, body: &Value) -> Result<Option<Option<String>
         (Some(_), None) => Ok(Some(None)),
         (None, None) => Ok(None),
         (wanted, Some(id)) => {
-            let (kind, placed) = resource(call, target, id)?;
-            if kind.kind() != Kind::DiskEncryptionSet {
+            let linked = Linked::parse(call, target, id)?;
+            if linked.kind.kind() != Kind::DiskEncryptionSet {
                 let why = format!("The value of parameter {target} is no disk encryption set.");
                 return Err(ArmError::parameter(target, why));
             }
+            let placed = linked.find(call, "read")?;
             let is = set_type(call, &placed.name)?;
             if let Some(wanted) = wanted.filter(|wanted| *wanted != is) {
                 let target = "properties.encryption.type";
@@ -97,32 +114,35 @@ pub fn encryption(call: &Call<'_>, body: &Value) -> Result<Option<Option<String>
                 );
                 return Err(ArmError::parameter(target, why));
             }
-            let scope = call
-                .names
-                .resource_id(&placed.group, &kind.full_type(), &placed.name);
-            call.require_linked(&format!("{}/read", kind.full_type()), &scope)?;
             Ok(Some(Some(placed.name)))
         }
     }
 }
 
-/// Refuses to have a resource under a set that encrypts another number of times: its data is not copied here.
+/// Refuses to have a snapshot under a set that encrypts another number of times than its disk is encrypted: its data is
+/// not copied.
 ///
 /// # Errors
-/// That, and what is wrong with the resource.
-pub fn refuse_other_dek(
-    call: &Call<'_>,
-    kind: ResourceKind,
-    name: &str,
-    set: Option<&str>,
-) -> Result<(), ArmError> {
-    match disks::needs_other_dek(call.installation(), kind, name, set)? {
+/// That, and what is wrong with the disk.
+pub fn refuse_other_dek(call: &Call<'_>, disk: &str, set: Option<&str>) -> Result<(), ArmError> {
+    match disks::needs_other_dek(call.installation(), ResourceKind::Disk, disk, set)? {
         false => Ok(()),
-        true => Err(ArmError::not_offered(
+        true => Err(ArmError::parameter(
             "properties.encryption",
-            "to move between one and two DEKs over this API yet (`sealdisk disk update` does it for disks)",
+            format!(
+                "A snapshot is encrypted as often as its disk, and the disk '{disk}' is encrypted another number of \
+                 times than this set does. Move the disk to the set first."
+            ),
         )),
     }
+}
+
+/// Whether a body has the `encryption` of an answer, as clients send it back that change something else. The type in it
+/// is what is so in all layers, which need not be that of the set.
+pub fn is_encryption(now: &Value, body: &Value) -> bool {
+    let set = |encryption: &Value| encryption["diskEncryptionSetId"].is_string();
+    body.pointer("/properties/encryption")
+        .is_some_and(|wanted| set(now) == set(wanted) && same(now, wanted))
 }
 
 /// The type of the set of that name.
@@ -149,13 +169,10 @@ pub fn id_of(call: &Call<'_>, kind: Kind, name: &str) -> String {
 /// The source of a copy, whose data whoever asks may read.
 ///
 /// # Errors
-/// 400 and 404; 403 for one whose data whoever asks may not read.
+/// 400; 403 for one whose data whoever asks may not read, and 404.
 pub fn source(call: &Call<'_>, target: &str, id: &str) -> Result<(ResourceKind, String), ArmError> {
-    let (kind, placed) = resource(call, target, id)?;
-    let scope = call
-        .names
-        .resource_id(&placed.group, &kind.full_type(), &placed.name);
-    let (resource, verb) = match kind.kind() {
+    let linked = Linked::parse(call, target, id)?;
+    let (resource, verb) = match linked.kind.kind() {
         Kind::Disk => (ResourceKind::Disk, "beginGetAccess/action"),
         Kind::Snapshot => (ResourceKind::Snapshot, "beginGetAccess/action"),
         Kind::Image => (ResourceKind::Image, "read"),
@@ -164,7 +181,7 @@ pub fn source(call: &Call<'_>, target: &str, id: &str) -> Result<(ResourceKind, 
             return Err(ArmError::parameter(target, why));
         }
     };
-    call.require_linked(&format!("{}/{verb}", kind.full_type()), &scope)?;
+    let placed = linked.find(call, verb)?;
     Ok((resource, placed.name))
 }
 

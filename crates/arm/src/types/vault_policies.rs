@@ -17,6 +17,17 @@ pub type Policies = BTreeMap<Uuid, Permissions>;
 /// # Errors
 /// 400, naming what is wrong.
 pub fn parse(list: &Value, tenant: Uuid) -> Result<Policies, ArmError> {
+    let mut found = named(list, tenant)?;
+    // To Azure, who may do nothing has a policy all the same; to a vault here, none.
+    found.retain(|_, permissions| !permissions.is_empty());
+    Ok(found)
+}
+
+/// As [`parse`], with who may do nothing: whom a body names to take away what they have.
+///
+/// # Errors
+/// As [`parse`].
+pub fn named(list: &Value, tenant: Uuid) -> Result<Policies, ArmError> {
     let target = "properties.accessPolicies";
     let wrong =
         |why: String| ArmError::parameter(target, format!("An access policy is invalid: {why}."));
@@ -43,8 +54,6 @@ pub fn parse(list: &Value, tenant: Uuid) -> Result<Policies, ArmError> {
         let so_far = found.entry(id("objectId")?).or_default();
         *so_far = so_far.union(&permissions);
     }
-    // To Azure, who may do nothing has a policy all the same; to a vault here, none.
-    found.retain(|_, permissions| !permissions.is_empty());
     Ok(found)
 }
 
@@ -84,6 +93,7 @@ mod tests {
             json!(["get", "wrapKey", "unwrapKey"])
         );
         assert!(parse(&policy(json!([])), tenant).unwrap().is_empty());
+        assert_eq!(named(&policy(json!([])), tenant).unwrap().len(), 1);
         for (list, why) in [
             (policy(json!(["fly"])), "'fly'"),
             (policy(json!("all")), "no list"),

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use server::FrontReply;
 
 use super::bodies::{one_of, optional_bool, optional_text, refuse_unknown};
-use super::vault_policies::{Policies, parse, view};
+use super::vault_network;
+use super::vault_policies::{Policies, named, parse, view};
 
 use crate::call::{Call, Put, ResourceType};
 use crate::error::ArmError;
@@ -13,7 +14,7 @@ use crate::reply::item;
 use crate::roles::{RBAC, follow_roles, set_policies};
 use installation::PLATFORM_VAULT;
 use installation::catalog::{Kind, PlacementRecord};
-use vault::{EmbeddedVault, VaultSettings, normal_vault_name};
+use vault::{EmbeddedVault, NetworkRules, VaultSettings, normal_vault_name};
 
 const KNOWN: &[&str] = &[
     "tenantId",
@@ -95,16 +96,10 @@ impl ResourceType for Vaults {
             "enableSoftDelete": true,
             "softDeleteRetentionInDays": settings.retention_days,
             "vaultUri": format!("{}/", call.names.vault_url(&placed.name)),
-            "networkAcls": {
-                "bypass": "AzureServices",
-                "defaultAction": "Allow",
-                "ipRules": [],
-                "virtualNetworkRules": [],
-            },
-            "publicNetworkAccess": "Enabled",
             "enabledForDeployment": false,
             "provisioningState": "Succeeded",
         });
+        vault_network::show(&vault.network_rules()?, &mut properties);
         if settings.purge_protection {
             // Azure has no false here: what was never switched on is left out.
             properties["enablePurgeProtection"] = json!(true);
@@ -120,6 +115,7 @@ impl ResourceType for Vaults {
         refuse_unknown(body, KNOWN, IGNORED)?;
         check_fixed(call, body)?;
         wanted_settings(put, VaultSettings::default())?;
+        vault_network::wanted(body, &NetworkRules::default())?;
         one_of(body, "/properties/createMode", &["default", "recover"])?;
         let before = &put.placed.settings;
         let given = body.pointer("/properties/accessPolicies");
@@ -164,6 +160,11 @@ impl ResourceType for Vaults {
         let wanted = wanted_settings(put, now)?;
         if wanted != now {
             vault.update_settings(&installation.operator(), &wanted)?;
+        }
+        let now = vault.network_rules()?;
+        let wanted = vault_network::wanted(put.body, &now)?;
+        if wanted != now {
+            vault.set_network_rules(&installation.operator(), &wanted)?;
         }
         if put.placed.settings[RBAC].as_bool() == Some(true) {
             return follow_roles(installation, name, &call.catalog().role_assignments()?);
@@ -255,31 +256,7 @@ fn check_fixed(call: &Call<'_>, body: &Value) -> Result<(), ArmError> {
             "Soft delete of a vault cannot be switched off.",
         ));
     }
-    let action = one_of(
-        body,
-        "/properties/networkAcls/defaultAction",
-        &["Allow", "Deny"],
-    )?;
-    let has_rules = ["ipRules", "virtualNetworkRules"].iter().any(|rules| {
-        let rules = body.pointer(&format!("/properties/networkAcls/{rules}"));
-        rules
-            .and_then(Value::as_array)
-            .is_some_and(|rules| !rules.is_empty())
-    });
-    if action == Some("Deny") || has_rules {
-        return Err(ArmError::not_offered(
-            "properties.networkAcls",
-            "network rules of vaults yet",
-        ));
-    }
-    let access = &["Enabled", "Disabled", "SecuredByPerimeter"];
-    match one_of(body, "/properties/publicNetworkAccess", access)? {
-        None | Some("Enabled") => Ok(()),
-        Some(_) => Err(ArmError::not_offered(
-            "properties.publicNetworkAccess",
-            "network rules of vaults yet",
-        )),
-    }
+    Ok(())
 }
 
 /// What a body says of deleted keys; what it leaves out stays as it is.
@@ -336,7 +313,7 @@ fn change_policies(
         ));
     }
     let list = &call.body["properties"]["accessPolicies"];
-    let given = parse(list, call.names.tenant)?;
+    let given = named(list, call.names.tenant)?;
     let vault = call.installation().vault(&placed.name)?;
     let mut wanted = policies(call, &vault)?;
     match how.to_ascii_lowercase().as_str() {
@@ -353,6 +330,7 @@ fn change_policies(
             return Err(ArmError::new(400, "BadRequest", message));
         }
     }
+    wanted.retain(|_, permissions| !permissions.is_empty());
     set_policies(call.installation(), &vault, wanted.clone())?;
     Ok(item(json!({
         "id": format!("{scope}/accessPolicies/"),

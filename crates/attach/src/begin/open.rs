@@ -63,6 +63,8 @@ pub(crate) fn open(
     let first = match request.incoming {
         true => First::Waits(disk.await_it()?),
         false => {
+            // Before readers who hold it are waited for.
+            disk.refuse_granted(installation)?;
             let span = Span::begin("claim disk");
             let claimed = claim(disk, CLAIM_PATIENCE, || true);
             let claimed = span.came_to(claimed, |error| error.code())?;

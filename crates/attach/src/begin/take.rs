@@ -154,6 +154,10 @@ impl Claimed {
         known: Option<&Known<'_>>,
     ) -> Result<Self, AttachError> {
         let at = OffsetDateTime::now_utc();
+        // Whoever has had the disk without a break has kept others from being granted anything.
+        if known.is_none() {
+            disk.refuse_granted(installation)?;
+        }
         let known = known.filter(|known| top_of(header.claims()) == Some(known.top));
         let (header, key, deks) = match known {
             Some(known) => {

@@ -164,6 +164,7 @@ fn set(set: &SeenSet) -> Item {
     let identity = match &record.identity {
         DesIdentity::None => "none",
         DesIdentity::SystemAssigned => "systemAssigned",
+        DesIdentity::UserAssigned { .. } => "userAssigned",
         DesIdentity::Imds { .. } => "imds",
         DesIdentity::Endpoint { .. } => "endpoint",
     };

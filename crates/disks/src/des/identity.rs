@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::outcome::DeletedDes;
-use super::set::{identity_for, known_key_url};
+use super::set::{identity_for, known_key_url, principal_of};
 use installation::DesOperation;
 use installation::catalog::{DesIdentity, DiskEncryptionSetRecord, Stored};
 use installation::{Installation, InstallationError, retrying};
@@ -44,7 +44,7 @@ fn remove_identity_now(installation: &Installation, name: &str) -> Result<Uuid, 
 }
 
 /// Gives a set whose identity was removed another one: a new one of its own, as Azure does,
-/// which no policy knows yet, or, for a key in a vault elsewhere, a managed identity.
+/// which no policy knows yet, that of a user, or, for a key in a vault elsewhere, a managed identity.
 ///
 /// # Errors
 /// When the set has an identity, or its vault cannot know the wanted one.
@@ -77,13 +77,14 @@ fn assign_identity_now(
     }
     let url: KeyUrl = record.key_url.parse()?;
     record.identity = identity_for(&url, wanted)?;
-    record.principal_id = match record.identity {
-        DesIdentity::SystemAssigned => Uuid::new_v4(),
-        _ => {
+    let managed = match url.vault_name() {
+        Some(_) => None,
+        None => {
             let vault = installation.remote_vault(&url.vault_url, &record.identity)?;
-            vault.introduce(&url.key)?.0
+            Some(vault.introduce(&url.key)?.0)
         }
     };
+    record.principal_id = principal_of(&record.identity, managed);
     installation.catalog().update_des(rev, &record)?;
     Ok(record)
 }

@@ -22,4 +22,6 @@ pub use safety::{SafeToDisable, Safety};
 pub use seen_keys::SeenKeys;
 pub(crate) use set::check_des_name;
 pub use set::{DesChange, NewDes, create, delete, update};
-pub use usage::{KeyUsage, VersionInUse, WhatIf, key_usage, what_if_deleted, what_if_disabled};
+pub use usage::{
+    KeyUsage, VersionInUse, WhatIf, key_usage, refused_purge, what_if_deleted, what_if_disabled,
+};

@@ -25,7 +25,7 @@ pub struct NewDes<'a> {
     /// Whether what is under it is encrypted twice, under the platform-managed key as well. It stays.
     pub encryption_type: EncryptionType,
     /// The managed identity that uses the key of a vault elsewhere; the machine's by default. A
-    /// vault that is kept here knows an identity that is made with the set.
+    /// vault that is kept here knows an identity that is made with the set, and those of users.
     pub identity: Option<DesIdentity>,
 }
 
@@ -38,6 +38,8 @@ pub struct DesChange<'a> {
     pub source_vault: Option<&'a str>,
     /// Whether the latest version of the key is to be followed.
     pub auto_rotation: Option<bool>,
+    /// Another identity, which has to be granted the key already when anything is under the set.
+    pub identity: Option<DesIdentity>,
 }
 
 /// Makes a disk encryption set and its identity, which may use no key until it is granted.
@@ -65,8 +67,8 @@ fn create_now(
     let (key_url, managed) = checked_key_url(installation, &url, new.source_vault, &identity)?;
     let record = DiskEncryptionSetRecord {
         name: new.name.into(),
+        principal_id: principal_of(&identity, managed),
         identity,
-        principal_id: managed.unwrap_or_else(Uuid::new_v4),
         key_url,
         encryption_type: new.encryption_type,
         previous_keys: Vec::new(),
@@ -112,14 +114,22 @@ fn update_now(
 ) -> Result<UpdatedDes, InstallationError> {
     let Stored { rev, mut record } = installation.catalog().des(name)?;
     let mut old_key = None;
-    if let Some(url) = change.key_url {
-        refuse_platform_twice(&url.parse()?, record.encryption_type)?;
-        let (url, _) = checked_key_url(
-            installation,
-            &url.parse()?,
-            change.source_vault,
-            &record.identity,
-        )?;
+    let identity = change.identity.as_ref();
+    let identity = identity.filter(|identity| **identity != record.identity);
+    let url = match (change.key_url, identity) {
+        (Some(url), _) => Some(url.to_owned()),
+        (None, Some(_)) => Some(record.key_url.clone()),
+        (None, None) => None,
+    };
+    if let Some(identity) = identity {
+        record.identity = identity.clone();
+        record.principal_id = principal_of(identity, None);
+    }
+    if let Some(url) = url {
+        let url: KeyUrl = url.parse()?;
+        refuse_platform_twice(&url, record.encryption_type)?;
+        let source = change.source_vault;
+        let (url, _) = checked_key_url(installation, &url, source, &record.identity)?;
         if !same_key_url(&url, &record.key_url) {
             old_key = Some(std::mem::replace(&mut record.key_url, url));
         }
@@ -173,7 +183,11 @@ fn checked_key_url(
 ) -> Result<(String, Option<Uuid>), InstallationError> {
     let (name, bundle, object_id) = match url.vault_name() {
         Some(name) => {
-            if !matches!(identity, DesIdentity::SystemAssigned | DesIdentity::None) {
+            refuse_federated(url, identity)?;
+            if matches!(
+                identity,
+                DesIdentity::Imds { .. } | DesIdentity::Endpoint { .. }
+            ) {
                 return Err(InstallationError::Identity {
                     vault: url.vault_url.clone(),
                     why: "it is kept here, and the set has a managed identity: make a set for \
@@ -225,11 +239,40 @@ pub(super) fn identity_for(
         (None, Some(_)) => Ok(DesIdentity::SystemAssigned),
         (None, None) => Ok(DesIdentity::Imds { client_id: None }),
         (Some(identity), None) => Ok(identity.clone()),
+        (Some(identity @ DesIdentity::UserAssigned { .. }), Some(_)) => {
+            refuse_federated(url, identity)?;
+            Ok(identity.clone())
+        }
         (Some(_), Some(_)) => Err(InstallationError::Identity {
             vault: url.vault_url.clone(),
             why: "it is kept here and knows an identity that is made with the set: leave \
                           --identity and --identity-endpoint out",
         }),
+    }
+}
+
+/// An identity of another installation is for a vault of that one.
+fn refuse_federated(url: &KeyUrl, identity: &DesIdentity) -> Result<(), InstallationError> {
+    match identity {
+        DesIdentity::UserAssigned {
+            federated_client_id: Some(_),
+            ..
+        } => Err(InstallationError::Identity {
+            vault: url.vault_url.clone(),
+            why: "it is kept here, and a federated client is for a vault of another installation: leave it out",
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// The object id of a set's identity; `managed` is what the token of a managed one says.
+pub(super) fn principal_of(identity: &DesIdentity, managed: Option<Uuid>) -> Uuid {
+    match identity {
+        DesIdentity::UserAssigned { object_id, .. } => *object_id,
+        DesIdentity::SystemAssigned => Uuid::new_v4(),
+        DesIdentity::None | DesIdentity::Imds { .. } | DesIdentity::Endpoint { .. } => {
+            managed.unwrap_or_else(Uuid::new_v4)
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use installation::catalog::{
     DiskEncryptionSetRecord, DiskRecord, EncryptionType, LayerUse, Stored,
 };
 use installation::envelope::ResourceKind;
-use installation::{Installation, InstallationError, platform_key_url};
+use installation::{Installation, InstallationError, PLATFORM_VAULT, platform_key_url};
 use vault::{KeyId, KeyUrl, KeyVault, same_key_url};
 
 /// One key version that a disk encryption set uses or used.
@@ -320,6 +320,30 @@ pub fn what_if_deleted(
         vaults: VaultLook::Opened,
     };
     Ok(safety_of(installation, &key_url, &needs)?)
+}
+
+/// Why a key of a vault must not be purged, in words: of the platform's vault one that wraps something, or would wrap
+/// what is made next. Whose keys other vaults have is their owners' business.
+///
+/// # Errors
+/// As [`what_if_deleted`].
+pub fn refused_purge(
+    installation: &Installation,
+    vault: &str,
+    key: &str,
+) -> Result<Option<String>, DiskError> {
+    if !vault.eq_ignore_ascii_case(PLATFORM_VAULT) {
+        return Ok(None);
+    }
+    let safety = what_if_deleted(installation, vault, key)?;
+    Ok(match safety.safe_to_disable {
+        SafeToDisable::Yes => None,
+        SafeToDisable::No | SafeToDisable::Unknown => Some(format!(
+            "is it safe to purge the platform-managed key? {}; move what it wraps to a disk encryption set, or delete it, \
+             before",
+            safety.summary()
+        )),
+    })
 }
 
 /// All disks, snapshots and images with the keys that wrap their layers, by their headers and by

@@ -105,6 +105,7 @@ pub(super) fn described(kind: ResourceKind, name: &str, of: &HeaderPayload) -> H
         session: None,
         write_through: false,
         failed_sync: None,
+        upload: None,
         ..of.clone()
     }
 }

@@ -16,7 +16,7 @@ use crate::resource::staging::Staging;
 use installation::Installation;
 use installation::envelope::{
     Header, HeaderFile, HeaderPayload, LayerRecord, MAX_DISK_SIZE, ResourceKind, USUAL_SECTOR_SIZE,
-    check_resource_name,
+    Upload, check_resource_name,
 };
 use keys::DekStack;
 
@@ -72,9 +72,37 @@ pub fn create<P: FnMut(u64)>(
     create_as(ResourceKind::Disk, installation, request, cancel, started)
 }
 
+/// Makes a disk that is to be uploaded, and cannot be used before.
+///
+/// # Errors
+/// As [`create`].
+pub fn create_for_upload(
+    installation: &Installation,
+    request: &CreateRequest,
+) -> Result<Created, DiskError> {
+    let kind = (ResourceKind::Disk, Some(Upload { footer: false }));
+    create_kind(
+        kind,
+        installation,
+        request,
+        &Cancel::default(),
+        |_: &Created| |_: u64| (),
+    )
+}
+
 /// As [`create`], a disk or an image.
 pub(crate) fn create_as<P: FnMut(u64)>(
     kind: ResourceKind,
+    installation: &Installation,
+    request: &CreateRequest,
+    cancel: &Cancel,
+    started: impl FnOnce(&Created) -> P,
+) -> Result<Created, DiskError> {
+    create_kind((kind, None), installation, request, cancel, started)
+}
+
+fn create_kind<P: FnMut(u64)>(
+    (kind, upload): (ResourceKind, Option<Upload>),
     installation: &Installation,
     request: &CreateRequest,
     cancel: &Cancel,
@@ -124,6 +152,7 @@ pub(crate) fn create_as<P: FnMut(u64)>(
         session: None,
         write_through: false,
         failed_sync: None,
+        upload,
         logical_sector_size,
         layers: vec![layer],
     };

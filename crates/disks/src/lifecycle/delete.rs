@@ -26,7 +26,7 @@ use volume::store::LayerFile;
 /// now, nothing in it is touched. `runtime_dir` is where a killed daemon may have left the disk's map.
 ///
 /// # Errors
-/// [`DiskError::InUse`]; others, after which the deletion can be repeated.
+/// [`DiskError::InUse`], [`DiskError::Granted`]; others, after which the deletion can be repeated.
 pub fn delete(
     installation: &Installation,
     kind: ResourceKind,
@@ -48,10 +48,11 @@ pub fn delete(
     if has_another_header(&row.record) {
         return Ok(forget(installation, &row)?);
     }
-    let claims = claim_own_data(&row.record)?;
     let disk = Disk {
         record: row.record.clone(),
     };
+    disk.refuse_granted(installation)?;
+    let claims = claim_own_data(&row.record)?;
     if disk.awaited_by().is_some() {
         return Err(disk.is_awaited());
     }

@@ -5,6 +5,7 @@ pub(crate) mod create;
 pub(crate) mod delete;
 mod import_image;
 pub(crate) mod new_resource;
+mod outline;
 mod rebuild_catalog;
 mod rebuild_resources;
 mod rebuilt;
@@ -13,8 +14,9 @@ mod unregister;
 mod update;
 mod view;
 
-pub use create::{CreateRequest, Created, DEFAULT_SECTOR_SIZE, create};
+pub use create::{CreateRequest, Created, DEFAULT_SECTOR_SIZE, create, create_for_upload};
 pub use delete::delete;
+pub use outline::{Outline, outline};
 pub use rebuild_catalog::rebuild;
 pub use rebuilt::{Rebuilt, RebuiltSet};
 pub use register::{RegisterRequest, register};

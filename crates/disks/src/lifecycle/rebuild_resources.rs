@@ -1,5 +1,6 @@
 //! Finding disks, snapshots and images by their headers, for a catalog that was lost.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -28,28 +29,41 @@ pub fn rebuild_resources(
     rebuilt: &mut Rebuilt,
 ) -> Result<(), InstallationError> {
     let usual = ResourceKind::ALL.map(|kind| installation.resources_dir(kind));
+    let mut found = Vec::new();
     for dir in usual.iter().chain(data_dirs) {
         let given = data_dirs.contains(dir);
-        let directories = match directories(dir) {
-            Ok(directories) => directories,
+        match directories(dir) {
+            Ok(directories) => found.extend(directories),
             Err(e) if e.kind() == io::ErrorKind::NotFound && !given => continue,
             Err(source) => {
                 let path = dir.clone();
                 return Err(InstallationError::Directory { path, source });
             }
-        };
-        for directory in directories {
-            match take_up(installation, &directory, rebuilt) {
-                Ok(Some(record)) => rebuilt.resources.push(record),
-                Ok(None) => {}
-                Err(why) => {
-                    let path = directory.display();
-                    rebuilt.problems.push(format!("{path}: {why}"));
-                }
+        }
+    }
+    let twice = sets_of_two_keys(&found);
+    for directory in found {
+        match take_up(installation, &directory, &twice, rebuilt) {
+            Ok(Some(record)) => rebuilt.resources.push(record),
+            Ok(None) => {}
+            Err(why) => {
+                let path = directory.display();
+                rebuilt.problems.push(format!("{path}: {why}"));
             }
         }
     }
     Ok(())
+}
+
+/// The sets under which some header has a layer that is encrypted twice. Nothing proves a header here: where headers
+/// disagree the stronger one counts, since what is made under a set that asks for less is without the platform's key.
+fn sets_of_two_keys(directories: &[PathBuf]) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for header in directories.iter().filter_map(|dir| header_claims(dir).ok()) {
+        let twice = sets(&header).filter(|(_, layer)| layer.is_double());
+        found.extend(twice.map(|(set, _)| set.to_owned()));
+    }
+    found
 }
 
 /// The directories with a header: `dir` itself, or those in it, by name.
@@ -78,6 +92,7 @@ fn directories(dir: &Path) -> io::Result<Vec<PathBuf>> {
 fn take_up(
     installation: &Installation,
     directory: &Path,
+    twice: &BTreeSet<String>,
     rebuilt: &mut Rebuilt,
 ) -> Result<Option<DiskRecord>, String> {
     let header = header_claims(directory).map_err(|e| e.to_string())?;
@@ -106,7 +121,12 @@ fn take_up(
         }
     }
     for (set, layer) in sets(&header) {
-        rebuild_set(installation, set, layer, rebuilt).map_err(|e| e.to_string())?;
+        let encryption_type = match twice.contains(set) {
+            true => EncryptionType::PlatformAndCustomerKeys,
+            false => EncryptionType::CustomerKey,
+        };
+        rebuild_set(installation, set, layer, encryption_type, rebuilt)
+            .map_err(|e| e.to_string())?;
     }
     let row = ready_row(&header, directory);
     installation.catalog().insert_disk(&row).map_err(text)?;
@@ -125,6 +145,7 @@ fn rebuild_set(
     installation: &Installation,
     name: &str,
     layer: &LayerRecord,
+    encryption_type: EncryptionType,
     rebuilt: &mut Rebuilt,
 ) -> Result<(), InstallationError> {
     match installation.catalog().des(name) {
@@ -135,10 +156,6 @@ fn rebuild_set(
     check_des_name(name)?;
     let mut url: KeyUrl = layer.envelope.key_url().parse()?;
     url.key.version = None;
-    let encryption_type = match layer.is_double() {
-        true => EncryptionType::PlatformAndCustomerKeys,
-        false => EncryptionType::CustomerKey,
-    };
     let (identity, principal_id) = match url.vault_name() {
         Some(_) => (DesIdentity::SystemAssigned, Some(Uuid::new_v4())),
         None => (DesIdentity::None, None),

@@ -1,5 +1,6 @@
 //! What `disk list` and `disk show` print.
 
+use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -38,8 +39,9 @@ pub struct DiskView {
     pub name: String,
     /// Its id.
     pub unique_id: Uuid,
-    /// `Unattached`, `Attached` (in use by some process), `Dirty` (its daemon died), `SyncFailed`, `Creating`,
-    /// `Deleting`, or `Damaged`.
+    /// `Unattached`, `Attached` (in use by some process), `Dirty` (its daemon died), `ActiveSAS` (its data may be read
+    /// over the network), `ReadyToUpload`, `ActiveUpload` (they may be written), `SyncFailed`, `Creating`, `Deleting`, or
+    /// `Damaged`.
     pub disk_state: &'static str,
     /// Provisioned size.
     pub disk_size_bytes: u64,
@@ -77,6 +79,12 @@ pub struct DiskView {
     /// A sync of its files that failed; `disk check --repair` ends that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failed_sync: Option<FailedSync>,
+    /// Until when access over the network to its data is granted.
+    #[serde(
+        with = "time::serde::rfc3339::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub access_until: Option<OffsetDateTime>,
     /// The directory of its files.
     pub directory: PathBuf,
     /// Its layers, bottom to top.
@@ -91,10 +99,13 @@ pub struct DiskView {
 
 impl DiskView {
     /// All that [`DiskView::disk_state`] may be.
-    pub const STATES: [&'static str; 7] = [
+    pub const STATES: [&'static str; 10] = [
         "Unattached",
         "Attached",
         "Dirty",
+        "ActiveSAS",
+        "ReadyToUpload",
+        "ActiveUpload",
         "SyncFailed",
         "Creating",
         "Deleting",
@@ -122,7 +133,7 @@ pub struct SessionView {
 }
 
 /// Azure's name for whose keys protect a disk. Twice encrypted is what is so in all of its layers.
-fn kind_of_key(record: &DiskRecord, header: Option<&HeaderPayload>) -> &'static str {
+pub(super) fn kind_of_key(record: &DiskRecord, header: Option<&HeaderPayload>) -> &'static str {
     let is_double = |header: &HeaderPayload| header.layers.iter().all(LayerRecord::is_double);
     match record.disk_encryption_set {
         None => "EncryptionAtRestWithPlatformKey",
@@ -203,10 +214,11 @@ impl LayerView {
 /// [`DiskError`].
 pub fn list(installation: &Installation, kind: ResourceKind) -> Result<Vec<DiskView>, DiskError> {
     sweep(installation, None)?;
+    let granted = Granted::read(installation, None)?;
     let rows = installation.catalog().resources()?;
     rows.into_iter()
         .filter(|row| row.record.kind == kind)
-        .map(|row| Ok(view(&reconcile_one(installation, row)?)))
+        .map(|row| Ok(view(&reconcile_one(installation, row)?, &granted)))
         .collect()
 }
 
@@ -216,15 +228,16 @@ pub fn list(installation: &Installation, kind: ResourceKind) -> Result<Vec<DiskV
 /// # Errors
 /// [`CatalogError`].
 pub fn look(installation: &Installation) -> Result<Vec<DiskView>, CatalogError> {
+    let granted = Granted::read(installation, None)?;
     let rows = installation.catalog().resources()?.into_iter();
     let look = |row: Stored<DiskRecord>| {
         let header = unverified_header(&row.record.directory);
         match &header {
             Ok(found) if found.claims().disk == row.record.id => {
                 let record = described(&row.record, found.claims());
-                view_by(&record, header)
+                view_by(&record, header, &granted)
             }
-            _ => view_by(&row.record, header),
+            _ => view_by(&row.record, header, &granted),
         }
     };
     Ok(rows.map(look).collect())
@@ -240,14 +253,46 @@ pub fn show(
     name: &str,
 ) -> Result<DiskView, DiskError> {
     let row = lookup(installation, kind, name)?;
-    Ok(view(&reconcile_one(installation, row)?))
+    let granted = Granted::read(installation, Some(row.record.id))?;
+    Ok(view(&reconcile_one(installation, row)?, &granted))
 }
 
-fn view(record: &DiskRecord) -> DiskView {
-    view_by(record, unverified_header(&record.directory))
+/// Until when access is granted, and to what.
+pub(super) struct Granted(HashMap<Uuid, OffsetDateTime>);
+
+impl Granted {
+    /// Of a resource, or of all.
+    pub(super) fn read(
+        installation: &Installation,
+        resource: Option<Uuid>,
+    ) -> Result<Self, CatalogError> {
+        let now = OffsetDateTime::now_utc();
+        let mut until = HashMap::new();
+        for access in installation.catalog().accesses(resource)? {
+            if access.is_live(now) {
+                let last = until.entry(access.resource).or_insert(access.expires);
+                *last = access.expires.max(*last);
+            }
+        }
+        Ok(Self(until))
+    }
+
+    /// Until when access to this one is granted.
+    pub(super) fn until(&self, resource: Uuid) -> Option<OffsetDateTime> {
+        self.0.get(&resource).copied()
+    }
 }
 
-fn view_by(record: &DiskRecord, header: Result<UnverifiedHeader, EnvelopeError>) -> DiskView {
+fn view(record: &DiskRecord, granted: &Granted) -> DiskView {
+    view_by(record, unverified_header(&record.directory), granted)
+}
+
+fn view_by(
+    record: &DiskRecord,
+    header: Result<UnverifiedHeader, EnvelopeError>,
+    granted: &Granted,
+) -> DiskView {
+    let access_until = granted.until(record.id);
     let lost_header_copy = header.as_ref().is_ok_and(UnverifiedHeader::is_alone);
     let header = header.map(|header| header.claims().clone());
     let directory = &record.directory;
@@ -266,7 +311,10 @@ fn view_by(record: &DiskRecord, header: Result<UnverifiedHeader, EnvelopeError>)
     // Only the top layer of a disk is claimed.
     let is_attached = header.as_ref().is_some_and(|h| h.session.is_some());
     let in_use = |top: &LayerView| in_use(&top.data, is_attached);
-    let is_used = |top: &LayerView| record.kind == ResourceKind::Disk && in_use(top);
+    // Whoever serves it over the network has claimed it too.
+    let is_served = access_until.is_some() || is_upload(header.as_ref());
+    let may_be = record.kind == ResourceKind::Disk && !is_served;
+    let is_used = |top: &LayerView| may_be && in_use(top);
     let is_used = layers.last().is_some_and(is_used);
     let session = header.as_ref().and_then(|h| session_view(h, is_used));
     let failed_sync = header.as_ref().and_then(failed_sync_view);
@@ -276,6 +324,11 @@ fn view_by(record: &DiskRecord, header: Result<UnverifiedHeader, EnvelopeError>)
         (DiskState::Deleting | DiskState::Erased, _) => "Deleting",
         (DiskState::Ready, Some(_)) => "Damaged",
         (DiskState::Ready, None) if failed_sync.is_some() => "SyncFailed",
+        (DiskState::Ready, None) if is_upload(header.as_ref()) => match access_until {
+            Some(_) => "ActiveUpload",
+            None => "ReadyToUpload",
+        },
+        (DiskState::Ready, None) if access_until.is_some() => "ActiveSAS",
         (DiskState::Ready, None) if is_used => "Attached",
         (DiskState::Ready, None) if session.as_ref().is_some_and(is_dirty) => "Dirty",
         (DiskState::Ready, None) => "Unattached",
@@ -303,6 +356,7 @@ fn view_by(record: &DiskRecord, header: Result<UnverifiedHeader, EnvelopeError>)
         session,
         awaited_by: waiter_for(directory),
         failed_sync,
+        access_until,
         job: header.and_then(|header| job_view(directory, &header)),
         directory: directory.clone(),
         layers,
@@ -311,7 +365,11 @@ fn view_by(record: &DiskRecord, header: Result<UnverifiedHeader, EnvelopeError>)
     }
 }
 
-fn session_view(header: &HeaderPayload, is_used: bool) -> Option<SessionView> {
+pub(super) fn is_upload(header: Option<&HeaderPayload>) -> bool {
+    header.is_some_and(|header| header.upload.is_some())
+}
+
+pub(super) fn session_view(header: &HeaderPayload, is_used: bool) -> Option<SessionView> {
     let session = header.session.clone()?;
     let top = header.top()?;
     let state = match is_of_this_boot(&session) {
@@ -331,7 +389,7 @@ fn runtime_map_of(header: &HeaderPayload) -> Option<RuntimeMap> {
 }
 
 /// A failed sync: a runtime map knows of it before the header does.
-fn failed_sync_view(header: &HeaderPayload) -> Option<FailedSync> {
+pub(super) fn failed_sync_view(header: &HeaderPayload) -> Option<FailedSync> {
     let of_map = || {
         let file = runtime_map_of(header)?.failed_sync().ok().flatten()?;
         let why = "the header does not tell yet";
@@ -385,7 +443,7 @@ fn job_view(directory: &Path, header: &HeaderPayload) -> Option<JobView> {
 /// Whether somebody has claimed the data. Asking takes a shared lock for a moment. Of a disk that nobody
 /// has attached a claim counts when it lasts: the kernel keeps that of a command for some milliseconds,
 /// until it has taken the command's rings apart.
-fn in_use(data: &Path, is_attached: bool) -> bool {
+pub(super) fn in_use(data: &Path, is_attached: bool) -> bool {
     const TRIES: u32 = 20;
     let tries = if is_attached { 1 } else { TRIES };
     std::fs::File::open(data).is_ok_and(|file| {

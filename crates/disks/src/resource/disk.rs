@@ -60,7 +60,7 @@ impl Disk {
     ///
     /// # Errors
     /// [`DiskError::InUse`] when somebody has it, [`DiskError::Awaited`] when an attach waits for it,
-    /// [`DiskError::OtherDisk`].
+    /// [`DiskError::OtherDisk`], [`DiskError::Uploading`].
     pub fn claim(&self, header: &HeaderPayload) -> Result<LayerFile, DiskError> {
         let claim = self.claim_to_serve(header)?;
         match self.awaited_by() {
@@ -73,8 +73,16 @@ impl Disk {
     /// As [`Disk::claim`] for an attach, whoever waits.
     ///
     /// # Errors
-    /// [`DiskError::InUse`] when somebody has it, [`DiskError::OtherDisk`].
+    /// [`DiskError::InUse`] when somebody has it, [`DiskError::OtherDisk`], [`DiskError::Uploading`].
     pub fn claim_to_serve(&self, header: &HeaderPayload) -> Result<LayerFile, DiskError> {
+        match header.upload {
+            Some(_) => Err(self.uploading()),
+            None => self.claim_alone(header),
+        }
+    }
+
+    /// As [`Disk::claim_to_serve`], also of a disk in upload.
+    pub(crate) fn claim_alone(&self, header: &HeaderPayload) -> Result<LayerFile, DiskError> {
         self.check_identity(header)?;
         let top = header.top().ok_or_else(|| self.no_layer())?;
         claim_data(self.name(), &self.layer_paths(top).data)
@@ -126,6 +134,13 @@ impl Disk {
             path: self.record.directory.clone(),
             found: claims.disk,
         })
+    }
+
+    /// That it is not whole yet.
+    pub(crate) fn uploading(&self) -> DiskError {
+        DiskError::Uploading {
+            name: self.name().into(),
+        }
     }
 
     /// That somebody has claimed it.

@@ -40,6 +40,47 @@ pub enum DiskError {
         /// Who waits.
         by: String,
     },
+    /// Access to the data was granted over the network.
+    #[error(
+        "access over the network to the data of the {kind} {name} is granted until {until}: end that with \
+         `sealdisk {kind} revoke-access {name}`"
+    )]
+    Granted {
+        /// What it is.
+        kind: ResourceKind,
+        /// Its name.
+        name: String,
+        /// When it ends by itself.
+        until: String,
+    },
+    /// The disk is in upload.
+    #[error(
+        "the disk {name} is being uploaded: when all of it is, `sealdisk disk revoke-access {name}` makes it a disk \
+         that can be used"
+    )]
+    Uploading {
+        /// The disk.
+        name: String,
+    },
+    /// What was to be written is not in upload.
+    #[error(
+        "the disk {name} was not created to be uploaded, or is uploaded already: it is not written to over the network"
+    )]
+    NotUploading {
+        /// The disk.
+        name: String,
+    },
+    /// An upload was to be complete and is not.
+    #[error(
+        "the upload of the disk {name} is not complete: the last 512 bytes, at {size}, have to be the footer of a \
+         fixed VHD of {size} bytes; grant access to write once more"
+    )]
+    NoFooter {
+        /// The disk.
+        name: String,
+        /// Its size, at which the footer begins.
+        size: u64,
+    },
     /// The attach that had the disk before has not let go of it in order, and left what only its host has.
     #[error(
         "the disk {name} was attached on {host} since {since} and not let go of in order, so what its guest has          written and not flushed is there: attach it there again, and migrate or detach it, or lose those          writes with `sealdisk attach --incoming --discard-unflushed`"
@@ -338,9 +379,13 @@ impl DiskError {
             Self::Layer { source, .. } => source.code(),
             Self::InUse { .. }
             | Self::Awaited { .. }
+            | Self::Granted { .. }
+            | Self::Uploading { .. }
+            | Self::NotUploading { .. }
             | Self::JobUnderWay { .. }
             | Self::Needed { .. }
             | Self::HasClones { .. } => "OperationNotAllowed",
+            Self::NoFooter { .. } => "InvalidVhd",
             Self::NoJob { .. } => "NotFound",
             Self::Unfinished { .. }
             | Self::PathTaken { .. }

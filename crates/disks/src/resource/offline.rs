@@ -10,7 +10,7 @@ use crate::resource::session::Unflushed;
 use installation::envelope::{Header, LayerRecord};
 use keys::DekStack;
 use volume::pipeline::DiskIo;
-use volume::store::LayerFile;
+use volume::store::{LayerFile, StackFiles};
 use volume::{Volume, check_data_file};
 
 /// Opens a disk whose data were claimed, to be read. A runtime map that an attach left behind has the
@@ -22,6 +22,27 @@ pub(crate) fn open_existing(
     deks: &DekStack,
     runtime_dir: &Path,
 ) -> Result<DiskIo, DiskError> {
+    let (volume, files) = open_volume(disk, claim, header, runtime_dir)?;
+    Ok(DiskIo::open(Arc::new(volume), files, deks)?)
+}
+
+/// As [`open_existing`] without any key: only what its maps say can be asked.
+pub(crate) fn open_maps(
+    disk: &Disk,
+    claim: LayerFile,
+    header: &Header,
+    runtime_dir: &Path,
+) -> Result<DiskIo, DiskError> {
+    let (volume, files) = open_volume(disk, claim, header, runtime_dir)?;
+    Ok(DiskIo::open_to_flush(Arc::new(volume), files)?)
+}
+
+fn open_volume(
+    disk: &Disk,
+    claim: LayerFile,
+    header: &Header,
+    runtime_dir: &Path,
+) -> Result<(Volume, StackFiles), DiskError> {
     let top = header.top().ok_or_else(|| disk.no_layer())?;
     let paths = |layer: &LayerRecord| disk.layer_paths(layer);
     let geometry = geometry(header, top)?;
@@ -36,5 +57,5 @@ pub(crate) fn open_existing(
         Some(runtime) => Volume::open_runtime(map, lower, &runtime)?,
         None => Volume::open_private(map, lower)?,
     };
-    Ok(DiskIo::open(Arc::new(volume), files, deks)?)
+    Ok((volume, files))
 }

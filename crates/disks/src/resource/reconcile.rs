@@ -39,11 +39,20 @@ pub(crate) fn reconcile_one(
     installation: &Installation,
     row: Stored<DiskRecord>,
 ) -> Result<DiskRecord, CatalogError> {
-    let claims = match header_claims(&row.record.directory) {
-        Ok(claims) if claims.disk == row.record.id => claims,
-        Ok(_) | Err(_) => return Ok(row.record),
+    let claims = header_claims(&row.record.directory).ok();
+    reconcile_by(installation, row, claims.as_ref())
+}
+
+/// As [`reconcile_one`], by what the header in the row's directory claims.
+pub(crate) fn reconcile_by(
+    installation: &Installation,
+    row: Stored<DiskRecord>,
+    claims: Option<&HeaderPayload>,
+) -> Result<DiskRecord, CatalogError> {
+    let Some(claims) = claims.filter(|claims| claims.disk == row.record.id) else {
+        return Ok(row.record);
     };
-    let record = described(&row.record, &claims);
+    let record = described(&row.record, claims);
     if record == row.record {
         return Ok(record);
     }

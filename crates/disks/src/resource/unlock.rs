@@ -42,11 +42,6 @@ impl<'a> Unwrapper<'a> {
         }
     }
 
-    /// The DEK of a layer of `disk`, by the identity of the set that it is under.
-    pub(crate) fn layer(&mut self, disk: &str, layer: &LayerRecord) -> Result<Dek, DiskError> {
-        self.layer_as(disk, layer.disk_encryption_set.as_deref(), layer)
-    }
-
     /// The DEK of a layer of `disk`, by the identity of `set`.
     pub(crate) fn layer_as(
         &mut self,
@@ -211,18 +206,31 @@ impl Disk {
         layer: &LayerRecord,
     ) -> Result<Dek, DiskError> {
         let is_top = header.top().is_some_and(|top| top.id == layer.id);
-        keys.layer(self.name(), layer)
-            .map_err(|source| match is_top {
-                true => source,
-                false => DiskError::Layer {
-                    kind: header.kind,
-                    name: self.name().into(),
-                    layer: layer.id,
-                    from: came_from(keys.installation, header, layer.origin),
-                    key_url: layer.envelope.key_url(),
-                    source: Box::new(source),
-                },
-            })
+        let installation = keys.installation;
+        // Of the two keys of a layer that is encrypted twice the one that refuses is named.
+        let refused_by = |envelope: &Envelope, source: DiskError| match is_top {
+            true => source,
+            false => DiskError::Layer {
+                kind: header.kind,
+                name: self.name().into(),
+                layer: layer.id,
+                from: came_from(installation, header, layer.origin),
+                key_url: envelope.key_url(),
+                source: Box::new(source),
+            },
+        };
+        let set = layer.disk_encryption_set.as_deref();
+        let inner = keys
+            .one(self.name(), set, layer, &layer.envelope)
+            .map_err(|source| refused_by(&layer.envelope, source))?;
+        let outer = match &layer.platform_envelope {
+            Some(envelope) => {
+                let outer = keys.one(self.name(), None, layer, envelope);
+                Some(outer.map_err(|source| refused_by(envelope, source))?)
+            }
+            None => None,
+        };
+        Ok(layer.joined(inner, outer)?)
     }
 }
 

@@ -106,7 +106,7 @@ pub fn export<P: FnMut(u64)>(
 }
 
 /// How many layers a disk has above those that a snapshot has too.
-fn layers_above(
+pub(crate) fn layers_above(
     installation: &Installation,
     disk: &Disk,
     header: &HeaderPayload,

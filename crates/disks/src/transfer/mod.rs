@@ -10,4 +10,6 @@ mod write_back;
 
 pub use copy::copy;
 pub use decrypt::{Plaintext, decrypt};
+pub(crate) use export::layers_above;
 pub use export::{ExportRequest, Since, export};
+pub(crate) use stream::{CHUNK, Pieces};

@@ -13,7 +13,7 @@ use crate::resource::error::DiskError;
 use volume::pipeline::{DiskIo, PipelineError, Plaintext};
 
 /// Bytes that are read, decrypted and written at a time.
-const CHUNK: usize = 512 << 10;
+pub(crate) const CHUNK: usize = 512 << 10;
 /// Buffers of as many bytes, and of how many of them the disk reads ahead.
 const CHUNKS: usize = 10;
 const AHEAD: usize = 6;
@@ -50,11 +50,7 @@ pub(super) fn stream_ranges(
 ) -> Result<(), DiskError> {
     let (full, to_write) = channel();
     let (empty, to_fill) = channel();
-    let pieces = Pieces {
-        next,
-        size,
-        range: 0..0,
-    };
+    let pieces = Pieces::new(next, 0..size);
     let position = thread::scope(|scope| {
         let to = &mut *sink;
         let writing = move || write(to, &to_write, &empty, cancel);
@@ -140,21 +136,35 @@ fn write(
 }
 
 /// What is to be read, in pieces of a buffer.
-struct Pieces<N> {
+pub(crate) struct Pieces<N> {
     next: N,
-    size: u64,
+    /// Where they end.
+    end: u64,
     /// What is left of the range that was found last.
     range: Range<u64>,
 }
 
 impl<N: Fn(&DiskIo, u64) -> Result<Option<Range<u64>>, PipelineError>> Pieces<N> {
-    fn take(&mut self, source: &DiskIo) -> Result<Option<Range<u64>>, PipelineError> {
+    /// Of a part of the disk, in whole sectors, what `next` says.
+    pub(crate) fn new(next: N, of: Range<u64>) -> Self {
+        Self {
+            next,
+            end: of.end,
+            range: of.start..of.start,
+        }
+    }
+
+    /// The next one.
+    ///
+    /// # Errors
+    /// Those of `next`.
+    pub(crate) fn take(&mut self, source: &DiskIo) -> Result<Option<Range<u64>>, PipelineError> {
         while self.range.is_empty() {
             let position = self.range.end;
             let Some(found) = (self.next)(source, position)? else {
                 return Ok(None);
             };
-            self.range = found.start.max(position)..found.end.min(self.size);
+            self.range = found.start.max(position)..found.end.min(self.end);
             if self.range.end <= position {
                 return Ok(None);
             }

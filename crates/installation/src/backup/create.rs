@@ -33,6 +33,13 @@ use traces::Span;
 use vault::VaultDatabase;
 use vault::audit::{self, AuditRecord};
 
+/// Directories of keys and certificates that are taken as they are, and what the names of their files end in.
+const PRIVATE_FILES: [(&str, &str); 4] = [
+    ("tokens", ".p8"),
+    ("federation", ".p8"),
+    ("tls", ".pem"),
+    ("tls", ".key"),
+];
 /// How the directory of copies begins.
 const COPIES: &str = ".backup-";
 /// Pages that are copied at a time.
@@ -206,7 +213,7 @@ impl Sources {
     ) -> Result<(), BackupError> {
         let state = installation.state_dir();
         self.take(state, "audit.key")?;
-        for (dir, suffix) in [("tokens", ".p8"), ("tls", ".pem"), ("tls", ".key")] {
+        for (dir, suffix) in PRIVATE_FILES {
             for name in names(&state.join(dir))? {
                 if name.ends_with(suffix) {
                     self.take(state, &format!("{dir}/{name}"))?;

@@ -109,7 +109,7 @@ impl ItemKind {
             ["vaults", _, "vault.db"] => Some(Self::Vault),
             ["vaults", _, "master.key"] => Some(Self::MasterKey),
             ["vaults", _, file] if file.ends_with(".tpm2") => Some(Self::File),
-            ["audit.key"] | ["tokens" | "tls", _] => Some(Self::File),
+            ["audit.key"] | ["tokens" | "federation" | "tls", _] => Some(Self::File),
             [DIRECTORY, _] => Some(Self::Segment),
             _ => None,
         }

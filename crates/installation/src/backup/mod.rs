@@ -30,7 +30,7 @@
 //!
 //! Vaults' private keys are in the archive as they are in `vault.db`: sealed under the master key. Master
 //! keys are in it only when that was asked for. The key of the installation's log, the keys that sign
-//! tokens and that of the TLS authority are in it, and are never written elsewhere than into the
+//! tokens and assertions, and that of the TLS authority are in it, and are never written elsewhere than into the
 //! encrypted stream. The copies of databases lie in a directory of mode 0700 in the state directory, as
 //! secret there as the databases beside them.
 

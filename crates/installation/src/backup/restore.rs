@@ -30,11 +30,12 @@ use vault::VaultDatabase;
 use vault::audit::{AuditRecord, Pin};
 
 /// What a restore puts into the state directory.
-const PARTS: [&str; 7] = [
+const PARTS: [&str; 8] = [
     "vaults",
     "audit.db",
     "audit.key",
     "tokens",
+    "federation",
     "tls",
     DIRECTORY,
     "catalog-copy.json",

@@ -23,8 +23,8 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CatalogError, DepartedRecord, DiskEncryptionSetRecord, GroupRecord, IdentityRecord,
-    InstallationRecord, PlacementRecord, RoleAssignmentRecord, VaultRecord,
+    CatalogError, DepartedRecord, DiskEncryptionSetRecord, FederatedCredentialRecord, GroupRecord,
+    IdentityRecord, InstallationRecord, PlacementRecord, RoleAssignmentRecord, VaultRecord,
 };
 
 /// The name of the copy, beside the catalog.
@@ -45,6 +45,9 @@ pub struct CatalogCopy {
     pub disk_encryption_sets: Vec<DiskEncryptionSetRecord>,
     /// The identities that the token service knows.
     pub identities: Vec<IdentityRecord>,
+    /// Which identities of other installations they trust.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub federated_credentials: Vec<FederatedCredentialRecord>,
     /// What has no row and may still exist.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub departed: Vec<DepartedRecord>,
@@ -75,6 +78,7 @@ impl CatalogCopy {
             disk_encryption_sets,
             identities,
             departed,
+            federated_credentials: Vec::new(),
             groups: Vec::new(),
             placements: Vec::new(),
             role_assignments: Vec::new(),
@@ -91,6 +95,13 @@ impl CatalogCopy {
     ) -> Self {
         (self.groups, self.placements) = (groups, placements);
         self.role_assignments = role_assignments;
+        self
+    }
+
+    /// The copy, with whom identities trust.
+    #[must_use]
+    pub fn with_federated(mut self, credentials: Vec<FederatedCredentialRecord>) -> Self {
+        self.federated_credentials = credentials;
         self
     }
 

@@ -61,6 +61,17 @@ pub enum CatalogError {
         /// The first set that uses it.
         set: String,
     },
+    /// An identity cannot go while it is that of a disk encryption set.
+    #[error(
+        "the identity '{name}' is that of the disk encryption set '{set}'; give the set another one, or delete it. To \
+         cut off its disks, take away what the identity may do in the set's key vault"
+    )]
+    IdentityInUse {
+        /// The identity.
+        name: String,
+        /// The first set that has it.
+        set: String,
+    },
     /// A disk encryption set whose identity somebody else manages.
     #[error(
         "the identity of the disk encryption set '{name}' is not system-assigned: ask whoever \
@@ -127,6 +138,7 @@ impl CatalogError {
             Self::Exists { .. } | Self::Changed { .. } => "Conflict",
             Self::InUse { .. } => "InUseDiskEncryptionSetCannotBeDeleted",
             Self::VaultInUse { .. } => "VaultInUse",
+            Self::IdentityInUse { .. } => "IdentityInUse",
             Self::GroupInUse { .. } => "ResourceGroupInUse",
             Self::NotSystemAssigned { .. } => "BadParameter",
             Self::Lost { .. } => "CatalogLost",
@@ -147,6 +159,8 @@ fn shown_by(kind: Kind) -> String {
         Kind::Image => "image",
         Kind::Identity => "identity",
         Kind::RoleAssignment => "role assignment",
+        Kind::FederatedCredential => "identity federated-credential",
+        Kind::DeviceLogin => return "; it may have expired: begin it again".into(),
         Kind::Group => return "; `az group list` shows those that exist".into(),
     };
     format!("; `sealdisk {command} list` shows those that exist")

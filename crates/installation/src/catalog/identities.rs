@@ -1,7 +1,7 @@
 //! Identities in the SQLite catalog: named users, and the system-assigned ones of disk encryption
 //! sets, which go with their set.
 
-use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -131,16 +131,45 @@ pub(super) fn set_secret(
     changed_one(changed, record)
 }
 
+/// Deletes an identity that is that of no set.
 pub(super) fn delete(
-    db: &Connection,
+    db: &mut Connection,
     identity: &Stored<IdentityRecord>,
 ) -> Result<(), CatalogError> {
     let record = &identity.record;
+    let db = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let user: Option<String> = db
+        .query_row(
+            "SELECT name FROM disk_encryption_sets WHERE json_extract(identity, '$.objectId') = ? \
+             ORDER BY name LIMIT 1",
+            [record.object_id.to_string()],
+            |row| row.get(0),
+        )
+        .optional()?;
+    if let Some(set) = user {
+        let name = record.owner.to_string();
+        return Err(CatalogError::IdentityInUse { name, set });
+    }
     let changed = db.execute(
         "DELETE FROM identities WHERE object_id = ? AND rev = ?",
         params![record.object_id.to_string(), identity.rev.0],
     )?;
-    changed_one(changed, record)
+    changed_one(changed, record)?;
+    Ok(db.commit()?)
+}
+
+/// Refuses a set whose identity is that of a user who is not there.
+pub(super) fn check_user_assigned(
+    db: &Connection,
+    identity: &DesIdentity,
+) -> Result<(), CatalogError> {
+    let DesIdentity::UserAssigned { object_id, .. } = identity else {
+        return Ok(());
+    };
+    match by_object(db, *object_id)? {
+        Some(_) => Ok(()),
+        None => Err(missing(Kind::Identity, &object_id.to_string())),
+    }
 }
 
 fn changed_one(changed: usize, record: &IdentityRecord) -> Result<(), CatalogError> {

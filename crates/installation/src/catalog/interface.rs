@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use super::departed::DepartedRecord;
 use super::error::CatalogError;
+use super::federated::FederatedCredentialRecord;
 use super::record::{
     DiskEncryptionSetRecord, DiskRecord, IdentityRecord, InstallationRecord, Rev, Stored,
     VaultRecord,
@@ -12,7 +13,9 @@ use super::record::{
 use crate::envelope::ResourceKind;
 
 /// The records of an installation. A method returns only after what it changed is durable.
-pub trait Catalog: super::ManagementCatalog + Send + Sync {
+pub trait Catalog:
+    super::ManagementCatalog + super::AccessCatalog + super::LoginCatalog + Send + Sync
+{
     /// The installation's own identities; the first call makes them.
     ///
     /// # Errors
@@ -260,9 +263,34 @@ pub trait Catalog: super::ManagementCatalog + Send + Sync {
         hash: &[u8; 32],
     ) -> Result<(), CatalogError>;
 
-    /// Deletes an identity.
+    /// Deletes an identity that is that of no disk encryption set.
     ///
     /// # Errors
-    /// [`CatalogError::Changed`], also when it is gone.
+    /// [`CatalogError::Changed`], also when it is gone; [`CatalogError::IdentityInUse`].
     fn delete_identity(&self, identity: &Stored<IdentityRecord>) -> Result<(), CatalogError>;
+
+    /// Adds a federated credential of an identity, which goes with it.
+    ///
+    /// # Errors
+    /// [`CatalogError::Exists`] when the identity has one of that name.
+    fn insert_federated_credential(
+        &self,
+        record: &FederatedCredentialRecord,
+    ) -> Result<(), CatalogError>;
+
+    /// The federated credentials of an identity, or of all.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    fn federated_credentials(
+        &self,
+        identity: Option<Uuid>,
+    ) -> Result<Vec<FederatedCredentialRecord>, CatalogError>;
+
+    /// Deletes a federated credential; whether there was one.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    fn delete_federated_credential(&self, identity: Uuid, name: &str)
+    -> Result<bool, CatalogError>;
 }

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::error::CatalogError;
 use super::record::Kind;
+use crate::envelope::ResourceKind;
 
 /// The group of what was made by the command line.
 pub const DEFAULT_GROUP: &str = "default";
@@ -124,6 +125,25 @@ pub trait ManagementCatalog: Send + Sync {
     /// [`CatalogError`].
     fn placements(&self) -> Result<Vec<PlacementRecord>, CatalogError>;
 
+    /// All placements of a kind.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    fn placements_of(&self, kind: Kind) -> Result<Vec<PlacementRecord>, CatalogError>;
+
+    /// Disks, snapshots or images that are complete, by name, each with where it is if that is said: those in a group,
+    /// which is given in any case, and after a name, and so many at most.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    fn placed_resources(
+        &self,
+        kind: ResourceKind,
+        group: Option<&str>,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(String, Option<PlacementRecord>)>, CatalogError>;
+
     /// Places a resource, or replaces what is said of it.
     ///
     /// # Errors
@@ -135,6 +155,18 @@ pub trait ManagementCatalog: Send + Sync {
     /// # Errors
     /// [`CatalogError`].
     fn delete_placement(&self, kind: Kind, name: &str) -> Result<(), CatalogError>;
+
+    /// Forgets where a request of the management API, which was cut off, was about to put something of that name:
+    /// what is made of it otherwise is in the first group.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    fn forget_left(&self, kind: Kind, name: &str) -> Result<(), CatalogError> {
+        if self.placement(kind, name)?.is_some() && self.name_of(kind, name)?.is_none() {
+            self.delete_placement(kind, name)?;
+        }
+        Ok(())
+    }
 
     /// The name, as it is written, of what has this one in any case.
     ///

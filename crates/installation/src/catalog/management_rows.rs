@@ -69,6 +69,14 @@ END;
 pub(super) const GROUP: &str = "SELECT name, location, tags, created FROM resource_groups";
 pub(super) const PLACEMENT: &str = "SELECT kind, name, in_group, location, tags, settings, created, created_by, \
                          changed, changed_by FROM placements";
+/// The columns of a placement, and the name as the resource has it.
+pub(super) const PLACED_RESOURCES: &str = "SELECT placed.kind, placed.name, in_group, location, tags, settings, \
+     placed.created, created_by, changed, changed_by, resources.name \
+     FROM resources LEFT JOIN placements AS placed \
+         ON placed.kind = resources.kind AND placed.name = resources.name \
+     WHERE resources.kind = ?1 AND resources.name > ?2 AND resources.state = 'ready' \
+         AND (?3 IS NULL OR coalesce(in_group, ?4) = ?3 COLLATE NOCASE) \
+     ORDER BY resources.name LIMIT ?5";
 pub(super) const ASSIGNMENT: &str =
     "SELECT id, scope, role, principal, principal_type, created, created_by FROM role_assignments";
 
@@ -149,6 +157,16 @@ pub(super) fn parse_group(row: &Row<'_>) -> Result<GroupRecord, CatalogError> {
         created: parse_time(&name, &row.get::<_, String>(3)?)?,
         name,
     })
+}
+
+/// A row of [`PLACED_RESOURCES`].
+pub(super) fn parse_placed(
+    row: &Row<'_>,
+) -> Result<(String, Option<PlacementRecord>), CatalogError> {
+    let name: String = row.get(10)?;
+    let is_placed = row.get::<_, Option<String>>(0)?.is_some();
+    let placed = is_placed.then(|| parse_placement(row)).transpose()?;
+    Ok((name, placed))
 }
 
 pub(super) fn parse_placement(row: &Row<'_>) -> Result<PlacementRecord, CatalogError> {

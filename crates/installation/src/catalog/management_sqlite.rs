@@ -1,16 +1,19 @@
 //! What the management API alone knows, in the SQLite catalog.
 
-use rusqlite::TransactionBehavior;
+use rusqlite::{TransactionBehavior, params};
 use uuid::Uuid;
 
 use super::error::CatalogError;
-use super::management::{GroupRecord, ManagementCatalog, PlacementRecord, RoleAssignmentRecord};
+use super::management::{
+    DEFAULT_GROUP, GroupRecord, ManagementCatalog, PlacementRecord, RoleAssignmentRecord,
+};
 use super::management_rows::{
-    ASSIGNMENT, GROUP, PLACEMENT, insert_assignment, insert_group, insert_placement, is_copied,
-    parse_assignment, parse_group, parse_placement,
+    ASSIGNMENT, GROUP, PLACED_RESOURCES, PLACEMENT, insert_assignment, insert_group,
+    insert_placement, is_copied, parse_assignment, parse_group, parse_placed, parse_placement,
 };
 use super::record::Kind;
 use super::sqlite::SqliteCatalog;
+use crate::envelope::ResourceKind;
 
 impl ManagementCatalog for SqliteCatalog {
     fn groups(&self) -> Result<Vec<GroupRecord>, CatalogError> {
@@ -42,6 +45,28 @@ impl ManagementCatalog for SqliteCatalog {
         self.select(PLACEMENT, [], parse_placement)
     }
 
+    fn placements_of(&self, kind: Kind) -> Result<Vec<PlacementRecord>, CatalogError> {
+        let sql = format!("{PLACEMENT} WHERE kind = ?");
+        self.select(&sql, [kind.as_str()], parse_placement)
+    }
+
+    fn placed_resources(
+        &self,
+        kind: ResourceKind,
+        group: Option<&str>,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(String, Option<PlacementRecord>)>, CatalogError> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let kind = Kind::from(kind).as_str();
+        let after = after.unwrap_or_default();
+        self.select(
+            PLACED_RESOURCES,
+            params![kind, after, group, DEFAULT_GROUP, limit],
+            parse_placed,
+        )
+    }
+
     fn put_placement(&self, record: &PlacementRecord) -> Result<(), CatalogError> {
         let done = insert_placement(&self.db(), record);
         match is_copied(record.kind) {
@@ -71,7 +96,9 @@ impl ManagementCatalog for SqliteCatalog {
             Kind::Disk | Kind::Snapshot | Kind::Image => {
                 "SELECT name FROM resources WHERE kind = ?1 AND name = ?2 COLLATE NOCASE"
             }
-            Kind::RoleAssignment => return Ok(None),
+            Kind::RoleAssignment | Kind::FederatedCredential | Kind::DeviceLogin => {
+                return Ok(None);
+            }
         };
         let found = self.select(sql, [kind.as_str(), name], |row| {
             Ok(row.get::<_, String>(0)?)

@@ -5,12 +5,18 @@
 //! revision that it was derived from and is refused when someone else was faster. Rows of disks
 //! are an index only: they can be made again from the headers beside the ciphertext.
 
+mod access;
+mod access_rows;
+mod access_sqlite;
 mod columns;
 mod copy;
 mod departed;
 mod error;
+mod federated;
 mod identities;
 mod interface;
+mod logins;
+mod logins_sqlite;
 mod management;
 mod management_rows;
 mod management_sqlite;
@@ -26,10 +32,13 @@ mod sqlite;
 mod tests;
 mod vaults;
 
+pub use access::{Access, AccessCatalog, AccessRecord};
 pub use copy::{COPY_FILE, CatalogCopy};
 pub use departed::{DepartedKey, DepartedRecord, Departure};
 pub use error::CatalogError;
+pub use federated::{FederatedCredentialRecord, PublicKey};
 pub use interface::Catalog;
+pub use logins::{DeviceLogin, LoginCatalog};
 pub use management::{
     DEFAULT_GROUP, GroupRecord, LOCATION, ManagementCatalog, PlacementRecord, RoleAssignmentRecord,
     Touch,

@@ -231,10 +231,14 @@ pub enum Kind {
     Group,
     /// A [`RoleAssignmentRecord`](super::RoleAssignmentRecord).
     RoleAssignment,
+    /// A [`FederatedCredentialRecord`](super::FederatedCredentialRecord).
+    FederatedCredential,
+    /// A [`DeviceLogin`](super::DeviceLogin).
+    DeviceLogin,
 }
 
 impl Kind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 10] = [
         Self::Vault,
         Self::DiskEncryptionSet,
         Self::Disk,
@@ -243,6 +247,8 @@ impl Kind {
         Self::Identity,
         Self::Group,
         Self::RoleAssignment,
+        Self::FederatedCredential,
+        Self::DeviceLogin,
     ];
 
     /// The word for it that is stored.
@@ -256,6 +262,8 @@ impl Kind {
             Self::Identity => "identity",
             Self::Group => "group",
             Self::RoleAssignment => "role-assignment",
+            Self::FederatedCredential => "federated-credential",
+            Self::DeviceLogin => "device-login",
         }
     }
 
@@ -286,6 +294,8 @@ impl fmt::Display for Kind {
             Self::Identity => "identity",
             Self::Group => "resource group",
             Self::RoleAssignment => "role assignment",
+            Self::FederatedCredential => "federated credential",
+            Self::DeviceLogin => "login on a device",
         })
     }
 }

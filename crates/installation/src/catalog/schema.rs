@@ -1,6 +1,6 @@
 //! The tables of the catalog.
 
-use super::{departed, identities, management_rows, noted};
+use super::{access_rows, departed, federated, identities, logins, management_rows, noted};
 use vault::sqlite::Schema;
 
 /// Times are RFC 3339 text, ids the usual text form of UUIDs, so that `sqlite3` shows them; a
@@ -17,6 +17,9 @@ pub(super) const SCHEMA: Schema = Schema {
         |db| db.execute_batch(noted::TABLES),
         |db| db.execute_batch(VERSION_7),
         |db| db.execute_batch(management_rows::TABLES),
+        |db| db.execute_batch(access_rows::TABLE),
+        |db| db.execute_batch(federated::TABLE),
+        |db| db.execute_batch(logins::TABLES),
     ],
 };
 

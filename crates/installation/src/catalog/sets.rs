@@ -6,33 +6,35 @@ use super::columns::{constraint, json, optional_time_text, stale, time_text};
 use super::error::CatalogError;
 use super::interface::Catalog;
 use super::record::{DiskEncryptionSetRecord, Kind, Rev};
-use super::resources;
 use super::rows::DES_COLUMNS;
 use super::sqlite::SqliteCatalog;
+use super::{identities, resources};
 
 impl SqliteCatalog {
     pub(super) fn add_des(&self, record: &DiskEncryptionSetRecord) -> Result<(), CatalogError> {
         let name = &record.name;
-        self.db()
-            .execute(
-                &format!(
-                    "INSERT INTO disk_encryption_sets ({DES_COLUMNS}) \
+        let mut db = self.db();
+        let db = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        identities::check_user_assigned(&db, &record.identity)?;
+        db.execute(
+            &format!(
+                "INSERT INTO disk_encryption_sets ({DES_COLUMNS}) \
                      VALUES (?, 1, ?, ?, ?, ?, ?, ?, ?, ?)"
-                ),
-                params![
-                    name,
-                    json(name, &record.identity)?,
-                    record.principal_id.to_string(),
-                    record.key_url,
-                    json(name, &record.previous_keys)?,
-                    record.auto_rotation,
-                    optional_time_text(name, record.last_rotation)?,
-                    time_text(name, record.created)?,
-                    json(name, &record.encryption_type)?,
-                ],
-            )
-            .map_err(|e| constraint(e, Kind::DiskEncryptionSet, name, None))?;
-        Ok(())
+            ),
+            params![
+                name,
+                json(name, &record.identity)?,
+                record.principal_id.to_string(),
+                record.key_url,
+                json(name, &record.previous_keys)?,
+                record.auto_rotation,
+                optional_time_text(name, record.last_rotation)?,
+                time_text(name, record.created)?,
+                json(name, &record.encryption_type)?,
+            ],
+        )
+        .map_err(|e| constraint(e, Kind::DiskEncryptionSet, name, None))?;
+        Ok(db.commit()?)
     }
 
     pub(super) fn change_des(
@@ -43,6 +45,7 @@ impl SqliteCatalog {
         let name = &record.name;
         let mut db = self.db();
         let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        identities::check_user_assigned(&transaction, &record.identity)?;
         let changed = transaction.execute(
             "UPDATE disk_encryption_sets SET rev = rev + 1, identity = ?, principal_id = ?, \
              key_url = ?, previous_keys = ?, auto_rotation = ?, last_rotation = ?, created = ?, \

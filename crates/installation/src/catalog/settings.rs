@@ -19,6 +19,9 @@ pub enum VaultKind {
         /// The certificates (PEM) that alone are trusted to have signed its own; the system's when
         /// none are given.
         ca: Option<String>,
+        /// Where the other installation gives tokens to who shows what an identity of this one has signed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        token_endpoint: Option<String>,
     },
 }
 
@@ -51,7 +54,7 @@ impl VaultKind {
     /// Whether certificates of its own are trusted for a remote vault.
     pub fn has_own_ca(&self) -> Option<bool> {
         match self {
-            Self::Https { ca } => Some(ca.is_some()),
+            Self::Https { ca, .. } => Some(ca.is_some()),
             Self::Embedded | Self::Hsm(_) => None,
         }
     }
@@ -77,6 +80,15 @@ pub enum DesIdentity {
     None,
     /// An identity of this installation, made with the set and gone with it.
     SystemAssigned,
+    /// An identity of a user of this installation, which stays while a set has it.
+    UserAssigned {
+        /// Its object id.
+        object_id: Uuid,
+        /// The identity of another installation (Azure: an application of another tenant) that trusts this one. It is
+        /// the one that is seen by a vault there.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        federated_client_id: Option<Uuid>,
+    },
     /// The managed identity that Azure gives this virtual machine, asked for by Azure's instance
     /// metadata service.
     Imds {

@@ -11,12 +11,13 @@ use super::columns::{one, uuid};
 use super::copy::{self, CatalogCopy};
 use super::departed::{self, DepartedRecord};
 use super::error::CatalogError;
+use super::federated::{self, FederatedCredentialRecord};
 use super::interface::Catalog;
 use super::management::ManagementCatalog;
 use super::management_rows;
 use super::record::{
-    DiskEncryptionSetRecord, DiskRecord, IdentityRecord, InstallationRecord, Kind, Rev, Stored,
-    VaultRecord,
+    DiskEncryptionSetRecord, DiskRecord, IdentityOwner, IdentityRecord, InstallationRecord, Kind,
+    Rev, Stored, VaultRecord,
 };
 use super::rows::{DES_COLUMNS, VAULT_COLUMNS, parse_des, parse_vault};
 use super::schema::SCHEMA;
@@ -87,11 +88,24 @@ impl SqliteCatalog {
         for vault in &from.vaults {
             made.add_vault(vault)?;
         }
+        // A set may have the identity of a user, and has one of its own that names the set.
+        let is_of_user =
+            |identity: &&IdentityRecord| matches!(identity.owner, IdentityOwner::Named(_));
+        for identity in from.identities.iter().filter(is_of_user) {
+            identities::insert(&made.db(), identity)?;
+        }
         for set in &from.disk_encryption_sets {
             made.add_des(set)?;
         }
-        for identity in &from.identities {
+        for identity in from
+            .identities
+            .iter()
+            .filter(|identity| !is_of_user(identity))
+        {
             identities::insert(&made.db(), identity)?;
+        }
+        for credential in &from.federated_credentials {
+            federated::insert(&made.db(), credential)?;
         }
         for record in &from.departed {
             departed::insert(&made.db(), record)?;
@@ -127,6 +141,7 @@ impl SqliteCatalog {
             records(self.identities()?),
             self.departed()?,
         )
+        .with_federated(self.federated_credentials(None)?)
         .with_management(
             self.groups()?,
             self.placements()?
@@ -382,7 +397,31 @@ impl Catalog for SqliteCatalog {
     }
 
     fn delete_identity(&self, identity: &Stored<IdentityRecord>) -> Result<(), CatalogError> {
-        let deleted = identities::delete(&self.db(), identity);
+        let deleted = identities::delete(&mut self.db(), identity);
+        self.copied(deleted)
+    }
+
+    fn insert_federated_credential(
+        &self,
+        record: &FederatedCredentialRecord,
+    ) -> Result<(), CatalogError> {
+        let inserted = federated::insert(&self.db(), record);
+        self.copied(inserted)
+    }
+
+    fn federated_credentials(
+        &self,
+        identity: Option<Uuid>,
+    ) -> Result<Vec<FederatedCredentialRecord>, CatalogError> {
+        federated::all(&self.db(), identity)
+    }
+
+    fn delete_federated_credential(
+        &self,
+        identity: Uuid,
+        name: &str,
+    ) -> Result<bool, CatalogError> {
+        let deleted = federated::delete(&self.db(), identity, name);
         self.copied(deleted)
     }
 }

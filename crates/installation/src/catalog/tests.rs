@@ -153,6 +153,7 @@ fn https(name: &str, url: &str) -> VaultRecord {
         name: name.into(),
         url: url.into(),
         kind: VaultKind::Https {
+            token_endpoint: None,
             ca: Some("-----BEGIN".into()),
         },
         created: OffsetDateTime::now_utc(),

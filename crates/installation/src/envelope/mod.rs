@@ -37,7 +37,7 @@ pub use error::EnvelopeError;
 pub use file::{HEADER_FILE_LEN, HeaderCopy, HeaderFile, HeaderLock, SLOT_OFFSETS};
 pub use payload::{
     CloneSource, HeaderPayload, Job, JobKind, LayerRecord, MAX_DISK_SIZE, MAX_GONE, ResourceKind,
-    USUAL_SECTOR_SIZE, check_disk_name, check_resource_name,
+    USUAL_SECTOR_SIZE, Upload, check_disk_name, check_resource_name,
 };
 pub use session::{FailedSync, Session, SyncedFile};
 pub use slot::{FORMAT_VERSION, Header, MAX_PAYLOAD_LEN, SLOT_LEN, UnverifiedHeader};

@@ -115,6 +115,9 @@ pub struct HeaderPayload {
     /// A sync of a layer failed, until the disk is repaired.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed_sync: Option<FailedSync>,
+    /// A disk that is being uploaded, which nobody may use before it is whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upload: Option<Upload>,
 }
 
 fn usual_sector_size() -> u32 {
@@ -123,6 +126,14 @@ fn usual_sector_size() -> u32 {
 
 fn is_usual(size: &u32) -> bool {
     *size == USUAL_SECTOR_SIZE
+}
+
+/// How far the upload of a disk is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Upload {
+    /// The footer that was written last is that of a fixed VHD of the disk's size.
+    pub footer: bool,
 }
 
 /// The snapshot or image from which a disk was cloned.
@@ -238,6 +249,9 @@ impl HeaderPayload {
     /// What is said of a disk's use.
     fn check_use(&self) -> Result<(), String> {
         let used = self.session.is_some() || self.write_through || self.failed_sync.is_some();
+        if self.upload.is_some() && (used || self.kind != ResourceKind::Disk) {
+            return Err("an upload of what is no disk, or was attached".into());
+        }
         if used && self.kind != ResourceKind::Disk {
             return Err(format!("{} that was attached", self.kind.with_article()));
         }

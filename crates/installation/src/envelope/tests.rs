@@ -34,6 +34,7 @@ pub(super) fn header(dek: &Dek, key_version: &str) -> Header {
         session: None,
         write_through: false,
         failed_sync: None,
+        upload: None,
         logical_sector_size: 512,
         layers: vec![LayerRecord {
             id: layer,

@@ -60,6 +60,7 @@ impl From<Payload> for HeaderPayload {
             session: None,
             write_through: false,
             failed_sync: None,
+            upload: None,
             logical_sector_size: USUAL_SECTOR_SIZE,
             layers: layers.into(),
         }

@@ -15,12 +15,14 @@ use std::time::Duration;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 use jsonwebtoken::{DecodingKey, EncodingKey};
+use serde_json::{Value, json};
 use time::OffsetDateTime;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::lifetime::{LEEWAY, MAX_LIFETIME};
 use crate::ServerError;
+use crate::base64url::to_base64url;
 use installation::files::{private_dir, sync_dir};
 
 /// How long a key signs.
@@ -34,6 +36,7 @@ pub(super) struct SigningKeys {
     signing: EncodingKey,
     created: i64,
     verifying: HashMap<String, DecodingKey>,
+    published: Vec<Value>,
 }
 
 impl SigningKeys {
@@ -67,8 +70,14 @@ impl SigningKeys {
         self.verifying.get(kid)
     }
 
+    /// The public keys as a JWK set (RFC 7517).
+    pub(super) fn published(&self) -> Value {
+        json!({"keys": self.published})
+    }
+
     fn read(dir: PathBuf, files: &[KeyFile]) -> Result<Self, ServerError> {
         let mut verifying = HashMap::new();
+        let mut published = Vec::new();
         let mut newest = None;
         for file in files {
             let pkcs8 = read_private(&file.path)?;
@@ -78,7 +87,9 @@ impl SigningKeys {
                     why: "it is not a P-256 key in PKCS#8".into(),
                 },
             )?;
-            let public = DecodingKey::from_ec_der(pair.public_key().as_ref());
+            let point: &[u8] = pair.public_key().as_ref();
+            let public = DecodingKey::from_ec_der(point);
+            published.push(jwk(&file.kid, point));
             verifying.insert(file.kid.clone(), public);
             newest = Some((file, EncodingKey::from_ec_der(&pkcs8)));
         }
@@ -92,6 +103,7 @@ impl SigningKeys {
             signing,
             created: file.created,
             verifying,
+            published,
         })
     }
 
@@ -99,6 +111,21 @@ impl SigningKeys {
     pub(super) fn reopen(&self) -> Result<Self, ServerError> {
         Self::open(self.dir.parent().unwrap_or(Path::new("/")))
     }
+}
+
+/// A point of P-256, which is not compressed: 4, and two coordinates.
+fn jwk(kid: &str, point: &[u8]) -> Value {
+    let coordinates = point.get(1..).unwrap_or_default();
+    let (x, y) = coordinates.split_at(coordinates.len() / 2);
+    json!({
+        "kty": "EC",
+        "crv": "P-256",
+        "use": "sig",
+        "alg": "ES256",
+        "kid": kid,
+        "x": to_base64url(x),
+        "y": to_base64url(y),
+    })
 }
 
 struct KeyFile {

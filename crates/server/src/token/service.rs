@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, Header, Validation, decode, decode_header, encode};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -144,19 +146,42 @@ impl TokenService {
             uti: Uuid::new_v4(),
             ver: "1.0".into(),
         };
+        Ok(Issued {
+            token: self.sign(&claims)?,
+            expires_on: claims.exp,
+            expires_in: lifetime,
+        })
+    }
+
+    /// Who signs, as tokens have it.
+    pub fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    /// Signs claims. Only what has the audience of a service is a token for one.
+    ///
+    /// # Errors
+    /// 500.
+    pub fn sign(&self, claims: &impl Serialize) -> Result<String, ApiError> {
         let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
         let (kid, key) = keys.signing();
         let header = Header {
             kid: Some(kid.into()),
             ..Header::new(Algorithm::ES256)
         };
-        let token = encode(&header, &claims, key)
-            .map_err(|e| ApiError::internal(format!("a token could not be signed: {e}")))?;
-        Ok(Issued {
-            token,
-            expires_on: claims.exp,
-            expires_in: lifetime,
-        })
+        encode(&header, claims, key)
+            .map_err(|e| ApiError::internal(format!("a token could not be signed: {e}")))
+    }
+
+    /// What something says that this service has signed for `audience` and that is valid now.
+    ///
+    /// # Errors
+    /// 401.
+    pub fn signed<T: DeserializeOwned>(&self, token: &str, audience: &str) -> Result<T, ApiError> {
+        let mut validation = self.validation();
+        validation.validate_aud = true;
+        validation.set_audience(&[audience]);
+        self.decode_by(token, &validation)
     }
 
     /// What a token for vaults says, if it is one of this service that is valid now. Whether its identity
@@ -219,6 +244,30 @@ impl TokenService {
     }
 
     fn decode(&self, token: &str) -> Result<Claims, ApiError> {
+        let claims: Claims = self.decode_by(token, &self.validation())?;
+        if self.audience(&claims.aud).is_none() {
+            return Err(refused(&ErrorKind::InvalidAudience));
+        }
+        Ok(claims)
+    }
+
+    /// What is valid, with whatever audience.
+    fn validation(&self) -> Validation {
+        let mut validation = Validation::new(Algorithm::ES256);
+        validation.leeway = LEEWAY.as_secs();
+        validation.validate_nbf = true;
+        validation.set_required_spec_claims(&["exp", "nbf", "aud", "iss", "sub"]);
+        validation.set_issuer(&[&self.issuer]);
+        // Compared by who decodes: with any port, and whatever a client put at its end.
+        validation.validate_aud = false;
+        validation
+    }
+
+    fn decode_by<T: DeserializeOwned>(
+        &self,
+        token: &str,
+        validation: &Validation,
+    ) -> Result<T, ApiError> {
         if token.len() > MAX_TOKEN {
             return Err(refused(&ErrorKind::InvalidToken));
         }
@@ -234,20 +283,14 @@ impl TokenService {
         let Some(key) = keys.verifying(&kid) else {
             return Err(refused(&ErrorKind::InvalidSignature));
         };
-        let mut validation = Validation::new(Algorithm::ES256);
-        validation.leeway = LEEWAY.as_secs();
-        validation.validate_nbf = true;
-        validation.set_required_spec_claims(&["exp", "nbf", "aud", "iss", "sub"]);
-        validation.set_issuer(&[&self.issuer]);
-        // Compared below: with any port, and whatever a client put at its end.
-        validation.validate_aud = false;
-        let claims = decode::<Claims>(token, key, &validation)
-            .map_err(|e| refused(e.kind()))?
-            .claims;
-        if self.audience(&claims.aud).is_none() {
-            return Err(refused(&ErrorKind::InvalidAudience));
-        }
-        Ok(claims)
+        let decoded = decode::<T>(token, key, validation).map_err(|e| refused(e.kind()))?;
+        Ok(decoded.claims)
+    }
+
+    /// The public keys, as a JWK set.
+    pub fn published_keys(&self) -> Value {
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        keys.published()
     }
 
     /// Another server of the installation may have made a new key.

@@ -89,6 +89,7 @@ impl EmbeddedVault {
         count: usize,
     ) -> Result<Zeroizing<Vec<u8>>, VaultError> {
         self.audited(caller, &Subject::vault("GetRandomBytes"), |db| {
+            self.admit_from(db, caller, KeyPermission::Get)?;
             if store::permissions(db, caller.object_id)?.is_empty() {
                 self.authorize(db, caller, KeyPermission::Get)?;
             }

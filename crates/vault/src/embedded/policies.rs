@@ -1,4 +1,4 @@
-//! What a vault does with deleted keys, and who may do what in it.
+//! What a vault does with deleted keys, who may do what in it, and from where.
 
 use rusqlite::Connection;
 use uuid::Uuid;
@@ -7,7 +7,9 @@ use super::subject::Subject;
 use super::vault::EmbeddedVault;
 use crate::refusal;
 use crate::store;
-use crate::{Caller, KeyPermission, Permissions, VaultError, VaultErrorCode, VaultSettings};
+use crate::{
+    Caller, KeyPermission, NetworkRules, Permissions, VaultError, VaultErrorCode, VaultSettings,
+};
 
 impl EmbeddedVault {
     /// What the vault does with deleted keys.
@@ -52,6 +54,33 @@ impl EmbeddedVault {
                 ));
             }
             store::update_vault(db, settings)
+        })
+    }
+
+    /// From where the vault may be asked.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::Internal`].
+    pub fn network_rules(&self) -> Result<NetworkRules, VaultError> {
+        store::network_rules(&self.db())
+    }
+
+    /// Changes that, for the next operation on.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::BadParameter`] for too many rules.
+    pub fn set_network_rules(
+        &self,
+        caller: &Caller,
+        rules: &NetworkRules,
+    ) -> Result<(), VaultError> {
+        let subject = Subject {
+            detail: Some(refusal::shortened(&rules.to_string())),
+            ..Subject::vault("VaultUpdate")
+        };
+        self.audited(caller, &subject, |db| {
+            rules.check()?;
+            store::set_network_rules(db, rules)
         })
     }
 
@@ -115,12 +144,27 @@ impl EmbeddedVault {
         self.authorize(&self.db(), caller, permission)
     }
 
+    /// Refuses who may not ask from where it is.
+    pub(super) fn admit_from(
+        &self,
+        db: &Connection,
+        caller: &Caller,
+        permission: KeyPermission,
+    ) -> Result<(), VaultError> {
+        let rules = store::network_rules(db)?;
+        match rules.refusal(&self.name, caller, permission) {
+            None => Ok(()),
+            Some(refused) => Err(refused),
+        }
+    }
+
     pub(super) fn authorize(
         &self,
         db: &Connection,
         caller: &Caller,
         permission: KeyPermission,
     ) -> Result<(), VaultError> {
+        self.admit_from(db, caller, permission)?;
         let granted = store::permissions(db, caller.object_id)?;
         if granted.contains(permission) {
             return Ok(());

@@ -5,22 +5,26 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use azure_core::credentials::{AccessToken, TokenCredential, TokenRequestOptions};
 use azure_core::error::{Error, ErrorKind};
-use azure_core::http::headers::HeaderName;
+use azure_core::http::headers::{CONTENT_TYPE, HeaderName};
 use azure_core::http::{ClientOptions, Context, Method, Request, Transport};
 use azure_identity::{ManagedIdentityCredential, ManagedIdentityCredentialOptions, UserAssignedId};
 use serde::Deserialize;
 use serde_json::Value;
 use time::OffsetDateTime;
-use url::Url;
+use url::{Url, form_urlencoded};
 use uuid::Uuid;
 
 use super::cause::{chain, one_line};
+use super::federated::Assertion;
 use super::identity::{HEADER_CREDENTIAL, ManagedIdentity, NoToken, TokenCache};
 use super::wire::{Connection, IdentityWire};
 use crate::secret_file::read_secret;
 
 /// The version of the protocol that App Service's endpoint speaks.
 const ENDPOINT_VERSION: &str = "2019-08-01";
+
+/// What kind of proof an assertion is (RFC 7523 §2.2).
+const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
 /// What Azure's client asks for tokens.
 #[derive(Debug)]
@@ -57,6 +61,14 @@ impl TokenCredential for Credential {
                     }
                     Err(e) => Err(e),
                 }
+            }
+            ManagedIdentity::Federated {
+                endpoint,
+                client_id,
+                assertion,
+            } => {
+                let context = &options.method_options.context;
+                federated(endpoint, *client_id, assertion, scope, context).await
             }
         };
         let token = issued.map_err(|no| {
@@ -137,8 +149,34 @@ async fn endpoint(
         HeaderName::from_static("x-identity-header"),
         secret.to_owned(),
     );
+    answered(&request, context).await
+}
+
+/// Asks for a token of an identity of another installation.
+async fn federated(
+    endpoint: &Url,
+    client_id: Uuid,
+    assertion: &Assertion,
+    scope: &str,
+    context: &Context<'_>,
+) -> Result<AccessToken, NoToken> {
+    let signed = assertion.sign().map_err(|e| unanswered(e.message))?;
+    let body = form_urlencoded::Serializer::new(String::new())
+        .append_pair("grant_type", "client_credentials")
+        .append_pair("client_id", &client_id.to_string())
+        .append_pair("client_assertion_type", ASSERTION_TYPE)
+        .append_pair("client_assertion", &signed)
+        .append_pair("scope", scope)
+        .finish();
+    let mut request = Request::new(endpoint.clone(), Method::Post);
+    request.insert_header(CONTENT_TYPE, "application/x-www-form-urlencoded");
+    request.set_body(body);
+    answered(&request, context).await
+}
+
+async fn answered(request: &Request, context: &Context<'_>) -> Result<AccessToken, NoToken> {
     let ask = async {
-        let response = Connection::of(context)?.ask_identity(&request).await?;
+        let response = Connection::of(context)?.ask_identity(request).await?;
         response.try_into_raw_response().await
     };
     let response = ask.await.map_err(|e| unanswered(chain(&e)))?;

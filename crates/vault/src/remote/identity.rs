@@ -15,6 +15,7 @@ use time::OffsetDateTime;
 use url::Url;
 use uuid::Uuid;
 
+use super::federated::Assertion;
 use crate::secret_file::read_secret;
 use crate::{VaultError, VaultErrorCode};
 
@@ -38,6 +39,15 @@ pub enum ManagedIdentity {
         header_file: PathBuf,
         /// Which identity, when the endpoint has several.
         client_id: Option<Uuid>,
+    },
+    /// An identity of another installation that trusts one of this installation.
+    Federated {
+        /// Where the other one gives tokens.
+        endpoint: Url,
+        /// The client id of the identity there.
+        client_id: Uuid,
+        /// What proves that the identity here asks.
+        assertion: Assertion,
     },
 }
 
@@ -75,10 +85,27 @@ impl ManagedIdentity {
         })
     }
 
+    /// An identity of another installation. What proves who asks must not travel in the clear.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::BadParameter`].
+    pub fn federated(
+        endpoint: &str,
+        client_id: Uuid,
+        assertion: Assertion,
+    ) -> Result<Self, VaultError> {
+        Ok(Self::Federated {
+            endpoint: checked_token_endpoint(endpoint)?,
+            client_id,
+            assertion,
+        })
+    }
+
     pub(super) fn url(&self) -> Option<&Url> {
         match self {
             Self::Imds { .. } => None,
             Self::Endpoint { url, .. } => Some(url),
+            Self::Federated { endpoint, .. } => Some(endpoint),
         }
     }
 
@@ -88,7 +115,7 @@ impl ManagedIdentity {
     /// [`VaultErrorCode::BadParameter`].
     pub fn check(&self) -> Result<(), VaultError> {
         match self {
-            Self::Imds { .. } => Ok(()),
+            Self::Imds { .. } | Self::Federated { .. } => Ok(()),
             Self::Endpoint { header_file, .. } => read_secret(Some(header_file), HEADER_CREDENTIAL)
                 .map(drop)
                 .map_err(|why| {
@@ -99,11 +126,34 @@ impl ManagedIdentity {
     }
 }
 
+/// The URL at which another installation gives tokens.
+///
+/// # Errors
+/// [`VaultErrorCode::BadParameter`].
+pub fn checked_token_endpoint(url: &str) -> Result<Url, VaultError> {
+    let parsed = Url::parse(url).ok();
+    let is_plain = |url: &Url| {
+        url.scheme() == "https" && url.username().is_empty() && url.password().is_none()
+    };
+    parsed.filter(is_plain).ok_or_else(|| {
+        let message = format!(
+            "'{url}' is no URL at which tokens are given: it has the form https://HOST/adfs/oauth2/v2.0/token"
+        );
+        VaultError::new(VaultErrorCode::BadParameter, message)
+    })
+}
+
 impl fmt::Display for ManagedIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Imds { .. } => f.write_str("this machine's managed identity service"),
             Self::Endpoint { url, .. } => write!(f, "the identity's endpoint {url}"),
+            Self::Federated { endpoint, .. } => {
+                write!(
+                    f,
+                    "the other installation's endpoint for tokens, {endpoint}"
+                )
+            }
         }
     }
 }

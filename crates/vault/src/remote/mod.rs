@@ -10,6 +10,7 @@ pub mod answers;
 mod cause;
 mod credential;
 mod failure;
+mod federated;
 mod identity;
 mod operation;
 mod url;
@@ -17,6 +18,7 @@ mod vault;
 mod wire;
 mod wording;
 
-pub use identity::{ManagedIdentity, TokenCache};
+pub use federated::Assertion;
+pub use identity::{ManagedIdentity, TokenCache, checked_token_endpoint};
 pub use url::checked_vault_url;
 pub use vault::{RemoteVault, check_ca};

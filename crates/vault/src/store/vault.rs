@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::columns::{text, time, uuid};
 use crate::audit::{self, AuditRecord, Event};
 use crate::sqlite::Schema;
-use crate::{MasterSource, Permissions, VaultError, VaultErrorCode, VaultSettings};
+use crate::{MasterSource, NetworkRules, Permissions, VaultError, VaultErrorCode, VaultSettings};
 
 /// Private keys are the only secrets in it, and they are sealed under the master key
 /// (`sealed` = nonce ‖ ciphertext ‖ tag). A version's `seq` orders versions: the latest of a key
@@ -36,6 +36,8 @@ pub(crate) const SCHEMA: Schema = Schema {
             tables.try_for_each(|table| db.execute_batch(table))
         },
         |db| db.execute_batch(audit::TABLES_3),
+        // From where the vault may be asked; without rules, from everywhere.
+        |db| db.execute_batch("ALTER TABLE vault ADD COLUMN network TEXT"),
     ],
 };
 
@@ -237,6 +239,26 @@ pub(crate) fn update_vault(db: &Connection, settings: &VaultSettings) -> Result<
         "UPDATE vault SET retention_days = ?, purge_protection = ?",
         params![settings.retention_days, settings.purge_protection],
     )?;
+    Ok(())
+}
+
+/// From where the vault may be asked.
+pub(crate) fn network_rules(db: &Connection) -> Result<NetworkRules, VaultError> {
+    let sql = "SELECT network FROM vault";
+    let text: Option<String> = db.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
+    match text {
+        None => Ok(NetworkRules::default()),
+        Some(text) => serde_json::from_str(&text).map_err(|_| damaged("the network rules")),
+    }
+}
+
+/// Changes that.
+pub(crate) fn set_network_rules(db: &Connection, rules: &NetworkRules) -> Result<(), VaultError> {
+    let text = serde_json::to_string(rules).map_err(|e| {
+        let what = "the network rules cannot be stored";
+        VaultError::caused(VaultErrorCode::BadParameter, what, e)
+    })?;
+    db.execute("UPDATE vault SET network = ?", [text])?;
     Ok(())
 }
 

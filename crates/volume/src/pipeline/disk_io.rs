@@ -121,6 +121,22 @@ impl DiskIo {
         self.run(request(kind, offset, plaintext.len()), Some(slice))
     }
 
+    /// Has `len` bytes at `offset` read as zeros, in whole 512-byte sectors. Their space can be given back.
+    ///
+    /// # Errors
+    /// As [`DiskIo::write_at`].
+    pub fn discard(&mut self, offset: u64, len: u64) -> Result<(), PipelineError> {
+        let request = BlockRequest {
+            kind: RequestKind::Zero {
+                release: true,
+                durable: false,
+            },
+            at: ByteOffset(offset),
+            len,
+        };
+        self.run(request, None)
+    }
+
     /// Decrypts what is at `offset` into `plaintext`; both in whole 512-byte sectors.
     ///
     /// # Errors

@@ -159,7 +159,7 @@ fn another_audience_or_issuer_is_refused() {
 #[test]
 fn no_algorithm_but_the_own_one_is_accepted() {
     let fixture = Fixture::new();
-    let part = |value: &serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
     let claims = serde_json::to_value(fixture.claims()).unwrap();
     let kid = fixture.header().kid.unwrap();
     for alg in ["none", "None", "NONE", "ES384", "RS256"] {

@@ -1,0 +1,395 @@
+//! A request for the bytes of a disk, as Azure storage's clients write it, taken apart.
+//!
+//! ```text
+//! GET  /sas/DISK.vhd?sv=…&si=GRANT&sig=TOKEN                 Range or x-ms-range
+//! HEAD /sas/DISK.vhd?…
+//! GET  /sas/DISK.vhd?comp=pagelist[&prevsnapshot=…]&…
+//! PUT  /sas/DISK.vhd?comp=page&…                             x-ms-page-write: update|clear
+//! ```
+
+use std::ops::Range;
+
+use url::form_urlencoded;
+use uuid::Uuid;
+
+use super::error::BlobError;
+use server::Head;
+
+/// Where the URLs are.
+const PREFIX: &str = "sas";
+/// Most bytes that a PUT writes.
+pub const MAX_WRITTEN: u64 = 4 << 20;
+const SECTOR: u64 = 512;
+/// Most ranges of a page of a list, as Azure storage has it.
+const MAX_LISTED: usize = 10_000;
+
+/// Whether a request is for the bytes of a disk.
+pub fn is_transfer(head: &Head) -> bool {
+    let first = head.path.split('/').find(|word| !word.is_empty());
+    first == Some(PREFIX)
+}
+
+/// By which grant a request is made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ticket {
+    /// The id of the disk or snapshot.
+    pub resource: Uuid,
+    /// That of the grant.
+    pub grant: Uuid,
+    /// The token.
+    pub token: String,
+}
+
+/// A range of bytes, whose end may be open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ByteRange {
+    /// From a place, to another one, which is not in it, or to the end.
+    From(u64, Option<u64>),
+    /// The last so many.
+    Last(u64),
+}
+
+/// What is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Asked {
+    /// Some or all of the bytes.
+    Get(Option<ByteRange>),
+    /// What is said of all of them.
+    Head,
+    /// Which parts have data.
+    List {
+        /// Of which part.
+        range: Option<ByteRange>,
+        /// Only what changed since this snapshot.
+        since: Option<Since>,
+        /// At most so many.
+        most: Option<usize>,
+        /// From here on.
+        from: u64,
+    },
+    /// To write a part.
+    Write(Range<u64>),
+    /// To have a part be zeros.
+    Clear(Range<u64>),
+}
+
+/// An earlier snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Since {
+    /// Its name, or its ARM id.
+    Name(String),
+    /// By a URL of its own.
+    Url(Ticket),
+}
+
+/// A request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlobRequest {
+    /// By which grant.
+    pub ticket: Ticket,
+    /// What is asked.
+    pub asked: Asked,
+}
+
+/// The parts of a query that count.
+#[derive(Default)]
+struct Parts {
+    comp: Option<String>,
+    since: Option<String>,
+    most: Option<String>,
+    from: Option<String>,
+    grant: Option<Uuid>,
+    token: Option<String>,
+}
+
+impl Parts {
+    fn of(query: &str) -> Self {
+        let mut parts = Self::default();
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            let value = || Some(value.clone().into_owned());
+            match &*name {
+                "comp" => parts.comp = value(),
+                "prevsnapshot" => parts.since = value(),
+                "maxresults" => parts.most = value(),
+                "marker" => parts.from = value(),
+                "si" => parts.grant = Uuid::try_parse(&value().unwrap_or_default()).ok(),
+                "sig" => parts.token = value(),
+                _ => {}
+            }
+        }
+        parts
+    }
+
+    fn ticket(&self, path: &str) -> Option<Ticket> {
+        let mut words = path.split('/').filter(|word| !word.is_empty());
+        let (Some(PREFIX), Some(name), None) = (words.next(), words.next(), words.next()) else {
+            return None;
+        };
+        Some(Ticket {
+            resource: Uuid::try_parse(name.strip_suffix(".vhd")?).ok()?,
+            grant: self.grant?,
+            token: self.token.clone()?,
+        })
+    }
+}
+
+impl Ticket {
+    /// The path and query of the URL that says it, with what Azure's have besides.
+    pub fn path(&self, access: &str, expires: &str) -> String {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        query.append_pair("sv", "2018-03-28").append_pair("sr", "b");
+        query.append_pair("si", &self.grant.to_string());
+        query.append_pair("sp", access).append_pair("se", expires);
+        query.append_pair("sig", &self.token);
+        format!("/{PREFIX}/{}.vhd?{}", self.resource, query.finish())
+    }
+}
+
+impl BlobRequest {
+    /// Takes a request apart.
+    ///
+    /// # Errors
+    /// 403 for one without a token, 400 and 405 for what is not understood.
+    pub fn parse(head: &Head) -> Result<Self, BlobError> {
+        let parts = Parts::of(&head.query);
+        let ticket = parts.ticket(&head.path);
+        let ticket = ticket.ok_or_else(BlobError::unauthentic)?;
+        let asked = match (head.method.as_str(), parts.comp.as_deref()) {
+            ("GET", None) => Asked::Get(range(head)?),
+            ("HEAD", None | Some("metadata")) | ("GET", Some("metadata")) => Asked::Head,
+            ("GET", Some("pagelist")) => list(head, &parts)?,
+            ("PUT", Some("page")) => write(head)?,
+            _ => {
+                let message = "The resource doesn't support specified Http Verb.";
+                return Err(BlobError::new(405, "UnsupportedHttpVerb", message));
+            }
+        };
+        Ok(Self { ticket, asked })
+    }
+}
+
+fn list(head: &Head, parts: &Parts) -> Result<Asked, BlobError> {
+    let wrong = |name: &str| {
+        let message = format!(
+            "Value for one of the query parameters specified in the request URI is invalid: {name}."
+        );
+        BlobError::new(400, "InvalidQueryParameterValue", message)
+    };
+    let url = head.header("x-ms-previous-snapshot-url");
+    let since = match (url, &parts.since) {
+        (Some(url), _) => {
+            let (path, query) = path_and_query(url);
+            let ticket = Parts::of(query).ticket(path);
+            Some(Since::Url(ticket.ok_or_else(BlobError::unauthentic)?))
+        }
+        (None, Some(name)) if name.is_empty() => return Err(wrong("prevsnapshot")),
+        (None, name) => name.clone().map(Since::Name),
+    };
+    let most = parts.most.as_deref().map(str::parse::<usize>).transpose();
+    let most = most.ok().filter(|most| *most != Some(0));
+    let from = parts.from.as_deref().unwrap_or_default();
+    let from = match from {
+        "" => Some(0),
+        from => from.parse().ok(),
+    };
+    Ok(Asked::List {
+        range: range(head)?,
+        since,
+        most: most
+            .ok_or_else(|| wrong("maxresults"))?
+            .map(|most| most.min(MAX_LISTED)),
+        from: from.ok_or_else(|| wrong("marker"))?,
+    })
+}
+
+/// The path and the query of a URL.
+fn path_and_query(url: &str) -> (&str, &str) {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let path = rest.find('/').map_or("", |at| &rest[at..]);
+    path.split_once('?').unwrap_or((path, ""))
+}
+
+fn write(head: &Head) -> Result<Asked, BlobError> {
+    let missing = |name: &str| {
+        let message =
+            format!("An HTTP header that's mandatory for this request is not specified: {name}.");
+        BlobError::new(400, "MissingRequiredHeader", message)
+    };
+    let what = head.header("x-ms-page-write");
+    let what = what.ok_or_else(|| missing("x-ms-page-write"))?;
+    let range = match range(head)? {
+        Some(ByteRange::From(start, Some(end))) => start..end,
+        Some(_) => return Err(BlobError::header("x-ms-range")),
+        None => return Err(missing("x-ms-range")),
+    };
+    let length = range.end - range.start;
+    let is_whole = range.start.is_multiple_of(SECTOR) && length.is_multiple_of(SECTOR);
+    if !is_whole {
+        let message = "The page range specified is invalid.";
+        return Err(BlobError::new(416, "InvalidPageRange", message));
+    }
+    match what.to_ascii_lowercase().as_str() {
+        "clear" => Ok(Asked::Clear(range)),
+        "update" if length > MAX_WRITTEN => Err(BlobError::new(
+            413,
+            "RequestBodyTooLarge",
+            format!(
+                "The request body is too large and exceeds the maximum permissible limit of {MAX_WRITTEN}."
+            ),
+        )),
+        "update" => Ok(Asked::Write(range)),
+        _ => Err(BlobError::header("x-ms-page-write")),
+    }
+}
+
+/// The range that is asked for: Azure's header counts when both are there.
+fn range(head: &Head) -> Result<Option<ByteRange>, BlobError> {
+    for name in ["x-ms-range", "range"] {
+        if let Some(text) = head.header(name) {
+            let found = parse_range(text);
+            return found.map(Some).ok_or_else(|| BlobError::header(name));
+        }
+    }
+    Ok(None)
+}
+
+/// `bytes=0-511`, `bytes=512-`, `bytes=-512`
+fn parse_range(text: &str) -> Option<ByteRange> {
+    let (start, end) = text.trim().strip_prefix("bytes=")?.split_once('-')?;
+    let number = |text: &str| match text.bytes().all(|byte| byte.is_ascii_digit()) {
+        true => text.parse::<u64>().ok(),
+        false => None,
+    };
+    match (start, end) {
+        ("", last) => Some(ByteRange::Last(number(last)?)),
+        (start, "") => Some(ByteRange::From(number(start)?, None)),
+        (start, end) => {
+            let (start, end) = (number(start)?, number(end)?.checked_add(1)?);
+            (start < end).then_some(ByteRange::From(start, Some(end)))
+        }
+    }
+}
+
+impl ByteRange {
+    /// The part of so many bytes; `None` when there is none.
+    pub fn of(self, length: u64) -> Option<Range<u64>> {
+        let range = match self {
+            Self::From(start, end) => start..end.unwrap_or(length).min(length),
+            Self::Last(count) => length.saturating_sub(count)..length,
+        };
+        (range.start < range.end).then_some(range)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+
+    fn head(method: &str, query: &str, headers: &[(&'static str, &str)]) -> Head {
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        let id = Uuid::from_u128(7);
+        let path = format!("/sas/{id}.vhd?si={id}&sig=secret{query}");
+        Head::new(method, "localhost", &path, peer).with_headers(headers)
+    }
+
+    fn asked(method: &str, query: &str, headers: &[(&'static str, &str)]) -> Result<Asked, u16> {
+        let parsed = BlobRequest::parse(&head(method, query, headers));
+        parsed
+            .map(|request| request.asked)
+            .map_err(|error| error.status)
+    }
+
+    #[test]
+    fn ranges_are_as_they_are_written() {
+        use ByteRange::{From, Last};
+        for (text, wanted) in [
+            ("bytes=0-511", Some(From(0, Some(512)))),
+            ("bytes=512-", Some(From(512, None))),
+            ("bytes=-512", Some(Last(512))),
+            ("bytes=5-4", None),
+            ("bytes=0-18446744073709551615", None),
+            ("bytes=0-1,2-3", None),
+            ("bytes=+1-2", None),
+            ("bytes=", None),
+            ("bits=0-1", None),
+        ] {
+            assert_eq!(parse_range(text), wanted, "{text}");
+        }
+        assert_eq!(From(3, Some(9)).of(5), Some(3..5));
+        assert_eq!(From(5, None).of(5), None);
+        assert_eq!(Last(9).of(5), Some(0..5));
+        assert_eq!(Last(0).of(5), None);
+    }
+
+    #[test]
+    fn what_is_asked_is_understood_or_refused() {
+        let azures = [("range", "bytes=0-1"), ("x-ms-range", "bytes=2-3")];
+        assert_eq!(
+            asked("GET", "", &azures),
+            Ok(Asked::Get(Some(ByteRange::From(2, Some(4)))))
+        );
+        assert_eq!(asked("HEAD", "", &[]), Ok(Asked::Head));
+        let page = |range: &'static str, what: &'static str| {
+            asked(
+                "PUT",
+                "&comp=page",
+                &[("range", range), ("x-ms-page-write", what)],
+            )
+        };
+        assert_eq!(
+            page("bytes=512-1023", "update"),
+            Ok(Asked::Write(512..1024))
+        );
+        assert_eq!(
+            page("bytes=0-1073741823", "Clear"),
+            Ok(Asked::Clear(0..1 << 30))
+        );
+        assert_eq!(page("bytes=0-4194815", "update"), Err(413));
+        assert_eq!(page("bytes=1-512", "update"), Err(416));
+        assert_eq!(page("bytes=0-510", "update"), Err(416));
+        assert_eq!(page("bytes=0-", "update"), Err(400));
+        assert_eq!(page("bytes=0-511", "append"), Err(400));
+        assert_eq!(asked("PUT", "", &[]), Err(405));
+        assert_eq!(asked("DELETE", "", &[]), Err(405));
+        assert_eq!(asked("GET", "&comp=pagelist&maxresults=0", &[]), Err(400));
+        assert_eq!(asked("GET", "&comp=pagelist&marker=x", &[]), Err(400));
+        let Ok(Asked::List {
+            since, most, from, ..
+        }) = asked(
+            "GET",
+            "&comp=pagelist&prevsnapshot=s1&maxresults=99999&marker=512",
+            &[],
+        )
+        else {
+            panic!("no list");
+        };
+        assert_eq!(
+            (since, most, from),
+            (Some(Since::Name("s1".into())), Some(10_000), 512)
+        );
+    }
+
+    #[test]
+    fn a_url_says_its_ticket() {
+        let ticket = Ticket {
+            resource: Uuid::from_u128(1),
+            grant: Uuid::from_u128(2),
+            token: "a-b_c".into(),
+        };
+        let url = format!(
+            "https://localhost:8443{}",
+            ticket.path("r", "2030-01-01T00:00:00Z")
+        );
+        let headers = [("x-ms-previous-snapshot-url", url.as_str())];
+        let Ok(Asked::List { since, .. }) = asked("GET", "&comp=pagelist", &headers) else {
+            panic!("no list");
+        };
+        assert_eq!(since, Some(Since::Url(ticket)));
+        for path in ["/sas/x.vhd?si=1&sig=2", "/sas", "/sas/a/b", ""] {
+            let headers = [("x-ms-previous-snapshot-url", path)];
+            assert_eq!(asked("GET", "&comp=pagelist", &headers), Err(403), "{path}");
+        }
+    }
+}

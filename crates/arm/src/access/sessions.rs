@@ -1,0 +1,347 @@
+//! Disks and snapshots that are open for whoever was granted access.
+//!
+//! The keys are unwrapped when the first request of a grant comes, and asked for again while it is used. They go when the
+//! grant is over, or nobody has asked for long.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::error::BlobError;
+use super::policy::is_forbidden;
+use disks::{Download, Piece, Reader, Uploader};
+use installation::Installation;
+use installation::catalog::{Access, AccessRecord, CatalogError};
+use server::{ByteStream, Chunk};
+
+/// How often it is looked which grants are over.
+const LOOK: Duration = Duration::from_millis(300);
+/// How often the vault is asked again, as it is for attached disks.
+const CHECK: Duration = Duration::from_secs(5);
+/// For how long keys are kept that nobody uses.
+const IDLE: Duration = Duration::from_secs(10);
+/// Most downloads at a time.
+const MOST: usize = 32;
+
+/// The open disks of a server.
+pub struct Sessions {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    state_dir: PathBuf,
+    runtime_dir: PathBuf,
+    installation: Mutex<Option<Arc<Installation>>>,
+    /// By the id of the grant.
+    open: Mutex<HashMap<Uuid, Arc<Place>>>,
+    watching: AtomicBool,
+    downloads: Arc<AtomicUsize>,
+}
+
+/// The place of a session: who opens it lets others of the same grant wait.
+type Place = Mutex<Option<Arc<Session>>>;
+
+/// A disk or a snapshot that is open by a grant.
+pub struct Session {
+    installation: Arc<Installation>,
+    grant: AccessRecord,
+    opened: Opened,
+    over: AtomicBool,
+    checked: Mutex<Instant>,
+    used: Mutex<Instant>,
+}
+
+/// What a session is of.
+pub enum Opened {
+    /// A disk or a snapshot to be read.
+    Read(Arc<Reader>),
+    /// A disk in upload.
+    Write(Box<Uploader>),
+}
+
+fn locked<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Sessions {
+    /// In the installation in that directory.
+    pub fn new(state_dir: PathBuf, runtime_dir: PathBuf) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                state_dir,
+                runtime_dir,
+                installation: Mutex::default(),
+                open: Mutex::default(),
+                watching: AtomicBool::new(false),
+                downloads: Arc::default(),
+            }),
+        }
+    }
+
+    /// The session of a grant, which counts now. The keys were granted a moment ago at the latest.
+    ///
+    /// # Errors
+    /// The vault's refusal; that the disk cannot be opened.
+    pub fn get(&self, grant: &AccessRecord) -> Result<Arc<Session>, BlobError> {
+        let installation = self.inner.installation()?;
+        let place = Arc::clone(locked(&self.inner.open).entry(grant.id).or_default());
+        let session = {
+            let mut place = locked(&place);
+            let known = place.as_ref().filter(|session| !session.is_over());
+            match known.cloned() {
+                Some(session) => session,
+                None => {
+                    // Whoever has it open keeps it claimed.
+                    *place = None;
+                    let opened = self.inner.open(installation, grant)?;
+                    Arc::clone(place.insert(Arc::new(opened)))
+                }
+            }
+        };
+        self.inner.watch();
+        session.check()?;
+        Ok(session)
+    }
+
+    /// Ends the sessions of a disk or a snapshot, access to which is over.
+    pub fn end(&self, resource: Uuid) {
+        let places: Vec<_> = locked(&self.inner.open).values().cloned().collect();
+        for place in places {
+            let mut place = locked(&place);
+            if let Some(session) = place.take_if(|session| session.grant.resource == resource) {
+                session.over.store(true, Ordering::Release);
+            }
+        }
+    }
+
+    /// A place for a download.
+    ///
+    /// # Errors
+    /// 503 when there are too many.
+    pub fn begin_download(&self) -> Result<Begun, BlobError> {
+        let begun = Begun(Arc::clone(&self.inner.downloads));
+        match begun.0.fetch_add(1, Ordering::AcqRel) < MOST {
+            true => Ok(begun),
+            false => Err(BlobError::busy()),
+        }
+    }
+}
+
+/// A download that is counted, until it is dropped.
+pub struct Begun(Arc<AtomicUsize>);
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Inner {
+    /// The installation, which stays open: sessions outlive requests.
+    fn installation(&self) -> Result<Arc<Installation>, BlobError> {
+        let mut kept = locked(&self.installation);
+        if let Some(installation) = &*kept {
+            return Ok(Arc::clone(installation));
+        }
+        let opened = Arc::new(Installation::open_existing(&self.state_dir)?);
+        Ok(Arc::clone(kept.insert(opened)))
+    }
+
+    fn open(
+        &self,
+        installation: Arc<Installation>,
+        grant: &AccessRecord,
+    ) -> Result<Session, BlobError> {
+        let (name, id) = (grant.name.as_str(), grant.resource);
+        let opened = match grant.access {
+            Access::Read => {
+                let of = (grant.kind, name, id);
+                let reader = Reader::open(&installation, of, &self.runtime_dir)?;
+                Opened::Read(Arc::new(reader))
+            }
+            Access::Write => {
+                let of = (name, id);
+                let uploader = Uploader::open(&installation, of, &self.runtime_dir)?;
+                Opened::Write(Box::new(uploader))
+            }
+        };
+        let now = Instant::now();
+        Ok(Session {
+            installation,
+            grant: grant.clone(),
+            opened,
+            over: AtomicBool::new(false),
+            checked: Mutex::new(now),
+            used: Mutex::new(now),
+        })
+    }
+
+    /// Starts the thread that looks which grants are over, unless it runs.
+    fn watch(self: &Arc<Self>) {
+        if self.watching.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let this = Arc::clone(self);
+        let work = move || {
+            while this.look() {
+                std::thread::sleep(LOOK);
+            }
+        };
+        let started = std::thread::Builder::new()
+            .name("access".into())
+            .spawn(work);
+        if let Err(error) = started {
+            // Nobody would end what is revoked.
+            log::error!("access to disks over the network ends: {error}");
+            locked(&self.open).clear();
+            self.watching.store(false, Ordering::Release);
+        }
+    }
+
+    /// Ends what is over; whether there is anything left to look at.
+    fn look(&self) -> bool {
+        let places: Vec<_> = {
+            let open = locked(&self.open);
+            if open.is_empty() {
+                self.watching.store(false, Ordering::Release);
+                return false;
+            }
+            let each = open.iter();
+            each.map(|(id, place)| (*id, Arc::clone(place))).collect()
+        };
+        for (id, place) in places {
+            // Whoever opens it now has just looked.
+            let Ok(mut session) = place.try_lock() else {
+                continue;
+            };
+            if session.as_ref().is_some_and(|session| session.may_stay()) {
+                continue;
+            }
+            if let Some(session) = session.take() {
+                session.end_if_over();
+            }
+            drop(session);
+            let mut open = locked(&self.open);
+            // One for the table, one here: nobody is about to open it.
+            if Arc::strong_count(&place) <= 2 {
+                open.remove(&id);
+            }
+        }
+        true
+    }
+}
+
+impl Session {
+    /// What is open.
+    pub fn opened(&self) -> &Opened {
+        &self.opened
+    }
+
+    /// Has the next request open the disk again: this session has failed.
+    pub fn give_up(&self) {
+        self.over.store(true, Ordering::Release);
+    }
+
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire) || !self.grant.is_live(OffsetDateTime::now_utc())
+    }
+
+    /// Refuses what is over. Now and then the vault is asked whether it still grants the keys; what it refuses, and what
+    /// cannot be found out, ends the session: the next request opens another one, or is refused.
+    fn check(&self) -> Result<(), BlobError> {
+        if self.is_over() {
+            return Err(BlobError::unauthentic());
+        }
+        *locked(&self.used) = Instant::now();
+        let Ok(mut checked) = self.checked.try_lock() else {
+            return Ok(());
+        };
+        if checked.elapsed() < CHECK {
+            return Ok(());
+        }
+        let found = match &self.opened {
+            Opened::Read(reader) => reader.check_keys(&self.installation),
+            Opened::Write(uploader) => uploader.check_keys(&self.installation),
+        };
+        *checked = Instant::now();
+        if let Err(error) = found {
+            let (kind, name) = (self.grant.kind, &self.grant.name);
+            log::warn!("access over the network to the {kind} {name} ends: {error}");
+            self.over.store(true, Ordering::Release);
+            return Err(error.into());
+        }
+        Ok(())
+    }
+
+    /// Whether the session is to be kept.
+    fn may_stay(self: &Arc<Self>) -> bool {
+        let is_used = Arc::strong_count(self) > 1 || locked(&self.used).elapsed() < IDLE;
+        is_used && !self.end_if_over()
+    }
+
+    /// Whether the grant is over, which those who use the session are told then.
+    fn end_if_over(&self) -> bool {
+        let over = self.is_over()
+            || self.is_gone().unwrap_or_else(|error| {
+                // What cannot be found out is not granted.
+                log::error!("access to disks over the network ends: {error}");
+                true
+            });
+        if over {
+            self.over.store(true, Ordering::Release);
+        }
+        over
+    }
+
+    fn is_gone(&self) -> Result<bool, CatalogError> {
+        let Some(now) = self.installation.catalog().access(self.grant.id)? else {
+            return Ok(true);
+        };
+        is_forbidden(&self.installation, now.kind.into(), &now.name)
+    }
+}
+
+/// What is sent of a disk.
+pub struct Sent {
+    session: Arc<Session>,
+    download: Download,
+    _begun: Begun,
+}
+
+impl Sent {
+    /// A download by a session.
+    pub fn new(session: Arc<Session>, download: Download, begun: Begun) -> Self {
+        Self {
+            session,
+            download,
+            _begun: begun,
+        }
+    }
+}
+
+impl ByteStream for Sent {
+    fn left(&self) -> u64 {
+        self.download.left()
+    }
+
+    fn next_chunk(&mut self) -> io::Result<Option<Chunk>> {
+        let over = |error: BlobError| io::Error::other(error.message);
+        self.session.check().map_err(over)?;
+        let piece = self.download.next_piece().map_err(io::Error::other)?;
+        Ok(piece.map(|piece| match piece {
+            Piece::Zeros(len) => Chunk::Zeros(len),
+            Piece::Data(buffer, range) => Chunk::Data(buffer, range),
+        }))
+    }
+
+    fn permission(&self) -> Arc<dyn Fn() -> bool + Send + Sync> {
+        let session = Arc::clone(&self.session);
+        Arc::new(move || !session.is_over())
+    }
+}
