@@ -155,6 +155,19 @@ impl Plan {
         shown.collect()
     }
 
+    /// The texts of all secure parameters: what is told or kept of the deployment is not to have them in it.
+    pub fn secrets(&self) -> Vec<String> {
+        let parameters = self.evaluator.template.parameters.iter();
+        let mut found = Vec::new();
+        for parameter in parameters.filter(|parameter| parameter.kind.is_secure()) {
+            let key = parameter.name.to_ascii_lowercase();
+            if let Some(value) = self.evaluator.parameters.get(&key) {
+                texts(&value.value, &mut found);
+            }
+        }
+        found
+    }
+
     /// What is to be done next. Until it is answered, the same.
     ///
     /// # Errors
@@ -341,6 +354,17 @@ impl Plan {
         } else {
             json!({ "type": name, "value": value.value })
         }))
+    }
+}
+
+/// The texts within a value; those of numbers too.
+fn texts(value: &Value, found: &mut Vec<String>) {
+    match value {
+        Value::Null | Value::Bool(_) => {}
+        Value::Number(number) => found.push(number.to_string()),
+        Value::String(text) => found.push(text.clone()),
+        Value::Array(elements) => elements.iter().for_each(|element| texts(element, found)),
+        Value::Object(map) => map.values().for_each(|element| texts(element, found)),
     }
 }
 

@@ -3,11 +3,12 @@
 use std::fmt;
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use crate::error::{TemplateError, shortened};
 use crate::node::Node;
+use crate::parameters::ParameterKind;
 use crate::relaxed;
 use crate::template::Template;
 
@@ -40,6 +41,8 @@ pub struct Request {
     /// The tags of the deployment.
     pub tags: Map<String, Value>,
     template_hash: String,
+    /// The template as it is given, without what is secure.
+    text: Value,
     /// As they are given, by name.
     pub(crate) parameters: Vec<(String, Value)>,
     pub(crate) template: Arc<Template>,
@@ -73,13 +76,15 @@ pub fn parse_request(body: &[u8]) -> Result<Request, TemplateError> {
         Some(Value::Object(tags)) => tags,
         _ => Map::new(),
     };
+    let (text, template) = (template.to_value(), Template::new(template)?);
     Ok(Request {
         mode: mode(properties)?,
         location: root.get("location").and_then(Node::text).map(str::to_owned),
         tags,
-        template_hash: hash(template),
+        template_hash: hash(&text),
+        text: without_secrets(text, &template),
         parameters: parameters(properties)?,
-        template: Arc::new(Template::new(template)?),
+        template: Arc::new(template),
     })
 }
 
@@ -98,10 +103,67 @@ impl Request {
     pub fn template_hash(&self) -> &str {
         &self.template_hash
     }
+
+    /// Whether it has values of secure parameters, given or as defaults: then what [`kept`](Self::kept) gives makes not
+    /// the same resources.
+    pub fn has_secrets(&self) -> bool {
+        self.template.parameters.iter().any(|parameter| {
+            let mut given = self.parameters.iter();
+            let is_given = given.any(|(name, _)| name.eq_ignore_ascii_case(&parameter.name));
+            parameter.kind.is_secure() && (is_given || parameter.default.is_some())
+        })
+    }
+
+    /// The request as it may be kept: [`parse_request`] reads it again. Values and defaults of secure parameters are not
+    /// in it.
+    pub fn kept(&self) -> Value {
+        let is_open = |name: &str| {
+            let known = self.template.parameter(name);
+            known.is_some_and(|known| !known.kind.is_secure())
+        };
+        let open = self.parameters.iter().filter(|(name, _)| is_open(name));
+        let open = open.map(|(name, value)| (name.clone(), json!({"value": value})));
+        json!({
+            "location": self.location,
+            "tags": self.tags,
+            "properties": {
+                "mode": self.mode.name(),
+                "parameters": open.collect::<Map<_, _>>(),
+                "template": self.text,
+            },
+        })
+    }
 }
 
-fn hash(template: &Node) -> String {
-    let text = template.to_value().to_string();
+/// The text of a template without what its secure parameters may be. A name that is there twice counts as secure if it
+/// is so once.
+fn without_secrets(mut text: Value, template: &Template) -> Value {
+    let sections = text.as_object_mut().into_iter().flatten();
+    let parameters = sections
+        .filter(|(name, _)| name.eq_ignore_ascii_case("parameters"))
+        .filter_map(|(_, section)| section.as_object_mut());
+    for (name, parameter) in parameters.flatten() {
+        let Some(parameter) = parameter.as_object_mut() else {
+            continue;
+        };
+        let known = template.parameter(name).map(|known| known.kind);
+        let kinds = parameter
+            .iter()
+            .filter(|(field, _)| field.eq_ignore_ascii_case("type"))
+            .filter_map(|(_, kind)| ParameterKind::parse(kind.as_str()?));
+        if known.into_iter().chain(kinds).any(ParameterKind::is_secure) {
+            let tells = |field: &str| {
+                let told = ["defaultValue", "allowedValues"];
+                told.iter().any(|told| told.eq_ignore_ascii_case(field))
+            };
+            parameter.retain(|field, _| !tells(field));
+        }
+    }
+    text
+}
+
+fn hash(template: &Value) -> String {
+    let text = template.to_string();
     let (high, _) = Uuid::new_v5(&Uuid::NAMESPACE_URL, text.as_bytes()).as_u64_pair();
     high.to_string()
 }

@@ -152,3 +152,39 @@ fn a_nullable_one_is_null_if_it_is_left_out() {
     let (_, outputs) = run(&mut plan(&template).unwrap()).unwrap();
     assert_eq!(outputs["o"]["value"], "none");
 }
+
+#[test]
+fn what_is_kept_of_a_request_has_no_secrets() {
+    let body = br#"{location: "local", properties: {
+        parameters: {p: {value: "hush-1"}, o: {value: {a: ["hush-2", 23]}}, open: {value: "shown"}},
+        template: {
+            parameters: {
+                p: {type: "securestring"}, o: {type: "secureObject"}, open: {type: "string"},
+                d: {Type: "SecureString", DefaultValue: "hush-3", allowedValues: ["hush-3"]},
+                twice: {type: "securestring", type: "string", defaultValue: "hush-4"},
+            },
+            outputs: {o: {type: "string", value: "[parameters('open')]"}},
+        }}}"#;
+    let request = parse_request(body).unwrap();
+    assert!(request.has_secrets());
+    let kept = request.kept().to_string();
+    assert!(!kept.contains("hush"), "{kept}");
+    assert!(kept.contains("shown"), "{kept}");
+    let mut secrets = Plan::new(&request, context()).unwrap().secrets();
+    secrets.sort();
+    assert_eq!(secrets, ["23", "hush-1", "hush-2", "hush-3", "hush-4"]);
+}
+
+#[test]
+fn what_is_kept_makes_the_same_again() {
+    let body = br#"{properties: {parameters: {n: {value: "a"}}, template: {
+        parameters: {n: {type: "string"}, g: {type: "string", defaultValue: "[newGuid()]"}},
+        resources: [{type: "A.B/c", apiVersion: "1", name: "[parameters('n')]", properties: {g: "[parameters('g')]"}}],
+    }}}"#;
+    let request = parse_request(body).unwrap();
+    assert!(!request.has_secrets());
+    let kept = parse_request(request.kept().to_string().as_bytes()).unwrap();
+    assert_eq!(kept.template_hash(), request.template_hash());
+    let made = |request| run(&mut Plan::new(request, context()).unwrap()).unwrap();
+    assert_eq!(made(&kept), made(&request));
+}
