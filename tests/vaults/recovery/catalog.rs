@@ -1,10 +1,15 @@
-//! A lost catalog.
+//! A lost catalog, and a restored one.
 
 use std::fs;
 use std::path::PathBuf;
 
+use installation::catalog::{OperationRecord, OperationState, Touch};
+use serde_json::json;
 use test_support::Host;
+use time::OffsetDateTime;
+use uuid::Uuid;
 
+use super::backups::{create, lose_state, with_identity};
 use super::support::{
     ALL_MOMENTS, Lines, MOMENTS, content, grant, host_with_disk, killed, principal,
 };
@@ -223,4 +228,34 @@ fn kill_rebuilds(moments: u32) {
         assert_eq!(content(&host, 4), b"kept");
         lose_catalog(&host);
     });
+}
+
+/// It may be the deletion of what was to be restored.
+#[test]
+fn what_went_on_when_the_backup_was_made_has_ended_where_it_is_restored() {
+    let host = host_with_disk(b"kept");
+    let now = OffsetDateTime::now_utc();
+    let record = OperationRecord {
+        id: Uuid::new_v4(),
+        deployment: None,
+        target: "/subscriptions/s/resourceGroups/rg".into(),
+        state: OperationState::Running,
+        started: Touch {
+            at: now,
+            by: Uuid::nil(),
+        },
+        changed: now,
+        request: json!({"work": {"deleteGroup": "rg"}}),
+        answer: json!({}),
+    };
+    let put = host.installation().catalog().put_operation(&record);
+    put.unwrap();
+    let file = create(&host, "--with-master-key");
+    lose_state(&host);
+    let restored = host.line(&with_identity(&host, "restore", &file));
+    assert!(restored.status.success(), "{restored:?}");
+    let found = host.installation().catalog().operation(record.id);
+    let found = found.unwrap().unwrap();
+    assert_eq!(found.state, OperationState::Failed);
+    assert_eq!(found.answer["error"]["code"], "OperationInterrupted");
 }

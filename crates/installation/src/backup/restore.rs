@@ -16,6 +16,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use serde_json::json;
 use uuid::Uuid;
 
 use super::archive::{self, Secret};
@@ -23,7 +24,7 @@ use super::archived::DIRECTORY;
 use super::manifest::{ItemKind, Manifest};
 use super::verify::{Look, extract};
 use super::{BackupError, Verified};
-use crate::catalog::{Catalog, SqliteCatalog};
+use crate::catalog::{Catalog, OperationCatalog, OperationState, SqliteCatalog};
 use crate::files::{private_dir, sync_dir};
 use crate::{Installation, InstallationError, RESTORING};
 use vault::VaultDatabase;
@@ -212,7 +213,24 @@ fn settle(dir: &Path, manifest: &Manifest, state_dir: &Path) -> Result<Vec<Strin
         }
     }
     move_directories(dir, Path::new(&manifest.state_dir), state_dir)?;
+    end_operations(dir)?;
     Ok(notes)
+}
+
+/// What the management API had not ended when the backup was made does not go on here: it may be the deletion of what
+/// was to be restored.
+fn end_operations(dir: &Path) -> Result<(), BackupError> {
+    let catalog = SqliteCatalog::open(&dir.join(CATALOG))?;
+    for mut operation in catalog.running_operations()? {
+        operation.state = OperationState::Failed;
+        operation.answer["status"] = json!(409);
+        operation.answer["error"] = json!({
+            "code": "OperationInterrupted",
+            "message": "The installation was restored from a backup that was made while the operation went on.",
+        });
+        catalog.put_operation(&operation)?;
+    }
+    Ok(())
 }
 
 /// What lay in the state directory from then lies in the one from now.

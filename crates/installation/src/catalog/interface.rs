@@ -14,7 +14,12 @@ use crate::envelope::ResourceKind;
 
 /// The records of an installation. A method returns only after what it changed is durable.
 pub trait Catalog:
-    super::ManagementCatalog + super::AccessCatalog + super::LoginCatalog + Send + Sync
+    super::ManagementCatalog
+    + super::AccessCatalog
+    + super::LoginCatalog
+    + super::OperationCatalog
+    + Send
+    + Sync
 {
     /// The installation's own identities; the first call makes them.
     ///

@@ -21,6 +21,8 @@ mod management;
 mod management_rows;
 mod management_sqlite;
 mod noted;
+mod operation_rows;
+mod operations;
 mod record;
 mod resources;
 mod rows;
@@ -43,6 +45,7 @@ pub use management::{
     DEFAULT_GROUP, GroupRecord, LOCATION, ManagementCatalog, PlacementRecord, RoleAssignmentRecord,
     Touch,
 };
+pub use operations::{DeploymentName, OperationCatalog, OperationRecord, OperationState};
 pub use record::{
     DiskEncryptionSetRecord, DiskRecord, DiskState, EncryptionType, IdentityOwner, IdentityRecord,
     InstallationRecord, Kind, LayerUse, Rev, Stored, VaultRecord,

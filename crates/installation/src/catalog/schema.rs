@@ -1,6 +1,8 @@
 //! The tables of the catalog.
 
-use super::{access_rows, departed, federated, identities, logins, management_rows, noted};
+use super::{
+    access_rows, departed, federated, identities, logins, management_rows, noted, operation_rows,
+};
 use vault::sqlite::Schema;
 
 /// Times are RFC 3339 text, ids the usual text form of UUIDs, so that `sqlite3` shows them; a
@@ -20,6 +22,7 @@ pub(super) const SCHEMA: Schema = Schema {
         |db| db.execute_batch(access_rows::TABLE),
         |db| db.execute_batch(federated::TABLE),
         |db| db.execute_batch(logins::TABLES),
+        |db| db.execute_batch(operation_rows::TABLE),
     ],
 };
 
