@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde_json::Value;
 use server::{ApiError, Front, FrontReply, Head, Site, TransferReply};
@@ -13,12 +14,14 @@ use crate::changing::Changes;
 use crate::error::ArmError;
 use crate::login::{Attempts, Public};
 use crate::names::Names;
+use crate::operations::{self, Server};
 use crate::places::forget_unused;
 use crate::query::Query;
 use crate::roles::follow_roles_of_all;
 use crate::route;
 use crate::types::TYPES;
-use installation::{Installation, InstallationError};
+use crate::works::work_of;
+use installation::InstallationError;
 
 /// Longest body of a request of somebody unknown: that for a token.
 const TOKEN_BODY: usize = 16 * 1024;
@@ -28,8 +31,8 @@ const BODY: usize = 1 << 20;
 /// The management API of an installation.
 pub struct Api {
     hosts: Vec<String>,
-    changes: Changes,
-    access: Sessions,
+    changes: Arc<Changes>,
+    access: Arc<Sessions>,
     attempts: Attempts,
 }
 
@@ -51,8 +54,8 @@ impl Api {
         all.extend(hosts.iter().cloned());
         Self {
             hosts: all,
-            access: Sessions::new(state_dir.clone(), runtime_dir.clone()),
-            changes: Changes::new(state_dir, runtime_dir),
+            access: Arc::new(Sessions::new(state_dir.clone(), runtime_dir.clone())),
+            changes: Arc::new(Changes::new(state_dir, runtime_dir)),
             attempts: Attempts::default(),
         }
     }
@@ -94,6 +97,7 @@ impl Api {
             changes: &self.changes,
             access: &self.access,
             types: TYPES,
+            route: route::answer,
             head,
             query,
             body,
@@ -113,7 +117,8 @@ impl Front for Api {
         self.hosts.clone()
     }
 
-    fn begin(&self, installation: &Installation) -> Result<(), InstallationError> {
+    fn begin(&self, site: &Site<'_>) -> Result<(), InstallationError> {
+        let installation = site.installation();
         // Neither keeps anything from being served: what fails is tried again with the next change.
         if let Err(error) = forget_unused(installation) {
             log::error!(
@@ -125,6 +130,19 @@ impl Front for Api {
         if let Err(error) = follow_roles_of_all(installation, &assignments) {
             log::error!(
                 "a key vault does not follow the role assignments: {}",
+                error.message
+            );
+        }
+        let server = Server {
+            site,
+            changes: &self.changes,
+            access: &self.access,
+            types: TYPES,
+            route: route::answer,
+        };
+        if let Err(error) = operations::go_on(server, work_of) {
+            log::error!(
+                "operations that were cut off are not gone on with: {}",
                 error.message
             );
         }

@@ -1,5 +1,7 @@
 //! A request of a known identity, and the types of resources that it may be about.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -11,7 +13,9 @@ use crate::names::Names;
 use crate::query::Query;
 use crate::roles::{Roles, permitted};
 use installation::Installation;
-use installation::catalog::{Catalog, Kind, PlacementRecord, Touch};
+use installation::catalog::{
+    Catalog, Kind, OperationRecord, OperationState, PlacementRecord, Touch,
+};
 use server::{FrontReply, Head, Site};
 
 /// Who asks.
@@ -23,16 +27,21 @@ pub struct Principal {
     pub client_id: Uuid,
 }
 
+/// What answers a request.
+pub type Route = fn(&Call<'_>) -> Result<FrontReply, ArmError>;
+
 /// A request of a known identity.
 pub struct Call<'a> {
     /// Whose request it is.
     pub site: &'a Site<'a>,
     /// What makes changes.
-    pub changes: &'a Changes,
+    pub changes: &'a Arc<Changes>,
     /// The disks whose data somebody has access to.
-    pub access: &'a Sessions,
+    pub access: &'a Arc<Sessions>,
     /// The types of resources.
     pub types: &'static [&'static dyn ResourceType],
+    /// What answers requests: those that the server makes of itself for somebody, too.
+    pub route: Route,
     /// The request without its body.
     pub head: &'a Head,
     /// What its query says.
@@ -251,4 +260,21 @@ pub struct Put<'a> {
     /// Name, group, tags and settings: as they are, for [`ResourceType::settings`], and as they are to be
     /// for [`ResourceType::apply`].
     pub placed: &'a PlacementRecord,
+}
+
+/// What takes long, and goes on after its request, and after a restart of the server.
+pub trait Work: Send {
+    /// What the catalog keeps, so that it can be gone on with.
+    fn kept(&self) -> Value;
+
+    /// Does it. `call` is one of whoever has begun it; `record` says which steps are done already, which are not done
+    /// again. Repeated from the beginning, it changes nothing more.
+    ///
+    /// # Errors
+    /// Why it has failed.
+    fn perform(
+        self: Box<Self>,
+        call: &Call<'_>,
+        record: &mut OperationRecord,
+    ) -> Result<OperationState, ArmError>;
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::ArmError;
 use crate::moving::Moving;
+use crate::operations::Going;
 use attach::LayerChanges;
 use disks::import::Cancel;
 use disks::{Disk, DiskError, LayerOp};
@@ -29,6 +30,8 @@ pub struct Changes {
     locked: Mutex<HashMap<String, Holders>>,
     unlocked: Condvar,
     merging: Arc<Merging>,
+    /// What goes on and outlives its request.
+    pub(crate) going: Going,
 }
 
 /// Merges in the background: one thread at a time, which looks again when more is wanted.
@@ -81,6 +84,7 @@ impl Changes {
             locked: Mutex::default(),
             unlocked: Condvar::new(),
             merging: Arc::default(),
+            going: Going::default(),
         }
     }
 
@@ -154,12 +158,32 @@ impl Changes {
         disk: &Disk,
         op: &LayerOp,
     ) -> Result<(), ArmError> {
+        self.apply(installation, disk, op, false)
+    }
+
+    /// Applies an operation to a disk, and runs the job that it begins to its end where nobody has the disk attached.
+    pub(crate) fn run_job(
+        &self,
+        installation: &Installation,
+        disk: &Disk,
+        op: &LayerOp,
+    ) -> Result<(), ArmError> {
+        self.apply(installation, disk, op, true)
+    }
+
+    fn apply(
+        &self,
+        installation: &Installation,
+        disk: &Disk,
+        op: &LayerOp,
+        wait: bool,
+    ) -> Result<(), ArmError> {
         let changes = LayerChanges {
             installation,
             runtime_dir: &self.runtime_dir,
-            // Nobody can stop a request; each operation takes short.
+            // Nobody can stop a request.
             cancel: &Cancel::default(),
-            wait: false,
+            wait,
         };
         changes.change_layers(disk, op, &mut |_| {})?;
         Ok(())

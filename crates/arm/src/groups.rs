@@ -5,13 +5,16 @@ use server::FrontReply;
 use time::OffsetDateTime;
 
 use crate::audit::recorded;
-use crate::call::{Call, ResourceType, Wanted};
-use crate::error::ArmError;
+use crate::call::{Call, ResourceType, Wanted, Work};
+use crate::error::{ArmError, text};
+use crate::operations;
 use crate::placed::placed;
 use crate::places::{group_lock, tags};
 use crate::reply::{created, done, item, list};
 use crate::resources::forget_roles;
-use installation::catalog::{DEFAULT_GROUP, GroupRecord, LOCATION, PlacementRecord};
+use installation::catalog::{
+    DEFAULT_GROUP, GroupRecord, LOCATION, OperationRecord, OperationState, PlacementRecord,
+};
 
 const TYPE: &str = "Microsoft.Resources/resourceGroups";
 const ACTION: &str = "Microsoft.Resources/subscriptions/resourceGroups";
@@ -79,7 +82,7 @@ pub fn one(call: &Call<'_>, name: &str) -> Result<FrontReply, ArmError> {
         }
         "DELETE" => {
             require("delete")?;
-            delete(call, name)
+            begin_delete(call, name)
         }
         _ => Err(ArmError::new(
             405,
@@ -158,9 +161,8 @@ fn check_name(name: &str) -> Result<(), ArmError> {
     ))
 }
 
-/// Deletes a group with all that is in it. What cannot go is named, and stays with the group.
-fn delete(call: &Call<'_>, name: &str) -> Result<FrontReply, ArmError> {
-    let _lock = call.changes.lock(&group_lock(name));
+/// Has a group deleted, which takes the longer the more is in it.
+fn begin_delete(call: &Call<'_>, name: &str) -> Result<FrontReply, ArmError> {
     let Some(group) = call.catalog().group(name)? else {
         return Err(ArmError::no_group(name));
     };
@@ -169,16 +171,64 @@ fn delete(call: &Call<'_>, name: &str) -> Result<FrontReply, ArmError> {
             "The resource group '{DEFAULT_GROUP}' has what the command line makes and cannot be deleted."
         )));
     }
-    let id = call.names.group_id(&group.name);
+    let target = call.names.group_id(&group.name);
+    let work = DeleteGroup { group: group.name };
+    let record = operations::new(call, target, &work);
+    let id = operations::begin(call, record, Box::new(work))?;
+    let record = operations::wait(call, id)?;
+    match record.state {
+        OperationState::Running => Ok(operations::accepted(call, &record, None)),
+        OperationState::Succeeded => Ok(done(200)),
+        OperationState::Failed | OperationState::Canceled => Err(operations::failure(&record)),
+    }
+}
+
+/// The deletion of a group with all that is in it.
+pub struct DeleteGroup {
+    group: String,
+}
+
+impl DeleteGroup {
+    /// What [`kept`](Work::kept) has kept, if it is a deletion.
+    pub fn again(kept: &Value) -> Option<Self> {
+        let group = text(kept, "/deleteGroup")?.into();
+        Some(Self { group })
+    }
+}
+
+impl Work for DeleteGroup {
+    fn kept(&self) -> Value {
+        json!({"deleteGroup": self.group})
+    }
+
+    fn perform(
+        self: Box<Self>,
+        call: &Call<'_>,
+        record: &mut OperationRecord,
+    ) -> Result<OperationState, ArmError> {
+        delete(call, &self.group)?;
+        record.answer["deleted"] = json!(true);
+        Ok(OperationState::Succeeded)
+    }
+}
+
+/// Deletes a group with all that is in it. What cannot go is named, and stays with the group. One that is gone
+/// already is deleted.
+fn delete(call: &Call<'_>, name: &str) -> Result<(), ArmError> {
+    let id = call.names.group_id(name);
+    call.require(&format!("{ACTION}/delete"), &id)?;
+    let _lock = call.changes.lock(&group_lock(name));
+    if call.catalog().group(name)?.is_none() {
+        return Ok(());
+    }
     recorded(call, "ResourceGroupDelete", &id, || {
         for kind in call.types {
-            delete_all(call, *kind, &group.name)?;
+            delete_all(call, *kind, name)?;
         }
-        empty(call, &group.name)?;
-        call.catalog().delete_group(&group.name)?;
+        empty(call, name)?;
+        call.catalog().delete_group(name)?;
         forget_roles(call, &id)
-    })?;
-    Ok(done(200))
+    })
 }
 
 /// A vault that is deleted softly can be recovered without its group: into the first one.

@@ -15,6 +15,7 @@
 //! | `types` | The types of resources, one file each, behind `ResourceType` of `call` |
 //! | `resources`, `places`, `placed`, `lists` | What is the same for all types |
 //! | `changing`, `move_disk` | Locks of names, changes of layers; moves between one and two DEKs |
+//! | `operations` | What outlives its request, and the server |
 //! | `roles` | Who may do what |
 //! | `access` | Access over the network to the data of disks |
 //!
@@ -38,6 +39,7 @@ mod login;
 mod move_disk;
 mod moving;
 mod names;
+mod operations;
 mod placed;
 mod places;
 pub mod query;
@@ -48,6 +50,7 @@ pub mod roles;
 mod route;
 mod subscriptions;
 mod types;
+mod works;
 
 pub use access::{
     AccessUrl, Asked, BlobError, BlobRequest, ByteRange, MAX_WRITTEN, Since, Ticket, grant, revoke,

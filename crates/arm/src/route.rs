@@ -7,7 +7,7 @@ use crate::error::ArmError;
 use crate::id::{ArmPath, Typed, segments};
 use crate::reply::list;
 use crate::resources::{self, Named};
-use crate::{deleted_vaults, graph, groups, lists, role_requests, subscriptions};
+use crate::{deleted_vaults, graph, groups, lists, operations, role_requests, subscriptions};
 
 /// Types of Azure's of which there are none here, and never a refusal: clients ask for all of them.
 const EMPTY: [(&str, &str); 2] = [
@@ -64,9 +64,20 @@ fn plain(call: &Call<'_>, path: &ArmPath) -> Result<FrontReply, ArmError> {
             Err(not_found(call))
         };
     }
+    if let ([word, id], None, true) = (path.words.as_slice(), group, get) {
+        return match word.to_ascii_lowercase().as_str() {
+            "operationstatuses" => operations::status(call, id),
+            "operationresults" => operations::result(call, id),
+            _ => Err(not_found(call)),
+        };
+    }
     match group {
         Some(group) if path.is_words(&[]) => groups::one(call, group),
         Some(group) if get && path.is_words(&["resources"]) => lists::list_all(call, Some(group)),
+        // Azure has the operations of deployments at this path, without a provider.
+        Some(group) if get && deployments::are_words(&path.words) => {
+            deployments::answer(call, group, &path.words)
+        }
         Some(_) => Err(not_found(call)),
         None if !get => Err(not_found(call)),
         None if path.is_words(&[]) => subscriptions::one(call),

@@ -3,6 +3,7 @@
 //! This crate has the connections, the limits, the threads and the tokens; a [`Front`] says what is
 //! asked and answers it.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -33,7 +34,7 @@ pub trait Front: Send + Sync {
     ///
     /// # Errors
     /// [`InstallationError`]: nothing is served.
-    fn begin(&self, installation: &Installation) -> Result<(), InstallationError>;
+    fn begin(&self, site: &Site<'_>) -> Result<(), InstallationError>;
 
     /// What is asked, in a few words without the names in it, as traces have it.
     fn name(&self, head: &Head) -> &'static str;
@@ -139,6 +140,19 @@ pub struct Site<'a> {
     pub(crate) tokens: &'a TokenService,
     pub(crate) domains: &'a [String],
     pub(crate) floods: &'a Floods,
+    pub(crate) threads: &'a dyn Threads,
+}
+
+/// What a thread of a [`Front`] does.
+pub(crate) type Work = Box<dyn FnOnce(&Site<'_>) + Send>;
+
+/// Where a [`Front`] has threads from that outlive a request.
+pub(crate) trait Threads: Send + Sync {
+    /// Does something on a thread of that name.
+    ///
+    /// # Errors
+    /// When there is no thread.
+    fn spawn(&self, name: &str, work: Work) -> io::Result<()>;
 }
 
 impl Site<'_> {
@@ -150,6 +164,18 @@ impl Site<'_> {
     /// The domains below which vaults have their names, the default first.
     pub fn domains(&self) -> &[String] {
         self.domains
+    }
+
+    /// Does something on a thread of its own, which nobody waits for: it ends with the process at the latest.
+    ///
+    /// # Errors
+    /// When there is no thread: nothing is done.
+    pub fn spawn(
+        &self,
+        name: &str,
+        work: impl FnOnce(&Site<'_>) + Send + 'static,
+    ) -> io::Result<()> {
+        self.threads.spawn(name, Box::new(work))
     }
 
     /// What the token of a request says, if it is for the management API. Whether its identity exists is

@@ -37,7 +37,8 @@ impl Listener {
             Err(error) => return error.into(),
         };
         let span = request_span::of(parts);
-        let work = move |shared: &Shared| {
+        let shared = Arc::clone(&self.shared);
+        let work = move |_: &Shared| {
             let _entered = span.enter();
             let answering = traces::Span::begin(front.name(&head));
             let _entered = answering.enter();

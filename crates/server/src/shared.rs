@@ -2,6 +2,7 @@
 //! what blocks is done.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use uuid::Uuid;
 
 use super::ApiError;
 use super::floods::Floods;
-use super::front::{Front, Site, is_one_of};
+use super::front::{Front, Site, Threads, Work, is_one_of};
 use super::host::VaultHost;
 use super::token::TokenService;
 use disks::des::{FollowedDes, LeftBehind};
@@ -116,6 +117,14 @@ impl Place {
     }
 }
 
+impl Threads for Arc<Shared> {
+    fn spawn(&self, name: &str, work: Work) -> io::Result<()> {
+        let shared = Self::clone(self);
+        let builder = std::thread::Builder::new().name(name.into());
+        builder.spawn(move || work(&shared.site())).map(drop)
+    }
+}
+
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -152,20 +161,21 @@ impl Shared {
     ///
     /// # Errors
     /// [`InstallationError`]: nothing is served.
-    pub fn begin_front(&self) -> Result<(), InstallationError> {
+    pub fn begin_front(self: &Arc<Self>) -> Result<(), InstallationError> {
         match self.front() {
-            Some(front) => front.begin(&self.installation),
+            Some(front) => front.begin(&self.site()),
             None => Ok(()),
         }
     }
 
     /// What a front uses of this.
-    pub fn site(&self) -> Site<'_> {
+    pub fn site(self: &Arc<Self>) -> Site<'_> {
         Site {
             installation: &self.installation,
             tokens: &self.tokens,
             domains: &self.domains,
             floods: &self.floods,
+            threads: self,
         }
     }
 

@@ -13,6 +13,7 @@ mod faults;
 mod identities;
 mod login;
 mod network;
+mod operations;
 mod scale;
 mod sdk;
 mod upload;

@@ -1,0 +1,115 @@
+//! Requests that the server makes of itself for whoever has begun an operation: through the same code as theirs, with
+//! the roles that they have by then.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use serde_json::Value;
+use server::{FrontReply, Head, Site};
+use url::form_urlencoded;
+use uuid::Uuid;
+
+use crate::access::Sessions;
+use crate::call::{Call, Principal, ResourceType, Route};
+use crate::changing::Changes;
+use crate::error::ArmError;
+use crate::names::Names;
+use crate::query::Query;
+
+/// Versions of the API are any dates; this is for what has none.
+const VERSION: &str = "2025-01-02";
+
+/// Who works for somebody.
+pub struct Worker<'a> {
+    /// What the server has.
+    pub site: &'a Site<'a>,
+    /// What makes changes.
+    pub changes: &'a Arc<Changes>,
+    /// The disks whose data somebody has access to.
+    pub access: &'a Arc<Sessions>,
+    /// The types of resources.
+    pub types: &'static [&'static dyn ResourceType],
+    /// What answers requests.
+    pub route: Route,
+    /// For whom: the object id.
+    pub principal: Uuid,
+    /// The host by which they know the server, with its port.
+    pub authority: String,
+    /// Where they have asked from.
+    pub peer: SocketAddr,
+}
+
+impl<'a> Worker<'a> {
+    /// For whoever asks now.
+    pub fn of_call(call: &'a Call<'a>) -> Self {
+        Self {
+            site: call.site,
+            changes: call.changes,
+            access: call.access,
+            types: call.types,
+            route: call.route,
+            principal: call.principal.object_id,
+            authority: call.head.authority.clone(),
+            peer: call.head.peer,
+        }
+    }
+
+    /// Asks; `id` is a path, not percent-encoded.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn ask(
+        &self,
+        method: &str,
+        id: &str,
+        api_version: &str,
+        body: Value,
+    ) -> Result<FrontReply, ArmError> {
+        self.as_call(method, id, api_version, body, self.route)
+    }
+
+    /// Does something in the name of whoever has begun the operation.
+    ///
+    /// # Errors
+    /// Its refusal; 401 when they are there no more.
+    pub fn as_call<T>(
+        &self,
+        method: &str,
+        id: &str,
+        api_version: &str,
+        body: Value,
+        act: impl FnOnce(&Call<'_>) -> Result<T, ArmError>,
+    ) -> Result<T, ArmError> {
+        let mut head = Head::new(method, &self.authority, "", self.peer);
+        head.path = id.replace('%', "%25");
+        let version = match api_version.is_empty() {
+            true => VERSION,
+            false => api_version,
+        };
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        head.query = query.append_pair("api-version", version).finish();
+        let catalog = self.site.installation().catalog();
+        let identity = catalog.identity_by_object(self.principal)?;
+        let identity = identity.ok_or_else(|| {
+            let message = "The identity that has begun the operation was deleted.";
+            ArmError::new(401, "InvalidAuthenticationToken", message)
+        })?;
+        let call = Call {
+            site: self.site,
+            changes: self.changes,
+            access: self.access,
+            types: self.types,
+            route: self.route,
+            head: &head,
+            query: Query::parse(&head.query)?,
+            body,
+            principal: Principal {
+                object_id: identity.object_id,
+                client_id: identity.client_id,
+            },
+            roles: catalog.roles_of(identity.object_id)?,
+            names: Names::new(self.site, &head),
+        };
+        act(&call)
+    }
+}

@@ -1,0 +1,23 @@
+//! Operations that outlive their requests, and the server.
+//!
+//! # Order of steps
+//!
+//! 1. the operation is in the catalog, with what is needed to go on with it;
+//! 2. a thread of its own does the work, and the request waits for it for a moment: what is short is answered as if
+//!    there were no operation;
+//! 3. what has become of it is in the catalog.
+//!
+//! A process that dies between 1 and 3 leaves an operation that goes on: the next start of the server does its work
+//! again, each step of which finds what the one before has left. One that cannot go on ends as failed.
+
+mod asking;
+mod failure;
+mod going;
+mod lifecycle;
+mod views;
+
+pub use asking::Worker;
+pub use failure::{cut_off, failure};
+pub use going::Going;
+pub use lifecycle::{Server, begin, go_on, new, wait};
+pub use views::{accepted, result, status};
