@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 use crate::access::{self, Sessions};
 use crate::call::{Call, Principal};
 use crate::changing::Changes;
+use crate::deployments;
 use crate::error::ArmError;
 use crate::login::{Attempts, Public};
 use crate::names::Names;
@@ -80,9 +81,10 @@ impl Api {
             Err(_) if is_graph => Query::parse(&format!("api-version=2020-01-01&{}", head.query))?,
             Err(error) => return Err(error),
         };
-        let body = match body.iter().all(u8::is_ascii_whitespace) {
+        let raw = body;
+        let body = match raw.iter().all(u8::is_ascii_whitespace) || deployments::is_one(head) {
             true => Value::Null,
-            false => serde_json::from_slice(body).map_err(|error| {
+            false => serde_json::from_slice(raw).map_err(|error| {
                 ArmError::new(
                     400,
                     "InvalidRequestContent",
@@ -101,6 +103,7 @@ impl Api {
             head,
             query,
             body,
+            raw,
             principal: Principal {
                 object_id: claims.oid,
                 client_id: claims.appid,

@@ -46,8 +46,10 @@ pub struct Call<'a> {
     pub head: &'a Head,
     /// What its query says.
     pub query: Query,
-    /// Its body; null when there is none.
+    /// Its body; null when there is none, and for a deployment, whose body need not be JSON.
     pub body: Value,
+    /// Its body as it was sent.
+    pub raw: &'a [u8],
     /// Who asks.
     pub principal: Principal,
     /// The roles of whoever asks.

@@ -9,6 +9,7 @@ use disks::DiskError;
 use installation::InstallationError;
 use installation::catalog::{CatalogError, Kind};
 use installation::envelope::EnvelopeError;
+use templates::TemplateError;
 use vault::{VaultError, VaultErrorCode};
 
 /// A refused request.
@@ -91,8 +92,8 @@ impl ArmError {
         Self::new(500, "InternalServerError", message)
     }
 
-    /// The answer.
-    pub fn reply(&self) -> FrontReply {
+    /// `{"code", "message", "target", "details"}`
+    pub fn view(&self) -> Value {
         let mut error = json!({"code": self.code, "message": self.message});
         if let Some(target) = &self.target {
             error["target"] = json!(target);
@@ -100,9 +101,14 @@ impl ArmError {
         if let Some((code, message)) = self.detail.as_deref() {
             error["details"] = json!([{"code": code, "message": message}]);
         }
+        error
+    }
+
+    /// The answer.
+    pub fn reply(&self) -> FrontReply {
         FrontReply {
             status: self.status,
-            body: Some(json!({"error": error})),
+            body: Some(json!({"error": self.view()})),
             headers: Vec::new(),
             retry_after: self.retry_after,
         }
@@ -262,6 +268,17 @@ impl From<ApiError> for ArmError {
             retry_after: error.retry_after,
             ..Self::new(error.status.as_u16(), error.code, error.message)
         }
+    }
+}
+
+/// In Azure every refusal of a template is one of the request.
+impl From<TemplateError> for ArmError {
+    fn from(error: TemplateError) -> Self {
+        let status = match &error {
+            TemplateError::RequestContentTooLarge(_) => 413,
+            _ => 400,
+        };
+        Self::new(status, error.azure_code(), error.to_string())
     }
 }
 

@@ -222,6 +222,10 @@ fn delete(call: &Call<'_>, name: &str) -> Result<(), ArmError> {
         return Ok(());
     }
     recorded(call, "ResourceGroupDelete", &id, || {
+        // What makes more of what is being deleted.
+        for deployment in call.catalog().deployments(name)? {
+            call.catalog().cancel_operation(deployment)?;
+        }
         for kind in call.types {
             delete_all(call, *kind, name)?;
         }

@@ -5,6 +5,7 @@
 //! ```text
 //! server (TLS, limits, tokens) ──► api: who asks ──► route: what for ──► resources ──► types::*
 //!                                     │                    ├──► groups, subscriptions, deleted_vaults
+//!                                     │                    ├──► deployments ──► operations ──► route
 //!                                     ├──► login, graph    └──► roles
 //!                                     └──► access: the bytes of disks
 //! ```
@@ -15,6 +16,7 @@
 //! | `types` | The types of resources, one file each, behind `ResourceType` of `call` |
 //! | `resources`, `places`, `placed`, `lists` | What is the same for all types |
 //! | `changing`, `move_disk` | Locks of names, changes of layers; moves between one and two DEKs |
+//! | `deployments` | Templates, each resource of which is a request of its own |
 //! | `operations` | What outlives its request, and the server |
 //! | `roles` | Who may do what |
 //! | `access` | Access over the network to the data of disks |
@@ -27,6 +29,7 @@ mod audit;
 mod call;
 mod changing;
 mod deleted_vaults;
+mod deployments;
 mod error;
 mod etag;
 pub mod filter;

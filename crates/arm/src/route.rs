@@ -7,7 +7,9 @@ use crate::error::ArmError;
 use crate::id::{ArmPath, Typed, segments};
 use crate::reply::list;
 use crate::resources::{self, Named};
-use crate::{deleted_vaults, graph, groups, lists, operations, role_requests, subscriptions};
+use crate::{
+    deleted_vaults, deployments, graph, groups, lists, operations, role_requests, subscriptions,
+};
 
 /// Types of Azure's of which there are none here, and never a refusal: clients ask for all of them.
 const EMPTY: [(&str, &str); 2] = [
@@ -131,6 +133,9 @@ fn authorization(call: &Call<'_>, path: &ArmPath, typed: &Typed) -> Result<Front
 fn one_type(call: &Call<'_>, path: &ArmPath, typed: &Typed) -> Result<FrontReply, ArmError> {
     let method = call.head.method.as_str();
     let names: Vec<&str> = typed.names.iter().map(String::as_str).collect();
+    if let (Some(group), true) = (&path.group, deployments::are(typed)) {
+        return deployments::answer(call, group, &words_of(typed));
+    }
     if path.group.is_none() {
         let register = typed.is(&typed.provider, &["register"]) && method == "POST";
         if typed.types.is_empty() && method == "GET" || register {
@@ -182,9 +187,14 @@ fn one_type(call: &Call<'_>, path: &ArmPath, typed: &Typed) -> Result<FrontReply
 
 /// The words that follow the name of a resource.
 fn words_below(typed: &Typed) -> Vec<String> {
+    words_of(typed).into_iter().skip(2).collect()
+}
+
+/// Types and names in turn.
+fn words_of(typed: &Typed) -> Vec<String> {
     let mut words = Vec::new();
-    let mut names = typed.names.iter().skip(1);
-    for kind in typed.types.iter().skip(1) {
+    let mut names = typed.names.iter();
+    for kind in &typed.types {
         words.push(kind.clone());
         words.extend(names.next().cloned());
     }

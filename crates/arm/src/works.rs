@@ -1,8 +1,10 @@
 //! Which work an operation was, of which the catalog has the record.
 
 use crate::call::Work;
+use crate::deployments::Deployment;
 use crate::error::ArmError;
 use crate::groups::DeleteGroup;
+use crate::names::Names;
 use crate::operations::cut_off;
 use installation::catalog::OperationRecord;
 
@@ -10,7 +12,10 @@ use installation::catalog::OperationRecord;
 ///
 /// # Errors
 /// Why it cannot be gone on with.
-pub fn work_of(record: &OperationRecord) -> Result<Box<dyn Work>, ArmError> {
+pub fn work_of(record: &OperationRecord, names: &Names) -> Result<Box<dyn Work>, ArmError> {
+    if record.deployment.is_some() {
+        return Ok(Box::new(Deployment::again(record, names)?));
+    }
     match DeleteGroup::again(&record.request["work"]) {
         Some(deletion) => Ok(Box::new(deletion)),
         None => Err(cut_off()),

@@ -143,6 +143,32 @@ az disk-encryption-set update -n des1 -g rg --enable-auto-key-rotation true -o n
 is "$(value rotationToLatestKeyVersionEnabled disk-encryption-set show -n des1 -g rg)" true
 az keyvault key rotate --vault-name kvpol -n key1 -o none
 
+say deployments
+template=$(dirname "$0")/set-template.json
+vault=$(value id keyvault show -n kvpol)
+deploy() {
+    az deployment group "$1" -g rg -n sets --template-file "$template" --parameters diskEncryptionSetName="$2" \
+        keyVaultId="$vault" keyVaultKeyUrl="$key" region=local "${@:3}"
+}
+is "$(deploy validate des3 --query properties.provisioningState -o tsv)" Succeeded
+refused ResourceNotFound disk-encryption-set show -n des3 -g rg
+made=$(deploy create des3 --query properties.outputs.principalId.value -o tsv)
+is "$(value identity.principalId disk-encryption-set show -n des3 -g rg)" "$made"
+is "$(value properties.provisioningState deployment group show -n sets -g rg)" Succeeded
+is "$(value '[].name' deployment group list -g rg)" sets
+is "$(value '[0].properties.targetResource.resourceName' deployment operation group list -n sets -g rg)" des3
+if said=$(deploy create 'no/name' 2>&1); then echo "not refused: $said" >&2; exit 1; fi
+grep -q InvalidTemplate <<<"$said" || { echo "said, without InvalidTemplate: $said" >&2; exit 1; }
+failing='{"resources": [{"type": "Microsoft.Compute/disks", "apiVersion": "2025-01-02", "name": "d9", "location":
+    "nowhere", "properties": {"creationData": {"createOption": "Empty"}, "diskSizeGB": 1}}]}'
+echo "$failing" >"$AZURE_CONFIG_DIR/failing.json"
+refused LocationNotAvailable deployment group create -n bad -g rg --template-file "$AZURE_CONFIG_DIR/failing.json"
+is "$(value properties.provisioningState deployment group show -n bad -g rg)" Failed
+az deployment group delete -n sets -g rg -o none
+az deployment group delete -n bad -g rg -o none
+is "$(value 'length(@)' deployment group list -g rg)" 0
+az disk-encryption-set delete -n des3 -g rg -o none
+
 say a vault with roles
 az keyvault create -n kvrole -g rg -o none
 refused Forbidden az keyvault key create --vault-name kvrole -n key2

@@ -205,7 +205,12 @@ fn groups_are_made_shown_and_deleted_in_any_case() {
             (404, "InvalidResourceNamespace"),
         ),
         (
-            "PUT ~/resourcegroups/rg1/providers/Microsoft.Resources/deployments/d",
+            "PUT ~/resourcegroups/rg1/providers/Microsoft.Resources/templateSpecs/t",
+            Some(json!({})),
+            (404, "InvalidResourceType"),
+        ),
+        (
+            "PUT ~/providers/Microsoft.Resources/deployments/d",
             Some(json!({})),
             (404, "InvalidResourceType"),
         ),

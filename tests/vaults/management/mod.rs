@@ -6,6 +6,8 @@ mod attach;
 mod az;
 mod blob;
 mod client;
+mod deployment_ends;
+mod deployments;
 mod disks;
 mod double;
 mod download;

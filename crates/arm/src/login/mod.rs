@@ -104,7 +104,7 @@ impl Public {
 }
 
 /// What az reads when the cloud is registered.
-fn endpoints(names: &Names) -> Value {
+pub(crate) fn endpoints(names: &Names) -> Value {
     let base = &names.base;
     json!({
         "name": "Sealdisk",

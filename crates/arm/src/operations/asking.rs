@@ -3,18 +3,21 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 use server::{FrontReply, Head, Site};
 use url::form_urlencoded;
 use uuid::Uuid;
 
+use super::failure::failure;
 use crate::access::Sessions;
 use crate::call::{Call, Principal, ResourceType, Route};
 use crate::changing::Changes;
 use crate::error::ArmError;
 use crate::names::Names;
 use crate::query::Query;
+use installation::catalog::OperationState;
 
 /// Versions of the API are any dates; this is for what has none.
 const VERSION: &str = "2025-01-02";
@@ -52,6 +55,11 @@ impl<'a> Worker<'a> {
             authority: call.head.authority.clone(),
             peer: call.head.peer,
         }
+    }
+
+    /// The names that whoever has begun the operation knows.
+    pub fn names(&self) -> Names {
+        Names::new(self.site, &Head::new("GET", &self.authority, "", self.peer))
     }
 
     /// Asks; `id` is a path, not percent-encoded.
@@ -103,6 +111,7 @@ impl<'a> Worker<'a> {
             head: &head,
             query: Query::parse(&head.query)?,
             body,
+            raw: &[],
             principal: Principal {
                 object_id: identity.object_id,
                 client_id: identity.client_id,
@@ -111,5 +120,42 @@ impl<'a> Worker<'a> {
             names: Names::new(self.site, &head),
         };
         act(&call)
+    }
+
+    /// What a PUT has come to: where it has begun an operation, that is waited for.
+    ///
+    /// # Errors
+    /// Why the operation has failed.
+    pub fn settled(
+        &self,
+        reply: FrontReply,
+        id: &str,
+        api_version: &str,
+    ) -> Result<FrontReply, ArmError> {
+        if reply.status != 202 {
+            return Ok(reply);
+        }
+        let watched = reply
+            .headers
+            .iter()
+            .find(|(name, _)| *name == "azure-asyncoperation");
+        let path = watched.and_then(|(_, url)| url.split('?').next());
+        let operation = path.and_then(|path| Uuid::try_parse(path.rsplit('/').next()?).ok());
+        let Some(operation) = operation else {
+            return Err(ArmError::internal(format!(
+                "an operation about {id} has no id"
+            )));
+        };
+        self.changes.going.wait(operation, Duration::MAX);
+        let known = self.site.installation().catalog().operation(operation)?;
+        match known {
+            Some(record) if record.state == OperationState::Succeeded => {
+                self.ask("GET", id, api_version, Value::Null)
+            }
+            Some(record) => Err(failure(&record)),
+            None => Err(ArmError::internal(format!(
+                "an operation about {id} is gone"
+            ))),
+        }
     }
 }

@@ -14,6 +14,7 @@ use crate::access::Sessions;
 use crate::call::{Call, ResourceType, Route, Work};
 use crate::changing::Changes;
 use crate::error::ArmError;
+use crate::names::Names;
 use installation::catalog::{OperationRecord, OperationState};
 
 /// How long a request waits for its operation.
@@ -24,7 +25,7 @@ const MOST: usize = 64;
 const KEPT: time::Duration = time::Duration::days(7);
 
 /// Says which work a record is of, for whoever knows the server by these names.
-pub type WorkOf = fn(&OperationRecord) -> Result<Box<dyn Work>, ArmError>;
+pub type WorkOf = fn(&OperationRecord, &Names) -> Result<Box<dyn Work>, ArmError>;
 
 /// A new operation about a resource.
 pub fn new(call: &Call<'_>, target: String, work: &dyn Work) -> OperationRecord {
@@ -223,7 +224,7 @@ pub fn go_on(server: Server<'_>, work_of: WorkOf) -> Result<(), ArmError> {
     catalog.forget_operations(OffsetDateTime::now_utc() - KEPT)?;
     for mut record in catalog.running_operations()? {
         let worker = server.worker(&record);
-        let work = match worker.and_then(|_| work_of(&record)) {
+        let work = match worker.and_then(|worker| work_of(&record, &worker.names())) {
             Ok(work) => work,
             Err(error) => {
                 end(server.site, &mut record, Err(error));

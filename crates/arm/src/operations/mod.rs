@@ -20,4 +20,4 @@ pub use asking::Worker;
 pub use failure::{cut_off, failure};
 pub use going::Going;
 pub use lifecycle::{Server, begin, go_on, new, wait};
-pub use views::{accepted, result, status};
+pub use views::{accepted, result, status, status_of, watched};

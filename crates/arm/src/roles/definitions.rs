@@ -85,6 +85,7 @@ pub const ROLES: &[Role] = &[
         actions: &[
             "Microsoft.Authorization/*/read",
             "Microsoft.KeyVault/*",
+            "Microsoft.Resources/deployments/*",
             "Microsoft.Resources/subscriptions/resourceGroups/read",
         ],
         not_actions: &[
@@ -186,6 +187,7 @@ pub const ROLES: &[Role] = &[
         actions: &[
             "Microsoft.Authorization/*/read",
             "Microsoft.ManagedIdentity/userAssignedIdentities/*",
+            "Microsoft.Resources/deployments/*",
             "Microsoft.Resources/subscriptions/resourceGroups/read",
         ],
         not_actions: &[],

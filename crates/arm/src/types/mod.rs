@@ -10,6 +10,7 @@ mod set_identity;
 mod sets;
 mod snapshots;
 mod sources;
+mod vault_keys;
 mod vault_network;
 mod vault_policies;
 mod vaults;

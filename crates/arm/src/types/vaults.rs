@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use server::FrontReply;
 
 use super::bodies::{one_of, optional_bool, optional_text, refuse_unknown};
+use super::vault_keys;
 use super::vault_network;
 use super::vault_policies::{Policies, named, parse, view};
 
@@ -189,7 +190,12 @@ impl ResourceType for Vaults {
         placed: &PlacementRecord,
         words: &[String],
     ) -> Option<Result<FrontReply, ArmError>> {
-        let [kind, how] = words else {
+        let kind = words.first()?;
+        if kind.eq_ignore_ascii_case("keys") && words.len() <= 2 {
+            let (id, name) = (call.id(placed), words.get(1).map(String::as_str));
+            return Some(vault_keys::answer(call, placed, &id, name));
+        }
+        let [_, how] = words else {
             return None;
         };
         let asked = kind.eq_ignore_ascii_case("accessPolicies") && call.head.method == "PUT";
