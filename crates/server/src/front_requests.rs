@@ -37,8 +37,7 @@ impl Listener {
             Err(error) => return error.into(),
         };
         let span = request_span::of(parts);
-        let shared = Arc::clone(&self.shared);
-        let work = move |_: &Shared| {
+        let work = move |shared: &Arc<Shared>| {
             let _entered = span.enter();
             let answering = traces::Span::begin(front.name(&head));
             let _entered = answering.enter();
@@ -62,7 +61,8 @@ impl Listener {
         let (peer, head) = (head.peer, Arc::new(head));
         let sent = |reply: TransferReply| reply.into_reply(&self.connections, peer, self.patience);
         let asked = (Arc::clone(&front), Arc::clone(&head));
-        let admit = move |shared: &Shared| Ok(asked.0.admit_transfer(&shared.site(), &asked.1));
+        let admit =
+            move |shared: &Arc<Shared>| Ok(asked.0.admit_transfer(&shared.site(), &asked.1));
         let lane = Lane::Transfers;
         let limit = match self.shared.blocking(lane, Cost::Usual, admit).await {
             Ok(Ok(limit)) => limit,
@@ -74,7 +74,7 @@ impl Listener {
             Err(error) => return error.into(),
         };
         let span = request_span::of(parts);
-        let work = move |shared: &Shared| {
+        let work = move |shared: &Arc<Shared>| {
             let _entered = span.enter();
             let answering = traces::Span::begin("transfer");
             let _entered = answering.enter();

@@ -102,7 +102,7 @@ impl Listener {
         let admitted = match local.check_host(parts) {
             Ok(()) => {
                 let local = local.clone();
-                let work = move |_: &Shared| local.check_peer(peer).map(drop);
+                let work = move |_: &Arc<Shared>| local.check_peer(peer).map(drop);
                 self.shared.blocking(Lane::Tokens, Cost::Usual, work).await
             }
             Err(error) => Err(error),
@@ -248,7 +248,7 @@ impl Listener {
         let reply = match reply {
             Ok(request) => {
                 let span = request_span::of(parts);
-                let work = move |shared: &Shared| {
+                let work = move |shared: &Arc<Shared>| {
                     let _entered = span.enter();
                     let identity = choose(shared, &names, &request)?;
                     give(shared, &identity, &request, peer)
@@ -270,7 +270,7 @@ impl Listener {
         let reply = match identity_request(parts) {
             Ok((request, secret)) => {
                 let span = request_span::of(parts);
-                let work = move |shared: &Shared| {
+                let work = move |shared: &Arc<Shared>| {
                     let _entered = span.enter();
                     let identity = shared
                         .installation

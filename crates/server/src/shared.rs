@@ -240,7 +240,7 @@ impl Shared {
         self: &Arc<Self>,
         lane: Lane,
         cost: Cost,
-        work: impl FnOnce(&Self) -> Result<T, ApiError> + Send + 'static,
+        work: impl FnOnce(&Arc<Self>) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
         let (place, identity) = match lane {
             Lane::Tokens => (Arc::clone(&self.other), None),
@@ -426,7 +426,7 @@ mod tests {
                 let (shared, hang) = (Arc::clone(&shared), Arc::clone(&hang));
                 let lane = work("hung", greedy);
                 tokio::spawn(async move {
-                    let wait = move |_: &Shared| {
+                    let wait = move |_: &Arc<Shared>| {
                         let _ = locked(&hang).recv();
                         Ok(())
                     };
