@@ -48,8 +48,8 @@ pub enum DeviceState {
     Pending,
     /// It was not used in time, or never was.
     Expired,
-    /// It is approved for this identity, and used thereby.
-    Approved(IdentityRecord),
+    /// It is approved for this identity, and used thereby; for which service tokens were wanted.
+    Approved(IdentityRecord, String),
 }
 
 impl Installation {
@@ -140,13 +140,14 @@ impl Installation {
         Ok(URL_SAFE_NO_PAD.encode(&sha256(&all.concat())[..16]))
     }
 
-    /// Begins a login on a device.
+    /// Begins a login on a device, for tokens for a service.
     ///
     /// # Errors
     /// [`VaultErrorCode::Throttled`] when too many wait.
     pub fn begin_device_login(
         &self,
         peer: SocketAddr,
+        resource: &str,
     ) -> Result<NewDeviceLogin, InstallationError> {
         let device_code = Zeroizing::new(URL_SAFE_NO_PAD.encode(random::<32>()?));
         let mut user_code = String::new();
@@ -162,6 +163,7 @@ impl Installation {
             user_code: user_code.clone(),
             device_hash: sha256(device_code.as_bytes()),
             peer: peer.ip().to_canonical().to_string(),
+            resource: resource.into(),
             created,
             expires: created + DEVICE_LIFETIME,
             identity: None,
@@ -237,7 +239,9 @@ impl Installation {
             return Ok(DeviceState::Pending);
         };
         let identity = self.catalog().identity_by_object(identity)?;
-        Ok(identity.map_or(DeviceState::Expired, DeviceState::Approved))
+        Ok(identity.map_or(DeviceState::Expired, |identity| {
+            DeviceState::Approved(identity, login.resource)
+        }))
     }
 
     fn login_record(&self, operation: &str, identity: &IdentityRecord) -> AuditRecord {
@@ -453,7 +457,7 @@ mod tests {
     fn a_login_on_a_device_is_approved_once_and_used_once() {
         let (_dir, installation) = installation();
         let peer = ([192, 0, 2, 1], 9).into();
-        let login = installation.begin_device_login(peer).unwrap();
+        let login = installation.begin_device_login(peer, "https://h").unwrap();
         let poll = || installation.poll_device_login(&login.device_code).unwrap();
         assert_eq!(poll(), DeviceState::Pending);
         assert_eq!(
@@ -468,7 +472,7 @@ mod tests {
         approve(&typed, "alice").unwrap();
         assert!(approve(&login.user_code, "alice").is_err(), "twice");
         let alice = installation.catalog().identity("alice").unwrap().record;
-        assert_eq!(poll(), DeviceState::Approved(alice));
+        assert_eq!(poll(), DeviceState::Approved(alice, "https://h".into()));
         assert_eq!(poll(), DeviceState::Expired, "it is used");
     }
 
@@ -477,9 +481,9 @@ mod tests {
         let (_dir, installation) = installation();
         let peer = ([192, 0, 2, 1], 9).into();
         let logins: Vec<_> = (0..MAX_DEVICE_LOGINS)
-            .map(|_| installation.begin_device_login(peer).unwrap())
+            .map(|_| installation.begin_device_login(peer, "https://h").unwrap())
             .collect();
-        assert!(installation.begin_device_login(peer).is_err());
+        assert!(installation.begin_device_login(peer, "https://h").is_err());
         installation
             .approve_device_login(&logins[0].user_code, "alice")
             .unwrap();
@@ -502,6 +506,6 @@ mod tests {
                 .unwrap()
         );
         assert!(installation.device_login(&code).is_err());
-        installation.begin_device_login(peer).unwrap();
+        installation.begin_device_login(peer, "https://h").unwrap();
     }
 }

@@ -198,15 +198,18 @@ fn a_login_on_a_device_is_approved_by_the_operator() {
         .as_str()
         .unwrap();
     let path = endpoint.strip_prefix(&managed.base()).unwrap();
+    let base = managed.base().replace(':', "%3A").replace('/', "%2F");
     let begin = || {
-        managed
-            .raw("POST", path, "", &format!("client_id={AZ}&scope=openid"))
-            .body
+        let body = format!("client_id={AZ}&scope={base}%2F%2F.default+offline_access+openid");
+        managed.raw("POST", path, "", &body).body
     };
+    // For which service the tokens are to be az has said before.
     let poll = |code: &str| {
-        managed.grant(&format!(
-            "grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Adevice_code&device_code={code}&code={code}"
-        ))
+        let body = format!(
+            "client_id={AZ}&client_info=1&device_code={code}&code={code}&\
+             grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Adevice_code"
+        );
+        managed.raw("POST", "/adfs/oauth2/v2.0/token", "", &body)
     };
     let login = begin();
     let (user, device) = (&login["user_code"], login["device_code"].as_str().unwrap());

@@ -156,13 +156,13 @@ fn token(
     form: &Form<'_>,
 ) -> Result<Value, Refusal> {
     let grant = form.required("grant_type")?;
-    let identity = match grant.as_str() {
+    let (identity, resource) = match grant.as_str() {
         "client_credentials" => {
             let identity = by_client(site, form)?;
-            return access_token(site, head, form, &identity);
+            return access_token(site, head, &form.resource()?, &identity);
         }
-        "password" => by_password(site, attempts, form)?,
-        "refresh_token" => by_refresh_token(site, form)?,
+        "password" => (by_password(site, attempts, form)?, form.resource()?),
+        "refresh_token" => (by_refresh_token(site, form)?, form.resource()?),
         DEVICE_GRANT | "device_code" => by_device_code(site, form)?,
         _ => {
             let message = "Only the grant types client_credentials, password, refresh_token and device_code are \
@@ -170,7 +170,7 @@ fn token(
             return Err(Refusal::new(400, "unsupported_grant_type", 70003, message));
         }
     };
-    let access = access_token(site, head, form, &identity)?;
+    let access = access_token(site, head, &resource, &identity)?;
     user_tokens(site, form, &identity, access)
 }
 
@@ -178,16 +178,15 @@ fn token(
 fn access_token(
     site: &Site<'_>,
     head: &Head,
-    form: &Form<'_>,
+    resource: &str,
     identity: &IdentityRecord,
 ) -> Result<Value, Refusal> {
-    let resource = form.resource()?;
-    let issued = site
-        .issue(identity, &resource, head.peer)
-        .map_err(|error| match error.status.as_u16() {
-            400 => Refusal::new(400, "invalid_resource", 500011, error.message),
-            _ => failed(&error.message),
-        })?;
+    let issued =
+        site.issue(identity, resource, head.peer)
+            .map_err(|error| match error.status.as_u16() {
+                400 => Refusal::new(400, "invalid_resource", 500011, error.message),
+                _ => failed(&error.message),
+            })?;
     Ok(json!({
         "token_type": "Bearer",
         "expires_in": issued.expires_in,

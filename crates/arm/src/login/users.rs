@@ -127,7 +127,12 @@ pub(super) fn device_code(
     names: &Names,
 ) -> Result<Value, Refusal> {
     form.required("client_id")?;
-    let begun = site.installation().begin_device_login(head.peer);
+    let resource = form.resource()?;
+    if resource.len() > LONGEST {
+        let message = "The provided value for the input parameter 'scope' is not valid.";
+        return Err(Refusal::new(400, "invalid_scope", 70011, message));
+    }
+    let begun = site.installation().begin_device_login(head.peer, &resource);
     let login = begun.map_err(|error| match error {
         InstallationError::Vault(error) if error.code == VaultErrorCode::Throttled => {
             Refusal::new(429, "temporarily_unavailable", 90055, error.message)
@@ -148,20 +153,23 @@ pub(super) fn device_code(
     }))
 }
 
-/// The identity for which a login on a device was approved.
+/// The identity for which a login on a device was approved, and the service that it was begun for: who asks for the
+/// tokens need not say it again.
 ///
 /// # Errors
 /// While it was not, and when it is too late.
-pub(super) fn by_device_code(site: &Site<'_>, form: &Form<'_>) -> Result<IdentityRecord, Refusal> {
+pub(super) fn by_device_code(
+    site: &Site<'_>,
+    form: &Form<'_>,
+) -> Result<(IdentityRecord, String), Refusal> {
     let code = match form.field("device_code") {
         Some(code) => code,
         None => form.required("code")?,
     };
     form.required("client_id")?;
-    form.resource()?;
     let state = site.installation().poll_device_login(&code);
     match state.map_err(|error| failed(&error))? {
-        DeviceState::Approved(identity) => Ok(identity),
+        DeviceState::Approved(identity, resource) => Ok((identity, resource)),
         DeviceState::Pending => Err(Refusal::new(
             400,
             PENDING,

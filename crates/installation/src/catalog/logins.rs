@@ -17,6 +17,7 @@ CREATE TABLE device_logins (
     user_code   TEXT PRIMARY KEY,
     device_hash BLOB NOT NULL UNIQUE,
     peer        TEXT NOT NULL,
+    resource    TEXT NOT NULL,
     created     TEXT NOT NULL,
     expires     TEXT NOT NULL,
     identity    TEXT REFERENCES identities (object_id) ON DELETE CASCADE
@@ -32,6 +33,8 @@ pub struct DeviceLogin {
     pub device_hash: [u8; 32],
     /// From where it was asked for.
     pub peer: String,
+    /// For which service tokens are wanted.
+    pub resource: String,
     /// When.
     pub created: OffsetDateTime,
     /// Until when it can be approved and used.

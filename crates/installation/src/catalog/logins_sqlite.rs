@@ -9,19 +9,20 @@ use super::logins::{DeviceLogin, LoginCatalog};
 use super::record::Kind;
 use super::sqlite::SqliteCatalog;
 
-const COLUMNS: &str = "user_code, device_hash, peer, created, expires, identity";
+const COLUMNS: &str = "user_code, device_hash, peer, resource, created, expires, identity";
 
 fn parse(row: &Row<'_>) -> Result<DeviceLogin, CatalogError> {
     let user_code: String = row.get(0)?;
     let hash: Vec<u8> = row.get(1)?;
-    let identity: Option<String> = row.get(5)?;
+    let identity: Option<String> = row.get(6)?;
     Ok(DeviceLogin {
         device_hash: hash
             .try_into()
             .map_err(|_| damaged(&user_code, "device_hash"))?,
         peer: row.get(2)?,
-        created: parse_time(&user_code, &row.get::<_, String>(3)?)?,
-        expires: parse_time(&user_code, &row.get::<_, String>(4)?)?,
+        resource: row.get(3)?,
+        created: parse_time(&user_code, &row.get::<_, String>(4)?)?,
+        expires: parse_time(&user_code, &row.get::<_, String>(5)?)?,
         identity: identity.map(|id| uuid(&user_code, &id)).transpose()?,
         user_code,
     })
@@ -69,11 +70,12 @@ impl LoginCatalog for SqliteCatalog {
             return Ok(false);
         }
         db.execute(
-            &format!("INSERT INTO device_logins ({COLUMNS}) VALUES (?, ?, ?, ?, ?, NULL)"),
+            &format!("INSERT INTO device_logins ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, NULL)"),
             params![
                 code,
                 login.device_hash.as_slice(),
                 login.peer,
+                login.resource,
                 time_text(code, login.created)?,
                 time_text(code, login.expires)?,
             ],
