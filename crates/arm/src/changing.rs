@@ -158,32 +158,12 @@ impl Changes {
         disk: &Disk,
         op: &LayerOp,
     ) -> Result<(), ArmError> {
-        self.apply(installation, disk, op, false)
-    }
-
-    /// Applies an operation to a disk, and runs the job that it begins to its end where nobody has the disk attached.
-    pub(crate) fn run_job(
-        &self,
-        installation: &Installation,
-        disk: &Disk,
-        op: &LayerOp,
-    ) -> Result<(), ArmError> {
-        self.apply(installation, disk, op, true)
-    }
-
-    fn apply(
-        &self,
-        installation: &Installation,
-        disk: &Disk,
-        op: &LayerOp,
-        wait: bool,
-    ) -> Result<(), ArmError> {
         let changes = LayerChanges {
             installation,
             runtime_dir: &self.runtime_dir,
             // Nobody can stop a request.
             cancel: &Cancel::default(),
-            wait,
+            wait: false,
         };
         changes.change_layers(disk, op, &mut |_| {})?;
         Ok(())
