@@ -146,7 +146,7 @@ mod tests {
 
     use serde_json::json;
 
-    use super::super::{Catalog, GroupRecord, LOCATION, ManagementCatalog};
+    use super::super::{Catalog, GroupRecord, LOCATION};
     use super::*;
     use crate::Installation;
 
