@@ -23,6 +23,7 @@ mod management_sqlite;
 mod noted;
 mod operation_rows;
 mod operations;
+mod operations_sqlite;
 mod record;
 mod resources;
 mod rows;
