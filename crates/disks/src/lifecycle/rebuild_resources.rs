@@ -30,14 +30,17 @@ pub fn rebuild_resources(
 ) -> Result<(), InstallationError> {
     let usual = ResourceKind::ALL.map(|kind| installation.resources_dir(kind));
     let mut found = Vec::new();
+    let mut ended = Ok(());
     for dir in usual.iter().chain(data_dirs) {
         let given = data_dirs.contains(dir);
         match directories(dir) {
             Ok(directories) => found.extend(directories),
             Err(e) if e.kind() == io::ErrorKind::NotFound && !given => continue,
             Err(source) => {
+                // What was found until then is in the catalog again all the same.
                 let path = dir.clone();
-                return Err(InstallationError::Directory { path, source });
+                ended = Err(InstallationError::Directory { path, source });
+                break;
             }
         }
     }
@@ -52,7 +55,7 @@ pub fn rebuild_resources(
             }
         }
     }
-    Ok(())
+    ended
 }
 
 /// The sets under which some header has a layer that is encrypted twice. Nothing proves a header here: where headers
