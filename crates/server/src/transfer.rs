@@ -109,6 +109,7 @@ struct Streaming {
     left: u64,
     taken: Arc<AtomicU64>,
     watch: AbortHandle,
+    connection: (Connections, SocketAddr),
     _working: Working,
 }
 
@@ -139,8 +140,17 @@ impl Streaming {
             state: State::Begun(stream),
             taken,
             watch: tokio::spawn(watching).abort_handle(),
+            connection: (connections.clone(), peer),
             _working: connections.begin(peer),
         }
+    }
+
+    /// Ends the connection with what the kernel has of it, which may be megabytes: a body that ends with an error would
+    /// be sent as far as it came, as slowly as the client takes it.
+    fn failed(&self, error: io::Error) -> io::Error {
+        let (connections, peer) = &self.connection;
+        connections.end(*peer);
+        error
     }
 
     /// What is to be sent of what was read; the next read has begun then.
@@ -202,6 +212,7 @@ impl HttpBody for Streaming {
             Ok(read) => self.took(read),
             Err(failed) => Some(Err(io::Error::other(failed))),
         })
+        .map_err(|error| self.failed(error))
     }
 
     fn size_hint(&self) -> SizeHint {

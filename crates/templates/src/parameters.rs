@@ -82,6 +82,33 @@ impl ParameterKind {
     }
 }
 
+/// Whether a declaration says of a part of its values that it is secure: of a property or an element.
+fn has_secure_part(declaration: &Value) -> bool {
+    const PARTS: [&str; 4] = ["properties", "additionalProperties", "items", "prefixItems"];
+    let is_secure = |part: &Value| {
+        let kind = field(part, "type").and_then(Value::as_str);
+        kind.and_then(ParameterKind::parse)
+            .is_some_and(ParameterKind::is_secure)
+    };
+    let is_so = |part: &Value| is_secure(part) || has_secure_part(part);
+    PARTS.iter().any(|name| match field(declaration, name) {
+        Some(Value::Array(parts)) => parts.iter().any(is_so),
+        // The properties by their names, or one declaration.
+        Some(Value::Object(parts)) => {
+            parts.values().any(is_so) || field(declaration, name).is_some_and(is_so)
+        }
+        _ => false,
+    })
+}
+
+/// A field of an object, whose name is in any case.
+fn field<'a>(object: &'a Value, name: &str) -> Option<&'a Value> {
+    let mut fields = object.as_object()?.iter();
+    fields
+        .find(|(known, _)| known.eq_ignore_ascii_case(name))
+        .map(|(_, value)| value)
+}
+
 impl Parameter {
     pub fn read(name: &str, node: &Node, compiler: &Compiler<'_>) -> Result<Self, Flaw> {
         let flaw = |message: &str| Flaw {
@@ -102,6 +129,11 @@ impl Parameter {
             Some(elements) => Ok(elements.iter().map(Node::to_value).collect()),
             None => Err(flaw("its allowedValues are no array")),
         });
+        if !kind.is_some_and(ParameterKind::is_secure) && has_secure_part(&node.to_value()) {
+            return Err(flaw(
+                "a part of it is secure, which is not offered: have all of it secure (secureObject)",
+            ));
+        }
         let default = node.get("defaultValue");
         let nullable = node.get("nullable").map(Node::to_value);
         Ok(Self {

@@ -21,6 +21,7 @@ mod sessions;
 pub use blob::{admit, transfer};
 pub use error::BlobError;
 pub use operator::{AccessUrl, grant, revoke};
+pub use policy::end_forbidden;
 pub use request::{Asked, BlobRequest, ByteRange, MAX_WRITTEN, Since, Ticket, is_transfer};
 pub use requests::below;
 pub use sessions::Sessions;

@@ -34,6 +34,28 @@ pub fn check_allowed(kind: ResourceKind, name: &str, settings: &Value) -> Result
     }
 }
 
+/// Ends the access that was granted to a resource whose settings forbid it from now on. It does not come back with other
+/// settings.
+///
+/// # Errors
+/// When the catalog cannot be read or written.
+pub fn end_forbidden(
+    installation: &Installation,
+    kind: ResourceKind,
+    name: &str,
+    settings: &Value,
+) -> Result<(), CatalogError> {
+    if forbidden(settings).is_none() {
+        return Ok(());
+    }
+    let catalog = installation.catalog();
+    let resource = catalog.resource(kind, name)?.record.id;
+    for access in catalog.accesses(Some(resource))? {
+        catalog.delete_access(access.id)?;
+    }
+    Ok(())
+}
+
 /// Whether the settings of the resource of that name forbid it now.
 ///
 /// # Errors

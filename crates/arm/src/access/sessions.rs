@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,8 @@ const CHECK: Duration = Duration::from_secs(5);
 const IDLE: Duration = Duration::from_secs(10);
 /// Most downloads at a time.
 const MOST: usize = 32;
+/// Most downloads at a time by one grant, so that nobody keeps all others out.
+const MOST_OF_ONE: usize = 20;
 
 /// The open disks of a server.
 pub struct Sessions {
@@ -41,7 +43,7 @@ struct Inner {
     /// By the id of the grant.
     open: Mutex<HashMap<Uuid, Arc<Place>>>,
     watching: AtomicBool,
-    downloads: Arc<AtomicUsize>,
+    downloads: Arc<Downloads>,
 }
 
 /// The place of a session: who opens it lets others of the same grant wait.
@@ -124,21 +126,33 @@ impl Sessions {
     ///
     /// # Errors
     /// 503 when there are too many.
-    pub fn begin_download(&self) -> Result<Begun, BlobError> {
-        let begun = Begun(Arc::clone(&self.inner.downloads));
-        match begun.0.fetch_add(1, Ordering::AcqRel) < MOST {
-            true => Ok(begun),
-            false => Err(BlobError::busy()),
+    pub fn begin_download(&self, session: &Session) -> Result<Begun, BlobError> {
+        let grant = session.grant.id;
+        let mut downloads = locked(&self.inner.downloads);
+        let of_one = downloads.get(&grant).copied().unwrap_or_default();
+        if of_one >= MOST_OF_ONE || downloads.values().sum::<usize>() >= MOST {
+            return Err(BlobError::busy());
         }
+        downloads.insert(grant, of_one + 1);
+        Ok(Begun(Arc::clone(&self.inner.downloads), grant))
     }
 }
 
+/// How many downloads there are, by the id of their grant.
+type Downloads = Mutex<HashMap<Uuid, usize>>;
+
 /// A download that is counted, until it is dropped.
-pub struct Begun(Arc<AtomicUsize>);
+pub struct Begun(Arc<Downloads>, Uuid);
 
 impl Drop for Begun {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+        let mut downloads = locked(&self.0);
+        if let Some(left) = downloads.get_mut(&self.1) {
+            *left -= 1;
+            if *left == 0 {
+                downloads.remove(&self.1);
+            }
+        }
     }
 }
 

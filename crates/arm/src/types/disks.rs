@@ -446,9 +446,11 @@ fn make(call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError> {
 }
 
 fn change(call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError> {
+    let (installation, kind) = (call.installation(), ResourceKind::Disk);
     let name = &put.placed.name;
-    let view = disks::outline(call.installation(), ResourceKind::Disk, name)?;
-    rewrap(call, ResourceKind::Disk, put, &view)?;
+    access::end_forbidden(installation, kind, name, &put.placed.settings)?;
+    let view = disks::outline(installation, kind, name)?;
+    rewrap(call, kind, put, &view)?;
     let wanted = wanted_size(put.body)?.unwrap_or_default();
     if wanted > gib(view.disk_size_bytes) {
         let disk = Disk::find(call.installation(), name)?;

@@ -117,6 +117,7 @@ impl ResourceType for Snapshots {
                 &LayerOp::CreateSnapshot(request),
             )?;
         }
+        access::end_forbidden(call.installation(), kind, name, &put.placed.settings)?;
         let view = disks::outline(call.installation(), kind, name)?;
         rewrap(call, kind, put, &view)
     }

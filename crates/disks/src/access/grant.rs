@@ -86,9 +86,6 @@ pub fn grant_access(
         )));
     }
     let granted = insert(installation, &disk, request)?;
-    for earlier in live.iter().filter(|_| request.access == Access::Write) {
-        installation.catalog().delete_access(earlier.id)?;
-    }
     drop(claim);
     Ok(granted)
 }

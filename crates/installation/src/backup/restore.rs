@@ -24,7 +24,7 @@ use super::archived::DIRECTORY;
 use super::manifest::{ItemKind, Manifest};
 use super::verify::{Look, extract};
 use super::{BackupError, Verified};
-use crate::catalog::{Catalog, OperationCatalog, OperationState, SqliteCatalog};
+use crate::catalog::{AccessCatalog, Catalog, OperationCatalog, OperationState, SqliteCatalog};
 use crate::files::{private_dir, sync_dir};
 use crate::{Installation, InstallationError, RESTORING};
 use vault::VaultDatabase;
@@ -214,6 +214,7 @@ fn settle(dir: &Path, manifest: &Manifest, state_dir: &Path) -> Result<Vec<Strin
     }
     move_directories(dir, Path::new(&manifest.state_dir), state_dir)?;
     end_operations(dir)?;
+    revoke_access(dir)?;
     Ok(notes)
 }
 
@@ -229,6 +230,15 @@ fn end_operations(dir: &Path) -> Result<(), BackupError> {
             "message": "The installation was restored from a backup that was made while the operation went on.",
         });
         catalog.put_operation(&operation)?;
+    }
+    Ok(())
+}
+
+/// Nobody knows here which access was revoked since the backup was made.
+fn revoke_access(dir: &Path) -> Result<(), BackupError> {
+    let catalog = SqliteCatalog::open(&dir.join(CATALOG))?;
+    for access in catalog.accesses(None)? {
+        catalog.delete_access(access.id)?;
     }
     Ok(())
 }

@@ -1,9 +1,9 @@
 //! Access that was granted, in the SQLite catalog.
 
-use rusqlite::params;
+use rusqlite::{TransactionBehavior, params};
 use uuid::Uuid;
 
-use super::access::{AccessCatalog, AccessRecord};
+use super::access::{Access, AccessCatalog, AccessRecord};
 use super::access_rows::{SELECT, parse};
 use super::columns::{constraint, time_text};
 use super::error::CatalogError;
@@ -13,21 +13,26 @@ use super::sqlite::SqliteCatalog;
 impl AccessCatalog for SqliteCatalog {
     fn insert_access(&self, record: &AccessRecord) -> Result<(), CatalogError> {
         let name = &record.name;
-        self.db()
-            .execute(
-                "INSERT INTO access_grants VALUES (?, ?, ?, ?, ?, ?, ?)",
-                params![
-                    record.id.to_string(),
-                    record.resource.to_string(),
-                    record.access.as_str(),
-                    record.token,
-                    time_text(name, record.expires)?,
-                    time_text(name, record.created.at)?,
-                    record.created.by.to_string(),
-                ],
-            )
-            .map_err(|e| constraint(e, Kind::from(record.kind), name, None))?;
-        Ok(())
+        let mut db = self.db();
+        let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        if record.access == Access::Write {
+            let resource = record.resource.to_string();
+            transaction.execute("DELETE FROM access_grants WHERE resource = ?", [resource])?;
+        }
+        let inserted = transaction.execute(
+            "INSERT INTO access_grants VALUES (?, ?, ?, ?, ?, ?, ?)",
+            params![
+                record.id.to_string(),
+                record.resource.to_string(),
+                record.access.as_str(),
+                record.token,
+                time_text(name, record.expires)?,
+                time_text(name, record.created.at)?,
+                record.created.by.to_string(),
+            ],
+        );
+        inserted.map_err(|e| constraint(e, Kind::from(record.kind), name, None))?;
+        Ok(transaction.commit()?)
     }
 
     fn access(&self, id: Uuid) -> Result<Option<AccessRecord>, CatalogError> {
@@ -61,7 +66,7 @@ mod tests {
 
     use super::*;
     use crate::Installation;
-    use crate::catalog::{Access, DiskRecord, DiskState, Rev, Touch};
+    use crate::catalog::{DiskRecord, DiskState, Rev, Touch};
     use crate::envelope::ResourceKind;
 
     #[test]
@@ -98,7 +103,13 @@ mod tests {
         assert!(catalog.insert_access(&record).is_err(), "there is no disk");
         let rev = catalog.insert_disk(&disk).unwrap();
         catalog.insert_access(&record).unwrap();
-        assert!(catalog.insert_access(&record).is_err(), "the id is taken");
+        let again = AccessRecord {
+            id: Uuid::from_u128(3),
+            ..record.clone()
+        };
+        catalog.insert_access(&again).unwrap();
+        assert_eq!(catalog.access(record.id).unwrap(), None, "one writes");
+        catalog.insert_access(&record).unwrap();
         assert_eq!(catalog.access(record.id).unwrap(), Some(record.clone()));
         assert!(record.is_live(now) && !record.is_live(record.expires));
         disk.name = "e".into();

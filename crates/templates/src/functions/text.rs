@@ -81,6 +81,9 @@ pub(super) fn split(args: &Args<'_>) -> Outcome {
     if delimiters.len() > MAX_DELIMITERS {
         return Err(args.refuses(&format!("there are more than {MAX_DELIMITERS} delimiters")));
     }
+    if delimiters.iter().any(|it| it.len() > MAX_DELIMITER) {
+        return Err(args.refuses(&format!("a delimiter has more than {MAX_DELIMITER} bytes")));
+    }
     let mut pieces = Vec::new();
     let mut begin = 0;
     let mut at = 0;
@@ -101,6 +104,8 @@ pub(super) fn split(args: &Args<'_>) -> Outcome {
 
 /// How many delimiters `split` looks for.
 const MAX_DELIMITERS: usize = 8;
+/// Bytes of a delimiter: each is compared at each place of the text.
+const MAX_DELIMITER: usize = 64;
 
 pub(super) fn join(args: &Args<'_>) -> Outcome {
     let (elements, delimiter) = (args.array(0)?, args.text(1)?);

@@ -81,6 +81,7 @@ fn strings() {
         ("substring('abc', 4)", "must refer to a location"),
         ("substring('abc', -1)", "must refer to a location"),
         ("padLeft('a', 3, 'xy')", "one character"),
+        ("split('a', padLeft('', 65, 'a'))", "more than 64 bytes"),
         ("replace('a', '', 'b')", "is empty"),
         ("base64ToString('?')", "no base64"),
         ("uri('a', 'b')", "no absolute URI"),

@@ -98,6 +98,25 @@ fn bounds_hold_for_defaults_too() {
 }
 
 #[test]
+fn what_is_secure_in_part_is_refused() {
+    for declaration in [
+        json!({"type": "object", "properties": {"pw": {"type": "securestring"}}}),
+        json!({"type": "object", "properties": {"a": {"type": "object", "Properties": {"pw": {"type": "SecureObject"}}}}}),
+        json!({"type": "array", "items": {"type": "secureString"}}),
+        json!({"type": "array", "prefixItems": [{"type": "string"}, {"type": "secureString"}]}),
+    ] {
+        let error = plan(&json!({"parameters": {"p": declaration}})).unwrap_err();
+        assert!(
+            error.to_string().contains("secure"),
+            "{declaration}: {error}"
+        );
+    }
+    let open =
+        json!({"type": "object", "properties": {"type": {"type": "string"}}, "defaultValue": {}});
+    plan(&json!({"parameters": {"p": open}})).unwrap();
+}
+
+#[test]
 fn defaults_may_use_others_and_what_is_new_each_time() {
     let template = json!({"parameters": {
         "name": {"type": "string", "defaultValue": "[concat(parameters('prefix'), '-1')]"},
