@@ -29,7 +29,7 @@ const IDLE: Duration = Duration::from_secs(10);
 /// Most downloads at a time.
 const MOST: usize = 32;
 /// Most downloads at a time by one grant, so that nobody keeps all others out.
-const MOST_OF_ONE: usize = 20;
+const MAX_OF_ONE: usize = 20;
 
 /// The open disks of a server.
 pub struct Sessions {
@@ -130,7 +130,7 @@ impl Sessions {
         let grant = session.grant.id;
         let mut downloads = locked(&self.inner.downloads);
         let of_one = downloads.get(&grant).copied().unwrap_or_default();
-        if of_one >= MOST_OF_ONE || downloads.values().sum::<usize>() >= MOST {
+        if of_one >= MAX_OF_ONE || downloads.values().sum::<usize>() >= MOST {
             return Err(BlobError::busy());
         }
         downloads.insert(grant, of_one + 1);
