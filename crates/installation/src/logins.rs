@@ -19,7 +19,9 @@ use vault::{Caller, VaultError, VaultErrorCode};
 /// How long a device code is good for.
 pub const DEVICE_LIFETIME: Duration = Duration::minutes(15);
 /// Device codes that wait at most: who asks for more keeps nobody's memory busy.
-const MAX_DEVICE_LOGINS: usize = 64;
+const MAX_DEVICE_LOGINS: usize = 256;
+/// Those that one address has begun, so that nobody keeps all others from logging in.
+const MAX_OF_PEER: usize = 16;
 /// Letters of a code that a person types: no vowels, and none that looks like another.
 const CODE_LETTERS: &[u8; 20] = b"BCDFGHJKLMNPQRSTVWXZ";
 /// Letters of a code: 34 bits, of which the operator is the only one who can try any.
@@ -170,7 +172,7 @@ impl Installation {
         };
         match self
             .catalog()
-            .insert_device_login(&login, MAX_DEVICE_LOGINS)?
+            .insert_device_login(&login, MAX_DEVICE_LOGINS, MAX_OF_PEER)?
         {
             true => Ok(NewDeviceLogin {
                 user_code: shown_code(&user_code),
@@ -479,11 +481,14 @@ mod tests {
     #[test]
     fn logins_that_wait_are_bounded_and_go_with_time_and_identity() {
         let (_dir, installation) = installation();
-        let peer = ([192, 0, 2, 1], 9).into();
-        let logins: Vec<_> = (0..MAX_DEVICE_LOGINS)
-            .map(|_| installation.begin_device_login(peer, "https://h").unwrap())
-            .collect();
-        assert!(installation.begin_device_login(peer, "https://h").is_err());
+        let peer = |last: u8| ([192, 0, 2, last], 9).into();
+        let begin = |last| installation.begin_device_login(peer(last), "https://h");
+        let mut logins = Vec::new();
+        for last in 0..(MAX_DEVICE_LOGINS / MAX_OF_PEER) as u8 {
+            logins.extend((0..MAX_OF_PEER).map(|_| begin(last).unwrap()));
+            assert!(begin(last).is_err(), "others have room");
+        }
+        assert!(begin(255).is_err());
         installation
             .approve_device_login(&logins[0].user_code, "alice")
             .unwrap();
@@ -502,10 +507,10 @@ mod tests {
         assert!(
             installation
                 .catalog()
-                .insert_device_login(&old, MAX_DEVICE_LOGINS)
+                .insert_device_login(&old, MAX_DEVICE_LOGINS, MAX_OF_PEER)
                 .unwrap()
         );
         assert!(installation.device_login(&code).is_err());
-        installation.begin_device_login(peer, "https://h").unwrap();
+        begin(255).unwrap();
     }
 }

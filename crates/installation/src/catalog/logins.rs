@@ -58,11 +58,16 @@ pub trait LoginCatalog: Send + Sync {
     fn set_password(&self, identity: Uuid, hash: Option<&str>) -> Result<(), CatalogError>;
 
     /// Notes a login by a device code, and forgets those that have expired; whether there was room among the `most`
-    /// that wait.
+    /// that wait, and the `most_of_peer` of its peer.
     ///
     /// # Errors
     /// [`CatalogError`].
-    fn insert_device_login(&self, login: &DeviceLogin, most: usize) -> Result<bool, CatalogError>;
+    fn insert_device_login(
+        &self,
+        login: &DeviceLogin,
+        most: usize,
+        most_of_peer: usize,
+    ) -> Result<bool, CatalogError>;
 
     /// The logins that wait or were approved.
     ///

@@ -54,7 +54,12 @@ impl LoginCatalog for SqliteCatalog {
         Ok(db.commit()?)
     }
 
-    fn insert_device_login(&self, login: &DeviceLogin, most: usize) -> Result<bool, CatalogError> {
+    fn insert_device_login(
+        &self,
+        login: &DeviceLogin,
+        most: usize,
+        most_of_peer: usize,
+    ) -> Result<bool, CatalogError> {
         let code = &login.user_code;
         let mut db = self.db();
         let db = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -63,9 +68,13 @@ impl LoginCatalog for SqliteCatalog {
             "DELETE FROM device_logins WHERE expires <= ?",
             [time_text(code, login.created)?],
         )?;
-        let waiting: i64 =
-            db.query_row("SELECT count(*) FROM device_logins", [], |row| row.get(0))?;
-        if usize::try_from(waiting).unwrap_or(usize::MAX) >= most {
+        let (all, of_peer): (i64, i64) = db.query_row(
+            "SELECT count(*), count(*) FILTER (WHERE peer = ?) FROM device_logins",
+            [&login.peer],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )?;
+        let is_full = |waiting, most| usize::try_from(waiting).unwrap_or(usize::MAX) >= most;
+        if is_full(all, most) || is_full(of_peer, most_of_peer) {
             db.commit()?;
             return Ok(false);
         }
