@@ -31,6 +31,8 @@ use installation::Installation;
 
 /// How long requests under way may take after SIGTERM.
 const DRAIN: Duration = Duration::from_secs(10);
+/// How long threads have to end after that.
+const LEFT: Duration = Duration::from_secs(2);
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How often it is looked for what is due.
@@ -146,7 +148,7 @@ pub fn serve(
         .enable_all()
         .build()
         .map_err(|source| system("start threads", source))?;
-    runtime.block_on(async {
+    let ended: Result<(), ServerError> = runtime.block_on(async {
         let mut sockets = vec![Socket::open(options.address, Service::Vaults, limit)?];
         if let Some(Imds {
             address,
@@ -203,7 +205,10 @@ pub fn serve(
             log::error!("what was refused last is not in the audit log");
         }
         Ok(())
-    })
+    });
+    // Who still works has had its time, and keeps the server from ending no longer: a kill would find no other state.
+    runtime.shutdown_timeout(LEFT);
+    ended
 }
 
 /// Starts the thread that records what is refused before it reaches a vault.
