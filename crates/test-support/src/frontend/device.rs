@@ -227,15 +227,17 @@ impl Frontend {
     /// Negotiates what of these features and protocol features the back-end of the connection offers.
     pub(super) fn greet(&mut self, features: u64, protocol: u64) -> io::Result<()> {
         let conn = &self.conn;
-        self.offered = conn.call(request::GET_FEATURES, &[], &[])?.value();
-        let features = self.offered & features;
-        (self.protocol_offered, self.protocol) = (0, 0);
+        let offered = conn.call(request::GET_FEATURES, &[], &[])?.value();
+        let features = offered & features;
+        let (mut protocol_offered, mut accepted) = (0, 0);
         if features & feature::PROTOCOL_FEATURES != 0 {
-            self.protocol_offered = conn.call(request::GET_PROTOCOL_FEATURES, &[], &[])?.value();
-            self.protocol = self.protocol_offered & protocol;
-            let accepted = words(&[self.protocol]);
-            conn.send(request::SET_PROTOCOL_FEATURES, 0, &accepted, &[])?;
+            protocol_offered = conn.call(request::GET_PROTOCOL_FEATURES, &[], &[])?.value();
+            accepted = protocol_offered & protocol;
+            conn.send(request::SET_PROTOCOL_FEATURES, 0, &words(&[accepted]), &[])?;
         }
+        // Who dies on the way changes nothing of what was agreed with the one before, who may be gone back to.
+        (self.offered, self.protocol_offered, self.protocol) =
+            (offered, protocol_offered, accepted);
         conn.send(request::SET_OWNER, 0, &[], &[])?;
         self.set_features(features)
     }
