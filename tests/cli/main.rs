@@ -34,3 +34,4 @@ mod reference;
 mod rotation;
 mod tutorial;
 mod units;
+mod without_systemd;
