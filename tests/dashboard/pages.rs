@@ -111,7 +111,10 @@ impl Browser {
         field.send_keys(Key::Enter + "").await.unwrap();
     }
 
+    /// An element, once it is there.
     pub async fn find(&self, css: &str) -> WebElement {
+        self.await_true(&format!("document.querySelector({css:?})"))
+            .await;
         self.driver.find(By::Css(css)).await.unwrap()
     }
 

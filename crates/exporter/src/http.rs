@@ -28,7 +28,7 @@ impl Service for Scraper {
                 refused.headers_mut().insert(ALLOW, allowed);
                 refused
             }
-            "/metrics" => metrics(self, wanted(&request)).await,
+            "/metrics" => metrics(self, deadline(&request), wanted(&request)).await,
             "/healthz" => said(StatusCode::OK, "ok\n"),
             "/readyz" => match self.is_ready() {
                 Ok(()) => said(StatusCode::OK, "ok\n"),
@@ -43,9 +43,19 @@ impl Service for Scraper {
     }
 }
 
-async fn metrics(scraper: &Scraper, format: Format) -> Answer {
+/// How long a scraper waits for its answer, as Prometheus says it with each scrape.
+const SCRAPE_TIMEOUT: &str = "x-prometheus-scrape-timeout-seconds";
+
+/// How long disks may take at most to answer, that the scraper still gets what the others have answered.
+fn deadline(request: &Request<Incoming>) -> Option<Duration> {
+    let said = request.headers().get(SCRAPE_TIMEOUT)?.to_str().ok()?;
+    let whole = Duration::try_from_secs_f64(said.parse().ok()?).ok()?;
+    Some(whole / 2)
+}
+
+async fn metrics(scraper: &Scraper, most: Option<Duration>, format: Format) -> Answer {
     let started = Instant::now();
-    let samples = scraper.scrape().await;
+    let samples = scraper.scrape(most).await;
     log::debug!("a scrape took {:?}", started.elapsed());
     match format {
         Format::Protobuf => {

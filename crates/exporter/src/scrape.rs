@@ -65,8 +65,9 @@ impl Scraper {
         std::fs::read_dir(&self.runtime_dir).map(drop)
     }
 
-    /// The metrics as they are now.
-    pub(crate) async fn scrape(&self) -> Arc<Samples> {
+    /// The metrics as they are now. Disks get no more than `most` to answer.
+    pub(crate) async fn scrape(&self, most: Option<Duration>) -> Arc<Samples> {
+        let patience = most.map_or(self.patience, |most| most.min(self.patience));
         let mut last_scrape = self.last.lock().await;
         if let Some((at, samples)) = &*last_scrape
             && at.elapsed() < FRESH
@@ -74,7 +75,7 @@ impl Scraper {
             return samples.clone();
         }
         let started = Instant::now();
-        let asked = live::ask_all(&self.runtime_dir, self.patience).await;
+        let asked = live::ask_all(&self.runtime_dir, patience).await;
         let asked = asked.unwrap_or_else(|error| {
             log::warn!("{} cannot be read: {error}", self.runtime_dir.display());
             Vec::new()

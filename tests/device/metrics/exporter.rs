@@ -40,6 +40,32 @@ fn a_disk_that_hangs_holds_up_no_scrape() {
     assert_eq!(scrape.value("sealdisk_exporter_attached_disks"), Some(0.0));
 }
 
+/// However long a disk may take, the scraper gets what the others have answered while it still waits.
+#[test]
+fn a_disk_that_hangs_takes_no_longer_than_the_scraper_waits() {
+    if is_qsd() {
+        return;
+    }
+    let disk = Disk::new(MIB_8);
+    disk.ok("disk create other --size 8MiB");
+    let daemon = disk.attach(&AttachOptions::default());
+    let other = disk.attach_with("other", &[]);
+    let exporter = Exporter::with(&disk, "--timeout 60");
+    stop(daemon.pid());
+    let head = "X-Prometheus-Scrape-Timeout-Seconds: 1\r\n";
+    let (status, text) = exporter.get_with("/metrics", head);
+    kill_process(Pid::from_raw(daemon.pid() as i32).unwrap(), Signal::CONT).unwrap();
+    assert_eq!(status, 200, "{text}");
+    for up in [
+        "sealdisk_disk_up{disk=\"disk\"} 0",
+        "sealdisk_disk_up{disk=\"other\"} 1",
+    ] {
+        assert!(text.contains(up), "{text}");
+    }
+    other.stop();
+    daemon.stop();
+}
+
 #[test]
 fn keys_are_told_from_their_making_to_their_revocation() {
     if is_qsd() {

@@ -17,15 +17,28 @@ struct Exporter(Server);
 impl Exporter {
     /// Of a host, at which it looks every second.
     fn of(host: &Host) -> Self {
-        let serve = "metrics serve --listen 127.0.0.1:0 --timeout 1 --interval 1 -o json";
-        Self(Server::start(host.command(serve)))
+        Self::with(host, "--timeout 1")
+    }
+
+    fn with(host: &Host, options: &str) -> Self {
+        let serve = format!("metrics serve --listen 127.0.0.1:0 --interval 1 -o json {options}");
+        Self(Server::start(host.command(&serve[..])))
     }
 
     /// The status of an answer, and the answer.
     fn get(&self, path: &str) -> (u16, String) {
+        self.get_with(path, "")
+    }
+
+    /// With more lines in the head of the request.
+    fn get_with(&self, path: &str, head: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.0.address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\n{head}\r\n"
+        )
+        .unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");

@@ -24,6 +24,10 @@ az keyvault create -n kvpol -g rg --enable-rbac-authorization false --enable-pur
 refused "" az keyvault create -n kvpol -g rg
 key=$(value key.kid keyvault key create --vault-name kvpol -n key1 --kty RSA --size 2048)
 is "$(value 'length(@)' keyvault list -g rg)" 1
+refused KeyNotFound az keyvault key show --vault-name kvpol -n own
+openssl genrsa -out "$AZURE_CONFIG_DIR/own.pem" 3072 2>/dev/null
+own=$(value key.kid keyvault key import --vault-name kvpol -n own --pem-file "$AZURE_CONFIG_DIR/own.pem")
+case $own in */keys/own/*) ;; *) echo "no key: $own" >&2; exit 1 ;; esac
 
 say a set
 principal=$(value identity.principalId disk-encryption-set create -n des1 -g rg --key-url "$key" --source-vault kvpol)
@@ -141,7 +145,16 @@ az keyvault update -n kvpol -g rg --public-network-access Enabled -o none
 say rotation
 az disk-encryption-set update -n des1 -g rg --enable-auto-key-rotation true -o none
 is "$(value rotationToLatestKeyVersionEnabled disk-encryption-set show -n des1 -g rg)" true
-az keyvault key rotate --vault-name kvpol -n key1 -o none
+before=$(value activeKey.keyUrl disk-encryption-set show -n des1 -g rg)
+newer=$(value key.kid keyvault key rotate --vault-name kvpol -n key1)
+is "$([ "$newer" = "$key" ] || echo another)" another
+"$SEALDISK" disk-encryption-set rotate >/dev/null
+is "$(value activeKey.keyUrl disk-encryption-set show -n des1 -g rg)" "$newer"
+is "$("$SEALDISK" disk show d1 -o tsv --query encryption.keyUrl)" "$newer"
+az disk-encryption-set update -n des1 -g rg --key-url "$own" --source-vault kvpol -o none
+is "$("$SEALDISK" disk show d1 -o tsv --query encryption.keyUrl)" "$own"
+is "$(value activeKey.keyUrl disk-encryption-set show -n des1 -g rg)" "$own"
+az disk-encryption-set update -n des1 -g rg --key-url "$before" --source-vault kvpol -o none
 
 say deployments
 template=$(dirname "$0")/set-template.json
@@ -151,7 +164,7 @@ deploy() {
         keyVaultId="$vault" keyVaultKeyUrl="$key" region=local "${@:3}"
 }
 is "$(deploy validate des3 --query properties.provisioningState -o tsv)" Succeeded
-refused ResourceNotFound disk-encryption-set show -n des3 -g rg
+refused ResourceNotFound az disk-encryption-set show -n des3 -g rg
 made=$(deploy create des3 --query properties.outputs.principalId.value -o tsv)
 is "$(value identity.principalId disk-encryption-set show -n des3 -g rg)" "$made"
 is "$(value properties.provisioningState deployment group show -n sets -g rg)" Succeeded
@@ -162,7 +175,7 @@ grep -q InvalidTemplate <<<"$said" || { echo "said, without InvalidTemplate: $sa
 failing='{"resources": [{"type": "Microsoft.Compute/disks", "apiVersion": "2025-01-02", "name": "d9", "location":
     "nowhere", "properties": {"creationData": {"createOption": "Empty"}, "diskSizeGB": 1}}]}'
 echo "$failing" >"$AZURE_CONFIG_DIR/failing.json"
-refused LocationNotAvailable deployment group create -n bad -g rg --template-file "$AZURE_CONFIG_DIR/failing.json"
+refused LocationNotAvailable az deployment group create -n bad -g rg --template-file "$AZURE_CONFIG_DIR/failing.json"
 is "$(value properties.provisioningState deployment group show -n bad -g rg)" Failed
 az deployment group delete -n sets -g rg -o none
 az deployment group delete -n bad -g rg -o none
