@@ -57,3 +57,40 @@ fn a_limit_does_not_hold_a_stop_back() {
     let base = frontend.stop_queue(0).unwrap();
     assert_eq!(base, frontend.queues[0].used_idx());
 }
+
+/// Of a gigabyte at four kilobytes a second what follows would wait for three days.
+#[test]
+fn what_moves_no_data_is_free_of_the_limit_of_bytes() {
+    let disk = Disk::new(1 << 30);
+    let arguments = &["--bandwidth", "4096", "--bandwidth-burst", "1"];
+    let daemon = disk.attach(&AttachOptions {
+        arguments,
+        ..AttachOptions::default()
+    });
+    let mut frontend = daemon.connect();
+    let queue = &mut frontend.queues[0];
+    let whole = [(0, 1 << 21, 0)];
+    queue.discard(&whole).unwrap();
+    queue.write_zeroes(&whole).unwrap();
+    assert_eq!(queue.read(0, 4096), Ok(vec![0; 4096]));
+}
+
+/// At the rate of before the second request waits for more than an hour.
+#[test]
+fn what_waits_follows_a_higher_limit() {
+    let disk = Disk::new(16 * MIB);
+    let arguments = &["--bandwidth", "1", "--bandwidth-burst", "1"];
+    let daemon = disk.attach(&AttachOptions {
+        arguments,
+        ..AttachOptions::default()
+    });
+    let mut frontend = daemon.connect();
+    let queue = &mut frontend.queues[0];
+    let at = queue.arena.alloc(2 * 4096, 4096);
+    for i in 0..2 {
+        queue.request(kind::IN, 8 * i, &[Seg::into(at + 4096 * i, 4096)]);
+    }
+    queue.next_used();
+    disk.ok("disk update disk --bandwidth 1GiB");
+    queue.next_used();
+}

@@ -23,7 +23,9 @@ struct Bucket {
 }
 
 impl Bucket {
-    fn set(&self, rate: Option<u64>, burst: Option<u64>) {
+    /// Changes the limit at the time `now`. What was let through ahead of its time stays as many units, for which is
+    /// waited as long as they take at the new rate; without a limit it is forgotten.
+    fn set(&self, now: u64, rate: Option<u64>, burst: Option<u64>) {
         let rate = rate.unwrap_or(0);
         let burst = match (rate, burst) {
             (0, _) => 0,
@@ -31,7 +33,15 @@ impl Bucket {
             (_, None) => SECOND / 10,
         };
         self.burst.store(burst, Ordering::Relaxed);
-        self.rate.store(rate, Ordering::Relaxed);
+        let before = self.rate.swap(rate, Ordering::Relaxed);
+        let rescaled = |full_at: u64| match rate {
+            0 => Some(0),
+            _ => Some(now.saturating_add(scaled(full_at.saturating_sub(now), before, rate))),
+        };
+        // It always succeeds: the closure never refuses.
+        let _ = self
+            .full_at
+            .try_update(Ordering::Relaxed, Ordering::Relaxed, rescaled);
     }
 
     /// How long until the next request may pass.
@@ -57,8 +67,13 @@ impl Bucket {
 
 /// Nanoseconds that `units` take at `rate` a second.
 fn cost(units: u64, rate: u64) -> u64 {
-    let nanoseconds = u128::from(units) * u128::from(SECOND) / u128::from(rate);
-    nanoseconds.min(u128::from(u64::MAX / 4)) as u64
+    scaled(units, SECOND, rate)
+}
+
+/// `value * by / of`, and no more than a time may be.
+fn scaled(value: u64, by: u64, of: u64) -> u64 {
+    let scaled = u128::from(value) * u128::from(by) / u128::from(of);
+    scaled.min(u128::from(u64::MAX / 4)) as u64
 }
 
 /// The limits of a disk, shared by its queues and changed while it is attached.
@@ -81,8 +96,14 @@ impl Limiter {
 
     /// Changes the limits; requests that wait follow the new ones.
     pub(crate) fn set(&self, limits: &Limits) {
-        self.requests.set(limits.iops, limits.iops_burst);
-        self.bytes.set(limits.bandwidth, limits.bandwidth_burst);
+        let now = self.now();
+        self.requests.set(now, limits.iops, limits.iops_burst);
+        self.bytes
+            .set(now, limits.bandwidth, limits.bandwidth_burst);
+    }
+
+    fn now(&self) -> u64 {
+        self.start.elapsed().as_nanos() as u64
     }
 
     /// Lets a request of `bytes` bytes through, or tells how long it has to wait before it is to be
@@ -91,7 +112,7 @@ impl Limiter {
         if self.is_unlimited() {
             return Ok(());
         }
-        let now = self.start.elapsed().as_nanos() as u64;
+        let now = self.now();
         match self.requests.delay(now).max(self.bytes.delay(now)) {
             0 => {
                 self.requests.charge(now, 1);
@@ -135,7 +156,7 @@ mod tests {
             (10, Some(1), 1),
         ] {
             let bucket = Bucket::default();
-            bucket.set(Some(rate), burst);
+            bucket.set(0, Some(rate), burst);
             let expected = 10 * rate + burst.unwrap_or(rate / 10);
             let units = passed(&bucket, each, 10);
             assert!(
@@ -148,10 +169,30 @@ mod tests {
     #[test]
     fn a_request_larger_than_the_burst_passes_and_is_paid_for() {
         let bucket = Bucket::default();
-        bucket.set(Some(1000), Some(10));
+        bucket.set(0, Some(1000), Some(10));
         assert_eq!(bucket.delay(0), 0);
         bucket.charge(0, 500);
         assert_eq!(bucket.delay(0), 490 * SECOND / 1000);
+    }
+
+    #[test]
+    fn what_is_owed_stays_as_many_units_when_the_rate_changes() {
+        let bucket = Bucket::default();
+        let wait_at = |rate| {
+            bucket.set(SECOND, Some(rate), Some(0));
+            bucket.delay(SECOND)
+        };
+        wait_at(1000);
+        bucket.charge(SECOND, 5000);
+        assert_eq!(bucket.delay(SECOND), 5 * SECOND);
+        assert_eq!(wait_at(100_000), SECOND / 20);
+        assert_eq!(wait_at(500), 10 * SECOND);
+        assert_eq!(wait_at(500), 10 * SECOND, "the same limit again");
+        // Nothing is owed for what there was no limit of.
+        bucket.set(SECOND, None, None);
+        assert_eq!(bucket.delay(SECOND), 0);
+        bucket.charge(SECOND, 1 << 40);
+        assert_eq!(wait_at(500), 0);
     }
 
     #[test]

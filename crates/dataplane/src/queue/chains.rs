@@ -190,7 +190,7 @@ impl QueueState {
     /// ring is stopped; else how long it still waits.
     pub(crate) fn pass_held(&mut self, stopping: bool) -> Option<Duration> {
         let held = self.held.take()?;
-        match self.shared.limiter.admit(held.request().len) {
+        match self.shared.limiter.admit(data_bytes(held.request())) {
             Err(wait) if !stopping => {
                 self.held = Some(held);
                 Some(wait)
@@ -325,7 +325,7 @@ impl QueueState {
                 let submission = Submission::new(token, request, memory);
                 // Without a key it only fails, for which there is no limit.
                 let limited = request.kind != RequestKind::Flush && self.pipeline.has_key();
-                match self.shared.limiter.admit(request.len) {
+                match self.shared.limiter.admit(data_bytes(request)) {
                     Err(_) if limited => {
                         self.held_since = self.counters.limit_wait();
                         self.held = Some(submission);
