@@ -106,6 +106,20 @@ impl BlockMarks {
         all.then(|| BlockMark::new(blocks, true))
     }
 
+    /// Takes as many of the first of `blocks` alone as it finds free by halves: who needs many at once would wait for
+    /// as long as others come and go.
+    pub fn try_exclusive_first(&self, blocks: Range<u64>) -> Option<BlockMark> {
+        let mut count = blocks.end - blocks.start;
+        while count > 0 {
+            let first = blocks.start..blocks.start + count;
+            if let Some(mark) = self.try_exclusive(first) {
+                return Some(mark);
+            }
+            count /= 2;
+        }
+        None
+    }
+
     /// Ends a mark.
     pub fn release(&self, mark: BlockMark) {
         let marked = mark.0.complete();
@@ -192,6 +206,24 @@ mod tests {
                 assert_ne!(line(block) / 2, line(block + near) / 2, "{block} + {near}");
             }
         }
+    }
+
+    #[test]
+    fn the_first_of_many_are_taken_where_others_are_busy() {
+        let marks = BlockMarks::default();
+        let busy = marks.try_shared(300..301).unwrap();
+        assert!(marks.try_exclusive(0..1024).is_none());
+        let first = marks.try_exclusive_first(0..1024).unwrap();
+        assert_eq!(first.blocks(), 0..256);
+        let next = marks.try_exclusive_first(256..1024).unwrap();
+        assert_eq!(next.blocks(), 256..280, "24 of 768 by halves");
+        assert!(marks.try_exclusive_first(300..1024).is_none());
+        for mark in [busy, first, next] {
+            marks.release(mark);
+        }
+        let all = marks.try_exclusive_first(0..1024).unwrap();
+        assert_eq!(all.blocks(), 0..1024);
+        marks.release(all);
     }
 
     #[test]

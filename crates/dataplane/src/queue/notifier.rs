@@ -48,17 +48,19 @@ impl Notifier {
         })
     }
 
-    /// Adds one to the counter, if it is not full.
-    pub(crate) fn signal(&mut self) {
+    /// Adds one to the counter, if it is not full; whether it could.
+    pub(crate) fn signal(&mut self) -> bool {
         let nothing = opcode::Nop::new().build();
         // SAFETY: the operation names no memory and no descriptor. There is always room for it: the
         // one before it was submitted, or is still there and does as well.
         let _ = unsafe { self.ring.submission().push(&nothing) };
-        if let Err(error) = self.submit() {
+        let submitted = self.submit();
+        if let Err(error) = &submitted {
             log::error!("a descriptor of the frontend cannot be signalled: {error}");
         }
         // It has completed by now; its completion only has to make room.
         self.ring.completion().for_each(drop);
+        submitted.is_ok()
     }
 
     fn submit(&self) -> io::Result<()> {
@@ -118,7 +120,7 @@ mod tests {
         let mut notifier = Notifier::new(&rings(), &file(&eventfd)).unwrap();
         assert!(eventfd.read().is_err(), "nothing was signalled yet");
         for count in [1, 3, 1000] {
-            (0..count).for_each(|_| notifier.signal());
+            (0..count).for_each(|_| assert!(notifier.signal()));
             assert_eq!(eventfd.read().unwrap(), count);
         }
     }
@@ -128,7 +130,7 @@ mod tests {
         let eventfd = EventFd::new(0).unwrap();
         let mut notifier = Notifier::new(&rings(), &file(&eventfd)).unwrap();
         eventfd.write(u64::MAX - 1).unwrap();
-        (0..10).for_each(|_| notifier.signal());
+        (0..10).for_each(|_| assert!(notifier.signal()));
         // The kernel's own signals may go one further than a write: it then says overflow.
         assert!(eventfd.read().unwrap() >= u64::MAX - 1);
     }
@@ -152,7 +154,7 @@ mod tests {
             let eventfd = EventFd::new(EFD_NONBLOCK).unwrap();
             let mut notifier = Notifier::new(&rings, &file(&eventfd)).unwrap();
             assert!(Notifier::new(&rings, &file(&eventfd)).is_err(), "one ring");
-            notifier.signal();
+            assert!(notifier.signal());
             assert_eq!(eventfd.read().unwrap(), 1);
             let close = opcode::Close::new(io_uring::types::Fd(eventfd.as_raw_fd())).build();
             // SAFETY: it names no memory.

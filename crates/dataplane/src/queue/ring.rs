@@ -122,6 +122,8 @@ pub(crate) struct Ring {
     kicks: bool,
     /// Used entries were added since the guest was last notified.
     unnotified: bool,
+    /// A call could not be given for want of memory: a guest that waits for it would wait for ever.
+    owes_call: bool,
 }
 
 impl Ring {
@@ -167,6 +169,7 @@ impl Ring {
             broken: false,
             kicks: true,
             unnotified: false,
+            owes_call: false,
         };
         ring.resume(begun);
         Ok(ring)
@@ -385,14 +388,22 @@ impl Ring {
     /// The rings are not in guest memory any more.
     pub(crate) fn notify(&mut self) -> Result<(), QueueError> {
         if !std::mem::take(&mut self.unnotified) {
+            if self.owes_call {
+                self.signal();
+            }
             return Ok(());
         }
         let wanted = self.queue.needs_notification(&*self.memory)?
             && (self.queue.event_idx_enabled() || !self.interrupts_suppressed()?);
-        if wanted {
+        if wanted || self.owes_call {
             self.signal();
         }
         Ok(())
+    }
+
+    /// Whether a call is to be given again.
+    pub(crate) fn owes_call(&self) -> bool {
+        self.owes_call
     }
 
     /// Marks the ring as broken and tells the frontend through the err eventfd.
@@ -401,7 +412,10 @@ impl Ring {
         let err = self.err.as_ref();
         let notifier = err.map(|err| Notifier::new(&self.signals, err));
         match notifier.transpose() {
-            Ok(notifier) => notifier.into_iter().for_each(|mut err| err.signal()),
+            Ok(notifier) => {
+                // The log has it where it cannot.
+                let _ = notifier.map(|mut err| err.signal());
+            }
             Err(error) => log::warn!("the frontend is not told of a broken ring: {error}"),
         }
     }
@@ -416,9 +430,7 @@ impl Ring {
     }
 
     fn signal(&mut self) {
-        if let Some(call) = &mut self.call {
-            call.signal();
-        }
+        self.owes_call = self.call.as_mut().is_some_and(|call| !call.signal());
     }
 
     /// Notes the whole used ring as written.

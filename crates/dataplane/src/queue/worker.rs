@@ -253,13 +253,15 @@ impl Worker {
         }
         let held = held.or(self.queue.held.as_ref().map(|_| RETRY));
         let held = held.map(|wait| wait.min(LIMIT_LOOK));
+        let owes_call = self.ring.as_ref().is_some_and(Ring::owes_call);
+        let held = held.into_iter().chain(owes_call.then_some(RETRY));
         let space = self.queue.next_space_retry().filter(|_| self.takes());
         let due = self.queue.pipeline.idle_for();
         let pipeline = &self.queue.pipeline;
         match (
             more || pipeline.is_between_bursts(),
             pipeline.waits_for_others(),
-            held.into_iter().chain(space).chain(due).min(),
+            held.chain(space).chain(due).min(),
         ) {
             (true, _, _) => Wait::No,
             (false, true, _) => Wait::AtMost(RETRY),

@@ -167,8 +167,11 @@ impl VhostUserBackendReqHandlerMut for BlockHandler {
                 let call = call.map(Box::new);
                 worker.tell(Command::Call(call)).map_err(internal)?;
             }
-            // As libvhost-user does: who waits for what another descriptor was told looks again.
-            _ => call.iter_mut().for_each(Notifier::signal),
+            // As libvhost-user does: who waits for what another descriptor was told looks again. The log has it where
+            // it cannot be told.
+            _ => {
+                let _ = call.as_mut().map(Notifier::signal);
+            }
         }
         Ok(())
     }

@@ -32,9 +32,10 @@ impl<S: Store> Pipeline<S> {
             Ok(false) => return Progress::InUse,
             Err(error) => return self.fail(id, error),
         }
-        let Some(mark) = self.volume.marks().try_exclusive(blocks.clone()) else {
+        let Some(mark) = self.volume.marks().try_exclusive_first(blocks) else {
             return Progress::InUse;
         };
+        let blocks = mark.blocks();
         let to = match release {
             true => BlockState::ZeroHeld,
             false => BlockState::Zero,
