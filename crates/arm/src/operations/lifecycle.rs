@@ -127,7 +127,7 @@ pub struct Server<'a> {
 }
 
 impl<'a> Server<'a> {
-    fn of(call: &'a Call<'a>) -> Self {
+    pub(super) fn of(call: &'a Call<'a>) -> Self {
         Self {
             site: call.site,
             changes: call.changes,
@@ -182,11 +182,7 @@ impl<'a> Server<'a> {
         let of = |name: &str| record.request[name].as_str().unwrap_or_default();
         let peer = of("peer").parse();
         Ok(Worker {
-            site: self.site,
-            changes: self.changes,
-            access: self.access,
-            types: self.types,
-            route: self.route,
+            server: self,
             principal: record.started.by,
             authority: of("authority").into(),
             peer: peer.map_err(|_| ArmError::internal("the record of an operation is damaged"))?,
