@@ -6,7 +6,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::access::Sessions;
+use crate::access::{self, Sessions};
 use crate::changing::Changes;
 use crate::error::ArmError;
 use crate::names::Names;
@@ -218,17 +218,18 @@ pub trait ResourceType: Sync {
     /// Why not.
     fn delete(&self, call: &Call<'_>, name: &str) -> Result<(), ArmError>;
 
-    /// What is below one of them, or is done with it: `words` follow its name.
+    /// What is below one of them, or is done with it: `words` follow its name. Without more of a type, access to the
+    /// data of what has such.
     ///
     /// # Errors
     /// A refusal; 404 for what there is not.
     fn below(
         &self,
-        _call: &Call<'_>,
-        _placed: &PlacementRecord,
-        _words: &[String],
+        call: &Call<'_>,
+        placed: &PlacementRecord,
+        words: &[String],
     ) -> Option<Result<FrontReply, ArmError>> {
-        None
+        access::below(call, placed, words)
     }
 
     /// The status for one that was made.

@@ -14,7 +14,6 @@ use disks::import::Cancel;
 use disks::{CloneRequest, CreateRequest, DEFAULT_SECTOR_SIZE, Disk, LayerOp, Outline};
 use installation::catalog::{DiskState, Kind, PlacementRecord};
 use installation::envelope::{CloneSource, MAX_DISK_SIZE, ResourceKind};
-use server::FrontReply;
 
 /// Azure's unit of sizes.
 pub const GIB: u64 = 1 << 30;
@@ -139,15 +138,6 @@ impl ResourceType for Disks {
             true => change(call, put),
             false => make(call, put),
         }
-    }
-
-    fn below(
-        &self,
-        call: &Call<'_>,
-        placed: &PlacementRecord,
-        words: &[String],
-    ) -> Option<Result<FrontReply, ArmError>> {
-        access::below(call, ResourceKind::Disk, placed, words)
     }
 
     fn delete(&self, call: &Call<'_>, name: &str) -> Result<(), ArmError> {

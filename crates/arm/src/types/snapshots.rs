@@ -13,7 +13,6 @@ use crate::placed::of_many;
 use disks::{Disk, LayerOp, SnapshotRequest};
 use installation::catalog::{Kind, PlacementRecord};
 use installation::envelope::ResourceKind;
-use server::FrontReply;
 
 /// What a body may say of a snapshot.
 const KNOWN: &[&str] = &[
@@ -120,15 +119,6 @@ impl ResourceType for Snapshots {
         access::end_forbidden(call.installation(), kind, name, &put.placed.settings)?;
         let view = disks::outline(call.installation(), kind, name)?;
         rewrap(call, kind, put, &view)
-    }
-
-    fn below(
-        &self,
-        call: &Call<'_>,
-        placed: &PlacementRecord,
-        words: &[String],
-    ) -> Option<Result<FrontReply, ArmError>> {
-        access::below(call, ResourceKind::Snapshot, placed, words)
     }
 
     fn delete(&self, call: &Call<'_>, name: &str) -> Result<(), ArmError> {
