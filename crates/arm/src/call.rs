@@ -10,6 +10,7 @@ use crate::access::{self, Sessions};
 use crate::changing::Changes;
 use crate::error::ArmError;
 use crate::names::Names;
+use crate::operations::Share;
 use crate::query::Query;
 use crate::roles::{Roles, permitted};
 use installation::Installation;
@@ -206,11 +207,11 @@ pub trait ResourceType: Sync {
     fn settings(&self, call: &Call<'_>, put: &Put<'_>) -> Result<Value, ArmError>;
 
     /// Makes or changes it, as the body says; `put.placed` has the new settings. Repeated, it changes
-    /// nothing more.
+    /// nothing more. What takes long goes on as the operation of that id.
     ///
     /// # Errors
     /// Why not: one that was to be made is not there then.
-    fn apply(&self, call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError>;
+    fn apply(&self, call: &Call<'_>, put: &Put<'_>) -> Result<Option<Uuid>, ArmError>;
 
     /// Deletes it.
     ///
@@ -269,6 +270,11 @@ pub struct Put<'a> {
 pub trait Work: Send {
     /// What the catalog keeps, so that it can be gone on with.
     fn kept(&self) -> Value;
+
+    /// Which limit it counts against when it begins.
+    fn share(&self) -> Share {
+        Share::Work
+    }
 
     /// Does it. `call` is one of whoever has begun it; `record` says which steps are done already, which are not done
     /// again. Repeated from the beginning, it changes nothing more.

@@ -8,7 +8,6 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::ArmError;
-use crate::moving::Moving;
 use crate::operations::Going;
 use attach::LayerChanges;
 use disks::import::Cancel;
@@ -25,8 +24,7 @@ const LOOK: Duration = Duration::from_millis(50);
 pub struct Changes {
     /// Where attached disks are reached.
     pub(crate) runtime_dir: PathBuf,
-    pub(crate) state_dir: PathBuf,
-    pub(crate) moving: Moving,
+    state_dir: PathBuf,
     locked: Mutex<HashMap<String, Holders>>,
     unlocked: Condvar,
     merging: Arc<Merging>,
@@ -80,7 +78,6 @@ impl Changes {
         Self {
             runtime_dir,
             state_dir,
-            moving: Moving::default(),
             locked: Mutex::default(),
             unlocked: Condvar::new(),
             merging: Arc::default(),
@@ -158,15 +155,21 @@ impl Changes {
         disk: &Disk,
         op: &LayerOp,
     ) -> Result<(), ArmError> {
-        let changes = LayerChanges {
-            installation,
-            runtime_dir: &self.runtime_dir,
-            // Nobody can stop a request.
-            cancel: &Cancel::default(),
-            wait: false,
-        };
+        // Nobody can stop a request.
+        let cancel = Cancel::default();
+        let changes = layer_changes(installation, &self.runtime_dir, &cancel);
         changes.change_layers(disk, op, &mut |_| {})?;
         Ok(())
+    }
+
+    /// Goes on with the job of a disk that nobody has, as [`LayerChanges::go_on`] does.
+    pub(crate) fn go_on(
+        &self,
+        installation: &Installation,
+        disk: &Disk,
+        cancel: &Cancel,
+    ) -> Result<(), DiskError> {
+        layer_changes(installation, &self.runtime_dir, cancel).go_on(disk)
     }
 
     /// Merges in the background what deleted snapshots have left. It is noted in the catalog what that is:
@@ -195,14 +198,26 @@ impl Changes {
 }
 
 fn merge_all(state_dir: &Path, runtime_dir: &Path) -> Result<(), DiskError> {
-    let installation = Installation::open_existing(state_dir)?;
+    let (installation, cancel) = (Installation::open_existing(state_dir)?, Cancel::default());
     let changes = LayerChanges {
-        installation: &installation,
-        runtime_dir,
-        cancel: &Cancel::default(),
         wait: true,
+        ..layer_changes(&installation, runtime_dir, &cancel)
     };
     changes.merge_all(&mut |_, _| {})
+}
+
+/// Changes of layers that wait for no job.
+fn layer_changes<'a>(
+    installation: &'a Installation,
+    runtime_dir: &'a Path,
+    cancel: &'a Cancel,
+) -> LayerChanges<'a> {
+    LayerChanges {
+        installation,
+        runtime_dir,
+        cancel,
+        wait: false,
+    }
 }
 
 #[cfg(test)]

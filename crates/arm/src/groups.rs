@@ -175,7 +175,7 @@ fn begin_delete(call: &Call<'_>, name: &str) -> Result<FrontReply, ArmError> {
     let work = DeleteGroup { group: group.name };
     let record = operations::new(call, target, &work);
     let id = operations::begin(call, record, Box::new(work))?;
-    let record = operations::wait(call, id)?;
+    let record = operations::wait(call, id, operations::PATIENCE)?;
     match record.state {
         OperationState::Running => Ok(operations::accepted(call, &record, None)),
         OperationState::Succeeded => Ok(done(200)),

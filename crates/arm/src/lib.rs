@@ -15,7 +15,8 @@
 //! | `id`, `filter`, `query` | What clients write: paths, `$filter`, versions and pages |
 //! | `types` | The types of resources, one file each, behind `ResourceType` of `call` |
 //! | `resources`, `places`, `placed`, `lists` | What is the same for all types |
-//! | `changing`, `move_disk` | Locks of names, changes of layers; moves between one and two DEKs |
+//! | `changing` | Locks of names, changes of layers |
+//! | `move_disk`, `moving` | Moves of disks between one and two DEKs: the request, and the operation |
 //! | `deployments` | Templates, each resource of which is a request of its own |
 //! | `operations` | What outlives its request, and the server |
 //! | `roles` | Who may do what |

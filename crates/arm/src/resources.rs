@@ -7,7 +7,8 @@
 //! 1. all checks that change nothing;
 //! 2. the intent is recorded in the audit log;
 //! 3. the placement is written, which names a resource that is not there and so is seen by nobody;
-//! 4. the resource is made, as by the command line: as a whole or not at all;
+//! 4. the resource is made, as by the command line: as a whole or not at all; what takes long goes on as an
+//!    [operation](crate::operations), behind the answer;
 //! 5. the outcome is recorded.
 //!
 //! A failure of 4 removes the placement. A process that dies between 3 and 4 leaves a placement of
@@ -23,6 +24,7 @@ use crate::audit::recorded;
 use crate::call::{Call, Put, ResourceType};
 use crate::error::ArmError;
 use crate::etag::{check_etag, with_etag};
+use crate::operations;
 use crate::places::{body, hold_group, locate, placement, tags, unplaced};
 use crate::reply::done;
 use installation::catalog::{Kind, LOCATION, PlacementRecord};
@@ -130,7 +132,7 @@ pub fn put(call: &Call<'_>, named: &Named<'_>, is_patch: bool) -> Result<FrontRe
         changed: call.touch(),
         ..placed
     };
-    recorded(call, "ResourceWrite", &named.id(call), || {
+    let operation = recorded(call, "ResourceWrite", &named.id(call), || {
         call.catalog().put_placement(&placed)?;
         let put = Put {
             body: &wanted,
@@ -139,7 +141,7 @@ pub fn put(call: &Call<'_>, named: &Named<'_>, is_patch: bool) -> Result<FrontRe
         };
         let applied = call.changes.retrying(|| named.kind.apply(call, &put));
         match applied {
-            Ok(()) => keep(call, &placed),
+            Ok(operation) => keep(call, &placed).map(|()| operation),
             Err(error) => {
                 restore(call, &placed, before.as_ref());
                 Err(error)
@@ -153,7 +155,11 @@ pub fn put(call: &Call<'_>, named: &Named<'_>, is_patch: bool) -> Result<FrontRe
         true => 200,
         false => named.kind.created_status(),
     };
-    Ok(with_etag(body(call, named.kind, &placed)?, status))
+    let reply = with_etag(body(call, named.kind, &placed)?, status);
+    Ok(match operation {
+        Some(id) => operations::watching(call, id, reply),
+        None => reply,
+    })
 }
 
 /// Whether a placement is of something that is only hidden: a vault that is deleted softly.

@@ -4,6 +4,7 @@ use crate::call::Work;
 use crate::deployments::Deployment;
 use crate::error::ArmError;
 use crate::groups::DeleteGroup;
+use crate::moving::Move;
 use crate::names::Names;
 use crate::operations::cut_off;
 use installation::catalog::OperationRecord;
@@ -16,8 +17,12 @@ pub fn work_of(record: &OperationRecord, names: &Names) -> Result<Box<dyn Work>,
     if record.deployment.is_some() {
         return Ok(Box::new(Deployment::again(record, names)?));
     }
-    match DeleteGroup::again(&record.request["work"]) {
-        Some(deletion) => Ok(Box::new(deletion)),
+    let kept = &record.request["work"];
+    if let Some(deletion) = DeleteGroup::again(kept) {
+        return Ok(Box::new(deletion));
+    }
+    match Move::again(kept) {
+        Some(moving) => Ok(Box::new(moving)),
         None => Err(cut_off()),
     }
 }

@@ -10,13 +10,13 @@ use test_support::{Host, PATIENCE};
 use super::client::{Client, Managed};
 use super::vaults::{SET, VAULT, group, policy, set_body, vault_body, vault_with_key};
 
-const COMPUTE: &str = "~/resourceGroups/default/providers/Microsoft.Compute";
-const ONCE: &str = "EncryptionAtRestWithCustomerKey";
-const TWICE: &str = "EncryptionAtRestWithPlatformAndCustomerKeys";
+pub const COMPUTE: &str = "~/resourceGroups/default/providers/Microsoft.Compute";
+pub const ONCE: &str = "EncryptionAtRestWithCustomerKey";
+pub const TWICE: &str = "EncryptionAtRestWithPlatformAndCustomerKeys";
 const PLATFORM: &str = "EncryptionAtRestWithPlatformKey";
 
 /// The sets `once` and `twice` of one key, which `twice` may not use yet, and a disk with data.
-fn with_disk(managed: &Managed) -> (Client<'_>, Vec<u8>) {
+pub fn with_disk(managed: &Managed) -> (Client<'_>, Vec<u8>) {
     let client = managed.client(&managed.admin);
     group(&client);
     let key = vault_with_key(managed, &client, "kv1");
@@ -34,7 +34,7 @@ fn with_disk(managed: &Managed) -> (Client<'_>, Vec<u8>) {
     (client, content)
 }
 
-fn grant(managed: &Managed, client: &Client<'_>, sets: &[&str]) {
+pub fn grant(managed: &Managed, client: &Client<'_>, sets: &[&str]) {
     let mut policies = vec![policy(managed, &managed.admin.object_id, &["all"])];
     for set in sets {
         let set = client.ok(&format!("GET {SET}/{set}"), None);
@@ -45,13 +45,13 @@ fn grant(managed: &Managed, client: &Client<'_>, sets: &[&str]) {
     client.ok(&format!("PUT {VAULT}/kv1"), Some(&body));
 }
 
-fn encryption(managed: &Managed, kind: &str, set: Option<&str>) -> Value {
+pub fn encryption(managed: &Managed, kind: &str, set: Option<&str>) -> Value {
     let id = set.map(|set| SET.replacen('~', &managed.subscription(), 1) + "/" + set);
     json!({"properties": {"encryption": {"type": kind, "diskEncryptionSetId": id}}})
 }
 
 /// Asks until nothing goes on any more, as clients do.
-fn settled(client: &Client<'_>, disk: &str) -> Value {
+pub fn settled(client: &Client<'_>, disk: &str) -> Value {
     let end = Instant::now() + PATIENCE;
     loop {
         let answer = client.ask(&format!("GET {COMPUTE}/disks/{disk}"), None);
@@ -175,7 +175,7 @@ fn an_attached_disk_moves_too() {
     assert!(managed.host.ok("disk decrypt d") == content);
 }
 
-/// What a server that died has begun, the same request brings to its end.
+/// What a command that died has begun, the same request brings to its end.
 #[test]
 fn a_move_that_was_cut_off_is_gone_on_with() {
     let managed = Managed::new();

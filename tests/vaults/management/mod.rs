@@ -14,6 +14,7 @@ mod download;
 mod faults;
 mod identities;
 mod login;
+mod moves;
 mod network;
 mod operations;
 mod scale;

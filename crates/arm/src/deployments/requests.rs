@@ -214,7 +214,7 @@ impl<'a> One<'a> {
             operations::begin(self.call, record, Box::new(deployment))
         })?;
         drop(lock);
-        let record = operations::wait(self.call, id)?;
+        let record = operations::wait(self.call, id, operations::PATIENCE)?;
         Ok(self.answered(&record, before.is_none()))
     }
 

@@ -126,14 +126,11 @@ impl<'a> Worker<'a> {
         id: &str,
         api_version: &str,
     ) -> Result<FrontReply, ArmError> {
-        if reply.status != 202 {
+        let mut headers = reply.headers.iter();
+        let Some((_, url)) = headers.find(|(name, _)| *name == "azure-asyncoperation") else {
             return Ok(reply);
-        }
-        let watched = reply
-            .headers
-            .iter()
-            .find(|(name, _)| *name == "azure-asyncoperation");
-        let path = watched.and_then(|(_, url)| url.split('?').next());
+        };
+        let path = url.split('?').next();
         let operation = path.and_then(|path| Uuid::try_parse(path.rsplit('/').next()?).ok());
         let Some(operation) = operation else {
             return Err(ArmError::internal(format!(

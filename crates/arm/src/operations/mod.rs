@@ -17,7 +17,7 @@ mod lifecycle;
 mod views;
 
 pub use asking::Worker;
-pub use failure::{cut_off, failure};
-pub use going::Going;
-pub use lifecycle::{Server, begin, go_on, new, wait};
-pub use views::{accepted, result, status, status_of, watched};
+pub use failure::{cut_off, failure, preempted};
+pub use going::{Going, Share};
+pub use lifecycle::{PATIENCE, Server, begin, go_on, new, wait};
+pub use views::{accepted, result, status, status_of, watched, watching};

@@ -1,6 +1,7 @@
 //! `Microsoft.Compute/disks`.
 
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::bodies::{one_of, optional_text, refuse_unknown};
 use super::sources::{encryption, encryption_view, id_of, is_encryption, refuse_changed, source};
@@ -8,10 +9,11 @@ use super::sources::{encryption, encryption_view, id_of, is_encryption, refuse_c
 use crate::access;
 use crate::call::{Call, Put, ResourceType, Wanted};
 use crate::error::ArmError;
+use crate::move_disk::{end_copy, move_disk};
 use crate::names::time_text;
 use crate::placed::of_many;
 use disks::import::Cancel;
-use disks::{CloneRequest, CreateRequest, DEFAULT_SECTOR_SIZE, Disk, LayerOp, Outline};
+use disks::{CloneRequest, CreateRequest, DEFAULT_SECTOR_SIZE, Disk, DiskError, LayerOp, Outline};
 use installation::catalog::{DiskState, Kind, PlacementRecord};
 use installation::envelope::{CloneSource, MAX_DISK_SIZE, ResourceKind};
 
@@ -99,7 +101,7 @@ impl ResourceType for Disks {
     fn show(&self, call: &Call<'_>, placed: &PlacementRecord) -> Result<Value, ArmError> {
         let view = disks::outline(call.installation(), ResourceKind::Disk, &placed.name)?;
         let mut body = shown(call, placed, &view, "Premium_LRS");
-        if call.changes.is_moving(&view) {
+        if call.changes.is_moving(&call.id(placed), &view) {
             body["properties"]["provisioningState"] = json!("Updating");
         }
         if let Some(attached) = &view.attached {
@@ -133,21 +135,20 @@ impl ResourceType for Disks {
         Ok(settings)
     }
 
-    fn apply(&self, call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError> {
+    fn apply(&self, call: &Call<'_>, put: &Put<'_>) -> Result<Option<Uuid>, ArmError> {
         match put.exists {
             true => change(call, put),
-            false => make(call, put),
+            false => make(call, put).map(|()| None),
         }
     }
 
     fn delete(&self, call: &Call<'_>, name: &str) -> Result<(), ArmError> {
-        let runtime = &call.changes.runtime_dir;
-        Ok(disks::delete(
-            call.installation(),
-            ResourceKind::Disk,
-            name,
-            runtime,
-        )?)
+        let (kind, runtime) = (ResourceKind::Disk, &call.changes.runtime_dir);
+        let delete = || disks::delete(call.installation(), kind, name, runtime);
+        match delete() {
+            Err(DiskError::InUse { .. }) if end_copy(call, name)? => Ok(delete()?),
+            deleted => Ok(deleted?),
+        }
     }
 }
 
@@ -435,12 +436,12 @@ fn make(call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError> {
     Ok(())
 }
 
-fn change(call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError> {
+fn change(call: &Call<'_>, put: &Put<'_>) -> Result<Option<Uuid>, ArmError> {
     let (installation, kind) = (call.installation(), ResourceKind::Disk);
     let name = &put.placed.name;
     access::end_forbidden(installation, kind, name, &put.placed.settings)?;
     let view = disks::outline(installation, kind, name)?;
-    rewrap(call, kind, put, &view)?;
+    let moving = rewrap(call, kind, put, &view)?;
     let wanted = wanted_size(put.body)?.unwrap_or_default();
     if wanted > gib(view.disk_size_bytes) {
         let disk = Disk::find(call.installation(), name)?;
@@ -448,17 +449,18 @@ fn change(call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError> {
         call.changes
             .change_layers(call.installation(), &disk, &LayerOp::Grow { size })?;
     }
-    Ok(())
+    Ok(moving)
 }
 
 /// Wraps the DEKs under another key, if the body says so. The data of a disk is copied under a new DEK where the key is
-/// that of a set which encrypts another number of times; of anything else it is not, which is refused.
+/// that of a set which encrypts another number of times, by the operation that is returned; of anything else it is not,
+/// which is refused.
 pub fn rewrap(
     call: &Call<'_>,
     kind: ResourceKind,
     put: &Put<'_>,
     view: &Outline,
-) -> Result<(), ArmError> {
+) -> Result<Option<Uuid>, ArmError> {
     let now = &view.encryption;
     let wanted = match is_encryption(&encryption_view(call, now), put.body) {
         // Where a move was cut off it goes on.
@@ -466,14 +468,14 @@ pub fn rewrap(
         false => encryption(call, put.body)?,
     };
     let Some(wanted) = wanted else {
-        return Ok(());
+        return Ok(None);
     };
     let (installation, name, set) = (call.installation(), &put.placed.name, wanted.as_deref());
     if kind == ResourceKind::Disk && disks::needs_other_dek(installation, kind, name, set)? {
-        call.changes.move_disk(installation, view, set)
-    } else if wanted != now.disk_encryption_set_id {
-        Ok(disks::update(installation, kind, name, set)?)
-    } else {
-        Ok(())
+        return move_disk(call, put.placed, view, set);
     }
+    if wanted != now.disk_encryption_set_id {
+        disks::update(installation, kind, name, set)?;
+    }
+    Ok(None)
 }

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use server::FrontReply;
+use uuid::Uuid;
 
 use super::bodies::{one_of, optional_bool, optional_text, refuse_unknown};
 use super::set_identity::{identity_view, wanted_identity};
@@ -108,7 +109,7 @@ impl ResourceType for Sets {
         Ok(json!({}))
     }
 
-    fn apply(&self, call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError> {
+    fn apply(&self, call: &Call<'_>, put: &Put<'_>) -> Result<Option<Uuid>, ArmError> {
         let url = key_url(call, put.body)?;
         let follow = optional_bool(put.body, "/properties/rotationToLatestKeyVersionEnabled")?;
         let (installation, name) = (call.installation(), put.placed.name.as_str());
@@ -128,10 +129,10 @@ impl ResourceType for Sets {
                 if wanted == Some(DesIdentity::None) {
                     des::remove_identity(installation, name)?;
                 }
-                Ok(())
             }
-            (_, url) => change(call, put, url, follow),
+            (_, url) => change(call, put, url, follow)?,
         }
+        Ok(None)
     }
 
     fn delete(&self, call: &Call<'_>, name: &str) -> Result<(), ArmError> {

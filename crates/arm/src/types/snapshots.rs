@@ -1,6 +1,7 @@
 //! `Microsoft.Compute/snapshots`.
 
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::bodies::{one_of, optional_bool, optional_text, refuse_unknown};
 use super::disks::{READ_ONLY, all_of, common_settings, find_of, rewrap, shown};
@@ -95,7 +96,7 @@ impl ResourceType for Snapshots {
         Ok(settings)
     }
 
-    fn apply(&self, call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError> {
+    fn apply(&self, call: &Call<'_>, put: &Put<'_>) -> Result<Option<Uuid>, ArmError> {
         let kind = ResourceKind::Snapshot;
         let name = &put.placed.name;
         if !put.exists {

@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 use server::FrontReply;
+use uuid::Uuid;
 
 use super::bodies::{one_of, optional_bool, optional_text, refuse_unknown};
 use super::vault_keys;
@@ -151,31 +152,8 @@ impl ResourceType for Vaults {
         Ok(json!({RBAC: by_roles, POLICIES: kept}))
     }
 
-    fn apply(&self, call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError> {
-        let (installation, name) = (call.installation(), &put.placed.name);
-        if !put.exists {
-            make(call, put)?;
-        }
-        let vault = installation.vault(name)?;
-        let now = vault.settings()?;
-        let wanted = wanted_settings(put, now)?;
-        if wanted != now {
-            vault.update_settings(&installation.operator(), &wanted)?;
-        }
-        let now = vault.network_rules()?;
-        let wanted = vault_network::wanted(put.body, &now)?;
-        if wanted != now {
-            vault.set_network_rules(&installation.operator(), &wanted)?;
-        }
-        if put.placed.settings[RBAC].as_bool() == Some(true) {
-            return follow_roles(installation, name, &call.catalog().role_assignments()?);
-        }
-        let given = put.body.pointer("/properties/accessPolicies");
-        let kept = &put.placed.settings[POLICIES];
-        match given.filter(|list| !list.is_null()).unwrap_or(kept) {
-            Value::Null => Ok(()),
-            list => set_policies(installation, &vault, parse(list, call.names.tenant)?),
-        }
+    fn apply(&self, call: &Call<'_>, put: &Put<'_>) -> Result<Option<Uuid>, ArmError> {
+        make_or_change(call, put).map(|()| None)
     }
 
     fn delete(&self, call: &Call<'_>, name: &str) -> Result<(), ArmError> {
@@ -204,6 +182,34 @@ impl ResourceType for Vaults {
 
     fn created_status(&self) -> u16 {
         201
+    }
+}
+
+/// Makes a vault, or changes what the body says of one.
+fn make_or_change(call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError> {
+    let (installation, name) = (call.installation(), &put.placed.name);
+    if !put.exists {
+        make(call, put)?;
+    }
+    let vault = installation.vault(name)?;
+    let now = vault.settings()?;
+    let wanted = wanted_settings(put, now)?;
+    if wanted != now {
+        vault.update_settings(&installation.operator(), &wanted)?;
+    }
+    let now = vault.network_rules()?;
+    let wanted = vault_network::wanted(put.body, &now)?;
+    if wanted != now {
+        vault.set_network_rules(&installation.operator(), &wanted)?;
+    }
+    if put.placed.settings[RBAC].as_bool() == Some(true) {
+        return follow_roles(installation, name, &call.catalog().role_assignments()?);
+    }
+    let given = put.body.pointer("/properties/accessPolicies");
+    let kept = &put.placed.settings[POLICIES];
+    match given.filter(|list| !list.is_null()).unwrap_or(kept) {
+        Value::Null => Ok(()),
+        list => set_policies(installation, &vault, parse(list, call.names.tenant)?),
     }
 }
 

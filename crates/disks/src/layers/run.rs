@@ -23,6 +23,8 @@ const STEP: u64 = 4 << 20;
 /// How often what was copied is made durable, so that a kill costs no more, and the header is looked
 /// at for somebody else's wish to stop.
 const LOOK: Duration = Duration::from_secs(2);
+/// How often a wish of this process to stop is looked for while it rests.
+const WISH: Duration = Duration::from_millis(100);
 
 /// How far a job is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,7 +112,7 @@ fn copy(
         progress(now);
         if let Some(rate) = job.rate {
             let least = Duration::from_secs_f64(copied as f64 / rate as f64);
-            thread::sleep(least.saturating_sub(begun.elapsed()));
+            rest(least.saturating_sub(begun.elapsed()), cancel)?;
         }
         if looked.elapsed() > LOOK {
             io.flush()?;
@@ -122,6 +124,19 @@ fn copy(
     }
     io.flush()?;
     Ok(End::Copied)
+}
+
+/// Sleeps that long, or until somebody wants to stop: a step at a low rate takes minutes.
+fn rest(enough: Duration, cancel: &Cancel) -> Result<(), DiskError> {
+    let begun = Instant::now();
+    loop {
+        cancel.check()?;
+        let left = enough.saturating_sub(begun.elapsed());
+        if left.is_zero() {
+            return Ok(());
+        }
+        thread::sleep(left.min(WISH));
+    }
 }
 
 /// Whether the header still says that the job is to be done.
