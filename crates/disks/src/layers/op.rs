@@ -8,6 +8,8 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::layers::clone::CloneRequest;
+use crate::layers::clone_disk::clone_disk;
 use crate::layers::drop_layers::drop_layers;
 use crate::layers::grow::grow;
 use crate::layers::job::{JobChange, begin_flatten, begin_merge, begin_rotation, change_job};
@@ -26,6 +28,8 @@ use traces::Span;
 pub enum LayerOp {
     /// Makes a snapshot or an image of what the disk holds; the disk gets a new, empty top layer.
     CreateSnapshot(SnapshotRequest),
+    /// Makes another disk of what the disk holds; both get a new, empty top layer.
+    CloneDisk(CloneRequest),
     /// Gives the disk a new top layer under a new DEK, and begins the job that copies everything into it.
     RotateDek {
         /// Bytes per second to copy at most.
@@ -113,6 +117,7 @@ impl LayerOp {
     pub fn name(&self) -> &'static str {
         match self {
             Self::CreateSnapshot(_) => "create snapshot",
+            Self::CloneDisk(_) => "clone disk",
             Self::RotateDek { .. } => "rotate DEK",
             Self::Flatten { .. } => "flatten",
             Self::Merge { .. } => "merge",
@@ -132,6 +137,9 @@ impl LayerOp {
         match self {
             Self::CreateSnapshot(request) => {
                 create_snapshot(installation, request, disk, volume).map(|()| Applied::Done)
+            }
+            Self::CloneDisk(request) => {
+                clone_disk(installation, request, disk, volume).map(|()| Applied::Done)
             }
             Self::RotateDek { rate } => {
                 begin_rotation(installation, disk, volume, *rate).map(|()| Applied::JobBegun)

@@ -11,7 +11,7 @@ mod rebuild_resources;
 mod rebuilt;
 mod register;
 mod unregister;
-mod update;
+pub(crate) mod update;
 mod view;
 
 pub use create::{CreateRequest, Created, DEFAULT_SECTOR_SIZE, create, create_for_upload};

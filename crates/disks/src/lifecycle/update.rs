@@ -90,7 +90,7 @@ fn refuse_other_kind(disk: &Disk, header: &Header, twice: bool) -> Result<(), Di
 }
 
 /// Whether layers that are under the set of the whole are encrypted another number of times than a set does.
-fn is_of_other_kind(header: &HeaderPayload, twice: bool) -> bool {
+pub(crate) fn is_of_other_kind(header: &HeaderPayload, twice: bool) -> bool {
     let own = |layer: &&LayerRecord| layer.disk_encryption_set == header.disk_encryption_set;
     let mut own = header.layers.iter().filter(own);
     own.any(|layer| layer.is_double() != twice)
@@ -110,12 +110,19 @@ pub fn needs_other_dek(
 ) -> Result<bool, DiskError> {
     let disk = Disk::of_kind(installation, kind, name)?;
     let found = disk.header_file()?.read()?;
-    let wanted = match set {
+    Ok(is_of_other_kind(
+        found.claims(),
+        is_double(installation, set)?,
+    ))
+}
+
+/// Whether what is under a set is encrypted twice; `None` is the platform-managed key.
+pub(crate) fn is_double(installation: &Installation, set: Option<&str>) -> Result<bool, DiskError> {
+    let kind = match set {
         Some(set) => installation.catalog().des(set)?.record.encryption_type,
         None => EncryptionType::CustomerKey,
     };
-    let twice = wanted == EncryptionType::PlatformAndCustomerKeys;
-    Ok(is_of_other_kind(found.claims(), twice))
+    Ok(kind == EncryptionType::PlatformAndCustomerKeys)
 }
 
 /// The key that is to wrap a disk.
