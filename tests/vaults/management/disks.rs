@@ -247,8 +247,8 @@ fn a_disk_is_refused_what_cannot_be() {
         ),
         (
             "new",
-            copy_of(&managed, "/disks/old"),
-            (400, "FeatureNotOffered"),
+            copy_of(&managed, "/disks/none"),
+            (404, "ResourceNotFound"),
         ),
         (
             "new",

@@ -136,6 +136,20 @@ fn what_is_frozen_does_not_move() {
     let message = answer.body["error"]["message"].as_str().unwrap();
     assert!(message.contains("make a disk of it"), "{message}");
 
+    // Nor a copy of the disk itself, whose layers are shared as they are.
+    let line = &format!("PUT {COMPUTE}/disks/c");
+    let answer = client.ask(line, Some(&copy(&twice)));
+    assert_eq!((answer.status, answer.code()), (400, "InvalidParameter"));
+    let message = answer.body["error"]["message"].as_str().unwrap();
+    assert!(
+        message.contains("Move the disk") || message.contains("move the disk"),
+        "{message}"
+    );
+    assert_eq!(managed.host.json("disk list").as_array().unwrap().len(), 1);
+    let made = client.ok(line, Some(&copy(&once)));
+    assert_eq!(made["properties"]["encryption"]["type"], ONCE);
+    client.ok(&format!("DELETE {COMPUTE}/disks/c"), None);
+
     // A disk of it shares what is encrypted once, until that is copied.
     let mut whole = copy(&twice);
     whole["properties"]["creationData"]["sourceResourceId"] =

@@ -6,6 +6,7 @@ mod attach;
 mod az;
 mod blob;
 mod client;
+mod copies;
 mod deployment_ends;
 mod deployments;
 mod disks;

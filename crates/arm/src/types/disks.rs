@@ -152,12 +152,12 @@ impl ResourceType for Disks {
 
     fn delete(&self, call: &Call<'_>, name: &str) -> Result<(), ArmError> {
         let runtime = &call.changes.runtime_dir;
-        Ok(disks::delete(
-            call.installation(),
-            ResourceKind::Disk,
-            name,
-            runtime,
-        )?)
+        disks::delete(call.installation(), ResourceKind::Disk, name, runtime)?;
+        // What a disk and its copy have shared.
+        if !call.catalog().merges()?.is_empty() {
+            call.changes.merge_later();
+        }
+        Ok(())
     }
 }
 
@@ -325,7 +325,7 @@ enum Made {
     Empty,
     /// What is going to be uploaded, of so many bytes.
     Upload(u64),
-    /// A snapshot or an image.
+    /// A snapshot, an image or a disk.
     Of(ResourceKind, String),
 }
 
@@ -350,13 +350,7 @@ fn made_of(call: &Call<'_>, body: &Value) -> Result<Made, ArmError> {
             let target = "properties.creationData.sourceResourceId";
             let id = optional_text(body, &format!("{data}/sourceResourceId"))?;
             let (kind, name) = source(call, target, id.ok_or_else(|| required(target))?)?;
-            match kind {
-                ResourceKind::Snapshot | ResourceKind::Image => Ok(Made::Of(kind, name)),
-                ResourceKind::Disk => Err(ArmError::not_offered(
-                    target,
-                    "copies of a disk at once; make a snapshot of it, and the disk of that",
-                )),
-            }
+            Ok(Made::Of(kind, name))
         }
         Some("FromImage") => {
             let target = "properties.creationData.imageReference.id";
@@ -439,10 +433,22 @@ fn make(call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError> {
                 sector_size: None,
                 data_dir: None,
             };
-            disks::clone(installation, &request)?;
+            return clone(call, request);
         }
     }
     Ok(())
+}
+
+fn clone(call: &Call<'_>, request: CloneRequest) -> Result<(), ArmError> {
+    let installation = call.installation();
+    match &request.source {
+        (ResourceKind::Disk, source) => {
+            let disk = Disk::find(installation, source)?;
+            let op = LayerOp::CloneDisk(request);
+            call.changes.change_layers(installation, &disk, &op)
+        }
+        _ => Ok(disks::clone(installation, &request).map(|_| ())?),
+    }
 }
 
 fn change(call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError> {
