@@ -48,8 +48,8 @@ pub use layers::{
 pub use lifecycle::{
     CreateRequest, Created, DEFAULT_SECTOR_SIZE, DiskView, EncryptionView, JobView, LayerView,
     NewKey, Outline, Rebuilt, RebuiltSet, RegisterRequest, SessionView, create, create_for_upload,
-    delete, forget_departed, list, look, needs_other_dek, outline, rebuild, register, rewrap, show,
-    unregister, update,
+    create_from, delete, forget_departed, list, look, needs_other_dek, outline, rebuild, register,
+    rewrap, show, unregister, update,
 };
 pub use resource::{
     Awaiting, Disk, DiskError, Left, Unflushed, Waiter, as_in_runtime_map, begun, ended, geometry,

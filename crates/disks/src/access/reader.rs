@@ -68,6 +68,11 @@ impl Reader {
         self.header.size
     }
 
+    /// Bytes of a sector as guests see it.
+    pub fn logical_sector_size(&self) -> u32 {
+        self.header.logical_sector_size
+    }
+
     /// Changes with the content, as far as it can change at all.
     pub fn version(&self) -> u64 {
         version(&self.header)

@@ -61,6 +61,6 @@ pub use feeder::feed;
 pub use format::ImageFormat;
 pub use image::SourceImage;
 pub use nbd::NbdClient;
-pub use open::{Source, SourceSpec, identify, open};
+pub use open::{Source, SourceSpec, identify, open, open_beneath, open_file};
 pub use target::TargetImage;
 pub use writer::Backing;

@@ -72,6 +72,21 @@ pub fn create<P: FnMut(u64)>(
     create_as(ResourceKind::Disk, installation, request, cancel, started)
 }
 
+/// As [`create`], of an image that is open already; the request names none.
+///
+/// # Errors
+/// As [`create`].
+pub fn create_from<P: FnMut(u64)>(
+    installation: &Installation,
+    request: &CreateRequest,
+    source: Source,
+    cancel: &Cancel,
+    started: impl FnOnce(&Created) -> P,
+) -> Result<Created, DiskError> {
+    let kind = (ResourceKind::Disk, None);
+    create_kind(kind, installation, (request, Some(source)), cancel, started)
+}
+
 /// Makes a disk that is to be uploaded, and cannot be used before.
 ///
 /// # Errors
@@ -84,7 +99,7 @@ pub fn create_for_upload(
     create_kind(
         kind,
         installation,
-        request,
+        (request, None),
         &Cancel::default(),
         |_: &Created| |_: u64| (),
     )
@@ -98,17 +113,18 @@ pub(crate) fn create_as<P: FnMut(u64)>(
     cancel: &Cancel,
     started: impl FnOnce(&Created) -> P,
 ) -> Result<Created, DiskError> {
+    let request = (request, None);
     create_kind((kind, None), installation, request, cancel, started)
 }
 
 fn create_kind<P: FnMut(u64)>(
     (kind, upload): (ResourceKind, Option<Upload>),
     installation: &Installation,
-    request: &CreateRequest,
+    (request, opened): (&CreateRequest, Option<Source>),
     cancel: &Cancel,
     started: impl FnOnce(&Created) -> P,
 ) -> Result<Created, DiskError> {
-    check_arguments(kind, request)?;
+    check_arguments(kind, request, opened.is_some())?;
     let parent = match &request.data_dir {
         Some(directory) => data_dir(directory)?,
         None => installation.resources_dir(kind),
@@ -119,7 +135,7 @@ fn create_kind<P: FnMut(u64)>(
     let mut staging = Staging::begin(installation, &parent, kind, &request.name)?;
     let mut source = match &request.source {
         Some(spec) => Some(import::open(spec, cancel)?),
-        None => None,
+        None => opened,
     };
     let logical_sector_size = logical_sector_size(request, source.as_ref())?;
     let created = Created {
@@ -199,7 +215,11 @@ fn write_data(
     }
 }
 
-fn check_arguments(kind: ResourceKind, request: &CreateRequest) -> Result<(), DiskError> {
+fn check_arguments(
+    kind: ResourceKind,
+    request: &CreateRequest,
+    is_opened: bool,
+) -> Result<(), DiskError> {
     check_resource_name(kind, &request.name).map_err(DiskError::Argument)?;
     if !matches!(request.sector_size, 512 | 4096) {
         return Err(DiskError::Argument(format!(
@@ -213,7 +233,7 @@ fn check_arguments(kind: ResourceKind, request: &CreateRequest) -> Result<(), Di
             request.logical_sector_size.unwrap_or_default()
         )));
     }
-    if request.size.is_none() && request.source.is_none() {
+    if request.size.is_none() && request.source.is_none() && !is_opened {
         return Err(DiskError::Argument(
             "give --size SIZE for an empty disk, or --source with an image file, a snapshot or an image"
                 .into(),

@@ -14,7 +14,9 @@ mod unregister;
 pub(crate) mod update;
 mod view;
 
-pub use create::{CreateRequest, Created, DEFAULT_SECTOR_SIZE, create, create_for_upload};
+pub use create::{
+    CreateRequest, Created, DEFAULT_SECTOR_SIZE, create, create_for_upload, create_from,
+};
 pub use delete::delete;
 pub use outline::{Outline, outline};
 pub use rebuild_catalog::rebuild;
