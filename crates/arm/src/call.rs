@@ -254,6 +254,7 @@ pub struct Wanted<'a> {
 }
 
 /// A resource that is to be made or changed.
+#[derive(Clone, Copy)]
 pub struct Put<'a> {
     /// The body.
     pub body: &'a Value,

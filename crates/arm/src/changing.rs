@@ -27,6 +27,8 @@ pub struct Changes {
     pub(crate) runtime_dir: PathBuf,
     pub(crate) state_dir: PathBuf,
     pub(crate) moving: Moving,
+    /// From below where images of this host are imported; from nowhere, if there is none.
+    pub(crate) import_dir: Option<PathBuf>,
     locked: Mutex<HashMap<String, Holders>>,
     unlocked: Condvar,
     merging: Arc<Merging>,
@@ -81,11 +83,17 @@ impl Changes {
             runtime_dir,
             state_dir,
             moving: Moving::default(),
+            import_dir: None,
             locked: Mutex::default(),
             unlocked: Condvar::new(),
             merging: Arc::default(),
             going: Going::default(),
         }
+    }
+
+    /// With images of this host, if they may be imported.
+    pub(crate) fn importing_from(self, import_dir: Option<PathBuf>) -> Self {
+        Self { import_dir, ..self }
     }
 
     /// Waits until nobody else changes what has that name: of two requests at once the second finds what the

@@ -12,6 +12,7 @@ use crate::placed::placed;
 use crate::places::{group_lock, tags};
 use crate::reply::{created, done, item, list};
 use crate::resources::forget_roles;
+use crate::types::importing;
 use installation::catalog::{
     DEFAULT_GROUP, GroupRecord, LOCATION, OperationRecord, OperationState, PlacementRecord,
 };
@@ -217,6 +218,8 @@ impl Work for DeleteGroup {
 fn delete(call: &Call<'_>, name: &str) -> Result<(), ArmError> {
     let id = call.names.group_id(name);
     call.require(&format!("{ACTION}/delete"), &id)?;
+    // Each of which keeps the group from being deleted.
+    importing::cancel_all(call, name)?;
     let _lock = call.changes.lock(&group_lock(name));
     if call.catalog().group(name)?.is_none() {
         return Ok(());

@@ -37,6 +37,7 @@ mod graph;
 mod groups;
 pub mod id;
 mod identities;
+mod imported;
 mod lists;
 mod login;
 mod move_disk;

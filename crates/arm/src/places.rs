@@ -9,6 +9,7 @@ use uuid::Uuid;
 use crate::call::{Call, ResourceType};
 use crate::changing::NameLock;
 use crate::error::ArmError;
+use crate::imported;
 use crate::names::time_text;
 use installation::Installation;
 use installation::catalog::{DEFAULT_GROUP, GroupRecord, Kind, LOCATION, PlacementRecord, Touch};
@@ -161,7 +162,10 @@ pub fn forget_unused(installation: &Installation) -> Result<(), ArmError> {
     let catalog = installation.catalog();
     let now = OffsetDateTime::now_utc();
     for placed in catalog.placements()? {
-        if now - placed.changed.at > LEFT && catalog.name_of(placed.kind, &placed.name)?.is_none() {
+        if now - placed.changed.at > LEFT
+            && catalog.name_of(placed.kind, &placed.name)?.is_none()
+            && imported::going_on(catalog, &placed)?.is_none()
+        {
             catalog.delete_placement(placed.kind, &placed.name)?;
         }
     }

@@ -18,14 +18,17 @@
 
 use serde_json::{Map, Value};
 use server::FrontReply;
+use uuid::Uuid;
 
 use crate::audit::recorded;
 use crate::call::{Call, Put, ResourceType};
 use crate::error::ArmError;
 use crate::etag::{check_etag, with_etag};
+use crate::operations;
 use crate::places::{body, hold_group, locate, placement, tags, unplaced};
-use crate::reply::done;
-use installation::catalog::{Kind, LOCATION, PlacementRecord};
+use crate::reply::{done, item};
+use crate::types::importing::{self, ImportDisk};
+use installation::catalog::{Kind, LOCATION, OperationState, PlacementRecord};
 
 /// A resource that is named in a path.
 pub struct Named<'a> {
@@ -59,6 +62,11 @@ impl Named<'_> {
 /// 403, 404.
 pub fn get(call: &Call<'_>, named: &Named<'_>) -> Result<FrontReply, ArmError> {
     call.require(&named.action("read"), &named.id(call))?;
+    if let Some((placed, _)) = importing::going(call, named.kind.kind(), named.name)?
+        && placed.group.eq_ignore_ascii_case(named.group)
+    {
+        return Ok(item(importing::view(call, named.kind, &placed)));
+    }
     let placed = locate(call, named.kind, named.group, named.name)?;
     let placed = placed.ok_or_else(|| named.missing())?;
     Ok(with_etag(body(call, named.kind, &placed)?, 200))
@@ -70,11 +78,22 @@ pub fn get(call: &Call<'_>, named: &Named<'_>) -> Result<FrontReply, ArmError> {
 /// What is wrong with it.
 pub fn put(call: &Call<'_>, named: &Named<'_>, is_patch: bool) -> Result<FrontReply, ArmError> {
     call.require(&named.action("write"), &named.id(call))?;
-    let (_group, group) = hold_group(call, named.group)?;
+    let (held, group) = hold_group(call, named.group)?;
     let group = group.name;
-    let _lock = call
+    let lock = call
         .changes
         .lock(&format!("{}/{}", named.kind.full_type(), named.name));
+    if let Some(going) = importing::going(call, named.kind.kind(), named.name)? {
+        if !going.0.group.eq_ignore_ascii_case(&group) {
+            return Err(taken(call, named, &going.0));
+        }
+        if is_patch {
+            return Err(importing::refuse_going(named.name));
+        }
+        let id = importing::join(call, &going)?;
+        drop((lock, held));
+        return imported(call, named, id);
+    }
     let found = named.kind.find(call, named.name)?;
     let exists = found.is_some();
     let name = found.unwrap_or_else(|| named.name.to_owned());
@@ -130,14 +149,20 @@ pub fn put(call: &Call<'_>, named: &Named<'_>, is_patch: bool) -> Result<FrontRe
         changed: call.touch(),
         ..placed
     };
+    let new = Put {
+        body: &wanted,
+        exists,
+        placed: &placed,
+    };
+    if let Some(import) = ImportDisk::of(call, named.kind.kind(), &new, &placed.group)? {
+        let begun = import.begin(call, named.id(call), &placed);
+        let id = begun.inspect_err(|_| restore(call, &placed, before.as_ref()))?;
+        drop((lock, held));
+        return imported(call, named, id);
+    }
     recorded(call, "ResourceWrite", &named.id(call), || {
         call.catalog().put_placement(&placed)?;
-        let put = Put {
-            body: &wanted,
-            exists,
-            placed: &placed,
-        };
-        let applied = call.changes.retrying(|| named.kind.apply(call, &put));
+        let applied = call.changes.retrying(|| named.kind.apply(call, &new));
         match applied {
             Ok(()) => keep(call, &placed),
             Err(error) => {
@@ -146,14 +171,42 @@ pub fn put(call: &Call<'_>, named: &Named<'_>, is_patch: bool) -> Result<FrontRe
             }
         }
     })?;
-    // The name as the resource has it, which may be another than was asked for.
-    let name = named.kind.find(call, &name)?.unwrap_or(name);
-    let placed = placement(call, named.kind.kind(), &name)?;
     let status = match exists {
         true => 200,
         false => named.kind.created_status(),
     };
-    Ok(with_etag(body(call, named.kind, &placed)?, status))
+    answer(call, named.kind, name, status)
+}
+
+fn answer(
+    call: &Call<'_>,
+    kind: &'static dyn ResourceType,
+    name: String,
+    status: u16,
+) -> Result<FrontReply, ArmError> {
+    // The name as the resource has it, which may be another than was asked for.
+    let name = kind.find(call, &name)?.unwrap_or(name);
+    let placed = placement(call, kind.kind(), &name)?;
+    Ok(with_etag(body(call, kind, &placed)?, status))
+}
+
+/// The answer to whoever asks for an import, which goes on or has ended by now.
+fn imported(call: &Call<'_>, named: &Named<'_>, id: Uuid) -> Result<FrontReply, ArmError> {
+    let record = operations::wait(call, id)?;
+    match record.state {
+        OperationState::Running => {
+            let going = importing::going(call, named.kind.kind(), named.name)?;
+            let view = going.map(|(placed, _)| importing::view(call, named.kind, &placed));
+            Ok(operations::accepted(call, &record, view))
+        }
+        OperationState::Succeeded => answer(
+            call,
+            named.kind,
+            named.name.into(),
+            named.kind.created_status(),
+        ),
+        OperationState::Failed | OperationState::Canceled => Err(operations::failure(&record)),
+    }
 }
 
 /// Whether a placement is of something that is only hidden: a vault that is deleted softly.
@@ -267,6 +320,12 @@ fn merge(into: &mut Value, patch: &Value) {
 /// 403, and why it cannot go.
 pub fn delete(call: &Call<'_>, named: &Named<'_>) -> Result<FrontReply, ArmError> {
     call.require(&named.action("delete"), &named.id(call))?;
+    let is_cancelled = importing::cancel(
+        call,
+        named.kind.kind(),
+        (named.group, named.name),
+        &named.id(call),
+    )?;
     let _lock = call
         .changes
         .lock(&format!("{}/{}", named.kind.full_type(), named.name));
@@ -274,7 +333,7 @@ pub fn delete(call: &Call<'_>, named: &Named<'_>) -> Result<FrontReply, ArmError
         return Err(ArmError::no_group(named.group));
     }
     let Some(placed) = locate(call, named.kind, named.group, named.name)? else {
-        return Ok(done(204));
+        return Ok(done(if is_cancelled { 200 } else { 204 }));
     };
     if call.head.header("if-match").is_some() {
         check_etag(call.head, Some(&body(call, named.kind, &placed)?))?;

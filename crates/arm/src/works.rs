@@ -6,6 +6,7 @@ use crate::error::ArmError;
 use crate::groups::DeleteGroup;
 use crate::names::Names;
 use crate::operations::cut_off;
+use crate::types::importing::ImportDisk;
 use installation::catalog::OperationRecord;
 
 /// The work that was cut off.
@@ -16,7 +17,11 @@ pub fn work_of(record: &OperationRecord, names: &Names) -> Result<Box<dyn Work>,
     if record.deployment.is_some() {
         return Ok(Box::new(Deployment::again(record, names)?));
     }
-    match DeleteGroup::again(&record.request["work"]) {
+    let kept = &record.request["work"];
+    if let Some(import) = ImportDisk::again(kept) {
+        return Ok(Box::new(import));
+    }
+    match DeleteGroup::again(kept) {
         Some(deletion) => Ok(Box::new(deletion)),
         None => Err(cut_off()),
     }

@@ -179,6 +179,19 @@ fn read_next(mut stream: Box<dyn ByteStream>) -> Read {
 }
 
 impl Chunk {
+    /// How many bytes it is.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Zeros(len) => *len,
+            Self::Data(_, range) => range.len(),
+        }
+    }
+
+    /// Whether it is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     fn into_bytes(self) -> Bytes {
         match self {
             Self::Zeros(len) if len <= ZEROS.len() => Bytes::from_static(&ZEROS[..len]),

@@ -12,4 +12,4 @@ mod serve;
 mod view;
 
 pub use command::{KeyvaultArgs, run};
-pub use serve::{ServeArgs, run as run_serve};
+pub use serve::{Management, ServeArgs, run as run_serve};

@@ -14,6 +14,7 @@ mod double;
 mod download;
 mod faults;
 mod identities;
+mod imports;
 mod login;
 mod network;
 mod operations;

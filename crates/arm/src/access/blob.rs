@@ -104,7 +104,10 @@ fn admitted(site: &Site<'_>, head: &Head) -> Result<(BlobRequest, AccessRecord),
 }
 
 /// The grant of a ticket.
-fn granted(installation: &Installation, ticket: &Ticket) -> Result<AccessRecord, BlobError> {
+///
+/// # Errors
+/// 403 for one that does not count.
+pub fn granted(installation: &Installation, ticket: &Ticket) -> Result<AccessRecord, BlobError> {
     let grant = installation.access_by_token(ticket.grant, &ticket.token)?;
     let grant = grant.filter(|grant| grant.resource == ticket.resource);
     let grant = grant.ok_or_else(BlobError::unauthentic)?;

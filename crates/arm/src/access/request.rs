@@ -134,6 +134,12 @@ impl Parts {
 }
 
 impl Ticket {
+    /// That of a URL, if it says one.
+    pub fn of_url(url: &str) -> Option<Self> {
+        let (path, query) = path_and_query(url);
+        Parts::of(query).ticket(path)
+    }
+
     /// The path and query of the URL that says it, with what Azure's have besides.
     pub fn path(&self, access: &str, expires: &str) -> String {
         let mut query = form_urlencoded::Serializer::new(String::new());
@@ -178,8 +184,7 @@ fn list(head: &Head, parts: &Parts) -> Result<Asked, BlobError> {
     let url = head.header("x-ms-previous-snapshot-url");
     let since = match (url, &parts.since) {
         (Some(url), _) => {
-            let (path, query) = path_and_query(url);
-            let ticket = Parts::of(query).ticket(path);
+            let ticket = Ticket::of_url(url);
             Some(Since::Url(ticket.ok_or_else(BlobError::unauthentic)?))
         }
         (None, Some(name)) if name.is_empty() => return Err(wrong("prevsnapshot")),

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::bodies::{one_of, optional_text, refuse_unknown};
+use super::import_source::{ImportSource, without_signature};
 use super::sources::{encryption, encryption_view, id_of, is_encryption, refuse_changed, source};
 
 use crate::access;
@@ -51,7 +52,7 @@ const DISK_SKUS: &[&str] = &[
 ];
 
 /// Azure's names of how a disk is made.
-const OPTIONS: &[&str] = &[
+pub(super) const OPTIONS: &[&str] = &[
     "Empty",
     "Copy",
     "FromImage",
@@ -115,14 +116,20 @@ impl ResourceType for Disks {
     fn settings(&self, call: &Call<'_>, put: &Put<'_>) -> Result<Value, ArmError> {
         refuse_unknown(put.body, KNOWN, READ_ONLY)?;
         wanted_size(put.body)?;
-        let settings = common_settings(put, DISK_SKUS)?;
+        // What anybody who may read the disk is shown does not let them read the source.
+        let shown = without_signature(put.body);
+        let shown = Put {
+            body: &shown,
+            ..*put
+        };
+        let settings = common_settings(&shown, DISK_SKUS)?;
         if put.exists {
             let now = self.show(call, put.placed)?;
             if !is_encryption(&now["properties"]["encryption"], put.body) {
                 encryption(call, put.body)?;
             }
             let data = &now["properties"]["creationData"];
-            refuse_changed(data, put.body, "/properties/creationData")?;
+            refuse_changed(data, shown.body, "/properties/creationData")?;
             let size = now["properties"]["diskSizeGB"].as_u64().unwrap_or_default();
             if wanted_size(put.body)?.is_some_and(|wanted| wanted < size) {
                 return Err(smaller(&put.placed.name, size));
@@ -289,7 +296,7 @@ pub fn common_settings(put: &Put<'_>, skus: &[&'static str]) -> Result<Value, Ar
 }
 
 /// `diskSizeGB` of a body.
-fn wanted_size(body: &Value) -> Result<Option<u64>, ArmError> {
+pub(super) fn wanted_size(body: &Value) -> Result<Option<u64>, ArmError> {
     let target = "properties.diskSizeGB";
     match body.pointer("/properties/diskSizeGB") {
         None | Some(Value::Null) => Ok(None),
@@ -325,6 +332,8 @@ enum Made {
     Empty,
     /// What is going to be uploaded, of so many bytes.
     Upload(u64),
+    /// What is imported, by an operation of its own.
+    Import,
     /// A snapshot, an image or a disk.
     Of(ResourceKind, String),
 }
@@ -346,6 +355,7 @@ fn made_of(call: &Call<'_>, body: &Value) -> Result<Made, ArmError> {
             None => Err(required("properties.diskSizeGB")),
         },
         Some("Upload") => uploaded_size(body).map(Made::Upload),
+        Some("Import") => ImportSource::of_body(call, body).map(|_| Made::Import),
         Some("Copy") => {
             let target = "properties.creationData.sourceResourceId";
             let id = optional_text(body, &format!("{data}/sourceResourceId"))?;
@@ -424,6 +434,7 @@ fn make(call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError> {
                 _ => disks::create(installation, &request, &Cancel::default(), |_| |_: u64| ())?,
             };
         }
+        Made::Import => return Err(ArmError::internal("an import was no operation")),
         Made::Of(kind, source) => {
             let request = CloneRequest {
                 name,
