@@ -134,6 +134,16 @@ pub trait Catalog:
     /// [`CatalogError`].
     fn unfinished(&self) -> Result<Vec<Stored<DiskRecord>>, CatalogError>;
 
+    /// Those of a kind that have one of these names, by name: one look for many.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    fn resources_named(
+        &self,
+        kind: ResourceKind,
+        names: &[&str],
+    ) -> Result<Vec<Stored<DiskRecord>>, CatalogError>;
+
     /// All disks, by name.
     ///
     /// # Errors

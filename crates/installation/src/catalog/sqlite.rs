@@ -7,7 +7,7 @@ use rusqlite::{Connection, Row, TransactionBehavior, params};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::columns::{one, uuid};
+use super::columns::{json, one, uuid};
 use super::copy::{self, CatalogCopy};
 use super::departed::{self, DepartedRecord};
 use super::error::CatalogError;
@@ -282,8 +282,18 @@ impl Catalog for SqliteCatalog {
     }
 
     fn unfinished(&self) -> Result<Vec<Stored<DiskRecord>>, CatalogError> {
-        let sql = resources::select("state <> 'ready'");
+        let sql = resources::select(resources::UNFINISHED);
         self.select(&sql, [], resources::parse)
+    }
+
+    fn resources_named(
+        &self,
+        kind: ResourceKind,
+        names: &[&str],
+    ) -> Result<Vec<Stored<DiskRecord>>, CatalogError> {
+        let names = json("names", &names)?;
+        let sql = resources::select(resources::NAMED);
+        self.select(&sql, [kind.as_str(), names.as_str()], resources::parse)
     }
 
     fn resources_under(&self, des: Option<&str>) -> Result<Vec<Stored<DiskRecord>>, CatalogError> {

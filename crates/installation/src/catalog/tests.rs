@@ -333,3 +333,41 @@ fn a_catalog_of_version_1_keeps_its_sets_and_disks() {
     let orphan = catalog.insert_disk(&disk("e", Some("no set")));
     assert!(matches!(orphan, Err(CatalogError::NotFound { .. })));
 }
+
+#[test]
+fn what_is_unfinished_or_named_is_found_without_a_look_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let catalog = catalog(&dir);
+    for name in ["a", "b", "c"] {
+        let ready = DiskRecord {
+            state: DiskState::Ready,
+            ..disk(name, None)
+        };
+        catalog.insert_disk(&ready).unwrap();
+    }
+    catalog.insert_disk(&disk("d", None)).unwrap();
+    let names = |rows: Vec<Stored<DiskRecord>>| {
+        let names = rows.into_iter().map(|row| row.record.name);
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(names(catalog.unfinished().unwrap()), ["d"]);
+    let named = catalog.resources_named(ResourceKind::Disk, &["c", "a", "x", "d"]);
+    assert_eq!(names(named.unwrap()), ["a", "c", "d"]);
+    let named = catalog.resources_named(ResourceKind::Image, &["c"]);
+    assert!(named.unwrap().is_empty());
+    for (condition, index) in [
+        (resources::UNFINISHED, "resources_unfinished"),
+        (resources::NAMED, "sqlite_autoindex_resources_2"),
+    ] {
+        let sql = format!("EXPLAIN QUERY PLAN {}", resources::select(condition));
+        let db = catalog.db();
+        let mut statement = db.prepare(&sql).unwrap();
+        let nothing = vec![""; statement.parameter_count()];
+        let plan = statement.query_map(rusqlite::params_from_iter(nothing), |row| {
+            row.get::<_, String>("detail")
+        });
+        let plan: Vec<_> = plan.unwrap().map(Result::unwrap).collect();
+        let uses = |step: &String| step.contains("resources") && step.contains(index);
+        assert!(plan.iter().any(uses), "{plan:?}");
+    }
+}
