@@ -198,6 +198,22 @@ pub trait ResourceType: Sync {
     /// When it cannot be read.
     fn show(&self, call: &Call<'_>, placed: &PlacementRecord) -> Result<Value, ArmError>;
 
+    /// The same of many, for a list: `None` of what was deleted meanwhile, and of what cannot be read, of which its own
+    /// GET tells.
+    ///
+    /// # Errors
+    /// When none can be read.
+    fn show_many(
+        &self,
+        call: &Call<'_>,
+        placed: &[PlacementRecord],
+    ) -> Result<Vec<Option<Value>>, ArmError> {
+        Ok(placed
+            .iter()
+            .map(|placed| self.show(call, placed).ok())
+            .collect())
+    }
+
     /// What the catalog is to keep of a body, once it is checked as far as that goes without changing
     /// anything.
     ///

@@ -9,7 +9,7 @@ use crate::call::{Call, ResourceType, Wanted};
 use crate::error::ArmError;
 use crate::filter::Term;
 use crate::placed::placed;
-use crate::places::{body, summary};
+use crate::places::{body_with, summary};
 use crate::reply::list;
 use installation::catalog::PlacementRecord;
 
@@ -33,7 +33,7 @@ pub fn list_type(
         return Err(ArmError::no_group(group));
     }
     let page = page(call, &[kind], group, |_| true)?;
-    Ok(list(bodies(call, kind, &page.items), page.next))
+    Ok(list(bodies(call, kind, &page.items)?, page.next))
 }
 
 /// The bodies of a page, each of which takes a file to be read: by several threads where there are many. What was
@@ -42,10 +42,12 @@ fn bodies(
     call: &Call<'_>,
     kind: &'static dyn ResourceType,
     items: &[PlacementRecord],
-) -> Vec<Value> {
-    let read = |part: &[PlacementRecord]| -> Vec<Value> {
-        let bodies = part.iter().map(|placed| body(call, kind, placed));
-        bodies.filter_map(Result::ok).collect()
+) -> Result<Vec<Value>, ArmError> {
+    let read = |part: &[PlacementRecord]| -> Result<Vec<Value>, ArmError> {
+        let shown = part.iter().zip(kind.show_many(call, part)?);
+        Ok(shown
+            .filter_map(|(placed, shown)| Some(body_with(call, kind, placed, shown?)))
+            .collect())
     };
     let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
     let share = items.len().div_ceil(cpus.min(MAX_READERS)).max(MIN_READ);
@@ -57,11 +59,14 @@ fn bodies(
             .chunks(share)
             .map(|part| scope.spawn(move || read(part)));
         let parts: Vec<_> = parts.collect();
-        let read = parts.into_iter().map(|part| match part.join() {
-            Ok(bodies) => bodies,
-            Err(panic) => std::panic::resume_unwind(panic),
-        });
-        read.flatten().collect()
+        let mut bodies = Vec::with_capacity(items.len());
+        for part in parts {
+            match part.join() {
+                Ok(read) => bodies.extend(read?),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        Ok(bodies)
     })
 }
 

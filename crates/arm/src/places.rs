@@ -71,6 +71,16 @@ pub fn body(
     kind: &'static dyn ResourceType,
     placed: &PlacementRecord,
 ) -> Result<Value, ArmError> {
+    Ok(body_with(call, kind, placed, kind.show(call, placed)?))
+}
+
+/// The body of a resource, with what its type says of it.
+pub fn body_with(
+    call: &Call<'_>,
+    kind: &dyn ResourceType,
+    placed: &PlacementRecord,
+    shown: Value,
+) -> Value {
     let mut body = summary(call, kind, placed);
     if placed.created.by != Uuid::nil() {
         body["systemData"] = json!({
@@ -82,12 +92,12 @@ pub fn body(
             "lastModifiedByType": "Application",
         });
     }
-    if let Value::Object(fields) = kind.show(call, placed)? {
+    if let Value::Object(fields) = shown {
         for (name, value) in fields {
             body[name] = value;
         }
     }
-    Ok(body)
+    body
 }
 
 /// What lists of all types say of it.

@@ -99,17 +99,17 @@ impl ResourceType for Disks {
 
     fn show(&self, call: &Call<'_>, placed: &PlacementRecord) -> Result<Value, ArmError> {
         let view = disks::outline(call.installation(), ResourceKind::Disk, &placed.name)?;
-        let mut body = shown(call, placed, &view, "Premium_LRS");
-        if call.changes.is_moving(&view) {
-            body["properties"]["provisioningState"] = json!("Updating");
-        }
-        if let Some(attached) = &view.attached {
-            let subscription = call.names.subscription_id();
-            let host = &attached.host;
-            body["managedBy"] = json!(format!("{subscription}/providers/Sealdisk/hosts/{host}"));
-            body["properties"]["LastOwnershipUpdateTime"] = json!(time_text(attached.since));
-        }
-        Ok(body)
+        Ok(body_of(call, placed, &view))
+    }
+
+    fn show_many(
+        &self,
+        call: &Call<'_>,
+        placed: &[PlacementRecord],
+    ) -> Result<Vec<Option<Value>>, ArmError> {
+        show_many(call, ResourceKind::Disk, placed, |placed, view| {
+            body_of(call, placed, view)
+        })
     }
 
     fn settings(&self, call: &Call<'_>, put: &Put<'_>) -> Result<Value, ArmError> {
@@ -175,7 +175,7 @@ pub fn find_of(
     match catalog.resource(kind, &found) {
         Ok(row) if row.record.state == DiskState::Ready => Ok(Some(found)),
         _ => {
-            disks::sweep(call.installation(), None)?;
+            disks::sweep_one(call.installation(), kind, &found)?;
             Ok(catalog.name_of(kind.into(), name)?)
         }
     }
@@ -183,13 +183,42 @@ pub fn find_of(
 
 /// The names of all of a kind that are complete.
 pub fn all_of(call: &Call<'_>, kind: ResourceKind) -> Result<Vec<String>, ArmError> {
-    let rows = call.catalog().resources()?.into_iter();
-    Ok(rows
-        .map(|row| row.record)
-        .filter(|record| record.kind == kind)
-        .filter(|record| record.state == DiskState::Ready)
-        .map(|record| record.name)
+    let all = Wanted {
+        group: None,
+        after: None,
+        limit: usize::MAX,
+    };
+    let placed = of_many(call, kind, &all)?.into_iter();
+    Ok(placed.map(|placed| placed.name).collect())
+}
+
+/// The bodies of many, with one look at the catalog for all: nothing of what was deleted meanwhile.
+pub fn show_many(
+    call: &Call<'_>,
+    kind: ResourceKind,
+    placed: &[PlacementRecord],
+    show: impl Fn(&PlacementRecord, &Outline) -> Value,
+) -> Result<Vec<Option<Value>>, ArmError> {
+    let names: Vec<&str> = placed.iter().map(|placed| placed.name.as_str()).collect();
+    let views = disks::outlines(call.installation(), kind, &names)?;
+    let both = placed.iter().zip(views);
+    Ok(both
+        .map(|(placed, view)| view.map(|view| show(placed, &view)))
         .collect())
+}
+
+fn body_of(call: &Call<'_>, placed: &PlacementRecord, view: &Outline) -> Value {
+    let mut body = shown(call, placed, view, "Premium_LRS");
+    if call.changes.is_moving(view) {
+        body["properties"]["provisioningState"] = json!("Updating");
+    }
+    if let Some(attached) = &view.attached {
+        let subscription = call.names.subscription_id();
+        let host = &attached.host;
+        body["managedBy"] = json!(format!("{subscription}/providers/Sealdisk/hosts/{host}"));
+        body["properties"]["LastOwnershipUpdateTime"] = json!(time_text(attached.since));
+    }
+    body
 }
 
 /// What disks and snapshots have in common of an answer.

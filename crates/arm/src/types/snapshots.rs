@@ -3,14 +3,14 @@
 use serde_json::{Value, json};
 
 use super::bodies::{one_of, optional_bool, optional_text, refuse_unknown};
-use super::disks::{READ_ONLY, all_of, common_settings, find_of, rewrap, shown};
+use super::disks::{READ_ONLY, all_of, common_settings, find_of, rewrap, show_many, shown};
 use super::sources::{encryption, is_encryption, refuse_changed, refuse_other_dek, source};
 
 use crate::access;
 use crate::call::{Call, Put, ResourceType, Wanted};
 use crate::error::ArmError;
 use crate::placed::of_many;
-use disks::{Disk, LayerOp, SnapshotRequest};
+use disks::{Disk, LayerOp, Outline, SnapshotRequest};
 use installation::catalog::{Kind, PlacementRecord};
 use installation::envelope::ResourceKind;
 use server::FrontReply;
@@ -62,14 +62,17 @@ impl ResourceType for Snapshots {
 
     fn show(&self, call: &Call<'_>, placed: &PlacementRecord) -> Result<Value, ArmError> {
         let view = disks::outline(call.installation(), ResourceKind::Snapshot, &placed.name)?;
-        let mut body = shown(call, placed, &view, "Standard_LRS");
-        body["properties"]["incremental"] = json!(view.incremental);
-        body["properties"]["completionPercent"] = json!(100.0);
-        if placed.settings["creationData"].is_null() {
-            // What the command line made: of which disk no header says.
-            body["properties"]["creationData"] = json!({"createOption": "Copy"});
-        }
-        Ok(body)
+        Ok(body_of(call, placed, &view))
+    }
+
+    fn show_many(
+        &self,
+        call: &Call<'_>,
+        placed: &[PlacementRecord],
+    ) -> Result<Vec<Option<Value>>, ArmError> {
+        show_many(call, ResourceKind::Snapshot, placed, |placed, view| {
+            body_of(call, placed, view)
+        })
     }
 
     fn settings(&self, call: &Call<'_>, put: &Put<'_>) -> Result<Value, ArmError> {
@@ -134,6 +137,17 @@ impl ResourceType for Snapshots {
     fn delete(&self, call: &Call<'_>, name: &str) -> Result<(), ArmError> {
         delete_source(call, ResourceKind::Snapshot, name)
     }
+}
+
+fn body_of(call: &Call<'_>, placed: &PlacementRecord, view: &Outline) -> Value {
+    let mut body = shown(call, placed, view, "Standard_LRS");
+    body["properties"]["incremental"] = json!(view.incremental);
+    body["properties"]["completionPercent"] = json!(100.0);
+    if placed.settings["creationData"].is_null() {
+        // What the command line made: of which disk no header says.
+        body["properties"]["creationData"] = json!({"createOption": "Copy"});
+    }
+    body
 }
 
 /// The disk that a new snapshot is to be of.

@@ -16,7 +16,7 @@ mod view;
 
 pub use create::{CreateRequest, Created, DEFAULT_SECTOR_SIZE, create, create_for_upload};
 pub use delete::delete;
-pub use outline::{Outline, outline};
+pub use outline::{Outline, outline, outlines};
 pub use rebuild_catalog::rebuild;
 pub use rebuilt::{Rebuilt, RebuiltSet};
 pub use register::{RegisterRequest, register};

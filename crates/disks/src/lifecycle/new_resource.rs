@@ -7,7 +7,7 @@ use uuid::Uuid;
 use crate::resource::error::DiskError;
 use crate::resource::lookup::refuse_taken_name;
 use crate::resource::reconcile::layer_uses;
-use crate::resource::staging::sweep;
+use crate::resource::staging::sweep_before;
 use installation::catalog::{DiskRecord, DiskState};
 use installation::envelope::{
     DekCheck, Envelope, EnvelopeError, HeaderPayload, LayerRecord, ResourceKind, unwrap_one,
@@ -121,7 +121,7 @@ pub(crate) fn free_place(
     parent: &Path,
 ) -> Result<PathBuf, DiskError> {
     private_dir(parent)?;
-    sweep(installation, Some(parent))?;
+    sweep_before(installation, parent)?;
     let directory = parent.join(name);
     refuse_taken_name(installation, kind, name)?;
     if directory.symlink_metadata().is_ok() {

@@ -28,4 +28,4 @@ pub use open::{geometry, layer_map, lower_layers, lower_maps, open_files};
 pub use reconcile::reconcile;
 pub use session::{Left, Unflushed, begun, ended, log_other_boot};
 pub use size::parse_size;
-pub use staging::sweep;
+pub use staging::sweep_one;
