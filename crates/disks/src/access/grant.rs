@@ -80,11 +80,6 @@ pub fn grant_access(
     let found = disk.header_file()?.read()?;
     disk.refuse_unsynced(found.claims(), runtime_dir)?;
     with_wiped_call_stack(|| disk.unlock_all(installation, found).map(drop))?;
-    if live.len() >= MOST {
-        return Err(DiskError::Argument(format!(
-            "the {kind} {name} has {MOST} grants of access, as many as are possible: revoke them"
-        )));
-    }
     let granted = insert(installation, &disk, request)?;
     drop(claim);
     Ok(granted)
@@ -115,8 +110,13 @@ fn insert(
             by: request.by,
         },
     };
-    installation.catalog().insert_access(&record)?;
-    Ok(GrantedAccess { record, token })
+    match installation.catalog().insert_access(&record, MOST)? {
+        true => Ok(GrantedAccess { record, token }),
+        false => Err(DiskError::Argument(format!(
+            "the {} {} has {MOST} grants of access, as many as are possible: revoke them",
+            record.kind, record.name
+        ))),
+    }
 }
 
 /// The grants that count now. Those that have expired are forgotten.
