@@ -126,13 +126,14 @@ pub(super) fn device_code(
     form: &Form<'_>,
     names: &Names,
 ) -> Result<Value, Refusal> {
-    form.required("client_id")?;
+    let client = form.required("client_id")?;
     let resource = form.resource()?;
     if resource.len() > LONGEST {
         let message = "The provided value for the input parameter 'scope' is not valid.";
         return Err(Refusal::new(400, "invalid_scope", 70011, message));
     }
-    let begun = site.installation().begin_device_login(head.peer, &resource);
+    let installation = site.installation();
+    let begun = installation.begin_device_login(head.peer, &client, &resource);
     let login = begun.map_err(|error| match error {
         InstallationError::Vault(error) if error.code == VaultErrorCode::Throttled => {
             Refusal::new(429, "temporarily_unavailable", 90055, error.message)
@@ -166,8 +167,8 @@ pub(super) fn by_device_code(
         Some(code) => code,
         None => form.required("code")?,
     };
-    form.required("client_id")?;
-    let state = site.installation().poll_device_login(&code);
+    let client = form.required("client_id")?;
+    let state = site.installation().poll_device_login(&code, &client);
     match state.map_err(|error| failed(&error))? {
         DeviceState::Approved(identity, resource) => Ok((identity, resource)),
         DeviceState::Pending => Err(Refusal::new(

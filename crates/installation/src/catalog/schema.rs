@@ -25,6 +25,7 @@ pub(super) const SCHEMA: Schema = Schema {
         |db| db.execute_batch(logins::TABLES),
         |db| db.execute_batch(operation_rows::TABLE),
         |db| db.execute_batch(resources::UNFINISHED_INDEX),
+        |db| db.execute_batch(logins::USED_ASSERTIONS),
     ],
 };
 
