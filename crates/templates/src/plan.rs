@@ -121,8 +121,10 @@ impl Plan {
             made: instance.made,
             depends_on: dependencies.iter().map(id).collect(),
         });
+        let resources = resources.collect();
+        evaluator.budget.pause();
         Ok(Self {
-            resources: resources.collect(),
+            resources,
             evaluator,
             instances,
             order,
@@ -178,6 +180,13 @@ impl Plan {
         if let Some(step) = &self.pending {
             return Ok(step.clone());
         }
+        self.evaluator.budget.resume();
+        let step = self.computed_step();
+        self.evaluator.budget.pause();
+        step
+    }
+
+    fn computed_step(&mut self) -> Result<Step, TemplateError> {
         while let Some(at) = self.order.get(self.done).copied() {
             if self.instances[at].made {
                 return self.create(at);

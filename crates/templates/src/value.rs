@@ -1,10 +1,11 @@
 //! Values with their size, and what evaluation may use up.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::limits::{MAX_DEPTH, MAX_STEPS, MAX_TOTAL, MAX_VALUE};
+use crate::limits::{MAX_DEPTH, MAX_STEPS, MAX_TIME, MAX_TOTAL, MAX_VALUE};
 
 /// A value that nobody changes any more.
 pub(crate) type Shared = Arc<Measured>;
@@ -47,6 +48,10 @@ fn measure(value: &Value) -> (usize, usize) {
 pub(crate) struct Budget {
     bytes: usize,
     steps: usize,
+    /// How long it may still compute, not counting the time between its steps.
+    time: Duration,
+    /// Since when it computes.
+    since: Instant,
 }
 
 impl Budget {
@@ -54,12 +59,28 @@ impl Budget {
         Self {
             bytes: MAX_TOTAL,
             steps: MAX_STEPS,
+            time: MAX_TIME,
+            since: Instant::now(),
         }
+    }
+
+    /// Time counts from now on.
+    pub fn resume(&mut self) {
+        self.since = Instant::now();
+    }
+
+    /// Time does not count until it is resumed.
+    pub fn pause(&mut self) {
+        self.time = self.time.saturating_sub(self.since.elapsed());
     }
 
     /// Pays for steps before they are made.
     pub fn steps(&mut self, count: usize) -> Result<(), String> {
         match self.steps.checked_sub(count) {
+            Some(_) if self.since.elapsed() > self.time => Err(format!(
+                "The template takes more than {} seconds to evaluate: make it smaller.",
+                MAX_TIME.as_secs()
+            )),
             Some(rest) => {
                 self.steps = rest;
                 Ok(())
@@ -149,5 +170,22 @@ pub(crate) fn display(value: &Value) -> String {
         Value::Bool(false) => "False".to_owned(),
         Value::String(text) => text.clone(),
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_counts_while_it_is_not_paused() {
+        let mut budget = Budget::new();
+        budget.pause();
+        let left = budget.time;
+        budget.resume();
+        assert!(budget.steps(1).is_ok() && budget.time == left);
+        budget.time = Duration::ZERO;
+        let refused = budget.steps(1).unwrap_err();
+        assert!(refused.contains("more than 30 seconds"), "{refused}");
     }
 }
