@@ -63,6 +63,10 @@ pub fn register(
     check_disk_name(&name).map_err(DiskError::Argument)?;
     refuse_known(installation, &found, &directory)?;
     refuse_taken_name(installation, found.kind, &name)?;
+    // A request that was cut off may have meant to put something else of that name somewhere.
+    installation
+        .catalog()
+        .forget_left(found.kind.into(), &name)?;
     let set = request
         .disk_encryption_set
         .clone()
