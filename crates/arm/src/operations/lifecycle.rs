@@ -15,7 +15,7 @@ use crate::call::{Call, ResourceType, Route, Work};
 use crate::changing::Changes;
 use crate::error::ArmError;
 use crate::names::Names;
-use installation::catalog::{OperationRecord, OperationState};
+use installation::catalog::{CatalogError, Kind, OperationRecord, OperationState};
 
 /// How long a request waits for its operation.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -207,11 +207,17 @@ fn end(site: &Site<'_>, record: &mut OperationRecord, outcome: Result<OperationS
         }
     };
     record.changed = OffsetDateTime::now_utc();
-    if let Err(error) = site.installation().catalog().put_operation(record) {
-        log::error!(
-            "what has become of an operation about {} is not noted: {error}",
-            record.target
-        );
+    let noted = site.installation().catalog().put_operation(record);
+    let target = &record.target;
+    match noted {
+        Ok(()) => {}
+        // A deployment goes with its group.
+        Err(CatalogError::NotFound {
+            kind: Kind::Group, ..
+        }) => log::info!("{target} ended with its resource group, which was deleted meanwhile"),
+        Err(error) => {
+            log::error!("what has become of an operation about {target} is not noted: {error}");
+        }
     }
 }
 
