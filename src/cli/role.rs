@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::output::time_cell;
 use super::{CliError, Context, Tabular};
 use arm::ArmError;
+use arm::locks;
 use arm::roles::{NewAssignment, assign, remove, role, role_named};
 use installation::Installation;
 use installation::catalog::{RoleAssignmentRecord, Touch};
@@ -140,6 +141,11 @@ pub(super) fn run(context: &Context, args: RoleArgs) -> Result<(), CliError> {
                 args.name
             );
             context.output.confirm(&question, args.yes)?;
+            let all = installation.catalog().role_assignments()?;
+            if let Some(record) = all.iter().find(|record| record.id == args.name) {
+                let action = "Microsoft.Authorization/roleAssignments/delete";
+                locks::refuse(&installation, action, &record.scope)?;
+            }
             match remove(&installation, args.name)? {
                 Some(_) => Ok(()),
                 None => Err(CliError::new(
@@ -187,6 +193,8 @@ fn create(
             by: installation.operator().object_id,
         },
     };
+    let action = "Microsoft.Authorization/roleAssignments/write";
+    locks::refuse(installation, action, new.scope)?;
     let (record, _) = assign(installation, &new)?;
     context
         .output

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use crate::access::Sessions;
 use crate::changing::Changes;
 use crate::error::ArmError;
+use crate::locked::refuse;
 use crate::names::Names;
 use crate::query::Query;
 use crate::roles::{Roles, permitted};
@@ -74,11 +75,17 @@ impl Call<'_> {
         permitted(&self.roles, action, scope)
     }
 
-    /// Refuses what whoever asks may not do.
+    /// Refuses what whoever asks may not do, and what a lock forbids.
     ///
     /// # Errors
-    /// 403, in Azure's words.
+    /// 403 and 409, in Azure's words.
     pub fn require(&self, action: &str, scope: &str) -> Result<(), ArmError> {
+        self.require_right(action, scope)?;
+        let full_type = |kind| self.full_type(kind);
+        refuse(self.installation(), full_type, action, scope)
+    }
+
+    fn require_right(&self, action: &str, scope: &str) -> Result<(), ArmError> {
         if self.may(action, scope) {
             return Ok(());
         }
@@ -104,12 +111,12 @@ impl Call<'_> {
         ))
     }
 
-    /// Refuses a request that uses something which whoever asks may not use.
+    /// Refuses a request that uses something which whoever asks may not use. What is used is not changed.
     ///
     /// # Errors
     /// 403, in Azure's words.
     pub fn require_linked(&self, action: &str, scope: &str) -> Result<(), ArmError> {
-        self.require(action, scope).map_err(|error| ArmError {
+        self.require_right(action, scope).map_err(|error| ArmError {
             code: "LinkedAuthorizationFailed".into(),
             ..error
         })

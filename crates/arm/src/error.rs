@@ -187,7 +187,8 @@ impl From<CatalogError> for ArmError {
             CatalogError::InUse { .. }
             | CatalogError::VaultInUse { .. }
             | CatalogError::IdentityInUse { .. }
-            | CatalogError::GroupInUse { .. } => Self::new(409, error.code(), message),
+            | CatalogError::GroupInUse { .. }
+            | CatalogError::Locked { .. } => Self::new(409, error.code(), message),
             CatalogError::NotSystemAssigned { .. } => Self::new(400, "InvalidParameter", message),
             CatalogError::Lost { .. }
             | CatalogError::Damaged { .. }

@@ -19,6 +19,7 @@
 //! | `deployments` | Templates, each resource of which is a request of its own |
 //! | `operations` | What outlives its request, and the server |
 //! | `roles` | Who may do what |
+//! | `locks`, `locked` | What nobody may do |
 //! | `access` | Access over the network to the data of disks |
 //!
 //! Everything blocks: the server calls it on threads for that.
@@ -38,6 +39,8 @@ mod groups;
 pub mod id;
 mod identities;
 mod lists;
+mod locked;
+pub mod locks;
 mod login;
 mod move_disk;
 mod moving;

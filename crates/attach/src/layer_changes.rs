@@ -51,6 +51,7 @@ impl LayerChanges<'_> {
         op: &LayerOp,
         progress: &mut dyn FnMut(JobProgress),
     ) -> Result<Applied, AttachError> {
+        op.refuse_locked(self.installation, disk)?;
         loop {
             match self.holder(disk, op)? {
                 Holder::Us(claim) => return Ok(self.apply_here(disk, op, claim, progress)?),

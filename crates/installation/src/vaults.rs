@@ -13,7 +13,9 @@ use uuid::Uuid;
 use super::files::sync_dir;
 use super::vault_backends::{VaultBackend, hsm_keys, vault_backend};
 use super::{Installation, InstallationError};
-use crate::catalog::{CatalogError, DesIdentity, HsmSettings, Kind, VaultKind, VaultRecord};
+use crate::catalog::{
+    CatalogError, Change, DesIdentity, HsmSettings, Kind, VaultKind, VaultRecord,
+};
 use vault::{
     EmbeddedVault, KeyId, KeySize, KeyType, KeyUrl, KeyVault, MasterPlace, NewKey, Permissions,
     PrivateKeys, Resealed, SystemClock, VaultError, VaultErrorCode, VaultSettings,
@@ -101,6 +103,8 @@ impl Installation {
         if name == PLATFORM_VAULT {
             return Err(reserved().into());
         }
+        let catalog = self.catalog();
+        catalog.refuse_locked(Kind::Vault, &name, Change::Write)?;
         let operator = self.operator();
         let made = self.make_vault(&name, settings, kind, master, |vault| {
             vault.set_policy(&operator, operator.object_id, &Permissions::all())

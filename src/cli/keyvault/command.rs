@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use super::due::run_due;
 use super::hsm::HsmOptions;
+use super::unlocked::unlocked;
 use super::view::{VaultView, view};
 use super::{connect, lifecycle, master, network, serve};
 use crate::cli::audit::EntryView;
@@ -226,7 +227,7 @@ fn dispatch(
             context.output.show(&view(&vault)?)
         }
         KeyvaultCommand::Update(args) => {
-            let vault = installation.vault(&args.name)?;
+            let vault = unlocked(installation, &args.name)?;
             let settings = args.settings.over(vault.settings()?);
             vault.update_settings(&installation.operator(), &settings)?;
             if let Some(limit) = args.operations_limit {
@@ -251,13 +252,13 @@ fn dispatch(
         KeyvaultCommand::SetPolicy(args) => {
             let permissions: Permissions = args.key_permissions.join(" ").parse()?;
             refuse_roles(installation, &args.name)?;
-            let vault = installation.vault(&args.name)?;
+            let vault = unlocked(installation, &args.name)?;
             vault.set_policy(&installation.operator(), args.object_id, &permissions)?;
             context.output.show(&view(&vault)?)
         }
         KeyvaultCommand::DeletePolicy(args) => {
             refuse_roles(installation, &args.name)?;
-            let vault = installation.vault(&args.name)?;
+            let vault = unlocked(installation, &args.name)?;
             vault.delete_policy(&installation.operator(), args.object_id)?;
             context.output.show(&view(&vault)?)
         }

@@ -9,6 +9,7 @@ mod lifecycle;
 mod master;
 mod network;
 mod serve;
+mod unlocked;
 mod view;
 
 pub use command::{KeyvaultArgs, run};

@@ -13,6 +13,7 @@ mod double;
 mod download;
 mod faults;
 mod identities;
+mod locks;
 mod login;
 mod network;
 mod operations;

@@ -275,6 +275,11 @@ mod tests {
             "Microsoft.Compute/disks/beginGetAccess/action"
         ));
         assert!(may("User Access Administrator", assign));
+        for verb in ["write", "delete"] {
+            let lock = format!("Microsoft.Authorization/locks/{verb}");
+            assert!(may("Owner", &lock) && may("User Access Administrator", &lock));
+            assert!(!may("Contributor", &lock) && !may("Reader", &lock));
+        }
         assert!(may(
             "Key Vault Contributor",
             "Microsoft.KeyVault/vaults/write"

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::resource::disk::Disk;
 use crate::resource::error::DiskError;
+use crate::resource::lookup::refuse_locked;
 use installation::catalog::{Access, AccessRecord, Touch};
 use installation::envelope::ResourceKind;
 use installation::{AccessToken, Installation};
@@ -62,6 +63,7 @@ pub fn grant_access(
         ));
     }
     let disk = Disk::of_kind(installation, kind, name)?;
+    refuse_locked(installation, kind, name)?;
     let live = live_grants(installation, &disk)?;
     let claims = disk.header_file()?.read()?.claims().clone();
     let claim = match (request.access, claims.upload) {

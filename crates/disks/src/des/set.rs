@@ -7,7 +7,9 @@ use super::outcome::{DeletedDes, UpdatedDes};
 use super::rotate::rewrap_set;
 use crate::resource::reconcile::reconcile;
 use installation::DesOperation;
-use installation::catalog::{DesIdentity, DiskEncryptionSetRecord, EncryptionType, Stored};
+use installation::catalog::{
+    Change, DesIdentity, DiskEncryptionSetRecord, EncryptionType, Kind, Stored,
+};
 use installation::{Installation, InstallationError, PLATFORM_VAULT, retrying};
 use vault::audit::AuditLog;
 use vault::{KeyUrl, KeyVault, VaultError, VaultErrorCode, same_key_url};
@@ -61,6 +63,8 @@ fn create_now(
     new: &NewDes<'_>,
 ) -> Result<DiskEncryptionSetRecord, InstallationError> {
     check_des_name(new.name)?;
+    let catalog = installation.catalog();
+    catalog.refuse_locked(Kind::DiskEncryptionSet, new.name, Change::Write)?;
     let url: KeyUrl = new.key_url.parse()?;
     refuse_platform_twice(&url, new.encryption_type)?;
     let identity = identity_for(&url, new.identity.as_ref())?;
@@ -113,6 +117,8 @@ fn update_now(
     log: &AuditLog,
 ) -> Result<UpdatedDes, InstallationError> {
     let Stored { rev, mut record } = installation.catalog().des(name)?;
+    let catalog = installation.catalog();
+    catalog.refuse_locked(Kind::DiskEncryptionSet, name, Change::Write)?;
     let mut old_key = None;
     let identity = change.identity.as_ref();
     let identity = identity.filter(|identity| **identity != record.identity);
@@ -158,10 +164,12 @@ pub fn delete(installation: &Installation, name: &str) -> Result<DeletedDes, Ins
     let url = known_key_url(installation, name);
     let record = installation.recorded(DesOperation::Delete, name, url.as_deref(), |_| {
         retrying(|| {
-            let Stored { rev, record } = installation.catalog().des(name)?;
+            let catalog = installation.catalog();
+            let Stored { rev, record } = catalog.des(name)?;
+            catalog.refuse_locked(Kind::DiskEncryptionSet, name, Change::Delete)?;
             // A disk whose header names the set needs its identity, whatever the catalog says.
             reconcile(installation)?;
-            installation.catalog().delete_des(name, rev)?;
+            catalog.delete_des(name, rev)?;
             Ok(record)
         })
     })?;

@@ -9,6 +9,7 @@ use crate::lifecycle::new_resource::{NewLayer, new_layer, row};
 use crate::resource::directory::{HEADER, layer_paths};
 use crate::resource::error::DiskError;
 use crate::resource::layer_files;
+use crate::resource::lookup::refuse_locked;
 use crate::resource::open::geometry;
 use crate::resource::staging::Staging;
 use installation::Installation;
@@ -43,6 +44,7 @@ pub struct CloneRequest {
 /// [`DiskError`]; nothing of the disk is left then.
 pub fn clone(installation: &Installation, request: &CloneRequest) -> Result<Created, DiskError> {
     let (kind, name) = &request.source;
+    refuse_locked(installation, ResourceKind::Disk, &request.name)?;
     let (source, _lock) = hold(installation, *kind, name)?;
     let found = source.header_file()?.read()?;
     let (from, _) = source.unlock_all(installation, found)?;

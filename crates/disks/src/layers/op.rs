@@ -16,8 +16,9 @@ use crate::layers::snapshot::{SnapshotRequest, create_snapshot};
 use crate::layers::swap_volume::SwapVolume;
 use crate::resource::disk::Disk;
 use crate::resource::error::DiskError;
+use crate::resource::lookup::refuse_locked;
 use installation::Installation;
-use installation::envelope::JobKind;
+use installation::envelope::{JobKind, ResourceKind};
 use traces::Span;
 
 /// A change of a disk's layers.
@@ -121,6 +122,25 @@ impl LayerOp {
             Self::Grow { .. } => "grow",
             Self::Job { .. } => "change job",
         }
+    }
+
+    /// Refuses what a management lock on the disk, or on what would be made of it, forbids. What has begun is gone on
+    /// with: jobs, and what a deleted snapshot leaves to be merged.
+    ///
+    /// # Errors
+    /// [`CatalogError::Locked`](installation::catalog::CatalogError::Locked).
+    pub fn refuse_locked(&self, installation: &Installation, disk: &Disk) -> Result<(), DiskError> {
+        match self {
+            Self::CreateSnapshot(new) => refuse_locked(installation, new.kind, &new.name)?,
+            Self::RotateDek { .. }
+            | Self::Flatten { .. }
+            | Self::Revert { .. }
+            | Self::Grow { .. } => {
+                refuse_locked(installation, ResourceKind::Disk, disk.name())?;
+            }
+            Self::Merge { .. } | Self::DropLayers { .. } | Self::Job { .. } => {}
+        }
+        Ok(())
     }
 
     fn apply_traced(

@@ -11,6 +11,7 @@ use crate::lifecycle::import_image::{import_image, open_new};
 use crate::lifecycle::new_resource::{NewLayer, data_dir, free_place, new_layer, row};
 use crate::resource::directory::{HEADER, layer_paths};
 use crate::resource::error::DiskError;
+use crate::resource::lookup::refuse_locked;
 use crate::resource::open;
 use crate::resource::staging::Staging;
 use installation::Installation;
@@ -109,6 +110,7 @@ fn create_kind<P: FnMut(u64)>(
     started: impl FnOnce(&Created) -> P,
 ) -> Result<Created, DiskError> {
     check_arguments(kind, request)?;
+    refuse_locked(installation, kind, &request.name)?;
     let parent = match &request.data_dir {
         Some(directory) => data_dir(directory)?,
         None => installation.resources_dir(kind),

@@ -5,7 +5,7 @@ use uuid::Uuid;
 use crate::lifecycle::new_resource::{unwrapped, wrapped};
 use crate::resource::disk::Disk;
 use crate::resource::error::DiskError;
-use crate::resource::lookup::lookup;
+use crate::resource::lookup::{lookup, refuse_locked};
 use crate::resource::reconcile::{described, layer_uses};
 use crate::resource::unlock::Unwrapper;
 use installation::catalog::{DiskRecord, EncryptionType, Rev};
@@ -42,6 +42,7 @@ pub fn update(
     disk_encryption_set: Option<&str>,
 ) -> Result<(), DiskError> {
     let disk = Disk::of_kind(installation, kind, name)?;
+    refuse_locked(installation, kind, name)?;
     let access = installation.wrapping_key(disk_encryption_set)?;
     let file = disk.header_file()?;
     let lock = file.lock()?;

@@ -4,7 +4,7 @@ use crate::resource::disk::Disk;
 use crate::resource::error::DiskError;
 use crate::resource::staging::sweep;
 use installation::Installation;
-use installation::catalog::{CatalogError, DiskRecord, DiskState, Stored};
+use installation::catalog::{CatalogError, Change, DiskRecord, DiskState, Stored};
 use installation::envelope::ResourceKind;
 
 impl Disk {
@@ -51,6 +51,16 @@ pub(crate) fn refuse_taken_name(
         }),
         Err(error) => Err(error),
     }
+}
+
+/// Refuses to make or change what a management lock forbids.
+pub(crate) fn refuse_locked(
+    installation: &Installation,
+    kind: ResourceKind,
+    name: &str,
+) -> Result<(), CatalogError> {
+    let catalog = installation.catalog();
+    catalog.refuse_locked(kind.into(), name, Change::Write)
 }
 
 /// The catalog's row of a resource that is not in the making.

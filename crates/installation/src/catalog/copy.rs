@@ -24,7 +24,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     CatalogError, DepartedRecord, DiskEncryptionSetRecord, FederatedCredentialRecord, GroupRecord,
-    IdentityRecord, InstallationRecord, PlacementRecord, RoleAssignmentRecord, VaultRecord,
+    IdentityRecord, InstallationRecord, LockRecord, PlacementRecord, RoleAssignmentRecord,
+    VaultRecord,
 };
 
 /// The name of the copy, beside the catalog.
@@ -60,6 +61,9 @@ pub struct CatalogCopy {
     /// The role assignments.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub role_assignments: Vec<RoleAssignmentRecord>,
+    /// The management locks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub locks: Vec<LockRecord>,
 }
 
 impl CatalogCopy {
@@ -82,6 +86,7 @@ impl CatalogCopy {
             groups: Vec::new(),
             placements: Vec::new(),
             role_assignments: Vec::new(),
+            locks: Vec::new(),
         }
     }
 
@@ -95,6 +100,13 @@ impl CatalogCopy {
     ) -> Self {
         (self.groups, self.placements) = (groups, placements);
         self.role_assignments = role_assignments;
+        self
+    }
+
+    /// The copy, with management locks.
+    #[must_use]
+    pub fn with_locks(mut self, locks: Vec<LockRecord>) -> Self {
+        self.locks = locks;
         self
     }
 

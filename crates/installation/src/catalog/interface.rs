@@ -16,6 +16,7 @@ use crate::envelope::ResourceKind;
 pub trait Catalog:
     super::ManagementCatalog
     + super::AccessCatalog
+    + super::LockCatalog
     + super::LoginCatalog
     + super::OperationCatalog
     + Send

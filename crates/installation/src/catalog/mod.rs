@@ -15,6 +15,9 @@ mod error;
 mod federated;
 mod identities;
 mod interface;
+mod lock_rows;
+mod locks;
+mod locks_sqlite;
 mod logins;
 mod logins_sqlite;
 mod management;
@@ -41,6 +44,7 @@ pub use departed::{DepartedKey, DepartedRecord, Departure};
 pub use error::CatalogError;
 pub use federated::{FederatedCredentialRecord, PublicKey};
 pub use interface::Catalog;
+pub use locks::{Change, Lock, LockCatalog, LockLevel, LockRecord, LockTarget};
 pub use logins::{DeviceLogin, LoginCatalog};
 pub use management::{
     DEFAULT_GROUP, GroupRecord, LOCATION, ManagementCatalog, PlacementRecord, RoleAssignmentRecord,

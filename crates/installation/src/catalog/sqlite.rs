@@ -13,6 +13,8 @@ use super::departed::{self, DepartedRecord};
 use super::error::CatalogError;
 use super::federated::{self, FederatedCredentialRecord};
 use super::interface::Catalog;
+use super::lock_rows;
+use super::locks::LockCatalog;
 use super::management::ManagementCatalog;
 use super::management_rows;
 use super::record::{
@@ -119,6 +121,9 @@ impl SqliteCatalog {
         for assignment in &from.role_assignments {
             management_rows::insert_assignment(&made.db(), assignment)?;
         }
+        for lock in &from.locks {
+            lock_rows::insert(&made.db(), lock)?;
+        }
         noted::mark(&made.db())?;
         // Closing it puts everything into the main file, which is synced with that.
         drop(made);
@@ -149,7 +154,8 @@ impl SqliteCatalog {
                 .filter(|placement| management_rows::is_copied(placement.kind))
                 .collect(),
             self.role_assignments()?,
-        ))
+        )
+        .with_locks(self.locks()?.into_iter().map(|lock| lock.record).collect()))
     }
 
     /// Writes the copy anew. The change that it follows is durable, so a failure is told and undoes
