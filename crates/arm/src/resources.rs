@@ -231,7 +231,7 @@ fn location(named: &Named<'_>, body: &Value, now: Option<&str>) -> Result<String
 }
 
 /// What is there, with what a PATCH gives; tags are given as a whole.
-fn patched(now: &Value, patch: &Value) -> Value {
+pub(crate) fn patched(now: &Value, patch: &Value) -> Value {
     let mut wanted = now.clone();
     merge(&mut wanted, patch);
     if let Some(tags) = patch.get("tags").filter(|tags| !tags.is_null()) {

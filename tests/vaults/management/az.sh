@@ -152,6 +152,10 @@ deploy() {
 }
 is "$(deploy validate des3 --query properties.provisioningState -o tsv)" Succeeded
 refused ResourceNotFound az disk-encryption-set show -n des3 -g rg
+would=$(deploy what-if des3 --no-pretty-print --query "changes[?changeType=='Create'].after.name" -o tsv)
+is "$would" des3
+grep -q '1 to create' <<<"$(deploy what-if des3)" || { echo "what-if says nothing of des3" >&2; exit 1; }
+refused ResourceNotFound az disk-encryption-set show -n des3 -g rg
 made=$(deploy create des3 --query properties.outputs.principalId.value -o tsv)
 is "$(value identity.principalId disk-encryption-set show -n des3 -g rg)" "$made"
 is "$(value properties.provisioningState deployment group show -n sets -g rg)" Succeeded

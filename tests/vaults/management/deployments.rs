@@ -14,10 +14,10 @@ const CONTRIBUTOR: &str = "b24988ac-6180-42a0-ab88-20f7382dd24c";
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The template of a disk encryption set, as it is documented.
-const SET_TEMPLATE: &str = include_str!("set-template.json");
+pub const SET_TEMPLATE: &str = include_str!("set-template.json");
 
 /// A request as az makes it: the file of the template is in it as it is, behind a name without quotes.
-fn request(template: &str, parameters: &Value) -> String {
+pub fn request(template: &str, parameters: &Value) -> String {
     let values = parameters.as_object().unwrap().iter();
     let values: serde_json::Map<String, Value> = values
         .map(|(name, value)| (name.clone(), json!({"value": value})))

@@ -23,3 +23,4 @@ mod upload;
 mod users;
 mod vaults;
 mod views;
+mod what_if;
