@@ -12,6 +12,7 @@ mod disks;
 mod double;
 mod download;
 mod faults;
+mod grants;
 mod identities;
 mod login;
 mod network;

@@ -11,6 +11,7 @@ use super::vault_policies::{Policies, named, parse, view};
 
 use crate::call::{Call, Put, ResourceType};
 use crate::error::ArmError;
+use crate::names::time_text;
 use crate::reply::item;
 use crate::roles::{RBAC, follow_roles, set_policies};
 use installation::PLATFORM_VAULT;
@@ -112,12 +113,18 @@ impl ResourceType for Vaults {
         let body = put.body;
         if !put.exists {
             checked_name(&put.placed.name)?;
+            if is_recovery(body)? {
+                // As in Azure it is what it was, whatever else the body says: who may recover it need not be who may
+                // decide about access to its keys.
+                return Ok(put.placed.settings.clone());
+            }
+            refuse_deleted(call, &put.placed.name)?;
         }
         refuse_unknown(body, KNOWN, IGNORED)?;
         check_fixed(call, body)?;
         wanted_settings(put, VaultSettings::default())?;
         vault_network::wanted(body, &NetworkRules::default())?;
-        one_of(body, "/properties/createMode", &["default", "recover"])?;
+        is_recovery(body)?;
         let before = &put.placed.settings;
         let given = body.pointer("/properties/accessPolicies");
         let given = given.filter(|list| !list.is_null());
@@ -153,6 +160,13 @@ impl ResourceType for Vaults {
 
     fn apply(&self, call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError> {
         let (installation, name) = (call.installation(), &put.placed.name);
+        if !put.exists && is_recovery(put.body)? {
+            installation.recover_vault(name)?;
+            return match put.placed.settings[RBAC].as_bool() {
+                Some(true) => follow_roles(installation, name, &call.catalog().role_assignments()?),
+                _ => Ok(()),
+            };
+        }
         if !put.exists {
             make(call, put)?;
         }
@@ -207,29 +221,50 @@ impl ResourceType for Vaults {
     }
 }
 
-/// Makes a vault, or brings one back that was deleted.
+/// Whether a body asks for a vault that was deleted.
+fn is_recovery(body: &Value) -> Result<bool, ArmError> {
+    let mode = one_of(body, "/properties/createMode", &["default", "recover"])?;
+    Ok(mode == Some("recover"))
+}
+
+/// Refuses a vault of the name of a deleted one before anything is noted that would govern that one.
+fn refuse_deleted(call: &Call<'_>, name: &str) -> Result<(), ArmError> {
+    let Some(name) = call.catalog().name_of(Kind::Vault, name)? else {
+        return Ok(());
+    };
+    if call.catalog().vault(&name)?.record.kind.is_remote() {
+        return Ok(());
+    }
+    match call.installation().vault(&name)?.deletion()? {
+        Some(deletion) => Err(deleted(&format!(
+            "It is purged at {}.",
+            time_text(deletion.scheduled_purge)
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn deleted(more: &str) -> ArmError {
+    ArmError::new(
+        409,
+        "ConflictError",
+        format!(
+            "A vault with the same name already exists in deleted state. You need to either recover or purge existing \
+             key vault. {more}"
+        ),
+    )
+}
+
+/// Makes a vault.
 fn make(call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError> {
     let (installation, name) = (call.installation(), &put.placed.name);
-    if optional_text(put.body, "/properties/createMode")?
-        .is_some_and(|mode| mode.eq_ignore_ascii_case("recover"))
-    {
-        return Ok(installation.recover_vault(name)?);
-    }
     let settings = wanted_settings(put, VaultSettings::default())?;
     match installation.create_vault(name, &settings) {
         Ok(_) => Ok(()),
         Err(installation::InstallationError::Vault(error))
             if error.code == vault::VaultErrorCode::VaultDeleted =>
         {
-            Err(ArmError::new(
-                409,
-                "ConflictError",
-                format!(
-                    "A vault with the same name already exists in deleted state. You need to either recover or \
-                     purge existing key vault. {}",
-                    error.message
-                ),
-            ))
+            Err(deleted(&error.message))
         }
         Err(error) => Err(error.into()),
     }
