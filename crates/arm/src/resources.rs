@@ -25,7 +25,7 @@ use crate::error::ArmError;
 use crate::etag::{check_etag, with_etag};
 use crate::places::{body, hold_group, locate, placement, tags, unplaced};
 use crate::reply::done;
-use installation::catalog::{Kind, LOCATION, PlacementRecord};
+use installation::catalog::{LOCATION, PlacementRecord};
 
 /// A resource that is named in a path.
 pub struct Named<'a> {
@@ -281,12 +281,7 @@ pub fn delete(call: &Call<'_>, named: &Named<'_>) -> Result<FrontReply, ArmError
     }
     recorded(call, "ResourceDelete", &named.id(call), || {
         call.changes
-            .retrying(|| named.kind.delete(call, &placed.name))?;
-        // A vault can be recovered, with who may do what in it.
-        match named.kind.kind() {
-            Kind::Vault => Ok(()),
-            _ => forget_roles(call, &named.id(call)),
-        }
+            .retrying(|| named.kind.delete(call, &placed.name))
     })?;
     Ok(done(200))
 }

@@ -2,12 +2,16 @@
 
 use serde_json::{Value, json};
 
-use super::access::{assignment, line};
+use super::access::{CONTRIBUTOR, OFFICER, assignment, line};
 use super::client::{Client, Managed};
-use super::vaults::{VAULT, ask_vault, group, policy, vault_body};
+use super::vaults::{SET, VAULT, ask_vault, group, policy, set_body, vault_body, vault_with_key};
 use crate::azure::served::{User, grant};
 
 const GROUP: &str = "~/resourceGroups/rg";
+const COMPUTE: &str = "~/resourceGroups/rg/providers/Microsoft.Compute";
+const IDENTITIES: &str =
+    "~/resourceGroups/rg/providers/Microsoft.ManagedIdentity/userAssignedIdentities";
+const DELETED: &str = "~/providers/Microsoft.KeyVault/locations/local/deletedVaults";
 const KEY_VAULT_CONTRIBUTOR: &str = "f25e0fa2-a7c8-4377-a976-54943a77a395";
 
 fn assigned(owner: &Client<'_>, scope: &str, number: u32, role: &str, user: &User) {
@@ -76,4 +80,106 @@ fn a_recovered_vault_of_the_command_line_keeps_its_policies() {
     let policies = back["properties"]["accessPolicies"].as_array().unwrap();
     assert_eq!(policies[0]["objectId"], bob.object_id.as_str());
     assert_eq!(keys_of(&managed, &bob, "kv1"), 200);
+}
+
+/// Whoever had a role at a vault that is purged has none at the next one of that name.
+#[test]
+fn roles_at_a_vault_go_when_it_is_purged() {
+    let managed = Managed::new();
+    let owner = managed.client(&managed.admin);
+    group(&owner);
+    let bob = managed.user("bob");
+    let kv = &format!("{VAULT}/kv1");
+    for by_api in [false, true] {
+        made_by_roles(&managed, &owner, "kv1");
+        assigned(&owner, kv, 1, OFFICER, &bob);
+        assert_eq!(keys_of(&managed, &bob, "kv1"), 200);
+        owner.ok(&format!("DELETE {kv}"), None);
+        match by_api {
+            true => drop(owner.ok(&format!("POST {DELETED}/kv1/purge"), None)),
+            false => drop(managed.host.ok("keyvault purge kv1 --yes")),
+        }
+        made_by_roles(&managed, &owner, "kv1");
+        assert_eq!(keys_of(&managed, &bob, "kv1"), 403, "by API: {by_api}");
+        let left = managed.host.json("role assignment list").to_string();
+        assert!(!left.contains(&bob.object_id), "by API: {by_api}: {left}");
+        owner.ok(&format!("DELETE {kv}"), None);
+        managed.host.ok("keyvault purge kv1 --yes");
+    }
+}
+
+/// A role at a resource goes with it, also when the command line deletes it.
+#[test]
+fn roles_at_a_resource_go_with_it() {
+    let managed = Managed::new();
+    let owner = managed.client(&managed.admin);
+    group(&owner);
+    let bob = managed.user("bob");
+    let key = vault_with_key(&managed, &owner, "kv1");
+    let id = |below: &str| COMPUTE.replacen('~', &managed.subscription(), 1) + below;
+    let disk = json!({"location": "local", "properties": {
+        "creationData": {"createOption": "Empty"}, "diskSizeGB": 1,
+    }});
+    let snapshot = json!({"location": "local", "properties": {"creationData": {
+        "createOption": "Copy", "sourceResourceId": id("/disks/thing"),
+    }}});
+    let image = json!({"location": "local", "properties": {"storageProfile": {"osDisk": {
+        "osType": "Linux", "osState": "Generalized", "managedDisk": {"id": id("/disks/thing")},
+    }}}});
+    let set = set_body(&owner, "kv1", &key);
+    let all = [
+        (format!("{COMPUTE}/disks/thing"), disk.clone()),
+        (format!("{COMPUTE}/snapshots/thing"), snapshot),
+        (format!("{COMPUTE}/images/thing"), image),
+        (format!("{SET}/thing"), set),
+        (format!("{IDENTITIES}/thing"), json!({"location": "local"})),
+    ];
+    for (number, (path, body)) in (10..).zip(&all) {
+        owner.ok(&format!("PUT {path}"), Some(body));
+        // A scope is the same in any case.
+        assigned(
+            &owner,
+            &path.replace("thing", "THING"),
+            number,
+            CONTRIBUTOR,
+            &bob,
+        );
+    }
+    // One whose name only begins like it.
+    owner.ok(&format!("PUT {COMPUTE}/disks/thing2"), Some(&disk));
+    assigned(
+        &owner,
+        &format!("{COMPUTE}/disks/thing2"),
+        20,
+        CONTRIBUTOR,
+        &bob,
+    );
+    managed
+        .client(&bob)
+        .ok(&format!("GET {COMPUTE}/disks/thing"), None);
+    for command in [
+        "image delete",
+        "snapshot delete",
+        "disk delete",
+        "disk-encryption-set delete",
+        "identity delete",
+    ] {
+        managed.host.ok(&format!("{command} thing --yes"));
+    }
+    let client = managed.client(&bob);
+    owner.ok(&format!("PUT {COMPUTE}/disks/thing"), Some(&disk));
+    let refused = client.refused(&format!("GET {COMPUTE}/disks/thing"), None);
+    assert_eq!(refused.0, 403, "a disk of the old name");
+    client.ok(&format!("GET {COMPUTE}/disks/thing2"), None);
+    let left = managed.host.json("role assignment list");
+    let left: Vec<_> = left
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|role| role["principalId"] == bob.object_id.as_str())
+        .collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+    // Nor does a catalog that is made again from its copy have them.
+    let copy = std::fs::read_to_string(managed.host.state().join("catalog-copy.json")).unwrap();
+    assert!(!copy.contains("disks/THING\""), "{copy}");
 }

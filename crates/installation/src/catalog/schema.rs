@@ -23,6 +23,7 @@ pub(super) const SCHEMA: Schema = Schema {
         |db| db.execute_batch(federated::TABLE),
         |db| db.execute_batch(logins::TABLES),
         |db| db.execute_batch(operation_rows::TABLE),
+        management_rows::make_roles_go,
     ],
 };
 

@@ -296,7 +296,16 @@ impl Catalog for SqliteCatalog {
     }
 
     fn delete_disk(&self, record: &DiskRecord, rev: Rev) -> Result<(), CatalogError> {
-        resources::delete(&self.db(), rev, record)
+        let db = self.db();
+        let roles = management_rows::count_roles(&db)?;
+        resources::delete(&db, rev, record)?;
+        let has_fewer = management_rows::count_roles(&db)? != roles;
+        drop(db);
+        // The copy has roles, and no disks.
+        if has_fewer {
+            self.copy();
+        }
+        Ok(())
     }
 
     fn depart_disk(
