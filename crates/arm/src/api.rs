@@ -129,12 +129,13 @@ impl Front for Api {
                 error.message
             );
         }
-        let assignments = installation.catalog().role_assignments()?;
-        if let Err(error) = follow_roles_of_all(installation, &assignments) {
-            log::error!(
-                "a key vault does not follow the role assignments: {}",
-                error.message
-            );
+        let follow = || {
+            let lock = installation.lock_policies()?;
+            let assignments = installation.catalog().role_assignments()?;
+            follow_roles_of_all(installation, &lock, &assignments)
+        };
+        if let Err(error) = follow() {
+            log::error!("a key vault does not follow the role assignments: {error}");
         }
         let server = Server {
             site,

@@ -7,13 +7,15 @@ use time::OffsetDateTime;
 use crate::audit::recorded;
 use crate::call::{Call, ResourceType, Wanted, Work};
 use crate::error::{ArmError, text};
+use crate::id::is_within;
 use crate::operations;
 use crate::placed::placed;
 use crate::places::{group_lock, tags};
 use crate::reply::{created, done, item, list};
-use crate::resources::forget_roles;
+use crate::roles::follow_roles;
+use installation::PolicyLock;
 use installation::catalog::{
-    DEFAULT_GROUP, GroupRecord, LOCATION, OperationRecord, OperationState, PlacementRecord,
+    DEFAULT_GROUP, GroupRecord, Kind, LOCATION, OperationRecord, OperationState, PlacementRecord,
 };
 
 const TYPE: &str = "Microsoft.Resources/resourceGroups";
@@ -229,23 +231,44 @@ fn delete(call: &Call<'_>, name: &str) -> Result<(), ArmError> {
         for kind in call.types {
             delete_all(call, *kind, name)?;
         }
-        empty(call, name)?;
+        // Whoever gives a role meanwhile gives it in this group before, or finds no group afterwards.
+        let lock = call.installation().lock_policies()?;
+        empty(call, &lock, name)?;
+        forget_roles(call, &lock, &id)?;
         call.catalog().delete_group(name)?;
-        forget_roles(call, &id)
+        Ok(())
     })
 }
 
-/// A vault that is deleted softly can be recovered without its group: into the first one.
-fn empty(call: &Call<'_>, group: &str) -> Result<(), ArmError> {
+/// Takes away the roles at a scope that goes, and below it: whoever makes something of that name again is another. No
+/// vault is left there that would have to follow.
+fn forget_roles(call: &Call<'_>, _lock: &PolicyLock, scope: &str) -> Result<(), ArmError> {
+    for role in call.catalog().role_assignments()? {
+        if is_within(&role.scope, scope) {
+            call.catalog().delete_role_assignment(role.id)?;
+        }
+    }
+    Ok(())
+}
+
+/// A vault that is deleted softly can be recovered without its group, and without the roles there: into the first one.
+fn empty(call: &Call<'_>, lock: &PolicyLock, group: &str) -> Result<(), ArmError> {
     let catalog = call.catalog();
+    let assignments = catalog.role_assignments()?;
     let mut left = catalog.placements()?;
     left.retain(|placed| placed.group.eq_ignore_ascii_case(group));
     for placed in left {
         match catalog.name_of(placed.kind, &placed.name)? {
-            Some(_) => catalog.put_placement(&PlacementRecord {
-                group: DEFAULT_GROUP.into(),
-                ..placed
-            })?,
+            Some(name) => {
+                let kind = placed.kind;
+                catalog.put_placement(&PlacementRecord {
+                    group: DEFAULT_GROUP.into(),
+                    ..placed
+                })?;
+                if kind == Kind::Vault {
+                    follow_roles(call.installation(), lock, &name, &assignments)?;
+                }
+            }
             None => catalog.delete_placement(placed.kind, &placed.name)?,
         }
     }

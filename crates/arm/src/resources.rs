@@ -286,18 +286,6 @@ pub fn delete(call: &Call<'_>, named: &Named<'_>) -> Result<FrontReply, ArmError
     Ok(done(200))
 }
 
-/// Takes away the roles at a scope that is gone, and below it: whoever makes something of that name again is another.
-pub(crate) fn forget_roles(call: &Call<'_>, scope: &str) -> Result<(), ArmError> {
-    let below = format!("{scope}/").to_ascii_lowercase();
-    for role in call.catalog().role_assignments()? {
-        let at = format!("{}/", role.scope.trim_end_matches('/')).to_ascii_lowercase();
-        if at.starts_with(&below) {
-            call.catalog().delete_role_assignment(role.id)?;
-        }
-    }
-    Ok(())
-}
-
 /// What is below a resource, or is done with it.
 ///
 /// # Errors

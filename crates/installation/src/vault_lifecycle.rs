@@ -75,7 +75,8 @@ impl Installation {
         })
     }
 
-    /// Brings a deleted vault back as it was.
+    /// Brings a deleted vault back as it was. One that is governed by roles follows those before and after
+    /// (`arm::roles::recover`).
     ///
     /// # Errors
     /// [`VaultErrorCode::Conflict`] for one that is not deleted.

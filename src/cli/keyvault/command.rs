@@ -250,12 +250,14 @@ fn dispatch(
         }
         KeyvaultCommand::SetPolicy(args) => {
             let permissions: Permissions = args.key_permissions.join(" ").parse()?;
+            let _lock = installation.lock_policies()?;
             refuse_roles(installation, &args.name)?;
             let vault = installation.vault(&args.name)?;
             vault.set_policy(&installation.operator(), args.object_id, &permissions)?;
             context.output.show(&view(&vault)?)
         }
         KeyvaultCommand::DeletePolicy(args) => {
+            let _lock = installation.lock_policies()?;
             refuse_roles(installation, &args.name)?;
             let vault = installation.vault(&args.name)?;
             vault.delete_policy(&installation.operator(), args.object_id)?;
@@ -272,7 +274,7 @@ fn dispatch(
         KeyvaultCommand::Delete(args) => lifecycle::delete(context, installation, &args),
         KeyvaultCommand::ListDeleted => lifecycle::list_deleted(context, installation),
         KeyvaultCommand::Recover(args) => {
-            installation.recover_vault(&args.name)?;
+            arm::roles::recover(installation, &args.name)?;
             context
                 .output
                 .show(&view(&installation.vault(&args.name)?)?)

@@ -135,8 +135,7 @@ fn a_group_that_is_deleted_while_something_is_put_into_it() {
                     })
                 })
                 .collect();
-            let deleted = client.ask(&format!("DELETE {GROUP}"), None);
-            assert_eq!(deleted.status, 200, "{deleted:?}");
+            client.delete_group(GROUP);
             puts.into_iter().map(|put| put.join().unwrap()).collect()
         });
         assert!(

@@ -1,10 +1,14 @@
 //! Who has access to keys and resources, who has it no more, and who is said to have given it.
 
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use serde_json::{Value, json};
 
 use super::access::{CONTRIBUTOR, OFFICER, assignment, line};
 use super::client::{Client, Managed};
 use super::vaults::{SET, VAULT, ask_vault, group, policy, set_body, vault_body, vault_with_key};
+use crate::azure::client::Connection;
 use crate::azure::served::{User, grant};
 
 const GROUP: &str = "~/resourceGroups/rg";
@@ -80,6 +84,116 @@ fn a_recovered_vault_of_the_command_line_keeps_its_policies() {
     let policies = back["properties"]["accessPolicies"].as_array().unwrap();
     assert_eq!(policies[0]["objectId"], bob.object_id.as_str());
     assert_eq!(keys_of(&managed, &bob, "kv1"), 200);
+}
+
+fn has_policy(managed: &Managed, vault: &str, user: &User) -> bool {
+    let shown = managed.host.json(&format!("keyvault show {vault}"));
+    shown.to_string().contains(&user.object_id)
+}
+
+/// One role is taken away while another is given, by this server and by the command line: what is left in the vaults
+/// is what the catalog says.
+#[test]
+fn roles_that_change_at_once_leave_no_access_behind() {
+    const VAULTS: [&str; 6] = ["kv1", "kv2", "kv3", "kv4", "kv5", "kv6"];
+    let managed = Managed::new();
+    let owner = managed.client(&managed.admin);
+    group(&owner);
+    for vault in VAULTS {
+        made_by_roles(&managed, &owner, vault);
+    }
+    let (bob, carol) = (managed.user("bob"), managed.user("carol"));
+    for round in 0..12 {
+        let (first, second) = (2 * round + 1, 2 * round + 2);
+        assigned(&owner, GROUP, first, OFFICER, &bob);
+        std::thread::scope(|scope| {
+            scope.spawn(|| match round % 2 {
+                0 => drop(owner.ok(&line("DELETE", GROUP, first), None)),
+                _ => {
+                    let name = format!("00000000-0000-0000-0000-{first:012}");
+                    let command = format!("role assignment delete {name} --yes");
+                    managed.host.ok(&command);
+                }
+            });
+            scope.spawn(|| {
+                std::thread::sleep(std::time::Duration::from_millis(u64::from(10 * round)));
+                assigned(&owner, GROUP, second, OFFICER, &carol);
+            });
+        });
+        for vault in VAULTS {
+            let (first, second) = (
+                has_policy(&managed, vault, &bob),
+                has_policy(&managed, vault, &carol),
+            );
+            assert_eq!((first, second), (false, true), "{vault} in round {round}");
+        }
+        owner.ok(&line("DELETE", GROUP, second), None);
+    }
+}
+
+/// Two who add access policies at once both have theirs.
+#[test]
+fn policies_that_are_added_at_once_are_both_there() {
+    let managed = Managed::new();
+    let owner = managed.client(&managed.admin);
+    group(&owner);
+    vault_with_key(&managed, &owner, "kv1");
+    let users: Vec<User> = (0..8)
+        .map(|number| managed.user(&format!("user{number}")))
+        .collect();
+    let of = |user: &User, keys: &[&str]| {
+        let policies = json!([policy(&managed, &user.object_id, keys)]);
+        json!({"properties": {"accessPolicies": policies}})
+    };
+    for round in 0..8 {
+        let together = Barrier::new(users.len());
+        std::thread::scope(|scope| {
+            for user in &users {
+                let (owner, together) = (&owner, &together);
+                let body = of(user, &["get"]);
+                scope.spawn(move || {
+                    let mut connection = Connection::open(&owner.managed.served).unwrap();
+                    together.wait();
+                    let add = format!("PUT {VAULT}/kv1/accessPolicies/add");
+                    let answer = owner.ask_on(&mut connection, &add, "", Some(&body));
+                    assert_eq!(answer.status, 200, "{answer:?}");
+                });
+            }
+        });
+        for user in &users {
+            assert!(has_policy(&managed, "kv1", user), "round {round}");
+            let body = of(user, &[]);
+            owner.ok(
+                &format!("PUT {VAULT}/kv1/accessPolicies/remove"),
+                Some(&body),
+            );
+        }
+    }
+}
+
+/// A role that was taken away while the vault was deleted is not there when somebody recovers it.
+#[test]
+fn a_recovered_vault_follows_the_roles_of_now() {
+    let managed = Managed::new();
+    let owner = managed.client(&managed.admin);
+    group(&owner);
+    made_by_roles(&managed, &owner, "kv1");
+    let (bob, carol) = (managed.user("bob"), managed.user("carol"));
+    let kv = &format!("{VAULT}/kv1");
+    for by_api in [false, true] {
+        assigned(&owner, kv, 1, OFFICER, &bob);
+        assert_eq!(keys_of(&managed, &bob, "kv1"), 200);
+        owner.ok(&format!("DELETE {kv}"), None);
+        owner.ok(&line("DELETE", kv, 1), None);
+        assigned(&owner, kv, 2, OFFICER, &carol);
+        match by_api {
+            true => drop(owner.ok(&format!("PUT {kv}"), Some(&recover(&managed)))),
+            false => drop(managed.host.ok("keyvault recover kv1")),
+        }
+        assert_eq!(keys_of(&managed, &bob, "kv1"), 403, "by API: {by_api}");
+        assert_eq!(keys_of(&managed, &carol, "kv1"), 200, "by API: {by_api}");
+        owner.ok(&line("DELETE", kv, 2), None);
+    }
 }
 
 /// Whoever had a role at a vault that is purged has none at the next one of that name.
@@ -182,4 +296,39 @@ fn roles_at_a_resource_go_with_it() {
     // Nor does a catalog that is made again from its copy have them.
     let copy = std::fs::read_to_string(managed.host.state().join("catalog-copy.json")).unwrap();
     assert!(!copy.contains("disks/THING\""), "{copy}");
+}
+
+/// A role that is given while its group is deleted goes with the group, or is given to nobody.
+#[test]
+fn no_role_outlives_its_group() {
+    let managed = Managed::new();
+    let owner = managed.client(&managed.admin);
+    let bob = managed.user("bob");
+    for round in 0..10 {
+        group(&owner);
+        let ended = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let (owner, ended, bob) = (&owner, &ended, &bob);
+            for at in 0..12 {
+                scope.spawn(move || {
+                    let mut connection = Connection::open(&owner.managed.served).unwrap();
+                    for number in 0..20 {
+                        let number = round * 1000 + at * 100 + number;
+                        let scope = format!("{COMPUTE}/disks/{number}");
+                        let put = line("PUT", &scope, number);
+                        let body = assignment(CONTRIBUTOR, &bob.object_id);
+                        let answer = owner.ask_on(&mut connection, &put, "", Some(&body));
+                        assert!([201, 404].contains(&answer.status), "{answer:?}");
+                        if ended.load(Ordering::Acquire) {
+                            break;
+                        }
+                    }
+                });
+            }
+            owner.delete_group(GROUP);
+            ended.store(true, Ordering::Release);
+        });
+        let left = managed.host.json("role assignment list").to_string();
+        assert!(!left.contains(&bob.object_id), "round {round}: {left}");
+    }
 }

@@ -10,7 +10,9 @@ mod vaults;
 
 pub use assignments::{NewAssignment, assign, remove};
 pub use definitions::{ROLES, Role, role, role_named};
-pub use vaults::{RBAC, follow_roles, follow_roles_of_all, has_roles, set_policies};
+pub use vaults::{
+    RBAC, follow_roles, follow_roles_of_all, has_roles, recover, set_policies, set_policy,
+};
 
 use crate::id::is_within;
 use installation::catalog::RoleAssignmentRecord;

@@ -12,11 +12,12 @@ use super::vault_policies::{Policies, named, parse, view};
 use crate::call::{Call, Put, ResourceType};
 use crate::error::ArmError;
 use crate::names::time_text;
+use crate::places::placement;
 use crate::reply::item;
-use crate::roles::{RBAC, follow_roles, set_policies};
+use crate::roles::{RBAC, follow_roles, recover, set_policies, set_policy};
 use installation::PLATFORM_VAULT;
 use installation::catalog::{Kind, PlacementRecord};
-use vault::{EmbeddedVault, NetworkRules, VaultSettings, normal_vault_name};
+use vault::{EmbeddedVault, NetworkRules, Permissions, VaultSettings, normal_vault_name};
 
 const KNOWN: &[&str] = &[
     "tenantId",
@@ -161,11 +162,7 @@ impl ResourceType for Vaults {
     fn apply(&self, call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError> {
         let (installation, name) = (call.installation(), &put.placed.name);
         if !put.exists && is_recovery(put.body)? {
-            installation.recover_vault(name)?;
-            return match put.placed.settings[RBAC].as_bool() {
-                Some(true) => follow_roles(installation, name, &call.catalog().role_assignments()?),
-                _ => Ok(()),
-            };
+            return Ok(recover(installation, name)?);
         }
         if !put.exists {
             make(call, put)?;
@@ -181,14 +178,19 @@ impl ResourceType for Vaults {
         if wanted != now {
             vault.set_network_rules(&installation.operator(), &wanted)?;
         }
+        let lock = installation.lock_policies()?;
         if put.placed.settings[RBAC].as_bool() == Some(true) {
-            return follow_roles(installation, name, &call.catalog().role_assignments()?);
+            let assignments = call.catalog().role_assignments()?;
+            return Ok(follow_roles(installation, &lock, name, &assignments)?);
         }
         let given = put.body.pointer("/properties/accessPolicies");
         let kept = &put.placed.settings[POLICIES];
         match given.filter(|list| !list.is_null()).unwrap_or(kept) {
             Value::Null => Ok(()),
-            list => set_policies(installation, &vault, parse(list, call.names.tenant)?),
+            list => {
+                let wanted = parse(list, call.names.tenant)?;
+                Ok(set_policies(installation, &lock, &vault, wanted)?)
+            }
         }
     }
 
@@ -346,6 +348,53 @@ fn change_policies(
         .names
         .resource_id(&placed.group, &Vaults.full_type(), &placed.name);
     call.require("Microsoft.KeyVault/vaults/accessPolicies/write", &scope)?;
+    let list = &call.body["properties"]["accessPolicies"];
+    let given = named(list, call.names.tenant)?;
+    let mut all = [How::Add, How::Replace, How::Remove].into_iter();
+    let how = all.find(|known| known.word().eq_ignore_ascii_case(how));
+    let how = how.ok_or_else(|| {
+        let message = "An access policy is added, replaced or removed.";
+        ArmError::new(400, "BadRequest", message)
+    })?;
+    let _name = call
+        .changes
+        .lock(&format!("{}/{}", Vaults.full_type(), placed.name));
+    let changed = change_named(call, &placed.name, how, &given)?;
+    Ok(item(json!({
+        "id": format!("{scope}/accessPolicies/"),
+        "type": "Microsoft.KeyVault/vaults/accessPolicies",
+        "properties": {"accessPolicies": view(&changed, call.names.tenant)},
+    })))
+}
+
+/// What is done with the policies of those who are named.
+#[derive(Clone, Copy)]
+enum How {
+    Add,
+    Replace,
+    Remove,
+}
+
+impl How {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Add => "add",
+            Self::Replace => "replace",
+            Self::Remove => "remove",
+        }
+    }
+}
+
+/// Changes the policies of those who are named, and of nobody else; all that there are then.
+fn change_named(
+    call: &Call<'_>,
+    name: &str,
+    how: How,
+    given: &Policies,
+) -> Result<Policies, ArmError> {
+    let installation = call.installation();
+    let lock = installation.lock_policies()?;
+    let placed = placement(call, Kind::Vault, name)?;
     if placed.settings[RBAC].as_bool() == Some(true) {
         return Err(ArmError::new(
             400,
@@ -353,31 +402,17 @@ fn change_policies(
             "Access policies of a vault with enableRbacAuthorization have no effect; assign a role.",
         ));
     }
-    let list = &call.body["properties"]["accessPolicies"];
-    let given = named(list, call.names.tenant)?;
-    let vault = call.installation().vault(&placed.name)?;
-    let mut wanted = policies(call, &vault)?;
-    match how.to_ascii_lowercase().as_str() {
-        "add" => {
-            for (id, permissions) in given {
-                let so_far = wanted.entry(id).or_default();
-                *so_far = so_far.union(&permissions);
-            }
-        }
-        "replace" => wanted.extend(given),
-        "remove" => wanted.retain(|id, _| !given.contains_key(id)),
-        _ => {
-            let message = "An access policy is added, replaced or removed.";
-            return Err(ArmError::new(400, "BadRequest", message));
-        }
+    let vault = installation.vault(name)?;
+    let now = policies(call, &vault)?;
+    for (identity, permissions) in given {
+        let wanted = match (how, now.get(identity)) {
+            (How::Add, Some(now)) => now.union(permissions),
+            (How::Add, None) | (How::Replace, _) => permissions.clone(),
+            (How::Remove, _) => Permissions::default(),
+        };
+        set_policy(installation, &lock, &vault, *identity, &wanted)?;
     }
-    wanted.retain(|_, permissions| !permissions.is_empty());
-    set_policies(call.installation(), &vault, wanted.clone())?;
-    Ok(item(json!({
-        "id": format!("{scope}/accessPolicies/"),
-        "type": "Microsoft.KeyVault/vaults/accessPolicies",
-        "properties": {"accessPolicies": view(&wanted, call.names.tenant)},
-    })))
+    policies(call, &vault)
 }
 
 /// Refuses a name that no new vault can have, before anything is noted of it.
