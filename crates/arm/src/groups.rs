@@ -12,7 +12,7 @@ use crate::operations;
 use crate::placed::placed;
 use crate::places::{group_lock, tags};
 use crate::reply::{created, done, item, list};
-use crate::roles::follow_roles;
+use crate::roles::{self, follow_roles};
 use installation::PolicyLock;
 use installation::catalog::{
     DEFAULT_GROUP, GroupRecord, Kind, LOCATION, OperationRecord, OperationState, PlacementRecord,
@@ -245,7 +245,10 @@ fn delete(call: &Call<'_>, name: &str) -> Result<(), ArmError> {
 fn forget_roles(call: &Call<'_>, _lock: &PolicyLock, scope: &str) -> Result<(), ArmError> {
     for role in call.catalog().role_assignments()? {
         if is_within(&role.scope, scope) {
-            call.catalog().delete_role_assignment(role.id)?;
+            let detail = roles::detail(&role.scope, role.role, role.principal);
+            recorded(call, roles::DELETE, &detail, || {
+                Ok(call.catalog().delete_role_assignment(role.id)?)
+            })?;
         }
     }
     Ok(())
@@ -294,7 +297,9 @@ fn delete_all(
         let _lock = call
             .changes
             .lock(&format!("{}/{}", kind.full_type(), placed.name));
-        let deleted = call.changes.retrying(|| kind.delete(call, &placed.name));
+        let deleted = recorded(call, "ResourceDelete", &call.id(placed), || {
+            call.changes.retrying(|| kind.delete(call, &placed.name))
+        });
         deleted.map_err(|error| ArmError {
             detail: Some(Box::new((error.code.clone(), error.message.clone()))),
             ..ArmError::new(

@@ -59,6 +59,7 @@ pub use access::{
     AccessUrl, Asked, BlobError, BlobRequest, ByteRange, MAX_WRITTEN, Since, Ticket, grant, revoke,
 };
 pub use api::Api;
+pub use audit::recorded_as;
 pub use error::ArmError;
 pub use identities::{PrincipalView, find, named};
 pub use names::subscription;

@@ -298,6 +298,59 @@ fn roles_at_a_resource_go_with_it() {
     assert!(!copy.contains("disks/THING\""), "{copy}");
 }
 
+/// Who has given or taken access is in the log, whichever way it was done.
+#[test]
+fn who_gives_access_is_in_the_audit_log() {
+    let managed = Managed::new();
+    let owner = managed.client(&managed.admin);
+    group(&owner);
+    let bob = managed.user("bob");
+    assigned(&owner, GROUP, 1, CONTRIBUTOR, &bob);
+    owner.ok(&line("DELETE", GROUP, 1), None);
+    let made = managed
+        .host
+        .json("role assignment create --assignee bob --role Reader");
+    let name = made["name"].as_str().unwrap();
+    managed
+        .host
+        .ok(&format!("role assignment delete {name} --yes"));
+    vault_with_key(&managed, &owner, "kv1");
+    let policies = json!([policy(&managed, &bob.object_id, &["get"])]);
+    let body = json!({"properties": {"accessPolicies": policies}});
+    owner.ok(&format!("PUT {VAULT}/kv1/accessPolicies/add"), Some(&body));
+    let disk = json!({"location": "local", "properties": {
+        "creationData": {"createOption": "Empty"}, "diskSizeGB": 1,
+    }});
+    owner.ok(&format!("PUT {COMPUTE}/disks/d"), Some(&disk));
+    assigned(&owner, GROUP, 2, CONTRIBUTOR, &bob);
+    owner.delete_group(GROUP);
+
+    let log = managed.host.text("audit list --last 1000 -o json");
+    let log: Vec<Value> = log
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
+    let count = |operation: &str, words: &[&str]| {
+        let found = log.iter().filter(|record| {
+            let text = record.to_string();
+            record["operation"] == operation && words.iter().all(|word| text.contains(word))
+        });
+        found.count()
+    };
+    let (admin, bob) = (managed.admin.object_id.as_str(), bob.object_id.as_str());
+    let by_admin = &[admin, bob, "resourceGroups/rg", "Contributor"];
+    assert_eq!(count("RoleAssignmentWrite", by_admin), 2, "{log:?}");
+    assert_eq!(count("RoleAssignmentDelete", by_admin), 2, "with the group");
+    let by_operator = &[bob, "Reader", "/subscriptions/"];
+    assert_eq!(count("RoleAssignmentWrite", by_operator), 1, "{log:?}");
+    assert_eq!(count("RoleAssignmentDelete", by_operator), 1, "{log:?}");
+    let policy = &[admin, bob, "vaults/kv1", "add"];
+    assert_eq!(count("VaultAccessPolicyWrite", policy), 1, "{log:?}");
+    for resource in ["disks/d", "vaults/kv1"] {
+        assert_eq!(count("ResourceDelete", &[admin, resource]), 1, "{log:?}");
+    }
+}
+
 /// A role that is given while its group is deleted goes with the group, or is given to nobody.
 #[test]
 fn no_role_outlives_its_group() {

@@ -115,6 +115,14 @@ pub fn remove(
     Ok(Some(record))
 }
 
+/// What the audit log says of a role that is granted or taken away.
+pub fn detail(scope: &str, id: Uuid, principal: Uuid) -> String {
+    match role(id) {
+        Some(role) => format!("{} over {scope} for {principal}", role.name),
+        None => format!("{id} over {scope} for {principal}"),
+    }
+}
+
 /// A scope as it is stored: an id without what a client has put around it.
 fn checked_scope(installation: &Installation, scope: &str) -> Result<String, ArmError> {
     let wrong = |error: PathError| ArmError::parameter("scope", format!("The scope: {error}."));

@@ -3,12 +3,14 @@
 
 use serde_json::{Value, json};
 use server::FrontReply;
+use uuid::Uuid;
 
 use super::bodies::{one_of, optional_bool, optional_text, refuse_unknown};
 use super::vault_keys;
 use super::vault_network;
 use super::vault_policies::{Policies, named, parse, view};
 
+use crate::audit::recorded;
 use crate::call::{Call, Put, ResourceType};
 use crate::error::ArmError;
 use crate::names::time_text;
@@ -43,6 +45,9 @@ const IGNORED: &[&str] = &[
 ];
 /// Where the settings have the policies of a vault that is governed by roles.
 const POLICIES: &str = "accessPolicies";
+
+/// So many identities are named in a record.
+const NAMED: usize = 16;
 
 /// Key vaults.
 pub struct Vaults;
@@ -359,7 +364,15 @@ fn change_policies(
     let _name = call
         .changes
         .lock(&format!("{}/{}", Vaults.full_type(), placed.name));
-    let changed = change_named(call, &placed.name, how, &given)?;
+    // The vault's own log names all of them.
+    let mut named: Vec<_> = given.keys().take(NAMED).map(Uuid::to_string).collect();
+    if given.len() > NAMED {
+        named.push("and others".into());
+    }
+    let detail = format!("{scope}: {} {}", how.word(), named.join(" "));
+    let changed = recorded(call, "VaultAccessPolicyWrite", &detail, || {
+        change_named(call, &placed.name, how, &given)
+    })?;
     Ok(item(json!({
         "id": format!("{scope}/accessPolicies/"),
         "type": "Microsoft.KeyVault/vaults/accessPolicies",
