@@ -17,6 +17,7 @@ const IDENTITIES: &str =
     "~/resourceGroups/rg/providers/Microsoft.ManagedIdentity/userAssignedIdentities";
 const DELETED: &str = "~/providers/Microsoft.KeyVault/locations/local/deletedVaults";
 const KEY_VAULT_CONTRIBUTOR: &str = "f25e0fa2-a7c8-4377-a976-54943a77a395";
+const IDENTITY_CONTRIBUTOR: &str = "e40ec5ca-96e0-45a2-b4ff-59039f2c2b59";
 
 fn assigned(owner: &Client<'_>, scope: &str, number: u32, role: &str, user: &User) {
     let made = owner.ask(
@@ -349,6 +350,38 @@ fn who_gives_access_is_in_the_audit_log() {
     for resource in ["disks/d", "vaults/kv1"] {
         assert_eq!(count("ResourceDelete", &[admin, resource]), 1, "{log:?}");
     }
+}
+
+/// Whoever manages identities gives them to nobody, as in Azure.
+#[test]
+fn a_contributor_of_identities_assigns_none() {
+    let managed = Managed::new();
+    let owner = managed.client(&managed.admin);
+    group(&owner);
+    owner.ok(
+        "PUT ~/resourcegroups/rg2",
+        Some(&json!({"location": "local"})),
+    );
+    let key = vault_with_key(&managed, &owner, "kv1");
+    let bob = managed.user("bob");
+    assigned(&owner, GROUP, 1, IDENTITY_CONTRIBUTOR, &bob);
+    assigned(&owner, "~/resourceGroups/rg2", 2, CONTRIBUTOR, &bob);
+    assigned(&owner, &format!("{VAULT}/kv1"), 3, CONTRIBUTOR, &bob);
+    let client = managed.client(&bob);
+    let made = client.ok(
+        &format!("PUT {IDENTITIES}/id1"),
+        Some(&json!({"location": "local"})),
+    );
+    let mut body = set_body(&owner, "kv1", &key);
+    let id = made["id"].as_str().unwrap();
+    body["identity"] = json!({"type": "UserAssigned", "userAssignedIdentities": {id: {}}});
+    let set = SET.replace("/rg/", "/rg2/");
+    let refused = client.refused(&format!("PUT {set}/des1"), Some(&body));
+    assert_eq!(refused, (403, "LinkedAuthorizationFailed".into()));
+    owner.ok(&format!("PUT {set}/des1"), Some(&body));
+    owner.ok(&format!("DELETE {set}/des1"), None);
+    client.ok(&format!("GET {IDENTITIES}/id1"), None);
+    client.ok(&format!("DELETE {IDENTITIES}/id1"), None);
 }
 
 /// A role that is given while its group is deleted goes with the group, or is given to nobody.
