@@ -384,6 +384,33 @@ fn a_contributor_of_identities_assigns_none() {
     client.ok(&format!("DELETE {IDENTITIES}/id1"), None);
 }
 
+/// Deleted vaults are the subscription's, as in Azure: a right in their group shows and purges none.
+#[test]
+fn deleted_vaults_are_purged_by_who_may_in_the_subscription() {
+    let managed = Managed::new();
+    let owner = managed.client(&managed.admin);
+    group(&owner);
+    let bob = managed.user("bob");
+    assigned(&owner, GROUP, 1, CONTRIBUTOR, &bob);
+    let client = managed.client(&bob);
+    made_by_roles(&managed, &client, "kv1");
+    client.ok(&format!("DELETE {VAULT}/kv1"), None);
+    let forbidden = (403, "AuthorizationFailed".to_owned());
+    for asked in [
+        "GET ~/providers/Microsoft.KeyVault/deletedVaults".to_owned(),
+        format!("GET {DELETED}/kv1"),
+        format!("GET {DELETED}/none"),
+        format!("POST {DELETED}/kv1/purge"),
+        format!("POST {DELETED}/none/purge"),
+    ] {
+        assert_eq!(client.refused(&asked, None), forbidden, "{asked}");
+    }
+    owner.ok(&format!("GET {DELETED}/kv1"), None);
+    client.ok(&format!("PUT {VAULT}/kv1"), Some(&recover(&managed)));
+    client.ok(&format!("DELETE {VAULT}/kv1"), None);
+    owner.ok(&format!("POST {DELETED}/kv1/purge"), None);
+}
+
 /// A role that is given while its group is deleted goes with the group, or is given to nobody.
 #[test]
 fn no_role_outlives_its_group() {
