@@ -411,6 +411,30 @@ fn deleted_vaults_are_purged_by_who_may_in_the_subscription() {
     owner.ok(&format!("POST {DELETED}/kv1/purge"), None);
 }
 
+/// A change of access policies is made of the vault as the client knows it.
+#[test]
+fn access_policies_have_conditions() {
+    let managed = Managed::new();
+    let owner = managed.client(&managed.admin);
+    group(&owner);
+    vault_with_key(&managed, &owner, "kv1");
+    let kv = format!("{VAULT}/kv1");
+    let bob = managed.user("bob");
+    let policies = json!([policy(&managed, &bob.object_id, &["get"])]);
+    let body = json!({"properties": {"accessPolicies": policies}});
+    let add = format!("PUT {kv}/accessPolicies/add");
+    let answer = owner.ask(&format!("GET {kv}"), None);
+    let etag = format!("If-Match: {}\r\n", answer.header("etag").unwrap());
+    owner.ok(&format!("PATCH {kv}"), Some(&json!({"tags": {"a": "b"}})));
+    let stale = owner.ask_with(&add, &etag, Some(&body));
+    assert_eq!(stale.status, 412, "{stale:?}");
+    assert!(!has_policy(&managed, "kv1", &bob));
+    let answer = owner.ask(&format!("GET {kv}"), None);
+    let etag = format!("If-Match: {}\r\n", answer.header("etag").unwrap());
+    assert_eq!(owner.ask_with(&add, &etag, Some(&body)).status, 200);
+    assert!(has_policy(&managed, "kv1", &bob));
+}
+
 /// A role that is given while its group is deleted goes with the group, or is given to nobody.
 #[test]
 fn no_role_outlives_its_group() {

@@ -13,8 +13,9 @@ use super::vault_policies::{Policies, named, parse, view};
 use crate::audit::recorded;
 use crate::call::{Call, Put, ResourceType};
 use crate::error::ArmError;
+use crate::etag::check_etag;
 use crate::names::time_text;
-use crate::places::placement;
+use crate::places::{body, placement};
 use crate::reply::item;
 use crate::roles::{RBAC, follow_roles, recover, set_policies, set_policy};
 use installation::PLATFORM_VAULT;
@@ -414,6 +415,9 @@ fn change_named(
             "BadRequest",
             "Access policies of a vault with enableRbacAuthorization have no effect; assign a role.",
         ));
+    }
+    if call.head.header("if-match").is_some() {
+        check_etag(call.head, Some(&body(call, &Vaults, &placed)?))?;
     }
     let vault = installation.vault(name)?;
     let now = policies(call, &vault)?;
