@@ -52,8 +52,8 @@ pub use lifecycle::{
     unregister, update,
 };
 pub use resource::{
-    Awaiting, Disk, DiskError, Left, Unflushed, Waiter, as_in_runtime_map, begun, ended, geometry,
-    layer_map, log_other_boot, lower_layers, lower_maps, open_files, parse_size, reconcile,
-    resources_named, sweep, synced_file,
+    Awaiting, Disk, DiskError, KeyWatch, Left, Unflushed, Waiter, as_in_runtime_map, begun, ended,
+    geometry, layer_map, log_other_boot, lower_layers, lower_maps, open_files, parse_size,
+    reconcile, resources_named, sweep, synced_file,
 };
 pub use transfer::{ExportRequest, Plaintext, Since, copy, decrypt, export};

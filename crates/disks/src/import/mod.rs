@@ -54,6 +54,7 @@ mod whole;
 mod writer;
 
 pub use cancel::Cancel;
+pub(crate) use cancel::Deadline;
 pub use copy::{CopyError, PlaintextSink, copy};
 pub use error::ImportError;
 #[doc(hidden)]

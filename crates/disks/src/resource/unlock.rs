@@ -16,7 +16,7 @@ pub(crate) struct Unwrapper<'a> {
     /// A vault that is open already, and the set in whose name.
     known: Option<(Option<&'a str>, &'a KeyAccess)>,
     opened: Vec<(Option<String>, KeyAccess)>,
-    /// It is the periodic check of an attached disk that asks.
+    /// It is a periodic check that asks.
     check: bool,
 }
 
@@ -27,6 +27,14 @@ impl<'a> Unwrapper<'a> {
             known: None,
             opened: Vec::new(),
             check: false,
+        }
+    }
+
+    /// As [`Unwrapper::new`], to see whether the vaults still grant what was unwrapped before.
+    pub(crate) fn checking(installation: &'a Installation) -> Self {
+        Self {
+            check: true,
+            ..Self::new(installation)
         }
     }
 
@@ -153,10 +161,7 @@ impl Disk {
         installation: &Installation,
         header: UnverifiedHeader,
     ) -> Result<Header, DiskError> {
-        let mut keys = Unwrapper {
-            check: true,
-            ..Unwrapper::new(installation)
-        };
+        let mut keys = Unwrapper::checking(installation);
         let (header, _) = self.unlock_by(&mut keys, header)?;
         let under = |layer: &LayerRecord| -> Vec<_> {
             let keys = layer.envelopes();
