@@ -2,11 +2,13 @@
 
 use std::fs::{self, File};
 use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use test_support::{Host, PATIENCE, noise, one_line, text};
+use rustix::process::{Pid, Signal, kill_process};
+use test_support::{Host, PATIENCE, expect_success, noise, one_line, qemu_img, text};
 use vault::AttributeChange;
 
 const MIB: usize = 1 << 20;
@@ -100,4 +102,78 @@ fn a_vault_that_is_away_stops_no_reader() {
     let _ = fs::remove_dir_all(&vaults);
     fs::rename(&away, &vaults).unwrap();
     assert!(host.ok(&decrypt) == content);
+}
+
+#[test]
+fn a_job_of_an_unattached_disk_stops_and_goes_on_later() {
+    let (host, content) = with_disk();
+    // It takes two minutes, and pauses for longer than the vault may not be asked.
+    let rotate = ["disk", "rotate-dek", "d", "--rate", "256KiB"];
+    let child = spawn(&host, &rotate);
+    let deadline = Instant::now() + PATIENCE;
+    while host.json("disk show d")["job"].is_null() {
+        assert!(Instant::now() < deadline, "the job does not begin");
+        thread::sleep(Duration::from_millis(20));
+    }
+    enable(&host, false);
+    assert_refused(child, "rotate-dek");
+    assert!(!host.json("disk show d")["job"].is_null());
+    enable(&host, true);
+    host.ok("disk rotate-dek d --resume");
+    assert!(host.json("disk show d")["job"].is_null());
+    assert!(host.ok("disk decrypt d --output-file -") == content);
+}
+
+#[test]
+fn an_import_ends_without_its_key_and_leaves_nothing() {
+    let (host, _) = with_disk();
+    let (image, raw) = (host.path("image.vdi"), host.path("large"));
+    let mut block = vec![0; 4 * MIB];
+    noise(&mut block);
+    let file = File::create(&raw).unwrap();
+    for n in 0..64u64 {
+        file.write_all_at(&block, n * block.len() as u64).unwrap();
+    }
+    qemu_img(&[
+        "convert",
+        "-f",
+        "raw",
+        "-O",
+        "vdi",
+        text(&raw),
+        text(&image),
+    ]);
+    let mut create = host.command(&["disk", "create", "e", "--disk-encryption-set", "des1"]);
+    create.args(["--source", text(&image), "--source-format", "vdi"]);
+    create.stdout(Stdio::null()).stderr(Stdio::piped());
+    let child = create.spawn().unwrap();
+    // It waits for a helper that does nothing.
+    let helper = helper_of(&child);
+    kill_process(helper, Signal::STOP).unwrap();
+    enable(&host, false);
+    assert_refused(child, "an import");
+    assert_eq!(fs::read_dir(host.disks()).unwrap().count(), 1);
+    enable(&host, true);
+    expect_success(&mut create);
+}
+
+/// Its child that reads the image, once the import has begun.
+fn helper_of(child: &Child) -> Pid {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let children = test_support::with_descendants(child.id());
+        let named = |pid: &u32| {
+            fs::read_to_string(format!("/proc/{pid}/comm"))
+                .is_ok_and(|name| name.contains("qemu-nbd"))
+        };
+        if test_support::threads(child.id())
+            .iter()
+            .any(|(_, name)| name == "key-watch")
+            && let Some(pid) = children.into_iter().find(named)
+        {
+            return Pid::from_raw(pid as i32).unwrap();
+        }
+        assert!(Instant::now() < deadline, "the import does not begin");
+        thread::yield_now();
+    }
 }

@@ -79,6 +79,11 @@ impl Cancel {
         }
     }
 
+    /// When it stops although nobody has asked.
+    pub(crate) fn deadline(&self) -> &Deadline {
+        &self.until
+    }
+
     /// Returns an error once stopping was asked for.
     ///
     /// # Errors

@@ -6,11 +6,12 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::import;
-use crate::import::{Cancel, ImageFormat, Source, SourceSpec};
+use crate::import::{Cancel, Deadline, ImageFormat, Source, SourceSpec};
 use crate::lifecycle::import_image::{import_image, open_new};
 use crate::lifecycle::new_resource::{NewLayer, data_dir, free_place, new_layer, row};
 use crate::resource::directory::{HEADER, layer_paths};
 use crate::resource::error::DiskError;
+use crate::resource::key_watch::KeyWatch;
 use crate::resource::open;
 use crate::resource::staging::Staging;
 use installation::Installation;
@@ -117,6 +118,8 @@ fn create_kind<P: FnMut(u64)>(
 
     let disk = Uuid::new_v4();
     let mut staging = Staging::begin(installation, &parent, kind, &request.name)?;
+    // The source heeds it too, and the key of the disk is its end.
+    let cancel = &cancel.or_at(&Deadline::default());
     let mut source = match &request.source {
         Some(spec) => Some(import::open(spec, cancel)?),
         None => None,
@@ -159,6 +162,7 @@ fn create_kind<P: FnMut(u64)>(
     staging.reserve(row(&payload, &directory))?;
     let dek = DekStack::from(dek);
     write_data(
+        installation,
         &payload,
         &dek,
         staging.directory(),
@@ -174,8 +178,9 @@ fn create_kind<P: FnMut(u64)>(
     Ok(created)
 }
 
-/// Makes the layer's files and fills them.
+/// Makes the layer's files and fills them, for as long as a vault grants the key.
 fn write_data(
+    installation: &Installation,
     payload: &HeaderPayload,
     dek: &DekStack,
     directory: &Path,
@@ -193,7 +198,9 @@ fn write_data(
         Some(source) => {
             let paths = |layer: &LayerRecord| layer_paths(directory, layer);
             let sink = open_new(payload, paths, dek)?;
-            import_image(sink, source.image.as_mut(), payload.size, cancel, progress)
+            let keys = KeyWatch::of_new(installation, &payload.name, layer, cancel)?;
+            let image = source.image.as_mut();
+            keys.judged(import_image(sink, image, payload.size, cancel, progress))
         }
         None => Ok(()),
     }

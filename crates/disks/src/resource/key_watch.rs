@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 use crate::import::{Cancel, Deadline, ImportError};
 use crate::resource::disk::Disk;
 use crate::resource::error::DiskError;
+use crate::resource::unlock::Unwrapper;
 use installation::Installation;
+use installation::envelope::LayerRecord;
 use keys::{ROOMY_STACK, spawn_with_keys, with_wiped_call_stack};
 use vault::{VaultError, VaultErrorCode, Verdict};
 
@@ -49,6 +51,26 @@ impl KeyWatch {
             let header = disk.header_file()?.read()?;
             disk.check_keys(installation, header).map(drop)
         })
+    }
+
+    /// Over the key of the layer of a disk that has no header yet. When it is over, it is the deadline of `cancel`,
+    /// by which others may have begun to wait before there was a key.
+    pub(crate) fn of_new(
+        installation: &Installation,
+        disk: &str,
+        layer: &LayerRecord,
+        cancel: &Cancel,
+    ) -> Result<Self, DiskError> {
+        let (disk, layer) = (disk.to_owned(), layer.clone());
+        Self::start(
+            installation,
+            cancel.deadline().clone(),
+            move |installation| {
+                let set = layer.disk_encryption_set.as_deref();
+                let mut keys = Unwrapper::checking(installation);
+                keys.layer_as(&disk, set, &layer).map(drop)
+            },
+        )
     }
 
     fn start(
