@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::process::Child;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
-use test_support::text;
+use test_support::{PATIENCE, Server, text, threads};
 use vault::AttributeChange;
 
 use super::blob::{Blob, DISKS, access, asked, revoke, state};
@@ -113,6 +114,40 @@ fn a_download_ends_with_the_key() {
     assert_eq!((status, code.as_str()), (403, "KeyVaultAccessForbidden"));
     managed.host.set_key(&enabled(true));
     assert_eq!(blob.range("0-9").status, 206);
+}
+
+#[test]
+fn a_client_that_takes_nothing_keeps_no_key_in_use() {
+    let mut managed = Managed::new();
+    let serve = "serve --listen 127.0.0.1:0 --client-timeout 600 -o json";
+    managed.served = Server::start(managed.host.command(serve));
+    let client = managed.client(&managed.admin);
+    managed
+        .host
+        .encryption_set("des1", &["get", "wrapKey", "unwrapKey"]);
+    with_large_disk(&managed, "--disk-encryption-set des1");
+    let blob = access(&client, &format!("{DISKS}/d"), "Read", 3600);
+    let reader = begun(&managed, &blob);
+    kill_process(Pid::from_child(&reader), Signal::STOP).unwrap();
+    let server = managed.served.pid().as_raw_nonzero().get() as u32;
+    // Who reads the disk has its keys.
+    let is_read = || threads(server).iter().any(|(_, name)| name == "download");
+    assert!(is_read());
+    managed.host.set_key(&AttributeChange {
+        enabled: Some(false),
+        ..AttributeChange::default()
+    });
+    let deadline = Instant::now() + PATIENCE;
+    while is_read() {
+        assert!(Instant::now() < deadline, "it is still read");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    kill_process(Pid::from_child(&reader), Signal::CONT).unwrap();
+    is_cut_off(&managed, reader, "its key is disabled");
+    assert_eq!(
+        blob.range("0-9").refusal(),
+        (403, "KeyVaultAccessForbidden".into())
+    );
 }
 
 #[test]

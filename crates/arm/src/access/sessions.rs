@@ -1,7 +1,7 @@
 //! Disks and snapshots that are open for whoever was granted access.
 //!
-//! The keys are unwrapped when the first request of a grant comes, and asked for again while it is used. They go when the
-//! grant is over, or nobody has asked for long.
+//! The keys are unwrapped when the first request of a grant comes, and asked for again every few seconds, whatever its
+//! clients do. They go when a vault refuses them, the grant is over, or nobody has asked for long.
 
 use std::collections::HashMap;
 use std::io;
@@ -15,15 +15,13 @@ use uuid::Uuid;
 
 use super::error::BlobError;
 use super::policy::is_forbidden;
-use disks::{Download, Piece, Reader, Uploader};
+use disks::{DiskError, Download, KeyWatch, Piece, Reader, Uploader};
 use installation::Installation;
 use installation::catalog::{Access, AccessRecord, CatalogError};
 use server::{ByteStream, Chunk};
 
-/// How often it is looked which grants are over.
+/// How often it is looked which grants are over, and which keys.
 const LOOK: Duration = Duration::from_millis(300);
-/// How often the vault is asked again, as it is for attached disks.
-const CHECK: Duration = Duration::from_secs(5);
 /// For how long keys are kept that nobody uses.
 const IDLE: Duration = Duration::from_secs(10);
 /// Most downloads at a time.
@@ -55,7 +53,6 @@ pub struct Session {
     grant: AccessRecord,
     opened: Opened,
     over: AtomicBool,
-    checked: Mutex<Instant>,
     used: Mutex<Instant>,
 }
 
@@ -185,14 +182,12 @@ impl Inner {
                 Opened::Write(Box::new(uploader))
             }
         };
-        let now = Instant::now();
         Ok(Session {
             installation,
             grant: grant.clone(),
             opened,
             over: AtomicBool::new(false),
-            checked: Mutex::new(now),
-            used: Mutex::new(now),
+            used: Mutex::new(Instant::now()),
         })
     }
 
@@ -263,34 +258,39 @@ impl Session {
     }
 
     fn is_over(&self) -> bool {
-        self.over.load(Ordering::Acquire) || !self.grant.is_live(OffsetDateTime::now_utc())
+        self.over.load(Ordering::Acquire)
+            || self.keys().is_over()
+            || !self.grant.is_live(OffsetDateTime::now_utc())
     }
 
-    /// Refuses what is over. Now and then the vault is asked whether it still grants the keys; what it refuses, and what
-    /// cannot be found out, ends the session: the next request opens another one, or is refused.
+    fn keys(&self) -> &KeyWatch {
+        match &self.opened {
+            Opened::Read(reader) => reader.keys(),
+            Opened::Write(uploader) => uploader.keys(),
+        }
+    }
+
+    /// Refuses what is over: the next request opens another session, or is refused.
     fn check(&self) -> Result<(), BlobError> {
+        if let Some(refused) = self.end_without_keys() {
+            return Err(refused.into());
+        }
         if self.is_over() {
             return Err(BlobError::unauthentic());
         }
         *locked(&self.used) = Instant::now();
-        let Ok(mut checked) = self.checked.try_lock() else {
-            return Ok(());
-        };
-        if checked.elapsed() < CHECK {
-            return Ok(());
-        }
-        let found = match &self.opened {
-            Opened::Read(reader) => reader.check_keys(&self.installation),
-            Opened::Write(uploader) => uploader.check_keys(&self.installation),
-        };
-        *checked = Instant::now();
-        if let Err(error) = found {
-            let (kind, name) = (self.grant.kind, &self.grant.name);
-            log::warn!("access over the network to the {kind} {name} ends: {error}");
-            self.over.store(true, Ordering::Release);
-            return Err(error.into());
-        }
         Ok(())
+    }
+
+    /// Ends the session, and tells once why, if its keys are not granted any more.
+    fn end_without_keys(&self) -> Option<DiskError> {
+        if !self.keys().is_over() || self.over.swap(true, Ordering::AcqRel) {
+            return None;
+        }
+        let error = self.keys().why();
+        let (kind, name) = (self.grant.kind, &self.grant.name);
+        log::warn!("access over the network to the {kind} {name} ends: {error}");
+        Some(error)
     }
 
     /// Whether the session is to be kept.
@@ -301,7 +301,8 @@ impl Session {
 
     /// Whether the grant is over, which those who use the session are told then.
     fn end_if_over(&self) -> bool {
-        let over = self.is_over()
+        let over = self.end_without_keys().is_some()
+            || self.is_over()
             || self.is_gone().unwrap_or_else(|error| {
                 // What cannot be found out is not granted.
                 log::error!("access to disks over the network ends: {error}");
