@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use installation::envelope::ResourceKind;
 use serde_json::{Value, json};
+use test_support::key_search::{may_read_memory, needles, search_what_stays};
 use test_support::{Host, PATIENCE};
 
 use super::client::{Client, Managed};
@@ -210,4 +211,40 @@ fn a_move_that_was_cut_off_is_gone_on_with() {
     assert_eq!(done["job"], Value::Null, "{done}");
     assert_eq!(done["layers"].as_array().unwrap().len(), 1, "{done}");
     assert!(managed.host.ok("disk decrypt d") == content);
+}
+
+/// Every DEK of a disk as it is now.
+fn deks(host: &Host) -> Vec<Vec<u8>> {
+    let installation = host.installation();
+    let disk = disks::Disk::find(&installation, "d").unwrap();
+    let header = disk.header_file().unwrap().read().unwrap();
+    let (_, deks) = disk.unlock_all(&installation, header).unwrap();
+    let both = |dek: &keys::Dek| {
+        let outer = dek.outer().map(|outer| outer.expose().to_vec());
+        [Some(dek.expose().to_vec()), outer]
+    };
+    deks.iter().flat_map(both).flatten().collect()
+}
+
+#[test]
+fn a_server_that_has_moved_a_disk_keeps_no_key_of_it() {
+    if !may_read_memory() {
+        return;
+    }
+    let managed = Managed::new();
+    let (client, _) = with_disk(&managed);
+    grant(&managed, &client, &["once", "twice"]);
+    let line = &format!("PATCH {COMPUTE}/disks/d");
+    let mut had = deks(&managed.host);
+    for (kind, set) in [(TWICE, "twice"), (ONCE, "once")] {
+        client.ask(line, Some(&encryption(&managed, kind, Some(set))));
+        settled(&client, "d");
+        had.extend(deks(&managed.host));
+    }
+    assert_eq!(had.len(), 4, "one, two of another, and one again");
+    let server = managed.served.pid().as_raw_nonzero().get() as u32;
+    for dek in had {
+        let found = search_what_stays(server, &needles(&dek));
+        assert!(found.is_empty(), "in the server: {found:#?}");
+    }
 }

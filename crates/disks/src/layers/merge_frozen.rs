@@ -24,7 +24,7 @@ use crate::resource::layer_files;
 use crate::resource::open::{geometry, layer_map};
 use installation::Installation;
 use installation::envelope::{Header, LayerRecord, ResourceKind};
-use keys::DekStack;
+use keys::{DekStack, with_wiped_call_stack};
 use volume::pipeline::{DiskIo, PipelineError};
 use volume::store::{LayerFile, StackFiles};
 use volume::{LowerLayer, Volume, check_data_file};
@@ -53,8 +53,11 @@ pub(super) fn merge_frozen(
     let (header, deks) = first.unlock_all(installation, first.header_file()?.read()?)?;
     let upper = Upper::of(first, &header, above)?;
     let keys = KeyWatch::of(installation, first)?;
-    let io = upper.open(deks)?;
-    keys.judged(copy_all(io, &keys.stopping(cancel), progress))?;
+    let cancel = keys.stopping(cancel);
+    // The ciphers leave parts of keys there.
+    keys.judged(with_wiped_call_stack(|| {
+        copy_all(upper.open(deks)?, &cancel, progress)
+    }))?;
     for holder in &holders {
         match holder.kind() {
             ResourceKind::Disk => {

@@ -14,8 +14,8 @@ use crate::resource::key_watch::KeyWatch;
 use crate::resource::open::{layer_map, lower_layers, open_files};
 use installation::Installation;
 use installation::envelope::{Header, Job};
-use keys::DekStack;
 use keys::units::BLOCK_SIZE;
+use keys::{DekStack, with_wiped_call_stack};
 use volume::Volume;
 use volume::pipeline::DiskIo;
 
@@ -63,8 +63,11 @@ pub fn run_unattached(
     };
     let keys = KeyWatch::of(installation, disk)?;
     let cancel = keys.stopping(cancel);
-    let copied = open(disk, volume, &header, deks)
-        .and_then(|io| copy(disk, io, &header, &job, &cancel, progress));
+    // The ciphers leave parts of keys there.
+    let copied = with_wiped_call_stack(|| {
+        let io = open(disk, volume, &header, deks)?;
+        copy(disk, io, &header, &job, &cancel, progress)
+    });
     match disk.keeping_failed_sync(installation, keys.judged(copied))? {
         End::Stopped => Ok(false),
         // Not for a job that was aborted since the last look.

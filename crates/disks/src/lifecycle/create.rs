@@ -19,7 +19,7 @@ use installation::envelope::{
     Header, HeaderFile, HeaderPayload, LayerRecord, MAX_DISK_SIZE, ResourceKind, USUAL_SECTOR_SIZE,
     Upload, check_resource_name,
 };
-use keys::DekStack;
+use keys::{DekStack, with_wiped_call_stack};
 
 /// The data unit of a disk for which none was asked: with 4096 bytes a block of the map is one
 /// unit, and XTS starts an eighth as often. Guests see 512-byte sectors either way.
@@ -197,10 +197,13 @@ fn write_data(
     match source {
         Some(source) => {
             let paths = |layer: &LayerRecord| layer_paths(directory, layer);
-            let sink = open_new(payload, paths, dek)?;
             let keys = KeyWatch::of_new(installation, &payload.name, layer, cancel)?;
             let image = source.image.as_mut();
-            keys.judged(import_image(sink, image, payload.size, cancel, progress))
+            // The ciphers leave parts of keys there.
+            keys.judged(with_wiped_call_stack(|| {
+                let sink = open_new(payload, paths, dek)?;
+                import_image(sink, image, payload.size, cancel, progress)
+            }))
         }
         None => Ok(()),
     }

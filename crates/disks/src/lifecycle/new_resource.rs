@@ -15,7 +15,7 @@ use installation::envelope::{
 };
 use installation::files::private_dir;
 use installation::{Installation, KeyAccess};
-use keys::Dek;
+use keys::{Dek, with_wiped_call_stack};
 
 /// A layer to be made.
 pub(crate) struct NewLayer<'a> {
@@ -34,6 +34,11 @@ pub(crate) fn new_layer(
     access: &KeyAccess,
     new: &NewLayer<'_>,
 ) -> Result<(Dek, LayerRecord), DiskError> {
+    // Every new DEK comes by here, and not every thread ends soon.
+    with_wiped_call_stack(|| made_layer(access, new))
+}
+
+fn made_layer(access: &KeyAccess, new: &NewLayer<'_>) -> Result<(Dek, LayerRecord), DiskError> {
     let dek = match access.platform {
         Some(_) => Dek::generate()?.with_outer(Dek::generate()?)?,
         None => Dek::generate()?,

@@ -8,7 +8,7 @@ use installation::envelope::{
     Envelope, Header, HeaderPayload, LayerRecord, UnverifiedHeader, unwrap_one,
 };
 use installation::{Installation, KeyAccess};
-use keys::{Dek, DekStack};
+use keys::{Dek, DekStack, with_wiped_call_stack};
 
 /// Unwraps DEKs, and opens a vault once for all layers that are under the same set.
 pub(crate) struct Unwrapper<'a> {
@@ -85,12 +85,11 @@ impl<'a> Unwrapper<'a> {
         let access = self.access(set, envelope)?;
         let mut caller = access.caller.for_layer(disk, layer.id);
         caller.purpose.check = check;
-        Ok(unwrap_one(
-            access.vault.as_ref(),
-            &caller,
-            layer.id,
-            envelope,
-        )?)
+        let vault = access.vault.as_ref();
+        // Every DEK that is unwrapped comes by here, and not every thread ends soon.
+        Ok(with_wiped_call_stack(|| {
+            unwrap_one(vault, &caller, layer.id, envelope)
+        })?)
     }
 
     fn access(&mut self, set: Option<&str>, envelope: &Envelope) -> Result<&KeyAccess, DiskError> {
