@@ -11,9 +11,11 @@ use crate::call::{Call, Put, ResourceType};
 use crate::error::ArmError;
 use crate::names::{Names, time_text};
 use crate::reply::list;
-use disks::des::{self, DesChange, NewDes};
+use disks::des::{self, DesChange, NewDes, UpdatedDes};
 use installation::PLATFORM_VAULT;
-use installation::catalog::{DesIdentity, EncryptionType, Kind, PlacementRecord};
+use installation::catalog::{
+    DesIdentity, DiskEncryptionSetRecord, DiskRecord, EncryptionType, Kind, PlacementRecord,
+};
 use vault::{KeyUrl, embedded_vault_name, same_key_url, vault_url};
 
 const KNOWN: &[&str] = &[
@@ -80,6 +82,12 @@ impl ResourceType for Sets {
         }
         if let Some(at) = record.last_rotation {
             body["properties"]["lastKeyRotationTimestamp"] = json!(time_text(at));
+        }
+        let left = des::left_behind(call.installation(), &record)?;
+        if let Some(first) = left.first() {
+            let message = still(first, left.len()) + " under another key than the set's.";
+            body["properties"]["autoKeyRotationError"] =
+                json!({"code": "KeyRotationIncomplete", "message": message});
         }
         Ok(body)
     }
@@ -181,9 +189,13 @@ fn change(
         }
         (Some(_), _) => {}
     }
+    let named = url.is_some();
     let url = url.filter(|url| !same_key_url(url, &now.key_url));
     let follow = follow.filter(|follow| *follow != now.auto_rotation);
     if url.is_none() && follow.is_none() && identity.is_none() {
+        if named {
+            take_up_left(call, &now)?;
+        }
         return Ok(());
     }
     let change = DesChange {
@@ -192,14 +204,55 @@ fn change(
         auto_rotation: follow,
         identity,
     };
-    for left in des::update(installation, name, &change)?.left {
-        let (kind, disk) = (left.record.kind, left.record.name);
-        log::error!(
-            "the {kind} '{disk}' is still wrapped by an older key: {}",
-            left.reason
-        );
+    told(des::update(installation, name, &change)?)
+}
+
+/// Tries once more what an earlier change of the key has left under the old one. That it is still left is no failure of
+/// a request that changes something else: `autoKeyRotationError` says so.
+fn take_up_left(call: &Call<'_>, now: &DiskEncryptionSetRecord) -> Result<(), ArmError> {
+    if des::left_behind(call.installation(), now)?.is_empty() {
+        return Ok(());
+    }
+    let same = DesChange {
+        key_url: Some(&now.key_url),
+        ..DesChange::default()
+    };
+    let again = des::update(call.installation(), &now.name, &same);
+    if let Err(error) = again.map_err(ArmError::from).and_then(told) {
+        log::warn!("the set '{}': {}", now.name, error.message);
     }
     Ok(())
+}
+
+/// The refusal where something is left under the old key, which is needed until that is mended.
+fn told(updated: UpdatedDes) -> Result<(), ArmError> {
+    let count = updated.left.len();
+    let Some(first) = updated.left.into_iter().next() else {
+        return Ok(());
+    };
+    let what = still(&first.record, count);
+    let reason = ArmError::from(first.reason);
+    let message = format!(
+        "The disk encryption set is changed, but {what} wrapped by {}, which must stay enabled until this request, \
+         repeated, has succeeded: {}",
+        first.key_url, reason.message
+    );
+    log::error!("{message}");
+    // It is not to be made again and again: the set is changed.
+    Err(ArmError {
+        message,
+        retry_after: None,
+        ..reason
+    })
+}
+
+/// The first of so many things, as a subject.
+fn still(first: &DiskRecord, count: usize) -> String {
+    let (kind, name) = (first.kind, &first.name);
+    match count {
+        0 | 1 => format!("the {kind} '{name}' is still"),
+        more => format!("the {kind} '{name}' and {} others are still", more - 1),
+    }
 }
 
 /// Whose keys the disks of a set are to be under; `None` where the body does not say.

@@ -401,7 +401,7 @@ pub(super) fn is_version_of(url: &str, key_url: &str) -> bool {
 }
 
 /// A key's URL without its version, where it has one.
-fn without_version(url: &str) -> &str {
+pub(super) fn without_version(url: &str) -> &str {
     match url.rsplit_once('/') {
         Some((key, version)) if version.len() == 32 && !key.ends_with("/keys") => key,
         _ => url,

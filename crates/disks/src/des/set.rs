@@ -3,6 +3,7 @@
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::cut_off::refuse_cut_off;
 use super::outcome::{DeletedDes, UpdatedDes};
 use super::rotate::rewrap_set;
 use crate::resource::reconcile::reconcile;
@@ -82,10 +83,11 @@ fn create_now(
 
 /// Changes a disk encryption set and wraps its disks, attached ones too, under its key again.
 ///
-/// When it has disks, its identity must be able to use the new key, or else nothing changes. A
-/// disk that cannot be wrapped again, because the old key refuses, stays under the old key:
-/// its header names the key version that wraps it, whatever the set's active key is. So does
-/// every disk that a crash leaves behind; repeating the command takes those up.
+/// When it has disks, its identity must be able to use the new key, or else nothing changes. Nor does
+/// another identity take over that cannot use a key which still wraps a disk of the set. A disk that
+/// cannot be wrapped again, because the old key refuses, stays under the old key: its header names the
+/// key version that wraps it, whatever the set's active key is. So does every disk that a crash leaves
+/// behind; repeating the command takes those up.
 ///
 /// # Errors
 /// As [`create`]; the vault's refusal of the new key.
@@ -112,7 +114,11 @@ fn update_now(
     change: &DesChange<'_>,
     log: &AuditLog,
 ) -> Result<UpdatedDes, InstallationError> {
-    let Stored { rev, mut record } = installation.catalog().des(name)?;
+    let Stored {
+        rev,
+        record: before,
+    } = installation.catalog().des(name)?;
+    let mut record = before.clone();
     let mut old_key = None;
     let identity = change.identity.as_ref();
     let identity = identity.filter(|identity| **identity != record.identity);
@@ -135,6 +141,9 @@ fn update_now(
         }
     }
     record.auto_rotation = change.auto_rotation.unwrap_or(record.auto_rotation);
+    if identity.is_some() {
+        refuse_cut_off(installation, &before, &record)?;
+    }
     rewrap_set(installation, rev, record, old_key, log)
 }
 
