@@ -8,7 +8,7 @@ use serde::Serialize;
 use time::{Duration, OffsetDateTime};
 
 use super::key_user::KeyUser;
-use installation::catalog::{DepartedRecord, Departure};
+use installation::catalog::{DepartedRecord, Departure, RestoredRecord};
 use installation::{Installation, InstallationError};
 use vault::audit::AuditRecord;
 use vault::{KeyId, KeyUrl, KeyUsed, VaultDatabase, VaultError, moment, same_key_url};
@@ -296,7 +296,23 @@ fn uses_elsewhere(
         );
         found.push((Unknown, reason));
     }
+    // A vault that was made since then has wrapped nothing that is not known.
+    if let Some(restored) = installation.catalog().restored()?
+        && vault.record.created <= restored.time
+        && !is_purged(installation, key_url, vaults)?
+    {
+        found.push((Unknown, why_restored(&restored)));
+    }
     Ok(found)
+}
+
+pub(super) fn why_restored(restored: &RestoredRecord) -> String {
+    format!(
+        "the catalog was restored at {} from a backup of {}, and disks that were made in between are not known; `sealdisk \
+         catalog rebuild --all-directories-named` takes them up, with --data-dir for disks elsewhere",
+        moment(restored.time),
+        moment(restored.backup)
+    )
 }
 
 /// The uses for what is not in this installation. A recent one is one that needs the key.

@@ -10,6 +10,7 @@ use super::record::{
     DiskEncryptionSetRecord, DiskRecord, IdentityRecord, InstallationRecord, Rev, Stored,
     VaultRecord,
 };
+use super::restored::RestoredRecord;
 use crate::envelope::ResourceKind;
 
 /// The records of an installation. A method returns only after what it changed is durable.
@@ -190,6 +191,24 @@ pub trait Catalog:
     /// [`CatalogError`].
     fn note_vault(&self, vault_url: &str, not_found: &[DepartedRecord])
     -> Result<(), CatalogError>;
+
+    /// Marks the catalog as restored from a backup: what was made since is in no record.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    fn mark_restored(&self, record: &RestoredRecord) -> Result<(), CatalogError>;
+
+    /// That mark, as long as nothing has made up for it.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    fn restored(&self) -> Result<Option<RestoredRecord>, CatalogError>;
+
+    /// Removes the mark: all that there is has a record.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    fn clear_restored(&self) -> Result<(), CatalogError>;
 
     /// What has no record any more and may still exist, by name and time.
     ///

@@ -26,6 +26,7 @@ mod operations;
 mod operations_sqlite;
 mod record;
 mod resources;
+mod restored;
 mod rows;
 mod schema;
 mod sets;
@@ -51,5 +52,6 @@ pub use record::{
     DiskEncryptionSetRecord, DiskRecord, DiskState, EncryptionType, IdentityOwner, IdentityRecord,
     InstallationRecord, Kind, LayerUse, Rev, Stored, VaultRecord,
 };
+pub use restored::RestoredRecord;
 pub use settings::{DesIdentity, HsmSettings, VaultKind};
 pub use sqlite::SqliteCatalog;

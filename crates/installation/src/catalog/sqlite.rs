@@ -19,6 +19,7 @@ use super::record::{
     DiskEncryptionSetRecord, DiskRecord, IdentityOwner, IdentityRecord, InstallationRecord, Kind,
     Rev, Stored, VaultRecord,
 };
+use super::restored::{self, RestoredRecord};
 use super::rows::{DES_COLUMNS, VAULT_COLUMNS, parse_des, parse_vault};
 use super::schema::SCHEMA;
 use super::{identities, noted, resources};
@@ -119,6 +120,9 @@ impl SqliteCatalog {
         for assignment in &from.role_assignments {
             management_rows::insert_assignment(&made.db(), assignment)?;
         }
+        if let Some(record) = &from.restored {
+            restored::mark(&made.db(), record)?;
+        }
         noted::mark(&made.db())?;
         // Closing it puts everything into the main file, which is synced with that.
         drop(made);
@@ -142,6 +146,7 @@ impl SqliteCatalog {
             self.departed()?,
         )
         .with_federated(self.federated_credentials(None)?)
+        .with_restored(self.restored()?)
         .with_management(
             self.groups()?,
             self.placements()?
@@ -320,6 +325,20 @@ impl Catalog for SqliteCatalog {
     ) -> Result<(), CatalogError> {
         let noted = noted::insert(&mut self.db(), vault_url, not_found);
         self.copied(noted)
+    }
+
+    fn mark_restored(&self, record: &RestoredRecord) -> Result<(), CatalogError> {
+        let marked = restored::mark(&self.db(), record);
+        self.copied(marked)
+    }
+
+    fn restored(&self) -> Result<Option<RestoredRecord>, CatalogError> {
+        restored::found(&self.db())
+    }
+
+    fn clear_restored(&self) -> Result<(), CatalogError> {
+        let cleared = restored::clear(&self.db());
+        self.copied(cleared)
     }
 
     fn departed(&self) -> Result<Vec<DepartedRecord>, CatalogError> {

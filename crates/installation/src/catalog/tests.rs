@@ -240,12 +240,20 @@ fn what_has_departed_is_kept_in_mind_until_it_is_there_again_or_forgotten() {
     one.depart_disk(&row, rev, &departed).unwrap();
     assert_eq!(one.departed().unwrap(), std::slice::from_ref(&departed));
     assert!(one.disks().unwrap().is_empty());
-    // It survives the catalog.
+    let restored = RestoredRecord {
+        backup: departed.time,
+        time: departed.time,
+    };
+    one.mark_restored(&restored).unwrap();
+    // It survives the catalog, and so does that one was restored.
     drop(one);
     std::fs::remove_file(&path).unwrap();
     let copy = CatalogCopy::read(&path).unwrap().unwrap();
     let one = SqliteCatalog::make_again(&path, &copy).unwrap();
     assert_eq!(one.departed().unwrap(), std::slice::from_ref(&departed));
+    assert_eq!(one.restored().unwrap(), Some(restored));
+    one.clear_restored().unwrap();
+    assert_eq!(one.restored().unwrap(), None);
     // A new one of the same name is another one.
     one.insert_disk(&disk("d", None)).unwrap();
     assert_eq!(one.departed().unwrap().len(), 1);
