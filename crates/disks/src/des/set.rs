@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::cut_off::refuse_cut_off;
 use super::outcome::{DeletedDes, UpdatedDes};
-use super::rotate::rewrap_set;
+use super::rotate::{refuse_overtaken, rewrap_set};
 use crate::resource::reconcile::reconcile;
 use installation::DesOperation;
 use installation::catalog::{DesIdentity, DiskEncryptionSetRecord, EncryptionType, Stored};
@@ -99,7 +99,8 @@ pub fn update(
     let known = known_key_url(installation, name);
     let url = change.key_url.or(known.as_deref());
     installation.recorded(DesOperation::Update, name, url, |log| {
-        retrying(|| update_now(installation, name, change, log))
+        // One that another change has overtaken is not made again, which would undo that one.
+        refuse_overtaken(retrying(|| update_now(installation, name, change, log))?)
     })
 }
 
