@@ -1,8 +1,8 @@
 //! Deleting a vault that is kept here, getting it back, and destroying it.
 //!
 //! A deleted vault stays where it is and says in its own database that it is deleted, so its name stays
-//! taken, as in Azure. Purging is done in this order: the keys are destroyed, in a token too; the
-//! directory gets another name; the catalog forgets the vault; the directory is removed. After a crash
+//! taken, as in Azure. Purging is done in this order: the keys are destroyed, in a token too, and
+//! the catalog notes that; the directory gets another name; the catalog forgets the vault; the directory is removed. After a crash
 //! in between the vault is still deleted, or its files are gone and the catalog's row is left: purging
 //! it again, or making a vault of that name, goes on from there.
 
@@ -96,6 +96,7 @@ impl Installation {
             return self.forget(&record.name);
         }
         self.vault(&record.name)?.purge(&self.operator())?;
+        self.catalog().note_purged_vault(&record.url)?;
         self.forget(&record.name)
     }
 

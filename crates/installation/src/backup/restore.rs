@@ -255,13 +255,14 @@ fn revoke_access(dir: &Path) -> Result<(), BackupError> {
     Ok(())
 }
 
-/// Has the catalog say that it does not know what was made since the backup; what is to be done about it.
+/// Has the catalog say that it does not know what was made, or purged, since the backup; what is to be done about it.
 fn mark(dir: &Path, manifest: &Manifest) -> Result<String, BackupError> {
     let catalog = SqliteCatalog::open(&dir.join(CATALOG))?;
     catalog.mark_restored(&RestoredRecord {
         backup: manifest.created,
         time: OffsetDateTime::now_utc(),
     })?;
+    catalog.forget_purged_vaults()?;
     Ok(format!(
         "disks that were made since the backup, at {}, are not known: `sealdisk catalog rebuild --all-directories-named`, \
          with --data-dir for each directory of disks outside of the state directory, adds them; until then no key is \

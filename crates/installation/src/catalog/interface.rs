@@ -65,6 +65,25 @@ pub trait Catalog:
     /// [`CatalogError`].
     fn forget_vault(&self, name: &str) -> Result<(), CatalogError>;
 
+    /// Notes that the keys of the vault with that URL are destroyed, until there is another one.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    fn note_purged_vault(&self, url: &str) -> Result<(), CatalogError>;
+
+    /// When the vault with that URL was purged. `None` does not say that it was not: it may be a vault that this
+    /// catalog does not know.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    fn vault_purged_at(&self, url: &str) -> Result<Option<OffsetDateTime>, CatalogError>;
+
+    /// Forgets which vaults were purged.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    fn forget_purged_vaults(&self) -> Result<(), CatalogError>;
+
     /// All vaults, by name.
     ///
     /// # Errors

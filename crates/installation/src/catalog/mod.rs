@@ -24,6 +24,7 @@ mod noted;
 mod operation_rows;
 mod operations;
 mod operations_sqlite;
+mod purged;
 mod record;
 mod resources;
 mod restored;

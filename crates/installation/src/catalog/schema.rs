@@ -2,7 +2,7 @@
 
 use super::{
     access_rows, departed, federated, identities, logins, management_rows, noted, operation_rows,
-    restored,
+    purged, restored,
 };
 use vault::sqlite::Schema;
 
@@ -25,6 +25,7 @@ pub(super) const SCHEMA: Schema = Schema {
         |db| db.execute_batch(logins::TABLES),
         |db| db.execute_batch(operation_rows::TABLE),
         |db| db.execute_batch(restored::TABLE),
+        |db| db.execute_batch(purged::TABLE),
     ],
 };
 

@@ -22,7 +22,7 @@ use super::record::{
 use super::restored::{self, RestoredRecord};
 use super::rows::{DES_COLUMNS, VAULT_COLUMNS, parse_des, parse_vault};
 use super::schema::SCHEMA;
-use super::{identities, noted, resources};
+use super::{identities, noted, purged, resources};
 use crate::envelope::ResourceKind;
 use vault::sqlite::{DatabaseError, look, open};
 
@@ -243,6 +243,18 @@ impl Catalog for SqliteCatalog {
             .db()
             .execute("DELETE FROM vaults WHERE name = ?", [name]);
         self.copied(deleted.map(drop).map_err(CatalogError::from))
+    }
+
+    fn note_purged_vault(&self, url: &str) -> Result<(), CatalogError> {
+        purged::insert(&self.db(), url)
+    }
+
+    fn vault_purged_at(&self, url: &str) -> Result<Option<OffsetDateTime>, CatalogError> {
+        purged::since(&self.db(), url)
+    }
+
+    fn forget_purged_vaults(&self) -> Result<(), CatalogError> {
+        purged::forget(&self.db(), None)
     }
 
     fn insert_des(&self, record: &DiskEncryptionSetRecord) -> Result<(), CatalogError> {
