@@ -176,6 +176,32 @@ fn no_key_is_called_safe_after_a_restore_until_all_directories_were_named() {
 }
 
 #[test]
+fn another_disk_of_the_name_is_not_the_one_that_was_not_found() {
+    let (host, _) = host_with_disk_elsewhere();
+    let away = host.path("away");
+    fs::create_dir(&away).unwrap();
+    host.good(&format!(
+        "disk create p --size 1MiB --data-dir {}",
+        away.display()
+    ));
+    lose_catalog(&host);
+    let rebuilt = host.good("catalog rebuild");
+    assert_eq!(
+        rebuilt["notFound"],
+        serde_json::json!(["e", "p"]),
+        "{rebuilt}"
+    );
+    host.good(MOVE);
+    is_unknown(&host, "'e' used it by the vault's log");
+    // It is the one by its name alone.
+    host.good(&format!(
+        "disk register --dir {}/p --name e",
+        away.display()
+    ));
+    is_unknown(&host, "'e' used it by the vault's log");
+}
+
+#[test]
 fn a_vault_that_a_rebuild_could_not_open_is_made_up_for() {
     let (host, _) = host_with_disk_elsewhere();
     let (vault, away) = (host.state().join("vaults/vlt"), host.path("away"));
