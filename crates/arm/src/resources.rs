@@ -10,7 +10,7 @@
 //! 4. the resource is made, as by the command line: as a whole or not at all;
 //! 5. the outcome is recorded.
 //!
-//! A failure of 4 removes the placement. A process that dies between 3 and 4 leaves a placement of
+//! A failure of 4 removes the placement, unless the resource is there after all. A process that dies between 3 and 4 leaves a placement of
 //! nothing, which the same PUT takes up again; the command line, before it makes something of that name, and the next
 //! start of the server remove it. One that dies between 4 and 5 leaves the resource whole, in its group.
 //!
@@ -141,7 +141,7 @@ pub fn put(call: &Call<'_>, named: &Named<'_>, is_patch: bool) -> Result<FrontRe
         match applied {
             Ok(()) => keep(call, &placed),
             Err(error) => {
-                restore(call, &placed, before.as_ref());
+                restore(call, &placed, before.as_ref(), is_kept);
                 Err(error)
             }
         }
@@ -170,8 +170,17 @@ fn keep(call: &Call<'_>, placed: &PlacementRecord) -> Result<(), ArmError> {
     }
 }
 
-/// What a failure leaves of the placement: what there was before.
-fn restore(call: &Call<'_>, placed: &PlacementRecord, before: Option<&PlacementRecord>) {
+/// What a failure leaves of the placement: what there was before. What was made all the same, and could not be deleted
+/// again, stays in its group with its settings, which may forbid access to it.
+fn restore(
+    call: &Call<'_>,
+    placed: &PlacementRecord,
+    before: Option<&PlacementRecord>,
+    was_there: bool,
+) {
+    if !was_there && is_kept(call, placed).unwrap_or(true) {
+        return;
+    }
     let restored = match before {
         Some(before) => call.catalog().put_placement(before),
         None => call.catalog().delete_placement(placed.kind, &placed.name),

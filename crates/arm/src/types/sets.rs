@@ -126,7 +126,11 @@ impl ResourceType for Sets {
                 };
                 des::create(installation, &new)?;
                 if wanted == Some(DesIdentity::None) {
-                    des::remove_identity(installation, name)?;
+                    // A set that is not as it was wanted is not there.
+                    if let Err(error) = des::remove_identity(installation, name) {
+                        des::delete(installation, name)?;
+                        return Err(error.into());
+                    }
                 }
                 Ok(())
             }

@@ -100,22 +100,7 @@ impl ResourceType for Snapshots {
         let kind = ResourceKind::Snapshot;
         let name = &put.placed.name;
         if !put.exists {
-            let disk = made_of(call, put.body)?;
-            if let Some(set) = encryption(call, put.body)? {
-                refuse_other_dek(call, &disk, set.as_deref())?;
-            }
-            let request = SnapshotRequest {
-                kind,
-                name: name.clone(),
-                incremental: optional_bool(put.body, "/properties/incremental")?.unwrap_or(false),
-                data_dir: None,
-            };
-            let disk = Disk::find(call.installation(), &disk)?;
-            call.changes.change_layers(
-                call.installation(),
-                &disk,
-                &LayerOp::CreateSnapshot(request),
-            )?;
+            return make(call, put);
         }
         access::end_forbidden(call.installation(), kind, name, &put.placed.settings)?;
         let view = disks::outline(call.installation(), kind, name)?;
@@ -134,6 +119,37 @@ impl ResourceType for Snapshots {
     fn delete(&self, call: &Call<'_>, name: &str) -> Result<(), ArmError> {
         delete_source(call, ResourceKind::Snapshot, name)
     }
+}
+
+/// Makes a snapshot, and wraps its DEKs under its set. One that cannot be under that set is not there.
+fn make(call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError> {
+    let (installation, kind) = (call.installation(), ResourceKind::Snapshot);
+    let name = &put.placed.name;
+    let disk = made_of(call, put.body)?;
+    if let Some(set) = encryption(call, put.body)? {
+        refuse_other_dek(call, &disk, set.as_deref())?;
+    }
+    let request = SnapshotRequest {
+        kind,
+        name: name.clone(),
+        incremental: optional_bool(put.body, "/properties/incremental")?.unwrap_or(false),
+        data_dir: None,
+    };
+    let disk = Disk::find(installation, &disk)?;
+    call.changes
+        .change_layers(installation, &disk, &LayerOp::CreateSnapshot(request))?;
+    let wrapped = call.changes.retrying(|| {
+        let view = disks::outline(installation, kind, name)?;
+        rewrap(call, kind, put, &view)
+    });
+    wrapped.inspect_err(|_| {
+        if let Err(error) = call.changes.retrying(|| delete_source(call, kind, name)) {
+            log::error!(
+                "the snapshot {name}, which was not to be, stays: {}",
+                error.message
+            );
+        }
+    })
 }
 
 /// The disk that a new snapshot is to be of.
