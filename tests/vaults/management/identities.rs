@@ -251,6 +251,47 @@ fn an_identity_that_cannot_be_is_refused() {
     );
 }
 
+/// The identities of the host are its operator's.
+#[test]
+fn who_writes_sets_acts_for_nobody_in_a_vault_elsewhere() {
+    let managed = Managed::new();
+    let admin = managed.client(&managed.admin);
+    group(&admin);
+    managed.host.ok(&format!(
+        "keyvault connect far --url https://far.vault.example.net:8443 --ca-file {}",
+        managed.served.ca_file.display()
+    ));
+    let key = vault_with_key(&managed, &admin, "kv1");
+    let id1 = identity(&admin, "id1");
+    let body = of_user(set_body(&admin, "kv1", &key), &id1);
+    let des = &format!("{SET}/des1");
+    admin.ok(&format!("PUT {des}"), Some(&body));
+    // Connected or not, the answer is the same.
+    for vault in ["far", "none"] {
+        let url = format!("https://{vault}.vault.example.net:8443/keys/k");
+        let remote = json!({"location": "local", "identity": {"type": "SystemAssigned"},
+            "properties": {"activeKey": {"keyUrl": url}}});
+        for (set, body) in [("des2", &remote), ("des1", &remote)] {
+            let (status, code) = admin.refused(&format!("PUT {SET}/{set}"), Some(body));
+            assert_eq!((status, code.as_str()), (400, "InvalidParameter"));
+        }
+    }
+    // Who may write this set only has its identity act for no other client.
+    let bob = managed.user("bob");
+    managed.host.ok(&format!(
+        "role assignment create --assignee bob --role Contributor --scope {}",
+        des.replacen('~', &managed.subscription(), 1)
+    ));
+    let bob = managed.client(&bob);
+    let client = "0d4f3c44-8c0e-4f0b-9b5e-0c9d1f1f3c11";
+    let patch = json!({"properties": {"federatedClientId": client}});
+    let (status, code) = bob.refused(&format!("PATCH {des}"), Some(&patch));
+    assert_eq!((status, code.as_str()), (403, "LinkedAuthorizationFailed"));
+    // Who may give the identity is told what else is wrong.
+    let (status, code) = admin.refused(&format!("PATCH {des}"), Some(&patch));
+    assert_eq!((status, code.as_str()), (409, "OperationNotAllowed"));
+}
+
 /// Whose installation has the vault, and whose has the disks.
 struct Two {
     vaults: Managed,

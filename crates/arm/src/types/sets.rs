@@ -94,11 +94,14 @@ impl ResourceType for Sets {
             let why = format!("Changing property '{target}' is not allowed.");
             return Err(ArmError::parameter(target, why));
         }
-        wanted_identity(call, put)?;
+        let identity = wanted_identity(call, put)?;
         optional_bool(put.body, "/properties/rotationToLatestKeyVersionEnabled")?;
         match key_url(call, put.body)? {
-            Some(url) => check_source_vault(call, put.body, &url)?,
-            None if put.exists => {}
+            Some(url) => {
+                check_remote(call, put, identity, Some(&url))?;
+                check_source_vault(call, put.body, &url)?;
+            }
+            None if put.exists => check_remote(call, put, identity, None)?,
             None => {
                 let target = "properties.activeKey.keyUrl";
                 let why = format!("Required parameter '{target}' is missing (null).");
@@ -271,6 +274,60 @@ fn own_vault(url: &str, names: &Names, domains: &[String]) -> Option<String> {
         .iter()
         .find_map(|domain| host.strip_suffix(domain.as_str())?.strip_suffix('.'))?;
     Some(name.into())
+}
+
+/// A vault elsewhere is for the identity of a user which a client there trusts: who may write sets may not have the
+/// host's own identities act for them. A set that the operator has made with one of these gets another key from those
+/// who may use all vaults. Nobody else is told which vaults are connected. `url` is the key's, unless it stays.
+fn check_remote(
+    call: &Call<'_>,
+    put: &Put<'_>,
+    wanted: Option<DesIdentity>,
+    url: Option<&str>,
+) -> Result<(), ArmError> {
+    let now = match put.exists {
+        true => Some(call.catalog().des(&put.placed.name)?.record),
+        false => None,
+    };
+    let known = now.as_ref().map(|now| now.key_url.as_str());
+    let Some(url) = url.or(known) else {
+        return Ok(());
+    };
+    if url.parse::<KeyUrl>()?.vault_name().is_some() {
+        return Ok(());
+    }
+    let same_key = known.is_some_and(|known| same_key_url(url, known));
+    let of_host = now.as_ref().is_some_and(|now| {
+        let identity = &now.identity;
+        matches!(
+            identity,
+            DesIdentity::Imds { .. } | DesIdentity::Endpoint { .. }
+        )
+    });
+    let identity = now.map(|now| now.identity);
+    // The host's own are shown as the set's.
+    let same_identity = match &wanted {
+        None => identity.is_some(),
+        Some(DesIdentity::SystemAssigned) => of_host,
+        Some(wanted) => identity.as_ref() == Some(wanted),
+    };
+    match wanted.or(identity) {
+        Some(DesIdentity::UserAssigned {
+            federated_client_id: Some(_),
+            ..
+        }) => Ok(()),
+        // What clients send back that change something else; nobody uses a key any more.
+        Some(identity) if same_key && (same_identity || identity == DesIdentity::None) => Ok(()),
+        _ if of_host && same_identity => {
+            let action = format!("Microsoft.KeyVault/vaults/{DEPLOY}");
+            call.require_linked(&action, &call.names.subscription_id())
+        }
+        _ => Err(ArmError::parameter(
+            "properties.activeKey.keyUrl",
+            "A key that is in no vault of this installation is used by a user-assigned identity, with a \
+             'federatedClientId' that trusts it.",
+        )),
+    }
 }
 
 /// The vault that a body names has to be that of the key, and whoever asks allowed to use it: whoever has a set of a
