@@ -169,6 +169,36 @@ fn a_token_is_for_one_disk_and_one_purpose() {
 }
 
 #[test]
+fn who_is_not_known_hides_nobody_who_is_from_the_log() {
+    let managed = Managed::new();
+    let reader = managed.user("reader");
+    managed
+        .host
+        .ok("role assignment create --assignee reader --role Reader");
+    let client = managed.client(&reader);
+    for n in 0..50 {
+        let id = uuid::Uuid::from_u128(n);
+        let url = format!("{}/sas/{id}.vhd?sig=none", managed.base());
+        assert_eq!(Blob::at(&managed, &url).range("0-9").status, 403);
+        managed.login(&format!("nobody{n}"), "x", &managed.base());
+    }
+    client.refused("DELETE ~/resourceGroups/default", None);
+    managed.served.terminate();
+    let Managed { host, served, .. } = managed;
+    served.wait();
+    let log = host.text("audit list --last 1000 -o json");
+    let mut refused = log
+        .lines()
+        .filter(|line| line.contains("ManagementRefused"));
+    assert!(
+        refused.any(|line| line.contains(&reader.object_id)),
+        "{log}"
+    );
+    let access = log.lines().filter(|line| line.contains("AccessRefused"));
+    assert!(access.count() <= 20, "{log}");
+}
+
+#[test]
 fn who_may_grant_is_up_to_roles_and_what_is_asked_is_checked() {
     let managed = Managed::new();
     let admin = managed.client(&managed.admin);

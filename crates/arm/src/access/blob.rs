@@ -91,7 +91,11 @@ fn admitted(site: &Site<'_>, head: &Head) -> Result<(BlobRequest, AccessRecord),
     });
     found.inspect_err(|error| {
         if error.status == 403 {
-            let detail = format!("{} {}", head.method, head.path);
+            // Whoever has no token can think of paths without end: what they are is not told apart.
+            let detail = match BlobError::unauthentic() == *error {
+                true => format!("{} without a valid token", head.method),
+                false => format!("{} {}", head.method, head.path),
+            };
             site.note_refused(
                 head.peer,
                 "AccessRefused",
