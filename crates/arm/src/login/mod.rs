@@ -161,7 +161,7 @@ fn token(
             let identity = by_client(site, form)?;
             return access_token(site, head, &form.resource()?, &identity);
         }
-        "password" => (by_password(site, attempts, form)?, form.resource()?),
+        "password" => (by_password(site, attempts, head, form)?, form.resource()?),
         "refresh_token" => (by_refresh_token(site, form)?, form.resource()?),
         DEVICE_GRANT | "device_code" => by_device_code(site, form)?,
         _ => {

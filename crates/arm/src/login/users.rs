@@ -55,6 +55,7 @@ fn invalid_grant(code: u32, message: &str) -> Refusal {
 pub(super) fn by_password(
     site: &Site<'_>,
     attempts: &Attempts,
+    head: &Head,
     form: &Form<'_>,
 ) -> Result<IdentityRecord, Refusal> {
     let (given, password) = (form.required("username")?, form.required("password")?);
@@ -71,7 +72,8 @@ pub(super) fn by_password(
         return Err(wrong());
     }
     let name = site.installation().user_name(&given);
-    let attempt = attempts.begin(name, Instant::now()).map_err(|why| match why {
+    let attempt = attempts.begin(name, head.peer.ip(), Instant::now());
+    let attempt = attempt.map_err(|why| match why {
         NotNow::Locked => claimed(invalid_grant(
             50053,
             "The account is locked, because somebody tried to sign in too many times with an incorrect password. Try \
