@@ -138,7 +138,7 @@ fn answer(
         }
         (Asked::Get(range), Opened::Read(reader)) => {
             let (status, part) = about.part(*range)?;
-            let begun = sessions.begin_download(&session)?;
+            let begun = sessions.begin_download(&session, part.end - part.start)?;
             let download = Download::begin(Arc::clone(reader), part.clone())?;
             let stream = Box::new(Sent::new(session.clone(), download, begun));
             let mut headers = Vec::new();

@@ -28,8 +28,10 @@ const CHECK: Duration = Duration::from_secs(5);
 const IDLE: Duration = Duration::from_secs(10);
 /// Most downloads at a time.
 const MOST: usize = 32;
-/// Most downloads at a time by one grant, so that nobody keeps all others out.
+/// Most downloads at a time by the grants of one identity, so that nobody keeps all others out.
 const MAX_OF_ONE: usize = 20;
+/// Bytes that the kernel takes at once: whoever asks for so few is not counted.
+const SHORT: u64 = 64 << 10;
 
 /// The open disks of a server.
 pub struct Sessions {
@@ -122,35 +124,44 @@ impl Sessions {
         }
     }
 
-    /// A place for a download.
+    /// A place for a download of so many bytes.
     ///
     /// # Errors
     /// 503 when there are too many.
-    pub fn begin_download(&self, session: &Session) -> Result<Begun, BlobError> {
-        let grant = session.grant.id;
-        let mut downloads = locked(&self.inner.downloads);
-        let of_one = downloads.get(&grant).copied().unwrap_or_default();
-        if of_one >= MAX_OF_ONE || downloads.values().sum::<usize>() >= MOST {
-            return Err(BlobError::busy());
-        }
-        downloads.insert(grant, of_one + 1);
-        Ok(Begun(Arc::clone(&self.inner.downloads), grant))
+    pub fn begin_download(&self, session: &Session, length: u64) -> Result<Begun, BlobError> {
+        begin_download(&self.inner.downloads, session.grant.created.by, length)
     }
 }
 
-/// How many downloads there are, by the id of their grant.
+/// How many downloads there are, by who has granted access.
 type Downloads = Mutex<HashMap<Uuid, usize>>;
 
-/// A download that is counted, until it is dropped.
-pub struct Begun(Arc<Downloads>, Uuid);
+/// A download that is counted, unless it is short, until it is dropped.
+pub struct Begun(Option<(Arc<Downloads>, Uuid)>);
+
+fn begin_download(all: &Arc<Downloads>, by: Uuid, length: u64) -> Result<Begun, BlobError> {
+    if length <= SHORT {
+        return Ok(Begun(None));
+    }
+    let mut downloads = locked(all);
+    let of_one = downloads.get(&by).copied().unwrap_or_default();
+    if of_one >= MAX_OF_ONE || downloads.values().sum::<usize>() >= MOST {
+        return Err(BlobError::busy());
+    }
+    downloads.insert(by, of_one + 1);
+    Ok(Begun(Some((Arc::clone(all), by))))
+}
 
 impl Drop for Begun {
     fn drop(&mut self) {
-        let mut downloads = locked(&self.0);
-        if let Some(left) = downloads.get_mut(&self.1) {
+        let Some((downloads, by)) = &self.0 else {
+            return;
+        };
+        let mut downloads = locked(downloads);
+        if let Some(left) = downloads.get_mut(by) {
             *left -= 1;
             if *left == 0 {
-                downloads.remove(&self.1);
+                downloads.remove(by);
             }
         }
     }
@@ -357,5 +368,26 @@ impl ByteStream for Sent {
     fn permission(&self) -> Arc<dyn Fn() -> bool + Send + Sync> {
         let session = Arc::clone(&self.session);
         Arc::new(move || !session.is_over())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_takes_all_places_of_downloads() {
+        let downloads = Arc::new(Downloads::default());
+        let begin = |by: u128, length: u64| begin_download(&downloads, Uuid::from_u128(by), length);
+        // By however many grants.
+        let mut begun: Vec<_> = (0..MOST).filter_map(|_| begin(1, u64::MAX).ok()).collect();
+        assert_eq!(begun.len(), MAX_OF_ONE);
+        assert!(begin(2, u64::MAX).is_ok());
+        begun.extend((0..MOST).filter_map(|_| begin(2, u64::MAX).ok()));
+        assert_eq!(begun.len(), MOST);
+        assert!(begin(3, SHORT + 1).is_err());
+        assert!(begin(3, SHORT).is_ok());
+        drop(begun);
+        assert!(locked(&downloads).is_empty());
     }
 }
