@@ -107,6 +107,12 @@ fn a_user_logs_in_with_a_password() {
     let renewed = managed.refresh(&tokens["refresh_token"]);
     assert_eq!(renewed.status, 200, "{renewed:?}");
     assert_eq!(managed.asks(&renewed.body["access_token"]).status, 200);
+    // A login ends when it would have without that.
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    let again = managed.refresh(&renewed.body["refresh_token"]);
+    let ends = said(&tokens["refresh_token"])["exp"].clone();
+    assert_eq!(said(&again.body["refresh_token"])["exp"], ends);
+    assert!(again.body["refresh_token_expires_in"].as_i64().unwrap() < 12 * 3600);
     let log = managed.host.text("audit list -o json");
     assert!(
         log.contains("UserSetPassword") && log.contains("TokenIssue"),

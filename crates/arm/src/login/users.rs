@@ -24,7 +24,7 @@ use vault::VaultErrorCode;
 
 /// For whom what renews a login is: nobody's token has it as its audience.
 const REFRESH: &str = "urn:sealdisk:refresh";
-/// How long a login can be renewed: less than the keys are kept that verify.
+/// How long a login can be renewed, from its beginning on: less than the keys are kept that verify.
 const REFRESH_LIFETIME: Duration = Duration::hours(12);
 /// Seconds between two questions of a device.
 const INTERVAL: u32 = 2;
@@ -92,14 +92,14 @@ pub(super) fn by_password(
     found.ok_or_else(wrong)
 }
 
-/// The user whose login is renewed.
+/// The user whose login is renewed, and when the login ends: no later than without that.
 ///
 /// # Errors
 /// Why it is not.
 pub(super) fn by_refresh_token(
     site: &Site<'_>,
     form: &Form<'_>,
-) -> Result<IdentityRecord, Refusal> {
+) -> Result<(IdentityRecord, i64), Refusal> {
     let (token, client) = (form.required("refresh_token")?, form.required("client_id")?);
     let ended = || {
         let message =
@@ -113,7 +113,7 @@ pub(super) fn by_refresh_token(
     let stamp = site.installation().login_stamp(&identity);
     let stamp = stamp.map_err(|error| failed(&error))?;
     match refresh.stamp == stamp && refresh.client == client {
-        true => Ok(identity),
+        true => Ok((identity, refresh.exp)),
         false => Err(ended()),
     }
 }
@@ -187,7 +187,8 @@ pub(super) fn by_device_code(
     }
 }
 
-/// The answer for a user: an access token, with what a client keeps of the login.
+/// The answer for a user: an access token, with what a client keeps of the login. `ends` is when the login does, unless
+/// it is a new one.
 ///
 /// # Errors
 /// When nothing can be signed.
@@ -195,6 +196,7 @@ pub(super) fn user_tokens(
     site: &Site<'_>,
     form: &Form<'_>,
     identity: &IdentityRecord,
+    ends: Option<i64>,
     mut answer: Value,
 ) -> Result<Value, Refusal> {
     let client = form.required("client_id")?;
@@ -217,12 +219,13 @@ pub(super) fn user_tokens(
         "ver": "2.0",
     });
     let stamp = installation.login_stamp(identity);
+    let ends = ends.unwrap_or_else(|| (now + REFRESH_LIFETIME).unix_timestamp());
     let refresh = Refresh {
         aud: REFRESH.into(),
         iss: site.issuer().into(),
         iat: now.unix_timestamp(),
         nbf: now.unix_timestamp(),
-        exp: (now + REFRESH_LIFETIME).unix_timestamp(),
+        exp: ends,
         sub: identity.object_id,
         client,
         stamp: stamp.map_err(|error| failed(&error))?,
@@ -231,7 +234,7 @@ pub(super) fn user_tokens(
     let signed = |signed: Result<String, server::ApiError>| signed.map_err(|e| failed(&e.message));
     answer["id_token"] = json!(signed(site.sign(&id_token))?);
     answer["refresh_token"] = json!(signed(site.sign(&refresh))?);
-    answer["refresh_token_expires_in"] = json!(REFRESH_LIFETIME.whole_seconds());
+    answer["refresh_token_expires_in"] = json!(ends.saturating_sub(now.unix_timestamp()));
     answer["client_info"] = json!(URL_SAFE_NO_PAD.encode(info));
     answer["scope"] = json!(form.field("scope").unwrap_or_default());
     Ok(answer)
