@@ -402,3 +402,25 @@ fn a_template_does_nothing_that_whoever_deploys_may_not_do() {
         "{body}"
     );
 }
+
+#[test]
+fn deployments_are_listed_by_pages() {
+    let managed = Managed::new();
+    let client = managed.client(&managed.admin);
+    group(&client);
+    for name in ["x1", "x2", "x3"] {
+        deploy(&client, name, &json!({"resources": []}), &json!({}));
+        ended(&client, name);
+    }
+    let mut path = format!("{DEPLOYMENTS}?$top=2");
+    let mut names = Vec::new();
+    for _ in 0..2 {
+        let page = client.ok(&format!("GET {path}"), None);
+        let found = page["value"].as_array().unwrap().iter();
+        names.extend(found.map(|one| one["name"].as_str().unwrap().to_owned()));
+        let next = page["nextLink"].as_str().unwrap_or_default();
+        path = next.replacen(&managed.base(), "", 1);
+    }
+    names.sort();
+    assert_eq!((names.join(" ").as_str(), path.as_str()), ("x1 x2 x3", ""));
+}
