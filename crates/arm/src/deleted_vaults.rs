@@ -51,7 +51,10 @@ pub fn one(call: &Call<'_>, name: &str, action: Option<&str>) -> Result<FrontRep
     };
     match (call.head.method.as_str(), action) {
         ("GET", None) => {
-            call.require(READ, &scope)?;
+            // Who may not read it is told what would be said if it were not there.
+            if !call.may(READ, &scope) {
+                call.require(READ, &call.names.subscription_id())?;
+            }
             Ok(item(view))
         }
         ("POST", Some(action)) if action.eq_ignore_ascii_case("purge") => {

@@ -8,6 +8,7 @@ use server::FrontReply;
 use crate::call::{Call, ResourceType, Wanted};
 use crate::error::ArmError;
 use crate::filter::Term;
+use crate::id::is_within;
 use crate::placed::placed;
 use crate::places::{body, summary};
 use crate::reply::list;
@@ -21,19 +22,33 @@ const MAX_READERS: usize = 4;
 /// `GET` of all of a type, in a group or everywhere, as far as whoever asks may see them.
 ///
 /// # Errors
-/// 404 for a group that there is not.
+/// 404 for a group that there is not; 403 for who may not know that.
 pub fn list_type(
     call: &Call<'_>,
     kind: &'static dyn ResourceType,
     group: Option<&str>,
 ) -> Result<FrontReply, ArmError> {
-    if let Some(group) = group
-        && call.catalog().group(group)?.is_none()
-    {
-        return Err(ArmError::no_group(group));
+    if let Some(group) = group {
+        check_group(call, group)?;
     }
     let page = page(call, &[kind], group, |_| true)?;
     Ok(list(bodies(call, kind, &page.items), page.next))
+}
+
+/// Refuses a group that there is not. Whoever has a role neither in it nor above it is not told which there are.
+fn check_group(call: &Call<'_>, group: &str) -> Result<(), ArmError> {
+    let scope = call.names.group_id(group);
+    let mut scopes = call.roles.iter().map(|role| role.scope.as_str());
+    if !scopes.any(|other| is_within(other, &scope) || is_within(&scope, other)) {
+        call.require(
+            "Microsoft.Resources/subscriptions/resourceGroups/read",
+            &scope,
+        )?;
+    }
+    match call.catalog().group(group)? {
+        Some(_) => Ok(()),
+        None => Err(ArmError::no_group(group)),
+    }
 }
 
 /// The bodies of a page, each of which takes a file to be read: by several threads where there are many. What was
@@ -68,12 +83,10 @@ fn bodies(
 /// `GET …/resources`: of all types, with a filter.
 ///
 /// # Errors
-/// 400 for a filter of what resources do not have.
+/// 400 for a filter of what resources do not have; as [`list_type`].
 pub fn list_all(call: &Call<'_>, group: Option<&str>) -> Result<FrontReply, ArmError> {
-    if let Some(group) = group
-        && call.catalog().group(group)?.is_none()
-    {
-        return Err(ArmError::no_group(group));
+    if let Some(group) = group {
+        check_group(call, group)?;
     }
     let mut tag_name = None;
     for term in &call.query.filter.terms {
