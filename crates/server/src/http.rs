@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
 use axum::extract::{ConnectInfo, Request, State};
+use axum::http::header::HOST;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
@@ -76,6 +77,10 @@ pub async fn handle(
     request_span::begin(&mut parts);
     let path = parts.uri.path();
     let reply = match &listener.service {
+        // Of two hosts a proxy might have looked at the other one (RFC 9112 §3.2).
+        _ if parts.headers.get_all(HOST).iter().nth(1).is_some() => {
+            ApiError::bad("the request has more than one Host header").into()
+        }
         _ if let Err(error) = listener.admit(peer, &parts).await => TokenError(error).into(),
         Service::Imds(names) => listener.imds(names, peer, &parts).await,
         _ if is(path, &["msi", "token"]) => listener.identity_endpoint(peer, &parts).await,
