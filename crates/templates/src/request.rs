@@ -77,12 +77,13 @@ pub fn parse_request(body: &[u8]) -> Result<Request, TemplateError> {
         _ => Map::new(),
     };
     let (text, template) = (template.to_value(), Template::new(template)?);
+    let text = without_secrets(text, &template);
     Ok(Request {
         mode: mode(properties)?,
         location: root.get("location").and_then(Node::text).map(str::to_owned),
         tags,
         template_hash: hash(&text),
-        text: without_secrets(text, &template),
+        text,
         parameters: parameters(properties)?,
         template: Arc::new(template),
     })
@@ -99,7 +100,8 @@ impl fmt::Debug for Request {
 }
 
 impl Request {
-    /// A number that two templates have in common if their content is the same. Azure's is another.
+    /// A number that two templates have in common if their content is the same, but for what is secure. Azure's is
+    /// another.
     pub fn template_hash(&self) -> &str {
         &self.template_hash
     }

@@ -89,7 +89,13 @@ fn secure_parameters_are_kept_nowhere_and_told_to_nobody() {
     let managed = Managed::new();
     let client = managed.client(&managed.admin);
     group(&client);
-    let secrets = ["given-5f1c", "nested-5f1c", "default-5f1c"];
+    // The last one is the first one in base64.
+    let secrets = [
+        "given-5f1c",
+        "nested-5f1c",
+        "default-5f1c",
+        "Z2l2ZW4tNWYxYw",
+    ];
     let mut failing = disk("d2");
     failing["location"] = json!("[concat('x', parameters('given'))]");
     failing["dependsOn"] = json!(["d1"]);
@@ -100,9 +106,11 @@ fn secure_parameters_are_kept_nowhere_and_told_to_nobody() {
             "open": {"type": "string", "defaultValue": "[concat(parameters('given'), 'open-5f1d')]"},
             "fails": {"type": "bool"},
         },
+        "variables": {"made": "[parameters('given')]"},
         "resources": [disk("d1"), failing],
         "outputs": {
             "said": {"type": "string", "value": "[parameters('given')]"},
+            "coded": {"type": "string", "value": "[base64(variables('made'))]"},
             "more": {"type": "object", "value": "[parameters('object')]"},
             "last": {"type": "securestring", "value": "[parameters('unsaid')]"},
         },
