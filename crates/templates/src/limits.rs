@@ -29,6 +29,10 @@ pub const MAX_EVALUATION_DEPTH: usize = 192;
 pub const MAX_VALUE: usize = 8 << 20;
 /// Memory of all values that a deployment makes, one after the other.
 pub const MAX_TOTAL: usize = 128 << 20;
+/// Of these, the memory that each deployment has for itself.
+pub const OWN: usize = 4 << 20;
+/// The memory that all deployments of a process together have besides.
+pub const MAX_SHARED: usize = 256 << 20;
 /// Expressions and elements that a deployment looks at.
 pub const MAX_STEPS: usize = 10_000_000;
 /// Resources outside of the template whose state `reference` asks for.

@@ -1,10 +1,11 @@
 //! Values with their size, and what evaluation may use up.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
 
-use crate::limits::{MAX_DEPTH, MAX_STEPS, MAX_TOTAL, MAX_VALUE};
+use crate::limits::{MAX_DEPTH, MAX_SHARED, MAX_STEPS, MAX_TOTAL, MAX_VALUE, OWN};
 
 /// A value that nobody changes any more.
 pub(crate) type Shared = Arc<Measured>;
@@ -42,11 +43,22 @@ fn measure(value: &Value) -> (usize, usize) {
     }
 }
 
+/// What the deployments of this process have of [`MAX_SHARED`].
+static SHARED: AtomicUsize = AtomicUsize::new(0);
+
 /// What a deployment may still use up.
 #[derive(Debug)]
 pub(crate) struct Budget {
     bytes: usize,
     steps: usize,
+    /// What it has of the memory for all.
+    shared: usize,
+}
+
+impl Drop for Budget {
+    fn drop(&mut self) {
+        SHARED.fetch_sub(self.shared, Ordering::Relaxed);
+    }
 }
 
 impl Budget {
@@ -54,6 +66,7 @@ impl Budget {
         Self {
             bytes: MAX_TOTAL,
             steps: MAX_STEPS,
+            shared: 0,
         }
     }
 
@@ -91,7 +104,7 @@ impl Budget {
         match self.bytes.checked_sub(size) {
             Some(rest) => {
                 self.bytes = rest;
-                Ok(())
+                self.share()
             }
             None => {
                 self.bytes = 0;
@@ -100,6 +113,28 @@ impl Budget {
                     MAX_TOTAL >> 20
                 ))
             }
+        }
+    }
+}
+
+impl Budget {
+    /// Takes what is more than a deployment has for itself from what all of them have together.
+    fn share(&mut self) -> Result<(), String> {
+        let wanted = (MAX_TOTAL - self.bytes).saturating_sub(OWN);
+        let more = wanted.saturating_sub(self.shared);
+        let taken = SHARED.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+            used.checked_add(more).filter(|used| *used <= MAX_SHARED)
+        });
+        match taken {
+            Ok(_) => {
+                self.shared += more;
+                Ok(())
+            }
+            Err(_) => Err(
+                "The templates that are deployed at this moment take too much memory, and this one is among the large \
+                 ones: try again later."
+                    .to_owned(),
+            ),
         }
     }
 }
@@ -149,5 +184,30 @@ pub(crate) fn display(value: &Value) -> String {
         Value::Bool(false) => "False".to_owned(),
         Value::String(text) => text.clone(),
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_templates_share_memory_and_small_ones_always_have_some() {
+        let full = || {
+            let mut budget = Budget::new();
+            budget.bytes(MAX_TOTAL).map(|()| budget)
+        };
+        // Other tests of this process have little.
+        let mut all: Vec<Budget> = std::iter::from_fn(|| full().ok()).collect();
+        assert!(
+            (1..=MAX_SHARED / (MAX_TOTAL - OWN)).contains(&all.len()),
+            "{}",
+            all.len()
+        );
+        let mut small = Budget::new();
+        small.bytes(OWN).unwrap();
+        assert!(small.bytes(MAX_TOTAL - OWN).is_err());
+        all.pop();
+        full().unwrap();
     }
 }
