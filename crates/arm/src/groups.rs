@@ -7,10 +7,11 @@ use time::OffsetDateTime;
 use crate::audit::recorded;
 use crate::call::{Call, ResourceType, Wanted, Work};
 use crate::error::{ArmError, text};
+use crate::etag::{check_etag, with_etag};
 use crate::operations;
 use crate::placed::placed;
 use crate::places::{group_lock, tags};
-use crate::reply::{created, done, item, list};
+use crate::reply::{done, list};
 use crate::resources::forget_roles;
 use installation::catalog::{
     DEFAULT_GROUP, GroupRecord, LOCATION, OperationRecord, OperationState, PlacementRecord,
@@ -67,7 +68,7 @@ pub fn one(call: &Call<'_>, name: &str) -> Result<FrontReply, ArmError> {
             require("read")?;
             let found = call.catalog().group(name)?;
             let found = found.ok_or_else(|| ArmError::no_group(name))?;
-            Ok(item(view(call, &found)))
+            Ok(with_etag(view(call, &found), 200))
         }
         "HEAD" => {
             require("read")?;
@@ -95,6 +96,8 @@ pub fn one(call: &Call<'_>, name: &str) -> Result<FrontReply, ArmError> {
 fn put(call: &Call<'_>, name: &str) -> Result<FrontReply, ArmError> {
     let _lock = call.changes.lock(&group_lock(name));
     let known = call.catalog().group(name)?;
+    let now = known.as_ref().map(|known| view(call, known));
+    check_etag(call.head, now.as_ref())?;
     let is_new = known.is_none();
     let location = call.body.get("location").and_then(Value::as_str);
     match (&known, location) {
@@ -142,8 +145,8 @@ fn put(call: &Call<'_>, name: &str) -> Result<FrontReply, ArmError> {
     recorded(call, "ResourceGroupWrite", &id, || {
         Ok(call.catalog().put_group(&record)?)
     })?;
-    let view = view(call, &record);
-    Ok(if is_new { created(view) } else { item(view) })
+    let status = if is_new { 201 } else { 200 };
+    Ok(with_etag(view(call, &record), status))
 }
 
 /// Azure's rule: 1 to 90 letters, digits, `_`, `-`, `.`, `(` and `)`, not ending in a period.

@@ -232,6 +232,24 @@ fn groups_are_made_shown_and_deleted_in_any_case() {
 }
 
 #[test]
+fn who_has_seen_another_state_of_a_group_changes_nothing() {
+    let managed = Managed::new();
+    let client = managed.client(&managed.admin);
+    let line = "PUT ~/resourceGroups/rg1";
+    let body = json!({"location": "local", "tags": {"a": "b"}});
+    let none = client.ask_with(line, "If-Match: *\r\n", Some(&body));
+    assert_eq!(none.status, 412, "{none:?}");
+    client.ok(line, Some(&json!({"location": "local"})));
+    let seen = client.ask("GET ~/resourceGroups/rg1", None);
+    let etag = format!("If-Match: {}\r\n", seen.header("etag").unwrap());
+    assert_eq!(client.ask_with(line, &etag, Some(&body)).status, 200);
+    let stale = client.ask_with(line, &etag, Some(&json!({"location": "local", "tags": {}})));
+    assert_eq!((stale.status, stale.code()), (412, "PreconditionFailed"));
+    let now = client.ok("GET ~/resourceGroups/rg1", None);
+    assert_eq!(now["tags"], body["tags"]);
+}
+
+#[test]
 fn who_may_see_nothing_is_not_told_which_names_there_are() {
     let managed = Managed::new();
     let client = managed.client(&managed.admin);
