@@ -30,7 +30,7 @@ const PLACES: &[Place] = &[
     (
         &["disk", "create"],
         "source",
-        &[Kind::Snapshot, Kind::Image],
+        &[Kind::Snapshot, Kind::Image, Kind::Disk],
     ),
     (&["disk", "revert"], "snapshot", &[Kind::Snapshot]),
     (&["snapshot"], "name", &[Kind::Snapshot]),

@@ -11,7 +11,7 @@ use super::{CliError, Context, Tabular};
 use disks::{Rebuilt, RebuiltSet};
 use installation::catalog::{DepartedRecord, Departure};
 use installation::envelope::ResourceKind;
-use vault::{KeyUrl, Permissions};
+use vault::{KeyUrl, Permissions, moment};
 
 /// Arguments of `catalog`.
 #[derive(Args)]
@@ -25,12 +25,16 @@ enum CatalogCommand {
     /// Rebuild the catalog: create it if it is lost, and add what is missing from it
     #[command(after_help = "Example:
   sealdisk catalog rebuild
-  sealdisk catalog rebuild --data-dir /srv/disks --data-dir /mnt/fast/web
+  sealdisk catalog rebuild --data-dir /srv/disks --data-dir /mnt/fast/web --all-directories-named
 
 Connected vaults, disk encryption sets and identities come from STATE_DIR/catalog-copy.json, with
 the ids that access policies name; other vaults from their directories; disks, snapshots and images
 from their headers. A set that only a header names gets a new identity, and the command prints how
-to grant it the key.")]
+to grant it the key.
+
+After `backup restore` the catalog does not know the disks that were created since the backup. No
+key version is reported as safe to disable until a rebuild with --all-directories-named has had no
+problems: use it when --data-dir names every directory of disks outside of the state directory.")]
     Rebuild(RebuildArgs),
     /// List resources that left the catalog although their headers may still exist
     #[command(after_help = "Example:
@@ -63,6 +67,9 @@ struct RebuildArgs {
     /// A directory of disks, or of one disk, outside of the state directory
     #[arg(long, value_name = "DIR")]
     data_dir: Vec<PathBuf>,
+    /// Confirm that there are no disks outside of the state directory and the directories of --data-dir
+    #[arg(long)]
+    all_directories_named: bool,
 }
 
 #[derive(Serialize)]
@@ -194,7 +201,12 @@ fn forget(context: &Context, args: &ForgetArgs) -> Result<(), CliError> {
 }
 
 fn rebuild(context: &Context, args: &RebuildArgs) -> Result<(), CliError> {
-    let (_, rebuilt) = disks::rebuild(&context.state_dir()?, &args.data_dir)?;
+    let (_, rebuilt) = disks::rebuild(
+        &context.state_dir()?,
+        &args.data_dir,
+        args.all_directories_named,
+    )?;
+    let restored = rebuilt.restored;
     let view = RebuiltView::from(rebuilt);
     for set in &view.disk_encryption_sets {
         context.output.note(&format!(
@@ -207,6 +219,14 @@ fn rebuild(context: &Context, args: &RebuildArgs) -> Result<(), CliError> {
             "note: the logs of the key vaults name resources that were not found: {}; give their directories \
              with --data-dir, or forget them with `sealdisk catalog forget`",
             view.not_found.join(", ")
+        ));
+    }
+    if let Some(restored) = restored {
+        context.output.note(&format!(
+            "note: the catalog was restored from a backup of {}, and no key is called safe to disable until a rebuild \
+             without problems has named every directory of disks that was made since: give them with --data-dir, and \
+             --all-directories-named",
+            moment(restored.backup)
         ));
     }
     context.output.show(&view)?;

@@ -78,20 +78,31 @@ pub(super) fn delete(
         if args.no_wait {
             return Ok(());
         }
-        let progress = Progress::new();
-        let merged = changes.merge_all(&mut |done, total| progress.at(done, total));
-        drop(progress);
-        if let Err(error) = merged {
-            // It is deleted; the rest is done by the next deletion.
-            context.output.note(&format!(
-                "note: the {kind} {} is deleted, but its layers are not merged yet: {error}",
-                args.name
-            ));
-        } else if args.wait {
+        if merge_left(context, changes, kind, &args.name) && args.wait {
             wait_for_merges(context, changes)?;
         }
         Ok(())
     })
+}
+
+/// Merges what one that is deleted has left; whether all that can be is merged.
+pub(super) fn merge_left(
+    context: &Context,
+    changes: &LayerChanges<'_>,
+    kind: ResourceKind,
+    name: &str,
+) -> bool {
+    let progress = Progress::new();
+    let merged = changes.merge_all(&mut |done, total| progress.at(done, total));
+    drop(progress);
+    // It is deleted; the rest is done by the next deletion.
+    merged
+        .inspect_err(|error| {
+            context.output.note(&format!(
+                "note: the {kind} {name} is deleted, but its layers are not merged yet: {error}"
+            ));
+        })
+        .is_ok()
 }
 
 /// Waits until no disk has a merge under way that can be done now: those of a disk are done one after the other.

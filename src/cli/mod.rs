@@ -29,6 +29,7 @@ mod image;
 mod key;
 mod keyvault;
 mod limits;
+mod lock;
 mod logging;
 mod manpages;
 mod metrics;

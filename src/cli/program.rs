@@ -15,9 +15,9 @@ use super::global::{Context, GlobalArgs};
 use super::tracing::Traced;
 use super::{
     CliError, Output, OutputFormat, alarm, arm_ids, attach, audit, backup, catalog, completions,
-    dashboard, des, disk, doctor, event_notifier, identity, image, keyvault, logging, manpages,
-    metrics, named, reference, role, serve, similar, snapshot, status, top, tracing, units,
-    upgrade, usage, version,
+    dashboard, des, disk, doctor, event_notifier, identity, image, keyvault, lock, logging,
+    manpages, metrics, named, reference, role, serve, similar, snapshot, status, top, tracing,
+    units, upgrade, usage, version,
 };
 
 /// The version, and by which module keys are made and used.
@@ -59,6 +59,8 @@ enum Command {
     Identity(identity::IdentityArgs),
     /// Grant and revoke roles of Azure's management API
     Role(role::RoleArgs),
+    /// Put locks on resources, so that nobody deletes or changes them by mistake
+    Lock(lock::LockArgs),
     /// Serve Azure's management API, the key vaults and tokens over HTTPS, until SIGTERM
     #[command(after_help = "Example:
   sealdisk identity create admin --secret-file admin.secret
@@ -211,6 +213,7 @@ fn dispatch(context: &Context, command: Command) -> Result<(), CliError> {
         Command::DiskEncryptionSet(args) => des::run(context, args),
         Command::Identity(args) => identity::run(context, args),
         Command::Role(args) => role::run(context, args),
+        Command::Lock(args) => lock::run(context, args),
         Command::Serve(args) => serve::run(context, args),
         Command::Audit(args) => audit::run(context, args),
         Command::Backup(args) => backup::run(context, args),

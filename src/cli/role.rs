@@ -7,10 +7,12 @@ use uuid::Uuid;
 
 use super::output::time_cell;
 use super::{CliError, Context, Tabular};
-use arm::ArmError;
-use arm::roles::{NewAssignment, assign, remove, role, role_named};
+use arm::locks;
+use arm::roles::{DELETE, NewAssignment, WRITE, assign, detail, remove, role, role_named};
+use arm::{ArmError, recorded_as};
 use installation::Installation;
 use installation::catalog::{RoleAssignmentRecord, Touch};
+use vault::audit::AuditRecord;
 
 /// Arguments of `role`.
 #[derive(Args)]
@@ -140,7 +142,12 @@ pub(super) fn run(context: &Context, args: RoleArgs) -> Result<(), CliError> {
                 args.name
             );
             context.output.confirm(&question, args.yes)?;
-            match remove(&installation, args.name)? {
+            let all = installation.catalog().role_assignments()?;
+            if let Some(record) = all.iter().find(|record| record.id == args.name) {
+                let action = "Microsoft.Authorization/roleAssignments/delete";
+                locks::refuse(&installation, action, &record.scope)?;
+            }
+            match revoke(&installation, args.name)? {
                 Some(_) => Ok(()),
                 None => Err(CliError::new(
                     "ResourceNotFound",
@@ -152,6 +159,26 @@ pub(super) fn run(context: &Context, args: RoleArgs) -> Result<(), CliError> {
             }
         }
     }
+}
+
+fn revoke(
+    installation: &Installation,
+    name: Uuid,
+) -> Result<Option<RoleAssignmentRecord>, CliError> {
+    let all = installation.catalog().role_assignments()?;
+    let Some(known) = all.iter().find(|known| known.id == name) else {
+        return Ok(None);
+    };
+    let detail = detail(&known.scope, known.role, known.principal);
+    let record = record(installation, DELETE, detail);
+    Ok(recorded_as(installation, record, || {
+        remove(installation, name)
+    })?)
+}
+
+fn record(installation: &Installation, operation: &str, detail: String) -> AuditRecord {
+    let operator = installation.operator();
+    AuditRecord::new(operator.object_id, &operator.origin, operation).with_detail(detail)
 }
 
 fn create(
@@ -187,7 +214,11 @@ fn create(
             by: installation.operator().object_id,
         },
     };
-    let (record, _) = assign(installation, &new)?;
+    let action = "Microsoft.Authorization/roleAssignments/write";
+    locks::refuse(installation, action, new.scope)?;
+    let detail = detail(new.scope, role.id, principal.object_id);
+    let record = record(installation, WRITE, detail);
+    let (record, _) = recorded_as(installation, record, || assign(installation, &new))?;
     context
         .output
         .show(&AssignmentView::new(installation, record)?)

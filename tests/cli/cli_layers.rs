@@ -419,3 +419,57 @@ fn a_full_file_system_loses_nothing_and_what_was_begun_goes_on_with_space() {
         disk.is_clean("d");
     }
 }
+
+#[test]
+fn a_disk_is_cloned_at_once() {
+    let mut disk = Written::new(&[]);
+    let first = disk.content.clone();
+    let host = &disk.host;
+    // The name of a disk is one of what a source may be, as long as nothing else has it.
+    host.ok(&["disk", "create", "c1", "--source", "d"]);
+    let clone = [
+        "disk", "create", "c2", "--source", "disk:d", "--size", "32MiB",
+    ];
+    let shown = host.json(&clone);
+    assert_eq!(
+        (&shown["source"]["kind"], &shown["source"]["name"]),
+        (&"disk".into(), &"d".into())
+    );
+    host.ok(&["snapshot", "create", "d", "--source", "d"]);
+    let why = host.refused(&["disk", "create", "c3", "--source", "d"]);
+    assert!(why.contains("snapshot:d") && why.contains("disk:"), "{why}");
+    host.ok(&["snapshot", "delete", "d", "--yes"]);
+    disk.write(3, 1);
+    disk.holds("d", &disk.content);
+    disk.holds("c1", &first);
+    let mut larger = first.clone();
+    larger.resize(32 << 20, 0);
+    disk.holds("c2", &larger);
+
+    let host = &disk.host;
+    host.ok(&["disk", "flatten", "c2"]);
+    assert!(host.json(&["disk", "show", "c2"])["source"].is_null());
+    disk.holds("c2", &larger);
+    host.ok(&["disk", "delete", "d", "--yes"]);
+    disk.holds("c1", &first);
+    // Nobody else needs the layers by themselves any more.
+    assert_eq!(host.layers(ResourceKind::Disk, "c1").len(), 1);
+    for name in ["c1", "c2"] {
+        disk.is_clean(name);
+    }
+}
+
+/// Somebody who copies a disk each night and deletes the copy of the night before can do so for ever.
+#[test]
+fn clones_that_go_leave_no_layers() {
+    let disk = Written::new(&[]);
+    for round in 0..34 {
+        let name = format!("c{round}");
+        disk.host
+            .ok(&["disk", "create", &name, "--source", "disk:d"]);
+        disk.host.ok(&["disk", "delete", &name, "--yes"]);
+    }
+    assert_eq!(disk.host.layers(ResourceKind::Disk, "d").len(), 1);
+    disk.holds("d", &disk.content);
+    disk.is_clean("d");
+}

@@ -149,6 +149,7 @@ fn a_new_key_of_a_set_wraps_its_layers_of_anybodys_disk() {
     let access = installation.wrapping_key(Some("golden")).unwrap();
     let new = NewKey {
         set: Some("golden"),
+        rev: None,
         access: &access,
         log: &installation.audit_log().unwrap(),
     };

@@ -27,6 +27,7 @@ mod double;
 mod fips;
 mod format;
 mod key_interop;
+mod key_withdrawn;
 mod layer_keys;
 mod my_vault;
 mod package;

@@ -192,6 +192,7 @@ fn a_disk_that_was_moved_to_another_set_meanwhile_stays_there() {
     host.ok(&["disk", "update", "disk0", "--platform-managed"]);
     let new = NewKey {
         set: Some(SET),
+        rev: None,
         access: &access,
         log: &installation.audit_log().unwrap(),
     };
@@ -200,6 +201,67 @@ fn a_disk_that_was_moved_to_another_set_meanwhile_stays_there() {
     assert_eq!(
         show["encryption"]["type"],
         "EncryptionAtRestWithPlatformKey"
+    );
+}
+
+/// A command that is held up, here by a signal, goes on after a later one is through.
+#[test]
+fn a_change_of_the_key_that_was_held_up_does_not_undo_a_later_one() {
+    let host = Host::new();
+    host.encryption_set(SET, ALL);
+    for key in ["older", "newer"] {
+        host.ok(&[
+            "keyvault",
+            "key",
+            "create",
+            key,
+            "--vault-name",
+            VAULT,
+            "--size",
+            "2048",
+        ]);
+    }
+    let installation = host.installation();
+    create(&installation, "disk0");
+    let disk = Disk::find(&installation, "disk0").unwrap();
+    let file = disk.header_file().unwrap();
+    let lock = file.lock().unwrap();
+    let change = |key: &str| {
+        let url = format!("https://{VAULT}.vault.localhost/keys/{key}");
+        let words = ["disk-encryption-set", "update", SET, "--key-url", &url];
+        let mut command = host.command(&words);
+        let child = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let end = Instant::now() + Duration::from_secs(60);
+        while installation.catalog().des(SET).unwrap().record.key_url != url {
+            assert!(Instant::now() < end, "the set does not get the key {key}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        child
+    };
+    let older = change("older");
+    // It waits for the header now, with nothing locked.
+    std::thread::sleep(Duration::from_secs(1));
+    kill_process(Pid::from_child(&older), Signal::STOP).unwrap();
+    let newer = change("newer");
+    drop(lock);
+    let done = newer.wait_with_output().unwrap();
+    kill_process(Pid::from_child(&older), Signal::CONT).unwrap();
+    assert!(done.status.success(), "{done:?}");
+    let overtaken = older.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&overtaken.stderr).into_owned();
+    assert!(
+        !overtaken.status.success(),
+        "it says that it has changed the key"
+    );
+    assert!(said.contains("was changed by someone else"), "{said}");
+    let keys = open_all(&host);
+    assert!(
+        keys.iter().all(|url| url.contains("/keys/newer/")),
+        "{keys:?}"
     );
 }
 

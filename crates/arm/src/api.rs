@@ -38,12 +38,14 @@ pub struct Api {
 }
 
 impl Api {
-    /// Served at this host under its usual names, at the address that is listened on, and at `hosts`.
+    /// Served at this host under its usual names, at the address that is listened on, and at `hosts`. Images are
+    /// imported from below `import_dir`, an absolute path, if there is one.
     pub fn new(
         hosts: &[String],
         address: IpAddr,
         state_dir: PathBuf,
         runtime_dir: PathBuf,
+        import_dir: Option<PathBuf>,
     ) -> Self {
         let mut all = vec!["localhost".to_owned(), "127.0.0.1".into(), "[::1]".into()];
         if !address.is_unspecified() {
@@ -56,7 +58,7 @@ impl Api {
         Self {
             hosts: all,
             access: Arc::new(Sessions::new(state_dir.clone(), runtime_dir.clone())),
-            changes: Arc::new(Changes::new(state_dir, runtime_dir)),
+            changes: Arc::new(Changes::new(state_dir, runtime_dir).importing_from(import_dir)),
             attempts: Attempts::default(),
         }
     }
@@ -129,12 +131,13 @@ impl Front for Api {
                 error.message
             );
         }
-        let assignments = installation.catalog().role_assignments()?;
-        if let Err(error) = follow_roles_of_all(installation, &assignments) {
-            log::error!(
-                "a key vault does not follow the role assignments: {}",
-                error.message
-            );
+        let follow = || {
+            let lock = installation.lock_policies()?;
+            let assignments = installation.catalog().role_assignments()?;
+            follow_roles_of_all(installation, &lock, &assignments)
+        };
+        if let Err(error) = follow() {
+            log::error!("a key vault does not follow the role assignments: {error}");
         }
         let server = Server {
             site,

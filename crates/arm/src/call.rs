@@ -9,7 +9,9 @@ use uuid::Uuid;
 use crate::access::Sessions;
 use crate::changing::Changes;
 use crate::error::ArmError;
+use crate::locked::refuse;
 use crate::names::Names;
+use crate::operations::Share;
 use crate::query::Query;
 use crate::roles::{Roles, permitted};
 use installation::Installation;
@@ -74,11 +76,17 @@ impl Call<'_> {
         permitted(&self.roles, action, scope)
     }
 
-    /// Refuses what whoever asks may not do.
+    /// Refuses what whoever asks may not do, and what a lock forbids.
     ///
     /// # Errors
-    /// 403, in Azure's words.
+    /// 403 and 409, in Azure's words.
     pub fn require(&self, action: &str, scope: &str) -> Result<(), ArmError> {
+        self.require_right(action, scope)?;
+        let full_type = |kind| self.full_type(kind);
+        refuse(self.installation(), full_type, action, scope)
+    }
+
+    fn require_right(&self, action: &str, scope: &str) -> Result<(), ArmError> {
         if self.may(action, scope) {
             return Ok(());
         }
@@ -104,12 +112,12 @@ impl Call<'_> {
         ))
     }
 
-    /// Refuses a request that uses something which whoever asks may not use.
+    /// Refuses a request that uses something which whoever asks may not use. What is used is not changed.
     ///
     /// # Errors
     /// 403, in Azure's words.
     pub fn require_linked(&self, action: &str, scope: &str) -> Result<(), ArmError> {
-        self.require(action, scope).map_err(|error| ArmError {
+        self.require_right(action, scope).map_err(|error| ArmError {
             code: "LinkedAuthorizationFailed".into(),
             ..error
         })
@@ -198,6 +206,22 @@ pub trait ResourceType: Sync {
     /// When it cannot be read.
     fn show(&self, call: &Call<'_>, placed: &PlacementRecord) -> Result<Value, ArmError>;
 
+    /// The same of many, for a list: `None` of what was deleted meanwhile, and of what cannot be read, of which its own
+    /// GET tells.
+    ///
+    /// # Errors
+    /// When none can be read.
+    fn show_many(
+        &self,
+        call: &Call<'_>,
+        placed: &[PlacementRecord],
+    ) -> Result<Vec<Option<Value>>, ArmError> {
+        Ok(placed
+            .iter()
+            .map(|placed| self.show(call, placed).ok())
+            .collect())
+    }
+
     /// What the catalog is to keep of a body, once it is checked as far as that goes without changing
     /// anything.
     ///
@@ -206,11 +230,11 @@ pub trait ResourceType: Sync {
     fn settings(&self, call: &Call<'_>, put: &Put<'_>) -> Result<Value, ArmError>;
 
     /// Makes or changes it, as the body says; `put.placed` has the new settings. Repeated, it changes
-    /// nothing more.
+    /// nothing more. What takes long goes on as the operation of that id.
     ///
     /// # Errors
     /// Why not: one that was to be made is not there then.
-    fn apply(&self, call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError>;
+    fn apply(&self, call: &Call<'_>, put: &Put<'_>) -> Result<Option<Uuid>, ArmError>;
 
     /// Deletes it.
     ///
@@ -218,7 +242,7 @@ pub trait ResourceType: Sync {
     /// Why not.
     fn delete(&self, call: &Call<'_>, name: &str) -> Result<(), ArmError>;
 
-    /// What is below one of them, or is done with it: `words` follow its name.
+    /// What is below one of them, or is done with it: `words` follow its name. `None` where a type has nothing below.
     ///
     /// # Errors
     /// A refusal; 404 for what there is not.
@@ -254,6 +278,7 @@ pub struct Wanted<'a> {
 }
 
 /// A resource that is to be made or changed.
+#[derive(Clone, Copy)]
 pub struct Put<'a> {
     /// The body.
     pub body: &'a Value,
@@ -268,6 +293,11 @@ pub struct Put<'a> {
 pub trait Work: Send {
     /// What the catalog keeps, so that it can be gone on with.
     fn kept(&self) -> Value;
+
+    /// Which limit it counts against when it begins.
+    fn share(&self) -> Share {
+        Share::Work
+    }
 
     /// Does it. `call` is one of whoever has begun it; `record` says which steps are done already, which are not done
     /// again. Repeated from the beginning, it changes nothing more.

@@ -8,7 +8,6 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::ArmError;
-use crate::moving::Moving;
 use crate::operations::Going;
 use attach::LayerChanges;
 use disks::import::Cancel;
@@ -25,8 +24,9 @@ const LOOK: Duration = Duration::from_millis(50);
 pub struct Changes {
     /// Where attached disks are reached.
     pub(crate) runtime_dir: PathBuf,
-    pub(crate) state_dir: PathBuf,
-    pub(crate) moving: Moving,
+    state_dir: PathBuf,
+    /// From below where images of this host are imported; from nowhere, if there is none.
+    pub(crate) import_dir: Option<PathBuf>,
     locked: Mutex<HashMap<String, Holders>>,
     unlocked: Condvar,
     merging: Arc<Merging>,
@@ -41,13 +41,21 @@ struct Merging {
     wanted: AtomicBool,
 }
 
-/// Who has a name.
-#[derive(Clone, Copy)]
-enum Holders {
-    /// One alone.
-    One,
-    /// So many together.
-    Shared(usize),
+/// Who has a name, and who waits for it.
+#[derive(Default)]
+struct Holders {
+    /// One has it alone.
+    alone: bool,
+    /// So many have it together.
+    shared: usize,
+    /// So many wait to have it alone: nobody else joins those who share it meanwhile, who would never end else.
+    waiting: usize,
+}
+
+impl Holders {
+    fn are_none(&self) -> bool {
+        !self.alone && self.shared == 0 && self.waiting == 0
+    }
 }
 
 /// The lock of a name, until it is dropped.
@@ -63,9 +71,12 @@ impl Drop for NameLock<'_> {
             .locked
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        match locked.get_mut(&self.name) {
-            Some(Holders::Shared(count)) if *count > 1 => *count -= 1,
-            _ => {
+        if let Some(holders) = locked.get_mut(&self.name) {
+            match holders.alone {
+                true => holders.alone = false,
+                false => holders.shared = holders.shared.saturating_sub(1),
+            }
+            if holders.are_none() {
                 locked.remove(&self.name);
             }
         }
@@ -80,7 +91,7 @@ impl Changes {
         Self {
             runtime_dir,
             state_dir,
-            moving: Moving::default(),
+            import_dir: None,
             locked: Mutex::default(),
             unlocked: Condvar::new(),
             merging: Arc::default(),
@@ -88,37 +99,48 @@ impl Changes {
         }
     }
 
+    /// With images of this host, if they may be imported.
+    pub(crate) fn importing_from(self, import_dir: Option<PathBuf>) -> Self {
+        Self { import_dir, ..self }
+    }
+
     /// Waits until nobody else changes what has that name: of two requests at once the second finds what the
     /// first has left.
     pub(crate) fn lock(&self, name: &str) -> NameLock<'_> {
-        self.hold(name, |holders| match holders {
-            None => Some(Holders::One),
-            Some(_) => None,
-        })
+        self.hold(name, true)
     }
 
-    /// Waits until nobody has that name alone, and keeps it from that: a group, while something is put into it.
-    /// Whoever needs both takes the name of a group before that of a resource.
+    /// Waits until nobody has that name alone or waits for that, and keeps it from that: a group, while something is put
+    /// into it. Whoever needs both takes the name of a group before that of a resource, and nobody shares the same name
+    /// twice.
     pub(crate) fn share(&self, name: &str) -> NameLock<'_> {
-        self.hold(name, |holders| match holders {
-            None => Some(Holders::Shared(1)),
-            Some(Holders::Shared(count)) => Some(Holders::Shared(count + 1)),
-            Some(Holders::One) => None,
-        })
+        self.hold(name, false)
     }
 
-    fn hold(
-        &self,
-        name: &str,
-        joined: impl Fn(Option<Holders>) -> Option<Holders>,
-    ) -> NameLock<'_> {
+    fn hold(&self, name: &str, alone: bool) -> NameLock<'_> {
         let name = name.to_ascii_lowercase();
         let mut locked = self.locked.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waits = false;
         loop {
-            if let Some(holders) = joined(locked.get(&name).copied()) {
-                locked.insert(name.clone(), holders);
+            let holders = locked.entry(name.clone()).or_default();
+            if waits && alone {
+                holders.waiting -= 1;
+            }
+            let is_free = match alone {
+                true => !holders.alone && holders.shared == 0,
+                false => !holders.alone && holders.waiting == 0,
+            };
+            if is_free {
+                match alone {
+                    true => holders.alone = true,
+                    false => holders.shared += 1,
+                }
                 break;
             }
+            if alone {
+                holders.waiting += 1;
+            }
+            waits = true;
             let woken = self.unlocked.wait(locked);
             locked = woken.unwrap_or_else(PoisonError::into_inner);
         }
@@ -158,15 +180,21 @@ impl Changes {
         disk: &Disk,
         op: &LayerOp,
     ) -> Result<(), ArmError> {
-        let changes = LayerChanges {
-            installation,
-            runtime_dir: &self.runtime_dir,
-            // Nobody can stop a request.
-            cancel: &Cancel::default(),
-            wait: false,
-        };
+        // Nobody can stop a request.
+        let cancel = Cancel::default();
+        let changes = layer_changes(installation, &self.runtime_dir, &cancel);
         changes.change_layers(disk, op, &mut |_| {})?;
         Ok(())
+    }
+
+    /// Goes on with the job of a disk that nobody has, as [`LayerChanges::go_on`] does.
+    pub(crate) fn go_on(
+        &self,
+        installation: &Installation,
+        disk: &Disk,
+        cancel: &Cancel,
+    ) -> Result<(), DiskError> {
+        layer_changes(installation, &self.runtime_dir, cancel).go_on(disk)
     }
 
     /// Merges in the background what deleted snapshots have left. It is noted in the catalog what that is:
@@ -195,14 +223,26 @@ impl Changes {
 }
 
 fn merge_all(state_dir: &Path, runtime_dir: &Path) -> Result<(), DiskError> {
-    let installation = Installation::open_existing(state_dir)?;
+    let (installation, cancel) = (Installation::open_existing(state_dir)?, Cancel::default());
     let changes = LayerChanges {
-        installation: &installation,
-        runtime_dir,
-        cancel: &Cancel::default(),
         wait: true,
+        ..layer_changes(&installation, runtime_dir, &cancel)
     };
     changes.merge_all(&mut |_, _| {})
+}
+
+/// Changes of layers that wait for no job.
+fn layer_changes<'a>(
+    installation: &'a Installation,
+    runtime_dir: &'a Path,
+    cancel: &'a Cancel,
+) -> LayerChanges<'a> {
+    LayerChanges {
+        installation,
+        runtime_dir,
+        cancel,
+        wait: false,
+    }
 }
 
 #[cfg(test)]
@@ -232,5 +272,37 @@ mod tests {
         });
         drop(changes.lock("rg"));
         drop(changes.share("rg"));
+    }
+
+    #[test]
+    fn who_waits_to_be_alone_is_not_overtaken() {
+        let changes = Changes::new(PathBuf::new(), PathBuf::new());
+        let first = changes.share("rg");
+        let (told, tells) = mpsc::channel();
+        let waits = || {
+            let locked = changes.locked.lock().unwrap();
+            locked.get("rg").is_some_and(|holders| holders.waiting > 0)
+        };
+        std::thread::scope(|scope| {
+            let (alone, shared) = (told.clone(), told);
+            let changes = &changes;
+            scope.spawn(move || {
+                let _alone = changes.lock("rg");
+                let _ = alone.send("alone");
+            });
+            while !waits() {
+                std::thread::yield_now();
+            }
+            scope.spawn(move || {
+                let _shared = changes.share("rg");
+                let _ = shared.send("shared");
+            });
+            assert!(tells.recv_timeout(Duration::from_millis(50)).is_err());
+            drop(first);
+            let patience = Duration::from_secs(30);
+            assert_eq!(tells.recv_timeout(patience), Ok("alone"));
+            assert_eq!(tells.recv_timeout(patience), Ok("shared"));
+        });
+        assert!(changes.locked.lock().unwrap().is_empty());
     }
 }

@@ -5,7 +5,7 @@ use server::FrontReply;
 
 use crate::audit::recorded;
 use crate::call::Call;
-use crate::error::ArmError;
+use crate::error::{ArmError, text};
 use crate::names::time_text;
 use crate::reply::{done, item, list};
 use installation::DeletedVault;
@@ -19,14 +19,10 @@ const PURGE: &str = "Microsoft.KeyVault/locations/deletedVaults/purge/action";
 /// # Errors
 /// When they cannot be read.
 pub fn all(call: &Call<'_>) -> Result<FrontReply, ArmError> {
-    let mut views = Vec::new();
-    for vault in call.installation().deleted_vaults()? {
-        let (scope, view) = view(call, &vault)?;
-        if call.may(READ, &scope) {
-            views.push(view);
-        }
-    }
-    Ok(list(views, None))
+    call.require(READ, &call.names.subscription_id())?;
+    let deleted = call.installation().deleted_vaults()?;
+    let views = deleted.iter().map(|vault| view(call, vault));
+    Ok(list(views.collect::<Result<_, _>>()?, None))
 }
 
 /// `S/providers/Microsoft.KeyVault/locations/L/deletedVaults/N`, and `…/purge`.
@@ -34,32 +30,29 @@ pub fn all(call: &Call<'_>) -> Result<FrontReply, ArmError> {
 /// # Errors
 /// 403, 404, and why it cannot be purged.
 pub fn one(call: &Call<'_>, name: &str, action: Option<&str>) -> Result<FrontReply, ArmError> {
+    // As in Azure: a deleted vault is no more its group's, whose contributors could else destroy for good what is kept.
+    let subscription = call.names.subscription_id();
+    match action {
+        Some(_) => call.require(PURGE, &subscription)?,
+        None => call.require(READ, &subscription)?,
+    }
     let all = call.installation().deleted_vaults()?;
     let found = all
         .iter()
         .find(|vault| vault.name.eq_ignore_ascii_case(name));
-    let missing = || {
+    let found = found.ok_or_else(|| {
         let message = format!("The specified deleted vault '{name}' does not exist.");
         ArmError::new(404, "DeletedVaultNotFound", message)
-    };
-    let (scope, view) = match found {
-        Some(vault) => view(call, vault)?,
-        None => {
-            call.require(READ, &call.names.subscription_id())?;
-            return Err(missing());
-        }
-    };
+    })?;
+    let view = view(call, found)?;
     match (call.head.method.as_str(), action) {
-        ("GET", None) => {
-            call.require(READ, &scope)?;
-            Ok(item(view))
-        }
+        ("GET", None) => Ok(item(view)),
         ("POST", Some(action)) if action.eq_ignore_ascii_case("purge") => {
-            call.require(PURGE, &scope)?;
+            let id = text(&view, "/properties/vaultId").unwrap_or_default();
             let _lock = call
                 .changes
                 .lock(&format!("Microsoft.KeyVault/vaults/{name}"));
-            recorded(call, "VaultPurge", &scope, || {
+            recorded(call, "VaultPurge", id, || {
                 Ok(call.installation().purge_vault(name)?)
             })?;
             Ok(done(200))
@@ -72,8 +65,8 @@ pub fn one(call: &Call<'_>, name: &str, action: Option<&str>) -> Result<FrontRep
     }
 }
 
-/// The id that the vault had, which is its scope, and the body.
-fn view(call: &Call<'_>, vault: &DeletedVault) -> Result<(String, Value), ArmError> {
+/// The body; `vaultId` is the id that the vault had.
+fn view(call: &Call<'_>, vault: &DeletedVault) -> Result<Value, ArmError> {
     let placed = call.catalog().placement(Kind::Vault, &vault.name)?;
     let (group, tags) = match placed {
         Some(placed) => (placed.group, placed.tags),
@@ -92,7 +85,7 @@ fn view(call: &Call<'_>, vault: &DeletedVault) -> Result<(String, Value), ArmErr
         properties["deletionDate"] = json!(time_text(deletion.deleted));
         properties["scheduledPurgeDate"] = json!(time_text(deletion.scheduled_purge));
     }
-    let view = json!({
+    Ok(json!({
         "id": format!(
             "{}/providers/Microsoft.KeyVault/locations/{LOCATION}/deletedVaults/{}",
             call.names.subscription_id(),
@@ -101,6 +94,5 @@ fn view(call: &Call<'_>, vault: &DeletedVault) -> Result<(String, Value), ArmErr
         "name": vault.name,
         "type": "Microsoft.KeyVault/deletedVaults",
         "properties": properties,
-    });
-    Ok((id, view))
+    }))
 }

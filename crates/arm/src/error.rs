@@ -187,7 +187,8 @@ impl From<CatalogError> for ArmError {
             CatalogError::InUse { .. }
             | CatalogError::VaultInUse { .. }
             | CatalogError::IdentityInUse { .. }
-            | CatalogError::GroupInUse { .. } => Self::new(409, error.code(), message),
+            | CatalogError::GroupInUse { .. }
+            | CatalogError::Locked { .. } => Self::new(409, error.code(), message),
             CatalogError::NotSystemAssigned { .. } => Self::new(400, "InvalidParameter", message),
             CatalogError::Lost { .. }
             | CatalogError::Damaged { .. }
@@ -220,6 +221,33 @@ impl From<InstallationError> for ArmError {
     }
 }
 
+/// What a client is told, which is not where something is on the server.
+fn told(error: &DiskError) -> String {
+    match error {
+        DiskError::InUse { name, .. } => {
+            format!("the disk {name} is in use: detach it, or wait for the command that uses it")
+        }
+        DiskError::Envelope(EnvelopeError::Busy { .. }) => {
+            "another command has it; try again when that has ended".into()
+        }
+        DiskError::PathTaken { .. }
+        | DiskError::OtherDisk { .. }
+        | DiskError::Registered { .. }
+        | DiskError::OtherFileSystem { .. }
+        | DiskError::NoLinks { .. }
+        | DiskError::RuntimeMapElsewhere { .. }
+        | DiskError::RuntimeMapMissing { .. }
+        | DiskError::OutputExists { .. }
+        | DiskError::LeftBehind { .. }
+        | DiskError::Envelope(_) => {
+            log::error!("{error}");
+            let code = error.code();
+            format!("its files on the server are not in order ({code}); the server's log says more")
+        }
+        error => error.to_string(),
+    }
+}
+
 impl From<DiskError> for ArmError {
     fn from(error: DiskError) -> Self {
         match error {
@@ -232,7 +260,7 @@ impl From<DiskError> for ArmError {
             | DiskError::Unfinished { .. }
             | DiskError::Envelope(EnvelopeError::Busy { .. }) => Self {
                 retry_after: Some(1),
-                ..Self::new(status_of(error.code()), error.code(), error.to_string())
+                ..Self::new(status_of(error.code()), error.code(), told(&error))
             },
             DiskError::Granted { kind, name, until } => Self::new(
                 409,
@@ -248,7 +276,7 @@ impl From<DiskError> for ArmError {
             | DiskError::Volume(_)
             | DiskError::Pipeline(_)
             | DiskError::Key(_) => Self::internal(error),
-            error => Self::new(status_of(error.code()), error.code(), error.to_string()),
+            error => Self::new(status_of(error.code()), error.code(), told(&error)),
         }
     }
 }
@@ -285,4 +313,37 @@ impl From<TemplateError> for ArmError {
 /// What a body has at a place, for those who build answers.
 pub fn text<'a>(value: &'a Value, pointer: &str) -> Option<&'a str> {
     value.pointer(pointer)?.as_str()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_client_is_told_where_the_servers_files_are() {
+        let path = std::path::PathBuf::from("/var/lib/sealdisk/disks/d");
+        let name = "d".to_owned();
+        for error in [
+            DiskError::InUse {
+                name: name.clone(),
+                path: path.clone(),
+            },
+            DiskError::PathTaken { path: path.clone() },
+            DiskError::OtherFileSystem {
+                from: path.clone(),
+                into: path.clone(),
+            },
+            DiskError::RuntimeMapElsewhere {
+                name,
+                directory: path.clone(),
+                path: path.clone(),
+            },
+            DiskError::Envelope(EnvelopeError::Busy { path }),
+        ] {
+            let text = error.to_string();
+            let error = ArmError::from(error);
+            assert_eq!(error.status, 409, "{text}");
+            assert!(!error.message.contains('/'), "{}", error.message);
+        }
+    }
 }

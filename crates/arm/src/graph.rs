@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::call::Call;
 use crate::error::ArmError;
-use crate::identities::{PrincipalView, find, named};
+use crate::identities::{PrincipalView, Principals, find, named};
 use crate::reply::{item, list};
 
 /// Most ids that are asked for at once, as in Graph.
@@ -82,11 +82,12 @@ fn by_ids(call: &Call<'_>) -> Result<FrontReply, ArmError> {
         let message = format!("'ids' has to be a list of {IDS} object ids at most.");
         ArmError::new(400, "Request_BadRequest", message)
     })?;
+    let principals = Principals::of(call.installation());
     let mut found = Vec::new();
     for id in ids {
         let id = id.as_str().and_then(|id| Uuid::try_parse(id).ok());
         if let Some(id) = id
-            && let Some(principal) = find(call.installation(), id)?
+            && let Some(principal) = principals.find(id)?
         {
             found.push(view(&principal));
         }

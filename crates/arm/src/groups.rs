@@ -7,13 +7,17 @@ use time::OffsetDateTime;
 use crate::audit::recorded;
 use crate::call::{Call, ResourceType, Wanted, Work};
 use crate::error::{ArmError, text};
+use crate::etag::{check_etag, with_etag};
+use crate::id::is_within;
 use crate::operations;
 use crate::placed::placed;
 use crate::places::{group_lock, tags};
-use crate::reply::{created, done, item, list};
-use crate::resources::forget_roles;
+use crate::reply::{done, list};
+use crate::roles::{self, follow_roles};
+use crate::types::importing;
+use installation::PolicyLock;
 use installation::catalog::{
-    DEFAULT_GROUP, GroupRecord, LOCATION, OperationRecord, OperationState, PlacementRecord,
+    DEFAULT_GROUP, GroupRecord, Kind, LOCATION, OperationRecord, OperationState, PlacementRecord,
 };
 
 const TYPE: &str = "Microsoft.Resources/resourceGroups";
@@ -67,7 +71,7 @@ pub fn one(call: &Call<'_>, name: &str) -> Result<FrontReply, ArmError> {
             require("read")?;
             let found = call.catalog().group(name)?;
             let found = found.ok_or_else(|| ArmError::no_group(name))?;
-            Ok(item(view(call, &found)))
+            Ok(with_etag(view(call, &found), 200))
         }
         "HEAD" => {
             require("read")?;
@@ -95,6 +99,8 @@ pub fn one(call: &Call<'_>, name: &str) -> Result<FrontReply, ArmError> {
 fn put(call: &Call<'_>, name: &str) -> Result<FrontReply, ArmError> {
     let _lock = call.changes.lock(&group_lock(name));
     let known = call.catalog().group(name)?;
+    let now = known.as_ref().map(|known| view(call, known));
+    check_etag(call.head, now.as_ref())?;
     let is_new = known.is_none();
     let location = call.body.get("location").and_then(Value::as_str);
     match (&known, location) {
@@ -142,8 +148,8 @@ fn put(call: &Call<'_>, name: &str) -> Result<FrontReply, ArmError> {
     recorded(call, "ResourceGroupWrite", &id, || {
         Ok(call.catalog().put_group(&record)?)
     })?;
-    let view = view(call, &record);
-    Ok(if is_new { created(view) } else { item(view) })
+    let status = if is_new { 201 } else { 200 };
+    Ok(with_etag(view(call, &record), status))
 }
 
 /// Azure's rule: 1 to 90 letters, digits, `_`, `-`, `.`, `(` and `)`, not ending in a period.
@@ -175,7 +181,7 @@ fn begin_delete(call: &Call<'_>, name: &str) -> Result<FrontReply, ArmError> {
     let work = DeleteGroup { group: group.name };
     let record = operations::new(call, target, &work);
     let id = operations::begin(call, record, Box::new(work))?;
-    let record = operations::wait(call, id)?;
+    let record = operations::wait(call, id, operations::PATIENCE)?;
     match record.state {
         OperationState::Running => Ok(operations::accepted(call, &record, None)),
         OperationState::Succeeded => Ok(done(200)),
@@ -217,6 +223,8 @@ impl Work for DeleteGroup {
 fn delete(call: &Call<'_>, name: &str) -> Result<(), ArmError> {
     let id = call.names.group_id(name);
     call.require(&format!("{ACTION}/delete"), &id)?;
+    // Each of which keeps the group from being deleted.
+    importing::cancel_all(call, name)?;
     let _lock = call.changes.lock(&group_lock(name));
     if call.catalog().group(name)?.is_none() {
         return Ok(());
@@ -229,23 +237,47 @@ fn delete(call: &Call<'_>, name: &str) -> Result<(), ArmError> {
         for kind in call.types {
             delete_all(call, *kind, name)?;
         }
-        empty(call, name)?;
+        // Whoever gives a role meanwhile gives it in this group before, or finds no group afterwards.
+        let lock = call.installation().lock_policies()?;
+        empty(call, &lock, name)?;
+        forget_roles(call, &lock, &id)?;
         call.catalog().delete_group(name)?;
-        forget_roles(call, &id)
+        Ok(())
     })
 }
 
-/// A vault that is deleted softly can be recovered without its group: into the first one.
-fn empty(call: &Call<'_>, group: &str) -> Result<(), ArmError> {
+/// Takes away the roles at a scope that goes, and below it: whoever makes something of that name again is another. No
+/// vault is left there that would have to follow.
+fn forget_roles(call: &Call<'_>, _lock: &PolicyLock, scope: &str) -> Result<(), ArmError> {
+    for role in call.catalog().role_assignments()? {
+        if is_within(&role.scope, scope) {
+            let detail = roles::detail(&role.scope, role.role, role.principal);
+            recorded(call, roles::DELETE, &detail, || {
+                Ok(call.catalog().delete_role_assignment(role.id)?)
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// A vault that is deleted softly can be recovered without its group, and without the roles there: into the first one.
+fn empty(call: &Call<'_>, lock: &PolicyLock, group: &str) -> Result<(), ArmError> {
     let catalog = call.catalog();
+    let assignments = catalog.role_assignments()?;
     let mut left = catalog.placements()?;
     left.retain(|placed| placed.group.eq_ignore_ascii_case(group));
     for placed in left {
         match catalog.name_of(placed.kind, &placed.name)? {
-            Some(_) => catalog.put_placement(&PlacementRecord {
-                group: DEFAULT_GROUP.into(),
-                ..placed
-            })?,
+            Some(name) => {
+                let kind = placed.kind;
+                catalog.put_placement(&PlacementRecord {
+                    group: DEFAULT_GROUP.into(),
+                    ..placed
+                })?;
+                if kind == Kind::Vault {
+                    follow_roles(call.installation(), lock, &name, &assignments)?;
+                }
+            }
             None => catalog.delete_placement(placed.kind, &placed.name)?,
         }
     }
@@ -271,7 +303,9 @@ fn delete_all(
         let _lock = call
             .changes
             .lock(&format!("{}/{}", kind.full_type(), placed.name));
-        let deleted = call.changes.retrying(|| kind.delete(call, &placed.name));
+        let deleted = recorded(call, "ResourceDelete", &call.id(placed), || {
+            call.changes.retrying(|| kind.delete(call, &placed.name))
+        });
         deleted.map_err(|error| ArmError {
             detail: Some(Box::new((error.code.clone(), error.message.clone()))),
             ..ArmError::new(

@@ -1,5 +1,8 @@
 //! Who can be named: the identities of users, and those of disk encryption sets.
 
+use std::cell::OnceCell;
+use std::collections::HashMap;
+
 use uuid::Uuid;
 
 use crate::error::ArmError;
@@ -27,6 +30,49 @@ impl From<IdentityRecord> for PrincipalView {
     }
 }
 
+/// Looks up several identities: the disk encryption sets are read once for all of them.
+pub struct Principals<'a> {
+    installation: &'a Installation,
+    /// The names of sets, by the object ids of their identities.
+    sets: OnceCell<HashMap<Uuid, String>>,
+}
+
+impl<'a> Principals<'a> {
+    /// Those of an installation.
+    pub fn of(installation: &'a Installation) -> Self {
+        Self {
+            installation,
+            sets: OnceCell::new(),
+        }
+    }
+
+    /// The identity with that object id.
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub fn find(&self, object_id: Uuid) -> Result<Option<PrincipalView>, ArmError> {
+        let catalog = self.installation.catalog();
+        if let Some(record) = catalog.identity_by_object(object_id)? {
+            return Ok(Some(record.into()));
+        }
+        // The identity of a set has a record once it has asked for a token.
+        let sets = match self.sets.get() {
+            Some(sets) => sets,
+            None => {
+                let all = catalog.all_des()?.into_iter().map(|set| set.record);
+                let with = all.filter(|set| set.identity != DesIdentity::None);
+                let read = with.map(|set| (set.principal_id, set.name)).collect();
+                self.sets.get_or_init(|| read)
+            }
+        };
+        Ok(sets.get(&object_id).map(|name| PrincipalView {
+            object_id,
+            client_id: None,
+            name: name.clone(),
+        }))
+    }
+}
+
 /// The identity with that object id.
 ///
 /// # Errors
@@ -35,20 +81,7 @@ pub fn find(
     installation: &Installation,
     object_id: Uuid,
 ) -> Result<Option<PrincipalView>, ArmError> {
-    let catalog = installation.catalog();
-    if let Some(record) = catalog.identity_by_object(object_id)? {
-        return Ok(Some(record.into()));
-    }
-    // The identity of a set has a record once it has asked for a token.
-    let sets = catalog.all_des()?.into_iter();
-    let of_set = sets
-        .map(|set| set.record)
-        .find(|set| set.principal_id == object_id && set.identity != DesIdentity::None);
-    Ok(of_set.map(|set| PrincipalView {
-        object_id,
-        client_id: None,
-        name: set.name,
-    }))
+    Principals::of(installation).find(object_id)
 }
 
 /// The identity of that name, client id or object id.

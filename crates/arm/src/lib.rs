@@ -15,10 +15,12 @@
 //! | `id`, `filter`, `query` | What clients write: paths, `$filter`, versions and pages |
 //! | `types` | The types of resources, one file each, behind `ResourceType` of `call` |
 //! | `resources`, `places`, `placed`, `lists` | What is the same for all types |
-//! | `changing`, `move_disk` | Locks of names, changes of layers; moves between one and two DEKs |
+//! | `changing` | Locks of names, changes of layers |
+//! | `move_disk`, `moving` | Moves of disks between one and two DEKs: the request, and the operation |
 //! | `deployments` | Templates, each resource of which is a request of its own |
 //! | `operations` | What outlives its request, and the server |
 //! | `roles` | Who may do what |
+//! | `locks`, `locked` | What nobody may do |
 //! | `access` | Access over the network to the data of disks |
 //!
 //! Everything blocks: the server calls it on threads for that.
@@ -37,7 +39,10 @@ mod graph;
 mod groups;
 pub mod id;
 mod identities;
+mod imported;
 mod lists;
+mod locked;
+pub mod locks;
 mod login;
 mod move_disk;
 mod moving;
@@ -59,6 +64,7 @@ pub use access::{
     AccessUrl, Asked, BlobError, BlobRequest, ByteRange, MAX_WRITTEN, Since, Ticket, grant, revoke,
 };
 pub use api::Api;
+pub use audit::recorded_as;
 pub use error::ArmError;
 pub use identities::{PrincipalView, find, named};
 pub use names::subscription;

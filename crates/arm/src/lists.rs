@@ -8,8 +8,9 @@ use server::FrontReply;
 use crate::call::{Call, ResourceType, Wanted};
 use crate::error::ArmError;
 use crate::filter::Term;
+use crate::id::is_within;
 use crate::placed::placed;
-use crate::places::{body, summary};
+use crate::places::{body_with, summary};
 use crate::reply::list;
 use installation::catalog::PlacementRecord;
 
@@ -21,19 +22,33 @@ const MAX_READERS: usize = 4;
 /// `GET` of all of a type, in a group or everywhere, as far as whoever asks may see them.
 ///
 /// # Errors
-/// 404 for a group that there is not.
+/// 404 for a group that there is not; 403 for who may not know that.
 pub fn list_type(
     call: &Call<'_>,
     kind: &'static dyn ResourceType,
     group: Option<&str>,
 ) -> Result<FrontReply, ArmError> {
-    if let Some(group) = group
-        && call.catalog().group(group)?.is_none()
-    {
-        return Err(ArmError::no_group(group));
+    if let Some(group) = group {
+        check_group(call, group)?;
     }
     let page = page(call, &[kind], group, |_| true)?;
-    Ok(list(bodies(call, kind, &page.items), page.next))
+    Ok(list(bodies(call, kind, &page.items)?, page.next))
+}
+
+/// Refuses a group that there is not. Whoever has a role neither in it nor above it is not told which there are.
+fn check_group(call: &Call<'_>, group: &str) -> Result<(), ArmError> {
+    let scope = call.names.group_id(group);
+    let mut scopes = call.roles.iter().map(|role| role.scope.as_str());
+    if !scopes.any(|other| is_within(other, &scope) || is_within(&scope, other)) {
+        call.require(
+            "Microsoft.Resources/subscriptions/resourceGroups/read",
+            &scope,
+        )?;
+    }
+    match call.catalog().group(group)? {
+        Some(_) => Ok(()),
+        None => Err(ArmError::no_group(group)),
+    }
 }
 
 /// The bodies of a page, each of which takes a file to be read: by several threads where there are many. What was
@@ -42,10 +57,12 @@ fn bodies(
     call: &Call<'_>,
     kind: &'static dyn ResourceType,
     items: &[PlacementRecord],
-) -> Vec<Value> {
-    let read = |part: &[PlacementRecord]| -> Vec<Value> {
-        let bodies = part.iter().map(|placed| body(call, kind, placed));
-        bodies.filter_map(Result::ok).collect()
+) -> Result<Vec<Value>, ArmError> {
+    let read = |part: &[PlacementRecord]| -> Result<Vec<Value>, ArmError> {
+        let shown = part.iter().zip(kind.show_many(call, part)?);
+        Ok(shown
+            .filter_map(|(placed, shown)| Some(body_with(call, kind, placed, shown?)))
+            .collect())
     };
     let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
     let share = items.len().div_ceil(cpus.min(MAX_READERS)).max(MIN_READ);
@@ -57,23 +74,24 @@ fn bodies(
             .chunks(share)
             .map(|part| scope.spawn(move || read(part)));
         let parts: Vec<_> = parts.collect();
-        let read = parts.into_iter().map(|part| match part.join() {
-            Ok(bodies) => bodies,
-            Err(panic) => std::panic::resume_unwind(panic),
-        });
-        read.flatten().collect()
+        let mut bodies = Vec::with_capacity(items.len());
+        for part in parts {
+            match part.join() {
+                Ok(read) => bodies.extend(read?),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        Ok(bodies)
     })
 }
 
 /// `GET …/resources`: of all types, with a filter.
 ///
 /// # Errors
-/// 400 for a filter of what resources do not have.
+/// 400 for a filter of what resources do not have; as [`list_type`].
 pub fn list_all(call: &Call<'_>, group: Option<&str>) -> Result<FrontReply, ArmError> {
-    if let Some(group) = group
-        && call.catalog().group(group)?.is_none()
-    {
-        return Err(ArmError::no_group(group));
+    if let Some(group) = group {
+        check_group(call, group)?;
     }
     let mut tag_name = None;
     for term in &call.query.filter.terms {

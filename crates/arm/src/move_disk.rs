@@ -1,121 +1,92 @@
-//! Moves of disks between one and two DEKs: the data of a disk is copied under a new DEK.
-//!
-//! The copy is a job that the disk's header names. The process that has the disk attached does it, else a thread of
-//! this server. What a kill interrupts is gone on with by the same PUT, by `sealdisk disk update`, and by the next
-//! attach. Here is where it would become an operation that a client polls: until then a resource says by its
-//! `provisioningState` that it goes on, which Azure's clients poll too.
+//! Requests that move a disk between one and two DEKs, which become [operations](crate::moving).
 
-use std::path::Path;
-use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::call::Call;
 use crate::changing::Changes;
 use crate::error::ArmError;
-use crate::moving::Move;
-use attach::LayerChanges;
-use disks::import::Cancel;
-use disks::{Disk, JobChange, LayerOp, Outline};
-use installation::Installation;
-use installation::envelope::{JobKind, ResourceKind};
+use crate::moving::{Before, Move};
+use crate::operations;
+use crate::places::placement;
+use disks::{Disk, DiskError, Outline};
+use installation::catalog::{Kind, OperationRecord, OperationState, PlacementRecord};
+use installation::envelope::JobKind;
 
-/// How long a request waits for the end of a copy; it goes on behind the answer.
+/// How long a request waits for the end of a copy, which goes on behind the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a deletion waits for a copy that it has ended: for a few MiB of it.
+const ENDING: Duration = Duration::from_secs(10);
 
 impl Changes {
-    /// Whether the data of a disk is being copied under a DEK of the kind of its set.
-    pub(crate) fn is_moving(&self, view: &Outline) -> bool {
+    /// Whether the data of the disk with that id is being copied under a DEK of the kind of its set.
+    pub(crate) fn is_moving(&self, id: &str, view: &Outline) -> bool {
         // Who has it attached does the job. One that is paused, or that nobody does, would be polled for ever.
         let by_attach = view.attached.is_some() && is_rotating(view, false);
-        by_attach || self.moving.has(view.unique_id)
+        by_attach || self.going.has(id)
     }
+}
 
-    /// Wraps a disk under the key of a set that encrypts another number of times, or under the platform-managed key,
-    /// gives it a DEK of that kind, and copies its data. What was begun is gone on with.
-    ///
-    /// # Errors
-    /// Why it is not begun: the disk is under the key and the DEK that it had, or under the key alone, which the same
-    /// call puts right.
-    pub(crate) fn move_disk(
-        &self,
-        installation: &Installation,
-        view: &Outline,
-        set: Option<&str>,
-    ) -> Result<(), ArmError> {
-        let is_under = view.encryption.disk_encryption_set_id.as_deref() == set;
-        let is_begun = is_under && is_rotating(view, true);
-        if is_begun && !is_rotating(view, false) {
-            // Whoever has paused it resumes it.
-            return Ok(());
-        }
-        let Some(moving) = self.moving.begin(view.unique_id)? else {
-            return match is_begun {
-                true => Ok(()),
-                false => Err(ArmError::conflict(format!(
-                    "The data of the disk '{}' is being copied. Try again when its provisioningState is Succeeded.",
-                    view.name
-                ))),
-            };
-        };
-        let op = if is_begun {
-            LayerOp::Job {
-                kind: Some(JobKind::Rotate),
-                change: JobChange::Resume(None),
-            }
-        } else {
-            disks::update(installation, ResourceKind::Disk, &view.name, set)?;
-            LayerOp::RotateDek { rate: None }
-        };
-        self.copy(moving, view.name.clone(), op)
+/// Has a disk wrapped under the key of a set that encrypts another number of times, or under the platform-managed key, and
+/// its data copied under a DEK of that kind. What was begun is gone on with. The operation, unless it has ended by now.
+///
+/// # Errors
+/// Why it is not begun, or has failed by now.
+pub fn move_disk(
+    call: &Call<'_>,
+    placed: &PlacementRecord,
+    view: &Outline,
+    set: Option<&str>,
+) -> Result<Option<Uuid>, ArmError> {
+    let target = call.id(placed);
+    let is_begun =
+        view.encryption.disk_encryption_set_id.as_deref() == set && is_rotating(view, true);
+    if is_begun && !is_rotating(view, false) {
+        // Whoever has paused it resumes it.
+        return Ok(None);
     }
+    if let Some(job) = view.job.as_ref().filter(|_| !is_begun)
+        && !call.changes.going.has(&target)
+    {
+        return Err(ArmError::from(DiskError::JobUnderWay {
+            name: view.name.clone(),
+            job: job.kind,
+        }));
+    }
+    let disk = Disk::find(call.installation(), &view.name)?;
+    let before = Before::of(&disk)?;
+    let work = Move::new(&disk, set, view.attached.is_some());
+    let record = OperationRecord {
+        answer: json!({"before": before}),
+        ..operations::new(call, target, &work)
+    };
+    let id = operations::begin(call, record, Box::new(work))?;
+    let record = operations::wait(call, id, PATIENCE)?;
+    match record.state {
+        OperationState::Running => Ok(Some(id)),
+        OperationState::Succeeded => Ok(None),
+        OperationState::Failed | OperationState::Canceled => Err(operations::failure(&record)),
+    }
+}
 
-    /// Copies in a thread of its own, and waits for a while.
-    fn copy(&self, moving: Move, name: String, op: LayerOp) -> Result<(), ArmError> {
-        let (state_dir, runtime_dir) = (self.state_dir.clone(), self.runtime_dir.clone());
-        let (tell, told) = channel();
-        let work = move || {
-            let copied = copy_now(&state_dir, &runtime_dir, &name, &op);
-            drop(moving);
-            if let Err(unheard) = tell.send(copied)
-                && let Err(error) = unheard.0
-            {
-                log::error!(
-                    "the disk '{name}' is not encrypted as its set says yet: {}",
-                    error.message
-                );
-            }
-        };
-        let started = std::thread::Builder::new().name("move".into()).spawn(work);
-        started.map_err(ArmError::internal)?;
-        match told.recv_timeout(PATIENCE) {
-            Ok(copied) => copied,
-            Err(RecvTimeoutError::Timeout) => Ok(()),
-            Err(RecvTimeoutError::Disconnected) => {
-                Err(ArmError::internal("the thread that copies a disk failed"))
-            }
-        }
+/// Ends the copy of a disk's data that keeps it from being deleted; whether there was one.
+///
+/// # Errors
+/// When it cannot be found out.
+pub fn end_copy(call: &Call<'_>, name: &str) -> Result<bool, ArmError> {
+    let id = call.id(&placement(call, Kind::Disk, name)?);
+    let going = &call.changes.going;
+    let ended = going.cancel_copy(&id);
+    if let Some(operation) = ended {
+        going.wait(operation, ENDING);
     }
+    Ok(ended.is_some())
 }
 
 /// Whether a disk's data is being copied under a new DEK, or with `paused` would be.
 fn is_rotating(view: &Outline, paused: bool) -> bool {
     let job = view.job.as_ref();
     job.is_some_and(|job| job.kind == JobKind::Rotate && (paused || !job.paused))
-}
-
-fn copy_now(
-    state_dir: &Path,
-    runtime_dir: &Path,
-    name: &str,
-    op: &LayerOp,
-) -> Result<(), ArmError> {
-    let installation = Installation::open_existing(state_dir)?;
-    let changes = LayerChanges {
-        installation: &installation,
-        runtime_dir,
-        cancel: &Cancel::default(),
-        wait: true,
-    };
-    let disk = Disk::find(&installation, name)?;
-    changes.change_layers(&disk, op, &mut |_| {})?;
-    Ok(())
 }

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use crate::call::{Call, ResourceType};
 use crate::changing::NameLock;
 use crate::error::ArmError;
+use crate::imported;
 use crate::names::time_text;
 use installation::Installation;
 use installation::catalog::{DEFAULT_GROUP, GroupRecord, Kind, LOCATION, PlacementRecord, Touch};
@@ -71,6 +72,16 @@ pub fn body(
     kind: &'static dyn ResourceType,
     placed: &PlacementRecord,
 ) -> Result<Value, ArmError> {
+    Ok(body_with(call, kind, placed, kind.show(call, placed)?))
+}
+
+/// The body of a resource, with what its type says of it.
+pub fn body_with(
+    call: &Call<'_>,
+    kind: &dyn ResourceType,
+    placed: &PlacementRecord,
+    shown: Value,
+) -> Value {
     let mut body = summary(call, kind, placed);
     if placed.created.by != Uuid::nil() {
         body["systemData"] = json!({
@@ -82,12 +93,12 @@ pub fn body(
             "lastModifiedByType": "Application",
         });
     }
-    if let Value::Object(fields) = kind.show(call, placed)? {
+    if let Value::Object(fields) = shown {
         for (name, value) in fields {
             body[name] = value;
         }
     }
-    Ok(body)
+    body
 }
 
 /// What lists of all types say of it.
@@ -161,7 +172,10 @@ pub fn forget_unused(installation: &Installation) -> Result<(), ArmError> {
     let catalog = installation.catalog();
     let now = OffsetDateTime::now_utc();
     for placed in catalog.placements()? {
-        if now - placed.changed.at > LEFT && catalog.name_of(placed.kind, &placed.name)?.is_none() {
+        if now - placed.changed.at > LEFT
+            && catalog.name_of(placed.kind, &placed.name)?.is_none()
+            && imported::going_on(catalog, &placed)?.is_none()
+        {
             catalog.delete_placement(placed.kind, &placed.name)?;
         }
     }

@@ -1,6 +1,7 @@
 //! The query of a request: the version of the API, a filter, and pages.
 
 use url::form_urlencoded;
+use uuid::Uuid;
 
 use crate::error::ArmError;
 use crate::filter::Filter;
@@ -103,8 +104,11 @@ fn wrong(parameter: &str, value: &str) -> ArmError {
     )
 }
 
-/// What the key of an item in a list looks like: `disk/NAME`.
+/// What the key of an item in a list looks like: `disk/NAME`, or the id of a deployment.
 fn is_key(text: &str) -> bool {
+    if Uuid::try_parse(text).is_ok() {
+        return true;
+    }
     let Some((kind, name)) = text.split_once('/') else {
         return false;
     };
@@ -171,6 +175,9 @@ mod tests {
         assert_eq!(many.top, PAGE);
         let next = Query::parse(&query.next("disk/2")).unwrap();
         assert_eq!(next.after.as_deref(), Some("disk/2"));
-        assert_eq!((next.filter, next.top), (query.filter, 2));
+        assert_eq!((next.filter, next.top), (query.filter.clone(), 2));
+        let id = Uuid::from_u128(7).to_string();
+        let next = Query::parse(&query.next(&id)).unwrap();
+        assert_eq!(next.after, Some(id), "of deployments");
     }
 }

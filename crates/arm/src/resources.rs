@@ -7,10 +7,11 @@
 //! 1. all checks that change nothing;
 //! 2. the intent is recorded in the audit log;
 //! 3. the placement is written, which names a resource that is not there and so is seen by nobody;
-//! 4. the resource is made, as by the command line: as a whole or not at all;
+//! 4. the resource is made, as by the command line: as a whole or not at all; what takes long goes on as an
+//!    [operation](crate::operations), behind the answer;
 //! 5. the outcome is recorded.
 //!
-//! A failure of 4 removes the placement. A process that dies between 3 and 4 leaves a placement of
+//! A failure of 4 removes the placement, unless the resource is there after all. A process that dies between 3 and 4 leaves a placement of
 //! nothing, which the same PUT takes up again; the command line, before it makes something of that name, and the next
 //! start of the server remove it. One that dies between 4 and 5 leaves the resource whole, in its group.
 //!
@@ -18,14 +19,17 @@
 
 use serde_json::{Map, Value};
 use server::FrontReply;
+use uuid::Uuid;
 
 use crate::audit::recorded;
 use crate::call::{Call, Put, ResourceType};
 use crate::error::ArmError;
 use crate::etag::{check_etag, with_etag};
+use crate::operations;
 use crate::places::{body, hold_group, locate, placement, tags, unplaced};
-use crate::reply::done;
-use installation::catalog::{Kind, LOCATION, PlacementRecord};
+use crate::reply::{done, item};
+use crate::types::importing::{self, ImportDisk};
+use installation::catalog::{LOCATION, OperationState, PlacementRecord};
 
 /// A resource that is named in a path.
 pub struct Named<'a> {
@@ -59,6 +63,11 @@ impl Named<'_> {
 /// 403, 404.
 pub fn get(call: &Call<'_>, named: &Named<'_>) -> Result<FrontReply, ArmError> {
     call.require(&named.action("read"), &named.id(call))?;
+    if let Some((placed, _)) = importing::going(call, named.kind.kind(), named.name)?
+        && placed.group.eq_ignore_ascii_case(named.group)
+    {
+        return Ok(item(importing::view(call, named.kind, &placed)));
+    }
     let placed = locate(call, named.kind, named.group, named.name)?;
     let placed = placed.ok_or_else(|| named.missing())?;
     Ok(with_etag(body(call, named.kind, &placed)?, 200))
@@ -70,11 +79,22 @@ pub fn get(call: &Call<'_>, named: &Named<'_>) -> Result<FrontReply, ArmError> {
 /// What is wrong with it.
 pub fn put(call: &Call<'_>, named: &Named<'_>, is_patch: bool) -> Result<FrontReply, ArmError> {
     call.require(&named.action("write"), &named.id(call))?;
-    let (_group, group) = hold_group(call, named.group)?;
+    let (held, group) = hold_group(call, named.group)?;
     let group = group.name;
-    let _lock = call
+    let lock = call
         .changes
         .lock(&format!("{}/{}", named.kind.full_type(), named.name));
+    if let Some(going) = importing::going(call, named.kind.kind(), named.name)? {
+        if !going.0.group.eq_ignore_ascii_case(&group) {
+            return Err(taken(call, named, &going.0));
+        }
+        if is_patch {
+            return Err(importing::refuse_going(named.name));
+        }
+        let id = importing::join(call, &going)?;
+        drop((lock, held));
+        return imported(call, named, id);
+    }
     let found = named.kind.find(call, named.name)?;
     let exists = found.is_some();
     let name = found.unwrap_or_else(|| named.name.to_owned());
@@ -130,30 +150,68 @@ pub fn put(call: &Call<'_>, named: &Named<'_>, is_patch: bool) -> Result<FrontRe
         changed: call.touch(),
         ..placed
     };
-    recorded(call, "ResourceWrite", &named.id(call), || {
+    let new = Put {
+        body: &wanted,
+        exists,
+        placed: &placed,
+    };
+    if let Some(import) = ImportDisk::of(call, named.kind.kind(), &new, &placed.group)? {
+        let begun = import.begin(call, named.id(call), &placed);
+        let id = begun.inspect_err(|_| restore(call, &placed, before.as_ref(), is_kept))?;
+        drop((lock, held));
+        return imported(call, named, id);
+    }
+    let operation = recorded(call, "ResourceWrite", &named.id(call), || {
         call.catalog().put_placement(&placed)?;
-        let put = Put {
-            body: &wanted,
-            exists,
-            placed: &placed,
-        };
-        let applied = call.changes.retrying(|| named.kind.apply(call, &put));
+        let applied = call.changes.retrying(|| named.kind.apply(call, &new));
         match applied {
-            Ok(()) => keep(call, &placed),
+            Ok(operation) => keep(call, &placed).map(|()| operation),
             Err(error) => {
-                restore(call, &placed, before.as_ref());
+                restore(call, &placed, before.as_ref(), is_kept);
                 Err(error)
             }
         }
     })?;
-    // The name as the resource has it, which may be another than was asked for.
-    let name = named.kind.find(call, &name)?.unwrap_or(name);
-    let placed = placement(call, named.kind.kind(), &name)?;
     let status = match exists {
         true => 200,
         false => named.kind.created_status(),
     };
-    Ok(with_etag(body(call, named.kind, &placed)?, status))
+    let reply = answer(call, named.kind, name, status)?;
+    Ok(match operation {
+        Some(id) => operations::watching(call, id, reply),
+        None => reply,
+    })
+}
+
+fn answer(
+    call: &Call<'_>,
+    kind: &'static dyn ResourceType,
+    name: String,
+    status: u16,
+) -> Result<FrontReply, ArmError> {
+    // The name as the resource has it, which may be another than was asked for.
+    let name = kind.find(call, &name)?.unwrap_or(name);
+    let placed = placement(call, kind.kind(), &name)?;
+    Ok(with_etag(body(call, kind, &placed)?, status))
+}
+
+/// The answer to whoever asks for an import, which goes on or has ended by now.
+fn imported(call: &Call<'_>, named: &Named<'_>, id: Uuid) -> Result<FrontReply, ArmError> {
+    let record = operations::wait(call, id, operations::PATIENCE)?;
+    match record.state {
+        OperationState::Running => {
+            let going = importing::going(call, named.kind.kind(), named.name)?;
+            let view = going.map(|(placed, _)| importing::view(call, named.kind, &placed));
+            Ok(operations::accepted(call, &record, view))
+        }
+        OperationState::Succeeded => answer(
+            call,
+            named.kind,
+            named.name.into(),
+            named.kind.created_status(),
+        ),
+        OperationState::Failed | OperationState::Canceled => Err(operations::failure(&record)),
+    }
 }
 
 /// Whether a placement is of something that is only hidden: a vault that is deleted softly.
@@ -170,8 +228,17 @@ fn keep(call: &Call<'_>, placed: &PlacementRecord) -> Result<(), ArmError> {
     }
 }
 
-/// What a failure leaves of the placement: what there was before.
-fn restore(call: &Call<'_>, placed: &PlacementRecord, before: Option<&PlacementRecord>) {
+/// What a failure leaves of the placement: what there was before. What was made all the same, and could not be deleted
+/// again, stays in its group with its settings, which may forbid access to it.
+fn restore(
+    call: &Call<'_>,
+    placed: &PlacementRecord,
+    before: Option<&PlacementRecord>,
+    was_there: bool,
+) {
+    if !was_there && is_kept(call, placed).unwrap_or(true) {
+        return;
+    }
     let restored = match before {
         Some(before) => call.catalog().put_placement(before),
         None => call.catalog().delete_placement(placed.kind, &placed.name),
@@ -231,7 +298,7 @@ fn location(named: &Named<'_>, body: &Value, now: Option<&str>) -> Result<String
 }
 
 /// What is there, with what a PATCH gives; tags are given as a whole.
-fn patched(now: &Value, patch: &Value) -> Value {
+pub(crate) fn patched(now: &Value, patch: &Value) -> Value {
     let mut wanted = now.clone();
     merge(&mut wanted, patch);
     if let Some(tags) = patch.get("tags").filter(|tags| !tags.is_null()) {
@@ -267,6 +334,12 @@ fn merge(into: &mut Value, patch: &Value) {
 /// 403, and why it cannot go.
 pub fn delete(call: &Call<'_>, named: &Named<'_>) -> Result<FrontReply, ArmError> {
     call.require(&named.action("delete"), &named.id(call))?;
+    let is_cancelled = importing::cancel(
+        call,
+        named.kind.kind(),
+        (named.group, named.name),
+        &named.id(call),
+    )?;
     let _lock = call
         .changes
         .lock(&format!("{}/{}", named.kind.full_type(), named.name));
@@ -274,33 +347,16 @@ pub fn delete(call: &Call<'_>, named: &Named<'_>) -> Result<FrontReply, ArmError
         return Err(ArmError::no_group(named.group));
     }
     let Some(placed) = locate(call, named.kind, named.group, named.name)? else {
-        return Ok(done(204));
+        return Ok(done(if is_cancelled { 200 } else { 204 }));
     };
     if call.head.header("if-match").is_some() {
         check_etag(call.head, Some(&body(call, named.kind, &placed)?))?;
     }
     recorded(call, "ResourceDelete", &named.id(call), || {
         call.changes
-            .retrying(|| named.kind.delete(call, &placed.name))?;
-        // A vault can be recovered, with who may do what in it.
-        match named.kind.kind() {
-            Kind::Vault => Ok(()),
-            _ => forget_roles(call, &named.id(call)),
-        }
+            .retrying(|| named.kind.delete(call, &placed.name))
     })?;
     Ok(done(200))
-}
-
-/// Takes away the roles at a scope that is gone, and below it: whoever makes something of that name again is another.
-pub(crate) fn forget_roles(call: &Call<'_>, scope: &str) -> Result<(), ArmError> {
-    let below = format!("{scope}/").to_ascii_lowercase();
-    for role in call.catalog().role_assignments()? {
-        let at = format!("{}/", role.scope.trim_end_matches('/')).to_ascii_lowercase();
-        if at.starts_with(&below) {
-            call.catalog().delete_role_assignment(role.id)?;
-        }
-    }
-    Ok(())
 }
 
 /// What is below a resource, or is done with it.

@@ -4,12 +4,13 @@ use serde_json::{Value, json};
 use server::FrontReply;
 use uuid::Uuid;
 
+use crate::audit::recorded;
 use crate::call::Call;
 use crate::error::{ArmError, text};
 use crate::id::is_within;
 use crate::names::{Names, time_text};
 use crate::reply::{created, done, item, list};
-use crate::roles::{NewAssignment, ROLES, Role, assign, remove, role};
+use crate::roles::{self, NewAssignment, ROLES, Role, assign, detail, remove, role};
 use installation::catalog::RoleAssignmentRecord;
 
 const ASSIGNMENTS: &str = "Microsoft.Authorization/roleAssignments";
@@ -67,7 +68,12 @@ pub fn assignment(call: &Call<'_>, scope: &str, name: &str) -> Result<FrontReply
         "DELETE" => {
             call.require(&action("delete"), scope)?;
             let removed = match known {
-                Some(_) => remove(call.installation(), id)?,
+                Some(known) => {
+                    let detail = detail(&known.scope, known.role, known.principal);
+                    recorded(call, roles::DELETE, &detail, || {
+                        remove(call.installation(), id)
+                    })?
+                }
                 None => None,
             };
             Ok(match removed {
@@ -132,7 +138,9 @@ fn put(call: &Call<'_>, scope: &str, id: Uuid) -> Result<(RoleAssignmentRecord, 
         principal_type: of("principalType").unwrap_or("ServicePrincipal"),
         by: call.touch(),
     };
-    assign(call.installation(), &new)
+    recorded(call, roles::WRITE, &detail(scope, role, principal), || {
+        assign(call.installation(), &new)
+    })
 }
 
 fn view(names: &Names, record: &RoleAssignmentRecord) -> Value {

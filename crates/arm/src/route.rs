@@ -8,7 +8,8 @@ use crate::id::{ArmPath, Typed, segments};
 use crate::reply::list;
 use crate::resources::{self, Named};
 use crate::{
-    deleted_vaults, deployments, graph, groups, lists, operations, role_requests, subscriptions,
+    deleted_vaults, deployments, graph, groups, lists, locks, operations, role_requests,
+    subscriptions,
 };
 
 /// Types of Azure's of which there are none here, and never a refusal: clients ask for all of them.
@@ -98,7 +99,7 @@ fn is_authorization(typed: &Typed) -> bool {
         && !typed.types.is_empty()
 }
 
-/// Role assignments and definitions at a scope: what precedes them.
+/// Role assignments and definitions, and locks, at a scope: what precedes them.
 fn authorization(call: &Call<'_>, path: &ArmPath, typed: &Typed) -> Result<FrontReply, ArmError> {
     let outer = ArmPath {
         typed: path.typed[..path.typed.len() - 1].to_vec(),
@@ -121,9 +122,9 @@ fn authorization(call: &Call<'_>, path: &ArmPath, typed: &Typed) -> Result<Front
         Some(name) if get && typed.is("Microsoft.Authorization", &["roleDefinitions"]) => {
             role_requests::definition(call, name)
         }
-        // What clients look at before they delete anything: there are no locks here.
-        None if get && typed.is("Microsoft.Authorization", &["locks"]) => {
-            Ok(list(Vec::new(), None))
+        None if get && typed.is("Microsoft.Authorization", &["locks"]) => locks::all(call, &scope),
+        Some(name) if typed.is("Microsoft.Authorization", &["locks"]) => {
+            locks::one(call, &scope, name)
         }
         _ => Err(not_found(call)),
     }

@@ -4,8 +4,10 @@ use crate::call::Work;
 use crate::deployments::Deployment;
 use crate::error::ArmError;
 use crate::groups::DeleteGroup;
+use crate::moving::Move;
 use crate::names::Names;
 use crate::operations::cut_off;
+use crate::types::importing::ImportDisk;
 use installation::catalog::OperationRecord;
 
 /// The work that was cut off.
@@ -16,8 +18,15 @@ pub fn work_of(record: &OperationRecord, names: &Names) -> Result<Box<dyn Work>,
     if record.deployment.is_some() {
         return Ok(Box::new(Deployment::again(record, names)?));
     }
-    match DeleteGroup::again(&record.request["work"]) {
-        Some(deletion) => Ok(Box::new(deletion)),
+    let kept = &record.request["work"];
+    if let Some(import) = ImportDisk::again(kept) {
+        return Ok(Box::new(import));
+    }
+    if let Some(deletion) = DeleteGroup::again(kept) {
+        return Ok(Box::new(deletion));
+    }
+    match Move::again(kept) {
+        Some(moving) => Ok(Box::new(moving)),
         None => Err(cut_off()),
     }
 }

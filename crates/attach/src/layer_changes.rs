@@ -51,6 +51,7 @@ impl LayerChanges<'_> {
         op: &LayerOp,
         progress: &mut dyn FnMut(JobProgress),
     ) -> Result<Applied, AttachError> {
+        op.refuse_locked(self.installation, disk)?;
         loop {
             match self.holder(disk, op)? {
                 Holder::Us(claim) => return Ok(self.apply_here(disk, op, claim, progress)?),
@@ -64,6 +65,20 @@ impl LayerChanges<'_> {
                 }
             }
         }
+    }
+
+    /// Goes on with the job of a disk that nobody has, as its header has it: one that is paused stays paused, and what
+    /// has become of it is in the header.
+    ///
+    /// # Errors
+    /// [`DiskError::InUse`] and [`DiskError::Awaited`]: whoever has the disk goes on with it. Others, after which it can
+    /// be gone on with.
+    pub fn go_on(&self, disk: &Disk) -> Result<(), DiskError> {
+        let claim = disk.claim(disk.header_file()?.read()?.claims())?;
+        disk.refuse_granted(self.installation)?;
+        let mut volume = Unattached::settled(self.installation, disk, claim, self.runtime_dir)?;
+        let (installation, cancel) = (self.installation, self.cancel);
+        disks::run_unattached(installation, disk, &mut volume, cancel, &mut |_| {}).map(drop)
     }
 
     /// Merges the layers that were noted for it, of all disks.

@@ -9,7 +9,8 @@
 //!
 //! The key of an installation, `STATE_DIR/federation/KID.p8` (P-256, PKCS#8, mode 0600), signs nothing else, and stays
 //! until its file is deleted; the operator gives its public half to the other one, who thereby pins it. Nobody has to
-//! reach anybody to check an assertion. An assertion is for one use at once: it lives for [`LIFETIME`].
+//! reach anybody to check an assertion. An assertion is for one token for one service at once: it lives for
+//! [`LIFETIME`], and the catalog of the other installation remembers for so long that it was used.
 
 use std::fs;
 use std::path::Path;
@@ -28,6 +29,7 @@ use uuid::Uuid;
 use crate::catalog::{CatalogError, FederatedCredentialRecord, Kind, PublicKey};
 use crate::files::{private_dir, read_private, write_private};
 use crate::{Installation, InstallationError};
+use keys::sha256;
 use vault::audit::AuditRecord;
 use vault::remote::Assertion;
 use vault::{VaultError, VaultErrorCode};
@@ -68,6 +70,8 @@ struct Claims {
     nbf: i64,
     exp: i64,
     jti: Uuid,
+    /// For which service tokens are wanted.
+    resource: String,
 }
 
 /// Why an assertion proves nothing.
@@ -85,6 +89,9 @@ pub enum AssertionError {
     /// It is not valid now.
     #[error("it is not valid at this time; compare the clocks of both installations")]
     Time,
+    /// It was used before.
+    #[error("it was used before; each is good for one token")]
+    Used,
 }
 
 /// What an installation calls itself in assertions. Its tokens have another issuer.
@@ -109,7 +116,7 @@ impl Installation {
     /// What proves to another installation that an identity of this one asks.
     pub(crate) fn assertion(&self, object_id: Uuid) -> Assertion {
         let (state_dir, issuer) = (self.state_dir().to_owned(), issuer(self.id()));
-        Assertion::new(object_id, move || {
+        Assertion::new(object_id, move |resource: &str| {
             let failed = |error: &dyn std::error::Error| {
                 let message = format!("the key for assertions cannot be used: {error}");
                 VaultError::new(VaultErrorCode::Internal, message)
@@ -124,6 +131,7 @@ impl Installation {
                 nbf: now.unix_timestamp(),
                 exp: (now + LIFETIME).unix_timestamp(),
                 jti: Uuid::new_v4(),
+                resource: resource.into(),
             };
             key.sign(&claims).map_err(|error| failed(&error))
         })
@@ -204,7 +212,8 @@ impl Installation {
         })
     }
 
-    /// The federated credential of an identity by which an assertion proves to be that identity.
+    /// The federated credential of an identity by which an assertion proves to be that identity, which gets a token for
+    /// that service. It does so once: whoever reads it on its way has no use for it.
     ///
     /// # Errors
     /// Why it does not, within a failure to read the catalog.
@@ -212,9 +221,22 @@ impl Installation {
         &self,
         identity: Uuid,
         assertion: &str,
+        resource: &str,
     ) -> Result<Result<FederatedCredentialRecord, AssertionError>, InstallationError> {
         let known = self.catalog().federated_credentials(Some(identity))?;
-        Ok(trusted(known, assertion))
+        let (credential, expires) = match trusted(known, assertion, resource) {
+            Ok(trusted) => trusted,
+            Err(error) => return Ok(Err(error)),
+        };
+        // Of a signature there are two that are right, of what is signed one.
+        let signed = assertion
+            .rsplit_once('.')
+            .map_or(assertion, |(signed, _)| signed);
+        let used = sha256(signed.as_bytes());
+        match self.catalog().use_assertion(&used, expires)? {
+            true => Ok(Ok(credential)),
+            false => Ok(Err(AssertionError::Used)),
+        }
     }
 
     fn federation_record(
@@ -230,11 +252,12 @@ impl Installation {
     }
 }
 
-/// Which of these credentials an assertion is for.
+/// Which of these credentials an assertion is for, and when it counts no more.
 fn trusted(
     known: Vec<FederatedCredentialRecord>,
     assertion: &str,
-) -> Result<FederatedCredentialRecord, AssertionError> {
+    resource: &str,
+) -> Result<(FederatedCredentialRecord, OffsetDateTime), AssertionError> {
     if assertion.len() > MAX_ASSERTION {
         return Err(AssertionError::Malformed);
     }
@@ -244,8 +267,8 @@ fn trusted(
     let mut why = AssertionError::Unknown;
     for credential in known {
         let key = credential.keys.iter().find(|key| key.kid == kid);
-        match key.map(|key| check(&credential, key, assertion)) {
-            Some(Ok(())) => return Ok(credential),
+        match key.map(|key| check(&credential, key, assertion, resource)) {
+            Some(Ok(expires)) => return Ok((credential, expires)),
             None | Some(Err(AssertionError::Unknown)) => {}
             Some(Err(error)) => why = error,
         }
@@ -257,7 +280,8 @@ fn check(
     credential: &FederatedCredentialRecord,
     key: &PublicKey,
     assertion: &str,
-) -> Result<(), AssertionError> {
+    resource: &str,
+) -> Result<OffsetDateTime, AssertionError> {
     let public =
         DecodingKey::from_ec_components(&key.x, &key.y).map_err(|_| AssertionError::Signature)?;
     // The algorithm is not the assertion's choice.
@@ -275,7 +299,11 @@ fn check(
             _ => AssertionError::Malformed,
         })?
         .claims;
-    if claims.sub != credential.subject {
+    let same = |one: &str, other: &str| {
+        let trimmed = |text: &str| text.trim_end_matches('/').to_ascii_lowercase();
+        trimmed(one) == trimmed(other)
+    };
+    if claims.sub != credential.subject || !same(&claims.resource, resource) {
         return Err(AssertionError::Unknown);
     }
     // One that is valid for long could be kept and used for long.
@@ -284,7 +312,9 @@ fn check(
         .iat
         .saturating_sub(OffsetDateTime::now_utc().unix_timestamp());
     match life <= LIFETIME.whole_seconds() && ahead <= LEEWAY.whole_seconds() {
-        true => Ok(()),
+        true => OffsetDateTime::from_unix_timestamp(claims.exp)
+            .map(|expires| expires + LEEWAY)
+            .map_err(|_| AssertionError::Time),
         false => Err(AssertionError::Time),
     }
 }
@@ -367,6 +397,8 @@ impl FederationKey {
 mod tests {
     use super::*;
 
+    const SERVICE: &str = "https://vault.localhost";
+
     struct Two {
         _dirs: [tempfile::TempDir; 2],
         ours: Installation,
@@ -397,7 +429,12 @@ mod tests {
 
     impl Two {
         fn checked(&self, assertion: &str) -> Result<String, AssertionError> {
-            let checked = self.theirs.check_assertion(self.app, assertion).unwrap();
+            self.checked_for(assertion, SERVICE)
+        }
+
+        fn checked_for(&self, assertion: &str, resource: &str) -> Result<String, AssertionError> {
+            let checked = self.theirs.check_assertion(self.app, assertion, resource);
+            let checked = checked.unwrap();
             checked.map(|credential| credential.name)
         }
 
@@ -410,7 +447,8 @@ mod tests {
                 iat: now,
                 nbf: now,
                 exp: now + LIFETIME.whole_seconds(),
-                jti: Uuid::nil(),
+                jti: Uuid::new_v4(),
+                resource: SERVICE.into(),
             }
         }
 
@@ -425,18 +463,54 @@ mod tests {
     #[test]
     fn an_assertion_proves_its_subject_to_who_trusts_it() {
         let two = two();
-        let signed = two.ours.assertion(two.subject).sign().unwrap();
+        let signed = two.ours.assertion(two.subject).sign(SERVICE).unwrap();
         assert_eq!(two.checked(&signed).as_deref(), Ok("from-ours"));
         // Another identity of ours, and another of theirs.
-        let other = two.ours.assertion(Uuid::new_v4()).sign().unwrap();
+        let other = two.ours.assertion(Uuid::new_v4()).sign(SERVICE).unwrap();
         assert_eq!(two.checked(&other), Err(AssertionError::Unknown));
         let app = two.theirs.create_identity("other").unwrap().0.object_id;
-        let checked = two.theirs.check_assertion(app, &signed).unwrap();
+        let checked = two.theirs.check_assertion(app, &signed, SERVICE).unwrap();
         assert_eq!(checked.unwrap_err(), AssertionError::Unknown);
         two.theirs
             .delete_federated_credential("app", "FROM-ours")
             .unwrap();
         assert_eq!(two.checked(&signed), Err(AssertionError::Unknown));
+    }
+
+    #[test]
+    fn an_assertion_is_good_for_one_token_for_its_service() {
+        let two = two();
+        let signed = two.ours.assertion(two.subject).sign(SERVICE).unwrap();
+        for other in ["https://localhost:8443", "https://vault.localhost.evil", ""] {
+            let checked = two.checked_for(&signed, other);
+            assert_eq!(checked, Err(AssertionError::Unknown), "{other}");
+        }
+        assert!(two.checked_for(&signed, "https://VAULT.localhost/").is_ok());
+        assert_eq!(two.checked(&signed), Err(AssertionError::Used));
+        assert_eq!(two.checked(&mirrored(&signed)), Err(AssertionError::Used));
+        // It is forgotten when it counts no more.
+        let soon = OffsetDateTime::now_utc() - Duration::SECOND;
+        let catalog = two.theirs.catalog();
+        assert!(catalog.use_assertion(&[1; 32], soon).unwrap());
+        assert!(catalog.use_assertion(&[1; 32], soon).unwrap());
+    }
+
+    /// An assertion with the other signature that is right: the order of the curve less S.
+    fn mirrored(assertion: &str) -> String {
+        const ORDER: [u8; 32] = [
+            0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+            0xbc, 0xe6, 0xfa, 0xad, 0xa7, 0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63,
+            0x25, 0x51,
+        ];
+        let (signed, signature) = assertion.rsplit_once('.').unwrap();
+        let mut signature = URL_SAFE_NO_PAD.decode(signature).unwrap();
+        let mut borrow = 0;
+        for at in (0..32).rev() {
+            let rest = i32::from(ORDER[at]) - i32::from(signature[32 + at]) - borrow;
+            borrow = i32::from(rest < 0);
+            signature[32 + at] = u8::try_from(rest.rem_euclid(256)).unwrap();
+        }
+        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
 
     #[test]
@@ -520,6 +594,6 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
         assert!(two.ours.trust().is_err());
-        assert!(two.ours.assertion(two.subject).sign().is_err());
+        assert!(two.ours.assertion(two.subject).sign(SERVICE).is_err());
     }
 }

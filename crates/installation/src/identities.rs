@@ -12,7 +12,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::{Installation, InstallationError, retrying};
-use crate::catalog::{CatalogError, IdentityOwner, IdentityRecord, Kind, Stored};
+use crate::catalog::{CatalogError, Change, IdentityOwner, IdentityRecord, Kind, Stored};
 use keys::{fill_random, sha256};
 use vault::audit::AuditRecord;
 use vault::{Caller, VaultError, VaultErrorCode};
@@ -47,6 +47,8 @@ impl Installation {
         name: &str,
     ) -> Result<(IdentityRecord, IdentitySecret), InstallationError> {
         check_name(name)?;
+        let catalog = self.catalog();
+        catalog.refuse_locked(Kind::Identity, name, Change::Write)?;
         if self.catalog().identity(name).is_ok() {
             let (kind, name) = (Kind::Identity, name.into());
             return Err(CatalogError::Exists { kind, name }.into());
@@ -112,6 +114,8 @@ impl Installation {
 
     fn try_delete_identity(&self, name: &str) -> Result<DeletedIdentity, InstallationError> {
         let identity = self.catalog().identity(name)?;
+        let catalog = self.catalog();
+        catalog.refuse_locked(Kind::Identity, name, Change::Delete)?;
         let intent = identity_record("IdentityDelete", &identity.record, &self.operator());
         self.recorded_identity(intent, || Ok(self.catalog().delete_identity(&identity)?))?;
         let object_id = identity.record.object_id;

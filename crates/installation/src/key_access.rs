@@ -102,16 +102,31 @@ impl Installation {
         vault_url: &str,
         key: KeyId,
     ) -> Result<KeyAccess, InstallationError> {
-        let (caller, identity) = match des {
-            None => (self.platform(), DesIdentity::SystemAssigned),
-            Some(name) => {
-                let set = self.catalog().des(name)?.record;
-                (self.identity_of(&set)?, set.identity)
-            }
-        };
+        if let Some(name) = des {
+            let set = self.catalog().des(name)?.record;
+            return self.unwrapping_key_of(&set, vault_url, key);
+        }
         Ok(KeyAccess {
-            caller,
-            vault: self.key_vault_at(vault_url, &identity)?,
+            caller: self.platform(),
+            vault: self.key_vault_at(vault_url, &DesIdentity::SystemAssigned)?,
+            key,
+            platform: None,
+        })
+    }
+
+    /// As [`Installation::unwrapping_key`] in the name of a set with that record.
+    ///
+    /// # Errors
+    /// As [`Installation::unwrapping_key`].
+    pub fn unwrapping_key_of(
+        &self,
+        set: &DiskEncryptionSetRecord,
+        vault_url: &str,
+        key: KeyId,
+    ) -> Result<KeyAccess, InstallationError> {
+        Ok(KeyAccess {
+            caller: self.identity_of(set)?,
+            vault: self.key_vault_at(vault_url, &set.identity)?,
             key,
             platform: None,
         })

@@ -15,6 +15,7 @@ mod installation;
 mod key_access;
 mod log_databases;
 mod logins;
+mod policy_lock;
 mod remote_vaults;
 mod retry;
 mod runtime;
@@ -32,6 +33,7 @@ pub use installation::{Installation, RESTORING, default_state_dir, prepared_stat
 pub use key_access::KeyAccess;
 pub use log_databases::{INSTALLATION_LOG, LogDatabase, vault_log_name};
 pub use logins::{DEVICE_LIFETIME, DeviceState, NewDeviceLogin};
+pub use policy_lock::PolicyLock;
 pub use retry::retrying;
 pub use runtime::{goes_at_logout, runtime_dir, runtime_map};
 pub use vault_lifecycle::{DeletedVault, Reconcile};

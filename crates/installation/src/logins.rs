@@ -142,13 +142,14 @@ impl Installation {
         Ok(URL_SAFE_NO_PAD.encode(&sha256(&all.concat())[..16]))
     }
 
-    /// Begins a login on a device, for tokens for a service.
+    /// Begins a login on a device, for tokens for a service. The code is good for this client alone.
     ///
     /// # Errors
     /// [`VaultErrorCode::Throttled`] when too many wait.
     pub fn begin_device_login(
         &self,
         peer: SocketAddr,
+        client: &str,
         resource: &str,
     ) -> Result<NewDeviceLogin, InstallationError> {
         let device_code = Zeroizing::new(URL_SAFE_NO_PAD.encode(random::<32>()?));
@@ -163,7 +164,7 @@ impl Installation {
         let created = created.unwrap_or(OffsetDateTime::UNIX_EPOCH);
         let login = DeviceLogin {
             user_code: user_code.clone(),
-            device_hash: sha256(device_code.as_bytes()),
+            device_hash: device_hash(&device_code, client),
             peer: peer.ip().to_canonical().to_string(),
             resource: resource.into(),
             created,
@@ -225,14 +226,19 @@ impl Installation {
         })
     }
 
-    /// How far the login is that a device asks for. One that is approved is used by that.
+    /// How far the login is that a client asks for. One that is approved is used by that. To another client than has begun
+    /// it there is none.
     ///
     /// # Errors
     /// When the catalog cannot be read or written.
-    pub fn poll_device_login(&self, device_code: &str) -> Result<DeviceState, InstallationError> {
+    pub fn poll_device_login(
+        &self,
+        device_code: &str,
+        client: &str,
+    ) -> Result<DeviceState, InstallationError> {
         let found = self
             .catalog()
-            .take_device_login(&sha256(device_code.as_bytes()))?;
+            .take_device_login(&device_hash(device_code, client))?;
         let now = OffsetDateTime::now_utc();
         let Some(login) = found.filter(|login| now < login.expires) else {
             return Ok(DeviceState::Expired);
@@ -267,6 +273,11 @@ impl Installation {
             IdentityOwner::DiskEncryptionSet(_) => identity.owner.to_string(),
         }
     }
+}
+
+/// By what a login is found again. The code that was given has no 0 in it.
+fn device_hash(device_code: &str, client: &str) -> [u8; 32] {
+    sha256(&[device_code.as_bytes(), b"\0", client.as_bytes()].concat())
 }
 
 fn no_login(user_code: &str) -> InstallationError {
@@ -459,11 +470,17 @@ mod tests {
     fn a_login_on_a_device_is_approved_once_and_used_once() {
         let (_dir, installation) = installation();
         let peer = ([192, 0, 2, 1], 9).into();
-        let login = installation.begin_device_login(peer, "https://h").unwrap();
-        let poll = || installation.poll_device_login(&login.device_code).unwrap();
+        let login = installation
+            .begin_device_login(peer, "az", "https://h")
+            .unwrap();
+        let poll = || {
+            installation
+                .poll_device_login(&login.device_code, "az")
+                .unwrap()
+        };
         assert_eq!(poll(), DeviceState::Pending);
         assert_eq!(
-            installation.poll_device_login("guessed").unwrap(),
+            installation.poll_device_login("guessed", "az").unwrap(),
             DeviceState::Expired
         );
         let approve = |code: &str, name: &str| installation.approve_device_login(code, name);
@@ -482,7 +499,7 @@ mod tests {
     fn logins_that_wait_are_bounded_and_go_with_time_and_identity() {
         let (_dir, installation) = installation();
         let peer = |last: u8| ([192, 0, 2, last], 9).into();
-        let begin = |last| installation.begin_device_login(peer(last), "https://h");
+        let begin = |last| installation.begin_device_login(peer(last), "az", "https://h");
         let mut logins = Vec::new();
         for last in 0..(MAX_DEVICE_LOGINS / MAX_OF_PEER) as u8 {
             logins.extend((0..MAX_OF_PEER).map(|_| begin(last).unwrap()));
@@ -495,7 +512,7 @@ mod tests {
         installation.delete_identity("alice").unwrap();
         let poll = |at: usize| {
             installation
-                .poll_device_login(&logins[at].device_code)
+                .poll_device_login(&logins[at].device_code, "az")
                 .unwrap()
         };
         assert_eq!(poll(0), DeviceState::Expired);

@@ -1,8 +1,8 @@
 //! Deleting a vault that is kept here, getting it back, and destroying it.
 //!
 //! A deleted vault stays where it is and says in its own database that it is deleted, so its name stays
-//! taken, as in Azure. Purging is done in this order: the keys are destroyed, in a token too; the
-//! directory gets another name; the catalog forgets the vault; the directory is removed. After a crash
+//! taken, as in Azure. Purging is done in this order: the keys are destroyed, in a token too, and
+//! the catalog notes that; the directory gets another name; the catalog forgets the vault; the directory is removed. After a crash
 //! in between the vault is still deleted, or its files are gone and the catalog's row is left: purging
 //! it again, or making a vault of that name, goes on from there.
 
@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::files::sync_dir;
 use super::vaults::{PLATFORM_VAULT, lock, remove_if_there};
 use super::{Installation, InstallationError};
-use crate::catalog::{CatalogError, VaultRecord};
+use crate::catalog::{CatalogError, Change, Kind, VaultRecord};
 use vault::{VaultDatabase, VaultDeletion, VaultError, VaultErrorCode};
 
 /// How the directory of a purged vault begins that is not removed yet; no vault can be called so.
@@ -52,6 +52,8 @@ impl Installation {
         reconcile: Reconcile,
     ) -> Result<DeletedVault, InstallationError> {
         let record = self.kept_here(name)?;
+        let catalog = self.catalog();
+        catalog.refuse_locked(Kind::Vault, &record.name, Change::Delete)?;
         if !force {
             self.refuse_used(&record, reconcile)?;
         }
@@ -75,12 +77,15 @@ impl Installation {
         })
     }
 
-    /// Brings a deleted vault back as it was.
+    /// Brings a deleted vault back as it was. One that is governed by roles follows those before and after
+    /// (`arm::roles::recover`).
     ///
     /// # Errors
     /// [`VaultErrorCode::Conflict`] for one that is not deleted.
     pub fn recover_vault(&self, name: &str) -> Result<(), InstallationError> {
         let record = self.kept_here(name)?;
+        let catalog = self.catalog();
+        catalog.refuse_locked(Kind::Vault, &record.name, Change::Write)?;
         Ok(self.vault(&record.name)?.recover(&self.operator())?)
     }
 
@@ -91,11 +96,18 @@ impl Installation {
     /// [`VaultErrorCode::ForbiddenByPolicy`] for one with purge protection.
     pub fn purge_vault(&self, name: &str) -> Result<(), InstallationError> {
         let record = self.kept_here(name)?;
+        let catalog = self.catalog();
+        catalog.refuse_locked(Kind::Vault, &record.name, Change::Delete)?;
+        self.destroy(&record)
+    }
+
+    fn destroy(&self, record: &VaultRecord) -> Result<(), InstallationError> {
         let _lock = lock(&self.vaults_dir()).map_err(|e| self.directory_error(e))?;
-        if self.is_lost(&record) {
+        if self.is_lost(record) {
             return self.forget(&record.name);
         }
         self.vault(&record.name)?.purge(&self.operator())?;
+        self.catalog().note_purged_vault(&record.url)?;
         self.forget(&record.name)
     }
 
@@ -137,7 +149,7 @@ impl Installation {
         Ok(purged)
     }
 
-    /// Destroys a vault if it is deleted and its retention time is over; whether it was.
+    /// Destroys a vault if it is deleted and its retention time is over, which no lock forbids; whether it was.
     ///
     /// # Errors
     /// As [`Installation::purge_vault`].
@@ -147,7 +159,7 @@ impl Installation {
         let deletion = self.deleted(&record).and_then(|vault| vault.deletion);
         let due = deletion.is_some_and(|deletion| deletion.scheduled_purge <= now);
         if due {
-            self.purge_vault(name)?;
+            self.destroy(&self.kept_here(name)?)?;
         }
         Ok(due)
     }

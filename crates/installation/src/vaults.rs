@@ -13,11 +13,13 @@ use uuid::Uuid;
 use super::files::sync_dir;
 use super::vault_backends::{VaultBackend, hsm_keys, vault_backend};
 use super::{Installation, InstallationError};
-use crate::catalog::{CatalogError, DesIdentity, HsmSettings, Kind, VaultKind, VaultRecord};
+use crate::catalog::{
+    CatalogError, Change, DesIdentity, HsmSettings, Kind, VaultKind, VaultRecord,
+};
 use vault::{
     EmbeddedVault, KeyId, KeySize, KeyType, KeyUrl, KeyVault, MasterPlace, NewKey, Permissions,
     PrivateKeys, Resealed, SystemClock, VaultError, VaultErrorCode, VaultSettings,
-    embedded_vault_name, normal_vault_name, vault_url,
+    embedded_vault_name, moment, normal_vault_name, vault_url,
 };
 
 /// The vault of the platform-managed key.
@@ -101,6 +103,8 @@ impl Installation {
         if name == PLATFORM_VAULT {
             return Err(reserved().into());
         }
+        let catalog = self.catalog();
+        catalog.refuse_locked(Kind::Vault, &name, Change::Write)?;
         let operator = self.operator();
         let made = self.make_vault(&name, settings, kind, master, |vault| {
             vault.set_policy(&operator, operator.object_id, &Permissions::all())
@@ -138,9 +142,24 @@ impl Installation {
         identity: &DesIdentity,
     ) -> Result<Box<dyn KeyVault>, InstallationError> {
         if let Some(name) = embedded_vault_name(url) {
-            return Ok(Box::new(self.vault(name)?));
+            return match self.vault(name) {
+                Ok(vault) => Ok(Box::new(vault)),
+                Err(error) => Err(self.purged(name).transpose()?.unwrap_or(error)),
+            };
         }
         Ok(Box::new(self.remote_vault(url, identity)?))
+    }
+
+    /// The refusal of a vault that was purged here: nobody can give its keys back. That the catalog does not know a
+    /// vault says less than that.
+    fn purged(&self, name: &str) -> Option<Result<InstallationError, CatalogError>> {
+        let url = vault_url(&name.to_ascii_lowercase());
+        let purged = self.catalog().vault_purged_at(&url).transpose()?;
+        Some(purged.map(|time| {
+            let time = moment(time);
+            let message = format!("the key vault '{name}' was purged at {time}, with all its keys");
+            VaultError::new(VaultErrorCode::KeyNotFound, message).into()
+        }))
     }
 
     /// The vaults that have an access policy for an identity.

@@ -4,8 +4,9 @@
 //! anything itself. The first of a kind is recorded at once, by a thread; those that follow are
 //! counted in memory, and their number is recorded after a second, and then after pauses that double
 //! up to a minute for as long as it goes on. The end of the server records what is left; if it is
-//! killed, the counts of the last pause are lost, the first of each kind is not. Kinds beyond
-//! [`KINDS`] at a time are counted as one, from many places.
+//! killed, the counts of the last pause are lost, the first of each kind is not. Beyond [`KINDS`] at a
+//! time, details and addresses are told apart no more; of whoever is known it is still told who was
+//! refused what, up to [`CALLERS`]. Those who are not known take nothing of that room.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -18,8 +19,10 @@ use uuid::Uuid;
 
 use vault::audit::AuditRecord;
 
-/// Kinds that are told apart at a time.
+/// Kinds that are told apart at a time, of callers who are known, and of those who are not.
 const KINDS: usize = 32;
+/// Kinds of known callers at a time, when neither details nor addresses are told apart any more.
+const CALLERS: usize = 4 * KINDS;
 /// The first pause.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause.
@@ -57,6 +60,28 @@ struct State {
     ended: bool,
 }
 
+impl State {
+    /// As what a refusal is counted, for which there is room.
+    fn key(&self, refused: Refused, place: String) -> (Refused, String) {
+        let is_known = !refused.caller.is_nil();
+        let of_these = |(other, _): &&(Refused, String)| other.caller.is_nil() != is_known;
+        let count = self.kinds.keys().filter(of_these).count();
+        let has_room = |key: &(Refused, String), most| self.kinds.contains_key(key) || count < most;
+        let mut key = (refused, place);
+        if has_room(&key, KINDS) {
+            return key;
+        }
+        key.0.detail = "and others".into();
+        key.1 = MANY.into();
+        // Of those who are not known there are as many kinds then as there are operations and codes.
+        if is_known && !has_room(&key, CALLERS) {
+            key.0.detail = "by many identities".into();
+            key.0.caller = Uuid::nil();
+        }
+        key
+    }
+}
+
 /// The refusals of a server, on their way to the installation's log.
 #[derive(Clone, Default)]
 pub struct Floods(Arc<(Mutex<State>, Condvar)>);
@@ -66,12 +91,7 @@ impl Floods {
     pub fn note(&self, refused: Refused, peer: SocketAddr) {
         let (_, wake) = &*self.0;
         let mut state = self.state();
-        let mut key = (refused, peer.ip().to_string());
-        if !state.kinds.contains_key(&key) && state.kinds.len() >= KINDS {
-            key.0.detail = "and others".into();
-            key.0.caller = Uuid::nil();
-            key.1 = MANY.into();
-        }
+        let key = state.key(refused, peer.ip().to_string());
         let now = OffsetDateTime::now_utc();
         if let Some(kind) = state.kinds.get_mut(&key) {
             if kind.count == 0 {
@@ -217,5 +237,38 @@ mod tests {
         };
         assert_eq!(records.iter().map(count).sum::<u64>(), 5200);
         assert!(records.iter().any(|record| record.event.origin == MANY));
+    }
+
+    #[test]
+    fn who_is_not_known_hides_nobody_who_is() {
+        let floods = Floods::default();
+        let peer = SocketAddr::from(([10, 0, 0, 1], 4711));
+        for n in 0..1000 {
+            floods.note(refused(&format!("path {n}")), peer);
+        }
+        let refused_to = |caller: u128, n: u32| Refused {
+            operation: "ManagementRefused",
+            caller: Uuid::from_u128(caller),
+            ..refused(&format!("action {n}"))
+        };
+        let has = |caller: u128, detail: &str| {
+            let caller = Uuid::from_u128(caller).to_string();
+            let state = floods.state();
+            let mut found = state.records.iter().map(|record| &record.event);
+            found.any(|e| e.caller == caller && e.detail.as_deref() == Some(detail))
+        };
+        floods.note(refused_to(1, 0), peer);
+        assert!(has(1, "action 0"));
+        // One who is known does not hide who the next is.
+        for n in 0..1000 {
+            floods.note(refused_to(1, n), peer);
+        }
+        floods.note(refused_to(2, 0), peer);
+        assert!(has(2, "and others"));
+        for caller in 3..1000 {
+            floods.note(refused_to(caller, 0), peer);
+        }
+        assert!(has(0, "by many identities"));
+        assert!(floods.state().kinds.len() <= KINDS + CALLERS + 2);
     }
 }

@@ -98,7 +98,7 @@ impl Head {
     pub fn with_headers(mut self, headers: &[(&'static str, &str)]) -> Self {
         for (name, value) in headers {
             if let Ok(value) = HeaderValue::from_str(value) {
-                self.headers.insert(*name, value);
+                self.headers.append(*name, value);
             }
         }
         self
@@ -119,7 +119,24 @@ impl Head {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
+
+    /// A header that may be there more than once as long as it says the same.
+    ///
+    /// # Errors
+    /// It says several things.
+    pub fn only(&self, name: &str) -> Result<Option<&str>, ManyValues> {
+        let mut all = self.headers.get_all(name).iter();
+        let first = all.next();
+        match all.all(|other| Some(other) == first) {
+            true => Ok(self.header(name)),
+            false => Err(ManyValues),
+        }
+    }
 }
+
+/// That a header says several things.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ManyValues;
 
 /// What a request is answered with.
 #[derive(Debug, Clone, Default, PartialEq)]

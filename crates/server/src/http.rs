@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
 use axum::extract::{ConnectInfo, Request, State};
+use axum::http::header::HOST;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
@@ -33,9 +34,9 @@ use super::route::{NoRoute, Route, segments};
 use super::shared::{Cost, Lane, Shared};
 use super::shortened::shortened;
 use super::token::{Flavour, TokenRequest};
-use installation::InstallationError;
 use installation::catalog::{CatalogError, IdentityOwner, IdentityRecord};
-use vault::{Caller, EmbeddedVault, KeyPermission};
+use installation::{InstallationError, PLATFORM_VAULT};
+use vault::{Caller, EmbeddedVault, KeyPermission, Origin};
 
 /// Largest body that is read. The largest one that makes sense is a backup of a key.
 pub(crate) const BODY_LIMIT: usize = 1 << 20;
@@ -76,6 +77,10 @@ pub async fn handle(
     request_span::begin(&mut parts);
     let path = parts.uri.path();
     let reply = match &listener.service {
+        // Of two hosts a proxy might have looked at the other one (RFC 9112 §3.2).
+        _ if parts.headers.get_all(HOST).iter().nth(1).is_some() => {
+            ApiError::bad("the request has more than one Host header").into()
+        }
         _ if let Err(error) = listener.admit(peer, &parts).await => TokenError(error).into(),
         Service::Imds(names) => listener.imds(names, peer, &parts).await,
         _ if is(path, &["msi", "token"]) => listener.identity_endpoint(peer, &parts).await,
@@ -356,12 +361,29 @@ fn check_purge(
     caller: &Caller,
     key: &str,
 ) -> Result<(), ApiError> {
-    vault.check_permission(caller, KeyPermission::Purge)?;
-    let refused = disks::des::refused_purge(&shared.installation, vault.name(), key);
-    match refused.map_err(ApiError::internal)? {
-        Some(why) => Err(ApiError::new(StatusCode::CONFLICT, "Conflict", why)),
-        None => Ok(()),
+    if !vault.name().eq_ignore_ascii_case(PLATFORM_VAULT) {
+        return Ok(());
     }
+    let may = vault.check_permission(caller, KeyPermission::Purge);
+    let error = match may {
+        Ok(()) => match disks::des::refused_purge(&shared.installation, vault.name(), key) {
+            Ok(None) => return Ok(()),
+            Ok(Some(why)) => ApiError::new(StatusCode::CONFLICT, "Conflict", why),
+            Err(error) => return Err(ApiError::internal(error)),
+        },
+        Err(error) => error.into(),
+    };
+    // The vault is not asked, whose log would have it.
+    if let Origin::Remote(peer) = caller.origin {
+        let refused = Refused {
+            operation: "KeyPurge",
+            caller: caller.object_id,
+            code: error.code.to_string(),
+            detail: shortened(&format!("{}/{key}: {}", vault.name(), error.message)),
+        };
+        shared.floods.note(refused, peer);
+    }
+    Err(error)
 }
 
 /// A token, once it is recorded who gets it.

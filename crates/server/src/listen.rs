@@ -396,3 +396,136 @@ fn connection_limit(wanted: usize) -> Result<usize, ServerError> {
 fn system(what: &'static str, source: io::Error) -> ServerError {
     ServerError::System { what, source }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::net::TcpStream;
+    use std::path::Path;
+    use std::sync::Mutex;
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use rustix::process::{Signal, getpid, kill_process};
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, ServerName};
+    use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+    use zeroize::Zeroizing;
+
+    use super::*;
+    use crate::{FrontReply, Head, Site, TransferReply};
+    use installation::InstallationError;
+
+    /// Answers nothing until it is let go.
+    struct Hung {
+        asked: Mutex<Sender<()>>,
+        let_go: Mutex<Receiver<()>>,
+    }
+
+    impl Front for Hung {
+        fn hosts(&self) -> Vec<String> {
+            vec!["localhost".into()]
+        }
+
+        fn begin(&self, _site: &Site<'_>) -> Result<(), InstallationError> {
+            Ok(())
+        }
+
+        fn name(&self, _head: &Head) -> &'static str {
+            "hung"
+        }
+
+        fn admit(&self, _site: &Site<'_>, _head: &Head) -> Result<usize, FrontReply> {
+            Ok(0)
+        }
+
+        fn answer(&self, _site: &Site<'_>, _head: &Head, _body: &[u8]) -> FrontReply {
+            self.asked.lock().unwrap().send(()).unwrap();
+            let _ = self.let_go.lock().unwrap().recv();
+            FrontReply::default()
+        }
+
+        fn is_transfer(&self, _head: &Head) -> bool {
+            false
+        }
+
+        fn admit_transfer(&self, _site: &Site<'_>, _head: &Head) -> Result<usize, TransferReply> {
+            unreachable!("nothing is transferred")
+        }
+
+        fn transfer(
+            &self,
+            _site: &Site<'_>,
+            _head: &Head,
+            _body: Zeroizing<Vec<u8>>,
+        ) -> TransferReply {
+            unreachable!("nothing is transferred")
+        }
+    }
+
+    fn connect(address: SocketAddr, ca: &Path) -> StreamOwned<ClientConnection, TcpStream> {
+        let mut roots = RootCertStore::empty();
+        roots
+            .add(CertificateDer::from_pem_file(ca).unwrap())
+            .unwrap();
+        let config = ClientConfig::builder()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = ServerName::try_from("localhost").unwrap();
+        let client = ClientConnection::new(Arc::new(config), name).unwrap();
+        StreamOwned::new(client, TcpStream::connect(address).unwrap())
+    }
+
+    #[test]
+    fn a_request_that_never_ends_does_not_keep_the_server_from_ending() {
+        const PATIENCE: Duration = Duration::from_secs(120);
+        let dir = tempfile::tempdir().unwrap();
+        let installation = Installation::open(dir.path()).unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let domains = vec!["vault.localhost".to_owned()];
+        let (asked, is_asked) = channel();
+        let (hangs, let_go) = channel();
+        let front = Hung {
+            asked: Mutex::new(asked),
+            let_go: Mutex::new(let_go),
+        };
+        let options = ServeOptions {
+            address,
+            certificate: CertificateSource::Generated {
+                dir: dir.path().join("tls"),
+                domains: domains.clone(),
+                address: address.ip(),
+            },
+            domains,
+            imds: None,
+            identity_address: None,
+            users: Vec::new(),
+            token_lifetime: Duration::from_secs(3600),
+            max_connections: 8,
+            client_timeout: Duration::from_secs(60),
+            pulse: None,
+            front: Some(Arc::new(front)),
+        };
+        let (told, ready) = channel();
+        let (ended, is_ended) = channel();
+        std::thread::spawn(move || {
+            let tell = |serving: &Serving| {
+                told.send((serving.vaults, serving.ca_file.clone()))
+                    .unwrap();
+            };
+            ended.send(serve(installation, options, tell).is_ok())
+        });
+        let (address, ca) = ready.recv_timeout(PATIENCE).unwrap();
+        let mut client = connect(address, &ca.unwrap());
+        let request = format!(
+            "GET / HTTP/1.1\r\nHost: localhost:{}\r\n\r\n",
+            address.port()
+        );
+        client.write_all(request.as_bytes()).unwrap();
+        client.flush().unwrap();
+        is_asked.recv_timeout(PATIENCE).unwrap();
+        // The server has a handler for it, which the process keeps.
+        kill_process(getpid(), Signal::TERM).unwrap();
+        assert_eq!(is_ended.recv_timeout(PATIENCE), Ok(true));
+        drop(hangs);
+    }
+}

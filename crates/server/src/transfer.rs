@@ -1,7 +1,7 @@
 //! Bytes of disks: answers that are no JSON, and are longer than memory has room for.
 //!
 //! A thread reads the next bytes only when the client has taken those before, so a slow client keeps none waiting. One
-//! that takes nothing for long, or whose access is over, loses its connection.
+//! that takes nothing or too little for long, or whose access is over, loses its connection.
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,6 +23,8 @@ use super::reply::Reply;
 
 /// How often it is looked whether access is over.
 const LOOK: Duration = Duration::from_millis(250);
+/// Bytes in a second that a client takes at least: whoever takes less keeps others out.
+const LOWEST_RATE: u64 = 32 << 10;
 /// Zeros that are sent at a time.
 static ZEROS: [u8; 256 << 10] = [0; 256 << 10];
 
@@ -165,7 +167,7 @@ impl Streaming {
             return Some(Err(io::ErrorKind::InvalidData.into()));
         };
         self.left = left;
-        self.taken.fetch_add(1, Ordering::Relaxed);
+        self.taken.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         if left > 0 {
             self.state = State::Reading(spawn_blocking(|| read_next(stream)));
         }
@@ -179,6 +181,19 @@ fn read_next(mut stream: Box<dyn ByteStream>) -> Read {
 }
 
 impl Chunk {
+    /// How many bytes it is.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Zeros(len) => *len,
+            Self::Data(_, range) => range.len(),
+        }
+    }
+
+    /// Whether it is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     fn into_bytes(self) -> Bytes {
         match self {
             Self::Zeros(len) if len <= ZEROS.len() => Bytes::from_static(&ZEROS[..len]),
@@ -226,7 +241,41 @@ impl Drop for Streaming {
     }
 }
 
-/// Ends the connection when what is sent may not be sent any more, or when the client has taken nothing for too long.
+/// Whether a client takes what is sent fast enough.
+struct Pace {
+    patience: Duration,
+    /// How much was taken, and when that became so much.
+    last: (u64, Instant),
+    /// How much was taken when this time began in which enough has to be.
+    since: (u64, Instant),
+}
+
+impl Pace {
+    fn new(patience: Duration, now: Instant) -> Self {
+        Self {
+            patience,
+            last: (0, now),
+            since: (0, now),
+        }
+    }
+
+    /// Notes how much was taken until now; whether that is enough.
+    fn is_kept(&mut self, taken: u64, now: Instant) -> bool {
+        if taken != self.last.0 {
+            self.last = (taken, now);
+        }
+        if now.saturating_duration_since(self.since.1) >= self.patience {
+            let enough = LOWEST_RATE.saturating_mul(self.patience.as_secs());
+            if taken - self.since.0 < enough {
+                return false;
+            }
+            self.since = (taken, now);
+        }
+        now.saturating_duration_since(self.last.1) <= self.patience
+    }
+}
+
+/// Ends the connection when what is sent may not be sent any more, or when the client has taken too little for too long.
 async fn watch(
     may_go_on: Arc<dyn Fn() -> bool + Send + Sync>,
     taken: Arc<AtomicU64>,
@@ -234,14 +283,11 @@ async fn watch(
     (connections, peer): (Connections, SocketAddr),
 ) {
     let mut tick = tokio::time::interval(LOOK);
-    let mut last = (taken.load(Ordering::Relaxed), Instant::now());
+    let mut pace = Pace::new(patience, Instant::now());
     loop {
         tick.tick().await;
-        let now = taken.load(Ordering::Relaxed);
-        if now != last.0 {
-            last = (now, Instant::now());
-        }
-        if !may_go_on() || last.1.elapsed() > patience {
+        let is_kept = pace.is_kept(taken.load(Ordering::Relaxed), Instant::now());
+        if !may_go_on() || !is_kept {
             return connections.end(peer);
         }
     }
@@ -271,6 +317,23 @@ mod tests {
         fn permission(&self) -> Arc<dyn Fn() -> bool + Send + Sync> {
             Arc::new(|| true)
         }
+    }
+
+    #[test]
+    fn who_takes_a_little_now_and_then_is_too_slow() {
+        let begun = Instant::now();
+        let patience = Duration::from_secs(60);
+        // Until when somebody is kept who takes so much each second.
+        let kept = |rate: u64| {
+            let mut pace = Pace::new(patience, begun);
+            let mut seconds = 1..600;
+            let slow =
+                |second: &u64| !pace.is_kept(rate * second, begun + Duration::from_secs(*second));
+            seconds.find(slow)
+        };
+        assert_eq!(kept(0), Some(60));
+        assert_eq!(kept(LOWEST_RATE - 1), Some(60));
+        assert_eq!(kept(LOWEST_RATE), None);
     }
 
     async fn read(length: u64) -> (Vec<u8>, bool) {

@@ -72,6 +72,22 @@ fn count(resources: &[Arc<ResourceDecl>]) -> usize {
     resources.iter().map(with_children).sum()
 }
 
+/// Refuses what only deployments within a deployment have: a resource is made where its template is deployed.
+fn refuse_elsewhere(label: &str, node: &Node) -> Result<(), TemplateError> {
+    match ["resourceGroup", "subscriptionId"]
+        .into_iter()
+        .find(|name| node.get(name).is_some())
+    {
+        None => Ok(()),
+        Some(name) => Err(TemplateError::invalid(&format!(
+            "The template resource '{}' at line '{}' and column '{}' is not valid: the property '{name}' is supported for resources of type 'Microsoft.Resources/deployments' only.",
+            shortened(label),
+            node.at.line,
+            node.at.column
+        ))),
+    }
+}
+
 struct Reader<'a> {
     functions: &'a HashMap<String, usize>,
 }
@@ -117,6 +133,7 @@ impl Reader<'_> {
             }));
         }
         self.refuse_nested_deployment(label, node)?;
+        refuse_elsewhere(label, node)?;
         let children = match node.get("resources") {
             Some(children) => self.list(children, depth + 1)?,
             None => Vec::new(),

@@ -76,6 +76,10 @@ pub(crate) struct Evaluator {
     pub variables: HashMap<String, Shared>,
     /// What is being evaluated right now, which must not need itself.
     busy: HashSet<String>,
+    /// Whether the value of a secure parameter was used, since somebody has last looked.
+    pub secret: bool,
+    /// The parameters and variables in whose values one was used, as in `busy`.
+    secrets: HashSet<String>,
     depth: usize,
     guids: u32,
 }
@@ -93,6 +97,8 @@ impl Evaluator {
             parameters: HashMap::new(),
             variables: HashMap::new(),
             busy: HashSet::new(),
+            secret: false,
+            secrets: HashSet::new(),
             depth: 0,
             guids: 0,
         }
@@ -352,13 +358,14 @@ impl Evaluator {
             let found = locals.get(&key).cloned();
             return found.map_or_else(|| fault(not_found("parameter", name)), Ok);
         }
-        if let Some(value) = self.parameters.get(&key) {
-            return Ok(Arc::clone(value));
-        }
         let template = Arc::clone(&self.template);
         let Some(parameter) = template.parameter(name) else {
             return fault(not_found("parameter", name));
         };
+        self.secret |= parameter.kind.is_secure() || self.is_secret("parameter", name);
+        if let Some(value) = self.parameters.get(&key) {
+            return Ok(Arc::clone(value));
+        }
         let value = match &parameter.default {
             Some(default) => self.once("parameter", name, |this| this.body(default))?,
             None => self.budget.admit(Value::Null)?,
@@ -371,6 +378,7 @@ impl Evaluator {
     pub fn variable(&mut self, name: &str) -> Outcome<Shared> {
         let key = name.to_ascii_lowercase();
         if let Some(value) = self.variables.get(&key) {
+            self.secret |= self.is_secret("variable", name);
             return Ok(Arc::clone(value));
         }
         let template = Arc::clone(&self.template);
@@ -382,6 +390,11 @@ impl Evaluator {
         Ok(value)
     }
 
+    /// Whether the value of a parameter or variable was made with that of a secure parameter.
+    pub fn is_secret(&self, what: &str, name: &str) -> bool {
+        self.secrets.contains(&key_of(what, name))
+    }
+
     /// Evaluates a named part outside of all loops, unless its evaluation goes on already.
     fn once(
         &mut self,
@@ -389,7 +402,7 @@ impl Evaluator {
         name: &str,
         act: impl FnOnce(&mut Self) -> Outcome<Shared>,
     ) -> Outcome<Shared> {
-        let key = format!("{what} {}", name.to_ascii_lowercase());
+        let key = key_of(what, name);
         if !self.busy.insert(key.clone()) {
             return fault(format!(
                 "Circular reference detected: the template {what} '{}' needs itself.",
@@ -397,9 +410,14 @@ impl Evaluator {
             ));
         }
         let outer = std::mem::take(&mut self.scope);
+        let before = std::mem::take(&mut self.secret);
         let outcome = act(self);
         self.scope = outer;
         self.busy.remove(&key);
+        if self.secret {
+            self.secrets.insert(key);
+        }
+        self.secret |= before;
         outcome
     }
 
@@ -476,6 +494,11 @@ impl Evaluator {
         }
         Ok(self.budget.admit(Value::Array(list))?)
     }
+}
+
+/// What tells a parameter from a variable of the same name.
+fn key_of(what: &str, name: &str) -> String {
+    format!("{what} {}", name.to_ascii_lowercase())
 }
 
 /// So many bytes of an argument are looked at in one step.

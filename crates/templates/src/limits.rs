@@ -1,5 +1,7 @@
 //! What a template may have at most. Where Azure documents a limit, it is Azure's.
 
+use std::time::Duration;
+
 /// Bytes of a request.
 pub const MAX_BODY: usize = 4 << 20;
 /// Values in a request, estimated before it is parsed: a tree takes many times the memory of its text.
@@ -29,8 +31,14 @@ pub const MAX_EVALUATION_DEPTH: usize = 192;
 pub const MAX_VALUE: usize = 8 << 20;
 /// Memory of all values that a deployment makes, one after the other.
 pub const MAX_TOTAL: usize = 128 << 20;
+/// Of these, the memory that each deployment has for itself.
+pub const OWN: usize = 4 << 20;
+/// The memory that all deployments of a process together have besides.
+pub const MAX_SHARED: usize = 256 << 20;
 /// Expressions and elements that a deployment looks at.
 pub const MAX_STEPS: usize = 10_000_000;
+/// How long a deployment computes, not counting the time in which its resources are made: steps differ.
+pub const MAX_TIME: Duration = Duration::from_secs(5);
 /// Resources outside of the template whose state `reference` asks for.
 pub const MAX_READS: usize = 800;
 /// Characters of an error's message.

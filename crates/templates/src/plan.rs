@@ -121,8 +121,10 @@ impl Plan {
             made: instance.made,
             depends_on: dependencies.iter().map(id).collect(),
         });
+        let resources = resources.collect();
+        evaluator.budget.pause();
         Ok(Self {
-            resources: resources.collect(),
+            resources,
             evaluator,
             instances,
             order,
@@ -138,7 +140,7 @@ impl Plan {
     }
 
     /// The parameters as a deployment's answer has them: `{"name": {"type": …, "value": …}}`, without the values of
-    /// secure ones.
+    /// secure ones, and of those whose defaults were made with such.
     pub fn parameters(&self) -> Map<String, Value> {
         let template = &self.evaluator.template;
         let shown = template.parameters.iter().map(|parameter| {
@@ -146,7 +148,9 @@ impl Plan {
             let value = self.evaluator.parameters.get(&key);
             let value = value.map(|value| value.value.clone());
             let kind = parameter.kind;
-            let shown = match value.filter(|_| !kind.is_secure()) {
+            let is_secret =
+                kind.is_secure() || self.evaluator.is_secret("parameter", &parameter.name);
+            let shown = match value.filter(|_| !is_secret) {
                 Some(value) => json!({ "type": kind.name(), "value": value }),
                 None => json!({ "type": kind.name() }),
             };
@@ -178,6 +182,13 @@ impl Plan {
         if let Some(step) = &self.pending {
             return Ok(step.clone());
         }
+        self.evaluator.budget.resume();
+        let step = self.computed_step();
+        self.evaluator.budget.pause();
+        step
+    }
+
+    fn computed_step(&mut self) -> Result<Step, TemplateError> {
         while let Some(at) = self.order.get(self.done).copied() {
             if self.instances[at].made {
                 return self.create(at);
@@ -329,8 +340,10 @@ impl Plan {
         Ok(step)
     }
 
-    /// An output as the answer has it; nothing if its condition does not hold.
+    /// An output as the answer has it; nothing if its condition does not hold. One that was made with the value of a
+    /// secure parameter has no value there: whatever was done to it might be undone.
     fn output(&mut self, output: &Output) -> Outcome<Option<Value>> {
+        self.evaluator.secret = false;
         if let Some(condition) = &output.condition {
             match self.evaluator.body(condition)?.value {
                 Value::Bool(true) => {}
@@ -349,7 +362,7 @@ impl Plan {
             .into());
         }
         let name = kind.name();
-        Ok(Some(if kind.is_secure() {
+        Ok(Some(if kind.is_secure() || self.evaluator.secret {
             json!({ "type": name })
         } else {
             json!({ "type": name, "value": value.value })

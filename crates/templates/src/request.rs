@@ -40,6 +40,8 @@ pub struct Request {
     pub location: Option<String>,
     /// The tags of the deployment.
     pub tags: Map<String, Value>,
+    /// Whether only the ids of what would change are asked for.
+    pub only_ids: bool,
     template_hash: String,
     /// The template as it is given, without what is secure.
     text: Value,
@@ -77,12 +79,14 @@ pub fn parse_request(body: &[u8]) -> Result<Request, TemplateError> {
         _ => Map::new(),
     };
     let (text, template) = (template.to_value(), Template::new(template)?);
+    let text = without_secrets(text, &template);
     Ok(Request {
         mode: mode(properties)?,
         location: root.get("location").and_then(Node::text).map(str::to_owned),
         tags,
+        only_ids: only_ids(properties),
         template_hash: hash(&text),
-        text: without_secrets(text, &template),
+        text,
         parameters: parameters(properties)?,
         template: Arc::new(template),
     })
@@ -99,7 +103,8 @@ impl fmt::Debug for Request {
 }
 
 impl Request {
-    /// A number that two templates have in common if their content is the same. Azure's is another.
+    /// A number that two templates have in common if their content is the same, but for what is secure. Azure's is
+    /// another.
     pub fn template_hash(&self) -> &str {
         &self.template_hash
     }
@@ -133,6 +138,12 @@ impl Request {
             },
         })
     }
+}
+
+fn only_ids(properties: &Node) -> bool {
+    let settings = properties.get("whatIfSettings");
+    let format = settings.and_then(|settings| settings.get("resultFormat")?.text());
+    format.is_some_and(|format| format.eq_ignore_ascii_case("ResourceIdOnly"))
 }
 
 /// The text of a template without what its secure parameters may be. A name that is there twice counts as secure if it

@@ -1,10 +1,12 @@
 //! Values with their size, and what evaluation may use up.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::limits::{MAX_DEPTH, MAX_STEPS, MAX_TOTAL, MAX_VALUE};
+use crate::limits::{MAX_DEPTH, MAX_SHARED, MAX_STEPS, MAX_TIME, MAX_TOTAL, MAX_VALUE, OWN};
 
 /// A value that nobody changes any more.
 pub(crate) type Shared = Arc<Measured>;
@@ -42,11 +44,26 @@ fn measure(value: &Value) -> (usize, usize) {
     }
 }
 
+/// What the deployments of this process have of [`MAX_SHARED`].
+static SHARED: AtomicUsize = AtomicUsize::new(0);
+
 /// What a deployment may still use up.
 #[derive(Debug)]
 pub(crate) struct Budget {
     bytes: usize,
     steps: usize,
+    /// How long it may still compute, not counting the time between its steps.
+    time: Duration,
+    /// Since when it computes.
+    since: Instant,
+    /// What it has of the memory for all.
+    shared: usize,
+}
+
+impl Drop for Budget {
+    fn drop(&mut self) {
+        SHARED.fetch_sub(self.shared, Ordering::Relaxed);
+    }
 }
 
 impl Budget {
@@ -54,12 +71,29 @@ impl Budget {
         Self {
             bytes: MAX_TOTAL,
             steps: MAX_STEPS,
+            time: MAX_TIME,
+            since: Instant::now(),
+            shared: 0,
         }
+    }
+
+    /// Time counts from now on.
+    pub fn resume(&mut self) {
+        self.since = Instant::now();
+    }
+
+    /// Time does not count until it is resumed.
+    pub fn pause(&mut self) {
+        self.time = self.time.saturating_sub(self.since.elapsed());
     }
 
     /// Pays for steps before they are made.
     pub fn steps(&mut self, count: usize) -> Result<(), String> {
         match self.steps.checked_sub(count) {
+            Some(_) if self.since.elapsed() > self.time => Err(format!(
+                "The template takes more than {} seconds to evaluate: make it smaller.",
+                MAX_TIME.as_secs()
+            )),
             Some(rest) => {
                 self.steps = rest;
                 Ok(())
@@ -91,7 +125,7 @@ impl Budget {
         match self.bytes.checked_sub(size) {
             Some(rest) => {
                 self.bytes = rest;
-                Ok(())
+                self.share()
             }
             None => {
                 self.bytes = 0;
@@ -100,6 +134,28 @@ impl Budget {
                     MAX_TOTAL >> 20
                 ))
             }
+        }
+    }
+}
+
+impl Budget {
+    /// Takes what is more than a deployment has for itself from what all of them have together.
+    fn share(&mut self) -> Result<(), String> {
+        let wanted = (MAX_TOTAL - self.bytes).saturating_sub(OWN);
+        let more = wanted.saturating_sub(self.shared);
+        let taken = SHARED.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+            used.checked_add(more).filter(|used| *used <= MAX_SHARED)
+        });
+        match taken {
+            Ok(_) => {
+                self.shared += more;
+                Ok(())
+            }
+            Err(_) => Err(
+                "The templates that are deployed at this moment take too much memory, and this one is among the large \
+                 ones: try again later."
+                    .to_owned(),
+            ),
         }
     }
 }
@@ -149,5 +205,42 @@ pub(crate) fn display(value: &Value) -> String {
         Value::Bool(false) => "False".to_owned(),
         Value::String(text) => text.clone(),
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_counts_while_it_is_not_paused() {
+        let mut budget = Budget::new();
+        budget.pause();
+        let left = budget.time;
+        budget.resume();
+        assert!(budget.steps(1).is_ok() && budget.time == left);
+        budget.time = Duration::ZERO;
+        let refused = budget.steps(1).unwrap_err();
+        assert!(refused.contains("more than 5 seconds"), "{refused}");
+    }
+
+    #[test]
+    fn large_templates_share_memory_and_small_ones_always_have_some() {
+        let full = || {
+            let mut budget = Budget::new();
+            budget.bytes(MAX_TOTAL).map(|()| budget)
+        };
+        // Other tests of this process have little.
+        let mut all: Vec<Budget> = std::iter::from_fn(|| full().ok()).collect();
+        assert!(
+            (1..=MAX_SHARED / (MAX_TOTAL - OWN)).contains(&all.len()),
+            "{}",
+            all.len()
+        );
+        let mut small = Budget::new();
+        small.bytes(OWN).unwrap();
+        assert!(small.bytes(MAX_TOTAL - OWN).is_err());
+        all.pop();
+        full().unwrap();
     }
 }

@@ -11,7 +11,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 
 use crate::{Caller, KeyPermission, Origin, VaultError, VaultErrorCode};
@@ -57,7 +57,7 @@ impl FromStr for IpRule {
         let address = || text.parse::<IpAddr>().map(IpNet::from);
         // What is written with some address of the range means the range.
         let net = text.parse::<IpNet>().or_else(|_| address());
-        net.map(|net| Self(net.trunc())).map_err(|_| {
+        net.map(|net| Self(canonical(net.trunc()))).map_err(|_| {
             let shown: String = text.chars().take(50).collect();
             let message = format!(
                 "'{shown}' is no IP address and no range of them: give it as 203.0.113.7 or 203.0.113.0/24"
@@ -65,6 +65,19 @@ impl FromStr for IpRule {
             VaultError::new(VaultErrorCode::BadParameter, message)
         })
     }
+}
+
+/// IPv4 addresses written as IPv6 has them are what they are: peers are compared so.
+fn canonical(net: IpNet) -> IpNet {
+    const MAPPED: u8 = 96; // ::ffff:0:0/96
+    let IpNet::V6(wide) = net else {
+        return net;
+    };
+    let address = wide.addr().to_ipv4_mapped();
+    let length = wide.prefix_len().checked_sub(MAPPED);
+    let narrow = address.zip(length);
+    let narrow = narrow.and_then(|(address, length)| Ipv4Net::new(address, length).ok());
+    narrow.map_or(net, IpNet::V4)
 }
 
 impl TryFrom<String> for IpRule {
@@ -231,6 +244,24 @@ mod tests {
         ] {
             assert_eq!(refused(&some, &remote(peer), get), wanted, "{peer}");
         }
+        // Written as IPv6 has them, rules of IPv4 addresses are such.
+        let mapped = rules(&[
+            "::ffff:203.0.113.7",
+            "::ffff:10.1.2.3/104",
+            "::ffff:c000:201/128",
+        ]);
+        for (peer, wanted) in [
+            ("203.0.113.7:9", None),
+            ("[::ffff:203.0.113.7]:9", None),
+            ("203.0.113.8:9", firewall),
+            ("10.255.0.1:9", None),
+            ("11.0.0.1:9", firewall),
+            ("192.0.2.1:9", None),
+        ] {
+            assert_eq!(refused(&mapped, &remote(peer), get), wanted, "{peer}");
+        }
+        let shown: Vec<_> = mapped.ip_rules.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["203.0.113.7/32", "10.0.0.0/8", "192.0.2.1/32"]);
         // All of one kind is nothing of the other.
         let all = rules(&["0.0.0.0/0"]);
         assert_eq!(refused(&all, &remote("192.0.2.1:1"), get), None);

@@ -12,6 +12,7 @@ use super::update::{UpdateArgs, update};
 use super::wait::wait;
 use crate::cli::access::{self, GrantArgs};
 use crate::cli::filter::DiskFilterArgs;
+use crate::cli::frozen::merge_left;
 use crate::cli::{CliError, Context};
 use disks::{LayerOp, parse_size};
 use installation::envelope::{JobKind, ResourceKind};
@@ -31,10 +32,12 @@ enum DiskCommand {
   sealdisk disk create data1 --size 10GiB --disk-encryption-set myset
   sealdisk disk create boot1 --source debian.qcow2 --size 20GiB
   sealdisk disk create clone1 --source before-upgrade
+  sealdisk disk create boot2 --source disk:boot1
 
-A source without '/' is the snapshot or image of that name, if there is one; snapshot:NAME,
-image:NAME and ./FILE are unambiguous. A clone is instant: it shares the layers of its source, which
-stay under their own keys, until `disk flatten` makes the disk independent.
+A source without '/' is the snapshot, image or disk of that name, if there is one; snapshot:NAME,
+image:NAME, disk:NAME and ./FILE are unambiguous. A clone is instant: it shares the layers of its
+source, which stay under their own keys, until `disk flatten` makes the disk independent. A disk may
+be attached: its clone has what the guest had written at that moment, as after a power loss.
 
 An image file is streamed: no plaintext is written to disk. Its format is --source-format, else that
 of its extension (.raw, .qcow2, .vhd, .vhdx, .vmdk) unless the content contradicts it, else probed
@@ -268,10 +271,13 @@ fn delete(context: &Context, name: &str, yes: bool) -> Result<(), CliError> {
     let question = format!("The disk {name} and all its data will be destroyed. Continue?");
     context.output.confirm(&question, yes)?;
     let runtime_dir = runtime_dir(context.runtime_dir.as_deref());
-    Ok(disks::delete(
-        &installation,
-        ResourceKind::Disk,
-        name,
-        &runtime_dir,
-    )?)
+    disks::delete(&installation, ResourceKind::Disk, name, &runtime_dir)?;
+    // What a disk and its clone have shared.
+    if !installation.catalog().merges()?.is_empty() {
+        layers::with_changes(context, true, |changes| {
+            merge_left(context, changes, ResourceKind::Disk, name);
+            Ok(())
+        })?;
+    }
+    Ok(())
 }

@@ -4,12 +4,14 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::layers::change;
 use super::show::show_disk;
+use crate::cli::frozen::absolute;
 use crate::cli::progress::{Progress, cancel_on_signals};
 use crate::cli::source::{Meant, source, source_note};
 use crate::cli::{CliError, Context};
 use disks::import::{ImageFormat, SourceSpec};
-use disks::{CloneRequest, CreateRequest, parse_size};
+use disks::{CloneRequest, CreateRequest, LayerOp, parse_size};
 use installation::catalog::Kind;
 use installation::envelope::ResourceKind;
 
@@ -20,7 +22,7 @@ pub(super) struct CreateArgs {
     /// Its size: bytes, or a number with KiB, MiB, GiB or TiB (G means GiB) [default: the source's]
     #[arg(long, value_parser = parse_size, value_name = "SIZE")]
     size: Option<u64>,
-    /// The content: an image file, or a snapshot or image of this installation
+    /// The content: an image file, or a snapshot, image or disk of this installation
     #[arg(long, value_name = "SOURCE")]
     source: Option<String>,
     /// The image's format: raw, qcow2, vpc (vhd), vhdx, vmdk, vdi, qed or parallels [default: probed]
@@ -29,19 +31,19 @@ pub(super) struct CreateArgs {
     /// Read the image file even though a running QEMU may write to it, as `qemu-img -U` does
     #[arg(long, requires = "source")]
     force_share: bool,
-    /// The disk encryption set whose key protects the disk [default: that of the snapshot or image,
-    /// else the platform-managed key]
+    /// The disk encryption set whose key protects the disk [default: that of the snapshot, image
+    /// or disk, else the platform-managed key]
     #[arg(long, value_name = "NAME")]
     disk_encryption_set: Option<String>,
     /// Use the platform-managed key, whatever key the source uses
     #[arg(long, conflicts_with = "disk_encryption_set")]
     platform_managed: bool,
-    /// Size of a data unit (encrypted under one tweak): 512 or 4096 [default: that of the snapshot or
-    /// image, else 4096]
+    /// Size of a data unit (encrypted under one tweak): 512 or 4096 [default: that of the snapshot,
+    /// image or disk, else 4096]
     #[arg(long, value_name = "BYTES")]
     sector_size: Option<u32>,
     /// Logical sector size that the guest sees: 512, or 4096 for the image of a 4Kn disk, which boots
-    /// through UEFI only [default: that of the snapshot or image, else 512]
+    /// through UEFI only [default: that of the snapshot, image or disk, else 512]
     #[arg(long, value_name = "BYTES")]
     logical_sector_size: Option<u32>,
     /// Keep the ciphertext in DIR/NAME instead of in the state directory
@@ -50,7 +52,11 @@ pub(super) struct CreateArgs {
 }
 
 pub(super) fn create(context: &Context, args: CreateArgs) -> Result<(), CliError> {
-    let kinds = [ResourceKind::Snapshot, ResourceKind::Image];
+    let kinds = [
+        ResourceKind::Snapshot,
+        ResourceKind::Image,
+        ResourceKind::Disk,
+    ];
     let meant = match &args.source {
         Some(text) => Some(source(context, text, &kinds)?),
         None => None,
@@ -62,7 +68,7 @@ pub(super) fn create(context: &Context, args: CreateArgs) -> Result<(), CliError
     }
 }
 
-/// A disk of a snapshot or an image, at once.
+/// A disk of a snapshot, an image or a disk, at once.
 fn create_clone(
     context: &Context,
     args: CreateArgs,
@@ -82,14 +88,21 @@ fn create_clone(
             (set, _) => Some(set),
         },
         sector_size: args.sector_size,
-        data_dir: args.data_dir,
+        data_dir: absolute(args.data_dir)?,
     };
-    let installation = context.installation()?;
-    installation
-        .catalog()
-        .forget_left(Kind::Disk, &request.name)?;
-    disks::clone(&installation, &request)?;
-    show_disk(context, &request.name)
+    let name = request.name.clone();
+    match &request.source {
+        (ResourceKind::Disk, source) => {
+            let source = source.clone();
+            change(context, &source, &LayerOp::CloneDisk(request))?;
+        }
+        _ => {
+            let installation = context.installation()?;
+            installation.catalog().forget_left(Kind::Disk, &name)?;
+            disks::clone(&installation, &request)?;
+        }
+    }
+    show_disk(context, &name)
 }
 
 fn create_disk(

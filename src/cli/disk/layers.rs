@@ -8,6 +8,7 @@ use crate::cli::progress::{Progress, cancel_on_signals};
 use crate::cli::{CliError, Context};
 use attach::LayerChanges;
 use disks::{Applied, Disk, JobChange, JobProgress, LayerOp, parse_size};
+use installation::catalog::Kind;
 use installation::envelope::JobKind;
 use installation::runtime_dir;
 
@@ -116,9 +117,11 @@ pub(super) fn apply(
 /// Applies an operation that begins no job.
 pub fn change(context: &Context, disk: &str, op: &LayerOp) -> Result<(), CliError> {
     with_changes(context, false, |changes| {
-        if let LayerOp::CreateSnapshot(new) = op {
-            let catalog = changes.installation.catalog();
-            catalog.forget_left(new.kind.into(), &new.name)?;
+        let catalog = changes.installation.catalog();
+        match op {
+            LayerOp::CreateSnapshot(new) => catalog.forget_left(new.kind.into(), &new.name)?,
+            LayerOp::CloneDisk(new) => catalog.forget_left(Kind::Disk, &new.name)?,
+            _ => {}
         }
         let disk = Disk::find(changes.installation, disk)?;
         changes.change_layers(&disk, op, &mut |_| {})?;

@@ -8,7 +8,6 @@ use super::show::show_disk;
 use crate::cli::progress::{Progress, cancel_on_signals};
 use crate::cli::{CliError, Context};
 use disks::RegisterRequest;
-use installation::catalog::Kind;
 use installation::runtime_dir;
 
 #[derive(Args)]
@@ -50,9 +49,6 @@ pub(super) fn copy(context: &Context, args: &CopyArgs) -> Result<(), CliError> {
 
 pub(super) fn register(context: &Context, args: RegisterArgs) -> Result<(), CliError> {
     let installation = context.installation()?;
-    if let Some(name) = &args.name {
-        installation.catalog().forget_left(Kind::Disk, name)?;
-    }
     let request = RegisterRequest {
         directory: args.dir,
         name: args.name,

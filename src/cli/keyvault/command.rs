@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use super::due::run_due;
 use super::hsm::HsmOptions;
+use super::unlocked::unlocked;
 use super::view::{VaultView, view};
 use super::{connect, lifecycle, master, network, serve};
 use crate::cli::audit::EntryView;
@@ -226,7 +227,7 @@ fn dispatch(
             context.output.show(&view(&vault)?)
         }
         KeyvaultCommand::Update(args) => {
-            let vault = installation.vault(&args.name)?;
+            let vault = unlocked(installation, &args.name)?;
             let settings = args.settings.over(vault.settings()?);
             vault.update_settings(&installation.operator(), &settings)?;
             if let Some(limit) = args.operations_limit {
@@ -250,14 +251,16 @@ fn dispatch(
         }
         KeyvaultCommand::SetPolicy(args) => {
             let permissions: Permissions = args.key_permissions.join(" ").parse()?;
+            let _lock = installation.lock_policies()?;
             refuse_roles(installation, &args.name)?;
-            let vault = installation.vault(&args.name)?;
+            let vault = unlocked(installation, &args.name)?;
             vault.set_policy(&installation.operator(), args.object_id, &permissions)?;
             context.output.show(&view(&vault)?)
         }
         KeyvaultCommand::DeletePolicy(args) => {
+            let _lock = installation.lock_policies()?;
             refuse_roles(installation, &args.name)?;
-            let vault = installation.vault(&args.name)?;
+            let vault = unlocked(installation, &args.name)?;
             vault.delete_policy(&installation.operator(), args.object_id)?;
             context.output.show(&view(&vault)?)
         }
@@ -272,7 +275,7 @@ fn dispatch(
         KeyvaultCommand::Delete(args) => lifecycle::delete(context, installation, &args),
         KeyvaultCommand::ListDeleted => lifecycle::list_deleted(context, installation),
         KeyvaultCommand::Recover(args) => {
-            installation.recover_vault(&args.name)?;
+            arm::roles::recover(installation, &args.name)?;
             context
                 .output
                 .show(&view(&installation.vault(&args.name)?)?)

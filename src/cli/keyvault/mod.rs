@@ -9,7 +9,8 @@ mod lifecycle;
 mod master;
 mod network;
 mod serve;
+mod unlocked;
 mod view;
 
 pub use command::{KeyvaultArgs, run};
-pub use serve::{ServeArgs, run as run_serve};
+pub use serve::{Management, ServeArgs, run as run_serve};

@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
+use super::unlocked::unlocked;
 use super::view::view;
 use crate::cli::{CliError, Context, Tabular};
 use installation::Installation;
@@ -142,7 +143,7 @@ pub(super) fn run(
 ) -> Result<(), CliError> {
     match args.command {
         NetworkRuleCommand::Add(args) => {
-            let vault = installation.vault(&args.name)?;
+            let vault = unlocked(installation, &args.name)?;
             change(installation, &vault, |rules| {
                 for rule in &args.ip_address {
                     if !rules.ip_rules.contains(rule) {
@@ -153,7 +154,7 @@ pub(super) fn run(
             context.output.show(&view(&vault)?)
         }
         NetworkRuleCommand::Remove(args) => {
-            let vault = installation.vault(&args.name)?;
+            let vault = unlocked(installation, &args.name)?;
             change(installation, &vault, |rules| {
                 rules
                     .ip_rules

@@ -163,17 +163,25 @@ impl ServingView {
     }
 }
 
-/// Serves the vaults, and the management API too where the names are given under which hosts know it.
+/// What the management API is served with.
+pub struct Management {
+    /// The names under which other hosts know it.
+    pub hosts: Vec<String>,
+    /// From where images of this host are imported.
+    pub import_dir: Option<PathBuf>,
+}
+
+/// Serves the vaults, and the management API too where it is said how.
 pub fn run(
     context: &Context,
     installation: Installation,
     args: ServeArgs,
-    management: Option<&[String]>,
+    management: Option<Management>,
 ) -> Result<(), CliError> {
     let tls = installation.state_dir().join("tls");
     let vault_domains = domains(&args.domain)?;
-    let hosts = match management {
-        Some(hosts) => names(hosts)?,
+    let hosts = match &management {
+        Some(management) => names(&management.hosts)?,
         None => Vec::new(),
     };
     let certified = [vault_domains.as_slice(), &hosts].concat();
@@ -202,12 +210,13 @@ pub fn run(
     let vaults = kept_here.map(|record| record.name).collect();
     // The operator's own domain is the one that clients on other hosts know.
     let domain = vault_domains.last().cloned().unwrap_or_default();
-    let api = management.is_some().then(|| {
+    let api = management.as_ref().map(|management| {
         Api::new(
             &hosts,
             args.listen.ip(),
             installation.state_dir().to_owned(),
             runtime_dir(context.runtime_dir.as_deref()),
+            management.import_dir.clone(),
         )
     });
     let ids = (installation.id(), arm::subscription(&installation));
@@ -238,7 +247,7 @@ pub fn run(
         let view = ServingView::new(serving, &domain, vaults);
         let host = hosts.last().map_or("localhost", String::as_str);
         let (tenant_id, subscription_id) = ids;
-        let management = management.map(|_| ManagementView {
+        let management = management.as_ref().map(|_| ManagementView {
             resource_manager: format!("https://{host}{}", port(serving)),
             tenant_id,
             subscription_id,

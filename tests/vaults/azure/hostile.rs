@@ -113,6 +113,23 @@ fn who_asks_is_settled_before_what_for() {
 }
 
 #[test]
+fn a_request_for_two_hosts_is_for_none() {
+    let (host, alice) = host_with_vault();
+    let served = host.serve("");
+    let client = Client::new(&served, &alice);
+    for (other, status) in [("", 200), ("Host: localhost\r\n", 400)] {
+        let mut connection = Connection::open(&served).unwrap();
+        let request = format!(
+            "GET /keys?api-version=7.4 HTTP/1.1\r\nHost: {}\r\n{other}Authorization: Bearer {}\r\n\r\n",
+            client.vault, client.token
+        );
+        connection.write(request.as_bytes()).unwrap();
+        let answer = connection.read().unwrap();
+        assert_eq!(answer.status, status, "{other}: {answer:?}");
+    }
+}
+
+#[test]
 fn a_slow_client_is_cut_off() {
     let (host, alice) = host_with_vault();
     let served = host.serve("--client-timeout 2");

@@ -7,7 +7,7 @@ use super::vaults::{VAULT, ask_vault, group, vault_body, vault_with_key};
 
 const OWNER: &str = "8e3af657-a8ff-443c-a75c-2fe8c4bcb635";
 pub const CONTRIBUTOR: &str = "b24988ac-6180-42a0-ab88-20f7382dd24c";
-const OFFICER: &str = "14b46e9e-c2b7-41b4-b07b-48a6ebf60603";
+pub const OFFICER: &str = "14b46e9e-c2b7-41b4-b07b-48a6ebf60603";
 
 pub fn assignment(role: &str, principal: &str) -> Value {
     json!({"properties": {

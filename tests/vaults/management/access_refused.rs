@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::process::Child;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
-use test_support::text;
+use test_support::{PATIENCE, Server, text, threads};
 use vault::AttributeChange;
 
 use super::blob::{Blob, DISKS, access, asked, revoke, state};
@@ -116,6 +117,40 @@ fn a_download_ends_with_the_key() {
 }
 
 #[test]
+fn a_client_that_takes_nothing_keeps_no_key_in_use() {
+    let mut managed = Managed::new();
+    let serve = "serve --listen 127.0.0.1:0 --client-timeout 600 -o json";
+    managed.served = Server::start(managed.host.command(serve));
+    let client = managed.client(&managed.admin);
+    managed
+        .host
+        .encryption_set("des1", &["get", "wrapKey", "unwrapKey"]);
+    with_large_disk(&managed, "--disk-encryption-set des1");
+    let blob = access(&client, &format!("{DISKS}/d"), "Read", 3600);
+    let reader = begun(&managed, &blob);
+    kill_process(Pid::from_child(&reader), Signal::STOP).unwrap();
+    let server = managed.served.pid().as_raw_nonzero().get() as u32;
+    // Who reads the disk has its keys.
+    let is_read = || threads(server).iter().any(|(_, name)| name == "download");
+    assert!(is_read());
+    managed.host.set_key(&AttributeChange {
+        enabled: Some(false),
+        ..AttributeChange::default()
+    });
+    let deadline = Instant::now() + PATIENCE;
+    while is_read() {
+        assert!(Instant::now() < deadline, "it is still read");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    kill_process(Pid::from_child(&reader), Signal::CONT).unwrap();
+    is_cut_off(&managed, reader, "its key is disabled");
+    assert_eq!(
+        blob.range("0-9").refusal(),
+        (403, "KeyVaultAccessForbidden".into())
+    );
+}
+
+#[test]
 fn a_token_is_for_one_disk_and_one_purpose() {
     let managed = Managed::new();
     let client = managed.client(&managed.admin);
@@ -166,6 +201,36 @@ fn a_token_is_for_one_disk_and_one_purpose() {
         assert!(log.contains(operation), "{operation}: {log}");
     }
     assert!(!log.contains(token), "the log has no token");
+}
+
+#[test]
+fn who_is_not_known_hides_nobody_who_is_from_the_log() {
+    let managed = Managed::new();
+    let reader = managed.user("reader");
+    managed
+        .host
+        .ok("role assignment create --assignee reader --role Reader");
+    let client = managed.client(&reader);
+    for n in 0..50 {
+        let id = uuid::Uuid::from_u128(n);
+        let url = format!("{}/sas/{id}.vhd?sig=none", managed.base());
+        assert_eq!(Blob::at(&managed, &url).range("0-9").status, 403);
+        managed.login(&format!("nobody{n}"), "x", &managed.base());
+    }
+    client.refused("DELETE ~/resourceGroups/default", None);
+    managed.served.terminate();
+    let Managed { host, served, .. } = managed;
+    served.wait();
+    let log = host.text("audit list --last 1000 -o json");
+    let mut refused = log
+        .lines()
+        .filter(|line| line.contains("ManagementRefused"));
+    assert!(
+        refused.any(|line| line.contains(&reader.object_id)),
+        "{log}"
+    );
+    let access = log.lines().filter(|line| line.contains("AccessRefused"));
+    assert!(access.count() <= 20, "{log}");
 }
 
 #[test]

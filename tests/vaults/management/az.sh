@@ -165,6 +165,10 @@ deploy() {
 }
 is "$(deploy validate des3 --query properties.provisioningState -o tsv)" Succeeded
 refused ResourceNotFound az disk-encryption-set show -n des3 -g rg
+would=$(deploy what-if des3 --no-pretty-print --query "changes[?changeType=='Create'].after.name" -o tsv)
+is "$would" des3
+grep -q '1 to create' <<<"$(deploy what-if des3)" || { echo "what-if says nothing of des3" >&2; exit 1; }
+refused ResourceNotFound az disk-encryption-set show -n des3 -g rg
 made=$(deploy create des3 --query properties.outputs.principalId.value -o tsv)
 is "$(value identity.principalId disk-encryption-set show -n des3 -g rg)" "$made"
 is "$(value properties.provisioningState deployment group show -n sets -g rg)" Succeeded
@@ -181,6 +185,27 @@ az deployment group delete -n sets -g rg -o none
 az deployment group delete -n bad -g rg -o none
 is "$(value 'length(@)' deployment group list -g rg)" 0
 az disk-encryption-set delete -n des3 -g rg -o none
+
+say locks
+disks=Microsoft.Compute/disks
+is "$(value level lock create -n keep --lock-type CanNotDelete -g rg --resource d3 --resource-type $disks)" CanNotDelete
+refused ScopeLocked az disk delete -n d3 -g rg --yes
+refused ScopeLocked az group delete -n rg --yes
+if said=$("$SEALDISK" disk delete d3 --yes 2>&1); then echo "not refused: $said" >&2; exit 1; fi
+is "$(value notes lock update -n keep -g rg --resource d3 --resource-type $disks --notes why --lock-type ReadOnly)" why
+refused ScopeLocked az disk update -n d3 -g rg --size-gb 3
+is "$(value name lock show -n keep -g rg --resource d3 --resource-type $disks)" keep
+az lock delete -n keep -g rg --resource d3 --resource-type $disks
+az group lock create -n frozen -g rg --lock-type ReadOnly -o none
+refused ScopeLocked az disk create -n d9 -g rg --size-gb 1
+refused ScopeLocked az disk grant-access -n d3 -g rg --duration-in-seconds 60
+is "$(value 'length(@)' disk list -g rg)" 3
+az group lock delete -n frozen -g rg
+az account lock create -n all --lock-type CanNotDelete -o none
+refused ScopeLocked az image delete -n i1 -g rg
+is "$(value '[].name' lock list)" all
+"$SEALDISK" lock delete all --yes
+is "$(value 'length(@)' account lock list)" 0
 
 say a vault with roles
 az keyvault create -n kvrole -g rg -o none

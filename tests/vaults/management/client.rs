@@ -1,10 +1,14 @@
 //! An installation with its management API, and somebody who asks it.
 
+use std::time::{Duration, Instant};
+
 use serde_json::Value;
 use test_support::{Host, Server};
 
 use crate::azure::client::{Answer, Connection};
 use crate::azure::served::{User, user};
+
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// An installation that is served.
 pub struct Managed {
@@ -123,7 +127,8 @@ impl Client<'_> {
         self.ask_on(&mut connection, line, headers, body)
     }
 
-    fn ask_on(
+    /// The same on a connection that is there already.
+    pub fn ask_on(
         &self,
         connection: &mut Connection,
         line: &str,
@@ -163,6 +168,17 @@ impl Client<'_> {
         let answer = self.ask(line, body);
         assert!((200..300).contains(&answer.status), "{line}: {answer:?}");
         answer.body
+    }
+
+    /// Deletes a group, however long that takes.
+    pub fn delete_group(&self, group: &str) {
+        let deleted = self.ask(&format!("DELETE {group}"), None);
+        assert!([200, 202].contains(&deleted.status), "{deleted:?}");
+        let begun = Instant::now();
+        while self.ask(&format!("GET {group}"), None).status != 404 {
+            assert!(begun.elapsed() < PATIENCE, "{group} is still there");
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// Asks for what is refused.

@@ -1,11 +1,11 @@
 //! How deployments end: by a failure, by somebody's wish, and with the server.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
-use test_support::contains;
+use test_support::{Server, contains};
 
 use super::client::{Client, Managed, serve};
 use super::deployments::{DEPLOYMENTS, DISKS, PATIENCE, deploy, disk, ended};
@@ -89,7 +89,13 @@ fn secure_parameters_are_kept_nowhere_and_told_to_nobody() {
     let managed = Managed::new();
     let client = managed.client(&managed.admin);
     group(&client);
-    let secrets = ["given-5f1c", "nested-5f1c", "default-5f1c"];
+    // The last one is the first one in base64.
+    let secrets = [
+        "given-5f1c",
+        "nested-5f1c",
+        "default-5f1c",
+        "Z2l2ZW4tNWYxYw",
+    ];
     let mut failing = disk("d2");
     failing["location"] = json!("[concat('x', parameters('given'))]");
     failing["dependsOn"] = json!(["d1"]);
@@ -100,9 +106,11 @@ fn secure_parameters_are_kept_nowhere_and_told_to_nobody() {
             "open": {"type": "string", "defaultValue": "[concat(parameters('given'), 'open-5f1d')]"},
             "fails": {"type": "bool"},
         },
+        "variables": {"made": "[parameters('given')]"},
         "resources": [disk("d1"), failing],
         "outputs": {
             "said": {"type": "string", "value": "[parameters('given')]"},
+            "coded": {"type": "string", "value": "[base64(variables('made'))]"},
             "more": {"type": "object", "value": "[parameters('object')]"},
             "last": {"type": "securestring", "value": "[parameters('unsaid')]"},
         },
@@ -263,4 +271,41 @@ fn a_deployment_that_goes_on_is_not_put_anew_and_can_be_cancelled() {
         listed["value"].as_array().unwrap().len(),
         made(&client, "many")
     );
+}
+
+#[test]
+fn a_deployment_ends_with_its_group_and_that_is_no_error() {
+    const MOMENT: Duration = Duration::from_secs(2);
+    let mut managed = Managed::new();
+    let log = managed.host.file("serve.log");
+    let mut command = managed.host.command("serve --listen 127.0.0.1:0 -o json");
+    command.env("RUST_LOG", "info");
+    command.stderr(std::fs::File::create(&log).unwrap());
+    managed.served = Server::start(command);
+    let client = managed.client(&managed.admin);
+    group(&client);
+    let mut many = disk("[concat('d', copyIndex())]");
+    many["copy"] = json!({"name": "disks", "count": 800});
+    let template = json!({"resources": [many]});
+    std::thread::scope(|scope| {
+        let put = scope.spawn(|| deploy(&client, "many", &template, &json!({})));
+        let begun = Instant::now();
+        while made(&client, "many") == 0 {
+            assert!(begun.elapsed() < PATIENCE);
+        }
+        let group = "~/resourceGroups/rg";
+        let deleted = client.ask(&format!("DELETE {group}"), None);
+        assert!([200, 202].contains(&deleted.status), "{deleted:?}");
+        while client.ask(&format!("GET {group}"), None).status != 404 {
+            assert!(begun.elapsed() < PATIENCE);
+        }
+        put.join().unwrap();
+    });
+    // It ends as cancelled, or finds its group gone, a moment later.
+    let told = || std::fs::read_to_string(&log).unwrap();
+    let begun = Instant::now();
+    while !told().contains("ended with its resource group") && begun.elapsed() < MOMENT {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(!told().contains("ERROR"), "{}", told());
 }

@@ -14,10 +14,10 @@ const CONTRIBUTOR: &str = "b24988ac-6180-42a0-ab88-20f7382dd24c";
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The template of a disk encryption set, as it is documented.
-const SET_TEMPLATE: &str = include_str!("set-template.json");
+pub const SET_TEMPLATE: &str = include_str!("set-template.json");
 
 /// A request as az makes it: the file of the template is in it as it is, behind a name without quotes.
-fn request(template: &str, parameters: &Value) -> String {
+pub fn request(template: &str, parameters: &Value) -> String {
     let values = parameters.as_object().unwrap().iter();
     let values: serde_json::Map<String, Value> = values
         .map(|(name, value)| (name.clone(), json!({"value": value})))
@@ -401,4 +401,26 @@ fn a_template_does_nothing_that_whoever_deploys_may_not_do() {
         body["properties"]["error"]["details"][0]["code"], "LinkedAuthorizationFailed",
         "{body}"
     );
+}
+
+#[test]
+fn deployments_are_listed_by_pages() {
+    let managed = Managed::new();
+    let client = managed.client(&managed.admin);
+    group(&client);
+    for name in ["x1", "x2", "x3"] {
+        deploy(&client, name, &json!({"resources": []}), &json!({}));
+        ended(&client, name);
+    }
+    let mut path = format!("{DEPLOYMENTS}?$top=2");
+    let mut names = Vec::new();
+    for _ in 0..2 {
+        let page = client.ok(&format!("GET {path}"), None);
+        let found = page["value"].as_array().unwrap().iter();
+        names.extend(found.map(|one| one["name"].as_str().unwrap().to_owned()));
+        let next = page["nextLink"].as_str().unwrap_or_default();
+        path = next.replacen(&managed.base(), "", 1);
+    }
+    names.sort();
+    assert_eq!((names.join(" ").as_str(), path.as_str()), ("x1 x2 x3", ""));
 }

@@ -221,6 +221,11 @@ fn a_disk_is_refused_what_cannot_be() {
         (
             "new",
             with(&|b| b["properties"]["creationData"] = option("Import")),
+            (400, "InvalidParameter"),
+        ),
+        (
+            "new",
+            with(&|b| b["properties"]["creationData"] = option("Restore")),
             (400, "FeatureNotOffered"),
         ),
         (
@@ -247,8 +252,8 @@ fn a_disk_is_refused_what_cannot_be() {
         ),
         (
             "new",
-            copy_of(&managed, "/disks/old"),
-            (400, "FeatureNotOffered"),
+            copy_of(&managed, "/disks/none"),
+            (404, "ResourceNotFound"),
         ),
         (
             "new",
@@ -281,6 +286,31 @@ fn a_disk_is_refused_what_cannot_be() {
         Some(&disk(2)),
     );
     assert_eq!(only_new.status, 412);
+}
+
+/// As somebody else would see it in the group of what the command line makes, without its policy.
+#[test]
+fn a_snapshot_that_its_set_cannot_have_is_not_there() {
+    let managed = Managed::new();
+    let client = with_set(&managed);
+    client.ok(&format!("PUT {COMPUTE}/disks/d"), Some(&disk(1)));
+    let mut body = under(&managed, copy_of(&managed, "/disks/d"), "des1");
+    body["properties"]["networkAccessPolicy"] = json!("DenyAll");
+    let line = format!("PUT {COMPUTE}/snapshots/s");
+    for _ in 0..2 {
+        let (status, code) = client.refused(&line, Some(&body));
+        assert_eq!((status, code.as_str()), (403, "KeyVaultAccessForbidden"));
+        let all = client.ok("GET ~/providers/Microsoft.Compute/snapshots", None);
+        assert_eq!(all["value"], json!([]));
+        assert_eq!(managed.host.json("snapshot list"), json!([]));
+    }
+    grant(&managed, &client);
+    let made = client.ok(&line, Some(&body));
+    assert_eq!(made["properties"]["networkAccessPolicy"], "DenyAll");
+    assert_eq!(
+        made["properties"]["encryption"],
+        body["properties"]["encryption"]
+    );
 }
 
 #[test]

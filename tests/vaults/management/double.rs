@@ -5,18 +5,19 @@ use std::time::{Duration, Instant};
 
 use installation::envelope::ResourceKind;
 use serde_json::{Value, json};
+use test_support::key_search::{may_read_memory, needles, search_what_stays};
 use test_support::{Host, PATIENCE};
 
 use super::client::{Client, Managed};
 use super::vaults::{SET, VAULT, group, policy, set_body, vault_body, vault_with_key};
 
-const COMPUTE: &str = "~/resourceGroups/default/providers/Microsoft.Compute";
-const ONCE: &str = "EncryptionAtRestWithCustomerKey";
-const TWICE: &str = "EncryptionAtRestWithPlatformAndCustomerKeys";
+pub const COMPUTE: &str = "~/resourceGroups/default/providers/Microsoft.Compute";
+pub const ONCE: &str = "EncryptionAtRestWithCustomerKey";
+pub const TWICE: &str = "EncryptionAtRestWithPlatformAndCustomerKeys";
 const PLATFORM: &str = "EncryptionAtRestWithPlatformKey";
 
 /// The sets `once` and `twice` of one key, which `twice` may not use yet, and a disk with data.
-fn with_disk(managed: &Managed) -> (Client<'_>, Vec<u8>) {
+pub fn with_disk(managed: &Managed) -> (Client<'_>, Vec<u8>) {
     let client = managed.client(&managed.admin);
     group(&client);
     let key = vault_with_key(managed, &client, "kv1");
@@ -34,7 +35,7 @@ fn with_disk(managed: &Managed) -> (Client<'_>, Vec<u8>) {
     (client, content)
 }
 
-fn grant(managed: &Managed, client: &Client<'_>, sets: &[&str]) {
+pub fn grant(managed: &Managed, client: &Client<'_>, sets: &[&str]) {
     let mut policies = vec![policy(managed, &managed.admin.object_id, &["all"])];
     for set in sets {
         let set = client.ok(&format!("GET {SET}/{set}"), None);
@@ -45,13 +46,13 @@ fn grant(managed: &Managed, client: &Client<'_>, sets: &[&str]) {
     client.ok(&format!("PUT {VAULT}/kv1"), Some(&body));
 }
 
-fn encryption(managed: &Managed, kind: &str, set: Option<&str>) -> Value {
+pub fn encryption(managed: &Managed, kind: &str, set: Option<&str>) -> Value {
     let id = set.map(|set| SET.replacen('~', &managed.subscription(), 1) + "/" + set);
     json!({"properties": {"encryption": {"type": kind, "diskEncryptionSetId": id}}})
 }
 
 /// Asks until nothing goes on any more, as clients do.
-fn settled(client: &Client<'_>, disk: &str) -> Value {
+pub fn settled(client: &Client<'_>, disk: &str) -> Value {
     let end = Instant::now() + PATIENCE;
     loop {
         let answer = client.ask(&format!("GET {COMPUTE}/disks/{disk}"), None);
@@ -136,6 +137,20 @@ fn what_is_frozen_does_not_move() {
     let message = answer.body["error"]["message"].as_str().unwrap();
     assert!(message.contains("make a disk of it"), "{message}");
 
+    // Nor a copy of the disk itself, whose layers are shared as they are.
+    let line = &format!("PUT {COMPUTE}/disks/c");
+    let answer = client.ask(line, Some(&copy(&twice)));
+    assert_eq!((answer.status, answer.code()), (400, "InvalidParameter"));
+    let message = answer.body["error"]["message"].as_str().unwrap();
+    assert!(
+        message.contains("Move the disk") || message.contains("move the disk"),
+        "{message}"
+    );
+    assert_eq!(managed.host.json("disk list").as_array().unwrap().len(), 1);
+    let made = client.ok(line, Some(&copy(&once)));
+    assert_eq!(made["properties"]["encryption"]["type"], ONCE);
+    client.ok(&format!("DELETE {COMPUTE}/disks/c"), None);
+
     // A disk of it shares what is encrypted once, until that is copied.
     let mut whole = copy(&twice);
     whole["properties"]["creationData"]["sourceResourceId"] =
@@ -175,7 +190,7 @@ fn an_attached_disk_moves_too() {
     assert!(managed.host.ok("disk decrypt d") == content);
 }
 
-/// What a server that died has begun, the same request brings to its end.
+/// What a command that died has begun, the same request brings to its end.
 #[test]
 fn a_move_that_was_cut_off_is_gone_on_with() {
     let managed = Managed::new();
@@ -210,4 +225,40 @@ fn a_move_that_was_cut_off_is_gone_on_with() {
     assert_eq!(done["job"], Value::Null, "{done}");
     assert_eq!(done["layers"].as_array().unwrap().len(), 1, "{done}");
     assert!(managed.host.ok("disk decrypt d") == content);
+}
+
+/// Every DEK of a disk as it is now.
+fn deks(host: &Host) -> Vec<Vec<u8>> {
+    let installation = host.installation();
+    let disk = disks::Disk::find(&installation, "d").unwrap();
+    let header = disk.header_file().unwrap().read().unwrap();
+    let (_, deks) = disk.unlock_all(&installation, header).unwrap();
+    let both = |dek: &keys::Dek| {
+        let outer = dek.outer().map(|outer| outer.expose().to_vec());
+        [Some(dek.expose().to_vec()), outer]
+    };
+    deks.iter().flat_map(both).flatten().collect()
+}
+
+#[test]
+fn a_server_that_has_moved_a_disk_keeps_no_key_of_it() {
+    if !may_read_memory() {
+        return;
+    }
+    let managed = Managed::new();
+    let (client, _) = with_disk(&managed);
+    grant(&managed, &client, &["once", "twice"]);
+    let line = &format!("PATCH {COMPUTE}/disks/d");
+    let mut had = deks(&managed.host);
+    for (kind, set) in [(TWICE, "twice"), (ONCE, "once")] {
+        client.ask(line, Some(&encryption(&managed, kind, Some(set))));
+        settled(&client, "d");
+        had.extend(deks(&managed.host));
+    }
+    assert_eq!(had.len(), 4, "one, two of another, and one again");
+    let server = managed.served.pid().as_raw_nonzero().get() as u32;
+    for dek in had {
+        let found = search_what_stays(server, &needles(&dek));
+        assert!(found.is_empty(), "in the server: {found:#?}");
+    }
 }

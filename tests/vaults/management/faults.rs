@@ -1,10 +1,13 @@
 //! What once went wrong, and what nobody may find out.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::access::{CONTRIBUTOR, assignment, line};
 use super::client::{Client, Managed};
+use super::deployments::PATIENCE;
 use super::vaults::{ask_vault, group, vault_with_key};
 use crate::azure::served::grant;
 use installation::catalog::{Kind, PlacementRecord, Touch};
@@ -135,8 +138,7 @@ fn a_group_that_is_deleted_while_something_is_put_into_it() {
                     })
                 })
                 .collect();
-            let deleted = client.ask(&format!("DELETE {GROUP}"), None);
-            assert_eq!(deleted.status, 200, "{deleted:?}");
+            client.delete_group(GROUP);
             puts.into_iter().map(|put| put.join().unwrap()).collect()
         });
         assert!(
@@ -254,9 +256,67 @@ fn the_platforms_key_is_not_purged_over_the_network_while_it_wraps_something() {
         (409, "Conflict"),
         "{refused:?}"
     );
+    let begun = Instant::now();
+    let is_told = |code: &str| {
+        let log = host.text("audit list --last 1000 -o json");
+        let is_it = |record: &Value| {
+            record["operation"] == "KeyPurge"
+                && record["code"] == code
+                && record["caller"] == bob.object_id.as_str()
+        };
+        log.lines()
+            .any(|line| is_it(&serde_json::from_str(line).unwrap()))
+    };
+    while !["Forbidden", "Conflict"].into_iter().all(is_told) {
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "{}",
+            host.text("audit list -o json")
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
     host.ok("keyvault key recover platform-key --vault-name platform");
     host.ok("disk decrypt d");
     host.ok("disk delete d --yes");
     host.ok("keyvault key delete platform-key --vault-name platform --yes");
     assert_eq!(purge().status, 204);
+}
+
+/// What a request was about to make when its server died says nothing of a disk that comes from elsewhere.
+#[test]
+fn a_disk_that_is_registered_is_not_where_a_killed_request_meant_another_to_be() {
+    let managed = Managed::new();
+    let client = managed.client(&managed.admin);
+    group(&client);
+    let host = &managed.host;
+    host.ok("disk create d --size 4MiB");
+    let installation = host.installation();
+    let catalog = installation.catalog();
+    let directory = catalog.disk("d").unwrap().record.directory;
+    host.ok("disk unregister d");
+    let touch = Touch {
+        at: time::OffsetDateTime::now_utc(),
+        by: Uuid::new_v4(),
+    };
+    let left = PlacementRecord {
+        kind: Kind::Disk,
+        name: "D".into(),
+        group: "rg".into(),
+        location: "local".into(),
+        tags: [("of".to_owned(), "another".to_owned())].into(),
+        settings: json!({"sku": "UltraSSD_LRS"}),
+        created: touch,
+        changed: touch,
+    };
+    catalog.put_placement(&left).unwrap();
+    host.ok(&format!("disk register --dir {}", directory.display()));
+    assert_eq!(
+        client.refused(&format!("GET {COMPUTE}/disks/d"), None).0,
+        404
+    );
+    let shown = client.ok(
+        "GET ~/resourceGroups/default/providers/Microsoft.Compute/disks/d",
+        None,
+    );
+    assert_eq!(shown["tags"], json!({}), "{shown}");
 }

@@ -28,12 +28,16 @@ fn principal(identity: &Value) -> &str {
 }
 
 fn grant(managed: &Managed, client: &Client<'_>, principals: &[&str]) {
+    grant_in(managed, client, "kv1", principals);
+}
+
+fn grant_in(managed: &Managed, client: &Client<'_>, vault: &str, principals: &[&str]) {
     let mut policies = vec![policy(managed, &managed.admin.object_id, &["all"])];
     for principal in principals {
         policies.push(policy(managed, principal, &["get", "wrapKey", "unwrapKey"]));
     }
     client.ok(
-        &format!("PUT {VAULT}/kv1"),
+        &format!("PUT {VAULT}/{vault}"),
         Some(&vault_body(managed, false, json!(policies))),
     );
 }
@@ -117,6 +121,64 @@ fn a_set_has_the_identity_of_a_user() {
     assert_eq!(back["identity"]["type"], "UserAssigned");
     client.ok(&format!("DELETE {des}"), None);
     client.ok(&format!("DELETE {IDENTITY}/id2"), None);
+}
+
+/// The DEKs of before are unwrapped in the name of the identity that takes over.
+#[test]
+fn an_identity_that_cannot_use_the_key_of_a_disk_does_not_take_over() {
+    let managed = Managed::new();
+    let client = managed.client(&managed.admin);
+    group(&client);
+    let keys = ["kv1", "kv2"].map(|vault| vault_with_key(&managed, &client, vault));
+    let (id1, id2) = (identity(&client, "id1"), identity(&client, "id2"));
+    grant_in(&managed, &client, "kv1", &[principal(&id1)]);
+    grant_in(&managed, &client, "kv2", &[principal(&id2)]);
+    let des = &format!("{SET}/des1");
+    let body = |vault: &str, key: &str, id: &Value| of_user(set_body(&client, vault, key), id);
+    let first = body("kv1", &keys[0], &id1);
+    client.ok(&format!("PUT {des}"), Some(&first));
+    let disk = disk_under(&client, "des1");
+    client.ok(&format!("PUT {DISK}/d1"), Some(&disk));
+    let before = client.ok(&format!("GET {des}"), None);
+
+    let both = body("kv2", &keys[1], &id2);
+    let (status, code) = client.refused(&format!("PATCH {des}"), Some(&both));
+    assert_eq!((status, code.as_str()), (403, "KeyVaultAccessForbidden"));
+    let after = client.ok(&format!("GET {des}"), None);
+    assert_eq!(after["identity"], before["identity"]);
+    assert_eq!(after["properties"], before["properties"]);
+    managed.host.ok("disk decrypt d1");
+    // With the old key granted too both change at once.
+    let granted = [principal(&id1), principal(&id2)];
+    grant_in(&managed, &client, "kv1", &granted);
+    let changed = client.ok(&format!("PATCH {des}"), Some(&both));
+    assert_eq!(changed["properties"].get("autoKeyRotationError"), None);
+    managed.host.ok("disk decrypt d1");
+
+    // What stays under the old key, because that one refuses, is told, and not only once.
+    let enable = |enabled: bool| {
+        let key = "keyvault key set-attributes k --vault-name kv2 --enabled";
+        managed.host.ok(&format!("{key} {enabled} --yes"));
+    };
+    enable(false);
+    let back = body("kv1", &keys[0], &id2);
+    let answer = client.ask(&format!("PATCH {des}"), Some(&back));
+    assert_eq!(answer.status, 403, "{answer:?}");
+    let said = answer.body["error"]["message"].as_str().unwrap();
+    assert!(
+        said.contains("is changed, but the disk 'd1' is still wrapped by"),
+        "{said}"
+    );
+    let tags = json!({"tags": {"a": "b"}});
+    let tagged = client.ok(&format!("PATCH {des}"), Some(&tags));
+    assert_eq!(tagged["tags"], tags["tags"]);
+    let error = &tagged["properties"]["autoKeyRotationError"];
+    assert_eq!(error["code"], "KeyRotationIncomplete", "{tagged}");
+    enable(true);
+    let mended = client.ok(&format!("PATCH {des}"), Some(&back));
+    assert_eq!(mended["properties"].get("autoKeyRotationError"), None);
+    enable(false);
+    managed.host.ok("disk decrypt d1");
 }
 
 /// The roles of an identity are its own, not those of a set that has it.
@@ -249,6 +311,47 @@ fn an_identity_that_cannot_be_is_refused() {
         &format!("PATCH {SET}/des1"),
         Some(&json!({"tags": {"a": "b"}})),
     );
+}
+
+/// The identities of the host are its operator's.
+#[test]
+fn who_writes_sets_acts_for_nobody_in_a_vault_elsewhere() {
+    let managed = Managed::new();
+    let admin = managed.client(&managed.admin);
+    group(&admin);
+    managed.host.ok(&format!(
+        "keyvault connect far --url https://far.vault.example.net:8443 --ca-file {}",
+        managed.served.ca_file.display()
+    ));
+    let key = vault_with_key(&managed, &admin, "kv1");
+    let id1 = identity(&admin, "id1");
+    let body = of_user(set_body(&admin, "kv1", &key), &id1);
+    let des = &format!("{SET}/des1");
+    admin.ok(&format!("PUT {des}"), Some(&body));
+    // Connected or not, the answer is the same.
+    for vault in ["far", "none"] {
+        let url = format!("https://{vault}.vault.example.net:8443/keys/k");
+        let remote = json!({"location": "local", "identity": {"type": "SystemAssigned"},
+            "properties": {"activeKey": {"keyUrl": url}}});
+        for (set, body) in [("des2", &remote), ("des1", &remote)] {
+            let (status, code) = admin.refused(&format!("PUT {SET}/{set}"), Some(body));
+            assert_eq!((status, code.as_str()), (400, "InvalidParameter"));
+        }
+    }
+    // Who may write this set only has its identity act for no other client.
+    let bob = managed.user("bob");
+    managed.host.ok(&format!(
+        "role assignment create --assignee bob --role Contributor --scope {}",
+        des.replacen('~', &managed.subscription(), 1)
+    ));
+    let bob = managed.client(&bob);
+    let client = "0d4f3c44-8c0e-4f0b-9b5e-0c9d1f1f3c11";
+    let patch = json!({"properties": {"federatedClientId": client}});
+    let (status, code) = bob.refused(&format!("PATCH {des}"), Some(&patch));
+    assert_eq!((status, code.as_str()), (403, "LinkedAuthorizationFailed"));
+    // Who may give the identity is told what else is wrong.
+    let (status, code) = admin.refused(&format!("PATCH {des}"), Some(&patch));
+    assert_eq!((status, code.as_str()), (409, "OperationNotAllowed"));
 }
 
 /// Whose installation has the vault, and whose has the disks.

@@ -232,6 +232,67 @@ fn groups_are_made_shown_and_deleted_in_any_case() {
 }
 
 #[test]
+fn who_has_seen_another_state_of_a_group_changes_nothing() {
+    let managed = Managed::new();
+    let client = managed.client(&managed.admin);
+    let line = "PUT ~/resourceGroups/rg1";
+    let body = json!({"location": "local", "tags": {"a": "b"}});
+    let none = client.ask_with(line, "If-Match: *\r\n", Some(&body));
+    assert_eq!(none.status, 412, "{none:?}");
+    client.ok(line, Some(&json!({"location": "local"})));
+    let seen = client.ask("GET ~/resourceGroups/rg1", None);
+    let etag = format!("If-Match: {}\r\n", seen.header("etag").unwrap());
+    assert_eq!(client.ask_with(line, &etag, Some(&body)).status, 200);
+    let stale = client.ask_with(line, &etag, Some(&json!({"location": "local", "tags": {}})));
+    assert_eq!((stale.status, stale.code()), (412, "PreconditionFailed"));
+    let now = client.ok("GET ~/resourceGroups/rg1", None);
+    assert_eq!(now["tags"], body["tags"]);
+}
+
+#[test]
+fn who_may_see_nothing_is_not_told_which_names_there_are() {
+    let managed = Managed::new();
+    let client = managed.client(&managed.admin);
+    let (body, vault) = (
+        json!({"location": "local"}),
+        "~/resourceGroups/rg1/providers/Microsoft.KeyVault/vaults/kv1",
+    );
+    client.ok("PUT ~/resourceGroups/rg1", Some(&body));
+    client.ok(&format!("PUT {vault}"), Some(&body));
+    client.ok(&format!("DELETE {vault}"), None);
+    let nobody = managed.client(&managed.user("nobody"));
+    for below in ["resources", "providers/Microsoft.Compute/disks"] {
+        for name in ["rg1", "rg2"] {
+            let refusal = nobody.refused(&format!("GET ~/resourceGroups/{name}/{below}"), None);
+            assert_eq!(
+                refusal,
+                (403, "AuthorizationFailed".into()),
+                "{name}/{below}"
+            );
+        }
+    }
+    let deleted = "GET ~/providers/Microsoft.KeyVault/locations/local/deletedVaults";
+    let told = |name: &str| {
+        let answer = nobody.ask(&format!("{deleted}/{name}"), None);
+        assert_eq!(answer.status, 403, "{answer:?}");
+        answer.body.to_string().replace(name, "")
+    };
+    assert_eq!(told("kv1"), told("kv2"));
+    // Who has a role at something in a group sees that.
+    managed.host.ok("disk create d --size 1MiB");
+    let somebody = managed.user("somebody");
+    let id = client.ok("GET ~/resources?$filter=name%20eq%20'd'", None)["value"][0]["id"].clone();
+    managed.host.ok(&format!(
+        "role assignment create --assignee somebody --role Reader --scope {}",
+        id.as_str().unwrap()
+    ));
+    let seen = managed
+        .client(&somebody)
+        .ok("GET ~/resourceGroups/default/resources", None);
+    assert_eq!(seen["value"][0]["id"], id);
+}
+
+#[test]
 fn graph_tells_who_somebody_is() {
     let managed = Managed::new();
     let client = managed.client(&managed.admin);

@@ -107,6 +107,12 @@ fn a_user_logs_in_with_a_password() {
     let renewed = managed.refresh(&tokens["refresh_token"]);
     assert_eq!(renewed.status, 200, "{renewed:?}");
     assert_eq!(managed.asks(&renewed.body["access_token"]).status, 200);
+    // A login ends when it would have without that.
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    let again = managed.refresh(&renewed.body["refresh_token"]);
+    let ends = said(&tokens["refresh_token"])["exp"].clone();
+    assert_eq!(said(&again.body["refresh_token"])["exp"], ends);
+    assert!(again.body["refresh_token_expires_in"].as_i64().unwrap() < 12 * 3600);
     let log = managed.host.text("audit list -o json");
     assert!(
         log.contains("UserSetPassword") && log.contains("TokenIssue"),
@@ -204,13 +210,14 @@ fn a_login_on_a_device_is_approved_by_the_operator() {
         managed.raw("POST", path, "", &body).body
     };
     // For which service the tokens are to be az has said before.
-    let poll = |code: &str| {
+    let poll_as = |client: &str, code: &str| {
         let body = format!(
-            "client_id={AZ}&client_info=1&device_code={code}&code={code}&\
+            "client_id={client}&client_info=1&device_code={code}&code={code}&\
              grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Adevice_code"
         );
         managed.raw("POST", "/adfs/oauth2/v2.0/token", "", &body)
     };
+    let poll = |code: &str| poll_as(AZ, code);
     let login = begin();
     let (user, device) = (&login["user_code"], login["device_code"].as_str().unwrap());
     let user = user.as_str().unwrap();
@@ -235,6 +242,9 @@ fn a_login_on_a_device_is_approved_by_the_operator() {
         "ResourceNotFound",
         &format!("identity approve {user} --identity-name alice --yes"),
     );
+    // Who has got hold of the code has begun nothing with it.
+    let other = poll_as("11111111-2222-3333-4444-555555555555", device);
+    assert_eq!(refused(&other), (400, "expired_token"));
     let tokens = poll(device);
     assert_eq!(tokens.status, 200, "{tokens:?}");
     assert_eq!(

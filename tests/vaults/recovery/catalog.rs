@@ -9,7 +9,7 @@ use test_support::Host;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::backups::{create, lose_state, with_identity};
+use super::backups::{bring_disks, create, lose_state, with_identity};
 use super::support::{
     ALL_MOMENTS, Lines, MOMENTS, content, grant, host_with_disk, killed, principal,
 };
@@ -131,6 +131,74 @@ fn a_rebuild_that_failed_is_made_up_for_before_a_key_is_called_safe() {
     host.good("catalog rebuild");
     let effect = host.good("keyvault key what-if --disable k --vault-name vlt");
     assert_eq!(effect["safeToDisable"], "yes", "{effect}");
+}
+
+/// A disk that was made after the backup is in no catalog and in no log that comes back.
+#[test]
+fn no_key_is_called_safe_after_a_restore_until_all_directories_were_named() {
+    let (host, elsewhere) = host_with_disk_elsewhere();
+    let elsewhere = elsewhere.display();
+    let file = create(&host, "--with-master-key");
+    host.good(&format!(
+        "disk create after --size 1MiB --disk-encryption-set s --data-dir {elsewhere}"
+    ));
+    lose_state(&host);
+    let restored = host.line(&with_identity(&host, "restore", &file));
+    assert!(restored.status.success(), "{restored:?}");
+    let notes = String::from_utf8(restored.stderr).unwrap();
+    for note in [&format!("{elsewhere}/after"), "--all-directories-named"] {
+        assert!(notes.contains(note), "{notes}");
+    }
+    bring_disks(&host);
+    host.good(MOVE);
+    is_unknown(&host, "was restored");
+    let usage = host.good("disk-encryption-set show-usage s");
+    assert_eq!(usage[1]["safeToDisable"], "unknown", "{usage}");
+    // The logs are as old as the backup.
+    host.good("catalog rebuild");
+    is_unknown(&host, "was restored");
+    let line = "catalog rebuild --all-directories-named --data-dir";
+    let failed = host.line(&format!("{line} /there/is/no/such/directory"));
+    assert!(!failed.status.success());
+    is_unknown(&host, "was restored");
+    // A vault that is made now has wrapped nothing before.
+    host.good("keyvault create new");
+    host.good("keyvault key create k --vault-name new --size 2048");
+    let effect = host.good("keyvault key what-if --disable k --vault-name new");
+    assert_eq!(effect["safeToDisable"], "yes", "{effect}");
+
+    let rebuilt = host.good(&format!("{line} {elsewhere}"));
+    assert_eq!(rebuilt["resources"][0]["name"], "after", "{rebuilt}");
+    let what_if = || host.good("keyvault key what-if --disable k --vault-name vlt");
+    assert_eq!(what_if()["safeToDisable"], "no");
+    host.good(MOVE);
+    assert_eq!(what_if()["safeToDisable"], "yes", "{}", what_if());
+}
+
+#[test]
+fn another_disk_of_the_name_is_not_the_one_that_was_not_found() {
+    let (host, _) = host_with_disk_elsewhere();
+    let away = host.path("away");
+    fs::create_dir(&away).unwrap();
+    host.good(&format!(
+        "disk create p --size 1MiB --data-dir {}",
+        away.display()
+    ));
+    lose_catalog(&host);
+    let rebuilt = host.good("catalog rebuild");
+    assert_eq!(
+        rebuilt["notFound"],
+        serde_json::json!(["e", "p"]),
+        "{rebuilt}"
+    );
+    host.good(MOVE);
+    is_unknown(&host, "'e' used it by the vault's log");
+    // It is the one by its name alone.
+    host.good(&format!(
+        "disk register --dir {}/p --name e",
+        away.display()
+    ));
+    is_unknown(&host, "'e' used it by the vault's log");
 }
 
 #[test]

@@ -132,6 +132,37 @@ fn a_key_that_is_deleted_stops_the_disk_until_it_is_recovered() {
     running.customer.wait_stopped();
 }
 
+/// Nobody can bring such a vault back, so nothing is waited for.
+#[test]
+fn a_vault_that_is_purged_between_two_checks_stops_the_disk_at_the_next() {
+    let mut running = Running::new(&["--key-check-interval", "4", "--on-revoke", "error"]);
+    running.customer.wait_served();
+    let installation = running.customer.installation();
+    installation
+        .delete_vault(Customer::VAULT, true, disks::reconcile)
+        .unwrap();
+    installation.purge_vault(Customer::VAULT).unwrap();
+    let (code, after) = running.stops();
+    assert_eq!(code, "KeyNotFound");
+    assert!(after < Duration::from_secs(3) + BOUND, "{after:?}");
+}
+
+/// As in a catalog that was made again while the vault was not there: the vault may come back.
+#[test]
+fn a_catalog_that_does_not_know_the_vault_destroys_nothing() {
+    let mut running = Running::new(FAIL);
+    let installation = running.customer.installation();
+    let vault = installation.catalog().vault(Customer::VAULT).unwrap();
+    installation
+        .catalog()
+        .forget_vault(Customer::VAULT)
+        .unwrap();
+    running.customer.wait_for("KeyUnreachable", "Held");
+    assert_eq!(running.write(), Ok(()));
+    installation.catalog().insert_vault(&vault.record).unwrap();
+    running.resumes();
+}
+
 #[test]
 fn a_vault_that_is_away_for_less_than_the_grace_period_stops_nothing() {
     let mut running = Running::new(FAIL);

@@ -91,7 +91,11 @@ fn admitted(site: &Site<'_>, head: &Head) -> Result<(BlobRequest, AccessRecord),
     });
     found.inspect_err(|error| {
         if error.status == 403 {
-            let detail = format!("{} {}", head.method, head.path);
+            // Whoever has no token can think of paths without end: what they are is not told apart.
+            let detail = match BlobError::unauthentic() == *error {
+                true => format!("{} without a valid token", head.method),
+                false => format!("{} {}", head.method, head.path),
+            };
             site.note_refused(
                 head.peer,
                 "AccessRefused",
@@ -104,7 +108,10 @@ fn admitted(site: &Site<'_>, head: &Head) -> Result<(BlobRequest, AccessRecord),
 }
 
 /// The grant of a ticket.
-fn granted(installation: &Installation, ticket: &Ticket) -> Result<AccessRecord, BlobError> {
+///
+/// # Errors
+/// 403 for one that does not count.
+pub fn granted(installation: &Installation, ticket: &Ticket) -> Result<AccessRecord, BlobError> {
     let grant = installation.access_by_token(ticket.grant, &ticket.token)?;
     let grant = grant.filter(|grant| grant.resource == ticket.resource);
     let grant = grant.ok_or_else(BlobError::unauthentic)?;
@@ -134,7 +141,7 @@ fn answer(
         }
         (Asked::Get(range), Opened::Read(reader)) => {
             let (status, part) = about.part(*range)?;
-            let begun = sessions.begin_download(&session)?;
+            let begun = sessions.begin_download(&session, part.end - part.start)?;
             let download = Download::begin(Arc::clone(reader), part.clone())?;
             let stream = Box::new(Sent::new(session.clone(), download, begun));
             let mut headers = Vec::new();

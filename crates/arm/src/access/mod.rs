@@ -11,6 +11,7 @@
 
 mod blob;
 mod error;
+mod image;
 mod list_xml;
 mod operator;
 mod policy;
@@ -18,8 +19,9 @@ mod request;
 mod requests;
 mod sessions;
 
-pub use blob::{admit, transfer};
+pub use blob::{admit, granted, transfer};
 pub use error::BlobError;
+pub use image::image;
 pub use operator::{AccessUrl, grant, revoke};
 pub use policy::end_forbidden;
 pub use request::{Asked, BlobRequest, ByteRange, MAX_WRITTEN, Since, Ticket, is_transfer};

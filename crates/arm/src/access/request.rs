@@ -20,6 +20,9 @@ const PREFIX: &str = "sas";
 /// Most bytes that a PUT writes.
 pub const MAX_WRITTEN: u64 = 4 << 20;
 const SECTOR: u64 = 512;
+/// Azure's header for a range, and HTTP's.
+const MS_RANGE: &str = "x-ms-range";
+const RANGE: &str = "range";
 /// Most ranges of a page of a list, as Azure storage has it.
 const MAX_LISTED: usize = 10_000;
 
@@ -134,6 +137,12 @@ impl Parts {
 }
 
 impl Ticket {
+    /// That of a URL, if it says one.
+    pub fn of_url(url: &str) -> Option<Self> {
+        let (path, query) = path_and_query(url);
+        Parts::of(query).ticket(path)
+    }
+
     /// The path and query of the URL that says it, with what Azure's have besides.
     pub fn path(&self, access: &str, expires: &str) -> String {
         let mut query = form_urlencoded::Serializer::new(String::new());
@@ -175,11 +184,10 @@ fn list(head: &Head, parts: &Parts) -> Result<Asked, BlobError> {
         );
         BlobError::new(400, "InvalidQueryParameterValue", message)
     };
-    let url = head.header("x-ms-previous-snapshot-url");
+    let url = only(head, "x-ms-previous-snapshot-url")?;
     let since = match (url, &parts.since) {
         (Some(url), _) => {
-            let (path, query) = path_and_query(url);
-            let ticket = Parts::of(query).ticket(path);
+            let ticket = Ticket::of_url(url);
             Some(Since::Url(ticket.ok_or_else(BlobError::unauthentic)?))
         }
         (None, Some(name)) if name.is_empty() => return Err(wrong("prevsnapshot")),
@@ -215,13 +223,19 @@ fn write(head: &Head) -> Result<Asked, BlobError> {
             format!("An HTTP header that's mandatory for this request is not specified: {name}.");
         BlobError::new(400, "MissingRequiredHeader", message)
     };
-    let what = head.header("x-ms-page-write");
+    let what = only(head, "x-ms-page-write")?;
     let what = what.ok_or_else(|| missing("x-ms-page-write"))?;
     let range = match range(head)? {
         Some(ByteRange::From(start, Some(end))) => start..end,
-        Some(_) => return Err(BlobError::header("x-ms-range")),
-        None => return Err(missing("x-ms-range")),
+        Some(_) => return Err(BlobError::header(MS_RANGE)),
+        None => return Err(missing(MS_RANGE)),
     };
+    // To read another part than was meant does no harm; to write one does.
+    if let (Some(ours), Some(usual)) = (range_of(head, MS_RANGE)?, range_of(head, RANGE)?)
+        && ours != usual
+    {
+        return Err(BlobError::header(MS_RANGE));
+    }
     let length = range.end - range.start;
     let is_whole = range.start.is_multiple_of(SECTOR) && length.is_multiple_of(SECTOR);
     if !is_whole {
@@ -244,13 +258,25 @@ fn write(head: &Head) -> Result<Asked, BlobError> {
 
 /// The range that is asked for: Azure's header counts when both are there.
 fn range(head: &Head) -> Result<Option<ByteRange>, BlobError> {
-    for name in ["x-ms-range", "range"] {
-        if let Some(text) = head.header(name) {
-            let found = parse_range(text);
-            return found.map(Some).ok_or_else(|| BlobError::header(name));
+    for name in [MS_RANGE, RANGE] {
+        if let Some(found) = range_of(head, name)? {
+            return Ok(Some(found));
         }
     }
     Ok(None)
+}
+
+fn range_of(head: &Head, name: &str) -> Result<Option<ByteRange>, BlobError> {
+    let Some(text) = only(head, name)? else {
+        return Ok(None);
+    };
+    let found = parse_range(text);
+    found.map(Some).ok_or_else(|| BlobError::header(name))
+}
+
+/// A header that does not contradict itself.
+fn only<'a>(head: &'a Head, name: &str) -> Result<Option<&'a str>, BlobError> {
+    head.only(name).map_err(|_| BlobError::header(name))
 }
 
 /// `bytes=0-511`, `bytes=512-`, `bytes=-512`
@@ -351,6 +377,23 @@ mod tests {
         assert_eq!(page("bytes=0-510", "update"), Err(416));
         assert_eq!(page("bytes=0-", "update"), Err(400));
         assert_eq!(page("bytes=0-511", "append"), Err(400));
+        // What contradicts itself is not written somewhere.
+        let written = |more: &[(&'static str, &'static str)]| {
+            let first = [("x-ms-range", "bytes=0-511"), ("x-ms-page-write", "update")];
+            asked("PUT", "&comp=page", &[&first[..], more].concat())
+        };
+        for (more, wanted) in [
+            (("x-ms-range", "bytes=0-511"), Ok(Asked::Write(0..512))),
+            (("range", "bytes=0-511"), Ok(Asked::Write(0..512))),
+            (("x-ms-range", "bytes=512-1023"), Err(400)),
+            (("range", "bytes=512-1023"), Err(400)),
+            (("range", "x"), Err(400)),
+            (("x-ms-page-write", "clear"), Err(400)),
+        ] {
+            assert_eq!(written(&[more]), wanted, "{more:?}");
+        }
+        let twice = [("range", "bytes=0-1"), ("range", "bytes=2-3")];
+        assert_eq!(asked("GET", "", &twice), Err(400));
         assert_eq!(asked("PUT", "", &[]), Err(405));
         assert_eq!(asked("DELETE", "", &[]), Err(405));
         assert_eq!(asked("GET", "&comp=pagelist&maxresults=0", &[]), Err(400));

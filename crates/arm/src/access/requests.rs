@@ -13,22 +13,26 @@ use crate::names::time_text;
 use crate::reply::{done, item};
 use crate::types::bodies::{one_of, optional_bool};
 use disks::{AccessRequest, Disk, GrantedAccess, grant_access, revoke_access};
-use installation::catalog::{Access, PlacementRecord};
+use installation::catalog::{Access, Kind, PlacementRecord};
 use installation::envelope::ResourceKind;
 use server::FrontReply;
 
-/// What is below a disk or a snapshot.
+/// What is below a disk or a snapshot; below anything else there is nothing.
 ///
 /// # Errors
 /// Every refusal.
 pub fn below(
     call: &Call<'_>,
-    kind: ResourceKind,
     placed: &PlacementRecord,
     words: &[String],
 ) -> Option<Result<FrontReply, ArmError>> {
     let [word] = words else {
         return None;
+    };
+    let kind = match placed.kind {
+        Kind::Disk => ResourceKind::Disk,
+        Kind::Snapshot => ResourceKind::Snapshot,
+        _ => return None,
     };
     let is = |action: &str| word.eq_ignore_ascii_case(action) && call.head.method == "POST";
     if is("beginGetAccess") {

@@ -1,7 +1,7 @@
 //! Disks and snapshots that are open for whoever was granted access.
 //!
-//! The keys are unwrapped when the first request of a grant comes, and asked for again while it is used. They go when the
-//! grant is over, or nobody has asked for long.
+//! The keys are unwrapped when the first request of a grant comes, and asked for again every few seconds, whatever its
+//! clients do. They go when a vault refuses them, the grant is over, or nobody has asked for long.
 
 use std::collections::HashMap;
 use std::io;
@@ -15,21 +15,21 @@ use uuid::Uuid;
 
 use super::error::BlobError;
 use super::policy::is_forbidden;
-use disks::{Download, Piece, Reader, Uploader};
+use disks::{DiskError, Download, KeyWatch, Piece, Reader, Uploader};
 use installation::Installation;
 use installation::catalog::{Access, AccessRecord, CatalogError};
 use server::{ByteStream, Chunk};
 
-/// How often it is looked which grants are over.
+/// How often it is looked which grants are over, and which keys.
 const LOOK: Duration = Duration::from_millis(300);
-/// How often the vault is asked again, as it is for attached disks.
-const CHECK: Duration = Duration::from_secs(5);
 /// For how long keys are kept that nobody uses.
 const IDLE: Duration = Duration::from_secs(10);
 /// Most downloads at a time.
 const MOST: usize = 32;
-/// Most downloads at a time by one grant, so that nobody keeps all others out.
+/// Most downloads at a time by the grants of one identity, so that nobody keeps all others out.
 const MAX_OF_ONE: usize = 20;
+/// Bytes that the kernel takes at once: whoever asks for so few is not counted.
+const SHORT: u64 = 64 << 10;
 
 /// The open disks of a server.
 pub struct Sessions {
@@ -55,7 +55,6 @@ pub struct Session {
     grant: AccessRecord,
     opened: Opened,
     over: AtomicBool,
-    checked: Mutex<Instant>,
     used: Mutex<Instant>,
 }
 
@@ -122,35 +121,44 @@ impl Sessions {
         }
     }
 
-    /// A place for a download.
+    /// A place for a download of so many bytes.
     ///
     /// # Errors
     /// 503 when there are too many.
-    pub fn begin_download(&self, session: &Session) -> Result<Begun, BlobError> {
-        let grant = session.grant.id;
-        let mut downloads = locked(&self.inner.downloads);
-        let of_one = downloads.get(&grant).copied().unwrap_or_default();
-        if of_one >= MAX_OF_ONE || downloads.values().sum::<usize>() >= MOST {
-            return Err(BlobError::busy());
-        }
-        downloads.insert(grant, of_one + 1);
-        Ok(Begun(Arc::clone(&self.inner.downloads), grant))
+    pub fn begin_download(&self, session: &Session, length: u64) -> Result<Begun, BlobError> {
+        begin_download(&self.inner.downloads, session.grant.created.by, length)
     }
 }
 
-/// How many downloads there are, by the id of their grant.
+/// How many downloads there are, by who has granted access.
 type Downloads = Mutex<HashMap<Uuid, usize>>;
 
-/// A download that is counted, until it is dropped.
-pub struct Begun(Arc<Downloads>, Uuid);
+/// A download that is counted, unless it is short, until it is dropped.
+pub struct Begun(Option<(Arc<Downloads>, Uuid)>);
+
+fn begin_download(all: &Arc<Downloads>, by: Uuid, length: u64) -> Result<Begun, BlobError> {
+    if length <= SHORT {
+        return Ok(Begun(None));
+    }
+    let mut downloads = locked(all);
+    let of_one = downloads.get(&by).copied().unwrap_or_default();
+    if of_one >= MAX_OF_ONE || downloads.values().sum::<usize>() >= MOST {
+        return Err(BlobError::busy());
+    }
+    downloads.insert(by, of_one + 1);
+    Ok(Begun(Some((Arc::clone(all), by))))
+}
 
 impl Drop for Begun {
     fn drop(&mut self) {
-        let mut downloads = locked(&self.0);
-        if let Some(left) = downloads.get_mut(&self.1) {
+        let Some((downloads, by)) = &self.0 else {
+            return;
+        };
+        let mut downloads = locked(downloads);
+        if let Some(left) = downloads.get_mut(by) {
             *left -= 1;
             if *left == 0 {
-                downloads.remove(&self.1);
+                downloads.remove(by);
             }
         }
     }
@@ -185,14 +193,12 @@ impl Inner {
                 Opened::Write(Box::new(uploader))
             }
         };
-        let now = Instant::now();
         Ok(Session {
             installation,
             grant: grant.clone(),
             opened,
             over: AtomicBool::new(false),
-            checked: Mutex::new(now),
-            used: Mutex::new(now),
+            used: Mutex::new(Instant::now()),
         })
     }
 
@@ -263,34 +269,39 @@ impl Session {
     }
 
     fn is_over(&self) -> bool {
-        self.over.load(Ordering::Acquire) || !self.grant.is_live(OffsetDateTime::now_utc())
+        self.over.load(Ordering::Acquire)
+            || self.keys().is_over()
+            || !self.grant.is_live(OffsetDateTime::now_utc())
     }
 
-    /// Refuses what is over. Now and then the vault is asked whether it still grants the keys; what it refuses, and what
-    /// cannot be found out, ends the session: the next request opens another one, or is refused.
+    fn keys(&self) -> &KeyWatch {
+        match &self.opened {
+            Opened::Read(reader) => reader.keys(),
+            Opened::Write(uploader) => uploader.keys(),
+        }
+    }
+
+    /// Refuses what is over: the next request opens another session, or is refused.
     fn check(&self) -> Result<(), BlobError> {
+        if let Some(refused) = self.end_without_keys() {
+            return Err(refused.into());
+        }
         if self.is_over() {
             return Err(BlobError::unauthentic());
         }
         *locked(&self.used) = Instant::now();
-        let Ok(mut checked) = self.checked.try_lock() else {
-            return Ok(());
-        };
-        if checked.elapsed() < CHECK {
-            return Ok(());
-        }
-        let found = match &self.opened {
-            Opened::Read(reader) => reader.check_keys(&self.installation),
-            Opened::Write(uploader) => uploader.check_keys(&self.installation),
-        };
-        *checked = Instant::now();
-        if let Err(error) = found {
-            let (kind, name) = (self.grant.kind, &self.grant.name);
-            log::warn!("access over the network to the {kind} {name} ends: {error}");
-            self.over.store(true, Ordering::Release);
-            return Err(error.into());
-        }
         Ok(())
+    }
+
+    /// Ends the session, and tells once why, if its keys are not granted any more.
+    fn end_without_keys(&self) -> Option<DiskError> {
+        if !self.keys().is_over() || self.over.swap(true, Ordering::AcqRel) {
+            return None;
+        }
+        let error = self.keys().why();
+        let (kind, name) = (self.grant.kind, &self.grant.name);
+        log::warn!("access over the network to the {kind} {name} ends: {error}");
+        Some(error)
     }
 
     /// Whether the session is to be kept.
@@ -301,7 +312,8 @@ impl Session {
 
     /// Whether the grant is over, which those who use the session are told then.
     fn end_if_over(&self) -> bool {
-        let over = self.is_over()
+        let over = self.end_without_keys().is_some()
+            || self.is_over()
             || self.is_gone().unwrap_or_else(|error| {
                 // What cannot be found out is not granted.
                 log::error!("access to disks over the network ends: {error}");
@@ -357,5 +369,26 @@ impl ByteStream for Sent {
     fn permission(&self) -> Arc<dyn Fn() -> bool + Send + Sync> {
         let session = Arc::clone(&self.session);
         Arc::new(move || !session.is_over())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_takes_all_places_of_downloads() {
+        let downloads = Arc::new(Downloads::default());
+        let begin = |by: u128, length: u64| begin_download(&downloads, Uuid::from_u128(by), length);
+        // By however many grants.
+        let mut begun: Vec<_> = (0..MOST).filter_map(|_| begin(1, u64::MAX).ok()).collect();
+        assert_eq!(begun.len(), MAX_OF_ONE);
+        assert!(begin(2, u64::MAX).is_ok());
+        begun.extend((0..MOST).filter_map(|_| begin(2, u64::MAX).ok()));
+        assert_eq!(begun.len(), MOST);
+        assert!(begin(3, SHORT + 1).is_err());
+        assert!(begin(3, SHORT).is_ok());
+        drop(begun);
+        assert!(locked(&downloads).is_empty());
     }
 }

@@ -5,12 +5,14 @@
 //! server it goes on: a resource that is made is read, and the one that was being made is put again. Values of secure
 //! parameters are kept nowhere, so that a deployment with such ends with the server.
 
+mod differences;
 mod environment;
 mod prepare;
 mod requests;
 mod run;
 mod secrets;
 mod views;
+mod what_if;
 
 pub use requests::{answer, are, are_words, is_one};
 pub use run::Deployment;

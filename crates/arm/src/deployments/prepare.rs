@@ -63,7 +63,7 @@ pub fn prepare(call: &Call<'_>, group: &str, name: &str) -> Result<Deployment, A
     })
 }
 
-/// Refuses a resource of a type that there is not, and one that whoever deploys may not make.
+/// Refuses a resource of a type that there is not, and one that whoever deploys may not make or that is locked.
 fn check(call: &Call<'_>, resource: &PlannedResource) -> Result<(), ArmError> {
     let refuse = |status: u16, code: &str, why: String| ArmError {
         target: Some(resource.id.clone()),
@@ -100,7 +100,7 @@ fn check(call: &Call<'_>, resource: &PlannedResource) -> Result<(), ArmError> {
     };
     let action = format!("{}/write", last.full_type());
     call.require(&action, &scope)
-        .map_err(|error| refuse(403, &error.code, error.message))
+        .map_err(|error| refuse(error.status, &error.code, error.message))
 }
 
 fn is_known(call: &Call<'_>, typed: &Typed) -> bool {
@@ -109,6 +109,7 @@ fn is_known(call: &Call<'_>, typed: &Typed) -> bool {
         1 => {
             call.type_of(&typed.provider, first).is_some()
                 || typed.is("Microsoft.Authorization", &["roleAssignments"])
+                || typed.is("Microsoft.Authorization", &["locks"])
         }
         _ => typed.is("Microsoft.KeyVault", &["vaults", "keys"]),
     }

@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use super::prepare::prepare;
 use super::views::{self, TYPE};
+use super::what_if::what_if;
 use crate::audit::recorded;
 use crate::call::Call;
 use crate::error::ArmError;
@@ -12,6 +13,7 @@ use crate::id::{ArmPath, Typed};
 use crate::operations::{self, watched};
 use crate::reply::{done, item, list};
 use installation::catalog::{DeploymentName, OperationRecord, OperationState};
+use templates::parse_request;
 
 /// Azure's limit of deployments that a group keeps; the oldest makes room.
 const MOST: usize = 800;
@@ -67,11 +69,7 @@ pub fn answer(call: &Call<'_>, group: &str, words: &[String]) -> Result<FrontRep
         ("POST", ("validate", None)) => one.validate(),
         ("POST", ("cancel", None)) => one.cancel(),
         ("POST", ("exporttemplate", None)) => one.export(),
-        ("POST", ("whatif", None)) => Err(ArmError::new(
-            400,
-            "FeatureNotOffered",
-            "Sealdisk does not offer to say what a deployment would change; validate it.",
-        )),
+        ("POST", ("whatif", None)) => one.what_if(),
         ("GET", ("operations", id)) => one.operations(id),
         ("GET", ("operationstatuses", Some(id))) => one.status(id),
         (_, ("", None)) => Err(not_allowed()),
@@ -192,6 +190,14 @@ impl<'a> One<'a> {
         )))
     }
 
+    fn what_if(&self) -> Result<FrontReply, ArmError> {
+        self.require("whatIf/action")?;
+        let deployment = prepare(self.call, &self.group, self.name)?;
+        let only_ids = parse_request(self.call.raw)?.only_ids;
+        let found = what_if(self.call, deployment, &self.group, only_ids)?;
+        Ok(item(found))
+    }
+
     fn put(&self) -> Result<FrontReply, ArmError> {
         self.require("write")?;
         let lock = self.call.changes.lock(&self.id);
@@ -214,7 +220,7 @@ impl<'a> One<'a> {
             operations::begin(self.call, record, Box::new(deployment))
         })?;
         drop(lock);
-        let record = operations::wait(self.call, id)?;
+        let record = operations::wait(self.call, id, operations::PATIENCE)?;
         Ok(self.answered(&record, before.is_none()))
     }
 

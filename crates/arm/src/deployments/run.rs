@@ -189,7 +189,7 @@ fn is_made(record: &OperationRecord, id: &str) -> bool {
 }
 
 /// What a GET has found; nothing where it says that there is nothing.
-fn found(reply: Result<FrontReply, ArmError>) -> Result<Option<Value>, ArmError> {
+pub fn found(reply: Result<FrontReply, ArmError>) -> Result<Option<Value>, ArmError> {
     match reply {
         Ok(reply) => Ok(reply.body),
         Err(error) if error.status == 404 => Ok(None),

@@ -17,7 +17,7 @@ const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-be
 /// Why it is not known who asks.
 pub(super) fn by_client(site: &Site<'_>, form: &Form<'_>) -> Result<IdentityRecord, Refusal> {
     let client = form.required("client_id")?;
-    form.resource()?;
+    let resource = form.resource()?;
     let client_id = Uuid::try_parse(&client).ok();
     let identity = match form.field("client_assertion") {
         Some(assertion) => {
@@ -25,7 +25,7 @@ pub(super) fn by_client(site: &Site<'_>, form: &Form<'_>) -> Result<IdentityReco
                 let message = format!("The 'client_assertion_type' has to be '{ASSERTION_TYPE}'.");
                 return Err(Refusal::new(400, "invalid_request", 700021, message));
             }
-            by_assertion(site, client_id, &assertion)
+            by_assertion(site, client_id, &assertion, &resource)
         }
         None => by_secret(site, client_id, &form.required("client_secret")?),
     };
@@ -56,6 +56,7 @@ fn by_assertion(
     site: &Site<'_>,
     client_id: Option<Uuid>,
     assertion: &str,
+    resource: &str,
 ) -> Result<IdentityRecord, Refusal> {
     let refused = |why: AssertionError| {
         let (code, message) = match why {
@@ -73,6 +74,12 @@ fn by_assertion(
                 700024,
                 "Client assertion is not within its valid time range. Compare the clocks of both installations.",
             ),
+            // This says nothing of the identity: a client whose answer was lost signs another one.
+            AssertionError::Used => {
+                let message =
+                    "Assertion is invalid: it was used before. Sign another one for each token.";
+                return Refusal::new(409, "invalid_grant", 50013, message);
+            }
         };
         Refusal::new(401, "invalid_client", code, message)
     };
@@ -84,7 +91,7 @@ fn by_assertion(
     // Who is not there is told what one is told that trusts nobody.
     let found = found.map_err(|error| failed(&error))?;
     let identity = found.ok_or_else(|| refused(AssertionError::Unknown))?;
-    let checked = installation.check_assertion(identity.object_id, assertion);
+    let checked = installation.check_assertion(identity.object_id, assertion, resource);
     let credential = checked.map_err(|error| failed(&error))?.map_err(refused)?;
     log::info!(
         "the federated credential '{}' of {} proves that {} asks",

@@ -156,13 +156,18 @@ fn token(
     form: &Form<'_>,
 ) -> Result<Value, Refusal> {
     let grant = form.required("grant_type")?;
+    let mut ends = None;
     let (identity, resource) = match grant.as_str() {
         "client_credentials" => {
             let identity = by_client(site, form)?;
             return access_token(site, head, &form.resource()?, &identity);
         }
-        "password" => (by_password(site, attempts, form)?, form.resource()?),
-        "refresh_token" => (by_refresh_token(site, form)?, form.resource()?),
+        "password" => (by_password(site, attempts, head, form)?, form.resource()?),
+        "refresh_token" => {
+            let (identity, end) = by_refresh_token(site, form)?;
+            ends = Some(end);
+            (identity, form.resource()?)
+        }
         DEVICE_GRANT | "device_code" => by_device_code(site, form)?,
         _ => {
             let message = "Only the grant types client_credentials, password, refresh_token and device_code are \
@@ -171,7 +176,7 @@ fn token(
         }
     };
     let access = access_token(site, head, &resource, &identity)?;
-    user_tokens(site, form, &identity, access)
+    user_tokens(site, form, &identity, ends, access)
 }
 
 /// The answer with an access token, once it is recorded who gets it.

@@ -24,7 +24,7 @@ use vault::VaultErrorCode;
 
 /// For whom what renews a login is: nobody's token has it as its audience.
 const REFRESH: &str = "urn:sealdisk:refresh";
-/// How long a login can be renewed: less than the keys are kept that verify.
+/// How long a login can be renewed, from its beginning on: less than the keys are kept that verify.
 const REFRESH_LIFETIME: Duration = Duration::hours(12);
 /// Seconds between two questions of a device.
 const INTERVAL: u32 = 2;
@@ -55,6 +55,7 @@ fn invalid_grant(code: u32, message: &str) -> Refusal {
 pub(super) fn by_password(
     site: &Site<'_>,
     attempts: &Attempts,
+    head: &Head,
     form: &Form<'_>,
 ) -> Result<IdentityRecord, Refusal> {
     let (given, password) = (form.required("username")?, form.required("password")?);
@@ -71,7 +72,8 @@ pub(super) fn by_password(
         return Err(wrong());
     }
     let name = site.installation().user_name(&given);
-    let attempt = attempts.begin(name, Instant::now()).map_err(|why| match why {
+    let attempt = attempts.begin(name, head.peer.ip(), Instant::now());
+    let attempt = attempt.map_err(|why| match why {
         NotNow::Locked => claimed(invalid_grant(
             50053,
             "The account is locked, because somebody tried to sign in too many times with an incorrect password. Try \
@@ -90,14 +92,14 @@ pub(super) fn by_password(
     found.ok_or_else(wrong)
 }
 
-/// The user whose login is renewed.
+/// The user whose login is renewed, and when the login ends: no later than without that.
 ///
 /// # Errors
 /// Why it is not.
 pub(super) fn by_refresh_token(
     site: &Site<'_>,
     form: &Form<'_>,
-) -> Result<IdentityRecord, Refusal> {
+) -> Result<(IdentityRecord, i64), Refusal> {
     let (token, client) = (form.required("refresh_token")?, form.required("client_id")?);
     let ended = || {
         let message =
@@ -111,7 +113,7 @@ pub(super) fn by_refresh_token(
     let stamp = site.installation().login_stamp(&identity);
     let stamp = stamp.map_err(|error| failed(&error))?;
     match refresh.stamp == stamp && refresh.client == client {
-        true => Ok(identity),
+        true => Ok((identity, refresh.exp)),
         false => Err(ended()),
     }
 }
@@ -126,13 +128,14 @@ pub(super) fn device_code(
     form: &Form<'_>,
     names: &Names,
 ) -> Result<Value, Refusal> {
-    form.required("client_id")?;
+    let client = form.required("client_id")?;
     let resource = form.resource()?;
     if resource.len() > LONGEST {
         let message = "The provided value for the input parameter 'scope' is not valid.";
         return Err(Refusal::new(400, "invalid_scope", 70011, message));
     }
-    let begun = site.installation().begin_device_login(head.peer, &resource);
+    let installation = site.installation();
+    let begun = installation.begin_device_login(head.peer, &client, &resource);
     let login = begun.map_err(|error| match error {
         InstallationError::Vault(error) if error.code == VaultErrorCode::Throttled => {
             Refusal::new(429, "temporarily_unavailable", 90055, error.message)
@@ -166,8 +169,8 @@ pub(super) fn by_device_code(
         Some(code) => code,
         None => form.required("code")?,
     };
-    form.required("client_id")?;
-    let state = site.installation().poll_device_login(&code);
+    let client = form.required("client_id")?;
+    let state = site.installation().poll_device_login(&code, &client);
     match state.map_err(|error| failed(&error))? {
         DeviceState::Approved(identity, resource) => Ok((identity, resource)),
         DeviceState::Pending => Err(Refusal::new(
@@ -185,7 +188,8 @@ pub(super) fn by_device_code(
     }
 }
 
-/// The answer for a user: an access token, with what a client keeps of the login.
+/// The answer for a user: an access token, with what a client keeps of the login. `ends` is when the login does, unless
+/// it is a new one.
 ///
 /// # Errors
 /// When nothing can be signed.
@@ -193,6 +197,7 @@ pub(super) fn user_tokens(
     site: &Site<'_>,
     form: &Form<'_>,
     identity: &IdentityRecord,
+    ends: Option<i64>,
     mut answer: Value,
 ) -> Result<Value, Refusal> {
     let client = form.required("client_id")?;
@@ -215,12 +220,13 @@ pub(super) fn user_tokens(
         "ver": "2.0",
     });
     let stamp = installation.login_stamp(identity);
+    let ends = ends.unwrap_or_else(|| (now + REFRESH_LIFETIME).unix_timestamp());
     let refresh = Refresh {
         aud: REFRESH.into(),
         iss: site.issuer().into(),
         iat: now.unix_timestamp(),
         nbf: now.unix_timestamp(),
-        exp: (now + REFRESH_LIFETIME).unix_timestamp(),
+        exp: ends,
         sub: identity.object_id,
         client,
         stamp: stamp.map_err(|error| failed(&error))?,
@@ -229,7 +235,7 @@ pub(super) fn user_tokens(
     let signed = |signed: Result<String, server::ApiError>| signed.map_err(|e| failed(&e.message));
     answer["id_token"] = json!(signed(site.sign(&id_token))?);
     answer["refresh_token"] = json!(signed(site.sign(&refresh))?);
-    answer["refresh_token_expires_in"] = json!(REFRESH_LIFETIME.whole_seconds());
+    answer["refresh_token_expires_in"] = json!(ends.saturating_sub(now.unix_timestamp()));
     answer["client_info"] = json!(URL_SAFE_NO_PAD.encode(info));
     answer["scope"] = json!(form.field("scope").unwrap_or_default());
     Ok(answer)

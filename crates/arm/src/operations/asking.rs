@@ -2,18 +2,16 @@
 //! the roles that they have by then.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use server::{FrontReply, Head, Site};
+use server::{FrontReply, Head};
 use url::form_urlencoded;
 use uuid::Uuid;
 
 use super::failure::failure;
-use crate::access::Sessions;
-use crate::call::{Call, Principal, ResourceType, Route};
-use crate::changing::Changes;
+use super::parts::Server;
+use crate::call::{Call, Principal};
 use crate::error::ArmError;
 use crate::names::Names;
 use crate::query::Query;
@@ -24,16 +22,8 @@ const VERSION: &str = "2025-01-02";
 
 /// Who works for somebody.
 pub struct Worker<'a> {
-    /// What the server has.
-    pub site: &'a Site<'a>,
-    /// What makes changes.
-    pub changes: &'a Arc<Changes>,
-    /// The disks whose data somebody has access to.
-    pub access: &'a Arc<Sessions>,
-    /// The types of resources.
-    pub types: &'static [&'static dyn ResourceType],
-    /// What answers requests.
-    pub route: Route,
+    /// Where.
+    pub server: Server<'a>,
     /// For whom: the object id.
     pub principal: Uuid,
     /// The host by which they know the server, with its port.
@@ -46,11 +36,7 @@ impl<'a> Worker<'a> {
     /// For whoever asks now.
     pub fn of_call(call: &'a Call<'a>) -> Self {
         Self {
-            site: call.site,
-            changes: call.changes,
-            access: call.access,
-            types: call.types,
-            route: call.route,
+            server: Server::of(call),
             principal: call.principal.object_id,
             authority: call.head.authority.clone(),
             peer: call.head.peer,
@@ -59,7 +45,8 @@ impl<'a> Worker<'a> {
 
     /// The names that whoever has begun the operation knows.
     pub fn names(&self) -> Names {
-        Names::new(self.site, &Head::new("GET", &self.authority, "", self.peer))
+        let head = Head::new("GET", &self.authority, "", self.peer);
+        Names::new(self.server.site, &head)
     }
 
     /// Asks; `id` is a path, not percent-encoded.
@@ -73,7 +60,7 @@ impl<'a> Worker<'a> {
         api_version: &str,
         body: Value,
     ) -> Result<FrontReply, ArmError> {
-        self.as_call(method, id, api_version, body, self.route)
+        self.as_call(method, id, api_version, body, self.server.route)
     }
 
     /// Does something in the name of whoever has begun the operation.
@@ -96,18 +83,25 @@ impl<'a> Worker<'a> {
         };
         let mut query = form_urlencoded::Serializer::new(String::new());
         head.query = query.append_pair("api-version", version).finish();
-        let catalog = self.site.installation().catalog();
+        let Server {
+            site,
+            changes,
+            access,
+            types,
+            route,
+        } = self.server;
+        let catalog = site.installation().catalog();
         let identity = catalog.identity_by_object(self.principal)?;
         let identity = identity.ok_or_else(|| {
             let message = "The identity that has begun the operation was deleted.";
             ArmError::new(401, "InvalidAuthenticationToken", message)
         })?;
         let call = Call {
-            site: self.site,
-            changes: self.changes,
-            access: self.access,
-            types: self.types,
-            route: self.route,
+            site,
+            changes,
+            access,
+            types,
+            route,
             head: &head,
             query: Query::parse(&head.query)?,
             body,
@@ -117,7 +111,7 @@ impl<'a> Worker<'a> {
                 client_id: identity.client_id,
             },
             roles: catalog.roles_of(identity.object_id)?,
-            names: Names::new(self.site, &head),
+            names: Names::new(site, &head),
         };
         act(&call)
     }
@@ -132,22 +126,20 @@ impl<'a> Worker<'a> {
         id: &str,
         api_version: &str,
     ) -> Result<FrontReply, ArmError> {
-        if reply.status != 202 {
+        let mut headers = reply.headers.iter();
+        let Some((_, url)) = headers.find(|(name, _)| *name == "azure-asyncoperation") else {
             return Ok(reply);
-        }
-        let watched = reply
-            .headers
-            .iter()
-            .find(|(name, _)| *name == "azure-asyncoperation");
-        let path = watched.and_then(|(_, url)| url.split('?').next());
+        };
+        let path = url.split('?').next();
         let operation = path.and_then(|path| Uuid::try_parse(path.rsplit('/').next()?).ok());
         let Some(operation) = operation else {
             return Err(ArmError::internal(format!(
                 "an operation about {id} has no id"
             )));
         };
-        self.changes.going.wait(operation, Duration::MAX);
-        let known = self.site.installation().catalog().operation(operation)?;
+        let Server { site, changes, .. } = self.server;
+        changes.going.wait(operation, Duration::MAX);
+        let known = site.installation().catalog().operation(operation)?;
         match known {
             Some(record) if record.state == OperationState::Succeeded => {
                 self.ask("GET", id, api_version, Value::Null)

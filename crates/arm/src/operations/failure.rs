@@ -1,7 +1,9 @@
 //! Why operations have failed.
 
+use serde_json::json;
+
 use crate::error::{ArmError, text};
-use installation::catalog::OperationRecord;
+use installation::catalog::{OperationRecord, OperationState};
 
 /// Why an operation has failed.
 pub fn failure(record: &OperationRecord) -> ArmError {
@@ -27,4 +29,10 @@ pub fn cut_off() -> ArmError {
         "OperationInterrupted",
         "The server ended while the operation went on, which cannot be gone on with. Ask for it again.",
     )
+}
+
+/// An operation that has ended for something else about its resource.
+pub fn preempted(record: &mut OperationRecord, why: &str) -> OperationState {
+    record.answer["error"] = json!({"code": "OperationPreempted", "message": why});
+    OperationState::Canceled
 }

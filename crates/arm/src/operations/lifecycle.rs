@@ -9,18 +9,16 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::asking::Worker;
-use super::going::Entered;
-use crate::access::Sessions;
-use crate::call::{Call, ResourceType, Route, Work};
-use crate::changing::Changes;
+use super::failure::preempted;
+use super::going::{Entered, Going, Share};
+use super::parts::Server;
+use crate::call::{Call, Work};
 use crate::error::ArmError;
 use crate::names::Names;
-use installation::catalog::{OperationRecord, OperationState};
+use installation::catalog::{CatalogError, Kind, OperationRecord, OperationState};
 
 /// How long a request waits for its operation.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// Operations at once; each has a thread.
-const MOST: usize = 64;
+pub const PATIENCE: Duration = Duration::from_secs(2);
 /// How long it is known what has become of an operation.
 const KEPT: time::Duration = time::Duration::days(7);
 
@@ -60,15 +58,16 @@ pub fn begin(
     record: OperationRecord,
     work: Box<dyn Work>,
 ) -> Result<Uuid, ArmError> {
-    let id = record.id;
-    match call.changes.going.enter(&record.target, id, MOST) {
+    let (id, share) = (record.id, work.share());
+    let going = &call.changes.going;
+    match going.enter(&record.target, id, share, share.most()) {
         Entered::New => {
             let noted = call.catalog().put_operation(&record);
             let begun = noted
                 .map_err(ArmError::from)
                 .and_then(|()| Server::of(call).spawn(record, work));
             if begun.is_err() {
-                call.changes.going.leave(id);
+                going.leave(id);
             }
             begun.map(|()| id)
         }
@@ -79,7 +78,7 @@ pub fn begin(
                 false => Err(another(&record.target)),
             }
         }
-        Entered::TooMany => Err(too_many()),
+        Entered::TooMany => Err(too_many(share)),
     }
 }
 
@@ -90,53 +89,31 @@ fn another(target: &str) -> ArmError {
     }
 }
 
-/// Waits for an operation for a moment: what is known of it then.
+/// Waits for an operation, but no longer than that: what is known of it then.
 ///
 /// # Errors
 /// 409 when it was deleted meanwhile.
-pub fn wait(call: &Call<'_>, id: Uuid) -> Result<OperationRecord, ArmError> {
-    call.changes.going.wait(id, PATIENCE);
+pub fn wait(call: &Call<'_>, id: Uuid, patience: Duration) -> Result<OperationRecord, ArmError> {
+    call.changes.going.wait(id, patience);
     let known = call.catalog().operation(id)?;
     known.ok_or_else(|| ArmError::conflict("What the operation is about was deleted meanwhile."))
 }
 
-fn too_many() -> ArmError {
+fn too_many(share: Share) -> ArmError {
+    let most = share.most();
+    let why = match share {
+        Share::Copy => format!("The data of {most} disks is being copied. Try again later."),
+        Share::Work | Share::Watch => {
+            format!("{most} operations go on; try again when one has ended.")
+        }
+    };
     ArmError {
         retry_after: Some(10),
-        ..ArmError::new(
-            429,
-            "TooManyRequests",
-            format!("{MOST} operations go on; try again when one has ended."),
-        )
+        ..ArmError::new(429, "TooManyRequests", why)
     }
-}
-
-/// What operations use of a server.
-#[derive(Clone, Copy)]
-pub struct Server<'a> {
-    /// What it has.
-    pub site: &'a Site<'a>,
-    /// What makes changes.
-    pub changes: &'a Arc<Changes>,
-    /// The disks whose data somebody has access to.
-    pub access: &'a Arc<Sessions>,
-    /// The types of resources.
-    pub types: &'static [&'static dyn ResourceType],
-    /// What answers requests.
-    pub route: Route,
 }
 
 impl<'a> Server<'a> {
-    fn of(call: &'a Call<'a>) -> Self {
-        Self {
-            site: call.site,
-            changes: call.changes,
-            access: call.access,
-            types: call.types,
-            route: call.route,
-        }
-    }
-
     fn spawn(self, record: OperationRecord, work: Box<dyn Work>) -> Result<(), ArmError> {
         let Self {
             site,
@@ -167,14 +144,15 @@ impl<'a> Server<'a> {
     }
 
     fn run(self, mut record: OperationRecord, work: Box<dyn Work>) {
-        let (id, target) = (record.id, record.target.clone());
+        // Also after a panic: what it held is for others.
+        let _leaves = Leaves(&self.changes.going, record.id);
+        let target = record.target.clone();
         let worker = self.worker(&record);
         let outcome = worker.and_then(|worker| {
             let perform = |call: &Call<'_>| work.perform(call, &mut record);
             worker.as_call("PUT", &target, "", Value::Null, perform)
         });
         end(self.site, &mut record, outcome);
-        self.changes.going.leave(id);
     }
 
     /// For whoever has begun an operation.
@@ -182,15 +160,20 @@ impl<'a> Server<'a> {
         let of = |name: &str| record.request[name].as_str().unwrap_or_default();
         let peer = of("peer").parse();
         Ok(Worker {
-            site: self.site,
-            changes: self.changes,
-            access: self.access,
-            types: self.types,
-            route: self.route,
+            server: self,
             principal: record.started.by,
             authority: of("authority").into(),
             peer: peer.map_err(|_| ArmError::internal("the record of an operation is damaged"))?,
         })
+    }
+}
+
+/// An operation that leaves when it is dropped.
+struct Leaves<'a>(&'a Going, Uuid);
+
+impl Drop for Leaves<'_> {
+    fn drop(&mut self) {
+        self.0.leave(self.1);
     }
 }
 
@@ -207,22 +190,31 @@ fn end(site: &Site<'_>, record: &mut OperationRecord, outcome: Result<OperationS
         }
     };
     record.changed = OffsetDateTime::now_utc();
-    if let Err(error) = site.installation().catalog().put_operation(record) {
-        log::error!(
-            "what has become of an operation about {} is not noted: {error}",
-            record.target
-        );
+    let noted = site.installation().catalog().put_operation(record);
+    let target = &record.target;
+    match noted {
+        Ok(()) => {}
+        // A deployment goes with its group.
+        Err(CatalogError::NotFound {
+            kind: Kind::Group, ..
+        }) => log::info!("{target} ended with its resource group, which was deleted meanwhile"),
+        Err(error) => {
+            log::error!("what has become of an operation about {target} is not noted: {error}");
+        }
     }
 }
 
 /// Goes on with what the end of the server has cut off; `work_of` says what it was.
 ///
 /// # Errors
-/// When the catalog cannot be read.
+/// When the catalog cannot be read, or an operation has no thread.
 pub fn go_on(server: Server<'_>, work_of: WorkOf) -> Result<(), ArmError> {
-    let catalog = server.site.installation().catalog();
+    let (catalog, going) = (server.site.installation().catalog(), &server.changes.going);
     catalog.forget_operations(OffsetDateTime::now_utc() - KEPT)?;
-    for mut record in catalog.running_operations()? {
+    let mut left = Vec::new();
+    // A resource has one operation at a time, the newest. All are known before the first goes on: what a deployment
+    // asks for is the operation that it has begun before.
+    for mut record in catalog.running_operations()?.into_iter().rev() {
         let worker = server.worker(&record);
         let work = match worker.and_then(|worker| work_of(&record, &worker.names())) {
             Ok(work) => work,
@@ -231,15 +223,28 @@ pub fn go_on(server: Server<'_>, work_of: WorkOf) -> Result<(), ArmError> {
                 continue;
             }
         };
-        let id = record.id;
-        // A resource has one operation at a time.
-        if server.changes.going.enter(&record.target, id, usize::MAX) == Entered::New {
-            log::info!("going on with an operation about {}", record.target);
-            if let Err(error) = server.spawn(record, work) {
-                server.changes.going.leave(id);
-                return Err(error);
-            }
+        let (target, share) = (&record.target, work.share());
+        let entered = match going.enter(target, record.id, share, share.most()) {
+            // What was begun goes on, if need be when there is room.
+            Entered::TooMany => going.enter(target, record.id, Share::Watch, usize::MAX),
+            entered => entered,
+        };
+        if entered == Entered::New {
+            left.push((record, work));
+        } else {
+            let why = "Another operation about the same resource was begun since.";
+            let state = preempted(&mut record, why);
+            end(server.site, &mut record, Ok(state));
         }
     }
-    Ok(())
+    let mut spawned = Ok(());
+    for (record, work) in left.into_iter().rev() {
+        let id = record.id;
+        log::info!("going on with an operation about {}", record.target);
+        if let Err(error) = server.spawn(record, work) {
+            going.leave(id);
+            spawned = Err(error);
+        }
+    }
+    spawned
 }

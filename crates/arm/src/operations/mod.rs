@@ -14,10 +14,12 @@ mod asking;
 mod failure;
 mod going;
 mod lifecycle;
+mod parts;
 mod views;
 
 pub use asking::Worker;
-pub use failure::{cut_off, failure};
-pub use going::Going;
-pub use lifecycle::{Server, begin, go_on, new, wait};
-pub use views::{accepted, result, status, status_of, watched};
+pub use failure::{cut_off, failure, preempted};
+pub use going::{Going, Share};
+pub use lifecycle::{PATIENCE, begin, go_on, new, wait};
+pub use parts::Server;
+pub use views::{accepted, result, status, status_of, watched, watching};

@@ -27,6 +27,14 @@ pub fn accepted(call: &Call<'_>, record: &OperationRecord, body: Option<Value>) 
     }
 }
 
+/// An answer that is complete but for the operation, which goes on: where it can be asked for.
+pub fn watching(call: &Call<'_>, id: Uuid, mut reply: FrontReply) -> FrontReply {
+    let below = format!("operationstatuses/{id}");
+    reply.headers.extend(watched(call, &below));
+    reply.retry_after = Some(1);
+    reply
+}
+
 /// The header with the URL, below the subscription, at which clients ask for an operation.
 pub fn watched(call: &Call<'_>, below: &str) -> Vec<(&'static str, String)> {
     vec![("azure-asyncoperation", url(call, below))]

@@ -53,6 +53,8 @@ pub fn assign(
             ),
         ));
     }
+    // From here on a group stays, and roles are what they are.
+    let lock = installation.lock_policies()?;
     let record = RoleAssignmentRecord {
         id: new.id,
         scope: checked_scope(installation, new.scope)?,
@@ -69,7 +71,7 @@ pub fn assign(
     let all = catalog.role_assignments()?;
     if let Some(known) = all.iter().find(|known| known.id == new.id) {
         if same(&known) {
-            follow_roles_of_all(installation, &all)?;
+            follow_roles_of_all(installation, &lock, &all)?;
             return Ok((known.clone(), false));
         }
         return Err(ArmError::new(
@@ -89,7 +91,7 @@ pub fn assign(
         ));
     }
     catalog.insert_role_assignment(&record)?;
-    follow_roles_of_all(installation, &catalog.role_assignments()?)?;
+    follow_roles_of_all(installation, &lock, &catalog.role_assignments()?)?;
     Ok((record, true))
 }
 
@@ -102,14 +104,23 @@ pub fn remove(
     id: Uuid,
 ) -> Result<Option<RoleAssignmentRecord>, ArmError> {
     let catalog = installation.catalog();
+    let lock = installation.lock_policies()?;
     let mut all = catalog.role_assignments()?;
     let Some(at) = all.iter().position(|known| known.id == id) else {
         return Ok(None);
     };
     let record = all.remove(at);
-    follow_roles_of_all(installation, &all)?;
+    follow_roles_of_all(installation, &lock, &all)?;
     catalog.delete_role_assignment(id)?;
     Ok(Some(record))
+}
+
+/// What the audit log says of a role that is granted or taken away.
+pub fn detail(scope: &str, id: Uuid, principal: Uuid) -> String {
+    match role(id) {
+        Some(role) => format!("{} over {scope} for {principal}", role.name),
+        None => format!("{id} over {scope} for {principal}"),
+    }
 }
 
 /// A scope as it is stored: an id without what a client has put around it.

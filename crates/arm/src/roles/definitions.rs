@@ -186,7 +186,12 @@ pub const ROLES: &[Role] = &[
         description: "Create, Read, Update, and Delete User Assigned Identity.",
         actions: &[
             "Microsoft.Authorization/*/read",
-            "Microsoft.ManagedIdentity/userAssignedIdentities/*",
+            "Microsoft.ManagedIdentity/userAssignedIdentities/read",
+            "Microsoft.ManagedIdentity/userAssignedIdentities/write",
+            "Microsoft.ManagedIdentity/userAssignedIdentities/delete",
+            "Microsoft.ManagedIdentity/userAssignedIdentities/*/read",
+            "Microsoft.ManagedIdentity/userAssignedIdentities/*/write",
+            "Microsoft.ManagedIdentity/userAssignedIdentities/*/delete",
             "Microsoft.Resources/deployments/*",
             "Microsoft.Resources/subscriptions/resourceGroups/read",
         ],
@@ -275,6 +280,11 @@ mod tests {
             "Microsoft.Compute/disks/beginGetAccess/action"
         ));
         assert!(may("User Access Administrator", assign));
+        for verb in ["write", "delete"] {
+            let lock = format!("Microsoft.Authorization/locks/{verb}");
+            assert!(may("Owner", &lock) && may("User Access Administrator", &lock));
+            assert!(!may("Contributor", &lock) && !may("Reader", &lock));
+        }
         assert!(may(
             "Key Vault Contributor",
             "Microsoft.KeyVault/vaults/write"
@@ -288,6 +298,25 @@ mod tests {
             "Key Vault Crypto Officer",
             "Microsoft.KeyVault/vaults/write"
         ));
+        let of_identity = |name: &str, what: &str| {
+            may(
+                name,
+                &format!("Microsoft.ManagedIdentity/userAssignedIdentities/{what}"),
+            )
+        };
+        for what in [
+            "read",
+            "write",
+            "delete",
+            "federatedIdentityCredentials/write",
+        ] {
+            assert!(of_identity("Managed Identity Contributor", what), "{what}");
+        }
+        assert!(!of_identity(
+            "Managed Identity Contributor",
+            "assign/action"
+        ));
+        assert!(of_identity("Managed Identity Operator", "assign/action"));
     }
 
     #[test]

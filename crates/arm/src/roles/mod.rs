@@ -8,12 +8,19 @@ mod assignments;
 mod definitions;
 mod vaults;
 
-pub use assignments::{NewAssignment, assign, remove};
+pub use assignments::{NewAssignment, assign, detail, remove};
 pub use definitions::{ROLES, Role, role, role_named};
-pub use vaults::{RBAC, follow_roles, follow_roles_of_all, has_roles, set_policies};
+pub use vaults::{
+    RBAC, follow_roles, follow_roles_of_all, has_roles, recover, set_policies, set_policy,
+};
 
 use crate::id::is_within;
 use installation::catalog::RoleAssignmentRecord;
+
+/// What the audit log calls the granting of a role, and the taking away.
+pub const WRITE: &str = "RoleAssignmentWrite";
+/// See [`WRITE`].
+pub const DELETE: &str = "RoleAssignmentDelete";
 
 /// The role assignments of one identity.
 pub type Roles = Vec<RoleAssignmentRecord>;

@@ -5,18 +5,20 @@
 //! A role is granted in the catalog first and in the vaults then; it is taken away in the vaults first. A
 //! process that dies in between leaves an identity with less than the catalog says, and never with more.
 //! The next change, or the next start of the server, brings the vaults up to date.
+//!
+//! All of it is done under the [`PolicyLock`], with what the catalog says then. From a deleted vault access is taken away
+//! only; it is given what is missing when it is recovered.
 
 use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
 use super::definitions::role;
-use crate::error::ArmError;
 use crate::id::is_within;
 use crate::names::subscription;
-use installation::Installation;
 use installation::catalog::{Kind, PlacementRecord, RoleAssignmentRecord};
-use vault::{KeyPermission, Permissions};
+use installation::{Installation, InstallationError, PolicyLock};
+use vault::{EmbeddedVault, KeyPermission, Permissions, VaultErrorCode};
 
 /// Where the settings of a placement say that roles govern the vault.
 pub const RBAC: &str = "enableRbacAuthorization";
@@ -25,7 +27,7 @@ pub const RBAC: &str = "enableRbacAuthorization";
 ///
 /// # Errors
 /// When the catalog cannot be read.
-pub fn has_roles(installation: &Installation, vault: &str) -> Result<bool, ArmError> {
+pub fn has_roles(installation: &Installation, vault: &str) -> Result<bool, InstallationError> {
     let placed = installation.catalog().placement(Kind::Vault, vault)?;
     Ok(placed.is_some_and(|placed| says_roles(&placed)))
 }
@@ -35,17 +37,17 @@ fn says_roles(placed: &PlacementRecord) -> bool {
 }
 
 /// Gives all vaults that are governed by roles the access policies that follow from these assignments.
-/// One that is deleted gets them when it is recovered.
 ///
 /// # Errors
 /// Of the first vault that could not be changed; the others are changed all the same.
 pub fn follow_roles_of_all(
     installation: &Installation,
+    lock: &PolicyLock,
     assignments: &[RoleAssignmentRecord],
-) -> Result<(), ArmError> {
+) -> Result<(), InstallationError> {
     let mut outcome = Ok(());
     for record in installation.vaults_here()? {
-        let followed = follow_roles(installation, &record.name, assignments);
+        let followed = follow_roles(installation, lock, &record.name, assignments);
         outcome = outcome.and(followed);
     }
     outcome
@@ -57,19 +59,22 @@ pub fn follow_roles_of_all(
 /// Why it could not be changed.
 pub fn follow_roles(
     installation: &Installation,
+    lock: &PolicyLock,
     name: &str,
     assignments: &[RoleAssignmentRecord],
-) -> Result<(), ArmError> {
-    let Some(placed) = installation.catalog().placement(Kind::Vault, name)? else {
+) -> Result<(), InstallationError> {
+    let catalog = installation.catalog();
+    let Some(placed) = catalog.placement(Kind::Vault, name)? else {
         return Ok(());
     };
-    if !says_roles(&placed) || installation.catalog().vault(&placed.name).is_err() {
+    // A client may have placed it with its name in another case.
+    let Some(name) = catalog.name_of(Kind::Vault, name)? else {
+        return Ok(());
+    };
+    if !says_roles(&placed) {
         return Ok(());
     }
-    let vault = installation.vault(name)?;
-    if vault.deletion()?.is_some() {
-        return Ok(());
-    }
+    let vault = installation.vault(&name)?;
     let group = &placed.group;
     let scope = format!(
         "/subscriptions/{}/resourceGroups/{group}/providers/Microsoft.KeyVault/vaults/{name}",
@@ -86,16 +91,32 @@ pub fn follow_roles(
             *so_far = so_far.union(&granted);
         }
     }
-    set_policies(installation, &vault, wanted)
+    set_policies(installation, lock, &vault, wanted)
 }
 
-/// Gives a vault these access policies, besides the operator's. What is taken away goes first.
+/// Brings a deleted vault back. Whoever has lost a role meanwhile has no access to its keys at any moment.
+///
+/// # Errors
+/// Why it cannot be recovered: it stays deleted. What is to be granted is left to the next change of roles when only that
+/// fails.
+pub fn recover(installation: &Installation, name: &str) -> Result<(), InstallationError> {
+    let lock = installation.lock_policies()?;
+    let assignments = installation.catalog().role_assignments()?;
+    follow_roles(installation, &lock, name, &assignments)?;
+    installation.recover_vault(name)?;
+    follow_roles(installation, &lock, name, &assignments)
+}
+
+/// Gives a vault these access policies, besides the operator's. What is taken away goes first, and nothing else is done
+/// in a deleted vault.
 pub fn set_policies(
     installation: &Installation,
-    vault: &vault::EmbeddedVault,
+    _lock: &PolicyLock,
+    vault: &EmbeddedVault,
     mut wanted: BTreeMap<Uuid, Permissions>,
-) -> Result<(), ArmError> {
+) -> Result<(), InstallationError> {
     let operator = installation.operator();
+    let is_deleted = vault.deletion()?.is_some();
     // Whoever has the host has its command line, whose vault this is.
     wanted.remove(&operator.object_id);
     for (identity, now) in vault.policies()? {
@@ -103,17 +124,41 @@ pub fn set_policies(
             continue;
         }
         match wanted.get(&identity) {
-            None => vault.delete_policy(&operator, identity)?,
             Some(as_it_is) if *as_it_is == now => {
                 wanted.remove(&identity);
             }
-            Some(_) => {}
+            Some(_) if !is_deleted => {}
+            _ => vault.delete_policy(&operator, identity)?,
         }
+    }
+    if is_deleted {
+        return Ok(());
     }
     for (identity, permissions) in &wanted {
         vault.set_policy(&operator, *identity, permissions)?;
     }
     Ok(())
+}
+
+/// Gives one identity these permissions in a vault, or takes away what it has; never the operator's.
+pub fn set_policy(
+    installation: &Installation,
+    _lock: &PolicyLock,
+    vault: &EmbeddedVault,
+    identity: Uuid,
+    permissions: &Permissions,
+) -> Result<(), InstallationError> {
+    let operator = installation.operator();
+    if identity == operator.object_id {
+        return Ok(());
+    }
+    if !permissions.is_empty() {
+        return Ok(vault.set_policy(&operator, identity, permissions)?);
+    }
+    match vault.delete_policy(&operator, identity) {
+        Err(error) if error.code != VaultErrorCode::PolicyNotFound => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 /// What a role permits with the keys of a vault.

@@ -1,17 +1,20 @@
 //! `Microsoft.Compute/disks`.
 
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::bodies::{one_of, optional_text, refuse_unknown};
+use super::import_source::{ImportSource, without_signature};
 use super::sources::{encryption, encryption_view, id_of, is_encryption, refuse_changed, source};
 
 use crate::access;
 use crate::call::{Call, Put, ResourceType, Wanted};
 use crate::error::ArmError;
+use crate::move_disk::{end_copy, move_disk};
 use crate::names::time_text;
 use crate::placed::of_many;
 use disks::import::Cancel;
-use disks::{CloneRequest, CreateRequest, DEFAULT_SECTOR_SIZE, Disk, LayerOp, Outline};
+use disks::{CloneRequest, CreateRequest, DEFAULT_SECTOR_SIZE, Disk, DiskError, LayerOp, Outline};
 use installation::catalog::{DiskState, Kind, PlacementRecord};
 use installation::envelope::{CloneSource, MAX_DISK_SIZE, ResourceKind};
 use server::FrontReply;
@@ -51,7 +54,7 @@ const DISK_SKUS: &[&str] = &[
 ];
 
 /// Azure's names of how a disk is made.
-const OPTIONS: &[&str] = &[
+pub(super) const OPTIONS: &[&str] = &[
     "Empty",
     "Copy",
     "FromImage",
@@ -99,30 +102,36 @@ impl ResourceType for Disks {
 
     fn show(&self, call: &Call<'_>, placed: &PlacementRecord) -> Result<Value, ArmError> {
         let view = disks::outline(call.installation(), ResourceKind::Disk, &placed.name)?;
-        let mut body = shown(call, placed, &view, "Premium_LRS");
-        if call.changes.is_moving(&view) {
-            body["properties"]["provisioningState"] = json!("Updating");
-        }
-        if let Some(attached) = &view.attached {
-            let subscription = call.names.subscription_id();
-            let host = &attached.host;
-            body["managedBy"] = json!(format!("{subscription}/providers/Sealdisk/hosts/{host}"));
-            body["properties"]["LastOwnershipUpdateTime"] = json!(time_text(attached.since));
-        }
-        Ok(body)
+        Ok(body_of(call, placed, &view))
+    }
+
+    fn show_many(
+        &self,
+        call: &Call<'_>,
+        placed: &[PlacementRecord],
+    ) -> Result<Vec<Option<Value>>, ArmError> {
+        show_many(call, ResourceKind::Disk, placed, |placed, view| {
+            body_of(call, placed, view)
+        })
     }
 
     fn settings(&self, call: &Call<'_>, put: &Put<'_>) -> Result<Value, ArmError> {
         refuse_unknown(put.body, KNOWN, READ_ONLY)?;
         wanted_size(put.body)?;
-        let settings = common_settings(put, DISK_SKUS)?;
+        // What anybody who may read the disk is shown does not let them read the source.
+        let shown = without_signature(put.body);
+        let shown = Put {
+            body: &shown,
+            ..*put
+        };
+        let settings = common_settings(&shown, DISK_SKUS)?;
         if put.exists {
             let now = self.show(call, put.placed)?;
             if !is_encryption(&now["properties"]["encryption"], put.body) {
                 encryption(call, put.body)?;
             }
             let data = &now["properties"]["creationData"];
-            refuse_changed(data, put.body, "/properties/creationData")?;
+            refuse_changed(data, shown.body, "/properties/creationData")?;
             let size = now["properties"]["diskSizeGB"].as_u64().unwrap_or_default();
             if wanted_size(put.body)?.is_some_and(|wanted| wanted < size) {
                 return Err(smaller(&put.placed.name, size));
@@ -134,10 +143,10 @@ impl ResourceType for Disks {
         Ok(settings)
     }
 
-    fn apply(&self, call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError> {
+    fn apply(&self, call: &Call<'_>, put: &Put<'_>) -> Result<Option<Uuid>, ArmError> {
         match put.exists {
             true => change(call, put),
-            false => make(call, put),
+            false => make(call, put).map(|()| None),
         }
     }
 
@@ -147,17 +156,21 @@ impl ResourceType for Disks {
         placed: &PlacementRecord,
         words: &[String],
     ) -> Option<Result<FrontReply, ArmError>> {
-        access::below(call, ResourceKind::Disk, placed, words)
+        access::below(call, placed, words)
     }
 
     fn delete(&self, call: &Call<'_>, name: &str) -> Result<(), ArmError> {
-        let runtime = &call.changes.runtime_dir;
-        Ok(disks::delete(
-            call.installation(),
-            ResourceKind::Disk,
-            name,
-            runtime,
-        )?)
+        let (kind, runtime) = (ResourceKind::Disk, &call.changes.runtime_dir);
+        let delete = || disks::delete(call.installation(), kind, name, runtime);
+        match delete() {
+            Err(DiskError::InUse { .. }) if end_copy(call, name)? => delete()?,
+            deleted => deleted?,
+        }
+        // What a disk and its copy have shared.
+        if !call.catalog().merges()?.is_empty() {
+            call.changes.merge_later();
+        }
+        Ok(())
     }
 }
 
@@ -175,7 +188,7 @@ pub fn find_of(
     match catalog.resource(kind, &found) {
         Ok(row) if row.record.state == DiskState::Ready => Ok(Some(found)),
         _ => {
-            disks::sweep(call.installation(), None)?;
+            disks::sweep_one(call.installation(), kind, &found)?;
             Ok(catalog.name_of(kind.into(), name)?)
         }
     }
@@ -183,13 +196,42 @@ pub fn find_of(
 
 /// The names of all of a kind that are complete.
 pub fn all_of(call: &Call<'_>, kind: ResourceKind) -> Result<Vec<String>, ArmError> {
-    let rows = call.catalog().resources()?.into_iter();
-    Ok(rows
-        .map(|row| row.record)
-        .filter(|record| record.kind == kind)
-        .filter(|record| record.state == DiskState::Ready)
-        .map(|record| record.name)
+    let all = Wanted {
+        group: None,
+        after: None,
+        limit: usize::MAX,
+    };
+    let placed = of_many(call, kind, &all)?.into_iter();
+    Ok(placed.map(|placed| placed.name).collect())
+}
+
+/// The bodies of many, with one look at the catalog for all: nothing of what was deleted meanwhile.
+pub fn show_many(
+    call: &Call<'_>,
+    kind: ResourceKind,
+    placed: &[PlacementRecord],
+    show: impl Fn(&PlacementRecord, &Outline) -> Value,
+) -> Result<Vec<Option<Value>>, ArmError> {
+    let names: Vec<&str> = placed.iter().map(|placed| placed.name.as_str()).collect();
+    let views = disks::outlines(call.installation(), kind, &names)?;
+    let both = placed.iter().zip(views);
+    Ok(both
+        .map(|(placed, view)| view.map(|view| show(placed, &view)))
         .collect())
+}
+
+fn body_of(call: &Call<'_>, placed: &PlacementRecord, view: &Outline) -> Value {
+    let mut body = shown(call, placed, view, "Premium_LRS");
+    if call.changes.is_moving(&call.id(placed), view) {
+        body["properties"]["provisioningState"] = json!("Updating");
+    }
+    if let Some(attached) = &view.attached {
+        let subscription = call.names.subscription_id();
+        let host = &attached.host;
+        body["managedBy"] = json!(format!("{subscription}/providers/Sealdisk/hosts/{host}"));
+        body["properties"]["LastOwnershipUpdateTime"] = json!(time_text(attached.since));
+    }
+    body
 }
 
 /// What disks and snapshots have in common of an answer.
@@ -289,7 +331,7 @@ pub fn common_settings(put: &Put<'_>, skus: &[&'static str]) -> Result<Value, Ar
 }
 
 /// `diskSizeGB` of a body.
-fn wanted_size(body: &Value) -> Result<Option<u64>, ArmError> {
+pub(super) fn wanted_size(body: &Value) -> Result<Option<u64>, ArmError> {
     let target = "properties.diskSizeGB";
     match body.pointer("/properties/diskSizeGB") {
         None | Some(Value::Null) => Ok(None),
@@ -325,7 +367,9 @@ enum Made {
     Empty,
     /// What is going to be uploaded, of so many bytes.
     Upload(u64),
-    /// A snapshot or an image.
+    /// What is imported, by an operation of its own.
+    Import,
+    /// A snapshot, an image or a disk.
     Of(ResourceKind, String),
 }
 
@@ -346,17 +390,12 @@ fn made_of(call: &Call<'_>, body: &Value) -> Result<Made, ArmError> {
             None => Err(required("properties.diskSizeGB")),
         },
         Some("Upload") => uploaded_size(body).map(Made::Upload),
+        Some("Import") => ImportSource::of_body(call, body).map(|_| Made::Import),
         Some("Copy") => {
             let target = "properties.creationData.sourceResourceId";
             let id = optional_text(body, &format!("{data}/sourceResourceId"))?;
             let (kind, name) = source(call, target, id.ok_or_else(|| required(target))?)?;
-            match kind {
-                ResourceKind::Snapshot | ResourceKind::Image => Ok(Made::Of(kind, name)),
-                ResourceKind::Disk => Err(ArmError::not_offered(
-                    target,
-                    "copies of a disk at once; make a snapshot of it, and the disk of that",
-                )),
-            }
+            Ok(Made::Of(kind, name))
         }
         Some("FromImage") => {
             let target = "properties.creationData.imageReference.id";
@@ -430,6 +469,7 @@ fn make(call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError> {
                 _ => disks::create(installation, &request, &Cancel::default(), |_| |_: u64| ())?,
             };
         }
+        Made::Import => return Err(ArmError::internal("an import was no operation")),
         Made::Of(kind, source) => {
             let request = CloneRequest {
                 name,
@@ -439,18 +479,30 @@ fn make(call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError> {
                 sector_size: None,
                 data_dir: None,
             };
-            disks::clone(installation, &request)?;
+            return clone(call, request);
         }
     }
     Ok(())
 }
 
-fn change(call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError> {
+fn clone(call: &Call<'_>, request: CloneRequest) -> Result<(), ArmError> {
+    let installation = call.installation();
+    match &request.source {
+        (ResourceKind::Disk, source) => {
+            let disk = Disk::find(installation, source)?;
+            let op = LayerOp::CloneDisk(request);
+            call.changes.change_layers(installation, &disk, &op)
+        }
+        _ => Ok(disks::clone(installation, &request).map(|_| ())?),
+    }
+}
+
+fn change(call: &Call<'_>, put: &Put<'_>) -> Result<Option<Uuid>, ArmError> {
     let (installation, kind) = (call.installation(), ResourceKind::Disk);
     let name = &put.placed.name;
     access::end_forbidden(installation, kind, name, &put.placed.settings)?;
     let view = disks::outline(installation, kind, name)?;
-    rewrap(call, kind, put, &view)?;
+    let moving = rewrap(call, kind, put, &view)?;
     let wanted = wanted_size(put.body)?.unwrap_or_default();
     if wanted > gib(view.disk_size_bytes) {
         let disk = Disk::find(call.installation(), name)?;
@@ -458,17 +510,18 @@ fn change(call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError> {
         call.changes
             .change_layers(call.installation(), &disk, &LayerOp::Grow { size })?;
     }
-    Ok(())
+    Ok(moving)
 }
 
 /// Wraps the DEKs under another key, if the body says so. The data of a disk is copied under a new DEK where the key is
-/// that of a set which encrypts another number of times; of anything else it is not, which is refused.
+/// that of a set which encrypts another number of times, by the operation that is returned; of anything else it is not,
+/// which is refused.
 pub fn rewrap(
     call: &Call<'_>,
     kind: ResourceKind,
     put: &Put<'_>,
     view: &Outline,
-) -> Result<(), ArmError> {
+) -> Result<Option<Uuid>, ArmError> {
     let now = &view.encryption;
     let wanted = match is_encryption(&encryption_view(call, now), put.body) {
         // Where a move was cut off it goes on.
@@ -476,14 +529,14 @@ pub fn rewrap(
         false => encryption(call, put.body)?,
     };
     let Some(wanted) = wanted else {
-        return Ok(());
+        return Ok(None);
     };
     let (installation, name, set) = (call.installation(), &put.placed.name, wanted.as_deref());
     if kind == ResourceKind::Disk && disks::needs_other_dek(installation, kind, name, set)? {
-        call.changes.move_disk(installation, view, set)
-    } else if wanted != now.disk_encryption_set_id {
-        Ok(disks::update(installation, kind, name, set)?)
-    } else {
-        Ok(())
+        return move_disk(call, put.placed, view, set);
     }
+    if wanted != now.disk_encryption_set_id {
+        disks::update(installation, kind, name, set)?;
+    }
+    Ok(None)
 }

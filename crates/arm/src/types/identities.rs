@@ -3,6 +3,7 @@
 //! One that the API makes has no secret that anybody knows: `sealdisk identity reset-secret` gives it one.
 
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::bodies::refuse_unknown;
 
@@ -50,11 +51,11 @@ impl ResourceType for Identities {
         Ok(json!({}))
     }
 
-    fn apply(&self, call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError> {
+    fn apply(&self, call: &Call<'_>, put: &Put<'_>) -> Result<Option<Uuid>, ArmError> {
         if !put.exists {
             call.installation().create_identity(&put.placed.name)?;
         }
-        Ok(())
+        Ok(None)
     }
 
     fn delete(&self, call: &Call<'_>, name: &str) -> Result<(), ArmError> {

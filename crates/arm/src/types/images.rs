@@ -1,6 +1,7 @@
 //! `Microsoft.Compute/images`.
 
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::bodies::{one_of, optional_text, refuse_unknown};
 use super::disks::{GIB, all_of, find_of};
@@ -86,9 +87,9 @@ impl ResourceType for Images {
         }))
     }
 
-    fn apply(&self, call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError> {
+    fn apply(&self, call: &Call<'_>, put: &Put<'_>) -> Result<Option<Uuid>, ArmError> {
         if put.exists {
-            return Ok(());
+            return Ok(None);
         }
         let (kind, from) = made_of(call, put.body)?;
         let name = put.placed.name.clone();
@@ -105,15 +106,11 @@ impl ResourceType for Images {
                     call.installation(),
                     &disk,
                     &LayerOp::CreateSnapshot(request),
-                )
+                )?;
             }
-            _ => Ok(disks::image_of_snapshot(
-                call.installation(),
-                &name,
-                &from,
-                None,
-            )?),
+            _ => disks::image_of_snapshot(call.installation(), &name, &from, None)?,
         }
+        Ok(None)
     }
 
     fn delete(&self, call: &Call<'_>, name: &str) -> Result<(), ArmError> {

@@ -16,6 +16,8 @@ const USER: &str = "UserAssigned";
 const BOTH: &str = "SystemAssigned, UserAssigned";
 const USERS: &str = "identity.userAssignedIdentities";
 const CLIENT: &str = "properties.federatedClientId";
+/// What whoever gives an identity to a set does with it.
+const ASSIGN: &str = "assign/action";
 
 /// The identity that a body wants a set to have; `None` leaves it as it is.
 ///
@@ -28,6 +30,7 @@ pub fn wanted_identity(call: &Call<'_>, put: &Put<'_>) -> Result<Option<DesIdent
         false => None,
     };
     let federated = federated_client(body)?;
+    check_client(call, federated, now.as_ref())?;
     let kind = one_of(body, "/identity/type", &[SYSTEM, "None", USER, BOTH])?;
     let wanted = match (kind, &now) {
         (None, Some(DesIdentity::UserAssigned { object_id, .. })) if federated.is_some() => {
@@ -54,6 +57,29 @@ pub fn wanted_identity(call: &Call<'_>, put: &Put<'_>) -> Result<Option<DesIdent
         }
     };
     Ok(Some(wanted))
+}
+
+/// Whoever has the identity of a set act as another client lets the set do what that client may: it takes the right to
+/// give the identity to a set, though the set has it already.
+fn check_client(
+    call: &Call<'_>,
+    federated: Option<Option<Uuid>>,
+    now: Option<&DesIdentity>,
+) -> Result<(), ArmError> {
+    match (now, federated.flatten()) {
+        (
+            Some(DesIdentity::UserAssigned {
+                object_id,
+                federated_client_id,
+            }),
+            Some(client),
+        ) if *federated_client_id != Some(client) => {
+            let id = id_of_identity(call, *object_id)?;
+            let action = format!("{}/{ASSIGN}", call.full_type(Kind::Identity));
+            call.require_linked(&action, &id.unwrap_or_else(|| call.names.subscription_id()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The identity of a user, with the client that a body names, or the one that there is.
@@ -162,7 +188,7 @@ fn user_assigned(
         return Err(wrong(format!("'{id}' is no user-assigned identity.")));
     }
     // Whoever gives the identity to a set lets the set do what the identity may.
-    let placed = linked.find(call, "assign/action")?;
+    let placed = linked.find(call, ASSIGN)?;
     Ok(call.catalog().identity(&placed.name)?.record.object_id)
 }
 

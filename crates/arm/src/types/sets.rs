@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use server::FrontReply;
+use uuid::Uuid;
 
 use super::bodies::{one_of, optional_bool, optional_text, refuse_unknown};
 use super::set_identity::{identity_view, wanted_identity};
@@ -11,9 +12,11 @@ use crate::call::{Call, Put, ResourceType};
 use crate::error::ArmError;
 use crate::names::{Names, time_text};
 use crate::reply::list;
-use disks::des::{self, DesChange, NewDes};
+use disks::des::{self, DesChange, NewDes, UpdatedDes};
 use installation::PLATFORM_VAULT;
-use installation::catalog::{DesIdentity, EncryptionType, Kind, PlacementRecord};
+use installation::catalog::{
+    DesIdentity, DiskEncryptionSetRecord, DiskRecord, EncryptionType, Kind, PlacementRecord,
+};
 use vault::{KeyUrl, embedded_vault_name, same_key_url, vault_url};
 
 const KNOWN: &[&str] = &[
@@ -81,6 +84,12 @@ impl ResourceType for Sets {
         if let Some(at) = record.last_rotation {
             body["properties"]["lastKeyRotationTimestamp"] = json!(time_text(at));
         }
+        let left = des::left_behind(call.installation(), &record)?;
+        if let Some(first) = left.first() {
+            let message = still(first, left.len()) + " under another key than the set's.";
+            body["properties"]["autoKeyRotationError"] =
+                json!({"code": "KeyRotationIncomplete", "message": message});
+        }
         Ok(body)
     }
 
@@ -94,11 +103,14 @@ impl ResourceType for Sets {
             let why = format!("Changing property '{target}' is not allowed.");
             return Err(ArmError::parameter(target, why));
         }
-        wanted_identity(call, put)?;
+        let identity = wanted_identity(call, put)?;
         optional_bool(put.body, "/properties/rotationToLatestKeyVersionEnabled")?;
         match key_url(call, put.body)? {
-            Some(url) => check_source_vault(call, put.body, &url)?,
-            None if put.exists => {}
+            Some(url) => {
+                check_remote(call, put, identity, Some(&url))?;
+                check_source_vault(call, put.body, &url)?;
+            }
+            None if put.exists => check_remote(call, put, identity, None)?,
             None => {
                 let target = "properties.activeKey.keyUrl";
                 let why = format!("Required parameter '{target}' is missing (null).");
@@ -108,7 +120,7 @@ impl ResourceType for Sets {
         Ok(json!({}))
     }
 
-    fn apply(&self, call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError> {
+    fn apply(&self, call: &Call<'_>, put: &Put<'_>) -> Result<Option<Uuid>, ArmError> {
         let url = key_url(call, put.body)?;
         let follow = optional_bool(put.body, "/properties/rotationToLatestKeyVersionEnabled")?;
         let (installation, name) = (call.installation(), put.placed.name.as_str());
@@ -126,12 +138,16 @@ impl ResourceType for Sets {
                 };
                 des::create(installation, &new)?;
                 if wanted == Some(DesIdentity::None) {
-                    des::remove_identity(installation, name)?;
+                    // A set that is not as it was wanted is not there.
+                    if let Err(error) = des::remove_identity(installation, name) {
+                        des::delete(installation, name)?;
+                        return Err(error.into());
+                    }
                 }
-                Ok(())
             }
-            (_, url) => change(call, put, url, follow),
+            (_, url) => change(call, put, url, follow)?,
         }
+        Ok(None)
     }
 
     fn delete(&self, call: &Call<'_>, name: &str) -> Result<(), ArmError> {
@@ -181,9 +197,13 @@ fn change(
         }
         (Some(_), _) => {}
     }
+    let named = url.is_some();
     let url = url.filter(|url| !same_key_url(url, &now.key_url));
     let follow = follow.filter(|follow| *follow != now.auto_rotation);
     if url.is_none() && follow.is_none() && identity.is_none() {
+        if named {
+            take_up_left(call, &now)?;
+        }
         return Ok(());
     }
     let change = DesChange {
@@ -192,14 +212,55 @@ fn change(
         auto_rotation: follow,
         identity,
     };
-    for left in des::update(installation, name, &change)?.left {
-        let (kind, disk) = (left.record.kind, left.record.name);
-        log::error!(
-            "the {kind} '{disk}' is still wrapped by an older key: {}",
-            left.reason
-        );
+    told(des::update(installation, name, &change)?)
+}
+
+/// Tries once more what an earlier change of the key has left under the old one. That it is still left is no failure of
+/// a request that changes something else: `autoKeyRotationError` says so.
+fn take_up_left(call: &Call<'_>, now: &DiskEncryptionSetRecord) -> Result<(), ArmError> {
+    if des::left_behind(call.installation(), now)?.is_empty() {
+        return Ok(());
+    }
+    let same = DesChange {
+        key_url: Some(&now.key_url),
+        ..DesChange::default()
+    };
+    let again = des::update(call.installation(), &now.name, &same);
+    if let Err(error) = again.map_err(ArmError::from).and_then(told) {
+        log::warn!("the set '{}': {}", now.name, error.message);
     }
     Ok(())
+}
+
+/// The refusal where something is left under the old key, which is needed until that is mended.
+fn told(updated: UpdatedDes) -> Result<(), ArmError> {
+    let count = updated.left.len();
+    let Some(first) = updated.left.into_iter().next() else {
+        return Ok(());
+    };
+    let what = still(&first.record, count);
+    let reason = ArmError::from(first.reason);
+    let message = format!(
+        "The disk encryption set is changed, but {what} wrapped by {}, which must stay enabled until this request, \
+         repeated, has succeeded: {}",
+        first.key_url, reason.message
+    );
+    log::error!("{message}");
+    // It is not to be made again and again: the set is changed.
+    Err(ArmError {
+        message,
+        retry_after: None,
+        ..reason
+    })
+}
+
+/// The first of so many things, as a subject.
+fn still(first: &DiskRecord, count: usize) -> String {
+    let (kind, name) = (first.kind, &first.name);
+    match count {
+        0 | 1 => format!("the {kind} '{name}' is still"),
+        more => format!("the {kind} '{name}' and {} others are still", more - 1),
+    }
 }
 
 /// Whose keys the disks of a set are to be under; `None` where the body does not say.
@@ -267,6 +328,60 @@ fn own_vault(url: &str, names: &Names, domains: &[String]) -> Option<String> {
         .iter()
         .find_map(|domain| host.strip_suffix(domain.as_str())?.strip_suffix('.'))?;
     Some(name.into())
+}
+
+/// A vault elsewhere is for the identity of a user which a client there trusts: who may write sets may not have the
+/// host's own identities act for them. A set that the operator has made with one of these gets another key from those
+/// who may use all vaults. Nobody else is told which vaults are connected. `url` is the key's, unless it stays.
+fn check_remote(
+    call: &Call<'_>,
+    put: &Put<'_>,
+    wanted: Option<DesIdentity>,
+    url: Option<&str>,
+) -> Result<(), ArmError> {
+    let now = match put.exists {
+        true => Some(call.catalog().des(&put.placed.name)?.record),
+        false => None,
+    };
+    let known = now.as_ref().map(|now| now.key_url.as_str());
+    let Some(url) = url.or(known) else {
+        return Ok(());
+    };
+    if url.parse::<KeyUrl>()?.vault_name().is_some() {
+        return Ok(());
+    }
+    let same_key = known.is_some_and(|known| same_key_url(url, known));
+    let of_host = now.as_ref().is_some_and(|now| {
+        let identity = &now.identity;
+        matches!(
+            identity,
+            DesIdentity::Imds { .. } | DesIdentity::Endpoint { .. }
+        )
+    });
+    let identity = now.map(|now| now.identity);
+    // The host's own are shown as the set's.
+    let same_identity = match &wanted {
+        None => identity.is_some(),
+        Some(DesIdentity::SystemAssigned) => of_host,
+        Some(wanted) => identity.as_ref() == Some(wanted),
+    };
+    match wanted.or(identity) {
+        Some(DesIdentity::UserAssigned {
+            federated_client_id: Some(_),
+            ..
+        }) => Ok(()),
+        // What clients send back that change something else; nobody uses a key any more.
+        Some(identity) if same_key && (same_identity || identity == DesIdentity::None) => Ok(()),
+        _ if of_host && same_identity => {
+            let action = format!("Microsoft.KeyVault/vaults/{DEPLOY}");
+            call.require_linked(&action, &call.names.subscription_id())
+        }
+        _ => Err(ArmError::parameter(
+            "properties.activeKey.keyUrl",
+            "A key that is in no vault of this installation is used by a user-assigned identity, with a \
+             'federatedClientId' that trusts it.",
+        )),
+    }
 }
 
 /// The vault that a body names has to be that of the key, and whoever asks allowed to use it: whoever has a set of a

@@ -1,16 +1,17 @@
 //! `Microsoft.Compute/snapshots`.
 
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::bodies::{one_of, optional_bool, optional_text, refuse_unknown};
-use super::disks::{READ_ONLY, all_of, common_settings, find_of, rewrap, shown};
+use super::disks::{READ_ONLY, all_of, common_settings, find_of, rewrap, show_many, shown};
 use super::sources::{encryption, is_encryption, refuse_changed, refuse_other_dek, source};
 
 use crate::access;
 use crate::call::{Call, Put, ResourceType, Wanted};
 use crate::error::ArmError;
 use crate::placed::of_many;
-use disks::{Disk, LayerOp, SnapshotRequest};
+use disks::{Disk, LayerOp, Outline, SnapshotRequest};
 use installation::catalog::{Kind, PlacementRecord};
 use installation::envelope::ResourceKind;
 use server::FrontReply;
@@ -62,14 +63,17 @@ impl ResourceType for Snapshots {
 
     fn show(&self, call: &Call<'_>, placed: &PlacementRecord) -> Result<Value, ArmError> {
         let view = disks::outline(call.installation(), ResourceKind::Snapshot, &placed.name)?;
-        let mut body = shown(call, placed, &view, "Standard_LRS");
-        body["properties"]["incremental"] = json!(view.incremental);
-        body["properties"]["completionPercent"] = json!(100.0);
-        if placed.settings["creationData"].is_null() {
-            // What the command line made: of which disk no header says.
-            body["properties"]["creationData"] = json!({"createOption": "Copy"});
-        }
-        Ok(body)
+        Ok(body_of(call, placed, &view))
+    }
+
+    fn show_many(
+        &self,
+        call: &Call<'_>,
+        placed: &[PlacementRecord],
+    ) -> Result<Vec<Option<Value>>, ArmError> {
+        show_many(call, ResourceKind::Snapshot, placed, |placed, view| {
+            body_of(call, placed, view)
+        })
     }
 
     fn settings(&self, call: &Call<'_>, put: &Put<'_>) -> Result<Value, ArmError> {
@@ -96,26 +100,11 @@ impl ResourceType for Snapshots {
         Ok(settings)
     }
 
-    fn apply(&self, call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError> {
+    fn apply(&self, call: &Call<'_>, put: &Put<'_>) -> Result<Option<Uuid>, ArmError> {
         let kind = ResourceKind::Snapshot;
         let name = &put.placed.name;
         if !put.exists {
-            let disk = made_of(call, put.body)?;
-            if let Some(set) = encryption(call, put.body)? {
-                refuse_other_dek(call, &disk, set.as_deref())?;
-            }
-            let request = SnapshotRequest {
-                kind,
-                name: name.clone(),
-                incremental: optional_bool(put.body, "/properties/incremental")?.unwrap_or(false),
-                data_dir: None,
-            };
-            let disk = Disk::find(call.installation(), &disk)?;
-            call.changes.change_layers(
-                call.installation(),
-                &disk,
-                &LayerOp::CreateSnapshot(request),
-            )?;
+            return make(call, put);
         }
         access::end_forbidden(call.installation(), kind, name, &put.placed.settings)?;
         let view = disks::outline(call.installation(), kind, name)?;
@@ -128,12 +117,54 @@ impl ResourceType for Snapshots {
         placed: &PlacementRecord,
         words: &[String],
     ) -> Option<Result<FrontReply, ArmError>> {
-        access::below(call, ResourceKind::Snapshot, placed, words)
+        access::below(call, placed, words)
     }
 
     fn delete(&self, call: &Call<'_>, name: &str) -> Result<(), ArmError> {
         delete_source(call, ResourceKind::Snapshot, name)
     }
+}
+
+fn body_of(call: &Call<'_>, placed: &PlacementRecord, view: &Outline) -> Value {
+    let mut body = shown(call, placed, view, "Standard_LRS");
+    body["properties"]["incremental"] = json!(view.incremental);
+    body["properties"]["completionPercent"] = json!(100.0);
+    if placed.settings["creationData"].is_null() {
+        // What the command line made: of which disk no header says.
+        body["properties"]["creationData"] = json!({"createOption": "Copy"});
+    }
+    body
+}
+
+/// Makes a snapshot, and wraps its DEKs under its set. One that cannot be under that set is not there.
+fn make(call: &Call<'_>, put: &Put<'_>) -> Result<Option<Uuid>, ArmError> {
+    let (installation, kind) = (call.installation(), ResourceKind::Snapshot);
+    let name = &put.placed.name;
+    let disk = made_of(call, put.body)?;
+    if let Some(set) = encryption(call, put.body)? {
+        refuse_other_dek(call, &disk, set.as_deref())?;
+    }
+    let request = SnapshotRequest {
+        kind,
+        name: name.clone(),
+        incremental: optional_bool(put.body, "/properties/incremental")?.unwrap_or(false),
+        data_dir: None,
+    };
+    let disk = Disk::find(installation, &disk)?;
+    call.changes
+        .change_layers(installation, &disk, &LayerOp::CreateSnapshot(request))?;
+    let wrapped = call.changes.retrying(|| {
+        let view = disks::outline(installation, kind, name)?;
+        rewrap(call, kind, put, &view)
+    });
+    wrapped.inspect_err(|_| {
+        if let Err(error) = call.changes.retrying(|| delete_source(call, kind, name)) {
+            log::error!(
+                "the snapshot {name}, which was not to be, stays: {}",
+                error.message
+            );
+        }
+    })
 }
 
 /// The disk that a new snapshot is to be of.

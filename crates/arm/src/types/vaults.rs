@@ -3,19 +3,24 @@
 
 use serde_json::{Value, json};
 use server::FrontReply;
+use uuid::Uuid;
 
 use super::bodies::{one_of, optional_bool, optional_text, refuse_unknown};
 use super::vault_keys;
 use super::vault_network;
 use super::vault_policies::{Policies, named, parse, view};
 
+use crate::audit::recorded;
 use crate::call::{Call, Put, ResourceType};
 use crate::error::ArmError;
+use crate::etag::check_etag;
+use crate::names::time_text;
+use crate::places::{body, placement};
 use crate::reply::item;
-use crate::roles::{RBAC, follow_roles, set_policies};
+use crate::roles::{RBAC, follow_roles, recover, set_policies, set_policy};
 use installation::PLATFORM_VAULT;
 use installation::catalog::{Kind, PlacementRecord};
-use vault::{EmbeddedVault, NetworkRules, VaultSettings, normal_vault_name};
+use vault::{EmbeddedVault, NetworkRules, Permissions, VaultSettings, normal_vault_name};
 
 const KNOWN: &[&str] = &[
     "tenantId",
@@ -41,6 +46,9 @@ const IGNORED: &[&str] = &[
 ];
 /// Where the settings have the policies of a vault that is governed by roles.
 const POLICIES: &str = "accessPolicies";
+
+/// So many identities are named in a record.
+const NAMED: usize = 16;
 
 /// Key vaults.
 pub struct Vaults;
@@ -112,12 +120,18 @@ impl ResourceType for Vaults {
         let body = put.body;
         if !put.exists {
             checked_name(&put.placed.name)?;
+            if is_recovery(body)? {
+                // As in Azure it is what it was, whatever else the body says: who may recover it need not be who may
+                // decide about access to its keys.
+                return Ok(put.placed.settings.clone());
+            }
+            refuse_deleted(call, &put.placed.name)?;
         }
         refuse_unknown(body, KNOWN, IGNORED)?;
         check_fixed(call, body)?;
         wanted_settings(put, VaultSettings::default())?;
         vault_network::wanted(body, &NetworkRules::default())?;
-        one_of(body, "/properties/createMode", &["default", "recover"])?;
+        is_recovery(body)?;
         let before = &put.placed.settings;
         let given = body.pointer("/properties/accessPolicies");
         let given = given.filter(|list| !list.is_null());
@@ -151,31 +165,8 @@ impl ResourceType for Vaults {
         Ok(json!({RBAC: by_roles, POLICIES: kept}))
     }
 
-    fn apply(&self, call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError> {
-        let (installation, name) = (call.installation(), &put.placed.name);
-        if !put.exists {
-            make(call, put)?;
-        }
-        let vault = installation.vault(name)?;
-        let now = vault.settings()?;
-        let wanted = wanted_settings(put, now)?;
-        if wanted != now {
-            vault.update_settings(&installation.operator(), &wanted)?;
-        }
-        let now = vault.network_rules()?;
-        let wanted = vault_network::wanted(put.body, &now)?;
-        if wanted != now {
-            vault.set_network_rules(&installation.operator(), &wanted)?;
-        }
-        if put.placed.settings[RBAC].as_bool() == Some(true) {
-            return follow_roles(installation, name, &call.catalog().role_assignments()?);
-        }
-        let given = put.body.pointer("/properties/accessPolicies");
-        let kept = &put.placed.settings[POLICIES];
-        match given.filter(|list| !list.is_null()).unwrap_or(kept) {
-            Value::Null => Ok(()),
-            list => set_policies(installation, &vault, parse(list, call.names.tenant)?),
-        }
+    fn apply(&self, call: &Call<'_>, put: &Put<'_>) -> Result<Option<Uuid>, ArmError> {
+        make_or_change(call, put).map(|()| None)
     }
 
     fn delete(&self, call: &Call<'_>, name: &str) -> Result<(), ArmError> {
@@ -207,29 +198,86 @@ impl ResourceType for Vaults {
     }
 }
 
-/// Makes a vault, or brings one back that was deleted.
+/// Makes a vault, brings one back that was deleted, or changes what the body says of one.
+fn make_or_change(call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError> {
+    let (installation, name) = (call.installation(), &put.placed.name);
+    if !put.exists && is_recovery(put.body)? {
+        return Ok(recover(installation, name)?);
+    }
+    if !put.exists {
+        make(call, put)?;
+    }
+    let vault = installation.vault(name)?;
+    let now = vault.settings()?;
+    let wanted = wanted_settings(put, now)?;
+    if wanted != now {
+        vault.update_settings(&installation.operator(), &wanted)?;
+    }
+    let now = vault.network_rules()?;
+    let wanted = vault_network::wanted(put.body, &now)?;
+    if wanted != now {
+        vault.set_network_rules(&installation.operator(), &wanted)?;
+    }
+    let lock = installation.lock_policies()?;
+    if put.placed.settings[RBAC].as_bool() == Some(true) {
+        let assignments = call.catalog().role_assignments()?;
+        return Ok(follow_roles(installation, &lock, name, &assignments)?);
+    }
+    let given = put.body.pointer("/properties/accessPolicies");
+    let kept = &put.placed.settings[POLICIES];
+    match given.filter(|list| !list.is_null()).unwrap_or(kept) {
+        Value::Null => Ok(()),
+        list => {
+            let wanted = parse(list, call.names.tenant)?;
+            Ok(set_policies(installation, &lock, &vault, wanted)?)
+        }
+    }
+}
+
+/// Whether a body asks for a vault that was deleted.
+fn is_recovery(body: &Value) -> Result<bool, ArmError> {
+    let mode = one_of(body, "/properties/createMode", &["default", "recover"])?;
+    Ok(mode == Some("recover"))
+}
+
+/// Refuses a vault of the name of a deleted one before anything is noted that would govern that one.
+fn refuse_deleted(call: &Call<'_>, name: &str) -> Result<(), ArmError> {
+    let Some(name) = call.catalog().name_of(Kind::Vault, name)? else {
+        return Ok(());
+    };
+    if call.catalog().vault(&name)?.record.kind.is_remote() {
+        return Ok(());
+    }
+    match call.installation().vault(&name)?.deletion()? {
+        Some(deletion) => Err(deleted(&format!(
+            "It is purged at {}.",
+            time_text(deletion.scheduled_purge)
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn deleted(more: &str) -> ArmError {
+    ArmError::new(
+        409,
+        "ConflictError",
+        format!(
+            "A vault with the same name already exists in deleted state. You need to either recover or purge existing \
+             key vault. {more}"
+        ),
+    )
+}
+
+/// Makes a vault.
 fn make(call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError> {
     let (installation, name) = (call.installation(), &put.placed.name);
-    if optional_text(put.body, "/properties/createMode")?
-        .is_some_and(|mode| mode.eq_ignore_ascii_case("recover"))
-    {
-        return Ok(installation.recover_vault(name)?);
-    }
     let settings = wanted_settings(put, VaultSettings::default())?;
     match installation.create_vault(name, &settings) {
         Ok(_) => Ok(()),
         Err(installation::InstallationError::Vault(error))
             if error.code == vault::VaultErrorCode::VaultDeleted =>
         {
-            Err(ArmError::new(
-                409,
-                "ConflictError",
-                format!(
-                    "A vault with the same name already exists in deleted state. You need to either recover or \
-                     purge existing key vault. {}",
-                    error.message
-                ),
-            ))
+            Err(deleted(&error.message))
         }
         Err(error) => Err(error.into()),
     }
@@ -311,6 +359,61 @@ fn change_policies(
         .names
         .resource_id(&placed.group, &Vaults.full_type(), &placed.name);
     call.require("Microsoft.KeyVault/vaults/accessPolicies/write", &scope)?;
+    let list = &call.body["properties"]["accessPolicies"];
+    let given = named(list, call.names.tenant)?;
+    let mut all = [How::Add, How::Replace, How::Remove].into_iter();
+    let how = all.find(|known| known.word().eq_ignore_ascii_case(how));
+    let how = how.ok_or_else(|| {
+        let message = "An access policy is added, replaced or removed.";
+        ArmError::new(400, "BadRequest", message)
+    })?;
+    let _name = call
+        .changes
+        .lock(&format!("{}/{}", Vaults.full_type(), placed.name));
+    // The vault's own log names all of them.
+    let mut named: Vec<_> = given.keys().take(NAMED).map(Uuid::to_string).collect();
+    if given.len() > NAMED {
+        named.push("and others".into());
+    }
+    let detail = format!("{scope}: {} {}", how.word(), named.join(" "));
+    let changed = recorded(call, "VaultAccessPolicyWrite", &detail, || {
+        change_named(call, &placed.name, how, &given)
+    })?;
+    Ok(item(json!({
+        "id": format!("{scope}/accessPolicies/"),
+        "type": "Microsoft.KeyVault/vaults/accessPolicies",
+        "properties": {"accessPolicies": view(&changed, call.names.tenant)},
+    })))
+}
+
+/// What is done with the policies of those who are named.
+#[derive(Clone, Copy)]
+enum How {
+    Add,
+    Replace,
+    Remove,
+}
+
+impl How {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Add => "add",
+            Self::Replace => "replace",
+            Self::Remove => "remove",
+        }
+    }
+}
+
+/// Changes the policies of those who are named, and of nobody else; all that there are then.
+fn change_named(
+    call: &Call<'_>,
+    name: &str,
+    how: How,
+    given: &Policies,
+) -> Result<Policies, ArmError> {
+    let installation = call.installation();
+    let lock = installation.lock_policies()?;
+    let placed = placement(call, Kind::Vault, name)?;
     if placed.settings[RBAC].as_bool() == Some(true) {
         return Err(ArmError::new(
             400,
@@ -318,31 +421,20 @@ fn change_policies(
             "Access policies of a vault with enableRbacAuthorization have no effect; assign a role.",
         ));
     }
-    let list = &call.body["properties"]["accessPolicies"];
-    let given = named(list, call.names.tenant)?;
-    let vault = call.installation().vault(&placed.name)?;
-    let mut wanted = policies(call, &vault)?;
-    match how.to_ascii_lowercase().as_str() {
-        "add" => {
-            for (id, permissions) in given {
-                let so_far = wanted.entry(id).or_default();
-                *so_far = so_far.union(&permissions);
-            }
-        }
-        "replace" => wanted.extend(given),
-        "remove" => wanted.retain(|id, _| !given.contains_key(id)),
-        _ => {
-            let message = "An access policy is added, replaced or removed.";
-            return Err(ArmError::new(400, "BadRequest", message));
-        }
+    if call.head.header("if-match").is_some() {
+        check_etag(call.head, Some(&body(call, &Vaults, &placed)?))?;
     }
-    wanted.retain(|_, permissions| !permissions.is_empty());
-    set_policies(call.installation(), &vault, wanted.clone())?;
-    Ok(item(json!({
-        "id": format!("{scope}/accessPolicies/"),
-        "type": "Microsoft.KeyVault/vaults/accessPolicies",
-        "properties": {"accessPolicies": view(&wanted, call.names.tenant)},
-    })))
+    let vault = installation.vault(name)?;
+    let now = policies(call, &vault)?;
+    for (identity, permissions) in given {
+        let wanted = match (how, now.get(identity)) {
+            (How::Add, Some(now)) => now.union(permissions),
+            (How::Add, None) | (How::Replace, _) => permissions.clone(),
+            (How::Remove, _) => Permissions::default(),
+        };
+        set_policy(installation, &lock, &vault, *identity, &wanted)?;
+    }
+    policies(call, &vault)
 }
 
 /// Refuses a name that no new vault can have, before anything is noted of it.

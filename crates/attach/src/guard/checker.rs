@@ -8,11 +8,10 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use crate::guard::key_guard::{Finding, LayerKeys};
 use crate::status::Reason;
 use disks::{Disk, DiskError};
-use installation::catalog::{CatalogError, Kind};
-use installation::envelope::{EnvelopeError, HeaderPayload};
-use installation::{Installation, InstallationError};
+use installation::Installation;
+use installation::envelope::HeaderPayload;
 use keys::{ROOMY_STACK, spawn_with_keys, with_wiped_call_stack};
-use vault::{VaultError, Verdict};
+use vault::Verdict;
 
 /// Asks the vault when told to.
 pub(crate) struct Checker {
@@ -93,7 +92,7 @@ pub(crate) fn check(
             code: "UnusableHeader".into(),
             message: "the disk's header does not name the layer that is attached".into(),
         }),
-        Err(error) => match verdict(&error) {
+        Err(error) => match error.key_verdict() {
             Verdict::Refused => Finding::Refused(reason(&error)),
             Verdict::Unknown => Finding::Unknown(reason(&error)),
         },
@@ -106,25 +105,9 @@ fn key_url(header: &HeaderPayload) -> String {
     top.unwrap_or_default()
 }
 
-/// What an error says about the key. A set that is gone has taken its identity with it, so nobody
-/// can be granted the key any more; everything else beside the vault's own refusals decides nothing.
-fn verdict(error: &DiskError) -> Verdict {
-    match (vault_error(error), cause(error)) {
-        (Some(error), _) => error.code.verdict(),
-        (
-            None,
-            DiskError::Control(InstallationError::Catalog(CatalogError::NotFound {
-                kind: Kind::DiskEncryptionSet,
-                ..
-            })),
-        ) => Verdict::Refused,
-        (None, _) => Verdict::Unknown,
-    }
-}
-
 /// The reason as the guard keeps it.
 pub(crate) fn reason(error: &DiskError) -> Reason {
-    let code = match (vault_error(error), verdict(error)) {
+    let code = match (error.vault_error(), error.key_verdict()) {
         (Some(error), _) => error.code.as_str(),
         (None, Verdict::Refused) => "IdentityNotFound",
         (None, Verdict::Unknown) => "InternalError",
@@ -135,27 +118,12 @@ pub(crate) fn reason(error: &DiskError) -> Reason {
     }
 }
 
-fn vault_error(error: &DiskError) -> Option<&VaultError> {
-    match error {
-        DiskError::Layer { source, .. } => vault_error(source),
-        DiskError::Control(InstallationError::Vault(error))
-        | DiskError::Envelope(EnvelopeError::Vault(error)) => Some(error),
-        _ => None,
-    }
-}
-
-/// What is wrong with a layer's key, whichever layer's it is.
-fn cause(error: &DiskError) -> &DiskError {
-    match error {
-        DiskError::Layer { source, .. } => source,
-        error => error,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vault::VaultErrorCode;
+    use installation::catalog::{CatalogError, Kind};
+    use installation::envelope::EnvelopeError;
+    use vault::{VaultError, VaultErrorCode};
 
     #[test]
     fn only_a_decision_about_the_key_is_a_refusal() {
@@ -208,7 +176,7 @@ mod tests {
                 "IdentityNotFound",
             ),
         ] {
-            assert_eq!(verdict(&error), expected, "{error}");
+            assert_eq!(error.key_verdict(), expected, "{error}");
             assert_eq!(reason(&error).code, code);
         }
     }

@@ -74,16 +74,18 @@ impl Handles {
 
 /// What is forbidden to this process is not what the user lacks.
 fn confined_by(op: &LayerOp, error: DiskError) -> DiskError {
-    match (op, &error) {
-        (LayerOp::CreateSnapshot(request), DiskError::File { source, .. })
+    let dir = match op {
+        LayerOp::CreateSnapshot(request) => &request.data_dir,
+        LayerOp::CloneDisk(request) => &request.data_dir,
+        _ => return error,
+    };
+    match (dir, &error) {
+        (Some(dir), DiskError::File { source, .. })
             if source.kind() == io::ErrorKind::PermissionDenied =>
         {
-            let Some(dir) = &request.data_dir else {
-                return error;
-            };
             DiskError::Argument(format!(
-                "{error}: while the disk is attached, its process makes snapshots beside the disk, and in the \
-                 directories that `attach --allow-data-dir` names; {} is none of them",
+                "{error}: while the disk is attached, its process makes snapshots and copies beside the disk, and in \
+                 the directories that `attach --allow-data-dir` names; {} is none of them",
                 dir.display()
             ))
         }

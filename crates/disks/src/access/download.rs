@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 use crate::access::footer::FOOTER_LEN;
 use crate::access::reader::Reader;
+use crate::import::Cancel;
 use crate::resource::error::DiskError;
 use crate::transfer::{CHUNK, Pieces};
 use keys::{KeyError, ROOMY_STACK, spawn_with_keys};
@@ -59,7 +60,9 @@ impl Download {
         let left = range.end - range.start;
         let (give, pieces) = sync_channel(WAITING);
         let work = move || {
-            let all = Reading::new(&reader, range).and_then(|mut reading| reading.give_all(&give));
+            let cancel = reader.keys().stopping(&Cancel::default());
+            let all = Reading::new(&reader, range)
+                .and_then(|mut reading| reading.give_all(&give, &cancel));
             if let Err(error) = all {
                 // Who is not there any more need not know.
                 let _ = give.send(Err(error));
@@ -122,10 +125,15 @@ impl Reading {
     }
 
     /// Reads all and gives it away, until nobody takes it.
-    fn give_all(&mut self, to: &SyncSender<Result<Piece, DiskError>>) -> Result<(), DiskError> {
+    fn give_all(
+        &mut self,
+        to: &SyncSender<Result<Piece, DiskError>>,
+        cancel: &Cancel,
+    ) -> Result<(), DiskError> {
         let data_end = self.end.min(self.size);
         let mut is_taken = true;
         while is_taken && self.at < data_end {
+            cancel.check()?;
             self.read_ahead()?;
             let read = match self.ahead {
                 0 => None,

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::resource::disk::Disk;
 use crate::resource::error::DiskError;
+use crate::resource::lookup::refuse_locked;
 use installation::catalog::{Access, AccessRecord, Touch};
 use installation::envelope::ResourceKind;
 use installation::{AccessToken, Installation};
@@ -62,6 +63,7 @@ pub fn grant_access(
         ));
     }
     let disk = Disk::of_kind(installation, kind, name)?;
+    refuse_locked(installation, kind, name)?;
     let live = live_grants(installation, &disk)?;
     let claims = disk.header_file()?.read()?.claims().clone();
     let claim = match (request.access, claims.upload) {
@@ -80,11 +82,6 @@ pub fn grant_access(
     let found = disk.header_file()?.read()?;
     disk.refuse_unsynced(found.claims(), runtime_dir)?;
     with_wiped_call_stack(|| disk.unlock_all(installation, found).map(drop))?;
-    if live.len() >= MOST {
-        return Err(DiskError::Argument(format!(
-            "the {kind} {name} has {MOST} grants of access, as many as are possible: revoke them"
-        )));
-    }
     let granted = insert(installation, &disk, request)?;
     drop(claim);
     Ok(granted)
@@ -115,8 +112,13 @@ fn insert(
             by: request.by,
         },
     };
-    installation.catalog().insert_access(&record)?;
-    Ok(GrantedAccess { record, token })
+    match installation.catalog().insert_access(&record, MOST)? {
+        true => Ok(GrantedAccess { record, token }),
+        false => Err(DiskError::Argument(format!(
+            "the {} {} has {MOST} grants of access, as many as are possible: revoke them",
+            record.kind, record.name
+        ))),
+    }
 }
 
 /// The grants that count now. Those that have expired are forgotten.

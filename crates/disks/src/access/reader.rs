@@ -10,6 +10,7 @@ use crate::access::footer::{FOOTER_LEN, footer};
 use crate::access::page_list::{Page, PageList};
 use crate::resource::disk::Disk;
 use crate::resource::error::DiskError;
+use crate::resource::key_watch::KeyWatch;
 use crate::resource::offline::{open_existing, open_maps};
 use crate::transfer::layers_above;
 use installation::Installation;
@@ -26,6 +27,7 @@ pub struct Reader {
     disk: Disk,
     header: Header,
     deks: DekStack,
+    keys: KeyWatch,
     claim: LayerFile,
     runtime_dir: PathBuf,
 }
@@ -55,6 +57,7 @@ impl Reader {
         disk.refuse_unsynced(found.claims(), runtime_dir)?;
         let (header, deks) = with_wiped_call_stack(|| disk.unlock_all(installation, found))?;
         Ok(Self {
+            keys: KeyWatch::of(installation, &disk)?,
             disk,
             header,
             deks,
@@ -68,6 +71,11 @@ impl Reader {
         self.header.size
     }
 
+    /// Bytes of a sector as guests see it.
+    pub fn logical_sector_size(&self) -> u32 {
+        self.header.logical_sector_size
+    }
+
     /// Changes with the content, as far as it can change at all.
     pub fn version(&self) -> u64 {
         version(&self.header)
@@ -79,12 +87,8 @@ impl Reader {
     }
 
     /// Whether its keys are still granted.
-    ///
-    /// # Errors
-    /// The vault's refusal.
-    pub fn check_keys(&self, installation: &Installation) -> Result<(), DiskError> {
-        let found = self.disk.header_file()?.read()?;
-        with_wiped_call_stack(|| self.disk.check_keys(installation, found).map(drop))
+    pub fn keys(&self) -> &KeyWatch {
+        &self.keys
     }
 
     pub(super) fn footer(&self) -> [u8; FOOTER_LEN] {

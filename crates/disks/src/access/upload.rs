@@ -16,6 +16,7 @@ use crate::access::grant::claim_patiently;
 use crate::access::reader::{modified, version};
 use crate::resource::disk::Disk;
 use crate::resource::error::DiskError;
+use crate::resource::key_watch::KeyWatch;
 use crate::resource::offline::open_existing;
 use installation::Installation;
 use installation::envelope::{Header, HeaderKey, Upload};
@@ -58,6 +59,7 @@ pub struct Uploader {
     disk: Disk,
     size: u64,
     version: u64,
+    keys: KeyWatch,
     claim: LayerFile,
     /// None when it is dropped.
     jobs: Option<Mutex<Sender<Job>>>,
@@ -96,6 +98,7 @@ impl Uploader {
         let work = move || begin.serve(header, &to_do);
         let thread = spawn_with_keys("upload".into(), ROOMY_STACK, work)?;
         Ok(Self {
+            keys: KeyWatch::of(installation, &disk)?,
             disk,
             size,
             version,
@@ -121,12 +124,8 @@ impl Uploader {
     }
 
     /// Whether its keys are still granted.
-    ///
-    /// # Errors
-    /// The vault's refusal.
-    pub fn check_keys(&self, installation: &Installation) -> Result<(), DiskError> {
-        let found = self.disk.header_file()?.read()?;
-        with_wiped_call_stack(|| self.disk.check_keys(installation, found).map(drop))
+    pub fn keys(&self) -> &KeyWatch {
+        &self.keys
     }
 
     /// Writes to the disk or its footer, in whole sectors. It is durable when this returns.

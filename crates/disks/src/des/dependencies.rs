@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::key_user::KeyUser;
 use super::safety::{
     Needs, SafeToDisable, Safety, VaultLook, database, is_version_of, of_elsewhere, safety_of,
-    why_departed,
+    why_departed, why_restored,
 };
 use super::seen_keys::SeenKeys;
 use super::usage::{key_users_of, sets_with};
@@ -262,6 +262,9 @@ impl Dependencies {
             if is_its {
                 found.push((SafeToDisable::Unknown, why_departed(&departed, true)));
             }
+        }
+        if let Some(restored) = installation.catalog().restored()? {
+            found.push((SafeToDisable::Unknown, why_restored(&restored)));
         }
         for vault in &self.vaults {
             let name = &vault.record.name;

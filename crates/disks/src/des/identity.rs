@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::outcome::DeletedDes;
 use super::set::{identity_for, known_key_url, principal_of};
 use installation::DesOperation;
-use installation::catalog::{DesIdentity, DiskEncryptionSetRecord, Stored};
+use installation::catalog::{Change, DesIdentity, DiskEncryptionSetRecord, Kind, Stored};
 use installation::{Installation, InstallationError, retrying};
 use vault::{KeyUrl, VaultError, VaultErrorCode};
 
@@ -32,7 +32,7 @@ pub fn remove_identity(
 }
 
 fn remove_identity_now(installation: &Installation, name: &str) -> Result<Uuid, InstallationError> {
-    let Stored { rev, mut record } = installation.catalog().des(name)?;
+    let Stored { rev, mut record } = unlocked(installation, name)?;
     if record.identity == DesIdentity::None {
         let message = format!("the disk encryption set '{name}' has no identity");
         return Err(VaultError::new(VaultErrorCode::Conflict, message).into());
@@ -41,6 +41,17 @@ fn remove_identity_now(installation: &Installation, name: &str) -> Result<Uuid, 
     record.identity = DesIdentity::None;
     installation.catalog().update_des(rev, &record)?;
     Ok(principal_id)
+}
+
+/// A set that no management lock keeps from being changed.
+fn unlocked(
+    installation: &Installation,
+    name: &str,
+) -> Result<Stored<DiskEncryptionSetRecord>, InstallationError> {
+    let catalog = installation.catalog();
+    let set = catalog.des(name)?;
+    catalog.refuse_locked(Kind::DiskEncryptionSet, name, Change::Write)?;
+    Ok(set)
 }
 
 /// Gives a set whose identity was removed another one: a new one of its own, as Azure does,
@@ -67,7 +78,7 @@ fn assign_identity_now(
     name: &str,
     wanted: Option<&DesIdentity>,
 ) -> Result<DiskEncryptionSetRecord, InstallationError> {
-    let Stored { rev, mut record } = installation.catalog().des(name)?;
+    let Stored { rev, mut record } = unlocked(installation, name)?;
     if record.identity != DesIdentity::None {
         let message = format!(
             "the disk encryption set '{name}' has an identity; remove that first with `sealdisk \

@@ -1,5 +1,6 @@
 //! Disk encryption sets: the key that wraps disks, and the identity that may use it.
 
+mod cut_off;
 mod dependencies;
 mod identity;
 mod key_user;
@@ -12,6 +13,7 @@ mod set;
 mod tests;
 mod usage;
 
+pub use cut_off::left_behind;
 pub use dependencies::{Cut, Dependencies, Loss, SeenSet, SeenVault};
 pub use identity::{assign_identity, remove_identity};
 pub use key_user::KeyUser;

@@ -15,7 +15,7 @@ use time::OffsetDateTime;
 use super::outcome::{LeftBehind, UpdatedDes};
 use crate::{DiskError, NewKey};
 use installation::DesOperation;
-use installation::catalog::{DiskEncryptionSetRecord, DiskRecord, Rev, Stored};
+use installation::catalog::{CatalogError, DiskEncryptionSetRecord, DiskRecord, Kind, Rev, Stored};
 use installation::{Installation, InstallationError, KeyAccess, retrying};
 use traces::{Span, SpanKind};
 use vault::audit::AuditLog;
@@ -81,7 +81,8 @@ fn follow_latest_key(
     }
     let (name, key_url) = (record.name.clone(), record.key_url.clone());
     installation.recorded(DesOperation::Update, &name, Some(&key_url), |log| {
-        rewrap_set(installation, rev, record, None, log).map(Some)
+        let updated = rewrap_set(installation, rev, record, None, log)?;
+        refuse_overtaken(updated).map(Some)
     })
 }
 
@@ -105,28 +106,65 @@ pub(super) fn rewrap_set(
         stale.retain(|disk| !is_current(disk, &record.name, url));
         key.probe()?;
     }
+    let is_other_key = old_key.is_some();
     remember(&mut record, old_key, &stale, url.as_ref());
-    installation.catalog().update_des(rev, &record)?;
+    let rev = installation.catalog().update_des(rev, &record)?;
+    if is_other_key {
+        // Whoever wraps something under the key of before saw the set as it was: its row, or its header, which is locked
+        // meanwhile, is looked at now.
+        let disks = installation.catalog().resources_under(Some(&record.name))?;
+        stale = disks.into_iter().map(|disk| disk.record).collect();
+    }
     let mut updated = UpdatedDes {
         record,
         rewrapped: Vec::new(),
         left: Vec::new(),
     };
+    let key = match key {
+        None if !stale.is_empty() => Some(installation.wrapping_key_of(&updated.record)?),
+        key => key,
+    };
     if let Some(key) = key {
-        rewrap(installation, &key, stale, log, &mut updated);
+        rewrap(installation, (rev, &key), stale, log, &mut updated);
     }
     Ok(updated)
 }
 
+/// Refuses an outcome that a later change of the set's key has replaced: what is left is under that one's key.
+pub(super) fn refuse_overtaken(updated: UpdatedDes) -> Result<UpdatedDes, InstallationError> {
+    let mut reasons = updated.left.iter().map(|left| &left.reason);
+    let is_overtaken = reasons.any(|reason| {
+        let DiskError::Control(InstallationError::Catalog(error)) = reason else {
+            return false;
+        };
+        matches!(
+            error,
+            CatalogError::Changed {
+                kind: Kind::DiskEncryptionSet,
+                ..
+            }
+        )
+    });
+    match is_overtaken {
+        true => Err(CatalogError::Changed {
+            kind: Kind::DiskEncryptionSet,
+            name: updated.record.name,
+        }
+        .into()),
+        false => Ok(updated),
+    }
+}
+
 fn rewrap(
     installation: &Installation,
-    key: &KeyAccess,
+    (rev, key): (Rev, &KeyAccess),
     stale: Vec<DiskRecord>,
     log: &AuditLog,
     updated: &mut UpdatedDes,
 ) {
     let new = NewKey {
         set: Some(&updated.record.name),
+        rev: Some(rev),
         access: key,
         log,
     };

@@ -8,7 +8,7 @@ use serde::Serialize;
 use time::{Duration, OffsetDateTime};
 
 use super::key_user::KeyUser;
-use installation::catalog::{DepartedRecord, Departure};
+use installation::catalog::{DepartedRecord, Departure, RestoredRecord};
 use installation::{Installation, InstallationError};
 use vault::audit::AuditRecord;
 use vault::{KeyId, KeyUrl, KeyUsed, VaultDatabase, VaultError, moment, same_key_url};
@@ -296,7 +296,23 @@ fn uses_elsewhere(
         );
         found.push((Unknown, reason));
     }
+    // A vault that was made since then has wrapped nothing that is not known.
+    if let Some(restored) = installation.catalog().restored()?
+        && vault.record.created <= restored.time
+        && !is_purged(installation, key_url, vaults)?
+    {
+        found.push((Unknown, why_restored(&restored)));
+    }
     Ok(found)
+}
+
+pub(super) fn why_restored(restored: &RestoredRecord) -> String {
+    format!(
+        "the catalog was restored at {} from a backup of {}, and disks that were made in between are not known; `sealdisk \
+         catalog rebuild --all-directories-named` takes them up, with --data-dir for disks elsewhere",
+        moment(restored.time),
+        moment(restored.backup)
+    )
 }
 
 /// The uses for what is not in this installation. A recent one is one that needs the key.
@@ -401,7 +417,7 @@ pub(super) fn is_version_of(url: &str, key_url: &str) -> bool {
 }
 
 /// A key's URL without its version, where it has one.
-fn without_version(url: &str) -> &str {
+pub(super) fn without_version(url: &str) -> &str {
     match url.rsplit_once('/') {
         Some((key, version)) if version.len() == 32 && !key.ends_with("/keys") => key,
         _ => url,

@@ -3,11 +3,14 @@
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::cut_off::refuse_cut_off;
 use super::outcome::{DeletedDes, UpdatedDes};
-use super::rotate::rewrap_set;
+use super::rotate::{refuse_overtaken, rewrap_set};
 use crate::resource::reconcile::reconcile;
 use installation::DesOperation;
-use installation::catalog::{DesIdentity, DiskEncryptionSetRecord, EncryptionType, Stored};
+use installation::catalog::{
+    Change, DesIdentity, DiskEncryptionSetRecord, EncryptionType, Kind, Stored,
+};
 use installation::{Installation, InstallationError, PLATFORM_VAULT, retrying};
 use vault::audit::AuditLog;
 use vault::{KeyUrl, KeyVault, VaultError, VaultErrorCode, same_key_url};
@@ -61,6 +64,8 @@ fn create_now(
     new: &NewDes<'_>,
 ) -> Result<DiskEncryptionSetRecord, InstallationError> {
     check_des_name(new.name)?;
+    let catalog = installation.catalog();
+    catalog.refuse_locked(Kind::DiskEncryptionSet, new.name, Change::Write)?;
     let url: KeyUrl = new.key_url.parse()?;
     refuse_platform_twice(&url, new.encryption_type)?;
     let identity = identity_for(&url, new.identity.as_ref())?;
@@ -82,10 +87,11 @@ fn create_now(
 
 /// Changes a disk encryption set and wraps its disks, attached ones too, under its key again.
 ///
-/// When it has disks, its identity must be able to use the new key, or else nothing changes. A
-/// disk that cannot be wrapped again, because the old key refuses, stays under the old key:
-/// its header names the key version that wraps it, whatever the set's active key is. So does
-/// every disk that a crash leaves behind; repeating the command takes those up.
+/// When it has disks, its identity must be able to use the new key, or else nothing changes. Nor does
+/// another identity take over that cannot use a key which still wraps a disk of the set. A disk that
+/// cannot be wrapped again, because the old key refuses, stays under the old key: its header names the
+/// key version that wraps it, whatever the set's active key is. So does every disk that a crash leaves
+/// behind; repeating the command takes those up.
 ///
 /// # Errors
 /// As [`create`]; the vault's refusal of the new key.
@@ -97,7 +103,8 @@ pub fn update(
     let known = known_key_url(installation, name);
     let url = change.key_url.or(known.as_deref());
     installation.recorded(DesOperation::Update, name, url, |log| {
-        retrying(|| update_now(installation, name, change, log))
+        // One that another change has overtaken is not made again, which would undo that one.
+        refuse_overtaken(retrying(|| update_now(installation, name, change, log))?)
     })
 }
 
@@ -112,7 +119,13 @@ fn update_now(
     change: &DesChange<'_>,
     log: &AuditLog,
 ) -> Result<UpdatedDes, InstallationError> {
-    let Stored { rev, mut record } = installation.catalog().des(name)?;
+    let catalog = installation.catalog();
+    catalog.refuse_locked(Kind::DiskEncryptionSet, name, Change::Write)?;
+    let Stored {
+        rev,
+        record: before,
+    } = catalog.des(name)?;
+    let mut record = before.clone();
     let mut old_key = None;
     let identity = change.identity.as_ref();
     let identity = identity.filter(|identity| **identity != record.identity);
@@ -135,6 +148,9 @@ fn update_now(
         }
     }
     record.auto_rotation = change.auto_rotation.unwrap_or(record.auto_rotation);
+    if identity.is_some() {
+        refuse_cut_off(installation, &before, &record)?;
+    }
     rewrap_set(installation, rev, record, old_key, log)
 }
 
@@ -158,10 +174,12 @@ pub fn delete(installation: &Installation, name: &str) -> Result<DeletedDes, Ins
     let url = known_key_url(installation, name);
     let record = installation.recorded(DesOperation::Delete, name, url.as_deref(), |_| {
         retrying(|| {
-            let Stored { rev, record } = installation.catalog().des(name)?;
+            let catalog = installation.catalog();
+            let Stored { rev, record } = catalog.des(name)?;
+            catalog.refuse_locked(Kind::DiskEncryptionSet, name, Change::Delete)?;
             // A disk whose header names the set needs its identity, whatever the catalog says.
             reconcile(installation)?;
-            installation.catalog().delete_des(name, rev)?;
+            catalog.delete_des(name, rev)?;
             Ok(record)
         })
     })?;

@@ -54,6 +54,7 @@ mod whole;
 mod writer;
 
 pub use cancel::Cancel;
+pub(crate) use cancel::Deadline;
 pub use copy::{CopyError, PlaintextSink, copy};
 pub use error::ImportError;
 #[doc(hidden)]
@@ -61,6 +62,6 @@ pub use feeder::feed;
 pub use format::ImageFormat;
 pub use image::SourceImage;
 pub use nbd::NbdClient;
-pub use open::{Source, SourceSpec, identify, open};
+pub use open::{Source, SourceSpec, identify, open, open_beneath, open_file};
 pub use target::TargetImage;
 pub use writer::Backing;

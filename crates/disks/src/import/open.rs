@@ -1,7 +1,11 @@
 //! Opening an image.
 
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
 use super::cancel::Cancel;
 use super::error::ImportError;
@@ -66,8 +70,53 @@ pub(super) fn open_within(
     cancel: &Cancel,
     bounds: Bounds,
 ) -> Result<Source, ImportError> {
+    opened(raw::RawImage::open(&spec.path)?, spec, cancel, bounds)
+}
+
+/// Opens a regular file below a directory for [`open_file`]: no symbolic link and no `..` leads out of it.
+///
+/// # Errors
+/// [`ImportError::Io`], [`ImportError::NotAnImage`].
+pub fn open_beneath(directory: &Path, path: &Path) -> Result<File, ImportError> {
+    let full = directory.join(path);
+    let root = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_DIRECTORY | libc::O_PATH)
+        .open(directory)
+        .map_err(raw::error("open", directory))?;
+    // O_NONBLOCK: opening a pipe must not wait for a writer before it is refused.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    let file = openat2(&root, path, flags, Mode::empty(), resolve);
+    let file = File::from(file.map_err(|error| raw::error("open", &full)(error.into()))?);
+    let metadata = file.metadata().map_err(raw::error("inspect", &full))?;
+    match metadata.is_file() {
+        true => Ok(file),
+        false => Err(ImportError::NotAnImage { path: full }),
+    }
+}
+
+/// Opens an image whose file is open, as what its name and content say.
+///
+/// # Errors
+/// [`ImportError`].
+pub fn open_file(file: File, name: &Path, cancel: &Cancel) -> Result<Source, ImportError> {
+    let spec = SourceSpec {
+        path: name.into(),
+        format: None,
+        force_share: false,
+    };
+    let file = raw::RawImage::of(file, name)?;
+    opened(file, &spec, cancel, Bounds::default())
+}
+
+fn opened(
+    mut file: raw::RawImage,
+    spec: &SourceSpec,
+    cancel: &Cancel,
+    bounds: Bounds,
+) -> Result<Source, ImportError> {
     let path = &spec.path;
-    let mut file = raw::RawImage::open(path)?;
     if !spec.force_share {
         file.lock()?;
     }

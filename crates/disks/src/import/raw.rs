@@ -24,11 +24,16 @@ pub(super) struct RawImage {
 impl RawImage {
     pub(super) fn open(path: &Path) -> Result<Self, ImportError> {
         // O_NONBLOCK: opening a pipe must not wait for a writer before it is refused.
-        let mut file = OpenOptions::new()
+        let file = OpenOptions::new()
             .read(true)
             .custom_flags(libc::O_NONBLOCK)
             .open(path)
             .map_err(error("open", path))?;
+        Self::of(file, path)
+    }
+
+    /// A file that was opened with `O_NONBLOCK`, which is called so.
+    pub(super) fn of(mut file: File, path: &Path) -> Result<Self, ImportError> {
         let kind = file.metadata().map_err(error("inspect", path))?.file_type();
         if kind.is_dir() && path.join(parallels::DESCRIPTION).exists() {
             return Err(parallels::is_directory(path));
@@ -140,7 +145,7 @@ impl SourceImage for RawImage {
     }
 }
 
-fn error(call: &'static str, path: &Path) -> impl Fn(io::Error) -> ImportError {
+pub(super) fn error(call: &'static str, path: &Path) -> impl Fn(io::Error) -> ImportError {
     let path = path.to_owned();
     move |source| ImportError::Io {
         call,

@@ -1,6 +1,8 @@
-//! Making a disk of a snapshot or an image, at once: it shares their layers.
+//! Making a disk of a snapshot, an image or another disk, at once: it shares their layers.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::layers::hold::hold;
 use crate::layers::snapshot;
@@ -9,26 +11,34 @@ use crate::lifecycle::new_resource::{NewLayer, new_layer, row};
 use crate::resource::directory::{HEADER, layer_paths};
 use crate::resource::error::DiskError;
 use crate::resource::layer_files;
+use crate::resource::lookup::refuse_locked;
 use crate::resource::open::geometry;
 use crate::resource::staging::Staging;
 use installation::Installation;
 use installation::envelope::{
     CloneSource, Header, HeaderFile, HeaderPayload, MAX_DISK_SIZE, ResourceKind,
 };
+use installation::files::sync_dir;
 use keys::units::MAX_LAYERS;
 use volume::create_layer;
 
 /// What a clone is to be.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct CloneRequest {
     /// Its name.
     pub name: String,
-    /// What it is made of: a snapshot or an image, and its name.
+    /// What it is made of, and its name.
     pub source: (ResourceKind, String),
     /// Its size in bytes; the source's when it is not given.
     pub size: Option<u64>,
     /// The set whose key wraps its own layer, `Some(None)` for the platform-managed key; the source's
     /// when it is not given.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "given"
+    )]
     pub disk_encryption_set: Option<Option<String>>,
     /// Bytes encrypted under one tweak; as the source has it when it is not given.
     pub sector_size: Option<u32>,
@@ -36,69 +46,117 @@ pub struct CloneRequest {
     pub data_dir: Option<PathBuf>,
 }
 
+/// What is given, of which `null` is a value too.
+fn given<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Option<String>>, D::Error> {
+    Option::deserialize(from).map(Some)
+}
+
 /// Makes a disk that holds what a snapshot or an image holds. The layers that it shares stay under
-/// the keys that they have.
+/// the keys that they have. A disk is cloned by [`LayerOp::CloneDisk`](super::LayerOp::CloneDisk).
 ///
 /// # Errors
 /// [`DiskError`]; nothing of the disk is left then.
 pub fn clone(installation: &Installation, request: &CloneRequest) -> Result<Created, DiskError> {
     let (kind, name) = &request.source;
+    if *kind == ResourceKind::Disk {
+        return Err(DiskError::Argument(format!(
+            "the disk {name} may be written to, and its layers are not shared as they are"
+        )));
+    }
+    refuse_locked(installation, ResourceKind::Disk, &request.name)?;
     let (source, _lock) = hold(installation, *kind, name)?;
     let found = source.header_file()?.read()?;
     let (from, _) = source.unlock_all(installation, found)?;
-    let top = from.top().ok_or_else(|| source.no_layer())?;
-    if from.layers.len() >= MAX_LAYERS {
-        return Err(DiskError::Argument(format!(
-            "the {kind} {name} has {MAX_LAYERS} layers, which is the most: no disk can be made on \
-             top of them"
-        )));
-    }
-    let unit = request.sector_size.unwrap_or(top.data_unit);
-    let size = size(request, &from, unit)?;
-    let (parent, directory) = snapshot::resource_dir(
-        installation,
-        ResourceKind::Disk,
-        &request.name,
-        source.directory(),
-        request.data_dir.as_deref(),
-    )?;
-    let set = match &request.disk_encryption_set {
-        Some(set) => set.clone(),
-        None => from.disk_encryption_set.clone(),
-    };
-    let access = installation.wrapping_key(set.as_deref())?;
-    let mut payload = HeaderPayload {
-        size,
-        disk_encryption_set: set.clone(),
-        source: Some(CloneSource {
-            kind: *kind,
-            id: from.disk,
-            name: name.clone(),
-        }),
-        ..snapshot::described(ResourceKind::Disk, &request.name, &from)
-    };
-    let new = NewLayer {
-        name: &request.name,
-        origin: payload.disk,
-        size,
-        data_unit: unit,
-        set: set.as_deref(),
-    };
-    let (dek, layer) = new_layer(&access, &new)?;
-    payload.layers.push(layer.clone());
-    let mut staging = Staging::begin(installation, &parent, ResourceKind::Disk, &request.name)?;
-    staging.reserve(row(&payload, &directory))?;
-    layer_files::share(&from.layers, source.directory(), staging.directory())?;
-    let paths = layer_paths(staging.directory(), &layer);
-    create_layer(&paths, &geometry(&payload, &layer)?)?;
-    let header = Header::new(payload);
-    HeaderFile::create(&staging.directory().join(HEADER), &header, &dek)?;
-    staging.finish(&directory)?;
+    let mut new = NewClone::begin(installation, request, source.directory())?;
+    let size = new.fill(&from, source.directory())?;
+    new.finish()?;
     Ok(Created {
         size,
         source: None,
         looks_like: None,
     })
+}
+
+/// A clone in the making. Unless it is finished, dropping it removes all of it.
+pub(super) struct NewClone<'a> {
+    installation: &'a Installation,
+    request: &'a CloneRequest,
+    staging: Staging<'a>,
+    directory: PathBuf,
+}
+
+impl<'a> NewClone<'a> {
+    /// Finds its place, which is beside that directory if it is not said where.
+    pub(super) fn begin(
+        installation: &'a Installation,
+        request: &'a CloneRequest,
+        beside: &Path,
+    ) -> Result<Self, DiskError> {
+        let kind = ResourceKind::Disk;
+        let data_dir = request.data_dir.as_deref();
+        let (parent, directory) =
+            snapshot::resource_dir(installation, kind, &request.name, beside, data_dir)?;
+        Ok(Self {
+            installation,
+            request,
+            staging: Staging::begin(installation, &parent, kind, &request.name)?,
+            directory,
+        })
+    }
+
+    /// Makes all of it, on top of the layers of `from`, whose files are in that directory; its size.
+    pub(super) fn fill(&mut self, from: &HeaderPayload, files: &Path) -> Result<u64, DiskError> {
+        let (kind, name) = &self.request.source;
+        let nothing = || DiskError::Argument(format!("the {kind} {name} has no layer"));
+        let top = from.top().ok_or_else(nothing)?;
+        if from.layers.len() >= MAX_LAYERS {
+            return Err(DiskError::Argument(format!(
+                "the {kind} {name} has {MAX_LAYERS} layers, which is the most: no disk can be made on \
+                 top of them"
+            )));
+        }
+        let unit = self.request.sector_size.unwrap_or(top.data_unit);
+        let size = size(self.request, from, unit)?;
+        let set = match &self.request.disk_encryption_set {
+            Some(set) => set.clone(),
+            None => from.disk_encryption_set.clone(),
+        };
+        let access = self.installation.wrapping_key(set.as_deref())?;
+        let mut payload = HeaderPayload {
+            size,
+            disk_encryption_set: set.clone(),
+            source: Some(CloneSource {
+                kind: *kind,
+                id: from.disk,
+                name: name.clone(),
+            }),
+            ..snapshot::described(ResourceKind::Disk, &self.request.name, from)
+        };
+        let new = NewLayer {
+            name: &self.request.name,
+            origin: payload.disk,
+            size,
+            data_unit: unit,
+            set: set.as_deref(),
+        };
+        let (dek, layer) = new_layer(&access, &new)?;
+        payload.layers.push(layer.clone());
+        self.staging.reserve(row(&payload, &self.directory))?;
+        let directory = self.staging.directory();
+        layer_files::share(&from.layers, files, directory)?;
+        create_layer(
+            &layer_paths(directory, &layer),
+            &geometry(&payload, &layer)?,
+        )?;
+        HeaderFile::create(&directory.join(HEADER), &Header::new(payload), &dek)?;
+        sync_dir(directory).map_err(DiskError::file("sync", directory))?;
+        Ok(size)
+    }
+
+    /// Gives it its name.
+    pub(super) fn finish(self) -> Result<(), DiskError> {
+        self.staging.finish(&self.directory)
+    }
 }
 
 fn size(request: &CloneRequest, from: &HeaderPayload, unit: u32) -> Result<u64, DiskError> {
@@ -126,4 +184,26 @@ fn size(request: &CloneRequest, from: &HeaderPayload, unit: u32) -> Result<u64, 
         ));
     }
     Ok(size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_arrives_as_it_was_sent() {
+        for set in [None, Some(None), Some(Some("s".to_owned()))] {
+            let request = CloneRequest {
+                name: "c".into(),
+                source: (ResourceKind::Disk, "d".into()),
+                size: None,
+                disk_encryption_set: set.clone(),
+                sector_size: None,
+                data_dir: None,
+            };
+            let text = serde_json::to_string(&request).unwrap();
+            let arrived: CloneRequest = serde_json::from_str(&text).unwrap();
+            assert_eq!(arrived.disk_encryption_set, set, "{text}");
+        }
+    }
 }

@@ -10,6 +10,7 @@ use crate::lifecycle::new_resource::row;
 use crate::resource::directory::HEADER;
 use crate::resource::error::DiskError;
 use crate::resource::layer_files;
+use crate::resource::lookup::refuse_locked;
 use crate::resource::staging::Staging;
 use installation::Installation;
 use installation::envelope::{Header, HeaderFile, ResourceKind};
@@ -65,6 +66,7 @@ pub fn image_of_snapshot(
     data_dir: Option<PathBuf>,
 ) -> Result<(), DiskError> {
     let kind = ResourceKind::Image;
+    refuse_locked(installation, kind, name)?;
     let (source, _lock) = hold(installation, ResourceKind::Snapshot, snapshot)?;
     let (from, dek) = source.unlock(installation, source.header_file()?.read()?)?;
     let (parent, directory) = snapshot::resource_dir(

@@ -27,7 +27,7 @@ use crate::resource::disk::Disk;
 use crate::resource::error::DiskError;
 use crate::resource::lookup::lookup;
 use installation::Installation;
-use installation::catalog::DiskState;
+use installation::catalog::{Change, DiskState};
 use installation::envelope::{HeaderPayload, ResourceKind};
 
 /// A layer that can be merged.
@@ -63,6 +63,9 @@ pub fn delete_source(
     runtime_dir: &Path,
 ) -> Result<(), DiskError> {
     let row = lookup(installation, kind, name)?.record;
+    installation
+        .catalog()
+        .refuse_locked(kind.into(), name, Change::Delete)?;
     let all = resources(installation)?;
     let of_this = |header: &&HeaderPayload| {
         let source = header.source.as_ref();

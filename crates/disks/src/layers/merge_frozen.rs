@@ -19,11 +19,12 @@ use crate::layers::op::{ChangeLayers, LayerOp};
 use crate::layers::verify_covered::verify_covered;
 use crate::resource::disk::{Disk, claim_data};
 use crate::resource::error::DiskError;
+use crate::resource::key_watch::KeyWatch;
 use crate::resource::layer_files;
 use crate::resource::open::{geometry, layer_map};
 use installation::Installation;
 use installation::envelope::{Header, LayerRecord, ResourceKind};
-use keys::DekStack;
+use keys::{DekStack, with_wiped_call_stack};
 use volume::pipeline::{DiskIo, PipelineError};
 use volume::store::{LayerFile, StackFiles};
 use volume::{LowerLayer, Volume, check_data_file};
@@ -51,7 +52,30 @@ pub(super) fn merge_frozen(
         .ok_or_else(|| DiskError::Argument("nobody has the layer".into()))?;
     let (header, deks) = first.unlock_all(installation, first.header_file()?.read()?)?;
     let upper = Upper::of(first, &header, above)?;
-    let mut io = upper.open(deks)?;
+    let keys = KeyWatch::of(installation, first)?;
+    let cancel = keys.stopping(cancel);
+    // The ciphers leave parts of keys there.
+    keys.judged(with_wiped_call_stack(|| {
+        copy_all(upper.open(deks)?, &cancel, progress)
+    }))?;
+    for holder in &holders {
+        match holder.kind() {
+            ResourceKind::Disk => {
+                let layers = vec![layer];
+                change(holder, &LayerOp::DropLayers { layers })?;
+            }
+            ResourceKind::Snapshot | ResourceKind::Image => forget(installation, holder, layer)?,
+        }
+    }
+    Ok(())
+}
+
+/// Copies what the top layer is missing of the one beneath it. The keys are gone when it returns.
+fn copy_all(
+    mut io: DiskIo,
+    cancel: &Cancel,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<(), DiskError> {
     let size = io.volume().geometry().size;
     let (mut at, mut since) = (0, 0);
     while at < size {
@@ -65,18 +89,7 @@ pub(super) fn merge_frozen(
             since = 0;
         }
     }
-    io.flush()?;
-    drop(io);
-    for holder in &holders {
-        match holder.kind() {
-            ResourceKind::Disk => {
-                let layers = vec![layer];
-                change(holder, &LayerOp::DropLayers { layers })?;
-            }
-            ResourceKind::Snapshot | ResourceKind::Image => forget(installation, holder, layer)?,
-        }
-    }
-    Ok(())
+    Ok(io.flush()?)
 }
 
 /// A frozen layer as the top of what is beneath it.

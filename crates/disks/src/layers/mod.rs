@@ -9,6 +9,7 @@
 //! [`LayerOp`] has every change of a disk's layers.
 
 mod clone;
+mod clone_disk;
 mod drop_layers;
 mod grow;
 mod hold;

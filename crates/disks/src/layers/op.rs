@@ -8,6 +8,8 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::layers::clone::CloneRequest;
+use crate::layers::clone_disk::clone_disk;
 use crate::layers::drop_layers::drop_layers;
 use crate::layers::grow::grow;
 use crate::layers::job::{JobChange, begin_flatten, begin_merge, begin_rotation, change_job};
@@ -16,8 +18,9 @@ use crate::layers::snapshot::{SnapshotRequest, create_snapshot};
 use crate::layers::swap_volume::SwapVolume;
 use crate::resource::disk::Disk;
 use crate::resource::error::DiskError;
+use crate::resource::lookup::refuse_locked;
 use installation::Installation;
-use installation::envelope::JobKind;
+use installation::envelope::{JobKind, ResourceKind};
 use traces::Span;
 
 /// A change of a disk's layers.
@@ -26,6 +29,8 @@ use traces::Span;
 pub enum LayerOp {
     /// Makes a snapshot or an image of what the disk holds; the disk gets a new, empty top layer.
     CreateSnapshot(SnapshotRequest),
+    /// Makes another disk of what the disk holds; both get a new, empty top layer.
+    CloneDisk(CloneRequest),
     /// Gives the disk a new top layer under a new DEK, and begins the job that copies everything into it.
     RotateDek {
         /// Bytes per second to copy at most.
@@ -113,6 +118,7 @@ impl LayerOp {
     pub fn name(&self) -> &'static str {
         match self {
             Self::CreateSnapshot(_) => "create snapshot",
+            Self::CloneDisk(_) => "clone disk",
             Self::RotateDek { .. } => "rotate DEK",
             Self::Flatten { .. } => "flatten",
             Self::Merge { .. } => "merge",
@@ -121,6 +127,26 @@ impl LayerOp {
             Self::Grow { .. } => "grow",
             Self::Job { .. } => "change job",
         }
+    }
+
+    /// Refuses what a management lock on the disk, or on what would be made of it, forbids. What has begun is gone on
+    /// with: jobs, and what a deleted snapshot leaves to be merged.
+    ///
+    /// # Errors
+    /// [`CatalogError::Locked`](installation::catalog::CatalogError::Locked).
+    pub fn refuse_locked(&self, installation: &Installation, disk: &Disk) -> Result<(), DiskError> {
+        match self {
+            Self::CreateSnapshot(new) => refuse_locked(installation, new.kind, &new.name)?,
+            Self::CloneDisk(new) => refuse_locked(installation, ResourceKind::Disk, &new.name)?,
+            Self::RotateDek { .. }
+            | Self::Flatten { .. }
+            | Self::Revert { .. }
+            | Self::Grow { .. } => {
+                refuse_locked(installation, ResourceKind::Disk, disk.name())?;
+            }
+            Self::Merge { .. } | Self::DropLayers { .. } | Self::Job { .. } => {}
+        }
+        Ok(())
     }
 
     fn apply_traced(
@@ -132,6 +158,9 @@ impl LayerOp {
         match self {
             Self::CreateSnapshot(request) => {
                 create_snapshot(installation, request, disk, volume).map(|()| Applied::Done)
+            }
+            Self::CloneDisk(request) => {
+                clone_disk(installation, request, disk, volume).map(|()| Applied::Done)
             }
             Self::RotateDek { rate } => {
                 begin_rotation(installation, disk, volume, *rate).map(|()| Applied::JobBegun)

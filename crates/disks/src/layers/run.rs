@@ -10,11 +10,12 @@ use crate::layers::job::layers_to_drop;
 use crate::layers::swap_volume::Unattached;
 use crate::resource::disk::Disk;
 use crate::resource::error::DiskError;
+use crate::resource::key_watch::KeyWatch;
 use crate::resource::open::{layer_map, lower_layers, open_files};
 use installation::Installation;
 use installation::envelope::{Header, Job};
-use keys::DekStack;
 use keys::units::BLOCK_SIZE;
+use keys::{DekStack, with_wiped_call_stack};
 use volume::Volume;
 use volume::pipeline::DiskIo;
 
@@ -23,6 +24,8 @@ const STEP: u64 = 4 << 20;
 /// How often what was copied is made durable, so that a kill costs no more, and the header is looked
 /// at for somebody else's wish to stop.
 const LOOK: Duration = Duration::from_secs(2);
+/// How long it rests at a time for its limit: somebody may want it to stop.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// How far a job is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +46,7 @@ enum End {
 }
 
 /// Does the job of a disk to its end, if it has one that is not paused; whether it is at its end.
-/// What is interrupted can be gone on with.
+/// What is interrupted can be gone on with, also when a vault refuses a key meanwhile.
 ///
 /// # Errors
 /// [`DiskError`].
@@ -58,29 +61,31 @@ pub fn run_unattached(
     let Some(job) = header.job.clone().filter(|job| !job.paused) else {
         return Ok(header.job.is_none());
     };
-    let copied = copy(disk, volume, &header, &job, &deks, cancel, progress);
-    match disk.keeping_failed_sync(installation, copied)? {
+    let keys = KeyWatch::of(installation, disk)?;
+    let cancel = keys.stopping(cancel);
+    // The ciphers leave parts of keys there.
+    let copied = with_wiped_call_stack(|| {
+        let io = open(disk, volume, &header, deks)?;
+        copy(disk, io, &header, &job, &cancel, progress)
+    });
+    match disk.keeping_failed_sync(installation, keys.judged(copied))? {
         End::Stopped => Ok(false),
         // Not for a job that was aborted since the last look.
         End::Copied if !goes_on(disk, &job)? => Ok(false),
         End::Copied => {
-            drop(deks);
             drop_layers(installation, disk, volume, &job.drop)?;
             Ok(true)
         }
     }
 }
 
-fn copy(
+/// Opens the disk to be copied; it has the only keys then.
+fn open(
     disk: &Disk,
     unattached: &Unattached,
     header: &Header,
-    job: &Job,
-    deks: &DekStack,
-    cancel: &Cancel,
-    progress: &mut dyn FnMut(JobProgress),
-) -> Result<End, DiskError> {
-    let drop = layers_to_drop(header, job)?;
+    deks: DekStack,
+) -> Result<DiskIo, DiskError> {
     let paths = |layer: &_| disk.layer_paths(layer);
     let top = header.top().ok_or_else(|| disk.no_layer())?;
     let files = open_files(unattached.claimed()?, header, paths)?;
@@ -88,6 +93,19 @@ fn copy(
     let volume = Arc::new(Volume::open_private(map, lower_layers(header, paths)?)?);
     // A run before this one may have failed, and its header may not have taken the word of it.
     volume.write_map_anew()?;
+    Ok(DiskIo::open(volume, files, &deks)?)
+}
+
+/// The disk is closed when it returns, and its keys are gone.
+fn copy(
+    disk: &Disk,
+    mut io: DiskIo,
+    header: &Header,
+    job: &Job,
+    cancel: &Cancel,
+    progress: &mut dyn FnMut(JobProgress),
+) -> Result<End, DiskError> {
+    let drop = layers_to_drop(header, job)?;
     let share = |volume: &Volume| -> Result<JobProgress, DiskError> {
         let share = volume.copy_up_progress(usize::from(drop), &|| cancel.check().is_ok());
         cancel.check()?;
@@ -97,9 +115,8 @@ fn copy(
             total: total * BLOCK_SIZE,
         })
     };
-    let mut now = share(&volume)?;
+    let mut now = share(io.volume())?;
     progress(now);
-    let mut io = DiskIo::open(volume.clone(), files, deks)?;
     let (mut at, mut looked) = (0, Instant::now());
     while at < header.size {
         cancel.check()?;
@@ -110,7 +127,7 @@ fn copy(
         progress(now);
         if let Some(rate) = job.rate {
             let least = Duration::from_secs_f64(copied as f64 / rate as f64);
-            thread::sleep(least.saturating_sub(begun.elapsed()));
+            wait(begun + least, cancel)?;
         }
         if looked.elapsed() > LOOK {
             io.flush()?;
@@ -122,6 +139,18 @@ fn copy(
     }
     io.flush()?;
     Ok(End::Copied)
+}
+
+/// Waits for a moment, or until it is to stop.
+fn wait(until: Instant, cancel: &Cancel) -> Result<(), DiskError> {
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        thread::sleep(left.min(PAUSE));
+        cancel.check()?;
+    }
 }
 
 /// Whether the header still says that the job is to be done.

@@ -6,11 +6,13 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::import;
-use crate::import::{Cancel, ImageFormat, Source, SourceSpec};
+use crate::import::{Cancel, Deadline, ImageFormat, Source, SourceSpec};
 use crate::lifecycle::import_image::{import_image, open_new};
 use crate::lifecycle::new_resource::{NewLayer, data_dir, free_place, new_layer, row};
 use crate::resource::directory::{HEADER, layer_paths};
 use crate::resource::error::DiskError;
+use crate::resource::key_watch::KeyWatch;
+use crate::resource::lookup::refuse_locked;
 use crate::resource::open;
 use crate::resource::staging::Staging;
 use installation::Installation;
@@ -18,7 +20,7 @@ use installation::envelope::{
     Header, HeaderFile, HeaderPayload, LayerRecord, MAX_DISK_SIZE, ResourceKind, USUAL_SECTOR_SIZE,
     Upload, check_resource_name,
 };
-use keys::DekStack;
+use keys::{DekStack, with_wiped_call_stack};
 
 /// The data unit of a disk for which none was asked: with 4096 bytes a block of the map is one
 /// unit, and XTS starts an eighth as often. Guests see 512-byte sectors either way.
@@ -72,6 +74,21 @@ pub fn create<P: FnMut(u64)>(
     create_as(ResourceKind::Disk, installation, request, cancel, started)
 }
 
+/// As [`create`], of an image that is open already; the request names none.
+///
+/// # Errors
+/// As [`create`].
+pub fn create_from<P: FnMut(u64)>(
+    installation: &Installation,
+    request: &CreateRequest,
+    source: Source,
+    cancel: &Cancel,
+    started: impl FnOnce(&Created) -> P,
+) -> Result<Created, DiskError> {
+    let kind = (ResourceKind::Disk, None);
+    create_kind(kind, installation, (request, Some(source)), cancel, started)
+}
+
 /// Makes a disk that is to be uploaded, and cannot be used before.
 ///
 /// # Errors
@@ -84,7 +101,7 @@ pub fn create_for_upload(
     create_kind(
         kind,
         installation,
-        request,
+        (request, None),
         &Cancel::default(),
         |_: &Created| |_: u64| (),
     )
@@ -98,17 +115,19 @@ pub(crate) fn create_as<P: FnMut(u64)>(
     cancel: &Cancel,
     started: impl FnOnce(&Created) -> P,
 ) -> Result<Created, DiskError> {
+    let request = (request, None);
     create_kind((kind, None), installation, request, cancel, started)
 }
 
 fn create_kind<P: FnMut(u64)>(
     (kind, upload): (ResourceKind, Option<Upload>),
     installation: &Installation,
-    request: &CreateRequest,
+    (request, opened): (&CreateRequest, Option<Source>),
     cancel: &Cancel,
     started: impl FnOnce(&Created) -> P,
 ) -> Result<Created, DiskError> {
-    check_arguments(kind, request)?;
+    check_arguments(kind, request, opened.is_some())?;
+    refuse_locked(installation, kind, &request.name)?;
     let parent = match &request.data_dir {
         Some(directory) => data_dir(directory)?,
         None => installation.resources_dir(kind),
@@ -117,9 +136,11 @@ fn create_kind<P: FnMut(u64)>(
 
     let disk = Uuid::new_v4();
     let mut staging = Staging::begin(installation, &parent, kind, &request.name)?;
+    // The source heeds it too, and the key of the disk is its end.
+    let cancel = &cancel.or_at(&Deadline::default());
     let mut source = match &request.source {
         Some(spec) => Some(import::open(spec, cancel)?),
-        None => None,
+        None => opened,
     };
     let logical_sector_size = logical_sector_size(request, source.as_ref())?;
     let created = Created {
@@ -159,6 +180,7 @@ fn create_kind<P: FnMut(u64)>(
     staging.reserve(row(&payload, &directory))?;
     let dek = DekStack::from(dek);
     write_data(
+        installation,
         &payload,
         &dek,
         staging.directory(),
@@ -174,8 +196,9 @@ fn create_kind<P: FnMut(u64)>(
     Ok(created)
 }
 
-/// Makes the layer's files and fills them.
+/// Makes the layer's files and fills them, for as long as a vault grants the key.
 fn write_data(
+    installation: &Installation,
     payload: &HeaderPayload,
     dek: &DekStack,
     directory: &Path,
@@ -192,14 +215,23 @@ fn write_data(
     match source {
         Some(source) => {
             let paths = |layer: &LayerRecord| layer_paths(directory, layer);
-            let sink = open_new(payload, paths, dek)?;
-            import_image(sink, source.image.as_mut(), payload.size, cancel, progress)
+            let keys = KeyWatch::of_new(installation, &payload.name, layer, cancel)?;
+            let image = source.image.as_mut();
+            // The ciphers leave parts of keys there.
+            keys.judged(with_wiped_call_stack(|| {
+                let sink = open_new(payload, paths, dek)?;
+                import_image(sink, image, payload.size, cancel, progress)
+            }))
         }
         None => Ok(()),
     }
 }
 
-fn check_arguments(kind: ResourceKind, request: &CreateRequest) -> Result<(), DiskError> {
+fn check_arguments(
+    kind: ResourceKind,
+    request: &CreateRequest,
+    is_opened: bool,
+) -> Result<(), DiskError> {
     check_resource_name(kind, &request.name).map_err(DiskError::Argument)?;
     if !matches!(request.sector_size, 512 | 4096) {
         return Err(DiskError::Argument(format!(
@@ -213,7 +245,7 @@ fn check_arguments(kind: ResourceKind, request: &CreateRequest) -> Result<(), Di
             request.logical_sector_size.unwrap_or_default()
         )));
     }
-    if request.size.is_none() && request.source.is_none() {
+    if request.size.is_none() && request.source.is_none() && !is_opened {
         return Err(DiskError::Argument(
             "give --size SIZE for an empty disk, or --source with an image file, a snapshot or an image"
                 .into(),

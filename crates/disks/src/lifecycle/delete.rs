@@ -13,7 +13,7 @@ use crate::resource::error::DiskError;
 use crate::resource::lookup::lookup;
 use crate::resource::staging::lock_directory;
 use installation::Installation;
-use installation::catalog::{DiskRecord, DiskState};
+use installation::catalog::{Change, DiskRecord, DiskState};
 use installation::envelope::ResourceKind;
 use volume::store::LayerFile;
 
@@ -34,6 +34,9 @@ pub fn delete(
     runtime_dir: &Path,
 ) -> Result<(), DiskError> {
     let row = lookup(installation, kind, name)?;
+    installation
+        .catalog()
+        .refuse_locked(kind.into(), name, Change::Delete)?;
     let directory = &row.record.directory;
     let busy = || DiskError::InUse {
         name: name.into(),

@@ -11,12 +11,14 @@ mod rebuild_resources;
 mod rebuilt;
 mod register;
 mod unregister;
-mod update;
+pub(crate) mod update;
 mod view;
 
-pub use create::{CreateRequest, Created, DEFAULT_SECTOR_SIZE, create, create_for_upload};
+pub use create::{
+    CreateRequest, Created, DEFAULT_SECTOR_SIZE, create, create_for_upload, create_from,
+};
 pub use delete::delete;
-pub use outline::{Outline, outline};
+pub use outline::{Outline, outline, outlines};
 pub use rebuild_catalog::rebuild;
 pub use rebuilt::{Rebuilt, RebuiltSet};
 pub use register::{RegisterRequest, register};

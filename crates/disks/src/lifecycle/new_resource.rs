@@ -7,7 +7,7 @@ use uuid::Uuid;
 use crate::resource::error::DiskError;
 use crate::resource::lookup::refuse_taken_name;
 use crate::resource::reconcile::layer_uses;
-use crate::resource::staging::sweep;
+use crate::resource::staging::sweep_before;
 use installation::catalog::{DiskRecord, DiskState};
 use installation::envelope::{
     DekCheck, Envelope, EnvelopeError, HeaderPayload, LayerRecord, ResourceKind, unwrap_one,
@@ -15,7 +15,7 @@ use installation::envelope::{
 };
 use installation::files::private_dir;
 use installation::{Installation, KeyAccess};
-use keys::Dek;
+use keys::{Dek, with_wiped_call_stack};
 
 /// A layer to be made.
 pub(crate) struct NewLayer<'a> {
@@ -34,6 +34,11 @@ pub(crate) fn new_layer(
     access: &KeyAccess,
     new: &NewLayer<'_>,
 ) -> Result<(Dek, LayerRecord), DiskError> {
+    // Every new DEK comes by here, and not every thread ends soon.
+    with_wiped_call_stack(|| made_layer(access, new))
+}
+
+fn made_layer(access: &KeyAccess, new: &NewLayer<'_>) -> Result<(Dek, LayerRecord), DiskError> {
     let dek = match access.platform {
         Some(_) => Dek::generate()?.with_outer(Dek::generate()?)?,
         None => Dek::generate()?,
@@ -121,7 +126,7 @@ pub(crate) fn free_place(
     parent: &Path,
 ) -> Result<PathBuf, DiskError> {
     private_dir(parent)?;
-    sweep(installation, Some(parent))?;
+    sweep_before(installation, parent)?;
     let directory = parent.join(name);
     refuse_taken_name(installation, kind, name)?;
     if directory.symlink_metadata().is_ok() {

@@ -1,6 +1,8 @@
 //! What a disk, a snapshot or an image is, without a look at the files of its layers: what a list of thousands says of
 //! each.
 
+use std::collections::HashMap;
+
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -13,7 +15,7 @@ use crate::resource::error::DiskError;
 use crate::resource::lookup::lookup;
 use crate::resource::reconcile::reconcile_by;
 use installation::Installation;
-use installation::catalog::{DiskRecord, DiskState};
+use installation::catalog::{DiskRecord, DiskState, Stored};
 use installation::envelope::{
     CloneSource, EnvelopeError, HeaderPayload, Job, ResourceKind, Session,
 };
@@ -54,6 +56,34 @@ pub fn outline(
 ) -> Result<Outline, DiskError> {
     let row = lookup(installation, kind, name)?;
     let granted = Granted::read(installation, Some(row.record.id))?;
+    of_row(installation, row, &granted)
+}
+
+/// Those of a kind that have these names, in their order, with one look at the catalog for all. `None` of what is not
+/// there, or is being made.
+///
+/// # Errors
+/// [`DiskError`] when the catalog cannot be read.
+pub fn outlines(
+    installation: &Installation,
+    kind: ResourceKind,
+    names: &[&str],
+) -> Result<Vec<Option<Outline>>, DiskError> {
+    let granted = Granted::read(installation, None)?;
+    let rows = installation.catalog().resources_named(kind, names)?;
+    let whole = rows
+        .into_iter()
+        .filter(|row| row.record.state != DiskState::Creating);
+    let mut rows: HashMap<_, _> = whole.map(|row| (row.record.name.clone(), row)).collect();
+    let outline = |name: &&str| of_row(installation, rows.remove(*name)?, &granted).ok();
+    Ok(names.iter().map(outline).collect())
+}
+
+fn of_row(
+    installation: &Installation,
+    row: Stored<DiskRecord>,
+    granted: &Granted,
+) -> Result<Outline, DiskError> {
     let header = unverified_header(&row.record.directory);
     let header = header.map(|header| header.claims().clone());
     let record = reconcile_by(installation, row, header.as_ref().ok())?;

@@ -35,13 +35,15 @@ type UsedBy = BTreeMap<String, BTreeMap<String, OffsetDateTime>>;
 
 /// Adds to the catalog of `state_dir`, which is made when there is none, what is there and is not
 /// in it: records from the catalog's copy, vaults by their directories, disks, snapshots and
-/// images by the headers in their usual directories and in `data_dirs`.
+/// images by the headers in their usual directories and in `data_dirs`. `all_named` is the operator's word that there
+/// are no disks elsewhere: it makes up for what a restored catalog did not know, unless something could not be read.
 ///
 /// # Errors
 /// [`InstallationError`]. What concerns a single vault or disk is in [`Rebuilt::problems`].
 pub fn rebuild(
     state_dir: &Path,
     data_dirs: &[PathBuf],
+    all_named: bool,
 ) -> Result<(Installation, Rebuilt), InstallationError> {
     let state_dir = prepared_state_dir(state_dir)?;
     let path = state_dir.join("catalog.db");
@@ -69,11 +71,15 @@ pub fn rebuild(
     rebuilt.problems = found.problems;
     rebuild_resources(&installation, data_dirs, &mut rebuilt)?;
     note_what_was_not_found(&installation)?;
+    if all_named && rebuilt.problems.is_empty() {
+        installation.catalog().clear_restored()?;
+    }
+    rebuilt.restored = installation.catalog().restored()?;
     let departed = installation.catalog().departed()?.into_iter();
     let not_found = departed.filter(|record| record.reason == Departure::NotFound);
     rebuilt.not_found = not_found.map(|record| record.name).collect();
     rebuilt.not_found.dedup();
-    record_rebuild(&installation, &rebuilt)?;
+    record_rebuild(&installation, &rebuilt, all_named)?;
     Ok((installation, rebuilt))
 }
 
@@ -178,14 +184,19 @@ fn not_found(
     Ok(not_found)
 }
 
-fn record_rebuild(installation: &Installation, rebuilt: &Rebuilt) -> Result<(), InstallationError> {
+fn record_rebuild(
+    installation: &Installation,
+    rebuilt: &Rebuilt,
+    all_named: bool,
+) -> Result<(), InstallationError> {
     let operator = installation.operator();
     installation.audit_log()?.append(&AuditRecord::new(operator.object_id, &operator.origin, "CatalogRebuild").with_detail(format!(
-            "{} vaults, {} sets with new identities, {} disks, snapshots and images, {} problems",
+            "{} vaults, {} sets with new identities, {} disks, snapshots and images, {} problems{}",
             rebuilt.vaults.len(),
             rebuilt.sets.len(),
             rebuilt.resources.len(),
-            rebuilt.problems.len()
+            rebuilt.problems.len(),
+            if all_named { ", all directories named" } else { "" }
         )))?;
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use installation::catalog::DiskRecord;
+use installation::catalog::{DiskRecord, RestoredRecord};
 
 /// What a rebuild has brought back.
 #[derive(Default)]
@@ -17,6 +17,8 @@ pub struct Rebuilt {
     pub resources: Vec<DiskRecord>,
     /// What used a key by a vault's log, and was not found.
     pub not_found: Vec<String>,
+    /// The restore from a backup for which this rebuild has not made up.
+    pub restored: Option<RestoredRecord>,
     /// What could not be brought back, and why.
     pub problems: Vec<String>,
 }

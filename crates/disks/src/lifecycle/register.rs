@@ -16,7 +16,7 @@ use crate::lifecycle::unregister::forget_returned;
 use crate::resource::directory::HEADER;
 use crate::resource::disk::Disk;
 use crate::resource::error::DiskError;
-use crate::resource::lookup::refuse_taken_name;
+use crate::resource::lookup::{refuse_locked, refuse_taken_name};
 use crate::resource::open::{geometry, layer_map, lower_layers, open_files};
 use crate::resource::session::{Unflushed, ended};
 use crate::resource::unlock::Unwrapper;
@@ -63,6 +63,11 @@ pub fn register(
     check_disk_name(&name).map_err(DiskError::Argument)?;
     refuse_known(installation, &found, &directory)?;
     refuse_taken_name(installation, found.kind, &name)?;
+    refuse_locked(installation, found.kind, &name)?;
+    // A request that was cut off may have meant to put something else of that name somewhere.
+    installation
+        .catalog()
+        .forget_left(found.kind.into(), &name)?;
     let set = request
         .disk_encryption_set
         .clone()

@@ -19,7 +19,7 @@ use crate::resource::disk::Disk;
 use crate::resource::error::DiskError;
 use crate::resource::lookup::lookup;
 use installation::Installation;
-use installation::catalog::{CatalogError, DepartedKey, DepartedRecord, Departure};
+use installation::catalog::{CatalogError, Change, DepartedKey, DepartedRecord, Departure, Kind};
 use installation::envelope::{EnvelopeError, HeaderPayload, LayerRecord, ResourceKind};
 use vault::same_key_url;
 use volume::store::LayerFile;
@@ -35,6 +35,8 @@ pub fn unregister(
     runtime_dir: &Path,
 ) -> Result<PathBuf, DiskError> {
     let row = lookup(installation, ResourceKind::Disk, name)?;
+    let catalog = installation.catalog();
+    catalog.refuse_locked(Kind::Disk, name, Change::Delete)?;
     let disk = Disk::find(installation, name)?;
     let directory = disk.directory().to_owned();
     let claim = match directory.symlink_metadata() {
@@ -49,9 +51,7 @@ pub fn unregister(
         None => Departure::UnregisteredUnseen,
     };
     let departed = DepartedRecord::new(&row.record, header.as_ref(), reason);
-    installation
-        .catalog()
-        .depart_disk(&row.record, row.rev, &departed)?;
+    catalog.depart_disk(&row.record, row.rev, &departed)?;
     if claim.is_some() {
         disk.remove_maps(None, runtime_dir);
     }

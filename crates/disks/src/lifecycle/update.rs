@@ -5,10 +5,10 @@ use uuid::Uuid;
 use crate::lifecycle::new_resource::{unwrapped, wrapped};
 use crate::resource::disk::Disk;
 use crate::resource::error::DiskError;
-use crate::resource::lookup::lookup;
+use crate::resource::lookup::{lookup, refuse_locked};
 use crate::resource::reconcile::{described, layer_uses};
 use crate::resource::unlock::Unwrapper;
-use installation::catalog::{DiskRecord, EncryptionType, Rev};
+use installation::catalog::{CatalogError, DiskRecord, EncryptionType, Kind, Rev};
 use installation::envelope::{Header, HeaderLock, HeaderPayload, LayerRecord, ResourceKind};
 use installation::{Installation, InstallationError, KeyAccess};
 use keys::Dek;
@@ -42,13 +42,20 @@ pub fn update(
     disk_encryption_set: Option<&str>,
 ) -> Result<(), DiskError> {
     let disk = Disk::of_kind(installation, kind, name)?;
-    let access = installation.wrapping_key(disk_encryption_set)?;
+    refuse_locked(installation, kind, name)?;
+    let found = disk_encryption_set.map(|set| installation.catalog().des(set));
+    let found = found.transpose()?;
+    let access = match &found {
+        Some(set) => installation.wrapping_key_of(&set.record)?,
+        None => installation.wrapping_key(None)?,
+    };
     let file = disk.header_file()?;
     let lock = file.lock()?;
     let mut keys = Unwrapper::new(installation);
     let (header, top) = disk.unlock_by(&mut keys, lock.read()?)?;
     let new = NewKey {
         set: disk_encryption_set,
+        rev: found.map(|set| set.rev),
         access: &access,
         log: &installation.audit_log()?,
     };
@@ -90,7 +97,7 @@ fn refuse_other_kind(disk: &Disk, header: &Header, twice: bool) -> Result<(), Di
 }
 
 /// Whether layers that are under the set of the whole are encrypted another number of times than a set does.
-fn is_of_other_kind(header: &HeaderPayload, twice: bool) -> bool {
+pub(crate) fn is_of_other_kind(header: &HeaderPayload, twice: bool) -> bool {
     let own = |layer: &&LayerRecord| layer.disk_encryption_set == header.disk_encryption_set;
     let mut own = header.layers.iter().filter(own);
     own.any(|layer| layer.is_double() != twice)
@@ -110,22 +117,50 @@ pub fn needs_other_dek(
 ) -> Result<bool, DiskError> {
     let disk = Disk::of_kind(installation, kind, name)?;
     let found = disk.header_file()?.read()?;
-    let wanted = match set {
+    Ok(is_of_other_kind(
+        found.claims(),
+        is_double(installation, set)?,
+    ))
+}
+
+/// Whether what is under a set is encrypted twice; `None` is the platform-managed key.
+pub(crate) fn is_double(installation: &Installation, set: Option<&str>) -> Result<bool, DiskError> {
+    let kind = match set {
         Some(set) => installation.catalog().des(set)?.record.encryption_type,
         None => EncryptionType::CustomerKey,
     };
-    let twice = wanted == EncryptionType::PlatformAndCustomerKeys;
-    Ok(is_of_other_kind(found.claims(), twice))
+    Ok(kind == EncryptionType::PlatformAndCustomerKeys)
 }
 
 /// The key that is to wrap a disk.
 pub struct NewKey<'a> {
     /// Its set; `None` for the platform-managed key.
     pub set: Option<&'a str>,
+    /// The revision of the set that has the key; `None` where nobody else can change the set.
+    pub rev: Option<Rev>,
     /// The key.
     pub access: &'a KeyAccess,
     /// The audit log of the installation.
     pub log: &'a AuditLog,
+}
+
+impl NewKey<'_> {
+    /// Refuses a key that is not the set's any more: whoever was held up would undo what a later change has done. The
+    /// caller has the lock of the header, which the later change waits for, so it comes after this one or is seen.
+    fn refuse_overtaken(&self, installation: &Installation) -> Result<(), DiskError> {
+        let (Some(name), Some(rev)) = (self.set, self.rev) else {
+            return Ok(());
+        };
+        let now = installation.catalog().des(name)?;
+        // Another change of the set that leaves its key as it is undoes nothing.
+        if now.rev == rev
+            || installation.own_key_of(&now.record)?.key_url() == self.access.key_url()
+        {
+            return Ok(());
+        }
+        let (kind, name) = (Kind::DiskEncryptionSet, name.to_owned());
+        Err(CatalogError::Changed { kind, name }.into())
+    }
 }
 
 /// Wraps the DEKs of those layers anew that are under the set of the key, whose ever the disk is. A
@@ -207,8 +242,8 @@ impl Rewrap {
             installation,
             disk,
             (row.rev, &pinned),
-            &header,
-            &self.top,
+            new,
+            (&header, &self.top),
             lock,
         );
         let refusal = written.as_ref().err().map(code_of);
@@ -261,18 +296,21 @@ fn write(
     installation: &Installation,
     disk: &Disk,
     (rev, pinned): (Rev, &DiskRecord),
-    header: &Header,
-    top: &Dek,
+    new: &NewKey<'_>,
+    (header, top): (&Header, &Dek),
     mut lock: HeaderLock<'_>,
 ) -> Result<(), DiskError> {
     let catalog = installation.catalog();
     let rev = catalog.update_disk(rev, pinned)?;
-    let written = lock.write_both(header, top);
+    // A change of the set's key that does not see the row with the set is seen here.
+    let written = new
+        .refuse_overtaken(installation)
+        .and_then(|()| Ok(lock.write_both(header, top)?));
     // Reading the header, which the correction of a row does, takes the lock too.
     drop(lock);
     if let Err(e) = written {
         disk.note(installation)?;
-        return Err(e.into());
+        return Err(e);
     }
     catalog.update_disk(rev, &described(pinned, header))?;
     Ok(())

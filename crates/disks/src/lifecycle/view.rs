@@ -213,7 +213,7 @@ impl LayerView {
 /// # Errors
 /// [`DiskError`].
 pub fn list(installation: &Installation, kind: ResourceKind) -> Result<Vec<DiskView>, DiskError> {
-    sweep(installation, None)?;
+    sweep(installation)?;
     let granted = Granted::read(installation, None)?;
     let rows = installation.catalog().resources()?;
     rows.into_iter()

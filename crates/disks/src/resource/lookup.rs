@@ -2,9 +2,9 @@
 
 use crate::resource::disk::Disk;
 use crate::resource::error::DiskError;
-use crate::resource::staging::sweep;
+use crate::resource::staging::sweep_one;
 use installation::Installation;
-use installation::catalog::{CatalogError, DiskRecord, DiskState, Stored};
+use installation::catalog::{CatalogError, Change, DiskRecord, DiskState, Stored};
 use installation::envelope::ResourceKind;
 
 impl Disk {
@@ -53,6 +53,16 @@ pub(crate) fn refuse_taken_name(
     }
 }
 
+/// Refuses to make or change what a management lock forbids.
+pub(crate) fn refuse_locked(
+    installation: &Installation,
+    kind: ResourceKind,
+    name: &str,
+) -> Result<(), CatalogError> {
+    let catalog = installation.catalog();
+    catalog.refuse_locked(kind.into(), name, Change::Write)
+}
+
 /// The catalog's row of a resource that is not in the making.
 pub(crate) fn lookup(
     installation: &Installation,
@@ -64,7 +74,7 @@ pub(crate) fn lookup(
     if row.record.state != DiskState::Creating {
         return Ok(row);
     }
-    sweep(installation, None)?;
+    sweep_one(installation, kind, name)?;
     let row = catalog.resource(kind, name)?;
     if row.record.state == DiskState::Creating {
         return Err(DiskError::Unfinished {
@@ -84,9 +94,13 @@ pub fn resources_named(
     installation: &Installation,
     name: &str,
 ) -> Result<Vec<ResourceKind>, CatalogError> {
-    let rows = installation.catalog().resources()?.into_iter();
-    Ok(rows
-        .filter(|row| row.record.name == name)
-        .map(|row| row.record.kind)
-        .collect())
+    let mut kinds = Vec::new();
+    for kind in ResourceKind::ALL {
+        match installation.catalog().resource(kind, name) {
+            Ok(_) => kinds.push(kind),
+            Err(CatalogError::NotFound { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(kinds)
 }

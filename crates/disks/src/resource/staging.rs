@@ -13,7 +13,8 @@
 //! 5. set the row to *ready* with the final directory.
 //!
 //! Killed after 1 or 2 or in 3, a directory is left that nobody has locked, perhaps with a row: the
-//! next `disk create` or `disk list` removes both, and in 4 the empty directory. Killed after 4, the
+//! next `disk create` or `disk list` removes both, and in 4 the empty directory. (A server looks for what has
+//! no row, an empty directory, once a minute at most.) Killed after 4, the
 //! disk is whole and its header has the row's id: the next command does step 5. A failure or a signal
 //! undoes the steps.
 //!
@@ -23,10 +24,13 @@
 //! seen to be erased may still exist. So is one whose directory has another disk's header; that directory
 //! is left as it is.
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use uuid::Uuid;
@@ -183,32 +187,83 @@ pub(crate) fn lock_directory(path: &Path) -> io::Result<Option<File>> {
 }
 
 /// Finishes or removes what interrupted commands left: rows that are not *ready*, and directories
-/// of `disks/` and `data_dir` that no row knows of.
+/// of `disks/` and its like that no row knows of.
 ///
 /// What another command is working on is left to it; what cannot be removed is warned of and left.
 ///
 /// # Errors
 /// [`CatalogError`] when the catalog cannot be read.
-pub fn sweep(installation: &Installation, data_dir: Option<&Path>) -> Result<(), CatalogError> {
-    for row in installation.catalog().unfinished()? {
-        let swept = match row.record.state {
-            DiskState::Ready => Ok(()),
-            DiskState::Creating => sweep_creating(installation, &row),
-            DiskState::Deleting | DiskState::Erased => sweep_deleting(installation, &row),
-        };
-        if let Err(e) = swept {
-            let (kind, name) = (row.record.kind, &row.record.name);
-            log::warn!("cannot clean up after an interrupted command on the {kind} {name}: {e}");
-        }
-    }
-    let own = ResourceKind::ALL.map(|kind| installation.resources_dir(kind));
-    let elsewhere = data_dir.filter(|dir| own.iter().all(|own| own != dir));
-    for parent in own.iter().map(PathBuf::as_path).chain(elsewhere) {
-        if let Err(e) = sweep_directory(installation, parent) {
-            log::warn!("cannot clean up after an interrupted command: {e}");
-        }
+pub(crate) fn sweep(installation: &Installation) -> Result<(), CatalogError> {
+    sweep_rows(installation)?;
+    for kind in ResourceKind::ALL {
+        sweep_parent(installation, &installation.resources_dir(kind));
     }
     Ok(())
+}
+
+/// As [`sweep`] before something is made in `parent`: at once for what has a row, of which the name may be wanted. A
+/// directory without one is empty and in nobody's way. To find it takes a look at the names of all that is in `parent`,
+/// so a process that makes thousands looks seldom.
+///
+/// # Errors
+/// As [`sweep`].
+pub(crate) fn sweep_before(installation: &Installation, parent: &Path) -> Result<(), CatalogError> {
+    const SELDOM: Duration = Duration::from_secs(60);
+    static LOOKED: Mutex<BTreeMap<PathBuf, Instant>> = Mutex::new(BTreeMap::new());
+    sweep_rows(installation)?;
+    let mut looked = LOOKED.lock().unwrap_or_else(PoisonError::into_inner);
+    looked.retain(|_, at| at.elapsed() < SELDOM);
+    if looked.contains_key(parent) {
+        return Ok(());
+    }
+    looked.insert(parent.into(), Instant::now());
+    drop(looked);
+    sweep_parent(installation, parent);
+    Ok(())
+}
+
+/// As [`sweep`] for one row.
+///
+/// # Errors
+/// [`CatalogError`] when the catalog cannot be read.
+pub fn sweep_one(
+    installation: &Installation,
+    kind: ResourceKind,
+    name: &str,
+) -> Result<(), CatalogError> {
+    match installation.catalog().resource(kind, name) {
+        Ok(row) => {
+            sweep_row(installation, &row);
+            Ok(())
+        }
+        Err(CatalogError::NotFound { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn sweep_rows(installation: &Installation) -> Result<(), CatalogError> {
+    for row in installation.catalog().unfinished()? {
+        sweep_row(installation, &row);
+    }
+    Ok(())
+}
+
+fn sweep_row(installation: &Installation, row: &Stored<DiskRecord>) {
+    let swept = match row.record.state {
+        DiskState::Ready => Ok(()),
+        DiskState::Creating => sweep_creating(installation, row),
+        DiskState::Deleting | DiskState::Erased => sweep_deleting(installation, row),
+    };
+    if let Err(e) = swept {
+        let (kind, name) = (row.record.kind, &row.record.name);
+        log::warn!("cannot clean up after an interrupted command on the {kind} {name}: {e}");
+    }
+}
+
+fn sweep_parent(installation: &Installation, parent: &Path) {
+    if let Err(e) = sweep_directory(installation, parent) {
+        log::warn!("cannot clean up after an interrupted command: {e}");
+    }
 }
 
 fn sweep_creating(installation: &Installation, row: &Stored<DiskRecord>) -> Result<(), DiskError> {

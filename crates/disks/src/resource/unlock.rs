@@ -8,7 +8,7 @@ use installation::envelope::{
     Envelope, Header, HeaderPayload, LayerRecord, UnverifiedHeader, unwrap_one,
 };
 use installation::{Installation, KeyAccess};
-use keys::{Dek, DekStack};
+use keys::{Dek, DekStack, with_wiped_call_stack};
 
 /// Unwraps DEKs, and opens a vault once for all layers that are under the same set.
 pub(crate) struct Unwrapper<'a> {
@@ -16,7 +16,7 @@ pub(crate) struct Unwrapper<'a> {
     /// A vault that is open already, and the set in whose name.
     known: Option<(Option<&'a str>, &'a KeyAccess)>,
     opened: Vec<(Option<String>, KeyAccess)>,
-    /// It is the periodic check of an attached disk that asks.
+    /// It is a periodic check that asks.
     check: bool,
 }
 
@@ -27,6 +27,14 @@ impl<'a> Unwrapper<'a> {
             known: None,
             opened: Vec::new(),
             check: false,
+        }
+    }
+
+    /// As [`Unwrapper::new`], to see whether the vaults still grant what was unwrapped before.
+    pub(crate) fn checking(installation: &'a Installation) -> Self {
+        Self {
+            check: true,
+            ..Self::new(installation)
         }
     }
 
@@ -77,12 +85,11 @@ impl<'a> Unwrapper<'a> {
         let access = self.access(set, envelope)?;
         let mut caller = access.caller.for_layer(disk, layer.id);
         caller.purpose.check = check;
-        Ok(unwrap_one(
-            access.vault.as_ref(),
-            &caller,
-            layer.id,
-            envelope,
-        )?)
+        let vault = access.vault.as_ref();
+        // Every DEK that is unwrapped comes by here, and not every thread ends soon.
+        Ok(with_wiped_call_stack(|| {
+            unwrap_one(vault, &caller, layer.id, envelope)
+        })?)
     }
 
     fn access(&mut self, set: Option<&str>, envelope: &Envelope) -> Result<&KeyAccess, DiskError> {
@@ -153,10 +160,7 @@ impl Disk {
         installation: &Installation,
         header: UnverifiedHeader,
     ) -> Result<Header, DiskError> {
-        let mut keys = Unwrapper {
-            check: true,
-            ..Unwrapper::new(installation)
-        };
+        let mut keys = Unwrapper::checking(installation);
         let (header, _) = self.unlock_by(&mut keys, header)?;
         let under = |layer: &LayerRecord| -> Vec<_> {
             let keys = layer.envelopes();

@@ -1,16 +1,18 @@
 //! Streaming a disk's plaintext out, for those who hold the key.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, IsTerminal, Write};
+use std::fs::{self, OpenOptions};
+use std::io::{self, IsTerminal};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::import::Cancel;
 use crate::resource::disk::Disk;
 use crate::resource::error::DiskError;
+use crate::resource::key_watch::KeyWatch;
 use crate::resource::offline::open_existing;
 use crate::resource::session::Unflushed;
 use crate::transfer::partial;
+use crate::transfer::patient::Patient;
 use crate::transfer::stream::{Output, stream};
 use crate::transfer::write_back::WriteBack;
 use installation::Installation;
@@ -32,7 +34,8 @@ pub enum Plaintext {
 /// are, which may hold what a killed daemon had completed and not flushed.
 ///
 /// A new file is sparse where the disk has nothing, has mode 0600 and gets its name when it is
-/// complete; a failure or a signal leaves none.
+/// complete; a failure or a signal leaves none. It ends within seconds when a vault refuses a key of it, also
+/// while nobody takes what it writes.
 ///
 /// # Errors
 /// [`DiskError`].
@@ -46,21 +49,22 @@ pub fn decrypt<P: FnMut(u64)>(
 ) -> Result<(), DiskError> {
     let mut sink = Sink::open(to)?;
     let disk = Disk::of_kind(installation, kind, name)?;
-    let (mut source, header) = open_to_read(installation, &disk, runtime_dir)?;
+    let (source, header, keys) = open_to_read(installation, &disk, runtime_dir)?;
     let size = header.size;
     sink.reserve(size)?;
-    stream(&mut source, size, &mut sink, cancel, started(size))?;
+    let cancel = keys.stopping(cancel);
+    keys.judged(stream(source, size, &mut sink, &cancel, started(size)))?;
     sink.finish()
 }
 
-/// Opens an unattached disk, a snapshot or an image for reading; its header too. Snapshots and images
-/// may be read by several at once. A disk is refused of which something may be lost that was written and not
+/// Opens an unattached disk, a snapshot or an image for reading; its header too, and a watch over its keys. Snapshots
+/// and images may be read by several at once. A disk is refused of which something may be lost that was written and not
 /// flushed: it would be read as garbage.
 pub(super) fn open_to_read(
     installation: &Installation,
     disk: &Disk,
     runtime_dir: &Path,
-) -> Result<(DiskIo, Header), DiskError> {
+) -> Result<(DiskIo, Header, KeyWatch), DiskError> {
     let file = disk.header_file()?;
     let claims = file.read()?;
     let claim = match disk.kind() {
@@ -78,7 +82,8 @@ pub(super) fn open_to_read(
     }
     let (header, deks) = disk.unlock_all(installation, found)?;
     let source = open_existing(disk, claim, &header, &deks, runtime_dir)?;
-    Ok((source, header))
+    let keys = KeyWatch::of(installation, disk)?;
+    Ok((source, header, keys))
 }
 
 /// An output, random access or sequential.
@@ -90,7 +95,7 @@ enum Sink {
         path: PathBuf,
     },
     /// A pipe, a device, or standard output: every byte is written in order.
-    Stream { file: File, path: PathBuf },
+    Stream(Patient),
 }
 
 impl Sink {
@@ -104,10 +109,7 @@ impl Sink {
                 }
                 let duplicate = rustix::io::fcntl_dupfd_cloexec(&stdout, 3)
                     .map_err(|e| DiskError::file("write to", &path)(e.into()))?;
-                return Ok(Self::Stream {
-                    file: duplicate.into(),
-                    path,
-                });
+                return Ok(Self::Stream(Patient::new(duplicate.into(), path)?));
             }
             Plaintext::Path(path) => path.clone(),
         };
@@ -121,7 +123,7 @@ impl Sink {
                 if file.is_terminal() {
                     return Err(DiskError::Terminal);
                 }
-                Ok(Self::Stream { file, path })
+                Ok(Self::Stream(Patient::new(file, path)?))
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => Self::create(path),
             Err(e) => Err(DiskError::file("inspect", &path)(e)),
@@ -150,7 +152,7 @@ impl Sink {
     fn reserve(&self, size: u64) -> Result<(), DiskError> {
         match self {
             Self::New { file, path, .. } => Ok(set_length(file.file(), path, size)?),
-            Self::Stream { .. } => Ok(()),
+            Self::Stream(_) => Ok(()),
         }
     }
 
@@ -177,27 +179,23 @@ impl Sink {
 }
 
 impl Output for Sink {
-    fn data(&mut self, offset: u64, plaintext: &[u8]) -> Result<(), DiskError> {
+    fn data(&mut self, offset: u64, plaintext: &[u8], cancel: &Cancel) -> Result<(), DiskError> {
         match self {
             Self::New { file, path, .. } => file
                 .write_all_at(plaintext, offset)
                 .map_err(DiskError::file("write", path)),
-            Self::Stream { file, path } => file
-                .write_all(plaintext)
-                .map_err(DiskError::file("write to", path)),
+            Self::Stream(to) => to.write_all(plaintext, cancel),
         }
     }
 
     fn zeros(&mut self, mut count: u64, cancel: &Cancel) -> Result<(), DiskError> {
         static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
-        let Self::Stream { file, path } = self else {
+        let Self::Stream(to) = self else {
             return Ok(());
         };
         while count > 0 {
-            cancel.check()?;
             let length = usize::try_from(count).map_or(ZEROS.len(), |n| n.min(ZEROS.len()));
-            file.write_all(&ZEROS[..length])
-                .map_err(DiskError::file("write to", path))?;
+            to.write_all(&ZEROS[..length], cancel)?;
             count -= length as u64;
         }
         Ok(())

@@ -49,7 +49,7 @@ pub struct Since {
 
 /// Writes the plaintext of an unattached disk, a snapshot or an image to a new file, which gets mode
 /// 0600, its holes, and its name when it is complete. Nothing of the plaintext is written anywhere else;
-/// a failure or a signal leaves nothing.
+/// a failure, a signal, or a vault that refuses a key meanwhile, leaves nothing.
 ///
 /// # Errors
 /// [`DiskError`].
@@ -77,7 +77,7 @@ pub fn export<P: FnMut(u64)>(
         let source = (*kind, name.as_str());
         return decrypt(installation, source, &to, runtime_dir, cancel, started);
     }
-    let (mut source, header) = open_to_read(installation, &disk, runtime_dir)?;
+    let (source, header, keys) = open_to_read(installation, &disk, runtime_dir)?;
     let size = header.size;
     if format == ImageFormat::Vpc && size > MAX_VHD {
         return Err(DiskError::Argument(format!(
@@ -96,13 +96,16 @@ pub fn export<P: FnMut(u64)>(
         None => None,
     };
     let backing = request.since.as_ref().map(backing);
-    let mut image = NewImage::create(path, format, (size, backing), cancel)?;
-    let progress = started(size);
-    match changed {
-        Some(layers) => stream_held(&mut source, (size, layers), &mut image, cancel, progress)?,
-        None => stream(&mut source, size, &mut image, cancel, progress)?,
-    }
-    image.finish()
+    let cancel = &keys.stopping(cancel);
+    let written = NewImage::create(path, format, (size, backing), cancel).and_then(|mut image| {
+        let progress = started(size);
+        match changed {
+            Some(layers) => stream_held(source, (size, layers), &mut image, cancel, progress)?,
+            None => stream(source, size, &mut image, cancel, progress)?,
+        }
+        image.finish()
+    });
+    keys.judged(written)
 }
 
 /// How many layers a disk has above those that a snapshot has too.
@@ -141,7 +144,7 @@ fn backing(since: &Since) -> Backing {
 /// Copies the clusters in which something is that one of the topmost `layers` layers has. The rest of
 /// such a cluster is copied too: the image is not to depend on what is beneath while it is written.
 fn stream_held(
-    source: &mut DiskIo,
+    source: DiskIo,
     (size, layers): (u64, usize),
     image: &mut NewImage,
     cancel: &Cancel,
@@ -237,7 +240,7 @@ impl NewImage {
 }
 
 impl Output for NewImage {
-    fn data(&mut self, offset: u64, plaintext: &[u8]) -> Result<(), DiskError> {
+    fn data(&mut self, offset: u64, plaintext: &[u8], _: &Cancel) -> Result<(), DiskError> {
         match &mut self.image {
             Some(Writer::Own(image)) => image
                 .write(offset, plaintext)

@@ -4,6 +4,7 @@ mod copy;
 mod decrypt;
 mod export;
 mod partial;
+mod patient;
 mod qcow2;
 mod stream;
 mod write_back;

@@ -1,15 +1,18 @@
 //! A disk's plaintext in order: this thread has the disk read ahead and decrypts, another one writes.
 //!
-//! Between them are a few buffers, and they wait for each other when all of these are full, or empty.
+//! Between them are a few buffers, and they wait for each other when all of these are full, or empty. The keys are the
+//! reader's, which has to stop: it drops them then, whatever the writer waits for.
 
 use std::ops::Range;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
+use std::time::Duration;
 
 use zeroize::Zeroizing;
 
 use crate::import::{Cancel, ImportError};
 use crate::resource::error::DiskError;
+use keys::with_wiped_call_stack;
 use volume::pipeline::{DiskIo, PipelineError, Plaintext};
 
 /// Bytes that are read, decrypted and written at a time.
@@ -17,11 +20,13 @@ pub(crate) const CHUNK: usize = 512 << 10;
 /// Buffers of as many bytes, and of how many of them the disk reads ahead.
 const CHUNKS: usize = 10;
 const AHEAD: usize = 6;
+/// How often who waits looks whether to stop.
+pub(super) const LOOK: Duration = Duration::from_millis(200);
 
 /// What plaintext goes to, in order.
 pub(super) trait Output: Send {
     /// Bytes at `offset`, which is not before where the last call ended.
-    fn data(&mut self, offset: u64, plaintext: &[u8]) -> Result<(), DiskError>;
+    fn data(&mut self, offset: u64, plaintext: &[u8], cancel: &Cancel) -> Result<(), DiskError>;
 
     /// The next `count` bytes are zeros, or not of interest.
     fn zeros(&mut self, count: u64, cancel: &Cancel) -> Result<(), DiskError>;
@@ -29,7 +34,7 @@ pub(super) trait Output: Send {
 
 /// Reads data of the first `size` bytes and skips what is known to be zeros.
 pub(super) fn stream(
-    source: &mut DiskIo,
+    source: DiskIo,
     size: u64,
     sink: &mut impl Output,
     cancel: &Cancel,
@@ -41,7 +46,7 @@ pub(super) fn stream(
 /// Reads what `next` says: the first range, in whole sectors, at or behind a place. They may overlap, and are
 /// read once then.
 pub(super) fn stream_ranges(
-    source: &mut DiskIo,
+    source: DiskIo,
     size: u64,
     next: impl Fn(&DiskIo, u64) -> Result<Option<Range<u64>>, PipelineError>,
     sink: &mut impl Output,
@@ -58,7 +63,8 @@ pub(super) fn stream_ranges(
             .name("image-writer".into())
             .spawn_scoped(scope, writing)
             .map_err(ImportError::Thread)?;
-        let read = read(source, pieces, full, &to_fill, cancel, &mut progress);
+        let read =
+            with_wiped_call_stack(|| read(source, pieces, full, &to_fill, cancel, &mut progress));
         let written = writer.join();
         read?;
         written.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -69,9 +75,10 @@ pub(super) fn stream_ranges(
     Ok(())
 }
 
-/// Reads and decrypts all pieces. It ends early when nobody takes them any more.
+/// Reads and decrypts all pieces. It ends early when nobody takes them any more. The disk is closed then, and its keys
+/// are gone.
 fn read<N: Fn(&DiskIo, u64) -> Result<Option<Range<u64>>, PipelineError>>(
-    source: &mut DiskIo,
+    mut source: DiskIo,
     mut pieces: Pieces<N>,
     full: Sender<(u64, Plaintext)>,
     to_fill: &Receiver<Plaintext>,
@@ -89,7 +96,7 @@ fn read<N: Fn(&DiskIo, u64) -> Result<Option<Range<u64>>, PipelineError>>(
             let Some(mut plaintext) = spare.pop() else {
                 break;
             };
-            let Some(piece) = pieces.take(source)? else {
+            let Some(piece) = pieces.take(&source)? else {
                 is_through = true;
                 break;
             };
@@ -108,9 +115,10 @@ fn read<N: Fn(&DiskIo, u64) -> Result<Option<Range<u64>>, PipelineError>>(
                 progress(end);
             }
             None if is_through => return Ok(()),
-            None => match to_fill.recv() {
+            None => match to_fill.recv_timeout(LOOK) {
                 Ok(plaintext) => spare.push(plaintext),
-                Err(_) => return Ok(()),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
             },
         }
     }
@@ -127,7 +135,7 @@ fn write(
     for (offset, plaintext) in to_write {
         sink.zeros(offset - position, cancel)?;
         cancel.check()?;
-        sink.data(offset, &plaintext)?;
+        sink.data(offset, &plaintext, cancel)?;
         position = offset + plaintext.len() as u64;
         // Who has read all needs no more.
         let _ = empty.send(plaintext);

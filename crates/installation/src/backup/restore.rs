@@ -10,6 +10,7 @@
 //! and so knows that all the rest is of a restore that was cut off: it removes that and begins anew.
 //! After the last rename it is complete.
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -17,6 +18,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::archive::{self, Secret};
@@ -24,11 +26,14 @@ use super::archived::DIRECTORY;
 use super::manifest::{ItemKind, Manifest};
 use super::verify::{Look, extract};
 use super::{BackupError, Verified};
-use crate::catalog::{AccessCatalog, Catalog, OperationCatalog, OperationState, SqliteCatalog};
+use crate::catalog::{
+    AccessCatalog, Catalog, OperationCatalog, OperationState, RestoredRecord, SqliteCatalog,
+};
+use crate::envelope::ResourceKind;
 use crate::files::{private_dir, sync_dir};
 use crate::{Installation, InstallationError, RESTORING};
-use vault::VaultDatabase;
 use vault::audit::{AuditRecord, Pin};
+use vault::{VaultDatabase, moment};
 
 /// What a restore puts into the state directory.
 const PARTS: [&str; 8] = [
@@ -97,6 +102,12 @@ pub fn restore(request: &Restore<'_>, state_dir: &Path) -> Result<Restored, Back
                 resource.directory.display()
             ));
         }
+    }
+    for path in unknown_headers(&installation)? {
+        let path = path.display();
+        notes.push(format!(
+            "{path} has a header that the backup does not know: `sealdisk catalog rebuild --data-dir {path}` adds it"
+        ));
     }
     Ok(Restored { verified, notes })
 }
@@ -215,6 +226,7 @@ fn settle(dir: &Path, manifest: &Manifest, state_dir: &Path) -> Result<Vec<Strin
     move_directories(dir, Path::new(&manifest.state_dir), state_dir)?;
     end_operations(dir)?;
     revoke_access(dir)?;
+    notes.push(mark(dir, manifest)?);
     Ok(notes)
 }
 
@@ -241,6 +253,48 @@ fn revoke_access(dir: &Path) -> Result<(), BackupError> {
         catalog.delete_access(access.id)?;
     }
     Ok(())
+}
+
+/// Has the catalog say that it does not know what was made, or purged, since the backup; what is to be done about it.
+fn mark(dir: &Path, manifest: &Manifest) -> Result<String, BackupError> {
+    let catalog = SqliteCatalog::open(&dir.join(CATALOG))?;
+    catalog.mark_restored(&RestoredRecord {
+        backup: manifest.created,
+        time: OffsetDateTime::now_utc(),
+    })?;
+    catalog.forget_purged_vaults()?;
+    Ok(format!(
+        "disks that were made since the backup, at {}, are not known: `sealdisk catalog rebuild --all-directories-named`, \
+         with --data-dir for each directory of disks outside of the state directory, adds them; until then no key is \
+         called safe to disable",
+        moment(manifest.created)
+    ))
+}
+
+/// The directories with a header that the catalog does not know, where it has others: in the usual places and beside
+/// those that it knows.
+fn unknown_headers(installation: &Installation) -> Result<Vec<PathBuf>, BackupError> {
+    let rows = installation.catalog().resources()?;
+    let known: BTreeSet<PathBuf> = rows.into_iter().map(|row| row.record.directory).collect();
+    let usual = ResourceKind::ALL.map(|kind| installation.resources_dir(kind));
+    let beside = known.iter().filter_map(|dir| dir.parent());
+    let places: BTreeSet<&Path> = usual.iter().map(PathBuf::as_path).chain(beside).collect();
+    let mut found = Vec::new();
+    for place in places {
+        // One that is not mounted yet is told of with its disks.
+        let Ok(entries) = fs::read_dir(place) else {
+            continue;
+        };
+        for entry in entries.flatten() {
+            let path = entry.path();
+            let is_hidden = entry.file_name().as_bytes().starts_with(b".");
+            if !is_hidden && !known.contains(&path) && path.join("header").exists() {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
 }
 
 /// What lay in the state directory from then lies in the one from now.

@@ -66,11 +66,12 @@ impl AccessRecord {
 
 /// The grants of a catalog.
 pub trait AccessCatalog: Send + Sync {
-    /// Adds a grant; that of a resource which is not there is none.
+    /// Adds a grant; that of a resource which is not there is none. Whether there was room among the `most` that the
+    /// resource has, whoever else adds some at the same time.
     ///
     /// # Errors
     /// [`CatalogError`].
-    fn insert_access(&self, record: &AccessRecord) -> Result<(), CatalogError>;
+    fn insert_access(&self, record: &AccessRecord, most: usize) -> Result<bool, CatalogError>;
 
     /// The grant of that id, expired or not.
     ///

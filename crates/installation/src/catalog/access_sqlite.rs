@@ -11,19 +11,24 @@ use super::record::Kind;
 use super::sqlite::SqliteCatalog;
 
 impl AccessCatalog for SqliteCatalog {
-    fn insert_access(&self, record: &AccessRecord) -> Result<(), CatalogError> {
+    fn insert_access(&self, record: &AccessRecord, most: usize) -> Result<bool, CatalogError> {
         let name = &record.name;
         let mut db = self.db();
         let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let resource = record.resource.to_string();
         if record.access == Access::Write {
-            let resource = record.resource.to_string();
-            transaction.execute("DELETE FROM access_grants WHERE resource = ?", [resource])?;
+            transaction.execute("DELETE FROM access_grants WHERE resource = ?", [&resource])?;
+        }
+        let sql = "SELECT count(*) FROM access_grants WHERE resource = ?";
+        let count: i64 = transaction.query_row(sql, [&resource], |row| row.get(0))?;
+        if usize::try_from(count).unwrap_or(usize::MAX) >= most {
+            return Ok(false);
         }
         let inserted = transaction.execute(
             "INSERT INTO access_grants VALUES (?, ?, ?, ?, ?, ?, ?)",
             params![
                 record.id.to_string(),
-                record.resource.to_string(),
+                resource,
                 record.access.as_str(),
                 record.token,
                 time_text(name, record.expires)?,
@@ -32,7 +37,8 @@ impl AccessCatalog for SqliteCatalog {
             ],
         );
         inserted.map_err(|e| constraint(e, Kind::from(record.kind), name, None))?;
-        Ok(transaction.commit()?)
+        transaction.commit()?;
+        Ok(true)
     }
 
     fn access(&self, id: Uuid) -> Result<Option<AccessRecord>, CatalogError> {
@@ -100,16 +106,25 @@ mod tests {
                 by: Uuid::nil(),
             },
         };
-        assert!(catalog.insert_access(&record).is_err(), "there is no disk");
+        assert!(
+            catalog.insert_access(&record, 64).is_err(),
+            "there is no disk"
+        );
         let rev = catalog.insert_disk(&disk).unwrap();
-        catalog.insert_access(&record).unwrap();
+        assert!(catalog.insert_access(&record, 1).unwrap());
         let again = AccessRecord {
             id: Uuid::from_u128(3),
             ..record.clone()
         };
-        catalog.insert_access(&again).unwrap();
+        assert!(catalog.insert_access(&again, 1).unwrap());
         assert_eq!(catalog.access(record.id).unwrap(), None, "one writes");
-        catalog.insert_access(&record).unwrap();
+        assert!(catalog.insert_access(&record, 1).unwrap());
+        let reader = AccessRecord {
+            access: Access::Read,
+            ..again
+        };
+        assert!(!catalog.insert_access(&reader, 1).unwrap(), "there is one");
+        assert_eq!(catalog.access(reader.id).unwrap(), None);
         assert_eq!(catalog.access(record.id).unwrap(), Some(record.clone()));
         assert!(record.is_live(now) && !record.is_live(record.expires));
         disk.name = "e".into();

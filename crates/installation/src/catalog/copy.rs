@@ -24,7 +24,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     CatalogError, DepartedRecord, DiskEncryptionSetRecord, FederatedCredentialRecord, GroupRecord,
-    IdentityRecord, InstallationRecord, PlacementRecord, RoleAssignmentRecord, VaultRecord,
+    IdentityRecord, InstallationRecord, LockRecord, PlacementRecord, RestoredRecord,
+    RoleAssignmentRecord, VaultRecord,
 };
 
 /// The name of the copy, beside the catalog.
@@ -60,6 +61,12 @@ pub struct CatalogCopy {
     /// The role assignments.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub role_assignments: Vec<RoleAssignmentRecord>,
+    /// The management locks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub locks: Vec<LockRecord>,
+    /// The restore that no rebuild has made up for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restored: Option<RestoredRecord>,
 }
 
 impl CatalogCopy {
@@ -82,6 +89,8 @@ impl CatalogCopy {
             groups: Vec::new(),
             placements: Vec::new(),
             role_assignments: Vec::new(),
+            locks: Vec::new(),
+            restored: None,
         }
     }
 
@@ -98,10 +107,24 @@ impl CatalogCopy {
         self
     }
 
+    /// The copy, with management locks.
+    #[must_use]
+    pub fn with_locks(mut self, locks: Vec<LockRecord>) -> Self {
+        self.locks = locks;
+        self
+    }
+
     /// The copy, with whom identities trust.
     #[must_use]
     pub fn with_federated(mut self, credentials: Vec<FederatedCredentialRecord>) -> Self {
         self.federated_credentials = credentials;
+        self
+    }
+
+    /// The copy, with the restore that no rebuild has made up for.
+    #[must_use]
+    pub fn with_restored(mut self, restored: Option<RestoredRecord>) -> Self {
+        self.restored = restored;
         self
     }
 

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::columns::{json, parse_json, parse_kind, parse_time, time_text, uuid};
 use super::{CatalogError, DiskRecord, DiskState};
 use crate::envelope::ResourceKind;
+use vault::same_key_url;
 
 /// The table.
 pub(super) const TABLE: &str = "
@@ -138,20 +139,41 @@ pub(super) fn insert(db: &Connection, record: &DepartedRecord) -> Result<(), Cat
 }
 
 /// Forgets what there is a row of again, in the same directory; whether there was something to forget. That
-/// which was not found is known by its name only, and a new one of that name is another one.
+/// which was not found is known by its name only, and a new one of that name is another one. So is one that is not under
+/// all the keys which that one has used: it may be the same one, rotated since, and that is not known.
 pub(super) fn returned(db: &Connection, record: &DiskRecord) -> Result<bool, CatalogError> {
-    let is_new = record.state == DiskState::Creating;
-    let deleted = db.execute(
-        "DELETE FROM departed WHERE (id = ?1 AND directory = ?5) OR (reason = ?2 AND name = ?3 AND NOT ?4)",
-        params![
-            record.id.to_string(),
-            Departure::NotFound.text(),
-            record.name,
-            is_new,
-            record.directory.to_string_lossy(),
-        ],
+    let mut deleted = db.execute(
+        "DELETE FROM departed WHERE id = ? AND directory = ?",
+        params![record.id.to_string(), record.directory.to_string_lossy()],
     )?;
+    if record.state != DiskState::Creating {
+        for found in not_found(db, record)? {
+            let mut keys = found.keys.iter();
+            if keys.all(|key| is_under(record, &key.key_url)) {
+                deleted += usize::from(delete(db, found.id)?);
+            }
+        }
+    }
     Ok(deleted > 0)
+}
+
+/// What was not found and has the kind and the name of `record`.
+fn not_found(db: &Connection, record: &DiskRecord) -> Result<Vec<DepartedRecord>, CatalogError> {
+    let sql = "SELECT * FROM departed WHERE reason = ? AND kind = ? AND name = ?";
+    let mut statement = db.prepare_cached(sql)?;
+    let reason = Departure::NotFound.text();
+    let mut rows = statement.query([reason, record.kind.as_str(), &record.name])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push(parse(row)?);
+    }
+    Ok(found)
+}
+
+fn is_under(record: &DiskRecord, key_url: &str) -> bool {
+    let layers = record.layers.iter().map(|layer| &layer.key_url);
+    let mut keys = layers.chain([&record.key_url]);
+    keys.any(|url| same_key_url(url, key_url))
 }
 
 /// Forgets one; whether there was one.

@@ -89,6 +89,21 @@ pub enum CatalogError {
         /// How many there are.
         count: i64,
     },
+    /// A management lock forbids it.
+    #[error(
+        "the {kind} '{name}' cannot be {change}: {lock}; `sealdisk lock list` shows all locks, `sealdisk lock delete` \
+         takes one off"
+    )]
+    Locked {
+        /// What was to be made, changed or deleted.
+        kind: Kind,
+        /// Its name.
+        name: String,
+        /// What was to be done with it.
+        change: &'static str,
+        /// The lock, and what it is on.
+        lock: String,
+    },
     /// A row holds something that this program never writes.
     #[error("the catalog's record of '{name}' is damaged: {what}")]
     Damaged {
@@ -140,6 +155,7 @@ impl CatalogError {
             Self::VaultInUse { .. } => "VaultInUse",
             Self::IdentityInUse { .. } => "IdentityInUse",
             Self::GroupInUse { .. } => "ResourceGroupInUse",
+            Self::Locked { .. } => "ScopeLocked",
             Self::NotSystemAssigned { .. } => "BadParameter",
             Self::Lost { .. } => "CatalogLost",
             Self::Damaged { .. } | Self::Copy { .. } | Self::Open(_) | Self::Sqlite(_) => {

@@ -10,12 +10,14 @@ use super::record::{
     DiskEncryptionSetRecord, DiskRecord, IdentityRecord, InstallationRecord, Rev, Stored,
     VaultRecord,
 };
+use super::restored::RestoredRecord;
 use crate::envelope::ResourceKind;
 
 /// The records of an installation. A method returns only after what it changed is durable.
 pub trait Catalog:
     super::ManagementCatalog
     + super::AccessCatalog
+    + super::LockCatalog
     + super::LoginCatalog
     + super::OperationCatalog
     + Send
@@ -63,6 +65,25 @@ pub trait Catalog:
     /// # Errors
     /// [`CatalogError`].
     fn forget_vault(&self, name: &str) -> Result<(), CatalogError>;
+
+    /// Notes that the keys of the vault with that URL are destroyed, until there is another one.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    fn note_purged_vault(&self, url: &str) -> Result<(), CatalogError>;
+
+    /// When the vault with that URL was purged. `None` does not say that it was not: it may be a vault that this
+    /// catalog does not know.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    fn vault_purged_at(&self, url: &str) -> Result<Option<OffsetDateTime>, CatalogError>;
+
+    /// Forgets which vaults were purged.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    fn forget_purged_vaults(&self) -> Result<(), CatalogError>;
 
     /// All vaults, by name.
     ///
@@ -134,6 +155,16 @@ pub trait Catalog:
     /// [`CatalogError`].
     fn unfinished(&self) -> Result<Vec<Stored<DiskRecord>>, CatalogError>;
 
+    /// Those of a kind that have one of these names, by name: one look for many.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    fn resources_named(
+        &self,
+        kind: ResourceKind,
+        names: &[&str],
+    ) -> Result<Vec<Stored<DiskRecord>>, CatalogError>;
+
     /// All disks, by name.
     ///
     /// # Errors
@@ -190,6 +221,24 @@ pub trait Catalog:
     /// [`CatalogError`].
     fn note_vault(&self, vault_url: &str, not_found: &[DepartedRecord])
     -> Result<(), CatalogError>;
+
+    /// Marks the catalog as restored from a backup: what was made since is in no record.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    fn mark_restored(&self, record: &RestoredRecord) -> Result<(), CatalogError>;
+
+    /// That mark, as long as nothing has made up for it.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    fn restored(&self) -> Result<Option<RestoredRecord>, CatalogError>;
+
+    /// Removes the mark: all that there is has a record.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    fn clear_restored(&self) -> Result<(), CatalogError>;
 
     /// What has no record any more and may still exist, by name and time.
     ///

@@ -24,6 +24,14 @@ CREATE TABLE device_logins (
 ) STRICT;
 ";
 
+/// The step that adds what is remembered of assertions, so that none is used twice.
+pub(super) const USED_ASSERTIONS: &str = "
+CREATE TABLE used_assertions (
+    hash    BLOB PRIMARY KEY,
+    expires INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+";
+
 /// A login by a device code.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceLogin {
@@ -56,6 +64,14 @@ pub trait LoginCatalog: Send + Sync {
     /// # Errors
     /// [`CatalogError::NotFound`] when there is no such identity.
     fn set_password(&self, identity: Uuid, hash: Option<&str>) -> Result<(), CatalogError>;
+
+    /// Notes that an assertion with that hash was used, which counts until it expires, and forgets those that have
+    /// expired; whether it is the first time.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    fn use_assertion(&self, hash: &[u8; 32], expires: OffsetDateTime)
+    -> Result<bool, CatalogError>;
 
     /// Notes a login by a device code, and forgets those that have expired; whether there was room among the `most`
     /// that wait, and the `most_of_peer` of its peer.

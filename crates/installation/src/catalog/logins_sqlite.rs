@@ -1,6 +1,7 @@
 //! Logins of users in the SQLite catalog.
 
 use rusqlite::{OptionalExtension, Row, TransactionBehavior, params};
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::columns::{damaged, missing, parse_time, time_text, uuid};
@@ -52,6 +53,25 @@ impl LoginCatalog for SqliteCatalog {
             None => db.execute("DELETE FROM passwords WHERE identity = ?", [&id])?,
         };
         Ok(db.commit()?)
+    }
+
+    fn use_assertion(
+        &self,
+        hash: &[u8; 32],
+        expires: OffsetDateTime,
+    ) -> Result<bool, CatalogError> {
+        let mut db = self.db();
+        let db = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        db.execute(
+            "DELETE FROM used_assertions WHERE expires <= ?",
+            [OffsetDateTime::now_utc().unix_timestamp()],
+        )?;
+        let added = db.execute(
+            "INSERT INTO used_assertions VALUES (?, ?) ON CONFLICT DO NOTHING",
+            params![hash.as_slice(), expires.unix_timestamp()],
+        )?;
+        db.commit()?;
+        Ok(added > 0)
     }
 
     fn insert_device_login(

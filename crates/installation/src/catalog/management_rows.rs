@@ -1,6 +1,6 @@
 //! The tables of what the management API alone knows, and their rows.
 
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, Row, Transaction, params};
 
 use super::columns::{constraint, damaged, json, missing, parse_json, parse_time, time_text, uuid};
 use super::error::CatalogError;
@@ -65,6 +65,85 @@ CREATE TRIGGER placement_of_identity AFTER DELETE ON identities BEGIN
     DELETE FROM role_assignments WHERE principal = OLD.object_id;
 END;
 ";
+
+/// Each trigger with its table, the kind of the placement, the type in scopes, and what goes besides.
+const GOING: [(&str, &str, &str, &str, &str); 4] = [
+    (
+        "placement_of_resource",
+        "resources",
+        "OLD.kind",
+        RESOURCE,
+        "",
+    ),
+    (
+        "placement_of_vault",
+        "vaults",
+        "'vault'",
+        "'Microsoft.KeyVault/vaults/'",
+        "",
+    ),
+    (
+        "placement_of_set",
+        "disk_encryption_sets",
+        "'disk-encryption-set'",
+        "'Microsoft.Compute/diskEncryptionSets/'",
+        // The identity of a user stays, with its roles.
+        "DELETE FROM role_assignments WHERE principal = OLD.principal_id \
+             AND json_extract(OLD.identity, '$.type') <> 'UserAssigned';",
+    ),
+    (
+        "placement_of_identity",
+        "identities",
+        "'identity'",
+        "'Microsoft.ManagedIdentity/userAssignedIdentities/'",
+        "DELETE FROM role_assignments WHERE principal = OLD.object_id;",
+    ),
+];
+const RESOURCE: &str = "'Microsoft.Compute/' || OLD.kind || 's/'";
+
+/// Roles at a resource go with it, whoever deletes it, and go along when it gets another name: a later one of that name
+/// is another. Its group is that of its placement, which goes after them.
+pub(super) fn make_roles_go(db: &Transaction<'_>) -> rusqlite::Result<()> {
+    for (trigger, table, kind, full_type, more) in GOING {
+        let scope = scope_of(kind, full_type, "OLD.name");
+        db.execute_batch(&format!(
+            "DROP TRIGGER {trigger};
+             CREATE TRIGGER {trigger} AFTER DELETE ON {table} BEGIN
+                 DELETE FROM role_assignments WHERE {IN_SUBSCRIPTION} = {scope} COLLATE NOCASE;
+                 DELETE FROM placements WHERE kind = {kind} AND name = OLD.name;
+                 {more}
+             END;"
+        ))?;
+    }
+    let old = scope_of("OLD.kind", RESOURCE, "OLD.name");
+    let new = scope_of("OLD.kind", RESOURCE, "NEW.name");
+    db.execute_batch(&format!(
+        "DROP TRIGGER placement_of_renamed;
+         CREATE TRIGGER placement_of_renamed AFTER UPDATE OF name ON resources WHEN OLD.name <> NEW.name BEGIN
+             UPDATE OR REPLACE role_assignments SET scope = substr(scope, 1, {BEGIN}) || {new}
+                 WHERE {IN_SUBSCRIPTION} = {old} COLLATE NOCASE;
+             UPDATE OR REPLACE placements SET name = NEW.name WHERE kind = OLD.kind AND name = OLD.name;
+         END;"
+    ))
+}
+
+/// A scope begins with `/subscriptions/` and a UUID; there is one subscription.
+const BEGIN: usize = 51;
+const IN_SUBSCRIPTION: &str = "substr(scope, 52)";
+
+/// What a scope has behind its subscription, as an expression of a trigger.
+fn scope_of(kind: &str, full_type: &str, name: &str) -> String {
+    format!(
+        "('/resourceGroups/' || coalesce((SELECT in_group FROM placements \
+          WHERE kind = {kind} AND name = OLD.name), 'default') || '/providers/' || {full_type} || {name})"
+    )
+}
+
+/// How many role assignments there are.
+pub(super) fn count_roles(db: &Connection) -> Result<i64, CatalogError> {
+    let sql = "SELECT count(*) FROM role_assignments";
+    Ok(db.query_row(sql, [], |row| row.get(0))?)
+}
 
 pub(super) const GROUP: &str = "SELECT name, location, tags, created FROM resource_groups";
 pub(super) const PLACEMENT: &str = "SELECT kind, name, in_group, location, tags, settings, created, created_by, \

@@ -15,6 +15,9 @@ mod error;
 mod federated;
 mod identities;
 mod interface;
+mod lock_rows;
+mod locks;
+mod locks_sqlite;
 mod logins;
 mod logins_sqlite;
 mod management;
@@ -24,8 +27,10 @@ mod noted;
 mod operation_rows;
 mod operations;
 mod operations_sqlite;
+mod purged;
 mod record;
 mod resources;
+mod restored;
 mod rows;
 mod schema;
 mod sets;
@@ -41,6 +46,7 @@ pub use departed::{DepartedKey, DepartedRecord, Departure};
 pub use error::CatalogError;
 pub use federated::{FederatedCredentialRecord, PublicKey};
 pub use interface::Catalog;
+pub use locks::{Change, Lock, LockCatalog, LockLevel, LockRecord, LockTarget};
 pub use logins::{DeviceLogin, LoginCatalog};
 pub use management::{
     DEFAULT_GROUP, GroupRecord, LOCATION, ManagementCatalog, PlacementRecord, RoleAssignmentRecord,
@@ -51,5 +57,6 @@ pub use record::{
     DiskEncryptionSetRecord, DiskRecord, DiskState, EncryptionType, IdentityOwner, IdentityRecord,
     InstallationRecord, Kind, LayerUse, Rev, Stored, VaultRecord,
 };
+pub use restored::RestoredRecord;
 pub use settings::{DesIdentity, HsmSettings, VaultKind};
 pub use sqlite::SqliteCatalog;

@@ -14,6 +14,15 @@ use super::{CatalogError, DepartedRecord, DiskRecord, DiskState, LayerUse, Rev, 
 pub(super) const UNDER_SET: &str = "des IS ?1 OR EXISTS (
     SELECT 1 FROM layer_uses AS uses WHERE uses.resource = resources.id AND uses.des IS ?1)";
 
+/// The rows of what is being made or deleted, or was cut off in that. They are looked for before anything is made, and
+/// are few among thousands.
+pub(super) const UNFINISHED: &str = "state <> 'ready'";
+/// An index of them alone. SQLite takes it for a query with the same condition.
+pub(super) const UNFINISHED_INDEX: &str =
+    "CREATE INDEX resources_unfinished ON resources (kind, name) WHERE state <> 'ready';";
+/// The rows of a kind whose names are in an array of JSON, each of which is looked up.
+pub(super) const NAMED: &str = "kind = ?1 AND name IN (SELECT value FROM json_each(?2))";
+
 /// A query for the rows that meet a condition.
 pub(super) fn select(condition: &str) -> String {
     format!(

@@ -1,7 +1,8 @@
 //! The tables of the catalog.
 
 use super::{
-    access_rows, departed, federated, identities, logins, management_rows, noted, operation_rows,
+    access_rows, departed, federated, identities, locks, logins, management_rows, noted,
+    operation_rows, purged, resources, restored,
 };
 use vault::sqlite::Schema;
 
@@ -23,6 +24,12 @@ pub(super) const SCHEMA: Schema = Schema {
         |db| db.execute_batch(federated::TABLE),
         |db| db.execute_batch(logins::TABLES),
         |db| db.execute_batch(operation_rows::TABLE),
+        |db| db.execute_batch(resources::UNFINISHED_INDEX),
+        |db| db.execute_batch(logins::USED_ASSERTIONS),
+        |db| db.execute_batch(locks::TABLE),
+        management_rows::make_roles_go,
+        |db| db.execute_batch(restored::TABLE),
+        |db| db.execute_batch(purged::TABLE),
     ],
 };
 

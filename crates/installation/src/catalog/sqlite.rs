@@ -7,21 +7,24 @@ use rusqlite::{Connection, Row, TransactionBehavior, params};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::columns::{one, uuid};
+use super::columns::{json, one, uuid};
 use super::copy::{self, CatalogCopy};
 use super::departed::{self, DepartedRecord};
 use super::error::CatalogError;
 use super::federated::{self, FederatedCredentialRecord};
 use super::interface::Catalog;
+use super::lock_rows;
+use super::locks::LockCatalog;
 use super::management::ManagementCatalog;
 use super::management_rows;
 use super::record::{
     DiskEncryptionSetRecord, DiskRecord, IdentityOwner, IdentityRecord, InstallationRecord, Kind,
     Rev, Stored, VaultRecord,
 };
+use super::restored::{self, RestoredRecord};
 use super::rows::{DES_COLUMNS, VAULT_COLUMNS, parse_des, parse_vault};
 use super::schema::SCHEMA;
-use super::{identities, noted, resources};
+use super::{identities, noted, purged, resources};
 use crate::envelope::ResourceKind;
 use vault::sqlite::{DatabaseError, look, open};
 
@@ -119,6 +122,12 @@ impl SqliteCatalog {
         for assignment in &from.role_assignments {
             management_rows::insert_assignment(&made.db(), assignment)?;
         }
+        for lock in &from.locks {
+            lock_rows::insert(&made.db(), lock)?;
+        }
+        if let Some(record) = &from.restored {
+            restored::mark(&made.db(), record)?;
+        }
         noted::mark(&made.db())?;
         // Closing it puts everything into the main file, which is synced with that.
         drop(made);
@@ -142,6 +151,7 @@ impl SqliteCatalog {
             self.departed()?,
         )
         .with_federated(self.federated_credentials(None)?)
+        .with_restored(self.restored()?)
         .with_management(
             self.groups()?,
             self.placements()?
@@ -149,7 +159,8 @@ impl SqliteCatalog {
                 .filter(|placement| management_rows::is_copied(placement.kind))
                 .collect(),
             self.role_assignments()?,
-        ))
+        )
+        .with_locks(self.locks()?.into_iter().map(|lock| lock.record).collect()))
     }
 
     /// Writes the copy anew. The change that it follows is durable, so a failure is told and undoes
@@ -240,6 +251,18 @@ impl Catalog for SqliteCatalog {
         self.copied(deleted.map(drop).map_err(CatalogError::from))
     }
 
+    fn note_purged_vault(&self, url: &str) -> Result<(), CatalogError> {
+        purged::insert(&self.db(), url)
+    }
+
+    fn vault_purged_at(&self, url: &str) -> Result<Option<OffsetDateTime>, CatalogError> {
+        purged::since(&self.db(), url)
+    }
+
+    fn forget_purged_vaults(&self) -> Result<(), CatalogError> {
+        purged::forget(&self.db(), None)
+    }
+
     fn insert_des(&self, record: &DiskEncryptionSetRecord) -> Result<(), CatalogError> {
         self.copied(self.add_des(record))
     }
@@ -282,8 +305,18 @@ impl Catalog for SqliteCatalog {
     }
 
     fn unfinished(&self) -> Result<Vec<Stored<DiskRecord>>, CatalogError> {
-        let sql = resources::select("state <> 'ready'");
+        let sql = resources::select(resources::UNFINISHED);
         self.select(&sql, [], resources::parse)
+    }
+
+    fn resources_named(
+        &self,
+        kind: ResourceKind,
+        names: &[&str],
+    ) -> Result<Vec<Stored<DiskRecord>>, CatalogError> {
+        let names = json("names", &names)?;
+        let sql = resources::select(resources::NAMED);
+        self.select(&sql, [kind.as_str(), names.as_str()], resources::parse)
     }
 
     fn resources_under(&self, des: Option<&str>) -> Result<Vec<Stored<DiskRecord>>, CatalogError> {
@@ -296,7 +329,16 @@ impl Catalog for SqliteCatalog {
     }
 
     fn delete_disk(&self, record: &DiskRecord, rev: Rev) -> Result<(), CatalogError> {
-        resources::delete(&self.db(), rev, record)
+        let db = self.db();
+        let roles = management_rows::count_roles(&db)?;
+        resources::delete(&db, rev, record)?;
+        let has_fewer = management_rows::count_roles(&db)? != roles;
+        drop(db);
+        // The copy has roles, and no disks.
+        if has_fewer {
+            self.copy();
+        }
+        Ok(())
     }
 
     fn depart_disk(
@@ -320,6 +362,20 @@ impl Catalog for SqliteCatalog {
     ) -> Result<(), CatalogError> {
         let noted = noted::insert(&mut self.db(), vault_url, not_found);
         self.copied(noted)
+    }
+
+    fn mark_restored(&self, record: &RestoredRecord) -> Result<(), CatalogError> {
+        let marked = restored::mark(&self.db(), record);
+        self.copied(marked)
+    }
+
+    fn restored(&self) -> Result<Option<RestoredRecord>, CatalogError> {
+        restored::found(&self.db())
+    }
+
+    fn clear_restored(&self) -> Result<(), CatalogError> {
+        let cleared = restored::clear(&self.db());
+        self.copied(cleared)
     }
 
     fn departed(&self) -> Result<Vec<DepartedRecord>, CatalogError> {

@@ -240,12 +240,20 @@ fn what_has_departed_is_kept_in_mind_until_it_is_there_again_or_forgotten() {
     one.depart_disk(&row, rev, &departed).unwrap();
     assert_eq!(one.departed().unwrap(), std::slice::from_ref(&departed));
     assert!(one.disks().unwrap().is_empty());
-    // It survives the catalog.
+    let restored = RestoredRecord {
+        backup: departed.time,
+        time: departed.time,
+    };
+    one.mark_restored(&restored).unwrap();
+    // It survives the catalog, and so does that one was restored.
     drop(one);
     std::fs::remove_file(&path).unwrap();
     let copy = CatalogCopy::read(&path).unwrap().unwrap();
     let one = SqliteCatalog::make_again(&path, &copy).unwrap();
     assert_eq!(one.departed().unwrap(), std::slice::from_ref(&departed));
+    assert_eq!(one.restored().unwrap(), Some(restored));
+    one.clear_restored().unwrap();
+    assert_eq!(one.restored().unwrap(), None);
     // A new one of the same name is another one.
     one.insert_disk(&disk("d", None)).unwrap();
     assert_eq!(one.departed().unwrap().len(), 1);
@@ -332,4 +340,42 @@ fn a_catalog_of_version_1_keeps_its_sets_and_disks() {
     // The reference from disks to sets is still enforced.
     let orphan = catalog.insert_disk(&disk("e", Some("no set")));
     assert!(matches!(orphan, Err(CatalogError::NotFound { .. })));
+}
+
+#[test]
+fn what_is_unfinished_or_named_is_found_without_a_look_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let catalog = catalog(&dir);
+    for name in ["a", "b", "c"] {
+        let ready = DiskRecord {
+            state: DiskState::Ready,
+            ..disk(name, None)
+        };
+        catalog.insert_disk(&ready).unwrap();
+    }
+    catalog.insert_disk(&disk("d", None)).unwrap();
+    let names = |rows: Vec<Stored<DiskRecord>>| {
+        let names = rows.into_iter().map(|row| row.record.name);
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(names(catalog.unfinished().unwrap()), ["d"]);
+    let named = catalog.resources_named(ResourceKind::Disk, &["c", "a", "x", "d"]);
+    assert_eq!(names(named.unwrap()), ["a", "c", "d"]);
+    let named = catalog.resources_named(ResourceKind::Image, &["c"]);
+    assert!(named.unwrap().is_empty());
+    for (condition, index) in [
+        (resources::UNFINISHED, "resources_unfinished"),
+        (resources::NAMED, "sqlite_autoindex_resources_2"),
+    ] {
+        let sql = format!("EXPLAIN QUERY PLAN {}", resources::select(condition));
+        let db = catalog.db();
+        let mut statement = db.prepare(&sql).unwrap();
+        let nothing = vec![""; statement.parameter_count()];
+        let plan = statement.query_map(rusqlite::params_from_iter(nothing), |row| {
+            row.get::<_, String>("detail")
+        });
+        let plan: Vec<_> = plan.unwrap().map(Result::unwrap).collect();
+        let uses = |step: &String| step.contains("resources") && step.contains(index);
+        assert!(plan.iter().any(uses), "{plan:?}");
+    }
 }

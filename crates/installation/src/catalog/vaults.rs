@@ -5,6 +5,7 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use super::columns::{constraint, json, stale, time_text};
 use super::error::CatalogError;
 use super::interface::Catalog;
+use super::purged;
 use super::record::{Kind, Rev, VaultRecord};
 use super::rows::VAULT_COLUMNS;
 use super::sqlite::SqliteCatalog;
@@ -17,6 +18,8 @@ impl SqliteCatalog {
             kind,
             created,
         } = record;
+        // Before, so that a crash in between leaves nothing that says of the new one that it is gone.
+        purged::forget(&self.db(), Some(url))?;
         self.db()
             .execute(
                 &format!("INSERT INTO vaults ({VAULT_COLUMNS}) VALUES (?, 1, ?, ?, ?)"),

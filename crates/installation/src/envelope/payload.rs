@@ -136,11 +136,11 @@ pub struct Upload {
     pub footer: bool,
 }
 
-/// The snapshot or image from which a disk was cloned.
+/// The snapshot, the image or the disk from which a disk was cloned.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CloneSource {
-    /// Which of the two.
+    /// Which of them.
     pub kind: ResourceKind,
     /// Its id.
     pub id: Uuid,
@@ -319,7 +319,7 @@ impl HeaderPayload {
         let Some(source) = &self.source else {
             return Ok(());
         };
-        if self.kind != ResourceKind::Disk || source.kind == ResourceKind::Disk {
+        if self.kind != ResourceKind::Disk {
             return Err(format!(
                 "{} that is a clone of {}",
                 self.kind.with_article(),

@@ -280,9 +280,6 @@ fn layers_that_no_disk_has_are_refused() {
             h.kind = ResourceKind::Image;
             h.source = Some(source(ResourceKind::Snapshot, "s"));
         }),
-        ("a clone of a disk", |h| {
-            h.source = Some(source(ResourceKind::Disk, "s"));
-        }),
         ("a snapshot's name", |h| {
             h.source = Some(source(ResourceKind::Snapshot, "../s"));
         }),

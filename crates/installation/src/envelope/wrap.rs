@@ -9,7 +9,7 @@ use uuid::Uuid;
 use zeroize::Zeroize;
 
 use super::error::EnvelopeError;
-use keys::{Dek, KeyError, LockedBytes};
+use keys::{Dek, KeyError, LockedBytes, with_wiped_call_stack};
 use traces::Span;
 use vault::{Caller, KeyId, KeyVault, WrapAlgorithm};
 
@@ -196,11 +196,12 @@ fn derive(dek: &Dek, purpose: &str, key: &mut [u8]) {
     let info = [purpose.as_bytes()];
     // No salt is this one (RFC 5869 §2.2); the validated module wants it said (SP 800-56C).
     let salt = dek.outer().map_or(&[0; 32][..], Dek::expose);
-    let extracted = hkdf::Salt::new(hkdf::HKDF_SHA256, salt).extract(dek.expose());
-    // The only error is an output of more than 255 hashes (RFC 5869 §2.3).
-    let expanded = extracted
-        .expand(&info, SubkeyLen)
-        .and_then(|output| output.fill(key));
+    let expanded = with_wiped_call_stack(|| {
+        let extracted = hkdf::Salt::new(hkdf::HKDF_SHA256, salt).extract(dek.expose());
+        // The only error is an output of more than 255 hashes (RFC 5869 §2.3).
+        let output = extracted.expand(&info, SubkeyLen);
+        output.and_then(|output| output.fill(key))
+    });
     assert!(expanded.is_ok(), "HKDF refused 64 bytes");
 }
 

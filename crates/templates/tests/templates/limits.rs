@@ -249,3 +249,16 @@ fn messages_are_short_and_have_no_control_characters() {
     assert!(message.chars().count() <= 4_096);
     assert!(!message.contains(char::is_control), "{message}");
 }
+
+/// Of each iteration 20,000 elements are compared, and nothing is kept: it takes little memory and much time.
+#[test]
+fn what_computes_for_long_is_ended() {
+    let compare = "[length(intersection(variables('a'), variables('b')))]";
+    let template = json!({"variables": {
+        "a": "[range(0, 10000)]",
+        "b": "[range(20000, 10000)]",
+        "copy": [{"name": "n", "count": 800, "input": compare}],
+    }});
+    let message = in_time(|| refusal(&template));
+    assert!(message.contains("takes more than"), "{message}");
+}

@@ -165,6 +165,50 @@ fn values_of_secure_ones_are_not_told() {
 }
 
 #[test]
+fn what_is_made_of_secure_ones_is_not_told() {
+    let template = json!({
+        "parameters": {
+            "p": {"type": "securestring"}, "open": {"type": "string", "defaultValue": "o"},
+            "of": {"type": "string", "defaultValue": "[base64(parameters('p'))]"},
+        },
+        "variables": {"v": "[toUpper(parameters('p'))]", "w": "[concat(variables('v'), '!')]", "x": "x"},
+        "functions": [{"namespace": "f", "members": {"same": {
+            "parameters": [{"name": "a", "type": "string"}],
+            "output": {"type": "string", "value": "[parameters('a')]"},
+        }}}],
+        "outputs": {
+            "a": {"type": "string", "value": "[base64(parameters('p'))]"},
+            "b": {"type": "int", "value": "[length(variables('w'))]"},
+            "c": {"type": "string", "value": "[f.same(parameters('of'))]"},
+            "d": {"type": "array", "value": ["[variables('w')]", "x"]},
+            "e": {"type": "string", "value": "[concat(parameters('open'), variables('x'))]"},
+        },
+    });
+    let mut plan = plan_with(&template, &json!({"p": "hush-hush"})).unwrap();
+    assert_eq!(plan.parameters()["of"], json!({"type": "String"}));
+    assert_eq!(plan.parameters()["open"]["value"], "o");
+    let (_, outputs) = run(&mut plan).unwrap();
+    for name in ["a", "b", "c", "d"] {
+        assert!(outputs[name].get("value").is_none(), "{name}: {outputs:?}");
+    }
+    assert_eq!(outputs["e"]["value"], "ox");
+}
+
+#[test]
+fn the_hash_of_a_template_tells_nothing_of_its_secrets() {
+    let hash = |secret: &str, name: &str| {
+        let body = json!({"properties": {"template": {
+            "parameters": {"p": {"type": "securestring", "defaultValue": secret}},
+            "variables": {"v": name},
+        }}});
+        let request = parse_request(body.to_string().as_bytes()).unwrap();
+        request.template_hash().to_owned()
+    };
+    assert_eq!(hash("one", "a"), hash("two", "a"));
+    assert_ne!(hash("one", "a"), hash("one", "b"));
+}
+
+#[test]
 fn a_nullable_one_is_null_if_it_is_left_out() {
     let template = json!({"parameters": {"p": {"type": "string", "nullable": true}},
         "outputs": {"o": {"type": "string", "value": "[coalesce(parameters('p'), 'none')]"}}});

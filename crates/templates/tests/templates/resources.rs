@@ -201,3 +201,16 @@ fn names_of_properties_may_be_expressions() {
         })
     );
 }
+
+#[test]
+fn a_resource_is_made_where_its_template_is_deployed() {
+    for name in ["resourceGroup", "RESOURCEGROUP", "subscriptionId"] {
+        let mut elsewhere = resource("n", json!({}));
+        elsewhere[name] = json!("other");
+        let message = refusal(&json!({"resources": [elsewhere]}));
+        assert!(
+            message.contains("for resources of type 'Microsoft.Resources/deployments' only"),
+            "{message}"
+        );
+    }
+}

@@ -3,7 +3,7 @@
 use rusqlite::Connection;
 use uuid::Uuid;
 
-use super::subject::Subject;
+use super::subject::{Subject, VAULT_DELETE_POLICY};
 use super::vault::EmbeddedVault;
 use crate::refusal;
 use crate::store;
@@ -109,13 +109,13 @@ impl EmbeddedVault {
         })
     }
 
-    /// Takes everything from an identity.
+    /// Takes everything from an identity, in a deleted vault too.
     ///
     /// # Errors
     /// [`VaultErrorCode::PolicyNotFound`] when it had nothing.
     pub fn delete_policy(&self, caller: &Caller, object_id: Uuid) -> Result<(), VaultError> {
         let none = Permissions::default();
-        let subject = Subject::policy("VaultDeletePolicy", object_id, &none);
+        let subject = Subject::policy(VAULT_DELETE_POLICY, object_id, &none);
         self.audited(caller, &subject, |db| {
             if store::delete_policy(db, object_id)? {
                 return Ok(());

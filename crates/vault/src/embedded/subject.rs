@@ -8,13 +8,14 @@ use crate::{KeyId, Permissions};
 pub(super) const VAULT_DELETE: &str = "VaultDelete";
 pub(super) const VAULT_RECOVER: &str = "VaultRecover";
 pub(super) const VAULT_PURGE: &str = "VaultPurge";
+pub(super) const VAULT_DELETE_POLICY: &str = "VaultDeletePolicy";
 
 /// What is never refused because of the limit: it takes something away, or takes a use of it back.
 const ESSENTIAL: [&str; 5] = [
     "KeyUpdate",
     "KeyDelete",
     "VaultSetPolicy",
-    "VaultDeletePolicy",
+    VAULT_DELETE_POLICY,
     "VaultUpdate",
 ];
 
@@ -96,7 +97,11 @@ pub(super) fn is_essential(operation: &str) -> bool {
     ESSENTIAL.contains(&operation)
 }
 
-/// Whether an operation is one on a deleted vault.
+/// Whether an operation is one on a deleted vault. Access is taken away there too, so that nobody who has lost it
+/// has it for a moment when the vault is recovered.
 pub(super) fn is_for_deleted(operation: &str) -> bool {
-    matches!(operation, VAULT_DELETE | VAULT_RECOVER | VAULT_PURGE)
+    matches!(
+        operation,
+        VAULT_DELETE | VAULT_RECOVER | VAULT_PURGE | VAULT_DELETE_POLICY
+    )
 }

@@ -160,7 +160,9 @@ async fn federated(
     scope: &str,
     context: &Context<'_>,
 ) -> Result<AccessToken, NoToken> {
-    let signed = assertion.sign().map_err(|e| unanswered(e.message))?;
+    let resource = scope.strip_suffix("/.default").unwrap_or(scope);
+    let signed = assertion.sign(resource);
+    let signed = signed.map_err(|e| unanswered(e.message))?;
     let body = form_urlencoded::Serializer::new(String::new())
         .append_pair("grant_type", "client_credentials")
         .append_pair("client_id", &client_id.to_string())

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::VaultError;
 
-type Sign = dyn Fn() -> Result<String, VaultError> + Send + Sync;
+type Sign = dyn Fn(&str) -> Result<String, VaultError> + Send + Sync;
 
 /// What proves to another installation that an identity of this one asks (RFC 7523 §2.2).
 #[derive(Clone)]
@@ -18,21 +18,21 @@ pub struct Assertion {
 }
 
 impl Assertion {
-    /// Of the identity with that object id; `sign` makes one that is valid now.
+    /// Of the identity with that object id; `sign` makes one that is valid now for tokens for a service.
     pub fn new(
         subject: Uuid,
-        sign: impl Fn() -> Result<String, VaultError> + Send + Sync + 'static,
+        sign: impl Fn(&str) -> Result<String, VaultError> + Send + Sync + 'static,
     ) -> Self {
         let sign = Arc::new(sign);
         Self { subject, sign }
     }
 
-    /// One that is valid now.
+    /// One that is valid now, once, to get a token for that service.
     ///
     /// # Errors
     /// When there is no key to sign with.
-    pub fn sign(&self) -> Result<String, VaultError> {
-        (self.sign)()
+    pub fn sign(&self, resource: &str) -> Result<String, VaultError> {
+        (self.sign)(resource)
     }
 }
 

@@ -1,0 +1,71 @@
+//! The rows of locks.
+
+use rusqlite::{Connection, Row, params};
+
+use super::columns::{damaged, parse_time, time_text, uuid};
+use super::error::CatalogError;
+use super::locks::{Lock, LockLevel, LockRecord, LockTarget};
+use super::management::{DEFAULT_GROUP, Touch};
+use super::record::Kind;
+
+/// How a lock on everything is stored.
+const SUBSCRIPTION: &str = "subscription";
+/// The columns of a lock, and the group of a resource, if it is said.
+pub(super) const LOCKS: &str = "SELECT locks.kind, target, locks.name, level, notes, locks.created, locks.created_by, \
+     in_group FROM locks LEFT JOIN placements ON placements.kind = locks.kind AND placements.name = target \
+     ORDER BY locks.kind, target, locks.name";
+
+pub(super) fn insert(db: &Connection, record: &LockRecord) -> Result<(), CatalogError> {
+    let name = &record.name;
+    let (kind, target) = columns(&record.target);
+    db.execute(
+        "INSERT INTO locks VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) \
+         ON CONFLICT DO UPDATE SET level = ?4, notes = ?5",
+        params![
+            kind,
+            target,
+            name,
+            record.level.as_str(),
+            record.notes,
+            time_text(name, record.created.at)?,
+            record.created.by.to_string(),
+        ],
+    )?;
+    Ok(())
+}
+
+/// Kind and name of what a lock is on, as they are stored.
+pub(super) fn columns(target: &LockTarget) -> (&str, &str) {
+    match target {
+        LockTarget::Subscription => (SUBSCRIPTION, ""),
+        LockTarget::Group(group) => (Kind::Group.as_str(), group),
+        LockTarget::Resource(kind, name) => (kind.as_str(), name),
+    }
+}
+
+pub(super) fn parse(row: &Row<'_>) -> Result<Lock, CatalogError> {
+    let (kind, of): (String, String) = (row.get(0)?, row.get(1)?);
+    let (name, level): (String, String) = (row.get(2)?, row.get(3)?);
+    let (target, group) = match Kind::from_text(&kind) {
+        None if kind == SUBSCRIPTION => (LockTarget::Subscription, None),
+        None => return Err(damaged(&name, format!("kind '{kind}'"))),
+        Some(Kind::Group) => (LockTarget::Group(of.clone()), Some(of)),
+        Some(kind) => {
+            let placed: Option<String> = row.get(7)?;
+            let group = placed.unwrap_or_else(|| DEFAULT_GROUP.into());
+            (LockTarget::Resource(kind, of), Some(group))
+        }
+    };
+    let record = LockRecord {
+        target,
+        level: LockLevel::from_text(&level)
+            .ok_or_else(|| damaged(&name, format!("level '{level}'")))?,
+        notes: row.get(4)?,
+        created: Touch {
+            at: parse_time(&name, &row.get::<_, String>(5)?)?,
+            by: uuid(&name, &row.get::<_, String>(6)?)?,
+        },
+        name,
+    };
+    Ok(Lock { record, group })
+}
