@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::Value;
-use server::{ApiError, Front, FrontReply, Head, Site, TransferReply};
+use server::{Admitted, ApiError, Front, FrontReply, Head, Site, TransferReply};
 use zeroize::Zeroizing;
 
 use crate::access::{self, Sessions};
@@ -163,12 +163,18 @@ impl Front for Api {
         }
     }
 
-    fn admit(&self, site: &Site<'_>, head: &Head) -> Result<usize, FrontReply> {
+    fn admit(&self, site: &Site<'_>, head: &Head) -> Result<Admitted, FrontReply> {
         if Public::find(head).is_some() {
-            return Ok(TOKEN_BODY);
+            return Ok(Admitted {
+                body: TOKEN_BODY,
+                identity: None,
+            });
         }
         match site.verify(head) {
-            Ok(_) => Ok(BODY),
+            Ok(claims) => Ok(Admitted {
+                body: BODY,
+                identity: Some(claims.oid),
+            }),
             Err(error) => {
                 let refusal = unknown(&error);
                 if head.header("authorization").is_some() {

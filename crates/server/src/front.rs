@@ -39,11 +39,11 @@ pub trait Front: Send + Sync {
     /// What is asked, in a few words without the names in it, as traces have it.
     fn name(&self, head: &Head) -> &'static str;
 
-    /// How long the body of a request may be; it must not block.
+    /// Who asks, and how long the body may be; it must not block.
     ///
     /// # Errors
     /// The answer to somebody whose body is not even read.
-    fn admit(&self, site: &Site<'_>, head: &Head) -> Result<usize, FrontReply>;
+    fn admit(&self, site: &Site<'_>, head: &Head) -> Result<Admitted, FrontReply>;
 
     /// Answers a request. It may block.
     fn answer(&self, site: &Site<'_>, head: &Head, body: &[u8]) -> FrontReply;
@@ -59,6 +59,14 @@ pub trait Front: Send + Sync {
 
     /// Answers a request for the bytes of a disk. It may block.
     fn transfer(&self, site: &Site<'_>, head: &Head, body: Zeroizing<Vec<u8>>) -> TransferReply;
+}
+
+/// What is known of a request before its body is read.
+pub struct Admitted {
+    /// How long the body may be, in bytes.
+    pub body: usize,
+    /// The object id of whoever has shown a token; nothing of who logs in, or asks for what everybody may know.
+    pub identity: Option<Uuid>,
 }
 
 /// A request without its body.

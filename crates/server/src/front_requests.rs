@@ -28,11 +28,11 @@ impl Listener {
         if front.is_transfer(&head) {
             return self.transfer(front, head, parts, body).await;
         }
-        let limit = match front.admit(&self.shared.site(), &head) {
-            Ok(limit) => limit,
+        let admitted = match front.admit(&self.shared.site(), &head) {
+            Ok(admitted) => admitted,
             Err(reply) => return reply.into(),
         };
-        let body = match read(&parts.headers, body, limit, self.patience).await {
+        let body = match read(&parts.headers, body, admitted.body, self.patience).await {
             Ok(body) => body,
             Err(error) => return error.into(),
         };
@@ -43,10 +43,8 @@ impl Listener {
             let _entered = answering.enter();
             Ok(front.answer(&shared.site(), &head, &body))
         };
-        let answer = self
-            .shared
-            .blocking(Lane::Management, Cost::Usual, work)
-            .await;
+        let lane = admitted.identity.map_or(Lane::Tokens, Lane::Management);
+        let answer = self.shared.blocking(lane, Cost::Usual, work).await;
         answer.map_or_else(Reply::from, Reply::from)
     }
 

@@ -36,7 +36,7 @@ mod transfer;
 
 pub use api_error::ApiError;
 pub use error::ServerError;
-pub use front::{Front, FrontReply, Head, ManyValues, Site};
+pub use front::{Admitted, Front, FrontReply, Head, ManyValues, Site};
 pub use host::{Audience, DEFAULT_DOMAIN, VaultHost};
 pub use listen::{Imds, Pulse, ServeOptions, Serving, serve};
 pub use operation::Operation;

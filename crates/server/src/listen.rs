@@ -412,7 +412,7 @@ mod tests {
     use zeroize::Zeroizing;
 
     use super::*;
-    use crate::{FrontReply, Head, Site, TransferReply};
+    use crate::{Admitted, FrontReply, Head, Site, TransferReply};
     use installation::InstallationError;
 
     /// Answers nothing until it is let go.
@@ -434,8 +434,11 @@ mod tests {
             "hung"
         }
 
-        fn admit(&self, _site: &Site<'_>, _head: &Head) -> Result<usize, FrontReply> {
-            Ok(0)
+        fn admit(&self, _site: &Site<'_>, _head: &Head) -> Result<Admitted, FrontReply> {
+            Ok(Admitted {
+                body: 0,
+                identity: None,
+            })
         }
 
         fn answer(&self, _site: &Site<'_>, _head: &Head, _body: &[u8]) -> FrontReply {

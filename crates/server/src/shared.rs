@@ -55,8 +55,8 @@ pub enum Lane {
     Tokens,
     /// Those of a vault, for that identity.
     Vault(String, Uuid),
-    /// Those of the management API.
-    Management,
+    /// Those of the management API, for that identity.
+    Management(Uuid),
     /// Those of whoever reads and writes the bytes of disks.
     Transfers,
 }
@@ -244,9 +244,11 @@ impl Shared {
     ) -> Result<T, ApiError> {
         let (place, identity) = match lane {
             Lane::Tokens => (Arc::clone(&self.other), None),
-            Lane::Management => {
+            Lane::Management(identity) => {
                 let place = self.front.as_ref().map(|(_, place)| place);
-                (Arc::clone(place.unwrap_or(&self.other)), None)
+                let place = Arc::clone(place.unwrap_or(&self.other));
+                let identity = place.identity(identity);
+                (place, Some(identity))
             }
             Lane::Transfers => (Arc::clone(&self.transfers), None),
             Lane::Vault(name, identity) => {
@@ -403,6 +405,27 @@ mod tests {
     /// A vault whose token hangs, and a client that asks it without end, leave others their places.
     #[test]
     fn a_vault_that_hangs_keeps_no_other_waiting() {
+        let (greedy, other) = (Uuid::new_v4(), Uuid::new_v4());
+        let of = |name: &str, identity| Lane::Vault(name.into(), identity);
+        let others = [
+            of("calm", greedy),
+            of("hung", other),
+            Lane::Tokens,
+            Lane::Management(greedy),
+            Lane::Transfers,
+        ];
+        nobody_waits_for(of("hung", greedy), others);
+    }
+
+    /// Whoever changes what somebody else has leaves the rest of the management API, and logins, their places.
+    #[test]
+    fn who_asks_the_management_api_without_end_keeps_no_other_waiting() {
+        let (greedy, other) = (Uuid::new_v4(), Uuid::new_v4());
+        let others = [Lane::Management(other), Lane::Tokens, Lane::Transfers];
+        nobody_waits_for(Lane::Management(greedy), others);
+    }
+
+    fn nobody_waits_for(hung: Lane, others: impl IntoIterator<Item = Lane>) {
         let dir = tempfile::tempdir().unwrap();
         let installation = Installation::open(dir.path()).unwrap();
         let (id, hour) = (installation.id(), Duration::from_secs(3600));
@@ -419,12 +442,10 @@ mod tests {
             .unwrap();
         let (let_go, hang) = channel::<()>();
         let hang = Arc::new(Mutex::new(hang));
-        let (greedy, other) = (Uuid::new_v4(), Uuid::new_v4());
-        let work = |name: &str, identity| Lane::Vault(name.into(), identity);
         runtime.block_on(async {
             for _ in 0..2 * VAULT_THREADS {
                 let (shared, hang) = (Arc::clone(&shared), Arc::clone(&hang));
-                let lane = work("hung", greedy);
+                let lane = hung.clone();
                 tokio::spawn(async move {
                     let wait = move |_: &Arc<Shared>| {
                         let _ = locked(&hang).recv();
@@ -434,15 +455,9 @@ mod tests {
                 });
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
-            for lane in [
-                work("calm", greedy),
-                work("hung", other),
-                Lane::Tokens,
-                Lane::Management,
-                Lane::Transfers,
-            ] {
+            for lane in others {
                 let cost = match lane {
-                    Lane::Tokens | Lane::Management | Lane::Transfers => Cost::Usual,
+                    Lane::Tokens | Lane::Management(_) | Lane::Transfers => Cost::Usual,
                     Lane::Vault(..) => Cost::Slow,
                 };
                 shared.blocking(lane, cost, |_| Ok(())).await.unwrap();
