@@ -117,12 +117,13 @@ impl ImportDisk {
         call.require("Microsoft.Compute/disks/write", &id)?;
         let (_group, _) = hold_group(call, &self.group)?;
         let placed = call.catalog().placement(Kind::Disk, &self.name)?;
-        let is_own = placed.is_some_and(|placed| operation_of(&placed) == Some(operation));
+        let own = placed.filter(|placed| operation_of(placed) == Some(operation));
         let found = find_of(call, ResourceKind::Disk, &self.name)?;
-        match (found, is_own) {
-            (None, true) => {}
+        match (found, &own) {
+            // It goes with the row of what a dead process has left half made.
+            (None, Some(placed)) => call.catalog().put_placement(placed)?,
             // An end of the server came between the disk and the end of the operation.
-            (Some(name), true) if is_ready(call, &name)? => return Ok(()),
+            (Some(name), Some(_)) if is_ready(call, &name)? => return Ok(()),
             _ => {
                 return Err(ArmError::conflict(format!(
                     "The disk '{}' was made by somebody else meanwhile.",
