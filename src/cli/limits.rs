@@ -15,7 +15,7 @@ pub(super) struct LimitArgs {
     /// Burst of requests (token bucket) [default: a tenth of --iops]
     #[arg(long, value_name = "N", requires = "iops")]
     iops_burst: Option<u64>,
-    /// Maximum bytes per second, as 100MiB
+    /// Maximum bytes per second, as 100MiB; discards and zeroes count as requests alone
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     bandwidth: Option<u64>,
     /// Burst of bytes (token bucket) [default: a tenth of --bandwidth]

@@ -59,7 +59,7 @@ pub struct EnableArgs {
     /// Burst of requests
     #[arg(long, value_name = "N")]
     iops_burst: Option<String>,
-    /// Maximum bytes per second, as 100MiB
+    /// Maximum bytes per second, as 100MiB; discards and zeroes count as requests alone
     #[arg(long, value_name = "SIZE")]
     bandwidth: Option<String>,
     /// Burst of bytes

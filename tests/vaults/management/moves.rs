@@ -444,7 +444,7 @@ fn a_deployment_goes_on_with_its_move() {
 
 /// Who has the disk attached copies; when they let go of it the server does.
 #[test]
-fn that_of_an_attached_disk_is_the_attachs_until_it_ends() {
+fn a_move_of_an_attached_disk_is_done_by_its_attach_until_that_ends() {
     let (mut managed, content) = with_sets(Host::that_attaches());
     for (set, kind, is_detached) in [("twice", TWICE, false), ("once", ONCE, true)] {
         slow(&managed, "d", set, "1MiB");
