@@ -25,7 +25,7 @@ pub fn recorded<T>(
 /// The same with a record that is there already.
 ///
 /// # Errors
-/// As [`recorded`].
+/// As `recorded`.
 pub fn recorded_as<T>(
     installation: &Installation,
     record: AuditRecord,

@@ -222,7 +222,7 @@ pub(crate) fn sweep_before(installation: &Installation, parent: &Path) -> Result
     Ok(())
 }
 
-/// As [`sweep`] for one row.
+/// As `sweep` for one row.
 ///
 /// # Errors
 /// [`CatalogError`] when the catalog cannot be read.
