@@ -46,8 +46,10 @@ pub fn refuse(
     let Some(change) = change_of(action) else {
         return Ok(());
     };
-    // What is at a scope does not take along what is below that.
-    let takes_along = change == Change::Delete && !action.starts_with("Microsoft.Authorization/");
+    // What is at a scope does not take along what is below that, and a purge takes the vault alone, whose own locks
+    // whoever purges it meets.
+    let takes_along = action.to_ascii_lowercase().ends_with("/delete")
+        && !action.starts_with("Microsoft.Authorization/");
     let locks = installation.catalog().locks()?.into_iter();
     let locked: BTreeSet<String> = locks
         .filter(|lock| lock.record.level.forbids(change))

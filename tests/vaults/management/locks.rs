@@ -76,6 +76,24 @@ fn what_is_locked_is_not_deleted_by_anybody() {
     assert_eq!(client.ask(&format!("DELETE {DISK}"), None).status, 200);
 }
 
+/// What a purge takes is the vault alone: a lock on something else is not in its way, one on all of it is.
+#[test]
+fn a_vault_is_purged_whatever_else_is_locked() {
+    let managed = Managed::new();
+    let client = managed.client(&managed.admin);
+    group(&client);
+    client.ok(&format!("PUT {DISK}"), Some(&empty_disk()));
+    managed.host.ok("keyvault create kv1");
+    managed.host.ok("keyvault delete kv1 --yes");
+    lock(&client, DISK, "keep", "CanNotDelete");
+    lock(&client, "~", "all", "CanNotDelete");
+    let purge = "POST ~/providers/Microsoft.KeyVault/locations/local/deletedVaults/kv1/purge";
+    is_locked(&client, purge, None, "~");
+    unlock(&client, "~", "all");
+    let purged = client.ask(purge, None).status;
+    assert!([200, 202].contains(&purged), "{purged}");
+}
+
 #[test]
 fn what_is_read_only_is_not_changed_by_anybody() {
     let managed = Managed::new();
