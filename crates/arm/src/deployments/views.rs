@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use crate::names::time_text;
+use crate::types::import_source::hide_signatures;
 use installation::catalog::{OperationRecord, OperationState};
 
 /// The type.
@@ -65,9 +66,11 @@ fn common(id: &str, name: &str, answer: &Value) -> Value {
     body
 }
 
-/// The template, without what its secure parameters may be.
+/// The template, without what its secure parameters may be, and without what gives access to a disk's data.
 pub fn exported(record: &OperationRecord) -> Value {
-    json!({"template": record.request["work"]["request"]["properties"]["template"]})
+    let mut template = record.request["work"]["request"]["properties"]["template"].clone();
+    hide_signatures(&mut template);
+    json!({"template": template})
 }
 
 /// What was done for each resource, the latest first, as Azure lists it.

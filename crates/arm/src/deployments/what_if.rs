@@ -17,6 +17,7 @@ use crate::operations::Worker;
 use crate::placed::placed;
 use crate::places::summary;
 use crate::resources::patched;
+use crate::types::import_source::hide_signatures;
 use templates::{PlannedResource, Resource, Step};
 
 /// `{"status", "properties": {"changes"}}`; with `only_ids` without what would become of each resource.
@@ -44,6 +45,7 @@ pub fn what_if(
     }
     let mut changes = Value::Array(changes);
     deployment.secrets.hide(&mut changes);
+    hide_signatures(&mut changes);
     if let Value::Array(changes) = &mut changes {
         let ids = planned.iter().map(|it| it.id.to_ascii_lowercase());
         changes.extend(ignored(call, group, &ids.collect(), only_ids)?);

@@ -6,7 +6,7 @@ pub(crate) mod bodies;
 mod disks;
 mod identities;
 mod images;
-mod import_source;
+pub mod import_source;
 pub(crate) mod importing;
 mod set_identity;
 mod sets;
