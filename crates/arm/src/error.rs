@@ -159,7 +159,7 @@ impl From<VaultError> for ArmError {
             Code::VaultNotFound | Code::PolicyNotFound => Self::new(404, code, message),
             Code::Conflict | Code::KeyBeingPurged => Self::conflict(message),
             Code::ForbiddenByPolicy => Self::new(403, "MethodNotAllowed", message),
-            Code::Throttled | Code::Unreachable => Self {
+            Code::Throttled | Code::Unreachable | Code::Incomplete => Self {
                 retry_after: Some(5),
                 ..Self::new(503, "KeyVaultUnreachable", message)
             },

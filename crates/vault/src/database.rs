@@ -66,6 +66,23 @@ impl VaultDatabase {
         store::deletion(&self.db)
     }
 
+    /// As [`EmbeddedVault::incomplete`](crate::EmbeddedVault::incomplete).
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::Internal`].
+    pub fn incomplete(&self) -> Result<Option<OffsetDateTime>, VaultError> {
+        store::incomplete(&self.db)
+    }
+
+    /// As [`EmbeddedVault::mark_incomplete`](crate::EmbeddedVault::mark_incomplete), where its master key is not at
+    /// hand: who does so records it elsewhere.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::Internal`].
+    pub fn mark_incomplete(&self, since: OffsetDateTime) -> Result<(), VaultError> {
+        store::set_incomplete(&self.db, Some(since))
+    }
+
     /// What the vault does with deleted keys.
     pub fn settings(&self) -> VaultSettings {
         self.row.settings

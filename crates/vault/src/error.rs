@@ -54,6 +54,9 @@ pub enum VaultErrorCode {
     Unauthorized,
     /// The vault does not answer, or answers that it cannot now.
     Unreachable,
+    /// The vault, or the catalog, does not know the key or the grant, but may lack what it knew before: it was restored,
+    /// or made again.
+    Incomplete,
     /// The identity has used the vault more often than its limit.
     Throttled,
     /// The vault's own storage failed.
@@ -95,6 +98,7 @@ impl VaultErrorCode {
             Self::KeyBeingPurged => "ObjectIsBeingDeleted",
             Self::Unauthorized => "Unauthorized",
             Self::Unreachable => "VaultUnreachable",
+            Self::Incomplete => "VaultIncomplete",
             Self::Throttled => "TooManyRequests",
             Self::Internal => "InternalError",
         }
@@ -128,6 +132,7 @@ impl VaultErrorCode {
             | Self::HsmAccess
             | Self::Tampered
             | Self::Unreachable
+            | Self::Incomplete
             | Self::Internal => Verdict::Unknown,
         }
     }
@@ -164,7 +169,7 @@ impl VaultErrorCode {
             Self::KeyDeleted | Self::KeyBeingPurged => (409, "Conflict", Some(self.as_str())),
             Self::BadParameter | Self::UnwrapFailed => (400, "BadParameter", None),
             Self::Unauthorized => (401, "Unauthorized", None),
-            Self::Unreachable => (503, "ServiceUnavailable", None),
+            Self::Unreachable | Self::Incomplete => (503, "ServiceUnavailable", None),
             Self::Throttled => (429, "Throttled", None),
             Self::MasterKey | Self::HsmAccess | Self::Tampered | Self::Internal => {
                 (500, "InternalServerError", None)

@@ -69,6 +69,19 @@ pub(super) fn no_key(vault: &str, name: &str, version: Option<&str>) -> VaultErr
     )
 }
 
+/// It is not there, but may have been before the vault was restored, or made anew.
+pub(super) fn incomplete(vault: &str, since: OffsetDateTime, refused: &VaultError) -> VaultError {
+    VaultError::new(
+        VaultErrorCode::Incomplete,
+        format!(
+            "{}; but the key vault '{vault}' was restored or made anew at {}, and may lack what it had before: restore or \
+             grant that, and run `sealdisk catalog rebuild --all-directories-named` then",
+            refused.message,
+            moment(since)
+        ),
+    )
+}
+
 /// Why a key version may not be used at `now`; `None` when it may.
 pub(super) fn unusable(vault: &str, row: &KeyRow, now: OffsetDateTime) -> Option<VaultError> {
     let (code, what, option) = if !row.enabled {

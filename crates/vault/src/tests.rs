@@ -12,6 +12,7 @@ use keys::LockedBytes;
 
 mod concurrent;
 mod due;
+mod incomplete;
 mod lifecycle;
 mod migration;
 mod names;

@@ -99,8 +99,13 @@ impl EmbeddedVault {
         refusal
     }
 
-    /// The checks of a use; the key version that it uses.
+    /// The checks of a use, as far as the vault knows; the key version that it uses.
     fn check(&self, db: &Connection, key_use: &KeyUse) -> Result<KeyRow, VaultError> {
+        self.check_as_known(db, key_use)
+            .map_err(|refusal| self.as_far_as_known(db, key_use, refusal))
+    }
+
+    fn check_as_known(&self, db: &Connection, key_use: &KeyUse) -> Result<KeyRow, VaultError> {
         let KeyUse {
             caller,
             key,

@@ -8,6 +8,7 @@ mod deleted;
 mod due;
 mod following;
 mod held;
+mod incomplete;
 mod keys;
 mod operations;
 mod policies;

@@ -38,6 +38,8 @@ pub(crate) const SCHEMA: Schema = Schema {
         |db| db.execute_batch(audit::TABLES_3),
         // From where the vault may be asked; without rules, from everywhere.
         |db| db.execute_batch("ALTER TABLE vault ADD COLUMN network TEXT"),
+        // Since when the vault may lack what was in it before.
+        |db| db.execute_batch("ALTER TABLE vault ADD COLUMN incomplete TEXT"),
     ],
 };
 
@@ -151,6 +153,25 @@ pub(crate) fn set_deletion(
         "UPDATE vault SET deleted = ?, purge_at = ?",
         params![deleted, purge_at],
     )?;
+    Ok(())
+}
+
+/// Since when the vault may lack keys and policies that it had.
+pub(crate) fn incomplete(db: &Connection) -> Result<Option<OffsetDateTime>, VaultError> {
+    let found: Option<Option<String>> = db
+        .prepare_cached("SELECT incomplete FROM vault")?
+        .query_row([], |row| row.get(0))
+        .optional()?;
+    found.flatten().map(|text| time(&text)).transpose()
+}
+
+/// Writes that.
+pub(crate) fn set_incomplete(
+    db: &Connection,
+    since: Option<OffsetDateTime>,
+) -> Result<(), VaultError> {
+    let since = since.map(text).transpose()?;
+    db.execute("UPDATE vault SET incomplete = ?", [since])?;
     Ok(())
 }
 

@@ -137,7 +137,8 @@ fn downgrade(fixture: &Fixture, more: &str) {
               ALTER TABLE vault DROP COLUMN master; DROP TABLE backup_keys;";
     // What later versions have added.
     let later = "DROP TABLE audit_open; DROP TABLE audit_segments; DROP TABLE audit_quota;
-                 ALTER TABLE vault DROP COLUMN operations_limit; ALTER TABLE vault DROP COLUMN network;";
+                 ALTER TABLE vault DROP COLUMN operations_limit; ALTER TABLE vault DROP COLUMN network;
+                 ALTER TABLE vault DROP COLUMN incomplete;";
     db.execute_batch(&format!("{batch} {more} {later} PRAGMA user_version = 3;"))
         .unwrap();
 }
