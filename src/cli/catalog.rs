@@ -34,7 +34,9 @@ to grant it the key.
 
 After `backup restore` the catalog does not know the disks that were created since the backup. No
 key version is reported as safe to disable until a rebuild with --all-directories-named has had no
-problems: use it when --data-dir names every directory of disks outside of the state directory.")]
+problems: use it when --data-dir names every directory of disks outside of the state directory. The
+same goes for a catalog that was lost: the logs of the vaults do not name every snapshot and image.
+Subdirectories are not searched; each one with disks is named by itself.")]
     Rebuild(RebuildArgs),
     /// List resources that left the catalog although their headers may still exist
     #[command(after_help = "Example:
@@ -207,6 +209,7 @@ fn rebuild(context: &Context, args: &RebuildArgs) -> Result<(), CliError> {
         args.all_directories_named,
     )?;
     let restored = rebuilt.restored;
+    let lacking = rebuilt.lacking.clone();
     let view = RebuiltView::from(rebuilt);
     for set in &view.disk_encryption_sets {
         context.output.note(&format!(
@@ -221,12 +224,20 @@ fn rebuild(context: &Context, args: &RebuildArgs) -> Result<(), CliError> {
             view.not_found.join(", ")
         ));
     }
-    if let Some(restored) = restored {
+    for what in &lacking {
         context.output.note(&format!(
-            "note: the catalog was restored from a backup of {}, and no key is called safe to disable until a rebuild \
-             without problems has named every directory of disks that was made since: give them with --data-dir, and \
-             --all-directories-named",
-            moment(restored.backup)
+            "note: {what}: restore the key or grant it, or give up what needs it, and rebuild again; until then the vault \
+             decides nothing about what it does not know"
+        ));
+    }
+    if let Some(restored) = restored {
+        let why = match restored.backup {
+            Some(backup) => format!("restored from a backup of {}", moment(backup)),
+            None => format!("lost and made again at {}", moment(restored.time)),
+        };
+        context.output.note(&format!(
+            "note: the catalog was {why}, and no key is called safe to disable until a rebuild without problems has named \
+             every directory of disks: give them with --data-dir, and --all-directories-named"
         ));
     }
     context.output.show(&view)?;

@@ -273,6 +273,7 @@ fn a_key_of_a_disk_that_was_unregistered_is_not_called_safe_to_disable() {
         serde_json::json!([])
     );
     host.ok(&["disk", "delete", "again", "--yes"]);
+    host.ok(&["catalog", "rebuild", "--all-directories-named"]);
     leaving.is_safe("mine");
 }
 

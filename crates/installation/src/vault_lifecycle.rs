@@ -232,13 +232,32 @@ impl Installation {
         // A disk whose header names the vault needs it, whatever the catalog says.
         reconcile(self)?;
         let keys = format!("{}/keys/", record.url);
-        let in_vault = |url: &str| url.starts_with(&keys);
         let mut users = Vec::new();
         for set in self.catalog().all_des()? {
-            if in_vault(&set.record.key_url) {
+            if set.record.key_url.starts_with(&keys) {
                 users.push(format!("the disk encryption set '{}'", set.record.name));
             }
         }
+        users.extend(self.wrapped_by(&record.url)?);
+        if users.is_empty() {
+            return Ok(());
+        }
+        let more = users.len().saturating_sub(NAMED);
+        users.truncate(NAMED);
+        if more > 0 {
+            users.push(format!("{more} more"));
+        }
+        Err(InstallationError::VaultUsed {
+            name: record.name.clone(),
+            users: users.join(", "),
+        })
+    }
+
+    /// What is, or was when it left the catalog, under a key of the vault with that URL, in words.
+    pub(super) fn wrapped_by(&self, vault_url: &str) -> Result<Vec<String>, CatalogError> {
+        let keys = format!("{vault_url}/keys/");
+        let in_vault = |url: &str| url.starts_with(&keys);
+        let mut users = Vec::new();
         for row in self.catalog().resources()? {
             let resource = row.record;
             let layers = resource.layers.iter().map(|layer| layer.key_url.as_str());
@@ -254,18 +273,7 @@ impl Installation {
                 ));
             }
         }
-        if users.is_empty() {
-            return Ok(());
-        }
-        let more = users.len().saturating_sub(NAMED);
-        users.truncate(NAMED);
-        if more > 0 {
-            users.push(format!("{more} more"));
-        }
-        Err(InstallationError::VaultUsed {
-            name: record.name.clone(),
-            users: users.join(", "),
-        })
+        Ok(users)
     }
 
     pub(super) fn directory_error(&self, source: std::io::Error) -> InstallationError {

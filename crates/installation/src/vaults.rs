@@ -287,7 +287,12 @@ impl Installation {
                 .and_then(|()| sync_dir(&vaults))
                 .map_err(fail)?;
         }
-        record.created = open(&dir, name, keys)?.created();
+        let vault = open(&dir, name, keys)?;
+        // No disk asks it before the catalog has it.
+        if self.is_lacking(&record.url)? {
+            vault.mark_incomplete(&self.operator())?;
+        }
+        record.created = vault.created();
         self.catalog().insert_vault(&record)?;
         if is_new {
             self.catalog().note_vault(&record.url, &[])?;
@@ -297,6 +302,13 @@ impl Installation {
 }
 
 impl Installation {
+    /// Whether a vault that gets that URL now may lack keys and policies that disks need: another one had the URL when
+    /// they were wrapped, and its keys were not destroyed.
+    fn is_lacking(&self, url: &str) -> Result<bool, CatalogError> {
+        let was_purged = self.catalog().vault_purged_at(url)?.is_some();
+        Ok(!was_purged && !self.wrapped_by(url)?.is_empty())
+    }
+
     /// Takes a complete vault that the catalog does not know: one whose maker died before it was
     /// registered, or one that somebody has put there. It is taken only as what was asked for.
     fn adopt(

@@ -6,6 +6,7 @@ mod backups;
 mod catalog;
 mod drill;
 mod master;
+mod running;
 mod segments;
 mod support;
 mod tpm;

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::key_user::KeyUser;
 use super::safety::{
     Needs, SafeToDisable, Safety, VaultLook, database, is_version_of, of_elsewhere, safety_of,
-    why_departed, why_restored,
+    why_departed, why_incomplete, why_restored,
 };
 use super::seen_keys::SeenKeys;
 use super::usage::{key_users_of, sets_with};
@@ -287,6 +287,9 @@ impl Dependencies {
 fn uses_by(installation: &Installation, vault: &str, id: Uuid) -> Result<Found, InstallationError> {
     let database = database(installation, vault)?;
     let mut found = Found::new();
+    if let Some(since) = database.incomplete()? {
+        found.push((SafeToDisable::Unknown, why_incomplete(vault, since)));
+    }
     for key in database.used_keys()? {
         let mut uses = database.last_uses(&key, None)?;
         uses.retain(|used| used.caller == id);

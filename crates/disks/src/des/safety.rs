@@ -90,6 +90,18 @@ impl VaultLook {
         })
     }
 
+    /// Since when a vault may lack what it had, so that its log and its keys say less than everything.
+    fn incomplete(
+        self,
+        installation: &Installation,
+        vault: &str,
+    ) -> Result<Option<OffsetDateTime>, InstallationError> {
+        Ok(match self {
+            Self::Opened => installation.vault(vault)?.incomplete()?,
+            Self::Database => database(installation, vault)?.incomplete()?,
+        })
+    }
+
     fn has_key(
         self,
         installation: &Installation,
@@ -210,7 +222,7 @@ pub fn record_forgotten(
 }
 
 /// Whether the key is gone for good, so that nothing can need it. A vault that cannot be asked does not
-/// say so.
+/// say so, nor does one that may only lack it.
 fn is_purged(
     installation: &Installation,
     key_url: &str,
@@ -220,8 +232,10 @@ fn is_purged(
     let Some(vault) = installation.catalog().vault_by_url(&url.vault_url)? else {
         return Ok(false);
     };
-    let known = vaults.has_key(installation, &vault.record.name, &url.key.name);
-    Ok(matches!(known, Ok(false)))
+    let name = &vault.record.name;
+    let known = vaults.has_key(installation, name, &url.key.name);
+    let is_complete = matches!(vaults.incomplete(installation, name), Ok(None));
+    Ok(is_complete && matches!(known, Ok(false)))
 }
 
 /// The versions of the key of `key_url`, a version of it, that anything here or in the vault's log has
@@ -296,9 +310,11 @@ fn uses_elsewhere(
         );
         found.push((Unknown, reason));
     }
-    // A vault that was made since then has wrapped nothing that is not known.
+    if let Some(since) = vaults.incomplete(installation, &name)? {
+        found.push((Unknown, why_incomplete(&name, since)));
+    }
     if let Some(restored) = installation.catalog().restored()?
-        && vault.record.created <= restored.time
+        && restored.is_about(vault.record.created)
         && !is_purged(installation, key_url, vaults)?
     {
         found.push((Unknown, why_restored(&restored)));
@@ -307,11 +323,27 @@ fn uses_elsewhere(
 }
 
 pub(super) fn why_restored(restored: &RestoredRecord) -> String {
+    let time = moment(restored.time);
+    let why = match restored.backup {
+        Some(backup) => format!(
+            "the catalog was restored at {time} from a backup of {}, and disks that were made in between are not known",
+            moment(backup)
+        ),
+        None => format!(
+            "the catalog was lost and made again at {time}, and disks, snapshots and images that it did not find are not \
+             known"
+        ),
+    };
     format!(
-        "the catalog was restored at {} from a backup of {}, and disks that were made in between are not known; `sealdisk \
-         catalog rebuild --all-directories-named` takes them up, with --data-dir for disks elsewhere",
-        moment(restored.time),
-        moment(restored.backup)
+        "{why}; `sealdisk catalog rebuild --all-directories-named` takes them up, with --data-dir for disks elsewhere"
+    )
+}
+
+pub(super) fn why_incomplete(vault: &str, since: OffsetDateTime) -> String {
+    format!(
+        "the key vault '{vault}' was restored or made anew at {}, and its log may lack who has used the key before; \
+         `sealdisk catalog rebuild --all-directories-named` says that all disks are known",
+        moment(since)
     )
 }
 

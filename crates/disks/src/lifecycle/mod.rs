@@ -1,6 +1,7 @@
 //! From the making of a resource to its end: creating, listing, registering, re-wrapping, unregistering and
 //! deleting it, and making a new catalog of what is there.
 
+mod complete_vaults;
 pub(crate) mod create;
 pub(crate) mod delete;
 mod import_image;
@@ -10,6 +11,7 @@ mod rebuild_catalog;
 mod rebuild_resources;
 mod rebuilt;
 mod register;
+mod search;
 mod unregister;
 pub(crate) mod update;
 mod view;

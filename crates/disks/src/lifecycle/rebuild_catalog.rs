@@ -5,6 +5,9 @@
 //! [`SqliteCatalog::make_again`]); vaults and disks are added one by one, and what is known already
 //! stays as it is. What the vaults' logs name and was not found is noted at the end, for each vault of which
 //! that was not done since the catalog was made again. So a rebuild that was cut off is repeated.
+//!
+//! The logs name less than there is: a snapshot or an image has never used a key under its own name. So a catalog that
+//! was made again is marked as a restored one is, until the operator says that a rebuild has looked everywhere.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,7 +15,8 @@ use std::path::{Path, PathBuf};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
-use crate::lifecycle::rebuild_resources::rebuild_resources;
+use crate::lifecycle::complete_vaults::complete_vaults;
+use crate::lifecycle::rebuild_resources::{Looked, rebuild_resources};
 use crate::lifecycle::rebuilt::Rebuilt;
 use installation::catalog::{
     CatalogCopy, DepartedKey, DepartedRecord, Departure, InstallationRecord, SqliteCatalog,
@@ -36,7 +40,8 @@ type UsedBy = BTreeMap<String, BTreeMap<String, OffsetDateTime>>;
 /// Adds to the catalog of `state_dir`, which is made when there is none, what is there and is not
 /// in it: records from the catalog's copy, vaults by their directories, disks, snapshots and
 /// images by the headers in their usual directories and in `data_dirs`. `all_named` is the operator's word that there
-/// are no disks elsewhere: it makes up for what a restored catalog did not know, unless something could not be read.
+/// are no disks elsewhere: it makes up for what a restored catalog, or one that was made again, did not know, and for what
+/// restored vaults lacked, unless something could not be read.
 ///
 /// # Errors
 /// [`InstallationError`]. What concerns a single vault or disk is in [`Rebuilt::problems`].
@@ -69,9 +74,14 @@ pub fn rebuild(
     let found = installation.register_found_vaults()?;
     rebuilt.vaults = found.registered;
     rebuilt.problems = found.problems;
-    rebuild_resources(&installation, data_dirs, &mut rebuilt)?;
+    let looked = Looked {
+        data_dirs,
+        all_named,
+    };
+    rebuild_resources(&installation, looked, &mut rebuilt)?;
     note_what_was_not_found(&installation)?;
     if all_named && rebuilt.problems.is_empty() {
+        rebuilt.lacking = complete_vaults(&installation)?;
         installation.catalog().clear_restored()?;
     }
     rebuilt.restored = installation.catalog().restored()?;

@@ -1,8 +1,6 @@
 //! Finding disks, snapshots and images by their headers, for a catalog that was lost.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use time::OffsetDateTime;
@@ -11,8 +9,9 @@ use uuid::Uuid;
 use crate::des::check_des_name;
 use crate::lifecycle::new_resource::ready_row;
 use crate::lifecycle::rebuilt::{Rebuilt, RebuiltSet};
+use crate::lifecycle::search::{Search, is_absent};
 use crate::lifecycle::unregister::forget_returned;
-use crate::resource::directory::{HEADER, header_claims};
+use crate::resource::directory::header_claims;
 use installation::catalog::{
     CatalogError, DesIdentity, DiskEncryptionSetRecord, DiskRecord, EncryptionType,
 };
@@ -20,32 +19,42 @@ use installation::envelope::{HeaderPayload, LayerRecord, ResourceKind};
 use installation::{Installation, InstallationError};
 use vault::KeyUrl;
 
-/// Adds a row for each header in the usual directories and in `data_dirs`, each of which is the
-/// directory of a disk or has such directories in it. What a header claims is not proven, and need not
-/// be: a row is an index, and whoever uses the disk authenticates its header.
+/// Where disks are looked for, outside of the usual directories.
+#[derive(Clone, Copy)]
+pub struct Looked<'a> {
+    /// Each is the directory of a disk or has such directories in it.
+    pub data_dirs: &'a [PathBuf],
+    /// The operator says that there are no others.
+    pub all_named: bool,
+}
+
+/// Adds a row for each header in the usual directories and in those that are named. What a header claims is not proven, and
+/// need not be: a row is an index, and whoever uses the disk authenticates its header. What may hide a header is a problem:
+/// it is not known to have none.
 pub fn rebuild_resources(
     installation: &Installation,
-    data_dirs: &[PathBuf],
+    looked: Looked<'_>,
     rebuilt: &mut Rebuilt,
 ) -> Result<(), InstallationError> {
     let usual = ResourceKind::ALL.map(|kind| installation.resources_dir(kind));
-    let mut found = Vec::new();
+    let mut search = Search::new(usual.iter().chain(looked.data_dirs), looked.all_named);
     let mut ended = Ok(());
-    for dir in usual.iter().chain(data_dirs) {
-        let given = data_dirs.contains(dir);
-        match directories(dir) {
-            Ok(directories) => found.extend(directories),
-            Err(e) if e.kind() == io::ErrorKind::NotFound && !given => continue,
-            Err(source) => {
-                // What was found until then is in the catalog again all the same.
-                let path = dir.clone();
-                ended = Err(InstallationError::Directory { path, source });
-                break;
-            }
+    for dir in usual.iter().chain(looked.data_dirs) {
+        let given = looked.data_dirs.contains(dir);
+        // A link that leads nowhere is there.
+        if !given && is_absent(dir) {
+            continue;
+        }
+        if let Err(source) = search.directory(dir) {
+            // What was found until then is in the catalog again all the same.
+            let path = dir.clone();
+            ended = Err(InstallationError::Directory { path, source });
+            break;
         }
     }
-    let twice = sets_of_two_keys(&found);
-    for directory in found {
+    rebuilt.problems.append(&mut search.problems);
+    let twice = sets_of_two_keys(&search.found);
+    for directory in search.found {
         match take_up(installation, &directory, &twice, rebuilt) {
             Ok(Some(record)) => rebuilt.resources.push(record),
             Ok(None) => {}
@@ -67,28 +76,6 @@ fn sets_of_two_keys(directories: &[PathBuf]) -> BTreeSet<String> {
         found.extend(twice.map(|(set, _)| set.to_owned()));
     }
     found
-}
-
-/// The directories with a header: `dir` itself, or those in it, by name.
-fn directories(dir: &Path) -> io::Result<Vec<PathBuf>> {
-    let dir = dir.canonicalize()?;
-    if dir.join(HEADER).exists() {
-        return Ok(vec![dir]);
-    }
-    let mut found = Vec::new();
-    for entry in fs::read_dir(&dir)? {
-        let path = entry?.path();
-        // What a killed command has left begins with a dot.
-        let hidden = |path: &Path| {
-            let name = path.file_name().unwrap_or_default();
-            name.to_string_lossy().starts_with('.')
-        };
-        if !hidden(&path) && path.join(HEADER).exists() {
-            found.push(path);
-        }
-    }
-    found.sort();
-    Ok(found)
 }
 
 /// `None` when the catalog has it already.

@@ -17,7 +17,10 @@ pub struct Rebuilt {
     pub resources: Vec<DiskRecord>,
     /// What used a key by a vault's log, and was not found.
     pub not_found: Vec<String>,
-    /// The restore from a backup for which this rebuild has not made up.
+    /// What restored vaults lack and something that is known needs, in sentences: such a vault decides nothing about what
+    /// it does not know.
+    pub lacking: Vec<String>,
+    /// The restore from a backup, or the loss, for which this rebuild has not made up.
     pub restored: Option<RestoredRecord>,
     /// What could not be brought back, and why.
     pub problems: Vec<String>,

@@ -4,6 +4,7 @@ use uuid::Uuid;
 
 use crate::resource::disk::Disk;
 use crate::resource::error::DiskError;
+use crate::resource::verdict::as_far_as_known;
 use installation::envelope::{
     Envelope, Header, HeaderPayload, LayerRecord, UnverifiedHeader, unwrap_one,
 };
@@ -75,6 +76,18 @@ impl<'a> Unwrapper<'a> {
     }
 
     fn one(
+        &mut self,
+        disk: &str,
+        set: Option<&str>,
+        layer: &LayerRecord,
+        envelope: &Envelope,
+    ) -> Result<Dek, DiskError> {
+        let installation = self.installation;
+        self.unwrapped(disk, set, layer, envelope)
+            .map_err(|error| as_far_as_known(installation, &envelope.vault_url, error))
+    }
+
+    fn unwrapped(
         &mut self,
         disk: &str,
         set: Option<&str>,

@@ -200,7 +200,8 @@ fn extract_all(request: &Restore<'_>, dir: &Path) -> Result<Verified, BackupErro
     Ok(look.finish(manifest))
 }
 
-/// Has the databases fit to where they are restored; what is left to be done.
+/// Has the databases fit to where they are restored; what is left to be done. A vault does not know which keys were made
+/// and granted since, so that a disk which runs with one must not lose it by what the vault does not know.
 fn settle(dir: &Path, manifest: &Manifest, state_dir: &Path) -> Result<Vec<String>, BackupError> {
     let mut notes = Vec::new();
     for item in manifest.items.iter().filter(|i| i.kind == ItemKind::Vault) {
@@ -208,6 +209,7 @@ fn settle(dir: &Path, manifest: &Manifest, state_dir: &Path) -> Result<Vec<Strin
             continue;
         };
         let database = VaultDatabase::open(&dir.join(&item.path))?;
+        database.mark_incomplete(OffsetDateTime::now_utc())?;
         let has_key = dir.join("vaults").join(name).join("master.key").exists();
         if has_key {
             let before = database.describe_master()?;
@@ -259,7 +261,7 @@ fn revoke_access(dir: &Path) -> Result<(), BackupError> {
 fn mark(dir: &Path, manifest: &Manifest) -> Result<String, BackupError> {
     let catalog = SqliteCatalog::open(&dir.join(CATALOG))?;
     catalog.mark_restored(&RestoredRecord {
-        backup: manifest.created,
+        backup: Some(manifest.created),
         time: OffsetDateTime::now_utc(),
     })?;
     catalog.forget_purged_vaults()?;

@@ -64,7 +64,7 @@ pub struct CatalogCopy {
     /// The management locks.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub locks: Vec<LockRecord>,
-    /// The restore that no rebuild has made up for.
+    /// The restore, or the loss, that no rebuild has made up for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restored: Option<RestoredRecord>,
 }

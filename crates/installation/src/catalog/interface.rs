@@ -207,7 +207,7 @@ pub trait Catalog:
         departed: &DepartedRecord,
     ) -> Result<(), CatalogError>;
 
-    /// When this catalog was made again after a loss, if what the log of the vault with that URL names was
+    /// When this catalog was made again after a loss, or restored, if what the log of the vault with that URL names was
     /// not compared with it since.
     ///
     /// # Errors
@@ -222,7 +222,8 @@ pub trait Catalog:
     fn note_vault(&self, vault_url: &str, not_found: &[DepartedRecord])
     -> Result<(), CatalogError>;
 
-    /// Marks the catalog as restored from a backup: what was made since is in no record.
+    /// Marks the catalog as restored from a backup: what was made since is in no record, and no vault's log was
+    /// compared with it.
     ///
     /// # Errors
     /// [`CatalogError`].

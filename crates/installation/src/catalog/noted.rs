@@ -1,6 +1,6 @@
-//! Whose logs were compared with a catalog that was made again after a loss.
+//! Whose logs were compared with a catalog that was made again after a loss, or restored from a backup.
 //!
-//! Such a catalog may know less than the lost one did; what it lacks the logs of the vaults name. The mark
+//! Such a catalog may know less than the lost one did; of what it lacks the logs of the vaults name some. The mark
 //! that it was made again is in it before it has its name, and stays. A vault is noted in the transaction
 //! that adds the records of what its log names and was not found, or when it is new. Whatever stops a
 //! rebuild in between leaves the vault without its note, and its keys are not called safe to disable until
@@ -25,10 +25,11 @@ CREATE TABLE noted_vaults (
 
 const WHAT: &str = "made_again";
 
-/// Marks a catalog as one that was made again now.
+/// Marks a catalog as one that was made again now. What an earlier one had noted says nothing of it.
 pub(super) fn mark(db: &Connection) -> Result<(), CatalogError> {
     let now = time_text(WHAT, OffsetDateTime::now_utc())?;
-    db.execute("INSERT INTO made_again VALUES (1, ?)", [now])?;
+    db.execute("INSERT OR REPLACE INTO made_again VALUES (1, ?)", [now])?;
+    db.execute("DELETE FROM noted_vaults", [])?;
     Ok(())
 }
 

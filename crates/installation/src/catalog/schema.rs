@@ -30,6 +30,7 @@ pub(super) const SCHEMA: Schema = Schema {
         management_rows::make_roles_go,
         |db| db.execute_batch(restored::TABLE),
         |db| db.execute_batch(purged::TABLE),
+        |db| db.execute_batch(restored::WITHOUT_BACKUP),
     ],
 };
 

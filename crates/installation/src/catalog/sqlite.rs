@@ -59,8 +59,8 @@ impl SqliteCatalog {
     }
 
     /// Makes a lost catalog at `path` again with what its copy has: under another name, which is
-    /// renamed when it is complete, so that a crash leaves no catalog or all of it. It is marked as one of
-    /// which no vault's log is noted.
+    /// renamed when it is complete, so that a crash leaves no catalog or all of it. It is marked as one that may
+    /// not know all that there is, and of which no vault's log is noted.
     ///
     /// # Errors
     /// [`CatalogError`]; there is no catalog at `path` then.
@@ -128,6 +128,7 @@ impl SqliteCatalog {
         if let Some(record) = &from.restored {
             restored::mark(&made.db(), record)?;
         }
+        restored::mark(&made.db(), &RestoredRecord::made_again())?;
         noted::mark(&made.db())?;
         // Closing it puts everything into the main file, which is synced with that.
         drop(made);
@@ -365,8 +366,14 @@ impl Catalog for SqliteCatalog {
     }
 
     fn mark_restored(&self, record: &RestoredRecord) -> Result<(), CatalogError> {
-        let marked = restored::mark(&self.db(), record);
-        self.copied(marked)
+        let marked = || -> Result<(), CatalogError> {
+            let mut db = self.db();
+            let transaction = db.transaction()?;
+            restored::mark(&transaction, record)?;
+            noted::mark(&transaction)?;
+            Ok(transaction.commit()?)
+        };
+        self.copied(marked())
     }
 
     fn restored(&self) -> Result<Option<RestoredRecord>, CatalogError> {

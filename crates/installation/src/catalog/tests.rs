@@ -240,18 +240,25 @@ fn what_has_departed_is_kept_in_mind_until_it_is_there_again_or_forgotten() {
     one.depart_disk(&row, rev, &departed).unwrap();
     assert_eq!(one.departed().unwrap(), std::slice::from_ref(&departed));
     assert!(one.disks().unwrap().is_empty());
+    let noted = "https://v.vault.localhost";
+    one.note_vault(noted, &[]).unwrap();
+    assert!(one.not_noted_since(noted).unwrap().is_none());
     let restored = RestoredRecord {
-        backup: departed.time,
+        backup: Some(departed.time),
         time: departed.time,
     };
     one.mark_restored(&restored).unwrap();
+    // What was noted in the backup says nothing of what was made since.
+    assert!(one.not_noted_since(noted).unwrap().is_some());
     // It survives the catalog, and so does that one was restored.
     drop(one);
     std::fs::remove_file(&path).unwrap();
     let copy = CatalogCopy::read(&path).unwrap().unwrap();
     let one = SqliteCatalog::make_again(&path, &copy).unwrap();
     assert_eq!(one.departed().unwrap(), std::slice::from_ref(&departed));
-    assert_eq!(one.restored().unwrap(), Some(restored));
+    let both = one.restored().unwrap().unwrap();
+    assert_eq!(both.backup, restored.backup);
+    assert!(both.time > restored.time, "it was made again since");
     one.clear_restored().unwrap();
     assert_eq!(one.restored().unwrap(), None);
     // A new one of the same name is another one.
