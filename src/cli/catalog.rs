@@ -32,11 +32,15 @@ the ids that access policies name; other vaults from their directories; disks, s
 from their headers. A set that only a header names gets a new identity, and the command prints how
 to grant it the key.
 
-After `backup restore` the catalog does not know the disks that were created since the backup. No
-key version is reported as safe to disable until a rebuild with --all-directories-named has had no
-problems: use it when --data-dir names every directory of disks outside of the state directory. The
-same goes for a catalog that was lost: the logs of the vaults do not name every snapshot and image.
-Subdirectories are not searched; each one with disks is named by itself.")]
+After `backup restore` the catalog does not know the disks that were created since the backup, and
+after a loss it does not know what the rebuild did not find, such as snapshots and images that no
+vault's log names. No key version is reported as safe to disable until a rebuild with
+--all-directories-named has had no problems: use it when --data-dir names every directory of disks
+outside of the state directory. Directories in those are not searched: name each that has disks.
+
+A vault that was restored, or created in the place of a lost one, refuses nothing for good that it
+does not know, so that running disks are served for their grace period. The same rebuild ends that
+if the vault lacks no key and no policy that a known resource needs, and tells what it lacks if not.")]
     Rebuild(RebuildArgs),
     /// List resources that left the catalog although their headers may still exist
     #[command(after_help = "Example:

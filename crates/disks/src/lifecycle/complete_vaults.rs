@@ -91,7 +91,7 @@ fn needs(installation: &Installation) -> Result<Vec<Need>, InstallationError> {
         let layers = layers.map(|layer| (&layer.disk_encryption_set, &layer.key_url));
         for (set, key_url) in std::iter::once(own).chain(layers) {
             // What is no URL is in no vault.
-            let Ok(key) = key_url.parse() else {
+            let Ok(key) = key_url.parse::<KeyUrl>() else {
                 continue;
             };
             found.push(Need {

@@ -43,6 +43,10 @@ impl Search {
         }
         for path in entries(&dir)? {
             if let Err(error) = self.entry(&path) {
+                // The file system's own, into which only root may look.
+                if path.ends_with("lost+found") {
+                    continue;
+                }
                 let path = path.display();
                 self.problems
                     .push(format!("{path} cannot be looked into: {error}"));

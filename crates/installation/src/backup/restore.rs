@@ -268,7 +268,7 @@ fn mark(dir: &Path, manifest: &Manifest) -> Result<String, BackupError> {
     Ok(format!(
         "disks that were made since the backup, at {}, are not known: `sealdisk catalog rebuild --all-directories-named`, \
          with --data-dir for each directory of disks outside of the state directory, adds them; until then no key is \
-         called safe to disable",
+         called safe to disable, and a running disk whose key or policy the backup lacks is served for its grace period",
         moment(manifest.created)
     ))
 }
