@@ -286,6 +286,38 @@ fn locks_are_listed_where_they_are_and_where_they_count() {
 }
 
 #[test]
+fn a_lock_is_changed_and_taken_off_as_the_client_knows_it() {
+    let managed = Managed::new();
+    let client = managed.client(&managed.admin);
+    group(&client);
+    lock(&client, GROUP, "keep", "CanNotDelete");
+    let path = format!("{GROUP}/{LOCKS}/keep");
+    let known = || {
+        let answer = client.ask(&format!("GET {path}"), None);
+        format!("If-Match: {}\r\n", answer.header("etag").unwrap())
+    };
+    let (stale, body) = (
+        known(),
+        json!({"properties": {"level": "ReadOnly", "notes": "another"}}),
+    );
+    let put = format!("PUT {path}");
+    assert_eq!(client.ask_with(&put, &stale, Some(&body)).status, 200);
+    for (line, body) in [(put, Some(&body)), (format!("DELETE {path}"), None)] {
+        let refused = client.ask_with(&line, &stale, body);
+        let told = (refused.status, refused.code());
+        assert_eq!(told, (412, "PreconditionFailed"), "{line}");
+    }
+    assert_eq!(
+        client.ok(&format!("GET {path}"), None)["properties"]["level"],
+        "ReadOnly"
+    );
+    let delete = format!("DELETE {path}");
+    assert_eq!(client.ask_with(&delete, &known(), None).status, 200);
+    // What is not there is taken off already.
+    assert_eq!(client.ask_with(&delete, &stale, None).status, 204);
+}
+
+#[test]
 fn what_is_no_lock_is_refused_and_who_may_not_write_roles_makes_none() {
     let managed = Managed::new();
     let client = managed.client(&managed.admin);
@@ -323,6 +355,13 @@ fn what_is_no_lock_is_refused_and_who_may_not_write_roles_makes_none() {
             GROUP,
             "l",
             json!({"properties": {"level": "ReadOnly", "notes": "x".repeat(513)}}),
+            400,
+            "InvalidParameter",
+        ),
+        (
+            GROUP,
+            "l",
+            json!({"properties": {"level": "ReadOnly", "notes": "a\u{1b}[2Jb"}}),
             400,
             "InvalidParameter",
         ),

@@ -68,6 +68,14 @@ impl ImportSource {
         };
         // Before it is told what there is.
         call.require(FILE_ACTION, &call.names.subscription_id())?;
+        // Else another file than the one of that name would be imported.
+        if uri.query().is_some() || uri.fragment().is_some() {
+            let message = format!(
+                "The value of parameter {TARGET} is invalid: the URI of a file has neither '?' nor '#'; where its name \
+                 has one, write '%3F' or '%23'."
+            );
+            return Err(ArmError::parameter(TARGET, message));
+        }
         let path = uri.to_file_path().ok();
         let below = path.as_ref().and_then(|path| path.strip_prefix(dir).ok());
         let below = below.and_then(Path::to_str);
