@@ -165,6 +165,33 @@ fn what_is_read_only_is_not_changed_by_anybody() {
     client.ok(&format!("POST {DISK}/beginGetAccess"), Some(&access));
 }
 
+/// A snapshot or a copy reads its source, and is something else. Access to the source's data is asked for by a POST to it.
+#[test]
+fn what_is_read_only_is_copied_into_what_is_not() {
+    let managed = Managed::new();
+    let client = managed.client(&managed.admin);
+    group(&client);
+    client.ok(&format!("PUT {DISK}"), Some(&empty_disk()));
+    let copy = json!({
+        "location": "local",
+        "properties": {"creationData": {"createOption": "Copy", "sourceResourceId":
+            DISK.replacen('~', &managed.subscription(), 1)}},
+    });
+    let access = json!({"access": "Read", "durationInSeconds": 600});
+    lock(&client, DISK, "frozen", "ReadOnly");
+    client.ok(&format!("PUT {SNAPSHOT}"), Some(&copy));
+    client.ok(&format!("PUT {DISKS}/copy"), Some(&copy));
+    managed.host.ok("snapshot create s2 --source d1");
+    managed.host.ok("disk create copy2 --source disk:d1");
+    let granting = format!("POST {DISK}/beginGetAccess");
+    is_locked(&client, &granting, Some(&access), DISK);
+    is_locked_here(&managed, "disk grant-access d1 --duration-in-seconds 60");
+    is_locked_here(&managed, "disk flatten d1");
+    // What is made is under a lock that its place is under.
+    lock(&client, GROUP, "frozen", "ReadOnly");
+    is_locked(&client, &format!("PUT {DISKS}/copy3"), Some(&copy), GROUP);
+}
+
 #[test]
 fn a_group_with_something_locked_loses_nothing() {
     let managed = Managed::new();
