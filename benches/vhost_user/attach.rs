@@ -25,6 +25,8 @@ const LAYERS: [u32; 3] = [1, 8, 16];
 const ROUNDS: usize = 7;
 /// Four blocks in state 1, data.
 const DATA: u8 = 0b0101_0101;
+/// The state of the first of four blocks, which is zeros.
+const ZERO: u8 = 0b10;
 
 pub fn measure(place: &Place, report: &mut Report) {
     for full in [false, true] {
@@ -51,9 +53,29 @@ pub fn measure(place: &Place, report: &mut Report) {
 pub fn make(place: &Place, name: &str, size: &str, layers: u32) {
     expect_success(sealdisk(place).args(["disk", "create", name, "--size", size]));
     for layer in 1..layers {
+        touch(&place.dir.join("state/disks").join(name));
         let snapshot = format!("{name}-{layer}");
         let create = ["snapshot", "create", &snapshot, "--source", name];
         expect_success(sealdisk(place).args(create));
+    }
+}
+
+/// Has the maps in a disk's directory that say nothing say of one block that it is zeros: a snapshot of a disk that was not
+/// written to gives it no layer.
+pub fn touch(directory: &Path) {
+    let entries = fs::read_dir(directory).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let is_map = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "map");
+    for path in paths.filter(is_map) {
+        let map = File::options().read(true).write(true).open(&path).unwrap();
+        let mut first = [0; SECTOR_LEN];
+        map.read_exact_at(&mut first, HEADER_LEN as u64).unwrap();
+        if first == [0; SECTOR_LEN] {
+            let mut states = [0; STATES_LEN];
+            states[0] = ZERO;
+            map.write_all_at(&format::encode_sector(0, &states), HEADER_LEN as u64)
+                .unwrap();
+        }
     }
 }
 

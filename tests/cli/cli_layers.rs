@@ -162,11 +162,13 @@ fn a_parent_that_is_missing_or_another_one_is_told() {
 
 #[test]
 fn a_chain_has_32_layers_at_most() {
-    let disk = Written::new(&[]);
-    let host = &disk.host;
+    let mut disk = Written::new(&[]);
     for number in 1..32 {
+        disk.write(number, number as u8);
         disk.snapshot(&format!("s{number}"));
     }
+    disk.write(32, 32);
+    let host = &disk.host;
     assert_eq!(host.layers(ResourceKind::Disk, "d").len(), 32);
     let refused = ["snapshot", "create", "s32", "--source", "d"];
     let why = host.refused(&refused);
@@ -183,6 +185,71 @@ fn a_chain_has_32_layers_at_most() {
     disk.is_clean("d");
     host.ok(&refused);
     disk.holds("d", &disk.content);
+}
+
+#[test]
+fn snapshots_and_copies_of_what_did_not_change_take_no_layer() {
+    let mut disk = Written::new(&[]);
+    let first = disk.content.clone();
+    for number in 0..34 {
+        disk.snapshot(&format!("s{number}"));
+    }
+    let copy = |disk: &Written, name: &str| {
+        let create = ["disk", "create", name, "--source", "disk:d"];
+        disk.host.ok(&create);
+    };
+    for name in ["c1", "c2"] {
+        copy(&disk, name);
+    }
+    disk.host.ok(&["image", "create", "i", "--source", "d"]);
+    let layers = |disk: &Written, kind, name| disk.host.layers(kind, name).len();
+    assert_eq!(layers(&disk, ResourceKind::Disk, "d"), 2);
+    assert_eq!(layers(&disk, ResourceKind::Disk, "c2"), 2);
+    assert_eq!(layers(&disk, ResourceKind::Snapshot, "s33"), 1);
+    // A write takes one, and so does a discard, and another size.
+    disk.write(3, 1);
+    let second = disk.content.clone();
+    disk.snapshot("written");
+    disk.host.discard("d", 0, BLOCK as u64);
+    disk.content[..BLOCK].fill(0);
+    disk.snapshot("discarded");
+    let third = disk.content.clone();
+    disk.host.ok(&["disk", "resize", "d", "--size", "64MiB"]);
+    disk.content.resize(64 << 20, 0);
+    disk.snapshot("grown");
+    copy(&disk, "c3");
+    assert_eq!(layers(&disk, ResourceKind::Disk, "d"), 5);
+    let holds = |disk: &Written| {
+        for (source, content) in [
+            ("snapshot:s33", &first),
+            ("image:i", &first),
+            ("c2", &first),
+            ("snapshot:written", &second),
+            ("snapshot:discarded", &third),
+            ("snapshot:grown", &disk.content),
+            ("c3", &disk.content),
+            ("d", &disk.content),
+        ] {
+            disk.holds(source, content);
+        }
+    };
+    holds(&disk);
+    // Those that share a layer go one by one, and what is left keeps it.
+    for number in 0..33 {
+        let name = format!("s{number}");
+        disk.host.ok(&["snapshot", "delete", &name, "--yes"]);
+    }
+    disk.host.ok(&["disk", "delete", "c1", "--yes"]);
+    holds(&disk);
+    for name in ["d", "c2", "c3"] {
+        disk.is_clean(name);
+    }
+    let revert = ["disk", "revert", "d", "--snapshot", "s33", "--yes"];
+    disk.host.ok(&revert);
+    let mut reverted = first.clone();
+    reverted.resize(64 << 20, 0);
+    disk.holds("d", &reverted);
+    disk.is_clean("d");
 }
 
 #[test]

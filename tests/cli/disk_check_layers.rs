@@ -185,6 +185,8 @@ fn layers_of_a_newer_header_are_left_when_an_older_one_was_put_back() {
     let disk = Layered::new();
     let host = &disk.host;
     let header = host.disks().join("d/header");
+    // What it holds already, so that its top layer is not empty.
+    host.write("d", 5 << 20, &disk.content[5 << 20..][..4096]);
     let older = fs::read(&header).unwrap();
     host.ok(&["snapshot", "create", "s2", "--source", "d"]);
     let newest = host.layers(ResourceKind::Disk, "d")[2];

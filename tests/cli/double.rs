@@ -318,6 +318,7 @@ fn a_refusal_names_the_key_that_refuses() {
     let first = versions()[0]["kid"].as_str().unwrap().to_owned();
     host.ok(&format!("keyvault key rotate {PLATFORM}"));
     host.ok("snapshot create s1 --source d");
+    host.write("d", 0, &[1; 4096]);
     host.ok("snapshot create s2 --source d");
     let version = first.rsplit('/').next().unwrap();
     host.ok(&format!(

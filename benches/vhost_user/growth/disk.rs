@@ -7,7 +7,7 @@ use keys::units::BLOCK_SIZE;
 use tempfile::TempDir;
 use volume::format::file_len;
 
-use crate::attach::{fill, make};
+use crate::attach::{fill, make, touch};
 use crate::backends::Place;
 use crate::load::{Load, Until};
 use crate::pattern::{Pattern, Work};
@@ -127,6 +127,7 @@ impl Measuring<'_> {
         self.fill(Content::Bottom);
         for layer in 1..layers {
             let name = format!("made-{layer}");
+            touch(&self.place.dir.join("state/disks/disk"));
             run(
                 &self.place,
                 &["snapshot", "create", &name, "--source", "disk"],
@@ -169,6 +170,7 @@ impl Measuring<'_> {
     fn snapshots(&mut self) {
         let create = |place: &Place, number: usize| {
             let name = format!("timed-{number}");
+            touch(&place.dir.join("state/disks/disk"));
             run(place, &["snapshot", "create", &name, "--source", "disk"])
         };
         let took: Vec<_> = (0..COMMANDS)

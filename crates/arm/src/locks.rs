@@ -6,10 +6,11 @@ use server::FrontReply;
 use crate::audit::recorded_as;
 use crate::call::Call;
 use crate::error::ArmError;
+use crate::etag::{check_etag, with_etag};
 use crate::id::{ArmPath, Typed, is_within};
 use crate::locked;
 use crate::names::{subscription, time_text};
-use crate::reply::{created, done, item, list};
+use crate::reply::{done, list};
 use crate::types::bodies::{one_of, optional_text};
 use crate::types::{TYPES, type_of};
 use installation::catalog::{DEFAULT_GROUP, Kind, Lock, LockLevel, LockRecord, LockTarget};
@@ -149,6 +150,11 @@ pub fn put(
         let message = format!("The notes of a lock have {NOTES} characters at most.");
         return Err(ArmError::parameter("properties.notes", message));
     }
+    // They are shown on terminals.
+    if notes.contains(char::is_control) {
+        let message = "The notes of a lock have no control characters.";
+        return Err(ArmError::parameter("properties.notes", message));
+    }
     let there = on(installation, &record.target)?;
     let is_new = named(&there, &record.name).is_none();
     if is_new && there.len() >= MOST {
@@ -246,11 +252,21 @@ pub fn one(call: &Call<'_>, scope: &str, name: &str) -> Result<FrontReply, ArmEr
     call.require(&format!("{TYPE}/{verb}"), scope)?;
     let installation = call.installation();
     let target = target(installation, scope)?;
+    // What a condition was met by is still there when it is changed.
+    let _held = (verb != "read").then(|| call.changes.lock(&format!("{scope}/{TYPE}/{name}")));
     let known = on(installation, &target)?;
     let known = named(&known, name);
+    let now = known.map(|lock| view(&scope_of(installation, lock), &lock.record));
+    match verb {
+        "write" => check_etag(call.head, now.as_ref())?,
+        "delete" if now.is_some() && call.head.header("if-match").is_some() => {
+            check_etag(call.head, now.as_ref())?;
+        }
+        _ => {}
+    }
     let by = Caller::remote(call.principal.object_id, call.head.peer);
     match (verb, known) {
-        ("read", Some(lock)) => Ok(item(view(&scope_of(installation, lock), &lock.record))),
+        ("read", Some(_)) => Ok(with_etag(now.unwrap_or_default(), 200)),
         ("read", None) => {
             let message = format!("The lock '{name}' could not be found.");
             Err(ArmError::new(404, "LockNotFound", message))
@@ -260,8 +276,8 @@ pub fn one(call: &Call<'_>, scope: &str, name: &str) -> Result<FrontReply, ArmEr
             let is_new = put(installation, &by, &record)?;
             let locks = on(installation, &record.target)?;
             let scope = named(&locks, name).map(|lock| scope_of(installation, lock));
-            let view = view(&scope.unwrap_or_default(), &record);
-            Ok(if is_new { created(view) } else { item(view) })
+            let shown = view(&scope.unwrap_or_default(), &record);
+            Ok(with_etag(shown, if is_new { 201 } else { 200 }))
         }
         (_, Some(_)) => {
             delete(installation, &by, &target, name)?;

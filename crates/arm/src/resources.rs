@@ -95,6 +95,67 @@ pub fn put(call: &Call<'_>, named: &Named<'_>, is_patch: bool) -> Result<FrontRe
         drop((lock, held));
         return imported(call, named, id);
     }
+    let Checked {
+        name,
+        exists,
+        is_kept,
+        before,
+        placed,
+        wanted,
+    } = checked(call, named, group, is_patch)?;
+    let new = Put {
+        body: &wanted,
+        exists,
+        placed: &placed,
+    };
+    if let Some(import) = ImportDisk::of(call, named.kind.kind(), &new, &placed.group)? {
+        let begun = import.begin(call, named.id(call), &placed);
+        let id = begun.inspect_err(|_| restore(call, &placed, before.as_ref(), is_kept))?;
+        drop((lock, held));
+        return imported(call, named, id);
+    }
+    let operation = recorded(call, "ResourceWrite", &named.id(call), || {
+        call.catalog().put_placement(&placed)?;
+        let applied = call.changes.retrying(|| named.kind.apply(call, &new));
+        match applied {
+            Ok(operation) => keep(call, &placed).map(|()| operation),
+            Err(error) => {
+                restore(call, &placed, before.as_ref(), is_kept);
+                Err(error)
+            }
+        }
+    })?;
+    let status = match exists {
+        true => 200,
+        false => named.kind.created_status(),
+    };
+    let reply = answer(call, named.kind, name, status)?;
+    Ok(match operation {
+        Some(id) => operations::watching(call, id, reply),
+        None => reply,
+    })
+}
+
+/// A PUT that passes all checks which change nothing.
+struct Checked {
+    /// The name as it is written of what is there, or as the client has it.
+    name: String,
+    exists: bool,
+    /// Whether it is there, if only hidden.
+    is_kept: bool,
+    before: Option<PlacementRecord>,
+    /// As it is to be.
+    placed: PlacementRecord,
+    /// The body.
+    wanted: Value,
+}
+
+fn checked(
+    call: &Call<'_>,
+    named: &Named<'_>,
+    group: String,
+    is_patch: bool,
+) -> Result<Checked, ArmError> {
     let found = named.kind.find(call, named.name)?;
     let exists = found.is_some();
     let name = found.unwrap_or_else(|| named.name.to_owned());
@@ -150,37 +211,28 @@ pub fn put(call: &Call<'_>, named: &Named<'_>, is_patch: bool) -> Result<FrontRe
         changed: call.touch(),
         ..placed
     };
-    let new = Put {
-        body: &wanted,
+    Ok(Checked {
+        name,
         exists,
-        placed: &placed,
-    };
-    if let Some(import) = ImportDisk::of(call, named.kind.kind(), &new, &placed.group)? {
-        let begun = import.begin(call, named.id(call), &placed);
-        let id = begun.inspect_err(|_| restore(call, &placed, before.as_ref(), is_kept))?;
-        drop((lock, held));
-        return imported(call, named, id);
-    }
-    let operation = recorded(call, "ResourceWrite", &named.id(call), || {
-        call.catalog().put_placement(&placed)?;
-        let applied = call.changes.retrying(|| named.kind.apply(call, &new));
-        match applied {
-            Ok(operation) => keep(call, &placed).map(|()| operation),
-            Err(error) => {
-                restore(call, &placed, before.as_ref(), is_kept);
-                Err(error)
-            }
-        }
-    })?;
-    let status = match exists {
-        true => 200,
-        false => named.kind.created_status(),
-    };
-    let reply = answer(call, named.kind, name, status)?;
-    Ok(match operation {
-        Some(id) => operations::watching(call, id, reply),
-        None => reply,
+        is_kept,
+        before,
+        placed,
+        wanted,
     })
+}
+
+/// Refuses what a PUT would refuse before it changes anything.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check(call: &Call<'_>, named: &Named<'_>) -> Result<(), ArmError> {
+    call.require(&named.action("write"), &named.id(call))?;
+    let (_held, group) = hold_group(call, named.group)?;
+    // Whether it is the import that goes on is known once it is asked for.
+    match importing::going(call, named.kind.kind(), named.name)? {
+        Some(_) => Ok(()),
+        None => checked(call, named, group.name, false).map(drop),
+    }
 }
 
 fn answer(

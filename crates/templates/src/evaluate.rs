@@ -1,6 +1,7 @@
 //! Evaluates expressions. What it may use up is bounded for a whole deployment.
 
 mod lambdas;
+mod marking;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use crate::deployment::Context;
 use crate::error::shortened;
 use crate::functions;
 use crate::limits::{MAX_EVALUATION_DEPTH, MAX_ITERATIONS};
+use crate::marks::Marks;
 use crate::node::Position;
 use crate::request::{Mode, Request};
 use crate::scope::{Iteration, Scope};
@@ -80,6 +82,8 @@ pub(crate) struct Evaluator {
     pub secret: bool,
     /// The parameters and variables in whose values one was used, as in `busy`.
     secrets: HashSet<String>,
+    /// Where one was used in the body that is evaluated, where somebody asks.
+    marks: Option<Marks>,
     depth: usize,
     guids: u32,
 }
@@ -99,6 +103,7 @@ impl Evaluator {
             busy: HashSet::new(),
             secret: false,
             secrets: HashSet::new(),
+            marks: None,
             depth: 0,
             guids: 0,
         }
@@ -108,7 +113,10 @@ impl Evaluator {
     pub fn body(&mut self, body: &Body) -> Outcome<Shared> {
         let value = match &body.form {
             Form::Value(value) => return Ok(Arc::clone(value)),
-            Form::Expression(expr) => return self.expr(expr).map_err(|p| p.at(body.at)),
+            Form::Expression(expr) => {
+                let value = self.marking(|this| this.expr(expr));
+                return value.map_err(|p| p.at(body.at));
+            }
             _ => self.tree(body)?,
         };
         Ok(self.budget.admit(value)?)
@@ -122,15 +130,21 @@ impl Evaluator {
         match &body.form {
             Form::Value(value) => self.copied(value),
             Form::Expression(expr) => {
-                let value = self.expr(expr).map_err(|p| p.at(body.at))?;
-                self.copied(&value)
+                let value = self.marking(|this| this.expr(expr));
+                self.copied(&value.map_err(|p| p.at(body.at))?)
             }
-            Form::Array(elements) => elements.iter().map(|it| self.tree(it)).collect(),
+            Form::Array(elements) => {
+                let elements = elements.iter().enumerate();
+                let elements = elements.map(|(at, it)| self.inside(at, |this| this.tree(it)));
+                elements.collect()
+            }
             Form::Object(entries) => {
                 let mut map = Map::with_capacity(entries.len());
                 for (key, body) in entries {
-                    let key = self.key(key).map_err(|p| p.at(body.at))?;
-                    map.insert(key, self.tree(body)?);
+                    let key = self.marking(|this| this.key(key));
+                    let key = key.map_err(|p| p.at(body.at))?;
+                    let value = self.inside(&key, |this| this.tree(body))?;
+                    map.insert(key, value);
                 }
                 Ok(Value::Object(map))
             }
@@ -158,11 +172,11 @@ impl Evaluator {
     }
 
     fn repeat(&mut self, repeat: &Repeat) -> Outcome<Value> {
-        let count = self.count(&repeat.count, MAX_ITERATIONS)?;
+        let count = self.marking(|this| this.count(&repeat.count, MAX_ITERATIONS))?;
         let mut elements = Vec::new();
         for index in 0..count {
             let value = self.iteration(Iteration::of_value(&repeat.name, index), |this| {
-                this.tree(&repeat.input)
+                this.inside(index, |this| this.tree(&repeat.input))
             });
             elements.push(value?);
         }

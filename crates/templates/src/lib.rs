@@ -7,7 +7,7 @@
 //! | `template`, `declaration`, `parameters`, `body` | The sections of a template, checked and not evaluated |
 //! | `syntax` | Expressions |
 //! | `functions` | The functions that need nothing but their arguments |
-//! | `evaluate`, `scope`, `states`, `value` | Evaluation, and what it may use up |
+//! | `evaluate`, `scope`, `states`, `value`, `marks` | Evaluation, what it may use up, and where it used secrets |
 //! | `expand`, `targets`, `order` | From declarations to resources, their names, and who waits for whom |
 //! | `plan` | A deployment, step by step |
 //! | `limits`, `flaw`, `error` | What may be at most, and what is said otherwise |
@@ -21,6 +21,7 @@ mod expand;
 mod flaw;
 mod functions;
 mod limits;
+mod marks;
 mod node;
 mod order;
 mod parameters;

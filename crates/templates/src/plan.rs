@@ -75,6 +75,9 @@ pub struct Resource {
     pub api_version: String,
     /// The body of its PUT: `location`, `properties` and whatever else the template gives it.
     pub body: Value,
+    /// The places in the body, each by the names and indices that lead to it, whose values were made with that of a
+    /// secure parameter.
+    pub secrets: Vec<Vec<String>>,
 }
 
 /// Values may be secrets, which no log has.
@@ -245,12 +248,12 @@ impl Plan {
         let body = match instance.iteration.clone() {
             Some(iteration) => {
                 let evaluator = &mut self.evaluator;
-                evaluator.iteration(iteration, |this| this.body(&instance.decl.rest))
+                evaluator.iteration(iteration, |this| this.marked_body(&instance.decl.rest))
             }
-            None => self.evaluator.body(&instance.decl.rest),
+            None => self.evaluator.marked_body(&instance.decl.rest),
         };
         let problem = match body {
-            Ok(body) => {
+            Ok((body, secrets)) => {
                 let target = &instance.target;
                 let step = Step::Create(Resource {
                     id: target.id.clone(),
@@ -258,6 +261,7 @@ impl Plan {
                     name: target.name.clone(),
                     api_version: target.api_version.clone(),
                     body: body.value.clone(),
+                    secrets,
                 });
                 self.pending = Some(step.clone());
                 return Ok(step);

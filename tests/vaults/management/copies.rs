@@ -176,6 +176,44 @@ fn a_copy_of_an_attached_disk_is_of_one_moment() {
     managed.host.is_clean("d");
 }
 
+/// Whether anything was written is known while the guest is held up, whether it has flushed or not.
+#[test]
+fn copies_of_an_attached_disk_that_did_not_change_take_no_layer() {
+    let managed = Managed::on(Host::that_attaches());
+    let client = managed.client(&managed.admin);
+    let content = with_disk(&managed);
+    let daemon = managed.host.attach("d");
+    let mut frontend = daemon.connect();
+    let body = copy(&managed);
+    let made = |name: &str| {
+        client.ok(&format!("PUT {COMPUTE}/disks/{name}"), Some(&body));
+        layers(&managed.host, "d")
+    };
+    for name in ["c1", "c2", "c3"] {
+        assert_eq!(made(name), 2, "{name}");
+    }
+    for (number, name) in ["c4", "c5"].into_iter().enumerate() {
+        frontend.queues[0]
+            .write(0, &[number as u8 + 1; 4096])
+            .unwrap();
+        assert_eq!(made(name), 3 + number, "{name}");
+    }
+    assert_eq!(frontend.queues[0].read(0, 4096).unwrap(), [2; 4096]);
+    drop(frontend);
+    daemon.stop();
+    for name in ["c1", "c2", "c3", "c4", "c5", "d"] {
+        let first = match name {
+            "c4" => vec![1; 4096],
+            "c5" | "d" => vec![2; 4096],
+            _ => content[..4096].to_vec(),
+        };
+        let found = managed.host.ok(&["disk", "decrypt", name]);
+        assert!(found[..4096] == first, "{name}");
+        assert!(found[4096..] == content[4096..], "{name}");
+        managed.host.is_clean(name);
+    }
+}
+
 /// The rule after any kill: the API and the command line see the same disks, each is whole, and nothing else is left.
 fn assert_whole(managed: &Managed, content: &[u8]) {
     let client = managed.client(&managed.admin);

@@ -146,6 +146,48 @@ fn secure_parameters_are_kept_nowhere_and_told_to_nobody() {
     );
 }
 
+/// Whoever may read deployments may not read by them the disks that they import.
+#[test]
+fn signatures_of_urls_are_kept_nowhere_and_told_to_nobody() {
+    let managed = Managed::new();
+    let client = managed.client(&managed.admin);
+    group(&client);
+    let id = "00000000-0000-0000-0000-000000000001";
+    let url = |signature: &str| {
+        let base = managed.base();
+        format!("{base}/sas/{id}.vhd?si={id}&sig={signature}")
+    };
+    let signatures = ["literal-5f1e", "default-5f1e", "given-5f1e"];
+    let [literal, default, given] = signatures.map(url);
+    let mut import = disk("d1");
+    import["properties"]["creationData"] =
+        json!({"createOption": "Import", "sourceUri": literal.as_str()});
+    let part = format!("[concat('{literal}', parameters('given'))]");
+    let mut template = json!({
+        "parameters": {
+            "given": {"type": "string"}, "default": {"type": "string", "defaultValue": default},
+        },
+        "variables": {"part": part},
+        "resources": [import],
+        "outputs": {"said": {"type": "string", "value": "[parameters('given')]"}},
+    });
+    for (name, state) in [("bad", "Failed"), ("good", "Succeeded")] {
+        let put = deploy(&client, name, &template, &json!({"given": given.as_str()}));
+        let body = ended(&client, name);
+        assert_eq!(body["properties"]["provisioningState"], state, "{body}");
+        let steps = client.ok(&format!("GET {DEPLOYMENTS}/{name}/operations"), None);
+        let exported = client.ok(&format!("POST {DEPLOYMENTS}/{name}/exportTemplate"), None);
+        let told = format!("{put:?} {body} {steps} {exported}");
+        assert!(told.contains("sig=REDACTED"), "{told}");
+        for signature in signatures {
+            assert!(!told.contains(signature), "{signature}: {told}");
+            let files = files_with(&managed, signature);
+            assert_eq!(files, Vec::<String>::new(), "{signature}");
+        }
+        template["resources"] = json!([disk("d2")]);
+    }
+}
+
 /// How many resources of a deployment are made.
 fn made(client: &Client<'_>, name: &str) -> usize {
     let body = client.ask(&format!("GET {DEPLOYMENTS}/{name}"), None).body;

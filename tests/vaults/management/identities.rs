@@ -1,5 +1,7 @@
 //! Disk encryption sets with the identity of a user, here and in the vault of another installation.
 
+use std::fs;
+
 use serde_json::{Value, json};
 
 use super::client::{Client, Managed};
@@ -169,6 +171,8 @@ fn an_identity_that_cannot_use_the_key_of_a_disk_does_not_take_over() {
         said.contains("is changed, but the disk 'd1' is still wrapped by"),
         "{said}"
     );
+    let again = client.ask(&format!("PATCH {des}"), Some(&back));
+    assert_eq!((again.status, again.code()), (403, answer.code()));
     let tags = json!({"tags": {"a": "b"}});
     let tagged = client.ok(&format!("PATCH {des}"), Some(&tags));
     assert_eq!(tagged["tags"], tags["tags"]);
@@ -178,6 +182,44 @@ fn an_identity_that_cannot_use_the_key_of_a_disk_does_not_take_over() {
     let mended = client.ok(&format!("PATCH {des}"), Some(&back));
     assert_eq!(mended["properties"].get("autoKeyRotationError"), None);
     enable(false);
+    managed.host.ok("disk decrypt d1");
+}
+
+/// Of a header that cannot be read nobody knows which keys the identity has to be granted.
+#[test]
+fn no_identity_takes_over_while_a_header_cannot_be_read() {
+    let managed = Managed::new();
+    let client = managed.client(&managed.admin);
+    group(&client);
+    let key = vault_with_key(&managed, &client, "kv1");
+    let (id1, id2) = (identity(&client, "id1"), identity(&client, "id2"));
+    grant(&managed, &client, &[principal(&id1), principal(&id2)]);
+    let des = &format!("{SET}/des1");
+    let first = of_user(set_body(&client, "kv1", &key), &id1);
+    client.ok(&format!("PUT {des}"), Some(&first));
+    let disk = disk_under(&client, "des1");
+    client.ok(&format!("PUT {DISK}/d1"), Some(&disk));
+    let before = client.ok(&format!("GET {des}"), None);
+
+    let header = managed.host.disks().join("d1/header");
+    let away = managed.host.disks().join("d1/away");
+    fs::rename(&header, &away).unwrap();
+    let other = json!({"identity": of_user(json!({}), &id2)["identity"]});
+    for times in 1..=3 {
+        let answer = client.ask(&format!("PATCH {des}"), Some(&other));
+        assert_eq!(answer.status, 409, "{times}: {answer:?}");
+        let said = answer.body["error"]["message"].as_str().unwrap();
+        assert!(
+            said.contains("the header of the disk 'd1' cannot be read"),
+            "{said}"
+        );
+        assert!(!said.contains("/d1"), "no path: {said}");
+        let after = client.ok(&format!("GET {des}"), None);
+        assert_eq!(after["identity"], before["identity"], "{times}");
+    }
+    fs::rename(&away, &header).unwrap();
+    let changed = client.ok(&format!("PATCH {des}"), Some(&other));
+    assert_ne!(changed["identity"], before["identity"]);
     managed.host.ok("disk decrypt d1");
 }
 

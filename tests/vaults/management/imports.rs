@@ -150,12 +150,14 @@ fn a_disk_is_imported_from_the_directory() {
         // By the content alone.
         ("vhd", "vpc", "subformat=fixed,force_size=on"),
         ("qcow", "qcow2", "compat=1.1"),
+        ("e?f#g", "raw", "preallocation=off"),
     ] {
         let path = format!("{images}/{name}");
         let convert = ["convert", "-f", "raw", "-O", format, "-o", options];
         qemu_img(&[&convert[..], &[text(&raw), &path]].concat());
-        let disk = &name.replace(['/', ' ', '.'], "-");
-        let uri = format!("file://{images}/{}", name.replace(' ', "%20"));
+        let disk = &name.replace(['/', ' ', '.', '?', '#'], "-");
+        let escaped = name.replace(' ', "%20").replace('?', "%3F");
+        let uri = format!("file://{images}/{}", escaped.replace('#', "%23"));
         let shown = made(&client, disk, &import(&uri));
         assert_eq!(shown["properties"]["creationData"]["sourceUri"], uri);
         assert_eq!(
@@ -235,6 +237,9 @@ fn nothing_else_is_imported() {
         (format!("file://{images}/etc/passwd"), "UnusableImage"),
         (format!("file://{images}/proc.raw"), "UnusableImage"),
         (format!("file://other{images}/a.raw"), "InvalidParameter"),
+        (format!("file://{images}/a.raw?b"), "InvalidParameter"),
+        (format!("file://{images}/a.raw?"), "InvalidParameter"),
+        (format!("file://{images}/a.raw#b"), "InvalidParameter"),
         ("http://169.254.169.254/latest".into(), "FeatureNotOffered"),
         ("https://example.invalid/a.vhd".into(), "FeatureNotOffered"),
         (format!("{base}/subscriptions"), "FeatureNotOffered"),

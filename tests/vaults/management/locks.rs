@@ -165,6 +165,33 @@ fn what_is_read_only_is_not_changed_by_anybody() {
     client.ok(&format!("POST {DISK}/beginGetAccess"), Some(&access));
 }
 
+/// A snapshot or a copy reads its source, and is something else. Access to the source's data is asked for by a POST to it.
+#[test]
+fn what_is_read_only_is_copied_into_what_is_not() {
+    let managed = Managed::new();
+    let client = managed.client(&managed.admin);
+    group(&client);
+    client.ok(&format!("PUT {DISK}"), Some(&empty_disk()));
+    let copy = json!({
+        "location": "local",
+        "properties": {"creationData": {"createOption": "Copy", "sourceResourceId":
+            DISK.replacen('~', &managed.subscription(), 1)}},
+    });
+    let access = json!({"access": "Read", "durationInSeconds": 600});
+    lock(&client, DISK, "frozen", "ReadOnly");
+    client.ok(&format!("PUT {SNAPSHOT}"), Some(&copy));
+    client.ok(&format!("PUT {DISKS}/copy"), Some(&copy));
+    managed.host.ok("snapshot create s2 --source d1");
+    managed.host.ok("disk create copy2 --source disk:d1");
+    let granting = format!("POST {DISK}/beginGetAccess");
+    is_locked(&client, &granting, Some(&access), DISK);
+    is_locked_here(&managed, "disk grant-access d1 --duration-in-seconds 60");
+    is_locked_here(&managed, "disk flatten d1");
+    // What is made is under a lock that its place is under.
+    lock(&client, GROUP, "frozen", "ReadOnly");
+    is_locked(&client, &format!("PUT {DISKS}/copy3"), Some(&copy), GROUP);
+}
+
 #[test]
 fn a_group_with_something_locked_loses_nothing() {
     let managed = Managed::new();
@@ -286,6 +313,38 @@ fn locks_are_listed_where_they_are_and_where_they_count() {
 }
 
 #[test]
+fn a_lock_is_changed_and_taken_off_as_the_client_knows_it() {
+    let managed = Managed::new();
+    let client = managed.client(&managed.admin);
+    group(&client);
+    lock(&client, GROUP, "keep", "CanNotDelete");
+    let path = format!("{GROUP}/{LOCKS}/keep");
+    let known = || {
+        let answer = client.ask(&format!("GET {path}"), None);
+        format!("If-Match: {}\r\n", answer.header("etag").unwrap())
+    };
+    let (stale, body) = (
+        known(),
+        json!({"properties": {"level": "ReadOnly", "notes": "another"}}),
+    );
+    let put = format!("PUT {path}");
+    assert_eq!(client.ask_with(&put, &stale, Some(&body)).status, 200);
+    for (line, body) in [(put, Some(&body)), (format!("DELETE {path}"), None)] {
+        let refused = client.ask_with(&line, &stale, body);
+        let told = (refused.status, refused.code());
+        assert_eq!(told, (412, "PreconditionFailed"), "{line}");
+    }
+    assert_eq!(
+        client.ok(&format!("GET {path}"), None)["properties"]["level"],
+        "ReadOnly"
+    );
+    let delete = format!("DELETE {path}");
+    assert_eq!(client.ask_with(&delete, &known(), None).status, 200);
+    // What is not there is taken off already.
+    assert_eq!(client.ask_with(&delete, &stale, None).status, 204);
+}
+
+#[test]
 fn what_is_no_lock_is_refused_and_who_may_not_write_roles_makes_none() {
     let managed = Managed::new();
     let client = managed.client(&managed.admin);
@@ -323,6 +382,13 @@ fn what_is_no_lock_is_refused_and_who_may_not_write_roles_makes_none() {
             GROUP,
             "l",
             json!({"properties": {"level": "ReadOnly", "notes": "x".repeat(513)}}),
+            400,
+            "InvalidParameter",
+        ),
+        (
+            GROUP,
+            "l",
+            json!({"properties": {"level": "ReadOnly", "notes": "a\u{1b}[2Jb"}}),
             400,
             "InvalidParameter",
         ),

@@ -160,6 +160,99 @@ fn what_is_not_known_before_is_said_to_be_so_and_no_secret_is_told() {
     assert!(answer.body.to_string().contains("*****"), "{answer:?}");
 }
 
+/// Whatever was done to a secret might be undone.
+#[test]
+fn nothing_that_is_made_with_a_secret_is_told() {
+    let managed = Managed::new();
+    let client = managed.client(&managed.admin);
+    group(&client);
+    let mut made = disk("d1");
+    made["tags"] = json!({
+        "coded": "[base64(parameters('word'))]", "part": "[substring(variables('of'), 1, 3)]",
+        "long": "[string(length(parameters('word')))]", "open": "seen",
+        "chosen": "[if(equals(parameters('word'), 'no'), 'is-no', 'is-yes')]",
+    });
+    let template = json!({
+        "parameters": {"word": {"type": "securestring"}},
+        "variables": {"of": "[toUpper(parameters('word'))]"},
+        "resources": [made],
+    });
+    let parameters = json!({"word": "hush-hush-hush-hush"});
+    let told = |answer: &Answer, kind: &str| {
+        are(answer, &[("d1", kind)]);
+        let told = answer.body.to_string();
+        for secret in ["aHVzaC", "USH", "\"19\"", "is-yes", "hush"] {
+            assert!(!told.contains(secret), "{secret}: {told}");
+        }
+        assert!(told.contains("seen"), "{told}");
+    };
+    told(&ask(&client, &template, &parameters), "Create");
+    let deployed = deploy(&client, "dep", &template, &parameters);
+    assert_eq!(deployed.status, 201, "{deployed:?}");
+    ended(&client, "dep");
+    told(&ask(&client, &template, &parameters), "NoChange");
+    let other = ask(
+        &client,
+        &template,
+        &json!({"word": "other-other-other-other-"}),
+    );
+    are(&other, &[("d1", "Modify")]);
+    assert!(!other.body.to_string().contains("b3RoZX"), "{other:?}");
+}
+
+#[test]
+fn what_a_deployment_would_refuse_is_not_promised() {
+    let managed = Managed::new();
+    let client = managed.client(&managed.admin);
+    group(&client);
+    let mut there = disk("d1");
+    there["properties"]["diskSizeGB"] = json!(2);
+    let template = json!({"resources": [there]});
+    assert_eq!(deploy(&client, "first", &template, &json!({})).status, 201);
+    ended(&client, "first");
+    let change = |of: &Value, path: &str, value: Value| {
+        let mut changed = of.clone();
+        *changed.pointer_mut(path).unwrap() = value;
+        changed
+    };
+    let size = "/properties/diskSizeGB";
+    let option = "/properties/creationData/createOption";
+    for (resource, code) in [
+        (change(&there, size, json!(1)), "ResizeDiskError"),
+        (change(&there, size, json!(1 << 20)), "InvalidParameter"),
+        (
+            change(&disk("d2"), size, json!(1 << 20)),
+            "InvalidParameter",
+        ),
+        (change(&disk("d2"), size, json!(0)), "InvalidParameter"),
+        (
+            change(&there, option, json!("Upload")),
+            "PropertyChangeNotAllowed",
+        ),
+        (
+            change(&disk("d2"), "/location", json!("elsewhere")),
+            "LocationNotAvailableForResourceType",
+        ),
+    ] {
+        let refused = ask(&client, &json!({"resources": [resource]}), &json!({}));
+        assert_eq!(refused.code(), "InvalidTemplateDeployment", "{refused:?}");
+        let details = &refused.body["error"]["details"];
+        assert_eq!(details[0]["code"], code, "{refused:?}");
+    }
+    // What is not there yet is made by the same template.
+    let id = format!("{DISKS}/d2").replacen('~', &managed.subscription(), 1);
+    let mut copy = disk("d3");
+    copy["properties"] =
+        json!({"creationData": {"createOption": "Copy", "sourceResourceId": id.as_str()}});
+    copy["dependsOn"] = json!(["d2"]);
+    let template = json!({"resources": [disk("d2"), copy]});
+    let answer = ask(&client, &template, &json!({}));
+    are(
+        &answer,
+        &[("d2", "Create"), ("d3", "Create"), ("d1", "Ignore")],
+    );
+}
+
 #[test]
 fn whoever_may_not_deploy_is_told_nothing() {
     let managed = Managed::new();

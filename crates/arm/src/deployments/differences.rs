@@ -61,6 +61,13 @@ pub fn differences(before: &Value, wanted: &Value) -> Vec<Difference> {
     found
 }
 
+/// Whether what is wanted at a path changes nothing of what is there.
+pub fn is_no_change(path: &str, before: Option<&Value>, wanted: &Value) -> bool {
+    let mut found = Vec::new();
+    of_value(path, before, wanted, &mut found);
+    found.is_empty()
+}
+
 fn tags(body: &Value) -> Option<&Map<String, Value>> {
     body.get("tags").and_then(Value::as_object)
 }

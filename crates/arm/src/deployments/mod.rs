@@ -3,7 +3,7 @@
 //! A deployment is an [operation](crate::operations) that makes the resources of its template one after the other, each
 //! by a request of whoever deploys: what they may not do themselves no template does for them. After a restart of the
 //! server it goes on: a resource that is made is read, and the one that was being made is put again. Values of secure
-//! parameters are kept nowhere, so that a deployment with such ends with the server.
+//! parameters and signatures of URLs of access are kept nowhere, so that a deployment with such ends with the server.
 
 mod differences;
 mod environment;
@@ -11,6 +11,7 @@ mod prepare;
 mod requests;
 mod run;
 mod secrets;
+mod shown;
 mod views;
 mod what_if;
 

@@ -12,6 +12,7 @@ use super::secrets::Secrets;
 use crate::call::Call;
 use crate::error::ArmError;
 use crate::id::{ArmPath, Typed};
+use crate::types::import_source::hide_signatures;
 use installation::catalog::LOCATION;
 use templates::{Mode, Plan, PlannedResource, Request, parse_request};
 
@@ -46,15 +47,18 @@ pub fn prepare(call: &Call<'_>, group: &str, name: &str) -> Result<Deployment, A
     }
     for field in ["parameters", "dependencies", "planned"] {
         secrets.hide(&mut answer[field]);
+        hide_signatures(&mut answer[field]);
     }
-    let has_secrets = request.has_secrets();
+    let mut kept = request.kept();
+    let has_signatures = hide_signatures(&mut kept);
+    let has_secrets = request.has_secrets() || has_signatures;
     Ok(Deployment {
         kept: json!({
-            "request": request.kept(),
+            "request": kept,
             "group": group,
             "name": name,
             "now": now.unix_timestamp(),
-            // A secret may be made of it.
+            // A secret may be made of it; and without what is not kept the same resources are not made again.
             "seed": (!has_secrets).then_some(seed),
         }),
         plan,
@@ -65,18 +69,8 @@ pub fn prepare(call: &Call<'_>, group: &str, name: &str) -> Result<Deployment, A
 
 /// Refuses a resource of a type that there is not, and one that whoever deploys may not make or that is locked.
 fn check(call: &Call<'_>, resource: &PlannedResource) -> Result<(), ArmError> {
-    let refuse = |status: u16, code: &str, why: String| ArmError {
-        target: Some(resource.id.clone()),
-        detail: Some(Box::new((code.into(), why.clone()))),
-        ..ArmError::new(
-            status,
-            "InvalidTemplateDeployment",
-            format!(
-                "The template deployment failed with error: 'The resource with id: '{}' failed validation with \
-                 message: '{why}'.'.",
-                resource.id
-            ),
-        )
+    let refuse = |status: u16, code: &str, why: String| {
+        refused(&resource.id, ArmError::new(status, code, why))
     };
     let path = ArmPath::parse(&resource.id);
     let path = path.map_err(|error| refuse(400, "InvalidResourceId", format!("{error}.")))?;
@@ -100,7 +94,29 @@ fn check(call: &Call<'_>, resource: &PlannedResource) -> Result<(), ArmError> {
     };
     let action = format!("{}/write", last.full_type());
     call.require(&action, &scope)
-        .map_err(|error| refuse(error.status, &error.code, error.message))
+        .map_err(|error| refused(&resource.id, error))
+}
+
+/// The refusal of a deployment because of one of its resources.
+pub fn refused(id: &str, error: ArmError) -> ArmError {
+    let ArmError {
+        status,
+        code,
+        message,
+        ..
+    } = error;
+    ArmError {
+        target: Some(id.into()),
+        detail: Some(Box::new((code, message.clone()))),
+        ..ArmError::new(
+            status,
+            "InvalidTemplateDeployment",
+            format!(
+                "The template deployment failed with error: 'The resource with id: '{id}' failed validation with \
+                 message: '{message}'.'."
+            ),
+        )
+    }
 }
 
 fn is_known(call: &Call<'_>, typed: &Typed) -> bool {

@@ -12,6 +12,7 @@ use crate::call::{Call, Work};
 use crate::error::{ArmError, text};
 use crate::names::Names;
 use crate::operations::{Worker, cut_off};
+use crate::types::import_source::hide_signatures;
 use installation::catalog::{GroupRecord, OperationRecord, OperationState};
 use templates::{Plan, Resource, Step, parse_request};
 
@@ -62,6 +63,7 @@ impl Work for Deployment {
                 Step::Done(outputs) => {
                     let mut outputs = Value::Object(outputs);
                     self.secrets.hide(&mut outputs);
+                    hide_signatures(&mut outputs);
                     if outputs.to_string().len() > MAX_ANSWER {
                         let message = format!("The outputs have more than {MAX_ANSWER} bytes.");
                         let code = "DeploymentOutputEvaluationFailed";
@@ -79,13 +81,14 @@ impl Deployment {
     /// One that was cut off.
     ///
     /// # Errors
-    /// When it had values of secure parameters, which nobody has any more; when what is kept is damaged.
+    /// When it had values of secure parameters or signatures of URLs, which nobody has any more; when what is kept is
+    /// damaged.
     pub fn again(record: &OperationRecord, names: &Names) -> Result<Self, ArmError> {
         let kept = record.request["work"].clone();
         let Some(seed) = text(&kept, "/seed") else {
             return Err(ArmError {
-                message: "The server ended while the deployment went on, and the values of its secure parameters are \
-                          kept nowhere. Deploy it again."
+                message: "The server ended while the deployment went on, and the values of its secure parameters, and \
+                          the signatures of URLs in it, are kept nowhere. Deploy it again."
                     .into(),
                 ..cut_off()
             });
@@ -148,6 +151,7 @@ impl Deployment {
         for field in ["id", "resourceName", "error"] {
             if let Some(value) = step.get_mut(field) {
                 self.secrets.hide(value);
+                hide_signatures(value);
             }
         }
         if let Some(steps) = record.answer["steps"].as_array_mut() {
@@ -171,6 +175,7 @@ impl Deployment {
         view["target"] = json!(record.target);
         view["details"] = json!([beneath.view()]);
         self.secrets.hide(&mut view["details"]);
+        hide_signatures(&mut view["details"]);
         record.answer["error"] = view;
         error
     }

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 /// What stands where one was.
-const HIDDEN: &str = "*****";
+pub const HIDDEN: &str = "*****";
 /// A shorter text is hidden where it is all there is: it stands in others by chance.
 const SHORT: usize = 4;
 

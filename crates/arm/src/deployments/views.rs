@@ -66,7 +66,8 @@ fn common(id: &str, name: &str, answer: &Value) -> Value {
     body
 }
 
-/// The template, without what its secure parameters may be, and without what gives access to a disk's data.
+/// The template as it is kept: without what its secure parameters may be, and without what gives access to a disk's data,
+/// which what was kept by earlier versions has.
 pub fn exported(record: &OperationRecord) -> Value {
     let mut template = record.request["work"]["request"]["properties"]["template"].clone();
     hide_signatures(&mut template);

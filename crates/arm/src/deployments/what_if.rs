@@ -2,7 +2,8 @@
 //!
 //! Each resource of the template is evaluated as if those before it had been made, and compared with what there is. What
 //! it does not say stays as it is, as in a PUT: so what only the server says of a resource is no change. Where it refers
-//! to what is known of another only once that is made, it is not told what it would become.
+//! to what is known of another only once that is made, it is not told what it would become. What a PUT of a resource
+//! would refuse is refused here: nobody is promised what a deployment does not do.
 
 use std::collections::BTreeSet;
 
@@ -10,20 +11,23 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::differences::{Difference, differences};
+use super::prepare::refused;
 use super::run::{Deployment, found};
+use super::shown::{shown, told};
 use crate::call::{Call, Wanted};
 use crate::error::ArmError;
+use crate::id::ArmPath;
 use crate::operations::Worker;
 use crate::placed::placed;
 use crate::places::summary;
-use crate::resources::patched;
+use crate::resources::{self, Named, patched};
 use crate::types::import_source::hide_signatures;
 use templates::{PlannedResource, Resource, Step};
 
 /// `{"status", "properties": {"changes"}}`; with `only_ids` without what would become of each resource.
 ///
 /// # Errors
-/// When what there is cannot be read.
+/// When what there is cannot be read, and what the PUT of a resource would refuse.
 pub fn what_if(
     call: &Call<'_>,
     mut deployment: Deployment,
@@ -63,7 +67,7 @@ fn foreseen(
     only_ids: bool,
 ) -> Result<(Vec<Value>, Option<String>), ArmError> {
     let (plan, worker) = (&mut deployment.plan, &Worker::of_call(call));
-    let mut changes = Vec::new();
+    let (mut changes, mut anything_made) = (Vec::new(), false);
     loop {
         let noted = match plan.next_step() {
             Err(error) => return Ok((changes, Some(error.to_string()))),
@@ -75,6 +79,9 @@ fn foreseen(
             Ok(Step::Create(resource)) => {
                 let (id, version) = (&resource.id, &resource.api_version);
                 let before = found(worker.ask("GET", id, version, Value::Null))?;
+                check(worker, &resource, anything_made)?;
+                anything_made |= before.is_none();
+                let (resource, before) = shown(&resource, before.as_ref());
                 let after = after(&resource, before.as_ref());
                 changes.push(change(&resource, before.as_ref(), &after, only_ids));
                 plan.made(after)
@@ -83,6 +90,35 @@ fn foreseen(
         if let Err(error) = noted {
             return Ok((changes, Some(error.to_string())));
         }
+    }
+}
+
+/// Refuses what the PUT of a resource would refuse. What is not there, or not permitted, may be so only until a resource
+/// before it is made.
+fn check(worker: &Worker<'_>, resource: &Resource, anything_made: bool) -> Result<(), ArmError> {
+    let Resource {
+        id, api_version, ..
+    } = resource;
+    let body = resource.body.clone();
+    let checked = worker.as_call("PUT", id, api_version, body, |call| {
+        let path = ArmPath::parse(id).map_err(|error| {
+            let message = format!("The request is invalid: {error}.");
+            ArmError::new(400, "InvalidRequestUri", message)
+        })?;
+        let (Some(group), [typed]) = (&path.group, path.typed.as_slice()) else {
+            return Ok(());
+        };
+        match (typed.types.as_slice(), typed.names.as_slice()) {
+            ([word], [name]) => match call.type_of(&typed.provider, word) {
+                Some(kind) => resources::check(call, &Named { kind, group, name }),
+                None => Ok(()),
+            },
+            _ => Ok(()),
+        }
+    });
+    match checked {
+        Err(error) if anything_made && matches!(error.status, 403 | 404) => Ok(()),
+        checked => checked.map_err(|error| refused(id, told(resource, error))),
     }
 }
 

@@ -68,6 +68,14 @@ impl ImportSource {
         };
         // Before it is told what there is.
         call.require(FILE_ACTION, &call.names.subscription_id())?;
+        // Else another file than the one of that name would be imported.
+        if uri.query().is_some() || uri.fragment().is_some() {
+            let message = format!(
+                "The value of parameter {TARGET} is invalid: the URI of a file has neither '?' nor '#'; where its name \
+                 has one, write '%3F' or '%23'."
+            );
+            return Err(ArmError::parameter(TARGET, message));
+        }
         let path = uri.to_file_path().ok();
         let below = path.as_ref().and_then(|path| path.strip_prefix(dir).ok());
         let below = below.and_then(Path::to_str);
@@ -198,25 +206,46 @@ pub fn without_signature(body: &Value) -> Value {
     body
 }
 
-/// Takes from all URLs in a value what somebody could read something by: a template may have one as it is.
-pub fn hide_signatures(value: &mut Value) {
+/// Takes from all URLs in a value what somebody could read something by: a template may have one as it is, or in an
+/// expression. Whether there was any.
+pub fn hide_signatures(value: &mut Value) -> bool {
     match value {
-        Value::String(text) if text.starts_with("https://") => *text = unsigned(text),
-        Value::Array(elements) => elements.iter_mut().for_each(hide_signatures),
-        Value::Object(fields) => fields.values_mut().for_each(hide_signatures),
-        _ => {}
+        Value::String(text) => {
+            let hidden = unsigned(text);
+            let is_other = hidden != *text;
+            *text = hidden;
+            is_other
+        }
+        Value::Array(elements) => hide_all(elements.iter_mut()),
+        Value::Object(fields) => hide_all(fields.values_mut()),
+        _ => false,
     }
 }
 
-fn unsigned(uri: &str) -> String {
-    let Some((start, query)) = uri.split_once('?') else {
-        return uri.into();
-    };
-    let parts = query.split('&').map(|part| match part.split_once('=') {
-        Some((name, _)) if name.eq_ignore_ascii_case("sig") => format!("{name}=REDACTED"),
-        _ => part.to_owned(),
-    });
-    format!("{start}?{}", parts.collect::<Vec<_>>().join("&"))
+fn hide_all<'a>(values: impl Iterator<Item = &'a mut Value>) -> bool {
+    values.fold(false, |is_any, value| hide_signatures(value) || is_any)
+}
+
+/// A text without the values of `sig` in the queries of its URLs.
+fn unsigned(text: &str) -> String {
+    const NAME: &str = "sig=";
+    let ends = |c: char| c.is_whitespace() || "&#'\"<>()".contains(c);
+    let (mut shown, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some(at) = rest.find(['?', '&']) {
+        let (before, after) = rest.split_at(at + 1);
+        shown.push_str(before);
+        rest = after;
+        let name = rest.get(..NAME.len());
+        if let Some(name) = name.filter(|name| name.eq_ignore_ascii_case(NAME)) {
+            shown.push_str(name);
+            let value = &rest[NAME.len()..];
+            let end = value.find(ends).unwrap_or(value.len());
+            shown.push_str(if end > 0 { "REDACTED" } else { "" });
+            rest = &value[end..];
+        }
+    }
+    shown.push_str(rest);
+    shown
 }
 
 #[cfg(test)]
@@ -245,14 +274,22 @@ mod tests {
     fn no_signature_of_a_template_is_told() {
         let mut template = json!({"resources": [
             {"sourceUri": "https://h/sas/x.vhd?si=1&sig=secret", "name": "[concat('a?sig=', 'b')]"},
+            {"sourceUri": "[concat('HTTPS://h/x?SIG=secret&si=', parameters('id'))]"},
+            "see https://h/x?si=1&sig=secret, which is told", "design=1&size=2",
         ]});
-        hide_signatures(&mut template);
+        assert!(hide_signatures(&mut template));
         let resource = &template["resources"][0];
         assert_eq!(
             resource["sourceUri"],
             "https://h/sas/x.vhd?si=1&sig=REDACTED"
         );
         assert_eq!(resource["name"], "[concat('a?sig=', 'b')]", "an expression");
+        assert_eq!(
+            template["resources"][1]["sourceUri"],
+            "[concat('HTTPS://h/x?SIG=REDACTED&si=', parameters('id'))]"
+        );
+        assert!(!template.to_string().contains("secret"), "{template}");
+        assert!(!hide_signatures(&mut template), "{template}");
     }
 
     #[test]

@@ -178,6 +178,10 @@ fn change(
     let (installation, name) = (call.installation(), put.placed.name.as_str());
     let now = call.catalog().des(name)?.record;
     let wanted = wanted_identity(call, put)?;
+    // For the key or the identity that it has: of a PATCH the body has what else stays too.
+    let asks_for_same = wanted != Some(DesIdentity::None)
+        && (call.body.pointer(KEY_URL).is_some()
+            || call.body.get("identity").is_some() && wanted.as_ref() == Some(&now.identity));
     let mut identity = None;
     match (wanted, &now.identity) {
         (None, _) | (Some(DesIdentity::None), DesIdentity::None) => {}
@@ -197,14 +201,10 @@ fn change(
         }
         (Some(_), _) => {}
     }
-    let named = url.is_some();
     let url = url.filter(|url| !same_key_url(url, &now.key_url));
     let follow = follow.filter(|follow| *follow != now.auto_rotation);
     if url.is_none() && follow.is_none() && identity.is_none() {
-        if named {
-            take_up_left(call, &now)?;
-        }
-        return Ok(());
+        return take_up_left(call, &now, asks_for_same);
     }
     let change = DesChange {
         key_url: url.as_deref(),
@@ -216,8 +216,12 @@ fn change(
 }
 
 /// Tries once more what an earlier change of the key has left under the old one. That it is still left is no failure of
-/// a request that changes something else: `autoKeyRotationError` says so.
-fn take_up_left(call: &Call<'_>, now: &DiskEncryptionSetRecord) -> Result<(), ArmError> {
+/// a request that changes something else: `autoKeyRotationError` says so. It is one of the request that is repeated.
+fn take_up_left(
+    call: &Call<'_>,
+    now: &DiskEncryptionSetRecord,
+    is_asked: bool,
+) -> Result<(), ArmError> {
     if des::left_behind(call.installation(), now)?.is_empty() {
         return Ok(());
     }
@@ -226,10 +230,13 @@ fn take_up_left(call: &Call<'_>, now: &DiskEncryptionSetRecord) -> Result<(), Ar
         ..DesChange::default()
     };
     let again = des::update(call.installation(), &now.name, &same);
-    if let Err(error) = again.map_err(ArmError::from).and_then(told) {
-        log::warn!("the set '{}': {}", now.name, error.message);
+    match again.map_err(ArmError::from).and_then(told) {
+        Err(error) if !is_asked => {
+            log::warn!("the set '{}': {}", now.name, error.message);
+            Ok(())
+        }
+        again => again,
     }
-    Ok(())
 }
 
 /// The refusal where something is left under the old key, which is needed until that is mended.

@@ -6,13 +6,13 @@ use installation::catalog::{CatalogError, DiskEncryptionSetRecord, DiskRecord};
 use installation::envelope::{EnvelopeError, HeaderPayload, LayerRecord, unwrap_one};
 use installation::{Installation, InstallationError};
 use keys::with_wiped_call_stack;
-use vault::{VaultError, Verdict};
+use vault::{VaultError, VaultErrorCode, Verdict};
 
 use super::safety::{is_version_of, without_version};
 
 /// Refuses another identity of a set that cannot use a key version which wraps something of the set now: old DEKs
 /// are unwrapped in its name from then on, so what could be opened could be opened no more. What the identity of before
-/// is refused as well is cut off already, and keeps nothing from changing.
+/// is refused as well is cut off already, and keeps nothing from changing. What has a header that cannot be read now does.
 pub(super) fn refuse_cut_off(
     installation: &Installation,
     before: &DiskEncryptionSetRecord,
@@ -21,9 +21,11 @@ pub(super) fn refuse_cut_off(
     let mut tried: Vec<String> = Vec::new();
     for row in installation.catalog().resources_under(Some(&after.name))? {
         let row = row.record;
-        // Of what cannot be read no DEK can be unwrapped by anybody.
-        let Ok(claims) = claims(installation, &row) else {
-            continue;
+        let claims = match claims(installation, &row) {
+            Ok(claims) => claims,
+            Err(error) if is_none(&error) => continue,
+            // It may be read again later, by an identity that may not unwrap what it says.
+            Err(error) => return Err(unreadable(&row, &error)),
         };
         for layer in &claims.layers {
             let url = layer.envelope.key_url();
@@ -49,6 +51,30 @@ fn claims(installation: &Installation, row: &DiskRecord) -> Result<HeaderPayload
     let header = disk.header_file()?.read()?;
     disk.check_identity(header.claims())?;
     Ok(header.claims().clone())
+}
+
+/// Whether it is deleted, or not there yet.
+fn is_none(error: &DiskError) -> bool {
+    match error {
+        DiskError::Unfinished { .. } => true,
+        DiskError::Control(InstallationError::Catalog(error)) => {
+            matches!(error, CatalogError::NotFound { .. })
+        }
+        _ => false,
+    }
+}
+
+/// Where the header is only the log says: clients of the API are told too.
+fn unreadable(row: &DiskRecord, error: &DiskError) -> InstallationError {
+    log::error!("the header of the {} '{}': {error}", row.kind, row.name);
+    let message = format!(
+        "the header of the {} '{}' cannot be read ({}), so that nobody can tell whether the new identity of the set may \
+         use its keys: mend it, delete it, or have the catalog forget it with `sealdisk disk unregister`",
+        row.kind,
+        row.name,
+        error.code()
+    );
+    VaultError::new(VaultErrorCode::Conflict, message).into()
 }
 
 /// Unwraps the DEK of a layer in the name of a set with that record, and wipes it.

@@ -3,20 +3,20 @@
 //! # Order of steps
 //!
 //! As for a snapshot (see `snapshot.rs`): all of the clone is made in a staging directory, with hard links of the
-//! disk's layers and a new top layer; the disk gets a new top layer, by which what they share is written to no more;
-//! the clone gets its name. No snapshot is made of which somebody has to think later.
+//! disk's layers and a new top layer; the disk gets a new top layer, unless the one that it has is empty, by which what
+//! they share is written to no more; the clone gets its name. No snapshot is made of which somebody has to think later.
 //!
 //! The layer that was frozen is noted in the catalog to be merged, and stays noted: it can be once one of the two
 //! disks is gone, or is flat. So a crash before the clone has its name needs nothing else either.
 
 use crate::layers::clone::{CloneRequest, NewClone};
-use crate::layers::push::push;
+use crate::layers::freeze::{Frozen, freeze};
 use crate::layers::swap_volume::SwapVolume;
 use crate::lifecycle::update::{is_double, is_of_other_kind};
 use crate::resource::disk::Disk;
 use crate::resource::error::DiskError;
 use installation::Installation;
-use installation::envelope::{Header, HeaderPayload};
+use installation::envelope::HeaderPayload;
 
 /// Makes a disk of what `disk` holds now, whose user is `volume`. It takes the same time whatever the disk holds.
 ///
@@ -29,15 +29,15 @@ pub(super) fn clone_disk(
     volume: &mut dyn SwapVolume,
 ) -> Result<(), DiskError> {
     let mut new = NewClone::begin(installation, request, disk.directory())?;
-    let before = |old: &Header, _: &keys::DekStack| {
-        refuse_other_kind(installation, request, old)?;
-        new.fill(old, disk.directory())?;
-        match old.top() {
+    let take = |frozen: &Frozen<'_>| {
+        refuse_other_kind(installation, request, frozen.header)?;
+        new.fill(frozen.header, disk.directory())?;
+        match frozen.header.top() {
             Some(top) => Ok(installation.catalog().insert_merge(top.id)?),
             None => Ok(()),
         }
     };
-    push(installation, disk, volume, before, |_| ())?;
+    freeze(installation, disk, volume, take)?;
     new.finish()
 }
 

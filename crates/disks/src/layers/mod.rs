@@ -11,6 +11,7 @@
 mod clone;
 mod clone_disk;
 mod drop_layers;
+mod freeze;
 mod grow;
 mod hold;
 mod image;

@@ -33,7 +33,19 @@ pub(super) fn push(
     change: impl FnOnce(&mut HeaderPayload),
 ) -> Result<(), DiskError> {
     let file = disk.header_file()?;
-    let mut lock = file.lock()?;
+    let lock = file.lock()?;
+    push_locked(installation, disk, volume, lock, before, change)
+}
+
+/// As [`push`], for whoever has the lock of the disk's header already.
+pub(super) fn push_locked(
+    installation: &Installation,
+    disk: &Disk,
+    volume: &mut dyn SwapVolume,
+    mut lock: HeaderLock<'_>,
+    before: impl FnOnce(&Header, &DekStack) -> Result<(), DiskError>,
+    change: impl FnOnce(&mut HeaderPayload),
+) -> Result<(), DiskError> {
     let found = lock.read()?;
     let (old, deks) = match volume.unattached() {
         // The keys of the layers beneath are for who goes on reading them.
@@ -46,8 +58,9 @@ pub(super) fn push(
     refuse_job(disk, &old)?;
     if old.layers.len() >= MAX_LAYERS {
         return Err(DiskError::Argument(format!(
-            "the disk {0} has {MAX_LAYERS} layers, which is the most: delete snapshots, or make it \
-             independent with `disk flatten {0}`",
+            "the disk {0} has {MAX_LAYERS} layers, which is the most: each snapshot, image or copy that was made of it \
+             after it was written to has needed another one. Delete those that nobody needs, or make it independent \
+             of them with `disk flatten {0}`",
             disk.name()
         )));
     }

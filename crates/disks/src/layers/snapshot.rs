@@ -7,6 +7,8 @@
 //! snapshot never has a layer that is written to. A crash between those two leaves a disk with a
 //! layer that nothing needs by itself, which the catalog has noted before: it is merged like that of
 //! a deleted snapshot.
+//!
+//! A disk that was not written to since the last of these gets no new layer: see `freeze.rs`.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::layers::push::push;
+use crate::layers::freeze::{Frozen, freeze};
 use crate::layers::swap_volume::SwapVolume;
 use crate::lifecycle::new_resource::{data_dir, free_place, row};
 use crate::resource::directory::{HEADER, parent_of};
@@ -63,27 +65,28 @@ pub(super) fn create_snapshot(
         request.data_dir.as_deref(),
     )?;
     let mut staging = Staging::begin(installation, &parent, *kind, name)?;
-    let mut frozen = None;
-    let before = |old: &Header, deks: &keys::DekStack| {
+    let mut noted = None;
+    let take = |frozen: &Frozen<'_>| {
         let payload = HeaderPayload {
-            generation: old.generation,
+            generation: frozen.header.generation,
             incremental: request.incremental,
-            ..described(*kind, name, old)
+            ..described(*kind, name, frozen.header)
         };
         staging.reserve(row(&payload, &directory))?;
-        layer_files::share(&old.layers, disk.directory(), staging.directory())?;
+        let layers = &frozen.header.layers;
+        layer_files::share(layers, disk.directory(), staging.directory())?;
         let header = Header::new(payload);
-        HeaderFile::create(&staging.directory().join(HEADER), &header, deks.top())?;
+        HeaderFile::create(&staging.directory().join(HEADER), &header, frozen.dek)?;
         sync_dir(staging.directory()).map_err(DiskError::file("sync", staging.directory()))?;
-        if let Some(top) = old.top() {
+        if let Some(top) = layers.last().filter(|_| frozen.is_new) {
             installation.catalog().insert_merge(top.id)?;
-            frozen = Some(top.id);
+            noted = Some(top.id);
         }
         Ok(())
     };
-    push(installation, disk, volume, before, |_| ())?;
+    freeze(installation, disk, volume, take)?;
     staging.finish(&directory)?;
-    if let Some(layer) = frozen {
+    if let Some(layer) = noted {
         installation.catalog().delete_merge(layer)?;
     }
     Ok(())

@@ -56,7 +56,7 @@ pub trait SwapVolume {
     fn swap(&mut self, layers: NewLayers<'_>) -> Result<(), DiskError>;
 
     /// Resumes with the layers that it has, after [`SwapVolume::quiesce`], since the header could not be
-    /// changed. One that cannot resume has ended.
+    /// changed, or need not be. One that cannot resume has ended.
     fn resume(&mut self);
 
     /// Ends, after [`SwapVolume::quiesce`], since nobody can tell which layers the header names.

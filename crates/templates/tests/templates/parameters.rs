@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use templates::{Plan, parse_request};
 
-use crate::{context, plan, plan_with, run};
+use crate::{context, plan, plan_with, resource, run};
 
 fn refused(declaration: Value, given: Value) -> String {
     let template = json!({"parameters": {"p": declaration}});
@@ -249,4 +249,38 @@ fn what_is_kept_makes_the_same_again() {
     assert_eq!(kept.template_hash(), request.template_hash());
     let made = |request| run(&mut Plan::new(request, context()).unwrap()).unwrap();
     assert_eq!(made(&kept), made(&request));
+}
+
+/// What is told of the body has nothing there.
+#[test]
+fn a_resource_says_where_secrets_are_in_its_body() {
+    let properties = json!({
+        "plain": "[parameters('open')]",
+        "coded": "[base64(parameters('word'))]",
+        "list": ["a", "[length(variables('of'))]"],
+        "[concat('x', 'y')]": {"in": "[if(empty(parameters('word')), 1, 2)]"},
+        "named": {"[parameters('word')]": 1},
+    });
+    let template = json!({
+        "parameters": {
+            "word": {"type": "securestring"}, "open": {"type": "string", "defaultValue": "o"},
+        },
+        "variables": {"of": "[concat(parameters('word'), '!')]"},
+        "resources": [resource("r", properties)],
+    });
+    let mut plan = plan_with(&template, &json!({"word": "hush"})).unwrap();
+    let (made, _) = run(&mut plan).unwrap();
+    let mut places: Vec<String> = made[0].secrets.iter().map(|it| it.join("/")).collect();
+    places.sort();
+    let expected = [
+        "properties/coded",
+        "properties/list/1",
+        "properties/named",
+        "properties/xy/in",
+    ];
+    assert_eq!(places, expected);
+    // Never without a secret.
+    let open = json!({"resources": [resource("r", json!({"a": "[concat('b', 'c')]"}))]});
+    let (made, _) = run(&mut plan_with(&open, &json!({})).unwrap()).unwrap();
+    assert!(made[0].secrets.is_empty());
 }
