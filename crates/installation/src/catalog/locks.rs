@@ -240,8 +240,8 @@ mod tests {
         LOCATION, Rev, SqliteCatalog, VaultKind, VaultRecord,
     };
     use super::*;
-    use crate::Installation;
     use crate::envelope::ResourceKind;
+    use crate::{Installation, InstallationError};
 
     fn lock(name: &str, target: LockTarget, level: LockLevel) -> LockRecord {
         LockRecord {
@@ -421,6 +421,61 @@ mod tests {
             .unwrap();
         is_locked(catalog.delete_group("rg").map(drop));
         catalog.delete_identity(&alice).unwrap();
+    }
+
+    #[test]
+    fn vaults_and_what_identities_trust_are_not_changed_while_they_are_locked() {
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let [installation, other] = dirs
+            .each_ref()
+            .map(|dir| Installation::open(dir.path()).unwrap());
+        let settings = vault::VaultSettings::default();
+        installation.create_vault("kv", &settings).unwrap();
+        installation.create_identity("alice").unwrap();
+        let subject = Uuid::new_v4();
+        let trusts = |name: &str| {
+            let trust = other.trust().unwrap();
+            installation.add_federated_credential("alice", name, trust, subject)
+        };
+        let connects =
+            |name: &str| installation.connect_vault(name, "https://far.example:8443", None, None);
+        trusts("known").unwrap();
+        connects("far").unwrap();
+        let is_locked = |error: Option<InstallationError>| {
+            assert!(
+                matches!(
+                    error,
+                    Some(InstallationError::Catalog(CatalogError::Locked { .. }))
+                ),
+                "{error:?}"
+            );
+        };
+        let catalog = installation.catalog();
+        let lock_all = |level| {
+            catalog
+                .put_lock(&lock("l", LockTarget::Subscription, level))
+                .unwrap();
+        };
+        let place = vault::MasterPlace::Beside;
+        lock_all(LockLevel::ReadOnly);
+        is_locked(installation.reseal_vault("kv", &place).err());
+        is_locked(trusts("new").err());
+        is_locked(connects("far").err());
+        lock_all(LockLevel::CanNotDelete);
+        is_locked(installation.disconnect_vault("far", |_| Ok(())).err());
+        is_locked(
+            installation
+                .delete_federated_credential("alice", "known")
+                .err(),
+        );
+        trusts("new").unwrap();
+        connects("far").unwrap();
+        installation.reseal_vault("kv", &place).unwrap();
+        catalog.delete_lock(&LockTarget::Subscription, "l").unwrap();
+        installation.disconnect_vault("far", |_| Ok(())).unwrap();
+        installation
+            .delete_federated_credential("alice", "known")
+            .unwrap();
     }
 
     /// While something is deleted that is not the catalog's, a lock waits.
