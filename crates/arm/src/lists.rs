@@ -13,7 +13,7 @@ use crate::filter::Term;
 use crate::id::is_within;
 use crate::placed::placed;
 use crate::places::{body_with, summary};
-use crate::reply::list;
+use crate::reply::{list, list_of_texts};
 use crate::types::importing::{self, Imports};
 use installation::catalog::{Kind, PlacementRecord};
 
@@ -37,7 +37,7 @@ pub fn list_type(
         check_group(call, group)?;
     }
     let page = page(call, &[kind], group, |_| true)?;
-    Ok(list(bodies(call, kind, &page)?, page.next))
+    Ok(list_of_texts(&bodies(call, kind, &page)?, page.next))
 }
 
 /// Refuses a group that there is not. Whoever has a role neither in it nor above it is not told which there are.
@@ -56,21 +56,21 @@ fn check_group(call: &Call<'_>, group: &str) -> Result<(), ArmError> {
     }
 }
 
-/// The bodies of a page, each of which takes a file to be read: by several threads where there are many. What was
-/// deleted meanwhile is not there; what cannot be read is told by its own GET.
+/// The bodies of a page, as JSON, each of which takes a file to be read: by several threads where there are many. What
+/// was deleted meanwhile is not there; what cannot be read is told by its own GET.
 fn bodies(
     call: &Call<'_>,
     kind: &'static dyn ResourceType,
     page: &Page,
-) -> Result<Vec<Value>, ArmError> {
-    let read = |part: &[PlacementRecord]| -> Result<Vec<Value>, ArmError> {
+) -> Result<Vec<String>, ArmError> {
+    let body = |placed: &PlacementRecord, shown: Option<Value>| match page.imports.have(placed) {
+        true => Some(importing::view(call, kind, placed)),
+        false => Some(body_with(call, kind, placed, shown?)),
+    };
+    let read = |part: &[PlacementRecord]| -> Result<Vec<String>, ArmError> {
         let shown = part.iter().zip(kind.show_many(call, part)?);
-        Ok(shown
-            .filter_map(|(placed, shown)| match page.imports.have(placed) {
-                true => Some(importing::view(call, kind, placed)),
-                false => Some(body_with(call, kind, placed, shown?)),
-            })
-            .collect())
+        let bodies = shown.filter_map(|(placed, shown)| body(placed, shown));
+        Ok(bodies.map(|body| body.to_string()).collect())
     };
     let cpus = thread::available_parallelism().map_or(1, NonZero::get);
     in_parts(&page.items, cpus.min(MAX_READERS), read)
