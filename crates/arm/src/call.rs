@@ -82,6 +82,14 @@ impl Call<'_> {
     /// 403 and 409, in Azure's words.
     pub fn require(&self, action: &str, scope: &str) -> Result<(), ArmError> {
         self.require_right(action, scope)?;
+        self.refuse_locked(action, scope)
+    }
+
+    /// Refuses what a lock forbids, once more where a name is locked: a lock may have been put on it meanwhile.
+    ///
+    /// # Errors
+    /// 409, in Azure's words.
+    pub fn refuse_locked(&self, action: &str, scope: &str) -> Result<(), ArmError> {
         let full_type = |kind| self.full_type(kind);
         refuse(self.installation(), full_type, action, scope)
     }

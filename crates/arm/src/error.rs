@@ -109,8 +109,8 @@ impl ArmError {
         FrontReply {
             status: self.status,
             body: Some(json!({"error": self.view()})),
-            headers: Vec::new(),
             retry_after: self.retry_after,
+            ..FrontReply::default()
         }
     }
 

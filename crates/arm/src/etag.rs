@@ -17,6 +17,7 @@ pub fn with_etag(body: Value, status: u16) -> FrontReply {
         headers: vec![("etag", etag(&body))],
         retry_after: (state == "Updating").then_some(1),
         body: Some(body),
+        ..FrontReply::default()
     }
 }
 

@@ -11,7 +11,7 @@ use crate::etag::{check_etag, with_etag};
 use crate::id::is_within;
 use crate::operations;
 use crate::placed::placed;
-use crate::places::{group_lock, tags};
+use crate::places::{group_lock, name_lock, tags};
 use crate::reply::{done, list};
 use crate::roles::{self, follow_roles};
 use crate::types::importing;
@@ -302,7 +302,8 @@ fn delete_all(
     for placed in &all {
         let _lock = call
             .changes
-            .lock(&format!("{}/{}", kind.full_type(), placed.name));
+            .lock(&name_lock(&kind.full_type(), &placed.name));
+        call.refuse_locked(&action, &call.id(placed))?;
         let deleted = recorded(call, "ResourceDelete", &call.id(placed), || {
             call.changes.retrying(|| kind.delete(call, &placed.name))
         });

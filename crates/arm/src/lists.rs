@@ -1,6 +1,8 @@
 //! Lists of resources, by pages.
 
 use std::num::NonZero;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use serde_json::Value;
 use server::FrontReply;
@@ -11,11 +13,14 @@ use crate::filter::Term;
 use crate::id::is_within;
 use crate::placed::placed;
 use crate::places::{body_with, summary};
-use crate::reply::list;
-use installation::catalog::PlacementRecord;
+use crate::reply::{list, list_of_texts};
+use crate::types::importing::{self, Imports};
+use installation::catalog::{Kind, PlacementRecord};
 
 /// How many resources are read at once at least: filters may keep few of them.
 const MIN_READ: usize = 100;
+/// How many are in a part of a page that one thread reads.
+const PART: usize = 100;
 /// How many threads read a page at most.
 const MAX_READERS: usize = 4;
 
@@ -32,7 +37,7 @@ pub fn list_type(
         check_group(call, group)?;
     }
     let page = page(call, &[kind], group, |_| true)?;
-    Ok(list(bodies(call, kind, &page.items)?, page.next))
+    Ok(list_of_texts(&bodies(call, kind, &page)?, page.next))
 }
 
 /// Refuses a group that there is not. Whoever has a role neither in it nor above it is not told which there are.
@@ -51,38 +56,62 @@ fn check_group(call: &Call<'_>, group: &str) -> Result<(), ArmError> {
     }
 }
 
-/// The bodies of a page, each of which takes a file to be read: by several threads where there are many. What was
-/// deleted meanwhile is not there; what cannot be read is told by its own GET.
+/// The bodies of a page, as JSON, each of which takes a file to be read: by several threads where there are many. What
+/// was deleted meanwhile is not there; what cannot be read is told by its own GET.
 fn bodies(
     call: &Call<'_>,
     kind: &'static dyn ResourceType,
-    items: &[PlacementRecord],
-) -> Result<Vec<Value>, ArmError> {
-    let read = |part: &[PlacementRecord]| -> Result<Vec<Value>, ArmError> {
-        let shown = part.iter().zip(kind.show_many(call, part)?);
-        Ok(shown
-            .filter_map(|(placed, shown)| Some(body_with(call, kind, placed, shown?)))
-            .collect())
+    page: &Page,
+) -> Result<Vec<String>, ArmError> {
+    let body = |placed: &PlacementRecord, shown: Option<Value>| match page.imports.have(placed) {
+        true => Some(importing::view(call, kind, placed)),
+        false => Some(body_with(call, kind, placed, shown?)),
     };
-    let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let share = items.len().div_ceil(cpus.min(MAX_READERS)).max(MIN_READ);
-    if items.len() <= share {
+    let read = |part: &[PlacementRecord]| -> Result<Vec<String>, ArmError> {
+        let shown = part.iter().zip(kind.show_many(call, part)?);
+        let bodies = shown.filter_map(|(placed, shown)| body(placed, shown));
+        Ok(bodies.map(|body| body.to_string()).collect())
+    };
+    let cpus = thread::available_parallelism().map_or(1, NonZero::get);
+    in_parts(&page.items, cpus.min(MAX_READERS), read)
+}
+
+/// Has several threads read parts, each the next one that nobody has: while one reads files another has the catalog.
+fn in_parts<T: Sync, R: Send>(
+    items: &[T],
+    readers: usize,
+    read: impl Fn(&[T]) -> Result<Vec<R>, ArmError> + Sync,
+) -> Result<Vec<R>, ArmError> {
+    let parts: Vec<&[T]> = items.chunks(PART).collect();
+    if parts.len() < 2 || readers < 2 {
         return read(items);
     }
-    std::thread::scope(|scope| {
-        let parts = items
-            .chunks(share)
-            .map(|part| scope.spawn(move || read(part)));
-        let parts: Vec<_> = parts.collect();
-        let mut bodies = Vec::with_capacity(items.len());
-        for part in parts {
-            match part.join() {
-                Ok(read) => bodies.extend(read?),
+    let next = AtomicUsize::new(0);
+    let read_some = || -> Result<Vec<(usize, Vec<R>)>, ArmError> {
+        let mut found = Vec::new();
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let Some(part) = parts.get(number) else {
+                return Ok(found);
+            };
+            found.push((number, read(part)?));
+        }
+    };
+    let mut found = thread::scope(|scope| -> Result<Vec<(usize, Vec<R>)>, ArmError> {
+        let others: Vec<_> = (1..readers.min(parts.len()))
+            .map(|_| scope.spawn(&read_some))
+            .collect();
+        let mut found = read_some()?;
+        for other in others {
+            match other.join() {
+                Ok(read) => found.extend(read?),
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         }
-        Ok(bodies)
-    })
+        Ok(found)
+    })?;
+    found.sort_unstable_by_key(|(number, _)| *number);
+    Ok(found.into_iter().flat_map(|(_, read)| read).collect())
 }
 
 /// `GET …/resources`: of all types, with a filter.
@@ -165,6 +194,8 @@ fn holds(call: &Call<'_>, term: &Term, placed: &PlacementRecord, tag_name: Optio
 
 struct Page {
     items: Vec<PlacementRecord>,
+    /// Which of them are being imported.
+    imports: Imports,
     next: Option<String>,
 }
 
@@ -188,6 +219,10 @@ fn page(
     };
     let mut kinds = kinds.to_vec();
     kinds.sort_by_key(|kind| format!("{}/", kind.kind().as_str()));
+    let imports = match kinds.iter().any(|kind| kind.kind() == Kind::Disk) {
+        true => Imports::read(call)?,
+        false => Imports::default(),
+    };
     let mut items = Vec::new();
     for kind in kinds {
         let prefix = format!("{}/", kind.kind().as_str());
@@ -203,7 +238,10 @@ fn page(
                 after: after.as_deref(),
                 limit,
             };
-            let found = placed(call, kind, &wanted)?;
+            let mut found = placed(call, kind, &wanted)?;
+            if kind.kind() == Kind::Disk {
+                found = imports.join(&wanted, found);
+            }
             let is_last = found.len() < limit;
             after = found.last().map(|placed| placed.name.clone());
             items.extend(
@@ -222,5 +260,38 @@ fn page(
         let query = call.query.next(&key(last));
         format!("{}{}?{query}", call.names.base, call.head.path)
     });
-    Ok(Page { items, next })
+    Ok(Page {
+        items,
+        imports,
+        next,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_that_several_threads_read_are_in_order() {
+        let items: Vec<usize> = (0..10 * PART + 7).collect();
+        for readers in [1, 2, 4, 64] {
+            for count in [0, 1, PART, PART + 1, items.len()] {
+                let items = &items[..count];
+                let kept = |part: &[usize]| -> Vec<usize> {
+                    let kept = part.iter().filter(|item| **item % 3 != 0);
+                    kept.copied().collect()
+                };
+                let read = in_parts(items, readers, |part| {
+                    assert!(part.len() <= PART || readers == 1);
+                    Ok(kept(part))
+                });
+                assert_eq!(read.unwrap(), kept(items));
+            }
+        }
+        let failing = |part: &[usize]| match part.contains(&(3 * PART)) {
+            true => Err(ArmError::internal("not to be read")),
+            false => Ok(part.to_vec()),
+        };
+        assert!(in_parts(&items, 2, failing).is_err());
+    }
 }

@@ -10,10 +10,13 @@ use crate::etag::{check_etag, with_etag};
 use crate::id::{ArmPath, Typed, is_within};
 use crate::locked;
 use crate::names::{subscription, time_text};
+use crate::places::name_lock;
 use crate::reply::{done, list};
 use crate::types::bodies::{one_of, optional_text};
 use crate::types::{TYPES, type_of};
-use installation::catalog::{DEFAULT_GROUP, Kind, Lock, LockLevel, LockRecord, LockTarget};
+use installation::catalog::{
+    CatalogError, DEFAULT_GROUP, Kind, Lock, LockLevel, LockRecord, LockTarget,
+};
 use installation::{Installation, PLATFORM_VAULT};
 use vault::Caller;
 use vault::audit::AuditRecord;
@@ -130,7 +133,7 @@ pub fn find(
 /// Makes a lock, or changes level and notes of the one of that name there; whether it is new.
 ///
 /// # Errors
-/// For a name or notes that are none, and when there are enough locks.
+/// For a name or notes that are none, when there are enough locks, and 404 for what was deleted meanwhile.
 pub fn put(
     installation: &Installation,
     by: &Caller,
@@ -163,9 +166,27 @@ pub fn put(
     }
     let audit = audit(by, "LockWrite", &record.target, &record.name);
     recorded_as(installation, audit, || {
-        Ok(installation.catalog().put_lock(record)?)
+        installation.catalog().put_lock(record)?;
+        take_back(installation, record)
     })?;
     Ok(is_new)
+}
+
+/// Takes a lock off again whose resource was deleted before it was put: a later one of that name is another.
+fn take_back(installation: &Installation, record: &LockRecord) -> Result<(), ArmError> {
+    let LockTarget::Resource(kind, name) = &record.target else {
+        return Ok(());
+    };
+    if find(installation, *kind, name)?.is_some() {
+        return Ok(());
+    }
+    let catalog = installation.catalog();
+    catalog.delete_lock(&record.target, &record.name)?;
+    let missing = CatalogError::NotFound {
+        kind: *kind,
+        name: name.clone(),
+    };
+    Err(missing.into())
 }
 
 /// Takes a lock off; whether there was one.
@@ -252,6 +273,13 @@ pub fn one(call: &Call<'_>, scope: &str, name: &str) -> Result<FrontReply, ArmEr
     call.require(&format!("{TYPE}/{verb}"), scope)?;
     let installation = call.installation();
     let target = target(installation, scope)?;
+    // What is being done with it is done before, or finds the lock.
+    let _held = match (verb, &target) {
+        ("write", LockTarget::Resource(kind, name)) => {
+            Some(call.changes.lock(&name_lock(&full_type(*kind), name)))
+        }
+        _ => None,
+    };
     // What a condition was met by is still there when it is changed.
     let _held = (verb != "read").then(|| call.changes.lock(&format!("{scope}/{TYPE}/{name}")));
     let known = on(installation, &target)?;

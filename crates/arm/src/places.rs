@@ -146,6 +146,11 @@ pub fn tags(body: &Value) -> Result<Option<BTreeMap<String, String>>, ArmError> 
     Ok(Some(tags))
 }
 
+/// What locks the name of a resource.
+pub fn name_lock(full_type: &str, name: &str) -> String {
+    format!("{full_type}/{name}")
+}
+
 /// What locks a group.
 pub fn group_lock(name: &str) -> String {
     format!("Microsoft.Resources/resourceGroups/{name}")

@@ -2,7 +2,7 @@
 //!
 //! # Order of steps of a PUT that makes something
 //!
-//! Under a lock of the name:
+//! Under a lock of the name, which whoever puts a management lock on it takes too:
 //!
 //! 1. all checks that change nothing;
 //! 2. the intent is recorded in the audit log;
@@ -26,7 +26,7 @@ use crate::call::{Call, Put, ResourceType};
 use crate::error::ArmError;
 use crate::etag::{check_etag, with_etag};
 use crate::operations;
-use crate::places::{body, hold_group, locate, placement, tags, unplaced};
+use crate::places::{body, hold_group, locate, name_lock, placement, tags, unplaced};
 use crate::reply::{done, item};
 use crate::types::importing::{self, ImportDisk};
 use installation::catalog::{LOCATION, OperationState, PlacementRecord};
@@ -83,7 +83,8 @@ pub fn put(call: &Call<'_>, named: &Named<'_>, is_patch: bool) -> Result<FrontRe
     let group = group.name;
     let lock = call
         .changes
-        .lock(&format!("{}/{}", named.kind.full_type(), named.name));
+        .lock(&name_lock(&named.kind.full_type(), named.name));
+    call.refuse_locked(&named.action("write"), &named.id(call))?;
     if let Some(going) = importing::going(call, named.kind.kind(), named.name)? {
         if !going.0.group.eq_ignore_ascii_case(&group) {
             return Err(taken(call, named, &going.0));
@@ -394,7 +395,8 @@ pub fn delete(call: &Call<'_>, named: &Named<'_>) -> Result<FrontReply, ArmError
     )?;
     let _lock = call
         .changes
-        .lock(&format!("{}/{}", named.kind.full_type(), named.name));
+        .lock(&name_lock(&named.kind.full_type(), named.name));
+    call.refuse_locked(&named.action("delete"), &named.id(call))?;
     if call.catalog().group(named.group)?.is_none() {
         return Err(ArmError::no_group(named.group));
     }

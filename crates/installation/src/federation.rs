@@ -26,7 +26,7 @@ use thiserror::Error;
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
-use crate::catalog::{CatalogError, FederatedCredentialRecord, Kind, PublicKey};
+use crate::catalog::{CatalogError, Change, FederatedCredentialRecord, Kind, PublicKey};
 use crate::files::{private_dir, read_private, write_private};
 use crate::{Installation, InstallationError};
 use keys::sha256;
@@ -170,7 +170,7 @@ impl Installation {
             return Err(VaultError::new(VaultErrorCode::BadParameter, message).into());
         }
         let record = FederatedCredentialRecord {
-            identity: self.catalog().identity(identity)?.record.object_id,
+            identity: self.unlocked_identity(identity, Change::Write)?,
             name: name.into(),
             issuer: trust.issuer,
             subject,
@@ -193,7 +193,7 @@ impl Installation {
         identity: &str,
         name: &str,
     ) -> Result<(), InstallationError> {
-        let identity = self.catalog().identity(identity)?.record.object_id;
+        let identity = self.unlocked_identity(identity, Change::Delete)?;
         let all = self.catalog().federated_credentials(Some(identity))?;
         let missing = || CatalogError::NotFound {
             kind: Kind::FederatedCredential,

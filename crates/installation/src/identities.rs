@@ -78,6 +78,19 @@ impl Installation {
         })
     }
 
+    /// The object id of a user's identity, which no management lock keeps from being changed like that, or from losing
+    /// what is below it.
+    pub(crate) fn unlocked_identity(
+        &self,
+        name: &str,
+        change: Change,
+    ) -> Result<Uuid, InstallationError> {
+        let catalog = self.catalog();
+        let identity = catalog.identity(name)?;
+        catalog.refuse_locked(Kind::Identity, name, change)?;
+        Ok(identity.record.object_id)
+    }
+
     /// Gives an identity a new secret; the old one is worth nothing from then on, while tokens that
     /// were issued for it live out their time.
     ///

@@ -5,7 +5,7 @@ use time::OffsetDateTime;
 use super::vault_backends::{VaultBackend, vault_backend};
 use super::vaults::{PLATFORM_VAULT, reserved};
 use super::{Installation, InstallationError, Reconcile, retrying};
-use crate::catalog::{DesIdentity, Stored, VaultKind, VaultRecord};
+use crate::catalog::{Change, DesIdentity, Kind, Stored, VaultKind, VaultRecord};
 use vault::remote::{
     ManagedIdentity, RemoteVault, check_ca, checked_token_endpoint, checked_vault_url,
 };
@@ -110,6 +110,8 @@ impl Installation {
             kind: VaultKind::Https { ca, token_endpoint },
             created: OffsetDateTime::now_utc(),
         };
+        let catalog = self.catalog();
+        catalog.refuse_locked(Kind::Vault, &record.name, Change::Write)?;
         retrying(|| match self.catalog().vault(&record.name) {
             Ok(Stored { rev, record: known }) if known.url == record.url => {
                 let record = VaultRecord {
@@ -148,6 +150,8 @@ impl Installation {
         if !record.kind.is_remote() {
             return Err(InstallationError::VaultHere { name: record.name });
         }
+        let catalog = self.catalog();
+        catalog.refuse_locked(Kind::Vault, &record.name, Change::Delete)?;
         // A disk whose header names the vault needs it, whatever the catalog says.
         reconcile(self)?;
         Ok(self.catalog().delete_vault(&record.name, rev)?)

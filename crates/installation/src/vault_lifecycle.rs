@@ -67,8 +67,10 @@ impl Installation {
                 purge_protection: false,
             });
         }
-        let vault = self.vault(&record.name)?;
-        let deletion = vault.delete(&self.operator())?;
+        let (vault, operator) = (self.vault(&record.name)?, self.operator());
+        let held = catalog.hold_unlocked(Kind::Vault, &record.name, Change::Delete)?;
+        let deletion = vault.delete(&operator)?;
+        drop(held);
         Ok(DeletedVault {
             purge_protection: vault.settings()?.purge_protection,
             name: record.name,

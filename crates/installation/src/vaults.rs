@@ -89,7 +89,10 @@ impl Installation {
         name: &str,
         place: &MasterPlace,
     ) -> Result<Resealed, InstallationError> {
-        Ok(self.vault(name)?.reseal(&self.operator(), place)?)
+        let vault = self.vault(name)?;
+        let catalog = self.catalog();
+        catalog.refuse_locked(Kind::Vault, name, Change::Write)?;
+        Ok(vault.reseal(&self.operator(), place)?)
     }
 
     fn create_vault_of(

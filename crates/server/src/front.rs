@@ -153,6 +153,8 @@ pub struct FrontReply {
     pub status: u16,
     /// The body, if there is one.
     pub body: Option<Value>,
+    /// A body that is JSON already, in place of the other one: a list of thousands.
+    pub text: Option<String>,
     /// Further headers, whose names are in lower case.
     pub headers: Vec<(&'static str, String)>,
     /// After how many seconds it may be tried again.

@@ -92,6 +92,7 @@ impl From<FrontReply> for Reply {
         Self {
             status: status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
             body: reply.body,
+            text: reply.text,
             retry_after: reply.retry_after,
             headers: reply.headers,
             ..Self::default()

@@ -15,6 +15,8 @@ use crate::operation::Answer;
 pub(crate) struct Reply {
     pub(crate) status: StatusCode,
     pub(crate) body: Option<Value>,
+    /// A body that is JSON already, in place of the other one.
+    pub(crate) text: Option<String>,
     pub(crate) challenge: Option<String>,
     pub(crate) retry_after: Option<u64>,
     /// Further headers, whose names are in lower case.
@@ -71,7 +73,8 @@ impl From<TokenError> for Reply {
 /// The id under which a client finds its request in its own log is given back to it.
 pub(crate) fn respond(id: Uuid, request: &HeaderMap, reply: Reply) -> Response {
     let client_request_id = HeaderName::from_static("x-ms-client-request-id");
-    let body = reply.body.map(|body| body.to_string());
+    let text = reply.text;
+    let body = text.or_else(|| reply.body.map(|body| body.to_string()));
     let has_body = body.is_some();
     let body = body.map_or_else(Body::empty, Body::from);
     let mut response = Response::new(reply.raw.unwrap_or(body));

@@ -357,11 +357,17 @@ fn an_import_outlives_the_server() {
     let client = managed.client(&managed.admin);
     let begun = Instant::now();
     loop {
+        let listed = client.ok(&format!("GET {COMPUTE}/disks"), None);
         let shown = client.ok(&format!("GET {COMPUTE}/disks/i"), None);
+        let [one] = listed["value"].as_array().unwrap().as_slice() else {
+            panic!("{listed}");
+        };
+        assert_eq!(one["id"], shown["id"]);
         if shown["properties"]["provisioningState"] == "Succeeded" {
             break;
         }
         assert_eq!(shown["properties"]["provisioningState"], "Creating");
+        assert_eq!(one["properties"]["provisioningState"], "Creating");
         assert!(begun.elapsed() < PATIENCE, "{shown}");
         thread::sleep(Duration::from_millis(50));
     }

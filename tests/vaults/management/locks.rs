@@ -1,5 +1,7 @@
 //! Management locks: over the API, and for the command line.
 
+use std::sync::Barrier;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -76,6 +78,50 @@ fn what_is_locked_is_not_deleted_by_anybody() {
     assert_eq!(client.ask(&format!("DELETE {DISK}"), None).status, 200);
 }
 
+/// Of a lock and a deletion at once one is first: then the other one is refused.
+#[test]
+fn a_lock_and_a_deletion_at_once_have_an_order() {
+    let managed = Managed::new();
+    let client = managed.client(&managed.admin);
+    group(&client);
+    let identity = format!("{GROUP}/providers/Microsoft.ManagedIdentity/userAssignedIdentities/i1");
+    let body = json!({"properties": {"level": "CanNotDelete"}});
+    for round in 0..20 {
+        let (target, made) = match round % 2 {
+            0 => (DISK, empty_disk()),
+            _ => (identity.as_str(), json!({"location": "local"})),
+        };
+        client.ok(&format!("PUT {target}"), Some(&made));
+        let both = Barrier::new(2);
+        let (locked, deleted) = thread::scope(|scope| {
+            let (client, both, body) = (&client, &both, &body);
+            let locks = scope.spawn(move || {
+                both.wait();
+                let line = format!("PUT {target}/{LOCKS}/keep");
+                client.ask(&line, Some(body)).status
+            });
+            both.wait();
+            let deleted = client.ask(&format!("DELETE {target}"), None).status;
+            (locks.join().unwrap(), deleted)
+        });
+        let there = client.ask(&format!("GET {target}"), None).status;
+        match (locked, deleted) {
+            (201, 409) => {
+                assert_eq!(there, 200, "{target}");
+                unlock(&client, target, "keep");
+                client.ok(&format!("DELETE {target}"), None);
+            }
+            (404, 200) => assert_eq!(there, 404, "{target}"),
+            other => panic!("{target}: {other:?}"),
+        }
+    }
+    // None waits for what is made under these names later.
+    assert_eq!(
+        client.ok(&format!("GET ~/{LOCKS}"), None)["value"],
+        json!([])
+    );
+}
+
 /// What a purge takes is the vault alone: a lock on something else is not in its way, one on all of it is.
 #[test]
 fn a_vault_is_purged_whatever_else_is_locked() {
@@ -148,6 +194,7 @@ fn what_is_read_only_is_not_changed_by_anybody() {
         "snapshot create s1 --source other",
         "keyvault create kv2",
         "keyvault update kv1 --retention-days 30",
+        "keyvault reseal kv1",
         "keyvault delete kv1 --yes",
         "identity create bob",
         "role assignment create --assignee admin --role Reader",
@@ -214,7 +261,7 @@ fn a_group_with_something_locked_loses_nothing() {
     let begun = Instant::now();
     while client.ask(&format!("HEAD {GROUP}"), None).status != 404 {
         assert!(begun.elapsed() < PATIENCE, "the group is not deleted");
-        std::thread::sleep(Duration::from_millis(50));
+        thread::sleep(Duration::from_millis(50));
     }
     // Nothing is left for what comes after under these names.
     group(&client);

@@ -24,6 +24,7 @@ pub fn accepted(call: &Call<'_>, record: &OperationRecord, body: Option<Value>) 
         body,
         headers,
         retry_after: Some(1),
+        ..FrontReply::default()
     }
 }
 

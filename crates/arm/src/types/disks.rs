@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::bodies::{one_of, optional_text, refuse_unknown};
 use super::import_source::{ImportSource, without_signature};
-use super::sources::{encryption, encryption_view, id_of, is_encryption, refuse_changed, source};
+use super::sources::{Ids, encryption, encryption_view, is_encryption, refuse_changed, source};
 
 use crate::access;
 use crate::call::{Call, Put, ResourceType, Wanted};
@@ -102,7 +102,7 @@ impl ResourceType for Disks {
 
     fn show(&self, call: &Call<'_>, placed: &PlacementRecord) -> Result<Value, ArmError> {
         let view = disks::outline(call.installation(), ResourceKind::Disk, &placed.name)?;
-        Ok(body_of(call, placed, &view))
+        Ok(body_of(call, &Ids::new(call), placed, &view))
     }
 
     fn show_many(
@@ -110,8 +110,9 @@ impl ResourceType for Disks {
         call: &Call<'_>,
         placed: &[PlacementRecord],
     ) -> Result<Vec<Option<Value>>, ArmError> {
+        let ids = Ids::new(call);
         show_many(call, ResourceKind::Disk, placed, |placed, view| {
-            body_of(call, placed, view)
+            body_of(call, &ids, placed, view)
         })
     }
 
@@ -220,8 +221,8 @@ pub fn show_many(
         .collect())
 }
 
-fn body_of(call: &Call<'_>, placed: &PlacementRecord, view: &Outline) -> Value {
-    let mut body = shown(call, placed, view, "Premium_LRS");
+fn body_of(call: &Call<'_>, ids: &Ids<'_, '_>, placed: &PlacementRecord, view: &Outline) -> Value {
+    let mut body = shown(ids, placed, view, "Premium_LRS");
     if call.changes.is_moving(&call.id(placed), view) {
         body["properties"]["provisioningState"] = json!("Updating");
     }
@@ -235,7 +236,7 @@ fn body_of(call: &Call<'_>, placed: &PlacementRecord, view: &Outline) -> Value {
 }
 
 /// What disks and snapshots have in common of an answer.
-pub fn shown(call: &Call<'_>, placed: &PlacementRecord, view: &Outline, sku: &str) -> Value {
+pub fn shown(ids: &Ids<'_, '_>, placed: &PlacementRecord, view: &Outline, sku: &str) -> Value {
     let settings = &placed.settings;
     let sku = settings["sku"].as_str().unwrap_or(sku);
     let tier = sku.split('_').next().unwrap_or_default();
@@ -247,10 +248,10 @@ pub fn shown(call: &Call<'_>, placed: &PlacementRecord, view: &Outline, sku: &st
     let mut body = json!({
         "sku": {"name": sku, "tier": tier},
         "properties": {
-            "creationData": creation_data(call, settings, view),
+            "creationData": creation_data(ids, settings, view),
             "diskSizeGB": gib(view.disk_size_bytes),
             "diskSizeBytes": view.disk_size_bytes,
-            "encryption": encryption_view(call, &view.encryption),
+            "encryption": encryption_view(ids, &view.encryption),
             "diskState": state,
             "provisioningState": "Succeeded",
             "timeCreated": time_text(view.time_created),
@@ -273,7 +274,7 @@ fn gib(bytes: u64) -> u64 {
 }
 
 /// As the client has said, or as what is known of a disk that the command line made.
-fn creation_data(call: &Call<'_>, settings: &Value, view: &Outline) -> Value {
+fn creation_data(ids: &Ids<'_, '_>, settings: &Value, view: &Outline) -> Value {
     if settings["creationData"].is_object() {
         return settings["creationData"].clone();
     }
@@ -281,11 +282,11 @@ fn creation_data(call: &Call<'_>, settings: &Value, view: &Outline) -> Value {
         None => json!({"createOption": "Empty"}),
         Some(CloneSource { kind, name, .. }) if *kind == ResourceKind::Image => json!({
             "createOption": "FromImage",
-            "imageReference": {"id": id_of(call, Kind::Image, name)},
+            "imageReference": {"id": ids.of(Kind::Image, name)},
         }),
         Some(CloneSource { kind, name, .. }) => json!({
             "createOption": "Copy",
-            "sourceResourceId": id_of(call, (*kind).into(), name),
+            "sourceResourceId": ids.of((*kind).into(), name),
         }),
     }
 }
@@ -523,7 +524,7 @@ pub fn rewrap(
     view: &Outline,
 ) -> Result<Option<Uuid>, ArmError> {
     let now = &view.encryption;
-    let wanted = match is_encryption(&encryption_view(call, now), put.body) {
+    let wanted = match is_encryption(&encryption_view(&Ids::new(call), now), put.body) {
         // Where a move was cut off it goes on.
         true => Some(now.disk_encryption_set_id.clone()),
         false => encryption(call, put.body)?,

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::bodies::{one_of, optional_text, refuse_unknown};
 use super::disks::{GIB, all_of, find_of};
 use super::snapshots::delete_source;
-use super::sources::{encryption_view, refuse_changed, source};
+use super::sources::{Ids, encryption_view, refuse_changed, source};
 
 use crate::call::{Call, Put, ResourceType, Wanted};
 use crate::error::ArmError;
@@ -59,7 +59,8 @@ impl ResourceType for Images {
             false => json!({"osDisk": {"osType": "Linux", "osState": "Generalized"}}),
         };
         profile["osDisk"]["diskSizeGB"] = json!(view.disk_size_bytes.div_ceil(GIB));
-        if let Some(id) = encryption_view(call, &view.encryption).get("diskEncryptionSetId") {
+        let encryption = encryption_view(&Ids::new(call), &view.encryption);
+        if let Some(id) = encryption.get("diskEncryptionSetId") {
             profile["osDisk"]["diskEncryptionSet"] = json!({"id": id});
         }
         if profile["dataDisks"].is_null() {

@@ -24,7 +24,7 @@ use super::disks::{GIB, OPTIONS, find_of, wanted_size};
 use super::import_source::{ImportSource, without_signature};
 use super::sources::encryption;
 use crate::audit::recorded;
-use crate::call::{Call, Put, ResourceType, Work};
+use crate::call::{Call, Put, ResourceType, Wanted, Work};
 use crate::error::{ArmError, text};
 use crate::imported::{going_on, operation_of, placed_by};
 use crate::names::time_text;
@@ -244,6 +244,64 @@ pub fn going(
     Ok(record.map(|record| (placed, record)))
 }
 
+/// The disks that are being imported, for lists: the catalog finds those alone that are there.
+#[derive(Default)]
+pub struct Imports(Vec<(Uuid, PlacementRecord)>);
+
+impl Imports {
+    /// Those of now.
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub fn read(call: &Call<'_>) -> Result<Self, ArmError> {
+        let catalog = call.catalog();
+        let mut found = Vec::new();
+        for record in catalog.running_operations()? {
+            let Some(import) = ImportDisk::again(&record.request["work"]) else {
+                continue;
+            };
+            let placed = catalog.placement(Kind::Disk, &import.name)?;
+            let own = placed.filter(|placed| operation_of(placed) == Some(record.id));
+            found.extend(own.map(|placed| (record.id, placed)));
+        }
+        Ok(Self(found))
+    }
+
+    /// Whether that is one of them.
+    pub fn have(&self, placed: &PlacementRecord) -> bool {
+        let operation = operation_of(placed);
+        operation.is_some_and(|operation| self.0.iter().any(|(id, _)| *id == operation))
+    }
+
+    /// A part of a list of disks, with those of them that belong into it.
+    pub fn join(
+        &self,
+        wanted: &Wanted<'_>,
+        mut found: Vec<PlacementRecord>,
+    ) -> Vec<PlacementRecord> {
+        let is_full = found.len() >= wanted.limit;
+        let last = found.last().map(|placed| placed.name.clone());
+        let is_wanted = |placed: &PlacementRecord| {
+            let (name, group) = (placed.name.as_str(), placed.group.as_str());
+            let is_later = is_full && last.as_deref().is_some_and(|last| name > last);
+            !is_later
+                && wanted.after.is_none_or(|after| name > after)
+                && wanted
+                    .group
+                    .is_none_or(|wanted| group.eq_ignore_ascii_case(wanted))
+        };
+        for (_, placed) in self.0.iter().filter(|(_, placed)| is_wanted(placed)) {
+            let is_same = |other: &PlacementRecord| other.name.eq_ignore_ascii_case(&placed.name);
+            if !found.iter().any(is_same) {
+                found.push(placed.clone());
+            }
+        }
+        found.sort_by(|one, other| one.name.cmp(&other.name));
+        found.truncate(wanted.limit);
+        found
+    }
+}
+
 /// A disk that is being imported.
 pub fn view(call: &Call<'_>, kind: &dyn ResourceType, placed: &PlacementRecord) -> Value {
     let settings = &placed.settings;
@@ -327,4 +385,41 @@ pub fn cancel_all(call: &Call<'_>, group: &str) -> Result<(), ArmError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::places::unplaced;
+
+    #[test]
+    fn each_page_has_the_imports_that_belong_into_it() {
+        let placed = |name: &&str| unplaced(Kind::Disk, name);
+        let going = ["b", "d", "z"].map(|name| (Uuid::nil(), placed(&name)));
+        let imports = Imports(going.into());
+        let page = |found: &[&str], after: Option<&str>, limit: usize| {
+            let wanted = Wanted {
+                group: Some("DEFAULT"),
+                after,
+                limit,
+            };
+            let joined = imports.join(&wanted, found.iter().map(placed).collect());
+            let names: Vec<String> = joined.into_iter().map(|placed| placed.name).collect();
+            names.join("")
+        };
+        // What is pushed out of a page is in the next one.
+        assert_eq!(page(&["a", "c", "e"], None, 3), "abc");
+        assert_eq!(page(&["e", "f"], Some("c"), 3), "def");
+        assert_eq!(page(&[], Some("f"), 3), "z");
+        assert_eq!(page(&[], Some("z"), 3), "");
+        assert_eq!(page(&[], None, 9), "bdz");
+        // One that is there by now is there once.
+        assert_eq!(page(&["a", "B"], None, 9), "Badz");
+        let elsewhere = Wanted {
+            group: Some("other"),
+            after: None,
+            limit: 9,
+        };
+        assert!(imports.join(&elsewhere, Vec::new()).is_empty());
+    }
 }

@@ -59,6 +59,7 @@ impl ResourceType for Sets {
 
     fn show(&self, call: &Call<'_>, placed: &PlacementRecord) -> Result<Value, ArmError> {
         let record = call.catalog().des(&placed.name)?.record;
+        let active = des::active_key(call.installation(), &record)?;
         let previous: Vec<_> = record
             .previous_keys
             .iter()
@@ -68,7 +69,7 @@ impl ResourceType for Sets {
             "identity": identity_view(call, &record)?,
             "properties": {
                 "encryptionType": record.encryption_type.as_str(),
-                "activeKey": key_view(call, &record.key_url),
+                "activeKey": key_view(call, &active),
                 "previousKeys": previous,
                 "rotationToLatestKeyVersionEnabled": record.auto_rotation,
                 "provisioningState": "Succeeded",
@@ -201,7 +202,15 @@ fn change(
         }
         (Some(_), _) => {}
     }
-    let url = url.filter(|url| !same_key_url(url, &now.key_url));
+    // What is shown of a set that follows its key, and goes on following it, is no other key.
+    let follows = now.auto_rotation && follow != Some(false);
+    let shown = follows.then(|| des::active_key(installation, &now));
+    let shown = shown.transpose()?;
+    let is_same = |url: &str| {
+        let mut known = std::iter::once(&now.key_url).chain(&shown);
+        known.any(|known| same_key_url(url, known))
+    };
+    let url = url.filter(|url| !is_same(url));
     let follow = follow.filter(|follow| *follow != now.auto_rotation);
     if url.is_none() && follow.is_none() && identity.is_none() {
         return take_up_left(call, &now, asks_for_same);
@@ -357,7 +366,13 @@ fn check_remote(
     if url.parse::<KeyUrl>()?.vault_name().is_some() {
         return Ok(());
     }
-    let same_key = known.is_some_and(|known| same_key_url(url, known));
+    let active = now.as_ref();
+    let active = active.map(|now| des::active_key(call.installation(), now));
+    let active = active.transpose()?;
+    let same_key = [known, active.as_deref()]
+        .into_iter()
+        .flatten()
+        .any(|known| same_key_url(url, known));
     let of_host = now.as_ref().is_some_and(|now| {
         let identity = &now.identity;
         matches!(

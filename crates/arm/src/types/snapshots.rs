@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::bodies::{one_of, optional_bool, optional_text, refuse_unknown};
 use super::disks::{READ_ONLY, all_of, common_settings, find_of, rewrap, show_many, shown};
-use super::sources::{encryption, is_encryption, refuse_changed, refuse_other_dek, source};
+use super::sources::{Ids, encryption, is_encryption, refuse_changed, refuse_other_dek, source};
 
 use crate::access;
 use crate::call::{Call, Put, ResourceType, Wanted};
@@ -63,7 +63,7 @@ impl ResourceType for Snapshots {
 
     fn show(&self, call: &Call<'_>, placed: &PlacementRecord) -> Result<Value, ArmError> {
         let view = disks::outline(call.installation(), ResourceKind::Snapshot, &placed.name)?;
-        Ok(body_of(call, placed, &view))
+        Ok(body_of(&Ids::new(call), placed, &view))
     }
 
     fn show_many(
@@ -71,8 +71,9 @@ impl ResourceType for Snapshots {
         call: &Call<'_>,
         placed: &[PlacementRecord],
     ) -> Result<Vec<Option<Value>>, ArmError> {
+        let ids = Ids::new(call);
         show_many(call, ResourceKind::Snapshot, placed, |placed, view| {
-            body_of(call, placed, view)
+            body_of(&ids, placed, view)
         })
     }
 
@@ -125,8 +126,8 @@ impl ResourceType for Snapshots {
     }
 }
 
-fn body_of(call: &Call<'_>, placed: &PlacementRecord, view: &Outline) -> Value {
-    let mut body = shown(call, placed, view, "Standard_LRS");
+fn body_of(ids: &Ids<'_, '_>, placed: &PlacementRecord, view: &Outline) -> Value {
+    let mut body = shown(ids, placed, view, "Standard_LRS");
     body["properties"]["incremental"] = json!(view.incremental);
     body["properties"]["completionPercent"] = json!(100.0);
     if placed.settings["creationData"].is_null() {

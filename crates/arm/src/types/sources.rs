@@ -1,5 +1,8 @@
 //! What disks, snapshots and images are made of, and under which key: ids of resources in bodies.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+
 use serde_json::{Value, json};
 
 use super::bodies::{dotted, one_of, optional_text};
@@ -151,12 +154,37 @@ fn set_type(call: &Call<'_>, set: &str) -> Result<&'static str, ArmError> {
 }
 
 /// `properties.encryption` of an answer: what is so in all layers.
-pub fn encryption_view(call: &Call<'_>, encryption: &EncryptionView) -> Value {
+pub fn encryption_view(ids: &Ids<'_, '_>, encryption: &EncryptionView) -> Value {
     let mut view = json!({"type": encryption.kind});
     if let Some(set) = &encryption.disk_encryption_set_id {
-        view["diskEncryptionSetId"] = json!(id_of(call, Kind::DiskEncryptionSet, set));
+        view["diskEncryptionSetId"] = json!(ids.of(Kind::DiskEncryptionSet, set));
     }
     view
+}
+
+/// Ids of resources of this installation, each of which is looked up once: thousands of disks are under few sets.
+pub struct Ids<'c, 'a> {
+    call: &'c Call<'a>,
+    known: RefCell<HashMap<(Kind, String), String>>,
+}
+
+impl<'c, 'a> Ids<'c, 'a> {
+    /// None is known yet.
+    pub fn new(call: &'c Call<'a>) -> Self {
+        Self {
+            call,
+            known: RefCell::default(),
+        }
+    }
+
+    /// As [`id_of`].
+    pub fn of(&self, kind: Kind, name: &str) -> String {
+        let mut known = self.known.borrow_mut();
+        let found = known.entry((kind, name.to_owned()));
+        found
+            .or_insert_with(|| id_of(self.call, kind, name))
+            .clone()
+    }
 }
 
 /// The id of a resource of this installation.

@@ -6,7 +6,7 @@ use installation::catalog::{CatalogError, DiskEncryptionSetRecord, DiskRecord};
 use installation::envelope::{EnvelopeError, HeaderPayload, LayerRecord, unwrap_one};
 use installation::{Installation, InstallationError};
 use keys::with_wiped_call_stack;
-use vault::{VaultError, VaultErrorCode, Verdict};
+use vault::{VaultError, VaultErrorCode, Verdict, same_key_url};
 
 use super::safety::{is_version_of, without_version};
 
@@ -119,6 +119,43 @@ fn cut_off(row: &DiskRecord, url: &str, error: InstallationError) -> Installatio
         row.kind, row.name, error.message
     );
     VaultError::new(error.code, message).into()
+}
+
+/// The URL of the key that a set uses. Of one that follows its key it has the version by which the catalog knows that
+/// all is wrapped which is not left under an older one; no vault is asked. It is what was given while nothing is under
+/// the set.
+///
+/// # Errors
+/// [`CatalogError`].
+pub fn active_key(
+    installation: &Installation,
+    set: &DiskEncryptionSetRecord,
+) -> Result<String, CatalogError> {
+    if !set.auto_rotation {
+        return Ok(set.key_url.clone());
+    }
+    let rows = installation.catalog().resources_under(Some(&set.name))?;
+    let used = rows
+        .iter()
+        .flat_map(|row| row.record.keys_under(Some(&set.name)));
+    Ok(followed(set, used).unwrap_or(&set.key_url).to_owned())
+}
+
+/// The one version of a set's key among those used that the set had not before. Of two nobody can tell which is newer.
+fn followed<'a>(
+    set: &DiskEncryptionSetRecord,
+    used: impl Iterator<Item = &'a str>,
+) -> Option<&'a str> {
+    let key = without_version(&set.key_url);
+    let was_before = |url: &str| set.previous_keys.iter().any(|old| same_key_url(old, url));
+    let mut found = None;
+    for url in used.filter(|url| is_version_of(url, key) && !was_before(url)) {
+        match found {
+            Some(known) if !same_key_url(known, url) => return None,
+            _ => found = Some(url),
+        }
+    }
+    found
 }
 
 /// What is under a set, but under another key than the set's, by the catalog: a change of the key could not take it

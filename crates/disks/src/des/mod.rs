@@ -13,7 +13,7 @@ mod set;
 mod tests;
 mod usage;
 
-pub use cut_off::left_behind;
+pub use cut_off::{active_key, left_behind};
 pub use dependencies::{Cut, Dependencies, Loss, SeenSet, SeenVault};
 pub use identity::{assign_identity, remove_identity};
 pub use key_user::KeyUser;

@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::import::Cancel;
-use installation::catalog::{DesIdentity, EncryptionType};
+use installation::catalog::{
+    DesIdentity, DiskEncryptionSetRecord, DiskRecord, DiskState, EncryptionType,
+};
 use installation::envelope::ResourceKind;
 use installation::{Installation, InstallationError};
 use vault::{AttributeChange, KeySize, NewKey, Permissions, VaultErrorCode, VaultSettings};
@@ -280,4 +282,43 @@ fn what_a_loss_would_stop_is_told_without_opening_a_vault() {
     assert!(blind.vaults[0].problem.is_some());
     let cut = blind.without(installation, &Loss::Key(url("l"))).unwrap();
     assert_eq!(cut.safety.safe_to_disable, SafeToDisable::Unknown);
+}
+
+#[test]
+fn a_set_that_follows_its_key_tells_the_version_that_wraps() {
+    let fixture = Fixture::new();
+    fixture.create(&url("k"), None).unwrap();
+    let catalog = fixture.installation.catalog();
+    let mut set = catalog.des("set").unwrap().record;
+    let [old, new, other] = ["1", "2", "3"].map(|n| format!("{}/{}", url("k"), n.repeat(32)));
+    let active = |set: &DiskEncryptionSetRecord| active_key(&fixture.installation, set).unwrap();
+    let add = |name: &str, key_url: &str| {
+        let disk = DiskRecord {
+            id: uuid::Uuid::new_v4(),
+            kind: ResourceKind::Disk,
+            name: name.into(),
+            directory: format!("/nowhere/{name}").into(),
+            size: 1 << 30,
+            disk_encryption_set: Some("set".into()),
+            key_url: key_url.into(),
+            layers: Vec::new(),
+            created: time::OffsetDateTime::UNIX_EPOCH,
+            state: DiskState::Ready,
+        };
+        catalog.insert_disk(&disk).unwrap();
+    };
+    set.auto_rotation = true;
+    assert_eq!(active(&set), url("k"), "nothing is under it");
+    add("d1", &new);
+    assert_eq!(active(&set), new);
+    // What is left under an older one is not what the set uses.
+    set.key_url.clone_from(&old);
+    set.previous_keys = vec![old.clone()];
+    add("d2", &old);
+    assert_eq!(active(&set), new);
+    add("d3", &other);
+    assert_eq!(active(&set), old, "one of two");
+    set.auto_rotation = false;
+    set.key_url.clone_from(&new);
+    assert_eq!(active(&set), new);
 }

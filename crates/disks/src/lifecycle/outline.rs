@@ -17,7 +17,8 @@ use crate::resource::reconcile::reconcile_by;
 use installation::Installation;
 use installation::catalog::{DiskRecord, DiskState, Stored};
 use installation::envelope::{
-    CloneSource, EnvelopeError, HeaderPayload, Job, ResourceKind, Session,
+    CloneSource, EnvelopeError, HeaderBuffer, HeaderPayload, Job, ResourceKind, Session,
+    UnverifiedHeader,
 };
 
 /// A disk, a snapshot or an image; each field as [`DiskView`](super::DiskView) has it.
@@ -56,7 +57,7 @@ pub fn outline(
 ) -> Result<Outline, DiskError> {
     let row = lookup(installation, kind, name)?;
     let granted = Granted::read(installation, Some(row.record.id))?;
-    of_row(installation, row, &granted)
+    of_row(installation, row, &granted, &mut HeaderBuffer::default())
 }
 
 /// Those of a kind that have these names, in their order, with one look at the catalog for all. `None` of what is not
@@ -75,7 +76,9 @@ pub fn outlines(
         .into_iter()
         .filter(|row| row.record.state != DiskState::Creating);
     let mut rows: HashMap<_, _> = whole.map(|row| (row.record.name.clone(), row)).collect();
-    let outline = |name: &&str| of_row(installation, rows.remove(*name)?, &granted).ok();
+    let mut buffer = HeaderBuffer::default();
+    let outline =
+        |name: &&str| of_row(installation, rows.remove(*name)?, &granted, &mut buffer).ok();
     Ok(names.iter().map(outline).collect())
 }
 
@@ -83,9 +86,10 @@ fn of_row(
     installation: &Installation,
     row: Stored<DiskRecord>,
     granted: &Granted,
+    buffer: &mut HeaderBuffer,
 ) -> Result<Outline, DiskError> {
-    let header = unverified_header(&row.record.directory);
-    let header = header.map(|header| header.claims().clone());
+    let header = unverified_header(&row.record.directory, buffer);
+    let header = header.map(UnverifiedHeader::into_claims);
     let record = reconcile_by(installation, row, header.as_ref().ok())?;
     Ok(of(&record, header, granted.until(record.id)))
 }

@@ -16,15 +16,15 @@ use crate::resource::directory::{layer_paths, unverified_header};
 use crate::resource::error::DiskError;
 use crate::resource::failed_sync::synced_file;
 use crate::resource::lookup::lookup;
-use crate::resource::reconcile::{described, reconcile_one};
+use crate::resource::reconcile::{described, reconcile_by};
 use crate::resource::session::is_of_this_boot;
 use crate::resource::staging::sweep;
 use crate::resource::{extents, open};
 use installation::Installation;
 use installation::catalog::{CatalogError, DiskRecord, DiskState, EncryptionType, Stored};
 use installation::envelope::{
-    CloneSource, Envelope, EnvelopeError, FailedSync, HeaderPayload, Job, LayerRecord,
-    ResourceKind, Session, UnverifiedHeader,
+    CloneSource, Envelope, EnvelopeError, FailedSync, HeaderBuffer, HeaderPayload, Job,
+    LayerRecord, ResourceKind, Session, UnverifiedHeader,
 };
 use keys::units::BLOCK_SIZE;
 use volume::{CacheMode, RuntimeMap, Volume};
@@ -216,9 +216,10 @@ pub fn list(installation: &Installation, kind: ResourceKind) -> Result<Vec<DiskV
     sweep(installation)?;
     let granted = Granted::read(installation, None)?;
     let rows = installation.catalog().resources()?;
+    let mut buffer = HeaderBuffer::default();
     rows.into_iter()
         .filter(|row| row.record.kind == kind)
-        .map(|row| Ok(view(&reconcile_one(installation, row)?, &granted)))
+        .map(|row| Ok(view(installation, row, &granted, &mut buffer)?))
         .collect()
 }
 
@@ -230,8 +231,9 @@ pub fn list(installation: &Installation, kind: ResourceKind) -> Result<Vec<DiskV
 pub fn look(installation: &Installation) -> Result<Vec<DiskView>, CatalogError> {
     let granted = Granted::read(installation, None)?;
     let rows = installation.catalog().resources()?.into_iter();
+    let mut buffer = HeaderBuffer::default();
     let look = |row: Stored<DiskRecord>| {
-        let header = unverified_header(&row.record.directory);
+        let header = unverified_header(&row.record.directory, &mut buffer);
         match &header {
             Ok(found) if found.claims().disk == row.record.id => {
                 let record = described(&row.record, found.claims());
@@ -254,7 +256,12 @@ pub fn show(
 ) -> Result<DiskView, DiskError> {
     let row = lookup(installation, kind, name)?;
     let granted = Granted::read(installation, Some(row.record.id))?;
-    Ok(view(&reconcile_one(installation, row)?, &granted))
+    Ok(view(
+        installation,
+        row,
+        &granted,
+        &mut HeaderBuffer::default(),
+    )?)
 }
 
 /// Until when access is granted, and to what.
@@ -283,8 +290,17 @@ impl Granted {
     }
 }
 
-fn view(record: &DiskRecord, granted: &Granted) -> DiskView {
-    view_by(record, unverified_header(&record.directory), granted)
+/// Of a row, which is brought up to date with its header.
+fn view(
+    installation: &Installation,
+    row: Stored<DiskRecord>,
+    granted: &Granted,
+    buffer: &mut HeaderBuffer,
+) -> Result<DiskView, CatalogError> {
+    let header = unverified_header(&row.record.directory, buffer);
+    let claims = header.as_ref().ok().map(UnverifiedHeader::claims);
+    let record = reconcile_by(installation, row, claims)?;
+    Ok(view_by(&record, header, granted))
 }
 
 fn view_by(
@@ -294,7 +310,7 @@ fn view_by(
 ) -> DiskView {
     let access_until = granted.until(record.id);
     let lost_header_copy = header.as_ref().is_ok_and(UnverifiedHeader::is_alone);
-    let header = header.map(|header| header.claims().clone());
+    let header = header.map(UnverifiedHeader::into_claims);
     let directory = &record.directory;
     let layers = header.as_ref().map(|header| layer_views(directory, header));
     let (layers, problem) = match layers {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use installation::envelope::{
-    EnvelopeError, HeaderFile, HeaderPayload, LayerRecord, UnverifiedHeader,
+    EnvelopeError, HeaderBuffer, HeaderFile, HeaderPayload, LayerRecord, UnverifiedHeader,
 };
 use volume::LayerPaths;
 
@@ -14,12 +14,15 @@ pub(crate) const AWAITED: &str = "awaited";
 
 /// What the header in a disk's directory claims, unauthenticated.
 pub(crate) fn header_claims(directory: &Path) -> Result<HeaderPayload, EnvelopeError> {
-    Ok(unverified_header(directory)?.claims().clone())
+    Ok(unverified_header(directory, &mut HeaderBuffer::default())?.into_claims())
 }
 
-/// The header in a disk's directory, unauthenticated.
-pub(crate) fn unverified_header(directory: &Path) -> Result<UnverifiedHeader, EnvelopeError> {
-    HeaderFile::open(&directory.join(HEADER))?.read()
+/// The header in a disk's directory, unauthenticated. `buffer` is for the next one too.
+pub(crate) fn unverified_header(
+    directory: &Path,
+    buffer: &mut HeaderBuffer,
+) -> Result<UnverifiedHeader, EnvelopeError> {
+    HeaderFile::open(&directory.join(HEADER))?.read_with(buffer)
 }
 
 /// The directory in which `path` is.

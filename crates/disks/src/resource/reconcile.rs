@@ -1,18 +1,18 @@
 //! What the catalog says of a resource, which its header has said first.
 
-use crate::resource::directory::header_claims;
+use crate::resource::directory::unverified_header;
 use crate::resource::disk::Disk;
 use crate::resource::error::DiskError;
 use crate::resource::lookup::lookup;
 use installation::Installation;
 use installation::catalog::{CatalogError, DiskRecord, DiskState, LayerUse, Stored};
-use installation::envelope::HeaderPayload;
+use installation::envelope::{HeaderBuffer, HeaderPayload, UnverifiedHeader};
 
 impl Disk {
     /// Has the catalog say what the disk's header says.
     pub(crate) fn note(&self, installation: &Installation) -> Result<(), DiskError> {
         let row = lookup(installation, self.kind(), self.name())?;
-        reconcile_one(installation, row)?;
+        reconcile_one(installation, row, &mut HeaderBuffer::default())?;
         Ok(())
     }
 }
@@ -26,24 +26,31 @@ impl Disk {
 /// # Errors
 /// [`CatalogError`] when the catalog cannot be read.
 pub fn reconcile(installation: &Installation) -> Result<(), CatalogError> {
+    let mut buffer = HeaderBuffer::default();
     for row in installation.catalog().resources()? {
         if row.record.state == DiskState::Ready {
-            reconcile_one(installation, row)?;
+            reconcile_one(installation, row, &mut buffer)?;
         }
     }
     Ok(())
 }
 
-/// As [`reconcile`] for one row; returns what it says then.
-pub(crate) fn reconcile_one(
+/// As [`reconcile`] for one row.
+fn reconcile_one(
     installation: &Installation,
     row: Stored<DiskRecord>,
-) -> Result<DiskRecord, CatalogError> {
-    let claims = header_claims(&row.record.directory).ok();
-    reconcile_by(installation, row, claims.as_ref())
+    buffer: &mut HeaderBuffer,
+) -> Result<(), CatalogError> {
+    let header = unverified_header(&row.record.directory, buffer).ok();
+    reconcile_by(
+        installation,
+        row,
+        header.as_ref().map(UnverifiedHeader::claims),
+    )?;
+    Ok(())
 }
 
-/// As [`reconcile_one`], by what the header in the row's directory claims.
+/// As [`reconcile`] for one row, by what the header in its directory claims; returns what it says then.
 pub(crate) fn reconcile_by(
     installation: &Installation,
     row: Stored<DiskRecord>,

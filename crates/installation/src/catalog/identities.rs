@@ -8,7 +8,9 @@ use uuid::Uuid;
 use super::columns::{
     constraint, damaged, missing, parse_json, parse_time, stale, time_text, uuid,
 };
-use super::{CatalogError, DesIdentity, IdentityOwner, IdentityRecord, Kind, Rev, Stored};
+use super::{
+    CatalogError, Change, DesIdentity, IdentityOwner, IdentityRecord, Kind, Rev, Stored, lock_rows,
+};
 
 /// The step of the catalog's schema that adds the table. The secret of an identity is stored as its
 /// SHA-256: it is 256 random bits, so that there is nothing to guess. That a set's identity goes
@@ -138,6 +140,9 @@ pub(super) fn delete(
 ) -> Result<(), CatalogError> {
     let record = &identity.record;
     let db = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    if let IdentityOwner::Named(name) = &record.owner {
+        lock_rows::refuse(&db, Kind::Identity, name, Change::Delete)?;
+    }
     let user: Option<String> = db
         .query_row(
             "SELECT name FROM disk_encryption_sets WHERE json_extract(identity, '$.objectId') = ? \

@@ -1,10 +1,10 @@
 //! The rows of locks.
 
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::columns::{damaged, parse_time, time_text, uuid};
+use super::columns::{damaged, missing, parse_time, time_text, uuid};
 use super::error::CatalogError;
-use super::locks::{Lock, LockLevel, LockRecord, LockTarget};
+use super::locks::{self, Change, Lock, LockLevel, LockRecord, LockTarget};
 use super::management::{DEFAULT_GROUP, Touch};
 use super::record::Kind;
 
@@ -14,6 +14,53 @@ const SUBSCRIPTION: &str = "subscription";
 pub(super) const LOCKS: &str = "SELECT locks.kind, target, locks.name, level, notes, locks.created, locks.created_by, \
      in_group FROM locks LEFT JOIN placements ON placements.kind = locks.kind AND placements.name = target \
      ORDER BY locks.kind, target, locks.name";
+
+/// Refuses, within a transaction, a change that a lock forbids.
+pub(super) fn refuse(
+    db: &Connection,
+    kind: Kind,
+    name: &str,
+    change: Change,
+) -> Result<(), CatalogError> {
+    let mut statement = db.prepare_cached(LOCKS)?;
+    let mut rows = statement.query([])?;
+    let mut all = Vec::new();
+    while let Some(row) = rows.next()? {
+        all.push(parse(row)?);
+    }
+    if all.is_empty() {
+        return Ok(());
+    }
+    let group: Option<String> = match kind {
+        Kind::Group => Some(name.into()),
+        _ => db
+            .query_row(
+                "SELECT in_group FROM placements WHERE kind = ? AND name = ?",
+                [kind.as_str(), name],
+                |row| row.get(0),
+            )
+            .optional()?,
+    };
+    let group = group.as_deref().unwrap_or(DEFAULT_GROUP);
+    locks::refuse(&all, (kind, name), group, change)
+}
+
+/// Refuses, within a transaction, a lock on a disk, a snapshot or an image that is being deleted: nothing keeps it any
+/// more.
+pub(super) fn refuse_on_going(db: &Connection, target: &LockTarget) -> Result<(), CatalogError> {
+    let LockTarget::Resource(kind, name) = target else {
+        return Ok(());
+    };
+    let sql =
+        "SELECT 1 FROM resources WHERE kind = ? AND name = ? AND state IN ('deleting', 'erased')";
+    let going: Option<i64> = db
+        .query_row(sql, [kind.as_str(), name.as_str()], |row| row.get(0))
+        .optional()?;
+    match going {
+        None => Ok(()),
+        Some(_) => Err(missing(*kind, name)),
+    }
+}
 
 pub(super) fn insert(db: &Connection, record: &LockRecord) -> Result<(), CatalogError> {
     let name = &record.name;

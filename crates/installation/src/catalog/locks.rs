@@ -7,7 +7,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::error::CatalogError;
-use super::management::{DEFAULT_GROUP, ManagementCatalog, Touch};
+use super::locks_sqlite::LocksHeld;
+use super::management::{ManagementCatalog, Touch};
 use super::record::Kind;
 
 /// The step of the catalog's schema that adds the table. `kind` is that of a resource, `group` or `subscription`.
@@ -178,7 +179,7 @@ pub trait LockCatalog: ManagementCatalog {
     /// Adds a lock, or replaces level and notes of the one of that name there.
     ///
     /// # Errors
-    /// [`CatalogError`].
+    /// [`CatalogError::NotFound`] for one on what is being deleted.
     fn put_lock(&self, record: &LockRecord) -> Result<(), CatalogError>;
 
     /// Deletes a lock; whether there was one.
@@ -188,27 +189,44 @@ pub trait LockCatalog: ManagementCatalog {
     fn delete_lock(&self, target: &LockTarget, name: &str) -> Result<bool, CatalogError>;
 
     /// Refuses a change that a lock on a resource, its group or the subscription forbids. What is not there yet is in
-    /// the group where it is about to be made.
+    /// the group where it is about to be made. What the catalog deletes itself it refuses as well, in the transaction
+    /// that does so: no lock comes in between.
     ///
     /// # Errors
     /// [`CatalogError::Locked`].
-    fn refuse_locked(&self, kind: Kind, name: &str, change: Change) -> Result<(), CatalogError> {
-        let mut locks = self.locks()?;
-        locks.retain(|lock| lock.record.level.forbids(change));
-        if locks.is_empty() {
-            return Ok(());
-        }
-        let placed = self.placement(kind, name)?;
-        let group = placed.map_or_else(|| DEFAULT_GROUP.to_owned(), |placed| placed.group);
-        match locks.iter().find(|lock| lock.is_over(kind, name, &group)) {
-            None => Ok(()),
-            Some(lock) => Err(CatalogError::Locked {
-                kind,
-                name: name.into(),
-                change: change.done(),
-                lock: lock.said(),
-            }),
-        }
+    fn refuse_locked(&self, kind: Kind, name: &str, change: Change) -> Result<(), CatalogError>;
+
+    /// As [`refuse_locked`](LockCatalog::refuse_locked) for a change that is not the catalog's own doing: nobody puts a
+    /// lock, or changes anything else in the catalog, until that is dropped. Whoever has it must not use the catalog,
+    /// which would wait for ever.
+    ///
+    /// # Errors
+    /// [`CatalogError::Locked`].
+    fn hold_unlocked(
+        &self,
+        kind: Kind,
+        name: &str,
+        change: Change,
+    ) -> Result<LocksHeld<'_>, CatalogError>;
+}
+
+/// Refuses a change of something in a group that one of these locks forbids.
+pub(super) fn refuse(
+    locks: &[Lock],
+    (kind, name): (Kind, &str),
+    group: &str,
+    change: Change,
+) -> Result<(), CatalogError> {
+    let forbids =
+        |lock: &&Lock| lock.record.level.forbids(change) && lock.is_over(kind, name, group);
+    match locks.iter().find(forbids) {
+        None => Ok(()),
+        Some(lock) => Err(CatalogError::Locked {
+            kind,
+            name: name.into(),
+            change: change.done(),
+            lock: lock.said(),
+        }),
     }
 }
 
@@ -217,10 +235,13 @@ mod tests {
     use time::OffsetDateTime;
     use uuid::Uuid;
 
-    use super::super::SqliteCatalog;
+    use super::super::{
+        CatalogCopy, DEFAULT_GROUP, DepartedRecord, Departure, DiskRecord, DiskState, GroupRecord,
+        LOCATION, Rev, SqliteCatalog, VaultKind, VaultRecord,
+    };
     use super::*;
-    use crate::Installation;
-    use crate::catalog::CatalogCopy;
+    use crate::envelope::ResourceKind;
+    use crate::{Installation, InstallationError};
 
     fn lock(name: &str, target: LockTarget, level: LockLevel) -> LockRecord {
         LockRecord {
@@ -273,17 +294,25 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let installation = Installation::open(dir.path()).unwrap();
         let catalog = installation.catalog();
-        installation.create_identity("alice").unwrap();
-        let on = |name: &str| LockTarget::Resource(Kind::Identity, name.into());
+        let vault = VaultRecord {
+            name: "alice".into(),
+            url: "https://alice.example".into(),
+            kind: VaultKind::Https {
+                ca: None,
+                token_endpoint: None,
+            },
+            created: OffsetDateTime::UNIX_EPOCH,
+        };
+        catalog.insert_vault(&vault).unwrap();
+        let on = |name: &str| LockTarget::Resource(Kind::Vault, name.into());
         catalog
             .put_lock(&lock("a", on("ALICE"), LockLevel::ReadOnly))
             .unwrap();
         catalog
             .put_lock(&lock("b", on("bob"), LockLevel::CanNotDelete))
             .unwrap();
-        // Past the front that refuses it.
-        let identity = catalog.identity("alice").unwrap();
-        catalog.delete_identity(&identity).unwrap();
+        // As one goes whose retention is over.
+        catalog.forget_vault("alice").unwrap();
         let left = catalog.locks().unwrap();
         assert_eq!(left.len(), 1);
         assert_eq!(left[0].record.name, "b");
@@ -295,5 +324,185 @@ mod tests {
         let copy = CatalogCopy::read(&path).unwrap().unwrap();
         let again = SqliteCatalog::make_again(&path, &copy).unwrap();
         assert_eq!(again.locks().unwrap(), left);
+    }
+
+    fn row(name: &str, state: DiskState) -> DiskRecord {
+        DiskRecord {
+            id: Uuid::new_v4(),
+            kind: ResourceKind::Disk,
+            name: name.into(),
+            directory: "/nowhere".into(),
+            size: 1 << 30,
+            disk_encryption_set: None,
+            key_url: "https://v.vault.localhost/keys/k/1".into(),
+            layers: Vec::new(),
+            created: OffsetDateTime::UNIX_EPOCH,
+            state,
+        }
+    }
+
+    /// Whoever deletes has asked for locks before; one that is put since counts.
+    #[test]
+    fn what_is_locked_is_not_deleted_in_the_catalog() {
+        let dir = tempfile::tempdir().unwrap();
+        let installation = Installation::open(dir.path()).unwrap();
+        let catalog = installation.catalog();
+        let is_locked = |done: Result<(), CatalogError>| {
+            assert!(matches!(done, Err(CatalogError::Locked { .. })), "{done:?}");
+        };
+        let ready = row("d", DiskState::Ready);
+        let rev = catalog.insert_disk(&ready).unwrap();
+        let deleting = DiskRecord {
+            state: DiskState::Deleting,
+            ..ready.clone()
+        };
+        let departed = DepartedRecord::new(&ready, None, Departure::Unregistered);
+        let on_disk = LockTarget::Resource(Kind::Disk, "d".into());
+        for target in [
+            on_disk.clone(),
+            LockTarget::Group(DEFAULT_GROUP.into()),
+            LockTarget::Subscription,
+        ] {
+            catalog
+                .put_lock(&lock("l", target.clone(), LockLevel::CanNotDelete))
+                .unwrap();
+            is_locked(catalog.update_disk(rev, &deleting).map(drop));
+            is_locked(catalog.delete_disk(&ready, rev));
+            is_locked(catalog.depart_disk(&ready, rev, &departed));
+            is_locked(
+                catalog
+                    .hold_unlocked(Kind::Disk, "d", Change::Delete)
+                    .map(drop),
+            );
+            catalog.delete_lock(&target, "l").unwrap();
+        }
+        // What is being deleted goes, and has no lock of its own any more.
+        let rev = catalog.update_disk(rev, &deleting).unwrap();
+        let late = catalog.put_lock(&lock("l", on_disk, LockLevel::CanNotDelete));
+        assert!(matches!(late, Err(CatalogError::NotFound { .. })));
+        let all = lock("l", LockTarget::Subscription, LockLevel::ReadOnly);
+        catalog.put_lock(&all).unwrap();
+        catalog.delete_disk(&deleting, rev).unwrap();
+        // So does what never was whole.
+        let made = row("made", DiskState::Creating);
+        let rev = catalog.insert_disk(&made).unwrap();
+        catalog.delete_disk(&made, rev).unwrap();
+    }
+
+    #[test]
+    fn sets_identities_and_groups_are_not_deleted_while_they_are_locked() {
+        let dir = tempfile::tempdir().unwrap();
+        let installation = Installation::open(dir.path()).unwrap();
+        let catalog = installation.catalog();
+        let is_locked = |done: Result<(), CatalogError>| {
+            assert!(matches!(done, Err(CatalogError::Locked { .. })), "{done:?}");
+        };
+        installation.create_identity("alice").unwrap();
+        let group = GroupRecord {
+            name: "rg".into(),
+            location: LOCATION.into(),
+            tags: Default::default(),
+            created: OffsetDateTime::UNIX_EPOCH,
+        };
+        catalog.put_group(&group).unwrap();
+        let alice = catalog.identity("alice").unwrap();
+        let all = lock("l", LockTarget::Subscription, LockLevel::CanNotDelete);
+        catalog.put_lock(&all).unwrap();
+        is_locked(catalog.delete_identity(&alice));
+        is_locked(catalog.delete_group("rg").map(drop));
+        is_locked(catalog.delete_des("s", Rev(1)));
+        catalog.delete_lock(&LockTarget::Subscription, "l").unwrap();
+        catalog
+            .put_lock(&lock(
+                "l",
+                LockTarget::Group("RG".into()),
+                LockLevel::ReadOnly,
+            ))
+            .unwrap();
+        is_locked(catalog.delete_group("rg").map(drop));
+        catalog.delete_identity(&alice).unwrap();
+    }
+
+    #[test]
+    fn vaults_and_what_identities_trust_are_not_changed_while_they_are_locked() {
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let [installation, other] = dirs
+            .each_ref()
+            .map(|dir| Installation::open(dir.path()).unwrap());
+        let settings = vault::VaultSettings::default();
+        installation.create_vault("kv", &settings).unwrap();
+        installation.create_identity("alice").unwrap();
+        let subject = Uuid::new_v4();
+        let trusts = |name: &str| {
+            let trust = other.trust().unwrap();
+            installation.add_federated_credential("alice", name, trust, subject)
+        };
+        let connects =
+            |name: &str| installation.connect_vault(name, "https://far.example:8443", None, None);
+        trusts("known").unwrap();
+        connects("far").unwrap();
+        let is_locked = |error: Option<InstallationError>| {
+            assert!(
+                matches!(
+                    error,
+                    Some(InstallationError::Catalog(CatalogError::Locked { .. }))
+                ),
+                "{error:?}"
+            );
+        };
+        let catalog = installation.catalog();
+        let lock_all = |level| {
+            catalog
+                .put_lock(&lock("l", LockTarget::Subscription, level))
+                .unwrap();
+        };
+        let place = vault::MasterPlace::Beside;
+        lock_all(LockLevel::ReadOnly);
+        is_locked(installation.reseal_vault("kv", &place).err());
+        is_locked(trusts("new").err());
+        is_locked(connects("far").err());
+        lock_all(LockLevel::CanNotDelete);
+        is_locked(installation.disconnect_vault("far", |_| Ok(())).err());
+        is_locked(
+            installation
+                .delete_federated_credential("alice", "known")
+                .err(),
+        );
+        trusts("new").unwrap();
+        connects("far").unwrap();
+        installation.reseal_vault("kv", &place).unwrap();
+        catalog.delete_lock(&LockTarget::Subscription, "l").unwrap();
+        installation.disconnect_vault("far", |_| Ok(())).unwrap();
+        installation
+            .delete_federated_credential("alice", "known")
+            .unwrap();
+    }
+
+    /// While something is deleted that is not the catalog's, a lock waits.
+    #[test]
+    fn no_lock_is_put_while_they_are_held() {
+        let dir = tempfile::tempdir().unwrap();
+        let installation = Installation::open(dir.path()).unwrap();
+        let other = Installation::open(dir.path()).unwrap();
+        let held = installation
+            .catalog()
+            .hold_unlocked(Kind::Vault, "v", Change::Delete)
+            .unwrap();
+        let all = lock("l", LockTarget::Subscription, LockLevel::CanNotDelete);
+        std::thread::scope(|scope| {
+            let puts = scope.spawn(|| other.catalog().put_lock(&all).unwrap());
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            assert!(!puts.is_finished());
+            drop(held);
+            puts.join().unwrap();
+        });
+        let refused = installation
+            .catalog()
+            .hold_unlocked(Kind::Vault, "v", Change::Delete);
+        assert!(matches!(refused, Err(CatalogError::Locked { .. })));
+        // It has not stayed in that transaction.
+        assert_eq!(installation.catalog().locks().unwrap().len(), 1);
+        let target = LockTarget::Subscription;
+        assert!(installation.catalog().delete_lock(&target, "l").unwrap());
     }
 }

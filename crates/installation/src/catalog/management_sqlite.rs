@@ -4,6 +4,8 @@ use rusqlite::{TransactionBehavior, params};
 use uuid::Uuid;
 
 use super::error::CatalogError;
+use super::lock_rows;
+use super::locks::Change;
 use super::management::{
     DEFAULT_GROUP, GroupRecord, ManagementCatalog, PlacementRecord, RoleAssignmentRecord,
 };
@@ -133,6 +135,7 @@ impl ManagementCatalog for SqliteCatalog {
 fn remove_group(catalog: &SqliteCatalog, name: &str) -> Result<bool, CatalogError> {
     let mut db = catalog.db();
     let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    lock_rows::refuse(&transaction, Kind::Group, name, Change::Delete)?;
     let sql = "SELECT count(*) FROM placements WHERE in_group = ?";
     let count: i64 = transaction.query_row(sql, [name], |row| row.get(0))?;
     if count > 0 {

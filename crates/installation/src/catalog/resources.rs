@@ -8,7 +8,10 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehav
 use super::columns::{
     constraint, damaged, missing, parse_json, parse_kind, parse_time, stale, time_text, uuid,
 };
-use super::{CatalogError, DepartedRecord, DiskRecord, DiskState, LayerUse, Rev, Stored, departed};
+use super::{
+    CatalogError, Change, DepartedRecord, DiskRecord, DiskState, LayerUse, Rev, Stored, departed,
+    lock_rows,
+};
 
 /// What is under a set, by itself or by a layer.
 pub(super) const UNDER_SET: &str = "des IS ?1 OR EXISTS (
@@ -71,6 +74,9 @@ pub(super) fn update(
 ) -> Result<Rev, CatalogError> {
     let (name, id) = (&record.name, record.id.to_string());
     let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    if record.state == DiskState::Deleting {
+        refuse_locked(&transaction, record)?;
+    }
     let changed = transaction
         .execute(
             "UPDATE resources SET rev = rev + 1, name = ?, directory = ?, size = ?, des = ?, \
@@ -118,7 +124,26 @@ fn insert_layers(db: &Transaction<'_>, record: &DiskRecord) -> Result<(), Catalo
     Ok(())
 }
 
-pub(super) fn delete(db: &Connection, rev: Rev, record: &DiskRecord) -> Result<(), CatalogError> {
+/// Refuses to delete what a lock is on. What is being deleted already goes, and what never was whole.
+fn refuse_locked(db: &Transaction<'_>, record: &DiskRecord) -> Result<(), CatalogError> {
+    let id = record.id.to_string();
+    let state: Option<String> = db
+        .query_row("SELECT state FROM resources WHERE id = ?", [id], |row| {
+            row.get(0)
+        })
+        .optional()?;
+    match state.is_some_and(|state| state == DiskState::Ready.text()) {
+        true => lock_rows::refuse(db, record.kind.into(), &record.name, Change::Delete),
+        false => Ok(()),
+    }
+}
+
+pub(super) fn delete(
+    db: &Transaction<'_>,
+    rev: Rev,
+    record: &DiskRecord,
+) -> Result<(), CatalogError> {
+    refuse_locked(db, record)?;
     let deleted = db.execute(
         "DELETE FROM resources WHERE id = ? AND rev = ?",
         params![record.id.to_string(), rev.0],

@@ -8,7 +8,7 @@ use super::interface::Catalog;
 use super::record::{DiskEncryptionSetRecord, Kind, Rev};
 use super::rows::DES_COLUMNS;
 use super::sqlite::SqliteCatalog;
-use super::{identities, resources};
+use super::{Change, identities, lock_rows, resources};
 
 impl SqliteCatalog {
     pub(super) fn add_des(&self, record: &DiskEncryptionSetRecord) -> Result<(), CatalogError> {
@@ -81,6 +81,7 @@ impl SqliteCatalog {
     pub(super) fn remove_des(&self, name: &str, rev: Rev) -> Result<(), CatalogError> {
         let mut db = self.db();
         let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        lock_rows::refuse(&transaction, Kind::DiskEncryptionSet, name, Change::Delete)?;
         resources::refuse_set_in_use(&transaction, name)?;
         let deleted = transaction.execute(
             "DELETE FROM disk_encryption_sets WHERE name = ? AND rev = ?",

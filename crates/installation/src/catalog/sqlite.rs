@@ -330,10 +330,12 @@ impl Catalog for SqliteCatalog {
     }
 
     fn delete_disk(&self, record: &DiskRecord, rev: Rev) -> Result<(), CatalogError> {
-        let db = self.db();
-        let roles = management_rows::count_roles(&db)?;
-        resources::delete(&db, rev, record)?;
-        let has_fewer = management_rows::count_roles(&db)? != roles;
+        let mut db = self.db();
+        let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let roles = management_rows::count_roles(&transaction)?;
+        resources::delete(&transaction, rev, record)?;
+        let has_fewer = management_rows::count_roles(&transaction)? != roles;
+        transaction.commit()?;
         drop(db);
         // The copy has roles, and no disks.
         if has_fewer {

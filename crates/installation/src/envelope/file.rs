@@ -82,6 +82,20 @@ impl Pair {
     }
 }
 
+/// Memory for the bytes of one header file after another: whoever reads thousands of them has it made, and wiped when
+/// it is freed, once.
+#[derive(Debug, Default)]
+pub struct HeaderBuffer(Vec<u8>);
+
+impl HeaderBuffer {
+    fn of(&mut self, len: usize) -> &mut [u8] {
+        if self.0.len() < len {
+            self.0 = vec![0; len];
+        }
+        &mut self.0[..len]
+    }
+}
+
 /// The newest whole copy, and where it is.
 struct Newest {
     header: UnverifiedHeader,
@@ -179,8 +193,16 @@ impl HeaderFile {
     /// # Errors
     /// One of the kinds of unusable header of [`EnvelopeError`]; the file is never changed.
     pub fn read(&self) -> Result<UnverifiedHeader, EnvelopeError> {
+        self.read_with(&mut HeaderBuffer::default())
+    }
+
+    /// As [`HeaderFile::read`], by way of memory that is there already.
+    ///
+    /// # Errors
+    /// As [`HeaderFile::read`].
+    pub fn read_with(&self, buffer: &mut HeaderBuffer) -> Result<UnverifiedHeader, EnvelopeError> {
         let _shared = self.flock(FlockOperation::NonBlockingLockShared)?;
-        Ok(self.newest(&self.bytes()?)?.header)
+        Ok(self.newest(self.bytes(buffer)?)?.header)
     }
 
     /// Locks out every other update, and readers, until the guard is dropped. Waits for a while
@@ -214,35 +236,24 @@ impl HeaderFile {
         }
     }
 
-    /// The newest whole copy in `bytes`, which are the file's.
+    /// The newest whole copy in `bytes`, which are the file's. Of each other one the payload is read too, unless it is
+    /// the same.
     fn newest(&self, bytes: &[u8]) -> Result<Newest, EnvelopeError> {
         let path = &self.path;
-        let (mut newest, mut torn, mut foreign) = (None::<Newest>, Vec::new(), false);
+        let (mut whole, mut torn, mut foreign) = (Vec::new(), Vec::new(), false);
         for pair in [OLD, NEW] {
             for (number, slot) in pair.slots(bytes).into_iter().enumerate() {
-                let header = match slot::decode(pair.version, slot, path)? {
-                    Slot::Whole(header) => *header,
-                    Slot::Torn => {
-                        torn.push((pair, number));
-                        continue;
-                    }
-                    Slot::Foreign => {
-                        foreign = true;
-                        continue;
-                    }
-                    Slot::Zero => continue,
-                };
-                let before = newest.as_ref().map(|found| found.header.sequence());
-                if before.is_none_or(|sequence| header.sequence() >= sequence) {
-                    newest = Some(Newest {
-                        header,
-                        pair,
-                        number,
-                    });
+                match slot::decode(pair.version, slot, path)? {
+                    Slot::Whole(copy) => whole.push((pair, number, copy)),
+                    Slot::Torn => torn.push((pair, number)),
+                    Slot::Foreign => foreign = true,
+                    Slot::Zero => {}
                 }
             }
         }
-        let Some(mut newest) = newest else {
+        // Of two with the same number the later one counts.
+        let newest = whole.iter().max_by_key(|(_, _, copy)| copy.sequence());
+        let Some((pair, number, newest)) = newest else {
             let path = path.clone();
             return Err(match (torn.is_empty(), foreign) {
                 (false, _) => EnvelopeError::BothTorn { path },
@@ -250,26 +261,33 @@ impl HeaderFile {
                 (true, false) => EnvelopeError::Erased { path },
             });
         };
-        let other = newest.pair.slots(bytes)[1 - newest.number];
-        let other = slot::decode(newest.pair.version, other, path)?;
-        newest.header.is_alone = !matches!(other, Slot::Whole(_));
-        // What an interrupted first update left in the old places is of no use any more.
-        let of_pair = torn
+        let mut header = newest.header(path)?;
+        for (_, _, other) in &whole {
+            if !other.says_the_same(newest) {
+                other.header(path)?;
+            }
+        }
+        header.is_alone = !whole
             .iter()
-            .find(|(pair, _)| pair.first == newest.pair.first);
-        if let Some((_, torn)) = of_pair {
+            .any(|(of, other, _)| of.first == pair.first && other != number);
+        // What an interrupted first update left in the old places is of no use any more.
+        if let Some((_, torn)) = torn.iter().find(|(of, _)| of.first == pair.first) {
             log::warn!(
                 "{}: header copy {torn} is torn or damaged; using the other one (sequence {}), the \
                  next update writes over the torn one",
                 path.display(),
-                newest.header.sequence(),
+                header.sequence(),
             );
         }
-        Ok(newest)
+        Ok(Newest {
+            header,
+            pair: *pair,
+            number: *number,
+        })
     }
 
     /// The whole file.
-    fn bytes(&self) -> Result<Vec<u8>, EnvelopeError> {
+    fn bytes<'a>(&self, buffer: &'a mut HeaderBuffer) -> Result<&'a [u8], EnvelopeError> {
         let path = &self.path;
         let metadata = self.file.metadata().map_err(io_error("inspect", path))?;
         let actual = metadata.len();
@@ -280,9 +298,9 @@ impl HeaderFile {
                 actual,
             });
         }
-        let mut bytes = vec![0; actual as usize];
+        let bytes = buffer.of(actual as usize);
         self.file
-            .read_exact_at(&mut bytes, 0)
+            .read_exact_at(bytes, 0)
             .map_err(io_error("read", path))?;
         Ok(bytes)
     }
@@ -293,21 +311,26 @@ impl HeaderFile {
     /// [`EnvelopeError::Io`], [`EnvelopeError::Busy`], [`EnvelopeError::Length`].
     pub fn copies(&self) -> Result<[HeaderCopy; 2], EnvelopeError> {
         let _shared = self.flock(FlockOperation::NonBlockingLockShared)?;
-        let bytes = self.bytes()?;
-        let pair = match self.newest(&bytes) {
+        let mut buffer = HeaderBuffer::default();
+        let bytes = self.bytes(&mut buffer)?;
+        let pair = match self.newest(bytes) {
             Ok(newest) => newest.pair,
             Err(_) if bytes.len() == OLD_FILE_LEN => OLD,
             Err(_) => NEW,
         };
+        let unusable = |error: EnvelopeError| HeaderCopy::Unusable(error.to_string());
         Ok(pair
-            .slots(&bytes)
+            .slots(bytes)
             .map(|copy| match slot::decode(pair.version, copy, &self.path) {
-                Ok(Slot::Whole(header)) => HeaderCopy::Whole {
-                    sequence: header.sequence(),
+                Ok(Slot::Whole(copy)) => match copy.header(&self.path) {
+                    Ok(header) => HeaderCopy::Whole {
+                        sequence: header.sequence(),
+                    },
+                    Err(error) => unusable(error),
                 },
                 Ok(Slot::Torn) => HeaderCopy::Torn,
                 Ok(Slot::Zero | Slot::Foreign) => HeaderCopy::NoHeader,
-                Err(error) => HeaderCopy::Unusable(error.to_string()),
+                Err(error) => unusable(error),
             }))
     }
 }
@@ -341,7 +364,8 @@ impl HeaderLock<'_> {
     /// # Errors
     /// As [`HeaderFile::read`].
     pub fn read(&self) -> Result<UnverifiedHeader, EnvelopeError> {
-        Ok(self.file.newest(&self.file.bytes()?)?.header)
+        let mut buffer = HeaderBuffer::default();
+        Ok(self.file.newest(self.file.bytes(&mut buffer)?)?.header)
     }
 
     /// Writes `header` into the slot that does not hold the newest copy, and syncs, authenticated by its
@@ -357,8 +381,9 @@ impl HeaderLock<'_> {
         header: &Header,
         by: &impl HeaderAuthority,
     ) -> Result<(), EnvelopeError> {
-        let bytes = self.file.bytes()?;
-        let newest = self.file.newest(&bytes)?;
+        let mut buffer = HeaderBuffer::default();
+        let bytes = self.file.bytes(&mut buffer)?;
+        let newest = self.file.newest(bytes)?;
         let sequence = newest.header.sequence();
         match newest.pair.version.number {
             1 => self.write_first(header, sequence, by)?,
@@ -367,7 +392,7 @@ impl HeaderLock<'_> {
                 self.put(&slot, NEW.at(1 - newest.number))?;
             }
         }
-        match bytes[..OLD_FILE_LEN].iter().all(|byte| *byte == 0) {
+        match slot::is_zero(&bytes[..OLD_FILE_LEN]) {
             true => Ok(()),
             false => self.put(&[0; OLD_FILE_LEN], 0),
         }
@@ -414,9 +439,10 @@ impl HeaderLock<'_> {
     /// # Errors
     /// As [`HeaderLock::read`].
     pub fn mend(&mut self) -> Result<bool, EnvelopeError> {
-        let bytes = self.file.bytes()?;
-        let Newest { pair, number, .. } = self.file.newest(&bytes)?;
-        let slots = pair.slots(&bytes);
+        let mut buffer = HeaderBuffer::default();
+        let bytes = self.file.bytes(&mut buffer)?;
+        let Newest { pair, number, .. } = self.file.newest(bytes)?;
+        let slots = pair.slots(bytes);
         let (good, bad) = (slots[number], slots[1 - number]);
         if matches!(
             slot::decode(pair.version, bad, &self.file.path)?,

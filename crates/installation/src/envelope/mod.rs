@@ -34,7 +34,7 @@ mod stack_tests;
 mod tests;
 
 pub use error::EnvelopeError;
-pub use file::{HEADER_FILE_LEN, HeaderCopy, HeaderFile, HeaderLock, SLOT_OFFSETS};
+pub use file::{HEADER_FILE_LEN, HeaderBuffer, HeaderCopy, HeaderFile, HeaderLock, SLOT_OFFSETS};
 pub use payload::{
     CloneSource, HeaderPayload, Job, JobKind, LayerRecord, MAX_DISK_SIZE, MAX_GONE, ResourceKind,
     USUAL_SECTOR_SIZE, Upload, check_disk_name, check_resource_name,

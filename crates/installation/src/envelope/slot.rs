@@ -106,6 +106,11 @@ impl UnverifiedHeader {
         &self.payload
     }
 
+    /// What the header claims, for whoever needs nothing else of it.
+    pub fn into_claims(self) -> HeaderPayload {
+        self.payload
+    }
+
     /// The sequence number that it claims.
     pub fn sequence(&self) -> u64 {
         self.sequence
@@ -140,15 +145,59 @@ impl UnverifiedHeader {
 }
 
 /// What a place for a slot turns out to hold.
-pub(super) enum Slot {
+pub(super) enum Slot<'a> {
     /// A whole copy.
-    Whole(Box<UnverifiedHeader>),
+    Whole(WholeCopy<'a>),
     /// Has the magic and a wrong checksum: a write that a crash cut off, or damage.
     Torn,
     /// Nothing but zeros.
     Zero,
     /// No magic, though not zeros.
     Foreign,
+}
+
+/// The bytes of a whole copy, whose payload nobody has read yet.
+pub(super) struct WholeCopy<'a> {
+    version: Version,
+    /// What precedes the payload.
+    head: &'a [u8],
+    json: &'a [u8],
+}
+
+impl WholeCopy<'_> {
+    /// The sequence number that it claims.
+    pub(super) fn sequence(&self) -> u64 {
+        u64::from_le_bytes(std::array::from_fn(|i| self.head[16 + i]))
+    }
+
+    /// Whether another one says the same, byte for byte: then what is so of one payload is so of the other.
+    pub(super) fn says_the_same(&self, other: &Self) -> bool {
+        self.version.number == other.version.number && self.json == other.json
+    }
+
+    /// Reads the payload.
+    ///
+    /// # Errors
+    /// As [`decode`], for something that this program never writes.
+    pub(super) fn header(&self, path: &Path) -> Result<UnverifiedHeader, EnvelopeError> {
+        let malformed = |reason: String| EnvelopeError::Malformed {
+            path: path.to_owned(),
+            reason,
+        };
+        let payload = match self.version.number {
+            1 => serde_json::from_slice::<version_1::Payload>(self.json).map(HeaderPayload::from),
+            _ => serde_json::from_slice(self.json),
+        }
+        .map_err(|e| malformed(e.to_string()))?;
+        payload.check().map_err(malformed)?;
+        Ok(UnverifiedHeader {
+            payload,
+            sequence: self.sequence(),
+            authenticated_bytes: [&self.head[..MAC_AT], self.json].concat(),
+            mac: std::array::from_fn(|i| self.head[MAC_AT + i]),
+            is_alone: false,
+        })
+    }
 }
 
 /// Makes the bytes of a slot.
@@ -182,17 +231,21 @@ pub(super) fn encode(
     Ok(slot)
 }
 
-/// Judges the bytes in a place for slots of `version`.
+/// Judges the bytes in a place for slots of `version`, but for the payload of a whole copy.
 ///
 /// # Errors
 /// Content with a correct checksum that cannot be used: a newer format, or something that this
 /// program never writes. A crash makes neither, so the other copy is no way out.
-pub(super) fn decode(version: Version, slot: &[u8], path: &Path) -> Result<Slot, EnvelopeError> {
+pub(super) fn decode<'a>(
+    version: Version,
+    slot: &'a [u8],
+    path: &Path,
+) -> Result<Slot<'a>, EnvelopeError> {
     let malformed = |reason: String| EnvelopeError::Malformed {
         path: path.to_owned(),
         reason,
     };
-    if slot.iter().all(|&b| b == 0) {
+    if is_zero(slot) {
         return Ok(Slot::Zero);
     }
     if !slot.starts_with(&MAGIC) {
@@ -222,24 +275,40 @@ pub(super) fn decode(version: Version, slot: &[u8], path: &Path) -> Result<Slot,
             "its payload claims {length} bytes where {most} fit"
         )));
     }
-    let json = &slot[PAYLOAD_AT..PAYLOAD_AT + length];
-    let payload = match version.number {
-        1 => serde_json::from_slice::<version_1::Payload>(json).map(HeaderPayload::from),
-        _ => serde_json::from_slice(json),
+    Ok(Slot::Whole(WholeCopy {
+        version,
+        head: &slot[..PAYLOAD_AT],
+        json: &slot[PAYLOAD_AT..PAYLOAD_AT + length],
+    }))
+}
+
+/// Whether there is nothing but zeros. Each byte is compared with the next one, as slices: the C library is fast at
+/// that in every build.
+pub(super) fn is_zero(bytes: &[u8]) -> bool {
+    match bytes {
+        [] => true,
+        [first, rest @ ..] => *first == 0 && *rest == bytes[..rest.len()],
     }
-    .map_err(|e| malformed(e.to_string()))?;
-    payload.check().map_err(malformed)?;
-    Ok(Slot::Whole(Box::new(UnverifiedHeader {
-        payload,
-        sequence: u64::from_le_bytes(std::array::from_fn(|i| slot[16 + i])),
-        authenticated_bytes: [&slot[..MAC_AT], json].concat(),
-        mac: std::array::from_fn(|i| slot[MAC_AT + i]),
-        is_alone: false,
-    })))
 }
 
 fn checksum(slot: &[u8]) -> u32 {
     let head = crc32c::crc32c(&slot[..CRC_AT]);
     let zeroed = crc32c::crc32c_append(head, &[0; 4]);
     crc32c::crc32c_append(zeroed, &slot[CRC_AT + 4..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeros_are_nothing_but_zeros() {
+        assert!(is_zero(&[]) && is_zero(&[0]) && is_zero(&[0; SLOT_LEN]));
+        assert!(!is_zero(&[1]) && !is_zero(&[1; 100]));
+        for at in [0, 1, 63, 64, 98, 99] {
+            let mut bytes = [0; 100];
+            bytes[at] = 1;
+            assert!(!is_zero(&bytes), "{at}");
+        }
+    }
 }

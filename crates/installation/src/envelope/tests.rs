@@ -258,6 +258,36 @@ fn whole_copies_that_this_version_cannot_use_have_errors_of_their_own() {
         let reason = reason(u.forge_text(from, to));
         assert!(reason.contains(wanted), "{reason}");
     }
+    // Also where it is the other one that counts.
+    let older = u.forge(|s| {
+        s[16] = 1;
+        s[12] -= 1;
+    });
+    assert!(reason(older).contains("EOF"));
+}
+
+#[test]
+fn memory_for_one_file_is_memory_for_the_next() {
+    let (u, other) = (updated(), updated());
+    let of_version_1 = u._dir.path().join("old");
+    std::fs::write(&of_version_1, include_bytes!("version-1.header")).unwrap();
+    let erased = u._dir.path().join("erased");
+    std::fs::write(&erased, vec![0; HEADER_FILE_LEN as usize]).unwrap();
+    let mut buffer = HeaderBuffer::default();
+    for path in [&of_version_1, &u.path, &erased, &of_version_1, &other.path] {
+        let file = HeaderFile::open(path).unwrap();
+        match (file.read(), file.read_with(&mut buffer)) {
+            (Ok(alone), Ok(after)) => {
+                assert_eq!(alone.is_alone(), after.is_alone());
+                assert_eq!(alone.sequence(), after.sequence());
+                assert_eq!(alone.claims(), &after.into_claims());
+            }
+            (Err(EnvelopeError::Erased { .. }), Err(EnvelopeError::Erased { .. })) => {
+                assert_eq!(path, &erased);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[test]
