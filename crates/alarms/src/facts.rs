@@ -217,6 +217,8 @@ pub struct AttachedFacts {
     pub last_death: Option<OffsetDateTime>,
     /// What holds its job up.
     pub job_error: Option<String>,
+    /// Since when its launcher is no more.
+    pub launcher_ended: Option<OffsetDateTime>,
 }
 
 /// Whether the vault grants the key of an attached disk.

@@ -51,6 +51,7 @@ fn attached(key: KeyStanding) -> ResourceFacts {
             deaths_in_a_row: 0,
             last_death: None,
             job_error: None,
+            launcher_ended: None,
         }),
         ..disk(ResourceState::Fine)
     }
@@ -475,6 +476,7 @@ fn resources() -> impl Strategy<Value = ResourceFacts> {
                 deaths_in_a_row,
                 last_death,
                 job_error: None,
+                launcher_ended: None,
             },
         );
     let old = proptest::option::of(times()).prop_map(|since| OldKey {

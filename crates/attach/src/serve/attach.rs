@@ -127,6 +127,7 @@ fn offered(give: &Give, attach: Uuid) -> Offered {
         last_restart: None,
         version: String::new(),
         last_upgrade: None,
+        launcher_ended: None,
     }
 }
 

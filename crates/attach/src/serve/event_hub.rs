@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
 
 use crate::guard::key_guard::Finding;
 use crate::serve::passed::{Parcel, Passed};
@@ -163,6 +164,11 @@ impl EventHub {
         let offered = &mut self.content().offered;
         offered.version.clone_from(&last.upgraded.to);
         offered.last_upgrade = Some(last);
+    }
+
+    /// Shows since when there is no launcher any more.
+    pub(crate) fn launcher_ended(&self, since: OffsetDateTime) {
+        self.content().offered.launcher_ended = Some(since);
     }
 
     /// Shows whose the disk is, and why a ring was not started, if it was not.

@@ -135,6 +135,8 @@ impl Supervision {
             return Err(fail(io::ErrorKind::InvalidInput.into()));
         };
         let NewProgram { file, version } = program;
+        // Older programs do not know it.
+        let names_data_plane = *version >= 2;
         let mut parcel = Parcel::default();
         let (mut keys, theirs) = UnixStream::pair().map_err(&fail)?;
         let layers = self.attached_disk.send_keys(&mut keys)?;
@@ -142,6 +144,9 @@ impl Supervision {
         let client = client.as_ref().map(|client| parcel.put(client));
         let keeping = self.keeping.passed(&mut parcel).map_err(&fail)?;
         let launcher = self.attached.data_plane.launcher();
+        let running = launcher.running().map_err(&fail)?;
+        let running = running.filter(|_| names_data_plane);
+        let data_plane = running.map(|running| parcel.put(running));
         let events = self.attached.event_hub.passed(&mut parcel);
         let (offered, events) = events.map_err(&fail)?;
         let descriptors = Descriptors {
@@ -149,6 +154,7 @@ impl Supervision {
                 .put(self.attached.data_plane.stream()?)
                 .map_err(&fail)?,
             launcher: parcel.put(&*launcher).map_err(&fail)?,
+            data_plane: data_plane.transpose().map_err(&fail)?,
             socket: parcel.put(&self.socket).map_err(&fail)?,
             control: parcel.put(&*self.control).map_err(&fail)?,
             keep: keeping.keep,

@@ -63,7 +63,9 @@ pub fn continue_attach(installation: Installation, state: RawFd) -> Result<(), A
     };
     let commands = Arc::new(Commands::adopt(twin()?, state.sent));
     let messages = Messages::adopt(twin()?, state.heard);
-    let launcher = Launcher::adopt(passed.launcher.take().map_err(&fail)?, state.launcher)?;
+    let running = passed.data_plane.map(Passed::take).transpose();
+    let socket = passed.launcher.take().map_err(&fail)?;
+    let launcher = Launcher::adopt(socket, state.launcher, running.map_err(&fail)?)?;
     let data_plane = DataPlane::adopt(Arc::new(launcher), twin()?);
     let (deks, key) = with_wiped_call_stack(|| {
         let mut keys = UnixStream::from(passed.keys.take().map_err(&fail)?);
