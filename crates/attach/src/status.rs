@@ -147,6 +147,7 @@ impl KeyStatus {
             last_death: offered.and_then(|offered| Some(offered.last_restart.as_ref()?.time)),
             job_error: self.job.as_ref().and_then(|job| job.error.clone()),
             launcher_ended: offered.and_then(|offered| offered.launcher_ended),
+            installation: offered.and_then(|offered| offered.installation),
         }
     }
 }
@@ -290,6 +291,9 @@ pub struct Offered {
         with = "time::serde::rfc3339::option"
     )]
     pub launcher_ended: Option<OffsetDateTime>,
+    /// The installation whose disk it is; nothing of an attach of an older version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub installation: Option<Uuid>,
 }
 
 /// What came of an upgrade.

@@ -98,6 +98,7 @@ pub(crate) fn disk(number: u128, name: &str, requests: u64) -> DiskRow {
             version: "0.1.0".into(),
             last_upgrade: None,
             launcher_ended: None,
+            installation: None,
         }),
         job: None,
         layers: vec![AttachedLayer {

@@ -52,6 +52,7 @@ fn attached(key: KeyStanding) -> ResourceFacts {
             last_death: None,
             job_error: None,
             launcher_ended: None,
+            installation: None,
         }),
         ..disk(ResourceState::Fine)
     }
@@ -477,6 +478,7 @@ fn resources() -> impl Strategy<Value = ResourceFacts> {
                 last_death,
                 job_error: None,
                 launcher_ended: None,
+                installation: None,
             },
         );
     let old = proptest::option::of(times()).prop_map(|since| OldKey {

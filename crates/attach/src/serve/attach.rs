@@ -112,7 +112,7 @@ fn attach_traced(
 }
 
 /// What others are shown of an attach that begins.
-fn offered(give: &Give, attach: Uuid) -> Offered {
+fn offered(give: &Give, attach: Uuid, installation: Uuid) -> Offered {
     Offered {
         queues: give.setup.num_queues,
         memory_bytes: give.setup.memory,
@@ -128,6 +128,7 @@ fn offered(give: &Give, attach: Uuid) -> Offered {
         version: String::new(),
         last_upgrade: None,
         launcher_ended: None,
+        installation: Some(installation),
     }
 }
 
@@ -242,7 +243,8 @@ impl Served {
         };
         let process = (opened.data_plane, opened.socket);
         let guard = self.guard(&give);
-        let event_hub = Arc::new(EventHub::new(guard.status(), offered(&give, opened.id)));
+        let offered = offered(&give, opened.id, self.installation.id());
+        let event_hub = Arc::new(EventHub::new(guard.status(), offered));
         if let Some(at) = claimed {
             event_hub.log_hold(&self.disk, EventKind::LockTaken, at, None);
         }

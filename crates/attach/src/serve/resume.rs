@@ -25,7 +25,7 @@ use crate::serve::kept_keys::KeptKeys;
 use crate::serve::passed::Passed;
 use crate::serve::replace::unblock_signals;
 use crate::serve::systemd::tell_systemd;
-use crate::status::{EventKind, Reason};
+use crate::status::{EventKind, Offered, Reason};
 use disks::{Disk, DiskError};
 use installation::Installation;
 use installation::envelope::HeaderKey;
@@ -107,7 +107,12 @@ pub fn continue_attach(installation: Installation, state: RawFd) -> Result<(), A
         program: state.program,
     };
     let guard = Guard::resumed(state.options, state.guard, Moment::now());
-    let event_hub = Arc::new(EventHub::new(guard.status(), state.offered));
+    let offered = Offered {
+        // The program before may be one that does not tell it.
+        installation: Some(served.installation.id()),
+        ..state.offered
+    };
+    let event_hub = Arc::new(EventHub::new(guard.status(), offered));
     let mut supervision = served.clone().supervision(
         (guard, keys, setup),
         (data_plane, socket, keeping.map_err(&fail)?),
