@@ -135,8 +135,8 @@ impl Supervision {
             return Err(fail(io::ErrorKind::InvalidInput.into()));
         };
         let NewProgram { file, version } = program;
-        // Older programs do not know it.
-        let names_data_plane = *version >= 2;
+        // Programs that read version 1 know neither what names the data plane nor who tells of events.
+        let is_known = *version >= 2;
         let mut parcel = Parcel::default();
         let (mut keys, theirs) = UnixStream::pair().map_err(&fail)?;
         let layers = self.attached_disk.send_keys(&mut keys)?;
@@ -145,10 +145,14 @@ impl Supervision {
         let keeping = self.keeping.passed(&mut parcel).map_err(&fail)?;
         let launcher = self.attached.data_plane.launcher();
         let running = launcher.running().map_err(&fail)?;
-        let running = running.filter(|_| names_data_plane);
+        let running = running.filter(|_| is_known);
         let data_plane = running.map(|running| parcel.put(running));
         let events = self.attached.event_hub.passed(&mut parcel);
         let (offered, events) = events.map_err(&fail)?;
+        let events = match is_known {
+            true => events,
+            false => events.without_notifier(),
+        };
         let descriptors = Descriptors {
             commands: parcel
                 .put(self.attached.data_plane.stream()?)

@@ -19,6 +19,7 @@ use crate::serve::attach_state::{AttachState, SocketState};
 use crate::serve::attached_disk::{AttachedDisk, Held, Now};
 use crate::serve::control_socket::{ControlSocket, answer_upgrade};
 use crate::serve::event_hub::EventHub;
+use crate::serve::event_targets;
 use crate::serve::followers::follow_again;
 use crate::serve::keeping::Keeping;
 use crate::serve::kept_keys::KeptKeys;
@@ -132,6 +133,7 @@ pub fn continue_attach(installation: Installation, state: RawFd) -> Result<(), A
     supervision.failed_sync = state.failed_sync;
     event_hub.resume(state.events).map_err(&fail)?;
     follow_again(&event_hub);
+    event_targets::bury_again(&event_hub).map_err(&fail)?;
     let watched = supervision.watch_from(heard, messages)?;
     served.answer_others(&supervision, &attached_disk)?;
     let end = passed.end.take().map_err(&fail)?;
