@@ -222,7 +222,8 @@ impl Served {
             DiskOf::This(taken) => {
                 let taken = *taken;
                 let (runtime, claim) = (taken.begun.runtime, taken.claim);
-                (now.key, now.held) = (Some(taken.begun.key), Some(Held { runtime, claim }));
+                let held = Held::of(&self.disk, &now.header, runtime, claim);
+                (now.key, now.held) = (Some(taken.begun.key), Some(held));
                 (key_url, claimed, recovered) =
                     (taken.key_url, Some(taken.at), taken.begun.recovered);
                 let files = taken.files;

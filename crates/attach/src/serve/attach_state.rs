@@ -112,6 +112,9 @@ pub(crate) struct Descriptors {
     pub(crate) runtime: Passed,
     /// The data file by which the disk is claimed.
     pub(crate) claim: Passed,
+    /// Another open file of it, which knows what the kernel has lost; nothing before version 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) witness: Option<Passed>,
     /// Through which the keys come.
     pub(crate) keys: Passed,
     /// What signals were written to that came until now.

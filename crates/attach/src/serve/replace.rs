@@ -135,7 +135,7 @@ impl Supervision {
             return Err(fail(io::ErrorKind::InvalidInput.into()));
         };
         let NewProgram { file, version } = program;
-        // Programs that read version 1 know neither what names the data plane nor who tells of events.
+        // Programs that read version 1 know nothing of what came with version 2.
         let is_known = *version >= 2;
         let mut parcel = Parcel::default();
         let (mut keys, theirs) = UnixStream::pair().map_err(&fail)?;
@@ -165,6 +165,7 @@ impl Supervision {
             region: keeping.region,
             runtime: served.runtime,
             claim: served.claim,
+            witness: served.witness.filter(|_| is_known),
             keys: parcel.put(&theirs).map_err(&fail)?,
             end: parcel.put(&watched.signals.end).map_err(&fail)?,
             hangup: parcel.put(&watched.signals.hangup).map_err(&fail)?,

@@ -77,16 +77,21 @@ pub fn continue_attach(installation: Installation, state: RawFd) -> Result<(), A
         keys.hold(layers, &deks);
     }
     let claim = LayerFile::from_file(passed.claim.take().map_err(&fail)?.into());
+    let claim = claim
+        .map_err(PipelineError::from)
+        .map_err(DiskError::from)?;
+    let runtime = RuntimeMap::from_file(passed.runtime.take().map_err(&fail)?.into());
+    let witness = passed.witness.map(Passed::take).transpose();
+    let mut held = Held::of(&disk, &state.header, runtime, claim);
+    if let Some(older) = witness.map_err(&fail)? {
+        // It knows what was lost before.
+        held.witness = Some(older.into());
+    }
     let now = Now {
         top: state.top,
         size: state.size,
         key: Some(Arc::new(key)),
-        held: Some(Held {
-            runtime: RuntimeMap::from_file(passed.runtime.take().map_err(&fail)?.into()),
-            claim: claim
-                .map_err(PipelineError::from)
-                .map_err(DiskError::from)?,
-        }),
+        held: Some(held),
         header: state.header,
         limits: state.limits,
     };
