@@ -2,6 +2,7 @@
 //! space behind its back.
 
 use std::fs;
+use std::io::Write;
 use std::process::Output;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -19,6 +20,7 @@ use test_support::seccomp::supervise_this_thread;
 use test_support::small_fs::{FailingFs, Overcommitted};
 use test_support::{AttachOptions, Daemon, Disk, expect_success};
 use uuid::Uuid;
+use volume::store::Witness;
 
 const NAME: &str = "disk";
 
@@ -524,6 +526,28 @@ fn a_resize_whose_sync_failed_is_known_to_everybody() {
         expect_success(&mut resize);
         assert!(show()["failedSync"].is_null());
     }
+}
+
+/// Whoever is told by the kernel that a write was lost may be killed before it says so. A file that is opened after that
+/// knows nothing; one that was open before does.
+#[test]
+fn what_somebody_else_was_told_of_is_known_to_a_witness() {
+    let Some(fs) = Overcommitted::mount() else {
+        return;
+    };
+    let path = fs.path().join("data");
+    let mut file = fs::File::create(&path).unwrap();
+    let witness = Witness::open(&path).unwrap();
+    assert!(witness.lost_write().is_none());
+    file.write_all(&[1; 1 << 20]).unwrap();
+    let full = fs.fill_device();
+    assert!(file.sync_all().is_err(), "the device has a place for it");
+    drop(full);
+    let later = fs::File::open(&path).unwrap();
+    assert!(later.sync_all().is_ok(), "it is told once");
+    assert!(Witness::open(&path).unwrap().lost_write().is_none());
+    assert!(witness.lost_write().is_some());
+    assert!(witness.lost_write().is_none(), "and that once too");
 }
 
 /// What the header says after a sync failed and the power went.

@@ -48,6 +48,8 @@ pub enum AlarmCode {
     DiskDirty,
     /// Data planes of a disk die one after the other.
     CrashLoop,
+    /// The launcher of a disk's data planes is no more: the one that serves is the last.
+    LauncherEnded,
     /// A job of a disk's layers does not go on.
     JobHeldUp,
     /// A rotation has left something under an old key version.
@@ -66,7 +68,7 @@ pub enum AlarmCode {
 
 impl AlarmCode {
     /// All of them, the gravest first.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::KeyRevoked,
         Self::KeyUnreachable,
         Self::KeyUnusable,
@@ -78,6 +80,7 @@ impl AlarmCode {
         Self::DiskDamaged,
         Self::DiskDirty,
         Self::CrashLoop,
+        Self::LauncherEnded,
         Self::JobHeldUp,
         Self::OldKeyVersion,
         Self::FileSystemFilling,
@@ -91,7 +94,11 @@ impl AlarmCode {
     pub fn has_own_event(self) -> bool {
         matches!(
             self,
-            Self::KeyRevoked | Self::KeyUnusable | Self::KeyUnreachable | Self::SyncFailed
+            Self::KeyRevoked
+                | Self::KeyUnusable
+                | Self::KeyUnreachable
+                | Self::SyncFailed
+                | Self::LauncherEnded
         )
     }
 }

@@ -53,6 +53,8 @@ pub struct Facts {
     pub backup: Option<BackupFacts>,
     /// Disks whose processes answer though the catalog does not have them.
     pub strangers: Vec<Uuid>,
+    /// Disks of other installations, whose processes use the same runtime directory.
+    pub elsewhere: Vec<Uuid>,
     /// What could not be looked at.
     pub unknown: Vec<Unknown>,
 }
@@ -69,6 +71,7 @@ impl Facts {
             vaults: Vec::new(),
             backup: None,
             strangers: Vec::new(),
+            elsewhere: Vec::new(),
             unknown: Vec::new(),
         }
     }
@@ -217,6 +220,10 @@ pub struct AttachedFacts {
     pub last_death: Option<OffsetDateTime>,
     /// What holds its job up.
     pub job_error: Option<String>,
+    /// Since when its launcher is no more.
+    pub launcher_ended: Option<OffsetDateTime>,
+    /// The installation whose disk it has, if it tells.
+    pub installation: Option<Uuid>,
 }
 
 /// Whether the vault grants the key of an attached disk.

@@ -279,6 +279,15 @@ fn attached_alarms(
             "its guest waits: see the log of `sealdisk attach` for what they died of".into(),
         ));
     }
+    if let Some(since) = attached.launcher_ended {
+        alarms.push(alarm(
+            AlarmCode::LauncherEnded,
+            Severity::Warning,
+            Some(since),
+            "has a data plane that can be neither restarted nor upgraded, since its launcher has ended".into(),
+            "attach it again when its guest allows it; until then it is served, and its key is guarded".into(),
+        ));
+    }
     if let Some(error) = &attached.job_error {
         alarms.push(alarm(
             AlarmCode::JobHeldUp,

@@ -71,6 +71,11 @@ impl Call<'_> {
         self.site.installation().catalog()
     }
 
+    /// What it asks for, for those who wait for its end.
+    pub fn what(&self) -> String {
+        format!("{} {}", self.head.method, self.head.path)
+    }
+
     /// Whether whoever asks may do that at a scope.
     pub fn may(&self, action: &str, scope: &str) -> bool {
         permitted(&self.roles, action, scope)

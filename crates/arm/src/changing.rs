@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,11 @@ use installation::Installation;
 /// How long a change waits for what passes by: a merge, and a command.
 const MERGING: Duration = Duration::from_secs(30);
 const CHANGING: Duration = Duration::from_secs(3);
+/// How long a name is waited for: longer than anything that is done with one, of which a snapshot of an attached disk may
+/// take five minutes. Whoever has it then hangs, and is not to hang all others.
+const HELD: Duration = Duration::from_secs(600);
+/// So many of those who have a name are told.
+const TOLD: usize = 3;
 /// How often it is tried meanwhile.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -29,6 +34,10 @@ pub struct Changes {
     pub(crate) import_dir: Option<PathBuf>,
     locked: Mutex<HashMap<String, Holders>>,
     unlocked: Condvar,
+    /// How long a name is waited for.
+    patience: Duration,
+    /// The id of whoever has a name next.
+    next: AtomicU64,
     merging: Arc<Merging>,
     /// What goes on and outlives its request.
     pub(crate) going: Going,
@@ -50,11 +59,43 @@ struct Holders {
     shared: usize,
     /// So many wait to have it alone: nobody else joins those who share it meanwhile, who would never end else.
     waiting: usize,
+    /// Who they are.
+    by: Vec<Holder>,
+}
+
+/// Who has a name.
+struct Holder {
+    id: u64,
+    /// What it does.
+    what: String,
+    since: Instant,
 }
 
 impl Holders {
     fn are_none(&self) -> bool {
         !self.alone && self.shared == 0 && self.waiting == 0
+    }
+
+    /// Why whoever has waited for the name waits no more.
+    fn refusal(&self, name: &str) -> ArmError {
+        let who = self.by.iter().take(TOLD).map(|holder| {
+            let seconds = holder.since.elapsed().as_secs();
+            format!("{} (for {seconds} s)", holder.what)
+        });
+        let mut who: Vec<_> = who.collect();
+        if self.by.len() > TOLD {
+            who.push(format!("and {} more", self.by.len() - TOLD));
+        }
+        let message = format!(
+            "'{name}' is being changed by another request, which does not come to its end: {}. Try again when it has; \
+             if it never does, the storage or the vault that it waits for is to be looked at, and the server restarted.",
+            who.join(", ")
+        );
+        log::warn!("{message}");
+        ArmError {
+            retry_after: Some(60),
+            ..ArmError::new(409, "AnotherOperationInProgress", message)
+        }
     }
 }
 
@@ -62,6 +103,7 @@ impl Holders {
 pub struct NameLock<'a> {
     changes: &'a Changes,
     name: String,
+    id: u64,
 }
 
 impl Drop for NameLock<'_> {
@@ -76,6 +118,7 @@ impl Drop for NameLock<'_> {
                 true => holders.alone = false,
                 false => holders.shared = holders.shared.saturating_sub(1),
             }
+            holders.by.retain(|holder| holder.id != self.id);
             if holders.are_none() {
                 locked.remove(&self.name);
             }
@@ -94,6 +137,8 @@ impl Changes {
             import_dir: None,
             locked: Mutex::default(),
             unlocked: Condvar::new(),
+            patience: HELD,
+            next: AtomicU64::new(0),
             merging: Arc::default(),
             going: Going::default(),
         }
@@ -105,20 +150,36 @@ impl Changes {
     }
 
     /// Waits until nobody else changes what has that name: of two requests at once the second finds what the
-    /// first has left.
-    pub(crate) fn lock(&self, name: &str) -> NameLock<'_> {
-        self.hold(name, true)
+    /// first has left. `what` is done with it, for those who wait.
+    ///
+    /// # Errors
+    /// 409, and who has it: it was waited for long enough.
+    pub(crate) fn lock(
+        &self,
+        name: &str,
+        what: impl Into<String>,
+    ) -> Result<NameLock<'_>, ArmError> {
+        self.hold(name, true, what.into())
     }
 
     /// Waits until nobody has that name alone or waits for that, and keeps it from that: a group, while something is put
     /// into it. Whoever needs both takes the name of a group before that of a resource, and nobody shares the same name
     /// twice.
-    pub(crate) fn share(&self, name: &str) -> NameLock<'_> {
-        self.hold(name, false)
+    ///
+    /// # Errors
+    /// As [`Changes::lock`].
+    pub(crate) fn share(
+        &self,
+        name: &str,
+        what: impl Into<String>,
+    ) -> Result<NameLock<'_>, ArmError> {
+        self.hold(name, false, what.into())
     }
 
-    fn hold(&self, name: &str, alone: bool) -> NameLock<'_> {
+    fn hold(&self, name: &str, alone: bool, what: String) -> Result<NameLock<'_>, ArmError> {
         let name = name.to_ascii_lowercase();
+        let (since, id) = (Instant::now(), self.next.fetch_add(1, Ordering::Relaxed));
+        let deadline = since + self.patience;
         let mut locked = self.locked.lock().unwrap_or_else(PoisonError::into_inner);
         let mut waits = false;
         loop {
@@ -135,20 +196,31 @@ impl Changes {
                     true => holders.alone = true,
                     false => holders.shared += 1,
                 }
+                let since = Instant::now();
+                holders.by.push(Holder { id, what, since });
                 break;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let refusal = holders.refusal(&name);
+                drop(locked);
+                // Those who have waited behind this one need not any more.
+                self.unlocked.notify_all();
+                return Err(refusal);
             }
             if alone {
                 holders.waiting += 1;
             }
             waits = true;
-            let woken = self.unlocked.wait(locked);
-            locked = woken.unwrap_or_else(PoisonError::into_inner);
+            let woken = self.unlocked.wait_timeout(locked, left);
+            (locked, _) = woken.unwrap_or_else(PoisonError::into_inner);
         }
         drop(locked);
-        NameLock {
+        Ok(NameLock {
             changes: self,
             name,
-        }
+            id,
+        })
     }
 
     /// Makes a change, again and again for a while when what keeps it from being made passes by: a merge in the
@@ -254,12 +326,12 @@ mod tests {
     #[test]
     fn who_shares_a_name_keeps_it_from_who_wants_it_alone() {
         let changes = Changes::new(PathBuf::new(), PathBuf::new());
-        let first = changes.share("rg");
-        let second = changes.share("RG");
+        let first = changes.share("rg", "first").unwrap();
+        let second = changes.share("RG", "second").unwrap();
         let (told, tells) = mpsc::channel();
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                let _alone = changes.lock("rg");
+                let _alone = changes.lock("rg", "alone").unwrap();
                 let _ = told.send(());
             });
             let waits =
@@ -270,14 +342,61 @@ mod tests {
             drop(second);
             tells.recv_timeout(Duration::from_secs(30)).unwrap();
         });
-        drop(changes.lock("rg"));
-        drop(changes.share("rg"));
+        drop(changes.lock("rg", "alone").unwrap());
+        drop(changes.share("rg", "shared").unwrap());
+    }
+
+    #[test]
+    fn who_hangs_with_a_name_is_told_and_hangs_nobody_else_for_ever() {
+        let changes = Changes {
+            patience: Duration::from_millis(50),
+            ..Changes::new(PathBuf::new(), PathBuf::new())
+        };
+        let hangs = changes.lock("Disks/d", "DELETE /disks/d").unwrap();
+        for refused in [
+            changes.lock("disks/d", "PUT /disks/d").err().unwrap(),
+            changes.share("disks/D", "GET").err().unwrap(),
+        ] {
+            assert_eq!(refused.code, "AnotherOperationInProgress");
+            assert!(refused.status == 409 && refused.retry_after.is_some());
+            let message = refused.message;
+            assert!(
+                message.starts_with("'disks/d' is being changed"),
+                "{message}"
+            );
+            assert!(message.contains("DELETE /disks/d (for "), "{message}");
+        }
+        drop(changes.lock("disks/e", "another").unwrap());
+        drop(hangs);
+        drop(changes.lock("disks/d", "next").unwrap());
+        assert!(changes.locked.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn who_gives_up_waiting_keeps_nobody_out() {
+        let changes = Changes {
+            patience: Duration::from_millis(300),
+            ..Changes::new(PathBuf::new(), PathBuf::new())
+        };
+        let all: Vec<_> = (0..TOLD + 2)
+            .map(|n| changes.share("rg", format!("PUT {n}")).unwrap())
+            .collect();
+        let refused = std::thread::scope(|scope| {
+            let alone = scope.spawn(|| changes.lock("rg", "alone").err().unwrap());
+            alone.join().unwrap()
+        });
+        let message = refused.message;
+        assert!(message.contains("PUT 0 (for 0 s)"), "{message}");
+        assert!(message.contains("and 2 more"), "{message}");
+        drop(changes.share("rg", "shared").unwrap());
+        drop(all);
+        assert!(changes.locked.lock().unwrap().is_empty());
     }
 
     #[test]
     fn who_waits_to_be_alone_is_not_overtaken() {
         let changes = Changes::new(PathBuf::new(), PathBuf::new());
-        let first = changes.share("rg");
+        let first = changes.share("rg", "first").unwrap();
         let (told, tells) = mpsc::channel();
         let waits = || {
             let locked = changes.locked.lock().unwrap();
@@ -287,14 +406,14 @@ mod tests {
             let (alone, shared) = (told.clone(), told);
             let changes = &changes;
             scope.spawn(move || {
-                let _alone = changes.lock("rg");
+                let _alone = changes.lock("rg", "alone").unwrap();
                 let _ = alone.send("alone");
             });
             while !waits() {
                 std::thread::yield_now();
             }
             scope.spawn(move || {
-                let _shared = changes.share("rg");
+                let _shared = changes.share("rg", "shared").unwrap();
                 let _ = shared.send("shared");
             });
             assert!(tells.recv_timeout(Duration::from_millis(50)).is_err());

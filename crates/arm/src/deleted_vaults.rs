@@ -49,9 +49,8 @@ pub fn one(call: &Call<'_>, name: &str, action: Option<&str>) -> Result<FrontRep
         ("GET", None) => Ok(item(view)),
         ("POST", Some(action)) if action.eq_ignore_ascii_case("purge") => {
             let id = text(&view, "/properties/vaultId").unwrap_or_default();
-            let _lock = call
-                .changes
-                .lock(&format!("Microsoft.KeyVault/vaults/{name}"));
+            let vault = format!("Microsoft.KeyVault/vaults/{name}");
+            let _lock = call.changes.lock(&vault, call.what())?;
             recorded(call, "VaultPurge", id, || {
                 Ok(call.installation().purge_vault(name)?)
             })?;

@@ -97,7 +97,7 @@ pub fn one(call: &Call<'_>, name: &str) -> Result<FrontReply, ArmError> {
 }
 
 fn put(call: &Call<'_>, name: &str) -> Result<FrontReply, ArmError> {
-    let _lock = call.changes.lock(&group_lock(name));
+    let _lock = call.changes.lock(&group_lock(name), call.what())?;
     let known = call.catalog().group(name)?;
     let now = known.as_ref().map(|known| view(call, known));
     check_etag(call.head, now.as_ref())?;
@@ -225,7 +225,7 @@ fn delete(call: &Call<'_>, name: &str) -> Result<(), ArmError> {
     call.require(&format!("{ACTION}/delete"), &id)?;
     // Each of which keeps the group from being deleted.
     importing::cancel_all(call, name)?;
-    let _lock = call.changes.lock(&group_lock(name));
+    let _lock = call.changes.lock(&group_lock(name), call.what())?;
     if call.catalog().group(name)?.is_none() {
         return Ok(());
     }
@@ -300,9 +300,8 @@ fn delete_all(
         call.require(&action, &call.id(placed))?;
     }
     for placed in &all {
-        let _lock = call
-            .changes
-            .lock(&name_lock(&kind.full_type(), &placed.name));
+        let name = name_lock(&kind.full_type(), &placed.name);
+        let _lock = call.changes.lock(&name, call.what())?;
         call.refuse_locked(&action, &call.id(placed))?;
         let deleted = recorded(call, "ResourceDelete", &call.id(placed), || {
             call.changes.retrying(|| kind.delete(call, &placed.name))

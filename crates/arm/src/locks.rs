@@ -276,12 +276,19 @@ pub fn one(call: &Call<'_>, scope: &str, name: &str) -> Result<FrontReply, ArmEr
     // What is being done with it is done before, or finds the lock.
     let _held = match (verb, &target) {
         ("write", LockTarget::Resource(kind, name)) => {
-            Some(call.changes.lock(&name_lock(&full_type(*kind), name)))
+            let name = name_lock(&full_type(*kind), name);
+            Some(call.changes.lock(&name, call.what())?)
         }
         _ => None,
     };
     // What a condition was met by is still there when it is changed.
-    let _held = (verb != "read").then(|| call.changes.lock(&format!("{scope}/{TYPE}/{name}")));
+    let _alone = match verb {
+        "read" => None,
+        _ => Some(
+            call.changes
+                .lock(&format!("{scope}/{TYPE}/{name}"), call.what())?,
+        ),
+    };
     let known = on(installation, &target)?;
     let known = named(&known, name);
     let now = known.map(|lock| view(&scope_of(installation, lock), &lock.record));

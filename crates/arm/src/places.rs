@@ -159,12 +159,12 @@ pub fn group_lock(name: &str) -> String {
 /// A group, which is kept from being deleted while something is put into it.
 ///
 /// # Errors
-/// 404 when it is not there.
+/// 404 when it is not there, 409 when it is being deleted, which does not come to its end.
 pub fn hold_group<'a>(
     call: &'a Call<'_>,
     name: &str,
 ) -> Result<(NameLock<'a>, GroupRecord), ArmError> {
-    let lock = call.changes.share(&group_lock(name));
+    let lock = call.changes.share(&group_lock(name), call.what())?;
     let group = call.catalog().group(name)?;
     Ok((lock, group.ok_or_else(|| ArmError::no_group(name))?))
 }

@@ -52,6 +52,11 @@ impl Named<'_> {
         format!("{}/{verb}", self.kind.full_type())
     }
 
+    /// What locks it.
+    fn lock(&self) -> String {
+        name_lock(&self.kind.full_type(), self.name)
+    }
+
     fn missing(&self) -> ArmError {
         ArmError::no_resource(&self.kind.full_type(), self.name, self.group)
     }
@@ -81,9 +86,7 @@ pub fn put(call: &Call<'_>, named: &Named<'_>, is_patch: bool) -> Result<FrontRe
     call.require(&named.action("write"), &named.id(call))?;
     let (held, group) = hold_group(call, named.group)?;
     let group = group.name;
-    let lock = call
-        .changes
-        .lock(&name_lock(&named.kind.full_type(), named.name));
+    let lock = call.changes.lock(&named.lock(), call.what())?;
     call.refuse_locked(&named.action("write"), &named.id(call))?;
     if let Some(going) = importing::going(call, named.kind.kind(), named.name)? {
         if !going.0.group.eq_ignore_ascii_case(&group) {
@@ -393,9 +396,7 @@ pub fn delete(call: &Call<'_>, named: &Named<'_>) -> Result<FrontReply, ArmError
         (named.group, named.name),
         &named.id(call),
     )?;
-    let _lock = call
-        .changes
-        .lock(&name_lock(&named.kind.full_type(), named.name));
+    let _lock = call.changes.lock(&named.lock(), call.what())?;
     call.refuse_locked(&named.action("delete"), &named.id(call))?;
     if call.catalog().group(named.group)?.is_none() {
         return Err(ArmError::no_group(named.group));

@@ -146,6 +146,8 @@ impl KeyStatus {
             deaths_in_a_row: offered.map_or(0, |offered| offered.deaths_in_a_row),
             last_death: offered.and_then(|offered| Some(offered.last_restart.as_ref()?.time)),
             job_error: self.job.as_ref().and_then(|job| job.error.clone()),
+            launcher_ended: offered.and_then(|offered| offered.launcher_ended),
+            installation: offered.and_then(|offered| offered.installation),
         }
     }
 }
@@ -282,6 +284,16 @@ pub struct Offered {
     /// The last time that another program took over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_upgrade: Option<LastUpgrade>,
+    /// Since when the launcher is no more, so that no other data plane can be started.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "time::serde::rfc3339::option"
+    )]
+    pub launcher_ended: Option<OffsetDateTime>,
+    /// The installation whose disk it is; nothing of an attach of an older version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub installation: Option<Uuid>,
 }
 
 /// What came of an upgrade.
@@ -388,6 +400,8 @@ pub enum EventKind {
     SyncFailed,
     /// A connection was ended: the guest's memory is not shared with the back-end.
     MemoryNotShared,
+    /// The launcher died: the data plane serves on, and no other one can be started.
+    LauncherEnded,
     /// The data plane died, and another one goes on for it.
     DataPlaneRestarted,
     /// Another program serves the disk.
@@ -486,6 +500,12 @@ impl fmt::Display for Event {
             ),
             EventKind::MemoryNotShared => {
                 write!(f, "a connection to the disk {disk} was ended")
+            }
+            EventKind::LauncherEnded => {
+                write!(
+                    f,
+                    "the launcher of the disk {disk} has ended, and the disk is served on"
+                )
             }
             EventKind::DataPlaneRestarted => {
                 write!(f, "another data plane of the disk {disk} was started")

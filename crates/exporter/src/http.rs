@@ -46,11 +46,18 @@ impl Service for Scraper {
 /// How long a scraper waits for its answer, as Prometheus says it with each scrape.
 const SCRAPE_TIMEOUT: &str = "x-prometheus-scrape-timeout-seconds";
 
+/// What a disk has at least to answer in, whatever a scraper says: one that has no time at all would be told that all
+/// disks are down, and so would those who ask right after it.
+const LEAST_PATIENCE: Duration = Duration::from_millis(500);
+
 /// How long disks may take at most to answer, that the scraper still gets what the others have answered.
 fn deadline(request: &Request<Incoming>) -> Option<Duration> {
-    let said = request.headers().get(SCRAPE_TIMEOUT)?.to_str().ok()?;
+    patience(request.headers().get(SCRAPE_TIMEOUT)?.to_str().ok()?)
+}
+
+fn patience(said: &str) -> Option<Duration> {
     let whole = Duration::try_from_secs_f64(said.parse().ok()?).ok()?;
-    Some(whole / 2)
+    Some((whole / 2).max(LEAST_PATIENCE))
 }
 
 async fn metrics(scraper: &Scraper, most: Option<Duration>, format: Format) -> Answer {
@@ -121,6 +128,17 @@ fn said(status: StatusCode, text: impl Into<Bytes>) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_scraper_without_time_takes_none_from_the_disks() {
+        assert_eq!(patience("10"), Some(Duration::from_secs(5)));
+        for little in ["0", "-0", "0.001", "1", "1e-300"] {
+            assert_eq!(patience(little), Some(LEAST_PATIENCE), "{little}");
+        }
+        for nothing in ["", "-1", "NaN", "inf", "-inf", "1e300", "ten"] {
+            assert_eq!(patience(nothing), None, "{nothing}");
+        }
+    }
 
     #[test]
     fn the_format_is_that_which_a_scraper_wants_most() {

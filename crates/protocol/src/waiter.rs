@@ -29,6 +29,16 @@ impl Waiter {
         self.0.ctl(ControlOperation::Add, what.as_raw_fd(), event)
     }
 
+    /// Watches a descriptor for its end alone: a socket, whose other end is closed. What there is to read does not
+    /// count.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn watch_end(&self, what: &impl AsRawFd, name: u64) -> io::Result<()> {
+        let event = EpollEvent::new(EventSet::empty(), name);
+        self.0.ctl(ControlOperation::Add, what.as_raw_fd(), event)
+    }
+
     /// Watches it no more.
     ///
     /// # Errors
@@ -102,4 +112,25 @@ fn told_of(signals: &[i32]) -> io::Result<UnixStream> {
         signal_hook::low_level::pipe::register(signal, write.try_clone()?)?;
     }
     Ok(read)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::Shutdown;
+
+    use super::*;
+
+    #[test]
+    fn only_the_end_of_a_socket_is_told_where_that_is_watched() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let waiter = Waiter::new().unwrap();
+        waiter.watch_end(&ours, 3).unwrap();
+        theirs.write_all(b"something").unwrap();
+        assert_eq!(waiter.wait_until(Instant::now()).unwrap(), None);
+        theirs.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(waiter.wait_until(Instant::now()).unwrap(), None);
+        drop(theirs);
+        assert_eq!(waiter.wait().unwrap(), 3);
+    }
 }

@@ -97,6 +97,8 @@ pub(crate) fn disk(number: u128, name: &str, requests: u64) -> DiskRow {
             last_restart: None,
             version: "0.1.0".into(),
             last_upgrade: None,
+            launcher_ended: None,
+            installation: None,
         }),
         job: None,
         layers: vec![AttachedLayer {

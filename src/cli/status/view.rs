@@ -45,6 +45,13 @@ struct DisksView {
     states: BTreeMap<&'static str, usize>,
     snapshots: usize,
     images: usize,
+    /// Disks of other installations that are attached with the same runtime directory: they are none of these.
+    #[serde(skip_serializing_if = "is_none")]
+    of_other_installations: usize,
+}
+
+fn is_none(count: &usize) -> bool {
+    *count == 0
 }
 
 #[derive(Serialize)]
@@ -145,6 +152,7 @@ fn disks_view(facts: &Facts, resources: &[DiskView]) -> DisksView {
         states,
         snapshots: of_kind(ResourceKind::Snapshot).count(),
         images: of_kind(ResourceKind::Image).count(),
+        of_other_installations: facts.elsewhere.len(),
     }
 }
 
@@ -154,7 +162,7 @@ fn keys_view(
     attached: &BTreeMap<Uuid, KeyStatus>,
 ) -> KeysView {
     // Of what the catalog does not have nothing is known, whatever its process says.
-    let is_ours = |id: &Uuid| !facts.strangers.contains(id);
+    let is_ours = |id: &Uuid| !facts.strangers.contains(id) && !facts.elsewhere.contains(id);
     let ours = || attached.iter().filter(|(id, _)| is_ours(id));
     let in_state = |state| ours().filter(|(_, key)| key.state == state).count();
     let is_attached = |view: &&DiskView| view.disk_state == "Attached";
@@ -311,6 +319,13 @@ fn disks_line(disks: &DisksView) -> String {
         "; {} snapshots, {} images",
         disks.snapshots, disks.images
     );
+    if disks.of_other_installations > 0 {
+        let _ = write!(
+            text,
+            "; {} of other installations in the same runtime directory",
+            disks.of_other_installations
+        );
+    }
     text
 }
 

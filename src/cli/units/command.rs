@@ -11,7 +11,7 @@ use super::drop_in::Wanted;
 use super::files::{Root, remove};
 use super::needs::{Needs, RUNTIME_DIR};
 use super::systemctl::Systemctl;
-use crate::cli::{CliError, Context, attach};
+use crate::cli::{CliError, Context, attach, limits};
 use installation::envelope::ResourceKind;
 
 /// Bytes of the path of a socket at most (unix(7)).
@@ -54,13 +54,13 @@ pub struct EnableArgs {
           value_parser = clap::value_parser!(u16).range(1..=i64::from(attach::MAX_QUEUES)))]
     queues: Option<u16>,
     /// Maximum requests per second
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = as_written(limits::iops))]
     iops: Option<String>,
     /// Burst of requests
     #[arg(long, value_name = "N")]
     iops_burst: Option<String>,
-    /// Maximum bytes per second, as 100MiB; discards and zeroes count as requests alone
-    #[arg(long, value_name = "SIZE")]
+    /// Maximum bytes per second, as 100MiB, and at least 64KiB; discards and zeroes count as requests alone
+    #[arg(long, value_name = "SIZE", value_parser = as_written(limits::bandwidth))]
     bandwidth: Option<String>,
     /// Burst of bytes
     #[arg(long, value_name = "SIZE")]
@@ -236,6 +236,13 @@ fn wanted(context: &Context, args: EnableArgs) -> Result<Wanted, CliError> {
         options,
         needs,
     })
+}
+
+/// Takes an option as it was written, if `check` takes it.
+fn as_written(
+    check: fn(&str) -> Result<u64, String>,
+) -> impl Fn(&str) -> Result<String, String> + Clone + Send + Sync + 'static {
+    move |text| check(text).map(|_| text.to_owned())
 }
 
 /// A path as a unit can have it: absolute and without `..`, which systemd does not take.

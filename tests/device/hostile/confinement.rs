@@ -92,8 +92,8 @@ fn capabilities_of(status: &str, set: &str) -> u64 {
 
 #[test]
 fn the_attach_process_and_the_launcher_are_confined() {
-    // CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, IPC_LOCK, SYS_RESOURCE.
-    const OF_ATTACH: u64 = 0b1111 | 1 << 14 | 1 << 24;
+    // CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, KILL, IPC_LOCK, SYS_RESOURCE.
+    const OF_ATTACH: u64 = 0b1111 | 1 << 5 | 1 << 14 | 1 << 24;
     // KILL, SETGID, SETUID, SETPCAP, IPC_LOCK, SYS_PTRACE, SYS_ADMIN, SYS_RESOURCE.
     const OF_LAUNCHER: u64 =
         1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 14 | 1 << 19 | 1 << 21 | 1 << 24;

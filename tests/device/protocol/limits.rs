@@ -6,20 +6,24 @@ use test_support::{AttachOptions, Disk, expect_success};
 
 use super::MIB;
 
-/// 4096 bytes every eight seconds: what follows the first request waits.
+/// 512 KiB every eight seconds: what follows the first request waits.
 #[test]
 fn a_limit_holds_requests_back_until_it_is_taken_back() {
     let disk = Disk::new(16 * MIB);
-    let arguments = &["--bandwidth", "512", "--bandwidth-burst", "1"];
+    const LEN: u64 = 512 << 10;
+    let arguments = &["--bandwidth", "64KiB", "--bandwidth-burst", "1"];
     let daemon = disk.attach(&AttachOptions {
         arguments,
         ..AttachOptions::default()
     });
     let mut frontend = daemon.connect();
     let queue = &mut frontend.queues[0];
-    let at = queue.arena.alloc(3 * 4096, 4096);
+    let at = queue.arena.alloc(3 * LEN, 4096);
     let pending: Vec<_> = (0..3)
-        .map(|i| queue.request(kind::IN, 8 * i, &[Seg::into(at + 4096 * i, 4096)]))
+        .map(|i| {
+            let to = Seg::into(at + LEN * i, LEN as u32);
+            queue.request(kind::IN, LEN / 512 * i, &[to])
+        })
         .collect();
     let first = queue.next_used();
     std::thread::sleep(std::time::Duration::from_millis(100));
@@ -58,11 +62,11 @@ fn a_limit_does_not_hold_a_stop_back() {
     assert_eq!(base, frontend.queues[0].used_idx());
 }
 
-/// Of a gigabyte at four kilobytes a second what follows would wait for three days.
+/// Of a gigabyte at 64 KiB a second what follows would wait for hours.
 #[test]
 fn what_moves_no_data_is_free_of_the_limit_of_bytes() {
     let disk = Disk::new(1 << 30);
-    let arguments = &["--bandwidth", "4096", "--bandwidth-burst", "1"];
+    let arguments = &["--bandwidth", "64KiB", "--bandwidth-burst", "1"];
     let daemon = disk.attach(&AttachOptions {
         arguments,
         ..AttachOptions::default()
@@ -75,22 +79,40 @@ fn what_moves_no_data_is_free_of_the_limit_of_bytes() {
     assert_eq!(queue.read(0, 4096), Ok(vec![0; 4096]));
 }
 
-/// At the rate of before the second request waits for more than an hour.
+/// At the rate of before the second request waits for two minutes, and longer than the test does.
 #[test]
 fn what_waits_follows_a_higher_limit() {
     let disk = Disk::new(16 * MIB);
-    let arguments = &["--bandwidth", "1", "--bandwidth-burst", "1"];
+    const LEN: u64 = 8 << 20;
+    let arguments = &["--bandwidth", "64KiB", "--bandwidth-burst", "1"];
     let daemon = disk.attach(&AttachOptions {
         arguments,
         ..AttachOptions::default()
     });
     let mut frontend = daemon.connect();
     let queue = &mut frontend.queues[0];
-    let at = queue.arena.alloc(2 * 4096, 4096);
+    let at = queue.arena.alloc(2 * LEN, 4096);
     for i in 0..2 {
-        queue.request(kind::IN, 8 * i, &[Seg::into(at + 4096 * i, 4096)]);
+        let to = Seg::into(at + LEN * i, LEN as u32);
+        queue.request(kind::IN, LEN / 512 * i, &[to]);
     }
     queue.next_used();
     disk.ok("disk update disk --bandwidth 1GiB");
     queue.next_used();
+}
+
+/// Limits with which hardly a request gets through are refused, wherever they are given.
+#[test]
+fn a_limit_that_lets_nothing_through_is_refused() {
+    let disk = Disk::new(16 * MIB);
+    for limit in ["--bandwidth 0", "--bandwidth 1", "--iops 0"] {
+        let said = disk.refused(&format!("disk update disk {limit}"));
+        assert!(
+            said.contains("leave the option out") || said.contains("64KiB"),
+            "{said}"
+        );
+        let socket = disk.path("never-bound");
+        let attach = format!("attach disk --socket-path {} {limit}", socket.display());
+        disk.refused(&attach);
+    }
 }

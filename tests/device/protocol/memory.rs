@@ -246,8 +246,9 @@ fn a_migration_sees_every_page_that_is_written() {
 #[test]
 fn reads_under_way_when_the_log_begins_are_in_it() {
     let disk = Disk::new(16 * MIB);
-    // 64 KiB every two minutes: the second request waits.
-    let arguments = &["--bandwidth", "512", "--bandwidth-burst", "1"];
+    // 512 KiB every eight seconds: the second request waits.
+    const LEN: u64 = 512 << 10;
+    let arguments = &["--bandwidth", "64KiB", "--bandwidth-burst", "1"];
     for logs in [1, 2] {
         let daemon = disk.attach(&AttachOptions {
             arguments,
@@ -255,11 +256,11 @@ fn reads_under_way_when_the_log_begins_are_in_it() {
         });
         let mut frontend = daemon.connect();
         let queue = &mut frontend.queues[0];
-        let at = queue.arena.alloc(3 * 65536, 4096);
+        let at = queue.arena.alloc(3 * LEN, 4096);
         let reads: Vec<_> = (0..3)
             .map(|i| {
-                let to = Seg::into(at + 65536 * i, 65536);
-                queue.request(kind::IN, i * 128, &[to])
+                let to = Seg::into(at + LEN * i, LEN as u32);
+                queue.request(kind::IN, i * LEN / 512, &[to])
             })
             .collect();
         assert_eq!(queue.complete(reads[0]).status, Status::Ok);
@@ -277,7 +278,7 @@ fn reads_under_way_when_the_log_begins_are_in_it() {
             assert_eq!(queue.complete(*read).status, Status::Ok);
         }
         let pages = log.take();
-        let data = (at + 65536) / LOG_PAGE..(at + 3 * 65536) / LOG_PAGE;
+        let data = (at + LEN) / LOG_PAGE..(at + 3 * LEN) / LOG_PAGE;
         let others = [reads[1].status, reads[2].status, queue.used];
         for page in data.chain(others.map(|at| at / LOG_PAGE)) {
             assert!(

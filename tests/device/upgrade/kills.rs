@@ -1,12 +1,12 @@
 //! Processes that are killed at a random moment of an upgrade.
 
 use std::process::{Child, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use test_support::frontend::vmm::Vmm;
-use test_support::{AttachOptions, Daemon, Disk, await_end, kill, times};
+use test_support::{AttachOptions, Daemon, Disk, PATIENCE, await_end, kill, stop, times};
 
-use super::{assert_goes_on, command, upgrade};
+use super::{assert_goes_on, await_only_one, command, serving, upgrade};
 use crate::crash::load::{self, Mix, World};
 use crate::crash::random;
 use crate::supervise::is_qsd;
@@ -137,7 +137,17 @@ fn deaths_of_the_attach_process_lose_nothing() {
     daemon.stop();
 }
 
-/// The launcher that serves is gone: the disk is served on, and it is said that it cannot be upgraded.
+/// Waits until the disk has told that its launcher is no more.
+fn await_told(disk: &Disk, daemon: &Daemon) {
+    let end = Instant::now() + PATIENCE;
+    while !disk.text("disk events disk").contains("LauncherEnded") {
+        assert!(Instant::now() < end, "{}", daemon.log());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The launcher that serves is gone: that is told at once, the disk is served on, and it is said that it cannot be
+/// upgraded. It is detached in order.
 #[test]
 fn without_its_launcher_a_disk_is_served_on() {
     if is_qsd() {
@@ -149,7 +159,72 @@ fn without_its_launcher_a_disk_is_served_on() {
     let launcher = of_kind(&daemon, "data-plane-launcher")[0];
     kill(launcher);
     await_end(launcher);
+    await_told(&disk, &daemon);
+    assert!(serving(&disk)["launcherEnded"].is_string());
+    // Its exit status is that of the alarms.
+    let alarms = disk.run("status -o json").stdout;
+    let alarms = String::from_utf8_lossy(&alarms);
+    assert!(alarms.contains("LauncherEnded"), "{alarms}");
     let said = super::refusal(&disk, None);
     assert!(said.contains("its launcher has ended"), "{said}");
     assert_goes_on(&mut frontend, 1);
+    let events = disk.text("disk events disk");
+    assert_eq!(events.matches("\"LauncherEnded\"").count(), 2, "{events}");
+    drop(frontend);
+    daemon.stop();
+}
+
+/// A launcher that an upgrade has ended is none whose end is told.
+#[test]
+fn an_upgrade_tells_of_no_launchers_end() {
+    if is_qsd() {
+        return;
+    }
+    let disk = Disk::new(load::DISK_BYTES);
+    let daemon = disk.attach(&AttachOptions::default());
+    upgrade(&disk, None);
+    await_only_one(&daemon);
+    upgrade(&disk, None);
+    await_only_one(&daemon);
+    let events = disk.text("disk events disk");
+    assert!(!events.contains("LauncherEnded"), "{events}");
+    // The end of the one that is there now is told, by the program that has gone on.
+    kill(of_kind(&daemon, "data-plane-launcher")[0]);
+    await_told(&disk, &daemon);
+    daemon.stop();
+}
+
+/// Nobody who could kill the data plane is left but the attach process: it does, and ends, since no other one can be
+/// started.
+#[test]
+fn a_data_plane_without_its_launcher_does_not_outlive_the_attach_process() {
+    if is_qsd() {
+        return;
+    }
+    let disk = Disk::new(load::DISK_BYTES);
+    let mut daemon = disk.attach(&AttachOptions::default());
+    let data_plane = of_kind(&daemon, "data-plane")[0];
+    kill(of_kind(&daemon, "data-plane-launcher")[0]);
+    await_told(&disk, &daemon);
+    kill(data_plane);
+    await_end(data_plane);
+    assert!(!daemon.wait().success(), "{}", daemon.log());
+    let log = daemon.log();
+    assert!(log.contains("its launcher has ended"), "{log}");
+}
+
+/// Whoever has taken a data plane over does not keep its key by the death of the attach process: the launcher gives it
+/// half a minute.
+#[test]
+fn a_data_plane_that_does_not_end_is_killed_after_the_attach_process() {
+    if is_qsd() {
+        return;
+    }
+    let disk = Disk::new(load::DISK_BYTES);
+    let mut daemon = disk.attach(&AttachOptions::default());
+    let data_plane = of_kind(&daemon, "data-plane")[0];
+    stop(data_plane);
+    kill(daemon.pid());
+    daemon.wait();
+    await_end(data_plane);
 }

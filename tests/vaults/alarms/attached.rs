@@ -136,12 +136,11 @@ fn an_attach_that_does_not_answer_is_not_called_fine() {
     daemon.kill();
 }
 
-/// One that only its process knows: the catalog was lost, say, or is that of another installation.
+/// Two installations with one runtime directory: neither takes the other's disks for its own, nor for unknown ones.
 #[test]
-fn an_attached_disk_that_the_catalog_does_not_have_is_not_left_out() {
+fn an_attached_disk_of_another_installation_is_said_to_be_one() {
     let customer = customer();
     let daemon = customer.attach(OFTEN);
-    let id = customer.show()["uniqueId"].as_str().unwrap().to_owned();
     let other = customer.path("other");
     let state = ["--state-dir", other.to_str().unwrap()];
     let run = |words: &[&str]| customer.run(&[&state[..], words].concat());
@@ -159,18 +158,17 @@ fn an_attached_disk_that_the_catalog_does_not_have_is_not_left_out() {
         .success()
     );
     let seen = run(&["status", "-o", "json"]);
-    assert_eq!(seen.status.code(), Some(1));
+    assert_eq!(seen.status.code(), Some(0));
     let view: serde_json::Value = serde_json::from_slice(&seen.stdout).unwrap();
-    assert_eq!(view["disks"]["states"]["NotKnown"], 1, "{view:#}");
+    assert_eq!(view["disks"]["ofOtherInstallations"], 1, "{view:#}");
+    assert_eq!(view["disks"]["total"], 0, "{view:#}");
     assert_eq!(
         (&view["keys"]["notKnown"], &view["keys"]["granted"]),
-        (&1.into(), &0.into())
+        (&0.into(), &0.into())
     );
-    let alarm = &view["alarms"][0];
-    assert_eq!(
-        (&alarm["code"], &alarm["subject"]["name"]),
-        (&"NotKnown".into(), &id.as_str().into())
-    );
+    let screen = run(&["status"]).stdout;
+    let screen = String::from_utf8_lossy(&screen);
+    assert!(screen.contains("1 of other installations"), "{screen}");
     // Of its own installation it is fine, and nothing is left of it once it is detached.
     assert_eq!(status(&customer).0, Some(0));
     daemon.stop();

@@ -469,3 +469,52 @@ fn no_role_outlives_its_group() {
         assert!(!left.contains(&bob.object_id), "round {round}: {left}");
     }
 }
+
+/// A vault that cannot be opened keeps nobody from changing roles that do not concern it. What does concern it is refused
+/// before anything is changed.
+#[test]
+fn a_vault_that_cannot_be_opened_is_a_matter_of_its_own() {
+    let managed = Managed::new();
+    let owner = managed.client(&managed.admin);
+    group(&owner);
+    made_by_roles(&managed, &owner, "kv1");
+    made_by_roles(&managed, &owner, "kv2");
+    let bob = managed.user("bob");
+    let id = |path: &str| path.replacen('~', &managed.subscription(), 1);
+    let create = |role: &str, scope: &str| {
+        format!("role assignment create --assignee bob --role {role} --scope {scope}")
+    };
+    let database = managed.host.state().join("vaults/kv2/vault.db");
+    let aside = database.with_extension("aside");
+    std::fs::rename(&database, &aside).unwrap();
+    let made = managed
+        .host
+        .json(&create(OFFICER, &id(&format!("{VAULT}/kv1"))));
+    assert!(has_policy(&managed, "kv1", &bob));
+    let name = made["name"].as_str().unwrap();
+    managed
+        .host
+        .ok(&format!("role assignment delete {name} --yes"));
+    assert!(!has_policy(&managed, "kv1", &bob));
+    // It gives nothing in any vault.
+    managed.host.ok(&create(CONTRIBUTOR, &id(GROUP)));
+
+    let all = create(OFFICER, &id(GROUP));
+    let said = managed.host.refused_with("KeyVaultNotAvailable", &all);
+    assert!(said.contains("'kv2'"), "{said}");
+    assert!(!has_policy(&managed, "kv1", &bob), "nothing is changed");
+    let left = managed.host.json("role assignment list").to_string();
+    assert!(!left.contains(OFFICER), "{left}");
+
+    std::fs::rename(&aside, &database).unwrap();
+    let made = managed.host.json(&all);
+    assert!(has_policy(&managed, "kv1", &bob) && has_policy(&managed, "kv2", &bob));
+    std::fs::rename(&database, &aside).unwrap();
+    let name = made["name"].as_str().unwrap();
+    let delete = format!("role assignment delete {name} --yes");
+    managed.host.refused_with("KeyVaultNotAvailable", &delete);
+    assert!(has_policy(&managed, "kv1", &bob), "nothing is changed");
+    std::fs::rename(&aside, &database).unwrap();
+    managed.host.ok(&delete);
+    assert!(!has_policy(&managed, "kv1", &bob) && !has_policy(&managed, "kv2", &bob));
+}

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
-use test_support::{Customer, Daemon, PATIENCE, await_end};
+use test_support::{Customer, Daemon, PATIENCE, await_end, children, kill, stop};
 
 use super::{FAIL, MIB};
 
@@ -88,6 +88,39 @@ fn an_answer_that_nobody_asked_for_is_the_data_planes_end() {
     let answer = frame(r#"{"reply":{"number":1,"reply":"key-destroyed"}}"#);
     voice(&daemon).write_all(answer.as_bytes()).unwrap();
     wait_killed(&daemon, pid);
+}
+
+/// The launcher, which would kill it, is dead: the attach process does.
+#[test]
+fn a_data_plane_whose_launcher_is_dead_is_killed_all_the_same() {
+    let customer = Customer::new(4 * MIB);
+    let daemon = customer.attach(FAIL);
+    customer.wait_served();
+    let pid = daemon.data_plane();
+    kill(children(daemon.pid())[0]);
+    let end = Instant::now() + PATIENCE;
+    while !customer.events().contains(&"LauncherEnded".to_owned()) {
+        assert!(Instant::now() < end, "{}", daemon.log());
+        thread::sleep(Duration::from_millis(20));
+    }
+    let answer = frame(r#"{"reply":{"number":1,"reply":"key-destroyed"}}"#);
+    voice(&daemon).write_all(answer.as_bytes()).unwrap();
+    wait_killed(&daemon, pid);
+}
+
+/// Nor does it keep a revoked key by doing nothing.
+#[test]
+fn a_data_plane_that_does_nothing_is_killed_without_its_launcher() {
+    let customer = Customer::new(4 * MIB);
+    let mut daemon = customer.attach(FAIL);
+    customer.wait_served();
+    let pid = daemon.data_plane();
+    kill(children(daemon.pid())[0]);
+    stop(pid);
+    customer.enable(false);
+    // Half a minute after the revocation.
+    await_end(pid);
+    assert!(!daemon.wait().success(), "{}", daemon.log());
 }
 
 fn wait_killed(daemon: &Daemon, pid: u32) {

@@ -66,7 +66,10 @@ impl Collector {
         let views = views(installation, scope)?;
         facts.resources = resources::resources(&views, &mut book, attaches)?;
         match here {
-            Some(Ok(here)) => facts.strangers = strangers(here, &views, attaches),
+            Some(Ok(here)) => {
+                let own = installation.id();
+                (facts.elsewhere, facts.strangers) = strangers(here, &views, own, attaches);
+            }
             Some(Err(error)) => runtime_dir_unknown(&error, &views, &mut facts.unknown),
             None => {}
         }
@@ -94,13 +97,21 @@ impl Collector {
     }
 }
 
-/// The disks whose processes answer though none of the views is of them.
-fn strangers(here: Vec<Uuid>, views: &[DiskView], attaches: &dyn Attaches) -> Vec<Uuid> {
+/// The disks whose processes answer though none of the views is of them: those of another installation, and those of which
+/// nothing says that they are not of this one.
+fn strangers(
+    here: Vec<Uuid>,
+    views: &[DiskView],
+    own: Uuid,
+    attaches: &dyn Attaches,
+) -> (Vec<Uuid>, Vec<Uuid>) {
     let known: BTreeSet<_> = views.iter().map(|view| view.unique_id).collect();
     let unknown = here.into_iter().filter(|disk| !known.contains(disk));
-    unknown
-        .filter(|disk| attaches.ask(*disk).is_some())
-        .collect()
+    let answers = unknown.filter_map(|disk| Some((disk, attaches.ask(disk)?.installation)));
+    let (elsewhere, strangers): (Vec<_>, Vec<_>) =
+        answers.partition(|(_, of)| of.is_some_and(|of| of != own));
+    let ids = |found: Vec<(Uuid, Option<Uuid>)>| found.into_iter().map(|(disk, _)| disk).collect();
+    (ids(elsewhere), ids(strangers))
 }
 
 /// Notes that the processes which have disks attached cannot be found. Where none has any the directory need not be
@@ -178,5 +189,48 @@ fn backup(
             });
             Ok(None)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::{AttachedFacts, KeyStanding};
+
+    /// Those that answer, with the installation that they say.
+    struct Answers(Vec<(Uuid, Option<Uuid>)>);
+
+    impl Attaches for Answers {
+        fn ask(&self, disk: Uuid) -> Option<AttachedFacts> {
+            let (_, answer) = self.0.iter().find(|(known, _)| *known == disk)?;
+            Some(AttachedFacts {
+                key: KeyStanding::Granted,
+                last_granted: OffsetDateTime::UNIX_EPOCH,
+                deaths_in_a_row: 0,
+                last_death: None,
+                job_error: None,
+                launcher_ended: None,
+                installation: *answer,
+            })
+        }
+
+        fn here(&self) -> io::Result<Vec<Uuid>> {
+            Ok(self.0.iter().map(|(disk, _)| *disk).collect())
+        }
+    }
+
+    /// What does not say whose it is may be this installation's, whose catalog was lost.
+    #[test]
+    fn only_what_says_so_is_of_another_installation() {
+        let [own, other, lost, older, foreign, dead] = [1, 2, 3, 4, 5, 6].map(Uuid::from_u128);
+        let answers = Answers(vec![
+            (lost, Some(own)),
+            (older, None),
+            (foreign, Some(other)),
+        ]);
+        let here = vec![lost, older, foreign, dead];
+        let (elsewhere, strangers) = strangers(here, &[], own, &answers);
+        assert_eq!(elsewhere, [foreign]);
+        assert_eq!(strangers, [lost, older]);
     }
 }

@@ -51,6 +51,8 @@ fn attached(key: KeyStanding) -> ResourceFacts {
             deaths_in_a_row: 0,
             last_death: None,
             job_error: None,
+            launcher_ended: None,
+            installation: None,
         }),
         ..disk(ResourceState::Fine)
     }
@@ -475,6 +477,8 @@ fn resources() -> impl Strategy<Value = ResourceFacts> {
                 deaths_in_a_row,
                 last_death,
                 job_error: None,
+                launcher_ended: None,
+                installation: None,
             },
         );
     let old = proptest::option::of(times()).prop_map(|since| OldKey {

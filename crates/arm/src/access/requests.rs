@@ -8,6 +8,7 @@ use super::policy::check_allowed;
 use super::request::Ticket;
 use crate::audit::recorded;
 use crate::call::Call;
+use crate::changing::NameLock;
 use crate::error::ArmError;
 use crate::names::time_text;
 use crate::reply::{done, item};
@@ -77,7 +78,7 @@ fn begin(
     }
     check_allowed(kind, &placed.name, &placed.settings)?;
     let id = call.id(placed);
-    let _lock = lock(call, placed);
+    let _lock = lock(call, placed)?;
     let request = AccessRequest {
         source: (kind, &placed.name),
         access,
@@ -114,7 +115,7 @@ fn end(
     kind: ResourceKind,
     placed: &PlacementRecord,
 ) -> Result<FrontReply, ArmError> {
-    let _lock = lock(call, placed);
+    let _lock = lock(call, placed)?;
     let id = call.id(placed);
     let resource = Disk::of_kind(call.installation(), kind, &placed.name)?.id();
     recorded(call, "AccessRevoke", &id, || {
@@ -124,7 +125,7 @@ fn end(
     Ok(done(200))
 }
 
-fn lock<'a>(call: &'a Call<'_>, placed: &PlacementRecord) -> crate::changing::NameLock<'a> {
-    let full_type = call.full_type(placed.kind);
-    call.changes.lock(&format!("{full_type}/{}", placed.name))
+fn lock<'a>(call: &'a Call<'_>, placed: &PlacementRecord) -> Result<NameLock<'a>, ArmError> {
+    let name = format!("{}/{}", call.full_type(placed.kind), placed.name);
+    call.changes.lock(&name, call.what())
 }

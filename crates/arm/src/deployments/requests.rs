@@ -200,7 +200,7 @@ impl<'a> One<'a> {
 
     fn put(&self) -> Result<FrontReply, ArmError> {
         self.require("write")?;
-        let lock = self.call.changes.lock(&self.id);
+        let lock = self.call.changes.lock(&self.id, self.call.what())?;
         let before = self.call.catalog().deployment(&self.group, self.name)?;
         if let Some(before) = &before {
             self.refuse_active(before)?;
@@ -278,7 +278,7 @@ impl<'a> One<'a> {
 
     fn delete(&self) -> Result<FrontReply, ArmError> {
         self.require("delete")?;
-        let _lock = self.call.changes.lock(&self.id);
+        let _lock = self.call.changes.lock(&self.id, self.call.what())?;
         let Some(record) = self.call.catalog().deployment(&self.group, self.name)? else {
             return Ok(done(204));
         };

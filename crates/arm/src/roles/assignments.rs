@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::definitions::role;
-use super::vaults::follow_roles_of_all;
+use super::vaults::{follow_change, refuse_unavailable};
 use crate::error::ArmError;
 use crate::id::{ArmPath, PathError, Typed, is_within};
 use crate::identities::find;
@@ -29,7 +29,8 @@ pub struct NewAssignment<'a> {
 /// Grants a role; false when it was granted under that name before.
 ///
 /// # Errors
-/// For a role, an identity or a scope that there is not, and for what is granted under another name.
+/// For a role, an identity or a scope that there is not, for what is granted under another name, and for a vault that
+/// cannot be opened and would have to follow: nothing is changed then.
 pub fn assign(
     installation: &Installation,
     new: &NewAssignment<'_>,
@@ -71,7 +72,7 @@ pub fn assign(
     let all = catalog.role_assignments()?;
     if let Some(known) = all.iter().find(|known| known.id == new.id) {
         if same(&known) {
-            follow_roles_of_all(installation, &lock, &all)?;
+            follow_change(installation, &lock, known, &all)?;
             return Ok((known.clone(), false));
         }
         return Err(ArmError::new(
@@ -90,8 +91,9 @@ pub fn assign(
             ),
         ));
     }
+    refuse_unavailable(installation, &record)?;
     catalog.insert_role_assignment(&record)?;
-    follow_roles_of_all(installation, &lock, &catalog.role_assignments()?)?;
+    follow_change(installation, &lock, &record, &catalog.role_assignments()?)?;
     Ok((record, true))
 }
 
@@ -110,7 +112,8 @@ pub fn remove(
         return Ok(None);
     };
     let record = all.remove(at);
-    follow_roles_of_all(installation, &lock, &all)?;
+    refuse_unavailable(installation, &record)?;
+    follow_change(installation, &lock, &record, &all)?;
     catalog.delete_role_assignment(id)?;
     Ok(Some(record))
 }

@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use uuid::Uuid;
 
 use super::definitions::role;
+use crate::error::ArmError;
 use crate::id::is_within;
 use crate::names::subscription;
 use installation::catalog::{Kind, PlacementRecord, RoleAssignmentRecord};
@@ -53,6 +54,101 @@ pub fn follow_roles_of_all(
     outcome
 }
 
+/// The same after a change of one assignment: a vault that this does not concern, and that cannot be changed, is a matter
+/// of its own, which the log tells.
+///
+/// # Errors
+/// Of the first vault that the change concerns and that could not be changed; the others are changed all the same.
+pub fn follow_change(
+    installation: &Installation,
+    lock: &PolicyLock,
+    changed: &RoleAssignmentRecord,
+    assignments: &[RoleAssignmentRecord],
+) -> Result<(), InstallationError> {
+    let mut outcome = Ok(());
+    for record in installation.vaults_here()? {
+        let Err(error) = follow_roles(installation, lock, &record.name, assignments) else {
+            continue;
+        };
+        match governed(installation, &record.name) {
+            Ok(Some(vault)) if !vault.is_concerned_by(changed) => log::warn!(
+                "the key vault {} does not follow the role assignments, of which this one does not concern it: {error}",
+                record.name
+            ),
+            _ => outcome = outcome.and(Err(error)),
+        }
+    }
+    outcome
+}
+
+/// Refuses a change of an assignment, before it is made, that a vault could not follow since it cannot be opened.
+///
+/// # Errors
+/// 409, and which vault that is.
+pub fn refuse_unavailable(
+    installation: &Installation,
+    changed: &RoleAssignmentRecord,
+) -> Result<(), ArmError> {
+    for record in installation.vaults_here()? {
+        let Some(found) = governed(installation, &record.name)? else {
+            continue;
+        };
+        if !found.is_concerned_by(changed) {
+            continue;
+        }
+        let looked = installation.vault(&found.name);
+        let looked = looked.and_then(|vault| Ok(vault.policies()?));
+        if let Err(error) = looked {
+            let (name, code) = (&found.name, error.code());
+            let message = format!(
+                "The key vault '{name}' cannot be opened ({code}), so its access policies cannot follow this change, and \
+                 nothing is changed. `sealdisk keyvault show {name}` on its host says why; change the role when it can be \
+                 opened, or at a scope that it is not in."
+            );
+            return Err(ArmError::new(409, "KeyVaultNotAvailable", message));
+        }
+    }
+    Ok(())
+}
+
+/// A vault that is governed by roles.
+struct Governed {
+    name: String,
+    /// Its id.
+    scope: String,
+}
+
+impl Governed {
+    /// Whether its access policies may follow from that assignment.
+    fn is_concerned_by(&self, assignment: &RoleAssignmentRecord) -> bool {
+        is_within(&self.scope, &assignment.scope) && !key_permissions(assignment.role).is_empty()
+    }
+}
+
+/// The vault, if it is governed by roles.
+fn governed(
+    installation: &Installation,
+    name: &str,
+) -> Result<Option<Governed>, InstallationError> {
+    let catalog = installation.catalog();
+    let Some(placed) = catalog.placement(Kind::Vault, name)? else {
+        return Ok(None);
+    };
+    // A client may have placed it with its name in another case.
+    let Some(name) = catalog.name_of(Kind::Vault, name)? else {
+        return Ok(None);
+    };
+    if !says_roles(&placed) {
+        return Ok(None);
+    }
+    let group = &placed.group;
+    let scope = format!(
+        "/subscriptions/{}/resourceGroups/{group}/providers/Microsoft.KeyVault/vaults/{name}",
+        subscription(installation)
+    );
+    Ok(Some(Governed { name, scope }))
+}
+
 /// Does that with one vault, if it is governed by roles.
 ///
 /// # Errors
@@ -63,26 +159,13 @@ pub fn follow_roles(
     name: &str,
     assignments: &[RoleAssignmentRecord],
 ) -> Result<(), InstallationError> {
-    let catalog = installation.catalog();
-    let Some(placed) = catalog.placement(Kind::Vault, name)? else {
+    let Some(found) = governed(installation, name)? else {
         return Ok(());
     };
-    // A client may have placed it with its name in another case.
-    let Some(name) = catalog.name_of(Kind::Vault, name)? else {
-        return Ok(());
-    };
-    if !says_roles(&placed) {
-        return Ok(());
-    }
-    let vault = installation.vault(&name)?;
-    let group = &placed.group;
-    let scope = format!(
-        "/subscriptions/{}/resourceGroups/{group}/providers/Microsoft.KeyVault/vaults/{name}",
-        subscription(installation)
-    );
+    let vault = installation.vault(&found.name)?;
     let mut wanted = BTreeMap::<Uuid, Permissions>::new();
     for assignment in assignments {
-        if !is_within(&scope, &assignment.scope) {
+        if !is_within(&found.scope, &assignment.scope) {
             continue;
         }
         let granted = key_permissions(assignment.role);

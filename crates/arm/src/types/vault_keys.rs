@@ -90,7 +90,7 @@ impl Keys<'_> {
     fn put(&self, name: &str) -> Result<FrontReply, ArmError> {
         let new = wanted(&self.call.body, self.vault.key_type())?;
         let id = format!("{}/{name}", self.id);
-        let _lock = self.call.changes.lock(&id);
+        let _lock = self.call.changes.lock(&id, self.call.what())?;
         if let Some(found) = self.find(name)? {
             return Ok(item(self.view(&found)));
         }

@@ -367,9 +367,8 @@ fn change_policies(
         let message = "An access policy is added, replaced or removed.";
         ArmError::new(400, "BadRequest", message)
     })?;
-    let _name = call
-        .changes
-        .lock(&format!("{}/{}", Vaults.full_type(), placed.name));
+    let name = format!("{}/{}", Vaults.full_type(), placed.name);
+    let _name = call.changes.lock(&name, call.what())?;
     // The vault's own log names all of them.
     let mut named: Vec<_> = given.keys().take(NAMED).map(Uuid::to_string).collect();
     if given.len() > NAMED {

@@ -28,7 +28,7 @@ use sandbox::{Missing, Rule, drop_to, listed, named};
 const PROCESS: &str = "attach process";
 
 /// What root's attach process keeps, and why.
-const KEPT: [(CapabilitySet, &str, &str); 6] = [
+const KEPT: [(CapabilitySet, &str, &str); 7] = [
     (
         CapabilitySet::DAC_OVERRIDE,
         "CAP_DAC_OVERRIDE",
@@ -58,6 +58,11 @@ const KEPT: [(CapabilitySet, &str, &str); 6] = [
         CapabilitySet::SYS_RESOURCE,
         "CAP_SYS_RESOURCE",
         "audit records on a file system that is full for others",
+    ),
+    (
+        CapabilitySet::KILL,
+        "CAP_KILL",
+        "a data plane whose launcher has ended: a revoked key must not live on in it",
     ),
 ];
 

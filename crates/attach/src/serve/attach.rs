@@ -112,7 +112,7 @@ fn attach_traced(
 }
 
 /// What others are shown of an attach that begins.
-fn offered(give: &Give, attach: Uuid) -> Offered {
+fn offered(give: &Give, attach: Uuid, installation: Uuid) -> Offered {
     Offered {
         queues: give.setup.num_queues,
         memory_bytes: give.setup.memory,
@@ -127,6 +127,8 @@ fn offered(give: &Give, attach: Uuid) -> Offered {
         last_restart: None,
         version: String::new(),
         last_upgrade: None,
+        launcher_ended: None,
+        installation: Some(installation),
     }
 }
 
@@ -220,7 +222,8 @@ impl Served {
             DiskOf::This(taken) => {
                 let taken = *taken;
                 let (runtime, claim) = (taken.begun.runtime, taken.claim);
-                (now.key, now.held) = (Some(taken.begun.key), Some(Held { runtime, claim }));
+                let held = Held::of(&self.disk, &now.header, runtime, claim);
+                (now.key, now.held) = (Some(taken.begun.key), Some(held));
                 (key_url, claimed, recovered) =
                     (taken.key_url, Some(taken.at), taken.begun.recovered);
                 let files = taken.files;
@@ -241,7 +244,8 @@ impl Served {
         };
         let process = (opened.data_plane, opened.socket);
         let guard = self.guard(&give);
-        let event_hub = Arc::new(EventHub::new(guard.status(), offered(&give, opened.id)));
+        let offered = offered(&give, opened.id, self.installation.id());
+        let event_hub = Arc::new(EventHub::new(guard.status(), offered));
         if let Some(at) = claimed {
             event_hub.log_hold(&self.disk, EventKind::LockTaken, at, None);
         }

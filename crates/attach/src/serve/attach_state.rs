@@ -27,7 +27,7 @@ pub const VERSIONS: &str = "attach-versions";
 /// The versions that this program reads and writes.
 pub(crate) const READS: Versions = Versions {
     lowest: 1,
-    highest: 1,
+    highest: 2,
 };
 
 /// Bytes of a state at most: a header and what is kept of a frontend are a fraction of that.
@@ -99,6 +99,9 @@ pub(crate) struct Descriptors {
     pub(crate) commands: Passed,
     /// The launcher's socket.
     pub(crate) launcher: Passed,
+    /// What names the process of the data plane; nothing before version 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) data_plane: Option<Passed>,
     /// The socket of the frontends.
     pub(crate) socket: Passed,
     /// The listening control socket.
@@ -109,6 +112,9 @@ pub(crate) struct Descriptors {
     pub(crate) runtime: Passed,
     /// The data file by which the disk is claimed.
     pub(crate) claim: Passed,
+    /// Another open file of it, which knows what the kernel has lost; nothing before version 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) witness: Option<Passed>,
     /// Through which the keys come.
     pub(crate) keys: Passed,
     /// What signals were written to that came until now.
@@ -203,11 +209,13 @@ mod tests {
 
     #[test]
     fn a_program_that_reads_no_common_version_is_refused() {
-        assert_eq!(common_version(attach_versions(None).as_bytes()), Ok(1));
+        assert_eq!(common_version(attach_versions(None).as_bytes()), Ok(2));
         let both = common_version(br#"{"lowest":1,"highest":7}"#.as_slice());
-        assert_eq!(both, Ok(1));
+        assert_eq!(both, Ok(2));
+        let older = common_version(br#"{"lowest":1,"highest":1}"#.as_slice());
+        assert_eq!(older, Ok(1));
         for (said, why) in [
-            (r#"{"lowest":2,"highest":3}"#, "reads version 2 to 3"),
+            (r#"{"lowest":3,"highest":4}"#, "reads version 3 to 4"),
             ("error: unrecognized subcommand", "does not say"),
             ("", "does not say"),
             (

@@ -19,8 +19,8 @@ use installation::envelope::{FailedSync, HeaderKey, HeaderPayload, LayerRecord, 
 use protocol::{Commands, DiskFiles, Limits, ProtocolError, Setup};
 use traces::Span;
 use volume::pipeline::PipelineError;
-use volume::store::LayerFile;
-use volume::{CacheMode, RuntimeMap};
+use volume::store::{LayerFile, Witness};
+use volume::{CacheMode, FailedSync as FailedSyncOf, RuntimeMap};
 
 /// An attached disk, of which one thing is changed at a time.
 pub(crate) struct AttachedDisk {
@@ -54,6 +54,30 @@ pub(crate) struct Held {
     /// A second handle of its data file. The lock is both processes': it is given up when this one has
     /// put everything away, or when both have ended.
     pub(crate) claim: LayerFile,
+    /// Knows what a data plane was told of and could not say any more; nothing where it could not be opened.
+    pub(crate) witness: Option<Witness>,
+}
+
+impl Held {
+    /// Of a disk whose header that is, from now on.
+    pub(crate) fn of(
+        disk: &Disk,
+        header: &HeaderPayload,
+        runtime: RuntimeMap,
+        claim: LayerFile,
+    ) -> Self {
+        let path = header.top().map(|top| disk.layer_paths(top).data);
+        let witness = path.map(|path| Witness::open(&path)).transpose();
+        let witness = witness.unwrap_or_else(|error| {
+            log::warn!("what the kernel loses of the disk is not asked for: {error}");
+            None
+        });
+        Self {
+            runtime,
+            claim,
+            witness,
+        }
+    }
 }
 
 /// What the next data plane is given of a disk.
@@ -74,6 +98,7 @@ pub(crate) struct ServedDisk {
     pub(crate) limits: Limits,
     pub(crate) runtime: Passed,
     pub(crate) claim: Passed,
+    pub(crate) witness: Option<Passed>,
 }
 
 impl AttachedDisk {
@@ -135,6 +160,7 @@ impl AttachedDisk {
         if !lock_map(&files).map_err(|e| self.failed(e.to_string()))? {
             return Ok(None);
         }
+        self.note_lost(held)?;
         Ok(Some(OpenedAgain {
             layers: stack.layers.iter().map(|layer| layer.id).collect(),
             resized: header.size != now.size,
@@ -150,6 +176,22 @@ impl AttachedDisk {
                 runtime: held.runtime.try_clone()?,
             },
         }))
+    }
+
+    /// Notes a sync that failed and of which the last data plane was told without a moment left to say it. The next one
+    /// finds the note: its flushes fail, and it tells that.
+    fn note_lost(&self, held: &Held) -> Result<(), DiskError> {
+        let Some(why) = held.witness.as_ref().and_then(Witness::lost_write) else {
+            return Ok(());
+        };
+        log::error!(
+            "the kernel has lost writes of the disk {}, and its data plane has died over that: {why}",
+            self.name()
+        );
+        match held.runtime.failed_sync()? {
+            Some(_) => Ok(()),
+            None => Ok(held.runtime.note_failed_sync(FailedSyncOf::Data)?),
+        }
     }
 
     /// The data plane serves the disk as it was opened last.
@@ -172,6 +214,7 @@ impl AttachedDisk {
             limits: now.limits,
             runtime: parcel.put(&held.runtime)?,
             claim: parcel.put(held.claim.file())?,
+            witness: held.witness.as_ref().map(|it| parcel.put(it)).transpose()?,
         })
     }
 
@@ -387,7 +430,7 @@ impl AttachedDisk {
         if top.id != now.top {
             let claim = kept;
             (now.top, now.key) = (top.id, Some(Arc::new(key)));
-            now.held = Some(Held { runtime, claim });
+            now.held = Some(Held::of(&self.disk, header, runtime, claim));
         }
         now.header = header.clone();
         let layers = header.layers.iter().rev().map(|layer| layer.id);

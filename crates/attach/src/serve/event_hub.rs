@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
 
 use crate::guard::key_guard::Finding;
 use crate::serve::passed::{Parcel, Passed};
@@ -40,6 +41,19 @@ pub(crate) struct EventsState {
     published: u64,
     /// Who follows them, and how many each was sent.
     followers: Vec<(Passed, u64)>,
+    /// The group of the processes that tell of them; nothing before version 2 of what an attach process tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    notifier: Option<i32>,
+}
+
+impl EventsState {
+    /// As programs know it that read version 1.
+    pub(crate) fn without_notifier(self) -> Self {
+        Self {
+            notifier: None,
+            ..self
+        }
+    }
 }
 
 /// Shared by the guard, which writes, and the clients of the control socket.
@@ -56,6 +70,8 @@ struct Content {
     subscribers: Vec<Subscriber>,
     /// Those that are sent nothing while this process is to become another program.
     parked: Vec<Parked>,
+    /// The group of the processes that tell of the events, if there are any.
+    notifier: Option<i32>,
 }
 
 struct Subscriber {
@@ -113,6 +129,7 @@ impl EventHub {
             published: 0,
             subscribers: Vec::new(),
             parked: Vec::new(),
+            notifier: None,
         }))
     }
 
@@ -165,6 +182,11 @@ impl EventHub {
         offered.last_upgrade = Some(last);
     }
 
+    /// Shows since when there is no launcher any more.
+    pub(crate) fn launcher_ended(&self, since: OffsetDateTime) {
+        self.content().offered.launcher_ended = Some(since);
+    }
+
     /// Shows whose the disk is, and why a ring was not started, if it was not.
     pub(crate) fn set_hold(&self, disk: DiskHold, refused: Option<Reason>) {
         let offered = &mut self.content().offered;
@@ -211,6 +233,7 @@ impl EventHub {
             lines: lines.collect(),
             published: content.published,
             followers: followers.collect::<io::Result<_>>()?,
+            notifier: content.notifier,
         };
         Ok((content.offered.clone(), events))
     }
@@ -223,6 +246,7 @@ impl EventHub {
         let mut content = self.content();
         content.history = events.lines.into_iter().map(Line::from).collect();
         content.published = events.published.max(content.history.len() as u64);
+        content.notifier = events.notifier;
         for (client, sent) in events.followers {
             content.parked.push(Parked {
                 client: client.take()?,
@@ -231,6 +255,16 @@ impl EventHub {
             });
         }
         Ok(())
+    }
+
+    /// Has processes of that group tell of the events.
+    pub(crate) fn set_notifier(&self, group: i32) {
+        self.content().notifier = Some(group);
+    }
+
+    /// The group of the processes that tell of the events, if there are any.
+    pub(crate) fn notifier(&self) -> Option<i32> {
+        self.content().notifier
     }
 
     /// Keeps an event and passes it on.

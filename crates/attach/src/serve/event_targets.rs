@@ -50,6 +50,23 @@ pub(crate) fn follow(
     let thread = std::thread::Builder::new().name("event-notifier".into());
     thread.spawn(follow)?;
     let group = Pid::from_child(&notifier);
+    event_hub.set_notifier(group.as_raw_pid());
+    bury(group)
+}
+
+/// Goes on with that in the place of another program, which has started those processes.
+///
+/// # Errors
+/// What the kernel says.
+pub(crate) fn bury_again(event_hub: &EventHub) -> io::Result<()> {
+    match event_hub.notifier().and_then(Pid::from_raw) {
+        Some(group) => bury(group),
+        None => Ok(()),
+    }
+}
+
+/// Hears of the end of each process of that group, and says when none is left.
+fn bury(group: Pid) -> io::Result<()> {
     let reap = move || {
         // One whose parent has ended is this process's child, as the launchers of new programs are.
         loop {

@@ -427,7 +427,7 @@ impl Work {
             ..self.setup.clone()
         };
         let (runtime, recovered) = (begun.runtime, begun.recovered);
-        let held = Held { runtime, claim };
+        let held = Held::of(&self.disk, &header, runtime, claim);
         self.attached_disk.hold(header, begun.key, held);
         let recorded = match &deks {
             Some(_) => self.record(&key_url, is_first),

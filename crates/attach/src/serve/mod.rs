@@ -17,6 +17,7 @@ mod followers;
 mod jobs;
 pub(crate) mod keeping;
 pub(crate) mod kept_keys;
+mod launcher_end;
 mod lives;
 mod marker;
 mod metrics;

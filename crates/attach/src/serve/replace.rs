@@ -135,6 +135,8 @@ impl Supervision {
             return Err(fail(io::ErrorKind::InvalidInput.into()));
         };
         let NewProgram { file, version } = program;
+        // Programs that read version 1 know nothing of what came with version 2.
+        let is_known = *version >= 2;
         let mut parcel = Parcel::default();
         let (mut keys, theirs) = UnixStream::pair().map_err(&fail)?;
         let layers = self.attached_disk.send_keys(&mut keys)?;
@@ -142,19 +144,28 @@ impl Supervision {
         let client = client.as_ref().map(|client| parcel.put(client));
         let keeping = self.keeping.passed(&mut parcel).map_err(&fail)?;
         let launcher = self.attached.data_plane.launcher();
+        let running = launcher.running().map_err(&fail)?;
+        let running = running.filter(|_| is_known);
+        let data_plane = running.map(|running| parcel.put(running));
         let events = self.attached.event_hub.passed(&mut parcel);
         let (offered, events) = events.map_err(&fail)?;
+        let events = match is_known {
+            true => events,
+            false => events.without_notifier(),
+        };
         let descriptors = Descriptors {
             commands: parcel
                 .put(self.attached.data_plane.stream()?)
                 .map_err(&fail)?,
             launcher: parcel.put(&*launcher).map_err(&fail)?,
+            data_plane: data_plane.transpose().map_err(&fail)?,
             socket: parcel.put(&self.socket).map_err(&fail)?,
             control: parcel.put(&*self.control).map_err(&fail)?,
             keep: keeping.keep,
             region: keeping.region,
             runtime: served.runtime,
             claim: served.claim,
+            witness: served.witness.filter(|_| is_known),
             keys: parcel.put(&theirs).map_err(&fail)?,
             end: parcel.put(&watched.signals.end).map_err(&fail)?,
             hangup: parcel.put(&watched.signals.hangup).map_err(&fail)?,

@@ -19,13 +19,14 @@ use crate::serve::attach_state::{AttachState, SocketState};
 use crate::serve::attached_disk::{AttachedDisk, Held, Now};
 use crate::serve::control_socket::{ControlSocket, answer_upgrade};
 use crate::serve::event_hub::EventHub;
+use crate::serve::event_targets;
 use crate::serve::followers::follow_again;
 use crate::serve::keeping::Keeping;
 use crate::serve::kept_keys::KeptKeys;
 use crate::serve::passed::Passed;
 use crate::serve::replace::unblock_signals;
 use crate::serve::systemd::tell_systemd;
-use crate::status::{EventKind, Reason};
+use crate::status::{EventKind, Offered, Reason};
 use disks::{Disk, DiskError};
 use installation::Installation;
 use installation::envelope::HeaderKey;
@@ -63,7 +64,9 @@ pub fn continue_attach(installation: Installation, state: RawFd) -> Result<(), A
     };
     let commands = Arc::new(Commands::adopt(twin()?, state.sent));
     let messages = Messages::adopt(twin()?, state.heard);
-    let launcher = Launcher::adopt(passed.launcher.take().map_err(&fail)?, state.launcher)?;
+    let running = passed.data_plane.map(Passed::take).transpose();
+    let socket = passed.launcher.take().map_err(&fail)?;
+    let launcher = Launcher::adopt(socket, state.launcher, running.map_err(&fail)?)?;
     let data_plane = DataPlane::adopt(Arc::new(launcher), twin()?);
     let (deks, key) = with_wiped_call_stack(|| {
         let mut keys = UnixStream::from(passed.keys.take().map_err(&fail)?);
@@ -74,16 +77,21 @@ pub fn continue_attach(installation: Installation, state: RawFd) -> Result<(), A
         keys.hold(layers, &deks);
     }
     let claim = LayerFile::from_file(passed.claim.take().map_err(&fail)?.into());
+    let claim = claim
+        .map_err(PipelineError::from)
+        .map_err(DiskError::from)?;
+    let runtime = RuntimeMap::from_file(passed.runtime.take().map_err(&fail)?.into());
+    let witness = passed.witness.map(Passed::take).transpose();
+    let mut held = Held::of(&disk, &state.header, runtime, claim);
+    if let Some(older) = witness.map_err(&fail)? {
+        // It knows what was lost before.
+        held.witness = Some(older.into());
+    }
     let now = Now {
         top: state.top,
         size: state.size,
         key: Some(Arc::new(key)),
-        held: Some(Held {
-            runtime: RuntimeMap::from_file(passed.runtime.take().map_err(&fail)?.into()),
-            claim: claim
-                .map_err(PipelineError::from)
-                .map_err(DiskError::from)?,
-        }),
+        held: Some(held),
         header: state.header,
         limits: state.limits,
     };
@@ -105,7 +113,12 @@ pub fn continue_attach(installation: Installation, state: RawFd) -> Result<(), A
         program: state.program,
     };
     let guard = Guard::resumed(state.options, state.guard, Moment::now());
-    let event_hub = Arc::new(EventHub::new(guard.status(), state.offered));
+    let offered = Offered {
+        // The program before may be one that does not tell it.
+        installation: Some(served.installation.id()),
+        ..state.offered
+    };
+    let event_hub = Arc::new(EventHub::new(guard.status(), offered));
     let mut supervision = served.clone().supervision(
         (guard, keys, setup),
         (data_plane, socket, keeping.map_err(&fail)?),
@@ -125,6 +138,7 @@ pub fn continue_attach(installation: Installation, state: RawFd) -> Result<(), A
     supervision.failed_sync = state.failed_sync;
     event_hub.resume(state.events).map_err(&fail)?;
     follow_again(&event_hub);
+    event_targets::bury_again(&event_hub).map_err(&fail)?;
     let watched = supervision.watch_from(heard, messages)?;
     served.answer_others(&supervision, &attached_disk)?;
     let end = passed.end.take().map_err(&fail)?;

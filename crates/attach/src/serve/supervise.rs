@@ -37,6 +37,7 @@ use protocol::{
     CommandKind, Commands, Event as DataPlaneEvent, FrontendMemory, Heard, KeepSocket, Message,
     Messages, OnRevoke, ProtocolError, Reply, Setup, Waiter,
 };
+use sandbox::Launcher;
 use traces::{Span, SpanKind};
 
 /// Of several that are ready the lowest is told, so a data plane that never stops speaking comes last.
@@ -46,7 +47,9 @@ const UPGRADE: u64 = 2;
 const HANGUP: u64 = 3;
 /// The disk that was waited for was taken.
 const TAKEN: u64 = 4;
-const CONTROL: u64 = 5;
+/// The launcher of the data plane has ended.
+pub(crate) const LAUNCHER_END: u64 = 5;
+const CONTROL: u64 = 6;
 
 /// Why a connection was ended, and what is to be done about it.
 const NOT_SHARED: &str = "its guest's memory is not shared, so that no request can be seen; with QEMU, \
@@ -123,9 +126,11 @@ pub(crate) enum Stage {
 
 /// What the supervision waits for.
 pub(crate) struct Watched {
-    waiter: Waiter,
+    pub(crate) waiter: Waiter,
     pub(crate) messages: Messages,
     pub(crate) signals: Signals,
+    /// Whose end is watched, or was told.
+    pub(crate) launcher: Option<Arc<Launcher>>,
 }
 
 /// What has something to read after a signal.
@@ -305,6 +310,7 @@ impl Supervision {
                 waiter,
                 messages,
                 signals,
+                launcher: None,
             })
         };
         watched().map_err(process("watch the data plane"))
@@ -325,6 +331,7 @@ impl Supervision {
         let mut watchdog = Watchdog::asked_for();
         loop {
             self.attached.event_hub.set_status(self.guard.status());
+            self.watch_launcher(&mut watched)?;
             let until = watchdog.tell(self.deadline());
             let woken = watched.waiter.wait_until(until).map_err(&fail)?;
             let mut ended = None;
@@ -352,6 +359,7 @@ impl Supervision {
                     self.watch_space(&mut low);
                 }
                 Some(TAKEN) => self.hear_taken(),
+                Some(LAUNCHER_END) => self.launcher_ended(&watched),
                 Some(_) if matches!(self.stage, Stage::Greeting { .. }) => {
                     ended = self.greet(&mut watched)?;
                 }

@@ -4,6 +4,7 @@ pub(crate) mod calls;
 pub(crate) mod confine;
 pub(crate) mod copier;
 pub(crate) mod hand_over;
+mod last_resort;
 pub(crate) mod map_scan;
 mod open;
 pub(crate) mod prepare;

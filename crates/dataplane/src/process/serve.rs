@@ -34,6 +34,7 @@ use crate::vhost_user::restore::KeptConnection;
 
 use super::confine::{Confinement, Help, help, share_maps};
 use super::copier::Copier;
+use super::last_resort::{Bound, end_after_the_attach_process};
 use super::map_scan::MapScan;
 use super::open::{NO_DISK, WITHOUT, disk_of, files_and_keys, open_disk};
 use super::prepare::Prepared;
@@ -119,6 +120,8 @@ fn serve_disk(control: &DataPlaneEnd, confinement: Confinement) -> Result<(), Da
         signals,
         pair,
     } = Prepared::make(control, confinement)?;
+    let watched = end_after_the_attach_process(control);
+    watched.map_err(io_error("watch the attach process"))?;
     let not_second = || DataplaneError::Setup("its second command is another".into());
     let Received {
         number,
@@ -383,6 +386,7 @@ impl Server {
                 Reply::LimitsSet
             }
             Command::RevokeKey { on_revoke } => {
+                let _bound = Bound::begin();
                 self.copier.stop();
                 self.handler().suspend(on_revoke);
                 log::info!("the key was revoked: no DEK and no cipher is left");

@@ -1,8 +1,10 @@
 //! Deleting a disk, a snapshot or an image: its wrapped DEKs first.
 
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use crate::resource::directory::header_claims;
 use crate::resource::disk::{Disk, claim_data};
@@ -11,11 +13,15 @@ use crate::resource::erase::{
 };
 use crate::resource::error::DiskError;
 use crate::resource::lookup::lookup;
-use crate::resource::staging::lock_directory;
+use crate::resource::staging::{is_current, lock_directory};
 use installation::Installation;
-use installation::catalog::{Change, DiskRecord, DiskState};
+use installation::catalog::{CatalogError, Change, DiskRecord, DiskState, Stored};
 use installation::envelope::ResourceKind;
 use volume::store::LayerFile;
+
+/// How long another command may have the directory, and how often that is looked for.
+const PATIENCE: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(5);
 
 /// Deletes what is not in use. Its header is overwritten before any file is unlinked, so
 /// that the ciphertext is worthless at once, whatever becomes of its blocks; layers that others have
@@ -37,19 +43,34 @@ pub fn delete(
     installation
         .catalog()
         .refuse_locked(kind.into(), name, Change::Delete)?;
+    delete_found(installation, &row, runtime_dir)
+}
+
+/// Deletes what was found under its name, unless something else has its place by now.
+fn delete_found(
+    installation: &Installation,
+    row: &Stored<DiskRecord>,
+    runtime_dir: &Path,
+) -> Result<(), DiskError> {
+    let (kind, name) = (row.record.kind, row.record.name.as_str());
     let directory = &row.record.directory;
     let busy = || DiskError::InUse {
         name: name.into(),
         path: directory.clone(),
     };
-    let lock = match lock_directory(directory) {
+    let lock = match lock_patiently(directory) {
         Ok(lock) => lock.ok_or_else(busy)?,
         // What is left is the catalog's row.
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(forget(installation, &row)?),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(forget(installation, row)?),
         Err(e) => return Err(DiskError::file("lock", directory)(e)),
     };
+    // Another command may have deleted it, and made something else in its place, before this one had the lock.
+    if !is_current(installation, row)? {
+        let (kind, name) = (kind.into(), name.into());
+        return Err(CatalogError::Changed { kind, name }.into());
+    }
     if has_another_header(&row.record) {
-        return Ok(forget(installation, &row)?);
+        return Ok(forget(installation, row)?);
     }
     let disk = Disk {
         record: row.record.clone(),
@@ -62,7 +83,7 @@ pub fn delete(
     let session = header_claims(directory).ok().and_then(|h| h.session);
     let row = match row.record.state {
         DiskState::Erased => row.clone(),
-        _ => set_state(installation, &row, DiskState::Deleting)?,
+        _ => set_state(installation, row, DiskState::Deleting)?,
     };
     let row = erase(installation, row)?;
     // Nobody can use it any more. NFS and FUSE keep a file that is open under another name in its directory,
@@ -71,7 +92,22 @@ pub fn delete(
     remove_files(directory)?;
     disk.remove_maps(session.as_ref(), runtime_dir);
     drop(lock);
-    Ok(forget(installation, &row)?)
+    match forget(installation, &row) {
+        // A command that cleans up has found no directory any more, and was faster.
+        Err(CatalogError::NotFound { .. }) => Ok(()),
+        forgotten => Ok(forgotten?),
+    }
+}
+
+/// As [`lock_directory`]. A command that cleans up has it for a moment, though nothing is to be cleaned up by now.
+fn lock_patiently(directory: &Path) -> io::Result<Option<File>> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match lock_directory(directory)? {
+            None if Instant::now() < deadline => std::thread::sleep(LOOK),
+            lock => return Ok(lock),
+        }
+    }
 }
 
 /// Claims the data of the layers that nobody else has, and the top layer in any case, which whoever
@@ -92,4 +128,123 @@ fn claim_own_data(record: &DiskRecord) -> Result<Vec<LayerFile>, DiskError> {
         }
     }
     Ok(claims)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
+    use installation::InstallationError;
+
+    use super::*;
+    use crate::import::Cancel;
+    use crate::lifecycle::create::{CreateRequest, DEFAULT_SECTOR_SIZE, create};
+    use crate::resource::directory::HEADER;
+    use crate::resource::staging::sweep;
+
+    fn make(installation: &Installation) -> Result<(), DiskError> {
+        let request = CreateRequest {
+            name: "d".into(),
+            size: Some(1 << 20),
+            source: None,
+            disk_encryption_set: None,
+            sector_size: DEFAULT_SECTOR_SIZE,
+            logical_sector_size: None,
+            data_dir: None,
+        };
+        create(installation, &request, &Cancel::default(), |_| |_| ()).map(drop)
+    }
+
+    fn remove(installation: &Installation, runtime: &Path) -> Result<(), DiskError> {
+        delete(installation, ResourceKind::Disk, "d", runtime)
+    }
+
+    /// Whoever only cleans up, as each command does, never makes a deletion fail.
+    #[test]
+    fn a_deletion_succeeds_whoever_cleans_up_beside_it() {
+        let state = tempfile::tempdir().unwrap();
+        let installation = Installation::open(state.path()).unwrap();
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let other = Installation::open_existing(state.path()).unwrap();
+                while !is_over.load(Ordering::Relaxed) {
+                    sweep(&other).unwrap();
+                }
+            });
+            let all = (0..20).try_for_each(|_| {
+                make(&installation)?;
+                remove(&installation, state.path())
+            });
+            is_over.store(true, Ordering::Relaxed);
+            all.unwrap();
+        });
+    }
+
+    /// Of several who make the same disk at once one has it, and the others leave nothing.
+    #[test]
+    fn one_of_those_who_make_the_same_disk_has_it() {
+        let state = tempfile::tempdir().unwrap();
+        let installation = Installation::open(state.path()).unwrap();
+        for _ in 0..5 {
+            let path = state.path();
+            let made = thread::scope(|scope| {
+                let makers = [0; 4].map(|_| {
+                    scope.spawn(move || {
+                        let own = Installation::open_existing(path).unwrap();
+                        make(&own).is_ok()
+                    })
+                });
+                makers.map(|maker| maker.join().unwrap())
+            });
+            let made = made.into_iter().filter(|made| *made).count();
+            assert_eq!(made, 1);
+            let disks = installation.resources_dir(ResourceKind::Disk);
+            let left = fs::read_dir(disks).unwrap().map(|entry| {
+                let name = entry.unwrap().file_name();
+                name.into_string().unwrap()
+            });
+            let left: Vec<_> = left.filter(|name| name.contains(".creating-")).collect();
+            assert!(left.is_empty(), "{left:?}");
+            remove(&installation, state.path()).unwrap();
+        }
+    }
+
+    /// What was read before a disk was deleted and another one made in its place deletes nothing of that, also when its
+    /// header cannot be read for the moment.
+    #[test]
+    fn who_comes_late_deletes_nothing_of_the_next_disk() {
+        let state = tempfile::tempdir().unwrap();
+        let installation = Installation::open(state.path()).unwrap();
+        make(&installation).unwrap();
+        let mut late = lookup(&installation, ResourceKind::Disk, "d").unwrap();
+        remove(&installation, state.path()).unwrap();
+        make(&installation).unwrap();
+        let header = late.record.directory.join(HEADER);
+        File::options()
+            .write(true)
+            .open(&header)
+            .unwrap()
+            .set_len(0)
+            .unwrap();
+        let files = || disk_files(&late.record.directory).unwrap().len();
+        let before = files();
+        assert!(before > 1);
+        let refused = delete_found(&installation, &late, state.path());
+        assert!(
+            matches!(
+                refused,
+                Err(DiskError::Control(InstallationError::Catalog(
+                    CatalogError::Changed { .. }
+                )))
+            ),
+            "{refused:?}"
+        );
+        assert_eq!(files(), before);
+        late.record.state = DiskState::Erased;
+        delete_found(&installation, &late, state.path()).unwrap_err();
+        assert_eq!(disk_files(&late.record.directory).unwrap().len(), before);
+    }
 }

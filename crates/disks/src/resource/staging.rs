@@ -304,6 +304,8 @@ fn sweep_deleting(installation: &Installation, row: &Stored<DiskRecord>) -> Resu
     let directory = &row.record.directory;
     let row = match lock_directory(directory) {
         Ok(None) => return Ok(()),
+        // Somebody else was faster, and what has the place now is another's.
+        Ok(Some(_lock)) if !is_current(installation, row)? => return Ok(()),
         Ok(Some(_lock)) if has_another_header(&row.record) => row.clone(),
         Ok(Some(_lock)) => {
             let row = erase(installation, row.clone())?;
@@ -314,6 +316,23 @@ fn sweep_deleting(installation: &Installation, row: &Stored<DiskRecord>) -> Resu
         Err(e) => return Err(DiskError::file("lock", directory)(e)),
     };
     unless_overtaken(forget(installation, &row))
+}
+
+/// Whether a row is what it was when it was read. While that is so, whoever has locked its directory since knows that
+/// the directory is the row's: what is made in the place of something deleted has another row.
+///
+/// # Errors
+/// [`CatalogError`] when the catalog cannot be read.
+pub(crate) fn is_current(
+    installation: &Installation,
+    row: &Stored<DiskRecord>,
+) -> Result<bool, CatalogError> {
+    let DiskRecord { id, kind, name, .. } = &row.record;
+    match installation.catalog().resource(*kind, name) {
+        Ok(now) => Ok(now.rev == row.rev && now.record.id == *id),
+        Err(CatalogError::NotFound { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// A row that changed since it was read is not left over any more: whoever works on it, or

@@ -13,6 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, shutdown, socketpair};
 use rustix::process::{Pid, WaitOptions, getpid, set_child_subreaper, waitpid};
 
@@ -23,6 +24,7 @@ use super::message::{
     LAUNCHER_FD, Notice, notice_in, order_abandon, order_kill, order_look, order_start,
     order_succeed, packet, receive,
 };
+use super::orphan::Orphan;
 use super::program::program;
 
 /// How long a launcher may take for what it is told, on a busy host.
@@ -59,6 +61,8 @@ pub struct Launcher {
     ended: Mutex<Option<ExitStatus>>,
     /// The launcher has ended.
     dead: AtomicBool,
+    /// The process that it has started last, which is this process's child once the launcher has ended.
+    running: Mutex<Option<Orphan>>,
 }
 
 impl Launcher {
@@ -100,19 +104,31 @@ impl Launcher {
         command.fd_mappings(vec![socket]).map_err(collision)?;
         let process = command.spawn().map_err(&fail)?;
         let process = Pid::from_child(&process);
-        Ok(Self::of(ours, process))
+        Ok(Self::of(ours, process, None))
     }
 
-    /// One that the program before this one has started in this process: its socket, and its process, as
-    /// [`Launcher::as_fd`] and [`Launcher::process`] had them.
+    /// One that the program before this one has started in this process: its socket, its process, and what that has
+    /// started, as [`Launcher::as_fd`], [`Launcher::process`] and [`Launcher::running`] had them.
     ///
     /// # Errors
     /// [`SandboxError::Io`]: that is no process.
-    pub fn adopt(socket: OwnedFd, process: i32) -> Result<Self, SandboxError> {
+    pub fn adopt(
+        socket: OwnedFd,
+        process: i32,
+        running: Option<OwnedFd>,
+    ) -> Result<Self, SandboxError> {
         let fail = io_error::<io::Error>("go on with the launcher of the data plane");
         let process = Pid::from_raw(process);
         let process = process.ok_or_else(|| fail(io::ErrorKind::InvalidData.into()))?;
-        Ok(Self::of(socket, process))
+        Ok(Self::of(socket, process, running))
+    }
+
+    /// What names the process that it has started last (a pidfd), if it has told that: for a program that goes on.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn running(&self) -> io::Result<Option<OwnedFd>> {
+        self.orphan().as_ref().map(Orphan::duplicate).transpose()
     }
 
     /// The id of its process.
@@ -120,13 +136,14 @@ impl Launcher {
         self.process.as_raw_pid()
     }
 
-    fn of(socket: OwnedFd, process: Pid) -> Self {
+    fn of(socket: OwnedFd, process: Pid, running: Option<OwnedFd>) -> Self {
         Self {
             socket: socket.into(),
             process,
             turn: Mutex::default(),
             ended: Mutex::default(),
             dead: AtomicBool::new(false),
+            running: Mutex::new(running.map(Orphan::new)),
         }
     }
 
@@ -143,7 +160,7 @@ impl Launcher {
             Notice::Started(id) => {
                 let process = i32::try_from(id).ok().and_then(Pid::from_raw);
                 let process = process.ok_or_else(|| fail(io::ErrorKind::InvalidData.into()))?;
-                Ok(Self::of(ours, process))
+                Ok(Self::of(ours, process, None))
             }
             Notice::NotStarted(why) => Err(fail(io::Error::other(why))),
             _ => Err(fail(io::ErrorKind::InvalidData.into())),
@@ -165,19 +182,31 @@ impl Launcher {
     pub fn launch(&self, fds: &[BorrowedFd<'_>], patience: Duration) -> Result<u32, SandboxError> {
         let fail = io_error("start the data plane");
         let order = || order_start(&self.socket, fds);
-        match self.answer(patience.min(PATIENCE), order).map_err(&fail)?.0 {
-            Notice::Started(id) => Ok(id),
+        let (told, named) = self.answer(patience.min(PATIENCE), order).map_err(&fail)?;
+        match told {
+            Notice::Started(id) => {
+                *self.orphan() = named.map(Orphan::new);
+                Ok(id)
+            }
             Notice::NotStarted(why) => Err(fail(io::Error::other(why))),
             _ => Err(fail(io::ErrorKind::InvalidData.into())),
         }
     }
 
-    /// Has it kill the process.
+    /// Has it kill the process. When the launcher itself has ended, this process does.
     ///
     /// # Errors
-    /// [`SandboxError::Io`]: the launcher itself has ended.
+    /// [`SandboxError::Io`]: neither of them can.
     pub fn kill(&self) -> Result<(), SandboxError> {
-        order_kill(&self.socket).map_err(io_error("kill the data plane"))
+        let fail = io_error("kill the data plane");
+        let Err(error) = order_kill(&self.socket) else {
+            return Ok(());
+        };
+        let error = self.judged(error);
+        match self.orphan().as_ref() {
+            Some(orphan) if !self.is_alive() => orphan.kill().map_err(fail),
+            _ => Err(fail(error)),
+        }
     }
 
     /// Has it open the mappings of the process at the other end of a connection (`/proc/PID/maps`).
@@ -194,10 +223,11 @@ impl Launcher {
         }
     }
 
-    /// Waits for the end of the process, until `deadline` at most.
+    /// Waits for the end of the process, until `deadline` at most. When the launcher itself has ended, it is this
+    /// process's child.
     ///
     /// # Errors
-    /// [`SandboxError::Io`]: the launcher itself has ended.
+    /// [`SandboxError::Io`]: the launcher itself has ended, and nothing is known of the process.
     pub fn ended(&self, deadline: Instant) -> Result<Option<ExitStatus>, SandboxError> {
         let fail = io_error("wait for the data plane");
         let _turn = self.turn();
@@ -205,13 +235,19 @@ impl Launcher {
             if let Some(status) = self.noted().take() {
                 return Ok(Some(status));
             }
-            let heard = self.heard(deadline).map_err(|error| self.judged(error));
-            match heard.map_err(&fail)? {
-                Some((Notice::Ended(status), _)) => {
+            match self.heard(deadline).map_err(|error| self.judged(error)) {
+                Ok(Some((Notice::Ended(status), _))) => {
+                    *self.orphan() = None;
                     return Ok(Some(ExitStatus::from_raw(status)));
                 }
-                Some(_) => {}
-                None => return Ok(None),
+                Ok(Some(_)) => {}
+                Ok(None) => return Ok(None),
+                Err(error) => {
+                    return match self.orphan().as_ref() {
+                        Some(orphan) if !self.is_alive() => orphan.ended(deadline).map_err(fail),
+                        _ => Err(fail(error)),
+                    };
+                }
             }
         }
     }
@@ -248,6 +284,19 @@ impl Launcher {
         !self.dead.load(Ordering::Relaxed)
     }
 
+    /// Whether it is no more: its end of the socket is closed.
+    pub fn has_ended(&self) -> bool {
+        let mut watched = [PollFd::new(&self.socket, PollFlags::empty())];
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        if poll(&mut watched, Some(&now)).is_ok_and(|ready| ready > 0) {
+            self.dead.store(true, Ordering::Relaxed);
+        }
+        !self.is_alive()
+    }
+
     /// Says plainly that the launcher has ended, if that is what an error means.
     fn judged(&self, error: io::Error) -> io::Error {
         match error.kind() {
@@ -267,6 +316,10 @@ impl Launcher {
     fn turn(&self) -> MutexGuard<'_, ()> {
         // Nothing is guarded but the turn.
         self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn orphan(&self) -> MutexGuard<'_, Option<Orphan>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn noted(&self) -> MutexGuard<'_, Option<ExitStatus>> {

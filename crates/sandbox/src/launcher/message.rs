@@ -83,6 +83,11 @@ pub(super) fn order_abandon(socket: &impl AsFd, id: u32) -> io::Result<()> {
     Ok(rustix::net::send(socket, &packet, SendFlags::NOSIGNAL).map(drop)?)
 }
 
+/// Tells that it has started a process, with what names that (a pidfd): its owner may outlive the launcher.
+pub(super) fn tell_started(socket: &impl AsFd, id: u32, process: BorrowedFd<'_>) -> io::Result<()> {
+    send_with(socket, &packet_of(&Notice::Started(id)), &[process])
+}
+
 pub(super) fn tell_mappings(socket: &impl AsFd, maps: io::Result<File>) -> io::Result<()> {
     match &maps {
         Ok(maps) => send_with(socket, &[MAPPINGS], &[maps.as_fd()]),
@@ -148,6 +153,11 @@ pub(super) fn next_order(socket: &impl AsFd) -> io::Result<Option<Order>> {
 }
 
 pub(super) fn tell(socket: &impl AsFd, notice: &Notice) -> io::Result<()> {
+    let packet = packet_of(notice);
+    Ok(rustix::net::send(socket, &packet, SendFlags::NOSIGNAL).map(drop)?)
+}
+
+fn packet_of(notice: &Notice) -> Vec<u8> {
     let mut packet = Vec::new();
     match notice {
         Notice::Started(id) => {
@@ -164,7 +174,7 @@ pub(super) fn tell(socket: &impl AsFd, notice: &Notice) -> io::Result<()> {
         }
         Notice::Mappings => packet.push(MAPPINGS),
     }
-    Ok(rustix::net::send(socket, &packet, SendFlags::NOSIGNAL).map(drop)?)
+    packet
 }
 
 /// What a packet says.
@@ -235,6 +245,11 @@ mod tests {
         for bad in [&b""[..], b"x", b"p12", b"e12345"] {
             assert!(notice_in(bad).is_err());
         }
+        tell_started(&theirs, 7, reader.as_fd()).unwrap();
+        let mut packet = packet();
+        let (len, fds) = receive(&ours, &mut packet).unwrap();
+        assert_eq!(notice_in(&packet[..len]).unwrap(), Notice::Started(7));
+        assert_eq!(fds.len(), 1, "with what names the process");
         drop(ours);
         assert!(next_order(&theirs).unwrap().is_none());
     }

@@ -2,6 +2,7 @@
 
 mod client;
 mod message;
+mod orphan;
 mod program;
 mod server;
 mod trust;

@@ -2,13 +2,14 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::{
@@ -21,7 +22,7 @@ use crate::error::io_error;
 use crate::user::OwnUser;
 use crate::{Launch, Sandbox, SandboxError};
 
-use super::message::{LAUNCHER_FD, Notice, Order, next_order, tell, tell_mappings};
+use super::message::{LAUNCHER_FD, Notice, Order, next_order, tell, tell_mappings, tell_started};
 use super::program::program;
 use super::trust::objection;
 
@@ -35,8 +36,12 @@ const KEPT: CapabilitySet = CapabilitySet::SYS_ADMIN
     .union(CapabilitySet::KILL)
     .union(CapabilitySet::SYS_PTRACE);
 
+/// How long a process may go on whose owner has ended: as long as one whose key is revoked may. It has nobody who would
+/// tell it of a revocation then, nobody waits for what it flushes, and whoever took it over would have its key for ever.
+const LAST_PATIENCE: Duration = Duration::from_secs(30);
+
 /// Runs the launcher in this process, which [`Launcher::start`](super::Launcher::start) has started: until the other
-/// end of its socket is closed and what it started last has ended. What it starts is this program with the
+/// end of its socket is closed and what it started last has ended, which is killed after a while. What it starts is this program with the
 /// subcommand `subcommand`. Its owner may change files in the directories `changed`, from which no program takes its
 /// place.
 ///
@@ -75,6 +80,7 @@ pub fn run_launcher(
     let served = server.run();
     // The user stays taken until the process has ended that has it.
     if let Some(running) = server.running.take() {
+        running.end_within(LAST_PATIENCE);
         let _ = running.end();
     }
     drop(own);
@@ -144,6 +150,26 @@ impl Running {
         let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
     }
 
+    /// Waits for its end, and kills it when that takes longer.
+    fn end_within(&self, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let mut watched = [PollFd::new(&self.pidfd, PollFlags::IN)];
+            match Timespec::try_from(left).map(|left| poll(&mut watched, Some(&left))) {
+                Ok(Err(Errno::INTR)) => {}
+                Ok(Ok(0)) if !left.is_zero() => {}
+                Ok(Ok(1..)) => return,
+                _ => break,
+            }
+        }
+        log::error!(
+            "the attach process has ended, and its data plane does not end, so it is killed: every completed write is \
+             kept by the runtime map"
+        );
+        self.kill();
+    }
+
     /// Waits for its end; the status of wait(2).
     fn end(self) -> io::Result<i32> {
         loop {
@@ -174,7 +200,12 @@ impl Server<'_> {
             match next_order(&self.socket)? {
                 Some(Order::Start(fds)) => {
                     let notice = self.start(fds);
-                    tell(&self.socket, &notice)?;
+                    match (&notice, &self.running) {
+                        (Notice::Started(id), Some(running)) => {
+                            tell_started(&self.socket, *id, running.pidfd.as_fd())?;
+                        }
+                        _ => tell(&self.socket, &notice)?,
+                    }
                 }
                 Some(Order::Kill) => {
                     if let Some(running) = &self.running {

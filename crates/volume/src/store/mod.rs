@@ -19,6 +19,7 @@ mod pause;
 mod pool;
 mod read_at;
 mod uring;
+mod witness;
 
 pub use buffer::{BUFFER_LEN, CHUNK_LEN, IoBuffer, Pages};
 pub use error::StoreError;
@@ -34,3 +35,4 @@ pub use uring::{
     BareRing, ENABLE_RINGS, RING_OPERATIONS, RING_REGISTRATIONS, RingRule, UringStore, Wait,
     WatchId, restrict,
 };
+pub use witness::Witness;
