@@ -170,6 +170,33 @@ fn what_is_changed_when_a_process_dies_is_flushed_by_the_next() {
     assert_eq!(dirty(&open(&path)), [0u64; 0]);
 }
 
+/// Another thread may have found the states as they are to be, and told its guest so.
+#[test]
+fn a_flush_takes_what_is_being_changed() {
+    let map = map(3 * BLOCKS_PER_SECTOR);
+    let blocks = BLOCKS_PER_SECTOR - 1..BLOCKS_PER_SECTOR + 1;
+    let data = BlockState::Data.repeated();
+    let dirty = || {
+        let mut sectors = Vec::new();
+        map.take_dirty(&mut sectors, 0);
+        map.end_flush(&sectors);
+        sectors
+    };
+    let changes = Cell::new(0);
+    map.change(blocks, Becomes::Data, |word, mask| {
+        changes.set(changes.get() + 1);
+        // As above: now comes the second word.
+        if changes.get() == 3 {
+            assert_eq!(dirty(), [0, 1], "changed and noted, and not changed yet");
+            assert_eq!(dirty(), [0, 1]);
+        }
+        (word & !mask) | (data & mask)
+    });
+    assert!(changes.get() >= 3);
+    assert_eq!(dirty(), [1], "noted since");
+    assert_eq!(dirty(), [0u64; 0]);
+}
+
 proptest! {
     #[test]
     fn agrees_with_a_plain_array(changes in prop::collection::vec(change(), 1..40), probe in 0u64..5000) {
