@@ -255,11 +255,7 @@ impl<S: Store> Pipeline<S> {
                 turn.succeed();
             }
             Err(error) => {
-                // Nothing of the copy may be taken for durable: the next flush writes it again.
-                for sector in &self.flush.sectors {
-                    self.volume.map().mark_dirty(*sector);
-                }
-                self.volume.map().end_flush(&self.flush.sectors);
+                self.flush.put_back(self.volume.map());
                 drop(turn);
                 let fails = |flush: &FlushNumber| *flush <= number;
                 while self.flush.waiters.front().is_some_and(|(_, f)| fails(f)) {
