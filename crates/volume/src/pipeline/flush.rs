@@ -77,8 +77,13 @@ impl<S: Store> Pipeline<S> {
                 self.finish(id);
             }
             Waiter::Overwritten(mark) => self.overwrite_flushed(mark, result),
-            // A flush that has failed is reported to those who asked for one.
-            Waiter::Discards => {}
+            // A flush that has failed is reported to those who asked for one. The discards wait for another; after
+            // a failed sync there is none.
+            Waiter::Discards => {
+                if result.is_err() && self.volume.failed_sync().is_none() {
+                    self.note_discard();
+                }
+            }
         }
     }
 
