@@ -47,6 +47,12 @@ pub(super) fn is_transient(error: &io::Error) -> bool {
     )
 }
 
+/// The kernel had no thread for it, and could not make one (io_wq_enqueue of io-wq.c cancels the operation then): nothing of
+/// it was begun. Nobody else cancels operations of a ring.
+pub(super) fn is_not_begun(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ECANCELED)
+}
+
 /// Tries what makes or changes a ring again for a while where the kernel only lacks something for now.
 pub(super) fn patiently<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     for _ in 1..TRIES {

@@ -22,7 +22,7 @@ use keys::units::LayerIndex;
 
 use super::bare::{BareRing, DEPTH};
 use super::entry::{InFlight, verb};
-use super::retry::{Again, is_interrupted, is_nothing, is_transient, patiently};
+use super::retry::{Again, is_interrupted, is_not_begun, is_nothing, is_transient, patiently};
 use super::watch::{IGNORED, WATCH_BIT, Watch, WatchId, Watches};
 
 /// How long to wait for something to happen.
@@ -375,12 +375,12 @@ impl UringStore {
                     return self.start(slot);
                 }
                 // A sync that has failed has dropped completed writes, whatever it says of why: another
-                // one would succeed without them.
+                // one would succeed without them. One that was never begun has dropped nothing.
                 let syncs = matches!(
                     op,
                     StoreOp::Sync { .. } | StoreOp::Write { durable: true, .. }
                 );
-                if is_transient(&source) && !syncs {
+                if is_not_begun(&source) || (is_transient(&source) && !syncs) {
                     self.again.slots.push(slot);
                     return self.again.note(&source);
                 }
