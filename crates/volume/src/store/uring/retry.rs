@@ -16,6 +16,9 @@ const TRY_AGAIN: Duration = Duration::from_millis(20);
 pub(super) struct Again {
     pub(super) slots: Vec<usize>,
     pub(super) watches: Vec<WatchId>,
+    /// Why a watch has ended that cannot be begun again.
+    pub(super) lost_watch: Option<io::Error>,
+    /// When; nothing while there is nothing of all this.
     pub(super) at: Option<Instant>,
     pub(super) pause: Pause,
 }

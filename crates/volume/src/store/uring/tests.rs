@@ -438,6 +438,23 @@ fn a_watch_that_the_kernel_has_no_memory_for_is_armed_again() {
     assert_eq!(events, [id]);
 }
 
+/// Nor may the wait go on for one that is gone for good.
+#[test]
+fn a_watch_that_is_lost_is_an_error() {
+    let mut fixture = Fixture::new();
+    let fd = EventFd::new(EFD_NONBLOCK).unwrap();
+    let id = WatchId(3);
+    fixture.store.watch(id, fd.as_raw_fd()).unwrap();
+    fixture.store.fired(id, -libc::EINVAL, false);
+    let result = fixture.store.enter(Wait::Forever);
+    assert!(matches!(result, Err(StoreError::Uring(_))), "{result:?}");
+
+    // One that nobody wants any more may end as it likes.
+    fixture.store.unwatch(id);
+    fixture.store.fired(id, -libc::EINVAL, false);
+    fixture.store.enter(Wait::No).unwrap();
+}
+
 /// Dropping a store waits for the kernel, and for nothing that the kernel does not have.
 #[test]
 fn a_store_with_operations_to_be_tried_again_can_be_dropped() {
