@@ -122,7 +122,7 @@ fn only_chunks_that_were_asked_for_are_loaded() {
 #[test]
 fn what_is_changed_when_a_process_dies_is_flushed_by_the_next() {
     let dir = tempfile::tempdir_in("/dev/shm").unwrap();
-    let (path, left) = (dir.path().join("map"), dir.path().join("left"));
+    let [path, left, flushing] = ["map", "left", "flushing"].map(|name| dir.path().join(name));
     let geometry = Geometry {
         disk: Uuid::from_u128(1),
         layer: Uuid::from_u128(2),
@@ -156,6 +156,9 @@ fn what_is_changed_when_a_process_dies_is_flushed_by_the_next() {
         (word & !mask) | (data & mask)
     });
     assert_eq!(dirty(&map), [0, 1]);
+    // A kill that leaves a flush under way.
+    std::fs::copy(&path, &flushing).unwrap();
+    assert_eq!(dirty(&open(&flushing)), [0, 1]);
     map.end_flush(&[0, 1]);
     let next = open(&left);
     assert_eq!(next.get(blocks.start), BlockState::Data);
