@@ -21,5 +21,6 @@ tests!(
     nothing_is_called_durable_that_is_not,
     two_that_load_a_chunk_see_all_of_it,
     what_a_dead_process_changed_is_flushed_by_the_next,
+    what_another_changes_is_flushed,
     what_is_changed_is_flushed,
 );

@@ -178,10 +178,7 @@ impl Worker {
             }
             self.pulse.does(Doing::Waiting);
             if let Err(error) = self.wait(wait) {
-                // Without its ring the queue is lost. What was completed to the guest is kept by
-                // the runtime map, and the supervisor starts another process.
-                log::error!("queue {}: {error}", self.index);
-                std::process::exit(1);
+                self.end_process(&error);
             }
             self.events.clear();
             self.queue
@@ -198,10 +195,18 @@ impl Worker {
         self.queue.pipeline.stop_punching();
         while !self.queue.pipeline.is_idle() {
             if let Err(error) = self.wait(Wait::AtMost(RETRY)) {
-                return log::error!("queue {}: {error}", self.index);
+                // The last flush would not know what this one's sync was told.
+                self.end_process(&error);
             }
             self.queue.pipeline.poll();
         }
+    }
+
+    /// Without its ring the queue is lost. What was completed to the guest is kept by the runtime map, and the
+    /// supervisor starts another process.
+    fn end_process(&self, error: &StoreError) -> ! {
+        log::error!("queue {}: {error}", self.index);
+        std::process::exit(1);
     }
 
     /// One round of work; answers how to wait for the next.

@@ -127,6 +127,23 @@ pub fn what_is_changed_is_flushed() {
     });
 }
 
+/// The same for who finds a block as it is to be, since another thread is just changing it.
+pub fn what_another_changes_is_flushed() {
+    check(3, || {
+        let (process, _) = Process::new();
+        let work: fn(&Process) = |process| {
+            process.map.set_data(0..1);
+            let number = process.map.flushes().covering();
+            process.flush();
+            let is_done = process.map.flushes().is_done(number);
+            assert!(!is_done || process.file.says_data(0));
+        };
+        process.run(&[work, work]);
+        process.flush();
+        assert!(process.file.says_data(0));
+    });
+}
+
 /// A write that is durable by itself is taken for that only where the durable map has its blocks.
 pub fn nothing_is_called_durable_that_is_not() {
     check(3, || {

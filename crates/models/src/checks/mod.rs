@@ -9,7 +9,8 @@ mod writes;
 pub use flushes::{a_flush_covers_what_came_before_it_was_asked_for, no_wake_up_is_lost};
 pub use map::{
     nothing_is_called_durable_that_is_not, two_that_load_a_chunk_see_all_of_it,
-    what_a_dead_process_changed_is_flushed_by_the_next, what_is_changed_is_flushed,
+    what_a_dead_process_changed_is_flushed_by_the_next, what_another_changes_is_flushed,
+    what_is_changed_is_flushed,
 };
 pub use marks::{a_failed_mark_gives_all_back, marks_exclude_each_other};
 pub use meeting::helpers_use_a_job_only_while_it_is_there;

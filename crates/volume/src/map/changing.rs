@@ -5,6 +5,9 @@
 //! that is done again finds nothing to change. So a thread says first which sectors it changes, in a word of its own
 //! that outlives the process as the states do, and takes that back after the note. Who opens the map next notes what
 //! such a word names. For the same reason a thread that finds such a word takes no state of its sectors for durable.
+//!
+//! Another thread finds the states as they are to be before they are noted: it changes nothing, notes nothing, and tells its
+//! guest that all is done. So a flush takes what such words name along with what was noted.
 
 use std::ops::Range;
 use std::sync::atomic::AtomicUsize;
@@ -53,16 +56,22 @@ impl BlockMap {
         })
     }
 
-    /// Notes what a process that had the same words was changing when it died. No other thread may use the map.
-    pub(super) fn adopt_changing(&self) {
+    /// Notes what is being changed, for who changes it and may not have come to that yet.
+    pub(super) fn note_changing(&self) {
         for place in 0..CHANGING {
-            let word = self.words.changing(place);
-            let Range { start, end } = named(word.load(Ordering::SeqCst));
+            let Range { start, end } = named(self.words.changing(place).load(Ordering::SeqCst));
             // Only what was loaded was changed.
             (start..end.min(format::sectors(self.blocks)))
                 .filter(|sector| self.is_loaded(*sector))
                 .for_each(|sector| self.mark_dirty(sector));
-            word.store(NOTHING, Ordering::SeqCst);
+        }
+    }
+
+    /// Notes what a process that had the same words was changing when it died. No other thread may use the map.
+    pub(super) fn adopt_changing(&self) {
+        self.note_changing();
+        for place in 0..CHANGING {
+            self.words.changing(place).store(NOTHING, Ordering::SeqCst);
         }
     }
 }

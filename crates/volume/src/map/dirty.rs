@@ -13,8 +13,8 @@ use super::load::LOADED;
 
 impl BlockMap {
     /// Notes that blocks of a sector have changed. After their states: a flush that takes this note then
-    /// sees them, one that took an earlier one finds it there again, and one that comes before it is not
-    /// the one that covers them.
+    /// sees them, one that took an earlier one finds it there again, and one that comes before it finds the
+    /// sector among those that are being changed.
     pub(super) fn note(&self, sector: u64, becomes: Becomes) {
         match becomes {
             Becomes::Released => return self.notes.released().insert(sector),
@@ -84,6 +84,8 @@ impl BlockMap {
     /// if there are any, with at most `more` of those that it may write as well. Until
     /// [`BlockMap::end_flush`] they are known to be under way, also to a later process.
     pub fn take_dirty(&self, sectors: &mut Vec<u64>, more: usize) {
+        // First: what is not being changed any more was noted before.
+        self.note_changing();
         let flushing = self.words.flushing();
         self.dirty().take(sectors, |index, bits| {
             flushing[index].fetch_or(bits, Ordering::SeqCst);

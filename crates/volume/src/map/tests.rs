@@ -122,7 +122,7 @@ fn only_chunks_that_were_asked_for_are_loaded() {
 #[test]
 fn what_is_changed_when_a_process_dies_is_flushed_by_the_next() {
     let dir = tempfile::tempdir_in("/dev/shm").unwrap();
-    let (path, left) = (dir.path().join("map"), dir.path().join("left"));
+    let [path, left, flushing] = ["map", "left", "flushing"].map(|name| dir.path().join(name));
     let geometry = Geometry {
         disk: Uuid::from_u128(1),
         layer: Uuid::from_u128(2),
@@ -156,6 +156,9 @@ fn what_is_changed_when_a_process_dies_is_flushed_by_the_next() {
         (word & !mask) | (data & mask)
     });
     assert_eq!(dirty(&map), [0, 1]);
+    // A kill that leaves a flush under way.
+    std::fs::copy(&path, &flushing).unwrap();
+    assert_eq!(dirty(&open(&flushing)), [0, 1]);
     map.end_flush(&[0, 1]);
     let next = open(&left);
     assert_eq!(next.get(blocks.start), BlockState::Data);
@@ -168,6 +171,33 @@ fn what_is_changed_when_a_process_dies_is_flushed_by_the_next() {
     drop(next);
     assert_eq!(dirty(&open(&left)), [0u64; 0]);
     assert_eq!(dirty(&open(&path)), [0u64; 0]);
+}
+
+/// Another thread may have found the states as they are to be, and told its guest so.
+#[test]
+fn a_flush_takes_what_is_being_changed() {
+    let map = map(3 * BLOCKS_PER_SECTOR);
+    let blocks = BLOCKS_PER_SECTOR - 1..BLOCKS_PER_SECTOR + 1;
+    let data = BlockState::Data.repeated();
+    let dirty = || {
+        let mut sectors = Vec::new();
+        map.take_dirty(&mut sectors, 0);
+        map.end_flush(&sectors);
+        sectors
+    };
+    let changes = Cell::new(0);
+    map.change(blocks, Becomes::Data, |word, mask| {
+        changes.set(changes.get() + 1);
+        // As above: now comes the second word.
+        if changes.get() == 3 {
+            assert_eq!(dirty(), [0, 1], "changed and noted, and not changed yet");
+            assert_eq!(dirty(), [0, 1]);
+        }
+        (word & !mask) | (data & mask)
+    });
+    assert!(changes.get() >= 3);
+    assert_eq!(dirty(), [1], "noted since");
+    assert_eq!(dirty(), [0u64; 0]);
 }
 
 proptest! {

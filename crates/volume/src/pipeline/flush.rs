@@ -77,8 +77,13 @@ impl<S: Store> Pipeline<S> {
                 self.finish(id);
             }
             Waiter::Overwritten(mark) => self.overwrite_flushed(mark, result),
-            // A flush that has failed is reported to those who asked for one.
-            Waiter::Discards => {}
+            // A flush that has failed is reported to those who asked for one. The discards wait for another; after
+            // a failed sync there is none.
+            Waiter::Discards => {
+                if result.is_err() && self.volume.failed_sync().is_none() {
+                    self.note_discard();
+                }
+            }
         }
     }
 
@@ -255,11 +260,7 @@ impl<S: Store> Pipeline<S> {
                 turn.succeed();
             }
             Err(error) => {
-                // Nothing of the copy may be taken for durable: the next flush writes it again.
-                for sector in &self.flush.sectors {
-                    self.volume.map().mark_dirty(*sector);
-                }
-                self.volume.map().end_flush(&self.flush.sectors);
+                self.flush.put_back(self.volume.map());
                 drop(turn);
                 let fails = |flush: &FlushNumber| *flush <= number;
                 while self.flush.waiters.front().is_some_and(|(_, f)| fails(f)) {

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use crate::format::STATES_LEN;
 use crate::marks::BlockMark;
-use crate::{BegunWrites, FlushNumber, FlushTurn};
+use crate::{BegunWrites, BlockMap, FlushNumber, FlushTurn};
 
 use super::outcome::Outcome;
 use super::piece::RequestId;
@@ -65,11 +65,23 @@ impl FlushJob {
         self.waiters.is_empty() && self.turn.is_none()
     }
 
-    /// Gives all of it up, with its whole pipeline.
-    pub(super) fn abandon(&mut self) {
+    /// Gives all of it up, with its whole pipeline. A flush under way has made nothing durable, and whoever flushes
+    /// next, in this process or another, has to know; nobody does before the turn goes with the pipeline.
+    pub(super) fn abandon(&mut self, map: &BlockMap) {
         for (waiter, _) in self.waiters.drain(..) {
             waiter.abandon();
         }
+        if self.turn.is_some() {
+            self.put_back(map);
+        }
+    }
+
+    /// Has the next flush write all of the copy again, of which nothing may be taken for durable.
+    pub(super) fn put_back(&self, map: &BlockMap) {
+        for sector in &self.sectors {
+            map.mark_dirty(*sector);
+        }
+        map.end_flush(&self.sectors);
     }
 
     /// Whether the flush under way here waits for durable writes, which may be of other queues.

@@ -547,7 +547,7 @@ impl<S> Pipeline<S> {
         for finished in self.finished.drain(..) {
             let _ = finished.take();
         }
-        self.flush.abandon();
+        self.flush.abandon(self.volume.map());
     }
 }
 

@@ -128,6 +128,36 @@ fn discards_that_nobody_flushes_are_given_back_after_a_while() {
     assert_eq!(rig.queues[0].idle_for(), None);
 }
 
+/// Storage is full when their space is needed most.
+#[test]
+fn discards_whose_flush_fails_are_flushed_again_after_a_while() {
+    let mut rig = full();
+    rig.run(DISCARD, 0..10).unwrap();
+    rig.medium
+        .fail(|asked| (map_bytes(&asked) > 0).then_some(libc::ENOSPC));
+    let after = Duration::from_secs(5);
+    for _ in 0..3 {
+        rig.medium.pass(after);
+        rig.settle(0);
+        let log = rig.medium.take_log();
+        assert_eq!(count(&log, |a| map_bytes(a) > 0), 1, "{log:?}");
+        assert_eq!(punched(&log), 0, "it is not durable");
+        assert_eq!(rig.queues[0].idle_for(), Some(after));
+    }
+    rig.medium.fail(|_| None);
+    rig.medium.pass(after);
+    rig.settle(0);
+    assert_eq!(punched(&rig.medium.take_log()), 10 * BLOCK);
+    assert_eq!(rig.queues[0].idle_for(), None);
+    // After a failed sync no flush can succeed, and none is begun.
+    rig.run(DISCARD, 10..20).unwrap();
+    fail_once(&rig.medium, Asked::SyncData, libc::EIO);
+    rig.medium.pass(after);
+    rig.settle(0);
+    assert_eq!(rig.volume.failed_sync(), Some(FailedSync::Data));
+    assert_eq!(rig.queues[0].idle_for(), None);
+}
+
 const SECTOR: u64 = format::BLOCKS_PER_SECTOR;
 
 /// Fails writes to these blocks, which are inherited, while nothing is given back.

@@ -116,6 +116,30 @@ fn a_map_that_cannot_be_written_fails_its_flush_alone() {
     );
 }
 
+/// As when its ring has failed. Another queue's flush would find nothing to write.
+#[test]
+fn a_flush_that_is_given_up_is_done_by_the_next() {
+    for steps in 0..3 {
+        let mut rig = Rig::new(2);
+        rig.write(0..1).unwrap();
+        rig.medium.set_free(false);
+        rig.submit(0, RequestKind::Flush, 0..0);
+        assert!(rig.poll(0).is_empty());
+        for _ in 0..steps {
+            assert!(rig.queues[0].store_mut().step());
+            assert!(rig.poll(0).is_empty());
+        }
+        drop(rig.queues.remove(0));
+        rig.medium.set_free(true);
+        rig.medium.take_log();
+        rig.flush().unwrap();
+        let at = format::sector_offset(0);
+        let expected = Asked::WriteMap { at, len: 512 };
+        let log = rig.medium.take_log();
+        assert_eq!(log, [Asked::SyncData, expected, Asked::SyncMap]);
+    }
+}
+
 #[test]
 fn flushes_that_come_while_one_runs_share_the_next_whichever_queue_they_are_of() {
     let mut rig = Rig::new(4);

@@ -16,6 +16,9 @@ const TRY_AGAIN: Duration = Duration::from_millis(20);
 pub(super) struct Again {
     pub(super) slots: Vec<usize>,
     pub(super) watches: Vec<WatchId>,
+    /// Why a watch has ended that cannot be begun again.
+    pub(super) lost_watch: Option<io::Error>,
+    /// When; nothing while there is nothing of all this.
     pub(super) at: Option<Instant>,
     pub(super) pause: Pause,
 }
@@ -45,6 +48,12 @@ pub(super) fn is_transient(error: &io::Error) -> bool {
         error.raw_os_error(),
         Some(libc::EAGAIN | libc::EBUSY | libc::ENOMEM)
     )
+}
+
+/// The kernel had no thread for it, and could not make one (io_wq_enqueue of io-wq.c cancels the operation then): nothing of
+/// it was begun. Nobody else cancels operations of a ring.
+pub(super) fn is_not_begun(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ECANCELED)
 }
 
 /// Tries what makes or changes a ring again for a while where the kernel only lacks something for now.

@@ -22,7 +22,7 @@ use keys::units::LayerIndex;
 
 use super::bare::{BareRing, DEPTH};
 use super::entry::{InFlight, verb};
-use super::retry::{Again, is_interrupted, is_nothing, is_transient, patiently};
+use super::retry::{Again, is_interrupted, is_not_begun, is_nothing, is_transient, patiently};
 use super::watch::{IGNORED, WATCH_BIT, Watch, WatchId, Watches};
 
 /// How long to wait for something to happen.
@@ -166,7 +166,7 @@ impl UringStore {
     /// [`StoreError::Uring`] when the ring does not work any more.
     pub fn enter(&mut self, wait: Wait) -> Result<(), StoreError> {
         self.collect();
-        let wait = self.begin_again(wait);
+        let wait = self.begin_again(wait)?;
         self.fill();
         let idle = !self.has_news() && self.backlog.is_empty();
         let result = match wait {
@@ -229,17 +229,23 @@ impl UringStore {
     }
 
     /// Begins again what the kernel could not do, if the pause is over; else no wait is to be longer.
-    fn begin_again(&mut self, wait: Wait) -> Wait {
+    ///
+    /// # Errors
+    /// [`StoreError::Uring`] when that is a watch: without it nobody would hear of a kick any more.
+    fn begin_again(&mut self, wait: Wait) -> Result<Wait, StoreError> {
         let Some(at) = self.again.at else {
-            return wait;
+            return Ok(wait);
         };
+        if let Some(error) = self.again.lost_watch.take() {
+            return Err(StoreError::Uring(error));
+        }
         let left = at.saturating_duration_since(Instant::now());
         if !left.is_zero() {
-            return match wait {
+            return Ok(match wait {
                 Wait::No => Wait::No,
                 Wait::AtMost(time) => Wait::AtMost(time.min(left)),
                 Wait::Forever => Wait::AtMost(left),
-            };
+            });
         }
         self.again.at = None;
         while let Some(slot) = self.again.slots.pop() {
@@ -250,7 +256,7 @@ impl UringStore {
                 self.arm(watch);
             }
         }
-        wait
+        Ok(wait)
     }
 
     fn has_work_for_kernel(&mut self) -> bool {
@@ -361,6 +367,8 @@ impl UringStore {
             self.again.note(&error);
         } else {
             log::error!("io_uring watches a descriptor no more: {error}");
+            self.again.at = Some(Instant::now());
+            self.again.lost_watch = Some(error);
         }
     }
 
@@ -375,12 +383,12 @@ impl UringStore {
                     return self.start(slot);
                 }
                 // A sync that has failed has dropped completed writes, whatever it says of why: another
-                // one would succeed without them.
+                // one would succeed without them. One that was never begun has dropped nothing.
                 let syncs = matches!(
                     op,
                     StoreOp::Sync { .. } | StoreOp::Write { durable: true, .. }
                 );
-                if is_transient(&source) && !syncs {
+                if is_not_begun(&source) || (is_transient(&source) && !syncs) {
                     self.again.slots.push(slot);
                     return self.again.note(&source);
                 }

@@ -333,7 +333,14 @@ fn completed(fixture: &mut Fixture, op: StoreOp, result: i32) -> Option<StoreCom
 
 #[test]
 fn an_operation_that_the_kernel_has_no_memory_for_is_done_later() {
-    for errno in [libc::EAGAIN, libc::ENOMEM, libc::EBUSY, libc::EINTR, 512] {
+    for errno in [
+        libc::EAGAIN,
+        libc::ENOMEM,
+        libc::EBUSY,
+        libc::ECANCELED,
+        libc::EINTR,
+        512,
+    ] {
         let mut fixture = Fixture::new();
         let op = fixture.write(8192, 5);
         assert!(completed(&mut fixture, op, -errno).is_none(), "{errno}");
@@ -357,10 +364,26 @@ fn a_sync_that_failed_is_not_tried_again() {
         let done = completed(&mut fixture, StoreOp::Sync { file }, -errno).unwrap();
         assert!(matches!(done.result, Err(StoreError::Io { .. })), "{errno}");
     }
-    let mut fixture = Fixture::new();
-    let file = StoreFile::TOP;
-    assert!(completed(&mut fixture, StoreOp::Sync { file }, -libc::EINTR).is_none());
-    assert!(fixture.finish(1).unwrap()[0].result.is_ok());
+}
+
+/// Of these the kernel has begun nothing: no thread was to be had for it, or a signal came before.
+#[test]
+fn a_sync_that_was_not_begun_is_begun_again() {
+    for errno in [libc::ECANCELED, libc::EINTR] {
+        let mut fixture = Fixture::new();
+        let file = StoreFile::TOP;
+        assert!(completed(&mut fixture, StoreOp::Sync { file }, -errno).is_none());
+        assert!(fixture.finish(1).unwrap()[0].result.is_ok());
+        let mut write = fixture.write(4096, 6);
+        if let StoreOp::Write { durable, .. } = &mut write {
+            *durable = true;
+        }
+        assert!(completed(&mut fixture, write, -errno).is_none());
+        let done = fixture.finish(1).unwrap().pop().unwrap();
+        assert!(done.result.is_ok(), "{errno}");
+        fixture.pool.put(done.buffer.unwrap());
+        assert_eq!(fixture.byte(4096), 6, "{errno}");
+    }
 }
 
 #[test]
@@ -413,6 +436,23 @@ fn a_watch_that_the_kernel_has_no_memory_for_is_armed_again() {
         fixture.store.take_events(&mut events);
     }
     assert_eq!(events, [id]);
+}
+
+/// Nor may the wait go on for one that is gone for good.
+#[test]
+fn a_watch_that_is_lost_is_an_error() {
+    let mut fixture = Fixture::new();
+    let fd = EventFd::new(EFD_NONBLOCK).unwrap();
+    let id = WatchId(3);
+    fixture.store.watch(id, fd.as_raw_fd()).unwrap();
+    fixture.store.fired(id, -libc::EINVAL, false);
+    let result = fixture.store.enter(Wait::Forever);
+    assert!(matches!(result, Err(StoreError::Uring(_))), "{result:?}");
+
+    // One that nobody wants any more may end as it likes.
+    fixture.store.unwatch(id);
+    fixture.store.fired(id, -libc::EINVAL, false);
+    fixture.store.enter(Wait::No).unwrap();
 }
 
 /// Dropping a store waits for the kernel, and for nothing that the kernel does not have.
