@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use time::OffsetDateTime;
 
-use crate::guard::key_guard::{Finding, Guard, GuardActions, GuardEvent, LayerKeys, Moment};
+use crate::guard::key_guard::{Finding, Guard, GuardActions, GuardEvent, LayerKeys, Moment, Told};
 use crate::status::{DekState, EventKind, GuardOptions, KeyState, Reason};
 use keys::Dek;
 use protocol::OnRevoke;
@@ -20,7 +20,7 @@ struct World {
     checks: Vec<bool>,
     destroys: u32,
     restores: u32,
-    kills: u32,
+    kills: Vec<Told>,
     /// The DEK is kept for the next data plane.
     kept: bool,
     events: Vec<EventKind>,
@@ -47,8 +47,8 @@ impl GuardActions for World {
         self.kept = false;
     }
 
-    fn kill(&mut self) {
-        self.kills += 1;
+    fn kill(&mut self, told: Told) {
+        self.kills.push(told);
     }
 
     fn tell(&mut self, event: GuardEvent) {
@@ -290,7 +290,8 @@ fn a_refusal_while_the_key_is_restored_takes_it_away_again() {
     bench.destroyed();
     bench.check(granted_with_key());
     bench.check(refused());
-    assert_eq!(bench.world.destroys, 1, "the data plane has no key yet");
+    assert_eq!(bench.world.destroys, 2, "it may have come already");
+    assert!(!bench.world.kept);
     bench.restored();
     assert_eq!(bench.world.destroys, 2);
     bench.destroyed();
@@ -363,11 +364,58 @@ fn a_data_plane_that_keeps_the_key_is_killed_once() {
     let mut bench = Bench::new();
     bench.check(refused());
     bench.pass(Duration::from_secs(29));
-    assert_eq!(bench.world.kills, 0);
+    assert!(bench.world.kills.is_empty());
     bench.pass(Duration::from_secs(1));
     bench.pass(Duration::from_secs(100));
-    assert_eq!(bench.world.kills, 1);
+    assert_eq!(bench.world.kills, [Told::Destroy]);
     assert!(bench.guard.holds_key(), "until its end is seen");
+}
+
+/// Nobody knows whether it has read the key, so a refusal waits for no answer of it.
+#[test]
+fn a_data_plane_that_does_not_say_whether_it_has_the_key_again_loses_it_by_a_refusal() {
+    let mut bench = Bench::new();
+    bench.check(refused());
+    bench.destroyed();
+    bench.check(granted_with_key());
+    bench.check(refused());
+    assert_eq!(bench.world.destroys, 2, "it is told at once");
+    assert!(!bench.world.kept);
+    bench.pass(Duration::from_secs(29));
+    assert!(bench.world.kills.is_empty());
+    bench.pass(Duration::from_secs(1));
+    assert_eq!(bench.world.kills, [Told::Destroy]);
+}
+
+#[test]
+fn a_data_plane_that_never_says_that_it_serves_again_is_killed_and_the_next_gets_the_key() {
+    let mut bench = Bench::new();
+    bench.check(refused());
+    bench.destroyed();
+    bench.check(granted_with_key());
+    // A check that hangs makes it no longer.
+    bench.pass(INTERVAL);
+    bench.pass(INTERVAL);
+    let due = bench.now.instant + Duration::from_secs(10);
+    assert_eq!(bench.guard.deadline(), due);
+    bench.pass(Duration::from_secs(10));
+    assert_eq!(bench.world.kills, [Told::Restore]);
+    assert!(!bench.world.kept);
+    assert_eq!(bench.last(), Some(EventKind::KeyNotRestored));
+    // What it says now is of a key that it is to lose.
+    bench.restored();
+    assert_eq!(
+        bench.state(),
+        (KeyState::KeyRevoked, DekState::BeingDestroyed)
+    );
+    bench.pass(Duration::from_secs(100));
+    assert_eq!(bench.world.kills.len(), 1);
+    bench.guard.without_data_plane(bench.now, &mut bench.world);
+    assert_eq!(bench.last(), Some(EventKind::DekDestroyed));
+    bench.found(granted());
+    bench.found(granted_with_key());
+    bench.restored();
+    assert_eq!(bench.state(), (KeyState::Active, DekState::Held));
 }
 
 #[test]
