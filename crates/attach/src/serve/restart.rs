@@ -261,10 +261,19 @@ impl Supervision {
         Ok(())
     }
 
-    /// The vaults have unwrapped the keys of the disk that was waited for: they are guarded from now on.
+    /// The vaults have unwrapped the keys of the disk that was waited for: they are guarded from now on. A data plane of
+    /// which nobody knows whether it has the disk makes place for one that gets it.
     pub(crate) fn hear_taken(&mut self) {
-        while let Some(key_url) = self.attached.migration.taken() {
-            self.guard.begun(key_url, Moment::now());
+        while let Some(taken) = self.attached.migration.taken() {
+            self.guard.begun(taken.key_url, Moment::now());
+            // Else it has ended meanwhile.
+            if taken.is_silent && matches!(self.stage, Stage::Given) {
+                log::error!(
+                    "the data plane of the disk {} was given the disk and does not answer, so it is killed",
+                    self.attached.name
+                );
+                self.attached.data_plane.kill();
+            }
         }
     }
 
