@@ -398,6 +398,8 @@ impl Work {
         let begun = claim(&self.disk, patience, goes_on)
             .map_err(AttachError::from)
             .and_then(|claimed| {
+                // Nobody has looked while the disk was waited for.
+                self.installation.renew().map_err(DiskError::from)?;
                 let known = self.attached_disk.known().filter(|_| !is_first);
                 let known = known.map(|(top, key)| Known {
                     top,

@@ -152,7 +152,10 @@ impl<F: FnMut(&Installation) -> Result<(), DiskError>> Asking<F> {
 
     fn ask(&mut self) -> Result<(), DiskError> {
         let installation = match self.installation.take() {
-            Some(installation) => installation,
+            Some(installation) => {
+                installation.renew()?;
+                installation
+            }
             None => open(&self.state_dir)?,
         };
         (self.check)(self.installation.insert(installation))
