@@ -303,6 +303,13 @@ impl Guard {
         }
     }
 
+    /// Whether the next data plane gets the DEK with its disk. It may have been refused in this very moment, and is kept
+    /// no more then.
+    pub(crate) fn next_has_key(&mut self, now: Moment, actions: &mut impl GuardActions) -> bool {
+        self.without_data_plane(now, actions);
+        self.holds_key()
+    }
+
     /// The data plane could not use the DEK, and has not kept it.
     pub(crate) fn not_restored(&mut self, why: &str, now: Moment, actions: &mut impl GuardActions) {
         if let Key::BeingRestored { .. } = self.key {

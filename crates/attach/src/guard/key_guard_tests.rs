@@ -418,6 +418,24 @@ fn a_data_plane_that_never_says_that_it_serves_again_is_killed_and_the_next_gets
     assert_eq!(bench.state(), (KeyState::Active, DekState::Held));
 }
 
+/// The vault refuses the key between the end of a data plane and the moment in which the next one gets the disk.
+#[test]
+fn a_data_plane_that_is_started_over_a_refusal_gets_no_key() {
+    let mut bench = Bench::new();
+    let next_has_key = |bench: &mut Bench| bench.guard.next_has_key(bench.now, &mut bench.world);
+    assert!(next_has_key(&mut bench));
+    bench.check(refused());
+    assert!(!next_has_key(&mut bench));
+    assert_eq!(bench.last(), Some(EventKind::DekDestroyed));
+    assert_eq!(bench.state(), (KeyState::KeyRevoked, DekState::Destroyed));
+    bench.check(granted_with_key());
+    assert!(!next_has_key(&mut bench), "it was for the one before");
+    assert!(!bench.world.kept);
+    bench.check(granted_with_key());
+    bench.restored();
+    assert!(next_has_key(&mut bench));
+}
+
 #[test]
 fn another_key_version_is_noticed() {
     let mut bench = Bench::new();

@@ -228,7 +228,8 @@ impl Supervision {
         let opened = attached_disk
             .open_again(&self.setup)?
             .ok_or(NotGiven::Later)?;
-        let held = self.guard.holds_key();
+        let now = Moment::now();
+        let held = self.guard.next_has_key(now, &mut self.attached);
         let deks = match held {
             true => Some(self.attached.keys.deks(&opened.layers).ok_or_else(|| {
                 let why = "the keys of the layers that its header names were not kept";
