@@ -507,8 +507,8 @@ impl Work {
         }
     }
 
-    /// Records that the keys are handed over. What was unwrapped is not handed over otherwise; what is only given
-    /// back to the same attach is recorded when that can be.
+    /// Records that the keys are handed over, which they are not otherwise. A full file system keeps an attach from the
+    /// keys that it never had, and not from those that it had before.
     fn record(&self, key_url: &str, is_first: bool) -> Result<(), AttachError> {
         let reason = (!is_first).then(|| Reason {
             code: "DiskTakenBack".into(),
@@ -522,7 +522,11 @@ impl Work {
             key_url: key_url.into(),
             reason,
         };
-        records::append(&self.installation, &record).map_err(AttachError::Audit)
+        let recorded = match is_first {
+            true => records::append(&self.installation, &record),
+            false => records::append_done(&self.installation, &record),
+        };
+        recorded.map_err(AttachError::Audit)
     }
 
     /// A ring is not started.
