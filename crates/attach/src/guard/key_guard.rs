@@ -138,6 +138,8 @@ pub(crate) struct Guard {
     key: Key,
     key_url: String,
     asked: Option<Asked>,
+    /// When the program before this one has asked, of which the answer is lost.
+    unanswered: Option<Moment>,
     next_check: Instant,
     last_check: OffsetDateTime,
     last_granted: OffsetDateTime,
@@ -155,6 +157,7 @@ impl Guard {
             key: Key::Held,
             key_url,
             asked: None,
+            unanswered: None,
             next_check: now.instant + jittered(options.interval),
             last_check: now.time,
             last_granted: now.time,
@@ -386,7 +389,7 @@ impl Guard {
 
     fn ask(&mut self, now: Moment, actions: &mut impl GuardActions) {
         self.asked = Some(Asked {
-            at: now,
+            at: self.unanswered.take().unwrap_or(now),
             overdue: false,
         });
         self.last_check = now.time;

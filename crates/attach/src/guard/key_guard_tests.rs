@@ -107,6 +107,14 @@ impl Bench {
         self.guard.tick(self.now, &mut self.world);
     }
 
+    /// Another program goes on for this one.
+    fn upgrade(&mut self) {
+        let state = serde_json::to_string(&self.guard.state(self.now).unwrap()).unwrap();
+        let (options, state) = (self.guard.options(), serde_json::from_str(&state).unwrap());
+        self.guard = Guard::resumed(options, state, self.now);
+        self.guard.tick(self.now, &mut self.world);
+    }
+
     fn destroyed(&mut self) {
         self.guard.destroyed(self.now, &mut self.world);
     }
@@ -416,6 +424,46 @@ fn a_data_plane_that_never_says_that_it_serves_again_is_killed_and_the_next_gets
     bench.found(granted_with_key());
     bench.restored();
     assert_eq!(bench.state(), (KeyState::Active, DekState::Held));
+}
+
+/// The program is replaced more often than the vault is given time to answer.
+#[test]
+fn upgrades_do_not_hide_that_the_vault_does_not_answer() {
+    let mut bench = Bench::new();
+    bench.pass(INTERVAL);
+    let asked = bench.now.time;
+    for upgrade in 1..=3 {
+        bench.pass(INTERVAL / 4);
+        bench.upgrade();
+        assert_eq!(
+            bench.world.checks.len(),
+            1 + upgrade,
+            "what was asked is lost"
+        );
+        assert_eq!(bench.state().0, KeyState::Active);
+    }
+    bench.pass(INTERVAL / 4);
+    assert_eq!(bench.state().0, KeyState::KeyUnreachable);
+    assert_eq!(bench.guard.status().until, Some(asked + GRACE));
+    bench.upgrade();
+    assert_eq!(bench.guard.status().until, Some(asked + GRACE));
+    bench.found(granted());
+    assert_eq!(bench.state().0, KeyState::Active);
+    // One that was answered is no concern of the next program.
+    bench.upgrade();
+    bench.pass(INTERVAL / 2);
+    assert_eq!(bench.state().0, KeyState::Active);
+}
+
+#[test]
+fn an_older_program_is_told_nothing_that_it_does_not_read() {
+    let mut bench = Bench::new();
+    let json = |state| serde_json::to_string(&state).unwrap();
+    assert!(!json(bench.guard.state(bench.now).unwrap()).contains("asked"));
+    bench.pass(INTERVAL);
+    let state = bench.guard.state(bench.now).unwrap();
+    assert!(json(state.clone()).contains("asked"));
+    assert!(!json(state.of_version_1()).contains("asked"));
 }
 
 /// The vault refuses the key between the end of a data plane and the moment in which the next one gets the disk.

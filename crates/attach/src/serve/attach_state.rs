@@ -27,7 +27,7 @@ pub const VERSIONS: &str = "attach-versions";
 /// The versions that this program reads and writes.
 pub(crate) const READS: Versions = Versions {
     lowest: 1,
-    highest: 1,
+    highest: 2,
 };
 
 /// Bytes of a state at most: a header and what is kept of a frontend are a fraction of that.
@@ -126,7 +126,11 @@ impl AttachState {
     pub(crate) fn write(self, version: u16) -> io::Result<File> {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let mut file = File::from(memfd_create("sealdisk-attach", flags)?);
-        let attach = self;
+        let guard = match version {
+            1 => self.guard.of_version_1(),
+            _ => self.guard,
+        };
+        let attach = Self { guard, ..self };
         file.write_all(&serde_json::to_vec(&Versioned { version, attach })?)?;
         let all = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
         fcntl_add_seals(&file, all)?;
@@ -203,11 +207,13 @@ mod tests {
 
     #[test]
     fn a_program_that_reads_no_common_version_is_refused() {
-        assert_eq!(common_version(attach_versions(None).as_bytes()), Ok(1));
+        assert_eq!(common_version(attach_versions(None).as_bytes()), Ok(2));
         let both = common_version(br#"{"lowest":1,"highest":7}"#.as_slice());
-        assert_eq!(both, Ok(1));
+        assert_eq!(both, Ok(2));
+        let older = common_version(br#"{"lowest":1,"highest":1}"#.as_slice());
+        assert_eq!(older, Ok(1));
         for (said, why) in [
-            (r#"{"lowest":2,"highest":3}"#, "reads version 2 to 3"),
+            (r#"{"lowest":3,"highest":4}"#, "reads version 3 to 4"),
             ("error: unrecognized subcommand", "does not say"),
             ("", "does not say"),
             (
