@@ -16,6 +16,7 @@ use uuid::Uuid;
 use crate::status::{DekState, EventKind, GuardOptions, KeyState, KeyStatus, Reason};
 use keys::DekStack;
 use protocol::OnRevoke;
+use vault::boot_instant;
 
 mod state;
 
@@ -30,9 +31,11 @@ const DESTROY_PATIENCE: Duration = Duration::from_secs(30);
 /// word, and its guest would stand still for as long as it says nothing.
 const RESTORE_PATIENCE: Duration = Duration::from_secs(30);
 
-/// A moment on the clock that never jumps, and as it is shown.
+/// A moment on the clock that never jumps, and as it is shown. The host's suspension counts, as it does for who reads
+/// until when the disk is served.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Moment {
+    /// By the clock of [`boot_instant`].
     pub(crate) instant: Instant,
     pub(crate) time: OffsetDateTime,
 }
@@ -40,7 +43,7 @@ pub(crate) struct Moment {
 impl Moment {
     pub(crate) fn now() -> Self {
         Self {
-            instant: Instant::now(),
+            instant: boot_instant(),
             time: OffsetDateTime::now_utc(),
         }
     }
@@ -185,7 +188,7 @@ impl Guard {
         }
     }
 
-    /// When [`Guard::tick`] has something to do, if nothing happens before.
+    /// When [`Guard::tick`] has something to do, if nothing happens before, by the clock of [`Moment`].
     pub(crate) fn deadline(&self) -> Instant {
         let check = match &self.asked {
             None if matches!(self.key, Key::Absent) => None,
@@ -204,7 +207,7 @@ impl Guard {
         };
         let first = [check, grace, kill].into_iter().flatten().min();
         // With a check that never returns there is nothing to do but to wait for it.
-        first.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600))
+        first.unwrap_or_else(|| boot_instant() + Duration::from_secs(3600))
     }
 
     /// Does what is due.

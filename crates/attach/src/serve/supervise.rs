@@ -381,18 +381,6 @@ impl Supervision {
         }
     }
 
-    /// When something is to be done, if nothing happens before.
-    fn deadline(&self) -> Instant {
-        let guard = self.guard.deadline();
-        let stage = match self.stage {
-            Stage::Paused { until: due }
-            | Stage::Greeting { deadline: due }
-            | Stage::Greeted { look: due, .. } => guard.min(due),
-            Stage::Given => guard,
-        };
-        self.upgrade_deadline().map_or(stage, |due| stage.min(due))
-    }
-
     /// Takes what the data plane says. Whether it goes on.
     fn listen(&mut self, messages: &mut Messages) -> bool {
         let heard = match messages.take() {
