@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use test_support::frontend::device::Setup;
 use test_support::frontend::message::Connection;
 use test_support::frontend::vmm::Vmm;
 use test_support::rng::Rng;
@@ -183,7 +184,7 @@ fn a_data_plane_that_does_not_say_that_it_has_the_disk_is_replaced() {
     let disk = Disk::new(MIB_8);
     let mut log = LockLog::default();
     let source = disk.attach_with("disk", &[]);
-    let setup = setup(0);
+    let setup = Setup::default().with_inflight();
     let (mut vmm, mut queues) = Vmm::of(source.connect_with(&setup), &setup);
     let data = Rng::new(1).bytes(65536);
     queues[0].write(0, &data).unwrap();
