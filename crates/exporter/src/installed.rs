@@ -139,7 +139,9 @@ impl Watcher {
     }
 
     fn look_at_installation(&mut self, seen: &mut Seen) -> Result<(), InstallationError> {
-        let installation = match self.installation.take() {
+        // One whose catalog was lost is still there for who has it open.
+        let kept = self.installation.take().filter(Installation::is_current);
+        let installation = match kept {
             Some(installation) => installation,
             None => Installation::open_existing(&self.state_dir)?,
         };
@@ -380,6 +382,21 @@ mod tests {
         drop(Installation::open(&state).unwrap());
         let seen = watcher.look();
         assert_eq!(seen.samples.value(&metric::INSTALLATION_UP, &[]), Some(1.0));
+    }
+
+    #[test]
+    fn a_catalog_that_was_lost_while_it_was_open_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        drop(Installation::open(&state).unwrap());
+        let mut watcher = Watcher::new(state.clone(), dir.path().into());
+        for up in [1.0, 0.0] {
+            let seen = watcher.look();
+            assert_eq!(seen.samples.value(&metric::INSTALLATION_UP, &[]), Some(up));
+            for name in ["catalog.db", "catalog.db-wal", "catalog.db-shm"] {
+                let _ = std::fs::remove_file(state.join(name));
+            }
+        }
     }
 
     #[test]

@@ -125,6 +125,15 @@ impl Installation {
         Ok(log.append(&self.record_of(event))?)
     }
 
+    /// As [`Installation::append`], of what was done already: it is recorded though the file system is full.
+    pub fn append_done(
+        &self,
+        log: &AuditLog,
+        event: KeyEvent<'_>,
+    ) -> Result<(), InstallationError> {
+        Ok(log.append_done(&self.record_of(event))?)
+    }
+
     fn record_of(&self, event: KeyEvent<'_>) -> AuditRecord {
         let operator = self.operator();
         let (key, version) = match event.key_url.parse::<KeyUrl>() {

@@ -10,6 +10,7 @@
 //! ```
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use uuid::Uuid;
 
@@ -29,7 +30,7 @@ pub const RESTORING: &str = ".restore-";
 pub struct Installation {
     state_dir: PathBuf,
     catalog: Box<dyn Catalog>,
-    identities: InstallationRecord,
+    identities: Mutex<InstallationRecord>,
     tokens: TokenCache,
 }
 
@@ -78,7 +79,7 @@ impl Installation {
         catalog: SqliteCatalog,
     ) -> Result<Self, InstallationError> {
         Ok(Self {
-            identities: catalog.installation()?,
+            identities: Mutex::new(catalog.installation()?),
             catalog: Box::new(catalog),
             tokens: TokenCache::default(),
             state_dir,
@@ -90,6 +91,32 @@ impl Installation {
         self.catalog.as_ref()
     }
 
+    /// Whether the catalog is what others find who open the installation now: one that was lost, and perhaps made
+    /// again, is still there for who has it open.
+    pub fn is_current(&self) -> bool {
+        self.catalog.is_current()
+    }
+
+    /// Goes over to a catalog that was made again in the place of the one that is open, for those who have the
+    /// installation open for long: what is changed from then on, such as the removal of an identity, only the new one
+    /// knows. While there is none at all the old one is used on.
+    ///
+    /// # Errors
+    /// [`InstallationError`]: the new one cannot be used, and nothing may be concluded from the old one.
+    pub fn renew(&self) -> Result<(), InstallationError> {
+        if let Some(identities) = self.catalog.renew()? {
+            *self.identities() = identities;
+        }
+        Ok(())
+    }
+
+    fn identities(&self) -> MutexGuard<'_, InstallationRecord> {
+        // It is replaced as a whole.
+        self.identities
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The state directory.
     pub fn state_dir(&self) -> &Path {
         &self.state_dir
@@ -98,7 +125,7 @@ impl Installation {
     /// Tells the installation from others: the tenant of its identities.
     pub fn id(&self) -> Uuid {
         // Made of what is random and stays, so that it need not be stored.
-        let operator = self.identities.operator;
+        let operator = self.identities().operator;
         let hash = sha256(
             &[
                 b"sealdisk installation id v1\0".as_slice(),
@@ -141,12 +168,12 @@ impl Installation {
 
     /// The identity on whose behalf the command line manages vaults.
     pub fn operator(&self) -> Caller {
-        Caller::local(self.identities.operator)
+        Caller::local(self.identities().operator)
     }
 
     /// The principal that uses the platform-managed key.
     pub fn platform(&self) -> Caller {
-        Caller::local(self.identities.platform)
+        Caller::local(self.identities().platform)
     }
 }
 
@@ -209,6 +236,79 @@ pub fn default_state_dir() -> Result<PathBuf, InstallationError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::CatalogCopy;
+
+    fn lose_catalog(state: &Path) {
+        for name in ["catalog.db", "catalog.db-wal", "catalog.db-shm"] {
+            let _ = std::fs::remove_file(state.join(name));
+        }
+    }
+
+    fn made_again(path: &Path) -> (SqliteCatalog, InstallationRecord) {
+        let own = InstallationRecord {
+            operator: Uuid::new_v4(),
+            platform: Uuid::new_v4(),
+        };
+        let empty = CatalogCopy::new(own, Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        (SqliteCatalog::make_again(path, &empty).unwrap(), own)
+    }
+
+    #[test]
+    fn a_catalog_that_was_made_again_is_seen_by_who_had_the_lost_one_open() {
+        const PURGED: &str = "https://v.vault.localhost";
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        drop(Installation::open(&state).unwrap());
+        let held = Installation::open(&state).unwrap();
+        assert!(held.is_current());
+        let (before, path) = (held.operator(), state.join("catalog.db"));
+        held.catalog().note_purged_vault(PURGED).unwrap();
+        lose_catalog(&state);
+        // Until there is another one.
+        held.renew().unwrap();
+        assert!(!held.is_current() && !path.exists());
+        assert_eq!(held.operator(), before);
+        let purged = || held.catalog().vault_purged_at(PURGED).unwrap();
+        assert!(purged().is_some());
+
+        for _ in 0..2 {
+            let (made, own) = made_again(&path);
+            held.renew().unwrap();
+            assert!(held.is_current());
+            assert_eq!(held.operator(), Caller::local(own.operator));
+            assert_eq!(held.platform(), Caller::local(own.platform));
+            assert!(purged().is_none());
+            made.note_purged_vault(PURGED).unwrap();
+            assert!(purged().is_some());
+            // What was open before has left the files of the new one alone.
+            drop(made);
+            let known = SqliteCatalog::open(&path).unwrap();
+            assert!(known.vault_purged_at(PURGED).unwrap().is_some());
+            lose_catalog(&state);
+        }
+    }
+
+    #[test]
+    fn nothing_is_concluded_from_a_lost_catalog_while_the_new_one_cannot_be_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        let held = Installation::open(&state).unwrap();
+        held.renew().unwrap();
+        lose_catalog(&state);
+        let path = state.join("catalog.db");
+        // One that somebody is making.
+        std::fs::write(&path, "").unwrap();
+        held.renew().unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, [b'x'; 8192]).unwrap();
+        for _ in 0..2 {
+            held.renew().unwrap_err();
+        }
+        std::fs::remove_file(&path).unwrap();
+        let (_made, own) = made_again(&path);
+        held.renew().unwrap();
+        assert_eq!(held.operator(), Caller::local(own.operator));
+    }
 
     #[test]
     fn to_look_makes_no_installation() {

@@ -272,7 +272,12 @@ impl Shared {
             .await
             .map_err(|_| ApiError::busy("the vault has too much to do; try again"))?;
         let shared = Arc::clone(self);
-        tokio::task::spawn_blocking(move || work(&shared))
+        let work = move || {
+            // A catalog that was lost is still there for who has it open, with all whom it knew.
+            shared.installation.renew()?;
+            work(&shared)
+        };
+        tokio::task::spawn_blocking(work)
             .await
             .unwrap_or_else(|e| Err(ApiError::internal(format!("an operation failed: {e}"))))
     }
@@ -302,7 +307,11 @@ impl Shared {
         if let Err(error) = self.tokens.run_due() {
             log::error!("the token service's key was not replaced: {error}");
         }
-        let vaults = match self.installation.catalog().vaults() {
+        let vaults = self
+            .installation
+            .renew()
+            .and_then(|()| Ok(self.installation.catalog().vaults()?));
+        let vaults = match vaults {
             Ok(vaults) => vaults,
             Err(error) => return log::error!("the catalog cannot be read: {error}"),
         };
@@ -398,9 +407,11 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
     use std::sync::mpsc::channel;
 
     use super::*;
+    use installation::catalog::{Catalog as _, CatalogCopy, SqliteCatalog};
 
     /// A vault whose token hangs, and a client that asks it without end, leave others their places.
     #[test]
@@ -425,13 +436,42 @@ mod tests {
         nobody_waits_for(Lane::Management(greedy), others);
     }
 
-    fn nobody_waits_for(hung: Lane, others: impl IntoIterator<Item = Lane>) {
-        let dir = tempfile::tempdir().unwrap();
-        let installation = Installation::open(dir.path()).unwrap();
+    fn shared_in(dir: &Path) -> Arc<Shared> {
+        let installation = Installation::open(dir).unwrap();
         let (id, hour) = (installation.id(), Duration::from_secs(3600));
         let domains = vec!["vault.localhost".to_owned()];
-        let tokens = TokenService::open(dir.path(), id, hour, domains.clone()).unwrap();
-        let shared = Arc::new(Shared::new(installation, tokens, domains));
+        let tokens = TokenService::open(dir, id, hour, domains.clone()).unwrap();
+        Arc::new(Shared::new(installation, tokens, domains))
+    }
+
+    /// What is removed from a catalog that was lost and made again is removed for the server too.
+    #[test]
+    fn a_request_is_answered_by_the_catalog_that_is_there_now() {
+        const PURGED: &str = "https://v.vault.localhost";
+        let dir = tempfile::tempdir().unwrap();
+        let shared = shared_in(dir.path());
+        for name in ["catalog.db", "catalog.db-wal", "catalog.db-shm"] {
+            let _ = std::fs::remove_file(dir.path().join(name));
+        }
+        let path = dir.path().join("catalog.db");
+        let copy = CatalogCopy::read(&path).unwrap().unwrap();
+        let made = SqliteCatalog::make_again(&path, &copy).unwrap();
+        made.note_purged_vault(PURGED).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let ask = |shared: &Arc<Shared>| {
+            let found = shared.installation.catalog().vault_purged_at(PURGED);
+            found.map_err(ApiError::internal)
+        };
+        let found = runtime.block_on(shared.blocking(Lane::Tokens, Cost::Usual, ask));
+        assert!(found.unwrap().is_some());
+    }
+
+    fn nobody_waits_for(hung: Lane, others: impl IntoIterator<Item = Lane>) {
+        let dir = tempfile::tempdir().unwrap();
+        let shared = shared_in(dir.path());
         for name in ["hung", "calm"] {
             shared.new_place(name);
         }

@@ -39,7 +39,7 @@ mod used;
 pub use algorithm::{EncryptionAlgorithm, WrapAlgorithm};
 pub use bundle::{AttributeChange, DeletedKey, JsonWebKey, KeyAttributes, KeyBundle};
 pub use caller::{CHECK_HEADER, Caller, DISK_HEADER, LAYER_HEADER, Origin, Purpose};
-pub use clock::{Clock, SystemClock, moment};
+pub use clock::{Clock, SystemClock, boot_instant, moment};
 pub use database::VaultDatabase;
 pub use embedded::{Due, EmbeddedVault, Resealed, Throttle};
 pub use error::{AzureError, VaultError, VaultErrorCode, Verdict};

@@ -119,9 +119,31 @@ pub fn open(path: &Path, schema: &Schema) -> Result<Connection, DatabaseError> {
         what,
         source,
     })?;
-    let sqlite = |source| failed(path, schema, source);
     // Looked at before anything is written, so that a file of someone else stays as it is.
-    let (mut db, found) = open_to_look(path, schema)?;
+    let (db, found) = open_to_look(path, schema)?;
+    made_ready(db, found, path, schema)
+}
+
+/// As [`open`], of a database that somebody else has made: `None` while there is nothing in it yet.
+///
+/// # Errors
+/// As [`open`], and when there is no file.
+pub fn open_made(path: &Path, schema: &Schema) -> Result<Option<Connection>, DatabaseError> {
+    let (db, found) = open_to_look(path, schema)?;
+    match found {
+        0 => Ok(None),
+        _ => made_ready(db, found, path, schema).map(Some),
+    }
+}
+
+/// A database that was looked at and is of the version `found`, with its settings and up to date.
+fn made_ready(
+    mut db: Connection,
+    found: i32,
+    path: &Path,
+    schema: &Schema,
+) -> Result<Connection, DatabaseError> {
+    let sqlite = |source| failed(path, schema, source);
     settings(&db).map_err(sqlite)?;
     if found < schema.version() {
         update(&mut db, path, schema, sqlite)?;

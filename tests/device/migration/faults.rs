@@ -2,15 +2,17 @@
 
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+use test_support::frontend::device::Setup;
 use test_support::frontend::message::Connection;
 use test_support::frontend::vmm::Vmm;
 use test_support::rng::Rng;
-use test_support::{Daemon, Disk, PATIENCE, alive, kill};
+use test_support::{Daemon, Disk, PATIENCE, alive, await_end, kill, stop};
 
 use super::super::crash::random;
 use super::load::{self, Mix, World};
 use super::lock_log::LockLog;
-use super::{incoming, is_qsd, migrations, setup};
+use super::{MIB_8, incoming, is_qsd, migrations, setup};
 
 /// The longest time after the rings have stopped at which somebody is killed.
 const STEPS: Duration = Duration::from_millis(120);
@@ -170,4 +172,51 @@ fn a_destination_that_dies_at_any_step_gives_the_disk_back() {
     log.read(&source);
     log.assert_one_at_a_time();
     source.stop();
+}
+
+/// A destination whose data plane stands still over the disk that it is given: it may take it any time, so the attach
+/// keeps it for the next one.
+#[test]
+fn a_data_plane_that_does_not_say_that_it_has_the_disk_is_replaced() {
+    if is_qsd() {
+        return;
+    }
+    let disk = Disk::new(MIB_8);
+    let mut log = LockLog::default();
+    let source = disk.attach_with("disk", &[]);
+    let setup = Setup::default().with_inflight();
+    let (mut vmm, mut queues) = Vmm::of(source.connect_with(&setup), &setup);
+    let data = Rng::new(1).bytes(65536);
+    queues[0].write(0, &data).unwrap();
+    let bases = vmm.suspend().unwrap();
+    // It lets go of the disk when that is awaited already.
+    stop(source.pid());
+    let destination = incoming(&disk);
+    let left = vmm.migrate(destination.socket(), &bases).unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    let silent = destination.data_plane();
+    stop(silent);
+    source.signal_all(&[source.pid()], Signal::CONT);
+    await_log(&destination, "has taken");
+    await_end(silent);
+    queues[0].arena.reset();
+    assert!(queues[0].read(0, data.len()).as_ref() == Ok(&data));
+    let said = destination.log();
+    assert!(said.contains("does not answer, so it is killed"), "{said}");
+    assert!(!said.contains("lets go of"), "{said}");
+    drop(left);
+    log.read(&source);
+    log.read(&destination);
+    log.assert_one_at_a_time();
+    source.stop();
+    drop(vmm);
+    destination.stop();
+}
+
+fn await_log(daemon: &Daemon, what: &str) {
+    let end = Instant::now() + PATIENCE;
+    while !daemon.log().contains(what) {
+        assert!(Instant::now() < end, "{}", daemon.log());
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }

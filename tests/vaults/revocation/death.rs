@@ -4,6 +4,7 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use test_support::frontend::client::{Status, kind};
 use test_support::frontend::device::Frontend;
 use test_support::frontend::queue::Seg;
@@ -143,4 +144,41 @@ fn a_revocation_comes_to_its_end_with_the_data_plane() {
     customer.enable(true);
     customer.wait_served();
     frontend.queues[0].assert_serves(0, 2);
+}
+
+/// A disk without its key, and its data plane, which is given it and says nothing: it may have read it by then.
+fn silent_with_key(customer: &Customer) -> (Daemon, u32) {
+    let daemon = customer.attach(FAIL);
+    customer.wait_served();
+    customer.enable(false);
+    customer.wait_stopped();
+    let silent = daemon.data_plane();
+    stop(silent);
+    customer.enable(true);
+    customer.wait_for("KeyRevoked", "BeingRestored");
+    (daemon, silent)
+}
+
+#[test]
+fn a_key_that_is_on_its_way_to_a_data_plane_is_revoked_as_one_that_it_has() {
+    let customer = Customer::new(4 * MIB);
+    let (daemon, silent) = silent_with_key(&customer);
+    customer.enable(false);
+    customer.wait_for("KeyRevoked", "BeingDestroyed");
+    daemon.signal_all(&[silent], Signal::CONT);
+    customer.wait_stopped();
+    assert!(!customer.events().contains(&"KeyRestored".to_owned()));
+    customer.enable(true);
+    customer.wait_served();
+    daemon.connect().queues[0].assert_serves(0, 1);
+}
+
+#[test]
+fn a_data_plane_that_takes_its_key_and_says_nothing_is_replaced() {
+    let customer = Customer::new(4 * MIB);
+    let (daemon, silent) = silent_with_key(&customer);
+    await_end(silent);
+    customer.wait_served();
+    assert!(customer.events().contains(&"KeyNotRestored".to_owned()));
+    daemon.connect().queues[0].assert_serves(0, 1);
 }

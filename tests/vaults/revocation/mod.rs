@@ -11,6 +11,7 @@ mod memory;
 mod modes;
 mod no_space;
 mod reasons;
+mod replaced;
 mod waiting;
 mod watching;
 

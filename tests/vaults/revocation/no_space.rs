@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use test_support::small_fs::SmallFs;
-use test_support::{Customer, PATIENCE};
+use test_support::{Customer, PATIENCE, kill};
 
 use super::{FAIL, MIB};
 
@@ -85,6 +85,14 @@ fn a_key_is_disabled_and_a_disk_goes_on_though_the_file_system_is_full() {
     let error = String::from_utf8_lossy(&refused.stderr);
     assert!(error.contains("no space left for the audit log"), "{error}");
 
+    // That another data plane has the key waits for no room, nor does anything wait for that.
+    let dead = daemon.data_plane();
+    kill(dead);
+    let end = Instant::now() + PATIENCE;
+    while !daemon.log().contains("is served again") {
+        assert!(Instant::now() < end, "{}", daemon.log());
+        sleep(Duration::from_millis(5));
+    }
     customer.enable(false);
     let access = customer.wait_stopped();
     assert_eq!(access["reason"]["code"], "KeyDisabled", "{access}");
@@ -102,10 +110,11 @@ fn a_key_is_disabled_and_a_disk_goes_on_though_the_file_system_is_full() {
     customer.ok(&["audit", "verify"]);
     let log = customer.text(&["audit", "list", "--installation", "-o", "json"]);
     assert!(
-        log.contains("DekDestroy") && log.contains("DekRestore"),
+        log.contains("DekDestroy") && log.contains("DekRestore") && log.contains("DataPlaneDied"),
         "{log}"
     );
     let said = daemon.log();
+    assert!(!said.contains("not yet in the audit log"), "{said}");
     assert!(said.contains("left for the audit logs"), "{said}");
     drop(daemon);
     drop(moved);

@@ -169,6 +169,7 @@ impl Inner {
     fn installation(&self) -> Result<Arc<Installation>, BlobError> {
         let mut kept = locked(&self.installation);
         if let Some(installation) = &*kept {
+            installation.renew()?;
             return Ok(Arc::clone(installation));
         }
         let opened = Arc::new(Installation::open_existing(&self.state_dir)?);

@@ -72,6 +72,8 @@ pub(crate) fn check(
     with_key: bool,
 ) -> Finding {
     let unlocked = with_wiped_call_stack(|| -> Result<_, DiskError> {
+        // A set or an identity that is removed is removed from the catalog that is there now.
+        installation.renew()?;
         let header = disk.header_file()?.read()?;
         match with_key {
             true => {

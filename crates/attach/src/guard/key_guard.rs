@@ -4,29 +4,38 @@
 //! It is a state machine without threads, clocks or sockets of its own: [`Guard`] is told what
 //! happened and when, and acts through [`GuardActions`].
 //!
-//! Two things are kept apart: whether the vault grants the key, and where the DEK is. A refusal that
-//! comes while the DEK is on its way to the data plane, or a grant while it is still being destroyed,
-//! then needs no case of its own: the one follows the other as soon as it can.
+//! Two things are kept apart: whether the vault grants the key, and where the DEK is. A grant while the DEK is
+//! still being destroyed then needs no case of its own: the one follows the other as soon as it can. A refusal while
+//! it is on its way to the data plane does not wait: a DEK that was sent may have come.
 
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::status::{DekState, EventKind, GuardOptions, KeyState, KeyStatus, Reason};
 use keys::DekStack;
 use protocol::OnRevoke;
+use vault::boot_instant;
+
+mod state;
+
+pub(crate) use state::GuardState;
 
 /// A check that takes longer than this, and longer than the interval, counts as unanswered.
 const CHECK_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the data plane may take to finish what it had begun. After that it is killed: its
 /// storage hangs, and its key must not outlive the revocation for as long as that takes.
 const DESTROY_PATIENCE: Duration = Duration::from_secs(30);
+/// How long it may take to serve again with its key. After that it is killed: it may have read the key without a
+/// word, and its guest would stand still for as long as it says nothing.
+const RESTORE_PATIENCE: Duration = Duration::from_secs(30);
 
-/// A moment on the clock that never jumps, and as it is shown.
+/// A moment on the clock that never jumps, and as it is shown. The host's suspension counts, as it does for who reads
+/// until when the disk is served.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Moment {
+    /// By the clock of [`boot_instant`].
     pub(crate) instant: Instant,
     pub(crate) time: OffsetDateTime,
 }
@@ -34,7 +43,7 @@ pub(crate) struct Moment {
 impl Moment {
     pub(crate) fn now() -> Self {
         Self {
-            instant: Instant::now(),
+            instant: boot_instant(),
             time: OffsetDateTime::now_utc(),
         }
     }
@@ -71,10 +80,17 @@ pub(crate) trait GuardActions {
     fn restore(&mut self, keys: &LayerKeys);
     /// Destroys what is kept of a DEK that the data plane does not have.
     fn forget(&mut self);
-    /// Kills the data plane.
-    fn kill(&mut self);
+    /// Kills the data plane, which has not done what it was told about its key.
+    fn kill(&mut self, told: Told);
     /// Tells everybody.
     fn tell(&mut self, event: GuardEvent);
+}
+
+/// What a data plane was told about its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Told {
+    Destroy,
+    Restore,
 }
 
 /// An event, without what is the same in all of a disk.
@@ -104,9 +120,9 @@ enum Key {
         killed: bool,
     },
     Destroyed,
-    /// On its way; `refused` if the vault has taken it back meanwhile.
+    /// On its way, and perhaps there: nobody knows before the data plane has said so.
     BeingRestored {
-        refused: bool,
+        since: Instant,
     },
 }
 
@@ -114,39 +130,6 @@ enum Key {
 struct Asked {
     at: Moment,
     overdue: bool,
-}
-
-/// What a guard knows, for the program that goes on with it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct GuardState {
-    access: AccessState,
-    #[serde(with = "time::serde::rfc3339")]
-    since: OffsetDateTime,
-    /// The data plane has the DEK; else it was destroyed.
-    held: bool,
-    key_url: String,
-    #[serde(with = "time::serde::rfc3339")]
-    last_check: OffsetDateTime,
-    #[serde(with = "time::serde::rfc3339")]
-    last_granted: OffsetDateTime,
-    last_failure: Option<Reason>,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-enum AccessState {
-    Granted,
-    Unreachable {
-        #[serde(with = "time::serde::rfc3339")]
-        since: OffsetDateTime,
-        /// By the clock that never jumps.
-        for_ms: u64,
-        reason: Reason,
-    },
-    Stopped {
-        reason: Reason,
-    },
 }
 
 /// The guard of one attached disk.
@@ -158,6 +141,8 @@ pub(crate) struct Guard {
     key: Key,
     key_url: String,
     asked: Option<Asked>,
+    /// When the program before this one has asked, of which the answer is lost.
+    unanswered: Option<Moment>,
     next_check: Instant,
     last_check: OffsetDateTime,
     last_granted: OffsetDateTime,
@@ -175,75 +160,12 @@ impl Guard {
             key: Key::Held,
             key_url,
             asked: None,
+            unanswered: None,
             next_check: now.instant + jittered(options.interval),
             last_check: now.time,
             last_granted: now.time,
             last_failure: None,
         }
-    }
-
-    /// One that goes on where another was. The key is checked at once: what the other had asked is lost.
-    pub(crate) fn resumed(options: GuardOptions, state: GuardState, now: Moment) -> Self {
-        let access = match state.access {
-            AccessState::Granted => Access::Granted,
-            AccessState::Unreachable {
-                since,
-                for_ms,
-                reason,
-            } => {
-                let instant = now.instant.checked_sub(Duration::from_millis(for_ms));
-                let instant = instant.unwrap_or(now.instant);
-                let since = Moment {
-                    instant,
-                    time: since,
-                };
-                Access::Unreachable { since, reason }
-            }
-            AccessState::Stopped { reason } => Access::Stopped { reason },
-        };
-        Self {
-            access,
-            since: state.since,
-            key: match state.held {
-                true => Key::Held,
-                false => Key::Destroyed,
-            },
-            key_url: state.key_url,
-            next_check: now.instant,
-            last_check: state.last_check,
-            last_granted: state.last_granted,
-            last_failure: state.last_failure,
-            ..Self::new(options, String::new(), now)
-        }
-    }
-
-    /// What it knows; `None` while a DEK is on its way or being destroyed.
-    pub(crate) fn state(&self) -> Option<GuardState> {
-        let held = match self.key {
-            Key::Held => true,
-            Key::Destroyed => false,
-            Key::Absent | Key::BeingDestroyed { .. } | Key::BeingRestored { .. } => return None,
-        };
-        let access = match &self.access {
-            Access::Granted => AccessState::Granted,
-            Access::Unreachable { since, reason } => AccessState::Unreachable {
-                since: since.time,
-                for_ms: since.instant.elapsed().as_millis() as u64,
-                reason: reason.clone(),
-            },
-            Access::Stopped { reason } => AccessState::Stopped {
-                reason: reason.clone(),
-            },
-        };
-        Some(GuardState {
-            access,
-            since: self.since,
-            held,
-            key_url: self.key_url.clone(),
-            last_check: self.last_check,
-            last_granted: self.last_granted,
-            last_failure: self.last_failure.clone(),
-        })
     }
 
     /// How the key is guarded.
@@ -266,7 +188,7 @@ impl Guard {
         }
     }
 
-    /// When [`Guard::tick`] has something to do, if nothing happens before.
+    /// When [`Guard::tick`] has something to do, if nothing happens before, by the clock of [`Moment`].
     pub(crate) fn deadline(&self) -> Instant {
         let check = match &self.asked {
             None if matches!(self.key, Key::Absent) => None,
@@ -280,11 +202,12 @@ impl Guard {
         };
         let kill = match self.key {
             Key::BeingDestroyed { since, killed } if !killed => Some(since + DESTROY_PATIENCE),
+            Key::BeingRestored { since } => Some(since + RESTORE_PATIENCE),
             _ => None,
         };
         let first = [check, grace, kill].into_iter().flatten().min();
         // With a check that never returns there is nothing to do but to wait for it.
-        first.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600))
+        first.unwrap_or_else(|| boot_instant() + Duration::from_secs(3600))
     }
 
     /// Does what is due.
@@ -304,11 +227,30 @@ impl Guard {
             }
         }
         self.end_grace(now, actions);
-        if let Key::BeingDestroyed { since, killed } = &mut self.key
-            && now.instant >= *since + DESTROY_PATIENCE
-            && !std::mem::replace(killed, true)
-        {
-            actions.kill();
+        self.end_patience(now, actions);
+    }
+
+    /// Kills a data plane that does not say that its key is destroyed, or that it has it again.
+    fn end_patience(&mut self, now: Moment, actions: &mut impl GuardActions) {
+        match &mut self.key {
+            Key::BeingDestroyed { since, killed } if now.instant >= *since + DESTROY_PATIENCE => {
+                if !std::mem::replace(killed, true) {
+                    actions.kill(Told::Destroy);
+                }
+            }
+            Key::BeingRestored { since } if now.instant >= *since + RESTORE_PATIENCE => {
+                // What it was given ends with it; the next one has none until the vault grants it once more.
+                self.key = Key::BeingDestroyed {
+                    since: now.instant,
+                    killed: true,
+                };
+                actions.forget();
+                actions.kill(Told::Restore);
+                let seconds = RESTORE_PATIENCE.as_secs();
+                let why = format!("the data plane does not say within {seconds} s that it serves");
+                self.withheld(data_plane_failed(&why), now, actions);
+            }
+            _ => {}
         }
     }
 
@@ -346,16 +288,13 @@ impl Guard {
 
     /// The data plane serves again.
     pub(crate) fn restored(&mut self, now: Moment, actions: &mut impl GuardActions) {
-        match self.key {
-            Key::BeingRestored { refused: false } => {
-                self.key = Key::Held;
-                self.access = Access::Granted;
-                self.since = now.time;
-                self.last_failure = None;
-                self.tell(EventKind::KeyRestored, now.time, None, actions);
-            }
-            Key::BeingRestored { refused: true } => self.destroy(now, actions),
-            _ => {}
+        // Else the vault has refused it meanwhile, and it is destroyed next.
+        if let Key::BeingRestored { .. } = self.key {
+            self.key = Key::Held;
+            self.access = Access::Granted;
+            self.since = now.time;
+            self.last_failure = None;
+            self.tell(EventKind::KeyRestored, now.time, None, actions);
         }
     }
 
@@ -370,16 +309,19 @@ impl Guard {
         }
     }
 
+    /// Whether the next data plane gets the DEK with its disk. It may have been refused in this very moment, and is kept
+    /// no more then.
+    pub(crate) fn next_has_key(&mut self, now: Moment, actions: &mut impl GuardActions) -> bool {
+        self.without_data_plane(now, actions);
+        self.holds_key()
+    }
+
     /// The data plane could not use the DEK, and has not kept it.
     pub(crate) fn not_restored(&mut self, why: &str, now: Moment, actions: &mut impl GuardActions) {
         if let Key::BeingRestored { .. } = self.key {
             self.key = Key::Destroyed;
             actions.forget();
-            let reason = Reason {
-                code: "DataPlaneFailed".into(),
-                message: why.into(),
-            };
-            self.withheld(reason, now, actions);
+            self.withheld(data_plane_failed(why), now, actions);
         }
     }
 
@@ -450,7 +392,7 @@ impl Guard {
 
     fn ask(&mut self, now: Moment, actions: &mut impl GuardActions) {
         self.asked = Some(Asked {
-            at: now,
+            at: self.unanswered.take().unwrap_or(now),
             overdue: false,
         });
         self.last_check = now.time;
@@ -478,7 +420,7 @@ impl Guard {
                 self.tell(EventKind::KeyReachable, now.time, None, actions);
             }
             (Access::Stopped { .. }, Key::Destroyed, Some(keys)) => {
-                self.key = Key::BeingRestored { refused: false };
+                self.key = Key::BeingRestored { since: now.instant };
                 actions.restore(&keys);
             }
             // The check had begun before the DEK was destroyed: it is asked for now.
@@ -488,8 +430,9 @@ impl Guard {
     }
 
     fn refused(&mut self, reason: Reason, now: Moment, actions: &mut impl GuardActions) {
-        if let Key::BeingRestored { refused } = &mut self.key {
-            *refused = true;
+        // It may have the key already, and is not waited for: it is told to destroy it next.
+        if let Key::BeingRestored { .. } = self.key {
+            self.destroy(now, actions);
         }
         match &mut self.access {
             Access::Stopped { reason: known } => *known = reason,
@@ -586,6 +529,13 @@ fn unreachable(message: String) -> Reason {
     Reason {
         code: vault::VaultErrorCode::Unreachable.as_str().into(),
         message,
+    }
+}
+
+fn data_plane_failed(why: &str) -> Reason {
+    Reason {
+        code: "DataPlaneFailed".into(),
+        message: why.into(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use time::OffsetDateTime;
 
-use crate::guard::key_guard::{Finding, Guard, GuardActions, GuardEvent, LayerKeys, Moment};
+use crate::guard::key_guard::{Finding, Guard, GuardActions, GuardEvent, LayerKeys, Moment, Told};
 use crate::status::{DekState, EventKind, GuardOptions, KeyState, Reason};
 use keys::Dek;
 use protocol::OnRevoke;
@@ -20,7 +20,7 @@ struct World {
     checks: Vec<bool>,
     destroys: u32,
     restores: u32,
-    kills: u32,
+    kills: Vec<Told>,
     /// The DEK is kept for the next data plane.
     kept: bool,
     events: Vec<EventKind>,
@@ -47,8 +47,8 @@ impl GuardActions for World {
         self.kept = false;
     }
 
-    fn kill(&mut self) {
-        self.kills += 1;
+    fn kill(&mut self, told: Told) {
+        self.kills.push(told);
     }
 
     fn tell(&mut self, event: GuardEvent) {
@@ -104,6 +104,14 @@ impl Bench {
 
     fn found(&mut self, finding: Finding) {
         self.guard.found(finding, self.now, &mut self.world);
+        self.guard.tick(self.now, &mut self.world);
+    }
+
+    /// Another program goes on for this one.
+    fn upgrade(&mut self) {
+        let state = serde_json::to_string(&self.guard.state(self.now).unwrap()).unwrap();
+        let (options, state) = (self.guard.options(), serde_json::from_str(&state).unwrap());
+        self.guard = Guard::resumed(options, state, self.now);
         self.guard.tick(self.now, &mut self.world);
     }
 
@@ -290,7 +298,8 @@ fn a_refusal_while_the_key_is_restored_takes_it_away_again() {
     bench.destroyed();
     bench.check(granted_with_key());
     bench.check(refused());
-    assert_eq!(bench.world.destroys, 1, "the data plane has no key yet");
+    assert_eq!(bench.world.destroys, 2, "it may have come already");
+    assert!(!bench.world.kept);
     bench.restored();
     assert_eq!(bench.world.destroys, 2);
     bench.destroyed();
@@ -363,11 +372,116 @@ fn a_data_plane_that_keeps_the_key_is_killed_once() {
     let mut bench = Bench::new();
     bench.check(refused());
     bench.pass(Duration::from_secs(29));
-    assert_eq!(bench.world.kills, 0);
+    assert!(bench.world.kills.is_empty());
     bench.pass(Duration::from_secs(1));
     bench.pass(Duration::from_secs(100));
-    assert_eq!(bench.world.kills, 1);
+    assert_eq!(bench.world.kills, [Told::Destroy]);
     assert!(bench.guard.holds_key(), "until its end is seen");
+}
+
+/// Nobody knows whether it has read the key, so a refusal waits for no answer of it.
+#[test]
+fn a_data_plane_that_does_not_say_whether_it_has_the_key_again_loses_it_by_a_refusal() {
+    let mut bench = Bench::new();
+    bench.check(refused());
+    bench.destroyed();
+    bench.check(granted_with_key());
+    bench.check(refused());
+    assert_eq!(bench.world.destroys, 2, "it is told at once");
+    assert!(!bench.world.kept);
+    bench.pass(Duration::from_secs(29));
+    assert!(bench.world.kills.is_empty());
+    bench.pass(Duration::from_secs(1));
+    assert_eq!(bench.world.kills, [Told::Destroy]);
+}
+
+#[test]
+fn a_data_plane_that_never_says_that_it_serves_again_is_killed_and_the_next_gets_the_key() {
+    let mut bench = Bench::new();
+    bench.check(refused());
+    bench.destroyed();
+    bench.check(granted_with_key());
+    // A check that hangs makes it no longer.
+    bench.pass(INTERVAL);
+    bench.pass(INTERVAL);
+    let due = bench.now.instant + Duration::from_secs(10);
+    assert_eq!(bench.guard.deadline(), due);
+    bench.pass(Duration::from_secs(10));
+    assert_eq!(bench.world.kills, [Told::Restore]);
+    assert!(!bench.world.kept);
+    assert_eq!(bench.last(), Some(EventKind::KeyNotRestored));
+    // What it says now is of a key that it is to lose.
+    bench.restored();
+    assert_eq!(
+        bench.state(),
+        (KeyState::KeyRevoked, DekState::BeingDestroyed)
+    );
+    bench.pass(Duration::from_secs(100));
+    assert_eq!(bench.world.kills.len(), 1);
+    bench.guard.without_data_plane(bench.now, &mut bench.world);
+    assert_eq!(bench.last(), Some(EventKind::DekDestroyed));
+    bench.found(granted());
+    bench.found(granted_with_key());
+    bench.restored();
+    assert_eq!(bench.state(), (KeyState::Active, DekState::Held));
+}
+
+/// The program is replaced more often than the vault is given time to answer.
+#[test]
+fn upgrades_do_not_hide_that_the_vault_does_not_answer() {
+    let mut bench = Bench::new();
+    bench.pass(INTERVAL);
+    let asked = bench.now.time;
+    for upgrade in 1..=3 {
+        bench.pass(INTERVAL / 4);
+        bench.upgrade();
+        assert_eq!(
+            bench.world.checks.len(),
+            1 + upgrade,
+            "what was asked is lost"
+        );
+        assert_eq!(bench.state().0, KeyState::Active);
+    }
+    bench.pass(INTERVAL / 4);
+    assert_eq!(bench.state().0, KeyState::KeyUnreachable);
+    assert_eq!(bench.guard.status().until, Some(asked + GRACE));
+    bench.upgrade();
+    assert_eq!(bench.guard.status().until, Some(asked + GRACE));
+    bench.found(granted());
+    assert_eq!(bench.state().0, KeyState::Active);
+    // One that was answered is no concern of the next program.
+    bench.upgrade();
+    bench.pass(INTERVAL / 2);
+    assert_eq!(bench.state().0, KeyState::Active);
+}
+
+#[test]
+fn an_older_program_is_told_nothing_that_it_does_not_read() {
+    let mut bench = Bench::new();
+    let json = |state| serde_json::to_string(&state).unwrap();
+    assert!(!json(bench.guard.state(bench.now).unwrap()).contains("asked"));
+    bench.pass(INTERVAL);
+    let state = bench.guard.state(bench.now).unwrap();
+    assert!(json(state.clone()).contains("asked"));
+    assert!(!json(state.of_version_1()).contains("asked"));
+}
+
+/// The vault refuses the key between the end of a data plane and the moment in which the next one gets the disk.
+#[test]
+fn a_data_plane_that_is_started_over_a_refusal_gets_no_key() {
+    let mut bench = Bench::new();
+    let next_has_key = |bench: &mut Bench| bench.guard.next_has_key(bench.now, &mut bench.world);
+    assert!(next_has_key(&mut bench));
+    bench.check(refused());
+    assert!(!next_has_key(&mut bench));
+    assert_eq!(bench.last(), Some(EventKind::DekDestroyed));
+    assert_eq!(bench.state(), (KeyState::KeyRevoked, DekState::Destroyed));
+    bench.check(granted_with_key());
+    assert!(!next_has_key(&mut bench), "it was for the one before");
+    assert!(!bench.world.kept);
+    bench.check(granted_with_key());
+    bench.restored();
+    assert!(next_has_key(&mut bench));
 }
 
 #[test]

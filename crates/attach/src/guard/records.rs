@@ -142,6 +142,19 @@ impl Recorder {
 /// # Errors
 /// What is wrong, as a part of a sentence.
 pub(crate) fn append(installation: &Installation, record: &Record) -> Result<(), String> {
+    write(installation, record, false)
+}
+
+/// As [`append`], of what was done already, such as that the next data plane has the DEK: a full file system must not
+/// have it wait, and with it that the DEK was destroyed.
+///
+/// # Errors
+/// As [`append`].
+pub(crate) fn append_done(installation: &Installation, record: &Record) -> Result<(), String> {
+    write(installation, record, true)
+}
+
+fn write(installation: &Installation, record: &Record, is_done: bool) -> Result<(), String> {
     let id = record.disk;
     let event = KeyEvent {
         time: record.time,
@@ -154,7 +167,11 @@ pub(crate) fn append(installation: &Installation, record: &Record) -> Result<(),
         },
     };
     let log = installation.audit_log().map_err(|e| e.to_string())?;
-    installation.append(&log, event).map_err(|e| e.to_string())
+    let appended = match is_done {
+        true => installation.append_done(&log, event),
+        false => installation.append(&log, event),
+    };
+    appended.map_err(|e| e.to_string())
 }
 
 /// As [`append`], of what is done now with a DEK of that disk.

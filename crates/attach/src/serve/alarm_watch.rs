@@ -70,6 +70,7 @@ impl AlarmWatch {
     }
 
     fn look(&self, watcher: &mut Watcher, settings: &Settings) -> Result<Vec<Change>, AlarmsError> {
+        self.installation.renew().map_err(DiskError::from)?;
         // Whoever rotates a key writes the header without asking this process.
         let header = self.disk.header_file()?;
         let header = header.read().map_err(DiskError::from)?;

@@ -483,8 +483,8 @@ impl Served {
         let upgrades = Upgrades::new(self.program.clone(), data_plane.launcher());
         let upgrades = upgrades.map_err(&fail)?;
         let installation = self.installation.clone();
-        let recorder =
-            Recorder::spawn(move |record| records::append(&installation, record)).map_err(&fail)?;
+        let recorder = Recorder::spawn(move |record| records::append_done(&installation, record));
+        let recorder = recorder.map_err(&fail)?;
         let counting = event_hub.clone();
         let checker = Checker::spawn(move |with_key| {
             let finding = self.check(attached_disk.top(), with_key);

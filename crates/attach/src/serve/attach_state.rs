@@ -132,7 +132,11 @@ impl AttachState {
     pub(crate) fn write(self, version: u16) -> io::Result<File> {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let mut file = File::from(memfd_create("sealdisk-attach", flags)?);
-        let attach = self;
+        let guard = match version {
+            1 => self.guard.of_version_1(),
+            _ => self.guard,
+        };
+        let attach = Self { guard, ..self };
         file.write_all(&serde_json::to_vec(&Versioned { version, attach })?)?;
         let all = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
         fcntl_add_seals(&file, all)?;

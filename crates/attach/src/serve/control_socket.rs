@@ -56,6 +56,8 @@ impl Handles {
     fn apply(&self, op: &LayerOp) -> Result<Applied, DiskError> {
         let turn = self.attached_disk.turns().wait();
         self.attached_disk.check_held()?;
+        // Whoever asks has opened the catalog that is there now, and looks for the outcome in that.
+        self.installation.renew()?;
         let mut volume = &*self.attached_disk;
         let applied =
             with_wiped_call_stack(|| op.apply(&self.installation, &self.disk, &mut volume));

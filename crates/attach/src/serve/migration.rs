@@ -22,7 +22,8 @@
 //! given up, and a guest that may go on must find the disk that it left.
 //!
 //! What fails is taken back, and the frontend's connection ends: it would wait for its requests for ever. A frontend
-//! that connects anew has it tried again.
+//! that connects anew has it tried again. Taken back is only what the data plane has refused. One that does not answer
+//! may have the disk or take it any time, so the disk is kept, and it is killed: the next one gets it.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -65,8 +66,16 @@ type RingsOf = (RingsDo, u64);
 /// The thread, as the supervision sees it.
 pub(crate) struct Migration {
     changes: Sender<RingsOf>,
-    taken: Receiver<String>,
+    taken: Receiver<TakenDisk>,
     has_taken: EventFd,
+}
+
+/// That this attach has the disk, as the supervision is told.
+pub(crate) struct TakenDisk {
+    /// The key version that wraps its top layer's DEK.
+    pub(crate) key_url: String,
+    /// Whether the data plane has it nobody knows.
+    pub(crate) is_silent: bool,
 }
 
 /// What it works with.
@@ -124,8 +133,8 @@ impl Migration {
         &self.has_taken
     }
 
-    /// By which key version they were, if they were.
-    pub(crate) fn taken(&self) -> Option<String> {
+    /// What was taken, if it was.
+    pub(crate) fn taken(&self) -> Option<TakenDisk> {
         let _ = self.has_taken.read();
         self.taken.try_recv().ok()
     }
@@ -133,7 +142,7 @@ impl Migration {
 
 struct Thread {
     work: Arc<Work>,
-    tell: Sender<String>,
+    tell: Sender<TakenDisk>,
     wake: EventFd,
 }
 
@@ -233,8 +242,8 @@ impl Thread {
             move || work.take(Duration::ZERO, true)
         });
         match taken {
-            Ok(key_url) => {
-                self.tell_taken(&key_url);
+            Ok(taken) => {
+                self.tell_taken(taken);
                 *known = None;
             }
             Err(error) => {
@@ -246,8 +255,8 @@ impl Thread {
     }
 
     /// The supervision lives for as long as the process, and hears it before it changes the disk itself.
-    fn tell_taken(&self, key_url: &str) {
-        let _ = self.tell.send(key_url.to_owned());
+    fn tell_taken(&self, taken: TakenDisk) {
+        let _ = self.tell.send(taken);
         let _ = self.wake.write(1);
     }
 
@@ -266,19 +275,21 @@ impl Thread {
                 false => work.take(TAKE_PATIENCE, same_guest).map(Some),
             }
         });
-        if let Ok(Some(key_url)) = &taken {
-            self.tell_taken(key_url);
-        }
+        let refused = match taken {
+            Ok(Some(taken)) => {
+                self.tell_taken(taken);
+                None
+            }
+            Ok(None) => None,
+            Err(error) => Some(error),
+        };
         drop(turn);
-        match taken {
-            Ok(_) => {}
-            Err(error) => {
-                work.refused(&error);
-                match work.commands.disconnect(connection) {
-                    // The connection ended with it.
-                    Ok(()) | Err(ProtocolError::Ended(_)) => {}
-                    Err(error) => log::warn!("the connection does not end: {error}"),
-                }
+        if let Some(error) = refused {
+            work.refused(&error);
+            match work.commands.disconnect(connection) {
+                // The connection ended with it.
+                Ok(()) | Err(ProtocolError::Ended(_)) => {}
+                Err(error) => log::warn!("the connection does not end: {error}"),
             }
         }
     }
@@ -338,9 +349,8 @@ impl Work {
         found.is_ok_and(|found| found.claims().attach == self.attached_disk.header().attach)
     }
 
-    /// Takes the disk, for which whoever has it is waited for, for the guest that had it before or another one; the key
-    /// version that wraps its top layer's DEK.
-    fn take(&self, patience: Duration, same_guest: bool) -> Result<String, AttachError> {
+    /// Takes the disk, for which whoever has it is waited for, for the guest that had it before or another one.
+    fn take(&self, patience: Duration, same_guest: bool) -> Result<TakenDisk, AttachError> {
         let is_first = !self.has_begun();
         let taken = self.claim_and_begin(is_first, patience, same_guest && !is_first)?;
         self.tell(EventKind::LockTaken, taken.at, None);
@@ -348,9 +358,9 @@ impl Work {
         self.jobs.look();
         self.event_hub.set_hold(DiskHold::Held, None);
         let key_url = taken.key_url.clone();
-        self.give(taken, is_first)?;
+        let is_silent = self.give(taken, is_first)?;
         self.has_begun.store(true, Ordering::Release);
-        Ok(key_url)
+        Ok(TakenDisk { key_url, is_silent })
     }
 
     fn has_begun(&self) -> bool {
@@ -388,6 +398,8 @@ impl Work {
         let begun = claim(&self.disk, patience, goes_on)
             .map_err(AttachError::from)
             .and_then(|claimed| {
+                // Nobody has looked while the disk was waited for.
+                self.installation.renew().map_err(DiskError::from)?;
                 let known = self.attached_disk.known().filter(|_| !is_first);
                 let known = known.map(|(top, key)| Known {
                     top,
@@ -408,8 +420,9 @@ impl Work {
         begun
     }
 
-    /// Gives the data plane a disk that was taken. The session ends again if it does not take it.
-    fn give(&self, taken: Taken, is_first: bool) -> Result<(), AttachError> {
+    /// Gives the data plane a disk that was taken. The session ends again if it refuses it. Whether it is silent instead,
+    /// so that nobody knows what it has.
+    fn give(&self, taken: Taken, is_first: bool) -> Result<bool, AttachError> {
         let Taken {
             header,
             deks,
@@ -451,7 +464,12 @@ impl Work {
         drop(files);
         match given {
             // The next data plane gets it.
-            Ok(()) | Err(AttachError::Protocol(ProtocolError::Ended(_))) => Ok(()),
+            Ok(()) | Err(AttachError::Protocol(ProtocolError::Ended(_))) => Ok(false),
+            Err(AttachError::Protocol(error)) if !matches!(error, ProtocolError::Refused(_)) => {
+                let name = self.disk.name();
+                log::error!("whether its data plane has the disk {name} is not known: {error}");
+                Ok(true)
+            }
             Err(error) => {
                 if is_first {
                     self.keys.destroy();
@@ -489,8 +507,8 @@ impl Work {
         }
     }
 
-    /// Records that the keys are handed over. What was unwrapped is not handed over otherwise; what is only given
-    /// back to the same attach is recorded when that can be.
+    /// Records that the keys are handed over, which they are not otherwise. A full file system keeps an attach from the
+    /// keys that it never had, and not from those that it had before.
     fn record(&self, key_url: &str, is_first: bool) -> Result<(), AttachError> {
         let reason = (!is_first).then(|| Reason {
             code: "DiskTakenBack".into(),
@@ -504,7 +522,11 @@ impl Work {
             key_url: key_url.into(),
             reason,
         };
-        records::append(&self.installation, &record).map_err(AttachError::Audit)
+        let recorded = match is_first {
+            true => records::append(&self.installation, &record),
+            false => records::append_done(&self.installation, &record),
+        };
+        recorded.map_err(AttachError::Audit)
     }
 
     /// A ring is not started.

@@ -26,6 +26,7 @@ use std::time::Instant;
 
 use crate::begin::data_plane::process;
 use crate::error::AttachError;
+use crate::guard::key_guard::{GuardState, Moment};
 use crate::serve::attach_state::{AttachState, Descriptors, SocketState};
 use crate::serve::candidate::NewProgram;
 use crate::serve::followers::follow_again;
@@ -84,7 +85,7 @@ impl Supervision {
         let is_served = matches!(self.stage, Stage::Given) && self.serving;
         let attached = &self.attached;
         let is_quiet = attached.recorder.is_idle() && attached.marker.is_idle();
-        let Some(guard) = self.guard.state() else {
+        let Some(guard) = self.guard.state(Moment::now()) else {
             return Err(Stays::Later);
         };
         let leaving = self.upgrades.leaving.as_ref();
@@ -120,7 +121,7 @@ impl Supervision {
     fn written(
         &self,
         watched: &Watched,
-        guard: crate::guard::key_guard::GuardState,
+        guard: GuardState,
         sent: u64,
     ) -> Result<(File, File, Parcel), AttachError> {
         let fail = process("write down what the attach process is at");

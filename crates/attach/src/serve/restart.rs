@@ -30,6 +30,10 @@ pub(crate) const GREETING_PATIENCE: Duration = Duration::from_secs(60);
 /// How long it is until it is looked again whether the disk can be given.
 const TURN: Duration = Duration::from_millis(5);
 
+/// How long it is until the guard is asked again what is due: a wait stands still while the host is suspended, and the
+/// guard's clock does not.
+const GUARD_LOOK: Duration = Duration::from_secs(30);
+
 /// Why a data plane that was started does not get the disk.
 enum NotGiven {
     /// Somebody changes the disk right now, or something of the last data plane is still under way.
@@ -111,6 +115,20 @@ impl Supervision {
         self.last_death = Some((now, why.to_owned()));
         self.stage = Stage::Paused { until: now + pause };
         Ok(())
+    }
+
+    /// When something is to be done, if nothing happens before.
+    pub(crate) fn deadline(&self) -> Instant {
+        let guard = self.guard.deadline();
+        let left = guard.saturating_duration_since(Moment::now().instant);
+        let guard = Instant::now() + left.min(GUARD_LOOK);
+        let stage = match self.stage {
+            Stage::Paused { until: due }
+            | Stage::Greeting { deadline: due }
+            | Stage::Greeted { look: due, .. } => guard.min(due),
+            Stage::Given => guard,
+        };
+        self.upgrade_deadline().map_or(stage, |due| stage.min(due))
     }
 
     /// Does what is due for the next data plane. How the attach ends, if none can go on.
@@ -228,7 +246,8 @@ impl Supervision {
         let opened = attached_disk
             .open_again(&self.setup)?
             .ok_or(NotGiven::Later)?;
-        let held = self.guard.holds_key();
+        let now = Moment::now();
+        let held = self.guard.next_has_key(now, &mut self.attached);
         let deks = match held {
             true => Some(self.attached.keys.deks(&opened.layers).ok_or_else(|| {
                 let why = "the keys of the layers that its header names were not kept";
@@ -261,10 +280,19 @@ impl Supervision {
         Ok(())
     }
 
-    /// The vaults have unwrapped the keys of the disk that was waited for: they are guarded from now on.
+    /// The vaults have unwrapped the keys of the disk that was waited for: they are guarded from now on. A data plane of
+    /// which nobody knows whether it has the disk makes place for one that gets it.
     pub(crate) fn hear_taken(&mut self) {
-        while let Some(key_url) = self.attached.migration.taken() {
-            self.guard.begun(key_url, Moment::now());
+        while let Some(taken) = self.attached.migration.taken() {
+            self.guard.begun(taken.key_url, Moment::now());
+            // Else it has ended meanwhile.
+            if taken.is_silent && matches!(self.stage, Stage::Given) {
+                log::error!(
+                    "the data plane of the disk {} was given the disk and does not answer, so it is killed",
+                    self.attached.name
+                );
+                self.attached.data_plane.kill();
+            }
         }
     }
 

@@ -17,7 +17,7 @@ use crate::begin::data_plane::{DataPlane, process};
 use crate::begin::socket::Socket;
 use crate::error::AttachError;
 use crate::guard::checker::Checker;
-use crate::guard::key_guard::{Guard, GuardActions, GuardEvent, LayerKeys, Moment};
+use crate::guard::key_guard::{Guard, GuardActions, GuardEvent, LayerKeys, Moment, Told};
 use crate::guard::records::{Operation, Record, Recorder};
 use crate::serve::attached_disk::AttachedDisk;
 use crate::serve::control_socket::ControlSocket;
@@ -216,12 +216,18 @@ impl GuardActions for Attached {
         self.keys.destroy();
     }
 
-    fn kill(&mut self) {
-        log::error!(
-            "the data plane of the disk {} does not finish what it had begun, so it is killed: its \
-             revoked key must not live on; look at the storage",
-            self.name
-        );
+    fn kill(&mut self, told: Told) {
+        let name = &self.name;
+        match told {
+            Told::Destroy => log::error!(
+                "the data plane of the disk {name} does not finish what it had begun, so it is killed: its \
+                 revoked key must not live on; look at the storage"
+            ),
+            Told::Restore => log::error!(
+                "the data plane of the disk {name} was given its key and says nothing, so it is killed: \
+                 another one gets the key; look at the storage"
+            ),
+        }
         self.data_plane.kill();
     }
 
@@ -381,18 +387,6 @@ impl Supervision {
                 return Ok(ended);
             }
         }
-    }
-
-    /// When something is to be done, if nothing happens before.
-    fn deadline(&self) -> Instant {
-        let guard = self.guard.deadline();
-        let stage = match self.stage {
-            Stage::Paused { until: due }
-            | Stage::Greeting { deadline: due }
-            | Stage::Greeted { look: due, .. } => guard.min(due),
-            Stage::Given => guard,
-        };
-        self.upgrade_deadline().map_or(stage, |due| stage.min(due))
     }
 
     /// Takes what the data plane says. Whether it goes on.

@@ -9,6 +9,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use super::ImportError;
+use vault::boot_instant;
 
 /// Set once a signal asked this process to stop.
 #[derive(Debug, Clone, Default)]
@@ -17,14 +18,14 @@ pub struct Cancel {
     until: Deadline,
 }
 
-/// A moment that others may set and put off until it has come.
+/// A moment, by the clock of [`boot_instant`], that others may set and put off until it has come.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Deadline(Arc<Mutex<Option<Instant>>>);
 
 impl Deadline {
     /// Whether it has come.
     pub(crate) fn is_over(&self) -> bool {
-        self.at(|at| at.is_some_and(|at| Instant::now() >= at))
+        self.at(|at| at.is_some_and(|at| boot_instant() >= at))
     }
 
     /// It comes then, if nothing was set.
@@ -34,13 +35,13 @@ impl Deadline {
 
     /// It has come.
     pub(crate) fn end(&self) {
-        self.at(|at| *at = Some(Instant::now()));
+        self.at(|at| *at = Some(boot_instant()));
     }
 
     /// Nothing is set any more, unless it has come; whether that is so.
     pub(crate) fn put_off(&self) -> bool {
         self.at(|at| {
-            *at = at.filter(|at| Instant::now() >= *at);
+            *at = at.filter(|at| boot_instant() >= *at);
             at.is_none()
         })
     }

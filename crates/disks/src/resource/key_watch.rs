@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::import::{Cancel, Deadline, ImportError};
 use crate::resource::disk::Disk;
@@ -17,7 +17,7 @@ use crate::resource::unlock::Unwrapper;
 use installation::Installation;
 use installation::envelope::LayerRecord;
 use keys::{ROOMY_STACK, spawn_with_keys, with_wiped_call_stack};
-use vault::{VaultError, VaultErrorCode, Verdict};
+use vault::{VaultError, VaultErrorCode, Verdict, boot_instant};
 
 /// Time from one question to the next, and the least between an answer and the next question.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -140,19 +140,22 @@ impl<F: FnMut(&Installation) -> Result<(), DiskError>> Asking<F> {
     fn go_on(mut self, known: &Known, ended: &Receiver<()>) {
         let mut pause = INTERVAL;
         while ended.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
-            let asked = Instant::now();
+            let asked = boot_instant();
             // An answer that does not come is none, too.
             known.until.begin(asked + GRACE);
             if !known.take(with_wiped_call_stack(|| self.ask())) {
                 return;
             }
-            pause = INTERVAL.saturating_sub(asked.elapsed()).max(PAUSE);
+            pause = INTERVAL.saturating_sub(boot_instant() - asked).max(PAUSE);
         }
     }
 
     fn ask(&mut self) -> Result<(), DiskError> {
         let installation = match self.installation.take() {
-            Some(installation) => installation,
+            Some(installation) => {
+                installation.renew()?;
+                installation
+            }
             None => open(&self.state_dir)?,
         };
         (self.check)(self.installation.insert(installation))
@@ -189,7 +192,7 @@ mod tests {
     #[test]
     fn only_a_refusal_ends_at_once_and_a_grant_ends_nothing_that_is_over() {
         let known = Known::default();
-        let then = Instant::now() + GRACE;
+        let then = boot_instant() + GRACE;
         known.until.begin(then);
         assert!(known.take(failed(VaultErrorCode::Unreachable)));
         assert!(known.take(Ok(())));
@@ -202,8 +205,8 @@ mod tests {
     #[test]
     fn the_time_without_a_decision_counts_from_the_first_question() {
         let known = Known::default();
-        known.until.begin(Instant::now());
-        known.until.begin(Instant::now() + GRACE);
+        known.until.begin(boot_instant());
+        known.until.begin(boot_instant() + GRACE);
         assert!(!known.take(failed(VaultErrorCode::Unreachable)));
         let end = channel().0;
         let watch = KeyWatch {

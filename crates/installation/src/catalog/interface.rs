@@ -23,6 +23,16 @@ pub trait Catalog:
     + Send
     + Sync
 {
+    /// Whether what is open is what others find who open the catalog now.
+    fn is_current(&self) -> bool;
+
+    /// Goes over to the catalog that is in the place of the one that is open, if another one is, and gives back what
+    /// [`Catalog::installation`] says of that. While there is none the old one is used on.
+    ///
+    /// # Errors
+    /// [`CatalogError::Open`]: the other one cannot be used, and the old one knows nothing of what was changed since.
+    fn renew(&self) -> Result<Option<InstallationRecord>, CatalogError>;
+
     /// The installation's own identities; the first call makes them.
     ///
     /// # Errors

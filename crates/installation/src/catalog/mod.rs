@@ -13,6 +13,7 @@ mod copy;
 mod departed;
 mod error;
 mod federated;
+mod file_id;
 mod identities;
 mod interface;
 mod lock_rows;

@@ -12,6 +12,7 @@ use super::copy::{self, CatalogCopy};
 use super::departed::{self, DepartedRecord};
 use super::error::CatalogError;
 use super::federated::{self, FederatedCredentialRecord};
+use super::file_id::FileId;
 use super::interface::Catalog;
 use super::lock_rows;
 use super::locks::LockCatalog;
@@ -26,11 +27,13 @@ use super::rows::{DES_COLUMNS, VAULT_COLUMNS, parse_des, parse_vault};
 use super::schema::SCHEMA;
 use super::{identities, noted, purged, resources};
 use crate::envelope::ResourceKind;
-use vault::sqlite::{DatabaseError, look, open};
+use vault::sqlite::{DatabaseError, look, open, open_made};
 
 /// The default catalog: `catalog.db` in the state directory.
 pub struct SqliteCatalog {
     db: Mutex<Connection>,
+    /// What was at `path` when `db` was opened, if it is known.
+    file: Mutex<Option<FileId>>,
     path: PathBuf,
 }
 
@@ -40,8 +43,11 @@ impl SqliteCatalog {
     /// # Errors
     /// [`CatalogError::Open`]: also for a file of something else or of a newer version.
     pub fn open(path: &Path) -> Result<Self, CatalogError> {
+        let before = FileId::at(path);
         let catalog = Self {
             db: Mutex::new(open(path, &SCHEMA)?),
+            // One that was exchanged meanwhile, or made, is opened once more by whoever asks.
+            file: Mutex::new(before.filter(|before| FileId::at(path) == Some(*before))),
             path: path.into(),
         };
         if !copy::path_of(path).exists() {
@@ -81,6 +87,7 @@ impl SqliteCatalog {
         }
         let made = Self {
             db: Mutex::new(open(&new, &SCHEMA)?),
+            file: Mutex::default(),
             path: new.clone(),
         };
         let InstallationRecord { operator, platform } = from.installation;
@@ -179,6 +186,11 @@ impl SqliteCatalog {
         changed
     }
 
+    fn file(&self) -> MutexGuard<'_, Option<FileId>> {
+        // It is replaced as a whole.
+        self.file.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn db(&self) -> MutexGuard<'_, Connection> {
         // A panic elsewhere rolled its transaction back; the connection itself is intact.
         self.db.lock().unwrap_or_else(PoisonError::into_inner)
@@ -201,20 +213,46 @@ impl SqliteCatalog {
     }
 }
 
+/// The installation's own identities, which are made if there are none.
+fn own_identities(db: &Connection) -> Result<InstallationRecord, CatalogError> {
+    db.execute(
+        "INSERT INTO installation VALUES (1, ?, ?) ON CONFLICT DO NOTHING",
+        params![Uuid::new_v4().to_string(), Uuid::new_v4().to_string()],
+    )?;
+    let mut statement = db.prepare_cached("SELECT operator, platform FROM installation")?;
+    let mut rows = statement.query([])?;
+    let row = rows.next()?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+    Ok(InstallationRecord {
+        operator: uuid("installation", &row.get::<_, String>(0)?)?,
+        platform: uuid("installation", &row.get::<_, String>(1)?)?,
+    })
+}
+
 impl Catalog for SqliteCatalog {
+    fn is_current(&self) -> bool {
+        let known = *self.file();
+        known.is_some() && known == FileId::at(&self.path)
+    }
+
+    fn renew(&self) -> Result<Option<InstallationRecord>, CatalogError> {
+        let mut file = self.file();
+        let found = FileId::at(&self.path);
+        if found.is_none() || found == *file {
+            return Ok(None);
+        }
+        let Some(db) = open_made(&self.path, &SCHEMA)? else {
+            return Ok(None);
+        };
+        let identities = own_identities(&db)?;
+        // SQLite sees that the file of the old connection was moved, and removes no `-wal` at its end: that is the new
+        // one's by now.
+        *self.db() = db;
+        *file = found.filter(|found| FileId::at(&self.path) == Some(*found));
+        Ok(Some(identities))
+    }
+
     fn installation(&self) -> Result<InstallationRecord, CatalogError> {
-        let db = self.db();
-        db.execute(
-            "INSERT INTO installation VALUES (1, ?, ?) ON CONFLICT DO NOTHING",
-            params![Uuid::new_v4().to_string(), Uuid::new_v4().to_string()],
-        )?;
-        let mut statement = db.prepare_cached("SELECT operator, platform FROM installation")?;
-        let mut rows = statement.query([])?;
-        let row = rows.next()?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
-        Ok(InstallationRecord {
-            operator: uuid("installation", &row.get::<_, String>(0)?)?,
-            platform: uuid("installation", &row.get::<_, String>(1)?)?,
-        })
+        own_identities(&self.db())
     }
 
     fn insert_vault(&self, record: &VaultRecord) -> Result<(), CatalogError> {

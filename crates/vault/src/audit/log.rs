@@ -142,25 +142,45 @@ impl AuditLog {
         })
     }
 
+    /// As [`AuditLog::append`], of what was done already: no refusal undoes it, so it is recorded though the file system
+    /// is full.
+    ///
+    /// # Errors
+    /// [`AuditError`].
+    pub fn append_done(&self, record: &AuditRecord) -> Result<(), AuditError> {
+        self.write_as(&record.event.operation, true, |chain, db| {
+            chain.append(db, std::slice::from_ref(record))
+        })
+    }
+
     /// Writes to the log in one transaction, for that operation.
     pub(super) fn write(
         &self,
         operation: &str,
         write: impl FnOnce(&Chain, &Connection) -> Result<(), AuditError>,
     ) -> Result<(), AuditError> {
+        self.write_as(operation, ESSENTIAL.contains(&operation), write)
+    }
+
+    fn write_as(
+        &self,
+        operation: &str,
+        is_essential: bool,
+        write: impl FnOnce(&Chain, &Connection) -> Result<(), AuditError>,
+    ) -> Result<(), AuditError> {
         let span = Span::begin("append audit record");
         span.set("sealdisk.audit.operation", operation.to_owned());
-        let written = self.write_traced(operation, write);
+        let written = self.write_traced(is_essential, write);
         span.came_to(written, |error| error.code())
     }
 
     fn write_traced(
         &self,
-        operation: &str,
+        is_essential: bool,
         write: impl FnOnce(&Chain, &Connection) -> Result<(), AuditError>,
     ) -> Result<(), AuditError> {
         let mut db = self.db();
-        match ESSENTIAL.contains(&operation) {
+        match is_essential {
             true => self.reserve.make_room(&db),
             false if self.reserve.is_spent() => return Err(AuditError::Full),
             false => {}
