@@ -25,13 +25,18 @@ impl VaultDatabase {
     /// # Errors
     /// [`VaultErrorCode::VaultNotFound`], [`VaultErrorCode::Internal`].
     pub fn open(path: &Path) -> Result<Self, VaultError> {
-        if !path.exists() {
-            return Err(VaultError::new(
-                VaultErrorCode::VaultNotFound,
-                format!("there is no {}", path.display()),
-            ));
-        }
+        must_be_there(path)?;
         Self::of(sqlite::open(path, &store::SCHEMA)?, path)
+    }
+
+    /// As [`open`](Self::open) for who only looks: the database stays as it is, of an older version too,
+    /// so that a process of that version can go on with it.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn look(path: &Path) -> Result<Self, VaultError> {
+        must_be_there(path)?;
+        Self::of(sqlite::open_as_it_is(path, &store::SCHEMA)?, path)
     }
 
     /// Looks at a copy that nobody writes, without changing it.
@@ -175,5 +180,15 @@ impl VaultDatabase {
             }
         }
         Ok(())
+    }
+}
+
+fn must_be_there(path: &Path) -> Result<(), VaultError> {
+    match path.exists() {
+        true => Ok(()),
+        false => Err(VaultError::new(
+            VaultErrorCode::VaultNotFound,
+            format!("there is no {}", path.display()),
+        )),
     }
 }
