@@ -19,7 +19,11 @@ use installation::runtime_dir;
   sealdisk upgrade mydisk --binary /opt/sealdisk-1.1/bin/sealdisk
 
 The new program is started beside the old one and tested before anything stops. If it is not ready in
-time, or does not work, the old one goes on. An older version is taken up in the same way.")]
+time, or does not work, the old one goes on. An older version is taken up in the same way.
+
+What an old one cannot read any more once the new program has used it, a key vault's database say, it
+cannot ask: a disk that is left with it stops when its --key-grace is over, if this version has another
+format. Upgrade it before.")]
 pub struct UpgradeArgs {
     /// Attached disks
     #[arg(value_name = "DISK", required_unless_present = "all")]
@@ -106,11 +110,38 @@ pub(super) fn run(context: &Context, args: UpgradeArgs) -> Result<(), CliError> 
         (Some((_, error)), false) => Err(error.into()),
         (Some(last), true) => {
             failed.push(last);
-            let each: Vec<_> = failed
-                .iter()
-                .map(|(name, error)| format!("{name}: {error}"))
-                .collect();
-            Err(CliError::new("NotUpgraded", each.join("; ")))
+            Err(CliError::new("NotUpgraded", not_upgraded(&failed)))
         }
+    }
+}
+
+/// Why disks are served by the version before, and what comes of that.
+fn not_upgraded(failed: &[(String, AttachError)]) -> String {
+    let each: Vec<_> = failed
+        .iter()
+        .map(|(name, error)| format!("{name}: {error}"))
+        .collect();
+    format!(
+        "{}; where this version has brought a key vault up to date that the version before cannot read, such a disk \
+         stops when its --key-grace is over: upgrade or detach it before",
+        each.join("; ")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_left_behind_is_told_for_how_long_its_disk_is_served() {
+        let error = AttachError::NotReplaced {
+            version: "2".into(),
+            why: "no room".into(),
+        };
+        let said = not_upgraded(&[("web".into(), error)]);
+        assert!(
+            said.starts_with("web: ") && said.contains("--key-grace"),
+            "{said}"
+        );
     }
 }

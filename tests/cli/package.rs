@@ -1,6 +1,7 @@
 //! What the Debian package has in it. That it can be installed, upgraded and removed is tested in a guest (tests/vm).
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -158,6 +159,62 @@ fn the_shell_finds_nothing_wrong_with_the_scripts_of_the_package() {
         let script = root().join("contrib/debian").join(script);
         expect_success(Command::new("sh").arg("-n").arg(&script));
     }
+}
+
+/// Runs `postinst` as an upgrade does, with tools that only write down what they are told. What was told to
+/// `deb-systemd-invoke`, and what was said.
+fn upgraded(left_behind: bool) -> (String, String) {
+    let dir = TempDir::new().unwrap();
+    let bin = dir.path().join("bin");
+    fs::create_dir(&bin).unwrap();
+    let told = dir.path().join("told");
+    let put = |name: &str, does: &str| {
+        let path = bin.join(name);
+        fs::write(&path, format!("#!/bin/sh\n{does}\n")).unwrap();
+        fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+    };
+    for name in ["systemd-sysusers", "systemd-tmpfiles"] {
+        put(name, "exit 0");
+    }
+    put("aa-enabled", "exit 1");
+    // One was disabled by the administrator, one is of the new version.
+    put(
+        "deb-systemd-helper",
+        r#"[ "$2 $3" != "was-enabled off.timer" ]"#,
+    );
+    put("systemctl", r#"[ "$2 $3" != "is-enabled new.timer" ]"#);
+    put(
+        "deb-systemd-invoke",
+        &format!("echo \"$*\" >>'{}'", text(&told)),
+    );
+    put("sealdisk", if left_behind { "exit 1" } else { "exit 0" });
+
+    let script = fs::read_to_string(root().join("contrib/debian/postinst")).unwrap();
+    let script = script
+        .replace("@TIMERS@", "old.timer new.timer off.timer")
+        .replace("@SERVICES@", "a.service")
+        .replace("/run/systemd/system", text(dir.path()))
+        .replace("/var/lib/misc/", &format!("{}/", text(dir.path())))
+        .replace("/etc/systemd/system/", &format!("{}/", text(dir.path())));
+    let own = dir.path().join("postinst");
+    fs::write(&own, script).unwrap();
+    let mut command = Command::new("sh");
+    command
+        .arg(&own)
+        .args(["configure", "0.1"])
+        .env("PATH", format!("{}:/usr/bin:/bin", text(&bin)));
+    let said = String::from_utf8(expect_success(&mut command).stderr).unwrap();
+    (fs::read_to_string(told).unwrap(), said)
+}
+
+#[test]
+fn an_upgrade_starts_the_timers_that_are_new_and_says_what_comes_of_a_disk_left_behind() {
+    let (told, said) = upgraded(false);
+    assert_eq!(told, "start new.timer\ntry-restart a.service\n");
+    assert!(!said.contains("--key-grace"), "{said}");
+    let (_, said) = upgraded(true);
+    assert!(said.contains("served by the version before"), "{said}");
+    assert!(said.contains("--key-grace"), "{said}");
 }
 
 /// A build takes minutes: what is missing is said before it, all of it and with what to do.

@@ -189,7 +189,7 @@ impl Watcher {
         // The first attach makes it.
         let log = self.state_dir.join("audit.db");
         if log.exists() {
-            let last = last_record(&AuditLog::open_database(&log)?)?;
+            let last = last_record(&AuditLog::look_at_database(&log)?)?;
             seen.samples
                 .put(&metric::AUDIT_RECORDS, &["installation"], last as f64);
         }
@@ -203,7 +203,7 @@ impl Watcher {
         seen: &mut Seen,
         keys: &mut SeenKeys,
     ) -> Result<BTreeMap<Uuid, Permissions>, VaultError> {
-        let database = VaultDatabase::open(path)?;
+        let database = VaultDatabase::look(path)?;
         if !self.records.contains_key(name) {
             let begun = SeenRecords::from_now_on(&database)?;
             self.records.insert(name.into(), begun);

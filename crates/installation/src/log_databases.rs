@@ -70,7 +70,7 @@ impl LogDatabase {
     pub fn verify(&self, pins: &[Pin]) -> Result<Report, InstallationError> {
         let mut archives = Archives::default();
         if self.is_vault {
-            let database = VaultDatabase::open(&self.path)?;
+            let database = VaultDatabase::look(&self.path)?;
             return Ok(verify_database(
                 database.connection(),
                 &self.name,
@@ -78,7 +78,7 @@ impl LogDatabase {
                 &mut archives,
             )?);
         }
-        let db = AuditLog::open_database(&self.path)?;
+        let db = AuditLog::look_at_database(&self.path)?;
         Ok(verify_database(&db, &self.name, pins, &mut archives)?)
     }
 
@@ -95,10 +95,10 @@ impl LogDatabase {
     ) -> Result<u64, InstallationError> {
         let (vault, own);
         let db = if self.is_vault {
-            vault = VaultDatabase::open(&self.path)?;
+            vault = VaultDatabase::look(&self.path)?;
             vault.connection()
         } else {
-            own = AuditLog::open_database(&self.path)?;
+            own = AuditLog::look_at_database(&self.path)?;
             &own
         };
         let last = last_record(db)?;

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 
 use time::OffsetDateTime;
 
 use super::master::{MasterKey, Slot};
 use super::store::{self, VaultRow};
 use super::{VaultDeletion, VaultError, VaultErrorCode, VaultSettings};
-use crate::embedded::busiest;
+use crate::embedded::{WHOLE_VAULT, busiest, puts_off};
 use crate::sqlite;
 
 /// A `vault.db`.
@@ -25,13 +25,18 @@ impl VaultDatabase {
     /// # Errors
     /// [`VaultErrorCode::VaultNotFound`], [`VaultErrorCode::Internal`].
     pub fn open(path: &Path) -> Result<Self, VaultError> {
-        if !path.exists() {
-            return Err(VaultError::new(
-                VaultErrorCode::VaultNotFound,
-                format!("there is no {}", path.display()),
-            ));
-        }
+        must_be_there(path)?;
         Self::of(sqlite::open(path, &store::SCHEMA)?, path)
+    }
+
+    /// As [`open`](Self::open) for who only looks: the database stays as it is, of an older version too,
+    /// so that a process of that version can go on with it.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn look(path: &Path) -> Result<Self, VaultError> {
+        must_be_there(path)?;
+        Self::of(sqlite::open_as_it_is(path, &store::SCHEMA)?, path)
     }
 
     /// Looks at a copy that nobody writes, without changing it.
@@ -81,6 +86,18 @@ impl VaultDatabase {
     /// [`VaultErrorCode::Internal`].
     pub fn mark_incomplete(&self, since: OffsetDateTime) -> Result<(), VaultError> {
         store::set_incomplete(&self.db, Some(since))
+    }
+
+    /// Whether the end of the deleted vault, which is due, is put off by a day: the clock may be wrong.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::Internal`].
+    pub fn puts_off_purge(&self, now: OffsetDateTime) -> Result<bool, VaultError> {
+        let behavior = TransactionBehavior::Immediate;
+        let transaction = Transaction::new_unchecked(&self.db, behavior)?;
+        let is_put_off = puts_off(&transaction, WHOLE_VAULT, now)?;
+        transaction.commit()?;
+        Ok(is_put_off)
     }
 
     /// What the vault does with deleted keys.
@@ -192,5 +209,15 @@ impl VaultDatabase {
             }
         }
         Ok(())
+    }
+}
+
+fn must_be_there(path: &Path) -> Result<(), VaultError> {
+    match path.exists() {
+        true => Ok(()),
+        false => Err(VaultError::new(
+            VaultErrorCode::VaultNotFound,
+            format!("there is no {}", path.display()),
+        )),
     }
 }

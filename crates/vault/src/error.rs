@@ -73,6 +73,35 @@ pub enum Verdict {
 }
 
 impl VaultErrorCode {
+    /// All of them, for what has to hold for each.
+    #[cfg(test)]
+    pub(crate) const ALL: [Self; 24] = [
+        Self::VaultNotFound,
+        Self::VaultDeleted,
+        Self::KeyNotFound,
+        Self::KeyDisabled,
+        Self::KeyExpired,
+        Self::KeyNotYetValid,
+        Self::Forbidden,
+        Self::ForbiddenByFirewall,
+        Self::ForbiddenByConnection,
+        Self::ForbiddenByPolicy,
+        Self::KeyOperationForbidden,
+        Self::Conflict,
+        Self::BadParameter,
+        Self::UnwrapFailed,
+        Self::PolicyNotFound,
+        Self::MasterKey,
+        Self::HsmAccess,
+        Self::Tampered,
+        Self::KeyDeleted,
+        Self::KeyBeingPurged,
+        Self::Unauthorized,
+        Self::Unreachable,
+        Self::Throttled,
+        Self::Internal,
+    ];
+
     /// The code as it is printed and logged.
     pub fn as_str(self) -> &'static str {
         match self {

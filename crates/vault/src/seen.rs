@@ -38,9 +38,11 @@ impl SeenRecords {
     /// [`VaultErrorCode::Internal`](crate::VaultErrorCode::Internal).
     pub fn look(&mut self, database: &VaultDatabase) -> Result<(), VaultError> {
         let db = database.connection();
-        // The log of a vault that was put back to an earlier state, or made anew, begins again.
-        if last_record(db)? < self.last {
-            self.last = 0;
+        // The log of a vault that was put back to an earlier state, or made anew: what it has was counted
+        // before, or is older than the watch.
+        let last = last_record(db)?;
+        if last < self.last {
+            self.last = last;
         }
         let visited = visit_records(db, self.last, |entry| {
             let count = Counter::counted_in(entry.event.detail.as_deref());

@@ -161,6 +161,19 @@ pub fn look(path: &Path, schema: &Schema) -> Result<(), DatabaseError> {
     open_to_look(path, schema).map(drop)
 }
 
+/// Opens the database at `path`, which must be there, for who only looks: nothing can be written, and
+/// one of an older version is not brought up to date. A process of the version before may be using it,
+/// which could not open it any more; whether something can be read of it shows when it is.
+///
+/// # Errors
+/// As [`look`].
+pub fn open_as_it_is(path: &Path, schema: &Schema) -> Result<Connection, DatabaseError> {
+    let (db, _) = open_to_look(path, schema)?;
+    db.pragma_update(None, "query_only", true)
+        .map_err(|source| failed(path, schema, source))?;
+    Ok(db)
+}
+
 /// Opens the database, with its version.
 fn open_to_look(path: &Path, schema: &Schema) -> Result<(Connection, i32), DatabaseError> {
     let sqlite = |source| failed(path, schema, source);
@@ -377,6 +390,25 @@ mod tests {
             let enforced = "PRAGMA foreign_keys";
             assert!(db.query_row(enforced, [], |r| r.get::<_, bool>(0)).unwrap());
         }
+    }
+
+    #[test]
+    fn who_only_looks_leaves_an_older_database_to_those_who_use_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.db");
+        let db = open(&path, &SCHEMA).unwrap();
+        db.execute("INSERT INTO t VALUES (7)", []).unwrap();
+        let seen = open_as_it_is(&path, &NEWER).unwrap();
+        let a: i32 = seen.query_row("SELECT a FROM t", [], |r| r.get(0)).unwrap();
+        assert_eq!(a, 7);
+        seen.execute("INSERT INTO t VALUES (8)", []).unwrap_err();
+        drop(seen);
+        drop(open(&path, &SCHEMA).unwrap());
+        drop(open(&path, &NEWER).unwrap());
+        let newer = open_as_it_is(&path, &SCHEMA).unwrap_err();
+        assert!(matches!(newer, DatabaseError::Version { .. }), "{newer}");
+        open_as_it_is(&dir.path().join("none.db"), &SCHEMA).unwrap_err();
+        assert!(!dir.path().join("none.db").exists());
     }
 
     #[test]

@@ -241,6 +241,7 @@ fn refusals_of_the_vault_are_told_apart_and_not_repeated() {
             "KeyOperationForbidden",
             Code::KeyOperationForbidden,
         ),
+        (403, "Forbidden", "VaultDeleted", Code::VaultDeleted),
         (404, "KeyNotFound", "", Code::KeyNotFound),
         (
             409,

@@ -281,6 +281,13 @@ fn who_decides_about_an_attached_disk_is_the_vault_far_away() {
     wait_served(queue, false);
     keeper.grant();
     wait_served(queue, true);
+    // A deleted vault refuses; it is not one that does not answer, whose grace period would run.
+    keeper.ok(&format!("keyvault delete {VAULT} --yes"));
+    wait_served(queue, false);
+    let access = host.key_access();
+    assert_eq!(access["reason"]["code"], "VaultDeleted", "{access}");
+    keeper.ok(&format!("keyvault recover {VAULT}"));
+    wait_served(queue, true);
 
     // A vault that does not answer has not refused.
     keeper.stop();

@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use test_support::{Customer, PATIENCE};
+use test_support::{AttachOptions, Customer, PATIENCE};
 
 use super::load::Load;
 use super::{FAIL, MIB, PAUSE};
@@ -65,6 +65,66 @@ fn either_key_stops_a_running_disk_and_brings_it_back() {
         drop(frontend);
         daemon.stop();
     }
+}
+
+/// That nothing is decided about one of the keys hides nothing that is decided about the other.
+#[test]
+fn a_vault_that_is_away_hides_no_refusal_of_another() {
+    let customer = Customer::new(8 * MIB);
+    create_twice(&customer);
+    customer.ok("disk update disk --disk-encryption-set twice");
+    let daemon = customer.attach(FAIL);
+    let mut frontend = daemon.connect();
+    customer.hide_vault();
+    customer.wait_for("KeyUnreachable", "Held");
+    assert_eq!(frontend.queues[0].write(0, &[7; 4096]), Ok(()));
+    enable_platform(&customer, false);
+    let access = customer.wait_stopped();
+    let reason = access["reason"].to_string();
+    assert!(reason.contains("platform-key"), "{reason}");
+    enable_platform(&customer, true);
+    customer.show_vault();
+    customer.wait_served();
+    drop(frontend);
+    daemon.stop();
+}
+
+/// As above of a layer beneath, whose key is another one's: the top layer's vault is away.
+#[test]
+fn a_vault_that_is_away_hides_no_refusal_of_a_lower_layers_key() {
+    let customer = Customer::new(8 * MIB);
+    customer.ok("disk create golden --size 8MiB");
+    customer.ok("snapshot create golden-s --source golden");
+    customer.ok(&format!(
+        "disk create top --source golden-s --disk-encryption-set {}",
+        Customer::SET
+    ));
+    let daemon = customer.disk.attach(&AttachOptions {
+        disk: Some("top"),
+        arguments: FAIL,
+        ..AttachOptions::default()
+    });
+    let wait_for = |state: &str| {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let access = customer.json("disk show top")["keyAccess"].take();
+            if access["state"] == state {
+                return access;
+            }
+            assert!(Instant::now() < end, "not {state} but {access}");
+            thread::sleep(Duration::from_millis(20));
+        }
+    };
+    customer.hide_vault();
+    wait_for("KeyUnreachable");
+    enable_platform(&customer, false);
+    let access = wait_for("KeyRevoked");
+    let reason = access["reason"].to_string();
+    assert!(reason.contains("platform-key"), "{reason}");
+    enable_platform(&customer, true);
+    customer.show_vault();
+    wait_for("Active");
+    daemon.stop();
 }
 
 /// The guest goes on, whatever its data is encrypted with.

@@ -149,7 +149,7 @@ fn vaults(installation: &Installation, facts: &mut Facts) -> Result<(), AlarmsEr
             continue;
         }
         let path = database(installation, &record.name);
-        let looked = VaultDatabase::open(&path).and_then(|database| database.busiest(facts.now));
+        let looked = VaultDatabase::look(&path).and_then(|database| database.busiest(facts.now));
         match looked {
             Ok((busiest, limit)) => facts.vaults.push(VaultFacts {
                 name: record.name,

@@ -312,7 +312,7 @@ impl<'a> KeyBook<'a> {
             return known.clone();
         }
         let path = database(self.installation, name);
-        let read = VaultDatabase::open(&path).and_then(|database| {
+        let read = VaultDatabase::look(&path).and_then(|database| {
             Ok(Vault {
                 is_deleted: database.deletion()?.is_some(),
                 versions: database.seen_keys()?,

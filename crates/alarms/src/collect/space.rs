@@ -1,6 +1,7 @@
 //! How much room there is where vaults, logs and disks are.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -26,11 +27,34 @@ pub(super) fn file_systems<'a>(
                 audit_warning: (number == 0 && space.is_low()).then(|| space.warning(path)),
             }),
             // The directory of a disk that is missing is an alarm of the disk.
-            Err(error) if number == 0 => {
+            Err(error) if number > 0 && error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
                 let unknown = Unknown::of_file(SubjectKind::FileSystem, path, error);
                 facts.unknown.push(unknown);
             }
-            Err(_) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use time::OffsetDateTime;
+
+    use super::*;
+
+    #[test]
+    fn only_of_a_directory_that_is_missing_nothing_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let plain = dir.path().join("plain");
+        std::fs::write(&plain, "").unwrap();
+        // What is beneath a file cannot be looked at, and is not said to be missing.
+        let beneath = plain.join("disk");
+        let missing = dir.path().join("missing");
+        let mut facts = Facts::none(OffsetDateTime::now_utc());
+        let directories = [beneath.as_path(), missing.as_path(), dir.path()];
+        file_systems(dir.path(), directories.into_iter(), &mut facts);
+        assert_eq!(facts.file_systems.len(), 1);
+        let unknown = facts.unknown.iter().map(|unknown| &unknown.subject.name);
+        assert!(unknown.eq([&beneath.display().to_string()]));
     }
 }

@@ -1,6 +1,8 @@
 //! What attached disks do, for as long as somebody looks at the page.
 
 use std::collections::HashMap;
+use std::io;
+use std::iter;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -98,7 +100,7 @@ pub(crate) async fn watch_disks(shared: Arc<Shared>, runtime_dir: PathBuf) {
                 put(&shared, number, &rows);
                 ask_for_events(&shared, &rows, &mut events).await;
             }
-            Err(error) => log::debug!("the attached disks cannot be found: {error}"),
+            Err(error) => put_unknown(&shared, error),
         }
         shared.wait_beside(PERIOD).await;
     }
@@ -124,11 +126,19 @@ fn put(shared: &Shared, number: u64, rows: &[DiskRow]) {
     let rows = Arc::new(rows.to_vec());
     let mut content = shared.content();
     content.live.put("rows", items);
-    content.rows = rows;
+    content.rows = Some(Ok(rows));
     content.totals.push((number, sum));
     if content.totals.len() > MAX_TOTALS {
         content.totals.remove(0);
     }
+}
+
+/// Shows no disk for one that is served when nobody knows whether it still is.
+fn put_unknown(shared: &Shared, error: io::Error) {
+    log::debug!("the attached disks cannot be found: {error}");
+    let mut content = shared.content();
+    content.live.put("rows", iter::empty::<(String, Value)>());
+    content.rows = Some(Err(Arc::new(error)));
 }
 
 fn view(row: &DiskRow) -> RowView<'_> {
@@ -185,6 +195,24 @@ fn micros(seconds: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_row_is_left_when_the_attached_disks_cannot_be_found() {
+        let shared = Shared::new();
+        assert!(shared.content().rows.is_none(), "nobody was asked yet");
+        put(&shared, 1, &[]);
+        assert!(matches!(&shared.content().rows, Some(Ok(rows)) if rows.is_empty()));
+        let row = [("d".to_owned(), Value::from("served"))];
+        shared.content().live.put("rows", row);
+        let shown = || {
+            let all = serde_json::to_value(shared.content().live.since("")).unwrap();
+            all["sections"]["rows"]["put"]["d"].clone()
+        };
+        assert_eq!(shown(), "served");
+        put_unknown(&shared, io::ErrorKind::PermissionDenied.into());
+        assert!(matches!(&shared.content().rows, Some(Err(_))));
+        assert_eq!(shown(), Value::Null);
+    }
 
     #[test]
     fn numbers_have_three_digits() {

@@ -11,11 +11,13 @@ use uuid::Uuid;
 
 use super::audit_logs::verify_again_and_again;
 use super::installed::open;
-use super::shared::Shared;
+use super::shared::{Rows, Shared};
 use super::timeline::LOOK_BACK;
 use super::views;
 use crate::error::DashboardError;
-use alarms::{Alarm, AttachedFacts, Attaches, Collector, Facts, Scope, Settings, find};
+use alarms::{
+    Alarm, AlarmCode, AttachedFacts, Attaches, Collector, Facts, Scope, Settings, SubjectKind, find,
+};
 use disks::des::Dependencies;
 use installation::Installation;
 use live::DiskRow;
@@ -109,7 +111,7 @@ impl Looker {
         let rows = self.shared.content().rows.clone();
         let seen = Dependencies::look(&installation).map_err(|e| say(&e))?;
         let (facts, alarms) = self
-            .alarms(&installation, &seen, &rows)
+            .alarms(&installation, &seen, rows.as_ref())
             .map_err(|e| say(&e))?;
         let records = self.new_records(&installation);
         let now = OffsetDateTime::now_utc();
@@ -132,21 +134,23 @@ impl Looker {
         &self,
         installation: &Installation,
         seen: &Dependencies,
-        rows: &[DiskRow],
+        rows: Option<&Rows>,
     ) -> Result<(Facts, Vec<Alarm>), alarms::AlarmsError> {
         let settings = Settings::load(installation.state_dir()).unwrap_or_else(|error| {
             log::debug!("{error}");
             Settings::default()
         });
-        let told = LastAnswers(rows.iter().map(|row| (row.id, row)).collect());
+        let told = LastAnswers::of(rows);
         let scope = Scope::Seen(&seen.resources);
         let (facts, _) = self
             .collector
             .collect(installation, &settings, scope, &told)?;
         let mut found = find(&facts, &settings);
         // Before they were asked, nothing is known of them, which is no alarm.
-        if rows.is_empty() {
-            found.retain(|alarm| alarm.code != alarms::AlarmCode::NotKnown);
+        if rows.is_none() {
+            found.retain(|alarm| {
+                alarm.code != AlarmCode::NotKnown || alarm.subject.kind != SubjectKind::Disk
+            });
         }
         Ok((facts, found))
     }
@@ -167,16 +171,30 @@ impl Looker {
     }
 }
 
-/// What attached disks have said last.
-struct LastAnswers<'a>(HashMap<Uuid, &'a DiskRow>);
+/// What attached disks have said last, or why they cannot be found.
+struct LastAnswers<'a>(Result<HashMap<Uuid, &'a DiskRow>, &'a io::Error>);
+
+impl<'a> LastAnswers<'a> {
+    fn of(rows: Option<&'a Rows>) -> Self {
+        Self(match rows {
+            None => Ok(HashMap::new()),
+            Some(Ok(rows)) => Ok(rows.iter().map(|row| (row.id, row)).collect()),
+            Some(Err(error)) => Err(&**error),
+        })
+    }
+}
 
 impl Attaches for LastAnswers<'_> {
     fn ask(&self, disk: Uuid) -> Option<AttachedFacts> {
-        self.0.get(&disk).and_then(|row| facts_of(row))
+        let rows = self.0.as_ref().ok()?;
+        rows.get(&disk).and_then(|row| facts_of(row))
     }
 
     fn here(&self) -> io::Result<Vec<Uuid>> {
-        Ok(self.0.keys().copied().collect())
+        match &self.0 {
+            Ok(rows) => Ok(rows.keys().copied().collect()),
+            Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+        }
     }
 }
 
@@ -194,4 +212,32 @@ fn facts_of(row: &DiskRow) -> Option<AttachedFacts> {
         launcher_ended: serving.and_then(|serving| serving.launcher_ended),
         installation: serving.and_then(|serving| serving.installation),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is not known of an installation whose note of the last backup is damaged.
+    fn not_known(rows: Option<Rows>) -> Vec<String> {
+        let dir = tempfile::tempdir().unwrap();
+        let installation = Installation::open(dir.path()).unwrap();
+        std::fs::write(dir.path().join("last-backup.json"), "{").unwrap();
+        let looker = Looker::new(Arc::new(Shared::new()), dir.path().into());
+        let seen = Dependencies::look(&installation).unwrap();
+        let (_, found) = looker.alarms(&installation, &seen, rows.as_ref()).unwrap();
+        let found = found.into_iter();
+        let not_known = found.filter(|alarm| alarm.code == AlarmCode::NotKnown);
+        not_known.map(|alarm| alarm.subject.name).collect()
+    }
+
+    #[test]
+    fn what_is_not_known_is_told_where_no_disk_is_attached_too() {
+        assert_eq!(not_known(Some(Ok(Arc::default()))), ["backup"]);
+        assert_eq!(not_known(None), ["backup"], "before disks were asked");
+        let denied = io::Error::from(io::ErrorKind::PermissionDenied);
+        let mut found = not_known(Some(Err(Arc::new(denied))));
+        found.sort();
+        assert_eq!(found, ["backup", "runtime directory"]);
+    }
 }

@@ -1,5 +1,6 @@
 //! What threads have seen, for whoever asks.
 
+use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,9 @@ use live::DiskRow;
 
 /// For how long after a question things are looked at.
 const INTEREST: Duration = Duration::from_secs(30);
+
+/// The rows of attached disks, or why these cannot be found.
+pub(crate) type Rows = Result<Arc<Vec<DiskRow>>, Arc<io::Error>>;
 
 /// What threads have seen.
 #[derive(Debug)]
@@ -31,8 +35,8 @@ pub(crate) struct Content {
     pub(crate) state: Store,
     /// Rows of attached disks.
     pub(crate) live: Store,
-    /// The rows themselves.
-    pub(crate) rows: Arc<Vec<DiskRow>>,
+    /// The rows themselves; nothing before it was asked for the first time.
+    pub(crate) rows: Option<Rows>,
     /// Sums over all attached disks, the newest last, each with its number.
     pub(crate) totals: Vec<(u64, Value)>,
     /// Audit records and events.
@@ -46,7 +50,7 @@ impl Shared {
         let content = Content {
             state: Store::new(),
             live: Store::new(),
-            rows: Arc::default(),
+            rows: None,
             totals: Vec::new(),
             timeline: Timeline::new(),
             dependencies: None,

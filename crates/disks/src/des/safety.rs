@@ -120,7 +120,7 @@ pub(super) fn database(
     installation: &Installation,
     vault: &str,
 ) -> Result<VaultDatabase, VaultError> {
-    VaultDatabase::open(&installation.vaults_dir().join(vault).join("vault.db"))
+    VaultDatabase::look(&installation.vaults_dir().join(vault).join("vault.db"))
 }
 
 /// What this installation has under a key, and the sets that make disks with it.

@@ -66,9 +66,8 @@ impl KeyWatch {
             installation,
             cancel.deadline().clone(),
             move |installation| {
-                let set = layer.disk_encryption_set.as_deref();
                 let mut keys = Unwrapper::checking(installation);
-                keys.layer_as(&disk, set, &layer).map(drop)
+                keys.check_layer(&disk, &layer)
             },
         )
     }

@@ -8,6 +8,8 @@
 use std::fs;
 
 use rusqlite::{Connection, TransactionBehavior, params};
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -107,8 +109,7 @@ fn dead(db: &Connection) -> Result<Vec<(String, AuditRecord)>, AuditError> {
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         let its: String = row.get(1)?;
-        let pid = its.split('/').nth(1).and_then(|pid| pid.parse().ok());
-        if pid.is_some_and(|pid| owner(pid) == its) {
+        if is_alive(&its, start) {
             continue;
         }
         let event = Event {
@@ -130,10 +131,69 @@ fn dead(db: &Connection) -> Result<Vec<(String, AuditRecord)>, AuditError> {
 
 /// A process, told from all others; a process that is not there has no start.
 fn owner(pid: u32) -> String {
-    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    format!("{}/{pid}/{}", boot(), start(pid).as_deref().unwrap_or("-"))
+}
+
+/// Whether the process lives that `owner` names. Its start may be hidden from this one, as `hidepid` and
+/// systemd's `ProtectProc=` do it: then any process of that number counts for it, and whoever sees more
+/// will find out. Better a change whose outcome is noted late than one of a process that is still at it.
+fn is_alive(owner: &str, start: impl Fn(u32) -> Option<String>) -> bool {
+    let mut parts = owner.splitn(3, '/');
+    let (Some(its_boot), Some(pid), Some(its_start)) = (parts.next(), parts.next(), parts.next())
+    else {
+        return false;
+    };
+    let Ok(pid) = pid.parse() else {
+        return false;
+    };
+    its_boot == boot()
+        && match start(pid) {
+            Some(start) => start == its_start,
+            None => is_there(pid),
+        }
+}
+
+/// Whether there is any process of that number, which is told also of those that are hidden in `/proc`.
+fn is_there(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    pid.is_some_and(|pid| test_kill_process(pid) != Err(Errno::SRCH))
+}
+
+fn boot() -> String {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    boot.unwrap_or_default().trim().to_owned()
+}
+
+/// When a process was started.
+fn start(pid: u32) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The command's name, in parentheses, may have spaces; the start is field 22 (proc(5)).
-    let start = stat.rsplit_once(')').map(|(_, rest)| rest);
-    let start = start.and_then(|rest| rest.split_whitespace().nth(19));
-    format!("{}/{pid}/{}", boot.trim(), start.unwrap_or("-"))
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_whitespace().nth(19).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, id};
+
+    use super::*;
+
+    #[test]
+    fn a_process_is_not_dead_because_it_is_hidden() {
+        let hidden = |_| None;
+        assert!(is_alive(&owner(id()), start));
+        assert!(is_alive(&owner(id()), hidden));
+        // Another one that has its number now.
+        let before = format!("{}/{}/1", boot(), id());
+        assert!(!is_alive(&before, start));
+        assert!(!is_alive(&format!("another boot/{}/1", id()), hidden));
+
+        let mut child = Command::new("true").spawn().unwrap();
+        let dead = format!("{}/{}/1", boot(), child.id());
+        child.wait().unwrap();
+        assert!(!is_alive(&dead, hidden));
+        for odd in ["", "a", "a/b/c", format!("{}/-1/1", boot()).as_str()] {
+            assert!(!is_alive(odd, hidden), "{odd}");
+        }
+    }
 }

@@ -132,6 +132,15 @@ impl AuditLog {
         Ok(sqlite::open(path, &SCHEMA)?)
     }
 
+    /// As [`open_database`](Self::open_database) for who only looks: it stays as it is, of an older version
+    /// too.
+    ///
+    /// # Errors
+    /// [`AuditError::Open`].
+    pub fn look_at_database(path: &Path) -> Result<Connection, AuditError> {
+        Ok(sqlite::open_as_it_is(path, &SCHEMA)?)
+    }
+
     /// Appends a record; it is durable when this returns.
     ///
     /// # Errors

@@ -189,6 +189,7 @@ impl EmbeddedVault {
         };
         let allowed = self.read(|db| self.may_add(db, gate, new));
         let mut made = allowed.and_then(|()| make(&id).map(Some));
+        let mut is_added = false;
         let added = self.audited(caller, subject, |db| {
             self.may_add(db, gate, new)?;
             // Where the gate was opened between the two looks, the first refusal stands.
@@ -202,10 +203,19 @@ impl EmbeddedVault {
             let row = row?;
             store::insert_key(db, &row)?;
             let bundle = self.bundle(&self.settings_in(db)?, &row);
+            is_added = true;
             Ok(Done::with_version(bundle, &row.version))
         });
-        if let (Err(_), Ok(Some(key))) = (&added, &made) {
-            self.discard(&key.material);
+        if let (Err(e), Ok(Some(key))) = (&added, &made) {
+            match is_added {
+                false => self.discard(&key.material),
+                // A commit that fails may be on storage all the same, and come into force when the
+                // database is opened the next time: with a key that must be there then.
+                true => log::warn!(
+                    "the version {version} of the key '{}' may have been added in spite of: {e}",
+                    new.name
+                ),
+            }
         }
         added
     }
@@ -298,5 +308,77 @@ pub(super) fn latest(name: &str) -> KeyId {
     KeyId {
         name: name.into(),
         version: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::private_keys::{PrivateKey, PrivateKeys, SoftwareKeys};
+    use crate::{KeySize, KeyType, Permissions, SystemClock, VaultSettings};
+
+    /// Keys that are destroyed one by one, as those in a token.
+    #[derive(Default)]
+    struct Destroyed(AtomicUsize);
+
+    impl PrivateKeys for Destroyed {
+        fn key_type(&self) -> KeyType {
+            SoftwareKeys.key_type()
+        }
+
+        fn generate(
+            &self,
+            id: &PrivateKeyId<'_>,
+            size: KeySize,
+        ) -> Result<NewPrivateKey, VaultError> {
+            SoftwareKeys.generate(id, size)
+        }
+
+        fn import(&self, id: &PrivateKeyId<'_>, key: &RsaKey) -> Result<NewPrivateKey, VaultError> {
+            SoftwareKeys.import(id, key)
+        }
+
+        fn open(&self, material: &[u8]) -> Result<Arc<dyn PrivateKey>, VaultError> {
+            SoftwareKeys.open(material)
+        }
+
+        fn delete(&self, _: &[u8]) -> Result<(), VaultError> {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        }
+    }
+
+    /// How many private keys a failing creation destroys, with the vault's database prepared for it.
+    fn destroyed_by_a_failure(prepare: &str) -> usize {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = Arc::new(Destroyed::default());
+        let settings = VaultSettings::default();
+        let clock = Arc::new(SystemClock);
+        let vault =
+            EmbeddedVault::create_with(dir.path(), "v", &settings, clock, keys.clone()).unwrap();
+        let owner = Caller::local(Uuid::new_v4());
+        let all = Permissions::all();
+        vault.set_policy(&owner, owner.object_id, &all).unwrap();
+        vault.db().execute_batch(prepare).unwrap();
+        let new = NewKey::new(KeySize::Rsa2048);
+        assert!(vault.create_key(&owner, "k", &new).is_err());
+        keys.0.load(Ordering::SeqCst)
+    }
+
+    #[test]
+    fn the_private_key_of_a_version_that_may_be_there_is_not_destroyed() {
+        let refused = "CREATE TEMP TRIGGER refusing BEFORE INSERT ON main.key_versions
+             BEGIN SELECT RAISE(ABORT, 'no'); END";
+        assert_eq!(destroyed_by_a_failure(refused), 1);
+        // The end of the transaction fails, of which SQLite may have written more than it says.
+        let at_the_end = "CREATE TEMP TABLE parent (id INTEGER PRIMARY KEY);
+             CREATE TEMP TABLE child
+                 (id INTEGER REFERENCES parent (id) DEFERRABLE INITIALLY DEFERRED);
+             CREATE TEMP TRIGGER failing AFTER INSERT ON main.key_versions
+             BEGIN INSERT INTO child VALUES (1); END;";
+        assert_eq!(destroyed_by_a_failure(at_the_end), 0);
     }
 }

@@ -4,16 +4,18 @@
 //!
 //! Under a `flock` of the vault's directory:
 //!
-//! 1. files of master keys that the database does not name are destroyed: a reseal that was cut off has
-//!    left them;
-//! 2. the new key is made in its place, under a name of its own, and is durable;
-//! 3. one transaction encrypts every stored key, the signing key of the audit log and the keys of earlier
+//! 1. the new key is made in its place, under a name of its own, and is durable;
+//! 2. one transaction encrypts every stored key, the signing key of the audit log and the keys of earlier
 //!    backups under the new key, and names the new place. Before it commits the vault is under the old
 //!    key, which is untouched; after, under the new one;
-//! 4. what the write-ahead log and free pages had under the old key is overwritten;
-//! 5. the old key is destroyed.
+//! 3. what the write-ahead log and free pages had under the old key is overwritten;
+//! 4. the old key is destroyed, and each other file of a master key that the database does not name: a
+//!    reseal that was cut off has left them.
 //!
-//! Killed before the commit, step 1 of the next reseal removes the new key; killed after it, the old one.
+//! Killed before the commit, step 4 of the next reseal removes the new key; killed after it, the old one.
+//! A commit that fails may be on storage all the same, and come into force when the database is opened
+//! the next time, so that both keys stay then. Nothing is destroyed but after a commit that succeeded:
+//! that one has replaced whatever an earlier one has left in the write-ahead log.
 //! Other processes that have the vault open see in their next transaction that the key is another one, and
 //! load it.
 
@@ -23,7 +25,7 @@ use super::held::Held;
 use super::subject::Subject;
 use super::vault::EmbeddedVault;
 use crate::master::{
-    DEFAULT_FILE, MasterKey, MasterPlace, MasterSource, Slot, default_source, destroy, is_own_file,
+    MasterKey, MasterPlace, MasterSource, Slot, default_source, destroy, is_own_file,
 };
 use crate::store;
 use crate::{Caller, VaultError, VaultErrorCode};
@@ -66,25 +68,26 @@ impl EmbeddedVault {
         rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)
             .map_err(|e| fail(e.into()))?;
         let before = self.master_source()?;
-        self.destroy_unnamed(before.as_ref())?;
         let (new, source) = place.make(&dir)?;
         let subject = Subject {
             detail: Some(format!("the master key is {}", source.describe())),
             ..Subject::vault("VaultReseal")
         };
+        let mut is_changed = false;
         let changed = self.audited(caller, &subject, |db| {
             let check = new.check_value(self.id)?.to_vec();
             if check != self.held().check {
                 self.encrypt_under(db, &new)?;
             }
             store::set_master(db, &check, &source)?;
+            is_changed = true;
             Ok(check)
         });
         let check = match changed {
             Ok(check) => check,
             Err(e) => {
-                // A key that nothing is under; a file that was there before is the owner's.
-                if let Some(file) = source.own_file() {
+                // A file that was there before is the owner's. One that something may be under stays.
+                if let Some(file) = source.own_file().filter(|_| !is_changed) {
                     destroy(&dir.join(file))?;
                 }
                 return Err(e);
@@ -98,7 +101,7 @@ impl EmbeddedVault {
             .unwrap_or_else(std::sync::PoisonError::into_inner) = std::sync::Arc::new(held);
         self.db()
             .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
-        self.destroy_unnamed(Some(&source))?;
+        self.destroy_files(|name| source.own_file() != Some(name))?;
         let elsewhere = |source: &MasterSource| source.own_file().is_none();
         let before = before.or_else(|| default_source(&self.name));
         Ok(Resealed {
@@ -144,15 +147,7 @@ impl EmbeddedVault {
     }
 
     /// Destroys the files in the vault's directory that have, or had, a master key and that nothing names.
-    fn destroy_unnamed(&self, named: Option<&MasterSource>) -> Result<(), VaultError> {
-        let Some(named) = named else {
-            // The file that a vault without a choice has is the only one with the default name.
-            return self.destroy_files(|name| name != DEFAULT_FILE);
-        };
-        self.destroy_files(|name| named.own_file() != Some(name))
-    }
-
-    fn destroy_files(&self, unnamed: impl Fn(&str) -> bool) -> Result<(), VaultError> {
+    fn destroy_files(&self, is_unnamed: impl Fn(&str) -> bool) -> Result<(), VaultError> {
         let dir = self.dir();
         let fail = |e: std::io::Error| {
             let what = format!("cannot look into {}", dir.display());
@@ -161,10 +156,82 @@ impl EmbeddedVault {
         for entry in std::fs::read_dir(dir).map_err(fail)? {
             let path = entry.map_err(fail)?.path();
             let name = path.file_name().and_then(|name| name.to_str());
-            if name.is_some_and(|name| is_own_file(name) && unnamed(name)) {
+            if name.is_some_and(|name| is_own_file(name) && is_unnamed(name)) {
                 destroy(&path)?;
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        KeyId, KeySize, KeyVault, NewKey, Permissions, SystemClock, VaultSettings, WrapAlgorithm,
+    };
+
+    /// Has each commit fail that gives the vault another master key: what SQLite can only say then.
+    const FAILING: &str = "CREATE TEMP TABLE parent (id INTEGER PRIMARY KEY);
+         CREATE TEMP TABLE child (id INTEGER REFERENCES parent (id) DEFERRABLE INITIALLY DEFERRED);
+         CREATE TEMP TRIGGER failing AFTER UPDATE OF master ON main.vault
+         BEGIN INSERT INTO child VALUES (1); END;";
+
+    fn key_files(dir: &Path) -> usize {
+        let names = std::fs::read_dir(dir).unwrap();
+        let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| is_own_file(name)).count()
+    }
+
+    #[test]
+    fn a_commit_that_fails_destroys_neither_key_and_the_next_one_the_rest() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = VaultSettings::default();
+        let vault =
+            EmbeddedVault::create(dir.path(), "v", &settings, Arc::new(SystemClock)).unwrap();
+        let owner = Caller::local(uuid::Uuid::new_v4());
+        let all = Permissions::all();
+        vault.set_policy(&owner, owner.object_id, &all).unwrap();
+        let new = NewKey::new(KeySize::Rsa2048);
+        vault.create_key(&owner, "k", &new).unwrap();
+        let key = |version| KeyId {
+            name: "k".into(),
+            version,
+        };
+        let algorithm = WrapAlgorithm::RsaOaep256;
+        let wrapped = vault.wrap_key(&owner, &key(None), algorithm, &[9; 64]);
+        let wrapped = wrapped.unwrap();
+
+        vault.db().execute_batch(FAILING).unwrap();
+        assert!(vault.reseal(&owner, &MasterPlace::Beside).is_err());
+        assert_eq!(
+            key_files(dir.path()),
+            2,
+            "both, whichever the database names"
+        );
+        assert_eq!(vault.master_source().unwrap(), None);
+        vault.db().execute_batch("DROP TRIGGER failing").unwrap();
+        vault.reseal(&owner, &MasterPlace::Beside).unwrap();
+        assert_eq!(key_files(dir.path()), 1);
+        let version = key(Some(wrapped.key_version));
+        let secret = vault.unwrap_key(&owner, &version, algorithm, &wrapped.value);
+        assert_eq!(secret.unwrap().as_slice(), &[9; 64]);
+    }
+
+    #[test]
+    fn a_refusal_leaves_no_key_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = VaultSettings::default();
+        let vault =
+            EmbeddedVault::create(dir.path(), "v", &settings, Arc::new(SystemClock)).unwrap();
+        let owner = Caller::local(uuid::Uuid::new_v4());
+        let refusing = "CREATE TEMP TRIGGER refusing BEFORE UPDATE OF master ON main.vault
+             BEGIN SELECT RAISE(ABORT, 'no'); END";
+        vault.db().execute_batch(refusing).unwrap();
+        assert!(vault.reseal(&owner, &MasterPlace::Beside).is_err());
+        assert_eq!(key_files(dir.path()), 1);
     }
 }

@@ -102,7 +102,7 @@ impl Failure {
 /// may: they are not here. A 401 is told by its challenge alone, see [`is_challenge_of_a_vault`].
 ///
 /// <https://learn.microsoft.com/azure/key-vault/general/rest-error-codes> and `common-error-codes`.
-const REFUSALS: [(u16, &str, Option<&str>, VaultErrorCode); 10] = {
+const REFUSALS: [(u16, &str, Option<&str>, VaultErrorCode); 11] = {
     use VaultErrorCode as Code;
     [
         (403, "Forbidden", Some("AccessDenied"), Code::Forbidden),
@@ -122,6 +122,9 @@ const REFUSALS: [(u16, &str, Option<&str>, VaultErrorCode); 10] = {
             Some("KeyOperationForbidden"),
             Code::KeyOperationForbidden,
         ),
+        // Azure has no such code: a deleted vault's name is not found there. Ours says it of a vault
+        // that somebody deleted, which decides about all of its keys.
+        (403, "Forbidden", Some("VaultDeleted"), Code::VaultDeleted),
         (404, "KeyNotFound", None, Code::KeyNotFound),
         (
             409,
@@ -324,6 +327,25 @@ mod tests {
         let bad = azure("BadParameter", "", "");
         assert_eq!(said(400, &bad, Operation::Unwrap), Code::UnwrapFailed);
         assert_eq!(said(400, &bad, Operation::Wrap), Code::BadParameter);
+    }
+
+    /// What stops a disk at its next check here does so over HTTPS too.
+    #[test]
+    fn every_refusal_of_ours_arrives_as_itself() {
+        let refusals: Vec<_> = VaultErrorCode::ALL
+            .into_iter()
+            .filter(|code| code.verdict() == Verdict::Refused)
+            .collect();
+        assert!(refusals.contains(&VaultErrorCode::VaultDeleted));
+        for sent in refusals {
+            let words = sent.azure();
+            let body = azure(words.code, words.inner.unwrap_or_default(), "");
+            // As our server does, which names who issues tokens with each 401.
+            let challenge = (words.status == 401).then_some(CHALLENGE);
+            let arrived =
+                Failure::of_answer(words.status, body.as_bytes(), challenge, Operation::Unwrap);
+            assert_eq!(arrived.code, sent, "{body}");
+        }
     }
 
     #[test]

@@ -68,3 +68,22 @@ fn what_was_asked_for_is_counted_as_often_as_the_log_says() {
     seen.look(&database).unwrap();
     assert_eq!(seen, again);
 }
+
+/// What a log has that was put back to an earlier state was counted before, or is older than the watch.
+#[test]
+fn nothing_is_counted_again_of_a_vault_that_was_restored() {
+    let fixture = Fixture::new();
+    let database = database(&fixture);
+    let before = SeenRecords::from_now_on(&database).unwrap().last;
+    let mut seen = SeenRecords {
+        last: before + 5,
+        ..SeenRecords::default()
+    };
+    seen.look(&database).unwrap();
+    assert_eq!(seen.last, before);
+    assert!(seen.operations.is_empty(), "{seen:?}");
+    fixture.wrap().unwrap();
+    seen.look(&database).unwrap();
+    assert_eq!(seen.operations.get("KeyWrap"), Some(&1), "{seen:?}");
+    assert_eq!(seen.operations.len(), 1, "{seen:?}");
+}
