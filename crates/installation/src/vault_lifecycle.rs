@@ -149,7 +149,8 @@ impl Installation {
         Ok(purged)
     }
 
-    /// Destroys a vault if it is deleted and its retention time is over, which no lock forbids; whether it was.
+    /// Destroys a vault if it is deleted and its retention time is over, which no lock forbids; whether it was. It is not
+    /// yet where the clock may be wrong by which that is so ([`VaultDatabase::puts_off_purge`]).
     ///
     /// # Errors
     /// As [`Installation::purge_vault`].
@@ -158,10 +159,12 @@ impl Installation {
         let now = time::OffsetDateTime::now_utc();
         let deletion = self.deleted(&record).and_then(|vault| vault.deletion);
         let due = deletion.is_some_and(|deletion| deletion.scheduled_purge <= now);
-        if due {
-            self.destroy(&self.kept_here(name)?)?;
+        let database = self.vaults_dir().join(&record.name).join("vault.db");
+        if !due || VaultDatabase::open(&database)?.puts_off_purge(now)? {
+            return Ok(false);
         }
-        Ok(due)
+        self.destroy(&self.kept_here(name)?)?;
+        Ok(true)
     }
 
     /// The vaults that are kept in this installation, by name.

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 
 use time::OffsetDateTime;
 
 use super::master::{MasterKey, Slot};
 use super::store::{self, VaultRow};
 use super::{VaultDeletion, VaultError, VaultErrorCode, VaultSettings};
-use crate::embedded::busiest;
+use crate::embedded::{WHOLE_VAULT, busiest, puts_off};
 use crate::sqlite;
 
 /// A `vault.db`.
@@ -129,6 +129,18 @@ impl VaultDatabase {
             .query_row(sql, [key], |_| Ok(()))
             .optional()?
             .is_some())
+    }
+
+    /// Whether the end of the deleted vault, which is due, is put off by a day: the clock may be wrong.
+    ///
+    /// # Errors
+    /// [`VaultErrorCode::Internal`].
+    pub fn puts_off_purge(&self, now: OffsetDateTime) -> Result<bool, VaultError> {
+        let behavior = TransactionBehavior::Immediate;
+        let transaction = Transaction::new_unchecked(&self.db, behavior)?;
+        let is_put_off = puts_off(&transaction, WHOLE_VAULT, now)?;
+        transaction.commit()?;
+        Ok(is_put_off)
     }
 
     /// Where the vault expects its master key, in a few words.

@@ -66,6 +66,11 @@ impl Fixture {
         }
     }
 
+    /// Lets time go by in which the vault is used.
+    fn live_on(&self, time: Duration) {
+        live_on(&self.vault, &self.owner, &self.clock, time);
+    }
+
     fn reopen(&self) -> Result<EmbeddedVault, VaultError> {
         EmbeddedVault::open(self.dir.path(), "vault", self.clock.clone())
     }
@@ -95,6 +100,17 @@ impl Fixture {
         let db = rusqlite::Connection::open(self.dir.path().join("vault.db")).unwrap();
         assert!(db.execute(sql, []).unwrap() > 0, "{sql}");
     }
+}
+
+fn live_on(vault: &EmbeddedVault, owner: &Caller, clock: &StoppedClock, time: Duration) {
+    let step = Duration::days(5);
+    let mut left = time;
+    while left > step {
+        clock.advance(step);
+        left -= step;
+        vault.deleted_keys(owner).unwrap();
+    }
+    clock.advance(left);
 }
 
 fn caller() -> Caller {

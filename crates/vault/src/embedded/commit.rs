@@ -173,6 +173,7 @@ impl EmbeddedVault {
                 self.reserve.make_room(db);
             }
             let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            self.put_off_in_doubt(&transaction)?;
             let mut outcomes = Vec::with_capacity(batch.len());
             let mut records = Vec::with_capacity(batch.len());
             for ticket in batch {

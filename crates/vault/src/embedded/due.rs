@@ -12,12 +12,15 @@
 //! 2. The private keys are destroyed; one that is gone already is no error.
 //! 3. In one transaction the rows are erased and the purge is recorded, or the refusal is.
 //!
+//! Before that it may be put off, see [`super::doubt`].
+//!
 //! A crash between 1 and 3 leaves the rows, and the next try goes on. From the end of its retention
 //! time on nobody sees the key: it cannot be recovered, and its name is taken until 3.
 
 use rusqlite::{Connection, TransactionBehavior};
 use time::{Duration, OffsetDateTime};
 
+use super::doubt::{WHOLE_VAULT, is_doubted, puts_off};
 use super::subject::Subject;
 use super::vault::EmbeddedVault;
 use crate::audit::AuditRecord;
@@ -152,6 +155,10 @@ impl EmbeddedVault {
         if !over || waits(&transaction, DueKind::Purge, name, now)? {
             return Ok(None);
         }
+        if puts_off(&transaction, name, now)? {
+            transaction.commit()?;
+            return Ok(None);
+        }
         self.note_failure(&transaction, DueKind::Purge, name)?;
         let rows = store::key_versions(&transaction, name, 0, usize::MAX)?;
         transaction.commit()?;
@@ -164,8 +171,12 @@ impl EmbeddedVault {
         if self.in_device() {
             return Ok(Vec::new());
         }
+        let now = self.clock.now();
         let mut records = Vec::new();
-        for name in expired(db, self.clock.now())? {
+        for name in expired(db, now)? {
+            if puts_off(db, &name, now)? {
+                continue;
+            }
             let purged = self.destroy(&store::key_versions(db, &name, 0, usize::MAX)?);
             match &purged {
                 Ok(()) => self.erase_rows(db, &name)?,
@@ -180,6 +191,22 @@ impl EmbeddedVault {
             records.push(self.purge_record(&name, purged.as_ref().err()));
         }
         Ok(records)
+    }
+
+    /// Notes what is due and put off because the clock may be wrong; the caller records something then,
+    /// after which that is not told from the log any more.
+    pub(super) fn put_off_in_doubt(&self, db: &Connection) -> Result<(), VaultError> {
+        let now = self.clock.now();
+        if !is_doubted(db, now)? {
+            return Ok(());
+        }
+        if store::deletion(db)?.is_some_and(|deletion| deletion.scheduled_purge <= now) {
+            puts_off(db, WHOLE_VAULT, now)?;
+        }
+        for name in expired(db, now)? {
+            puts_off(db, &name, now)?;
+        }
+        Ok(())
     }
 
     /// Destroys the private keys of those versions.
@@ -247,7 +274,8 @@ fn waits(
     name: &str,
     now: OffsetDateTime,
 ) -> Result<bool, VaultError> {
-    Ok(store::retry(db, kind, name)?.is_some_and(|retry| retry.next > now))
+    let retry = store::retry(db, kind, name)?;
+    Ok(retry.is_some_and(|retry| retry.attempts > 0 && retry.next > now))
 }
 
 /// The keys whose retention time is over and that are to be tried now.

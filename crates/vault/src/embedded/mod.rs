@@ -5,6 +5,7 @@ mod backup;
 mod cache;
 mod commit;
 mod deleted;
+mod doubt;
 mod due;
 mod following;
 mod held;
@@ -22,6 +23,7 @@ mod uses;
 mod vault;
 mod vault_deleted;
 
+pub(crate) use doubt::{WHOLE_VAULT, puts_off};
 pub use due::Due;
 pub use quota::Throttle;
 pub(crate) use quota::busiest;

@@ -133,6 +133,7 @@ impl EmbeddedVault {
                 return Ok(());
             }
             let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            self.put_off_in_doubt(&transaction)?;
             self.chain.append_counted(&transaction, &[], now)?;
             Ok(transaction.commit()?)
         };

@@ -23,6 +23,7 @@ impl EmbeddedVault {
         }
         let mut transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         self.follow_master(&transaction)?;
+        self.put_off_in_doubt(&transaction)?;
         // Whoever looks at the vault sees no key whose time is over.
         let purged = self.purge_expired(&transaction)?;
         let each = |record| Counted {

@@ -24,7 +24,7 @@ impl DueKind {
     }
 }
 
-/// How often it has failed, and when it is tried again.
+/// How often it has failed, and when it is tried again. What never failed is put off for another reason.
 pub(crate) struct Retry {
     pub attempts: u32,
     pub next: OffsetDateTime,
@@ -67,10 +67,21 @@ pub(crate) fn put_retry(
     Ok(())
 }
 
-/// Lets everything be tried again at once.
+/// Lets everything that has failed be tried again at once.
 pub(crate) fn end_pauses(db: &Connection, now: OffsetDateTime) -> Result<(), VaultError> {
-    db.execute("UPDATE due_retries SET next = ?", [text(now)?])?;
+    let sql = "UPDATE due_retries SET next = ? WHERE attempts > 0";
+    db.execute(sql, [text(now)?])?;
     Ok(())
+}
+
+/// When the last record was made, by the clock of then.
+pub(crate) fn last_recorded(db: &Connection) -> Result<Option<OffsetDateTime>, VaultError> {
+    let sql = "SELECT time FROM audit_head";
+    let last: Option<String> = db
+        .prepare_cached(sql)?
+        .query_row([], |row| row.get(0))
+        .optional()?;
+    last.map(|last| time(&last)).transpose()
 }
 
 /// It was done, or is not due any more.

@@ -90,7 +90,7 @@ fn a_purge_that_fails_is_tried_again_after_pauses_that_grow() {
     let fixture = DeviceVault::new();
     let (vault, owner) = (&fixture.vault, &fixture.owner);
     vault.delete_key(owner, "stubborn").unwrap();
-    fixture.clock.advance(Duration::days(90));
+    live_on(vault, owner, &fixture.clock, Duration::days(90));
     fixture.refuse(true);
     // Whatever is asked of the vault does not touch the device.
     let wrapped = vault.wrap_key(owner, &latest("k"), RSA_OAEP, &[9; 64]);
@@ -215,4 +215,54 @@ fn disks_that_a_client_makes_up_do_not_fill_the_vault() {
     let uses = vault.last_uses("k", None).unwrap();
     assert_eq!(uses.len(), 257);
     assert_eq!(uses.iter().map(|u| u.uses).sum::<u64>(), 300);
+}
+
+#[test]
+fn a_clock_that_jumps_ahead_destroys_nothing_that_was_deleted() {
+    let fixture = Fixture::new();
+    let (vault, owner) = (&fixture.vault, &fixture.owner);
+    vault.create_key(owner, "other", &rsa2048()).unwrap();
+    vault.delete_key(owner, "k").unwrap();
+    fixture.clock.advance(Duration::days(100));
+    // Whatever comes first, and though a record of that time comes before it.
+    vault
+        .wrap_key(owner, &latest("other"), RSA_OAEP, &[9; 64])
+        .unwrap();
+    vault.key(owner, &latest("other")).unwrap();
+    vault.deleted_keys(owner).unwrap();
+    fixture.reopen().unwrap();
+    vault.end_pauses().unwrap();
+    assert_eq!(vault.run_due().unwrap(), Due::default());
+    // It is put right.
+    fixture.clock.advance(-Duration::days(100));
+    vault.recover_key(owner, "k").unwrap();
+    vault.delete_key(owner, "k").unwrap();
+    fixture.live_on(Duration::days(90));
+    assert_eq!(vault.run_due().unwrap().done.len(), 1);
+}
+
+#[test]
+fn a_vault_that_nobody_has_used_for_long_purges_a_day_later() {
+    let fixture = Fixture::new();
+    let (vault, owner) = (&fixture.vault, &fixture.owner);
+    vault.delete_key(owner, "k").unwrap();
+    fixture.clock.advance(Duration::days(100));
+    assert_eq!(vault.run_due().unwrap(), Due::default());
+    fixture.clock.advance(Duration::DAY - Duration::SECOND);
+    assert_eq!(vault.run_due().unwrap(), Due::default());
+    fixture.clock.advance(Duration::SECOND);
+    assert_eq!(vault.run_due().unwrap().done, ["purged the key 'k'"]);
+}
+
+#[test]
+fn the_end_of_a_whole_vault_is_put_off_likewise() {
+    let fixture = Fixture::new();
+    fixture.vault.delete(&fixture.owner).unwrap();
+    let database = VaultDatabase::open(fixture.vault.database()).unwrap();
+    let puts_off = || database.puts_off_purge(fixture.clock.now()).unwrap();
+    assert!(!puts_off(), "it was used just now");
+    fixture.clock.advance(Duration::days(100));
+    assert!(puts_off() && puts_off());
+    fixture.clock.advance(Duration::DAY);
+    assert!(!puts_off());
 }

@@ -155,7 +155,7 @@ fn opening_and_running_what_is_due_purge_too() {
     let (vault, owner) = (&fixture.vault, &fixture.owner);
     vault.delete_key(owner, "k").unwrap();
     assert_eq!(vault.run_due().unwrap(), Due::default());
-    fixture.clock.advance(days(90));
+    fixture.live_on(days(90));
     let keys = || {
         let db = rusqlite::Connection::open(fixture.dir.path().join("vault.db")).unwrap();
         db.query_row("SELECT count(*) FROM key_versions", [], |row| {
@@ -168,7 +168,7 @@ fn opening_and_running_what_is_due_purge_too() {
     assert_eq!(keys(), 0);
     vault.create_key(owner, "k", &rsa2048()).unwrap();
     vault.delete_key(owner, "k").unwrap();
-    fixture.clock.advance(days(90));
+    fixture.live_on(days(90));
     assert_eq!(vault.run_due().unwrap().done, ["purged the key 'k'"]);
     assert_eq!(keys(), 0);
 }
